@@ -1,0 +1,197 @@
+//! IP addresses as Kubernetes reads them.
+//!
+//! Kubernetes accepts IPv4 addresses with leading zeros ("172.30.0.041" is 172.30.0.41) and takes an
+//! IPv4-mapped IPv6 address for the IPv4 address it holds; Rust's own parser refuses the first and keeps
+//! the second apart. Everything that comes from an object is parsed here, and nowhere else.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr};
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+/// One of the two address families; every portal and every backend belongs to exactly one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum Family {
+    /// IPv4.
+    #[serde(rename = "IPv4")]
+    V4,
+    /// IPv6.
+    #[serde(rename = "IPv6")]
+    V6,
+}
+
+impl Family {
+    /// Both families, in the order in which output names them.
+    pub const BOTH: [Self; 2] = [Self::V4, Self::V6];
+
+    /// The family of an address.
+    #[must_use]
+    pub const fn of(address: IpAddr) -> Self {
+        match address {
+            IpAddr::V4(_) => Self::V4,
+            IpAddr::V6(_) => Self::V6,
+        }
+    }
+
+    /// The family of a network.
+    #[must_use]
+    pub const fn of_net(net: &IpNet) -> Self {
+        match net {
+            IpNet::V4(_) => Self::V4,
+            IpNet::V6(_) => Self::V6,
+        }
+    }
+}
+
+impl fmt::Display for Family {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::V4 => "IPv4",
+            Self::V6 => "IPv6",
+        })
+    }
+}
+
+/// Parses an address the way Kubernetes does (`ParseIPSloppy`): leading zeros are decimal, IPv4-mapped
+/// IPv6 is IPv4.
+#[must_use]
+pub fn parse_ip_sloppy(text: &str) -> Option<IpAddr> {
+    if let Ok(address) = text.parse::<IpAddr>() {
+        return Some(address.to_canonical());
+    }
+    let mut octets = [0_u8; 4];
+    let mut parts = text.split('.');
+    for octet in &mut octets {
+        *octet = sloppy_octet(parts.next()?)?;
+    }
+    parts.next().is_none().then(|| IpAddr::V4(Ipv4Addr::from(octets)))
+}
+
+fn sloppy_octet(part: &str) -> Option<u8> {
+    if part.is_empty() || !part.bytes().all(|b| b.is_ascii_digit()) {
+        return None;
+    }
+    part.parse().ok()
+}
+
+/// Parses a CIDR the way Kubernetes does: white space around it is trimmed, host bits are cleared,
+/// leading zeros are decimal.
+#[must_use]
+pub fn parse_net_sloppy(text: &str) -> Option<IpNet> {
+    let (address, length) = text.trim().split_once('/')?;
+    if length.is_empty() || !length.bytes().all(|b| b.is_ascii_digit()) {
+        return None;
+    }
+    let address = parse_ip_sloppy(address)?;
+    let net = IpNet::new(address, length.parse().ok()?).ok()?;
+    Some(net.trunc())
+}
+
+/// Why an address may not stand behind a portal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Forbidden {
+    /// 0.0.0.0 or ::
+    Unspecified,
+    /// 127.0.0.0/8 or ::1: it would lead back into the pod itself.
+    Loopback,
+    /// 169.254.0.0/16 or `fe80::/10`: it means another machine on each link.
+    LinkLocal,
+    /// 224.0.0.0/24 or `ff02::/16`.
+    LinkLocalMulticast,
+    /// The address of a service: portals do not lead to portals.
+    ServiceAddress,
+}
+
+impl fmt::Display for Forbidden {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Unspecified => "the unspecified address",
+            Self::Loopback => "a loopback address",
+            Self::LinkLocal => "a link-local address",
+            Self::LinkLocalMulticast => "a link-local multicast address",
+            Self::ServiceAddress => "the address of a service",
+        })
+    }
+}
+
+/// Says why an endpoint may not have this address, if it may not; service addresses are the snapshot's
+/// to know.
+#[must_use]
+pub fn forbidden(address: IpAddr) -> Option<Forbidden> {
+    if address.is_unspecified() {
+        return Some(Forbidden::Unspecified);
+    }
+    if address.is_loopback() {
+        return Some(Forbidden::Loopback);
+    }
+    let (link_local, link_local_multicast) = match address {
+        IpAddr::V4(v4) => (v4.is_link_local(), v4.octets()[..3] == [224, 0, 0]),
+        IpAddr::V6(v6) => (v6.is_unicast_link_local(), v6.segments()[0] & 0xff0f == 0xff02),
+    };
+    if link_local {
+        Some(Forbidden::LinkLocal)
+    } else if link_local_multicast {
+        Some(Forbidden::LinkLocalMulticast)
+    } else {
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ip(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn leading_zeros_are_decimal() {
+        assert_eq!(parse_ip_sloppy("172.30.0.041"), Some(ip("172.30.0.41")));
+        assert_eq!(parse_ip_sloppy("010.000.000.001"), Some(ip("10.0.0.1")));
+        assert_eq!(parse_net_sloppy("010.0.0.0/8"), "10.0.0.0/8".parse().ok());
+    }
+
+    #[test]
+    fn a_mapped_address_is_the_ipv4_address_it_holds() {
+        assert_eq!(parse_ip_sloppy("::ffff:1.2.3.4"), Some(ip("1.2.3.4")));
+    }
+
+    #[test]
+    fn what_is_no_address_is_refused() {
+        for text in ["", "1.2.3", "1.2.3.4.5", "256.1.1.1", "1.2.3.x", "1.2.3.+4", "::g", "1..2.3", "None"] {
+            assert_eq!(parse_ip_sloppy(text), None, "{text}");
+        }
+        for text in ["", "10.0.0.0", "10.0.0.0/", "10.0.0.0/33", "10.0.0.0/+8", "x/8"] {
+            assert_eq!(parse_net_sloppy(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn white_space_and_host_bits_of_a_range_are_cleared() {
+        assert_eq!(parse_net_sloppy(" 10.1.2.3/8 "), "10.0.0.0/8".parse().ok());
+    }
+
+    #[test]
+    fn the_forbidden_addresses_are_those_of_the_api() {
+        let cases = [
+            ("0.0.0.0", Some(Forbidden::Unspecified)),
+            ("::", Some(Forbidden::Unspecified)),
+            ("127.0.0.1", Some(Forbidden::Loopback)),
+            ("127.255.0.1", Some(Forbidden::Loopback)),
+            ("::1", Some(Forbidden::Loopback)),
+            ("169.254.1.1", Some(Forbidden::LinkLocal)),
+            ("fe80::1", Some(Forbidden::LinkLocal)),
+            ("224.0.0.251", Some(Forbidden::LinkLocalMulticast)),
+            ("ff02::fb", Some(Forbidden::LinkLocalMulticast)),
+            ("224.0.1.1", None),
+            ("10.0.0.1", None),
+            ("2001:db8::1", None),
+        ];
+        for (address, expected) in cases {
+            assert_eq!(forbidden(ip(address)), expected, "{address}");
+        }
+    }
+}

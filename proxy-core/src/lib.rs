@@ -1,0 +1,16 @@
+//! The pure core of Portico: values and functions, no IO, no clock, no chance.
+//!
+//! ```text
+//! Change* -> Snapshot -> portals(&snapshot, &standpoint) -> Portals -> Ruleset -> plan(&applied, &desired) -> Plan
+//!               └─────── env_vars(&snapshot, namespace)  -> variables
+//! ```
+//! What changed is carried along as keys (`Changed`, then `Touched`), so that a change costs the change
+//! and not the cluster. Reading objects is `cluster-watch`'s work, talking to the kernel `netns-nft`'s.
+
+pub mod address;
+pub mod endpoint;
+pub mod node;
+pub mod portal;
+pub mod select;
+pub mod service;
+pub mod snapshot;

@@ -1,0 +1,195 @@
+//! `Service`: what Portico needs of a Kubernetes Service, already checked.
+//!
+//! `cluster-watch` makes these from API objects and refuses what no API server would accept, so that
+//! nothing below has to ask whether a field is there. What cannot be true cannot be written: a headless
+//! service has no address, a dual-stack service has one of each family.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+use crate::address::Family;
+
+/// The identity of a service, and of everything that belongs to it.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct ServiceKey {
+    /// The namespace.
+    pub namespace: Arc<str>,
+    /// The name within the namespace.
+    pub name: Arc<str>,
+}
+
+impl ServiceKey {
+    /// The key of service `name` in `namespace`.
+    pub fn new(namespace: impl Into<Arc<str>>, name: impl Into<Arc<str>>) -> Self {
+        Self { namespace: namespace.into(), name: name.into() }
+    }
+}
+
+impl fmt::Display for ServiceKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.name)
+    }
+}
+
+/// A transport protocol; the same port number of two protocols makes two portals.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "UPPERCASE")]
+pub enum Protocol {
+    /// TCP, the default.
+    Tcp,
+    /// UDP.
+    Udp,
+    /// SCTP.
+    Sctp,
+}
+
+impl Protocol {
+    /// All protocols that a service may name.
+    pub const ALL: [Self; 3] = [Self::Tcp, Self::Udp, Self::Sctp];
+
+    /// The name in lower case, as nftables, iptables and the values of variables write it.
+    #[must_use]
+    pub const fn lower(self) -> &'static str {
+        match self {
+            Self::Tcp => "tcp",
+            Self::Udp => "udp",
+            Self::Sctp => "sctp",
+        }
+    }
+
+    /// The name in upper case, as the API and the names of variables write it.
+    #[must_use]
+    pub const fn upper(self) -> &'static str {
+        match self {
+            Self::Tcp => "TCP",
+            Self::Udp => "UDP",
+            Self::Sctp => "SCTP",
+        }
+    }
+
+    /// The protocol that the API calls `text`; the API knows upper case only.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|protocol| protocol.upper() == text)
+    }
+}
+
+impl fmt::Display for Protocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.upper())
+    }
+}
+
+/// The cluster addresses of a service: at most one of each family.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub enum ClusterIps {
+    /// `clusterIP: None`, or an external name: no portal, no variables.
+    Headless,
+    /// One address.
+    One(IpAddr),
+    /// One address of each family.
+    Dual(Ipv4Addr, Ipv6Addr),
+}
+
+impl ClusterIps {
+    /// The address of this family, if the service has one.
+    #[must_use]
+    pub const fn of(self, family: Family) -> Option<IpAddr> {
+        match (self, family) {
+            (Self::One(IpAddr::V4(v4)), Family::V4) | (Self::Dual(v4, _), Family::V4) => Some(IpAddr::V4(v4)),
+            (Self::One(IpAddr::V6(v6)), Family::V6) | (Self::Dual(_, v6), Family::V6) => Some(IpAddr::V6(v6)),
+            _ => None,
+        }
+    }
+
+    /// All addresses, IPv4 first.
+    pub fn iter(self) -> impl Iterator<Item = IpAddr> {
+        Family::BOTH.into_iter().filter_map(move |family| self.of(family))
+    }
+}
+
+/// One port of a service.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ServicePort {
+    /// The name; empty where the service has one port and did not name it.
+    pub name: Arc<str>,
+    /// The protocol.
+    pub protocol: Protocol,
+    /// The port of the portal.
+    pub port: u16,
+    /// The port on every node, for services of type `NodePort` and `LoadBalancer`.
+    pub node_port: Option<u16>,
+}
+
+/// A traffic policy: whether endpoints on other nodes may be used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+pub enum TrafficPolicy {
+    /// Endpoints anywhere in the cluster.
+    #[default]
+    Cluster,
+    /// Endpoints on the client's own node only.
+    Local,
+}
+
+/// How the portals of a service reach a backend.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Mode {
+    /// The kernel translates the address of each connection (the default).
+    #[default]
+    Kernel,
+    /// A user-space proxy inside the pod's network namespace takes the connection.
+    Relay,
+}
+
+/// A service, already checked.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Service {
+    /// Its identity.
+    pub key: ServiceKey,
+    /// Its cluster addresses.
+    pub cluster_ips: ClusterIps,
+    /// `spec.clusterIP` as it was written: variables carry the text, not the parsed address.
+    pub cluster_ip_text: Option<Arc<str>>,
+    /// Its ports in the order of the object: the first gives the short variables.
+    pub ports: Vec<ServicePort>,
+    /// `internalTrafficPolicy`: which endpoints the cluster address leads to.
+    pub internal_policy: TrafficPolicy,
+    /// `externalTrafficPolicy`: which endpoints external addresses lead to, for traffic from outside.
+    pub external_policy: TrafficPolicy,
+    /// External addresses, sorted.
+    pub external_ips: Vec<IpAddr>,
+    /// Load-balancer addresses that traffic is sent to as they stand, sorted.
+    pub load_balancer_ips: Vec<IpAddr>,
+    /// Who may use the load-balancer addresses; empty: everyone.
+    pub source_ranges: Vec<IpNet>,
+    /// `sessionAffinity: ClientIP`: for how many seconds a client stays with its backend.
+    pub affinity_s: Option<u32>,
+    /// False where another proxy is responsible (label `service.kubernetes.io/service-proxy-name`), and
+    /// for external names: the service has variables but no portals.
+    pub has_portals: bool,
+    /// Annotation `portico.dev/mode`; none: the default of whoever makes the rules.
+    pub mode: Option<Mode>,
+}
+
+impl Service {
+    /// Whether traffic from outside the cluster can reach it.
+    #[must_use]
+    pub fn is_externally_accessible(&self) -> bool {
+        !self.external_ips.is_empty()
+            || !self.load_balancer_ips.is_empty()
+            || self.ports.iter().any(|port| port.node_port.is_some())
+    }
+
+    /// The source ranges of one family; none: no restriction. A range that covers everything lifts it.
+    #[must_use]
+    pub fn source_ranges_of(&self, family: Family) -> Option<Vec<IpNet>> {
+        let ranges: Vec<IpNet> =
+            self.source_ranges.iter().copied().filter(|net| Family::of_net(net) == family).collect();
+        (!ranges.is_empty() && ranges.iter().all(|net| net.prefix_len() > 0)).then_some(ranges)
+    }
+}
