@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::service::{Protocol, ServiceKey};
 
 /// The identity of a slice.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct SliceKey {
     /// The namespace.
     pub namespace: Arc<str>,

@@ -9,8 +9,15 @@
 
 pub mod address;
 pub mod endpoint;
+pub mod nft;
 pub mod node;
+pub mod plan;
 pub mod portal;
+pub mod ruleset;
+#[cfg(any(test, feature = "sample"))]
+pub mod sample;
 pub mod select;
 pub mod service;
 pub mod snapshot;
+pub mod table;
+pub mod trace;

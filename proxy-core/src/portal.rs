@@ -286,8 +286,9 @@ type Claim = (PortalKey, PortalKind, ServiceKey);
 /// The portals of all services in view.
 #[derive(Debug, Clone, Default)]
 pub struct Portals {
-    by_service: Map<ServiceKey, Arc<[Arc<Portal>]>>,
-    claims: Map<Claim, Arc<Portal>>,
+    by_service: Map<ServiceKey, Arc<[Portal]>>,
+    /// Who claims which portal, and where in the service's list it stands.
+    claims: Map<Claim, usize>,
     service_ranges: Arc<[IpNet]>,
 }
 
@@ -297,9 +298,11 @@ pub type Touched = BTreeSet<PortalKey>;
 /// The portals of every service, as seen from this standpoint.
 #[must_use]
 pub fn portals(snapshot: &Snapshot, standpoint: &Standpoint) -> Portals {
-    let mut portals = Portals::default();
-    let all = snapshot.services().map(|service| service.key.clone()).collect();
-    portals.refresh(snapshot, standpoint, &all);
+    let mut portals = Portals { service_ranges: snapshot.service_ranges().into(), ..Portals::default() };
+    for service in snapshot.services() {
+        let new = service_portals(snapshot, service, standpoint);
+        portals.replace(&service.key, &[], new.into());
+    }
     portals
 }
 
@@ -312,33 +315,23 @@ impl Portals {
         let mut touched = Touched::new();
         for key in changed {
             let old = self.by_service.get(key).cloned().unwrap_or_default();
-            let new: Arc<[Arc<Portal>]> = snapshot
-                .service(key)
-                .map(|service| service_portals(snapshot, service, standpoint))
-                .unwrap_or_default()
-                .into_iter()
-                .map(Arc::new)
-                .collect();
-            self.replace(key, &old, new, &mut touched);
+            let service = snapshot.service(key);
+            let new =
+                service.map(|service| service_portals(snapshot, service, standpoint)).unwrap_or_default();
+            touched.extend(old.iter().filter(|portal| !new.contains(portal)).map(|portal| portal.key));
+            touched.extend(new.iter().filter(|portal| !old.contains(portal)).map(|portal| portal.key));
+            self.replace(key, &old, new.into());
         }
         touched
     }
 
-    fn replace(
-        &mut self,
-        key: &ServiceKey,
-        old: &[Arc<Portal>],
-        new: Arc<[Arc<Portal>]>,
-        touched: &mut Touched,
-    ) {
-        let claim = |portal: &Portal| (portal.key, portal.kind, portal.service.clone());
-        for portal in old.iter().filter(|portal| !new.contains(portal)) {
+    fn replace(&mut self, key: &ServiceKey, old: &[Portal], new: Arc<[Portal]>) {
+        let claim = |portal: &Portal| (portal.key, portal.kind, key.clone());
+        for portal in old {
             self.claims.remove_mut(&claim(portal));
-            touched.insert(portal.key);
         }
-        for portal in new.iter().filter(|portal| !old.contains(portal)) {
-            self.claims.insert_mut(claim(portal), portal.clone());
-            touched.insert(portal.key);
+        for (place, portal) in new.iter().enumerate() {
+            self.claims.insert_mut(claim(portal), place);
         }
         if new.is_empty() {
             self.by_service.remove_mut(key);
@@ -349,39 +342,31 @@ impl Portals {
 
     /// The portal that is in force for this address, protocol and port.
     #[must_use]
-    pub fn get(&self, key: PortalKey) -> Option<&Arc<Portal>> {
+    pub fn get(&self, key: PortalKey) -> Option<&Portal> {
         self.claims_on(key).next()
     }
 
     /// All claims on this portal, the winner first.
-    pub fn claims_on(&self, key: PortalKey) -> impl Iterator<Item = &Arc<Portal>> {
-        let from: Claim = (key, PortalKind::ClusterIp, ServiceKey::new("", ""));
-        self.claims.range(from..).take_while(move |((found, ..), _)| *found == key).map(|(_, portal)| portal)
+    pub fn claims_on(&self, key: PortalKey) -> impl Iterator<Item = &Portal> {
+        let from: Claim = (key, PortalKind::ClusterIp, ServiceKey::default());
+        self.claims
+            .range(from..)
+            .take_while(move |((found, ..), _)| *found == key)
+            .filter_map(|((_, _, service), place)| self.by_service.get(service)?.get(*place))
     }
 
     /// The portals in force, in the order of their keys.
-    pub fn iter(&self) -> impl Iterator<Item = &Arc<Portal>> {
+    pub fn iter(&self) -> impl Iterator<Item = &Portal> {
         let mut previous = None;
-        self.claims.values().filter(move |portal| previous.replace(portal.key) != Some(portal.key))
+        self.claims
+            .iter()
+            .filter(move |((key, ..), _)| previous.replace(*key) != Some(*key))
+            .filter_map(|((_, _, service), place)| self.by_service.get(service)?.get(*place))
     }
 
     /// All portals, service by service, also those that another service's claim puts out of force.
-    pub fn by_service(&self) -> impl Iterator<Item = &Arc<Portal>> {
+    pub fn by_service(&self) -> impl Iterator<Item = &Portal> {
         self.by_service.values().flat_map(|portals| portals.iter())
-    }
-
-    /// Whether this is the cluster address of a service: its other ports are refused, not passed on.
-    #[must_use]
-    pub fn is_cluster_ip(&self, address: IpAddr) -> bool {
-        let from: Claim = (
-            PortalKey { address, protocol: Protocol::Tcp, port: 0 },
-            PortalKind::ClusterIp,
-            ServiceKey::new("", ""),
-        );
-        self.claims
-            .range(from..)
-            .take_while(|((key, ..), _)| key.address == address)
-            .any(|((_, kind, _), _)| *kind == PortalKind::ClusterIp)
     }
 
     /// The ranges of service addresses: what is in them and belongs to no service goes nowhere.

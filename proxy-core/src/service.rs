@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use crate::address::Family;
 
 /// The identity of a service, and of everything that belongs to it.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct ServiceKey {
     /// The namespace.
     pub namespace: Arc<str>,

@@ -5,7 +5,7 @@
 //! differ now; everything downstream (portals, ruleset, plan) works on those keys alone. What must not
 //! go in here: anything that depends on a node or a pod.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
@@ -34,20 +34,29 @@ pub enum Change {
 /// The services whose portals may differ after a change.
 pub type Changed = BTreeSet<ServiceKey>;
 
-type Slices = BTreeMap<SliceKey, Arc<EndpointSlice>>;
-
 /// All services and endpoint slices at one revision.
 #[derive(Debug, Clone, Default)]
 pub struct Snapshot {
     revision: u64,
     services: Map<ServiceKey, Arc<Service>>,
-    slices: Map<ServiceKey, Arc<Slices>>,
-    slice_owners: Map<SliceKey, ServiceKey>,
+    slices: Map<SliceKey, Arc<EndpointSlice>>,
+    slices_by_service: Map<(ServiceKey, Arc<str>), Arc<EndpointSlice>>,
     /// Who has which cluster address: an endpoint must not have one of these.
     service_addresses: Map<(IpAddr, ServiceKey), ()>,
-    /// Which slice uses which address, so that a new service address finds the endpoints it forbids.
-    endpoint_addresses: Map<(IpAddr, SliceKey), ServiceKey>,
+    /// How many slices have endpoints in which neighbourhood: a new service address looks for endpoints
+    /// that it forbids only where there are any, which in a sound cluster is nowhere.
+    neighbourhoods: Map<Neighbourhood, usize>,
     service_ranges: Arc<[IpNet]>,
+}
+
+/// The addresses that share the first 20 bits (IPv4) or 64 bits (IPv6).
+type Neighbourhood = (Family, u64);
+
+fn neighbourhood(address: IpAddr) -> Neighbourhood {
+    match address {
+        IpAddr::V4(v4) => (Family::V4, u64::from(u32::from(v4) >> 12)),
+        IpAddr::V6(v6) => (Family::V6, u64::try_from(u128::from(v6) >> 64).unwrap_or(u64::MAX)),
+    }
 }
 
 /// An endpoint of one service port.
@@ -105,14 +114,18 @@ impl Snapshot {
     }
 
     /// The slices of a service, in the order of their names.
-    pub fn slices_of(&self, service: &ServiceKey) -> impl Iterator<Item = &Arc<EndpointSlice>> {
-        self.slices.get(service).into_iter().flat_map(|slices| slices.values())
+    pub fn slices_of<'a>(&'a self, service: &'a ServiceKey) -> impl Iterator<Item = &'a Arc<EndpointSlice>> {
+        let from = (service.clone(), Arc::default());
+        self.slices_by_service
+            .range(from..)
+            .take_while(move |((found, _), _)| found == service)
+            .map(|(_, slice)| slice)
     }
 
     /// The service that has this cluster address.
     #[must_use]
     pub fn owner_of(&self, address: IpAddr) -> Option<&ServiceKey> {
-        let from = (address, ServiceKey::new("", ""));
+        let from = (address, ServiceKey::default());
         let ((found, owner), ()) = self.service_addresses.range(from..).next()?;
         (*found == address).then_some(owner)
     }
@@ -124,14 +137,14 @@ impl Snapshot {
     /// terminating (endpointslicecache.go:235-249); "later" is the order of the slices' names here, and
     /// undefined there.
     #[must_use]
-    pub fn endpoints_of(
-        &self,
-        service: &ServiceKey,
+    pub fn endpoints_of<'a>(
+        &'a self,
+        service: &'a ServiceKey,
         port_name: &str,
         protocol: Protocol,
         family: Family,
-    ) -> Vec<PortEndpoint<'_>> {
-        let mut found: Vec<PortEndpoint<'_>> = Vec::new();
+    ) -> Vec<PortEndpoint<'a>> {
+        let mut found: Vec<PortEndpoint<'a>> = Vec::new();
         for slice in self.slices_of(service) {
             let ports =
                 slice.ports.iter().filter(|port| port.protocol == protocol && *port.name == *port_name);
@@ -205,65 +218,55 @@ impl Snapshot {
     }
 
     /// The services that have this address among their endpoints.
-    fn users_of(&self, address: IpAddr) -> Vec<ServiceKey> {
-        let from = (address, SliceKey::new("", ""));
-        let users = self.endpoint_addresses.range(from..).take_while(|((found, _), _)| *found == address);
-        users.map(|(_, service)| service.clone()).collect()
+    fn users_of(&self, address: IpAddr) -> Changed {
+        if !self.neighbourhoods.contains_key(&neighbourhood(address)) {
+            return Changed::new();
+        }
+        let uses = |slice: &&Arc<EndpointSlice>| slice.endpoints.iter().any(|e| e.address == address);
+        self.slices.values().filter(uses).map(|slice| slice.service.clone()).collect()
     }
 
     fn put_slice(&mut self, slice: EndpointSlice) -> Changed {
-        let moved_from = self.slice_owners.get(&slice.key).filter(|owner| **owner != slice.service).cloned();
-        let mut changed = Changed::new();
-        if moved_from.is_some() {
-            changed.extend(self.remove_slice(&slice.key));
-        }
-        let old_slices = self.slices.get(&slice.service);
-        let old = old_slices.and_then(|slices| slices.get(&slice.key)).cloned();
+        let old = self.slices.get(&slice.key).cloned();
         if old.as_deref() == Some(&slice) {
-            return changed;
+            return Changed::new();
         }
-        let mut slices = old_slices.map(|slices| (**slices).clone()).unwrap_or_default();
-        self.index_addresses(&slice.key, &slice.service, old.as_deref(), Some(&slice));
-        if old.is_none() {
-            self.slice_owners.insert_mut(slice.key.clone(), slice.service.clone());
+        let mut changed = Changed::from([slice.service.clone()]);
+        if let Some(old) = old.filter(|old| old.service != slice.service) {
+            changed.extend(self.remove_slice(&old.key));
         }
-        changed.insert(slice.service.clone());
-        let service = slice.service.clone();
-        slices.insert(slice.key.clone(), Arc::new(slice));
-        self.slices.insert_mut(service, Arc::new(slices));
+        self.count_neighbourhoods(Some(&slice), self.slices.get(&slice.key).cloned().as_deref());
+        let slice = Arc::new(slice);
+        self.slices.insert_mut(slice.key.clone(), slice.clone());
+        self.slices_by_service.insert_mut((slice.service.clone(), slice.key.name.clone()), slice);
         changed
     }
 
     fn remove_slice(&mut self, key: &SliceKey) -> Option<ServiceKey> {
-        let service = self.slice_owners.get(key)?.clone();
-        let mut slices = (**self.slices.get(&service)?).clone();
-        let old = slices.remove(key);
-        self.index_addresses(key, &service, old.as_deref(), None);
-        self.slice_owners.remove_mut(key);
-        if slices.is_empty() {
-            self.slices.remove_mut(&service);
-        } else {
-            self.slices.insert_mut(service.clone(), Arc::new(slices));
-        }
-        Some(service)
+        let old = self.slices.get(key)?.clone();
+        self.count_neighbourhoods(None, Some(&old));
+        self.slices.remove_mut(key);
+        self.slices_by_service.remove_mut(&(old.service.clone(), old.key.name.clone()));
+        Some(old.service.clone())
     }
 
-    fn index_addresses(
-        &mut self,
-        key: &SliceKey,
-        service: &ServiceKey,
-        old: Option<&EndpointSlice>,
-        new: Option<&EndpointSlice>,
-    ) {
-        let addresses = |slice: Option<&EndpointSlice>| -> BTreeSet<IpAddr> {
-            slice.into_iter().flat_map(|slice| &slice.endpoints).map(|endpoint| endpoint.address).collect()
+    fn count_neighbourhoods(&mut self, new: Option<&EndpointSlice>, old: Option<&EndpointSlice>) {
+        let of = |slice: Option<&EndpointSlice>| -> BTreeSet<Neighbourhood> {
+            let endpoints = slice.map(|slice| slice.endpoints.as_slice()).unwrap_or_default();
+            endpoints.iter().map(|endpoint| neighbourhood(endpoint.address)).collect()
         };
-        let (old, new) = (addresses(old), addresses(new));
-        for address in old.difference(&new) {
-            self.endpoint_addresses.remove_mut(&(*address, key.clone()));
+        let (new, old) = (of(new), of(old));
+        for place in new.difference(&old) {
+            let count = self.neighbourhoods.get(place).copied().unwrap_or(0);
+            self.neighbourhoods.insert_mut(*place, count + 1);
         }
-        for address in new.difference(&old) {
-            self.endpoint_addresses.insert_mut((*address, key.clone()), service.clone());
+        for place in old.difference(&new) {
+            match self.neighbourhoods.get(place).copied().unwrap_or(0) {
+                0 | 1 => {
+                    self.neighbourhoods.remove_mut(place);
+                }
+                count => self.neighbourhoods.insert_mut(*place, count - 1),
+            }
         }
     }
 }

@@ -1,0 +1,38 @@
+//! Kubernetes objects in, the core's services and endpoints out.
+//!
+//! ```text
+//! files, folders, stdin ─ source ─► text ─ yaml | json ─► JSON values ─ reader ─► Objects + Report
+//!        (IO)                     (streamed by document)     (pure: one function per kind)
+//! ```
+//! Input is never trusted: what an API server would refuse is refused here with the field and the reason,
+//! what it would accept is defaulted as it would default it, and one bad object never loses another.
+//! What must not go in here: portals, rules, anything that decides where a connection goes.
+
+mod addresses;
+mod allocate;
+mod document;
+mod endpoints;
+mod field;
+mod finish;
+mod json;
+mod legacy;
+mod metadata;
+mod node;
+mod objects;
+mod pods;
+mod ports;
+mod reader;
+mod report;
+mod service;
+mod slice;
+mod source;
+mod validate;
+mod yaml;
+
+#[cfg(test)]
+mod tests;
+
+pub use objects::Objects;
+pub use reader::{ReadOptions, read, read_str};
+pub use report::{MAX_PROBLEMS, Problem, Report, Severity};
+pub use source::Source;

@@ -1,0 +1,235 @@
+//! A Service object as the core's `Service`: the API server's checks, then its defaults.
+//!
+//! An object that passes here would have passed an API server; the reverse holds for all fields that
+//! Portico reads. Addresses and ports have files of their own. What must not go in here: what depends on
+//! other objects (addresses still to be drawn, two services with one address) is `finish`'s.
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use proxy_core::address::{Family, forbidden, parse_ip_sloppy};
+use proxy_core::service::{Mode, Service, ServiceKey, TrafficPolicy};
+
+use crate::addresses::{Addresses, addresses};
+use crate::field::Field;
+use crate::metadata::{NameRule, Names, metadata};
+use crate::ports::{PortDraft, ports};
+use crate::validate;
+
+/// The label that says that another proxy is responsible.
+const PROXY_NAME_LABEL: &str = "service.kubernetes.io/service-proxy-name";
+/// The annotation that chooses the mode of a service's portals.
+const MODE_ANNOTATION: &str = "portico.dev/mode";
+/// How long a client stays with its backend if the object does not say (core/v1 defaults.go).
+const AFFINITY_S_DEFAULT: u32 = 10_800;
+/// The longest that a client may stay with its backend.
+const AFFINITY_S_MAX: i64 = 86_400;
+/// The kubelet's port, which no load balancer may expose.
+const KUBELET_PORT: u16 = 10_250;
+
+/// The type of a service.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ServiceType {
+    ClusterIp,
+    NodePort,
+    LoadBalancer,
+    ExternalName,
+}
+
+impl ServiceType {
+    const NAMES: [(&'static str, Self); 4] = [
+        ("ClusterIP", Self::ClusterIp),
+        ("NodePort", Self::NodePort),
+        ("LoadBalancer", Self::LoadBalancer),
+        ("ExternalName", Self::ExternalName),
+    ];
+
+    pub(crate) fn has_node_ports(self) -> bool {
+        matches!(self, Self::NodePort | Self::LoadBalancer)
+    }
+}
+
+const POLICIES: [(&str, TrafficPolicy); 2] =
+    [("Cluster", TrafficPolicy::Cluster), ("Local", TrafficPolicy::Local)];
+
+/// Where the ports of pods are looked up.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum TargetPort {
+    Number(u16),
+    Name(Box<str>),
+}
+
+/// A service that is right in itself; its addresses may still have to be drawn.
+#[derive(Debug)]
+pub(crate) struct ServiceDraft {
+    pub(crate) service: Service,
+    pub(crate) addresses: Addresses,
+    /// The labels of its pods; empty: its endpoints are given by hand.
+    pub(crate) selector: Vec<(Box<str>, Box<str>)>,
+    /// The port on the pods, for each of the service's ports.
+    pub(crate) target_ports: Vec<TargetPort>,
+    pub(crate) publish_not_ready: bool,
+}
+
+/// Reads a service; none: its name is wrong, and that has been said. Whether it counts is for the
+/// findings to say.
+pub(crate) fn service(object: &Field<'_, '_>, names: &mut Names) -> Option<ServiceDraft> {
+    let meta_field = object.map("metadata");
+    let meta = metadata(&meta_field, NameRule::Label, names);
+    let has_other_proxy = meta_field.texts("labels").iter().any(|(label, _)| *label == PROXY_NAME_LABEL);
+    let mode = mode(&meta_field);
+    let spec = object.map("spec");
+    let kind = validate::one_of(&spec.at("type"), &ServiceType::NAMES).unwrap_or(ServiceType::ClusterIp);
+    let addresses = addresses(&spec, kind);
+    let drafts = ports(&spec, kind, addresses.headless, names);
+    check_type(&spec, kind, &drafts);
+    let external_ips = external_ips(&spec);
+    let (internal_policy, external_policy) = policies(&spec, kind, !external_ips.is_empty());
+    let source_ranges = source_ranges(&spec, kind);
+    let affinity_s = affinity(&spec);
+    let publish_not_ready = spec.at("publishNotReadyAddresses").boolean().unwrap_or(false);
+    let selector = spec.texts("selector").into_iter().map(|(name, value)| (name.into(), value.into()));
+    let selector = selector.collect();
+    let meta = meta?;
+    let (ports, target_ports) = drafts.into_iter().map(|draft| (draft.port, draft.target)).unzip();
+    let service = Service {
+        key: ServiceKey { namespace: meta.namespace, name: meta.name },
+        cluster_ips: addresses.cluster_ips(),
+        cluster_ip_text: addresses.text.clone(),
+        ports,
+        internal_policy,
+        external_policy,
+        external_ips,
+        load_balancer_ips: load_balancer_ips(&object.map("status")),
+        source_ranges,
+        affinity_s,
+        has_portals: kind != ServiceType::ExternalName && !has_other_proxy,
+        mode,
+    };
+    Some(ServiceDraft { service, addresses, selector, target_ports, publish_not_ready })
+}
+
+fn mode(meta: &Field<'_, '_>) -> Option<Mode> {
+    let (_, text) = meta.texts("annotations").into_iter().find(|(name, _)| *name == MODE_ANNOTATION)?;
+    match text {
+        "kernel" => Some(Mode::Kernel),
+        "relay" => Some(Mode::Relay),
+        _ => {
+            let annotations = meta.map("annotations");
+            let field = annotations.at(MODE_ANNOTATION);
+            field.warn(format_args!("{} is none of kernel, relay; ignored", field.shown()));
+            None
+        }
+    }
+}
+
+/// What the type asks of the other fields.
+fn check_type(spec: &Field<'_, '_>, kind: ServiceType, ports: &[PortDraft]) {
+    let name = spec.at("externalName");
+    if kind == ServiceType::ExternalName {
+        match name.text() {
+            None if name.is_absent() || name.is_empty_text() => {
+                name.error("missing: type ExternalName needs the name that it stands for");
+            }
+            // A dot at the end says that the name is complete.
+            Some(text) if !validate::is_dns_subdomain(text.strip_suffix('.').unwrap_or(text)) => {
+                name.refuse("a DNS name");
+            }
+            _ => {}
+        }
+    }
+    if kind == ServiceType::LoadBalancer && ports.iter().any(|draft| draft.port.port == KUBELET_PORT) {
+        spec.at("ports").error("port 10250 is the kubelet's: no load balancer may expose it");
+    }
+}
+
+fn external_ips(spec: &Field<'_, '_>) -> Vec<IpAddr> {
+    let mut found = Vec::new();
+    for field in spec.list("externalIPs") {
+        if let Some(reason) = parse_ip_sloppy(field.text().unwrap_or_default()).and_then(forbidden) {
+            field.error(format_args!("{} is {reason}, which no service may have", field.shown()));
+        } else if field.is_empty_text() || field.is_absent() {
+            field.refuse("an IP address");
+        } else {
+            found.extend(validate::address(&field));
+        }
+    }
+    found.sort_unstable();
+    found.dedup();
+    found
+}
+
+fn policies(
+    spec: &Field<'_, '_>,
+    kind: ServiceType,
+    has_external_ips: bool,
+) -> (TrafficPolicy, TrafficPolicy) {
+    let internal = validate::one_of(&spec.at("internalTrafficPolicy"), &POLICIES).unwrap_or_default();
+    let field = spec.at("externalTrafficPolicy");
+    let external = validate::one_of(&field, &POLICIES);
+    let is_external = kind.has_node_ports() || (kind == ServiceType::ClusterIp && has_external_ips);
+    if external.is_some() && !is_external {
+        field.error("only a service of type NodePort or LoadBalancer, or one with externalIPs, has this policy");
+    }
+    (internal, external.unwrap_or_default())
+}
+
+fn source_ranges(spec: &Field<'_, '_>, kind: ServiceType) -> Vec<IpNet> {
+    let mut ranges = Vec::new();
+    let mut is_empty = true;
+    for field in spec.list("loadBalancerSourceRanges") {
+        is_empty = false;
+        if field.is_empty_text() || field.is_absent() {
+            field.refuse("a network, as 10.0.0.0/8");
+        }
+        ranges.extend(validate::network(&field));
+    }
+    if !is_empty && kind != ServiceType::LoadBalancer {
+        spec.at("loadBalancerSourceRanges").error("only a service of type LoadBalancer has source ranges");
+    }
+    ranges
+}
+
+fn affinity(spec: &Field<'_, '_>) -> Option<u32> {
+    let by_client = validate::one_of(&spec.at("sessionAffinity"), &[("None", false), ("ClientIP", true)]);
+    let by_client = by_client.unwrap_or(false);
+    let config = spec.map("sessionAffinityConfig");
+    let client_ip = config.map("clientIP");
+    let timeout = client_ip.at("timeoutSeconds");
+    if !by_client {
+        if !config.is_absent() && spec.at("sessionAffinity").text().is_none_or(|text| text == "None") {
+            config.error("only a service with sessionAffinity ClientIP has this");
+        }
+        return None;
+    }
+    match timeout.integer() {
+        None => Some(AFFINITY_S_DEFAULT),
+        Some(seconds @ 1..=AFFINITY_S_MAX) => u32::try_from(seconds).ok(),
+        Some(_) => {
+            timeout.refuse("a time in seconds: 1 to 86400");
+            None
+        }
+    }
+}
+
+/// The addresses at which a load balancer hands traffic on as it came. A host name is the client's to
+/// resolve, and mode Proxy says that the load balancer is a proxy that opens connections of its own
+/// (kube-proxy's serviceport.go:226-235).
+fn load_balancer_ips(status: &Field<'_, '_>) -> Vec<IpAddr> {
+    let mut found = Vec::new();
+    let load_balancer = status.map("loadBalancer");
+    for ingress in load_balancer.maps("ingress") {
+        let field = ingress.at("ip");
+        let Some(text) = field.text() else { continue };
+        if ingress.at("ipMode").text().is_some_and(|mode| mode != "VIP") {
+            continue;
+        }
+        match parse_ip_sloppy(text) {
+            Some(address) => found.push(address),
+            None => field.warn(format_args!("{} is not an IP address; skipped", field.shown())),
+        }
+    }
+    found.sort_unstable_by_key(|address| (Family::of(*address), *address));
+    found.dedup();
+    found
+}

@@ -1,0 +1,242 @@
+//! Rulesets and plans as text that `nft -f` loads.
+//!
+//! The text says what the netlink form says, within what the language of nft 1.0.6 can express. It cannot
+//! carry a looked-up value from one expression to the next, so the packet's mark carries the portal's
+//! number and the slot; and a sticky client's entry holds the slot of its backend. No `nft` binary is
+//! needed on a node: this form is for people, for `portico rules`, and for tests that read it back.
+
+use std::fmt::{self, Display, Formatter};
+use std::net::SocketAddr;
+
+use crate::address::Family;
+use crate::plan::{Op, Plan};
+use crate::portal::PortalKey;
+use crate::ruleset::{Action, Element, Pick, Ruleset, Settings};
+
+/// The name of the table.
+pub const TABLE: &str = "inet portico";
+
+/// The three that have ports; a guard that the language demands before a port is translated.
+const PORTS: &str = "meta l4proto { tcp, udp, sctp }";
+
+impl Display for Ruleset {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let Some(settings) = self.settings() else {
+            return writeln!(f, "# no table");
+        };
+        writeln!(
+            f,
+            "# Made anew as a whole: what stood in the table before is gone when this one is there."
+        )?;
+        writeln!(f, "table {TABLE}\ndelete table {TABLE}\n")?;
+        write_table(f, settings)?;
+        self.picks().try_for_each(|pick| write_pick(f, pick))?;
+        write_elements(f, "add", self.elements())
+    }
+}
+
+impl Display for Plan {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let mut ops = self.ops();
+        while let [first, rest @ ..] = ops {
+            let taken = match first {
+                Op::Add(_) => {
+                    write_run(f, "add", ops, |op| if let Op::Add(e) = op { Some(*e) } else { None })?
+                }
+                Op::Delete(_) => {
+                    write_run(f, "delete", ops, |op| if let Op::Delete(e) = op { Some(*e) } else { None })?
+                }
+                single => {
+                    write_single(f, single)?;
+                    1
+                }
+            };
+            ops = rest.get(taken - 1..).unwrap_or_default();
+        }
+        Ok(())
+    }
+}
+
+/// Writes the elements at the front of `ops` that `element` finds, and says how many they are.
+fn write_run(
+    f: &mut Formatter<'_>,
+    verb: &str,
+    ops: &[Op],
+    element: impl Fn(&Op) -> Option<Element>,
+) -> Result<usize, fmt::Error> {
+    let run: Vec<Element> = ops.iter().map_while(element).collect();
+    let taken = run.len();
+    write_elements(f, verb, run.into_iter())?;
+    Ok(taken)
+}
+
+fn write_single(f: &mut Formatter<'_>, op: &Op) -> fmt::Result {
+    match op {
+        Op::DeleteTable => writeln!(f, "delete table {TABLE}"),
+        Op::AddTable(settings) => write_table(f, *settings),
+        Op::AddPick(pick) => write_pick(f, *pick),
+        Op::DeletePick(pick) => {
+            writeln!(f, "delete element {TABLE} picks {{ {} : jump {pick} }}", pick.code())?;
+            writeln!(f, "delete chain {TABLE} {pick}")
+        }
+        Op::Add(_) | Op::Delete(_) => Ok(()),
+    }
+}
+
+/// The words that differ between the families.
+struct Words {
+    suffix: char,
+    ip: &'static str,
+    address: &'static str,
+}
+
+const fn words(family: Family) -> Words {
+    match family {
+        Family::V4 => Words { suffix: '4', ip: "ip", address: "ipv4_addr" },
+        Family::V6 => Words { suffix: '6', ip: "ip6", address: "ipv6_addr" },
+    }
+}
+
+fn write_table(f: &mut Formatter<'_>, settings: Settings) -> fmt::Result {
+    writeln!(f, "table {TABLE} {{")?;
+    for family in Family::BOTH {
+        write_sets(f, &words(family))?;
+    }
+    writeln!(f, "\tmap picks {{\n\t\ttypeof meta mark : verdict\n\t}}\n")?;
+    // A network namespace without any NAT rule translates nothing and lets everything pass; one whose
+    // last such rule goes freezes its connections. This one never matches and never goes.
+    writeln!(f, "\tchain anchor {{\n\t\tip daddr 0.0.0.0 tcp dport 1 redirect\n\t}}\n")?;
+    writeln!(f, "\tchain refuse {{\n\t\tmeta l4proto tcp reject with tcp reset\n\t\treject\n\t}}\n")?;
+    writeln!(
+        f,
+        "\tchain relay {{\n\t\tmeta l4proto {{ tcp, udp }} redirect to :{}\n\t}}\n",
+        settings.relay_port
+    )?;
+    writeln!(f, "\tchain portals {{")?;
+    for family in Family::BOTH {
+        let Words { suffix, ip, .. } = words(family);
+        writeln!(
+            f,
+            "\t\t{PORTS} meta mark set {ip} daddr . meta l4proto . th dport map @portals{suffix} meta mark vmap @picks"
+        )?;
+    }
+    for family in Family::BOTH {
+        let Words { suffix, ip, .. } = words(family);
+        writeln!(f, "\t\t{ip} daddr @addresses{suffix} goto refuse")?;
+        writeln!(f, "\t\t{ip} daddr @ranges{suffix} drop")?;
+    }
+    writeln!(f, "\t}}\n\n\tchain output {{")?;
+    writeln!(f, "\t\ttype nat hook output priority {}; policy accept;", settings.nat_priority)?;
+    writeln!(f, "\t\tjump portals\n\t}}\n}}\n")
+}
+
+fn write_sets(f: &mut Formatter<'_>, words: &Words) -> fmt::Result {
+    let Words { suffix, ip, address } = words;
+    let portal = format!("{ip} daddr . meta l4proto . th dport");
+    writeln!(f, "\tmap portals{suffix} {{\n\t\ttypeof {portal} : meta mark\n\t}}\n")?;
+    writeln!(
+        f,
+        "\tmap backends{suffix} {{\n\t\ttypeof {portal} . meta mark : {ip} daddr . th dport\n\t}}\n"
+    )?;
+    writeln!(f, "\tmap clients{suffix} {{\n\t\ttypeof {portal} . {ip} saddr : meta mark")?;
+    writeln!(f, "\t\tsize 65535\n\t\tflags dynamic,timeout\n\t}}\n")?;
+    writeln!(f, "\tset addresses{suffix} {{\n\t\ttype {address}\n\t}}\n")?;
+    writeln!(f, "\tset sources{suffix} {{\n\t\ttypeof {portal} . {ip} saddr\n\t\tflags interval\n\t}}\n")?;
+    writeln!(f, "\tset ranges{suffix} {{\n\t\ttype {address}\n\t\tflags interval\n\t}}\n")
+}
+
+fn write_pick(f: &mut Formatter<'_>, pick: Pick) -> fmt::Result {
+    writeln!(f, "table {TABLE} {{\n\tchain {pick} {{")?;
+    for Words { suffix, ip, .. } in Family::BOTH.map(words).into_iter().filter(|_| pick.guarded) {
+        writeln!(f, "\t\t{ip} daddr . meta l4proto . th dport . {ip} saddr != @sources{suffix} drop")?;
+    }
+    match pick.action {
+        Action::Reject => writeln!(f, "\t\tgoto refuse")?,
+        Action::Relay => writeln!(f, "\t\tgoto relay")?,
+        Action::Drop => writeln!(f, "\t\tdrop")?,
+        Action::Forward { count, affinity_s } => {
+            Family::BOTH
+                .into_iter()
+                .try_for_each(|family| write_forward(f, &words(family), count, affinity_s))?;
+        }
+    }
+    writeln!(f, "\t}}\n}}\nadd element {TABLE} picks {{ {} : jump {pick} }}\n", pick.code())
+}
+
+fn write_forward(f: &mut Formatter<'_>, words: &Words, count: u16, affinity_s: u32) -> fmt::Result {
+    let Words { suffix, ip, .. } = words;
+    let portal = format!("{ip} daddr . meta l4proto . th dport");
+    let client = format!("{portal} . {ip} saddr");
+    let send = format!("dnat {ip} to {portal} . meta mark map @backends{suffix}");
+    let choose = format!("meta mark set numgen random mod {count}");
+    if affinity_s == 0 {
+        return writeln!(f, "\t\t{PORTS} {choose} {send}");
+    }
+    // A client that is known goes to its slot again; where nothing is in that slot any more its entry is
+    // forgotten, because an update renews an entry and does not change what it holds.
+    let remember = format!("update @clients{suffix} {{ {client} timeout {affinity_s}s : meta mark }}");
+    writeln!(f, "\t\t{PORTS} meta mark set {client} map @clients{suffix} {remember} {send}")?;
+    writeln!(f, "\t\t{PORTS} delete @clients{suffix} {{ {client} : 0 }}")?;
+    writeln!(f, "\t\t{PORTS} {choose} {remember} {send}")
+}
+
+/// Writes elements; those of one set that follow each other become one command.
+fn write_elements(f: &mut Formatter<'_>, verb: &str, elements: impl Iterator<Item = Element>) -> fmt::Result {
+    let mut open: Option<(&str, Family)> = None;
+    for element in elements {
+        let set = (set_name(&element), element.family());
+        if open != Some(set) {
+            if open.is_some() {
+                writeln!(f, "\n}}")?;
+            }
+            write!(f, "{verb} element {TABLE} {}{} {{", set.0, words(set.1).suffix)?;
+            open = Some(set);
+        } else {
+            f.write_str(",")?;
+        }
+        write!(f, "\n\t{}", ElementText(&element))?;
+    }
+    if open.is_some() { writeln!(f, "\n}}") } else { Ok(()) }
+}
+
+const fn set_name(element: &Element) -> &'static str {
+    match element {
+        Element::Portal(..) => "portals",
+        Element::Backend(..) => "backends",
+        Element::Address(_) => "addresses",
+        Element::Source(..) => "sources",
+        Element::Range(_) => "ranges",
+    }
+}
+
+struct ElementText<'a>(&'a Element);
+
+impl Display for ElementText<'_> {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Element::Portal(key, pick) => {
+                write_key(f, key)?;
+                write!(f, " : {}", pick.code())
+            }
+            Element::Backend(key, slot, backend) => {
+                write_key(f, key)?;
+                write!(f, " . {slot} : ")?;
+                write_backend(f, backend)
+            }
+            Element::Address(address) => write!(f, "{address}"),
+            Element::Source(key, net) => {
+                write_key(f, key)?;
+                write!(f, " . {net}")
+            }
+            Element::Range(net) => write!(f, "{net}"),
+        }
+    }
+}
+
+fn write_key(f: &mut Formatter<'_>, key: &PortalKey) -> fmt::Result {
+    write!(f, "{} . {} . {}", key.address, key.protocol.lower(), key.port)
+}
+
+fn write_backend(f: &mut Formatter<'_>, backend: &SocketAddr) -> fmt::Result {
+    write!(f, "{} . {}", backend.ip(), backend.port())
+}

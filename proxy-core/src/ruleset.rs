@@ -1,0 +1,360 @@
+//! `Ruleset`: the table of one network namespace, as a value.
+//!
+//! The layout is flat: whatever the number of services, there are a handful of chains, and a change
+//! touches map elements only. Each family has
+//!
+//! * `portals`: address . protocol . port -> what to do, as a number (`Pick::code`),
+//! * `backends`: address . protocol . port . slot -> backend,
+//! * `addresses`: the cluster addresses, whose other ports are refused,
+//! * `sources`: address . protocol . port . source range, for portals that not everyone may use,
+//! * `ranges`: the service ranges, whose free addresses lead nowhere,
+//!
+//! and both share one small verdict map, `picks`: number -> chain. Big maps hold no verdicts: the kernel
+//! walks a map of verdicts again at each commit. One look-up therefore decides, however many different
+//! backend counts there are (measured against one rule per count: docs/benchmarks.md).
+//!
+//! What must not go in here: how elements are written, in text (`nft`) or in netlink bytes.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use ipnet::IpNet;
+use rpds::RedBlackTreeMapSync as Map;
+use serde::Serialize;
+
+use crate::address::Family;
+use crate::portal::{Portal, PortalKey, PortalKind, Portals, Touched, Verdict};
+use crate::service::{Mode, Protocol};
+
+/// What a ruleset depends on besides portals.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub struct Settings {
+    /// The priority of the chain that translates addresses. -99 stays behind a mesh sidecar's rules.
+    pub nat_priority: i32,
+    /// The port on which the relay listens inside the network namespace.
+    pub relay_port: u16,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self { nat_priority: -99, relay_port: 15_999 }
+    }
+}
+
+/// What happens to the first packet of a connection to a portal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Action {
+    /// Refused at once.
+    Reject,
+    /// Sent to one of this many backends; a client stays with its backend for so many seconds, if any.
+    Forward {
+        /// How many backends: slots 0 to count - 1 are there.
+        count: u16,
+        /// For how long a client stays with its backend; 0: each connection is balanced anew.
+        affinity_s: u32,
+    },
+    /// Handed to the relay.
+    Relay,
+    /// Dropped.
+    Drop,
+}
+
+/// What a portal's number says: an action, and whether the source is looked at first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+pub struct Pick {
+    /// What happens.
+    #[serde(flatten)]
+    pub action: Action,
+    /// Whether only the portal's `sources` may use it; others are dropped.
+    pub guarded: bool,
+}
+
+const AFFINITY_SHIFT: u32 = 15;
+const GUARD_BIT: u32 = 1 << 14;
+const COUNT_MASK: u32 = GUARD_BIT - 1;
+/// Above every affinity time-out that the API accepts (86,400 s), within 17 bits.
+const RELAY: u32 = 0x1_fffe;
+const DROP: u32 = 0x1_ffff;
+
+impl Pick {
+    /// The number that stands for it in the kernel: bits 0-13 the count, bit 14 the guard, bits 15-31 the
+    /// affinity time-out in seconds, of which two values above all time-outs mean relay and drop.
+    #[must_use]
+    pub fn code(self) -> u32 {
+        let action = match self.action {
+            Action::Reject => 0,
+            Action::Forward { count, affinity_s } => affinity_s << AFFINITY_SHIFT | u32::from(count),
+            Action::Relay => RELAY << AFFINITY_SHIFT,
+            Action::Drop => DROP << AFFINITY_SHIFT,
+        };
+        action | if self.guarded { GUARD_BIT } else { 0 }
+    }
+
+    /// The pick that a number stands for; none where no ruleset writes that number.
+    #[must_use]
+    pub fn from_code(code: u32) -> Option<Self> {
+        let count = u16::try_from(code & COUNT_MASK).ok()?;
+        let action = match (code >> AFFINITY_SHIFT, count) {
+            (0, 0) => Action::Reject,
+            (RELAY, 0) => Action::Relay,
+            (DROP, 0) => Action::Drop,
+            (_, 0) | (RELAY | DROP, _) => return None,
+            (affinity_s, count) => Action::Forward { count, affinity_s },
+        };
+        Some(Self { action, guarded: code & GUARD_BIT != 0 })
+    }
+}
+
+/// The name of the pick's chain.
+impl fmt::Display for Pick {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.guarded { "guarded-" } else { "pick-" })?;
+        match self.action {
+            Action::Reject => f.write_str("reject"),
+            Action::Forward { count, affinity_s: 0 } => write!(f, "{count}"),
+            Action::Forward { count, affinity_s } => write!(f, "{count}-sticky-{affinity_s}s"),
+            Action::Relay => f.write_str("relay"),
+            Action::Drop => f.write_str("drop"),
+        }
+    }
+}
+
+/// One element of one of the maps and sets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Element {
+    /// `portals`: what to do with a portal.
+    Portal(PortalKey, Pick),
+    /// `backends`: the backend in a slot of a portal.
+    Backend(PortalKey, u16, SocketAddr),
+    /// `addresses`: a cluster address.
+    Address(IpAddr),
+    /// `sources`: a range that may use a portal.
+    Source(PortalKey, IpNet),
+    /// `ranges`: a service range.
+    Range(IpNet),
+}
+
+impl Element {
+    /// The family whose map or set it is in.
+    #[must_use]
+    pub const fn family(&self) -> Family {
+        match self {
+            Self::Portal(key, _) | Self::Backend(key, ..) | Self::Source(key, _) => Family::of(key.address),
+            Self::Address(address) => Family::of(*address),
+            Self::Range(net) => Family::of_net(net),
+        }
+    }
+}
+
+/// What the table holds for one portal.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rule {
+    /// What happens.
+    pub pick: Pick,
+    /// The backends, slot by slot; empty unless connections are forwarded.
+    pub backends: Arc<[SocketAddr]>,
+    /// Who may use it; empty unless the pick is guarded.
+    pub sources: Arc<[IpNet]>,
+    /// Whether the portal's address is a cluster address.
+    pub is_cluster_ip: bool,
+}
+
+/// The table of one network namespace.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Ruleset {
+    /// None: there is no table at all.
+    settings: Option<Settings>,
+    rules: Map<PortalKey, Rule>,
+    ranges: Arc<[IpNet]>,
+    /// The picks in use, and by how many portals: each has a chain.
+    picks: BTreeMap<Pick, usize>,
+}
+
+impl Ruleset {
+    /// No table: what a new network namespace holds.
+    #[must_use]
+    pub fn empty() -> Self {
+        Self::default()
+    }
+
+    /// The table for these portals.
+    #[must_use]
+    pub fn new(portals: &Portals, settings: Settings) -> Self {
+        let ranges = portals.service_ranges().into();
+        let mut ruleset = Self { settings: Some(settings), ranges, ..Self::default() };
+        for portal in portals.iter() {
+            ruleset.put(portal);
+        }
+        ruleset
+    }
+
+    /// Follows the portals by the keys that were touched. Slots that keep their backend keep it, so that
+    /// one changed endpoint is one or two changed elements.
+    pub fn refresh(&mut self, portals: &Portals, touched: &Touched) {
+        for key in touched {
+            match portals.get(*key) {
+                Some(portal) => self.put(portal),
+                None => self.remove(*key),
+            }
+        }
+        if *self.ranges != *portals.service_ranges() {
+            self.ranges = portals.service_ranges().into();
+        }
+    }
+
+    /// The settings; none where there is no table.
+    #[must_use]
+    pub fn settings(&self) -> Option<Settings> {
+        self.settings
+    }
+
+    /// All portals and their rules, in the order of their keys.
+    pub fn rules(&self) -> impl Iterator<Item = (&PortalKey, &Rule)> {
+        self.rules.iter()
+    }
+
+    /// What the table holds for a portal.
+    #[must_use]
+    pub fn rule(&self, key: PortalKey) -> Option<&Rule> {
+        self.rules.get(&key)
+    }
+
+    /// The cluster addresses, in order.
+    pub fn addresses(&self) -> impl Iterator<Item = IpAddr> {
+        let mut previous = None;
+        let marked = self.rules.iter().filter(|(_, rule)| rule.is_cluster_ip).map(|(key, _)| key.address);
+        marked.filter(move |address| previous.replace(*address) != Some(*address))
+    }
+
+    /// Whether this is a cluster address: ports of it that are no portal are refused, not passed on.
+    #[must_use]
+    pub fn has_address(&self, address: IpAddr) -> bool {
+        let from = PortalKey { address, protocol: Protocol::Tcp, port: 0 };
+        self.rules
+            .range(from..)
+            .take_while(|(key, _)| key.address == address)
+            .any(|(_, rule)| rule.is_cluster_ip)
+    }
+
+    /// The service ranges.
+    #[must_use]
+    pub fn ranges(&self) -> &[IpNet] {
+        &self.ranges
+    }
+
+    /// The picks in use: each has a chain.
+    pub fn picks(&self) -> impl Iterator<Item = Pick> {
+        self.picks.keys().copied()
+    }
+
+    /// All elements of all maps and sets, one set after the other.
+    pub fn elements(&self) -> impl Iterator<Item = Element> {
+        let portals = self.rules.iter().map(|(key, rule)| Element::Portal(*key, rule.pick));
+        let backends = self.rules.iter().flat_map(|(key, rule)| rule.backend_elements(*key));
+        let addresses = self.addresses().map(Element::Address);
+        let sources = self.rules.iter().flat_map(|(key, rule)| rule.source_elements(*key));
+        let ranges = self.ranges.iter().copied().map(Element::Range);
+        portals.chain(backends).chain(addresses).chain(sources).chain(ranges)
+    }
+
+    fn put(&mut self, portal: &Portal) {
+        let old = self.rules.get(&portal.key);
+        let new = rule(portal, old);
+        if old == Some(&new) {
+            return;
+        }
+        let (old, pick) = (old.map(|old| old.pick), new.pick);
+        *self.picks.entry(pick).or_default() += 1;
+        self.rules.insert_mut(portal.key, new);
+        self.release(old);
+    }
+
+    fn remove(&mut self, key: PortalKey) {
+        let old = self.rules.get(&key).map(|old| old.pick);
+        self.rules.remove_mut(&key);
+        self.release(old);
+    }
+
+    fn release(&mut self, pick: Option<Pick>) {
+        let Some(pick) = pick else { return };
+        if let Some(users) = self.picks.get_mut(&pick) {
+            *users -= 1;
+            if *users == 0 {
+                self.picks.remove(&pick);
+            }
+        }
+    }
+}
+
+impl Rule {
+    /// The elements of this rule's portal; that of its address is not among them.
+    pub fn elements(&self, key: PortalKey) -> impl Iterator<Item = Element> {
+        let portal = std::iter::once(Element::Portal(key, self.pick));
+        portal.chain(self.backend_elements(key)).chain(self.source_elements(key))
+    }
+
+    fn backend_elements(&self, key: PortalKey) -> impl Iterator<Item = Element> {
+        (0_u16..).zip(self.backends.iter()).map(move |(slot, backend)| Element::Backend(key, slot, *backend))
+    }
+
+    fn source_elements(&self, key: PortalKey) -> impl Iterator<Item = Element> {
+        self.sources.iter().map(move |net| Element::Source(key, *net))
+    }
+}
+
+fn rule(portal: &Portal, old: Option<&Rule>) -> Rule {
+    let action = action(portal);
+    let forwards = matches!(action, Action::Forward { .. });
+    let backends = match old {
+        _ if !forwards => Arc::default(),
+        Some(old) if !old.backends.is_empty() => slots(&old.backends, &portal.backends).into(),
+        _ => portal.backends.clone(),
+    };
+    Rule {
+        pick: Pick { action, guarded: portal.sources.is_some() },
+        backends,
+        sources: portal.sources.clone().unwrap_or_default(),
+        is_cluster_ip: portal.kind == PortalKind::ClusterIp,
+    }
+}
+
+fn action(portal: &Portal) -> Action {
+    let Portal { verdict, mode, backends, affinity_s, .. } = portal;
+    match (verdict, mode) {
+        (Verdict::Reject, _) => Action::Reject,
+        (Verdict::Drop, _) => Action::Drop,
+        (Verdict::Forward, Mode::Relay) => Action::Relay,
+        (Verdict::Forward, Mode::Kernel) => match u16::try_from(backends.len()) {
+            Ok(count @ 1..) => Action::Forward { count, affinity_s: affinity_s.unwrap_or(0) },
+            _ => Action::Reject,
+        },
+    }
+}
+
+/// Puts the wanted backends into slots, starting from those that are there: a backend that stays keeps
+/// its slot, a new one takes the slot of one that goes, and where there are fewer the last ones fill the
+/// gaps.
+fn slots(old: &[SocketAddr], wanted: &[SocketAddr]) -> Vec<SocketAddr> {
+    let mut waiting: BTreeSet<SocketAddr> = wanted.iter().copied().collect();
+    let mut slots: Vec<Option<SocketAddr>> =
+        old.iter().map(|backend| waiting.remove(backend).then_some(*backend)).collect();
+    for slot in slots.iter_mut().filter(|slot| slot.is_none()) {
+        *slot = waiting.pop_first();
+    }
+    slots.extend(waiting.into_iter().map(Some));
+    let mut next = 0;
+    while next < slots.len() {
+        if slots[next].is_some() {
+            next += 1;
+        } else {
+            slots.swap_remove(next);
+        }
+    }
+    slots.into_iter().flatten().collect()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,308 @@
+//! Builders for tests and benchmarks: a service or a slice in one line.
+//!
+//! `svc("db").ip("10.96.0.7").tcp("sql", 5432)` with `slice("db").tcp("sql", 5432).at("10.1.0.9")`. Behind
+//! the feature `sample`; programs never use it, so a bad address may panic here.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
+use crate::endpoint::{Conditions, Endpoint, EndpointPort, EndpointSlice, SliceKey};
+use crate::node::Node;
+use crate::portal::{PortalKey, Standpoint};
+use crate::service::{ClusterIps, Mode, Protocol, Service, ServiceKey, ServicePort, TrafficPolicy};
+use crate::snapshot::{Change, Snapshot};
+
+/// An address, or a panic.
+#[must_use]
+#[allow(clippy::missing_panics_doc, clippy::expect_used)]
+pub fn ip(text: &str) -> IpAddr {
+    text.parse().expect("the test names an address")
+}
+
+/// A backend such as `10.1.0.9:80`, or a panic.
+#[must_use]
+#[allow(clippy::missing_panics_doc, clippy::expect_used)]
+pub fn backend(text: &str) -> SocketAddr {
+    text.parse().expect("the test names a socket address")
+}
+
+/// A TCP portal such as `10.96.0.7:5432`.
+#[must_use]
+pub fn tcp(text: &str) -> PortalKey {
+    portal_key(Protocol::Tcp, text)
+}
+
+/// A UDP portal.
+#[must_use]
+pub fn udp(text: &str) -> PortalKey {
+    portal_key(Protocol::Udp, text)
+}
+
+fn portal_key(protocol: Protocol, text: &str) -> PortalKey {
+    let socket = backend(text);
+    PortalKey { address: socket.ip(), protocol, port: socket.port() }
+}
+
+/// A snapshot of these changes.
+#[must_use]
+pub fn snapshot(changes: impl IntoIterator<Item = Change>) -> Snapshot {
+    changes.into_iter().collect()
+}
+
+/// The standpoint of pods on node `n1` in zone `a`, whose address is 10.240.0.5.
+#[must_use]
+pub fn standpoint() -> Standpoint {
+    let node =
+        Node { name: "n1".into(), zone: "a".into(), addresses: vec![ip("10.240.0.5"), ip("2001:db8:f::5")] };
+    Standpoint { node, ..Standpoint::default() }
+}
+
+/// A service in namespace `default`, headless until it gets an address.
+#[must_use]
+pub fn svc(name: &str) -> Service {
+    Service {
+        key: ServiceKey::new("default", name),
+        cluster_ips: ClusterIps::Headless,
+        cluster_ip_text: None,
+        ports: Vec::new(),
+        internal_policy: TrafficPolicy::Cluster,
+        external_policy: TrafficPolicy::Cluster,
+        external_ips: Vec::new(),
+        load_balancer_ips: Vec::new(),
+        source_ranges: Vec::new(),
+        affinity_s: None,
+        has_portals: true,
+        mode: None,
+    }
+}
+
+impl Service {
+    /// In this namespace.
+    #[must_use]
+    pub fn namespace(mut self, namespace: &str) -> Self {
+        self.key.namespace = namespace.into();
+        self
+    }
+
+    /// With this cluster address; a second one of the other family makes it dual stack.
+    #[must_use]
+    pub fn ip(mut self, text: &str) -> Self {
+        self.cluster_ips = match (self.cluster_ips, ip(text)) {
+            (ClusterIps::One(IpAddr::V4(v4)), IpAddr::V6(v6))
+            | (ClusterIps::One(IpAddr::V6(v6)), IpAddr::V4(v4)) => ClusterIps::Dual(v4, v6),
+            (_, address) => ClusterIps::One(address),
+        };
+        self.cluster_ip_text.get_or_insert_with(|| text.into());
+        self
+    }
+
+    /// With a port.
+    #[must_use]
+    pub fn port(mut self, protocol: Protocol, name: &str, port: u16) -> Self {
+        self.ports.push(ServicePort { name: name.into(), protocol, port, node_port: None });
+        self
+    }
+
+    /// With a TCP port.
+    #[must_use]
+    pub fn tcp(self, name: &str, port: u16) -> Self {
+        self.port(Protocol::Tcp, name, port)
+    }
+
+    /// With a UDP port.
+    #[must_use]
+    pub fn udp(self, name: &str, port: u16) -> Self {
+        self.port(Protocol::Udp, name, port)
+    }
+
+    /// The last port gets a node port.
+    #[must_use]
+    pub fn node_port(mut self, node_port: u16) -> Self {
+        if let Some(port) = self.ports.last_mut() {
+            port.node_port = Some(node_port);
+        }
+        self
+    }
+
+    /// With an external address.
+    #[must_use]
+    pub fn external(mut self, text: &str) -> Self {
+        self.external_ips.push(ip(text));
+        self
+    }
+
+    /// With a load-balancer address.
+    #[must_use]
+    pub fn balanced(mut self, text: &str) -> Self {
+        self.load_balancer_ips.push(ip(text));
+        self
+    }
+
+    /// With a range that may use the load-balancer addresses.
+    #[must_use]
+    #[allow(clippy::missing_panics_doc, clippy::expect_used)]
+    pub fn only_from(mut self, text: &str) -> Self {
+        self.source_ranges.push(text.parse().expect("the test names a network"));
+        self
+    }
+
+    /// With session affinity.
+    #[must_use]
+    pub fn sticky(mut self, affinity_s: u32) -> Self {
+        self.affinity_s = Some(affinity_s);
+        self
+    }
+
+    /// With `internalTrafficPolicy: Local`.
+    #[must_use]
+    pub fn internal_local(mut self) -> Self {
+        self.internal_policy = TrafficPolicy::Local;
+        self
+    }
+
+    /// With `externalTrafficPolicy: Local`.
+    #[must_use]
+    pub fn external_local(mut self) -> Self {
+        self.external_policy = TrafficPolicy::Local;
+        self
+    }
+
+    /// Relayed, or in the kernel.
+    #[must_use]
+    pub fn mode(mut self, mode: Mode) -> Self {
+        self.mode = Some(mode);
+        self
+    }
+}
+
+impl From<Service> for Change {
+    fn from(service: Service) -> Self {
+        Self::Service(service)
+    }
+}
+
+/// A slice of service `default/name`, named `name-1`.
+#[must_use]
+pub fn slice(name: &str) -> EndpointSlice {
+    EndpointSlice {
+        key: SliceKey::new("default", format!("{name}-1")),
+        service: ServiceKey::new("default", name),
+        ports: Vec::new(),
+        endpoints: Vec::new(),
+    }
+}
+
+impl EndpointSlice {
+    /// Named this.
+    #[must_use]
+    pub fn named(mut self, name: &str) -> Self {
+        self.key.name = name.into();
+        self
+    }
+
+    /// With a port.
+    #[must_use]
+    pub fn port(mut self, protocol: Protocol, name: &str, port: u16) -> Self {
+        self.ports.push(EndpointPort { name: name.into(), protocol, port });
+        self
+    }
+
+    /// With a TCP port.
+    #[must_use]
+    pub fn tcp(self, name: &str, port: u16) -> Self {
+        self.port(Protocol::Tcp, name, port)
+    }
+
+    /// With a UDP port.
+    #[must_use]
+    pub fn udp(self, name: &str, port: u16) -> Self {
+        self.port(Protocol::Udp, name, port)
+    }
+
+    /// With a ready endpoint.
+    #[must_use]
+    pub fn at(mut self, address: &str) -> Self {
+        self.endpoints.push(Endpoint {
+            address: ip(address),
+            conditions: Conditions::default(),
+            node: None,
+            zone_hints: Vec::new(),
+            node_hints: Vec::new(),
+        });
+        self
+    }
+
+    fn last(mut self, change: impl FnMut(&mut Endpoint)) -> Self {
+        self.endpoints.last_mut().into_iter().for_each(change);
+        self
+    }
+
+    /// The last endpoint is on this node.
+    #[must_use]
+    pub fn on(self, node: &str) -> Self {
+        self.last(|endpoint| endpoint.node = Some(node.into()))
+    }
+
+    /// The last endpoint is not ready.
+    #[must_use]
+    pub fn unready(self) -> Self {
+        self.last(|endpoint| endpoint.conditions.ready = false)
+    }
+
+    /// The last endpoint terminates, and still serves.
+    #[must_use]
+    pub fn terminating(self) -> Self {
+        let conditions = Conditions { ready: false, serving: true, terminating: true };
+        self.last(|endpoint| endpoint.conditions = conditions)
+    }
+
+    /// The last endpoint terminates, and serves no more.
+    #[must_use]
+    pub fn finished(self) -> Self {
+        let conditions = Conditions { ready: false, serving: false, terminating: true };
+        self.last(|endpoint| endpoint.conditions = conditions)
+    }
+
+    /// The last endpoint is hinted for a zone.
+    #[must_use]
+    pub fn zone(self, zone: &str) -> Self {
+        self.last(|endpoint| endpoint.zone_hints.push(zone.into()))
+    }
+
+    /// The last endpoint is hinted for a node.
+    #[must_use]
+    pub fn for_node(self, node: &str) -> Self {
+        self.last(|endpoint| endpoint.node_hints.push(node.into()))
+    }
+}
+
+impl From<EndpointSlice> for Change {
+    fn from(slice: EndpointSlice) -> Self {
+        Self::Slice(slice)
+    }
+}
+
+/// The address of service `index` of a `cluster`.
+#[must_use]
+pub fn cluster_ip(index: u32) -> IpAddr {
+    IpAddr::V4(Ipv4Addr::from(0x0a60_0000 + index + 1))
+}
+
+/// Slice `index` of a `cluster`: `endpoints` of them, the last of which depends on `version`.
+#[must_use]
+pub fn cluster_slice(index: u32, endpoints: u32, version: u32) -> EndpointSlice {
+    let mut made = slice(&format!("svc-{index}")).tcp("http", 8080);
+    for number in 0..endpoints {
+        let shift = if number + 1 == endpoints { version * 0x0010_0000 } else { 0 };
+        let address = Ipv4Addr::from(0x0b00_0000 + index * endpoints + number + shift);
+        made = made.at(&address.to_string()).on(&format!("node-{}", (index + number) % 100));
+    }
+    made
+}
+
+/// The changes that make a cluster of so many services with one TCP port and so many endpoints each.
+pub fn cluster(services: u32, endpoints: u32) -> impl Iterator<Item = Change> {
+    (0..services).flat_map(move |index| {
+        let service = svc(&format!("svc-{index}")).ip(&cluster_ip(index).to_string()).tcp("http", 80);
+        [Change::Service(service), Change::Slice(cluster_slice(index, endpoints, 0))]
+    })
+}

@@ -1,0 +1,75 @@
+//! `trace`: what a ruleset does with the first packet of a connection.
+//!
+//! This is the kernel's walk through the table, on the typed ruleset: tests speak about behaviour with
+//! it, and `explain` answers with it. The random draw is an argument.
+
+use std::net::{IpAddr, SocketAddr};
+
+use crate::portal::PortalKey;
+use crate::ruleset::{Action, Rule, Ruleset};
+
+/// The first packet of a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Packet {
+    /// Where it comes from; none: not known, and no source range lets it in.
+    pub source: Option<IpAddr>,
+    /// Where it goes.
+    pub destination: PortalKey,
+}
+
+/// What became of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Trace {
+    /// Sent to this backend.
+    Forward(SocketAddr),
+    /// Handed to the relay.
+    Relay,
+    /// Refused at once: the portal has no backend.
+    Reject,
+    /// Dropped: the portal's endpoints may not be used from here.
+    Drop,
+    /// Dropped: the source is in none of the portal's ranges.
+    Barred,
+    /// Refused: a cluster address, but not a port of its service.
+    WrongPort,
+    /// Dropped: in a service range, but no service's address.
+    Unallocated,
+    /// Left as it is.
+    Pass,
+}
+
+/// Walks a packet through the ruleset; `draw` is the random number that chooses a slot.
+#[must_use]
+pub fn trace(ruleset: &Ruleset, packet: &Packet, draw: u32) -> Trace {
+    let key = packet.destination;
+    let Some(Rule { pick, backends, sources, .. }) = ruleset.rule(key) else {
+        return without_portal(ruleset, key.address);
+    };
+    if pick.guarded {
+        let allowed = |source: IpAddr| sources.iter().any(|net| net.contains(&source));
+        if !packet.source.is_some_and(allowed) {
+            return Trace::Barred;
+        }
+    }
+    match pick.action {
+        Action::Reject => Trace::Reject,
+        Action::Drop => Trace::Drop,
+        Action::Relay => Trace::Relay,
+        Action::Forward { count, .. } => {
+            let slot = usize::try_from(draw % u32::from(count)).ok();
+            // A slot that is empty lets the rule go by, as in the kernel.
+            let backend = slot.and_then(|slot| backends.get(slot));
+            backend.map_or_else(|| without_portal(ruleset, key.address), |backend| Trace::Forward(*backend))
+        }
+    }
+}
+
+fn without_portal(ruleset: &Ruleset, address: IpAddr) -> Trace {
+    if ruleset.has_address(address) {
+        Trace::WrongPort
+    } else if ruleset.ranges().iter().any(|net| net.contains(&address)) {
+        Trace::Unallocated
+    } else {
+        Trace::Pass
+    }
+}

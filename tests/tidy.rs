@@ -1,0 +1,138 @@
+//! The tidy test: what the house style asks and a program can see.
+//!
+//! Each test is one rule, its name is the claim, and its failure lists every offender with its place. When a
+//! rule makes the code worse, change the rule here and say why in the commit. The rules themselves are in
+//! tidy/, each with a made-up offender, because a check that never finds anything proves nothing.
+
+#[path = "tidy/dependency.rs"]
+mod dependency;
+#[path = "tidy/document.rs"]
+mod document;
+#[path = "tidy/manifest.rs"]
+mod manifest;
+#[path = "tidy/repository.rs"]
+mod repository;
+#[path = "tidy/source.rs"]
+mod source;
+
+use std::os::unix::fs::PermissionsExt;
+
+use repository::{File, file, files, refuse, root, sources};
+
+fn refuse_each(rule: &str, files: &[File], findings: fn(&File) -> Vec<String>) {
+    assert!(!files.is_empty(), "{rule}\n  no file to check: the rule looks in the wrong place");
+    refuse(rule, &files.iter().flat_map(findings).collect::<Vec<_>>());
+}
+
+fn files_in(folder: &str) -> Vec<File> {
+    files().into_iter().filter(|file| file.path.starts_with(folder)).collect()
+}
+
+#[test]
+fn every_source_says_at_the_top_what_it_is() {
+    refuse_each("each .rs file begins with `//!`", &sources(), source::header);
+}
+
+#[test]
+fn no_source_is_too_long() {
+    refuse_each("split files that hold more than one thought", &sources(), source::size);
+}
+
+#[test]
+fn no_source_has_a_vague_name() {
+    refuse_each("a file is named after the one concept it holds", &sources(), source::vague_name);
+}
+
+#[test]
+fn no_source_has_leftovers() {
+    refuse_each("finish it, or open an issue", &sources(), source::leftovers);
+}
+
+#[test]
+fn one_thing_has_one_name() {
+    refuse_each("say Portal for the service's side, Backend for the other", &sources(), source::vocabulary);
+}
+
+#[test]
+fn the_core_has_no_input_or_output() {
+    refuse_each("time, chance and data are arguments of the core", &files_in("proxy-core/src/"), source::impure);
+}
+
+#[test]
+fn the_core_depends_on_little() {
+    refuse("proxy-core stays without runtimes and IO", &manifest::core_extras(&file("proxy-core/Cargo.toml")));
+}
+
+#[test]
+fn every_dependency_has_a_reason() {
+    refuse("default features off, and a reason on the line", &manifest::unreasoned(&file("Cargo.toml")));
+}
+
+#[test]
+fn members_inherit_their_dependencies() {
+    // The fuzz targets are a workspace of their own, with nothing to inherit from.
+    let is_member = |file: &File| file.path.ends_with("/Cargo.toml") && !file.path.starts_with("fuzz/");
+    let members: Vec<_> = files().into_iter().filter(is_member).collect();
+    refuse_each("versions stand in the root Cargo.toml alone", &members, manifest::uninherited);
+}
+
+#[test]
+fn every_licence_is_allowed() {
+    refuse("deny.toml lists what may be linked", &dependency::refused_licences(&dependency::tree(), &file("deny.toml")));
+}
+
+#[test]
+fn no_crate_is_banned() {
+    refuse("deny.toml says why", &dependency::banned(&dependency::tree(), &file("deny.toml")));
+}
+
+#[test]
+fn every_system_test_is_declared() {
+    let beside: Vec<_> = files_in("tests/").into_iter().filter(|file| file.path.matches('/').count() == 1).collect();
+    let names: Vec<_> = beside.iter().map(File::name).filter(|name| name.ends_with(".rs")).collect();
+    refuse("autotests is off in tests/", &manifest::undeclared_tests(&file("tests/Cargo.toml"), &names));
+}
+
+#[test]
+fn every_invariant_names_its_test() {
+    let findings = document::unproved_invariants(&file("ARCHITECTURE.md"), &sources());
+    refuse("an invariant without a test is a wish", &findings);
+}
+
+#[test]
+fn every_example_is_shown_or_run() {
+    let (readme, sources) = (file("README.md"), sources());
+    let tests = sources.iter().filter(|source| source.text.contains("#[test]"));
+    let readers: Vec<&File> = tests.chain([&readme]).collect();
+    let examples = files_in("examples/");
+    let findings = examples.iter().flat_map(|example| document::unused_example(example, &readers));
+    refuse("an example that nobody runs goes stale", &findings.collect::<Vec<_>>());
+}
+
+#[test]
+fn every_example_says_what_to_look_at() {
+    let yaml: Vec<_> = files_in("examples/").into_iter().filter(|file| file.path.ends_with(".yaml")).collect();
+    refuse_each("two comment lines: what it shows, and which command to try", &yaml, document::unexplained_example);
+}
+
+#[test]
+fn every_script_says_why_it_exists() {
+    let mut scripts = files_in("scripts/");
+    scripts.extend(files_in(".ci/"));
+    refuse_each("a reader sees the purpose first", &scripts, document::unexplained_script);
+}
+
+#[test]
+fn every_script_can_be_run() {
+    let scripts = files_in("scripts/").into_iter().chain(files_in(".ci/"));
+    let dead = scripts.filter(|script| {
+        let mode = root().join(&script.path).metadata().expect("it was just read").permissions().mode();
+        mode & 0o111 == 0
+    });
+    refuse("chmod +x", &dead.map(|script| script.path).collect::<Vec<_>>());
+}
+
+#[test]
+fn no_file_names_a_folder_of_one_machine() {
+    refuse_each("paths are relative to the repository", &files(), document::machine_folders);
+}

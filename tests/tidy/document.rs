@@ -1,0 +1,171 @@
+//! Rules for what is not Rust: invariants that name their test, examples that are used, scripts that say
+//! why they exist, and no traces of one engineer's machine.
+
+use std::collections::BTreeMap;
+
+use crate::repository::File;
+
+/// Folders that exist on one engineer's machine only. In pieces, or this file would find itself.
+const MACHINE_FOLDERS: [&str; 3] = [concat!("/wo", "rk/"), concat!("/ho", "me/"), concat!("/Us", "ers/")];
+
+/// A test is marked within this many lines above its function (other attributes may come between).
+const ATTRIBUTE_LINES_MAX: usize = 6;
+
+pub(crate) fn unproved_invariants(architecture: &File, sources: &[File]) -> Vec<String> {
+    let mut findings = Vec::new();
+    let mut seen = BTreeMap::new();
+    for Invariant { line, number, text } in invariants(&architecture.text) {
+        let place = format!("{}:{line}: Invariant {number}", architecture.path);
+        if let Some(earlier) = seen.insert(number, line) {
+            findings.push(format!("{place}: this number is taken on line {earlier}"));
+        }
+        let names = test_names(&text);
+        if names.is_empty() {
+            findings.push(format!("{place}: does not end with `Test: path::of_the_test`"));
+        }
+        for name in names.iter().filter(|name| !sources.iter().any(|source| has_test(source, name))) {
+            findings.push(format!("{place}: there is no test `{name}`"));
+        }
+    }
+    if seen.is_empty() {
+        findings.push(format!("{}: no line begins with \"Invariant 1\"", architecture.path));
+    }
+    findings
+}
+
+/// `readers` are the README and the tests: what shows an example or runs it.
+pub(crate) fn unused_example(example: &File, readers: &[&File]) -> Vec<String> {
+    let used = readers.iter().any(|reader| reader.text.contains(example.name()));
+    if used { Vec::new() } else { vec![format!("{}: neither README.md nor a test names it", example.path)] }
+}
+
+pub(crate) fn unexplained_example(example: &File) -> Vec<String> {
+    let explained = example.text.starts_with("# ") && example.text.contains("\n# Try: portico ");
+    if explained { Vec::new() } else { vec![format!("{}:1: no comment with a `# Try: portico ...` line", example.path)] }
+}
+
+pub(crate) fn unexplained_script(script: &File) -> Vec<String> {
+    let mut lines = script.text.lines();
+    let mut findings = Vec::new();
+    if lines.next() != Some("#!/usr/bin/env bash") {
+        findings.push(format!("{}:1: not `#!/usr/bin/env bash`", script.path));
+    }
+    if !lines.next().is_some_and(|line| line.starts_with("# ")) {
+        findings.push(format!("{}:2: no comment that says why it exists", script.path));
+    }
+    if !script.text.contains("\nset -euo pipefail\n") {
+        findings.push(format!("{}: no `set -euo pipefail`, so a failed step goes unseen", script.path));
+    }
+    findings
+}
+
+pub(crate) fn machine_folders(file: &File) -> Vec<String> {
+    let found = file.lines().filter(|(_, line)| MACHINE_FOLDERS.iter().any(|folder| line.contains(folder)));
+    found.map(|(number, line)| format!("{}:{number}: {}", file.path, line.trim())).collect()
+}
+
+struct Invariant {
+    line: usize,
+    number: u32,
+    text: String,
+}
+
+/// An invariant goes from the line that begins with its name to an empty line, a heading, or the next one.
+fn invariants(text: &str) -> Vec<Invariant> {
+    let mut found: Vec<Invariant> = Vec::new();
+    let mut open = false;
+    for (index, line) in text.lines().enumerate() {
+        let bare = line.trim_start_matches(|c: char| c.is_ascii_digit() || " .-*#>|`".contains(c));
+        let digits = bare.strip_prefix("Invariant ").unwrap_or("");
+        let number = digits.split(|c: char| !c.is_ascii_digit()).next().and_then(|digits| digits.parse().ok());
+        if let Some(number) = number {
+            found.push(Invariant { line: index + 1, number, text: line.to_owned() });
+            open = true;
+        } else if line.trim().is_empty() || line.starts_with('#') {
+            open = false;
+        } else if let Some(invariant) = found.last_mut().filter(|_| open) {
+            invariant.text.push(' ');
+            invariant.text.push_str(line.trim());
+        }
+    }
+    found
+}
+
+/// The last path segments after the final `Test:` (or `Tests:`, with commas), if nothing else follows.
+fn test_names(text: &str) -> Vec<&str> {
+    let Some((_, named)) = text.rsplit_once("Test: ").or_else(|| text.rsplit_once("Tests: ")) else {
+        return Vec::new();
+    };
+    let ends = |c: char| " .`*_|)".contains(c);
+    let paths: Vec<&str> = named.split(',').map(|path| path.trim_matches(ends)).collect();
+    let is_path = |path: &&str| path.chars().all(|c| c.is_alphanumeric() || c == '_' || c == ':') && !path.is_empty();
+    if !paths.iter().all(is_path) {
+        return Vec::new();
+    }
+    paths.into_iter().filter_map(|path| path.rsplit("::").next()).collect()
+}
+
+fn has_test(source: &File, name: &str) -> bool {
+    let function = format!("fn {name}(");
+    let lines: Vec<&str> = source.text.lines().collect();
+    let mut places = lines.iter().enumerate().filter(|(_, line)| line.contains(&function));
+    places.any(|(at, _)| {
+        let above = &lines[at.saturating_sub(ATTRIBUTE_LINES_MAX)..at];
+        let attribute = above.iter().rposition(|line| line.trim_start().starts_with("#[") && line.contains("test"));
+        attribute.is_some_and(|at| !above[at..].iter().any(|line| line.contains("fn ")))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn unproved(architecture: &str) -> Vec<String> {
+        let source = "#[test]\n#[should_panic]\nfn plan_is_exact() {}\nfn helper_only() {}\n";
+        unproved_invariants(&File::sample("ARCHITECTURE.md", architecture), &[File::sample("a/src/plan.rs", source)])
+    }
+
+    #[test]
+    fn an_invariant_whose_test_exists_passes() {
+        let good = "See Invariant 9 below.\n- **Invariant 1**: what `plan` says\n  is exact. Test: `plan::plan_is_exact`.\n";
+        assert_eq!(unproved(good), [""; 0]);
+        assert_eq!(unproved("| Invariant 1 | exact | Test: plan_is_exact |\n"), [""; 0]);
+    }
+
+    #[test]
+    fn an_invariant_without_a_test_is_found() {
+        for bad in [
+            "no invariants here\n",
+            "Invariant 1: exact.\n\nTest: plan_is_exact\n",
+            "Invariant 1: exact. Test: plan::is_gone\n",
+            "Invariant 1: exact. Test: helper_only\n",
+            "Invariant 1: exact. Test: plan_is_exact, as far as we know\n",
+            "Invariant 1: a. Test: plan_is_exact\nInvariant 1: b. Test: plan_is_exact\n",
+        ] {
+            assert_eq!(unproved(bad).len(), 1, "{bad}: {:?}", unproved(bad));
+        }
+    }
+
+    #[test]
+    fn an_example_that_nobody_uses_or_explains_is_found() {
+        let example = File::sample("examples/dual-stack.yaml", "kind: Service\n");
+        let readme = File::sample("README.md", "see examples/dual-stack.yaml");
+        assert_eq!(unused_example(&example, &[]).len(), 1);
+        assert_eq!(unused_example(&example, &[&readme]).len(), 0);
+        assert_eq!(unexplained_example(&example).len(), 1);
+    }
+
+    #[test]
+    fn a_script_without_a_reason_is_found() {
+        assert_eq!(unexplained_script(&File::sample("scripts/x", "#!/bin/sh\necho\n")).len(), 3);
+        let good = "#!/usr/bin/env bash\n# Why.\nset -euo pipefail\n";
+        assert_eq!(unexplained_script(&File::sample("scripts/x", good)).len(), 0);
+    }
+
+    #[test]
+    fn a_folder_of_one_machine_is_found() {
+        let bad = format!("fine\ncd {}src\n", MACHINE_FOLDERS[0]);
+        assert_eq!(machine_folders(&File::sample("README.md", &bad)).len(), 1);
+        assert_eq!(machine_folders(&File::sample("README.md", "network/routes")).len(), 0);
+    }
+}

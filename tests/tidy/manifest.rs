@@ -1,0 +1,194 @@
+//! Rules for Cargo.toml files: one place for versions, a reason for each dependency, a core that stays
+//! small, and no test that is forgotten.
+//!
+//! The reader below knows just the TOML that our manifests use: one entry on a line, arrays on several.
+
+use crate::repository::File;
+
+/// What the core may be built from: values, errors, address arithmetic, shared maps. No runtime, no IO.
+const CORE_DEPENDENCIES: [&str; 5] = ["ipnet", "rpds", "serde", "serde_json", "thiserror"];
+
+const REASON_LEN_MIN: usize = 10;
+
+/// One `key = value # comment` of a manifest.
+struct Entry {
+    line: usize,
+    /// The table it stands in, and the line where that table begins (`[[test]]` comes more than once).
+    section: String,
+    section_line: usize,
+    key: String,
+    value: String,
+    comment: String,
+}
+
+pub(crate) fn unreasoned(root: &File) -> Vec<String> {
+    let mut findings = Vec::new();
+    for entry in entries(&root.text) {
+        let place = format!("{}:{}: {}", root.path, entry.line, entry.key);
+        if entry.section.starts_with("workspace.dependencies.") {
+            findings.push(format!("{place}: write [{}] as one line with its reason", entry.section));
+        }
+        if entry.section != "workspace.dependencies" || has_field(&entry.value, "path") {
+            continue;
+        }
+        if !entry.value.contains("default-features = false") {
+            findings.push(format!("{place}: no `default-features = false`; list the features that are used"));
+        }
+        if entry.comment.len() < REASON_LEN_MIN {
+            findings.push(format!("{place}: no `# reason` at the end of the line"));
+        }
+    }
+    findings
+}
+
+pub(crate) fn uninherited(member: &File) -> Vec<String> {
+    let mut findings = Vec::new();
+    for entry in entries(&member.text) {
+        let place = format!("{}:{}: {}", member.path, entry.line, entry.key);
+        if entry.section.contains("dependencies.") {
+            findings.push(format!("{place}: write [{}] as one line", entry.section));
+        }
+        if !is_dependencies(&entry.section) {
+            continue;
+        }
+        let inherits = (entry.key.ends_with(".workspace") && entry.value == "true")
+            || entry.value.contains("workspace = true");
+        if !inherits || ["version", "path", "git"].iter().any(|field| has_field(&entry.value, field)) {
+            findings.push(format!("{place}: not inherited; say `.workspace = true`, the rest stands in the root"));
+        }
+    }
+    findings
+}
+
+pub(crate) fn core_extras(core: &File) -> Vec<String> {
+    let listed = entries(&core.text).into_iter().filter(|entry| {
+        is_dependencies(&entry.section) && !entry.section.ends_with("dev-dependencies")
+    });
+    let extras = listed.filter(|entry| !CORE_DEPENDENCIES.contains(&entry.key.trim_end_matches(".workspace")));
+    extras.map(|entry| format!("{}:{}: {}", core.path, entry.line, entry.key)).collect()
+}
+
+/// `sources` are the Rust files beside the manifest; cargo looks at none of them by itself.
+pub(crate) fn undeclared_tests(manifest: &File, sources: &[&str]) -> Vec<String> {
+    let entries = entries(&manifest.text);
+    let mut findings = Vec::new();
+    for source in sources {
+        let quoted = format!("\"{source}\"");
+        let Some(target) = entries.iter().find(|entry| entry.key == "path" && entry.value == quoted) else {
+            findings.push(format!("{}: no [[test]] with path = {quoted}, so it never runs", manifest.path));
+            continue;
+        };
+        let needs_netns = entries.iter().any(|entry| {
+            entry.section_line == target.section_line
+                && entry.key == "required-features"
+                && entry.value.contains("\"netns\"")
+        });
+        if source.starts_with("netns_") != needs_netns {
+            let rule = "netns_*.rs and only they have required-features = [\"netns\"]";
+            findings.push(format!("{}:{}: {source}: {rule}", manifest.path, target.section_line));
+        }
+    }
+    findings
+}
+
+fn is_dependencies(section: &str) -> bool {
+    section == "dependencies"
+        || section.ends_with("-dependencies")
+        || (section.starts_with("target.") && section.ends_with(".dependencies"))
+}
+
+/// Whether an inline table has this field; `path` is not found in `path-name = 1` or in a string.
+fn has_field(value: &str, field: &str) -> bool {
+    let fields = value.split(['{', ',', '}']).filter_map(|part| part.split_once('='));
+    fields.into_iter().any(|(key, _)| key.trim() == field) || (field == "version" && value.starts_with('"'))
+}
+
+fn entries(text: &str) -> Vec<Entry> {
+    let (mut section, mut section_line) = (String::new(), 0);
+    let mut found: Vec<Entry> = Vec::new();
+    let mut open = 0_i32; // brackets of an array that goes on over lines
+    for (index, line) in text.lines().enumerate() {
+        let (code, comment) = split_comment(line);
+        let depth = |code: &str| code.matches(['[', '{']).count() as i32 - code.matches([']', '}']).count() as i32;
+        if open > 0 {
+            let last = found.last_mut().expect("an open array belongs to an entry");
+            last.value.push_str(code.trim());
+            last.comment.push_str(comment);
+            open += depth(code);
+        } else if code.starts_with('[') {
+            section = code.trim_matches(['[', ']', ' ']).to_owned();
+            section_line = index + 1;
+        } else if let Some((key, value)) = code.split_once('=') {
+            open += depth(value);
+            found.push(Entry {
+                line: index + 1,
+                section: section.clone(),
+                section_line,
+                key: key.trim().to_owned(),
+                value: value.trim().to_owned(),
+                comment: comment.to_owned(),
+            });
+        }
+    }
+    found
+}
+
+/// Code and comment of a line, both trimmed; a `#` in a string is code.
+pub(crate) fn split_comment(line: &str) -> (&str, &str) {
+    let mut quoted = false;
+    for (at, c) in line.char_indices() {
+        match c {
+            '"' => quoted = !quoted,
+            '#' if !quoted => return (line[..at].trim(), line[at + 1..].trim()),
+            _ => {}
+        }
+    }
+    (line.trim(), "")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_dependency_without_reason_or_with_default_features_is_found() {
+        let bad = "[workspace.dependencies]\n\
+                   good = { version = \"1\", default-features = false } # a reason that says why\n\
+                   ours = { path = \"ours\" }\n\
+                   bare = \"1.0\"\n\
+                   defaults = { version = \"1\" } # a reason that says why\n\
+                   silent = { version = \"1\", default-features = false, features = [\n  \"#1\",\n] }\n\
+                   [workspace.dependencies.table]\nversion = \"1\"\n";
+        let findings = unreasoned(&File::sample("Cargo.toml", bad));
+        let keys: Vec<_> = findings.iter().map(|finding| finding.split(": ").nth(1).unwrap_or("")).collect();
+        assert_eq!(keys, ["bare", "bare", "defaults", "silent", "version"]);
+        assert!(findings[0].starts_with("Cargo.toml:4: "), "{findings:?}");
+    }
+
+    #[test]
+    fn a_dependency_that_is_not_inherited_is_found() {
+        let bad = "[package]\nversion.workspace = true\n[dependencies]\n\
+                   good.workspace = true\n\
+                   also-good = { workspace = true, features = [\"path\"] }\n\
+                   version = \"1.0\"\n\
+                   local = { path = \"../local\" }\n\
+                   [target.'cfg(unix)'.dependencies]\nnix = { version = \"1\", workspace = true }\n";
+        assert_eq!(uninherited(&File::sample("a/Cargo.toml", bad)).len(), 3);
+    }
+
+    #[test]
+    fn a_runtime_in_the_core_is_found() {
+        let bad = "[dependencies]\nserde.workspace = true\ntokio.workspace = true\n[dev-dependencies]\nproptest.workspace = true\n";
+        assert_eq!(core_extras(&File::sample("core/Cargo.toml", bad)), ["core/Cargo.toml:3: tokio.workspace"]);
+    }
+
+    #[test]
+    fn a_forgotten_test_is_found() {
+        let text = "[[test]]\nname = \"tidy\"\npath = \"tidy.rs\"\n\
+                    [[test]]\nname = \"netns_a\"\npath = \"netns_a.rs\"\n\
+                    [[test]]\nname = \"netns_b\"\npath = \"netns_b.rs\"\nrequired-features = [\"netns\"]\n";
+        let manifest = File::sample("tests/Cargo.toml", text);
+        assert_eq!(undeclared_tests(&manifest, &["tidy.rs", "netns_b.rs"]), [""; 0]);
+        assert_eq!(undeclared_tests(&manifest, &["netns_a.rs", "lost.rs"]).len(), 2);
+    }
+}
