@@ -2,13 +2,16 @@
 //!
 //! ```text
 //! Change* -> Snapshot -> portals(&snapshot, &standpoint) -> Portals -> Ruleset -> plan(&applied, &desired) -> Plan
-//!               └─────── env_vars(&snapshot, namespace)  -> variables
+//!               └─────── environment(&snapshot, namespace) -> variables
 //! ```
 //! What changed is carried along as keys (`Changed`, then `Touched`), so that a change costs the change
 //! and not the cluster. Reading objects is `cluster-watch`'s work, talking to the kernel `netns-nft`'s.
 
 pub mod address;
 pub mod endpoint;
+pub mod env;
+pub mod explain;
+pub mod iptables;
 pub mod nft;
 pub mod node;
 pub mod plan;

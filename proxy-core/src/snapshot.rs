@@ -42,7 +42,7 @@ pub struct Snapshot {
     slices: Map<SliceKey, Arc<EndpointSlice>>,
     slices_by_service: Map<(ServiceKey, Arc<str>), Arc<EndpointSlice>>,
     /// Who has which cluster address: an endpoint must not have one of these.
-    service_addresses: Map<(IpAddr, ServiceKey), ()>,
+    service_addresses: Map<IpAddr, Arc<BTreeSet<ServiceKey>>>,
     /// How many slices have endpoints in which neighbourhood: a new service address looks for endpoints
     /// that it forbids only where there are any, which in a sound cluster is nowhere.
     neighbourhoods: Map<Neighbourhood, usize>,
@@ -125,9 +125,7 @@ impl Snapshot {
     /// The service that has this cluster address.
     #[must_use]
     pub fn owner_of(&self, address: IpAddr) -> Option<&ServiceKey> {
-        let from = (address, ServiceKey::default());
-        let ((found, owner), ()) = self.service_addresses.range(from..).next()?;
-        (*found == address).then_some(owner)
+        self.service_addresses.get(&address)?.first()
     }
 
     /// The endpoints of one port of a service, joined by port name and protocol, in the order of their
@@ -150,7 +148,8 @@ impl Snapshot {
                 slice.ports.iter().filter(|port| port.protocol == protocol && *port.name == *port_name);
             for port in ports {
                 let endpoints = slice.endpoints.iter().filter(|endpoint| {
-                    Family::of(endpoint.address) == family && self.owner_of(endpoint.address).is_none()
+                    Family::of(endpoint.address) == family
+                        && !self.service_addresses.contains_key(&endpoint.address)
                 });
                 found.extend(endpoints.map(|endpoint| PortEndpoint {
                     backend: SocketAddr::new(endpoint.address, port.port),
@@ -196,11 +195,7 @@ impl Snapshot {
         let mut changed = Changed::from([key.clone()]);
         for address in old_ips.symmetric_difference(&new_ips) {
             changed.extend(self.users_of(*address));
-            if new_ips.contains(address) {
-                self.service_addresses.insert_mut((*address, key.clone()), ());
-            } else {
-                self.service_addresses.remove_mut(&(*address, key.clone()));
-            }
+            self.claim_address(*address, &key, new_ips.contains(address));
         }
         self.services.insert_mut(key, Arc::new(service));
         changed
@@ -211,10 +206,25 @@ impl Snapshot {
         let mut changed = Changed::from([key.clone()]);
         for address in old.cluster_ips.iter() {
             changed.extend(self.users_of(address));
-            self.service_addresses.remove_mut(&(address, key.clone()));
+            self.claim_address(address, key, false);
         }
         self.services.remove_mut(key);
         changed
+    }
+
+    fn claim_address(&mut self, address: IpAddr, key: &ServiceKey, has: bool) {
+        let mut owners =
+            self.service_addresses.get(&address).map(|owners| (**owners).clone()).unwrap_or_default();
+        if has {
+            owners.insert(key.clone());
+        } else {
+            owners.remove(key);
+        }
+        if owners.is_empty() {
+            self.service_addresses.remove_mut(&address);
+        } else {
+            self.service_addresses.insert_mut(address, Arc::new(owners));
+        }
     }
 
     /// The services that have this address among their endpoints.
