@@ -17,7 +17,7 @@ fn the_namespace_is_empty_and_not_the_machines_own() {
 #[test]
 fn nft_loads_the_flat_map_layout() {
     let table = "table inet portico_ready {
-        map backends4 { typeof ip daddr . ip protocol . th dport . numgen random mod 4096 : ip daddr . th dport }
+        map backends4 { typeof ip daddr . ip protocol . th dport . numgen random mod 4096 : ip daddr . th dport; }
         chain output {
             type nat hook output priority -99;
             dnat ip to ip daddr . ip protocol . th dport . numgen random mod 3 map @backends4

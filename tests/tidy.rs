@@ -55,12 +55,19 @@ fn one_thing_has_one_name() {
 
 #[test]
 fn the_core_has_no_input_or_output() {
-    refuse_each("time, chance and data are arguments of the core", &files_in("proxy-core/src/"), source::impure);
+    refuse_each(
+        "time, chance and data are arguments of the core",
+        &files_in("proxy-core/src/"),
+        source::impure,
+    );
 }
 
 #[test]
 fn the_core_depends_on_little() {
-    refuse("proxy-core stays without runtimes and IO", &manifest::core_extras(&file("proxy-core/Cargo.toml")));
+    refuse(
+        "proxy-core stays without runtimes and IO",
+        &manifest::core_extras(&file("proxy-core/Cargo.toml")),
+    );
 }
 
 #[test]
@@ -78,7 +85,10 @@ fn members_inherit_their_dependencies() {
 
 #[test]
 fn every_licence_is_allowed() {
-    refuse("deny.toml lists what may be linked", &dependency::refused_licences(&dependency::tree(), &file("deny.toml")));
+    refuse(
+        "deny.toml lists what may be linked",
+        &dependency::refused_licences(&dependency::tree(), &file("deny.toml")),
+    );
 }
 
 #[test]
@@ -88,7 +98,8 @@ fn no_crate_is_banned() {
 
 #[test]
 fn every_system_test_is_declared() {
-    let beside: Vec<_> = files_in("tests/").into_iter().filter(|file| file.path.matches('/').count() == 1).collect();
+    let beside: Vec<_> =
+        files_in("tests/").into_iter().filter(|file| file.path.matches('/').count() == 1).collect();
     let names: Vec<_> = beside.iter().map(File::name).filter(|name| name.ends_with(".rs")).collect();
     refuse("autotests is off in tests/", &manifest::undeclared_tests(&file("tests/Cargo.toml"), &names));
 }
@@ -111,8 +122,13 @@ fn every_example_is_shown_or_run() {
 
 #[test]
 fn every_example_says_what_to_look_at() {
-    let yaml: Vec<_> = files_in("examples/").into_iter().filter(|file| file.path.ends_with(".yaml")).collect();
-    refuse_each("two comment lines: what it shows, and which command to try", &yaml, document::unexplained_example);
+    let yaml: Vec<_> =
+        files_in("examples/").into_iter().filter(|file| file.path.ends_with(".yaml")).collect();
+    refuse_each(
+        "two comment lines: what it shows, and which command to try",
+        &yaml,
+        document::unexplained_example,
+    );
 }
 
 #[test]

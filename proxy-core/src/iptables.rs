@@ -95,7 +95,7 @@ impl Iptables<'_> {
                 writeln!(f, "-A PORTICO-REFUSE {rule} -j DROP")
             }
             (Verdict::Reject, sources) => {
-                let refuse = self.refuse(portal);
+                let refuse = self.refuse(portal.key.protocol);
                 match sources {
                     None => writeln!(f, "-A PORTICO-REFUSE {rule} -j {refuse}"),
                     Some(sources) => {
@@ -109,25 +109,24 @@ impl Iptables<'_> {
         }
     }
 
-    const fn refuse(&self, portal: &Portal) -> &'static str {
-        match (portal.key.protocol, self.family) {
+    const fn refuse(&self, protocol: Protocol) -> &'static str {
+        match (protocol, self.family) {
             (Protocol::Tcp, _) => "REJECT --reject-with tcp-reset",
             (_, Family::V4) => "REJECT --reject-with icmp-port-unreachable",
             (_, Family::V6) => "REJECT --reject-with icmp6-port-unreachable",
         }
     }
 
-    /// Other ports of a cluster address are refused, and so is what is neither TCP nor UDP.
+    /// Other ports of a cluster address are refused, and so is what has no ports.
     fn write_addresses(&self, f: &mut Formatter<'_>, portals: &[&Portal]) -> fmt::Result {
         let marked = portals.iter().filter(|portal| portal.kind == PortalKind::ClusterIp);
         let mut addresses: Vec<_> = marked.map(|portal| (portal.key.address, &portal.service)).collect();
         addresses.dedup_by_key(|(address, _)| *address);
         for (address, service) in addresses {
-            let prefix = prefix(self.family);
-            writeln!(
-                f,
-                "-A PORTICO-REFUSE -d {address}/{prefix} -m comment --comment \"{service}: no such port\" -j REJECT"
-            )?;
+            let rule = format!("-A PORTICO-REFUSE -d {address}/{}", prefix(self.family));
+            let comment = format!("-m comment --comment \"{service}: no such port\"");
+            writeln!(f, "{rule} -p tcp {comment} -j {}", self.refuse(Protocol::Tcp))?;
+            writeln!(f, "{rule} {comment} -j {}", self.refuse(Protocol::Udp))?;
         }
         for range in self.portals.service_ranges().iter().filter(|net| Family::of_net(net) == self.family) {
             writeln!(f, "-A PORTICO-REFUSE -d {range} -m comment --comment \"no service\" -j DROP")?;

@@ -102,7 +102,7 @@ fn write_table(f: &mut Formatter<'_>, settings: Settings) -> fmt::Result {
     for family in Family::BOTH {
         write_sets(f, &words(family))?;
     }
-    writeln!(f, "\tmap picks {{\n\t\ttypeof meta mark : verdict\n\t}}\n")?;
+    writeln!(f, "\tmap picks {{\n\t\ttype mark : verdict\n\t}}\n")?;
     // A network namespace without any NAT rule translates nothing and lets everything pass; one whose
     // last such rule goes freezes its connections. This one never matches and never goes.
     writeln!(f, "\tchain anchor {{\n\t\tip daddr 0.0.0.0 tcp dport 1 redirect\n\t}}\n")?;
@@ -131,17 +131,14 @@ fn write_table(f: &mut Formatter<'_>, settings: Settings) -> fmt::Result {
 }
 
 fn write_sets(f: &mut Formatter<'_>, words: &Words) -> fmt::Result {
-    let Words { suffix, ip, address } = words;
-    let portal = format!("{ip} daddr . meta l4proto . th dport");
-    writeln!(f, "\tmap portals{suffix} {{\n\t\ttypeof {portal} : meta mark\n\t}}\n")?;
-    writeln!(
-        f,
-        "\tmap backends{suffix} {{\n\t\ttypeof {portal} . meta mark : {ip} daddr . th dport\n\t}}\n"
-    )?;
-    writeln!(f, "\tmap clients{suffix} {{\n\t\ttypeof {portal} . {ip} saddr : meta mark")?;
+    let Words { suffix, address, .. } = words;
+    let portal = format!("{address} . inet_proto . inet_service");
+    writeln!(f, "\tmap portals{suffix} {{\n\t\ttype {portal} : mark\n\t}}\n")?;
+    writeln!(f, "\tmap backends{suffix} {{\n\t\ttype {portal} . mark : {address} . inet_service\n\t}}\n")?;
+    writeln!(f, "\tmap clients{suffix} {{\n\t\ttype inet_proto . inet_service . {address} : mark")?;
     writeln!(f, "\t\tsize 65535\n\t\tflags dynamic,timeout\n\t}}\n")?;
     writeln!(f, "\tset addresses{suffix} {{\n\t\ttype {address}\n\t}}\n")?;
-    writeln!(f, "\tset sources{suffix} {{\n\t\ttypeof {portal} . {ip} saddr\n\t\tflags interval\n\t}}\n")?;
+    writeln!(f, "\tset sources{suffix} {{\n\t\ttype {portal} . {address}\n\t\tflags interval\n\t}}\n")?;
     writeln!(f, "\tset ranges{suffix} {{\n\t\ttype {address}\n\t\tflags interval\n\t}}\n")
 }
 
@@ -166,7 +163,7 @@ fn write_pick(f: &mut Formatter<'_>, pick: Pick) -> fmt::Result {
 fn write_forward(f: &mut Formatter<'_>, words: &Words, count: u16, affinity_s: u32) -> fmt::Result {
     let Words { suffix, ip, .. } = words;
     let portal = format!("{ip} daddr . meta l4proto . th dport");
-    let client = format!("{portal} . {ip} saddr");
+    let client = client(ip);
     let send = format!("dnat {ip} to {portal} . meta mark map @backends{suffix}");
     let choose = format!("meta mark set numgen random mod {count}");
     if affinity_s == 0 {
@@ -178,6 +175,12 @@ fn write_forward(f: &mut Formatter<'_>, words: &Words, count: u16, affinity_s: u
     writeln!(f, "\t\t{PORTS} meta mark set {client} map @clients{suffix} {remember} {send}")?;
     writeln!(f, "\t\t{PORTS} delete @clients{suffix} {{ {client} : 0 }}")?;
     writeln!(f, "\t\t{PORTS} {choose} {remember} {send}")
+}
+
+/// The key of a sticky client. Inside a pod the client is the pod, so the portal says it all; nft 1.0.6
+/// aborts on an update whose key begins with an IPv6 address.
+fn client(ip: &str) -> String {
+    format!("meta l4proto . th dport . {ip} daddr")
 }
 
 /// Writes elements; those of one set that follow each other become one command.

@@ -31,7 +31,9 @@ pub(crate) fn refused_licences(tree: &Tree, policy: &File) -> Vec<String> {
     let allowed: Vec<&str> = list(&policy.text, "allow").map(|line| strings(line)[0]).collect();
     assert!(!allowed.is_empty(), "{} has no `allow` list", policy.path);
     let refused = tree.licences.iter().filter(|(_, licence)| !permits(licence, &allowed));
-    refused.map(|(name, licence)| format!("{name}: \"{licence}\" is not in the list of {}", policy.path)).collect()
+    refused
+        .map(|(name, licence)| format!("{name}: \"{licence}\" is not in the list of {}", policy.path))
+        .collect()
 }
 
 pub(crate) fn banned(tree: &Tree, policy: &File) -> Vec<String> {
@@ -56,7 +58,8 @@ fn parse_tree(text: &str) -> Tree {
     for line in text.lines().filter(|line| !line.trim().is_empty()) {
         let mut fields = line.split('|');
         let mut words = fields.next().unwrap_or("").split_whitespace();
-        let depth: usize = words.next().and_then(|depth| depth.parse().ok()).expect("a depth before each crate");
+        let depth: usize =
+            words.next().and_then(|depth| depth.parse().ok()).expect("a depth before each crate");
         let name = words.next().expect("a name after the depth").to_owned();
         path.truncate(depth);
         if let Some(user) = path.last() {
@@ -72,7 +75,10 @@ fn parse_tree(text: &str) -> Tree {
 fn list<'a>(text: &'a str, key: &str) -> impl Iterator<Item = &'a str> {
     let opening = format!("{key} = [");
     let lines = text.lines().skip_while(move |line| line.trim() != opening).skip(1);
-    lines.take_while(|line| line.trim() != "]").map(|line| split_comment(line).0).filter(|code| !code.is_empty())
+    lines
+        .take_while(|line| line.trim() != "]")
+        .map(|line| split_comment(line).0)
+        .filter(|code| !code.is_empty())
 }
 
 /// The quoted strings of a line.
@@ -159,10 +165,23 @@ mod tests {
     #[test]
     fn licence_expressions_are_read_as_spdx_means_them() {
         let allowed = ["MIT", "Apache-2.0", "Unicode-3.0"];
-        for good in ["MIT", "GPL-2.0 OR MIT", "MIT/GPL-2.0", "(MIT OR GPL-2.0) AND Unicode-3.0", "GPL-2.0 OR MIT AND Apache-2.0"] {
+        for good in [
+            "MIT",
+            "GPL-2.0 OR MIT",
+            "MIT/GPL-2.0",
+            "(MIT OR GPL-2.0) AND Unicode-3.0",
+            "GPL-2.0 OR MIT AND Apache-2.0",
+        ] {
             assert!(permits(good, &allowed), "{good}");
         }
-        for bad in ["", "GPL-2.0", "MIT AND GPL-2.0", "(MIT OR ISC) AND GPL-2.0", "Apache-2.0 WITH LLVM-exception", "MIT GPL-2.0"] {
+        for bad in [
+            "",
+            "GPL-2.0",
+            "MIT AND GPL-2.0",
+            "(MIT OR ISC) AND GPL-2.0",
+            "Apache-2.0 WITH LLVM-exception",
+            "MIT GPL-2.0",
+        ] {
             assert!(!permits(bad, &allowed), "{bad}");
         }
     }

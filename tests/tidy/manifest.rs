@@ -48,23 +48,27 @@ pub(crate) fn uninherited(member: &File) -> Vec<String> {
         if entry.section.contains("dependencies.") {
             findings.push(format!("{place}: write [{}] as one line", entry.section));
         }
-        if !is_dependencies(&entry.section) {
+        // A crate may ask for itself with a feature on, for its own tests.
+        if !is_dependencies(&entry.section) || entry.value.contains("path = \".\"") {
             continue;
         }
         let inherits = (entry.key.ends_with(".workspace") && entry.value == "true")
             || entry.value.contains("workspace = true");
         if !inherits || ["version", "path", "git"].iter().any(|field| has_field(&entry.value, field)) {
-            findings.push(format!("{place}: not inherited; say `.workspace = true`, the rest stands in the root"));
+            findings.push(format!(
+                "{place}: not inherited; say `.workspace = true`, the rest stands in the root"
+            ));
         }
     }
     findings
 }
 
 pub(crate) fn core_extras(core: &File) -> Vec<String> {
-    let listed = entries(&core.text).into_iter().filter(|entry| {
-        is_dependencies(&entry.section) && !entry.section.ends_with("dev-dependencies")
-    });
-    let extras = listed.filter(|entry| !CORE_DEPENDENCIES.contains(&entry.key.trim_end_matches(".workspace")));
+    let listed = entries(&core.text)
+        .into_iter()
+        .filter(|entry| is_dependencies(&entry.section) && !entry.section.ends_with("dev-dependencies"));
+    let extras =
+        listed.filter(|entry| !CORE_DEPENDENCIES.contains(&entry.key.trim_end_matches(".workspace")));
     extras.map(|entry| format!("{}:{}: {}", core.path, entry.line, entry.key)).collect()
 }
 
@@ -109,7 +113,8 @@ fn entries(text: &str) -> Vec<Entry> {
     let mut open = 0_i32; // brackets of an array that goes on over lines
     for (index, line) in text.lines().enumerate() {
         let (code, comment) = split_comment(line);
-        let depth = |code: &str| code.matches(['[', '{']).count() as i32 - code.matches([']', '}']).count() as i32;
+        let depth =
+            |code: &str| code.matches(['[', '{']).count() as i32 - code.matches([']', '}']).count() as i32;
         if open > 0 {
             let last = found.last_mut().expect("an open array belongs to an entry");
             last.value.push_str(code.trim());
@@ -170,6 +175,7 @@ mod tests {
         let bad = "[package]\nversion.workspace = true\n[dependencies]\n\
                    good.workspace = true\n\
                    also-good = { workspace = true, features = [\"path\"] }\n\
+                   itself = { path = \".\", features = [\"sample\"] }\n\
                    version = \"1.0\"\n\
                    local = { path = \"../local\" }\n\
                    [target.'cfg(unix)'.dependencies]\nnix = { version = \"1\", workspace = true }\n";
@@ -179,7 +185,10 @@ mod tests {
     #[test]
     fn a_runtime_in_the_core_is_found() {
         let bad = "[dependencies]\nserde.workspace = true\ntokio.workspace = true\n[dev-dependencies]\nproptest.workspace = true\n";
-        assert_eq!(core_extras(&File::sample("core/Cargo.toml", bad)), ["core/Cargo.toml:3: tokio.workspace"]);
+        assert_eq!(
+            core_extras(&File::sample("core/Cargo.toml", bad)),
+            ["core/Cargo.toml:3: tokio.workspace"]
+        );
     }
 
     #[test]

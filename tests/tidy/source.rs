@@ -39,14 +39,21 @@ pub(crate) fn header(file: &File) -> Vec<String> {
     let first = file.lines().find(|(_, line)| !line.trim().is_empty() && !line.starts_with("// SPDX"));
     match first.and_then(|(_, line)| line.strip_prefix("//!")) {
         Some(words) if words.trim().len() >= 3 => Vec::new(),
-        _ => vec![format!("{}:1: no `//!` at the top that says what, why, and what must not go in", file.path)],
+        _ => {
+            vec![format!("{}:1: no `//!` at the top that says what, why, and what must not go in", file.path)]
+        }
     }
 }
 
 pub(crate) fn size(file: &File) -> Vec<String> {
     let holds_tests = file.path.split('/').any(|part| matches!(part, "tests" | "tests.rs" | "benches"));
-    let (lines, lines_max) = (file.text.lines().count(), if holds_tests { TEST_LINES_MAX } else { LINES_MAX });
-    if lines <= lines_max { Vec::new() } else { vec![format!("{}: {lines} lines, at most {lines_max}", file.path)] }
+    let (lines, lines_max) =
+        (file.text.lines().count(), if holds_tests { TEST_LINES_MAX } else { LINES_MAX });
+    if lines <= lines_max {
+        Vec::new()
+    } else {
+        vec![format!("{}: {lines} lines, at most {lines_max}", file.path)]
+    }
 }
 
 pub(crate) fn vague_name(file: &File) -> Vec<String> {
@@ -172,8 +179,8 @@ fn skipped_len(rest: &str, after_word: bool) -> usize {
     if rest.starts_with('"') {
         return quoted_len(rest, '"');
     }
-    if rest.starts_with('\'') {
-        let mut inside = rest[1..].chars();
+    if let Some(quoted) = rest.strip_prefix('\'') {
+        let mut inside = quoted.chars();
         let is_char = match inside.next() {
             Some('\\') => true,
             _ => inside.next() == Some('\''), // 'a' is a character, 'a is a lifetime
@@ -259,7 +266,8 @@ mod tests {
 
     #[test]
     fn synonyms_are_found_in_code_only() {
-        let bad = "let service_vip = 1;\n// a vip\nstruct FrontendMap;\nlet s = \"upstream\";\nUPSTREAM_MAX\n";
+        let bad =
+            "let service_vip = 1;\n// a vip\nstruct FrontendMap;\nlet s = \"upstream\";\nUPSTREAM_MAX\n";
         let lines: Vec<_> = vocabulary(&rust(bad));
         assert_eq!(
             lines,
@@ -269,7 +277,10 @@ mod tests {
                 "some-crate/src/portal.rs:5: UPSTREAM_MAX"
             ]
         );
-        assert_eq!(vocabulary(&rust("let viper = r#\"vip\"#; let c = '\"'; /* vip /* vip */ vip */")), [""; 0]);
+        assert_eq!(
+            vocabulary(&rust("let viper = r#\"vip\"#; let c = '\"'; /* vip /* vip */ vip */")),
+            [""; 0]
+        );
     }
 
     #[test]
@@ -283,7 +294,10 @@ mod tests {
                 "some-crate/src/portal.rs:3: std::time::Instant"
             ]
         );
-        assert_eq!(impure(&rust("//! std::fs is not used\nuse std::time::Duration;\nuse std::net::IpAddr;")), [""; 0]);
+        assert_eq!(
+            impure(&rust("//! std::fs is not used\nuse std::time::Duration;\nuse std::net::IpAddr;")),
+            [""; 0]
+        );
     }
 
     #[test]
