@@ -26,6 +26,7 @@ mod report;
 mod service;
 mod slice;
 mod source;
+mod stream;
 mod validate;
 mod yaml;
 
@@ -33,6 +34,7 @@ mod yaml;
 mod tests;
 
 pub use objects::Objects;
-pub use reader::{ReadOptions, read, read_str};
 pub use report::{MAX_PROBLEMS, Problem, Report, Severity};
+pub use slice::{Defaults, Sliced, endpoint_slice};
 pub use source::Source;
+pub use stream::{ReadOptions, read, read_str};

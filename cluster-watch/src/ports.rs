@@ -96,7 +96,9 @@ fn name<'v>(field: &Field<'_, 'v>, several: bool, seen: &mut Seen<'v>) -> &'v st
 fn node_port(field: &Field<'_, '_>, kind: ServiceType) -> Option<u16> {
     let node_port = validate::port_or_zero(field)?;
     if kind == ServiceType::ClusterIp {
-        field.error(format_args!("{node_port}: only a service of type NodePort or LoadBalancer has node ports"));
+        field.error(format_args!(
+            "{node_port}: only a service of type NodePort or LoadBalancer has node ports"
+        ));
     }
     kind.has_node_ports().then_some(node_port)
 }

@@ -75,8 +75,7 @@ pub struct Problem {
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { severity: _, file, document, line, column, object, message } = self;
-        let place =
-            Place { file: Arc::clone(file), document: *document, line: *line, column: *column };
+        let place = Place { file: Arc::clone(file), document: *document, line: *line, column: *column };
         write!(f, "{place}: ")?;
         if let Some(object) = object {
             write!(f, "{object}: ")?;

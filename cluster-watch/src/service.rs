@@ -169,7 +169,9 @@ fn policies(
     let external = validate::one_of(&field, &POLICIES);
     let is_external = kind.has_node_ports() || (kind == ServiceType::ClusterIp && has_external_ips);
     if external.is_some() && !is_external {
-        field.error("only a service of type NodePort or LoadBalancer, or one with externalIPs, has this policy");
+        field.error(
+            "only a service of type NodePort or LoadBalancer, or one with externalIPs, has this policy",
+        );
     }
     (internal, external.unwrap_or_default())
 }
@@ -197,9 +199,6 @@ fn affinity(spec: &Field<'_, '_>) -> Option<u32> {
     let client_ip = config.map("clientIP");
     let timeout = client_ip.at("timeoutSeconds");
     if !by_client {
-        if !config.is_absent() && spec.at("sessionAffinity").text().is_none_or(|text| text == "None") {
-            config.error("only a service with sessionAffinity ClientIP has this");
-        }
         return None;
     }
     match timeout.integer() {

@@ -187,7 +187,7 @@ impl Teller<'_> {
         let endpoints =
             self.snapshot.endpoints_of(&service.key, &portal.port_name, portal.key.protocol, family);
         let choice = choice(&endpoints, policy, node);
-        steps.push(format!("chosen are {choice}"));
+        steps.push(choice.to_string());
         for candidate in &endpoints {
             let place =
                 candidate.endpoint.node.as_ref().map(|node| format!(" on node {node}")).unwrap_or_default();

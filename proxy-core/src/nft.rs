@@ -243,3 +243,6 @@ fn write_key(f: &mut Formatter<'_>, key: &PortalKey) -> fmt::Result {
 fn write_backend(f: &mut Formatter<'_>, backend: &SocketAddr) -> fmt::Result {
     write!(f, "{} . {}", backend.ip(), backend.port())
 }
+
+#[cfg(test)]
+mod tests;

@@ -114,3 +114,6 @@ fn difference(applied: &Ruleset, desired: &Ruleset, touched: &Touched) -> Vec<Op
     ops.extend(old_picks.difference(&new_picks).copied().map(Op::DeletePick));
     ops
 }
+
+#[cfg(test)]
+mod tests;

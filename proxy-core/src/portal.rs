@@ -375,3 +375,6 @@ impl Portals {
         &self.service_ranges
     }
 }
+
+#[cfg(test)]
+mod tests;

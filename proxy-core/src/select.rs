@@ -6,7 +6,7 @@
 
 use std::fmt;
 
-use crate::endpoint::Endpoint;
+use crate::endpoint::{Conditions, Endpoint};
 use crate::node::Node;
 use crate::service::TrafficPolicy;
 use crate::snapshot::PortEndpoint;
@@ -35,16 +35,16 @@ pub enum Choice {
 impl fmt::Display for Choice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Ready => "all ready endpoints",
-            Self::ReadyForNode => "the ready endpoints that are hinted for this node",
-            Self::ReadyForZone => "the ready endpoints that are hinted for this zone",
-            Self::Terminating => "no endpoint is ready: those that still serve while they terminate",
-            Self::LocalReady => "the ready endpoints on this node (traffic policy Local)",
+            Self::Ready => "chosen are all ready endpoints",
+            Self::ReadyForNode => "chosen are the ready endpoints that are hinted for this node",
+            Self::ReadyForZone => "chosen are the ready endpoints that are hinted for this zone",
+            Self::Terminating => "none is ready: chosen are those that still serve while they terminate",
+            Self::LocalReady => "chosen are the ready endpoints on this node",
             Self::LocalTerminating => {
-                "traffic policy Local and none is ready on this node: those that still serve while they terminate"
+                "none is ready on this node: chosen are those here that still serve while they terminate"
             }
-            Self::NoneLocal => "traffic policy Local, and no endpoint is on this node",
-            Self::None => "no endpoint is ready or still serving",
+            Self::NoneLocal => "none is chosen: no usable endpoint is on this node",
+            Self::None => "none is chosen: no endpoint is ready or still serving",
         })
     }
 }
@@ -58,6 +58,8 @@ pub enum Fate {
     NotReady,
     /// It terminates, and there are ready ones.
     Terminating,
+    /// It terminates, and serves no more.
+    Finished,
     /// It is hinted for other nodes.
     OtherNode,
     /// It is hinted for other zones.
@@ -72,6 +74,7 @@ impl fmt::Display for Fate {
             Self::Chosen => "chosen",
             Self::NotReady => "not chosen: it is not ready",
             Self::Terminating => "not chosen: it terminates, and others are ready",
+            Self::Finished => "not chosen: it terminates and serves no more",
             Self::OtherNode => "not chosen: its hints name other nodes",
             Self::OtherZone => "not chosen: its hints name other zones",
             Self::NotLocal => "not chosen: it is not on this node",
@@ -130,12 +133,16 @@ fn names(hints: &[std::sync::Arc<str>], own: &str) -> bool {
 #[must_use]
 pub fn fate(choice: Choice, endpoint: &Endpoint, node: &Node) -> Fate {
     let usable = match choice {
-        Choice::Terminating | Choice::LocalTerminating => still_serves(endpoint),
-        Choice::NoneLocal => endpoint.conditions.ready || still_serves(endpoint),
+        Choice::Terminating => still_serves(endpoint),
+        Choice::LocalTerminating | Choice::NoneLocal => endpoint.conditions.ready || still_serves(endpoint),
         _ => endpoint.conditions.ready,
     };
     if !usable {
-        return if still_serves(endpoint) { Fate::Terminating } else { Fate::NotReady };
+        return match endpoint.conditions {
+            _ if still_serves(endpoint) => Fate::Terminating,
+            Conditions { terminating: true, serving: false, .. } => Fate::Finished,
+            _ => Fate::NotReady,
+        };
     }
     match choice {
         Choice::ReadyForNode if !names(&endpoint.node_hints, &node.name) => Fate::OtherNode,
@@ -146,3 +153,6 @@ pub fn fate(choice: Choice, endpoint: &Endpoint, node: &Node) -> Fate {
         _ => Fate::Chosen,
     }
 }
+
+#[cfg(test)]
+mod tests;

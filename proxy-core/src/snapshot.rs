@@ -290,3 +290,6 @@ impl FromIterator<Change> for Snapshot {
         snapshot
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -73,3 +73,6 @@ fn without_portal(ruleset: &Ruleset, address: IpAddr) -> Trace {
         Trace::Pass
     }
 }
+
+#[cfg(test)]
+mod tests;

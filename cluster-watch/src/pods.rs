@@ -1,0 +1,231 @@
+//! Pods as endpoints, for services that have a selector and no endpoints of their own.
+//!
+//! This is what the endpointslice controller would have done (its `utils.go`: `podToEndpoint`, `FindPort`), so
+//! that a manifest of services and pods is enough to see what a cluster would do. What must not go in here: which
+//! services need it, see `finish`.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fmt;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use proxy_core::address::{Family, forbidden, parse_ip_sloppy};
+use proxy_core::endpoint::{Conditions, Endpoint, EndpointPort};
+use proxy_core::service::Protocol;
+
+use crate::endpoints::Subset;
+use crate::field::Field;
+use crate::metadata::{NameRule, Names, metadata};
+use crate::ports::PROTOCOLS;
+use crate::service::{ServiceDraft, TargetPort};
+use crate::validate;
+
+/// The identity of a pod.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct PodKey {
+    pub(crate) namespace: Arc<str>,
+    pub(crate) name: Arc<str>,
+}
+
+impl fmt::Display for PodKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.name)
+    }
+}
+
+#[derive(Debug)]
+struct ContainerPort {
+    name: Box<str>,
+    protocol: Protocol,
+    port: u16,
+}
+
+/// What of a pod matters to services.
+#[derive(Debug)]
+pub(crate) struct Pod {
+    pub(crate) key: PodKey,
+    labels: BTreeMap<Box<str>, Box<str>>,
+    addresses: Vec<IpAddr>,
+    node: Option<Arc<str>>,
+    ready: bool,
+    terminating: bool,
+    /// Phase Succeeded or Failed: it will not run again.
+    finished: bool,
+    has_status: bool,
+    ports: Vec<ContainerPort>,
+}
+
+impl Pod {
+    /// Why it is no endpoint though a service selects it, if that is worth saying.
+    pub(crate) fn unusable(&self) -> Option<&'static str> {
+        if self.finished || !self.addresses.is_empty() {
+            None
+        } else if self.has_status {
+            Some("its status has no podIP that an endpoint may have")
+        } else {
+            Some("it has no status, so no address")
+        }
+    }
+
+    fn endpoint(&self, family: Family, publish_not_ready: bool) -> Option<Endpoint> {
+        let address = *self.addresses.iter().find(|address| Family::of(**address) == family)?;
+        let conditions = Conditions {
+            ready: publish_not_ready || (self.ready && !self.terminating),
+            serving: self.ready,
+            terminating: self.terminating,
+        };
+        let (zone_hints, node_hints) = (Vec::new(), Vec::new());
+        Some(Endpoint { address, conditions, node: self.node.clone(), zone_hints, node_hints })
+    }
+
+    /// The ports of a service on this pod; one whose name no container knows is left out.
+    fn ports_of(&self, draft: &ServiceDraft) -> Vec<EndpointPort> {
+        let ports = draft.service.ports.iter().zip(&draft.target_ports);
+        let found = ports.filter_map(|(port, target)| {
+            let number = match target {
+                TargetPort::Number(number) => *number,
+                TargetPort::Name(name) => {
+                    let named = self.ports.iter().find(|p| p.name == *name && p.protocol == port.protocol);
+                    named?.port
+                }
+            };
+            Some(EndpointPort { name: port.name.clone(), protocol: port.protocol, port: number })
+        });
+        found.collect()
+    }
+}
+
+/// Reads a pod; none: its name is wrong, and that has been said.
+pub(crate) fn pod(object: &Field<'_, '_>, names: &mut Names) -> Option<Pod> {
+    let meta_field = object.map("metadata");
+    let meta = metadata(&meta_field, NameRule::Subdomain, names);
+    let labels = meta_field.texts("labels").into_iter().map(|(name, value)| (name.into(), value.into()));
+    let labels = labels.collect();
+    let spec = object.map("spec");
+    let status = object.map("status");
+    let finished = matches!(status.at("phase").text(), Some("Succeeded" | "Failed"));
+    let ready = status.maps("conditions").any(|condition| {
+        condition.at("type").text() == Some("Ready") && condition.at("status").text() == Some("True")
+    });
+    let node = spec.at("nodeName").text().map(|name| names.get(name));
+    let (addresses, ports) = (addresses(&status), container_ports(&spec));
+    let meta = meta?;
+    Some(Pod {
+        key: PodKey { namespace: meta.namespace, name: meta.name },
+        labels,
+        addresses,
+        node,
+        ready,
+        terminating: !meta_field.at("deletionTimestamp").is_absent(),
+        finished,
+        has_status: !status.is_absent(),
+        ports,
+    })
+}
+
+fn addresses(status: &Field<'_, '_>) -> Vec<IpAddr> {
+    let mut addresses: Vec<IpAddr> = Vec::new();
+    let mut add = |field: &Field<'_, '_>| {
+        let Some(text) = field.text() else { return };
+        match parse_ip_sloppy(text) {
+            None => field.warn(format_args!("{} is not an IP address; skipped", field.shown())),
+            Some(address) => match forbidden(address) {
+                Some(reason) => {
+                    field.warn(format_args!("{address} is {reason}, which no endpoint may have; skipped"));
+                }
+                None if addresses.contains(&address) => {}
+                None => addresses.push(address),
+            },
+        }
+    };
+    let listed: Vec<Field<'_, '_>> = status.maps("podIPs").collect();
+    for entry in &listed {
+        add(&entry.at("ip"));
+    }
+    if listed.is_empty() {
+        add(&status.at("podIP"));
+    }
+    addresses
+}
+
+/// The named ports of the containers, then of the init containers that go on running (sidecars).
+fn container_ports(spec: &Field<'_, '_>) -> Vec<ContainerPort> {
+    let mut ports = Vec::new();
+    for (key, sidecars_only) in [("containers", false), ("initContainers", true)] {
+        for container in spec.maps(key) {
+            if sidecars_only && container.at("restartPolicy").text() != Some("Always") {
+                continue;
+            }
+            for port in container.maps("ports") {
+                let Some(name) = port.at("name").text() else { continue };
+                let protocol = match port.at("protocol") {
+                    absent if absent.is_absent() || absent.is_empty_text() => Some(Protocol::Tcp),
+                    present => validate::one_of(&present, &PROTOCOLS),
+                };
+                let number = validate::port(&port.at("containerPort"));
+                if let (Some(protocol), Some(port)) = (protocol, number) {
+                    ports.push(ContainerPort { name: name.into(), protocol, port });
+                }
+            }
+        }
+    }
+    ports
+}
+
+/// All pods, found by namespace and label.
+#[derive(Debug, Default)]
+pub(crate) struct PodIndex<'a> {
+    by_label: HashMap<(&'a str, &'a str, &'a str), Vec<&'a Pod>>,
+}
+
+impl<'a> PodIndex<'a> {
+    pub(crate) fn new(pods: impl Iterator<Item = &'a Pod>) -> Self {
+        let mut by_label: HashMap<_, Vec<&'a Pod>> = HashMap::new();
+        for pod in pods {
+            for (label, value) in &pod.labels {
+                by_label.entry((&*pod.key.namespace, &**label, &**value)).or_default().push(pod);
+            }
+        }
+        Self { by_label }
+    }
+
+    /// The pods that a service selects, in the order of their names.
+    pub(crate) fn selected<'s>(&'s self, draft: &'s ServiceDraft) -> impl Iterator<Item = &'a Pod> + 's {
+        let namespace = &*draft.service.key.namespace;
+        // The rarest label gives the candidates: all pods may share `app`.
+        let candidates = draft.selector.iter().map(|(label, value)| {
+            self.by_label.get(&(namespace, &**label, &**value)).map_or(&[][..], Vec::as_slice)
+        });
+        let candidates: &'s [&'a Pod] = candidates.min_by_key(|pods| pods.len()).unwrap_or_default();
+        candidates
+            .iter()
+            .copied()
+            .filter(|pod| draft.selector.iter().all(|(label, value)| pod.labels.get(label) == Some(value)))
+    }
+}
+
+/// The endpoints of a service from its pods: one subset per family and per set of port numbers, as a
+/// port's name may stand for different numbers on different pods.
+pub(crate) fn pod_subsets<'a>(draft: &ServiceDraft, pods: impl Iterator<Item = &'a Pod>) -> Vec<Subset> {
+    let mut subsets: BTreeMap<(Family, Vec<u16>), Subset> = BTreeMap::new();
+    for pod in pods.filter(|pod| !pod.finished) {
+        let ports = pod.ports_of(draft);
+        if ports.is_empty() {
+            continue;
+        }
+        // Which ports a pod lacks matters as well as their numbers.
+        let numbers = draft.service.ports.iter().map(|port| {
+            let same = |p: &&EndpointPort| p.name == port.name && p.protocol == port.protocol;
+            ports.iter().find(same).map_or(0, |found| found.port)
+        });
+        let numbers: Vec<u16> = numbers.collect();
+        for address in draft.service.cluster_ips.iter() {
+            let family = Family::of(address);
+            let Some(endpoint) = pod.endpoint(family, draft.publish_not_ready) else { continue };
+            let subset = subsets.entry((family, numbers.clone()));
+            let new = || Subset { ports: ports.clone(), endpoints: Vec::new() };
+            subset.or_insert_with(new).endpoints.push(endpoint);
+        }
+    }
+    subsets.into_values().collect()
+}

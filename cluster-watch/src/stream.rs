@@ -1,0 +1,233 @@
+//! Sources to documents: the IO of reading.
+//!
+//! A stream is read once, document by document, whether file or standard input. What a document holds is the
+//! `Reader`'s to say; what must not go in here is anything about objects.
+
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, Cursor, Read};
+use std::sync::Arc;
+
+use ipnet::IpNet;
+
+use crate::document::SyntaxError;
+use crate::finish::finish;
+use crate::objects::Objects;
+use crate::reader::Reader;
+use crate::report::{Place, Report, Severity};
+use crate::source::{Source, files};
+use crate::yaml::Chunk;
+use crate::{json, yaml};
+
+/// The range that services without an address get one from, unless another is given.
+const PORTAL_NET_DEFAULT: &str = "10.11.0.0/16";
+/// How many bytes are read from a file at once.
+const BUFFER_BYTES: usize = 64 << 10;
+
+/// How many characters of a parser's message are kept: it may quote the document.
+const MESSAGE_CHARS_MAX: usize = 300;
+
+/// How to read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReadOptions {
+    /// The nets from which services without an address get one, in order of preference.
+    pub portal_nets: Vec<IpNet>,
+}
+
+impl Default for ReadOptions {
+    fn default() -> Self {
+        Self { portal_nets: PORTAL_NET_DEFAULT.parse().into_iter().collect() }
+    }
+}
+
+/// Reads all sources, one after the other.
+#[must_use]
+pub fn read(sources: &[Source], options: &ReadOptions) -> (Objects, Report) {
+    let mut reader = Reader::default();
+    for source in sources {
+        match source {
+            Source::Stdin => reader.stream("<stdin>", io::stdin().lock()),
+            Source::Path(path) => {
+                let (files, unreadable) = files(path);
+                if files.is_empty() && unreadable.is_empty() {
+                    let message = "no .yaml, .yml or .json file in this folder".to_owned();
+                    reader.file_problem(&path.to_string_lossy(), Severity::Warning, message);
+                }
+                for problem in unreadable {
+                    reader.file_problem(&problem.path.to_string_lossy(), Severity::Error, problem.message);
+                }
+                for file in files {
+                    let name = file.to_string_lossy();
+                    match File::open(&file) {
+                        Ok(open) => reader.stream(&name, BufReader::with_capacity(BUFFER_BYTES, open)),
+                        Err(error) => {
+                            reader.file_problem(&name, Severity::Error, format!("open file: {error}"));
+                        }
+                    }
+                }
+            }
+        }
+    }
+    finish(reader, options)
+}
+
+/// Reads a text as if it were the file `name`.
+#[must_use]
+pub fn read_str(name: &str, text: &str, options: &ReadOptions) -> (Objects, Report) {
+    let mut reader = Reader::default();
+    reader.stream(name, text.as_bytes());
+    finish(reader, options)
+}
+
+impl Reader {
+    fn file_problem(&mut self, file: &str, severity: Severity, message: String) {
+        let place = Place { file: file.into(), document: 0, line: 0, column: None };
+        self.report.add(severity, &place, None, message);
+    }
+
+    /// Reads one file. Its name does not tell its syntax: YAML, too, may begin with a bracket.
+    fn stream(&mut self, name: &str, mut input: impl BufRead) {
+        let file: Arc<str> = name.into();
+        let start = match start_of(&mut input) {
+            Ok(start) => start,
+            Err(error) => {
+                self.file_problem(name, Severity::Error, format!("read file: {error}"));
+                return;
+            }
+        };
+        let is_yaml_allowed = !name.ends_with(".json");
+        if start.is_utf16 {
+            let message = "read file: it is UTF-16, but YAML and JSON are read as UTF-8".to_owned();
+            self.file_problem(name, Severity::Error, message);
+        } else if start.has_bracket {
+            let result = self.json_stream(&file, start.white, input, is_yaml_allowed);
+            self.finish_stream(name, result);
+        } else {
+            let result = self.yaml_stream(&file, Cursor::new(start.white).chain(input), None);
+            self.finish_stream(name, result);
+        }
+    }
+
+    fn finish_stream(&mut self, name: &str, result: io::Result<()>) {
+        if let Err(error) = result {
+            self.file_problem(name, Severity::Error, format!("read file: {error}"));
+        }
+    }
+
+    fn json_stream(
+        &mut self,
+        file: &Arc<str>,
+        white: Vec<u8>,
+        input: impl BufRead,
+        is_yaml_allowed: bool,
+    ) -> io::Result<()> {
+        let mut documents = json::Splitter::new(Cursor::new(&white).chain(input));
+        let mut number = 0;
+        while let Some(Chunk { line, bytes }) = documents.next_chunk()? {
+            number += 1;
+            let place = Place { file: Arc::clone(file), document: number, line, column: None };
+            let Some(text) = self.utf8(bytes, &place) else { continue };
+            let before = self.report.objects;
+            let read = self.document(&place, |seed| json::read_document(text, line, seed));
+            let Err(error) = read else { continue };
+            if number == 1 && is_yaml_allowed && self.report.objects == before {
+                let (chunk, rest) = documents.into_parts();
+                let (_, rest) = rest.into_inner();
+                let all = Cursor::new(white.clone()).chain(Cursor::new(chunk)).chain(rest);
+                self.report.documents -= 1;
+                return self.yaml_stream(file, all, Some(error));
+            }
+            self.syntax_error(&place, &error, self.report.objects - before);
+        }
+        Ok(())
+    }
+
+    /// Reads YAML; `not_json` says why the file is not the JSON that it looks like.
+    fn yaml_stream(
+        &mut self,
+        file: &Arc<str>,
+        input: impl BufRead,
+        mut not_json: Option<SyntaxError>,
+    ) -> io::Result<()> {
+        let mut documents = yaml::Splitter::new(input);
+        let mut number = 0;
+        while let Some(Chunk { line, bytes }) = documents.next_chunk()? {
+            number += 1;
+            let place = Place { file: Arc::clone(file), document: number, line, column: None };
+            let Some(text) = self.utf8(bytes, &place) else { continue };
+            let before = self.report.objects;
+            let read = self.document(&place, |seed| yaml::read_document(text, line, seed));
+            let not_json = not_json.take();
+            if let Err(error) = read {
+                // The mistake in what looks like JSON is the one that the user is looking for.
+                let error = not_json.unwrap_or(error);
+                self.syntax_error(&place, &error, self.report.objects - before);
+            }
+        }
+        Ok(())
+    }
+
+    fn utf8<'a>(&mut self, bytes: &'a [u8], place: &Place) -> Option<&'a str> {
+        match std::str::from_utf8(bytes) {
+            Ok(text) => Some(text),
+            Err(error) => {
+                let valid = &bytes[..error.valid_up_to()];
+                let lines = valid.iter().filter(|byte| **byte == b'\n').count();
+                let column = valid.iter().rev().take_while(|byte| **byte != b'\n').count() + 1;
+                let place = Place { line: place.line + lines, column: Some(column), ..place.clone() };
+                self.report.documents += 1;
+                self.report.add(Severity::Error, &place, None, "read document: not UTF-8".to_owned());
+                None
+            }
+        }
+    }
+
+    fn syntax_error(&mut self, place: &Place, error: &SyntaxError, kept: usize) {
+        let place = Place { line: error.line, column: error.column, ..place.clone() };
+        let mut message = format!("read document: {}", cleaned(&error.message));
+        if kept > 0 {
+            message.push_str(&format!("; the {kept} objects before it are kept"));
+        }
+        self.report.add(Severity::Error, &place, None, message);
+    }
+}
+
+/// Bounded and without control characters, like everything that is quoted.
+fn cleaned(message: &str) -> String {
+    message.chars().filter(|character| !character.is_control()).take(MESSAGE_CHARS_MAX).collect()
+}
+
+/// What a file begins with.
+struct Start {
+    /// White space, which has been read already.
+    white: Vec<u8>,
+    /// The first other character is an opening bracket: it looks like JSON.
+    has_bracket: bool,
+    is_utf16: bool,
+}
+
+/// Looks at the beginning of a file; a byte order mark is passed over.
+fn start_of(input: &mut impl BufRead) -> io::Result<Start> {
+    let mut white = Vec::new();
+    let mut first = [0_u8; 3];
+    let available = input.fill_buf()?;
+    let length = available.len().min(first.len());
+    first[..length].copy_from_slice(&available[..length]);
+    if first == [0xef, 0xbb, 0xbf] {
+        input.consume(first.len());
+    }
+    let is_utf16 = matches!(first[..2], [0xff, 0xfe] | [0xfe, 0xff]);
+    loop {
+        let available = input.fill_buf()?;
+        let length = available.iter().take_while(|byte| byte.is_ascii_whitespace()).count();
+        let next = available.get(length).copied();
+        let is_end = available.is_empty();
+        white.extend_from_slice(&available[..length]);
+        input.consume(length);
+        if white.len() > yaml::DOCUMENT_BYTES_MAX {
+            return Err(yaml::too_long());
+        }
+        if is_end || next.is_some() {
+            return Ok(Start { white, has_bracket: matches!(next, Some(b'{' | b'[')), is_utf16 });
+        }
+    }
+}

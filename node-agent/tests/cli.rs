@@ -1,0 +1,177 @@
+//! The command as its users meet it: exit codes, streams, complaints, colour, JSON.
+
+mod command;
+
+use command::{portico, portico_with};
+use expect_test::expect;
+use serde_json::{Value, json};
+
+const SERVICE: &str = r#"
+apiVersion: v1
+kind: Service
+metadata: {name: db, namespace: team}
+spec: {clusterIP: 10.0.0.7, ports: [{name: sql, port: 5432}]}
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: db-1, namespace: team, labels: {kubernetes.io/service-name: db}}
+addressType: IPv4
+ports: [{name: sql, port: 15432}]
+endpoints: [{addresses: [10.1.0.9]}, {addresses: [10.1.0.8]}]
+"#;
+
+fn json(args: &[&str], input: &str) -> Value {
+    let answer = portico_with(args, input);
+    assert_eq!(answer.code, 0, "{}", answer.stderr);
+    serde_json::from_str(&answer.stdout).expect("the answer is JSON")
+}
+
+#[test]
+fn portals_as_json_have_the_documented_fields() {
+    let expected = json!([{
+        "namespace": "team", "service": "db", "port_name": "sql", "protocol": "TCP",
+        "address": "10.0.0.7", "port": 5432, "kind": "clusterIP", "verdict": "forward",
+        "backends": ["10.1.0.8:15432", "10.1.0.9:15432"],
+    }]);
+    assert_eq!(json(&["portals", "-o", "json", "-f", "-"], SERVICE), expected);
+}
+
+#[test]
+fn an_explanation_as_json_has_the_documented_fields() {
+    let expected = json!({
+        "verdict": "forward", "portal": "team/db:5432",
+        "backends": ["10.1.0.8:15432", "10.1.0.9:15432"], "reason": "sent to one of 2 backends",
+    });
+    assert_eq!(json(&["explain", "-o", "json", "-f", "-", "tcp://10.0.0.7:5432"], SERVICE), expected);
+    let elsewhere = json(&["explain", "-o", "json", "-f", "-", "udp://192.0.2.1:53"], SERVICE);
+    assert_eq!((&elsewhere["verdict"], &elsewhere["portal"]), (&json!("pass"), &Value::Null));
+    let wrong_port = json(&["explain", "-o", "json", "-f", "-", "tcp://10.0.0.7:1"], SERVICE);
+    assert_eq!((&wrong_port["verdict"], &wrong_port["portal"]), (&json!("reject"), &Value::Null));
+}
+
+#[test]
+fn variables_as_json_are_one_object() {
+    let variables = json(&["env", "-n", "team", "-o", "json", "-f", "-"], SERVICE);
+    assert_eq!(variables["DB_SERVICE_PORT_SQL"], json!("5432"));
+    assert_eq!(variables.as_object().map(serde_json::Map::len), Some(8));
+}
+
+#[test]
+fn rules_as_json_are_the_ruleset() {
+    let rules = json(&["rules", "-o", "json", "-f", "-"], SERVICE);
+    assert_eq!(rules["settings"]["nat_priority"], json!(-99));
+    assert_eq!(rules["portals"][0]["backends"], json!(["10.1.0.8:15432", "10.1.0.9:15432"]));
+    assert_eq!(rules["addresses"], json!(["10.0.0.7"]));
+}
+
+#[test]
+fn wrong_usage_ends_with_2_and_says_how() {
+    for args in [
+        &["portals"][..],
+        &["explain", "-f", "x"],
+        &["explain", "-f", "x", "10.0.0.1:80"],
+        &["explain", "-f", "x", "icmp://10.0.0.1:80"],
+        &["rules", "-o", "yaml", "-f", "x"],
+        &["env", "-f", "x", "--portal-net", "10.0.0.0"],
+        &["wish"],
+    ] {
+        let answer = portico(args);
+        assert_eq!(answer.code, 2, "{args:?}: {}", answer.stderr);
+        assert!(answer.stdout.is_empty() && answer.stderr.contains("--help"), "{args:?}: {}", answer.stderr);
+    }
+}
+
+#[test]
+fn a_missing_file_ends_with_1_and_the_rest_is_answered() {
+    let answer = portico_with(&["portals", "-f", "no-such-file.yaml", "-f", "-"], SERVICE);
+    assert_eq!(answer.code, 1);
+    assert!(answer.stderr.contains("no-such-file.yaml"), "{}", answer.stderr);
+    assert!(answer.stdout.contains("tcp://10.0.0.7:5432"), "{}", answer.stdout);
+}
+
+#[test]
+fn a_bad_object_is_named_and_the_others_are_answered() {
+    let bad = "\n---\napiVersion: v1\nkind: Service\nmetadata: {name: bad}\nspec: {clusterIP: 10.0.0.8, ports: [{port: 70000}]}\n";
+    let answer = portico_with(&["portals", "-f", "-"], &format!("{SERVICE}{bad}"));
+    assert_eq!(answer.code, 1);
+    for part in ["<stdin>", "document 3", "Service default/bad", "spec.ports[0].port", "70000"] {
+        assert!(answer.stderr.contains(part), "{part} in {}", answer.stderr);
+    }
+    assert!(
+        answer.stdout.contains("tcp://10.0.0.7:5432") && !answer.stdout.contains("bad"),
+        "{}",
+        answer.stdout
+    );
+}
+
+#[test]
+fn broken_yaml_is_named_with_line_and_column() {
+    let answer = portico_with(&["portals", "-f", "-"], "kind: Service\n  bad: indent\n");
+    assert_eq!(answer.code, 1);
+    assert!(answer.stderr.contains("<stdin>:2:"), "{}", answer.stderr);
+}
+
+#[test]
+fn a_forbidden_endpoint_is_left_out_with_a_warning() {
+    let forbidden = SERVICE.replace("10.1.0.9", "127.0.0.1").replace("10.1.0.8", "10.0.0.7");
+    let answer = portico_with(&["portals", "-f", "-"], &forbidden);
+    assert_eq!(answer.code, 0, "{}", answer.stderr);
+    assert!(answer.stderr.contains("127.0.0.1") && answer.stderr.contains("loopback"), "{}", answer.stderr);
+    assert!(answer.stderr.contains("10.0.0.7 is the address of service team/db"), "{}", answer.stderr);
+    assert!(answer.stdout.contains("reject"), "{}", answer.stdout);
+}
+
+#[test]
+fn two_services_on_one_portal_are_reported_and_one_wins() {
+    let service = |name: &str, ip: &str| {
+        format!(
+            "---\napiVersion: v1\nkind: Service\nmetadata: {{name: {name}}}\nspec: {{clusterIP: {ip}, externalIPs: [192.0.2.1], ports: [{{port: 80}}]}}\n"
+        )
+    };
+    let both = service("b", "10.0.0.2") + &service("a", "10.0.0.1");
+    let answer = portico_with(&["portals", "-o", "json", "-f", "-"], &both);
+    expect![[r"
+        portico: warning: service default/b claims 192.0.2.1 port 80 (TCP externalIP) in vain: service default/a has it (externalIP)
+    "]]
+    .assert_eq(&answer.stderr);
+    assert_eq!(answer.stdout.matches("192.0.2.1").count(), 1);
+}
+
+#[test]
+fn an_unknown_node_is_reported() {
+    let node = "---\napiVersion: v1\nkind: Node\nmetadata: {name: n1}\n";
+    let answer = portico_with(&["portals", "--node", "n2", "-f", "-"], &format!("{SERVICE}{node}"));
+    expect![[r"
+        portico: warning: node n2 is not among the nodes read (n1): its zone and addresses are not known
+    "]]
+    .assert_eq(&answer.stderr);
+}
+
+#[test]
+fn two_services_that_define_one_variable_are_reported() {
+    let service = |name: &str, ip: &str| {
+        format!(
+            "---\napiVersion: v1\nkind: Service\nmetadata: {{name: {name}}}\nspec: {{clusterIP: {ip}, ports: [{{port: 80}}]}}\n"
+        )
+    };
+    let both = service("foo", "10.0.0.1") + &service("foo-service", "10.0.0.2");
+    let answer = portico_with(&["env", "-f", "-"], &both);
+    assert_eq!(answer.stdout.matches("FOO_SERVICE_PORT=").count(), 1);
+    expect![[r"
+        portico: warning: FOO_SERVICE_PORT is defined by default/foo and by default/foo-service: the first stands
+    "]]
+    .assert_eq(&answer.stderr);
+}
+
+#[test]
+fn nothing_is_coloured_where_no_terminal_is() {
+    let answer = portico_with(&["portals", "-f", "-", "-f", "no-such-file"], SERVICE);
+    assert!(!answer.stdout.contains('\u{1b}') && !answer.stderr.contains('\u{1b}'));
+}
+
+#[test]
+fn every_shell_gets_completions() {
+    for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
+        assert!(portico(&["completions", shell]).sound().contains("explain"), "{shell}");
+    }
+}

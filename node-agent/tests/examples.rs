@@ -1,0 +1,307 @@
+//! Every file of examples/ says something about services; each test here checks what it says, by the
+//! command that a reader of the file would try.
+
+mod command;
+
+use command::{explain, portico, table};
+use expect_test::expect;
+
+#[test]
+fn redis_master_gives_the_seven_variables_of_the_first_design() {
+    expect![[r#"
+        REDIS_MASTER_SERVICE_HOST=10.0.0.11
+        REDIS_MASTER_SERVICE_PORT=6379
+        REDIS_MASTER_PORT=tcp://10.0.0.11:6379
+        REDIS_MASTER_PORT_6379_TCP=tcp://10.0.0.11:6379
+        REDIS_MASTER_PORT_6379_TCP_PROTO=tcp
+        REDIS_MASTER_PORT_6379_TCP_PORT=6379
+        REDIS_MASTER_PORT_6379_TCP_ADDR=10.0.0.11
+    "#]]
+    .assert_eq(&portico(&["env", "-f", "examples/redis-master.yaml"]).sound());
+}
+
+#[test]
+fn kubernetes_gives_a_variable_for_its_named_port_to_every_namespace() {
+    let args = ["env", "-n", "anywhere", "--no-links", "-f", "examples/kubernetes.yaml"];
+    expect![[r#"
+        KUBERNETES_SERVICE_HOST=10.96.0.1
+        KUBERNETES_SERVICE_PORT=443
+        KUBERNETES_SERVICE_PORT_HTTPS=443
+        KUBERNETES_PORT=tcp://10.96.0.1:443
+        KUBERNETES_PORT_443_TCP=tcp://10.96.0.1:443
+        KUBERNETES_PORT_443_TCP_PROTO=tcp
+        KUBERNETES_PORT_443_TCP_PORT=443
+        KUBERNETES_PORT_443_TCP_ADDR=10.96.0.1
+    "#]]
+    .assert_eq(&portico(&args).sound());
+}
+
+#[test]
+fn a_selector_picks_the_ready_pods() {
+    expect![[r#"
+        NAMESPACE  SERVICE  PORT  KIND       PORTAL                VERDICT  BACKENDS
+        default    my-app   -     clusterIP  tcp://10.0.0.20:8765  forward  10.244.1.20:9376 10.244.2.20:9376
+    "#]]
+    .assert_eq(&table("my-app-selector.yaml", &[]));
+}
+
+#[test]
+fn endpoints_by_hand_lead_out_of_the_cluster() {
+    expect![[r#"
+        NAMESPACE  SERVICE     PORT  KIND       PORTAL              VERDICT  BACKENDS
+        default    my-service  -     clusterIP  tcp://10.0.0.21:80  forward  1.2.3.4:9376
+    "#]]
+    .assert_eq(&table("external-endpoints.yaml", &[]));
+}
+
+#[test]
+fn the_old_form_draws_its_address_from_the_portal_net() {
+    let both = ["-f", "examples/old-form-apache-endpoints.json"];
+    expect![[r#"
+        NAMESPACE  SERVICE         PORT  KIND       PORTAL                 VERDICT  BACKENDS
+        default    apache-service  -     clusterIP  tcp://10.11.0.1:12345  forward  10.244.1.30:80 10.244.2.30:80
+    "#]].assert_eq(&table("old-form-apache-service.json", &both));
+    let both = ["-f", "examples/old-form-myapp-endpoints.json", "--portal-net", "10.12.0.0/16"];
+    expect![[r#"
+        NAMESPACE  SERVICE  PORT  KIND       PORTAL              VERDICT  BACKENDS
+        default    myapp    -     clusterIP  tcp://10.12.0.1:80  forward  173.194.112.206:80
+    "#]]
+    .assert_eq(&table("old-form-myapp-service.json", &both));
+}
+
+#[test]
+fn the_old_form_is_relayed_by_one_redirect_with_its_name_as_comment() {
+    let args = [
+        ["rules", "-o", "iptables"],
+        ["--mode", "relay", "-f"],
+        ["examples/old-form-apache-service.json", "-f", "examples/old-form-apache-endpoints.json"],
+    ]
+    .concat();
+    expect![[r#"
+        *nat
+        :PORTICO-PORTALS - [0:0]
+        -A OUTPUT -m comment --comment "portico portals" -j PORTICO-PORTALS
+        -A PORTICO-PORTALS -d 10.11.0.1/32 -p tcp -m comment --comment "apache-service" -m tcp --dport 12345 -j REDIRECT --to-ports 32768
+        COMMIT
+        *filter
+        :PORTICO-REFUSE - [0:0]
+        -A OUTPUT -m comment --comment "portico portals" -j PORTICO-REFUSE
+        -A PORTICO-REFUSE -d 10.11.0.1/32 -p tcp -m comment --comment "default/apache-service: no such port" -j REJECT --reject-with tcp-reset
+        -A PORTICO-REFUSE -d 10.11.0.1/32 -m comment --comment "default/apache-service: no such port" -j REJECT --reject-with icmp-port-unreachable
+        COMMIT
+    "#]].assert_eq(&portico(&args).sound());
+}
+
+#[test]
+fn several_ports_are_several_portals() {
+    expect![[r#"
+        NAMESPACE  SERVICE      PORT          KIND       PORTAL                VERDICT  BACKENDS
+        core       chatbot-svc  slack-auth    clusterIP  tcp://10.0.0.22:4000  forward  10.244.1.22:4000 10.244.2.22:4000
+        core       chatbot-svc  msteams-auth  clusterIP  tcp://10.0.0.22:8080  forward  10.244.1.22:3978 10.244.2.22:3978
+    "#]].assert_eq(&table("several-ports.yaml", &[]));
+}
+
+#[test]
+fn two_services_may_have_the_same_port() {
+    expect![[r#"
+        NAMESPACE  SERVICE      PORT  KIND       PORTAL               VERDICT  BACKENDS
+        default    backend-one  -     clusterIP  tcp://10.0.0.1:1234  forward  10.244.1.40:1234
+        default    backend-two  -     clusterIP  tcp://10.0.0.2:1234  forward  10.244.1.41:1234
+    "#]]
+    .assert_eq(&table("same-port.yaml", &[]));
+}
+
+#[test]
+fn one_number_of_three_protocols_is_three_portals() {
+    expect![[r#"
+        NAMESPACE    SERVICE   PORT      KIND       PORTAL                VERDICT  BACKENDS
+        kube-system  kube-dns  dns-tcp   clusterIP  tcp://10.96.0.10:53   forward  10.244.1.53:53 10.244.2.53:53
+        kube-system  kube-dns  dns       clusterIP  udp://10.96.0.10:53   forward  10.244.1.53:53 10.244.2.53:53
+        kube-system  kube-dns  dns-sctp  clusterIP  sctp://10.96.0.10:53  forward  10.244.1.53:5353 10.244.2.53:5353
+    "#]].assert_eq(&table("protocols.yaml", &[]));
+}
+
+#[test]
+fn headless_services_and_external_names_have_neither_portals_nor_variables() {
+    for file in ["examples/headless.yaml", "examples/external-name.yaml"] {
+        assert_eq!(portico(&["portals", "-o", "json", "-f", file]).stdout, "[]\n");
+        assert_eq!(portico(&["env", "-f", file]).stdout, "");
+    }
+}
+
+#[test]
+fn a_node_port_is_a_portal_on_the_nodes_own_address() {
+    expect![[r#"
+        NAMESPACE  SERVICE     PORT  KIND       PORTAL                 VERDICT  BACKENDS
+        default    mattermost  -     clusterIP  tcp://10.0.0.23:8065   forward  10.244.1.65:8065
+        default    mattermost  -     nodePort   tcp://10.240.0.5:8065  forward  10.244.1.65:8065
+    "#]]
+    .assert_eq(&table("node-port.yaml", &["--node", "node-a"]));
+}
+
+#[test]
+fn external_addresses_lead_where_the_cluster_address_leads() {
+    expect![[r#"
+        NAMESPACE  SERVICE     PORT  KIND        PORTAL                VERDICT  BACKENDS
+        default    public-web  http  clusterIP   tcp://10.0.0.24:80    forward  10.244.1.70:9376
+        default    public-web  http  externalIP  tcp://80.11.12.10:80  forward  10.244.1.70:9376
+    "#]]
+    .assert_eq(&table("external-ips.yaml", &[]));
+}
+
+#[test]
+fn a_load_balancers_address_leads_straight_to_the_pods() {
+    expect![[r#"
+        NAMESPACE  SERVICE    PORT  KIND          PORTAL                     VERDICT  BACKENDS
+        default    web-front  -     clusterIP     tcp://10.0.0.25:3000       forward  10.244.1.75:8443 10.244.2.75:8443
+        default    web-front  -     loadBalancer  tcp://146.148.47.155:3000  forward  10.244.1.75:8443 10.244.2.75:8443
+    "#]].assert_eq(&table("load-balancer.yaml", &[]));
+}
+
+#[test]
+fn source_ranges_bar_who_is_not_in_them() {
+    let file = "load-balancer-source-ranges.yaml";
+    let to = "tcp://146.148.47.156:443";
+    expect![[r#"
+        tcp://146.148.47.156:443: drop
+          146.148.47.156 is a load-balancer address of service default/guarded-web, and TCP 443 is its port named https
+          it may be used from 10.244.1.0/24, 130.211.204.0/24 only; this connection comes from 203.0.113.7
+          dropped: 203.0.113.7 is in none of the source ranges of default/guarded-web
+    "#]].assert_eq(&explain(file, &["--source", "203.0.113.7", to]));
+    expect![[r#"
+        tcp://146.148.47.156:443: forward
+          146.148.47.156 is a load-balancer address of service default/guarded-web, and TCP 443 is its port named https
+          it may be used from 10.244.1.0/24, 130.211.204.0/24 only; this connection comes from 10.244.1.9
+          chosen are all ready endpoints
+            10.244.1.80:8443 on node node-a: chosen
+          sent to the only backend
+    "#]].assert_eq(&explain(file, &["--source", "10.244.1.9", to]));
+    expect![[r#"
+        tcp://146.148.47.156:443: drop
+          146.148.47.156 is a load-balancer address of service default/guarded-web, and TCP 443 is its port named https
+          it may be used from 10.244.1.0/24, 130.211.204.0/24 only; this connection comes from an unknown source
+          dropped unless the source is in the source ranges of default/guarded-web; name it with --source
+    "#]].assert_eq(&explain(file, &[to]));
+}
+
+#[test]
+fn dual_stack_is_one_portal_for_each_family() {
+    expect![[r#"
+        NAMESPACE  SERVICE  PORT  KIND       PORTAL                  VERDICT  BACKENDS
+        default    dual     http  clusterIP  tcp://10.0.0.30:80      forward  10.244.1.90:8080
+        default    dual     http  clusterIP  tcp://[fd00:10::30]:80  forward  [fd00:244:1::90]:8080
+    "#]]
+    .assert_eq(&table("dual-stack.yaml", &[]));
+}
+
+#[test]
+fn session_affinity_is_explained_with_its_time_out() {
+    expect![[r#"
+        tcp://10.0.0.33:80: forward
+          10.0.0.33 is the cluster address of service default/shop, and TCP 80 is its port named http
+          its internal traffic policy is Cluster
+          chosen are all ready endpoints
+            10.244.1.100:8080 on node node-a: chosen
+            10.244.2.100:8080 on node node-b: chosen
+          session affinity: a client stays with its backend until it was quiet for 600 s
+          sent to one of 2 backends
+    "#]]
+    .assert_eq(&explain("session-affinity.yaml", &["tcp://10.0.0.33:80"]));
+}
+
+#[test]
+fn internal_traffic_policy_local_leads_to_the_own_node_or_nowhere() {
+    let file = "internal-traffic-policy-local.yaml";
+    expect![[r#"
+        tcp://10.0.0.31:9100: forward
+          10.0.0.31 is the cluster address of service default/node-metrics, and TCP 9100 is its port named metrics
+          its internal traffic policy is Local
+          chosen are the ready endpoints on this node
+            10.244.1.110:9100 on node node-a: not chosen: it is not on this node
+            10.244.2.110:9100 on node node-b: chosen
+          sent to the only backend
+    "#]].assert_eq(&explain(file, &["--node", "node-b", "tcp://10.0.0.31:9100"]));
+    expect![[r#"
+        tcp://10.0.0.31:9100: drop
+          10.0.0.31 is the cluster address of service default/node-metrics, and TCP 9100 is its port named metrics
+          its internal traffic policy is Local
+          none is chosen: no usable endpoint is on this node
+            10.244.1.110:9100 on node node-a: not chosen: it is not on this node
+            10.244.2.110:9100 on node node-b: not chosen: it is not on this node
+          dropped: the service has endpoints, but none on this node, and its internal traffic policy is Local
+    "#]].assert_eq(&explain(file, &["--node", "node-z", "tcp://10.0.0.31:9100"]));
+}
+
+#[test]
+fn zone_hints_keep_traffic_in_the_zone() {
+    let to = "tcp://10.0.0.32:80";
+    expect![[r#"
+        tcp://10.0.0.32:80: forward
+          10.0.0.32 is the cluster address of service default/catalog, and TCP 80 is its port named http
+          its internal traffic policy is Cluster
+          chosen are the ready endpoints that are hinted for this zone
+            10.244.1.120:8080 on node node-a: not chosen: its hints name other zones
+            10.244.2.120:8080 on node node-b: chosen
+          sent to the only backend
+    "#]]
+    .assert_eq(&explain("zone-hints.yaml", &["--node", "node-b", to]));
+    expect![[r#"
+        tcp://10.0.0.32:80: forward
+          10.0.0.32 is the cluster address of service default/catalog, and TCP 80 is its port named http
+          its internal traffic policy is Cluster
+          chosen are all ready endpoints
+            10.244.1.120:8080 on node node-a: chosen
+            10.244.2.120:8080 on node node-b: chosen
+          sent to one of 2 backends
+    "#]]
+    .assert_eq(&explain("zone-hints.yaml", &["--zone", "zone-q", to]));
+}
+
+#[test]
+fn terminating_endpoints_serve_when_nothing_else_does() {
+    expect![[r#"
+        tcp://10.0.0.35:80: forward
+          10.0.0.35 is the cluster address of service default/draining, and TCP 80 is its port named http
+          its internal traffic policy is Cluster
+          none is ready: chosen are those that still serve while they terminate
+            10.244.1.130:8080 on node node-a: chosen
+            10.244.2.130:8080 on node node-b: chosen
+            10.244.2.131:8080 on node node-b: not chosen: it terminates and serves no more
+          sent to one of 2 backends
+    "#]]
+    .assert_eq(&explain("terminating-endpoints.yaml", &["tcp://10.0.0.35:80"]));
+}
+
+#[test]
+fn a_portal_without_backends_refuses() {
+    expect![[r#"
+        tcp://10.0.0.34:80: reject
+          10.0.0.34 is the cluster address of service default/nobody-home, and TCP 80 is its port named http
+          its internal traffic policy is Cluster
+          none is chosen: no endpoint is ready or still serving
+          refused: no endpoint is ready or still serving
+    "#]]
+    .assert_eq(&explain("no-backends.yaml", &["tcp://10.0.0.34:80"]));
+}
+
+#[test]
+fn other_kinds_are_ignored_and_counted() {
+    let answer = portico(&["portals", "-v", "-f", "examples/ingress-ignored.yaml"]);
+    assert_eq!(answer.code, 0);
+    expect![[r#"
+        portico: note: ignored networking.k8s.io/v1 Ingress: 1
+    "#]]
+    .assert_eq(&answer.stderr);
+    expect![[r#"
+        NAMESPACE  SERVICE  PORT  KIND       PORTAL              VERDICT  BACKENDS
+        default    nginx    -     clusterIP  tcp://10.0.0.36:80  forward  10.244.1.140:80
+    "#]]
+    .assert_eq(&answer.stdout);
+}
+
+#[test]
+fn the_whole_folder_can_be_read_at_once() {
+    let answer = portico(&["portals", "-o", "json", "-f", "examples"]);
+    assert_eq!(answer.code, 0, "{}", answer.stderr);
+    assert_eq!(answer.stdout.matches("\"verdict\"").count(), 28);
+}

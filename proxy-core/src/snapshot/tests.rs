@@ -1,0 +1,220 @@
+//! What a snapshot answers, and whose portals it says may differ after a change.
+//!
+//! That a snapshot which followed many changes answers as a fresh one does is a property, in `plan`.
+
+use super::*;
+use crate::sample::{ip, slice, snapshot, svc};
+
+fn key(name: &str) -> ServiceKey {
+    ServiceKey::new("default", name)
+}
+
+fn changed(names: &[&str]) -> Changed {
+    names.iter().map(|name| key(name)).collect()
+}
+
+fn endpoints(snapshot: &Snapshot, port_name: &str, protocol: Protocol) -> Vec<String> {
+    let key = key("s");
+    let families = Family::BOTH.map(|family| snapshot.endpoints_of(&key, port_name, protocol, family));
+    families.concat().iter().map(|found| found.backend.to_string()).collect()
+}
+
+fn tcp_endpoints(slices: impl IntoIterator<Item = EndpointSlice>) -> Vec<String> {
+    endpoints(&snapshot(slices.into_iter().map(Change::Slice)), "", Protocol::Tcp)
+}
+
+#[test]
+fn endpoints_join_by_port_name_and_protocol() {
+    let made = slice("s").tcp("web", 8080).udp("web", 8081).tcp("admin", 9090).at("10.1.0.1");
+    let snapshot = snapshot([made.into()]);
+    assert_eq!(endpoints(&snapshot, "web", Protocol::Tcp), ["10.1.0.1:8080"]);
+    assert_eq!(endpoints(&snapshot, "web", Protocol::Udp), ["10.1.0.1:8081"]);
+    assert_eq!(endpoints(&snapshot, "admin", Protocol::Tcp), ["10.1.0.1:9090"]);
+    assert_eq!(endpoints(&snapshot, "admin", Protocol::Sctp), [""; 0]);
+    assert_eq!(endpoints(&snapshot, "", Protocol::Tcp), [""; 0]);
+}
+
+#[test]
+fn slices_with_different_numbers_for_one_port_name_are_united() {
+    let one = slice("s").named("s-1").tcp("", 8080).at("10.1.0.1").at("10.1.0.3");
+    let two = slice("s").named("s-2").tcp("", 9090).at("10.1.0.2");
+    assert_eq!(tcp_endpoints([one, two]), ["10.1.0.1:8080", "10.1.0.2:9090", "10.1.0.3:8080"]);
+}
+
+#[test]
+fn a_slice_belongs_to_the_service_of_its_namespace_and_name_only() {
+    let mut elsewhere = slice("s").tcp("", 80).at("10.1.0.2");
+    elsewhere.key.namespace = "team".into();
+    elsewhere.service = ServiceKey::new("team", "s");
+    let longer = slice("s-1").tcp("", 80).at("10.1.0.3");
+    assert_eq!(tcp_endpoints([slice("s").tcp("", 80).at("10.1.0.1"), elsewhere, longer]), ["10.1.0.1:80"]);
+}
+
+#[test]
+fn each_family_has_its_own_endpoints() {
+    let snapshot = snapshot([
+        slice("s").named("v4").tcp("", 80).at("10.1.0.1").into(),
+        slice("s").named("v6").tcp("", 80).at("fd01::1").into(),
+    ]);
+    let (key, none) = (key("s"), [""; 0]);
+    let of = |family| -> Vec<String> {
+        let found = snapshot.endpoints_of(&key, "", Protocol::Tcp, family);
+        found.iter().map(|e| e.endpoint.address.to_string()).collect()
+    };
+    assert_eq!(of(Family::V4), ["10.1.0.1"]);
+    assert_eq!(of(Family::V6), ["fd01::1"]);
+    assert_ne!(of(Family::V4), none);
+}
+
+#[test]
+fn an_address_and_port_in_two_slices_is_one_endpoint() {
+    let named = |name| slice("s").named(name).tcp("", 80).at("10.1.0.1");
+    assert_eq!(tcp_endpoints([named("a"), named("b").at("10.1.0.2")]), ["10.1.0.1:80", "10.1.0.2:80"]);
+    let other_number = slice("s").named("c").tcp("", 81).at("10.1.0.1");
+    assert_eq!(tcp_endpoints([named("a"), other_number]), ["10.1.0.1:80", "10.1.0.1:81"]);
+}
+
+#[test]
+fn of_duplicates_the_one_that_does_not_terminate_stands_whatever_their_order() {
+    let ready = |name| slice("s").named(name).tcp("", 80).at("10.1.0.1").on("ready");
+    let leaving = |name| slice("s").named(name).tcp("", 80).at("10.1.0.1").on("leaving").terminating();
+    let node_of = |slices: Vec<EndpointSlice>| {
+        let snapshot = snapshot(slices.into_iter().map(Change::Slice));
+        let key = key("s");
+        let found = snapshot.endpoints_of(&key, "", Protocol::Tcp, Family::V4);
+        assert_eq!(found.len(), 1);
+        found[0].endpoint.node.clone().unwrap().to_string()
+    };
+    assert_eq!(node_of(vec![ready("a"), leaving("b")]), "ready");
+    assert_eq!(node_of(vec![leaving("a"), ready("b")]), "ready");
+    assert_eq!(node_of(vec![leaving("a"), ready("b"), leaving("c")]), "ready");
+    assert_eq!(node_of(vec![leaving("c"), ready("b"), leaving("a")]), "ready");
+    assert_eq!(node_of(vec![leaving("a"), leaving("b")]), "leaving");
+}
+
+#[test]
+fn within_one_slice_a_duplicate_that_terminates_does_not_hide_the_other() {
+    let made = slice("s").tcp("", 80).at("10.1.0.1").terminating().at("10.1.0.1").at("10.1.0.1").finished();
+    let snapshot = snapshot([made.into()]);
+    let key = key("s");
+    let found = snapshot.endpoints_of(&key, "", Protocol::Tcp, Family::V4);
+    assert_eq!(found.iter().map(|e| e.endpoint.conditions.ready).collect::<Vec<_>>(), [true]);
+}
+
+#[test]
+fn an_endpoint_with_the_address_of_a_service_is_left_out_while_that_service_has_it() {
+    let mut snapshot = snapshot([
+        svc("s").ip("10.96.0.1").tcp("", 80).into(),
+        slice("s").tcp("", 80).at("10.1.0.1").at("10.96.0.2").into(),
+    ]);
+    let both = ["10.1.0.1:80", "10.96.0.2:80"];
+    assert_eq!(endpoints(&snapshot, "", Protocol::Tcp), both);
+
+    // The service appears later than the slice, moves away, comes back and goes.
+    let owner = |address| Change::Service(svc("owner").ip(address).tcp("", 80));
+    let steps = [
+        (owner("10.96.0.2"), vec!["10.1.0.1:80"]),
+        (owner("10.96.0.3"), both.to_vec()),
+        (owner("10.96.0.2"), vec!["10.1.0.1:80"]),
+        (Change::NoService(key("owner")), both.to_vec()),
+    ];
+    for (change, expected) in steps {
+        assert_eq!(snapshot.apply(change), changed(&["owner", "s"]));
+        assert_eq!(endpoints(&snapshot, "", Protocol::Tcp), expected);
+    }
+}
+
+#[test]
+fn an_address_of_two_services_stays_one_until_both_are_gone() {
+    let owner = |name: &str| Change::Service(svc(name).ip("10.96.0.2").tcp("", 80));
+    let mut snapshot = snapshot([owner("a"), owner("b"), slice("s").tcp("", 80).at("10.96.0.2").into()]);
+    assert_eq!(snapshot.owner_of(ip("10.96.0.2")), Some(&key("a")));
+    snapshot.apply(Change::NoService(key("a")));
+    assert_eq!(snapshot.owner_of(ip("10.96.0.2")), Some(&key("b")));
+    assert_eq!(endpoints(&snapshot, "", Protocol::Tcp), [""; 0]);
+    snapshot.apply(Change::NoService(key("b")));
+    assert_eq!(snapshot.owner_of(ip("10.96.0.2")), None);
+    assert_eq!(endpoints(&snapshot, "", Protocol::Tcp), ["10.96.0.2:80"]);
+}
+
+#[test]
+fn both_addresses_of_a_dual_stack_service_are_refused_as_endpoints() {
+    let snapshot = snapshot([
+        slice("s").tcp("", 80).at("10.96.0.2").at("fd00::2").at("fd01::1").into(),
+        svc("owner").ip("10.96.0.2").ip("fd00::2").tcp("", 80).into(),
+    ]);
+    assert_eq!(endpoints(&snapshot, "", Protocol::Tcp), ["[fd01::1]:80"]);
+}
+
+#[test]
+fn a_service_of_another_proxy_keeps_its_address_from_being_an_endpoint() {
+    let mut other = svc("other").ip("10.96.0.2").tcp("", 80);
+    other.has_portals = false;
+    let snapshot = snapshot([slice("s").tcp("", 80).at("10.96.0.2").into(), other.into()]);
+    assert_eq!(endpoints(&snapshot, "", Protocol::Tcp), [""; 0]);
+}
+
+#[test]
+fn an_external_address_is_no_service_address() {
+    let balanced = svc("lb").ip("10.96.0.2").external("192.0.2.1").balanced("192.0.2.2").tcp("", 80);
+    let made = slice("s").tcp("", 80).at("192.0.2.1").at("192.0.2.2");
+    let snapshot = snapshot([balanced.into(), made.into()]);
+    assert_eq!(endpoints(&snapshot, "", Protocol::Tcp), ["192.0.2.1:80", "192.0.2.2:80"]);
+}
+
+#[test]
+fn a_change_names_its_own_service_alone() {
+    let mut snapshot = snapshot(crate::sample::cluster(5, 2));
+    let made = crate::sample::cluster_slice(3, 2, 1);
+    assert_eq!(snapshot.apply(made.into()), changed(&["svc-3"]));
+    assert_eq!(snapshot.apply(svc("svc-2").ip("10.96.9.9").tcp("", 81).into()), changed(&["svc-2"]));
+    assert_eq!(snapshot.apply(Change::NoSlice(SliceKey::new("default", "svc-1-1"))), changed(&["svc-1"]));
+    assert_eq!(snapshot.apply(Change::NoService(key("svc-0"))), changed(&["svc-0"]));
+}
+
+#[test]
+fn a_change_that_changes_nothing_names_nobody() {
+    let service = || Change::Service(svc("s").ip("10.96.0.1").tcp("", 80));
+    let made = || Change::Slice(slice("s").tcp("", 80).at("10.1.0.1"));
+    let mut snapshot = snapshot([service(), made()]);
+    for change in [service(), made(), Change::NoService(key("x")), Change::NoSlice(SliceKey::new("x", "y"))] {
+        assert_eq!(snapshot.apply(change), Changed::new());
+    }
+}
+
+#[test]
+fn a_slice_that_moves_to_another_service_names_both() {
+    let mut snapshot = snapshot([slice("s").named("x").tcp("", 80).at("10.1.0.1").into()]);
+    let moved = slice("t").named("x").tcp("", 80).at("10.1.0.1");
+    assert_eq!(snapshot.apply(moved.into()), changed(&["s", "t"]));
+    assert_eq!(endpoints(&snapshot, "", Protocol::Tcp), [""; 0]);
+    assert_eq!(snapshot.slices_of(&key("t")).count(), 1);
+}
+
+#[test]
+fn a_slice_replaces_the_one_of_its_name() {
+    let (one, two) = (slice("s").tcp("", 80).at("10.1.0.1"), slice("s").tcp("", 80).at("10.1.0.2"));
+    assert_eq!(tcp_endpoints([one, two]), ["10.1.0.2:80"]);
+}
+
+#[test]
+fn a_clone_keeps_answering_as_before() {
+    let mut snapshot = snapshot([slice("s").tcp("", 80).at("10.1.0.1").into()]);
+    let before = snapshot.clone();
+    snapshot.apply(slice("s").tcp("", 80).at("10.1.0.2").into());
+    assert_eq!(endpoints(&before, "", Protocol::Tcp), ["10.1.0.1:80"]);
+    assert!(snapshot.revision() > before.revision());
+}
+
+#[test]
+fn the_services_of_a_namespace_stand_apart_from_those_of_longer_names() {
+    let snapshot = snapshot([
+        svc("b").namespace("team").into(),
+        svc("a").namespace("team").into(),
+        svc("c").namespace("team-2").into(),
+        svc("d").namespace("tea").into(),
+    ]);
+    let names: Vec<String> = snapshot.services_in("team").map(|s| s.key.name.to_string()).collect();
+    assert_eq!(names, ["a", "b"]);
+    assert_eq!(snapshot.service_count(), 4);
+}
