@@ -1,7 +1,7 @@
 //! Rules in a real kernel: what the text of a ruleset does to real connections, and that a plan leads
 //! where a fresh load leads. The kernel is the judge; the tracer must agree with it.
 
-#[path = "namespace.rs"]
+#[path = "netns/namespace.rs"]
 mod namespace;
 
 use std::collections::BTreeMap;
@@ -175,7 +175,7 @@ fn only_sources_in_range_use_a_load_balancer_address() {
         assert_eq!(ask("192.0.2.4:80").expect("10.200.0.1 is in range"), "a");
         run_as("10.201.0.1", || assert_eq!(fate("192.0.2.4:80"), ErrorKind::TimedOut));
         run_as("10.201.0.1", || {
-            assert_eq!(ask("10.96.0.4:80").expect("the cluster address has no ranges"), "a")
+            assert_eq!(ask("10.96.0.4:80").expect("the cluster address has no ranges"), "a");
         });
     });
 }

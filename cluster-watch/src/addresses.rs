@@ -112,8 +112,9 @@ fn refuse_addresses_of_external_name(spec: &Field<'_, '_>, single: &Field<'_, '_
         single.error(format_args!("{}: a service of type ExternalName has no address", single.shown()));
     }
     for key in ["clusterIPs", "ipFamilies"] {
-        if spec.list(key).next().is_some() {
-            spec.at(key).error("a service of type ExternalName has no address");
+        let field = spec.at(key);
+        if !field.is_absent() && !field.is_empty_list() {
+            field.error("a service of type ExternalName has no address");
         }
     }
     if !spec.at("ipFamilyPolicy").is_absent() {

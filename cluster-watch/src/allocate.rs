@@ -46,8 +46,12 @@ impl<'a> Pool<'a> {
                 wanted.push(family);
             }
         };
+        let has_net = |family: Family| self.nets.iter().any(|(net, _)| Family::of_net(net) == family);
         for family in families {
-            add(&mut wanted, *family);
+            // A second family is a wish unless it is required, as it is for an API server with one family.
+            if wanted.is_empty() || has_net(*family) || *policy == Some(FamilyPolicy::RequireDual) {
+                add(&mut wanted, *family);
+            }
         }
         if wanted.is_empty() {
             let first = self.nets.first().ok_or("draw an address: there is no portal net")?;
@@ -55,8 +59,7 @@ impl<'a> Pool<'a> {
         }
         if matches!(policy, Some(FamilyPolicy::PreferDual | FamilyPolicy::RequireDual)) {
             for family in Family::BOTH {
-                let has_net = self.nets.iter().any(|(net, _)| Family::of_net(net) == family);
-                if has_net || *policy == Some(FamilyPolicy::RequireDual) {
+                if has_net(family) || *policy == Some(FamilyPolicy::RequireDual) {
                     add(&mut wanted, family);
                 }
             }

@@ -12,6 +12,9 @@ use serde_json::Value;
 
 use crate::report::{MAX_PROBLEMS, Severity, excerpt};
 
+/// Unquoted, YAML takes `yes`, `on`, `y`, `1.10` and the like for something else.
+const STRING: &str = "a string; in YAML, quotes make it one";
+
 static ABSENT: Value = Value::Null;
 
 /// What is wrong with one object.
@@ -35,6 +38,10 @@ impl Findings {
         if kept < MAX_PROBLEMS || (severity == Severity::Error && kept < 2 * MAX_PROBLEMS) {
             list.push(Finding { severity, message });
         }
+    }
+
+    fn is_full(&self) -> bool {
+        self.list.borrow().len() >= 2 * MAX_PROBLEMS
     }
 
     pub(crate) fn has_errors(&self) -> bool {
@@ -92,6 +99,10 @@ impl<'p, 'v> Field<'p, 'v> {
         self.value.as_str() == Some("")
     }
 
+    pub(crate) fn is_empty_list(&self) -> bool {
+        self.value.as_array().is_some_and(Vec::is_empty)
+    }
+
     pub(crate) fn is_text(&self) -> bool {
         self.value.is_string()
     }
@@ -102,7 +113,7 @@ impl<'p, 'v> Field<'p, 'v> {
             Value::Null => None,
             Value::String(text) => Some(text.as_str()).filter(|text| !text.is_empty()),
             _ => {
-                self.wrong_type("a string");
+                self.wrong_type(STRING);
                 None
             }
         }
@@ -167,16 +178,15 @@ impl<'p, 'v> Field<'p, 'v> {
         })
     }
 
-    /// The entries of the map `key`, whose values must be texts: labels, selectors, annotations.
-    pub(crate) fn texts(&self, key: &str) -> Vec<(&'v str, &'v str)> {
-        let map = self.map(key);
-        let Some(entries) = map.value.as_object() else { return Vec::new() };
+    /// The entries of this map, whose values must be texts: labels, selectors, annotations.
+    pub(crate) fn texts(&self) -> Vec<(&'v str, &'v str)> {
+        let Some(entries) = self.value.as_object() else { return Vec::new() };
         let mut texts = Vec::with_capacity(entries.len());
         for (name, value) in entries {
             match value {
                 Value::String(text) => texts.push((name.as_str(), text.as_str())),
                 Value::Null => texts.push((name.as_str(), "")),
-                _ => map.at(name).wrong_type("a string"),
+                _ => self.at(name).wrong_type(STRING),
             }
         }
         texts
@@ -184,6 +194,9 @@ impl<'p, 'v> Field<'p, 'v> {
 
     /// Refuses the object because of this field.
     pub(crate) fn error(&self, message: impl fmt::Display) {
+        if self.findings.is_full() {
+            return;
+        }
         self.findings.add(Severity::Error, format!("{self}: {message}"));
     }
 

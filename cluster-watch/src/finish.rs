@@ -5,22 +5,27 @@
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use proxy_core::endpoint::{EndpointSlice, SliceKey};
+use proxy_core::endpoint::{Endpoint, EndpointSlice, SliceKey};
 use proxy_core::service::{Protocol, ServiceKey};
 
 use crate::allocate::Pool;
-use crate::endpoints::Subset;
+use crate::endpoints::{EndpointsDraft, Subset};
 use crate::objects::Objects;
-use crate::pods::{PodIndex, PodKey, pod_subsets};
+use crate::pods::{Pod, PodIndex, PodKey, pod_subsets};
 use crate::reader::{Placed, Reader};
-use crate::report::{Report, Severity};
+use crate::report::{Place, Report, Severity};
 use crate::service::{ServiceDraft, TargetPort};
 use crate::stream::ReadOptions;
 
+/// How many pods are looked at for all services together: services times pods may be more than fits.
+const POD_LOOKS_MAX: usize = 2_000_000;
+
 type Services = BTreeMap<ServiceKey, Placed<ServiceDraft>>;
+type Pods = BTreeMap<PodKey, Placed<Pod>>;
 type Slices = BTreeMap<SliceKey, EndpointSlice>;
 
 /// Brings together what has been read.
@@ -28,7 +33,7 @@ pub(crate) fn finish(reader: Reader, options: &ReadOptions) -> (Objects, Report)
     let Reader { mut report, mut services, slices, endpoints, pods, nodes, service_cidrs, .. } = reader;
     drop_clashes(&mut services, &mut report);
     draw_addresses(&mut services, options, &mut report);
-    warn_of_service_addresses(&services, &slices, &mut report);
+    warn_of_service_addresses(&services, &slices, &endpoints, &mut report);
 
     let mut slices: Slices = slices.into_iter().map(|(key, placed)| (key, placed.value)).collect();
     let mut has_endpoints: HashSet<ServiceKey> = slices.values().map(|slice| slice.service.clone()).collect();
@@ -38,14 +43,42 @@ pub(crate) fn finish(reader: Reader, options: &ReadOptions) -> (Objects, Report)
             add_subsets(&mut slices, key, "endpoints", placed.value.subsets(service));
         }
     }
+    add_pods(&mut slices, &services, &has_endpoints, &pods, &mut report);
+    let objects = Objects {
+        services: services.into_iter().map(|(key, placed)| (key, placed.value.service)).collect(),
+        slices,
+        nodes: nodes.into_iter().map(|(name, placed)| (name, placed.value)).collect(),
+        service_ranges: service_cidrs.into_values().flat_map(|placed| placed.value).collect(),
+    };
+    (objects, report)
+}
+
+/// Adds the endpoints of services that have a selector, and neither slices nor Endpoints.
+fn add_pods(
+    slices: &mut Slices,
+    services: &Services,
+    has_endpoints: &HashSet<ServiceKey>,
+    pods: &Pods,
+    report: &mut Report,
+) {
     let index = PodIndex::new(pods.values().map(|placed| &placed.value));
     let mut said: BTreeSet<&PodKey> = BTreeSet::new();
-    for (key, placed) in &services {
+    let mut looks_left = POD_LOOKS_MAX;
+    for (key, placed) in services {
         let draft = &placed.value;
         if draft.selector.is_empty() || draft.addresses.headless || has_endpoints.contains(key) {
             continue;
         }
-        for pod in index.selected(draft) {
+        let candidates = index.candidates(draft);
+        let Some(left) = looks_left.checked_sub(candidates.len()) else {
+            let message = "select pods: too many services select too many pods; give it endpoints".to_owned();
+            report.add(Severity::Error, &placed.place, Some(&format!("Service {key}")), message);
+            continue;
+        };
+        looks_left = left;
+        let selected = candidates.iter().copied().filter(|pod| pod.is_selected(draft));
+        let selected: Vec<&Pod> = selected.collect();
+        for pod in &selected {
             if let (Some(why), Some(placed)) = (pod.unusable(), pods.get(&pod.key))
                 && said.insert(&pod.key)
             {
@@ -54,17 +87,12 @@ pub(crate) fn finish(reader: Reader, options: &ReadOptions) -> (Objects, Report)
                 report.add(Severity::Warning, &placed.place, Some(&label), message);
             }
         }
-        let subsets = pod_subsets(draft, index.selected(draft));
-        warn_of_unknown_port_names(placed, &subsets, &mut report);
-        add_subsets(&mut slices, key, "pods", subsets);
+        let subsets = pod_subsets(draft, &selected);
+        if selected.iter().any(|pod| pod.is_usable()) {
+            warn_of_unknown_port_names(placed, &subsets, report);
+        }
+        add_subsets(slices, key, "pods", subsets);
     }
-    let objects = Objects {
-        services: services.into_iter().map(|(key, placed)| (key, placed.value.service)).collect(),
-        slices,
-        nodes: nodes.into_iter().map(|(name, placed)| (name, placed.value)).collect(),
-        service_ranges: service_cidrs.into_values().flat_map(|placed| placed.value).collect(),
-    };
-    (objects, report)
 }
 
 /// Drops services that an API server would have refused because an earlier one has the same address or
@@ -128,30 +156,34 @@ fn draw_addresses(services: &mut Services, options: &ReadOptions, report: &mut R
 fn warn_of_service_addresses(
     services: &Services,
     slices: &BTreeMap<SliceKey, Placed<EndpointSlice>>,
+    endpoints: &BTreeMap<ServiceKey, Placed<EndpointsDraft>>,
     report: &mut Report,
 ) {
     let owners = services
         .iter()
         .flat_map(|(key, placed)| placed.value.addresses.given.iter().map(move |address| (*address, key)));
     let owners: HashMap<IpAddr, &ServiceKey> = owners.collect();
-    for (key, placed) in slices {
-        for endpoint in &placed.value.endpoints {
-            if let Some(owner) = owners.get(&endpoint.address) {
-                let message = format!(
-                    "{} is the address of service {owner}, which no endpoint may have; skipped",
-                    endpoint.address
-                );
-                let label = format!("EndpointSlice {key}");
-                report.add(Severity::Warning, &placed.place, Some(&label), message);
+    let mut warn = |kind: &str, key: &dyn fmt::Display, place: &Place, endpoints: &[Endpoint]| {
+        for endpoint in endpoints {
+            let address = endpoint.address;
+            if let Some(owner) = owners.get(&address) {
+                let message =
+                    format!("{address} is the address of service {owner}, which no endpoint may have");
+                report.add(Severity::Warning, place, Some(&format!("{kind} {key}")), message);
             }
+        }
+    };
+    for (key, placed) in slices {
+        warn("EndpointSlice", key, &placed.place, &placed.value.endpoints);
+    }
+    for (key, placed) in endpoints {
+        for subset in &placed.value.subsets {
+            warn("Endpoints", key, &placed.place, &subset.endpoints);
         }
     }
 }
 
 fn warn_of_unknown_port_names(placed: &Placed<ServiceDraft>, subsets: &[Subset], report: &mut Report) {
-    if subsets.is_empty() {
-        return;
-    }
     let draft = &placed.value;
     for (index, (port, target)) in draft.service.ports.iter().zip(&draft.target_ports).enumerate() {
         let TargetPort::Name(name) = target else { continue };

@@ -21,41 +21,50 @@ pub(crate) struct Splitter<R> {
 /// Where in a document the last byte stands.
 #[derive(Default)]
 struct Scan {
+    is_begun: bool,
+    /// It does not begin with a bracket: the rest of the line is taken as a document, and will be refused.
+    is_garbage: bool,
     depth: usize,
     in_string: bool,
     is_escaped: bool,
-    /// Outside of all brackets: the rest of the line is taken as a document, and will be refused.
-    is_garbage: bool,
-    line_ends: usize,
 }
 
 impl Scan {
-    /// Takes a byte; true if it ends the document.
-    fn take(&mut self, byte: u8) -> bool {
-        if byte == b'\n' {
-            self.line_ends += 1;
+    /// Takes bytes up to the end of the document; says how many those are if it ends here.
+    fn take(&mut self, bytes: &[u8]) -> Option<usize> {
+        if !self.is_begun {
+            self.is_begun = true;
+            self.is_garbage = !matches!(bytes.first(), Some(b'{' | b'['));
         }
-        if self.in_string {
-            match byte {
-                _ if self.is_escaped => self.is_escaped = false,
-                b'\\' => self.is_escaped = true,
-                b'"' => self.in_string = false,
-                _ => {}
+        let after = |from: usize, stops: fn(u8) -> bool| {
+            let found = bytes[from..].iter().position(|byte| stops(*byte));
+            found.map(|offset| from + offset + 1)
+        };
+        let mut at = 0;
+        while at < bytes.len() {
+            if self.is_garbage {
+                return after(at, |byte| byte == b'\n');
             }
-            return false;
-        }
-        match byte {
-            b'"' if !self.is_garbage => self.in_string = true,
-            b'{' | b'[' if !self.is_garbage => self.depth += 1,
-            b'}' | b']' if self.depth > 0 => {
-                self.depth -= 1;
-                return self.depth == 0;
+            if self.is_escaped {
+                self.is_escaped = false;
+                at += 1;
+            } else if self.in_string {
+                at = after(at, |byte| matches!(byte, b'"' | b'\\'))?;
+                self.is_escaped = bytes[at - 1] == b'\\';
+                self.in_string = self.is_escaped;
+            } else {
+                at = after(at, |byte| matches!(byte, b'"' | b'{' | b'[' | b'}' | b']'))?;
+                match bytes[at - 1] {
+                    b'"' => self.in_string = true,
+                    b'{' | b'[' => self.depth += 1,
+                    _ => self.depth -= 1,
+                }
+                if self.depth == 0 && !self.in_string {
+                    return Some(at);
+                }
             }
-            b'\n' => return self.is_garbage,
-            _ => {}
         }
-        self.is_garbage = self.depth == 0 && !self.in_string;
-        false
+        None
     }
 }
 
@@ -79,8 +88,9 @@ impl<R: BufRead> Splitter<R> {
             if available.is_empty() {
                 break;
             }
-            let end = available.iter().position(|byte| scan.take(*byte)).map(|at| at + 1);
+            let end = scan.take(available);
             let taken = end.unwrap_or(available.len());
+            self.line_ends += available[..taken].iter().filter(|byte| **byte == b'\n').count();
             self.chunk.extend_from_slice(&available[..taken]);
             self.input.consume(taken);
             if self.chunk.len() > DOCUMENT_BYTES_MAX {
@@ -90,8 +100,7 @@ impl<R: BufRead> Splitter<R> {
                 break;
             }
         }
-        self.line_ends += scan.line_ends;
-        Ok((!self.chunk.is_empty()).then_some(Chunk { line, bytes: &self.chunk }))
+        Ok((!self.chunk.is_empty()).then_some(Chunk { line, content_line: line, bytes: &self.chunk }))
     }
 
     fn skip_white_space(&mut self) -> io::Result<()> {

@@ -20,7 +20,7 @@ pub(crate) fn node(object: &Field<'_, '_>, names: &mut Names) -> Option<Node> {
     let meta = object.map("metadata");
     let name_field = meta.at("name");
     let name = named(&name_field, NameRule::Subdomain);
-    let labels = meta.texts("labels");
+    let labels = meta.map("labels").texts();
     let zone = labels.iter().find(|(label, _)| *label == ZONE_LABEL).map_or("", |(_, zone)| *zone);
     let addresses = addresses(&object.map("status"));
     Some(Node { name: names.get(name?), zone: names.get(zone), addresses })

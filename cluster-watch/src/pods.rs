@@ -67,6 +67,18 @@ impl Pod {
         }
     }
 
+    /// It has an address and may have connections.
+    pub(crate) fn is_usable(&self) -> bool {
+        !self.finished && !self.addresses.is_empty()
+    }
+
+    /// Whether it has all the labels that a service selects by, given that it has one.
+    pub(crate) fn is_selected(&self, draft: &ServiceDraft) -> bool {
+        // The only label is the one by which it was found.
+        draft.selector.len() == 1
+            || draft.selector.iter().all(|(label, value)| self.labels.get(label) == Some(value))
+    }
+
     fn endpoint(&self, family: Family, publish_not_ready: bool) -> Option<Endpoint> {
         let address = *self.addresses.iter().find(|address| Family::of(**address) == family)?;
         let conditions = Conditions {
@@ -99,7 +111,8 @@ impl Pod {
 pub(crate) fn pod(object: &Field<'_, '_>, names: &mut Names) -> Option<Pod> {
     let meta_field = object.map("metadata");
     let meta = metadata(&meta_field, NameRule::Subdomain, names);
-    let labels = meta_field.texts("labels").into_iter().map(|(name, value)| (name.into(), value.into()));
+    let labels =
+        meta_field.map("labels").texts().into_iter().map(|(name, value)| (name.into(), value.into()));
     let labels = labels.collect();
     let spec = object.map("spec");
     let status = object.map("status");
@@ -133,7 +146,8 @@ fn addresses(status: &Field<'_, '_>) -> Vec<IpAddr> {
                 Some(reason) => {
                     field.warn(format_args!("{address} is {reason}, which no endpoint may have; skipped"));
                 }
-                None if addresses.contains(&address) => {}
+                // One of each family: an endpoint has one address.
+                None if addresses.iter().any(|other| Family::of(*other) == Family::of(address)) => {}
                 None => addresses.push(address),
             },
         }
@@ -189,26 +203,22 @@ impl<'a> PodIndex<'a> {
         Self { by_label }
     }
 
-    /// The pods that a service selects, in the order of their names.
-    pub(crate) fn selected<'s>(&'s self, draft: &'s ServiceDraft) -> impl Iterator<Item = &'a Pod> + 's {
+    /// The pods that have one of the labels that a service selects by, in the order of their names.
+    pub(crate) fn candidates<'s>(&'s self, draft: &'s ServiceDraft) -> &'s [&'a Pod] {
         let namespace = &*draft.service.key.namespace;
-        // The rarest label gives the candidates: all pods may share `app`.
-        let candidates = draft.selector.iter().map(|(label, value)| {
+        // The rarest label gives the candidates: all pods may share one.
+        let lists = draft.selector.iter().map(|(label, value)| {
             self.by_label.get(&(namespace, &**label, &**value)).map_or(&[][..], Vec::as_slice)
         });
-        let candidates: &'s [&'a Pod] = candidates.min_by_key(|pods| pods.len()).unwrap_or_default();
-        candidates
-            .iter()
-            .copied()
-            .filter(|pod| draft.selector.iter().all(|(label, value)| pod.labels.get(label) == Some(value)))
+        lists.min_by_key(|pods| pods.len()).unwrap_or_default()
     }
 }
 
 /// The endpoints of a service from its pods: one subset per family and per set of port numbers, as a
 /// port's name may stand for different numbers on different pods.
-pub(crate) fn pod_subsets<'a>(draft: &ServiceDraft, pods: impl Iterator<Item = &'a Pod>) -> Vec<Subset> {
+pub(crate) fn pod_subsets(draft: &ServiceDraft, pods: &[&Pod]) -> Vec<Subset> {
     let mut subsets: BTreeMap<(Family, Vec<u16>), Subset> = BTreeMap::new();
-    for pod in pods.filter(|pod| !pod.finished) {
+    for pod in pods.iter().filter(|pod| pod.is_usable()) {
         let ports = pod.ports_of(draft);
         if ports.is_empty() {
             continue;

@@ -30,8 +30,9 @@ pub(crate) fn ports(
     names: &mut Names,
 ) -> Vec<PortDraft> {
     let fields: Vec<Field<'_, '_>> = spec.maps("ports").collect();
-    if spec.list("ports").next().is_none() && !headless && kind != ServiceType::ExternalName {
-        spec.at("ports").error("missing: a service has at least one port unless it is headless");
+    let list = spec.at("ports");
+    if (list.is_absent() || list.is_empty_list()) && !headless && kind != ServiceType::ExternalName {
+        list.error("missing: a service has at least one port unless it is headless");
     }
     let mut seen = Seen::default();
     let several = fields.len() > 1;

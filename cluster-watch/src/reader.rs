@@ -67,10 +67,13 @@ impl Reader {
             index += 1;
         };
         let read = parse(DocumentSeed { header: &mut header, sink: &mut sink });
-        let is_list = index > 0 || header.kind.as_deref().is_some_and(|kind| kind.ends_with("List"));
-        for (index, item) in held {
-            let (Ok(item) | Err(item)) = completed(item, &header);
-            self.object(&item, place, Some(index), 1);
+        let is_list = header.kind.as_deref().map_or(index > 0, |kind| kind.ends_with("List"));
+        // Where reading broke off before the list said what it is, nothing is known of its items.
+        if is_list && (read.is_ok() || header.kind.is_some()) {
+            for (index, item) in held {
+                let (Ok(item) | Err(item)) = completed(item, &header);
+                self.object(&item, place, Some(index), 1);
+            }
         }
         if let Document::Object(object) = read?
             && !(is_list && object.contains_key("items"))
@@ -232,7 +235,10 @@ fn put<K: Ord, T>(
 
 /// An item with what its list says of it; an error if neither says what it is.
 fn completed(mut item: Value, header: &ListHeader) -> Result<Value, Value> {
-    let Some(object) = item.as_object_mut() else { return Ok(item) };
+    let Some(object) = item.as_object_mut() else {
+        // In a list it is a mistake; whether this is a list may still come.
+        return if header.kind.is_some() { Ok(item) } else { Err(item) };
+    };
     if object.contains_key("kind") && object.contains_key("apiVersion") {
         return Ok(item);
     }

@@ -76,7 +76,8 @@ pub(crate) struct ServiceDraft {
 pub(crate) fn service(object: &Field<'_, '_>, names: &mut Names) -> Option<ServiceDraft> {
     let meta_field = object.map("metadata");
     let meta = metadata(&meta_field, NameRule::Label, names);
-    let has_other_proxy = meta_field.texts("labels").iter().any(|(label, _)| *label == PROXY_NAME_LABEL);
+    let has_other_proxy =
+        meta_field.map("labels").texts().iter().any(|(label, _)| *label == PROXY_NAME_LABEL);
     let mode = mode(&meta_field);
     let spec = object.map("spec");
     let kind = validate::one_of(&spec.at("type"), &ServiceType::NAMES).unwrap_or(ServiceType::ClusterIp);
@@ -88,8 +89,7 @@ pub(crate) fn service(object: &Field<'_, '_>, names: &mut Names) -> Option<Servi
     let source_ranges = source_ranges(&spec, kind);
     let affinity_s = affinity(&spec);
     let publish_not_ready = spec.at("publishNotReadyAddresses").boolean().unwrap_or(false);
-    let selector = spec.texts("selector").into_iter().map(|(name, value)| (name.into(), value.into()));
-    let selector = selector.collect();
+    let selector = selector(&spec);
     let meta = meta?;
     let (ports, target_ports) = drafts.into_iter().map(|draft| (draft.port, draft.target)).unzip();
     let service = Service {
@@ -109,13 +109,24 @@ pub(crate) fn service(object: &Field<'_, '_>, names: &mut Names) -> Option<Servi
     Some(ServiceDraft { service, addresses, selector, target_ports, publish_not_ready })
 }
 
+fn selector(spec: &Field<'_, '_>) -> Vec<(Box<str>, Box<str>)> {
+    let map = spec.map("selector");
+    let texts = map.texts();
+    for (name, value) in &texts {
+        if !validate::is_label_name(name) || !validate::is_label_value(value) {
+            map.at(name).error(format_args!("{} is not possible as a label", map.at(name).shown()));
+        }
+    }
+    texts.into_iter().map(|(name, value)| (name.into(), value.into())).collect()
+}
+
 fn mode(meta: &Field<'_, '_>) -> Option<Mode> {
-    let (_, text) = meta.texts("annotations").into_iter().find(|(name, _)| *name == MODE_ANNOTATION)?;
+    let annotations = meta.map("annotations");
+    let (_, text) = annotations.texts().into_iter().find(|(name, _)| *name == MODE_ANNOTATION)?;
     match text {
         "kernel" => Some(Mode::Kernel),
         "relay" => Some(Mode::Relay),
         _ => {
-            let annotations = meta.map("annotations");
             let field = annotations.at(MODE_ANNOTATION);
             field.warn(format_args!("{} is none of kernel, relay; ignored", field.shown()));
             None

@@ -68,7 +68,7 @@ const ADDRESS_TYPES: [(&str, AddressType); 3] = [
 pub(crate) fn slice(object: &Field<'_, '_>, defaults: Defaults, names: &mut Names) -> Sliced {
     let meta_field = object.map("metadata");
     let meta = metadata(&meta_field, NameRule::Subdomain, names);
-    let labels = meta_field.texts("labels");
+    let labels = meta_field.map("labels").texts();
     if labels.iter().any(|(label, _)| *label == HEADLESS_LABEL) {
         return Sliced::Passed("EndpointSlice of a headless service");
     }
@@ -131,7 +131,7 @@ fn endpoint(field: &Field<'_, '_>, family: Family, names: &mut Names) -> Option<
         serving: conditions.at("serving").boolean().unwrap_or(true),
         terminating: conditions.at("terminating").boolean().unwrap_or(false),
     };
-    let topology = field.texts("topology");
+    let topology = field.map("topology").texts();
     let hostname = topology.iter().find(|(label, _)| *label == HOSTNAME_LABEL).map(|(_, name)| *name);
     let node = field.at("nodeName").text().or(hostname).map(|name| names.get(name));
     let hints = field.map("hints");

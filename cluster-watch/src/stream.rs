@@ -95,14 +95,13 @@ impl Reader {
             }
         };
         let is_yaml_allowed = !name.ends_with(".json");
-        if start.is_utf16 {
-            let message = "read file: it is UTF-16, but YAML and JSON are read as UTF-8".to_owned();
-            self.file_problem(name, Severity::Error, message);
+        if let Some(why) = start.no_text {
+            self.file_problem(name, Severity::Error, format!("read file: {why}"));
         } else if start.has_bracket {
             let result = self.json_stream(&file, start.white, input, is_yaml_allowed);
             self.finish_stream(name, result);
         } else {
-            let result = self.yaml_stream(&file, Cursor::new(start.white).chain(input), None);
+            let result = self.yaml_stream(&file, Cursor::new(start.white).chain(input), Before::default());
             self.finish_stream(name, result);
         }
     }
@@ -122,38 +121,50 @@ impl Reader {
     ) -> io::Result<()> {
         let mut documents = json::Splitter::new(Cursor::new(&white).chain(input));
         let mut number = 0;
-        while let Some(Chunk { line, bytes }) = documents.next_chunk()? {
+        while let Some(Chunk { line, bytes, .. }) = documents.next_chunk()? {
             number += 1;
+            if bytes.starts_with(b"---") {
+                // JSON documents as documents of a YAML stream.
+                let before = Before { lines: line - 1, documents: number - 1, not_json: None };
+                let (chunk, rest) = documents.into_parts();
+                return self.yaml_stream(file, Cursor::new(chunk).chain(rest), before);
+            }
             let place = Place { file: Arc::clone(file), document: number, line, column: None };
-            let Some(text) = self.utf8(bytes, &place) else { continue };
+            let Some(text) = self.utf8(bytes, line, &place) else { continue };
             let before = self.report.objects;
             let read = self.document(&place, |seed| json::read_document(text, line, seed));
             let Err(error) = read else { continue };
-            if number == 1 && is_yaml_allowed && self.report.objects == before {
-                let (chunk, rest) = documents.into_parts();
-                let (_, rest) = rest.into_inner();
-                let all = Cursor::new(white.clone()).chain(Cursor::new(chunk)).chain(rest);
+            if is_yaml_allowed && self.report.objects == before {
                 self.report.documents -= 1;
-                return self.yaml_stream(file, all, Some(error));
+                if self.document(&place, |seed| yaml::read_document(text, line, seed)).is_ok() {
+                    continue;
+                }
+                if number == 1 && self.report.objects == before && has_bare_key(bytes) {
+                    // Brackets in YAML's other quotes may have cut it in the wrong place.
+                    let (chunk, rest) = documents.into_parts();
+                    let (_, rest) = rest.into_inner();
+                    let all = Cursor::new(white.clone()).chain(Cursor::new(chunk)).chain(rest);
+                    self.report.documents -= 1;
+                    return self.yaml_stream(
+                        file,
+                        all,
+                        Before { not_json: Some(error), ..Before::default() },
+                    );
+                }
             }
             self.syntax_error(&place, &error, self.report.objects - before);
         }
         Ok(())
     }
 
-    /// Reads YAML; `not_json` says why the file is not the JSON that it looks like.
-    fn yaml_stream(
-        &mut self,
-        file: &Arc<str>,
-        input: impl BufRead,
-        mut not_json: Option<SyntaxError>,
-    ) -> io::Result<()> {
-        let mut documents = yaml::Splitter::new(input);
-        let mut number = 0;
-        while let Some(Chunk { line, bytes }) = documents.next_chunk()? {
+    /// Reads YAML, from the beginning of a file or after some of it.
+    fn yaml_stream(&mut self, file: &Arc<str>, input: impl BufRead, before: Before) -> io::Result<()> {
+        let Before { lines, documents: mut number, mut not_json } = before;
+        let mut documents = yaml::Splitter::new(input, lines);
+        while let Some(Chunk { line, content_line, bytes }) = documents.next_chunk()? {
             number += 1;
-            let place = Place { file: Arc::clone(file), document: number, line, column: None };
-            let Some(text) = self.utf8(bytes, &place) else { continue };
+            let place = Place { file: Arc::clone(file), document: number, line: content_line, column: None };
+            let Some(text) = self.utf8(bytes, line, &place) else { continue };
             let before = self.report.objects;
             let read = self.document(&place, |seed| yaml::read_document(text, line, seed));
             let not_json = not_json.take();
@@ -166,14 +177,14 @@ impl Reader {
         Ok(())
     }
 
-    fn utf8<'a>(&mut self, bytes: &'a [u8], place: &Place) -> Option<&'a str> {
+    fn utf8<'a>(&mut self, bytes: &'a [u8], first_line: usize, place: &Place) -> Option<&'a str> {
         match std::str::from_utf8(bytes) {
             Ok(text) => Some(text),
             Err(error) => {
                 let valid = &bytes[..error.valid_up_to()];
                 let lines = valid.iter().filter(|byte| **byte == b'\n').count();
                 let column = valid.iter().rev().take_while(|byte| **byte != b'\n').count() + 1;
-                let place = Place { line: place.line + lines, column: Some(column), ..place.clone() };
+                let place = Place { line: first_line + lines, column: Some(column), ..place.clone() };
                 self.report.documents += 1;
                 self.report.add(Severity::Error, &place, None, "read document: not UTF-8".to_owned());
                 None
@@ -182,7 +193,9 @@ impl Reader {
     }
 
     fn syntax_error(&mut self, place: &Place, error: &SyntaxError, kept: usize) {
-        let place = Place { line: error.line, column: error.column, ..place.clone() };
+        // Where the parser knows no place, the document's own is the nearest.
+        let line = if error.column.is_some() { error.line } else { place.line };
+        let place = Place { line, column: error.column, ..place.clone() };
         let mut message = format!("read document: {}", cleaned(&error.message));
         if kept > 0 {
             message.push_str(&format!("; the {kept} objects before it are kept"));
@@ -196,13 +209,29 @@ fn cleaned(message: &str) -> String {
     message.chars().filter(|character| !character.is_control()).take(MESSAGE_CHARS_MAX).collect()
 }
 
+/// Whether what stands in the first brackets is not quoted, as JSON never has it.
+fn has_bare_key(text: &[u8]) -> bool {
+    let first = text.iter().find(|byte| !byte.is_ascii_whitespace() && !b"{[".contains(byte));
+    first.is_some_and(|byte| !b"\"}]".contains(byte))
+}
+
+/// What has been read of a file before its YAML.
+#[derive(Default)]
+struct Before {
+    lines: usize,
+    documents: usize,
+    /// Why the file is not the JSON that it looks like.
+    not_json: Option<SyntaxError>,
+}
+
 /// What a file begins with.
 struct Start {
     /// White space, which has been read already.
     white: Vec<u8>,
     /// The first other character is an opening bracket: it looks like JSON.
     has_bracket: bool,
-    is_utf16: bool,
+    /// Why it cannot be text that is read here, if so.
+    no_text: Option<&'static str>,
 }
 
 /// Looks at the beginning of a file; a byte order mark is passed over.
@@ -216,6 +245,10 @@ fn start_of(input: &mut impl BufRead) -> io::Result<Start> {
         input.consume(first.len());
     }
     let is_utf16 = matches!(first[..2], [0xff, 0xfe] | [0xfe, 0xff]);
+    let mut no_text = is_utf16.then_some("it is UTF-16, but YAML and JSON are read as UTF-8");
+    if length > 0 && first[0] == 0 {
+        no_text = Some("it begins with a NUL byte, so it is no text");
+    }
     loop {
         let available = input.fill_buf()?;
         let length = available.iter().take_while(|byte| byte.is_ascii_whitespace()).count();
@@ -227,7 +260,7 @@ fn start_of(input: &mut impl BufRead) -> io::Result<Start> {
             return Err(yaml::too_long());
         }
         if is_end || next.is_some() {
-            return Ok(Start { white, has_bracket: matches!(next, Some(b'{' | b'[')), is_utf16 });
+            return Ok(Start { white, has_bracket: matches!(next, Some(b'{' | b'[')), no_text });
         }
     }
 }

@@ -51,6 +51,27 @@ pub(crate) fn is_port_name(text: &str) -> bool {
         && !text.contains("--")
 }
 
+/// The value of a label: empty, or a word.
+pub(crate) fn is_label_value(text: &str) -> bool {
+    text.is_empty() || is_word(text)
+}
+
+/// The name of a label: a word, perhaps after a DNS name and a slash.
+pub(crate) fn is_label_name(text: &str) -> bool {
+    match text.split_once('/') {
+        Some((prefix, name)) => is_dns_subdomain(prefix) && is_word(name),
+        None => is_word(text),
+    }
+}
+
+fn is_word(text: &str) -> bool {
+    let bytes = text.as_bytes();
+    text.len() <= LABEL_LEN_MAX
+        && bytes.first().is_some_and(u8::is_ascii_alphanumeric)
+        && bytes.last().is_some_and(u8::is_ascii_alphanumeric)
+        && bytes.iter().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(byte))
+}
+
 /// A DNS label, or a refusal.
 pub(crate) fn dns_label<'v>(field: &Field<'_, 'v>) -> Option<&'v str> {
     obeying(field, is_dns_label, DNS_LABEL)

@@ -8,6 +8,7 @@
 use std::io::{self, BufRead};
 
 use serde::de::DeserializeSeed;
+use serde_saphyr::budget::BudgetBreach;
 
 use crate::document::{Document, DocumentSeed, SyntaxError};
 
@@ -23,8 +24,10 @@ const SCALAR_BYTES_SLACK: usize = 16 << 20;
 /// One document of a stream, as it was read.
 #[derive(Debug)]
 pub(crate) struct Chunk<'a> {
-    /// The line of the file on which it begins.
+    /// The line of the file on which its text begins.
     pub(crate) line: usize,
+    /// The line on which its first content stands, after comments and the like.
+    pub(crate) content_line: usize,
     pub(crate) bytes: &'a [u8],
 }
 
@@ -50,16 +53,17 @@ enum Line {
 }
 
 impl<R: BufRead> Splitter<R> {
-    pub(crate) fn new(input: R) -> Self {
-        Self { input, pending: Vec::new(), chunk: Vec::new(), lines: 0, is_at_end: false }
+    /// `lines`: how many lines of the file stand before the input.
+    pub(crate) fn new(input: R, lines: usize) -> Self {
+        Self { input, pending: Vec::new(), chunk: Vec::new(), lines, is_at_end: false }
     }
 
     /// The next document that holds anything; none at the end.
     pub(crate) fn next_chunk(&mut self) -> io::Result<Option<Chunk<'_>>> {
         loop {
-            let (line, has_content) = self.collect()?;
-            if has_content {
-                return Ok(Some(Chunk { line, bytes: &self.chunk }));
+            let (line, content_line) = self.collect()?;
+            if let Some(content_line) = content_line {
+                return Ok(Some(Chunk { line, content_line, bytes: &self.chunk }));
             }
             if self.is_at_end && self.pending.is_empty() {
                 return Ok(None);
@@ -67,13 +71,15 @@ impl<R: BufRead> Splitter<R> {
         }
     }
 
-    /// Collects lines up to the end of a document; says where it begins and whether it holds anything.
-    fn collect(&mut self) -> io::Result<(usize, bool)> {
+    /// Collects lines up to the end of a document; says where it begins, and where its content does if it
+    /// holds any.
+    fn collect(&mut self) -> io::Result<(usize, Option<usize>)> {
         self.chunk.clear();
         std::mem::swap(&mut self.chunk, &mut self.pending);
         self.pending.clear();
         let is_started = !self.chunk.is_empty();
-        let (mut has_start, mut has_content) = (is_started, is_started && holds_content(&self.chunk[3..]));
+        let mut has_start = is_started;
+        let mut content_line = (is_started && holds_content(&self.chunk[3..])).then_some(self.lines);
         let first_line = if is_started { self.lines } else { self.lines + 1 };
         while !self.is_at_end {
             let before = self.chunk.len();
@@ -85,20 +91,20 @@ impl<R: BufRead> Splitter<R> {
                     self.chunk.truncate(before);
                     break;
                 }
-                Line::Start if has_start || has_content => {
+                Line::Start if has_start || content_line.is_some() => {
                     self.pending.extend_from_slice(&self.chunk[before..]);
                     self.chunk.truncate(before);
                     break;
                 }
                 Line::Start => {
                     has_start = true;
-                    has_content = holds_content(&self.chunk[before + 3..]);
+                    content_line = holds_content(&self.chunk[before + 3..]).then_some(self.lines);
                 }
                 Line::Nothing => {}
-                Line::Content => has_content = true,
+                Line::Content => content_line = content_line.or(Some(self.lines)),
             }
         }
-        Ok((first_line, has_content))
+        Ok((first_line, content_line))
     }
 
     /// Appends a line to the chunk; false at the end of the stream.
@@ -185,11 +191,29 @@ pub(crate) fn read_document(
         let at = location.map(|location| (location.line() as usize, location.column() as usize));
         let (line, column) =
             at.map_or((first_line, None), |(line, column)| (first_line + line - 1, Some(column)));
-        SyntaxError { line, column, message: without_place(&error.without_snippet().to_string()) }
+        SyntaxError { line, column, message: message(error.without_snippet()) }
     })
 }
 
-/// The parser's message without its place, which counts from the start of the document.
-fn without_place(message: &str) -> String {
-    message.rsplit_once(" at line ").map_or(message, |(before, _)| before).to_owned()
+/// The parser's message in the user's words, without its place, which counts from the start of the document.
+fn message(error: &serde_saphyr::Error) -> String {
+    use serde_saphyr::Error;
+    match error {
+        Error::RecursiveReferencesRequireWeakTypes { .. } => {
+            "an alias refers to what it stands in".to_owned()
+        }
+        Error::AliasReplayCounterOverflow { .. }
+        | Error::AliasReplayLimitExceeded { .. }
+        | Error::AliasExpansionLimitExceeded { .. }
+        | Error::AliasReplayStackDepthExceeded { .. } => "its aliases repeat too much".to_owned(),
+        Error::Budget { breach: BudgetBreach::Depth { .. }, .. } => {
+            format!("nested deeper than {DEPTH_MAX} levels")
+        }
+        Error::Budget { breach, .. } => format!("it exceeds a limit: {breach:?}"),
+        Error::AliasError { error, .. } => message(error),
+        other => {
+            let text = other.to_string();
+            text.split_once(" at line ").map_or(text.as_str(), |(before, _)| before).to_owned()
+        }
+    }
 }

@@ -170,7 +170,7 @@ pub(crate) struct ExplainArgs {
     /// The form of the answer.
     #[arg(short, long, value_enum, default_value_t = ExplainOutput::Text)]
     pub(crate) output: ExplainOutput,
-    /// Where the connection goes: PROTO://IP:PORT, such as tcp://10.0.0.11:6379 or udp://[fd00::a]:53.
+    /// Where the connection goes, such as tcp://10.0.0.11:6379; an IPv6 address stands in brackets.
     #[arg(value_name = "PROTO://IP:PORT", value_parser = destination)]
     pub(crate) destination: PortalKey,
 }

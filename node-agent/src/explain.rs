@@ -4,14 +4,20 @@ use std::io::Write;
 use std::net::SocketAddr;
 
 use anstyle::{AnsiColor, Style};
+use clap::CommandFactory;
+use clap::error::ErrorKind;
 use proxy_core::explain::{Client, Outcome, Question, explain};
 
-use crate::args::{ClientArg, ExplainArgs, ExplainOutput};
+use crate::args::{Args, ClientArg, ExplainArgs, ExplainOutput};
 use crate::input;
 
 /// Answers `portico explain`.
 pub(crate) fn answer(args: &ExplainArgs, out: &mut impl Write) -> anyhow::Result<bool> {
     let ExplainArgs { input, standpoint, from, source, output, destination } = args;
+    if source.is_some_and(|source| source.is_ipv4() != destination.address.is_ipv4()) {
+        let message = "--source and the destination must be of one family, both IPv4 or both IPv6";
+        Args::command().error(ErrorKind::ValueValidation, message).exit();
+    }
     let (objects, sound) = input::objects(input);
     let standpoint = input::standpoint(standpoint, &objects);
     let client = match from {

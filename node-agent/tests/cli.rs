@@ -2,6 +2,8 @@
 
 mod command;
 
+use std::process::Command;
+
 use command::{portico, portico_with};
 use expect_test::expect;
 use serde_json::{Value, json};
@@ -71,6 +73,7 @@ fn wrong_usage_ends_with_2_and_says_how() {
         &["explain", "-f", "x"],
         &["explain", "-f", "x", "10.0.0.1:80"],
         &["explain", "-f", "x", "icmp://10.0.0.1:80"],
+        &["explain", "-f", "x", "--source", "fd00::1", "tcp://10.0.0.1:80"],
         &["rules", "-o", "yaml", "-f", "x"],
         &["env", "-f", "x", "--portal-net", "10.0.0.0"],
         &["wish"],
@@ -167,6 +170,24 @@ fn two_services_that_define_one_variable_are_reported() {
 fn nothing_is_coloured_where_no_terminal_is() {
     let answer = portico_with(&["portals", "-f", "-", "-f", "no-such-file"], SERVICE);
     assert!(!answer.stdout.contains('\u{1b}') && !answer.stderr.contains('\u{1b}'));
+}
+
+/// What the command writes to a terminal, with this environment.
+fn on_a_terminal(environment: &str) -> String {
+    let portico = env!("CARGO_BIN_EXE_portico");
+    let examples = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples");
+    let line = format!(
+        "env -u NO_COLOR -u CLICOLOR -u CLICOLOR_FORCE TERM=xterm {environment} {portico} portals -f {examples}/redis-master.yaml"
+    );
+    let output = Command::new("script").args(["-qec", &line, "/dev/null"]).output();
+    let output = output.expect("start script(1), which gives a terminal: package bsdutils");
+    String::from_utf8(output.stdout).expect("text")
+}
+
+#[test]
+fn a_terminal_gets_colour_unless_no_color_is_set() {
+    assert!(on_a_terminal("").contains("\u{1b}[32mforward"), "{:?}", on_a_terminal(""));
+    assert!(!on_a_terminal("NO_COLOR=1").contains('\u{1b}'), "{:?}", on_a_terminal("NO_COLOR=1"));
 }
 
 #[test]

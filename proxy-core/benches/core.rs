@@ -5,6 +5,7 @@
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use divan::{Bencher, black_box};
+use proxy_core::env::environment;
 use proxy_core::plan::{plan, plan_touched};
 use proxy_core::portal::{Portals, Standpoint, portals};
 use proxy_core::ruleset::{Ruleset, Settings};
@@ -54,6 +55,13 @@ fn one_changed_endpoint(bencher: Bencher<'_, '_>, services: u32) {
             assert_eq!(plan.ops().len(), 2);
             (plan, snapshot, portals, desired)
         });
+}
+
+/// The variables for a namespace of 5,000 services.
+#[divan::bench(sample_count = 50)]
+fn variables_of_5000_services(bencher: Bencher<'_, '_>) {
+    let snapshot: Snapshot = cluster(5_000, 0).collect();
+    bencher.bench(|| environment(black_box(&snapshot), "default", true));
 }
 
 fn world(services: u32) -> (Snapshot, Portals, Ruleset) {

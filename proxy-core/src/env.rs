@@ -5,6 +5,7 @@
 //! `FOO_SERVICE_PORT`), the kubelet lets chance decide; here the service whose name comes first keeps it,
 //! and the clash is reported.
 
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap};
 
 use serde::Serialize;
@@ -46,11 +47,40 @@ pub struct Environment {
 /// The variables for a pod in `namespace`; without links, those of `default/kubernetes` alone.
 #[must_use]
 pub fn environment(snapshot: &Snapshot, namespace: &str, links: bool) -> Environment {
-    let mut maker = Maker::default();
-    for service in visible(snapshot, namespace, links).values() {
-        maker.add(service);
+    let mut defined: Vec<(&Service, Variable)> = Vec::new();
+    let mut unaddressable = Vec::new();
+    for service in visible(snapshot, namespace, links).into_values() {
+        define(service, &mut |name, value| defined.push((service, Variable { name, value })));
+        if service.key.name.starts_with(|first: char| first.is_ascii_digit()) {
+            unaddressable.push(service.key.clone());
+        }
     }
-    maker.environment
+    let (places, clashes) = settle(&defined);
+    let mut places = places.into_iter();
+    defined.retain(|_| places.next().unwrap_or(true));
+    let variables = defined.into_iter().map(|(_, variable)| variable).collect();
+    Environment { variables, clashes, unaddressable }
+}
+
+/// Says for each definition whether it stands, and which do not: the first of a name does.
+fn settle(defined: &[(&Service, Variable)]) -> (Vec<bool>, Vec<Clash>) {
+    let mut owners: HashMap<&str, &Service> = HashMap::with_capacity(defined.len());
+    let mut clashes = Vec::new();
+    let mut stand = Vec::with_capacity(defined.len());
+    for (service, Variable { name, .. }) in defined {
+        match owners.entry(name) {
+            Entry::Vacant(free) => {
+                free.insert(service);
+                stand.push(true);
+            }
+            Entry::Occupied(owner) => {
+                let (kept, lost) = (owner.get().key.clone(), service.key.clone());
+                clashes.push(Clash { name: name.clone(), kept, lost });
+                stand.push(false);
+            }
+        }
+    }
+    (stand, clashes)
 }
 
 /// Which services a pod sees, by name: one named `kubernetes` in its own namespace replaces that of
@@ -62,52 +92,27 @@ fn visible<'a>(snapshot: &'a Snapshot, namespace: &'a str, links: bool) -> BTree
     seen.map(|service| (&*service.key.name, &**service)).collect()
 }
 
-#[derive(Default)]
-struct Maker {
-    environment: Environment,
-    /// Who defined a name, and where it stands.
-    defined: HashMap<String, (ServiceKey, usize)>,
-}
-
-impl Maker {
-    fn add(&mut self, service: &Service) {
-        let Some(host) = service.cluster_ip_text.as_deref() else { return };
-        let Some(first) = service.ports.first() else { return };
-        let prefix = mangle(&service.key.name);
-        if prefix.starts_with(|c: char| c.is_ascii_digit()) {
-            self.environment.unaddressable.push(service.key.clone());
-        }
-        let mut define = |name: String, value: String| self.define(&service.key, name, value);
-        define(format!("{prefix}_SERVICE_HOST"), host.to_owned());
-        define(format!("{prefix}_SERVICE_PORT"), first.port.to_string());
-        for port in service.ports.iter().filter(|port| !port.name.is_empty()) {
-            define(format!("{prefix}_SERVICE_PORT_{}", mangle(&port.name)), port.port.to_string());
-        }
-        for (index, port) in service.ports.iter().enumerate() {
-            let url = format!("{}://{}", port.protocol.lower(), host_and_port(host, port.port));
-            if index == 0 {
-                define(format!("{prefix}_PORT"), url.clone());
-            }
-            let link = format!("{prefix}_PORT_{}_{}", port.port, port.protocol.upper());
-            define(link.clone(), url);
-            define(format!("{link}_PROTO"), port.protocol.lower().to_owned());
-            define(format!("{link}_PORT"), port.port.to_string());
-            define(format!("{link}_ADDR"), host.to_owned());
-        }
+/// Defines the variables of one service, in the kubelet's order (envvars.go:43-60).
+fn define(service: &Service, put: &mut impl FnMut(String, String)) {
+    let Some(host) = service.cluster_ip_text.as_deref() else { return };
+    let Some(first) = service.ports.first() else { return };
+    let prefix = mangle(&service.key.name);
+    put([&prefix, "_SERVICE_HOST"].concat(), host.to_owned());
+    put([&prefix, "_SERVICE_PORT"].concat(), first.port.to_string());
+    for port in service.ports.iter().filter(|port| !port.name.is_empty()) {
+        put([&prefix, "_SERVICE_PORT_", &mangle(&port.name)].concat(), port.port.to_string());
     }
-
-    fn define(&mut self, service: &ServiceKey, name: String, value: String) {
-        match self.defined.get(&name) {
-            Some((owner, place)) if owner == service => self.environment.variables[*place].value = value,
-            Some((owner, _)) => {
-                self.environment.clashes.push(Clash { name, kept: owner.clone(), lost: service.clone() });
-            }
-            None => {
-                let place = self.environment.variables.len();
-                self.defined.insert(name.clone(), (service.clone(), place));
-                self.environment.variables.push(Variable { name, value });
-            }
+    for (index, port) in service.ports.iter().enumerate() {
+        let (number, protocol) = (port.port.to_string(), port.protocol);
+        let url = [protocol.lower(), "://", &host_and_port(host, &number)].concat();
+        if index == 0 {
+            put([&prefix, "_PORT"].concat(), url.clone());
         }
+        let link = [&prefix, "_PORT_", &number, "_", protocol.upper()].concat();
+        put(link.clone(), url);
+        put([&link, "_PROTO"].concat(), protocol.lower().to_owned());
+        put([&link, "_PORT"].concat(), number);
+        put([&link, "_ADDR"].concat(), host.to_owned());
     }
 }
 
@@ -117,8 +122,8 @@ fn mangle(name: &str) -> String {
 }
 
 /// Go's `net.JoinHostPort`: brackets around what looks like IPv6, the text itself untouched.
-fn host_and_port(host: &str, port: u16) -> String {
-    if host.contains([':', '%']) { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
+fn host_and_port(host: &str, port: &str) -> String {
+    if host.contains([':', '%']) { ["[", host, "]:", port].concat() } else { [host, ":", port].concat() }
 }
 
 #[cfg(test)]

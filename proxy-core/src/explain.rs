@@ -246,7 +246,11 @@ impl Teller<'_> {
                 )
             }
             Trace::Unallocated => {
-                (Outcome::Drop, format!("dropped: {address} is in a service range, but no service has it"))
+                let who = match self.snapshot.owner_of(address) {
+                    Some(owner) => format!("service {owner} has no portals here"),
+                    None => "no service has it".to_owned(),
+                };
+                (Outcome::Drop, format!("dropped: {address} is in a service range, but {who}"))
             }
             _ => (Outcome::Pass, format!("left as it is: {protocol} {address} port {port} is no portal")),
         };

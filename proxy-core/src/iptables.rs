@@ -62,13 +62,20 @@ impl Display for Iptables<'_> {
 /// Each relayed portal has a port of its own, as in the original: the proxy knows the portal by it.
 fn relay_ports(portals: &[&Portal]) -> BTreeMap<PortalKey, u16> {
     let relayed = portals.iter().filter(|p| p.verdict == Verdict::Forward && p.mode == Mode::Relay);
-    relayed.map(|portal| portal.key).zip(RELAY_PORT_MIN..).collect()
+    relayed.map(|portal| portal.key).zip(RELAY_PORT_MIN..=u16::MAX).collect()
 }
 
 impl Iptables<'_> {
     fn write_jumps(&self, f: &mut Formatter<'_>, portal: &Portal, relay_port: Option<u16>) -> fmt::Result {
         let target = match relay_port {
             Some(port) => format!("REDIRECT --to-ports {port}"),
+            None if portal.mode == Mode::Relay => {
+                return writeln!(
+                    f,
+                    "# {} is left out: every port is taken by another relay",
+                    comment(portal)
+                );
+            }
             None => chain(&portal.key),
         };
         let comment = match relay_port {

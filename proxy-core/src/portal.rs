@@ -126,7 +126,8 @@ fn service_fields<S: Serializer>(key: &ServiceKey, serializer: S) -> Result<S::O
     map.end()
 }
 
-/// What a pod may see.
+/// What a pod may see. The address of a service that it may not see is like any other address: it passes,
+/// or, in a known service range, leads nowhere.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub enum View {
     /// Every service (the default).

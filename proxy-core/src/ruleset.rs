@@ -72,10 +72,13 @@ pub struct Pick {
     pub guarded: bool,
 }
 
+/// The longest affinity time-out that the API accepts: a day.
+pub const AFFINITY_S_MAX: u32 = 86_400;
+
 const AFFINITY_SHIFT: u32 = 15;
 const GUARD_BIT: u32 = 1 << 14;
 const COUNT_MASK: u32 = GUARD_BIT - 1;
-/// Above every affinity time-out that the API accepts (86,400 s), within 17 bits.
+/// Above every affinity time-out, within 17 bits.
 const RELAY: u32 = 0x1_fffe;
 const DROP: u32 = 0x1_ffff;
 
@@ -328,7 +331,10 @@ fn action(portal: &Portal) -> Action {
         (Verdict::Drop, _) => Action::Drop,
         (Verdict::Forward, Mode::Relay) => Action::Relay,
         (Verdict::Forward, Mode::Kernel) => match u16::try_from(backends.len()) {
-            Ok(count @ 1..) => Action::Forward { count, affinity_s: affinity_s.unwrap_or(0) },
+            Ok(count @ 1..) => {
+                let affinity_s = affinity_s.map_or(0, |affinity_s| affinity_s.min(AFFINITY_S_MAX));
+                Action::Forward { count, affinity_s }
+            }
             _ => Action::Reject,
         },
     }

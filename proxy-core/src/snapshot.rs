@@ -14,7 +14,7 @@ use rpds::RedBlackTreeMapSync as Map;
 
 use crate::address::Family;
 use crate::endpoint::{Endpoint, EndpointSlice, SliceKey};
-use crate::service::{Protocol, Service, ServiceKey};
+use crate::service::{ClusterIps, Protocol, Service, ServiceKey};
 
 /// One change of the cluster's state.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,13 +40,16 @@ pub struct Snapshot {
     revision: u64,
     services: Map<ServiceKey, Arc<Service>>,
     slices: Map<SliceKey, Arc<EndpointSlice>>,
+    /// By service and name: a slice is in the namespace of its service.
     slices_by_service: Map<(ServiceKey, Arc<str>), Arc<EndpointSlice>>,
     /// Who has which cluster address: an endpoint must not have one of these.
-    service_addresses: Map<IpAddr, Arc<BTreeSet<ServiceKey>>>,
+    service_addresses: Map<IpAddr, Arc<[ServiceKey]>>,
     /// How many slices have endpoints in which neighbourhood: a new service address looks for endpoints
     /// that it forbids only where there are any, which in a sound cluster is nowhere.
     neighbourhoods: Map<Neighbourhood, usize>,
     service_ranges: Arc<[IpNet]>,
+    /// How many services with an address belong to another proxy.
+    foreign: usize,
 }
 
 /// The addresses that share the first 20 bits (IPv4) or 64 bits (IPv6).
@@ -57,6 +60,10 @@ fn neighbourhood(address: IpAddr) -> Neighbourhood {
         IpAddr::V4(v4) => (Family::V4, u64::from(u32::from(v4) >> 12)),
         IpAddr::V6(v6) => (Family::V6, u64::try_from(u128::from(v6) >> 64).unwrap_or(u64::MAX)),
     }
+}
+
+fn is_foreign(service: &Service) -> bool {
+    !service.has_portals && service.cluster_ips != ClusterIps::Headless
 }
 
 /// An endpoint of one service port.
@@ -107,10 +114,11 @@ impl Snapshot {
         self.services.get(key)
     }
 
-    /// The ranges from which service addresses are taken; empty where they are not known.
+    /// The ranges whose free addresses belong to nobody. Empty where the ranges are not known, and where
+    /// another proxy has services in them: what looks free to us may be one of its addresses.
     #[must_use]
     pub fn service_ranges(&self) -> &[IpNet] {
-        &self.service_ranges
+        if self.foreign > 0 { &[] } else { &self.service_ranges }
     }
 
     /// The slices of a service, in the order of their names.
@@ -190,12 +198,16 @@ impl Snapshot {
         if old.as_deref() == Some(&service) {
             return Changed::new();
         }
-        let old_ips: BTreeSet<IpAddr> = old.iter().flat_map(|old| old.cluster_ips.iter()).collect();
-        let new_ips: BTreeSet<IpAddr> = service.cluster_ips.iter().collect();
+        self.foreign += usize::from(is_foreign(&service));
+        self.foreign -= old.as_deref().map_or(0, |old| usize::from(is_foreign(old)));
         let mut changed = Changed::from([key.clone()]);
-        for address in old_ips.symmetric_difference(&new_ips) {
-            changed.extend(self.users_of(*address));
-            self.claim_address(*address, &key, new_ips.contains(address));
+        let old_ips = old.map_or(ClusterIps::Headless, |old| old.cluster_ips);
+        for family in Family::BOTH {
+            let (old, new) = (old_ips.of(family), service.cluster_ips.of(family));
+            if old != new {
+                changed.extend(old.into_iter().flat_map(|address| self.release_address(address, &key)));
+                changed.extend(new.into_iter().flat_map(|address| self.claim_address(address, &key)));
+            }
         }
         self.services.insert_mut(key, Arc::new(service));
         changed
@@ -203,28 +215,34 @@ impl Snapshot {
 
     fn remove_service(&mut self, key: &ServiceKey) -> Changed {
         let Some(old) = self.services.get(key).cloned() else { return Changed::new() };
+        self.foreign -= usize::from(is_foreign(&old));
         let mut changed = Changed::from([key.clone()]);
         for address in old.cluster_ips.iter() {
-            changed.extend(self.users_of(address));
-            self.claim_address(address, key, false);
+            changed.extend(self.release_address(address, key));
         }
         self.services.remove_mut(key);
         changed
     }
 
-    fn claim_address(&mut self, address: IpAddr, key: &ServiceKey, has: bool) {
-        let mut owners =
-            self.service_addresses.get(&address).map(|owners| (**owners).clone()).unwrap_or_default();
-        if has {
-            owners.insert(key.clone());
-        } else {
-            owners.remove(key);
-        }
-        if owners.is_empty() {
+    /// Gives a service an address, and says whose endpoints it forbids.
+    fn claim_address(&mut self, address: IpAddr, key: &ServiceKey) -> Changed {
+        let others = self.service_addresses.get(&address).cloned().unwrap_or_default();
+        let mut owners: Vec<ServiceKey> = others.iter().cloned().chain([key.clone()]).collect();
+        owners.sort_unstable();
+        self.service_addresses.insert_mut(address, owners.into());
+        self.users_of(address)
+    }
+
+    /// Takes an address from a service, and says whose endpoints it no longer forbids.
+    fn release_address(&mut self, address: IpAddr, key: &ServiceKey) -> Changed {
+        let owners = self.service_addresses.get(&address).cloned().unwrap_or_default();
+        let others: Arc<[ServiceKey]> = owners.iter().filter(|owner| *owner != key).cloned().collect();
+        if others.is_empty() {
             self.service_addresses.remove_mut(&address);
         } else {
-            self.service_addresses.insert_mut(address, Arc::new(owners));
+            self.service_addresses.insert_mut(address, others);
         }
+        self.users_of(address)
     }
 
     /// The services that have this address among their endpoints.
@@ -261,16 +279,20 @@ impl Snapshot {
     }
 
     fn count_neighbourhoods(&mut self, new: Option<&EndpointSlice>, old: Option<&EndpointSlice>) {
-        let of = |slice: Option<&EndpointSlice>| -> BTreeSet<Neighbourhood> {
+        let of = |slice: Option<&EndpointSlice>| -> Vec<Neighbourhood> {
             let endpoints = slice.map(|slice| slice.endpoints.as_slice()).unwrap_or_default();
-            endpoints.iter().map(|endpoint| neighbourhood(endpoint.address)).collect()
+            let mut places: Vec<_> =
+                endpoints.iter().map(|endpoint| neighbourhood(endpoint.address)).collect();
+            places.sort_unstable();
+            places.dedup();
+            places
         };
         let (new, old) = (of(new), of(old));
-        for place in new.difference(&old) {
+        for place in new.iter().filter(|place| old.binary_search(place).is_err()) {
             let count = self.neighbourhoods.get(place).copied().unwrap_or(0);
             self.neighbourhoods.insert_mut(*place, count + 1);
         }
-        for place in old.difference(&new) {
+        for place in old.iter().filter(|place| new.binary_search(place).is_err()) {
             match self.neighbourhoods.get(place).copied().unwrap_or(0) {
                 0 | 1 => {
                     self.neighbourhoods.remove_mut(place);

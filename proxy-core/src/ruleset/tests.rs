@@ -1,1 +1,250 @@
-//! Tests of the ruleset.
+//! The table as a value: the numbers of picks, and slots that stay where they are.
+//!
+//! What packets meet in it is told in `trace`, how it is written in `nft`.
+
+use std::net::Ipv4Addr;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::portal::{Standpoint, portals};
+use crate::sample::{backend, slice, snapshot, standpoint, svc, tcp};
+use crate::snapshot::{Change, Snapshot};
+
+const PORTAL: &str = "10.96.0.1:80";
+
+fn pick(action: Action, guarded: bool) -> Pick {
+    Pick { action, guarded }
+}
+
+fn any_pick() -> impl Strategy<Value = Pick> {
+    let count = 1_u16..=u16::try_from(crate::portal::BACKENDS_MAX).unwrap();
+    // The API accepts time-outs up to a day.
+    let forward =
+        (count, 0_u32..=86_400).prop_map(|(count, affinity_s)| Action::Forward { count, affinity_s });
+    let action = prop_oneof![
+        Just(Action::Reject),
+        Just(Action::Relay),
+        Just(Action::Drop),
+        forward.clone(),
+        forward.clone(),
+        forward,
+    ];
+    (action, any::<bool>()).prop_map(|(action, guarded)| pick(action, guarded))
+}
+
+proptest! {
+    #[test]
+    fn a_picks_number_stands_for_that_pick(pick in any_pick()) {
+        prop_assert_eq!(Pick::from_code(pick.code()), Some(pick));
+    }
+
+    #[test]
+    fn different_picks_have_different_numbers_and_chains(one in any_pick(), other in any_pick()) {
+        prop_assert_eq!(one == other, one.code() == other.code());
+        prop_assert_eq!(one == other, one.to_string() == other.to_string());
+    }
+
+    #[test]
+    fn a_number_stands_for_a_pick_only_if_that_pick_writes_it(code in any::<u32>()) {
+        if let Some(pick) = Pick::from_code(code) {
+            prop_assert_eq!(pick.code(), code);
+        }
+    }
+
+    #[test]
+    fn a_backend_that_stays_keeps_its_slot_as_far_as_the_count_allows(
+        old in prop::collection::btree_set(0_u8..12, 1..10),
+        new in prop::collection::btree_set(0_u8..12, 1..10),
+        order in any::<prop::sample::Index>(),
+    ) {
+        let socket = |number: u8| SocketAddr::from((Ipv4Addr::new(10, 1, 0, number), 80));
+        let mut old: Vec<SocketAddr> = old.into_iter().map(socket).collect();
+        let turn = order.index(old.len());
+        old.rotate_left(turn); // slots need not be sorted
+        let wanted: Vec<SocketAddr> = new.into_iter().map(socket).collect();
+        let made = slots(&old, &wanted);
+        let mut sorted = made.clone();
+        sorted.sort_unstable();
+        prop_assert_eq!(&sorted, &wanted);
+        let stay = old.iter().filter(|backend| wanted.contains(backend));
+        let moved = stay.filter(|b| {
+            let place = |all: &[SocketAddr]| all.iter().position(|own| own == *b);
+            place(&old) != place(&made)
+        });
+        prop_assert!(moved.count() <= old.len().saturating_sub(wanted.len()));
+    }
+}
+
+#[test]
+fn numbers_that_no_ruleset_writes_stand_for_nothing() {
+    // A time-out without backends, and backends beside the marks of relay and drop.
+    for code in [600 << 15, 600 << 15 | 1 << 14, (0x1_fffe << 15) | 3, (0x1_ffff << 15) | 3] {
+        assert_eq!(Pick::from_code(code), None, "{code:#x}");
+    }
+}
+
+#[test]
+fn a_portal_that_is_refused_has_the_number_zero() {
+    assert_eq!(pick(Action::Reject, false).code(), 0);
+    assert_eq!(pick(Action::Forward { count: 3, affinity_s: 0 }, false).code(), 3);
+}
+
+/// A ruleset that follows a snapshot.
+struct Followed {
+    snapshot: Snapshot,
+    standpoint: Standpoint,
+    portals: Portals,
+    ruleset: Ruleset,
+}
+
+impl Followed {
+    fn new(changes: impl IntoIterator<Item = Change>) -> Self {
+        let (snapshot, standpoint) = (snapshot(changes), standpoint());
+        let portals = portals(&snapshot, &standpoint);
+        let ruleset = Ruleset::new(&portals, Settings::default());
+        Self { snapshot, standpoint, portals, ruleset }
+    }
+
+    /// One service with these endpoints, 10.1.0.x.
+    fn with(octets: &[u8]) -> Self {
+        Self::new([svc("s").ip("10.96.0.1").tcp("", 80).into(), endpoints(octets)])
+    }
+
+    fn apply(&mut self, change: impl Into<Change>) {
+        let changed = self.snapshot.apply(change.into());
+        let touched = self.portals.refresh(&self.snapshot, &self.standpoint, &changed);
+        self.ruleset.refresh(&self.portals, &touched);
+    }
+
+    fn slots(&self) -> Vec<u8> {
+        let last = |backend: &SocketAddr| match backend.ip() {
+            IpAddr::V4(v4) => v4.octets()[3],
+            IpAddr::V6(_) => 0,
+        };
+        self.ruleset.rule(tcp(PORTAL)).unwrap().backends.iter().map(last).collect()
+    }
+
+    fn picks(&self) -> Vec<String> {
+        self.ruleset.picks().map(|pick| pick.to_string()).collect()
+    }
+}
+
+fn endpoints(octets: &[u8]) -> Change {
+    let made = slice("s").tcp("", 80);
+    octets.iter().fold(made, |made, octet| made.at(&format!("10.1.0.{octet}"))).into()
+}
+
+#[test]
+fn a_new_backend_takes_the_slot_of_the_one_that_went() {
+    let mut followed = Followed::with(&[1, 2, 3]);
+    followed.apply(endpoints(&[1, 3, 9]));
+    assert_eq!(followed.slots(), [1, 9, 3]);
+}
+
+#[test]
+fn one_backend_more_takes_a_new_slot() {
+    let mut followed = Followed::with(&[2, 3]);
+    followed.apply(endpoints(&[1, 2, 3]));
+    assert_eq!(followed.slots(), [2, 3, 1]);
+}
+
+#[test]
+fn one_backend_fewer_moves_the_last_one_into_the_gap() {
+    let mut followed = Followed::with(&[1, 2, 3, 4]);
+    followed.apply(endpoints(&[1, 3, 4]));
+    assert_eq!(followed.slots(), [1, 4, 3]);
+    followed.apply(endpoints(&[1, 4]));
+    assert_eq!(followed.slots(), [1, 4]);
+}
+
+#[test]
+fn backends_that_all_change_fill_the_same_slots() {
+    let mut followed = Followed::with(&[1, 2, 3]);
+    followed.apply(endpoints(&[7, 8]));
+    assert_eq!(followed.slots(), [7, 8]);
+}
+
+#[test]
+fn a_portal_without_endpoints_holds_no_backends_and_gets_new_ones_later() {
+    let mut followed = Followed::with(&[1, 2]);
+    followed.apply(endpoints(&[]));
+    assert_eq!(followed.slots(), [0_u8; 0]);
+    assert_eq!(followed.picks(), ["pick-reject"]);
+    followed.apply(endpoints(&[5]));
+    assert_eq!(followed.slots(), [5]);
+    assert_eq!(followed.picks(), ["pick-1"]);
+}
+
+#[test]
+fn a_pick_is_there_as_long_as_a_portal_uses_it() {
+    let mut followed = Followed::with(&[1, 2]);
+    followed.apply(svc("t").ip("10.96.0.2").tcp("", 80));
+    assert_eq!(followed.picks(), ["pick-reject", "pick-2"]);
+    followed.apply(slice("t").tcp("", 80).at("10.1.0.8").at("10.1.0.9"));
+    assert_eq!(followed.picks(), ["pick-2"]);
+    followed.apply(svc("s").ip("10.96.0.1").tcp("", 80).sticky(60));
+    assert_eq!(followed.picks(), ["pick-2", "pick-2-sticky-60s"]);
+    followed.apply(Change::NoService(crate::service::ServiceKey::new("default", "s")));
+    assert_eq!(followed.picks(), ["pick-2"]);
+    followed.apply(svc("t").ip("10.96.0.2").tcp("", 80).mode(Mode::Relay));
+    assert_eq!(followed.picks(), ["pick-relay"]);
+}
+
+#[test]
+fn affinity_is_in_the_pick_with_its_time_out_and_count() {
+    let sticky = svc("s").ip("10.96.0.1").tcp("", 80).sticky(10_800);
+    let followed = Followed::new([sticky.into(), endpoints(&[1, 2, 3])]);
+    let expected = Action::Forward { count: 3, affinity_s: 10_800 };
+    assert_eq!(followed.ruleset.rule(tcp(PORTAL)).unwrap().pick, pick(expected, false));
+}
+
+#[test]
+fn affinity_leaves_no_trace_where_nothing_is_forwarded() {
+    let sticky = || svc("s").ip("10.96.0.1").tcp("", 80).sticky(600);
+    assert_eq!(Followed::new([sticky().into()]).picks(), ["pick-reject"]);
+    let relayed = Followed::new([sticky().mode(Mode::Relay).into(), endpoints(&[1])]);
+    assert_eq!(relayed.picks(), ["pick-relay"]);
+}
+
+#[test]
+fn source_ranges_guard_the_pick_and_are_united() {
+    let service = svc("s").ip("10.96.0.1").tcp("", 80).balanced("192.0.2.1");
+    let service = service.only_from("10.2.0.0/17").only_from("10.2.128.0/17").only_from("10.2.3.0/24");
+    let followed = Followed::new([service.into(), endpoints(&[1])]);
+    let rule = followed.ruleset.rule(tcp("192.0.2.1:80")).unwrap();
+    assert_eq!(rule.pick, pick(Action::Forward { count: 1, affinity_s: 0 }, true));
+    assert_eq!(*rule.sources, ["10.2.0.0/16".parse().unwrap()]);
+    assert_eq!(followed.picks(), ["pick-1", "guarded-1"]);
+}
+
+#[test]
+fn an_address_is_a_cluster_address_once_however_many_ports_it_has() {
+    let mut followed = Followed::new([
+        svc("s").ip("10.96.0.1").ip("fd00::1").tcp("a", 80).tcp("b", 81).udp("c", 80).into(),
+        svc("t").ip("10.96.0.2").tcp("", 80).external("10.96.0.1").external("192.0.2.1").into(),
+    ]);
+    let texts = |followed: &Followed| -> Vec<String> {
+        followed.ruleset.addresses().map(|address| address.to_string()).collect()
+    };
+    assert_eq!(texts(&followed), ["10.96.0.1", "10.96.0.2", "fd00::1"]);
+    followed.apply(Change::NoService(crate::service::ServiceKey::new("default", "s")));
+    assert_eq!(texts(&followed), ["10.96.0.2"]);
+    assert!(!followed.ruleset.has_address("10.96.0.1".parse().unwrap()));
+}
+
+#[test]
+fn the_elements_of_a_ruleset_are_those_of_its_rules_addresses_and_ranges() {
+    let ranges = Change::ServiceRanges(vec!["10.96.0.0/16".parse().unwrap()]);
+    let service = svc("s").ip("10.96.0.1").tcp("", 80);
+    let ruleset = Followed::new([ranges, service.into(), endpoints(&[1, 2])]).ruleset;
+    let key = tcp(PORTAL);
+    let expected = [
+        Element::Portal(key, pick(Action::Forward { count: 2, affinity_s: 0 }, false)),
+        Element::Backend(key, 0, backend("10.1.0.1:80")),
+        Element::Backend(key, 1, backend("10.1.0.2:80")),
+        Element::Address(key.address),
+        Element::Range("10.96.0.0/16".parse().unwrap()),
+    ];
+    assert_eq!(ruleset.elements().collect::<Vec<_>>(), expected);
+}

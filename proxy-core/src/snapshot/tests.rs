@@ -218,3 +218,20 @@ fn the_services_of_a_namespace_stand_apart_from_those_of_longer_names() {
     assert_eq!(names, ["a", "b"]);
     assert_eq!(snapshot.service_count(), 4);
 }
+
+#[test]
+fn free_addresses_belong_to_nobody_only_while_no_other_proxy_has_services() {
+    let ranges = vec!["10.96.0.0/16".parse().unwrap()];
+    let mut foreign = svc("other").ip("10.96.0.9").tcp("", 80);
+    foreign.has_portals = false;
+    let mut snapshot = snapshot([Change::ServiceRanges(ranges.clone()), foreign.clone().into()]);
+    assert!(snapshot.service_ranges().is_empty());
+    foreign.has_portals = true;
+    snapshot.apply(foreign.clone().into());
+    assert_eq!(snapshot.service_ranges(), ranges);
+    foreign.has_portals = false;
+    snapshot.apply(foreign.clone().into());
+    assert!(snapshot.service_ranges().is_empty());
+    snapshot.apply(Change::NoService(foreign.key));
+    assert_eq!(snapshot.service_ranges(), ranges);
+}

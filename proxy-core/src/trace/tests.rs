@@ -323,7 +323,10 @@ fn source_ranges_hold_without_endpoints_too() {
 fn a_range_of_everything_lifts_the_restriction() {
     let service = four_kinds().only_from("10.2.0.0/16").only_from("0.0.0.0/0");
     let rules = one(service, slice("s").tcp("", 80).at("10.1.0.1"));
-    assert_eq!(from("10.1.0.99", &rules, tcp("192.0.2.2:80")), forward("10.1.0.1:80"));
+    let destination = tcp("192.0.2.2:80");
+    for source in [Some(ip("10.1.0.99")), None] {
+        assert_eq!(trace(&rules, &Packet { source, destination }, 0), forward("10.1.0.1:80"));
+    }
 }
 
 #[test]

@@ -1,0 +1,199 @@
+//! Addresses that are drawn, and addresses that two services want.
+//!
+//! Also what else belongs to the cluster: nodes and service ranges. Mistakes within one object are in
+//! `services`.
+
+use super::{clean, key, lines, messages, read_text};
+use crate::{Objects, ReadOptions, Report, read_str};
+use proxy_core::service::ServiceKey;
+
+fn service(name: &str, spec: &str) -> String {
+    format!(
+        "---\napiVersion: v1\nkind: Service\nmetadata: {{name: {name}}}\nspec: {{ports: [{{port: 1}}]{spec}}}\n"
+    )
+}
+
+fn read_with(nets: &[&str], text: &str) -> (Objects, Report) {
+    let portal_nets = nets.iter().map(|net| net.parse().unwrap()).collect();
+    read_str("a.yaml", text, &ReadOptions { portal_nets })
+}
+
+fn addresses(objects: &Objects, name: &str) -> Vec<String> {
+    objects.services[&key(name)].cluster_ips.iter().map(|address| address.to_string()).collect()
+}
+
+#[test]
+fn the_first_free_address_goes_to_the_first_name() {
+    let text = service("b", "") + &service("a", "") + &service("c", ", clusterIP: 10.11.0.2");
+    let objects = clean(&text);
+    assert_eq!(addresses(&objects, "a"), ["10.11.0.1"]);
+    assert_eq!(addresses(&objects, "b"), ["10.11.0.3"]);
+    assert_eq!(objects.services[&key("a")].cluster_ip_text.as_deref(), Some("10.11.0.1"));
+}
+
+#[test]
+fn namespaces_come_before_names() {
+    let text = "apiVersion: v1\nkind: Service\nmetadata: {name: a, namespace: w}\nspec: {ports: [{port: 1}]}\n---\n\
+                apiVersion: v1\nkind: Service\nmetadata: {name: b, namespace: v}\nspec: {ports: [{port: 1}]}\n";
+    let objects = clean(text);
+    let of = |namespace, name| objects.services[&ServiceKey::new(namespace, name)].cluster_ip_text.clone();
+    assert_eq!((of("v", "b").as_deref(), of("w", "a").as_deref()), (Some("10.11.0.1"), Some("10.11.0.2")));
+}
+
+#[test]
+fn neither_the_network_nor_the_broadcast_address_is_drawn() {
+    let text: String = ["a", "b", "c"].iter().map(|name| service(name, "")).collect();
+    let (objects, report) = read_with(&["10.0.0.0/30"], &text);
+    assert_eq!(
+        (addresses(&objects, "a"), addresses(&objects, "b")),
+        (vec!["10.0.0.1".into()], vec!["10.0.0.2".into()])
+    );
+    assert_eq!(
+        lines(&report),
+        [
+            "a.yaml:12: document 3: Service default/c: draw an IPv4 address: portal net 10.0.0.0/30 has none left"
+        ]
+    );
+    assert!(!objects.services.contains_key(&key("c")));
+}
+
+#[test]
+fn a_second_net_of_the_family_is_used_when_the_first_is_full() {
+    let text: String = ["a", "b", "c"].iter().map(|name| service(name, "")).collect();
+    let (objects, _) = read_with(&["10.0.0.0/30", "10.2.0.0/24"], &text);
+    assert_eq!(addresses(&objects, "c"), ["10.2.0.1"]);
+}
+
+#[test]
+fn nets_of_any_size_are_possible() {
+    for (net, expected) in
+        [("0.0.0.0/0", Some("0.0.0.1")), ("::/0", Some("::1")), ("10.0.0.0/32", None), ("fd00::1/128", None)]
+    {
+        let (objects, report) = read_with(&[net], &service("a", ""));
+        let drawn = objects.services.get(&key("a")).and_then(|service| service.cluster_ip_text.clone());
+        assert_eq!(drawn.as_deref(), expected, "{net}");
+        assert_eq!(report.has_errors(), expected.is_none(), "{net}");
+    }
+}
+
+#[test]
+fn a_service_says_of_which_family_it_is() {
+    let nets = ["10.0.0.0/8", "fd00::/64"];
+    let of = |spec: &str| {
+        let (objects, report) = read_with(&nets, &service("a", spec));
+        assert_eq!(lines(&report), Vec::<String>::new());
+        (addresses(&objects, "a"), objects.services[&key("a")].cluster_ip_text.clone().unwrap().to_string())
+    };
+    assert_eq!(of(""), (vec!["10.0.0.1".into()], "10.0.0.1".into()));
+    assert_eq!(of(", ipFamilies: [IPv6]"), (vec!["fd00::1".into()], "fd00::1".into()));
+    let both = vec!["10.0.0.1".to_owned(), "fd00::1".to_owned()];
+    assert_eq!(of(", ipFamilyPolicy: PreferDualStack"), (both.clone(), "10.0.0.1".into()));
+    assert_eq!(
+        of(", ipFamilyPolicy: RequireDualStack, ipFamilies: [IPv6]"),
+        (both.clone(), "fd00::1".into())
+    );
+    assert_eq!(of(", ipFamilyPolicy: RequireDualStack, clusterIP: 10.0.0.1"), (both, "10.0.0.1".into()));
+}
+
+#[test]
+fn a_second_family_without_a_net_is_an_error_only_where_it_is_required() {
+    let prefer = ", ipFamilyPolicy: PreferDualStack, ipFamilies: [IPv4, IPv6]";
+    assert_eq!(addresses(&clean(&service("a", prefer)), "a"), ["10.11.0.1"]);
+    assert_eq!(
+        messages(&service("a", ", ipFamilyPolicy: RequireDualStack")),
+        ["draw an IPv6 address: there is no portal net of this family"]
+    );
+    assert_eq!(
+        messages(&service("a", ", ipFamilies: [IPv6]")),
+        ["draw an IPv6 address: there is no portal net of this family"]
+    );
+}
+
+#[test]
+fn a_sloppy_address_is_read_and_its_text_kept() {
+    let objects = clean(&service("a", ", clusterIP: 172.30.0.041"));
+    assert_eq!(addresses(&objects, "a"), ["172.30.0.41"]);
+    assert_eq!(objects.services[&key("a")].cluster_ip_text.as_deref(), Some("172.30.0.041"));
+}
+
+#[test]
+fn of_two_services_with_one_address_the_one_read_first_stays() {
+    let text = service("b", ", clusterIP: 10.0.0.1") + &service("a", ", clusterIP: 10.0.0.01");
+    let (objects, report) = read_text(&text);
+    assert!(objects.services.contains_key(&key("b")));
+    assert_eq!(
+        lines(&report),
+        [
+            "a.yaml:7: document 2: Service default/a: spec.clusterIP: 10.0.0.1 is the address of service default/b"
+        ]
+    );
+}
+
+#[test]
+fn of_two_services_with_one_node_port_the_one_read_first_stays() {
+    let spec = |protocol: &str| {
+        format!("type: NodePort, ports: [{{port: 1, nodePort: 30001, protocol: {protocol}}}]")
+    };
+    let service = |name: &str, spec: &str| {
+        format!("---\napiVersion: v1\nkind: Service\nmetadata: {{name: {name}}}\nspec: {{{spec}}}\n")
+    };
+    let text = service("c", &spec("TCP")) + &service("b", &spec("UDP")) + &service("a", &spec("TCP"));
+    let (objects, report) = read_text(&text);
+    assert_eq!(objects.services.len(), 2);
+    assert_eq!(
+        lines(&report),
+        [
+            "a.yaml:12: document 3: Service default/a: spec.ports: node port 30001 TCP is that of service default/c"
+        ]
+    );
+}
+
+#[test]
+fn of_two_objects_with_one_name_the_later_counts() {
+    let text = service("a", ", clusterIP: 10.0.0.1") + &service("a", ", clusterIP: 10.0.0.2");
+    let (objects, report) = read_text(&text);
+    assert_eq!(addresses(&objects, "a"), ["10.0.0.2"]);
+    assert_eq!(
+        lines(&report),
+        [
+            "warning: a.yaml:7: document 2: Service default/a: replaces the one read before, at a.yaml:2: document 1"
+        ]
+    );
+}
+
+#[test]
+fn service_ranges_are_those_of_all_service_cidrs() {
+    let cidr = |version: &str, name: &str, nets: &str| {
+        format!(
+            "---\napiVersion: networking.k8s.io/{version}\nkind: ServiceCIDR\nmetadata: {{name: {name}}}\nspec: {{cidrs: [{nets}]}}\n"
+        )
+    };
+    let text = cidr("v1", "a", "10.96.0.0/12, 'fd00::/108'") + &cidr("v1beta1", "b", "10.0.0.0/24");
+    let objects = clean(&text);
+    let ranges: Vec<String> = objects.service_ranges.iter().map(ToString::to_string).collect();
+    assert_eq!(ranges, ["10.96.0.0/12", "fd00::/108", "10.0.0.0/24"]);
+    assert_eq!(objects.snapshot().service_ranges().len(), 3);
+    assert_eq!(messages(&cidr("v1", "a", "x")), ["spec.cidrs[0]: \"x\" is not a network, as 10.0.0.0/8"]);
+}
+
+#[test]
+fn node_addresses_are_the_internal_ones_or_else_the_external_ones_of_a_family() {
+    let text = "
+apiVersion: v1
+kind: Node
+metadata: {name: n1, labels: {topology.kubernetes.io/zone: z1}}
+status:
+  addresses:
+  - {type: ExternalIP, address: 8.8.8.8}
+  - {type: Hostname, address: n1}
+  - {type: InternalIP, address: 10.240.0.5}
+  - {type: InternalIP, address: 10.240.0.6}
+  - {type: ExternalIP, address: '2001:db8::5'}
+";
+    let node = &clean(text).nodes["n1"];
+    let addresses: Vec<String> = node.addresses.iter().map(ToString::to_string).collect();
+    assert_eq!(
+        (&*node.zone, addresses),
+        ("z1", vec!["10.240.0.5".into(), "10.240.0.6".into(), "2001:db8::5".into()])
+    );
+}

@@ -1,0 +1,362 @@
+//! What a Service may say, what is assumed where it does not, and what is refused.
+//!
+//! Each refusal is tested with its whole message, since the message is what a user has. What depends on two
+//! objects is in `addresses`.
+
+use super::{clean, key, lines, messages, read_text, service_of, with_spec};
+use proxy_core::address::Family;
+use proxy_core::service::{ClusterIps, Mode, Protocol, TrafficPolicy};
+
+#[test]
+fn what_is_not_said_is_what_the_api_server_would_set() {
+    let service = service_of("  clusterIP: 10.0.0.11\n  ports: [{port: 6379}]");
+    assert_eq!(service.key, key("db"));
+    assert_eq!(service.cluster_ips, ClusterIps::One("10.0.0.11".parse().unwrap()));
+    assert_eq!(service.cluster_ip_text.as_deref(), Some("10.0.0.11"));
+    let port = &service.ports[0];
+    assert_eq!((&*port.name, port.protocol, port.port, port.node_port), ("", Protocol::Tcp, 6379, None));
+    assert_eq!(service.internal_policy, TrafficPolicy::Cluster);
+    assert_eq!(service.external_policy, TrafficPolicy::Cluster);
+    assert_eq!((service.affinity_s, service.has_portals, service.mode), (None, true, None));
+}
+
+#[test]
+fn affinity_lasts_three_hours_unless_said() {
+    let spec = "  ports: [{port: 80}]\n  sessionAffinity: ClientIP";
+    assert_eq!(service_of(spec).affinity_s, Some(10_800));
+    let timed = format!("{spec}\n  sessionAffinityConfig: {{clientIP: {{timeoutSeconds: 86400}}}}");
+    assert_eq!(service_of(&timed).affinity_s, Some(86_400));
+}
+
+#[test]
+fn a_configuration_of_affinity_without_affinity_is_cleared() {
+    let spec = "  ports: [{port: 80}]\n  sessionAffinityConfig: {clientIP: {timeoutSeconds: 5}}";
+    assert_eq!(service_of(spec).affinity_s, None);
+}
+
+#[test]
+fn a_headless_service_has_no_address_and_needs_no_port() {
+    for spec in ["  clusterIP: None", "  clusterIP: None\n  clusterIPs: [None]", "  clusterIPs: [None]"] {
+        let service = service_of(spec);
+        assert_eq!((service.cluster_ips, service.cluster_ip_text), (ClusterIps::Headless, None), "{spec}");
+    }
+}
+
+#[test]
+fn an_external_name_has_no_portals() {
+    let service = service_of("  type: ExternalName\n  externalName: my.database.example.com.");
+    assert_eq!((service.cluster_ips, service.has_portals), (ClusterIps::Headless, false));
+}
+
+#[test]
+fn a_service_of_another_proxy_has_no_portals_but_an_address() {
+    let text = "apiVersion: v1\nkind: Service\nmetadata:\n  name: db\n  labels: \
+                {service.kubernetes.io/service-proxy-name: ''}\nspec: {clusterIP: 10.0.0.1, ports: [{port: 1}]}";
+    let service = &clean(text).services[&key("db")];
+    assert!(!service.has_portals);
+    assert!(service.cluster_ips.of(Family::V4).is_some());
+}
+
+#[test]
+fn the_mode_annotation_takes_two_values_and_others_are_ignored_with_a_warning() {
+    let text = |mode: &str| {
+        format!(
+            "apiVersion: v1\nkind: Service\nmetadata: {{name: db, annotations: {{portico.dev/mode: {mode}}}}}\n\
+             spec: {{ports: [{{port: 1}}]}}"
+        )
+    };
+    assert_eq!(clean(&text("relay")).services[&key("db")].mode, Some(Mode::Relay));
+    assert_eq!(clean(&text("kernel")).services[&key("db")].mode, Some(Mode::Kernel));
+    let (objects, report) = read_text(&text("fast"));
+    assert_eq!(objects.services[&key("db")].mode, None);
+    assert_eq!(
+        lines(&report),
+        [
+            "warning: a.yaml:1: document 1: Service default/db: metadata.annotations.portico.dev/mode: \"fast\" is \
+          none of kernel, relay; ignored"
+        ]
+    );
+}
+
+#[test]
+fn load_balancer_addresses_are_those_that_traffic_is_sent_to_as_they_stand() {
+    let text = "
+apiVersion: v1
+kind: Service
+metadata: {name: db}
+spec: {type: LoadBalancer, ports: [{port: 1}], loadBalancerSourceRanges: [' 10.1.2.3/8 ', 0.0.0.0/0]}
+status:
+  loadBalancer:
+    ingress:
+    - {ip: 146.148.47.155}
+    - {ip: 10.0.0.9, ipMode: VIP}
+    - {ip: 10.0.0.8, ipMode: Proxy}
+    - {hostname: lb.example.com}
+    - {ip: nonsense}
+";
+    let (objects, report) = read_text(text);
+    let service = &objects.services[&key("db")];
+    let addresses: Vec<String> = service.load_balancer_ips.iter().map(ToString::to_string).collect();
+    assert_eq!(addresses, ["10.0.0.9", "146.148.47.155"]);
+    let ranges: Vec<String> = service.source_ranges.iter().map(ToString::to_string).collect();
+    assert_eq!(ranges, ["10.0.0.0/8", "0.0.0.0/0"]);
+    assert_eq!(
+        lines(&report),
+        [
+            "warning: a.yaml:2: document 1: Service default/db: status.loadBalancer.ingress[4].ip: \"nonsense\" is \
+          not an IP address; skipped"
+        ]
+    );
+}
+
+#[test]
+fn a_service_of_each_type_is_read() {
+    let service = service_of(
+        "  type: NodePort\n  externalTrafficPolicy: Local\n  internalTrafficPolicy: Local\n  externalIPs: \
+         [80.11.12.10]\n  ports: [{port: 8065, nodePort: 30065, targetPort: http}]",
+    );
+    assert_eq!(service.ports[0].node_port, Some(30_065));
+    assert_eq!(service.external_policy, TrafficPolicy::Local);
+    assert_eq!(service.internal_policy, TrafficPolicy::Local);
+    assert_eq!(service.external_ips, ["80.11.12.10".parse::<std::net::IpAddr>().unwrap()]);
+}
+
+/// Specs that no API server accepts, with the message that tells why.
+const REFUSED: &[(&str, &str)] = &[
+    ("  type: ClusterIP", "spec.ports: missing: a service has at least one port unless it is headless"),
+    ("  ports: []", "spec.ports: missing: a service has at least one port unless it is headless"),
+    ("  ports: [{}]", "spec.ports[0].port: missing: 1 to 65535"),
+    ("  ports: [{port: 70000}]", "spec.ports[0].port: 70000 is not a port: 1 to 65535"),
+    ("  ports: [{port: 0}]", "spec.ports[0].port: 0 is not a port: 1 to 65535"),
+    ("  ports: [{port: -1}]", "spec.ports[0].port: -1 is not a port: 1 to 65535"),
+    (
+        "  ports: [{port: 18446744073709551615}]",
+        "spec.ports[0].port: 18446744073709551615 is not a port: 1 to 65535",
+    ),
+    ("  ports: [{port: '80'}]", "spec.ports[0].port: \"80\" is not a whole number"),
+    ("  ports: [{port: 80.5}]", "spec.ports[0].port: 80.5 is not a whole number"),
+    ("  ports: [{port: 80, protocol: tcp}]", "spec.ports[0].protocol: \"tcp\" is none of TCP, UDP, SCTP"),
+    ("  ports: [80]", "spec.ports[0]: 80 is not an object"),
+    ("  ports: {port: 80}", "spec.ports: an object is not a list"),
+    (
+        "  ports: [{port: 1}, {port: 2, name: b}]",
+        "spec.ports[0].name: missing: every port has a name where there are several",
+    ),
+    ("  ports: [{port: 1, name: a}, {port: 2, name: a}]", "spec.ports[1].name: \"a\" is there twice"),
+    (
+        "  ports: [{port: 1, name: a_b}]",
+        "spec.ports[0].name: \"a_b\" is not a DNS label: at most 63 of a-z, 0-9 and '-', with a letter or digit at both ends",
+    ),
+    ("  ports: [{port: 1, name: a}, {port: 1, name: b}]", "spec.ports[1]: port 1 TCP is there twice"),
+    (
+        "  ports: [{port: 1, nodePort: 30000}]",
+        "spec.ports[0].nodePort: 30000: only a service of type NodePort or LoadBalancer has node ports",
+    ),
+    (
+        "  type: NodePort\n  ports: [{port: 1, nodePort: 70000}]",
+        "spec.ports[0].nodePort: 70000 is not a port: 1 to 65535",
+    ),
+    (
+        "  type: NodePort\n  ports: [{port: 1, nodePort: 9, name: a}, {port: 2, nodePort: 9, name: b}]",
+        "spec.ports[1].nodePort: 9 TCP is there twice",
+    ),
+    ("  ports: [{port: 1, targetPort: 65536}]", "spec.ports[0].targetPort: 65536 is not a port: 1 to 65535"),
+    (
+        "  ports: [{port: 1, targetPort: '8080'}]",
+        "spec.ports[0].targetPort: \"8080\" is not a port name: at most 15 of a-z, 0-9 and single '-', with at least one letter",
+    ),
+    ("  ports: [{port: 1, targetPort: true}]", "spec.ports[0].targetPort: true is not a whole number"),
+    (
+        "  type: Clusterip\n  ports: [{port: 1}]",
+        "spec.type: \"Clusterip\" is none of ClusterIP, NodePort, LoadBalancer, ExternalName",
+    ),
+    ("  type: 5\n  ports: [{port: 1}]", "spec.type: 5 is not a string; in YAML, quotes make it one"),
+    (
+        "  type: LoadBalancer\n  ports: [{port: 10250}]",
+        "spec.ports: port 10250 is the kubelet's: no load balancer may expose it",
+    ),
+    (
+        "  type: NodePort\n  clusterIP: None\n  ports: [{port: 1}]",
+        "spec.clusterIP: \"None\" is not possible for a service of type NodePort or LoadBalancer",
+    ),
+    (
+        "  type: ExternalName",
+        "spec.externalName: missing: type ExternalName needs the name that it stands for",
+    ),
+    ("  type: ExternalName\n  externalName: a_b", "spec.externalName: \"a_b\" is not a DNS name"),
+    (
+        "  type: ExternalName\n  externalName: a.b\n  clusterIP: 10.0.0.1",
+        "spec.clusterIP: \"10.0.0.1\": a service of type ExternalName has no address",
+    ),
+    (
+        "  type: ExternalName\n  externalName: a.b\n  ipFamilies: [IPv4]",
+        "spec.ipFamilies: a service of type ExternalName has no address",
+    ),
+    ("  ports: [{port: 1}]\n  clusterIP: 10.0.0.256", "spec.clusterIP: \"10.0.0.256\" is not an IP address"),
+    (
+        "  ports: [{port: 1}]\n  clusterIP: 10.0.0.1\n  clusterIPs: [10.0.0.2]",
+        "spec.clusterIP: \"10.0.0.1\" is not the first of spec.clusterIPs, \"10.0.0.2\"",
+    ),
+    (
+        "  ports: [{port: 1}]\n  clusterIPs: [10.0.0.1, 10.0.0.2]",
+        "spec.clusterIPs[1]: \"10.0.0.2\" is the second IPv4 address: one per family",
+    ),
+    (
+        "  ports: [{port: 1}]\n  clusterIPs: [10.0.0.1, 'fd00::1', 'fd00::2']",
+        "spec.clusterIPs[2]: \"fd00::2\": a service has at most two addresses",
+    ),
+    ("  clusterIP: None\n  clusterIPs: [None, 10.0.0.1]", "spec.clusterIPs: \"None\" must be the only value"),
+    ("  ports: [{port: 1}]\n  ipFamilies: [ipv4]", "spec.ipFamilies[0]: \"ipv4\" is none of IPv4, IPv6"),
+    ("  ports: [{port: 1}]\n  ipFamilies: [IPv4, IPv4]", "spec.ipFamilies[1]: \"IPv4\" is there twice"),
+    (
+        "  ports: [{port: 1}]\n  clusterIP: 10.0.0.1\n  ipFamilies: [IPv6]",
+        "spec.ipFamilies: IPv6 at place 0, but the address there is 10.0.0.1",
+    ),
+    (
+        "  ports: [{port: 1}]\n  clusterIPs: [10.0.0.1, 'fd00::1']\n  ipFamilies: [IPv4]",
+        "spec.ipFamilies: one family, but two addresses in spec.clusterIPs",
+    ),
+    (
+        "  ports: [{port: 1}]\n  ipFamilyPolicy: SingleStack\n  ipFamilies: [IPv4, IPv6]",
+        "spec.ipFamilyPolicy: SingleStack, but two families are given",
+    ),
+    (
+        "  ports: [{port: 1}]\n  ipFamilyPolicy: Dual",
+        "spec.ipFamilyPolicy: \"Dual\" is none of SingleStack, PreferDualStack, RequireDualStack",
+    ),
+    ("  ports: [{port: 1}]\n  externalIPs: [x]", "spec.externalIPs[0]: \"x\" is not an IP address"),
+    (
+        "  ports: [{port: 1}]\n  externalIPs: [127.0.0.1]",
+        "spec.externalIPs[0]: \"127.0.0.1\" is a loopback address, which no service may have",
+    ),
+    (
+        "  ports: [{port: 1}]\n  externalIPs: ['0.0.0.0']",
+        "spec.externalIPs[0]: \"0.0.0.0\" is the unspecified address, which no service may have",
+    ),
+    (
+        "  ports: [{port: 1}]\n  externalIPs: ['fe80::1']",
+        "spec.externalIPs[0]: \"fe80::1\" is a link-local address, which no service may have",
+    ),
+    (
+        "  ports: [{port: 1}]\n  externalIPs: [224.0.0.1]",
+        "spec.externalIPs[0]: \"224.0.0.1\" is a link-local multicast address, which no service may have",
+    ),
+    (
+        "  ports: [{port: 1}]\n  sessionAffinity: Client",
+        "spec.sessionAffinity: \"Client\" is none of None, ClientIP",
+    ),
+    (
+        "  ports: [{port: 1}]\n  sessionAffinity: ClientIP\n  sessionAffinityConfig: {clientIP: {timeoutSeconds: 0}}",
+        "spec.sessionAffinityConfig.clientIP.timeoutSeconds: 0 is not a time in seconds: 1 to 86400",
+    ),
+    (
+        "  ports: [{port: 1}]\n  sessionAffinity: ClientIP\n  sessionAffinityConfig: {clientIP: {timeoutSeconds: 86401}}",
+        "spec.sessionAffinityConfig.clientIP.timeoutSeconds: 86401 is not a time in seconds: 1 to 86400",
+    ),
+    (
+        "  ports: [{port: 1}]\n  internalTrafficPolicy: local",
+        "spec.internalTrafficPolicy: \"local\" is none of Cluster, Local",
+    ),
+    (
+        "  ports: [{port: 1}]\n  externalTrafficPolicy: Local",
+        "spec.externalTrafficPolicy: only a service of type NodePort or LoadBalancer, or one with externalIPs, has this policy",
+    ),
+    (
+        "  type: LoadBalancer\n  ports: [{port: 1}]\n  loadBalancerSourceRanges: [10.0.0.0]",
+        "spec.loadBalancerSourceRanges[0]: \"10.0.0.0\" is not a network, as 10.0.0.0/8",
+    ),
+    (
+        "  ports: [{port: 1}]\n  loadBalancerSourceRanges: [10.0.0.0/8]",
+        "spec.loadBalancerSourceRanges: only a service of type LoadBalancer has source ranges",
+    ),
+    (
+        "  ports: [{port: 1}]\n  selector: {app: true}",
+        "spec.selector.app: true is not a string; in YAML, quotes make it one",
+    ),
+    (
+        "  ports: [{port: 1}]\n  selector: {app: 'a b'}",
+        "spec.selector.app: \"a b\" is not possible as a label",
+    ),
+    ("  ports: [{port: 1}]\n  selector: [app]", "spec.selector: a list is not an object"),
+    (
+        "  ports: [{port: 1}]\n  publishNotReadyAddresses: 'yes'",
+        "spec.publishNotReadyAddresses: \"yes\" is not true or false",
+    ),
+];
+
+#[test]
+fn what_no_api_server_accepts_is_refused_with_the_field_and_the_reason() {
+    for (spec, message) in REFUSED {
+        let text = with_spec(spec);
+        assert_eq!(messages(&text), [*message], "{text}");
+        assert!(read_text(&text).0.services.is_empty(), "{text}");
+        assert!(read_text(&text).1.has_errors(), "{text}");
+    }
+}
+
+#[test]
+fn all_mistakes_of_an_object_are_said_with_file_document_and_object() {
+    let text = "---\n# first\n---\napiVersion: v1\nkind: Service\nmetadata: {name: redis, namespace: core}\n\
+                spec: {type: Foo, ports: [{port: 70000, protocol: X}], clusterIP: 1.2.3}\n";
+    let place = "a.yaml:4: document 1: Service core/redis: ";
+    let expected = [
+        "spec.type: \"Foo\" is none of ClusterIP, NodePort, LoadBalancer, ExternalName",
+        "spec.clusterIP: \"1.2.3\" is not an IP address",
+        "spec.ports[0].protocol: \"X\" is none of TCP, UDP, SCTP",
+        "spec.ports[0].port: 70000 is not a port: 1 to 65535",
+    ];
+    let expected: Vec<String> = expected.iter().map(|message| format!("{place}{message}")).collect();
+    assert_eq!(lines(&read_text(text).1), expected);
+}
+
+#[test]
+fn names_are_those_of_the_api() {
+    let named = |name: &str| {
+        format!("apiVersion: v1\nkind: Service\nmetadata: {{name: {name}}}\nspec: {{ports: [{{port: 1}}]}}\n")
+    };
+    for good in ["db", "a-b", "1st", &"a".repeat(63)] {
+        clean(&named(&format!("'{good}'")));
+    }
+    let bad = ["A", "a_b", "-a", "a-", "a.b", &"a".repeat(64)];
+    for name in bad {
+        assert_eq!(
+            messages(&named(&format!("'{name}'"))),
+            [format!("metadata.name: \"{name}\" is not {}", crate::validate::DNS_LABEL)]
+        );
+    }
+    for missing in ["''", "null", ""] {
+        assert_eq!(messages(&named(missing)), ["metadata.name: missing: every object has a name"]);
+    }
+    assert_eq!(messages(&named("5")), ["metadata.name: 5 is not a string; in YAML, quotes make it one"]);
+    let text =
+        "apiVersion: v1\nkind: Service\nmetadata: {name: a, namespace: B}\nspec: {ports: [{port: 1}]}\n";
+    assert_eq!(messages(text), [format!("metadata.namespace: \"B\" is not {}", crate::validate::DNS_LABEL)]);
+}
+
+#[test]
+fn an_object_without_apiversion_or_kind_is_named_with_what_is_missing() {
+    let (_, report) =
+        read_text("kind: Service\nmetadata: {name: db}\n---\nmetadata: {name: x}\n---\n[1]\n---\nhello\n");
+    assert_eq!(
+        lines(&report),
+        [
+            "a.yaml:1: document 1: Service default/db: apiVersion missing: what the object is cannot be told",
+            "a.yaml:4: document 2: object default/x: apiVersion and kind missing: what the object is cannot be told",
+            "a.yaml:6: document 3: items[0]: not an object: a Kubernetes object is a map with apiVersion and kind",
+            "a.yaml:8: document 4: read document: invalid type: string \"hello\", expected a Kubernetes object",
+        ]
+    );
+}
+
+#[test]
+fn other_kinds_are_ignored_and_counted() {
+    let text = "apiVersion: v1\nkind: ConfigMap\n---\napiVersion: v1\nkind: ConfigMap\nitems: [1]\n---\n\
+                {kind: Ingress, apiVersion: networking.k8s.io/v1}\n---\n{kind: Service, apiVersion: serving.knative.dev/v1}";
+    let (_, report) = read_text(text);
+    let ignored: Vec<(&str, usize)> = report.ignored.iter().map(|(kind, n)| (kind.as_str(), *n)).collect();
+    let expected =
+        [("networking.k8s.io/v1 Ingress", 1), ("serving.knative.dev/v1 Service", 1), ("v1 ConfigMap", 2)];
+    assert_eq!(ignored, expected);
+    assert!(!report.has_errors());
+    assert_eq!((report.documents, report.objects), (4, 4));
+}
