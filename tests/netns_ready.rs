@@ -4,8 +4,11 @@
 //! When these fail, look at the machine, not at Portico. Each test that changes a table runs in a
 //! namespace of its own (`unshare -n`), so that tests can run side by side.
 
-use std::io::Write;
-use std::process::{Command, Output, Stdio};
+#[path = "netns/namespace.rs"]
+#[allow(dead_code)]
+mod namespace;
+
+use namespace::run;
 
 #[test]
 fn the_namespace_is_empty_and_not_the_machines_own() {
@@ -34,19 +37,4 @@ fn iptables_restore_takes_redirects_with_comments() {
     let rules = "*nat\n-A OUTPUT -d 10.11.0.1/32 -p tcp -m comment --comment apache-service \
                  -m tcp --dport 12345 -j REDIRECT --to-ports 33945\nCOMMIT\n";
     run("unshare", &["-n", "iptables-restore", "--test"], rules);
-}
-
-/// Runs a command with this input; a failure is a panic that shows what the command said.
-fn run(program: &str, args: &[&str], input: &str) -> String {
-    let mut child = Command::new(program)
-        .args(args)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap_or_else(|why| panic!("start {program}: {why}; scripts/setup installs it"));
-    child.stdin.take().expect("piped above").write_all(input.as_bytes()).expect("write the input");
-    let Output { status, stdout, stderr } = child.wait_with_output().expect("wait for the command");
-    assert!(status.success(), "{program} {args:?}: {status}\n{}", String::from_utf8_lossy(&stderr));
-    String::from_utf8_lossy(&stdout).into_owned()
 }

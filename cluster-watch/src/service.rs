@@ -8,7 +8,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 use proxy_core::address::{Family, forbidden, parse_ip_sloppy};
-use proxy_core::service::{Mode, Service, ServiceKey, TrafficPolicy};
+use proxy_core::service::{AFFINITY_S_MAX, Mode, Service, ServiceKey, TrafficPolicy};
 
 use crate::addresses::{Addresses, addresses};
 use crate::field::Field;
@@ -22,8 +22,6 @@ const PROXY_NAME_LABEL: &str = "service.kubernetes.io/service-proxy-name";
 const MODE_ANNOTATION: &str = "portico.dev/mode";
 /// How long a client stays with its backend if the object does not say (core/v1 defaults.go).
 const AFFINITY_S_DEFAULT: u32 = 10_800;
-/// The longest that a client may stay with its backend.
-const AFFINITY_S_MAX: i64 = 86_400;
 /// The kubelet's port, which no load balancer may expose.
 const KUBELET_PORT: u16 = 10_250;
 
@@ -212,14 +210,12 @@ fn affinity(spec: &Field<'_, '_>) -> Option<u32> {
     if !by_client {
         return None;
     }
-    match timeout.integer() {
-        None => Some(AFFINITY_S_DEFAULT),
-        Some(seconds @ 1..=AFFINITY_S_MAX) => u32::try_from(seconds).ok(),
-        Some(_) => {
-            timeout.refuse("a time in seconds: 1 to 86400");
-            None
-        }
+    let Some(seconds) = timeout.integer() else { return Some(AFFINITY_S_DEFAULT) };
+    let seconds = u32::try_from(seconds).ok().filter(|seconds| (1..=AFFINITY_S_MAX).contains(seconds));
+    if seconds.is_none() {
+        timeout.refuse(format_args!("a time in seconds: 1 to {AFFINITY_S_MAX}"));
     }
+    seconds
 }
 
 /// The addresses at which a load balancer hands traffic on as it came. A host name is the client's to

@@ -3,16 +3,17 @@
 //! The names follow discovery.k8s.io/v1. Older forms (v1 Endpoints, Ready pods) are turned into slices
 //! where they are read. Conditions are resolved here already: a nil `ready` is true.
 
+use std::cmp::Ordering;
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::service::{Protocol, ServiceKey};
+use crate::service::{Protocol, ServiceKey, text_order};
 
 /// The identity of a slice.
-#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct SliceKey {
     /// The namespace.
     pub namespace: Arc<str>,
@@ -24,6 +25,19 @@ impl SliceKey {
     /// The key of slice `name` in `namespace`.
     pub fn new(namespace: impl Into<Arc<str>>, name: impl Into<Arc<str>>) -> Self {
         Self { namespace: namespace.into(), name: name.into() }
+    }
+}
+
+/// By namespace, then by name.
+impl Ord for SliceKey {
+    fn cmp(&self, other: &Self) -> Ordering {
+        text_order(&self.namespace, &other.namespace).then_with(|| text_order(&self.name, &other.name))
+    }
+}
+
+impl PartialOrd for SliceKey {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
     }
 }
 

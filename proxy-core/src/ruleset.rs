@@ -26,7 +26,7 @@ use serde::Serialize;
 
 use crate::address::Family;
 use crate::portal::{Portal, PortalKey, PortalKind, Portals, Touched, Verdict};
-use crate::service::{Mode, Protocol};
+use crate::service::{AFFINITY_S_MAX, Mode, Protocol};
 
 /// What a ruleset depends on besides portals.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -71,9 +71,6 @@ pub struct Pick {
     /// Whether only the portal's `sources` may use it; others are dropped.
     pub guarded: bool,
 }
-
-/// The longest affinity time-out that the API accepts: a day.
-pub const AFFINITY_S_MAX: u32 = 86_400;
 
 const AFFINITY_SHIFT: u32 = 15;
 const GUARD_BIT: u32 = 1 << 14;

@@ -4,6 +4,7 @@
 //! the feature `sample`; programs never use it, so a bad address may panic here.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::{Arc, LazyLock};
 
 use crate::endpoint::{Conditions, Endpoint, EndpointPort, EndpointSlice, SliceKey};
 use crate::node::Node;
@@ -56,11 +57,17 @@ pub fn standpoint() -> Standpoint {
     Standpoint { node, ..Standpoint::default() }
 }
 
+/// Namespace `default`; one text for all, as the readers make it.
+fn namespace() -> Arc<str> {
+    static NAMESPACE: LazyLock<Arc<str>> = LazyLock::new(|| "default".into());
+    Arc::clone(&NAMESPACE)
+}
+
 /// A service in namespace `default`, headless until it gets an address.
 #[must_use]
 pub fn svc(name: &str) -> Service {
     Service {
-        key: ServiceKey::new("default", name),
+        key: ServiceKey::new(namespace(), name),
         cluster_ips: ClusterIps::Headless,
         cluster_ip_text: None,
         ports: Vec::new(),
@@ -184,8 +191,8 @@ impl From<Service> for Change {
 #[must_use]
 pub fn slice(name: &str) -> EndpointSlice {
     EndpointSlice {
-        key: SliceKey::new("default", format!("{name}-1")),
-        service: ServiceKey::new("default", name),
+        key: SliceKey::new(namespace(), format!("{name}-1")),
+        service: ServiceKey::new(namespace(), name),
         ports: Vec::new(),
         endpoints: Vec::new(),
     }

@@ -4,6 +4,7 @@
 //! nothing below has to ask whether a field is there. What cannot be true cannot be written: a headless
 //! service has no address, a dual-stack service has one of each family.
 
+use std::cmp::Ordering;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
@@ -13,8 +14,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::address::Family;
 
+/// The longest that `sessionAffinityConfig` may keep a client with its backend: a day.
+pub const AFFINITY_S_MAX: u32 = 86_400;
+
 /// The identity of a service, and of everything that belongs to it.
-#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct ServiceKey {
     /// The namespace.
     pub namespace: Arc<str>,
@@ -27,6 +31,24 @@ impl ServiceKey {
     pub fn new(namespace: impl Into<Arc<str>>, name: impl Into<Arc<str>>) -> Self {
         Self { namespace: namespace.into(), name: name.into() }
     }
+}
+
+/// By namespace, then by name. Maps compare keys all the time, and most keys share their texts.
+impl Ord for ServiceKey {
+    fn cmp(&self, other: &Self) -> Ordering {
+        text_order(&self.namespace, &other.namespace).then_with(|| text_order(&self.name, &other.name))
+    }
+}
+
+impl PartialOrd for ServiceKey {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+/// The order of two texts; one and the same text is not compared with itself.
+pub(crate) fn text_order(one: &Arc<str>, other: &Arc<str>) -> Ordering {
+    if Arc::ptr_eq(one, other) { Ordering::Equal } else { one.cmp(other) }
 }
 
 impl fmt::Display for ServiceKey {
