@@ -69,7 +69,7 @@ pub(crate) fn endpoints(object: &Field<'_, '_>, names: &mut Names) -> Option<End
     let meta = metadata(&object.map("metadata"), NameRule::Subdomain, names);
     let mut subsets = Vec::new();
     for subset in object.maps("subsets") {
-        let ports = subset.maps("ports").filter_map(|field| port(&field, names)).collect();
+        let ports = ports(&subset, names);
         let mut endpoints = Vec::new();
         for (key, ready) in [("addresses", true), ("notReadyAddresses", false)] {
             endpoints.extend(subset.maps(key).filter_map(|field| endpoint(&field, ready, names)));
@@ -79,6 +79,21 @@ pub(crate) fn endpoints(object: &Field<'_, '_>, names: &mut Names) -> Option<End
     let meta = meta?;
     let service = ServiceKey { namespace: meta.namespace, name: meta.name };
     Some(EndpointsDraft { service, subsets, has_protocol_of_service: false })
+}
+
+/// The ports of a subset; the first of a name and protocol counts, as no service port has two of them.
+fn ports(subset: &Field<'_, '_>, names: &mut Names) -> Vec<EndpointPort> {
+    let (mut ports, mut seen) = (Vec::new(), BTreeSet::new());
+    for field in subset.maps("ports") {
+        let Some(port) = port(&field, names) else { continue };
+        if seen.insert((port.name.clone(), port.protocol)) {
+            ports.push(port);
+        } else {
+            let protocol = port.protocol;
+            field.warn(format_args!("a {protocol} port of this name stands before it; skipped"));
+        }
+    }
+    ports
 }
 
 fn port(field: &Field<'_, '_>, names: &mut Names) -> Option<EndpointPort> {

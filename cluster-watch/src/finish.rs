@@ -21,7 +21,8 @@ use crate::report::{Place, Report, Severity};
 use crate::service::{ServiceDraft, TargetPort};
 use crate::stream::ReadOptions;
 
-/// How many pods are looked at for all services together: services times pods may be more than fits.
+/// How many ports of pods are looked at for all services together: services times pods may be more than
+/// fits.
 const POD_LOOKS_MAX: usize = 2_000_000;
 
 type Services = BTreeMap<ServiceKey, Placed<ServiceDraft>>;
@@ -70,7 +71,8 @@ fn add_pods(
             continue;
         }
         let candidates = index.candidates(draft);
-        let Some(left) = looks_left.checked_sub(candidates.len()) else {
+        let looks = candidates.len().saturating_mul(draft.service.ports.len().max(1));
+        let Some(left) = looks_left.checked_sub(looks) else {
             let message = "select pods: too many services select too many pods; give it endpoints".to_owned();
             report.add(Severity::Error, &placed.place, Some(&format!("Service {key}")), message);
             continue;
@@ -185,10 +187,11 @@ fn warn_of_service_addresses(
 
 fn warn_of_unknown_port_names(placed: &Placed<ServiceDraft>, subsets: &[Subset], report: &mut Report) {
     let draft = &placed.value;
+    let known = subsets.iter().flat_map(|subset| &subset.ports).map(|port| (&port.name, port.protocol));
+    let known: HashSet<(&Arc<str>, Protocol)> = known.collect();
     for (index, (port, target)) in draft.service.ports.iter().zip(&draft.target_ports).enumerate() {
         let TargetPort::Name(name) = target else { continue };
-        let is_known = subsets.iter().flat_map(|subset| &subset.ports).any(|p| p.name == port.name);
-        if !is_known {
+        if !known.contains(&(&port.name, port.protocol)) {
             let message = format!(
                 "spec.ports[{index}].targetPort: no pod that the service selects has a {} port named {name}",
                 port.protocol

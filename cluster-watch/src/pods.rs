@@ -33,12 +33,8 @@ impl fmt::Display for PodKey {
     }
 }
 
-#[derive(Debug)]
-struct ContainerPort {
-    name: Box<str>,
-    protocol: Protocol,
-    port: u16,
-}
+/// The number that a container's port name stands for: the first of a name and protocol counts.
+type NamedPorts = HashMap<Box<str>, BTreeMap<Protocol, u16>>;
 
 /// What of a pod matters to services.
 #[derive(Debug)]
@@ -52,7 +48,7 @@ pub(crate) struct Pod {
     /// Phase Succeeded or Failed: it will not run again.
     finished: bool,
     has_status: bool,
-    ports: Vec<ContainerPort>,
+    ports: NamedPorts,
 }
 
 impl Pod {
@@ -90,20 +86,15 @@ impl Pod {
         Some(Endpoint { address, conditions, node: self.node.clone(), zone_hints, node_hints })
     }
 
-    /// The ports of a service on this pod; one whose name no container knows is left out.
-    fn ports_of(&self, draft: &ServiceDraft) -> Vec<EndpointPort> {
+    /// What the ports of a service are on this pod, one after the other; none for a name that no
+    /// container knows.
+    fn numbers(&self, draft: &ServiceDraft) -> Vec<Option<u16>> {
         let ports = draft.service.ports.iter().zip(&draft.target_ports);
-        let found = ports.filter_map(|(port, target)| {
-            let number = match target {
-                TargetPort::Number(number) => *number,
-                TargetPort::Name(name) => {
-                    let named = self.ports.iter().find(|p| p.name == *name && p.protocol == port.protocol);
-                    named?.port
-                }
-            };
-            Some(EndpointPort { name: port.name.clone(), protocol: port.protocol, port: number })
+        let numbers = ports.map(|(port, target)| match target {
+            TargetPort::Number(number) => Some(*number),
+            TargetPort::Name(name) => self.ports.get(name)?.get(&port.protocol).copied(),
         });
-        found.collect()
+        numbers.collect()
     }
 }
 
@@ -163,8 +154,8 @@ fn addresses(status: &Field<'_, '_>) -> Vec<IpAddr> {
 }
 
 /// The named ports of the containers, then of the init containers that go on running (sidecars).
-fn container_ports(spec: &Field<'_, '_>) -> Vec<ContainerPort> {
-    let mut ports = Vec::new();
+fn container_ports(spec: &Field<'_, '_>) -> NamedPorts {
+    let mut ports = NamedPorts::new();
     for (key, sidecars_only) in [("containers", false), ("initContainers", true)] {
         for container in spec.maps(key) {
             if sidecars_only && container.at("restartPolicy").text() != Some("Always") {
@@ -178,7 +169,7 @@ fn container_ports(spec: &Field<'_, '_>) -> Vec<ContainerPort> {
                 };
                 let number = validate::port(&port.at("containerPort"));
                 if let (Some(protocol), Some(port)) = (protocol, number) {
-                    ports.push(ContainerPort { name: name.into(), protocol, port });
+                    ports.entry(name.into()).or_default().entry(protocol).or_insert(port);
                 }
             }
         }
@@ -217,25 +208,28 @@ impl<'a> PodIndex<'a> {
 /// The endpoints of a service from its pods: one subset per family and per set of port numbers, as a
 /// port's name may stand for different numbers on different pods.
 pub(crate) fn pod_subsets(draft: &ServiceDraft, pods: &[&Pod]) -> Vec<Subset> {
-    let mut subsets: BTreeMap<(Family, Vec<u16>), Subset> = BTreeMap::new();
+    // Which ports a pod lacks matters as well as their numbers.
+    let mut subsets: BTreeMap<(Family, Vec<Option<u16>>), Subset> = BTreeMap::new();
     for pod in pods.iter().filter(|pod| pod.is_usable()) {
-        let ports = pod.ports_of(draft);
-        if ports.is_empty() {
+        let numbers = pod.numbers(draft);
+        if numbers.iter().all(Option::is_none) {
             continue;
         }
-        // Which ports a pod lacks matters as well as their numbers.
-        let numbers = draft.service.ports.iter().map(|port| {
-            let same = |p: &&EndpointPort| p.name == port.name && p.protocol == port.protocol;
-            ports.iter().find(same).map_or(0, |found| found.port)
-        });
-        let numbers: Vec<u16> = numbers.collect();
         for address in draft.service.cluster_ips.iter() {
             let family = Family::of(address);
             let Some(endpoint) = pod.endpoint(family, draft.publish_not_ready) else { continue };
             let subset = subsets.entry((family, numbers.clone()));
-            let new = || Subset { ports: ports.clone(), endpoints: Vec::new() };
+            let new = || Subset { ports: endpoint_ports(draft, &numbers), endpoints: Vec::new() };
             subset.or_insert_with(new).endpoints.push(endpoint);
         }
     }
     subsets.into_values().collect()
+}
+
+fn endpoint_ports(draft: &ServiceDraft, numbers: &[Option<u16>]) -> Vec<EndpointPort> {
+    let ports = draft.service.ports.iter().zip(numbers);
+    let known = ports.filter_map(|(port, number)| {
+        Some(EndpointPort { name: port.name.clone(), protocol: port.protocol, port: (*number)? })
+    });
+    known.collect()
 }

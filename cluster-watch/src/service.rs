@@ -22,6 +22,8 @@ const PROXY_NAME_LABEL: &str = "service.kubernetes.io/service-proxy-name";
 const MODE_ANNOTATION: &str = "portico.dev/mode";
 /// How long a client stays with its backend if the object does not say (core/v1 defaults.go).
 const AFFINITY_S_DEFAULT: u32 = 10_800;
+/// The most portals of a service: ports times addresses. Far beyond any that is meant.
+const PORTALS_MAX: usize = 4_096;
 /// The kubelet's port, which no load balancer may expose.
 const KUBELET_PORT: u16 = 10_250;
 
@@ -88,6 +90,12 @@ pub(crate) fn service(object: &Field<'_, '_>, names: &mut Names) -> Option<Servi
     let affinity_s = affinity(&spec);
     let publish_not_ready = spec.at("publishNotReadyAddresses").boolean().unwrap_or(false);
     let selector = selector(&spec);
+    let load_balancer_ips = load_balancer_ips(&object.map("status"));
+    let portals = drafts.len().saturating_mul(1 + external_ips.len() + load_balancer_ips.len());
+    if portals > PORTALS_MAX {
+        let limit = format_args!("ports times addresses make {portals} portals, more than {PORTALS_MAX}");
+        spec.error(limit);
+    }
     let meta = meta?;
     let (ports, target_ports) = drafts.into_iter().map(|draft| (draft.port, draft.target)).unzip();
     let service = Service {
@@ -98,7 +106,7 @@ pub(crate) fn service(object: &Field<'_, '_>, names: &mut Names) -> Option<Servi
         internal_policy,
         external_policy,
         external_ips,
-        load_balancer_ips: load_balancer_ips(&object.map("status")),
+        load_balancer_ips,
         source_ranges,
         affinity_s,
         has_portals: kind != ServiceType::ExternalName && !has_other_proxy,

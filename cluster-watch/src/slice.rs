@@ -4,6 +4,7 @@
 //! and said. What must not go in here: the address of a service among the endpoints, which takes a look at
 //! all services.
 
+use std::collections::HashSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -21,6 +22,10 @@ const SERVICE_NAME_LABEL: &str = "kubernetes.io/service-name";
 const HEADLESS_LABEL: &str = "service.kubernetes.io/headless";
 /// Where discovery.k8s.io/v1beta1 kept the name of the node, in the map `topology`.
 const HOSTNAME_LABEL: &str = "kubernetes.io/hostname";
+
+/// The most endpoints of a slice, and the most ports (discovery validation.go `maxEndpoints`, `maxPorts`).
+const ENDPOINTS_MAX: usize = 1_000;
+const PORTS_MAX: usize = 20_000;
 
 /// Whether missing fields get the API server's defaults.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -87,12 +92,34 @@ pub(crate) fn slice(object: &Field<'_, '_>, defaults: Defaults, names: &mut Name
             None
         }
     };
+    check_size(object, "endpoints", ENDPOINTS_MAX);
+    check_size(object, "ports", PORTS_MAX);
+    check_port_names(object, defaults);
     let ports = object.maps("ports").filter_map(|field| port(&field, defaults, names)).collect();
     let (Some(meta), Some(family)) = (meta, family) else { return Sliced::Refused };
     let endpoints = object.maps("endpoints").filter_map(|field| endpoint(&field, family, names)).collect();
     let service = ServiceKey { namespace: Arc::clone(&meta.namespace), name: service_name.into() };
     let key = SliceKey { namespace: meta.namespace, name: meta.name };
     Sliced::Slice(EndpointSlice { key, service, ports, endpoints })
+}
+
+fn check_size(object: &Field<'_, '_>, list: &str, max: usize) {
+    let count = object.list(list).count();
+    if count > max {
+        object.at(list).error(format_args!("{count} of them: a slice holds at most {max}"));
+    }
+}
+
+/// Each name once: an endpoint has one port for each port of its service.
+fn check_port_names(object: &Field<'_, '_>, defaults: Defaults) {
+    let mut seen = HashSet::new();
+    for port in object.maps("ports") {
+        let name = port.at("name");
+        let counts = defaults == Defaults::Apply || !name.is_absent();
+        if counts && !seen.insert(name.text().unwrap_or_default()) {
+            name.error(format_args!("{} is there twice", name.shown()));
+        }
+    }
 }
 
 /// A port; none where kube-proxy would skip it, or could not do with it (endpointslicecache.go:172-190).

@@ -126,7 +126,7 @@ fn a_manifest_gets_the_defaults_and_a_stored_object_does_not() {
     let object = json!({
         "metadata": {"name": "db-1", "labels": {"kubernetes.io/service-name": "db"}},
         "addressType": "IPv4",
-        "ports": [{"port": 1}, {"port": 2, "name": null, "protocol": "UDP"}, {"port": 3, "name": "c"}, {"port": 4, "name": "d", "protocol": "SCTP"}],
+        "ports": [{"port": 1}, {"port": 3, "name": "c"}, {"port": 4, "name": "d", "protocol": "SCTP"}],
     });
     let ports = |defaults| {
         let (sliced, messages) = endpoint_slice(&object, defaults);
@@ -136,7 +136,7 @@ fn a_manifest_gets_the_defaults_and_a_stored_object_does_not() {
         (ports, messages)
     };
     let (applied, messages) = ports(Defaults::Apply);
-    assert_eq!(applied, [" TCP 1", " UDP 2", "c TCP 3", "d SCTP 4"]);
+    assert_eq!(applied, [" TCP 1", "c TCP 3", "d SCTP 4"]);
     assert!(messages.is_empty());
     let (stored, messages) = ports(Defaults::AsStored);
     assert_eq!(stored, ["d SCTP 4"]);
@@ -144,8 +144,7 @@ fn a_manifest_gets_the_defaults_and_a_stored_object_does_not() {
         messages,
         [
             "ports[0]: a port without a name belongs to no service port; skipped",
-            "ports[1]: a port without a name belongs to no service port; skipped",
-            "ports[2]: a port without a protocol is undefined in Kubernetes; skipped"
+            "ports[1]: a port without a protocol is undefined in Kubernetes; skipped"
         ]
     );
 }
@@ -155,6 +154,8 @@ fn a_slice_that_no_api_server_accepts_is_refused() {
     let cases = [
         ("ports: [{port: 70000}]", "ports[0].port: 70000 is not a port: 1 to 65535"),
         ("ports: [{port: 1, protocol: tcp}]", "ports[0].protocol: \"tcp\" is none of TCP, UDP, SCTP"),
+        ("ports: [{port: 1, name: a}, {port: 2, name: a}]", "ports[1].name: \"a\" is there twice"),
+        ("ports: [{port: 1}, {port: 2, name: null}]", "ports[1].name: null is there twice"),
         ("endpoints: [{addresses: 10.0.0.1}]", "endpoints[0].addresses: \"10.0.0.1\" is not a list"),
         ("endpoints: [{conditions: {ready: 1}}]", "endpoints[0].conditions.ready: 1 is not true or false"),
     ];
@@ -257,4 +258,24 @@ fn mistakes_in_the_old_forms_are_said_with_their_old_names() {
         "endpoints[2]: \"1.2.3.4:0\" is not address:port; skipped",
     ];
     assert_eq!(messages(text), expected);
+}
+
+#[test]
+fn a_slice_of_more_endpoints_than_an_api_server_takes_is_refused() {
+    let endpoints = |count| format!("endpoints: [{}]", vec!["{addresses: [10.1.0.1]}"; count].join(", "));
+    assert_eq!(clean(&slice_text(&endpoints(1_000))).slices.len(), 1);
+    assert_eq!(
+        messages(&slice_text(&endpoints(1_001))),
+        ["endpoints: 1001 of them: a slice holds at most 1000"]
+    );
+}
+
+#[test]
+fn a_subset_that_names_a_port_twice_keeps_the_first() {
+    let text = "apiVersion: v1\nkind: Endpoints\nmetadata: {name: db}\nsubsets:\n- addresses: [{ip: 10.1.0.1}]\n  ports: [{port: 1}, {port: 2}, {port: 2, protocol: UDP}]\n";
+    let (objects, _) = read_text(text);
+    let slice = objects.slices.values().next().unwrap();
+    let ports: Vec<u16> = slice.ports.iter().map(|port| port.port).collect();
+    assert_eq!(ports, [1, 2]);
+    assert_eq!(messages(text), ["subsets[0].ports[1]: a TCP port of this name stands before it; skipped"]);
 }

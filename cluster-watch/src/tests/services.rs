@@ -360,3 +360,16 @@ fn other_kinds_are_ignored_and_counted() {
     assert!(!report.has_errors());
     assert_eq!((report.documents, report.objects), (4, 4));
 }
+
+#[test]
+fn a_service_of_too_many_portals_is_refused() {
+    let list = |count: u32, one: fn(u32) -> String| (1..=count).map(one).collect::<Vec<_>>().join(", ");
+    let spec = |ports, addresses| {
+        let ports = list(ports, |n| format!("{{name: p{n}, port: {n}}}"));
+        let addresses = list(addresses, |n| format!("192.0.{}.{}", n / 256, n % 256));
+        format!("  clusterIP: 10.0.0.1\n  ports: [{ports}]\n  externalIPs: [{addresses}]")
+    };
+    assert_eq!(service_of(&spec(64, 63)).ports.len(), 64);
+    let message = "spec: ports times addresses make 4160 portals, more than 4096";
+    assert_eq!(messages(&with_spec(&spec(64, 64))), [message]);
+}

@@ -235,3 +235,15 @@ fn free_addresses_belong_to_nobody_only_while_no_other_proxy_has_services() {
     snapshot.apply(Change::NoService(foreign.key));
     assert_eq!(snapshot.service_ranges(), ranges);
 }
+
+#[test]
+fn a_new_service_address_finds_its_endpoint_among_slices_that_came_and_went() {
+    let near = |name: &str, address: &str| slice(name).tcp("", 80).at(address);
+    let mut snapshot =
+        snapshot([near("a", "10.1.0.1").into(), near("b", "10.1.0.2").into(), near("c", "10.1.0.3").into()]);
+    snapshot.apply(Change::NoSlice(slice("a").key));
+    snapshot.apply(near("b", "10.9.0.2").into());
+    let changed = snapshot.apply(svc("thief").ip("10.1.0.3").tcp("", 80).into());
+    let expected = ["c", "thief"].map(|name| ServiceKey::new("default", name));
+    assert_eq!(changed.into_iter().collect::<Vec<_>>(), expected);
+}

@@ -1,0 +1,9 @@
+//! Any bytes as a YAML file: no panic, and whatever is read holds all the way down to the rules.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use portico_fuzz::downstream;
+
+fuzz_target!(|bytes: &[u8]| {
+    downstream::check("fuzz.yaml", &String::from_utf8_lossy(bytes));
+});

@@ -1,0 +1,130 @@
+//! Everything that follows from what was read, and what must be true of it.
+//!
+//! Whatever a reader lets through, the core must answer for: no panic, and no two answers that contradict one
+//! another. What must not go in here: claims about single fields, those are unit tests.
+
+use std::collections::BTreeSet;
+
+use cluster_watch::{MAX_PROBLEMS, Objects, ReadOptions, Report, read_str};
+use proxy_core::address::{Family, forbidden};
+use proxy_core::env::environment;
+use proxy_core::explain::{Client, Outcome, Question, explain};
+use proxy_core::iptables::Iptables;
+use proxy_core::node::Node;
+use proxy_core::plan::plan;
+use proxy_core::portal::{Portal, Portals, Standpoint, Verdict, portals};
+use proxy_core::ruleset::{Ruleset, Settings};
+use proxy_core::snapshot::Snapshot;
+use proxy_core::table::{Table, run};
+
+/// How many portals are explained from each standpoint: each explanation makes all portals anew.
+const EXPLAINED_MAX: usize = 3;
+
+/// Reads a text as this file, and holds the objects and the report to every claim.
+pub fn check(name: &str, text: &str) {
+    let options = ReadOptions::default();
+    let (objects, report) = read_str(name, text, &options);
+    let (again, report_again) = read_str(name, text, &options);
+    assert_eq!((&objects, &report), (&again, &report_again), "the same text reads the same");
+    check_report(&report);
+    check_objects(&objects);
+    let snapshot = objects.snapshot();
+    let no_node = Standpoint::default();
+    let nodes = objects.nodes.values().take(1).cloned();
+    let own = nodes.map(|node| Standpoint { node, ..Standpoint::default() });
+    for standpoint in own.chain([no_node]) {
+        check_standpoint(&snapshot, &standpoint);
+    }
+    let namespaces: BTreeSet<&str> = objects.services.keys().map(|key| &*key.namespace).collect();
+    for namespace in namespaces.into_iter().chain(["default", "no-such-namespace"]) {
+        check_environment(&snapshot, namespace);
+    }
+}
+
+fn check_report(report: &Report) {
+    let kept = report.problems.len();
+    assert!(kept <= 2 * MAX_PROBLEMS, "the report is bounded");
+    assert_eq!(kept + report.suppressed, report.errors + report.warnings, "every problem is counted");
+    for problem in &report.problems {
+        let text = problem.to_string();
+        assert!(!text.contains(char::is_control), "a problem is one clean line: {text:?}");
+    }
+}
+
+fn check_objects(objects: &Objects) {
+    for (key, service) in &objects.services {
+        assert_eq!(key, &service.key, "a service stands under its own key");
+        let has_text = service.cluster_ip_text.is_some();
+        let has_address = service.cluster_ips.iter().next().is_some();
+        assert_eq!(has_text, has_address, "{key}: an address and its text come together");
+    }
+    for (key, slice) in &objects.slices {
+        assert_eq!(key, &slice.key, "a slice stands under its own key");
+        for endpoint in &slice.endpoints {
+            let address = endpoint.address;
+            assert_eq!(forbidden(address), None, "{key}: {address} must not stand behind a portal");
+            assert_eq!(address, address.to_canonical(), "{key}: {address} is IPv4 in disguise");
+        }
+    }
+    let mut owned = BTreeSet::new();
+    for address in objects.services.values().flat_map(|service| service.cluster_ips.iter()) {
+        assert!(owned.insert(address), "{address} is the address of two services");
+    }
+}
+
+/// Holds what is seen from here to every claim.
+pub fn check_standpoint(snapshot: &Snapshot, standpoint: &Standpoint) {
+    let portals = portals(snapshot, standpoint);
+    let ruleset = Ruleset::new(&portals, Settings::default());
+    check_portals(&portals, &standpoint.node);
+    check_text(&portals, &ruleset);
+    let fresh = plan(&Ruleset::empty(), &ruleset);
+    let table = run(&fresh, &Table::default()).expect("a plan fits the table that it was made for");
+    assert_eq!(table, Table::from(&ruleset), "a full plan makes the whole ruleset");
+    assert!(plan(&ruleset, &ruleset).is_empty(), "nothing to do where nothing differs");
+    // Spread over all, so that no kind of portal is left out for good.
+    let step = portals.iter().count() / EXPLAINED_MAX + 1;
+    let clients = [Client::Pod, Client::Node].into_iter().cycle();
+    for (portal, client) in portals.iter().step_by(step).zip(clients) {
+        check_explanation(snapshot, standpoint, portal, client);
+    }
+}
+
+fn check_explanation(snapshot: &Snapshot, standpoint: &Standpoint, portal: &Portal, client: Client) {
+    let source = portal.sources.as_ref().and_then(|nets| nets.first()).map(|net| net.addr());
+    let answer = explain(snapshot, standpoint, &Question { destination: portal.key, client, source });
+    let forwards = answer.verdict == Outcome::Forward;
+    assert_eq!(forwards, portal.verdict == Verdict::Forward, "{portal:?}: {answer:?}");
+    assert_eq!(answer.backends, if forwards { portal.backends.to_vec() } else { Vec::new() });
+}
+
+fn check_portals(portals: &Portals, node: &Node) {
+    for portal in portals.by_service() {
+        let Some(winner) = portals.get(portal.key) else { panic!("{portal:?}: nobody has this portal") };
+        assert!(winner.kind <= portal.kind, "{portal:?} has the better claim than {winner:?}");
+        let forwards = portal.verdict == Verdict::Forward;
+        assert_eq!(forwards, !portal.backends.is_empty(), "{portal:?}: only who has backends forwards");
+        assert!(portal.backends.is_sorted(), "{portal:?}: backends are sorted, each once");
+        for backend in portal.backends.iter() {
+            let same_family = Family::of(backend.ip()) == Family::of(portal.key.address);
+            assert!(same_family, "{portal:?} on node {}: {backend} is of the other family", node.name);
+        }
+    }
+}
+
+fn check_text(portals: &Portals, ruleset: &Ruleset) {
+    let text = ruleset.to_string();
+    assert_eq!(text.matches('{').count(), text.matches('}').count(), "brackets come in pairs");
+    for family in Family::BOTH {
+        let text = Iptables { portals, family }.to_string();
+        assert_eq!(text.lines().filter(|line| *line == "COMMIT").count(), 2, "two tables");
+    }
+}
+
+fn check_environment(snapshot: &Snapshot, namespace: &str) {
+    for links in [true, false] {
+        let found = environment(snapshot, namespace, links);
+        let names: BTreeSet<&str> = found.variables.iter().map(|variable| &*variable.name).collect();
+        assert_eq!(names.len(), found.variables.len(), "each variable is there once");
+    }
+}

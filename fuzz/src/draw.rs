@@ -1,0 +1,29 @@
+//! `Draw`: reproducible chance from a seed (SplitMix64).
+//!
+//! The fuzzer hands a seed to each mutation, and the same seed must give the same mutation.
+
+/// A source of numbers that looks like chance.
+#[derive(Debug)]
+pub struct Draw(u64);
+
+impl Draw {
+    /// The source that this seed gives.
+    #[must_use]
+    pub fn new(seed: u32) -> Self {
+        Self(seed.into())
+    }
+
+    /// A number below `end`; 0 where there is none.
+    pub fn below(&mut self, end: usize) -> usize {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        let number = usize::try_from((mixed ^ (mixed >> 31)) >> 32).unwrap_or_default();
+        number.checked_rem(end).unwrap_or_default()
+    }
+
+    /// One of these; none where there are none.
+    pub fn one_of<'a, T>(&mut self, all: &'a [T]) -> Option<&'a T> {
+        all.get(self.below(all.len()))
+    }
+}

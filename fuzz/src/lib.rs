@@ -1,0 +1,14 @@
+//! What the fuzz targets share: the claims that must hold, and the making of inputs.
+//!
+//! ```text
+//! read_yaml, read_json: text ─ cluster_watch::read_str ─► Objects ─► downstream (every claim about them)
+//! plan:                 bytes ─ universe ─► Changes, batch by batch ─► follow (incremental = made anew)
+//! ```
+//! A claim is an assertion that names what it claims. What must not go in here: calls of libFuzzer; so all of
+//! this can be run on one input without it.
+
+pub mod downstream;
+pub mod draw;
+pub mod follow;
+pub mod manifest;
+pub mod universe;

@@ -1,0 +1,182 @@
+//! Manifests in JSON, mutated as values.
+//!
+//! Bytes flipped in JSON mostly break its syntax, which says little about what reads the objects. Here a
+//! mutation takes documents apart: it puts another value in a field, adds a field that some kind has, copies
+//! or drops an object. What must not go in here: knowledge of what a field means.
+
+use serde_json::{Map, Value, json};
+
+use crate::draw::Draw;
+
+/// One object of each kind that is read, with every field that is looked at.
+const EVERY_FIELD: &str = include_str!("../seeds/every-field.json");
+
+/// One mutation in so many is left to the fuzzer, byte by byte.
+const BYTES_EVERY: usize = 16;
+
+/// Values on the edge of what some field takes.
+const TEXTS: [&str; 36] = [
+    "",
+    "None",
+    "10.0.0.11",
+    "010.0.0.011",
+    "10.0.0.12",
+    "::1",
+    "fd00::1",
+    "::ffff:10.0.0.11",
+    "127.0.0.1",
+    "169.254.1.1",
+    "224.0.0.1",
+    "0.0.0.0",
+    "256.1.1.1",
+    "10.0.0.0/8",
+    "0.0.0.0/0",
+    "::/0",
+    "fd00::/64",
+    " 10.0.0.1/8 ",
+    "10.0.0.1:80",
+    "[fd00::1]:80",
+    ":0",
+    "TCP",
+    "UDP",
+    "SCTP",
+    "tcp",
+    "Local",
+    "Cluster",
+    "ClientIP",
+    "LoadBalancer",
+    "ExternalName",
+    "relay",
+    "-a",
+    "A.b",
+    "a\u{0}\u{7f}\u{85}\u{feff}",
+    "0123456789012345678901234567890123456789012345678901234567890123",
+    "\u{df}\u{130}\u{1f600}",
+];
+
+/// The text with some of it changed; none: it is no JSON, or its bytes are to be changed.
+#[must_use]
+pub fn mutated(text: &str, seed: u32) -> Option<String> {
+    let mut draw = Draw::new(seed);
+    if draw.below(BYTES_EVERY) == 0 {
+        return None;
+    }
+    let mut documents = documents(text)?;
+    let known = documents_of(EVERY_FIELD);
+    for _ in 0..=draw.below(3) {
+        edit_documents(&mut documents, &known, &mut draw);
+    }
+    let separator = *draw.one_of(&["\n", "", " "])?;
+    Some(documents.iter().map(Value::to_string).collect::<Vec<_>>().join(separator))
+}
+
+fn documents(text: &str) -> Option<Vec<Value>> {
+    serde_json::Deserializer::from_str(text).into_iter().collect::<Result<_, _>>().ok()
+}
+
+fn documents_of(text: &str) -> Vec<Value> {
+    documents(text).expect("the seeds are JSON")
+}
+
+fn edit_documents(documents: &mut Vec<Value>, known: &[Value], draw: &mut Draw) {
+    let index = draw.below(documents.len());
+    match draw.below(12) {
+        0 | 1 => documents.extend(draw.one_of(known).cloned()),
+        2 => documents.extend(documents.get(index).cloned()),
+        3 if documents.len() > 1 => {
+            documents.remove(index);
+        }
+        4 if draw.below(4) == 0 => {
+            let items = std::mem::take(documents);
+            documents.push(json!({ "apiVersion": "v1", "kind": "List", "items": items }));
+        }
+        _ => {
+            if let Some(document) = documents.get_mut(index) {
+                edit_inside(document, known, draw);
+            }
+        }
+    }
+}
+
+/// Goes down to a value by chance, and edits it.
+fn edit_inside(value: &mut Value, known: &[Value], draw: &mut Draw) {
+    let stays = draw.below(6) == 0;
+    match value {
+        Value::Object(map) if !stays && !map.is_empty() => {
+            let index = draw.below(map.len());
+            if let Some(inner) = map.values_mut().nth(index) {
+                edit_inside(inner, known, draw);
+            }
+        }
+        Value::Array(list) if !stays && !list.is_empty() => {
+            let index = draw.below(list.len());
+            edit_inside(&mut list[index], known, draw);
+        }
+        Value::Object(map) if draw.below(8) > 0 => edit_map(map, known, draw),
+        Value::Array(list) if draw.below(8) > 0 => edit_list(list, known, draw),
+        other => *other = any_value(known, draw),
+    }
+}
+
+fn edit_map(map: &mut Map<String, Value>, known: &[Value], draw: &mut Draw) {
+    let own = map.keys().nth(draw.below(map.len())).cloned();
+    match (own, draw.below(4)) {
+        (Some(key), 0) => {
+            map.remove(&key);
+        }
+        // The same field elsewhere holds a value of the right type.
+        (Some(key), 1) => {
+            let same = fields(known).into_iter().filter(|(other, _)| **other == key).collect::<Vec<_>>();
+            if let Some((_, value)) = draw.one_of(&same) {
+                map.insert(key, (*value).clone());
+            }
+        }
+        _ => {
+            if let Some((key, value)) = draw.one_of(&fields(known)) {
+                map.insert((*key).clone(), (*value).clone());
+            }
+        }
+    }
+}
+
+fn edit_list(list: &mut Vec<Value>, known: &[Value], draw: &mut Draw) {
+    let index = draw.below(list.len());
+    match (list.get(index).cloned(), draw.below(4)) {
+        (Some(_), 0) => {
+            list.remove(index);
+        }
+        (Some(element), 1) => list.push(element),
+        (Some(_), 2) => list.swap(0, index),
+        _ => list.push(any_value(known, draw)),
+    }
+}
+
+fn any_value(known: &[Value], draw: &mut Draw) -> Value {
+    let numbers = [0, 1, 80, 10_250, 65_535, 65_536, 86_400, 86_401, -1, i64::MAX, i64::MIN];
+    match draw.below(8) {
+        0 => Value::Null,
+        1 => Value::Bool(draw.below(2) == 0),
+        2 => draw.one_of(&numbers).copied().into(),
+        3 => draw.one_of(&[0.5, 80.0, 1e300, -0.0]).copied().into(),
+        4 => draw.one_of(&fields(known)).map(|(_, value)| (*value).clone()).into(),
+        5 => json!([]),
+        _ => draw.one_of(&TEXTS).copied().into(),
+    }
+}
+
+/// All fields of all objects, those inside others included.
+fn fields(values: &[Value]) -> Vec<(&String, &Value)> {
+    let mut found = Vec::new();
+    let mut waiting: Vec<&Value> = values.iter().collect();
+    while let Some(value) = waiting.pop() {
+        match value {
+            Value::Array(list) => waiting.extend(list),
+            Value::Object(map) => {
+                found.extend(map);
+                waiting.extend(map.values());
+            }
+            _ => {}
+        }
+    }
+    found
+}

@@ -1,0 +1,323 @@
+//! A small cluster in which everything collides: bytes to services, slices and standpoints.
+//!
+//! All names, addresses and ports come from short lists, so that two services claim one portal, endpoints
+//! have the address of a service, slices move from one service to another. What must not go in here: claims.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use arbitrary::{Arbitrary, Unstructured};
+use ipnet::IpNet;
+use proxy_core::address::{Family, forbidden};
+use proxy_core::endpoint::{Conditions, Endpoint, EndpointPort, EndpointSlice, SliceKey};
+use proxy_core::node::Node;
+use proxy_core::portal::{Standpoint, View};
+use proxy_core::ruleset::Settings;
+use proxy_core::service::{ClusterIps, Mode, Protocol, Service, ServiceKey, ServicePort, TrafficPolicy};
+use proxy_core::snapshot::Change;
+
+const NAMESPACES: [&str; 2] = ["default", "other"];
+const NAMES: [&str; 4] = ["a", "b", "kubernetes", "a-service"];
+const SLICES: [&str; 4] = ["s1", "s2", "s3", "s4"];
+const NODES: [&str; 3] = ["", "n1", "n2"];
+const ZONES: [&str; 3] = ["", "za", "zb"];
+const PORT_NAMES: [&str; 3] = ["", "http", "dns"];
+const PORTS: [u16; 4] = [80, 443, 53, 30_080];
+const NODE_PORTS: [Option<u16>; 4] = [None, None, Some(30_080), Some(80)];
+const AFFINITIES: [Option<u32>; 4] = [None, Some(1), Some(10_800), Some(86_400)];
+const MODES: [Option<Mode>; 3] = [None, Some(Mode::Kernel), Some(Mode::Relay)];
+const POLICIES: [TrafficPolicy; 2] = [TrafficPolicy::Cluster, TrafficPolicy::Local];
+/// Addresses of services, nodes and endpoints alike; neighbours of one another, and some apart.
+const V4: [&str; 8] =
+    ["10.96.0.1", "10.96.0.2", "10.96.16.3", "10.240.0.5", "10.1.0.1", "10.1.0.2", "10.1.0.3", "192.0.2.1"];
+const V6: [&str; 4] = ["fd00::1", "fd00::2", "fd00:1::1", "2001:db8:f::5"];
+const NETS: [&str; 9] = [
+    "10.0.0.0/8",
+    "10.240.0.0/16",
+    "10.240.0.5/32",
+    "10.96.0.0/17",
+    "10.96.128.0/17",
+    "0.0.0.0/0",
+    "fd00::/16",
+    "2001:db8:f::/48",
+    "::/0",
+];
+
+/// How many batches a story has; each is compared with a start anew.
+const BATCHES_MAX: usize = 32;
+/// How many changes are followed at once.
+const CHANGES_MAX: usize = 4;
+
+/// A byte that stands for an element of a list.
+#[derive(Debug, Clone, Copy, Arbitrary)]
+struct Pick(u8);
+
+impl Pick {
+    fn of<T: Clone>(self, all: &[T]) -> T {
+        all[usize::from(self.0) % all.len()].clone()
+    }
+
+    fn v4(self) -> IpAddr {
+        self.of(&V4).parse().expect("the list holds addresses")
+    }
+
+    fn v6(self) -> IpAddr {
+        self.of(&V6).parse().expect("the list holds addresses")
+    }
+
+    /// An address of either family.
+    fn ip(self) -> IpAddr {
+        let half = Self(self.0 / 2);
+        if self.0.is_multiple_of(2) { half.v4() } else { half.v6() }
+    }
+
+    fn net(self) -> IpNet {
+        self.of(&NETS).parse().expect("the list holds networks")
+    }
+
+    fn service(self) -> ServiceKey {
+        ServiceKey::new(Self(self.0 / 16).of(&NAMESPACES), self.of(&NAMES))
+    }
+
+    fn slice(self) -> SliceKey {
+        SliceKey::new(Self(self.0 / 16).of(&NAMESPACES), self.of(&SLICES))
+    }
+}
+
+#[derive(Debug, Arbitrary)]
+enum Family4Or6 {
+    Headless,
+    V4(Pick),
+    V6(Pick),
+    Both(Pick, Pick),
+}
+
+#[derive(Debug, Arbitrary)]
+struct PortSeed {
+    name: Pick,
+    protocol: Pick,
+    port: Pick,
+    node_port: Pick,
+}
+
+#[derive(Debug, Arbitrary)]
+struct ServiceSeed {
+    key: Pick,
+    cluster_ips: Family4Or6,
+    ports: Vec<PortSeed>,
+    policies: [Pick; 2],
+    external_ips: Vec<Pick>,
+    load_balancer_ips: Vec<Pick>,
+    source_ranges: Vec<Pick>,
+    affinity: Pick,
+    mode: Pick,
+    has_other_proxy: bool,
+}
+
+impl ServiceSeed {
+    fn service(&self) -> Service {
+        let cluster_ips = match self.cluster_ips {
+            Family4Or6::Headless => ClusterIps::Headless,
+            Family4Or6::V4(pick) => ClusterIps::One(pick.v4()),
+            Family4Or6::V6(pick) => ClusterIps::One(pick.v6()),
+            Family4Or6::Both(first, second) => match (first.v4(), second.v6()) {
+                (IpAddr::V4(v4), IpAddr::V6(v6)) => ClusterIps::Dual(v4, v6),
+                (other, _) => ClusterIps::One(other),
+            },
+        };
+        let mut ports: Vec<ServicePort> = Vec::new();
+        for seed in &self.ports {
+            let port = ServicePort {
+                name: seed.name.of(&PORT_NAMES).into(),
+                protocol: seed.protocol.of(&Protocol::ALL),
+                port: seed.port.of(&PORTS),
+                node_port: seed.node_port.of(&NODE_PORTS),
+            };
+            // An API server refuses the rest.
+            let clashes = |other: &ServicePort| {
+                let same_node_port = other.node_port.is_some() && other.node_port == port.node_port;
+                other.name == port.name
+                    || other.protocol == port.protocol && (other.port == port.port || same_node_port)
+            };
+            if !ports.iter().any(clashes) {
+                ports.push(port);
+            }
+        }
+        let sorted = |picks: &[Pick]| {
+            let mut addresses: Vec<IpAddr> = picks.iter().map(|pick| pick.ip()).collect();
+            addresses.sort_unstable();
+            addresses.dedup();
+            addresses
+        };
+        Service {
+            key: self.key.service(),
+            cluster_ip_text: cluster_ips.iter().next().map(|address| address.to_string().into()),
+            cluster_ips,
+            ports,
+            internal_policy: self.policies[0].of(&POLICIES),
+            external_policy: self.policies[1].of(&POLICIES),
+            external_ips: sorted(&self.external_ips),
+            load_balancer_ips: sorted(&self.load_balancer_ips),
+            source_ranges: self.source_ranges.iter().map(|pick| pick.net()).collect(),
+            affinity_s: self.affinity.of(&AFFINITIES),
+            has_portals: !self.has_other_proxy,
+            mode: self.mode.of(&MODES),
+        }
+    }
+}
+
+#[derive(Debug, Arbitrary)]
+struct EndpointSeed {
+    address: Pick,
+    /// Ready, serving, terminating.
+    conditions: [bool; 3],
+    node: Pick,
+    zone_hints: Vec<Pick>,
+    node_hints: Vec<Pick>,
+}
+
+impl EndpointSeed {
+    fn endpoint(&self, family: Family) -> Option<Endpoint> {
+        let address = if family == Family::V4 { self.address.v4() } else { self.address.v6() };
+        let [ready, serving, terminating] = self.conditions;
+        let texts = |picks: &[Pick], all: &[&'static str]| -> Vec<Arc<str>> {
+            picks.iter().map(|pick| pick.of(all).into()).collect()
+        };
+        let node = self.node.of(&NODES);
+        Some(Endpoint {
+            address,
+            conditions: Conditions { ready, serving, terminating },
+            node: (!node.is_empty()).then(|| node.into()),
+            zone_hints: texts(&self.zone_hints, &ZONES[1..]),
+            node_hints: texts(&self.node_hints, &NODES[1..]),
+        })
+        .filter(|endpoint| forbidden(endpoint.address).is_none())
+    }
+}
+
+#[derive(Debug, Arbitrary)]
+struct SliceSeed {
+    key: Pick,
+    service: Pick,
+    is_v6: bool,
+    ports: Vec<[Pick; 3]>,
+    endpoints: Vec<EndpointSeed>,
+}
+
+impl SliceSeed {
+    fn slice(&self) -> EndpointSlice {
+        let key = self.key.slice();
+        let service = ServiceKey { namespace: key.namespace.clone(), ..self.service.service() };
+        let family = if self.is_v6 { Family::V6 } else { Family::V4 };
+        let ports = self.ports.iter().map(|[name, protocol, port]| EndpointPort {
+            name: name.of(&PORT_NAMES).into(),
+            protocol: protocol.of(&Protocol::ALL),
+            port: port.of(&PORTS),
+        });
+        let ports = ports.collect();
+        let endpoints = self.endpoints.iter().filter_map(|seed| seed.endpoint(family)).collect();
+        EndpointSlice { key, service, ports, endpoints }
+    }
+}
+
+#[derive(Debug, Arbitrary)]
+enum ChangeSeed {
+    Service(ServiceSeed),
+    NoService(Pick),
+    Slice(SliceSeed),
+    NoSlice(Pick),
+    Ranges(Vec<Pick>),
+}
+
+impl ChangeSeed {
+    fn change(&self) -> Change {
+        match self {
+            Self::Service(seed) => Change::Service(seed.service()),
+            Self::NoService(key) => Change::NoService(key.service()),
+            Self::Slice(seed) => Change::Slice(seed.slice()),
+            Self::NoSlice(key) => Change::NoSlice(key.slice()),
+            Self::Ranges(nets) => Change::ServiceRanges(nets.iter().map(|net| net.net()).collect()),
+        }
+    }
+}
+
+#[derive(Debug)]
+struct BatchSeed {
+    changes: Vec<ChangeSeed>,
+    /// The kernel took the plan; false: the applied rules stay, and what was touched is kept.
+    is_applied: bool,
+}
+
+/// What happens to a cluster, and from where it is seen.
+#[derive(Debug)]
+pub struct Story {
+    node: Pick,
+    zone: Pick,
+    addresses: Vec<Pick>,
+    only: Option<Vec<Pick>>,
+    mode: Pick,
+    settings: [bool; 2],
+    batches: Vec<BatchSeed>,
+}
+
+/// The more bytes, the longer: a list of the usual kind would end at each element by the toss of a coin.
+impl<'a> Arbitrary<'a> for Story {
+    fn arbitrary(bytes: &mut Unstructured<'a>) -> arbitrary::Result<Self> {
+        let mut story = Self {
+            node: bytes.arbitrary()?,
+            zone: bytes.arbitrary()?,
+            addresses: bytes.arbitrary()?,
+            only: if bytes.ratio(1, 8)? { Some(bytes.arbitrary()?) } else { None },
+            mode: bytes.arbitrary()?,
+            settings: bytes.arbitrary()?,
+            batches: Vec::new(),
+        };
+        while !bytes.is_empty() && story.batches.len() < BATCHES_MAX {
+            let count = bytes.int_in_range(1..=CHANGES_MAX)?;
+            let changes = (0..count).map(|_| bytes.arbitrary()).collect::<Result<_, _>>()?;
+            story.batches.push(BatchSeed { changes, is_applied: bytes.arbitrary()? });
+        }
+        Ok(story)
+    }
+}
+
+/// Changes that are followed at once, and whether the plan for them is applied.
+#[derive(Debug)]
+pub struct Batch {
+    /// The changes.
+    pub changes: Vec<Change>,
+    /// Whether the plan is applied.
+    pub is_applied: bool,
+}
+
+impl Story {
+    /// From where it is seen.
+    #[must_use]
+    pub fn standpoint(&self) -> Standpoint {
+        let node = Node {
+            name: self.node.of(&NODES).into(),
+            zone: self.zone.of(&ZONES).into(),
+            addresses: self.addresses.iter().map(|pick| pick.ip()).collect(),
+        };
+        let only = |picks: &Vec<Pick>| View::Only(picks.iter().map(|pick| pick.service()).collect());
+        let view = self.only.as_ref().map_or(View::All, only);
+        Standpoint { node, view, mode: self.mode.of(&MODES).unwrap_or_default() }
+    }
+
+    /// The settings before and after.
+    #[must_use]
+    pub fn settings(&self) -> [Settings; 2] {
+        self.settings.map(|other| {
+            let settings = Settings::default();
+            Settings { nat_priority: settings.nat_priority - i32::from(other), ..settings }
+        })
+    }
+
+    /// What happens.
+    pub fn batches(&self) -> impl Iterator<Item = Batch> {
+        self.batches.iter().map(|seed| Batch {
+            changes: seed.changes.iter().map(ChangeSeed::change).collect(),
+            is_applied: seed.is_applied,
+        })
+    }
+}
