@@ -36,6 +36,17 @@ fn plan_from_empty(bencher: Bencher<'_, '_>, services: u32) {
     bencher.bench(|| plan(&Ruleset::empty(), black_box(&ruleset)));
 }
 
+/// The plan alone for one changed endpoint, once rules have followed the change.
+#[divan::bench(args = SIZES, sample_count = 2_000)]
+fn plan_of_one_changed_endpoint(bencher: Bencher<'_, '_>, services: u32) {
+    let (mut snapshot, mut portals, ruleset) = world(services);
+    let changed = snapshot.apply(Change::Slice(cluster_slice(services / 2, 3, 1)));
+    let touched = portals.refresh(&snapshot, &Standpoint::default(), &changed);
+    let mut desired = ruleset.clone();
+    desired.refresh(&portals, &touched);
+    bencher.bench(|| plan_touched(black_box(&ruleset), black_box(&desired), &touched));
+}
+
 /// One changed endpoint: change -> snapshot -> portals -> ruleset -> plan, the whole way.
 #[divan::bench(args = SIZES, sample_count = 2_000)]
 fn one_changed_endpoint(bencher: Bencher<'_, '_>, services: u32) {
