@@ -191,6 +191,34 @@ fn a_terminal_gets_colour_unless_no_color_is_set() {
 }
 
 #[test]
+fn a_connection_from_the_node_comes_from_its_address() {
+    let objects = r"
+apiVersion: v1
+kind: Node
+metadata: {name: n1}
+status: {addresses: [{type: InternalIP, address: 10.240.0.5}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: lb}
+spec:
+  type: LoadBalancer
+  clusterIP: 10.0.0.9
+  loadBalancerSourceRanges: [10.240.0.0/16]
+  ports: [{port: 80}]
+status: {loadBalancer: {ingress: [{ip: 192.0.2.9}]}}
+";
+    let verdict = |from: &[&str]| {
+        let args =
+            [&["explain", "-o", "json", "-f", "-", "--node", "n1", "tcp://192.0.2.9:80"], from].concat();
+        json(&args, objects)["verdict"].clone()
+    };
+    assert_eq!(verdict(&["--from", "node"]), json!("reject")); // let in, and there is no endpoint
+    assert_eq!(verdict(&["--from", "pod", "--source", "10.1.0.1"]), json!("drop"));
+    assert_eq!(verdict(&["--source", "192.0.2.9"]), json!("reject")); // the address itself, for the node
+}
+
+#[test]
 fn every_shell_gets_completions() {
     for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
         assert!(portico(&["completions", shell]).sound().contains("explain"), "{shell}");
