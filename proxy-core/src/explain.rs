@@ -5,6 +5,7 @@
 //! the kernel.
 
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 use serde::Serialize;
 
@@ -12,7 +13,7 @@ use crate::address::Family;
 use crate::portal::{Portal, PortalKey, PortalKind, Portals, Standpoint, portals};
 use crate::ruleset::{Ruleset, Settings};
 use crate::select::{choice, fate};
-use crate::service::{Mode, Service, ServiceKey, TrafficPolicy};
+use crate::service::{Mode, Service, TrafficPolicy};
 use crate::snapshot::Snapshot;
 use crate::trace::{Packet, Trace, trace};
 
@@ -234,23 +235,19 @@ impl Teller<'_> {
 
     fn elsewhere(&self, outcome: Trace) -> Explanation {
         let PortalKey { address, protocol, port } = self.packet.destination;
-        let (verdict, reason) = match outcome {
-            Trace::WrongPort => {
-                let owners: Vec<&ServiceKey> = self.snapshot.owner_of(address).into_iter().collect();
-                let owner = owners.first().map(ToString::to_string).unwrap_or_default();
-                (
-                    Outcome::Reject,
-                    format!(
-                        "refused: {address} is the address of service {owner}, which has no port {protocol} {port}"
-                    ),
-                )
+        let owner = self.snapshot.owner_of(address);
+        let (verdict, reason) = match (outcome, owner) {
+            (Trace::WrongPort, _) => {
+                let owner = owner.map(ToString::to_string).unwrap_or_default();
+                let has_no = format!("which has no port {protocol} {port}");
+                (Outcome::Reject, format!("refused: {address} is the address of service {owner}, {has_no}"))
             }
-            Trace::Unallocated => {
-                let who = match self.snapshot.owner_of(address) {
-                    Some(owner) => format!("service {owner} has no portals here"),
-                    None => "no service has it".to_owned(),
-                };
-                (Outcome::Drop, format!("dropped: {address} is in a service range, but {who}"))
+            (Trace::Unallocated, Some(owner)) => {
+                let has_no = format!("but service {owner} has no portals here");
+                (Outcome::Drop, format!("dropped: {address} is in a service range, {has_no}"))
+            }
+            (Trace::Unallocated, None) => {
+                (Outcome::Drop, format!("dropped: {address} is in a service range, but no service has it"))
             }
             _ => (Outcome::Pass, format!("left as it is: {protocol} {address} port {port} is no portal")),
         };
@@ -262,40 +259,28 @@ impl Teller<'_> {
     /// Why something that looks like a service's address is no portal.
     fn hint(&self) -> Option<String> {
         let PortalKey { address, protocol, port } = self.packet.destination;
-        let node = &self.standpoint.node;
-        if let Some(service) = self.snapshot.owner_of(address).and_then(|owner| self.snapshot.service(owner))
-        {
-            let key = &service.key;
-            if !service.has_portals {
-                return Some(format!(
-                    "{address} is the address of service {key}, for which another proxy is responsible"
-                ));
-            }
-            if !self.standpoint.view.sees(key) {
-                return Some(format!("{address} is the address of service {key}, which is not in view"));
-            }
-            let ports: Vec<String> =
-                service.ports.iter().map(|port| format!("{} {}", port.protocol, port.port)).collect();
-            return Some(format!(
-                "{address} is the address of service {key}; its ports are {}",
-                ports.join(", ")
-            ));
+        let owner = self.snapshot.owner_of(address).and_then(|owner| self.snapshot.service(owner));
+        if let Some(service) = owner {
+            let why = if !service.has_portals {
+                ", for which another proxy is responsible".to_owned()
+            } else if !self.standpoint.view.sees(&service.key) {
+                ", which is not in view".to_owned()
+            } else {
+                let ports = service.ports.iter().map(|port| format!("{} {}", port.protocol, port.port));
+                format!("; its ports are {}", ports.collect::<Vec<_>>().join(", "))
+            };
+            return Some(format!("{address} is the address of service {}{why}", service.key));
         }
-        let has_node_port = |service: &&std::sync::Arc<Service>| {
+        let has_node_port = |service: &&Arc<Service>| {
             service.ports.iter().any(|own| own.node_port == Some(port) && own.protocol == protocol)
         };
         let service = self.snapshot.services().find(has_node_port)?;
-        Some(if node.addresses.is_empty() {
-            format!(
-                "{port} is a node port of service {}, but the node's addresses are not known: name it with --node",
-                service.key
-            )
+        let why = if self.standpoint.node.addresses.is_empty() {
+            "the node's addresses are not known: name it with --node".to_owned()
         } else {
-            format!(
-                "{port} is a node port of service {}, but {address} is not the address of this node",
-                service.key
-            )
-        })
+            format!("{address} is not the address of this node")
+        };
+        Some(format!("{port} is a node port of service {}, but {why}", service.key))
     }
 }
 
