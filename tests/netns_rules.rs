@@ -10,6 +10,7 @@ use std::net::{IpAddr, TcpListener, TcpStream, UdpSocket};
 use std::time::Duration;
 
 use namespace::{add_address, listing, load, within};
+use netns_nft::{Error, Socket, encode};
 use proxy_core::address::Family;
 use proxy_core::iptables::Iptables;
 use proxy_core::plan::plan;
@@ -18,6 +19,7 @@ use proxy_core::ruleset::{Ruleset, Settings};
 use proxy_core::sample::{backend, cluster, cluster_slice, slice, snapshot, standpoint, svc, tcp};
 use proxy_core::service::{Mode, Protocol};
 use proxy_core::snapshot::Change;
+use proxy_core::table::Table;
 use proxy_core::trace::{Packet, Trace, trace};
 
 /// Longer than any answer within one machine, shorter than a client's patience.
@@ -29,6 +31,41 @@ fn portals_of(changes: impl IntoIterator<Item = Change>) -> Portals {
 
 fn ruleset_of(changes: impl IntoIterator<Item = Change>) -> Ruleset {
     Ruleset::new(&portals_of(changes), Settings::default())
+}
+
+/// A way into the kernel.
+#[derive(Clone, Copy)]
+enum Way {
+    /// Text, by the real nft.
+    Text,
+    /// Our own netlink transaction.
+    Netlink,
+}
+
+impl Way {
+    /// Programs a new namespace.
+    fn program(self, ruleset: &Ruleset) {
+        self.change(&Ruleset::empty(), ruleset);
+    }
+
+    /// Turns what is there into what is to be there.
+    fn change(self, before: &Ruleset, after: &Ruleset) {
+        let plan = plan(before, after);
+        match self {
+            Self::Text => load(&plan.to_string()),
+            Self::Netlink => {
+                let socket = Socket::open().expect("open a netfilter socket");
+                socket.apply(&encode(&plan)).unwrap_or_else(|error| panic!("{error}: {error:?}"));
+            }
+        }
+    }
+}
+
+/// Runs `body` in a namespace of its own for each way.
+fn each_way(body: impl Fn(Way) + Sync) {
+    for way in [Way::Text, Way::Netlink] {
+        within(|| body(way));
+    }
 }
 
 /// A server on this address that answers each connection with its own name.
@@ -65,14 +102,14 @@ fn fate(portal: &str) -> ErrorKind {
 
 #[test]
 fn each_connection_reaches_one_of_all_backends() {
-    within(|| {
+    each_way(|way| {
         serve("a", "10.1.0.1:8080");
         serve("b", "10.1.0.2:8080");
         serve("c", "10.1.0.3:9090");
         let made = slice("web").tcp("http", 8080).at("10.1.0.1").at("10.1.0.2");
         let other = slice("web").named("web-2").tcp("http", 9090).at("10.1.0.3");
         let web = svc("web").ip("10.96.0.1").tcp("http", 80);
-        load(&ruleset_of([web.into(), made.into(), other.into()]).to_string());
+        way.program(&ruleset_of([web.into(), made.into(), other.into()]));
         let tally = tally("10.96.0.1:80", 300);
         assert_eq!(tally.keys().collect::<Vec<_>>(), ["a", "b", "c"]);
         // 300 fair draws of three stay within 60 to 140 but once in ten million runs.
@@ -82,11 +119,11 @@ fn each_connection_reaches_one_of_all_backends() {
 
 #[test]
 fn ipv6_portals_lead_to_ipv6_backends() {
-    within(|| {
+    each_way(|way| {
         serve("six", "[2001:db8:1::1]:8080");
         let web = svc("web").ip("10.96.0.1").ip("2001:db8:96::1").tcp("http", 80);
         let made = slice("web").tcp("http", 8080).at("2001:db8:1::1");
-        load(&ruleset_of([web.into(), made.into()]).to_string());
+        way.program(&ruleset_of([web.into(), made.into()]));
         assert_eq!(tally("[2001:db8:96::1]:80", 5), BTreeMap::from([("six".to_owned(), 5)]));
         assert_eq!(fate("10.96.0.1:80"), ErrorKind::ConnectionRefused);
         assert_eq!(fate("[2001:db8:96::1]:81"), ErrorKind::ConnectionRefused);
@@ -95,8 +132,8 @@ fn ipv6_portals_lead_to_ipv6_backends() {
 
 #[test]
 fn a_portal_without_backends_refuses_and_so_does_a_wrong_port() {
-    within(|| {
-        load(&ruleset_of([svc("none").ip("10.96.0.2").tcp("http", 80).into()]).to_string());
+    each_way(|way| {
+        way.program(&ruleset_of([svc("none").ip("10.96.0.2").tcp("http", 80).into()]));
         assert_eq!(fate("10.96.0.2:80"), ErrorKind::ConnectionRefused);
         assert_eq!(fate("10.96.0.2:81"), ErrorKind::ConnectionRefused);
     });
@@ -104,13 +141,13 @@ fn a_portal_without_backends_refuses_and_so_does_a_wrong_port() {
 
 #[test]
 fn udp_is_forwarded_and_refused_like_tcp() {
-    within(|| {
+    each_way(|way| {
         add_address("10.1.0.1");
         let server = UdpSocket::bind("10.1.0.1:5353").expect("bind the backend");
         server.set_read_timeout(Some(PATIENCE)).expect("set a time-out");
         let dns = svc("dns").ip("10.96.0.10").udp("dns", 53).udp("none", 54);
         let made = slice("dns").udp("dns", 5353).at("10.1.0.1");
-        load(&ruleset_of([dns.into(), made.into()]).to_string());
+        way.program(&ruleset_of([dns.into(), made.into()]));
         let client = UdpSocket::bind("10.200.0.1:0").expect("bind the client");
         client.connect("10.96.0.10:53").expect("connect");
         client.send(b"query").expect("send");
@@ -135,30 +172,30 @@ fn udp_is_forwarded_and_refused_like_tcp() {
 
 #[test]
 fn policy_local_without_local_endpoints_drops() {
-    within(|| {
+    each_way(|way| {
         serve("remote", "10.1.0.1:8080");
         let near = svc("near").ip("10.96.0.3").tcp("http", 80).internal_local();
         let made = slice("near").tcp("http", 8080).at("10.1.0.1").on("n2");
-        load(&ruleset_of([near.into(), made.into()]).to_string());
+        way.program(&ruleset_of([near.into(), made.into()]));
         assert_eq!(fate("10.96.0.3:80"), ErrorKind::TimedOut);
     });
 }
 
 #[test]
 fn a_free_address_of_a_service_range_leads_nowhere() {
-    within(|| {
+    each_way(|way| {
         serve("past", "10.96.7.7:80");
         let range = Change::ServiceRanges(vec!["10.96.0.0/16".parse().expect("a network")]);
-        load(&ruleset_of([range, svc("web").ip("10.96.0.1").tcp("", 80).into()]).to_string());
+        way.program(&ruleset_of([range, svc("web").ip("10.96.0.1").tcp("", 80).into()]));
         assert_eq!(fate("10.96.7.7:80"), ErrorKind::TimedOut);
     });
 }
 
 #[test]
 fn what_is_no_portal_is_left_alone() {
-    within(|| {
+    each_way(|way| {
         serve("plain", "10.1.0.1:8080");
-        load(&ruleset_of([svc("web").ip("10.96.0.1").tcp("", 80).into()]).to_string());
+        way.program(&ruleset_of([svc("web").ip("10.96.0.1").tcp("", 80).into()]));
         assert_eq!(ask("10.1.0.1:8080").expect("an answer"), "plain");
     });
 }
@@ -169,9 +206,9 @@ fn only_sources_in_range_use_a_load_balancer_address() {
         let lb = svc("lb").ip("10.96.0.4").tcp("http", 80).balanced("192.0.2.4").only_from("10.200.0.0/16");
         [Change::from(lb), slice("lb").tcp("http", 8080).at("10.1.0.1").into()]
     };
-    within(|| {
+    each_way(|way| {
         serve("a", "10.1.0.1:8080");
-        load(&ruleset_of(lb()).to_string());
+        way.program(&ruleset_of(lb()));
         assert_eq!(ask("192.0.2.4:80").expect("10.200.0.1 is in range"), "a");
         run_as("10.201.0.1", || assert_eq!(fate("192.0.2.4:80"), ErrorKind::TimedOut));
         run_as("10.201.0.1", || {
@@ -191,7 +228,7 @@ fn run_as(source: &str, body: impl FnOnce()) {
 
 #[test]
 fn a_sticky_client_stays_until_its_backend_goes() {
-    within(|| {
+    each_way(|way| {
         serve("a", "10.1.0.1:8080");
         serve("b", "10.1.0.2:8080");
         serve("c", "10.1.0.3:8080");
@@ -202,12 +239,12 @@ fn a_sticky_client_stays_until_its_backend_goes() {
             ruleset_of([sticky.into(), made.into()])
         };
         let before = world(&all);
-        load(&before.to_string());
+        way.program(&before);
         let first = tally("10.96.0.5:80", 20);
         assert_eq!(first.len(), 1, "one client, one backend: {first:?}");
         let served = ["a", "b", "c"].iter().position(|name| first.contains_key(*name)).expect("one of three");
         let left: Vec<&str> = all.iter().copied().filter(|address| *address != all[served]).collect();
-        load(&plan(&before, &world(&left)).to_string());
+        way.change(&before, &world(&left));
         let second = tally("10.96.0.5:80", 20);
         assert_eq!(second.len(), 1, "it settles on another: {second:?}");
         assert_ne!(first.keys().next(), second.keys().next());
@@ -216,15 +253,15 @@ fn a_sticky_client_stays_until_its_backend_goes() {
 
 #[test]
 fn an_established_connection_outlives_its_portal() {
-    within(|| {
+    each_way(|way| {
         add_address("10.1.0.1");
         let listener = TcpListener::bind("10.1.0.1:8080").expect("listen");
         let web = svc("web").ip("10.96.0.1").tcp("http", 80);
         let before = ruleset_of([web.into(), slice("web").tcp("http", 8080).at("10.1.0.1").into()]);
-        load(&before.to_string());
+        way.program(&before);
         let mut client = TcpStream::connect_timeout(&backend("10.96.0.1:80"), PATIENCE).expect("connect");
         let (mut server, _) = listener.accept().expect("accept");
-        load(&plan(&before, &ruleset_of([])).to_string());
+        way.change(&before, &ruleset_of([]));
         client.write_all(b"still here").expect("write");
         let mut buffer = [0; 10];
         server.set_read_timeout(Some(PATIENCE)).expect("set a time-out");
@@ -235,11 +272,11 @@ fn an_established_connection_outlives_its_portal() {
 
 #[test]
 fn a_relayed_portal_is_redirected_to_the_relays_port() {
-    within(|| {
+    each_way(|way| {
         let port = Settings::default().relay_port;
         let listener = TcpListener::bind(("127.0.0.1", port)).expect("listen as the relay");
         let web = svc("web").ip("10.96.0.1").tcp("http", 80).mode(Mode::Relay);
-        load(&ruleset_of([web.into(), slice("web").tcp("http", 8080).at("10.1.0.1").into()]).to_string());
+        way.program(&ruleset_of([web.into(), slice("web").tcp("http", 8080).at("10.1.0.1").into()]));
         TcpStream::connect_timeout(&backend("10.96.0.1:80"), PATIENCE).expect("the relay accepts");
         listener.accept().expect("accept");
     });
@@ -260,10 +297,10 @@ fn tracer_and_kernel_agree() {
             slice("node").tcp("http", 8080).at("10.1.0.1").into(),
         ]
     };
-    within(|| {
+    each_way(|way| {
         serve("web", "10.1.0.1:8080");
         let ruleset = ruleset_of(changes());
-        load(&ruleset.to_string());
+        way.program(&ruleset);
         let portals =
             ["10.96.0", "192.0.2"].iter().flat_map(|net| (1..=4).map(move |n| format!("{net}.{n}:80")));
         for portal in portals.chain(["10.96.0.1:81".to_owned(), "10.240.0.5:30080".to_owned()]) {
@@ -326,6 +363,60 @@ fn a_plan_leads_where_a_fresh_load_leads() {
             assert_eq!(planned, fresh[to], "from world {from} to world {to}:\n{}", plan(before, after));
         }
     }
+}
+
+#[test]
+fn what_is_applied_is_what_is_read_back() {
+    for world in &worlds() {
+        within(|| {
+            Way::Netlink.program(world);
+            let socket = Socket::open().expect("open a netfilter socket");
+            assert_eq!(socket.read().expect("read back"), Table::from(world));
+        });
+    }
+}
+
+#[test]
+fn nft_reads_the_same_elements_whichever_way_they_came() {
+    let elements = |way: Way, world: &Ruleset| {
+        within(|| {
+            way.program(world);
+            let mut entries = listing();
+            entries.retain(|entry| ["map", "set"].iter().any(|kind| entry.starts_with(kind)));
+            entries
+        })
+    };
+    for world in &worlds()[2..] {
+        assert_eq!(elements(Way::Netlink, world), elements(Way::Text, world));
+    }
+}
+
+#[test]
+fn a_netlink_plan_leads_where_it_should_from_any_world_to_any() {
+    let worlds = worlds();
+    for before in &worlds {
+        for after in &worlds {
+            within(|| {
+                Way::Netlink.program(before);
+                Way::Netlink.change(before, after);
+                let socket = Socket::open().expect("open a netfilter socket");
+                assert_eq!(socket.read().expect("read back"), Table::from(after), "{}", plan(before, after));
+            });
+        }
+    }
+}
+
+#[test]
+fn a_transaction_that_does_not_fit_changes_nothing_and_names_the_operation() {
+    let worlds = worlds();
+    let (before, after) = (&worlds[3], &worlds[4]);
+    within(|| {
+        Way::Netlink.program(before);
+        let socket = Socket::open().expect("open a netfilter socket");
+        let error = socket.apply(&encode(&plan(after, before))).expect_err("what goes is not there");
+        assert!(matches!(error, Error::Refused { op: Some(_), .. }), "{error:?}");
+        assert_eq!(socket.read().expect("read back"), Table::from(before));
+    });
 }
 
 #[test]

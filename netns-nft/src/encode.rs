@@ -1,0 +1,257 @@
+//! A plan as one batch of netlink messages: the kernel takes all of it or nothing.
+//!
+//! The bytes do not depend on the network namespace, so a plan is encoded once and sent to many. What must
+//! not go in here: sockets.
+
+use std::net::{IpAddr, SocketAddr};
+
+use ipnet::IpNet;
+use proxy_core::address::Family;
+use proxy_core::plan::{Op, Plan};
+use proxy_core::portal::PortalKey;
+use proxy_core::ruleset::{Element, Pick};
+use proxy_core::service::Protocol;
+
+use crate::attribute::{Bytes, Open};
+use crate::expression::put_verdict;
+use crate::kernel::{BATCH_BEGIN, BATCH_END, INET, LIST_ELEMENT, SUBSYSTEM, element, flag, message};
+use crate::layout;
+
+/// The name of the table, in family inet.
+pub(crate) const TABLE: &str = "portico";
+/// An element is never larger than this.
+const ELEMENT_BYTES_MAX: usize = 160;
+
+/// The messages of one transaction.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Batch {
+    pub(crate) bytes: Vec<u8>,
+    /// The operation that each message begins with; the first and the last frame the batch.
+    pub(crate) ops: Vec<Option<Op>>,
+}
+
+impl Batch {
+    /// How many bytes are sent.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// Whether there is nothing to send.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.bytes.is_empty()
+    }
+}
+
+/// Encodes a plan; a plan without operations gives a batch without bytes.
+#[must_use]
+pub fn encode(plan: &Plan) -> Batch {
+    let mut writer = Writer::default();
+    if !plan.is_empty() {
+        writer.frame(BATCH_BEGIN, 0);
+        let mut ops = plan.ops();
+        while let [first, ..] = ops {
+            let taken = writer.op(*first, ops);
+            ops = &ops[taken..];
+        }
+        writer.frame(BATCH_END, flag::ACK);
+    }
+    Batch { bytes: writer.bytes.0, ops: writer.ops }
+}
+
+/// Writes messages and remembers which operation each stands for.
+#[derive(Debug, Default)]
+pub(crate) struct Writer {
+    bytes: Bytes,
+    ops: Vec<Option<Op>>,
+    op: Option<Op>,
+}
+
+impl Writer {
+    fn frame(&mut self, kind: u16, flags: u16) {
+        let open = self.bytes.open_message(kind, flag::REQUEST | flags, self.sequence(), 0, SUBSYSTEM);
+        self.bytes.close_message(&open);
+        self.ops.push(None);
+    }
+
+    fn sequence(&self) -> u32 {
+        u32::try_from(self.ops.len()).unwrap_or(u32::MAX)
+    }
+
+    fn open(&mut self, kind: u16, flags: u16) -> Open {
+        let kind = SUBSYSTEM << 8 | kind;
+        self.bytes.open_message(kind, flag::REQUEST | flags, self.sequence(), INET, 0)
+    }
+
+    fn close(&mut self, open: &Open) {
+        self.bytes.close_message(open);
+        self.ops.push(self.op);
+    }
+
+    /// Writes one message.
+    pub(crate) fn message(&mut self, kind: u16, flags: u16, fill: impl FnOnce(&mut Bytes)) {
+        let open = self.open(kind, flags);
+        fill(&mut self.bytes);
+        self.close(&open);
+    }
+
+    /// Writes the operation at the front of `ops`, with those behind it that go into the same message, and
+    /// says how many they are.
+    fn op(&mut self, op: Op, ops: &[Op]) -> usize {
+        self.op = Some(op);
+        match op {
+            Op::DeleteTable => layout::delete_table(self),
+            Op::AddTable(settings) => layout::add_table(self, settings),
+            Op::AddPick(pick) => layout::add_pick(self, pick),
+            Op::DeletePick(pick) => layout::delete_pick(self, pick),
+            Op::Add(first) => {
+                return self.elements(message::NEWSETELEM, first, ops, |op| match op {
+                    Op::Add(element) => Some(element),
+                    _ => None,
+                });
+            }
+            Op::Delete(first) => {
+                return self.elements(message::DELSETELEM, first, ops, |op| match op {
+                    Op::Delete(element) => Some(element),
+                    _ => None,
+                });
+            }
+        }
+        1
+    }
+
+    /// One message for the elements of one set that stand together, as far as they fit.
+    fn elements(&mut self, kind: u16, first: Element, ops: &[Op], of: fn(Op) -> Option<Element>) -> usize {
+        let set = set_of(&first);
+        let create = if kind == message::NEWSETELEM { flag::CREATE } else { 0 };
+        let message = self.open(kind, create);
+        self.bytes.put_text(element::TABLE, TABLE);
+        self.bytes.put_text(element::SET, set);
+        let list = self.bytes.open(element::ELEMENTS);
+        let mut taken = 0;
+        for element in ops.iter().map_while(|op| of(*op)).take_while(|element| set_of(element) == set) {
+            if !self.bytes.has_room(&list, 2 * ELEMENT_BYTES_MAX) {
+                break;
+            }
+            put_element(&mut self.bytes, &element);
+            taken += 1;
+        }
+        self.bytes.close(&list);
+        self.close(&message);
+        taken
+    }
+
+    /// One element of `picks`.
+    pub(crate) fn pick_element(&mut self, kind: u16, pick: Pick) {
+        let create = if kind == message::NEWSETELEM { flag::CREATE } else { 0 };
+        self.message(kind, create, |bytes| {
+            bytes.put_text(element::TABLE, TABLE);
+            bytes.put_text(element::SET, "picks");
+            bytes.nest(element::ELEMENTS, |bytes| {
+                bytes.nest(LIST_ELEMENT, |bytes| {
+                    put_value(bytes, element::KEY, &number(&pick));
+                    bytes.nest(element::DATA, |bytes| {
+                        put_verdict(bytes, element::JUMP, Some(&pick.to_string()));
+                    });
+                });
+            });
+        });
+    }
+}
+
+/// The name of the set or map that an element is in.
+pub(crate) const fn set_of(element: &Element) -> &'static str {
+    match (element, element.family()) {
+        (Element::Portal(..), Family::V4) => "portals4",
+        (Element::Portal(..), Family::V6) => "portals6",
+        (Element::Backend(..), Family::V4) => "backends4",
+        (Element::Backend(..), Family::V6) => "backends6",
+        (Element::Address(_), Family::V4) => "addresses4",
+        (Element::Address(_), Family::V6) => "addresses6",
+        (Element::Source(..), Family::V4) => "sources4",
+        (Element::Source(..), Family::V6) => "sources6",
+        (Element::Range(_), Family::V4) => "ranges4",
+        (Element::Range(_), Family::V6) => "ranges6",
+    }
+}
+
+/// A pick's number as it stands in both maps. To the kernel it is four bytes; nft shows them in this order.
+fn number(pick: &Pick) -> [u8; 4] {
+    pick.code().to_be_bytes()
+}
+
+fn put_value(bytes: &mut Bytes, kind: u16, value: &[u8]) {
+    bytes.nest(kind, |bytes| bytes.put(element::VALUE, value));
+}
+
+fn put_element(bytes: &mut Bytes, element: &Element) {
+    match element {
+        Element::Portal(key, pick) => bytes.nest(LIST_ELEMENT, |bytes| {
+            put_value(bytes, element::KEY, &portal_key(key, &[]));
+            put_value(bytes, element::DATA, &number(pick));
+        }),
+        Element::Backend(key, slot, backend) => bytes.nest(LIST_ELEMENT, |bytes| {
+            put_value(bytes, element::KEY, &portal_key(key, &u32::from(*slot).to_ne_bytes()));
+            put_value(bytes, element::DATA, &socket(backend));
+        }),
+        Element::Address(address) => bytes.nest(LIST_ELEMENT, |bytes| {
+            put_value(bytes, element::KEY, &octets(*address));
+        }),
+        Element::Source(key, net) => bytes.nest(LIST_ELEMENT, |bytes| {
+            put_value(bytes, element::KEY, &portal_key(key, &octets(net.network())));
+            put_value(bytes, element::KEY_END, &portal_key(key, &octets(net.broadcast())));
+        }),
+        Element::Range(net) => {
+            bytes.nest(LIST_ELEMENT, |bytes| put_value(bytes, element::KEY, &octets(net.network())));
+            // The end of an interval is the first address behind it; the last of all has none.
+            if let Some(end) = behind(net) {
+                bytes.nest(LIST_ELEMENT, |bytes| {
+                    put_value(bytes, element::KEY, &octets(end));
+                    bytes.put_u32(element::FLAGS, element::INTERVAL_END);
+                });
+            }
+        }
+    }
+}
+
+/// The first address behind a network.
+pub(crate) fn behind(net: &IpNet) -> Option<IpAddr> {
+    match net.broadcast() {
+        IpAddr::V4(v4) => u32::from(v4).checked_add(1).map(|next| IpAddr::V4(next.into())),
+        IpAddr::V6(v6) => u128::from(v6).checked_add(1).map(|next| IpAddr::V6(next.into())),
+    }
+}
+
+fn octets(address: IpAddr) -> Vec<u8> {
+    match address {
+        IpAddr::V4(v4) => v4.octets().to_vec(),
+        IpAddr::V6(v6) => v6.octets().to_vec(),
+    }
+}
+
+/// The number of a protocol in the IP header.
+pub(crate) const fn protocol_number(protocol: Protocol) -> u8 {
+    match protocol {
+        Protocol::Tcp => 6,
+        Protocol::Udp => 17,
+        Protocol::Sctp => 132,
+    }
+}
+
+/// Address, protocol and port, each filling whole registers, and what follows them.
+fn portal_key(key: &PortalKey, rest: &[u8]) -> Vec<u8> {
+    let mut bytes = octets(key.address);
+    bytes.extend_from_slice(&[protocol_number(key.protocol), 0, 0, 0]);
+    bytes.extend_from_slice(&key.port.to_be_bytes());
+    bytes.extend_from_slice(&[0, 0]);
+    bytes.extend_from_slice(rest);
+    bytes
+}
+
+fn socket(backend: &SocketAddr) -> Vec<u8> {
+    let mut bytes = octets(backend.ip());
+    bytes.extend_from_slice(&backend.port().to_be_bytes());
+    bytes.extend_from_slice(&[0, 0]);
+    bytes
+}

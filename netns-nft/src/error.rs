@@ -1,0 +1,62 @@
+//! What can go wrong between a plan and the kernel.
+
+use std::io;
+
+use proxy_core::plan::Op;
+use thiserror::Error;
+
+/// Why a network namespace does not hold what it should.
+#[derive(Debug, Error)]
+pub enum Error {
+    /// The thread could not enter the network namespace.
+    #[error("enter the network namespace")]
+    Enter(#[source] io::Error),
+    /// No netlink socket could be had.
+    #[error("open a netfilter socket")]
+    Open(#[source] io::Error),
+    /// The transaction did not reach the kernel.
+    #[error("send a transaction of {bytes} bytes")]
+    Send {
+        /// How large it is; without privilege over the socket's buffer this is bounded.
+        bytes: usize,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// No answer came.
+    #[error("receive the kernel's answer")]
+    Receive(#[source] io::Error),
+    /// The kernel refused an operation, and so the whole transaction.
+    #[error("apply {op:?}")]
+    Refused {
+        /// The operation that the message began with; none: the transaction as such.
+        op: Option<Op>,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The kernel could not tell what it holds.
+    #[error("read back {what}")]
+    Read {
+        /// What was asked for.
+        what: String,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+}
+
+impl Error {
+    /// Whether trying again as it is may help.
+    #[must_use]
+    pub fn is_transient(&self) -> bool {
+        let (Self::Enter(source)
+        | Self::Open(source)
+        | Self::Receive(source)
+        | Self::Send { source, .. }
+        | Self::Refused { source, .. }
+        | Self::Read { source, .. }) = self;
+        use io::ErrorKind::{Interrupted, OutOfMemory, ResourceBusy, TimedOut, WouldBlock};
+        matches!(source.kind(), Interrupted | OutOfMemory | ResourceBusy | TimedOut | WouldBlock)
+    }
+}

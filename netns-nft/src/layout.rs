@@ -1,0 +1,237 @@
+//! The table, its sets and its chains, as messages: the netlink form of what `proxy_core::nft` writes as
+//! text. What the text form does with the packet's mark is done with registers here.
+
+use proxy_core::address::Family;
+use proxy_core::ruleset::{Action, Pick, Settings};
+
+use crate::attribute::Bytes;
+use crate::encode::{TABLE, Writer};
+use crate::expression::{Part, REGISTER, Rule};
+use crate::kernel::{LIST_ELEMENT, chain, element, flag, message, rule, set, table};
+
+/// The layout's version stands in the table's comment; another version is replaced as a whole.
+pub(crate) const LAYOUT: u32 = 1;
+/// More clients than this one pod is not remembered for: it is one client.
+const CLIENTS_MAX: u32 = 65_535;
+const UDP: u8 = 17;
+const TCP: u8 = 6;
+
+const PORTAL: [Part; 3] = [Part::Destination, Part::Protocol, Part::Port];
+const CLIENT: [Part; 3] = [Part::Protocol, Part::Port, Part::Destination];
+const SOURCE: [Part; 4] = [Part::Destination, Part::Protocol, Part::Port, Part::Source];
+
+/// nft's numbers of the types; a concatenation has six bits for each.
+const PROTOCOL_TYPE: u32 = 12;
+const SERVICE_TYPE: u32 = 13;
+const MARK_TYPE: u32 = 19;
+
+/// The comment of the table: the settings that nothing else shows.
+pub(crate) fn comment(settings: Settings) -> String {
+    format!("portico layout {LAYOUT}, relay port {}", settings.relay_port)
+}
+
+pub(crate) fn delete_table(writer: &mut Writer) {
+    writer.message(message::DELTABLE, 0, |bytes| bytes.put_text(table::NAME, TABLE));
+}
+
+pub(crate) fn add_table(writer: &mut Writer, settings: Settings) {
+    writer.message(message::NEWTABLE, flag::CREATE, |bytes| {
+        bytes.put_text(table::NAME, TABLE);
+        // nft's form of a comment: type 0, length, text.
+        let text = comment(settings);
+        let mut data = vec![0, u8::try_from(text.len() + 1).unwrap_or(u8::MAX)];
+        data.extend_from_slice(text.as_bytes());
+        data.push(0);
+        bytes.put(table::USERDATA, &data);
+    });
+    let mut sets = Sets { writer, next: 1 };
+    Family::BOTH.into_iter().for_each(|family| sets.add_family(family));
+    sets.add("picks", set::MAP, MARK_TYPE, 4, |bytes| bytes.put_u32(set::DATA_TYPE, set::VERDICT));
+    for name in ["anchor", "refuse", "relay", "portals"] {
+        add_chain(writer, name);
+    }
+    add_output_chain(writer, settings.nat_priority);
+    // One NAT rule that never matches and never goes: see `proxy_core::nft`.
+    add_rule(writer, "anchor", |rule| rule.of_protocol(u8::MAX).redirect(settings.relay_port));
+    add_rule(writer, "refuse", |rule| rule.of_tcp().refuse(true));
+    add_rule(writer, "refuse", |rule| rule.refuse(false));
+    add_rule(writer, "relay", |rule| rule.of_protocol(TCP).redirect(settings.relay_port));
+    add_rule(writer, "relay", |rule| rule.of_protocol(UDP).redirect(settings.relay_port));
+    add_portal_rules(writer);
+    add_rule(writer, "output", |rule| rule.verdict(element::JUMP, Some("portals")));
+}
+
+fn add_portal_rules(writer: &mut Writer) {
+    for family in Family::BOTH {
+        add_rule(writer, "portals", |rule| {
+            let next = rule.of_family(family).load(family, &PORTAL);
+            rule.look_up(&named("portals", family), next).measured(next).verdict_of("picks", next);
+        });
+    }
+    for family in Family::BOTH {
+        add_rule(writer, "portals", |rule| {
+            rule.of_family(family).load(family, &[Part::Destination]);
+            rule.is_in(&named("addresses", family), true).verdict(element::GOTO, Some("refuse"));
+        });
+        add_rule(writer, "portals", |rule| {
+            rule.of_family(family).load(family, &[Part::Destination]);
+            rule.is_in(&named("ranges", family), true).verdict(element::DROP, None);
+        });
+    }
+}
+
+pub(crate) fn add_pick(writer: &mut Writer, pick: Pick) {
+    let name = pick.to_string();
+    add_chain(writer, &name);
+    for family in Family::BOTH.into_iter().filter(|_| pick.guarded) {
+        add_rule(writer, &name, |rule| {
+            rule.of_family(family).load(family, &SOURCE);
+            rule.is_in(&named("sources", family), false).verdict(element::DROP, None);
+        });
+    }
+    match pick.action {
+        Action::Reject => add_rule(writer, &name, |rule| rule.verdict(element::GOTO, Some("refuse"))),
+        Action::Relay => add_rule(writer, &name, |rule| rule.verdict(element::GOTO, Some("relay"))),
+        Action::Drop => add_rule(writer, &name, |rule| rule.verdict(element::DROP, None)),
+        Action::Forward { count, affinity_s } => {
+            for family in Family::BOTH {
+                add_forward(writer, &name, family, count, affinity_s);
+            }
+        }
+    }
+    writer.pick_element(message::NEWSETELEM, pick);
+}
+
+pub(crate) fn delete_pick(writer: &mut Writer, pick: Pick) {
+    writer.pick_element(message::DELSETELEM, pick);
+    writer.message(message::DELCHAIN, 0, |bytes| {
+        bytes.put_text(chain::TABLE, TABLE);
+        bytes.put_text(chain::NAME, &pick.to_string());
+    });
+}
+
+fn add_forward(writer: &mut Writer, chain: &str, family: Family, count: u16, affinity_s: u32) {
+    let (backends, clients) = (named("backends", family), named("clients", family));
+    if affinity_s == 0 {
+        add_rule(writer, chain, |rule| {
+            let slot = rule.of_family(family).load(family, &PORTAL);
+            rule.draw(count, slot).look_up(&backends, REGISTER).translate(family);
+        });
+        return;
+    }
+    // As in the text form: a known client goes to its slot again, an entry whose slot is empty is
+    // forgotten, and a new client is remembered. Both keys end before the same register: the slot's.
+    add_rule(writer, chain, |rule| {
+        let slot = rule.of_family(family).load(family, &CLIENT);
+        rule.look_up(&clients, slot).measured(slot).remember(&clients, slot, affinity_s);
+        rule.load(family, &PORTAL);
+        rule.look_up(&backends, REGISTER).translate(family);
+    });
+    add_rule(writer, chain, |rule| {
+        let slot = rule.of_family(family).load(family, &CLIENT);
+        rule.set(slot, &[0; 4]).forget(&clients, slot);
+    });
+    add_rule(writer, chain, |rule| {
+        let slot = rule.of_family(family).load(family, &CLIENT);
+        rule.draw(count, slot).remember(&clients, slot, affinity_s);
+        rule.load(family, &PORTAL);
+        rule.look_up(&backends, REGISTER).translate(family);
+    });
+}
+
+fn add_chain(writer: &mut Writer, name: &str) {
+    writer.message(message::NEWCHAIN, flag::CREATE, |bytes| {
+        bytes.put_text(chain::TABLE, TABLE);
+        bytes.put_text(chain::NAME, name);
+    });
+}
+
+fn add_output_chain(writer: &mut Writer, priority: i32) {
+    writer.message(message::NEWCHAIN, flag::CREATE, |bytes| {
+        bytes.put_text(chain::TABLE, TABLE);
+        bytes.put_text(chain::NAME, "output");
+        bytes.nest(chain::HOOK, |bytes| {
+            bytes.put_u32(chain::HOOK_NUMBER, chain::LOCAL_OUT);
+            bytes.put(chain::HOOK_PRIORITY, &priority.to_be_bytes());
+        });
+        bytes.put_text(chain::TYPE, "nat");
+        bytes.put_u32(chain::POLICY, chain::ACCEPT);
+    });
+}
+
+fn add_rule(writer: &mut Writer, chain: &str, fill: impl FnOnce(&mut Rule<'_>)) {
+    writer.message(message::NEWRULE, flag::CREATE | flag::APPEND, |bytes| {
+        bytes.put_text(rule::TABLE, TABLE);
+        bytes.put_text(rule::CHAIN, chain);
+        bytes.nest(rule::EXPRESSIONS, |bytes| fill(&mut Rule(bytes)));
+    });
+}
+
+/// A set's name in a family.
+pub(crate) fn named(set: &str, family: Family) -> String {
+    match family {
+        Family::V4 => format!("{set}4"),
+        Family::V6 => format!("{set}6"),
+    }
+}
+
+/// Adds sets; each has a number within the transaction.
+struct Sets<'a> {
+    writer: &'a mut Writer,
+    next: u32,
+}
+
+impl Sets<'_> {
+    fn add(&mut self, name: &str, flags: u32, key: u32, key_bytes: u32, fill: impl FnOnce(&mut Bytes)) {
+        let id = self.next;
+        self.next += 1;
+        self.writer.message(message::NEWSET, flag::CREATE, |bytes| {
+            bytes.put_text(set::TABLE, TABLE);
+            bytes.put_text(set::NAME, name);
+            bytes.put_u32(set::FLAGS, flags);
+            bytes.put_u32(set::KEY_TYPE, key);
+            bytes.put_u32(set::KEY_LENGTH, key_bytes);
+            bytes.put_u32(set::ID, id);
+            fill(bytes);
+        });
+    }
+
+    fn add_family(&mut self, family: Family) {
+        let (address, bytes) = match family {
+            Family::V4 => (7, 4),
+            Family::V6 => (8, 16),
+        };
+        let concatenated = |types: &[u32]| types.iter().fold(0, |all, one| all << 6 | one);
+        let portal = [address, PROTOCOL_TYPE, SERVICE_TYPE];
+        let socket = concatenated(&[address, SERVICE_TYPE]);
+        let number = |data: &mut Bytes| {
+            data.put_u32(set::DATA_TYPE, MARK_TYPE);
+            data.put_u32(set::DATA_LENGTH, 4);
+        };
+        self.add(&named("portals", family), set::MAP, concatenated(&portal), bytes + 8, number);
+        let slot = concatenated(&[address, PROTOCOL_TYPE, SERVICE_TYPE, MARK_TYPE]);
+        self.add(&named("backends", family), set::MAP, slot, bytes + 12, |data| {
+            data.put_u32(set::DATA_TYPE, socket);
+            data.put_u32(set::DATA_LENGTH, bytes + 4);
+        });
+        let client = concatenated(&[PROTOCOL_TYPE, SERVICE_TYPE, address]);
+        let timed = set::MAP | set::TIMEOUT | set::EVALUATED;
+        self.add(&named("clients", family), timed, client, bytes + 8, |data| {
+            number(data);
+            data.nest(set::DESCRIPTION, |data| data.put_u32(set::DESCRIPTION_SIZE, CLIENTS_MAX));
+        });
+        self.add(&named("addresses", family), 0, address, bytes, |_| {});
+        let source = concatenated(&[address, PROTOCOL_TYPE, SERVICE_TYPE, address]);
+        let ranges = set::INTERVAL | set::CONCATENATION;
+        self.add(&named("sources", family), ranges, source, 2 * bytes + 8, |data| {
+            data.nest(set::DESCRIPTION, |data| {
+                data.nest(set::DESCRIPTION_FIELDS, |data| {
+                    for length in [bytes, 1, 2, bytes] {
+                        data.nest(LIST_ELEMENT, |data| data.put_u32(set::FIELD_LENGTH, length));
+                    }
+                });
+            });
+        });
+        self.add(&named("ranges", family), set::INTERVAL, address, bytes, |_| {});
+    }
+}

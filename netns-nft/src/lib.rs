@@ -1,0 +1,22 @@
+//! The kernel side of Portico: a plan becomes one nf_tables netlink transaction in a network namespace, all
+//! or nothing, and what a network namespace holds is read back as a value.
+//!
+//! ```text
+//! Plan ── encode ──► Batch (bytes, the same for every namespace) ── Socket::apply ──► kernel
+//!                                                    Table ◄── Socket::read ────────────┘
+//! ```
+//! Synchronous, without an `nft` binary and without tokio: the CNI plugin uses it as it is. Nothing here
+//! knows what a service is.
+
+mod attribute;
+mod encode;
+mod error;
+mod expression;
+mod kernel;
+mod layout;
+mod read;
+mod socket;
+
+pub use encode::{Batch, encode};
+pub use error::Error;
+pub use socket::Socket;

@@ -1,0 +1,166 @@
+//! `Socket`: a netlink socket that belongs to one network namespace for as long as it is open.
+//!
+//! A socket stays in the network namespace in which it was opened, so a thread of its own enters, opens and
+//! ends; nobody ever has to find the way back. An open socket keeps its network namespace alive: drop it
+//! with the pod.
+
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::thread;
+
+use nix::sched::{CloneFlags, setns};
+use nix::sys::socket::{
+    AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, sendto, setsockopt,
+    socket, sockopt,
+};
+use proxy_core::plan::Op;
+
+use crate::attribute::HEADER_BYTES;
+use crate::encode::Batch;
+use crate::error::Error;
+
+/// What one receive takes; the kernel's messages are smaller.
+const ANSWER_BYTES: usize = 64 << 10;
+/// The kernel counts its own book-keeping against a socket's buffer, too.
+const SEND_BUFFER_FACTOR: usize = 2;
+
+const KIND_ERROR: u16 = 2;
+const KIND_DONE: u16 = 3;
+
+/// A netlink socket to nf_tables in one network namespace.
+#[derive(Debug)]
+pub struct Socket(OwnedFd);
+
+/// One message from the kernel.
+#[derive(Debug)]
+pub(crate) struct Answer<'a> {
+    pub(crate) kind: u16,
+    pub(crate) flags: u16,
+    pub(crate) sequence: u32,
+    pub(crate) body: &'a [u8],
+}
+
+impl Socket {
+    /// Opens a socket in the network namespace of this thread.
+    ///
+    /// # Errors
+    /// Where the kernel has no netfilter netlink, or no descriptor is left.
+    pub fn open() -> Result<Self, Error> {
+        let open = || {
+            let flags = SockFlag::SOCK_CLOEXEC;
+            let fd = socket(AddressFamily::Netlink, SockType::Raw, flags, SockProtocol::NetlinkNetFilter)?;
+            bind(fd.as_raw_fd(), &NetlinkAddr::new(0, 0))?;
+            Ok::<_, nix::Error>(fd)
+        };
+        open().map(Self).map_err(|error| Error::Open(error.into()))
+    }
+
+    /// Opens a socket in another network namespace, on a thread that then ends.
+    ///
+    /// # Errors
+    /// Where the network namespace cannot be entered, or as `open`.
+    pub fn open_in(netns: BorrowedFd<'_>) -> Result<Self, Error> {
+        let enter_and_open = || {
+            setns(netns, CloneFlags::CLONE_NEWNET).map_err(|error| Error::Enter(error.into()))?;
+            Self::open()
+        };
+        let joined = thread::scope(|scope| scope.spawn(enter_and_open).join());
+        joined.unwrap_or_else(|_| Err(Error::Enter(io::Error::other("the thread that entered ended early"))))
+    }
+
+    /// Applies a transaction: all of it, or nothing and an error that names the operation.
+    ///
+    /// # Errors
+    /// Where the kernel refuses it, or does not get it whole.
+    pub fn apply(&self, batch: &Batch) -> Result<(), Error> {
+        let bytes = batch.len();
+        if bytes == 0 {
+            return Ok(());
+        }
+        let room = bytes.saturating_mul(SEND_BUFFER_FACTOR);
+        // Without the privilege the ordinary limit holds, and sending says whether it was enough.
+        if setsockopt(&self.0, sockopt::SndBufForce, &room).is_err() {
+            let _ = setsockopt(&self.0, sockopt::SndBuf, &room);
+        }
+        self.send(&batch.bytes).map_err(|source| Error::Send { bytes, source })?;
+        let last = u32::try_from(batch.ops.len() - 1).unwrap_or(u32::MAX);
+        let mut refused = None;
+        let end = self.receive(|answer| {
+            let failed = error_of(answer).filter(|_| refused.is_none());
+            if let Some(source) = failed {
+                let op: Option<Op> =
+                    usize::try_from(answer.sequence).ok().and_then(|at| *batch.ops.get(at)?);
+                refused = Some(Error::Refused { op, source });
+            }
+            answer.kind == KIND_ERROR && answer.sequence == last
+        });
+        match (refused, end) {
+            (Some(refused), _) => Err(refused),
+            (None, Err(source)) => Err(Error::Receive(source)),
+            (None, Ok(())) => Ok(()),
+        }
+    }
+
+    /// Sends one request and hands each answer to `take`, until the kernel says that it is done; true where
+    /// the answers do not belong together because something changed meanwhile.
+    pub(crate) fn ask(&self, request: &[u8], mut take: impl FnMut(&Answer<'_>)) -> io::Result<bool> {
+        const INTERRUPTED: u16 = 0x10;
+        self.send(request)?;
+        let (mut failed, mut interrupted) = (None, false);
+        self.receive(|answer| {
+            interrupted |= answer.flags & INTERRUPTED != 0;
+            match answer.kind {
+                KIND_DONE => true,
+                KIND_ERROR => {
+                    failed = error_of(answer);
+                    true
+                }
+                _ => {
+                    take(answer);
+                    false
+                }
+            }
+        })?;
+        failed.map_or(Ok(interrupted), Err)
+    }
+
+    fn send(&self, bytes: &[u8]) -> io::Result<()> {
+        let sent = sendto(self.0.as_raw_fd(), bytes, &NetlinkAddr::new(0, 0), MsgFlags::empty())?;
+        if sent == bytes.len() { Ok(()) } else { Err(io::ErrorKind::WriteZero.into()) }
+    }
+
+    /// Receives until `done` says so. The kernel works while it is sent to, so that all answers to a
+    /// transaction are there already: where there is none left, none will come.
+    fn receive(&self, mut done: impl FnMut(&Answer<'_>) -> bool) -> io::Result<()> {
+        let mut buffer = vec![0; ANSWER_BYTES];
+        loop {
+            let length = recv(self.0.as_raw_fd(), &mut buffer, MsgFlags::MSG_DONTWAIT)?;
+            let mut rest = buffer.get(..length).unwrap_or_default();
+            while let Some((answer, behind)) = split(rest) {
+                if done(&answer) {
+                    return Ok(());
+                }
+                rest = behind;
+            }
+        }
+    }
+}
+
+/// The error that an answer carries; an acknowledgement carries none.
+fn error_of(answer: &Answer<'_>) -> Option<io::Error> {
+    let code = i32::from_ne_bytes(*answer.body.first_chunk::<4>()?);
+    (answer.kind == KIND_ERROR && code != 0).then(|| io::Error::from_raw_os_error(-code))
+}
+
+/// The first message in some bytes, and what is behind it.
+fn split(bytes: &[u8]) -> Option<(Answer<'_>, &[u8])> {
+    let header = bytes.first_chunk::<HEADER_BYTES>()?;
+    let length = usize::try_from(u32::from_ne_bytes(*header.first_chunk()?)).ok()?;
+    let answer = Answer {
+        kind: u16::from_ne_bytes([header[4], header[5]]),
+        flags: u16::from_ne_bytes([header[6], header[7]]),
+        sequence: u32::from_ne_bytes([header[8], header[9], header[10], header[11]]),
+        body: bytes.get(HEADER_BYTES..length)?,
+    };
+    Some((answer, bytes.get(length.next_multiple_of(4)..).unwrap_or_default()))
+}
