@@ -18,8 +18,10 @@ use std::net::{IpAddr, Ipv4Addr, UdpSocket};
 use std::time::Instant;
 
 use namespace::{load, run, within};
+use netns_nft::{Socket, encode};
 use proxy_core::address::Family;
 use proxy_core::iptables::Iptables;
+use proxy_core::plan::plan;
 use proxy_core::portal::{Portals, portals};
 use proxy_core::ruleset::{Ruleset, Settings};
 use proxy_core::sample::{slice, snapshot, standpoint, svc};
@@ -35,13 +37,15 @@ const PORT: u16 = 9_000;
 enum Layout {
     None,
     Flat,
+    Netlink,
     RulePerCount,
     Classic,
 }
 
-const LAYOUTS: [(Layout, &str); 4] = [
+const LAYOUTS: [(Layout, &str); 5] = [
     (Layout::None, "no rules, straight to the backend"),
     (Layout::Flat, "portico: one data map, then one small verdict map"),
+    (Layout::Netlink, "portico: the same by netlink, without the mark"),
     (Layout::RulePerCount, "one rule for each backend count"),
     (Layout::Classic, "iptables: one rule for each portal, the last of them"),
 ];
@@ -83,6 +87,10 @@ fn measure(layout: Layout, counts: u32, flows: usize) -> Vec<f64> {
     match layout {
         Layout::None => {}
         Layout::Flat => load(&Ruleset::new(&portals, Settings::default()).to_string()),
+        Layout::Netlink => {
+            let batch = encode(&plan(&Ruleset::empty(), &Ruleset::new(&portals, Settings::default())));
+            Socket::open().and_then(|socket| socket.apply(&batch)).expect("apply");
+        }
         Layout::RulePerCount => load(&rule_per_count(&portals, counts)),
         Layout::Classic => {
             run("iptables-restore", &[], &Iptables { portals: &portals, family: Family::V4 }.to_string());

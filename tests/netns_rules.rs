@@ -5,8 +5,10 @@
 mod namespace;
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{IpAddr, TcpListener, TcpStream, UdpSocket};
+use std::os::fd::AsFd;
 use std::time::Duration;
 
 use namespace::{add_address, listing, load, within};
@@ -374,6 +376,39 @@ fn what_is_applied_is_what_is_read_back() {
             assert_eq!(socket.read().expect("read back"), Table::from(world));
         });
     }
+}
+
+#[test]
+fn a_thousand_services_are_one_transaction_without_any_privilege() {
+    // Without privilege over its buffer a socket sends some 400 KB at once, and this is below.
+    let world = ruleset_of(cluster(1_000, 3));
+    within(|| {
+        Way::Netlink.program(&world);
+        let socket = Socket::open().expect("open a netfilter socket");
+        assert_eq!(socket.read().expect("read back"), Table::from(&world));
+    });
+}
+
+#[test]
+fn a_socket_belongs_to_the_namespace_in_which_it_was_opened() {
+    let worlds = worlds();
+    // The descriptor keeps the other namespace alive after its thread has ended.
+    let other = within(|| File::open("/proc/thread-self/ns/net").expect("open the namespace"));
+    within(|| {
+        let here = Socket::open().expect("open a socket here");
+        let there = Socket::open_in(other.as_fd()).expect("open a socket there");
+        there.apply(&encode(&plan(&Ruleset::empty(), &worlds[3]))).expect("apply there");
+        assert_eq!(there.read().expect("read there"), Table::from(&worlds[3]));
+        assert_eq!(here.read().expect("read here"), Table::default());
+        assert!(listing().is_empty());
+    });
+}
+
+#[test]
+fn what_is_no_namespace_cannot_be_entered() {
+    let file = File::open("/dev/null").expect("open a file");
+    let error = Socket::open_in(file.as_fd()).expect_err("/dev/null is no namespace");
+    assert!(matches!(error, Error::Enter(_)), "{error:?}");
 }
 
 #[test]

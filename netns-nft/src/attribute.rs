@@ -134,3 +134,36 @@ impl<'a> Attributes<'a> {
         Attributes(self.find(kind).unwrap_or_default())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_written_is_read() {
+        let mut bytes = Bytes::default();
+        bytes.put_text(1, "portico");
+        bytes.nest(2, |bytes| {
+            bytes.put_u32(3, 7);
+            bytes.nest(4, |bytes| bytes.put(5, &[1, 2, 3]));
+        });
+        assert_eq!(bytes.0.len() % 4, 0, "attributes are padded");
+        let read = Attributes(&bytes.0);
+        assert_eq!(read.find(1), Some(&b"portico\0"[..]));
+        assert_eq!(read.within(2).u32(3), Some(7));
+        assert_eq!(read.within(2).within(4).find(5), Some(&[1, 2, 3][..]));
+        assert_eq!(read.find(6), None);
+    }
+
+    #[test]
+    fn what_is_cut_short_ends_the_attributes() {
+        let mut bytes = Bytes::default();
+        bytes.put_u32(1, 7);
+        bytes.put_u32(2, 8);
+        for length in 0..bytes.0.len() {
+            assert!(Attributes(&bytes.0[..length]).count() <= 1, "{length}");
+        }
+        assert_eq!(Attributes(&[0; 8]).count(), 0, "a length below its own header");
+        assert_eq!(Attributes(&[0xff; 8]).count(), 0, "a length beyond the end");
+    }
+}

@@ -255,3 +255,64 @@ fn socket(backend: &SocketAddr) -> Vec<u8> {
     bytes.extend_from_slice(&[0, 0]);
     bytes
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::attribute::{Attributes, HEADER_BYTES};
+    use proxy_core::plan::{plan, plan_touched};
+    use proxy_core::portal::{Standpoint, portals};
+    use proxy_core::ruleset::{Ruleset, Settings};
+    use proxy_core::sample::{cluster, cluster_slice};
+    use proxy_core::snapshot::{Change, Snapshot};
+
+    fn messages(batch: &Batch) -> Vec<(u16, &[u8])> {
+        let (mut rest, mut found) = (&batch.bytes[..], Vec::new());
+        while let Some(length) = rest.first_chunk::<4>() {
+            let length = u32::from_ne_bytes(*length) as usize;
+            found.push((u16::from_ne_bytes([rest[4], rest[5]]) & 0xff, &rest[HEADER_BYTES + 4..length]));
+            rest = &rest[length..];
+        }
+        found
+    }
+
+    fn world(services: u32) -> (Snapshot, Ruleset) {
+        let snapshot: Snapshot = cluster(services, 3).collect();
+        let ruleset = Ruleset::new(&portals(&snapshot, &Standpoint::default()), Settings::default());
+        (snapshot, ruleset)
+    }
+
+    #[test]
+    fn a_plan_without_operations_sends_nothing() {
+        let (_, ruleset) = world(3);
+        assert!(encode(&plan(&ruleset, &ruleset)).is_empty());
+    }
+
+    #[test]
+    fn every_element_is_in_a_message_whose_list_fits_its_length() {
+        let (_, ruleset) = world(5_000);
+        let batch = encode(&plan(&Ruleset::empty(), &ruleset));
+        let messages = messages(&batch);
+        assert_eq!(messages.len(), batch.ops.len(), "each message has its operation");
+        let lists = messages.iter().filter(|(kind, _)| *kind == message::NEWSETELEM);
+        let lists: Vec<Attributes<'_>> =
+            lists.map(|(_, body)| Attributes(body).within(element::ELEMENTS)).collect();
+        assert!(lists.len() > 10, "{} messages", lists.len());
+        let elements: usize = lists.iter().map(|list| list.count()).sum();
+        assert_eq!(elements, ruleset.elements().count() + ruleset.picks().count());
+    }
+
+    #[test]
+    fn one_changed_endpoint_is_four_small_messages() {
+        let (mut snapshot, applied) = world(100);
+        let mut portals = portals(&snapshot, &Standpoint::default());
+        let changed = snapshot.apply(Change::Slice(cluster_slice(7, 3, 1)));
+        let touched = portals.refresh(&snapshot, &Standpoint::default(), &changed);
+        let mut desired = applied.clone();
+        desired.refresh(&portals, &touched);
+        let batch = encode(&plan_touched(&applied, &desired, &touched));
+        let kinds: Vec<u16> = messages(&batch).into_iter().map(|(kind, _)| kind).collect();
+        assert_eq!(kinds, [BATCH_BEGIN, message::DELSETELEM, message::NEWSETELEM, BATCH_END]);
+        assert!(batch.len() < 400, "{} bytes", batch.len());
+    }
+}
