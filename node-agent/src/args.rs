@@ -8,9 +8,12 @@ use ipnet::IpNet;
 use proxy_core::portal::PortalKey;
 use proxy_core::service::{Mode, Protocol};
 
+const EXIT_CODES: &str =
+    "Exit codes: 0 answered, 1 some of the input is wrong (the rest is answered), 2 wrong usage.";
+
 /// Service portals for pods: what a pod sees of the services in manifest files, and why.
 #[derive(Debug, Parser)]
-#[command(name = "portico", version, about, arg_required_else_help = true)]
+#[command(name = "portico", version, arg_required_else_help = true, after_help = EXIT_CODES)]
 pub(crate) struct Args {
     #[command(subcommand)]
     pub(crate) command: Command,

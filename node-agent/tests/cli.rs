@@ -85,6 +85,13 @@ fn wrong_usage_ends_with_2_and_says_how() {
 }
 
 #[test]
+fn help_says_what_it_is_for_and_what_its_exit_codes_mean() {
+    let help = portico(&["--help"]).sound();
+    assert!(help.starts_with("Service portals for pods"), "{help}");
+    assert!(help.contains("Exit codes: 0 answered"), "{help}");
+}
+
+#[test]
 fn a_missing_file_ends_with_1_and_the_rest_is_answered() {
     let answer = portico_with(&["portals", "-f", "no-such-file.yaml", "-f", "-"], SERVICE);
     assert_eq!(answer.code, 1);
