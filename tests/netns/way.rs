@@ -1,0 +1,55 @@
+//! `Way`: the two ways into the kernel, text by the real nft and our own netlink transaction.
+//!
+//! What is true of one must be true of the other, so tests of behaviour run both.
+
+use netns_nft::{Socket, encode};
+use proxy_core::plan::plan;
+use proxy_core::portal::{Portals, portals};
+use proxy_core::ruleset::{Ruleset, Settings};
+use proxy_core::sample::{snapshot, standpoint};
+use proxy_core::snapshot::Change;
+
+use crate::namespace::{load, within};
+
+pub(crate) fn portals_of(changes: impl IntoIterator<Item = Change>) -> Portals {
+    portals(&snapshot(changes), &standpoint())
+}
+
+pub(crate) fn ruleset_of(changes: impl IntoIterator<Item = Change>) -> Ruleset {
+    Ruleset::new(&portals_of(changes), Settings::default())
+}
+
+/// A way into the kernel.
+#[derive(Clone, Copy)]
+pub(crate) enum Way {
+    /// Text, by the real nft.
+    Text,
+    /// Our own netlink transaction.
+    Netlink,
+}
+
+impl Way {
+    /// Programs a new namespace.
+    pub(crate) fn program(self, ruleset: &Ruleset) {
+        self.change(&Ruleset::empty(), ruleset);
+    }
+
+    /// Turns what is there into what is to be there.
+    pub(crate) fn change(self, before: &Ruleset, after: &Ruleset) {
+        let plan = plan(before, after);
+        match self {
+            Self::Text => load(&plan.to_string()),
+            Self::Netlink => {
+                let socket = Socket::open().expect("open a netfilter socket");
+                socket.apply(&encode(&plan)).unwrap_or_else(|error| panic!("{error}: {error:?}"));
+            }
+        }
+    }
+}
+
+/// Runs `body` in a namespace of its own for each way.
+pub(crate) fn each_way(body: impl Fn(Way) + Sync) {
+    for way in [Way::Text, Way::Netlink] {
+        within(|| body(way));
+    }
+}

@@ -1,0 +1,311 @@
+//! What rules do to real connections: each behaviour by both ways into the kernel. The kernel is the judge;
+//! the tracer must agree with it.
+
+#[path = "netns/namespace.rs"]
+#[allow(dead_code)]
+mod namespace;
+#[path = "netns/way.rs"]
+#[allow(dead_code)]
+mod way;
+
+use std::collections::BTreeMap;
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::{IpAddr, TcpListener, TcpStream, UdpSocket};
+use std::time::Duration;
+
+use namespace::{add_address, within};
+use proxy_core::address::Family;
+use proxy_core::iptables::Iptables;
+use proxy_core::ruleset::Settings;
+use proxy_core::sample::{backend, slice, svc, tcp};
+use proxy_core::service::Mode;
+use proxy_core::snapshot::Change;
+use proxy_core::trace::{Packet, Trace, trace};
+use way::{each_way, portals_of, ruleset_of};
+
+/// How long an answer may take: a lost packet is sent again after a second, and after three.
+const ANSWER: Duration = Duration::from_secs(10);
+/// How long nothing must come where everything is dropped: an answer within one machine takes 0.1 ms.
+const SILENCE: Duration = Duration::from_millis(300);
+
+/// A server on this address that answers each connection with its own name.
+fn serve(name: &'static str, address: &str) {
+    add_address(address.rsplit_once(':').expect("a port").0.trim_matches(['[', ']']));
+    let listener = TcpListener::bind(address).expect("listen on the backend's address");
+    std::thread::spawn(move || {
+        for connection in listener.incoming() {
+            let _ = connection.and_then(|mut stream| stream.write_all(name.as_bytes()));
+        }
+    });
+}
+
+/// Who answers at a portal.
+fn ask(portal: &str, patience: Duration) -> io::Result<String> {
+    let mut stream = TcpStream::connect_timeout(&backend(portal), patience)?;
+    let mut name = String::new();
+    stream.set_read_timeout(Some(patience))?;
+    stream.read_to_string(&mut name)?;
+    Ok(name)
+}
+
+fn answer(portal: &str) -> String {
+    ask(portal, ANSWER).unwrap_or_else(|why| panic!("{portal} does not answer: {why}"))
+}
+
+fn tally(portal: &str, times: usize) -> BTreeMap<String, usize> {
+    let mut tally = BTreeMap::new();
+    for _ in 0..times {
+        *tally.entry(answer(portal)).or_default() += 1;
+    }
+    tally
+}
+
+fn assert_refused(portal: &str) {
+    let kind = ask(portal, ANSWER).expect_err("nobody answers").kind();
+    assert_eq!(kind, ErrorKind::ConnectionRefused, "{portal}");
+}
+
+fn assert_silent(portal: &str) {
+    let kind = ask(portal, SILENCE).expect_err("nobody answers").kind();
+    assert_eq!(kind, ErrorKind::TimedOut, "{portal}");
+}
+
+#[test]
+fn each_connection_reaches_one_of_all_backends() {
+    each_way(|way| {
+        serve("a", "10.1.0.1:8080");
+        serve("b", "10.1.0.2:8080");
+        serve("c", "10.1.0.3:9090");
+        let made = slice("web").tcp("http", 8080).at("10.1.0.1").at("10.1.0.2");
+        let other = slice("web").named("web-2").tcp("http", 9090).at("10.1.0.3");
+        let web = svc("web").ip("10.96.0.1").tcp("http", 80);
+        way.program(&ruleset_of([web.into(), made.into(), other.into()]));
+        let tally = tally("10.96.0.1:80", 300);
+        assert_eq!(tally.keys().collect::<Vec<_>>(), ["a", "b", "c"]);
+        // 300 fair draws of three stay within 60 to 140 but once in ten million runs.
+        assert!(tally.values().all(|count| (60..=140).contains(count)), "{tally:?}");
+    });
+}
+
+#[test]
+fn ipv6_portals_lead_to_ipv6_backends() {
+    each_way(|way| {
+        serve("six", "[2001:db8:1::1]:8080");
+        let web = svc("web").ip("10.96.0.1").ip("2001:db8:96::1").tcp("http", 80);
+        let made = slice("web").tcp("http", 8080).at("2001:db8:1::1");
+        way.program(&ruleset_of([web.into(), made.into()]));
+        assert_eq!(tally("[2001:db8:96::1]:80", 5), BTreeMap::from([("six".to_owned(), 5)]));
+        assert_refused("10.96.0.1:80");
+        assert_refused("[2001:db8:96::1]:81");
+    });
+}
+
+#[test]
+fn a_portal_without_backends_refuses_and_so_does_a_wrong_port() {
+    each_way(|way| {
+        way.program(&ruleset_of([svc("none").ip("10.96.0.2").tcp("http", 80).into()]));
+        assert_refused("10.96.0.2:80");
+        assert_refused("10.96.0.2:81");
+    });
+}
+
+#[test]
+fn udp_is_forwarded_and_refused_like_tcp() {
+    each_way(|way| {
+        add_address("10.1.0.1");
+        let server = UdpSocket::bind("10.1.0.1:5353").expect("bind the backend");
+        server.set_read_timeout(Some(ANSWER)).expect("set a time-out");
+        let dns = svc("dns").ip("10.96.0.10").udp("dns", 53).udp("none", 54);
+        let made = slice("dns").udp("dns", 5353).at("10.1.0.1");
+        way.program(&ruleset_of([dns.into(), made.into()]));
+        let client = UdpSocket::bind("10.200.0.1:0").expect("bind the client");
+        client.connect("10.96.0.10:53").expect("connect");
+        client.send(b"query").expect("send");
+        let mut buffer = [0; 16];
+        let (length, from) = server.recv_from(&mut buffer).expect("the query arrives");
+        assert_eq!(&buffer[..length], b"query");
+        server.send_to(b"answer", from).expect("answer");
+        client.set_read_timeout(Some(ANSWER)).expect("set a time-out");
+        let length = client.recv(&mut buffer).expect("the answer comes from the portal's address");
+        assert_eq!(&buffer[..length], b"answer");
+
+        let client = UdpSocket::bind("10.200.0.1:0").expect("bind the client");
+        client.connect("10.96.0.10:54").expect("connect");
+        let refused = [client.send(b"x"), client.send(b"x")];
+        let kinds = refused.map(|sent| sent.expect_err("refused").kind());
+        assert!(
+            kinds.iter().all(|k| matches!(k, ErrorKind::PermissionDenied | ErrorKind::ConnectionRefused)),
+            "{kinds:?}"
+        );
+    });
+}
+
+#[test]
+fn policy_local_without_local_endpoints_drops() {
+    each_way(|way| {
+        serve("remote", "10.1.0.1:8080");
+        let near = svc("near").ip("10.96.0.3").tcp("http", 80).internal_local();
+        let made = slice("near").tcp("http", 8080).at("10.1.0.1").on("n2");
+        way.program(&ruleset_of([near.into(), made.into()]));
+        assert_silent("10.96.0.3:80");
+    });
+}
+
+#[test]
+fn a_free_address_of_a_service_range_leads_nowhere() {
+    each_way(|way| {
+        serve("past", "10.96.7.7:80");
+        let range = Change::ServiceRanges(vec!["10.96.0.0/16".parse().expect("a network")]);
+        way.program(&ruleset_of([range, svc("web").ip("10.96.0.1").tcp("", 80).into()]));
+        assert_silent("10.96.7.7:80");
+    });
+}
+
+#[test]
+fn what_is_no_portal_is_left_alone() {
+    each_way(|way| {
+        serve("plain", "10.1.0.1:8080");
+        way.program(&ruleset_of([svc("web").ip("10.96.0.1").tcp("", 80).into()]));
+        assert_eq!(answer("10.1.0.1:8080"), "plain");
+    });
+}
+
+#[test]
+fn only_sources_in_range_use_a_load_balancer_address() {
+    let lb = || {
+        let lb = svc("lb").ip("10.96.0.4").tcp("http", 80).balanced("192.0.2.4").only_from("10.200.0.0/16");
+        [Change::from(lb), slice("lb").tcp("http", 8080).at("10.1.0.1").into()]
+    };
+    each_way(|way| {
+        serve("a", "10.1.0.1:8080");
+        way.program(&ruleset_of(lb()));
+        assert_eq!(answer("192.0.2.4:80"), "a");
+        run_as("10.201.0.1", || assert_silent("192.0.2.4:80"));
+        run_as("10.201.0.1", || {
+            assert_eq!(answer("10.96.0.4:80"), "a");
+        });
+    });
+}
+
+/// Lets what follows come from another address.
+fn run_as(source: &str, body: impl FnOnce()) {
+    add_address(source);
+    namespace::run("ip", &["route", "replace", "default", "dev", "lo", "src", source], "");
+    body();
+    namespace::run("ip", &["route", "replace", "default", "dev", "lo", "src", "10.200.0.1"], "");
+    namespace::run("ip", &["address", "del", &format!("{source}/32"), "dev", "lo"], "");
+}
+
+#[test]
+fn a_sticky_client_stays_until_its_backend_goes() {
+    each_way(|way| {
+        serve("a", "10.1.0.1:8080");
+        serve("b", "10.1.0.2:8080");
+        serve("c", "10.1.0.3:8080");
+        let all = ["10.1.0.1", "10.1.0.2", "10.1.0.3"];
+        let world = |addresses: &[&str]| {
+            let sticky = svc("s").ip("10.96.0.5").tcp("http", 80).sticky(10_800);
+            let made = addresses.iter().fold(slice("s").tcp("http", 8080), |made, address| made.at(address));
+            ruleset_of([sticky.into(), made.into()])
+        };
+        let before = world(&all);
+        way.program(&before);
+        let first = tally("10.96.0.5:80", 20);
+        assert_eq!(first.len(), 1, "one client, one backend: {first:?}");
+        let served = ["a", "b", "c"].iter().position(|name| first.contains_key(*name)).expect("one of three");
+        let left: Vec<&str> = all.iter().copied().filter(|address| *address != all[served]).collect();
+        way.change(&before, &world(&left));
+        let second = tally("10.96.0.5:80", 20);
+        assert_eq!(second.len(), 1, "it settles on another: {second:?}");
+        assert_ne!(first.keys().next(), second.keys().next());
+    });
+}
+
+#[test]
+fn an_established_connection_outlives_its_portal() {
+    each_way(|way| {
+        add_address("10.1.0.1");
+        let listener = TcpListener::bind("10.1.0.1:8080").expect("listen");
+        let web = svc("web").ip("10.96.0.1").tcp("http", 80);
+        let before = ruleset_of([web.into(), slice("web").tcp("http", 8080).at("10.1.0.1").into()]);
+        way.program(&before);
+        let mut client = TcpStream::connect_timeout(&backend("10.96.0.1:80"), ANSWER).expect("connect");
+        let (mut server, _) = listener.accept().expect("accept");
+        way.change(&before, &ruleset_of([]));
+        client.write_all(b"still here").expect("write");
+        let mut buffer = [0; 10];
+        server.set_read_timeout(Some(ANSWER)).expect("set a time-out");
+        server.read_exact(&mut buffer).expect("the bytes arrive after the portal is gone");
+        assert_eq!(&buffer, b"still here");
+    });
+}
+
+#[test]
+fn a_relayed_portal_is_redirected_to_the_relays_port() {
+    each_way(|way| {
+        let port = Settings::default().relay_port;
+        let listener = TcpListener::bind(("127.0.0.1", port)).expect("listen as the relay");
+        let web = svc("web").ip("10.96.0.1").tcp("http", 80).mode(Mode::Relay);
+        way.program(&ruleset_of([web.into(), slice("web").tcp("http", 8080).at("10.1.0.1").into()]));
+        TcpStream::connect_timeout(&backend("10.96.0.1:80"), ANSWER).expect("the relay accepts");
+        listener.accept().expect("accept");
+    });
+}
+
+#[test]
+fn tracer_and_kernel_agree() {
+    let changes = || -> Vec<Change> {
+        vec![
+            svc("web").ip("10.96.0.1").tcp("http", 80).external("192.0.2.1").into(),
+            slice("web").tcp("http", 8080).at("10.1.0.1").into(),
+            svc("none").ip("10.96.0.2").tcp("http", 80).external("192.0.2.2").into(),
+            svc("near").ip("10.96.0.3").tcp("http", 80).internal_local().external("192.0.2.3").into(),
+            slice("near").tcp("http", 8080).at("10.1.0.1").on("n2").into(),
+            svc("lb").ip("10.96.0.4").tcp("http", 80).balanced("192.0.2.4").only_from("10.9.0.0/16").into(),
+            slice("lb").tcp("http", 8080).at("10.1.0.1").into(),
+            svc("node").ip("10.96.0.5").tcp("http", 80).node_port(30_080).into(),
+            slice("node").tcp("http", 8080).at("10.1.0.1").into(),
+        ]
+    };
+    each_way(|way| {
+        serve("web", "10.1.0.1:8080");
+        let ruleset = ruleset_of(changes());
+        way.program(&ruleset);
+        let portals =
+            ["10.96.0", "192.0.2"].iter().flat_map(|net| (1..=4).map(move |n| format!("{net}.{n}:80")));
+        for portal in portals.chain(["10.96.0.1:81".to_owned(), "10.240.0.5:30080".to_owned()]) {
+            let source: Option<IpAddr> = "10.200.0.1".parse().ok();
+            let expected = match trace(&ruleset, &Packet { source, destination: tcp(&portal) }, 0) {
+                Trace::Forward(_) => Ok("web".to_owned()),
+                Trace::Reject | Trace::WrongPort => Err(ErrorKind::ConnectionRefused),
+                _ => Err(ErrorKind::TimedOut),
+            };
+            let patience = if expected == Err(ErrorKind::TimedOut) { SILENCE } else { ANSWER };
+            assert_eq!(ask(&portal, patience).map_err(|why| why.kind()), expected, "{portal}");
+        }
+    });
+}
+
+#[test]
+fn the_classic_form_forwards_refuses_and_drops() {
+    let portals = portals_of([
+        svc("w").ip("10.96.0.1").tcp("", 80).into(),
+        slice("w").tcp("", 8080).at("10.1.0.1").at("10.1.0.2").into(),
+        svc("none").ip("10.96.0.2").tcp("", 80).into(),
+        svc("near").ip("10.96.0.3").tcp("", 80).internal_local().into(),
+        slice("near").tcp("", 80).at("10.1.0.1").on("n2").into(),
+    ]);
+    within(|| {
+        serve("a", "10.1.0.1:8080");
+        serve("b", "10.1.0.2:8080");
+        namespace::run(
+            "iptables-restore",
+            &[],
+            &Iptables { portals: &portals, family: Family::V4 }.to_string(),
+        );
+        assert_eq!(tally("10.96.0.1:80", 60).len(), 2);
+        assert_refused("10.96.0.2:80");
+        assert_refused("10.96.0.1:81");
+        assert_silent("10.96.0.3:80");
+    });
+}
