@@ -100,7 +100,7 @@ fn families(spec: &Field<'_, '_>) -> Vec<Family> {
                 field.error(format_args!("{} is there twice", field.shown()));
             }
             Some(family) => families.push(family),
-            None if field.is_absent() || field.is_empty_text() => field.refuse("one of IPv4, IPv6"),
+            None if field.is_missing() => field.refuse("one of IPv4, IPv6"),
             None => {}
         }
     }

@@ -12,7 +12,7 @@ use proxy_core::service::{Protocol, Service, ServiceKey};
 
 use crate::field::Field;
 use crate::metadata::{NameRule, Names, metadata};
-use crate::ports::PROTOCOLS;
+use crate::ports::protocol;
 use crate::slice::usable_address;
 use crate::validate;
 
@@ -101,10 +101,7 @@ fn port(field: &Field<'_, '_>, names: &mut Names) -> Option<EndpointPort> {
     if number.is_absent() {
         number.error("missing: 1 to 65535");
     }
-    let protocol = match field.at("protocol") {
-        absent if absent.is_absent() || absent.is_empty_text() => Some(Protocol::Tcp),
-        present => validate::one_of(&present, &PROTOCOLS),
-    };
+    let protocol = protocol(&field.at("protocol"));
     let name = names.get(field.at("name").text().unwrap_or_default());
     Some(EndpointPort { name, protocol: protocol?, port: validate::port(&number)? })
 }

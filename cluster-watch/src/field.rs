@@ -99,6 +99,11 @@ impl<'p, 'v> Field<'p, 'v> {
         self.value.as_str() == Some("")
     }
 
+    /// Absent, or an empty text, which Go does not tell apart.
+    pub(crate) fn is_missing(&self) -> bool {
+        self.is_absent() || self.is_empty_text()
+    }
+
     pub(crate) fn is_empty_list(&self) -> bool {
         self.value.as_array().is_some_and(Vec::is_empty)
     }

@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use proxy_core::address::{forbidden, parse_ip_sloppy};
+use proxy_core::address::parse_ip_sloppy;
 use proxy_core::endpoint::{Conditions, Endpoint, EndpointPort};
 use proxy_core::service::{Protocol, ServiceKey};
 use serde_json::{Value, json};
@@ -17,6 +17,7 @@ use crate::field::{Field, Findings};
 use crate::metadata::{NameRule, Names, named, namespaced};
 use crate::ports::PROTOCOLS;
 use crate::service::{ServiceDraft, service};
+use crate::slice::allowed;
 use crate::validate;
 
 /// New and old names of fields; a longer path stands before its beginning.
@@ -121,9 +122,5 @@ fn address_and_port(field: &Field<'_, '_>) -> Option<(IpAddr, u16)> {
         field.warn(format_args!("{} is not address:port; skipped", field.shown()));
         return None;
     };
-    if let Some(reason) = forbidden(address) {
-        field.warn(format_args!("{address} is {reason}, which no endpoint may have; skipped"));
-        return None;
-    }
-    Some((address, port))
+    Some((allowed(field, address)?, port))
 }

@@ -53,7 +53,7 @@ pub(crate) fn metadata(metadata: &Field<'_, '_>, rule: NameRule, names: &mut Nam
 
 /// The name of an object, which must have one.
 pub(crate) fn named<'v>(field: &Field<'_, 'v>, rule: NameRule) -> Option<&'v str> {
-    if field.is_absent() || field.is_empty_text() {
+    if field.is_missing() {
         field.error("missing: every object has a name");
         return None;
     }
@@ -65,7 +65,7 @@ pub(crate) fn named<'v>(field: &Field<'_, 'v>, rule: NameRule) -> Option<&'v str
 
 /// The namespace; an object that names none is in `default`.
 pub(crate) fn namespaced<'v>(field: &Field<'_, 'v>) -> Option<&'v str> {
-    if field.is_absent() || field.is_empty_text() {
+    if field.is_missing() {
         return Some(DEFAULT_NAMESPACE);
     }
     validate::dns_label(field)

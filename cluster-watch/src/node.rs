@@ -59,7 +59,7 @@ pub(crate) fn service_cidr(object: &Field<'_, '_>) -> Option<(Arc<str>, Vec<IpNe
     let spec = object.map("spec");
     let mut ranges = Vec::new();
     for field in spec.list("cidrs") {
-        if field.is_absent() || field.is_empty_text() {
+        if field.is_missing() {
             field.refuse("a network, as 10.0.0.0/8");
         }
         ranges.extend(validate::network(&field));

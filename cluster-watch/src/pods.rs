@@ -9,15 +9,16 @@ use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use proxy_core::address::{Family, forbidden, parse_ip_sloppy};
+use proxy_core::address::{Family, parse_ip_sloppy};
 use proxy_core::endpoint::{Conditions, Endpoint, EndpointPort};
 use proxy_core::service::Protocol;
 
 use crate::endpoints::Subset;
 use crate::field::Field;
 use crate::metadata::{NameRule, Names, metadata};
-use crate::ports::PROTOCOLS;
+use crate::ports::protocol;
 use crate::service::{ServiceDraft, TargetPort};
+use crate::slice::allowed;
 use crate::validate;
 
 /// The identity of a pod.
@@ -131,17 +132,14 @@ fn addresses(status: &Field<'_, '_>) -> Vec<IpAddr> {
     let mut addresses: Vec<IpAddr> = Vec::new();
     let mut add = |field: &Field<'_, '_>| {
         let Some(text) = field.text() else { return };
-        match parse_ip_sloppy(text) {
-            None => field.warn(format_args!("{} is not an IP address; skipped", field.shown())),
-            Some(address) => match forbidden(address) {
-                Some(reason) => {
-                    field.warn(format_args!("{address} is {reason}, which no endpoint may have; skipped"));
-                }
-                // One of each family: an endpoint has one address.
-                None if addresses.iter().any(|other| Family::of(*other) == Family::of(address)) => {}
-                None => addresses.push(address),
-            },
-        }
+        let Some(address) = parse_ip_sloppy(text) else {
+            field.warn(format_args!("{} is not an IP address; skipped", field.shown()));
+            return;
+        };
+        // One of each family: an endpoint has one address.
+        let is_new = |address: &IpAddr| !addresses.iter().any(|ip| Family::of(*ip) == Family::of(*address));
+        let address = allowed(field, address).filter(is_new);
+        addresses.extend(address);
     };
     let listed: Vec<Field<'_, '_>> = status.maps("podIPs").collect();
     for entry in &listed {
@@ -163,10 +161,7 @@ fn container_ports(spec: &Field<'_, '_>) -> NamedPorts {
             }
             for port in container.maps("ports") {
                 let Some(name) = port.at("name").text() else { continue };
-                let protocol = match port.at("protocol") {
-                    absent if absent.is_absent() || absent.is_empty_text() => Some(Protocol::Tcp),
-                    present => validate::one_of(&present, &PROTOCOLS),
-                };
+                let protocol = protocol(&port.at("protocol"));
                 let number = validate::port(&port.at("containerPort"));
                 if let (Some(protocol), Some(port)) = (protocol, number) {
                     ports.entry(name.into()).or_default().entry(protocol).or_insert(port);

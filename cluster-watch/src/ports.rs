@@ -15,6 +15,11 @@ use crate::validate;
 pub(crate) const PROTOCOLS: [(&str, Protocol); 3] =
     [("TCP", Protocol::Tcp), ("UDP", Protocol::Udp), ("SCTP", Protocol::Sctp)];
 
+/// The protocol of a port: TCP where none is named; none where it is wrong, which is said.
+pub(crate) fn protocol(field: &Field<'_, '_>) -> Option<Protocol> {
+    if field.is_missing() { Some(Protocol::Tcp) } else { validate::one_of(field, &PROTOCOLS) }
+}
+
 /// A port of a service, and where it leads on pods.
 #[derive(Debug)]
 pub(crate) struct PortDraft {
@@ -56,10 +61,7 @@ fn port<'v>(
     names: &mut Names,
 ) -> Option<PortDraft> {
     let name = name(&field.at("name"), several, seen);
-    let protocol = match field.at("protocol") {
-        absent if absent.is_absent() || absent.is_empty_text() => Some(Protocol::Tcp),
-        present => validate::one_of(&present, &PROTOCOLS),
-    };
+    let protocol = protocol(&field.at("protocol"));
     let number_field = field.at("port");
     if number_field.is_absent() {
         number_field.error("missing: 1 to 65535");
@@ -81,7 +83,7 @@ fn port<'v>(
 }
 
 fn name<'v>(field: &Field<'_, 'v>, several: bool, seen: &mut Seen<'v>) -> &'v str {
-    if field.is_absent() || field.is_empty_text() {
+    if field.is_missing() {
         if several {
             field.error("missing: every port has a name where there are several");
         }

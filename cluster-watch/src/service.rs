@@ -145,7 +145,7 @@ fn check_type(spec: &Field<'_, '_>, kind: ServiceType, ports: &[PortDraft]) {
     let name = spec.at("externalName");
     if kind == ServiceType::ExternalName {
         match name.text() {
-            None if name.is_absent() || name.is_empty_text() => {
+            None if name.is_missing() => {
                 name.error("missing: type ExternalName needs the name that it stands for");
             }
             // A dot at the end says that the name is complete.
@@ -165,7 +165,7 @@ fn external_ips(spec: &Field<'_, '_>) -> Vec<IpAddr> {
     for field in spec.list("externalIPs") {
         if let Some(reason) = parse_ip_sloppy(field.text().unwrap_or_default()).and_then(forbidden) {
             field.error(format_args!("{} is {reason}, which no service may have", field.shown()));
-        } else if field.is_empty_text() || field.is_absent() {
+        } else if field.is_missing() {
             field.refuse("an IP address");
         } else {
             found.extend(validate::address(&field));
@@ -198,7 +198,7 @@ fn source_ranges(spec: &Field<'_, '_>, kind: ServiceType) -> Vec<IpNet> {
     let mut is_empty = true;
     for field in spec.list("loadBalancerSourceRanges") {
         is_empty = false;
-        if field.is_empty_text() || field.is_absent() {
+        if field.is_missing() {
             field.refuse("a network, as 10.0.0.0/8");
         }
         ranges.extend(validate::network(&field));

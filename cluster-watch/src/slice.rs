@@ -86,7 +86,7 @@ pub(crate) fn slice(object: &Field<'_, '_>, defaults: Defaults, names: &mut Name
         Some(AddressType::Fqdn) => return Sliced::Passed("EndpointSlice of type FQDN"),
         Some(AddressType::Ip(family)) => Some(family),
         None => {
-            if type_field.is_absent() || type_field.is_empty_text() {
+            if type_field.is_missing() {
                 type_field.error("missing: one of IPv4, IPv6, FQDN");
             }
             None
@@ -179,7 +179,7 @@ fn endpoint(field: &Field<'_, '_>, family: Family, names: &mut Names) -> Option<
 /// The address of an endpoint; none where it is none or must not stand behind a portal, which is said.
 pub(crate) fn usable_address(field: &Field<'_, '_>) -> Option<IpAddr> {
     let Some(text) = field.text() else {
-        if field.is_absent() || field.is_empty_text() {
+        if field.is_missing() {
             field.warn("no address; skipped");
         }
         return None;
@@ -188,9 +188,14 @@ pub(crate) fn usable_address(field: &Field<'_, '_>) -> Option<IpAddr> {
         field.warn(format_args!("{} is not an IP address; skipped", field.shown()));
         return None;
     };
-    if let Some(reason) = forbidden(address) {
+    allowed(field, address)
+}
+
+/// The address, if an endpoint may have it; if not, that is said.
+pub(crate) fn allowed(field: &Field<'_, '_>, address: IpAddr) -> Option<IpAddr> {
+    let reason = forbidden(address);
+    if let Some(reason) = reason {
         field.warn(format_args!("{address} is {reason}, which no endpoint may have; skipped"));
-        return None;
     }
-    Some(address)
+    reason.is_none().then_some(address)
 }

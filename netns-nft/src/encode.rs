@@ -6,7 +6,6 @@
 use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
-use proxy_core::address::Family;
 use proxy_core::plan::{Op, Plan};
 use proxy_core::portal::PortalKey;
 use proxy_core::ruleset::{Element, Pick};
@@ -105,32 +104,22 @@ impl Writer {
             Op::AddTable(settings) => layout::add_table(self, settings),
             Op::AddPick(pick) => layout::add_pick(self, pick),
             Op::DeletePick(pick) => layout::delete_pick(self, pick),
-            Op::Add(first) => {
-                return self.elements(message::NEWSETELEM, first, ops, |op| match op {
-                    Op::Add(element) => Some(element),
-                    _ => None,
-                });
-            }
-            Op::Delete(first) => {
-                return self.elements(message::DELSETELEM, first, ops, |op| match op {
-                    Op::Delete(element) => Some(element),
-                    _ => None,
-                });
-            }
+            Op::Add(first) => return self.elements(message::NEWSETELEM, first, ops, Op::added),
+            Op::Delete(first) => return self.elements(message::DELSETELEM, first, ops, Op::deleted),
         }
         1
     }
 
     /// One message for the elements of one set that stand together, as far as they fit.
     fn elements(&mut self, kind: u16, first: Element, ops: &[Op], of: fn(Op) -> Option<Element>) -> usize {
-        let set = set_of(&first);
+        let set = first.set();
         let create = if kind == message::NEWSETELEM { flag::CREATE } else { 0 };
         let message = self.open(kind, create);
         self.bytes.put_text(element::TABLE, TABLE);
         self.bytes.put_text(element::SET, set);
         let list = self.bytes.open(element::ELEMENTS);
         let mut taken = 0;
-        for element in ops.iter().map_while(|op| of(*op)).take_while(|element| set_of(element) == set) {
+        for element in ops.iter().map_while(|op| of(*op)).take_while(|element| element.set() == set) {
             if !self.bytes.has_room(&list, 2 * ELEMENT_BYTES_MAX) {
                 break;
             }
@@ -157,22 +146,6 @@ impl Writer {
                 });
             });
         });
-    }
-}
-
-/// The name of the set or map that an element is in.
-pub(crate) const fn set_of(element: &Element) -> &'static str {
-    match (element, element.family()) {
-        (Element::Portal(..), Family::V4) => "portals4",
-        (Element::Portal(..), Family::V6) => "portals6",
-        (Element::Backend(..), Family::V4) => "backends4",
-        (Element::Backend(..), Family::V6) => "backends6",
-        (Element::Address(_), Family::V4) => "addresses4",
-        (Element::Address(_), Family::V6) => "addresses6",
-        (Element::Source(..), Family::V4) => "sources4",
-        (Element::Source(..), Family::V6) => "sources6",
-        (Element::Range(_), Family::V4) => "ranges4",
-        (Element::Range(_), Family::V6) => "ranges6",
     }
 }
 

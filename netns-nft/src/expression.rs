@@ -11,7 +11,6 @@ use crate::kernel::{LIST_ELEMENT, element, rule};
 
 /// The first register; a concatenation fills as many as it needs from there.
 pub(crate) const REGISTER: u32 = 8;
-const TCP: u8 = 6;
 
 /// A field of a packet, or a value that comes before one.
 #[derive(Debug, Clone, Copy)]
@@ -73,11 +72,6 @@ impl Rule<'_> {
         self.meta(16, REGISTER);
         self.compare(REGISTER, &[number]);
         self
-    }
-
-    /// Goes on with TCP only.
-    pub(crate) fn of_tcp(&mut self) -> &mut Self {
-        self.of_protocol(TCP)
     }
 
     /// Loads parts of the packet one behind the other, and says which register comes next.

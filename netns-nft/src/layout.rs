@@ -3,9 +3,10 @@
 
 use proxy_core::address::Family;
 use proxy_core::ruleset::{Action, Pick, Settings};
+use proxy_core::service::Protocol;
 
 use crate::attribute::Bytes;
-use crate::encode::{TABLE, Writer};
+use crate::encode::{TABLE, Writer, protocol_number};
 use crate::expression::{Part, REGISTER, Rule};
 use crate::kernel::{LIST_ELEMENT, chain, element, flag, message, rule, set, table};
 
@@ -13,8 +14,8 @@ use crate::kernel::{LIST_ELEMENT, chain, element, flag, message, rule, set, tabl
 pub(crate) const LAYOUT: u32 = 1;
 /// More clients than this one pod is not remembered for: it is one client.
 const CLIENTS_MAX: u32 = 65_535;
-const UDP: u8 = 17;
-const TCP: u8 = 6;
+const TCP: u8 = protocol_number(Protocol::Tcp);
+const UDP: u8 = protocol_number(Protocol::Udp);
 
 const PORTAL: [Part; 3] = [Part::Destination, Part::Protocol, Part::Port];
 const CLIENT: [Part; 3] = [Part::Protocol, Part::Port, Part::Destination];
@@ -53,7 +54,7 @@ pub(crate) fn add_table(writer: &mut Writer, settings: Settings) {
     add_output_chain(writer, settings.nat_priority);
     // One NAT rule that never matches and never goes: see `proxy_core::nft`.
     add_rule(writer, "anchor", |rule| rule.of_protocol(u8::MAX).redirect(settings.relay_port));
-    add_rule(writer, "refuse", |rule| rule.of_tcp().refuse(true));
+    add_rule(writer, "refuse", |rule| rule.of_protocol(TCP).refuse(true));
     add_rule(writer, "refuse", |rule| rule.refuse(false));
     add_rule(writer, "relay", |rule| rule.of_protocol(TCP).redirect(settings.relay_port));
     add_rule(writer, "relay", |rule| rule.of_protocol(UDP).redirect(settings.relay_port));

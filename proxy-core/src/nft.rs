@@ -38,20 +38,16 @@ impl Display for Ruleset {
 impl Display for Plan {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         let mut ops = self.ops();
-        while let [first, rest @ ..] = ops {
+        while let [first, ..] = ops {
             let taken = match first {
-                Op::Add(_) => {
-                    write_run(f, "add", ops, |op| if let Op::Add(e) = op { Some(*e) } else { None })?
-                }
-                Op::Delete(_) => {
-                    write_run(f, "delete", ops, |op| if let Op::Delete(e) = op { Some(*e) } else { None })?
-                }
+                Op::Add(_) => write_run(f, "add", ops, Op::added)?,
+                Op::Delete(_) => write_run(f, "delete", ops, Op::deleted)?,
                 single => {
                     write_single(f, single)?;
                     1
                 }
             };
-            ops = rest.get(taken - 1..).unwrap_or_default();
+            ops = &ops[taken..];
         }
         Ok(())
     }
@@ -62,9 +58,9 @@ fn write_run(
     f: &mut Formatter<'_>,
     verb: &str,
     ops: &[Op],
-    element: impl Fn(&Op) -> Option<Element>,
+    element: fn(Op) -> Option<Element>,
 ) -> Result<usize, fmt::Error> {
-    let run: Vec<Element> = ops.iter().map_while(element).collect();
+    let run: Vec<Element> = ops.iter().map_while(|op| element(*op)).collect();
     let taken = run.len();
     write_elements(f, verb, run.into_iter())?;
     Ok(taken)
@@ -185,14 +181,14 @@ fn client(ip: &str) -> String {
 
 /// Writes elements; those of one set that follow each other become one command.
 fn write_elements(f: &mut Formatter<'_>, verb: &str, elements: impl Iterator<Item = Element>) -> fmt::Result {
-    let mut open: Option<(&str, Family)> = None;
+    let mut open: Option<&str> = None;
     for element in elements {
-        let set = (set_name(&element), element.family());
+        let set = element.set();
         if open != Some(set) {
             if open.is_some() {
                 writeln!(f, "\n}}")?;
             }
-            write!(f, "{verb} element {TABLE} {}{} {{", set.0, words(set.1).suffix)?;
+            write!(f, "{verb} element {TABLE} {set} {{")?;
             open = Some(set);
         } else {
             f.write_str(",")?;
@@ -200,16 +196,6 @@ fn write_elements(f: &mut Formatter<'_>, verb: &str, elements: impl Iterator<Ite
         write!(f, "\n\t{}", ElementText(&element))?;
     }
     if open.is_some() { writeln!(f, "\n}}") } else { Ok(()) }
-}
-
-const fn set_name(element: &Element) -> &'static str {
-    match element {
-        Element::Portal(..) => "portals",
-        Element::Backend(..) => "backends",
-        Element::Address(_) => "addresses",
-        Element::Source(..) => "sources",
-        Element::Range(_) => "ranges",
-    }
 }
 
 struct ElementText<'a>(&'a Element);

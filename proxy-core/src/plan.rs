@@ -8,9 +8,10 @@
 //! an element's removal before a new one with the same key, a chain's removal last. Nothing is removed
 //! that is not there, since that would abort the whole transaction.
 
+use std::collections::BTreeSet;
+
 use crate::portal::Touched;
 use crate::ruleset::{Element, Pick, Ruleset, Settings};
-use std::collections::BTreeSet;
 
 /// One operation of a plan.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -27,6 +28,20 @@ pub enum Op {
     Add(Element),
     /// Remove the element of a pick from `picks`, and its chain.
     DeletePick(Pick),
+}
+
+impl Op {
+    /// The element that it adds, if it adds one.
+    #[must_use]
+    pub fn added(self) -> Option<Element> {
+        if let Self::Add(element) = self { Some(element) } else { None }
+    }
+
+    /// The element that it removes, if it removes one.
+    #[must_use]
+    pub fn deleted(self) -> Option<Element> {
+        if let Self::Delete(element) = self { Some(element) } else { None }
+    }
 }
 
 /// The ordered operations of one transaction.
@@ -46,12 +61,6 @@ impl Plan {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.ops.is_empty()
-    }
-}
-
-impl From<Vec<Op>> for Plan {
-    fn from(ops: Vec<Op>) -> Self {
-        Self { ops }
     }
 }
 

@@ -138,6 +138,23 @@ pub enum Element {
 }
 
 impl Element {
+    /// The name of the map or set it is in.
+    #[must_use]
+    pub const fn set(&self) -> &'static str {
+        match (self, self.family()) {
+            (Self::Portal(..), Family::V4) => "portals4",
+            (Self::Portal(..), Family::V6) => "portals6",
+            (Self::Backend(..), Family::V4) => "backends4",
+            (Self::Backend(..), Family::V6) => "backends6",
+            (Self::Address(_), Family::V4) => "addresses4",
+            (Self::Address(_), Family::V6) => "addresses6",
+            (Self::Source(..), Family::V4) => "sources4",
+            (Self::Source(..), Family::V6) => "sources6",
+            (Self::Range(_), Family::V4) => "ranges4",
+            (Self::Range(_), Family::V6) => "ranges6",
+        }
+    }
+
     /// The family whose map or set it is in.
     #[must_use]
     pub const fn family(&self) -> Family {

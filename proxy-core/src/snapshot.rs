@@ -255,15 +255,16 @@ impl Snapshot {
     }
 
     fn put_slice(&mut self, slice: EndpointSlice) -> Changed {
-        let old = self.slices.get(&slice.key).cloned();
+        let mut old = self.slices.get(&slice.key).cloned();
         if old.as_deref() == Some(&slice) {
             return Changed::new();
         }
         let mut changed = Changed::from([slice.service.clone()]);
-        if let Some(old) = old.filter(|old| old.service != slice.service) {
-            changed.extend(self.remove_slice(&old.key));
+        if old.as_ref().is_some_and(|old| old.service != slice.service) {
+            changed.extend(self.remove_slice(&slice.key));
+            old = None;
         }
-        self.count_neighbourhoods(Some(&slice), self.slices.get(&slice.key).cloned().as_deref());
+        self.count_neighbourhoods(Some(&slice), old.as_deref());
         let slice = Arc::new(slice);
         self.slices.insert_mut(slice.key.clone(), slice.clone());
         self.slices_by_service.insert_mut((slice.service.clone(), slice.key.name.clone()), slice);

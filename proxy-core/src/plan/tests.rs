@@ -270,9 +270,9 @@ fn what_does_not_fit_is_refused_and_names_the_operation() {
     ];
     for op in misfits {
         let harmless = Op::Add(slot(5, 5));
-        assert_eq!(run(&vec![harmless, op].into(), &applied), Err(Misfit { index: 1, op }));
+        assert_eq!(run(&Plan { ops: vec![harmless, op] }, &applied), Err(Misfit { index: 1, op }));
     }
     for op in [Op::DeleteTable, Op::AddPick(count_pick(1)), Op::Add(slot(0, 1)), Op::Delete(slot(0, 1))] {
-        assert_eq!(run(&vec![op].into(), &Table::default()), Err(Misfit { index: 0, op }));
+        assert_eq!(run(&Plan { ops: vec![op] }, &Table::default()), Err(Misfit { index: 0, op }));
     }
 }
