@@ -9,10 +9,11 @@ mod namespace;
 mod way;
 
 use std::fs::File;
-use std::os::fd::AsFd;
+use std::os::fd::OwnedFd;
+use std::path::Path;
 
 use namespace::{listing, load, within};
-use netns_nft::{Error, Socket, encode};
+use netns_nft::{Error, Netns, Socket, encode};
 use proxy_core::address::Family;
 use proxy_core::iptables::Iptables;
 use proxy_core::plan::plan;
@@ -102,7 +103,8 @@ fn a_socket_belongs_to_the_namespace_in_which_it_was_opened() {
     let other = within(|| File::open("/proc/thread-self/ns/net").expect("open the namespace"));
     within(|| {
         let here = Socket::open().expect("open a socket here");
-        let there = Socket::open_in(other.as_fd()).expect("open a socket there");
+        let other = Netns::from_fd(other.into()).expect("another namespace");
+        let there = other.socket().expect("open a socket there");
         there.apply(&encode(&plan(&Ruleset::empty(), &worlds[3]))).expect("apply there");
         assert_eq!(there.read().expect("read there"), Table::from(&worlds[3]));
         assert_eq!(here.read().expect("read here"), Table::default());
@@ -112,9 +114,27 @@ fn a_socket_belongs_to_the_namespace_in_which_it_was_opened() {
 
 #[test]
 fn what_is_no_namespace_cannot_be_entered() {
-    let file = File::open("/dev/null").expect("open a file");
-    let error = Socket::open_in(file.as_fd()).expect_err("/dev/null is no namespace");
-    assert!(matches!(error, Error::Enter(_)), "{error:?}");
+    let refusal = |path: &str| Netns::open(Path::new(path)).expect_err("no other network namespace");
+    assert!(matches!(refusal("/dev/null"), Error::NoNetns));
+    assert!(matches!(refusal("/proc/thread-self/ns/mnt"), Error::NoNetns));
+    assert!(matches!(refusal("/var/run/netns/nobody-made-this"), Error::Enter(_)));
+}
+
+#[test]
+fn the_namespace_of_this_process_is_refused() {
+    let refusal = |path: &str| Netns::open(Path::new(path)).expect_err("our own");
+    assert!(matches!(refusal("/proc/thread-self/ns/net"), Error::Own));
+    within(|| assert!(matches!(refusal("/proc/thread-self/ns/net"), Error::Own)));
+}
+
+#[test]
+fn a_namespace_has_an_identity_of_its_own() {
+    let open = || File::open("/proc/thread-self/ns/net").expect("open the namespace").into();
+    let [one, other]: [OwnedFd; 2] = [within(open), within(open)];
+    let again = one.try_clone().expect("a second descriptor");
+    let [one, other, again] = [one, other, again].map(|fd| Netns::from_fd(fd).expect("a namespace").id());
+    assert_eq!(one, again);
+    assert_ne!(one.cookie, other.cookie);
 }
 
 #[test]

@@ -11,6 +11,12 @@ pub enum Error {
     /// The thread could not enter the network namespace.
     #[error("enter the network namespace")]
     Enter(#[source] io::Error),
+    /// What was given is no network namespace.
+    #[error("enter the network namespace: it is none")]
+    NoNetns,
+    /// It is the network namespace of this process.
+    #[error("enter the network namespace: it is this process's own, which has no portals")]
+    Own,
     /// No netlink socket could be had.
     #[error("open a netfilter socket")]
     Open(#[source] io::Error),
@@ -50,12 +56,15 @@ impl Error {
     /// Whether trying again as it is may help.
     #[must_use]
     pub fn is_transient(&self) -> bool {
-        let (Self::Enter(source)
-        | Self::Open(source)
-        | Self::Receive(source)
-        | Self::Send { source, .. }
-        | Self::Refused { source, .. }
-        | Self::Read { source, .. }) = self;
+        let source = match self {
+            Self::NoNetns | Self::Own => return false,
+            Self::Enter(source)
+            | Self::Open(source)
+            | Self::Receive(source)
+            | Self::Send { source, .. }
+            | Self::Refused { source, .. }
+            | Self::Read { source, .. } => source,
+        };
         use io::ErrorKind::{Interrupted, OutOfMemory, ResourceBusy, TimedOut, WouldBlock};
         matches!(source.kind(), Interrupted | OutOfMemory | ResourceBusy | TimedOut | WouldBlock)
     }

@@ -14,9 +14,11 @@ mod error;
 mod expression;
 mod kernel;
 mod layout;
+mod netns;
 mod read;
 mod socket;
 
 pub use encode::{Batch, encode};
 pub use error::Error;
+pub use netns::{Netns, NetnsId};
 pub use socket::Socket;

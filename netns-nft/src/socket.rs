@@ -5,14 +5,13 @@
 //! with the pod.
 
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
-use std::thread;
+use std::os::fd::{AsRawFd, OwnedFd};
 
-use nix::sched::{CloneFlags, setns};
 use nix::sys::socket::{
-    AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, sendto, setsockopt,
-    socket, sockopt,
+    AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, getsockopt, recv, sendto,
+    setsockopt, socket, sockopt,
 };
+use nix::{getsockopt_impl, libc, sockopt_impl};
 use proxy_core::plan::Op;
 
 use crate::attribute::HEADER_BYTES;
@@ -23,6 +22,15 @@ use crate::error::Error;
 const ANSWER_BYTES: usize = 64 << 10;
 /// The kernel counts its own book-keeping against a socket's buffer, too.
 const SEND_BUFFER_FACTOR: usize = 2;
+
+sockopt_impl!(
+    /// The number of a network namespace.
+    NetnsCookie,
+    GetOnly,
+    libc::SOL_SOCKET,
+    libc::SO_NETNS_COOKIE,
+    u64
+);
 
 const KIND_ERROR: u16 = 2;
 const KIND_DONE: u16 = 3;
@@ -55,17 +63,12 @@ impl Socket {
         open().map(Self).map_err(|error| Error::Open(error.into()))
     }
 
-    /// Opens a socket in another network namespace, on a thread that then ends.
+    /// The kernel's number of the network namespace that this socket is in.
     ///
     /// # Errors
-    /// Where the network namespace cannot be entered, or as `open`.
-    pub fn open_in(netns: BorrowedFd<'_>) -> Result<Self, Error> {
-        let enter_and_open = || {
-            setns(netns, CloneFlags::CLONE_NEWNET).map_err(|error| Error::Enter(error.into()))?;
-            Self::open()
-        };
-        let joined = thread::scope(|scope| scope.spawn(enter_and_open).join());
-        joined.unwrap_or_else(|_| Err(Error::Enter(io::Error::other("the thread that entered ended early"))))
+    /// Where the kernel does not tell (before 5.14).
+    pub(crate) fn netns_cookie(&self) -> Result<u64, Error> {
+        getsockopt(&self.0, NetnsCookie).map_err(|error| Error::Open(error.into()))
     }
 
     /// Applies a transaction: all of it, or nothing and an error that names the operation.

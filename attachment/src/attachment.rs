@@ -1,0 +1,94 @@
+//! `Attachment`: what the plugin knows of one interface of one pod, and `Record`: what stands on disk.
+//!
+//! Records outlive the agent: they say which network namespaces are to be kept right. What must not go in
+//! here: what is in such a namespace; the namespace itself is the truth about that.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use netns_nft::NetnsId;
+use serde::{Deserialize, Serialize};
+
+/// The identity of an attachment, as CNI defines it.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct AttachmentKey {
+    /// The name of the CNI network.
+    pub network: String,
+    /// The container id.
+    pub container_id: String,
+    /// The interface within the pod.
+    pub interface: String,
+}
+
+impl fmt::Display for AttachmentKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}/{}", self.network, self.container_id, self.interface)
+    }
+}
+
+/// Which pod it is, where the runtime says so.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PodName {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// Its unique id; empty where the runtime does not tell.
+    #[serde(default)]
+    pub uid: String,
+}
+
+impl fmt::Display for PodName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.name)
+    }
+}
+
+/// One interface of one pod.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Attachment {
+    /// Its identity.
+    pub key: AttachmentKey,
+    /// Where the runtime keeps the pod's network namespace.
+    pub netns: PathBuf,
+    /// The pod, where it is known.
+    #[serde(default)]
+    pub pod: Option<PodName>,
+    /// The interface's own addresses.
+    #[serde(default)]
+    pub addresses: Vec<IpAddr>,
+    /// The pod's annotations that begin with `portico.dev/`, without that.
+    #[serde(default)]
+    pub annotations: BTreeMap<String, String>,
+    /// What the operator should know of the plugin's configuration: keys that mean nothing to it.
+    #[serde(default)]
+    pub notes: Vec<String>,
+}
+
+/// Who programmed a network namespace first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Programmer {
+    /// The agent.
+    Agent,
+    /// The plugin, from the agent's last snapshot.
+    Plugin,
+    /// Nobody yet: the pod was let go on without portals.
+    Nobody,
+}
+
+/// What is written down about an attachment.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Record {
+    /// The attachment.
+    pub attachment: Attachment,
+    /// Which network namespace was behind the path: paths and inodes come again, this does not.
+    pub netns_id: NetnsId,
+    /// Who programmed it.
+    pub programmer: Programmer,
+}
