@@ -12,7 +12,7 @@ use std::sync::Arc;
 use proxy_core::endpoint::{Endpoint, EndpointSlice, SliceKey};
 use proxy_core::service::{Protocol, ServiceKey};
 
-use crate::allocate::Pool;
+use crate::allocate::{Earlier, Pool};
 use crate::endpoints::{EndpointsDraft, Subset};
 use crate::objects::Objects;
 use crate::pods::{Pod, PodIndex, PodKey, pod_subsets};
@@ -29,14 +29,23 @@ type Services = BTreeMap<ServiceKey, Placed<ServiceDraft>>;
 type Pods = BTreeMap<PodKey, Placed<Pod>>;
 type Slices = BTreeMap<SliceKey, EndpointSlice>;
 
+/// What reading came to.
+pub(crate) struct Finished {
+    pub(crate) objects: Objects,
+    pub(crate) report: Report,
+    /// The slices that were made of other objects, and only because their service has no slice.
+    pub(crate) derived: BTreeSet<SliceKey>,
+}
+
 /// Brings together what has been read.
-pub(crate) fn finish(reader: Reader, options: &ReadOptions) -> (Objects, Report) {
+pub(crate) fn finish(reader: Reader, options: &ReadOptions, earlier: &Earlier) -> Finished {
     let Reader { mut report, mut services, slices, endpoints, pods, nodes, service_cidrs, .. } = reader;
     drop_clashes(&mut services, &mut report);
-    draw_addresses(&mut services, options, &mut report);
+    draw_addresses(&mut services, options, earlier, &mut report);
     warn_of_service_addresses(&services, &slices, &endpoints, &mut report);
 
     let mut slices: Slices = slices.into_iter().map(|(key, placed)| (key, placed.value)).collect();
+    let read: BTreeSet<SliceKey> = slices.keys().cloned().collect();
     let mut has_endpoints: HashSet<ServiceKey> = slices.values().map(|slice| slice.service.clone()).collect();
     for (key, placed) in &endpoints {
         if has_endpoints.insert(key.clone()) {
@@ -45,13 +54,14 @@ pub(crate) fn finish(reader: Reader, options: &ReadOptions) -> (Objects, Report)
         }
     }
     add_pods(&mut slices, &services, &has_endpoints, &pods, &mut report);
+    let derived = slices.keys().filter(|key| !read.contains(key)).cloned().collect();
     let objects = Objects {
         services: services.into_iter().map(|(key, placed)| (key, placed.value.service)).collect(),
         slices,
         nodes: nodes.into_iter().map(|(name, placed)| (name, placed.value)).collect(),
         service_ranges: service_cidrs.into_values().flat_map(|placed| placed.value).collect(),
     };
-    (objects, report)
+    Finished { objects, report, derived }
 }
 
 /// Adds the endpoints of services that have a selector, and neither slices nor Endpoints.
@@ -138,12 +148,13 @@ fn drop_clashes(services: &mut Services, report: &mut Report) {
     }
 }
 
-fn draw_addresses(services: &mut Services, options: &ReadOptions, report: &mut Report) {
+fn draw_addresses(services: &mut Services, options: &ReadOptions, earlier: &Earlier, report: &mut Report) {
     let given = services.values().flat_map(|placed| placed.value.addresses.given.iter().copied());
-    let mut pool = Pool::new(&options.portal_nets, given.collect());
+    let mut pool =
+        Pool::new(&options.portal_nets, given.collect(), earlier, |key| services.contains_key(key));
     services.retain(|key, placed| {
         let draft = &mut placed.value;
-        let drawn = pool.complete(&mut draft.addresses);
+        let drawn = pool.complete(key, &mut draft.addresses);
         draft.service.cluster_ips = draft.addresses.cluster_ips();
         draft.service.cluster_ip_text = draft.addresses.text.clone();
         if let Err(message) = &drawn {

@@ -12,7 +12,9 @@ mod addresses;
 mod allocate;
 mod document;
 mod endpoints;
+mod event;
 mod field;
+mod files;
 mod finish;
 mod json;
 mod legacy;
@@ -33,6 +35,8 @@ mod yaml;
 #[cfg(test)]
 mod tests;
 
+pub use event::Event;
+pub use files::{FileWatch, FilesError, watch_files};
 pub use objects::Objects;
 pub use report::{MAX_PROBLEMS, Problem, Report, Severity};
 pub use slice::{Defaults, Sliced, endpoint_slice};

@@ -45,12 +45,23 @@ pub(crate) struct Unreadable {
     pub(crate) message: String,
 }
 
-/// The files that a path stands for, sorted; what could not be looked at is in the second list.
-pub(crate) fn files(path: &Path) -> (Vec<PathBuf>, Vec<Unreadable>) {
+/// What a path stands for.
+#[derive(Debug, Default)]
+pub(crate) struct Listing {
+    /// The files, sorted.
+    pub(crate) files: Vec<PathBuf>,
+    /// The folders that were searched, by whatever path.
+    pub(crate) folders: Vec<PathBuf>,
+    /// What could not be looked at.
+    pub(crate) unreadable: Vec<Unreadable>,
+}
+
+/// Lists what a path stands for: itself, if it is no folder.
+pub(crate) fn listing(path: &Path) -> Listing {
     if !path.is_dir() {
-        return (vec![path.to_owned()], Vec::new());
+        return Listing { files: vec![path.to_owned()], ..Listing::default() };
     }
-    let (mut files, mut unreadable) = (Vec::new(), Vec::new());
+    let Listing { mut files, folders: mut searched, mut unreadable } = Listing::default();
     let mut folders = vec![path.to_owned()];
     // A folder is entered once, by whatever link: loops end.
     let mut entered = HashSet::new();
@@ -76,10 +87,11 @@ pub(crate) fn files(path: &Path) -> (Vec<PathBuf>, Vec<Unreadable>) {
             }
             Err(error) => fail(format!("read folder: {error}")),
         }
+        searched.push(folder);
     }
     files.sort_unstable();
     unreadable.sort_by(|a, b| a.path.cmp(&b.path));
-    (files, unreadable)
+    Listing { files, folders: searched, unreadable }
 }
 
 fn entries(folder: &Path) -> io::Result<Vec<PathBuf>> {
@@ -94,6 +106,7 @@ fn entries(folder: &Path) -> io::Result<Vec<PathBuf>> {
     Ok(entries)
 }
 
-fn is_manifest(path: &Path) -> bool {
+/// Whether a folder is searched for files of this name.
+pub(crate) fn is_manifest(path: &Path) -> bool {
     path.extension().and_then(|extension| extension.to_str()).is_some_and(|end| EXTENSIONS.contains(&end))
 }

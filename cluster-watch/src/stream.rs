@@ -9,12 +9,13 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 
+use crate::allocate::Earlier;
 use crate::document::SyntaxError;
-use crate::finish::finish;
+use crate::finish::{Finished, finish};
 use crate::objects::Objects;
 use crate::reader::Reader;
 use crate::report::{Place, Report, Severity};
-use crate::source::{Source, files};
+use crate::source::{Listing, Source, listing};
 use crate::yaml::Chunk;
 use crate::{json, yaml};
 
@@ -42,12 +43,18 @@ impl Default for ReadOptions {
 /// Reads all sources, one after the other.
 #[must_use]
 pub fn read(sources: &[Source], options: &ReadOptions) -> (Objects, Report) {
+    let Finished { objects, report, derived: _ } = read_again(sources, options, &Earlier::new());
+    (objects, report)
+}
+
+/// Reads all sources; a service that had drawn an address earlier draws it again.
+pub(crate) fn read_again(sources: &[Source], options: &ReadOptions, earlier: &Earlier) -> Finished {
     let mut reader = Reader::default();
     for source in sources {
         match source {
             Source::Stdin => reader.stream("<stdin>", io::stdin().lock()),
             Source::Path(path) => {
-                let (files, unreadable) = files(path);
+                let Listing { files, folders: _, unreadable } = listing(path);
                 if files.is_empty() && unreadable.is_empty() {
                     let message = "no .yaml, .yml or .json file in this folder".to_owned();
                     reader.file_problem(&path.to_string_lossy(), Severity::Warning, message);
@@ -67,7 +74,7 @@ pub fn read(sources: &[Source], options: &ReadOptions) -> (Objects, Report) {
             }
         }
     }
-    finish(reader, options)
+    finish(reader, options, earlier)
 }
 
 /// Reads a text as if it were the file `name`.
@@ -75,7 +82,8 @@ pub fn read(sources: &[Source], options: &ReadOptions) -> (Objects, Report) {
 pub fn read_str(name: &str, text: &str, options: &ReadOptions) -> (Objects, Report) {
     let mut reader = Reader::default();
     reader.stream(name, text.as_bytes());
-    finish(reader, options)
+    let Finished { objects, report, derived: _ } = finish(reader, options, &Earlier::new());
+    (objects, report)
 }
 
 impl Reader {
@@ -85,7 +93,7 @@ impl Reader {
     }
 
     /// Reads one file. Its name does not tell its syntax: YAML, too, may begin with a bracket.
-    fn stream(&mut self, name: &str, mut input: impl BufRead) {
+    pub(crate) fn stream(&mut self, name: &str, mut input: impl BufRead) {
         let file: Arc<str> = name.into();
         let start = match start_of(&mut input) {
             Ok(start) => start,

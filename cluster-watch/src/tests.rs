@@ -5,6 +5,7 @@
 
 mod addresses;
 mod endpoints;
+pub(crate) mod folder;
 mod fuzz;
 mod input;
 mod pods;

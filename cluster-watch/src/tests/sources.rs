@@ -2,41 +2,10 @@
 //!
 //! Each test has a folder of its own below the system's temporary one, and removes it.
 
+use super::folder::Folder;
 use super::lines;
 use crate::{Objects, ReadOptions, Report, Source, read};
-use std::fs;
-use std::path::{Path, PathBuf};
-
-/// A folder that goes with the test.
-struct Folder(PathBuf);
-
-impl Folder {
-    fn new(name: &str) -> Self {
-        let path = std::env::temp_dir().join(format!("cluster-watch-{name}-{}", std::process::id()));
-        let _ = fs::remove_dir_all(&path);
-        fs::create_dir_all(&path).unwrap();
-        Self(path)
-    }
-
-    fn write(&self, path: &str, bytes: impl AsRef<[u8]>) {
-        let path = self.0.join(path);
-        fs::create_dir_all(path.parent().unwrap()).unwrap();
-        fs::write(path, bytes).unwrap();
-    }
-
-    /// Reads the folder; places in messages are relative to it.
-    fn read(&self) -> (Objects, Vec<String>) {
-        let (objects, report) = read_path(&self.0);
-        let prefix = format!("{}/", self.0.display());
-        (objects, lines(&report).iter().map(|line| line.replace(&prefix, "")).collect())
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
-    }
-}
+use std::path::Path;
 
 fn read_path(path: &Path) -> (Objects, Report) {
     read(&[Source::Path(path.to_owned())], &ReadOptions::default())

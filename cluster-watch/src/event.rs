@@ -1,0 +1,23 @@
+//! `Event`: what a source of objects tells while it is watched.
+//!
+//! Files and API servers tell the same, so that whoever keeps portals up to date knows nothing of either. What must
+//! not go in here: how a source is watched.
+
+use proxy_core::node::Node;
+use proxy_core::snapshot::Change;
+
+/// What a source tells, in order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// Objects came, changed or went (never empty).
+    Changes(Vec<Change>),
+    /// The own node came or changed.
+    Node(Node),
+    /// All that there was at first has been told.
+    Synced,
+    /// The source cannot be read, or an object in it is refused; all that was told stays in force. Text: what,
+    /// where, why (one line).
+    Trouble(String),
+    /// It can be read again.
+    Recovered,
+}

@@ -1,0 +1,40 @@
+//! A folder of a test's own, below the system's temporary one.
+//!
+//! What must not go in here: what a test writes into it.
+
+use std::fs;
+use std::path::PathBuf;
+
+use super::lines;
+use crate::{Objects, ReadOptions, Source, read};
+
+/// A folder that goes with the test.
+pub(crate) struct Folder(pub(crate) PathBuf);
+
+impl Folder {
+    pub(crate) fn new(name: &str) -> Self {
+        let path = std::env::temp_dir().join(format!("cluster-watch-{name}-{}", std::process::id()));
+        let _ = fs::remove_dir_all(&path);
+        fs::create_dir_all(&path).unwrap();
+        Self(path)
+    }
+
+    pub(crate) fn write(&self, path: &str, bytes: impl AsRef<[u8]>) {
+        let path = self.0.join(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, bytes).unwrap();
+    }
+
+    /// Reads the folder; places in messages are relative to it.
+    pub(super) fn read(&self) -> (Objects, Vec<String>) {
+        let (objects, report) = read(&[Source::Path(self.0.clone())], &ReadOptions::default());
+        let prefix = format!("{}/", self.0.display());
+        (objects, lines(&report).iter().map(|line| line.replace(&prefix, "")).collect())
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
