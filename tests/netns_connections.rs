@@ -1,6 +1,9 @@
 //! What rules do to real connections: each behaviour by both ways into the kernel. The kernel is the judge;
 //! the tracer must agree with it.
 
+#[path = "netns/conversation.rs"]
+#[allow(dead_code)]
+mod conversation;
 #[path = "netns/namespace.rs"]
 #[allow(dead_code)]
 mod namespace;
@@ -9,10 +12,10 @@ mod namespace;
 mod way;
 
 use std::collections::BTreeMap;
-use std::io::{self, ErrorKind, Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, TcpListener, TcpStream, UdpSocket};
-use std::time::Duration;
 
+use conversation::{ANSWER, SILENCE, answer, ask, assert_refused, assert_silent, serve, tally};
 use namespace::{add_address, within};
 use proxy_core::address::Family;
 use proxy_core::iptables::Iptables;
@@ -22,53 +25,6 @@ use proxy_core::service::Mode;
 use proxy_core::snapshot::Change;
 use proxy_core::trace::{Packet, Trace, trace};
 use way::{each_way, portals_of, ruleset_of};
-
-/// How long an answer may take: a lost packet is sent again after a second, and after three.
-const ANSWER: Duration = Duration::from_secs(10);
-/// How long nothing must come where everything is dropped: an answer within one machine takes 0.1 ms.
-const SILENCE: Duration = Duration::from_millis(300);
-
-/// A server on this address that answers each connection with its own name.
-fn serve(name: &'static str, address: &str) {
-    add_address(address.rsplit_once(':').expect("a port").0.trim_matches(['[', ']']));
-    let listener = TcpListener::bind(address).expect("listen on the backend's address");
-    std::thread::spawn(move || {
-        for connection in listener.incoming() {
-            let _ = connection.and_then(|mut stream| stream.write_all(name.as_bytes()));
-        }
-    });
-}
-
-/// Who answers at a portal.
-fn ask(portal: &str, patience: Duration) -> io::Result<String> {
-    let mut stream = TcpStream::connect_timeout(&backend(portal), patience)?;
-    let mut name = String::new();
-    stream.set_read_timeout(Some(patience))?;
-    stream.read_to_string(&mut name)?;
-    Ok(name)
-}
-
-fn answer(portal: &str) -> String {
-    ask(portal, ANSWER).unwrap_or_else(|why| panic!("{portal} does not answer: {why}"))
-}
-
-fn tally(portal: &str, times: usize) -> BTreeMap<String, usize> {
-    let mut tally = BTreeMap::new();
-    for _ in 0..times {
-        *tally.entry(answer(portal)).or_default() += 1;
-    }
-    tally
-}
-
-fn assert_refused(portal: &str) {
-    let kind = ask(portal, ANSWER).expect_err("nobody answers").kind();
-    assert_eq!(kind, ErrorKind::ConnectionRefused, "{portal}");
-}
-
-fn assert_silent(portal: &str) {
-    let kind = ask(portal, SILENCE).expect_err("nobody answers").kind();
-    assert_eq!(kind, ErrorKind::TimedOut, "{portal}");
-}
 
 #[test]
 fn each_connection_reaches_one_of_all_backends() {

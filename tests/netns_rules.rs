@@ -13,16 +13,16 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use namespace::{listing, load, within};
-use netns_nft::{Error, Netns, Socket, encode};
+use netns_nft::{Error, Found, Netns, Socket, encode};
 use proxy_core::address::Family;
 use proxy_core::iptables::Iptables;
-use proxy_core::plan::plan;
-use proxy_core::ruleset::{Ruleset, Settings};
+use proxy_core::plan::{Op, plan};
+use proxy_core::ruleset::{Element, Ruleset, Settings};
 use proxy_core::sample::{cluster, cluster_slice, slice, svc};
 use proxy_core::service::{Mode, Protocol};
 use proxy_core::snapshot::Change;
 use proxy_core::table::Table;
-use way::{Way, portals_of, ruleset_of};
+use way::{Way, portals_of, ruleset_of, standing, table_of};
 
 /// Worlds that differ in everything a plan can change.
 fn worlds() -> Vec<Ruleset> {
@@ -79,8 +79,7 @@ fn what_is_applied_is_what_is_read_back() {
     for world in &worlds() {
         within(|| {
             Way::Netlink.program(world);
-            let socket = Socket::open().expect("open a netfilter socket");
-            assert_eq!(socket.read().expect("read back"), Table::from(world));
+            assert_eq!(standing(), Table::from(world));
         });
     }
 }
@@ -91,8 +90,7 @@ fn a_thousand_services_are_one_transaction_without_any_privilege() {
     let world = ruleset_of(cluster(1_000, 3));
     within(|| {
         Way::Netlink.program(&world);
-        let socket = Socket::open().expect("open a netfilter socket");
-        assert_eq!(socket.read().expect("read back"), Table::from(&world));
+        assert_eq!(standing(), Table::from(&world));
     });
 }
 
@@ -106,8 +104,8 @@ fn a_socket_belongs_to_the_namespace_in_which_it_was_opened() {
         let other = Netns::from_fd(other.into()).expect("another namespace");
         let there = other.socket().expect("open a socket there");
         there.apply(&encode(&plan(&Ruleset::empty(), &worlds[3]))).expect("apply there");
-        assert_eq!(there.read().expect("read there"), Table::from(&worlds[3]));
-        assert_eq!(here.read().expect("read here"), Table::default());
+        assert_eq!(table_of(there.find().expect("find out there")), Table::from(&worlds[3]));
+        assert_eq!(here.find().expect("find out here"), Found::Nothing);
         assert!(listing().is_empty());
     });
 }
@@ -160,8 +158,7 @@ fn a_netlink_plan_leads_where_it_should_from_any_world_to_any() {
             within(|| {
                 Way::Netlink.program(before);
                 Way::Netlink.change(before, after);
-                let socket = Socket::open().expect("open a netfilter socket");
-                assert_eq!(socket.read().expect("read back"), Table::from(after), "{}", plan(before, after));
+                assert_eq!(standing(), Table::from(after), "{}", plan(before, after));
             });
         }
     }
@@ -176,7 +173,21 @@ fn a_transaction_that_does_not_fit_changes_nothing_and_names_the_operation() {
         let socket = Socket::open().expect("open a netfilter socket");
         let error = socket.apply(&encode(&plan(after, before))).expect_err("what goes is not there");
         assert!(matches!(error, Error::Refused { op: Some(_), .. }), "{error:?}");
-        assert_eq!(socket.read().expect("read back"), Table::from(before));
+        assert_eq!(standing(), Table::from(before));
+    });
+}
+
+#[test]
+fn a_refusal_names_the_operation_however_large_its_message_is() {
+    let world = ruleset_of(cluster(2_000, 3));
+    within(|| {
+        Way::Netlink.program(&world);
+        let socket = Socket::open().expect("open a netfilter socket");
+        let other = encode(&plan(&ruleset_of([]), &ruleset_of(cluster(2_000, 2))));
+        let error = socket.apply(&other).expect_err("the portals are there, with another number");
+        assert!(matches!(error, Error::Refused { op: Some(Op::Add(Element::Portal(..))), .. }), "{error:?}");
+        // And no answer is left over for whatever this socket asks next.
+        assert_eq!(table_of(socket.find().expect("find out")), Table::from(&world));
     });
 }
 

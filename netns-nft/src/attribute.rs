@@ -47,6 +47,13 @@ impl Bytes {
         self.0[open.0..open.0 + 4].copy_from_slice(&length.to_ne_bytes());
     }
 
+    /// Adds flags to a message.
+    pub(crate) fn add_flags(&mut self, message: &Open, flags: u16) {
+        let at = message.0 + 6;
+        let old = u16::from_ne_bytes([self.0[at], self.0[at + 1]]);
+        self.0[at..at + 2].copy_from_slice(&(old | flags).to_ne_bytes());
+    }
+
     /// Opens a nest of attributes.
     pub(crate) fn open(&mut self, kind: u16) -> Open {
         let open = Open(self.0.len());

@@ -6,9 +6,9 @@
 use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
-use proxy_core::plan::{Op, Plan};
+use proxy_core::plan::{Op, Plan, plan};
 use proxy_core::portal::PortalKey;
-use proxy_core::ruleset::{Element, Pick};
+use proxy_core::ruleset::{Element, Pick, Ruleset};
 use proxy_core::service::Protocol;
 
 use crate::attribute::{Bytes, Open};
@@ -22,14 +22,27 @@ pub(crate) const TABLE: &str = "portico";
 const ELEMENT_BYTES_MAX: usize = 160;
 
 /// The messages of one transaction.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Batch {
     pub(crate) bytes: Vec<u8>,
-    /// The operation that each message begins with; the first and the last frame the batch.
+    /// The operation that each message begins with; the first and the last frame the batch. Empty: not known.
     pub(crate) ops: Vec<Option<Op>>,
 }
 
 impl Batch {
+    /// A batch from the bytes of another. Its operations are not known, so where the kernel refuses one, the
+    /// error cannot name it.
+    #[must_use]
+    pub fn from_bytes(bytes: Vec<u8>) -> Self {
+        Self { bytes, ops: Vec::new() }
+    }
+
+    /// What is sent.
+    #[must_use]
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
     /// How many bytes are sent.
     #[must_use]
     pub fn len(&self) -> usize {
@@ -46,32 +59,50 @@ impl Batch {
 /// Encodes a plan; a plan without operations gives a batch without bytes.
 #[must_use]
 pub fn encode(plan: &Plan) -> Batch {
+    if plan.is_empty() { Batch::default() } else { batch(|writer| writer.ops(plan.ops())) }
+}
+
+/// Encodes the transaction after which a network namespace holds exactly this ruleset, whatever it held
+/// before under the table's name: nothing, something damaged, another layout.
+#[must_use]
+pub fn encode_fresh(ruleset: &Ruleset) -> Batch {
+    batch(|writer| {
+        writer.op = Some(Op::DeleteTable);
+        layout::clear_table(writer);
+        writer.ops(plan(&Ruleset::empty(), ruleset).ops());
+    })
+}
+
+fn batch(fill: impl FnOnce(&mut Writer)) -> Batch {
     let mut writer = Writer::default();
-    if !plan.is_empty() {
-        writer.frame(BATCH_BEGIN, 0);
-        let mut ops = plan.ops();
-        while let [first, ..] = ops {
-            let taken = writer.op(*first, ops);
-            ops = &ops[taken..];
-        }
-        writer.frame(BATCH_END, flag::ACK);
-    }
+    writer.frame(BATCH_BEGIN);
+    fill(&mut writer);
+    writer.acknowledge();
+    writer.frame(BATCH_END);
     Batch { bytes: writer.bytes.0, ops: writer.ops }
 }
 
 /// Writes messages and remembers which operation each stands for.
 #[derive(Debug, Default)]
 pub(crate) struct Writer {
-    bytes: Bytes,
+    pub(crate) bytes: Bytes,
     ops: Vec<Option<Op>>,
     op: Option<Op>,
+    last: Option<Open>,
 }
 
 impl Writer {
-    fn frame(&mut self, kind: u16, flags: u16) {
-        let open = self.bytes.open_message(kind, flag::REQUEST | flags, self.sequence(), 0, SUBSYSTEM);
+    fn frame(&mut self, kind: u16) {
+        let open = self.bytes.open_message(kind, flag::REQUEST, self.sequence(), 0, SUBSYSTEM);
         self.bytes.close_message(&open);
         self.ops.push(None);
+    }
+
+    /// Has the last operation's success told. Kernels before 6.10 answer to no frame of a batch.
+    fn acknowledge(&mut self) {
+        if let Some(last) = &self.last {
+            self.bytes.add_flags(last, flag::ACK);
+        }
     }
 
     fn sequence(&self) -> u32 {
@@ -83,16 +114,24 @@ impl Writer {
         self.bytes.open_message(kind, flag::REQUEST | flags, self.sequence(), INET, 0)
     }
 
-    fn close(&mut self, open: &Open) {
-        self.bytes.close_message(open);
+    fn close(&mut self, open: Open) {
+        self.bytes.close_message(&open);
         self.ops.push(self.op);
+        self.last = Some(open);
     }
 
     /// Writes one message.
     pub(crate) fn message(&mut self, kind: u16, flags: u16, fill: impl FnOnce(&mut Bytes)) {
         let open = self.open(kind, flags);
         fill(&mut self.bytes);
-        self.close(&open);
+        self.close(open);
+    }
+
+    fn ops(&mut self, mut ops: &[Op]) {
+        while let [first, ..] = ops {
+            let taken = self.op(*first, ops);
+            ops = &ops[taken..];
+        }
     }
 
     /// Writes the operation at the front of `ops`, with those behind it that go into the same message, and
@@ -127,7 +166,7 @@ impl Writer {
             taken += 1;
         }
         self.bytes.close(&list);
-        self.close(&message);
+        self.close(message);
         taken
     }
 

@@ -14,10 +14,13 @@ pub(crate) mod message {
     pub(crate) const GETCHAIN: u16 = 4;
     pub(crate) const DELCHAIN: u16 = 5;
     pub(crate) const NEWRULE: u16 = 6;
+    pub(crate) const GETRULE: u16 = 7;
     pub(crate) const NEWSET: u16 = 9;
+    pub(crate) const GETSET: u16 = 10;
     pub(crate) const NEWSETELEM: u16 = 12;
     pub(crate) const GETSETELEM: u16 = 13;
     pub(crate) const DELSETELEM: u16 = 14;
+    pub(crate) const GETGEN: u16 = 16;
 }
 
 /// Flags of netlink messages.
@@ -35,7 +38,13 @@ pub(crate) const LIST_ELEMENT: u16 = 1;
 /// Attributes of tables.
 pub(crate) mod table {
     pub(crate) const NAME: u16 = 1;
+    pub(crate) const FLAGS: u16 = 2;
     pub(crate) const USERDATA: u16 = 6;
+}
+
+/// Attributes of generations.
+pub(crate) mod generation {
+    pub(crate) const ID: u16 = 1;
 }
 
 /// Attributes of chains.

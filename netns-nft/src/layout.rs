@@ -11,7 +11,7 @@ use crate::expression::{Part, REGISTER, Rule};
 use crate::kernel::{LIST_ELEMENT, chain, element, flag, message, rule, set, table};
 
 /// The layout's version stands in the table's comment; another version is replaced as a whole.
-pub(crate) const LAYOUT: u32 = 1;
+pub(crate) const LAYOUT: u32 = 2;
 /// More clients than this one pod is not remembered for: it is one client.
 const CLIENTS_MAX: u32 = 65_535;
 const TCP: u8 = protocol_number(Protocol::Tcp);
@@ -26,9 +26,25 @@ const PROTOCOL_TYPE: u32 = 12;
 const SERVICE_TYPE: u32 = 13;
 const MARK_TYPE: u32 = 19;
 
-/// The comment of the table: the settings that nothing else shows.
+/// The comment of the table: its layout, and the settings.
 pub(crate) fn comment(settings: Settings) -> String {
-    format!("portico layout {LAYOUT}, relay port {}", settings.relay_port)
+    let Settings { nat_priority, relay_port } = settings;
+    format!("portico layout {LAYOUT}, nat priority {nat_priority}, relay port {relay_port}")
+}
+
+/// The settings that a comment of this layout tells.
+pub(crate) fn settings(comment: &str) -> Option<Settings> {
+    let (layout, rest) = comment.split_once(", nat priority ")?;
+    let (nat_priority, relay_port) = rest.split_once(", relay port ")?;
+    let is_ours = layout.strip_prefix("portico layout ")?.parse() == Ok(LAYOUT);
+    let nat_priority = nat_priority.parse().ok().filter(|_| is_ours)?;
+    Some(Settings { nat_priority, relay_port: relay_port.parse().ok()? })
+}
+
+/// Leaves no table, whether there was one or not: what is not there cannot be deleted, so it is made first.
+pub(crate) fn clear_table(writer: &mut Writer) {
+    writer.message(message::NEWTABLE, flag::CREATE, |bytes| bytes.put_text(table::NAME, TABLE));
+    delete_table(writer);
 }
 
 pub(crate) fn delete_table(writer: &mut Writer) {

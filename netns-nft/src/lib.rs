@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! Plan ── encode ──► Batch (bytes, the same for every namespace) ── Socket::apply ──► kernel
-//!                                                    Table ◄── Socket::read ────────────┘
+//!                                                    Found ◄── Socket::find ────────────┘
 //! ```
 //! Synchronous, without an `nft` binary and without tokio: the CNI plugin uses it as it is. Nothing here
 //! knows what a service is.
@@ -16,9 +16,11 @@ mod kernel;
 mod layout;
 mod netns;
 mod read;
+mod shape;
 mod socket;
 
-pub use encode::{Batch, encode};
+pub use encode::{Batch, encode, encode_fresh};
 pub use error::Error;
 pub use netns::{Netns, NetnsId};
+pub use read::Found;
 pub use socket::Socket;

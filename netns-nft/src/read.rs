@@ -1,7 +1,7 @@
-//! What a network namespace holds, read back as a `Table`.
+//! What a network namespace holds, found out and read back.
 //!
-//! Nothing is guessed: an element that no ruleset writes is an error, so that an audit sees it. Entries of
-//! sticky clients are the kernel's own and are not read.
+//! Nothing is guessed: what no ruleset writes makes the table another one, so that an audit sees it and puts
+//! the right one in its place. Entries of sticky clients are the kernel's own and are not read.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -17,14 +17,38 @@ use proxy_core::table::Table;
 use crate::attribute::{Attributes, Bytes};
 use crate::encode::{TABLE, behind, protocol_number};
 use crate::error::Error;
-use crate::kernel::{INET, LIST_ELEMENT, SUBSYSTEM, chain, element, flag, message, table};
-use crate::layout::{comment, named};
+use crate::kernel::{
+    INET, LIST_ELEMENT, SUBSYSTEM, chain, element, flag, generation, message, rule, set, table,
+};
+use crate::layout::{LAYOUT, named, settings};
+use crate::shape::{Shape, attributes, text};
 use crate::socket::Socket;
 
-/// How often a set is read again because it changed meanwhile.
+/// How often all is read again because something changed meanwhile.
 const READS_MAX: usize = 10;
-/// The length of nf_tables' own header.
-const OWN_HEADER_BYTES: usize = 4;
+
+/// What stands in a network namespace under the table's name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Found {
+    /// No table.
+    Nothing,
+    /// A table of this layout, whole.
+    Table(Table),
+    /// Something else, and what is wrong with it: another layout, or damaged by whoever may write here.
+    Other(String),
+}
+
+/// Why reading ends early.
+enum End {
+    Failed(Error),
+    Other(String),
+}
+
+impl From<Error> for End {
+    fn from(error: Error) -> Self {
+        Self::Failed(error)
+    }
+}
 
 /// An element as the kernel gives it.
 #[derive(Debug, Clone, Default)]
@@ -32,27 +56,71 @@ struct Raw {
     key: Vec<u8>,
     key_end: Vec<u8>,
     data: Vec<u8>,
+    /// Where a verdict leads.
+    chain: String,
     is_end: bool,
 }
 
 impl Socket {
-    /// Reads back what the table holds; an empty one where there is none.
+    /// A number that is another one after each transaction in this network namespace, whoever's and whatever
+    /// it was about: while it stays the same, nobody has changed a table, a rule or an element.
     ///
     /// # Errors
-    /// Where the kernel does not tell, or holds what no ruleset writes.
-    pub fn read(&self) -> Result<Table, Error> {
-        let Some(settings) = self.settings()? else { return Ok(Table::default()) };
+    /// Where the kernel does not tell.
+    pub fn generation(&self) -> Result<u32, Error> {
+        let mut number = None;
+        let asked = self.get(message::GETGEN, |_| {}, |about| number = about.u32(generation::ID));
+        let failed = |source| Error::Read { what: "the generation".to_owned(), source };
+        asked.map_err(failed)?;
+        number.ok_or_else(|| failed(io::ErrorKind::InvalidData.into()))
+    }
+
+    /// Finds out what stands here, elements and all.
+    ///
+    /// # Errors
+    /// Where the kernel does not tell, or it changes faster than it can be read.
+    pub fn find(&self) -> Result<Found, Error> {
+        for _ in 0..READS_MAX {
+            let generation = self.generation()?;
+            let found = self.look();
+            if self.generation()? == generation {
+                return match found {
+                    Ok(found) => Ok(found),
+                    Err(End::Other(why)) => Ok(Found::Other(why)),
+                    Err(End::Failed(error)) => Err(error),
+                };
+            }
+        }
+        Err(Error::Read { what: "the table".to_owned(), source: io::ErrorKind::ResourceBusy.into() })
+    }
+
+    fn look(&self) -> Result<Found, End> {
+        let Some(settings) = self.settings()? else { return Ok(Found::Nothing) };
+        let mut shape = Shape::default();
+        for (kind, table) in [
+            (message::GETSET, set::TABLE),
+            (message::GETCHAIN, chain::TABLE),
+            (message::GETRULE, rule::TABLE),
+        ] {
+            let request = request(kind, flag::DUMP, |bytes| bytes.put_text(table, TABLE));
+            let asked = self.ask(&request, |answer| shape.take(answer));
+            asked.map_err(|source| Error::Read { what: "the sets, chains and rules".to_owned(), source })?;
+        }
         let mut table = Table { settings: Some(settings), ..Table::default() };
         for raw in self.elements("picks")? {
-            table.picks.insert(pick(&raw.key).ok_or_else(|| strange("picks"))?);
+            let pick = pick(&raw.key).filter(|pick| pick.to_string() == raw.chain);
+            table.picks.insert(pick.ok_or_else(|| strange("picks"))?);
+        }
+        if let Some(flaw) = shape.flaw(&Shape::new(settings, table.picks.iter().copied())) {
+            return Err(End::Other(flaw));
         }
         for family in Family::BOTH {
             self.read_family(&mut table, family)?;
         }
-        Ok(table)
+        Ok(Found::Table(table))
     }
 
-    fn read_family(&self, table: &mut Table, family: Family) -> Result<(), Error> {
+    fn read_family(&self, table: &mut Table, family: Family) -> Result<(), End> {
         let set = named("portals", family);
         for raw in self.elements(&set)? {
             let pick = pick(&raw.data);
@@ -88,39 +156,30 @@ impl Socket {
         Ok(())
     }
 
-    /// The settings, from the table's comment and the priority of its chain; none without a table.
-    fn settings(&self) -> Result<Option<Settings>, Error> {
-        let mut text = String::new();
+    /// The settings, from the table's comment; none without a table.
+    fn settings(&self) -> Result<Option<Settings>, End> {
+        let (mut comment, mut flags) = (String::new(), None);
         let asked = self.get(
             message::GETTABLE,
             |bytes| bytes.put_text(table::NAME, TABLE),
-            |attributes| {
-                let data = attributes.find(table::USERDATA).unwrap_or_default();
-                let data = data.get(2..).unwrap_or_default();
-                text = String::from_utf8_lossy(data).trim_end_matches('\0').to_owned();
+            |about| {
+                // nft's form of a comment: type, length, text.
+                let data = about.find(table::USERDATA).and_then(|data| data.get(2..)).unwrap_or_default();
+                comment = String::from_utf8_lossy(data).trim_end_matches('\0').to_owned();
+                flags = about.u32(table::FLAGS);
             },
         );
         match asked {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             other => other.map_err(|source| Error::Read { what: "the table".to_owned(), source })?,
         }
-        let mut priority = None;
-        let name = |bytes: &mut Bytes| {
-            bytes.put_text(chain::TABLE, TABLE);
-            bytes.put_text(chain::NAME, "output");
-        };
-        self.get(message::GETCHAIN, name, |attributes| {
-            priority = attributes.within(chain::HOOK).u32(chain::HOOK_PRIORITY).map(u32::cast_signed);
-        })
-        .map_err(|source| Error::Read { what: "the chain output".to_owned(), source })?;
-        let relay_port = text.rsplit_once(' ').and_then(|(_, port)| port.parse().ok());
-        let settings = priority.zip(relay_port);
-        let settings = settings.map(|(nat_priority, relay_port)| Settings { nat_priority, relay_port });
-        // The comment carries the layout's version; another one is another table.
-        match settings.filter(|settings| comment(*settings) == text) {
-            Some(settings) => Ok(Some(settings)),
-            None => Err(strange("the table's comment")),
+        if flags.is_some_and(|flags| flags != 0) {
+            return Err(End::Other("the table has flags, and may be asleep".to_owned()));
         }
+        let found = settings(&comment);
+        found.map(Some).ok_or_else(|| {
+            End::Other(format!("the table's comment is {comment:?}, not that of layout {LAYOUT}"))
+        })
     }
 
     fn get(
@@ -129,30 +188,27 @@ impl Socket {
         fill: impl FnOnce(&mut Bytes),
         mut take: impl FnMut(Attributes<'_>),
     ) -> io::Result<()> {
-        let request = request(kind, flag::ACK, fill);
-        self.ask(&request, |answer| take(Attributes(answer.body.get(OWN_HEADER_BYTES..).unwrap_or_default())))
-            .map(|_| ())
+        self.ask(&request(kind, flag::ACK, fill), |answer| take(attributes(answer)))
     }
 
-    /// All elements of a set, read in one piece.
-    fn elements(&self, name: &str) -> Result<Vec<Raw>, Error> {
+    /// All elements of a set.
+    fn elements(&self, name: &str) -> Result<Vec<Raw>, End> {
         let request = request(message::GETSETELEM, flag::DUMP, |bytes| {
             bytes.put_text(element::TABLE, TABLE);
             bytes.put_text(element::SET, name);
         });
-        for _ in 0..READS_MAX {
-            let mut elements = Vec::new();
-            let interrupted = self.ask(&request, |answer| {
-                let body = Attributes(answer.body.get(OWN_HEADER_BYTES..).unwrap_or_default());
-                let list = body.within(element::ELEMENTS);
-                elements
-                    .extend(list.filter(|(kind, _)| *kind == LIST_ELEMENT).map(|(_, raw)| raw_element(raw)));
-            });
-            if !interrupted.map_err(|source| Error::Read { what: name.to_owned(), source })? {
-                return Ok(elements);
+        let mut elements = Vec::new();
+        let asked = self.ask(&request, |answer| {
+            let list = attributes(answer).within(element::ELEMENTS);
+            elements.extend(list.filter(|(kind, _)| *kind == LIST_ELEMENT).map(|(_, raw)| raw_element(raw)));
+        });
+        match asked {
+            Ok(()) => Ok(elements),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                Err(End::Other(format!("set {name:?} is missing")))
             }
+            Err(source) => Err(Error::Read { what: name.to_owned(), source }.into()),
         }
-        Err(Error::Read { what: name.to_owned(), source: io::ErrorKind::ResourceBusy.into() })
     }
 }
 
@@ -171,13 +227,13 @@ fn raw_element(bytes: &[u8]) -> Raw {
         key: value(element::KEY),
         key_end: value(element::KEY_END),
         data: value(element::DATA),
+        chain: text(attributes.within(element::DATA).within(element::VERDICT), element::VERDICT_CHAIN),
         is_end: attributes.u32(element::FLAGS).is_some_and(|flags| flags & element::INTERVAL_END != 0),
     }
 }
 
-fn strange(what: &str) -> Error {
-    let source = io::Error::new(io::ErrorKind::InvalidData, "it holds what no ruleset writes");
-    Error::Read { what: what.to_owned(), source }
+fn strange(set: &str) -> End {
+    End::Other(format!("set {set:?} holds what no ruleset writes"))
 }
 
 fn pick(bytes: &[u8]) -> Option<Pick> {

@@ -11,7 +11,7 @@ use nix::sys::socket::{
     AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, getsockopt, recv, sendto,
     setsockopt, socket, sockopt,
 };
-use nix::{getsockopt_impl, libc, sockopt_impl};
+use nix::{getsockopt_impl, libc, setsockopt_impl, sockopt_impl};
 use proxy_core::plan::Op;
 
 use crate::attribute::HEADER_BYTES;
@@ -23,6 +23,14 @@ const ANSWER_BYTES: usize = 64 << 10;
 /// The kernel counts its own book-keeping against a socket's buffer, too.
 const SEND_BUFFER_FACTOR: usize = 2;
 
+sockopt_impl!(
+    /// Errors come without the message they are about, which may be larger than what one receive takes.
+    ShortErrors,
+    SetOnly,
+    libc::SOL_NETLINK,
+    libc::NETLINK_CAP_ACK,
+    bool
+);
 sockopt_impl!(
     /// The number of a network namespace.
     NetnsCookie,
@@ -43,7 +51,6 @@ pub struct Socket(OwnedFd);
 #[derive(Debug)]
 pub(crate) struct Answer<'a> {
     pub(crate) kind: u16,
-    pub(crate) flags: u16,
     pub(crate) sequence: u32,
     pub(crate) body: &'a [u8],
 }
@@ -58,6 +65,7 @@ impl Socket {
             let flags = SockFlag::SOCK_CLOEXEC;
             let fd = socket(AddressFamily::Netlink, SockType::Raw, flags, SockProtocol::NetlinkNetFilter)?;
             bind(fd.as_raw_fd(), &NetlinkAddr::new(0, 0))?;
+            setsockopt(&fd, ShortErrors, &true)?;
             Ok::<_, nix::Error>(fd)
         };
         open().map(Self).map_err(|error| Error::Open(error.into()))
@@ -86,45 +94,38 @@ impl Socket {
             let _ = setsockopt(&self.0, sockopt::SndBuf, &room);
         }
         self.send(&batch.bytes).map_err(|source| Error::Send { bytes, source })?;
-        let last = u32::try_from(batch.ops.len() - 1).unwrap_or(u32::MAX);
-        let mut refused = None;
+        let (mut refused, mut acknowledged) = (None, false);
         let end = self.receive(|answer| {
-            let failed = error_of(answer).filter(|_| refused.is_none());
-            if let Some(source) = failed {
-                let op: Option<Op> =
-                    usize::try_from(answer.sequence).ok().and_then(|at| *batch.ops.get(at)?);
-                refused = Some(Error::Refused { op, source });
+            match error_of(answer) {
+                Some(source) if refused.is_none() => {
+                    let op: Option<Op> =
+                        usize::try_from(answer.sequence).ok().and_then(|at| *batch.ops.get(at)?);
+                    refused = Some(Error::Refused { op, source });
+                }
+                Some(_) => {}
+                None => acknowledged |= answer.kind == KIND_ERROR,
             }
-            answer.kind == KIND_ERROR && answer.sequence == last
+            false
         });
         match (refused, end) {
             (Some(refused), _) => Err(refused),
-            (None, Err(source)) => Err(Error::Receive(source)),
-            (None, Ok(())) => Ok(()),
+            (None, Err(source)) if !acknowledged => Err(Error::Receive(source)),
+            (None, _) => Ok(()),
         }
     }
 
-    /// Sends one request and hands each answer to `take`, until the kernel says that it is done; true where
-    /// the answers do not belong together because something changed meanwhile.
-    pub(crate) fn ask(&self, request: &[u8], mut take: impl FnMut(&Answer<'_>)) -> io::Result<bool> {
-        const INTERRUPTED: u16 = 0x10;
+    /// Sends one request and hands each answer to `take`, until the kernel says that it is done.
+    pub(crate) fn ask(&self, request: &[u8], mut take: impl FnMut(&Answer<'_>)) -> io::Result<()> {
         self.send(request)?;
-        let (mut failed, mut interrupted) = (None, false);
+        let mut failed = None;
         self.receive(|answer| {
-            interrupted |= answer.flags & INTERRUPTED != 0;
             match answer.kind {
-                KIND_DONE => true,
-                KIND_ERROR => {
-                    failed = error_of(answer);
-                    true
-                }
-                _ => {
-                    take(answer);
-                    false
-                }
+                KIND_DONE | KIND_ERROR => failed = error_of(answer),
+                _ => take(answer),
             }
+            matches!(answer.kind, KIND_DONE | KIND_ERROR)
         })?;
-        failed.map_or(Ok(interrupted), Err)
+        failed.map_or(Ok(()), Err)
     }
 
     fn send(&self, bytes: &[u8]) -> io::Result<()> {
@@ -137,7 +138,11 @@ impl Socket {
     fn receive(&self, mut done: impl FnMut(&Answer<'_>) -> bool) -> io::Result<()> {
         let mut buffer = vec![0; ANSWER_BYTES];
         loop {
-            let length = recv(self.0.as_raw_fd(), &mut buffer, MsgFlags::MSG_DONTWAIT)?;
+            let length = match recv(self.0.as_raw_fd(), &mut buffer, MsgFlags::MSG_DONTWAIT) {
+                // There were more errors than the socket holds; the first are there.
+                Err(nix::Error::ENOBUFS) => continue,
+                other => other?,
+            };
             let mut rest = buffer.get(..length).unwrap_or_default();
             while let Some((answer, behind)) = split(rest) {
                 if done(&answer) {
@@ -149,19 +154,18 @@ impl Socket {
     }
 }
 
-/// The error that an answer carries; an acknowledgement carries none.
+/// The error that an answer carries; an acknowledgement and the end of a list carry none.
 fn error_of(answer: &Answer<'_>) -> Option<io::Error> {
     let code = i32::from_ne_bytes(*answer.body.first_chunk::<4>()?);
-    (answer.kind == KIND_ERROR && code != 0).then(|| io::Error::from_raw_os_error(-code))
+    (matches!(answer.kind, KIND_ERROR | KIND_DONE) && code != 0).then(|| io::Error::from_raw_os_error(-code))
 }
 
 /// The first message in some bytes, and what is behind it.
-fn split(bytes: &[u8]) -> Option<(Answer<'_>, &[u8])> {
+pub(crate) fn split(bytes: &[u8]) -> Option<(Answer<'_>, &[u8])> {
     let header = bytes.first_chunk::<HEADER_BYTES>()?;
     let length = usize::try_from(u32::from_ne_bytes(*header.first_chunk()?)).ok()?;
     let answer = Answer {
         kind: u16::from_ne_bytes([header[4], header[5]]),
-        flags: u16::from_ne_bytes([header[6], header[7]]),
         sequence: u32::from_ne_bytes([header[8], header[9], header[10], header[11]]),
         body: bytes.get(HEADER_BYTES..length)?,
     };

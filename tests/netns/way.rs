@@ -2,12 +2,13 @@
 //!
 //! What is true of one must be true of the other, so tests of behaviour run both.
 
-use netns_nft::{Socket, encode};
+use netns_nft::{Batch, Found, Socket, encode};
 use proxy_core::plan::plan;
 use proxy_core::portal::{Portals, portals};
 use proxy_core::ruleset::{Ruleset, Settings};
 use proxy_core::sample::{snapshot, standpoint};
 use proxy_core::snapshot::Change;
+use proxy_core::table::Table;
 
 use crate::namespace::{load, within};
 
@@ -39,11 +40,28 @@ impl Way {
         let plan = plan(before, after);
         match self {
             Self::Text => load(&plan.to_string()),
-            Self::Netlink => {
-                let socket = Socket::open().expect("open a netfilter socket");
-                socket.apply(&encode(&plan)).unwrap_or_else(|error| panic!("{error}: {error:?}"));
-            }
+            Self::Netlink => apply(&encode(&plan)),
         }
+    }
+}
+
+/// Applies a transaction in this thread's namespace.
+pub(crate) fn apply(batch: &Batch) {
+    let socket = Socket::open().expect("open a netfilter socket");
+    socket.apply(batch).unwrap_or_else(|error| panic!("{error}: {error:?}"));
+}
+
+/// The table that stands in this thread's namespace; an empty one where there is none.
+pub(crate) fn standing() -> Table {
+    table_of(Socket::open().and_then(|socket| socket.find()).expect("find out what stands here"))
+}
+
+/// The table that was found; an empty one where there is none.
+pub(crate) fn table_of(found: Found) -> Table {
+    match found {
+        Found::Nothing => Table::default(),
+        Found::Table(table) => table,
+        Found::Other(why) => panic!("what stands here is no table of this layout: {why}"),
     }
 }
 

@@ -1,0 +1,207 @@
+//! What somebody else did to a table is seen, and what should stand there is put in its place, whatever it
+//! was, without a packet that finds no portal and without a connection that ends.
+
+#[path = "netns/conversation.rs"]
+#[allow(dead_code)]
+mod conversation;
+#[path = "netns/namespace.rs"]
+#[allow(dead_code)]
+mod namespace;
+#[path = "netns/way.rs"]
+#[allow(dead_code)]
+mod way;
+
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+
+use conversation::{ANSWER, answer, serve};
+use namespace::{add_address, listing, load, within};
+use netns_nft::{Batch, Error, Found, Socket, encode, encode_fresh};
+use proxy_core::plan::plan;
+use proxy_core::ruleset::{Ruleset, Settings};
+use proxy_core::sample::{backend, slice, svc};
+use proxy_core::snapshot::Change;
+use proxy_core::table::Table;
+use way::{apply, portals_of, ruleset_of, standing};
+
+fn world() -> Ruleset {
+    ruleset_of(changes())
+}
+
+fn changes() -> [Change; 3] {
+    [
+        svc("web").ip("10.96.0.1").tcp("http", 80).into(),
+        slice("web").tcp("http", 8080).at("10.1.0.1").into(),
+        svc("sticky").ip("10.96.0.2").tcp("http", 80).sticky(60).into(),
+    ]
+}
+
+/// What others may do to a table of ours.
+const DAMAGES: [(&str, &str); 17] = [
+    ("flush chain inet portico portals", "chain \"portals\""),
+    ("flush chain inet portico output", "chain \"output\""),
+    ("flush chain inet portico pick-1", "chain \"pick-1\""),
+    ("flush chain inet portico anchor", "chain \"anchor\""),
+    ("insert rule inet portico portals accept", "chain \"portals\""),
+    ("add chain inet portico mine", "chain \"mine\""),
+    ("flush chain inet portico output; delete chain inet portico output", "chain \"output\""),
+    ("add chain inet portico output { policy drop; }", "chain \"output\""),
+    ("add set inet portico mine { type mark; }", "set \"mine\""),
+    ("add element inet portico picks { 7 : jump refuse }", "set \"picks\""),
+    ("delete element inet portico picks { 1 }", "chain \"pick-1\""),
+    ("add element inet portico portals4 { 10.96.0.9 . tcp . 80 : 16384000 }", "set \"portals4\""),
+    (
+        "add element inet portico backends4 { 10.96.0.9 . 17 . 80 . 99999 : 10.1.0.1 . 80 }",
+        "set \"backends4\"",
+    ),
+    ("add table inet portico { flags dormant; }", "flags"),
+    ("delete table inet portico; add table inet portico", "comment is \"\""),
+    ("delete table inet portico; add table inet portico { comment \"portico layout 0\"; }", "layout 0"),
+    (
+        "delete table inet portico; add table inet portico { comment \"portico layout 99, nat priority -99, relay port 1\"; }",
+        "layout 99",
+    ),
+];
+
+#[test]
+fn what_somebody_did_to_a_table_is_found_and_repaired() {
+    for (damage, told) in DAMAGES {
+        within(|| {
+            apply(&encode_fresh(&world()));
+            load(damage);
+            match Socket::open().and_then(|socket| socket.find()).expect("find out") {
+                Found::Other(why) => assert!(why.contains(told), "{damage}: {why}"),
+                other => panic!("{damage}: {other:?}"),
+            }
+            apply(&encode_fresh(&world()));
+            assert_eq!(standing(), Table::from(&world()), "{damage}");
+        });
+    }
+}
+
+#[test]
+fn an_element_more_or_less_is_read_back_as_it_is() {
+    for damage in [
+        "flush map inet portico portals4",
+        "delete element inet portico backends4 { 10.96.0.1 . tcp . 80 . 0 }",
+        "add element inet portico addresses4 { 10.96.0.9 }",
+    ] {
+        within(|| {
+            apply(&encode_fresh(&world()));
+            load(damage);
+            assert_ne!(standing(), Table::from(&world()), "{damage}");
+            apply(&encode_fresh(&world()));
+            assert_eq!(standing(), Table::from(&world()), "{damage}");
+        });
+    }
+}
+
+#[test]
+fn where_nothing_stands_nothing_is_found() {
+    within(|| {
+        load("add table inet other { chain portals { drop; }; }");
+        let socket = Socket::open().expect("open a netfilter socket");
+        assert_eq!(socket.find().expect("find out"), Found::Nothing);
+        apply(&encode_fresh(&world()));
+        assert_eq!(standing(), Table::from(&world()));
+        apply(&encode_fresh(&Ruleset::empty()));
+        assert_eq!(socket.find().expect("find out"), Found::Nothing);
+    });
+}
+
+#[test]
+fn a_fresh_table_takes_the_place_of_whatever_bears_its_name() {
+    within(|| {
+        load(
+            "table inet portico { map portals4 { type ipv4_addr : verdict; }; chain output { type filter hook input priority 0; drop; }; }",
+        );
+        apply(&encode_fresh(&world()));
+        let replaced = listing();
+        assert_eq!(standing(), Table::from(&world()));
+        let fresh = within(|| {
+            apply(&encode(&plan(&Ruleset::empty(), &world())));
+            listing()
+        });
+        assert_eq!(replaced, fresh);
+    });
+}
+
+#[test]
+fn the_generation_tells_whether_anybody_changed_anything() {
+    within(|| {
+        let socket = Socket::open().expect("open a netfilter socket");
+        let generation = || socket.generation().expect("ask for the generation");
+        let empty = generation();
+        assert_eq!(generation(), empty);
+        socket.apply(&encode_fresh(&world())).expect("apply");
+        let own = generation();
+        assert_eq!(own, empty + 1, "one transaction");
+        socket.find().expect("find out");
+        assert_eq!(generation(), own, "reading changes nothing");
+        load("flush chain inet portico portals");
+        assert_ne!(generation(), own);
+    });
+}
+
+#[test]
+fn a_batch_is_its_bytes() {
+    within(|| {
+        let batch = Batch::from_bytes(encode_fresh(&world()).as_bytes().to_vec());
+        apply(&batch);
+        assert_eq!(standing(), Table::from(&world()));
+        let misfit = encode(&plan(&ruleset_of([svc("other").ip("10.96.0.9").tcp("", 80).into()]), &world()));
+        let misfit = Batch::from_bytes(misfit.as_bytes().to_vec());
+        let socket = Socket::open().expect("open a netfilter socket");
+        let error = socket.apply(&misfit).expect_err("what goes is not there");
+        assert!(matches!(error, Error::Refused { op: None, .. }), "{error:?}");
+        assert_eq!(standing(), Table::from(&world()));
+    });
+}
+
+#[test]
+fn an_established_connection_outlives_the_replacement_of_its_table() {
+    within(|| {
+        add_address("10.1.0.1");
+        let listener = TcpListener::bind("10.1.0.1:8080").expect("listen");
+        apply(&encode_fresh(&world()));
+        let mut client = TcpStream::connect_timeout(&backend("10.96.0.1:80"), ANSWER).expect("connect");
+        let (mut server, _) = listener.accept().expect("accept");
+        server.set_read_timeout(Some(ANSWER)).expect("set a time-out");
+        let mut says = |text: &[u8; 4]| {
+            client.write_all(text).expect("write");
+            let mut buffer = [0; 4];
+            server.read_exact(&mut buffer).expect("the bytes arrive");
+            assert_eq!(&buffer, text);
+        };
+        says(b"one ");
+        apply(&encode_fresh(&world()));
+        says(b"two ");
+        let other = Settings { nat_priority: -98, relay_port: 1 };
+        apply(&encode(&plan(&world(), &Ruleset::new(&portals_of(changes()), other))));
+        says(b"six ");
+        apply(&encode_fresh(&ruleset_of([])));
+        says(b"ten ");
+    });
+}
+
+#[test]
+fn no_connection_passes_a_portal_while_its_table_is_replaced() {
+    within(|| {
+        serve("backend", "10.1.0.1:8080");
+        // Whoever passes the portal unprogrammed ends up here.
+        serve("nobody", "10.96.0.1:80");
+        let (batch, done) = (encode_fresh(&world()), AtomicBool::new(false));
+        apply(&batch);
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                (0..200).for_each(|_| apply(&batch));
+                done.store(true, Ordering::Relaxed);
+            });
+            while !done.load(Ordering::Relaxed) {
+                assert_eq!(answer("10.96.0.1:80"), "backend");
+            }
+        });
+    });
+}
