@@ -21,7 +21,7 @@ pub(crate) struct Bytes(pub(crate) Vec<u8>);
 pub(crate) struct Open(usize);
 
 impl Bytes {
-    /// Opens a message with nf_tables' own header behind netlink's.
+    /// Opens a message with netfilter's own header behind netlink's.
     pub(crate) fn open_message(
         &mut self,
         kind: u16,
@@ -30,15 +30,28 @@ impl Bytes {
         family: u8,
         resource: u16,
     ) -> Open {
+        let [high, low] = resource.to_be_bytes();
+        self.open_with(kind, flags, sequence, &[family, 0, high, low])
+    }
+
+    fn open_with(&mut self, kind: u16, flags: u16, sequence: u32, own_header: &[u8]) -> Open {
         let open = Open(self.0.len());
         self.0.extend_from_slice(&0_u32.to_ne_bytes());
         self.0.extend_from_slice(&kind.to_ne_bytes());
         self.0.extend_from_slice(&flags.to_ne_bytes());
         self.0.extend_from_slice(&sequence.to_ne_bytes());
         self.0.extend_from_slice(&0_u32.to_ne_bytes());
-        self.0.extend_from_slice(&[family, 0]);
-        self.0.extend_from_slice(&resource.to_be_bytes());
+        self.0.extend_from_slice(own_header);
         open
+    }
+
+    /// One message alone, with this header of its subsystem's own.
+    pub(crate) fn message(kind: u16, flags: u16, own_header: &[u8], fill: impl FnOnce(&mut Self)) -> Vec<u8> {
+        let mut bytes = Self::default();
+        let open = bytes.open_with(kind, flags, 0, own_header);
+        fill(&mut bytes);
+        bytes.close_message(&open);
+        bytes.0
     }
 
     /// Closes a message.

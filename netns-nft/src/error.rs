@@ -1,7 +1,9 @@
 //! What can go wrong between a plan and the kernel.
 
 use std::io;
+use std::net::IpAddr;
 
+use ipnet::IpNet;
 use proxy_core::plan::Op;
 use thiserror::Error;
 
@@ -18,7 +20,7 @@ pub enum Error {
     #[error("enter the network namespace: it is this process's own, which has no portals")]
     Own,
     /// No netlink socket could be had.
-    #[error("open a netfilter socket")]
+    #[error("open a netlink socket")]
     Open(#[source] io::Error),
     /// The transaction did not reach the kernel.
     #[error("send a transaction of {bytes} bytes")]
@@ -50,6 +52,37 @@ pub enum Error {
         #[source]
         source: io::Error,
     },
+    /// The network namespace has no such interface.
+    #[error("find the interface {name}")]
+    NoInterface {
+        /// Its name.
+        name: String,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The kernel could not tell whether there is a route.
+    #[error("look up the route to {to}")]
+    LookUpRoute {
+        /// Where to.
+        to: IpAddr,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The kernel refused a route.
+    #[error("add a route to {to} over {interface} from {from}")]
+    AddRoute {
+        /// Where to.
+        to: IpNet,
+        /// Over which interface.
+        interface: String,
+        /// The source address.
+        from: IpAddr,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
 }
 
 impl Error {
@@ -57,13 +90,15 @@ impl Error {
     #[must_use]
     pub fn is_transient(&self) -> bool {
         let source = match self {
-            Self::NoNetns | Self::Own => return false,
+            Self::NoNetns | Self::Own | Self::NoInterface { .. } => return false,
             Self::Enter(source)
             | Self::Open(source)
             | Self::Receive(source)
             | Self::Send { source, .. }
             | Self::Refused { source, .. }
-            | Self::Read { source, .. } => source,
+            | Self::Read { source, .. }
+            | Self::LookUpRoute { source, .. }
+            | Self::AddRoute { source, .. } => source,
         };
         use io::ErrorKind::{Interrupted, OutOfMemory, ResourceBusy, TimedOut, WouldBlock};
         matches!(source.kind(), Interrupted | OutOfMemory | ResourceBusy | TimedOut | WouldBlock)

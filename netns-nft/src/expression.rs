@@ -235,7 +235,8 @@ pub(crate) fn put_verdict(bytes: &mut Bytes, code: i32, chain: Option<&str>) {
     });
 }
 
-const fn family_number(family: Family) -> u8 {
+/// The number of a family in the kernel.
+pub(crate) const fn family_number(family: Family) -> u8 {
     match family {
         Family::V4 => 2,
         Family::V6 => 10,

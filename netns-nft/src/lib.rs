@@ -17,10 +17,12 @@ mod layout;
 mod netns;
 mod read;
 mod shape;
+mod route;
 mod socket;
 
 pub use encode::{Batch, encode, encode_fresh};
 pub use error::Error;
 pub use netns::{Netns, NetnsId};
 pub use read::Found;
+pub use route::{has_route, route_services};
 pub use socket::Socket;

@@ -61,9 +61,13 @@ impl Socket {
     /// # Errors
     /// Where the kernel has no netfilter netlink, or no descriptor is left.
     pub fn open() -> Result<Self, Error> {
+        Self::open_to(SockProtocol::NetlinkNetFilter)
+    }
+
+    /// Opens a socket to another part of the kernel.
+    pub(crate) fn open_to(protocol: SockProtocol) -> Result<Self, Error> {
         let open = || {
-            let flags = SockFlag::SOCK_CLOEXEC;
-            let fd = socket(AddressFamily::Netlink, SockType::Raw, flags, SockProtocol::NetlinkNetFilter)?;
+            let fd = socket(AddressFamily::Netlink, SockType::Raw, SockFlag::SOCK_CLOEXEC, protocol)?;
             bind(fd.as_raw_fd(), &NetlinkAddr::new(0, 0))?;
             setsockopt(&fd, ShortErrors, &true)?;
             Ok::<_, nix::Error>(fd)

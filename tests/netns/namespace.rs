@@ -13,15 +13,22 @@ use nix::sched::{CloneFlags, unshare};
 
 /// Runs `body` in a new network namespace with the loopback device up, and a route for everything.
 pub(crate) fn within<T: Send>(body: impl FnOnce() -> T + Send) -> T {
+    bare(|| {
+        run("ip", &["link", "set", "lo", "up"], "");
+        add_address("10.200.0.1");
+        add_address("2001:db8:200::1");
+        run("ip", &["route", "add", "default", "dev", "lo", "src", "10.200.0.1"], "");
+        run("ip", &["-6", "route", "add", "default", "dev", "lo", "src", "2001:db8:200::1"], "");
+        body()
+    })
+}
+
+/// Runs `body` in a new network namespace as the kernel makes it.
+pub(crate) fn bare<T: Send>(body: impl FnOnce() -> T + Send) -> T {
     thread::scope(|scope| {
         let thread = scope.spawn(|| {
             unshare(CloneFlags::CLONE_NEWNET)
                 .expect("a new network namespace: start with scripts/netns-test");
-            run("ip", &["link", "set", "lo", "up"], "");
-            add_address("10.200.0.1");
-            add_address("2001:db8:200::1");
-            run("ip", &["route", "add", "default", "dev", "lo", "src", "10.200.0.1"], "");
-            run("ip", &["-6", "route", "add", "default", "dev", "lo", "src", "2001:db8:200::1"], "");
             body()
         });
         thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
