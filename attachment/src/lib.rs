@@ -7,7 +7,13 @@
 //! The plugin must stay tiny, so nothing here needs tokio, and nothing here decides anything about services.
 
 mod attachment;
+mod connection;
 mod message;
+mod packet;
+mod record;
 
 pub use attachment::{Attachment, AttachmentKey, PodName, Programmer, Record};
+pub use connection::{AskError, Connection, Listener, ReceiveError, SOCKET_DEFAULT, ask};
 pub use message::{Message, Reply, Request, VERSION, speaks};
+pub use packet::{BYTES_MAX, MessageError, with_causes};
+pub use record::{BrokenRecord, Records, STATE_DIR_DEFAULT, VIEW_DEFAULT, ruleset_path};

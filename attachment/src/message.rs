@@ -52,6 +52,17 @@ pub enum Request {
     Status,
 }
 
+impl Request {
+    /// Whether the descriptor of a network namespace has to come along.
+    #[must_use]
+    pub fn is_about_a_netns(&self) -> bool {
+        match self {
+            Self::Attach(_) | Self::Check(_) => true,
+            Self::Detach { .. } | Self::Gc { .. } | Self::Ready | Self::Status => false,
+        }
+    }
+}
+
 /// What the agent answers.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "answer", rename_all = "lowercase")]

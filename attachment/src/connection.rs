@@ -1,0 +1,246 @@
+//! The two ends of the agent's socket: `ask` for the plugin, `Listener` and `Connection` for the agent.
+//!
+//! One message each way, then the connection ends; every wait has an end. Only root is listened to. What
+//! must not go in here: what to answer.
+
+use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use nix::sys::socket::{getsockopt, sockopt};
+use rustix::io::{Errno, retry_on_intr};
+use rustix::net::sockopt::Timeout;
+use rustix::net::{
+    AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, connect, listen, socket_with,
+};
+use thiserror::Error;
+
+use crate::message::{Message, Reply, Request};
+use crate::packet::{MessageError, limit, receive, send, with_causes};
+
+/// Where the agent listens unless told otherwise.
+pub const SOCKET_DEFAULT: &str = "/run/portico/agent.sock";
+
+/// Pods start in bursts; who does not fit waits in `connect`, bounded by its patience.
+const BACKLOG: i32 = 1024;
+
+/// Why the agent was not asked, or gave no answer.
+#[derive(Debug, Error)]
+pub enum AskError {
+    /// Nobody listens: the agent is not there.
+    #[error("no agent listens at {}", socket.display())]
+    Absent {
+        /// Where it should.
+        socket: PathBuf,
+        /// Why it is known.
+        #[source]
+        source: io::Error,
+    },
+    /// It listens, but the two did not come to terms.
+    #[error("ask the agent at {}", socket.display())]
+    Failed {
+        /// Where it listens.
+        socket: PathBuf,
+        /// Why.
+        #[source]
+        source: MessageError,
+    },
+}
+
+impl AskError {
+    /// Whether the agent is not there at all, so that nobody else programs the pod.
+    #[must_use]
+    pub fn is_agent_down(&self) -> bool {
+        matches!(self, Self::Absent { .. })
+    }
+
+    /// Whether trying again as it is may help.
+    #[must_use]
+    pub fn is_transient(&self) -> bool {
+        match self {
+            Self::Absent { .. } => true,
+            Self::Failed { source, .. } => {
+                matches!(source, MessageError::TimedOut | MessageError::Closed | MessageError::Io(_))
+            }
+        }
+    }
+}
+
+/// Asks the agent, and waits no longer than `patience` for its answer.
+///
+/// # Errors
+/// Where nobody listens, or no answer comes that is understood.
+pub fn ask(
+    path: &Path,
+    request: &Request,
+    netns: Option<BorrowedFd<'_>>,
+    patience: Duration,
+) -> Result<(Reply, Option<OwnedFd>), AskError> {
+    let deadline = Instant::now() + patience;
+    let failed = |source| AskError::Failed { socket: path.to_owned(), source };
+    let socket = seqpacket().map_err(|error| failed(error.into()))?;
+    limit(socket.as_fd(), Timeout::Send, deadline).map_err(failed)?;
+    let address = SocketAddrUnix::new(path).map_err(|error| failed(error.into()))?;
+    retry_on_intr(|| connect(&socket, &address)).map_err(|error| match error {
+        Errno::NOENT | Errno::CONNREFUSED => {
+            AskError::Absent { socket: path.to_owned(), source: error.into() }
+        }
+        other => failed(other.into()),
+    })?;
+    let talk = || {
+        send(socket.as_fd(), request, netns)?;
+        limit(socket.as_fd(), Timeout::Recv, deadline)?;
+        receive::<Reply>(socket.as_fd())
+    };
+    let (reply, descriptor) = talk().map_err(failed)?;
+    Ok((reply.body, descriptor))
+}
+
+/// Where the agent listens.
+#[derive(Debug)]
+pub struct Listener {
+    socket: UnixListener,
+    /// Locked as long as this agent lives, so that no other one takes its place.
+    _lock: File,
+}
+
+impl Listener {
+    /// Listens at a path, in the place of an agent that is dead.
+    ///
+    /// # Errors
+    /// Where an agent listens already, something else is in the way, or the file system refuses.
+    pub fn bind(path: &Path) -> io::Result<Self> {
+        if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
+            DirBuilder::new().recursive(true).mode(0o755).create(folder)?;
+        }
+        // Whoever can open it can lock it, and so keep the agent from starting.
+        let mut private = OpenOptions::new();
+        let lock = private
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(path.with_added_extension("lock"))?;
+        lock.try_lock().map_err(|error| match error {
+            fs::TryLockError::WouldBlock => {
+                let why = format!("an agent listens at {} already", path.display());
+                io::Error::new(io::ErrorKind::AddrInUse, why)
+            }
+            fs::TryLockError::Error(error) => error,
+        })?;
+        remove_stale(path)?;
+        let socket = seqpacket()?;
+        bind(&socket, &SocketAddrUnix::new(path)?)?;
+        // Nobody can connect before `listen`, so nobody does before the mode is right.
+        fs::set_permissions(path, Permissions::from_mode(0o600))?;
+        listen(&socket, BACKLOG)?;
+        Ok(Self { socket: socket.into(), _lock: lock })
+    }
+
+    /// Whether `accept` returns at once where nobody waits, as an event loop needs it; at first it waits.
+    ///
+    /// # Errors
+    /// Where the kernel refuses.
+    pub fn set_nonblocking(&self, nonblocking: bool) -> io::Result<()> {
+        self.socket.set_nonblocking(nonblocking)
+    }
+
+    /// The next connection.
+    ///
+    /// # Errors
+    /// Where no descriptor is left, or nobody waits and this is not to wait.
+    pub fn accept(&self) -> io::Result<Connection> {
+        Ok(Connection(self.socket.accept()?.0))
+    }
+}
+
+impl AsFd for Listener {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+/// Why a request is not to be served. The peer was told.
+#[derive(Debug, Error)]
+pub enum ReceiveError {
+    /// The peer is somebody else than root.
+    #[error("user {uid} asks, and only root is listened to")]
+    Stranger {
+        /// Who it is.
+        uid: u32,
+    },
+    /// The request speaks of a network namespace that did not come along.
+    #[error("no descriptor of a network namespace came along")]
+    NoNetns,
+    /// Nothing came that is understood.
+    #[error("receive a request")]
+    Message(#[source] MessageError),
+}
+
+/// One peer, one request, one reply.
+#[derive(Debug)]
+pub struct Connection(UnixStream);
+
+impl Connection {
+    /// The request, and the descriptor that came along: always for those that speak of a network namespace.
+    ///
+    /// # Errors
+    /// Where no request comes that is to be served; the peer has had its reply then.
+    pub fn receive(&self, patience: Duration) -> Result<(Message<Request>, Option<OwnedFd>), ReceiveError> {
+        let received = self.request(Instant::now() + patience);
+        if let Err(error) = &received {
+            let refused = Reply::Refused { message: with_causes(error), transient: false };
+            // A peer that is gone needs no reply.
+            let _ = self.reply(&refused, None);
+        }
+        received
+    }
+
+    /// Answers.
+    ///
+    /// # Errors
+    /// Where the peer is gone or takes nothing.
+    pub fn reply(&self, reply: &Reply, descriptor: Option<BorrowedFd<'_>>) -> Result<(), MessageError> {
+        send(self.0.as_fd(), reply, descriptor)
+    }
+
+    fn request(&self, deadline: Instant) -> Result<(Message<Request>, Option<OwnedFd>), ReceiveError> {
+        let socket = self.0.as_fd();
+        limit(socket, Timeout::Recv, deadline).map_err(ReceiveError::Message)?;
+        limit(socket, Timeout::Send, deadline).map_err(ReceiveError::Message)?;
+        // Read whoever it is: to close on unread bytes would throw the reply away, too.
+        let received = receive::<Request>(socket);
+        // Not by rustix, whose process ids are never 0: a peer of another pid namespace has that.
+        let peer = getsockopt(&socket, sockopt::PeerCredentials)
+            .map_err(|error| ReceiveError::Message(MessageError::Io(error.into())))?;
+        if peer.uid() != 0 && peer.uid() != rustix::process::geteuid().as_raw() {
+            return Err(ReceiveError::Stranger { uid: peer.uid() });
+        }
+        let (message, descriptor) = received.map_err(ReceiveError::Message)?;
+        if descriptor.is_none() && message.body.is_about_a_netns() {
+            return Err(ReceiveError::NoNetns);
+        }
+        Ok((message, descriptor))
+    }
+}
+
+fn seqpacket() -> rustix::io::Result<OwnedFd> {
+    socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
+}
+
+/// Removes what a dead agent left behind, and nothing else.
+fn remove_stale(path: &Path) -> io::Result<()> {
+    match fs::symlink_metadata(path) {
+        Ok(found) if found.file_type().is_socket() => fs::remove_file(path),
+        Ok(_) => {
+            let why = format!("{} is there and is no socket", path.display());
+            Err(io::Error::new(io::ErrorKind::AlreadyExists, why))
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error),
+    }
+}

@@ -1,0 +1,291 @@
+//! Plugin and agent on a real socket: what they say comes across whole, and whatever else a peer sends or
+//! fails to send is refused, in time, with a reply that says so.
+
+#[path = "fixture/folder.rs"]
+mod folder;
+
+use std::fs::{self, File};
+use std::io::{IoSlice, Read, Write};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::PathBuf;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use attachment::{
+    AskError, Attachment, AttachmentKey, BYTES_MAX, Listener, Message, MessageError, ReceiveError, Reply,
+    Request, VERSION, ask,
+};
+use folder::Folder;
+use rustix::net::{
+    AddressFamily, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix,
+    SocketFlags, SocketType, connect, recv, sendmsg, socket_with,
+};
+
+/// Nothing here takes so long.
+const PATIENCE: Duration = Duration::from_secs(20);
+/// How long to wait for what must not come.
+const SHORT: Duration = Duration::from_millis(50);
+
+fn key() -> AttachmentKey {
+    AttachmentKey { network: "net".into(), container_id: "c1".into(), interface: "eth0".into() }
+}
+
+fn attachment() -> Attachment {
+    Attachment {
+        key: key(),
+        netns: "/run/netns/a".into(),
+        pod: None,
+        addresses: ["10.1.0.5", "fd00::5"].map(|address| address.parse().expect("an address")).into(),
+        annotations: [("services".to_owned(), "a,b".to_owned())].into(),
+        notes: vec!["a note".to_owned()],
+    }
+}
+
+/// What the agent makes of one connection, on which the peer does as it likes.
+fn received(
+    test: &str,
+    peer: impl FnOnce(OwnedFd) + Send,
+    patience: Duration,
+) -> Result<(Message<Request>, Option<OwnedFd>), ReceiveError> {
+    let folder = Folder::new(test);
+    let listener = Listener::bind(&folder.join("agent.sock")).expect("listen");
+    thread::scope(|scope| {
+        let peer = scope.spawn(|| {
+            let socket = socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None);
+            let socket = socket.expect("a socket");
+            connect(&socket, &SocketAddrUnix::new(folder.join("agent.sock")).expect("a short path"))
+                .expect("connect");
+            peer(socket);
+        });
+        let connection = listener.accept().expect("accept");
+        let received = connection.receive(patience);
+        drop(connection);
+        peer.join().expect("the peer does not panic");
+        received
+    })
+}
+
+fn send(socket: &OwnedFd, bytes: &[u8], descriptors: &[BorrowedFd<'_>]) {
+    let mut room = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
+    let mut beside = SendAncillaryBuffer::new(&mut room);
+    if !descriptors.is_empty() {
+        assert!(beside.push(SendAncillaryMessage::ScmRights(descriptors)));
+    }
+    sendmsg(socket, &[IoSlice::new(bytes)], &mut beside, SendFlags::NOSIGNAL).expect("send");
+}
+
+fn reply(socket: &OwnedFd) -> Reply {
+    let mut bytes = vec![0; BYTES_MAX];
+    let (length, _) = recv(socket, &mut bytes[..], RecvFlags::empty()).expect("a reply");
+    serde_json::from_slice::<Message<Reply>>(&bytes[..length]).expect("a reply is JSON").body
+}
+
+/// Sends bytes with descriptors; the agent refuses, and its reply says why in these words.
+#[track_caller]
+fn assert_refused(test: &str, bytes: &[u8], descriptors: usize, words: &str) {
+    let peer = |socket: OwnedFd| {
+        let file = File::open("/dev/null").expect("open");
+        send(&socket, bytes, &vec![file.as_fd(); descriptors]);
+        match reply(&socket) {
+            Reply::Refused { message, transient: false } => assert!(message.contains(words), "{message}"),
+            other => panic!("{other:?}"),
+        }
+    };
+    received(test, peer, PATIENCE).expect_err("it is refused");
+}
+
+#[test]
+fn a_request_comes_across_with_its_descriptor_and_the_reply_with_another() {
+    let folder = Folder::new("whole");
+    let listener = Listener::bind(&folder.join("agent.sock")).expect("listen");
+    let netns = File::open("/proc/self/ns/net").unwrap();
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            let connection = listener.accept().expect("accept");
+            let (message, descriptor) = connection.receive(PATIENCE).expect("a request");
+            assert_eq!(message, Message { version: VERSION, body: Request::Attach(attachment()) });
+            let (got, sent) = (File::from(descriptor.unwrap()).metadata(), netns.metadata());
+            assert_eq!(got.unwrap().ino(), sent.unwrap().ino());
+            let (reader, mut writer) = std::io::pipe().unwrap();
+            writer.write_all(b"everything").unwrap();
+            connection.reply(&Reply::File, Some(reader.as_fd())).expect("reply");
+        });
+        let request = Request::Attach(attachment());
+        let (reply, file) =
+            ask(&folder.join("agent.sock"), &request, Some(netns.as_fd()), PATIENCE).expect("an answer");
+        assert_eq!(reply, Reply::File);
+        let mut text = String::new();
+        File::from(file.expect("a file")).read_to_string(&mut text).unwrap();
+        assert_eq!(text, "everything");
+    });
+}
+
+#[test]
+fn each_verb_comes_across() {
+    let requests = [
+        Request::Detach { key: key() },
+        Request::Gc { network: "net".into(), valid: vec![key()] },
+        Request::Ready,
+        Request::Status,
+    ];
+    for request in requests {
+        let text = serde_json::to_vec(&Message { version: VERSION, body: request.clone() }).unwrap();
+        let (message, descriptor) =
+            received("verb", |socket| send(&socket, &text, &[]), PATIENCE).expect("understood");
+        assert!(message.body == request && descriptor.is_none(), "{message:?}");
+    }
+}
+
+#[test]
+fn a_neighbouring_version_is_understood_with_what_it_adds() {
+    let text = format!(r#"{{"version":{},"verb":"ready","newer":[1]}}"#, VERSION + 1);
+    let (message, _) =
+        received("neighbour", |socket| send(&socket, text.as_bytes(), &[]), PATIENCE).expect("understood");
+    assert_eq!(message, Message { version: VERSION + 1, body: Request::Ready });
+}
+
+#[test]
+fn another_version_is_answered_with_both_versions() {
+    let text = br#"{"version":9,"verb":"dance"}"#;
+    assert_refused("version", text, 0, "it is in version 9 of the messages, this side speaks 1");
+}
+
+#[test]
+fn an_agent_of_another_version_is_told_apart() {
+    let folder = Folder::new("theirs");
+    let listener = Listener::bind(&folder.join("agent.sock")).expect("listen");
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            let connection = rustix::net::accept(&listener).unwrap();
+            recv(&connection, &mut [0; 100][..], RecvFlags::empty()).unwrap();
+            send(&connection, br#"{"version":7,"answer":"sung"}"#, &[]);
+        });
+        let error =
+            ask(&folder.join("agent.sock"), &Request::Ready, None, PATIENCE).expect_err("not understood");
+        assert!(matches!(error, AskError::Failed { source: MessageError::Version { theirs: 7 }, .. }));
+        assert!(!error.is_agent_down() && !error.is_transient(), "{error:?}");
+    });
+}
+
+#[test]
+fn what_is_no_message_is_refused_with_the_reason() {
+    assert_refused("json", b"{", 0, "cannot be understood");
+    assert_refused("utf8", b"{\"version\":1,\"verb\":\"\xff\xfe\"}", 0, "cannot be understood");
+    assert_refused("verb-unknown", br#"{"version":1,"verb":"dance"}"#, 0, "cannot be understood");
+    assert_refused("no-version", br#"{"verb":"ready"}"#, 0, "missing field `version`");
+    let cut = &serde_json::to_vec(&Message { version: VERSION, body: Request::Ready }).unwrap();
+    assert_refused("cut", &cut[..cut.len() - 1], 0, "cannot be understood");
+}
+
+#[test]
+fn a_message_is_at_most_64_kib() {
+    let padded = |length: usize| {
+        let mut text = br#"{"version":1,"verb":"ready"}"#.to_vec();
+        text.resize(length, b' ');
+        text
+    };
+    assert_refused("large", &padded(BYTES_MAX + 1), 0, "larger than 65536 bytes");
+    let fits = padded(BYTES_MAX);
+    received("fits", |socket| send(&socket, &fits, &[]), PATIENCE).expect("it fits");
+}
+
+#[test]
+fn a_request_that_is_too_large_is_not_even_sent() {
+    let folder = Folder::new("unsent");
+    let _listener = Listener::bind(&folder.join("agent.sock")).expect("listen");
+    let request = Request::Gc { network: "n".into(), valid: vec![key(); 2_000] };
+    let error = ask(&folder.join("agent.sock"), &request, None, PATIENCE).expect_err("too large");
+    assert!(matches!(error, AskError::Failed { source: MessageError::TooLarge, .. }), "{error:?}");
+}
+
+#[test]
+fn an_attachment_comes_with_one_descriptor() {
+    let text =
+        serde_json::to_vec(&Message { version: VERSION, body: Request::Attach(attachment()) }).unwrap();
+    assert_refused("no-descriptor", &text, 0, "no descriptor of a network namespace came along");
+    assert_refused("two-descriptors", &text, 2, "more came along than one descriptor");
+}
+
+#[test]
+fn descriptors_that_are_refused_are_closed() {
+    let (mut reader, writer) = std::io::pipe().unwrap();
+    let peer = |socket: OwnedFd| {
+        send(&socket, b"{}", &[writer.as_fd(), writer.as_fd()]);
+        reply(&socket);
+        drop(writer);
+    };
+    received("closed", peer, PATIENCE).expect_err("two are refused");
+    // The end of the pipe is only seen when nobody holds the other side any more.
+    assert_eq!(reader.read(&mut [0]).unwrap(), 0);
+}
+
+#[test]
+fn a_peer_that_says_nothing_is_not_waited_for() {
+    let start = Instant::now();
+    let peer = |socket: OwnedFd| assert!(matches!(reply(&socket), Reply::Refused { .. }));
+    let error = received("silent", peer, SHORT).expect_err("nothing was said");
+    assert!(matches!(error, ReceiveError::Message(MessageError::TimedOut)), "{error:?}");
+    assert!(start.elapsed() < PATIENCE);
+}
+
+#[test]
+fn a_peer_that_goes_away_is_no_request() {
+    let error = received("gone", drop, PATIENCE).expect_err("nobody is there");
+    assert!(matches!(error, ReceiveError::Message(MessageError::Closed)), "{error:?}");
+}
+
+#[test]
+fn an_agent_that_does_not_answer_is_not_waited_for() {
+    let folder = Folder::new("slow");
+    let _listener = Listener::bind(&folder.join("agent.sock")).expect("listen");
+    let error = ask(&folder.join("agent.sock"), &Request::Ready, None, SHORT).expect_err("no answer");
+    assert!(matches!(error, AskError::Failed { source: MessageError::TimedOut, .. }), "{error:?}");
+    assert!(error.is_transient() && !error.is_agent_down());
+}
+
+#[test]
+fn an_agent_that_closes_without_an_answer_may_be_asked_again() {
+    let folder = Folder::new("closes");
+    let listener = Listener::bind(&folder.join("agent.sock")).expect("listen");
+    thread::scope(|scope| {
+        scope.spawn(|| drop(listener.accept().expect("accept")));
+        let error = ask(&folder.join("agent.sock"), &Request::Ready, None, PATIENCE).expect_err("no answer");
+        assert!(matches!(error, AskError::Failed { source: MessageError::Closed, .. }), "{error:?}");
+        assert!(error.is_transient() && !error.is_agent_down());
+    });
+}
+
+#[test]
+fn an_agent_that_is_not_there_is_down() {
+    let folder = Folder::new("absent");
+    let down = |path: PathBuf| ask(&path, &Request::Ready, None, PATIENCE).expect_err("nobody is there");
+    assert!(down(folder.join("agent.sock")).is_agent_down());
+    drop(Listener::bind(&folder.join("agent.sock")).expect("listen"));
+    assert!(folder.join("agent.sock").exists(), "what a killed agent leaves");
+    assert!(down(folder.join("agent.sock")).is_agent_down());
+    assert!(!down(folder.join(&"long".repeat(30))).is_agent_down(), "nobody can listen there");
+}
+
+#[test]
+fn a_dead_agents_place_is_taken_and_a_living_ones_is_not() {
+    let folder = Folder::new("place");
+    let path = folder.join("made/for/it/agent.sock");
+    let first = Listener::bind(&path).expect("listen in a folder that is made");
+    let mode = |path: &std::path::Path| path.metadata().unwrap().permissions().mode() & 0o777;
+    assert_eq!(mode(&path), 0o600);
+    let error = Listener::bind(&path).expect_err("the first one lives");
+    assert!(error.to_string().contains("an agent listens at"), "{error}");
+    drop(first);
+    Listener::bind(&path).expect("the first one is dead");
+}
+
+#[test]
+fn what_is_no_socket_stays_where_it_is() {
+    let folder = Folder::new("file");
+    fs::write(folder.join("agent.sock"), "precious").unwrap();
+    let error = Listener::bind(&folder.join("agent.sock")).expect_err("a file is in the way");
+    assert!(error.to_string().contains("is no socket"), "{error}");
+    assert_eq!(fs::read(folder.join("agent.sock")).unwrap(), b"precious");
+}

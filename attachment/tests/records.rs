@@ -1,0 +1,142 @@
+//! Records on disk: what is written is read, keys never meet in one file, and what a crash or a hand left
+//! behind costs no other record.
+
+#[path = "fixture/folder.rs"]
+mod folder;
+
+use std::fs::{self, File};
+use std::path::Path;
+use std::time::{Duration, SystemTime};
+
+use attachment::{Attachment, AttachmentKey, Programmer, Record, Records};
+use folder::Folder;
+
+fn names(state: &Folder) -> Vec<String> {
+    let entries = fs::read_dir(state.join("attachments")).expect("the folder is there");
+    let mut names: Vec<_> =
+        entries.map(|entry| entry.expect("an entry").file_name().into_string().expect("text")).collect();
+    names.sort();
+    names
+}
+
+fn key(network: &str, container_id: &str, interface: &str) -> AttachmentKey {
+    let [network, container_id, interface] = [network, container_id, interface].map(str::to_owned);
+    AttachmentKey { network, container_id, interface }
+}
+
+fn record(key: AttachmentKey) -> Record {
+    let attachment = Attachment {
+        key,
+        netns: "/run/netns/a".into(),
+        pod: None,
+        addresses: Vec::new(),
+        annotations: [].into(),
+        notes: Vec::new(),
+    };
+    let netns_id = serde_json::from_str(r#"{"dev":4,"inode":4026532000,"cookie":18446744073709551615}"#);
+    Record { attachment, netns_id: netns_id.expect("an identity"), programmer: Programmer::Plugin }
+}
+
+#[test]
+fn what_is_written_is_read_until_it_is_removed() {
+    let state = Folder::new("written");
+    let records = Records::new(&state.0);
+    assert!(records.read_all().expect("no folder yet is no record").0.is_empty());
+    let mut made = record(key("net", "c1", "eth0"));
+    records.write(&made).expect("write");
+    made.programmer = Programmer::Agent;
+    records.write(&made).expect("write again");
+    assert_eq!(records.read(&made.attachment.key).expect("read"), made);
+    let (found, broken) = records.read_all().expect("read");
+    assert!(found == [made.clone()] && broken.is_empty(), "{found:?} {broken:?}");
+    assert!(records.remove(&made.attachment.key).expect("remove"));
+    assert!(!records.remove(&made.attachment.key).expect("what is absent is removed"));
+    assert!(records.read_all().expect("read").0.is_empty());
+}
+
+#[test]
+fn different_keys_never_meet_and_never_leave_the_folder() {
+    let state = Folder::new("keys");
+    let keys = [
+        key("a", "b", "c"),
+        key("a,b", "", "c"),
+        key("a", "b,", "c"),
+        key("a%2Cb", "", "c"),
+        key("A", "b", "c"),
+        key("..", "..", ".."),
+        key("../../x", "/etc/passwd", "c"),
+        key("a", "b", "eth0.100"),
+        key("a", "b", "\u{1}ä\0 \n"),
+        key("a", "b", "c.json"),
+        key("", "", ""),
+    ];
+    for key in &keys {
+        Records::new(&state.0).write(&record(key.clone())).expect("write");
+    }
+    let (found, broken) = Records::new(&state.0).read_all().expect("read");
+    assert!(broken.is_empty(), "{broken:?}");
+    let mut found: Vec<_> = found.into_iter().map(|record| record.attachment.key).collect();
+    found.sort();
+    let mut expected = keys.to_vec();
+    expected.sort();
+    assert_eq!(found, expected);
+    assert_eq!(names(&state).len(), keys.len());
+    assert_eq!(fs::read_dir(&state.0).unwrap().count(), 1, "nothing beside the folder");
+}
+
+#[test]
+fn a_broken_record_is_moved_aside_and_costs_no_other() {
+    let state = Folder::new("broken");
+    let records = Records::new(&state.0);
+    let good = record(key("net", "good", "eth0"));
+    records.write(&good).expect("write");
+    let folder = state.join("attachments");
+    fs::write(folder.join("net,cut,eth0.json"), "{\"attachment\":").unwrap();
+    fs::write(folder.join("net,empty,eth0.json"), "").unwrap();
+    fs::copy(folder.join("net,good,eth0.json"), folder.join("net,copied,eth0.json")).unwrap();
+    let (found, broken) = records.read_all().expect("read");
+    assert_eq!(found, [good]);
+    let aside: Vec<_> = broken.iter().map(|broken| broken.path.file_name().unwrap()).collect();
+    assert_eq!(
+        aside,
+        ["net,copied,eth0.json.broken", "net,cut,eth0.json.broken", "net,empty,eth0.json.broken"]
+    );
+    assert!(broken[0].reason.contains("it is the record of net/good/eth0"), "{}", broken[0].reason);
+    assert!(broken.iter().all(|broken| broken.path.exists()));
+    assert!(records.read_all().expect("read").1.is_empty(), "they are reported once");
+}
+
+#[test]
+fn temporary_files_of_the_dead_are_removed_and_those_of_the_living_stay() {
+    let state = Folder::new("temporary");
+    Records::new(&state.0).write(&record(key("net", "c1", "eth0"))).expect("write");
+    assert_eq!(names(&state), ["net,c1,eth0.json"], "none is left after a write");
+    let temporary = |name: &str, age: Duration| {
+        let file = File::create(state.join("attachments").join(name)).unwrap();
+        file.set_modified(SystemTime::now() - age).unwrap();
+    };
+    temporary("net,c2,eth0.17-0.tmp", Duration::from_secs(3_600));
+    temporary("net,c3,eth0.18-0.tmp", Duration::ZERO);
+    Records::new(&state.0).read_all().expect("read");
+    assert_eq!(names(&state), ["net,c1,eth0.json", "net,c3,eth0.18-0.tmp"]);
+}
+
+#[test]
+fn writers_of_one_key_do_not_disturb_each_other() {
+    let state = Folder::new("writers");
+    std::thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| {
+                for _ in 0..50 {
+                    Records::new(&state.0).write(&record(key("net", "c1", "eth0"))).expect("write");
+                }
+            });
+        }
+    });
+    assert_eq!(names(&state), ["net,c1,eth0.json"]);
+}
+
+#[test]
+fn a_folder_that_cannot_be_made_is_an_error_and_no_panic() {
+    assert!(Records::new(Path::new("/proc/portico")).write(&record(key("net", "c1", "eth0"))).is_err());
+}
