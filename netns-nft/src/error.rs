@@ -1,7 +1,7 @@
 //! What can go wrong between a plan and the kernel.
 
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
 use proxy_core::plan::Op;
@@ -83,6 +83,15 @@ pub enum Error {
         #[source]
         source: io::Error,
     },
+    /// The kernel did not forget a flow.
+    #[error("forget a UDP flow to {portal}")]
+    Forget {
+        /// The portal that it leads to.
+        portal: SocketAddr,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
 }
 
 impl Error {
@@ -98,7 +107,8 @@ impl Error {
             | Self::Refused { source, .. }
             | Self::Read { source, .. }
             | Self::LookUpRoute { source, .. }
-            | Self::AddRoute { source, .. } => source,
+            | Self::AddRoute { source, .. }
+            | Self::Forget { source, .. } => source,
         };
         use io::ErrorKind::{Interrupted, OutOfMemory, ResourceBusy, TimedOut, WouldBlock};
         matches!(source.kind(), Interrupted | OutOfMemory | ResourceBusy | TimedOut | WouldBlock)

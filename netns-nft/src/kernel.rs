@@ -109,3 +109,25 @@ pub(crate) mod rule {
     pub(crate) const EXPRESSION_NAME: u16 = 1;
     pub(crate) const EXPRESSION_DATA: u16 = 2;
 }
+
+/// Messages and attributes of connection tracking (linux/netfilter/nfnetlink_conntrack.h).
+pub(crate) mod conntrack {
+    pub(crate) const SUBSYSTEM: u16 = 1;
+    pub(crate) const GET: u16 = 1;
+    pub(crate) const DELETE: u16 = 2;
+    pub(crate) const GET_STATS: u16 = 5;
+    pub(crate) const STATS_ENTRIES: u16 = 1;
+    pub(crate) const ORIGINAL: u16 = 1;
+    pub(crate) const REPLY: u16 = 2;
+    pub(crate) const ID: u16 = 12;
+    pub(crate) const ZONE: u16 = 18;
+    pub(crate) const TUPLE_ADDRESSES: u16 = 1;
+    pub(crate) const TUPLE_PROTOCOL: u16 = 2;
+    pub(crate) const V4_SOURCE: u16 = 1;
+    pub(crate) const V4_DESTINATION: u16 = 2;
+    pub(crate) const V6_SOURCE: u16 = 3;
+    pub(crate) const V6_DESTINATION: u16 = 4;
+    pub(crate) const PROTOCOL_NUMBER: u16 = 1;
+    pub(crate) const SOURCE_PORT: u16 = 2;
+    pub(crate) const DESTINATION_PORT: u16 = 3;
+}

@@ -9,6 +9,7 @@
 //! knows what a service is.
 
 mod attribute;
+mod conntrack;
 mod encode;
 mod error;
 mod expression;

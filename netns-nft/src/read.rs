@@ -241,7 +241,7 @@ fn pick(bytes: &[u8]) -> Option<Pick> {
 }
 
 /// An address, and what is behind it.
-fn address(bytes: &[u8], family: Family) -> Option<(IpAddr, &[u8])> {
+pub(crate) fn address(bytes: &[u8], family: Family) -> Option<(IpAddr, &[u8])> {
     match family {
         Family::V4 => bytes.split_first_chunk::<4>().map(|(octets, rest)| (IpAddr::from(*octets), rest)),
         Family::V6 => bytes.split_first_chunk::<16>().map(|(octets, rest)| (IpAddr::from(*octets), rest)),

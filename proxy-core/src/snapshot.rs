@@ -121,6 +121,12 @@ impl Snapshot {
         if self.foreign > 0 { &[] } else { &self.service_ranges }
     }
 
+    /// The ranges from which the cluster takes service addresses, whoever the services belong to.
+    #[must_use]
+    pub fn all_service_ranges(&self) -> &[IpNet] {
+        &self.service_ranges
+    }
+
     /// The slices of a service, in the order of their names.
     pub fn slices_of<'a>(&'a self, service: &'a ServiceKey) -> impl Iterator<Item = &'a Arc<EndpointSlice>> {
         let from = (service.clone(), Arc::default());
