@@ -20,6 +20,7 @@ mod read;
 mod shape;
 mod route;
 mod socket;
+mod stored;
 
 pub use encode::{Batch, encode, encode_fresh};
 pub use error::Error;
@@ -27,3 +28,4 @@ pub use netns::{Netns, NetnsId};
 pub use read::Found;
 pub use route::{has_route, route_services};
 pub use socket::Socket;
+pub use stored::{Stored, StoredError};
