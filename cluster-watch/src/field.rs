@@ -21,6 +21,8 @@ static ABSENT: Value = Value::Null;
 #[derive(Debug, Default)]
 pub(crate) struct Findings {
     list: RefCell<Vec<Finding>>,
+    /// The first value that cannot be what its field takes, whoever has let it in.
+    malformed: RefCell<Option<String>>,
 }
 
 /// One thing that is wrong: the message begins with the path of the field.
@@ -46,6 +48,11 @@ impl Findings {
 
     pub(crate) fn has_errors(&self) -> bool {
         self.list.borrow().iter().any(|finding| finding.severity == Severity::Error)
+    }
+
+    /// Why the object cannot be used, even if an API server has stored it.
+    pub(crate) fn malformed(&self) -> Option<String> {
+        self.malformed.borrow().clone()
     }
 
     pub(crate) fn into_list(self) -> Vec<Finding> {
@@ -207,7 +214,14 @@ impl<'p, 'v> Field<'p, 'v> {
 
     /// Refuses the object because this value is not what the field takes.
     pub(crate) fn refuse(&self, wanted: impl fmt::Display) {
-        self.error(format_args!("{} is not {wanted}", self.shown()));
+        self.malformed(format_args!("{} is not {wanted}", self.shown()));
+    }
+
+    /// Refuses the object, wherever it comes from: `error` is for rules, which an API server may see otherwise.
+    pub(crate) fn malformed(&self, message: impl fmt::Display) {
+        let mut first = self.findings.malformed.borrow_mut();
+        first.get_or_insert_with(|| format!("{self}: {message}"));
+        self.error(message);
     }
 
     /// Says that a part of the object was left out because of this field.

@@ -10,6 +10,7 @@
 
 mod addresses;
 mod allocate;
+mod cluster;
 mod document;
 mod endpoints;
 mod event;
@@ -35,6 +36,7 @@ mod yaml;
 #[cfg(test)]
 mod tests;
 
+pub use cluster::{ClientError, Limits, Watched, client, watch_cluster, watch_cluster_within};
 pub use event::Event;
 pub use files::{FileWatch, FilesError, watch_files};
 pub use objects::Objects;

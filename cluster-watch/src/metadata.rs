@@ -16,6 +16,11 @@ const DEFAULT_NAMESPACE: &str = "default";
 pub(crate) struct Names(HashSet<Arc<str>>);
 
 impl Names {
+    /// Forgets those that nobody else has any more.
+    pub(crate) fn prune(&mut self) {
+        self.0.retain(|name| Arc::strong_count(name) > 1);
+    }
+
     pub(crate) fn get(&mut self, text: &str) -> Arc<str> {
         if let Some(found) = self.0.get(text) {
             return Arc::clone(found);

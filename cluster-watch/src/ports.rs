@@ -72,6 +72,7 @@ fn port<'v>(
     let (protocol, number) = (protocol?, number?);
     if !seen.ports.insert((protocol, number)) {
         field.error(format_args!("port {number} {protocol} is there twice"));
+        return None;
     }
     if let Some(node_port) = node_port
         && !seen.node_ports.insert((protocol, node_port))

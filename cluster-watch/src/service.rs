@@ -94,12 +94,13 @@ pub(crate) fn service(object: &Field<'_, '_>, names: &mut Names) -> Option<Servi
     let portals = drafts.len().saturating_mul(1 + external_ips.len() + load_balancer_ips.len());
     if portals > PORTALS_MAX {
         let limit = format_args!("ports times addresses make {portals} portals, more than {PORTALS_MAX}");
-        spec.error(limit);
+        spec.malformed(limit);
     }
     let meta = meta?;
     let (ports, target_ports) = drafts.into_iter().map(|draft| (draft.port, draft.target)).unzip();
     let service = Service {
-        key: ServiceKey { namespace: meta.namespace, name: meta.name },
+        // The slices name it, too.
+        key: ServiceKey { namespace: meta.namespace, name: names.get(&meta.name) },
         cluster_ips: addresses.cluster_ips(),
         cluster_ip_text: addresses.text.clone(),
         ports,
@@ -150,7 +151,7 @@ fn check_type(spec: &Field<'_, '_>, kind: ServiceType, ports: &[PortDraft]) {
             }
             // A dot at the end says that the name is complete.
             Some(text) if !validate::is_dns_subdomain(text.strip_suffix('.').unwrap_or(text)) => {
-                name.refuse("a DNS name");
+                name.error(format_args!("{} is not a DNS name", name.shown()));
             }
             _ => {}
         }
@@ -219,11 +220,11 @@ fn affinity(spec: &Field<'_, '_>) -> Option<u32> {
         return None;
     }
     let Some(seconds) = timeout.integer() else { return Some(AFFINITY_S_DEFAULT) };
-    let seconds = u32::try_from(seconds).ok().filter(|seconds| (1..=AFFINITY_S_MAX).contains(seconds));
-    if seconds.is_none() {
-        timeout.refuse(format_args!("a time in seconds: 1 to {AFFINITY_S_MAX}"));
+    let possible = seconds.clamp(1, i64::from(AFFINITY_S_MAX));
+    if seconds != possible {
+        timeout.error(format_args!("{} is not a time in seconds: 1 to {AFFINITY_S_MAX}", timeout.shown()));
     }
-    seconds
+    u32::try_from(possible).ok()
 }
 
 /// The addresses at which a load balancer hands traffic on as it came. A host name is the client's to

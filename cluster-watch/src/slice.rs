@@ -52,7 +52,11 @@ pub enum Sliced {
 pub fn endpoint_slice(object: &Value, defaults: Defaults) -> (Sliced, Vec<String>) {
     let findings = Findings::default();
     let sliced = slice(&Field::root(object, &findings), defaults, &mut Names::default());
-    let sliced = if findings.has_errors() { Sliced::Refused } else { sliced };
+    let is_refused = match defaults {
+        Defaults::Apply => findings.has_errors(),
+        Defaults::AsStored => findings.malformed().is_some(),
+    };
+    let sliced = if is_refused { Sliced::Refused } else { sliced };
     (sliced, findings.into_list().into_iter().map(|finding| finding.message).collect())
 }
 
@@ -87,7 +91,7 @@ pub(crate) fn slice(object: &Field<'_, '_>, defaults: Defaults, names: &mut Name
         Some(AddressType::Ip(family)) => Some(family),
         None => {
             if type_field.is_missing() {
-                type_field.error("missing: one of IPv4, IPv6, FQDN");
+                type_field.malformed("missing: one of IPv4, IPv6, FQDN");
             }
             None
         }
@@ -98,7 +102,7 @@ pub(crate) fn slice(object: &Field<'_, '_>, defaults: Defaults, names: &mut Name
     let ports = object.maps("ports").filter_map(|field| port(&field, defaults, names)).collect();
     let (Some(meta), Some(family)) = (meta, family) else { return Sliced::Refused };
     let endpoints = object.maps("endpoints").filter_map(|field| endpoint(&field, family, names)).collect();
-    let service = ServiceKey { namespace: Arc::clone(&meta.namespace), name: service_name.into() };
+    let service = ServiceKey { namespace: Arc::clone(&meta.namespace), name: names.get(service_name) };
     let key = SliceKey { namespace: meta.namespace, name: meta.name };
     Sliced::Slice(EndpointSlice { key, service, ports, endpoints })
 }
@@ -106,7 +110,7 @@ pub(crate) fn slice(object: &Field<'_, '_>, defaults: Defaults, names: &mut Name
 fn check_size(object: &Field<'_, '_>, list: &str, max: usize) {
     let count = object.list(list).count();
     if count > max {
-        object.at(list).error(format_args!("{count} of them: a slice holds at most {max}"));
+        object.at(list).malformed(format_args!("{count} of them: a slice holds at most {max}"));
     }
 }
 

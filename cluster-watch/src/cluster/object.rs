@@ -1,0 +1,107 @@
+//! `Object`: an object of an API server as what the core makes of it.
+//!
+//! The server has judged it already and has set what it sets: nothing is defaulted, drawn or judged again here. Only
+//! what cannot be used is refused. What must not go in here: where it comes from.
+
+use std::sync::Arc;
+
+use ipnet::IpNet;
+use proxy_core::endpoint::EndpointSlice;
+use proxy_core::node::Node;
+use proxy_core::service::Service;
+use serde_json::Value;
+
+use crate::cluster::resource::Kind;
+use crate::field::{Field, Findings};
+use crate::metadata::Names;
+use crate::node::{node, service_cidr};
+use crate::report::excerpt;
+use crate::service::service;
+use crate::slice::{Defaults, Sliced, slice};
+
+/// The identity of an object among those of its kind; what belongs to no namespace has an empty one.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) struct ObjectKey {
+    pub(super) namespace: Arc<str>,
+    pub(super) name: Arc<str>,
+}
+
+/// What an object says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Content {
+    Service(Service),
+    Slice(EndpointSlice),
+    Ranges(Vec<IpNet>),
+    Node(Node),
+    /// It is right, but nothing for a portal.
+    Nothing,
+    /// It cannot be used; the text says why.
+    Refused(String),
+}
+
+/// An object.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Object {
+    /// None: it has no name.
+    pub(super) key: Option<ObjectKey>,
+    /// Its resource version: within a resource a later one is higher.
+    pub(super) version: Option<u64>,
+    pub(super) content: Content,
+}
+
+impl Object {
+    pub(super) fn new(kind: Kind, value: &Value, names: &mut Names) -> Self {
+        let version = version(value);
+        let Some(key) = key(kind, value, names) else {
+            let content = Content::Refused(format!("{} without a name", kind.name()));
+            return Self { key: None, version, content };
+        };
+        let findings = Findings::default();
+        let root = Field::root(value, &findings);
+        let content = match kind {
+            Kind::Service => service(&root, names).map(|draft| Content::Service(draft.service)),
+            Kind::Slice => match slice(&root, Defaults::AsStored, names) {
+                Sliced::Slice(slice) => Some(Content::Slice(slice)),
+                Sliced::Passed(_) => Some(Content::Nothing),
+                Sliced::Refused => None,
+            },
+            Kind::ServiceCidr => service_cidr(&root).map(|(_, ranges)| Content::Ranges(ranges)),
+            Kind::Node => node(&root, names).map(Content::Node),
+        };
+        let content = match (content, findings.malformed()) {
+            (Some(content), None) => content,
+            (_, why) => {
+                let first = || Some(findings.into_list().into_iter().next()?.message);
+                let why = why.or_else(first).unwrap_or_else(|| "it cannot be used".to_owned());
+                Content::Refused(format!("{} {}: {}", kind.name(), shown(&key), long_excerpt(&why)))
+            }
+        };
+        Self { key: Some(key), version, content }
+    }
+}
+
+/// The resource version of an object or a list.
+pub(super) fn version(value: &Value) -> Option<u64> {
+    value.get("metadata")?.get("resourceVersion")?.as_str()?.parse().ok()
+}
+
+fn key(kind: Kind, value: &Value, names: &mut Names) -> Option<ObjectKey> {
+    let metadata = value.get("metadata")?;
+    let text = |key: &str| metadata.get(key).and_then(Value::as_str).filter(|text| !text.is_empty());
+    let namespace = if kind.is_namespaced() { text("namespace")? } else { "" };
+    Some(ObjectKey { namespace: names.get(namespace), name: names.get(text("name")?) })
+}
+
+fn shown(key: &ObjectKey) -> String {
+    let (namespace, name) = (excerpt(&key.namespace), excerpt(&key.name));
+    if namespace.is_empty() { name } else { format!("{namespace}/{name}") }
+}
+
+/// One line, not too long: what it quotes has been cut before.
+fn long_excerpt(text: &str) -> String {
+    const CHARS_MAX: usize = 300;
+    text.chars().filter(|character| !character.is_control()).take(CHARS_MAX).collect()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,126 @@
+//! Objects as an API server has stored them.
+//!
+//! What must not go in here: what only a manifest can say.
+
+use proxy_core::service::ClusterIps;
+use serde_json::{Value, json};
+
+use super::*;
+
+fn read(kind: Kind, value: &Value) -> Content {
+    Object::new(kind, value, &mut Names::default()).content
+}
+
+fn stored(spec: &Value) -> Value {
+    json!({"metadata": {"name": "web", "namespace": "shop", "resourceVersion": "7"}, "spec": spec})
+}
+
+fn service_of(spec: &Value) -> Service {
+    match read(Kind::Service, &stored(spec)) {
+        Content::Service(service) => service,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn refusal(kind: Kind, value: &Value) -> String {
+    match read(kind, value) {
+        Content::Refused(why) => why,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn an_object_has_its_key_and_version() {
+    let object =
+        Object::new(Kind::Service, &stored(&json!({"clusterIP": "10.0.0.1"})), &mut Names::default());
+    assert_eq!(object.version, Some(7));
+    assert_eq!(object.key, Some(ObjectKey { namespace: "shop".into(), name: "web".into() }));
+}
+
+#[test]
+fn nothing_is_drawn_for_a_service_without_an_address() {
+    let service = service_of(&json!({"ports": [{"port": 80}]}));
+    assert_eq!(service.cluster_ips, ClusterIps::Headless);
+}
+
+#[test]
+fn rules_of_other_versions_refuse_no_service() {
+    let cases = [
+        // A selector, a policy and a type that are not possible today.
+        json!({"clusterIP": "10.0.0.1", "selector": {"a b": "c d"}, "ports": [{"port": 80}]}),
+        json!({"clusterIP": "10.0.0.1", "internalTrafficPolicy": "Nearby", "ports": [{"port": 80}]}),
+        json!({"clusterIP": "10.0.0.1", "type": "Later", "ports": [{"port": 80}]}),
+        // A policy, a node port and source ranges of an earlier type.
+        json!({"clusterIP": "10.0.0.1", "externalTrafficPolicy": "Local", "ports": [{"port": 80, "nodePort": 30000}],
+               "loadBalancerSourceRanges": ["10.0.0.0/8"]}),
+        // Ports without names, one of them twice, and one of a protocol to come.
+        json!({"clusterIP": "10.0.0.1",
+               "ports": [{"port": 80}, {"port": 80}, {"port": 81, "protocol": "QUIC"}]}),
+        json!({"clusterIP": "10.0.0.1", "clusterIPs": ["10.0.0.1", "10.0.0.2", "10.0.0.3"], "ports": [{"port": 80}]}),
+        json!({"clusterIP": "10.0.0.1", "externalIPs": ["127.0.0.1"], "ports": [{"port": 80}]}),
+    ];
+    for spec in cases {
+        let service = service_of(&spec);
+        assert_eq!(service.cluster_ips, ClusterIps::One("10.0.0.1".parse().unwrap()), "{spec}");
+        assert_eq!(service.ports.len(), 1, "{spec}");
+        assert_eq!(service.ports[0].node_port, None, "{spec}");
+        assert!(service.has_portals);
+    }
+    let external =
+        service_of(&json!({"type": "ExternalName", "externalName": "a_b..c", "clusterIP": "10.0.0.1"}));
+    assert!(!external.has_portals);
+    let sticky = json!({"clusterIP": "10.0.0.1", "ports": [{"port": 80}], "sessionAffinity": "ClientIP",
+                        "sessionAffinityConfig": {"clientIP": {"timeoutSeconds": 999_999}}});
+    assert_eq!(service_of(&sticky).affinity_s, Some(86_400));
+}
+
+#[test]
+fn what_cannot_be_used_is_refused_and_named() {
+    let cases = [
+        (stored(&json!("text")), "Service shop/web: spec: \"text\" is not an object"),
+        (stored(&json!({"clusterIP": "x"})), "Service shop/web: spec.clusterIP: \"x\" is not an IP address"),
+        (stored(&json!({"clusterIP": "10.0.0.1", "ports": [{"port": 70000}]})), "spec.ports[0].port: 70000"),
+        (stored(&json!({"clusterIP": "10.0.0.1", "ports": "80"})), "spec.ports: \"80\" is not a list"),
+        (json!({"metadata": {"name": 5, "namespace": "shop"}}), "Service without a name"),
+        (json!({"metadata": {"name": "web"}}), "Service without a name"),
+        (json!({"metadata": {"name": "Web\n", "namespace": "shop"}}), "Service shop/Web\\n: metadata.name"),
+        (json!([]), "Service without a name"),
+        (Value::Null, "Service without a name"),
+    ];
+    for (value, expected) in cases {
+        let why = refusal(Kind::Service, &value);
+        assert!(why.contains(expected), "{why}");
+        assert_eq!(why.lines().count(), 1);
+    }
+    let slice = json!({"metadata": {"name": "s", "namespace": "d", "labels": {"kubernetes.io/service-name": "w"}},
+                       "addressType": "IPv9", "endpoints": []});
+    assert!(refusal(Kind::Slice, &slice).starts_with("EndpointSlice d/s: addressType"));
+    let range = json!({"metadata": {"name": "k"}, "spec": {"cidrs": ["10.96.0.0"]}});
+    assert!(refusal(Kind::ServiceCidr, &range).starts_with("ServiceCIDR k: spec.cidrs[0]"));
+}
+
+#[test]
+fn a_huge_service_is_refused_before_it_costs_anything() {
+    let ports: Vec<Value> =
+        (1..=2000).map(|port| json!({"port": port, "name": format!("p{port}")})).collect();
+    let external: Vec<String> = (0..250).map(|n| format!("192.0.2.{n}")).collect();
+    let spec = json!({"clusterIP": "10.0.0.1", "ports": ports, "externalIPs": external});
+    assert!(refusal(Kind::Service, &stored(&spec)).contains("more than 4096"));
+}
+
+#[test]
+fn a_slice_for_no_portal_is_nothing() {
+    let labels = json!({"kubernetes.io/service-name": "w", "service.kubernetes.io/headless": ""});
+    let slice = json!({"metadata": {"name": "s", "namespace": "d", "labels": labels}, "addressType": "IPv4"});
+    assert_eq!(read(Kind::Slice, &slice), Content::Nothing);
+}
+
+#[test]
+fn a_node_and_ranges_are_read() {
+    let node = json!({"metadata": {"name": "n", "labels": {"topology.kubernetes.io/zone": "z"}},
+                      "status": {"addresses": [{"type": "InternalIP", "address": "192.0.2.1"}]}});
+    assert!(matches!(read(Kind::Node, &node), Content::Node(node) if &*node.zone == "z"));
+    let range =
+        json!({"metadata": {"name": "kubernetes"}, "spec": {"cidrs": ["10.96.0.0/12", "fd00::/108"]}});
+    assert!(matches!(read(Kind::ServiceCidr, &range), Content::Ranges(ranges) if ranges.len() == 2));
+}
