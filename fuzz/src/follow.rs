@@ -7,9 +7,10 @@ use std::net::SocketAddr;
 
 use ipnet::IpNet;
 use proxy_core::endpoint::{EndpointSlice, SliceKey};
+use proxy_core::pick::Pick;
 use proxy_core::plan::{Plan, plan, plan_touched};
 use proxy_core::portal::{Portal, Portals, Touched, portals};
-use proxy_core::ruleset::{Pick, Ruleset};
+use proxy_core::ruleset::Ruleset;
 use proxy_core::service::{Service, ServiceKey};
 use proxy_core::snapshot::{Change, Changed, Snapshot};
 use proxy_core::table::{Table, run};

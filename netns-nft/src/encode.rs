@@ -6,9 +6,10 @@
 use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
+use proxy_core::pick::Pick;
 use proxy_core::plan::{Op, Plan, plan};
 use proxy_core::portal::PortalKey;
-use proxy_core::ruleset::{Element, Pick, Ruleset};
+use proxy_core::ruleset::{Element, Ruleset};
 use proxy_core::service::Protocol;
 
 use crate::attribute::{Bytes, Open};

@@ -2,7 +2,8 @@
 //! text. What the text form does with the packet's mark is done with registers here.
 
 use proxy_core::address::Family;
-use proxy_core::ruleset::{Action, Pick, Settings};
+use proxy_core::pick::{Action, Pick};
+use proxy_core::ruleset::Settings;
 use proxy_core::service::Protocol;
 
 use crate::attribute::Bytes;

@@ -9,8 +9,9 @@ use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
 use proxy_core::address::Family;
+use proxy_core::pick::Pick;
 use proxy_core::portal::PortalKey;
-use proxy_core::ruleset::{Pick, Settings};
+use proxy_core::ruleset::Settings;
 use proxy_core::service::Protocol;
 use proxy_core::table::Table;
 

@@ -6,7 +6,8 @@
 
 use std::collections::BTreeMap;
 
-use proxy_core::ruleset::{Pick, Settings};
+use proxy_core::pick::Pick;
+use proxy_core::ruleset::Settings;
 
 use crate::attribute::Attributes;
 use crate::encode::{TABLE, Writer};

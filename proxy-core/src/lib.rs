@@ -14,6 +14,7 @@ pub mod explain;
 pub mod iptables;
 pub mod nft;
 pub mod node;
+pub mod pick;
 pub mod plan;
 pub mod portal;
 pub mod ruleset;

@@ -9,9 +9,10 @@ use std::fmt::{self, Display, Formatter};
 use std::net::SocketAddr;
 
 use crate::address::Family;
+use crate::pick::{Action, Pick};
 use crate::plan::{Op, Plan};
 use crate::portal::PortalKey;
-use crate::ruleset::{Action, Element, Pick, Ruleset, Settings};
+use crate::ruleset::{Element, Ruleset, Settings};
 
 /// The name of the table.
 pub const TABLE: &str = "inet portico";

@@ -10,8 +10,9 @@
 
 use std::collections::BTreeSet;
 
+use crate::pick::Pick;
 use crate::portal::Touched;
-use crate::ruleset::{Element, Pick, Ruleset, Settings};
+use crate::ruleset::{Element, Ruleset, Settings};
 
 /// One operation of a plan.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

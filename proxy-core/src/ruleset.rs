@@ -16,7 +16,6 @@
 //! What must not go in here: how elements are written, in text (`nft`) or in netlink bytes.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
@@ -25,6 +24,7 @@ use rpds::RedBlackTreeMapSync as Map;
 use serde::Serialize;
 
 use crate::address::Family;
+use crate::pick::{Action, Pick};
 use crate::portal::{Portal, PortalKey, PortalKind, Portals, Touched, Verdict};
 use crate::service::{AFFINITY_S_MAX, Mode, Protocol};
 
@@ -40,85 +40,6 @@ pub struct Settings {
 impl Default for Settings {
     fn default() -> Self {
         Self { nat_priority: -99, relay_port: 15_999 }
-    }
-}
-
-/// What happens to the first packet of a connection to a portal.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub enum Action {
-    /// Refused at once.
-    Reject,
-    /// Sent to one of this many backends; a client stays with its backend for so many seconds, if any.
-    Forward {
-        /// How many backends: slots 0 to count - 1 are there.
-        count: u16,
-        /// For how long a client stays with its backend; 0: each connection is balanced anew.
-        affinity_s: u32,
-    },
-    /// Handed to the relay.
-    Relay,
-    /// Dropped.
-    Drop,
-}
-
-/// What a portal's number says: an action, and whether the source is looked at first.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
-pub struct Pick {
-    /// What happens.
-    #[serde(flatten)]
-    pub action: Action,
-    /// Whether only the portal's `sources` may use it; others are dropped.
-    pub guarded: bool,
-}
-
-const AFFINITY_SHIFT: u32 = 15;
-const GUARD_BIT: u32 = 1 << 14;
-const COUNT_MASK: u32 = GUARD_BIT - 1;
-/// Above every affinity time-out, within 17 bits.
-const RELAY: u32 = 0x1_fffe;
-const DROP: u32 = 0x1_ffff;
-
-impl Pick {
-    /// The number that stands for it in the kernel: bits 0-13 the count, bit 14 the guard, bits 15-31 the
-    /// affinity time-out in seconds, of which two values above all time-outs mean relay and drop.
-    #[must_use]
-    pub fn code(self) -> u32 {
-        let action = match self.action {
-            Action::Reject => 0,
-            Action::Forward { count, affinity_s } => affinity_s << AFFINITY_SHIFT | u32::from(count),
-            Action::Relay => RELAY << AFFINITY_SHIFT,
-            Action::Drop => DROP << AFFINITY_SHIFT,
-        };
-        action | if self.guarded { GUARD_BIT } else { 0 }
-    }
-
-    /// The pick that a number stands for; none where no ruleset writes that number.
-    #[must_use]
-    pub fn from_code(code: u32) -> Option<Self> {
-        let count = u16::try_from(code & COUNT_MASK).ok()?;
-        let action = match (code >> AFFINITY_SHIFT, count) {
-            (0, 0) => Action::Reject,
-            (RELAY, 0) => Action::Relay,
-            (DROP, 0) => Action::Drop,
-            (_, 0) | (RELAY | DROP, _) => return None,
-            (affinity_s, count) => Action::Forward { count, affinity_s },
-        };
-        Some(Self { action, guarded: code & GUARD_BIT != 0 })
-    }
-}
-
-/// The name of the pick's chain.
-impl fmt::Display for Pick {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(if self.guarded { "guarded-" } else { "pick-" })?;
-        match self.action {
-            Action::Reject => f.write_str("reject"),
-            Action::Forward { count, affinity_s: 0 } => write!(f, "{count}"),
-            Action::Forward { count, affinity_s } => write!(f, "{count}-sticky-{affinity_s}s"),
-            Action::Relay => f.write_str("relay"),
-            Action::Drop => f.write_str("drop"),
-        }
     }
 }
 

@@ -11,9 +11,10 @@ use std::net::{IpAddr, SocketAddr};
 use ipnet::IpNet;
 use thiserror::Error;
 
+use crate::pick::Pick;
 use crate::plan::{Op, Plan};
 use crate::portal::PortalKey;
-use crate::ruleset::{Element, Pick, Ruleset, Settings};
+use crate::ruleset::{Element, Ruleset, Settings};
 
 /// What stands in the kernel.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -5,8 +5,9 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use crate::pick::Action;
 use crate::portal::PortalKey;
-use crate::ruleset::{Action, Rule, Ruleset};
+use crate::ruleset::{Rule, Ruleset};
 
 /// The first packet of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

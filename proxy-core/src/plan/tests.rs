@@ -8,8 +8,8 @@ mod properties;
 mod world;
 
 use super::*;
+use crate::pick::Action;
 use crate::portal::{Portals, Standpoint, portals};
-use crate::ruleset::Action;
 use crate::sample::{backend, cluster, cluster_slice, ip, slice, snapshot, standpoint, svc, tcp};
 use crate::service::{Mode, Service, ServiceKey};
 use crate::snapshot::{Change, Snapshot};

@@ -1,4 +1,4 @@
-//! The table as a value: the numbers of picks, and slots that stay where they are.
+//! The table as a value: slots that stay where they are, and picks as long as they are used.
 //!
 //! What packets meet in it is told in `trace`, how it is written in `nft`.
 
@@ -13,45 +13,7 @@ use crate::snapshot::{Change, Snapshot};
 
 const PORTAL: &str = "10.96.0.1:80";
 
-fn pick(action: Action, guarded: bool) -> Pick {
-    Pick { action, guarded }
-}
-
-fn any_pick() -> impl Strategy<Value = Pick> {
-    let count = 1_u16..=u16::try_from(crate::portal::BACKENDS_MAX).unwrap();
-    // The API accepts time-outs up to a day.
-    let forward =
-        (count, 0_u32..=86_400).prop_map(|(count, affinity_s)| Action::Forward { count, affinity_s });
-    let action = prop_oneof![
-        Just(Action::Reject),
-        Just(Action::Relay),
-        Just(Action::Drop),
-        forward.clone(),
-        forward.clone(),
-        forward,
-    ];
-    (action, any::<bool>()).prop_map(|(action, guarded)| pick(action, guarded))
-}
-
 proptest! {
-    #[test]
-    fn a_picks_number_stands_for_that_pick(pick in any_pick()) {
-        prop_assert_eq!(Pick::from_code(pick.code()), Some(pick));
-    }
-
-    #[test]
-    fn different_picks_have_different_numbers_and_chains(one in any_pick(), other in any_pick()) {
-        prop_assert_eq!(one == other, one.code() == other.code());
-        prop_assert_eq!(one == other, one.to_string() == other.to_string());
-    }
-
-    #[test]
-    fn a_number_stands_for_a_pick_only_if_that_pick_writes_it(code in any::<u32>()) {
-        if let Some(pick) = Pick::from_code(code) {
-            prop_assert_eq!(pick.code(), code);
-        }
-    }
-
     #[test]
     fn a_backend_that_stays_keeps_its_slot_as_far_as_the_count_allows(
         old in prop::collection::btree_set(0_u8..12, 1..10),
@@ -74,20 +36,6 @@ proptest! {
         });
         prop_assert!(moved.count() <= old.len().saturating_sub(wanted.len()));
     }
-}
-
-#[test]
-fn numbers_that_no_ruleset_writes_stand_for_nothing() {
-    // A time-out without backends, and backends beside the marks of relay and drop.
-    for code in [600 << 15, 600 << 15 | 1 << 14, (0x1_fffe << 15) | 3, (0x1_ffff << 15) | 3] {
-        assert_eq!(Pick::from_code(code), None, "{code:#x}");
-    }
-}
-
-#[test]
-fn a_portal_that_is_refused_has_the_number_zero() {
-    assert_eq!(pick(Action::Reject, false).code(), 0);
-    assert_eq!(pick(Action::Forward { count: 3, affinity_s: 0 }, false).code(), 3);
 }
 
 /// A ruleset that follows a snapshot.
@@ -196,7 +144,7 @@ fn affinity_is_in_the_pick_with_its_time_out_and_count() {
     let sticky = svc("s").ip("10.96.0.1").tcp("", 80).sticky(10_800);
     let followed = Followed::new([sticky.into(), endpoints(&[1, 2, 3])]);
     let expected = Action::Forward { count: 3, affinity_s: 10_800 };
-    assert_eq!(followed.ruleset.rule(tcp(PORTAL)).unwrap().pick, pick(expected, false));
+    assert_eq!(followed.ruleset.rule(tcp(PORTAL)).unwrap().pick, Pick { action: expected, guarded: false });
 }
 
 #[test]
@@ -213,7 +161,7 @@ fn source_ranges_guard_the_pick_and_are_united() {
     let service = service.only_from("10.2.0.0/17").only_from("10.2.128.0/17").only_from("10.2.3.0/24");
     let followed = Followed::new([service.into(), endpoints(&[1])]);
     let rule = followed.ruleset.rule(tcp("192.0.2.1:80")).unwrap();
-    assert_eq!(rule.pick, pick(Action::Forward { count: 1, affinity_s: 0 }, true));
+    assert_eq!(rule.pick, Pick { action: Action::Forward { count: 1, affinity_s: 0 }, guarded: true });
     assert_eq!(*rule.sources, ["10.2.0.0/16".parse().unwrap()]);
     assert_eq!(followed.picks(), ["pick-1", "guarded-1"]);
 }
@@ -240,7 +188,7 @@ fn the_elements_of_a_ruleset_are_those_of_its_rules_addresses_and_ranges() {
     let ruleset = Followed::new([ranges, service.into(), endpoints(&[1, 2])]).ruleset;
     let key = tcp(PORTAL);
     let expected = [
-        Element::Portal(key, pick(Action::Forward { count: 2, affinity_s: 0 }, false)),
+        Element::Portal(key, Pick { action: Action::Forward { count: 2, affinity_s: 0 }, guarded: false }),
         Element::Backend(key, 0, backend("10.1.0.1:80")),
         Element::Backend(key, 1, backend("10.1.0.2:80")),
         Element::Address(key.address),
