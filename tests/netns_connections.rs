@@ -11,7 +11,7 @@ mod namespace;
 #[allow(dead_code)]
 mod way;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, TcpListener, TcpStream, UdpSocket};
 
@@ -19,9 +19,9 @@ use conversation::{ANSWER, SILENCE, answer, ask, assert_refused, assert_silent, 
 use namespace::{add_address, within};
 use proxy_core::address::Family;
 use proxy_core::iptables::Iptables;
-use proxy_core::ruleset::Settings;
+use proxy_core::ruleset::{Ruleset, Settings};
 use proxy_core::sample::{backend, slice, svc, tcp};
-use proxy_core::service::Mode;
+use proxy_core::service::{Mode, Scheduler};
 use proxy_core::snapshot::Change;
 use proxy_core::trace::{Packet, Trace, trace};
 use way::{each_way, portals_of, ruleset_of};
@@ -174,6 +174,44 @@ fn a_sticky_client_stays_until_its_backend_goes() {
         let second = tally("10.96.0.5:80", 20);
         assert_eq!(second.len(), 1, "it settles on another: {second:?}");
         assert_ne!(first.keys().next(), second.keys().next());
+    });
+}
+
+#[test]
+fn connections_take_turns_at_each_portal_that_asks_for_it() {
+    each_way(|way| {
+        serve("a", "10.1.0.1:8080");
+        serve("b", "10.1.0.2:8080");
+        serve("c", "10.1.0.3:8080");
+        let in_turn = |name: &str, address: &str, octets: &[u8]| -> [Change; 2] {
+            let service = svc(name).ip(address).tcp("http", 80).scheduler(Scheduler::RoundRobin);
+            let made = slice(name).tcp("http", 8080);
+            let at = |octet: &u8| format!("10.1.0.{octet}");
+            [service.into(), octets.iter().fold(made, |made, octet| made.at(&at(octet))).into()]
+        };
+        let world = |octets: &[u8]| {
+            let drawn = svc("drawn").ip("10.96.0.7").tcp("http", 80);
+            let all = slice("drawn").tcp("http", 8080).at("10.1.0.1").at("10.1.0.2").at("10.1.0.3");
+            let others = in_turn("one", "10.96.0.5", &[1, 2]).into_iter().chain([drawn.into(), all.into()]);
+            ruleset_of(in_turn("two", "10.96.0.6", octets).into_iter().chain(others))
+        };
+        let mut before = Ruleset::empty();
+        for octets in [&[1, 2, 3][..], &[1, 2], &[1, 2, 3], &[1, 3], &[3]] {
+            let after = world(octets);
+            way.change(&before, &after);
+            let (mut one, mut two) = (Vec::new(), Vec::new());
+            for _ in 0..6 * octets.len() {
+                one.push(answer("10.96.0.5:80"));
+                two.push(answer("10.96.0.6:80"));
+                answer("10.96.0.7:80");
+            }
+            for (answers, count) in [(one, 2), (two, octets.len())] {
+                let turn: BTreeSet<&String> = answers[..count].iter().collect();
+                assert_eq!(turn.len(), count, "each once: {answers:?}");
+                assert!(answers.chunks(count).all(|turn| turn == &answers[..count]), "{answers:?}");
+            }
+            before = after;
+        }
     });
 }
 

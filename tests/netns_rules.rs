@@ -19,7 +19,7 @@ use proxy_core::iptables::Iptables;
 use proxy_core::plan::{Op, plan};
 use proxy_core::ruleset::{Element, Ruleset, Settings};
 use proxy_core::sample::{cluster, cluster_slice, slice, svc};
-use proxy_core::service::{Mode, Protocol};
+use proxy_core::service::{Mode, Protocol, Scheduler};
 use proxy_core::snapshot::Change;
 use proxy_core::table::Table;
 use way::{Way, portals_of, ruleset_of, standing, table_of};
@@ -44,6 +44,8 @@ fn worlds() -> Vec<Ruleset> {
         ruleset_of([guarded("10.1.0.0/16").only_from("2001:db8::/32").into(), backends(1).into()]),
         ruleset_of([web().mode(Mode::Relay).port(Protocol::Sctp, "s", 9).into(), backends(4).into()]),
         ruleset_of([web().internal_local().into(), backends(3).into()]),
+        ruleset_of([guarded("10.0.0.0/8").scheduler(Scheduler::RoundRobin).into(), backends(3).into()]),
+        ruleset_of([guarded("10.0.0.0/8").scheduler(Scheduler::RoundRobin).into(), backends(2).into()]),
         ruleset_of(many(30, 0)),
         ruleset_of(many(40, 1)),
         Ruleset::new(&portals_of(many(30, 0)), Settings { nat_priority: -101, ..Settings::default() }),

@@ -13,7 +13,9 @@ use proxy_core::endpoint::{Conditions, Endpoint, EndpointPort, EndpointSlice, Sl
 use proxy_core::node::Node;
 use proxy_core::portal::{Standpoint, View};
 use proxy_core::ruleset::Settings;
-use proxy_core::service::{ClusterIps, Mode, Protocol, Service, ServiceKey, ServicePort, TrafficPolicy};
+use proxy_core::service::{
+    ClusterIps, Mode, Protocol, Scheduler, Service, ServiceKey, ServicePort, TrafficPolicy,
+};
 use proxy_core::snapshot::Change;
 
 const NAMESPACES: [&str; 2] = ["default", "other"];
@@ -111,6 +113,7 @@ struct ServiceSeed {
     source_ranges: Vec<Pick>,
     affinity: Pick,
     mode: Pick,
+    scheduler: Pick,
     has_other_proxy: bool,
 }
 
@@ -162,6 +165,7 @@ impl ServiceSeed {
             affinity_s: self.affinity.of(&AFFINITIES),
             has_portals: !self.has_other_proxy,
             mode: self.mode.of(&MODES),
+            scheduler: self.scheduler.of(&Scheduler::ALL),
         }
     }
 }

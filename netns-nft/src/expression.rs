@@ -25,6 +25,15 @@ pub(crate) enum Part {
     Port,
 }
 
+/// How a number below a count is drawn.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Draw {
+    /// Each with the same chance.
+    Random(u16),
+    /// One after the other, as this rule counts.
+    InTurn(u16),
+}
+
 /// The expressions of a rule that is being written.
 pub(crate) struct Rule<'a>(pub(crate) &'a mut Bytes);
 
@@ -142,12 +151,16 @@ impl Rule<'_> {
         self
     }
 
-    /// Draws a number below `count`.
-    pub(crate) fn draw(&mut self, count: u16, register: u32) -> &mut Self {
+    /// Draws a number.
+    pub(crate) fn draw(&mut self, draw: Draw, register: u32) -> &mut Self {
+        let (kind, count) = match draw {
+            Draw::InTurn(count) => (0, count),
+            Draw::Random(count) => (1, count),
+        };
         self.expression("numgen", |bytes| {
             bytes.put_u32(1, register);
             bytes.put_u32(2, u32::from(count));
-            bytes.put_u32(3, 1);
+            bytes.put_u32(3, kind);
             bytes.put_u32(4, 0);
         });
         self

@@ -8,11 +8,11 @@ use proxy_core::service::Protocol;
 
 use crate::attribute::Bytes;
 use crate::encode::{TABLE, Writer, protocol_number};
-use crate::expression::{Part, REGISTER, Rule};
+use crate::expression::{Draw, Part, REGISTER, Rule};
 use crate::kernel::{LIST_ELEMENT, chain, element, flag, message, rule, set, table};
 
 /// The layout's version stands in the table's comment; another version is replaced as a whole.
-pub(crate) const LAYOUT: u32 = 2;
+pub(crate) const LAYOUT: u32 = 3;
 /// More clients than this one pod is not remembered for: it is one client.
 const CLIENTS_MAX: u32 = 65_535;
 const TCP: u8 = protocol_number(Protocol::Tcp);
@@ -111,10 +111,18 @@ pub(crate) fn add_pick(writer: &mut Writer, pick: Pick) {
         Action::Reject => add_rule(writer, &name, |rule| rule.verdict(element::GOTO, Some("refuse"))),
         Action::Relay => add_rule(writer, &name, |rule| rule.verdict(element::GOTO, Some("relay"))),
         Action::Drop => add_rule(writer, &name, |rule| rule.verdict(element::DROP, None)),
+        Action::Forward { count, affinity_s: 0 } => {
+            Family::BOTH
+                .into_iter()
+                .for_each(|family| add_forward(writer, &name, family, Draw::Random(count)));
+        }
+        Action::Turn { count, .. } => {
+            Family::BOTH
+                .into_iter()
+                .for_each(|family| add_forward(writer, &name, family, Draw::InTurn(count)));
+        }
         Action::Forward { count, affinity_s } => {
-            for family in Family::BOTH {
-                add_forward(writer, &name, family, count, affinity_s);
-            }
+            Family::BOTH.into_iter().for_each(|family| add_sticky(writer, &name, family, count, affinity_s));
         }
     }
     writer.pick_element(message::NEWSETELEM, pick);
@@ -128,17 +136,17 @@ pub(crate) fn delete_pick(writer: &mut Writer, pick: Pick) {
     });
 }
 
-fn add_forward(writer: &mut Writer, chain: &str, family: Family, count: u16, affinity_s: u32) {
+fn add_forward(writer: &mut Writer, chain: &str, family: Family, draw: Draw) {
+    add_rule(writer, chain, |rule| {
+        let slot = rule.of_family(family).load(family, &PORTAL);
+        rule.draw(draw, slot).look_up(&named("backends", family), REGISTER).translate(family);
+    });
+}
+
+/// As in the text form: a known client goes to its slot again, an entry whose slot is empty is forgotten, and
+/// a new client is remembered. Both keys end before the same register: the slot's.
+fn add_sticky(writer: &mut Writer, chain: &str, family: Family, count: u16, affinity_s: u32) {
     let (backends, clients) = (named("backends", family), named("clients", family));
-    if affinity_s == 0 {
-        add_rule(writer, chain, |rule| {
-            let slot = rule.of_family(family).load(family, &PORTAL);
-            rule.draw(count, slot).look_up(&backends, REGISTER).translate(family);
-        });
-        return;
-    }
-    // As in the text form: a known client goes to its slot again, an entry whose slot is empty is
-    // forgotten, and a new client is remembered. Both keys end before the same register: the slot's.
     add_rule(writer, chain, |rule| {
         let slot = rule.of_family(family).load(family, &CLIENT);
         rule.look_up(&clients, slot).measured(slot).remember(&clients, slot, affinity_s);
@@ -151,7 +159,7 @@ fn add_forward(writer: &mut Writer, chain: &str, family: Family, count: u16, aff
     });
     add_rule(writer, chain, |rule| {
         let slot = rule.of_family(family).load(family, &CLIENT);
-        rule.draw(count, slot).remember(&clients, slot, affinity_s);
+        rule.draw(Draw::Random(count), slot).remember(&clients, slot, affinity_s);
         rule.load(family, &PORTAL);
         rule.look_up(&backends, REGISTER).translate(family);
     });

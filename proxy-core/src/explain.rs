@@ -13,7 +13,7 @@ use crate::address::Family;
 use crate::portal::{Portal, PortalKey, PortalKind, Portals, Standpoint, portals};
 use crate::ruleset::{Ruleset, Settings};
 use crate::select::{choice, fate};
-use crate::service::{Mode, Service, TrafficPolicy};
+use crate::service::{Mode, Scheduler, Service, TrafficPolicy};
 use crate::snapshot::Snapshot;
 use crate::trace::{Packet, Trace, trace};
 
@@ -304,6 +304,11 @@ fn manner(portal: &Portal) -> Vec<String> {
         steps.push(
             "the relay in the pod's network namespace takes the connection and tries the backends".to_owned(),
         );
+    }
+    if portal.is_in_turn() && portal.backends.len() > 1 {
+        steps.push("its scheduler is rr: connections go to the backends in turn".to_owned());
+    } else if portal.scheduler != Scheduler::Random && portal.mode == Mode::Relay {
+        steps.push(format!("its scheduler, in the relay, is {}", portal.scheduler.name()));
     }
     if let Some(affinity_s) = portal.affinity_s {
         steps.push(format!(

@@ -10,6 +10,7 @@ use std::fmt::{self, Display, Formatter};
 use std::net::SocketAddr;
 
 use crate::address::Family;
+use crate::digest::digest;
 use crate::portal::{Portal, PortalKey, PortalKind, Portals, Verdict};
 use crate::service::{Mode, Protocol};
 
@@ -142,7 +143,8 @@ impl Iptables<'_> {
     }
 }
 
-/// The chain of a portal: one rule per backend, each taken with the chance that makes all equal.
+/// The chain of a portal: one rule per backend, each taken in its turn or with the chance that makes all
+/// equal.
 fn write_backends(f: &mut Formatter<'_>, portal: &Portal) -> fmt::Result {
     let chain = chain(&portal.key);
     let protocol = portal.key.protocol.lower();
@@ -158,9 +160,13 @@ fn write_backends(f: &mut Formatter<'_>, portal: &Portal) -> fmt::Result {
         write!(f, "-A {chain} -p {protocol}")?;
         let left = portal.backends.len() - slot;
         if left > 1 {
-            #[allow(clippy::cast_precision_loss)] // a count has 14 bits
-            let probability = 1.0 / left as f64;
-            write!(f, " -m statistic --mode random --probability {probability:.11}")?;
+            if portal.is_in_turn() {
+                write!(f, " -m statistic --mode nth --every {left} --packet 0")?;
+            } else {
+                #[allow(clippy::cast_precision_loss)] // a count has 14 bits
+                let probability = 1.0 / left as f64;
+                write!(f, " -m statistic --mode random --probability {probability:.11}")?;
+            }
         }
         match portal.affinity_s {
             Some(_) => writeln!(f, " -j {chain}-{slot}")?,
@@ -205,14 +211,10 @@ const fn prefix(family: Family) -> u8 {
     }
 }
 
-/// A chain's name has at most 28 characters, so it carries a hash of the portal (FNV-1a), and room for
+/// A chain's name has at most 28 characters, so it carries a digest of the portal, and room for
 /// the number of a backend.
 fn chain(key: &PortalKey) -> String {
-    let text = format!("{}/{}/{}", key.address, key.protocol, key.port);
-    let hash = text.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
-    });
-    format!("PORTICO-{:012X}", hash >> 16)
+    format!("PORTICO-{:012X}", digest(key) >> 16)
 }
 
 #[cfg(test)]

@@ -149,20 +149,25 @@ fn write_pick(f: &mut Formatter<'_>, pick: Pick) -> fmt::Result {
         Action::Relay => writeln!(f, "\t\tgoto relay")?,
         Action::Drop => writeln!(f, "\t\tdrop")?,
         Action::Forward { count, affinity_s } => {
+            let choice = format!("numgen random mod {count}");
             Family::BOTH
                 .into_iter()
-                .try_for_each(|family| write_forward(f, &words(family), count, affinity_s))?;
+                .try_for_each(|family| write_forward(f, &words(family), &choice, affinity_s))?;
+        }
+        Action::Turn { count, .. } => {
+            let choice = format!("numgen inc mod {count}");
+            Family::BOTH.into_iter().try_for_each(|family| write_forward(f, &words(family), &choice, 0))?;
         }
     }
     writeln!(f, "\t}}\n}}\nadd element {TABLE} picks {{ {} : jump {pick} }}\n", pick.code())
 }
 
-fn write_forward(f: &mut Formatter<'_>, words: &Words, count: u16, affinity_s: u32) -> fmt::Result {
+fn write_forward(f: &mut Formatter<'_>, words: &Words, choice: &str, affinity_s: u32) -> fmt::Result {
     let Words { suffix, ip, .. } = words;
     let portal = format!("{ip} daddr . meta l4proto . th dport");
     let client = client(ip);
     let send = format!("dnat {ip} to {portal} . meta mark map @backends{suffix}");
-    let choose = format!("meta mark set numgen random mod {count}");
+    let choose = format!("meta mark set {choice}");
     if affinity_s == 0 {
         return writeln!(f, "\t\t{PORTS} {choose} {send}");
     }

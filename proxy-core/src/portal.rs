@@ -7,6 +7,7 @@
 //! arrives at a node from outside).
 
 use std::collections::BTreeSet;
+use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
@@ -17,7 +18,7 @@ use serde::{Serialize, Serializer};
 use crate::address::Family;
 use crate::node::Node;
 use crate::select::{Choice, Fate, choice, fate};
-use crate::service::{Mode, Protocol, Service, ServiceKey, ServicePort, TrafficPolicy};
+use crate::service::{Mode, Protocol, Scheduler, Service, ServiceKey, ServicePort, TrafficPolicy};
 use crate::snapshot::{Changed, Snapshot};
 
 /// More backends than this are left out of a portal: the count has 14 bits in the ruleset.
@@ -32,6 +33,12 @@ pub struct PortalKey {
     pub protocol: Protocol,
     /// The destination port.
     pub port: u16,
+}
+
+impl fmt::Display for PortalKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}/{}", self.address, self.protocol, self.port)
+    }
 }
 
 /// Where the address of a portal comes from; where two services claim one portal, the earlier kind wins.
@@ -110,12 +117,25 @@ pub struct Portal {
     /// For how many seconds a client stays with its backend.
     #[serde(skip)]
     pub affinity_s: Option<u32>,
+    /// How a backend is chosen, unless affinity has chosen it already.
+    #[serde(skip)]
+    pub scheduler: Scheduler,
     /// Who may use it, where not everyone may.
     #[serde(skip)]
     pub sources: Option<Arc<[IpNet]>>,
     /// How a backend is reached.
     #[serde(skip)]
     pub mode: Mode,
+}
+
+impl Portal {
+    /// Whether the kernel gives connections to the backends in turn. Affinity comes first: who has a backend
+    /// stays with it.
+    #[must_use]
+    pub fn is_in_turn(&self) -> bool {
+        let by_kernel = self.mode == Mode::Kernel && self.affinity_s.is_none();
+        by_kernel && self.scheduler == Scheduler::RoundRobin
+    }
 }
 
 fn service_fields<S: Serializer>(key: &ServiceKey, serializer: S) -> Result<S::Ok, S::Error> {
@@ -248,11 +268,9 @@ impl Maker<'_> {
             backends: target.backends.clone(),
             left_out: target.left_out,
             affinity_s: self.service.affinity_s,
+            scheduler: self.service.scheduler,
             sources: sources.cloned(),
-            mode: match self.port.protocol {
-                Protocol::Sctp => Mode::Kernel, // nothing in user space relays SCTP
-                Protocol::Tcp | Protocol::Udp => self.service.mode.unwrap_or(self.standpoint.mode),
-            },
+            mode: self.service.mode_of(self.port.protocol, self.standpoint.mode),
         }
     }
 

@@ -24,7 +24,8 @@ use rpds::RedBlackTreeMapSync as Map;
 use serde::Serialize;
 
 use crate::address::Family;
-use crate::pick::{Action, Pick};
+use crate::digest::digest;
+use crate::pick::{Action, Pick, TURNS};
 use crate::portal::{Portal, PortalKey, PortalKind, Portals, Touched, Verdict};
 use crate::service::{AFFINITY_S_MAX, Mode, Protocol};
 
@@ -200,7 +201,7 @@ impl Ruleset {
 
     fn put(&mut self, portal: &Portal) {
         let old = self.rules.get(&portal.key);
-        let new = rule(portal, old);
+        let new = rule(portal, old, self.action(portal, old));
         if old == Some(&new) {
             return;
         }
@@ -208,6 +209,42 @@ impl Ruleset {
         *self.picks.entry(pick).or_default() += 1;
         self.rules.insert_mut(portal.key, new);
         self.release(old);
+    }
+
+    fn action(&self, portal: &Portal, old: Option<&Rule>) -> Action {
+        match (portal.verdict, portal.mode) {
+            (Verdict::Reject, _) => Action::Reject,
+            (Verdict::Drop, _) => Action::Drop,
+            (Verdict::Forward, Mode::Relay) => Action::Relay,
+            (Verdict::Forward, Mode::Kernel) => match u16::try_from(portal.backends.len()) {
+                Ok(count @ 1..) => {
+                    let number =
+                        if portal.is_in_turn() && count > 1 { self.turn(portal.key, old) } else { None };
+                    let affinity_s = portal.affinity_s.map_or(0, |affinity_s| affinity_s.min(AFFINITY_S_MAX));
+                    number.map_or(Action::Forward { count, affinity_s }, |number| Action::Turn {
+                        number,
+                        count,
+                    })
+                }
+                _ => Action::Reject,
+            },
+        }
+    }
+
+    /// The number of the chain that gives connections to the portal's backends in turn: the one it has, or
+    /// the first free one from where the portal's digest points. None is left: connections are balanced at
+    /// random.
+    fn turn(&self, key: PortalKey, old: Option<&Rule>) -> Option<u16> {
+        if let Some(Action::Turn { number, .. }) = old.map(|old| old.pick.action) {
+            return Some(number);
+        }
+        let first = u16::try_from(digest(key) % u64::from(TURNS)).ok()?;
+        (0..TURNS).map(|step| (first + step) % TURNS).find(|number| !self.has_turn(*number))
+    }
+
+    fn has_turn(&self, number: u16) -> bool {
+        let pick = |count, guarded| Pick { action: Action::Turn { number, count }, guarded };
+        self.picks.range(pick(0, false)..=pick(u16::MAX, true)).next().is_some()
     }
 
     fn remove(&mut self, key: PortalKey) {
@@ -243,9 +280,8 @@ impl Rule {
     }
 }
 
-fn rule(portal: &Portal, old: Option<&Rule>) -> Rule {
-    let action = action(portal);
-    let forwards = matches!(action, Action::Forward { .. });
+fn rule(portal: &Portal, old: Option<&Rule>, action: Action) -> Rule {
+    let forwards = matches!(action, Action::Forward { .. } | Action::Turn { .. });
     let backends = match old {
         _ if !forwards => Arc::default(),
         Some(old) if !old.backends.is_empty() => slots(&old.backends, &portal.backends).into(),
@@ -256,22 +292,6 @@ fn rule(portal: &Portal, old: Option<&Rule>) -> Rule {
         backends,
         sources: portal.sources.clone().unwrap_or_default(),
         is_cluster_ip: portal.kind == PortalKind::ClusterIp,
-    }
-}
-
-fn action(portal: &Portal) -> Action {
-    let Portal { verdict, mode, backends, affinity_s, .. } = portal;
-    match (verdict, mode) {
-        (Verdict::Reject, _) => Action::Reject,
-        (Verdict::Drop, _) => Action::Drop,
-        (Verdict::Forward, Mode::Relay) => Action::Relay,
-        (Verdict::Forward, Mode::Kernel) => match u16::try_from(backends.len()) {
-            Ok(count @ 1..) => {
-                let affinity_s = affinity_s.map_or(0, |affinity_s| affinity_s.min(AFFINITY_S_MAX));
-                Action::Forward { count, affinity_s }
-            }
-            _ => Action::Reject,
-        },
     }
 }
 

@@ -9,7 +9,9 @@ use std::sync::{Arc, LazyLock};
 use crate::endpoint::{Conditions, Endpoint, EndpointPort, EndpointSlice, SliceKey};
 use crate::node::Node;
 use crate::portal::{PortalKey, Standpoint};
-use crate::service::{ClusterIps, Mode, Protocol, Service, ServiceKey, ServicePort, TrafficPolicy};
+use crate::service::{
+    ClusterIps, Mode, Protocol, Scheduler, Service, ServiceKey, ServicePort, TrafficPolicy,
+};
 use crate::snapshot::{Change, Snapshot};
 
 /// An address, or a panic.
@@ -79,6 +81,7 @@ pub fn svc(name: &str) -> Service {
         affinity_s: None,
         has_portals: true,
         mode: None,
+        scheduler: Scheduler::Random,
     }
 }
 
@@ -170,6 +173,13 @@ impl Service {
     #[must_use]
     pub fn external_local(mut self) -> Self {
         self.external_policy = TrafficPolicy::Local;
+        self
+    }
+
+    /// With this scheduler.
+    #[must_use]
+    pub fn scheduler(mut self, scheduler: Scheduler) -> Self {
+        self.scheduler = scheduler;
         self
     }
 

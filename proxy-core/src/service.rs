@@ -168,6 +168,59 @@ pub enum Mode {
     Relay,
 }
 
+/// How a portal chooses a backend for a connection, under the names that IPVS gave them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+pub enum Scheduler {
+    /// Each with the same chance (the default).
+    #[default]
+    Random,
+    /// One after the other.
+    RoundRobin,
+    /// The one with the fewest connections.
+    LeastConnection,
+    /// By the destination address.
+    DestinationHashing,
+    /// By the source address.
+    SourceHashing,
+    /// The one that answers soonest.
+    ShortestExpectedDelay,
+    /// One without connections, or else the one that answers soonest.
+    NeverQueue,
+}
+
+impl Scheduler {
+    /// All of them.
+    pub const ALL: [Self; 7] = [
+        Self::Random,
+        Self::RoundRobin,
+        Self::LeastConnection,
+        Self::DestinationHashing,
+        Self::SourceHashing,
+        Self::ShortestExpectedDelay,
+        Self::NeverQueue,
+    ];
+
+    /// The name in annotations and output.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Random => "random",
+            Self::RoundRobin => "rr",
+            Self::LeastConnection => "lc",
+            Self::DestinationHashing => "dh",
+            Self::SourceHashing => "sh",
+            Self::ShortestExpectedDelay => "sed",
+            Self::NeverQueue => "nq",
+        }
+    }
+
+    /// Whether only the relay knows it: the kernel counts no connections for us.
+    #[must_use]
+    pub const fn needs_relay(self) -> bool {
+        !matches!(self, Self::Random | Self::RoundRobin)
+    }
+}
+
 /// A service, already checked.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Service {
@@ -196,6 +249,9 @@ pub struct Service {
     pub has_portals: bool,
     /// Annotation `portico.dev/mode`; none: the default of whoever makes the rules.
     pub mode: Option<Mode>,
+    /// Annotation `portico.dev/scheduler`. One that needs the relay takes it, whatever the mode; but nothing
+    /// relays SCTP, whose backends are then drawn at random.
+    pub scheduler: Scheduler,
 }
 
 impl Service {
@@ -205,6 +261,16 @@ impl Service {
         !self.external_ips.is_empty()
             || !self.load_balancer_ips.is_empty()
             || self.ports.iter().any(|port| port.node_port.is_some())
+    }
+
+    /// How its portals of this protocol reach a backend, where `default` is for those that do not say it.
+    #[must_use]
+    pub fn mode_of(&self, protocol: Protocol, default: Mode) -> Mode {
+        match protocol {
+            Protocol::Sctp => Mode::Kernel, // nothing in user space relays SCTP
+            _ if self.scheduler.needs_relay() => Mode::Relay,
+            Protocol::Tcp | Protocol::Udp => self.mode.unwrap_or(default),
+        }
     }
 
     /// The source ranges of one family; none: no restriction. A range that covers everything lifts it.

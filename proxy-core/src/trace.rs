@@ -39,7 +39,8 @@ pub enum Trace {
     Pass,
 }
 
-/// Walks a packet through the ruleset; `draw` is the random number that chooses a slot.
+/// Walks a packet through the ruleset; `draw` is the random number that chooses a slot, or how many were
+/// before it where backends take turns.
 #[must_use]
 pub fn trace(ruleset: &Ruleset, packet: &Packet, draw: u32) -> Trace {
     let key = packet.destination;
@@ -56,7 +57,7 @@ pub fn trace(ruleset: &Ruleset, packet: &Packet, draw: u32) -> Trace {
         Action::Reject => Trace::Reject,
         Action::Drop => Trace::Drop,
         Action::Relay => Trace::Relay,
-        Action::Forward { count, .. } => {
+        Action::Forward { count, .. } | Action::Turn { count, .. } => {
             let slot = usize::try_from(draw % u32::from(count)).ok();
             // A slot that is empty lets the rule go by, as in the kernel.
             let backend = slot.and_then(|slot| backends.get(slot));

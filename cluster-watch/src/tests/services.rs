@@ -5,7 +5,7 @@
 
 use super::{clean, key, lines, messages, read_text, service_of, with_spec};
 use proxy_core::address::Family;
-use proxy_core::service::{ClusterIps, Mode, Protocol, TrafficPolicy};
+use proxy_core::service::{ClusterIps, Mode, Protocol, Scheduler, TrafficPolicy};
 
 #[test]
 fn what_is_not_said_is_what_the_api_server_would_set() {
@@ -76,6 +76,33 @@ fn the_mode_annotation_takes_two_values_and_others_are_ignored_with_a_warning() 
           none of kernel, relay; ignored"
         ]
     );
+}
+
+#[test]
+fn the_scheduler_annotation_takes_the_names_of_the_schedulers_and_others_are_ignored_with_a_warning() {
+    let text = |annotations: &str| {
+        format!(
+            "apiVersion: v1\nkind: Service\nmetadata: {{name: db, annotations: {{{annotations}}}}}\n\
+             spec: {{ports: [{{port: 1}}]}}"
+        )
+    };
+    for scheduler in Scheduler::ALL {
+        let text = text(&format!("portico.dev/scheduler: {}", scheduler.name()));
+        assert_eq!(clean(&text).services[&key("db")].scheduler, scheduler);
+    }
+    let warning = |annotations: &str| {
+        let (objects, report) = read_text(&text(annotations));
+        let [line] = &lines(&report)[..] else { panic!("{:?}", lines(&report)) };
+        let told = line.strip_prefix(
+            "warning: a.yaml:1: document 1: Service default/db: metadata.annotations.portico.dev/",
+        );
+        (objects.services[&key("db")].scheduler, told.expect("it names the annotation").to_owned())
+    };
+    let expected = "scheduler: \"wrr\" is none of random, rr, lc, dh, sh, sed, nq; ignored";
+    assert_eq!(warning("portico.dev/scheduler: wrr"), (Scheduler::Random, expected.to_owned()));
+    let expected = "mode: \"kernel\" is not possible with scheduler lc; ignored";
+    let both = "portico.dev/mode: kernel, portico.dev/scheduler: lc";
+    assert_eq!(warning(both), (Scheduler::LeastConnection, expected.to_owned()));
 }
 
 #[test]

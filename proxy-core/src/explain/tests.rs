@@ -484,6 +484,28 @@ fn affinity_and_the_relay_are_told() {
 }
 
 #[test]
+fn the_scheduler_is_told_unless_affinity_comes_first() {
+    let manner = |service: Service| {
+        let made = endpoints().at("10.1.0.1").at("10.1.0.2");
+        let told = ask(&[service.into(), made.into()], &from_pod(tcp("10.96.0.1:80")));
+        told.steps[5..].join("\n")
+    };
+    expect![[r#"
+        its scheduler is rr: connections go to the backends in turn
+        sent to one of 2 backends"#]]
+    .assert_eq(&manner(service().scheduler(Scheduler::RoundRobin)));
+    expect![[r#"
+        the relay in the pod's network namespace takes the connection and tries the backends
+        its scheduler, in the relay, is lc
+        relayed to one of 2 backends"#]]
+    .assert_eq(&manner(service().scheduler(Scheduler::LeastConnection)));
+    expect![[r#"
+        session affinity: a client stays with its backend until it was quiet for 60 s
+        sent to one of 2 backends"#]]
+    .assert_eq(&manner(service().scheduler(Scheduler::RoundRobin).sticky(60)));
+}
+
+#[test]
 fn ipv6_and_udp_are_explained_alike() {
     let both = svc("s").ip("10.96.0.1").ip("fd00::1").udp("dns", 53);
     let made = slice("s").udp("dns", 5353).at("10.1.0.1").at("fd01::1");

@@ -8,7 +8,7 @@ use super::*;
 use crate::endpoint::EndpointSlice;
 use crate::portal::portals;
 use crate::sample::{slice, snapshot, standpoint, svc};
-use crate::service::Service;
+use crate::service::{Scheduler, Service};
 use crate::snapshot::Change;
 
 fn check(family: Family, changes: impl IntoIterator<Item = Change>, expected: Expect) {
@@ -201,6 +201,18 @@ fn a_sticky_portal_remembers_each_clients_backend() {
             COMMIT
         "#]],
     );
+}
+
+#[test]
+fn a_portal_in_turn_takes_every_nth_connection() {
+    let made = endpoints().at("10.1.0.2").at("10.1.0.3");
+    let portals =
+        portals(&snapshot([service().scheduler(Scheduler::RoundRobin).into(), made.into()]), &standpoint());
+    let text = Iptables { portals: &portals, family: Family::V4 }.to_string();
+    let statistics: Vec<&str> = text.lines().filter(|line| line.contains("statistic")).collect();
+    expect![[r#"
+        -A PORTICO-E0D8B0B32362 -p tcp -m statistic --mode nth --every 3 --packet 0 -j DNAT --to-destination 10.1.0.1:8080
+        -A PORTICO-E0D8B0B32362 -p tcp -m statistic --mode nth --every 2 --packet 0 -j DNAT --to-destination 10.1.0.2:8080"#]].assert_eq(&statistics.join("\n"));
 }
 
 #[test]

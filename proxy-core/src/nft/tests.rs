@@ -10,7 +10,7 @@ use crate::endpoint::EndpointSlice;
 use crate::plan::plan;
 use crate::portal::portals;
 use crate::sample::{slice, snapshot, standpoint, svc};
-use crate::service::{Mode, Service};
+use crate::service::{Mode, Scheduler, Service};
 use crate::snapshot::Change;
 
 fn ruleset(changes: impl IntoIterator<Item = Change>) -> Ruleset {
@@ -26,7 +26,7 @@ fn endpoints(octets: &[u8]) -> EndpointSlice {
     octets.iter().fold(made, |made, octet| made.at(&format!("10.1.0.{octet}")))
 }
 
-/// A portal of each action: forward, guarded, sticky, refuse, drop and relay, and one of IPv6.
+/// A portal of each action: forward, guarded, sticky, in turn, refuse, drop and relay, and one of IPv6.
 fn every_action() -> Vec<Change> {
     let named = |name: &str, address: &str| svc(name).ip(address).tcp("", 80);
     let endpoint = |name: &str| slice(name).tcp("", 8080).at("10.1.0.1").on("n2");
@@ -42,6 +42,8 @@ fn every_action() -> Vec<Change> {
         endpoint("drop").into(),
         named("relay", "10.96.0.5").mode(Mode::Relay).into(),
         endpoint("relay").into(),
+        named("turn", "10.96.0.6").scheduler(Scheduler::RoundRobin).into(),
+        endpoint("turn").at("10.1.0.2").into(),
     ]
 }
 
@@ -188,6 +190,14 @@ fn a_ruleset_is_a_table_with_a_chain_for_each_pick_and_an_element_for_each_porta
         add element inet portico picks { 353894402 : jump pick-2-sticky-10800s }
 
         table inet portico {
+        	chain pick-2-turn-24032 {
+        		meta l4proto { tcp, udp, sctp } meta mark set numgen inc mod 2 dnat ip to ip daddr . meta l4proto . th dport . meta mark map @backends4
+        		meta l4proto { tcp, udp, sctp } meta mark set numgen inc mod 2 dnat ip6 to ip6 daddr . meta l4proto . th dport . meta mark map @backends6
+        	}
+        }
+        add element inet portico picks { 3618668546 : jump pick-2-turn-24032 }
+
+        table inet portico {
         	chain pick-relay {
         		goto relay
         	}
@@ -208,6 +218,7 @@ fn a_ruleset_is_a_table_with_a_chain_for_each_pick_and_an_element_for_each_porta
         	10.96.0.3 . tcp . 80 : 353894402,
         	10.96.0.4 . tcp . 80 : 4294934528,
         	10.96.0.5 . tcp . 80 : 4294901760,
+        	10.96.0.6 . tcp . 80 : 3618668546,
         	192.0.2.2 . tcp . 80 : 16385
         }
         add element inet portico portals6 {
@@ -220,6 +231,8 @@ fn a_ruleset_is_a_table_with_a_chain_for_each_pick_and_an_element_for_each_porta
         	10.96.0.2 . tcp . 80 . 0 : 10.1.0.1 . 8080,
         	10.96.0.3 . tcp . 80 . 0 : 10.1.0.1 . 8080,
         	10.96.0.3 . tcp . 80 . 1 : 10.1.0.2 . 8080,
+        	10.96.0.6 . tcp . 80 . 0 : 10.1.0.1 . 8080,
+        	10.96.0.6 . tcp . 80 . 1 : 10.1.0.2 . 8080,
         	192.0.2.2 . tcp . 80 . 0 : 10.1.0.1 . 8080
         }
         add element inet portico backends6 {
@@ -230,7 +243,8 @@ fn a_ruleset_is_a_table_with_a_chain_for_each_pick_and_an_element_for_each_porta
         	10.96.0.2,
         	10.96.0.3,
         	10.96.0.4,
-        	10.96.0.5
+        	10.96.0.5,
+        	10.96.0.6
         }
         add element inet portico addresses6 {
         	fd00::1

@@ -15,13 +15,16 @@ fn any_pick() -> impl Strategy<Value = Pick> {
     // The API accepts time-outs up to a day.
     let forward =
         (count, 0_u32..=86_400).prop_map(|(count, affinity_s)| Action::Forward { count, affinity_s });
+    let turn = (0..TURNS, 1..=u16::try_from(crate::portal::BACKENDS_MAX).unwrap());
+    let turn = turn.prop_map(|(number, count)| Action::Turn { number, count });
     let action = prop_oneof![
         Just(Action::Reject),
         Just(Action::Relay),
         Just(Action::Drop),
         forward.clone(),
-        forward.clone(),
         forward,
+        turn.clone(),
+        turn,
     ];
     (action, any::<bool>()).prop_map(|(action, guarded)| pick(action, guarded))
 }
@@ -48,8 +51,9 @@ proptest! {
 
 #[test]
 fn numbers_that_no_ruleset_writes_stand_for_nothing() {
-    // A time-out without backends, and backends beside the marks of relay and drop.
-    for code in [600 << 15, 600 << 15 | 1 << 14, (0x1_fffe << 15) | 3, (0x1_ffff << 15) | 3] {
+    // A time-out without backends, backends beside the marks of relay and drop, a turn above all.
+    let above = (86_401 + u32::from(TURNS)) << 15 | 3;
+    for code in [600 << 15, 600 << 15 | 1 << 14, (0x1_fffe << 15) | 3, (0x1_ffff << 15) | 3, above] {
         assert_eq!(Pick::from_code(code), None, "{code:#x}");
     }
 }

@@ -9,6 +9,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::portal::{Standpoint, portals};
 use crate::sample::{backend, slice, snapshot, standpoint, svc, tcp};
+use crate::service::Scheduler;
 use crate::snapshot::{Change, Snapshot};
 
 const PORTAL: &str = "10.96.0.1:80";
@@ -195,4 +196,52 @@ fn the_elements_of_a_ruleset_are_those_of_its_rules_addresses_and_ranges() {
         Element::Range("10.96.0.0/16".parse().unwrap()),
     ];
     assert_eq!(ruleset.elements().collect::<Vec<_>>(), expected);
+}
+
+fn in_turn(name: &str, address: &str) -> [Change; 2] {
+    let service = svc(name).ip(address).tcp("", 80).scheduler(Scheduler::RoundRobin);
+    [service.into(), slice(name).tcp("", 80).at("10.1.0.1").at("10.1.0.2").into()]
+}
+
+#[test]
+fn a_portal_in_turn_keeps_the_number_of_its_chain_and_a_rebuilt_ruleset_finds_it_again() {
+    let number = |followed: &Followed| match followed.ruleset.rule(tcp(PORTAL)).unwrap().pick.action {
+        Action::Turn { number, .. } => number,
+        other => panic!("{other:?}"),
+    };
+    let mut followed = Followed::new(in_turn("s", "10.96.0.1"));
+    let first = number(&followed);
+    followed.apply(endpoints(&[1, 2, 3]));
+    assert_eq!(number(&followed), first);
+    let others = (2..200).flat_map(|n| in_turn(&format!("t{n}"), &format!("10.96.0.{n}")));
+    assert_eq!(number(&Followed::new(in_turn("s", "10.96.0.1").into_iter().chain(others))), first);
+}
+
+#[test]
+fn affinity_comes_before_turns_and_one_backend_needs_none() {
+    let service = || svc("s").ip("10.96.0.1").tcp("", 80).scheduler(Scheduler::RoundRobin);
+    let mut followed = Followed::new([service().sticky(60).into(), endpoints(&[1, 2])]);
+    assert_eq!(followed.picks(), ["pick-2-sticky-60s"]);
+    followed.apply(service());
+    assert!(followed.picks()[0].starts_with("pick-2-turn-"), "{:?}", followed.picks());
+    followed.apply(endpoints(&[1]));
+    assert_eq!(followed.picks(), ["pick-1"]);
+    followed.apply(service().scheduler(Scheduler::LeastConnection));
+    assert_eq!(followed.picks(), ["pick-relay"]);
+}
+
+#[test]
+fn where_every_chain_of_turns_is_taken_connections_are_balanced_at_random() {
+    let backends: Arc<[SocketAddr]> = [backend("10.1.0.1:80"), backend("10.1.0.2:80")].into();
+    let followed = Followed::new(in_turn("s", "10.96.0.1"));
+    let like = followed.portals.get(tcp(PORTAL)).unwrap();
+    let mut ruleset = Ruleset::new(&Portals::default(), Settings::default());
+    let address = |index: u16| IpAddr::from(Ipv4Addr::from(0x0a70_0000 + u32::from(index)));
+    for index in 0..=TURNS {
+        let key = PortalKey { address: address(index), ..like.key };
+        ruleset.put(&Portal { key, backends: backends.clone(), ..like.clone() });
+    }
+    let pick = Pick { action: Action::Forward { count: 2, affinity_s: 0 }, guarded: false };
+    assert_eq!(ruleset.picks().count(), usize::from(TURNS) + 1);
+    assert_eq!(ruleset.rule(PortalKey { address: address(TURNS), ..like.key }).unwrap().pick, pick);
 }

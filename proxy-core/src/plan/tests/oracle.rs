@@ -12,7 +12,7 @@ use crate::address::Family;
 use crate::endpoint::Endpoint;
 use crate::node::Node;
 use crate::portal::{PortalKind, Standpoint};
-use crate::service::{Mode, Protocol, Service, ServicePort, TrafficPolicy};
+use crate::service::{Mode, Protocol, Scheduler, Service, ServicePort, TrafficPolicy};
 use crate::trace::Packet;
 
 /// What becomes of a connection.
@@ -105,7 +105,11 @@ fn at_portal(
     }
     let bound = kind == PortalKind::ClusterIp && service.internal_policy == TrafficPolicy::Local;
     let backends = if bound { local } else { cluster };
-    match service.mode.unwrap_or(standpoint.mode) {
+    let mode = match service.scheduler {
+        Scheduler::Random | Scheduler::RoundRobin => service.mode.unwrap_or(standpoint.mode),
+        _ => Mode::Relay,
+    };
+    match mode {
         _ if backends.is_empty() => Fortune::Drop,
         Mode::Relay if port.protocol != Protocol::Sctp => Fortune::Relay(backends),
         _ => Fortune::Forward(backends),

@@ -12,12 +12,12 @@ use super::oracle::{Fortune, fortune};
 use super::world::{Revision, World, any_standpoint, changes, destinations};
 use crate::address::Family;
 use crate::explain::{Client, Outcome, Question, explain};
-use crate::pick::Pick;
+use crate::pick::{Action, Pick};
 use crate::plan::{plan, plan_touched};
 use crate::portal::{PortalKey, Portals, portals};
 use crate::ruleset::{Rule, Ruleset, Settings};
 use crate::sample::ip;
-use crate::service::{Protocol, ServiceKey};
+use crate::service::{Mode, Protocol, Scheduler, ServiceKey};
 use crate::snapshot::Snapshot;
 use crate::table::{Table, run};
 use crate::trace::{Packet, Trace, trace};
@@ -55,7 +55,7 @@ fn fortune_of(met: &[Trace], relayed: BTreeSet<SocketAddr>) -> Fortune {
     }
 }
 
-/// A ruleset without the order of its slots.
+/// A ruleset without what depends on its history: the order of its slots, and which chain of turns it has.
 #[derive(Debug, PartialEq, Eq)]
 struct Essence {
     rules: BTreeMap<PortalKey, Rule>,
@@ -65,14 +65,20 @@ struct Essence {
 }
 
 fn essence(ruleset: &Ruleset) -> Essence {
+    let timeless = |pick: Pick| match pick.action {
+        Action::Turn { count, .. } => Pick { action: Action::Turn { number: 0, count }, ..pick },
+        _ => pick,
+    };
     let rules = ruleset.rules().map(|(key, rule)| {
         let mut backends = rule.backends.to_vec();
         backends.sort_unstable();
-        (*key, Rule { backends: backends.into(), ..rule.clone() })
+        (*key, Rule { pick: timeless(rule.pick), backends: backends.into(), ..rule.clone() })
     });
+    let mut picks: Vec<Pick> = ruleset.picks().map(timeless).collect();
+    picks.sort_unstable();
     Essence {
         rules: rules.collect(),
-        picks: ruleset.picks().collect(),
+        picks,
         addresses: ruleset.addresses().collect(),
         ranges: ruleset.ranges().to_vec(),
     }
@@ -185,6 +191,24 @@ proptest! {
         for Revision { ruleset, touched } in World::follow(changes, &standpoint).revisions {
             prop_assert!(plan(&ruleset, &ruleset).is_empty());
             prop_assert!(plan_touched(&ruleset, &ruleset, &touched).is_empty());
+        }
+    }
+
+    #[test]
+    fn a_portal_whose_backends_take_turns_has_a_chain_of_its_own(changes in changes(), standpoint in any_standpoint()) {
+        let world = World::follow(changes, &standpoint);
+        let mut chains = BTreeSet::new();
+        for (key, rule) in world.ruleset().rules() {
+            let Some(portal) = world.portals.get(*key) else { panic!("{key} has a rule and no portal") };
+            let service = &world.objects.services[&portal.service];
+            let by_kernel = portal.mode == Mode::Kernel && !rule.backends.is_empty();
+            let asks = service.scheduler == Scheduler::RoundRobin && service.affinity_s.is_none();
+            let in_turn = matches!(rule.pick.action, Action::Turn { .. });
+            prop_assert_eq!(in_turn, asks && by_kernel && rule.backends.len() > 1);
+            if let Action::Turn { number, count } = rule.pick.action {
+                prop_assert!(chains.insert(number), "{} is taken", number);
+                prop_assert_eq!(usize::from(count), rule.backends.len());
+            }
         }
     }
 

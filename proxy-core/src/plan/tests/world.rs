@@ -18,7 +18,9 @@ use crate::node::Node;
 use crate::portal::{PortalKey, Portals, Standpoint, Touched, View, portals};
 use crate::ruleset::{Ruleset, Settings};
 use crate::sample::ip;
-use crate::service::{ClusterIps, Mode, Protocol, Service, ServiceKey, ServicePort, TrafficPolicy};
+use crate::service::{
+    ClusterIps, Mode, Protocol, Scheduler, Service, ServiceKey, ServicePort, TrafficPolicy,
+};
 use crate::snapshot::{Change, Snapshot};
 
 const SERVICES: [&str; 4] = ["s0", "s1", "s2", "s3"];
@@ -94,10 +96,12 @@ fn service() -> impl Strategy<Value = Service> {
     let mode = prop_oneof![4 => Just(None), 1 => Just(Some(Mode::Relay)), 1 => Just(Some(Mode::Kernel))];
     let affinity = prop_oneof![3 => Just(None), 1 => Just(Some(10)), 1 => Just(Some(10_800))];
     let ranges = prop_oneof![2 => Just(Vec::new()), 1 => subsequence(SOURCE_RANGES.to_vec(), 1..=2)];
-    let identity = (service_key(), cluster_ips(), ports(), prop::bool::weighted(0.9), mode);
+    let scheduler = prop_oneof![2 => Just(Scheduler::Random), 2 => Just(Scheduler::RoundRobin), 1 => select(Scheduler::ALL.to_vec())];
+    let manner = (mode, scheduler);
+    let identity = (service_key(), cluster_ips(), ports(), prop::bool::weighted(0.9), manner);
     (identity, policy(), policy(), addresses(), addresses(), ranges, affinity).prop_map(
         |(
-            (key, cluster_ips, ports, has_portals, mode),
+            (key, cluster_ips, ports, has_portals, (mode, scheduler)),
             internal,
             external,
             ips,
@@ -118,6 +122,7 @@ fn service() -> impl Strategy<Value = Service> {
                 affinity_s: affinity,
                 has_portals,
                 mode,
+                scheduler,
             }
         },
     )
