@@ -12,6 +12,7 @@ mod collector;
 mod fault;
 mod follow;
 mod object;
+mod probe;
 mod resource;
 mod retry;
 mod table;
@@ -25,6 +26,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
 
 pub use client::{ClientError, client};
+pub use probe::{ProbeError, probe};
 pub use resource::Watched;
 
 use crate::cluster::collector::Collector;

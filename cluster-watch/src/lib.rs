@@ -36,7 +36,9 @@ mod yaml;
 #[cfg(test)]
 mod tests;
 
-pub use cluster::{ClientError, Limits, Watched, client, watch_cluster, watch_cluster_within};
+pub use cluster::{
+    ClientError, Limits, ProbeError, Watched, client, probe, watch_cluster, watch_cluster_within,
+};
 pub use event::Event;
 pub use files::{FileWatch, FilesError, watch_files};
 pub use objects::Objects;

@@ -110,6 +110,12 @@ impl Report {
         self.errors > 0
     }
 
+    /// Whether every file and document could be read, whatever was in it.
+    pub(crate) fn has_read_everything(&self) -> bool {
+        let is_unread = |problem: &Problem| problem.severity == Severity::Error && problem.object.is_none();
+        self.suppressed == 0 && !self.problems.iter().any(is_unread)
+    }
+
     pub(crate) fn add(&mut self, severity: Severity, place: &Place, object: Option<&str>, message: String) {
         let count = match severity {
             Severity::Error => &mut self.errors,

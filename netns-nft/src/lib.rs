@@ -17,8 +17,8 @@ mod kernel;
 mod layout;
 mod netns;
 mod read;
-mod shape;
 mod route;
+mod shape;
 mod socket;
 mod stored;
 

@@ -8,6 +8,10 @@ use ipnet::IpNet;
 use proxy_core::portal::PortalKey;
 use proxy_core::service::{Mode, Protocol};
 
+use crate::agent::AgentArgs;
+use crate::check::CheckArgs;
+use crate::status::StatusArgs;
+
 const EXIT_CODES: &str =
     "Exit codes: 0 answered, 1 some of the input is wrong (the rest is answered), 2 wrong usage.";
 
@@ -30,6 +34,12 @@ pub(crate) enum Command {
     Rules(RulesArgs),
     /// Say what happens to a connection, and why.
     Explain(ExplainArgs),
+    /// Keep the portals of all pods on this node right.
+    Agent(Box<AgentArgs>),
+    /// Show what the running agent keeps right, and what is wrong.
+    Status(StatusArgs),
+    /// Find out whether this node can do what Portico needs.
+    Check(CheckArgs),
     /// Print the completions of a shell.
     Completions {
         /// The shell.

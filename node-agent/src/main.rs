@@ -4,12 +4,15 @@
 //! answered, 1 the input is wrong, 2 wrong usage. Every answer comes from a pure function of `proxy-core`;
 //! nothing here decides anything about services.
 
+mod agent;
 mod args;
+mod check;
 mod env;
 mod explain;
 mod input;
 mod portals;
 mod rules;
+mod status;
 mod table;
 
 use std::io::{self, BufWriter, Write};
@@ -46,6 +49,9 @@ fn answer(command: Command, out: &mut impl Write) -> anyhow::Result<bool> {
         Command::Portals(args) => portals::answer(&args, out),
         Command::Rules(args) => rules::answer(&args, out),
         Command::Explain(args) => explain::answer(&args, out),
+        Command::Agent(args) => agent::run(*args).map(|()| true),
+        Command::Status(args) => status::answer(&args, out),
+        Command::Check(args) => check::answer(&args, out),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Args::command(), "portico", out);
             Ok(true)

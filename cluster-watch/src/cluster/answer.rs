@@ -143,7 +143,9 @@ impl Lines {
             match frame {
                 None if self.bytes.trim_ascii().is_empty() => return Ok(Next::End),
                 None => {
-                    return Err(ask.fault(Cause::Connection, "the connection ended in the middle of a change"));
+                    return Err(
+                        ask.fault(Cause::Connection, "the connection ended in the middle of a change")
+                    );
                 }
                 Some(Err(error)) => return Err(Fault::connection(ask.verb, ask.resource, &error)),
                 Some(Ok(frame)) => {

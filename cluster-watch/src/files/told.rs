@@ -80,7 +80,9 @@ impl Told {
         if !is_being_written {
             events.extend(self.trouble(&report, now));
         }
-        if !self.is_synced {
+        // A folder that is not there yet, or half a file, is no complete state: who starts with it would take
+        // away what ran before. A refused object alone keeps nobody waiting.
+        if !self.is_synced && !is_being_written && report.has_read_everything() {
             self.is_synced = true;
             events.push(Event::Synced);
         }

@@ -1,0 +1,31 @@
+//! The agent: keeps the portals of every pod on this node right.
+//!
+//! ```text
+//! source ─┐                                            ┌─► jobs in network namespaces
+//! plugin ─┼─ Event ─► state (pure) ─► Effects ─ driver ┼─► answers, records, stored ruleset
+//! clock ──┘                                            └─► log
+//! ```
+//! What must not go in here: decisions; they are `state`'s.
+
+mod adopt;
+mod args;
+mod driver;
+mod event;
+mod http;
+mod log;
+mod member;
+mod metrics;
+mod namespace;
+mod plugin_socket;
+mod report;
+#[cfg(test)]
+mod sample;
+mod start;
+mod state;
+mod view;
+mod wish;
+
+pub(crate) use adopt::PLUGIN_TYPE;
+pub(crate) use args::AgentArgs;
+pub(crate) use report::{AttachmentReport, Report};
+pub(crate) use start::{reach, run};

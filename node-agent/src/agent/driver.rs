@@ -1,0 +1,254 @@
+//! The driver: turns the world into events for `Agent`, and runs its effects.
+//!
+//! One task owns the agent; jobs in network namespaces run on threads for blocking work, at most one at a
+//! time in each, so a slow one delays nobody else. What must not go in here: decisions.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::sync::mpsc::SyncSender;
+use std::time::Instant;
+
+use anyhow::Context;
+use attachment::{Attachment, Records, Reply, Request, VIEW_DEFAULT, ruleset_path};
+use cluster_watch::Event as Told;
+use netns_nft::{NetnsId, encode_fresh};
+use tokio::sync::mpsc::{Receiver, UnboundedReceiver, UnboundedSender};
+use tokio::sync::oneshot;
+use tokio::time::sleep_until;
+
+use crate::agent::adopt::{Adopted, Adopter};
+use crate::agent::event::{Effect, Event, Job, Outcome, Stored, Ticket};
+use crate::agent::log::{self, chain};
+use crate::agent::namespace::Namespace;
+use crate::agent::report::Report;
+use crate::agent::state::Agent;
+
+/// What reaches the driver from other threads and tasks.
+#[derive(Debug)]
+pub(crate) enum Message {
+    /// The plugin asks; the network namespace that it sent is open.
+    Asked(Request, Option<Arc<Namespace>>, SyncSender<Reply>),
+    /// An attachment was found that nobody brought.
+    Found(Box<Adopted>),
+    /// Something happened in a network namespace.
+    Happened(Event),
+    /// Somebody wants to know everything.
+    Report(oneshot::Sender<Report>),
+}
+
+/// Runs the agent.
+#[derive(Debug)]
+pub(crate) struct Driver {
+    agent: Agent,
+    namespaces: HashMap<NetnsId, Arc<Namespace>>,
+    waiting: BTreeMap<Ticket, SyncSender<Reply>>,
+    tickets: u64,
+    records: Records,
+    adopter: Arc<Adopter>,
+    sender: UnboundedSender<Message>,
+}
+
+impl Driver {
+    /// A driver of this agent, which other threads reach by `sender`.
+    pub(crate) fn new(agent: Agent, adopter: Adopter, sender: UnboundedSender<Message>) -> Self {
+        let records = adopter.records.clone();
+        let (namespaces, waiting) = Default::default();
+        Self { agent, namespaces, waiting, tickets: 0, records, adopter: Arc::new(adopter), sender }
+    }
+
+    /// Runs until the source of services ends or `stop` says so.
+    pub(crate) async fn run(
+        &mut self,
+        mut source: Receiver<Told>,
+        mut messages: UnboundedReceiver<Message>,
+        stop: impl Future<Output = ()>,
+    ) {
+        tokio::pin!(stop);
+        loop {
+            let deadline = self.agent.deadline().unwrap_or_else(Instant::now);
+            let event = tokio::select! {
+                () = &mut stop => return,
+                Some(message) = messages.recv() => self.event_of(message),
+                told = source.recv() => match told {
+                    Some(told) => Some(told.into()),
+                    None => return,
+                },
+                () = sleep_until(deadline.into()) => Some(Event::Tick),
+            };
+            if let Some(event) = event {
+                self.step(event);
+            }
+        }
+    }
+
+    /// Takes over what ran before this agent, before anybody is served.
+    pub(crate) async fn adopt(&mut self) -> anyhow::Result<()> {
+        let adopter = Arc::clone(&self.adopter);
+        let found = tokio::task::spawn_blocking(move || adopter.look(&Default::default()));
+        for adopted in found.await.context("look for attachments from before")? {
+            let event = self.take(adopted);
+            self.step(event);
+        }
+        Ok(())
+    }
+
+    fn take(&mut self, Adopted { record, namespace, is_new }: Adopted) -> Event {
+        if is_new {
+            self.write(&record);
+        }
+        self.namespaces.entry(record.netns_id).or_insert(namespace);
+        Event::Adopt(record)
+    }
+
+    fn step(&mut self, event: Event) {
+        for effect in self.agent.step(Instant::now(), event) {
+            self.execute(effect);
+        }
+    }
+
+    fn event_of(&mut self, message: Message) -> Option<Event> {
+        match message {
+            Message::Happened(event) => Some(event),
+            Message::Report(wanted) => {
+                // Whoever asked may have gone.
+                let _ = wanted.send(self.agent.report(Instant::now()));
+                None
+            }
+            Message::Found(adopted) => Some(self.take(*adopted)),
+            Message::Asked(request, namespace, reply) => {
+                self.tickets += 1;
+                let ticket = Ticket(self.tickets);
+                self.waiting.insert(ticket, reply);
+                self.request(ticket, request, namespace)
+            }
+        }
+    }
+
+    fn request(
+        &mut self,
+        ticket: Ticket,
+        request: Request,
+        namespace: Option<Arc<Namespace>>,
+    ) -> Option<Event> {
+        let event = match (request, namespace) {
+            (Request::Attach(attachment), Some(namespace)) => self.attach(ticket, attachment, namespace),
+            (Request::Check(_), Some(namespace)) => Event::Check(ticket, namespace.id()),
+            (Request::Detach { key }, _) => Event::Detach(ticket, key),
+            (Request::Gc { network, valid }, _) => Event::Gc(ticket, network, valid),
+            (Request::Ready, _) => Event::Ready(ticket),
+            // The socket's side answers a question for the status itself, and refuses what lacks a descriptor.
+            (Request::Status | Request::Attach(_) | Request::Check(_), _) => {
+                self.waiting.remove(&ticket);
+                return None;
+            }
+        };
+        Some(event)
+    }
+
+    fn attach(&mut self, ticket: Ticket, attachment: Attachment, namespace: Arc<Namespace>) -> Event {
+        let netns = namespace.id();
+        self.namespaces.entry(netns).or_insert(namespace);
+        Event::Attach(ticket, attachment, netns)
+    }
+
+    fn execute(&mut self, effect: Effect) {
+        match effect {
+            Effect::Run(netns, job) => self.start(netns, job),
+            Effect::ForgetUdp(netns, flows) => {
+                let Some(namespace) = self.namespaces.get(&netns).cloned() else { return };
+                tokio::task::spawn_blocking(move || match namespace.forget_udp(&flows) {
+                    Ok(0) => {}
+                    Ok(count) => tracing::info!(netns = netns.inode, count, "moved UDP flows"),
+                    Err(error) => {
+                        tracing::warn!(netns = netns.inode, error = %chain(error), "move UDP flows")
+                    }
+                });
+            }
+            Effect::Answer(ticket, reply) => {
+                if let Some(waiting) = self.waiting.remove(&ticket) {
+                    // Whoever asked may have given up.
+                    let _ = waiting.send(reply);
+                }
+            }
+            Effect::Write(record) => self.write(&record),
+            Effect::Erase(key) => {
+                if let Err(error) = self.records.remove(&key) {
+                    tracing::warn!(attachment = %key, %error, "remove the record of an attachment");
+                }
+            }
+            Effect::Close(netns) => drop(self.namespaces.remove(&netns)),
+            Effect::Look => self.look(),
+            Effect::Store(stored) => self.store(stored),
+            Effect::Note(note) => log::note(&note),
+        }
+    }
+
+    fn start(&self, netns: NetnsId, job: Job) {
+        let sender = self.sender.clone();
+        let Some(namespace) = self.namespaces.get(&netns).cloned() else {
+            let message = "the network namespace is not open".to_owned();
+            let outcome = Outcome::Failed { message, transient: false };
+            let _ = sender.send(Message::Happened(Event::Done(netns, outcome)));
+            return;
+        };
+        tokio::task::spawn_blocking(move || {
+            let outcome = namespace.run(&job);
+            // The driver may be stopping; then nobody waits for it.
+            let _ = sender.send(Message::Happened(Event::Done(netns, outcome)));
+        });
+    }
+
+    fn write(&self, record: &attachment::Record) {
+        if let Err(error) = self.records.write(record) {
+            let key = &record.attachment.key;
+            tracing::error!(attachment = %key, %error, "write the record of an attachment: after a restart of the agent only the runtime's cache tells of it");
+        }
+    }
+
+    /// Looks for pods that are gone and for attachments that nobody brought, beside everything else.
+    fn look(&self) {
+        let sender = self.sender.clone();
+        let adopter = Arc::clone(&self.adopter);
+        let namespaces: Vec<Arc<Namespace>> = self.namespaces.values().cloned().collect();
+        let known = self.agent.keys().cloned().collect();
+        tokio::task::spawn_blocking(move || {
+            for namespace in namespaces.iter().filter(|namespace| namespace.is_gone()) {
+                let _ = sender.send(Message::Happened(Event::Gone(namespace.id())));
+            }
+            for adopted in adopter.look(&known) {
+                let _ = sender.send(Message::Found(Box::new(adopted)));
+            }
+        });
+    }
+
+    fn store(&self, Stored { revision, ranges, ruleset }: Stored) {
+        let path = ruleset_path(&self.adopter.state_dir, VIEW_DEFAULT);
+        tokio::task::spawn_blocking(move || {
+            let batch = encode_fresh(&ruleset);
+            let stored = netns_nft::Stored { revision, ranges: ranges.to_vec(), batch };
+            let folder = path.parent().map_or(Ok(()), std::fs::create_dir_all);
+            if let Err(error) = folder.and_then(|()| stored.write(&path)) {
+                tracing::error!(path = %path.display(), %error, "write the ruleset for when the agent is not there");
+            }
+        });
+    }
+}
+
+impl From<Told> for Event {
+    fn from(told: Told) -> Self {
+        match told {
+            Told::Changes(changes) => Self::Changes(changes),
+            Told::Node(node) => Self::Node(node),
+            Told::Synced => Self::Synced,
+            Told::Trouble(why) => Self::Trouble(why),
+            Told::Recovered => Self::Recovered,
+        }
+    }
+}
+
+/// Asks a running driver for everything it knows.
+pub(crate) async fn report(sender: &UnboundedSender<Message>) -> anyhow::Result<Report> {
+    let (wanted, report) = oneshot::channel();
+    sender.send(Message::Report(wanted)).context("ask the agent, which is stopping")?;
+    report.await.context("hear from the agent, which is stopping")
+}

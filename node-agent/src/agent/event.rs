@@ -1,0 +1,164 @@
+//! What happens to the agent (`Event`), and what it wants done (`Effect`).
+//!
+//! The agent itself is a state machine without IO or clock; the driver turns the world into events and runs
+//! effects. What must not go in here: how either is done.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use attachment::{Attachment, AttachmentKey, Record, Reply};
+use ipnet::IpNet;
+use netns_nft::NetnsId;
+use proxy_core::node::Node;
+use proxy_core::portal::PortalKey;
+use proxy_core::ruleset::Ruleset;
+use proxy_core::snapshot::Change;
+
+use crate::agent::view::Prepared;
+
+/// Whoever asked and waits for an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Ticket(pub(crate) u64);
+
+/// Something that happened.
+#[derive(Debug)]
+pub(crate) enum Event {
+    /// Services or endpoints changed.
+    Changes(Vec<Change>),
+    /// The own node changed.
+    Node(Node),
+    /// All that there was at first is known.
+    Synced,
+    /// The source cannot be read.
+    Trouble(String),
+    /// It can be read again.
+    Recovered,
+    /// The plugin brings a pod; its network namespace is open.
+    Attach(Ticket, Attachment, NetnsId),
+    /// A record was found on disk; its network namespace is open.
+    Adopt(Record),
+    /// The plugin says that an attachment is gone.
+    Detach(Ticket, AttachmentKey),
+    /// The plugin asks whether a network namespace holds what it should.
+    Check(Ticket, NetnsId),
+    /// The plugin says which attachments of a network are left.
+    Gc(Ticket, String, Vec<AttachmentKey>),
+    /// The plugin asks whether an attachment would be served now.
+    Ready(Ticket),
+    /// A network namespace is not where it was: its pod is gone.
+    Gone(NetnsId),
+    /// A job in a network namespace ended.
+    Done(NetnsId, Outcome),
+    /// Time has passed.
+    Tick,
+}
+
+/// Something to be done, in order.
+#[derive(Debug)]
+pub(crate) enum Effect {
+    /// Work in a network namespace; the outcome comes back as `Event::Done`.
+    Run(NetnsId, Job),
+    /// Make UDP flows leave backends that are gone; nobody waits for it.
+    ForgetUdp(NetnsId, Flows),
+    /// Answer.
+    Answer(Ticket, Reply),
+    /// Write down an attachment.
+    Write(Record),
+    /// Remove what was written down.
+    Erase(AttachmentKey),
+    /// Let go of a network namespace.
+    Close(NetnsId),
+    /// Look which network namespaces are still where they were, and for records that nobody adopted.
+    Look,
+    /// Leave the ruleset of all services where the plugin finds it when the agent is not there.
+    Store(Stored),
+    /// Say it in the log.
+    Note(Note),
+}
+
+/// The UDP portals that changed, and where each may lead now.
+pub(crate) type Flows = Arc<BTreeMap<PortalKey, Arc<[SocketAddr]>>>;
+
+/// What the plugin needs when the agent is not there.
+#[derive(Debug)]
+pub(crate) struct Stored {
+    pub(crate) revision: u64,
+    pub(crate) ranges: Arc<[IpNet]>,
+    pub(crate) ruleset: Ruleset,
+}
+
+/// An interface and its addresses: service addresses that no route leads to go this way.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Exit {
+    pub(crate) interface: String,
+    pub(crate) addresses: Vec<IpAddr>,
+}
+
+/// Work in one network namespace.
+#[derive(Debug)]
+pub(crate) struct Job {
+    /// Routes to these ranges are to be there first; none where they are known to be.
+    pub(crate) routes: Option<(Vec<Exit>, Arc<[IpNet]>)>,
+    /// The work itself.
+    pub(crate) work: Work,
+}
+
+/// What is done in it.
+#[derive(Debug, Clone)]
+pub(crate) enum Work {
+    /// Send a transaction.
+    Apply(Arc<Prepared>),
+    /// Look whether exactly this stands there; with a generation, only if it is another one by now.
+    Compare(Ruleset, Option<u32>),
+    /// Routes only.
+    Nothing,
+}
+
+/// How a job ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    /// The kernel has it. The generation is known where nobody else changed anything meanwhile.
+    Applied(Option<u32>),
+    /// What should stand there stands there.
+    Same(Option<u32>),
+    /// Something else stands there.
+    Different(String),
+    /// Nothing of it was done.
+    Failed {
+        message: String,
+        /// Whether trying again may help.
+        transient: bool,
+    },
+}
+
+/// A line of the log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Note {
+    /// The first complete state is there.
+    Synced { services: usize, portals: usize },
+    /// A plan has reached all network namespaces of its view.
+    Applied {
+        revision: u64,
+        view: String,
+        namespaces: usize,
+        failed: usize,
+        operations: usize,
+        took: Duration,
+    },
+    /// A pod was attached.
+    Attached { attachment: AttachmentKey, pod: Option<String>, how: &'static str },
+    /// An attachment ended.
+    Detached { attachment: AttachmentKey, why: &'static str },
+    /// Something that the operator should look at, at an attachment.
+    Odd { attachment: AttachmentKey, what: String },
+    /// A network namespace held something else than it should, and is programmed anew.
+    Damaged { netns: NetnsId, why: String },
+    /// A job failed and is tried again.
+    Failed { netns: NetnsId, message: String, retry_in: Duration },
+    /// The source of services cannot be read.
+    Trouble(String),
+    /// It can be read again.
+    Recovered,
+}

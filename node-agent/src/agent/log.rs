@@ -1,0 +1,55 @@
+//! The log: one line for each thing that an operator would want to know afterwards, with fields.
+//!
+//! What must not go in here: what is worth a line; the agent says so by its notes.
+
+use std::error::Error;
+
+use tracing::{error, info, warn};
+use tracing_subscriber::filter::LevelFilter;
+
+use crate::agent::args::LogFormat;
+use crate::agent::event::Note;
+
+/// Starts writing the log to standard error.
+pub(crate) fn start(format: LogFormat, level: tracing::Level) {
+    let log = tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .with_target(false)
+        .with_max_level(LevelFilter::from_level(level));
+    match format {
+        LogFormat::Text => log.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).init(),
+        LogFormat::Json => log.json().flatten_event(true).init(),
+    }
+}
+
+/// Writes one line.
+pub(crate) fn note(note: &Note) {
+    match note {
+        Note::Synced { services, portals } => info!(services, portals, "services and endpoints are known"),
+        Note::Applied { revision, view, namespaces, failed, operations, took } => {
+            let took_ms = took.as_secs_f64() * 1_000.0;
+            info!(revision, %view, namespaces, failed, operations, took_ms, "applied");
+        }
+        Note::Attached { attachment, pod, how } => {
+            info!(%attachment, pod = pod.as_deref().unwrap_or("-"), how, "attached");
+        }
+        Note::Detached { attachment, why } => info!(%attachment, why, "detached"),
+        Note::Odd { attachment, what } => warn!(%attachment, what, "odd configuration"),
+        Note::Damaged { netns, why } => {
+            warn!(netns = netns.inode, why, "found damaged, programmed anew");
+        }
+        Note::Failed { netns, message, retry_in } => {
+            let retry_in_ms = u64::try_from(retry_in.as_millis()).unwrap_or(u64::MAX);
+            error!(netns = netns.inode, error = message, retry_in_ms, "failed, tried again later");
+        }
+        Note::Trouble(why) => {
+            error!(why, "the source of services cannot be read; what was known stays in force")
+        }
+        Note::Recovered => info!("the source of services can be read again"),
+    }
+}
+
+/// An error with its causes, in one line.
+pub(crate) fn chain(error: impl Error + Send + Sync + 'static) -> String {
+    format!("{:#}", anyhow::Error::from(error))
+}

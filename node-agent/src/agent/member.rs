@@ -1,0 +1,203 @@
+//! `Member`: one network namespace that is kept right, and what is known to stand in it.
+//!
+//! At most one job runs in it at a time, so nothing can overtake. What stands there counts as known only
+//! after the kernel said yes; whenever there is doubt, the next transaction replaces everything at once.
+//! What must not go in here: other network namespaces; one that is broken must not matter to them.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use attachment::{Attachment, AttachmentKey, Programmer};
+use ipnet::IpNet;
+use proxy_core::portal::View;
+use proxy_core::ruleset::Ruleset;
+
+use crate::agent::event::{Exit, Job, Outcome, Ticket, Work};
+use crate::agent::view::ViewState;
+
+/// After a failure a job is tried again so much later, twice as late each time.
+const RETRY_FIRST: Duration = Duration::from_millis(50);
+const RETRY_MAX: Duration = Duration::from_secs(30);
+
+/// An attachment of this network namespace.
+#[derive(Debug)]
+pub(crate) struct Held {
+    pub(crate) attachment: Attachment,
+    pub(crate) programmer: Programmer,
+    /// Who waits for it to be programmed, and until when.
+    pub(crate) waiting: Option<(Ticket, Instant)>,
+}
+
+/// What stands in the kernel, as far as it is known.
+#[derive(Debug, Clone)]
+pub(crate) struct Applied {
+    pub(crate) revision: u64,
+    pub(crate) ruleset: Ruleset,
+    /// None: somebody else changed something meanwhile.
+    pub(crate) generation: Option<u32>,
+}
+
+/// What is known of what stands there.
+#[derive(Debug)]
+pub(crate) enum Standing {
+    /// A new pod: nothing of ours.
+    New,
+    /// A pod from before this agent started: something of ours, perhaps just what should be.
+    Found,
+    /// This.
+    Known(Applied),
+    /// Not what should be.
+    Damaged,
+}
+
+/// The job that is under way.
+#[derive(Debug)]
+struct Running {
+    aim: Applied,
+    is_look: bool,
+    asked: Vec<Ticket>,
+    with_routes: bool,
+}
+
+/// What an outcome means to others.
+#[derive(Debug, Default)]
+pub(crate) struct Settled {
+    /// Those who asked whether it is right, and the answer.
+    pub(crate) asked: Vec<Ticket>,
+    /// It is right now, with the revision that stood there before; none: not known.
+    pub(crate) right: Option<Option<u64>>,
+    /// It was not what it should be.
+    pub(crate) damage: Option<String>,
+    /// It failed, and is tried again after this time.
+    pub(crate) failure: Option<(String, bool, Duration)>,
+}
+
+/// One network namespace.
+#[derive(Debug)]
+pub(crate) struct Member {
+    pub(crate) view: View,
+    pub(crate) attachments: BTreeMap<AttachmentKey, Held>,
+    pub(crate) standing: Standing,
+    running: Option<Running>,
+    failures: u32,
+    pub(crate) retry_at: Option<Instant>,
+    pub(crate) error: Option<String>,
+    /// Who asks whether it is right.
+    pub(crate) asked: Vec<Ticket>,
+    pub(crate) is_audit_due: bool,
+    pub(crate) are_routes_due: bool,
+    pub(crate) repairs: u64,
+}
+
+impl Member {
+    /// A network namespace of which this is known.
+    pub(crate) fn new(view: View, standing: Standing) -> Self {
+        Self {
+            view,
+            attachments: BTreeMap::new(),
+            standing,
+            running: None,
+            failures: 0,
+            retry_at: None,
+            error: None,
+            asked: Vec::new(),
+            is_audit_due: false,
+            are_routes_due: true,
+            repairs: 0,
+        }
+    }
+
+    /// The revision that stands there, if it is known.
+    pub(crate) fn revision(&self) -> Option<u64> {
+        if let Standing::Known(applied) = &self.standing { Some(applied.revision) } else { None }
+    }
+
+    /// Whether it holds what the view wants.
+    pub(crate) fn is_right(&self, view: &ViewState) -> bool {
+        self.revision() == Some(view.revision) && self.error.is_none()
+    }
+
+    /// The next job, unless one is under way, there is nothing to do, or it is too early to try again.
+    pub(crate) fn next(&mut self, view: &mut ViewState, ranges: &Arc<[IpNet]>, now: Instant) -> Option<Job> {
+        if self.running.is_some() || self.retry_at.is_some_and(|at| at > now) {
+            return None;
+        }
+        let desired = |view: &ViewState| Applied {
+            revision: view.revision,
+            ruleset: view.desired.clone(),
+            generation: None,
+        };
+        let (aim, work) = match &self.standing {
+            Standing::New | Standing::Damaged => (desired(view), Work::Apply(view.fresh_batch())),
+            Standing::Found => (desired(view), Work::Compare(view.desired.clone(), None)),
+            Standing::Known(applied) if applied.revision != view.revision => {
+                (desired(view), Work::Apply(view.batch_from(applied.revision, &applied.ruleset)))
+            }
+            Standing::Known(applied) if !self.asked.is_empty() => {
+                (applied.clone(), Work::Compare(applied.ruleset.clone(), None))
+            }
+            Standing::Known(applied) if self.is_audit_due => {
+                (applied.clone(), Work::Compare(applied.ruleset.clone(), applied.generation))
+            }
+            Standing::Known(applied) if self.are_routes_due => (applied.clone(), Work::Nothing),
+            Standing::Known(_) => return None,
+        };
+        let is_look = matches!(work, Work::Compare(..));
+        if is_look {
+            self.is_audit_due = false;
+        }
+        let asked = if is_look { std::mem::take(&mut self.asked) } else { Vec::new() };
+        let routes = self.are_routes_due.then(|| (self.exits(), Arc::clone(ranges)));
+        self.running = Some(Running { aim, is_look, asked, with_routes: routes.is_some() });
+        self.are_routes_due = false;
+        self.retry_at = None;
+        Some(Job { routes, work })
+    }
+
+    fn exits(&self) -> Vec<Exit> {
+        let held = self.attachments.values().map(|held| &held.attachment);
+        held.map(|a| Exit { interface: a.key.interface.clone(), addresses: a.addresses.clone() }).collect()
+    }
+
+    /// Takes note of how the job ended.
+    pub(crate) fn settle(&mut self, outcome: Outcome, now: Instant) -> Settled {
+        let Some(Running { mut aim, is_look, asked, with_routes }) = self.running.take() else {
+            return Settled::default();
+        };
+        let before = self.revision();
+        let mut settled = Settled { asked, ..Settled::default() };
+        match outcome {
+            Outcome::Applied(generation) | Outcome::Same(generation) => {
+                // A job that was about routes only says nothing new of the generation.
+                aim.generation = generation.or(aim.generation.filter(|_| !is_look));
+                self.standing = Standing::Known(aim);
+                (self.failures, self.error) = (0, None);
+                settled.right = Some(before);
+            }
+            Outcome::Different(why) => {
+                self.repairs += u64::from(before.is_some());
+                settled.damage = Some(why);
+                self.standing = Standing::Damaged;
+            }
+            Outcome::Failed { message, transient } => {
+                self.are_routes_due |= with_routes;
+                if !is_look && before.is_some() {
+                    self.standing = Standing::Damaged;
+                }
+                let wait = RETRY_FIRST.saturating_mul(1 << self.failures.min(16)).min(RETRY_MAX);
+                self.failures += 1;
+                self.retry_at = Some(now + wait);
+                self.error = Some(message.clone());
+                settled.failure = Some((message, transient, wait));
+            }
+        }
+        settled
+    }
+
+    /// The earliest time at which something waits for time to pass.
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        let waiting = self.attachments.values().filter_map(|held| Some(held.waiting?.1));
+        waiting.chain(self.retry_at).min()
+    }
+}

@@ -1,0 +1,121 @@
+//! The report as Prometheus reads it: version 0.0.4 of the text format.
+//!
+//! Few metrics, each with a question that an operator asks. What must not go in here: how they are fetched.
+
+use std::fmt::Write;
+
+use crate::agent::report::{Histogram, Report};
+
+/// The metrics page.
+pub(crate) fn metrics(report: &Report) -> String {
+    let mut page = Page(String::new());
+    let counts = &report.counts;
+    let behind = report.attachments.iter().filter(|attachment| attachment.lag_ms > 0);
+    let failing = report.attachments.iter().filter(|attachment| attachment.error.is_some());
+    let lag_s =
+        report.attachments.iter().map(|attachment| attachment.lag_ms).max().unwrap_or(0) as f64 / 1_000.0;
+    page.gauge("synced", "1 where services and endpoints are known", f64::from(u8::from(report.synced)));
+    let has_trouble = f64::from(u8::from(report.trouble.is_some()));
+    page.gauge("source_trouble", "1 while the source of services cannot be read", has_trouble);
+    page.gauge("services", "services that are known", report.services as f64);
+    page.gauge("attachments", "attachments that are kept right", report.attachments.len() as f64);
+    page.gauge(
+        "attachments_behind",
+        "attachments that do not hold the last change yet",
+        behind.count() as f64,
+    );
+    page.gauge("attachments_failing", "attachments whose last job failed", failing.count() as f64);
+    page.gauge("lag_seconds", "how long the slowest attachment has been behind", lag_s);
+    page.help("portals", "gauge", "portals of a view");
+    for (view, state) in &report.views {
+        let label = escaped(view);
+        let _ = writeln!(page.0, "portico_portals{{view=\"{label}\"}} {}", state.portals);
+    }
+    page.counter("applied_total", "transactions that the kernel took", counts.applied);
+    page.counter("apply_failed_total", "jobs in network namespaces that failed", counts.failed);
+    page.counter("audited_total", "looks into network namespaces", counts.audited);
+    page.counter("repaired_total", "network namespaces found damaged and programmed anew", counts.repaired);
+    page.counter("attached_total", "attachments since the start, adopted ones included", counts.attached);
+    page.counter("detached_total", "attachments that ended", counts.detached);
+    page.counter("source_troubles_total", "outages of the source of services", counts.troubles);
+    page.histogram("apply_seconds", "from a change to the kernel's yes", &counts.apply_seconds);
+    page.0
+}
+
+struct Page(String);
+
+impl Page {
+    fn help(&mut self, name: &str, kind: &str, help: &str) {
+        let _ = writeln!(self.0, "# HELP portico_{name} {help}\n# TYPE portico_{name} {kind}");
+    }
+
+    fn gauge(&mut self, name: &str, help: &str, value: f64) {
+        self.help(name, "gauge", help);
+        let _ = writeln!(self.0, "portico_{name} {value}");
+    }
+
+    fn counter(&mut self, name: &str, help: &str, value: u64) {
+        self.help(name, "counter", help);
+        let _ = writeln!(self.0, "portico_{name} {value}");
+    }
+
+    fn histogram(&mut self, name: &str, help: &str, histogram: &Histogram) {
+        self.help(name, "histogram", help);
+        for (index, bound) in Histogram::BOUNDS_S.iter().enumerate() {
+            let count = histogram.buckets.get(index).copied().unwrap_or(0);
+            let _ = writeln!(self.0, "portico_{name}_bucket{{le=\"{bound}\"}} {count}");
+        }
+        let Histogram { count, sum, .. } = histogram;
+        let _ = writeln!(self.0, "portico_{name}_bucket{{le=\"+Inf\"}} {count}");
+        let _ = writeln!(self.0, "portico_{name}_sum {sum}\nportico_{name}_count {count}");
+    }
+}
+
+fn escaped(text: &str) -> String {
+    text.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::agent::report::{Counts, ViewReport};
+
+    #[test]
+    fn each_line_is_a_comment_or_a_sample_and_each_sample_has_its_type() {
+        let mut counts = Counts { applied: 3, ..Counts::default() };
+        counts.apply_seconds.observe(0.002);
+        let report = Report {
+            version: String::new(),
+            node: String::new(),
+            synced: true,
+            trouble: None,
+            services: 2,
+            views: BTreeMap::from([("a\"b".to_owned(), ViewReport { revision: 1, portals: 4 })]),
+            attachments: Vec::new(),
+            counts,
+        };
+        let page = metrics(&report);
+        let mut types = Vec::new();
+        for line in page.lines() {
+            if let Some(rest) = line.strip_prefix("# TYPE ") {
+                types.push(rest.split(' ').next().expect("a name").to_owned());
+            } else if !line.starts_with("# HELP ") {
+                let (name, value) = line.rsplit_once(' ').expect("a name and a value");
+                assert!(value.parse::<f64>().is_ok(), "{line}");
+                assert!(types.iter().any(|known| name.starts_with(known.as_str())), "{line}");
+            }
+        }
+        for line in [
+            "portico_synced 1",
+            "portico_applied_total 3",
+            "portico_portals{view=\"a\\\"b\"} 4",
+            "portico_apply_seconds_bucket{le=\"0.001\"} 0",
+            "portico_apply_seconds_bucket{le=\"0.005\"} 1",
+            "portico_apply_seconds_count 1",
+        ] {
+            assert!(page.lines().any(|found| found == line), "{line} is not in\n{page}");
+        }
+    }
+}

@@ -1,0 +1,124 @@
+//! `Namespace`: an open network namespace, and the jobs that are done in it.
+//!
+//! Its socket stays open while the pod is attached, so that a change costs one system call and not a way in.
+//! Everything here blocks and runs on threads for that. What must not go in here: what should be done next.
+
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+
+use netns_nft::{Error, Found, Netns, NetnsId, Socket, route_services};
+use proxy_core::ruleset::Ruleset;
+use proxy_core::table::Table;
+
+use crate::agent::event::{Flows, Job, Outcome, Work};
+
+/// A network namespace that is held open.
+#[derive(Debug)]
+pub(crate) struct Namespace {
+    netns: Netns,
+    socket: Mutex<Socket>,
+    /// Where it is; none: not to be seen from here, so nobody can look whether it still is there.
+    path: Option<PathBuf>,
+}
+
+impl Namespace {
+    /// Opens the one behind a path.
+    pub(crate) fn open(path: &Path) -> Result<Self, Error> {
+        Self::new(Netns::open(path)?, path)
+    }
+
+    /// Takes the one that somebody sent, who says where it is.
+    pub(crate) fn from_fd(fd: OwnedFd, path: &Path) -> Result<Self, Error> {
+        Self::new(Netns::from_fd(fd)?, path)
+    }
+
+    fn new(netns: Netns, path: &Path) -> Result<Self, Error> {
+        let socket = Mutex::new(netns.socket()?);
+        let path = leads_to(path, netns.id()).then(|| path.to_owned());
+        Ok(Self { netns, socket, path })
+    }
+
+    /// Its identity.
+    pub(crate) fn id(&self) -> NetnsId {
+        self.netns.id()
+    }
+
+    /// Whether its pod is known to be gone: its path leads elsewhere, or nowhere. Held open by us, it would
+    /// live on with its interfaces and addresses.
+    pub(crate) fn is_gone(&self) -> bool {
+        self.path.as_ref().is_some_and(|path| !leads_to(path, self.id()))
+    }
+
+    /// Does a job.
+    pub(crate) fn run(&self, job: &Job) -> Outcome {
+        self.attempt(job).unwrap_or_else(|error| Outcome::Failed {
+            transient: error.is_transient(),
+            message: format!("{:#}", anyhow::Error::from(error)),
+        })
+    }
+
+    fn attempt(&self, Job { routes, work }: &Job) -> Result<Outcome, Error> {
+        if let Some((exits, ranges)) = routes {
+            for exit in exits {
+                route_services(&self.netns, &exit.interface, &exit.addresses, ranges)?;
+            }
+        }
+        let socket = self.socket.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        match work {
+            Work::Nothing => Ok(Outcome::Applied(None)),
+            Work::Apply(prepared) if prepared.batch.is_empty() => {
+                Ok(Outcome::Applied(Some(socket.generation()?)))
+            }
+            Work::Apply(prepared) => {
+                let before = socket.generation()?;
+                socket.apply(&prepared.batch)?;
+                let after = socket.generation()?;
+                Ok(Outcome::Applied((after == before.wrapping_add(1)).then_some(after)))
+            }
+            Work::Compare(ruleset, generation) => compare(&socket, ruleset, *generation),
+        }
+    }
+
+    /// Deletes what is left of UDP flows to backends that are gone.
+    pub(crate) fn forget_udp(&self, flows: &Flows) -> Result<usize, Error> {
+        self.netns.socket()?.forget_udp(flows)
+    }
+}
+
+fn compare(socket: &Socket, ruleset: &Ruleset, generation: Option<u32>) -> Result<Outcome, Error> {
+    let current = socket.generation()?;
+    if generation == Some(current) {
+        return Ok(Outcome::Same(generation));
+    }
+    let wanted = Table::from(ruleset);
+    Ok(match socket.find()? {
+        Found::Table(found) if found == wanted => Outcome::Same(Some(current)),
+        Found::Table(found) => Outcome::Different(difference(&found, &wanted)),
+        Found::Nothing => Outcome::Different("the table is gone".to_owned()),
+        Found::Other(why) => Outcome::Different(why),
+    })
+}
+
+fn difference(found: &Table, wanted: &Table) -> String {
+    if found.settings != wanted.settings {
+        return "it was made with other settings".to_owned();
+    }
+    let wrong = |count: usize, what: &str| (count > 0).then(|| format!("{count} {what}"));
+    let portals = wanted.portals.iter().filter(|(key, pick)| found.portals.get(key) != Some(pick)).count();
+    let backends = wanted.backends.iter().filter(|(key, to)| found.backends.get(key) != Some(to)).count();
+    let more = (found.portals.len() + found.backends.len())
+        .saturating_sub(wanted.portals.len() + wanted.backends.len());
+    let parts = [
+        wrong(portals, "portals missing or different"),
+        wrong(backends, "backends missing or different"),
+        wrong(more, "elements too many"),
+    ];
+    let parts: Vec<String> = parts.into_iter().flatten().collect();
+    if parts.is_empty() { "other elements differ".to_owned() } else { parts.join(", ") }
+}
+
+fn leads_to(path: &Path, id: NetnsId) -> bool {
+    std::fs::metadata(path).is_ok_and(|file| (file.dev(), file.ino()) == (id.dev, id.inode))
+}

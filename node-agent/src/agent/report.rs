@@ -1,0 +1,115 @@
+//! `Report`: what the agent knows, for `portico status` and for metrics.
+//!
+//! The JSON form is an interface: fields may be added, none may change its meaning. What must not go in
+//! here: how it is shown.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use attachment::{AttachmentKey, PodName, Programmer};
+use serde::{Deserialize, Serialize};
+
+/// What has happened since the agent started.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Counts {
+    /// Transactions that the kernel took.
+    pub(crate) applied: u64,
+    /// Jobs that failed.
+    pub(crate) failed: u64,
+    /// Network namespaces that were found damaged and programmed anew.
+    pub(crate) repaired: u64,
+    /// Looks into network namespaces.
+    pub(crate) audited: u64,
+    /// Attachments since the start, adopted ones included.
+    pub(crate) attached: u64,
+    /// Attachments that ended.
+    pub(crate) detached: u64,
+    /// Outages of the source of services.
+    pub(crate) troubles: u64,
+    /// From a change to the kernel's yes, in seconds: how many took at most so long.
+    pub(crate) apply_seconds: Histogram,
+}
+
+/// How many observations were at most so large.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Histogram {
+    /// For each of `BOUNDS_S`, how many were at most that.
+    pub(crate) buckets: Vec<u64>,
+    /// How many there were.
+    pub(crate) count: u64,
+    /// Their sum.
+    pub(crate) sum: f64,
+}
+
+impl Histogram {
+    /// The bounds of the buckets.
+    pub(crate) const BOUNDS_S: [f64; 9] = [0.0005, 0.001, 0.005, 0.01, 0.03, 0.1, 0.3, 1.0, 10.0];
+
+    /// Counts one.
+    pub(crate) fn observe(&mut self, seconds: f64) {
+        self.buckets.resize(Self::BOUNDS_S.len(), 0);
+        for (bucket, bound) in self.buckets.iter_mut().zip(Self::BOUNDS_S) {
+            *bucket += u64::from(seconds <= bound);
+        }
+        self.count += 1;
+        self.sum += seconds;
+    }
+}
+
+/// Everything the agent tells of itself.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Report {
+    /// The program's version.
+    pub(crate) version: String,
+    /// The node, where it is known.
+    pub(crate) node: String,
+    /// Whether services and endpoints are known.
+    pub(crate) synced: bool,
+    /// Why the source of services cannot be read, if it cannot.
+    pub(crate) trouble: Option<String>,
+    /// How many services there are.
+    pub(crate) services: usize,
+    /// The views in use, by name.
+    pub(crate) views: BTreeMap<String, ViewReport>,
+    /// The attachments, in the order of their keys.
+    pub(crate) attachments: Vec<AttachmentReport>,
+    /// What has happened.
+    pub(crate) counts: Counts,
+}
+
+/// What is told of a view.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct ViewReport {
+    /// Counts the changes.
+    pub(crate) revision: u64,
+    /// How many portals it has.
+    pub(crate) portals: usize,
+}
+
+/// What is told of an attachment.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct AttachmentReport {
+    /// Which.
+    #[serde(flatten)]
+    pub(crate) key: AttachmentKey,
+    /// The pod, where it is known.
+    pub(crate) pod: Option<PodName>,
+    /// Where its network namespace is.
+    pub(crate) netns: PathBuf,
+    /// Which services it sees.
+    pub(crate) view: String,
+    /// The revision that stands in the kernel; none: not known yet.
+    pub(crate) revision: Option<u64>,
+    /// For how long it has been behind, in milliseconds; 0: it is not.
+    pub(crate) lag_ms: u64,
+    /// What went wrong last, while it is not right again.
+    pub(crate) error: Option<String>,
+    /// How often it was found damaged.
+    pub(crate) repairs: u64,
+    /// Who programmed it first.
+    pub(crate) programmer: Programmer,
+}

@@ -1,0 +1,28 @@
+//! Samples for the tests of the agent: attachments, namespaces, and a world with one service.
+
+use std::collections::BTreeMap;
+
+use attachment::{Attachment, AttachmentKey, PodName};
+use netns_nft::NetnsId;
+
+/// An attachment of a pod of this name.
+pub(crate) fn attachment(name: &str) -> Attachment {
+    Attachment {
+        key: key(name),
+        netns: format!("/run/netns/{name}").into(),
+        pod: Some(PodName { namespace: "default".to_owned(), name: name.to_owned(), uid: String::new() }),
+        addresses: vec!["10.1.0.9".parse().expect("an address")],
+        annotations: BTreeMap::new(),
+        notes: Vec::new(),
+    }
+}
+
+/// The key of that attachment.
+pub(crate) fn key(name: &str) -> AttachmentKey {
+    AttachmentKey { network: "net".to_owned(), container_id: name.to_owned(), interface: "eth0".to_owned() }
+}
+
+/// A network namespace's identity.
+pub(crate) fn netns(number: u64) -> NetnsId {
+    NetnsId { dev: 4, inode: number, cookie: number }
+}

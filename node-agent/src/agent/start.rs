@@ -1,0 +1,124 @@
+//! `portico agent`: puts the parts together and runs until it is told to stop.
+//!
+//! What must not go in here: what any part does.
+
+use std::future::Future;
+use std::path::Path;
+use std::time::Instant;
+
+use anyhow::Context;
+use attachment::{Listener, Records};
+use cluster_watch::{Event, ReadOptions, Watched, watch_cluster, watch_files};
+use proxy_core::node::Node;
+use proxy_core::ruleset::Settings;
+use tokio::runtime::{Builder, Runtime};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc::{Receiver, channel, unbounded_channel};
+
+use crate::agent::adopt::Adopter;
+use crate::agent::args::AgentArgs;
+use crate::agent::driver::Driver;
+use crate::agent::state::{Agent, Options};
+use crate::agent::{http, log, plugin_socket};
+
+/// How many threads run jobs in network namespaces at the same time.
+const JOBS_MAX: usize = 16;
+/// How far the source of services may be ahead.
+const SOURCE_AHEAD: usize = 64;
+
+/// Runs the agent until SIGTERM or SIGINT.
+pub(crate) fn run(args: AgentArgs) -> anyhow::Result<()> {
+    log::start(args.log_format, args.log_level);
+    let runtime = runtime()?;
+    let done = runtime.block_on(serve(args));
+    // Jobs that are under way end by themselves; a transaction is whole or not at all.
+    runtime.shutdown_timeout(std::time::Duration::from_secs(5));
+    done
+}
+
+fn runtime() -> anyhow::Result<Runtime> {
+    let mut builder = Builder::new_multi_thread();
+    builder.worker_threads(2).max_blocking_threads(JOBS_MAX).enable_all();
+    builder.build().context("start the runtime")
+}
+
+async fn serve(args: AgentArgs) -> anyhow::Result<()> {
+    let AgentArgs {
+        socket,
+        state_dir,
+        metrics,
+        node,
+        manifests,
+        kubeconfig,
+        portal_nets,
+        service_ranges,
+        mode,
+        nat_priority,
+        apply_interval,
+        audit_interval,
+        cni_cache,
+        cni_conf,
+        log_format: _,
+        log_level: _,
+    } = args;
+    let stop = stop_signal()?;
+    let listener = Listener::bind(&socket).with_context(|| format!("listen at {}", socket.display()))?;
+    let own = Node { name: node.as_deref().unwrap_or_default().into(), ..Node::default() };
+    let settings = Settings { nat_priority, ..Settings::default() };
+    let mode = mode.into();
+    let options = Options { node: own, mode, settings, service_ranges, apply_interval, audit_interval };
+    let (sender, messages) = unbounded_channel();
+    let adopter = Adopter { records: Records::new(&state_dir), state_dir, cni_cache, cni_conf };
+    let mut driver = Driver::new(Agent::new(options, Instant::now()), adopter, sender.clone());
+    driver.adopt().await?;
+    let (source, _watch) = if manifests.is_empty() {
+        (cluster(kubeconfig.as_deref(), node).await?, None)
+    } else {
+        let (tell, source) = channel(SOURCE_AHEAD);
+        let options = ReadOptions { portal_nets };
+        let watch = watch_files(manifests, options, node, tell).context("watch the manifests")?;
+        (source, Some(watch))
+    };
+    if let Some(address) = metrics.0 {
+        let address = http::serve(address, sender.clone())
+            .await
+            .with_context(|| format!("serve metrics at {address}"))?;
+        tracing::info!(%address, "serving /metrics, /healthz and /readyz");
+    }
+    plugin_socket::serve(listener, sender).context("start the thread of the agent's socket")?;
+    tracing::info!(socket = %socket.display(), version = env!("CARGO_PKG_VERSION"), "started");
+    driver.run(source, messages, stop).await;
+    // Whoever asks now is told at once that nobody is there.
+    let _ = std::fs::remove_file(&socket);
+    tracing::info!("stopped; what is in the kernel stays");
+    Ok(())
+}
+
+fn stop_signal() -> anyhow::Result<impl Future<Output = ()>> {
+    let mut terminate = signal(SignalKind::terminate()).context("wait for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("wait for SIGINT")?;
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    })
+}
+
+/// What the API server tells.
+async fn cluster(kubeconfig: Option<&Path>, node: Option<String>) -> anyhow::Result<Receiver<Event>> {
+    let client = cluster_watch::client(kubeconfig)
+        .await
+        .context("find the API server; without one, --manifests names files and folders to watch")?;
+    let (tell, source) = channel(SOURCE_AHEAD);
+    tokio::spawn(watch_cluster(client, Watched::Proxy { node }, tell));
+    Ok(source)
+}
+
+/// Reaches the API server as the agent would, and says which version it is.
+pub(crate) fn reach(kubeconfig: Option<&Path>) -> anyhow::Result<String> {
+    runtime()?.block_on(async {
+        let client = cluster_watch::client(kubeconfig).await?;
+        Ok(cluster_watch::probe(&client).await?)
+    })
+}

@@ -1,0 +1,370 @@
+//! `Agent`: keeps every attached network namespace at what it should hold. A pure state machine.
+//!
+//! ```text
+//! Event ── step(now) ──► Effects        deadline() ──► when to call with Tick
+//! ```
+//! Changes are gathered and published to the views at most once per interval, the first at once; each network
+//! namespace follows its view at its own pace. What must not go in here: IO, clocks, logs.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use attachment::{Attachment, AttachmentKey, Programmer, Record, Reply};
+use ipnet::IpNet;
+use netns_nft::NetnsId;
+use proxy_core::node::Node;
+use proxy_core::portal::{Standpoint, View};
+use proxy_core::ruleset::Settings;
+use proxy_core::service::Mode;
+use proxy_core::snapshot::{Change, Changed, Snapshot};
+
+use crate::agent::event::{Effect, Event, Note, Stored, Ticket, Work};
+use crate::agent::member::{Held, Member, Standing};
+use crate::agent::report::Counts;
+use crate::agent::view::ViewState;
+use crate::agent::wish::view_of;
+
+/// How long the plugin is kept waiting until services are known and the pod is programmed.
+const ATTACH_PATIENCE: Duration = Duration::from_secs(20);
+/// The stored ruleset is written at most so often.
+const STORE_INTERVAL: Duration = Duration::from_secs(1);
+
+/// What the operator decides.
+#[derive(Debug, Clone)]
+pub(crate) struct Options {
+    pub(crate) node: Node,
+    pub(crate) mode: Mode,
+    pub(crate) settings: Settings,
+    /// Service ranges that are known without being told.
+    pub(crate) service_ranges: Vec<IpNet>,
+    /// Changes are published at most so often.
+    pub(crate) apply_interval: Duration,
+    /// Network namespaces are looked at so often.
+    pub(crate) audit_interval: Duration,
+}
+
+/// How a change is getting on.
+#[derive(Debug)]
+struct Progress {
+    revision: u64,
+    since: Instant,
+    operations: usize,
+    namespaces: usize,
+    failed: usize,
+    /// Whoever has not answered yet.
+    pending: BTreeSet<NetnsId>,
+}
+
+/// The agent.
+#[derive(Debug)]
+pub(crate) struct Agent {
+    options: Options,
+    snapshot: Snapshot,
+    ranges: Arc<[IpNet]>,
+    is_synced: bool,
+    trouble: Option<String>,
+    changed: Changed,
+    has_news: bool,
+    is_elsewhere: bool,
+    changed_since: Option<Instant>,
+    published: Option<Instant>,
+    views: BTreeMap<View, ViewState>,
+    progress: BTreeMap<View, Progress>,
+    members: BTreeMap<NetnsId, Member>,
+    places: BTreeMap<AttachmentKey, NetnsId>,
+    audit_at: Instant,
+    is_store_due: bool,
+    stored: Option<Instant>,
+    counts: Counts,
+    effects: Vec<Effect>,
+}
+
+impl Agent {
+    /// An agent that knows nothing yet.
+    pub(crate) fn new(options: Options, now: Instant) -> Self {
+        let audit_at = now + options.audit_interval;
+        let mut snapshot = Snapshot::new();
+        if !options.service_ranges.is_empty() {
+            snapshot.apply(Change::ServiceRanges(options.service_ranges.clone()));
+        }
+        Self {
+            ranges: snapshot.all_service_ranges().into(),
+            options,
+            snapshot,
+            is_synced: false,
+            trouble: None,
+            changed: Changed::new(),
+            has_news: false,
+            is_elsewhere: false,
+            changed_since: None,
+            published: None,
+            views: BTreeMap::new(),
+            progress: BTreeMap::new(),
+            members: BTreeMap::new(),
+            places: BTreeMap::new(),
+            audit_at,
+            is_store_due: false,
+            stored: None,
+            counts: Counts::default(),
+            effects: Vec::new(),
+        }
+    }
+
+    /// Takes an event, and says what is to be done.
+    pub(crate) fn step(&mut self, now: Instant, event: Event) -> Vec<Effect> {
+        match event {
+            Event::Changes(changes) => self.take_changes(changes, now),
+            Event::Node(node) => {
+                self.is_elsewhere |= self.options.node != node;
+                self.options.node = node;
+                self.news(now);
+            }
+            Event::Synced if !self.is_synced => self.sync(now),
+            Event::Synced => {}
+            Event::Trouble(why) => {
+                self.counts.troubles += u64::from(self.trouble.is_none());
+                self.trouble = Some(why.clone());
+                self.note(Note::Trouble(why));
+            }
+            Event::Recovered => {
+                self.trouble = None;
+                self.note(Note::Recovered);
+            }
+            Event::Attach(ticket, attachment, netns) => self.attach(ticket, attachment, netns, now),
+            Event::Adopt(record) => self.adopt(record, now),
+            Event::Detach(ticket, key) => {
+                self.detach(&key, "its pod was deleted");
+                // Also where it is not known: the plugin may have written it down without us.
+                self.effects.push(Effect::Erase(key));
+                self.answer(ticket, Reply::Done);
+            }
+            Event::Check(ticket, netns) => self.check(ticket, netns, now),
+            Event::Gc(ticket, network, valid) => self.collect(ticket, &network, &valid),
+            Event::Ready(ticket) => {
+                let reply = if self.is_synced { Reply::Done } else { self.not_ready() };
+                self.answer(ticket, reply);
+            }
+            Event::Gone(netns) => self.forget(netns, "its network namespace is gone"),
+            Event::Done(netns, outcome) => self.settle(netns, outcome, now),
+            Event::Tick => {}
+        }
+        self.tick(now);
+        std::mem::take(&mut self.effects)
+    }
+
+    /// When time alone makes something due.
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        let publish = self.is_synced.then(|| self.publish_at()).flatten();
+        let store = self.store_at();
+        let members = self.members.values().filter_map(Member::deadline);
+        members.chain(publish).chain(store).chain([self.audit_at]).min()
+    }
+
+    fn note(&mut self, note: Note) {
+        self.effects.push(Effect::Note(note));
+    }
+
+    fn answer(&mut self, ticket: Ticket, reply: Reply) {
+        self.effects.push(Effect::Answer(ticket, reply));
+    }
+
+    fn refuse(&mut self, ticket: Ticket, message: String, transient: bool) {
+        self.answer(ticket, Reply::Refused { message, transient });
+    }
+
+    fn not_ready(&self) -> Reply {
+        let message = match &self.trouble {
+            Some(why) => format!("services and endpoints are not known yet: {why}"),
+            None => "services and endpoints are not known yet; the agent has just started".to_owned(),
+        };
+        Reply::Refused { message, transient: true }
+    }
+
+    fn take_changes(&mut self, changes: Vec<Change>, now: Instant) {
+        for change in changes {
+            self.has_news |= matches!(change, Change::ServiceRanges(_));
+            self.changed.append(&mut self.snapshot.apply(change));
+        }
+        self.news(now);
+    }
+
+    fn news(&mut self, now: Instant) {
+        if self.has_news || self.is_elsewhere || !self.changed.is_empty() {
+            self.changed_since.get_or_insert(now);
+        }
+    }
+
+    fn sync(&mut self, now: Instant) {
+        self.is_synced = true;
+        self.changed.clear();
+        (self.has_news, self.is_elsewhere, self.changed_since) = (false, false, None);
+        self.published = Some(now);
+        self.ranges = self.snapshot.all_service_ranges().into();
+        let in_use: Vec<View> = self.members.values().map(|member| member.view.clone()).collect();
+        in_use.iter().chain([&View::All]).for_each(|view| self.view(view, now));
+        let (services, portals) = (self.snapshot.service_count(), self.views[&View::All].portal_count());
+        self.note(Note::Synced { services, portals });
+        self.is_store_due = true;
+    }
+
+    fn publish_at(&self) -> Option<Instant> {
+        let since = self.changed_since?;
+        Some(self.published.map_or(since, |last| since.max(last + self.options.apply_interval)))
+    }
+
+    fn store_at(&self) -> Option<Instant> {
+        let now_or_later = |last: Instant| last + STORE_INTERVAL;
+        self.is_store_due
+            .then(|| self.stored.map_or(self.audit_at - self.options.audit_interval, now_or_later))
+    }
+
+    fn standpoint(&self, view: &View) -> Standpoint {
+        Standpoint { node: self.options.node.clone(), view: view.clone(), mode: self.options.mode }
+    }
+
+    fn view(&mut self, view: &View, now: Instant) {
+        if !self.views.contains_key(view) {
+            let state = ViewState::new(&self.snapshot, self.standpoint(view), self.options.settings, now);
+            self.views.insert(view.clone(), state);
+        }
+    }
+
+    /// Does what is due.
+    fn tick(&mut self, now: Instant) {
+        if !self.is_synced {
+            self.give_up_waiting(now);
+            return;
+        }
+        if self.publish_at().is_some_and(|at| at <= now) {
+            self.publish(now);
+        }
+        if self.audit_at <= now {
+            self.audit_at = now + self.options.audit_interval;
+            self.members.values_mut().for_each(|member| member.is_audit_due = true);
+            self.effects.push(Effect::Look);
+            self.tidy_views();
+        }
+        if self.store_at().is_some_and(|at| at <= now) {
+            self.store(now);
+        }
+        self.dispatch(now);
+        self.give_up_waiting(now);
+    }
+
+    fn publish(&mut self, now: Instant) {
+        let changed = std::mem::take(&mut self.changed);
+        let since = self.changed_since.take().unwrap_or(now);
+        self.published = Some(now);
+        self.has_news = false;
+        if *self.ranges != *self.snapshot.all_service_ranges() {
+            self.ranges = self.snapshot.all_service_ranges().into();
+            self.members.values_mut().for_each(|member| member.are_routes_due = true);
+        }
+        let is_elsewhere = std::mem::take(&mut self.is_elsewhere);
+        let views: Vec<View> = self.views.keys().cloned().collect();
+        for view in views {
+            let standpoint = self.standpoint(&view);
+            let Some(state) = self.views.get_mut(&view) else { continue };
+            let has_moved = if is_elsewhere {
+                state.rebuild(&self.snapshot, standpoint, now)
+            } else {
+                state.refresh(&self.snapshot, &changed, now)
+            };
+            if has_moved {
+                self.is_store_due |= view == View::All;
+                let follows = |member: &Member| member.view == view && member.revision().is_some();
+                let all = self.members.iter().filter(|(_, member)| follows(member));
+                let pending: BTreeSet<NetnsId> = all.map(|(netns, _)| *netns).collect();
+                let (namespaces, operations, failed) = (pending.len(), 0, 0);
+                let revision = state.revision;
+                let progress = Progress { revision, since, operations, namespaces, failed, pending };
+                if namespaces > 0 {
+                    self.progress.insert(view, progress);
+                }
+            }
+        }
+    }
+
+    fn store(&mut self, now: Instant) {
+        let Some(state) = self.views.get(&View::All) else { return };
+        self.is_store_due = false;
+        self.stored = Some(now);
+        let ruleset = state.desired.clone();
+        let stored = Stored { revision: state.revision, ranges: Arc::clone(&self.ranges), ruleset };
+        self.effects.push(Effect::Store(stored));
+    }
+
+    /// Gives every network namespace that is free its next job.
+    fn dispatch(&mut self, now: Instant) {
+        for (netns, member) in &mut self.members {
+            let Some(view) = self.views.get_mut(&member.view) else { continue };
+            if let Some(job) = member.next(view, &self.ranges, now) {
+                if let Work::Apply(prepared) = &job.work
+                    && let Some(progress) = self.progress.get_mut(&member.view)
+                {
+                    progress.operations = prepared.operations;
+                }
+                self.effects.push(Effect::Run(*netns, job));
+            }
+        }
+    }
+
+    fn attach(&mut self, ticket: Ticket, attachment: Attachment, netns: NetnsId, now: Instant) {
+        let key = attachment.key.clone();
+        let view = match view_of(&attachment) {
+            Ok(view) => view,
+            Err(why) => {
+                self.effects.push(Effect::Close(netns));
+                return self.refuse(ticket, why, false);
+            }
+        };
+        if self.places.get(&key).is_some_and(|place| *place != netns) {
+            self.detach(&key, "another network namespace took its place");
+        }
+        for what in &attachment.notes {
+            self.effects.push(Effect::Note(Note::Odd { attachment: key.clone(), what: what.clone() }));
+        }
+        let waiting = Some((ticket, now + ATTACH_PATIENCE));
+        self.join(attachment, Programmer::Agent, waiting, (netns, view, Standing::New), now);
+    }
+
+    /// A network namespace from before this agent started, or one that the plugin programmed without it.
+    fn adopt(&mut self, record: Record, now: Instant) {
+        let Record { attachment, netns_id, programmer } = record;
+        if self.places.contains_key(&attachment.key) {
+            return;
+        }
+        let view = view_of(&attachment).unwrap_or_default();
+        let key = attachment.key.clone();
+        let pod = attachment.pod.as_ref().map(ToString::to_string);
+        self.join(attachment, programmer, None, (netns_id, view, Standing::Found), now);
+        self.note(Note::Attached { attachment: key, pod, how: "adopted" });
+    }
+
+    fn join(
+        &mut self,
+        attachment: Attachment,
+        programmer: Programmer,
+        waiting: Option<(Ticket, Instant)>,
+        (netns, view, standing): (NetnsId, View, Standing),
+        now: Instant,
+    ) {
+        if self.is_synced {
+            self.view(&view, now);
+        }
+        let member = self.members.entry(netns).or_insert_with(|| Member::new(view.clone(), standing));
+        if member.view != view {
+            (member.view, member.standing) = (view, Standing::Damaged);
+        }
+        member.are_routes_due = true;
+        member.retry_at = None;
+        self.places.insert(attachment.key.clone(), netns);
+        self.counts.attached += 1;
+        member.attachments.insert(attachment.key.clone(), Held { attachment, programmer, waiting });
+    }
+}
+
+mod settle;
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,258 @@
+//! The other half of `Agent`: how jobs end, how attachments go, and what is told.
+//!
+//! What must not go in here: how changes come in and are handed out.
+
+use std::time::Instant;
+
+use attachment::{AttachmentKey, Programmer, Record, Reply};
+use netns_nft::NetnsId;
+use proxy_core::portal::View;
+
+use super::Agent;
+use crate::agent::event::{Effect, Note, Outcome, Ticket};
+use crate::agent::member::{Held, Settled, Standing};
+use crate::agent::report::{AttachmentReport, Report, ViewReport};
+use crate::agent::wish::name_of;
+
+impl Agent {
+    /// Takes note of how a job ended.
+    pub(super) fn settle(&mut self, netns: NetnsId, outcome: Outcome, now: Instant) {
+        let Some(member) = self.members.get_mut(&netns) else { return };
+        let was_new = matches!(member.standing, Standing::New);
+        let is_look = matches!(outcome, Outcome::Same(_) | Outcome::Different(_));
+        self.counts.audited += u64::from(is_look);
+        self.counts.applied += u64::from(matches!(outcome, Outcome::Applied(_)));
+        let was_known = member.revision().is_some();
+        let Settled { asked, right, damage, failure } = member.settle(outcome, now);
+        let reply = match (&damage, &failure) {
+            (None, None) => Reply::Done,
+            (Some(why), _) => {
+                let message =
+                    format!("the network namespace does not hold its portals ({why}); it is programmed anew");
+                Reply::Refused { message, transient: true }
+            }
+            (None, Some((why, transient, _))) => {
+                Reply::Refused { message: why.clone(), transient: *transient }
+            }
+        };
+        asked.into_iter().for_each(|ticket| self.answer(ticket, reply.clone()));
+        if let Some(before) = right {
+            self.arrived(netns, before, was_new, now);
+        }
+        if let Some(why) = damage.filter(|_| was_known) {
+            self.counts.repaired += 1;
+            self.note(Note::Damaged { netns, why });
+        }
+        if let Some((message, transient, retry_in)) = failure {
+            self.counts.failed += 1;
+            self.progress_of(netns, true, now);
+            self.refuse_waiting(netns, &message, transient);
+            if self.members.contains_key(&netns) {
+                self.note(Note::Failed { netns, message, retry_in });
+            }
+        }
+    }
+
+    /// A network namespace is right; a revision stood there before, if that was known.
+    fn arrived(&mut self, netns: NetnsId, before: Option<u64>, was_new: bool, now: Instant) {
+        let Some(member) = self.members.get_mut(&netns) else { return };
+        let (revision, view) = (member.revision(), member.view.clone());
+        for held in member.attachments.values_mut() {
+            let Some((ticket, _)) = held.waiting.take() else { continue };
+            let attachment = held.attachment.clone();
+            let pod = attachment.pod.as_ref().map(ToString::to_string);
+            let note = Note::Attached { attachment: attachment.key.clone(), pod, how: "programmed" };
+            held.programmer = Programmer::Agent;
+            self.effects.push(Effect::Write(Record {
+                attachment,
+                netns_id: netns,
+                programmer: held.programmer,
+            }));
+            self.effects.push(Effect::Answer(ticket, Reply::Done));
+            self.effects.push(Effect::Note(note));
+        }
+        if before == revision {
+            return;
+        }
+        let Some(state) = self.views.get(&view) else { return };
+        if !was_new {
+            let flows = state.flows_since(before);
+            if !flows.is_empty() {
+                self.effects.push(Effect::ForgetUdp(netns, flows));
+            }
+        }
+        if before.is_some() {
+            self.progress_of(netns, false, now);
+        }
+    }
+
+    /// One network namespace has got a change, or failed to.
+    fn progress_of(&mut self, netns: NetnsId, has_failed: bool, now: Instant) {
+        let Some(member) = self.members.get(&netns) else { return };
+        let Some(progress) = self.progress.get_mut(&member.view) else { return };
+        let has_it = member.revision() == Some(progress.revision);
+        if !(has_failed || has_it) || !progress.pending.remove(&netns) {
+            return;
+        }
+        if !has_failed {
+            self.counts.apply_seconds.observe(now.duration_since(progress.since).as_secs_f64());
+        }
+        progress.failed += usize::from(has_failed);
+        if !progress.pending.is_empty() {
+            return;
+        }
+        let view = member.view.clone();
+        let Some(done) = self.progress.remove(&view) else { return };
+        if let Some(state) = self.views.get_mut(&view) {
+            state.release_batches();
+        }
+        self.note(Note::Applied {
+            revision: done.revision,
+            view: name_of(&view),
+            namespaces: done.namespaces,
+            failed: done.failed,
+            operations: done.operations,
+            took: now.duration_since(done.since),
+        });
+    }
+
+    fn refuse_waiting(&mut self, netns: NetnsId, message: &str, transient: bool) {
+        let Some(member) = self.members.get(&netns) else { return };
+        let waits = |(key, held): (&AttachmentKey, &Held)| held.waiting.map(|_| key.clone());
+        let refused: Vec<AttachmentKey> = member.attachments.iter().filter_map(waits).collect();
+        for key in refused {
+            self.drop_attachment(&key, Reply::Refused { message: message.to_owned(), transient });
+        }
+    }
+
+    /// Tells those who have waited too long that they may try again.
+    pub(super) fn give_up_waiting(&mut self, now: Instant) {
+        let mut late = Vec::new();
+        for (key, held) in self.members.values().flat_map(|member| &member.attachments) {
+            if held.waiting.is_some_and(|(_, until)| until <= now) {
+                late.push(key.clone());
+            }
+        }
+        for key in late {
+            let reply = if self.is_synced {
+                let message = "the network namespace could not be programmed in time".to_owned();
+                Reply::Refused { message, transient: true }
+            } else {
+                self.not_ready()
+            };
+            self.drop_attachment(&key, reply);
+        }
+    }
+
+    /// An attachment is gone.
+    pub(super) fn detach(&mut self, key: &AttachmentKey, why: &'static str) {
+        let reply = Reply::Refused { message: format!("the attachment ended: {why}"), transient: false };
+        if self.drop_attachment(key, reply) {
+            self.counts.detached += 1;
+            self.note(Note::Detached { attachment: key.clone(), why });
+        }
+    }
+
+    /// Forgets an attachment, and its network namespace with the last one; whoever waits for it gets this
+    /// reply. True where it was known.
+    fn drop_attachment(&mut self, key: &AttachmentKey, reply: Reply) -> bool {
+        let Some(netns) = self.places.remove(key) else { return false };
+        let Some(member) = self.members.get_mut(&netns) else { return false };
+        let waiting = member.attachments.remove(key).and_then(|held| held.waiting);
+        let mut refused: Vec<Ticket> = waiting.map(|(ticket, _)| ticket).into_iter().collect();
+        if member.attachments.is_empty() {
+            refused.append(&mut member.asked);
+            if let Some(progress) = self.progress.get_mut(&member.view) {
+                progress.pending.remove(&netns);
+            }
+            self.members.remove(&netns);
+            self.effects.push(Effect::Close(netns));
+        }
+        refused.into_iter().for_each(|ticket| self.answer(ticket, reply.clone()));
+        true
+    }
+
+    /// A network namespace is gone, with all that was attached to it.
+    pub(super) fn forget(&mut self, netns: NetnsId, why: &'static str) {
+        let Some(member) = self.members.get(&netns) else { return };
+        let keys: Vec<AttachmentKey> = member.attachments.keys().cloned().collect();
+        for key in keys {
+            self.detach(&key, why);
+            self.effects.push(Effect::Erase(key));
+        }
+    }
+
+    /// Looks whether a network namespace is right, and answers when it is known.
+    pub(super) fn check(&mut self, ticket: Ticket, netns: NetnsId, now: Instant) {
+        let Some(member) = self.members.get_mut(&netns) else {
+            let message = "the agent does not know this network namespace: it was never attached".to_owned();
+            return self.refuse(ticket, message, false);
+        };
+        if !self.is_synced {
+            let reply = self.not_ready();
+            return self.answer(ticket, reply);
+        }
+        member.retry_at = member.retry_at.map(|_| now);
+        member.asked.push(ticket);
+    }
+
+    /// Forgets the attachments of a network that are not valid any more.
+    pub(super) fn collect(&mut self, ticket: Ticket, network: &str, valid: &[AttachmentKey]) {
+        let of_network = self.places.keys().filter(|key| key.network == network);
+        let gone: Vec<AttachmentKey> = of_network.filter(|key| !valid.contains(key)).cloned().collect();
+        for key in gone {
+            self.detach(&key, "the runtime does not know it any more");
+            self.effects.push(Effect::Erase(key));
+        }
+        self.answer(ticket, Reply::Done);
+    }
+
+    /// Lets go of views that nobody has any more, and of batches that nobody waits for.
+    pub(super) fn tidy_views(&mut self) {
+        let members = &self.members;
+        self.views
+            .retain(|view, _| *view == View::All || members.values().any(|member| member.view == *view));
+        self.views.values_mut().for_each(crate::agent::view::ViewState::release_batches);
+    }
+
+    /// The attachments that are known.
+    pub(crate) fn keys(&self) -> impl Iterator<Item = &AttachmentKey> {
+        self.places.keys()
+    }
+
+    /// Everything there is to tell.
+    pub(crate) fn report(&self, now: Instant) -> Report {
+        let mut attachments = Vec::new();
+        for (key, netns) in &self.places {
+            let Some(member) = self.members.get(netns) else { continue };
+            let Some(held) = member.attachments.get(key) else { continue };
+            let state = self.views.get(&member.view);
+            let behind =
+                state.filter(|state| !member.is_right(state)).map(|state| now.duration_since(state.since));
+            attachments.push(AttachmentReport {
+                key: key.clone(),
+                pod: held.attachment.pod.clone(),
+                netns: held.attachment.netns.clone(),
+                view: name_of(&member.view),
+                revision: member.revision(),
+                lag_ms: behind.map_or(0, |lag| u64::try_from(lag.as_millis()).unwrap_or(u64::MAX).max(1)),
+                error: member.error.clone(),
+                repairs: member.repairs,
+                programmer: held.programmer,
+            });
+        }
+        let views = self.views.iter().map(|(view, state)| {
+            (name_of(view), ViewReport { revision: state.revision, portals: state.portal_count() })
+        });
+        Report {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            node: self.options.node.name.to_string(),
+            synced: self.is_synced,
+            trouble: self.trouble.clone(),
+            services: self.snapshot.service_count(),
+            views: views.collect(),
+            attachments,
+            counts: self.counts.clone(),
+        }
+    }
+}

@@ -1,0 +1,95 @@
+//! Which services a pod wants to see, from its annotations.
+//!
+//! `portico.dev/portals` is a list of services, `redis, team-b/postgres`, where a name alone means the pod's
+//! own namespace; `all` (the default) and `none` say it shortly. A mistake is refused when the pod starts,
+//! where its owner sees it. What must not go in here: whether such services exist; they may come later.
+
+use std::collections::BTreeSet;
+
+use attachment::Attachment;
+use proxy_core::portal::View;
+use proxy_core::service::ServiceKey;
+
+/// The annotation, without `portico.dev/`.
+const PORTALS: &str = "portals";
+/// More services than this are no selection any more.
+const SERVICES_MAX: usize = 1_000;
+
+/// The view that the pod asks for.
+pub(crate) fn view_of(attachment: &Attachment) -> Result<View, String> {
+    let Some(text) = attachment.annotations.get(PORTALS) else { return Ok(View::All) };
+    match text.trim() {
+        "all" => return Ok(View::All),
+        "none" => return Ok(View::Only(BTreeSet::new())),
+        _ => {}
+    }
+    let own = attachment.pod.as_ref().map(|pod| pod.namespace.as_str());
+    let services: BTreeSet<ServiceKey> =
+        text.split(',').map(|item| service(item.trim(), own)).collect::<Result<_, _>>()?;
+    if services.len() > SERVICES_MAX {
+        return Err(format!("annotation portico.dev/{PORTALS}: more than {SERVICES_MAX} services"));
+    }
+    Ok(View::Only(services))
+}
+
+fn service(item: &str, own: Option<&str>) -> Result<ServiceKey, String> {
+    let wrong = |what: &str| {
+        format!(
+            "annotation portico.dev/{PORTALS}: \"{item}\" {what}; write all, none, or NAME and NAMESPACE/NAME, with commas"
+        )
+    };
+    let (namespace, name) = match item.split_once('/') {
+        Some(parts) => parts,
+        None => (own.ok_or_else(|| wrong("has no namespace, and that of the pod is not known"))?, item),
+    };
+    let is_label = |text: &str| {
+        !text.is_empty()
+            && text.len() <= 63
+            && text.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
+    };
+    if !is_label(namespace) || !is_label(name) {
+        return Err(wrong("is no name of a service"));
+    }
+    Ok(ServiceKey::new(namespace, name))
+}
+
+/// How a view is called in status and log.
+pub(crate) fn name_of(view: &View) -> String {
+    match view {
+        View::All => "all".to_owned(),
+        View::Only(services) if services.is_empty() => "none".to_owned(),
+        View::Only(services) => services.iter().map(ToString::to_string).collect::<Vec<_>>().join(","),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::agent::sample::attachment;
+
+    fn view(text: &str) -> Result<String, String> {
+        let mut attachment = attachment("a");
+        attachment.annotations.insert("portals".to_owned(), text.to_owned());
+        view_of(&attachment).map(|view| name_of(&view))
+    }
+
+    #[test]
+    fn without_a_wish_a_pod_sees_everything() {
+        assert_eq!(view_of(&attachment("a")), Ok(View::All));
+        assert_eq!(view("all").as_deref(), Ok("all"));
+    }
+
+    #[test]
+    fn a_list_names_services_of_the_pods_own_and_of_other_namespaces() {
+        assert_eq!(view("redis, team-b/postgres").as_deref(), Ok("default/redis,team-b/postgres"));
+        assert_eq!(view("none").as_deref(), Ok("none"));
+    }
+
+    #[test]
+    fn a_mistake_is_named_with_what_may_be_written() {
+        for wrong in ["", "a,,b", "A", "a/b/c", "a b", "/x", "x/"] {
+            let why = view(wrong).expect_err(wrong);
+            assert!(why.contains("portico.dev/portals") && why.contains("NAMESPACE/NAME"), "{why}");
+        }
+    }
+}

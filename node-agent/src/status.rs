@@ -1,0 +1,120 @@
+//! `portico status`: what the running agent keeps right, and what is wrong.
+//!
+//! The agent answers with its `Report`; this shows it. Exit code 1 says that something is not as it should
+//! be. What must not go in here: looking anywhere but at the agent.
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anstyle::{AnsiColor, Style};
+use anyhow::{Context, bail};
+use attachment::{Reply, Request, ask};
+use clap::{Args, ValueEnum};
+
+use crate::agent::{AttachmentReport, Report};
+use crate::table::{Cell, Table};
+
+const PATIENCE: Duration = Duration::from_secs(5);
+const GOOD: Style = AnsiColor::Green.on_default();
+const BAD: Style = AnsiColor::Red.on_default();
+/// Of an id that nobody can remember, so much is shown.
+const ID_SHOWN: usize = 13;
+
+/// `portico status`.
+#[derive(Debug, Args)]
+pub(crate) struct StatusArgs {
+    /// Where the agent listens.
+    #[arg(long, value_name = "PATH", default_value = attachment::SOCKET_DEFAULT)]
+    pub(crate) socket: PathBuf,
+    /// The form of the answer.
+    #[arg(short, long, value_enum, default_value_t = StatusOutput::Table)]
+    pub(crate) output: StatusOutput,
+}
+
+/// Forms of `portico status`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum StatusOutput {
+    /// A table.
+    Table,
+    /// One JSON object.
+    Json,
+}
+
+/// Answers `portico status`; false where something is not as it should be.
+pub(crate) fn answer(args: &StatusArgs, out: &mut impl Write) -> anyhow::Result<bool> {
+    let text = fetch(args)?;
+    let report: Report =
+        serde_json::from_str(&text).context("understand the agent's answer; is it of another version?")?;
+    match args.output {
+        StatusOutput::Json => writeln!(out, "{text}")?,
+        StatusOutput::Table => write_table(&report, out)?,
+    }
+    let is_right = |attachment: &AttachmentReport| attachment.error.is_none() && attachment.lag_ms == 0;
+    Ok(report.synced && report.trouble.is_none() && report.attachments.iter().all(is_right))
+}
+
+fn fetch(args: &StatusArgs) -> anyhow::Result<String> {
+    let (reply, file) = ask(&args.socket, &Request::Status, None, PATIENCE)?;
+    match (reply, file) {
+        (Reply::File, Some(file)) => {
+            let mut text = String::new();
+            File::from(file).read_to_string(&mut text).context("read the agent's answer")?;
+            Ok(text)
+        }
+        (Reply::Refused { message, .. }, _) => bail!("the agent refuses: {message}"),
+        _ => bail!("the agent answers something else; is it of another version?"),
+    }
+}
+
+fn write_table(report: &Report, out: &mut impl Write) -> anyhow::Result<()> {
+    let Report { version, node, synced, trouble, services, views, attachments, counts } = report;
+    let node = if node.is_empty() { "-" } else { node };
+    let (style, state) = if *synced { (GOOD, "known") } else { (BAD, "not known yet") };
+    writeln!(out, "agent {version}, node {node}; {services} services, {style}{state}{style:#}")?;
+    if let Some(trouble) = trouble {
+        writeln!(out, "{BAD}source of services: {trouble}{BAD:#}")?;
+    }
+    for (view, state) in views {
+        writeln!(out, "view {view}: {} portals, revision {}", state.portals, state.revision)?;
+    }
+    writeln!(
+        out,
+        "since the start: {} transactions, {} failed; {} looks, {} repairs",
+        counts.applied, counts.failed, counts.audited, counts.repaired
+    )?;
+    if attachments.is_empty() {
+        writeln!(out, "no attachments")?;
+        return Ok(());
+    }
+    let heading = ["NETWORK", "CONTAINER", "INTERFACE", "POD", "VIEW", "REVISION", "LAG", "REPAIRS", "STATE"];
+    let mut table = Table::new(heading.map(str::to_owned));
+    for attachment in attachments {
+        table.push(row(attachment));
+    }
+    writeln!(out, "\n{table}")?;
+    Ok(())
+}
+
+fn row(attachment: &AttachmentReport) -> [Cell; 9] {
+    let AttachmentReport { key, pod, netns: _, view, revision, lag_ms, error, repairs, programmer: _ } =
+        attachment;
+    let short: String = key.container_id.chars().take(ID_SHOWN).collect();
+    let (style, state) = match error {
+        Some(error) => (BAD, error.as_str()),
+        None if *lag_ms > 0 => (Style::new(), "behind"),
+        None => (GOOD, "right"),
+    };
+    [
+        Cell::plain(&key.network),
+        Cell::plain(short),
+        Cell::plain(&key.interface),
+        Cell::plain(pod.as_ref().map_or_else(|| "-".to_owned(), ToString::to_string)),
+        Cell::plain(view),
+        Cell::plain(revision.map_or_else(|| "-".to_owned(), |revision| revision.to_string())),
+        Cell::plain(if *lag_ms > 0 { format!("{lag_ms} ms") } else { "-".to_owned() }),
+        Cell::plain(repairs.to_string()),
+        Cell { text: state.to_owned(), style },
+    ]
+}

@@ -1,0 +1,201 @@
+//! `Agent`: the real program, as a test starts it, and what a plugin would say to it.
+//!
+//! It ends with the test that started it, and shows its log where that fails. What must not go in here:
+//! what any test claims.
+
+use std::fs;
+use std::fs::File;
+use std::io::Read;
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use attachment::{Attachment, AttachmentKey, Reply, Request};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::Value;
+
+use crate::pod::Pod;
+
+/// What must come comes within this time.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A program of this workspace; scripts/netns-test builds it beside the tests.
+pub(crate) fn program(name: &str) -> PathBuf {
+    let test = std::env::current_exe().expect("the path of this test");
+    let path = test.ancestors().nth(2).expect("the target folder").join(name);
+    assert!(path.exists(), "{} is not built; start with scripts/netns-test", path.display());
+    path
+}
+
+/// A folder of a test's own, removed with it.
+pub(crate) struct Folder(pub(crate) PathBuf);
+
+impl Folder {
+    pub(crate) fn new() -> Self {
+        static FOLDERS: AtomicU32 = AtomicU32::new(0);
+        let number = FOLDERS.fetch_add(1, Ordering::Relaxed);
+        let path = std::env::temp_dir().join(format!("portico-agent-{}-{number}", std::process::id()));
+        fs::create_dir_all(path.join("manifests")).expect("make a folder");
+        Self(path)
+    }
+
+    pub(crate) fn manifests(&self) -> PathBuf {
+        self.0.join("manifests")
+    }
+
+    pub(crate) fn state(&self) -> PathBuf {
+        self.0.join("state")
+    }
+
+    pub(crate) fn socket(&self) -> PathBuf {
+        self.0.join("agent.sock")
+    }
+
+    /// Writes a manifest as tools do: beside, then renamed.
+    pub(crate) fn put(&self, name: &str, text: &str) {
+        let path = self.manifests().join(name);
+        let beside = self.0.join("beside");
+        fs::write(&beside, text).expect("write a manifest");
+        fs::rename(&beside, &path).expect("put it into place");
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// A running agent.
+pub(crate) struct Agent {
+    child: Child,
+    socket: PathBuf,
+    log: PathBuf,
+}
+
+impl Agent {
+    /// An agent on the manifests of a folder.
+    pub(crate) fn start(folder: &Folder, args: &[&str]) -> Self {
+        let manifests = folder.manifests();
+        Self::start_with(folder, &[&["--manifests", manifests.to_str().expect("a path")], args].concat())
+    }
+
+    /// An agent with these sources of services.
+    pub(crate) fn start_with(folder: &Folder, args: &[&str]) -> Self {
+        let log = folder.0.join("agent.log");
+        let out = File::options().create(true).append(true).open(&log).expect("make the log");
+        let mut command = Command::new(program("portico"));
+        command.arg("agent").arg("--socket").arg(folder.socket()).arg("--state-dir").arg(folder.state());
+        let nowhere = folder.0.join("cni");
+        command.arg("--cni-cache").arg(&nowhere).arg("--cni-conf").arg(&nowhere);
+        if !args.contains(&"--metrics") {
+            command.args(["--metrics", "none"]);
+        }
+        let child = command.args(args).stdin(Stdio::null()).stderr(out).spawn().expect("start the agent");
+        let agent = Self { child, socket: folder.socket(), log };
+        agent.until("it answers", |agent| agent.try_ask(&Request::Ready, None).is_some());
+        agent
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Everything that it wrote.
+    pub(crate) fn log(&self) -> String {
+        fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    /// Waits until something is so.
+    pub(crate) fn until(&self, what: &str, is_so: impl Fn(&Self) -> bool) {
+        let deadline = Instant::now() + PATIENCE;
+        while !is_so(self) {
+            assert!(Instant::now() < deadline, "{what}: not within {PATIENCE:?}; the log:\n{}", self.log());
+            thread::sleep(Duration::from_millis(2));
+        }
+    }
+
+    fn try_ask(&self, request: &Request, pod: Option<&Pod>) -> Option<(Reply, Option<std::os::fd::OwnedFd>)> {
+        let file = pod.map(|pod| File::open(pod.path()).expect("open the pod's namespace"));
+        attachment::ask(&self.socket, request, file.as_ref().map(AsFd::as_fd), PATIENCE).ok()
+    }
+
+    /// Asks, and has an answer.
+    pub(crate) fn ask(&self, request: &Request, pod: Option<&Pod>) -> Reply {
+        self.try_ask(request, pod).unwrap_or_else(|| panic!("no answer; the log:\n{}", self.log())).0
+    }
+
+    /// Attaches a pod as the plugin does.
+    pub(crate) fn attach(&self, name: &str, pod: &Pod) {
+        assert_eq!(
+            self.ask(&Request::Attach(attachment(name, pod)), Some(pod)),
+            Reply::Done,
+            "{}",
+            self.log()
+        );
+    }
+
+    /// What `portico status` shows.
+    pub(crate) fn status(&self) -> Value {
+        let (reply, file) = self.try_ask(&Request::Status, None).expect("an answer");
+        assert_eq!(reply, Reply::File);
+        let mut text = String::new();
+        File::from(file.expect("a file")).read_to_string(&mut text).expect("read the status");
+        serde_json::from_str(&text).expect("JSON")
+    }
+
+    /// Waits until every attachment holds this revision or a later one.
+    pub(crate) fn settled(&self, revision: u64) {
+        self.until("every pod is right", |agent| {
+            let status = agent.status();
+            let attachments = status["attachments"].as_array().expect("a list");
+            status["views"]["all"]["revision"].as_u64().is_some_and(|reached| reached >= revision)
+                && attachments
+                    .iter()
+                    .all(|attachment| attachment["lagMs"] == 0 && attachment["error"].is_null())
+        });
+    }
+
+    /// Ends it without a chance to do anything.
+    pub(crate) fn kill(mut self) {
+        self.child.kill().expect("kill the agent");
+        self.child.wait().expect("wait for the agent");
+    }
+
+    /// Asks it to end, and says how it did.
+    pub(crate) fn terminate(mut self) -> std::process::ExitStatus {
+        kill(Pid::from_raw(self.child.id().try_into().expect("a process id")), Signal::SIGTERM)
+            .expect("signal");
+        self.child.wait().expect("wait for the agent")
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if thread::panicking() {
+            eprintln!("the agent's log:\n{}", self.log());
+        }
+    }
+}
+
+/// The attachment of a pod, as the plugin would bring it.
+pub(crate) fn attachment(name: &str, pod: &Pod) -> Attachment {
+    Attachment {
+        key: key(name),
+        netns: Path::new(&pod.path()).to_owned(),
+        pod: None,
+        addresses: Vec::new(),
+        annotations: Default::default(),
+        notes: Vec::new(),
+    }
+}
+
+pub(crate) fn key(name: &str) -> AttachmentKey {
+    AttachmentKey { network: "net".to_owned(), container_id: name.to_owned(), interface: "lo".to_owned() }
+}

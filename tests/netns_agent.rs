@@ -1,0 +1,376 @@
+//! The real agent and real network namespaces: what it programs, keeps right, survives and refuses.
+
+#[path = "netns/agent.rs"]
+#[allow(dead_code)]
+mod agent;
+#[path = "netns/conversation.rs"]
+#[allow(dead_code)]
+mod conversation;
+#[path = "netns/namespace.rs"]
+#[allow(dead_code)]
+mod namespace;
+#[path = "netns/pod.rs"]
+#[allow(dead_code)]
+mod pod;
+
+use std::fs;
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::process::Command;
+
+use agent::{Agent, Folder, attachment, key, program};
+use attachment::{Reply, Request};
+use conversation::{ANSWER, answer, ask, assert_refused, serve};
+use namespace::{bare, load, run};
+use netns_nft::{Found, Netns};
+use pod::Pod;
+use proxy_core::sample::backend;
+
+/// A service `web` at 10.96.0.1:80 with these backends.
+fn web(backends: &[&str]) -> String {
+    let endpoints: Vec<String> = backends.iter().map(|ip| format!(r#"{{"addresses":["{ip}"]}}"#)).collect();
+    format!(
+        r#"{{"apiVersion":"v1","kind":"List","items":[
+        {{"apiVersion":"v1","kind":"Service","metadata":{{"name":"web"}},
+          "spec":{{"clusterIP":"10.96.0.1","ports":[{{"port":80}}]}}}},
+        {{"apiVersion":"discovery.k8s.io/v1","kind":"EndpointSlice","addressType":"IPv4",
+          "metadata":{{"name":"web-1","labels":{{"kubernetes.io/service-name":"web"}}}},
+          "ports":[{{"name":"","port":8080}}],"endpoints":[{}]}}]}}"#,
+        endpoints.join(",")
+    )
+}
+
+/// A pod with backends a and b of its own, and a way for everything.
+fn pod() -> Pod {
+    let pod = Pod::new();
+    pod.within(|| {
+        serve("a", "10.1.0.1:8080");
+        serve("b", "10.1.0.2:8080");
+        run("ip", &["route", "add", "default", "dev", "lo"], "");
+    });
+    pod
+}
+
+/// A node of its own, with a folder in which `web` leads to a.
+fn node(body: impl FnOnce(&Folder) + Send) {
+    bare(|| {
+        run("ip", &["link", "set", "lo", "up"], "");
+        let folder = Folder::new();
+        folder.put("web.json", &web(&["10.1.0.1"]));
+        body(&folder);
+    });
+}
+
+fn says(pod: &Pod, portal: &str) -> String {
+    pod.within(|| answer(portal))
+}
+
+#[test]
+fn an_attached_pod_reaches_services_and_follows_their_changes() {
+    node(|folder| {
+        let agent = Agent::start(folder, &[]);
+        let pod = pod();
+        agent.attach("a", &pod);
+        assert_eq!(says(&pod, "10.96.0.1:80"), "a");
+        folder.put("web.json", &web(&["10.1.0.2"]));
+        agent.settled(2);
+        assert_eq!(says(&pod, "10.96.0.1:80"), "b");
+        folder.put("web.json", &web(&[]));
+        agent.settled(3);
+        pod.within(|| assert_refused("10.96.0.1:80"));
+    });
+}
+
+#[test]
+fn a_pod_without_a_way_to_service_addresses_gets_one() {
+    node(|folder| {
+        let agent = Agent::start(folder, &["--service-cidr", "10.96.0.0/16"]);
+        let pod = Pod::new();
+        pod.within(|| serve("a", "10.1.0.1:8080"));
+        let mut attachment = attachment("a", &pod);
+        attachment.addresses = vec!["10.1.0.1".parse().expect("an address")];
+        assert_eq!(agent.ask(&Request::Attach(attachment), Some(&pod)), Reply::Done, "{}", agent.log());
+        assert_eq!(says(&pod, "10.96.0.1:80"), "a");
+    });
+}
+
+#[test]
+fn two_nodes_in_two_zones_program_two_different_tables() {
+    let zoned = |ip: &str, zone: &str| {
+        format!(r#"{{"addresses":["{ip}"],"zone":"{zone}","hints":{{"forZones":[{{"name":"{zone}"}}]}}}}"#)
+    };
+    let endpoints = format!("{},{}", zoned("10.1.0.1", "z1"), zoned("10.1.0.2", "z2"));
+    let node_of = |name: &str, zone: &str| {
+        format!(
+            r#"{{"apiVersion":"v1","kind":"Node","metadata":{{"name":"{name}",
+            "labels":{{"topology.kubernetes.io/zone":"{zone}"}}}}}}"#
+        )
+    };
+    node(|folder| {
+        folder.put("web.json", &web(&["10.1.0.9"]).replace(r#"{"addresses":["10.1.0.9"]}"#, &endpoints));
+        folder.put("n1.json", &node_of("n1", "z1"));
+        folder.put("n2.json", &node_of("n2", "z2"));
+        for (name, expected) in [("n1", "a"), ("n2", "b")] {
+            let agent = Agent::start(folder, &["--node", name]);
+            let pod = pod();
+            agent.attach(name, &pod);
+            for _ in 0..8 {
+                assert_eq!(says(&pod, "10.96.0.1:80"), expected, "a pod on {name}");
+            }
+        }
+    });
+}
+
+#[test]
+fn a_killed_agent_cuts_nothing_and_the_next_one_goes_on() {
+    node(|folder| {
+        let pod = pod();
+        let first = Agent::start(folder, &[]);
+        first.attach("a", &pod);
+        let (mut client, mut server) = pod.within(|| {
+            namespace::add_address("10.1.0.3");
+            let listener = TcpListener::bind("10.1.0.3:8080").expect("listen");
+            folder.put("web.json", &web(&["10.1.0.3"]));
+            first.settled(2);
+            let client = TcpStream::connect_timeout(&backend("10.96.0.1:80"), ANSWER).expect("connect");
+            (client, listener.accept().expect("accept").0)
+        });
+        first.kill();
+        let mut says_so = |words: &[u8]| {
+            client.write_all(words).expect("write");
+            let mut heard = vec![0; words.len()];
+            server.read_exact(&mut heard).expect("read");
+            assert_eq!(heard, words);
+        };
+        says_so(b"while nobody is there");
+        folder.put("web.json", &web(&["10.1.0.2"]));
+        let second = Agent::start(folder, &[]);
+        second.settled(1);
+        assert_eq!(second.status()["attachments"].as_array().map(Vec::len), Some(1), "it was adopted");
+        assert_eq!(says(&pod, "10.96.0.1:80"), "b", "what changed meanwhile is there");
+        says_so(b"and after");
+    });
+}
+
+#[test]
+fn a_restart_that_finds_everything_right_writes_nothing() {
+    node(|folder| {
+        let pod = pod();
+        let first = Agent::start(folder, &[]);
+        first.attach("a", &pod);
+        let generation = || pod.netns.socket().expect("a socket").generation().expect("a generation");
+        let before = generation();
+        assert!(first.terminate().success(), "SIGTERM is a clean end");
+        assert!(!folder.socket().exists(), "who asks now is told at once that nobody is there");
+        assert_eq!(says(&pod, "10.96.0.1:80"), "a", "the kernel goes on");
+        let second = Agent::start(folder, &[]);
+        second.settled(1);
+        assert_eq!(generation(), before);
+    });
+}
+
+#[test]
+fn a_pod_that_went_while_nobody_looked_is_forgotten() {
+    node(|folder| {
+        let first = Agent::start(folder, &[]);
+        let (stays, goes) = (pod(), pod());
+        first.attach("stays", &stays);
+        first.attach("goes", &goes);
+        first.kill();
+        drop(goes);
+        let second = Agent::start(folder, &["--audit-interval", "1"]);
+        second.settled(1);
+        let names = |agent: &Agent| -> Vec<String> {
+            let status = agent.status();
+            let all = status["attachments"].as_array().expect("a list").iter();
+            all.map(|a| a["containerId"].as_str().expect("a name").to_owned()).collect()
+        };
+        assert_eq!(names(&second), ["stays"]);
+        assert_eq!(fs::read_dir(folder.state().join("attachments")).expect("the records").count(), 1);
+        drop(stays);
+        second.until("the audit sees that the other is gone", |agent| names(agent).is_empty());
+    });
+}
+
+#[test]
+fn a_held_namespace_ends_with_its_pod() {
+    node(|folder| {
+        let agent = Agent::start(folder, &["--audit-interval", "1"]);
+        let pod = pod();
+        agent.attach("a", &pod);
+        let descriptors =
+            || fs::read_dir(format!("/proc/{}/fd", agent.pid())).expect("its descriptors").count();
+        let with = descriptors();
+        assert_eq!(agent.ask(&Request::Detach { key: key("a") }, None), Reply::Done);
+        agent.until("its descriptors are closed", |_| descriptors() < with);
+    });
+}
+
+#[test]
+fn what_a_pod_breaks_is_found_and_repaired() {
+    node(|folder| {
+        let agent = Agent::start(folder, &["--audit-interval", "1"]);
+        let pod = pod();
+        agent.attach("a", &pod);
+        for damage in
+            ["flush ruleset", "flush chain inet portico portals", "flush map inet portico backends4"]
+        {
+            let repairs = agent.status()["counts"]["repaired"].as_u64();
+            pod.within(|| load(damage));
+            agent.until("it is repaired", |agent| agent.status()["counts"]["repaired"].as_u64() > repairs);
+            agent.settled(1);
+            assert_eq!(says(&pod, "10.96.0.1:80"), "a", "after {damage}");
+        }
+        let log = agent.log();
+        assert!(log.contains("found damaged") && log.contains("the table is gone"), "{log}");
+    });
+}
+
+#[test]
+fn a_check_tells_what_is_wrong() {
+    node(|folder| {
+        let agent = Agent::start(folder, &[]);
+        let pod = pod();
+        let check = |pod: &Pod| agent.ask(&Request::Check(attachment("a", pod)), Some(pod));
+        assert!(matches!(check(&pod), Reply::Refused { transient: false, .. }), "never attached");
+        agent.attach("a", &pod);
+        assert_eq!(check(&pod), Reply::Done);
+        pod.within(|| load("flush ruleset"));
+        let Reply::Refused { message, transient: true } = check(&pod) else { panic!("{:?}", check(&pod)) };
+        assert!(message.contains("the table is gone"), "{message}");
+        agent.settled(1);
+        assert_eq!(check(&pod), Reply::Done, "and is repaired meanwhile");
+    });
+}
+
+#[test]
+fn a_broken_manifest_takes_nothing_away_and_is_told() {
+    node(|folder| {
+        let agent = Agent::start(folder, &[]);
+        let pod = pod();
+        agent.attach("a", &pod);
+        folder.put("web.json", "{");
+        agent.until("it says so", |agent| !agent.status()["trouble"].is_null());
+        assert_eq!(says(&pod, "10.96.0.1:80"), "a");
+        let shown =
+            Command::new(program("portico")).args(["status", "--socket"]).arg(folder.socket()).output();
+        let shown = shown.expect("run portico status");
+        assert_eq!(shown.status.code(), Some(1), "not as it should be");
+        assert!(String::from_utf8_lossy(&shown.stdout).contains("web.json"), "{shown:?}");
+        folder.put("web.json", &web(&["10.1.0.2"]));
+        agent.until("it is well again", |agent| agent.status()["trouble"].is_null());
+        agent.settled(2);
+        assert_eq!(says(&pod, "10.96.0.1:80"), "b");
+    });
+}
+
+#[test]
+fn no_pod_is_programmed_before_the_manifests_are_known() {
+    node(|folder| {
+        folder.put("web.json", "{");
+        let agent = Agent::start(folder, &[]);
+        let Reply::Refused { message, transient: true } = agent.ask(&Request::Ready, None) else {
+            panic!("it is not ready: {}", agent.log())
+        };
+        assert!(message.contains("not known yet"), "{message}");
+    });
+}
+
+#[test]
+fn its_own_namespace_and_what_is_none_are_refused() {
+    node(|folder| {
+        let agent = Agent::start(folder, &[]);
+        let pod = pod();
+        let own = fs::File::open("/proc/thread-self/ns/net").expect("open our own");
+        let ask = |file: &fs::File| {
+            let request = Request::Attach(attachment("a", &pod));
+            attachment::ask(&folder.socket(), &request, Some(std::os::fd::AsFd::as_fd(file)), agent::PATIENCE)
+                .expect("an answer")
+                .0
+        };
+        let Reply::Refused { message, transient: false } = ask(&own) else { panic!("the node's own") };
+        assert!(message.contains("own"), "{message}");
+        let file = fs::File::open("/dev/null").expect("open a file");
+        let Reply::Refused { message, transient: false } = ask(&file) else { panic!("no namespace") };
+        assert!(message.contains("none"), "{message}");
+        assert_eq!(agent.status()["attachments"].as_array().map(Vec::len), Some(0));
+    });
+}
+
+#[test]
+fn nonsense_on_the_socket_is_refused_and_the_agent_lives_on() {
+    node(|folder| {
+        let agent = Agent::start(folder, &[]);
+        assert!(UnixStream::connect(folder.socket()).is_err(), "a stream is not what it speaks");
+        let pod = pod();
+        for _ in 0..20 {
+            let mut unknown = attachment("a", &pod);
+            unknown.annotations.insert("portals".to_owned(), "no such thing".to_owned());
+            assert!(matches!(agent.ask(&Request::Attach(unknown), Some(&pod)), Reply::Refused { .. }));
+        }
+        agent.attach("a", &pod);
+        assert_eq!(says(&pod, "10.96.0.1:80"), "a");
+    });
+}
+
+#[test]
+fn metrics_and_health_are_served() {
+    node(|folder| {
+        let agent = Agent::start(folder, &["--metrics", "127.0.0.1:9477"]);
+        let get = |path: &str| {
+            let mut stream = TcpStream::connect("127.0.0.1:9477").expect("connect to the metrics");
+            write!(stream, "GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").expect("ask");
+            let mut text = String::new();
+            stream.read_to_string(&mut text).expect("an answer");
+            text
+        };
+        assert!(get("/healthz").starts_with("HTTP/1.1 200"));
+        assert!(get("/readyz").starts_with("HTTP/1.1 200"));
+        assert!(get("/nothing").starts_with("HTTP/1.1 404"));
+        let pod = pod();
+        agent.attach("a", &pod);
+        let page = get("/metrics");
+        for line in ["portico_attachments 1", "portico_applied_total 1", "portico_portals{view=\"all\"} 1"] {
+            assert!(page.contains(line), "{line} is not in\n{page}");
+        }
+    });
+}
+
+#[test]
+fn the_ruleset_for_when_nobody_is_there_programs_a_pod() {
+    node(|folder| {
+        let agent = Agent::start(folder, &[]);
+        let path = attachment::ruleset_path(&folder.state(), attachment::VIEW_DEFAULT);
+        agent.until("the ruleset is stored", |_| path.exists());
+        agent.kill();
+        let stored = netns_nft::Stored::read(&path).expect("a stored ruleset");
+        let pod = pod();
+        let socket = pod.netns.socket().expect("a socket");
+        socket.apply(&stored.batch).expect("apply it");
+        assert!(matches!(socket.find().expect("look"), Found::Table(_)));
+        assert_eq!(says(&pod, "10.96.0.1:80"), "a");
+    });
+}
+
+#[test]
+fn a_selection_of_portals_is_all_that_a_pod_sees() {
+    node(|folder| {
+        folder
+            .put("other.json", &web(&["10.1.0.2"]).replace("web", "other").replace("10.96.0.1", "10.96.0.2"));
+        let agent = Agent::start(folder, &[]);
+        let (picky, other) = (pod(), pod());
+        let mut wish = attachment("picky", &picky);
+        wish.annotations.insert("portals".to_owned(), "default/other".to_owned());
+        assert_eq!(agent.ask(&Request::Attach(wish), Some(&picky)), Reply::Done);
+        agent.attach("other", &other);
+        assert_eq!(says(&picky, "10.96.0.2:80"), "b");
+        picky.within(|| {
+            assert!(ask("10.96.0.1:80", conversation::SILENCE).is_err(), "web is out of its view")
+        });
+        assert_eq!(says(&other, "10.96.0.1:80"), "a");
+        let _: &Netns = &other.netns;
+        assert!(Path::new(&folder.state()).exists());
+    });
+}
