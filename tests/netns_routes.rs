@@ -14,7 +14,7 @@ use std::net::{IpAddr, TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
-use namespace::{run, within};
+use namespace::{add_address_to, run, within};
 use netns_nft::{Error, has_route, route_services};
 use pod::Pod;
 use proxy_core::ruleset::Ruleset;
@@ -44,10 +44,12 @@ fn route(pod: &Pod, interface: &str) -> Vec<IpNet> {
 
 /// Gives the backends' addresses to `outer` here and the pod's to `inner` there.
 fn address_both(pod: &Pod, outer: &str, inner: &str) {
-    run("ip", &["address", "add", "10.1.0.1/24", "dev", outer], "");
-    run("ip", &["address", "add", "2001:db8:1::1/64", "dev", outer, "nodad"], "");
-    pod.ip(&["address", "add", "10.1.0.2/24", "dev", inner]);
-    pod.ip(&["address", "add", "2001:db8:1::2/64", "dev", inner, "nodad"]);
+    for address in ["10.1.0.1/24", "2001:db8:1::1/64"] {
+        add_address_to(outer, address);
+    }
+    for address in ["10.1.0.2/24", "2001:db8:1::2/64"] {
+        pod.within(|| add_address_to(inner, address));
+    }
 }
 
 fn program(pod: &Pod) {
@@ -161,8 +163,7 @@ fn a_route_that_leads_nowhere_is_none() {
         for kind in ["unreachable", "blackhole", "prohibit"] {
             let pod = Pod::new();
             pod.wire(kind, "net1");
-            pod.ip(&["address", "add", "10.1.0.2/24", "dev", "net1"]);
-            pod.ip(&["address", "add", "2001:db8:1::2/64", "dev", "net1", "nodad"]);
+            pod.within(|| ["10.1.0.2/24", "2001:db8:1::2/64"].map(|own| add_address_to("net1", own)));
             pod.ip(&["route", "add", kind, "default"]);
             pod.ip(&["-6", "route", "add", kind, "default", "metric", "1"]);
             assert_eq!(route(&pod, "net1"), ranges(), "{kind}");

@@ -8,8 +8,12 @@ use std::collections::BTreeSet;
 use std::io::Write;
 use std::process::{Command, Output, Stdio};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use nix::sched::{CloneFlags, unshare};
+
+/// How long the kernel may take to route an address of its own: it takes a millisecond.
+const ROUTED: Duration = Duration::from_secs(10);
 
 /// Runs `body` in a new network namespace with the loopback device up, and a route for everything.
 pub(crate) fn within<T: Send>(body: impl FnOnce() -> T + Send) -> T {
@@ -37,11 +41,24 @@ pub(crate) fn bare<T: Send>(body: impl FnOnce() -> T + Send) -> T {
 
 /// Gives this namespace an address.
 pub(crate) fn add_address(address: &str) {
-    if address.contains(':') {
-        // Usable at once, without asking the neighbours whether somebody has it.
-        run("ip", &["address", "add", &format!("{address}/128"), "dev", "lo", "nodad"], "");
-    } else {
-        run("ip", &["address", "add", &format!("{address}/32"), "dev", "lo"], "");
+    let length = if address.contains(':') { 128 } else { 32 };
+    add_address_to("lo", &format!("{address}/{length}"));
+}
+
+/// Gives a device in this namespace an address.
+pub(crate) fn add_address_to(device: &str, address: &str) {
+    let add = ["address", "add", address, "dev", device];
+    if !address.contains(':') {
+        run("ip", &add, "");
+        return;
+    }
+    // Usable at once, without asking the neighbours whether somebody has it; but the kernel adds its route
+    // a little later, and what is sent until then is lost.
+    run("ip", &[&add[..], &["nodad"]].concat(), "");
+    let (own, _) = address.split_once('/').expect("a length");
+    let start = Instant::now();
+    while run("ip", &["-6", "route", "show", "table", "local", own], "").is_empty() {
+        assert!(start.elapsed() < ROUTED, "{address} gets no route");
     }
 }
 
