@@ -56,6 +56,7 @@ pub(crate) mod chain {
     pub(crate) const TYPE: u16 = 7;
     pub(crate) const HOOK_NUMBER: u16 = 1;
     pub(crate) const HOOK_PRIORITY: u16 = 2;
+    pub(crate) const PRE_ROUTING: u32 = 0;
     pub(crate) const LOCAL_OUT: u32 = 3;
     pub(crate) const ACCEPT: u32 = 1;
 }

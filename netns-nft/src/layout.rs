@@ -12,9 +12,11 @@ use crate::expression::{Draw, Part, REGISTER, Rule};
 use crate::kernel::{LIST_ELEMENT, chain, element, flag, message, rule, set, table};
 
 /// The layout's version stands in the table's comment; another version is replaced as a whole.
-pub(crate) const LAYOUT: u32 = 3;
+pub(crate) const LAYOUT: u32 = 4;
 /// More clients than this one pod is not remembered for: it is one client.
 const CLIENTS_MAX: u32 = 65_535;
+/// The chains that packets come to by themselves.
+const BASES: [(&str, u32); 2] = [("output", chain::LOCAL_OUT), ("prerouting", chain::PRE_ROUTING)];
 const TCP: u8 = protocol_number(Protocol::Tcp);
 const UDP: u8 = protocol_number(Protocol::Udp);
 
@@ -68,7 +70,10 @@ pub(crate) fn add_table(writer: &mut Writer, settings: Settings) {
     for name in ["anchor", "refuse", "relay", "portals"] {
         add_chain(writer, name);
     }
-    add_output_chain(writer, settings.nat_priority);
+    // What the pod sends itself, and what it forwards for a guest.
+    for (name, hook) in BASES {
+        add_base_chain(writer, name, hook, settings.nat_priority);
+    }
     // One NAT rule that never matches and never goes: see `proxy_core::nft`.
     add_rule(writer, "anchor", |rule| rule.of_protocol(u8::MAX).redirect(settings.relay_port));
     add_rule(writer, "refuse", |rule| rule.of_protocol(TCP).refuse(true));
@@ -76,7 +81,9 @@ pub(crate) fn add_table(writer: &mut Writer, settings: Settings) {
     add_rule(writer, "relay", |rule| rule.of_protocol(TCP).redirect(settings.relay_port));
     add_rule(writer, "relay", |rule| rule.of_protocol(UDP).redirect(settings.relay_port));
     add_portal_rules(writer);
-    add_rule(writer, "output", |rule| rule.verdict(element::JUMP, Some("portals")));
+    for (name, _) in BASES {
+        add_rule(writer, name, |rule| rule.verdict(element::JUMP, Some("portals")));
+    }
 }
 
 fn add_portal_rules(writer: &mut Writer) {
@@ -172,12 +179,12 @@ fn add_chain(writer: &mut Writer, name: &str) {
     });
 }
 
-fn add_output_chain(writer: &mut Writer, priority: i32) {
+fn add_base_chain(writer: &mut Writer, name: &str, hook: u32, priority: i32) {
     writer.message(message::NEWCHAIN, flag::CREATE, |bytes| {
         bytes.put_text(chain::TABLE, TABLE);
-        bytes.put_text(chain::NAME, "output");
+        bytes.put_text(chain::NAME, name);
         bytes.nest(chain::HOOK, |bytes| {
-            bytes.put_u32(chain::HOOK_NUMBER, chain::LOCAL_OUT);
+            bytes.put_u32(chain::HOOK_NUMBER, hook);
             bytes.put(chain::HOOK_PRIORITY, &priority.to_be_bytes());
         });
         bytes.put_text(chain::TYPE, "nat");

@@ -122,9 +122,14 @@ fn write_table(f: &mut Formatter<'_>, settings: Settings) -> fmt::Result {
         writeln!(f, "\t\t{ip} daddr @addresses{suffix} goto refuse")?;
         writeln!(f, "\t\t{ip} daddr @ranges{suffix} drop")?;
     }
-    writeln!(f, "\t}}\n\n\tchain output {{")?;
-    writeln!(f, "\t\ttype nat hook output priority {}; policy accept;", settings.nat_priority)?;
-    writeln!(f, "\t\tjump portals\n\t}}\n}}\n")
+    writeln!(f, "\t}}")?;
+    // What the pod sends itself, and what it forwards for a guest.
+    for hook in ["output", "prerouting"] {
+        writeln!(f, "\n\tchain {hook} {{")?;
+        writeln!(f, "\t\ttype nat hook {hook} priority {}; policy accept;", settings.nat_priority)?;
+        writeln!(f, "\t\tjump portals\n\t}}")?;
+    }
+    writeln!(f, "}}\n")
 }
 
 fn write_sets(f: &mut Formatter<'_>, words: &Words) -> fmt::Result {

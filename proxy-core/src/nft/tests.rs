@@ -142,6 +142,11 @@ fn a_ruleset_is_a_table_with_a_chain_for_each_pick_and_an_element_for_each_porta
         		type nat hook output priority -99; policy accept;
         		jump portals
         	}
+
+        	chain prerouting {
+        		type nat hook prerouting priority -99; policy accept;
+        		jump portals
+        	}
         }
 
         table inet portico {
