@@ -18,13 +18,14 @@ use std::net::{IpAddr, TcpListener, TcpStream, UdpSocket};
 use conversation::{ANSWER, SILENCE, answer, ask, assert_refused, assert_silent, serve, tally};
 use namespace::{add_address, within};
 use proxy_core::address::Family;
+use proxy_core::endpoint::EndpointSlice;
 use proxy_core::iptables::Iptables;
 use proxy_core::ruleset::{Ruleset, Settings};
 use proxy_core::sample::{backend, slice, svc, tcp};
 use proxy_core::service::{Mode, Scheduler};
 use proxy_core::snapshot::Change;
 use proxy_core::trace::{Packet, Trace, trace};
-use way::{each_way, portals_of, ruleset_of};
+use way::{Way, each_way, portals_of, ruleset_of};
 
 #[test]
 fn each_connection_reaches_one_of_all_backends() {
@@ -174,6 +175,54 @@ fn a_sticky_client_stays_until_its_backend_goes() {
         let second = tally("10.96.0.5:80", 20);
         assert_eq!(second.len(), 1, "it settles on another: {second:?}");
         assert_ne!(first.keys().next(), second.keys().next());
+    });
+}
+
+#[test]
+fn no_sticky_client_moves_but_those_of_a_backend_that_goes() {
+    const PORTALS: u8 = 30;
+    let names = BTreeMap::from([(1, "a"), (2, "b"), (3, "c"), (4, "d")]);
+    let world = |octets: &[u8]| {
+        // Each portal has a client of its own in this namespace's memory.
+        let sticky = (1..=PORTALS).fold(svc("s").ip("10.96.0.5").ip("2001:db8:96::5"), |sticky, port| {
+            sticky.tcp(&format!("p{port}"), port.into())
+        });
+        let made = (1..=PORTALS).fold(slice("s"), |made, port| made.tcp(&format!("p{port}"), 8080));
+        let at = |made: EndpointSlice, octet: &u8| {
+            made.at(&format!("10.1.0.{octet}")).at(&format!("2001:db8:1::{octet}"))
+        };
+        ruleset_of([sticky.sticky(10_800).into(), octets.iter().fold(made, at).into()])
+    };
+    each_way(|way| {
+        let addresses: &[&str] = match way {
+            Way::Text => &["10.96.0.5"], // nft 1.0.6 cannot remember an IPv6 client
+            Way::Netlink => &["10.96.0.5", "[2001:db8:96::5]"],
+        };
+        let portals =
+            || addresses.iter().flat_map(|ip| (1..=PORTALS).map(move |port| format!("{ip}:{port}")));
+        let clients = || -> Vec<String> { portals().map(|portal| answer(&portal)).collect() };
+        for (octet, name) in &names {
+            serve(name, &format!("10.1.0.{octet}:8080"));
+            serve(name, &format!("[2001:db8:1::{octet}]:8080"));
+        }
+        let mut applied = world(&[1, 2, 3]);
+        way.program(&applied);
+        let mut before = clients();
+        assert_eq!(clients(), before, "they stay");
+        assert_eq!(before.iter().collect::<BTreeSet<_>>().len(), 3, "all backends are used: {before:?}");
+        // One goes, one comes, one takes the place of another, one comes back.
+        for octets in [&[2, 3][..], &[2, 3, 4], &[1, 2, 4], &[1, 2, 3, 4], &[4]] {
+            let desired = world(octets);
+            way.change(&applied, &desired);
+            let (after, serving) = (clients(), octets.iter().map(|octet| names[octet]));
+            let serving: BTreeSet<&str> = serving.collect();
+            for (before, after) in before.iter().zip(&after) {
+                assert!(serving.contains(&**after));
+                assert!(before == after || !serving.contains(&**before), "{octets:?}: {before} -> {after}");
+            }
+            assert_eq!(clients(), after, "they stay");
+            (before, applied) = (after, desired);
+        }
     });
 }
 

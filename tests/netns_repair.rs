@@ -52,10 +52,7 @@ const DAMAGES: [(&str, &str); 17] = [
     ("add element inet portico picks { 7 : jump refuse }", "set \"picks\""),
     ("delete element inet portico picks { 1 }", "chain \"pick-1\""),
     ("add element inet portico portals4 { 10.96.0.9 . tcp . 80 : 16384000 }", "set \"portals4\""),
-    (
-        "add element inet portico backends4 { 10.96.0.9 . 17 . 80 . 99999 : 10.1.0.1 . 80 }",
-        "set \"backends4\"",
-    ),
+    ("add element inet portico backends4 { 10.96.0.9 . icmp . 80 . 7 : 10.1.0.1 . 80 }", "set \"backends4\""),
     ("add table inet portico { flags dormant; }", "flags"),
     ("delete table inet portico; add table inet portico", "comment is \"\""),
     ("delete table inet portico; add table inet portico { comment \"portico layout 0\"; }", "layout 0"),

@@ -15,6 +15,7 @@ use std::path::Path;
 use namespace::{listing, load, within};
 use netns_nft::{Error, Found, Netns, Socket, encode};
 use proxy_core::address::Family;
+use proxy_core::endpoint::EndpointSlice;
 use proxy_core::iptables::Iptables;
 use proxy_core::plan::{Op, plan};
 use proxy_core::ruleset::{Element, Ruleset, Settings};
@@ -31,6 +32,7 @@ fn worlds() -> Vec<Ruleset> {
     let range = |net: &str| Change::ServiceRanges(vec![net.parse().expect("a network")]);
     let backends =
         |n: u8| (1..=n).fold(slice("w").tcp("", 80).udp("u", 53), |s, i| s.at(&format!("10.1.0.{i}")));
+    let both = |made: EndpointSlice| made.at("10.1.0.9").at("2001:db8:1::1");
     let web = || svc("w").ip("10.99.0.1").ip("2001:db8:96::1").tcp("", 80).udp("u", 53);
     let guarded = |net: &str| web().balanced("192.0.2.1").balanced("2001:db8:2::1").only_from(net);
     vec![
@@ -39,7 +41,8 @@ fn worlds() -> Vec<Ruleset> {
         ruleset_of([web().into()]),
         ruleset_of([web().into(), backends(3).into()]),
         ruleset_of([web().into(), backends(5).into(), range("10.96.0.0/12")]),
-        ruleset_of([web().sticky(60).into(), backends(2).into(), range("2001:db8:96::/64")]),
+        ruleset_of([web().sticky(60).into(), both(backends(2)).into(), range("2001:db8:96::/64")]),
+        ruleset_of([web().sticky(60).into(), both(slice("w").tcp("", 80)).at("10.1.0.2").into()]),
         ruleset_of([guarded("10.0.0.0/8").only_from("192.168.0.0/16").into(), backends(3).into()]),
         ruleset_of([guarded("10.1.0.0/16").only_from("2001:db8::/32").into(), backends(1).into()]),
         ruleset_of([web().mode(Mode::Relay).port(Protocol::Sctp, "s", 9).into(), backends(4).into()]),

@@ -204,9 +204,13 @@ fn put_element(bytes: &mut Bytes, element: &Element) {
             put_value(bytes, element::KEY, &portal_key(key, &[]));
             put_value(bytes, element::DATA, &number(pick));
         }),
-        Element::Backend(key, slot, backend) => bytes.nest(LIST_ELEMENT, |bytes| {
-            put_value(bytes, element::KEY, &portal_key(key, &u32::from(*slot).to_ne_bytes()));
+        Element::Backend(key, number, backend) => bytes.nest(LIST_ELEMENT, |bytes| {
+            put_value(bytes, element::KEY, &portal_key(key, &number.to_ne_bytes()));
             put_value(bytes, element::DATA, &socket(backend));
+        }),
+        Element::Id(key, slot, id) => bytes.nest(LIST_ELEMENT, |bytes| {
+            put_value(bytes, element::KEY, &portal_key(key, &u32::from(*slot).to_ne_bytes()));
+            put_value(bytes, element::DATA, &id.to_ne_bytes());
         }),
         Element::Address(address) => bytes.nest(LIST_ELEMENT, |bytes| {
             put_value(bytes, element::KEY, &octets(*address));

@@ -12,7 +12,7 @@ use crate::expression::{Draw, Part, REGISTER, Rule};
 use crate::kernel::{LIST_ELEMENT, chain, element, flag, message, rule, set, table};
 
 /// The layout's version stands in the table's comment; another version is replaced as a whole.
-pub(crate) const LAYOUT: u32 = 4;
+pub(crate) const LAYOUT: u32 = 5;
 /// More clients than this one pod is not remembered for: it is one client.
 const CLIENTS_MAX: u32 = 65_535;
 /// The chains that packets come to by themselves.
@@ -150,23 +150,26 @@ fn add_forward(writer: &mut Writer, chain: &str, family: Family, draw: Draw) {
     });
 }
 
-/// As in the text form: a known client goes to its slot again, an entry whose slot is empty is forgotten, and
-/// a new client is remembered. Both keys end before the same register: the slot's.
+/// As in the text form: a known client goes to its backend again, an entry whose backend is gone is
+/// forgotten, and a new client is remembered. Both keys end before the same register: that of the slot, and
+/// then of the backend's number.
 fn add_sticky(writer: &mut Writer, chain: &str, family: Family, count: u16, affinity_s: u32) {
     let (backends, clients) = (named("backends", family), named("clients", family));
     add_rule(writer, chain, |rule| {
-        let slot = rule.of_family(family).load(family, &CLIENT);
-        rule.look_up(&clients, slot).measured(slot).remember(&clients, slot, affinity_s);
+        let id = rule.of_family(family).load(family, &CLIENT);
+        rule.look_up(&clients, id).measured(id).remember(&clients, id, affinity_s);
         rule.load(family, &PORTAL);
         rule.look_up(&backends, REGISTER).translate(family);
     });
     add_rule(writer, chain, |rule| {
-        let slot = rule.of_family(family).load(family, &CLIENT);
-        rule.set(slot, &[0; 4]).forget(&clients, slot);
+        let id = rule.of_family(family).load(family, &CLIENT);
+        rule.set(id, &[0; 4]).forget(&clients, id);
     });
     add_rule(writer, chain, |rule| {
-        let slot = rule.of_family(family).load(family, &CLIENT);
-        rule.draw(Draw::Random(count), slot).remember(&clients, slot, affinity_s);
+        let id = rule.of_family(family).load(family, &PORTAL);
+        rule.draw(Draw::Random(count), id).look_up(&named("ids", family), id).measured(id);
+        rule.load(family, &CLIENT);
+        rule.remember(&clients, id, affinity_s);
         rule.load(family, &PORTAL);
         rule.look_up(&backends, REGISTER).translate(family);
     });
@@ -246,6 +249,12 @@ impl Sets<'_> {
         self.add(&named("backends", family), set::MAP, slot, bytes + 12, |data| {
             data.put_u32(set::DATA_TYPE, socket);
             data.put_u32(set::DATA_LENGTH, bytes + 4);
+        });
+        self.add(&named("ids", family), set::MAP, slot, bytes + 12, |data| {
+            number(data);
+            // nft's note on the byte order of the data: type 1, length, the processor's own.
+            let [first, second, third, fourth] = 1_u32.to_ne_bytes();
+            data.put(set::USERDATA, &[1, 4, first, second, third, fourth]);
         });
         let client = concatenated(&[PROTOCOL_TYPE, SERVICE_TYPE, address]);
         let timed = set::MAP | set::TIMEOUT | set::EVALUATED;

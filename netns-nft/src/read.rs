@@ -131,14 +131,22 @@ impl Socket {
         let set = named("backends", family);
         for raw in self.elements(&set)? {
             let read = || {
-                let (key, rest) = portal(&raw.key, family)?;
-                let slot = u16::try_from(u32::from_ne_bytes(*rest.first_chunk()?)).ok()?;
+                let (key, number) = numbered(&raw.key, family)?;
                 let (address, port) = address(&raw.data, family)?;
                 let port = u16::from_be_bytes(*port.first_chunk()?);
-                Some(((key, slot), SocketAddr::new(address, port)))
+                Some(((key, number), SocketAddr::new(address, port)))
             };
             let (key, backend) = read().ok_or_else(|| strange(&set))?;
             table.backends.insert(key, backend);
+        }
+        let set = named("ids", family);
+        for raw in self.elements(&set)? {
+            let read = || {
+                let (key, slot) = numbered(&raw.key, family)?;
+                Some(((key, u16::try_from(slot).ok()?), u32::from_ne_bytes(*raw.data.first_chunk()?)))
+            };
+            let (key, id) = read().ok_or_else(|| strange(&set))?;
+            table.ids.insert(key, id);
         }
         let set = named("addresses", family);
         for raw in self.elements(&set)? {
@@ -256,6 +264,12 @@ fn portal(bytes: &[u8], family: Family) -> Option<(PortalKey, &[u8])> {
     let protocol = Protocol::ALL.into_iter().find(|protocol| protocol_number(*protocol) == words[0])?;
     let port = u16::from_be_bytes([words[4], words[5]]);
     Some((PortalKey { address, protocol, port }, rest))
+}
+
+/// Address, protocol and port, and the number behind them.
+fn numbered(bytes: &[u8], family: Family) -> Option<(PortalKey, u32)> {
+    let (key, number) = portal(bytes, family)?;
+    Some((key, u32::from_ne_bytes(*number.first_chunk()?)))
 }
 
 /// The network that goes from one address to another.

@@ -35,11 +35,11 @@ pub(crate) fn answer(args: &RulesArgs, out: &mut impl Write) -> anyhow::Result<b
 fn value(ruleset: &Ruleset) -> Value {
     let portals: Vec<Value> = ruleset
         .rules()
-        .map(|(key, Rule { pick, backends, sources, is_cluster_ip })| {
+        .map(|(key, Rule { pick, backends, ids, sources, is_cluster_ip })| {
             json!({
                 "address": key.address, "protocol": key.protocol, "port": key.port,
                 "code": pick.code(), "chain": pick.to_string(), "action": pick.action,
-                "backends": backends, "sources": sources, "clusterAddress": is_cluster_ip,
+                "backends": backends, "ids": ids, "sources": sources, "clusterAddress": is_cluster_ip,
             })
         })
         .collect();

@@ -2,8 +2,8 @@
 //!
 //! The text says what the netlink form says, within what the language of nft 1.0.6 can express. It cannot
 //! carry a looked-up value from one expression to the next, so the packet's mark carries the portal's
-//! number and the slot; and a sticky client's entry holds the slot of its backend. No `nft` binary is
-//! needed on a node: this form is for people, for `portico rules`, and for tests that read it back.
+//! number, the slot and the number of a sticky client's backend. No `nft` binary is needed on a node: this
+//! form is for people, for `portico rules`, and for tests that read it back.
 
 use std::fmt::{self, Display, Formatter};
 use std::net::SocketAddr;
@@ -137,6 +137,7 @@ fn write_sets(f: &mut Formatter<'_>, words: &Words) -> fmt::Result {
     let portal = format!("{address} . inet_proto . inet_service");
     writeln!(f, "\tmap portals{suffix} {{\n\t\ttype {portal} : mark\n\t}}\n")?;
     writeln!(f, "\tmap backends{suffix} {{\n\t\ttype {portal} . mark : {address} . inet_service\n\t}}\n")?;
+    writeln!(f, "\tmap ids{suffix} {{\n\t\ttype {portal} . mark : mark\n\t}}\n")?;
     writeln!(f, "\tmap clients{suffix} {{\n\t\ttype inet_proto . inet_service . {address} : mark")?;
     writeln!(f, "\t\tsize 65535\n\t\tflags dynamic,timeout\n\t}}\n")?;
     writeln!(f, "\tset addresses{suffix} {{\n\t\ttype {address}\n\t}}\n")?;
@@ -176,16 +177,18 @@ fn write_forward(f: &mut Formatter<'_>, words: &Words, choice: &str, affinity_s:
     if affinity_s == 0 {
         return writeln!(f, "\t\t{PORTS} {choose} {send}");
     }
-    // A client that is known goes to its slot again; where nothing is in that slot any more its entry is
-    // forgotten, because an update renews an entry and does not change what it holds.
+    // A client that is known goes to its backend again; where no backend has that number any more its entry
+    // is forgotten, because an update renews an entry and does not change what it holds.
     let remember = format!("update @clients{suffix} {{ {client} timeout {affinity_s}s : meta mark }}");
     writeln!(f, "\t\t{PORTS} meta mark set {client} map @clients{suffix} {remember} {send}")?;
     writeln!(f, "\t\t{PORTS} delete @clients{suffix} {{ {client} : 0 }}")?;
-    writeln!(f, "\t\t{PORTS} {choose} {remember} {send}")
+    let identify = format!("meta mark set {portal} . meta mark map @ids{suffix}");
+    writeln!(f, "\t\t{PORTS} {choose} {identify} {remember} {send}")
 }
 
-/// The key of a sticky client. Inside a pod the client is the pod, so the portal says it all; nft 1.0.6
-/// aborts on an update whose key begins with an IPv6 address.
+/// The key of a sticky client. Inside a pod the client is the pod, so the portal says it all. nft 1.0.6
+/// aborts on an update whose key begins with an IPv6 address, and writes the data over a part of one that ends
+/// with it, so that it forgets IPv6 clients; the netlink form does not.
 fn client(ip: &str) -> String {
     format!("meta l4proto . th dport . {ip} daddr")
 }
@@ -218,10 +221,14 @@ impl Display for ElementText<'_> {
                 write_key(f, key)?;
                 write!(f, " : {}", pick.code())
             }
-            Element::Backend(key, slot, backend) => {
+            Element::Backend(key, number, backend) => {
                 write_key(f, key)?;
-                write!(f, " . {slot} : ")?;
+                write!(f, " . {number} : ")?;
                 write_backend(f, backend)
+            }
+            Element::Id(key, slot, id) => {
+                write_key(f, key)?;
+                write!(f, " . {slot} : {id}")
             }
             Element::Address(address) => write!(f, "{address}"),
             Element::Source(key, net) => {

@@ -4,7 +4,10 @@
 //! touches map elements only. Each family has
 //!
 //! * `portals`: address . protocol . port -> what to do, as a number (`Pick::code`),
-//! * `backends`: address . protocol . port . slot -> backend,
+//! * `backends`: address . protocol . port . slot -> backend; at portals with sticky clients, the backend's
+//!   number instead of the slot,
+//! * `ids`: address . protocol . port . slot -> the number of the backend, where clients are sticky: a client
+//!   holds the number, which stays the backend's own when slots move,
 //! * `addresses`: the cluster addresses, whose other ports are refused,
 //! * `sources`: address . protocol . port . source range, for portals that not everyone may use,
 //! * `ranges`: the service ranges, whose free addresses lead nowhere,
@@ -49,8 +52,10 @@ impl Default for Settings {
 pub enum Element {
     /// `portals`: what to do with a portal.
     Portal(PortalKey, Pick),
-    /// `backends`: the backend in a slot of a portal.
-    Backend(PortalKey, u16, SocketAddr),
+    /// `backends`: the backend in a slot of a portal, or with this number where clients are sticky.
+    Backend(PortalKey, u32, SocketAddr),
+    /// `ids`: the number of the backend in a slot of a portal whose clients are sticky.
+    Id(PortalKey, u16, u32),
     /// `addresses`: a cluster address.
     Address(IpAddr),
     /// `sources`: a range that may use a portal.
@@ -68,6 +73,8 @@ impl Element {
             (Self::Portal(..), Family::V6) => "portals6",
             (Self::Backend(..), Family::V4) => "backends4",
             (Self::Backend(..), Family::V6) => "backends6",
+            (Self::Id(..), Family::V4) => "ids4",
+            (Self::Id(..), Family::V6) => "ids6",
             (Self::Address(_), Family::V4) => "addresses4",
             (Self::Address(_), Family::V6) => "addresses6",
             (Self::Source(..), Family::V4) => "sources4",
@@ -81,7 +88,9 @@ impl Element {
     #[must_use]
     pub const fn family(&self) -> Family {
         match self {
-            Self::Portal(key, _) | Self::Backend(key, ..) | Self::Source(key, _) => Family::of(key.address),
+            Self::Portal(key, _) | Self::Backend(key, ..) | Self::Id(key, ..) | Self::Source(key, _) => {
+                Family::of(key.address)
+            }
             Self::Address(address) => Family::of(*address),
             Self::Range(net) => Family::of_net(net),
         }
@@ -95,6 +104,8 @@ pub struct Rule {
     pub pick: Pick,
     /// The backends, slot by slot; empty unless connections are forwarded.
     pub backends: Arc<[SocketAddr]>,
+    /// The number of each backend; empty unless clients are sticky.
+    pub ids: Arc<[u32]>,
     /// Who may use it; empty unless the pick is guarded.
     pub sources: Arc<[IpNet]>,
     /// Whether the portal's address is a cluster address.
@@ -193,10 +204,11 @@ impl Ruleset {
     pub fn elements(&self) -> impl Iterator<Item = Element> {
         let portals = self.rules.iter().map(|(key, rule)| Element::Portal(*key, rule.pick));
         let backends = self.rules.iter().flat_map(|(key, rule)| rule.backend_elements(*key));
+        let ids = self.rules.iter().flat_map(|(key, rule)| rule.id_elements(*key));
         let addresses = self.addresses().map(Element::Address);
         let sources = self.rules.iter().flat_map(|(key, rule)| rule.source_elements(*key));
         let ranges = self.ranges.iter().copied().map(Element::Range);
-        portals.chain(backends).chain(addresses).chain(sources).chain(ranges)
+        portals.chain(backends).chain(ids).chain(addresses).chain(sources).chain(ranges)
     }
 
     fn put(&mut self, portal: &Portal) {
@@ -268,11 +280,19 @@ impl Rule {
     /// The elements of this rule's portal; that of its address is not among them.
     pub fn elements(&self, key: PortalKey) -> impl Iterator<Item = Element> {
         let portal = std::iter::once(Element::Portal(key, self.pick));
-        portal.chain(self.backend_elements(key)).chain(self.source_elements(key))
+        portal.chain(self.backend_elements(key)).chain(self.id_elements(key)).chain(self.source_elements(key))
     }
 
     fn backend_elements(&self, key: PortalKey) -> impl Iterator<Item = Element> {
-        (0_u16..).zip(self.backends.iter()).map(move |(slot, backend)| Element::Backend(key, slot, *backend))
+        let number = |slot: usize| self.ids.get(slot).copied().or_else(|| u32::try_from(slot).ok());
+        let numbers = (0..).map_while(number);
+        numbers
+            .zip(self.backends.iter())
+            .map(move |(number, backend)| Element::Backend(key, number, *backend))
+    }
+
+    fn id_elements(&self, key: PortalKey) -> impl Iterator<Item = Element> {
+        (0_u16..).zip(self.ids.iter()).map(move |(slot, id)| Element::Id(key, slot, *id))
     }
 
     fn source_elements(&self, key: PortalKey) -> impl Iterator<Item = Element> {
@@ -287,12 +307,40 @@ fn rule(portal: &Portal, old: Option<&Rule>, action: Action) -> Rule {
         Some(old) if !old.backends.is_empty() => slots(&old.backends, &portal.backends).into(),
         _ => portal.backends.clone(),
     };
+    let is_sticky = matches!(action, Action::Forward { affinity_s: 1.., .. });
     Rule {
         pick: Pick { action, guarded: portal.sources.is_some() },
+        ids: if is_sticky { ids(&backends, old).into() } else { Arc::default() },
         backends,
         sources: portal.sources.clone().unwrap_or_default(),
         is_cluster_ip: portal.kind == PortalKind::ClusterIp,
     }
+}
+
+/// The number of each backend: the one it has, or the first that is free within the portal from where its
+/// digest points. Numbers do not depend on history unless two digests are the same.
+fn ids(backends: &[SocketAddr], old: Option<&Rule>) -> Vec<u32> {
+    let old = old.into_iter().flat_map(|old| old.backends.iter().zip(old.ids.iter()));
+    let known: BTreeMap<&SocketAddr, u32> = old.map(|(backend, id)| (backend, *id)).collect();
+    let mut taken: BTreeSet<u32> =
+        backends.iter().filter_map(|backend| known.get(backend)).copied().collect();
+    let free_id = |backend: &SocketAddr, taken: &mut BTreeSet<u32>| {
+        let mut id = id(backend);
+        while !taken.insert(id) {
+            id = id.wrapping_add(1);
+        }
+        id
+    };
+    backends
+        .iter()
+        .map(|backend| known.get(backend).copied().unwrap_or_else(|| free_id(backend, &mut taken)))
+        .collect()
+}
+
+/// Where the number of a backend is looked for first.
+fn id(backend: &SocketAddr) -> u32 {
+    let [high, low] = [digest(backend) >> 32, digest(backend) & u64::from(u32::MAX)];
+    u32::try_from(high ^ low).unwrap_or_default()
 }
 
 /// Puts the wanted backends into slots, starting from those that are there: a backend that stays keeps

@@ -26,7 +26,9 @@ pub struct Table {
     /// The map `portals`.
     pub portals: BTreeMap<PortalKey, Pick>,
     /// The map `backends`.
-    pub backends: BTreeMap<(PortalKey, u16), SocketAddr>,
+    pub backends: BTreeMap<(PortalKey, u32), SocketAddr>,
+    /// The map `ids`.
+    pub ids: BTreeMap<(PortalKey, u16), u32>,
     /// The set `addresses`.
     pub addresses: BTreeSet<IpAddr>,
     /// The set `sources`.
@@ -93,7 +95,8 @@ impl Table {
     fn add(&mut self, element: Element) -> bool {
         match element {
             Element::Portal(key, pick) => self.portals.insert(key, pick).is_none(),
-            Element::Backend(key, slot, backend) => self.backends.insert((key, slot), backend).is_none(),
+            Element::Backend(key, number, backend) => self.backends.insert((key, number), backend).is_none(),
+            Element::Id(key, slot, id) => self.ids.insert((key, slot), id).is_none(),
             Element::Address(address) => self.addresses.insert(address),
             Element::Source(key, net) => self.sources.insert((key, net)),
             Element::Range(net) => self.ranges.insert(net),
@@ -103,7 +106,8 @@ impl Table {
     fn delete(&mut self, element: Element) -> bool {
         match element {
             Element::Portal(key, pick) => self.portals.remove(&key) == Some(pick),
-            Element::Backend(key, slot, backend) => self.backends.remove(&(key, slot)) == Some(backend),
+            Element::Backend(key, number, backend) => self.backends.remove(&(key, number)) == Some(backend),
+            Element::Id(key, slot, id) => self.ids.remove(&(key, slot)) == Some(id),
             Element::Address(address) => self.addresses.remove(&address),
             Element::Source(key, net) => self.sources.remove(&(key, net)),
             Element::Range(net) => self.ranges.remove(&net),

@@ -64,6 +64,10 @@ fn a_ruleset_is_a_table_with_a_chain_for_each_pick_and_an_element_for_each_porta
         		type ipv4_addr . inet_proto . inet_service . mark : ipv4_addr . inet_service
         	}
 
+        	map ids4 {
+        		type ipv4_addr . inet_proto . inet_service . mark : mark
+        	}
+
         	map clients4 {
         		type inet_proto . inet_service . ipv4_addr : mark
         		size 65535
@@ -90,6 +94,10 @@ fn a_ruleset_is_a_table_with_a_chain_for_each_pick_and_an_element_for_each_porta
 
         	map backends6 {
         		type ipv6_addr . inet_proto . inet_service . mark : ipv6_addr . inet_service
+        	}
+
+        	map ids6 {
+        		type ipv6_addr . inet_proto . inet_service . mark : mark
         	}
 
         	map clients6 {
@@ -186,10 +194,10 @@ fn a_ruleset_is_a_table_with_a_chain_for_each_pick_and_an_element_for_each_porta
         	chain pick-2-sticky-10800s {
         		meta l4proto { tcp, udp, sctp } meta mark set meta l4proto . th dport . ip daddr map @clients4 update @clients4 { meta l4proto . th dport . ip daddr timeout 10800s : meta mark } dnat ip to ip daddr . meta l4proto . th dport . meta mark map @backends4
         		meta l4proto { tcp, udp, sctp } delete @clients4 { meta l4proto . th dport . ip daddr : 0 }
-        		meta l4proto { tcp, udp, sctp } meta mark set numgen random mod 2 update @clients4 { meta l4proto . th dport . ip daddr timeout 10800s : meta mark } dnat ip to ip daddr . meta l4proto . th dport . meta mark map @backends4
+        		meta l4proto { tcp, udp, sctp } meta mark set numgen random mod 2 meta mark set ip daddr . meta l4proto . th dport . meta mark map @ids4 update @clients4 { meta l4proto . th dport . ip daddr timeout 10800s : meta mark } dnat ip to ip daddr . meta l4proto . th dport . meta mark map @backends4
         		meta l4proto { tcp, udp, sctp } meta mark set meta l4proto . th dport . ip6 daddr map @clients6 update @clients6 { meta l4proto . th dport . ip6 daddr timeout 10800s : meta mark } dnat ip6 to ip6 daddr . meta l4proto . th dport . meta mark map @backends6
         		meta l4proto { tcp, udp, sctp } delete @clients6 { meta l4proto . th dport . ip6 daddr : 0 }
-        		meta l4proto { tcp, udp, sctp } meta mark set numgen random mod 2 update @clients6 { meta l4proto . th dport . ip6 daddr timeout 10800s : meta mark } dnat ip6 to ip6 daddr . meta l4proto . th dport . meta mark map @backends6
+        		meta l4proto { tcp, udp, sctp } meta mark set numgen random mod 2 meta mark set ip6 daddr . meta l4proto . th dport . meta mark map @ids6 update @clients6 { meta l4proto . th dport . ip6 daddr timeout 10800s : meta mark } dnat ip6 to ip6 daddr . meta l4proto . th dport . meta mark map @backends6
         	}
         }
         add element inet portico picks { 353894402 : jump pick-2-sticky-10800s }
@@ -234,14 +242,18 @@ fn a_ruleset_is_a_table_with_a_chain_for_each_pick_and_an_element_for_each_porta
         	10.96.0.1 . tcp . 80 . 0 : 10.1.0.1 . 8080,
         	10.96.0.1 . tcp . 80 . 1 : 10.1.0.2 . 8080,
         	10.96.0.2 . tcp . 80 . 0 : 10.1.0.1 . 8080,
-        	10.96.0.3 . tcp . 80 . 0 : 10.1.0.1 . 8080,
-        	10.96.0.3 . tcp . 80 . 1 : 10.1.0.2 . 8080,
+        	10.96.0.3 . tcp . 80 . 803885521 : 10.1.0.1 . 8080,
+        	10.96.0.3 . tcp . 80 . 2314341835 : 10.1.0.2 . 8080,
         	10.96.0.6 . tcp . 80 . 0 : 10.1.0.1 . 8080,
         	10.96.0.6 . tcp . 80 . 1 : 10.1.0.2 . 8080,
         	192.0.2.2 . tcp . 80 . 0 : 10.1.0.1 . 8080
         }
         add element inet portico backends6 {
         	fd00::1 . tcp . 80 . 0 : fd01::1 . 8080
+        }
+        add element inet portico ids4 {
+        	10.96.0.3 . tcp . 80 . 0 : 803885521,
+        	10.96.0.3 . tcp . 80 . 1 : 2314341835
         }
         add element inet portico addresses4 {
         	10.96.0.1,

@@ -55,7 +55,7 @@ fn step(changes: impl IntoIterator<Item = Change>, changed: impl Into<Change>) -
     plan_touched(&before, &after, &touched).ops().to_vec()
 }
 
-fn slot(number: u16, octet: u8) -> Element {
+fn slot(number: u32, octet: u8) -> Element {
     Element::Backend(tcp(KEY), number, backend(&format!("10.1.0.{octet}:80")))
 }
 
@@ -124,6 +124,23 @@ fn another_setting_makes_the_table_anew_in_the_same_transaction() {
 fn one_changed_endpoint_is_one_deleted_and_one_added_slot() {
     let ops = step([service().into(), endpoints(&[1, 2, 3])], endpoints(&[1, 3, 9]));
     assert_eq!(ops, [Op::Delete(slot(1, 2)), Op::Add(slot(1, 9))]);
+}
+
+#[test]
+fn one_changed_endpoint_behind_sticky_clients_is_two_of_each() {
+    let sticky = || service().sticky(60);
+    let ops = step([sticky().into(), endpoints(&[1, 2, 3])], endpoints(&[1, 3, 9]));
+    let [Op::Delete(gone), Op::Delete(held), Op::Add(come), Op::Add(holds)] = ops[..] else {
+        panic!("{ops:?}")
+    };
+    let (old, new) = (backend("10.1.0.2:80"), backend("10.1.0.9:80"));
+    let [Element::Backend(_, two, two_is), Element::Id(_, 1, two_held)] = [gone, held] else {
+        panic!("{ops:?}")
+    };
+    let [Element::Backend(_, nine, nine_is), Element::Id(_, 1, nine_holds)] = [come, holds] else {
+        panic!("{ops:?}")
+    };
+    assert_eq!((two, two_is, nine, nine_is), (two_held, old, nine_holds, new));
 }
 
 #[test]
@@ -262,6 +279,7 @@ fn what_does_not_fit_is_refused_and_names_the_operation() {
         Op::Delete(portal(3)),
         Op::Delete(slot(0, 9)),
         Op::Delete(slot(7, 1)),
+        Op::Delete(Element::Id(tcp(KEY), 0, 7)),
         Op::Delete(Element::Address(ip("10.96.0.2"))),
         Op::Delete(Element::Range("10.96.0.0/16".parse().unwrap())),
         Op::Delete(Element::Source(tcp(KEY), "10.96.0.0/16".parse().unwrap())),

@@ -245,3 +245,40 @@ fn where_every_chain_of_turns_is_taken_connections_are_balanced_at_random() {
     assert_eq!(ruleset.picks().count(), usize::from(TURNS) + 1);
     assert_eq!(ruleset.rule(PortalKey { address: address(TURNS), ..like.key }).unwrap().pick, pick);
 }
+
+#[test]
+fn the_number_of_a_backend_is_its_own_wherever_it_stands() {
+    let numbers = |followed: &Followed| -> BTreeMap<SocketAddr, u32> {
+        let rule = followed.ruleset.rule(tcp(PORTAL)).unwrap();
+        rule.backends.iter().copied().zip(rule.ids.iter().copied()).collect()
+    };
+    let sticky = || Change::from(svc("s").ip("10.96.0.1").tcp("", 80).sticky(60));
+    let mut followed = Followed::new([sticky(), endpoints(&[1, 2, 3])]);
+    let all = numbers(&followed);
+    assert_eq!(all.len(), 3);
+    for octets in [&[2, 3][..], &[3, 1], &[2], &[1, 2, 3]] {
+        followed.apply(endpoints(octets));
+        assert_eq!(numbers(&Followed::new([sticky(), endpoints(octets)])), numbers(&followed));
+        assert!(numbers(&followed).iter().all(|(backend, id)| all[backend] == *id), "{octets:?}");
+    }
+}
+
+#[test]
+fn backends_whose_digests_are_the_same_have_different_numbers_and_keep_them() {
+    let socket = |number: u32| SocketAddr::from((Ipv4Addr::from(0x0a00_0000 + number), 80));
+    let mut first_with = BTreeMap::new();
+    let same =
+        (0..1_000_000).map(socket).find_map(|one| first_with.insert(id(&one), one).map(|other| [other, one]));
+    let same = same.expect("of a million digests of 32 bits two are the same");
+    let made = ids(&same, None);
+    assert_eq!(made, [id(&same[0]), id(&same[0]).wrapping_add(1)]);
+    let one_is_left = Rule {
+        pick: Pick { action: Action::Forward { count: 1, affinity_s: 60 }, guarded: false },
+        backends: [same[1]].into(),
+        ids: [made[1]].into(),
+        sources: Arc::default(),
+        is_cluster_ip: true,
+    };
+    assert_eq!(ids(&same, Some(&one_is_left)), made);
+    assert_eq!(ids(&[same[1]], Some(&one_is_left)), [made[1]]);
+}

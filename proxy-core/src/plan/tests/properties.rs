@@ -72,7 +72,9 @@ fn essence(ruleset: &Ruleset) -> Essence {
     let rules = ruleset.rules().map(|(key, rule)| {
         let mut backends = rule.backends.to_vec();
         backends.sort_unstable();
-        (*key, Rule { pick: timeless(rule.pick), backends: backends.into(), ..rule.clone() })
+        let ids: BTreeMap<&SocketAddr, u32> = rule.backends.iter().zip(rule.ids.iter().copied()).collect();
+        let ids = ids.into_values().collect();
+        (*key, Rule { pick: timeless(rule.pick), backends: backends.into(), ids, ..rule.clone() })
     });
     let mut picks: Vec<Pick> = ruleset.picks().map(timeless).collect();
     picks.sort_unstable();
@@ -209,6 +211,32 @@ proptest! {
                 prop_assert!(chains.insert(number), "{} is taken", number);
                 prop_assert_eq!(usize::from(count), rule.backends.len());
             }
+        }
+    }
+
+    #[test]
+    fn a_sticky_client_holds_the_number_of_its_backend_as_long_as_that_is_there(
+        changes in changes(),
+        standpoint in any_standpoint(),
+    ) {
+        // What each number of a portal stood for last; a portal that is not sticky for a while forgets.
+        let mut held: BTreeMap<(PortalKey, u32), SocketAddr> = BTreeMap::new();
+        for Revision { ruleset, .. } in World::follow(changes, &standpoint).revisions {
+            let table = Table::from(&ruleset);
+            let mut holds = BTreeMap::new();
+            for (key, rule) in ruleset.rules() {
+                let is_sticky = matches!(rule.pick.action, Action::Forward { affinity_s: 1.., .. });
+                prop_assert_eq!(rule.ids.len(), if is_sticky { rule.backends.len() } else { 0 });
+                for (slot, backend) in (0..).zip(rule.backends.iter()).filter(|_| is_sticky) {
+                    let id = table.ids[&(*key, slot)];
+                    prop_assert_eq!(table.backends[&(*key, id)], *backend);
+                    prop_assert!(holds.insert((*key, id), *backend).is_none(), "two backends have one number");
+                    let before = held.iter().find(|((portal, _), other)| portal == key && *other == backend);
+                    prop_assert!(before.is_none_or(|((_, before), _)| *before == id), "{} changed", backend);
+                }
+            }
+            prop_assert_eq!(holds.len(), table.ids.len());
+            held = holds;
         }
     }
 
