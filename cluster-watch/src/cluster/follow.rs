@@ -30,6 +30,8 @@ const PAGE_LEN: usize = 500;
 const PAGE_BYTES_AIM: usize = 4 << 20;
 /// No page is shorter than this.
 const PAGE_LEN_MIN: usize = 20;
+/// How many watches in a row may end at once before that is told.
+const SHORT_WATCHES_MAX: u32 = 3;
 /// How often a resource that the server does not know is asked for again: it may learn it.
 const ABSENT_PAUSE: Duration = Duration::from_secs(300);
 /// How often a resource that may not be read, and can be done without, is asked for again.
@@ -75,6 +77,8 @@ pub(super) struct Follower {
     names: Arc<Mutex<Names>>,
     say: Sender<(usize, Said)>,
     retry: Retry,
+    /// How many watches in a row have ended at once.
+    short_watches: u32,
     /// Which of the resource's paths the server knows, as far as we know.
     path: usize,
 }
@@ -95,7 +99,7 @@ impl Follower {
         say: Sender<(usize, Said)>,
     ) -> Self {
         let retry = Retry::new(limits.retry_min, limits.retry_max);
-        Self { client, resource, source, limits, names, say, retry, path: 0 }
+        Self { client, resource, source, limits, names, say, retry, short_watches: 0, path: 0 }
     }
 
     /// Until nobody listens any more.
@@ -171,6 +175,7 @@ impl Follower {
     /// Says that all is well, once it has gone well for a while.
     async fn settle(&mut self) -> Result<(), Deaf> {
         self.retry.reset();
+        self.short_watches = 0;
         self.say(Said::Found).await
     }
 
@@ -252,9 +257,8 @@ impl Follower {
             let ask = self.ask("watch");
             let said = match lines.next(&ask, until).await? {
                 Next::Line(line) => self.change(&ask, line, position)?,
-                // A server that ends watches at once is asked less and less.
                 Next::End if is_settled => return Ok(()),
-                Next::End => return Err(ask.fault(Cause::Connection, "the watch ended at once").into()),
+                Next::End => return self.ended_at_once().await,
                 // It does not end the watch as it was asked to, but it lives.
                 Next::Nothing if Instant::now() >= end && last + grace > end => return Ok(()),
                 Next::Nothing if Instant::now() >= end => {
@@ -271,6 +275,15 @@ impl Follower {
                 self.say(said).await?;
             }
         }
+    }
+
+    /// A server that ends watches at once is asked less and less; one that is about to end does it once.
+    async fn ended_at_once(&mut self) -> Result<(), Stop> {
+        self.short_watches += 1;
+        if self.short_watches > SHORT_WATCHES_MAX {
+            return Err(self.ask("watch").fault(Cause::Connection, "each watch ends at once").into());
+        }
+        Ok(self.pause(None).await?)
     }
 
     /// What a line of a watch says, if it is about an object.

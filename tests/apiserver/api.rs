@@ -1,0 +1,126 @@
+//! An API server for tests: a double that speaks real list and watch over HTTPS, or a real one.
+//!
+//! Programs and libraries reach it by its kubeconfig, tests change what it has. The double can also do wrong what a
+//! server can do wrong. `KUBEBUILDER_ASSETS` names the folder with the binaries of a real one. What must not go in
+//! here: what is expected of whoever watches it.
+
+mod certificates;
+mod double;
+mod folder;
+mod kind;
+mod real;
+mod store;
+mod watching;
+
+use std::path::Path;
+
+use serde_json::Value;
+
+use double::Double;
+use real::Real;
+
+/// What the double does wrong, from now on or once.
+#[derive(Debug, Clone)]
+pub(crate) enum Fault {
+    /// All faults that last end.
+    Mended,
+    /// The connections of all watches break in the middle of a change, once.
+    CutWatches,
+    /// All watches end as they should, once.
+    EndWatches,
+    /// The server forgets all versions but the last, and open watches are told so.
+    Expire,
+    /// A line into all watches of a resource, once.
+    Line(&'static str, Vec<u8>),
+    /// A bookmark into all watches, once.
+    Bookmark,
+    /// Nothing more comes in watches, though they stay open.
+    SilentWatches,
+    /// Requests are taken and not answered.
+    Hang,
+    /// Connections are closed as soon as they come, and those that are there.
+    Away,
+    /// Every request is answered with this status, and perhaps `Retry-After` in seconds.
+    Answer(u16, Option<u64>),
+    /// A resource may not be read.
+    Deny(&'static str),
+    /// A path is not known.
+    Absent(&'static str),
+    /// Lists of a resource are this text instead.
+    GarbageList(&'static str, &'static str),
+    /// Changes of the services with this label (or without it, where `!` stands before it) come later than others:
+    /// not before this fault is mended.
+    HoldWatches(&'static str),
+}
+
+/// An API server for tests. It ends with the value.
+pub(crate) enum Api {
+    Double(Double),
+    Real(Real),
+}
+
+impl Api {
+    /// The double, or a real one where its binaries are given.
+    pub(crate) fn start() -> Self {
+        Self::real().unwrap_or_else(Self::double)
+    }
+
+    /// The double.
+    pub(crate) fn double() -> Self {
+        Self::Double(Double::start())
+    }
+
+    /// A real one; none where its binaries are not given.
+    pub(crate) fn real() -> Option<Self> {
+        let assets = std::env::var_os("KUBEBUILDER_ASSETS").filter(|assets| !assets.is_empty())?;
+        Some(Self::Real(Real::start(Path::new(&assets))))
+    }
+
+    /// A kubeconfig of somebody who may do everything.
+    pub(crate) fn kubeconfig(&self) -> &Path {
+        match self {
+            Self::Double(double) => &double.kubeconfig,
+            Self::Real(real) => &real.kubeconfig,
+        }
+    }
+
+    /// A kubeconfig of somebody who may do nothing.
+    pub(crate) fn kubeconfig_of_stranger(&self) -> &Path {
+        match self {
+            Self::Double(double) => &double.stranger,
+            Self::Real(real) => &real.stranger,
+        }
+    }
+
+    /// Creates or updates an object, with its status.
+    pub(crate) fn put(&self, object: Value) {
+        match self {
+            Self::Double(double) => double.put(object),
+            Self::Real(real) => real.put(&object),
+        }
+    }
+
+    /// Deletes an object, which may be gone already. The namespace is empty for what has none.
+    pub(crate) fn delete(&self, kind: &str, namespace: &str, name: &str) {
+        match self {
+            Self::Double(double) => double.delete(kind, namespace, name),
+            Self::Real(real) => real.delete(kind, namespace, name),
+        }
+    }
+
+    /// Does something wrong; the double alone can.
+    pub(crate) fn fault(&self, fault: Fault) {
+        match self {
+            Self::Double(double) => double.fault(fault),
+            Self::Real(_) => panic!("a real API server has no {fault:?} on demand"),
+        }
+    }
+
+    /// The requests that have come since the last call, path and query; the double alone tells.
+    pub(crate) fn requests(&self) -> Vec<String> {
+        match self {
+            Self::Double(double) => double.requests(),
+            Self::Real(_) => panic!("a real API server does not tell its requests"),
+        }
+    }
+}

@@ -1,0 +1,290 @@
+//! The double: an HTTPS server with the objects of a store, and faults on demand.
+//!
+//! It has a runtime of its own, so that a test needs none. What must not go in here: how a watch goes on, see
+//! `watching`.
+
+use std::collections::BTreeSet;
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use http::{Request, Response, StatusCode};
+use http_body_util::{BodyExt, Full, combinators::BoxBody};
+use hyper::body::{Bytes, Incoming};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
+use tokio::runtime::{Builder, Runtime};
+use tokio::sync::{broadcast, watch};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::rustls::ServerConfig;
+use tokio_rustls::rustls::pki_types::pem::PemObject;
+use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
+
+use super::Fault;
+use super::certificates::Certificates;
+use super::folder::Folder;
+use super::kind::Kind;
+use super::store::{Key, Selector, Store};
+use super::watching::{Watching, watching};
+
+const TOKEN: &str = "may-do-everything";
+const TOKEN_OF_STRANGER: &str = "may-do-nothing";
+
+pub(crate) type Body = BoxBody<Bytes, std::io::Error>;
+
+/// A server that does as an API server does, and wrong if asked to.
+pub(crate) struct Double {
+    pub(crate) kubeconfig: PathBuf,
+    pub(crate) stranger: PathBuf,
+    state: Arc<State>,
+    _folder: Folder,
+    /// Its tasks end with it.
+    _runtime: Runtime,
+}
+
+/// What the double has and does.
+pub(crate) struct State {
+    inner: Mutex<Inner>,
+    /// Counts what happens, so that whoever waits can look again.
+    pub(crate) happened: watch::Sender<u64>,
+    /// What is to be done once with all watches.
+    pub(crate) once: broadcast::Sender<Fault>,
+}
+
+#[derive(Default)]
+pub(crate) struct Inner {
+    pub(crate) store: Store,
+    pub(crate) faults: Faults,
+    requests: Vec<String>,
+}
+
+/// The faults that last.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Faults {
+    pub(crate) silent: bool,
+    pub(crate) held: Option<&'static str>,
+    pub(crate) away: bool,
+    hang: bool,
+    answer: Option<(u16, Option<u64>)>,
+    denied: BTreeSet<&'static str>,
+    absent: BTreeSet<&'static str>,
+    garbage: Option<(&'static str, &'static str)>,
+}
+
+impl State {
+    pub(crate) fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().expect("nobody panics while holding it")
+    }
+
+    fn happen(&self) {
+        self.happened.send_modify(|count| *count += 1);
+    }
+}
+
+impl Double {
+    pub(crate) fn start() -> Self {
+        let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
+        let (happened, once) = (watch::Sender::new(0), broadcast::Sender::new(64));
+        let state = Arc::new(State { inner: Mutex::default(), happened, once });
+        let (folder, certificates) = (Folder::new(), Certificates::new());
+        let listener = runtime.block_on(TcpListener::bind(("127.0.0.1", 0))).expect("listen on loopback");
+        let address: SocketAddr = listener.local_addr().expect("an address");
+        runtime.spawn(serve(listener, acceptor(&certificates), Arc::clone(&state)));
+        let authority = folder.write("authority.pem", &certificates.authority);
+        let server = format!("https://{address}");
+        let kubeconfig = folder.kubeconfig("kubeconfig", &server, &authority, TOKEN);
+        let stranger = folder.kubeconfig("stranger", &server, &authority, TOKEN_OF_STRANGER);
+        Self { kubeconfig, stranger, state, _folder: folder, _runtime: runtime }
+    }
+
+    pub(crate) fn put(&self, object: Value) {
+        self.state.lock().store.put(object);
+        self.state.happen();
+    }
+
+    pub(crate) fn delete(&self, kind: &str, namespace: &str, name: &str) {
+        self.state.lock().store.delete(Kind::named(kind), namespace, name);
+        self.state.happen();
+    }
+
+    pub(crate) fn requests(&self) -> Vec<String> {
+        std::mem::take(&mut self.state.lock().requests)
+    }
+
+    pub(crate) fn fault(&self, fault: Fault) {
+        let mut inner = self.state.lock();
+        let faults = &mut inner.faults;
+        match fault {
+            Fault::Mended => *faults = Faults::default(),
+            Fault::SilentWatches => faults.silent = true,
+            Fault::HoldWatches(label) => faults.held = Some(label),
+            Fault::Hang => faults.hang = true,
+            Fault::Away => faults.away = true,
+            Fault::Answer(status, after) => faults.answer = Some((status, after)),
+            Fault::GarbageList(resource, text) => faults.garbage = Some((resource, text)),
+            Fault::Deny(resource) => {
+                faults.denied.insert(resource);
+            }
+            Fault::Absent(path) => {
+                faults.absent.insert(path);
+            }
+            Fault::Expire => {
+                inner.store.expire();
+                // There may be no watch at this moment.
+                let _ = self.state.once.send(Fault::Expire);
+            }
+            Fault::CutWatches | Fault::EndWatches | Fault::Line(..) | Fault::Bookmark => {
+                let _ = self.state.once.send(fault);
+            }
+        }
+        drop(inner);
+        self.state.happen();
+    }
+}
+
+fn acceptor(certificates: &Certificates) -> TlsAcceptor {
+    let chain =
+        vec![CertificateDer::from_pem_slice(certificates.certificate.as_bytes()).expect("a certificate")];
+    let key = PrivateKeyDer::from_pem_slice(certificates.key.as_bytes()).expect("a key");
+    let config = ServerConfig::builder().with_no_client_auth().with_single_cert(chain, key);
+    TlsAcceptor::from(Arc::new(config.expect("a certificate with its key")))
+}
+
+async fn serve(listener: TcpListener, acceptor: TlsAcceptor, state: Arc<State>) {
+    loop {
+        let Ok((stream, _)) = listener.accept().await else { continue };
+        let (acceptor, state) = (acceptor.clone(), Arc::clone(&state));
+        tokio::spawn(async move {
+            let mut happened = state.happened.subscribe();
+            let connection = async {
+                let Ok(stream) = acceptor.accept(stream).await else { return };
+                let service = service_fn(|request| answer(Arc::clone(&state), request));
+                // It ends with whoever has opened it.
+                let _ = http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
+            };
+            let away = happened.wait_for(|_| state.lock().faults.away);
+            tokio::select! {
+                () = connection => {}
+                _ = away => {}
+            }
+        });
+    }
+}
+
+async fn answer(state: Arc<State>, request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
+    let uri = request.uri().clone();
+    let (path, query) = (uri.path().to_owned(), query(uri.query().unwrap_or_default()));
+    state.lock().requests.push(uri.to_string());
+    // The sender is a field of the state, so this waits until it is so.
+    let _ = state.happened.subscribe().wait_for(|_| !state.lock().faults.hang).await;
+    let faults = state.lock().faults.clone();
+    if let Some((code, after)) = faults.answer {
+        let mut response = refusal(code, "it was asked for");
+        if let Some(after) = after {
+            response.headers_mut().insert("Retry-After", after.into());
+        }
+        return Ok(response);
+    }
+    let token = request.headers().get("Authorization").and_then(|value| value.to_str().ok());
+    let user = token.and_then(|token| token.strip_prefix("Bearer "));
+    if user != Some(TOKEN) && user != Some(TOKEN_OF_STRANGER) {
+        return Ok(refusal(401, "Unauthorized"));
+    }
+    let Some(kind) = Kind::at(&path) else {
+        return Ok(refusal(404, "the server could not find the resource"));
+    };
+    if user == Some(TOKEN_OF_STRANGER) || faults.denied.contains(kind.resource) {
+        let what = format!("{} is forbidden: User cannot read resource \"{0}\"", kind.resource);
+        return Ok(refusal(403, &what));
+    }
+    if faults.absent.contains(&*path) {
+        return Ok(refusal(404, "the server could not find the requested resource"));
+    }
+    let selector = Selector { labels: query("labelSelector"), fields: query("fieldSelector") };
+    if query("watch") == "true" {
+        let version = query("resourceVersion").parse().unwrap_or(0);
+        let seconds = query("timeoutSeconds").parse().unwrap_or(300);
+        return Ok(watching(Watching { state, kind, selector, version, seconds }));
+    }
+    if let Some((resource, text)) = faults.garbage
+        && resource == kind.resource
+    {
+        return Ok(response(200, text.to_owned()));
+    }
+    Ok(list(&state.lock().store, kind, &selector, &query))
+}
+
+/// A page of a list. The token says at which version the list was begun, and after which object it goes on.
+fn list(store: &Store, kind: Kind, selector: &Selector, query: &impl Fn(&str) -> String) -> Response<Body> {
+    let limit: usize = query("limit").parse().unwrap_or(usize::MAX);
+    let token = query("continue");
+    let (version, skip) = match token.split_once('.') {
+        Some((version, skip)) => (version.parse().unwrap_or(0), skip.parse().unwrap_or(0)),
+        None => (store.version, 0),
+    };
+    if !store.knows(version) {
+        return refusal(410, "The provided continue parameter is too old");
+    }
+    let all: Vec<(Key, Value)> = store.at(version, kind, selector);
+    let left = all.len().saturating_sub(skip).saturating_sub(limit);
+    let mut metadata = json!({"resourceVersion": version.to_string()});
+    if left > 0 {
+        metadata["continue"] = format!("{version}.{}", skip + limit).into();
+    }
+    // In a list, objects do not say what they are.
+    let items = all.into_iter().skip(skip).take(limit).map(|(_, mut item)| {
+        let object = item.as_object_mut().expect("an object");
+        object.remove("kind");
+        object.remove("apiVersion");
+        item
+    });
+    let items: Vec<Value> = items.collect();
+    let kind_of_list = format!("{}List", kind.name);
+    let list =
+        json!({"kind": kind_of_list, "apiVersion": kind.api_version(), "metadata": metadata, "items": items});
+    response(200, list.to_string())
+}
+
+/// What a status object says.
+pub(crate) fn status(code: u16, message: &str) -> Value {
+    json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "message": message, "code": code})
+}
+
+fn refusal(code: u16, message: &str) -> Response<Body> {
+    response(code, status(code, message).to_string())
+}
+
+fn response(code: u16, text: String) -> Response<Body> {
+    let body = Full::new(Bytes::from(text)).map_err(|never| match never {}).boxed();
+    let mut response = Response::new(body);
+    *response.status_mut() = StatusCode::from_u16(code).expect("a status");
+    response.headers_mut().insert("Content-Type", "application/json".parse().expect("a header"));
+    response
+}
+
+/// The values of a query, by name.
+fn query(text: &str) -> impl Fn(&str) -> String + use<> {
+    let pairs: Vec<(String, String)> = text
+        .split('&')
+        .filter_map(|pair| pair.split_once('='))
+        .map(|(key, value)| (key.to_owned(), decoded(value)))
+        .collect();
+    move |key| {
+        pairs.iter().find(|(found, _)| found == key).map(|(_, value)| value.clone()).unwrap_or_default()
+    }
+}
+
+fn decoded(text: &str) -> String {
+    let mut parts = text.split('%');
+    let mut bytes = parts.next().unwrap_or_default().as_bytes().to_vec();
+    for part in parts {
+        let (code, rest) = part.split_at(2);
+        bytes.push(u8::from_str_radix(code, 16).expect("two digits"));
+        bytes.extend_from_slice(rest.as_bytes());
+    }
+    String::from_utf8(bytes).expect("a query is text")
+}

@@ -1,0 +1,65 @@
+//! The kinds that a test server knows, and their paths.
+//!
+//! What must not go in here: what an object of a kind says.
+
+use serde_json::Value;
+
+/// A kind of objects.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Kind {
+    pub(crate) name: &'static str,
+    pub(crate) resource: &'static str,
+    /// Where its versions are, the one in which it is stored first.
+    pub(crate) bases: &'static [&'static str],
+    pub(crate) is_namespaced: bool,
+}
+
+const KINDS: [Kind; 6] = [
+    Kind { name: "Service", resource: "services", bases: &["/api/v1"], is_namespaced: true },
+    Kind { name: "Pod", resource: "pods", bases: &["/api/v1"], is_namespaced: true },
+    Kind { name: "Node", resource: "nodes", bases: &["/api/v1"], is_namespaced: false },
+    Kind { name: "Namespace", resource: "namespaces", bases: &["/api/v1"], is_namespaced: false },
+    Kind {
+        name: "EndpointSlice",
+        resource: "endpointslices",
+        bases: &["/apis/discovery.k8s.io/v1"],
+        is_namespaced: true,
+    },
+    Kind {
+        name: "ServiceCIDR",
+        resource: "servicecidrs",
+        bases: &["/apis/networking.k8s.io/v1", "/apis/networking.k8s.io/v1beta1"],
+        is_namespaced: false,
+    },
+];
+
+impl Kind {
+    pub(crate) fn named(name: &str) -> Self {
+        *KINDS.iter().find(|kind| kind.name == name).unwrap_or_else(|| panic!("no kind {name} here"))
+    }
+
+    pub(crate) fn of(object: &Value) -> Self {
+        Self::named(object["kind"].as_str().expect("an object has a kind"))
+    }
+
+    /// The kind that is listed at this path.
+    pub(crate) fn at(path: &str) -> Option<Self> {
+        let (base, resource) = path.rsplit_once('/')?;
+        KINDS.into_iter().find(|kind| kind.resource == resource && kind.bases.contains(&base))
+    }
+
+    pub(crate) fn api_version(self) -> &'static str {
+        let base = self.bases[0];
+        base.strip_prefix("/apis/").or(base.strip_prefix("/api/")).expect("a base is one of the two")
+    }
+
+    /// The path of one object.
+    pub(crate) fn path(self, namespace: &str, name: &str) -> String {
+        let Self { resource, bases, .. } = self;
+        if self.is_namespaced {
+            format!("{}/namespaces/{namespace}/{resource}/{name}", bases[0])
+        } else {
+            format!("{}/{resource}/{name}", bases[0])
+        }
+    }
+}
