@@ -58,6 +58,12 @@ impl AskError {
         matches!(self, Self::Absent { .. })
     }
 
+    /// Whether the request does not fit into a message.
+    #[must_use]
+    pub fn is_too_large(&self) -> bool {
+        matches!(self, Self::Failed { source: MessageError::TooLarge, .. })
+    }
+
     /// Whether trying again as it is may help.
     #[must_use]
     pub fn is_transient(&self) -> bool {

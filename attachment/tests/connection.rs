@@ -197,7 +197,7 @@ fn a_request_that_is_too_large_is_not_even_sent() {
     let _listener = Listener::bind(&folder.join("agent.sock")).expect("listen");
     let request = Request::Gc { network: "n".into(), valid: vec![key(); 2_000] };
     let error = ask(&folder.join("agent.sock"), &request, None, PATIENCE).expect_err("too large");
-    assert!(matches!(error, AskError::Failed { source: MessageError::TooLarge, .. }), "{error:?}");
+    assert!(error.is_too_large() && !error.is_transient(), "{error:?}");
 }
 
 #[test]
