@@ -71,6 +71,12 @@ fn the_core_depends_on_little() {
 }
 
 #[test]
+fn the_plugin_depends_on_little() {
+    let tree = dependency::linked_into("cni-plugin");
+    refuse("what starts for each pod stays small", &dependency::too_much_for_the_plugin(&tree));
+}
+
+#[test]
 fn every_dependency_has_a_reason() {
     refuse("default features off, and a reason on the line", &manifest::unreasoned(&file("Cargo.toml")));
 }

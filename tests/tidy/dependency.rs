@@ -9,6 +9,10 @@ use std::process::Command;
 use crate::manifest::split_comment;
 use crate::repository::{File, root};
 
+/// API client, event loop, HTTP, TLS, argument parser, logs: what pulls in any other of the kind has these.
+const PLUGIN_REFUSES: [&str; 8] =
+    ["clap", "hyper", "kube", "kube-client", "log", "rustls", "tokio", "tracing"];
+
 /// The dependency tree, flattened.
 #[derive(Default)]
 pub(crate) struct Tree {
@@ -18,13 +22,30 @@ pub(crate) struct Tree {
     edges: BTreeSet<(String, String)>,
 }
 
-/// The tree as cargo resolves it from Cargo.lock. Cargo has everything already: it just built this test.
+/// The tree of the workspace.
 pub(crate) fn tree() -> Tree {
+    tree_of(&["--workspace"])
+}
+
+/// What is linked into one of our crates when it is built by itself.
+pub(crate) fn linked_into(member: &str) -> Tree {
+    tree_of(&["--package", member, "--edges", "normal"])
+}
+
+/// The tree as cargo resolves it from Cargo.lock. Cargo has everything already: it just built this test.
+fn tree_of(what: &[&str]) -> Tree {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let args = ["tree", "--workspace", "--locked", "--offline", "--prefix", "depth", "--format", " {p}|{l}|"];
-    let output = Command::new(cargo).args(args).current_dir(root()).output().expect("run cargo tree");
-    assert!(output.status.success(), "cargo {args:?}:\n{}", String::from_utf8_lossy(&output.stderr));
+    let how = ["tree", "--locked", "--offline", "--prefix", "depth", "--format", " {p}|{l}|"];
+    let output =
+        Command::new(cargo).args(how).args(what).current_dir(root()).output().expect("run cargo tree");
+    assert!(output.status.success(), "cargo tree {what:?}:\n{}", String::from_utf8_lossy(&output.stderr));
     parse_tree(&String::from_utf8_lossy(&output.stdout))
+}
+
+/// What the plugin does without: it is started for each pod, and holds no credentials.
+pub(crate) fn too_much_for_the_plugin(tree: &Tree) -> Vec<String> {
+    let names = tree.licences.iter().map(|(name, _)| name);
+    names.filter(|name| PLUGIN_REFUSES.contains(&name.as_str())).cloned().collect()
 }
 
 pub(crate) fn refused_licences(tree: &Tree, policy: &File) -> Vec<String> {
@@ -160,6 +181,12 @@ mod tests {
         assert_eq!(found.len(), 2, "{found:?}");
         assert!(found[0].starts_with("other depends on native"), "{found:?}");
         assert!(found[1].starts_with("ours depends on copyleft"), "{found:?}");
+    }
+
+    #[test]
+    fn what_is_too_much_for_the_plugin_is_found_at_any_depth() {
+        let tree = parse_tree("0 cni-plugin v0.1.0|MIT|\n1 good v1.0.0|MIT|\n2 tokio v1.0.0|MIT|\n");
+        assert_eq!(too_much_for_the_plugin(&tree), ["tokio"]);
     }
 
     #[test]

@@ -1,0 +1,193 @@
+//! `Conf`: the configuration on standard input, read key by key.
+//!
+//! Each verb asks for the keys that it needs, so that DEL does not stumble over what only ADD cares about.
+//! Values stay raw until then; what is passed through is never taken apart. What must not go in here: what
+//! is done with a value.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use attachment::{AttachmentKey, SOCKET_DEFAULT, STATE_DIR_DEFAULT};
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use crate::container::is_name;
+use crate::failure::{Code, Failure};
+use crate::previous::Previous;
+use crate::version::Version;
+
+/// A JSON object whose values nobody has looked at. Of equal keys the last one counts, as it does for libcni.
+pub(crate) type Object<'a> = BTreeMap<String, &'a RawValue>;
+
+/// The capability by which runtimes pass a pod's annotations.
+const POD_ANNOTATIONS: &str = "io.kubernetes.cri.pod-annotations";
+/// Annotations that begin so are ours.
+const ANNOTATION_PREFIX: &str = "portico.dev/";
+/// How runtimes name what is CNI's own, beside the keys below.
+const CNI_PREFIX: &str = "cni.dev/";
+const VALID_ATTACHMENTS: &str = "cni.dev/valid-attachments";
+/// What the specification, libcni and we know.
+const KNOWN: [&str; 19] = [
+    "args",
+    "capabilities",
+    "cniVersion",
+    "cniVersions",
+    "disableCheck",
+    "disableGC",
+    "dns",
+    "ipMasq",
+    "ipam",
+    "loadOnlyInlinedPlugins",
+    "name",
+    "onAgentDown",
+    "plugins",
+    "prevResult",
+    "runtimeConfig",
+    "socket",
+    "stateDir",
+    "type",
+    "$schema",
+];
+
+/// What to do with a pod while no agent is there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) enum OnAgentDown {
+    /// Program it from the agent's last snapshot.
+    #[default]
+    Snapshot,
+    /// Have the runtime try again later.
+    Fail,
+    /// Let it start without portals.
+    Ignore,
+}
+
+/// The configuration.
+#[derive(Debug)]
+pub(crate) struct Conf<'a>(Object<'a>);
+
+impl<'a> Conf<'a> {
+    pub(crate) fn parse(text: &'a [u8]) -> Result<Self, Failure> {
+        let what =
+            if text.is_empty() { "standard input is empty" } else { "standard input is no configuration" };
+        let object = serde_json::from_slice(text);
+        object.map(Self).map_err(|why| Failure::new(Code::Undecodable, format!("{what}: {why}")))
+    }
+
+    pub(crate) fn version(&self) -> Result<Version, Failure> {
+        let name: Option<String> =
+            self.value("cniVersion").map_err(|failure| Failure { code: Code::Undecodable, ..failure })?;
+        Version::named(&name.unwrap_or_default())
+    }
+
+    /// The name of the network.
+    pub(crate) fn name(&self) -> Result<String, Failure> {
+        let name: String = self.value("name")?.ok_or_else(|| invalid("name: it is missing"))?;
+        if is_name(&name) {
+            Ok(name)
+        } else {
+            Err(invalid(format!("name: {name:?} is no name of a network")))
+        }
+    }
+
+    /// Where the agent listens.
+    pub(crate) fn socket(&self) -> Result<PathBuf, Failure> {
+        self.path("socket", SOCKET_DEFAULT)
+    }
+
+    /// Where records and rulesets lie.
+    pub(crate) fn state_dir(&self) -> Result<PathBuf, Failure> {
+        self.path("stateDir", STATE_DIR_DEFAULT)
+    }
+
+    pub(crate) fn on_agent_down(&self) -> Result<OnAgentDown, Failure> {
+        match self.value::<String>("onAgentDown")?.as_deref() {
+            None | Some("snapshot") => Ok(OnAgentDown::Snapshot),
+            Some("fail") => Ok(OnAgentDown::Fail),
+            Some("ignore") => Ok(OnAgentDown::Ignore),
+            Some(other) => Err(invalid(format!(
+                "onAgentDown: {other:?} is none of \"snapshot\", \"fail\" and \"ignore\""
+            ))),
+        }
+    }
+
+    /// The result of the plugins before this one.
+    pub(crate) fn previous(&self) -> Result<Previous<'a>, Failure> {
+        let missing = || {
+            invalid(
+                "prevResult: it is missing; portico-cni has to stand behind a plugin that makes an interface",
+            )
+        };
+        let raw: &'a RawValue = self.value("prevResult")?.ok_or_else(missing)?;
+        Previous::parse(raw)
+    }
+
+    /// The pod's annotations that are ours, without the prefix.
+    pub(crate) fn annotations(&self) -> Result<BTreeMap<String, String>, Failure> {
+        let config: Object<'a> = self.value("runtimeConfig")?.unwrap_or_default();
+        let all: Object<'a> = value(&config, POD_ANNOTATIONS)
+            .map_err(|failure| Failure { message: format!("runtimeConfig.{}", failure.message), ..failure })?
+            .unwrap_or_default();
+        let ours = all.iter().filter_map(|(key, raw)| Some((key, key.strip_prefix(ANNOTATION_PREFIX)?, raw)));
+        let read = |(key, short, raw): (&String, &str, &&RawValue)| {
+            let text = serde_json::from_str::<String>(raw.get());
+            let text = text.map_err(|why| invalid(format!("annotation {key}: {why}")))?;
+            Ok((short.to_owned(), text))
+        };
+        ours.map(read).collect()
+    }
+
+    /// What GC has to keep. None: the runtime does not say, which is not the same as that nothing is left.
+    pub(crate) fn valid_attachments(&self) -> Result<Option<Vec<AttachmentKey>>, Failure> {
+        #[derive(Deserialize)]
+        struct Valid {
+            #[serde(rename = "containerID")]
+            container_id: String,
+            ifname: String,
+        }
+        if !self.0.contains_key(VALID_ATTACHMENTS) {
+            return Ok(None);
+        }
+        let network = self.name()?;
+        let valid: Vec<Valid> = self.value(VALID_ATTACHMENTS)?.unwrap_or_default();
+        let key = |Valid { container_id, ifname }| AttachmentKey {
+            network: network.clone(),
+            container_id,
+            interface: ifname,
+        };
+        Ok(Some(valid.into_iter().map(key).collect()))
+    }
+
+    /// Keys that mean nothing to anybody here: a typing error, perhaps.
+    pub(crate) fn notes(&self) -> Vec<String> {
+        let is_strange = |key: &&String| !KNOWN.contains(&key.as_str()) && !key.starts_with(CNI_PREFIX);
+        self.0
+            .keys()
+            .filter(is_strange)
+            .map(|key| format!("configuration key {key:?} means nothing"))
+            .collect()
+    }
+
+    fn path(&self, key: &str, default: &str) -> Result<PathBuf, Failure> {
+        let path = self.value::<PathBuf>(key)?.unwrap_or_else(|| default.into());
+        if path.is_absolute() {
+            Ok(path)
+        } else {
+            Err(invalid(format!("{key}: {path:?} is no absolute path")))
+        }
+    }
+
+    fn value<T: Deserialize<'a>>(&self, key: &str) -> Result<Option<T>, Failure> {
+        value(&self.0, key)
+    }
+}
+
+/// A value of an object; `null` is as good as none.
+pub(crate) fn value<'a, T: Deserialize<'a>>(object: &Object<'a>, key: &str) -> Result<Option<T>, Failure> {
+    let raw = object.get(key).map(|raw| raw.get()).filter(|raw| *raw != "null");
+    let value = raw.map(serde_json::from_str).transpose();
+    value.map_err(|why| invalid(format!("{key}: {why}")))
+}
+
+pub(crate) fn invalid(message: impl std::fmt::Display) -> Failure {
+    Failure::new(Code::InvalidConfiguration, message)
+}

@@ -1,0 +1,40 @@
+//! The agent's last snapshot: a pod is programmed from it while the agent is not there.
+//!
+//! It is the agent's own encoding, so the pod gets what the agent would have given it at that time; the
+//! agent adopts it by its record. What must not go in here: services, or a choice among them.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use attachment::{Attachment, VIEW_DEFAULT, ruleset_path, with_causes};
+use netns_nft::{Error, Netns, Stored, StoredError, route_services};
+
+use crate::failure::{Code, Failure};
+
+/// The annotation by which a pod chooses its services. Only the agent knows what it comes to.
+const SELECTION: &str = "services";
+
+/// The snapshot for a pod with these annotations, or why there is none.
+pub(crate) fn usable(state_dir: &Path, annotations: &BTreeMap<String, String>) -> Result<Stored, String> {
+    if annotations.contains_key(SELECTION) {
+        return Err(format!("the pod chooses its services (annotation portico.dev/{SELECTION})"));
+    }
+    let path = ruleset_path(state_dir, VIEW_DEFAULT);
+    Stored::read(&path).map_err(|error| match error {
+        StoredError::Read { .. } => with_causes(&error),
+        bad => format!("{}: {bad}", path.display()),
+    })
+}
+
+/// Programs a pod: its rules in one transaction, and the routes that lead to them.
+pub(crate) fn program(netns: &Netns, attachment: &Attachment, stored: &Stored) -> Result<(), Failure> {
+    let programmed = || {
+        netns.socket()?.apply(&stored.batch)?;
+        route_services(netns, &attachment.key.interface, &attachment.addresses, &stored.ranges)
+    };
+    programmed().map(drop).map_err(|error: Error| {
+        let code = if error.is_transient() { Code::TryAgainLater } else { Code::NotProgrammed };
+        let what = attachment.netns.display();
+        Failure::new(code, format!("program {what} from the snapshot: {}", with_causes(&error)))
+    })
+}

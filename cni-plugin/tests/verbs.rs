@@ -1,0 +1,231 @@
+//! What the verbs do that need no network namespace: DEL never fails, GC forgets what is not valid and only
+//! that, STATUS says whether ADD would be served, VERSION looks at nothing.
+
+#[path = "fixture/runtime.rs"]
+#[allow(dead_code, unused_imports)]
+mod runtime;
+
+use std::fs;
+use std::path::Path;
+
+use attachment::{Attachment, AttachmentKey, Programmer, Record, Records, Reply, Request, ruleset_path};
+use netns_nft::Netns;
+use runtime::{Agent, Call, Folder, conf, with, without};
+use serde_json::{Value, json};
+
+fn call(verb: &str, conf: &Value) -> Call {
+    Call::new(Path::new(env!("CARGO_BIN_EXE_portico-cni")), verb, conf)
+}
+
+fn agent(
+    folder: &Folder,
+    answer: impl Fn(&Request, Option<&Netns>) -> Reply + Send + Sync + 'static,
+) -> Agent {
+    Agent::start(&folder.join("agent.sock"), answer)
+}
+
+fn done(_: &Request, _: Option<&Netns>) -> Reply {
+    Reply::Done
+}
+
+fn refused(
+    message: &str,
+    transient: bool,
+) -> impl Fn(&Request, Option<&Netns>) -> Reply + Send + Sync + 'static {
+    let reply = Reply::Refused { message: message.to_owned(), transient };
+    move |_, _| reply.clone()
+}
+
+fn key(network: &str, container_id: &str) -> AttachmentKey {
+    AttachmentKey { network: network.into(), container_id: container_id.into(), interface: "eth0".into() }
+}
+
+fn write_records(folder: &Folder, keys: impl IntoIterator<Item = AttachmentKey>) {
+    for key in keys {
+        let attachment = Attachment {
+            key,
+            netns: "/run/netns/gone".into(),
+            pod: None,
+            addresses: Vec::new(),
+            annotations: [].into(),
+            notes: Vec::new(),
+        };
+        let netns_id = serde_json::from_value(json!({"dev": 4, "inode": 5, "cookie": 6}));
+        let netns_id = netns_id.expect("an identity");
+        let record = Record { attachment, netns_id, programmer: Programmer::Plugin };
+        Records::new(&folder.0).write(&record).expect("write a record");
+    }
+}
+
+/// The keys of the records that are left.
+fn left(folder: &Folder) -> Vec<AttachmentKey> {
+    let (records, broken) = Records::new(&folder.0).read_all().expect("read the records");
+    assert!(broken.is_empty(), "{broken:?}");
+    records.into_iter().map(|record| record.attachment.key).collect()
+}
+
+#[test]
+fn version_looks_at_nothing() {
+    let supported = concat!(
+        r#"{"cniVersion":"1.1.0","#,
+        r#""supportedVersions":["0.3.0","0.3.1","0.4.0","1.0.0","1.1.0"]}"#
+    );
+    let call = call("VERSION", &json!({"cniVersion": "9.9.9"}));
+    call.run().said(supported);
+    call.input("{").env("CNI_NETNS", "dummy").env("CNI_CONTAINERID", "").run().said(supported);
+}
+
+#[test]
+fn del_succeeds_whatever_comes() {
+    let folder = Folder::new("del");
+    let conf = conf(&folder.0);
+    let del = |conf: &Value| call("DEL", conf);
+    for call in [
+        del(&conf),
+        del(&conf).env("CNI_NETNS", ""),
+        del(&conf).without("CNI_NETNS"),
+        del(&conf).env("CNI_NETNS", "/run/netns/gone"),
+        del(&without(conf.clone(), "prevResult")),
+        del(&with(conf.clone(), "prevResult", json!("x"))),
+        del(&with(conf.clone(), "onAgentDown", json!("panic"))),
+        del(&with(conf.clone(), "socket", json!(5))),
+        del(&with(conf.clone(), "stateDir", json!("/proc/1/nothing"))),
+        del(&with(conf.clone(), "cniVersion", json!("9.9.9"))),
+        del(&without(conf.clone(), "cniVersion")),
+        del(&with(conf.clone(), "runtimeConfig", json!("x"))),
+        del(&with(conf.clone(), "name", json!("../x"))),
+        del(&conf).env("CNI_ARGS", ";;="),
+        del(&conf).env("CNI_CONTAINERID", "../../x"),
+        del(&conf).without("CNI_CONTAINERID").without("CNI_IFNAME"),
+        del(&conf).input(""),
+        del(&conf).input("{"),
+        del(&conf).input("null"),
+        del(&conf).input([0xff; 100]),
+        del(&conf).input(vec![b' '; 17 << 20]),
+    ] {
+        call.run().said("");
+    }
+}
+
+#[test]
+fn del_succeeds_where_the_agent_refuses_or_answers_nonsense() {
+    for (name, answer) in [("no", refused("broken", false)), ("later", refused("busy", true))] {
+        let folder = Folder::new(name);
+        agent(&folder, answer);
+        call("DEL", &conf(&folder.0)).run().said("");
+    }
+    let folder = Folder::new("nonsense");
+    agent(&folder, |_, _| Reply::File);
+    call("DEL", &conf(&folder.0)).run().said("");
+}
+
+#[test]
+fn del_tells_the_agent_and_removes_the_record_with_and_without_it() {
+    for is_agent_up in [false, true] {
+        let folder = Folder::new(if is_agent_up { "del-up" } else { "del-down" });
+        let agent = is_agent_up.then(|| agent(&folder, done));
+        write_records(&folder, [key("net", "c1"), key("net", "c2"), key("other", "c1")]);
+        for _ in 0..2 {
+            call("DEL", &conf(&folder.0)).run().said("");
+            assert_eq!(left(&folder), [key("net", "c2"), key("other", "c1")]);
+        }
+        if let Some(agent) = agent {
+            assert_eq!(agent.requests(), vec![Request::Detach { key: key("net", "c1") }; 2]);
+        }
+    }
+}
+
+fn gc(folder: &Folder, valid: Value) -> Call {
+    call("GC", &with(conf(&folder.0), "cni.dev/valid-attachments", valid))
+}
+
+#[test]
+fn gc_tells_the_agent_what_is_valid() {
+    let folder = Folder::new("gc-up");
+    let agent = agent(&folder, done);
+    gc(&folder, json!([{"containerID": "c1", "ifname": "eth0", "new": 1}])).run().said("");
+    gc(&folder, json!([])).run().said("");
+    gc(&folder, json!(null)).run().said("");
+    let told = |valid: &[AttachmentKey]| Request::Gc { network: "net".into(), valid: valid.to_vec() };
+    assert_eq!(agent.requests(), [told(&[key("net", "c1")]), told(&[]), told(&[])]);
+}
+
+#[test]
+fn gc_without_the_agent_prunes_the_records_of_its_network() {
+    let all = [key("net", "c1"), key("net", "c2"), key("other", "c1")];
+    for (valid, kept) in [
+        (json!([{"containerID": "c2", "ifname": "eth0"}]), &all[1..]),
+        (json!([{"containerID": "c2", "ifname": "eth1"}]), &all[2..]),
+        (json!([]), &all[2..]),
+        (json!(null), &all[2..]),
+    ] {
+        let folder = Folder::new("gc-down");
+        write_records(&folder, all.clone());
+        gc(&folder, valid).run().said("");
+        assert_eq!(left(&folder), kept);
+    }
+}
+
+#[test]
+fn gc_that_does_not_say_what_is_valid_deletes_nothing() {
+    for is_agent_up in [false, true] {
+        let folder = Folder::new(if is_agent_up { "gc-absent-up" } else { "gc-absent-down" });
+        let agent = is_agent_up.then(|| agent(&folder, done));
+        write_records(&folder, [key("net", "c1")]);
+        call("GC", &conf(&folder.0)).run().said("");
+        for nonsense in [json!("x"), json!([{"ifname": "eth0"}]), json!([1]), json!({"c1": "eth0"})] {
+            gc(&folder, nonsense).run().failed(7, &["cni.dev/valid-attachments"]);
+        }
+        assert_eq!(left(&folder), [key("net", "c1")]);
+        assert!(agent.is_none_or(|agent| agent.requests().is_empty()));
+    }
+}
+
+#[test]
+fn gc_of_more_than_a_message_holds_names_those_that_are_gone() {
+    let folder = Folder::new("gc-huge");
+    let agent = agent(&folder, done);
+    write_records(&folder, [key("net", "c1"), key("net", "gone"), key("other", "gone")]);
+    let valid: Vec<_> =
+        (0..20_000).map(|number| json!({"containerID": format!("c{number}"), "ifname": "eth0"})).collect();
+    gc(&folder, json!(valid)).run().said("");
+    assert_eq!(agent.requests(), [Request::Detach { key: key("net", "gone") }]);
+    assert_eq!(left(&folder), [key("net", "c1"), key("other", "gone")]);
+}
+
+#[test]
+fn gc_says_what_the_agent_says() {
+    let folder = Folder::new("gc-refused");
+    agent(&folder, refused("the disk is full", false));
+    gc(&folder, json!([])).run().failed(100, &["the agent: the disk is full"]);
+}
+
+#[test]
+fn status_says_what_the_agent_says() {
+    let folder = Folder::new("status-done");
+    let asked = agent(&folder, done);
+    call("STATUS", &conf(&folder.0)).run().said("");
+    assert_eq!(asked.requests(), [Request::Ready]);
+    let folder = Folder::new("status-later");
+    agent(&folder, refused("no services yet", true));
+    call("STATUS", &conf(&folder.0)).run().failed(50, &["no services yet"]);
+    let folder = Folder::new("status-never");
+    agent(&folder, refused("no nf_tables in this kernel", false));
+    call("STATUS", &conf(&folder.0)).run().failed(51, &["no nf_tables in this kernel"]);
+}
+
+#[test]
+fn status_without_the_agent_depends_on_what_add_would_do() {
+    let folder = Folder::new("status-down");
+    let status = |on_agent_down: &str| {
+        let conf = with(conf(&folder.0), "onAgentDown", json!(on_agent_down));
+        call("STATUS", &without(conf, "prevResult")).run()
+    };
+    status("ignore").said("");
+    status("fail").failed(50, &["no agent listens at", "agent.sock"]);
+    status("snapshot").failed(50, &["no agent listens at", "there is no snapshot", "all.ruleset"]);
+    let path = ruleset_path(&folder.0, "all");
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    fs::write(&path, "garbage").unwrap();
+    status("snapshot").failed(50, &["there is no snapshot", "all.ruleset"]);
+}
