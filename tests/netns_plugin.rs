@@ -135,7 +135,7 @@ fn the_agent_is_told_all_that_is_known() {
         Reply::Done
     });
     let pod = Pod::new();
-    let annotations = json!({"portico.dev/services": "a,b", "other.io/x": "y"});
+    let annotations = json!({"portico.dev/portals": "a,b", "other.io/x": "y"});
     let input = with(conf(&folder.0), "sokcet", json!("/typing/error"));
     let input = with(input, "runtimeConfig", json!({"io.kubernetes.cri.pod-annotations": annotations}));
     let told = Attachment {
@@ -143,7 +143,7 @@ fn the_agent_is_told_all_that_is_known() {
         netns: pod.path().into(),
         pod: Some(PodName { namespace: "shop".into(), name: "web-0".into(), uid: "u1".into() }),
         addresses: vec!["10.244.1.5".parse().unwrap()],
-        annotations: [("services".into(), "a,b".into())].into(),
+        annotations: [("portals".into(), "a,b".into())].into(),
         notes: vec!["configuration key \"sokcet\" means nothing".into()],
     };
     call("ADD", &pod, &input).run().said(&result(&folder));
@@ -192,7 +192,7 @@ fn an_agent_that_ends_in_the_middle_may_be_asked_again() {
 fn annotations_that_fit_into_no_message_are_refused() {
     let folder = Folder::new("oversized");
     Agent::start(&folder.join("agent.sock"), |_, _| Reply::Done);
-    let annotations = json!({"portico.dev/services": "x".repeat(100_000)});
+    let annotations = json!({"portico.dev/portals": "x".repeat(100_000)});
     let input =
         with(conf(&folder.0), "runtimeConfig", json!({"io.kubernetes.cri.pod-annotations": annotations}));
     call("ADD", &Pod::new(), &input).run().failed(104, &["larger than 65536 bytes"]);
@@ -259,9 +259,9 @@ fn without_agent_and_snapshot_the_runtime_is_to_try_again() {
     let pod = Pod::new();
     call("ADD", &pod, &conf(&folder.0)).run().failed(11, &["no agent listens at", "there is no snapshot"]);
     store_snapshot(&folder);
-    let annotations = json!({"io.kubernetes.cri.pod-annotations": {"portico.dev/services": "a"}});
+    let annotations = json!({"io.kubernetes.cri.pod-annotations": {"portico.dev/portals": "a"}});
     let selecting = with(conf(&folder.0), "runtimeConfig", annotations);
-    call("ADD", &pod, &selecting).run().failed(11, &["there is no snapshot", "portico.dev/services"]);
+    call("ADD", &pod, &selecting).run().failed(11, &["there is no snapshot", "portico.dev/portals"]);
     fs::write(ruleset_path(&folder.0, "all"), "garbage").unwrap();
     call("ADD", &pod, &conf(&folder.0)).run().failed(11, &["there is no snapshot", "all.ruleset"]);
     call("ADD", &pod, &on_agent_down(&folder, "fail")).run().failed(11, &["no agent listens at"]);

@@ -29,6 +29,11 @@ impl fmt::Display for AttachmentKey {
     }
 }
 
+/// The annotation by which a pod chooses its services, without `portico.dev/`.
+pub const PORTALS_ANNOTATION: &str = "portals";
+/// The choice of all services, as where there is no such annotation.
+pub const PORTALS_ALL: &str = "all";
+
 /// Which pod it is, where the runtime says so.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PodName {
@@ -67,6 +72,14 @@ pub struct Attachment {
     /// What the operator should know of the plugin's configuration: keys that mean nothing to it.
     #[serde(default)]
     pub notes: Vec<String>,
+}
+
+impl Attachment {
+    /// The services that the pod chooses; none: all.
+    #[must_use]
+    pub fn selection(&self) -> Option<&str> {
+        self.annotations.get(PORTALS_ANNOTATION).map(|text| text.trim()).filter(|text| *text != PORTALS_ALL)
+    }
 }
 
 /// Who programmed a network namespace first.

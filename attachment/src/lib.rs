@@ -12,7 +12,9 @@ mod message;
 mod packet;
 mod record;
 
-pub use attachment::{Attachment, AttachmentKey, PodName, Programmer, Record};
+pub use attachment::{
+    Attachment, AttachmentKey, PORTALS_ALL, PORTALS_ANNOTATION, PodName, Programmer, Record,
+};
 pub use connection::{AskError, Connection, Listener, ReceiveError, SOCKET_DEFAULT, ask};
 pub use message::{Message, Reply, Request, VERSION, speaks};
 pub use packet::{BYTES_MAX, MessageError, with_causes};

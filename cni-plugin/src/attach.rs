@@ -48,7 +48,7 @@ fn stand_in(
 ) -> Result<Programmer, Failure> {
     match on_agent_down {
         OnAgentDown::Snapshot => {
-            let stored = snapshot::usable(&agent.state_dir, &attachment.annotations).map_err(|unusable| {
+            let stored = snapshot::usable(&agent.state_dir, attachment.selection()).map_err(|unusable| {
                 Failure::new(Code::TryAgainLater, format!("{why}; and there is no snapshot: {unusable}"))
             })?;
             snapshot::program(netns, attachment, &stored)?;

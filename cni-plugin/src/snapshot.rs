@@ -3,21 +3,18 @@
 //! It is the agent's own encoding, so the pod gets what the agent would have given it at that time; the
 //! agent adopts it by its record. What must not go in here: services, or a choice among them.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 
-use attachment::{Attachment, VIEW_DEFAULT, ruleset_path, with_causes};
+use attachment::{Attachment, PORTALS_ANNOTATION, VIEW_DEFAULT, ruleset_path, with_causes};
 use netns_nft::{Error, Netns, Stored, StoredError, route_services};
 
 use crate::failure::{Code, Failure};
 
-/// The annotation by which a pod chooses its services. Only the agent knows what it comes to.
-const SELECTION: &str = "services";
-
-/// The snapshot for a pod with these annotations, or why there is none.
-pub(crate) fn usable(state_dir: &Path, annotations: &BTreeMap<String, String>) -> Result<Stored, String> {
-    if annotations.contains_key(SELECTION) {
-        return Err(format!("the pod chooses its services (annotation portico.dev/{SELECTION})"));
+/// The snapshot for a pod with this selection of services, or why there is none: only the agent knows what
+/// a selection comes to.
+pub(crate) fn usable(state_dir: &Path, selection: Option<&str>) -> Result<Stored, String> {
+    if selection.is_some() {
+        return Err(format!("the pod chooses its services (annotation portico.dev/{PORTALS_ANNOTATION})"));
     }
     let path = ruleset_path(state_dir, VIEW_DEFAULT);
     Stored::read(&path).map_err(|error| match error {

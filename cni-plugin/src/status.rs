@@ -34,7 +34,7 @@ fn without_agent(agent: &Agent, on_agent_down: OnAgentDown, why: &str) -> Result
     match on_agent_down {
         OnAgentDown::Ignore => Ok(String::new()),
         OnAgentDown::Fail => Err(Failure::new(Code::NotAvailable, why)),
-        OnAgentDown::Snapshot => match snapshot::usable(&agent.state_dir, &BTreeMap::new()) {
+        OnAgentDown::Snapshot => match snapshot::usable(&agent.state_dir, None) {
             Ok(_) => Ok(String::new()),
             Err(unusable) => {
                 Err(Failure::new(Code::NotAvailable, format!("{why}; and there is no snapshot: {unusable}")))

@@ -180,7 +180,9 @@ fn server(assets: &Path, folder: &Folder, certificates: &Certificates, etcd_port
     command.arg(format!("--etcd-servers=http://127.0.0.1:{etcd_port}"));
     command.arg("--cert-dir").arg(folder.path().join("certificates"));
     command.arg("--tls-cert-file").arg(&certificate).arg("--tls-private-key-file").arg(&key);
-    command.args(["--bind-address=127.0.0.1", &format!("--secure-port={port}")]);
+    // An address to advertise, since a namespace of a test's own may have no default route to guess it from.
+    command.args(["--bind-address=127.0.0.1", "--advertise-address=192.0.2.1"]);
+    command.arg(format!("--secure-port={port}"));
     command.arg("--service-account-issuer=https://portico.test");
     let public_key = folder.write("server.pub", &certificates.public_key);
     command.arg("--service-account-key-file").arg(&public_key);

@@ -6,28 +6,28 @@
 
 use std::collections::BTreeSet;
 
-use attachment::Attachment;
+use attachment::{Attachment, PORTALS_ALL, PORTALS_ANNOTATION};
 use proxy_core::portal::View;
 use proxy_core::service::ServiceKey;
 
-/// The annotation, without `portico.dev/`.
-const PORTALS: &str = "portals";
+/// The choice of no service at all.
+const NONE: &str = "none";
 /// More services than this are no selection any more.
 const SERVICES_MAX: usize = 1_000;
 
 /// The view that the pod asks for.
 pub(crate) fn view_of(attachment: &Attachment) -> Result<View, String> {
-    let Some(text) = attachment.annotations.get(PORTALS) else { return Ok(View::All) };
-    match text.trim() {
-        "all" => return Ok(View::All),
-        "none" => return Ok(View::Only(BTreeSet::new())),
-        _ => {}
+    let Some(text) = attachment.selection() else { return Ok(View::All) };
+    if text == NONE {
+        return Ok(View::Only(BTreeSet::new()));
     }
     let own = attachment.pod.as_ref().map(|pod| pod.namespace.as_str());
     let services: BTreeSet<ServiceKey> =
         text.split(',').map(|item| service(item.trim(), own)).collect::<Result<_, _>>()?;
     if services.len() > SERVICES_MAX {
-        return Err(format!("annotation portico.dev/{PORTALS}: more than {SERVICES_MAX} services"));
+        return Err(format!(
+            "annotation portico.dev/{PORTALS_ANNOTATION}: more than {SERVICES_MAX} services"
+        ));
     }
     Ok(View::Only(services))
 }
@@ -35,7 +35,7 @@ pub(crate) fn view_of(attachment: &Attachment) -> Result<View, String> {
 fn service(item: &str, own: Option<&str>) -> Result<ServiceKey, String> {
     let wrong = |what: &str| {
         format!(
-            "annotation portico.dev/{PORTALS}: \"{item}\" {what}; write all, none, or NAME and NAMESPACE/NAME, with commas"
+            "annotation portico.dev/{PORTALS_ANNOTATION}: \"{item}\" {what}; write all, none, or NAME and NAMESPACE/NAME, with commas"
         )
     };
     let (namespace, name) = match item.split_once('/') {
@@ -56,8 +56,8 @@ fn service(item: &str, own: Option<&str>) -> Result<ServiceKey, String> {
 /// How a view is called in status and log.
 pub(crate) fn name_of(view: &View) -> String {
     match view {
-        View::All => "all".to_owned(),
-        View::Only(services) if services.is_empty() => "none".to_owned(),
+        View::All => PORTALS_ALL.to_owned(),
+        View::Only(services) if services.is_empty() => NONE.to_owned(),
         View::Only(services) => services.iter().map(ToString::to_string).collect::<Vec<_>>().join(","),
     }
 }
