@@ -121,10 +121,21 @@ impl Rule<'_> {
     /// aborts would break every tool that reads this namespace. The priority of a connection's first packet
     /// is the field that nobody misses: routes, marks and meshes do not look at it.
     pub(crate) fn measured(&mut self, register: u32) -> &mut Self {
+        self.leave(register);
+        self.take(register)
+    }
+
+    /// Leaves a number in the packet's priority, for another chain.
+    pub(crate) fn leave(&mut self, register: u32) -> &mut Self {
         self.expression("meta", |bytes| {
             bytes.put_u32(2, 2);
             bytes.put_u32(3, register);
         });
+        self
+    }
+
+    /// Takes the number that was left.
+    pub(crate) fn take(&mut self, register: u32) -> &mut Self {
         self.meta(2, register);
         self
     }

@@ -12,7 +12,7 @@ use crate::expression::{Draw, Part, REGISTER, Rule};
 use crate::kernel::{LIST_ELEMENT, chain, element, flag, message, rule, set, table};
 
 /// The layout's version stands in the table's comment; another version is replaced as a whole.
-pub(crate) const LAYOUT: u32 = 5;
+pub(crate) const LAYOUT: u32 = 6;
 /// More clients than this one pod is not remembered for: it is one client.
 const CLIENTS_MAX: u32 = 65_535;
 /// The chains that packets come to by themselves.
@@ -67,7 +67,7 @@ pub(crate) fn add_table(writer: &mut Writer, settings: Settings) {
     let mut sets = Sets { writer, next: 1 };
     Family::BOTH.into_iter().for_each(|family| sets.add_family(family));
     sets.add("picks", set::MAP, MARK_TYPE, 4, |bytes| bytes.put_u32(set::DATA_TYPE, set::VERDICT));
-    for name in ["anchor", "refuse", "relay", "portals"] {
+    for name in ["anchor", "refuse", "relay", "send", "portals"] {
         add_chain(writer, name);
     }
     // What the pod sends itself, and what it forwards for a guest.
@@ -80,6 +80,13 @@ pub(crate) fn add_table(writer: &mut Writer, settings: Settings) {
     add_rule(writer, "refuse", |rule| rule.refuse(false));
     add_rule(writer, "relay", |rule| rule.of_protocol(TCP).redirect(settings.relay_port));
     add_rule(writer, "relay", |rule| rule.of_protocol(UDP).redirect(settings.relay_port));
+    // All chains of picks come here with a number: a map that many rules look into is slow to change.
+    for family in Family::BOTH {
+        add_rule(writer, "send", |rule| {
+            let number = rule.of_family(family).load(family, &PORTAL);
+            rule.take(number).look_up(&named("backends", family), REGISTER).translate(family);
+        });
+    }
     add_portal_rules(writer);
     for (name, _) in BASES {
         add_rule(writer, name, |rule| rule.verdict(element::JUMP, Some("portals")));
@@ -118,16 +125,8 @@ pub(crate) fn add_pick(writer: &mut Writer, pick: Pick) {
         Action::Reject => add_rule(writer, &name, |rule| rule.verdict(element::GOTO, Some("refuse"))),
         Action::Relay => add_rule(writer, &name, |rule| rule.verdict(element::GOTO, Some("relay"))),
         Action::Drop => add_rule(writer, &name, |rule| rule.verdict(element::DROP, None)),
-        Action::Forward { count, affinity_s: 0 } => {
-            Family::BOTH
-                .into_iter()
-                .for_each(|family| add_forward(writer, &name, family, Draw::Random(count)));
-        }
-        Action::Turn { count, .. } => {
-            Family::BOTH
-                .into_iter()
-                .for_each(|family| add_forward(writer, &name, family, Draw::InTurn(count)));
-        }
+        Action::Forward { count, affinity_s: 0 } => add_forward(writer, &name, Draw::Random(count)),
+        Action::Turn { count, .. } => add_forward(writer, &name, Draw::InTurn(count)),
         Action::Forward { count, affinity_s } => {
             Family::BOTH.into_iter().for_each(|family| add_sticky(writer, &name, family, count, affinity_s));
         }
@@ -143,10 +142,9 @@ pub(crate) fn delete_pick(writer: &mut Writer, pick: Pick) {
     });
 }
 
-fn add_forward(writer: &mut Writer, chain: &str, family: Family, draw: Draw) {
+fn add_forward(writer: &mut Writer, chain: &str, draw: Draw) {
     add_rule(writer, chain, |rule| {
-        let slot = rule.of_family(family).load(family, &PORTAL);
-        rule.draw(draw, slot).look_up(&named("backends", family), REGISTER).translate(family);
+        rule.draw(draw, REGISTER).leave(REGISTER).verdict(element::GOTO, Some("send"));
     });
 }
 
@@ -154,12 +152,11 @@ fn add_forward(writer: &mut Writer, chain: &str, family: Family, draw: Draw) {
 /// forgotten, and a new client is remembered. Both keys end before the same register: that of the slot, and
 /// then of the backend's number.
 fn add_sticky(writer: &mut Writer, chain: &str, family: Family, count: u16, affinity_s: u32) {
-    let (backends, clients) = (named("backends", family), named("clients", family));
+    let clients = named("clients", family);
     add_rule(writer, chain, |rule| {
         let id = rule.of_family(family).load(family, &CLIENT);
         rule.look_up(&clients, id).measured(id).remember(&clients, id, affinity_s);
-        rule.load(family, &PORTAL);
-        rule.look_up(&backends, REGISTER).translate(family);
+        rule.verdict(element::JUMP, Some("send"));
     });
     add_rule(writer, chain, |rule| {
         let id = rule.of_family(family).load(family, &CLIENT);
@@ -169,9 +166,7 @@ fn add_sticky(writer: &mut Writer, chain: &str, family: Family, count: u16, affi
         let id = rule.of_family(family).load(family, &PORTAL);
         rule.draw(Draw::Random(count), id).look_up(&named("ids", family), id).measured(id);
         rule.load(family, &CLIENT);
-        rule.remember(&clients, id, affinity_s);
-        rule.load(family, &PORTAL);
-        rule.look_up(&backends, REGISTER).translate(family);
+        rule.remember(&clients, id, affinity_s).verdict(element::GOTO, Some("send"));
     });
 }
 

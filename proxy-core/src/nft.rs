@@ -109,13 +109,14 @@ fn write_table(f: &mut Formatter<'_>, settings: Settings) -> fmt::Result {
         "\tchain relay {{\n\t\tmeta l4proto {{ tcp, udp }} redirect to :{}\n\t}}\n",
         settings.relay_port
     )?;
-    writeln!(f, "\tchain portals {{")?;
-    for family in Family::BOTH {
-        let Words { suffix, ip, .. } = words(family);
-        writeln!(
-            f,
-            "\t\t{PORTS} meta mark set {ip} daddr . meta l4proto . th dport map @portals{suffix} meta mark vmap @picks"
-        )?;
+    // All chains of picks come here with a number: a map that many rules look into is slow to change.
+    writeln!(f, "\tchain send {{")?;
+    for Words { suffix, ip, .. } in Family::BOTH.map(words) {
+        writeln!(f, "\t\t{PORTS} dnat {ip} to {} . meta mark map @backends{suffix}", portal(ip))?;
+    }
+    writeln!(f, "\t}}\n\n\tchain portals {{")?;
+    for Words { suffix, ip, .. } in Family::BOTH.map(words) {
+        writeln!(f, "\t\t{PORTS} meta mark set {} map @portals{suffix} meta mark vmap @picks", portal(ip))?;
     }
     for family in Family::BOTH {
         let Words { suffix, ip, .. } = words(family);
@@ -154,36 +155,33 @@ fn write_pick(f: &mut Formatter<'_>, pick: Pick) -> fmt::Result {
         Action::Reject => writeln!(f, "\t\tgoto refuse")?,
         Action::Relay => writeln!(f, "\t\tgoto relay")?,
         Action::Drop => writeln!(f, "\t\tdrop")?,
+        Action::Forward { count, affinity_s: 0 } => {
+            writeln!(f, "\t\tmeta mark set numgen random mod {count} goto send")?;
+        }
+        Action::Turn { count, .. } => writeln!(f, "\t\tmeta mark set numgen inc mod {count} goto send")?,
         Action::Forward { count, affinity_s } => {
-            let choice = format!("numgen random mod {count}");
             Family::BOTH
                 .into_iter()
-                .try_for_each(|family| write_forward(f, &words(family), &choice, affinity_s))?;
-        }
-        Action::Turn { count, .. } => {
-            let choice = format!("numgen inc mod {count}");
-            Family::BOTH.into_iter().try_for_each(|family| write_forward(f, &words(family), &choice, 0))?;
+                .try_for_each(|family| write_sticky(f, &words(family), count, affinity_s))?;
         }
     }
     writeln!(f, "\t}}\n}}\nadd element {TABLE} picks {{ {} : jump {pick} }}\n", pick.code())
 }
 
-fn write_forward(f: &mut Formatter<'_>, words: &Words, choice: &str, affinity_s: u32) -> fmt::Result {
+fn write_sticky(f: &mut Formatter<'_>, words: &Words, count: u16, affinity_s: u32) -> fmt::Result {
     let Words { suffix, ip, .. } = words;
-    let portal = format!("{ip} daddr . meta l4proto . th dport");
-    let client = client(ip);
-    let send = format!("dnat {ip} to {portal} . meta mark map @backends{suffix}");
-    let choose = format!("meta mark set {choice}");
-    if affinity_s == 0 {
-        return writeln!(f, "\t\t{PORTS} {choose} {send}");
-    }
+    let (portal, client) = (portal(ip), client(ip));
     // A client that is known goes to its backend again; where no backend has that number any more its entry
     // is forgotten, because an update renews an entry and does not change what it holds.
     let remember = format!("update @clients{suffix} {{ {client} timeout {affinity_s}s : meta mark }}");
-    writeln!(f, "\t\t{PORTS} meta mark set {client} map @clients{suffix} {remember} {send}")?;
+    writeln!(f, "\t\t{PORTS} meta mark set {client} map @clients{suffix} {remember} jump send")?;
     writeln!(f, "\t\t{PORTS} delete @clients{suffix} {{ {client} : 0 }}")?;
     let identify = format!("meta mark set {portal} . meta mark map @ids{suffix}");
-    writeln!(f, "\t\t{PORTS} {choose} {identify} {remember} {send}")
+    writeln!(f, "\t\t{PORTS} meta mark set numgen random mod {count} {identify} {remember} goto send")
+}
+
+fn portal(ip: &str) -> String {
+    format!("{ip} daddr . meta l4proto . th dport")
 }
 
 /// The key of a sticky client. Inside a pod the client is the pod, so the portal says it all. nft 1.0.6

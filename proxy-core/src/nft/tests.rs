@@ -137,6 +137,11 @@ fn a_ruleset_is_a_table_with_a_chain_for_each_pick_and_an_element_for_each_porta
         		meta l4proto { tcp, udp } redirect to :15999
         	}
 
+        	chain send {
+        		meta l4proto { tcp, udp, sctp } dnat ip to ip daddr . meta l4proto . th dport . meta mark map @backends4
+        		meta l4proto { tcp, udp, sctp } dnat ip6 to ip6 daddr . meta l4proto . th dport . meta mark map @backends6
+        	}
+
         	chain portals {
         		meta l4proto { tcp, udp, sctp } meta mark set ip daddr . meta l4proto . th dport map @portals4 meta mark vmap @picks
         		meta l4proto { tcp, udp, sctp } meta mark set ip6 daddr . meta l4proto . th dport map @portals6 meta mark vmap @picks
@@ -166,8 +171,7 @@ fn a_ruleset_is_a_table_with_a_chain_for_each_pick_and_an_element_for_each_porta
 
         table inet portico {
         	chain pick-1 {
-        		meta l4proto { tcp, udp, sctp } meta mark set numgen random mod 1 dnat ip to ip daddr . meta l4proto . th dport . meta mark map @backends4
-        		meta l4proto { tcp, udp, sctp } meta mark set numgen random mod 1 dnat ip6 to ip6 daddr . meta l4proto . th dport . meta mark map @backends6
+        		meta mark set numgen random mod 1 goto send
         	}
         }
         add element inet portico picks { 1 : jump pick-1 }
@@ -176,36 +180,33 @@ fn a_ruleset_is_a_table_with_a_chain_for_each_pick_and_an_element_for_each_porta
         	chain guarded-1 {
         		ip daddr . meta l4proto . th dport . ip saddr != @sources4 drop
         		ip6 daddr . meta l4proto . th dport . ip6 saddr != @sources6 drop
-        		meta l4proto { tcp, udp, sctp } meta mark set numgen random mod 1 dnat ip to ip daddr . meta l4proto . th dport . meta mark map @backends4
-        		meta l4proto { tcp, udp, sctp } meta mark set numgen random mod 1 dnat ip6 to ip6 daddr . meta l4proto . th dport . meta mark map @backends6
+        		meta mark set numgen random mod 1 goto send
         	}
         }
         add element inet portico picks { 16385 : jump guarded-1 }
 
         table inet portico {
         	chain pick-2 {
-        		meta l4proto { tcp, udp, sctp } meta mark set numgen random mod 2 dnat ip to ip daddr . meta l4proto . th dport . meta mark map @backends4
-        		meta l4proto { tcp, udp, sctp } meta mark set numgen random mod 2 dnat ip6 to ip6 daddr . meta l4proto . th dport . meta mark map @backends6
+        		meta mark set numgen random mod 2 goto send
         	}
         }
         add element inet portico picks { 2 : jump pick-2 }
 
         table inet portico {
         	chain pick-2-sticky-10800s {
-        		meta l4proto { tcp, udp, sctp } meta mark set meta l4proto . th dport . ip daddr map @clients4 update @clients4 { meta l4proto . th dport . ip daddr timeout 10800s : meta mark } dnat ip to ip daddr . meta l4proto . th dport . meta mark map @backends4
+        		meta l4proto { tcp, udp, sctp } meta mark set meta l4proto . th dport . ip daddr map @clients4 update @clients4 { meta l4proto . th dport . ip daddr timeout 10800s : meta mark } jump send
         		meta l4proto { tcp, udp, sctp } delete @clients4 { meta l4proto . th dport . ip daddr : 0 }
-        		meta l4proto { tcp, udp, sctp } meta mark set numgen random mod 2 meta mark set ip daddr . meta l4proto . th dport . meta mark map @ids4 update @clients4 { meta l4proto . th dport . ip daddr timeout 10800s : meta mark } dnat ip to ip daddr . meta l4proto . th dport . meta mark map @backends4
-        		meta l4proto { tcp, udp, sctp } meta mark set meta l4proto . th dport . ip6 daddr map @clients6 update @clients6 { meta l4proto . th dport . ip6 daddr timeout 10800s : meta mark } dnat ip6 to ip6 daddr . meta l4proto . th dport . meta mark map @backends6
+        		meta l4proto { tcp, udp, sctp } meta mark set numgen random mod 2 meta mark set ip daddr . meta l4proto . th dport . meta mark map @ids4 update @clients4 { meta l4proto . th dport . ip daddr timeout 10800s : meta mark } goto send
+        		meta l4proto { tcp, udp, sctp } meta mark set meta l4proto . th dport . ip6 daddr map @clients6 update @clients6 { meta l4proto . th dport . ip6 daddr timeout 10800s : meta mark } jump send
         		meta l4proto { tcp, udp, sctp } delete @clients6 { meta l4proto . th dport . ip6 daddr : 0 }
-        		meta l4proto { tcp, udp, sctp } meta mark set numgen random mod 2 meta mark set ip6 daddr . meta l4proto . th dport . meta mark map @ids6 update @clients6 { meta l4proto . th dport . ip6 daddr timeout 10800s : meta mark } dnat ip6 to ip6 daddr . meta l4proto . th dport . meta mark map @backends6
+        		meta l4proto { tcp, udp, sctp } meta mark set numgen random mod 2 meta mark set ip6 daddr . meta l4proto . th dport . meta mark map @ids6 update @clients6 { meta l4proto . th dport . ip6 daddr timeout 10800s : meta mark } goto send
         	}
         }
         add element inet portico picks { 353894402 : jump pick-2-sticky-10800s }
 
         table inet portico {
         	chain pick-2-turn-24032 {
-        		meta l4proto { tcp, udp, sctp } meta mark set numgen inc mod 2 dnat ip to ip daddr . meta l4proto . th dport . meta mark map @backends4
-        		meta l4proto { tcp, udp, sctp } meta mark set numgen inc mod 2 dnat ip6 to ip6 daddr . meta l4proto . th dport . meta mark map @backends6
+        		meta mark set numgen inc mod 2 goto send
         	}
         }
         add element inet portico picks { 3618668546 : jump pick-2-turn-24032 }
@@ -322,8 +323,7 @@ fn a_count_that_nobody_had_is_a_new_chain() {
     expect![[r#"
         table inet portico {
         	chain pick-2 {
-        		meta l4proto { tcp, udp, sctp } meta mark set numgen random mod 2 dnat ip to ip daddr . meta l4proto . th dport . meta mark map @backends4
-        		meta l4proto { tcp, udp, sctp } meta mark set numgen random mod 2 dnat ip6 to ip6 daddr . meta l4proto . th dport . meta mark map @backends6
+        		meta mark set numgen random mod 2 goto send
         	}
         }
         add element inet portico picks { 2 : jump pick-2 }
@@ -339,7 +339,8 @@ fn a_count_that_nobody_had_is_a_new_chain() {
         }
         delete element inet portico picks { 1 : jump pick-1 }
         delete chain inet portico pick-1
-    "#]].assert_eq(&plan(&applied, &desired).to_string());
+    "#]]
+    .assert_eq(&plan(&applied, &desired).to_string());
 }
 
 #[test]
