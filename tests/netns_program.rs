@@ -10,6 +10,8 @@
 #[path = "netns/namespace.rs"]
 #[allow(dead_code)]
 mod namespace;
+#[path = "netns/times.rs"]
+mod times;
 
 use std::time::Instant;
 
@@ -20,6 +22,7 @@ use proxy_core::portal::{Portals, Standpoint, portals};
 use proxy_core::ruleset::{Ruleset, Settings};
 use proxy_core::sample::{cluster, cluster_slice};
 use proxy_core::snapshot::{Change, Snapshot};
+use times::report;
 
 const ENDPOINTS: u32 = 3;
 
@@ -87,13 +90,6 @@ fn changed_endpoints(
         start.elapsed().as_secs_f64() * 1e3
     };
     (0..changes).map(one).collect()
-}
-
-fn report(name: &str, times: &mut [f64]) {
-    times.sort_by(f64::total_cmp);
-    let (median, p99) = (times[times.len() / 2], times[times.len() * 99 / 100]);
-    let (lowest, highest) = (times[0], times[times.len() - 1]);
-    println!("{name:<55} median {median:>9.3}  lowest {lowest:>9.3}  p99 {p99:>9.3}  highest {highest:>9.3}");
 }
 
 /// What kube-proxy's nftables mode writes (pkg/proxy/nftables/proxier.go): a chain for each service with

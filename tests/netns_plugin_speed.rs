@@ -1,0 +1,121 @@
+//! What starting the plugin costs: the whole process, from `exec` to its end, as a runtime waits for it.
+//!
+//! ADD is on a new pod with 100 services: the agent stands for the real one and sends the same transaction;
+//! without it the plugin sends what is stored. The peers are `/bin/true` (what no program undercuts), and the
+//! plugins `tuning` and `portmap` with nothing to do. All take turns in each round.
+//!
+//! Needs a network namespace of its own and the binary of scripts/build-plugin: `scripts/bench` sees to both.
+
+// A benchmark's report is its output.
+#![allow(clippy::print_stdout)]
+
+#[path = "netns/namespace.rs"]
+#[allow(dead_code)]
+mod namespace;
+#[path = "netns/pod.rs"]
+#[allow(dead_code)]
+mod pod;
+#[path = "../cni-plugin/tests/fixture/runtime.rs"]
+#[allow(dead_code, unused_imports)]
+mod runtime;
+#[path = "netns/times.rs"]
+mod times;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::time::Instant;
+
+use attachment::{Reply, ruleset_path};
+use netns_nft::{Batch, Stored, encode_fresh};
+use pod::Pod;
+use proxy_core::portal::{Standpoint, portals};
+use proxy_core::ruleset::{Ruleset, Settings};
+use proxy_core::sample::cluster;
+use proxy_core::snapshot::Snapshot;
+use runtime::{Agent, Call, Folder, conf, with};
+use serde_json::json;
+use times::report;
+
+const SERVICES: u32 = 100;
+const ENDPOINTS: u32 = 3;
+/// Where Debian's containernetworking-plugins puts them.
+const PEERS: &str = "/usr/lib/cni";
+
+fn main() {
+    let rounds = if std::env::var_os("PORTICO_BENCH_QUICK").is_some() { 20 } else { 200 };
+    let (with_agent, without) = (Folder::new("speed-up"), Folder::new("speed-down"));
+    let batch = batch();
+    let stored = Stored { revision: 1, ranges: Vec::new(), batch: batch.clone() };
+    let path = ruleset_path(&without.0, "all");
+    fs::create_dir_all(path.parent().expect("a folder")).expect("make the folder");
+    stored.write(&path).expect("write the snapshot");
+    let sockets = Mutex::new(Vec::new());
+    Agent::start(&with_agent.join("agent.sock"), move |_, netns| {
+        let socket = netns.expect("a pod").socket().expect("a socket in the pod");
+        socket.apply(&batch).expect("program the pod");
+        // As the real one: what is open costs nothing, and closing waits until all that was replaced is freed.
+        sockets.lock().expect("one at a time").push(socket);
+        Reply::Done
+    });
+
+    let ours = installed();
+    let peer = |name: &str| Path::new(PEERS).join(name);
+    let meta = |name: &str| {
+        let mut conf = with(with(conf(&without.0), "cniVersion", json!("1.0.0")), "type", json!(name));
+        conf["prevResult"]["cniVersion"] = json!("1.0.0");
+        conf
+    };
+    let idle = |program: &Path, verb: &str| Call::new(program, verb, &json!({"cniVersion": "1.0.0"}));
+    let mut calls = [
+        ("/bin/true", idle(Path::new("/bin/true"), ""), vec![]),
+        ("portico-cni VERSION", idle(&ours, "VERSION"), vec![]),
+        ("tuning VERSION", idle(&peer("tuning"), "VERSION"), vec![]),
+        ("portmap VERSION", idle(&peer("portmap"), "VERSION"), vec![]),
+        (
+            "portico-cni ADD, the agent programs 100 services",
+            Call::new(&ours, "ADD", &conf(&with_agent.0)),
+            vec![],
+        ),
+        (
+            "portico-cni ADD, no agent, 100 services stored",
+            Call::new(&ours, "ADD", &conf(&without.0)),
+            vec![],
+        ),
+        ("tuning ADD, nothing to tune", Call::new(&peer("tuning"), "ADD", &meta("tuning")), vec![]),
+        ("portmap ADD, nothing to map", Call::new(&peer("portmap"), "ADD", &meta("portmap")), vec![]),
+    ];
+    println!("one process from start to end, {rounds} rounds, in ms");
+    let mut pods = Vec::new();
+    for _ in 0..rounds {
+        for (name, call, times) in &mut calls {
+            let pod = Pod::new();
+            pod.ip(&["link", "add", "eth0", "type", "veth", "peer", "name", "other"]);
+            let call = call.clone().env("CNI_NETNS", &pod.path()).env("CNI_PATH", PEERS);
+            // The kernel takes a namespace apart beside us, and that would be measured.
+            pods.push(pod);
+            let start = Instant::now();
+            let outcome = call.run();
+            times.push(start.elapsed().as_secs_f64() * 1e3);
+            assert_eq!(outcome.status, Some(0), "{name}: {outcome:?}");
+        }
+    }
+    for (name, _, times) in &mut calls {
+        report(name, times);
+    }
+}
+
+/// What programs a pod that sees the services of a small cluster.
+fn batch() -> Batch {
+    let snapshot: Snapshot = cluster(SERVICES, ENDPOINTS).collect();
+    let portals = portals(&snapshot, &Standpoint::default());
+    encode_fresh(&Ruleset::new(&portals, Settings::default()))
+}
+
+/// The plugin as it is installed.
+fn installed() -> PathBuf {
+    let this = std::env::current_exe().expect("the path of this program");
+    let program = this.ancestors().nth(3).expect("target/release/deps").join("plugin/portico-cni");
+    assert!(program.exists(), "no {}: start with scripts/bench", program.display());
+    program
+}
