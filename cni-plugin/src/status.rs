@@ -3,7 +3,6 @@
 //! Runtimes take any failure for a node that is not ready, so a pod that would start is a success, even
 //! without the agent. What must not go in here: whether single pods are well.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use attachment::Request;

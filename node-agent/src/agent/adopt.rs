@@ -11,7 +11,7 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use attachment::{Attachment, AttachmentKey, PodName, Programmer, Record, Records};
+use attachment::{Attachment, AttachmentKey, PodName, Programmer, Record, Records, SOCKET_DEFAULT};
 use ipnet::IpNet;
 use serde_json::Value;
 
@@ -32,6 +32,8 @@ pub(crate) struct Adopter {
     pub(crate) state_dir: PathBuf,
     pub(crate) cni_cache: PathBuf,
     pub(crate) cni_conf: PathBuf,
+    /// Where this agent listens. A network whose pods are told to ask elsewhere is another agent's.
+    pub(crate) socket: PathBuf,
 }
 
 /// An attachment that was found, and its open network namespace.
@@ -84,7 +86,7 @@ impl Adopter {
     }
 
     fn cached(&self, known: &BTreeSet<AttachmentKey>) -> Vec<Adopted> {
-        let networks = networks(&self.cni_conf);
+        let networks = networks(&self.cni_conf, &self.socket);
         if networks.is_empty() {
             return Vec::new();
         }
@@ -115,18 +117,23 @@ fn read(path: &Path) -> Option<Value> {
     if is_sound { serde_json::from_slice(&fs::read(path).ok()?).ok() } else { None }
 }
 
-/// The networks whose configuration has our plugin in its chain.
-fn networks(folder: &Path) -> BTreeSet<String> {
+/// The networks whose pods are this agent's.
+fn networks(folder: &Path, socket: &Path) -> BTreeSet<String> {
     let is_conf = |path: &PathBuf| {
         ["conf", "conflist", "json"].into_iter().any(|known| path.extension() == Some(OsStr::new(known)))
     };
-    let ours = |conf: Value| {
-        let plugins = conf.get("plugins")?.as_array()?;
-        let has_ours =
-            plugins.iter().any(|plugin| plugin.get("type").is_some_and(|kind| kind == PLUGIN_TYPE));
-        has_ours.then(|| text(&conf, "name"))?
+    let confs = files(folder).filter(is_conf).filter_map(|path| read(&path));
+    confs.filter_map(|conf| own_network(&conf, socket)).collect()
+}
+
+/// The name of a network whose chain has our plugin in it, and where that plugin asks at this socket.
+fn own_network(conf: &Value, socket: &Path) -> Option<String> {
+    let asks_here = |plugin: &Value| {
+        let asked = text(plugin, "socket").map_or_else(|| SOCKET_DEFAULT.into(), PathBuf::from);
+        plugin.get("type").is_some_and(|kind| kind == PLUGIN_TYPE) && asked == socket
     };
-    files(folder).filter(is_conf).filter_map(|path| read(&path)).filter_map(ours).collect()
+    let is_own = conf.get("plugins")?.as_array()?.iter().any(asks_here);
+    is_own.then(|| text(conf, "name"))?
 }
 
 fn text(value: &Value, key: &str) -> Option<String> {
@@ -220,6 +227,17 @@ mod tests {
         assert_eq!(attachment.addresses, ["10.1.0.9".parse::<IpAddr>().expect("an address")]);
         assert_eq!(attachment.pod.expect("a pod").to_string(), "ns/web");
         assert_eq!(attachment.annotations, BTreeMap::from([("portals".to_owned(), "redis".to_owned())]));
+    }
+
+    #[test]
+    fn a_network_whose_plugin_asks_elsewhere_is_another_agents() {
+        let chain = |entry: Value| json!({"name": "net", "plugins": [{"type": "bridge"}, entry]});
+        let own = |conf, socket: &str| own_network(&conf, Path::new(socket));
+        let there = chain(json!({"type": PLUGIN_TYPE, "socket": "/run/other.sock"}));
+        assert_eq!(own(there.clone(), SOCKET_DEFAULT), None);
+        assert_eq!(own(there, "/run/other.sock").as_deref(), Some("net"));
+        assert_eq!(own(chain(json!({"type": PLUGIN_TYPE})), SOCKET_DEFAULT).as_deref(), Some("net"));
+        assert_eq!(own(chain(json!({"type": "tuning"})), SOCKET_DEFAULT), None);
     }
 
     #[test]

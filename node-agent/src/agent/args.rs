@@ -51,7 +51,7 @@ pub(crate) struct AgentArgs {
     /// Where the runtime keeps CNI results: pods from before the install are found there.
     #[arg(long, value_name = "DIR", default_value = "/var/lib/cni/results")]
     pub(crate) cni_cache: PathBuf,
-    /// Where the runtime finds its CNI configuration: tells whose pods are ours.
+    /// Where the runtime finds its CNI configuration: pods of networks that name our socket are ours.
     #[arg(long, value_name = "DIR", default_value = "/etc/cni/net.d")]
     pub(crate) cni_conf: PathBuf,
     /// The form of the log on standard error.

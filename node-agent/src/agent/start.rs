@@ -68,7 +68,8 @@ async fn serve(args: AgentArgs) -> anyhow::Result<()> {
     let mode = mode.into();
     let options = Options { node: own, mode, settings, service_ranges, apply_interval, audit_interval };
     let (sender, messages) = unbounded_channel();
-    let adopter = Adopter { records: Records::new(&state_dir), state_dir, cni_cache, cni_conf };
+    let records = Records::new(&state_dir);
+    let adopter = Adopter { records, state_dir, cni_cache, cni_conf, socket: socket.clone() };
     let mut driver = Driver::new(Agent::new(options, Instant::now()), adopter, sender.clone());
     driver.adopt().await?;
     let (source, _watch) = if manifests.is_empty() {
