@@ -5,7 +5,7 @@
 //! what was missed. What must not go in here: what was told before.
 
 use std::borrow::Cow;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use serde::Deserialize;
@@ -213,7 +213,6 @@ impl Follower {
                 continue;
             }
             self.say(Said::End).await?;
-            self.names.lock().unwrap_or_else(PoisonError::into_inner).prune();
             let text = text("resourceVersion");
             return Ok(Position { number: text.parse().unwrap_or(0), text });
         }
@@ -223,7 +222,7 @@ impl Follower {
     fn page(&self, page: &[u8]) -> Result<(Vec<Object>, Map<String, Value>), String> {
         let mut objects = Vec::new();
         let mut header = ListHeader::default();
-        let mut names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut names = self.names();
         let mut sink =
             |_: &ListHeader, item: Value| objects.push(Object::new(self.resource.kind, &item, &mut names));
         let mut json = serde_json::Deserializer::from_slice(page);
@@ -241,6 +240,8 @@ impl Follower {
     /// One watch, from a position on, which moves on with it.
     async fn watch(&mut self, position: &mut Position) -> Result<(), Stop> {
         let Limits { watch_s, grace, settle, .. } = self.limits;
+        // Names of what is gone would add up otherwise.
+        self.names().prune();
         let watch_s = watch_s + (f64::from(watch_s) / 4.0 * spread()) as u32;
         let query = format!(
             "{}?watch=true&allowWatchBookmarks=true&timeoutSeconds={watch_s}&resourceVersion={}{}",
@@ -317,6 +318,10 @@ impl Follower {
     }
 
     fn object(&self, value: &Value) -> Object {
-        Object::new(self.resource.kind, value, &mut self.names.lock().unwrap_or_else(PoisonError::into_inner))
+        Object::new(self.resource.kind, value, &mut self.names())
+    }
+
+    fn names(&self) -> MutexGuard<'_, Names> {
+        self.names.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
