@@ -241,7 +241,9 @@ impl Agent {
         }
         if self.audit_at <= now {
             self.audit_at = now + self.options.audit_interval;
-            self.members.values_mut().for_each(|member| member.is_audit_due = true);
+            // Routes are looked at too: one that led to the services may have gone with its interface.
+            let all = self.members.values_mut();
+            all.for_each(|member| (member.is_audit_due, member.are_routes_due) = (true, true));
             self.effects.push(Effect::Look);
             self.tidy_views();
         }

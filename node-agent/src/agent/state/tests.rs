@@ -284,6 +284,14 @@ fn an_audit_finds_damage_repairs_it_and_says_so() {
 }
 
 #[test]
+fn an_audit_looks_at_routes_too() {
+    let mut bench = Bench::synced();
+    bench.attached(1);
+    let effects = bench.later(AUDIT);
+    assert!(effects.iter().any(|e| matches!(e, Effect::Run(_, job) if job.routes.is_some())), "{effects:?}");
+}
+
+#[test]
 fn a_check_is_answered_by_a_look_at_the_kernel() {
     let mut bench = Bench::synced();
     bench.attached(1);
