@@ -73,7 +73,6 @@ pub(crate) mod set {
     pub(crate) const DESCRIPTION: u16 = 9;
     pub(crate) const ID: u16 = 10;
     pub(crate) const USERDATA: u16 = 13;
-    pub(crate) const DESCRIPTION_SIZE: u16 = 1;
     pub(crate) const DESCRIPTION_FIELDS: u16 = 2;
     pub(crate) const FIELD_LENGTH: u16 = 1;
     pub(crate) const INTERVAL: u32 = 0x4;

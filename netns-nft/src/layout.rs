@@ -12,9 +12,7 @@ use crate::expression::{Draw, Part, REGISTER, Rule};
 use crate::kernel::{LIST_ELEMENT, chain, element, flag, message, rule, set, table};
 
 /// The layout's version stands in the table's comment; another version is replaced as a whole.
-pub(crate) const LAYOUT: u32 = 6;
-/// More clients than this one pod is not remembered for: it is one client.
-const CLIENTS_MAX: u32 = 65_535;
+pub(crate) const LAYOUT: u32 = 7;
 /// The chains that packets come to by themselves.
 const BASES: [(&str, u32); 2] = [("output", chain::LOCAL_OUT), ("prerouting", chain::PRE_ROUTING)];
 const TCP: u8 = protocol_number(Protocol::Tcp);
@@ -253,10 +251,8 @@ impl Sets<'_> {
         });
         let client = concatenated(&[PROTOCOL_TYPE, SERVICE_TYPE, address]);
         let timed = set::MAP | set::TIMEOUT | set::EVALUATED;
-        self.add(&named("clients", family), timed, client, bytes + 8, |data| {
-            number(data);
-            data.nest(set::DESCRIPTION, |data| data.put_u32(set::DESCRIPTION_SIZE, CLIENTS_MAX));
-        });
+        // No size is declared: the kernel bounds it anyway, and would make room for all at once (4 MB, 12 ms).
+        self.add(&named("clients", family), timed, client, bytes + 8, number);
         self.add(&named("addresses", family), 0, address, bytes, |_| {});
         let source = concatenated(&[address, PROTOCOL_TYPE, SERVICE_TYPE, address]);
         let ranges = set::INTERVAL | set::CONCATENATION;

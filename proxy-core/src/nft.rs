@@ -140,7 +140,7 @@ fn write_sets(f: &mut Formatter<'_>, words: &Words) -> fmt::Result {
     writeln!(f, "\tmap backends{suffix} {{\n\t\ttype {portal} . mark : {address} . inet_service\n\t}}\n")?;
     writeln!(f, "\tmap ids{suffix} {{\n\t\ttype {portal} . mark : mark\n\t}}\n")?;
     writeln!(f, "\tmap clients{suffix} {{\n\t\ttype inet_proto . inet_service . {address} : mark")?;
-    writeln!(f, "\t\tsize 65535\n\t\tflags dynamic,timeout\n\t}}\n")?;
+    writeln!(f, "\t\tflags dynamic,timeout\n\t}}\n")?;
     writeln!(f, "\tset addresses{suffix} {{\n\t\ttype {address}\n\t}}\n")?;
     writeln!(f, "\tset sources{suffix} {{\n\t\ttype {portal} . {address}\n\t\tflags interval\n\t}}\n")?;
     writeln!(f, "\tset ranges{suffix} {{\n\t\ttype {address}\n\t\tflags interval\n\t}}\n")

@@ -70,7 +70,6 @@ fn a_ruleset_is_a_table_with_a_chain_for_each_pick_and_an_element_for_each_porta
 
         	map clients4 {
         		type inet_proto . inet_service . ipv4_addr : mark
-        		size 65535
         		flags dynamic,timeout
         	}
 
@@ -102,7 +101,6 @@ fn a_ruleset_is_a_table_with_a_chain_for_each_pick_and_an_element_for_each_porta
 
         	map clients6 {
         		type inet_proto . inet_service . ipv6_addr : mark
-        		size 65535
         		flags dynamic,timeout
         	}
 
