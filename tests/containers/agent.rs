@@ -1,0 +1,88 @@
+//! `Agent`: the real node agent, and what it says of itself.
+//!
+//! What must not go in here: what it should say.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde_json::Value;
+
+use crate::manifest::SERVICE_RANGES;
+use crate::node::{HOME, built};
+use crate::patience::until;
+use crate::process::{Process, attempt};
+
+/// A running agent.
+pub(crate) struct Agent {
+    process: Process,
+    folder: PathBuf,
+}
+
+impl Agent {
+    /// The node's agent, at the places where everybody looks for it, when it knows all services.
+    pub(crate) fn start() -> Self {
+        Self::start_as(Path::new("/run/portico"), &[])
+    }
+
+    /// An agent with its socket and its files in this folder.
+    pub(crate) fn start_as(folder: &Path, args: &[&str]) -> Self {
+        let name = folder.file_name().expect("a folder with a name").to_string_lossy().into_owned();
+        let mut command = Command::new(built("portico"));
+        command.arg("agent").arg("--socket").arg(folder.join("agent.sock"));
+        command.arg("--state-dir").arg(folder).args(["--manifests", &format!("{HOME}/manifests")]);
+        command.args(["--metrics", "none", "--audit-interval", "1"]).args(args);
+        for range in SERVICE_RANGES {
+            command.args(["--service-cidr", range]);
+        }
+        let process = Process::start(&mut command, &Path::new(HOME).join(format!("{name}.log")));
+        let mut agent = Self { process, folder: folder.to_owned() };
+        until("the agent knows all services", || agent.is_ready());
+        agent
+    }
+
+    fn is_ready(&mut self) -> Result<(), String> {
+        if let Some(status) = self.process.ended() {
+            panic!("the agent ended: {status}");
+        }
+        let status = self.status()?;
+        if status["synced"] == true { Ok(()) } else { Err(status.to_string()) }
+    }
+
+    fn status(&self) -> Result<Value, String> {
+        let mut command = Command::new(built("portico"));
+        command.args(["status", "-o", "json", "--socket"]).arg(self.folder.join("agent.sock"));
+        // Exit code 1 says that something is behind; the report says what.
+        let output = command.output().map_err(|why| why.to_string())?;
+        let refused = || String::from_utf8_lossy(&output.stderr).into_owned();
+        serde_json::from_slice(&output.stdout).map_err(|_| refused())
+    }
+
+    /// The attachments that it knows, when all are as they should be.
+    pub(crate) fn attachments(&self) -> Result<Vec<Value>, String> {
+        let status = self.status()?;
+        let attachments = status["attachments"].as_array().cloned().unwrap_or_default();
+        let is_right = |a: &Value| a["error"].is_null() && a["lagMs"] == 0 && !a["revision"].is_null();
+        if attachments.iter().all(is_right) { Ok(attachments) } else { Err(status.to_string()) }
+    }
+
+    /// Waits until it keeps so many attachments right.
+    pub(crate) fn until_attached(&self, count: usize) -> Vec<Value> {
+        until(&format!("the agent keeps {count} attachments right"), || {
+            let attachments = self.attachments()?;
+            if attachments.len() == count { Ok(attachments) } else { Err(format!("{attachments:?}")) }
+        })
+    }
+
+    /// Waits until the ruleset for when it is not there lies on disk.
+    pub(crate) fn until_stored(&self) {
+        let folder = self.folder.join("rulesets");
+        until("the ruleset is stored", || {
+            attempt(Command::new("test").arg("-s").arg(folder.join("all.ruleset")))
+        });
+    }
+
+    /// Ends it without a chance to clean up.
+    pub(crate) fn kill(mut self) {
+        self.process.kill();
+    }
+}

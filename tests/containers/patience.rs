@@ -1,0 +1,30 @@
+//! Waiting for what must come: a condition, looked at again and again until it holds or time is up.
+//!
+//! It is the one place where these tests wait. What must not go in here: what is waited for.
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// A container starts in half a second; two busy cores may take several times as long.
+const DEADLINE: Duration = Duration::from_secs(30);
+const BETWEEN: Duration = Duration::from_millis(20);
+
+/// What `attempt` finds in the end. That it never does is a panic with the last reason.
+pub(crate) fn until<T>(what: &str, mut attempt: impl FnMut() -> Result<T, String>) -> T {
+    let deadline = Instant::now() + DEADLINE;
+    loop {
+        match attempt() {
+            Ok(found) => return found,
+            Err(why) if Instant::now() >= deadline => panic!("{what}: not in {DEADLINE:?}: {why}"),
+            Err(_) => thread::sleep(BETWEEN),
+        }
+    }
+}
+
+/// Waits until both are equal.
+pub(crate) fn until_equal<T: PartialEq + std::fmt::Debug>(what: &str, wanted: &T, look: impl Fn() -> T) {
+    until(what, || {
+        let found = look();
+        if found == *wanted { Ok(()) } else { Err(format!("{found:?} instead of {wanted:?}")) }
+    });
+}

@@ -1,0 +1,124 @@
+//! `Podman`: the real one, with its CNI backend and everything it keeps on the node's own places.
+//!
+//! Containers are made from a folder, so no image is needed. What must not go in here: what is tested.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+use std::sync::atomic::{AtomicU16, Ordering};
+
+use crate::backend::TCP_PORT;
+use crate::node::{CNI_BIN, CNI_CONF, HOME, ROOTFS};
+use crate::process::{Process, attempt};
+use crate::runtime::{COMMAND, Runtime};
+
+/// runc, because crun refuses machines with cgroups of both versions.
+const CONF: &str = r#"
+[network]
+network_backend = "cni"
+cni_plugin_dirs = ["CNI_BIN"]
+network_config_dir = "CNI_CONF"
+default_network = "pods"
+[engine]
+cgroup_manager = "cgroupfs"
+events_logger = "none"
+runtime = "runc"
+"#;
+
+/// The node's port that leads to the first container; the next ones get the next.
+pub(crate) const PUBLISHED: u16 = 18080;
+
+/// Podman.
+pub(crate) struct Podman {
+    cgroup: String,
+    published: AtomicU16,
+}
+
+impl Podman {
+    pub(crate) fn new() -> Self {
+        let conf = CONF.replace("CNI_BIN", CNI_BIN).replace("CNI_CONF", CNI_CONF);
+        fs::write(format!("{HOME}/containers.conf"), conf).expect("write podman's configuration");
+        let tid = fs::read_link("/proc/thread-self").expect("this thread");
+        let tid = tid.file_name().expect("a number").to_string_lossy().into_owned();
+        Self {
+            cgroup: format!("portico-test-{}-{tid}", std::process::id()),
+            published: AtomicU16::new(PUBLISHED),
+        }
+    }
+
+    /// Takes a running container out of a network.
+    pub(crate) fn disconnect(&self, name: &str, network: &str) {
+        attempt(&mut self.podman(&["network", "disconnect", network, name])).expect("leave a network");
+    }
+
+    fn podman(&self, args: &[&str]) -> Command {
+        let mut command = Command::new("podman");
+        command.env("CONTAINERS_CONF", format!("{HOME}/containers.conf"));
+        // As the kubelet's runtimes tell it; podman adds the container's name.
+        command.env("CNI_ARGS", "K8S_POD_NAMESPACE=default;K8S_POD_UID=uid-1");
+        for (option, folder) in [("--root", "root"), ("--runroot", "runroot"), ("--tmpdir", "tmp")] {
+            command.args([option, &format!("{HOME}/podman/{folder}")]);
+        }
+        command.args(["--storage-driver", "vfs"]).args(args);
+        command
+    }
+}
+
+impl Runtime for Podman {
+    fn run(&self, name: &str, network: &str) -> Result<(), String> {
+        let port = self.published.fetch_add(1, Ordering::Relaxed);
+        let mut command = self.podman(&["run", "-d", "--name", name, "--network", network]);
+        command.args(["--cgroup-parent", &self.cgroup]);
+        command.args(["--dns", "none", "--no-hosts", "--publish", &format!("{port}:{TCP_PORT}")]);
+        // Without CAP_SYS_RESOURCE it cannot raise limits to its defaults.
+        command.args(["--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1024:1024"]);
+        // The machine's own nft is there for a pod that plays tricks.
+        command.args(["--cap-add", "NET_ADMIN", "--volume", "/:/host:ro"]);
+        command.args(["--rootfs", ROOTFS]).args(COMMAND);
+        // To a file: what keeps the container inherits the other end of a pipe.
+        let log = format!("{HOME}/podman-run-{name}.log");
+        let mut process = Process::start(&mut command, Path::new(&log));
+        if process.wait().success() { Ok(()) } else { Err(process.said()) }
+    }
+
+    fn remove(&self, name: &str) -> Result<(), String> {
+        attempt(&mut self.podman(&["rm", "--force", "--ignore", "--time", "0", name])).map(drop)
+    }
+
+    fn pid(&self, name: &str) -> Result<u32, String> {
+        let text = attempt(&mut self.podman(&["inspect", "--format", "{{.State.Pid}}", name]))?;
+        text.trim().parse().ok().filter(|pid| *pid > 0).ok_or(text)
+    }
+
+    fn exec(&self, name: &str, command: &[&str]) -> Result<String, String> {
+        attempt(self.podman(&["exec", name]).args(command))
+    }
+
+    fn names(&self) -> BTreeSet<String> {
+        let text =
+            attempt(&mut self.podman(&["ps", "--all", "--format", "{{.Names}}"])).expect("list containers");
+        text.lines().map(str::to_owned).collect()
+    }
+}
+
+impl Drop for Podman {
+    fn drop(&mut self) {
+        // Both versions of cgroups: one folder, or one in each hierarchy.
+        let roots = fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten().map(|entry| entry.path());
+        for root in roots.chain([Path::new("/sys/fs/cgroup").to_owned()]) {
+            remove_cgroup(&root.join(&self.cgroup));
+        }
+    }
+}
+
+/// Removes a cgroup and those below it; a folder of cgroups cannot be removed with its files in it.
+fn remove_cgroup(path: &Path) {
+    for entry in fs::read_dir(path).into_iter().flatten().flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            remove_cgroup(&entry.path());
+        }
+    }
+    // Most are not there at all.
+    let _ = fs::remove_dir(path);
+}
