@@ -8,6 +8,7 @@
 //! What must not go in here: decisions; they are `state`'s.
 
 mod adopt;
+mod allocator;
 mod args;
 mod driver;
 mod event;

@@ -194,6 +194,12 @@ async fn answer(state: Arc<State>, request: Request<Incoming>) -> Result<Respons
     if user != Some(TOKEN) && user != Some(TOKEN_OF_STRANGER) {
         return Ok(refusal(401, "Unauthorized"));
     }
+    if path == "/version" {
+        let version = ["major", "minor", "gitVersion", "gitCommit", "gitTreeState", "buildDate", "goVersion"];
+        let version = version.map(|key| (key.to_owned(), Value::from("double")));
+        let others = ["compiler", "platform"].map(|key| (key.to_owned(), Value::from("double")));
+        return Ok(response(200, Value::Object(version.into_iter().chain(others).collect()).to_string()));
+    }
     let Some(kind) = Kind::at(&path) else {
         return Ok(refusal(404, "the server could not find the resource"));
     };

@@ -26,6 +26,7 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 /// A program of this workspace; scripts/netns-test builds it beside the tests.
 pub(crate) fn program(name: &str) -> PathBuf {
     let test = std::env::current_exe().expect("the path of this test");
+    // Tests and benchmarks lie in `deps`, beside which programs lie.
     let path = test.ancestors().nth(2).expect("the target folder").join(name);
     assert!(path.exists(), "{} is not built; start with scripts/netns-test", path.display());
     path

@@ -27,7 +27,7 @@ pub(crate) fn note(note: &Note) {
     match note {
         Note::Synced { services, portals } => info!(services, portals, "services and endpoints are known"),
         Note::Applied { revision, view, namespaces, failed, operations, took } => {
-            let took_ms = took.as_secs_f64() * 1_000.0;
+            let took_ms = (took.as_secs_f64() * 1e6).round() / 1e3;
             info!(revision, %view, namespaces, failed, operations, took_ms, "applied");
         }
         Note::Attached { attachment, pod, how } => {

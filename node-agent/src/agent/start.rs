@@ -19,7 +19,7 @@ use crate::agent::adopt::Adopter;
 use crate::agent::args::AgentArgs;
 use crate::agent::driver::Driver;
 use crate::agent::state::{Agent, Options};
-use crate::agent::{http, log, plugin_socket};
+use crate::agent::{allocator, http, log, plugin_socket};
 
 /// How many threads run jobs in network namespaces at the same time.
 const JOBS_MAX: usize = 16;
@@ -28,6 +28,7 @@ const SOURCE_AHEAD: usize = 64;
 
 /// Runs the agent until SIGTERM or SIGINT.
 pub(crate) fn run(args: AgentArgs) -> anyhow::Result<()> {
+    allocator::limit();
     log::start(args.log_format, args.log_level);
     let runtime = runtime()?;
     let done = runtime.block_on(serve(args));
