@@ -41,8 +41,6 @@ pub(crate) struct Adopter {
 pub(crate) struct Adopted {
     pub(crate) record: Record,
     pub(crate) namespace: Arc<Namespace>,
-    /// There is no record of it yet.
-    pub(crate) is_new: bool,
 }
 
 impl Adopter {
@@ -67,7 +65,7 @@ impl Adopter {
         for record in records.into_iter().filter(|record| !known.contains(&record.attachment.key)) {
             match Namespace::open(&record.attachment.netns) {
                 Ok(namespace) if namespace.id() == record.netns_id => {
-                    found.push(Adopted { record, namespace: Arc::new(namespace), is_new: false });
+                    found.push(Adopted { record, namespace: Arc::new(namespace) });
                 }
                 // Another one is behind that path by now, or none.
                 Ok(_) => self.remove(&record, "another network namespace is where it was"),
@@ -97,7 +95,7 @@ impl Adopter {
             Ok(namespace) => {
                 let netns_id = namespace.id();
                 let record = Record { attachment, netns_id, programmer: Programmer::Nobody };
-                Some(Adopted { record, namespace: Arc::new(namespace), is_new: true })
+                Some(Adopted { record, namespace: Arc::new(namespace) })
             }
             Err(error) => {
                 tracing::debug!(attachment = %attachment.key, error = %chain(error), "not adopted");

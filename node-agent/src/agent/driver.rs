@@ -92,10 +92,7 @@ impl Driver {
         Ok(())
     }
 
-    fn take(&mut self, Adopted { record, namespace, is_new }: Adopted) -> Event {
-        if is_new {
-            self.write(&record);
-        }
+    fn take(&mut self, Adopted { record, namespace }: Adopted) -> Event {
         self.namespaces.entry(record.netns_id).or_insert(namespace);
         Event::Adopt(record)
     }

@@ -37,7 +37,7 @@ pub(crate) enum Event {
     Recovered,
     /// The plugin brings a pod; its network namespace is open.
     Attach(Ticket, Attachment, NetnsId),
-    /// A record was found on disk; its network namespace is open.
+    /// An attachment was found that nobody brought; its network namespace is open.
     Adopt(Record),
     /// The plugin says that an attachment is gone.
     Detach(Ticket, AttachmentKey),

@@ -30,6 +30,9 @@ const ATTACH_PATIENCE: Duration = Duration::from_secs(20);
 /// The stored ruleset is written at most so often.
 const STORE_INTERVAL: Duration = Duration::from_secs(1);
 
+/// A runtime removes its own result only when all plugins are done, and tries for minutes where one fails.
+const ENDED_KEPT: Duration = Duration::from_secs(600);
+
 /// What the operator decides.
 #[derive(Debug, Clone)]
 pub(crate) struct Options {
@@ -73,6 +76,8 @@ pub(crate) struct Agent {
     progress: BTreeMap<View, Progress>,
     members: BTreeMap<NetnsId, Member>,
     places: BTreeMap<AttachmentKey, NetnsId>,
+    /// What the runtime ended lately, and when: what was read about it before must not bring it back.
+    ended: BTreeMap<AttachmentKey, Instant>,
     audit_at: Instant,
     is_store_due: bool,
     stored: Option<Instant>,
@@ -103,6 +108,7 @@ impl Agent {
             progress: BTreeMap::new(),
             members: BTreeMap::new(),
             places: BTreeMap::new(),
+            ended: BTreeMap::new(),
             audit_at,
             is_store_due: false,
             stored: None,
@@ -134,13 +140,11 @@ impl Agent {
             Event::Attach(ticket, attachment, netns) => self.attach(ticket, attachment, netns, now),
             Event::Adopt(record) => self.adopt(record, now),
             Event::Detach(ticket, key) => {
-                self.detach(&key, "its pod was deleted");
-                // Also where it is not known: the plugin may have written it down without us.
-                self.effects.push(Effect::Erase(key));
+                self.end(key, "its pod was deleted", now);
                 self.answer(ticket, Reply::Done);
             }
             Event::Check(ticket, netns) => self.check(ticket, netns, now),
-            Event::Gc(ticket, network, valid) => self.collect(ticket, &network, &valid),
+            Event::Gc(ticket, network, valid) => self.collect(ticket, &network, &valid, now),
             Event::Ready(ticket) => {
                 let reply = if self.is_synced { Reply::Done } else { self.not_ready() };
                 self.answer(ticket, reply);
@@ -245,6 +249,7 @@ impl Agent {
             let all = self.members.values_mut();
             all.for_each(|member| (member.is_audit_due, member.are_routes_due) = (true, true));
             self.effects.push(Effect::Look);
+            self.ended.retain(|_, at| now < *at + ENDED_KEPT);
             self.tidy_views();
         }
         if self.store_at().is_some_and(|at| at <= now) {
@@ -333,14 +338,18 @@ impl Agent {
 
     /// A network namespace from before this agent started, or one that the plugin programmed without it.
     fn adopt(&mut self, record: Record, now: Instant) {
-        let Record { attachment, netns_id, programmer } = record;
-        if self.places.contains_key(&attachment.key) {
+        let Record { attachment, netns_id, programmer } = record.clone();
+        let key = attachment.key.clone();
+        if self.places.contains_key(&key) || self.ended.contains_key(&key) {
+            if !self.members.contains_key(&netns_id) {
+                self.effects.push(Effect::Close(netns_id));
+            }
             return;
         }
         let view = view_of(&attachment).unwrap_or_default();
-        let key = attachment.key.clone();
         let pod = attachment.pod.as_ref().map(ToString::to_string);
         self.join(attachment, programmer, None, (netns_id, view, Standing::Found), now);
+        self.effects.push(Effect::Write(record));
         self.note(Note::Attached { attachment: key, pod, how: "adopted" });
     }
 
@@ -362,6 +371,7 @@ impl Agent {
         member.are_routes_due = true;
         member.retry_at = None;
         self.places.insert(attachment.key.clone(), netns);
+        self.ended.remove(&attachment.key);
         self.counts.attached += 1;
         member.attachments.insert(attachment.key.clone(), Held { attachment, programmer, waiting });
     }

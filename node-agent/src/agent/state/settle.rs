@@ -144,6 +144,14 @@ impl Agent {
         }
     }
 
+    /// The runtime ends an attachment, of which perhaps nobody told: the plugin may have written it down
+    /// without us.
+    pub(super) fn end(&mut self, key: AttachmentKey, why: &'static str, now: Instant) {
+        self.detach(&key, why);
+        self.effects.push(Effect::Erase(key.clone()));
+        self.ended.insert(key, now);
+    }
+
     /// An attachment is gone.
     pub(super) fn detach(&mut self, key: &AttachmentKey, why: &'static str) {
         let reply = Reply::Refused { message: format!("the attachment ended: {why}"), transient: false };
@@ -197,12 +205,11 @@ impl Agent {
     }
 
     /// Forgets the attachments of a network that are not valid any more.
-    pub(super) fn collect(&mut self, ticket: Ticket, network: &str, valid: &[AttachmentKey]) {
+    pub(super) fn collect(&mut self, ticket: Ticket, network: &str, valid: &[AttachmentKey], now: Instant) {
         let of_network = self.places.keys().filter(|key| key.network == network);
         let gone: Vec<AttachmentKey> = of_network.filter(|key| !valid.contains(key)).cloned().collect();
         for key in gone {
-            self.detach(&key, "the runtime does not know it any more");
-            self.effects.push(Effect::Erase(key));
+            self.end(key, "the runtime does not know it any more", now);
         }
         self.answer(ticket, Reply::Done);
     }

@@ -269,6 +269,18 @@ fn after_a_restart_what_is_old_is_replaced_in_one_transaction() {
 }
 
 #[test]
+fn what_the_runtime_ended_is_not_adopted_from_what_was_read_before() {
+    let mut bench = Bench::synced();
+    bench.attached(1);
+    bench.step(Event::Detach(Ticket(2), key("pod-1")));
+    let effects = bench.step(Event::Adopt(record(1)));
+    assert!(matches!(effects[..], [Effect::Close(id)] if id == netns(1)), "it is not held open: {effects:?}");
+    assert_eq!(bench.agent.report(bench.now).attachments, []);
+    bench.attached(1);
+    assert_eq!(bench.agent.report(bench.now).attachments.len(), 1, "it may be attached again");
+}
+
+#[test]
 fn an_audit_finds_damage_repairs_it_and_says_so() {
     let mut bench = Bench::synced();
     bench.attached(1);
