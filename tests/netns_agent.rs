@@ -327,7 +327,7 @@ fn metrics_and_health_are_served() {
             text
         };
         assert!(get("/healthz").starts_with("HTTP/1.1 200"));
-        assert!(get("/readyz").starts_with("HTTP/1.1 200"));
+        agent.until("it is ready", |_| get("/readyz").starts_with("HTTP/1.1 200"));
         assert!(get("/nothing").starts_with("HTTP/1.1 404"));
         let pod = pod();
         agent.attach("a", &pod);
