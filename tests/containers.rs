@@ -309,6 +309,23 @@ fn a_container_that_must_not_start_without_an_agent_does_not_and_leaves_nothing(
 }
 
 #[test]
+fn a_container_that_may_start_without_portals_gets_them_when_the_agent_comes() {
+    on_a_node(|node| {
+        node.lan.bridge();
+        Network { portico: Some(json!({"onAgentDown": "ignore"})), ..network() }.configure();
+        tell(&[A, B]);
+        let podman = Podman::new();
+        let container = Container::start(&podman, "web", "pods");
+        assert!(container.tcp(portal(WEB, 80)).is_disjoint(&names(&[A, B])));
+        let agent = Agent::start();
+        assert_eq!(agent.until_attached(1)[0]["programmer"], "nobody");
+        assert_eq!(container.wget(portal(WEB, 80)), names(&[A, B]));
+        container.remove();
+        agent.until_attached(0);
+    });
+}
+
+#[test]
 fn an_agent_that_is_killed_and_comes_back_cuts_no_connection() {
     on_a_node(|node| {
         node.lan.bridge();

@@ -9,16 +9,21 @@ use std::time::{Duration, Instant};
 const DEADLINE: Duration = Duration::from_secs(30);
 const BETWEEN: Duration = Duration::from_millis(20);
 
-/// What `attempt` finds in the end. That it never does is a panic with the last reason.
-pub(crate) fn until<T>(what: &str, mut attempt: impl FnMut() -> Result<T, String>) -> T {
+/// What `attempt` finds in the end, or its last reason why not.
+pub(crate) fn in_time<T>(mut attempt: impl FnMut() -> Result<T, String>) -> Result<T, String> {
     let deadline = Instant::now() + DEADLINE;
     loop {
         match attempt() {
-            Ok(found) => return found,
-            Err(why) if Instant::now() >= deadline => panic!("{what}: not in {DEADLINE:?}: {why}"),
+            Err(why) if Instant::now() >= deadline => return Err(format!("not in {DEADLINE:?}: {why}")),
             Err(_) => thread::sleep(BETWEEN),
+            found => return found,
         }
     }
+}
+
+/// The same; that it never finds anything is a panic.
+pub(crate) fn until<T>(what: &str, attempt: impl FnMut() -> Result<T, String>) -> T {
+    in_time(attempt).unwrap_or_else(|why| panic!("{what}: {why}"))
 }
 
 /// Waits until both are equal.

@@ -10,7 +10,8 @@ use std::sync::atomic::{AtomicU16, Ordering};
 
 use crate::backend::TCP_PORT;
 use crate::node::{CNI_BIN, CNI_CONF, HOME, ROOTFS};
-use crate::process::{Process, attempt};
+use crate::patience::in_time;
+use crate::process::{Process, attempt, show};
 use crate::runtime::{COMMAND, Runtime};
 
 /// runc, because crun refuses machines with cgroups of both versions.
@@ -106,19 +107,22 @@ impl Drop for Podman {
     fn drop(&mut self) {
         // Both versions of cgroups: one folder, or one in each hierarchy.
         let roots = fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten().map(|entry| entry.path());
-        for root in roots.chain([Path::new("/sys/fs/cgroup").to_owned()]) {
-            remove_cgroup(&root.join(&self.cgroup));
+        let roots = roots.chain([Path::new("/sys/fs/cgroup").to_owned()]);
+        for path in roots.map(|root| root.join(&self.cgroup)).filter(|path| path.exists()) {
+            // A process that was killed is in its cgroup for a moment longer.
+            if let Err(why) = in_time(|| remove_cgroup(&path)) {
+                show(&format!("remove {}", path.display()), &why);
+            }
         }
     }
 }
 
-/// Removes a cgroup and those below it; a folder of cgroups cannot be removed with its files in it.
-fn remove_cgroup(path: &Path) {
+/// Removes a cgroup and those below it. The files in it cannot be removed, and need not.
+fn remove_cgroup(path: &Path) -> Result<(), String> {
     for entry in fs::read_dir(path).into_iter().flatten().flatten() {
         if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-            remove_cgroup(&entry.path());
+            remove_cgroup(&entry.path())?;
         }
     }
-    // Most are not there at all.
-    let _ = fs::remove_dir(path);
+    fs::remove_dir(path).map_err(|why| why.to_string())
 }
