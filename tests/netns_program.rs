@@ -7,6 +7,8 @@
 // A benchmark's report is its output.
 #![allow(clippy::print_stdout)]
 
+#[path = "netns/kube_proxy.rs"]
+mod kube_proxy;
 #[path = "netns/namespace.rs"]
 #[allow(dead_code)]
 mod namespace;
@@ -15,6 +17,7 @@ mod times;
 
 use std::time::Instant;
 
+use kube_proxy::{kube_proxy_change, kube_proxy_shape};
 use namespace::{load, within};
 use netns_nft::{Socket, encode};
 use proxy_core::plan::{plan, plan_touched};
@@ -90,35 +93,4 @@ fn changed_endpoints(
         start.elapsed().as_secs_f64() * 1e3
     };
     (0..changes).map(one).collect()
-}
-
-/// What kube-proxy's nftables mode writes (pkg/proxy/nftables/proxier.go): a chain for each service with
-/// an anonymous map of its endpoints, and one map of verdicts that leads there.
-fn kube_proxy_shape(portals: &Portals) -> String {
-    let (mut chains, mut elements) = (String::new(), Vec::new());
-    for (index, portal) in portals.iter().enumerate() {
-        let (key, chain) = (portal.key, format!("service-{index:08}"));
-        chains.push_str(&format!(" chain {chain} {{\n  {}\n }}\n", service_rule(&portal.backends, 0)));
-        elements.push(format!("{} . tcp . {} : goto {chain}", key.address, key.port));
-    }
-    format!(
-        "table ip peer {{\n map service-ips {{\n  type ipv4_addr . inet_proto . inet_service : verdict\n }}\n{chains} \
-         chain output {{\n  type nat hook output priority -100\n  ip daddr . meta l4proto . th dport vmap @service-ips\n \
-         }}\n}}\nadd element ip peer service-ips {{ {} }}\n",
-        elements.join(", ")
-    )
-}
-
-fn service_rule(backends: &[std::net::SocketAddr], shift: usize) -> String {
-    let slots = (0..backends.len()).zip(backends.iter().cycle().skip(shift));
-    let slots: Vec<String> =
-        slots.map(|(slot, backend)| format!("{slot} : {} . {}", backend.ip(), backend.port())).collect();
-    format!("meta l4proto tcp dnat ip to numgen random mod {} map {{ {} }}", backends.len(), slots.join(", "))
-}
-
-/// One service's chain written anew, as kube-proxy does when an endpoint changes.
-fn kube_proxy_change(portals: &Portals, round: usize) -> String {
-    let portal = portals.iter().nth(round * 7).expect("so many portals are there");
-    let chain = format!("service-{:08}", round * 7);
-    format!("flush chain ip peer {chain}\nadd rule ip peer {chain} {}\n", service_rule(&portal.backends, 1))
 }

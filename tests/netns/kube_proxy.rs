@@ -1,0 +1,36 @@
+//! The rules of kube-proxy's nftables mode, as a peer: the same portals in its shape.
+//!
+//! What must not go in here: loading them, or measuring.
+
+use proxy_core::portal::Portals;
+
+/// What kube-proxy's nftables mode writes (pkg/proxy/nftables/proxier.go): a chain for each service with
+/// an anonymous map of its endpoints, and one map of verdicts that leads there.
+pub(crate) fn kube_proxy_shape(portals: &Portals) -> String {
+    let (mut chains, mut elements) = (String::new(), Vec::new());
+    for (index, portal) in portals.iter().enumerate() {
+        let (key, chain) = (portal.key, format!("service-{index:08}"));
+        chains.push_str(&format!(" chain {chain} {{\n  {}\n }}\n", service_rule(&portal.backends, 0)));
+        elements.push(format!("{} . tcp . {} : goto {chain}", key.address, key.port));
+    }
+    format!(
+        "table ip peer {{\n map service-ips {{\n  type ipv4_addr . inet_proto . inet_service : verdict\n }}\n{chains} \
+         chain output {{\n  type nat hook output priority -100\n  ip daddr . meta l4proto . th dport vmap @service-ips\n \
+         }}\n}}\nadd element ip peer service-ips {{ {} }}\n",
+        elements.join(", ")
+    )
+}
+
+fn service_rule(backends: &[std::net::SocketAddr], shift: usize) -> String {
+    let slots = (0..backends.len()).zip(backends.iter().cycle().skip(shift));
+    let slots: Vec<String> =
+        slots.map(|(slot, backend)| format!("{slot} : {} . {}", backend.ip(), backend.port())).collect();
+    format!("meta l4proto tcp dnat ip to numgen random mod {} map {{ {} }}", backends.len(), slots.join(", "))
+}
+
+/// One service's chain written anew, as kube-proxy does when an endpoint changes.
+pub(crate) fn kube_proxy_change(portals: &Portals, round: usize) -> String {
+    let portal = portals.iter().nth(round * 7).expect("so many portals are there");
+    let chain = format!("service-{:08}", round * 7);
+    format!("flush chain ip peer {chain}\nadd rule ip peer {chain} {}\n", service_rule(&portal.backends, 1))
+}
