@@ -15,7 +15,7 @@ mod pod;
 
 use std::fs;
 use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::Command;
@@ -205,6 +205,35 @@ fn a_held_namespace_ends_with_its_pod() {
         let with = descriptors();
         assert_eq!(agent.ask(&Request::Detach { key: key("a") }, None), Reply::Done);
         agent.until("its descriptors are closed", |_| descriptors() < with);
+    });
+}
+
+#[test]
+fn a_connected_udp_socket_leaves_a_backend_that_is_gone() {
+    let dns = |backend: &str| {
+        let tcp = web(&[backend]);
+        tcp.replace(r#""port":80}"#, r#""port":80,"protocol":"UDP"}"#)
+            .replace(r#""port":8080}"#, r#""port":8080,"protocol":"UDP"}"#)
+    };
+    node(|folder| {
+        folder.put("web.json", &dns("10.1.0.1"));
+        let agent = Agent::start(folder, &[]);
+        let pod = pod();
+        agent.attach("a", &pod);
+        let [a, b, client] = pod.within(|| {
+            ["10.1.0.1:8080", "10.1.0.2:8080", "10.1.0.1:0"].map(|at| UdpSocket::bind(at).expect("bind"))
+        });
+        client.connect("10.96.0.1:80").expect("connect");
+        a.set_read_timeout(Some(ANSWER)).expect("set a time-out");
+        b.set_nonblocking(true).expect("do not wait");
+        client.send(b"x").expect("send");
+        a.recv(&mut [0; 1]).expect("it comes to a");
+        folder.put("web.json", &dns("10.1.0.2"));
+        agent.settled(2);
+        agent.until("the same socket reaches b", |_| {
+            client.send(b"x").expect("send");
+            b.recv(&mut [0; 1]).is_ok()
+        });
     });
 }
 

@@ -1,7 +1,7 @@
 //! What starting the plugin costs: the whole process, from `exec` to its end, as a runtime waits for it.
 //!
-//! ADD is on a new pod with 100 services: the agent stands for the real one and sends the same transaction;
-//! without it the plugin sends what is stored. The peers are `/bin/true` (what no program undercuts), and the
+//! ADD is on a new pod with 100 services: the real agent programs it, or without one the plugin sends what is
+//! stored. The peers are `/bin/true` (what no program undercuts), and the
 //! plugins `tuning` and `portmap` with nothing to do. All take turns in each round.
 //!
 //! Needs a network namespace of its own and the binary of scripts/build-plugin: `scripts/bench` sees to both.
@@ -9,6 +9,9 @@
 // A benchmark's report is its output.
 #![allow(clippy::print_stdout)]
 
+#[path = "netns/agent.rs"]
+#[allow(dead_code)]
+mod agent;
 #[path = "netns/namespace.rs"]
 #[allow(dead_code)]
 mod namespace;
@@ -23,17 +26,16 @@ mod times;
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
 use std::time::Instant;
 
-use attachment::{Reply, ruleset_path};
+use attachment::ruleset_path;
 use netns_nft::{Batch, Stored, encode_fresh};
 use pod::Pod;
 use proxy_core::portal::{Standpoint, portals};
 use proxy_core::ruleset::{Ruleset, Settings};
 use proxy_core::sample::cluster;
 use proxy_core::snapshot::Snapshot;
-use runtime::{Agent, Call, Folder, conf, with};
+use runtime::{Call, Folder, conf, with};
 use serde_json::json;
 use times::report;
 
@@ -44,20 +46,14 @@ const PEERS: &str = "/usr/lib/cni";
 
 fn main() {
     let rounds = if std::env::var_os("PORTICO_BENCH_QUICK").is_some() { 20 } else { 200 };
-    let (with_agent, without) = (Folder::new("speed-up"), Folder::new("speed-down"));
+    let (with_agent, without) = (agent::Folder::new(), Folder::new("speed-down"));
     let batch = batch();
     let stored = Stored { revision: 1, ranges: Vec::new(), batch: batch.clone() };
     let path = ruleset_path(&without.0, "all");
     fs::create_dir_all(path.parent().expect("a folder")).expect("make the folder");
     stored.write(&path).expect("write the snapshot");
-    let sockets = Mutex::new(Vec::new());
-    Agent::start(&with_agent.join("agent.sock"), move |_, netns| {
-        let socket = netns.expect("a pod").socket().expect("a socket in the pod");
-        socket.apply(&batch).expect("program the pod");
-        // As the real one: what is open costs nothing, and closing waits until all that was replaced is freed.
-        sockets.lock().expect("one at a time").push(socket);
-        Reply::Done
-    });
+    with_agent.put("services.json", &manifest());
+    let _agent = agent::Agent::start(&with_agent, &[]);
 
     let ours = installed();
     let peer = |name: &str| Path::new(PEERS).join(name);
@@ -103,6 +99,25 @@ fn main() {
     for (name, _, times) in &mut calls {
         report(name, times);
     }
+}
+
+/// The services of a small cluster, as the agent reads them.
+fn manifest() -> String {
+    let service = |index: u32| {
+        let name = format!("s{index}");
+        let endpoints: Vec<_> = (0..ENDPOINTS)
+            .map(|number| json!({"addresses": [format!("10.{}.0.{}", 100 + number, index + 1)]}))
+            .collect();
+        [
+            json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": name},
+                "spec": {"clusterIP": format!("10.96.0.{}", index + 1), "ports": [{"port": 80}]}}),
+            json!({"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
+                "metadata": {"name": format!("{name}-1"), "labels": {"kubernetes.io/service-name": name}},
+                "ports": [{"name": "", "port": 8080}], "endpoints": endpoints}),
+        ]
+    };
+    let items: Vec<_> = (0..SERVICES).flat_map(service).collect();
+    json!({"apiVersion": "v1", "kind": "List", "items": items}).to_string()
 }
 
 /// What programs a pod that sees the services of a small cluster.
