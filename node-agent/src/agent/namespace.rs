@@ -62,7 +62,11 @@ impl Namespace {
     fn attempt(&self, Job { routes, work }: &Job) -> Result<Outcome, Error> {
         if let Some((exits, ranges)) = routes {
             for exit in exits {
-                route_services(&self.netns, &exit.interface, &exit.addresses, ranges)?;
+                match route_services(&self.netns, &exit.interface, &exit.addresses, ranges) {
+                    // The pod has left one of its networks, and nobody said so: the others lead on.
+                    Err(Error::NoInterface { .. }) if exits.len() > 1 => {}
+                    done => drop(done?),
+                }
             }
         }
         let socket = self.socket.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
