@@ -47,8 +47,7 @@ const PEERS: &str = "/usr/lib/cni";
 fn main() {
     let rounds = if std::env::var_os("PORTICO_BENCH_QUICK").is_some() { 20 } else { 200 };
     let (with_agent, without) = (agent::Folder::new(), Folder::new("speed-down"));
-    let batch = batch();
-    let stored = Stored { revision: 1, ranges: Vec::new(), batch: batch.clone() };
+    let stored = Stored { revision: 1, ranges: Vec::new(), batch: batch() };
     let path = ruleset_path(&without.0, "all");
     fs::create_dir_all(path.parent().expect("a folder")).expect("make the folder");
     stored.write(&path).expect("write the snapshot");

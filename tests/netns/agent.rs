@@ -176,6 +176,7 @@ impl Agent {
 }
 
 impl Drop for Agent {
+    #[allow(clippy::print_stderr)] // It belongs to the report of the test that failed.
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();

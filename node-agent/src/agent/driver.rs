@@ -157,7 +157,7 @@ impl Driver {
                     Ok(0) => {}
                     Ok(count) => tracing::info!(netns = netns.inode, count, "moved UDP flows"),
                     Err(error) => {
-                        tracing::warn!(netns = netns.inode, error = %chain(error), "move UDP flows")
+                        tracing::warn!(netns = netns.inode, error = %chain(error), "move UDP flows");
                     }
                 });
             }

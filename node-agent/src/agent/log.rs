@@ -43,7 +43,7 @@ pub(crate) fn note(note: &Note) {
             error!(netns = netns.inode, error = message, retry_in_ms, "failed, tried again later");
         }
         Note::Trouble(why) => {
-            error!(why, "the source of services cannot be read; what was known stays in force")
+            error!(why, "the source of services cannot be read; what was known stays in force");
         }
         Note::Recovered => info!("the source of services can be read again"),
     }
