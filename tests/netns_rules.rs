@@ -58,6 +58,12 @@ fn worlds() -> Vec<Ruleset> {
 #[test]
 fn a_plan_leads_where_a_fresh_load_leads() {
     let worlds = worlds();
+    // The kernel bounds the map of sticky clients when a rule first fills it, and that stays.
+    let listing = || {
+        let mut entries = listing();
+        entries.retain(|entry| !(entry.starts_with("map clients") && entry.ends_with(": size 65535")));
+        entries
+    };
     let fresh: Vec<_> = worlds
         .iter()
         .map(|world| {
