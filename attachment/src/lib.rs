@@ -8,6 +8,7 @@
 
 mod attachment;
 mod connection;
+mod entry;
 mod message;
 mod packet;
 mod record;
@@ -16,6 +17,7 @@ pub use attachment::{
     Attachment, AttachmentKey, PORTALS_ALL, PORTALS_ANNOTATION, PodName, Programmer, Record,
 };
 pub use connection::{AskError, Connection, Listener, ReceiveError, SOCKET_DEFAULT, ask};
+pub use entry::{ANNOTATION_PREFIX, OnAgentDown, PLUGIN_TYPE, POD_ANNOTATIONS, is_known_key};
 pub use message::{Message, Reply, Request, VERSION, speaks};
 pub use packet::{BYTES_MAX, MessageError, with_causes};
 pub use record::{BrokenRecord, Records, STATE_DIR_DEFAULT, VIEW_DEFAULT, ruleset_path};

@@ -4,11 +4,11 @@
 
 use std::time::Duration;
 
-use attachment::{Attachment, Programmer, Record, Request};
+use attachment::{Attachment, OnAgentDown, Programmer, Record, Request};
 use netns_nft::Netns;
 
 use crate::agent::{Agent, Answer, attachment, netns, refused};
-use crate::conf::{Conf, OnAgentDown};
+use crate::conf::Conf;
 use crate::container::Container;
 use crate::failure::{Code, Failure};
 use crate::snapshot;

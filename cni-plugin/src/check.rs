@@ -4,11 +4,11 @@
 
 use std::time::Duration;
 
-use attachment::{Request, with_causes};
+use attachment::{OnAgentDown, Request, with_causes};
 use netns_nft::{Found, Netns};
 
 use crate::agent::{Agent, Answer, attachment, netns, refused};
-use crate::conf::{Conf, OnAgentDown};
+use crate::conf::Conf;
 use crate::container::Container;
 use crate::failure::{Code, Failure};
 use crate::version::Version;

@@ -7,7 +7,10 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use attachment::{AttachmentKey, SOCKET_DEFAULT, STATE_DIR_DEFAULT};
+use attachment::{
+    ANNOTATION_PREFIX, AttachmentKey, OnAgentDown, POD_ANNOTATIONS, SOCKET_DEFAULT, STATE_DIR_DEFAULT,
+    is_known_key,
+};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
@@ -19,47 +22,7 @@ use crate::version::Version;
 /// A JSON object whose values nobody has looked at. Of equal keys the last one counts, as it does for libcni.
 pub(crate) type Object<'a> = BTreeMap<String, &'a RawValue>;
 
-/// The capability by which runtimes pass a pod's annotations.
-const POD_ANNOTATIONS: &str = "io.kubernetes.cri.pod-annotations";
-/// Annotations that begin so are ours.
-const ANNOTATION_PREFIX: &str = "portico.dev/";
-/// How runtimes name what is CNI's own, beside the keys below.
-const CNI_PREFIX: &str = "cni.dev/";
 const VALID_ATTACHMENTS: &str = "cni.dev/valid-attachments";
-/// What the specification, libcni and we know.
-const KNOWN: [&str; 19] = [
-    "args",
-    "capabilities",
-    "cniVersion",
-    "cniVersions",
-    "disableCheck",
-    "disableGC",
-    "dns",
-    "ipMasq",
-    "ipam",
-    "loadOnlyInlinedPlugins",
-    "name",
-    "onAgentDown",
-    "plugins",
-    "prevResult",
-    "runtimeConfig",
-    "socket",
-    "stateDir",
-    "type",
-    "$schema",
-];
-
-/// What to do with a pod while no agent is there.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(crate) enum OnAgentDown {
-    /// Program it from the agent's last snapshot.
-    #[default]
-    Snapshot,
-    /// Have the runtime try again later.
-    Fail,
-    /// Let it start without portals.
-    Ignore,
-}
 
 /// The configuration.
 #[derive(Debug)]
@@ -100,14 +63,11 @@ impl<'a> Conf<'a> {
     }
 
     pub(crate) fn on_agent_down(&self) -> Result<OnAgentDown, Failure> {
-        match self.value::<String>("onAgentDown")?.as_deref() {
-            None | Some("snapshot") => Ok(OnAgentDown::Snapshot),
-            Some("fail") => Ok(OnAgentDown::Fail),
-            Some("ignore") => Ok(OnAgentDown::Ignore),
-            Some(other) => Err(invalid(format!(
-                "onAgentDown: {other:?} is none of \"snapshot\", \"fail\" and \"ignore\""
-            ))),
-        }
+        let Some(name) = self.value::<String>("onAgentDown")? else { return Ok(OnAgentDown::default()) };
+        let [first, second, third] = OnAgentDown::ALL.map(OnAgentDown::name);
+        OnAgentDown::named(&name).ok_or_else(|| {
+            invalid(format!("onAgentDown: {name:?} is none of {first:?}, {second:?} and {third:?}"))
+        })
     }
 
     /// The result of the plugins before this one.
@@ -159,12 +119,8 @@ impl<'a> Conf<'a> {
 
     /// Keys that mean nothing to anybody here: a typing error, perhaps.
     pub(crate) fn notes(&self) -> Vec<String> {
-        let is_strange = |key: &&String| !KNOWN.contains(&key.as_str()) && !key.starts_with(CNI_PREFIX);
-        self.0
-            .keys()
-            .filter(is_strange)
-            .map(|key| format!("configuration key {key:?} means nothing"))
-            .collect()
+        let strange = self.0.keys().filter(|key| !is_known_key(key));
+        strange.map(|key| format!("configuration key {key:?} means nothing")).collect()
     }
 
     fn path(&self, key: &str, default: &str) -> Result<PathBuf, Failure> {

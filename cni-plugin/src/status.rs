@@ -5,10 +5,10 @@
 
 use std::time::Duration;
 
-use attachment::Request;
+use attachment::{OnAgentDown, Request};
 
 use crate::agent::{Agent, Answer};
-use crate::conf::{Conf, OnAgentDown};
+use crate::conf::Conf;
 use crate::failure::{Code, Failure};
 use crate::snapshot;
 use crate::version::Version;

@@ -26,7 +26,6 @@ mod state;
 mod view;
 mod wish;
 
-pub(crate) use adopt::PLUGIN_TYPE;
 pub(crate) use args::AgentArgs;
 pub(crate) use report::{AttachmentReport, Report};
 pub(crate) use start::{reach, run};

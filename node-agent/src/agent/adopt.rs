@@ -11,17 +11,16 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use attachment::{Attachment, AttachmentKey, PodName, Programmer, Record, Records, SOCKET_DEFAULT};
+use attachment::{
+    ANNOTATION_PREFIX, Attachment, AttachmentKey, PLUGIN_TYPE, POD_ANNOTATIONS, PodName, Programmer, Record,
+    Records, SOCKET_DEFAULT,
+};
 use ipnet::IpNet;
 use serde_json::Value;
 
 use crate::agent::log::chain;
 use crate::agent::namespace::Namespace;
 
-/// Our type in a CNI configuration.
-pub(crate) const PLUGIN_TYPE: &str = "portico-cni";
-const ANNOTATIONS: &str = "io.kubernetes.cri.pod-annotations";
-const ANNOTATION_PREFIX: &str = "portico.dev/";
 /// A larger file is none of the runtime's.
 const FILE_BYTES_MAX: u64 = 4 << 20;
 
@@ -190,7 +189,8 @@ fn pod(cache: &Value) -> Option<PodName> {
 }
 
 fn annotations(cache: &Value) -> BTreeMap<String, String> {
-    let all = cache.get("capabilityArgs").and_then(|args| args.get(ANNOTATIONS)).and_then(Value::as_object);
+    let all =
+        cache.get("capabilityArgs").and_then(|args| args.get(POD_ANNOTATIONS)).and_then(Value::as_object);
     let ours = all.into_iter().flatten().filter_map(|(key, value)| {
         Some((key.strip_prefix(ANNOTATION_PREFIX)?.to_owned(), value.as_str()?.to_owned()))
     });
@@ -207,7 +207,7 @@ mod tests {
         json!({
             "kind": "cniCacheV1", "containerId": "c1", "networkName": "net", "ifName": "eth0", "config": "e30=",
             "cniArgs": [["IgnoreUnknown", "1"], ["K8S_POD_NAMESPACE", "ns"], ["K8S_POD_NAME", "web"]],
-            "capabilityArgs": {ANNOTATIONS: {"portico.dev/portals": "redis", "other": "x"}},
+            "capabilityArgs": {POD_ANNOTATIONS: {"portico.dev/portals": "redis", "other": "x"}},
             "result": {
                 "cniVersion": "1.0.0",
                 "interfaces": [{"name": "cni0"}, {"name": "eth0", "sandbox": "/run/netns/a"}],

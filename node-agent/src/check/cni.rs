@@ -4,30 +4,10 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
+use attachment::{OnAgentDown, PLUGIN_TYPE, POD_ANNOTATIONS, is_known_key};
 use serde_json::{Map, Value};
 
-use crate::agent::PLUGIN_TYPE;
 use crate::check::Finding::{self, Bad, Good, LeftOut, Odd};
-
-const AGENT_DOWN: [&str; 3] = ["snapshot", "fail", "ignore"];
-/// Ours, and what a runtime or CNI itself may put into any entry.
-const KEYS: [&str; 14] = [
-    "type",
-    "socket",
-    "stateDir",
-    "onAgentDown",
-    "capabilities",
-    "cniVersion",
-    "name",
-    "args",
-    "runtimeConfig",
-    "prevResult",
-    "ipMasq",
-    "ipam",
-    "dns",
-    "disableCheck",
-];
-const ANNOTATIONS: &str = "io.kubernetes.cri.pod-annotations";
 
 /// What was found about the configuration.
 pub(super) struct Findings {
@@ -112,12 +92,14 @@ fn order(kinds: &[&str], place: usize) -> Finding {
 
 fn entry(entry: &Map<String, Value>) -> Finding {
     if let Some(choice) = entry.get("onAgentDown")
-        && !AGENT_DOWN.iter().any(|known| choice == *known)
+        && choice.as_str().and_then(OnAgentDown::named).is_none()
     {
-        return Bad(format!("onAgentDown is {choice}"), format!("write one of {}", AGENT_DOWN.join(", ")));
+        return Bad(
+            format!("onAgentDown is {choice}"),
+            format!("write one of {}", OnAgentDown::ALL.map(OnAgentDown::name).join(", ")),
+        );
     }
-    let is_strange = |key: &&String| !KEYS.contains(&key.as_str()) && !key.starts_with("cni.dev/");
-    let strange: Vec<&str> = entry.keys().filter(is_strange).map(String::as_str).collect();
+    let strange: Vec<&str> = entry.keys().map(String::as_str).filter(|key| !is_known_key(key)).collect();
     if !strange.is_empty() {
         return Odd(
             format!("keys that mean nothing to us: {}", strange.join(", ")),
@@ -125,10 +107,10 @@ fn entry(entry: &Map<String, Value>) -> Finding {
         );
     }
     let has_annotations =
-        entry.get("capabilities").and_then(|all| all.get(ANNOTATIONS)) == Some(&Value::Bool(true));
+        entry.get("capabilities").and_then(|all| all.get(POD_ANNOTATIONS)) == Some(&Value::Bool(true));
     if !has_annotations {
         let what = "pod annotations are not asked for: every pod sees all services".to_owned();
-        return Odd(what, format!("add \"capabilities\": {{\"{ANNOTATIONS}\": true}}"));
+        return Odd(what, format!("add \"capabilities\": {{\"{POD_ANNOTATIONS}\": true}}"));
     }
     Good("sound".to_owned())
 }
