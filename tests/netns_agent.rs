@@ -16,7 +16,10 @@ mod pod;
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream, UdpSocket};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::Command;
 
 use agent::{Agent, Folder, attachment, key, program};
@@ -340,6 +343,36 @@ fn nonsense_on_the_socket_is_refused_and_the_agent_lives_on() {
         }
         agent.attach("a", &pod);
         assert_eq!(says(&pod, "10.96.0.1:80"), "a");
+    });
+}
+
+#[test]
+fn who_is_not_root_is_not_listened_to() {
+    const NOBODY: u32 = 65_534;
+    if !fs::read_to_string("/proc/self/uid_map").expect("the users here").contains("4294967295") {
+        println!(
+            "LEFT OUT: in a user namespace there is nobody but root; scripts/netns-test as root has this test"
+        );
+        return;
+    }
+    node(|folder| {
+        let _agent = Agent::start(folder, &[]);
+        let open =
+            |path: &Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("open it");
+        // Where the tests are built is perhaps nobody's to enter.
+        let copy = folder.0.join("portico");
+        fs::copy(program("portico"), &copy).expect("copy the program");
+        open(&folder.0, 0o755);
+        let status = || {
+            let mut status = Command::new(&copy);
+            status.args(["status", "--socket"]).arg(folder.socket()).uid(NOBODY).gid(NOBODY);
+            let output = status.output().expect("run portico status");
+            assert_eq!(output.status.code(), Some(1));
+            String::from_utf8_lossy(&output.stderr).into_owned()
+        };
+        assert!(status().contains("ermission denied"), "the socket is not for everybody: {}", status());
+        open(&folder.socket(), 0o666);
+        assert!(status().contains("only root is listened to"), "{}", status());
     });
 }
 
