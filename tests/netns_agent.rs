@@ -298,6 +298,31 @@ fn a_broken_manifest_takes_nothing_away_and_is_told() {
 }
 
 #[test]
+fn what_keeps_it_from_starting_is_told() {
+    let refusal = |args: &[&str]| {
+        let output =
+            Command::new(program("portico")).arg("agent").args(args).output().expect("run the agent");
+        assert_eq!(output.status.code(), Some(1));
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    };
+    node(|folder| {
+        let [manifests, socket] =
+            [folder.manifests(), folder.socket()].map(|path| path.display().to_string());
+        let with =
+            |more: &[&str]| refusal(&[&["--manifests", &manifests, "--socket", &socket], more].concat());
+        let text = with(&["--state-dir", "/proc/no"]);
+        assert!(text.contains("state directory /proc/no"), "{text}");
+        let _agent = Agent::start(folder, &[]);
+        let state = folder.state().display().to_string();
+        let text = with(&["--state-dir", &state]);
+        assert!(text.contains("an agent listens at") && text.contains(&socket), "{text}");
+        let text =
+            refusal(&["--socket", &format!("{socket}.2"), "--state-dir", &state, "--kubeconfig", "/no/file"]);
+        assert!(text.contains("/no/file") && text.contains("--manifests"), "{text}");
+    });
+}
+
+#[test]
 fn no_pod_is_programmed_before_the_manifests_are_known() {
     node(|folder| {
         folder.put("web.json", "{");

@@ -24,8 +24,8 @@ pub(crate) struct AgentArgs {
     /// The node on which this runs; decides which endpoints are near.
     #[arg(long, value_name = "NAME", env = "NODE_NAME")]
     pub(crate) node: Option<String>,
-    /// Files and folders of Kubernetes objects to watch; no API server is needed then. May repeat.
-    #[arg(long, value_name = "DIR", num_args = 1.., conflicts_with = "kubeconfig")]
+    /// Files and folders of Kubernetes objects to watch; no API server is asked then. May repeat.
+    #[arg(long, value_name = "DIR", num_args = 1..)]
     pub(crate) manifests: Vec<PathBuf>,
     /// How to reach the API server; without it and without --manifests, the pod's own service account.
     #[arg(long, value_name = "FILE", env = "KUBECONFIG")]

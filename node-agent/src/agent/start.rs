@@ -63,6 +63,8 @@ async fn serve(args: AgentArgs) -> anyhow::Result<()> {
         log_level: _,
     } = args;
     let stop = stop_signal()?;
+    std::fs::create_dir_all(&state_dir)
+        .with_context(|| format!("make the state directory {}", state_dir.display()))?;
     let listener = Listener::bind(&socket).with_context(|| format!("listen at {}", socket.display()))?;
     let own = Node { name: node.as_deref().unwrap_or_default().into(), ..Node::default() };
     let settings = Settings { nat_priority, ..Settings::default() };
@@ -111,7 +113,7 @@ fn stop_signal() -> anyhow::Result<impl Future<Output = ()>> {
 async fn cluster(kubeconfig: Option<&Path>, node: Option<String>) -> anyhow::Result<Receiver<Event>> {
     let client = cluster_watch::client(kubeconfig)
         .await
-        .context("find the API server; without one, --manifests names files and folders to watch")?;
+        .context("an agent without an API server needs --manifests")?;
     let (tell, source) = channel(SOURCE_AHEAD);
     tokio::spawn(watch_cluster(client, Watched::Proxy { node }, tell));
     Ok(source)
