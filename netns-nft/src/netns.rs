@@ -53,12 +53,25 @@ impl Netns {
     /// # Errors
     /// As `open`.
     pub fn from_fd(file: OwnedFd) -> Result<Self, Error> {
+        Self::with_socket(file).map(|(netns, _)| netns)
+    }
+
+    /// Takes one by its descriptor, together with a socket to nf_tables in there: one way in serves both.
+    ///
+    /// # Errors
+    /// As `open`, or no socket is to be had.
+    pub fn with_socket(file: OwnedFd) -> Result<(Self, Socket), Error> {
         let place = place(&file)?;
         if place == self::place(&File::open(OWN).map_err(Error::Enter)?)? {
             return Err(Error::Own);
         }
-        let cookie = within(&file, || Socket::open()?.netns_cookie())??;
-        Ok(Self { file, id: NetnsId { dev: place.0, inode: place.1, cookie } })
+        let open = || {
+            let socket = Socket::open()?;
+            let cookie = socket.netns_cookie()?;
+            Ok::<_, Error>((socket, cookie))
+        };
+        let (socket, cookie) = within(&file, open)??;
+        Ok((Self { file, id: NetnsId { dev: place.0, inode: place.1, cookie } }, socket))
     }
 
     /// Its identity.

@@ -3,6 +3,7 @@
 //! Its socket stays open while the pod is attached, so that a change costs one system call and not a way in.
 //! Everything here blocks and runs on threads for that. What must not go in here: what should be done next.
 
+use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -26,16 +27,13 @@ pub(crate) struct Namespace {
 impl Namespace {
     /// Opens the one behind a path.
     pub(crate) fn open(path: &Path) -> Result<Self, Error> {
-        Self::new(Netns::open(path)?, path)
+        Self::from_fd(File::open(path).map_err(Error::Enter)?.into(), path)
     }
 
     /// Takes the one that somebody sent, who says where it is.
     pub(crate) fn from_fd(fd: OwnedFd, path: &Path) -> Result<Self, Error> {
-        Self::new(Netns::from_fd(fd)?, path)
-    }
-
-    fn new(netns: Netns, path: &Path) -> Result<Self, Error> {
-        let socket = Mutex::new(netns.socket()?);
+        let (netns, socket) = Netns::with_socket(fd)?;
+        let socket = Mutex::new(socket);
         let path = leads_to(path, netns.id()).then(|| path.to_owned());
         Ok(Self { netns, socket, path })
     }
@@ -60,7 +58,7 @@ impl Namespace {
     }
 
     fn attempt(&self, Job { routes, work }: &Job) -> Result<Outcome, Error> {
-        if let Some((exits, ranges)) = routes {
+        if let Some((exits, ranges)) = routes.as_ref().filter(|(_, ranges)| !ranges.is_empty()) {
             for exit in exits {
                 match route_services(&self.netns, &exit.interface, &exit.addresses, ranges) {
                     // The pod has left one of its networks, and nobody said so: the others lead on.
