@@ -8,7 +8,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 use proxy_core::address::{Family, forbidden, parse_ip_sloppy};
-use proxy_core::service::{AFFINITY_S_MAX, Mode, Scheduler, Service, ServiceKey, TrafficPolicy};
+use proxy_core::service::{AFFINITY_S_MAX, Export, Mode, Scheduler, Service, ServiceKey, TrafficPolicy};
 
 use crate::addresses::{Addresses, addresses};
 use crate::field::Field;
@@ -22,6 +22,8 @@ const PROXY_NAME_LABEL: &str = "service.kubernetes.io/service-proxy-name";
 const MODE_ANNOTATION: &str = "portico.dev/mode";
 /// The annotation that says how a backend is chosen.
 const SCHEDULER_ANNOTATION: &str = "portico.dev/scheduler";
+/// The annotation that says which other namespaces may have a service's variables.
+const EXPORT_ANNOTATION: &str = "portico.dev/export";
 /// How long a client stays with its backend if the object does not say (core/v1 defaults.go).
 const AFFINITY_S_DEFAULT: u32 = 10_800;
 /// The most portals of a service: ports times addresses. Far beyond any that is meant.
@@ -81,6 +83,7 @@ pub(crate) fn service(object: &Field<'_, '_>, names: &mut Names) -> Option<Servi
     let has_other_proxy =
         meta_field.map("labels").texts().iter().any(|(label, _)| *label == PROXY_NAME_LABEL);
     let (mode, scheduler) = mode_and_scheduler(&meta_field);
+    let export = export(&meta_field, names);
     let spec = object.map("spec");
     let kind = validate::one_of(&spec.at("type"), &ServiceType::NAMES).unwrap_or(ServiceType::ClusterIp);
     let addresses = addresses(&spec, kind);
@@ -115,6 +118,7 @@ pub(crate) fn service(object: &Field<'_, '_>, names: &mut Names) -> Option<Servi
         has_portals: kind != ServiceType::ExternalName && !has_other_proxy,
         mode,
         scheduler,
+        export,
     };
     Some(ServiceDraft { service, addresses, selector, target_ports, publish_not_ready })
 }
@@ -151,6 +155,26 @@ fn mode_and_scheduler(meta: &Field<'_, '_>) -> (Option<Mode>, Scheduler) {
         field.warn(format_args!("\"kernel\" is not possible with scheduler {}; ignored", scheduler.name()));
     }
     (mode, scheduler)
+}
+
+/// Whom a service is offered to; a name that no namespace can have is left out.
+fn export(meta: &Field<'_, '_>, names: &mut Names) -> Export {
+    let annotations = meta.map("annotations");
+    let found = annotations.texts().into_iter().find(|(name, _)| *name == EXPORT_ANNOTATION);
+    match found.map(|(_, text)| text.trim()) {
+        None | Some("false") => Export::Nowhere,
+        Some("true") => Export::Everywhere,
+        Some(list) => {
+            let (good, bad): (Vec<&str>, Vec<&str>) =
+                list.split(',').map(str::trim).partition(|name| validate::is_dns_label(name));
+            if !bad.is_empty() {
+                let field = annotations.at(EXPORT_ANNOTATION);
+                let wanted = "true, false or names of namespaces with commas";
+                field.warn(format_args!("{} is not {wanted}; what is none is ignored", field.shown()));
+            }
+            Export::To(good.into_iter().map(|name| names.get(name)).collect())
+        }
+    }
 }
 
 /// What the type asks of the other fields.

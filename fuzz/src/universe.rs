@@ -14,7 +14,7 @@ use proxy_core::node::Node;
 use proxy_core::portal::{Standpoint, View};
 use proxy_core::ruleset::Settings;
 use proxy_core::service::{
-    ClusterIps, Mode, Protocol, Scheduler, Service, ServiceKey, ServicePort, TrafficPolicy,
+    ClusterIps, Export, Mode, Protocol, Scheduler, Service, ServiceKey, ServicePort, TrafficPolicy,
 };
 use proxy_core::snapshot::Change;
 
@@ -166,6 +166,7 @@ impl ServiceSeed {
             has_portals: !self.has_other_proxy,
             mode: self.mode.of(&MODES),
             scheduler: self.scheduler.of(&Scheduler::ALL),
+            export: Export::Nowhere,
         }
     }
 }

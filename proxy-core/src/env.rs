@@ -8,7 +8,7 @@
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::service::{Service, ServiceKey};
 use crate::snapshot::Snapshot;
@@ -44,38 +44,79 @@ pub struct Environment {
     pub unaddressable: Vec<ServiceKey>,
 }
 
+/// Which variables a service gives; each form holds those before it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Forms {
+    /// `_SERVICE_HOST` and `_SERVICE_PORT`.
+    HostPort,
+    /// Also `_SERVICE_PORT_` and the name of each port.
+    Named,
+    /// Also the Docker links, `_PORT` and all that begin with `_PORT_`: what the kubelet gives.
+    #[default]
+    All,
+}
+
+/// A service and what its variables begin with.
+#[derive(Debug)]
+pub(crate) struct Stemmed<'a> {
+    pub(crate) service: &'a Service,
+    pub(crate) stem: String,
+    pub(crate) forms: Forms,
+}
+
+/// What several services define.
+#[derive(Debug, Default)]
+pub(crate) struct Definitions {
+    /// The variables that stand, each with the place of its service.
+    pub(crate) standing: Vec<(usize, Variable)>,
+    pub(crate) clashes: Vec<Clash>,
+    pub(crate) unaddressable: Vec<ServiceKey>,
+}
+
 /// The variables for a pod in `namespace`; without links, those of `default/kubernetes` alone.
 #[must_use]
 pub fn environment(snapshot: &Snapshot, namespace: &str, links: bool) -> Environment {
-    let mut defined: Vec<(&Service, Variable)> = Vec::new();
-    let mut unaddressable = Vec::new();
-    for service in visible(snapshot, namespace, links).into_values() {
-        define(service, &mut |name, value| defined.push((service, Variable { name, value })));
-        if service.key.name.starts_with(|first: char| first.is_ascii_digit()) {
-            unaddressable.push(service.key.clone());
-        }
-    }
-    let (places, clashes) = settle(&defined);
-    let mut places = places.into_iter();
-    defined.retain(|_| places.next().unwrap_or(true));
-    let variables = defined.into_iter().map(|(_, variable)| variable).collect();
+    let services = visible(snapshot, namespace, links).into_values();
+    let services: Vec<Stemmed<'_>> = services
+        .map(|service| Stemmed { service, stem: mangle(&service.key.name), forms: Forms::All })
+        .collect();
+    let Definitions { standing, clashes, unaddressable } = definitions(&services);
+    let variables = standing.into_iter().map(|(_, variable)| variable).collect();
     Environment { variables, clashes, unaddressable }
 }
 
+/// What these services define; of two that define one name the first keeps it.
+pub(crate) fn definitions(services: &[Stemmed<'_>]) -> Definitions {
+    let mut standing: Vec<(usize, Variable)> = Vec::new();
+    let mut unaddressable = Vec::new();
+    for (place, Stemmed { service, stem, forms }) in services.iter().enumerate() {
+        let before = standing.len();
+        define(service, stem, *forms, &mut |name, value| standing.push((place, Variable { name, value })));
+        if standing.len() > before && stem.starts_with(|first: char| first.is_ascii_digit()) {
+            unaddressable.push(service.key.clone());
+        }
+    }
+    let (stand, clashes) = settle(services, &standing);
+    let mut stand = stand.into_iter();
+    standing.retain(|_| stand.next().unwrap_or(true));
+    Definitions { standing, clashes, unaddressable }
+}
+
 /// Says for each definition whether it stands, and which do not: the first of a name does.
-fn settle(defined: &[(&Service, Variable)]) -> (Vec<bool>, Vec<Clash>) {
-    let mut owners: HashMap<&str, &Service> = HashMap::with_capacity(defined.len());
+fn settle(services: &[Stemmed<'_>], defined: &[(usize, Variable)]) -> (Vec<bool>, Vec<Clash>) {
+    let mut owners: HashMap<&str, usize> = HashMap::with_capacity(defined.len());
     let mut clashes = Vec::new();
     let mut stand = Vec::with_capacity(defined.len());
-    for (service, Variable { name, .. }) in defined {
+    for (place, Variable { name, .. }) in defined {
         match owners.entry(name) {
             Entry::Vacant(free) => {
-                free.insert(service);
+                free.insert(*place);
                 stand.push(true);
             }
             Entry::Occupied(owner) => {
-                let (kept, lost) = (owner.get().key.clone(), service.key.clone());
-                clashes.push(Clash { name: name.clone(), kept, lost });
+                let key = |place: usize| services[place].service.key.clone();
+                clashes.push(Clash { name: name.clone(), kept: key(*owner.get()), lost: key(*place) });
                 stand.push(false);
             }
         }
@@ -93,22 +134,26 @@ fn visible<'a>(snapshot: &'a Snapshot, namespace: &'a str, links: bool) -> BTree
 }
 
 /// Defines the variables of one service, in the kubelet's order (envvars.go:43-60).
-fn define(service: &Service, put: &mut impl FnMut(String, String)) {
+fn define(service: &Service, stem: &str, forms: Forms, put: &mut impl FnMut(String, String)) {
     let Some(host) = service.cluster_ip_text.as_deref() else { return };
     let Some(first) = service.ports.first() else { return };
-    let prefix = mangle(&service.key.name);
-    put([&prefix, "_SERVICE_HOST"].concat(), host.to_owned());
-    put([&prefix, "_SERVICE_PORT"].concat(), first.port.to_string());
-    for port in service.ports.iter().filter(|port| !port.name.is_empty()) {
-        put([&prefix, "_SERVICE_PORT_", &mangle(&port.name)].concat(), port.port.to_string());
+    put([stem, "_SERVICE_HOST"].concat(), host.to_owned());
+    put([stem, "_SERVICE_PORT"].concat(), first.port.to_string());
+    if forms >= Forms::Named {
+        for port in service.ports.iter().filter(|port| !port.name.is_empty()) {
+            put([stem, "_SERVICE_PORT_", &mangle(&port.name)].concat(), port.port.to_string());
+        }
+    }
+    if forms < Forms::All {
+        return;
     }
     for (index, port) in service.ports.iter().enumerate() {
         let (number, protocol) = (port.port.to_string(), port.protocol);
         let url = [protocol.lower(), "://", &host_and_port(host, &number)].concat();
         if index == 0 {
-            put([&prefix, "_PORT"].concat(), url.clone());
+            put([stem, "_PORT"].concat(), url.clone());
         }
-        let link = [&prefix, "_PORT_", &number, "_", protocol.upper()].concat();
+        let link = [stem, "_PORT_", &number, "_", protocol.upper()].concat();
         put(link.clone(), url);
         put([&link, "_PROTO"].concat(), protocol.lower().to_owned());
         put([&link, "_PORT"].concat(), number);
@@ -117,7 +162,7 @@ fn define(service: &Service, put: &mut impl FnMut(String, String)) {
 }
 
 /// Dashes become underscores, letters upper case; nothing else is touched (envvars.go:64-70).
-fn mangle(name: &str) -> String {
+pub(crate) fn mangle(name: &str) -> String {
     name.replace('-', "_").to_uppercase()
 }
 

@@ -12,12 +12,14 @@ mod digest;
 pub mod endpoint;
 pub mod env;
 pub mod explain;
+pub mod inject;
 pub mod iptables;
 pub mod nft;
 pub mod node;
 pub mod pick;
 pub mod plan;
 pub mod portal;
+pub mod review;
 pub mod ruleset;
 #[cfg(any(test, feature = "sample"))]
 pub mod sample;

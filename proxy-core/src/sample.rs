@@ -10,7 +10,7 @@ use crate::endpoint::{Conditions, Endpoint, EndpointPort, EndpointSlice, SliceKe
 use crate::node::Node;
 use crate::portal::{PortalKey, Standpoint};
 use crate::service::{
-    ClusterIps, Mode, Protocol, Scheduler, Service, ServiceKey, ServicePort, TrafficPolicy,
+    ClusterIps, Export, Mode, Protocol, Scheduler, Service, ServiceKey, ServicePort, TrafficPolicy,
 };
 use crate::snapshot::{Change, Snapshot};
 
@@ -82,6 +82,7 @@ pub fn svc(name: &str) -> Service {
         has_portals: true,
         mode: None,
         scheduler: Scheduler::Random,
+        export: Export::Nowhere,
     }
 }
 
@@ -180,6 +181,13 @@ impl Service {
     #[must_use]
     pub fn scheduler(mut self, scheduler: Scheduler) -> Self {
         self.scheduler = scheduler;
+        self
+    }
+
+    /// Offered to other namespaces.
+    #[must_use]
+    pub fn export(mut self, export: Export) -> Self {
+        self.export = export;
         self
     }
 

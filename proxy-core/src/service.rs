@@ -221,6 +221,18 @@ impl Scheduler {
     }
 }
 
+/// Which other namespaces may take a service's variables: annotation `portico.dev/export`.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
+pub enum Export {
+    /// None (the default).
+    #[default]
+    Nowhere,
+    /// All.
+    Everywhere,
+    /// These.
+    To(Vec<Arc<str>>),
+}
+
 /// A service, already checked.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Service {
@@ -252,9 +264,22 @@ pub struct Service {
     /// Annotation `portico.dev/scheduler`. One that needs the relay takes it, whatever the mode; but nothing
     /// relays SCTP, whose backends are then drawn at random.
     pub scheduler: Scheduler,
+    /// Annotation `portico.dev/export`: whose pods may have its variables, besides those of its own namespace.
+    pub export: Export,
 }
 
 impl Service {
+    /// Whether pods in `namespace` may have its variables.
+    #[must_use]
+    pub fn is_offered_to(&self, namespace: &str) -> bool {
+        let is_named = match &self.export {
+            Export::Nowhere => false,
+            Export::Everywhere => true,
+            Export::To(namespaces) => namespaces.iter().any(|name| **name == *namespace),
+        };
+        is_named || *self.key.namespace == *namespace
+    }
+
     /// Whether traffic from outside the cluster can reach it.
     #[must_use]
     pub fn is_externally_accessible(&self) -> bool {

@@ -1,0 +1,158 @@
+//! What is done to one container: inlined variables, or references to ConfigMaps.
+//!
+//! Inlined variables stand before the container's own, so that these can refer to them, as with the kubelet; a
+//! name that the container defines is left to it, as two entries of one name would break others. That is exact
+//! unless the container refers to the name no later than it defines it, or may not define it after all (a missing
+//! optional source): there the kubelet's value would show through. Before `envFrom` nothing is exact inline, as
+//! any entry of `env` stands above it. What must not go in here: the choice between the two ways.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+
+use crate::env::Variable;
+use crate::inject::account::{Account, Way};
+use crate::inject::patch::{PatchOp, PatchValue};
+use crate::inject::pod::ContainerView;
+use crate::inject::reference::references;
+
+/// JSON around a name and a value.
+const JSON_BYTES: usize = r#"{"name":"","value":""},"#.len();
+const SOURCES_THAT_MAY_MISS: [&str; 3] = ["configMapKeyRef", "secretKeyRef", "fileKeyRef"];
+const SOURCES_THAT_ARE_THERE: [&str; 2] = ["fieldRef", "resourceFieldRef"];
+
+/// What inlining comes to.
+#[derive(Debug, Default)]
+pub(super) struct Inlined {
+    pub(super) added: Vec<Arc<Variable>>,
+    pub(super) kept: Vec<String>,
+    pub(super) unsure: Vec<String>,
+}
+
+impl Inlined {
+    /// Whether the container has the same environment as from the kubelet.
+    pub(super) fn is_exact(&self, container: &ContainerView<'_>) -> bool {
+        self.unsure.is_empty() && container.others().next().is_none()
+    }
+
+    pub(super) fn json_bytes(&self) -> usize {
+        let bytes = |variable: &Arc<Variable>| variable.name.len() + variable.value.len() + JSON_BYTES;
+        self.added.iter().map(bytes).sum()
+    }
+}
+
+/// What a container's own `env` does with names.
+#[derive(Debug, Default)]
+struct Uses<'a> {
+    /// Where a name is first defined for certain; none: it may not be.
+    defined: HashMap<&'a str, Option<usize>>,
+    /// Where a name is first referred to.
+    referred: HashMap<&'a str, usize>,
+}
+
+impl<'a> Uses<'a> {
+    fn new(env: &'a [Value]) -> Self {
+        let mut uses = Self::default();
+        for (index, entry) in env.iter().enumerate() {
+            for name in text(entry, "value").into_iter().flat_map(references) {
+                uses.referred.entry(name).or_insert(index);
+            }
+            if let Some(name) = text(entry, "name") {
+                let defined = uses.defined.entry(name).or_default();
+                if defined.is_none() && is_certain(entry) {
+                    *defined = Some(index);
+                }
+            }
+        }
+        uses
+    }
+
+    /// Whether nothing of a service's variable would show through where the container defines the name.
+    fn hides(&self, name: &str, defined: Option<usize>) -> bool {
+        let referred = self.referred.get(name);
+        defined.is_some_and(|defined| referred.is_none_or(|referred| *referred > defined))
+    }
+}
+
+fn text<'a>(entry: &'a Value, key: &str) -> Option<&'a str> {
+    entry.get(key)?.as_str()
+}
+
+/// Whether the kubelet sets the name, or does not start the container (kubelet_pods.go:835-960).
+fn is_certain(entry: &Value) -> bool {
+    if text(entry, "value").is_some_and(|value| !value.is_empty()) {
+        return true;
+    }
+    let Some(source) = entry.get("valueFrom").and_then(Value::as_object) else { return true };
+    let present = |key: &&str| source.get(*key).filter(|value| !value.is_null());
+    let is_optional = |value: &Value| value.get("optional").and_then(Value::as_bool) == Some(true);
+    match SOURCES_THAT_MAY_MISS.iter().find_map(present) {
+        Some(value) => !is_optional(value),
+        // A kind that is not known here may miss, too.
+        None => SOURCES_THAT_ARE_THERE.iter().any(|key| present(key).is_some()),
+    }
+}
+
+/// What inlining these variables into a container comes to.
+pub(super) fn inlined(container: &ContainerView<'_>, variables: &[Arc<Variable>]) -> Inlined {
+    let uses = Uses::new(container.env.map(Vec::as_slice).unwrap_or_default());
+    let mut inlined = Inlined::default();
+    for variable in variables {
+        match uses.defined.get(variable.name.as_str()) {
+            None => inlined.added.push(Arc::clone(variable)),
+            Some(defined) => {
+                if !uses.hides(&variable.name, *defined) {
+                    inlined.unsure.push(variable.name.clone());
+                }
+                inlined.kept.push(variable.name.clone());
+            }
+        }
+    }
+    inlined
+}
+
+/// What is done to a container: none if it has everything already.
+pub(super) struct Injected {
+    pub(super) op: Option<PatchOp>,
+    pub(super) account: Account,
+}
+
+/// Brings the variables into a container in this way.
+pub(super) fn injected(
+    container: &ContainerView<'_>,
+    inlined: Inlined,
+    (way, why): (Way, &'static str),
+    config_maps: &[&str],
+) -> Injected {
+    let Inlined { added, kept, unsure } = inlined;
+    let op = match way {
+        Way::Inline => env_op(container, &added),
+        Way::ConfigMap => env_from_op(container, config_maps),
+    };
+    let config_maps = config_maps.iter().filter(|_| way == Way::ConfigMap).map(|name| (*name).to_owned());
+    let (kind, name, config_maps) = (container.kind, container.name.to_owned(), config_maps.collect());
+    Injected { op, account: Account { kind, name, way, why, config_maps, added, kept, unsure } }
+}
+
+fn env_op(container: &ContainerView<'_>, added: &[Arc<Variable>]) -> Option<PatchOp> {
+    let theirs = container.env.cloned();
+    let is_there = theirs.is_some();
+    let value = PatchValue::Env(added.to_vec(), theirs.unwrap_or_default());
+    (!added.is_empty()).then(|| PatchOp::put(is_there, container.path("env"), value))
+}
+
+/// The first sources have the lowest precedence, below all that the container says itself.
+fn env_from_op(container: &ContainerView<'_>, names: &[&str]) -> Option<PatchOp> {
+    let ours = names.iter().map(|name| json!({ "configMapRef": { "name": name } }));
+    let path = container.path("envFrom");
+    let Some(sources) = container.env_from else { return Some(PatchOp::add(path, ours.collect::<Vec<_>>())) };
+    let wanted: Vec<Value> = ours.chain(container.others().cloned()).collect();
+    if *sources == wanted {
+        None
+    } else if let ([_], None) = (names, container.ours().next()) {
+        wanted.into_iter().next().map(|first| PatchOp::add([&path, "/0"].concat(), first))
+    } else {
+        Some(PatchOp::put(true, path, PatchValue::Json(Value::Array(wanted))))
+    }
+}

@@ -1,0 +1,193 @@
+//! `PodView`: what of a pod matters to the injector, borrowed from the object as it came.
+//!
+//! An API server sends sound pods; anything else may come to an open port. What is not built like a pod is refused
+//! as a whole, with the place, so that no patch is made for it. `null` is absent. What must not go in here: a judgement
+//! of values.
+
+use std::collections::HashSet;
+
+use serde::Serialize;
+use serde_json::{Map, Value};
+
+use crate::inject::INJECTED_ANNOTATION;
+use crate::inject::config_map::is_ours;
+use crate::inject::patch::{PatchOp, escaped};
+
+const MIRROR_ANNOTATION: &str = "kubernetes.io/config.mirror";
+
+/// Which of a pod's lists a container is in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub enum ContainerKind {
+    /// `initContainers`, with those that go on running.
+    InitContainer,
+    /// `containers`.
+    Container,
+    /// `ephemeralContainers`.
+    EphemeralContainer,
+}
+
+impl ContainerKind {
+    /// The field of the pod's spec.
+    #[must_use]
+    pub const fn list(self) -> &'static str {
+        match self {
+            Self::InitContainer => "initContainers",
+            Self::Container => "containers",
+            Self::EphemeralContainer => "ephemeralContainers",
+        }
+    }
+}
+
+/// A pod.
+#[derive(Debug)]
+pub(super) struct PodView<'a> {
+    metadata: Option<&'a Map<String, Value>>,
+    annotations: Option<&'a Map<String, Value>>,
+    /// `enableServiceLinks`, which is true where it is absent.
+    pub(super) links: bool,
+    pub(super) has_controller: bool,
+    /// Those that may be changed.
+    pub(super) containers: Vec<ContainerView<'a>>,
+}
+
+/// A container.
+#[derive(Debug)]
+pub(super) struct ContainerView<'a> {
+    pub(super) kind: ContainerKind,
+    index: usize,
+    pub(super) name: &'a str,
+    /// `env`; none: absent.
+    pub(super) env: Option<&'a Vec<Value>>,
+    /// `envFrom`; none: absent.
+    pub(super) env_from: Option<&'a Vec<Value>>,
+}
+
+/// Looks at a pod; with the pod as it was, at its new ephemeral containers alone. An error says what is wrong.
+pub(super) fn pod_view<'a>(pod: &'a Value, old: Option<&'a Value>) -> Result<PodView<'a>, String> {
+    let pod = pod.as_object().ok_or("the pod is not an object")?;
+    let metadata = map(pod, "metadata")?;
+    let annotations = metadata.map(|metadata| map(metadata, "annotations")).transpose()?.flatten();
+    let spec = map(pod, "spec")?.ok_or("the pod has no spec")?;
+    let links = match present(spec, "enableServiceLinks") {
+        None => true,
+        Some(value) => value.as_bool().ok_or("enableServiceLinks is neither true nor false")?,
+    };
+    let owners = metadata.map(|metadata| list(metadata, "ownerReferences")).transpose()?.flatten();
+    let is_controller = |owner: &Value| owner.get("controller").and_then(Value::as_bool) == Some(true);
+    let has_controller = owners.is_some_and(|owners| owners.iter().any(is_controller));
+    let mut containers = Vec::new();
+    if let Some(old) = old {
+        let before = names_before(old);
+        let all = containers_in(spec, ContainerKind::EphemeralContainer)?;
+        containers.extend(all.into_iter().filter(|container| !before.contains(container.name)));
+    } else {
+        containers.extend(containers_in(spec, ContainerKind::InitContainer)?);
+        containers.extend(containers_in(spec, ContainerKind::Container)?);
+    }
+    Ok(PodView { metadata, annotations, links, has_controller, containers })
+}
+
+fn names_before(old: &Value) -> HashSet<&str> {
+    let list = old.get("spec").and_then(|spec| spec.get(ContainerKind::EphemeralContainer.list()));
+    let containers = list.and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+    containers.iter().filter_map(|container| container.get("name")?.as_str()).collect()
+}
+
+fn containers_in(spec: &Map<String, Value>, kind: ContainerKind) -> Result<Vec<ContainerView<'_>>, String> {
+    let containers = list(spec, kind.list())?.map(Vec::as_slice).unwrap_or_default();
+    let views = containers.iter().enumerate().map(|(index, container)| {
+        container_view(container, kind, index).map_err(|what| format!("{}[{index}]: {what}", kind.list()))
+    });
+    views.collect()
+}
+
+fn container_view(container: &Value, kind: ContainerKind, index: usize) -> Result<ContainerView<'_>, String> {
+    let container = container.as_object().ok_or("not an object")?;
+    let name = match present(container, "name") {
+        None => "",
+        Some(name) => name.as_str().ok_or("its name is not a string")?,
+    };
+    let env = list(container, "env")?;
+    if !env.is_none_or(|env| env.iter().all(is_variable)) {
+        return Err("env is not a list of variables".to_owned());
+    }
+    let env_from = list(container, "envFrom")?;
+    if !env_from.is_none_or(|sources| sources.iter().all(Value::is_object)) {
+        return Err("envFrom is not a list of sources".to_owned());
+    }
+    Ok(ContainerView { kind, index, name, env, env_from })
+}
+
+fn is_variable(entry: &Value) -> bool {
+    let is_text = entry.get("value").is_none_or(|value| value.is_null() || value.is_string());
+    let is_source = entry.get("valueFrom").is_none_or(|source| source.is_null() || source.is_object());
+    is_text && is_source && entry.get("name").is_some_and(Value::is_string)
+}
+
+fn present<'a>(map: &'a Map<String, Value>, key: &str) -> Option<&'a Value> {
+    map.get(key).filter(|value| !value.is_null())
+}
+
+fn map<'a>(parent: &'a Map<String, Value>, key: &str) -> Result<Option<&'a Map<String, Value>>, String> {
+    let value = present(parent, key);
+    value.map(|value| value.as_object().ok_or_else(|| format!("{key} is not an object"))).transpose()
+}
+
+fn list<'a>(parent: &'a Map<String, Value>, key: &str) -> Result<Option<&'a Vec<Value>>, String> {
+    let value = present(parent, key);
+    value.map(|value| value.as_array().ok_or_else(|| format!("{key} is not a list"))).transpose()
+}
+
+impl PodView<'_> {
+    pub(super) fn annotation(&self, name: &str) -> Option<&str> {
+        self.annotations?.get(name)?.as_str()
+    }
+
+    /// Whether it shows what a kubelet runs by itself: changes would not reach that.
+    pub(super) fn is_mirror(&self) -> bool {
+        self.annotation(MIRROR_ANNOTATION).is_some()
+    }
+
+    /// Whether it was here before; then `enableServiceLinks: false` is not its owner's wish.
+    pub(super) fn is_injected(&self) -> bool {
+        self.annotation(INJECTED_ANNOTATION).is_some()
+    }
+
+    /// Sets an annotation.
+    pub(super) fn annotating(&self, name: &str, text: String) -> PatchOp {
+        let only = || Value::Object(Map::from_iter([(name.to_owned(), Value::String(text.clone()))]));
+        if self.metadata.is_none() {
+            PatchOp::add("/metadata", Map::from_iter([("annotations".to_owned(), only())]))
+        } else if self.annotations.is_none() {
+            PatchOp::add("/metadata/annotations", only())
+        } else {
+            PatchOp::add(["/metadata/annotations/", &escaped(name)].concat(), text)
+        }
+    }
+}
+
+impl<'a> ContainerView<'a> {
+    /// The pointer to one of its fields.
+    pub(super) fn path(&self, field: &str) -> String {
+        format!("/spec/{}/{}/{field}", self.kind.list(), self.index)
+    }
+
+    fn sources(&self) -> impl Iterator<Item = &'a Value> {
+        self.env_from.into_iter().flatten()
+    }
+
+    /// Its sources that are not ours.
+    pub(super) fn others(&self) -> impl Iterator<Item = &'a Value> {
+        self.sources().filter(|source| our_name(source).is_none())
+    }
+
+    /// The names of our ConfigMaps among its sources.
+    pub(super) fn ours(&self) -> impl Iterator<Item = &'a str> {
+        self.sources().filter_map(our_name)
+    }
+}
+
+fn our_name(source: &Value) -> Option<&str> {
+    source.get("configMapRef")?.get("name")?.as_str().filter(|name| is_ours(name))
+}

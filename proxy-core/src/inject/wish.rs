@@ -1,0 +1,209 @@
+//! `Wish`: what a pod asks for by annotations; what it does not say, its namespace says.
+//!
+//! ```text
+//! portico.dev/inject      true | false | inline | configmap | auto
+//! portico.dev/services    redis, db=team-b/postgres   these alone; those of other namespaces need an alias
+//! portico.dev/prefix      MY_                         what each variable's name begins with
+//! portico.dev/forms       all | named | host-port     which variables a service gives
+//! portico.dev/require     redis, db                   services that must be there ...
+//! portico.dev/on-missing  warn | wait | deny          ... and what happens to a pod when one is not
+//! portico.dev/max-bytes   4096 | 64Ki | 1Mi           services that do not fit are left out
+//! ```
+//! What cannot be read is left out and told. What must not go in here: whether services exist.
+
+use serde::Deserialize;
+use serde::de::IntoDeserializer;
+use serde::de::value::{Error, StrDeserializer};
+
+use crate::inject::pod::PodView;
+use crate::inject::selection::{Chosen, Selection};
+use crate::inject::warning::excerpt;
+use crate::inject::{Admission, InjectMode, InjectOptions};
+use crate::service::ServiceKey;
+
+/// More services than this are no selection any more.
+const SERVICES_MAX: usize = 1_000;
+const NAME_CHARS_MAX: usize = 63;
+
+/// What happens to a pod whose required services are not there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum OnMissing {
+    /// It starts, with a warning.
+    #[default]
+    Warn,
+    /// Its containers are held until they are there.
+    Wait,
+    /// It is not made.
+    Deny,
+}
+
+/// What a pod asks for.
+#[derive(Debug)]
+pub(super) struct Wish {
+    pub(super) is_wanted: bool,
+    pub(super) mode: InjectMode,
+    pub(super) selection: Selection,
+    /// It names its services, whatever the kubelet would give.
+    pub(super) names_services: bool,
+    pub(super) required: Vec<ServiceKey>,
+    pub(super) on_missing: OnMissing,
+    /// What could not be read.
+    pub(super) problems: Vec<String>,
+}
+
+/// Reads the annotations.
+pub(super) fn wish(options: &InjectOptions, admission: &Admission<'_>, pod: &PodView<'_>) -> Wish {
+    let mut reader = WishReader { admission, pod, problems: Vec::new() };
+    let inject =
+        reader.read("inject", "true, false, inline, configmap or auto", parse_inject).unwrap_or(Inject::Yes);
+    let services = reader.services();
+    let prefix =
+        reader.read("prefix", "letters, digits and _, no digit first", parse_prefix).unwrap_or_default();
+    let forms = reader.read("forms", "all, named or host-port", |text| word(text)).unwrap_or_default();
+    let required = reader.required(services.as_deref().unwrap_or_default());
+    let on_missing = reader.read("on-missing", "warn, wait or deny", |text| word(text));
+    let bytes_max = reader.read("max-bytes", "a number such as 4096, 64Ki or 1Mi", parse_bytes);
+    // Nobody who looks into a pod is turned away or kept waiting for what the pod itself lacks.
+    let on_missing = on_missing.filter(|_| admission.old_pod.is_none()).unwrap_or_default();
+    let wait_for = if on_missing == OnMissing::Wait { required.clone() } else { Vec::new() };
+    let names_services = services.is_some();
+    let bytes_max = bytes_max.or(options.bytes_max);
+    Wish {
+        is_wanted: inject != Inject::No,
+        mode: if let Inject::Mode(mode) = inject { mode } else { options.mode },
+        selection: Selection { services, prefix, forms, bytes_max, wait_for },
+        names_services,
+        required,
+        on_missing,
+        problems: reader.problems,
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Inject {
+    Yes,
+    No,
+    Mode(InjectMode),
+}
+
+struct WishReader<'a> {
+    admission: &'a Admission<'a>,
+    pod: &'a PodView<'a>,
+    problems: Vec<String>,
+}
+
+impl<'a> WishReader<'a> {
+    fn text(&self, name: &str) -> Option<&'a str> {
+        let name = ["portico.dev/", name].concat();
+        let of_namespace = || self.admission.namespace_annotations.get(&name).map(String::as_str);
+        self.pod.annotation(&name).or_else(of_namespace).map(str::trim)
+    }
+
+    fn problem(&mut self, name: &str, text: &str, wanted: &str) {
+        self.problems.push(format!("portico.dev/{name}: \"{}\" is not {wanted}; ignored", excerpt(text)));
+    }
+
+    fn read<T>(&mut self, name: &str, wanted: &str, parse: impl Fn(&str) -> Option<T>) -> Option<T> {
+        let text = self.text(name)?;
+        let value = parse(text);
+        if value.is_none() {
+            self.problem(name, text, wanted);
+        }
+        value
+    }
+
+    /// The items of a list, without those that cannot be read.
+    fn items<T>(&mut self, name: &str, wanted: &str, parse: impl Fn(&str) -> Option<T>) -> Option<Vec<T>> {
+        let text = self.text(name)?;
+        let mut items = Vec::new();
+        for item in text.split(',').map(str::trim).filter(|item| !item.is_empty()) {
+            if items.len() == SERVICES_MAX {
+                self.problems.push(format!(
+                    "portico.dev/{name}: more than {SERVICES_MAX} services; the rest is ignored"
+                ));
+                break;
+            }
+            match parse(item) {
+                Some(item) => items.push(item),
+                None => self.problem(name, item, wanted),
+            }
+        }
+        Some(items)
+    }
+
+    fn services(&mut self) -> Option<Vec<Chosen>> {
+        let own = self.admission.namespace;
+        self.items("services", "NAME, ALIAS=NAME or ALIAS=NAMESPACE/NAME", |item| parse_chosen(item, own))
+    }
+
+    fn required(&mut self, chosen: &[Chosen]) -> Vec<ServiceKey> {
+        let own = self.admission.namespace;
+        let by_alias = |item: &str| chosen.iter().find(|one| one.alias.as_deref() == Some(item));
+        let parse = |item: &str| match by_alias(item) {
+            Some(one) => Some(one.service.clone()),
+            None => parse_service(item, own),
+        };
+        self.items("require", "NAME, NAMESPACE/NAME or an alias of portico.dev/services", parse)
+            .unwrap_or_default()
+    }
+}
+
+/// The value that serde knows by this word.
+fn word<'de, T: Deserialize<'de>>(text: &'de str) -> Option<T> {
+    let word: StrDeserializer<'de, Error> = text.into_deserializer();
+    T::deserialize(word).ok()
+}
+
+fn parse_inject(text: &str) -> Option<Inject> {
+    match text {
+        "true" => Some(Inject::Yes),
+        "false" => Some(Inject::No),
+        _ => word(text).map(Inject::Mode),
+    }
+}
+
+fn parse_prefix(text: &str) -> Option<String> {
+    is_identifier(text, "_").then(|| text.to_owned())
+}
+
+fn parse_bytes(text: &str) -> Option<usize> {
+    let (number, unit) = match text.strip_suffix("Ki") {
+        Some(number) => (number, 1 << 10),
+        None => text.strip_suffix("Mi").map_or((text, 1), |number| (number, 1 << 20)),
+    };
+    let is_number = number.bytes().all(|byte| byte.is_ascii_digit());
+    number.parse::<usize>().ok().filter(|number| is_number && *number > 0)?.checked_mul(unit)
+}
+
+fn parse_chosen(item: &str, own: &str) -> Option<Chosen> {
+    let (alias, name) = match item.split_once('=') {
+        Some((alias, name)) => (Some(alias.trim()), name.trim()),
+        None => (None, item),
+    };
+    let service = parse_service(name, own)?;
+    let is_sound = match alias {
+        Some(alias) => is_identifier(alias, "_-"),
+        // Two namespaces may have services of one name.
+        None => *service.namespace == *own,
+    };
+    is_sound.then(|| Chosen { alias: alias.map(str::to_owned), service })
+}
+
+fn parse_service(text: &str, own: &str) -> Option<ServiceKey> {
+    let (namespace, name) = text.split_once('/').unwrap_or((own, text));
+    ((is_label(namespace) || namespace == own) && is_label(name)).then(|| ServiceKey::new(namespace, name))
+}
+
+/// What a shell can name; with these further characters.
+fn is_identifier(text: &str, further: &str) -> bool {
+    let is_sound = |character: char| character.is_ascii_alphanumeric() || further.contains(character);
+    (1..=NAME_CHARS_MAX).contains(&text.len())
+        && text.chars().all(is_sound)
+        && text.starts_with(|first: char| first.is_ascii_alphabetic() || first == '_')
+}
+
+fn is_label(text: &str) -> bool {
+    let is_sound = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+    (1..=NAME_CHARS_MAX).contains(&text.len()) && text.bytes().all(is_sound)
+}

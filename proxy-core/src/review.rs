@@ -1,0 +1,283 @@
+//! `Review`: an AdmissionReview (admission.k8s.io/v1) as it comes, and the answer to it.
+//!
+//! Read from bytes that anybody may have sent: whatever is wrong becomes an answer that says why, with the
+//! request's uid if there is one, even where the body breaks off after it or the object cannot be read. Of the
+//! pod only what the injector looks at is kept. What must not go in here: HTTP, and what is done to a pod.
+
+mod base64;
+mod excerpt;
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, Visitor};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use serde_json::value::RawValue;
+
+use crate::inject::{Admission, Injection};
+use crate::review::base64::encoded;
+use crate::review::excerpt::pod_excerpt;
+
+const API_VERSION: &str = "admission.k8s.io/v1";
+const KIND: &str = "AdmissionReview";
+const EPHEMERAL: &str = "ephemeralcontainers";
+/// The fields that are read: those of the review, then those of its request.
+const REVIEW_FIELDS: [&str; 2] = ["apiVersion", "kind"];
+const REQUEST_FIELDS: [&str; 9] =
+    ["uid", "kind", "resource", "subResource", "namespace", "operation", "object", "oldObject", "dryRun"];
+
+/// What the API server asks.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Review {
+    /// A pod that is made, or gets ephemeral containers.
+    Pod(PodReview),
+    /// A pod to which nothing is done; it is allowed.
+    Other {
+        /// The request's.
+        uid: String,
+    },
+}
+
+/// A pod on its way.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PodReview {
+    /// The request's.
+    pub uid: String,
+    /// The namespace.
+    pub namespace: String,
+    /// Nothing may be made for it.
+    pub dry_run: bool,
+    /// The pod: its metadata without managed fields, and what matters of its containers.
+    pub pod: Value,
+    /// The pod before, where ephemeral containers are added.
+    pub old_pod: Option<Value>,
+}
+
+impl PodReview {
+    /// What the injector is asked.
+    #[must_use]
+    pub fn admission<'a>(&'a self, namespace_annotations: &'a BTreeMap<String, String>) -> Admission<'a> {
+        let Self { uid: _, namespace, dry_run, pod, old_pod } = self;
+        Admission { namespace, namespace_annotations, pod, old_pod: old_pod.as_ref(), dry_run: *dry_run }
+    }
+}
+
+/// A body that is no review of a pod.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{why}")]
+pub struct BadReview {
+    /// The request's, or nothing.
+    pub uid: String,
+    /// What is wrong.
+    pub why: String,
+}
+
+/// Reads the body of a request.
+///
+/// # Errors
+/// It is not what an API server sends for a pod.
+pub fn review(body: &[u8]) -> Result<Review, BadReview> {
+    let mut fields = Fields::default();
+    let read = read_fields(body, &mut fields);
+    let uid: String = fields.request("uid").unwrap_or_default();
+    let bad = |why: String| BadReview { uid: uid.clone(), why };
+    read.map_err(|error| bad(format!("this is no review: {error}")))?;
+    reviewed(&fields, &uid).map_err(bad)
+}
+
+fn read_fields<'de>(body: &'de [u8], fields: &mut Fields<'de>) -> serde_json::Result<()> {
+    let mut deserializer = serde_json::Deserializer::from_slice(body);
+    let Fields { review, request } = fields;
+    let request = Some(FieldsSeed { wanted: &REQUEST_FIELDS, found: request, request: None });
+    FieldsSeed { wanted: &REVIEW_FIELDS, found: review, request: request.map(Box::new) }
+        .deserialize(&mut deserializer)?;
+    deserializer.end()
+}
+
+fn reviewed(fields: &Fields<'_>, uid: &str) -> Result<Review, String> {
+    let (version, kind): (String, String) = (fields.review("apiVersion")?, fields.review("kind")?);
+    if (version.as_str(), kind.as_str()) != (API_VERSION, KIND) {
+        return Err(format!("this is {version:?} {kind:?}, not {API_VERSION} {KIND}"));
+    }
+    if uid.is_empty() {
+        return Err("the request has no uid".to_owned());
+    }
+    let kind: Kind = fields.request("kind")?;
+    if (kind.group.as_str(), kind.version.as_str(), kind.kind.as_str()) != ("", "v1", "Pod") {
+        return Err(format!(
+            "the object is {:?} {:?} {:?}, not a Pod of v1",
+            kind.group, kind.version, kind.kind
+        ));
+    }
+    let sub_resource: String = fields.request("subResource")?;
+    let operation: String = fields.request("operation")?;
+    let is_ephemeral = match (operation.as_str(), sub_resource.as_str()) {
+        ("CREATE", "") => false,
+        ("UPDATE", EPHEMERAL) => true,
+        ("CREATE" | "UPDATE" | "DELETE" | "CONNECT", _) => return Ok(Review::Other { uid: uid.to_owned() }),
+        _ => return Err(format!("the request has no operation, or an unknown one: {operation:?}")),
+    };
+    let namespace: String = fields.request("namespace")?;
+    if namespace.is_empty() {
+        return Err("the request has no namespace".to_owned());
+    }
+    let pod = fields.pod("object")?.ok_or("the request has no object")?;
+    let old_pod = if is_ephemeral { fields.pod("oldObject")? } else { None };
+    if is_ephemeral && old_pod.is_none() {
+        return Err("the request has no oldObject".to_owned());
+    }
+    let dry_run: bool = fields.request("dryRun")?;
+    Ok(Review::Pod(PodReview { uid: uid.to_owned(), namespace, dry_run, pod, old_pod }))
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Kind {
+    group: String,
+    version: String,
+    kind: String,
+}
+
+/// The fields that were found before reading ended, as they stand in the body.
+#[derive(Debug, Default)]
+struct Fields<'de> {
+    review: BTreeMap<&'static str, &'de RawValue>,
+    request: BTreeMap<&'static str, &'de RawValue>,
+}
+
+impl<'de> Fields<'de> {
+    fn review<T: Deserialize<'de> + Default>(&self, name: &str) -> Result<T, String> {
+        value(self.review.get(name), name)
+    }
+
+    fn request<T: Deserialize<'de> + Default>(&self, name: &str) -> Result<T, String> {
+        value(self.request.get(name), name)
+    }
+
+    fn pod(&self, name: &str) -> Result<Option<Value>, String> {
+        let Some(raw) = self.request.get(name) else { return Ok(None) };
+        let pod = pod_excerpt(raw.get()).map_err(|error| format!("{name}: {error}"))?;
+        Ok(Some(pod).filter(|pod| !pod.is_null()))
+    }
+}
+
+/// A field; absent and `null` are what Go takes them for.
+fn value<'de, T: Deserialize<'de> + Default>(raw: Option<&&'de RawValue>, name: &str) -> Result<T, String> {
+    let Some(raw) = raw else { return Ok(T::default()) };
+    let read: Option<T> = serde_json::from_str(raw.get()).map_err(|error| format!("{name}: {error}"))?;
+    Ok(read.unwrap_or_default())
+}
+
+/// Collects the fields that are wanted, and those of the request in it.
+struct FieldsSeed<'f, 'de> {
+    wanted: &'static [&'static str],
+    found: &'f mut BTreeMap<&'static str, &'de RawValue>,
+    request: Option<Box<Self>>,
+}
+
+impl<'de> DeserializeSeed<'de> for FieldsSeed<'_, 'de> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_map(self)
+    }
+}
+
+impl<'de> Visitor<'de> for FieldsSeed<'_, 'de> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(mut self, mut map: A) -> Result<(), A::Error> {
+        while let Some(key) = map.next_key::<String>()? {
+            if key == "request"
+                && let Some(request) = self.request.take()
+            {
+                map.next_value_seed(*request)?;
+            } else if let Some(name) = self.wanted.iter().find(|name| **name == key) {
+                self.found.insert(name, map.next_value()?);
+            } else {
+                map.next_value::<IgnoredAny>()?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The body of the answer to a request for a pod.
+#[must_use]
+pub fn answer(uid: &str, injection: &Injection) -> Vec<u8> {
+    let Injection { patch, warnings, denied, config_maps: _, accounts: _, untouched: _ } = injection;
+    let has_patch = denied.is_none() && !patch.is_empty();
+    written(&Response {
+        uid,
+        allowed: denied.is_none(),
+        status: denied.as_deref().map(|message| Status { code: 403, reason: "Forbidden", message }),
+        // Operations are texts, numbers and lists: always JSON.
+        patch: has_patch.then(|| encoded(&serde_json::to_vec(patch).unwrap_or_default())),
+        patch_type: has_patch.then_some("JSONPatch"),
+        warnings,
+    })
+}
+
+/// The body of the answer that lets a request pass as it is.
+#[must_use]
+pub fn pass(uid: &str) -> Vec<u8> {
+    answer(uid, &Injection::default())
+}
+
+impl BadReview {
+    /// The body of the answer.
+    #[must_use]
+    pub fn answer(&self) -> Vec<u8> {
+        let status = Some(Status { code: 400, reason: "BadRequest", message: &self.why });
+        written(&Response {
+            uid: &self.uid,
+            allowed: false,
+            status,
+            patch: None,
+            patch_type: None,
+            warnings: &[],
+        })
+    }
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Answer<'a> {
+    api_version: &'static str,
+    kind: &'static str,
+    response: &'a Response<'a>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Response<'a> {
+    uid: &'a str,
+    allowed: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    status: Option<Status<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    patch: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    patch_type: Option<&'static str>,
+    #[serde(skip_serializing_if = "<[String]>::is_empty")]
+    warnings: &'a [String],
+}
+
+#[derive(Serialize)]
+struct Status<'a> {
+    code: u16,
+    reason: &'static str,
+    message: &'a str,
+}
+
+fn written(response: &Response<'_>) -> Vec<u8> {
+    serde_json::to_vec(&Answer { api_version: API_VERSION, kind: KIND, response }).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests;
