@@ -19,6 +19,7 @@ mod files;
 mod finish;
 mod json;
 mod legacy;
+mod manifest;
 mod metadata;
 mod node;
 mod objects;
@@ -41,6 +42,7 @@ pub use cluster::{
 };
 pub use event::Event;
 pub use files::{FileWatch, FilesError, watch_files};
+pub use manifest::manifest;
 pub use objects::Objects;
 pub use report::{MAX_PROBLEMS, Problem, Report, Severity};
 pub use slice::{Defaults, Sliced, endpoint_slice};

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! read_yaml, read_json: text ─ cluster_watch::read_str ─► Objects ─► downstream (every claim about them)
+//! review, wish:         bytes, annotations ─► injector ─► injected (every claim about patch and answer)
 //! plan:                 bytes ─ universe ─► Changes, batch by batch ─► follow (incremental = made anew)
 //! ```
 //! A claim is an assertion that names what it claims. What must not go in here: calls of libFuzzer; so all of
@@ -10,5 +11,6 @@
 pub mod downstream;
 pub mod draw;
 pub mod follow;
+pub mod injected;
 pub mod manifest;
 pub mod universe;

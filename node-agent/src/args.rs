@@ -1,10 +1,12 @@
 //! The command line, as types. What a flag means stands in its doc comment, which is also its help.
 
 use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use ipnet::IpNet;
+use proxy_core::inject::InjectMode;
 use proxy_core::portal::PortalKey;
 use proxy_core::service::{Mode, Protocol};
 
@@ -104,9 +106,37 @@ pub(crate) struct EnvArgs {
     /// As with enableServiceLinks: false, only the variables of default/kubernetes.
     #[arg(long)]
     pub(crate) no_links: bool,
+    /// Print what the webhook puts into this pod instead, container by container, and why: a file with a Pod, or with
+    /// what makes pods, such as a Deployment.
+    #[arg(long, value_name = "FILE", conflicts_with = "no_links")]
+    pub(crate) pod: Option<PathBuf>,
+    /// How variables come into a pod that does not say it with the annotation portico.dev/inject.
+    #[arg(long, value_enum, default_value_t = InjectModeArg::Auto, requires = "pod")]
+    pub(crate) inject: InjectModeArg,
     /// The form of the answer.
     #[arg(short, long, value_enum, default_value_t = EnvOutput::Env)]
     pub(crate) output: EnvOutput,
+}
+
+/// How variables come into a pod.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum InjectModeArg {
+    /// At the beginning of env.
+    Inline,
+    /// By a ConfigMap as the first of envFrom.
+    Configmap,
+    /// Inline where that is exact, by a ConfigMap where it is not.
+    Auto,
+}
+
+impl From<InjectModeArg> for InjectMode {
+    fn from(mode: InjectModeArg) -> Self {
+        match mode {
+            InjectModeArg::Inline => Self::Inline,
+            InjectModeArg::Configmap => Self::ConfigMap,
+            InjectModeArg::Auto => Self::Auto,
+        }
+    }
 }
 
 /// Forms of `portico env`.

@@ -1,4 +1,7 @@
-//! `portico env`: the variables that a container gets, as the kubelet would define them.
+//! `portico env`: the variables that a container gets, as the kubelet would define them or the webhook puts them
+//! into a pod.
+
+mod pod;
 
 use std::io::Write;
 
@@ -12,8 +15,12 @@ use crate::input::{self, warn};
 
 /// Answers `portico env`.
 pub(crate) fn answer(args: &EnvArgs, out: &mut impl Write) -> anyhow::Result<bool> {
-    let EnvArgs { input, namespace, no_links, output } = args;
+    let EnvArgs { input, namespace, no_links, pod, inject, output } = args;
     let (objects, sound) = input::objects(input);
+    if let Some(file) = pod {
+        let allowed = pod::answer(file, (*inject).into(), namespace, &objects.into_snapshot(), *output, out)?;
+        return Ok(sound && allowed);
+    }
     let Environment { variables, clashes, unaddressable } =
         environment(&objects.into_snapshot(), namespace, !no_links);
     for clash in clashes {

@@ -58,6 +58,48 @@ fn variables_as_json_are_one_object() {
     assert_eq!(variables.as_object().map(serde_json::Map::len), Some(8));
 }
 
+/// What would be put into the pod of this manifest.
+fn injected(name: &str, manifest: &str, args: &[&str]) -> command::Answer {
+    let file = format!("{}/{name}.yaml", env!("CARGO_TARGET_TMPDIR"));
+    std::fs::write(&file, manifest).expect("write the pod");
+    portico_with(&[&["env", "-f", "-", "--pod", &file], args].concat(), SERVICE)
+}
+
+#[test]
+fn what_would_be_put_into_a_pod_is_told_container_by_container_with_the_reason() {
+    let pod = "
+kind: Pod
+metadata: {name: web, namespace: team, annotations: {portico.dev/forms: host-port, portico.dev/prefix: '1'}}
+spec: {containers: [{name: app, env: [{name: DB_SERVICE_PORT, value: '1'}]}]}
+";
+    let answer = injected("pod", pod, &[]);
+    assert_eq!((answer.code, answer.stderr.contains("portico.dev/prefix")), (0, true), "{}", answer.stderr);
+    expect![[r"
+        containers app: inline: inline is exact here
+          DB_SERVICE_HOST=10.0.0.7
+          its own: DB_SERVICE_PORT
+    "]]
+    .assert_eq(&answer.stdout);
+}
+
+#[test]
+fn a_template_stands_for_its_pods_and_a_denied_pod_is_exit_code_1() {
+    let of = |annotation: &str| {
+        format!(
+            "kind: Deployment\nmetadata: {{name: web, namespace: team}}\nspec: {{template: {{metadata: {{annotations: \
+             {{{annotation}}}}}, spec: {{containers: [{{name: app, envFrom: [{{secretRef: {{name: s}}}}]}}]}}}}}}"
+        )
+    };
+    let answer = injected("deployment", &of("portico.dev/services: db"), &["-o", "json"]);
+    let injection: Value = serde_json::from_str(&answer.stdout).expect("the answer is JSON");
+    assert_eq!((&injection["accounts"][0]["way"], answer.code), (&json!("configmap"), 0));
+    let wish = "portico.dev/require: queue, portico.dev/on-missing: deny";
+    let denied = injected("denied", &of(wish), &[]);
+    assert_eq!((denied.code, denied.stderr.contains("service queue is not there")), (1, true));
+    let nothing = injected("nothing", "kind: ConfigMap\n", &[]);
+    assert_eq!((nothing.code, nothing.stderr.contains("no template")), (1, true), "{}", nothing.stderr);
+}
+
 #[test]
 fn rules_as_json_are_the_ruleset() {
     let rules = json(&["rules", "-o", "json", "-f", "-"], SERVICE);

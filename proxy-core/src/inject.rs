@@ -279,22 +279,12 @@ impl Patching<'_> {
 
     /// What is said of the pod as a whole: the kubelet adds no links, and what was injected can be seen.
     fn patch_pod(&self, accounts: &[Account], patch: &mut Vec<PatchOp>) {
-        if self.pod.links && !self.needs_links() {
+        if self.pod.links && !self.rendered.needs_links {
             patch.push(PatchOp::add("/spec/enableServiceLinks", false));
         }
         if !patch.is_empty() {
             patch.push(self.pod.annotating(INJECTED_ANNOTATION, account::summary(accounts, &self.rendered)));
         }
-    }
-
-    /// Without links the kubelet adds the variables of `default/kubernetes`, with links those of the namespace's
-    /// own service of that name instead (kubelet_pods.go:713-718).
-    fn needs_links(&self) -> bool {
-        let namespace = self.admission.namespace;
-        let own = self.snapshot.service(&ServiceKey::new(namespace, "kubernetes"));
-        self.wish.selection.is_plain()
-            && namespace != "default"
-            && own.is_some_and(|service| service.cluster_ip_text.is_some())
     }
 }
 

@@ -5,7 +5,7 @@
 
 use super::{clean, key, lines, messages, read_text, service_of, with_spec};
 use proxy_core::address::Family;
-use proxy_core::service::{ClusterIps, Mode, Protocol, Scheduler, TrafficPolicy};
+use proxy_core::service::{ClusterIps, Export, Mode, Protocol, Scheduler, TrafficPolicy};
 
 #[test]
 fn what_is_not_said_is_what_the_api_server_would_set() {
@@ -103,6 +103,31 @@ fn the_scheduler_annotation_takes_the_names_of_the_schedulers_and_others_are_ign
     let expected = "mode: \"kernel\" is not possible with scheduler lc; ignored";
     let both = "portico.dev/mode: kernel, portico.dev/scheduler: lc";
     assert_eq!(warning(both), (Scheduler::LeastConnection, expected.to_owned()));
+}
+
+#[test]
+fn the_export_annotation_names_namespaces_and_what_is_none_is_ignored_with_a_warning() {
+    let of = |text: &str| {
+        let head = "apiVersion: v1\nkind: Service\nmetadata: {name: db";
+        read_text(&format!(
+            "{head}, annotations: {{portico.dev/export: '{text}'}}}}\nspec: {{ports: [{{port: 1}}]}}"
+        ))
+    };
+    let cases = [
+        ("true", Export::Everywhere),
+        ("false", Export::Nowhere),
+        (" team-a , b", Export::To(vec!["team-a".into(), "b".into()])),
+        ("team-a, B C", Export::To(vec!["team-a".into()])),
+        ("", Export::To(vec![])),
+    ];
+    for (text, expected) in cases {
+        let (objects, report) = of(text);
+        assert_eq!(objects.services[&key("db")].export, expected, "{text}");
+        let warned =
+            lines(&report).iter().any(|line| line.contains("metadata.annotations.portico.dev/export"));
+        assert_eq!(warned, text.contains("B C") || text.is_empty(), "{text}");
+    }
+    assert!(!of("false").0.services[&key("db")].is_offered_to("other"));
 }
 
 #[test]

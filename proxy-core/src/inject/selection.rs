@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::env::{Definitions, Forms, Stemmed, Variable, definitions, mangle};
 use crate::inject::ENVIRONMENT_BYTES_WARN;
 use crate::inject::warning::some_of;
-use crate::service::{Service, ServiceKey};
+use crate::service::ServiceKey;
 use crate::snapshot::Snapshot;
 
 /// What a pod's namespace must never lose: client libraries find the API server by it.
@@ -77,6 +77,9 @@ pub(super) struct Rendered {
     pub(super) variables: Vec<Arc<Variable>>,
     /// The services that give them, as they were asked for.
     pub(super) services: Vec<String>,
+    /// Links must stay on: without them the kubelet adds the variables of `default/kubernetes`, with them those of
+    /// the namespace's own service of that name instead (kubelet_pods.go:713-718).
+    pub(super) needs_links: bool,
     pub(super) warnings: Vec<String>,
 }
 
@@ -84,12 +87,16 @@ pub(super) struct Rendered {
 pub(super) fn rendered(snapshot: &Snapshot, namespace: &str, selection: &Selection) -> Rendered {
     let mut warnings = Vec::new();
     let (mut labels, mut services) = asked(snapshot, namespace, selection, &mut warnings);
-    // The kubelet gives these always; whatever else would define them must not hide them (kubelet_pods.go:740-747).
+    let own = snapshot.service(&ServiceKey::new(namespace, API_SERVER));
+    let own = own.filter(|service| namespace != "default" && service.cluster_ip_text.is_some());
+    let needs_links = own.is_some() && selection.is_plain();
+    // The kubelet gives these itself; what else would define them must not hide them (kubelet_pods.go:740-747).
     let api_server = snapshot.service(&ServiceKey::new("default", API_SERVER));
-    let replaced = services
-        .iter()
-        .any(|named| is_own_api_server(named.service, namespace) && named.stem == "KUBERNETES");
-    let reserved = api_server.filter(|_| !replaced);
+    let is_own = |named: &Stemmed<'_>| {
+        own.is_some_and(|own| own.key == named.service.key && named.stem == "KUBERNETES")
+    };
+    let given = if needs_links { own } else { api_server };
+    let reserved = given.filter(|_| !services.iter().any(is_own));
     if let Some(service) = reserved {
         labels.insert(0, String::new());
         services.insert(0, Stemmed { service, stem: mangle(API_SERVER), forms: Forms::All });
@@ -113,12 +120,7 @@ pub(super) fn rendered(snapshot: &Snapshot, namespace: &str, selection: &Selecti
     let variables: Vec<Arc<Variable>> = variables.collect();
     let services =
         labels.into_iter().zip(given).filter(|(_, given)| *given).map(|(label, _)| label).collect();
-    Rendered { variables, services, warnings }
-}
-
-/// Of a namespace other than `default`, the service that takes the API server's place with the kubelet.
-fn is_own_api_server(service: &Service, namespace: &str) -> bool {
-    namespace != "default" && *service.key.name == *API_SERVER && *service.key.namespace == *namespace
+    Rendered { variables, services, needs_links, warnings }
 }
 
 /// The services that are asked for, and as what.

@@ -1,1 +1,183 @@
-//! Tests.
+//! Reviews as API servers send them, and as nobody should.
+
+use serde_json::json;
+
+use super::*;
+use crate::inject::{InjectOptions, injection};
+use crate::sample::{snapshot, svc};
+
+fn request(change: impl FnOnce(&mut Value)) -> Vec<u8> {
+    let mut review = json!({
+        "apiVersion": "admission.k8s.io/v1",
+        "kind": "AdmissionReview",
+        "request": {
+            "uid": "u-1",
+            "kind": { "group": "", "version": "v1", "kind": "Pod" },
+            "resource": { "group": "", "version": "v1", "resource": "pods" },
+            "namespace": "default",
+            "operation": "CREATE",
+            "userInfo": { "username": "somebody", "groups": ["a"] },
+            "object": {
+                "metadata": { "name": "p", "labels": { "a": "b" }, "managedFields": [{ "f:a": {} }] },
+                "spec": { "volumes": [{}], "containers": [{ "name": "app", "image": "i", "env": [] }] },
+            },
+            "oldObject": null,
+            "dryRun": false,
+        },
+    });
+    change(&mut review);
+    serde_json::to_vec(&review).unwrap()
+}
+
+fn bad(body: &[u8]) -> BadReview {
+    let bad = review(body).expect_err("it is bad");
+    let answer: Value = serde_json::from_slice(&bad.answer()).unwrap();
+    let response = &answer["response"];
+    assert_eq!((&response["uid"], &response["allowed"]), (&json!(bad.uid), &json!(false)));
+    assert_eq!((&response["status"]["message"], &response["status"]["code"]), (&json!(bad.why), &json!(400)));
+    assert_eq!(response.get("patch"), None);
+    bad
+}
+
+fn pod_of(body: &[u8]) -> PodReview {
+    match review(body) {
+        Ok(Review::Pod(pod)) => pod,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn of_a_pod_what_matters_is_kept() {
+    let pod = pod_of(&request(|_| ()));
+    assert_eq!((pod.uid.as_str(), pod.namespace.as_str(), pod.dry_run), ("u-1", "default", false));
+    let expected = json!({
+        "metadata": { "name": "p", "labels": { "a": "b" } },
+        "spec": { "containers": [{ "name": "app", "env": [] }] },
+    });
+    assert_eq!((pod.pod, pod.old_pod), (expected, None));
+}
+
+#[test]
+fn ephemeral_containers_come_with_the_pod_as_it_was() {
+    let pod = pod_of(&request(|review| {
+        let request = &mut review["request"];
+        request["operation"] = "UPDATE".into();
+        request["subResource"] = "ephemeralcontainers".into();
+        request["oldObject"] = json!({ "spec": { "ephemeralContainers": [{ "name": "x" }] } });
+        request["dryRun"] = true.into();
+    }));
+    assert!(pod.dry_run && pod.admission(&BTreeMap::new()).old_pod.is_some());
+}
+
+#[test]
+fn other_operations_pass() {
+    for (operation, sub_resource) in
+        [("UPDATE", ""), ("DELETE", ""), ("CREATE", "binding"), ("UPDATE", "status")]
+    {
+        let body = request(|review| {
+            review["request"]["operation"] = operation.into();
+            review["request"]["subResource"] = sub_resource.into();
+        });
+        assert_eq!(review(&body), Ok(Review::Other { uid: "u-1".to_owned() }), "{operation} {sub_resource}");
+    }
+    let answer: Value = serde_json::from_slice(&pass("u-1")).unwrap();
+    assert_eq!(answer["response"], json!({ "uid": "u-1", "allowed": true }));
+}
+
+#[test]
+fn an_answer_carries_the_patch_as_base64() {
+    let pod = pod_of(&request(|_| ()));
+    let services = snapshot([svc("db").ip("10.0.0.1").tcp("", 80).into()]);
+    let none = BTreeMap::new();
+    let done = injection(&services, &InjectOptions::default(), &pod.admission(&none));
+    let answer: Value = serde_json::from_slice(&answer(&pod.uid, &done)).unwrap();
+    assert_eq!((&answer["apiVersion"], &answer["kind"]), (&json!(API_VERSION), &json!(KIND)));
+    let response = &answer["response"];
+    assert_eq!(
+        (&response["uid"], &response["allowed"], &response["patchType"]),
+        (&json!("u-1"), &json!(true), &json!("JSONPatch"))
+    );
+    assert_eq!(response["patch"], encoded(&serde_json::to_vec(&done.patch).unwrap()));
+    assert_eq!(done.patch.len(), 3);
+}
+
+#[test]
+fn a_denied_pod_has_a_reason_and_no_patch() {
+    let injection =
+        Injection { denied: Some("no".to_owned()), warnings: vec!["w".to_owned()], ..Injection::default() };
+    let answer: Value = serde_json::from_slice(&answer("u-1", &injection)).unwrap();
+    let status = json!({ "code": 403, "reason": "Forbidden", "message": "no" });
+    let expected = json!({ "uid": "u-1", "allowed": false, "status": status, "warnings": ["w"] });
+    assert_eq!(answer["response"], expected);
+}
+
+#[test]
+fn what_is_wrong_with_a_request_is_said_with_its_uid() {
+    let cases: [(&str, Value, &str); 12] = [
+        ("kind", json!({ "group": "apps", "version": "v1", "kind": "Deployment" }), "not a Pod"),
+        ("kind", json!(null), "not a Pod"),
+        ("kind", json!("Pod"), "kind: "),
+        ("operation", json!("PATCH"), "unknown one"),
+        ("operation", json!(null), "no operation"),
+        ("operation", json!([]), "operation: "),
+        ("namespace", json!(""), "no namespace"),
+        ("object", json!(null), "no object"),
+        ("dryRun", json!("yes"), "dryRun: "),
+        ("subResource", json!(5), "subResource: "),
+        ("uid", json!(""), "no uid"),
+        ("uid", json!(7), "no uid"),
+    ];
+    for (field, value, why) in cases {
+        let bad = bad(&request(|review| review["request"][field] = value));
+        assert_eq!(bad.uid, if field == "uid" { "" } else { "u-1" });
+        assert!(bad.why.contains(why), "{field}: {bad:?}");
+    }
+    let old = bad(&request(|review| {
+        review["request"]["operation"] = "UPDATE".into();
+        review["request"]["subResource"] = "ephemeralcontainers".into();
+    }));
+    assert!(old.why.contains("oldObject"), "{old:?}");
+    for (field, value) in [("apiVersion", "admission.k8s.io/v1beta1"), ("kind", "Review")] {
+        let bad = bad(&request(|review| review[field] = value.into()));
+        assert!(bad.uid == "u-1" && bad.why.contains(value), "{bad:?}");
+    }
+}
+
+#[test]
+fn what_is_no_review_is_answered() {
+    let cases: [&[u8]; 9] =
+        [b"", b"{}", b"null", b"[]", b"5", b"{\"request\":null}", b"{\"request\":[]}", b"\xff\xfe", b"{} {}"];
+    for body in cases {
+        assert_eq!(bad(body).uid, "", "{body:?}");
+    }
+}
+
+#[test]
+fn a_body_that_breaks_off_anywhere_is_answered_with_the_uid_once_it_was_read() {
+    let body = request(|_| ());
+    let uid_end = String::from_utf8(body.clone()).unwrap().find("\"u-1\"").unwrap() + 5;
+    for end in 0..body.len() {
+        assert_eq!(bad(&body[..end]).uid, if end >= uid_end { "u-1" } else { "" }, "{end}");
+    }
+}
+
+#[test]
+fn an_object_that_cannot_be_read_does_not_hide_the_uid() {
+    // Objects stand before the uid here, as a map of sorted keys has them.
+    let deep = ["[".repeat(100_000), "]".repeat(100_000)].concat();
+    let body = |object: &str| {
+        let rest =
+            String::from_utf8(request(|review| review["request"]["object"] = "OBJECT".into())).unwrap();
+        rest.replace("\"OBJECT\"", object).into_bytes()
+    };
+    let ignored = pod_of(&body(&format!("{{\"spec\":{{\"volumes\":{deep}}}}}")));
+    assert_eq!(ignored.pod, json!({ "spec": {} }));
+    let env = bad(&body(&format!("{{\"spec\":{{\"containers\":[{{\"env\":{deep}}}]}}}}")));
+    assert!(env.uid == "u-1" && env.why.starts_with("object: "), "{env:?}");
+    let nothing = pod_of(&body("[[1,2.5,-3,true,null,\"x\"]]"));
+    assert_eq!(nothing.pod, json!([]));
+    let mut no_text = body("{\"metadata\":{\"name\":\"?\"}}");
+    let at = no_text.iter().position(|byte| *byte == b'?').unwrap();
+    no_text[at] = 0xff;
+    assert!(!bad(&no_text).why.is_empty());
+}

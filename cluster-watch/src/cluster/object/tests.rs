@@ -2,7 +2,7 @@
 //!
 //! What must not go in here: what only a manifest can say.
 
-use proxy_core::service::ClusterIps;
+use proxy_core::service::{ClusterIps, Export};
 use serde_json::{Value, json};
 
 use super::*;
@@ -41,6 +41,18 @@ fn an_object_has_its_key_and_version() {
 fn nothing_is_drawn_for_a_service_without_an_address() {
     let service = service_of(&json!({"ports": [{"port": 80}]}));
     assert_eq!(service.cluster_ips, ClusterIps::Headless);
+}
+
+#[test]
+fn a_service_says_to_whom_it_is_offered() {
+    for (text, expected) in
+        [("true", Export::Everywhere), ("a, b,", Export::To(vec!["a".into(), "b".into()]))]
+    {
+        let mut value = stored(&json!({"clusterIP": "10.0.0.1", "ports": [{"port": 80}]}));
+        value["metadata"]["annotations"] = json!({"portico.dev/export": text});
+        let Content::Service(service) = read(Kind::Service, &value) else { panic!("{text}") };
+        assert_eq!(service.export, expected);
+    }
 }
 
 #[test]

@@ -19,7 +19,7 @@ use crate::portal::{PortalKey, Portals, Standpoint, Touched, View, portals};
 use crate::ruleset::{Ruleset, Settings};
 use crate::sample::ip;
 use crate::service::{
-    ClusterIps, Mode, Protocol, Scheduler, Service, ServiceKey, ServicePort, TrafficPolicy,
+    ClusterIps, Export, Mode, Protocol, Scheduler, Service, ServiceKey, ServicePort, TrafficPolicy,
 };
 use crate::snapshot::{Change, Snapshot};
 
@@ -123,6 +123,7 @@ fn service() -> impl Strategy<Value = Service> {
                 has_portals,
                 mode,
                 scheduler,
+                export: Export::Nowhere,
             }
         },
     )

@@ -1,0 +1,110 @@
+//! Claims about the injector: whatever comes, there is an answer, and its patch applies and settles.
+//!
+//! The services are always the same; what varies is the pod and its wishes. What must not go in here: calls of
+//! libFuzzer.
+
+use std::collections::BTreeMap;
+use std::sync::LazyLock;
+
+use arbitrary::Arbitrary;
+use cluster_watch::{ReadOptions, read_str};
+use proxy_core::inject::{Admission, InjectMode, InjectOptions, Injection, injection};
+use proxy_core::review::{Review, answer, review};
+use proxy_core::snapshot::Snapshot;
+use serde_json::{Value, json};
+
+const SERVICES: &str = "
+{apiVersion: v1, kind: Service, metadata: {name: kubernetes}, spec: {clusterIP: 10.96.0.1, ports: [{port: 443}]}}
+---
+{apiVersion: v1, kind: Service, metadata: {name: kubernetes, namespace: b}, spec: {clusterIP: 10.96.0.2, ports: [{port: 443}]}}
+---
+{apiVersion: v1, kind: Service, metadata: {name: a, annotations: {portico.dev/export: b}}, spec: {clusterIP: 10.96.0.3, ports: [{port: 80}]}}
+---
+{apiVersion: v1, kind: Service, metadata: {name: a-service}, spec: {clusterIP: 'fd00::4', ports: [{port: 80}]}}
+";
+const MODES: [InjectMode; 3] = [InjectMode::Auto, InjectMode::Inline, InjectMode::ConfigMap];
+const KEYS: [&str; 7] = ["inject", "services", "prefix", "forms", "require", "on-missing", "max-bytes"];
+
+static SNAPSHOT: LazyLock<Snapshot> =
+    LazyLock::new(|| read_str("services.yaml", SERVICES, &ReadOptions::default()).0.into_snapshot());
+
+/// The annotations of a pod and of its namespace.
+#[derive(Debug, Arbitrary)]
+pub struct Wish {
+    of_pod: [Option<String>; 7],
+    of_namespace: [Option<String>; 7],
+    is_elsewhere: bool,
+    has_controller: bool,
+}
+
+/// Whatever the body, there is an answer for the API server.
+pub fn check_review(body: &[u8]) {
+    let pod = match review(body) {
+        Err(bad) => {
+            let _: Value = serde_json::from_slice(&bad.answer()).expect("an answer is JSON");
+            assert!(!bad.why.is_empty(), "a reason is told");
+            return;
+        }
+        Ok(Review::Other { .. }) => return,
+        Ok(Review::Pod(pod)) => pod,
+    };
+    let none = BTreeMap::new();
+    let done = check(&pod.admission(&none), InjectMode::Auto);
+    let said: Value = serde_json::from_slice(&answer(&pod.uid, &done)).expect("an answer is JSON");
+    assert_eq!(said["response"]["uid"], Value::String(pod.uid), "the answer is to this request");
+}
+
+/// Whatever the annotations, the pod that comes out is valid.
+pub fn check_wish(wish: &Wish) {
+    let entries = |texts: &[Option<String>; 7]| -> BTreeMap<String, String> {
+        let pairs = KEYS.iter().zip(texts).filter_map(|(key, text)| Some((*key, text.as_ref()?)));
+        pairs.map(|(key, text)| (format!("portico.dev/{key}"), text.clone())).collect()
+    };
+    let mut metadata = json!({ "annotations": entries(&wish.of_pod) });
+    if wish.has_controller {
+        metadata["ownerReferences"] = json!([{ "controller": true }]);
+    }
+    let env = json!([{ "name": "X", "value": "$(A_PORT)" }, { "name": "A_PORT", "value": "1" }]);
+    let containers = json!([{ "name": "a", "env": env }, { "name": "b", "envFrom": [{}] }, { "name": "c" }]);
+    let pod = json!({ "metadata": metadata, "spec": { "containers": containers } });
+    let namespace_annotations = entries(&wish.of_namespace);
+    let namespace = if wish.is_elsewhere { "b" } else { "default" };
+    for mode in MODES {
+        let admission = Admission {
+            namespace,
+            namespace_annotations: &namespace_annotations,
+            pod: &pod,
+            old_pod: None,
+            dry_run: false,
+        };
+        check(&admission, mode);
+    }
+}
+
+fn check(admission: &Admission<'_>, mode: InjectMode) -> Injection {
+    let options = InjectOptions { mode, ..InjectOptions::default() };
+    let done = injection(&SNAPSHOT, &options, admission);
+    let lengths: Vec<usize> = done.warnings.iter().map(|warning| warning.chars().count()).collect();
+    assert!(lengths.iter().all(|length| *length <= 256), "a warning is too long");
+    assert!(lengths.iter().sum::<usize>() <= 4_096, "too many warnings");
+    assert!(!done.warnings.concat().contains(char::is_control), "a warning is one line");
+    assert!(done.denied.is_none() || done.patch.is_empty(), "who is denied is not changed");
+    let patch: json_patch::Patch = serde_json::from_value(json!(done.patch)).expect("it is a patch");
+    let mut patched = admission.pod.clone();
+    json_patch::patch(&mut patched, &patch).expect("a patch applies");
+    for map in &done.config_maps {
+        assert!(map.data.keys().all(|name| is_name(name)), "a key of a ConfigMap");
+    }
+    let added = done.accounts.iter().flat_map(|account| &account.added);
+    assert!(added.map(|variable| &variable.name).all(|name| is_name(name)), "a name of a variable");
+    if admission.old_pod.is_none() {
+        let again = injection(&SNAPSHOT, &options, &Admission { pod: &patched, ..*admission });
+        assert_eq!(again.patch, [], "a pod that was here is not changed again");
+    }
+    done
+}
+
+fn is_name(name: &str) -> bool {
+    let is_sound = |character: char| character.is_ascii_alphanumeric() || character == '_';
+    !name.is_empty() && name.len() <= 253 && name.chars().all(is_sound)
+}

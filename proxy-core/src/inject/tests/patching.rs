@@ -1,0 +1,206 @@
+//! What a patch does to a pod.
+
+use super::*;
+
+#[test]
+fn variables_come_before_the_containers_own_and_links_are_turned_off() {
+    let pod = pod(&[], json!([{ "name": "URL", "value": "redis://$(REDIS_SERVICE_HOST)" }]), Value::Null);
+    let done = done([redis()], &pod);
+    let patched = applied(&pod, &done);
+    assert_eq!(names(&pod, &done)[0], "REDIS_SERVICE_HOST");
+    assert_eq!(names(&pod, &done).last().unwrap(), "URL");
+    assert_eq!(patched["spec"]["enableServiceLinks"], false);
+    let said = &patched["metadata"]["annotations"][INJECTED_ANNOTATION];
+    assert_eq!(said, "inline: 7 variables of redis");
+    assert_eq!((done.warnings.len(), done.config_maps.len()), (0, 0));
+}
+
+#[test]
+fn what_a_container_defines_itself_stands_and_comes_once() {
+    let pod = pod(&[], json!([{ "name": "REDIS_PORT", "value": "" }]), Value::Null);
+    let done = done([redis()], &pod);
+    assert_eq!(names(&pod, &done).iter().filter(|name| *name == "REDIS_PORT").count(), 1);
+    assert_eq!(done.accounts[0].kept, ["REDIS_PORT"]);
+}
+
+#[test]
+fn a_name_that_is_used_before_it_is_defined_makes_inline_inexact() {
+    let env = json!([{ "name": "REDIS_PORT", "value": "x-$(REDIS_PORT)" }]);
+    let bare = pod(&[], env.clone(), Value::Null);
+    let inline = done([redis()], &bare);
+    assert!(inline.warnings[0].contains("container app: ") && inline.warnings[0].contains("REDIS_PORT"));
+    let map = done([redis()], &controlled(pod(&[], env, Value::Null)));
+    assert_eq!((map.accounts[0].way, map.warnings.len()), (Way::ConfigMap, 0));
+}
+
+#[test]
+fn a_container_with_env_from_gets_a_config_map_if_a_controller_made_the_pod() {
+    let sources = json!([{ "configMapRef": { "name": "own" } }]);
+    let pod = controlled(pod(&[], Value::Null, sources.clone()));
+    let done = done([redis()], &pod);
+    let patched = applied(&pod, &done);
+    let [map] = &done.config_maps[..] else { panic!("{done:?}") };
+    let expected = json!([{ "configMapRef": { "name": map.name } }, sources[0]]);
+    assert_eq!(patched["spec"]["containers"][0]["envFrom"], expected);
+    assert_eq!((map.data.len(), map.data["REDIS_SERVICE_HOST"].as_str()), (7, "10.0.0.11"));
+    assert!(is_ours(&map.name) && map.waits_for.is_empty());
+}
+
+#[test]
+fn a_bare_pod_with_env_from_is_inlined_and_warned() {
+    let pod = pod(&[], Value::Null, json!([{ "secretRef": { "name": "own" } }]));
+    let done = done([redis()], &pod);
+    assert_eq!((done.accounts[0].way, names(&pod, &done).len()), (Way::Inline, 7));
+    assert!(done.warnings[0].contains("container app: ") && done.warnings[0].contains("envFrom"));
+}
+
+#[test]
+fn a_config_map_is_kept_by_its_selection_alone() {
+    let pod = plain(&[("inject", "configmap"), ("forms", "named")]);
+    let done = done([redis()], &pod);
+    let [map] = &done.config_maps[..] else { panic!("{done:?}") };
+    let selection = Selection::from_text(&map.selection).unwrap();
+    assert_eq!(config_maps(&of([redis()]), "default", &selection), done.config_maps);
+    let later = config_maps(&of([redis(), svc("db").ip("10.0.0.2").tcp("", 1)]), "default", &selection);
+    assert_eq!((later[0].name.as_str(), later[0].data.len()), (map.name.as_str(), 4));
+}
+
+#[test]
+fn more_than_a_mebibyte_is_cut_into_several_config_maps() {
+    let many = (0..3_000).map(|number| svc(&format!("service-{number}")).ip("10.0.0.1").tcp("http", 80));
+    let pod = plain(&[]);
+    let done = done(many, &pod);
+    assert!(done.config_maps.len() > 1, "inlined, the pod would be too large");
+    let total: usize = done.config_maps.iter().map(|map| map.data.len()).sum();
+    assert_eq!(total, 8 * 3_000);
+    for map in &done.config_maps {
+        let bytes: usize = map.data.iter().map(|(name, value)| name.len() + value.len()).sum();
+        assert!(bytes <= 1 << 20);
+    }
+    let patched = applied(&pod, &done);
+    assert_eq!(patched["spec"]["containers"][0]["envFrom"].as_array().unwrap().len(), done.config_maps.len());
+    assert!(done.warnings.iter().any(|warning| warning.contains("max-bytes")), "{:?}", done.warnings);
+}
+
+#[test]
+fn a_dry_run_has_the_same_patch_and_makes_nothing() {
+    let pod = plain(&[("inject", "configmap")]);
+    let wet = done([redis()], &pod);
+    let dry = Admission { dry_run: true, ..asking("default", &pod) };
+    let dry = injection(&of([redis()]), &InjectOptions::default(), &dry);
+    assert_eq!((dry.patch, dry.config_maps.len(), wet.config_maps.len()), (wet.patch, 0, 1));
+}
+
+#[test]
+fn of_ephemeral_containers_only_the_new_are_touched() {
+    let mut pod = plain(&[("injected", "inline: 7 variables of redis")]);
+    pod["spec"]["enableServiceLinks"] = false.into();
+    pod["spec"]["ephemeralContainers"] = json!([{ "name": "old" }]);
+    let old = pod.clone();
+    pod["spec"]["ephemeralContainers"] = json!([{ "name": "old" }, { "name": "new" }]);
+    let admission = Admission { old_pod: Some(&old), ..asking("default", &pod) };
+    let done = injection(&of([redis()]), &InjectOptions::default(), &admission);
+    let paths: Vec<&str> = done.patch.iter().map(|op| op.path.as_str()).collect();
+    assert_eq!(paths, ["/spec/ephemeralContainers/1/env"]);
+}
+
+#[test]
+fn a_sidecar_that_comes_later_gets_its_variables_and_nothing_else_changes() {
+    let pod = plain(&[]);
+    let mut patched = applied(&pod, &done([redis()], &pod));
+    patched["spec"]["initContainers"] = json!([{ "name": "sidecar", "restartPolicy": "Always" }]);
+    let again = done([redis()], &patched);
+    let paths: Vec<&str> = again.patch.iter().map(|op| op.path.as_str()).collect();
+    assert_eq!(paths, ["/spec/initContainers/0/env", "/metadata/annotations/portico.dev~1injected"]);
+    assert_eq!(done([redis()], &applied(&patched, &again)).patch, []);
+}
+
+#[test]
+fn a_pod_that_turned_links_off_is_left_alone_unless_it_names_services() {
+    let mut pod = plain(&[]);
+    pod["spec"]["enableServiceLinks"] = false.into();
+    let left = done([redis()], &pod);
+    assert_eq!((left.patch.len(), left.untouched.is_some()), (0, true));
+    pod["metadata"]["annotations"] = json!({ "portico.dev/services": "redis" });
+    assert_eq!(names(&pod, &done([redis()], &pod)).len(), 7);
+}
+
+#[test]
+fn a_namespace_with_its_own_kubernetes_keeps_links() {
+    let api = || svc("kubernetes").ip("10.96.0.1").tcp("https", 443);
+    let own = || svc("kubernetes").namespace("team").ip("10.0.0.9").tcp("", 6443);
+    let other = || svc("db").namespace("team").ip("10.0.0.2").tcp("", 80);
+    let pod = plain(&[]);
+    let done =
+        |services: Vec<Service>| injection(&of(services), &InjectOptions::default(), &asking("team", &pod));
+    let links = |done: &Injection| applied(&pod, done)["spec"].get("enableServiceLinks").is_none();
+    assert!(links(&done(vec![api(), own(), other()])));
+    assert!(!links(&done(vec![api(), other()])));
+    let mut headless = own();
+    headless.cluster_ip_text = None;
+    assert!(!links(&done(vec![api(), headless, other()])));
+    let with_own = done(vec![api(), own(), other()]);
+    assert!(names(&pod, &with_own).iter().all(|name| name.starts_with("DB_")), "the kubelet gives the rest");
+}
+
+#[test]
+fn nothing_hides_the_variables_of_the_api_server() {
+    let api = svc("kubernetes").ip("10.96.0.1").tcp("https", 443);
+    let pod = plain(&[("services", "kubernetes=redis")]);
+    let done = done([api, redis()], &pod);
+    assert!(!names(&pod, &done).iter().any(|name| name == "KUBERNETES_SERVICE_HOST"));
+    assert!(done.warnings[0].contains("KUBERNETES_SERVICE_HOST"), "{:?}", done.warnings);
+}
+
+#[test]
+fn a_stale_reference_from_a_copied_pod_is_replaced() {
+    let stale =
+        json!([{ "configMapRef": { "name": "portico-env-0" } }, { "configMapRef": { "name": "own" } }]);
+    let pod = pod(&[], Value::Null, stale);
+    let done = done([redis()], &pod);
+    let sources = &applied(&pod, &done)["spec"]["containers"][0]["envFrom"];
+    assert_eq!(sources[0]["configMapRef"]["name"], done.config_maps[0].name);
+    assert_eq!((sources.as_array().unwrap().len(), &sources[1]["configMapRef"]["name"]), (2, &json!("own")));
+}
+
+#[test]
+fn a_mirror_pod_is_left_alone() {
+    let mut pod = plain(&[]);
+    pod["metadata"]["annotations"] = json!({ "kubernetes.io/config.mirror": "x" });
+    let done = done([redis()], &pod);
+    assert_eq!((done.patch.len(), done.warnings.len(), done.untouched.is_some()), (0, 0, true));
+}
+
+#[test]
+fn a_pod_without_metadata_gets_some() {
+    let pod = json!({ "spec": { "containers": [{ "name": "app" }] } });
+    let patched = applied(&pod, &done([redis()], &pod));
+    assert!(patched["metadata"]["annotations"][INJECTED_ANNOTATION].is_string());
+}
+
+#[test]
+fn what_is_not_built_like_a_pod_gets_no_patch_and_a_warning_that_says_where() {
+    let container = |container: Value| json!({ "spec": { "containers": [container] } });
+    let broken = [
+        (json!([]), "not an object"),
+        (json!({}), "no spec"),
+        (json!({ "spec": 5 }), "spec is not an object"),
+        (json!({ "spec": {}, "metadata": [] }), "metadata is not an object"),
+        (json!({ "spec": {}, "metadata": { "annotations": 1 } }), "annotations is not an object"),
+        (json!({ "spec": { "containers": {} } }), "containers is not a list"),
+        (json!({ "spec": { "enableServiceLinks": "no" } }), "enableServiceLinks"),
+        (container(json!(7)), "containers[0]"),
+        (container(json!({ "env": {} })), "containers[0]: env"),
+        (container(json!({ "env": [{ "value": "x" }] })), "containers[0]: env"),
+        (container(json!({ "env": [{ "name": "x", "value": 5 }] })), "containers[0]: env"),
+        (container(json!({ "envFrom": ["x"] })), "containers[0]: envFrom"),
+    ];
+    for (pod, what) in broken {
+        let done = done([redis()], &pod);
+        assert_eq!(done.patch, [], "{pod}");
+        assert!(done.warnings[0].contains(what), "{pod}: {:?}", done.warnings);
+    }
+    let crowd = json!({ "spec": { "containers": vec![json!({ "name": "c" }); CONTAINERS_MAX + 1] } });
+    let done = done([redis()], &crowd);
+    assert_eq!((done.patch.len(), done.warnings.len()), (0, 1));
+}

@@ -1,0 +1,87 @@
+//! What an API server asks of the environment in a pod (core/validation `ValidateEnv`, `validateEnvFrom`), so far as
+//! a patch could offend it.
+
+use std::collections::BTreeSet;
+
+use serde_json::{Map, Value};
+
+const LISTS: [&str; 3] = ["initContainers", "containers", "ephemeralContainers"];
+
+/// All that is wrong with a pod.
+pub(super) fn mistakes(pod: &Value) -> Vec<String> {
+    let mut found = Vec::new();
+    let annotations = pod["metadata"].get("annotations").map(|value| value.as_object().expect("a map"));
+    for (name, text) in annotations.into_iter().flatten() {
+        if !text.is_string() || !is_qualified(name) {
+            found.push(format!("annotation {name}: {text}"));
+        }
+    }
+    if !pod["spec"].get("enableServiceLinks").is_none_or(Value::is_boolean) {
+        found.push("enableServiceLinks".to_owned());
+    }
+    for list in LISTS {
+        for container in pod["spec"].get(list).and_then(Value::as_array).into_iter().flatten() {
+            let mut told = |what: String| found.push(format!("{list} {}: {what}", container["name"]));
+            env(container, &mut told);
+            env_from(container, &mut told);
+        }
+    }
+    found
+}
+
+fn is_qualified(name: &str) -> bool {
+    let is_part = |text: &str| !text.is_empty() && text.len() <= 253;
+    name.splitn(2, '/').all(is_part)
+}
+
+fn keys(value: &Value) -> BTreeSet<&str> {
+    value.as_object().map(Map::keys).into_iter().flatten().map(String::as_str).collect()
+}
+
+fn env(container: &Value, told: &mut impl FnMut(String)) {
+    let Some(env) = container.get("env") else { return };
+    for entry in env.as_array().expect("env is a list") {
+        let name = entry["name"].as_str().unwrap_or("");
+        // Relaxed names, as every supported API server takes them: printable, without `=`.
+        if name.is_empty() || !name.chars().all(|c| (' '..='~').contains(&c) && c != '=') {
+            told(format!("name {name:?}"));
+        }
+        if !keys(entry).is_subset(&BTreeSet::from(["name", "value", "valueFrom"])) {
+            told(format!("unknown field in {entry}"));
+        }
+        let has_value = entry.get("value").is_some_and(|value| value != "");
+        let sources = entry.get("valueFrom").map(|from| keys(from).len());
+        if sources.is_some_and(|count| count != 1 || has_value) {
+            told(format!("value and source in {entry}"));
+        }
+    }
+}
+
+fn env_from(container: &Value, told: &mut impl FnMut(String)) {
+    let Some(sources) = container.get("envFrom") else { return };
+    for source in sources.as_array().expect("envFrom is a list") {
+        let references: Vec<&str> =
+            keys(source).into_iter().filter(|key| *key == "configMapRef" || *key == "secretRef").collect();
+        let known = keys(source).is_subset(&BTreeSet::from(["configMapRef", "secretRef", "prefix"]));
+        let [reference] = references[..] else {
+            told(format!("not one reference in {source}"));
+            continue;
+        };
+        let name = source[reference]["name"].as_str().unwrap_or("");
+        let is_sound = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '.';
+        if !known || name.is_empty() || name.len() > 253 || !name.chars().all(is_sound) {
+            told(format!("source {source}"));
+        }
+    }
+}
+
+/// How often a container defines a name, beyond once.
+pub(super) fn duplicates(pod: &Value) -> usize {
+    let containers = LISTS.iter().filter_map(|list| pod["spec"].get(*list)?.as_array()).flatten();
+    let surplus = containers.map(|container| {
+        let entries = container.get("env").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+        let names: BTreeSet<&str> = entries.iter().filter_map(|entry| entry["name"].as_str()).collect();
+        entries.len() - names.len()
+    });
+    surplus.sum()
+}

@@ -1,0 +1,160 @@
+//! What annotations ask for.
+
+use super::*;
+
+/// The variables of a pod with these annotations, as NAME=value, and its warnings.
+fn given(annotations: &[(&str, &str)]) -> (Vec<String>, Vec<String>) {
+    let pod = plain(annotations);
+    let done = done([redis(), postgres(), svc("web").ip("10.0.0.3").tcp("http", 80)], &pod);
+    let env = applied(&pod, &done)["spec"]["containers"][0]["env"].as_array().cloned().unwrap_or_default();
+    let text = |value: &Value| value.as_str().unwrap().to_owned();
+    let lines = env.iter().map(|entry| format!("{}={}", text(&entry["name"]), text(&entry["value"])));
+    (lines.collect(), done.warnings)
+}
+
+#[test]
+fn a_list_gives_these_services_alone_also_of_other_namespaces_by_an_alias() {
+    let (lines, warnings) = given(&[("services", " redis, db=team-b/postgres"), ("forms", "host-port")]);
+    let expected = [
+        "REDIS_SERVICE_HOST=10.0.0.11",
+        "REDIS_SERVICE_PORT=6379",
+        "DB_SERVICE_HOST=10.0.0.12",
+        "DB_SERVICE_PORT=5432",
+    ];
+    assert_eq!((lines, warnings), (expected.map(str::to_owned).to_vec(), vec![]));
+    assert_eq!(given(&[("services", "")]), (vec![], vec![]));
+}
+
+#[test]
+fn a_service_of_another_namespace_must_be_offered() {
+    let pod = plain(&[("services", "db=team-b/postgres")]);
+    for (export, count) in [
+        (Export::Nowhere, 0),
+        (Export::To(vec!["other".into()]), 0),
+        (Export::To(vec!["other".into(), "default".into()]), 7),
+        (Export::Everywhere, 7),
+    ] {
+        let done = done([postgres().export(export.clone())], &pod);
+        assert_eq!(names(&pod, &done).len(), count, "{export:?}");
+        assert_eq!(done.warnings.len(), usize::from(count == 0), "{:?}", done.warnings);
+    }
+}
+
+#[test]
+fn forms_and_prefix_shape_the_names() {
+    let named = given(&[("services", "web"), ("forms", "named"), ("prefix", "MY_")]).0;
+    let expected = ["MY_WEB_SERVICE_HOST=10.0.0.3", "MY_WEB_SERVICE_PORT=80", "MY_WEB_SERVICE_PORT_HTTP=80"];
+    assert_eq!(named, expected);
+    assert_eq!(given(&[("services", "web"), ("forms", "all")]).0.len(), 8);
+}
+
+#[test]
+fn of_two_services_with_one_name_the_first_in_the_list_wins_with_a_warning() {
+    let (lines, warnings) =
+        given(&[("services", "db=team-b/postgres, db=redis, redis"), ("forms", "host-port")]);
+    assert_eq!(lines[0], "DB_SERVICE_HOST=10.0.0.12");
+    assert_eq!(lines.len(), 4);
+    assert!(
+        warnings[0].contains("DB_SERVICE_HOST and 1 more of service team-b/postgres stands"),
+        "{warnings:?}"
+    );
+}
+
+#[test]
+fn what_does_not_fit_is_left_out_service_by_service_and_named() {
+    let (lines, warnings) = given(&[("max-bytes", "100"), ("forms", "host-port")]);
+    assert_eq!((lines.len(), warnings.len()), (4, 0));
+    let (lines, warnings) = given(&[("max-bytes", "60"), ("forms", "host-port")]);
+    assert!(lines.iter().all(|line| line.starts_with("REDIS_")), "{lines:?}");
+    assert!(warnings[0].contains("portico.dev/max-bytes 60: left out: web"), "{warnings:?}");
+    let bytes: usize = lines.iter().map(|line| line.len() + 1).sum();
+    assert!(bytes <= 60, "{bytes}");
+}
+
+#[test]
+fn the_pod_is_heard_before_its_namespace() {
+    let of_namespace = BTreeMap::from([("portico.dev/inject".to_owned(), "false".to_owned())]);
+    let count = |pod: &Value| {
+        let admission = Admission { namespace_annotations: &of_namespace, ..asking("default", pod) };
+        injection(&of([redis()]), &InjectOptions::default(), &admission).patch.len()
+    };
+    assert_eq!(count(&plain(&[])), 0);
+    assert_eq!(count(&plain(&[("inject", "true")])), 3);
+}
+
+#[test]
+fn a_missing_required_service_warns_waits_or_denies() {
+    let done =
+        |on_missing| done([redis()], &plain(&[("require", "redis, queue"), ("on-missing", on_missing)]));
+    let warned = done("warn");
+    assert!(warned.warnings[0].contains("service queue is not there"), "{:?}", warned.warnings);
+    assert_eq!(warned.patch.len(), 3);
+    let denied = done("deny");
+    assert!(denied.denied.unwrap().contains("portico.dev/require: service queue"));
+    assert_eq!(denied.patch, []);
+    let waits = done("wait");
+    let [map] = &waits.config_maps[..] else { panic!("{waits:?}") };
+    assert_eq!((waits.accounts[0].way, map.waits_for.len(), map.data.len()), (Way::ConfigMap, 1, 0));
+    let there = [redis(), svc("queue").ip("10.0.0.4").tcp("", 1)];
+    let selection = Selection::from_text(&map.selection).unwrap();
+    let [now] = &config_maps(&of(there), "default", &selection)[..] else { panic!("one is enough") };
+    assert_eq!((now.name.as_str(), now.waits_for.len(), now.data.len()), (map.name.as_str(), 0, 14));
+}
+
+#[test]
+fn what_is_required_may_be_an_alias() {
+    let annotations = [("services", "db=team-b/postgres"), ("require", "db"), ("on-missing", "deny")];
+    let pod = plain(&annotations);
+    assert_eq!(done([postgres()], &pod).denied, None);
+    assert!(done([], &pod).denied.unwrap().contains("service postgres"));
+}
+
+#[test]
+fn nobody_who_looks_into_a_pod_is_turned_away() {
+    let mut pod = plain(&[("require", "queue"), ("on-missing", "deny")]);
+    let old = pod.clone();
+    pod["spec"]["ephemeralContainers"] = json!([{ "name": "look" }]);
+    let admission = Admission { old_pod: Some(&old), ..asking("default", &pod) };
+    let done = injection(&of([redis()]), &InjectOptions::default(), &admission);
+    assert_eq!((done.denied, done.warnings.len(), done.patch.len()), (None, 1, 1));
+}
+
+#[test]
+fn a_bad_annotation_is_named_and_the_pod_starts_without_that_wish() {
+    let bad = [
+        ("inject", "maybe"),
+        ("services", "redis, A B"),
+        ("services", "redis, team-b/postgres"),
+        ("services", "redis, 1x=redis"),
+        ("services", "redis, a/b/c"),
+        ("prefix", "1X"),
+        ("prefix", ""),
+        ("prefix", "a=b"),
+        ("forms", "some"),
+        ("require", "Redis"),
+        ("on-missing", "panic"),
+        ("max-bytes", "0"),
+        ("max-bytes", "-1"),
+        ("max-bytes", "+1"),
+        ("max-bytes", "99999999999999999999Mi"),
+        ("forms", "\u{1}\n"),
+    ];
+    for (name, text) in bad {
+        let (lines, warnings) = given(&[(name, text)]);
+        assert!(lines.contains(&"REDIS_SERVICE_HOST=10.0.0.11".to_owned()), "{name}: {text}: {lines:?}");
+        assert!(warnings[0].contains(&format!("portico.dev/{name}: ")), "{name}: {text}: {warnings:?}");
+        assert!(!warnings[0].contains(char::is_control));
+        let strict = done([redis()], &plain(&[(name, text), ("on-missing", "deny")]));
+        let is_itself = name == "on-missing";
+        assert_eq!(strict.denied.is_some(), !is_itself, "{name}: {text}");
+    }
+}
+
+#[test]
+fn many_warnings_stay_within_the_api_servers_limits() {
+    let list = (0..900).map(|number| format!("missing-{number}")).collect::<Vec<_>>().join(",");
+    let warnings = given(&[("services", &list), ("prefix", &"ä".repeat(999))]).1;
+    assert!(warnings.iter().all(|warning| warning.chars().count() <= 256));
+    assert!(warnings.iter().map(|warning| warning.chars().count()).sum::<usize>() <= 4_096);
+    assert!(warnings.last().unwrap().ends_with("more warnings"));
+}
