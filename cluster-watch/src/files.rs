@@ -63,17 +63,47 @@ pub fn watch_files(
     node_name: Option<String>,
     tell: Sender<Event>,
 ) -> Result<FileWatch, FilesError> {
+    let places = absolute(&paths)?;
+    let told = Told::new(node_name);
+    let sources = paths.into_iter().map(Source::Path).collect();
+    let work = Work { sources, places, options, told, tell };
+    start("manifests", move |stopped| work.run(stopped))
+}
+
+/// Wakes whoever reads these files: at once, and then each time after something may have changed and nobody writes, until
+/// the answer or the receiver is dropped.
+///
+/// # Errors
+/// The thread that watches cannot be started.
+pub fn watch_paths(paths: Vec<PathBuf>, wake: Sender<()>) -> Result<FileWatch, FilesError> {
+    let places = absolute(&paths)?;
+    start("files", move |stopped| {
+        let paths: Vec<&Path> = places.iter().map(PathBuf::as_path).collect();
+        let mut watcher = Watcher::new(stopped);
+        loop {
+            // What leads to a file may change while it is followed.
+            while watcher.cover(&paths) {}
+            if wake.blocking_send(()).is_err() || watcher.wait(None) == Woken::Stopped {
+                return;
+            }
+        }
+    })
+}
+
+/// The same paths, from the root.
+fn absolute(paths: &[PathBuf]) -> Result<Vec<PathBuf>, FilesError> {
     let absolute = |path: &PathBuf| {
         let absolute = std::path::absolute(path);
         absolute.map_err(|source| FilesError::Relative { path: path.clone(), source })
     };
-    let places = paths.iter().map(absolute).collect::<Result<Vec<PathBuf>, FilesError>>()?;
+    paths.iter().map(absolute).collect()
+}
+
+/// Starts the thread that watches; it is told to end by the pipe.
+fn start(name: &str, work: impl FnOnce(PipeReader) + Send + 'static) -> Result<FileWatch, FilesError> {
     let (stopped, stop) = io::pipe().map_err(FilesError::Pipe)?;
-    let told = Told::new(node_name);
-    let sources = paths.into_iter().map(Source::Path).collect();
-    let work = Work { sources, places, options, told, tell };
-    let thread = thread::Builder::new().name("manifests".to_owned());
-    thread.spawn(move || work.run(stopped)).map_err(FilesError::Thread)?;
+    let thread = thread::Builder::new().name(name.to_owned());
+    thread.spawn(move || work(stopped)).map_err(FilesError::Thread)?;
     Ok(FileWatch { _stop: stop })
 }
 

@@ -39,7 +39,9 @@ pub(crate) struct Finished {
 
 /// Brings together what has been read.
 pub(crate) fn finish(reader: Reader, options: &ReadOptions, earlier: &Earlier) -> Finished {
-    let Reader { mut report, mut services, slices, endpoints, pods, nodes, service_cidrs, .. } = reader;
+    let Reader {
+        mut report, mut services, slices, endpoints, pods, nodes, namespaces, service_cidrs, ..
+    } = reader;
     drop_clashes(&mut services, &mut report);
     draw_addresses(&mut services, options, earlier, &mut report);
     warn_of_service_addresses(&services, &slices, &endpoints, &mut report);
@@ -59,6 +61,7 @@ pub(crate) fn finish(reader: Reader, options: &ReadOptions, earlier: &Earlier) -
         services: services.into_iter().map(|(key, placed)| (key, placed.value.service)).collect(),
         slices,
         nodes: nodes.into_iter().map(|(name, placed)| (name, placed.value)).collect(),
+        namespaces: namespaces.into_iter().map(|(name, placed)| (name, placed.value)).collect(),
         service_ranges: service_cidrs.into_values().flat_map(|placed| placed.value).collect(),
     };
     Finished { objects, report, derived }

@@ -41,7 +41,7 @@ pub use cluster::{
     ClientError, Limits, ProbeError, Watched, client, probe, watch_cluster, watch_cluster_within,
 };
 pub use event::Event;
-pub use files::{FileWatch, FilesError, watch_files};
+pub use files::{FileWatch, FilesError, watch_files, watch_paths};
 pub use manifest::manifest;
 pub use objects::Objects;
 pub use report::{MAX_PROBLEMS, Problem, Report, Severity};

@@ -1,7 +1,8 @@
-//! Node and `ServiceCIDR` objects: what belongs to the cluster and not to one service.
+//! Node, Namespace and `ServiceCIDR` objects: what belongs to the cluster and not to one service.
 //!
 //! What must not go in here: which node the pods run on; the caller chooses one by its name.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -14,6 +15,7 @@ use crate::metadata::{NameRule, Names, named};
 use crate::validate;
 
 const ZONE_LABEL: &str = "topology.kubernetes.io/zone";
+const OWN_ANNOTATIONS: &str = "portico.dev/";
 
 /// Reads a node; none: its name is wrong, and that has been said.
 pub(crate) fn node(object: &Field<'_, '_>, names: &mut Names) -> Option<Node> {
@@ -24,6 +26,16 @@ pub(crate) fn node(object: &Field<'_, '_>, names: &mut Names) -> Option<Node> {
     let zone = labels.iter().find(|(label, _)| *label == ZONE_LABEL).map_or("", |(_, zone)| *zone);
     let addresses = addresses(&object.map("status"));
     Some(Node { name: names.get(name?), zone: names.get(zone), addresses })
+}
+
+/// The annotations of a namespace that are ours.
+pub(crate) fn namespace(object: &Field<'_, '_>) -> Option<(Arc<str>, BTreeMap<String, String>)> {
+    let meta = object.map("metadata");
+    let name_field = meta.at("name");
+    let name = named(&name_field, NameRule::Label);
+    let annotations = meta.map("annotations").texts();
+    let ours = annotations.into_iter().filter(|(name, _)| name.starts_with(OWN_ANNOTATIONS));
+    Some((name?.into(), ours.map(|(name, text)| (name.to_owned(), text.to_owned())).collect()))
 }
 
 /// The internal addresses; where there is none of a family, the external ones (kube-proxy's

@@ -20,6 +20,8 @@ pub struct Objects {
     pub slices: BTreeMap<SliceKey, EndpointSlice>,
     /// The nodes.
     pub nodes: BTreeMap<Arc<str>, Node>,
+    /// The annotations of namespaces that are ours (`portico.dev/`).
+    pub namespaces: BTreeMap<Arc<str>, BTreeMap<String, String>>,
     /// The ranges of all `ServiceCIDR` objects; empty where there was none.
     pub service_ranges: Vec<IpNet>,
 }
@@ -34,7 +36,7 @@ impl Objects {
     /// The snapshot of these objects.
     #[must_use]
     pub fn into_snapshot(self) -> Snapshot {
-        let Self { services, slices, nodes: _, service_ranges } = self;
+        let Self { services, slices, nodes: _, namespaces: _, service_ranges } = self;
         let ranges = (!service_ranges.is_empty()).then_some(Change::ServiceRanges(service_ranges));
         let services = services.into_values().map(Change::Service);
         let slices = slices.into_values().map(Change::Slice);

@@ -18,7 +18,7 @@ use crate::endpoints::{EndpointsDraft, endpoints};
 use crate::field::{Field, Findings};
 use crate::legacy::{legacy_endpoints, legacy_service};
 use crate::metadata::Names;
-use crate::node::{node, service_cidr};
+use crate::node::{namespace, node, service_cidr};
 use crate::pods::{Pod, PodKey, pod};
 use crate::report::{Place, Report, Severity, excerpt};
 use crate::service::{ServiceDraft, service};
@@ -45,6 +45,7 @@ pub(crate) struct Reader {
     pub(crate) endpoints: BTreeMap<ServiceKey, Placed<EndpointsDraft>>,
     pub(crate) pods: BTreeMap<PodKey, Placed<Pod>>,
     pub(crate) nodes: BTreeMap<Arc<str>, Placed<Node>>,
+    pub(crate) namespaces: BTreeMap<Arc<str>, Placed<BTreeMap<String, String>>>,
     pub(crate) service_cidrs: BTreeMap<Arc<str>, Placed<Vec<IpNet>>>,
 }
 
@@ -154,6 +155,9 @@ impl Reader {
             ("v1", "Endpoints") => endpoints(&root, names).map(Kept::Endpoints),
             ("v1", "Pod") => pod(&root, names).map(Kept::Pod),
             ("v1", "Node") => node(&root, names).map(Kept::Node),
+            ("v1", "Namespace") => {
+                namespace(&root).map(|(name, annotations)| Kept::Namespace(name, annotations))
+            }
             ("networking.k8s.io/v1" | "networking.k8s.io/v1beta1", "ServiceCIDR") => {
                 service_cidr(&root).map(|(name, ranges)| Kept::ServiceCidr(name, ranges))
             }
@@ -201,6 +205,9 @@ impl Reader {
                 let key = node.name.clone();
                 put(&mut self.nodes, key, Placed { value: node, place, order }, label, report);
             }
+            Kept::Namespace(name, annotations) => {
+                put(&mut self.namespaces, name, Placed { value: annotations, place, order }, label, report);
+            }
             Kept::ServiceCidr(name, ranges) => {
                 put(&mut self.service_cidrs, name, Placed { value: ranges, place, order }, label, report);
             }
@@ -215,6 +222,7 @@ enum Kept {
     Endpoints(EndpointsDraft),
     Pod(Pod),
     Node(Node),
+    Namespace(Arc<str>, BTreeMap<String, String>),
     ServiceCidr(Arc<str>, Vec<IpNet>),
 }
 
@@ -265,8 +273,8 @@ fn shown_name(object: &Value) -> Option<String> {
     let metadata = object.get("metadata");
     let name = text(metadata, "name").or_else(|| text(Some(object), "id"))?;
     let namespace = text(metadata, "namespace").or_else(|| text(Some(object), "namespace"));
-    let is_of_cluster = matches!(object.get("kind").and_then(Value::as_str), Some("Node" | "ServiceCIDR"));
-    if is_of_cluster {
+    let kind = object.get("kind").and_then(Value::as_str);
+    if matches!(kind, Some("Node" | "Namespace" | "ServiceCIDR")) {
         return Some(name);
     }
     Some(format!("{}/{name}", namespace.as_deref().unwrap_or("default")))

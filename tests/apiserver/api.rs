@@ -9,8 +9,10 @@ mod double;
 mod folder;
 mod kind;
 mod real;
+pub(crate) mod request;
 mod store;
 mod watching;
+mod writing;
 
 use std::path::Path;
 
@@ -18,6 +20,7 @@ use serde_json::Value;
 
 use double::Double;
 use real::Real;
+use request::{Answer, send};
 
 /// What the double does wrong, from now on or once.
 #[derive(Debug, Clone)]
@@ -51,6 +54,8 @@ pub(crate) enum Fault {
     /// Changes of the services with this label (or without it, where `!` stands before it) come later than others:
     /// not before this fault is mended.
     HoldWatches(&'static str),
+    /// Before the next write of this resource somebody else puts this object, once.
+    Race(&'static str, Value),
 }
 
 /// An API server for tests. It ends with the value.
@@ -106,6 +111,30 @@ impl Api {
             Self::Double(double) => double.delete(kind, namespace, name),
             Self::Real(real) => real.delete(kind, namespace, name),
         }
+    }
+
+    /// Sends any request as somebody who may do everything.
+    pub(crate) fn send(&self, method: &str, path: &str, content_type: &str, object: &Value) -> Answer {
+        send(self.kubeconfig(), method, path, content_type, object)
+    }
+
+    /// An object as the server has it; none: it has none.
+    pub(crate) fn get(&self, kind: &str, namespace: &str, name: &str) -> Option<Value> {
+        let path = kind::Kind::named(kind).path(namespace, name);
+        let Answer { status, object, .. } = self.send("GET", &path, "application/json", &Value::Null);
+        assert!(status == 200 || status == 404, "{path}: {status} {object}");
+        (status == 200).then_some(object)
+    }
+
+    /// Makes an object by a request of its own, as kubectl does.
+    pub(crate) fn create(&self, query: &str, object: &Value) -> Answer {
+        let kind = kind::Kind::of(object);
+        let namespace = object["metadata"]["namespace"].as_str().unwrap_or("default");
+        let path = kind.path(namespace, "");
+        let path = format!("{}{query}", path.trim_end_matches('/'));
+        let mut object = object.clone();
+        object["apiVersion"] = kind.api_version().into();
+        self.send("POST", &path, "application/json", &object)
     }
 
     /// Does something wrong; the double alone can.

@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use http::{Request, Response, StatusCode};
+use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full, combinators::BoxBody};
 use hyper::body::{Bytes, Incoming};
 use hyper::server::conn::http1;
@@ -27,9 +27,10 @@ use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use super::Fault;
 use super::certificates::Certificates;
 use super::folder::Folder;
-use super::kind::Kind;
+use super::kind::{Kind, Target};
 use super::store::{Key, Selector, Store};
 use super::watching::{Watching, watching};
+use super::writing::written;
 
 const TOKEN: &str = "may-do-everything";
 const TOKEN_OF_STRANGER: &str = "may-do-nothing";
@@ -73,6 +74,8 @@ pub(crate) struct Faults {
     denied: BTreeSet<&'static str>,
     absent: BTreeSet<&'static str>,
     garbage: Option<(&'static str, &'static str)>,
+    /// What somebody else puts before the next write of a resource.
+    pub(crate) race: Option<(&'static str, Value)>,
 }
 
 impl State {
@@ -126,6 +129,7 @@ impl Double {
             Fault::Away => faults.away = true,
             Fault::Answer(status, after) => faults.answer = Some((status, after)),
             Fault::GarbageList(resource, text) => faults.garbage = Some((resource, text)),
+            Fault::Race(resource, object) => faults.race = Some((resource, object)),
             Fault::Deny(resource) => {
                 faults.denied.insert(resource);
             }
@@ -200,7 +204,7 @@ async fn answer(state: Arc<State>, request: Request<Incoming>) -> Result<Respons
         let others = ["compiler", "platform"].map(|key| (key.to_owned(), Value::from("double")));
         return Ok(response(200, Value::Object(version.into_iter().chain(others).collect()).to_string()));
     }
-    let Some(kind) = Kind::at(&path) else {
+    let Some(Target { kind, namespace, name }) = Target::at(&path) else {
         return Ok(refusal(404, "the server could not find the resource"));
     };
     if user == Some(TOKEN_OF_STRANGER) || faults.denied.contains(kind.resource) {
@@ -210,7 +214,15 @@ async fn answer(state: Arc<State>, request: Request<Incoming>) -> Result<Respons
     if faults.absent.contains(&*path) {
         return Ok(refusal(404, "the server could not find the requested resource"));
     }
-    let selector = Selector { labels: query("labelSelector"), fields: query("fieldSelector") };
+    if request.method() != Method::GET || name.is_some() {
+        let target = Target { kind, namespace, name };
+        let method = request.method().clone();
+        let body = request.into_body().collect().await.map(|body| body.to_bytes()).unwrap_or_default();
+        let (code, answer) = written(&mut state.lock(), &method, &target, &body);
+        state.happen();
+        return Ok(response(code, answer.to_string()));
+    }
+    let selector = Selector { namespace, labels: query("labelSelector"), fields: query("fieldSelector") };
     if query("watch") == "true" {
         let version = query("resourceVersion").parse().unwrap_or(0);
         let seconds = query("timeoutSeconds").parse().unwrap_or(300);

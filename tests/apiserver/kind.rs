@@ -14,11 +14,20 @@ pub(crate) struct Kind {
     pub(crate) is_namespaced: bool,
 }
 
-const KINDS: [Kind; 6] = [
+const KINDS: [Kind; 10] = [
     Kind { name: "Service", resource: "services", bases: &["/api/v1"], is_namespaced: true },
     Kind { name: "Pod", resource: "pods", bases: &["/api/v1"], is_namespaced: true },
     Kind { name: "Node", resource: "nodes", bases: &["/api/v1"], is_namespaced: false },
     Kind { name: "Namespace", resource: "namespaces", bases: &["/api/v1"], is_namespaced: false },
+    Kind { name: "Secret", resource: "secrets", bases: &["/api/v1"], is_namespaced: true },
+    Kind { name: "ConfigMap", resource: "configmaps", bases: &["/api/v1"], is_namespaced: true },
+    Kind { name: "Event", resource: "events", bases: &["/api/v1"], is_namespaced: true },
+    Kind {
+        name: "MutatingWebhookConfiguration",
+        resource: "mutatingwebhookconfigurations",
+        bases: &["/apis/admissionregistration.k8s.io/v1"],
+        is_namespaced: false,
+    },
     Kind {
         name: "EndpointSlice",
         resource: "endpointslices",
@@ -42,12 +51,6 @@ impl Kind {
         Self::named(object["kind"].as_str().expect("an object has a kind"))
     }
 
-    /// The kind that is listed at this path.
-    pub(crate) fn at(path: &str) -> Option<Self> {
-        let (base, resource) = path.rsplit_once('/')?;
-        KINDS.into_iter().find(|kind| kind.resource == resource && kind.bases.contains(&base))
-    }
-
     pub(crate) fn api_version(self) -> &'static str {
         let base = self.bases[0];
         base.strip_prefix("/apis/").or(base.strip_prefix("/api/")).expect("a base is one of the two")
@@ -61,5 +64,34 @@ impl Kind {
         } else {
             format!("{}/{resource}/{name}", bases[0])
         }
+    }
+}
+
+/// What a path leads to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Target {
+    pub(crate) kind: Kind,
+    /// None: all namespaces, or a kind that has none.
+    pub(crate) namespace: Option<String>,
+    /// None: all objects.
+    pub(crate) name: Option<String>,
+}
+
+impl Target {
+    /// What this path leads to.
+    pub(crate) fn at(path: &str) -> Option<Self> {
+        KINDS.into_iter().find_map(|kind| {
+            let rest = kind.bases.iter().find_map(|base| path.strip_prefix(base)?.strip_prefix('/'))?;
+            let mut parts = rest.split('/');
+            let mut first = parts.next()?;
+            let mut namespace = None;
+            // A namespace itself, and what is in one, begin alike.
+            if kind.is_namespaced && first == "namespaces" {
+                namespace = Some(parts.next()?.to_owned());
+                first = parts.next()?;
+            }
+            let name = parts.next().map(str::to_owned);
+            (first == kind.resource && parts.next().is_none()).then_some(Self { kind, namespace, name })
+        })
     }
 }

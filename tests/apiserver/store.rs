@@ -31,6 +31,11 @@ pub(crate) struct Store {
 }
 
 impl Store {
+    /// The object of this name, as it is.
+    pub(crate) fn get(&self, kind: Kind, namespace: &str, name: &str) -> Option<&Value> {
+        self.objects.get(&(kind.resource, namespace.to_owned(), name.to_owned()))
+    }
+
     pub(crate) fn put(&mut self, mut object: Value) {
         let kind = Kind::of(&object);
         let metadata = &mut object["metadata"];
@@ -105,6 +110,8 @@ impl Store {
 /// Labels and fields that objects must have.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Selector {
+    /// None: any.
+    pub(crate) namespace: Option<String>,
     pub(crate) labels: String,
     pub(crate) fields: String,
 }
@@ -121,7 +128,9 @@ impl Selector {
             Some(("metadata.name", name)) => object["metadata"]["name"] == name,
             other => panic!("the double knows no field selector {other:?}"),
         };
-        parts(&self.labels).all(has) && parts(&self.fields).all(is)
+        let is_there =
+            self.namespace.as_ref().is_none_or(|namespace| object["metadata"]["namespace"] == **namespace);
+        is_there && parts(&self.labels).all(has) && parts(&self.fields).all(is)
     }
 }
 

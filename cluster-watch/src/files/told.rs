@@ -126,7 +126,7 @@ impl Told {
     }
 
     fn changes(&mut self, new: Objects, settled: &Settled) -> Vec<Change> {
-        let Objects { services, slices, nodes: _, service_ranges } = new;
+        let Objects { services, slices, nodes: _, namespaces: _, service_ranges } = new;
         let mut changes = Vec::new();
         let had = &mut self.objects;
         if service_ranges != had.service_ranges && !settled.held.contains(&Loss::Ranges) {

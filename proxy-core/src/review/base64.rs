@@ -6,17 +6,25 @@ const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwx
 
 /// These bytes as text.
 pub(super) fn encoded(bytes: &[u8]) -> String {
-    let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);
-    for chunk in bytes.chunks(3) {
-        let byte = |index: usize| u32::from(chunk.get(index).copied().unwrap_or_default());
-        let bits = byte(0) << 16 | byte(1) << 8 | byte(2);
-        for place in 0..4 {
-            let sextet = (bits >> (18 - 6 * place)) & 0x3f;
-            let is_padding = place > chunk.len();
-            text.push(if is_padding { '=' } else { char::from(ALPHABET[sextet as usize]) });
-        }
+    let mut text = Vec::with_capacity(bytes.len().div_ceil(3) * 4);
+    let (whole, rest) = bytes.as_chunks();
+    for chunk in whole {
+        text.extend_from_slice(&four(*chunk));
     }
-    text
+    if !rest.is_empty() {
+        let byte = |index: usize| rest.get(index).copied().unwrap_or_default();
+        let mut last = four([byte(0), byte(1), byte(2)]);
+        last[rest.len() + 1..].fill(b'=');
+        text.extend_from_slice(&last);
+    }
+    // The alphabet is ASCII.
+    String::from_utf8(text).unwrap_or_default()
+}
+
+/// Three bytes as four characters.
+fn four([first, second, third]: [u8; 3]) -> [u8; 4] {
+    let bits = u32::from(first) << 16 | u32::from(second) << 8 | u32::from(third);
+    [18, 12, 6, 0].map(|shift| ALPHABET[(bits >> shift) as usize & 0x3f])
 }
 
 #[cfg(test)]

@@ -1,0 +1,56 @@
+//! Single objects of the double: read, made, replaced and deleted, with the conflicts of a real one.
+//!
+//! What must not go in here: lists and watches.
+
+use http::Method;
+use serde_json::Value;
+
+use super::double::{Inner, status};
+use super::kind::Target;
+
+/// The status and the object of an answer.
+pub(crate) fn written(inner: &mut Inner, method: &Method, target: &Target, body: &[u8]) -> (u16, Value) {
+    let Target { kind, namespace, name } = target;
+    let refuse = |code: u16, what: &str| (code, status(code, what));
+    if *method != Method::GET
+        && let Some((resource, object)) = inner.faults.race.take()
+    {
+        if resource == kind.resource {
+            inner.store.put(object);
+        } else {
+            inner.faults.race = Some((resource, object));
+        }
+    }
+    let namespace = namespace.clone().unwrap_or_default();
+    let mut object: Value = serde_json::from_slice(body).unwrap_or_default();
+    let named = object["metadata"]["name"].as_str().map(str::to_owned);
+    let Some(name) = name.clone().or(named) else { return refuse(422, "the object has no name") };
+    let found = inner.store.get(*kind, &namespace, &name).cloned();
+    let version = |object: &Value| object["metadata"]["resourceVersion"].clone();
+    match (method.as_str(), found) {
+        ("GET" | "PUT" | "DELETE", None) => refuse(404, "not found"),
+        ("GET", Some(found)) => (200, found),
+        ("POST", Some(_)) => refuse(409, "already exists"),
+        ("PUT", Some(found)) if !version(&object).is_null() && version(&object) != version(&found) => {
+            refuse(409, "the object has been modified")
+        }
+        ("POST" | "PUT", _) => {
+            object["kind"] = kind.name.into();
+            if kind.is_namespaced {
+                object["metadata"]["namespace"] = namespace.as_str().into();
+            }
+            inner.store.put(object);
+            let made = inner.store.get(*kind, &namespace, &name).cloned().unwrap_or_default();
+            (if *method == Method::POST { 201 } else { 200 }, made)
+        }
+        ("DELETE", Some(found)) => {
+            let wanted = &object["preconditions"]["resourceVersion"];
+            if !wanted.is_null() && *wanted != version(&found) {
+                return refuse(409, "the object has been modified");
+            }
+            inner.store.delete(*kind, &namespace, &name);
+            (200, status(200, "deleted"))
+        }
+        _ => refuse(405, "the double does not do this"),
+    }
+}

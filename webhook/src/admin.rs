@@ -1,0 +1,113 @@
+//! /metrics, /healthz and /readyz over plain HTTP, for Prometheus and for the kubelet.
+//!
+//! What must not go in here: what the numbers mean.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::body::{Bytes, Incoming};
+use hyper::header::{CONTENT_TYPE, HeaderValue};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::TcpListener;
+use tokio::sync::{Semaphore, watch};
+
+use crate::certificate::Shown;
+use crate::clock::now_s;
+use crate::listener::{Phase, Server};
+use crate::metrics::{Report, metrics};
+use crate::mutate::Body;
+use crate::services::Known;
+use crate::tally::Tallied;
+
+/// How many may ask at once.
+const CLIENTS_MAX: usize = 64;
+/// A client has so long for the head of its request.
+const HEAD_MAX: Duration = Duration::from_secs(5);
+
+/// All that is told of this program.
+pub(crate) struct Admin {
+    pub(crate) server: Arc<Server>,
+    pub(crate) shown: Arc<Shown>,
+    pub(crate) known: watch::Receiver<Known>,
+    pub(crate) phase: watch::Receiver<Phase>,
+    pub(crate) tallied: Tallied,
+}
+
+impl Admin {
+    /// Serves for ever.
+    pub(crate) async fn serve(self: Arc<Self>, listener: TcpListener) {
+        let places = Arc::new(Semaphore::new(CLIENTS_MAX));
+        loop {
+            let place = Arc::clone(&places).acquire_owned().await;
+            let Ok((stream, _)) = listener.accept().await else {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                continue;
+            };
+            let admin = Arc::clone(&self);
+            tokio::spawn(async move {
+                let service =
+                    service_fn(|request| std::future::ready(Ok::<_, Infallible>(admin.answer(&request))));
+                let mut builder = http1::Builder::new();
+                builder.timer(TokioTimer::new()).header_read_timeout(HEAD_MAX);
+                // A client that goes away is nobody's concern.
+                let _ = builder.serve_connection(TokioIo::new(stream), service).await;
+                drop(place);
+            });
+        }
+    }
+
+    fn answer(&self, request: &Request<Incoming>) -> Response<Body> {
+        let lacks = self.lacks();
+        let (status, text) = match (request.method(), request.uri().path()) {
+            (&Method::GET, "/healthz") => (StatusCode::OK, "ok\n".to_owned()),
+            (&Method::GET, "/readyz") if lacks.is_empty() => (StatusCode::OK, "ok\n".to_owned()),
+            (&Method::GET, "/readyz") => {
+                (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {}\n", lacks.join("; ")))
+            }
+            (&Method::GET, "/metrics") => (StatusCode::OK, metrics(&self.report(lacks.is_empty()))),
+            (&Method::GET, _) => {
+                (StatusCode::NOT_FOUND, "there are /metrics, /healthz and /readyz\n".to_owned())
+            }
+            _ => (StatusCode::METHOD_NOT_ALLOWED, "only GET\n".to_owned()),
+        };
+        let mut response = Response::new(Body::new(Bytes::from(text)));
+        *response.status_mut() = status;
+        let text_type = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
+        response.headers_mut().insert(CONTENT_TYPE, text_type);
+        response
+    }
+
+    /// What there must be before requests are to be sent here.
+    fn lacks(&self) -> Vec<String> {
+        let mut lacks = Vec::new();
+        if *self.phase.borrow() > Phase::Serving {
+            lacks.push("it is ending".to_owned());
+        }
+        if self.shown.ends_s().is_none_or(|ends_s| ends_s <= now_s()) {
+            lacks.push("there is no certificate that is valid".to_owned());
+        }
+        let known = self.known.borrow();
+        if !known.is_synced {
+            let why = known.trouble.as_deref().unwrap_or("they have not all been read");
+            lacks.push(format!("services are not known yet: {why}"));
+        }
+        lacks
+    }
+
+    fn report(&self, is_ready: bool) -> Report {
+        let known = self.known.borrow();
+        Report {
+            is_ready,
+            is_synced: known.is_synced,
+            has_trouble: known.trouble.is_some(),
+            services: known.snapshot.service_count(),
+            connections: self.server.connections(),
+            certificate_ends_s: self.shown.ends_s(),
+            tally: self.tallied.tally(),
+        }
+    }
+}

@@ -1,0 +1,108 @@
+//! `Admitter`: a review in, its answer out; what is to be there before a pod starts is made in between.
+//!
+//! What is done to a pod is decided by `proxy_core::inject`. Where we cannot do our part the API server is told by an
+//! error, and its failure policy decides: a pod that is let pass untouched has the kubelet's variables. What must not go
+//! in here: HTTP.
+
+use std::time::Instant;
+
+use proxy_core::inject::{InjectOptions, Injection, injection};
+use proxy_core::review::{PodReview, Review, answer, pass, review};
+use tokio::sync::watch;
+
+use crate::event::Notices;
+use crate::log::chain;
+use crate::namespaces::Namespaces;
+use crate::services::Known;
+use crate::shelf::Shelf;
+use crate::tally::Tallied;
+
+/// An answer, and how it is counted.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) outcome: &'static str,
+    pub(crate) json: Vec<u8>,
+}
+
+/// Answers reviews.
+pub(crate) struct Admitter {
+    pub(crate) options: InjectOptions,
+    pub(crate) known: watch::Receiver<Known>,
+    pub(crate) namespaces: Namespaces,
+    /// None: there is no API server, so ConfigMaps are somebody else's.
+    pub(crate) shelf: Option<Shelf>,
+    pub(crate) notices: Option<Notices>,
+    pub(crate) tallied: Tallied,
+}
+
+impl Admitter {
+    /// The answer to the body of a request; an error says why there is none.
+    pub(crate) async fn answer(&self, body: &[u8]) -> Result<Answer, String> {
+        let began = Instant::now();
+        match review(body) {
+            Err(bad) => {
+                tracing::warn!(uid = bad.uid, why = bad.why, "a review that is none");
+                Ok(Answer { outcome: "bad_review", json: bad.answer() })
+            }
+            Ok(Review::Other { uid }) => Ok(Answer { outcome: "untouched", json: pass(&uid) }),
+            Ok(Review::Pod(review)) => self.pod(&review, began).await,
+        }
+    }
+
+    async fn pod(&self, review: &PodReview, began: Instant) -> Result<Answer, String> {
+        let annotations = self.namespaces.annotations(&review.namespace);
+        let annotations = annotations.await.map_err(chain)?;
+        // A call that comes before all services are known waits as long as it may.
+        let mut known = self.known.clone();
+        let synced = known.wait_for(|known| known.is_synced).await;
+        let snapshot = synced.map_err(|_| "services are not known".to_owned())?.snapshot.clone();
+        let injection = injection(&snapshot, &self.options, &review.admission(&annotations));
+        if let Some(shelf) = &self.shelf {
+            shelf.need(&review.namespace, &injection.config_maps).await.map_err(chain)?;
+        }
+        if let (Some(notices), false, false) = (&self.notices, review.dry_run, injection.warnings.is_empty())
+        {
+            notices.tell(&review.namespace, &review.pod, &injection.warnings);
+        }
+        let json = answer(&review.uid, &injection);
+        self.tallied
+            .injected(if injection.patch.is_empty() { 0 } else { json.len() }, injection.warnings.len());
+        log(review, &injection, began);
+        let outcome = match &injection {
+            Injection { denied: Some(_), .. } => "denied",
+            Injection { patch, .. } if patch.is_empty() => "untouched",
+            _ => "injected",
+        };
+        Ok(Answer { outcome, json })
+    }
+}
+
+/// One line for each pod to which something was done.
+fn log(review: &PodReview, injection: &Injection, began: Instant) {
+    let Injection { patch, warnings, denied, config_maps: _, accounts, untouched } = injection;
+    let PodReview { uid, namespace, dry_run, pod, old_pod } = review;
+    let metadata = &pod["metadata"];
+    let name = metadata["name"].as_str().or(metadata["generateName"].as_str()).unwrap_or_default();
+    let took_us = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
+    if let Some(why) = denied {
+        tracing::warn!(namespace, pod = name, uid, why, "denied");
+    } else if patch.is_empty() {
+        let why = untouched.as_deref().unwrap_or("it has everything");
+        tracing::debug!(namespace, pod = name, uid, why, "untouched");
+    } else {
+        let variables: usize = accounts.iter().map(|account| account.added.len()).sum();
+        let (ephemeral, containers, warnings) = (old_pod.is_some(), accounts.len(), warnings.len());
+        tracing::info!(
+            namespace,
+            pod = name,
+            uid,
+            containers,
+            variables,
+            warnings,
+            ephemeral,
+            dry_run,
+            took_us,
+            "injected"
+        );
+    }
+}

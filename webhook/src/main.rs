@@ -1,0 +1,54 @@
+//! `portico-webhook`: service variables put into pods at admission.
+//!
+//! ```text
+//! services ─► Known ─────────────┐
+//! API server ─► listener ─► mutate ─► admission ─► answer      certificate ─► listener
+//!                                     └► shelf ◄─ keeper       registration, event
+//! ```
+//! What is done to a pod is decided in `proxy_core::inject`; all this is the world around it.
+
+mod admin;
+mod admission;
+mod api;
+mod args;
+mod certificate;
+mod clock;
+mod config_map;
+mod event;
+mod keeper;
+mod listener;
+mod log;
+mod metrics;
+mod mutate;
+mod namespaces;
+mod patient;
+mod registration;
+mod review;
+mod services;
+mod shelf;
+mod start;
+mod tally;
+
+use std::io::{Write, stderr, stdin, stdout};
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::args::{Command, CommandLine};
+
+fn main() -> ExitCode {
+    let CommandLine { command, serve } = CommandLine::parse();
+    let done = match command {
+        Some(Command::Review(args)) => review::run(args, &mut stdin().lock(), &mut stdout().lock()),
+        None => start::run(serve).map(|()| true),
+    };
+    match done {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::from(1),
+        Err(error) => {
+            // Nothing is to be done where standard error is gone.
+            let _ = writeln!(stderr(), "portico-webhook: {error:#}");
+            ExitCode::from(1)
+        }
+    }
+}

@@ -1,0 +1,170 @@
+//! The MutatingWebhookConfiguration: what it must say, and keeping it so.
+//!
+//! All replicas keep it; each writes the same, and only if it is still as it was read. What must not go in here: what is
+//! done with a pod.
+
+use std::time::Duration;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use serde_json::{Value, json};
+use tokio::sync::watch;
+
+use crate::api::{Api, ApiError, named};
+use crate::log::chain;
+
+const COLLECTION: &str = "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations";
+/// How long the API server waits for an answer.
+pub(crate) const TIMEOUT_S: u64 = 3;
+/// Pods of Portico itself have this label; a CNI plugin that waited for a webhook would wait for itself.
+const PART_OF: (&str, &str) = ("app.kubernetes.io/part-of", "portico");
+/// The pause after a failure.
+const RETRY: Duration = Duration::from_secs(2);
+
+const NO_MIRROR: &str = "!has(object.metadata.annotations) || \
+     !('kubernetes.io/config.mirror' in object.metadata.annotations)";
+const NOT_REFUSED: &str = "!has(object.metadata.annotations) || \
+     !('portico.dev/inject' in object.metadata.annotations) || \
+     object.metadata.annotations['portico.dev/inject'] != 'false'";
+const NEW_EPHEMERAL: &str = "has(object.spec.ephemeralContainers) && \
+     (!has(oldObject.spec.ephemeralContainers) || \
+     size(object.spec.ephemeralContainers) > size(oldObject.spec.ephemeralContainers))";
+
+/// By which address the API server reaches us.
+#[derive(Debug, Clone)]
+pub(crate) enum Address {
+    Service { namespace: String, name: String },
+    Url(String),
+}
+
+/// Who vouches for our certificate.
+#[derive(Debug, Clone)]
+pub(crate) enum Vouching {
+    /// Nothing is known yet.
+    Unknown,
+    /// These certificates, PEM.
+    Bundle(String),
+    /// Somebody else writes it into the configuration.
+    Foreign,
+}
+
+/// What is registered.
+#[derive(Debug, Clone)]
+pub(crate) struct Registration {
+    pub(crate) name: String,
+    pub(crate) namespace: String,
+    pub(crate) address: Address,
+}
+
+impl Registration {
+    /// Creates the configuration, and repairs it whenever it is not as it must be.
+    pub(crate) async fn keep(self, api: Api, mut vouching: watch::Receiver<Vouching>) {
+        loop {
+            let known = vouching.borrow_and_update().clone();
+            let step = async {
+                let version = match known {
+                    Vouching::Unknown => std::future::pending().await,
+                    known => self.settle(&api, &known).await?,
+                };
+                api.changed(COLLECTION, &named(&self.name), &version).await
+            };
+            let settled = tokio::select! {
+                settled = step => settled,
+                changed = vouching.changed() => match changed {
+                    Ok(()) => continue,
+                    Err(_) => return,
+                },
+            };
+            match settled {
+                Err(error) if error.is_conflict() => {}
+                Err(error) => {
+                    tracing::error!(error = chain(error), "keep the webhook registered");
+                    tokio::time::sleep(RETRY).await;
+                }
+                Ok(()) => {}
+            }
+        }
+    }
+
+    /// Makes it what it must be; the answer is as of when it is so.
+    async fn settle(&self, api: &Api, vouching: &Vouching) -> Result<String, ApiError> {
+        let (found, version) = api.find(COLLECTION, &self.name).await?;
+        let Some(mut object) = found else {
+            api.create(COLLECTION, &self.object(vouching)).await?;
+            tracing::info!(name = self.name, "registered");
+            return Ok(version);
+        };
+        let webhooks = self.webhooks(vouching, &object["webhooks"]);
+        if object["webhooks"] != webhooks {
+            object["webhooks"] = webhooks;
+            api.replace(&format!("{COLLECTION}/{}", self.name), &object).await?;
+            tracing::info!(name = self.name, "registered anew: it was not as it must be");
+        }
+        Ok(version)
+    }
+
+    /// The whole configuration.
+    fn object(&self, vouching: &Vouching) -> Value {
+        let labels = json!({"app.kubernetes.io/managed-by": "portico-webhook", PART_OF.0: PART_OF.1});
+        json!({
+            "apiVersion": "admissionregistration.k8s.io/v1",
+            "kind": "MutatingWebhookConfiguration",
+            "metadata": {"name": self.name, "labels": labels},
+            "webhooks": self.webhooks(vouching, &Value::Null),
+        })
+    }
+
+    /// Two entries, so that each fails for itself. Every field is said, or the API server's own word would differ.
+    fn webhooks(&self, vouching: &Vouching, found: &Value) -> Value {
+        let conditions = |last: (&str, &str)| {
+            let all = [("no-mirror", NO_MIRROR), ("not-refused", NOT_REFUSED), last];
+            let conditions = all.into_iter().filter(|(name, _)| !name.is_empty());
+            conditions.map(|(name, expression)| json!({"name": name, "expression": expression})).collect()
+        };
+        let entries: [(&str, &str, &str, Vec<Value>); 2] = [
+            ("pods.portico.dev", "CREATE", "pods", conditions(("", ""))),
+            (
+                "ephemeralcontainers.portico.dev",
+                "UPDATE",
+                "pods/ephemeralcontainers",
+                conditions(("new-ephemeral", NEW_EPHEMERAL)),
+            ),
+        ];
+        let entries = entries.into_iter().enumerate().map(|(index, (name, operation, resource, conditions))| {
+            json!({
+                "name": name,
+                "clientConfig": self.client_config(vouching, &found[index]["clientConfig"]["caBundle"]),
+                "rules": [{"apiGroups": [""], "apiVersions": ["v1"], "operations": [operation],
+                    "resources": [resource], "scope": "Namespaced"}],
+                "failurePolicy": "Ignore",
+                "matchPolicy": "Equivalent",
+                "namespaceSelector": {"matchExpressions": [{"key": "kubernetes.io/metadata.name",
+                    "operator": "NotIn", "values": ["kube-system", self.namespace]}]},
+                "objectSelector": {"matchExpressions": [{"key": PART_OF.0, "operator": "NotIn", "values": [PART_OF.1]}]},
+                "sideEffects": "NoneOnDryRun",
+                "timeoutSeconds": TIMEOUT_S,
+                "admissionReviewVersions": ["v1"],
+                "reinvocationPolicy": "IfNeeded",
+                "matchConditions": conditions,
+            })
+        });
+        entries.collect()
+    }
+
+    fn client_config(&self, vouching: &Vouching, found: &Value) -> Value {
+        let mut config = match &self.address {
+            Address::Service { namespace, name } => {
+                json!({"service": {"namespace": namespace, "name": name, "path": "/mutate", "port": 443}})
+            }
+            Address::Url(url) => json!({"url": url}),
+        };
+        let bundle = match vouching {
+            Vouching::Bundle(bundle) => STANDARD.encode(bundle).into(),
+            Vouching::Foreign | Vouching::Unknown => found.clone(),
+        };
+        if !bundle.is_null() {
+            config["caBundle"] = bundle;
+        }
+        config
+    }
+}

@@ -1,0 +1,43 @@
+//! `Known`: the services as their source has told them, for whoever answers a request.
+//!
+//! What must not go in here: where they come from.
+
+use cluster_watch::Event;
+use proxy_core::snapshot::Snapshot;
+use tokio::sync::{mpsc, watch};
+
+/// What is known of services.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Known {
+    pub(crate) snapshot: Snapshot,
+    /// All that there was at first is known.
+    pub(crate) is_synced: bool,
+    /// Why the source cannot be read.
+    pub(crate) trouble: Option<String>,
+}
+
+/// Takes what a source tells until it ends.
+pub(crate) async fn follow(mut source: mpsc::Receiver<Event>, known: watch::Sender<Known>) {
+    while let Some(event) = source.recv().await {
+        match event {
+            Event::Changes(changes) => known.send_modify(|known| {
+                for change in changes {
+                    known.snapshot.apply(change);
+                }
+            }),
+            Event::Node(_) => {}
+            Event::Synced => {
+                known.send_modify(|known| known.is_synced = true);
+                tracing::info!(services = known.borrow().snapshot.service_count(), "services are known");
+            }
+            Event::Trouble(why) => {
+                tracing::error!(why, "the source of services cannot be read; what was known stays in force");
+                known.send_modify(|known| known.trouble = Some(why));
+            }
+            Event::Recovered => {
+                tracing::info!("the source of services can be read again");
+                known.send_modify(|known| known.trouble = None);
+            }
+        }
+    }
+}

@@ -1,0 +1,22 @@
+//! The program on an API server: the double, and a real one where `KUBEBUILDER_ASSETS` names its binaries.
+//!
+//! What both show is shown by both. The real one calls the webhook itself; the double has the conflicts.
+
+#[path = "../../tests/apiserver/api.rs"]
+#[allow(dead_code)]
+mod apiserver;
+#[path = "fixture/caller.rs"]
+#[allow(dead_code)]
+mod caller;
+#[path = "cluster/double.rs"]
+mod double;
+#[path = "fixture/pod.rs"]
+#[allow(dead_code)]
+mod pod;
+#[path = "fixture/program.rs"]
+#[allow(dead_code)]
+mod program;
+#[path = "cluster/real.rs"]
+mod real;
+#[path = "cluster/replica.rs"]
+mod replica;

@@ -1,0 +1,273 @@
+//! On the double: registration, the shared Secret and managed ConfigMaps, with everything that may come between.
+
+use serde_json::json;
+
+use crate::apiserver::{Api, Fault};
+use crate::caller::Caller;
+use crate::pod::{annotated, patched, pod, review};
+use crate::program::{Webhook, until};
+use crate::replica::{CONFIGURATION, Cluster, SYSTEM, service, text};
+
+fn cluster() -> Cluster {
+    Cluster::new(Api::double())
+}
+
+/// A pod as it is after admission, put into the cluster.
+fn admitted(
+    cluster: &Cluster,
+    webhook: &Webhook,
+    name: &str,
+    annotations: &[(&str, &str)],
+) -> serde_json::Value {
+    let pod = annotated(pod(name), annotations);
+    let mut caller = Caller::local(webhook.address).expect("connect");
+    let pod = patched(&pod, &caller.review(&review("u", &pod)).expect("an answer"));
+    cluster.api.put(pod.clone());
+    pod
+}
+
+#[test]
+fn what_is_registered_is_what_must_be_and_is_repaired() {
+    let cluster = cluster();
+    let _webhook = cluster.replica(&[]);
+    let first = cluster.configuration();
+    let webhooks = first["webhooks"].as_array().expect("a list");
+    assert_eq!(webhooks.len(), 2);
+    for (webhook, resource) in webhooks.iter().zip(["pods", "pods/ephemeralcontainers"]) {
+        assert_eq!(webhook["failurePolicy"], "Ignore");
+        assert_eq!(webhook["timeoutSeconds"], 3);
+        assert_eq!(webhook["reinvocationPolicy"], "IfNeeded");
+        assert_eq!(webhook["sideEffects"], "NoneOnDryRun");
+        assert_eq!(webhook["rules"][0]["resources"], json!([resource]));
+        let spared = &webhook["namespaceSelector"]["matchExpressions"][0]["values"];
+        assert_eq!(*spared, json!(["kube-system", SYSTEM]));
+    }
+    let mut altered = first.clone();
+    altered["webhooks"][0]["failurePolicy"] = "Fail".into();
+    altered["metadata"]["labels"]["mine"] = "stays".into();
+    cluster.api.put(altered);
+    let repaired = until("it is repaired", || {
+        let found = cluster.configuration();
+        (found["webhooks"] == first["webhooks"]).then_some(found)
+    });
+    assert_eq!(repaired["metadata"]["labels"]["mine"], "stays");
+    cluster.api.delete(CONFIGURATION, "", "portico-webhook");
+    assert_eq!(cluster.configuration()["webhooks"], first["webhooks"]);
+}
+
+#[test]
+fn who_leaves_registration_to_the_installer_registers_nothing() {
+    let cluster = cluster();
+    let webhook = cluster.replica(&["--register", "false"]);
+    assert!(cluster.secret().is_some());
+    assert_eq!(cluster.api.get(CONFIGURATION, "", "portico-webhook"), None);
+    drop(webhook);
+    // One that somebody else has registered is not touched.
+    cluster.api.put(json!({"kind": CONFIGURATION, "metadata": {"name": "portico-webhook"}, "webhooks": []}));
+    let _webhook = cluster.replica(&["--register", "false"]);
+    let found = cluster.api.get(CONFIGURATION, "", "portico-webhook").expect("it is there");
+    assert_eq!(found["webhooks"], json!([]));
+}
+
+#[test]
+fn a_replica_that_comes_second_takes_what_the_first_has_made() {
+    let (winner, loser) = (cluster(), cluster());
+    let _first = winner.replica(&[]);
+    let made = winner.secret().expect("a Secret");
+    // Between this replica's look and its write somebody else makes the Secret.
+    loser.api.fault(Fault::Race("secrets", made.clone()));
+    let _second = loser.replica(&[]);
+    let found = loser.secret().expect("a Secret");
+    assert_eq!(found["data"], made["data"]);
+    let bundle = &loser.configuration()["webhooks"][0]["clientConfig"]["caBundle"];
+    assert_eq!(*bundle, made["data"]["ca.crt"]);
+}
+
+#[test]
+fn a_secret_that_is_of_no_use_is_made_anew_and_one_that_is_deleted_is_put_back() {
+    let cluster = cluster();
+    let metadata = json!({"name": "portico-webhook-tls", "namespace": SYSTEM, "labels": {"mine": "stays"}});
+    cluster
+        .api
+        .put(json!({"kind": "Secret", "metadata": metadata, "data": {"tls.crt": "AAAA", "other": "AAAA"}}));
+    let webhook = cluster.replica(&[]);
+    let made = cluster.secret().expect("a Secret");
+    assert!(text(&made, "tls.crt").contains("BEGIN CERTIFICATE"));
+    assert_eq!(
+        (&made["metadata"]["labels"]["mine"], &made["data"]["other"]),
+        (&"stays".into(), &"AAAA".into())
+    );
+    cluster.api.delete("Secret", SYSTEM, "portico-webhook-tls");
+    let again = until("it is put back", || cluster.secret());
+    assert_eq!(text(&again, "tls.crt"), text(&made, "tls.crt"));
+    assert_eq!(webhook.readyz().0, 200);
+}
+
+#[test]
+fn a_config_map_is_made_at_admission_and_kept_fresh() {
+    let cluster = cluster();
+    let webhook = cluster.replica(&[]);
+    let pod = admitted(&cluster, &webhook, "a", &[("portico.dev/inject", "configmap")]);
+    let maps = cluster.config_maps("default");
+    assert_eq!(maps.len(), 1);
+    let reference = &pod["spec"]["containers"][0]["envFrom"][0]["configMapRef"];
+    assert_eq!(reference["name"], maps[0]["metadata"]["name"]);
+    assert_eq!(maps[0]["data"]["REDIS_SERVICE_HOST"], "10.0.0.11");
+    cluster.api.put(service("redis", 12, 6379));
+    cluster.api.put(service("mysql", 13, 3306));
+    until("it is fresh", || {
+        let map = cluster.config_maps("default").pop()?;
+        let is_fresh =
+            map["data"]["REDIS_SERVICE_HOST"] == "10.0.0.12" && map["data"]["MYSQL_PORT"].is_string();
+        is_fresh.then_some(())
+    });
+    // Whoever alters or deletes it does so for a moment.
+    let mut altered = cluster.config_maps("default").remove(0);
+    altered["data"] = json!({"REDIS_SERVICE_HOST": "6.6.6.6"});
+    cluster.api.put(altered);
+    let name = maps[0]["metadata"]["name"].as_str().expect("a name");
+    let is_good =
+        || Some(cluster.api.get("ConfigMap", "default", name)?["data"]["REDIS_SERVICE_HOST"] == "10.0.0.12");
+    until("it is repaired", || is_good()?.then_some(()));
+    cluster.api.delete("ConfigMap", "default", name);
+    until("it is made again", || is_good()?.then_some(()));
+}
+
+#[test]
+fn a_config_map_is_kept_while_a_pod_refers_to_it_and_collected_after() {
+    let cluster = cluster();
+    let webhook = cluster.replica(&["--config-map-grace", "1"]);
+    admitted(&cluster, &webhook, "stays", &[("portico.dev/inject", "configmap")]);
+    let forms = [("portico.dev/inject", "configmap"), ("portico.dev/forms", "host-port")];
+    admitted(&cluster, &webhook, "goes", &forms);
+    let foreign = json!({"kind": "ConfigMap", "metadata": {"name": "portico-env-0", "namespace": "default"}});
+    cluster.api.put(foreign);
+    assert_eq!(cluster.config_maps("default").len(), 3);
+    cluster.api.delete("Pod", "default", "goes");
+    let left = until("one is collected", || {
+        let maps = cluster.config_maps("default");
+        (maps.len() == 2).then_some(maps)
+    });
+    // The pod that stays has all forms; what is not managed by us is nobody's to collect.
+    assert!(left.iter().any(|map| map["data"]["REDIS_PORT"].is_string()));
+    assert!(left.iter().any(|map| map["metadata"]["name"] == "portico-env-0"));
+    assert_eq!(webhook.metric("config_maps_total{what=\"collected\"}"), 1.0);
+}
+
+#[test]
+fn a_config_map_of_somebody_else_is_never_touched() {
+    let cluster = cluster();
+    let webhook = cluster.replica(&[]);
+    let pod = admitted(&cluster, &webhook, "a", &[("portico.dev/inject", "configmap")]);
+    let name = pod["spec"]["containers"][0]["envFrom"][0]["configMapRef"]["name"].as_str().expect("a name");
+    drop(webhook);
+    let foreign =
+        json!({"kind": "ConfigMap", "metadata": {"name": name, "namespace": "default"}, "data": {"a": "b"}});
+    cluster.api.put(foreign);
+    let webhook = cluster.replica(&[]);
+    let mut caller = Caller::local(webhook.address).expect("connect");
+    let body = review("u", &annotated(crate::pod::pod("b"), &[("portico.dev/inject", "configmap")]));
+    // The failure policy decides: a pod that passes as it is has the kubelet's variables.
+    assert_eq!(caller.ask("POST", "/mutate", &body).expect("an answer").0, 503);
+    assert_eq!(
+        cluster.api.get("ConfigMap", "default", name).expect("it is there")["data"],
+        json!({"a": "b"})
+    );
+}
+
+#[test]
+fn a_dry_run_makes_nothing() {
+    let cluster = cluster();
+    let webhook = cluster.replica(&[]);
+    let pod = annotated(pod("a"), &[("portico.dev/inject", "configmap")]);
+    let body = String::from_utf8(review("u", &pod)).expect("text");
+    let body = body.replacen("\"uid\"", "\"dryRun\":true,\"uid\"", 1);
+    let mut caller = Caller::local(webhook.address).expect("connect");
+    let answer = caller.review(body.as_bytes()).expect("an answer");
+    assert!(patched(&pod, &answer)["spec"]["containers"][0]["envFrom"].is_array());
+    assert_eq!(cluster.config_maps("default").len(), 0);
+}
+
+#[test]
+fn a_container_that_waits_gets_its_config_map_once_the_service_is_there() {
+    let cluster = cluster();
+    let webhook = cluster.replica(&[]);
+    let wish = [("portico.dev/require", "mysql"), ("portico.dev/on-missing", "wait")];
+    let pod = admitted(&cluster, &webhook, "a", &wish);
+    let name = pod["spec"]["containers"][0]["envFrom"][0]["configMapRef"]["name"].as_str().expect("a name");
+    assert_eq!(cluster.api.get("ConfigMap", "default", name), None);
+    // Another replica knows of it, too.
+    drop(webhook);
+    let _webhook = cluster.replica(&[]);
+    assert_eq!(cluster.api.get("ConfigMap", "default", name), None);
+    cluster.api.put(service("mysql", 13, 3306));
+    let map = until("it is made", || cluster.api.get("ConfigMap", "default", name));
+    assert_eq!(map["data"]["MYSQL_SERVICE_PORT"], "3306");
+    let path = "/api/v1/namespaces/default/configmaps";
+    until("nothing reminds of it any more", || {
+        let list = cluster.api.send("GET", path, "application/json", &serde_json::Value::Null).object;
+        (!list.to_string().contains("reminder")).then_some(())
+    });
+}
+
+#[test]
+fn a_warning_that_a_controller_would_swallow_is_an_event_on_the_owner() {
+    let cluster = cluster();
+    let webhook = cluster.replica(&[]);
+    let mut owned = annotated(pod("a"), &[("portico.dev/max-bytes", "lots")]);
+    owned["metadata"]["ownerReferences"] = json!([{"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "web-1",
+        "uid": "r-1", "controller": true}]);
+    let mut caller = Caller::local(webhook.address).expect("connect");
+    caller.review(&review("u-1", &owned)).expect("an answer");
+    caller.review(&review("u-2", &owned)).expect("an answer");
+    let path = "/api/v1/namespaces/default/events";
+    let list = until("the event is there", || {
+        let list = cluster.api.send("GET", path, "application/json", &serde_json::Value::Null).object;
+        (list["items"].as_array().map(Vec::len) == Some(1)).then_some(list)
+    });
+    let event = &list["items"][0];
+    assert_eq!((&event["involvedObject"]["kind"], &event["type"]), (&"ReplicaSet".into(), &"Warning".into()));
+    assert!(event["message"].as_str().is_some_and(|message| message.contains("max-bytes")));
+}
+
+#[test]
+fn a_namespace_says_what_its_pods_do_not() {
+    let cluster = cluster();
+    let annotations = json!({"portico.dev/inject": "configmap"});
+    cluster
+        .api
+        .put(json!({"kind": "Namespace", "metadata": {"name": "default", "annotations": annotations}}));
+    let webhook = cluster.replica(&[]);
+    let by_map = admitted(&cluster, &webhook, "a", &[]);
+    assert!(by_map["spec"]["containers"][0]["envFrom"].is_array(), "{by_map}");
+    let inline = admitted(&cluster, &webhook, "b", &[("portico.dev/inject", "inline")]);
+    assert!(inline["spec"]["containers"][0]["env"].is_array(), "{inline}");
+}
+
+#[test]
+fn who_vouches_for_files_is_told_by_a_file_or_by_somebody_else() {
+    let (maker, cluster) = (cluster(), cluster());
+    let _maker = maker.replica(&[]);
+    let made = maker.secret().expect("a Secret");
+    let write =
+        |entry: &str| cluster.folder.write(entry, &text(&made, entry)).to_str().expect("a path").to_owned();
+    let (certificate, key, authority) = (write("tls.crt"), write("tls.key"), write("ca.crt"));
+    let files = ["--tls-cert", &certificate, "--tls-key", &key];
+    let first = cluster.replica(&[&files[..], &["--tls-ca", &authority]].concat());
+    let bundle = |found: &serde_json::Value| found["webhooks"][0]["clientConfig"]["caBundle"].clone();
+    assert_eq!(bundle(&cluster.configuration()), made["data"]["ca.crt"]);
+    cluster.folder.write("ca.crt", "renewed");
+    until("the change is registered", || (bundle(&cluster.configuration()) == "cmVuZXdlZA==").then_some(()));
+    drop(first);
+    // Without a file what is registered stays, however it is repaired otherwise.
+    let _second = cluster.replica(&files);
+    let mut altered = cluster.configuration();
+    altered["webhooks"][0]["timeoutSeconds"] = 30.into();
+    cluster.api.put(altered);
+    let repaired = until("it is repaired", || {
+        let found = cluster.configuration();
+        (found["webhooks"][0]["timeoutSeconds"] == 3).then_some(found)
+    });
+    assert_eq!(bundle(&repaired), "cmVuZXdlZA==");
+    assert_eq!(cluster.secret(), None);
+}

@@ -1,0 +1,268 @@
+//! On a real API server, which calls the webhook itself: pods made through its API, and what becomes of them.
+//!
+//! One server serves all claims, since it takes long to start; each claim names its own pods. What must not go in here:
+//! what the double shows as well.
+
+use std::net::{TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+use std::{io, thread};
+
+use serde_json::{Value, json};
+
+use crate::apiserver::Api;
+use crate::apiserver::request::{Answer, Sender};
+use crate::pod::{annotated, names, pod};
+use crate::program::{Webhook, free_port, until};
+use crate::replica::{Cluster, SYSTEM, text};
+
+const JSON: &str = "application/json";
+const PODS: &str = "/api/v1/namespaces/default/pods";
+
+/// Creates a pod, which must be possible.
+fn created(cluster: &Cluster, pod: &Value) -> Answer {
+    let answer = cluster.api.create("", pod);
+    assert_eq!(answer.status, 201, "{}", answer.object);
+    answer
+}
+
+fn has_redis(pod: &Value) -> bool {
+    names(pod, 0).contains(&"REDIS_SERVICE_HOST".to_owned())
+}
+
+/// Waits until the API server calls.
+fn called(cluster: &Cluster) {
+    static NUMBER: AtomicU32 = AtomicU32::new(0);
+    cluster.configuration();
+    until("the API server calls", || {
+        let name = format!("probe-{}", NUMBER.fetch_add(1, Ordering::Relaxed));
+        has_redis(&created(cluster, &pod(&name)).object).then_some(())
+    });
+}
+
+#[test]
+fn pods_made_through_a_real_api_server_have_what_they_should() {
+    let Some(api) = Api::real() else {
+        eprintln!(
+            "LEFT OUT: a real API server. Set KUBEBUILDER_ASSETS to the folder of etcd and kube-apiserver."
+        );
+        return;
+    };
+    let cluster = Cluster::new(api);
+    let webhook = cluster.replica(&[]);
+    called(&cluster);
+    each_mode_puts_variables_where_it_should(&cluster);
+    warnings_reach_whoever_makes_the_pod(&cluster);
+    a_pod_is_denied_with_a_reason(&cluster);
+    a_dry_run_shows_all_and_makes_nothing(&cluster);
+    only_new_ephemeral_containers_are_touched(&cluster);
+    what_would_not_be_changed_is_not_asked_for(&cluster, &webhook);
+    drop(webhook);
+    while_the_webhook_is_down_pods_are_made_without_it(&cluster);
+    certificates_are_renewed_under_load_and_no_pod_is_missed(&cluster);
+    of_two_replicas_one_may_restart_under_load(cluster);
+}
+
+fn each_mode_puts_variables_where_it_should(cluster: &Cluster) {
+    let made = created(cluster, &pod("inline")).object;
+    assert_eq!(names(&made, 0).len(), 7, "{made}");
+    assert_eq!(made["spec"]["enableServiceLinks"], false);
+    assert!(made["metadata"]["annotations"]["portico.dev/injected"].is_string());
+    let made = created(cluster, &annotated(pod("by-map"), &[("portico.dev/inject", "configmap")])).object;
+    let name = made["spec"]["containers"][0]["envFrom"][0]["configMapRef"]["name"].as_str().expect("a name");
+    let map = cluster.api.get("ConfigMap", "default", name).expect("made at admission");
+    assert_eq!(map["data"]["REDIS_PORT"], "tcp://10.0.0.11:6379");
+    // Inline would not be exact here, and there is a controller.
+    let mut owned = pod("auto");
+    owned["spec"]["containers"][0]["envFrom"] = json!([{"secretRef": {"name": "x"}}]);
+    owned["metadata"]["ownerReferences"] = json!([{"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "web",
+        "uid": "5a0c9c3e-0000-4000-8000-000000000001", "controller": true}]);
+    let made = created(cluster, &owned).object;
+    assert_eq!(made["spec"]["containers"][0]["envFrom"][0]["configMapRef"]["name"], name);
+    assert_eq!(made["spec"]["containers"][0]["envFrom"][1]["secretRef"]["name"], "x");
+}
+
+fn warnings_reach_whoever_makes_the_pod(cluster: &Cluster) {
+    let answer = created(cluster, &annotated(pod("warned"), &[("portico.dev/max-bytes", "lots")]));
+    assert!(
+        answer.warnings.iter().any(|text| text.contains("portico.dev/max-bytes")),
+        "{:?}",
+        answer.warnings
+    );
+}
+
+fn a_pod_is_denied_with_a_reason(cluster: &Cluster) {
+    let wish = [("portico.dev/require", "nowhere"), ("portico.dev/on-missing", "deny")];
+    let answer = cluster.api.create("", &annotated(pod("denied"), &wish));
+    assert_eq!(answer.status, 403);
+    assert!(answer.object["message"].as_str().is_some_and(|why| why.contains("service nowhere")));
+}
+
+fn a_dry_run_shows_all_and_makes_nothing(cluster: &Cluster) {
+    let before = cluster.config_maps("default").len();
+    let wish = [("portico.dev/inject", "configmap"), ("portico.dev/prefix", "DRY_")];
+    let answer = cluster.api.create("?dryRun=All", &annotated(pod("dry"), &wish));
+    assert_eq!(answer.status, 201);
+    assert!(answer.object["spec"]["containers"][0]["envFrom"][0]["configMapRef"].is_object());
+    assert_eq!(cluster.config_maps("default").len(), before);
+    assert_eq!(cluster.api.get("Pod", "default", "dry"), None);
+}
+
+fn only_new_ephemeral_containers_are_touched(cluster: &Cluster) {
+    created(cluster, &pod("debugged"));
+    let path = format!("{PODS}/debugged/ephemeralcontainers");
+    for count in 1..=2 {
+        let mut pod = cluster.api.get("Pod", "default", "debugged").expect("it is there");
+        let mut containers = pod["spec"]["ephemeralContainers"].as_array().cloned().unwrap_or_default();
+        containers.push(
+            json!({"name": format!("debug-{count}"), "image": "x", "terminationMessagePolicy": "File"}),
+        );
+        pod["spec"]["ephemeralContainers"] = containers.into();
+        let answer = cluster.api.send("PUT", &path, JSON, &pod);
+        assert_eq!(answer.status, 200, "{}", answer.object);
+        let containers = answer.object["spec"]["ephemeralContainers"].as_array().expect("a list").clone();
+        assert_eq!(containers.len(), count);
+        for container in containers {
+            assert_eq!(container["env"].as_array().map(Vec::len), Some(7), "{container}");
+        }
+    }
+}
+
+fn what_would_not_be_changed_is_not_asked_for(cluster: &Cluster, webhook: &Webhook) {
+    let asked = || webhook.metric("request_seconds_count");
+    let before = asked();
+    let refused = created(cluster, &annotated(pod("refused"), &[("portico.dev/inject", "false")])).object;
+    assert!(!has_redis(&refused) && refused["spec"]["enableServiceLinks"] == true);
+    let mut mirror = annotated(pod("mirror"), &[("kubernetes.io/config.mirror", "x")]);
+    mirror["spec"]["nodeName"] = "n1".into();
+    assert!(!has_redis(&created(cluster, &mirror).object));
+    let mut own = pod("agent");
+    own["metadata"]["labels"] = json!({"app.kubernetes.io/part-of": "portico"});
+    assert!(!has_redis(&created(cluster, &own).object));
+    cluster.api.put(json!({"kind": "Namespace", "metadata": {"name": "kube-system"}}));
+    let mut system = pod("system");
+    system["metadata"]["namespace"] = "kube-system".into();
+    assert!(!has_redis(&created(cluster, &system).object));
+    assert_eq!(asked(), before);
+}
+
+fn while_the_webhook_is_down_pods_are_made_without_it(cluster: &Cluster) {
+    let made = created(cluster, &pod("alone")).object;
+    assert!(!has_redis(&made));
+    // The kubelet gives them.
+    assert_eq!(made["spec"]["enableServiceLinks"], true);
+}
+
+/// Makes pods until it is told to end; says how many, and which were missed.
+struct Load {
+    ends: Arc<AtomicBool>,
+    thread: thread::JoinHandle<(u32, Vec<String>)>,
+}
+
+impl Load {
+    fn start(cluster: &Cluster, prefix: &'static str) -> Self {
+        let sender = Sender::new(cluster.api.kubeconfig());
+        let ends = Arc::new(AtomicBool::new(false));
+        let end = Arc::clone(&ends);
+        let thread = thread::spawn(move || {
+            let (mut count, mut missed) = (0, Vec::new());
+            while !end.load(Ordering::Relaxed) {
+                let name = format!("{prefix}-{count}");
+                let answer = sender.send("POST", PODS, JSON, &pod(&name));
+                assert_eq!(answer.status, 201, "{}", answer.object);
+                if !has_redis(&answer.object) {
+                    missed.push(name);
+                }
+                count += 1;
+            }
+            (count, missed)
+        });
+        Self { ends, thread }
+    }
+
+    fn end(self) {
+        self.ends.store(true, Ordering::Relaxed);
+        let (count, missed) = self.thread.join().expect("no pod is refused");
+        assert!(count > 20, "{count} pods");
+        assert_eq!(missed, Vec::<String>::new(), "of {count} pods");
+    }
+}
+
+fn certificates_are_renewed_under_load_and_no_pod_is_missed(cluster: &Cluster) {
+    // One that lasts is not made anew for a shorter life.
+    cluster.api.delete("Secret", SYSTEM, "portico-webhook-tls");
+    let _webhook = cluster.replica(&["--leaf-life", "6", "--ca-life", "12"]);
+    called(cluster);
+    let load = Load::start(cluster, "renewal");
+    let (mut leaves, mut bundles) = (Vec::new(), Vec::new());
+    until("certificate and authority have been renewed", || {
+        let secret = cluster.secret()?;
+        for (seen, name) in [(&mut leaves, "tls.crt"), (&mut bundles, "ca.crt")] {
+            let text = text(&secret, name);
+            if !seen.contains(&text) {
+                seen.push(text);
+            }
+        }
+        (leaves.len() >= 4 && bundles.len() >= 3).then_some(())
+    });
+    load.end();
+}
+
+/// One address for several replicas, as a service is.
+struct Balancer(Arc<Mutex<Vec<u16>>>);
+
+impl Balancer {
+    fn start(port: u16, replicas: Vec<u16>) -> Self {
+        let listener = TcpListener::bind(("127.0.0.1", port)).expect("listen");
+        let replicas = Arc::new(Mutex::new(replicas));
+        let turns = Arc::clone(&replicas);
+        thread::spawn(move || {
+            for (turn, client) in listener.incoming().enumerate() {
+                let port = {
+                    let replicas = turns.lock().expect("nobody panics with it");
+                    replicas[turn % replicas.len()]
+                };
+                if let (Ok(client), Ok(replica)) = (client, TcpStream::connect(("127.0.0.1", port))) {
+                    join(&client, &replica);
+                    join(&replica, &client);
+                }
+            }
+        });
+        Self(replicas)
+    }
+
+    fn set(&self, replicas: Vec<u16>) {
+        *self.0.lock().expect("nobody panics with it") = replicas;
+    }
+}
+
+/// What the one sends goes to the other.
+fn join(from: &TcpStream, to: &TcpStream) {
+    let (mut from, mut to) = (from.try_clone().expect("a handle"), to.try_clone().expect("a handle"));
+    thread::spawn(move || {
+        let _ = io::copy(&mut from, &mut to);
+        let _ = to.shutdown(std::net::Shutdown::Write);
+    });
+}
+
+fn of_two_replicas_one_may_restart_under_load(cluster: Cluster) {
+    let ports = [free_port(), free_port()];
+    let mut replicas = ports.map(|port| Some(cluster.replica_at(port, &[])));
+    let balancer = Balancer::start(cluster.port, ports.to_vec());
+    called(&cluster);
+    let load = Load::start(&cluster, "restart");
+    let began = Instant::now();
+    for turn in 0..4 {
+        let (down, up) = (ports[turn % 2], ports[(turn + 1) % 2]);
+        let replica = replicas[turn % 2].take().expect("it runs");
+        replica.terminate();
+        until("it says that it is ending", || (replica.readyz().0 == 503).then_some(()));
+        balancer.set(vec![up]);
+        assert!(replica.ended().success());
+        replicas[turn % 2] = Some(cluster.replica_at(down, &[]));
+        balancer.set(ports.to_vec());
+    }
+    assert!(began.elapsed() > Duration::from_secs(3));
+    load.end();
+}

@@ -1,0 +1,84 @@
+//! A cluster for the webhook: an API server with a service, and replicas that it can call.
+//!
+//! What must not go in here: what any test claims.
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use serde_json::{Value, json};
+
+use crate::apiserver::Api;
+use crate::program::{Folder, Webhook, free_port, until};
+
+pub(crate) const CONFIGURATION: &str = "MutatingWebhookConfiguration";
+pub(crate) const SYSTEM: &str = "portico-system";
+/// Ours among the ConfigMaps.
+pub(crate) const OURS: &str = "portico-env-";
+
+/// An API server and a folder.
+pub(crate) struct Cluster {
+    pub(crate) api: Api,
+    pub(crate) folder: Folder,
+    pub(crate) port: u16,
+}
+
+impl Cluster {
+    pub(crate) fn new(api: Api) -> Self {
+        api.put(json!({"kind": "Namespace", "metadata": {"name": SYSTEM}}));
+        api.put(service("redis", 11, 6379));
+        Self { api, folder: Folder::new(), port: free_port() }
+    }
+
+    /// A replica that is ready, at this port; the API server calls `self.port`.
+    pub(crate) fn replica_at(&self, port: u16, args: &[&str]) -> Webhook {
+        let kubeconfig = self.api.kubeconfig().to_str().expect("a path").to_owned();
+        let url = format!("https://127.0.0.1:{}/mutate", self.port);
+        let mut all = vec!["--kubeconfig", &kubeconfig, "--url", &url, "--drain", "1"];
+        all.extend(args);
+        Webhook::ready(&self.folder.0, port, &all)
+    }
+
+    /// A replica where the API server calls.
+    pub(crate) fn replica(&self, args: &[&str]) -> Webhook {
+        self.replica_at(self.port, args)
+    }
+
+    /// The configuration once it is there and names who vouches.
+    pub(crate) fn configuration(&self) -> Value {
+        until("it is registered", || {
+            let found = self.api.get(CONFIGURATION, "", "portico-webhook")?;
+            found["webhooks"][0]["clientConfig"]["caBundle"].is_string().then_some(found)
+        })
+    }
+
+    /// What the Secret holds.
+    pub(crate) fn secret(&self) -> Option<Value> {
+        self.api.get("Secret", SYSTEM, "portico-webhook-tls")
+    }
+
+    /// The managed ConfigMaps of a namespace.
+    pub(crate) fn config_maps(&self, namespace: &str) -> Vec<Value> {
+        let path = format!("/api/v1/namespaces/{namespace}/configmaps");
+        let list = self.api.send("GET", &path, "application/json", &Value::Null).object;
+        let items = list["items"].as_array().cloned().unwrap_or_default();
+        let is_ours =
+            |map: &Value| map["metadata"]["name"].as_str().is_some_and(|name| name.starts_with(OURS));
+        // In a list, objects do not say what they are.
+        let with_kind = |mut map: Value| {
+            map["kind"] = "ConfigMap".into();
+            map
+        };
+        items.into_iter().filter(is_ours).map(with_kind).collect()
+    }
+}
+
+/// A service with the address 10.0.0.x and one port.
+pub(crate) fn service(name: &str, number: u8, port: u16) -> Value {
+    json!({"kind": "Service", "metadata": {"name": name, "namespace": "default"}, "spec": {
+        "clusterIP": format!("10.0.0.{number}"), "ports": [{"port": port, "protocol": "TCP"}]}})
+}
+
+/// A text in the Secret.
+pub(crate) fn text(secret: &Value, name: &str) -> String {
+    let bytes = STANDARD.decode(secret["data"][name].as_str().expect("an entry")).expect("base64");
+    String::from_utf8(bytes).expect("text")
+}
