@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anstyle::{AnsiColor, Style};
-use attachment::{Reply, Request, ask};
+use attachment::{Reply, Request, ask, with_causes};
 use clap::Args;
 
 const GOOD: Style = AnsiColor::Green.on_default().bold();
@@ -90,7 +90,7 @@ fn agent(args: &CheckArgs) -> Finding {
             "install plugin and agent of one version".to_owned(),
         ),
         Err(error) => Bad(
-            format!("{:#}", anyhow::Error::from(error)),
+            with_causes(&error),
             "start it: portico agent, or the DaemonSet; --socket says where it listens".to_owned(),
         ),
     }

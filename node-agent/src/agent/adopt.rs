@@ -13,12 +13,11 @@ use std::sync::Arc;
 
 use attachment::{
     ANNOTATION_PREFIX, Attachment, AttachmentKey, PLUGIN_TYPE, POD_ANNOTATIONS, PodName, Programmer, Record,
-    Records, SOCKET_DEFAULT,
+    Records, SOCKET_DEFAULT, with_causes,
 };
 use ipnet::IpNet;
 use serde_json::Value;
 
-use crate::agent::log::chain;
 use crate::agent::namespace::Namespace;
 
 /// A larger file is none of the runtime's.
@@ -68,7 +67,7 @@ impl Adopter {
                 }
                 // Another one is behind that path by now, or none.
                 Ok(_) => self.remove(&record, "another network namespace is where it was"),
-                Err(error) => self.remove(&record, &chain(error)),
+                Err(error) => self.remove(&record, &with_causes(&error)),
             }
         }
         found
@@ -97,7 +96,7 @@ impl Adopter {
                 Some(Adopted { record, namespace: Arc::new(namespace) })
             }
             Err(error) => {
-                tracing::debug!(attachment = %attachment.key, error = %chain(error), "not adopted");
+                tracing::debug!(attachment = %attachment.key, error = %with_causes(&error), "not adopted");
                 None
             }
         };

@@ -9,7 +9,7 @@ use std::sync::mpsc::SyncSender;
 use std::time::Instant;
 
 use anyhow::Context;
-use attachment::{Attachment, Records, Reply, Request, VIEW_DEFAULT, ruleset_path};
+use attachment::{Attachment, Records, Reply, Request, VIEW_DEFAULT, ruleset_path, with_causes};
 use cluster_watch::Event as Told;
 use netns_nft::{NetnsId, encode_fresh};
 use tokio::sync::mpsc::{Receiver, UnboundedReceiver, UnboundedSender};
@@ -18,7 +18,7 @@ use tokio::time::sleep_until;
 
 use crate::agent::adopt::{Adopted, Adopter};
 use crate::agent::event::{Effect, Event, Job, Outcome, Stored, Ticket};
-use crate::agent::log::{self, chain};
+use crate::agent::log;
 use crate::agent::namespace::Namespace;
 use crate::agent::report::Report;
 use crate::agent::state::Agent;
@@ -157,7 +157,7 @@ impl Driver {
                     Ok(0) => {}
                     Ok(count) => tracing::info!(netns = netns.inode, count, "moved UDP flows"),
                     Err(error) => {
-                        tracing::warn!(netns = netns.inode, error = %chain(error), "move UDP flows");
+                        tracing::warn!(netns = netns.inode, error = %with_causes(&error), "move UDP flows");
                     }
                 });
             }

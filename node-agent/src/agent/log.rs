@@ -2,8 +2,6 @@
 //!
 //! What must not go in here: what is worth a line; the agent says so by its notes.
 
-use std::error::Error;
-
 use tracing::{error, info, warn};
 use tracing_subscriber::filter::LevelFilter;
 
@@ -47,9 +45,4 @@ pub(crate) fn note(note: &Note) {
         }
         Note::Recovered => info!("the source of services can be read again"),
     }
-}
-
-/// An error with its causes, in one line.
-pub(crate) fn chain(error: impl Error + Send + Sync + 'static) -> String {
-    format!("{:#}", anyhow::Error::from(error))
 }

@@ -9,6 +9,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
+use attachment::with_causes;
 use netns_nft::{Error, Found, Netns, NetnsId, Socket, route_services};
 use proxy_core::ruleset::Ruleset;
 use proxy_core::table::Table;
@@ -53,7 +54,7 @@ impl Namespace {
     pub(crate) fn run(&self, job: &Job) -> Outcome {
         self.attempt(job).unwrap_or_else(|error| Outcome::Failed {
             transient: error.is_transient(),
-            message: format!("{:#}", anyhow::Error::from(error)),
+            message: with_causes(&error),
         })
     }
 

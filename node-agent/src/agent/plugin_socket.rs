@@ -11,13 +11,12 @@ use std::sync::mpsc::sync_channel;
 use std::thread;
 use std::time::Duration;
 
-use attachment::{Connection, Listener, Reply, Request};
+use attachment::{Connection, Listener, Reply, Request, with_causes};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::oneshot;
 
 use crate::agent::driver::Message;
-use crate::agent::log::chain;
 use crate::agent::namespace::Namespace;
 
 /// A peer that connects has so long to say what it wants.
@@ -65,7 +64,7 @@ fn answer(connection: &Connection, sender: &UnboundedSender<Message>) {
     let (request, netns) = match connection.receive(REQUEST_PATIENCE) {
         Ok((message, netns)) => (message.body, netns),
         Err(error) => {
-            tracing::warn!(error = %chain(error), "refused a request");
+            tracing::warn!(error = %with_causes(&error), "refused a request");
             return;
         }
     };
@@ -74,7 +73,7 @@ fn answer(connection: &Connection, sender: &UnboundedSender<Message>) {
         request => (decided(request, netns, sender), None),
     };
     if let Err(error) = connection.reply(&reply, file.as_ref().map(AsFd::as_fd)) {
-        tracing::warn!(error = %chain(error), "answer a request");
+        tracing::warn!(error = %with_causes(&error), "answer a request");
     }
 }
 
@@ -84,7 +83,7 @@ fn decided(request: Request, netns: Option<OwnedFd>, sender: &UnboundedSender<Me
             match Namespace::from_fd(fd, &attachment.netns) {
                 Ok(namespace) => Some(Arc::new(namespace)),
                 Err(error) => {
-                    return Reply::Refused { transient: error.is_transient(), message: chain(error) };
+                    return Reply::Refused { transient: error.is_transient(), message: with_causes(&error) };
                 }
             }
         }
