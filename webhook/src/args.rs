@@ -34,7 +34,7 @@ pub(crate) struct ReviewArgs {
     /// The net from which a service in a manifest without an address gets one; once for each family.
     #[arg(long = "portal-net", value_name = "CIDR", default_value = "10.11.0.0/16")]
     pub(crate) portal_nets: Vec<IpNet>,
-    /// How variables get into pods that do not say it with the annotation portico.dev/mode.
+    /// How variables get into pods that do not say it with the annotation portico.dev/inject.
     #[arg(long, value_enum, default_value_t = ModeArg::Auto)]
     pub(crate) mode: ModeArg,
     /// The form of the answer.
@@ -60,7 +60,7 @@ pub(crate) struct ServeArgs {
     /// Where /metrics, /healthz and /readyz are served, over HTTP.
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:9478")]
     pub(crate) admin: SocketAddr,
-    /// How variables get into pods that do not say it with the annotation portico.dev/mode.
+    /// How variables get into pods that do not say it with the annotation portico.dev/inject.
     #[arg(long, value_enum, default_value_t = ModeArg::Auto)]
     pub(crate) mode: ModeArg,
     /// How long requests are still taken after SIGTERM, in seconds, while /readyz says no.
