@@ -218,9 +218,9 @@ impl Agent {
     }
 
     fn store_at(&self) -> Option<Instant> {
-        let now_or_later = |last: Instant| last + STORE_INTERVAL;
-        self.is_store_due
-            .then(|| self.stored.map_or(self.audit_at - self.options.audit_interval, now_or_later))
+        // The first time at once: what is to be stored was published just now.
+        let due = self.stored.map(|last| last + STORE_INTERVAL).or(self.published);
+        due.filter(|_| self.is_store_due)
     }
 
     fn standpoint(&self, view: &View) -> Standpoint {
@@ -322,7 +322,7 @@ impl Agent {
         let view = match view_of(&attachment) {
             Ok(view) => view,
             Err(why) => {
-                self.effects.push(Effect::Close(netns));
+                self.let_go(netns);
                 return self.refuse(ticket, why, false);
             }
         };
@@ -341,16 +341,20 @@ impl Agent {
         let Record { attachment, netns_id, programmer } = record.clone();
         let key = attachment.key.clone();
         if self.places.contains_key(&key) || self.ended.contains_key(&key) {
-            if !self.members.contains_key(&netns_id) {
-                self.effects.push(Effect::Close(netns_id));
-            }
-            return;
+            return self.let_go(netns_id);
         }
         let view = view_of(&attachment).unwrap_or_default();
         let pod = attachment.pod.as_ref().map(ToString::to_string);
         self.join(attachment, programmer, None, (netns_id, view, Standing::Found), now);
         self.effects.push(Effect::Write(record));
         self.note(Note::Attached { attachment: key, pod, how: "adopted" });
+    }
+
+    /// Closes a network namespace that was opened for an attachment which is not taken, unless another has it.
+    fn let_go(&mut self, netns: NetnsId) {
+        if !self.members.contains_key(&netns) {
+            self.effects.push(Effect::Close(netns));
+        }
     }
 
     fn join(

@@ -345,6 +345,18 @@ fn a_namespace_with_two_interfaces_lives_until_the_last_goes() {
 }
 
 #[test]
+fn a_second_interface_that_is_refused_takes_nothing_from_the_first() {
+    let mut bench = Bench::synced();
+    bench.attached(1);
+    let mut wrong = attachment("pod-1");
+    wrong.key.interface = "net1".to_owned();
+    wrong.annotations.insert("portals".to_owned(), "no such thing".to_owned());
+    let effects = bench.step(Event::Attach(Ticket(2), wrong, netns(1)));
+    assert!(matches!(answers(&effects)[..], [(2, Reply::Refused { transient: false, .. })]), "{effects:?}");
+    assert!(!effects.iter().any(|e| matches!(e, Effect::Close(_))), "the first still needs it: {effects:?}");
+}
+
+#[test]
 fn collection_drops_what_the_runtime_does_not_name() {
     let mut bench = Bench::synced();
     (1..=3).for_each(|number| bench.attached(number));
