@@ -20,6 +20,7 @@ mod finish;
 mod json;
 mod legacy;
 mod manifest;
+mod manner;
 mod metadata;
 mod node;
 mod objects;

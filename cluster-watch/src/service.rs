@@ -8,20 +8,17 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 use proxy_core::address::{Family, forbidden, parse_ip_sloppy};
-use proxy_core::service::{AFFINITY_S_MAX, Export, Mode, Scheduler, Service, ServiceKey, TrafficPolicy};
+use proxy_core::service::{AFFINITY_S_MAX, Export, Service, ServiceKey, TrafficPolicy};
 
 use crate::addresses::{Addresses, addresses};
 use crate::field::Field;
+use crate::manner::{Manner, manner};
 use crate::metadata::{NameRule, Names, metadata};
 use crate::ports::{PortDraft, ports};
 use crate::validate;
 
 /// The label that says that another proxy is responsible.
 const PROXY_NAME_LABEL: &str = "service.kubernetes.io/service-proxy-name";
-/// The annotation that chooses the mode of a service's portals.
-const MODE_ANNOTATION: &str = "portico.dev/mode";
-/// The annotation that says how a backend is chosen.
-const SCHEDULER_ANNOTATION: &str = "portico.dev/scheduler";
 /// The annotation that says which other namespaces may have a service's variables.
 const EXPORT_ANNOTATION: &str = "portico.dev/export";
 /// How long a client stays with its backend if the object does not say (core/v1 defaults.go).
@@ -82,7 +79,7 @@ pub(crate) fn service(object: &Field<'_, '_>, names: &mut Names) -> Option<Servi
     let meta = metadata(&meta_field, NameRule::Label, names);
     let has_other_proxy =
         meta_field.map("labels").texts().iter().any(|(label, _)| *label == PROXY_NAME_LABEL);
-    let (mode, scheduler) = mode_and_scheduler(&meta_field);
+    let Manner { mode, scheduler, dial, hold_ms } = manner(&meta_field);
     let export = export(&meta_field, names);
     let spec = object.map("spec");
     let kind = validate::one_of(&spec.at("type"), &ServiceType::NAMES).unwrap_or(ServiceType::ClusterIp);
@@ -118,6 +115,8 @@ pub(crate) fn service(object: &Field<'_, '_>, names: &mut Names) -> Option<Servi
         has_portals: kind != ServiceType::ExternalName && !has_other_proxy,
         mode,
         scheduler,
+        dial,
+        hold_ms,
         export,
     };
     Some(ServiceDraft { service, addresses, selector, target_ports, publish_not_ready })
@@ -132,29 +131,6 @@ fn selector(spec: &Field<'_, '_>) -> Vec<(Box<str>, Box<str>)> {
         }
     }
     texts.into_iter().map(|(name, value)| (name.into(), value.into())).collect()
-}
-
-/// The value that an annotation chooses; none: it is not there, or unknown and that has been said.
-fn chosen<T: Copy>(annotations: &Field<'_, '_>, name: &str, known: &[(&str, T)]) -> Option<T> {
-    let (_, text) = annotations.texts().into_iter().find(|(found, _)| *found == name)?;
-    let value = known.iter().find(|(name, _)| *name == text).map(|(_, value)| *value);
-    if value.is_none() {
-        let (field, known) = (annotations.at(name), known.iter().map(|(name, _)| *name).collect::<Vec<_>>());
-        field.warn(format_args!("{} is none of {}; ignored", field.shown(), known.join(", ")));
-    }
-    value
-}
-
-fn mode_and_scheduler(meta: &Field<'_, '_>) -> (Option<Mode>, Scheduler) {
-    let annotations = meta.map("annotations");
-    let mode = chosen(&annotations, MODE_ANNOTATION, &[("kernel", Mode::Kernel), ("relay", Mode::Relay)]);
-    let schedulers = Scheduler::ALL.map(|scheduler| (scheduler.name(), scheduler));
-    let scheduler = chosen(&annotations, SCHEDULER_ANNOTATION, &schedulers).unwrap_or_default();
-    if mode == Some(Mode::Kernel) && scheduler.needs_relay() {
-        let field = annotations.at(MODE_ANNOTATION);
-        field.warn(format_args!("\"kernel\" is not possible with scheduler {}; ignored", scheduler.name()));
-    }
-    (mode, scheduler)
 }
 
 /// Whom a service is offered to; a name that no namespace can have is left out.

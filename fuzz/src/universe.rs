@@ -14,7 +14,7 @@ use proxy_core::node::Node;
 use proxy_core::portal::{Standpoint, View};
 use proxy_core::ruleset::Settings;
 use proxy_core::service::{
-    ClusterIps, Export, Mode, Protocol, Scheduler, Service, ServiceKey, ServicePort, TrafficPolicy,
+    ClusterIps, Dial, Export, Mode, Protocol, Scheduler, Service, ServiceKey, ServicePort, TrafficPolicy,
 };
 use proxy_core::snapshot::Change;
 
@@ -165,7 +165,9 @@ impl ServiceSeed {
             affinity_s: self.affinity.of(&AFFINITIES),
             has_portals: !self.has_other_proxy,
             mode: self.mode.of(&MODES),
-            scheduler: self.scheduler.of(&Scheduler::ALL),
+            scheduler: Some(self.scheduler.of(&Scheduler::ALL)),
+            dial: Dial::Pod,
+            hold_ms: None,
             export: Export::Nowhere,
         }
     }

@@ -12,7 +12,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{self, ErrorKind};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use proxy_core::address::Family;
@@ -60,6 +60,44 @@ impl Socket {
         Ok(forgotten)
     }
 
+    /// Where a UDP client wanted to go whose datagrams come to this address of ours after a redirect; none: it came
+    /// by itself. The kernel gives flows that would look alike to us different ports, so the answer is
+    /// unique for as long as the kernel remembers the flow.
+    ///
+    /// # Errors
+    /// Where the kernel does not answer.
+    pub fn original_destination(
+        &self,
+        client: SocketAddr,
+        ours: SocketAddr,
+    ) -> Result<Option<SocketAddr>, Error> {
+        let family = Family::of(client.ip());
+        let (destination, source) = addresses_of(family);
+        let request = message(conntrack::GET, 0, family_number(family), |bytes| {
+            bytes.nest(conntrack::REPLY, |bytes| {
+                bytes.nest(conntrack::TUPLE_ADDRESSES, |bytes| {
+                    put_address(bytes, source, ours.ip());
+                    put_address(bytes, destination, client.ip());
+                });
+                bytes.nest(conntrack::TUPLE_PROTOCOL, |bytes| {
+                    bytes.put(conntrack::PROTOCOL_NUMBER, &[UDP]);
+                    bytes.put(conntrack::SOURCE_PORT, &ours.port().to_be_bytes());
+                    bytes.put(conntrack::DESTINATION_PORT, &client.port().to_be_bytes());
+                });
+            });
+        });
+        let mut found = None;
+        let asked = self.ask(&request, |answer| {
+            let original = attributes(answer).within(conntrack::ORIGINAL);
+            found = end(original, family, destination, conntrack::DESTINATION_PORT);
+        });
+        match asked {
+            Ok(()) => Ok(found.filter(|wanted| *wanted != ours)),
+            Err(why) if why.kind() == ErrorKind::NotFound => Ok(None),
+            Err(source) => Err(unread(source)),
+        }
+    }
+
     /// How many flows the kernel remembers in this network namespace.
     fn flow_count(&self) -> Result<u32, Error> {
         let mut count = None;
@@ -95,19 +133,11 @@ impl Stale {
         let number = *answer.body.first()?;
         let family = Family::BOTH.into_iter().find(|family| family_number(*family) == number)?;
         let attributes = attributes(answer);
-        let (destination, source) = match family {
-            Family::V4 => (conntrack::V4_DESTINATION, conntrack::V4_SOURCE),
-            Family::V6 => (conntrack::V6_DESTINATION, conntrack::V6_SOURCE),
-        };
-        let end = |tuple: Attributes<'_>, at, port| {
-            let (address, _) = address(tuple.within(conntrack::TUPLE_ADDRESSES).find(at)?, family)?;
-            let port = tuple.within(conntrack::TUPLE_PROTOCOL).find(port)?.try_into().ok()?;
-            Some(SocketAddr::new(address, u16::from_be_bytes(port)))
-        };
+        let (destination, source) = addresses_of(family);
         let original = attributes.within(conntrack::ORIGINAL);
         let protocol = original.within(conntrack::TUPLE_PROTOCOL).find(conntrack::PROTOCOL_NUMBER)?;
-        let portal = end(original, destination, conntrack::DESTINATION_PORT)?;
-        let backend = end(attributes.within(conntrack::REPLY), source, conntrack::SOURCE_PORT)?;
+        let portal = end(original, family, destination, conntrack::DESTINATION_PORT)?;
+        let backend = end(attributes.within(conntrack::REPLY), family, source, conntrack::SOURCE_PORT)?;
         let key = PortalKey { address: portal.ip(), protocol: Protocol::Udp, port: portal.port() };
         if *protocol != [UDP] || portals.get(&key)?.contains(&backend) {
             return None;
@@ -120,6 +150,28 @@ impl Stale {
         });
         Some(Self { portal, request })
     }
+}
+
+/// The attributes of a flow's addresses: destination and source.
+fn addresses_of(family: Family) -> (u16, u16) {
+    match family {
+        Family::V4 => (conntrack::V4_DESTINATION, conntrack::V4_SOURCE),
+        Family::V6 => (conntrack::V6_DESTINATION, conntrack::V6_SOURCE),
+    }
+}
+
+fn put_address(bytes: &mut Bytes, kind: u16, address: IpAddr) {
+    match address {
+        IpAddr::V4(address) => bytes.put(kind, &address.octets()),
+        IpAddr::V6(address) => bytes.put(kind, &address.octets()),
+    }
+}
+
+/// One end of a flow's direction.
+fn end(tuple: Attributes<'_>, family: Family, at: u16, port: u16) -> Option<SocketAddr> {
+    let (address, _) = address(tuple.within(conntrack::TUPLE_ADDRESSES).find(at)?, family)?;
+    let port = tuple.within(conntrack::TUPLE_PROTOCOL).find(port)?.try_into().ok()?;
+    Some(SocketAddr::new(address, u16::from_be_bytes(port)))
 }
 
 fn attributes<'a>(answer: &Answer<'a>) -> Attributes<'a> {

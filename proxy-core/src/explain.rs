@@ -13,7 +13,7 @@ use crate::address::Family;
 use crate::portal::{Portal, PortalKey, PortalKind, Portals, Standpoint, portals};
 use crate::ruleset::{Ruleset, Settings};
 use crate::select::{choice, fate};
-use crate::service::{Mode, Scheduler, Service, TrafficPolicy};
+use crate::service::{Mode, Service, TrafficPolicy};
 use crate::snapshot::Snapshot;
 use crate::trace::{Packet, Trace, trace};
 
@@ -119,6 +119,7 @@ impl Teller<'_> {
             if count == 1 { "the only backend".to_owned() } else { format!("one of {count} backends") };
         let (verdict, backends, reason) = match outcome {
             Trace::Forward(_) => (Outcome::Forward, backends, format!("sent to {one_of}")),
+            Trace::Relay if count == 0 => (Outcome::Forward, backends, held(portal)),
             Trace::Relay => (Outcome::Forward, backends, format!("relayed to {one_of}")),
             Trace::Barred => (Outcome::Drop, Vec::new(), self.barred(portal)),
             Trace::Drop => {
@@ -298,6 +299,11 @@ fn policy_of(service: &Service, portal: &Portal) -> (TrafficPolicy, Vec<String>)
     }
 }
 
+fn held(portal: &Portal) -> String {
+    let seconds = f64::from(portal.hold_ms.unwrap_or_default()) / 1_000.0;
+    format!("no endpoint is ready or still serving: held for one by the relay, for {seconds} s at most")
+}
+
 fn manner(portal: &Portal) -> Vec<String> {
     let mut steps = Vec::new();
     if portal.mode == Mode::Relay {
@@ -307,8 +313,8 @@ fn manner(portal: &Portal) -> Vec<String> {
     }
     if portal.is_in_turn() && portal.backends.len() > 1 {
         steps.push("its scheduler is rr: connections go to the backends in turn".to_owned());
-    } else if portal.scheduler != Scheduler::Random && portal.mode == Mode::Relay {
-        steps.push(format!("its scheduler, in the relay, is {}", portal.scheduler.name()));
+    } else if let Some(scheduler) = portal.scheduler.filter(|_| portal.mode == Mode::Relay) {
+        steps.push(format!("its scheduler, in the relay, is {}", scheduler.name()));
     }
     if let Some(affinity_s) = portal.affinity_s {
         steps.push(format!(

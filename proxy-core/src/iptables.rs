@@ -62,7 +62,7 @@ impl Display for Iptables<'_> {
 
 /// Each relayed portal has a port of its own, as in the original: the proxy knows the portal by it.
 fn relay_ports(portals: &[&Portal]) -> BTreeMap<PortalKey, u16> {
-    let relayed = portals.iter().filter(|p| p.verdict == Verdict::Forward && p.mode == Mode::Relay);
+    let relayed = portals.iter().filter(|portal| portal.is_relayed());
     relayed.map(|portal| portal.key).zip(RELAY_PORT_MIN..=u16::MAX).collect()
 }
 
@@ -70,7 +70,7 @@ impl Iptables<'_> {
     fn write_jumps(&self, f: &mut Formatter<'_>, portal: &Portal, relay_port: Option<u16>) -> fmt::Result {
         let target = match relay_port {
             Some(port) => format!("REDIRECT --to-ports {port}"),
-            None if portal.mode == Mode::Relay => {
+            None if portal.is_relayed() => {
                 return writeln!(
                     f,
                     "# {} is left out: every port is taken by another relay",

@@ -23,6 +23,7 @@ pub mod review;
 pub mod ruleset;
 #[cfg(any(test, feature = "sample"))]
 pub mod sample;
+pub mod schedule;
 pub mod select;
 pub mod service;
 pub mod snapshot;

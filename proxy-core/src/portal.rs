@@ -18,7 +18,7 @@ use serde::{Serialize, Serializer};
 use crate::address::Family;
 use crate::node::Node;
 use crate::select::{Choice, Fate, choice, fate};
-use crate::service::{Mode, Protocol, Scheduler, Service, ServiceKey, ServicePort, TrafficPolicy};
+use crate::service::{Dial, Mode, Protocol, Scheduler, Service, ServiceKey, ServicePort, TrafficPolicy};
 use crate::snapshot::{Changed, Snapshot};
 
 /// More backends than this are left out of a portal: the count has 14 bits in the ruleset.
@@ -119,7 +119,13 @@ pub struct Portal {
     pub affinity_s: Option<u32>,
     /// How a backend is chosen, unless affinity has chosen it already.
     #[serde(skip)]
-    pub scheduler: Scheduler,
+    pub scheduler: Option<Scheduler>,
+    /// From where the relay opens connections.
+    #[serde(skip)]
+    pub dial: Dial,
+    /// For how many milliseconds a connection waits for a first backend.
+    #[serde(skip)]
+    pub hold_ms: Option<u32>,
     /// Who may use it, where not everyone may.
     #[serde(skip)]
     pub sources: Option<Arc<[IpNet]>>,
@@ -134,7 +140,18 @@ impl Portal {
     #[must_use]
     pub fn is_in_turn(&self) -> bool {
         let by_kernel = self.mode == Mode::Kernel && self.affinity_s.is_none();
-        by_kernel && self.scheduler == Scheduler::RoundRobin
+        by_kernel && self.scheduler == Some(Scheduler::RoundRobin)
+    }
+
+    /// Whether connections to it go to the relay: its mode says so, or they wait there for a first backend.
+    #[must_use]
+    pub fn is_relayed(&self) -> bool {
+        match self.verdict {
+            Verdict::Forward => self.mode == Mode::Relay,
+            // Nothing in user space holds SCTP.
+            Verdict::Reject => self.hold_ms.is_some() && self.key.protocol != Protocol::Sctp,
+            Verdict::Drop => false,
+        }
     }
 }
 
@@ -269,6 +286,8 @@ impl Maker<'_> {
             left_out: target.left_out,
             affinity_s: self.service.affinity_s,
             scheduler: self.service.scheduler,
+            dial: self.service.dial,
+            hold_ms: self.service.hold_ms,
             sources: sources.cloned(),
             mode: self.service.mode_of(self.port.protocol, self.standpoint.mode),
         }

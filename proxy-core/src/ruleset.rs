@@ -30,7 +30,7 @@ use crate::address::Family;
 use crate::digest::digest;
 use crate::pick::{Action, Pick, TURNS};
 use crate::portal::{Portal, PortalKey, PortalKind, Portals, Touched, Verdict};
-use crate::service::{AFFINITY_S_MAX, Mode, Protocol};
+use crate::service::{AFFINITY_S_MAX, Protocol};
 
 /// What a ruleset depends on besides portals.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -224,11 +224,11 @@ impl Ruleset {
     }
 
     fn action(&self, portal: &Portal, old: Option<&Rule>) -> Action {
-        match (portal.verdict, portal.mode) {
-            (Verdict::Reject, _) => Action::Reject,
-            (Verdict::Drop, _) => Action::Drop,
-            (Verdict::Forward, Mode::Relay) => Action::Relay,
-            (Verdict::Forward, Mode::Kernel) => match u16::try_from(portal.backends.len()) {
+        match portal.verdict {
+            _ if portal.is_relayed() => Action::Relay,
+            Verdict::Reject => Action::Reject,
+            Verdict::Drop => Action::Drop,
+            Verdict::Forward => match u16::try_from(portal.backends.len()) {
                 Ok(count @ 1..) => {
                     let number =
                         if portal.is_in_turn() && count > 1 { self.turn(portal.key, old) } else { None };

@@ -10,7 +10,7 @@ use crate::endpoint::{Conditions, Endpoint, EndpointPort, EndpointSlice, SliceKe
 use crate::node::Node;
 use crate::portal::{PortalKey, Standpoint};
 use crate::service::{
-    ClusterIps, Export, Mode, Protocol, Scheduler, Service, ServiceKey, ServicePort, TrafficPolicy,
+    ClusterIps, Dial, Export, Mode, Protocol, Scheduler, Service, ServiceKey, ServicePort, TrafficPolicy,
 };
 use crate::snapshot::{Change, Snapshot};
 
@@ -81,7 +81,9 @@ pub fn svc(name: &str) -> Service {
         affinity_s: None,
         has_portals: true,
         mode: None,
-        scheduler: Scheduler::Random,
+        scheduler: None,
+        dial: Dial::Pod,
+        hold_ms: None,
         export: Export::Nowhere,
     }
 }
@@ -180,7 +182,21 @@ impl Service {
     /// With this scheduler.
     #[must_use]
     pub fn scheduler(mut self, scheduler: Scheduler) -> Self {
-        self.scheduler = scheduler;
+        self.scheduler = Some(scheduler);
+        self
+    }
+
+    /// Whose connections wait so long for a first backend.
+    #[must_use]
+    pub fn hold_ms(mut self, hold_ms: u32) -> Self {
+        self.hold_ms = Some(hold_ms);
+        self
+    }
+
+    /// Whose backends are reached from there.
+    #[must_use]
+    pub fn dial(mut self, dial: Dial) -> Self {
+        self.dial = dial;
         self
     }
 

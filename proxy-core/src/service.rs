@@ -16,6 +16,8 @@ use crate::address::Family;
 
 /// The longest that `sessionAffinityConfig` may keep a client with its backend: a day.
 pub const AFFINITY_S_MAX: u32 = 86_400;
+/// The longest that a connection may be held while there is no backend.
+pub const HOLD_MS_MAX: u32 = 300_000;
 
 /// The identity of a service, and of everything that belongs to it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -168,11 +170,30 @@ pub enum Mode {
     Relay,
 }
 
-/// How a portal chooses a backend for a connection, under the names that IPVS gave them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
-pub enum Scheduler {
-    /// Each with the same chance (the default).
+/// From where the relay opens its connection to a backend.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Dial {
+    /// From the pod's network namespace: the backend sees the pod's address (the default).
     #[default]
+    Pod,
+    /// From the node: for backends that the pod's own interface cannot reach.
+    Node,
+    /// From the pod, and where that leads nowhere, from the node.
+    Auto,
+}
+
+impl Dial {
+    /// All of them, by the names in annotations.
+    pub const NAMES: [(&'static str, Self); 3] =
+        [("pod", Self::Pod), ("node", Self::Node), ("auto", Self::Auto)];
+}
+
+/// How a portal chooses a backend for a connection, under the names that IPVS gave them. A service that does
+/// not say it has its backends at random in the kernel, and in turn in the relay.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub enum Scheduler {
+    /// Each with the same chance.
     Random,
     /// One after the other.
     RoundRobin,
@@ -263,7 +284,11 @@ pub struct Service {
     pub mode: Option<Mode>,
     /// Annotation `portico.dev/scheduler`. One that needs the relay takes it, whatever the mode; but nothing
     /// relays SCTP, whose backends are then drawn at random.
-    pub scheduler: Scheduler,
+    pub scheduler: Option<Scheduler>,
+    /// Annotation `portico.dev/dial`: from where the relay opens connections.
+    pub dial: Dial,
+    /// Annotation `portico.dev/hold`: for so many milliseconds a connection waits in the relay for a first backend.
+    pub hold_ms: Option<u32>,
     /// Annotation `portico.dev/export`: whose pods may have its variables, besides those of its own namespace.
     pub export: Export,
 }
@@ -293,7 +318,7 @@ impl Service {
     pub fn mode_of(&self, protocol: Protocol, default: Mode) -> Mode {
         match protocol {
             Protocol::Sctp => Mode::Kernel, // nothing in user space relays SCTP
-            _ if self.scheduler.needs_relay() => Mode::Relay,
+            _ if self.scheduler.is_some_and(Scheduler::needs_relay) => Mode::Relay,
             Protocol::Tcp | Protocol::Udp => self.mode.unwrap_or(default),
         }
     }

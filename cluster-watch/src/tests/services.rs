@@ -5,7 +5,7 @@
 
 use super::{clean, key, lines, messages, read_text, service_of, with_spec};
 use proxy_core::address::Family;
-use proxy_core::service::{ClusterIps, Export, Mode, Protocol, Scheduler, TrafficPolicy};
+use proxy_core::service::{ClusterIps, Dial, Export, Mode, Protocol, Scheduler, TrafficPolicy};
 
 #[test]
 fn what_is_not_said_is_what_the_api_server_would_set() {
@@ -88,7 +88,7 @@ fn the_scheduler_annotation_takes_the_names_of_the_schedulers_and_others_are_ign
     };
     for scheduler in Scheduler::ALL {
         let text = text(&format!("portico.dev/scheduler: {}", scheduler.name()));
-        assert_eq!(clean(&text).services[&key("db")].scheduler, scheduler);
+        assert_eq!(clean(&text).services[&key("db")].scheduler, Some(scheduler));
     }
     let warning = |annotations: &str| {
         let (objects, report) = read_text(&text(annotations));
@@ -99,10 +99,39 @@ fn the_scheduler_annotation_takes_the_names_of_the_schedulers_and_others_are_ign
         (objects.services[&key("db")].scheduler, told.expect("it names the annotation").to_owned())
     };
     let expected = "scheduler: \"wrr\" is none of random, rr, lc, dh, sh, sed, nq; ignored";
-    assert_eq!(warning("portico.dev/scheduler: wrr"), (Scheduler::Random, expected.to_owned()));
+    assert_eq!(warning("portico.dev/scheduler: wrr"), (None, expected.to_owned()));
     let expected = "mode: \"kernel\" is not possible with scheduler lc; ignored";
     let both = "portico.dev/mode: kernel, portico.dev/scheduler: lc";
-    assert_eq!(warning(both), (Scheduler::LeastConnection, expected.to_owned()));
+    assert_eq!(warning(both), (Some(Scheduler::LeastConnection), expected.to_owned()));
+}
+
+#[test]
+fn dial_and_hold_say_how_the_relay_works_and_what_is_no_time_is_ignored_with_a_warning() {
+    let of = |annotations: &str| {
+        let text = format!(
+            "apiVersion: v1\nkind: Service\nmetadata: {{name: db, annotations: {{{annotations}}}}}\n\
+             spec: {{ports: [{{port: 1}}]}}"
+        );
+        let (objects, report) = read_text(&text);
+        let service = &objects.services[&key("db")];
+        (service.dial, service.hold_ms, lines(&report))
+    };
+    assert_eq!(of("a: b"), (Dial::Pod, None, Vec::new()));
+    for (name, dial) in Dial::NAMES {
+        assert_eq!(of(&format!("portico.dev/dial: {name}")), (dial, None, Vec::new()));
+    }
+    for (text, hold_ms) in [("500ms", 500), ("10s", 10_000), ("5m", 300_000)] {
+        assert_eq!(of(&format!("portico.dev/hold: {text}")), (Dial::Pod, Some(hold_ms), Vec::new()));
+    }
+    assert_eq!(of("portico.dev/hold: 0s"), (Dial::Pod, None, Vec::new()));
+    for text in ["6m", "301s", "10", "s", "1h", "-1s", "4294967296s"] {
+        let (_, hold_ms, told) = of(&format!("portico.dev/hold: '{text}'"));
+        assert_eq!((hold_ms, told.len()), (None, 1), "{text}: {told:?}");
+        let expected = format!(
+            "portico.dev/hold: \"{text}\" is no time such as 10s, 500ms or 2m, at most 300s; ignored"
+        );
+        assert!(told[0].ends_with(&expected), "{}", told[0]);
+    }
 }
 
 #[test]

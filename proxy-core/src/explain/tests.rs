@@ -10,6 +10,7 @@ use super::*;
 use crate::endpoint::EndpointSlice;
 use crate::portal::View;
 use crate::sample::{ip, slice, snapshot, standpoint, svc, tcp, udp};
+use crate::service::Scheduler;
 use crate::snapshot::Change;
 
 fn ask(changes: &[Change], question: &Question) -> Explanation {
@@ -503,6 +504,15 @@ fn the_scheduler_is_told_unless_affinity_comes_first() {
         session affinity: a client stays with its backend until it was quiet for 60 s
         sent to one of 2 backends"#]]
     .assert_eq(&manner(service().scheduler(Scheduler::RoundRobin).sticky(60)));
+}
+
+#[test]
+fn a_connection_that_is_held_for_a_backend_is_told() {
+    let told = ask(&[service().hold_ms(2_500).into()], &from_pod(tcp("10.96.0.1:80")));
+    expect![[r#"
+        forward default/s:80 []
+        no endpoint is ready or still serving: held for one by the relay, for 2.5 s at most"#]]
+    .assert_eq(&short(&told));
 }
 
 #[test]

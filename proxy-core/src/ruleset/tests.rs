@@ -9,7 +9,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::portal::{Standpoint, portals};
 use crate::sample::{backend, slice, snapshot, standpoint, svc, tcp};
-use crate::service::Scheduler;
+use crate::service::{Mode, Scheduler};
 use crate::snapshot::{Change, Snapshot};
 
 const PORTAL: &str = "10.96.0.1:80";

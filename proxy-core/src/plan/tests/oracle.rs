@@ -101,12 +101,15 @@ fn at_portal(
     let endpoints = endpoints_of(objects, service, port, family);
     let (cluster, local, any) = categorize(&endpoints, &standpoint.node);
     if !any {
+        if service.hold_ms.is_some() && port.protocol != Protocol::Sctp {
+            return Fortune::Relay(BTreeSet::new());
+        }
         return Fortune::Reject;
     }
     let bound = kind == PortalKind::ClusterIp && service.internal_policy == TrafficPolicy::Local;
     let backends = if bound { local } else { cluster };
     let mode = match service.scheduler {
-        Scheduler::Random | Scheduler::RoundRobin => service.mode.unwrap_or(standpoint.mode),
+        None | Some(Scheduler::Random | Scheduler::RoundRobin) => service.mode.unwrap_or(standpoint.mode),
         _ => Mode::Relay,
     };
     match mode {

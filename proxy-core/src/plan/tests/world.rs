@@ -19,7 +19,7 @@ use crate::portal::{PortalKey, Portals, Standpoint, Touched, View, portals};
 use crate::ruleset::{Ruleset, Settings};
 use crate::sample::ip;
 use crate::service::{
-    ClusterIps, Export, Mode, Protocol, Scheduler, Service, ServiceKey, ServicePort, TrafficPolicy,
+    ClusterIps, Dial, Export, Mode, Protocol, Scheduler, Service, ServiceKey, ServicePort, TrafficPolicy,
 };
 use crate::snapshot::{Change, Snapshot};
 
@@ -96,12 +96,13 @@ fn service() -> impl Strategy<Value = Service> {
     let mode = prop_oneof![4 => Just(None), 1 => Just(Some(Mode::Relay)), 1 => Just(Some(Mode::Kernel))];
     let affinity = prop_oneof![3 => Just(None), 1 => Just(Some(10)), 1 => Just(Some(10_800))];
     let ranges = prop_oneof![2 => Just(Vec::new()), 1 => subsequence(SOURCE_RANGES.to_vec(), 1..=2)];
-    let scheduler = prop_oneof![2 => Just(Scheduler::Random), 2 => Just(Scheduler::RoundRobin), 1 => select(Scheduler::ALL.to_vec())];
-    let manner = (mode, scheduler);
+    let scheduler = prop_oneof![2 => Just(None), 2 => Just(Some(Scheduler::RoundRobin)), 1 => select(Scheduler::ALL.to_vec()).prop_map(Some)];
+    let hold_ms = prop_oneof![4 => Just(None), 1 => Just(Some(10_000))];
+    let manner = (mode, scheduler, hold_ms);
     let identity = (service_key(), cluster_ips(), ports(), prop::bool::weighted(0.9), manner);
     (identity, policy(), policy(), addresses(), addresses(), ranges, affinity).prop_map(
         |(
-            (key, cluster_ips, ports, has_portals, (mode, scheduler)),
+            (key, cluster_ips, ports, has_portals, (mode, scheduler, hold_ms)),
             internal,
             external,
             ips,
@@ -123,6 +124,8 @@ fn service() -> impl Strategy<Value = Service> {
                 has_portals,
                 mode,
                 scheduler,
+                dial: Dial::Pod,
+                hold_ms,
                 export: Export::Nowhere,
             }
         },

@@ -1,0 +1,116 @@
+//! Each scheduler against its definition.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
+use proptest::prelude::*;
+
+use super::*;
+
+fn backends(count: u8) -> Vec<SocketAddr> {
+    (1..=count).map(|last| SocketAddr::from(([10, 1, 0, last], 8080))).collect()
+}
+
+fn turn() -> Turn {
+    let any = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+    Turn { next: 0, draw: 0, source: any, destination: any }
+}
+
+fn idle(_: &SocketAddr) -> Option<Load> {
+    Some(Load::default())
+}
+
+#[test]
+fn in_turn_each_comes_once_and_who_is_not_to_be_had_is_passed_over() {
+    let backends = backends(3);
+    let from = |next| Scheduler::RoundRobin.choice(&backends, idle, Turn { next, ..turn() });
+    assert_eq!([0, 1, 2, 3].map(from), [Some(0), Some(1), Some(2), Some(0)]);
+    let without_second = |backend: &SocketAddr| (*backend != backends[1]).then(Load::default);
+    let from = |next| Scheduler::RoundRobin.choice(&backends, without_second, Turn { next, ..turn() });
+    assert_eq!([0, 1, 2].map(from), [Some(0), Some(2), Some(2)]);
+}
+
+#[test]
+fn at_random_each_has_the_same_chance() {
+    let (backends, mut seen) = (backends(3), BTreeMap::new());
+    for draw in 0..300 {
+        let place = Scheduler::Random.choice(&backends, idle, Turn { draw, ..turn() });
+        *seen.entry(place).or_insert(0) += 1;
+    }
+    assert_eq!(seen, BTreeMap::from([(Some(0), 100), (Some(1), 100), (Some(2), 100)]));
+}
+
+#[test]
+fn the_one_with_the_fewest_connections_is_chosen_and_of_equals_the_next_in_turn() {
+    let backends = backends(4);
+    let connections = |counts: [u32; 4]| {
+        move |backend: &SocketAddr| {
+            let IpAddr::V4(address) = backend.ip() else { unreachable!("all are IPv4") };
+            let connections = counts[usize::from(address.octets()[3]) - 1];
+            Some(Load { connections, delay_us: 1 })
+        }
+    };
+    let choice = |counts, next| {
+        Scheduler::LeastConnection.choice(&backends, connections(counts), Turn { next, ..turn() })
+    };
+    assert_eq!(choice([3, 1, 2, 1], 0), Some(1));
+    assert_eq!(choice([3, 1, 2, 1], 2), Some(3));
+    assert_eq!(choice([0, 1, 2, 1], 2), Some(0));
+}
+
+#[test]
+fn the_shortest_expected_delay_weighs_connections_with_the_time_to_answer() {
+    let backends = backends(2);
+    let choice = |scheduler: Scheduler, fast, slow| {
+        let load = |backend: &SocketAddr| {
+            let is_fast = *backend == backends[0];
+            let (connections, delay_us) = if is_fast { (fast, 100) } else { (slow, 1_000) };
+            Some(Load { connections, delay_us })
+        };
+        scheduler.choice(&backends, load, turn())
+    };
+    // The slow one is ten times as slow: it is worth waiting behind nine at the fast one.
+    assert_eq!(choice(Scheduler::ShortestExpectedDelay, 8, 0), Some(0));
+    assert_eq!(choice(Scheduler::ShortestExpectedDelay, 10, 0), Some(1));
+    // Never queue where one is idle, however slow.
+    assert_eq!(choice(Scheduler::NeverQueue, 1, 0), Some(1));
+    assert_eq!(choice(Scheduler::NeverQueue, 8, 1), Some(0));
+}
+
+#[test]
+fn a_backend_that_was_never_asked_is_asked_first() {
+    let backends = backends(2);
+    let load = |backend: &SocketAddr| {
+        Some(Load { connections: 5, delay_us: if *backend == backends[1] { 0 } else { 1 } })
+    };
+    assert_eq!(Scheduler::ShortestExpectedDelay.choice(&backends, load, turn()), Some(1));
+}
+
+#[test]
+fn nobody_is_chosen_where_nobody_is_to_be_had() {
+    for scheduler in Scheduler::ALL {
+        assert_eq!(scheduler.choice(&backends(3), |_| None, turn()), None, "{scheduler:?}");
+        assert_eq!(scheduler.choice(&[], idle, turn()), None, "{scheduler:?}");
+    }
+}
+
+proptest! {
+    #[test]
+    fn hashes_spread_addresses_and_move_only_those_of_a_backend_that_goes(gone in 0_usize..5) {
+        let backends = backends(5);
+        let without = |backend: &SocketAddr| (*backend != backends[gone]).then(Load::default);
+        for scheduler in [Scheduler::SourceHashing, Scheduler::DestinationHashing] {
+            let mut seen = BTreeSet::new();
+            for last in 0..=255 {
+                let address = IpAddr::V4(Ipv4Addr::new(10, 9, 0, last));
+                let turn = Turn { source: address, destination: address, next: usize::from(last), draw: last.into() };
+                let before = scheduler.choice(&backends, idle, turn).expect("all are to be had");
+                let after = scheduler.choice(&backends, without, turn).expect("four are to be had");
+                seen.insert(before);
+                prop_assert_ne!(after, gone);
+                prop_assert!(before == gone || before == after, "{} moved", address);
+            }
+            prop_assert_eq!(seen.len(), 5);
+        }
+    }
+}

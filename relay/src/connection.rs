@@ -1,0 +1,87 @@
+//! A relayed connection from its beginning to its end.
+//!
+//! What must not go in here: how a backend is found, and how bytes go.
+
+use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use proxy_core::portal::{Portal, PortalKey};
+use proxy_core::service::{Mode, Protocol};
+use rustix::net::sockopt;
+use tokio::net::TcpStream;
+
+use crate::account::{Active, Tally};
+use crate::dial::{NoBackend, Reached, dial};
+use crate::exchange::{exchange, reset};
+use crate::place::Place;
+use crate::worker::Tools;
+
+/// Serves a client from the moment at which it is connected.
+pub(crate) async fn serve(tools: Rc<Tools>, place: Arc<Place>, client: TcpStream, peer: SocketAddr) {
+    let Some(_place_in_line) = tools.totals.enter(tools.connections_max) else {
+        tools.totals.over_limit.fetch_add(1, Ordering::Relaxed);
+        return reset(&client);
+    };
+    // On its own heap, so that a connection that is under way does not hold the room of its beginning.
+    let Some((tally, Reached { stream, lease })) = Box::pin(begin(&tools, &place, &client, peer)).await
+    else {
+        return reset(&client);
+    };
+    let _active = Active::new(&tally);
+    exchange(client, stream, Rc::clone(&tools.buffers), &tally, &lease).await;
+}
+
+async fn begin(
+    tools: &Tools,
+    place: &Arc<Place>,
+    client: &TcpStream,
+    peer: SocketAddr,
+) -> Option<(Arc<Tally>, Reached)> {
+    let source = peer.ip().to_canonical();
+    let key = original(client, peer)?;
+    admitted(tools, place, key, source)?;
+    let tally = place.account(key, |account| Arc::clone(&account.tally));
+    tally.connections.fetch_add(1, Ordering::Relaxed);
+    match dial(place, key, source).await {
+        Ok(reached) => Some((tally, reached)),
+        Err(NoBackend) => {
+            tally.failed.fetch_add(1, Ordering::Relaxed);
+            None
+        }
+    }
+}
+
+/// The portal to which a client wanted to go, if it is one and this client may use it. That it was used is told where
+/// the kernel could serve it, or could refuse what comes there.
+pub(crate) fn admitted(tools: &Tools, place: &Place, key: PortalKey, source: IpAddr) -> Option<Portal> {
+    let Some(portal) = place.portal(key) else {
+        // Somebody came to the relay's own port, or to an address that is nobody's.
+        tools.totals.strangers.fetch_add(1, Ordering::Relaxed);
+        tools.used(place, key);
+        return None;
+    };
+    if is_for_kernel(&portal) {
+        tools.used(place, key);
+    }
+    let may =
+        portal.sources.as_ref().is_none_or(|sources| sources.iter().any(|range| range.contains(&source)));
+    may.then_some(portal)
+}
+
+/// Whether the kernel would serve this portal by itself, if it had it.
+fn is_for_kernel(portal: &Portal) -> bool {
+    !portal.is_relayed() && portal.mode == Mode::Kernel
+}
+
+/// Where the client wanted to go.
+fn original(client: &TcpStream, peer: SocketAddr) -> Option<PortalKey> {
+    let is_v4 = peer.ip().to_canonical().is_ipv4();
+    let wanted: SocketAddr = if is_v4 {
+        sockopt::ip_original_dst(client).ok()?.into()
+    } else {
+        sockopt::ipv6_original_dst(client).ok()?.into()
+    };
+    Some(PortalKey { address: wanted.ip(), protocol: Protocol::Tcp, port: wanted.port() })
+}

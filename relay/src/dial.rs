@@ -1,0 +1,173 @@
+//! `dial`: a connection to a backend of a portal, one that answers.
+//!
+//! Backends are tried one after the other: who refuses costs nothing, who does not answer a quarter of a second, and
+//! more each time. What must not go in here: what the connection is used for.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use proxy_core::address::Family;
+use proxy_core::portal::{Portal, PortalKey, Verdict};
+use proxy_core::service::{Dial, Protocol};
+use tokio::net::{TcpSocket, TcpStream};
+use tokio::time::{timeout, timeout_at};
+
+use crate::account::Chosen;
+use crate::opener::{Kind, one};
+use crate::place::{Lease, Place, Waiting};
+
+/// How long a backend may take to answer, try by try. What refuses at once takes no try.
+pub(crate) const PATIENCE: [Duration; 4] =
+    [Duration::from_millis(250), Duration::from_millis(500), Duration::from_secs(1), Duration::from_secs(2)];
+/// So many connections of a network namespace may wait for a first backend.
+pub(crate) const HELD_MAX: usize = 1_024;
+
+/// There is none that answers, or none at all.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct NoBackend;
+
+/// A connection to a backend.
+#[derive(Debug)]
+pub(crate) struct Reached {
+    pub(crate) stream: TcpStream,
+    pub(crate) lease: Lease,
+}
+
+/// Why an attempt failed.
+enum Failed {
+    /// The backend, or the way to it, said no.
+    Refused,
+    /// Nobody leads there.
+    Unreachable,
+    /// Nothing came back.
+    Silent,
+}
+
+/// Reaches a backend of the portal for this client.
+pub(crate) async fn dial(place: &Arc<Place>, key: PortalKey, client: IpAddr) -> Result<Reached, NoBackend> {
+    let mut tried = Vec::new();
+    let mut patience = PATIENCE.iter();
+    let mut wait = patience.next();
+    let mut was_silent = false;
+    let since = Instant::now();
+    loop {
+        let portal = ready(place, key, since).await?;
+        let chosen = place.account(key, |account| account.choose(&portal, client, &tried, Instant::now()));
+        let (Some(chosen), Some(patient)) = (chosen, wait) else {
+            if !was_silent || wait.is_none() {
+                return Err(NoBackend);
+            }
+            // All were tried, and some may only have been slow.
+            (was_silent, tried) = (false, Vec::new());
+            continue;
+        };
+        let lease = Lease::new(Arc::clone(place), key, &chosen);
+        match attempt(place, &portal, chosen, *patient).await {
+            Ok((stream, chosen)) => {
+                place.account(key, |account| account.reached(&portal, client, chosen, Instant::now()));
+                return Ok(Reached { stream, lease });
+            }
+            Err(failed) => {
+                if matches!(failed, Failed::Silent) {
+                    (was_silent, wait) = (true, patience.next());
+                }
+                tried.push(chosen.backend);
+                place.account(key, |account| {
+                    account.failed(client, chosen.backend, Instant::now());
+                    account.tally.retries.fetch_add(1, Ordering::Relaxed);
+                });
+            }
+        }
+    }
+}
+
+/// The portal as soon as it has a backend, if that is within the time for which it holds connections.
+pub(crate) async fn ready(place: &Place, key: PortalKey, since: Instant) -> Result<Portal, NoBackend> {
+    let portal = place.portal(key).ok_or(NoBackend)?;
+    let hold_ms = match (portal.verdict, portal.hold_ms) {
+        (Verdict::Forward, _) => return Ok(portal),
+        (Verdict::Reject, Some(hold_ms)) => hold_ms,
+        (Verdict::Reject, None) => return Err(NoBackend),
+        (Verdict::Drop, _) => return Err(NoBackend),
+    };
+    let until = since + Duration::from_millis(hold_ms.into());
+    let Some(_waiting) = Waiting::new(&place.held, HELD_MAX) else { return Err(NoBackend) };
+    let mut portals = place.portals.clone();
+    loop {
+        // Looked at after the clone, so that no change is missed.
+        match place.portal(key) {
+            Some(portal) if portal.verdict == Verdict::Forward => return Ok(portal),
+            Some(_) => {}
+            None => return Err(NoBackend),
+        }
+        match timeout_at(until.into(), portals.changed()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(_)) | Err(_) => return Err(NoBackend),
+        }
+    }
+}
+
+/// One attempt: from the pod, from the node, or from where it leads somewhere.
+async fn attempt(
+    place: &Place,
+    portal: &Portal,
+    chosen: Chosen,
+    patience: Duration,
+) -> Result<(TcpStream, Chosen), Failed> {
+    let backend = chosen.backend;
+    if is_portal(place, backend, portal.key.protocol) {
+        return Err(Failed::Refused);
+    }
+    let from_node = || Chosen { by_node: true, ..chosen };
+    let by_node = match portal.dial {
+        Dial::Pod => false,
+        Dial::Node => true,
+        Dial::Auto => chosen.by_node,
+    };
+    if by_node {
+        return Ok((connect(node_socket(backend), backend, patience).await?, from_node()));
+    }
+    let socket = place.stream_socket(Family::of(backend.ip())).await;
+    match connect(socket, backend, patience).await {
+        Err(Failed::Unreachable | Failed::Silent) if portal.dial == Dial::Auto => {
+            Ok((connect(node_socket(backend), backend, patience).await?, from_node()))
+        }
+        connected => Ok((connected?, Chosen { by_node: false, ..chosen })),
+    }
+}
+
+/// A connection from here to a portal would come back to the relay, and again: the kernel translates an address
+/// only once, and so do we.
+pub(crate) fn is_portal(place: &Place, backend: SocketAddr, protocol: Protocol) -> bool {
+    let key = PortalKey { address: backend.ip(), protocol, port: backend.port() };
+    let portals = place.portals.borrow();
+    portals.get(key).is_some() || portals.service_ranges().iter().any(|range| range.contains(&backend.ip()))
+}
+
+fn node_socket(backend: SocketAddr) -> io::Result<OwnedFd> {
+    Ok(one(Family::of(backend.ip()), Kind::Stream)?)
+}
+
+async fn connect(
+    socket: io::Result<OwnedFd>,
+    backend: SocketAddr,
+    patience: Duration,
+) -> Result<TcpStream, Failed> {
+    let socket = TcpSocket::from_std_stream(socket.map_err(|_| Failed::Refused)?.into());
+    match timeout(patience, socket.connect(backend)).await {
+        Ok(Ok(stream)) => Ok(stream),
+        Ok(Err(error)) if is_unreachable(&error) => Err(Failed::Unreachable),
+        Ok(Err(_)) => Err(Failed::Refused),
+        Err(_) => Err(Failed::Silent),
+    }
+}
+
+/// Whether the way is what failed, and not its end.
+fn is_unreachable(error: &io::Error) -> bool {
+    use io::ErrorKind::{AddrNotAvailable, HostUnreachable, NetworkDown, NetworkUnreachable, TimedOut};
+    matches!(error.kind(), AddrNotAvailable | HostUnreachable | NetworkDown | NetworkUnreachable | TimedOut)
+}

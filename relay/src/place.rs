@@ -1,0 +1,181 @@
+//! `Place`: one network namespace in which portals are relayed, and what is remembered of its connections.
+//!
+//! Turns, health of backends and affinity are a network namespace's own, as they are a pod's own in the kernel: what
+//! one pod cannot reach, another may. What must not go in here: sockets that listen, and bytes.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use netns_nft::{Netns, NetnsId, Socket};
+use proxy_core::address::Family;
+use proxy_core::portal::{Portal, PortalKey, Portals};
+use tokio::sync::watch;
+
+use crate::account::{Account, Chosen};
+use crate::datagram::Ends;
+use crate::opener::{Kind, Opener};
+
+/// Sockets are opened in advance, twice as many each time they run out, up to so many.
+const SPARES_MAX: usize = 64;
+
+/// One network namespace.
+#[derive(Debug)]
+pub(crate) struct Place {
+    pub(crate) id: NetnsId,
+    netns: Arc<OwnedFd>,
+    opener: Opener,
+    /// Asks the kernel where redirected datagrams were to go.
+    tracked: Mutex<Socket>,
+    port: u16,
+    /// What the pod sees.
+    pub(crate) portals: watch::Receiver<Portals>,
+    accounts: Mutex<HashMap<PortalKey, Account>>,
+    spares: Mutex<Spares>,
+    /// How many connections wait for a first backend.
+    pub(crate) held: AtomicUsize,
+}
+
+#[derive(Debug, Default)]
+struct Spares {
+    sockets: HashMap<Family, Vec<OwnedFd>>,
+    /// How many are opened next.
+    next: usize,
+}
+
+impl Place {
+    /// A network namespace, as its pod sees services.
+    ///
+    /// # Errors
+    /// Where it cannot be entered.
+    pub(crate) fn new(
+        netns: &Netns,
+        port: u16,
+        opener: Opener,
+        portals: watch::Receiver<Portals>,
+    ) -> Result<Self, netns_nft::Error> {
+        let file = netns.as_fd().try_clone_to_owned().map_err(netns_nft::Error::Enter)?;
+        Ok(Self {
+            id: netns.id(),
+            netns: Arc::new(file),
+            opener,
+            tracked: Mutex::new(netns.socket()?),
+            port,
+            portals,
+            accounts: Mutex::default(),
+            spares: Mutex::default(),
+            held: AtomicUsize::new(0),
+        })
+    }
+
+    /// Where a client wanted to go whose datagrams come here.
+    pub(crate) fn original_destination(&self, ends: Ends) -> Option<SocketAddr> {
+        let ours = SocketAddr::new(ends.ours, self.port);
+        lock(&self.tracked).original_destination(ends.client, ours).ok().flatten()
+    }
+
+    /// The portal that is in force there now.
+    pub(crate) fn portal(&self, key: PortalKey) -> Option<Portal> {
+        self.portals.borrow().get(key).cloned()
+    }
+
+    /// A socket in there for a connection to a backend.
+    pub(crate) async fn stream_socket(&self, family: Family) -> io::Result<OwnedFd> {
+        let count = {
+            let mut spares = lock(&self.spares);
+            if let Some(socket) = spares.sockets.get_mut(&family).and_then(Vec::pop) {
+                return Ok(socket);
+            }
+            spares.next = (spares.next * 2).clamp(1, SPARES_MAX);
+            spares.next
+        };
+        let netns = Arc::clone(&self.netns);
+        let mut opened = self.opener.open(netns, family, Kind::Stream, count).await?;
+        let first = opened.pop().ok_or(io::ErrorKind::NotFound)?;
+        if !opened.is_empty() {
+            lock(&self.spares).sockets.entry(family).or_default().append(&mut opened);
+        }
+        Ok(first)
+    }
+
+    /// A socket in there for the datagrams of one flow.
+    pub(crate) async fn datagram_socket(&self, family: Family) -> io::Result<OwnedFd> {
+        let netns = Arc::clone(&self.netns);
+        let mut opened = self.opener.open(netns, family, Kind::Datagram, 1).await?;
+        opened.pop().ok_or_else(|| io::ErrorKind::NotFound.into())
+    }
+
+    /// Lets go of what was opened in advance and is not needed.
+    pub(crate) fn tidy(&self, now: Instant) {
+        *lock(&self.spares) = Spares::default();
+        let portals = self.portals.borrow().clone();
+        lock(&self.accounts).retain(|key, account| {
+            account.tidy(portals.get(*key), now);
+            !account.is_idle() || portals.get(*key).is_some()
+        });
+    }
+
+    /// What is remembered of a portal's connections.
+    pub(crate) fn account<T>(&self, key: PortalKey, work: impl FnOnce(&mut Account) -> T) -> T {
+        work(lock(&self.accounts).entry(key).or_default())
+    }
+
+    /// Goes through all that is remembered.
+    pub(crate) fn accounts(&self) -> MutexGuard<'_, HashMap<PortalKey, Account>> {
+        lock(&self.accounts)
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A connection that its backend counts; it stops with this.
+#[derive(Debug)]
+pub(crate) struct Lease {
+    place: Arc<Place>,
+    key: PortalKey,
+    pub(crate) backend: SocketAddr,
+}
+
+impl Lease {
+    /// The backend that was chosen has one connection more.
+    pub(crate) fn new(place: Arc<Place>, key: PortalKey, chosen: &Chosen) -> Self {
+        place.account(key, |account| account.begin(chosen.backend));
+        Self { place, key, backend: chosen.backend }
+    }
+
+    /// It took so long until the backend answered.
+    pub(crate) fn answered(&self, delay_us: u32) {
+        self.place.account(self.key, |account| account.answered(self.backend, delay_us));
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.place.account(self.key, |account| account.end(self.backend));
+    }
+}
+
+/// A place in the queue of those who wait for a first backend.
+#[derive(Debug)]
+pub(crate) struct Waiting<'a>(&'a AtomicUsize);
+
+impl<'a> Waiting<'a> {
+    /// None: too many wait already.
+    pub(crate) fn new(held: &'a AtomicUsize, max: usize) -> Option<Self> {
+        let before = held.fetch_add(1, Ordering::Relaxed);
+        let waiting = Self(held);
+        (before < max).then_some(waiting)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,217 @@
+//! `Relay`: the threads that serve relayed portals, and what they are told.
+//!
+//! What must not go in here: how a connection is served.
+
+use std::collections::{BTreeMap, HashMap};
+use std::io;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use netns_nft::{Netns, NetnsId};
+use proxy_core::portal::{PortalKey, Portals, View};
+use thiserror::Error;
+use tokio::sync::mpsc::UnboundedSender;
+use tokio::sync::watch;
+
+use crate::account::{Account, Backend};
+use crate::listen::sockets;
+use crate::opener::Opener;
+use crate::place::Place;
+use crate::report::{BackendReport, PlaceReport, PortalReport, RelayReport};
+use crate::worker::{Order, Totals, Worker};
+
+/// What the operator decides.
+#[derive(Debug, Clone, Copy)]
+pub struct Options {
+    /// How many threads serve connections.
+    pub workers: usize,
+    /// The port on which it listens in each network namespace.
+    pub port: u16,
+    /// So many connections are served at a time; more are refused.
+    pub connections_max: usize,
+}
+
+/// Somebody connected to a portal that the kernel could serve, or to no portal at all.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Used {
+    /// Where.
+    pub netns: NetnsId,
+    /// The original destination.
+    pub key: PortalKey,
+}
+
+/// Why the relay cannot do what it should.
+#[derive(Debug, Error)]
+pub enum Error {
+    /// A thread could not be started.
+    #[error("start the relay's threads")]
+    Start(#[source] io::Error),
+    /// The network namespace could not be entered.
+    #[error("enter the network namespace, to listen for relayed connections")]
+    Enter(#[source] netns_nft::Error),
+    /// Its port is not to be had.
+    #[error("listen on port {port} in the network namespace, for relayed connections")]
+    Listen {
+        /// The port.
+        port: u16,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// The relay.
+#[derive(Debug)]
+pub struct Relay {
+    options: Options,
+    opener: Opener,
+    workers: Mutex<Vec<Worker>>,
+    totals: Arc<Totals>,
+    views: Mutex<BTreeMap<View, watch::Sender<Portals>>>,
+    places: Mutex<HashMap<NetnsId, Arc<Place>>>,
+}
+
+impl Relay {
+    /// Starts its threads. Whoever uses a portal on demand is told to `used`.
+    ///
+    /// # Errors
+    /// Where a thread cannot be started.
+    pub fn start(options: Options, used: &UnboundedSender<Used>) -> Result<Self, Error> {
+        let totals = Arc::new(Totals::default());
+        let worker =
+            |number| Worker::start(number, Arc::clone(&totals), options.connections_max, used.clone());
+        let workers = (0..options.workers.max(1)).map(worker).collect::<io::Result<_>>();
+        let opener = Opener::start().map_err(Error::Start)?;
+        let workers = Mutex::new(workers.map_err(Error::Start)?);
+        Ok(Self { options, opener, workers, totals, views: Mutex::default(), places: Mutex::default() })
+    }
+
+    /// What pods with this view see from now on.
+    pub fn show(&self, view: &View, portals: Portals) {
+        let mut views = lock(&self.views);
+        match views.get(view) {
+            Some(shown) => drop(shown.send_replace(portals)),
+            None => drop(views.insert(view.clone(), watch::channel(portals).0)),
+        }
+    }
+
+    /// Nobody has this view any more.
+    pub fn forget(&self, view: &View) {
+        lock(&self.views).remove(view);
+    }
+
+    /// Listens in a network namespace whose pod has this view. Where it does already, nothing happens.
+    ///
+    /// # Errors
+    /// Where it cannot be entered, or the port is taken.
+    pub fn open(&self, netns: &Netns, view: &View) -> Result<(), Error> {
+        if lock(&self.places).contains_key(&netns.id()) {
+            return Ok(());
+        }
+        let (port, count) = (self.options.port, lock(&self.workers).len());
+        let opened = netns.within(|| sockets(port, count)).map_err(Error::Enter)?;
+        let opened = opened.map_err(|source| Error::Listen { port, source })?;
+        let portals = {
+            let mut views = lock(&self.views);
+            let shown = views.entry(view.clone()).or_insert_with(|| watch::channel(Portals::default()).0);
+            shown.subscribe()
+        };
+        let place = Place::new(netns, port, self.opener.clone(), portals).map_err(Error::Enter)?;
+        let place = Arc::new(place);
+        lock(&self.places).insert(netns.id(), Arc::clone(&place));
+        for (worker, sockets) in lock(&self.workers).iter().zip(opened) {
+            worker.tell(Order::Open(Arc::clone(&place), sockets));
+        }
+        Ok(())
+    }
+
+    /// Lets go of a network namespace, with all its connections: they would keep it alive.
+    pub fn close(&self, netns: NetnsId) {
+        if lock(&self.places).remove(&netns).is_some() {
+            lock(&self.workers).iter().for_each(|worker| worker.tell(Order::Close(netns)));
+        }
+    }
+
+    /// Forgets what is over. Call it now and then.
+    pub fn tidy(&self, now: Instant) {
+        lock(&self.places).values().for_each(|place| place.tidy(now));
+    }
+
+    /// Takes no new connections, and waits for the old ones to end; those that are left after this time break off.
+    pub async fn finish(&self, patience: Duration) {
+        let mut workers = std::mem::take(&mut *lock(&self.workers));
+        workers.iter().for_each(|worker| worker.tell(Order::Finish));
+        let all = async {
+            for worker in &mut workers {
+                worker.ended().await;
+            }
+        };
+        // Whoever is left breaks off with this process.
+        let _ = tokio::time::timeout(patience, all).await;
+    }
+
+    /// Everything there is to tell.
+    pub fn report(&self, now: Instant) -> RelayReport {
+        let mut places: Vec<PlaceReport> =
+            lock(&self.places).values().map(|place| place_report(place, now)).collect();
+        places.retain(|place| !place.portals.is_empty() || place.held > 0);
+        places.sort_by_key(|place| place.netns);
+        RelayReport {
+            connections: self.totals.connections(),
+            over_limit: self.totals.over_limit.load(Ordering::Relaxed),
+            strangers: self.totals.strangers.load(Ordering::Relaxed),
+            places,
+        }
+    }
+}
+
+fn place_report(place: &Place, now: Instant) -> PlaceReport {
+    let portals = place.portals.borrow().clone();
+    let mut accounts: Vec<(PortalKey, PortalReport)> = place
+        .accounts()
+        .iter()
+        .map(|(key, account)| (*key, portal_report(*key, account, &portals, now)))
+        .collect();
+    accounts.sort_by_key(|(key, _)| *key);
+    PlaceReport {
+        netns: place.id.inode,
+        held: place.held.load(Ordering::Relaxed),
+        portals: accounts.into_iter().map(|(_, report)| report).collect(),
+    }
+}
+
+fn portal_report(key: PortalKey, account: &Account, portals: &Portals, now: Instant) -> PortalReport {
+    let count = |number: &std::sync::atomic::AtomicU64| number.load(Ordering::Relaxed);
+    let tally = &account.tally;
+    let mut backends: Vec<BackendReport> =
+        account.backends().map(|(backend, known)| backend_report(*backend, known, now)).collect();
+    backends.sort_by_key(|report| report.backend);
+    PortalReport {
+        portal: key.to_string(),
+        service: portals.get(key).map(|portal| portal.service.to_string()),
+        connections: count(&tally.connections),
+        active: count(&tally.active),
+        sent: count(&tally.sent),
+        received: count(&tally.received),
+        retries: count(&tally.retries),
+        failed: count(&tally.failed),
+        backends,
+    }
+}
+
+fn backend_report(backend: std::net::SocketAddr, known: &Backend, now: Instant) -> BackendReport {
+    BackendReport {
+        backend,
+        active: known.load.connections,
+        connections: known.connections,
+        failures: known.failures,
+        is_resting: known.rests_until.is_some_and(|until| now < until),
+        by_node: known.by_node,
+        delay_us: known.load.delay_us,
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

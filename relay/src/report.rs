@@ -1,0 +1,77 @@
+//! What the relay tells of itself, for `portico top` and for metrics.
+//!
+//! What must not go in here: how it is shown.
+
+use std::net::SocketAddr;
+
+use serde::{Deserialize, Serialize};
+
+/// Everything the relay tells.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RelayReport {
+    /// Connections that are there now.
+    pub connections: usize,
+    /// Connections that were refused because there were too many.
+    pub over_limit: u64,
+    /// Connections to the relay's own port, or to addresses that are nobody's.
+    pub strangers: u64,
+    /// The network namespaces in which something was relayed.
+    pub places: Vec<PlaceReport>,
+}
+
+/// What is told of a network namespace.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PlaceReport {
+    /// The inode of the network namespace.
+    pub netns: u64,
+    /// Connections that wait for a first backend.
+    pub held: usize,
+    /// Its portals, in the order of their keys.
+    pub portals: Vec<PortalReport>,
+}
+
+/// What is told of a portal.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PortalReport {
+    /// Address, protocol and port.
+    pub portal: String,
+    /// The service, where there still is one.
+    pub service: Option<String>,
+    /// Connections since the start.
+    pub connections: u64,
+    /// Connections that are there now.
+    pub active: u64,
+    /// Bytes from clients to backends.
+    pub sent: u64,
+    /// Bytes from backends to clients.
+    pub received: u64,
+    /// How often another backend had to be tried.
+    pub retries: u64,
+    /// How many connections found no backend.
+    pub failed: u64,
+    /// Its backends, in order.
+    pub backends: Vec<BackendReport>,
+}
+
+/// What is told of a backend.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct BackendReport {
+    /// Its address and port.
+    pub backend: SocketAddr,
+    /// Connections that are there now.
+    pub active: u32,
+    /// Connections since the start.
+    pub connections: u64,
+    /// How often it did not answer.
+    pub failures: u64,
+    /// Whether it is passed over at the moment.
+    pub is_resting: bool,
+    /// Whether only the node reaches it.
+    pub by_node: bool,
+    /// How long it takes to answer, in microseconds.
+    pub delay_us: u32,
+}

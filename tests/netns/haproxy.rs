@@ -1,0 +1,80 @@
+//! `HaProxy`: Debian's HAProxy in TCP mode, a peer that relays connections as we do.
+//!
+//! It has as many threads as there are processors, and no limit that it would meet (descriptors of a process may be 20,000). What must not go in here: what is
+//! compared.
+
+use std::fs;
+use std::net::{SocketAddr, TcpStream};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// How long a program may take until it listens.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// A program that ends with this.
+pub(crate) struct Ending(Child);
+
+impl Ending {
+    /// Starts it in the network namespace of this thread.
+    pub(crate) fn start(program: &str, args: &[&str]) -> Self {
+        let mut command = Command::new(program);
+        command.args(args).stdin(Stdio::null()).stdout(Stdio::null());
+        let child = command.spawn();
+        Self(child.unwrap_or_else(|why| panic!("start {program}: {why}; scripts/setup installs it")))
+    }
+}
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Whether bytes go through pipes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Splice {
+    Off,
+    Auto,
+}
+
+/// A running HAProxy.
+pub(crate) struct HaProxy {
+    _process: Ending,
+    config: PathBuf,
+}
+
+impl HaProxy {
+    /// Listens on the loopback address, on `first` and a number more, each for a server's address and port.
+    pub(crate) fn start(first: u16, servers: &[(u16, &str, u16)], splice: Splice) -> Self {
+        let threads = std::thread::available_parallelism().map_or(2, usize::from);
+        let mut text = format!(
+            "global\n maxconn 4000\n nbthread {threads}\ndefaults\n mode tcp\n timeout connect 5s\n \
+             timeout client 1h\n timeout server 1h\n"
+        );
+        if splice == Splice::Auto {
+            text += " option splice-auto\n";
+        }
+        for (more, host, port) in servers {
+            text += &format!("listen l{more}\n bind 127.0.0.1:{}\n server s {host}:{port}\n", first + more);
+        }
+        let config = std::env::temp_dir().join(format!("portico-haproxy-{}-{first}.cfg", std::process::id()));
+        fs::write(&config, text).expect("write HAProxy's configuration");
+        let process = Ending::start("haproxy", &["-q", "-db", "-f", config.to_str().expect("a path")]);
+        let start = Instant::now();
+        for (more, ..) in servers {
+            while TcpStream::connect(SocketAddr::from(([127, 0, 0, 1], first + more))).is_err() {
+                assert!(start.elapsed() < PATIENCE, "HAProxy does not listen");
+                std::thread::yield_now();
+            }
+        }
+        Self { _process: process, config }
+    }
+}
+
+impl Drop for HaProxy {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.config);
+    }
+}
