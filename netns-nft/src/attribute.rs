@@ -149,6 +149,11 @@ impl<'a> Attributes<'a> {
         self.find(kind)?.try_into().ok().map(u32::from_be_bytes)
     }
 
+    /// The number of an attribute of 64 bits.
+    pub(crate) fn u64(self, kind: u16) -> Option<u64> {
+        self.find(kind)?.try_into().ok().map(u64::from_be_bytes)
+    }
+
     /// The attributes within an attribute.
     pub(crate) fn within(self, kind: u16) -> Attributes<'a> {
         Attributes(self.find(kind).unwrap_or_default())

@@ -73,6 +73,7 @@ pub(crate) mod set {
     pub(crate) const DESCRIPTION: u16 = 9;
     pub(crate) const ID: u16 = 10;
     pub(crate) const USERDATA: u16 = 13;
+    pub(crate) const EXPRESSION: u16 = 17;
     pub(crate) const DESCRIPTION_FIELDS: u16 = 2;
     pub(crate) const FIELD_LENGTH: u16 = 1;
     pub(crate) const INTERVAL: u32 = 0x4;
@@ -91,6 +92,7 @@ pub(crate) mod element {
     pub(crate) const KEY: u16 = 1;
     pub(crate) const DATA: u16 = 2;
     pub(crate) const FLAGS: u16 = 3;
+    pub(crate) const EXPRESSION: u16 = 7;
     pub(crate) const KEY_END: u16 = 10;
     pub(crate) const INTERVAL_END: u32 = 1;
     pub(crate) const VALUE: u16 = 1;
@@ -109,6 +111,11 @@ pub(crate) mod rule {
     pub(crate) const EXPRESSIONS: u16 = 4;
     pub(crate) const EXPRESSION_NAME: u16 = 1;
     pub(crate) const EXPRESSION_DATA: u16 = 2;
+}
+
+/// Attributes of counters.
+pub(crate) mod counter {
+    pub(crate) const PACKETS: u16 = 2;
 }
 
 /// Messages and attributes of connection tracking (linux/netfilter/nfnetlink_conntrack.h).

@@ -12,9 +12,13 @@ use crate::expression::{Draw, Part, REGISTER, Rule};
 use crate::kernel::{LIST_ELEMENT, chain, element, flag, message, rule, set, table};
 
 /// The layout's version stands in the table's comment; another version is replaced as a whole.
-pub(crate) const LAYOUT: u32 = 7;
+pub(crate) const LAYOUT: u32 = 8;
+/// How the comment ends where portals are programmed on demand.
+const ON_DEMAND: &str = ", portals on demand";
 /// The chains that packets come to by themselves.
 const BASES: [(&str, u32); 2] = [("output", chain::LOCAL_OUT), ("prerouting", chain::PRE_ROUTING)];
+/// The expression that counts at an element.
+pub(crate) const COUNTER: &str = "counter";
 const TCP: u8 = protocol_number(Protocol::Tcp);
 const UDP: u8 = protocol_number(Protocol::Udp);
 
@@ -29,17 +33,22 @@ const MARK_TYPE: u32 = 19;
 
 /// The comment of the table: its layout, and the settings.
 pub(crate) fn comment(settings: Settings) -> String {
-    let Settings { nat_priority, relay_port } = settings;
-    format!("portico layout {LAYOUT}, nat priority {nat_priority}, relay port {relay_port}")
+    let Settings { nat_priority, relay_port, on_demand } = settings;
+    let on_demand = if on_demand { ON_DEMAND } else { "" };
+    format!("portico layout {LAYOUT}, nat priority {nat_priority}, relay port {relay_port}{on_demand}")
 }
 
 /// The settings that a comment of this layout tells.
 pub(crate) fn settings(comment: &str) -> Option<Settings> {
     let (layout, rest) = comment.split_once(", nat priority ")?;
     let (nat_priority, relay_port) = rest.split_once(", relay port ")?;
+    let (relay_port, on_demand) = match relay_port.strip_suffix(ON_DEMAND) {
+        Some(relay_port) => (relay_port, true),
+        None => (relay_port, false),
+    };
     let is_ours = layout.strip_prefix("portico layout ")?.parse() == Ok(LAYOUT);
     let nat_priority = nat_priority.parse().ok().filter(|_| is_ours)?;
-    Some(Settings { nat_priority, relay_port: relay_port.parse().ok()? })
+    Some(Settings { nat_priority, relay_port: relay_port.parse().ok()?, on_demand })
 }
 
 /// Leaves no table, whether there was one or not: what is not there cannot be deleted, so it is made first.
@@ -63,7 +72,7 @@ pub(crate) fn add_table(writer: &mut Writer, settings: Settings) {
         bytes.put(table::USERDATA, &data);
     });
     let mut sets = Sets { writer, next: 1 };
-    Family::BOTH.into_iter().for_each(|family| sets.add_family(family));
+    Family::BOTH.into_iter().for_each(|family| sets.add_family(family, settings.on_demand));
     sets.add("picks", set::MAP, MARK_TYPE, 4, |bytes| bytes.put_u32(set::DATA_TYPE, set::VERDICT));
     for name in ["anchor", "refuse", "relay", "send", "portals"] {
         add_chain(writer, name);
@@ -78,6 +87,8 @@ pub(crate) fn add_table(writer: &mut Writer, settings: Settings) {
     add_rule(writer, "refuse", |rule| rule.refuse(false));
     add_rule(writer, "relay", |rule| rule.of_protocol(TCP).redirect(settings.relay_port));
     add_rule(writer, "relay", |rule| rule.of_protocol(UDP).redirect(settings.relay_port));
+    // What cannot be relayed does not go past the relay either.
+    add_rule(writer, "relay", |rule| rule.verdict(element::DROP, None));
     // All chains of picks come here with a number: a map that many rules look into is slow to change.
     for family in Family::BOTH {
         add_rule(writer, "send", |rule| {
@@ -85,13 +96,14 @@ pub(crate) fn add_table(writer: &mut Writer, settings: Settings) {
             rule.take(number).look_up(&named("backends", family), REGISTER).translate(family);
         });
     }
-    add_portal_rules(writer);
+    add_portal_rules(writer, settings.on_demand);
     for (name, _) in BASES {
         add_rule(writer, name, |rule| rule.verdict(element::JUMP, Some("portals")));
     }
 }
 
-fn add_portal_rules(writer: &mut Writer) {
+fn add_portal_rules(writer: &mut Writer, on_demand: bool) {
+    let elsewhere = if on_demand { (element::GOTO, Some("relay")) } else { (element::DROP, None) };
     for family in Family::BOTH {
         add_rule(writer, "portals", |rule| {
             let next = rule.of_family(family).load(family, &PORTAL);
@@ -105,7 +117,7 @@ fn add_portal_rules(writer: &mut Writer) {
         });
         add_rule(writer, "portals", |rule| {
             rule.of_family(family).load(family, &[Part::Destination]);
-            rule.is_in(&named("ranges", family), true).verdict(element::DROP, None);
+            rule.is_in(&named("ranges", family), true).verdict(elsewhere.0, elsewhere.1);
         });
     }
 }
@@ -225,7 +237,7 @@ impl Sets<'_> {
         });
     }
 
-    fn add_family(&mut self, family: Family) {
+    fn add_family(&mut self, family: Family, on_demand: bool) {
         let (address, bytes) = match family {
             Family::V4 => (7, 4),
             Family::V6 => (8, 16),
@@ -237,7 +249,16 @@ impl Sets<'_> {
             data.put_u32(set::DATA_TYPE, MARK_TYPE);
             data.put_u32(set::DATA_LENGTH, 4);
         };
-        self.add(&named("portals", family), set::MAP, concatenated(&portal), bytes + 8, number);
+        self.add(&named("portals", family), set::MAP, concatenated(&portal), bytes + 8, |data| {
+            number(data);
+            // Each look-up that finds an element counts there; only first packets look.
+            if on_demand {
+                data.nest(set::EXPRESSION, |data| {
+                    data.put_text(rule::EXPRESSION_NAME, COUNTER);
+                    data.nest(rule::EXPRESSION_DATA, |_| {});
+                });
+            }
+        });
         let slot = concatenated(&[address, PROTOCOL_TYPE, SERVICE_TYPE, MARK_TYPE]);
         self.add(&named("backends", family), set::MAP, slot, bytes + 12, |data| {
             data.put_u32(set::DATA_TYPE, socket);

@@ -3,7 +3,7 @@
 //! Nothing is guessed: what no ruleset writes makes the table another one, so that an audit sees it and puts
 //! the right one in its place. Entries of sticky clients are the kernel's own and are not read.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 
@@ -19,7 +19,7 @@ use crate::attribute::{Attributes, Bytes};
 use crate::encode::{TABLE, behind, protocol_number};
 use crate::error::Error;
 use crate::kernel::{
-    INET, LIST_ELEMENT, SUBSYSTEM, chain, element, flag, generation, message, rule, set, table,
+    INET, LIST_ELEMENT, SUBSYSTEM, chain, counter, element, flag, generation, message, rule, set, table,
 };
 use crate::layout::{LAYOUT, named, settings};
 use crate::shape::{Shape, attributes, text};
@@ -60,6 +60,8 @@ struct Raw {
     /// Where a verdict leads.
     chain: String,
     is_end: bool,
+    /// How often it was found.
+    hits: Option<u64>,
 }
 
 impl Socket {
@@ -93,6 +95,25 @@ impl Socket {
             }
         }
         Err(Error::Read { what: "the table".to_owned(), source: io::ErrorKind::ResourceBusy.into() })
+    }
+
+    /// The portals that stand in a table on demand, and how many connections came to each since it stands
+    /// there. Nothing where nothing counts: without a table, and in a full one.
+    ///
+    /// # Errors
+    /// Where the kernel does not tell.
+    pub fn hits(&self) -> Result<BTreeMap<PortalKey, u64>, Error> {
+        let mut hits = BTreeMap::new();
+        for family in Family::BOTH {
+            let elements = match self.elements(&named("portals", family)) {
+                Ok(elements) => elements,
+                Err(End::Other(_)) => continue,
+                Err(End::Failed(error)) => return Err(error),
+            };
+            let counted = |raw: Raw| Some((portal(&raw.key, family)?.0, raw.hits?));
+            hits.extend(elements.into_iter().filter_map(counted));
+        }
+        Ok(hits)
     }
 
     fn look(&self) -> Result<Found, End> {
@@ -238,6 +259,7 @@ fn raw_element(bytes: &[u8]) -> Raw {
         data: value(element::DATA),
         chain: text(attributes.within(element::DATA).within(element::VERDICT), element::VERDICT_CHAIN),
         is_end: attributes.u32(element::FLAGS).is_some_and(|flags| flags & element::INTERVAL_END != 0),
+        hits: attributes.within(element::EXPRESSION).within(rule::EXPRESSION_DATA).u64(counter::PACKETS),
     }
 }
 

@@ -30,6 +30,8 @@ struct Set {
     flags: u32,
     key: Option<u32>,
     data: Option<u32>,
+    /// The expression at each element.
+    expression: String,
 }
 
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -64,7 +66,8 @@ impl Shape {
             NEWSET if is_ours(about, set::TABLE) => {
                 let (flags, key) = (about.u32(set::FLAGS).unwrap_or(0), about.u32(set::KEY_TYPE));
                 let data = about.u32(set::DATA_TYPE);
-                self.sets.insert(text(about, set::NAME), Set { flags, key, data });
+                let expression = text(about.within(set::EXPRESSION), rule::EXPRESSION_NAME);
+                self.sets.insert(text(about, set::NAME), Set { flags, key, data, expression });
             }
             NEWCHAIN if is_ours(about, chain::TABLE) => {
                 let hook = about.within(chain::HOOK);

@@ -97,7 +97,7 @@ const fn words(family: Family) -> Words {
 fn write_table(f: &mut Formatter<'_>, settings: Settings) -> fmt::Result {
     writeln!(f, "table {TABLE} {{")?;
     for family in Family::BOTH {
-        write_sets(f, &words(family))?;
+        write_sets(f, &words(family), settings.on_demand)?;
     }
     writeln!(f, "\tmap picks {{\n\t\ttype mark : verdict\n\t}}\n")?;
     // A network namespace without any NAT rule translates nothing and lets everything pass; one whose
@@ -106,7 +106,7 @@ fn write_table(f: &mut Formatter<'_>, settings: Settings) -> fmt::Result {
     writeln!(f, "\tchain refuse {{\n\t\tmeta l4proto tcp reject with tcp reset\n\t\treject\n\t}}\n")?;
     writeln!(
         f,
-        "\tchain relay {{\n\t\tmeta l4proto {{ tcp, udp }} redirect to :{}\n\t}}\n",
+        "\tchain relay {{\n\t\tmeta l4proto {{ tcp, udp }} redirect to :{}\n\t\tdrop\n\t}}\n",
         settings.relay_port
     )?;
     // All chains of picks come here with a number: a map that many rules look into is slow to change.
@@ -118,10 +118,11 @@ fn write_table(f: &mut Formatter<'_>, settings: Settings) -> fmt::Result {
     for Words { suffix, ip, .. } in Family::BOTH.map(words) {
         writeln!(f, "\t\t{PORTS} meta mark set {} map @portals{suffix} meta mark vmap @picks", portal(ip))?;
     }
+    let elsewhere = if settings.on_demand { "goto relay" } else { "drop" };
     for family in Family::BOTH {
         let Words { suffix, ip, .. } = words(family);
         writeln!(f, "\t\t{ip} daddr @addresses{suffix} goto refuse")?;
-        writeln!(f, "\t\t{ip} daddr @ranges{suffix} drop")?;
+        writeln!(f, "\t\t{ip} daddr @ranges{suffix} {elsewhere}")?;
     }
     writeln!(f, "\t}}")?;
     // What the pod sends itself, and what it forwards for a guest.
@@ -133,10 +134,12 @@ fn write_table(f: &mut Formatter<'_>, settings: Settings) -> fmt::Result {
     writeln!(f, "}}\n")
 }
 
-fn write_sets(f: &mut Formatter<'_>, words: &Words) -> fmt::Result {
+fn write_sets(f: &mut Formatter<'_>, words: &Words, on_demand: bool) -> fmt::Result {
     let Words { suffix, address, .. } = words;
     let portal = format!("{address} . inet_proto . inet_service");
-    writeln!(f, "\tmap portals{suffix} {{\n\t\ttype {portal} : mark\n\t}}\n")?;
+    // Each look-up that finds an element counts there; only first packets look.
+    let counter = if on_demand { "\n\t\tcounter" } else { "" };
+    writeln!(f, "\tmap portals{suffix} {{\n\t\ttype {portal} : mark{counter}\n\t}}\n")?;
     writeln!(f, "\tmap backends{suffix} {{\n\t\ttype {portal} . mark : {address} . inet_service\n\t}}\n")?;
     writeln!(f, "\tmap ids{suffix} {{\n\t\ttype {portal} . mark : mark\n\t}}\n")?;
     writeln!(f, "\tmap clients{suffix} {{\n\t\ttype inet_proto . inet_service . {address} : mark")?;

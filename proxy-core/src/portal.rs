@@ -393,15 +393,6 @@ impl Portals {
             .filter_map(|((_, _, service), place)| self.by_service.get(service)?.get(*place))
     }
 
-    /// The portals in force, in the order of their keys.
-    pub fn iter(&self) -> impl Iterator<Item = &Portal> {
-        let mut previous = None;
-        self.claims
-            .iter()
-            .filter(move |((key, ..), _)| previous.replace(*key) != Some(*key))
-            .filter_map(|((_, _, service), place)| self.by_service.get(service)?.get(*place))
-    }
-
     /// All portals, service by service, also those that another service's claim puts out of force.
     pub fn by_service(&self) -> impl Iterator<Item = &Portal> {
         self.by_service.values().flat_map(|portals| portals.iter())
@@ -414,5 +405,6 @@ impl Portals {
     }
 }
 
+mod in_force;
 #[cfg(test)]
 mod tests;

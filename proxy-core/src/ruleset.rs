@@ -16,6 +16,8 @@
 //! walks a map of verdicts again at each commit. One look-up therefore decides, however many different
 //! backend counts there are (measured against one rule per count: docs/benchmarks.md).
 //!
+//! A table on demand (`demand`) holds a few portals only; what else comes to a service range is relayed.
+//!
 //! What must not go in here: how elements are written, in text (`nft`) or in netlink bytes.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -23,14 +25,14 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use ipnet::IpNet;
-use rpds::RedBlackTreeMapSync as Map;
+use rpds::{RedBlackTreeMapSync as Map, RedBlackTreeSetSync as Set};
 use serde::Serialize;
 
 use crate::address::Family;
 use crate::digest::digest;
 use crate::pick::{Action, Pick, TURNS};
 use crate::portal::{Portal, PortalKey, PortalKind, Portals, Touched, Verdict};
-use crate::service::{AFFINITY_S_MAX, Protocol};
+use crate::service::AFFINITY_S_MAX;
 
 /// What a ruleset depends on besides portals.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -39,11 +41,14 @@ pub struct Settings {
     pub nat_priority: i32,
     /// The port on which the relay listens inside the network namespace.
     pub relay_port: u16,
+    /// Whether the table holds only those portals that are used or that nobody else could serve: what else
+    /// comes to a service range is handed to the relay, and the kernel counts connections.
+    pub on_demand: bool,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { nat_priority: -99, relay_port: 15_999 }
+        Self { nat_priority: -99, relay_port: 15_999, on_demand: false }
     }
 }
 
@@ -121,6 +126,8 @@ pub struct Ruleset {
     ranges: Arc<[IpNet]>,
     /// The picks in use, and by how many portals: each has a chain.
     picks: BTreeMap<Pick, usize>,
+    /// The addresses whose portals are here because they are used; empty unless the table is on demand.
+    wanted: Set<IpAddr>,
 }
 
 impl Ruleset {
@@ -130,28 +137,37 @@ impl Ruleset {
         Self::default()
     }
 
-    /// The table for these portals.
+    /// The table for these portals; on demand, of those that are always there.
     #[must_use]
     pub fn new(portals: &Portals, settings: Settings) -> Self {
         let ranges = portals.service_ranges().into();
         let mut ruleset = Self { settings: Some(settings), ranges, ..Self::default() };
         for portal in portals.iter() {
-            ruleset.put(portal);
+            if !settings.on_demand || demand::is_always_there(portals, portal.key.address) {
+                ruleset.put(portal);
+            }
         }
         ruleset
     }
 
-    /// Follows the portals by the keys that were touched. Slots that keep their backend keep it, so that
-    /// one changed endpoint is one or two changed elements.
-    pub fn refresh(&mut self, portals: &Portals, touched: &Touched) {
-        for key in touched {
-            match portals.get(*key) {
-                Some(portal) => self.put(portal),
-                None => self.remove(*key),
-            }
-        }
-        if *self.ranges != *portals.service_ranges() {
+    /// Follows the portals by the keys that were touched, and says whose rules are others now. Slots that
+    /// keep their backend keep it, so that one changed endpoint is one or two changed elements.
+    pub fn refresh(&mut self, portals: &Portals, touched: &Touched) -> Touched {
+        let are_ranges_new = *self.ranges != *portals.service_ranges();
+        if are_ranges_new {
             self.ranges = portals.service_ranges().into();
+        }
+        if self.is_on_demand() {
+            return self.refresh_on_demand(portals, touched, are_ranges_new);
+        }
+        touched.iter().copied().filter(|key| self.follow(*key, portals.get(*key))).collect()
+    }
+
+    /// Holds this portal, or none, under a key; true where the rule is another one now.
+    fn follow(&mut self, key: PortalKey, portal: Option<&Portal>) -> bool {
+        match portal {
+            Some(portal) => self.put(portal),
+            None => self.remove(key),
         }
     }
 
@@ -159,6 +175,12 @@ impl Ruleset {
     #[must_use]
     pub fn settings(&self) -> Option<Settings> {
         self.settings
+    }
+
+    /// How many portals it holds.
+    #[must_use]
+    pub fn portal_count(&self) -> usize {
+        self.rules.size()
     }
 
     /// All portals and their rules, in the order of their keys.
@@ -182,11 +204,11 @@ impl Ruleset {
     /// Whether this is a cluster address: ports of it that are no portal are refused, not passed on.
     #[must_use]
     pub fn has_address(&self, address: IpAddr) -> bool {
-        let from = PortalKey { address, protocol: Protocol::Tcp, port: 0 };
-        self.rules
-            .range(from..)
-            .take_while(|(key, _)| key.address == address)
-            .any(|(_, rule)| rule.is_cluster_ip)
+        self.rules_at(address).any(|(_, rule)| rule.is_cluster_ip)
+    }
+
+    fn rules_at(&self, address: IpAddr) -> impl Iterator<Item = (&PortalKey, &Rule)> {
+        self.rules.range(PortalKey::first(address)..).take_while(move |(key, _)| key.address == address)
     }
 
     /// The service ranges.
@@ -211,16 +233,17 @@ impl Ruleset {
         portals.chain(backends).chain(ids).chain(addresses).chain(sources).chain(ranges)
     }
 
-    fn put(&mut self, portal: &Portal) {
+    fn put(&mut self, portal: &Portal) -> bool {
         let old = self.rules.get(&portal.key);
         let new = rule(portal, old, self.action(portal, old));
         if old == Some(&new) {
-            return;
+            return false;
         }
         let (old, pick) = (old.map(|old| old.pick), new.pick);
         *self.picks.entry(pick).or_default() += 1;
         self.rules.insert_mut(portal.key, new);
         self.release(old);
+        true
     }
 
     fn action(&self, portal: &Portal, old: Option<&Rule>) -> Action {
@@ -259,10 +282,10 @@ impl Ruleset {
         self.picks.range(pick(0, false)..=pick(u16::MAX, true)).next().is_some()
     }
 
-    fn remove(&mut self, key: PortalKey) {
+    fn remove(&mut self, key: PortalKey) -> bool {
         let old = self.rules.get(&key).map(|old| old.pick);
-        self.rules.remove_mut(&key);
         self.release(old);
+        self.rules.remove_mut(&key)
     }
 
     fn release(&mut self, pick: Option<Pick>) {
@@ -365,5 +388,6 @@ fn slots(old: &[SocketAddr], wanted: &[SocketAddr]) -> Vec<SocketAddr> {
     slots.into_iter().flatten().collect()
 }
 
+mod demand;
 #[cfg(test)]
 mod tests;

@@ -8,6 +8,7 @@ use std::net::{IpAddr, SocketAddr};
 use crate::pick::Action;
 use crate::portal::PortalKey;
 use crate::ruleset::{Rule, Ruleset};
+use crate::service::Protocol;
 
 /// The first packet of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,7 +46,7 @@ pub enum Trace {
 pub fn trace(ruleset: &Ruleset, packet: &Packet, draw: u32) -> Trace {
     let key = packet.destination;
     let Some(Rule { pick, backends, sources, .. }) = ruleset.rule(key) else {
-        return without_portal(ruleset, key.address);
+        return without_portal(ruleset, key);
     };
     if pick.guarded {
         let allowed = |source: IpAddr| sources.iter().any(|net| net.contains(&source));
@@ -61,16 +62,17 @@ pub fn trace(ruleset: &Ruleset, packet: &Packet, draw: u32) -> Trace {
             let slot = usize::try_from(draw % u32::from(count)).ok();
             // A slot that is empty lets the rule go by, as in the kernel.
             let backend = slot.and_then(|slot| backends.get(slot));
-            backend.map_or_else(|| without_portal(ruleset, key.address), |backend| Trace::Forward(*backend))
+            backend.map_or_else(|| without_portal(ruleset, key), |backend| Trace::Forward(*backend))
         }
     }
 }
 
-fn without_portal(ruleset: &Ruleset, address: IpAddr) -> Trace {
+fn without_portal(ruleset: &Ruleset, PortalKey { address, protocol, .. }: PortalKey) -> Trace {
     if ruleset.has_address(address) {
         Trace::WrongPort
     } else if ruleset.ranges().iter().any(|net| net.contains(&address)) {
-        Trace::Unallocated
+        let is_relayed = ruleset.is_on_demand() && protocol != Protocol::Sctp;
+        if is_relayed { Trace::Relay } else { Trace::Unallocated }
     } else {
         Trace::Pass
     }

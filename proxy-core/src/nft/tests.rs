@@ -133,6 +133,7 @@ fn a_ruleset_is_a_table_with_a_chain_for_each_pick_and_an_element_for_each_porta
 
         	chain relay {
         		meta l4proto { tcp, udp } redirect to :15999
+        		drop
         	}
 
         	chain send {
@@ -286,8 +287,22 @@ fn no_table_is_a_comment() {
 }
 
 #[test]
+fn on_demand_the_kernel_counts_and_what_is_free_is_relayed() {
+    let text = |on_demand| {
+        let settings = Settings { on_demand, ..Settings::default() };
+        Ruleset::new(&portals(&snapshot([]), &standpoint()), settings).to_string()
+    };
+    let (full, on_demand) = (text(false), text(true));
+    let words = ["type ipv4_addr . inet_proto . inet_service : mark\n\t\tcounter\n", "@ranges6 goto relay"];
+    for words in words {
+        assert!(on_demand.contains(words) && !full.contains(words), "{words}: {on_demand}");
+    }
+    assert!(full.contains("@ranges6 drop"), "{full}");
+}
+
+#[test]
 fn settings_are_in_the_text() {
-    let settings = Settings { nat_priority: -150, relay_port: 12_345 };
+    let settings = Settings { nat_priority: -150, relay_port: 12_345, on_demand: false };
     let text = Ruleset::new(&portals(&snapshot([]), &standpoint()), settings).to_string();
     assert!(text.contains("type nat hook output priority -150; policy accept;"), "{text}");
     assert!(text.contains("redirect to :12345"), "{text}");

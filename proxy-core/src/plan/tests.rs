@@ -3,6 +3,7 @@
 //! `world` makes random clusters and changes, `oracle` says what kube-proxy does in them, and `properties`
 //! says what holds for all of them, from the snapshot down to the plan.
 
+mod demand;
 mod oracle;
 mod properties;
 mod world;

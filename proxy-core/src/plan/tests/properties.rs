@@ -23,13 +23,13 @@ use crate::table::{Table, run};
 use crate::trace::{Packet, Trace, trace};
 
 /// A stranger, a pod in a source range, the node, a load-balancer address; and one that is not known.
-fn sources(family: Family) -> Vec<Option<IpAddr>> {
+pub(super) fn sources(family: Family) -> Vec<Option<IpAddr>> {
     let known = ["10.9.0.1", "10.1.0.7", "10.240.0.5", "192.0.2.1", "fd01::7", "2001:db8::1"];
     known.into_iter().map(ip).filter(|ip| Family::of(*ip) == family).map(Some).chain([None]).collect()
 }
 
 /// Everything that a packet may meet, over all draws.
-fn met(ruleset: &Ruleset, packet: &Packet) -> Vec<Trace> {
+pub(super) fn met(ruleset: &Ruleset, packet: &Packet) -> Vec<Trace> {
     let slots = ruleset.rule(packet.destination).map_or(0, |rule| rule.backends.len());
     (0..u32::try_from(slots).unwrap().max(1)).map(|draw| trace(ruleset, packet, draw)).collect()
 }
@@ -57,14 +57,14 @@ fn fortune_of(met: &[Trace], relayed: BTreeSet<SocketAddr>) -> Fortune {
 
 /// A ruleset without what depends on its history: the order of its slots, and which chain of turns it has.
 #[derive(Debug, PartialEq, Eq)]
-struct Essence {
+pub(super) struct Essence {
     rules: BTreeMap<PortalKey, Rule>,
     picks: Vec<Pick>,
     addresses: Vec<IpAddr>,
     ranges: Vec<ipnet::IpNet>,
 }
 
-fn essence(ruleset: &Ruleset) -> Essence {
+pub(super) fn essence(ruleset: &Ruleset) -> Essence {
     let timeless = |pick: Pick| match pick.action {
         Action::Turn { count, .. } => Pick { action: Action::Turn { number: 0, count }, ..pick },
         _ => pick,
