@@ -10,6 +10,7 @@
 mod adopt;
 mod allocator;
 mod args;
+mod demand;
 mod driver;
 mod event;
 mod http;

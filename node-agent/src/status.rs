@@ -88,7 +88,18 @@ fn write_table(report: &Report, out: &mut impl Write) -> anyhow::Result<()> {
         writeln!(out, "no attachments")?;
         return Ok(());
     }
-    let heading = ["NETWORK", "CONTAINER", "INTERFACE", "POD", "VIEW", "REVISION", "LAG", "REPAIRS", "STATE"];
+    let heading = [
+        "NETWORK",
+        "CONTAINER",
+        "INTERFACE",
+        "POD",
+        "VIEW",
+        "PORTALS",
+        "REVISION",
+        "LAG",
+        "REPAIRS",
+        "STATE",
+    ];
     let mut table = Table::new(heading.map(str::to_owned));
     for attachment in attachments {
         table.push(row(attachment));
@@ -97,9 +108,20 @@ fn write_table(report: &Report, out: &mut impl Write) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn row(attachment: &AttachmentReport) -> [Cell; 9] {
-    let AttachmentReport { key, pod, netns: _, view, revision, lag_ms, error, repairs, programmer: _ } =
-        attachment;
+fn row(attachment: &AttachmentReport) -> [Cell; 10] {
+    let AttachmentReport {
+        key,
+        pod,
+        netns: _,
+        view,
+        revision,
+        lag_ms,
+        error,
+        repairs,
+        portals,
+        programmed,
+        programmer: _,
+    } = attachment;
     let short: String = key.container_id.chars().take(ID_SHOWN).collect();
     let (style, state) = match error {
         Some(error) => (BAD, error.as_str()),
@@ -112,6 +134,7 @@ fn row(attachment: &AttachmentReport) -> [Cell; 9] {
         Cell::plain(&key.interface),
         Cell::plain(pod.as_ref().map_or_else(|| "-".to_owned(), ToString::to_string)),
         Cell::plain(view),
+        Cell::plain(format!("{} ({programmed})", portals.name())),
         Cell::plain(revision.map_or_else(|| "-".to_owned(), |revision| revision.to_string())),
         Cell::plain(if *lag_ms > 0 { format!("{lag_ms} ms") } else { "-".to_owned() }),
         Cell::plain(repairs.to_string()),

@@ -7,6 +7,7 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 use ipnet::IpNet;
 
+use crate::agent::demand::ON_DEMAND_ABOVE;
 use crate::args::ModeArg;
 
 /// `portico agent`.
@@ -39,6 +40,16 @@ pub(crate) struct AgentArgs {
     /// How services are reached that do not say it with the annotation portico.dev/mode.
     #[arg(long, value_enum, default_value_t = ModeArg::Kernel)]
     pub(crate) mode: ModeArg,
+    /// Which portals a pod gets: all that it sees; on demand those that it uses, where the first connection to
+    /// one is relayed; auto is on demand where it sees more than --on-demand-above.
+    #[arg(long, value_enum, default_value_t = PortalsArg::Auto)]
+    pub(crate) portals: PortalsArg,
+    /// With --portals auto, a pod that sees more portals than this when it is attached gets those that it uses.
+    #[arg(long, value_name = "NUMBER", default_value_t = ON_DEMAND_ABOVE)]
+    pub(crate) on_demand_above: usize,
+    /// On demand, a portal that a pod did not use for so long goes again, in seconds.
+    #[arg(long, value_name = "S", default_value = "600", value_parser = seconds)]
+    pub(crate) portal_idle: Duration,
     /// The priority of the chain that translates addresses: -99 is behind a mesh sidecar's, -101 before.
     #[arg(long, value_name = "NUMBER", default_value_t = -99, allow_negative_numbers = true)]
     pub(crate) nat_priority: i32,
@@ -60,6 +71,17 @@ pub(crate) struct AgentArgs {
     /// What the log holds: error, warn, info, debug or trace.
     #[arg(long, value_name = "LEVEL", default_value = "info")]
     pub(crate) log_level: tracing::Level,
+}
+
+/// Which portals a pod gets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum PortalsArg {
+    /// All that it sees.
+    All,
+    /// Those that it uses.
+    OnDemand,
+    /// Those that it uses, where it sees many.
+    Auto,
 }
 
 /// The form of the log.

@@ -12,6 +12,7 @@ use anyhow::Context;
 use attachment::{Attachment, Records, Reply, Request, VIEW_DEFAULT, ruleset_path, with_causes};
 use cluster_watch::Event as Told;
 use netns_nft::{NetnsId, encode_fresh};
+use proxy_core::portal::{Portals, View};
 use tokio::sync::mpsc::{Receiver, UnboundedReceiver, UnboundedSender};
 use tokio::sync::oneshot;
 use tokio::time::sleep_until;
@@ -43,6 +44,8 @@ pub(crate) struct Driver {
     namespaces: HashMap<NetnsId, Arc<Namespace>>,
     waiting: BTreeMap<Ticket, SyncSender<Reply>>,
     tickets: u64,
+    /// What the relay chooses from, for each view.
+    portals: BTreeMap<View, Portals>,
     records: Records,
     adopter: Arc<Adopter>,
     sender: UnboundedSender<Message>,
@@ -52,8 +55,9 @@ impl Driver {
     /// A driver of this agent, which other threads reach by `sender`.
     pub(crate) fn new(agent: Agent, adopter: Adopter, sender: UnboundedSender<Message>) -> Self {
         let records = adopter.records.clone();
-        let (namespaces, waiting) = Default::default();
-        Self { agent, namespaces, waiting, tickets: 0, records, adopter: Arc::new(adopter), sender }
+        let (namespaces, waiting, portals) = Default::default();
+        let adopter = Arc::new(adopter);
+        Self { agent, namespaces, waiting, tickets: 0, portals, records, adopter, sender }
     }
 
     /// Runs until the source of services ends or `stop` says so.
@@ -176,6 +180,8 @@ impl Driver {
             Effect::Close(netns) => drop(self.namespaces.remove(&netns)),
             Effect::Look => self.look(),
             Effect::Store(stored) => self.store(stored),
+            Effect::Portals(view, portals) => drop(self.portals.insert(view, portals)),
+            Effect::ViewGone(view) => drop(self.portals.remove(&view)),
             Effect::Note(note) => log::note(&note),
         }
     }

@@ -12,7 +12,7 @@ use attachment::{Attachment, AttachmentKey, Record, Reply};
 use ipnet::IpNet;
 use netns_nft::NetnsId;
 use proxy_core::node::Node;
-use proxy_core::portal::PortalKey;
+use proxy_core::portal::{PortalKey, Portals, View};
 use proxy_core::ruleset::Ruleset;
 use proxy_core::snapshot::Change;
 
@@ -51,6 +51,9 @@ pub(crate) enum Event {
     Gone(NetnsId),
     /// A job in a network namespace ended.
     Done(NetnsId, Outcome),
+    /// A first connection in a network namespace came to the relay, on its way to this portal.
+    #[cfg_attr(not(test), expect(dead_code, reason = "the relay tells it"))]
+    Used(NetnsId, PortalKey),
     /// Time has passed.
     Tick,
 }
@@ -74,12 +77,19 @@ pub(crate) enum Effect {
     Look,
     /// Leave the ruleset of all services where the plugin finds it when the agent is not there.
     Store(Stored),
+    /// The portals of a view, as they are now: what the relay chooses from.
+    Portals(View, Portals),
+    /// Nobody has this view any more.
+    ViewGone(View),
     /// Say it in the log.
     Note(Note),
 }
 
 /// The UDP portals that changed, and where each may lead now.
 pub(crate) type Flows = Arc<BTreeMap<PortalKey, Arc<[SocketAddr]>>>;
+
+/// How many connections came to each portal that stands in a table on demand.
+pub(crate) type Hits = BTreeMap<PortalKey, u64>;
 
 /// What the plugin needs when the agent is not there.
 #[derive(Debug)]
@@ -101,6 +111,9 @@ pub(crate) struct Exit {
 pub(crate) struct Job {
     /// Routes to these ranges are to be there first; none where they are known to be.
     pub(crate) routes: Option<(Vec<Exit>, Arc<[IpNet]>)>,
+    /// The relay must listen there first, and serve this view; none: nothing is relayed there.
+    #[cfg_attr(not(test), expect(dead_code, reason = "the relay listens"))]
+    pub(crate) relay: Option<View>,
     /// The work itself.
     pub(crate) work: Work,
 }
@@ -112,6 +125,8 @@ pub(crate) enum Work {
     Apply(Arc<Prepared>),
     /// Look whether exactly this stands there; with a generation, only if it is another one by now.
     Compare(Ruleset, Option<u32>),
+    /// Ask how often each portal on demand was used.
+    Count,
     /// Routes only.
     Nothing,
 }
@@ -125,6 +140,8 @@ pub(crate) enum Outcome {
     Same(Option<u32>),
     /// Something else stands there.
     Different(String),
+    /// How often each portal on demand was used.
+    Counted(Hits),
     /// Nothing of it was done.
     Failed {
         message: String,
@@ -155,6 +172,8 @@ pub(crate) enum Note {
     Odd { attachment: AttachmentKey, what: String },
     /// A network namespace held something else than it should, and is programmed anew.
     Damaged { netns: NetnsId, why: String },
+    /// Portals were to be programmed on demand, and all are, because that cannot be.
+    NotOnDemand(&'static str),
     /// A job failed and is tried again.
     Failed { netns: NetnsId, message: String, retry_in: Duration },
     /// The source of services cannot be read.

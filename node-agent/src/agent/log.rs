@@ -36,6 +36,9 @@ pub(crate) fn note(note: &Note) {
         Note::Damaged { netns, why } => {
             warn!(netns = netns.inode, why, "found damaged, programmed anew");
         }
+        Note::NotOnDemand(why) => {
+            warn!(why, "portals cannot be programmed on demand, so all of them are");
+        }
         Note::Failed { netns, message, retry_in } => {
             let retry_in_ms = u64::try_from(retry_in.as_millis()).unwrap_or(u64::MAX);
             error!(netns = netns.inode, error = message, retry_in_ms, "failed, tried again later");

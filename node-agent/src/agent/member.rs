@@ -10,9 +10,11 @@ use std::time::{Duration, Instant};
 
 use attachment::{Attachment, AttachmentKey, Programmer};
 use ipnet::IpNet;
+use proxy_core::pick::Action;
 use proxy_core::portal::View;
 use proxy_core::ruleset::Ruleset;
 
+use crate::agent::demand::Demand;
 use crate::agent::event::{Exit, Job, Outcome, Ticket, Work};
 use crate::agent::view::ViewState;
 
@@ -54,7 +56,8 @@ pub(crate) enum Standing {
 /// The job that is under way.
 #[derive(Debug)]
 struct Running {
-    aim: Applied,
+    /// What stands there if it succeeds; none: it says nothing of that.
+    aim: Option<Applied>,
     is_look: bool,
     asked: Vec<Ticket>,
     with_routes: bool,
@@ -77,6 +80,8 @@ pub(crate) struct Settled {
 #[derive(Debug)]
 pub(crate) struct Member {
     pub(crate) view: View,
+    /// What it uses; none: it gets all portals of its view.
+    pub(crate) demand: Option<Demand>,
     pub(crate) attachments: BTreeMap<AttachmentKey, Held>,
     pub(crate) standing: Standing,
     running: Option<Running>,
@@ -95,6 +100,7 @@ impl Member {
     pub(crate) fn new(view: View, standing: Standing) -> Self {
         Self {
             view,
+            demand: None,
             attachments: BTreeMap::new(),
             standing,
             running: None,
@@ -113,9 +119,25 @@ impl Member {
         if let Standing::Known(applied) = &self.standing { Some(applied.revision) } else { None }
     }
 
-    /// Whether it holds what the view wants.
+    /// Whether it holds what it should.
     pub(crate) fn is_right(&self, view: &ViewState) -> bool {
         self.revision() == Some(view.revision) && self.error.is_none()
+    }
+
+    /// How many portals stand there.
+    pub(crate) fn portal_count(&self) -> usize {
+        if let Standing::Known(applied) = &self.standing { applied.ruleset.portal_count() } else { 0 }
+    }
+
+    /// Where what changed in the view is not here it has the change at once; gives the revision before.
+    pub(crate) fn catch_up(&mut self, view: &ViewState) -> Option<u64> {
+        let is_idle = self.running.is_none() && self.demand.as_ref().is_some_and(|demand| !demand.is_dirty);
+        match &mut self.standing {
+            Standing::Known(applied) if is_idle && applied.revision != view.revision => {
+                Some(std::mem::replace(&mut applied.revision, view.revision))
+            }
+            _ => None,
+        }
     }
 
     /// The next job, unless one is under way, there is nothing to do, or it is too early to try again.
@@ -123,36 +145,67 @@ impl Member {
         if self.running.is_some() || self.retry_at.is_some_and(|at| at > now) {
             return None;
         }
-        let desired = |view: &ViewState| Applied {
-            revision: view.revision,
-            ruleset: view.desired.clone(),
-            generation: None,
-        };
-        let (aim, work) = match &self.standing {
-            Standing::New | Standing::Damaged => (desired(view), Work::Apply(view.fresh_batch())),
-            Standing::Found => (desired(view), Work::Compare(view.desired.clone(), None)),
-            Standing::Known(applied) if applied.revision != view.revision => {
-                (desired(view), Work::Apply(view.batch_from(applied.revision, &applied.ruleset)))
+        let (aim, work) = self.work(view)?;
+        let is_look = matches!(work, Work::Compare(..) | Work::Count);
+        let mut asked = Vec::new();
+        match (&work, &mut self.demand) {
+            (Work::Compare(..), _) => {
+                self.is_audit_due = false;
+                asked = std::mem::take(&mut self.asked);
             }
-            Standing::Known(applied) if !self.asked.is_empty() => {
-                (applied.clone(), Work::Compare(applied.ruleset.clone(), None))
-            }
-            Standing::Known(applied) if self.is_audit_due => {
-                (applied.clone(), Work::Compare(applied.ruleset.clone(), applied.generation))
-            }
-            Standing::Known(applied) if self.are_routes_due => (applied.clone(), Work::Nothing),
-            Standing::Known(_) => return None,
-        };
-        let is_look = matches!(work, Work::Compare(..));
-        if is_look {
-            self.is_audit_due = false;
+            (Work::Count, Some(demand)) => demand.is_count_due = false,
+            _ => {}
         }
-        let asked = if is_look { std::mem::take(&mut self.asked) } else { Vec::new() };
         let routes = self.are_routes_due.then(|| (self.exits(), Arc::clone(ranges)));
+        let is_relayed =
+            self.demand.is_some() || view.desired.picks().any(|pick| pick.action == Action::Relay);
+        let relay = is_relayed.then(|| self.view.clone());
         self.running = Some(Running { aim, is_look, asked, with_routes: routes.is_some() });
         self.are_routes_due = false;
         self.retry_at = None;
-        Some(Job { routes, work })
+        Some(Job { routes, relay, work })
+    }
+
+    fn work(&mut self, view: &mut ViewState) -> Option<(Option<Applied>, Work)> {
+        let demand = self.demand.as_ref();
+        let is_behind =
+            |applied: &Applied| demand.map_or(applied.revision != view.revision, |demand| demand.is_dirty);
+        let is_forgotten = demand.is_some_and(|demand| !demand.is_recalled);
+        let is_count_due = demand.is_some_and(|demand| demand.is_count_due);
+        match &self.standing {
+            Standing::Found if is_forgotten => return Some((None, Work::Count)),
+            Standing::Known(applied) if !is_behind(applied) => {
+                let compare = |generation| Work::Compare(applied.ruleset.clone(), generation);
+                let work = match () {
+                    () if !self.asked.is_empty() => compare(None),
+                    () if self.is_audit_due => compare(applied.generation),
+                    () if is_count_due => return Some((None, Work::Count)),
+                    () if self.are_routes_due => Work::Nothing,
+                    () => return None,
+                };
+                return Some((Some(applied.clone()), work));
+            }
+            _ => {}
+        }
+        let (ruleset, touched) = self.demand.as_mut().map_or_else(
+            || (view.desired.clone(), None),
+            |demand| {
+                let (ruleset, touched) = demand.aim();
+                (ruleset, Some(touched))
+            },
+        );
+        let work = match (&self.standing, touched) {
+            (Standing::Found, _) => Work::Compare(ruleset.clone(), None),
+            (Standing::Known(applied), None) => {
+                Work::Apply(view.batch_from(applied.revision, &applied.ruleset))
+            }
+            (Standing::Known(applied), Some(touched)) => {
+                Work::Apply(Demand::batch_from(&applied.ruleset, &ruleset, &touched))
+            }
+            (Standing::New | Standing::Damaged, None) => Work::Apply(view.fresh_batch()),
+            (Standing::New | Standing::Damaged, Some(_)) => Work::Apply(Demand::fresh_batch(view, &ruleset)),
+        };
+        Some((Some(Applied { revision: view.revision, ruleset, generation: None }), work))
     }
 
     fn exits(&self) -> Vec<Exit> {
@@ -162,19 +215,22 @@ impl Member {
 
     /// Takes note of how the job ended.
     pub(crate) fn settle(&mut self, outcome: Outcome, now: Instant) -> Settled {
-        let Some(Running { mut aim, is_look, asked, with_routes }) = self.running.take() else {
+        let Some(Running { aim, is_look, asked, with_routes }) = self.running.take() else {
             return Settled::default();
         };
         let before = self.revision();
         let mut settled = Settled { asked, ..Settled::default() };
         match outcome {
             Outcome::Applied(generation) | Outcome::Same(generation) => {
-                // A job that was about routes only says nothing new of the generation.
-                aim.generation = generation.or(aim.generation.filter(|_| !is_look));
-                self.standing = Standing::Known(aim);
+                if let Some(mut aim) = aim {
+                    // A job that was about routes only says nothing new of the generation.
+                    aim.generation = generation.or(aim.generation.filter(|_| !is_look));
+                    self.standing = Standing::Known(aim);
+                }
                 (self.failures, self.error) = (0, None);
                 settled.right = Some(before);
             }
+            Outcome::Counted(_) => (self.failures, self.error) = (0, None),
             Outcome::Different(why) => {
                 self.repairs += u64::from(before.is_some());
                 settled.damage = Some(why);

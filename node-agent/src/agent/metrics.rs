@@ -4,7 +4,7 @@
 
 use std::fmt::Write;
 
-use crate::agent::report::{Histogram, Report};
+use crate::agent::report::{Histogram, Programmed, Report};
 
 /// The metrics page.
 pub(crate) fn metrics(report: &Report) -> String {
@@ -35,6 +35,22 @@ pub(crate) fn metrics(report: &Report) -> String {
     page.counter("apply_failed_total", "jobs in network namespaces that failed", counts.failed);
     page.counter("audited_total", "looks into network namespaces", counts.audited);
     page.counter("repaired_total", "network namespaces found damaged and programmed anew", counts.repaired);
+    let on_demand = report.attachments.iter().filter(|attachment| attachment.portals == Programmed::OnDemand);
+    page.gauge(
+        "attachments_on_demand",
+        "attachments that get the portals they use",
+        on_demand.count() as f64,
+    );
+    page.counter(
+        "portals_taken_in_total",
+        "addresses whose portals were programmed on demand",
+        counts.taken_in,
+    );
+    page.counter(
+        "portals_let_go_total",
+        "addresses whose portals went again, as nobody used them",
+        counts.let_go,
+    );
     page.counter("attached_total", "attachments since the start, adopted ones included", counts.attached);
     page.counter("detached_total", "attachments that ended", counts.detached);
     page.counter("source_troubles_total", "outages of the source of services", counts.troubles);

@@ -58,7 +58,7 @@ impl Namespace {
         })
     }
 
-    fn attempt(&self, Job { routes, work }: &Job) -> Result<Outcome, Error> {
+    fn attempt(&self, Job { routes, relay: _, work }: &Job) -> Result<Outcome, Error> {
         if let Some((exits, ranges)) = routes.as_ref().filter(|(_, ranges)| !ranges.is_empty()) {
             for exit in exits {
                 match route_services(&self.netns, &exit.interface, &exit.addresses, ranges) {
@@ -80,6 +80,7 @@ impl Namespace {
                 let after = socket.generation()?;
                 Ok(Outcome::Applied((after == before.wrapping_add(1)).then_some(after)))
             }
+            Work::Count => Ok(Outcome::Counted(socket.hits()?)),
             Work::Compare(ruleset, generation) => compare(&socket, ruleset, *generation),
         }
     }

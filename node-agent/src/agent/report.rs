@@ -27,6 +27,10 @@ pub(crate) struct Counts {
     pub(crate) detached: u64,
     /// Outages of the source of services.
     pub(crate) troubles: u64,
+    /// Addresses whose portals were programmed on demand.
+    pub(crate) taken_in: u64,
+    /// Addresses whose portals went again, because they were not used for long.
+    pub(crate) let_go: u64,
     /// From a change to the kernel's yes, in seconds: how many took at most so long.
     pub(crate) apply_seconds: Histogram,
 }
@@ -89,6 +93,27 @@ pub(crate) struct ViewReport {
     pub(crate) portals: usize,
 }
 
+/// Which portals a network namespace gets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Programmed {
+    /// All that it sees.
+    #[serde(rename = "all")]
+    All,
+    /// Those that it uses.
+    #[serde(rename = "on demand")]
+    OnDemand,
+}
+
+impl Programmed {
+    /// The name in output.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::All => "all",
+            Self::OnDemand => "on demand",
+        }
+    }
+}
+
 /// What is told of an attachment.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -110,6 +135,10 @@ pub(crate) struct AttachmentReport {
     pub(crate) error: Option<String>,
     /// How often it was found damaged.
     pub(crate) repairs: u64,
+    /// Which portals it gets.
+    pub(crate) portals: Programmed,
+    /// How many of them stand in the kernel.
+    pub(crate) programmed: usize,
     /// Who programmed it first.
     pub(crate) programmer: Programmer,
 }

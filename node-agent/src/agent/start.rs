@@ -16,7 +16,8 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc::{Receiver, channel, unbounded_channel};
 
 use crate::agent::adopt::Adopter;
-use crate::agent::args::AgentArgs;
+use crate::agent::args::{AgentArgs, PortalsArg};
+use crate::agent::demand::Provision;
 use crate::agent::driver::Driver;
 use crate::agent::state::{Agent, Options};
 use crate::agent::{allocator, http, log, plugin_socket};
@@ -54,6 +55,9 @@ async fn serve(args: AgentArgs) -> anyhow::Result<()> {
         portal_nets,
         service_ranges,
         mode,
+        portals,
+        on_demand_above,
+        portal_idle,
         nat_priority,
         apply_interval,
         audit_interval,
@@ -69,7 +73,21 @@ async fn serve(args: AgentArgs) -> anyhow::Result<()> {
     let own = Node { name: node.as_deref().unwrap_or_default().into(), ..Node::default() };
     let settings = Settings { nat_priority, ..Settings::default() };
     let mode = mode.into();
-    let options = Options { node: own, mode, settings, service_ranges, apply_interval, audit_interval };
+    let provision = match portals {
+        PortalsArg::All => Provision::All,
+        PortalsArg::OnDemand => Provision::OnDemand,
+        PortalsArg::Auto => Provision::OnDemandAbove(on_demand_above),
+    };
+    let options = Options {
+        node: own,
+        mode,
+        settings,
+        provision,
+        portal_idle,
+        service_ranges,
+        apply_interval,
+        audit_interval,
+    };
     let (sender, messages) = unbounded_channel();
     let records = Records::new(&state_dir);
     let adopter = Adopter { records, state_dir, cni_cache, cni_conf, socket: socket.clone() };

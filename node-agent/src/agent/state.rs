@@ -14,12 +14,13 @@ use attachment::{Attachment, AttachmentKey, Programmer, Record, Reply};
 use ipnet::IpNet;
 use netns_nft::NetnsId;
 use proxy_core::node::Node;
-use proxy_core::portal::{Standpoint, View};
+use proxy_core::portal::View;
 use proxy_core::ruleset::Settings;
 use proxy_core::service::Mode;
 use proxy_core::snapshot::{Change, Changed, Snapshot};
 
-use crate::agent::event::{Effect, Event, Note, Stored, Ticket, Work};
+use crate::agent::demand::Provision;
+use crate::agent::event::{Effect, Event, Note, Ticket, Work};
 use crate::agent::member::{Held, Member, Standing};
 use crate::agent::report::Counts;
 use crate::agent::view::ViewState;
@@ -39,6 +40,10 @@ pub(crate) struct Options {
     pub(crate) node: Node,
     pub(crate) mode: Mode,
     pub(crate) settings: Settings,
+    /// Which portals a network namespace gets.
+    pub(crate) provision: Provision,
+    /// On demand a portal that is not used for so long goes again.
+    pub(crate) portal_idle: Duration,
     /// Service ranges that are known without being told.
     pub(crate) service_ranges: Vec<IpNet>,
     /// Changes are published at most so often.
@@ -79,6 +84,8 @@ pub(crate) struct Agent {
     /// What the runtime ended lately, and when: what was read about it before must not bring it back.
     ended: BTreeMap<AttachmentKey, Instant>,
     audit_at: Instant,
+    /// Whether it was told why portals cannot be on demand.
+    is_told_of_ranges: bool,
     is_store_due: bool,
     stored: Option<Instant>,
     counts: Counts,
@@ -110,6 +117,7 @@ impl Agent {
             places: BTreeMap::new(),
             ended: BTreeMap::new(),
             audit_at,
+            is_told_of_ranges: false,
             is_store_due: false,
             stored: None,
             counts: Counts::default(),
@@ -151,6 +159,7 @@ impl Agent {
             }
             Event::Gone(netns) => self.forget(netns, "its network namespace is gone"),
             Event::Done(netns, outcome) => self.settle(netns, outcome, now),
+            Event::Used(netns, key) => self.used(netns, key, now),
             Event::Tick => {}
         }
         self.tick(now);
@@ -205,8 +214,14 @@ impl Agent {
         (self.has_news, self.is_elsewhere, self.changed_since) = (false, false, None);
         self.published = Some(now);
         self.ranges = self.snapshot.all_service_ranges().into();
-        let in_use: Vec<View> = self.members.values().map(|member| member.view.clone()).collect();
-        in_use.iter().chain([&View::All]).for_each(|view| self.view(view, now));
+        self.view(&View::All, now);
+        let all: Vec<(NetnsId, View)> =
+            self.members.iter().map(|(netns, member)| (*netns, member.view.clone())).collect();
+        for (netns, view) in all {
+            self.view(&view, now);
+            let demand = self.demand_of(&view);
+            self.members.entry(netns).and_modify(|member| member.demand = demand);
+        }
         let (services, portals) = (self.snapshot.service_count(), self.views[&View::All].portal_count());
         self.note(Note::Synced { services, portals });
         self.is_store_due = true;
@@ -223,17 +238,6 @@ impl Agent {
         due.filter(|_| self.is_store_due)
     }
 
-    fn standpoint(&self, view: &View) -> Standpoint {
-        Standpoint { node: self.options.node.clone(), view: view.clone(), mode: self.options.mode }
-    }
-
-    fn view(&mut self, view: &View, now: Instant) {
-        if !self.views.contains_key(view) {
-            let state = ViewState::new(&self.snapshot, self.standpoint(view), self.options.settings, now);
-            self.views.insert(view.clone(), state);
-        }
-    }
-
     /// Does what is due.
     fn tick(&mut self, now: Instant) {
         if !self.is_synced {
@@ -248,6 +252,7 @@ impl Agent {
             // Routes are looked at too: one that led to the services may have gone with its interface.
             let all = self.members.values_mut();
             all.for_each(|member| (member.is_audit_due, member.are_routes_due) = (true, true));
+            self.audit_demand();
             self.effects.push(Effect::Look);
             self.ended.retain(|_, at| now < *at + ENDED_KEPT);
             self.tidy_views();
@@ -259,51 +264,9 @@ impl Agent {
         self.give_up_waiting(now);
     }
 
-    fn publish(&mut self, now: Instant) {
-        let changed = std::mem::take(&mut self.changed);
-        let since = self.changed_since.take().unwrap_or(now);
-        self.published = Some(now);
-        self.has_news = false;
-        if *self.ranges != *self.snapshot.all_service_ranges() {
-            self.ranges = self.snapshot.all_service_ranges().into();
-            self.members.values_mut().for_each(|member| member.are_routes_due = true);
-        }
-        let is_elsewhere = std::mem::take(&mut self.is_elsewhere);
-        let views: Vec<View> = self.views.keys().cloned().collect();
-        for view in views {
-            let standpoint = self.standpoint(&view);
-            let Some(state) = self.views.get_mut(&view) else { continue };
-            let has_moved = if is_elsewhere {
-                state.rebuild(&self.snapshot, standpoint, now)
-            } else {
-                state.refresh(&self.snapshot, &changed, now)
-            };
-            if has_moved {
-                self.is_store_due |= view == View::All;
-                let follows = |member: &Member| member.view == view && member.revision().is_some();
-                let all = self.members.iter().filter(|(_, member)| follows(member));
-                let pending: BTreeSet<NetnsId> = all.map(|(netns, _)| *netns).collect();
-                let (namespaces, operations, failed) = (pending.len(), 0, 0);
-                let revision = state.revision;
-                let progress = Progress { revision, since, operations, namespaces, failed, pending };
-                if namespaces > 0 {
-                    self.progress.insert(view, progress);
-                }
-            }
-        }
-    }
-
-    fn store(&mut self, now: Instant) {
-        let Some(state) = self.views.get(&View::All) else { return };
-        self.is_store_due = false;
-        self.stored = Some(now);
-        let ruleset = state.desired.clone();
-        let stored = Stored { revision: state.revision, ranges: Arc::clone(&self.ranges), ruleset };
-        self.effects.push(Effect::Store(stored));
-    }
-
     /// Gives every network namespace that is free its next job.
     fn dispatch(&mut self, now: Instant) {
+        self.catch_up();
         for (netns, member) in &mut self.members {
             let Some(view) = self.views.get_mut(&member.view) else { continue };
             if let Some(job) = member.next(view, &self.ranges, now) {
@@ -368,9 +331,13 @@ impl Agent {
         if self.is_synced {
             self.view(&view, now);
         }
+        let known = self.members.get(&netns).map(|member| member.view == view);
+        let demand = if known == Some(true) { None } else { self.demand_of(&view) };
         let member = self.members.entry(netns).or_insert_with(|| Member::new(view.clone(), standing));
-        if member.view != view {
-            (member.view, member.standing) = (view, Standing::Damaged);
+        match known {
+            Some(true) => {}
+            Some(false) => (member.view, member.demand, member.standing) = (view, demand, Standing::Damaged),
+            None => member.demand = demand,
         }
         member.are_routes_due = true;
         member.retry_at = None;
@@ -381,6 +348,8 @@ impl Agent {
     }
 }
 
+mod demand;
 mod settle;
 #[cfg(test)]
 mod tests;
+mod views;

@@ -5,14 +5,15 @@
 //! of its own, made of what was touched since. What must not go in here: who is behind.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Instant;
 
 use netns_nft::{Batch, encode, encode_fresh};
-use proxy_core::plan::{plan, plan_touched};
-use proxy_core::portal::{Portals, Standpoint, Touched, Verdict, portals};
+use proxy_core::plan::{Plan, plan, plan_touched};
+use proxy_core::portal::{PortalKey, Portals, Standpoint, Touched, Verdict, portals};
 use proxy_core::ruleset::{Ruleset, Settings};
-use proxy_core::service::Protocol;
+use proxy_core::service::{Mode, Protocol};
 use proxy_core::snapshot::{Changed, Snapshot};
 
 use crate::agent::event::Flows;
@@ -24,7 +25,9 @@ const HISTORY_MAX: usize = 256;
 #[derive(Debug)]
 pub(crate) struct ViewState {
     standpoint: Standpoint,
-    portals: Portals,
+    settings: Settings,
+    /// What is seen.
+    pub(crate) portals: Portals,
     /// What should stand in the kernel.
     pub(crate) desired: Ruleset,
     /// Counts the changes of this view.
@@ -35,6 +38,29 @@ pub(crate) struct ViewState {
     history: VecDeque<Arc<Touched>>,
     /// Batches to this revision, by the revision they start from; none: from whatever is there.
     batches: BTreeMap<Option<u64>, Arc<Prepared>>,
+    /// What stands in each table on demand, whatever is used; none: there is no such table.
+    base: Option<Ruleset>,
+    base_batch: Option<Arc<Prepared>>,
+}
+
+/// What a change of the snapshot is to a view.
+#[derive(Debug, Default)]
+pub(crate) struct Moved {
+    /// Whether any portal is another one now.
+    pub(crate) are_portals_new: bool,
+    /// Whether service ranges are others now.
+    pub(crate) are_ranges_new: bool,
+    /// The portals whose rules are others now, in a table of all.
+    pub(crate) new: Touched,
+    /// The same in each table on demand.
+    pub(crate) always: Touched,
+}
+
+impl Moved {
+    /// Whether a table of all is another one now.
+    pub(crate) fn is_any(&self) -> bool {
+        self.are_ranges_new || !self.new.is_empty()
+    }
 }
 
 /// A batch that is ready to be sent.
@@ -45,46 +71,90 @@ pub(crate) struct Prepared {
     pub(crate) operations: usize,
 }
 
+impl Prepared {
+    /// The batch that leads to a ruleset whatever is there.
+    pub(crate) fn fresh(ruleset: &Ruleset) -> Self {
+        Self { batch: encode_fresh(ruleset), operations: ruleset.elements().count() }
+    }
+
+    /// The batch of a plan.
+    pub(crate) fn of(plan: &Plan) -> Self {
+        Self { batch: encode(plan), operations: plan.ops().len() }
+    }
+}
+
 impl ViewState {
     /// The view as the snapshot shows it now.
     pub(crate) fn new(snapshot: &Snapshot, standpoint: Standpoint, settings: Settings, now: Instant) -> Self {
         let portals = portals(snapshot, &standpoint);
         let desired = Ruleset::new(&portals, settings);
         let (history, batches) = Default::default();
-        Self { standpoint, portals, desired, revision: 1, since: now, history, batches }
+        Self {
+            standpoint,
+            settings,
+            portals,
+            desired,
+            revision: 1,
+            since: now,
+            history,
+            batches,
+            base: None,
+            base_batch: None,
+        }
     }
 
-    /// Follows the snapshot by what changed; true where the ruleset is another one now.
-    pub(crate) fn refresh(&mut self, snapshot: &Snapshot, changed: &Changed, now: Instant) -> bool {
+    /// Follows the snapshot by what changed.
+    pub(crate) fn refresh(&mut self, snapshot: &Snapshot, changed: &Changed, now: Instant) -> Moved {
         let touched = self.portals.refresh(snapshot, &self.standpoint, changed);
-        self.follow(touched, now)
+        self.follow(&touched, now)
     }
 
     /// Looks at everything anew, from another node or with other zones.
-    pub(crate) fn rebuild(&mut self, snapshot: &Snapshot, standpoint: Standpoint, now: Instant) -> bool {
+    pub(crate) fn rebuild(&mut self, snapshot: &Snapshot, standpoint: Standpoint, now: Instant) -> Moved {
         let new = portals(snapshot, &standpoint);
         let all = self.portals.iter().chain(new.iter());
         let touched: Touched =
             all.filter(|portal| self.portals.get(portal.key) != new.get(portal.key)).map(|p| p.key).collect();
         (self.standpoint, self.portals) = (standpoint, new);
-        self.follow(touched, now)
+        self.follow(&touched, now)
     }
 
-    fn follow(&mut self, touched: Touched, now: Instant) -> bool {
-        let before = self.desired.clone();
-        self.desired.refresh(&self.portals, &touched);
-        let moved = touched.iter().any(|key| before.rule(*key) != self.desired.rule(*key));
-        if !moved && before.ranges() == self.desired.ranges() {
-            return false;
+    fn follow(&mut self, touched: &Touched, now: Instant) -> Moved {
+        let are_ranges_new = self.desired.ranges() != self.portals.service_ranges();
+        let new = self.desired.refresh(&self.portals, touched);
+        let mut moved = Moved {
+            are_portals_new: !touched.is_empty() || are_ranges_new,
+            are_ranges_new,
+            new,
+            ..Moved::default()
+        };
+        if !moved.is_any() {
+            return moved;
+        }
+        if let Some(base) = &mut self.base {
+            moved.always = base.refresh(&self.portals, touched);
+            self.base_batch = None;
         }
         self.revision += 1;
         self.since = now;
         self.batches.clear();
-        self.history.push_back(Arc::new(touched));
+        self.history.push_back(Arc::new(moved.new.clone()));
         if self.history.len() > HISTORY_MAX {
             self.history.pop_front();
         }
-        true
+        moved
+    }
+
+    /// What stands in each table on demand.
+    pub(crate) fn base(&mut self) -> &Ruleset {
+        let Self { base, portals, settings, .. } = self;
+        base.get_or_insert_with(|| Ruleset::new(portals, Settings { on_demand: true, ..*settings }))
+    }
+
+    /// The batch that leads there whatever is there.
+    pub(crate) fn base_batch(&mut self) -> Arc<Prepared> {
+        let prepared = self.base_batch.take().unwrap_or_else(|| Arc::new(Prepared::fresh(self.base())));
+        Arc::clone(self.base_batch.insert(prepared))
     }
 
     /// What was touched after a revision; none where that is too long ago.
@@ -103,7 +173,7 @@ impl ViewState {
             Some(touched) => plan_touched(applied, &self.desired, &touched),
             None => plan(applied, &self.desired),
         };
-        self.keep(Some(revision), Prepared { batch: encode(&plan), operations: plan.ops().len() })
+        self.keep(Some(revision), Prepared::of(&plan))
     }
 
     /// The batch that leads to the desired ruleset whatever is there.
@@ -111,8 +181,7 @@ impl ViewState {
         if let Some(batch) = self.batches.get(&None) {
             return Arc::clone(batch);
         }
-        let operations = self.desired.elements().count();
-        self.keep(None, Prepared { batch: encode_fresh(&self.desired), operations })
+        self.keep(None, Prepared::fresh(&self.desired))
     }
 
     fn keep(&mut self, from: Option<u64>, prepared: Prepared) -> Arc<Prepared> {
@@ -124,25 +193,46 @@ impl ViewState {
     /// Lets go of batches that nobody needs at the moment; they are large.
     pub(crate) fn release_batches(&mut self) {
         self.batches.clear();
+        self.base_batch = None;
     }
 
     /// The UDP portals that were touched after a revision, and where they lead now; with no revision, all.
-    pub(crate) fn flows_since(&self, revision: Option<u64>) -> Flows {
+    /// Where portals are on demand a flow may also have begun at the relay, which looks after it.
+    pub(crate) fn flows_since(&self, revision: Option<u64>, on_demand: bool) -> Flows {
         let touched = revision.and_then(|revision| self.touched_since(revision));
         let keys: Touched = match touched {
             Some(touched) => touched,
             None => self.portals.iter().map(|portal| portal.key).collect(),
         };
-        let udp = keys.into_iter().filter(|key| key.protocol == Protocol::Udp);
-        let leads = |key| {
-            let portal = self.portals.get(key).filter(|portal| portal.verdict == Verdict::Forward);
-            (key, portal.map(|portal| Arc::clone(&portal.backends)).unwrap_or_default())
+        self.flows_of(&keys, on_demand)
+    }
+
+    /// Those of these portals that are UDP, and where they lead now.
+    pub(crate) fn flows_of(&self, keys: &Touched, on_demand: bool) -> Flows {
+        let udp = keys.iter().filter(|key| key.protocol == Protocol::Udp);
+        let leads = |key: &PortalKey| {
+            let portal = self.portals.get(*key).filter(|portal| portal.verdict == Verdict::Forward);
+            let relay = SocketAddr::new(loopback(key.address), self.settings.relay_port);
+            let backends = portal.map(|portal| match portal.mode {
+                Mode::Relay => [relay].into(),
+                Mode::Kernel if on_demand => portal.backends.iter().copied().chain([relay]).collect(),
+                Mode::Kernel => Arc::clone(&portal.backends),
+            });
+            (*key, backends.unwrap_or_default())
         };
         Arc::new(udp.map(leads).collect())
     }
 
     /// How many portals there are.
     pub(crate) fn portal_count(&self) -> usize {
-        self.desired.rules().count()
+        self.desired.portal_count()
+    }
+}
+
+/// Where what a pod itself sends is redirected to.
+fn loopback(family_of: IpAddr) -> IpAddr {
+    match family_of {
+        IpAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
     }
 }

@@ -6,17 +6,20 @@ use std::time::Instant;
 
 use attachment::{AttachmentKey, Programmer, Record, Reply};
 use netns_nft::NetnsId;
-use proxy_core::portal::View;
 
 use super::Agent;
 use crate::agent::event::{Effect, Note, Outcome, Ticket};
 use crate::agent::member::{Held, Settled, Standing};
-use crate::agent::report::{AttachmentReport, Report, ViewReport};
+use crate::agent::report::{AttachmentReport, Programmed, Report, ViewReport};
 use crate::agent::wish::name_of;
 
 impl Agent {
     /// Takes note of how a job ended.
     pub(super) fn settle(&mut self, netns: NetnsId, outcome: Outcome, now: Instant) {
+        let outcome = match outcome {
+            Outcome::Counted(hits) => return self.counted(netns, hits, now),
+            other => other,
+        };
         let Some(member) = self.members.get_mut(&netns) else { return };
         let was_new = matches!(member.standing, Standing::New);
         let is_look = matches!(outcome, Outcome::Same(_) | Outcome::Different(_));
@@ -76,7 +79,7 @@ impl Agent {
         }
         let Some(state) = self.views.get(&view) else { return };
         if !was_new {
-            let flows = state.flows_since(before);
+            let flows = state.flows_since(before, member.demand.is_some());
             if !flows.is_empty() {
                 self.effects.push(Effect::ForgetUdp(netns, flows));
             }
@@ -214,14 +217,6 @@ impl Agent {
         self.answer(ticket, Reply::Done);
     }
 
-    /// Lets go of views that nobody has any more, and of batches that nobody waits for.
-    pub(super) fn tidy_views(&mut self) {
-        let members = &self.members;
-        self.views
-            .retain(|view, _| *view == View::All || members.values().any(|member| member.view == *view));
-        self.views.values_mut().for_each(crate::agent::view::ViewState::release_batches);
-    }
-
     /// The attachments that are known.
     pub(crate) fn keys(&self) -> impl Iterator<Item = &AttachmentKey> {
         self.places.keys()
@@ -245,6 +240,8 @@ impl Agent {
                 lag_ms: behind.map_or(0, |lag| u64::try_from(lag.as_millis()).unwrap_or(u64::MAX).max(1)),
                 error: member.error.clone(),
                 repairs: member.repairs,
+                portals: if member.demand.is_some() { Programmed::OnDemand } else { Programmed::All },
+                programmed: member.portal_count(),
                 programmer: held.programmer,
             });
         }

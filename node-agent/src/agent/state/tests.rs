@@ -6,18 +6,22 @@ use std::time::{Duration, Instant};
 
 use attachment::{Programmer, Record, Reply};
 use proxy_core::node::Node;
+use proxy_core::portal::View;
 use proxy_core::ruleset::Settings;
 use proxy_core::sample::{slice, svc, udp};
 use proxy_core::service::Mode;
 use proxy_core::snapshot::Change;
 
 use super::{ATTACH_PATIENCE, Agent, Options};
+use crate::agent::demand::Provision;
 use crate::agent::event::{Effect, Event, Job, Note, Outcome, Ticket, Work};
 use crate::agent::sample::{attachment, key, netns};
 use crate::agent::view::Prepared;
 
 const INTERVAL: Duration = Duration::from_millis(10);
 const AUDIT: Duration = Duration::from_secs(30);
+/// On demand a portal goes after three audits.
+const IDLE: Duration = Duration::from_secs(90);
 const OK: Outcome = Outcome::Applied(Some(7));
 
 struct Bench {
@@ -35,11 +39,17 @@ impl Bench {
     }
 
     fn new() -> Self {
+        Self::with(Provision::OnDemandAbove(10))
+    }
+
+    fn with(provision: Provision) -> Self {
         let now = Instant::now();
         let options = Options {
             node: Node::default(),
             mode: Mode::Kernel,
             settings: Settings::default(),
+            provision,
+            portal_idle: IDLE,
             service_ranges: Vec::new(),
             apply_interval: INTERVAL,
             audit_interval: AUDIT,
@@ -444,3 +454,5 @@ fn the_ruleset_is_stored_after_the_first_state_and_then_at_most_once_a_second() 
     assert!(stores(&bench.later(Duration::from_secs(1))));
     assert!(!stores(&bench.later(Duration::from_secs(1))), "nothing new");
 }
+
+mod demand;

@@ -1,0 +1,195 @@
+//! `Demand`: what one network namespace on demand is to hold, since it used it lately.
+//!
+//! The relay tells of first connections, the kernel counts all later ones. What must not go in here: when
+//! the kernel is asked, and how changes are sent.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use proxy_core::plan::plan_touched;
+use proxy_core::portal::{Portal, PortalKey, Portals, Touched, Verdict};
+use proxy_core::ruleset::Ruleset;
+use proxy_core::service::Mode;
+
+use crate::agent::event::Hits;
+use crate::agent::view::{Moved, Prepared, ViewState};
+
+/// Beyond so many portals a full table costs more than first connections that are relayed.
+pub(crate) const ON_DEMAND_ABOVE: usize = 2_000;
+
+/// Which portals a network namespace gets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Provision {
+    /// All that it sees.
+    All,
+    /// Those that it uses.
+    OnDemand,
+    /// Those that it uses, where it sees more than so many.
+    OnDemandAbove(usize),
+}
+
+impl Provision {
+    /// Whether a network namespace that sees so many portals gets only those that it uses.
+    pub(crate) fn is_on_demand(self, portals: usize) -> bool {
+        match self {
+            Self::All => false,
+            Self::OnDemand => true,
+            Self::OnDemandAbove(most) => portals > most,
+        }
+    }
+}
+
+/// When an address was used.
+#[derive(Debug)]
+struct Usage {
+    /// What the kernel counted last.
+    connections: u64,
+    /// When that was another number than before.
+    since: Instant,
+}
+
+/// What a network namespace on demand is to hold.
+#[derive(Debug)]
+pub(crate) struct Demand {
+    /// The table that should stand in the kernel.
+    pub(crate) desired: Ruleset,
+    /// What is new in it since a transaction was made last.
+    touched: Touched,
+    /// Whether anything is.
+    pub(crate) is_dirty: bool,
+    usage: BTreeMap<IpAddr, Usage>,
+    /// Whether the kernel has told what it held before this agent.
+    pub(crate) is_recalled: bool,
+    /// Whether the kernel is to be asked what is used.
+    pub(crate) is_count_due: bool,
+    /// Portals that were taken in since the last audit, and between that and the one before.
+    taken_in: [Touched; 2],
+}
+
+impl Demand {
+    /// Nothing is used yet; `base` holds what is always there.
+    pub(crate) fn new(base: Ruleset) -> Self {
+        Self {
+            desired: base,
+            touched: Touched::new(),
+            is_dirty: false,
+            usage: BTreeMap::new(),
+            is_recalled: false,
+            is_count_due: false,
+            taken_in: Default::default(),
+        }
+    }
+
+    /// A first connection came to the relay. True where the portals of its address are taken in now.
+    pub(crate) fn used(&mut self, portals: &Portals, key: PortalKey, now: Instant) -> bool {
+        if let Some(usage) = self.usage.get_mut(&key.address) {
+            usage.since = now;
+            return false;
+        }
+        // What is relayed in the kernel's own table is relayed for ever.
+        !portals.get(key).is_some_and(is_relayed) && self.take_in(portals, key.address, now)
+    }
+
+    fn take_in(&mut self, portals: &Portals, address: IpAddr, now: Instant) -> bool {
+        let new = self.desired.want(portals, address);
+        if new.is_empty() {
+            // Nobody's address, or one that is always there.
+            self.desired.let_go(portals, address);
+            return false;
+        }
+        self.usage.insert(address, Usage { connections: 0, since: now });
+        self.taken_in[0].extend(new.iter().copied());
+        self.changed(new);
+        true
+    }
+
+    fn changed(&mut self, new: Touched) {
+        self.is_dirty |= !new.is_empty();
+        self.touched.extend(new);
+    }
+
+    /// What stood in the kernel before this agent is what is used.
+    pub(crate) fn recall(&mut self, portals: &Portals, hits: &Hits, now: Instant) {
+        self.is_recalled = true;
+        for (address, connections) in by_address(hits) {
+            if self.take_in(portals, address, now) {
+                self.usage.insert(address, Usage { connections, since: now });
+            }
+        }
+    }
+
+    /// The kernel tells how often each portal was used. Lets those go that were not for so long, and says how
+    /// many addresses they were. Connections that are established do not notice.
+    pub(crate) fn counted(&mut self, portals: &Portals, hits: &Hits, idle: Duration, now: Instant) -> usize {
+        let counted = by_address(hits);
+        for (address, usage) in &mut self.usage {
+            // A table that was replaced counts anew: every other number is a use, not only a greater one.
+            let connections = counted.get(address).copied().unwrap_or(0);
+            if usage.connections != connections {
+                *usage = Usage { connections, since: now };
+            }
+        }
+        let is_idle = |usage: &Usage| now.duration_since(usage.since) >= idle;
+        let gone: Vec<IpAddr> =
+            self.usage.iter().filter(|(_, usage)| is_idle(usage)).map(|(address, _)| *address).collect();
+        for address in &gone {
+            self.usage.remove(address);
+            let new = self.desired.let_go(portals, *address);
+            self.changed(new);
+        }
+        gone.len()
+    }
+
+    /// The view has changed; true where that is a change here.
+    pub(crate) fn follow(&mut self, portals: &Portals, moved: &Moved) -> bool {
+        let used = moved.new.iter().filter(|key| self.desired.wants(key.address));
+        let here: Touched = used.chain(&moved.always).copied().collect();
+        if !here.is_empty() || moved.are_ranges_new {
+            let new = self.desired.refresh(portals, &here);
+            self.changed(new);
+            self.is_dirty |= moved.are_ranges_new;
+        }
+        self.is_dirty
+    }
+
+    /// The table that is to stand there, as the aim of a transaction that is made now, and what is new in it.
+    pub(crate) fn aim(&mut self) -> (Ruleset, Touched) {
+        self.is_dirty = false;
+        (self.desired.clone(), std::mem::take(&mut self.touched))
+    }
+
+    /// The batch that leads to an aim whatever is there: the view's own where nothing is used yet.
+    pub(crate) fn fresh_batch(view: &mut ViewState, aim: &Ruleset) -> Arc<Prepared> {
+        if aim.wanted().next().is_none() {
+            return view.base_batch();
+        }
+        Arc::new(Prepared::fresh(aim))
+    }
+
+    /// The batch that leads from what stands there to an aim.
+    pub(crate) fn batch_from(applied: &Ruleset, aim: &Ruleset, touched: &Touched) -> Arc<Prepared> {
+        Arc::new(Prepared::of(&plan_touched(applied, aim, touched)))
+    }
+
+    /// An audit: the kernel is to be asked. Gives the portals that were taken in some time ago: answers to what
+    /// the relay has sent on before are back, so that its flows may go to the kernel now.
+    pub(crate) fn audit(&mut self) -> Touched {
+        self.is_count_due = true;
+        let lately = std::mem::take(&mut self.taken_in[0]);
+        std::mem::replace(&mut self.taken_in[1], lately)
+    }
+}
+
+fn is_relayed(portal: &Portal) -> bool {
+    portal.verdict == Verdict::Forward && portal.mode == Mode::Relay
+}
+
+fn by_address(hits: &Hits) -> BTreeMap<IpAddr, u64> {
+    let mut counted = BTreeMap::new();
+    for (key, connections) in hits {
+        *counted.entry(key.address).or_default() += connections;
+    }
+    counted
+}

@@ -1,0 +1,61 @@
+//! Portals on demand in `Agent`: what is used is programmed, what is not used any more goes.
+//!
+//! What must not go in here: what one network namespace uses; that is `Demand`'s.
+
+use std::time::Instant;
+
+use netns_nft::NetnsId;
+use proxy_core::portal::PortalKey;
+
+use super::Agent;
+use crate::agent::event::{Effect, Hits, Outcome};
+use crate::agent::member::Standing;
+
+impl Agent {
+    /// A first connection came to the relay, which serves it; the kernel is to serve all later ones.
+    pub(super) fn used(&mut self, netns: NetnsId, key: PortalKey, now: Instant) {
+        let Some(member) = self.members.get_mut(&netns) else { return };
+        let (Some(demand), Some(state)) = (&mut member.demand, self.views.get(&member.view)) else { return };
+        self.counts.taken_in += u64::from(demand.used(&state.portals, key, now));
+    }
+
+    /// The kernel has told what is used.
+    pub(super) fn counted(&mut self, netns: NetnsId, hits: Hits, now: Instant) {
+        let Some(member) = self.members.get_mut(&netns) else { return };
+        if let (Some(demand), Some(state)) = (&mut member.demand, self.views.get(&member.view)) {
+            if matches!(member.standing, Standing::Found) {
+                demand.recall(&state.portals, &hits, now);
+            } else {
+                let gone = demand.counted(&state.portals, &hits, self.options.portal_idle, now);
+                self.counts.let_go += u64::try_from(gone).unwrap_or(u64::MAX);
+            }
+        }
+        member.settle(Outcome::Counted(hits), now);
+    }
+
+    /// Has the kernel asked what is used, and takes UDP flows from the relay whose portals it has by now.
+    pub(super) fn audit_demand(&mut self) {
+        for (netns, member) in &mut self.members {
+            let (Some(demand), Some(state)) = (&mut member.demand, self.views.get(&member.view)) else {
+                continue;
+            };
+            let flows = state.flows_of(&demand.audit(), false);
+            if !flows.is_empty() {
+                self.effects.push(Effect::ForgetUdp(*netns, flows));
+            }
+        }
+    }
+
+    /// Those whom the last change of their view does not concern have it at once, but for their UDP flows: a
+    /// flow outlives the portal by which it began.
+    pub(super) fn catch_up(&mut self) {
+        for (netns, member) in &mut self.members {
+            let Some(state) = self.views.get(&member.view) else { continue };
+            let Some(before) = member.catch_up(state) else { continue };
+            let flows = state.flows_since(Some(before), true);
+            if !flows.is_empty() {
+                self.effects.push(Effect::ForgetUdp(*netns, flows));
+            }
+        }
+    }
+}
