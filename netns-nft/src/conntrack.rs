@@ -73,7 +73,7 @@ impl Socket {
     ) -> Result<Option<SocketAddr>, Error> {
         let family = Family::of(client.ip());
         let (destination, source) = addresses_of(family);
-        let request = message(conntrack::GET, 0, family_number(family), |bytes| {
+        let request = message(conntrack::GET, flag::ACK, family_number(family), |bytes| {
             bytes.nest(conntrack::REPLY, |bytes| {
                 bytes.nest(conntrack::TUPLE_ADDRESSES, |bytes| {
                     put_address(bytes, source, ours.ip());

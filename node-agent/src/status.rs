@@ -69,7 +69,7 @@ fn fetch(args: &StatusArgs) -> anyhow::Result<String> {
 }
 
 fn write_table(report: &Report, out: &mut impl Write) -> anyhow::Result<()> {
-    let Report { version, node, synced, trouble, services, views, attachments, counts } = report;
+    let Report { version, node, synced, trouble, services, views, attachments, counts, relay: _ } = report;
     let node = if node.is_empty() { "-" } else { node };
     let (style, state) = if *synced { (GOOD, "known") } else { (BAD, "not known yet") };
     writeln!(out, "agent {version}, node {node}; {services} services, {style}{state}{style:#}")?;

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use ipnet::IpNet;
+use proxy_core::ruleset::Settings;
 
 use crate::agent::demand::ON_DEMAND_ABOVE;
 use crate::args::ModeArg;
@@ -50,6 +51,15 @@ pub(crate) struct AgentArgs {
     /// On demand, a portal that a pod did not use for so long goes again, in seconds.
     #[arg(long, value_name = "S", default_value = "600", value_parser = seconds)]
     pub(crate) portal_idle: Duration,
+    /// How many threads relay connections; 0: as many as there are processors, at most 4.
+    #[arg(long, value_name = "NUMBER", default_value_t = 0)]
+    pub(crate) relay_threads: usize,
+    /// The port in each pod on which the relay listens.
+    #[arg(long, value_name = "PORT", default_value_t = Settings::default().relay_port)]
+    pub(crate) relay_port: u16,
+    /// At the end, relayed connections have so long to end by themselves, in seconds.
+    #[arg(long, value_name = "S", default_value = "20", value_parser = seconds)]
+    pub(crate) drain: Duration,
     /// The priority of the chain that translates addresses: -99 is behind a mesh sidecar's, -101 before.
     #[arg(long, value_name = "NUMBER", default_value_t = -99, allow_negative_numbers = true)]
     pub(crate) nat_priority: i32,

@@ -12,7 +12,7 @@ use anyhow::Context;
 use attachment::{Attachment, Records, Reply, Request, VIEW_DEFAULT, ruleset_path, with_causes};
 use cluster_watch::Event as Told;
 use netns_nft::{NetnsId, encode_fresh};
-use proxy_core::portal::{Portals, View};
+use relay::{Relay, Used};
 use tokio::sync::mpsc::{Receiver, UnboundedReceiver, UnboundedSender};
 use tokio::sync::oneshot;
 use tokio::time::sleep_until;
@@ -44,8 +44,7 @@ pub(crate) struct Driver {
     namespaces: HashMap<NetnsId, Arc<Namespace>>,
     waiting: BTreeMap<Ticket, SyncSender<Reply>>,
     tickets: u64,
-    /// What the relay chooses from, for each view.
-    portals: BTreeMap<View, Portals>,
+    relay: Arc<Relay>,
     records: Records,
     adopter: Arc<Adopter>,
     sender: UnboundedSender<Message>,
@@ -53,11 +52,16 @@ pub(crate) struct Driver {
 
 impl Driver {
     /// A driver of this agent, which other threads reach by `sender`.
-    pub(crate) fn new(agent: Agent, adopter: Adopter, sender: UnboundedSender<Message>) -> Self {
+    pub(crate) fn new(
+        agent: Agent,
+        adopter: Adopter,
+        relay: Arc<Relay>,
+        sender: UnboundedSender<Message>,
+    ) -> Self {
         let records = adopter.records.clone();
-        let (namespaces, waiting, portals) = Default::default();
+        let (namespaces, waiting) = Default::default();
         let adopter = Arc::new(adopter);
-        Self { agent, namespaces, waiting, tickets: 0, portals, records, adopter, sender }
+        Self { agent, namespaces, waiting, tickets: 0, relay, records, adopter, sender }
     }
 
     /// Runs until the source of services ends or `stop` says so.
@@ -65,6 +69,7 @@ impl Driver {
         &mut self,
         mut source: Receiver<Told>,
         mut messages: UnboundedReceiver<Message>,
+        mut uses: UnboundedReceiver<Used>,
         stop: impl Future<Output = ()>,
     ) {
         tokio::pin!(stop);
@@ -73,6 +78,7 @@ impl Driver {
             let event = tokio::select! {
                 () = &mut stop => return,
                 Some(message) = messages.recv() => self.event_of(message),
+                Some(Used { netns, key }) = uses.recv() => Some(Event::Used(netns, key)),
                 told = source.recv() => match told {
                     Some(told) => Some(told.into()),
                     None => return,
@@ -109,10 +115,20 @@ impl Driver {
 
     fn event_of(&mut self, message: Message) -> Option<Event> {
         match message {
-            Message::Happened(event) => Some(event),
+            Message::Happened(event) => {
+                // A job that was under way when its pod went may have listened there.
+                if let Event::Done(netns, _) = event
+                    && !self.namespaces.contains_key(&netns)
+                {
+                    self.relay.close(netns);
+                }
+                Some(event)
+            }
             Message::Report(wanted) => {
+                let now = Instant::now();
+                let report = Report { relay: self.relay.report(now), ..self.agent.report(now) };
                 // Whoever asked may have gone.
-                let _ = wanted.send(self.agent.report(Instant::now()));
+                let _ = wanted.send(report);
                 None
             }
             Message::Found(adopted) => Some(self.take(*adopted)),
@@ -177,11 +193,14 @@ impl Driver {
                     tracing::warn!(attachment = %key, %error, "remove the record of an attachment");
                 }
             }
-            Effect::Close(netns) => drop(self.namespaces.remove(&netns)),
+            Effect::Close(netns) => {
+                self.relay.close(netns);
+                self.namespaces.remove(&netns);
+            }
             Effect::Look => self.look(),
             Effect::Store(stored) => self.store(stored),
-            Effect::Portals(view, portals) => drop(self.portals.insert(view, portals)),
-            Effect::ViewGone(view) => drop(self.portals.remove(&view)),
+            Effect::Portals(view, portals) => self.relay.show(&view, portals),
+            Effect::ViewGone(view) => self.relay.forget(&view),
             Effect::Note(note) => log::note(&note),
         }
     }
@@ -194,8 +213,9 @@ impl Driver {
             let _ = sender.send(Message::Happened(Event::Done(netns, outcome)));
             return;
         };
+        let relay = Arc::clone(&self.relay);
         tokio::task::spawn_blocking(move || {
-            let outcome = namespace.run(&job);
+            let outcome = namespace.run(&job, &relay);
             // The driver may be stopping; then nobody waits for it.
             let _ = sender.send(Message::Happened(Event::Done(netns, outcome)));
         });
@@ -210,6 +230,7 @@ impl Driver {
 
     /// Looks for pods that are gone and for attachments that nobody brought, beside everything else.
     fn look(&self) {
+        self.relay.tidy(Instant::now());
         let sender = self.sender.clone();
         let adopter = Arc::clone(&self.adopter);
         let namespaces: Vec<Arc<Namespace>> = self.namespaces.values().cloned().collect();

@@ -52,7 +52,6 @@ pub(crate) enum Event {
     /// A job in a network namespace ended.
     Done(NetnsId, Outcome),
     /// A first connection in a network namespace came to the relay, on its way to this portal.
-    #[cfg_attr(not(test), expect(dead_code, reason = "the relay tells it"))]
     Used(NetnsId, PortalKey),
     /// Time has passed.
     Tick,
@@ -112,7 +111,6 @@ pub(crate) struct Job {
     /// Routes to these ranges are to be there first; none where they are known to be.
     pub(crate) routes: Option<(Vec<Exit>, Arc<[IpNet]>)>,
     /// The relay must listen there first, and serve this view; none: nothing is relayed there.
-    #[cfg_attr(not(test), expect(dead_code, reason = "the relay listens"))]
     pub(crate) relay: Option<View>,
     /// The work itself.
     pub(crate) work: Work,

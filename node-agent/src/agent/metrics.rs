@@ -111,6 +111,7 @@ mod tests {
             views: BTreeMap::from([("a\"b".to_owned(), ViewReport { revision: 1, portals: 4 })]),
             attachments: Vec::new(),
             counts,
+            relay: Default::default(),
         };
         let page = metrics(&report);
         let mut types = Vec::new();

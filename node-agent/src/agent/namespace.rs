@@ -13,6 +13,7 @@ use attachment::with_causes;
 use netns_nft::{Error, Found, Netns, NetnsId, Socket, route_services};
 use proxy_core::ruleset::Ruleset;
 use proxy_core::table::Table;
+use relay::Relay;
 
 use crate::agent::event::{Flows, Job, Outcome, Work};
 
@@ -51,7 +52,12 @@ impl Namespace {
     }
 
     /// Does a job.
-    pub(crate) fn run(&self, job: &Job) -> Outcome {
+    pub(crate) fn run(&self, job: &Job, relay: &Relay) -> Outcome {
+        // Before any rule sends connections there.
+        let listens = job.relay.as_ref().map_or(Ok(()), |view| relay.open(&self.netns, view));
+        if let Err(error) = listens {
+            return Outcome::Failed { transient: true, message: with_causes(&error) };
+        }
         self.attempt(job).unwrap_or_else(|error| Outcome::Failed {
             transient: error.is_transient(),
             message: with_causes(&error),

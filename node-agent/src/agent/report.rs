@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use attachment::{AttachmentKey, PodName, Programmer};
+use relay::RelayReport;
 use serde::{Deserialize, Serialize};
 
 /// What has happened since the agent started.
@@ -81,6 +82,9 @@ pub(crate) struct Report {
     pub(crate) attachments: Vec<AttachmentReport>,
     /// What has happened.
     pub(crate) counts: Counts,
+    /// What the relay serves.
+    #[serde(default)]
+    pub(crate) relay: RelayReport,
 }
 
 /// What is told of a view.

@@ -4,6 +4,7 @@
 
 use std::future::Future;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::Context;
@@ -11,6 +12,7 @@ use attachment::{Listener, Records};
 use cluster_watch::{Event, ReadOptions, Watched, watch_cluster, watch_files};
 use proxy_core::node::Node;
 use proxy_core::ruleset::Settings;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc::{Receiver, channel, unbounded_channel};
@@ -26,6 +28,12 @@ use crate::agent::{allocator, http, log, plugin_socket};
 const JOBS_MAX: usize = 16;
 /// How far the source of services may be ahead.
 const SOURCE_AHEAD: usize = 64;
+/// More threads relay only where the operator says so.
+const RELAY_THREADS_MAX: usize = 4;
+/// Descriptors that are not for relayed connections: two and more for each pod, and the agent's own.
+const RESERVED: usize = 2_048;
+/// What a relayed connection takes, with some room.
+const DESCRIPTORS_EACH: usize = 3;
 
 /// Runs the agent until SIGTERM or SIGINT.
 pub(crate) fn run(args: AgentArgs) -> anyhow::Result<()> {
@@ -58,6 +66,9 @@ async fn serve(args: AgentArgs) -> anyhow::Result<()> {
         portals,
         on_demand_above,
         portal_idle,
+        relay_threads,
+        relay_port,
+        drain,
         nat_priority,
         apply_interval,
         audit_interval,
@@ -71,7 +82,7 @@ async fn serve(args: AgentArgs) -> anyhow::Result<()> {
         .with_context(|| format!("make the state directory {}", state_dir.display()))?;
     let listener = Listener::bind(&socket).with_context(|| format!("listen at {}", socket.display()))?;
     let own = Node { name: node.as_deref().unwrap_or_default().into(), ..Node::default() };
-    let settings = Settings { nat_priority, ..Settings::default() };
+    let settings = Settings { nat_priority, relay_port, ..Settings::default() };
     let mode = mode.into();
     let provision = match portals {
         PortalsArg::All => Provision::All,
@@ -91,7 +102,10 @@ async fn serve(args: AgentArgs) -> anyhow::Result<()> {
     let (sender, messages) = unbounded_channel();
     let records = Records::new(&state_dir);
     let adopter = Adopter { records, state_dir, cni_cache, cni_conf, socket: socket.clone() };
-    let mut driver = Driver::new(Agent::new(options, Instant::now()), adopter, sender.clone());
+    let (tell_used, uses) = unbounded_channel();
+    let relay = Arc::new(relay::Relay::start(relay_options(relay_threads, relay_port), &tell_used)?);
+    let agent = Agent::new(options, Instant::now());
+    let mut driver = Driver::new(agent, adopter, Arc::clone(&relay), sender.clone());
     driver.adopt().await?;
     let (source, _watch) = if manifests.is_empty() {
         (cluster(kubeconfig.as_deref(), node).await?, None)
@@ -109,11 +123,30 @@ async fn serve(args: AgentArgs) -> anyhow::Result<()> {
     }
     plugin_socket::serve(listener, sender).context("start the thread of the agent's socket")?;
     tracing::info!(socket = %socket.display(), version = env!("CARGO_PKG_VERSION"), "started");
-    driver.run(source, messages, stop).await;
+    driver.run(source, messages, uses, stop).await;
     // Whoever asks now is told at once that nobody is there.
     let _ = std::fs::remove_file(&socket);
+    relay.finish(drain).await;
     tracing::info!("stopped; what is in the kernel stays");
     Ok(())
+}
+
+/// As many connections as there are descriptors for: each has two, and a share of those that others need.
+fn relay_options(threads: usize, port: u16) -> relay::Options {
+    let processors = std::thread::available_parallelism().map_or(1, usize::from);
+    let workers = if threads == 0 { processors.min(RELAY_THREADS_MAX) } else { threads };
+    let descriptors = descriptors();
+    let reserved = RESERVED.min(descriptors / 2);
+    relay::Options { workers, port, connections_max: (descriptors - reserved) / DESCRIPTORS_EACH }
+}
+
+/// How many descriptors this process may have; as many as an administrator allows.
+fn descriptors() -> usize {
+    let allowed = getrlimit(Resource::Nofile);
+    let most = Rlimit { current: allowed.maximum, ..allowed };
+    let current = if setrlimit(Resource::Nofile, most).is_ok() { allowed.maximum } else { allowed.current };
+    // None: there is no limit.
+    current.and_then(|current| current.try_into().ok()).unwrap_or(1 << 20)
 }
 
 fn stop_signal() -> anyhow::Result<impl Future<Output = ()>> {

@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use attachment::{AttachmentKey, Programmer, Record, Reply};
 use netns_nft::NetnsId;
+use relay::RelayReport;
 
 use super::Agent;
 use crate::agent::event::{Effect, Note, Outcome, Ticket};
@@ -257,6 +258,7 @@ impl Agent {
             views: views.collect(),
             attachments,
             counts: self.counts.clone(),
+            relay: RelayReport::default(),
         }
     }
 }

@@ -1,0 +1,306 @@
+//! The real agent as a relay: what its pods see of backends that die, of portals on demand, and of the agent's own end.
+
+#[path = "netns/agent.rs"]
+#[allow(dead_code)]
+mod agent;
+#[path = "netns/conversation.rs"]
+#[allow(dead_code)]
+mod conversation;
+#[path = "netns/namespace.rs"]
+#[allow(dead_code)]
+mod namespace;
+#[path = "netns/pod.rs"]
+#[allow(dead_code)]
+mod pod;
+
+use std::collections::BTreeSet;
+use std::io::{ErrorKind, Read, Write};
+use std::net::{TcpListener, TcpStream, UdpSocket};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
+use std::time::Instant;
+
+use agent::{Agent, Folder, PATIENCE};
+use conversation::{ANSWER, answer, ask, assert_refused, serve};
+use namespace::{add_address, bare, run};
+use netns_nft::Found;
+use pod::Pod;
+use proxy_core::sample::backend;
+use serde_json::Value;
+
+const RANGE: [&str; 2] = ["--service-cidr", "10.96.0.0/16"];
+
+/// A service of this name and address, port 80, TCP and UDP, with these annotations and backends at port 8080.
+fn service(name: &str, address: &str, annotations: &str, backends: &[&str]) -> String {
+    let endpoints: Vec<String> = backends.iter().map(|ip| format!(r#"{{"addresses":["{ip}"]}}"#)).collect();
+    format!(
+        r#"{{"apiVersion":"v1","kind":"List","items":[
+        {{"apiVersion":"v1","kind":"Service","metadata":{{"name":"{name}","annotations":{{{annotations}}}}},
+          "spec":{{"clusterIP":"{address}","ports":[{{"name":"t","port":80}},{{"name":"u","port":80,"protocol":"UDP"}}]}}}},
+        {{"apiVersion":"discovery.k8s.io/v1","kind":"EndpointSlice","addressType":"IPv4",
+          "metadata":{{"name":"{name}-1","labels":{{"kubernetes.io/service-name":"{name}"}}}},
+          "ports":[{{"name":"t","port":8080}},{{"name":"u","port":8080,"protocol":"UDP"}}],"endpoints":[{}]}}]}}"#,
+        endpoints.join(",")
+    )
+}
+
+const RELAYED: &str = r#""portico.dev/mode":"relay""#;
+
+/// A pod with backends a and b of its own, and a way for everything.
+fn pod() -> Pod {
+    let pod = Pod::new();
+    pod.within(|| {
+        serve("a", "10.1.0.1:8080");
+        serve("b", "10.1.0.2:8080");
+        run("ip", &["route", "add", "default", "dev", "lo"], "");
+    });
+    pod
+}
+
+fn node(body: impl FnOnce(&Folder) + Send) {
+    bare(|| {
+        run("ip", &["link", "set", "lo", "up"], "");
+        body(&Folder::new());
+    });
+}
+
+fn says(pod: &Pod, portal: &str) -> String {
+    pod.within(|| answer(portal))
+}
+
+/// What is told of the relayed portals of the only pod.
+fn relayed(agent: &Agent) -> Vec<Value> {
+    let status = agent.status();
+    let places = status["relay"]["places"].as_array().expect("a list").clone();
+    places.first().and_then(|place| place["portals"].as_array().cloned()).unwrap_or_default()
+}
+
+/// The portals that stand in the pod's kernel.
+fn programmed(pod: &Pod) -> BTreeSet<String> {
+    let socket = pod.netns.socket().expect("a socket");
+    let Found::Table(table) = socket.find().expect("look") else { panic!("no table of ours") };
+    table.portals.keys().map(ToString::to_string).collect()
+}
+
+#[test]
+fn a_pod_never_sees_a_backend_that_is_dead() {
+    node(|folder| {
+        folder.put("web.json", &service("web", "10.96.0.1", RELAYED, &["10.1.0.1", "10.1.0.7", "10.1.0.2"]));
+        let agent = Agent::start(folder, &[]);
+        let pod = pod();
+        agent.attach("a", &pod);
+        for _ in 0..10 {
+            assert_eq!(says(&pod, "10.96.0.1:80"), "a");
+            assert_eq!(says(&pod, "10.96.0.1:80"), "b");
+        }
+        let portals = relayed(&agent);
+        assert_eq!(portals[0]["service"], "default/web");
+        assert_eq!((&portals[0]["connections"], &portals[0]["failed"]), (&Value::from(20), &Value::from(0)));
+        let dead = &portals[0]["backends"].as_array().expect("a list")[2];
+        assert_eq!((&dead["backend"], &dead["isResting"]), (&Value::from("10.1.0.7:8080"), &Value::from(true)));
+    });
+}
+
+#[test]
+fn a_held_connection_gets_the_first_backend_that_comes() {
+    node(|folder| {
+        let held = r#""portico.dev/hold":"20s""#;
+        folder.put("web.json", &service("web", "10.96.0.1", held, &[]));
+        let agent = Agent::start(folder, &[]);
+        let pod = pod();
+        agent.attach("a", &pod);
+        let waiting = thread::scope(|scope| {
+            let waiting = scope.spawn(|| says(&pod, "10.96.0.1:80"));
+            agent.until("it is held", |agent| agent.status()["relay"]["places"][0]["held"] == 1);
+            folder.put("web.json", &service("web", "10.96.0.1", held, &["10.1.0.2"]));
+            waiting.join().expect("an answer")
+        });
+        assert_eq!(waiting, "b");
+        // With a backend the kernel serves it.
+        agent.settled(2);
+        assert_eq!(says(&pod, "10.96.0.1:80"), "b");
+        assert_eq!(relayed(&agent)[0]["connections"], 1);
+    });
+}
+
+#[test]
+fn on_demand_a_first_connection_is_relayed_and_all_later_ones_are_the_kernels() {
+    node(|folder| {
+        folder.put("web.json", &service("web", "10.96.0.1", "", &["10.1.0.1"]));
+        folder.put("db.json", &service("db", "10.96.0.2", "", &["10.1.0.2"]));
+        let agent = Agent::start(folder, &[&["--portals", "on-demand"], &RANGE[..]].concat());
+        let pod = pod();
+        agent.attach("a", &pod);
+        assert_eq!(programmed(&pod), BTreeSet::new());
+        assert_eq!(says(&pod, "10.96.0.1:80"), "a");
+        agent.until("the portal is the kernel's", |_| programmed(&pod).contains("10.96.0.1/TCP/80"));
+        for _ in 0..5 {
+            assert_eq!(says(&pod, "10.96.0.1:80"), "a");
+        }
+        assert_eq!(relayed(&agent)[0]["connections"], 1);
+        assert!(!programmed(&pod).contains("10.96.0.2/TCP/80"), "nobody used it");
+        // What is used follows its backends.
+        folder.put("web.json", &service("web", "10.96.0.1", "", &["10.1.0.2"]));
+        agent.settled(2);
+        assert_eq!(says(&pod, "10.96.0.1:80"), "b");
+        assert_eq!(relayed(&agent)[0]["connections"], 1);
+    });
+}
+
+#[test]
+fn on_demand_the_first_datagram_is_answered_and_the_next_socket_is_served_by_the_kernel() {
+    node(|folder| {
+        folder.put("dns.json", &service("dns", "10.96.0.3", "", &["10.1.0.3"]));
+        let agent = Agent::start(folder, &[&["--portals", "on-demand"], &RANGE[..]].concat());
+        let pod = pod();
+        agent.attach("a", &pod);
+        pod.within(|| {
+            add_address("10.1.0.3");
+            let server = UdpSocket::bind("10.1.0.3:8080").expect("bind");
+            thread::spawn(move || {
+                let mut buffer = [0; 64];
+                while let Ok((bytes, client)) = server.recv_from(&mut buffer) {
+                    let _ = server.send_to(&buffer[..bytes], client);
+                }
+            });
+        });
+        let asked = || {
+            pod.within(|| {
+                let client = UdpSocket::bind("0.0.0.0:0").expect("bind");
+                client.set_read_timeout(Some(ANSWER)).expect("a time-out");
+                client.send_to(b"who", "10.96.0.3:80").expect("ask");
+                let mut buffer = [0; 64];
+                let (bytes, from) = client.recv_from(&mut buffer).expect("an answer");
+                (buffer[..bytes].to_vec(), from.to_string())
+            })
+        };
+        assert_eq!(asked(), (b"who".to_vec(), "10.96.0.3:80".to_owned()));
+        agent.until("the portal is the kernel's", |_| programmed(&pod).contains("10.96.0.3/UDP/80"));
+        assert_eq!(asked(), (b"who".to_vec(), "10.96.0.3:80".to_owned()));
+        assert_eq!(relayed(&agent)[0]["connections"], 1);
+    });
+}
+
+#[test]
+fn on_demand_without_the_agent_what_was_used_works_and_a_first_use_is_refused_at_once() {
+    node(|folder| {
+        folder.put("web.json", &service("web", "10.96.0.1", "", &["10.1.0.1"]));
+        folder.put("db.json", &service("db", "10.96.0.2", "", &["10.1.0.2"]));
+        let args = [&["--portals", "on-demand"], &RANGE[..]].concat();
+        let agent = Agent::start(folder, &args);
+        let pod = pod();
+        agent.attach("a", &pod);
+        assert_eq!(says(&pod, "10.96.0.1:80"), "a");
+        agent.until("the portal is the kernel's", |_| programmed(&pod).contains("10.96.0.1/TCP/80"));
+        agent.kill();
+        assert_eq!(says(&pod, "10.96.0.1:80"), "a");
+        pod.within(|| assert_refused("10.96.0.2:80"));
+        // The kernel's table is the truth for the next agent, too.
+        let agent = Agent::start(folder, &args);
+        agent.settled(1);
+        assert!(programmed(&pod).contains("10.96.0.1/TCP/80"));
+        assert_eq!(says(&pod, "10.96.0.1:80"), "a");
+        assert_eq!(says(&pod, "10.96.0.2:80"), "b");
+        assert_eq!(relayed(&agent).len(), 1, "only the first use of the second portal was relayed");
+    });
+}
+
+#[test]
+fn on_demand_what_is_nobodys_is_never_passed_on() {
+    node(|folder| {
+        folder.put("web.json", &service("web", "10.96.0.1", "", &["10.1.0.1"]));
+        let agent = Agent::start(folder, &[&["--portals", "on-demand"], &RANGE[..]].concat());
+        let pod = pod();
+        agent.attach("a", &pod);
+        pod.within(|| {
+            // Somebody listens at an address of the service range that is no service's.
+            serve("stranger", "10.96.9.9:80");
+            let end = ask("10.96.9.9:80", ANSWER);
+            assert!(matches!(&end, Err(why) if why.kind() == ErrorKind::ConnectionReset), "{end:?}");
+        });
+        // A wrong port is reset by the relay at first, and refused by the kernel from then on.
+        pod.within(|| ask("10.96.0.1:81", ANSWER).expect_err("no such portal"));
+        agent.until("the address is known", |_| programmed(&pod).contains("10.96.0.1/TCP/80"));
+        pod.within(|| assert_refused("10.96.0.1:81"));
+    });
+}
+
+#[test]
+fn a_pod_that_goes_takes_its_relayed_connections_along() {
+    node(|folder| {
+        folder.put("web.json", &service("web", "10.96.0.1", RELAYED, &["10.1.0.4"]));
+        let agent = Agent::start(folder, &[]);
+        let pod = pod();
+        agent.attach("a", &pod);
+        let (mut client, mut server) = connected(&pod, "10.1.0.4:8080");
+        client.write_all(b"x").expect("say");
+        server.read_exact(&mut [0]).expect("hear");
+        assert_eq!(agent.status()["relay"]["connections"], 1);
+        agent.ask(&attachment::Request::Detach { key: agent::key("a") }, None);
+        agent.until("no connection is left", |agent| agent.status()["relay"]["connections"] == 0);
+        assert_eq!(server.read(&mut [0]).unwrap_or(0), 0, "it ends at the backend, too");
+    });
+}
+
+/// A connection of the pod through the portal, and its other end at a backend of its own.
+fn connected(pod: &Pod, at: &str) -> (TcpStream, TcpStream) {
+    pod.within(|| {
+        add_address(at.split_once(':').expect("a port").0);
+        let listener = TcpListener::bind(at).expect("listen");
+        let client = TcpStream::connect_timeout(&backend("10.96.0.1:80"), ANSWER).expect("connect");
+        let server = listener.accept().expect("accept").0;
+        for stream in [&client, &server] {
+            stream.set_read_timeout(Some(ANSWER)).expect("a time-out");
+        }
+        (client, server)
+    })
+}
+
+#[test]
+fn under_load_no_connection_is_lost_when_one_agent_takes_over_from_another() {
+    node(|folder| {
+        folder.put("web.json", &service("web", "10.96.0.2", RELAYED, &["10.1.0.1", "10.1.0.2"]));
+        folder.put("long.json", &service("long", "10.96.0.1", RELAYED, &["10.1.0.4"]));
+        let old = Agent::start(folder, &["--drain", "60"]);
+        let pod = pod();
+        old.attach("a", &pod);
+        let (mut client, mut server) = connected(&pod, "10.1.0.4:8080");
+        let (asked, is_over) = (AtomicU64::new(0), AtomicBool::new(false));
+        let load = || {
+            pod.within(|| {
+                while !is_over.load(Ordering::Relaxed) {
+                    let said = answer("10.96.0.2:80");
+                    assert!(["a", "b"].contains(&&*said), "{said}");
+                    asked.fetch_add(1, Ordering::Relaxed);
+                }
+            });
+        };
+        thread::scope(|scope| {
+            let loads = [scope.spawn(load), scope.spawn(load)];
+            let after = |count| {
+                let reached = asked.load(Ordering::Relaxed) + count;
+                let deadline = Instant::now() + PATIENCE;
+                while asked.load(Ordering::Relaxed) < reached {
+                    let goes_on = Instant::now() < deadline && !loads.iter().any(|load| load.is_finished());
+                    assert!(goes_on, "the load stands still");
+                    thread::yield_now();
+                }
+            };
+            after(50);
+            let new = Agent::start(folder, &["--take-over"]);
+            new.until("it serves", |agent| relayed(agent).iter().any(|portal| portal["connections"] != 0));
+            after(200);
+            // The old connection goes on at the old agent.
+            client.write_all(b"x").expect("say");
+            server.read_exact(&mut [0]).expect("hear");
+            drop(client);
+            assert_eq!(server.read(&mut [0]).expect("an end"), 0);
+            assert!(old.terminate().success());
+            after(200);
+            is_over.store(true, Ordering::Relaxed);
+            for load in loads {
+                load.join().expect("no connection is lost");
+            }
+        });
+    });
+}
