@@ -97,7 +97,10 @@ fn a_pod_never_sees_a_backend_that_is_dead() {
         assert_eq!(portals[0]["service"], "default/web");
         assert_eq!((&portals[0]["connections"], &portals[0]["failed"]), (&Value::from(20), &Value::from(0)));
         let dead = &portals[0]["backends"].as_array().expect("a list")[2];
-        assert_eq!((&dead["backend"], &dead["isResting"]), (&Value::from("10.1.0.7:8080"), &Value::from(true)));
+        assert_eq!(
+            (&dead["backend"], &dead["isResting"]),
+            (&Value::from("10.1.0.7:8080"), &Value::from(true))
+        );
     });
 }
 
@@ -295,6 +298,7 @@ fn under_load_no_connection_is_lost_when_one_agent_takes_over_from_another() {
             server.read_exact(&mut [0]).expect("hear");
             drop(client);
             assert_eq!(server.read(&mut [0]).expect("an end"), 0);
+            drop(server);
             assert!(old.terminate().success());
             after(200);
             is_over.store(true, Ordering::Relaxed);
@@ -302,5 +306,42 @@ fn under_load_no_connection_is_lost_when_one_agent_takes_over_from_another() {
                 load.join().expect("no connection is lost");
             }
         });
+    });
+}
+
+#[test]
+fn an_agent_that_has_retired_takes_its_place_again_when_the_other_one_ends() {
+    node(|folder| {
+        folder.put("web.json", &service("web", "10.96.0.1", RELAYED, &["10.1.0.1"]));
+        let old = Agent::start(folder, &["--take-over"]);
+        let pod = pod();
+        old.attach("a", &pod);
+        let new = Agent::start(folder, &["--take-over"]);
+        new.until("it has taken over", |agent| agent.log().contains("took over from the agent"));
+        new.until("the old one waits", |agent| agent.log().contains("in reserve until"));
+        new.kill();
+        old.until("it begins anew", |agent| agent.log().contains("beginning anew"));
+        old.until("it serves", |agent| agent.try_status().is_some_and(|status| status["synced"] == true));
+        folder.put("web.json", &service("web", "10.96.0.1", RELAYED, &["10.1.0.2"]));
+        old.until("the pod follows", |_| says(&pod, "10.96.0.1:80") == "b");
+    });
+}
+
+#[test]
+fn a_second_agent_that_was_not_told_to_take_over_does_not_start() {
+    node(|folder| {
+        let _first = Agent::start(folder, &[]);
+        let manifests = folder.manifests();
+        let output = std::process::Command::new(agent::program("portico"))
+            .args(["agent", "--metrics", "none", "--manifests"])
+            .arg(manifests)
+            .arg("--socket")
+            .arg(folder.socket())
+            .arg("--state-dir")
+            .arg(folder.state())
+            .output()
+            .expect("start a second agent");
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(!output.status.success() && said.contains("an agent listens at"), "{said}");
     });
 }

@@ -9,6 +9,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, OpenOptionsExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nix::sys::socket::{getsockopt, sockopt};
@@ -86,6 +87,46 @@ pub fn ask(
     netns: Option<BorrowedFd<'_>>,
     patience: Duration,
 ) -> Result<(Reply, Option<OwnedFd>), AskError> {
+    converse(path, request, netns, patience).map(|(reply, descriptor, _)| (reply, descriptor))
+}
+
+/// An agent that has retired, and relays what comes until this is dropped.
+#[derive(Debug)]
+pub struct Predecessor {
+    _conversation: OwnedFd,
+}
+
+/// Asks the agent to retire. None: no agent is there.
+///
+/// # Errors
+/// Where it does not, or does not answer in time.
+pub fn retire(path: &Path, patience: Duration) -> Result<Option<Predecessor>, RetireError> {
+    match converse(path, &Request::Retire, None, patience) {
+        Ok((Reply::Done, _, conversation)) => Ok(Some(Predecessor { _conversation: conversation })),
+        Ok((Reply::Refused { message, .. }, ..)) => Err(RetireError::Refused(message)),
+        Ok((Reply::File, ..)) => Err(RetireError::Refused("it answers something else".to_owned())),
+        Err(AskError::Absent { .. }) => Ok(None),
+        Err(error) => Err(RetireError::Ask(error)),
+    }
+}
+
+/// Why an agent did not retire.
+#[derive(Debug, Error)]
+pub enum RetireError {
+    /// It does not want to, or does not know how.
+    #[error("the agent that is there does not retire: {0}; stop it first")]
+    Refused(String),
+    /// It was not to be asked.
+    #[error("ask the agent that is there to retire")]
+    Ask(#[source] AskError),
+}
+
+fn converse(
+    path: &Path,
+    request: &Request,
+    netns: Option<BorrowedFd<'_>>,
+    patience: Duration,
+) -> Result<(Reply, Option<OwnedFd>, OwnedFd), AskError> {
     let deadline = Instant::now() + patience;
     let failed = |source| AskError::Failed { socket: path.to_owned(), source };
     let socket = seqpacket().map_err(|error| failed(error.into()))?;
@@ -103,15 +144,37 @@ pub fn ask(
         receive::<Reply>(socket.as_fd())
     };
     let (reply, descriptor) = talk().map_err(failed)?;
-    Ok((reply.body, descriptor))
+    Ok((reply.body, descriptor, socket))
 }
 
 /// Where the agent listens.
 #[derive(Debug)]
 pub struct Listener {
     socket: UnixListener,
-    /// Locked as long as this agent lives, so that no other one takes its place.
-    _lock: File,
+    /// Locked as long as this agent lives and has not retired, so that no other one takes its place.
+    lock: Arc<File>,
+}
+
+/// What keeps other agents from an agent's place.
+#[derive(Debug, Clone)]
+pub struct Claim(Arc<File>);
+
+impl Claim {
+    /// Lets another agent take the place.
+    ///
+    /// # Errors
+    /// Where the file system refuses.
+    pub fn give_up(&self) -> io::Result<()> {
+        self.0.unlock()
+    }
+
+    /// Waits until the place is free.
+    ///
+    /// # Errors
+    /// Where the file system refuses.
+    pub fn wait(&self) -> io::Result<()> {
+        self.0.lock()
+    }
 }
 
 impl Listener {
@@ -144,7 +207,13 @@ impl Listener {
         // Nobody can connect before `listen`, so nobody does before the mode is right.
         fs::set_permissions(path, Permissions::from_mode(0o600))?;
         listen(&socket, BACKLOG)?;
-        Ok(Self { socket: socket.into(), _lock: lock })
+        Ok(Self { socket: socket.into(), lock: Arc::new(lock) })
+    }
+
+    /// The claim on this place.
+    #[must_use]
+    pub fn claim(&self) -> Claim {
+        Claim(Arc::clone(&self.lock))
     }
 
     /// Whether `accept` returns at once where nobody waits, as an event loop needs it; at first it waits.
@@ -214,6 +283,12 @@ impl Connection {
         send(self.0.as_fd(), reply, descriptor)
     }
 
+    /// Waits until the peer ends the conversation.
+    pub fn ended(&self) {
+        // Nothing more is to come; whatever else happens is an end, too.
+        while limit_none(self.0.as_fd()).is_ok() && receive::<Request>(self.0.as_fd()).is_ok() {}
+    }
+
     fn request(&self, deadline: Instant) -> Result<(Message<Request>, Option<OwnedFd>), ReceiveError> {
         let socket = self.0.as_fd();
         limit(socket, Timeout::Recv, deadline).map_err(ReceiveError::Message)?;
@@ -232,6 +307,11 @@ impl Connection {
         }
         Ok((message, descriptor))
     }
+}
+
+/// From now on waiting has no end.
+fn limit_none(socket: BorrowedFd<'_>) -> rustix::io::Result<()> {
+    rustix::net::sockopt::set_socket_timeout(socket, Timeout::Recv, None)
 }
 
 fn seqpacket() -> rustix::io::Result<OwnedFd> {

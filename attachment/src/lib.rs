@@ -16,7 +16,10 @@ mod record;
 pub use attachment::{
     Attachment, AttachmentKey, PORTALS_ALL, PORTALS_ANNOTATION, PodName, Programmer, Record,
 };
-pub use connection::{AskError, Connection, Listener, ReceiveError, SOCKET_DEFAULT, ask};
+pub use connection::{
+    AskError, Claim, Connection, Listener, Predecessor, ReceiveError, RetireError, SOCKET_DEFAULT, ask,
+    retire,
+};
 pub use entry::{ANNOTATION_PREFIX, OnAgentDown, PLUGIN_TYPE, POD_ANNOTATIONS, is_known_key};
 pub use message::{Message, Reply, Request, VERSION, speaks};
 pub use packet::{BYTES_MAX, MessageError, with_causes};

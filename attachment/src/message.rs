@@ -50,6 +50,9 @@ pub enum Request {
     Ready,
     /// Tell everything; the answer is in a file whose descriptor comes along.
     Status,
+    /// Leave the node to whoever asks: change nothing any more, and let its socket be taken. Connections that come
+    /// are still relayed until whoever asked ends the conversation.
+    Retire,
 }
 
 impl Request {
@@ -58,7 +61,7 @@ impl Request {
     pub fn is_about_a_netns(&self) -> bool {
         match self {
             Self::Attach(_) | Self::Check(_) => true,
-            Self::Detach { .. } | Self::Gc { .. } | Self::Ready | Self::Status => false,
+            Self::Detach { .. } | Self::Gc { .. } | Self::Ready | Self::Status | Self::Retire => false,
         }
     }
 }

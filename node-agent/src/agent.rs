@@ -24,6 +24,8 @@ mod report;
 mod sample;
 mod start;
 mod state;
+mod stop;
+mod succession;
 mod view;
 mod wish;
 

@@ -149,6 +149,8 @@ impl Relay {
         };
         // Whoever is left breaks off with this process.
         let _ = tokio::time::timeout(patience, all).await;
+        // Else network namespaces of pods that are gone would live on with us.
+        lock(&self.places).clear();
     }
 
     /// Everything there is to tell.

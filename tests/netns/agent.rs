@@ -142,11 +142,16 @@ impl Agent {
 
     /// What `portico status` shows.
     pub(crate) fn status(&self) -> Value {
-        let (reply, file) = self.try_ask(&Request::Status, None).expect("an answer");
+        self.try_status().expect("an answer")
+    }
+
+    /// The same; none while no agent answers.
+    pub(crate) fn try_status(&self) -> Option<Value> {
+        let (reply, file) = self.try_ask(&Request::Status, None)?;
         assert_eq!(reply, Reply::File);
         let mut text = String::new();
         File::from(file.expect("a file")).read_to_string(&mut text).expect("read the status");
-        serde_json::from_str(&text).expect("JSON")
+        Some(serde_json::from_str(&text).expect("JSON"))
     }
 
     /// Waits until every attachment holds this revision or a later one.

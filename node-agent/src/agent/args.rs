@@ -57,6 +57,9 @@ pub(crate) struct AgentArgs {
     /// The port in each pod on which the relay listens.
     #[arg(long, value_name = "PORT", default_value_t = Settings::default().relay_port)]
     pub(crate) relay_port: u16,
+    /// Takes the place of an agent that runs already: it retires, and relays what comes until all is served here.
+    #[arg(long)]
+    pub(crate) take_over: bool,
     /// At the end, relayed connections have so long to end by themselves, in seconds.
     #[arg(long, value_name = "S", default_value = "20", value_parser = seconds)]
     pub(crate) drain: Duration,

@@ -9,11 +9,11 @@ use std::sync::mpsc::SyncSender;
 use std::time::Instant;
 
 use anyhow::Context;
-use attachment::{Attachment, Records, Reply, Request, VIEW_DEFAULT, ruleset_path, with_causes};
+use attachment::{Attachment, Predecessor, Records, Reply, Request, VIEW_DEFAULT, ruleset_path, with_causes};
 use cluster_watch::Event as Told;
 use netns_nft::{NetnsId, encode_fresh};
 use relay::{Relay, Used};
-use tokio::sync::mpsc::{Receiver, UnboundedReceiver, UnboundedSender};
+use tokio::sync::mpsc::{Receiver, Sender, UnboundedReceiver, UnboundedSender, channel};
 use tokio::sync::oneshot;
 use tokio::time::sleep_until;
 
@@ -35,6 +35,26 @@ pub(crate) enum Message {
     Happened(Event),
     /// Somebody wants to know everything.
     Report(oneshot::Sender<Report>),
+    /// Another agent takes over.
+    Retire(Retirement),
+}
+
+/// Another agent takes over.
+#[derive(Debug)]
+pub(crate) struct Retirement {
+    /// Answered when nothing is changed any more.
+    pub(crate) reply: SyncSender<Reply>,
+    /// The other agent serves everything.
+    pub(crate) is_served: oneshot::Receiver<()>,
+}
+
+/// Why a driver ended.
+#[derive(Debug)]
+pub(crate) enum End {
+    /// It was told to stop, or the source of services ended.
+    Stopped,
+    /// Another agent takes over.
+    Retired(Retirement),
 }
 
 /// Runs the agent.
@@ -48,6 +68,11 @@ pub(crate) struct Driver {
     records: Records,
     adopter: Arc<Adopter>,
     sender: UnboundedSender<Message>,
+    /// The agent that was here before, which relays until all is served here.
+    predecessor: Option<Predecessor>,
+    /// Whoever works holds the sender; when all are gone, no work is left.
+    working: Sender<()>,
+    worked: Receiver<()>,
 }
 
 impl Driver {
@@ -56,12 +81,24 @@ impl Driver {
         agent: Agent,
         adopter: Adopter,
         relay: Arc<Relay>,
+        predecessor: Option<Predecessor>,
         sender: UnboundedSender<Message>,
     ) -> Self {
         let records = adopter.records.clone();
-        let (namespaces, waiting) = Default::default();
-        let adopter = Arc::new(adopter);
-        Self { agent, namespaces, waiting, tickets: 0, relay, records, adopter, sender }
+        let (working, worked) = channel(1);
+        Self {
+            agent,
+            namespaces: HashMap::new(),
+            waiting: BTreeMap::new(),
+            tickets: 0,
+            relay,
+            records,
+            adopter: Arc::new(adopter),
+            sender,
+            predecessor,
+            working,
+            worked,
+        }
     }
 
     /// Runs until the source of services ends or `stop` says so.
@@ -71,17 +108,20 @@ impl Driver {
         mut messages: UnboundedReceiver<Message>,
         mut uses: UnboundedReceiver<Used>,
         stop: impl Future<Output = ()>,
-    ) {
+    ) -> End {
         tokio::pin!(stop);
         loop {
             let deadline = self.agent.deadline().unwrap_or_else(Instant::now);
             let event = tokio::select! {
-                () = &mut stop => return,
-                Some(message) = messages.recv() => self.event_of(message),
+                () = &mut stop => return End::Stopped,
+                Some(message) = messages.recv() => match message {
+                    Message::Retire(retirement) => return End::Retired(retirement),
+                    message => self.event_of(message),
+                },
                 Some(Used { netns, key }) = uses.recv() => Some(Event::Used(netns, key)),
                 told = source.recv() => match told {
                     Some(told) => Some(told.into()),
-                    None => return,
+                    None => return End::Stopped,
                 },
                 () = sleep_until(deadline.into()) => Some(Event::Tick),
             };
@@ -89,6 +129,13 @@ impl Driver {
                 self.step(event);
             }
         }
+    }
+
+    /// Waits until no work is left that it began.
+    pub(crate) async fn rest(self) {
+        let Self { working, mut worked, .. } = self;
+        drop(working);
+        let _ = worked.recv().await;
     }
 
     /// Takes over what ran before this agent, before anybody is served.
@@ -111,6 +158,10 @@ impl Driver {
         for effect in self.agent.step(Instant::now(), event) {
             self.execute(effect);
         }
+        if self.predecessor.is_some() && self.agent.is_settled() {
+            self.predecessor = None;
+            tracing::info!("took over from the agent that was here before");
+        }
     }
 
     fn event_of(&mut self, message: Message) -> Option<Event> {
@@ -131,6 +182,7 @@ impl Driver {
                 let _ = wanted.send(report);
                 None
             }
+            Message::Retire(_) => None, // the loop ends with it
             Message::Found(adopted) => Some(self.take(*adopted)),
             Message::Asked(request, namespace, reply) => {
                 self.tickets += 1;
@@ -153,8 +205,8 @@ impl Driver {
             (Request::Detach { key }, _) => Event::Detach(ticket, key),
             (Request::Gc { network, valid }, _) => Event::Gc(ticket, network, valid),
             (Request::Ready, _) => Event::Ready(ticket),
-            // The socket's side answers a question for the status itself, and refuses what lacks a descriptor.
-            (Request::Status | Request::Attach(_) | Request::Check(_), _) => {
+            // The socket's side sees to these itself, and refuses what lacks a descriptor.
+            (Request::Status | Request::Retire | Request::Attach(_) | Request::Check(_), _) => {
                 self.waiting.remove(&ticket);
                 return None;
             }
@@ -213,8 +265,9 @@ impl Driver {
             let _ = sender.send(Message::Happened(Event::Done(netns, outcome)));
             return;
         };
-        let relay = Arc::clone(&self.relay);
+        let (relay, working) = (Arc::clone(&self.relay), self.working.clone());
         tokio::task::spawn_blocking(move || {
+            let _working = working;
             let outcome = namespace.run(&job, &relay);
             // The driver may be stopping; then nobody waits for it.
             let _ = sender.send(Message::Happened(Event::Done(netns, outcome)));

@@ -15,6 +15,7 @@ use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc::UnboundedSender;
+use tokio::task::AbortHandle;
 
 use crate::agent::driver::{Message, report};
 use crate::agent::metrics::metrics;
@@ -23,14 +24,14 @@ use crate::agent::metrics::metrics;
 const HEAD_PATIENCE: Duration = Duration::from_secs(5);
 const METRICS_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
-/// Listens; the answer says where, and serves from then on.
+/// Listens; the answer says where, and serves from then on until it is aborted.
 pub(crate) async fn serve(
     address: SocketAddr,
     sender: UnboundedSender<Message>,
-) -> std::io::Result<SocketAddr> {
+) -> std::io::Result<(SocketAddr, AbortHandle)> {
     let listener = TcpListener::bind(address).await?;
     let address = listener.local_addr()?;
-    tokio::spawn(async move {
+    let serving = tokio::spawn(async move {
         loop {
             let stream = match listener.accept().await {
                 Ok((stream, _)) => stream,
@@ -52,7 +53,7 @@ pub(crate) async fn serve(
             });
         }
     });
-    Ok(address)
+    Ok((address, serving.abort_handle()))
 }
 
 async fn answer(

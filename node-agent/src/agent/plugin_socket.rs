@@ -16,7 +16,7 @@ use nix::sys::memfd::{MFdFlags, memfd_create};
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::oneshot;
 
-use crate::agent::driver::Message;
+use crate::agent::driver::{Message, Retirement};
 use crate::agent::namespace::Namespace;
 
 /// A peer that connects has so long to say what it wants.
@@ -70,11 +70,30 @@ fn answer(connection: &Connection, sender: &UnboundedSender<Message>) {
     };
     let (reply, file) = match request {
         Request::Status => status(sender),
+        Request::Retire => return retire(connection, sender),
         request => (decided(request, netns, sender), None),
     };
     if let Err(error) = connection.reply(&reply, file.as_ref().map(AsFd::as_fd)) {
         tracing::warn!(error = %with_causes(&error), "answer a request");
     }
+}
+
+/// The answer comes when nothing is changed here any more; the end of the conversation says that the other agent
+/// serves everything.
+fn retire(connection: &Connection, sender: &UnboundedSender<Message>) {
+    let (reply, answer) = sync_channel(1);
+    let (served, is_served) = oneshot::channel();
+    let asked = sender.send(Message::Retire(Retirement { reply, is_served }));
+    let answer = asked.ok().and_then(|()| answer.recv_timeout(ANSWER_PATIENCE).ok());
+    if connection.reply(&answer.unwrap_or_else(stopping), None).is_ok() {
+        connection.ended();
+    }
+    // The agent may have been told to stop meanwhile.
+    let _ = served.send(());
+}
+
+fn stopping() -> Reply {
+    Reply::Refused { message: "the agent is stopping".to_owned(), transient: true }
 }
 
 fn decided(request: Request, netns: Option<OwnedFd>, sender: &UnboundedSender<Message>) -> Reply {
@@ -90,7 +109,6 @@ fn decided(request: Request, netns: Option<OwnedFd>, sender: &UnboundedSender<Me
         _ => None,
     };
     let (reply, answer) = sync_channel(1);
-    let stopping = || Reply::Refused { message: "the agent is stopping".to_owned(), transient: true };
     if sender.send(Message::Asked(request, namespace, reply)).is_err() {
         return stopping();
     }

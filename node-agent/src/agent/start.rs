@@ -2,7 +2,7 @@
 //!
 //! What must not go in here: what any part does.
 
-use std::future::Future;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
@@ -14,14 +14,16 @@ use proxy_core::node::Node;
 use proxy_core::ruleset::Settings;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::runtime::{Builder, Runtime};
-use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::mpsc::{Receiver, channel, unbounded_channel};
+use tokio::sync::mpsc::{Receiver, UnboundedSender, channel, unbounded_channel};
+use tokio::task::AbortHandle;
 
 use crate::agent::adopt::Adopter;
 use crate::agent::args::{AgentArgs, PortalsArg};
 use crate::agent::demand::Provision;
-use crate::agent::driver::Driver;
+use crate::agent::driver::{Driver, End, Message};
 use crate::agent::state::{Agent, Options};
+use crate::agent::stop::Stop;
+use crate::agent::succession::{leave, succeed};
 use crate::agent::{allocator, http, log, plugin_socket};
 
 /// How many threads run jobs in network namespaces at the same time.
@@ -53,6 +55,7 @@ fn runtime() -> anyhow::Result<Runtime> {
 }
 
 async fn serve(args: AgentArgs) -> anyhow::Result<()> {
+    let options = options(&args);
     let AgentArgs {
         socket,
         state_dir,
@@ -61,51 +64,27 @@ async fn serve(args: AgentArgs) -> anyhow::Result<()> {
         manifests,
         kubeconfig,
         portal_nets,
-        service_ranges,
-        mode,
-        portals,
-        on_demand_above,
-        portal_idle,
         relay_threads,
         relay_port,
+        take_over,
         drain,
-        nat_priority,
-        apply_interval,
-        audit_interval,
         cni_cache,
         cni_conf,
-        log_format: _,
-        log_level: _,
+        ..
     } = args;
-    let stop = stop_signal()?;
+    let stop = Stop::listen()?;
     std::fs::create_dir_all(&state_dir)
         .with_context(|| format!("make the state directory {}", state_dir.display()))?;
+    let predecessor = if take_over { succeed(&socket)? } else { None };
     let listener = Listener::bind(&socket).with_context(|| format!("listen at {}", socket.display()))?;
-    let own = Node { name: node.as_deref().unwrap_or_default().into(), ..Node::default() };
-    let settings = Settings { nat_priority, relay_port, ..Settings::default() };
-    let mode = mode.into();
-    let provision = match portals {
-        PortalsArg::All => Provision::All,
-        PortalsArg::OnDemand => Provision::OnDemand,
-        PortalsArg::Auto => Provision::OnDemandAbove(on_demand_above),
-    };
-    let options = Options {
-        node: own,
-        mode,
-        settings,
-        provision,
-        portal_idle,
-        service_ranges,
-        apply_interval,
-        audit_interval,
-    };
+    let claim = listener.claim();
     let (sender, messages) = unbounded_channel();
     let records = Records::new(&state_dir);
     let adopter = Adopter { records, state_dir, cni_cache, cni_conf, socket: socket.clone() };
     let (tell_used, uses) = unbounded_channel();
     let relay = Arc::new(relay::Relay::start(relay_options(relay_threads, relay_port), &tell_used)?);
     let agent = Agent::new(options, Instant::now());
-    let mut driver = Driver::new(agent, adopter, Arc::clone(&relay), sender.clone());
+    let mut driver = Driver::new(agent, adopter, Arc::clone(&relay), predecessor, sender.clone());
     driver.adopt().await?;
     let (source, _watch) = if manifests.is_empty() {
         (cluster(kubeconfig.as_deref(), node).await?, None)
@@ -115,20 +94,53 @@ async fn serve(args: AgentArgs) -> anyhow::Result<()> {
         let watch = watch_files(manifests, options, node, tell).context("watch the manifests")?;
         (source, Some(watch))
     };
-    if let Some(address) = metrics.0 {
-        let address = http::serve(address, sender.clone())
-            .await
-            .with_context(|| format!("serve metrics at {address}"))?;
-        tracing::info!(%address, "serving /metrics, /healthz and /readyz");
-    }
+    let pages = match metrics.0 {
+        Some(address) => Some(serve_pages(address, &sender).await?),
+        None => None,
+    };
     plugin_socket::serve(listener, sender).context("start the thread of the agent's socket")?;
     tracing::info!(socket = %socket.display(), version = env!("CARGO_PKG_VERSION"), "started");
-    driver.run(source, messages, uses, stop).await;
-    // Whoever asks now is told at once that nobody is there.
-    let _ = std::fs::remove_file(&socket);
-    relay.finish(drain).await;
+    let end = driver.run(source, messages, uses, stop.asked()).await;
+    driver.rest().await;
+    if let Some(pages) = pages {
+        pages.abort();
+    }
+    match end {
+        End::Retired(retirement) => leave(retirement, claim, &relay, drain, &stop).await?,
+        End::Stopped => {
+            // Whoever asks now is told at once that nobody is there.
+            let _ = std::fs::remove_file(&socket);
+            relay.finish(drain).await;
+        }
+    }
     tracing::info!("stopped; what is in the kernel stays");
     Ok(())
+}
+
+fn options(args: &AgentArgs) -> Options {
+    let provision = match args.portals {
+        PortalsArg::All => Provision::All,
+        PortalsArg::OnDemand => Provision::OnDemand,
+        PortalsArg::Auto => Provision::OnDemandAbove(args.on_demand_above),
+    };
+    let (nat_priority, relay_port) = (args.nat_priority, args.relay_port);
+    Options {
+        node: Node { name: args.node.as_deref().unwrap_or_default().into(), ..Node::default() },
+        mode: args.mode.into(),
+        settings: Settings { nat_priority, relay_port, ..Settings::default() },
+        provision,
+        portal_idle: args.portal_idle,
+        service_ranges: args.service_ranges.clone(),
+        apply_interval: args.apply_interval,
+        audit_interval: args.audit_interval,
+    }
+}
+
+async fn serve_pages(address: SocketAddr, sender: &UnboundedSender<Message>) -> anyhow::Result<AbortHandle> {
+    let (address, serving) =
+        http::serve(address, sender.clone()).await.with_context(|| format!("serve metrics at {address}"))?;
+    tracing::info!(%address, "serving /metrics, /healthz and /readyz");
+    Ok(serving)
 }
 
 /// As many connections as there are descriptors for: each has two, and a share of those that others need.
@@ -147,17 +159,6 @@ fn descriptors() -> usize {
     let current = if setrlimit(Resource::Nofile, most).is_ok() { allowed.maximum } else { allowed.current };
     // None: there is no limit.
     current.and_then(|current| current.try_into().ok()).unwrap_or(1 << 20)
-}
-
-fn stop_signal() -> anyhow::Result<impl Future<Output = ()>> {
-    let mut terminate = signal(SignalKind::terminate()).context("wait for SIGTERM")?;
-    let mut interrupt = signal(SignalKind::interrupt()).context("wait for SIGINT")?;
-    Ok(async move {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
-    })
 }
 
 /// What the API server tells.

@@ -174,6 +174,12 @@ impl Agent {
         members.chain(publish).chain(store).chain([self.audit_at]).min()
     }
 
+    /// Whether every network namespace that is known is right, or known not to become so.
+    pub(crate) fn is_settled(&self) -> bool {
+        let is_done = |member: &Member| member.revision().is_some() || member.error.is_some();
+        self.is_synced && self.members.values().all(is_done)
+    }
+
     fn note(&mut self, note: Note) {
         self.effects.push(Effect::Note(note));
     }
