@@ -20,7 +20,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::Instant;
 
-use agent::{Agent, Folder, PATIENCE};
+use agent::{Agent, Folder, PATIENCE, program};
 use conversation::{ANSWER, answer, ask, assert_refused, serve};
 use namespace::{add_address, bare, run};
 use netns_nft::Found;
@@ -101,6 +101,30 @@ fn a_pod_never_sees_a_backend_that_is_dead() {
             (&dead["backend"], &dead["isResting"]),
             (&Value::from("10.1.0.7:8080"), &Value::from(true))
         );
+    });
+}
+
+#[test]
+fn top_shows_what_passes_and_which_backend_rests() {
+    node(|folder| {
+        folder.put("web.json", &service("web", "10.96.0.1", RELAYED, &["10.1.0.1", "10.1.0.7", "10.1.0.2"]));
+        let agent = Agent::start(folder, &[]);
+        let pod = pod();
+        agent.attach("a", &pod);
+        let top = || {
+            let socket = folder.socket();
+            run(
+                program("portico").to_str().expect("a path"),
+                &["top", "-n", "1", "--interval", "0.1", "--socket", socket.to_str().expect("a path")],
+                "",
+            )
+        };
+        assert!(top().contains("nothing was relayed yet"), "{}", top());
+        (0..3).for_each(|_| drop(says(&pod, "10.96.0.1:80")));
+        let shown = top();
+        for text in ["10.96.0.1/TCP/80", "default/web", "2 of 3 up", "10.1.0.7:8080", "resting, 1 failures"] {
+            assert!(shown.contains(text), "{text} is not in\n{shown}");
+        }
     });
 }
 
@@ -332,7 +356,7 @@ fn a_second_agent_that_was_not_told_to_take_over_does_not_start() {
     node(|folder| {
         let _first = Agent::start(folder, &[]);
         let manifests = folder.manifests();
-        let output = std::process::Command::new(agent::program("portico"))
+        let output = std::process::Command::new(program("portico"))
             .args(["agent", "--metrics", "none", "--manifests"])
             .arg(manifests)
             .arg("--socket")

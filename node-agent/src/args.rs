@@ -13,6 +13,7 @@ use proxy_core::service::{Mode, Protocol};
 use crate::agent::AgentArgs;
 use crate::check::CheckArgs;
 use crate::status::StatusArgs;
+use crate::top::TopArgs;
 
 const EXIT_CODES: &str =
     "Exit codes: 0 answered, 1 some of the input is wrong (the rest is answered), 2 wrong usage.";
@@ -40,6 +41,8 @@ pub(crate) enum Command {
     Agent(Box<AgentArgs>),
     /// Show what the running agent keeps right, and what is wrong.
     Status(StatusArgs),
+    /// Show what is relayed, pod by pod and portal by portal, as it happens.
+    Top(TopArgs),
     /// Find out whether this node can do what Portico needs.
     Check(CheckArgs),
     /// Print the completions of a shell.

@@ -14,6 +14,7 @@ mod portals;
 mod rules;
 mod status;
 mod table;
+mod top;
 
 use std::io::{self, BufWriter, Write};
 use std::process::ExitCode;
@@ -51,6 +52,7 @@ fn answer(command: Command, out: &mut impl Write) -> anyhow::Result<bool> {
         Command::Explain(args) => explain::answer(&args, out),
         Command::Agent(args) => agent::run(*args).map(|()| true),
         Command::Status(args) => status::answer(&args, out),
+        Command::Top(args) => top::answer(&args, out),
         Command::Check(args) => check::answer(&args, out),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Args::command(), "portico", out);

@@ -5,7 +5,7 @@
 
 use std::fs::File;
 use std::io::{Read, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anstyle::{AnsiColor, Style};
@@ -44,9 +44,7 @@ pub(crate) enum StatusOutput {
 
 /// Answers `portico status`; false where something is not as it should be.
 pub(crate) fn answer(args: &StatusArgs, out: &mut impl Write) -> anyhow::Result<bool> {
-    let text = fetch(args)?;
-    let report: Report =
-        serde_json::from_str(&text).context("understand the agent's answer; is it of another version?")?;
+    let (text, report) = report(&args.socket)?;
     match args.output {
         StatusOutput::Json => writeln!(out, "{text}")?,
         StatusOutput::Table => write_table(&report, out)?,
@@ -55,8 +53,16 @@ pub(crate) fn answer(args: &StatusArgs, out: &mut impl Write) -> anyhow::Result<
     Ok(report.synced && report.trouble.is_none() && report.attachments.iter().all(is_right))
 }
 
-fn fetch(args: &StatusArgs) -> anyhow::Result<String> {
-    let (reply, file) = ask(&args.socket, &Request::Status, None, PATIENCE)?;
+/// Everything that the agent tells, as it said it and as we understand it.
+pub(crate) fn report(socket: &Path) -> anyhow::Result<(String, Report)> {
+    let text = fetch(socket)?;
+    let report =
+        serde_json::from_str(&text).context("understand the agent's answer; is it of another version?")?;
+    Ok((text, report))
+}
+
+fn fetch(socket: &Path) -> anyhow::Result<String> {
+    let (reply, file) = ask(socket, &Request::Status, None, PATIENCE)?;
     match (reply, file) {
         (Reply::File, Some(file)) => {
             let mut text = String::new();
@@ -113,6 +119,7 @@ fn row(attachment: &AttachmentReport) -> [Cell; 10] {
         key,
         pod,
         netns: _,
+        netns_inode: _,
         view,
         revision,
         lag_ms,

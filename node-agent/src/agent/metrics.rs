@@ -4,6 +4,8 @@
 
 use std::fmt::Write;
 
+use relay::{PortalReport, RelayReport};
+
 use crate::agent::report::{Histogram, Programmed, Report};
 
 /// The metrics page.
@@ -54,8 +56,43 @@ pub(crate) fn metrics(report: &Report) -> String {
     page.counter("attached_total", "attachments since the start, adopted ones included", counts.attached);
     page.counter("detached_total", "attachments that ended", counts.detached);
     page.counter("source_troubles_total", "outages of the source of services", counts.troubles);
+    relayed(&mut page, &report.relay);
     page.histogram("apply_seconds", "from a change to the kernel's yes", &counts.apply_seconds);
     page.0
+}
+
+/// One sum for each question: what goes on in one pod is for `portico top`.
+fn relayed(page: &mut Page, relay: &RelayReport) {
+    let portals = || relay.places.iter().flat_map(|place| &place.portals);
+    let sum = |of: fn(&PortalReport) -> u64| portals().map(of).sum::<u64>();
+    let held: usize = relay.places.iter().map(|place| place.held).sum();
+    let backends = portals().flat_map(|portal| &portal.backends);
+    let resting = backends.filter(|backend| backend.is_resting).count();
+    page.gauge("relay_connections", "connections and flows that are relayed now", relay.connections as f64);
+    page.gauge("relay_held", "connections that wait for a first backend", held as f64);
+    page.gauge("relay_backends_resting", "backends passed over since they did not answer", resting as f64);
+    page.gauge("relay_bytes_sent", "bytes to backends, of portals that are there", sum(|p| p.sent) as f64);
+    page.gauge(
+        "relay_bytes_received",
+        "bytes to clients, of portals that are there",
+        sum(|p| p.received) as f64,
+    );
+    page.gauge(
+        "relay_retries",
+        "further backends tried, of portals that are there",
+        sum(|p| p.retries) as f64,
+    );
+    page.gauge(
+        "relay_failed",
+        "connections that found no backend, of portals that are there",
+        sum(|p| p.failed) as f64,
+    );
+    page.counter("relay_over_limit_total", "connections refused since there were too many", relay.over_limit);
+    page.counter(
+        "relay_strangers_total",
+        "connections to the relay that wanted to go to no portal",
+        relay.strangers,
+    );
 }
 
 struct Page(String);
@@ -127,6 +164,7 @@ mod tests {
         for line in [
             "portico_synced 1",
             "portico_applied_total 3",
+            "portico_relay_connections 0",
             "portico_portals{view=\"a\\\"b\"} 4",
             "portico_apply_seconds_bucket{le=\"0.001\"} 0",
             "portico_apply_seconds_bucket{le=\"0.005\"} 1",

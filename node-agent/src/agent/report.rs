@@ -129,6 +129,9 @@ pub(crate) struct AttachmentReport {
     pub(crate) pod: Option<PodName>,
     /// Where its network namespace is.
     pub(crate) netns: PathBuf,
+    /// The inode of its network namespace.
+    #[serde(default)]
+    pub(crate) netns_inode: u64,
     /// Which services it sees.
     pub(crate) view: String,
     /// The revision that stands in the kernel; none: not known yet.

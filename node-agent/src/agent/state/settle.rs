@@ -236,6 +236,7 @@ impl Agent {
                 key: key.clone(),
                 pod: held.attachment.pod.clone(),
                 netns: held.attachment.netns.clone(),
+                netns_inode: netns.inode,
                 view: name_of(&member.view),
                 revision: member.revision(),
                 lag_ms: behind.map_or(0, |lag| u64::try_from(lag.as_millis()).unwrap_or(u64::MAX).max(1)),
