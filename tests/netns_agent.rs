@@ -26,9 +26,13 @@ use agent::{Agent, Folder, attachment, key, program};
 use attachment::{Reply, Request};
 use conversation::{ANSWER, answer, ask, assert_refused, serve};
 use namespace::{bare, load, run};
-use netns_nft::Found;
+use netns_nft::{Found, encode};
 use pod::Pod;
-use proxy_core::sample::backend;
+use proxy_core::plan::plan;
+use proxy_core::portal::{Portals, Standpoint};
+use proxy_core::ruleset::Ruleset;
+use proxy_core::sample::{backend, ip, slice, snapshot, svc};
+use proxy_core::snapshot::Change;
 
 /// A service `web` at 10.96.0.1:80 with these backends.
 fn web(backends: &[&str]) -> String {
@@ -63,6 +67,14 @@ fn node(body: impl FnOnce(&Folder) + Send) {
         folder.put("web.json", &web(&["10.1.0.1"]));
         body(&folder);
     });
+}
+
+/// The portals of `web`, as the agent sees them.
+fn portals() -> Portals {
+    let range = Change::ServiceRanges(vec!["10.96.0.0/16".parse().expect("a network")]);
+    let web = svc("web").ip("10.96.0.1").tcp("", 80);
+    let made = slice("web").named("web-1").tcp("", 8080).at("10.1.0.1");
+    proxy_core::portal::portals(&snapshot([range, web.into(), made.into()]), &Standpoint::default())
 }
 
 fn says(pod: &Pod, portal: &str) -> String {
@@ -170,6 +182,40 @@ fn a_restart_that_finds_everything_right_writes_nothing() {
         let second = Agent::start(folder, &[]);
         second.settled(1);
         assert_eq!(generation(), before);
+    });
+}
+
+#[test]
+fn on_demand_a_full_table_is_replaced_and_after_a_restart_what_is_used_is_in_the_kernel() {
+    node(|folder| {
+        let pod = pod();
+        let socket = || pod.netns.socket().expect("a socket");
+        let told = |agent: &Agent| {
+            let status = agent.status();
+            (status["attachments"][0]["portals"].clone(), status["attachments"][0]["programmed"].clone())
+        };
+        let full = Agent::start(folder, &["--service-cidr", "10.96.0.0/16", "--portals", "all"]);
+        full.attach("a", &pod);
+        assert_eq!(told(&full), ("all".into(), 1.into()));
+        full.kill();
+        let args = ["--service-cidr", "10.96.0.0/16", "--portals", "on-demand"];
+        let first = Agent::start(folder, &args);
+        first.settled(1);
+        assert_eq!(told(&first), ("on demand".into(), 0.into()));
+        first.kill();
+        // As the agent does when the pod uses it.
+        let Found::Table(before) = socket().find().expect("look") else { panic!("no table") };
+        let portals = portals();
+        let empty = Ruleset::new(&portals, before.settings.expect("a table has settings"));
+        let mut used = empty.clone();
+        used.want(&portals, ip("10.96.0.1"));
+        socket().apply(&encode(&plan(&empty, &used))).expect("apply");
+        let generation = socket().generation().expect("a generation");
+        let second = Agent::start(folder, &args);
+        second.settled(1);
+        assert_eq!(told(&second), ("on demand".into(), 1.into()));
+        assert_eq!(socket().generation().expect("a generation"), generation, "it wrote nothing");
+        assert_eq!(says(&pod, "10.96.0.1:80"), "a");
     });
 }
 

@@ -22,6 +22,8 @@ mod namespace;
 mod pod;
 #[path = "netns/times.rs"]
 mod times;
+#[path = "netns/world.rs"]
+mod world;
 
 use std::time::{Duration, Instant};
 
@@ -30,8 +32,8 @@ use apiserver::Api;
 use namespace::{bare, run};
 use netns_nft::Socket;
 use pod::Pod;
-use serde_json::{Value, json};
 use times::report;
+use world::{service, slice};
 
 /// Between two changes, so that each is the first of its burst.
 const PAUSE: Duration = Duration::from_millis(30);
@@ -49,7 +51,7 @@ fn main() {
         let folder = Folder::new();
         let start = Instant::now();
         let kubeconfig = api.kubeconfig().to_str().expect("a path").to_owned();
-        let agent = Agent::start_with(&folder, &["--kubeconfig", &kubeconfig]);
+        let agent = Agent::start_with(&folder, &["--kubeconfig", &kubeconfig, "--portals", "all"]);
         agent.until("it knows the services", |agent| agent.status()["synced"] == true);
         println!(
             "agent: {services} services x 3, from its start to the first complete state: {:.1} s",
@@ -123,22 +125,4 @@ fn memory(agent: &Agent) -> String {
         line.trim().trim_end_matches(" kB").parse::<f64>().unwrap_or(0.0) / 1024.0
     };
     format!("{:.1} MB resident, {:.1} MB at most", of("VmRSS:"), of("VmHWM:"))
-}
-
-fn service(index: usize) -> Value {
-    json!({"kind": "Service", "metadata": {"name": format!("s{index}"), "namespace": format!("n{}", index % 100)},
-        "spec": {"clusterIP": format!("10.96.{}.{}", index / 250, index % 250 + 1),
-            "ports": [{"name": "http", "port": 80, "targetPort": 8080, "protocol": "TCP"}]}})
-}
-
-/// The endpoints of a service; another version has another last endpoint.
-fn slice(index: usize, version: usize) -> Value {
-    let address = |number: usize| format!("10.{}.{}.{}", 128 + number, index / 250, index % 250 + 1);
-    let last = if version == 0 { 3 } else { 4 + version % 49 };
-    let endpoints =
-        [0, 1, last].map(|number| json!({"addresses": [address(number)], "conditions": {"ready": true}}));
-    let labels = json!({"kubernetes.io/service-name": format!("s{index}")});
-    json!({"kind": "EndpointSlice", "addressType": "IPv4", "endpoints": endpoints,
-        "metadata": {"name": format!("s{index}-a"), "namespace": format!("n{}", index % 100), "labels": labels},
-        "ports": [{"name": "http", "port": 8080, "protocol": "TCP"}]})
 }

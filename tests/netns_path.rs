@@ -17,6 +17,8 @@ mod namespace;
 #[path = "netns/pod.rs"]
 #[allow(dead_code)]
 mod pod;
+#[path = "netns/slabs.rs"]
+mod slabs;
 #[path = "netns/times.rs"]
 mod times;
 
@@ -33,6 +35,7 @@ use proxy_core::portal::{Portals, Standpoint, portals};
 use proxy_core::ruleset::{Ruleset, Settings};
 use proxy_core::sample::{cluster, slice, svc};
 use proxy_core::snapshot::Snapshot;
+use slabs::Grown;
 use times::report;
 
 const DIRECT: &str = "10.1.2.2:8080";
@@ -61,37 +64,18 @@ fn portals_of(services: u32) -> (Portals, Ruleset) {
     (portals, ruleset)
 }
 
-fn memory(namespaces: usize, rounds: usize) {
+fn memory(namespaces: u16, rounds: usize) {
     let (portals, ruleset) = portals_of(1_000);
     let peer = kube_proxy_shape(&portals);
     println!("kernel memory of a network namespace with 1,000 portals of 3 backends, {rounds} rounds, in KB");
-    // None goes before the end: the kernel takes namespaces apart beside us, and that would be measured.
-    let mut all: Vec<Pod> = Vec::new();
-    let mut grown = |program: &dyn Fn(&Pod)| {
-        let pods: Vec<Pod> = (0..namespaces).map(|_| Pod::new()).collect();
-        let before = slabs();
-        pods.iter().for_each(program);
-        let grown = (slabs() - before) / namespaces as f64;
-        all.extend(pods);
-        grown
-    };
+    let mut grown = Grown::default();
     let (mut ours, mut theirs) = (Vec::new(), Vec::new());
     for _ in 0..rounds {
-        ours.push(grown(&|pod| pod.change(&Ruleset::empty(), &ruleset)));
-        theirs.push(grown(&|pod| pod.within(|| load(&peer))));
+        ours.push(grown.by(namespaces, |pod| pod.change(&Ruleset::empty(), &ruleset)));
+        theirs.push(grown.by(namespaces, |pod| pod.within(|| load(&peer))));
     }
     report("portico", &mut ours);
     report("peer: chain and anonymous map per service", &mut theirs);
-}
-
-/// What the kernel holds that it cannot give back, in KB.
-fn slabs() -> f64 {
-    let text = fs::read_to_string("/proc/meminfo").expect("the memory of this machine");
-    let of = |key: &str| {
-        let line = text.lines().find_map(|line| line.strip_prefix(key)).unwrap_or_default();
-        line.trim().trim_end_matches(" kB").parse::<f64>().unwrap_or(0.0)
-    };
-    of("SUnreclaim:") + of("Percpu:")
 }
 
 /// A pod on a wire to this node.

@@ -8,7 +8,7 @@ use clap::{Args, ValueEnum};
 use ipnet::IpNet;
 use proxy_core::ruleset::Settings;
 
-use crate::agent::demand::ON_DEMAND_ABOVE;
+use crate::agent::demand::{ON_DEMAND_ABOVE, Provision};
 use crate::args::ModeArg;
 
 /// `portico agent`.
@@ -95,6 +95,17 @@ pub(crate) enum PortalsArg {
     OnDemand,
     /// Those that it uses, where it sees many.
     Auto,
+}
+
+impl PortalsArg {
+    /// Which portals these are, where auto means on demand above a number.
+    pub(crate) const fn provision(self, on_demand_above: usize) -> Provision {
+        match self {
+            Self::All => Provision::All,
+            Self::OnDemand => Provision::OnDemand,
+            Self::Auto => Provision::OnDemandAbove(on_demand_above),
+        }
+    }
 }
 
 /// The form of the log.

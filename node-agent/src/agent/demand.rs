@@ -9,9 +9,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use proxy_core::plan::plan_touched;
-use proxy_core::portal::{Portal, PortalKey, Portals, Touched, Verdict};
+use proxy_core::portal::{Portal, PortalKey, Portals, Touched};
 use proxy_core::ruleset::Ruleset;
-use proxy_core::service::Mode;
 
 use crate::agent::event::Hits;
 use crate::agent::view::{Moved, Prepared, ViewState};
@@ -89,7 +88,7 @@ impl Demand {
             return false;
         }
         // What is relayed in the kernel's own table is relayed for ever.
-        !portals.get(key).is_some_and(is_relayed) && self.take_in(portals, key.address, now)
+        !portals.get(key).is_some_and(Portal::is_relayed) && self.take_in(portals, key.address, now)
     }
 
     fn take_in(&mut self, portals: &Portals, address: IpAddr, now: Instant) -> bool {
@@ -180,10 +179,6 @@ impl Demand {
         let lately = std::mem::take(&mut self.taken_in[0]);
         std::mem::replace(&mut self.taken_in[1], lately)
     }
-}
-
-fn is_relayed(portal: &Portal) -> bool {
-    portal.verdict == Verdict::Forward && portal.mode == Mode::Relay
 }
 
 fn by_address(hits: &Hits) -> BTreeMap<IpAddr, u64> {

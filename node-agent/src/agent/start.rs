@@ -18,8 +18,7 @@ use tokio::sync::mpsc::{Receiver, UnboundedSender, channel, unbounded_channel};
 use tokio::task::AbortHandle;
 
 use crate::agent::adopt::Adopter;
-use crate::agent::args::{AgentArgs, PortalsArg};
-use crate::agent::demand::Provision;
+use crate::agent::args::AgentArgs;
 use crate::agent::driver::{Driver, End, Message};
 use crate::agent::state::{Agent, Options};
 use crate::agent::stop::Stop;
@@ -118,17 +117,12 @@ async fn serve(args: AgentArgs) -> anyhow::Result<()> {
 }
 
 fn options(args: &AgentArgs) -> Options {
-    let provision = match args.portals {
-        PortalsArg::All => Provision::All,
-        PortalsArg::OnDemand => Provision::OnDemand,
-        PortalsArg::Auto => Provision::OnDemandAbove(args.on_demand_above),
-    };
     let (nat_priority, relay_port) = (args.nat_priority, args.relay_port);
     Options {
         node: Node { name: args.node.as_deref().unwrap_or_default().into(), ..Node::default() },
         mode: args.mode.into(),
         settings: Settings { nat_priority, relay_port, ..Settings::default() },
-        provision,
+        provision: args.portals.provision(args.on_demand_above),
         portal_idle: args.portal_idle,
         service_ranges: args.service_ranges.clone(),
         apply_interval: args.apply_interval,

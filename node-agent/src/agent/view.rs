@@ -11,9 +11,9 @@ use std::time::Instant;
 
 use netns_nft::{Batch, encode, encode_fresh};
 use proxy_core::plan::{Plan, plan, plan_touched};
-use proxy_core::portal::{PortalKey, Portals, Standpoint, Touched, Verdict, portals};
+use proxy_core::portal::{Portal, PortalKey, Portals, Standpoint, Touched, Verdict, portals};
 use proxy_core::ruleset::{Ruleset, Settings};
-use proxy_core::service::{Mode, Protocol};
+use proxy_core::service::Protocol;
 use proxy_core::snapshot::{Changed, Snapshot};
 
 use crate::agent::event::Flows;
@@ -211,12 +211,14 @@ impl ViewState {
     pub(crate) fn flows_of(&self, keys: &Touched, on_demand: bool) -> Flows {
         let udp = keys.iter().filter(|key| key.protocol == Protocol::Udp);
         let leads = |key: &PortalKey| {
-            let portal = self.portals.get(*key).filter(|portal| portal.verdict == Verdict::Forward);
+            // One that holds connections until it has a backend is relayed, too.
+            let leads = |portal: &&Portal| portal.verdict == Verdict::Forward || portal.is_relayed();
+            let portal = self.portals.get(*key).filter(leads);
             let relay = SocketAddr::new(loopback(key.address), self.settings.relay_port);
-            let backends = portal.map(|portal| match portal.mode {
-                Mode::Relay => [relay].into(),
-                Mode::Kernel if on_demand => portal.backends.iter().copied().chain([relay]).collect(),
-                Mode::Kernel => Arc::clone(&portal.backends),
+            let backends = portal.map(|portal| match (portal.is_relayed(), on_demand) {
+                (true, _) => [relay].into(),
+                (false, true) => portal.backends.iter().copied().chain([relay]).collect(),
+                (false, false) => Arc::clone(&portal.backends),
             });
             (*key, backends.unwrap_or_default())
         };
