@@ -37,7 +37,7 @@ use std::process::Command;
 use std::thread;
 
 use agent::Agent;
-use backend::{A, B, C, Conversation, names};
+use backend::{A, B, C, Conversation, GONE, names};
 use containerd::Containerd;
 use manifest::{ITSELF, ITSELF6, WEB, WEB6, portal, tell, tell_itself, tell_zones};
 use network::{Master, Network, network};
@@ -113,13 +113,18 @@ const V4: [&str; 2] = [WEB, ITSELF];
 const V6: [&str; 2] = [WEB6, ITSELF6];
 
 fn connections_in(network: &Network, families: &[[&str; 2]]) {
+    connections_by(network, families, &[]);
+}
+
+/// The same with an agent that was started so.
+fn connections_by(network: &Network, families: &[[&str; 2]], agent: &[&str]) {
     on_a_node(|node| {
         if network.master == Master::Bridge {
             node.lan.bridge();
         }
         network.configure();
         tell(&[A, B]);
-        let (agent, podman) = (Agent::start(), Podman::new());
+        let (agent, podman) = (Agent::start_as(Path::new("/run/portico"), agent), Podman::new());
         let container = Container::start(&podman, "web", "pods");
         let own =
             |has: bool, family, other: &str| if has { container.address(family) } else { other.to_owned() };
@@ -155,6 +160,63 @@ fn on_a_macvlan_a_pod_with_ipv4_alone_reaches_services() {
 fn on_a_macvlan_a_pod_with_ipv6_alone_reaches_services() {
     let network = Network { master: MACVLAN, has_default_route: false, is_ipv4: false, ..network() };
     connections_in(&network, &[V6]);
+}
+
+const RELAYED: [&str; 2] = ["--mode", "relay"];
+const ON_DEMAND: [&str; 2] = ["--portals", "on-demand"];
+
+#[test]
+fn behind_a_bridge_relayed_portals_lead_where_those_of_the_kernel_do() {
+    connections_by(&network(), &[V4, V6], &RELAYED);
+}
+
+#[test]
+fn on_a_macvlan_without_a_default_route_relayed_portals_lead_to_services() {
+    connections_by(&Network { master: MACVLAN, has_default_route: false, ..network() }, &[V4, V6], &RELAYED);
+}
+
+#[test]
+fn on_a_macvlan_a_pod_with_ipv4_alone_has_relayed_portals() {
+    let network = Network { master: MACVLAN, has_default_route: false, is_ipv6: false, ..network() };
+    connections_by(&network, &[V4], &RELAYED);
+}
+
+#[test]
+fn behind_a_bridge_portals_on_demand_lead_to_services() {
+    connections_by(&network(), &[V4, V6], &ON_DEMAND);
+}
+
+#[test]
+fn on_a_macvlan_without_a_default_route_portals_on_demand_lead_to_services() {
+    connections_by(
+        &Network { master: MACVLAN, has_default_route: false, ..network() },
+        &[V4, V6],
+        &ON_DEMAND,
+    );
+}
+
+/// An unmodified client, and a backend that is dead all the time.
+fn never_sees_the_dead(node: &Node, runtime: &dyn Runtime) {
+    node.lan.bridge();
+    network().configure();
+    tell(&[A, GONE, B]);
+    let agent = Agent::start_as(Path::new("/run/portico"), &RELAYED);
+    let container = Container::start(runtime, "web", "pods");
+    for web in [WEB, WEB6] {
+        assert_eq!(container.wget(portal(web, 80)), names(&[A, B]));
+    }
+    container.remove();
+    agent.until_attached(0);
+}
+
+#[test]
+fn a_client_in_a_container_of_containerd_never_sees_a_dead_backend() {
+    on_a_node(|node| never_sees_the_dead(node, &Containerd::start()));
+}
+
+#[test]
+fn a_client_in_a_container_of_podman_never_sees_a_dead_backend() {
+    on_a_node(|node| never_sees_the_dead(node, &Podman::new()));
 }
 
 #[test]

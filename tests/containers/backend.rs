@@ -29,6 +29,9 @@ pub(crate) const A: Backend = Backend { name: "a", address: "10.77.0.101", addre
 pub(crate) const B: Backend = Backend { name: "b", address: "10.77.0.102", address6: "fd77::102" };
 pub(crate) const C: Backend = Backend { name: "c", address: "10.77.0.103", address6: "fd77::103" };
 
+/// Told as a backend, and nowhere.
+pub(crate) const GONE: Backend = Backend { name: "gone", address: "10.77.0.109", address6: "fd77::109" };
+
 pub(crate) const TCP_PORT: u16 = 8080;
 pub(crate) const UDP_PORT: u16 = 5353;
 
