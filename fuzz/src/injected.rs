@@ -7,6 +7,8 @@ use std::collections::BTreeMap;
 use std::sync::LazyLock;
 
 use arbitrary::Arbitrary;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use cluster_watch::{ReadOptions, read_str};
 use proxy_core::inject::{Admission, InjectMode, InjectOptions, Injection, injection};
 use proxy_core::review::{Review, answer, review};
@@ -89,19 +91,30 @@ fn check(admission: &Admission<'_>, mode: InjectMode) -> Injection {
     assert!(lengths.iter().sum::<usize>() <= 4_096, "too many warnings");
     assert!(!done.warnings.concat().contains(char::is_control), "a warning is one line");
     assert!(done.denied.is_none() || done.patch.is_empty(), "who is denied is not changed");
-    let patch: json_patch::Patch = serde_json::from_value(json!(done.patch)).expect("it is a patch");
     let mut patched = admission.pod.clone();
-    json_patch::patch(&mut patched, &patch).expect("a patch applies");
+    if let Some(sent) = sent(&done) {
+        assert_eq!(sent, json!(done.patch), "what is sent is what was decided");
+        let patch: json_patch::Patch = serde_json::from_value(sent).expect("it is a patch");
+        json_patch::patch(&mut patched, &patch).expect("a patch applies");
+    }
     for map in &done.config_maps {
         assert!(map.data.keys().all(|name| is_name(name)), "a key of a ConfigMap");
     }
-    let added = done.accounts.iter().flat_map(|account| &account.added);
+    let added = done.accounts.iter().flat_map(|account| account.added.iter());
     assert!(added.map(|variable| &variable.name).all(|name| is_name(name)), "a name of a variable");
     if admission.old_pod.is_none() {
         let again = injection(&SNAPSHOT, &options, &Admission { pod: &patched, ..*admission });
         assert_eq!(again.patch, [], "a pod that was here is not changed again");
     }
     done
+}
+
+/// The patch in an answer.
+fn sent(done: &Injection) -> Option<Value> {
+    let said: Value = serde_json::from_slice(&answer("u", done)).expect("an answer is JSON");
+    let patch = said["response"]["patch"].as_str()?;
+    let patch = STANDARD.decode(patch).expect("a patch is base64");
+    Some(serde_json::from_slice(&patch).expect("a patch is JSON"))
 }
 
 fn is_name(name: &str) -> bool {

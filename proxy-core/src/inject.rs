@@ -13,12 +13,14 @@ mod config_map;
 mod container;
 mod patch;
 mod pod;
+mod prepared;
 mod reference;
 mod selection;
 mod warning;
 mod wish;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -27,11 +29,11 @@ pub use crate::inject::account::{Account, Way};
 pub use crate::inject::config_map::{WantedConfigMap, config_maps, is_ours};
 pub use crate::inject::patch::{Operation, PatchOp, PatchValue};
 pub use crate::inject::pod::ContainerKind;
+pub use crate::inject::prepared::{Added, Prepared, prepared};
 pub use crate::inject::selection::{Chosen, Selection};
 
 use crate::inject::container::{Injected, Inlined, injected, inlined};
 use crate::inject::pod::{ContainerView, PodView, pod_view};
-use crate::inject::selection::{Rendered, rendered};
 use crate::inject::warning::Warnings;
 use crate::inject::wish::{OnMissing, Wish, wish};
 use crate::service::ServiceKey;
@@ -113,6 +115,18 @@ impl Injection {
 /// What is done to this pod.
 #[must_use]
 pub fn injection(snapshot: &Snapshot, options: &InjectOptions, admission: &Admission<'_>) -> Injection {
+    let prepare = |selection: &Selection| Arc::new(prepared(snapshot, admission.namespace, selection));
+    injection_with(snapshot, options, admission, &prepare)
+}
+
+/// The same, with variables that come from `prepare`: as of this snapshot and for this namespace, perhaps from memory.
+#[must_use]
+pub fn injection_with(
+    snapshot: &Snapshot,
+    options: &InjectOptions,
+    admission: &Admission<'_>,
+    prepare: &dyn Fn(&Selection) -> Arc<Prepared>,
+) -> Injection {
     let mut warnings = Warnings::default();
     let pod = match pod_view(admission.pod, admission.old_pod) {
         Ok(pod) => pod,
@@ -142,8 +156,8 @@ pub fn injection(snapshot: &Snapshot, options: &InjectOptions, admission: &Admis
             warnings,
         );
     }
-    let rendered = rendered(snapshot, admission.namespace, &wish.selection);
-    Patching { snapshot, admission, pod: &pod, wish: &wish, rendered, warnings }.injection()
+    let prepared = prepare(&wish.selection);
+    Patching { snapshot, admission, pod: &pod, wish: &wish, prepared, warnings }.injection()
 }
 
 /// Judges the wish itself: why the pod must not be made, if so; otherwise what is wrong becomes a warning.
@@ -176,21 +190,17 @@ struct Patching<'a> {
     admission: &'a Admission<'a>,
     pod: &'a PodView<'a>,
     wish: &'a Wish,
-    rendered: Rendered,
+    prepared: Arc<Prepared>,
     warnings: Warnings,
 }
 
 impl Patching<'_> {
     fn injection(mut self) -> Injection {
-        for warning in std::mem::take(&mut self.rendered.warnings) {
+        for warning in &self.prepared.rendered.warnings {
             self.warnings.push(warning);
         }
-        let inlined: Vec<Inlined> = self
-            .pod
-            .containers
-            .iter()
-            .map(|container| inlined(container, &self.rendered.variables))
-            .collect();
+        let containers = self.pod.containers.iter();
+        let inlined: Vec<Inlined> = containers.map(|container| inlined(container, &self.prepared)).collect();
         let ways = self.ways(&inlined);
         let wanted = ways.iter().any(|(way, _)| *way == Way::ConfigMap);
         let wanted = if wanted { self.config_maps() } else { Vec::new() };
@@ -221,7 +231,7 @@ impl Patching<'_> {
         let pairs = self.pod.containers.iter().zip(inlined);
         let mut ways: Vec<_> = pairs.map(|(container, inlined)| self.way(container, inlined)).collect();
         let inline = inlined.iter().zip(&ways).filter(|(_, (way, _))| *way == Way::Inline);
-        let bytes: usize = inline.map(|(inlined, _)| inlined.json_bytes()).sum();
+        let bytes: usize = inline.map(|(inlined, _)| inlined.added.text_len() / 4 * 3).sum();
         if bytes > INLINE_BYTES_MAX {
             let why = "inlined, the variables would make the pod too large";
             self.warnings.push(format_args!("{why} ({bytes} bytes): it gets a ConfigMap"));
@@ -242,9 +252,7 @@ impl Patching<'_> {
         match self.wish.mode {
             InjectMode::Inline => (Way::Inline, "the mode is inline"),
             InjectMode::ConfigMap => (Way::ConfigMap, "the mode is configmap"),
-            InjectMode::Auto if self.rendered.variables.is_empty() => {
-                (Way::Inline, "there is nothing to inline")
-            }
+            InjectMode::Auto if self.prepared.is_empty() => (Way::Inline, "there is nothing to inline"),
             InjectMode::Auto if !self.pod.has_controller && !inlined.is_exact(container) => {
                 (Way::Inline, "inline is not exact here, but the pod has no controller")
             }
@@ -259,7 +267,12 @@ impl Patching<'_> {
     }
 
     fn config_maps(&self) -> Vec<WantedConfigMap> {
-        config_map::of_rendered(self.snapshot, self.admission.namespace, &self.wish.selection, &self.rendered)
+        config_map::of_rendered(
+            self.snapshot,
+            self.admission.namespace,
+            &self.wish.selection,
+            &self.prepared.rendered,
+        )
     }
 
     fn warn_of_inline(&mut self, container: &ContainerView<'_>, account: &Account) {
@@ -270,7 +283,7 @@ impl Patching<'_> {
                 "container {name}: env uses a name before it defines it, or may not define it, and no service variable shows through: {names}"
             ));
         }
-        if container.others().next().is_some() && !self.rendered.variables.is_empty() {
+        if container.others().next().is_some() && !self.prepared.is_empty() {
             self.warnings.push(format_args!(
                 "container {name}: inlined service variables hide those of the same name from its envFrom"
             ));
@@ -279,11 +292,13 @@ impl Patching<'_> {
 
     /// What is said of the pod as a whole: the kubelet adds no links, and what was injected can be seen.
     fn patch_pod(&self, accounts: &[Account], patch: &mut Vec<PatchOp>) {
-        if self.pod.links && !self.rendered.needs_links {
+        if self.pod.links && !self.prepared.rendered.needs_links {
             patch.push(PatchOp::add("/spec/enableServiceLinks", false));
         }
         if !patch.is_empty() {
-            patch.push(self.pod.annotating(INJECTED_ANNOTATION, account::summary(accounts, &self.rendered)));
+            patch.push(
+                self.pod.annotating(INJECTED_ANNOTATION, account::summary(accounts, &self.prepared.rendered)),
+            );
         }
     }
 }

@@ -4,19 +4,20 @@
 //! request's uid if there is one, even where the body breaks off after it or the object cannot be read. Of the
 //! pod only what the injector looks at is kept. What must not go in here: HTTP, and what is done to a pod.
 
-mod base64;
+mod answer;
 mod excerpt;
 
 use std::collections::BTreeMap;
 use std::fmt;
 
+use serde::Deserialize;
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, Visitor};
-use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use serde_json::value::RawValue;
 
-use crate::inject::{Admission, Injection};
-use crate::review::base64::encoded;
+pub use crate::review::answer::{answer, pass};
+
+use crate::inject::Admission;
 use crate::review::excerpt::pod_excerpt;
 
 const API_VERSION: &str = "admission.k8s.io/v1";
@@ -205,78 +206,6 @@ impl<'de> Visitor<'de> for FieldsSeed<'_, 'de> {
         }
         Ok(())
     }
-}
-
-/// The body of the answer to a request for a pod.
-#[must_use]
-pub fn answer(uid: &str, injection: &Injection) -> Vec<u8> {
-    let Injection { patch, warnings, denied, config_maps: _, accounts: _, untouched: _ } = injection;
-    let has_patch = denied.is_none() && !patch.is_empty();
-    written(&Response {
-        uid,
-        allowed: denied.is_none(),
-        status: denied.as_deref().map(|message| Status { code: 403, reason: "Forbidden", message }),
-        // Operations are texts, numbers and lists: always JSON.
-        patch: has_patch.then(|| encoded(&serde_json::to_vec(patch).unwrap_or_default())),
-        patch_type: has_patch.then_some("JSONPatch"),
-        warnings,
-    })
-}
-
-/// The body of the answer that lets a request pass as it is.
-#[must_use]
-pub fn pass(uid: &str) -> Vec<u8> {
-    answer(uid, &Injection::default())
-}
-
-impl BadReview {
-    /// The body of the answer.
-    #[must_use]
-    pub fn answer(&self) -> Vec<u8> {
-        let status = Some(Status { code: 400, reason: "BadRequest", message: &self.why });
-        written(&Response {
-            uid: &self.uid,
-            allowed: false,
-            status,
-            patch: None,
-            patch_type: None,
-            warnings: &[],
-        })
-    }
-}
-
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Answer<'a> {
-    api_version: &'static str,
-    kind: &'static str,
-    response: &'a Response<'a>,
-}
-
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Response<'a> {
-    uid: &'a str,
-    allowed: bool,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    status: Option<Status<'a>>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    patch: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    patch_type: Option<&'static str>,
-    #[serde(skip_serializing_if = "<[String]>::is_empty")]
-    warnings: &'a [String],
-}
-
-#[derive(Serialize)]
-struct Status<'a> {
-    code: u16,
-    reason: &'static str,
-    message: &'a str,
-}
-
-fn written(response: &Response<'_>) -> Vec<u8> {
-    serde_json::to_vec(&Answer { api_version: API_VERSION, kind: KIND, response }).unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -20,6 +20,7 @@ mod program;
 
 use std::fmt::Write;
 use std::net::SocketAddr;
+use std::ops::Range;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -44,7 +45,7 @@ fn main() {
     let (rounds, seconds) = if quick { (1, 1) } else { (3, 5) };
 
     let folder = Folder::new();
-    let manifest = services(100, 50);
+    let manifest = services(0..100, 50);
     let began = Instant::now();
     let webhook = Webhook::on_manifests(&folder, &manifest, &[]);
     println!(
@@ -59,7 +60,9 @@ fn main() {
     println!("memory after that: {:.1} MB", rss_mb(webhook.pid()));
     drop(webhook);
 
-    let webhook = Webhook::on_manifests(&folder, &services(1, 20), &["--mode", "inline"]);
+    // One namespace of those has 20 services.
+    let webhook =
+        Webhook::on_manifests(&folder, &(services(0..1, 20) + &services(1..100, 50)), &["--mode", "inline"]);
     let body = review("ns-0");
     let answer = Caller::local(webhook.address).and_then(|mut caller| caller.ask("POST", "/mutate", &body));
     let answer_len = answer.expect("an answer").2.len();
@@ -77,9 +80,9 @@ fn main() {
 }
 
 /// Services in namespaces, each with one named port.
-fn services(namespaces: u32, each: u32) -> String {
+fn services(namespaces: Range<u32>, each: u32) -> String {
     let mut text = String::new();
-    for namespace in 0..namespaces {
+    for namespace in namespaces {
         for number in 0..each {
             let (high, low) = ((namespace * each + number) / 250, (namespace * each + number) % 250 + 1);
             let _ = write!(

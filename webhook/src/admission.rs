@@ -6,13 +6,14 @@
 
 use std::time::Instant;
 
-use proxy_core::inject::{InjectOptions, Injection, injection};
+use proxy_core::inject::{InjectOptions, Injection, Selection, injection_with};
 use proxy_core::review::{PodReview, Review, answer, pass, review};
 use tokio::sync::watch;
 
 use crate::event::Notices;
 use crate::log::chain;
 use crate::namespaces::Namespaces;
+use crate::remembered::Remembered;
 use crate::services::Known;
 use crate::shelf::Shelf;
 use crate::tally::Tallied;
@@ -29,6 +30,7 @@ pub(crate) struct Admitter {
     pub(crate) options: InjectOptions,
     pub(crate) known: watch::Receiver<Known>,
     pub(crate) namespaces: Namespaces,
+    pub(crate) remembered: Remembered,
     /// None: there is no API server, so ConfigMaps are somebody else's.
     pub(crate) shelf: Option<Shelf>,
     pub(crate) notices: Option<Notices>,
@@ -56,7 +58,10 @@ impl Admitter {
         let mut known = self.known.clone();
         let synced = known.wait_for(|known| known.is_synced).await;
         let snapshot = synced.map_err(|_| "services are not known".to_owned())?.snapshot.clone();
-        let injection = injection(&snapshot, &self.options, &review.admission(&annotations));
+        let prepare =
+            |selection: &Selection| self.remembered.prepared(&snapshot, &review.namespace, selection);
+        let admission = review.admission(&annotations);
+        let injection = injection_with(&snapshot, &self.options, &admission, &prepare);
         if let Some(shelf) = &self.shelf {
             shelf.need(&review.namespace, &injection.config_maps).await.map_err(chain)?;
         }

@@ -23,6 +23,7 @@ mod mutate;
 mod namespaces;
 mod patient;
 mod registration;
+mod remembered;
 mod review;
 mod services;
 mod shelf;

@@ -37,6 +37,7 @@ use crate::log;
 use crate::mutate::Mutate;
 use crate::namespaces::Namespaces;
 use crate::registration::{Address, Registration, Vouching};
+use crate::remembered::Remembered;
 use crate::services::{Known, follow};
 use crate::shelf::Shelf;
 use crate::tally::Tallied;
@@ -80,6 +81,7 @@ async fn serve(args: ServeArgs) -> anyhow::Result<()> {
         options: InjectOptions { mode: mode.into(), ..InjectOptions::default() },
         known: known.clone(),
         namespaces,
+        remembered: Remembered::default(),
         shelf,
         notices: api.clone().map(Notices::start),
         tallied: tallied.clone(),

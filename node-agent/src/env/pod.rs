@@ -99,7 +99,7 @@ fn write_account(account: &Account, out: &mut impl Write) -> anyhow::Result<()> 
         Way::ConfigMap => format!("ConfigMap {}", config_maps.join(", ")),
     };
     writeln!(out, "{} {name}: {way}: {why}", kind.list())?;
-    for variable in added {
+    for variable in added.iter() {
         writeln!(out, "  {}={}", variable.name, variable.value)?;
     }
     if !kept.is_empty() {

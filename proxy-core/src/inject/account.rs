@@ -2,12 +2,10 @@
 //!
 //! The same accounts make the annotation on the pod. What must not go in here: a decision.
 
-use std::sync::Arc;
-
 use serde::Serialize;
 
-use crate::env::Variable;
 use crate::inject::pod::ContainerKind;
+use crate::inject::prepared::Added;
 use crate::inject::selection::Rendered;
 use crate::inject::warning::some_of;
 
@@ -35,7 +33,7 @@ pub struct Account {
     /// The ConfigMaps that it refers to.
     pub config_maps: Vec<String>,
     /// What it gets; by a ConfigMap, unless it defines the name itself.
-    pub added: Vec<Arc<Variable>>,
+    pub added: Added,
     /// Names of services' variables that it defines itself: its own value stands.
     pub kept: Vec<String>,
     /// Of those, the names for which inline would not be exact.

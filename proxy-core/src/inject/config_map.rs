@@ -4,7 +4,6 @@
 //! it again. Variables that are too many for one are cut into several, in order. What must not go in here: making one.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use serde::Serialize;
 
@@ -68,12 +67,11 @@ pub(super) fn of_rendered(
 }
 
 /// At least one, so that services that come later find it.
-fn parts(variables: &[Arc<Variable>]) -> Vec<BTreeMap<String, String>> {
+fn parts(variables: &[Variable]) -> Vec<BTreeMap<String, String>> {
     let mut parts = Vec::new();
     let mut part = BTreeMap::new();
     let mut bytes = 0;
-    for variable in variables {
-        let Variable { name, value } = &**variable;
+    for Variable { name, value } in variables {
         let entry = 2 * name.len() + value.len() + ENTRY_BYTES;
         if bytes + entry > BYTES_MAX {
             parts.push(std::mem::take(&mut part));

@@ -11,21 +11,19 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
-use crate::env::Variable;
 use crate::inject::account::{Account, Way};
 use crate::inject::patch::{PatchOp, PatchValue};
 use crate::inject::pod::ContainerView;
+use crate::inject::prepared::{Added, Prepared};
 use crate::inject::reference::references;
 
-/// JSON around a name and a value.
-const JSON_BYTES: usize = r#"{"name":"","value":""},"#.len();
 const SOURCES_THAT_MAY_MISS: [&str; 3] = ["configMapKeyRef", "secretKeyRef", "fileKeyRef"];
 const SOURCES_THAT_ARE_THERE: [&str; 2] = ["fieldRef", "resourceFieldRef"];
 
 /// What inlining comes to.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Inlined {
-    pub(super) added: Vec<Arc<Variable>>,
+    pub(super) added: Added,
     pub(super) kept: Vec<String>,
     pub(super) unsure: Vec<String>,
 }
@@ -34,11 +32,6 @@ impl Inlined {
     /// Whether the container has the same environment as from the kubelet.
     pub(super) fn is_exact(&self, container: &ContainerView<'_>) -> bool {
         self.unsure.is_empty() && container.others().next().is_none()
-    }
-
-    pub(super) fn json_bytes(&self) -> usize {
-        let bytes = |variable: &Arc<Variable>| variable.name.len() + variable.value.len() + JSON_BYTES;
-        self.added.iter().map(bytes).sum()
     }
 }
 
@@ -95,21 +88,18 @@ fn is_certain(entry: &Value) -> bool {
 }
 
 /// What inlining these variables into a container comes to.
-pub(super) fn inlined(container: &ContainerView<'_>, variables: &[Arc<Variable>]) -> Inlined {
+pub(super) fn inlined(container: &ContainerView<'_>, prepared: &Arc<Prepared>) -> Inlined {
     let uses = Uses::new(container.env.map(Vec::as_slice).unwrap_or_default());
-    let mut inlined = Inlined::default();
-    for variable in variables {
-        match uses.defined.get(variable.name.as_str()) {
-            None => inlined.added.push(Arc::clone(variable)),
-            Some(defined) => {
-                if !uses.hides(&variable.name, *defined) {
-                    inlined.unsure.push(variable.name.clone());
-                }
-                inlined.kept.push(variable.name.clone());
-            }
-        }
+    let both =
+        uses.defined.iter().filter_map(|(name, defined)| Some((prepared.place(name)?, *name, *defined)));
+    let mut both: Vec<_> = both.collect();
+    both.sort_unstable();
+    let shows = |(_, name, defined): &&(usize, &str, Option<usize>)| !uses.hides(name, *defined);
+    Inlined {
+        unsure: both.iter().filter(shows).map(|(_, name, _)| (*name).to_owned()).collect(),
+        kept: both.iter().map(|(_, name, _)| (*name).to_owned()).collect(),
+        added: Added::new(Arc::clone(prepared), both.iter().map(|(place, ..)| *place).collect()),
     }
-    inlined
 }
 
 /// What is done to a container: none if it has everything already.
@@ -135,11 +125,14 @@ pub(super) fn injected(
     Injected { op, account: Account { kind, name, way, why, config_maps, added, kept, unsure } }
 }
 
-fn env_op(container: &ContainerView<'_>, added: &[Arc<Variable>]) -> Option<PatchOp> {
+fn env_op(container: &ContainerView<'_>, added: &Added) -> Option<PatchOp> {
+    if added.is_empty() {
+        return None;
+    }
     let theirs = container.env.cloned();
     let is_there = theirs.is_some();
-    let value = PatchValue::Env(added.to_vec(), theirs.unwrap_or_default());
-    (!added.is_empty()).then(|| PatchOp::put(is_there, container.path("env"), value))
+    let value = PatchValue::Env(added.clone(), theirs.unwrap_or_default());
+    Some(PatchOp::put(is_there, container.path("env"), value))
 }
 
 /// The first sources have the lowest precedence, below all that the container says itself.

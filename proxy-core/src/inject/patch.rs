@@ -4,13 +4,11 @@
 //! is no `test`, nothing is added below what is not there, and a list is addressed by an index that the pod had. What
 //! must not go in here: what to patch.
 
-use std::sync::Arc;
-
 use serde::ser::SerializeSeq;
 use serde::{Serialize, Serializer};
 use serde_json::Value;
 
-use crate::env::Variable;
+use crate::inject::prepared::Added;
 
 /// What an operation does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -39,7 +37,7 @@ pub enum PatchValue {
     /// Any value.
     Json(Value),
     /// A list of variables: ours, which containers share, then those that were there.
-    Env(Vec<Arc<Variable>>, Vec<Value>),
+    Env(Added, Vec<Value>),
 }
 
 impl Serialize for PatchValue {

@@ -5,8 +5,6 @@
 //! where they offer it, and that is looked at each time. What must not go in here: how variables come into a
 //! container.
 
-use std::sync::Arc;
-
 use serde::{Deserialize, Serialize};
 
 use crate::env::{Definitions, Forms, Stemmed, Variable, definitions, mangle};
@@ -19,7 +17,7 @@ use crate::snapshot::Snapshot;
 const API_SERVER: &str = "kubernetes";
 
 /// A service that is asked for by name.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Chosen {
     /// What its variables begin with instead of its name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -29,7 +27,7 @@ pub struct Chosen {
 }
 
 /// Whose variables, and which.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Selection {
     /// None: all services of the namespace.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -74,7 +72,7 @@ impl Selection {
 /// The variables of a selection.
 #[derive(Debug, Default)]
 pub(super) struct Rendered {
-    pub(super) variables: Vec<Arc<Variable>>,
+    pub(super) variables: Vec<Variable>,
     /// The services that give them, as they were asked for.
     pub(super) services: Vec<String>,
     /// Links must stay on: without them the kubelet adds the variables of `default/kubernetes`, with them those of
@@ -115,9 +113,8 @@ pub(super) fn rendered(snapshot: &Snapshot, namespace: &str, selection: &Selecti
         warnings.push(format!("the variables of service {key} begin with a digit: a shell cannot name them"));
     }
     let given = fitting(&standing, &labels, selection.bytes_max, &mut warnings);
-    let variables =
-        standing.into_iter().filter(|(place, _)| given[*place]).map(|(_, variable)| Arc::new(variable));
-    let variables: Vec<Arc<Variable>> = variables.collect();
+    let variables = standing.into_iter().filter(|(place, _)| given[*place]);
+    let variables: Vec<Variable> = variables.map(|(_, variable)| variable).collect();
     let services =
         labels.into_iter().zip(given).filter(|(_, given)| *given).map(|(label, _)| label).collect();
     Rendered { variables, services, needs_links, warnings }
