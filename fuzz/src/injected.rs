@@ -43,7 +43,7 @@ pub struct Wish {
 pub fn check_review(body: &[u8]) {
     let pod = match review(body) {
         Err(bad) => {
-            let _: Value = serde_json::from_slice(&bad.answer()).expect("an answer is JSON");
+            let _: Value = serde_json::from_slice(&bad.answer().to_vec()).expect("an answer is JSON");
             assert!(!bad.why.is_empty(), "a reason is told");
             return;
         }
@@ -52,7 +52,7 @@ pub fn check_review(body: &[u8]) {
     };
     let none = BTreeMap::new();
     let done = check(&pod.admission(&none), InjectMode::Auto);
-    let said: Value = serde_json::from_slice(&answer(&pod.uid, &done)).expect("an answer is JSON");
+    let said: Value = serde_json::from_slice(&answer(&pod.uid, &done).to_vec()).expect("an answer is JSON");
     assert_eq!(said["response"]["uid"], Value::String(pod.uid), "the answer is to this request");
 }
 
@@ -111,7 +111,7 @@ fn check(admission: &Admission<'_>, mode: InjectMode) -> Injection {
 
 /// The patch in an answer.
 fn sent(done: &Injection) -> Option<Value> {
-    let said: Value = serde_json::from_slice(&answer("u", done)).expect("an answer is JSON");
+    let said: Value = serde_json::from_slice(&answer("u", done).to_vec()).expect("an answer is JSON");
     let patch = said["response"]["patch"].as_str()?;
     let patch = STANDARD.decode(patch).expect("a patch is base64");
     Some(serde_json::from_slice(&patch).expect("a patch is JSON"))

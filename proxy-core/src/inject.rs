@@ -29,7 +29,7 @@ pub use crate::inject::account::{Account, Way};
 pub use crate::inject::config_map::{WantedConfigMap, config_maps, is_ours};
 pub use crate::inject::patch::{Operation, PatchOp, PatchValue};
 pub use crate::inject::pod::ContainerKind;
-pub use crate::inject::prepared::{Added, Prepared, prepared};
+pub use crate::inject::prepared::{Added, Prepared, Run, prepared};
 pub use crate::inject::selection::{Chosen, Selection};
 
 use crate::inject::container::{Injected, Inlined, injected, inlined};

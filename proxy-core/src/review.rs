@@ -6,6 +6,7 @@
 
 mod answer;
 mod excerpt;
+mod field;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -15,13 +16,15 @@ use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::Value;
 use serde_json::value::RawValue;
 
-pub use crate::review::answer::{answer, pass};
+pub use crate::review::answer::{Answer, Piece, answer, pass};
 
 use crate::inject::Admission;
 use crate::review::excerpt::pod_excerpt;
+use crate::review::field::Field;
 
 const API_VERSION: &str = "admission.k8s.io/v1";
 const KIND: &str = "AdmissionReview";
+const REQUEST: &str = "request";
 const EPHEMERAL: &str = "ephemeralcontainers";
 /// The fields that are read: those of the review, then those of its request.
 const REVIEW_FIELDS: [&str; 2] = ["apiVersion", "kind"];
@@ -193,15 +196,19 @@ impl<'de> Visitor<'de> for FieldsSeed<'_, 'de> {
     }
 
     fn visit_map<A: MapAccess<'de>>(mut self, mut map: A) -> Result<(), A::Error> {
-        while let Some(key) = map.next_key::<String>()? {
-            if key == "request"
-                && let Some(request) = self.request.take()
-            {
-                map.next_value_seed(*request)?;
-            } else if let Some(name) = self.wanted.iter().find(|name| **name == key) {
-                self.found.insert(name, map.next_value()?);
-            } else {
-                map.next_value::<IgnoredAny>()?;
+        let wanted = self.wanted;
+        let field = |key: &str| wanted.iter().chain([&REQUEST]).find(|name| **name == key).copied();
+        while let Some(found) = map.next_key_seed(Field(field))? {
+            match (found, &mut self.request) {
+                (Some(REQUEST), Some(_)) => {
+                    self.request.take().map(|request| map.next_value_seed(*request)).transpose()?;
+                }
+                (None | Some(REQUEST), _) => {
+                    map.next_value::<IgnoredAny>()?;
+                }
+                (Some(name), _) => {
+                    self.found.insert(name, map.next_value()?);
+                }
             }
         }
         Ok(())

@@ -6,7 +6,7 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hyper::body::{Bytes, Incoming};
+use hyper::body::Incoming;
 use hyper::header::{CONTENT_TYPE, HeaderValue};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -15,11 +15,11 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
 
+use crate::body::Body;
 use crate::certificate::Shown;
 use crate::clock::now_s;
 use crate::listener::{Phase, Server};
 use crate::metrics::{Report, metrics};
-use crate::mutate::Body;
 use crate::services::Known;
 use crate::tally::Tallied;
 
@@ -74,7 +74,7 @@ impl Admin {
             }
             _ => (StatusCode::METHOD_NOT_ALLOWED, "only GET\n".to_owned()),
         };
-        let mut response = Response::new(Body::new(Bytes::from(text)));
+        let mut response = Response::new(Body::from(text));
         *response.status_mut() = status;
         let text_type = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
         response.headers_mut().insert(CONTENT_TYPE, text_type);

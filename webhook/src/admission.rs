@@ -7,7 +7,7 @@
 use std::time::Instant;
 
 use proxy_core::inject::{InjectOptions, Injection, Selection, injection_with};
-use proxy_core::review::{PodReview, Review, answer, pass, review};
+use proxy_core::review::{Answer, PodReview, Review, answer, pass, review};
 use tokio::sync::watch;
 
 use crate::event::Notices;
@@ -20,9 +20,9 @@ use crate::tally::Tallied;
 
 /// An answer, and how it is counted.
 #[derive(Debug)]
-pub(crate) struct Answer {
+pub(crate) struct Answered {
     pub(crate) outcome: &'static str,
-    pub(crate) json: Vec<u8>,
+    pub(crate) answer: Answer,
 }
 
 /// Answers reviews.
@@ -39,19 +39,19 @@ pub(crate) struct Admitter {
 
 impl Admitter {
     /// The answer to the body of a request; an error says why there is none.
-    pub(crate) async fn answer(&self, body: &[u8]) -> Result<Answer, String> {
+    pub(crate) async fn answer(&self, body: &[u8]) -> Result<Answered, String> {
         let began = Instant::now();
         match review(body) {
             Err(bad) => {
                 tracing::warn!(uid = bad.uid, why = bad.why, "a review that is none");
-                Ok(Answer { outcome: "bad_review", json: bad.answer() })
+                Ok(Answered { outcome: "bad_review", answer: bad.answer() })
             }
-            Ok(Review::Other { uid }) => Ok(Answer { outcome: "untouched", json: pass(&uid) }),
+            Ok(Review::Other { uid }) => Ok(Answered { outcome: "untouched", answer: pass(&uid) }),
             Ok(Review::Pod(review)) => self.pod(&review, began).await,
         }
     }
 
-    async fn pod(&self, review: &PodReview, began: Instant) -> Result<Answer, String> {
+    async fn pod(&self, review: &PodReview, began: Instant) -> Result<Answered, String> {
         let annotations = self.namespaces.annotations(&review.namespace);
         let annotations = annotations.await.map_err(chain)?;
         // A call that comes before all services are known waits as long as it may.
@@ -69,16 +69,16 @@ impl Admitter {
         {
             notices.tell(&review.namespace, &review.pod, &injection.warnings);
         }
-        let json = answer(&review.uid, &injection);
+        let answer = answer(&review.uid, &injection);
         self.tallied
-            .injected(if injection.patch.is_empty() { 0 } else { json.len() }, injection.warnings.len());
+            .injected(if injection.patch.is_empty() { 0 } else { answer.size() }, injection.warnings.len());
         log(review, &injection, began);
         let outcome = match &injection {
             Injection { denied: Some(_), .. } => "denied",
             Injection { patch, .. } if patch.is_empty() => "untouched",
             _ => "injected",
         };
-        Ok(Answer { outcome, json })
+        Ok(Answered { outcome, answer })
     }
 }
 

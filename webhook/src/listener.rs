@@ -23,7 +23,8 @@ use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::{self, ServerConfig};
 
-use crate::mutate::{Body, Mutate};
+use crate::body::Body;
+use crate::mutate::Mutate;
 use crate::patient::{Busy, Patient};
 use crate::tally::Tallied;
 

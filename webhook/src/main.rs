@@ -11,6 +11,7 @@ mod admin;
 mod admission;
 mod api;
 mod args;
+mod body;
 mod certificate;
 mod clock;
 mod config_map;

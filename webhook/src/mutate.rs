@@ -5,14 +5,15 @@
 
 use std::time::{Duration, Instant};
 
-use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
-use hyper::body::{Body as _, Bytes, Incoming};
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use hyper::body::{Body as _, Incoming};
 use hyper::header::{CONTENT_TYPE, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
-use crate::admission::{Admitter, Answer};
+use crate::admission::{Admitter, Answered};
+use crate::body::Body;
 use crate::registration::TIMEOUT_S;
 use crate::tally::Tallied;
 
@@ -24,9 +25,6 @@ const BODIES_KIB_MAX: usize = 64 << 10;
 const BODY_MAX: Duration = Duration::from_secs(5);
 /// Whoever waits is told a little before he gives up.
 const SHARE_OF_TIMEOUT: f64 = 0.9;
-
-/// What is sent back.
-pub(crate) type Body = Full<Bytes>;
 
 /// Answers requests.
 pub(crate) struct Mutate {
@@ -58,24 +56,26 @@ impl Mutate {
     pub(crate) async fn answer(&self, request: Request<Incoming>) -> Response<Body> {
         let began = Instant::now();
         let patience = patience(request.uri().query().unwrap_or_default());
-        let answered = timeout(patience, self.answered(request)).await.unwrap_or_else(|_| {
+        let answered = timeout(patience, self.answered(request, patience)).await.unwrap_or_else(|_| {
             Err(Fault::new(StatusCode::GATEWAY_TIMEOUT, "late", "the time that was given is over"))
         });
-        let (status, outcome, text, content_type) = match answered {
-            Ok(Answer { outcome, json }) => (StatusCode::OK, outcome, json, "application/json"),
+        let (status, outcome, body, content_type) = match answered {
+            Ok(Answered { outcome, answer }) => {
+                (StatusCode::OK, outcome, Body::from(answer), "application/json")
+            }
             Err(Fault { status, outcome, why }) => {
                 tracing::debug!(%status, why, "a request was not answered");
-                (status, outcome, format!("{why}\n").into(), "text/plain; charset=utf-8")
+                (status, outcome, Body::from(format!("{why}\n")), "text/plain; charset=utf-8")
             }
         };
         self.tallied.request(outcome, began.elapsed());
-        let mut response = Response::new(Body::new(text.into()));
+        let mut response = Response::new(body);
         *response.status_mut() = status;
         response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
         response
     }
 
-    async fn answered(&self, request: Request<Incoming>) -> Result<Answer, Fault> {
+    async fn answered(&self, request: Request<Incoming>, patience: Duration) -> Result<Answered, Fault> {
         if request.uri().path() != "/mutate" {
             return Err(Fault::new(StatusCode::NOT_FOUND, "bad_request", "there is /mutate"));
         }
@@ -95,7 +95,9 @@ impl Mutate {
         let kib = u32::try_from(expected / 1_024 + 1).unwrap_or(u32::MAX);
         let overloaded = |_| Fault::new(StatusCode::SERVICE_UNAVAILABLE, "overloaded", "no room");
         let _room = self.room.acquire_many(kib).await.map_err(overloaded)?;
-        let read = timeout(BODY_MAX, Limited::new(body, BODY_BYTES_MAX).collect()).await;
+        let reading = Limited::new(body, BODY_BYTES_MAX).collect();
+        // Where the answer is due before that, its own timer is enough.
+        let read = if patience <= BODY_MAX { Ok(reading.await) } else { timeout(BODY_MAX, reading).await };
         let read = read
             .map_err(|_| Fault::new(StatusCode::REQUEST_TIMEOUT, "bad_request", "the review did not come"))?;
         let review = read.map_err(|error| {

@@ -52,7 +52,7 @@ impl Drop for Answering {
     }
 }
 
-/// A connection and its patience.
+/// A connection and its patience. Its timer is not set anew for each request: it looks every `HEAD_MAX` at how long there is.
 pub(crate) struct Patient<S> {
     stream: S,
     busy: Busy,
@@ -61,14 +61,16 @@ pub(crate) struct Patient<S> {
     has_begun: bool,
     /// How many requests had been answered when it was looked last.
     ended: usize,
-    until: Pin<Box<Sleep>>,
+    until: Instant,
+    look: Pin<Box<Sleep>>,
 }
 
 impl<S> Patient<S> {
     pub(crate) fn new(stream: S, busy: Busy, is_http2: bool) -> Self {
-        let until = Box::pin(sleep_until(Instant::now() + HEAD_MAX));
+        let until = Instant::now() + HEAD_MAX;
+        let look = Box::pin(sleep_until(until));
         // Whoever connects has something to ask.
-        Self { stream, busy, is_http2, has_begun: true, ended: 0, until }
+        Self { stream, busy, is_http2, has_begun: true, ended: 0, until, look }
     }
 
     /// Fails once the client's time is over.
@@ -77,24 +79,26 @@ impl<S> Patient<S> {
         if ended != self.ended {
             self.ended = ended;
             self.has_begun = false;
-            self.until.as_mut().reset(Instant::now() + IDLE_MAX);
+            self.until = Instant::now() + IDLE_MAX;
         }
-        ready!(self.until.as_mut().poll(context));
-        if self.busy.is_busy() {
+        loop {
+            ready!(self.look.as_mut().poll(context));
+            let now = Instant::now();
             // The answer has a limit of its own.
-            self.until.as_mut().reset(Instant::now() + IDLE_MAX);
-            return self.poll_patience(context);
+            if now >= self.until && !self.busy.is_busy() {
+                return Poll::Ready(io::Error::from(io::ErrorKind::TimedOut));
+            }
+            self.look.as_mut().reset(now + HEAD_MAX);
         }
-        Poll::Ready(io::Error::from(io::ErrorKind::TimedOut))
     }
 
     /// Something has come.
     fn heard(&mut self) {
         if self.is_http2 {
-            self.until.as_mut().reset(Instant::now() + IDLE_MAX);
+            self.until = Instant::now() + IDLE_MAX;
         } else if !self.has_begun && !self.busy.is_busy() {
             self.has_begun = true;
-            self.until.as_mut().reset(Instant::now() + HEAD_MAX);
+            self.until = Instant::now() + HEAD_MAX;
         }
     }
 }

@@ -18,7 +18,7 @@ pub(crate) fn run(args: ReviewArgs, input: &mut impl Read, out: &mut impl Write)
     input.read_to_end(&mut body).context("read the review")?;
     let objects = objects(&files, portal_nets)?;
     let options = InjectOptions { mode: mode.into(), ..InjectOptions::default() };
-    let (json, text, is_good) = match review(&body) {
+    let (answer, text, is_good) = match review(&body) {
         Err(bad) => (bad.answer(), format!("refused: {}\n", bad.why), false),
         Ok(Review::Other { uid }) => (pass(&uid), "nothing is done to this\n".to_owned(), true),
         Ok(Review::Pod(review)) => {
@@ -28,7 +28,7 @@ pub(crate) fn run(args: ReviewArgs, input: &mut impl Read, out: &mut impl Write)
         }
     };
     match output {
-        ReviewOutput::Json => out.write_all(&[&json[..], b"\n"].concat()),
+        ReviewOutput::Json => out.write_all(&[&answer.to_vec()[..], b"\n"].concat()),
         ReviewOutput::Text => out.write_all(text.as_bytes()),
     }
     .context("write the answer")?;

@@ -7,7 +7,6 @@ use serde::Serialize;
 use crate::inject::pod::ContainerKind;
 use crate::inject::prepared::Added;
 use crate::inject::selection::Rendered;
-use crate::inject::warning::some_of;
 
 /// How variables come into a container.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -56,5 +55,5 @@ pub(super) fn summary(accounts: &[Account], rendered: &Rendered) -> String {
         }
     }
     let count = rendered.variables.len();
-    format!("{}: {count} variables of {}", ways.join(", "), some_of(&rendered.services))
+    format!("{}: {count} variables of {}", ways.join(", "), rendered.services)
 }

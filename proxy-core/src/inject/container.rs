@@ -129,10 +129,10 @@ fn env_op(container: &ContainerView<'_>, added: &Added) -> Option<PatchOp> {
     if added.is_empty() {
         return None;
     }
-    let theirs = container.env.cloned();
-    let is_there = theirs.is_some();
-    let value = PatchValue::Env(added.clone(), theirs.unwrap_or_default());
-    Some(PatchOp::put(is_there, container.path("env"), value))
+    // A list of values is always JSON.
+    let theirs = serde_json::to_string(container.env.unwrap_or(&Vec::new())).unwrap_or_default();
+    let value = PatchValue::Env(added.clone(), theirs);
+    Some(PatchOp::put(container.env.is_some(), container.path("env"), value))
 }
 
 /// The first sources have the lowest precedence, below all that the container says itself.

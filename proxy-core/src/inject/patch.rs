@@ -4,7 +4,7 @@
 //! is no `test`, nothing is added below what is not there, and a list is addressed by an index that the pod had. What
 //! must not go in here: what to patch.
 
-use serde::ser::SerializeSeq;
+use serde::ser::{Error, SerializeSeq};
 use serde::{Serialize, Serializer};
 use serde_json::Value;
 
@@ -36,8 +36,8 @@ pub struct PatchOp {
 pub enum PatchValue {
     /// Any value.
     Json(Value),
-    /// A list of variables: ours, which containers share, then those that were there.
-    Env(Added, Vec<Value>),
+    /// A list of variables: ours, which containers share, then those that were there, as the JSON of a list.
+    Env(Added, String),
 }
 
 impl Serialize for PatchValue {
@@ -45,6 +45,7 @@ impl Serialize for PatchValue {
         match self {
             Self::Json(value) => value.serialize(serializer),
             Self::Env(ours, theirs) => {
+                let theirs: Vec<Value> = serde_json::from_str(theirs).map_err(Error::custom)?;
                 let mut list = serializer.serialize_seq(Some(ours.len() + theirs.len()))?;
                 ours.iter().try_for_each(|variable| list.serialize_element(variable))?;
                 theirs.iter().try_for_each(|entry| list.serialize_element(entry))?;

@@ -61,10 +61,8 @@ impl Prepared {
     pub fn bytes(&self) -> usize {
         let of_variable = |one: &Variable| size_of::<Variable>() + one.name.len() + one.value.len();
         let variables: usize = self.rendered.variables.iter().map(of_variable).sum();
-        let services: usize =
-            self.rendered.services.iter().map(|name| size_of::<String>() + name.len()).sum();
         let places = (self.by_name.len() + self.ends.len()) * size_of::<usize>();
-        size_of::<Self>() + variables + services + places + self.text.len()
+        size_of::<Self>() + variables + places + self.text.len() + self.rendered.services.len()
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -82,6 +80,19 @@ impl Prepared {
     fn text(&self, places: &Range<usize>) -> &str {
         let start = |place: usize| place.checked_sub(1).map_or(0, |before| self.ends[before]);
         &self.text[start(places.start)..start(places.end)]
+    }
+}
+
+/// Some variables in a row, as base64 of JSON with a comma behind each.
+#[derive(Debug, Clone)]
+pub struct Run {
+    prepared: Arc<Prepared>,
+    places: Range<usize>,
+}
+
+impl AsRef<[u8]> for Run {
+    fn as_ref(&self) -> &[u8] {
+        self.prepared.text(&self.places).as_bytes()
     }
 }
 
@@ -116,17 +127,13 @@ impl Added {
         self.runs().flat_map(|places| &self.prepared.rendered.variables[places])
     }
 
-    /// The base64 texts of all but the last, and the JSON of the last: whether a comma follows that, is not known here.
-    pub(crate) fn texts(&self) -> (impl Iterator<Item = &str>, Vec<u8>) {
-        let last = self.runs().last().map_or(0, |run| run.end);
-        let mut json = Vec::new();
-        if let Some(variable) =
-            last.checked_sub(1).and_then(|last| self.prepared.rendered.variables.get(last))
-        {
-            write_json(variable, &mut json);
-        }
-        let runs = self.runs().map(move |run| run.start..run.end.min(last.saturating_sub(1)));
-        (runs.map(|run| self.prepared.text(&run)), json)
+    /// The texts of all but the last, and the last: whether a comma follows that, is not known here.
+    pub(crate) fn texts(&self) -> (impl Iterator<Item = Run>, Option<&Variable>) {
+        let end = self.runs().last().map_or(0, |run| run.end);
+        let last = end.saturating_sub(1);
+        let but_last = self.runs().map(move |run| run.start..run.end.min(last));
+        let run = |places| Run { prepared: Arc::clone(&self.prepared), places };
+        (but_last.map(run), self.prepared.rendered.variables[..end].last())
     }
 
     /// How long their base64 text is, about.

@@ -73,8 +73,8 @@ impl Selection {
 #[derive(Debug, Default)]
 pub(super) struct Rendered {
     pub(super) variables: Vec<Variable>,
-    /// The services that give them, as they were asked for.
-    pub(super) services: Vec<String>,
+    /// The services that give them, as they were asked for, in a few words.
+    pub(super) services: String,
     /// Links must stay on: without them the kubelet adds the variables of `default/kubernetes`, with them those of
     /// the namespace's own service of that name instead (kubelet_pods.go:713-718).
     pub(super) needs_links: bool,
@@ -115,8 +115,8 @@ pub(super) fn rendered(snapshot: &Snapshot, namespace: &str, selection: &Selecti
     let given = fitting(&standing, &labels, selection.bytes_max, &mut warnings);
     let variables = standing.into_iter().filter(|(place, _)| given[*place]);
     let variables: Vec<Variable> = variables.map(|(_, variable)| variable).collect();
-    let services =
-        labels.into_iter().zip(given).filter(|(_, given)| *given).map(|(label, _)| label).collect();
+    let services = labels.into_iter().zip(given).filter(|(_, given)| *given).map(|(label, _)| label);
+    let services = some_of(&services.collect::<Vec<_>>());
     Rendered { variables, services, needs_links, warnings }
 }
 

@@ -30,7 +30,7 @@ fn asking<'a>(namespace: &'a str, pod: &'a Value) -> Admission<'a> {
 
 /// The pod after the patch as it is sent, by implementations of base64 and of patches that are not ours.
 fn applied(pod: &Value, injection: &Injection) -> Value {
-    let answer: Value = serde_json::from_slice(&answer("u", injection)).unwrap();
+    let answer: Value = serde_json::from_slice(&answer("u", injection).to_vec()).unwrap();
     assert_eq!(answer["response"]["uid"], "u");
     let mut patched = pod.clone();
     let Some(sent) = answer["response"]["patch"].as_str() else {

@@ -55,15 +55,18 @@ pub(super) struct Wish {
 /// Reads the annotations.
 pub(super) fn wish(options: &InjectOptions, admission: &Admission<'_>, pod: &PodView<'_>) -> Wish {
     let mut reader = WishReader { admission, pod, problems: Vec::new() };
-    let inject =
-        reader.read("inject", "true, false, inline, configmap or auto", parse_inject).unwrap_or(Inject::Yes);
+    let inject = reader
+        .read("portico.dev/inject", "true, false, inline, configmap or auto", parse_inject)
+        .unwrap_or(Inject::Yes);
     let services = reader.services();
-    let prefix =
-        reader.read("prefix", "letters, digits and _, no digit first", parse_prefix).unwrap_or_default();
-    let forms = reader.read("forms", "all, named or host-port", |text| word(text)).unwrap_or_default();
+    let prefix = reader
+        .read("portico.dev/prefix", "letters, digits and _, no digit first", parse_prefix)
+        .unwrap_or_default();
+    let forms =
+        reader.read("portico.dev/forms", "all, named or host-port", |text| word(text)).unwrap_or_default();
     let required = reader.required(services.as_deref().unwrap_or_default());
-    let on_missing = reader.read("on-missing", "warn, wait or deny", |text| word(text));
-    let bytes_max = reader.read("max-bytes", "a number such as 4096, 64Ki or 1Mi", parse_bytes);
+    let on_missing = reader.read("portico.dev/on-missing", "warn, wait or deny", |text| word(text));
+    let bytes_max = reader.read("portico.dev/max-bytes", "a number such as 4096, 64Ki or 1Mi", parse_bytes);
     // Nobody who looks into a pod is turned away or kept waiting for what the pod itself lacks.
     let on_missing = on_missing.filter(|_| admission.old_pod.is_none()).unwrap_or_default();
     let wait_for = if on_missing == OnMissing::Wait { required.clone() } else { Vec::new() };
@@ -95,13 +98,12 @@ struct WishReader<'a> {
 
 impl<'a> WishReader<'a> {
     fn text(&self, name: &str) -> Option<&'a str> {
-        let name = ["portico.dev/", name].concat();
-        let of_namespace = || self.admission.namespace_annotations.get(&name).map(String::as_str);
-        self.pod.annotation(&name).or_else(of_namespace).map(str::trim)
+        let of_namespace = || self.admission.namespace_annotations.get(name).map(String::as_str);
+        self.pod.annotation(name).or_else(of_namespace).map(str::trim)
     }
 
     fn problem(&mut self, name: &str, text: &str, wanted: &str) {
-        self.problems.push(format!("portico.dev/{name}: \"{}\" is not {wanted}; ignored", excerpt(text)));
+        self.problems.push(format!("{name}: \"{}\" is not {wanted}; ignored", excerpt(text)));
     }
 
     fn read<T>(&mut self, name: &str, wanted: &str, parse: impl Fn(&str) -> Option<T>) -> Option<T> {
@@ -119,9 +121,7 @@ impl<'a> WishReader<'a> {
         let mut items = Vec::new();
         for item in text.split(',').map(str::trim).filter(|item| !item.is_empty()) {
             if items.len() == SERVICES_MAX {
-                self.problems.push(format!(
-                    "portico.dev/{name}: more than {SERVICES_MAX} services; the rest is ignored"
-                ));
+                self.problems.push(format!("{name}: more than {SERVICES_MAX} services; the rest is ignored"));
                 break;
             }
             match parse(item) {
@@ -134,7 +134,9 @@ impl<'a> WishReader<'a> {
 
     fn services(&mut self) -> Option<Vec<Chosen>> {
         let own = self.admission.namespace;
-        self.items("services", "NAME, ALIAS=NAME or ALIAS=NAMESPACE/NAME", |item| parse_chosen(item, own))
+        self.items("portico.dev/services", "NAME, ALIAS=NAME or ALIAS=NAMESPACE/NAME", |item| {
+            parse_chosen(item, own)
+        })
     }
 
     fn required(&mut self, chosen: &[Chosen]) -> Vec<ServiceKey> {
@@ -144,7 +146,7 @@ impl<'a> WishReader<'a> {
             Some(one) => Some(one.service.clone()),
             None => parse_service(item, own),
         };
-        self.items("require", "NAME, NAMESPACE/NAME or an alias of portico.dev/services", parse)
+        self.items("portico.dev/require", "NAME, NAMESPACE/NAME or an alias of portico.dev/services", parse)
             .unwrap_or_default()
     }
 }

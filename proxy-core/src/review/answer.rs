@@ -1,43 +1,102 @@
 //! The answers to reviews, as bytes.
 //!
 //! What is large in one is the patch: the same variables for each container, as base64. They come written already, and
-//! are pasted between what is this pod's own. What must not go in here: what the answer is.
+//! stand as shared pieces between what is this pod's own. What must not go in here: what the answer is.
 
 use serde::Serialize;
 
 use crate::base64;
-use crate::inject::{Added, Injection, PatchOp, PatchValue};
+use crate::inject::{Added, Injection, PatchOp, PatchValue, Run};
 use crate::review::{API_VERSION, BadReview, KIND};
 
-/// The body of the answer to a request for a pod.
+/// What is shorter is copied: each piece is written by itself.
+const SHARED_BYTES_MIN: usize = 1_024;
+
+/// What is this answer's own mostly fits into this.
+const OWN_BYTES: usize = 512;
+
+/// The body of an answer, in pieces.
+#[derive(Debug, Default)]
+pub struct Answer {
+    pieces: Vec<Piece>,
+}
+
+/// Some bytes in a row.
+#[derive(Debug)]
+pub enum Piece {
+    /// Those of this answer.
+    Own(Vec<u8>),
+    /// Those that other answers have as well.
+    Shared(Run),
+}
+
+impl Answer {
+    /// The pieces, in order.
+    #[must_use]
+    pub fn into_pieces(self) -> Vec<Piece> {
+        self.pieces
+    }
+
+    /// How many bytes it has.
+    #[must_use]
+    pub fn size(&self) -> usize {
+        self.pieces.iter().map(|piece| piece.as_ref().len()).sum()
+    }
+
+    /// All of it.
+    #[must_use]
+    pub fn to_vec(&self) -> Vec<u8> {
+        let mut all = Vec::new();
+        for piece in &self.pieces {
+            all.extend_from_slice(piece.as_ref());
+        }
+        all
+    }
+}
+
+impl AsRef<[u8]> for Piece {
+    fn as_ref(&self) -> &[u8] {
+        match self {
+            Self::Own(bytes) => bytes,
+            Self::Shared(run) => run.as_ref(),
+        }
+    }
+}
+
+/// The answer to a request for a pod.
 #[must_use]
-pub fn answer(uid: &str, injection: &Injection) -> Vec<u8> {
+pub fn answer(uid: &str, injection: &Injection) -> Answer {
     let Injection { patch, warnings, denied, config_maps: _, accounts: _, untouched: _ } = injection;
     let status = denied.as_deref().map(|message| Status { code: 403, reason: "Forbidden", message });
     let mut text = written(&Response { uid, allowed: denied.is_none(), status, warnings });
-    if denied.is_none() && !patch.is_empty() {
-        // It ends with the ends of two objects; the patch is the last field of the inner one.
-        text.truncate(text.len() - ENDS.len());
-        text.extend_from_slice(br#","patchType":"JSONPatch","patch":""#);
-        PatchText::new(&mut text).patch(patch);
-        text.extend_from_slice(b"\"");
-        text.extend_from_slice(ENDS);
+    if denied.is_some() || patch.is_empty() {
+        return Answer { pieces: vec![Piece::Own(text)] };
     }
-    text
+    // It ends with the ends of two objects; the patch is the last field of the inner one.
+    text.truncate(text.len() - ENDS.len());
+    text.extend_from_slice(br#","patchType":"JSONPatch","patch":""#);
+    let json = Vec::with_capacity(OWN_BYTES);
+    let mut writer = PatchWriter { pieces: Vec::new(), text, json };
+    writer.patch(patch);
+    writer.text.push(b'"');
+    writer.text.extend_from_slice(ENDS);
+    writer.pieces.push(Piece::Own(writer.text));
+    Answer { pieces: writer.pieces }
 }
 
-/// The body of the answer that lets a request pass as it is.
+/// The answer that lets a request pass as it is.
 #[must_use]
-pub fn pass(uid: &str) -> Vec<u8> {
+pub fn pass(uid: &str) -> Answer {
     answer(uid, &Injection::default())
 }
 
 impl BadReview {
-    /// The body of the answer.
+    /// The answer.
     #[must_use]
-    pub fn answer(&self) -> Vec<u8> {
+    pub fn answer(&self) -> Answer {
         let status = Some(Status { code: 400, reason: "BadRequest", message: &self.why });
-        written(&Response { uid: &self.uid, allowed: false, status, warnings: &[] })
+        let text = written(&Response { uid: &self.uid, allowed: false, status, warnings: &[] });
+        Answer { pieces: vec![Piece::Own(text)] }
     }
 }
 
@@ -45,7 +104,7 @@ const ENDS: &[u8] = b"}}";
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Answer<'a> {
+struct Body<'a> {
     api_version: &'static str,
     kind: &'static str,
     response: &'a Response<'a>,
@@ -70,27 +129,24 @@ struct Status<'a> {
 }
 
 fn written(response: &Response<'_>) -> Vec<u8> {
-    serde_json::to_vec(&Answer { api_version: API_VERSION, kind: KIND, response }).unwrap_or_default()
+    let mut text = Vec::with_capacity(OWN_BYTES);
+    let body = Body { api_version: API_VERSION, kind: KIND, response };
+    // Texts and numbers are always JSON.
+    serde_json::to_writer(&mut text, &body).unwrap_or_default();
+    text
 }
 
 /// A patch on its way into base64.
-struct PatchText<'a> {
-    text: &'a mut Vec<u8>,
-    /// JSON that is not base64 yet.
+struct PatchWriter {
+    pieces: Vec<Piece>,
+    /// The end of what is written, which may go on.
+    text: Vec<u8>,
+    /// What is to be written as base64.
     json: Vec<u8>,
 }
 
-impl<'a> PatchText<'a> {
-    fn new(text: &'a mut Vec<u8>) -> Self {
-        Self { text, json: Vec::new() }
-    }
-
-    fn patch(mut self, patch: &[PatchOp]) {
-        let values = patch.iter().map(|op| match &op.value {
-            PatchValue::Env(ours, _) => ours.text_len(),
-            PatchValue::Json(_) => 0,
-        });
-        self.text.reserve(values.sum());
+impl PatchWriter {
+    fn patch(&mut self, patch: &[PatchOp]) {
         for (index, PatchOp { op, path, value }) in patch.iter().enumerate() {
             self.json.extend_from_slice(if index == 0 { b"[{\"op\":" } else { b",{\"op\":" });
             self.value(op);
@@ -104,27 +160,36 @@ impl<'a> PatchText<'a> {
             self.json.push(b'}');
         }
         self.json.push(b']');
-        base64::encode(&self.json, self.text);
+        base64::encode(&self.json, &mut self.text);
     }
 
-    /// A list of variables, ours first.
-    fn env(&mut self, ours: &Added, theirs: &[serde_json::Value]) {
+    /// A list of variables, ours first; theirs is a list.
+    fn env(&mut self, ours: &Added, theirs: &str) {
         self.json.push(b'[');
-        let (texts, last) = ours.texts();
-        for text in texts {
-            base64::fill_up(&mut self.json);
-            base64::encode(&self.json, self.text);
-            self.json.clear();
-            self.text.extend_from_slice(text.as_bytes());
+        let (runs, last) = ours.texts();
+        for run in runs {
+            self.paste(run);
         }
-        self.json.extend_from_slice(&last);
-        for entry in theirs {
-            if self.json.last() != Some(&b'[') {
-                self.json.push(b',');
-            }
-            self.value(entry);
+        if let Some(last) = last {
+            self.value(last);
         }
-        self.json.push(b']');
+        let theirs = theirs.strip_prefix('[').unwrap_or_default();
+        if last.is_some() && theirs != "]" {
+            self.json.push(b',');
+        }
+        self.json.extend_from_slice(theirs.as_bytes());
+    }
+
+    fn paste(&mut self, run: Run) {
+        base64::fill_up(&mut self.json);
+        base64::encode(&self.json, &mut self.text);
+        self.json.clear();
+        if run.as_ref().len() < SHARED_BYTES_MIN {
+            self.text.extend_from_slice(run.as_ref());
+        } else {
+            self.pieces.push(Piece::Own(std::mem::take(&mut self.text)));
+            self.pieces.push(Piece::Shared(run));
+        }
     }
 
     /// Texts, numbers and lists are always JSON.

@@ -8,6 +8,8 @@ use std::fmt;
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Value};
 
+use crate::review::field::Field;
+
 /// What of a value is kept.
 #[derive(Clone, Copy)]
 enum Kept {
@@ -23,9 +25,6 @@ const CONTAINER: Kept = Kept::Fields(&[("name", Kept::All), ("env", Kept::All), 
 const METADATA: Kept = Kept::Fields(&[
     ("name", Kept::All),
     ("generateName", Kept::All),
-    ("namespace", Kept::All),
-    ("uid", Kept::All),
-    ("labels", Kept::All),
     ("annotations", Kept::All),
     ("ownerReferences", Kept::All),
 ]);
@@ -103,11 +102,12 @@ impl<'de> Visitor<'de> for Kept {
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Value, A::Error> {
         let wanted = if let Self::Fields(wanted) = self { wanted } else { &[] };
         let mut kept = Map::new();
-        while let Some(key) = map.next_key::<String>()? {
-            match wanted.iter().find(|(name, _)| *name == key) {
-                Some((_, field)) => {
+        let field = |key: &str| wanted.iter().find(|(name, _)| *name == key);
+        while let Some(found) = map.next_key_seed(Field(field))? {
+            match found {
+                Some((name, field)) => {
                     let value = map.next_value_seed(*field)?;
-                    kept.insert(key, value);
+                    kept.insert((*name).to_owned(), value);
                 }
                 None => {
                     map.next_value::<IgnoredAny>()?;

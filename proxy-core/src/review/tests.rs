@@ -33,7 +33,7 @@ fn request(change: impl FnOnce(&mut Value)) -> Vec<u8> {
 
 fn bad(body: &[u8]) -> BadReview {
     let bad = review(body).expect_err("it is bad");
-    let answer: Value = serde_json::from_slice(&bad.answer()).unwrap();
+    let answer: Value = serde_json::from_slice(&bad.answer().to_vec()).unwrap();
     let response = &answer["response"];
     assert_eq!((&response["uid"], &response["allowed"]), (&json!(bad.uid), &json!(false)));
     assert_eq!((&response["status"]["message"], &response["status"]["code"]), (&json!(bad.why), &json!(400)));
@@ -53,7 +53,7 @@ fn of_a_pod_what_matters_is_kept() {
     let pod = pod_of(&request(|_| ()));
     assert_eq!((pod.uid.as_str(), pod.namespace.as_str(), pod.dry_run), ("u-1", "default", false));
     let expected = json!({
-        "metadata": { "name": "p", "labels": { "a": "b" } },
+        "metadata": { "name": "p" },
         "spec": { "containers": [{ "name": "app", "env": [] }] },
     });
     assert_eq!((pod.pod, pod.old_pod), (expected, None));
@@ -82,7 +82,7 @@ fn other_operations_pass() {
         });
         assert_eq!(review(&body), Ok(Review::Other { uid: "u-1".to_owned() }), "{operation} {sub_resource}");
     }
-    let answer: Value = serde_json::from_slice(&pass("u-1")).unwrap();
+    let answer: Value = serde_json::from_slice(&pass("u-1").to_vec()).unwrap();
     assert_eq!(answer["response"], json!({ "uid": "u-1", "allowed": true }));
 }
 
@@ -92,7 +92,7 @@ fn an_answer_carries_the_patch_as_base64() {
     let services = snapshot([svc("db").ip("10.0.0.1").tcp("", 80).into()]);
     let none = BTreeMap::new();
     let done = injection(&services, &InjectOptions::default(), &pod.admission(&none));
-    let answer: Value = serde_json::from_slice(&answer(&pod.uid, &done)).unwrap();
+    let answer: Value = serde_json::from_slice(&answer(&pod.uid, &done).to_vec()).unwrap();
     assert_eq!((&answer["apiVersion"], &answer["kind"]), (&json!(API_VERSION), &json!(KIND)));
     let response = &answer["response"];
     assert_eq!(
@@ -105,10 +105,32 @@ fn an_answer_carries_the_patch_as_base64() {
 }
 
 #[test]
+fn what_containers_have_in_common_is_shared_and_what_is_sent_is_what_was_decided() {
+    let names: Vec<String> = (0..20).map(|number| format!("service-{number:02}")).collect();
+    let services = snapshot(names.iter().map(|name| svc(name).ip("10.0.0.1").tcp("http", 80).into()));
+    let own = |name: &str| json!([{ "name": name, "value": "$(A)" }, { "name": "B", "value": "\u{e4}\"" }]);
+    // In the middle, first, last, and nothing of ours.
+    let containers = ["SERVICE_07_PORT", "SERVICE_00_SERVICE_HOST", "SERVICE_19_PORT_80_TCP_ADDR", "A"];
+    let containers: Vec<Value> =
+        containers.iter().map(|name| json!({ "name": "c", "env": own(name) })).collect();
+    let pod =
+        pod_of(&request(|review| review["request"]["object"]["spec"]["containers"] = containers.into()));
+    let done = injection(&services, &InjectOptions::default(), &pod.admission(&BTreeMap::new()));
+    let answer = answer("u", &done);
+    let text: Value = serde_json::from_slice(&answer.to_vec()).unwrap();
+    assert_eq!(answer.size(), answer.to_vec().len());
+    let sent = STANDARD.decode(text["response"]["patch"].as_str().unwrap()).unwrap();
+    assert_eq!(serde_json::from_slice::<Value>(&sent).unwrap(), json!(done.patch));
+    let pieces = answer.into_pieces();
+    let shared: usize = pieces.iter().filter(|piece| matches!(piece, Piece::Shared(_))).count();
+    assert_eq!(shared, 5, "two before and after what is in the middle");
+}
+
+#[test]
 fn a_denied_pod_has_a_reason_and_no_patch() {
     let injection =
         Injection { denied: Some("no".to_owned()), warnings: vec!["w".to_owned()], ..Injection::default() };
-    let answer: Value = serde_json::from_slice(&answer("u-1", &injection)).unwrap();
+    let answer: Value = serde_json::from_slice(&answer("u-1", &injection).to_vec()).unwrap();
     let status = json!({ "code": 403, "reason": "Forbidden", "message": "no" });
     let expected = json!({ "uid": "u-1", "allowed": false, "status": status, "warnings": ["w"] });
     assert_eq!(answer["response"], expected);
