@@ -18,7 +18,7 @@ pub(crate) fn answer(args: &EnvArgs, out: &mut impl Write) -> anyhow::Result<boo
     let EnvArgs { input, namespace, no_links, pod, inject, output } = args;
     let (objects, sound) = input::objects(input);
     if let Some(file) = pod {
-        let allowed = pod::answer(file, (*inject).into(), namespace, &objects.into_snapshot(), *output, out)?;
+        let allowed = pod::answer(file, (*inject).into(), namespace, objects, *output, out)?;
         return Ok(sound && allowed);
     }
     let Environment { variables, clashes, unaddressable } =

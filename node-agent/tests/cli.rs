@@ -83,6 +83,34 @@ spec: {containers: [{name: app, env: [{name: DB_SERVICE_PORT, value: '1'}]}]}
 }
 
 #[test]
+fn what_the_namespace_of_a_pod_wants_is_heard_where_the_pod_says_nothing() {
+    let namespace = |name: &str| {
+        format!(
+            "---\napiVersion: v1\nkind: Namespace\nmetadata: {{name: {name}, annotations: {{portico.dev/forms: host-port, \
+             portico.dev/inject: configmap}}}}\n"
+        )
+    };
+    let ways = |in_file: &str, annotations: &str| {
+        let pod = format!(
+            "kind: Pod\nmetadata: {{name: web, namespace: team, annotations: {annotations}}}\nspec: {{containers: \
+             [{{name: app}}]}}\n"
+        );
+        let file = format!("{}/namespaced.yaml", env!("CARGO_TARGET_TMPDIR"));
+        std::fs::write(&file, pod).expect("write the pod");
+        let services = [SERVICE, in_file].concat();
+        let answer = portico_with(&["env", "-f", "-", "--pod", &file, "-o", "json"], &services);
+        let injection: Value = serde_json::from_str(&answer.stdout).expect("the answer is JSON");
+        let account = &injection["accounts"][0];
+        (account["way"].as_str().map(str::to_owned), account["added"].as_array().map(Vec::len))
+    };
+    assert_eq!(ways("", "{}"), (Some("inline".to_owned()), Some(8)));
+    assert_eq!(ways(&namespace("other"), "{}"), (Some("inline".to_owned()), Some(8)));
+    assert_eq!(ways(&namespace("team"), "{}"), (Some("configmap".to_owned()), Some(2)));
+    let inline = "{portico.dev/inject: inline}";
+    assert_eq!(ways(&namespace("team"), inline), (Some("inline".to_owned()), Some(2)));
+}
+
+#[test]
 fn a_template_stands_for_its_pods_and_a_denied_pod_is_exit_code_1() {
     let of = |annotation: &str| {
         format!(

@@ -1,17 +1,15 @@
 //! `portico env --pod`: what the webhook would put into a pod, container by container, and why.
 //!
-//! The pod comes from its manifest, or from the template of what makes pods; the answer is the injector's own. The
-//! annotations of namespaces are not known here. What must not go in here: a decision about variables.
+//! The pod comes from its manifest, or from the template of what makes pods; the answer is the injector's own. What its
+//! namespace wants is known where that is among the objects. What must not go in here: a decision about variables.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::io::Write;
 use std::path::Path;
 
 use anyhow::{Context, anyhow};
-use cluster_watch::manifest;
+use cluster_watch::{Objects, manifest};
 use proxy_core::inject::{Account, Admission, InjectMode, InjectOptions, Injection, Way, injection};
-use proxy_core::snapshot::Snapshot;
 use serde_json::{Value, json};
 
 use crate::args::EnvOutput;
@@ -22,7 +20,7 @@ pub(super) fn answer(
     file: &Path,
     mode: InjectMode,
     namespace: &str,
-    snapshot: &Snapshot,
+    objects: Objects,
     output: EnvOutput,
     out: &mut impl Write,
 ) -> anyhow::Result<bool> {
@@ -32,15 +30,15 @@ pub(super) fn answer(
     let named = object.pointer("/metadata/namespace").and_then(Value::as_str).unwrap_or(namespace).to_owned();
     let pod = pod_of(object).with_context(read)?;
     let options = InjectOptions { mode, ..InjectOptions::default() };
-    let none = BTreeMap::new();
+    let of_namespace = objects.namespaces.get(named.as_str()).cloned().unwrap_or_default();
     let admission = Admission {
         namespace: &named,
-        namespace_annotations: &none,
+        namespace_annotations: &of_namespace,
         pod: &pod,
         old_pod: None,
         dry_run: false,
     };
-    let injection = injection(snapshot, &options, &admission);
+    let injection = injection(&objects.into_snapshot(), &options, &admission);
     match output {
         EnvOutput::Json => {
             serde_json::to_writer_pretty(&mut *out, &injection)?;
