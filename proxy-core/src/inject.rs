@@ -32,7 +32,7 @@ pub use crate::inject::pod::ContainerKind;
 pub use crate::inject::prepared::{Added, Prepared, Run, prepared};
 pub use crate::inject::selection::{Chosen, Selection};
 
-use crate::inject::container::{Injected, Inlined, injected, inlined};
+use crate::inject::container::{Injected, Inlined, References, injected, inlined};
 use crate::inject::pod::{ContainerView, PodView, pod_view};
 use crate::inject::warning::Warnings;
 use crate::inject::wish::{OnMissing, Wish, wish};
@@ -203,12 +203,11 @@ impl Patching<'_> {
         let inlined: Vec<Inlined> = containers.map(|container| inlined(container, &self.prepared)).collect();
         let ways = self.ways(&inlined);
         let wanted = ways.iter().any(|(way, _)| *way == Way::ConfigMap);
-        let wanted = if wanted { self.config_maps() } else { Vec::new() };
-        let names: Vec<&str> = wanted.iter().map(|map| map.name.as_str()).collect();
+        let (wanted, references) = if wanted { self.config_maps() } else { Default::default() };
         let mut patch = Vec::new();
         let mut accounts = Vec::new();
         for ((container, inlined), way) in self.pod.containers.iter().zip(inlined).zip(ways) {
-            let Injected { op, account } = injected(container, inlined, way, &names);
+            let Injected { op, account } = injected(container, inlined, way, &references);
             if account.way == Way::Inline {
                 self.warn_of_inline(container, &account);
             }
@@ -266,13 +265,12 @@ impl Patching<'_> {
         }
     }
 
-    fn config_maps(&self) -> Vec<WantedConfigMap> {
-        config_map::of_rendered(
-            self.snapshot,
-            self.admission.namespace,
-            &self.wish.selection,
-            &self.prepared.rendered,
-        )
+    fn config_maps(&self) -> (Vec<WantedConfigMap>, References) {
+        let (selection, rendered) = (&self.wish.selection, &self.prepared.rendered);
+        let wanted = config_map::of_rendered(self.snapshot, self.admission.namespace, selection, rendered);
+        let spare = config_map::spare_names(selection, rendered, wanted.len());
+        let references = References::new(&wanted, &spare);
+        (wanted, references)
     }
 
     fn warn_of_inline(&mut self, container: &ContainerView<'_>, account: &Account) {

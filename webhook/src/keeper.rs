@@ -102,7 +102,7 @@ impl Keeper {
                 tracing::warn!(
                     namespace = kept.namespace,
                     name = kept.name,
-                    "a ConfigMap in use was deleted: made again"
+                    "a ConfigMap in use is gone: what there must be is made"
                 );
                 self.refresh(vec![kept]).await;
             }
@@ -185,27 +185,28 @@ impl Keeper {
             let (name, why) = (&kept.name, "its selection is not the one that its name stands for");
             tracing::warn!(namespace, name, why, "a managed ConfigMap was altered; it stays as it is");
         }
-        // What its containers wait for has gone again: what they hold stays.
-        if group.is_empty() || !first.waits_for.is_empty() {
+        if group.is_empty() {
             return Ok(());
         }
-        let names: BTreeSet<&str> = wanted.iter().map(|wanted| &*wanted.name).collect();
-        for wanted in &wanted {
+        // Pods may refer to more than there is by now, and each of those must be there, or be waited for.
+        let WantedConfigMap { selection, waits_for, .. } = first;
+        let is_wanted = |kept: &Kept| wanted.iter().any(|wanted| wanted.name == kept.referred());
+        let more = group.iter().filter(|kept| !is_wanted(kept)).map(|kept| WantedConfigMap {
+            name: kept.referred(),
+            selection: selection.clone(),
+            data: BTreeMap::new(),
+            waits_for: waits_for.clone(),
+        });
+        let more: Vec<WantedConfigMap> = more.collect();
+        for wanted in self.shelf.in_order(namespace, &wanted).into_iter().chain(&more) {
             self.shelf.put(namespace, wanted, false).await?;
         }
-        for kept in group {
-            if kept.is_reminder() {
-                self.shelf
-                    .api
-                    .delete(&format!("{}/{}", collection(namespace), kept.name), &kept.version)
-                    .await?;
-                self.shelf.forget(namespace, &kept.name);
-            } else if !names.contains(&*kept.name) {
-                // There is less by now, but pods may refer to all of it.
-                let (name, selection) = (kept.name.clone(), kept.selection.clone());
-                let empty = WantedConfigMap { name, selection, data: BTreeMap::new(), waits_for: Vec::new() };
-                self.shelf.put(namespace, &empty, false).await?;
-            }
+        // A reminder where there is no waiting any more, or what must not be there while containers wait again.
+        for kept in group.iter().filter(|kept| kept.is_reminder() == waits_for.is_empty()) {
+            let Kept { name, version, .. } = kept;
+            self.shelf.api.delete(&format!("{}/{name}", collection(namespace)), version).await?;
+            self.shelf.forget(namespace, name);
+            tracing::info!(namespace, name, waits = !waits_for.is_empty(), "ConfigMap deleted");
         }
         Ok(())
     }

@@ -48,7 +48,7 @@ impl Shelf {
 
     /// Makes what a pod needs, and sees to it that it stays for a while.
     pub(crate) async fn need(&self, namespace: &str, wanted: &[WantedConfigMap]) -> Result<(), ShelfError> {
-        for wanted in wanted {
+        for wanted in self.in_order(namespace, wanted) {
             let mut conflicts = 0;
             while let Err(error) = self.put(namespace, wanted, true).await {
                 let is_conflict = matches!(&error, ShelfError::Api(error) if error.is_conflict());
@@ -61,6 +61,19 @@ impl Shelf {
             }
         }
         Ok(())
+    }
+
+    /// In which order to make these what they should be: with more variables some move on to a later one, with fewer
+    /// back to an earlier one. What moves is in both for a moment, not in none.
+    pub(crate) fn in_order<'a>(
+        &self,
+        namespace: &str,
+        wanted: &'a [WantedConfigMap],
+    ) -> Vec<&'a WantedConfigMap> {
+        let known = wanted.iter().filter_map(|wanted| self.known(namespace, &name(wanted)));
+        let before: usize = known.map(|kept| kept.data.len()).sum();
+        let now: usize = wanted.iter().map(|wanted| wanted.data.len()).sum();
+        if now > before { wanted.iter().rev().collect() } else { wanted.iter().collect() }
     }
 
     /// Makes one what it should be; `needed` says that a pod asks for it now.

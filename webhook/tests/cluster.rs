@@ -10,6 +10,8 @@ mod apiserver;
 mod caller;
 #[path = "cluster/double.rs"]
 mod double;
+#[path = "cluster/parts.rs"]
+mod parts;
 #[path = "fixture/pod.rs"]
 #[allow(dead_code)]
 mod pod;

@@ -56,14 +56,33 @@ pub(super) fn of_rendered(
     let text = selection.text();
     let waits_for = selection.wait_for.iter().filter(|key| !is_there(snapshot, key, namespace));
     let waits_for: Vec<ServiceKey> = waits_for.cloned().collect();
-    let parts = if waits_for.is_empty() { parts(&rendered.variables) } else { vec![BTreeMap::new()] };
     let number = digest(&text);
-    let named = parts.into_iter().enumerate().map(|(part, data)| {
-        let name =
-            if part == 0 { format!("{NAME}{number:016x}") } else { format!("{NAME}{number:016x}-{part}") };
-        WantedConfigMap { name, selection: text.clone(), data, waits_for: waits_for.clone() }
+    let named = parts(&rendered.variables).into_iter().enumerate().map(|(part, data)| {
+        let data = if waits_for.is_empty() { data } else { BTreeMap::new() };
+        WantedConfigMap {
+            name: name(number, part),
+            selection: text.clone(),
+            data,
+            waits_for: waits_for.clone(),
+        }
     });
     named.collect()
+}
+
+/// The ConfigMaps that there will be beyond those of now, when the variables have become twice as many: a pod cannot
+/// be told of them later.
+pub(super) fn spare_names(selection: &Selection, rendered: &Rendered, count: usize) -> Vec<String> {
+    let bytes: usize = rendered.variables.iter().map(entry_bytes).sum();
+    let number = digest(selection.text());
+    (count..(2 * bytes).div_ceil(BYTES_MAX)).map(|part| name(number, part)).collect()
+}
+
+fn name(number: u64, part: usize) -> String {
+    if part == 0 { format!("{NAME}{number:016x}") } else { format!("{NAME}{number:016x}-{part}") }
+}
+
+fn entry_bytes(Variable { name, value }: &Variable) -> usize {
+    2 * name.len() + value.len() + ENTRY_BYTES
 }
 
 /// At least one, so that services that come later find it.
@@ -71,14 +90,14 @@ fn parts(variables: &[Variable]) -> Vec<BTreeMap<String, String>> {
     let mut parts = Vec::new();
     let mut part = BTreeMap::new();
     let mut bytes = 0;
-    for Variable { name, value } in variables {
-        let entry = 2 * name.len() + value.len() + ENTRY_BYTES;
+    for variable in variables {
+        let entry = entry_bytes(variable);
         if bytes + entry > BYTES_MAX {
             parts.push(std::mem::take(&mut part));
             bytes = 0;
         }
         bytes += entry;
-        part.insert(name.clone(), value.clone());
+        part.insert(variable.name.clone(), variable.value.clone());
     }
     parts.push(part);
     parts

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 
 use crate::inject::account::{Account, Way};
+use crate::inject::config_map::WantedConfigMap;
 use crate::inject::patch::{PatchOp, PatchValue};
 use crate::inject::pod::ContainerView;
 use crate::inject::prepared::{Added, Prepared};
@@ -102,6 +103,25 @@ pub(super) fn inlined(container: &ContainerView<'_>, prepared: &Arc<Prepared>) -
     }
 }
 
+/// The ConfigMaps to which containers refer.
+#[derive(Debug, Default)]
+pub(super) struct References {
+    /// Those that there are now, or will be before the containers start.
+    names: Vec<String>,
+    /// All of them as sources; what is spare may be absent.
+    sources: Vec<Value>,
+}
+
+impl References {
+    pub(super) fn new(wanted: &[WantedConfigMap], spare: &[String]) -> Self {
+        let names: Vec<String> = wanted.iter().map(|map| map.name.clone()).collect();
+        let must = names.iter().map(|name| json!({ "configMapRef": { "name": name } }));
+        let may = spare.iter().map(|name| json!({ "configMapRef": { "name": name, "optional": true } }));
+        let sources = must.chain(may).collect();
+        Self { names, sources }
+    }
+}
+
 /// What is done to a container: none if it has everything already.
 pub(super) struct Injected {
     pub(super) op: Option<PatchOp>,
@@ -113,15 +133,15 @@ pub(super) fn injected(
     container: &ContainerView<'_>,
     inlined: Inlined,
     (way, why): (Way, &'static str),
-    config_maps: &[&str],
+    references: &References,
 ) -> Injected {
     let Inlined { added, kept, unsure } = inlined;
     let op = match way {
         Way::Inline => env_op(container, &added),
-        Way::ConfigMap => env_from_op(container, config_maps),
+        Way::ConfigMap => env_from_op(container, &references.sources),
     };
-    let config_maps = config_maps.iter().filter(|_| way == Way::ConfigMap).map(|name| (*name).to_owned());
-    let (kind, name, config_maps) = (container.kind, container.name.to_owned(), config_maps.collect());
+    let config_maps = if way == Way::ConfigMap { references.names.clone() } else { Vec::new() };
+    let (kind, name) = (container.kind, container.name.to_owned());
     Injected { op, account: Account { kind, name, way, why, config_maps, added, kept, unsure } }
 }
 
@@ -136,14 +156,13 @@ fn env_op(container: &ContainerView<'_>, added: &Added) -> Option<PatchOp> {
 }
 
 /// The first sources have the lowest precedence, below all that the container says itself.
-fn env_from_op(container: &ContainerView<'_>, names: &[&str]) -> Option<PatchOp> {
-    let ours = names.iter().map(|name| json!({ "configMapRef": { "name": name } }));
+fn env_from_op(container: &ContainerView<'_>, ours: &[Value]) -> Option<PatchOp> {
     let path = container.path("envFrom");
-    let Some(sources) = container.env_from else { return Some(PatchOp::add(path, ours.collect::<Vec<_>>())) };
-    let wanted: Vec<Value> = ours.chain(container.others().cloned()).collect();
+    let Some(sources) = container.env_from else { return Some(PatchOp::add(path, ours)) };
+    let wanted: Vec<Value> = ours.iter().chain(container.others()).cloned().collect();
     if *sources == wanted {
         None
-    } else if let ([_], None) = (names, container.ours().next()) {
+    } else if let ([_], None) = (ours, container.ours().next()) {
         wanted.into_iter().next().map(|first| PatchOp::add([&path, "/0"].concat(), first))
     } else {
         Some(PatchOp::put(true, path, PatchValue::Json(Value::Array(wanted))))

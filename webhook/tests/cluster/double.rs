@@ -211,6 +211,30 @@ fn a_container_that_waits_gets_its_config_map_once_the_service_is_there() {
 }
 
 #[test]
+fn a_container_waits_again_once_the_service_is_gone_again() {
+    let cluster = cluster();
+    let webhook = cluster.replica(&[]);
+    cluster.api.put(service("mysql", 13, 3306));
+    let wish = [("portico.dev/require", "mysql"), ("portico.dev/on-missing", "wait")];
+    let pod = until("the service is known", || {
+        let pod = admitted(&cluster, &webhook, "a", &wish);
+        let is_there = cluster.config_maps("default").len() == 1;
+        is_there.then_some(pod)
+    });
+    let name = pod["spec"]["containers"][0]["envFrom"][0]["configMapRef"]["name"].as_str().expect("a name");
+    let map = || cluster.api.get("ConfigMap", "default", name);
+    cluster.api.delete("Service", "default", "mysql");
+    until("it is gone", || map().is_none().then_some(()));
+    // Another replica knows of it, too, and leaves it so.
+    drop(webhook);
+    let _webhook = cluster.replica(&[]);
+    assert_eq!(map(), None);
+    cluster.api.put(service("mysql", 14, 3306));
+    let found = until("it is made again", map);
+    assert_eq!(found["data"]["MYSQL_SERVICE_HOST"], "10.0.0.14");
+}
+
+#[test]
 fn a_warning_that_a_controller_would_swallow_is_an_event_on_the_owner() {
     let cluster = cluster();
     let webhook = cluster.replica(&[]);

@@ -78,8 +78,32 @@ fn more_than_a_mebibyte_is_cut_into_several_config_maps() {
         assert!(bytes <= 1 << 20);
     }
     let patched = applied(&pod, &done);
-    assert_eq!(patched["spec"]["containers"][0]["envFrom"].as_array().unwrap().len(), done.config_maps.len());
+    let sources = patched["spec"]["containers"][0]["envFrom"].as_array().unwrap();
+    let (must, may) = sources.split_at(done.config_maps.len());
+    assert!(must.iter().all(|source| source["configMapRef"].get("optional").is_none()), "{must:?}");
+    assert!(may.iter().all(|source| source["configMapRef"]["optional"] == true), "{may:?}");
+    // Twice as many services are more ConfigMaps, and the pod refers to each of those.
+    let twice = (0..6_000).map(|number| svc(&format!("service-{number}")).ip("10.0.0.1").tcp("http", 80));
+    let selection = Selection::from_text(&done.config_maps[0].selection).unwrap();
+    let later = config_maps(&of(twice), "default", &selection);
+    assert!(later.len() > must.len() && later.len() <= sources.len());
+    for (map, source) in later.iter().zip(sources) {
+        assert_eq!(source["configMapRef"]["name"], map.name);
+    }
     assert!(done.warnings.iter().any(|warning| warning.contains("max-bytes")), "{:?}", done.warnings);
+}
+
+#[test]
+fn who_waits_waits_for_every_part() {
+    let many = (0..3_000).map(|number| svc(&format!("service-{number}")).ip("10.0.0.1").tcp("http", 80));
+    let pod = plain(&[("require", "queue"), ("on-missing", "wait")]);
+    let done = done(many, &pod);
+    assert!(done.config_maps.len() > 1);
+    assert!(done.config_maps.iter().all(|map| map.data.is_empty() && map.waits_for.len() == 1));
+    let sources = &applied(&pod, &done)["spec"]["containers"][0]["envFrom"];
+    for (map, source) in done.config_maps.iter().zip(sources.as_array().unwrap()) {
+        assert_eq!(*source, json!({ "configMapRef": { "name": map.name } }));
+    }
 }
 
 #[test]
