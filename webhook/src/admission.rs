@@ -82,7 +82,7 @@ impl Admitter {
     }
 }
 
-/// One line for each pod to which something was done.
+/// What was denied is told; what was injected stands on the pod, so that it is worth a line only to whoever looks closely.
 fn log(review: &PodReview, injection: &Injection, began: Instant) {
     let Injection { patch, warnings, denied, config_maps: _, accounts, untouched } = injection;
     let PodReview { uid, namespace, dry_run, pod, old_pod } = review;
@@ -97,7 +97,7 @@ fn log(review: &PodReview, injection: &Injection, began: Instant) {
     } else {
         let variables: usize = accounts.iter().map(|account| account.added.len()).sum();
         let (ephemeral, containers, warnings) = (old_pod.is_some(), accounts.len(), warnings.len());
-        tracing::info!(
+        tracing::debug!(
             namespace,
             pod = name,
             uid,
