@@ -58,6 +58,11 @@ fn main() {
         report("portico-webhook", paced(webhook.address, &large, seconds));
     }
     println!("memory after that: {:.1} MB", rss_mb(webhook.pid()));
+    let mut caller = Caller::local(webhook.address).expect("connect");
+    for number in 0..100 {
+        caller.review(&review(&format!("ns-{number}"))).expect("an answer");
+    }
+    println!("and after an admission in each namespace: {:.1} MB", rss_mb(webhook.pid()));
     drop(webhook);
 
     // One namespace of those has 20 services.
