@@ -46,6 +46,23 @@ fn a_selector_picks_the_ready_pods() {
 }
 
 #[test]
+fn a_relayed_service_says_by_whom_and_how_its_backends_are_tried() {
+    expect![[r#"
+        tcp://10.0.0.40:5432: forward
+          10.0.0.40 is the cluster address of service default/pooled, and TCP 5432 is its port
+          its internal traffic policy is Cluster
+          chosen are all ready endpoints
+            10.244.1.140:5432: chosen
+            10.244.2.140:5432: chosen
+          the relay in the pod's network namespace takes the connection and tries the backends
+          its scheduler, in the relay, is lc
+          backends that the pod cannot reach are reached from the node, by its address
+          relayed to one of 2 backends
+    "#]]
+    .assert_eq(&explain("relayed.yaml", &["tcp://10.0.0.40:5432"]));
+}
+
+#[test]
 fn endpoints_by_hand_lead_out_of_the_cluster() {
     expect![[r#"
         NAMESPACE  SERVICE     PORT  KIND       PORTAL              VERDICT  BACKENDS
@@ -303,5 +320,5 @@ fn other_kinds_are_ignored_and_counted() {
 fn the_whole_folder_can_be_read_at_once() {
     let answer = portico(&["portals", "-o", "json", "-f", "examples"]);
     assert_eq!(answer.code, 0, "{}", answer.stderr);
-    assert_eq!(answer.stdout.matches("\"verdict\"").count(), 28);
+    assert_eq!(answer.stdout.matches("\"verdict\"").count(), 29);
 }

@@ -13,7 +13,7 @@ use crate::address::Family;
 use crate::portal::{Portal, PortalKey, PortalKind, Portals, Standpoint, portals};
 use crate::ruleset::{Ruleset, Settings};
 use crate::select::{choice, fate};
-use crate::service::{Mode, Service, TrafficPolicy};
+use crate::service::{Dial, Mode, Service, TrafficPolicy};
 use crate::snapshot::Snapshot;
 use crate::trace::{Packet, Trace, trace};
 
@@ -315,6 +315,16 @@ fn manner(portal: &Portal) -> Vec<String> {
         steps.push("its scheduler is rr: connections go to the backends in turn".to_owned());
     } else if let Some(scheduler) = portal.scheduler.filter(|_| portal.mode == Mode::Relay) {
         steps.push(format!("its scheduler, in the relay, is {}", scheduler.name()));
+    }
+    match portal.dial {
+        _ if portal.mode == Mode::Kernel => {}
+        Dial::Pod => {}
+        Dial::Node => steps.push("backends are reached from the node, by its address".to_owned()),
+        Dial::Auto => {
+            steps.push(
+                "backends that the pod cannot reach are reached from the node, by its address".to_owned(),
+            );
+        }
     }
     if let Some(affinity_s) = portal.affinity_s {
         steps.push(format!(
