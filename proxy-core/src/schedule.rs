@@ -45,9 +45,20 @@ impl Scheduler {
         // In the order from the last choice on, so that of equals each comes in its turn.
         let order = || (0..count).map(|step| (turn.next + step) % count);
         let loads = || order().filter_map(|place| Some((place, load(backends.get(place)?)?)));
-        let least =
-            |cost: fn(Load) -> u64| loads().min_by_key(|(_, load)| cost(*load)).map(|(place, _)| place);
-        let soonest = |load: Load| (u64::from(load.connections) + 1) * u64::from(load.delay_us);
+        let least = |cost: &dyn Fn(Load) -> (u64, bool)| {
+            loads().min_by_key(|(_, load)| cost(*load)).map(|(place, _)| place)
+        };
+        // Who has never answered counts as the quickest of those that have, and comes before it where they have
+        // as many connections: it is tried, and one that accepts and says nothing does not get every connection.
+        let soonest = || {
+            let delays = loads().map(|(_, load)| load.delay_us).filter(|delay_us| *delay_us > 0);
+            let quickest = delays.min().unwrap_or(1);
+            least(&|load| {
+                let is_known = load.delay_us > 0;
+                let delay_us = if is_known { load.delay_us } else { quickest };
+                ((u64::from(load.connections) + 1) * u64::from(delay_us), is_known)
+            })
+        };
         match self {
             Self::RoundRobin => loads().next().map(|(place, _)| place),
             Self::Random => {
@@ -55,11 +66,11 @@ impl Scheduler {
                 let chosen = usize::try_from(turn.draw % had).ok()?;
                 loads().nth(chosen).map(|(place, _)| place)
             }
-            Self::LeastConnection => least(|load| u64::from(load.connections)),
-            Self::ShortestExpectedDelay => least(soonest),
+            Self::LeastConnection => least(&|load| (u64::from(load.connections), false)),
+            Self::ShortestExpectedDelay => soonest(),
             Self::NeverQueue => {
                 let idle = loads().find(|(_, load)| load.connections == 0).map(|(place, _)| place);
-                idle.or_else(|| least(soonest))
+                idle.or_else(soonest)
             }
             Self::DestinationHashing => {
                 by_digest(loads().map(|(place, _)| place), backends, turn.destination)

@@ -87,6 +87,20 @@ fn a_backend_that_was_never_asked_is_asked_first() {
 }
 
 #[test]
+fn a_backend_that_accepts_and_never_answers_does_not_get_every_connection() {
+    let (backends, mut counts) = (backends(2), [0; 2]);
+    for _ in 0..100 {
+        let load = |backend: &SocketAddr| {
+            let place = usize::from(*backend == backends[1]);
+            Some(Load { connections: counts[place], delay_us: [700, 0][place] })
+        };
+        let place = Scheduler::ShortestExpectedDelay.choice(&backends, load, turn()).expect("one of two");
+        counts[place] += 1;
+    }
+    assert_eq!(counts, [50, 50]);
+}
+
+#[test]
 fn nobody_is_chosen_where_nobody_is_to_be_had() {
     for scheduler in Scheduler::ALL {
         assert_eq!(scheduler.choice(&backends(3), |_| None, turn()), None, "{scheduler:?}");
