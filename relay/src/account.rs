@@ -128,7 +128,6 @@ impl Account {
     pub(crate) fn begin(&mut self, backend: SocketAddr) {
         let known = self.backends.entry(backend).or_default();
         known.load.connections += 1;
-        known.connections += 1;
     }
 
     /// It has one less.
@@ -142,6 +141,7 @@ impl Account {
     pub(crate) fn reached(&mut self, portal: &Portal, client: IpAddr, chosen: Chosen, now: Instant) {
         let known = self.backends.entry(chosen.backend).or_default();
         (known.rests_until, known.by_node) = (None, chosen.by_node);
+        known.connections += 1;
         let Some(affinity_s) = portal.affinity_s else { return };
         if self.clients.len() < CLIENTS_MAX || self.clients.contains_key(&client) {
             let until = now + Duration::from_secs(affinity_s.into());
@@ -155,7 +155,9 @@ impl Account {
         known.failures += 1;
         known.by_node = false;
         known.rests_until = Some(now + REST);
-        self.clients.remove(&client);
+        if self.clients.get(&client).is_some_and(|(own, _)| *own == backend) {
+            self.clients.remove(&client);
+        }
     }
 
     /// A backend took so long to answer. Old times count for seven eighths.

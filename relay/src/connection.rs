@@ -6,6 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Instant;
 
 use proxy_core::portal::{Portal, PortalKey};
 use proxy_core::service::{Mode, Protocol};
@@ -13,24 +14,38 @@ use rustix::net::sockopt;
 use tokio::net::TcpStream;
 
 use crate::account::{Active, Tally};
-use crate::dial::{NoBackend, Reached, dial};
-use crate::exchange::{exchange, reset};
+use crate::dial::{NotReached, Reached, dial};
+use crate::exchange::{End, exchange};
 use crate::place::Place;
 use crate::worker::Tools;
 
-/// Serves a client from the moment at which it is connected.
+/// So many backends may break off before they are told anything; the client then learns that they do.
+const UNUSED_MAX: usize = 4;
+
+/// Serves a client from the moment at which it is connected. What is dropped here is reset.
 pub(crate) async fn serve(tools: Rc<Tools>, place: Arc<Place>, client: TcpStream, peer: SocketAddr) {
     let Some(_place_in_line) = tools.totals.enter(tools.connections_max) else {
         tools.totals.over_limit.fetch_add(1, Ordering::Relaxed);
-        return reset(&client);
+        return;
     };
     // On its own heap, so that a connection that is under way does not hold the room of its beginning.
-    let Some((tally, Reached { stream, lease })) = Box::pin(begin(&tools, &place, &client, peer)).await
-    else {
-        return reset(&client);
-    };
+    let begun = Box::pin(begin(&tools, &place, &client, peer)).await;
+    let Some((tally, Reached { mut stream, mut lease })) = begun else { return };
     let _active = Active::new(&tally);
-    exchange(client, stream, Rc::clone(&tools.buffers), &tally, &lease).await;
+    let (key, source) = (lease.key, peer.ip().to_canonical());
+    for _ in 0..UNUSED_MAX {
+        match exchange(&client, &stream, &tools.buffers, &tally, &lease).await {
+            End::Over => return,
+            End::Unused => {}
+        }
+        let backend = lease.backend;
+        tally.retries.fetch_add(1, Ordering::Relaxed);
+        place.account(key, |account| account.failed(source, backend, Instant::now()));
+        let Some(reached) = Box::pin(reach(&tools, &place, key, source, &tally, vec![backend])).await else {
+            return;
+        };
+        Reached { stream, lease } = reached;
+    }
 }
 
 async fn begin(
@@ -40,14 +55,33 @@ async fn begin(
     peer: SocketAddr,
 ) -> Option<(Arc<Tally>, Reached)> {
     let source = peer.ip().to_canonical();
-    let key = original(client, peer)?;
+    let Some(key) = original(client, peer) else {
+        tools.totals.strangers.fetch_add(1, Ordering::Relaxed);
+        return None;
+    };
     admitted(tools, place, key, source)?;
     let tally = place.account(key, |account| Arc::clone(&account.tally));
     tally.connections.fetch_add(1, Ordering::Relaxed);
-    match dial(place, key, source).await {
-        Ok(reached) => Some((tally, reached)),
-        Err(NoBackend) => {
+    let reached = reach(tools, place, key, source, &tally, Vec::new()).await?;
+    Some((tally, reached))
+}
+
+async fn reach(
+    tools: &Tools,
+    place: &Arc<Place>,
+    key: PortalKey,
+    source: IpAddr,
+    tally: &Tally,
+    tried: Vec<SocketAddr>,
+) -> Option<Reached> {
+    match dial(place, key, source, tried).await {
+        Ok(reached) => Some(reached),
+        Err(NotReached::NoBackend) => {
             tally.failed.fetch_add(1, Ordering::Relaxed);
+            None
+        }
+        Err(NotReached::NoSocket) => {
+            tools.totals.over_limit.fetch_add(1, Ordering::Relaxed);
             None
         }
     }
@@ -57,7 +91,7 @@ async fn begin(
 /// the kernel could serve it, or could refuse what comes there.
 pub(crate) fn admitted(tools: &Tools, place: &Place, key: PortalKey, source: IpAddr) -> Option<Portal> {
     let Some(portal) = place.portal(key) else {
-        // Somebody came to the relay's own port, or to an address that is nobody's.
+        // Somebody came to an address that is nobody's.
         tools.totals.strangers.fetch_add(1, Ordering::Relaxed);
         tools.used(place, key);
         return None;
@@ -75,7 +109,7 @@ fn is_for_kernel(portal: &Portal) -> bool {
     !portal.is_relayed() && portal.mode == Mode::Kernel
 }
 
-/// Where the client wanted to go.
+/// Where the client wanted to go; none: to the relay itself.
 fn original(client: &TcpStream, peer: SocketAddr) -> Option<PortalKey> {
     let is_v4 = peer.ip().to_canonical().is_ipv4();
     let wanted: SocketAddr = if is_v4 {
@@ -83,5 +117,9 @@ fn original(client: &TcpStream, peer: SocketAddr) -> Option<PortalKey> {
     } else {
         sockopt::ipv6_original_dst(client).ok()?.into()
     };
+    let ours = client.local_addr().ok()?;
+    if (wanted.ip(), wanted.port()) == (ours.ip().to_canonical(), ours.port()) {
+        return None;
+    }
     Some(PortalKey { address: wanted.ip(), protocol: Protocol::Tcp, port: wanted.port() })
 }

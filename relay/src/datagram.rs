@@ -4,6 +4,7 @@
 //! translated back; so each is received with its address, and answered from it. What must not go in here: whose
 //! datagrams they are.
 
+use std::cell::RefCell;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::net::{IpAddr, SocketAddr, SocketAddrV6, UdpSocket as StdSocket};
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -15,6 +16,9 @@ use nix::sys::socket::{
 };
 use tokio::io::Interest;
 use tokio::net::UdpSocket;
+
+/// The largest datagram there is.
+pub(crate) const DATAGRAM_BYTES: usize = 64 << 10;
 
 /// The two ends of a flow as its datagrams show them: the client, and our address to which it was redirected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -44,12 +48,12 @@ impl Mouth {
         Ok(Self { socket: UdpSocket::from_std(socket)?, is_v6 })
     }
 
-    /// The next datagram: how long it is, and whose.
-    pub(crate) async fn receive(&self, buffer: &mut [u8]) -> io::Result<(usize, Ends)> {
-        self.socket.async_io(Interest::READABLE, || self.take(buffer)).await
+    /// The next datagram: how long it is, and whose; none: that is not to be told.
+    pub(crate) async fn receive(&self, buffer: &RefCell<Box<[u8]>>) -> io::Result<Option<(usize, Ends)>> {
+        self.socket.async_io(Interest::READABLE, || self.take(&mut buffer.borrow_mut())).await
     }
 
-    fn take(&self, buffer: &mut [u8]) -> io::Result<(usize, Ends)> {
+    fn take(&self, buffer: &mut [u8]) -> io::Result<Option<(usize, Ends)>> {
         let mut parts = [IoSliceMut::new(buffer)];
         let mut room = nix::cmsg_space!(in6_pktinfo, in_pktinfo);
         let fd = self.socket.as_raw_fd();
@@ -62,11 +66,9 @@ impl Mouth {
             _ => None,
         });
         let client = taken.address.as_ref().and_then(address);
-        let (Some(ours), Some(client)) = (ours, client) else {
-            return Err(io::ErrorKind::InvalidData.into());
-        };
+        let (Some(ours), Some(client)) = (ours, client) else { return Ok(None) };
         let client = SocketAddr::new(client.ip().to_canonical(), client.port());
-        Ok((taken.bytes, Ends { client, ours: ours.to_canonical() }))
+        Ok(Some((taken.bytes, Ends { client, ours: ours.to_canonical() })))
     }
 
     /// Sends an answer. One for which there is no room is lost, as datagrams may be.
@@ -78,8 +80,7 @@ impl Mouth {
                 IpAddr::V4(address) => address.to_ipv6_mapped(),
                 IpAddr::V6(address) => address,
             };
-            let mut info = in6_pktinfo_of(mapped(ends.ours).octets());
-            info.ipi6_ifindex = 0;
+            let info = in6_pktinfo_of(mapped(ends.ours).octets());
             let client = SocketAddrV6::new(mapped(ends.client.ip()), ends.client.port(), 0, 0);
             let messages = [ControlMessage::Ipv6PacketInfo(&info)];
             sendmsg(fd, &parts, &messages, flags, Some(&SockaddrIn6::from(client)))

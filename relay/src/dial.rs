@@ -14,7 +14,7 @@ use proxy_core::address::Family;
 use proxy_core::portal::{Portal, PortalKey, Verdict};
 use proxy_core::service::{Dial, Protocol};
 use tokio::net::{TcpSocket, TcpStream};
-use tokio::time::{timeout, timeout_at};
+use tokio::time::{sleep, timeout, timeout_at};
 
 use crate::account::Chosen;
 use crate::opener::{Kind, one};
@@ -26,9 +26,14 @@ pub(crate) const PATIENCE: [Duration; 4] =
 /// So many connections of a network namespace may wait for a first backend.
 pub(crate) const HELD_MAX: usize = 1_024;
 
-/// There is none that answers, or none at all.
+/// Why there is no connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct NoBackend;
+pub(crate) enum NotReached {
+    /// There is no backend that answers, or none at all.
+    NoBackend,
+    /// No socket is to be had here, so no backend was asked.
+    NoSocket,
+}
 
 /// A connection to a backend.
 #[derive(Debug)]
@@ -38,7 +43,9 @@ pub(crate) struct Reached {
 }
 
 /// Why an attempt failed.
-enum Failed {
+pub(crate) enum Failed {
+    /// No socket is to be had here. The backend has no part in it.
+    NoSocket,
     /// The backend, or the way to it, said no.
     Refused,
     /// Nobody leads there.
@@ -47,30 +54,35 @@ enum Failed {
     Silent,
 }
 
-/// Reaches a backend of the portal for this client.
-pub(crate) async fn dial(place: &Arc<Place>, key: PortalKey, client: IpAddr) -> Result<Reached, NoBackend> {
-    let mut tried = Vec::new();
+/// Reaches a backend of the portal for this client, another than those that were tried already.
+pub(crate) async fn dial(
+    place: &Arc<Place>,
+    key: PortalKey,
+    client: IpAddr,
+    mut tried: Vec<SocketAddr>,
+) -> Result<Reached, NotReached> {
     let mut patience = PATIENCE.iter();
     let mut wait = patience.next();
     let mut was_silent = false;
     let since = Instant::now();
     loop {
         let portal = ready(place, key, since).await?;
-        let chosen = place.account(key, |account| account.choose(&portal, client, &tried, Instant::now()));
-        let (Some(chosen), Some(patient)) = (chosen, wait) else {
-            if !was_silent || wait.is_none() {
-                return Err(NoBackend);
+        let Some(patient) = wait else { return Err(NotReached::NoBackend) };
+        let Some((lease, chosen)) = Lease::take(place, &portal, client, &tried) else {
+            if !was_silent {
+                return Err(NotReached::NoBackend);
             }
-            // All were tried, and some may only have been slow.
+            // All were tried, and some may only have been slow; or many clients came at once, and would again.
             (was_silent, tried) = (false, Vec::new());
+            sleep(patient.mul_f64(fastrand::f64() / 2.0)).await;
             continue;
         };
-        let lease = Lease::new(Arc::clone(place), key, &chosen);
         match attempt(place, &portal, chosen, *patient).await {
             Ok((stream, chosen)) => {
                 place.account(key, |account| account.reached(&portal, client, chosen, Instant::now()));
                 return Ok(Reached { stream, lease });
             }
+            Err(Failed::NoSocket) => return Err(NotReached::NoSocket),
             Err(failed) => {
                 if matches!(failed, Failed::Silent) {
                     (was_silent, wait) = (true, patience.next());
@@ -86,27 +98,26 @@ pub(crate) async fn dial(place: &Arc<Place>, key: PortalKey, client: IpAddr) -> 
 }
 
 /// The portal as soon as it has a backend, if that is within the time for which it holds connections.
-pub(crate) async fn ready(place: &Place, key: PortalKey, since: Instant) -> Result<Portal, NoBackend> {
-    let portal = place.portal(key).ok_or(NoBackend)?;
+pub(crate) async fn ready(place: &Place, key: PortalKey, since: Instant) -> Result<Portal, NotReached> {
+    let portal = place.portal(key).ok_or(NotReached::NoBackend)?;
     let hold_ms = match (portal.verdict, portal.hold_ms) {
         (Verdict::Forward, _) => return Ok(portal),
         (Verdict::Reject, Some(hold_ms)) => hold_ms,
-        (Verdict::Reject, None) => return Err(NoBackend),
-        (Verdict::Drop, _) => return Err(NoBackend),
+        (Verdict::Reject, None) | (Verdict::Drop, _) => return Err(NotReached::NoBackend),
     };
     let until = since + Duration::from_millis(hold_ms.into());
-    let Some(_waiting) = Waiting::new(&place.held, HELD_MAX) else { return Err(NoBackend) };
+    let Some(_waiting) = Waiting::new(&place.held, HELD_MAX) else { return Err(NotReached::NoBackend) };
     let mut portals = place.portals.clone();
     loop {
         // Looked at after the clone, so that no change is missed.
         match place.portal(key) {
             Some(portal) if portal.verdict == Verdict::Forward => return Ok(portal),
             Some(_) => {}
-            None => return Err(NoBackend),
+            None => return Err(NotReached::NoBackend),
         }
         match timeout_at(until.into(), portals.changed()).await {
             Ok(Ok(())) => {}
-            Ok(Err(_)) | Err(_) => return Err(NoBackend),
+            Ok(Err(_)) | Err(_) => return Err(NotReached::NoBackend),
         }
     }
 }
@@ -157,7 +168,7 @@ async fn connect(
     backend: SocketAddr,
     patience: Duration,
 ) -> Result<TcpStream, Failed> {
-    let socket = TcpSocket::from_std_stream(socket.map_err(|_| Failed::Refused)?.into());
+    let socket = TcpSocket::from_std_stream(socket.map_err(|_| Failed::NoSocket)?.into());
     match timeout(patience, socket.connect(backend)).await {
         Ok(Ok(stream)) => Ok(stream),
         Ok(Err(error)) if is_unreachable(&error) => Err(Failed::Unreachable),
@@ -166,8 +177,13 @@ async fn connect(
     }
 }
 
-/// Whether the way is what failed, and not its end.
-fn is_unreachable(error: &io::Error) -> bool {
-    use io::ErrorKind::{AddrNotAvailable, HostUnreachable, NetworkDown, NetworkUnreachable, TimedOut};
-    matches!(error.kind(), AddrNotAvailable | HostUnreachable | NetworkDown | NetworkUnreachable | TimedOut)
+/// Whether the way is what failed, and not its end. What a black hole swallows is called an invalid argument.
+pub(crate) fn is_unreachable(error: &io::Error) -> bool {
+    use io::ErrorKind::{
+        AddrNotAvailable, HostUnreachable, InvalidInput, NetworkDown, NetworkUnreachable, TimedOut,
+    };
+    matches!(
+        error.kind(),
+        AddrNotAvailable | HostUnreachable | InvalidInput | NetworkDown | NetworkUnreachable | TimedOut
+    )
 }

@@ -9,18 +9,19 @@ use std::cell::RefCell;
 use std::future::poll_fn;
 use std::io::{self, ErrorKind};
 use std::pin::Pin;
-use std::rc::Rc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::Instant;
 
 use rustix::net::sockopt;
-use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
+use tokio::io::{Interest, Ready};
 use tokio::net::TcpStream;
 
 use crate::account::Tally;
+use crate::datagram::DATAGRAM_BYTES;
 use crate::pipe::{Pipe, Pipes};
 use crate::place::Lease;
+use crate::ready;
 
 /// What is read at once; also the most that is kept for a side that does not take it.
 pub(crate) const BUFFER_BYTES: usize = 32 << 10;
@@ -33,62 +34,83 @@ const ROUNDS_MAX: u32 = 16;
 #[derive(Debug)]
 pub(crate) struct Buffers {
     shared: RefCell<Box<[u8]>>,
+    /// For datagrams, which may be larger.
+    pub(crate) datagram: RefCell<Box<[u8]>>,
     pipes: Pipes,
 }
 
 impl Default for Buffers {
     fn default() -> Self {
-        Self { shared: RefCell::new(vec![0; BUFFER_BYTES].into()), pipes: Pipes::default() }
+        let bytes = |count| RefCell::new(vec![0; count].into());
+        Self { shared: bytes(BUFFER_BYTES), datagram: bytes(DATAGRAM_BYTES), pipes: Pipes::default() }
     }
+}
+
+/// How it ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum End {
+    /// Both sides have said all, or one broke off.
+    Over,
+    /// The backend broke off before anybody had said a word: another may serve the client as well.
+    Unused,
 }
 
 /// Carries what each side says to the other until both have ended, or one has broken off; then both break off.
 pub(crate) async fn exchange(
-    mut client: TcpStream,
-    mut backend: TcpStream,
-    buffers: Rc<Buffers>,
+    client: &TcpStream,
+    backend: &TcpStream,
+    buffers: &Buffers,
     tally: &Tally,
     lease: &Lease,
-) {
-    let mut out = Way::new(&buffers);
-    let mut back = Way::new(&buffers);
+) -> End {
+    let mut out = Way::new(client, backend, buffers, &tally.sent);
+    let mut back = Way::new(backend, client, buffers, &tally.received);
     let begun = Instant::now();
     let mut has_answered = false;
     let end = poll_fn(|cx| {
-        let sent = out.poll(cx, &mut client, &mut backend, &tally.sent)?;
-        let received = back.poll(cx, &mut backend, &mut client, &tally.received)?;
+        // First, so that what the backend has said goes to the client even where it takes no more, and so that
+        // nothing is taken from the client where it has broken off already.
+        let received = back.poll(cx);
+        if received.is_err() && !out.has_moved && !back.has_moved {
+            return Poll::Ready(Ok(End::Unused));
+        }
+        let sent = out.poll(cx);
         if !has_answered && back.has_moved {
             has_answered = true;
             let delay = out.begun.unwrap_or(begun).elapsed();
             lease.answered(u32::try_from(delay.as_micros()).unwrap_or(u32::MAX));
         }
-        match (sent, received) {
-            (Poll::Ready(()), Poll::Ready(())) => Poll::Ready(Ok::<_, io::Error>(())),
+        match (sent?, received?) {
+            (Poll::Ready(()), Poll::Ready(())) => Poll::Ready(Ok::<_, io::Error>(End::Over)),
             _ => Poll::Pending,
         }
     });
-    if end.await.is_err() {
-        reset(&client);
-        reset(&backend);
+    let end = end.await;
+    if matches!(end, Ok(End::Over)) {
+        // All was said: what is not delivered yet is left to the kernel.
+        for stream in [client, backend] {
+            let _ = sockopt::set_socket_linger(stream, None);
+        }
     }
-}
-
-/// Makes the end of a connection a break: the other side learns that something was lost.
-pub(crate) fn reset(stream: &TcpStream) {
-    // Whoever has broken off already needs no more telling.
-    let _ = sockopt::set_socket_linger(stream, Some(std::time::Duration::ZERO));
+    end.unwrap_or(End::Over)
 }
 
 /// One direction.
-#[derive(Debug)]
 struct Way<'a> {
+    from: &'a TcpStream,
+    to: &'a TcpStream,
     buffers: &'a Buffers,
+    count: &'a AtomicU64,
     kept: Kept,
     full: u8,
     has_moved: bool,
     begun: Option<Instant>,
+    /// Wakes when the reader's side breaks off, while the other takes nothing and so nothing is read.
+    broken: Option<Broken<'a>>,
     state: State,
 }
+
+type Broken<'a> = Pin<Box<dyn Future<Output = io::Result<Ready>> + 'a>>;
 
 /// How far a direction is.
 #[derive(Debug, PartialEq, Eq)]
@@ -108,36 +130,27 @@ enum Kept {
 }
 
 impl<'a> Way<'a> {
-    fn new(buffers: &'a Buffers) -> Self {
+    fn new(from: &'a TcpStream, to: &'a TcpStream, buffers: &'a Buffers, count: &'a AtomicU64) -> Self {
         let (kept, state) = (Kept::Nothing, State::Open);
-        Self { buffers, kept, full: 0, has_moved: false, begun: None, state }
+        Self { from, to, buffers, count, kept, full: 0, has_moved: false, begun: None, broken: None, state }
     }
 
-    fn poll(
-        &mut self,
-        cx: &mut Context<'_>,
-        from: &mut TcpStream,
-        to: &mut TcpStream,
-        count: &AtomicU64,
-    ) -> io::Result<Poll<()>> {
+    fn poll(&mut self, cx: &mut Context<'_>) -> io::Result<Poll<()>> {
         for _ in 0..ROUNDS_MAX {
             if self.state == State::Over {
                 return Ok(Poll::Ready(()));
             }
-            if self.flush(cx, to)?.is_pending() {
-                return Ok(Poll::Pending);
+            if self.flush(cx)?.is_pending() {
+                return self.is_broken(cx);
             }
+            self.broken = None;
             if self.state == State::Ending {
                 self.state = State::Over;
                 self.put_back();
-                shut_down(to)?;
+                shut_down(self.to)?;
                 continue;
             }
-            let read = if matches!(self.kept, Kept::Pipe(_)) {
-                self.fill(cx, from)?
-            } else {
-                self.carry(cx, from, to)?
-            };
+            let read = if matches!(self.kept, Kept::Pipe(_)) { self.fill(cx)? } else { self.carry(cx)? };
             let Poll::Ready(bytes) = read else {
                 self.put_back();
                 return Ok(Poll::Pending);
@@ -149,19 +162,28 @@ impl<'a> Way<'a> {
             if !self.has_moved {
                 (self.has_moved, self.begun) = (true, Some(Instant::now()));
             }
-            count.fetch_add(bytes as u64, Ordering::Relaxed);
+            self.count.fetch_add(bytes as u64, Ordering::Relaxed);
         }
         cx.waker().wake_by_ref();
         Ok(Poll::Pending)
     }
 
+    fn is_broken(&mut self, cx: &mut Context<'_>) -> io::Result<Poll<()>> {
+        let from = self.from;
+        let broken = self.broken.get_or_insert_with(|| Box::pin(from.ready(Interest::ERROR)));
+        match broken.as_mut().poll(cx) {
+            Poll::Ready(_) => Err(ErrorKind::ConnectionReset.into()),
+            Poll::Pending => Ok(Poll::Pending),
+        }
+    }
+
     /// Writes what was kept.
-    fn flush(&mut self, cx: &mut Context<'_>, to: &mut TcpStream) -> io::Result<Poll<()>> {
+    fn flush(&mut self, cx: &mut Context<'_>) -> io::Result<Poll<()>> {
         match &mut self.kept {
             Kept::Nothing => {}
             Kept::Bytes(bytes, written) => {
                 while let Some(rest) = bytes.get(*written..).filter(|rest| !rest.is_empty()) {
-                    match Pin::new(&mut *to).poll_write(cx, rest) {
+                    match ready::write(cx, self.to, rest) {
                         Poll::Ready(more) => *written += more?,
                         Poll::Pending => return Ok(Poll::Pending),
                     }
@@ -170,11 +192,10 @@ impl<'a> Way<'a> {
             }
             Kept::Pipe(pipe) => {
                 while !pipe.is_empty() {
-                    match to.poll_write_ready(cx) {
-                        Poll::Ready(ready) => ready?,
+                    match ready::give(cx, self.to, 0, || pipe.drain(self.to)) {
+                        Poll::Ready(more) => drop(more?),
                         Poll::Pending => return Ok(Poll::Pending),
                     }
-                    would_block(to.try_io(Interest::WRITABLE, || pipe.drain(&*to)))?;
                 }
             }
         }
@@ -182,30 +203,17 @@ impl<'a> Way<'a> {
     }
 
     /// Reads into the shared buffer and writes from it; what is not taken is kept.
-    fn carry(
-        &mut self,
-        cx: &mut Context<'_>,
-        from: &mut TcpStream,
-        to: &mut TcpStream,
-    ) -> io::Result<Poll<usize>> {
+    fn carry(&mut self, cx: &mut Context<'_>) -> io::Result<Poll<usize>> {
         let mut shared = self.buffers.shared.borrow_mut();
-        let mut buffer = ReadBuf::new(&mut shared);
-        match Pin::new(from).poll_read(cx, &mut buffer) {
-            Poll::Ready(read) => read?,
-            Poll::Pending => return Ok(Poll::Pending),
+        let Poll::Ready(read) = ready::read(cx, self.from, &mut shared)? else { return Ok(Poll::Pending) };
+        let mut bytes = shared.get(..read).unwrap_or_default();
+        while !bytes.is_empty() {
+            let Poll::Ready(written) = ready::write(cx, self.to, bytes)? else {
+                self.kept = Kept::Bytes(bytes.into(), 0);
+                break;
+            };
+            bytes = bytes.get(written..).unwrap_or_default();
         }
-        let bytes = buffer.filled();
-        let mut written = 0;
-        while written < bytes.len() {
-            match Pin::new(&mut *to).poll_write(cx, &bytes[written..]) {
-                Poll::Ready(more) => written += more?,
-                Poll::Pending => {
-                    self.kept = Kept::Bytes(bytes[written..].into(), 0);
-                    break;
-                }
-            }
-        }
-        let read = bytes.len();
         self.full = if read == BUFFER_BYTES { self.full.saturating_add(1) } else { 0 };
         if self.full >= FULL_BEFORE_PIPE
             && matches!(self.kept, Kept::Nothing)
@@ -217,16 +225,11 @@ impl<'a> Way<'a> {
     }
 
     /// Reads into the pipe, which is empty.
-    fn fill(&mut self, cx: &mut Context<'_>, from: &mut TcpStream) -> io::Result<Poll<usize>> {
+    fn fill(&mut self, cx: &mut Context<'_>) -> io::Result<Poll<usize>> {
         let Kept::Pipe(pipe) = &mut self.kept else { return Ok(Poll::Pending) };
-        loop {
-            match from.poll_read_ready(cx) {
-                Poll::Ready(ready) => ready?,
-                Poll::Pending => return Ok(Poll::Pending),
-            }
-            if let Some(bytes) = would_block(from.try_io(Interest::READABLE, || pipe.fill(&*from)))? {
-                return Ok(Poll::Ready(bytes));
-            }
+        match ready::take(cx, self.from, 0, || pipe.fill(self.from)) {
+            Poll::Ready(bytes) => Ok(Poll::Ready(bytes?)),
+            Poll::Pending => Ok(Poll::Pending),
         }
     }
 
@@ -246,14 +249,6 @@ impl Drop for Way<'_> {
         if let Kept::Pipe(pipe) = std::mem::replace(&mut self.kept, Kept::Nothing) {
             self.buffers.pipes.give_back(pipe);
         }
-    }
-}
-
-fn would_block<T>(outcome: io::Result<T>) -> io::Result<Option<T>> {
-    match outcome {
-        Ok(value) => Ok(Some(value)),
-        Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(None),
-        Err(error) => Err(error),
     }
 }
 

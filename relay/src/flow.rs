@@ -4,9 +4,9 @@
 //! is never another flow there. A backend that refuses is exchanged for the next, and is told again what nobody has
 //! answered. What must not go in here: how datagrams are told from one another.
 
-use std::cell::RefCell;
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -15,15 +15,20 @@ use std::time::{Duration, Instant};
 use proxy_core::address::Family;
 use proxy_core::portal::{Portal, PortalKey};
 use proxy_core::service::{Dial, Protocol};
+use rustix::io::Errno;
+use rustix::net::RecvFlags;
+use tokio::io::Interest;
 use tokio::net::UdpSocket;
 use tokio::sync::mpsc::Receiver;
 use tokio::time::sleep_until;
 
 use crate::account::{Active, Chosen};
 use crate::datagram::{Ends, Mouth};
-use crate::dial::{is_portal, ready};
+use crate::dial::{Failed, is_portal, is_unreachable, ready};
 use crate::opener::{Kind, one};
 use crate::place::{Lease, Place};
+use crate::queue::Datagram;
+use crate::worker::Tools;
 
 /// A flow without an answer is over after so long; the kernel forgets it after 30 s.
 const UNANSWERED_IDLE: Duration = Duration::from_secs(20);
@@ -31,14 +36,12 @@ const UNANSWERED_IDLE: Duration = Duration::from_secs(20);
 const ASKED_ONCE_IDLE: Duration = Duration::from_secs(5);
 /// A conversation may have pauses; the kernel forgets it after 120 s.
 const IDLE: Duration = Duration::from_secs(60);
-/// The largest datagram there is.
-pub(crate) const DATAGRAM_BYTES: usize = 64 << 10;
-
-/// A datagram on its way to a backend.
-pub(crate) type Datagram = Box<[u8]>;
+/// What nobody has answered is told again up to this length: a question as a rule, and not a part of a stream.
+const TOLD_AGAIN_BYTES_MAX: usize = 2 << 10;
 
 /// What a flow has to do with.
 pub(crate) struct Flow {
+    pub(crate) tools: Rc<Tools>,
     pub(crate) place: Arc<Place>,
     pub(crate) mouth: Rc<Mouth>,
     pub(crate) ends: Ends,
@@ -52,70 +55,90 @@ struct Reached {
 }
 
 /// Carries datagrams until the flow is over.
-pub(crate) async fn carry(flow: Flow, mut datagrams: Receiver<Datagram>, buffer: Rc<RefCell<Box<[u8]>>>) {
+pub(crate) async fn carry(flow: Flow, mut datagrams: Receiver<Datagram>) {
     let tally = flow.place.account(flow.key, |account| Arc::clone(&account.tally));
     tally.connections.fetch_add(1, Ordering::Relaxed);
     let _active = Active::new(&tally);
     let mut tried = Vec::new();
     let mut reached = reach(&flow, &mut tried).await;
-    let mut unanswered: Option<Datagram> = None;
+    let mut unanswered: Option<Box<[u8]>> = None;
     let (mut asked, mut answered, mut last) = (0_u64, 0_u64, Instant::now());
     while let Some(Reached { socket, lease }) = &reached {
-        let idle = match (asked, answered) {
-            (_, 0) => UNANSWERED_IDLE,
-            (1, 1) => ASKED_ONCE_IDLE,
-            _ => IDLE,
+        let heard = tokio::select! {
+            datagram = datagrams.recv() => {
+                // The relay finishes.
+                let Some(datagram) = datagram else { return };
+                (asked, last) = (asked + 1, Instant::now());
+                tally.sent.fetch_add(datagram.len() as u64, Ordering::Relaxed);
+                unanswered = (datagram.len() <= TOLD_AGAIN_BYTES_MAX).then(|| (*datagram).into());
+                if is_gone(&flow, lease.backend) { Heard::Gone } else { told(socket, &datagram).await }
+            }
+            answer = answer(socket, &flow) => answer,
+            () = sleep_until((last + idle(asked, answered)).into()) => return,
         };
-        let outcome = tokio::select! {
-            datagram = datagrams.recv() => match datagram {
-                Some(datagram) => {
-                    (asked, last) = (asked + 1, Instant::now());
-                    tally.sent.fetch_add(datagram.len() as u64, Ordering::Relaxed);
-                    let sent = if is_gone(&flow, lease.backend) {
-                        Err(io::ErrorKind::ConnectionRefused.into())
-                    } else {
-                        socket.send(&datagram).await.map(drop)
-                    };
-                    unanswered = Some(datagram);
-                    sent
-                }
-                None => return,
-            },
-            answer = answer(socket, &flow, &buffer) => answer.map(|bytes| {
+        match heard {
+            Heard::Nothing => continue,
+            Heard::Answer(bytes) => {
                 (answered, last, unanswered) = (answered + 1, Instant::now(), None);
                 tried.clear();
                 tally.received.fetch_add(bytes as u64, Ordering::Relaxed);
-            }),
-            () = sleep_until((last + idle).into()) => return,
-        };
-        if outcome.is_err() {
-            tried.push(lease.backend);
-            let (client, backend) = (flow.ends.client.ip(), lease.backend);
-            flow.place.account(flow.key, |account| account.failed(client, backend, Instant::now()));
-            tally.retries.fetch_add(1, Ordering::Relaxed);
-            reached = reach(&flow, &mut tried).await;
-            if let (Some(reached), Some(datagram)) = (&reached, &unanswered) {
-                // If it refuses as well, that is heard soon.
-                let _ = reached.socket.send(datagram).await;
+                continue;
             }
+            Heard::Gone => {}
+            Heard::Refusal => {
+                failed(&flow, &mut tried, lease.backend);
+                tally.retries.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+        reached = reach(&flow, &mut tried).await;
+        if let (Some(reached), Some(datagram)) = (&reached, &unanswered) {
+            // If it refuses as well, that is heard soon.
+            let _ = told(&reached.socket, datagram).await;
         }
     }
     tally.failed.fetch_add(1, Ordering::Relaxed);
 }
 
-async fn answer(socket: &UdpSocket, flow: &Flow, buffer: &RefCell<Box<[u8]>>) -> io::Result<usize> {
-    socket.readable().await?;
-    let mut buffer = buffer.borrow_mut();
-    match socket.try_recv(&mut buffer) {
-        Ok(bytes) => {
-            let answer = buffer.get(..bytes).unwrap_or_default();
-            // A client that is gone needs no answer; the flow ends by its time.
-            let _ = flow.mouth.answer(answer, flow.ends);
-            Ok(bytes)
-        }
-        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(0),
-        Err(error) => Err(error),
+/// What is heard of a backend.
+#[derive(Debug)]
+enum Heard {
+    Nothing,
+    Answer(usize),
+    Refusal,
+    /// The portal does not lead there any more.
+    Gone,
+}
+
+/// How long a flow may be silent after so many questions and answers.
+fn idle(asked: u64, answered: u64) -> Duration {
+    match (asked, answered) {
+        (_, 0) => UNANSWERED_IDLE,
+        (1, 1) => ASKED_ONCE_IDLE,
+        _ => IDLE,
     }
+}
+
+/// Tells a backend. What does not fit is lost, as datagrams may be, and no backend's fault.
+async fn told(socket: &UdpSocket, datagram: &[u8]) -> Heard {
+    match socket.send(datagram).await {
+        Ok(_) => Heard::Nothing,
+        Err(error) => match Errno::from_io_error(&error) {
+            Some(Errno::MSGSIZE | Errno::NOBUFS | Errno::NOMEM) => Heard::Nothing,
+            _ => Heard::Refusal,
+        },
+    }
+}
+
+/// That a backend refuses is told as an error alone, not as something to be read.
+async fn answer(socket: &UdpSocket, flow: &Flow) -> Heard {
+    let received = socket.async_io(Interest::READABLE.add(Interest::ERROR), || {
+        let mut buffer = flow.tools.buffers.datagram.borrow_mut();
+        let (bytes, _) = rustix::net::recv(socket, &mut **buffer, RecvFlags::DONTWAIT)?;
+        // A client that is gone needs no answer; the flow ends by its time.
+        let _ = flow.mouth.answer(buffer.get(..bytes).unwrap_or_default(), flow.ends);
+        Ok(bytes)
+    });
+    received.await.map_or(Heard::Refusal, Heard::Answer)
 }
 
 /// Whether the portal does not lead to this backend any more.
@@ -124,49 +147,63 @@ fn is_gone(flow: &Flow, backend: SocketAddr) -> bool {
     portals.get(flow.key).is_none_or(|portal| portal.backends.binary_search(&backend).is_err())
 }
 
+fn failed(flow: &Flow, tried: &mut Vec<SocketAddr>, backend: SocketAddr) {
+    tried.push(backend);
+    let client = flow.ends.client.ip();
+    flow.place.account(flow.key, |account| account.failed(client, backend, Instant::now()));
+}
+
 /// A backend that was not tried yet, as soon as there is one.
 async fn reach(flow: &Flow, tried: &mut Vec<SocketAddr>) -> Option<Reached> {
     let Flow { place, key, ends, .. } = flow;
     let client = ends.client.ip();
     loop {
         let portal = ready(place, *key, Instant::now()).await.ok()?;
-        let chosen = place.account(*key, |account| account.choose(&portal, client, tried, Instant::now()))?;
-        let lease = Lease::new(Arc::clone(place), *key, &chosen);
+        let (lease, chosen) = Lease::take(place, &portal, client, tried)?;
         match connected(place, &portal, chosen).await {
             Ok((socket, chosen)) => {
                 place.account(*key, |account| account.reached(&portal, client, chosen, Instant::now()));
                 return Some(Reached { socket, lease });
             }
-            Err(_) => {
-                tried.push(chosen.backend);
-                place.account(*key, |account| account.failed(client, chosen.backend, Instant::now()));
+            Err(Failed::NoSocket) => {
+                flow.tools.totals.over_limit.fetch_add(1, Ordering::Relaxed);
+                return None;
             }
+            Err(_) => failed(flow, tried, chosen.backend),
         }
     }
 }
 
-async fn connected(place: &Place, portal: &Portal, chosen: Chosen) -> io::Result<(UdpSocket, Chosen)> {
+async fn connected(place: &Place, portal: &Portal, chosen: Chosen) -> Result<(UdpSocket, Chosen), Failed> {
     let backend = chosen.backend;
     if is_portal(place, backend, Protocol::Udp) {
-        return Err(io::ErrorKind::ConnectionRefused.into());
+        return Err(Failed::Refused);
     }
     let family = Family::of(backend.ip());
     let from_node = async || {
-        let socket = UdpSocket::from_std(one(family, Kind::Datagram)?.into())?;
-        socket.connect(backend).await?;
-        Ok::<_, io::Error>((socket, Chosen { by_node: true, ..chosen }))
+        let socket = one(family, Kind::Datagram).map_err(io::Error::from);
+        Ok((connect(socket, backend).await?, Chosen { by_node: true, ..chosen }))
     };
     let from_pod = async || {
-        let socket = UdpSocket::from_std(place.datagram_socket(family).await?.into())?;
-        socket.connect(backend).await?;
-        Ok::<_, io::Error>((socket, Chosen { by_node: false, ..chosen }))
+        let socket = place.datagram_socket(family).await;
+        Ok((connect(socket, backend).await?, Chosen { by_node: false, ..chosen }))
     };
     match (portal.dial, chosen.by_node) {
         (Dial::Node, _) | (Dial::Auto, true) => from_node().await,
         (Dial::Pod, _) => from_pod().await,
         (Dial::Auto, false) => match from_pod().await {
-            Err(_) => from_node().await,
+            Err(Failed::Unreachable) => from_node().await,
             reached => reached,
         },
+    }
+}
+
+async fn connect(socket: io::Result<OwnedFd>, backend: SocketAddr) -> Result<UdpSocket, Failed> {
+    let socket = socket.and_then(|socket| UdpSocket::from_std(socket.into()));
+    let socket = socket.map_err(|_| Failed::NoSocket)?;
+    match socket.connect(backend).await {
+        Ok(()) => Ok(socket),
+        Err(error) if is_unreachable(&error) => Err(Failed::Unreachable),
+        Err(_) => Err(Failed::Refused),
     }
 }

@@ -18,8 +18,11 @@ mod listen;
 mod opener;
 mod pipe;
 mod place;
+mod queue;
+mod ready;
 mod relay;
 mod report;
+mod reserve;
 mod udp;
 mod worker;
 

@@ -5,9 +5,9 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -36,6 +36,8 @@ pub(crate) struct Place {
     pub(crate) portals: watch::Receiver<Portals>,
     accounts: Mutex<HashMap<PortalKey, Account>>,
     spares: Mutex<Spares>,
+    /// Several sockets are being opened; whoever comes meanwhile opens one.
+    is_opening: AtomicBool,
     /// How many connections wait for a first backend.
     pub(crate) held: AtomicUsize,
 }
@@ -68,6 +70,7 @@ impl Place {
             portals,
             accounts: Mutex::default(),
             spares: Mutex::default(),
+            is_opening: AtomicBool::new(false),
             held: AtomicUsize::new(0),
         })
     }
@@ -85,13 +88,16 @@ impl Place {
 
     /// A socket in there for a connection to a backend.
     pub(crate) async fn stream_socket(&self, family: Family) -> io::Result<OwnedFd> {
-        let count = {
+        let (count, _opening) = {
             let mut spares = lock(&self.spares);
             if let Some(socket) = spares.sockets.get_mut(&family).and_then(Vec::pop) {
                 return Ok(socket);
             }
-            spares.next = (spares.next * 2).clamp(1, SPARES_MAX);
-            spares.next
+            let opening = Opening::new(&self.is_opening);
+            if opening.is_some() {
+                spares.next = (spares.next * 2).clamp(1, SPARES_MAX);
+            }
+            (if opening.is_some() { spares.next } else { 1 }, opening)
         };
         let netns = Arc::clone(&self.netns);
         let mut opened = self.opener.open(netns, family, Kind::Stream, count).await?;
@@ -134,19 +140,44 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// Who opens sockets in advance: one at a time, however many need one.
+struct Opening<'a>(&'a AtomicBool);
+
+impl<'a> Opening<'a> {
+    fn new(is_opening: &'a AtomicBool) -> Option<Self> {
+        (!is_opening.swap(true, Ordering::Relaxed)).then(|| Self(is_opening))
+    }
+}
+
+impl Drop for Opening<'_> {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Relaxed);
+    }
+}
+
 /// A connection that its backend counts; it stops with this.
 #[derive(Debug)]
 pub(crate) struct Lease {
     place: Arc<Place>,
-    key: PortalKey,
+    pub(crate) key: PortalKey,
     pub(crate) backend: SocketAddr,
 }
 
 impl Lease {
-    /// The backend that was chosen has one connection more.
-    pub(crate) fn new(place: Arc<Place>, key: PortalKey, chosen: &Chosen) -> Self {
-        place.account(key, |account| account.begin(chosen.backend));
-        Self { place, key, backend: chosen.backend }
+    /// Chooses a backend, which has one connection more from then on: whoever chooses next knows of it.
+    pub(crate) fn take(
+        place: &Arc<Place>,
+        portal: &Portal,
+        client: IpAddr,
+        tried: &[SocketAddr],
+    ) -> Option<(Self, Chosen)> {
+        let key = portal.key;
+        let chosen = place.account(key, |account| {
+            let chosen = account.choose(portal, client, tried, Instant::now())?;
+            account.begin(chosen.backend);
+            Some(chosen)
+        })?;
+        Some((Self { place: Arc::clone(place), key, backend: chosen.backend }, chosen))
     }
 
     /// It took so long until the backend answered.

@@ -2,6 +2,7 @@
 //!
 //! What must not go in here: how a connection is served.
 
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::sync::atomic::Ordering;
@@ -66,7 +67,7 @@ pub enum Error {
 pub struct Relay {
     options: Options,
     opener: Opener,
-    workers: Mutex<Vec<Worker>>,
+    workers: Vec<Worker>,
     totals: Arc<Totals>,
     views: Mutex<BTreeMap<View, watch::Sender<Portals>>>,
     places: Mutex<HashMap<NetnsId, Arc<Place>>>,
@@ -83,7 +84,7 @@ impl Relay {
             |number| Worker::start(number, Arc::clone(&totals), options.connections_max, used.clone());
         let workers = (0..options.workers.max(1)).map(worker).collect::<io::Result<_>>();
         let opener = Opener::start().map_err(Error::Start)?;
-        let workers = Mutex::new(workers.map_err(Error::Start)?);
+        let workers = workers.map_err(Error::Start)?;
         Ok(Self { options, opener, workers, totals, views: Mutex::default(), places: Mutex::default() })
     }
 
@@ -109,7 +110,7 @@ impl Relay {
         if lock(&self.places).contains_key(&netns.id()) {
             return Ok(());
         }
-        let (port, count) = (self.options.port, lock(&self.workers).len());
+        let (port, count) = (self.options.port, self.workers.len());
         let opened = netns.within(|| sockets(port, count)).map_err(Error::Enter)?;
         let opened = opened.map_err(|source| Error::Listen { port, source })?;
         let portals = {
@@ -118,9 +119,11 @@ impl Relay {
             shown.subscribe()
         };
         let place = Place::new(netns, port, self.opener.clone(), portals).map_err(Error::Enter)?;
-        let place = Arc::new(place);
-        lock(&self.places).insert(netns.id(), Arc::clone(&place));
-        for (worker, sockets) in lock(&self.workers).iter().zip(opened) {
+        let mut places = lock(&self.places);
+        // Somebody may have been quicker; then these sockets close, and what waits at them goes to the others.
+        let Entry::Vacant(vacant) = places.entry(netns.id()) else { return Ok(()) };
+        let place = Arc::clone(vacant.insert(Arc::new(place)));
+        for (worker, sockets) in self.workers.iter().zip(opened) {
             worker.tell(Order::Open(Arc::clone(&place), sockets));
         }
         Ok(())
@@ -128,8 +131,9 @@ impl Relay {
 
     /// Lets go of a network namespace, with all its connections: they would keep it alive.
     pub fn close(&self, netns: NetnsId) {
-        if lock(&self.places).remove(&netns).is_some() {
-            lock(&self.workers).iter().for_each(|worker| worker.tell(Order::Close(netns)));
+        let mut places = lock(&self.places);
+        if places.remove(&netns).is_some() {
+            self.workers.iter().for_each(|worker| worker.tell(Order::Close(netns)));
         }
     }
 
@@ -140,17 +144,19 @@ impl Relay {
 
     /// Takes no new connections, and waits for the old ones to end; those that are left after this time break off.
     pub async fn finish(&self, patience: Duration) {
-        let mut workers = std::mem::take(&mut *lock(&self.workers));
-        workers.iter().for_each(|worker| worker.tell(Order::Finish));
-        let all = async {
-            for worker in &mut workers {
-                worker.ended().await;
-            }
-        };
-        // Whoever is left breaks off with this process.
-        let _ = tokio::time::timeout(patience, all).await;
+        self.workers.iter().for_each(|worker| worker.tell(Order::Finish));
+        if tokio::time::timeout(patience, self.ended()).await.is_err() {
+            self.workers.iter().for_each(|worker| worker.tell(Order::Stop));
+            self.ended().await;
+        }
         // Else network namespaces of pods that are gone would live on with us.
         lock(&self.places).clear();
+    }
+
+    async fn ended(&self) {
+        for worker in &self.workers {
+            worker.ended().await;
+        }
     }
 
     /// Everything there is to tell.

@@ -2,7 +2,6 @@
 //!
 //! What must not go in here: what a flow does.
 
-use std::cell::RefCell;
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
@@ -11,20 +10,18 @@ use std::sync::atomic::Ordering;
 
 use proxy_core::portal::PortalKey;
 use proxy_core::service::Protocol;
-use tokio::sync::mpsc::{Sender, channel};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::connection::admitted;
 use crate::datagram::{Ends, Mouth};
-use crate::flow::{DATAGRAM_BYTES, Datagram, Flow, carry};
+use crate::flow::{Flow, carry};
 use crate::place::Place;
-use crate::worker::Tools;
+use crate::queue::{Queue, Taken};
+use crate::worker::{PAUSE, Tools};
 
 /// So many flows of one network namespace are carried by a worker at a time; what comes then is dropped.
 pub(crate) const FLOWS_MAX: usize = 4_096;
-/// So many datagrams wait where a flow has no backend yet; what comes then is dropped.
-const WAITING_MAX: usize = 16;
 
 /// Takes datagrams until it is told to finish, and waits for the last flows to end.
 pub(crate) async fn listen(
@@ -34,52 +31,63 @@ pub(crate) async fn listen(
     mut finishing: watch::Receiver<bool>,
 ) {
     let Ok(mouth) = Mouth::new(socket) else { return };
-    let mouth = Rc::new(mouth);
-    let answers = Rc::new(RefCell::new(vec![0; DATAGRAM_BYTES].into_boxed_slice()));
-    let mut buffer = vec![0; DATAGRAM_BYTES];
-    let mut open: HashMap<Ends, Sender<Datagram>> = HashMap::new();
-    let mut flows = JoinSet::new();
+    let mut flows = Flows { mouth: Rc::new(mouth), open: HashMap::new(), tasks: JoinSet::new() };
+    let taken = Taken::default();
     loop {
-        let (bytes, ends) = tokio::select! {
-            received = mouth.receive(&mut buffer) => match received {
-                Ok(received) => received,
-                // A datagram that cannot be told, or an error that belongs to an earlier one.
-                Err(_) => continue,
+        tokio::select! {
+            received = flows.mouth.receive(&tools.buffers.datagram) => match received {
+                Ok(Some((bytes, ends))) => flows.give(&tools, &place, bytes, ends, &taken),
+                // One that cannot be told from others.
+                Ok(None) => {}
+                Err(_) => tokio::time::sleep(PAUSE).await,
             },
-            Some(over) = flows.join_next(), if !flows.is_empty() => {
-                if let Ok(ends) = over {
-                    open.remove(&ends);
+            Some(over) = flows.tasks.join_next(), if !flows.tasks.is_empty() => {
+                // There may be a new one already between these ends.
+                if let Ok(ends) = over && flows.open.get(&ends).is_some_and(Queue::is_over) {
+                    flows.open.remove(&ends);
                 }
-                continue;
             }
             _ = finishing.changed() => break,
-        };
-        let datagram = buffer.get(..bytes).unwrap_or_default();
-        if let Some(flow) = open.get(&ends) {
-            // Where there is no room it is lost, as datagrams may be.
-            let _ = flow.try_send(datagram.into());
-            continue;
         }
-        if flows.len() >= FLOWS_MAX {
+    }
+    flows.open.clear();
+    while flows.tasks.join_next().await.is_some() {}
+}
+
+/// The flows of one network namespace.
+struct Flows {
+    mouth: Rc<Mouth>,
+    open: HashMap<Ends, Queue>,
+    tasks: JoinSet<Ends>,
+}
+
+impl Flows {
+    /// Gives a datagram to its flow, which may be a new one.
+    fn give(&mut self, tools: &Rc<Tools>, place: &Arc<Place>, length: usize, ends: Ends, taken: &Taken) {
+        let buffer = tools.buffers.datagram.borrow();
+        let bytes = buffer.get(..length).unwrap_or_default();
+        if self.open.get(&ends).is_some_and(|flow| flow.put(bytes, taken)) {
+            return;
+        }
+        if self.tasks.len() >= FLOWS_MAX {
             tools.totals.over_limit.fetch_add(1, Ordering::Relaxed);
-            continue;
+            return;
         }
-        let Some(key) = wanted(&tools, &place, ends) else { continue };
-        let (sender, datagrams) = channel(WAITING_MAX);
-        let _ = sender.try_send(datagram.into());
-        open.insert(ends, sender);
-        let flow = Flow { place: Arc::clone(&place), mouth: Rc::clone(&mouth), ends, key };
-        let (tools, answers) = (Rc::clone(&tools), Rc::clone(&answers));
-        flows.spawn_local(async move {
-            match tools.totals.enter(tools.connections_max) {
-                Some(_entered) => carry(flow, datagrams, answers).await,
-                None => drop(tools.totals.over_limit.fetch_add(1, Ordering::Relaxed)),
-            }
+        let Some(entered) = tools.totals.enter(tools.connections_max) else {
+            tools.totals.over_limit.fetch_add(1, Ordering::Relaxed);
+            return;
+        };
+        let Some(key) = wanted(tools, place, ends) else { return };
+        let (queue, datagrams) = Queue::new();
+        queue.put(bytes, taken);
+        self.open.insert(ends, queue);
+        let (tools, place, mouth) = (Rc::clone(tools), Arc::clone(place), Rc::clone(&self.mouth));
+        self.tasks.spawn_local(async move {
+            carry(Flow { tools, place, mouth, ends, key }, datagrams).await;
+            drop(entered);
             ends
         });
     }
-    open.clear();
-    while flows.join_next().await.is_some() {}
 }
 
 /// The portal to which a new flow wanted to go.

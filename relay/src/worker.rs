@@ -5,7 +5,6 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -16,10 +15,10 @@ use std::time::Duration;
 use netns_nft::NetnsId;
 use proxy_core::portal::PortalKey;
 use rustix::io::Errno;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use tokio::runtime::Builder;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
-use tokio::sync::{oneshot, watch};
+use tokio::sync::watch;
 use tokio::task::{JoinSet, LocalSet};
 
 use crate::connection::serve;
@@ -27,10 +26,11 @@ use crate::exchange::Buffers;
 use crate::listen::Sockets;
 use crate::place::Place;
 use crate::relay::Used;
+use crate::reserve::Reserve;
 use crate::udp;
 
-/// Where no descriptor is left, connections are looked at again after so long.
-const PAUSE: Duration = Duration::from_millis(20);
+/// Where nothing can be taken at the moment, it is tried again after so long.
+pub(crate) const PAUSE: Duration = Duration::from_millis(20);
 
 /// What a worker is told.
 pub(crate) enum Order {
@@ -40,6 +40,8 @@ pub(crate) enum Order {
     Close(NetnsId),
     /// Take no new connections, and end with the last old one.
     Finish,
+    /// Break off whatever is left, and end.
+    Stop,
 }
 
 /// What all workers count together.
@@ -79,9 +81,10 @@ impl Drop for Entered {
 /// What the connections of a worker share.
 #[derive(Debug)]
 pub(crate) struct Tools {
-    pub(crate) buffers: Rc<Buffers>,
+    pub(crate) buffers: Buffers,
     pub(crate) totals: Arc<Totals>,
     pub(crate) connections_max: usize,
+    reserve: Reserve,
     used: UnboundedSender<Used>,
 }
 
@@ -97,7 +100,6 @@ impl Tools {
 #[derive(Debug)]
 pub(crate) struct Worker {
     orders: UnboundedSender<Order>,
-    ended: Option<oneshot::Receiver<()>>,
     _thread: JoinHandle<()>,
 }
 
@@ -109,17 +111,18 @@ impl Worker {
         connections_max: usize,
         used: UnboundedSender<Used>,
     ) -> io::Result<Self> {
-        let (orders, received) = unbounded_channel();
+        let (orders, mut received) = unbounded_channel();
         let runtime = Builder::new_current_thread().enable_all().build()?;
-        let (end, ended) = oneshot::channel();
         let work = move || {
-            let tools = Rc::new(Tools { buffers: Rc::default(), totals, connections_max, used });
-            LocalSet::new().block_on(&runtime, run(tools, received));
-            // Nobody may be waiting.
-            let _ = end.send(());
+            let reserve = Reserve::default();
+            let tools =
+                Rc::new(Tools { buffers: Buffers::default(), totals, connections_max, reserve, used });
+            // With it goes every connection that is left; then its end can be seen.
+            LocalSet::new().block_on(&runtime, run(tools, &mut received));
+            drop(received);
         };
         let thread = thread::Builder::new().name(format!("relay-{number}")).spawn(work)?;
-        Ok(Self { orders, ended: Some(ended), _thread: thread })
+        Ok(Self { orders, _thread: thread })
     }
 
     /// Tells it something.
@@ -129,35 +132,40 @@ impl Worker {
     }
 
     /// Waits until it has ended.
-    pub(crate) async fn ended(&mut self) {
-        if let Some(ended) = self.ended.take() {
-            let _ = ended.await;
+    pub(crate) async fn ended(&self) {
+        self.orders.closed().await;
+    }
+}
+
+async fn run(tools: Rc<Tools>, orders: &mut UnboundedReceiver<Order>) {
+    let (finish, finishing) = watch::channel(false);
+    let mut places: HashMap<NetnsId, JoinSet<()>> = HashMap::new();
+    loop {
+        let is_finishing = *finishing.borrow();
+        let order = tokio::select! {
+            order = orders.recv() => order,
+            () = all_over(&mut places), if is_finishing => return,
+        };
+        match order {
+            // Whoever finishes listens nowhere any more.
+            Some(Order::Open(..)) if is_finishing => {}
+            Some(Order::Open(place, Sockets { stream, datagram })) => {
+                let tasks = places.entry(place.id).or_default();
+                let udp = udp::listen(Rc::clone(&tools), Arc::clone(&place), datagram, finishing.clone());
+                tasks.spawn_local(udp);
+                tasks.spawn_local(listen(Rc::clone(&tools), place, stream, finishing.clone()));
+            }
+            Some(Order::Close(netns)) => drop(places.remove(&netns)),
+            // The listeners may have gone already.
+            Some(Order::Finish) => drop(finish.send(true)),
+            Some(Order::Stop) | None => return,
         }
     }
 }
 
-async fn run(tools: Rc<Tools>, mut orders: UnboundedReceiver<Order>) {
-    let (finish, finishing) = watch::channel(false);
-    let mut places: HashMap<NetnsId, JoinSet<()>> = HashMap::new();
-    while let Some(order) = orders.recv().await {
-        match order {
-            Order::Open(place, sockets) => {
-                let id = place.id;
-                let mut tasks = JoinSet::new();
-                let Sockets { stream, datagram } = sockets;
-                let udp = udp::listen(Rc::clone(&tools), Arc::clone(&place), datagram, finishing.clone());
-                tasks.spawn_local(udp);
-                tasks.spawn_local(listen(Rc::clone(&tools), place, stream, finishing.clone()));
-                places.insert(id, tasks);
-            }
-            Order::Close(netns) => drop(places.remove(&netns)),
-            Order::Finish => break,
-        }
-    }
-    // The listeners may have gone already.
-    let _ = finish.send(true);
-    for tasks in places.into_values() {
-        tasks.join_all().await;
+async fn all_over(places: &mut HashMap<NetnsId, JoinSet<()>>) {
+    for tasks in places.values_mut() {
+        while tasks.join_next().await.is_some() {}
     }
 }
 
@@ -168,8 +176,10 @@ async fn listen(tools: Rc<Tools>, place: Arc<Place>, socket: OwnedFd, mut finish
     loop {
         tokio::select! {
             accepted = listener.accept() => match accepted {
-                Ok((client, peer)) => take(&mut connections, &tools, &place, client, peer),
-                Err(error) => not_accepted(&tools, &error).await,
+                Ok((client, peer)) => {
+                    connections.spawn_local(serve(Rc::clone(&tools), Arc::clone(&place), client, peer));
+                }
+                Err(error) => not_accepted(&tools, &listener, &error).await,
             },
             Some(_) = connections.join_next(), if !connections.is_empty() => {}
             _ = finishing.changed() => break,
@@ -179,20 +189,14 @@ async fn listen(tools: Rc<Tools>, place: Arc<Place>, socket: OwnedFd, mut finish
     while connections.join_next().await.is_some() {}
 }
 
-fn take(
-    connections: &mut JoinSet<()>,
-    tools: &Rc<Tools>,
-    place: &Arc<Place>,
-    client: TcpStream,
-    peer: SocketAddr,
-) {
-    connections.spawn_local(serve(Rc::clone(tools), Arc::clone(place), client, peer));
-}
-
-async fn not_accepted(tools: &Tools, error: &io::Error) {
+async fn not_accepted(tools: &Tools, listener: &TcpListener, error: &io::Error) {
     let errno = Errno::from_io_error(error);
-    if matches!(errno, Some(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM)) {
+    if !matches!(errno, Some(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM)) {
+        return;
+    }
+    if tools.reserve.refuse(listener).await {
         tools.totals.over_limit.fetch_add(1, Ordering::Relaxed);
+    } else {
         tokio::time::sleep(PAUSE).await;
     }
 }
