@@ -1,0 +1,138 @@
+//! Who comes to the relay by a way that is no portal, and backends that would lead back to it.
+
+#[path = "netns/conversation.rs"]
+#[allow(dead_code)]
+mod conversation;
+#[path = "netns/namespace.rs"]
+#[allow(dead_code)]
+mod namespace;
+#[path = "netns/pod.rs"]
+#[allow(dead_code)]
+mod pod;
+#[path = "netns/relayed.rs"]
+#[allow(dead_code)]
+mod relayed;
+#[path = "netns/way.rs"]
+#[allow(dead_code)]
+mod way;
+
+use std::io::ErrorKind;
+use std::net::{TcpStream, UdpSocket};
+use std::time::{Duration, Instant};
+
+use conversation::{SILENCE, answer, serve};
+use netns_nft::encode;
+use proxy_core::plan::plan;
+use proxy_core::ruleset::Ruleset;
+use proxy_core::sample::{slice, svc, tcp};
+use proxy_core::service::Mode;
+use proxy_core::snapshot::Change;
+use relayed::{POD, POD6, Relayed, eventually, leads, relayed, web};
+
+const PORTAL: &str = "10.96.0.1:80";
+const OWN: [&str; 4] = ["127.0.0.1:15999", "10.244.0.2:15999", "[::1]:15999", "[2001:db8:244::2]:15999"];
+
+fn strangers(world: &Relayed) -> u64 {
+    world.relay.report(Instant::now()).strangers
+}
+
+#[test]
+fn who_calls_the_relays_own_port_is_broken_off_and_counted() {
+    relayed(leads(web("10.96.0.1"), &["10.1.0.1"]), |world| {
+        assert!(OWN[1].starts_with(POD) && OWN[3].contains(POD6));
+        for (number, own) in OWN.iter().enumerate() {
+            assert_eq!(world.outcome(own), Err(ErrorKind::ConnectionReset), "{own}");
+            assert_eq!(strangers(world), number as u64 + 1);
+        }
+        let report = world.relay.report(Instant::now());
+        assert!(report.places.is_empty(), "nothing was dialled: {report:?}");
+        assert!(world.used.lock().expect("no panic").try_recv().is_err(), "and nobody needs to know");
+    });
+}
+
+#[test]
+fn datagrams_to_the_relays_own_port_are_dropped_and_counted() {
+    relayed(leads(web("10.96.0.1"), &["10.1.0.1"]), |world| {
+        for (number, own) in OWN.iter().enumerate() {
+            world.within(|| {
+                let any = if own.starts_with('[') { "[::]:0" } else { "0.0.0.0:0" };
+                let client = UdpSocket::bind(any).expect("bind");
+                client.send_to(b"?", own).expect("send");
+                client.set_read_timeout(Some(SILENCE)).expect("set a time-out");
+                assert!(client.recv(&mut [0]).is_err(), "{own}");
+            });
+            eventually("it is counted", || strangers(world) == number as u64 + 1);
+        }
+        assert_eq!(world.connections(), 0);
+    });
+}
+
+#[test]
+fn where_nothing_is_translated_who_comes_is_a_stranger_too() {
+    relayed(leads(web("10.96.0.1"), &["10.1.0.1"]), |world| {
+        let all = Ruleset::new(&way::portals_of(leads(web("10.96.0.1"), &["10.1.0.1"])), Default::default());
+        world
+            .pod
+            .netns
+            .socket()
+            .expect("a socket")
+            .apply(&encode(&plan(&all, &Ruleset::empty())))
+            .expect("apply");
+        assert_eq!(world.outcome(OWN[0]), Err(ErrorKind::ConnectionReset));
+        assert_eq!(strangers(world), 1);
+    });
+}
+
+fn range() -> Change {
+    Change::ServiceRanges(vec!["10.96.0.0/16".parse().expect("a network")])
+}
+
+#[test]
+fn a_backend_that_is_a_portal_or_in_the_service_range_is_not_dialled() {
+    let [web, webs] = leads(web("10.96.0.1").external("192.0.2.9"), &["10.96.0.2", "10.96.7.7"]);
+    // Backends that are portals themselves, outside the range.
+    let other = svc("other").ip("10.97.0.1").external("192.0.2.8").tcp("http", 8080).mode(Mode::Relay);
+    let to_web = slice("other").tcp("http", 80).at("192.0.2.9");
+    let third = svc("third").ip("10.97.0.2").tcp("http", 80).mode(Mode::Relay);
+    let to_other = slice("third").tcp("http", 8080).at("192.0.2.8");
+    let changes = [range(), web, webs, other.into(), to_web.into(), third.into(), to_other.into()];
+    relayed(changes, |world| {
+        for portal in [PORTAL, "10.97.0.1:8080", "10.97.0.2:80"] {
+            assert_eq!(world.outcome(portal), Err(ErrorKind::ConnectionReset), "{portal}");
+            let report = world.report(tcp(portal));
+            assert_eq!((report.connections, report.failed), (1, 1), "{report:?}");
+        }
+    });
+}
+
+#[test]
+fn beside_a_backend_in_the_service_range_the_others_serve() {
+    let [web, webs] = leads(web("10.96.0.1"), &["10.96.0.2", "10.1.0.1"]);
+    relayed([range(), web, webs], |world| {
+        serve("a", "10.1.0.1:8080");
+        let names: Vec<String> = world.within(|| (0..10).map(|_| answer(PORTAL)).collect());
+        assert!(names.iter().all(|name| name == "a"), "{names:?}");
+    });
+}
+
+#[test]
+fn a_pod_without_ipv6_is_relayed_by_ipv4() {
+    relayed([], |world| {
+        serve("a", "10.1.0.1:8080");
+        let off = |netns: &pod::Pod| {
+            let path = "/proc/sys/net/ipv6/conf/all/disable_ipv6";
+            netns.within(|| std::fs::write(path, "1")).expect("turn IPv6 off");
+        };
+        // Before the relay listens there.
+        world.relay.close(world.pod.netns.id());
+        off(&world.pod);
+        let opened = || world.relay.open(&world.pod.netns, &proxy_core::portal::View::All).is_ok();
+        eventually("it listens again", opened);
+        world.show(leads(web("10.96.0.1"), &["10.1.0.1"]));
+        assert_eq!(world.within(|| answer(PORTAL)), "a");
+        let client = world.within(|| {
+            TcpStream::connect_timeout(&"[::1]:15999".parse().expect("an address"), Duration::from_secs(5))
+        });
+        assert!(client.is_err(), "IPv6 is off");
+    });
+}
