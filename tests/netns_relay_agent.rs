@@ -315,6 +315,7 @@ fn under_load_no_connection_is_lost_when_one_agent_takes_over_from_another() {
             };
             after(50);
             let new = Agent::start(folder, &["--take-over"]);
+            new.until("it has taken over", |agent| agent.log().contains("took over from the agent"));
             new.until("it serves", |agent| relayed(agent).iter().any(|portal| portal["connections"] != 0));
             after(200);
             // The old connection goes on at the old agent.

@@ -45,7 +45,7 @@ fn a_backend_that_refuses_is_never_seen() {
         let names: Vec<String> = world.within(|| (0..60).map(|_| answer(PORTAL)).collect());
         assert!(names.iter().all(|name| name == "a"), "{names:?}");
         let report = world.report(tcp(PORTAL));
-        assert_eq!((report.connections, report.failed), (60, 0), "{report:?}");
+        assert_eq!((report.passed.connections, report.passed.failed), (60, 0), "{report:?}");
         for refusing in &report.backends[1..] {
             assert!(refusing.is_resting && refusing.connections == 0, "{refusing:?}");
             assert!((1..10).contains(&refusing.failures), "asked once and then left alone: {refusing:?}");
@@ -96,7 +96,7 @@ fn where_all_are_silent_the_client_is_reset_after_four_tries() {
         let pauses = Duration::from_millis(250 + 500 + 1_000);
         assert!(taken >= tries && taken < tries + pauses + Duration::from_secs(3), "{taken:?}");
         let report = world.report(tcp(PORTAL));
-        assert_eq!((report.failed, report.backends[0].failures), (1, 4));
+        assert_eq!((report.passed.failed, report.backends[0].failures), (1, 4));
     });
 }
 
@@ -106,7 +106,7 @@ fn where_all_refuse_the_client_is_reset_at_once() {
         BACKENDS.iter().for_each(|address| add_address(address));
         assert_eq!(world.outcome(PORTAL), Err(ErrorKind::ConnectionReset));
         let report = world.report(tcp(PORTAL));
-        assert_eq!((report.failed, report.backends.len()), (1, 3));
+        assert_eq!((report.passed.failed, report.backends.len()), (1, 3));
     });
 }
 
@@ -136,7 +136,7 @@ fn no_client_notices_that_a_backend_is_killed_under_load() {
             is_over.store(true, Ordering::Relaxed);
             assert!(survivor.count() >= since + 300);
         });
-        assert_eq!(world.report(tcp(PORTAL)).failed, 0);
+        assert_eq!(world.report(tcp(PORTAL)).passed.failed, 0);
     });
 }
 
@@ -190,7 +190,7 @@ fn only_so_many_connections_of_a_pod_are_held() {
         serve("a", "10.1.0.1:8080");
         let connect = |_| TcpStream::connect(backend(PORTAL)).ok();
         let mut streams: Vec<TcpStream> = world.within(|| (0..HELD + 76).filter_map(connect).collect());
-        eventually("the others are refused", || world.report(tcp(PORTAL)).failed == 76);
+        eventually("the others are refused", || world.report(tcp(PORTAL)).passed.failed == 76);
         assert_eq!(world.held(), HELD);
         world.show(leads(held(), &BACKENDS[..1]));
         let served = streams.iter_mut().filter_map(|stream| end_of(stream).ok()).count();

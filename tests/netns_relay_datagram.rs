@@ -98,7 +98,8 @@ fn answers_come_from_the_portals_address_to_connected_sockets_and_others() {
         assert_eq!(&buffer[..length], b"a4");
         eventually("all is counted", || {
             let report = world.report(udp(PORTAL));
-            (report.connections, report.active, report.sent, report.received) == (2, 2, 4, 8)
+            (report.passed.connections, report.active, report.passed.sent, report.passed.received)
+                == (2, 2, 4, 8)
         });
     });
 }
@@ -127,7 +128,7 @@ fn one_socket_may_talk_to_two_portals() {
             assert_eq!(ask(&socket, PORTAL, &text).expect("an answer"), format!("a{text}"));
             assert_eq!(ask(&socket, "10.96.0.2:53", &text).expect("an answer"), format!("b{text}"));
         }
-        assert_eq!(world.report(udp(PORTAL)).connections, 1, "one flow for each portal");
+        assert_eq!(world.report(udp(PORTAL)).passed.connections, 1, "one flow for each portal");
     });
 }
 
@@ -160,7 +161,7 @@ fn a_backend_that_refuses_is_replaced_and_the_next_is_told_what_nobody_answered(
         }
         let report = world.report(udp(PORTAL));
         assert!(report.backends[..2].iter().all(|backend| backend.failures > 0 && backend.is_resting));
-        assert_eq!((report.failed, report.backends[2].failures), (0, 0));
+        assert_eq!((report.passed.failed, report.backends[2].failures), (0, 0));
     });
 }
 
@@ -174,7 +175,7 @@ fn a_flow_moves_when_its_endpoint_goes() {
         world.show(leads(web("10.96.0.1"), &[left]));
         assert_eq!(ask(&socket, PORTAL, "2").expect("an answer"), format!("{name}2"));
         let report = world.report(udp(PORTAL));
-        assert_eq!((report.connections, report.retries), (1, 0), "nobody failed: {report:?}");
+        assert_eq!((report.passed.connections, report.passed.retries), (1, 0), "nobody failed: {report:?}");
         assert!(report.backends.iter().all(|backend| backend.failures == 0), "{report:?}");
     });
 }

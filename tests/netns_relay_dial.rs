@@ -116,6 +116,6 @@ fn where_nothing_comes_back_to_the_pod_only_the_first_client_waits() {
         let start = Instant::now();
         assert_eq!(world.within(|| answer(PORTAL)), NODE);
         let report = world.report(tcp(PORTAL));
-        assert!(report.backends[0].by_node && report.retries == 0, "{report:?} {:?}", start.elapsed());
+        assert!(report.backends[0].by_node && report.passed.retries == 0, "{report:?} {:?}", start.elapsed());
     });
 }

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use anstyle::{AnsiColor, Style};
 use clap::Args;
-use relay::{BackendReport, PortalReport};
+use relay::{BackendReport, Passed, PortalReport};
 
 use crate::agent::Report;
 use crate::status::report;
@@ -129,8 +129,9 @@ impl Picture {
 }
 
 fn portal_row(pod: String, portal: &PortalReport, before: Option<&PortalReport>, seconds: f64) -> [Cell; 10] {
-    let rate =
-        |of: fn(&PortalReport) -> u64| of(portal).saturating_sub(before.map_or(0, of)) as f64 / seconds;
+    let rate = |of: fn(&Passed) -> u64| {
+        of(&portal.passed).saturating_sub(before.map_or(0, |before| of(&before.passed))) as f64 / seconds
+    };
     let up = portal.backends.iter().filter(|backend| !backend.is_resting).count();
     let (style, state) = match (up, portal.backends.len()) {
         (_, 0) => (Style::new(), "-".to_owned()),
@@ -142,11 +143,11 @@ fn portal_row(pod: String, portal: &PortalReport, before: Option<&PortalReport>,
         Cell::plain(&portal.portal),
         Cell::plain(portal.service.as_deref().unwrap_or("gone")),
         Cell::plain(portal.active.to_string()),
-        Cell::plain(format!("{:.1}", rate(|portal| portal.connections))),
-        Cell::plain(bytes(rate(|portal| portal.sent))),
-        Cell::plain(bytes(rate(|portal| portal.received))),
-        Cell::plain(portal.retries.to_string()),
-        Cell::plain(portal.failed.to_string()),
+        Cell::plain(format!("{:.1}", rate(|passed| passed.connections))),
+        Cell::plain(bytes(rate(|passed| passed.sent))),
+        Cell::plain(bytes(rate(|passed| passed.received))),
+        Cell::plain(portal.passed.retries.to_string()),
+        Cell::plain(portal.passed.failed.to_string()),
         Cell { text: state, style },
     ]
 }
@@ -190,12 +191,8 @@ mod tests {
         let portal = |connections, received| PortalReport {
             portal: "10.96.0.1/TCP/80".to_owned(),
             service: Some("default/web".to_owned()),
-            connections,
             active: 3,
-            sent: 0,
-            received,
-            retries: 1,
-            failed: 0,
+            passed: Passed { connections, received, retries: 1, ..Passed::default() },
             backends: vec![BackendReport {
                 backend: ([10, 1, 0, 1], 80).into(),
                 active: 3,

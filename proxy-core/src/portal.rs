@@ -21,6 +21,8 @@ use crate::select::{Choice, Fate, choice, fate};
 use crate::service::{Dial, Mode, Protocol, Scheduler, Service, ServiceKey, ServicePort, TrafficPolicy};
 use crate::snapshot::{Changed, Snapshot};
 
+pub use kind::PortalKind;
+
 /// More backends than this are left out of a portal: the count has 14 bits in the ruleset.
 pub const BACKENDS_MAX: usize = (1 << 14) - 1;
 
@@ -38,35 +40,6 @@ pub struct PortalKey {
 impl fmt::Display for PortalKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}/{}", self.address, self.protocol, self.port)
-    }
-}
-
-/// Where the address of a portal comes from; where two services claim one portal, the earlier kind wins.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub enum PortalKind {
-    /// The service's cluster address. Nobody else can take it over.
-    #[serde(rename = "clusterIP")]
-    ClusterIp,
-    /// The address that a load balancer published.
-    LoadBalancer,
-    /// An external address of the service.
-    #[serde(rename = "externalIP")]
-    ExternalIp,
-    /// The node's own address and the service's node port.
-    NodePort,
-}
-
-impl PortalKind {
-    /// The name in output.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::ClusterIp => "clusterIP",
-            Self::LoadBalancer => "loadBalancer",
-            Self::ExternalIp => "externalIP",
-            Self::NodePort => "nodePort",
-        }
     }
 }
 
@@ -406,5 +379,6 @@ impl Portals {
 }
 
 mod in_force;
+mod kind;
 #[cfg(test)]
 mod tests;

@@ -13,6 +13,8 @@ use proxy_core::portal::Portal;
 use proxy_core::schedule::{Load, Turn};
 use proxy_core::service::Scheduler;
 
+use crate::report::Passed;
+
 /// A backend that did not answer is passed over for so long, as long as there are others.
 pub(crate) const REST: Duration = Duration::from_secs(5);
 /// So many clients' backends are remembered; who comes then is balanced anew each time.
@@ -57,6 +59,20 @@ pub(crate) struct Tally {
     pub(crate) retries: AtomicU64,
     /// How many found no backend.
     pub(crate) failed: AtomicU64,
+}
+
+impl Tally {
+    /// What passed until now.
+    pub(crate) fn passed(&self) -> Passed {
+        let count = |number: &AtomicU64| number.load(Ordering::Relaxed);
+        Passed {
+            connections: count(&self.connections),
+            sent: count(&self.sent),
+            received: count(&self.received),
+            retries: count(&self.retries),
+            failed: count(&self.failed),
+        }
+    }
 }
 
 /// A connection that is counted as long as this is there.

@@ -27,4 +27,4 @@ mod udp;
 mod worker;
 
 pub use relay::{Error, Options, Relay, Used};
-pub use report::{BackendReport, PlaceReport, PortalReport, RelayReport};
+pub use report::{BackendReport, Passed, PlaceReport, PortalReport, RelayReport};

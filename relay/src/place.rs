@@ -13,12 +13,13 @@ use std::time::Instant;
 
 use netns_nft::{Netns, NetnsId, Socket};
 use proxy_core::address::Family;
-use proxy_core::portal::{Portal, PortalKey, Portals};
+use proxy_core::portal::{Portal, PortalKey, Portals, View};
 use tokio::sync::watch;
 
 use crate::account::{Account, Chosen};
 use crate::datagram::Ends;
 use crate::opener::{Kind, Opener};
+use crate::report::Passed;
 
 /// Sockets are opened in advance, twice as many each time they run out, up to so many.
 const SPARES_MAX: usize = 64;
@@ -27,6 +28,7 @@ const SPARES_MAX: usize = 64;
 #[derive(Debug)]
 pub(crate) struct Place {
     pub(crate) id: NetnsId,
+    pub(crate) view: View,
     netns: Arc<OwnedFd>,
     opener: Opener,
     /// Asks the kernel where redirected datagrams were to go.
@@ -53,19 +55,20 @@ impl Place {
     /// A network namespace, as its pod sees services.
     ///
     /// # Errors
-    /// Where it cannot be entered.
+    /// Where no descriptor is left.
     pub(crate) fn new(
         netns: &Netns,
-        port: u16,
+        view: View,
+        (tracked, port): (Socket, u16),
         opener: Opener,
         portals: watch::Receiver<Portals>,
-    ) -> Result<Self, netns_nft::Error> {
-        let file = netns.as_fd().try_clone_to_owned().map_err(netns_nft::Error::Enter)?;
+    ) -> io::Result<Self> {
         Ok(Self {
             id: netns.id(),
-            netns: Arc::new(file),
+            view,
+            netns: Arc::new(netns.as_fd().try_clone_to_owned()?),
             opener,
-            tracked: Mutex::new(netns.socket()?),
+            tracked: Mutex::new(tracked),
             port,
             portals,
             accounts: Mutex::default(),
@@ -115,14 +118,28 @@ impl Place {
         opened.pop().ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 
-    /// Lets go of what was opened in advance and is not needed.
-    pub(crate) fn tidy(&self, now: Instant) {
+    /// Lets go of what was opened in advance and is not needed, and of portals that are gone; what passed through
+    /// these is the answer.
+    pub(crate) fn tidy(&self, now: Instant) -> Passed {
         *lock(&self.spares) = Spares::default();
         let portals = self.portals.borrow().clone();
+        let mut gone = Passed::default();
         lock(&self.accounts).retain(|key, account| {
             account.tidy(portals.get(*key), now);
-            !account.is_idle() || portals.get(*key).is_some()
+            let stays = !account.is_idle() || portals.get(*key).is_some();
+            if !stays {
+                gone += account.tally.passed();
+            }
+            stays
         });
+        gone
+    }
+
+    /// What passed through all portals that are remembered.
+    pub(crate) fn passed(&self) -> Passed {
+        let mut passed = Passed::default();
+        lock(&self.accounts).values().for_each(|account| passed += account.tally.passed());
+        passed
     }
 
     /// What is remembered of a portal's connections.

@@ -9,7 +9,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use netns_nft::{Netns, NetnsId};
+use netns_nft::{Netns, NetnsId, Socket};
 use proxy_core::portal::{PortalKey, Portals, View};
 use thiserror::Error;
 use tokio::sync::mpsc::UnboundedSender;
@@ -19,7 +19,7 @@ use crate::account::{Account, Backend};
 use crate::listen::sockets;
 use crate::opener::Opener;
 use crate::place::Place;
-use crate::report::{BackendReport, PlaceReport, PortalReport, RelayReport};
+use crate::report::{BackendReport, Passed, PlaceReport, PortalReport, RelayReport};
 use crate::worker::{Order, Totals, Worker};
 
 /// What the operator decides.
@@ -71,6 +71,8 @@ pub struct Relay {
     totals: Arc<Totals>,
     views: Mutex<BTreeMap<View, watch::Sender<Portals>>>,
     places: Mutex<HashMap<NetnsId, Arc<Place>>>,
+    /// What passed through portals and network namespaces that are gone.
+    past: Mutex<Passed>,
 }
 
 impl Relay {
@@ -85,7 +87,15 @@ impl Relay {
         let workers = (0..options.workers.max(1)).map(worker).collect::<io::Result<_>>();
         let opener = Opener::start().map_err(Error::Start)?;
         let workers = workers.map_err(Error::Start)?;
-        Ok(Self { options, opener, workers, totals, views: Mutex::default(), places: Mutex::default() })
+        Ok(Self {
+            options,
+            opener,
+            workers,
+            totals,
+            views: Mutex::default(),
+            places: Mutex::default(),
+            past: Mutex::default(),
+        })
     }
 
     /// What pods with this view see from now on.
@@ -107,23 +117,28 @@ impl Relay {
     /// # Errors
     /// Where it cannot be entered, or the port is taken.
     pub fn open(&self, netns: &Netns, view: &View) -> Result<(), Error> {
-        if lock(&self.places).contains_key(&netns.id()) {
-            return Ok(());
+        match lock(&self.places).get(&netns.id()).map(|place| place.view == *view) {
+            Some(true) => return Ok(()),
+            Some(false) => self.close(netns.id()),
+            None => {}
         }
         let (port, count) = (self.options.port, self.workers.len());
-        let opened = netns.within(|| sockets(port, count)).map_err(Error::Enter)?;
-        let opened = opened.map_err(|source| Error::Listen { port, source })?;
+        // All at once: to enter is what costs.
+        let opened = netns.within(|| (sockets(port, count), Socket::open())).map_err(Error::Enter)?;
+        let sockets = opened.0.map_err(|source| Error::Listen { port, source })?;
+        let tracked = opened.1.map_err(Error::Enter)?;
         let portals = {
             let mut views = lock(&self.views);
             let shown = views.entry(view.clone()).or_insert_with(|| watch::channel(Portals::default()).0);
             shown.subscribe()
         };
-        let place = Place::new(netns, port, self.opener.clone(), portals).map_err(Error::Enter)?;
+        let place = Place::new(netns, view.clone(), (tracked, port), self.opener.clone(), portals)
+            .map_err(|source| Error::Listen { port, source })?;
         let mut places = lock(&self.places);
         // Somebody may have been quicker; then these sockets close, and what waits at them goes to the others.
         let Entry::Vacant(vacant) = places.entry(netns.id()) else { return Ok(()) };
         let place = Arc::clone(vacant.insert(Arc::new(place)));
-        for (worker, sockets) in self.workers.iter().zip(opened) {
+        for (worker, sockets) in self.workers.iter().zip(sockets) {
             worker.tell(Order::Open(Arc::clone(&place), sockets));
         }
         Ok(())
@@ -132,14 +147,17 @@ impl Relay {
     /// Lets go of a network namespace, with all its connections: they would keep it alive.
     pub fn close(&self, netns: NetnsId) {
         let mut places = lock(&self.places);
-        if places.remove(&netns).is_some() {
+        if let Some(place) = places.remove(&netns) {
+            *lock(&self.past) += place.passed();
             self.workers.iter().for_each(|worker| worker.tell(Order::Close(netns)));
         }
     }
 
     /// Forgets what is over. Call it now and then.
     pub fn tidy(&self, now: Instant) {
-        lock(&self.places).values().for_each(|place| place.tidy(now));
+        for place in lock(&self.places).values() {
+            *lock(&self.past) += place.tidy(now);
+        }
     }
 
     /// Takes no new connections, and waits for the old ones to end; those that are left after this time break off.
@@ -161,14 +179,17 @@ impl Relay {
 
     /// Everything there is to tell.
     pub fn report(&self, now: Instant) -> RelayReport {
-        let mut places: Vec<PlaceReport> =
-            lock(&self.places).values().map(|place| place_report(place, now)).collect();
+        let places = lock(&self.places);
+        let mut total = *lock(&self.past);
+        places.values().for_each(|place| total += place.passed());
+        let mut places: Vec<PlaceReport> = places.values().map(|place| place_report(place, now)).collect();
         places.retain(|place| !place.portals.is_empty() || place.held > 0);
         places.sort_by_key(|place| place.netns);
         RelayReport {
             connections: self.totals.connections(),
             over_limit: self.totals.over_limit.load(Ordering::Relaxed),
             strangers: self.totals.strangers.load(Ordering::Relaxed),
+            total,
             places,
         }
     }
@@ -190,20 +211,14 @@ fn place_report(place: &Place, now: Instant) -> PlaceReport {
 }
 
 fn portal_report(key: PortalKey, account: &Account, portals: &Portals, now: Instant) -> PortalReport {
-    let count = |number: &std::sync::atomic::AtomicU64| number.load(Ordering::Relaxed);
-    let tally = &account.tally;
     let mut backends: Vec<BackendReport> =
         account.backends().map(|(backend, known)| backend_report(*backend, known, now)).collect();
     backends.sort_by_key(|report| report.backend);
     PortalReport {
         portal: key.to_string(),
         service: portals.get(key).map(|portal| portal.service.to_string()),
-        connections: count(&tally.connections),
-        active: count(&tally.active),
-        sent: count(&tally.sent),
-        received: count(&tally.received),
-        retries: count(&tally.retries),
-        failed: count(&tally.failed),
+        active: account.tally.active.load(Ordering::Relaxed),
+        passed: account.tally.passed(),
         backends,
     }
 }

@@ -3,6 +3,7 @@
 //! What must not go in here: how it is shown.
 
 use std::net::SocketAddr;
+use std::ops::AddAssign;
 
 use serde::{Deserialize, Serialize};
 
@@ -16,8 +17,38 @@ pub struct RelayReport {
     pub over_limit: u64,
     /// Connections to the relay's own port, or to addresses that are nobody's.
     pub strangers: u64,
+    /// What passed since the start, also through portals and network namespaces that are gone.
+    #[serde(default)]
+    pub total: Passed,
     /// The network namespaces in which something was relayed.
     pub places: Vec<PlaceReport>,
+}
+
+/// What passed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Passed {
+    /// Connections and flows.
+    pub connections: u64,
+    /// Bytes from clients to backends.
+    pub sent: u64,
+    /// Bytes from backends to clients.
+    pub received: u64,
+    /// How often another backend had to be tried.
+    pub retries: u64,
+    /// How many connections found no backend.
+    pub failed: u64,
+}
+
+impl AddAssign for Passed {
+    fn add_assign(&mut self, more: Self) {
+        let Self { connections, sent, received, retries, failed } = more;
+        self.connections += connections;
+        self.sent += sent;
+        self.received += received;
+        self.retries += retries;
+        self.failed += failed;
+    }
 }
 
 /// What is told of a network namespace.
@@ -40,18 +71,11 @@ pub struct PortalReport {
     pub portal: String,
     /// The service, where there still is one.
     pub service: Option<String>,
-    /// Connections since the start.
-    pub connections: u64,
     /// Connections that are there now.
     pub active: u64,
-    /// Bytes from clients to backends.
-    pub sent: u64,
-    /// Bytes from backends to clients.
-    pub received: u64,
-    /// How often another backend had to be tried.
-    pub retries: u64,
-    /// How many connections found no backend.
-    pub failed: u64,
+    /// What passed since the start.
+    #[serde(flatten)]
+    pub passed: Passed,
     /// Its backends, in order.
     pub backends: Vec<BackendReport>,
 }

@@ -145,9 +145,12 @@ impl Agent {
         self.try_status().expect("an answer")
     }
 
-    /// The same; none while no agent answers.
+    /// The same; none while no agent answers, or one that is about to leave.
     pub(crate) fn try_status(&self) -> Option<Value> {
         let (reply, file) = self.try_ask(&Request::Status, None)?;
+        if matches!(reply, Reply::Refused { transient: true, .. }) {
+            return None;
+        }
         assert_eq!(reply, Reply::File);
         let mut text = String::new();
         File::from(file.expect("a file")).read_to_string(&mut text).expect("read the status");

@@ -4,7 +4,7 @@
 
 use std::fmt::Write;
 
-use relay::{PortalReport, RelayReport};
+use relay::{Passed, RelayReport};
 
 use crate::agent::report::{Histogram, Programmed, Report};
 
@@ -64,29 +64,18 @@ pub(crate) fn metrics(report: &Report) -> String {
 /// One sum for each question: what goes on in one pod is for `portico top`.
 fn relayed(page: &mut Page, relay: &RelayReport) {
     let portals = || relay.places.iter().flat_map(|place| &place.portals);
-    let sum = |of: fn(&PortalReport) -> u64| portals().map(of).sum::<u64>();
     let held: usize = relay.places.iter().map(|place| place.held).sum();
     let backends = portals().flat_map(|portal| &portal.backends);
     let resting = backends.filter(|backend| backend.is_resting).count();
     page.gauge("relay_connections", "connections and flows that are relayed now", relay.connections as f64);
     page.gauge("relay_held", "connections that wait for a first backend", held as f64);
     page.gauge("relay_backends_resting", "backends passed over since they did not answer", resting as f64);
-    page.gauge("relay_bytes_sent", "bytes to backends, of portals that are there", sum(|p| p.sent) as f64);
-    page.gauge(
-        "relay_bytes_received",
-        "bytes to clients, of portals that are there",
-        sum(|p| p.received) as f64,
-    );
-    page.gauge(
-        "relay_retries",
-        "further backends tried, of portals that are there",
-        sum(|p| p.retries) as f64,
-    );
-    page.gauge(
-        "relay_failed",
-        "connections that found no backend, of portals that are there",
-        sum(|p| p.failed) as f64,
-    );
+    let Passed { connections, sent, received, retries, failed } = relay.total;
+    page.counter("relay_connections_total", "connections and flows that were relayed", connections);
+    page.counter("relay_sent_bytes_total", "bytes from clients to backends", sent);
+    page.counter("relay_received_bytes_total", "bytes from backends to clients", received);
+    page.counter("relay_retries_total", "further backends that had to be tried", retries);
+    page.counter("relay_failed_total", "connections that found no backend", failed);
     page.counter("relay_over_limit_total", "connections refused since there were too many", relay.over_limit);
     page.counter(
         "relay_strangers_total",
