@@ -54,7 +54,7 @@ fn started(cluster: &Cluster, pod: &Value) -> (usize, BTreeSet<String>) {
 fn parts_come_and_go_while_a_pod_refers_to_them_and_it_misses_nothing() {
     let cluster = Cluster::new(Api::double());
     (0..SERVICES).for_each(|number| cluster.api.put(long(number)));
-    let webhook = cluster.replica(&["--config-map-grace", "1"]);
+    let webhook = cluster.replica(&["--config-map-grace", "5"]);
     let wish = annotated(pod("a"), &[("portico.dev/inject", "configmap")]);
     let mut caller = Caller::local(webhook.address).expect("connect");
     let made = patched(&wish, &caller.review(&review("u", &wish)).expect("an answer"));
