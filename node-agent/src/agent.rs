@@ -29,6 +29,8 @@ mod succession;
 mod view;
 mod wish;
 
-pub(crate) use args::AgentArgs;
+pub(crate) use args::{AgentArgs, LogFormat};
+pub(crate) use log::start as start_log;
 pub(crate) use report::{AttachmentReport, Report};
 pub(crate) use start::{reach, run};
+pub(crate) use stop::Stop;

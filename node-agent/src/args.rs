@@ -12,6 +12,7 @@ use proxy_core::service::{Mode, Protocol};
 
 use crate::agent::AgentArgs;
 use crate::check::CheckArgs;
+use crate::install::{InstallArgs, UninstallArgs};
 use crate::status::StatusArgs;
 use crate::top::TopArgs;
 
@@ -45,6 +46,10 @@ pub(crate) enum Command {
     Top(TopArgs),
     /// Find out whether this node can do what Portico needs.
     Check(CheckArgs),
+    /// Put the plugin and its entry where the container runtime looks.
+    Install(Box<InstallArgs>),
+    /// Take the entry away, and the plugin where nothing names it any more.
+    Uninstall(UninstallArgs),
     /// Print the completions of a shell.
     Completions {
         /// The shell.

@@ -14,6 +14,8 @@ use anstyle::{AnsiColor, Style};
 use attachment::{Reply, Request, ask, with_causes};
 use clap::Args;
 
+use crate::install::CniDirs;
+
 const GOOD: Style = AnsiColor::Green.on_default().bold();
 const BAD: Style = AnsiColor::Red.on_default().bold();
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -24,12 +26,11 @@ pub(crate) struct CheckArgs {
     /// Where the agent listens.
     #[arg(long, value_name = "PATH", default_value = attachment::SOCKET_DEFAULT)]
     pub(crate) socket: PathBuf,
-    /// Where the runtime finds its CNI configuration.
-    #[arg(long, value_name = "DIR", default_value = "/etc/cni/net.d")]
-    pub(crate) cni_conf: PathBuf,
-    /// Where the runtime finds its CNI plugins.
-    #[arg(long, value_name = "DIR", default_value = "/opt/cni/bin")]
-    pub(crate) cni_bin: PathBuf,
+    #[command(flatten)]
+    pub(crate) dirs: CniDirs,
+    /// The network whose pods get portals; by default the one that runtimes take, the first by its file's name.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) network: Option<String>,
     /// How to reach the API server; without it the pod's own service account, where there is one.
     #[arg(long, value_name = "FILE", env = "KUBECONFIG")]
     pub(crate) kubeconfig: Option<PathBuf>,
@@ -59,11 +60,13 @@ pub(crate) fn answer(args: &CheckArgs, out: &mut impl Write) -> anyhow::Result<b
     };
     show("capabilities", kernel::capabilities())?;
     show("rules in the kernel", kernel::rules())?;
-    let cni::Findings { conflist, order, entry } = cni::conflist(&args.cni_conf);
+    let (plugin, versions) = cni::plugin(&args.dirs.cni_bin_dir);
+    let cni::Findings { conflist, order, entry } =
+        cni::conflist(&args.dirs.cni_conf_dir, args.network.as_deref(), &versions);
     show("CNI configuration", conflist)?;
     show("order of the plugins", order)?;
     show("our entry", entry)?;
-    show("plugin", cni::plugin(&args.cni_bin))?;
+    show("plugin", plugin)?;
     show("agent", agent(args))?;
     show("API server", api_server(args))?;
     Ok(sound)

@@ -7,9 +7,11 @@
 mod agent;
 mod args;
 mod check;
+mod cni_conf;
 mod env;
 mod explain;
 mod input;
+mod install;
 mod portals;
 mod rules;
 mod status;
@@ -54,6 +56,8 @@ fn answer(command: Command, out: &mut impl Write) -> anyhow::Result<bool> {
         Command::Status(args) => status::answer(&args, out),
         Command::Top(args) => top::answer(&args, out),
         Command::Check(args) => check::answer(&args, out),
+        Command::Install(args) => install::install(*args, out).map(|()| true),
+        Command::Uninstall(args) => install::uninstall(&args, out),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Args::command(), "portico", out);
             Ok(true)

@@ -5,7 +5,6 @@
 //! what is done with them.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::ffi::OsStr;
 use std::fs;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -19,6 +18,8 @@ use ipnet::IpNet;
 use serde_json::Value;
 
 use crate::agent::namespace::Namespace;
+use crate::cni_conf::configurations;
+use crate::install::DropIn;
 
 /// A larger file is none of the runtime's.
 const FILE_BYTES_MAX: u64 = 4 << 20;
@@ -115,11 +116,15 @@ fn read(path: &Path) -> Option<Value> {
 
 /// The networks whose pods are this agent's.
 fn networks(folder: &Path, socket: &Path) -> BTreeSet<String> {
-    let is_conf = |path: &PathBuf| {
-        ["conf", "conflist", "json"].into_iter().any(|known| path.extension() == Some(OsStr::new(known)))
+    let confs = configurations(folder).unwrap_or_default().into_iter().filter_map(|path| read(&path));
+    // Our entry may be a file of its own.
+    let whole = |mut conf: Value| {
+        let apart = text(&conf, "name").and_then(|name| read(DropIn::of(folder, &name).path()));
+        let plugins = conf.get_mut("plugins").and_then(Value::as_array_mut);
+        plugins.into_iter().for_each(|plugins| plugins.extend(apart.clone()));
+        conf
     };
-    let confs = files(folder).filter(is_conf).filter_map(|path| read(&path));
-    confs.filter_map(|conf| own_network(&conf, socket)).collect()
+    confs.filter_map(|conf| own_network(&whole(conf), socket)).collect()
 }
 
 /// The name of a network whose chain has our plugin in it, and where that plugin asks at this socket.
