@@ -32,6 +32,7 @@ mod process;
 mod runtime;
 
 use std::collections::BTreeSet;
+use std::fs;
 use std::path::Path;
 use std::process::Command;
 use std::thread;
@@ -41,10 +42,10 @@ use backend::{A, B, C, Conversation, GONE, names};
 use containerd::Containerd;
 use manifest::{ITSELF, ITSELF6, WEB, WEB6, portal, tell, tell_itself, tell_zones};
 use network::{Master, Network, network};
-use node::{Node, on_a_node};
+use node::{CNI_BIN, CNI_CONF, Node, built, on_a_node};
 use patience::{until, until_equal};
 use podman::{PUBLISHED, Podman};
-use process::attempt;
+use process::{Process, attempt};
 use runtime::{Container, Runtime};
 use serde_json::json;
 
@@ -442,6 +443,72 @@ fn a_container_that_flushes_its_tables_is_repaired() {
         assert_eq!(container.wget(portal(WEB, 80)), names(&[A, B]));
         assert_eq!(old.ask().expect("an old connection lives on"), name);
         container.remove();
+        agent.until_attached(0);
+    });
+}
+
+fn portico(args: &[&str]) -> Result<String, String> {
+    attempt(Command::new(built("portico")).args(args))
+}
+
+/// A node on which everything is installed and uninstalled while containers run.
+fn installation(node: &Node, runtime: &dyn Runtime) {
+    node.lan.bridge();
+    Network { portico: None, ..network() }.configure();
+    let plugin = format!("{CNI_BIN}/portico-cni");
+    fs::remove_file(&plugin).expect("a node without the plugin");
+    let conf = || fs::read_to_string(format!("{CNI_CONF}/pods.conflist")).expect("a configuration");
+    let untouched = conf();
+    tell(&[A, B]);
+    let agent = Agent::start();
+    let before = Container::start(runtime, "before", "pods");
+    portico(&["install"]).expect("an installation");
+    let web = Container::start(runtime, "web", "pods");
+    assert_eq!(web.wget(portal(WEB, 80)), names(&[A, B]));
+    agent.until_attached(2);
+    assert_eq!(before.wget(portal(WEB, 80)), names(&[A, B]));
+    portico(&["uninstall"]).expect("no entry");
+    assert_eq!(conf(), untouched);
+    let after = Container::start(runtime, "after", "pods");
+    assert!(after.wget(portal(WEB, 80)).is_disjoint(&names(&[A, B])));
+    let refused = portico(&["uninstall", "--purge"]).expect_err("a container runs that has it");
+    assert!(refused.contains("/var/lib/cni/results/") && Path::new(&plugin).exists(), "{refused}");
+    [before, web, after].into_iter().for_each(Container::remove);
+    agent.until_attached(0);
+    portico(&["uninstall", "--purge"]).expect("nothing names it any more");
+    assert!(!Path::new(&plugin).exists());
+}
+
+#[test]
+fn after_an_install_containers_of_podman_have_portals_and_after_an_uninstall_none() {
+    on_a_node(|node| installation(node, &Podman::new()));
+}
+
+#[test]
+fn after_an_install_containers_of_containerd_have_portals_and_after_an_uninstall_none() {
+    on_a_node(|node| installation(node, &Containerd::start()));
+}
+
+#[test]
+fn an_entry_that_another_cni_drops_is_back_for_the_next_container() {
+    on_a_node(|node| {
+        node.lan.bridge();
+        let other = Network { portico: None, ..network() };
+        tell(&[A, B]);
+        let (agent, podman) = (Agent::start(), Podman::new());
+        let mut command = Command::new(built("portico"));
+        let _installer = Process::start(command.args(["install", "--watch"]), Path::new("/run/install.log"));
+        let is_in = || {
+            let conf = fs::read_to_string(format!("{CNI_CONF}/pods.conflist"));
+            conf.is_ok_and(|conf| conf.contains("portico-cni"))
+        };
+        for name in ["one", "two"] {
+            other.configure();
+            until_equal("our entry is put in", &true, is_in);
+            let container = Container::start(&podman, name, "pods");
+            assert_eq!(container.wget(portal(WEB, 80)), names(&[A, B]));
+            container.remove();
+        }
         agent.until_attached(0);
     });
 }
