@@ -462,7 +462,9 @@ fn installation(node: &Node, runtime: &dyn Runtime) {
     tell(&[A, B]);
     let agent = Agent::start();
     let before = Container::start(runtime, "before", "pods");
+    portico(&["check"]).expect_err("nothing is installed");
     portico(&["install"]).expect("an installation");
+    portico(&["check"]).expect("all is whole");
     let web = Container::start(runtime, "web", "pods");
     assert_eq!(web.wget(portal(WEB, 80)), names(&[A, B]));
     agent.until_attached(2);

@@ -7,9 +7,17 @@ mod node;
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::process::Command;
 use std::thread;
 
+use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, InotifyEvent};
 use node::{BARE, ENTRY, Node};
+
+fn run(program: &str, args: &[&str]) -> String {
+    let output = Command::new(program).args(args).output().expect("start a program");
+    assert!(output.status.success(), "{program} {args:?}: {output:?}");
+    String::from_utf8(output.stdout).expect("text")
+}
 
 #[test]
 fn the_plugin_and_its_entry_are_put_in_place_and_a_second_time_nothing_is() {
@@ -106,6 +114,39 @@ fn a_plugin_that_does_not_run_takes_nobodys_place() {
     );
     assert_eq!(fs::read(node.bin("portico-cni")).expect("the plugin"), good);
     assert_eq!(node.names(), ["10-net.conflist", "portico-cni"]);
+}
+
+#[test]
+fn a_plugin_that_runs_at_this_moment_is_replaced() {
+    let node = Node::new("runs");
+    node.configure("10-net.conflist", BARE);
+    // By a process of its own: who writes a program may not start it while others of its threads start theirs.
+    let sleep = run("sh", &["-c", "command -v sleep"]);
+    run("cp", &[sleep.trim(), &node.bin("portico-cni").display().to_string()]);
+    let mut old = Command::new(node.bin("portico-cni")).arg("1000").spawn().expect("start the old plugin");
+    node.install(&[]).sound();
+    assert_eq!(fs::read(node.bin("portico-cni")).ok(), fs::read(&node.plugin).ok());
+    old.kill().and_then(|()| old.wait()).expect("end the old plugin");
+}
+
+#[test]
+fn a_runtime_is_told_of_the_change_after_the_new_file_is_in_place() {
+    let node = Node::new("told");
+    node.configure("10-net.conflist", BARE);
+    let inotify = Inotify::init(InitFlags::IN_NONBLOCK).expect("inotify");
+    // What containerd hears; it passes over files that appear.
+    let heard = AddWatchFlags::IN_MODIFY
+        | AddWatchFlags::IN_MOVED_FROM
+        | AddWatchFlags::IN_MOVED_TO
+        | AddWatchFlags::IN_DELETE;
+    inotify.add_watch(&node.conf(""), heard).expect("watch the folder");
+    node.install(&[]).sound();
+    let events = inotify.read_events().expect("what was told");
+    let is_conf = |event: &InotifyEvent| event.name.as_deref() == Some("10-net.conflist".as_ref());
+    let in_place = events.iter().position(is_conf).expect("it is moved into place");
+    assert_eq!(events[in_place].mask, AddWatchFlags::IN_MOVED_TO);
+    let after: Vec<_> = events[in_place + 1..].iter().map(|event| event.mask).collect();
+    assert_eq!(after, [AddWatchFlags::IN_MODIFY, AddWatchFlags::IN_DELETE]);
 }
 
 #[test]

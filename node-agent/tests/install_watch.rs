@@ -8,7 +8,11 @@ mod node;
 
 use std::fs;
 use std::os::unix::fs::symlink;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
 
+use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use node::{BARE, Node};
 
 fn is_in(node: &Node, name: &str) -> bool {
@@ -32,6 +36,32 @@ fn an_entry_that_somebody_reverts_is_put_back_and_it_is_told_ever_more_seldom() 
     watch.end();
     assert!(is_in(&node, "10-net.conflist"), "an agent that restarts must not uninstall");
     assert_eq!(node.names(), ["10-net.conflist", "portico-cni"]);
+}
+
+#[test]
+fn against_somebody_who_reverts_at_once_it_puts_back_once_a_second() {
+    let node = Node::new("fight");
+    node.configure("10-net.conflist", BARE);
+    let inotify = Inotify::init(InitFlags::IN_CLOEXEC).expect("inotify");
+    inotify.add_watch(&node.conf(""), AddWatchFlags::IN_MOVE | AddWatchFlags::IN_DELETE).expect("watch");
+    let (is_over, began) = (AtomicBool::new(false), Instant::now());
+    let mut watch = node.watch(&[]);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            while !is_over.load(Ordering::Relaxed) {
+                inotify.read_events().expect("what was told");
+                if is_in(&node, "10-net.conflist") {
+                    node.configure("10-net.conflist", BARE);
+                }
+            }
+        });
+        watch.until("times=4");
+        is_over.store(true, Ordering::Relaxed);
+        // It has to hear something to notice.
+        node.configure("20-other.conflist", BARE);
+    });
+    assert!(began.elapsed() >= Duration::from_secs(3), "{:?}", began.elapsed());
+    watch.end();
 }
 
 #[test]

@@ -243,6 +243,21 @@ mod tests {
     }
 
     #[test]
+    fn a_network_with_our_entry_in_a_file_of_its_own_is_ours() {
+        let folder = std::env::temp_dir().join(format!("portico-adopt-{}", std::process::id()));
+        let drop_in = DropIn::of(&folder, "net");
+        let path = drop_in.path();
+        fs::create_dir_all(path.parent().expect("a folder")).expect("make a folder");
+        let conf = json!({"name": "net", "plugins": [{"type": "bridge"}]}).to_string();
+        fs::write(folder.join("10-net.conflist"), conf).expect("write a configuration");
+        let before = networks(&folder, Path::new(SOCKET_DEFAULT));
+        fs::write(path, json!({"type": PLUGIN_TYPE}).to_string()).expect("write a drop-in");
+        let after = networks(&folder, Path::new(SOCKET_DEFAULT));
+        fs::remove_dir_all(&folder).expect("remove the folder");
+        assert_eq!((before, after), (BTreeSet::new(), BTreeSet::from(["net".to_owned()])));
+    }
+
+    #[test]
     fn a_cache_entry_without_a_network_namespace_is_passed_over() {
         let mut without = cache();
         without["result"]["interfaces"][1] = json!({"name": "eth0"});
