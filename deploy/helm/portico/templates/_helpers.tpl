@@ -1,0 +1,163 @@
+{{/* The beginning of all names. */}}
+{{- define "portico.fullname" -}}
+{{- if .Values.fullnameOverride -}}
+{{- .Values.fullnameOverride | trunc 45 | trimSuffix "-" -}}
+{{- else -}}
+{{- $name := default .Chart.Name .Values.nameOverride -}}
+{{- ternary .Release.Name (printf "%s-%s" .Release.Name $name) (contains $name .Release.Name) | trunc 45 | trimSuffix "-" -}}
+{{- end -}}
+{{- end -}}
+
+{{/* The name of a component's objects; takes (list . "agent"). */}}
+{{- define "portico.name" -}}
+{{- printf "%s-%s" (include "portico.fullname" (index . 0)) (index . 1) -}}
+{{- end -}}
+
+{{/* By which labels a component's pods are known; takes (list . "agent"). They never change. */}}
+{{- define "portico.selector" -}}
+app.kubernetes.io/name: {{ default (index . 0).Chart.Name (index . 0).Values.nameOverride }}
+app.kubernetes.io/instance: {{ (index . 0).Release.Name }}
+app.kubernetes.io/component: {{ index . 1 }}
+{{- end -}}
+
+{{/*
+The labels of an object; takes (list . "agent"). By part-of the webhook knows Portico's own pods, which it leaves alone:
+a node's agent that waited for a webhook would wait for itself.
+*/}}
+{{- define "portico.labels" -}}
+{{ include "portico.selector" . }}
+app.kubernetes.io/part-of: portico
+app.kubernetes.io/version: {{ (index . 0).Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ (index . 0).Release.Service }}
+helm.sh/chart: {{ printf "%s-%s" (index . 0).Chart.Name (index . 0).Chart.Version | replace "+" "_" }}
+{{- with (index . 0).Values.commonLabels }}
+{{ toYaml . }}
+{{- end }}
+{{- end -}}
+
+{{/* The metadata of an object in the release's namespace; takes (list . "agent"). */}}
+{{- define "portico.metadata" -}}
+name: {{ include "portico.name" . }}
+namespace: {{ (index . 0).Release.Namespace }}
+{{ include "portico.labelled" . }}
+{{- end -}}
+
+{{/* Labels and annotations of an object; takes (list . "agent"), and annotations of its own as a third. */}}
+{{- define "portico.labelled" -}}
+labels:
+  {{- include "portico.labels" . | nindent 2 }}
+{{- $annotations := (index . 0).Values.commonAnnotations }}
+{{- if gt (len .) 2 }}
+{{- $annotations = merge (dict) (index . 2) $annotations }}
+{{- end }}
+{{- with $annotations }}
+annotations:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end -}}
+
+{{/*
+Labels and annotations of a component's pods; takes (list . "agent" .Values.agent). Without the versions: another version
+of the chart alone is no reason to start them anew.
+*/}}
+{{- define "portico.podLabelled" -}}
+{{- $values := index . 2 -}}
+labels:
+  {{- include "portico.selector" . | nindent 2 }}
+  app.kubernetes.io/part-of: portico
+  {{- with $values.podLabels }}
+  {{- toYaml . | nindent 2 }}
+  {{- end }}
+{{- with merge (dict) $values.podAnnotations (index . 0).Values.commonAnnotations }}
+annotations:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end -}}
+
+{{/* An image; takes (list . .Values.agent.image). */}}
+{{- define "portico.image" -}}
+{{- $image := index . 1 -}}
+{{- printf "%s:%s" $image.repository (default (index . 0).Chart.AppVersion $image.tag) -}}
+{{- with $image.digest }}@{{ . }}{{ end -}}
+{{- end -}}
+
+{{/* The service account of a component; takes (list . "agent" .Values.agent). */}}
+{{- define "portico.serviceAccount" -}}
+{{- $account := (index . 2).serviceAccount -}}
+{{- if $account.create -}}
+{{- default (include "portico.name" .) $account.name -}}
+{{- else -}}
+{{- required "serviceAccount.name is needed where serviceAccount.create is false" $account.name -}}
+{{- end -}}
+{{- end -}}
+
+{{/* What a component's pods have in common; takes (list . "agent" .Values.agent). */}}
+{{- define "portico.pod" -}}
+{{- $values := index . 2 -}}
+serviceAccountName: {{ include "portico.serviceAccount" . }}
+# The token is in a volume below, for the container that needs it.
+automountServiceAccountToken: false
+# Nothing here looks up services by variables.
+enableServiceLinks: false
+priorityClassName: {{ $values.priorityClassName }}
+terminationGracePeriodSeconds: {{ $values.terminationGracePeriodSeconds }}
+{{- with (index . 0).Values.imagePullSecrets }}
+imagePullSecrets:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with $values.nodeSelector }}
+nodeSelector:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with $values.affinity }}
+affinity:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with $values.tolerations }}
+tolerations:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end -}}
+
+{{/* The volume with the token of the service account; takes the component's values. */}}
+{{- define "portico.tokenVolume" -}}
+name: token
+projected:
+  defaultMode: 0440
+  sources:
+    - serviceAccountToken:
+        path: token
+        expirationSeconds: {{ .tokenExpirationSeconds }}
+    - configMap:
+        name: kube-root-ca.crt
+        items:
+          - key: ca.crt
+            path: ca.crt
+    - downwardAPI:
+        items:
+          - path: namespace
+            fieldRef:
+              fieldPath: metadata.namespace
+{{- end -}}
+
+{{/* Where client libraries look for it. */}}
+{{- define "portico.tokenMount" -}}
+name: token
+mountPath: /var/run/secrets/kubernetes.io/serviceaccount
+readOnly: true
+{{- end -}}
+
+{{/* The namespaces whose pods the webhook leaves alone, as YAML. */}}
+{{- define "portico.exceptNamespaces" -}}
+{{- concat (list "kube-system" .Release.Namespace) .Values.webhook.registration.exceptNamespaces | uniq | toYaml -}}
+{{- end -}}
+
+{{/* The Secret of the webhook's certificate. The webhook itself derives the same name from its own. */}}
+{{- define "portico.tlsSecret" -}}
+{{- $own := printf "%s-tls" (include "portico.name" (list . "webhook")) -}}
+{{- if eq .Values.webhook.tls.mode "secret" -}}
+{{- required "webhook.tls.secretName is needed where webhook.tls.mode is secret" .Values.webhook.tls.secretName -}}
+{{- else -}}
+{{- $own -}}
+{{- end -}}
+{{- end -}}
