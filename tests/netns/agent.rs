@@ -3,6 +3,7 @@
 //! It ends with the test that started it, and shows its log where that fails. What must not go in here:
 //! what any test claims.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::fs::File;
 use std::io::Read;
@@ -87,9 +88,17 @@ impl Agent {
 
     /// An agent with these sources of services.
     pub(crate) fn start_with(folder: &Folder, args: &[&str]) -> Self {
+        Self::start_by(folder, &[], args)
+    }
+
+    /// The same by another program, which becomes the agent: its arguments end where the agent's path follows.
+    pub(crate) fn start_by(folder: &Folder, by: &[&str], args: &[&str]) -> Self {
         let log = folder.0.join("agent.log");
         let out = File::options().create(true).append(true).open(&log).expect("make the log");
-        let mut command = Command::new(program("portico"));
+        let agent = program("portico");
+        let words: Vec<&OsStr> = by.iter().map(OsStr::new).chain([agent.as_os_str()]).collect();
+        let mut command = Command::new(words[0]);
+        command.args(&words[1..]);
         command.arg("agent").arg("--socket").arg(folder.socket()).arg("--state-dir").arg(folder.state());
         let nowhere = folder.0.join("cni");
         command.arg("--cni-cache").arg(&nowhere).arg("--cni-conf").arg(&nowhere);
