@@ -123,7 +123,8 @@ tolerations:
 {{- define "portico.tokenVolume" -}}
 name: token
 projected:
-  defaultMode: 0440
+  # 0440, which readers of YAML take differently.
+  defaultMode: 288
   sources:
     - serviceAccountToken:
         path: token
