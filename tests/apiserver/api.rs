@@ -10,17 +10,25 @@ mod folder;
 mod kind;
 mod real;
 pub(crate) mod request;
+pub(crate) mod rights;
 mod store;
 mod watching;
 mod writing;
 
-use std::path::Path;
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
 use double::Double;
 use real::Real;
 use request::{Answer, send};
+use rights::Call;
+
+/// Service accounts whose tokens are their names; no controller makes real ones here.
+pub(crate) const ACCOUNTS: [&str; 2] = ["portico-agent", "portico-webhook"];
+/// Where they are.
+const NAMESPACE: &str = "portico-system";
 
 /// What the double does wrong, from now on or once.
 #[derive(Debug, Clone)]
@@ -150,6 +158,31 @@ impl Api {
         match self {
             Self::Double(double) => double.requests(),
             Self::Real(_) => panic!("a real API server does not tell its requests"),
+        }
+    }
+
+    /// What a service account has asked for; the double alone tells.
+    pub(crate) fn calls(&self, account: &str) -> BTreeSet<Call> {
+        match self {
+            Self::Double(double) => double.calls(account),
+            Self::Real(_) => panic!("a real API server does not tell its requests"),
+        }
+    }
+
+    /// A kubeconfig of a service account: of a real server with the rights that roles grant it, of the double with all.
+    pub(crate) fn kubeconfig_of_account(&self, account: &str) -> PathBuf {
+        assert!(ACCOUNTS.contains(&account), "no account {account}");
+        match self {
+            Self::Double(double) => double.kubeconfig_of_account(account),
+            Self::Real(real) => real.kubeconfig_of_account(account),
+        }
+    }
+
+    /// Runs kubectl as somebody who may do everything, and says what it says; a real server alone has one.
+    pub(crate) fn kubectl(&self, args: &[&str]) -> Result<String, String> {
+        match self {
+            Self::Double(_) => panic!("kubectl asks more than the double answers"),
+            Self::Real(real) => real.kubectl(args),
         }
     }
 }

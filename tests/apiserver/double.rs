@@ -24,13 +24,14 @@ use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
-use super::Fault;
 use super::certificates::Certificates;
 use super::folder::Folder;
 use super::kind::{Kind, Target};
+use super::rights::Call;
 use super::store::{Key, Selector, Store};
 use super::watching::{Watching, watching};
 use super::writing::written;
+use super::{ACCOUNTS, Fault};
 
 const TOKEN: &str = "may-do-everything";
 const TOKEN_OF_STRANGER: &str = "may-do-nothing";
@@ -41,8 +42,10 @@ pub(crate) type Body = BoxBody<Bytes, std::io::Error>;
 pub(crate) struct Double {
     pub(crate) kubeconfig: PathBuf,
     pub(crate) stranger: PathBuf,
+    url: String,
+    authority: PathBuf,
     state: Arc<State>,
-    _folder: Folder,
+    folder: Folder,
     /// Its tasks end with it.
     _runtime: Runtime,
 }
@@ -60,7 +63,8 @@ pub(crate) struct State {
 pub(crate) struct Inner {
     pub(crate) store: Store,
     pub(crate) faults: Faults,
-    requests: Vec<String>,
+    /// Whose token, the method, and path and query, of each.
+    requests: Vec<(String, Method, String)>,
 }
 
 /// The faults that last.
@@ -98,10 +102,10 @@ impl Double {
         let address: SocketAddr = listener.local_addr().expect("an address");
         runtime.spawn(serve(listener, acceptor(&certificates), Arc::clone(&state)));
         let authority = folder.write("authority.pem", &certificates.authority);
-        let server = format!("https://{address}");
-        let kubeconfig = folder.kubeconfig("kubeconfig", &server, &authority, TOKEN);
-        let stranger = folder.kubeconfig("stranger", &server, &authority, TOKEN_OF_STRANGER);
-        Self { kubeconfig, stranger, state, _folder: folder, _runtime: runtime }
+        let url = format!("https://{address}");
+        let kubeconfig = folder.kubeconfig("kubeconfig", &url, &authority, TOKEN);
+        let stranger = folder.kubeconfig("stranger", &url, &authority, TOKEN_OF_STRANGER);
+        Self { kubeconfig, stranger, url, authority, state, folder, _runtime: runtime }
     }
 
     pub(crate) fn put(&self, object: Value) {
@@ -115,7 +119,18 @@ impl Double {
     }
 
     pub(crate) fn requests(&self) -> Vec<String> {
-        std::mem::take(&mut self.state.lock().requests)
+        let taken = std::mem::take(&mut self.state.lock().requests);
+        taken.into_iter().map(|(.., uri)| uri).collect()
+    }
+
+    pub(crate) fn calls(&self, account: &str) -> BTreeSet<Call> {
+        let inner = self.state.lock();
+        let own = inner.requests.iter().filter(|(token, ..)| token == account);
+        own.filter_map(|(_, method, uri)| Call::of(method.as_str(), uri)).collect()
+    }
+
+    pub(crate) fn kubeconfig_of_account(&self, account: &str) -> PathBuf {
+        self.folder.kubeconfig(account, &self.url, &self.authority, account)
     }
 
     pub(crate) fn fault(&self, fault: Fault) {
@@ -182,7 +197,9 @@ async fn serve(listener: TcpListener, acceptor: TlsAcceptor, state: Arc<State>) 
 async fn answer(state: Arc<State>, request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
     let uri = request.uri().clone();
     let (path, query) = (uri.path().to_owned(), query(uri.query().unwrap_or_default()));
-    state.lock().requests.push(uri.to_string());
+    let token = request.headers().get("Authorization").and_then(|value| value.to_str().ok());
+    let user = token.and_then(|token| token.strip_prefix("Bearer ")).unwrap_or_default().to_owned();
+    state.lock().requests.push((user.clone(), request.method().clone(), uri.to_string()));
     // The sender is a field of the state, so this waits until it is so.
     let _ = state.happened.subscribe().wait_for(|_| !state.lock().faults.hang).await;
     let faults = state.lock().faults.clone();
@@ -193,9 +210,7 @@ async fn answer(state: Arc<State>, request: Request<Incoming>) -> Result<Respons
         }
         return Ok(response);
     }
-    let token = request.headers().get("Authorization").and_then(|value| value.to_str().ok());
-    let user = token.and_then(|token| token.strip_prefix("Bearer "));
-    if user != Some(TOKEN) && user != Some(TOKEN_OF_STRANGER) {
+    if ![TOKEN, TOKEN_OF_STRANGER].iter().chain(&ACCOUNTS).any(|known| *known == user) {
         return Ok(refusal(401, "Unauthorized"));
     }
     if path == "/version" {
@@ -207,7 +222,7 @@ async fn answer(state: Arc<State>, request: Request<Incoming>) -> Result<Respons
     let Some(Target { kind, namespace, name }) = Target::at(&path) else {
         return Ok(refusal(404, "the server could not find the resource"));
     };
-    if user == Some(TOKEN_OF_STRANGER) || faults.denied.contains(kind.resource) {
+    if user == TOKEN_OF_STRANGER || faults.denied.contains(kind.resource) {
         let what = format!("{} is forbidden: User cannot read resource \"{0}\"", kind.resource);
         return Ok(refusal(403, &what));
     }
@@ -285,7 +300,7 @@ fn response(code: u16, text: String) -> Response<Body> {
 }
 
 /// The values of a query, by name.
-fn query(text: &str) -> impl Fn(&str) -> String + use<> {
+pub(crate) fn query(text: &str) -> impl Fn(&str) -> String + use<> {
     let pairs: Vec<(String, String)> = text
         .split('&')
         .filter_map(|pair| pair.split_once('='))

@@ -17,6 +17,7 @@ use tokio::runtime::{Builder, Runtime};
 use super::certificates::Certificates;
 use super::folder::Folder;
 use super::kind::Kind;
+use super::{ACCOUNTS, NAMESPACE};
 
 const TOKEN: &str = "may-do-everything";
 const TOKEN_OF_STRANGER: &str = "may-do-nothing";
@@ -44,6 +45,9 @@ impl Drop for Program {
 pub(crate) struct Real {
     pub(crate) kubeconfig: PathBuf,
     pub(crate) stranger: PathBuf,
+    kubectl: PathBuf,
+    url: String,
+    authority: PathBuf,
     ask: Asking,
     runtime: Runtime,
     _server: Program,
@@ -65,6 +69,9 @@ impl Real {
             ask: asking(&runtime, kubeconfig.clone()),
             kubeconfig,
             stranger: folder.kubeconfig("stranger", &url, &authority, TOKEN_OF_STRANGER),
+            kubectl: assets.join("kubectl"),
+            url,
+            authority,
             runtime,
             _server: server,
             _etcd: etcd,
@@ -75,6 +82,21 @@ impl Real {
             real.until_well(|| Request::get(path).body(Vec::new()).expect("a request"));
         }
         real
+    }
+
+    pub(crate) fn kubeconfig_of_account(&self, account: &str) -> PathBuf {
+        self.folder.kubeconfig(account, &self.url, &self.authority, account)
+    }
+
+    pub(crate) fn kubectl(&self, args: &[&str]) -> Result<String, String> {
+        let mut command = Command::new(&self.kubectl);
+        command.arg("--kubeconfig").arg(&self.kubeconfig).args(args);
+        // What it finds out of a server it keeps.
+        command.arg("--cache-dir").arg(self.folder.path().join("kubectl"));
+        let output =
+            command.output().unwrap_or_else(|error| panic!("start {}: {error}", self.kubectl.display()));
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        if output.status.success() { Ok(text(&output.stdout)) } else { Err(text(&output.stderr)) }
     }
 
     pub(crate) fn put(&self, object: &Value) {
@@ -172,8 +194,12 @@ fn etcd(assets: &Path, folder: &Folder, port: u16, peer_port: u16) -> Program {
 }
 
 fn server(assets: &Path, folder: &Folder, certificates: &Certificates, etcd_port: u16, port: u16) -> Program {
+    let accounts = ACCOUNTS.map(|name| {
+        let user = format!("system:serviceaccount:{NAMESPACE}:{name}");
+        format!("{name},{user},{name},\"system:serviceaccounts,system:serviceaccounts:{NAMESPACE}\"\n")
+    });
     let tokens = format!("{TOKEN},admin,1,system:masters\n{TOKEN_OF_STRANGER},stranger,2,\n");
-    let tokens = folder.write("tokens", &tokens);
+    let tokens = folder.write("tokens", &(tokens + &accounts.concat()));
     let certificate = folder.write("server.pem", &certificates.certificate);
     let key = folder.write("server.key", &certificates.key);
     let mut command = Command::new(assets.join("kube-apiserver"));

@@ -10,6 +10,9 @@ mod apiserver;
 mod caller;
 #[path = "cluster/double.rs"]
 mod double;
+#[path = "../../tests/chart/helm.rs"]
+#[allow(dead_code)]
+mod helm;
 #[path = "cluster/parts.rs"]
 mod parts;
 #[path = "fixture/pod.rs"]
@@ -22,3 +25,5 @@ mod program;
 mod real;
 #[path = "cluster/replica.rs"]
 mod replica;
+#[path = "cluster/rights.rs"]
+mod rights;

@@ -13,7 +13,7 @@ fn cluster() -> Cluster {
 }
 
 /// A pod as it is after admission, put into the cluster.
-fn admitted(
+pub(crate) fn admitted(
     cluster: &Cluster,
     webhook: &Webhook,
     name: &str,

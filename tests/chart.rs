@@ -1,0 +1,17 @@
+//! The Helm chart: what it renders, what it refuses, what its pods may do, and what its roles grant.
+
+#[path = "chart/agent.rs"]
+mod agent;
+#[path = "apiserver/api.rs"]
+#[allow(dead_code)]
+mod apiserver;
+#[path = "chart/helm.rs"]
+mod helm;
+#[path = "chart/pods.rs"]
+mod pods;
+#[path = "chart/rendering.rs"]
+mod rendering;
+#[path = "chart/rights.rs"]
+mod rights;
+#[path = "chart/schema.rs"]
+mod schema;

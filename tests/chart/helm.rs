@@ -1,0 +1,70 @@
+//! Helm, as a test asks it: what the chart renders with given values, or why it refuses them.
+//!
+//! `scripts/helm` says where it comes from; where it cannot be had these tests fail. What must not go in here: what the
+//! objects should be.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use serde_json::Value;
+
+/// Where the chart is to be, in all tests.
+pub(crate) const NAMESPACE: &str = "portico-system";
+
+/// The root of the repository, asked when the test runs: clones may share a target folder.
+pub(crate) fn root() -> PathBuf {
+    let here = std::env::var_os("CARGO_MANIFEST_DIR").expect("cargo runs the tests");
+    Path::new(&here).parent().expect("tests/ lies in the root").to_owned()
+}
+
+/// A file of the repository.
+pub(crate) fn text(path: &str) -> String {
+    std::fs::read_to_string(root().join(path)).unwrap_or_else(|why| panic!("read {path}: {why}"))
+}
+
+fn helm(args: &[&str]) -> Output {
+    let mut command = Command::new(root().join("scripts/helm"));
+    command.args(args).current_dir(root()).output().expect("run scripts/helm")
+}
+
+/// The documents of a YAML text that are not empty.
+pub(crate) fn documents(yaml: &str) -> Vec<Value> {
+    let documents: Vec<Value> =
+        serde_saphyr::from_multiple(yaml).unwrap_or_else(|why| panic!("{why}\n{yaml}"));
+    documents.into_iter().filter(|document| !document.is_null()).collect()
+}
+
+/// The objects that the chart renders with these values (`--set` of Helm), or what Helm says against them.
+pub(crate) fn rendered(values: &[&str]) -> Result<Vec<Value>, String> {
+    let mut args = vec!["template", "portico", "deploy/helm/portico", "--namespace", NAMESPACE];
+    args.extend(["--kube-version", "1.33.0"]);
+    args.extend(values.iter().flat_map(|value| ["--set", value]));
+    let output = helm(&args);
+    if output.status.success() {
+        return Ok(documents(&String::from_utf8(output.stdout).expect("text")));
+    }
+    Err(String::from_utf8_lossy(&output.stderr).into_owned())
+}
+
+/// The same, where nothing may be wrong.
+pub(crate) fn objects(values: &[&str]) -> Vec<Value> {
+    rendered(values).unwrap_or_else(|why| panic!("{values:?}: {why}"))
+}
+
+/// The only object of a kind whose name ends so.
+pub(crate) fn one<'a>(objects: &'a [Value], kind: &str, end: &str) -> &'a Value {
+    let mut found = objects.iter().filter(|object| {
+        object["kind"] == kind && object["metadata"]["name"].as_str().is_some_and(|name| name.ends_with(end))
+    });
+    let one = found.next().unwrap_or_else(|| panic!("no {kind} {end}"));
+    assert!(found.next().is_none(), "more than one {kind} {end}");
+    one
+}
+
+/// What `helm lint --strict` says; an error where it finds fault.
+pub(crate) fn lint() -> Result<String, String> {
+    let output = helm(&["lint", "--strict", "deploy/helm/portico"]);
+    let said =
+        String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+    if output.status.success() { Ok(said) } else { Err(said) }
+}

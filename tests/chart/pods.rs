@@ -1,0 +1,143 @@
+//! What the pods of the chart may do on a node and in a cluster, and whether the programs take what they are told.
+
+use std::collections::BTreeSet;
+use std::process::Command;
+
+use serde_json::{Value, json};
+
+use crate::agent::program;
+use crate::helm::{objects, one};
+
+fn spec<'a>(objects: &'a [Value], kind: &str) -> &'a Value {
+    &one(objects, kind, "")["spec"]["template"]["spec"]
+}
+
+fn containers(spec: &Value) -> &Vec<Value> {
+    spec["containers"].as_array().expect("containers")
+}
+
+fn each_pod(objects: &[Value]) -> [&Value; 2] {
+    [spec(objects, "DaemonSet"), spec(objects, "Deployment")]
+}
+
+#[test]
+fn no_container_may_more_than_it_needs() {
+    let objects = objects(&[]);
+    for pod in each_pod(&objects) {
+        assert_eq!(pod["automountServiceAccountToken"], false);
+        assert_eq!(pod["securityContext"]["seccompProfile"]["type"], "RuntimeDefault");
+        assert!(pod["hostPID"].is_null() && pod["hostIPC"].is_null());
+        for container in containers(pod) {
+            let context = &container["securityContext"];
+            assert_eq!(context["readOnlyRootFilesystem"], true, "{}", container["name"]);
+            assert_eq!(context["allowPrivilegeEscalation"], false, "{}", container["name"]);
+            assert_eq!(context["capabilities"]["drop"], json!(["ALL"]), "{}", container["name"]);
+            assert!(context["privileged"].is_null());
+            let added = &context["capabilities"]["add"];
+            match container["name"].as_str() {
+                // The test netns_capabilities runs it so.
+                Some("agent") => assert_eq!(*added, json!(["NET_ADMIN", "SYS_ADMIN"])),
+                _ => assert!(added.is_null(), "{}", container["name"]),
+            }
+            assert!(container["resources"]["requests"]["memory"].is_string());
+            assert!(container["resources"]["limits"]["memory"].is_string());
+        }
+    }
+    assert_eq!(spec(&objects, "Deployment")["securityContext"]["runAsNonRoot"], true);
+}
+
+#[test]
+fn tokens_come_by_projection_with_an_end_and_to_those_who_need_them() {
+    let objects = objects(&[]);
+    for pod in each_pod(&objects) {
+        let volumes = pod["volumes"].as_array().expect("volumes");
+        let token = volumes.iter().find(|volume| volume["name"] == "token").expect("a token");
+        let source = &token["projected"]["sources"][0]["serviceAccountToken"];
+        assert_eq!(source["expirationSeconds"], 3600);
+        for container in containers(pod) {
+            let mounts = container["volumeMounts"].as_array().expect("mounts");
+            let has_token = mounts.iter().any(|mount| mount["name"] == "token");
+            assert_eq!(has_token, container["name"] != "install", "{}", container["name"]);
+        }
+    }
+}
+
+#[test]
+fn each_volume_is_there_and_each_is_used() {
+    for values in [&[][..], &["agent.install.enabled=false"], &["webhook.tls.mode=cert-manager"]] {
+        let objects = objects(values);
+        for pod in each_pod(&objects) {
+            let names = |list: &Value| -> BTreeSet<String> {
+                let all = list.as_array().into_iter().flatten();
+                all.filter_map(|one| Some(one["name"].as_str()?.to_owned())).collect()
+            };
+            let used: BTreeSet<String> =
+                containers(pod).iter().flat_map(|container| names(&container["volumeMounts"])).collect();
+            assert_eq!(names(&pod["volumes"]), used);
+        }
+    }
+}
+
+#[test]
+fn what_the_node_mounts_later_is_seen_by_the_agent_and_written_by_nobody() {
+    let objects = objects(&[]);
+    let agent = &containers(spec(&objects, "DaemonSet"))[0];
+    let mounts = agent["volumeMounts"].as_array().expect("mounts");
+    let netns: Vec<&Value> = mounts.iter().filter(|mount| mount["name"] == "netns").collect();
+    let paths: Vec<&Value> = netns.iter().map(|mount| &mount["mountPath"]).collect();
+    assert_eq!(paths, ["/run/netns", "/var/run/netns"]);
+    assert!(netns.iter().all(|mount| mount["mountPropagation"] == "HostToContainer"));
+    let writable = mounts.iter().filter(|mount| mount["readOnly"] != true);
+    assert_eq!(writable.map(|mount| &mount["name"]).collect::<Vec<_>>(), ["run"]);
+}
+
+#[test]
+fn a_second_agent_fits_beside_the_first_and_takes_over() {
+    let objects = objects(&[]);
+    let set = &one(&objects, "DaemonSet", "")["spec"];
+    let pod = &set["template"]["spec"];
+    assert_eq!(pod["hostNetwork"], true);
+    // On the node's network each port of a container is one of the node's, and two pods with one do not fit there.
+    assert!(containers(pod).iter().all(|container| container["ports"].is_null()));
+    assert!(containers(pod)[0]["args"].as_array().expect("args").contains(&json!("--take-over")));
+    assert_eq!(set["updateStrategy"]["rollingUpdate"], json!({"maxSurge": "10%", "maxUnavailable": 0}));
+    assert!(set["minReadySeconds"].as_u64() > Some(0));
+}
+
+#[test]
+fn probes_ask_where_the_agent_listens() {
+    for (host, probed) in [
+        ("127.0.0.1", "127.0.0.1"),
+        ("0.0.0.0", "127.0.0.1"),
+        ("[::]", "::1"),
+        ("192.0.2.7", "192.0.2.7"),
+        ("[fd00::7]", "fd00::7"),
+    ] {
+        let objects = objects(&[&format!("agent.metrics.host={host}")]);
+        let agent = &containers(spec(&objects, "DaemonSet"))[0];
+        for probe in ["livenessProbe", "readinessProbe"] {
+            assert_eq!(agent[probe]["httpGet"]["host"], probed);
+        }
+        let told = json!(format!("--metrics={host}:9477"));
+        assert!(agent["args"].as_array().expect("args").contains(&told));
+    }
+}
+
+/// Asks the program for help behind all arguments: a flag that it does not know comes first.
+fn takes(name: &str, args: &Value) {
+    let args: Vec<&str> = args.as_array().expect("args").iter().filter_map(Value::as_str).collect();
+    let output = Command::new(program(name)).args(&args).arg("--help").output().expect("run it");
+    assert!(output.status.success(), "{name} {args:?}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[test]
+fn the_programs_take_the_arguments_that_the_chart_gives() {
+    for values in [
+        &[][..],
+        &["agent.serviceCidrs={10.96.0.0/12}", "webhook.tls.mode=cert-manager", "agent.metrics.host=[::]"],
+    ] {
+        let objects = objects(values);
+        takes("portico", &containers(spec(&objects, "DaemonSet"))[0]["args"]);
+        takes("portico-webhook", &containers(spec(&objects, "Deployment"))[0]["args"]);
+    }
+}

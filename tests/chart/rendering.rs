@@ -1,0 +1,235 @@
+//! What the chart renders: objects that Kubernetes knows, whatever is turned on; and what it refuses.
+
+use serde_json::{Value, json};
+
+use crate::helm::{NAMESPACE, documents, lint, objects, one, rendered, text};
+use crate::schema::faults;
+
+const ALL_ON: [&str; 16] = [
+    "serviceMonitor.enabled=true",
+    "serviceMonitor.labels.release=prometheus",
+    "agent.metrics.host=0.0.0.0",
+    "agent.hostPID=true",
+    "agent.serviceCidrs={10.96.0.0/12,fd00::/112}",
+    "agent.seLinuxOptions.type=spc_t",
+    "agent.appArmorProfile.type=Unconfined",
+    "agent.extraArgs={--apply-interval=20}",
+    "agent.extraEnv[0].name=HTTPS_PROXY,agent.extraEnv[0].value=http://proxy:3128",
+    "apiServer.host=192.0.2.1",
+    "imagePullSecrets[0].name=registry",
+    "commonLabels.team=network,commonAnnotations.note=x",
+    "webhook.image.digest=sha256:aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa",
+    "webhook.networkPolicy.from[0].ipBlock.cidr=192.0.2.0/24",
+    "webhook.podAnnotations.a=b,webhook.podLabels.c=d,agent.podAnnotations.a=b,agent.podLabels.c=d",
+    "webhook.serviceAccount.annotations.e=f,agent.serviceAccount.name=nodes",
+];
+
+const CERT_MANAGER: [&str; 1] = ["webhook.tls.mode=cert-manager"];
+const BY_CHART: [&str; 5] = [
+    "webhook.tls.mode=cert-manager",
+    "webhook.tls.certManager.issuerRef.name=ours,webhook.tls.certManager.issuerRef.kind=ClusterIssuer",
+    "webhook.registration.by=chart",
+    "webhook.registration.failurePolicy=Fail",
+    "webhook.registration.exceptNamespaces={storage}",
+];
+const BY_SECRET: [&str; 4] = [
+    "webhook.tls.mode=secret",
+    "webhook.tls.secretName=mine",
+    "webhook.registration.by=chart",
+    "webhook.tls.caBundle=-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----",
+];
+
+/// Every way to install that the documentation names.
+pub(crate) fn ways() -> Vec<(&'static str, Vec<&'static str>)> {
+    vec![
+        ("defaults", vec![]),
+        ("everything on", ALL_ON.to_vec()),
+        ("the agent alone", vec!["webhook.enabled=false"]),
+        ("the webhook alone", vec!["agent.enabled=false"]),
+        ("nothing", vec!["agent.enabled=false", "webhook.enabled=false"]),
+        ("no installer", vec!["agent.install.enabled=false"]),
+        ("no rights", vec!["rbac.create=false"]),
+        ("cert-manager", CERT_MANAGER.to_vec()),
+        ("cert-manager and the chart", BY_CHART.to_vec()),
+        ("a Secret of somebody else", BY_SECRET.to_vec()),
+        ("another name", vec!["fullnameOverride=portals", "webhook.networkPolicy.enabled=false"]),
+        (
+            "little",
+            vec![
+                "webhook.replicas=1",
+                "webhook.podDisruptionBudget.enabled=false",
+                "webhook.configMapGuard.enabled=false",
+            ],
+        ),
+    ]
+}
+
+fn kinds(objects: &[Value]) -> Vec<&str> {
+    let mut kinds: Vec<&str> = objects.iter().filter_map(|object| object["kind"].as_str()).collect();
+    kinds.sort_unstable();
+    kinds
+}
+
+#[test]
+fn the_chart_passes_lint() {
+    let said = lint().unwrap_or_else(|why| panic!("{why}"));
+    assert!(!said.contains("[WARNING]") && !said.contains("[ERROR]"), "{said}");
+}
+
+#[test]
+fn every_object_of_every_way_to_install_is_what_kubernetes_knows() {
+    for (way, values) in ways() {
+        let faults: Vec<String> = objects(&values).iter().flat_map(faults).collect();
+        assert!(faults.is_empty(), "{way}:\n{}", faults.join("\n"));
+    }
+}
+
+#[test]
+fn no_two_objects_of_a_way_have_one_name_and_each_is_in_the_namespace_of_the_release() {
+    for (way, values) in ways() {
+        let objects = objects(&values);
+        let mut names: Vec<String> = objects
+            .iter()
+            .map(|object| format!("{} {}", object["kind"], object["metadata"]["name"]))
+            .collect();
+        let count = names.len();
+        names.sort();
+        names.dedup();
+        assert_eq!(names.len(), count, "{way}");
+        for object in &objects {
+            let namespace = &object["metadata"]["namespace"];
+            assert!(namespace.is_null() || *namespace == NAMESPACE, "{way}: {object}");
+            assert_eq!(
+                object["metadata"]["labels"]["app.kubernetes.io/part-of"], "portico",
+                "{way}: {object}"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_component_that_is_off_leaves_nothing() {
+    let of = |values: &[&str], component: &str| {
+        let objects = objects(values);
+        objects
+            .iter()
+            .filter(|object| object["metadata"]["labels"]["app.kubernetes.io/component"] == component)
+            .count()
+    };
+    assert_eq!(of(&["agent.enabled=false"], "agent"), 0);
+    assert_eq!(of(&["webhook.enabled=false"], "webhook"), 0);
+    assert!(objects(&["agent.enabled=false", "webhook.enabled=false"]).is_empty());
+    let without = objects(&["rbac.create=false"]);
+    assert!(kinds(&without).iter().all(|kind| !kind.contains("Role")), "{:?}", kinds(&without));
+}
+
+#[test]
+fn images_are_pinned_by_digest_where_one_is_given() {
+    let image = |values: &[&str]| {
+        one(&objects(values), "Deployment", "")["spec"]["template"]["spec"]["containers"][0]["image"].clone()
+    };
+    let version = env!("CARGO_PKG_VERSION");
+    assert_eq!(image(&[]), format!("ghcr.io/portico-proxy/portico-webhook:{version}"));
+    let digest = format!("sha256:{}", "a".repeat(64));
+    assert_eq!(image(&ALL_ON), format!("ghcr.io/portico-proxy/portico-webhook:{version}@{digest}"));
+}
+
+#[test]
+fn values_that_are_wrong_are_refused_by_the_schema() {
+    for wrong in [
+        "agnet.enabled=true",
+        "agent.enabled=yes",
+        "agent.mode=iptables",
+        "agent.portals=some",
+        "agent.metrics.port=70000",
+        "agent.metrics.host=node-1",
+        "agent.serviceCidrs={10.96.0.0}",
+        "agent.install.onAgentDown=wait",
+        "agent.install.cniBinDir=opt/cni/bin",
+        "agent.image.digest=sha256:abc",
+        "agent.drainSeconds=0",
+        "agent.tokenExpirationSeconds=60",
+        "agent.updateStrategy.type=Recreate",
+        "webhook.replicas=0",
+        "webhook.mode=env",
+        "webhook.port=443",
+        "webhook.tls.mode=mine",
+        "webhook.tls.caBundle=hello",
+        "webhook.registration.failurePolicy=Maybe",
+        "webhook.registration.timeoutSeconds=31",
+        "webhook.podDisruptionBudget.maxUnavailable=some",
+        "webhook.networkPolicy.apiServerPorts={https}",
+        "serviceMonitor.interval=often",
+        "imagePullSecrets={registry}",
+    ] {
+        let Err(why) = rendered(&[wrong]) else { panic!("{wrong} is accepted") };
+        assert!(why.contains("values don't meet the specifications of the schema"), "{wrong}: {why}");
+    }
+}
+
+#[test]
+fn values_that_do_not_go_together_are_refused_with_a_reason() {
+    for (values, reason) in [
+        (&["webhook.registration.by=chart"][..], "does not go with webhook.tls.mode: own"),
+        (
+            &["webhook.registration.by=chart", "webhook.tls.mode=secret", "webhook.tls.secretName=x"],
+            "needs webhook.tls.caBundle",
+        ),
+        (&["webhook.registration.failurePolicy=Fail"], "are for by: chart"),
+        (&["webhook.registration.exceptNamespaces={a}"], "are for by: chart"),
+        (&["webhook.tls.mode=secret"], "webhook.tls.secretName is needed"),
+        (&["serviceMonitor.enabled=true"], "needs agent.metrics.host"),
+        (&["agent.serviceAccount.create=false"], "serviceAccount.name is needed"),
+    ] {
+        let Err(why) = rendered(values) else { panic!("{values:?} are accepted") };
+        assert!(why.contains(reason), "{values:?}: {why}");
+    }
+}
+
+#[test]
+fn the_plain_manifests_are_what_the_chart_renders_today() {
+    let plain = documents(&text("deploy/manifests/portico.yaml"));
+    let (namespaces, mut plain): (Vec<Value>, Vec<Value>) =
+        plain.into_iter().partition(|object| object["kind"] == "Namespace");
+    assert_eq!(namespaces.len(), 1);
+    assert_eq!(faults(&namespaces[0]), [""; 0]);
+    let mut today = objects(&[]);
+    for object in plain.iter_mut().chain(&mut today) {
+        let labels = object["metadata"]["labels"].as_object_mut().expect("each has labels");
+        labels.remove("helm.sh/chart");
+        labels.remove("app.kubernetes.io/managed-by");
+    }
+    let key = |object: &Value| format!("{} {}", object["kind"], object["metadata"]["name"]);
+    plain.sort_by_key(key);
+    today.sort_by_key(key);
+    for (plain, today) in plain.iter().zip(&today) {
+        assert_eq!(plain, today, "run scripts/manifests");
+    }
+    assert_eq!(plain.len(), today.len(), "run scripts/manifests");
+}
+
+#[test]
+fn the_chart_has_the_version_of_the_programs() {
+    let chart = documents(&text("deploy/helm/portico/Chart.yaml")).remove(0);
+    assert_eq!(chart["version"], env!("CARGO_PKG_VERSION"));
+    assert_eq!(chart["appVersion"], env!("CARGO_PKG_VERSION"));
+}
+
+#[test]
+fn cert_manager_vouches_for_the_name_by_which_the_webhook_is_called() {
+    let objects = objects(&BY_CHART);
+    let (certificate, registered) =
+        (one(&objects, "Certificate", ""), one(&objects, "MutatingWebhookConfiguration", ""));
+    let service = &registered["webhooks"][0]["clientConfig"]["service"];
+    let name = format!("{}.{}.svc", service["name"].as_str().expect("a name"), NAMESPACE);
+    assert_eq!(certificate["spec"]["dnsNames"], json!([name]));
+    let source = &registered["metadata"]["annotations"]["cert-manager.io/inject-ca-from"];
+    assert_eq!(*source, format!("{NAMESPACE}/{}", certificate["metadata"]["name"].as_str().expect("a name")));
+    let deployment = &one(&objects, "Deployment", "")["spec"]["template"]["spec"];
+    let volumes = deployment["volumes"].as_array().expect("volumes");
+    let tls = volumes.iter().find(|volume| volume["name"] == "tls").expect("the certificate");
+    assert_eq!(tls["secret"]["secretName"], certificate["spec"]["secretName"]);
+    assert_eq!(registered["webhooks"][0]["failurePolicy"], "Fail");
+    let spared = &registered["webhooks"][1]["namespaceSelector"]["matchExpressions"][0]["values"];
+    assert_eq!(*spared, json!(["kube-system", NAMESPACE, "storage"]));
+}

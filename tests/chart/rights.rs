@@ -1,0 +1,93 @@
+//! What the role of the agent grants, and what the agent asks for. The webhook's are compared in its own tests.
+
+use serde_json::{Value, json};
+
+use crate::agent::Agent;
+use crate::apiserver::Api;
+use crate::apiserver::rights::{Grant, not_called, not_granted};
+use crate::helm::{documents, objects, text};
+use crate::rendering::ways;
+
+/// Kinds that an operator brings.
+const FOREIGN: [&str; 2] = ["cert-manager.io/v1", "monitoring.coreos.com/v1"];
+
+fn fill(api: &Api) {
+    api.put(json!({"kind": "Namespace", "metadata": {"name": "portico-system"}}));
+    api.put(json!({"kind": "Node", "metadata": {"name": "n1"}, "status": {}}));
+    api.put(json!({"kind": "Service", "metadata": {"name": "redis", "namespace": "default"}, "spec": {
+        "clusterIP": "10.0.0.11", "ports": [{"port": 6379, "protocol": "TCP"}]}}));
+}
+
+#[test]
+fn the_role_of_the_agent_grants_what_it_calls_and_nothing_else() {
+    let api = Api::double();
+    fill(&api);
+    api.put(json!({"kind": "ServiceCIDR", "metadata": {"name": "kubernetes"}, "spec": {"cidrs": ["10.0.0.0/16"]}}));
+    let grants = Grant::all(&objects(&[]), "portico-agent");
+    assert!(!grants.is_empty());
+    let agent = Agent::start("double", &api.kubeconfig_of_account("portico-agent"));
+    agent.until("it watches everything", || not_called(&api.calls("portico-agent"), &grants).is_empty());
+    let calls = api.calls("portico-agent");
+    assert!(not_granted(&calls, &grants).is_empty(), "not granted: {:#?}", not_granted(&calls, &grants));
+}
+
+#[test]
+fn on_a_real_api_server_the_manifests_are_accepted_and_the_agent_needs_no_more_than_its_role() {
+    let Some(api) = Api::real() else {
+        eprintln!(
+            "LEFT OUT: a real API server. Set KUBEBUILDER_ASSETS to the folder of etcd, kube-apiserver and kubectl."
+        );
+        return;
+    };
+    let manifests = crate::helm::root().join("deploy/manifests/portico.yaml");
+    let manifests = manifests.to_str().expect("a path");
+    let apply = ["apply", "--server-side", "--validate=strict", "-f", manifests];
+    let said = api.kubectl(&apply).unwrap_or_else(|why| panic!("{why}"));
+    let made: Vec<Value> = documents(&text("deploy/manifests/portico.yaml"));
+    assert_eq!(said.lines().count(), made.len(), "{said}");
+    // A second time nothing is different, and nothing of it is refused.
+    api.kubectl(&apply).unwrap_or_else(|why| panic!("{why}"));
+    fill(&api);
+    let agent = Agent::start("real", &api.kubeconfig_of_account("portico-agent"));
+    let log = agent.log();
+    assert!(!log.contains("forbidden") && !log.contains("WARN") && !log.contains("ERROR"), "{log}");
+    // The same account may do nothing else: its role is what lets it do what it does.
+    let can = |verb: &str, resource: &str| {
+        let account = "system:serviceaccount:portico-system:portico-agent";
+        api.kubectl(&["auth", "can-i", verb, resource, "--as", account, "-A"]).is_ok()
+    };
+    assert!(can("watch", "services") && can("list", "endpointslices.discovery.k8s.io"));
+    for (verb, resource) in
+        [("get", "secrets"), ("list", "pods"), ("update", "nodes"), ("get", "services"), ("create", "events")]
+    {
+        assert!(!can(verb, resource), "{verb} {resource}");
+    }
+    api.kubectl(&["delete", "-f", manifests, "--wait=false"]).unwrap_or_else(|why| panic!("{why}"));
+    every_way_is_accepted(&api);
+}
+
+/// Whatever the chart renders, but for kinds of which a bare server knows nothing.
+fn every_way_is_accepted(api: &Api) {
+    api.kubectl(&["create", "namespace", "elsewhere"]).unwrap_or_else(|why| panic!("{why}"));
+    let file = std::env::temp_dir().join(format!("portico-chart-{}.json", std::process::id()));
+    for (way, values) in ways() {
+        let mut objects = objects(&values);
+        objects.retain(|object| {
+            object["apiVersion"].as_str().is_some_and(|version| !FOREIGN.contains(&version))
+        });
+        for object in &mut objects {
+            if object["metadata"]["namespace"].is_string() {
+                object["metadata"]["namespace"] = "elsewhere".into();
+            }
+        }
+        if objects.is_empty() {
+            continue;
+        }
+        let list = json!({"apiVersion": "v1", "kind": "List", "items": objects});
+        std::fs::write(&file, list.to_string()).expect("write the objects");
+        let file = file.to_str().expect("a path");
+        let apply = ["apply", "--server-side", "--dry-run=server", "--validate=strict", "-f", file];
+        api.kubectl(&apply).unwrap_or_else(|why| panic!("{way}: {why}"));
+    }
+    std::fs::remove_file(&file).expect("it was written");
+}
