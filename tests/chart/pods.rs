@@ -16,6 +16,11 @@ fn containers(spec: &Value) -> &Vec<Value> {
     spec["containers"].as_array().expect("containers")
 }
 
+/// Those that come first, too.
+fn all_containers(spec: &Value) -> impl Iterator<Item = &Value> {
+    containers(spec).iter().chain(spec["initContainers"].as_array().into_iter().flatten())
+}
+
 fn each_pod(objects: &[Value]) -> [&Value; 2] {
     [spec(objects, "DaemonSet"), spec(objects, "Deployment")]
 }
@@ -23,11 +28,12 @@ fn each_pod(objects: &[Value]) -> [&Value; 2] {
 #[test]
 fn no_container_may_more_than_it_needs() {
     let objects = objects(&[]);
-    for pod in each_pod(&objects) {
+    let cleaning = crate::helm::objects(&["agent.enabled=false", "cleanup.enabled=true"]);
+    for pod in each_pod(&objects).into_iter().chain(each_pod(&cleaning)) {
         assert_eq!(pod["automountServiceAccountToken"], false);
         assert_eq!(pod["securityContext"]["seccompProfile"]["type"], "RuntimeDefault");
         assert!(pod["hostPID"].is_null() && pod["hostIPC"].is_null());
-        for container in containers(pod) {
+        for container in all_containers(pod) {
             let context = &container["securityContext"];
             assert_eq!(context["readOnlyRootFilesystem"], true, "{}", container["name"]);
             assert_eq!(context["allowPrivilegeEscalation"], false, "{}", container["name"]);
@@ -64,7 +70,12 @@ fn tokens_come_by_projection_with_an_end_and_to_those_who_need_them() {
 
 #[test]
 fn each_volume_is_there_and_each_is_used() {
-    for values in [&[][..], &["agent.install.enabled=false"], &["webhook.tls.mode=cert-manager"]] {
+    for values in [
+        &[][..],
+        &["agent.install.enabled=false"],
+        &["agent.enabled=false", "cleanup.enabled=true"],
+        &["webhook.tls.mode=cert-manager"],
+    ] {
         let objects = objects(values);
         for pod in each_pod(&objects) {
             let names = |list: &Value| -> BTreeSet<String> {
@@ -72,7 +83,7 @@ fn each_volume_is_there_and_each_is_used() {
                 all.filter_map(|one| Some(one["name"].as_str()?.to_owned())).collect()
             };
             let used: BTreeSet<String> =
-                containers(pod).iter().flat_map(|container| names(&container["volumeMounts"])).collect();
+                all_containers(pod).flat_map(|container| names(&container["volumeMounts"])).collect();
             assert_eq!(names(&pod["volumes"]), used);
         }
     }

@@ -48,6 +48,7 @@ pub(crate) fn ways() -> Vec<(&'static str, Vec<&'static str>)> {
         ("the webhook alone", vec!["agent.enabled=false"]),
         ("nothing", vec!["agent.enabled=false", "webhook.enabled=false"]),
         ("no installer", vec!["agent.install.enabled=false"]),
+        ("before an uninstall", vec!["agent.install.enabled=false", "cleanup.enabled=true"]),
         ("no rights", vec!["rbac.create=false"]),
         ("cert-manager", CERT_MANAGER.to_vec()),
         ("cert-manager and the chart", BY_CHART.to_vec()),
@@ -145,6 +146,7 @@ fn values_that_are_wrong_are_refused_by_the_schema() {
         "agent.metrics.host=node-1",
         "agent.serviceCidrs={10.96.0.0}",
         "agent.install.onAgentDown=wait",
+        "agent.install.mode=first",
         "agent.install.cniBinDir=opt/cni/bin",
         "agent.image.digest=sha256:abc",
         "agent.drainSeconds=0",
@@ -180,6 +182,7 @@ fn values_that_do_not_go_together_are_refused_with_a_reason() {
         (&["webhook.tls.mode=secret"], "webhook.tls.secretName is needed"),
         (&["serviceMonitor.enabled=true"], "needs agent.metrics.host"),
         (&["agent.serviceAccount.create=false"], "serviceAccount.name is needed"),
+        (&["cleanup.enabled=true"], "needs agent.install.enabled=false"),
     ] {
         let Err(why) = rendered(values) else { panic!("{values:?} are accepted") };
         assert!(why.contains(reason), "{values:?}: {why}");
