@@ -22,6 +22,14 @@ pub(crate) fn text(path: &str) -> String {
     std::fs::read_to_string(root().join(path)).unwrap_or_else(|why| panic!("read {path}: {why}"))
 }
 
+/// Runs Helm; what it says, where it is good or where it is not.
+pub(crate) fn said(args: &[&str]) -> Result<String, String> {
+    let output = helm(args);
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    let said = text(&output.stdout) + &text(&output.stderr);
+    if output.status.success() { Ok(said) } else { Err(said) }
+}
+
 fn helm(args: &[&str]) -> Output {
     let mut command = Command::new(root().join("scripts/helm"));
     command.args(args).current_dir(root()).output().expect("run scripts/helm")
@@ -59,12 +67,4 @@ pub(crate) fn one<'a>(objects: &'a [Value], kind: &str, end: &str) -> &'a Value 
     let one = found.next().unwrap_or_else(|| panic!("no {kind} {end}"));
     assert!(found.next().is_none(), "more than one {kind} {end}");
     one
-}
-
-/// What `helm lint --strict` says; an error where it finds fault.
-pub(crate) fn lint() -> Result<String, String> {
-    let output = helm(&["lint", "--strict", "deploy/helm/portico"]);
-    let said =
-        String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
-    if output.status.success() { Ok(said) } else { Err(said) }
 }

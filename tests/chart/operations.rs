@@ -38,6 +38,22 @@ fn every_metric_is_explained() {
 }
 
 #[test]
+fn every_metric_to_alert_on_is_there() {
+    let page = text("docs/operations.md");
+    let agent = metrics("node-agent/src/agent/metrics.rs").into_iter().map(|name| format!("portico_{name}"));
+    let webhook = metrics("webhook/src/metrics.rs").into_iter().map(|name| format!("portico_webhook_{name}"));
+    let there: BTreeSet<String> = agent.chain(webhook).collect();
+    let words =
+        quoted(&page).into_iter().flat_map(|word| word.split(|c: char| !c.is_ascii_lowercase() && c != '_'));
+    let named: BTreeSet<&str> =
+        words.filter(|word| word.starts_with("portico_") && word.len() > 16).collect();
+    assert!(named.len() > 6, "{named:?}");
+    let is_there = |name: &&&str| there.contains(name.trim_end_matches("_bucket"));
+    let wrong: Vec<&&str> = named.iter().filter(|name| !is_there(name)).collect();
+    assert!(wrong.is_empty(), "no metrics: {wrong:?}");
+}
+
+#[test]
 fn every_value_that_is_named_is_one_of_the_chart() {
     let values = documents(&text("deploy/helm/portico/values.yaml")).remove(0);
     let pages = [text("docs/operations.md"), text("README.md")];

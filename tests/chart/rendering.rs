@@ -2,10 +2,11 @@
 
 use serde_json::{Value, json};
 
-use crate::helm::{NAMESPACE, documents, lint, objects, one, rendered, text};
+use crate::helm::{NAMESPACE, documents, objects, one, rendered, said, text};
 use crate::schema::faults;
 
-const ALL_ON: [&str; 16] = [
+const ALL_ON: [&str; 17] = [
+    "agent.install.capabilities={DAC_OVERRIDE}",
     "serviceMonitor.enabled=true",
     "serviceMonitor.labels.release=prometheus",
     "agent.metrics.host=0.0.0.0",
@@ -73,8 +74,8 @@ fn kinds(objects: &[Value]) -> Vec<&str> {
 
 #[test]
 fn the_chart_passes_lint() {
-    let said = lint().unwrap_or_else(|why| panic!("{why}"));
-    assert!(!said.contains("[WARNING]") && !said.contains("[ERROR]"), "{said}");
+    let found = said(&["lint", "--strict", "deploy/helm/portico"]).unwrap_or_else(|why| panic!("{why}"));
+    assert!(!found.contains("[WARNING]") && !found.contains("[ERROR]"), "{found}");
 }
 
 #[test]
@@ -147,6 +148,7 @@ fn values_that_are_wrong_are_refused_by_the_schema() {
         "agent.serviceCidrs={10.96.0.0}",
         "agent.install.onAgentDown=wait",
         "agent.install.mode=first",
+        "agent.install.capabilities={SYS_ADMIN}",
         "agent.install.cniBinDir=opt/cni/bin",
         "agent.image.digest=sha256:abc",
         "agent.drainSeconds=0",

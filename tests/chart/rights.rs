@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use crate::agent::Agent;
 use crate::apiserver::Api;
 use crate::apiserver::rights::{Grant, not_called, not_granted};
-use crate::helm::{documents, objects, text};
+use crate::helm::{documents, objects, said, text};
 use crate::rendering::ways;
 
 /// Kinds that an operator brings.
@@ -42,9 +42,9 @@ fn on_a_real_api_server_the_manifests_are_accepted_and_the_agent_needs_no_more_t
     let manifests = crate::helm::root().join("deploy/manifests/portico.yaml");
     let manifests = manifests.to_str().expect("a path");
     let apply = ["apply", "--server-side", "--validate=strict", "-f", manifests];
-    let said = api.kubectl(&apply).unwrap_or_else(|why| panic!("{why}"));
+    let applied = api.kubectl(&apply).unwrap_or_else(|why| panic!("{why}"));
     let made: Vec<Value> = documents(&text("deploy/manifests/portico.yaml"));
-    assert_eq!(said.lines().count(), made.len(), "{said}");
+    assert_eq!(applied.lines().count(), made.len(), "{applied}");
     // A second time nothing is different, and nothing of it is refused.
     api.kubectl(&apply).unwrap_or_else(|why| panic!("{why}"));
     fill(&api);
@@ -64,6 +64,32 @@ fn on_a_real_api_server_the_manifests_are_accepted_and_the_agent_needs_no_more_t
     }
     api.kubectl(&["delete", "-f", manifests, "--wait=false"]).unwrap_or_else(|why| panic!("{why}"));
     every_way_is_accepted(&api);
+    helm_installs_upgrades_and_leaves_nothing(&api);
+}
+
+/// The life of a release, on a server without a single controller.
+fn helm_installs_upgrades_and_leaves_nothing(api: &Api) {
+    let kubeconfig = api.kubeconfig().to_str().expect("a path").to_owned();
+    let release = |verb: &str, args: &[&str]| {
+        let on = ["--namespace", "by-helm", "--kubeconfig", &kubeconfig];
+        said(&[&[verb, "portico"][..], args, &on].concat()).unwrap_or_else(|why| panic!("{verb}: {why}"))
+    };
+    let chart = "deploy/helm/portico";
+    let notes = release("install", &[chart, "--create-namespace"]);
+    assert!(notes.contains("rollout status daemonset/portico-agent"), "{notes}");
+    // What the webhook fills stays through an upgrade.
+    let secret = "/api/v1/namespaces/by-helm/secrets/portico-webhook-tls";
+    let filled = json!({"data": {"tls.crt": "AAAA"}});
+    assert_eq!(api.send("PATCH", secret, "application/merge-patch+json", &filled).status, 200);
+    release("upgrade", &[chart, "--set", "agent.install.enabled=false,cleanup.enabled=true"]);
+    let kept = api.send("GET", secret, "application/json", &Value::Null).object;
+    assert_eq!(kept["data"]["tls.crt"], "AAAA");
+    release("uninstall", &[]);
+    let every = "all,secrets,serviceaccounts,roles,rolebindings,networkpolicies,poddisruptionbudgets,clusterroles,\
+        clusterrolebindings,mutatingwebhookconfigurations,validatingadmissionpolicies,validatingadmissionpolicybindings";
+    let every = every.replace(' ', "");
+    let left = ["get", &every, "-n", "by-helm", "-l", "app.kubernetes.io/part-of=portico", "-o", "name"];
+    assert_eq!(api.kubectl(&left).unwrap_or_else(|why| panic!("{why}")), "");
 }
 
 /// Whatever the chart renders, but for kinds of which a bare server knows nothing.
