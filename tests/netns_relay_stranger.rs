@@ -21,9 +21,9 @@ use std::net::{TcpStream, UdpSocket};
 use std::time::{Duration, Instant};
 
 use conversation::{SILENCE, answer, serve};
-use netns_nft::encode;
+use netns_nft::{encode, encode_fresh};
 use proxy_core::plan::plan;
-use proxy_core::ruleset::Ruleset;
+use proxy_core::ruleset::{Ruleset, Settings};
 use proxy_core::sample::{slice, svc, tcp};
 use proxy_core::service::Mode;
 use proxy_core::snapshot::Change;
@@ -112,6 +112,29 @@ fn beside_a_backend_in_the_service_range_the_others_serve() {
         serve("a", "10.1.0.1:8080");
         let names: Vec<String> = world.within(|| (0..10).map(|_| answer(PORTAL)).collect());
         assert!(names.iter().all(|name| name == "a"), "{names:?}");
+    });
+}
+
+#[test]
+fn what_is_used_on_demand_is_told_now_and_then_and_what_is_nobodys_never() {
+    let web = svc("web").ip("10.96.0.1").tcp("http", 80);
+    let backends = slice("web").tcp("http", 8080).at("10.1.0.1");
+    let changes = [range(), web.into(), backends.into()];
+    relayed(changes.clone(), |world| {
+        serve("a", "10.1.0.1:8080");
+        let settings = Settings { on_demand: true, ..Settings::default() };
+        let table = Ruleset::new(&way::portals_of(changes), settings);
+        world.pod.netns.socket().expect("a socket").apply(&encode_fresh(&table)).expect("apply");
+        let told = || std::iter::from_fn(|| world.used.lock().expect("no panic").try_recv().ok()).count();
+        for _ in 0..10 {
+            assert_eq!(world.outcome("10.96.9.9:80"), Err(ErrorKind::ConnectionReset));
+        }
+        assert_eq!(told(), 0, "nobody's address");
+        let start = Instant::now();
+        (0..100).for_each(|_| assert_eq!(world.within(|| answer("10.96.0.1:80")), "a"));
+        let most = start.elapsed().as_millis() / 100 + 1;
+        let told = told();
+        assert!((1..=most).contains(&(told as u128)), "{told} of at most {most}");
     });
 }
 

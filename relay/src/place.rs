@@ -9,7 +9,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use netns_nft::{Netns, NetnsId, Socket};
 use proxy_core::address::Family;
@@ -24,6 +24,9 @@ use crate::report::Passed;
 /// Sockets are opened in advance, twice as many each time they run out, up to so many.
 const SPARES_MAX: usize = 64;
 
+/// What is used is told again after so long: each time that somebody connects would be more than the agent can hear.
+const TOLD_AGAIN: Duration = Duration::from_millis(100);
+
 /// One network namespace.
 #[derive(Debug)]
 pub(crate) struct Place {
@@ -37,6 +40,8 @@ pub(crate) struct Place {
     /// What the pod sees.
     pub(crate) portals: watch::Receiver<Portals>,
     accounts: Mutex<HashMap<PortalKey, Account>>,
+    /// When it was told last that somebody wanted to go to an address.
+    told: Mutex<HashMap<IpAddr, Instant>>,
     spares: Mutex<Spares>,
     /// Several sockets are being opened; whoever comes meanwhile opens one.
     is_opening: AtomicBool,
@@ -72,6 +77,7 @@ impl Place {
             port,
             portals,
             accounts: Mutex::default(),
+            told: Mutex::default(),
             spares: Mutex::default(),
             is_opening: AtomicBool::new(false),
             held: AtomicUsize::new(0),
@@ -87,6 +93,20 @@ impl Place {
     /// The portal that is in force there now.
     pub(crate) fn portal(&self, key: PortalKey) -> Option<Portal> {
         self.portals.borrow().get(key).cloned()
+    }
+
+    /// Whether the agent should hear that somebody wants to go to this address: it is one of a service, and that was
+    /// not told just now.
+    pub(crate) fn is_news(&self, address: IpAddr, now: Instant) -> bool {
+        if self.portals.borrow().at(address).next().is_none() {
+            return false;
+        }
+        let mut told = lock(&self.told);
+        let is_news = told.get(&address).is_none_or(|last| now >= *last + TOLD_AGAIN);
+        if is_news {
+            told.insert(address, now);
+        }
+        is_news
     }
 
     /// A socket in there for a connection to a backend.
@@ -122,6 +142,7 @@ impl Place {
     /// these is the answer.
     pub(crate) fn tidy(&self, now: Instant) -> Passed {
         *lock(&self.spares) = Spares::default();
+        lock(&self.told).clear();
         let portals = self.portals.borrow().clone();
         let mut gone = Passed::default();
         lock(&self.accounts).retain(|key, account| {

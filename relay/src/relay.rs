@@ -33,7 +33,8 @@ pub struct Options {
     pub connections_max: usize,
 }
 
-/// Somebody connected to a portal that the kernel could serve, or to no portal at all.
+/// Somebody connected to a portal that the kernel could serve, or to another port of a service's address. Of those who
+/// come to one address soon after one another, one is told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Used {
     /// Where.

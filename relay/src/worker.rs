@@ -10,7 +10,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use netns_nft::NetnsId;
 use proxy_core::portal::PortalKey;
@@ -91,8 +91,10 @@ pub(crate) struct Tools {
 impl Tools {
     /// Tells that somebody wanted to go there.
     pub(crate) fn used(&self, place: &Place, key: PortalKey) {
-        // At the end nobody listens any more.
-        let _ = self.used.send(Used { netns: place.id, key });
+        if place.is_news(key.address, Instant::now()) {
+            // At the end nobody listens any more.
+            let _ = self.used.send(Used { netns: place.id, key });
+        }
     }
 }
 
