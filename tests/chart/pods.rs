@@ -145,10 +145,19 @@ fn takes(name: &str, args: &Value) {
 fn the_programs_take_the_arguments_that_the_chart_gives() {
     for values in [
         &[][..],
-        &["agent.serviceCidrs={10.96.0.0/12}", "webhook.tls.mode=cert-manager", "agent.metrics.host=[::]"],
+        &[
+            "agent.serviceCidrs={10.96.0.0/12}",
+            "webhook.tls.mode=cert-manager",
+            "agent.metrics.host=[::]",
+            "agent.install.network=pods",
+        ],
     ] {
         let objects = objects(values);
-        takes("portico", &containers(spec(&objects, "DaemonSet"))[0]["args"]);
+        for container in containers(spec(&objects, "DaemonSet")) {
+            takes("portico", &container["args"]);
+        }
         takes("portico-webhook", &containers(spec(&objects, "Deployment"))[0]["args"]);
     }
+    let cleaning = objects(&["agent.enabled=false", "cleanup.enabled=true"]);
+    takes("portico", &spec(&cleaning, "DaemonSet")["initContainers"][0]["args"]);
 }
