@@ -12,6 +12,8 @@ mod namespace;
 #[path = "netns/pod.rs"]
 #[allow(dead_code)]
 mod pod;
+#[path = "netns/served.rs"]
+mod served;
 
 use std::fs;
 use std::io::{Read, Write};
@@ -33,6 +35,7 @@ use proxy_core::portal::{Portals, Standpoint};
 use proxy_core::ruleset::Ruleset;
 use proxy_core::sample::{backend, ip, slice, snapshot, svc};
 use proxy_core::snapshot::Change;
+use served::pod;
 
 /// A service `web` at 10.96.0.1:80 with these backends.
 fn web(backends: &[&str]) -> String {
@@ -46,17 +49,6 @@ fn web(backends: &[&str]) -> String {
           "ports":[{{"name":"","port":8080}}],"endpoints":[{}]}}]}}"#,
         endpoints.join(",")
     )
-}
-
-/// A pod with backends a and b of its own, and a way for everything.
-fn pod() -> Pod {
-    let pod = Pod::new();
-    pod.within(|| {
-        serve("a", "10.1.0.1:8080");
-        serve("b", "10.1.0.2:8080");
-        run("ip", &["route", "add", "default", "dev", "lo"], "");
-    });
-    pod
 }
 
 /// A node of its own, with a folder in which `web` leads to a.

@@ -12,6 +12,8 @@ mod namespace;
 #[path = "netns/pod.rs"]
 #[allow(dead_code)]
 mod pod;
+#[path = "netns/served.rs"]
+mod served;
 
 use std::collections::BTreeSet;
 use std::io::{ErrorKind, Read, Write};
@@ -27,6 +29,7 @@ use netns_nft::Found;
 use pod::Pod;
 use proxy_core::sample::backend;
 use serde_json::Value;
+use served::pod;
 
 const RANGE: [&str; 2] = ["--service-cidr", "10.96.0.0/16"];
 
@@ -45,17 +48,6 @@ fn service(name: &str, address: &str, annotations: &str, backends: &[&str]) -> S
 }
 
 const RELAYED: &str = r#""portico.dev/mode":"relay""#;
-
-/// A pod with backends a and b of its own, and a way for everything.
-fn pod() -> Pod {
-    let pod = Pod::new();
-    pod.within(|| {
-        serve("a", "10.1.0.1:8080");
-        serve("b", "10.1.0.2:8080");
-        run("ip", &["route", "add", "default", "dev", "lo"], "");
-    });
-    pod
-}
 
 fn node(body: impl FnOnce(&Folder) + Send) {
     bare(|| {
