@@ -154,7 +154,7 @@ fn portal_row(pod: String, portal: &PortalReport, before: Option<&PortalReport>,
 
 fn backend_row(backend: &BackendReport) -> [Cell; 10] {
     let (style, state) = match (backend.is_resting, backend.by_node) {
-        (true, _) => (BAD, format!("resting, {} failures", backend.failures)),
+        (true, _) => (BAD, format!("resting (failures: {})", backend.failures)),
         (false, true) => (GOOD, format!("up, from the node, {} us", backend.delay_us)),
         (false, false) => (GOOD, format!("up, {} us", backend.delay_us)),
     };
@@ -209,7 +209,7 @@ mod tests {
             texts,
             ["a/b", "10.96.0.1/TCP/80", "default/web", "3", "10.0", "0 B", "2.5 MB", "1", "0", "0 of 1 up"]
         );
-        assert_eq!(backend_row(&portal(1, 1).backends[0])[9].text, "resting, 1 failures");
+        assert_eq!(backend_row(&portal(1, 1).backends[0])[9].text, "resting (failures: 1)");
     }
 
     #[test]
