@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::socket::{getsockopt, sockopt};
 use rustix::io::{Errno, retry_on_intr};
-use rustix::net::sockopt::Timeout;
+use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::net::{
     AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, connect, listen, socket_with,
 };
@@ -285,8 +285,9 @@ impl Connection {
 
     /// Waits until the peer ends the conversation.
     pub fn ended(&self) {
+        let is_unlimited = set_socket_timeout(&self.0, Timeout::Recv, None).is_ok();
         // Nothing more is to come; whatever else happens is an end, too.
-        while limit_none(self.0.as_fd()).is_ok() && receive::<Request>(self.0.as_fd()).is_ok() {}
+        while is_unlimited && receive::<Request>(self.0.as_fd()).is_ok() {}
     }
 
     fn request(&self, deadline: Instant) -> Result<(Message<Request>, Option<OwnedFd>), ReceiveError> {
@@ -307,11 +308,6 @@ impl Connection {
         }
         Ok((message, descriptor))
     }
-}
-
-/// From now on waiting has no end.
-fn limit_none(socket: BorrowedFd<'_>) -> rustix::io::Result<()> {
-    rustix::net::sockopt::set_socket_timeout(socket, Timeout::Recv, None)
 }
 
 fn seqpacket() -> rustix::io::Result<OwnedFd> {

@@ -18,7 +18,8 @@ use tokio::time::{sleep, timeout, timeout_at};
 
 use crate::account::Chosen;
 use crate::opener::{Kind, one};
-use crate::place::{Lease, Place, Waiting};
+use crate::place::{Lease, Place};
+use crate::seat::Seat;
 
 /// How long a backend may take to answer, try by try. What refuses at once takes no try.
 pub(crate) const PATIENCE: [Duration; 4] =
@@ -106,7 +107,7 @@ pub(crate) async fn ready(place: &Place, key: PortalKey, since: Instant) -> Resu
         (Verdict::Reject, None) | (Verdict::Drop, _) => return Err(NotReached::NoBackend),
     };
     let until = since + Duration::from_millis(hold_ms.into());
-    let Some(_waiting) = Waiting::new(&place.held, HELD_MAX) else { return Err(NotReached::NoBackend) };
+    let Some(_waiting) = Seat::take(&place.held, HELD_MAX) else { return Err(NotReached::NoBackend) };
     let mut portals = place.portals.clone();
     loop {
         // Looked at after the clone, so that no change is missed.
@@ -122,7 +123,7 @@ pub(crate) async fn ready(place: &Place, key: PortalKey, since: Instant) -> Resu
     }
 }
 
-/// One attempt: from the pod, from the node, or from where it leads somewhere.
+/// One attempt.
 async fn attempt(
     place: &Place,
     portal: &Portal,
@@ -130,37 +131,48 @@ async fn attempt(
     patience: Duration,
 ) -> Result<(TcpStream, Chosen), Failed> {
     let backend = chosen.backend;
-    if is_portal(place, backend, portal.key.protocol) {
+    let family = Family::of(backend.ip());
+    let connected = async |by_node| {
+        let socket = if by_node {
+            one(family, Kind::Stream).map_err(io::Error::from)
+        } else {
+            place.stream_socket(family).await
+        };
+        connect(socket, backend, patience).await
+    };
+    by_some_way(place, portal, chosen, connected).await
+}
+
+/// Reaches a backend from the pod, from the node, or from where it leads somewhere; `connected` is told whether by
+/// the node.
+pub(crate) async fn by_some_way<T>(
+    place: &Place,
+    portal: &Portal,
+    chosen: Chosen,
+    connected: impl AsyncFn(bool) -> Result<T, Failed>,
+) -> Result<(T, Chosen), Failed> {
+    if is_portal(place, chosen.backend, portal.key.protocol) {
         return Err(Failed::Refused);
     }
-    let from_node = || Chosen { by_node: true, ..chosen };
     let by_node = match portal.dial {
         Dial::Pod => false,
         Dial::Node => true,
         Dial::Auto => chosen.by_node,
     };
-    if by_node {
-        return Ok((connect(node_socket(backend), backend, patience).await?, from_node()));
-    }
-    let socket = place.stream_socket(Family::of(backend.ip())).await;
-    match connect(socket, backend, patience).await {
-        Err(Failed::Unreachable | Failed::Silent) if portal.dial == Dial::Auto => {
-            Ok((connect(node_socket(backend), backend, patience).await?, from_node()))
+    match connected(by_node).await {
+        Err(Failed::Unreachable | Failed::Silent) if portal.dial == Dial::Auto && !by_node => {
+            Ok((connected(true).await?, Chosen { by_node: true, ..chosen }))
         }
-        connected => Ok((connected?, Chosen { by_node: false, ..chosen })),
+        reached => Ok((reached?, Chosen { by_node, ..chosen })),
     }
 }
 
 /// A connection from here to a portal would come back to the relay, and again: the kernel translates an address
 /// only once, and so do we.
-pub(crate) fn is_portal(place: &Place, backend: SocketAddr, protocol: Protocol) -> bool {
+fn is_portal(place: &Place, backend: SocketAddr, protocol: Protocol) -> bool {
     let key = PortalKey { address: backend.ip(), protocol, port: backend.port() };
     let portals = place.portals.borrow();
     portals.get(key).is_some() || portals.service_ranges().iter().any(|range| range.contains(&backend.ip()))
-}
-
-fn node_socket(backend: SocketAddr) -> io::Result<OwnedFd> {
-    Ok(one(Family::of(backend.ip()), Kind::Stream)?)
 }
 
 async fn connect(

@@ -14,7 +14,6 @@ use std::time::{Duration, Instant};
 
 use proxy_core::address::Family;
 use proxy_core::portal::{Portal, PortalKey};
-use proxy_core::service::{Dial, Protocol};
 use rustix::io::Errno;
 use rustix::net::RecvFlags;
 use tokio::io::Interest;
@@ -24,7 +23,7 @@ use tokio::time::sleep_until;
 
 use crate::account::{Active, Chosen};
 use crate::datagram::{Ends, Mouth};
-use crate::dial::{Failed, is_portal, is_unreachable, ready};
+use crate::dial::{Failed, by_some_way, is_unreachable, ready};
 use crate::opener::{Kind, one};
 use crate::place::{Lease, Place};
 use crate::queue::Datagram;
@@ -176,26 +175,16 @@ async fn reach(flow: &Flow, tried: &mut Vec<SocketAddr>) -> Option<Reached> {
 
 async fn connected(place: &Place, portal: &Portal, chosen: Chosen) -> Result<(UdpSocket, Chosen), Failed> {
     let backend = chosen.backend;
-    if is_portal(place, backend, Protocol::Udp) {
-        return Err(Failed::Refused);
-    }
     let family = Family::of(backend.ip());
-    let from_node = async || {
-        let socket = one(family, Kind::Datagram).map_err(io::Error::from);
-        Ok((connect(socket, backend).await?, Chosen { by_node: true, ..chosen }))
+    let connected = async |by_node| {
+        let socket = if by_node {
+            one(family, Kind::Datagram).map_err(io::Error::from)
+        } else {
+            place.datagram_socket(family).await
+        };
+        connect(socket, backend).await
     };
-    let from_pod = async || {
-        let socket = place.datagram_socket(family).await;
-        Ok((connect(socket, backend).await?, Chosen { by_node: false, ..chosen }))
-    };
-    match (portal.dial, chosen.by_node) {
-        (Dial::Node, _) | (Dial::Auto, true) => from_node().await,
-        (Dial::Pod, _) => from_pod().await,
-        (Dial::Auto, false) => match from_pod().await {
-            Err(Failed::Unreachable) => from_node().await,
-            reached => reached,
-        },
-    }
+    by_some_way(place, portal, chosen, connected).await
 }
 
 async fn connect(socket: io::Result<OwnedFd>, backend: SocketAddr) -> Result<UdpSocket, Failed> {

@@ -15,6 +15,7 @@ mod dial;
 mod exchange;
 mod flow;
 mod listen;
+mod lock;
 mod opener;
 mod pipe;
 mod place;
@@ -23,6 +24,7 @@ mod ready;
 mod relay;
 mod report;
 mod reserve;
+mod seat;
 mod udp;
 mod worker;
 

@@ -8,7 +8,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
@@ -17,6 +17,8 @@ use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use tokio::sync::oneshot;
+
+use crate::lock::lock;
 
 /// After so long without a word the other end is asked whether it is still there.
 pub(crate) const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
@@ -64,7 +66,7 @@ impl Opener {
     ) -> Sockets {
         let (sockets, opened) = oneshot::channel();
         let order = Order { netns, family, kind, count, sockets };
-        let sent = self.0.lock().unwrap_or_else(PoisonError::into_inner).send(order);
+        let sent = lock(&self.0).send(order);
         sent.map_err(|_| io::Error::other("the thread that opens sockets has ended"))?;
         opened.await.map_err(|_| io::Error::other("the thread that opens sockets has ended"))?
     }

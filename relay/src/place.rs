@@ -8,7 +8,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use netns_nft::{Netns, NetnsId, Socket};
@@ -18,6 +18,7 @@ use tokio::sync::watch;
 
 use crate::account::{Account, Chosen};
 use crate::datagram::Ends;
+use crate::lock::lock;
 use crate::opener::{Kind, Opener};
 use crate::report::Passed;
 
@@ -46,7 +47,7 @@ pub(crate) struct Place {
     /// Several sockets are being opened; whoever comes meanwhile opens one.
     is_opening: AtomicBool,
     /// How many connections wait for a first backend.
-    pub(crate) held: AtomicUsize,
+    pub(crate) held: Arc<AtomicUsize>,
 }
 
 #[derive(Debug, Default)]
@@ -80,7 +81,7 @@ impl Place {
             told: Mutex::default(),
             spares: Mutex::default(),
             is_opening: AtomicBool::new(false),
-            held: AtomicUsize::new(0),
+            held: Arc::default(),
         })
     }
 
@@ -174,10 +175,6 @@ impl Place {
     }
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 /// Who opens sockets in advance: one at a time, however many need one.
 struct Opening<'a>(&'a AtomicBool);
 
@@ -227,24 +224,5 @@ impl Lease {
 impl Drop for Lease {
     fn drop(&mut self) {
         self.place.account(self.key, |account| account.end(self.backend));
-    }
-}
-
-/// A place in the queue of those who wait for a first backend.
-#[derive(Debug)]
-pub(crate) struct Waiting<'a>(&'a AtomicUsize);
-
-impl<'a> Waiting<'a> {
-    /// None: too many wait already.
-    pub(crate) fn new(held: &'a AtomicUsize, max: usize) -> Option<Self> {
-        let before = held.fetch_add(1, Ordering::Relaxed);
-        let waiting = Self(held);
-        (before < max).then_some(waiting)
-    }
-}
-
-impl Drop for Waiting<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }

@@ -6,7 +6,7 @@ use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use netns_nft::{Netns, NetnsId, Socket};
@@ -17,6 +17,7 @@ use tokio::sync::watch;
 
 use crate::account::{Account, Backend};
 use crate::listen::sockets;
+use crate::lock::lock;
 use crate::opener::Opener;
 use crate::place::Place;
 use crate::report::{BackendReport, Passed, PlaceReport, PortalReport, RelayReport};
@@ -234,8 +235,4 @@ fn backend_report(backend: std::net::SocketAddr, known: &Backend, now: Instant) 
         by_node: known.by_node,
         delay_us: known.load.delay_us,
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

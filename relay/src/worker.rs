@@ -27,6 +27,7 @@ use crate::listen::Sockets;
 use crate::place::Place;
 use crate::relay::Used;
 use crate::reserve::Reserve;
+use crate::seat::Seat;
 use crate::udp;
 
 /// Where nothing can be taken at the moment, it is tried again after so long.
@@ -47,7 +48,7 @@ pub(crate) enum Order {
 /// What all workers count together.
 #[derive(Debug, Default)]
 pub(crate) struct Totals {
-    connections: AtomicUsize,
+    connections: Arc<AtomicUsize>,
     /// Refused because there were too many.
     pub(crate) over_limit: AtomicU64,
     /// Came without having wanted to go to a portal.
@@ -56,25 +57,13 @@ pub(crate) struct Totals {
 
 impl Totals {
     /// One connection more, if there may be.
-    pub(crate) fn enter(self: &Arc<Self>, max: usize) -> Option<Entered> {
-        let before = self.connections.fetch_add(1, Ordering::Relaxed);
-        let entered = Entered(Arc::clone(self));
-        (before < max).then_some(entered)
+    pub(crate) fn enter(&self, max: usize) -> Option<Seat> {
+        Seat::take(&self.connections, max)
     }
 
     /// How many there are.
     pub(crate) fn connections(&self) -> usize {
         self.connections.load(Ordering::Relaxed)
-    }
-}
-
-/// A connection that is counted as long as this is there.
-#[derive(Debug)]
-pub(crate) struct Entered(Arc<Totals>);
-
-impl Drop for Entered {
-    fn drop(&mut self) {
-        self.0.connections.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
