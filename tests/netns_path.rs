@@ -21,6 +21,8 @@ mod pod;
 mod slabs;
 #[path = "netns/times.rs"]
 mod times;
+#[path = "netns/wired.rs"]
+mod wired;
 
 use std::fs;
 use std::io::{Read, Write};
@@ -30,13 +32,13 @@ use std::time::{Duration, Instant};
 
 use kube_proxy::kube_proxy_shape;
 use namespace::{bare, load, run};
-use pod::Pod;
 use proxy_core::portal::{Portals, Standpoint, portals};
 use proxy_core::ruleset::{Ruleset, Settings};
 use proxy_core::sample::{cluster, slice, svc};
 use proxy_core::snapshot::Snapshot;
 use slabs::Grown;
 use times::report;
+use wired::wired;
 
 const DIRECT: &str = "10.1.2.2:8080";
 const PORTAL: &str = "10.200.0.1:80";
@@ -76,17 +78,6 @@ fn memory(namespaces: u16, rounds: usize) {
     }
     report("portico", &mut ours);
     report("peer: chain and anonymous map per service", &mut theirs);
-}
-
-/// A pod on a wire to this node.
-fn wired(number: u8) -> Pod {
-    let pod = Pod::new();
-    let (outer, net) = (format!("w{number}"), format!("10.1.{number}"));
-    pod.wire(&outer, "eth0");
-    run("ip", &["address", "add", &format!("{net}.1/24"), "dev", &outer], "");
-    pod.ip(&["address", "add", &format!("{net}.2/24"), "dev", "eth0"]);
-    pod.ip(&["route", "add", "default", "via", &format!("{net}.1")]);
-    pod
 }
 
 fn way(loaded: u32, connects: usize, rounds: usize) {

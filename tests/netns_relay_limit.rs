@@ -12,6 +12,8 @@ mod pod;
 #[path = "netns/relayed.rs"]
 #[allow(dead_code)]
 mod relayed;
+#[path = "netns/resident.rs"]
+mod resident;
 #[path = "netns/way.rs"]
 #[allow(dead_code)]
 mod way;
@@ -31,6 +33,7 @@ use relayed::{
     OPTIONS, PATIENCE, Relayed, Server, end_of, eventually, leads, listener, name, relayed, relayed_with,
     talk, web,
 };
+use resident::resident_kb;
 
 const BACKEND: &str = "10.1.0.1";
 const PORTAL: &str = "10.96.0.1:80";
@@ -39,12 +42,6 @@ const PORTAL: &str = "10.96.0.1:80";
 fn alone() -> MutexGuard<'static, ()> {
     static ALONE: Mutex<()> = Mutex::new(());
     ALONE.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn resident_kb() -> f64 {
-    let status = fs::read_to_string("/proc/self/status").expect("this process");
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("its memory");
-    line.trim().trim_end_matches(" kB").parse().expect("a number")
 }
 
 fn descriptors() -> usize {

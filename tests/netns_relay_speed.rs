@@ -14,8 +14,12 @@ mod namespace;
 #[path = "netns/pod.rs"]
 #[allow(dead_code)]
 mod pod;
+#[path = "netns/resident.rs"]
+mod resident;
 #[path = "netns/times.rs"]
 mod times;
+#[path = "netns/wired.rs"]
+mod wired;
 
 use std::fs;
 use std::io::{Read, Write};
@@ -33,10 +37,12 @@ use proxy_core::sample::{slice, svc};
 use proxy_core::service::Mode;
 use proxy_core::snapshot::Snapshot;
 use relay::{Options, Relay};
+use resident::resident_kb;
 use serde_json::Value;
 use times::report;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::runtime::Builder;
+use wired::wired;
 
 /// How long the server of streams and that of requests are driven in each round.
 const ROUND: Duration = Duration::from_secs(1);
@@ -61,7 +67,7 @@ fn main() {
     bare(|| {
         run("ip", &["link", "set", "lo", "up"], "");
         fs::write("/proc/sys/net/ipv4/ip_forward", "1").expect("forward packets");
-        let (client, server) = (wired(1), wired(2));
+        let (client, server) = (forgetful(1), forgetful(2));
         let _iperf = server.within(serve);
         let _relay = relay_in(&client);
         let _peers = client.within(|| {
@@ -104,15 +110,10 @@ fn compare(what: &str, ways: &[Way], rounds: usize, measure: impl Fn(&Way) -> f6
     }
 }
 
-/// A pod on a wire to this node.
-fn wired(number: u8) -> Pod {
-    let pod = Pod::new();
-    let (outer, net) = (format!("w{number}"), format!("10.1.{number}"));
-    pod.wire(&outer, "eth0");
-    run("ip", &["address", "add", &format!("{net}.1/24"), "dev", &outer], "");
-    pod.ip(&["address", "add", &format!("{net}.2/24"), "dev", "eth0"]);
-    pod.ip(&["route", "add", "default", "via", &format!("{net}.1")]);
-    // Else the search for a free port is what is measured after some ten thousand connections.
+/// A pod on a wire to this node that forgets old connections: else the search for a free port is what is measured after
+/// some ten thousand.
+fn forgetful(number: u8) -> Pod {
+    let pod = wired(number);
     pod.within(|| fs::write("/proc/sys/net/ipv4/tcp_max_tw_buckets", "1")).expect("forget old connections");
     pod
 }
@@ -228,10 +229,4 @@ fn memory(client: &Pod, ways: &[Way], idle: usize) {
         "\nmemory of an idle connection, of {idle}, in KB: {none:.2} without a relay, {relayed:.2} with, {:.2} the relay's",
         relayed - none
     );
-}
-
-fn resident_kb() -> f64 {
-    let status = fs::read_to_string("/proc/self/status").expect("this process");
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("its memory");
-    line.trim().trim_end_matches(" kB").parse().expect("a number")
 }

@@ -17,8 +17,8 @@ use crate::agent::{AttachmentReport, Report};
 use crate::table::{Cell, Table};
 
 const PATIENCE: Duration = Duration::from_secs(5);
-const GOOD: Style = AnsiColor::Green.on_default();
-const BAD: Style = AnsiColor::Red.on_default();
+pub(crate) const GOOD: Style = AnsiColor::Green.on_default();
+pub(crate) const BAD: Style = AnsiColor::Red.on_default();
 /// Of an id that nobody can remember, so much is shown.
 const ID_SHOWN: usize = 13;
 

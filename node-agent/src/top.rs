@@ -9,18 +9,16 @@ use std::path::PathBuf;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anstyle::{AnsiColor, Style};
+use anstyle::Style;
 use clap::Args;
 use relay::{BackendReport, Passed, PortalReport};
 
 use crate::agent::Report;
-use crate::status::report;
+use crate::status::{BAD, GOOD, report};
 use crate::table::{Cell, Table};
 
 /// Clears a terminal, and goes to its first line.
 const CLEAR: &str = "\x1b[2J\x1b[H";
-const GOOD: Style = AnsiColor::Green.on_default();
-const BAD: Style = AnsiColor::Red.on_default();
 
 /// `portico top`.
 #[derive(Debug, Args)]
@@ -84,7 +82,7 @@ impl Picture {
             out,
             "relayed: {} connections, {} held; refused since the start: {} over the limit, {} to no portal",
             relay.connections,
-            relay.places.iter().map(|place| place.held).sum::<usize>(),
+            relay.held(),
             relay.over_limit,
             relay.strangers
         )?;

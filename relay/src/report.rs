@@ -24,6 +24,14 @@ pub struct RelayReport {
     pub places: Vec<PlaceReport>,
 }
 
+impl RelayReport {
+    /// Connections that wait for a first backend.
+    #[must_use]
+    pub fn held(&self) -> usize {
+        self.places.iter().map(|place| place.held).sum()
+    }
+}
+
 /// What passed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]

@@ -64,11 +64,10 @@ pub(crate) fn metrics(report: &Report) -> String {
 /// One sum for each question: what goes on in one pod is for `portico top`.
 fn relayed(page: &mut Page, relay: &RelayReport) {
     let portals = || relay.places.iter().flat_map(|place| &place.portals);
-    let held: usize = relay.places.iter().map(|place| place.held).sum();
     let backends = portals().flat_map(|portal| &portal.backends);
     let resting = backends.filter(|backend| backend.is_resting).count();
     page.gauge("relay_connections", "connections and flows that are relayed now", relay.connections as f64);
-    page.gauge("relay_held", "connections that wait for a first backend", held as f64);
+    page.gauge("relay_held", "connections that wait for a first backend", relay.held() as f64);
     page.gauge("relay_backends_resting", "backends passed over since they did not answer", resting as f64);
     let Passed { connections, sent, received, retries, failed } = relay.total;
     page.counter("relay_connections_total", "connections and flows that were relayed", connections);
