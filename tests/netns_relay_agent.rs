@@ -246,6 +246,19 @@ fn on_demand_what_is_nobodys_is_never_passed_on() {
 }
 
 #[test]
+fn on_demand_a_relayed_portal_without_a_backend_is_refused_by_the_kernel_once_it_was_used() {
+    node(|folder| {
+        folder.put("web.json", &service("web", "10.96.0.1", RELAYED, &[]));
+        let agent = Agent::start(folder, &[&["--portals", "on-demand"], &RANGE[..]].concat());
+        let pod = pod();
+        agent.attach("a", &pod);
+        pod.within(|| ask("10.96.0.1:80", ANSWER).expect_err("no backend"));
+        agent.until("the kernel knows it", |_| programmed(&pod).contains("10.96.0.1/TCP/80"));
+        pod.within(|| assert_refused("10.96.0.1:80"));
+    });
+}
+
+#[test]
 fn a_pod_that_goes_takes_its_relayed_connections_along() {
     node(|folder| {
         folder.put("web.json", &service("web", "10.96.0.1", RELAYED, &["10.1.0.4"]));

@@ -9,7 +9,7 @@ use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use proxy_core::portal::{Portal, PortalKey};
-use proxy_core::service::{Mode, Protocol};
+use proxy_core::service::Protocol;
 use rustix::net::sockopt;
 use tokio::net::TcpStream;
 
@@ -96,17 +96,12 @@ pub(crate) fn admitted(tools: &Tools, place: &Place, key: PortalKey, source: IpA
         tools.used(place, key);
         return None;
     };
-    if is_for_kernel(&portal) {
+    if !portal.is_relayed() {
         tools.used(place, key);
     }
     let may =
         portal.sources.as_ref().is_none_or(|sources| sources.iter().any(|range| range.contains(&source)));
     may.then_some(portal)
-}
-
-/// Whether the kernel would serve this portal by itself, if it had it.
-fn is_for_kernel(portal: &Portal) -> bool {
-    !portal.is_relayed() && portal.mode == Mode::Kernel
 }
 
 /// Where the client wanted to go; none: to the relay itself.
