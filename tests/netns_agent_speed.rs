@@ -5,9 +5,6 @@
 //! arrived where the generation of a namespace's rules has moved on. There is no peer that does this:
 //! kube-proxy programs one namespace, and `program` measures its shape there.
 
-// A benchmark's report is its output.
-#![allow(clippy::print_stdout)]
-
 #[path = "netns/agent.rs"]
 #[allow(dead_code)]
 mod agent;
@@ -20,8 +17,6 @@ mod namespace;
 #[path = "netns/pod.rs"]
 #[allow(dead_code)]
 mod pod;
-#[path = "netns/times.rs"]
-mod times;
 #[path = "netns/world.rs"]
 mod world;
 
@@ -29,18 +24,17 @@ use std::time::{Duration, Instant};
 
 use agent::{Agent, Folder};
 use apiserver::Api;
+use figures::{Sheet, Spread, Verdict, is_quick};
 use namespace::{bare, run};
 use netns_nft::Socket;
 use pod::Pod;
-use times::report;
 use world::{service, slice};
 
 /// Between two changes, so that each is the first of its burst.
 const PAUSE: Duration = Duration::from_millis(30);
 
 fn main() {
-    let is_quick = std::env::var_os("PORTICO_BENCH_QUICK").is_some();
-    let (services, pods, changes) = if is_quick { (1_000, 10, 20) } else { (10_000, 100, 200) };
+    let (services, pods, changes) = if is_quick() { (1_000, 10, 20) } else { (10_000, 100, 200) };
     bare(|| {
         run("ip", &["link", "set", "lo", "up"], "");
         let api = Api::double();
@@ -53,30 +47,36 @@ fn main() {
         let kubeconfig = api.kubeconfig().to_str().expect("a path").to_owned();
         let agent = Agent::start_with(&folder, &["--kubeconfig", &kubeconfig, "--portals", "all"]);
         agent.until("it knows the services", |agent| agent.status()["synced"] == true);
-        println!(
-            "agent: {services} services x 3, from its start to the first complete state: {:.1} s",
-            start.elapsed().as_secs_f64()
-        );
-        println!("memory without pods: {}", memory(&agent));
-
-        let first = Member::attach(&agent, 0);
-        println!("\none changed endpoint, from the API server to the commit, 1 network namespace, in ms");
-        measure(&api, std::slice::from_ref(&first), services, 0..changes);
-
-        let mut members = vec![first];
-        let mut times = Vec::new();
-        for number in 1..pods {
+        let synced = Spread::one(start.elapsed().as_secs_f64() * 1e3);
+        let empty = memory(&agent, "VmRSS:");
+        let mut members = vec![Member::attach(&agent, 0)];
+        let alone = measure(&api, &members, services, 0..changes);
+        let one = |number| {
             let start = Instant::now();
             members.push(Member::attach(&agent, number));
-            times.push(start.elapsed().as_secs_f64() * 1e3);
-        }
-        println!("\nattach a pod, {services} services, the whole exchange with the agent, in ms");
-        report("portico", &mut times);
-        println!("memory with {pods} network namespaces: {}", memory(&agent));
+            start.elapsed().as_secs_f64() * 1e3
+        };
+        let attached = Spread::of((1..pods).map(one).collect());
+        let together = measure(&api, &members, services, changes..2 * changes);
 
-        println!("\nthe same change, until the last of {pods} network namespaces has it, in ms");
-        measure(&api, &members, services, changes..2 * changes);
-        println!("memory afterwards: {}", memory(&agent));
+        let sheet = Sheet::open("agent_speed");
+        let table = sheet.rows("time", &format!("the agent, {services} services of three endpoints"), "ms");
+        let target = Verdict::at_most("p50, ms", alone.median, 1.0);
+        table.put("from a change at the API server to the commit, 1 network namespace", &alone, &[target]);
+        let target = Verdict::at_most("p99, ms", together.p99, 30.0);
+        table.put(&format!("the same, until the last of {pods} has it"), &together, &[target]);
+        table.put("attach a pod, all portals: the whole exchange with the agent", &attached, &[]);
+        table.put("from its start to knowing all services", &synced, &[]);
+        let table = sheet.rows("memory", "memory of that agent", "MB");
+        table.put("resident, no pods", &empty, &[]);
+        let [resident, most] = ["VmRSS:", "VmHWM:"].map(|key| memory(&agent, key));
+        let target = Verdict::at_most("MB", most.median, 60.0);
+        table.put(
+            &format!("resident, {pods} network namespaces, {} changes later", 2 * changes),
+            &resident,
+            &[],
+        );
+        table.put("at most, ever", &most, &[target]);
     });
 }
 
@@ -99,9 +99,8 @@ impl Member {
     }
 }
 
-fn measure(api: &Api, members: &[Member], services: usize, changes: std::ops::Range<usize>) {
-    let mut times = Vec::new();
-    for number in changes {
+fn measure(api: &Api, members: &[Member], services: usize, changes: std::ops::Range<usize>) -> Spread {
+    let one = |number| {
         let before: Vec<u32> = members.iter().map(Member::generation).collect();
         let changed = slice(number * 7_919 % services, number + 1);
         std::thread::sleep(PAUSE);
@@ -113,16 +112,14 @@ fn measure(api: &Api, members: &[Member], services: usize, changes: std::ops::Ra
                 std::thread::yield_now();
             }
         }
-        times.push(start.elapsed().as_secs_f64() * 1e3);
-    }
-    report("portico", &mut times);
+        start.elapsed().as_secs_f64() * 1e3
+    };
+    Spread::of(changes.map(one).collect())
 }
 
-fn memory(agent: &Agent) -> String {
+/// What the kernel says of the agent's memory, in MB.
+fn memory(agent: &Agent, key: &str) -> Spread {
     let status = std::fs::read_to_string(format!("/proc/{}/status", agent.pid())).expect("its status");
-    let of = |key: &str| {
-        let line = status.lines().find_map(|line| line.strip_prefix(key)).unwrap_or_default();
-        line.trim().trim_end_matches(" kB").parse::<f64>().unwrap_or(0.0) / 1024.0
-    };
-    format!("{:.1} MB resident, {:.1} MB at most", of("VmRSS:"), of("VmHWM:"))
+    let line = status.lines().find_map(|line| line.strip_prefix(key)).expect("a line of its memory");
+    Spread::one(line.trim().trim_end_matches(" kB").parse::<f64>().expect("a number") / 1024.0)
 }

@@ -4,9 +4,6 @@
 //! `PORTICO_BENCH_QUICK`), on demand and with full tables; the agents take turns. Memory is what the kernel's
 //! slabs grow by, as in `netns_path`: an empty table, one with 20 of all services used, a full one.
 
-// A benchmark's report is its output.
-#![allow(clippy::print_stdout)]
-
 #[path = "netns/agent.rs"]
 #[allow(dead_code)]
 mod agent;
@@ -21,8 +18,6 @@ mod namespace;
 mod pod;
 #[path = "netns/slabs.rs"]
 mod slabs;
-#[path = "netns/times.rs"]
-mod times;
 #[path = "netns/world.rs"]
 #[allow(dead_code)]
 mod world;
@@ -31,6 +26,7 @@ use std::time::Instant;
 
 use agent::{Agent, Folder};
 use apiserver::Api;
+use figures::{Sheet, Spread, Verdict, is_quick};
 use namespace::{bare, run};
 use pod::Pod;
 use proxy_core::portal::{Standpoint, portals};
@@ -38,7 +34,6 @@ use proxy_core::ruleset::{Ruleset, Settings};
 use proxy_core::sample::{cluster, cluster_ip};
 use proxy_core::snapshot::{Change, Snapshot};
 use slabs::Grown;
-use times::report;
 use world::{service, slice};
 
 /// Where the services of both worlds are.
@@ -48,16 +43,16 @@ const FEW: usize = 10;
 const USED: u32 = 20;
 
 fn main() {
-    let is_quick = std::env::var_os("PORTICO_BENCH_QUICK").is_some();
-    let (services, pods, rounds) = if is_quick { (1_000, 10, 2) } else { (10_000, 100, 10) };
+    let (services, pods, rounds) = if is_quick() { (1_000, 10, 2) } else { (10_000, 100, 10) };
     bare(|| {
         run("ip", &["link", "set", "lo", "up"], "");
-        memory(u32::try_from(services).expect("a few thousand"), rounds);
-        attach(services, pods);
+        let sheet = Sheet::open("demand_speed");
+        memory(&sheet, u32::try_from(services).expect("a few thousand"), rounds);
+        attach(&sheet, services, pods);
     });
 }
 
-fn memory(services: u32, rounds: usize) {
+fn memory(sheet: &Sheet, services: u32, rounds: usize) {
     let range = Change::ServiceRanges(vec![RANGE.parse().expect("a network")]);
     let snapshot: Snapshot = cluster(services, 3).chain([range]).collect();
     let portals = portals(&snapshot, &Standpoint::default());
@@ -65,25 +60,28 @@ fn memory(services: u32, rounds: usize) {
     let (empty, full) = (Ruleset::new(&portals, on_demand), Ruleset::new(&portals, Settings::default()));
     let mut used = empty.clone();
     (0..USED).for_each(|number| drop(used.want(&portals, cluster_ip(number * services / USED))));
-    println!("kernel memory of a network namespace with {services} services x 3, {rounds} rounds, in KB");
     let mut grown = Grown::default();
     let nothing = Ruleset::new(&Default::default(), Settings::default());
-    let (mut bare, mut without, mut with, mut all) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-    for _ in 0..rounds {
-        bare.push(grown.by(10, |pod| pod.change(&Ruleset::empty(), &nothing)));
-        without.push(grown.by(10, |pod| pod.change(&Ruleset::empty(), &empty)));
-        with.push(grown.by(10, |pod| pod.change(&Ruleset::empty(), &used)));
-        all.push(grown.by(1, |pod| pod.change(&Ruleset::empty(), &full)));
+    let kinds = [
+        ("a full table of no services".to_owned(), &nothing, 10),
+        ("on demand, nothing used".to_owned(), &empty, 10),
+        (format!("on demand, {USED} services used"), &used, 10),
+        ("all portals".to_owned(), &full, 1),
+    ];
+    let program = |(_, ruleset, pods): &(String, &Ruleset, u16)| {
+        grown.by(*pods, |pod| pod.change(&Ruleset::empty(), ruleset))
+    };
+    let took = Spread::in_turns(rounds, &kinds, program);
+    let title = format!("the kernel's memory of a network namespace, {services} services of three endpoints");
+    let table = sheet.rows("memory", &title, "KB");
+    let over =
+        Verdict::at_most("KB over the full table of no services", took[2].median - took[0].median, 30.0);
+    for (number, ((name, ..), took)) in kinds.iter().zip(&took).enumerate() {
+        table.put(name, took, if number == 2 { std::slice::from_ref(&over) } else { &[] });
     }
-    let mut over: Vec<f64> = with.iter().zip(&without).map(|(with, without)| with - without).collect();
-    report("a full table of no services", &mut bare);
-    report("on demand, nothing used", &mut without);
-    report(&format!("on demand, {USED} services used"), &mut with);
-    report("the same, over nothing used", &mut over);
-    report("all portals", &mut all);
 }
 
-fn attach(services: usize, pods: usize) {
+fn attach(sheet: &Sheet, services: usize, pods: usize) {
     let start = |count: usize, portals: &str| {
         let api = Api::double();
         for index in 0..count {
@@ -97,25 +95,22 @@ fn attach(services: usize, pods: usize) {
         agent.until("it knows the services", |agent| agent.status()["synced"] == true);
         (api, folder, agent)
     };
-    println!("\nattach a pod, the whole exchange with the agent, {pods} pods of each agent in turn, in ms");
-    let mut ways = [
-        (format!("on demand, {FEW} services"), start(FEW, "on-demand"), Vec::new()),
-        (format!("on demand, {services} services"), start(services, "on-demand"), Vec::new()),
-        (format!("all portals, {FEW} services"), start(FEW, "all"), Vec::new()),
-        (format!("all portals, {services} services"), start(services, "all"), Vec::new()),
-    ];
+    let kinds = [(FEW, "on-demand"), (services, "on-demand"), (FEW, "all"), (services, "all")];
+    let agents = kinds.map(|(services, portals)| start(services, portals));
     let mut all = Vec::new();
-    for number in 0..pods {
-        for (_, (_, _, agent), times) in &mut ways {
-            let pod = Pod::new();
-            let start = Instant::now();
-            agent.attach(&format!("pod-{number}"), &pod);
-            times.push(start.elapsed().as_secs_f64() * 1e3);
-            // The kernel takes a namespace apart beside us, and that would be measured.
-            all.push(pod);
-        }
-    }
-    for (name, _, times) in &mut ways {
-        report(name, times);
+    let took = Spread::in_turns(pods, &agents, |(_, _, agent)| {
+        let pod = Pod::new();
+        let start = Instant::now();
+        agent.attach(&format!("pod-{}", all.len()), &pod);
+        let took = start.elapsed().as_secs_f64() * 1e3;
+        // The kernel takes a namespace apart beside us, and that would be measured.
+        all.push(pod);
+        took
+    });
+    let table = sheet.rows("attach", "attach a pod, the whole exchange with the agent", "ms");
+    let target = Verdict::at_most(&format!("times that of {FEW} services"), took[1].times(&took[0]), 1.2);
+    for (number, ((services, portals), took)) in kinds.iter().zip(&took).enumerate() {
+        let name = format!("--portals {portals}, {services} services");
+        table.put(&name, took, if number == 1 { std::slice::from_ref(&target) } else { &[] });
     }
 }

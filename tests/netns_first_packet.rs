@@ -2,14 +2,14 @@
 //!
 //! One datagram of a new flow is sent to a portal whose backend is in the same network namespace, and
 //! only the `send` is timed. The layouts take turns in each round, so that what disturbs the machine
-//! disturbs all. Ours is `Ruleset` as `nft` text; the peers are one rule for each backend count (the
-//! other way to keep verdicts out of big maps) and the classic form of iptables.
+//! disturbs all. Ours is `Ruleset`; the peers are one rule for each backend count (the other way to keep verdicts out
+//! of big maps), kube-proxy's nftables mode and the classic form of iptables.
 //!
 //! Needs a network namespace of its own: `scripts/bench` makes one.
 
-// A benchmark's report is its output.
-#![allow(clippy::print_stdout)]
-
+#[path = "netns/kube_proxy.rs"]
+#[allow(dead_code)]
+mod kube_proxy;
 #[path = "netns/namespace.rs"]
 #[allow(dead_code)]
 mod namespace;
@@ -17,6 +17,8 @@ mod namespace;
 use std::net::{IpAddr, Ipv4Addr, UdpSocket};
 use std::time::Instant;
 
+use figures::{Sheet, Spread, is_quick};
+use kube_proxy::kube_proxy_shape;
 use namespace::{load, run, within};
 use netns_nft::{Socket, encode};
 use proxy_core::address::Family;
@@ -27,9 +29,12 @@ use proxy_core::ruleset::{Ruleset, Settings};
 use proxy_core::sample::{slice, snapshot, standpoint, svc};
 use proxy_core::snapshot::Change;
 
-const PORTALS: u32 = 2_000;
-/// Backend counts in use, from 1 up; the measured portal has the highest.
+/// Backend counts in use, from 1 up, and how many portals there are then; the measured portal has the highest.
 const COUNTS: [u32; 3] = [1, 3, 50];
+const PORTALS: u32 = 2_000;
+/// How many portals there are, and how many backends each has then.
+const SIZES: [u32; 3] = [100, 1_000, 10_000];
+const BACKENDS: u32 = 3;
 const PORT: u16 = 9_000;
 
 /// A way to write the same portals.
@@ -39,70 +44,68 @@ enum Layout {
     Flat,
     Netlink,
     RulePerCount,
+    KubeProxy,
     Classic,
 }
 
-const LAYOUTS: [(Layout, &str); 5] = [
-    (Layout::None, "no rules, straight to the backend"),
-    (Layout::Flat, "portico: one data map, then one small verdict map"),
-    (Layout::Netlink, "portico: the same by netlink, without the mark"),
-    (Layout::RulePerCount, "one rule for each backend count"),
-    (Layout::Classic, "iptables: one rule for each portal, the last of them"),
-];
+const NONE: (Layout, &str) = (Layout::None, "straight, no rules");
+const TEXT: (Layout, &str) = (Layout::Flat, "portico, as text");
+const NETLINK: (Layout, &str) = (Layout::Netlink, "portico");
+const PER_COUNT: (Layout, &str) = (Layout::RulePerCount, "one rule for each backend count");
+const KUBE_PROXY: (Layout, &str) = (Layout::KubeProxy, "kube-proxy's shape");
+const CLASSIC: (Layout, &str) = (Layout::Classic, "iptables, the last of its rules");
 
 fn main() {
-    let quick = std::env::var_os("PORTICO_BENCH_QUICK").is_some();
-    let (rounds, flows) = if quick { (3, 500) } else { (9, 3_000) };
-    println!("first packet of a connection: {PORTALS} portals, {rounds} rounds of {flows} flows each, in us");
-    println!(
-        "{:<55} {:>6} {:>8} {:>8} {:>8} {:>8}",
-        "layout", "counts", "median", "lowest", "highest", "p99"
-    );
-    for counts in COUNTS {
-        let mut medians = [const { Vec::new() }; LAYOUTS.len()];
-        let mut tails = [const { Vec::new() }; LAYOUTS.len()];
-        for _ in 0..rounds {
-            for (index, (layout, _)) in LAYOUTS.iter().enumerate() {
-                let times = within(|| measure(*layout, counts, flows));
-                medians[index].push(times[times.len() / 2]);
-                tails[index].push(times[times.len() * 99 / 100]);
-            }
+    let sheet = Sheet::open("first_packet");
+    let title = format!("First packet by backend counts in use, {PORTALS} portals");
+    let table = sheet.scale("counts", &title, "us", "counts");
+    for counts in if is_quick() { &COUNTS[..2] } else { &COUNTS } {
+        for (name, spread) in compared(&[NONE, TEXT, NETLINK, PER_COUNT, CLASSIC], PORTALS, *counts) {
+            table.put(name, *counts, &spread, &[]);
         }
-        for (index, (_, name)) in LAYOUTS.iter().enumerate() {
-            let (medians, tails) = (&mut medians[index], &mut tails[index]);
-            medians.sort_by(f64::total_cmp);
-            tails.sort_by(f64::total_cmp);
-            let (median, tail) = (medians[rounds / 2], tails[rounds / 2]);
-            let (lowest, highest) = (medians[0], medians[rounds - 1]);
-            println!("{name:<55} {counts:>6} {median:>8.2} {lowest:>8.2} {highest:>8.2} {tail:>8.2}");
+    }
+    let title = "First packet of a connection by portals, three backends each";
+    let table = sheet.scale("portals", title, "us", "portals");
+    for size in if is_quick() { &SIZES[..2] } else { &SIZES } {
+        for (name, spread) in compared(&[NONE, NETLINK, KUBE_PROXY, CLASSIC], *size, BACKENDS) {
+            table.put(name, *size, &spread, &[]);
         }
     }
 }
 
-/// The times of the first packets of so many flows, sorted, in microseconds.
-fn measure(layout: Layout, counts: u32, flows: usize) -> Vec<f64> {
+/// The medians of the rounds of each layout.
+fn compared<'a>(layouts: &[(Layout, &'a str)], size: u32, counts: u32) -> Vec<(&'a str, Spread)> {
+    let (rounds, flows) = if is_quick() { (3, 300) } else { (7, 3_000) };
+    let portals = world(size, counts);
+    let median = |(layout, _): &(Layout, _)| within(|| measure(*layout, &portals, counts, flows)).median;
+    let medians = Spread::in_turns(rounds, layouts, median);
+    layouts.iter().map(|(_, name)| *name).zip(medians).collect()
+}
+
+/// The times of the first packets of so many flows to the last portal, in microseconds.
+fn measure(layout: Layout, portals: &Portals, counts: u32, flows: usize) -> Spread {
     // The whole net is local, so one server answers for all backends.
     run("ip", &["route", "add", "local", "10.1.0.0/16", "dev", "lo"], "");
-    let portals = world(counts);
     match layout {
         Layout::None => {}
-        Layout::Flat => load(&Ruleset::new(&portals, Settings::default()).to_string()),
+        Layout::Flat => load(&Ruleset::new(portals, Settings::default()).to_string()),
         Layout::Netlink => {
-            let batch = encode(&plan(&Ruleset::empty(), &Ruleset::new(&portals, Settings::default())));
+            let batch = encode(&plan(&Ruleset::empty(), &Ruleset::new(portals, Settings::default())));
             Socket::open().and_then(|socket| socket.apply(&batch)).expect("apply");
         }
-        Layout::RulePerCount => load(&rule_per_count(&portals, counts)),
+        Layout::RulePerCount => load(&rule_per_count(portals, counts)),
+        Layout::KubeProxy => load(&kube_proxy_shape(portals)),
         Layout::Classic => {
-            run("iptables-restore", &[], &Iptables { portals: &portals, family: Family::V4 }.to_string());
+            run("iptables-restore", &[], &Iptables { portals, family: Family::V4 }.to_string());
         }
     }
     let target = match layout {
         Layout::None => format!("10.1.0.1:{PORT}"),
-        _ => format!("{}:80", address(PORTALS - 1)),
+        _ => format!("{}:80", portals.iter().map(|portal| portal.key.address).max().expect("portals")),
     };
     let server = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, PORT)).expect("bind the backend");
     let mut buffer = [0; 8];
-    let mut times: Vec<f64> = (0..flows)
+    let times = (0..flows)
         .map(|_| {
             let client = UdpSocket::bind("10.200.0.1:0").expect("bind a client");
             client.connect(&target).expect("connect");
@@ -113,18 +116,17 @@ fn measure(layout: Layout, counts: u32, flows: usize) -> Vec<f64> {
             took.as_secs_f64() * 1e6
         })
         .collect();
-    times.sort_by(f64::total_cmp);
-    times
+    Spread::of(times)
 }
 
 fn address(index: u32) -> IpAddr {
     IpAddr::V4(Ipv4Addr::from(0x0a60_0001 + index))
 }
 
-/// Portals with 1 to `counts` backends in turn; the last has `counts`.
-fn world(counts: u32) -> Portals {
-    let changes = (0..PORTALS).flat_map(|index| {
-        let count = counts - (PORTALS - 1 - index) % counts;
+/// So many portals with 1 to `counts` backends in turn; the last has `counts`.
+fn world(size: u32, counts: u32) -> Portals {
+    let changes = (0..size).flat_map(|index| {
+        let count = counts - (size - 1 - index) % counts;
         let name = format!("svc-{index}");
         let service = svc(&name).ip(&address(index).to_string()).udp("", 80);
         let backends = (1..=count).map(|number| Ipv4Addr::from(0x0a01_0000 + number).to_string());

@@ -1,26 +1,14 @@
-//! What portals cost a pod: the kernel's memory, and the way of its packets.
+//! What portals cost a pod: the way of its packets.
 //!
-//! Memory is what the kernel's slabs grow by over several network namespaces, divided by them, in rounds that
-//! take turns; the peer is kube-proxy's shape of the same portals. The way leads over two veths and a forwarding node: straight to
-//! the server, through a portal with 10,000 portals loaded in the client's network namespace, or through one
-//! NAT rule on the node. All take turns in each round.
+//! The way leads over two veths and a forwarding node: straight to the server, through a portal with 10,000 portals
+//! loaded in the client's network namespace, or through one NAT rule on the node. All take turns in each round.
 
-// A benchmark's report is its output.
-#![allow(clippy::print_stdout)]
-
-#[path = "netns/kube_proxy.rs"]
-#[allow(dead_code)]
-mod kube_proxy;
 #[path = "netns/namespace.rs"]
 #[allow(dead_code)]
 mod namespace;
 #[path = "netns/pod.rs"]
 #[allow(dead_code)]
 mod pod;
-#[path = "netns/slabs.rs"]
-mod slabs;
-#[path = "netns/times.rs"]
-mod times;
 #[path = "netns/wired.rs"]
 mod wired;
 
@@ -30,14 +18,12 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use kube_proxy::kube_proxy_shape;
+use figures::{Rows, Sheet, Spread, Verdict, is_quick};
 use namespace::{bare, load, run};
-use proxy_core::portal::{Portals, Standpoint, portals};
+use proxy_core::portal::{Standpoint, portals};
 use proxy_core::ruleset::{Ruleset, Settings};
 use proxy_core::sample::{cluster, slice, svc};
 use proxy_core::snapshot::Snapshot;
-use slabs::Grown;
-use times::report;
 use wired::wired;
 
 const DIRECT: &str = "10.1.2.2:8080";
@@ -47,43 +33,24 @@ const NODE: &str = "10.201.0.1:80";
 const TALK: Duration = Duration::from_millis(500);
 
 fn main() {
-    let is_quick = std::env::var_os("PORTICO_BENCH_QUICK").is_some();
-    let (namespaces, loaded, connects, rounds) =
-        if is_quick { (4, 1_000, 200, 2) } else { (10, 10_000, 3_000, 10) };
+    let (loaded, connects, rounds) = if is_quick() { (1_000, 200, 2) } else { (10_000, 3_000, 10) };
     bare(|| {
         run("ip", &["link", "set", "lo", "up"], "");
-        memory(namespaces, rounds);
         way(loaded, connects, rounds);
     });
 }
 
-fn portals_of(services: u32) -> (Portals, Ruleset) {
+fn ruleset_of(services: u32) -> Ruleset {
     let extra =
         [svc("way").ip("10.200.0.1").tcp("", 80).into(), slice("way").tcp("", 8080).at("10.1.2.2").into()];
     let snapshot: Snapshot = cluster(services, 3).chain(extra).collect();
-    let portals = portals(&snapshot, &Standpoint::default());
-    let ruleset = Ruleset::new(&portals, Settings::default());
-    (portals, ruleset)
-}
-
-fn memory(namespaces: u16, rounds: usize) {
-    let (portals, ruleset) = portals_of(1_000);
-    let peer = kube_proxy_shape(&portals);
-    println!("kernel memory of a network namespace with 1,000 portals of 3 backends, {rounds} rounds, in KB");
-    let mut grown = Grown::default();
-    let (mut ours, mut theirs) = (Vec::new(), Vec::new());
-    for _ in 0..rounds {
-        ours.push(grown.by(namespaces, |pod| pod.change(&Ruleset::empty(), &ruleset)));
-        theirs.push(grown.by(namespaces, |pod| pod.within(|| load(&peer))));
-    }
-    report("portico", &mut ours);
-    report("peer: chain and anonymous map per service", &mut theirs);
+    Ruleset::new(&portals(&snapshot, &Standpoint::default()), Settings::default())
 }
 
 fn way(loaded: u32, connects: usize, rounds: usize) {
     fs::write("/proc/sys/net/ipv4/ip_forward", "1").expect("forward packets");
     let (client, server, plain) = (wired(1), wired(2), wired(3));
-    client.change(&Ruleset::empty(), &portals_of(loaded).1);
+    client.change(&Ruleset::empty(), &ruleset_of(loaded));
     load(
         "table ip node {\n chain prerouting {\n  type nat hook prerouting priority -100\n  \
          ip daddr 10.201.0.1 tcp dport 80 dnat to 10.1.2.2:8080\n }\n}\n",
@@ -94,26 +61,20 @@ fn way(loaded: u32, connects: usize, rounds: usize) {
         ("through a portal in the client's network namespace", &client, PORTAL),
         ("through a NAT rule on the node", &plain, NODE),
     ];
-    println!("\nconnect, {loaded} portals loaded, {connects} connections each, in us");
-    let mut times = ways.map(|_| Vec::new());
-    for _ in 0..connects {
-        for ((_, pod, to), times) in ways.iter().zip(&mut times) {
-            times.push(pod.within(|| connect(to)));
+    let sheet = Sheet::open("path");
+    let put = |table: Rows<'_>, took: Vec<Spread>, speed: fn(&Spread, &Spread) -> f64| {
+        for (number, ((name, ..), took_by)) in ways.iter().zip(&took).enumerate() {
+            let target = (number == 1)
+                .then(|| Verdict::at_least("of the speed straight", speed(took_by, &took[0]), 0.95));
+            table.put(name, took_by, target.as_slice());
         }
-    }
-    for ((name, ..), times) in ways.iter().zip(&mut times) {
-        report(name, times);
-    }
-    println!("\none stream for {TALK:?}, {rounds} rounds, in Gbit/s");
-    let mut rates = ways.map(|_| Vec::new());
-    for _ in 0..rounds {
-        for ((_, pod, to), rates) in ways.iter().zip(&mut rates) {
-            rates.push(pod.within(|| stream(to)));
-        }
-    }
-    for ((name, ..), rates) in ways.iter().zip(&mut rates) {
-        report(name, rates);
-    }
+    };
+    let took = Spread::in_turns(connects, &ways, |(_, pod, to)| pod.within(|| connect(to)));
+    let title = format!("connect, {loaded} portals loaded");
+    put(sheet.rows("connect", &title, "us"), took, |ours, straight| straight.times(ours));
+    let rates = Spread::in_turns(rounds, &ways, |(_, pod, from)| pod.within(|| stream(from)));
+    let title = format!("one stream for {TALK:?}");
+    put(sheet.rows("stream", &title, "Gbit/s"), rates, |ours, straight| ours.times(straight));
 }
 
 /// A server that sends as much as anybody takes.

@@ -6,9 +6,6 @@
 //!
 //! Needs a network namespace of its own and the binary of scripts/build-plugin: `scripts/bench` sees to both.
 
-// A benchmark's report is its output.
-#![allow(clippy::print_stdout)]
-
 #[path = "netns/agent.rs"]
 #[allow(dead_code)]
 mod agent;
@@ -21,14 +18,13 @@ mod pod;
 #[path = "../cni-plugin/tests/fixture/runtime.rs"]
 #[allow(dead_code, unused_imports)]
 mod runtime;
-#[path = "netns/times.rs"]
-mod times;
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use attachment::ruleset_path;
+use figures::{Sheet, Spread, Verdict, is_quick};
 use netns_nft::{Batch, Stored, encode_fresh};
 use pod::Pod;
 use proxy_core::portal::{Standpoint, portals};
@@ -37,7 +33,6 @@ use proxy_core::sample::cluster;
 use proxy_core::snapshot::Snapshot;
 use runtime::{Call, Folder, conf, with};
 use serde_json::json;
-use times::report;
 
 const SERVICES: u32 = 100;
 const ENDPOINTS: u32 = 3;
@@ -45,7 +40,7 @@ const ENDPOINTS: u32 = 3;
 const PEERS: &str = "/usr/lib/cni";
 
 fn main() {
-    let rounds = if std::env::var_os("PORTICO_BENCH_QUICK").is_some() { 20 } else { 200 };
+    let rounds = if is_quick() { 20 } else { 200 };
     let (with_agent, without) = (agent::Folder::new(), Folder::new("speed-down"));
     let stored = Stored { revision: 1, ranges: Vec::new(), batch: batch() };
     let path = ruleset_path(&without.0, "all");
@@ -62,41 +57,43 @@ fn main() {
         conf
     };
     let idle = |program: &Path, verb: &str| Call::new(program, verb, &json!({"cniVersion": "1.0.0"}));
-    let mut calls = [
-        ("/bin/true", idle(Path::new("/bin/true"), ""), vec![]),
-        ("portico-cni VERSION", idle(&ours, "VERSION"), vec![]),
-        ("tuning VERSION", idle(&peer("tuning"), "VERSION"), vec![]),
-        ("portmap VERSION", idle(&peer("portmap"), "VERSION"), vec![]),
-        (
-            "portico-cni ADD, the agent programs 100 services",
-            Call::new(&ours, "ADD", &conf(&with_agent.0)),
-            vec![],
-        ),
-        (
-            "portico-cni ADD, no agent, 100 services stored",
-            Call::new(&ours, "ADD", &conf(&without.0)),
-            vec![],
-        ),
-        ("tuning ADD, nothing to tune", Call::new(&peer("tuning"), "ADD", &meta("tuning")), vec![]),
-        ("portmap ADD, nothing to map", Call::new(&peer("portmap"), "ADD", &meta("portmap")), vec![]),
+    let calls = [
+        ("/bin/true", idle(Path::new("/bin/true"), "")),
+        ("portico-cni VERSION", idle(&ours, "VERSION")),
+        ("tuning VERSION", idle(&peer("tuning"), "VERSION")),
+        ("portmap VERSION", idle(&peer("portmap"), "VERSION")),
+        ("portico-cni ADD, the agent programs 100 services", Call::new(&ours, "ADD", &conf(&with_agent.0))),
+        ("portico-cni ADD, no agent, 100 services stored", Call::new(&ours, "ADD", &conf(&without.0))),
+        ("tuning ADD, nothing to tune", Call::new(&peer("tuning"), "ADD", &meta("tuning"))),
+        ("portmap ADD, nothing to map", Call::new(&peer("portmap"), "ADD", &meta("portmap"))),
     ];
-    println!("one process from start to end, {rounds} rounds, in ms");
     let mut pods = Vec::new();
-    for _ in 0..rounds {
-        for (name, call, times) in &mut calls {
-            let pod = Pod::new();
-            pod.ip(&["link", "add", "eth0", "type", "veth", "peer", "name", "other"]);
-            let call = call.clone().env("CNI_NETNS", &pod.path()).env("CNI_PATH", PEERS);
-            // The kernel takes a namespace apart beside us, and that would be measured.
-            pods.push(pod);
-            let start = Instant::now();
-            let outcome = call.run();
-            times.push(start.elapsed().as_secs_f64() * 1e3);
-            assert_eq!(outcome.status, Some(0), "{name}: {outcome:?}");
-        }
-    }
-    for (name, _, times) in &mut calls {
-        report(name, times);
+    let took = Spread::in_turns(rounds, &calls, |(name, call)| {
+        let pod = Pod::new();
+        pod.ip(&["link", "add", "eth0", "type", "veth", "peer", "name", "other"]);
+        let call = call.clone().env("CNI_NETNS", &pod.path()).env("CNI_PATH", PEERS);
+        // The kernel takes a namespace apart beside us, and that would be measured.
+        pods.push(pod);
+        let start = Instant::now();
+        let outcome = call.run();
+        let took = start.elapsed().as_secs_f64() * 1e3;
+        assert_eq!(outcome.status, Some(0), "{name}: {outcome:?}");
+        took
+    });
+    let table = Sheet::open("plugin_speed");
+    let table = table.rows("process", "one process from start to end", "ms");
+    let nothing = &took[0];
+    for (number, ((name, _), took)) in calls.iter().zip(&took).enumerate() {
+        let targets = match number {
+            1 => vec![Verdict::at_most("times /bin/true", took.times(nothing), 1.5)],
+            4 => vec![Verdict::at_most(
+                "ms (1.5 times /bin/true, and 1)",
+                took.median,
+                1.5 * nothing.median + 1.0,
+            )],
+            _ => vec![],
+        };
+        table.put(name, took, &targets);
     }
 }
 

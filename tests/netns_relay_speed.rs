@@ -3,9 +3,6 @@
 //!
 //! Client and server are two network namespaces on wires to a node that forwards. All ways take turns in each round.
 
-// A benchmark's report is its output.
-#![allow(clippy::print_stdout)]
-
 #[path = "netns/haproxy.rs"]
 mod haproxy;
 #[path = "netns/namespace.rs"]
@@ -16,8 +13,6 @@ mod namespace;
 mod pod;
 #[path = "netns/resident.rs"]
 mod resident;
-#[path = "netns/times.rs"]
-mod times;
 #[path = "netns/wired.rs"]
 mod wired;
 
@@ -28,6 +23,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use figures::{Sheet, Spread, Verdict, is_quick};
 use haproxy::{HaProxy, Splice};
 use namespace::{bare, run};
 use pod::Pod;
@@ -39,7 +35,6 @@ use proxy_core::snapshot::Snapshot;
 use relay::{Options, Relay};
 use resident::resident_kb;
 use serde_json::Value;
-use times::report;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::runtime::Builder;
 use wired::wired;
@@ -62,8 +57,7 @@ struct Way {
 }
 
 fn main() {
-    let is_quick = std::env::var_os("PORTICO_BENCH_QUICK").is_some();
-    let (rounds, firsts, idle) = if is_quick { (1, 300, 200) } else { (7, 5_000, 2_000) };
+    let (rounds, firsts, idle) = if is_quick() { (1, 300, 200) } else { (7, 5_000, 2_000) };
     bare(|| {
         run("ip", &["link", "set", "lo", "up"], "");
         fs::write("/proc/sys/net/ipv4/ip_forward", "1").expect("forward packets");
@@ -82,32 +76,46 @@ fn main() {
             way("peer: HAProxy with option splice-auto", "127.0.0.1", 7_010, 7_011),
             way("relay", PORTAL, STREAM_PORT, ECHO_PORT),
         ];
-        compare("one stream, iperf3, Gbit/s", &ways, rounds, |way| client.within(|| stream(way.stream)));
-        let what = format!("short connections from {CLIENTS} clients, thousands a second");
-        compare(&what, &ways, rounds, |way| client.within(|| connections(way.echo)));
-        let what = format!("requests of 64 bytes on {CLIENTS} kept connections, thousands a second");
-        compare(&what, &ways, rounds, |way| client.within(|| requests(way.echo)));
-        compare("connect to first byte, us", &ways, firsts, |way| client.within(|| first_byte(way.echo)));
-        memory(&client, &ways, idle);
+        let sheet = Sheet::open("relay_speed");
+        let times_the_peer = |took: &[Spread], least: f64| {
+            let peer = took[1].median.max(took[2].median);
+            vec![Verdict::at_least("times the better HAProxy", took[3].median / peer, least)]
+        };
+        let put = |table, title: &str, unit, took: Vec<Spread>, targets: Vec<Verdict>| {
+            let table = sheet.rows(table, title, unit);
+            for (number, (way, took)) in ways.iter().zip(&took).enumerate() {
+                table.put(way.name, took, if number == 3 { &targets } else { &[] });
+            }
+        };
+        let took = Spread::in_turns(rounds, &ways, |way| client.within(|| stream(way.stream)));
+        let targets = times_the_peer(&took, 1.05);
+        put("stream", "one stream, iperf3", "Gbit/s", took, targets);
+        let took = Spread::in_turns(rounds, &ways, |way| client.within(|| connections(way.echo)));
+        let targets = times_the_peer(&took, 0.8);
+        put(
+            "connections",
+            &format!("short connections of {CLIENTS} clients"),
+            "thousands a second",
+            took,
+            targets,
+        );
+        let took = Spread::in_turns(rounds, &ways, |way| client.within(|| requests(way.echo)));
+        let targets = times_the_peer(&took, 1.0);
+        let title = format!("requests of 64 bytes on {CLIENTS} kept connections");
+        put("requests", &title, "thousands a second", took, targets);
+        let took = Spread::in_turns(firsts, &ways, |way| client.within(|| first_byte(way.echo)));
+        let targets = vec![
+            Verdict::at_most("us over no proxy", took[3].median - took[0].median, 60.0),
+            Verdict::at_most("p99, us over no proxy", took[3].p99 - took[0].p99, 300.0),
+        ];
+        put("first_byte", "connect to first byte", "us", took, targets);
+        memory(&sheet, &client, &ways, idle);
     });
 }
 
 fn way(name: &'static str, host: &str, stream: u16, echo: u16) -> Way {
     let to = |port| SocketAddr::new(host.parse().expect("an address"), port);
     Way { name, stream: to(stream), echo: to(echo) }
-}
-
-fn compare(what: &str, ways: &[Way], rounds: usize, measure: impl Fn(&Way) -> f64) {
-    println!("\n{what}, {rounds} rounds");
-    let mut figures: Vec<Vec<f64>> = ways.iter().map(|_| Vec::new()).collect();
-    for _ in 0..rounds {
-        for (way, figures) in ways.iter().zip(&mut figures) {
-            figures.push(measure(way));
-        }
-    }
-    for (way, figures) in ways.iter().zip(&mut figures) {
-        report(way.name, figures);
-    }
 }
 
 /// A pod on a wire to this node that forgets old connections: else the search for a free port is what is measured after
@@ -213,7 +221,7 @@ fn first_byte(to: SocketAddr) -> f64 {
 
 /// What an idle connection costs the relay. Clients and servers are in this process, too, and their part is what it
 /// costs without a relay.
-fn memory(client: &Pod, ways: &[Way], idle: usize) {
+fn memory(sheet: &Sheet, client: &Pod, ways: &[Way], idle: usize) {
     let grown = |way: &Way| {
         let before = resident_kb();
         let open = || (0..idle).map(|_| connect(way.echo)).collect::<Vec<_>>();
@@ -225,8 +233,8 @@ fn memory(client: &Pod, ways: &[Way], idle: usize) {
     // The first round warms up what all later ones use again; all connections stay.
     let (none, _kept) = grown(&ways[0]);
     let (relayed, _relayed) = grown(&ways[3]);
-    println!(
-        "\nmemory of an idle connection, of {idle}, in KB: {none:.2} without a relay, {relayed:.2} with, {:.2} the relay's",
-        relayed - none
-    );
+    let table = sheet.rows("memory", &format!("memory of an idle connection, of {idle}"), "KB");
+    table.put("client and server", &Spread::one(none), &[]);
+    let ours = relayed - none;
+    table.put("the relay, both sides", &Spread::one(ours), &[Verdict::at_most("KB", ours, 8.0)]);
 }

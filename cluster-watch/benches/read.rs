@@ -7,40 +7,44 @@ use std::fmt::Write as _;
 use std::path::Path;
 
 use cluster_watch::{Objects, ReadOptions, Report, Source, read};
-use divan::Bencher;
+use figures::{Rows, Sheet, Spread, Verdict, is_quick};
 
 fn main() {
-    divan::main();
+    let title = format!("{0} Services and {0} EndpointSlices, from a file to checked objects", services());
+    let sheet = Sheet::open("read");
+    let table = sheet.rows("objects", &title, "s");
+    yaml_documents(&table);
+    json_list(&table);
 }
 
 const ENDPOINTS: u32 = 3;
 
 fn services() -> u32 {
-    if std::env::var_os("PORTICO_BENCH_QUICK").is_some() { 500 } else { 10_000 }
+    if is_quick() { 500 } else { 10_000 }
 }
 
-#[divan::bench(sample_count = 5, sample_size = 1)]
-fn yaml_documents(bencher: Bencher<'_, '_>) {
-    bench(bencher, "documents.yaml", |index| {
+fn yaml_documents(table: &Rows<'_>) {
+    bench(table, "one YAML file of as many documents", 5, 3.0, |index| {
         format!("---\n{}---\n{}", service_yaml(index), slice_yaml(index))
     });
 }
 
-#[divan::bench(sample_count = 10, sample_size = 1)]
-fn json_list(bencher: Bencher<'_, '_>) {
-    bench(bencher, "list.json", |index| {
+fn json_list(table: &Rows<'_>) {
+    bench(table, "one JSON list", 10, 0.5, |index| {
         let head = if index == 0 { r#"{"apiVersion":"v1","kind":"List","items":["# } else { "," };
         let tail = if index + 1 == services() { "]}" } else { "" };
         format!("{head}{},\n{}{tail}\n", service_json(index), slice_json(index))
     });
 }
 
-fn bench(bencher: Bencher<'_, '_>, name: &str, objects: impl Fn(u32) -> String) {
-    let file = std::env::temp_dir().join(format!("portico-bench-{}-{name}", std::process::id()));
+fn bench(table: &Rows<'_>, name: &str, runs: usize, most: f64, objects: impl Fn(u32) -> String) {
+    let file = std::env::temp_dir().join(format!("portico-bench-{}", std::process::id()));
     let text: String = (0..services()).map(objects).collect();
     std::fs::write(&file, &text).expect("write the file to read");
-    bencher.counter(divan::counter::BytesCount::of_str(&text)).bench(|| sound(&file));
+    let took = Spread::timed(runs, 1.0, || (), |()| sound(&file));
     std::fs::remove_file(&file).expect("remove the file");
+    let name = format!("{name}, {:.0} MB", text.len() as f64 / 1e6);
+    table.put(&name, &took, &[Verdict::at_most("s", took.median, most)]);
 }
 
 fn sound(file: &Path) -> Objects {

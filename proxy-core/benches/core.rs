@@ -1,10 +1,10 @@
 //! How long the core takes: objects in memory to ruleset, one changed endpoint to plan, variables.
 //!
-//! Run with `cargo bench -p proxy-core`; `docs/benchmarks.md` holds a run with its machine named.
+//! Run with `scripts/bench core`; docs/benchmarks.md holds a run with its machine named.
 
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::hint::black_box;
 
-use divan::{Bencher, black_box};
+use figures::{Sheet, Spread, Verdict, is_quick};
 use proxy_core::env::environment;
 use proxy_core::plan::{plan, plan_touched};
 use proxy_core::portal::{Portals, Standpoint, portals};
@@ -12,71 +12,92 @@ use proxy_core::ruleset::{Ruleset, Settings};
 use proxy_core::sample::{cluster, cluster_slice};
 use proxy_core::snapshot::{Change, Snapshot};
 
+const MS: f64 = 1e3;
+const US: f64 = 1e6;
+const FEW_RUNS: usize = 20;
+const RUNS: usize = 2_000;
+
 fn main() {
-    divan::main();
+    let sheet = Sheet::open("core");
+    let sizes: &[u32] = if is_quick() { &[1_000] } else { &[1_000, 10_000, 50_000] };
+
+    let table =
+        sheet.scale("ruleset", "objects in memory -> snapshot -> portals -> ruleset", "ms", "services");
+    for &services in sizes {
+        let took = objects_to_ruleset(services);
+        let target = [Verdict::at_most("ms", took.median, 60.0)];
+        table.put("the whole ruleset", services, &took, if services == 10_000 { &target } else { &[] });
+    }
+    for &services in sizes {
+        table.put(
+            "the plan that programs an empty network namespace",
+            services,
+            &plan_from_empty(services),
+            &[],
+        );
+    }
+
+    let table = sheet.scale("change", "one changed endpoint", "us", "services");
+    let plans: Vec<Spread> = sizes.iter().map(|services| plan_of_one_changed_endpoint(*services)).collect();
+    for (&services, took) in sizes.iter().zip(&plans) {
+        let targets = [
+            Verdict::at_most("us", took.median, 100.0),
+            Verdict::at_most("times the smallest's", took.times(&plans[0]), 1.5),
+        ];
+        table.put("the plan alone", services, took, if services == 50_000 { &targets } else { &[] });
+    }
+    for &services in sizes {
+        table.put("from the change to the plan", services, &one_changed_endpoint(services), &[]);
+    }
+
+    let services = if is_quick() { 500 } else { 5_000 };
+    let snapshot: Snapshot = cluster(services, 0).collect();
+    let took = Spread::timed(50, MS, || (), |()| environment(black_box(&snapshot), "default", true));
+    let table = sheet.rows("variables", &format!("variables for a namespace of {services} services"), "ms");
+    table.put("all of them", &took, &[Verdict::at_most("ms", took.median, 15.0)]);
 }
 
-const SIZES: [u32; 3] = [1_000, 10_000, 50_000];
-
-/// Objects in memory -> snapshot -> portals -> ruleset, three endpoints each.
-#[divan::bench(args = SIZES, sample_count = 20)]
-fn objects_to_ruleset(bencher: Bencher<'_, '_>, services: u32) {
+fn objects_to_ruleset(services: u32) -> Spread {
     let changes: Vec<Change> = cluster(services, 3).collect();
-    bencher.with_inputs(|| changes.clone()).bench_values(|changes| {
-        let snapshot: Snapshot = changes.into_iter().collect();
-        let portals = portals(&snapshot, &Standpoint::default());
-        (Ruleset::new(&portals, Settings::default()), portals, snapshot)
-    });
+    Spread::timed(FEW_RUNS, MS, || changes.clone(), world)
 }
 
-/// The plan that programs an empty network namespace.
-#[divan::bench(args = SIZES, sample_count = 20)]
-fn plan_from_empty(bencher: Bencher<'_, '_>, services: u32) {
-    let (_, _, ruleset) = world(services);
-    bencher.bench(|| plan(&Ruleset::empty(), black_box(&ruleset)));
+fn plan_from_empty(services: u32) -> Spread {
+    let (_, _, ruleset) = world(cluster(services, 3).collect());
+    Spread::timed(FEW_RUNS, MS, || (), |()| plan(&Ruleset::empty(), black_box(&ruleset)))
 }
 
-/// The plan alone for one changed endpoint, once rules have followed the change.
-#[divan::bench(args = SIZES, sample_count = 2_000)]
-fn plan_of_one_changed_endpoint(bencher: Bencher<'_, '_>, services: u32) {
-    let (mut snapshot, mut portals, ruleset) = world(services);
+/// The plan alone, once the rules have followed the change.
+fn plan_of_one_changed_endpoint(services: u32) -> Spread {
+    let (mut snapshot, mut portals, ruleset) = world(cluster(services, 3).collect());
     let changed = snapshot.apply(Change::Slice(cluster_slice(services / 2, 3, 1)));
     let touched = portals.refresh(&snapshot, &Standpoint::default(), &changed);
     let mut desired = ruleset.clone();
     desired.refresh(&portals, &touched);
-    bencher.bench(|| plan_touched(black_box(&ruleset), black_box(&desired), &touched));
+    Spread::timed(RUNS, US, || (), |()| plan_touched(black_box(&ruleset), black_box(&desired), &touched))
 }
 
-/// One changed endpoint: change -> snapshot -> portals -> ruleset -> plan, the whole way.
-#[divan::bench(args = SIZES, sample_count = 2_000)]
-fn one_changed_endpoint(bencher: Bencher<'_, '_>, services: u32) {
-    let (snapshot, portals, ruleset) = world(services);
-    let turn = AtomicU32::new(0);
-    bencher
-        .with_inputs(|| {
-            let index = turn.fetch_add(7_919, Ordering::Relaxed) % services;
-            let slice = cluster_slice(index, 3, 1);
-            (snapshot.clone(), portals.clone(), ruleset.clone(), Change::Slice(slice))
-        })
-        .bench_values(|(mut snapshot, mut portals, mut desired, change)| {
-            let changed = snapshot.apply(change);
-            let touched = portals.refresh(&snapshot, &Standpoint::default(), &changed);
-            desired.refresh(&portals, &touched);
-            let plan = plan_touched(&ruleset, &desired, &touched);
-            assert_eq!(plan.ops().len(), 2);
-            (plan, snapshot, portals, desired)
-        });
+/// Change -> snapshot -> portals -> ruleset -> plan, the whole way.
+fn one_changed_endpoint(services: u32) -> Spread {
+    let (snapshot, portals, ruleset) = world(cluster(services, 3).collect());
+    let mut turn = 0_u32;
+    let input = || {
+        turn = turn.wrapping_add(7_919);
+        let slice = cluster_slice(turn % services, 3, 1);
+        (snapshot.clone(), portals.clone(), ruleset.clone(), Change::Slice(slice))
+    };
+    Spread::timed(RUNS, US, input, |(mut snapshot, mut portals, mut desired, change)| {
+        let changed = snapshot.apply(change);
+        let touched = portals.refresh(&snapshot, &Standpoint::default(), &changed);
+        desired.refresh(&portals, &touched);
+        let plan = plan_touched(&ruleset, &desired, &touched);
+        assert_eq!(plan.ops().len(), 2);
+        (plan, snapshot, portals, desired)
+    })
 }
 
-/// The variables for a namespace of 5,000 services.
-#[divan::bench(sample_count = 50)]
-fn variables_of_5000_services(bencher: Bencher<'_, '_>) {
-    let snapshot: Snapshot = cluster(5_000, 0).collect();
-    bencher.bench(|| environment(black_box(&snapshot), "default", true));
-}
-
-fn world(services: u32) -> (Snapshot, Portals, Ruleset) {
-    let snapshot: Snapshot = cluster(services, 3).collect();
+fn world(changes: Vec<Change>) -> (Snapshot, Portals, Ruleset) {
+    let snapshot: Snapshot = changes.into_iter().collect();
     let portals = portals(&snapshot, &Standpoint::default());
     let ruleset = Ruleset::new(&portals, Settings::default());
     (snapshot, portals, ruleset)

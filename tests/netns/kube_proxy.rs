@@ -2,7 +2,7 @@
 //!
 //! What must not go in here: loading them, or measuring.
 
-use proxy_core::portal::Portals;
+use proxy_core::portal::{Portal, Portals};
 
 /// What kube-proxy's nftables mode writes (pkg/proxy/nftables/proxier.go): a chain for each service with
 /// an anonymous map of its endpoints, and one map of verdicts that leads there.
@@ -10,8 +10,8 @@ pub(crate) fn kube_proxy_shape(portals: &Portals) -> String {
     let (mut chains, mut elements) = (String::new(), Vec::new());
     for (index, portal) in portals.iter().enumerate() {
         let (key, chain) = (portal.key, format!("service-{index:08}"));
-        chains.push_str(&format!(" chain {chain} {{\n  {}\n }}\n", service_rule(&portal.backends, 0)));
-        elements.push(format!("{} . tcp . {} : goto {chain}", key.address, key.port));
+        chains.push_str(&format!(" chain {chain} {{\n  {}\n }}\n", service_rule(portal, 0)));
+        elements.push(format!("{} . {} . {} : goto {chain}", key.address, key.protocol.lower(), key.port));
     }
     format!(
         "table ip peer {{\n map service-ips {{\n  type ipv4_addr . inet_proto . inet_service : verdict\n }}\n{chains} \
@@ -21,16 +21,18 @@ pub(crate) fn kube_proxy_shape(portals: &Portals) -> String {
     )
 }
 
-fn service_rule(backends: &[std::net::SocketAddr], shift: usize) -> String {
+fn service_rule(portal: &Portal, shift: usize) -> String {
+    let (protocol, backends) = (portal.key.protocol.lower(), &portal.backends);
     let slots = (0..backends.len()).zip(backends.iter().cycle().skip(shift));
     let slots: Vec<String> =
         slots.map(|(slot, backend)| format!("{slot} : {} . {}", backend.ip(), backend.port())).collect();
-    format!("meta l4proto tcp dnat ip to numgen random mod {} map {{ {} }}", backends.len(), slots.join(", "))
+    let (count, slots) = (backends.len(), slots.join(", "));
+    format!("meta l4proto {protocol} dnat ip to numgen random mod {count} map {{ {slots} }}")
 }
 
 /// One service's chain written anew, as kube-proxy does when an endpoint changes.
 pub(crate) fn kube_proxy_change(portals: &Portals, round: usize) -> String {
     let portal = portals.iter().nth(round * 7).expect("so many portals are there");
     let chain = format!("service-{:08}", round * 7);
-    format!("flush chain ip peer {chain}\nadd rule ip peer {chain} {}\n", service_rule(&portal.backends, 1))
+    format!("flush chain ip peer {chain}\nadd rule ip peer {chain} {}\n", service_rule(portal, 1))
 }

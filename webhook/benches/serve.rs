@@ -3,13 +3,11 @@
 //! The peer is a bare server of hyper and rustls in a process of its own, which takes and sends as many bytes; both are
 //! measured in turns. Figures stand in docs/benchmarks.md. `PORTICO_BENCH_QUICK`: short rounds.
 
-// A benchmark's report is its output.
-#![allow(clippy::print_stdout)]
-
 #[path = "../tests/fixture/caller.rs"]
 #[allow(dead_code)]
 mod caller;
 #[path = "serve/echo.rs"]
+#[allow(clippy::print_stdout)] // It tells its address so.
 mod echo;
 #[path = "../tests/fixture/pod.rs"]
 #[allow(dead_code)]
@@ -26,9 +24,12 @@ use std::time::{Duration, Instant};
 
 use caller::Caller;
 use echo::Echo;
+use figures::{Sheet, Spread, Verdict, is_quick};
 use program::{Folder, Webhook};
 use serde_json::{Value, json};
 
+const OURS: &str = "portico-webhook";
+const PEER: &str = "peer: bare hyper and rustls";
 const CONNECTIONS: u32 = 4;
 const RATE_PER_S: u32 = 500;
 
@@ -37,33 +38,35 @@ fn main() {
     if let Some(at) = arguments.iter().position(|argument| argument == "--echo") {
         return echo::run(&arguments[at + 1]);
     }
-    let names: Vec<&String> = arguments[1..].iter().filter(|name| !name.starts_with("--")).collect();
-    if !names.is_empty() && !names.iter().any(|name| "serve".contains(&***name)) {
-        return;
-    }
-    let quick = std::env::var_os("PORTICO_BENCH_QUICK").is_some();
-    let (rounds, seconds) = if quick { (1, 1) } else { (3, 5) };
+    let (rounds, seconds) = if is_quick() { (1, 1) } else { (6, 5) };
+    let sheet = Sheet::open("serve");
 
     let folder = Folder::new();
     let manifest = services(0..100, 50);
     let began = Instant::now();
     let webhook = Webhook::on_manifests(&folder, &manifest, &[]);
-    println!(
-        "start to ready, 5,000 services in 100 namespaces: {:.0} ms",
-        began.elapsed().as_secs_f64() * 1e3
-    );
+    let ready = Spread::one(began.elapsed().as_secs_f64() * 1e3);
     let large = review("ns-7");
-    println!("a pod with 3 containers, 50 services in its namespace, {RATE_PER_S} requests/s:");
-    for _ in 0..rounds {
-        report("portico-webhook", paced(webhook.address, &large, seconds));
-    }
-    println!("memory after that: {:.1} MB", rss_mb(webhook.pid()));
+    let paced_rounds: Vec<Spread> =
+        (0..rounds).map(|_| Spread::of(paced(webhook.address, &large, seconds))).collect();
+    let memory = Spread::one(rss_mb(webhook.pid()));
     let mut caller = Caller::local(webhook.address).expect("connect");
     for number in 0..100 {
         caller.review(&review(&format!("ns-{number}"))).expect("an answer");
     }
-    println!("and after an admission in each namespace: {:.1} MB", rss_mb(webhook.pid()));
+    let memory_of_all = Spread::one(rss_mb(webhook.pid()));
     drop(webhook);
+    let title = "portico-webhook, 5,000 services in 100 namespaces, a pod with 3 containers";
+    let table = sheet.rows("time", title, "ms");
+    table.put("start to ready", &ready, &[Verdict::at_most("ms", ready.median, 1_000.0)]);
+    let name = format!("an admission, 50 services in its namespace, {RATE_PER_S} a second");
+    let [p50, p99] = each(&paced_rounds);
+    table.put(&format!("{name}: p50 of each round"), &p50, &[]);
+    table.put(&format!("{name}: p99 of each round"), &p99, &[Verdict::at_most("ms", p99.median, 3.0)]);
+    let table = sheet.rows("memory", "resident memory of portico-webhook", "MB");
+    table.put("after admissions in one namespace", &memory, &[Verdict::at_most("MB", memory.median, 50.0)]);
+    let target = Verdict::at_most("MB", memory_of_all.median, 50.0);
+    table.put("and in each of the 100 namespaces", &memory_of_all, &[target]);
 
     // One namespace of those has 20 services.
     let webhook =
@@ -72,16 +75,44 @@ fn main() {
     let answer = Caller::local(webhook.address).and_then(|mut caller| caller.ask("POST", "/mutate", &body));
     let answer_len = answer.expect("an answer").2.len();
     let echo = Echo::start(answer_len);
-    println!("\ninline, 20 services, {} bytes in, {answer_len} out; {CONNECTIONS} connections:", body.len());
+    let title =
+        format!("inline, 20 services, {} bytes in, {answer_len} out, {CONNECTIONS} connections", body.len());
+    beside_the_peer(&sheet, &title, [webhook.address, echo.address], &body, (rounds, seconds));
+}
+
+/// Times and throughput of the webhook and the peer, in turns.
+fn beside_the_peer(
+    sheet: &Sheet,
+    title: &str,
+    servers: [SocketAddr; 2],
+    body: &[u8],
+    (rounds, seconds): (usize, u32),
+) {
+    let (mut times, mut rates) = ([const { Vec::new() }; 2], [const { Vec::new() }; 2]);
     for _ in 0..rounds {
-        for (name, address) in
-            [("portico-webhook", webhook.address), ("peer: bare hyper and rustls", echo.address)]
-        {
-            report(&format!("{name}, {RATE_PER_S}/s"), paced(address, &body, seconds));
-            let per_s = throughput(address, &body, seconds);
-            println!("  {name}, as many as go: {per_s:.0} requests/s");
+        for (number, address) in servers.into_iter().enumerate() {
+            times[number].push(Spread::of(paced(address, body, seconds)));
+            rates[number].push(throughput(address, body, seconds) / 1e3);
         }
     }
+    let [ours, peer] = times.each_ref().map(|times| each(times));
+    let title_paced = format!("{title}, {RATE_PER_S} a second");
+    let table = sheet.rows("inline", &title_paced, "ms");
+    let target = Verdict::at_most("times the peer", ours[0].times(&peer[0]), 1.5);
+    for (name, [p50, p99], targets) in [(OURS, ours, vec![target]), (PEER, peer, vec![])] {
+        table.put(&format!("{name}: p50 of each round"), &p50, &targets);
+        table.put(&format!("{name}: p99 of each round"), &p99, &[]);
+    }
+    let [ours, peer] = rates.map(Spread::of);
+    let table = sheet.rows("throughput", &format!("{title}, as many as go"), "thousands a second");
+    table.put(OURS, &ours, &[Verdict::at_least("of the peer", ours.times(&peer), 0.6)]);
+    table.put(PEER, &peer, &[]);
+}
+
+/// The medians and the 99th percentiles of several rounds.
+fn each(rounds: &[Spread]) -> [Spread; 2] {
+    [|round: &Spread| round.median, |round: &Spread| round.p99]
+        .map(|of| Spread::of(rounds.iter().map(of).collect()))
 }
 
 /// Services in namespaces, each with one named port.
@@ -154,12 +185,6 @@ fn each_connection(work: impl Fn(u32) -> Vec<f64> + Sync) -> Vec<f64> {
         let threads: Vec<_> = (0..CONNECTIONS).map(|number| scope.spawn(move || work(number))).collect();
         threads.into_iter().flat_map(|thread| thread.join().expect("no failure")).collect()
     })
-}
-
-fn report(name: &str, mut times_ms: Vec<f64>) {
-    times_ms.sort_by(f64::total_cmp);
-    let at = |share: f64| times_ms[((times_ms.len() - 1) as f64 * share) as usize];
-    println!("  {name}: p50 {:.3} ms, p99 {:.3} ms, max {:.3} ms", at(0.5), at(0.99), at(1.0));
 }
 
 fn rss_mb(pid: u32) -> f64 {
