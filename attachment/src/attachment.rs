@@ -9,6 +9,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 use netns_nft::NetnsId;
+use proxy_core::annotation::PORTALS;
 use serde::{Deserialize, Serialize};
 
 /// The identity of an attachment, as CNI defines it.
@@ -29,9 +30,7 @@ impl fmt::Display for AttachmentKey {
     }
 }
 
-/// The annotation by which a pod chooses its services, without `portico.dev/`.
-pub const PORTALS_ANNOTATION: &str = "portals";
-/// The choice of all services, as where there is no such annotation.
+/// The choice of all services, as where the pod has no annotation `PORTALS`.
 pub const PORTALS_ALL: &str = "all";
 
 /// Which pod it is, where the runtime says so.
@@ -78,7 +77,7 @@ impl Attachment {
     /// The services that the pod chooses; none: all.
     #[must_use]
     pub fn selection(&self) -> Option<&str> {
-        self.annotations.get(PORTALS_ANNOTATION).map(|text| text.trim()).filter(|text| *text != PORTALS_ALL)
+        self.annotations.get(PORTALS.name()).map(|text| text.trim()).filter(|text| *text != PORTALS_ALL)
     }
 }
 

@@ -2,16 +2,17 @@
 //!
 //! What must not go in here: reading a file, or what is done with a value.
 
+use crate::connection::SOCKET_DEFAULT;
+use crate::record::STATE_DIR_DEFAULT;
+
 /// Our type.
 pub const PLUGIN_TYPE: &str = "portico-cni";
 /// The capability by which runtimes pass a pod's annotations.
 pub const POD_ANNOTATIONS: &str = "io.kubernetes.cri.pod-annotations";
-/// Annotations that begin so are ours.
-pub const ANNOTATION_PREFIX: &str = "portico.dev/";
 /// How runtimes name what is CNI's own, beside the keys below.
 const CNI_PREFIX: &str = "cni.dev/";
-/// What the specification, libcni and we know.
-const KNOWN: [&str; 19] = [
+/// What the specification and libcni know, beside our own.
+const KNOWN: [&str; 16] = [
     "args",
     "capabilities",
     "cniVersion",
@@ -23,20 +24,48 @@ const KNOWN: [&str; 19] = [
     "ipam",
     "loadOnlyInlinedPlugins",
     "name",
-    "onAgentDown",
     "plugins",
     "prevResult",
     "runtimeConfig",
-    "socket",
-    "stateDir",
     "type",
     "$schema",
 ];
 
+/// A key of the entry that is ours; docs/reference/portico-cni.md is made of them.
+#[derive(Debug, Clone, Copy)]
+pub struct Key {
+    /// How it is written.
+    pub name: &'static str,
+    /// What holds without it.
+    pub default: &'static str,
+    /// What it says.
+    pub what: &'static str,
+}
+
+/// Where the agent listens.
+pub const SOCKET: Key =
+    Key { name: "socket", default: SOCKET_DEFAULT, what: "The agent's socket, an absolute path." };
+/// Where records and rulesets lie.
+pub const STATE_DIR: Key = Key {
+    name: "stateDir",
+    default: STATE_DIR_DEFAULT,
+    what: "Where records of attachments and the last ruleset lie, an absolute path; the agent's `--state-dir`.",
+};
+/// What to do while no agent answers.
+pub const ON_AGENT_DOWN: Key = Key {
+    name: "onAgentDown",
+    default: OnAgentDown::Snapshot.name(),
+    what: "What happens to a pod that starts while no agent answers. `snapshot`: the plugin programs it from the last \
+           ruleset. `fail`: the runtime tries again later. `ignore`: it starts without portals, and the agent repairs it \
+           when it is back.",
+};
+/// All keys of ours.
+pub const OURS: [Key; 3] = [SOCKET, STATE_DIR, ON_AGENT_DOWN];
+
 /// Whether a key means something to anybody; another is a typing error, perhaps.
 #[must_use]
 pub fn is_known_key(key: &str) -> bool {
-    KNOWN.contains(&key) || key.starts_with(CNI_PREFIX)
+    OURS.iter().any(|own| own.name == key) || KNOWN.contains(&key) || key.starts_with(CNI_PREFIX)
 }
 
 /// What to do with a pod while no agent is there.

@@ -13,14 +13,14 @@ mod message;
 mod packet;
 mod record;
 
-pub use attachment::{
-    Attachment, AttachmentKey, PORTALS_ALL, PORTALS_ANNOTATION, PodName, Programmer, Record,
-};
+pub use attachment::{Attachment, AttachmentKey, PORTALS_ALL, PodName, Programmer, Record};
 pub use connection::{
     AskError, Claim, Connection, Listener, Predecessor, ReceiveError, RetireError, SOCKET_DEFAULT, ask,
     retire,
 };
-pub use entry::{ANNOTATION_PREFIX, OnAgentDown, PLUGIN_TYPE, POD_ANNOTATIONS, is_known_key};
+pub use entry::{
+    Key, ON_AGENT_DOWN, OURS, OnAgentDown, PLUGIN_TYPE, POD_ANNOTATIONS, SOCKET, STATE_DIR, is_known_key,
+};
 pub use message::{Message, Reply, Request, VERSION, speaks};
 pub use packet::{BYTES_MAX, MessageError, with_causes};
 pub use record::{BrokenRecord, Records, STATE_DIR_DEFAULT, VIEW_DEFAULT, ruleset_path};

@@ -1,22 +1,13 @@
 //! `Manner`: how a service wants its connections served, from its annotations.
 //!
-//! ```text
-//! portico.dev/mode        kernel | relay
-//! portico.dev/scheduler   random | rr | lc | dh | sh | sed | nq
-//! portico.dev/dial        pod | node | auto     from where the relay opens connections
-//! portico.dev/hold        10s | 500ms | 2m      how long a connection waits for a first backend
-//! ```
-//! What is none of these is ignored with a warning: no API server checks annotations, and a service should not
-//! lose its portals for one. What must not go in here: what any of it means.
+//! Which annotations there are is in `proxy_core::annotation`. What they may not say is ignored with a warning: no
+//! API server checks annotations, and a service should not lose its portals for one. What must not go in here: what
+//! any of it means.
 
+use proxy_core::annotation::{Annotation, DIAL, HOLD, MODE, SCHEDULER};
 use proxy_core::service::{Dial, HOLD_MS_MAX, Mode, Scheduler};
 
 use crate::field::Field;
-
-const MODE: &str = "portico.dev/mode";
-const SCHEDULER: &str = "portico.dev/scheduler";
-const DIAL: &str = "portico.dev/dial";
-const HOLD: &str = "portico.dev/hold";
 
 /// How connections are served.
 #[derive(Debug, Clone, Copy)]
@@ -30,45 +21,42 @@ pub(crate) struct Manner {
 /// Reads what the metadata asks for.
 pub(crate) fn manner(meta: &Field<'_, '_>) -> Manner {
     let annotations = meta.map("annotations");
-    let mode = chosen(&annotations, MODE, &[("kernel", Mode::Kernel), ("relay", Mode::Relay)]);
+    let mode = chosen(&annotations, &MODE, &[("kernel", Mode::Kernel), ("relay", Mode::Relay)]);
     let schedulers = Scheduler::ALL.map(|scheduler| (scheduler.name(), scheduler));
-    let scheduler = chosen(&annotations, SCHEDULER, &schedulers);
+    let scheduler = chosen(&annotations, &SCHEDULER, &schedulers);
     if let Some(scheduler) = scheduler.filter(|scheduler| scheduler.needs_relay())
         && mode == Some(Mode::Kernel)
     {
-        let field = annotations.at(MODE);
+        let field = annotations.at(MODE.key);
         field.warn(format_args!("\"kernel\" is not possible with scheduler {}; ignored", scheduler.name()));
     }
-    let dial = chosen(&annotations, DIAL, &Dial::NAMES).unwrap_or_default();
+    let dial = chosen(&annotations, &DIAL, &Dial::NAMES).unwrap_or_default();
     Manner { mode, scheduler, dial, hold_ms: hold(&annotations) }
 }
 
 /// The value that an annotation chooses; none: it is not there, or unknown and that has been said.
-fn chosen<T: Copy>(annotations: &Field<'_, '_>, name: &str, known: &[(&str, T)]) -> Option<T> {
-    let text = text(annotations, name)?;
+fn chosen<T: Copy>(annotations: &Field<'_, '_>, annotation: &Annotation, known: &[(&str, T)]) -> Option<T> {
+    let text = text(annotations, annotation)?;
     let value = known.iter().find(|(name, _)| *name == text).map(|(_, value)| *value);
     if value.is_none() {
-        let (field, known) = (annotations.at(name), known.iter().map(|(name, _)| *name).collect::<Vec<_>>());
+        let (field, known) =
+            (annotations.at(annotation.key), known.iter().map(|(name, _)| *name).collect::<Vec<_>>());
         field.warn(format_args!("{} is none of {}; ignored", field.shown(), known.join(", ")));
     }
     value
 }
 
 fn hold(annotations: &Field<'_, '_>) -> Option<u32> {
-    let hold_ms = milliseconds(text(annotations, HOLD)?);
+    let hold_ms = milliseconds(text(annotations, &HOLD)?);
     if hold_ms.is_none() {
-        let field = annotations.at(HOLD);
-        let most = HOLD_MS_MAX / 1_000;
-        field.warn(format_args!(
-            "{} is no time such as 10s, 500ms or 2m, at most {most}s; ignored",
-            field.shown()
-        ));
+        let field = annotations.at(HOLD.key);
+        field.warn(format_args!("{} is not {}; ignored", field.shown(), HOLD.values));
     }
     hold_ms.filter(|hold_ms| *hold_ms > 0)
 }
 
-fn text<'v>(annotations: &Field<'_, 'v>, name: &str) -> Option<&'v str> {
-    annotations.texts().into_iter().find(|(found, _)| *found == name).map(|(_, text)| text)
+fn text<'v>(annotations: &Field<'_, 'v>, annotation: &Annotation) -> Option<&'v str> {
+    annotations.texts().into_iter().find(|(found, _)| *found == annotation.key).map(|(_, text)| text)
 }
 
 fn milliseconds(text: &str) -> Option<u32> {

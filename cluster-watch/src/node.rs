@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 use proxy_core::address::{Family, parse_ip_sloppy};
+use proxy_core::annotation;
 use proxy_core::node::Node;
 
 use crate::field::Field;
@@ -15,7 +16,6 @@ use crate::metadata::{NameRule, Names, named};
 use crate::validate;
 
 const ZONE_LABEL: &str = "topology.kubernetes.io/zone";
-const OWN_ANNOTATIONS: &str = "portico.dev/";
 
 /// Reads a node; none: its name is wrong, and that has been said.
 pub(crate) fn node(object: &Field<'_, '_>, names: &mut Names) -> Option<Node> {
@@ -34,7 +34,7 @@ pub(crate) fn namespace(object: &Field<'_, '_>) -> Option<(Arc<str>, BTreeMap<St
     let name_field = meta.at("name");
     let name = named(&name_field, NameRule::Label);
     let annotations = meta.map("annotations").texts();
-    let ours = annotations.into_iter().filter(|(name, _)| name.starts_with(OWN_ANNOTATIONS));
+    let ours = annotations.into_iter().filter(|(name, _)| name.starts_with(annotation::PREFIX));
     Some((name?.into(), ours.map(|(name, text)| (name.to_owned(), text.to_owned())).collect()))
 }
 

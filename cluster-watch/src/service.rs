@@ -8,6 +8,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 use proxy_core::address::{Family, forbidden, parse_ip_sloppy};
+use proxy_core::annotation::EXPORT;
 use proxy_core::service::{AFFINITY_S_MAX, Export, Service, ServiceKey, TrafficPolicy};
 
 use crate::addresses::{Addresses, addresses};
@@ -19,8 +20,6 @@ use crate::validate;
 
 /// The label that says that another proxy is responsible.
 const PROXY_NAME_LABEL: &str = "service.kubernetes.io/service-proxy-name";
-/// The annotation that says which other namespaces may have a service's variables.
-const EXPORT_ANNOTATION: &str = "portico.dev/export";
 /// How long a client stays with its backend if the object does not say (core/v1 defaults.go).
 const AFFINITY_S_DEFAULT: u32 = 10_800;
 /// The most portals of a service: ports times addresses. Far beyond any that is meant.
@@ -136,7 +135,7 @@ fn selector(spec: &Field<'_, '_>) -> Vec<(Box<str>, Box<str>)> {
 /// Whom a service is offered to; a name that no namespace can have is left out.
 fn export(meta: &Field<'_, '_>, names: &mut Names) -> Export {
     let annotations = meta.map("annotations");
-    let found = annotations.texts().into_iter().find(|(name, _)| *name == EXPORT_ANNOTATION);
+    let found = annotations.texts().into_iter().find(|(name, _)| *name == EXPORT.key);
     match found.map(|(_, text)| text.trim()) {
         None | Some("false") => Export::Nowhere,
         Some("true") => Export::Everywhere,
@@ -144,8 +143,8 @@ fn export(meta: &Field<'_, '_>, names: &mut Names) -> Export {
             let (good, bad): (Vec<&str>, Vec<&str>) =
                 list.split(',').map(str::trim).partition(|name| validate::is_dns_label(name));
             if !bad.is_empty() {
-                let field = annotations.at(EXPORT_ANNOTATION);
-                let wanted = "true, false or names of namespaces with commas";
+                let field = annotations.at(EXPORT.key);
+                let wanted = EXPORT.values;
                 field.warn(format_args!("{} is not {wanted}; what is none is ignored", field.shown()));
             }
             Export::To(good.into_iter().map(|name| names.get(name)).collect())

@@ -8,9 +8,9 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use attachment::{
-    ANNOTATION_PREFIX, AttachmentKey, OnAgentDown, POD_ANNOTATIONS, SOCKET_DEFAULT, STATE_DIR_DEFAULT,
-    is_known_key,
+    AttachmentKey, Key, ON_AGENT_DOWN, OnAgentDown, POD_ANNOTATIONS, SOCKET, STATE_DIR, is_known_key,
 };
+use proxy_core::annotation::PREFIX;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
@@ -54,19 +54,20 @@ impl<'a> Conf<'a> {
 
     /// Where the agent listens.
     pub(crate) fn socket(&self) -> Result<PathBuf, Failure> {
-        self.path("socket", SOCKET_DEFAULT)
+        self.path(&SOCKET)
     }
 
     /// Where records and rulesets lie.
     pub(crate) fn state_dir(&self) -> Result<PathBuf, Failure> {
-        self.path("stateDir", STATE_DIR_DEFAULT)
+        self.path(&STATE_DIR)
     }
 
     pub(crate) fn on_agent_down(&self) -> Result<OnAgentDown, Failure> {
-        let Some(name) = self.value::<String>("onAgentDown")? else { return Ok(OnAgentDown::default()) };
+        let Some(name) = self.value::<String>(ON_AGENT_DOWN.name)? else { return Ok(OnAgentDown::default()) };
         let [first, second, third] = OnAgentDown::ALL.map(OnAgentDown::name);
         OnAgentDown::named(&name).ok_or_else(|| {
-            invalid(format!("onAgentDown: {name:?} is none of {first:?}, {second:?} and {third:?}"))
+            let key = ON_AGENT_DOWN.name;
+            invalid(format!("{key}: {name:?} is none of {first:?}, {second:?} and {third:?}"))
         })
     }
 
@@ -87,7 +88,7 @@ impl<'a> Conf<'a> {
         let all: Object<'a> = value(&config, POD_ANNOTATIONS)
             .map_err(|failure| Failure { message: format!("runtimeConfig.{}", failure.message), ..failure })?
             .unwrap_or_default();
-        let ours = all.iter().filter_map(|(key, raw)| Some((key, key.strip_prefix(ANNOTATION_PREFIX)?, raw)));
+        let ours = all.iter().filter_map(|(key, raw)| Some((key, key.strip_prefix(PREFIX)?, raw)));
         let read = |(key, short, raw): (&String, &str, &&RawValue)| {
             let text = serde_json::from_str::<String>(raw.get());
             let text = text.map_err(|why| invalid(format!("annotation {key}: {why}")))?;
@@ -123,12 +124,12 @@ impl<'a> Conf<'a> {
         strange.map(|key| format!("configuration key {key:?} means nothing")).collect()
     }
 
-    fn path(&self, key: &str, default: &str) -> Result<PathBuf, Failure> {
-        let path = self.value::<PathBuf>(key)?.unwrap_or_else(|| default.into());
+    fn path(&self, key: &Key) -> Result<PathBuf, Failure> {
+        let path = self.value::<PathBuf>(key.name)?.unwrap_or_else(|| key.default.into());
         if path.is_absolute() {
             Ok(path)
         } else {
-            Err(invalid(format!("{key}: {path:?} is no absolute path")))
+            Err(invalid(format!("{}: {path:?} is no absolute path", key.name)))
         }
     }
 

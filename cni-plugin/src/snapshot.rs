@@ -5,8 +5,9 @@
 
 use std::path::Path;
 
-use attachment::{Attachment, PORTALS_ANNOTATION, VIEW_DEFAULT, ruleset_path, with_causes};
+use attachment::{Attachment, VIEW_DEFAULT, ruleset_path, with_causes};
 use netns_nft::{Error, Netns, Stored, StoredError, route_services};
+use proxy_core::annotation::PORTALS;
 
 use crate::failure::{Code, Failure};
 
@@ -14,7 +15,7 @@ use crate::failure::{Code, Failure};
 /// a selection comes to.
 pub(crate) fn usable(state_dir: &Path, selection: Option<&str>) -> Result<Stored, String> {
     if selection.is_some() {
-        return Err(format!("the pod chooses its services (annotation portico.dev/{PORTALS_ANNOTATION})"));
+        return Err(format!("the pod chooses its services (annotation {})", PORTALS.key));
     }
     let path = ruleset_path(state_dir, VIEW_DEFAULT);
     Stored::read(&path).map_err(|error| match error {

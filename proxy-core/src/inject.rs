@@ -25,6 +25,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::annotation::INJECTED;
 pub use crate::inject::account::{Account, Way};
 pub use crate::inject::config_map::{WantedConfigMap, config_maps, is_ours};
 pub use crate::inject::patch::{Operation, PatchOp, PatchValue};
@@ -39,8 +40,6 @@ use crate::inject::wish::{OnMissing, Wish, wish};
 use crate::service::ServiceKey;
 use crate::snapshot::Snapshot;
 
-/// The annotation that says what was injected.
-pub const INJECTED_ANNOTATION: &str = "portico.dev/injected";
 /// A pod with more containers than this is left alone.
 pub const CONTAINERS_MAX: usize = 1_000;
 /// What inlining may add to a pod, in bytes of JSON: etcd takes 1.5 MiB, and the pod is in there, too.
@@ -294,9 +293,8 @@ impl Patching<'_> {
             patch.push(PatchOp::add("/spec/enableServiceLinks", false));
         }
         if !patch.is_empty() {
-            patch.push(
-                self.pod.annotating(INJECTED_ANNOTATION, account::summary(accounts, &self.prepared.rendered)),
-            );
+            patch
+                .push(self.pod.annotating(INJECTED.key, account::summary(accounts, &self.prepared.rendered)));
         }
     }
 }

@@ -8,6 +8,7 @@
 //! and not the cluster. Reading objects is `cluster-watch`'s work, talking to the kernel `netns-nft`'s.
 
 pub mod address;
+pub mod annotation;
 mod base64;
 mod digest;
 pub mod endpoint;

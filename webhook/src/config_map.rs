@@ -6,14 +6,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use proxy_core::annotation::{SELECTION, USED};
 use proxy_core::inject::{Selection, WantedConfigMap, is_ours};
 use serde_json::{Value, json};
 
 const MANAGED_BY: (&str, &str) = ("app.kubernetes.io/managed-by", "portico-webhook");
 /// All managed ConfigMaps, as the end of a query.
 pub(crate) const MANAGED: &str = "&labelSelector=app.kubernetes.io%2Fmanaged-by%3Dportico-webhook";
-const SELECTION: &str = "portico.dev/selection";
-const USED: &str = "portico.dev/used";
 const REMINDER: &str = "portico-reminder-";
 
 /// What a managed ConfigMap says.
@@ -43,9 +42,12 @@ impl Kept {
             name,
             namespace: text(&metadata["namespace"])?,
             version: text(&metadata["resourceVersion"])?,
-            selection: text(&metadata["annotations"][SELECTION])?,
+            selection: text(&metadata["annotations"][SELECTION.key])?,
             data: data.filter_map(|(key, value)| Some((key.clone(), text(value)?))).collect(),
-            used_s: metadata["annotations"][USED].as_str().and_then(|text| text.parse().ok()).unwrap_or(0),
+            used_s: metadata["annotations"][USED.key]
+                .as_str()
+                .and_then(|text| text.parse().ok())
+                .unwrap_or(0),
         })
     }
 
@@ -86,7 +88,7 @@ pub(crate) fn object(namespace: &str, wanted: &WantedConfigMap, used_s: i64) -> 
             "name": name(wanted),
             "namespace": namespace,
             "labels": {MANAGED_BY.0: MANAGED_BY.1},
-            "annotations": {SELECTION: wanted.selection, USED: used_s.to_string()},
+            "annotations": {SELECTION.key: wanted.selection, USED.key: used_s.to_string()},
         },
         "data": wanted.data,
     })

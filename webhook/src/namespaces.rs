@@ -9,6 +9,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use cluster_watch::{FileWatch, FilesError, ReadOptions, Source, read, watch_paths};
+use proxy_core::annotation::PREFIX;
 use serde_json::Value;
 use tokio::sync::mpsc::channel;
 
@@ -16,7 +17,6 @@ use crate::api::{Api, ApiError};
 use crate::log::chain;
 
 const COLLECTION: &str = "/api/v1/namespaces";
-const OURS: &str = "portico.dev/";
 /// The pause after a failure.
 const RETRY: Duration = Duration::from_secs(2);
 
@@ -92,7 +92,7 @@ impl Namespaces {
 
 fn annotations(namespace: &Value) -> Annotations {
     let all = namespace["metadata"]["annotations"].as_object().into_iter().flatten();
-    let ours = all.filter(|(name, _)| name.starts_with(OURS));
+    let ours = all.filter(|(name, _)| name.starts_with(PREFIX));
     let texts = ours.filter_map(|(name, value)| Some((name.clone(), value.as_str()?.to_owned())));
     Arc::new(texts.collect())
 }

@@ -128,7 +128,7 @@ fn dial_and_hold_say_how_the_relay_works_and_what_is_no_time_is_ignored_with_a_w
         let (_, hold_ms, told) = of(&format!("portico.dev/hold: '{text}'"));
         assert_eq!((hold_ms, told.len()), (None, 1), "{text}: {told:?}");
         let expected = format!(
-            "portico.dev/hold: \"{text}\" is no time such as 10s, 500ms or 2m, at most 300s; ignored"
+            "portico.dev/hold: \"{text}\" is not a time such as 10s, 500ms or 2m, at most 300s; ignored"
         );
         assert!(told[0].ends_with(&expected), "{}", told[0]);
     }

@@ -11,10 +11,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use attachment::{
-    ANNOTATION_PREFIX, Attachment, AttachmentKey, PLUGIN_TYPE, POD_ANNOTATIONS, PodName, Programmer, Record,
-    Records, SOCKET_DEFAULT, with_causes,
+    Attachment, AttachmentKey, PLUGIN_TYPE, POD_ANNOTATIONS, PodName, Programmer, Record, Records, SOCKET,
+    with_causes,
 };
 use ipnet::IpNet;
+use proxy_core::annotation::PREFIX;
 use serde_json::Value;
 
 use crate::agent::namespace::Namespace;
@@ -130,7 +131,7 @@ fn networks(folder: &Path, socket: &Path) -> BTreeSet<String> {
 /// The name of a network whose chain has our plugin in it, and where that plugin asks at this socket.
 fn own_network(conf: &Value, socket: &Path) -> Option<String> {
     let asks_here = |plugin: &Value| {
-        let asked = text(plugin, "socket").map_or_else(|| SOCKET_DEFAULT.into(), PathBuf::from);
+        let asked = PathBuf::from(text(plugin, SOCKET.name).as_deref().unwrap_or(SOCKET.default));
         plugin.get("type").is_some_and(|kind| kind == PLUGIN_TYPE) && asked == socket
     };
     let is_own = conf.get("plugins")?.as_array()?.iter().any(asks_here);
@@ -195,14 +196,16 @@ fn pod(cache: &Value) -> Option<PodName> {
 fn annotations(cache: &Value) -> BTreeMap<String, String> {
     let all =
         cache.get("capabilityArgs").and_then(|args| args.get(POD_ANNOTATIONS)).and_then(Value::as_object);
-    let ours = all.into_iter().flatten().filter_map(|(key, value)| {
-        Some((key.strip_prefix(ANNOTATION_PREFIX)?.to_owned(), value.as_str()?.to_owned()))
-    });
+    let ours = all
+        .into_iter()
+        .flatten()
+        .filter_map(|(key, value)| Some((key.strip_prefix(PREFIX)?.to_owned(), value.as_str()?.to_owned())));
     ours.collect()
 }
 
 #[cfg(test)]
 mod tests {
+    use attachment::SOCKET_DEFAULT;
     use serde_json::json;
 
     use super::*;

@@ -1,12 +1,12 @@
 //! Which services a pod wants to see, from its annotations.
 //!
-//! `portico.dev/portals` is a list of services, `redis, team-b/postgres`, where a name alone means the pod's
-//! own namespace; `all` (the default) and `none` say it shortly. A mistake is refused when the pod starts,
+//! A list of services, where a name alone means the pod's own namespace; `all` and `none` say it shortly. A mistake is refused when the pod starts,
 //! where its owner sees it. What must not go in here: whether such services exist; they may come later.
 
 use std::collections::BTreeSet;
 
-use attachment::{Attachment, PORTALS_ALL, PORTALS_ANNOTATION};
+use attachment::{Attachment, PORTALS_ALL};
+use proxy_core::annotation::PORTALS;
 use proxy_core::portal::View;
 use proxy_core::service::ServiceKey;
 
@@ -25,19 +25,14 @@ pub(crate) fn view_of(attachment: &Attachment) -> Result<View, String> {
     let services: BTreeSet<ServiceKey> =
         text.split(',').map(|item| service(item.trim(), own)).collect::<Result<_, _>>()?;
     if services.len() > SERVICES_MAX {
-        return Err(format!(
-            "annotation portico.dev/{PORTALS_ANNOTATION}: more than {SERVICES_MAX} services"
-        ));
+        return Err(format!("annotation {}: more than {SERVICES_MAX} services", PORTALS.key));
     }
     Ok(View::Only(services))
 }
 
 fn service(item: &str, own: Option<&str>) -> Result<ServiceKey, String> {
-    let wrong = |what: &str| {
-        format!(
-            "annotation portico.dev/{PORTALS_ANNOTATION}: \"{item}\" {what}; write all, none, or NAME and NAMESPACE/NAME, with commas"
-        )
-    };
+    let wrong =
+        |what: &str| format!("annotation {}: \"{item}\" {what}; write {}", PORTALS.key, PORTALS.values);
     let (namespace, name) = match item.split_once('/') {
         Some(parts) => parts,
         None => (own.ok_or_else(|| wrong("has no namespace, and that of the pod is not known"))?, item),
@@ -69,7 +64,7 @@ mod tests {
 
     fn view(text: &str) -> Result<String, String> {
         let mut attachment = attachment("a");
-        attachment.annotations.insert("portals".to_owned(), text.to_owned());
+        attachment.annotations.insert(PORTALS.name().to_owned(), text.to_owned());
         view_of(&attachment).map(|view| name_of(&view))
     }
 
@@ -89,7 +84,7 @@ mod tests {
     fn a_mistake_is_named_with_what_may_be_written() {
         for wrong in ["", "a,,b", "A", "a/b/c", "a b", "/x", "x/"] {
             let why = view(wrong).expect_err(wrong);
-            assert!(why.contains("portico.dev/portals") && why.contains("NAMESPACE/NAME"), "{why}");
+            assert!(why.contains(PORTALS.key) && why.contains("NAMESPACE/NAME"), "{why}");
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use attachment::{OnAgentDown, PLUGIN_TYPE, POD_ANNOTATIONS, is_known_key};
+use attachment::{ON_AGENT_DOWN, OnAgentDown, PLUGIN_TYPE, POD_ANNOTATIONS, is_known_key};
 use serde_json::{Map, Value};
 
 use crate::check::Finding::{self, Bad, Good, LeftOut, Odd};
@@ -83,11 +83,11 @@ fn order(kinds: &[&str], place: usize) -> Finding {
 }
 
 fn entry(entry: &Map<String, Value>) -> Finding {
-    if let Some(choice) = entry.get("onAgentDown")
+    if let Some(choice) = entry.get(ON_AGENT_DOWN.name)
         && choice.as_str().and_then(OnAgentDown::named).is_none()
     {
         return Bad(
-            format!("onAgentDown is {choice}"),
+            format!("{} is {choice}", ON_AGENT_DOWN.name),
             format!("write one of {}", OnAgentDown::ALL.map(OnAgentDown::name).join(", ")),
         );
     }

@@ -8,7 +8,7 @@ use std::ops::Range;
 use std::path::Path;
 
 use anyhow::{Context, bail, ensure};
-use attachment::{OnAgentDown, PLUGIN_TYPE, POD_ANNOTATIONS};
+use attachment::{ON_AGENT_DOWN, OnAgentDown, PLUGIN_TYPE, POD_ANNOTATIONS, SOCKET, STATE_DIR};
 use serde_json::Value;
 use serde_json::value::RawValue;
 
@@ -28,14 +28,14 @@ impl Entry {
     ) -> anyhow::Result<Self> {
         let mut text =
             format!("{{\"type\": \"{PLUGIN_TYPE}\", \"capabilities\": {{\"{POD_ANNOTATIONS}\": true}}");
-        for (key, path) in [("socket", socket), ("stateDir", state_dir)] {
+        for (key, path) in [(SOCKET.name, socket), (STATE_DIR.name, state_dir)] {
             if let Some(path) = path {
                 let path = path.to_str().context("a path in a CNI configuration has to be text")?;
                 text += &format!(", \"{key}\": {}", Value::from(path));
             }
         }
         if let Some(choice) = on_agent_down {
-            text += &format!(", \"onAgentDown\": \"{}\"", choice.name());
+            text += &format!(", \"{}\": \"{}\"", ON_AGENT_DOWN.name, choice.name());
         }
         text.push('}');
         let value = serde_json::from_str(&text).context("understand our own entry")?;

@@ -9,7 +9,7 @@ use std::collections::HashSet;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use crate::inject::INJECTED_ANNOTATION;
+use crate::annotation::INJECTED;
 use crate::inject::config_map::is_ours;
 use crate::inject::patch::{PatchOp, escaped};
 
@@ -151,7 +151,7 @@ impl PodView<'_> {
 
     /// Whether it was here before; then `enableServiceLinks: false` is not its owner's wish.
     pub(super) fn is_injected(&self) -> bool {
-        self.annotation(INJECTED_ANNOTATION).is_some()
+        self.annotation(INJECTED.key).is_some()
     }
 
     /// Sets an annotation.

@@ -1,20 +1,15 @@
 //! `Wish`: what a pod asks for by annotations; what it does not say, its namespace says.
 //!
-//! ```text
-//! portico.dev/inject      true | false | inline | configmap | auto
-//! portico.dev/services    redis, db=team-b/postgres   these alone; those of other namespaces need an alias
-//! portico.dev/prefix      MY_                         what each variable's name begins with
-//! portico.dev/forms       all | named | host-port     which variables a service gives
-//! portico.dev/require     redis, db                   services that must be there ...
-//! portico.dev/on-missing  warn | wait | deny          ... and what happens to a pod when one is not
-//! portico.dev/max-bytes   4096 | 64Ki | 1Mi           services that do not fit are left out
-//! ```
-//! What cannot be read is left out and told. What must not go in here: whether services exist.
+//! Which annotations there are and what they may say is in `annotation`. What cannot be read is left out and told.
+//! What must not go in here: whether services exist.
 
 use serde::Deserialize;
 use serde::de::IntoDeserializer;
 use serde::de::value::{Error, StrDeserializer};
 
+use crate::annotation::{
+    Annotation, FORMS, INJECT, MAX_BYTES, ON_MISSING, REQUIRE, SERVICES, VARIABLE_PREFIX,
+};
 use crate::inject::pod::PodView;
 use crate::inject::selection::{Chosen, Selection};
 use crate::inject::warning::excerpt;
@@ -55,18 +50,13 @@ pub(super) struct Wish {
 /// Reads the annotations.
 pub(super) fn wish(options: &InjectOptions, admission: &Admission<'_>, pod: &PodView<'_>) -> Wish {
     let mut reader = WishReader { admission, pod, problems: Vec::new() };
-    let inject = reader
-        .read("portico.dev/inject", "true, false, inline, configmap or auto", parse_inject)
-        .unwrap_or(Inject::Yes);
+    let inject = reader.read(&INJECT, parse_inject).unwrap_or(Inject::Yes);
     let services = reader.services();
-    let prefix = reader
-        .read("portico.dev/prefix", "letters, digits and _, no digit first", parse_prefix)
-        .unwrap_or_default();
-    let forms =
-        reader.read("portico.dev/forms", "all, named or host-port", |text| word(text)).unwrap_or_default();
+    let prefix = reader.read(&VARIABLE_PREFIX, parse_prefix).unwrap_or_default();
+    let forms = reader.read(&FORMS, |text| word(text)).unwrap_or_default();
     let required = reader.required(services.as_deref().unwrap_or_default());
-    let on_missing = reader.read("portico.dev/on-missing", "warn, wait or deny", |text| word(text));
-    let bytes_max = reader.read("portico.dev/max-bytes", "a number such as 4096, 64Ki or 1Mi", parse_bytes);
+    let on_missing = reader.read(&ON_MISSING, |text| word(text));
+    let bytes_max = reader.read(&MAX_BYTES, parse_bytes);
     // Nobody who looks into a pod is turned away or kept waiting for what the pod itself lacks.
     let on_missing = on_missing.filter(|_| admission.old_pod.is_none()).unwrap_or_default();
     let wait_for = if on_missing == OnMissing::Wait { required.clone() } else { Vec::new() };
@@ -97,36 +87,38 @@ struct WishReader<'a> {
 }
 
 impl<'a> WishReader<'a> {
-    fn text(&self, name: &str) -> Option<&'a str> {
-        let of_namespace = || self.admission.namespace_annotations.get(name).map(String::as_str);
-        self.pod.annotation(name).or_else(of_namespace).map(str::trim)
+    fn text(&self, annotation: &Annotation) -> Option<&'a str> {
+        let of_namespace = || self.admission.namespace_annotations.get(annotation.key).map(String::as_str);
+        self.pod.annotation(annotation.key).or_else(of_namespace).map(str::trim)
     }
 
-    fn problem(&mut self, name: &str, text: &str, wanted: &str) {
-        self.problems.push(format!("{name}: \"{}\" is not {wanted}; ignored", excerpt(text)));
+    fn problem(&mut self, annotation: &Annotation, text: &str) {
+        let Annotation { key, values, .. } = annotation;
+        self.problems.push(format!("{key}: \"{}\" is not {values}; ignored", excerpt(text)));
     }
 
-    fn read<T>(&mut self, name: &str, wanted: &str, parse: impl Fn(&str) -> Option<T>) -> Option<T> {
-        let text = self.text(name)?;
+    fn read<T>(&mut self, annotation: &Annotation, parse: impl Fn(&str) -> Option<T>) -> Option<T> {
+        let text = self.text(annotation)?;
         let value = parse(text);
         if value.is_none() {
-            self.problem(name, text, wanted);
+            self.problem(annotation, text);
         }
         value
     }
 
     /// The items of a list, without those that cannot be read.
-    fn items<T>(&mut self, name: &str, wanted: &str, parse: impl Fn(&str) -> Option<T>) -> Option<Vec<T>> {
-        let text = self.text(name)?;
+    fn items<T>(&mut self, annotation: &Annotation, parse: impl Fn(&str) -> Option<T>) -> Option<Vec<T>> {
+        let text = self.text(annotation)?;
         let mut items = Vec::new();
         for item in text.split(',').map(str::trim).filter(|item| !item.is_empty()) {
             if items.len() == SERVICES_MAX {
-                self.problems.push(format!("{name}: more than {SERVICES_MAX} services; the rest is ignored"));
+                let key = annotation.key;
+                self.problems.push(format!("{key}: more than {SERVICES_MAX} services; the rest is ignored"));
                 break;
             }
             match parse(item) {
                 Some(item) => items.push(item),
-                None => self.problem(name, item, wanted),
+                None => self.problem(annotation, item),
             }
         }
         Some(items)
@@ -134,9 +126,7 @@ impl<'a> WishReader<'a> {
 
     fn services(&mut self) -> Option<Vec<Chosen>> {
         let own = self.admission.namespace;
-        self.items("portico.dev/services", "NAME, ALIAS=NAME or ALIAS=NAMESPACE/NAME", |item| {
-            parse_chosen(item, own)
-        })
+        self.items(&SERVICES, |item| parse_chosen(item, own))
     }
 
     fn required(&mut self, chosen: &[Chosen]) -> Vec<ServiceKey> {
@@ -146,8 +136,7 @@ impl<'a> WishReader<'a> {
             Some(one) => Some(one.service.clone()),
             None => parse_service(item, own),
         };
-        self.items("portico.dev/require", "NAME, NAMESPACE/NAME or an alias of portico.dev/services", parse)
-            .unwrap_or_default()
+        self.items(&REQUIRE, parse).unwrap_or_default()
     }
 }
 

@@ -10,7 +10,7 @@ fn variables_come_before_the_containers_own_and_links_are_turned_off() {
     assert_eq!(names(&pod, &done)[0], "REDIS_SERVICE_HOST");
     assert_eq!(names(&pod, &done).last().unwrap(), "URL");
     assert_eq!(patched["spec"]["enableServiceLinks"], false);
-    let said = &patched["metadata"]["annotations"][INJECTED_ANNOTATION];
+    let said = &patched["metadata"]["annotations"][INJECTED.key];
     assert_eq!(said, "inline: 7 variables of redis");
     assert_eq!((done.warnings.len(), done.config_maps.len()), (0, 0));
 }
@@ -199,7 +199,7 @@ fn a_mirror_pod_is_left_alone() {
 fn a_pod_without_metadata_gets_some() {
     let pod = json!({ "spec": { "containers": [{ "name": "app" }] } });
     let patched = applied(&pod, &done([redis()], &pod));
-    assert!(patched["metadata"]["annotations"][INJECTED_ANNOTATION].is_string());
+    assert!(patched["metadata"]["annotations"][INJECTED.key].is_string());
 }
 
 #[test]
