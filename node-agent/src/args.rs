@@ -267,6 +267,16 @@ mod tests {
     }
 
     #[test]
+    fn the_reference_of_portico_is_its_command_line() {
+        use clap::CommandFactory;
+        let about = "Every command of `portico` and every flag. All take `--help`, and `portico --version` says \
+                     which one it is.";
+        let body = reference::commands(Args::command());
+        expect_test::expect_file!["../../docs/reference/portico.md"]
+            .assert_eq(&reference::page("portico", about, &body));
+    }
+
+    #[test]
     fn a_destination_names_protocol_address_and_port() {
         let key = destination("UDP://[fd00::a]:53").unwrap();
         assert_eq!((key.protocol, key.port), (Protocol::Udp, 53));

@@ -178,3 +178,26 @@ fn seconds(text: &str) -> Result<Duration, String> {
     let number: u32 = text.parse().map_err(|_| format!("\"{text}\" is no whole number of seconds"))?;
     Ok(Duration::from_secs(number.into()))
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        CommandLine::command().debug_assert();
+    }
+
+    #[test]
+    fn the_reference_of_the_webhook_is_its_command_line() {
+        let about = "Every command of `portico-webhook` and every flag. All take `--help`.";
+        let body = reference::commands(CommandLine::command());
+        expect_test::expect_file!["../../docs/reference/portico-webhook.md"].assert_eq(&reference::page(
+            "portico-webhook",
+            about,
+            &body,
+        ));
+    }
+}

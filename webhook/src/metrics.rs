@@ -78,6 +78,23 @@ mod tests {
     use crate::tally::Tallied;
 
     #[test]
+    fn the_reference_of_the_webhooks_metrics_is_its_page() {
+        let tallied = Tallied::default();
+        tallied.request("injected", Duration::from_millis(2));
+        tallied.closed("not_tls");
+        tallied.config_map("made");
+        let report = Report { certificate_ends_s: Some(0), tally: tallied.tally(), ..Report::default() };
+        let body = reference::metrics(&metrics(&report));
+        let about = "What `portico-webhook` serves at `/metrics` (`--admin`). What to alert on: \
+                     [operations](../operations.md#metrics).";
+        expect_test::expect_file!["../../docs/reference/webhook-metrics.md"].assert_eq(&reference::page(
+            "Metrics of the webhook",
+            about,
+            &body,
+        ));
+    }
+
+    #[test]
     fn the_page_says_what_has_happened() {
         let tallied = Tallied::default();
         tallied.request("injected", Duration::from_millis(2));

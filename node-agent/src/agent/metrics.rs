@@ -123,11 +123,10 @@ mod tests {
     use super::*;
     use crate::agent::report::{Counts, ViewReport};
 
-    #[test]
-    fn each_line_is_a_comment_or_a_sample_and_each_sample_has_its_type() {
+    fn report() -> Report {
         let mut counts = Counts { applied: 3, ..Counts::default() };
         counts.apply_seconds.observe(0.002);
-        let report = Report {
+        Report {
             version: String::new(),
             node: String::new(),
             synced: true,
@@ -137,8 +136,25 @@ mod tests {
             attachments: Vec::new(),
             counts,
             relay: Default::default(),
-        };
-        let page = metrics(&report);
+        }
+    }
+
+    #[test]
+    fn the_reference_of_the_agents_metrics_is_its_page() {
+        let body = reference::metrics(&metrics(&report()));
+        let about = "What `portico agent` serves at `/metrics` (`--metrics`). An attachment is one interface of one \
+                     pod; a view is a set of services that pods see. What to alert on: \
+                     [operations](../operations.md#metrics).";
+        expect_test::expect_file!["../../../docs/reference/agent-metrics.md"].assert_eq(&reference::page(
+            "Metrics of the agent",
+            about,
+            &body,
+        ));
+    }
+
+    #[test]
+    fn each_line_is_a_comment_or_a_sample_and_each_sample_has_its_type() {
+        let page = metrics(&report());
         let mut types = Vec::new();
         for line in page.lines() {
             if let Some(rest) = line.strip_prefix("# TYPE ") {
