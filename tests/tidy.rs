@@ -4,10 +4,14 @@
 //! rule makes the code worse, change the rule here and say why in the commit. The rules themselves are in
 //! tidy/, each with a made-up offender, because a check that never finds anything proves nothing.
 
+#[path = "tidy/annotation.rs"]
+mod annotation;
 #[path = "tidy/dependency.rs"]
 mod dependency;
 #[path = "tidy/document.rs"]
 mod document;
+#[path = "tidy/link.rs"]
+mod link;
 #[path = "tidy/manifest.rs"]
 mod manifest;
 #[path = "tidy/repository.rs"]
@@ -19,13 +23,17 @@ use std::os::unix::fs::PermissionsExt;
 
 use repository::{File, file, files, refuse, root, sources};
 
-fn refuse_each(rule: &str, files: &[File], findings: fn(&File) -> Vec<String>) {
+fn refuse_each(rule: &str, files: &[File], findings: impl Fn(&File) -> Vec<String>) {
     assert!(!files.is_empty(), "{rule}\n  no file to check: the rule looks in the wrong place");
     refuse(rule, &files.iter().flat_map(findings).collect::<Vec<_>>());
 }
 
 fn files_in(folder: &str) -> Vec<File> {
     files().into_iter().filter(|file| file.path.starts_with(folder)).collect()
+}
+
+fn pages() -> Vec<File> {
+    files().into_iter().filter(|file| file.path.ends_with(".md")).collect()
 }
 
 #[test]
@@ -118,9 +126,10 @@ fn every_invariant_names_its_test() {
 
 #[test]
 fn every_example_is_shown_or_run() {
-    let (readme, sources) = (file("README.md"), sources());
+    // The commands in pages are run, too: node-agent/tests/documents.rs.
+    let (pages, sources) = (pages(), sources());
     let tests = sources.iter().filter(|source| source.text.contains("#[test]"));
-    let readers: Vec<&File> = tests.chain([&readme]).collect();
+    let readers: Vec<&File> = tests.chain(&pages).collect();
     let examples = files_in("examples/");
     let findings = examples.iter().flat_map(|example| document::unused_example(example, &readers));
     refuse("an example that nobody runs goes stale", &findings.collect::<Vec<_>>());
@@ -152,6 +161,22 @@ fn every_script_can_be_run() {
         mode & 0o111 == 0
     });
     refuse("chmod +x", &dead.map(|script| script.path).collect::<Vec<_>>());
+}
+
+#[test]
+fn every_annotation_is_in_the_table_of_the_core() {
+    refuse_each("an annotation that is not there is in no reference either", &files(), annotation::unknown);
+}
+
+#[test]
+fn code_takes_the_keys_of_annotations_from_there() {
+    refuse_each("spelled twice, they part one day", &sources(), annotation::spelled);
+}
+
+#[test]
+fn every_link_leads_somewhere() {
+    let pages = pages();
+    refuse_each("a page that is moved takes its links along", &pages, |page| link::dead(page, &pages));
 }
 
 #[test]

@@ -33,10 +33,10 @@ pub(crate) fn unproved_invariants(architecture: &File, sources: &[File]) -> Vec<
     findings
 }
 
-/// `readers` are the README and the tests: what shows an example or runs it.
+/// `readers` are the pages and the tests: what shows an example or runs it.
 pub(crate) fn unused_example(example: &File, readers: &[&File]) -> Vec<String> {
     let used = readers.iter().any(|reader| reader.text.contains(example.name()));
-    if used { Vec::new() } else { vec![format!("{}: neither README.md nor a test names it", example.path)] }
+    if used { Vec::new() } else { vec![format!("{}: neither a page nor a test names it", example.path)] }
 }
 
 pub(crate) fn unexplained_example(example: &File) -> Vec<String> {
