@@ -3,6 +3,10 @@
 //! A page that differs from the code fails here, and `scripts/bless` writes it anew. Flags and metrics are held by tests of
 //! the programs that have them. What must not go in here: what an annotation or a key does; that is the code's to say.
 
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+
 use attachment::{Key, OURS, PLUGIN_TYPE, POD_ANNOTATIONS};
 use expect_test::expect_file;
 use proxy_core::annotation::{ALL, Annotation, Place};
@@ -76,4 +80,33 @@ fn the_reference_of_the_chart_is_its_values() {
                  without words belongs to the one above it.";
     let body = values(include_str!("../deploy/helm/portico/values.yaml"));
     expect_file!["../docs/reference/values.md"].assert_eq(&page("Values of the chart", about, &body));
+}
+
+/// What is told in code, as `--portals all|on-demand|auto`: its first word, where that is a flag.
+fn flags(page: &str) -> BTreeSet<&str> {
+    let prose = page.split("```").step_by(2);
+    let told = prose.flat_map(|text| text.split('`').skip(1).step_by(2));
+    told.filter_map(|words| words.split([' ', '=']).next()).filter(|word| word.starts_with("--")).collect()
+}
+
+#[test]
+fn every_flag_that_the_documentation_tells_is_in_the_reference() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tests/ lies in the root");
+    let read = |page: &str| fs::read_to_string(root.join(page)).expect(page);
+    let known = ["docs/reference/portico.md", "docs/reference/portico-webhook.md"].map(read);
+    let known: BTreeSet<&str> = known.iter().flat_map(|page| flags(page)).collect();
+    let pages = [
+        "README.md",
+        "docs/operations.md",
+        "docs/node.md",
+        "docs/relay.md",
+        "docs/variables.md",
+        "docs/security.md",
+    ];
+    let told = pages.map(|page| (page, read(page)));
+    let told: Vec<_> =
+        told.iter().flat_map(|(page, text)| flags(text).into_iter().map(move |flag| (page, flag))).collect();
+    assert!(told.len() > 20, "{told:?}");
+    let strange: Vec<_> = told.iter().filter(|(_, flag)| !known.contains(flag)).collect();
+    assert!(strange.is_empty(), "no flags of ours: {strange:?}");
 }

@@ -320,5 +320,5 @@ fn other_kinds_are_ignored_and_counted() {
 fn the_whole_folder_can_be_read_at_once() {
     let answer = portico(&["portals", "-o", "json", "-f", "examples"]);
     assert_eq!(answer.code, 0, "{}", answer.stderr);
-    assert_eq!(answer.stdout.matches("\"verdict\"").count(), 29);
+    assert_eq!(answer.stdout.matches("\"verdict\"").count(), 31);
 }
