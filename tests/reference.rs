@@ -35,8 +35,9 @@ fn annotations(place: Place) -> String {
 
 #[test]
 fn the_reference_of_annotations_is_their_table() {
-    let about = "What owners of services and pods say to Portico. A value that cannot be read is ignored with a warning, where not \
-                 said otherwise: in the agent's log for a service, in the answer to `kubectl apply` for a pod.";
+    let about = "What owners of services and pods say to Portico. A value that cannot be read is ignored, where not said \
+                 otherwise. For a pod the answer to `kubectl apply` says so; for a service `portico portals -f FILE` does, \
+                 as the API server checks no annotations.";
     let chapters = [
         (
             "On a service",
