@@ -221,9 +221,10 @@ fn told_to_root_and_to_a_user_at_the_same_time_the_story_is_true_and_leaves_noth
 }
 
 #[test]
-fn interrupted_in_any_step_it_ends_at_once_and_leaves_nothing() {
-    let steps = ["## 1 of 9", "$ ctr run", "## 4 of 9", "$ kill -KILL", "## 7 of 9"];
-    for (who, step) in steps.map(|step| (AS_ROOT, step)).into_iter().chain([(AS_NOBODY, "## 4 of 9")]) {
+fn interrupted_in_whatever_step_it_ends_at_once_and_leaves_nothing() {
+    let cases =
+        [(AS_ROOT, "## 1 of 9"), (AS_ROOT, "$ ctr run"), (AS_ROOT, "$ kill -KILL"), (AS_NOBODY, "## 4 of 9")];
+    for (who, step) in cases {
         leaving_nothing(|| {
             let mut demo = Demo::start(&[], who, "");
             demo.read_until(step);
