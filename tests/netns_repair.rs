@@ -175,7 +175,7 @@ fn an_established_connection_outlives_the_replacement_of_its_table() {
         says(b"one ");
         apply(&encode_fresh(&world()));
         says(b"two ");
-        let other = Settings { nat_priority: -98, relay_port: 1, on_demand: true };
+        let other = Settings { nat_priority: -98, relay_port: 1, on_demand: true, counters: true };
         apply(&encode(&plan(&world(), &Ruleset::new(&portals_of(changes()), other))));
         says(b"six ");
         apply(&encode_fresh(&ruleset_of([])));

@@ -35,14 +35,17 @@ fn worlds() -> Vec<Ruleset> {
     let both = |made: EndpointSlice| made.at("10.1.0.9").at("2001:db8:1::1");
     let web = || svc("w").ip("10.99.0.1").ip("2001:db8:96::1").tcp("", 80).udp("u", 53);
     let guarded = |net: &str| web().balanced("192.0.2.1").balanced("2001:db8:2::1").only_from(net);
-    let on_demand = |wanted: &[&str]| {
+    let on_demand = |wanted: &[&str], counters| {
         let ranges = ["10.96.0.0/12", "2001:db8:96::/64"].map(|net| net.parse().expect("a network"));
         let portals =
             portals_of([web().into(), both(backends(2)).into(), Change::ServiceRanges(ranges.into())]);
-        let settings = Settings { on_demand: true, ..Settings::default() };
+        let settings = Settings { on_demand: true, counters, ..Settings::default() };
         let mut ruleset = Ruleset::new(&portals, settings);
         wanted.iter().for_each(|address| drop(ruleset.want(&portals, ip(address))));
         ruleset
+    };
+    let counting = |changes: [Change; 3]| {
+        Ruleset::new(&portals_of(changes), Settings { counters: true, ..Settings::default() })
     };
     vec![
         Ruleset::empty(),
@@ -60,9 +63,12 @@ fn worlds() -> Vec<Ruleset> {
         ruleset_of([guarded("10.0.0.0/8").scheduler(Scheduler::RoundRobin).into(), backends(2).into()]),
         ruleset_of(many(30, 0)),
         ruleset_of(many(40, 1)),
-        on_demand(&[]),
-        on_demand(&["10.99.0.1", "2001:db8:96::1"]),
-        on_demand(&["10.99.0.1"]),
+        on_demand(&[], false),
+        on_demand(&["10.99.0.1", "2001:db8:96::1"], false),
+        on_demand(&["10.99.0.1"], false),
+        on_demand(&["10.99.0.1", "2001:db8:96::1"], true),
+        counting([web().sticky(60).into(), both(backends(2)).into(), range("2001:db8:96::/64")]),
+        counting([guarded("10.0.0.0/8").into(), backends(3).into(), range("10.96.0.0/12")]),
         Ruleset::new(&portals_of(many(30, 0)), Settings { nat_priority: -101, ..Settings::default() }),
     ]
 }

@@ -52,6 +52,9 @@ pub enum Error {
         #[source]
         source: io::Error,
     },
+    /// What stands there counts nothing.
+    #[error("read what came to portals: {0}")]
+    Uncounted(String),
     /// The network namespace has no such interface.
     #[error("find the interface {name}")]
     NoInterface {
@@ -99,7 +102,7 @@ impl Error {
     #[must_use]
     pub fn is_transient(&self) -> bool {
         let source = match self {
-            Self::NoNetns | Self::Own | Self::NoInterface { .. } => return false,
+            Self::NoNetns | Self::Own | Self::Uncounted(_) | Self::NoInterface { .. } => return false,
             Self::Enter(source)
             | Self::Open(source)
             | Self::Receive(source)

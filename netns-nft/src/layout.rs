@@ -13,12 +13,14 @@ use crate::kernel::{LIST_ELEMENT, chain, element, flag, message, rule, set, tabl
 
 /// The layout's version stands in the table's comment; another version is replaced as a whole.
 pub(crate) const LAYOUT: u32 = 8;
-/// How the comment ends where portals are programmed on demand.
+/// How the comment goes on where portals are programmed on demand.
 const ON_DEMAND: &str = ", portals on demand";
+/// How it ends where portals and backends count.
+const COUNTERS: &str = ", counters";
 /// The chains that packets come to by themselves.
 const BASES: [(&str, u32); 2] = [("output", chain::LOCAL_OUT), ("prerouting", chain::PRE_ROUTING)];
 /// The expression that counts at an element.
-pub(crate) const COUNTER: &str = "counter";
+const COUNTER: &str = "counter";
 const TCP: u8 = protocol_number(Protocol::Tcp);
 const UDP: u8 = protocol_number(Protocol::Udp);
 
@@ -33,22 +35,28 @@ const MARK_TYPE: u32 = 19;
 
 /// The comment of the table: its layout, and the settings.
 pub(crate) fn comment(settings: Settings) -> String {
-    let Settings { nat_priority, relay_port, on_demand } = settings;
+    let Settings { nat_priority, relay_port, on_demand, counters } = settings;
     let on_demand = if on_demand { ON_DEMAND } else { "" };
-    format!("portico layout {LAYOUT}, nat priority {nat_priority}, relay port {relay_port}{on_demand}")
+    let counters = if counters { COUNTERS } else { "" };
+    format!(
+        "portico layout {LAYOUT}, nat priority {nat_priority}, relay port {relay_port}{on_demand}{counters}"
+    )
 }
 
 /// The settings that a comment of this layout tells.
 pub(crate) fn settings(comment: &str) -> Option<Settings> {
     let (layout, rest) = comment.split_once(", nat priority ")?;
     let (nat_priority, relay_port) = rest.split_once(", relay port ")?;
-    let (relay_port, on_demand) = match relay_port.strip_suffix(ON_DEMAND) {
-        Some(relay_port) => (relay_port, true),
-        None => (relay_port, false),
-    };
+    let (relay_port, counters) = without(relay_port, COUNTERS);
+    let (relay_port, on_demand) = without(relay_port, ON_DEMAND);
     let is_ours = layout.strip_prefix("portico layout ")?.parse() == Ok(LAYOUT);
     let nat_priority = nat_priority.parse().ok().filter(|_| is_ours)?;
-    Some(Settings { nat_priority, relay_port: relay_port.parse().ok()?, on_demand })
+    Some(Settings { nat_priority, relay_port: relay_port.parse().ok()?, on_demand, counters })
+}
+
+/// A text without its ending, and whether it had that.
+fn without<'a>(text: &'a str, ending: &str) -> (&'a str, bool) {
+    text.strip_suffix(ending).map_or((text, false), |rest| (rest, true))
 }
 
 /// Leaves no table, whether there was one or not: what is not there cannot be deleted, so it is made first.
@@ -72,7 +80,7 @@ pub(crate) fn add_table(writer: &mut Writer, settings: Settings) {
         bytes.put(table::USERDATA, &data);
     });
     let mut sets = Sets { writer, next: 1 };
-    Family::BOTH.into_iter().for_each(|family| sets.add_family(family, settings.on_demand));
+    Family::BOTH.into_iter().for_each(|family| sets.add_family(family, settings));
     sets.add("picks", set::MAP, MARK_TYPE, 4, |bytes| bytes.put_u32(set::DATA_TYPE, set::VERDICT));
     for name in ["anchor", "refuse", "relay", "send", "portals"] {
         add_chain(writer, name);
@@ -216,6 +224,16 @@ pub(crate) fn named(set: &str, family: Family) -> String {
     }
 }
 
+/// Each look-up that finds an element counts there; only first packets look.
+fn put_counter(map: &mut Bytes, counts: bool) {
+    if counts {
+        map.nest(set::EXPRESSION, |bytes| {
+            bytes.put_text(rule::EXPRESSION_NAME, COUNTER);
+            bytes.nest(rule::EXPRESSION_DATA, |_| {});
+        });
+    }
+}
+
 /// Adds sets; each has a number within the transaction.
 struct Sets<'a> {
     writer: &'a mut Writer,
@@ -237,7 +255,7 @@ impl Sets<'_> {
         });
     }
 
-    fn add_family(&mut self, family: Family, on_demand: bool) {
+    fn add_family(&mut self, family: Family, settings: Settings) {
         let (address, bytes) = match family {
             Family::V4 => (7, 4),
             Family::V6 => (8, 16),
@@ -251,18 +269,13 @@ impl Sets<'_> {
         };
         self.add(&named("portals", family), set::MAP, concatenated(&portal), bytes + 8, |data| {
             number(data);
-            // Each look-up that finds an element counts there; only first packets look.
-            if on_demand {
-                data.nest(set::EXPRESSION, |data| {
-                    data.put_text(rule::EXPRESSION_NAME, COUNTER);
-                    data.nest(rule::EXPRESSION_DATA, |_| {});
-                });
-            }
+            put_counter(data, settings.counts_portals());
         });
         let slot = concatenated(&[address, PROTOCOL_TYPE, SERVICE_TYPE, MARK_TYPE]);
         self.add(&named("backends", family), set::MAP, slot, bytes + 12, |data| {
             data.put_u32(set::DATA_TYPE, socket);
             data.put_u32(set::DATA_LENGTH, bytes + 4);
+            put_counter(data, settings.counters);
         });
         self.add(&named("ids", family), set::MAP, slot, bytes + 12, |data| {
             number(data);

@@ -3,7 +3,7 @@
 //! Nothing is guessed: what no ruleset writes makes the table another one, so that an audit sees it and puts
 //! the right one in its place. Entries of sticky clients are the kernel's own and are not read.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 
@@ -83,37 +83,23 @@ impl Socket {
     /// # Errors
     /// Where the kernel does not tell, or it changes faster than it can be read.
     pub fn find(&self) -> Result<Found, Error> {
+        match self.steadily(|| self.look())? {
+            Ok(found) => Ok(found),
+            Err(End::Other(why)) => Ok(Found::Other(why)),
+            Err(End::Failed(error)) => Err(error),
+        }
+    }
+
+    /// What is read while nobody changes anything.
+    fn steadily<T>(&self, read: impl Fn() -> T) -> Result<T, Error> {
         for _ in 0..READS_MAX {
             let generation = self.generation()?;
-            let found = self.look();
+            let found = read();
             if self.generation()? == generation {
-                return match found {
-                    Ok(found) => Ok(found),
-                    Err(End::Other(why)) => Ok(Found::Other(why)),
-                    Err(End::Failed(error)) => Err(error),
-                };
+                return Ok(found);
             }
         }
         Err(Error::Read { what: "the table".to_owned(), source: io::ErrorKind::ResourceBusy.into() })
-    }
-
-    /// The portals that stand in a table on demand, and how many connections came to each since it stands
-    /// there. Nothing where nothing counts: without a table, and in a full one.
-    ///
-    /// # Errors
-    /// Where the kernel does not tell.
-    pub fn hits(&self) -> Result<BTreeMap<PortalKey, u64>, Error> {
-        let mut hits = BTreeMap::new();
-        for family in Family::BOTH {
-            let elements = match self.elements(&named("portals", family)) {
-                Ok(elements) => elements,
-                Err(End::Other(_)) => continue,
-                Err(End::Failed(error)) => return Err(error),
-            };
-            let counted = |raw: Raw| Some((portal(&raw.key, family)?.0, raw.hits?));
-            hits.extend(elements.into_iter().filter_map(counted));
-        }
-        Ok(hits)
     }
 
     fn look(&self) -> Result<Found, End> {
@@ -151,13 +137,8 @@ impl Socket {
         }
         let set = named("backends", family);
         for raw in self.elements(&set)? {
-            let read = || {
-                let (key, number) = numbered(&raw.key, family)?;
-                let (address, port) = address(&raw.data, family)?;
-                let port = u16::from_be_bytes(*port.first_chunk()?);
-                Some(((key, number), SocketAddr::new(address, port)))
-            };
-            let (key, backend) = read().ok_or_else(|| strange(&set))?;
+            let key = numbered(&raw.key, family).zip(backend(&raw.data, family));
+            let (key, backend) = key.ok_or_else(|| strange(&set))?;
             table.backends.insert(key, backend);
         }
         let set = named("ids", family);
@@ -294,6 +275,12 @@ fn numbered(bytes: &[u8], family: Family) -> Option<(PortalKey, u32)> {
     Some((key, u32::from_ne_bytes(*number.first_chunk()?)))
 }
 
+/// The address and port of a backend.
+fn backend(bytes: &[u8], family: Family) -> Option<SocketAddr> {
+    let (address, port) = address(bytes, family)?;
+    Some(SocketAddr::new(address, u16::from_be_bytes(*port.first_chunk()?)))
+}
+
 /// The network that goes from one address to another.
 fn net(from: IpAddr, to: IpAddr) -> Option<IpNet> {
     let longest = if from.is_ipv4() { 32 } else { 128 };
@@ -324,3 +311,7 @@ fn intervals(elements: &[Raw], family: Family) -> Option<Vec<IpNet>> {
     };
     starts.iter().map(net_from).collect()
 }
+
+mod count;
+
+pub use count::Counted;

@@ -187,6 +187,9 @@ pub(crate) struct RulesArgs {
     /// The priority of the chain that translates addresses.
     #[arg(long, default_value_t = -99, allow_negative_numbers = true)]
     pub(crate) nat_priority: i32,
+    /// Have the kernel count what comes to each portal and goes to each backend.
+    #[arg(long)]
+    pub(crate) counters: bool,
     /// The form of the answer.
     #[arg(short, long, value_enum, default_value_t = RulesOutput::Nft)]
     pub(crate) output: RulesOutput,

@@ -14,12 +14,12 @@ use crate::portals::tell_losses;
 
 /// Answers `portico rules`.
 pub(crate) fn answer(args: &RulesArgs, out: &mut impl Write) -> anyhow::Result<bool> {
-    let RulesArgs { input, standpoint, nat_priority, output } = args;
+    let RulesArgs { input, standpoint, nat_priority, counters, output } = args;
     let (objects, sound) = input::objects(input);
     let standpoint = input::standpoint(standpoint, &objects);
     let portals = portals(&objects.into_snapshot(), &standpoint);
     tell_losses(&portals);
-    let settings = Settings { nat_priority: *nat_priority, ..Settings::default() };
+    let settings = Settings { nat_priority: *nat_priority, counters: *counters, ..Settings::default() };
     match output {
         RulesOutput::Nft => write!(out, "{}", Ruleset::new(&portals, settings))?,
         RulesOutput::Iptables => write!(out, "{}", Iptables { portals: &portals, family: Family::V4 })?,

@@ -97,7 +97,7 @@ const fn words(family: Family) -> Words {
 fn write_table(f: &mut Formatter<'_>, settings: Settings) -> fmt::Result {
     writeln!(f, "table {TABLE} {{")?;
     for family in Family::BOTH {
-        write_sets(f, &words(family), settings.on_demand)?;
+        write_sets(f, &words(family), settings)?;
     }
     writeln!(f, "\tmap picks {{\n\t\ttype mark : verdict\n\t}}\n")?;
     // A network namespace without any NAT rule translates nothing and lets everything pass; one whose
@@ -134,13 +134,15 @@ fn write_table(f: &mut Formatter<'_>, settings: Settings) -> fmt::Result {
     writeln!(f, "}}\n")
 }
 
-fn write_sets(f: &mut Formatter<'_>, words: &Words, on_demand: bool) -> fmt::Result {
+fn write_sets(f: &mut Formatter<'_>, words: &Words, settings: Settings) -> fmt::Result {
     let Words { suffix, address, .. } = words;
     let portal = format!("{address} . inet_proto . inet_service");
     // Each look-up that finds an element counts there; only first packets look.
-    let counter = if on_demand { "\n\t\tcounter" } else { "" };
-    writeln!(f, "\tmap portals{suffix} {{\n\t\ttype {portal} : mark{counter}\n\t}}\n")?;
-    writeln!(f, "\tmap backends{suffix} {{\n\t\ttype {portal} . mark : {address} . inet_service\n\t}}\n")?;
+    let counter = |counts| if counts { "\n\t\tcounter" } else { "" };
+    let [to_portals, to_backends] = [settings.counts_portals(), settings.counters].map(counter);
+    writeln!(f, "\tmap portals{suffix} {{\n\t\ttype {portal} : mark{to_portals}\n\t}}\n")?;
+    writeln!(f, "\tmap backends{suffix} {{")?;
+    writeln!(f, "\t\ttype {portal} . mark : {address} . inet_service{to_backends}\n\t}}\n")?;
     writeln!(f, "\tmap ids{suffix} {{\n\t\ttype {portal} . mark : mark\n\t}}\n")?;
     writeln!(f, "\tmap clients{suffix} {{\n\t\ttype inet_proto . inet_service . {address} : mark")?;
     writeln!(f, "\t\tflags dynamic,timeout\n\t}}\n")?;

@@ -42,13 +42,15 @@ pub struct Settings {
     /// The port on which the relay listens inside the network namespace.
     pub relay_port: u16,
     /// Whether the table holds only those portals that are used or that nobody else could serve: what else
-    /// comes to a service range is handed to the relay, and the kernel counts connections.
+    /// comes to a service range is handed to the relay, and the kernel counts what comes to each portal.
     pub on_demand: bool,
+    /// Whether the kernel counts what comes to each portal and what goes to each backend.
+    pub counters: bool,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { nat_priority: -99, relay_port: 15_999, on_demand: false }
+        Self { nat_priority: -99, relay_port: 15_999, on_demand: false, counters: false }
     }
 }
 

@@ -116,6 +116,15 @@ fn a_second_agent_fits_beside_the_first_and_takes_over() {
 }
 
 #[test]
+fn kernels_count_where_that_is_asked_for_alone() {
+    for (values, counts) in [(&[][..], false), (&["agent.counters=true"], true)] {
+        let objects = objects(values);
+        let args = &containers(spec(&objects, "DaemonSet"))[0]["args"];
+        assert_eq!(args.as_array().expect("args").contains(&json!("--counters")), counts, "{args}");
+    }
+}
+
+#[test]
 fn probes_ask_where_the_agent_listens() {
     for (host, probed) in [
         ("127.0.0.1", "127.0.0.1"),
@@ -147,6 +156,7 @@ fn the_programs_take_the_arguments_that_the_chart_gives() {
         &[][..],
         &[
             "agent.serviceCidrs={10.96.0.0/12}",
+            "agent.counters=true",
             "webhook.tls.mode=cert-manager",
             "agent.metrics.host=[::]",
             "agent.install.network=pods",

@@ -5,12 +5,13 @@ use serde_json::{Value, json};
 use crate::helm::{NAMESPACE, documents, objects, one, rendered, said, text};
 use crate::schema::faults;
 
-const ALL_ON: [&str; 17] = [
+const ALL_ON: [&str; 18] = [
     "agent.install.capabilities={DAC_OVERRIDE}",
     "serviceMonitor.enabled=true",
     "serviceMonitor.labels.release=prometheus",
     "agent.metrics.host=0.0.0.0",
     "agent.hostPID=true",
+    "agent.counters=true",
     "agent.serviceCidrs={10.96.0.0/12,fd00::/112}",
     "agent.seLinuxOptions.type=spc_t",
     "agent.appArmorProfile.type=Unconfined",

@@ -51,6 +51,10 @@ pub(crate) struct AgentArgs {
     /// On demand, a portal that a pod did not use for so long goes again, in seconds.
     #[arg(long, value_name = "S", default_value = "600", value_parser = seconds)]
     pub(crate) portal_idle: Duration,
+    /// Has the kernel count the connections and UDP flows that come to each portal and go to each backend, for `portico
+    /// status --watch`. Each backend costs memory for every processor: docs/operations.md says how much.
+    #[arg(long)]
+    pub(crate) counters: bool,
     /// How many threads relay connections; 0: as many as there are processors, at most 4.
     #[arg(long, value_name = "NUMBER", default_value_t = 0)]
     pub(crate) relay_threads: usize,

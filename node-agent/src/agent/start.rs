@@ -117,11 +117,11 @@ async fn serve(args: AgentArgs) -> anyhow::Result<()> {
 }
 
 fn options(args: &AgentArgs) -> Options {
-    let (nat_priority, relay_port) = (args.nat_priority, args.relay_port);
+    let AgentArgs { nat_priority, relay_port, counters, .. } = *args;
     Options {
         node: Node { name: args.node.as_deref().unwrap_or_default().into(), ..Node::default() },
         mode: args.mode.into(),
-        settings: Settings { nat_priority, relay_port, ..Settings::default() },
+        settings: Settings { nat_priority, relay_port, counters, ..Settings::default() },
         provision: args.portals.provision(args.on_demand_above),
         portal_idle: args.portal_idle,
         service_ranges: args.service_ranges.clone(),

@@ -301,8 +301,23 @@ fn on_demand_the_kernel_counts_and_what_is_free_is_relayed() {
 }
 
 #[test]
+fn with_counters_portals_and_backends_count_in_every_table_and_nothing_else_does() {
+    for on_demand in [false, true] {
+        let settings = Settings { on_demand, counters: true, ..Settings::default() };
+        let text = Ruleset::new(&portals(&snapshot([]), &standpoint()), settings).to_string();
+        for address in ["ipv4_addr", "ipv6_addr"] {
+            let portal = format!("type {address} . inet_proto . inet_service");
+            assert!(text.contains(&format!("{portal} : mark\n\t\tcounter\n")), "{text}");
+            let backend = format!("{portal} . mark : {address} . inet_service\n\t\tcounter\n");
+            assert!(text.contains(&backend), "{text}");
+        }
+        assert_eq!(text.matches("counter").count(), 4, "{text}");
+    }
+}
+
+#[test]
 fn settings_are_in_the_text() {
-    let settings = Settings { nat_priority: -150, relay_port: 12_345, on_demand: false };
+    let settings = Settings { nat_priority: -150, relay_port: 12_345, on_demand: false, counters: false };
     let text = Ruleset::new(&portals(&snapshot([]), &standpoint()), settings).to_string();
     assert!(text.contains("type nat hook output priority -150; policy accept;"), "{text}");
     assert!(text.contains("redirect to :12345"), "{text}");

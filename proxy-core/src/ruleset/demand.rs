@@ -11,9 +11,17 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use super::Ruleset;
+use super::{Ruleset, Settings};
 use crate::portal::{Portal, PortalKey, Portals, Touched};
 use crate::service::{Mode, Protocol};
+
+impl Settings {
+    /// Whether elements of `portals` count: on demand it must be known what is used.
+    #[must_use]
+    pub const fn counts_portals(self) -> bool {
+        self.on_demand || self.counters
+    }
+}
 
 impl Ruleset {
     /// Whether this is a table on demand.

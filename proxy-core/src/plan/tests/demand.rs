@@ -18,7 +18,8 @@ use crate::snapshot::{Change, Snapshot};
 use crate::table::{Table, run};
 use crate::trace::{Packet, Trace};
 
-const ON_DEMAND: Settings = Settings { nat_priority: -99, relay_port: 15_999, on_demand: true };
+const ON_DEMAND: Settings =
+    Settings { nat_priority: -99, relay_port: 15_999, on_demand: true, counters: false };
 
 /// What happens to a table besides changes.
 #[derive(Debug, Clone, Copy)]
