@@ -6,6 +6,8 @@ mod agent;
 #[path = "netns/conversation.rs"]
 #[allow(dead_code)]
 mod conversation;
+#[path = "netns/manifest.rs"]
+mod manifest;
 #[path = "netns/namespace.rs"]
 #[allow(dead_code)]
 mod namespace;
@@ -24,6 +26,7 @@ use std::time::Instant;
 
 use agent::{Agent, Folder, PATIENCE, program};
 use conversation::{ANSWER, answer, ask, assert_refused, serve};
+use manifest::{RELAYED, service};
 use namespace::{add_address, bare, run};
 use netns_nft::Found;
 use pod::Pod;
@@ -32,22 +35,6 @@ use serde_json::Value;
 use served::pod;
 
 const RANGE: [&str; 2] = ["--service-cidr", "10.96.0.0/16"];
-
-/// A service of this name and address, port 80, TCP and UDP, with these annotations and backends at port 8080.
-fn service(name: &str, address: &str, annotations: &str, backends: &[&str]) -> String {
-    let endpoints: Vec<String> = backends.iter().map(|ip| format!(r#"{{"addresses":["{ip}"]}}"#)).collect();
-    format!(
-        r#"{{"apiVersion":"v1","kind":"List","items":[
-        {{"apiVersion":"v1","kind":"Service","metadata":{{"name":"{name}","annotations":{{{annotations}}}}},
-          "spec":{{"clusterIP":"{address}","ports":[{{"name":"t","port":80}},{{"name":"u","port":80,"protocol":"UDP"}}]}}}},
-        {{"apiVersion":"discovery.k8s.io/v1","kind":"EndpointSlice","addressType":"IPv4",
-          "metadata":{{"name":"{name}-1","labels":{{"kubernetes.io/service-name":"{name}"}}}},
-          "ports":[{{"name":"t","port":8080}},{{"name":"u","port":8080,"protocol":"UDP"}}],"endpoints":[{}]}}]}}"#,
-        endpoints.join(",")
-    )
-}
-
-const RELAYED: &str = r#""portico.dev/mode":"relay""#;
 
 fn node(body: impl FnOnce(&Folder) + Send) {
     bare(|| {
