@@ -49,19 +49,32 @@ pub enum Request {
     /// Say whether an attachment would be programmed now.
     Ready,
     /// Tell everything; the answer is in a file whose descriptor comes along.
-    Status,
+    Status {
+        /// Also what came to portals, which is read from network namespaces for whoever asks.
+        #[serde(default)]
+        hits: bool,
+        /// That of one pod alone: namespace/name, or how the id of its container begins.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        pod: Option<String>,
+    },
     /// Leave the node to whoever asks: change nothing any more, and let its socket be taken. Connections that come
     /// are still relayed until whoever asked ends the conversation.
     Retire,
 }
 
 impl Request {
+    /// The status without what came to portals.
+    #[must_use]
+    pub const fn status() -> Self {
+        Self::Status { hits: false, pod: None }
+    }
+
     /// Whether the descriptor of a network namespace has to come along.
     #[must_use]
     pub fn is_about_a_netns(&self) -> bool {
         match self {
             Self::Attach(_) | Self::Check(_) => true,
-            Self::Detach { .. } | Self::Gc { .. } | Self::Ready | Self::Status | Self::Retire => false,
+            Self::Detach { .. } | Self::Gc { .. } | Self::Ready | Self::Status { .. } | Self::Retire => false,
         }
     }
 }

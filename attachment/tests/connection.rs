@@ -128,7 +128,8 @@ fn each_verb_comes_across() {
         Request::Detach { key: key() },
         Request::Gc { network: "net".into(), valid: vec![key()] },
         Request::Ready,
-        Request::Status,
+        Request::status(),
+        Request::Status { hits: true, pod: Some("default/web".into()) },
     ];
     for request in requests {
         let text = serde_json::to_vec(&Message { version: VERSION, body: request.clone() }).unwrap();
@@ -144,6 +145,14 @@ fn a_neighbouring_version_is_understood_with_what_it_adds() {
     let (message, _) =
         received("neighbour", |socket| send(&socket, text.as_bytes(), &[]), PATIENCE).expect("understood");
     assert_eq!(message, Message { version: VERSION + 1, body: Request::Ready });
+}
+
+#[test]
+fn a_status_asked_for_without_a_word_of_hits_is_the_plain_one() {
+    let text = format!(r#"{{"version":{VERSION},"verb":"status"}}"#);
+    let (message, _) =
+        received("plain", |socket| send(&socket, text.as_bytes(), &[]), PATIENCE).expect("understood");
+    assert_eq!(message.body, Request::status());
 }
 
 #[test]

@@ -13,6 +13,7 @@ mod args;
 mod demand;
 mod driver;
 mod event;
+mod hits;
 mod http;
 mod log;
 mod member;
@@ -30,6 +31,9 @@ mod view;
 mod wish;
 
 pub(crate) use args::{AgentArgs, LogFormat};
+pub(crate) use hits::{BackendHits, PortalHits, Served, is_meant};
+#[cfg(test)]
+pub(crate) use hits::{HitsReport, PlaceHits};
 pub(crate) use log::start as start_log;
 pub(crate) use report::{AttachmentReport, Report};
 pub(crate) use start::{reach, run};

@@ -10,13 +10,16 @@ mod check;
 mod cni_conf;
 mod env;
 mod explain;
+mod hits;
 mod input;
 mod install;
+mod picture;
 mod portals;
 mod rules;
 mod status;
 mod table;
 mod top;
+mod watch;
 
 use std::io::{self, BufWriter, Write};
 use std::process::ExitCode;

@@ -15,6 +15,7 @@ use clap::{Args, ValueEnum};
 
 use crate::agent::{AttachmentReport, Report};
 use crate::table::{Cell, Table};
+use crate::watch::{self, WatchArgs};
 
 const PATIENCE: Duration = Duration::from_secs(5);
 pub(crate) const GOOD: Style = AnsiColor::Green.on_default();
@@ -31,6 +32,8 @@ pub(crate) struct StatusArgs {
     /// The form of the answer.
     #[arg(short, long, value_enum, default_value_t = StatusOutput::Table)]
     pub(crate) output: StatusOutput,
+    #[command(flatten)]
+    pub(crate) watch: WatchArgs,
 }
 
 /// Forms of `portico status`.
@@ -44,25 +47,37 @@ pub(crate) enum StatusOutput {
 
 /// Answers `portico status`; false where something is not as it should be.
 pub(crate) fn answer(args: &StatusArgs, out: &mut impl Write) -> anyhow::Result<bool> {
-    let (text, report) = report(&args.socket)?;
-    match args.output {
-        StatusOutput::Json => writeln!(out, "{text}")?,
-        StatusOutput::Table => write_table(&report, out)?,
+    let StatusArgs { socket, output, watch } = args;
+    if watch.watch {
+        return watch::answer(watch, socket, *output, out);
     }
+    let (text, report) = fetch(socket, &Request::status())?;
+    match output {
+        StatusOutput::Json => writeln!(out, "{text}")?,
+        StatusOutput::Table => {
+            write_summary(&report, out)?;
+            write_attachments(&report.attachments.iter().collect::<Vec<_>>(), out)?;
+        }
+    }
+    Ok(is_right(&report))
+}
+
+/// Whether all is as it should be.
+pub(crate) fn is_right(report: &Report) -> bool {
     let is_right = |attachment: &AttachmentReport| attachment.error.is_none() && attachment.lag_ms == 0;
-    Ok(report.synced && report.trouble.is_none() && report.attachments.iter().all(is_right))
+    report.synced && report.trouble.is_none() && report.attachments.iter().all(is_right)
 }
 
 /// Everything that the agent tells, as it said it and as we understand it.
-pub(crate) fn report(socket: &Path) -> anyhow::Result<(String, Report)> {
-    let text = fetch(socket)?;
+pub(crate) fn fetch(socket: &Path, request: &Request) -> anyhow::Result<(String, Report)> {
+    let text = fetch_text(socket, request)?;
     let report =
         serde_json::from_str(&text).context("understand the agent's answer; is it of another version?")?;
     Ok((text, report))
 }
 
-fn fetch(socket: &Path) -> anyhow::Result<String> {
-    let (reply, file) = ask(socket, &Request::Status, None, PATIENCE)?;
+fn fetch_text(socket: &Path, request: &Request) -> anyhow::Result<String> {
+    let (reply, file) = ask(socket, request, None, PATIENCE)?;
     match (reply, file) {
         (Reply::File, Some(file)) => {
             let mut text = String::new();
@@ -74,8 +89,9 @@ fn fetch(socket: &Path) -> anyhow::Result<String> {
     }
 }
 
-fn write_table(report: &Report, out: &mut impl Write) -> anyhow::Result<()> {
-    let Report { version, node, synced, trouble, services, views, attachments, counts, relay: _ } = report;
+/// The agent, its source of services, the views, and what the audits found.
+pub(crate) fn write_summary(report: &Report, out: &mut impl Write) -> anyhow::Result<()> {
+    let Report { version, node, synced, trouble, services, views, counts, audit, .. } = report;
     let node = if node.is_empty() { "-" } else { node };
     let (style, state) = if *synced { (GOOD, "known") } else { (BAD, "not known yet") };
     writeln!(out, "agent {version}, node {node}; {services} services, {style}{state}{style:#}")?;
@@ -90,6 +106,19 @@ fn write_table(report: &Report, out: &mut impl Write) -> anyhow::Result<()> {
         "since the start: {} transactions, {} failed; {} looks, {} repairs",
         counts.applied, counts.failed, counts.audited, counts.repaired
     )?;
+    if audit.interval_ms > 0 {
+        let last = audit.last_ms.map(|ms| format!("the last {} s ago", ms / 1_000));
+        let last = last.as_deref().unwrap_or("none yet");
+        writeln!(out, "audits: one every {} s, {last}", audit.interval_ms / 1_000)?;
+    }
+    Ok(())
+}
+
+/// The attachments as a table.
+pub(crate) fn write_attachments(
+    attachments: &[&AttachmentReport],
+    out: &mut impl Write,
+) -> anyhow::Result<()> {
     if attachments.is_empty() {
         writeln!(out, "no attachments")?;
         return Ok(());

@@ -1,24 +1,21 @@
 //! `portico top`: what the relay serves, pod by pod and portal by portal, as it happens.
 //!
-//! On a terminal the picture is drawn anew each interval; elsewhere each one follows the last. What must not go in
-//! here: looking anywhere but at the agent.
+//! What must not go in here: looking anywhere but at the agent, and when a picture is shown.
 
 use std::collections::BTreeMap;
-use std::io::{IsTerminal, Write};
+use std::io::Write;
 use std::path::PathBuf;
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anstyle::Style;
+use attachment::Request;
 use clap::Args;
 use relay::{BackendReport, Passed, PortalReport};
 
 use crate::agent::Report;
-use crate::status::{BAD, GOOD, report};
+use crate::picture::{Pictures, rate, seconds};
+use crate::status::{BAD, GOOD, fetch};
 use crate::table::{Cell, Table};
-
-/// Clears a terminal, and goes to its first line.
-const CLEAR: &str = "\x1b[2J\x1b[H";
 
 /// `portico top`.
 #[derive(Debug, Args)]
@@ -34,27 +31,19 @@ pub(crate) struct TopArgs {
     pub(crate) count: u64,
 }
 
-fn seconds(text: &str) -> Result<f64, String> {
-    let number = text.parse::<f64>().ok().filter(|number| (0.1..=3_600.0).contains(number));
-    number.ok_or_else(|| format!("\"{text}\" is no number of seconds from 0.1 to 3600"))
-}
-
 /// Answers `portico top`.
 pub(crate) fn answer(args: &TopArgs, out: &mut impl Write) -> anyhow::Result<bool> {
-    let is_terminal = std::io::stdout().is_terminal();
+    let pictures = Pictures::new(args.interval, args.count)?;
     let mut last = Picture::take(args)?;
-    let mut shown = 0;
-    while args.count == 0 || shown < args.count {
-        thread::sleep(Duration::from_secs_f64(args.interval));
-        let next = Picture::take(args)?;
-        if is_terminal {
-            write!(out, "{CLEAR}")?;
-        }
-        next.write(&last, out)?;
-        out.flush()?;
-        (last, shown) = (next, shown + 1);
+    if !pictures.wait() {
+        return Ok(true);
     }
-    Ok(true)
+    pictures.show(out, |text| {
+        let next = Picture::take(args)?;
+        next.write(&last, text)?;
+        last = next;
+        Ok(true)
+    })
 }
 
 /// What the agent tells at one moment.
@@ -67,7 +56,7 @@ struct Picture {
 
 impl Picture {
     fn take(args: &TopArgs) -> anyhow::Result<Self> {
-        let (_, report) = report(&args.socket)?;
+        let (_, report) = fetch(&args.socket, &Request::status())?;
         let places = report.relay.places.iter();
         let portals = places.flat_map(|place| {
             place.portals.iter().map(|portal| ((place.netns, portal.portal.clone()), portal.clone()))
@@ -104,7 +93,7 @@ impl Picture {
         ];
         let mut table = Table::new(heading.map(str::to_owned));
         let seconds = self.at.duration_since(earlier.at).as_secs_f64();
-        let pods = self.pods();
+        let pods = self.report.pods();
         for ((netns, key), portal) in &self.portals {
             let pod = pods.get(netns).map_or_else(|| format!("netns {netns}"), Clone::clone);
             let before = earlier.portals.get(&(*netns, key.clone()));
@@ -114,21 +103,11 @@ impl Picture {
         writeln!(out, "\n{table}")?;
         Ok(())
     }
-
-    /// The names of pods by their network namespaces.
-    fn pods(&self) -> BTreeMap<u64, String> {
-        let attachments = self.report.attachments.iter();
-        let named = attachments.map(|attachment| {
-            let pod = attachment.pod.as_ref().map(ToString::to_string);
-            (attachment.netns_inode, pod.unwrap_or_else(|| attachment.key.container_id.clone()))
-        });
-        named.collect()
-    }
 }
 
 fn portal_row(pod: String, portal: &PortalReport, before: Option<&PortalReport>, seconds: f64) -> [Cell; 10] {
-    let rate = |of: fn(&Passed) -> u64| {
-        of(&portal.passed).saturating_sub(before.map_or(0, |before| of(&before.passed))) as f64 / seconds
+    let per_second = |of: fn(&Passed) -> u64| {
+        rate(of(&portal.passed), before.map_or(0, |before| of(&before.passed)), seconds)
     };
     let up = portal.backends.iter().filter(|backend| !backend.is_resting).count();
     let (style, state) = match (up, portal.backends.len()) {
@@ -141,9 +120,9 @@ fn portal_row(pod: String, portal: &PortalReport, before: Option<&PortalReport>,
         Cell::plain(&portal.portal),
         Cell::plain(portal.service.as_deref().unwrap_or("gone")),
         Cell::plain(portal.active.to_string()),
-        Cell::plain(format!("{:.1}", rate(|passed| passed.connections))),
-        Cell::plain(bytes(rate(|passed| passed.sent))),
-        Cell::plain(bytes(rate(|passed| passed.received))),
+        Cell::plain(format!("{:.1}", per_second(|passed| passed.connections))),
+        Cell::plain(bytes(per_second(|passed| passed.sent))),
+        Cell::plain(bytes(per_second(|passed| passed.received))),
         Cell::plain(portal.passed.retries.to_string()),
         Cell::plain(portal.passed.failed.to_string()),
         Cell { text: state, style },
@@ -208,13 +187,5 @@ mod tests {
             ["a/b", "10.96.0.1/TCP/80", "default/web", "3", "10.0", "0 B", "2.5 MB", "1", "0", "0 of 1 up"]
         );
         assert_eq!(backend_row(&portal(1, 1).backends[0])[9].text, "resting (failures: 1)");
-    }
-
-    #[test]
-    fn intervals_are_bounded() {
-        assert_eq!(seconds("0.5"), Ok(0.5));
-        for wrong in ["0", "-1", "NaN", "x", "4000"] {
-            assert!(seconds(wrong).is_err(), "{wrong}");
-        }
     }
 }

@@ -156,7 +156,7 @@ impl Agent {
 
     /// The same; none while no agent answers, or one that is about to leave.
     pub(crate) fn try_status(&self) -> Option<Value> {
-        let (reply, file) = self.try_ask(&Request::Status, None)?;
+        let (reply, file) = self.try_ask(&Request::status(), None)?;
         if matches!(reply, Reply::Refused { transient: true, .. }) {
             return None;
         }

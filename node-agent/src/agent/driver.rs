@@ -12,6 +12,7 @@ use anyhow::Context;
 use attachment::{Attachment, Predecessor, Records, Reply, Request, VIEW_DEFAULT, ruleset_path, with_causes};
 use cluster_watch::Event as Told;
 use netns_nft::{NetnsId, encode_fresh};
+use proxy_core::portal::Portals;
 use relay::{Relay, Used};
 use tokio::sync::mpsc::{Receiver, Sender, UnboundedReceiver, UnboundedSender, channel};
 use tokio::sync::oneshot;
@@ -35,8 +36,17 @@ pub(crate) enum Message {
     Happened(Event),
     /// Somebody wants to know everything.
     Report(oneshot::Sender<Report>),
+    /// Somebody wants to read what came to the portals of every network namespace.
+    Places(oneshot::Sender<Vec<Place>>),
     /// Another agent takes over.
     Retire(Retirement),
+}
+
+/// A network namespace, and the portals that it sees.
+#[derive(Debug)]
+pub(crate) struct Place {
+    pub(crate) namespace: Arc<Namespace>,
+    pub(crate) portals: Portals,
 }
 
 /// Another agent takes over.
@@ -114,9 +124,9 @@ impl Driver {
             let deadline = self.agent.deadline().unwrap_or_else(Instant::now);
             let event = tokio::select! {
                 () = &mut stop => return End::Stopped,
-                Some(message) = messages.recv() => match message {
-                    Message::Retire(retirement) => return End::Retired(retirement),
-                    message => self.event_of(message),
+                Some(message) = messages.recv() => match self.event_of(message) {
+                    Ok(event) => event,
+                    Err(retirement) => return End::Retired(retirement),
                 },
                 Some(Used { netns, key }) = uses.recv() => Some(Event::Used(netns, key)),
                 told = source.recv() => match told {
@@ -164,8 +174,9 @@ impl Driver {
         }
     }
 
-    fn event_of(&mut self, message: Message) -> Option<Event> {
-        match message {
+    /// What a message means to the agent; that another one takes over is the end.
+    fn event_of(&mut self, message: Message) -> Result<Option<Event>, Retirement> {
+        Ok(match message {
             Message::Happened(event) => {
                 // A job that was under way when its pod went may have listened there.
                 if let Event::Done(netns, _) = event
@@ -182,7 +193,15 @@ impl Driver {
                 let _ = wanted.send(report);
                 None
             }
-            Message::Retire(_) => None, // the loop ends with it
+            Message::Places(wanted) => {
+                let place = |(netns, portals): (NetnsId, &Portals)| {
+                    let namespace = Arc::clone(self.namespaces.get(&netns)?);
+                    Some(Place { namespace, portals: portals.clone() })
+                };
+                let _ = wanted.send(self.agent.seen().filter_map(place).collect());
+                None
+            }
+            Message::Retire(retirement) => return Err(retirement),
             Message::Found(adopted) => Some(self.take(*adopted)),
             Message::Asked(request, namespace, reply) => {
                 self.tickets += 1;
@@ -190,7 +209,7 @@ impl Driver {
                 self.waiting.insert(ticket, reply);
                 self.request(ticket, request, namespace)
             }
-        }
+        })
     }
 
     fn request(
@@ -206,7 +225,7 @@ impl Driver {
             (Request::Gc { network, valid }, _) => Event::Gc(ticket, network, valid),
             (Request::Ready, _) => Event::Ready(ticket),
             // The socket's side sees to these itself, and refuses what lacks a descriptor.
-            (Request::Status | Request::Retire | Request::Attach(_) | Request::Check(_), _) => {
+            (Request::Status { .. } | Request::Retire | Request::Attach(_) | Request::Check(_), _) => {
                 self.waiting.remove(&ticket);
                 return None;
             }

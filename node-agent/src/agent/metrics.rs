@@ -136,6 +136,9 @@ mod tests {
             attachments: Vec::new(),
             counts,
             relay: Default::default(),
+            audit: Default::default(),
+            counters: false,
+            hits: None,
         }
     }
 

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
 use attachment::with_causes;
-use netns_nft::{Error, Found, Netns, NetnsId, Socket, route_services};
+use netns_nft::{Counted, Error, Found, Netns, NetnsId, Socket, route_services};
 use proxy_core::ruleset::Ruleset;
 use proxy_core::table::Table;
 use relay::Relay;
@@ -89,6 +89,11 @@ impl Namespace {
             Work::Count => Ok(Outcome::Counted(socket.hits()?)),
             Work::Compare(ruleset, generation) => compare(&socket, ruleset, *generation),
         }
+    }
+
+    /// Reads what came to its portals, beside every job.
+    pub(crate) fn counted(&self) -> Result<Counted, Error> {
+        self.netns.socket()?.counted()
     }
 
     /// Deletes what is left of UDP flows to backends that are gone.

@@ -9,15 +9,17 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::sync_channel;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use attachment::{Connection, Listener, Reply, Request, with_causes};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::oneshot;
 
-use crate::agent::driver::{Message, Retirement};
+use crate::agent::driver::{Message, Place, Retirement};
+use crate::agent::hits::{HitsReport, PlaceHits, hits_of, is_meant};
 use crate::agent::namespace::Namespace;
+use crate::agent::report::Report;
 
 /// A peer that connects has so long to say what it wants.
 const REQUEST_PATIENCE: Duration = Duration::from_secs(5);
@@ -25,6 +27,8 @@ const REQUEST_PATIENCE: Duration = Duration::from_secs(5);
 const ANSWER_PATIENCE: Duration = Duration::from_secs(60);
 /// More peers than this at once are refused.
 const PEERS_MAX: usize = 512;
+/// So long network namespaces are read for one peer; those that are left are told as not read.
+const READ_PATIENCE: Duration = Duration::from_secs(2);
 /// After a failure to accept, which has to do with this machine's limits.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -69,7 +73,8 @@ fn answer(connection: &Connection, sender: &UnboundedSender<Message>) {
         }
     };
     let (reply, file) = match request {
-        Request::Status => status(sender),
+        Request::Status { hits: false, .. } => status(sender, None),
+        Request::Status { hits: true, pod } => status(sender, Some(pod)),
         Request::Retire => return retire(connection, sender),
         request => (decided(request, netns, sender), None),
     };
@@ -115,12 +120,18 @@ fn decided(request: Request, netns: Option<OwnedFd>, sender: &UnboundedSender<Me
     answer.recv_timeout(ANSWER_PATIENCE).unwrap_or_else(|_| stopping())
 }
 
-/// The status is as long as there are attachments, so it comes in a file.
-fn status(sender: &UnboundedSender<Message>) -> (Reply, Option<OwnedFd>) {
+/// The status is as long as there are attachments, so it comes in a file. What came to portals is read here, beside
+/// everything else.
+fn status(sender: &UnboundedSender<Message>, hits_of: Option<Option<String>>) -> (Reply, Option<OwnedFd>) {
     let written = || {
         let (wanted, report) = oneshot::channel();
         sender.send(Message::Report(wanted))?;
-        let report = report.blocking_recv()?;
+        let mut report = report.blocking_recv()?;
+        if let Some(pod) = hits_of {
+            let (wanted, places) = oneshot::channel();
+            sender.send(Message::Places(wanted))?;
+            report.hits = Some(hits(&places.blocking_recv()?, &report, pod.as_deref()));
+        }
         let mut file = std::fs::File::from(memfd_create("portico-status", MFdFlags::MFD_CLOEXEC)?);
         serde_json::to_writer(&mut file, &report)?;
         file.flush()?;
@@ -131,4 +142,26 @@ fn status(sender: &UnboundedSender<Message>) -> (Reply, Option<OwnedFd>) {
         Ok(file) => (Reply::File, Some(file)),
         Err(error) => (Reply::Refused { message: format!("{error:#}"), transient: true }, None),
     }
+}
+
+/// What came to the portals of these network namespaces, or of one pod alone. One after the other: what is read is
+/// large, and the processors are the pods'.
+fn hits(places: &[Place], report: &Report, pod: Option<&str>) -> HitsReport {
+    let until = Instant::now() + READ_PATIENCE;
+    let meant = |inode| {
+        let mut here = report.attachments.iter().filter(|attachment| attachment.netns_inode == inode);
+        here.any(|attachment| pod.is_none_or(|pod| is_meant(attachment, pod)))
+    };
+    let of = |Place { namespace, portals }: &Place| {
+        let read = match Instant::now() < until {
+            true => namespace.counted().map_err(|error| with_causes(&error)),
+            false => Err(format!("not read within {READ_PATIENCE:?}: there are too many; choose a pod")),
+        };
+        let netns = namespace.id().inode;
+        match read {
+            Ok(counted) => PlaceHits { netns, error: None, portals: hits_of(counted, portals) },
+            Err(error) => PlaceHits { netns, error: Some(error), portals: Vec::new() },
+        }
+    };
+    HitsReport::of(places.iter().filter(|place| meant(place.namespace.id().inode)).map(of))
 }

@@ -10,6 +10,8 @@ use attachment::{AttachmentKey, PodName, Programmer};
 use relay::RelayReport;
 use serde::{Deserialize, Serialize};
 
+use crate::agent::hits::HitsReport;
+
 /// What has happened since the agent started.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -62,6 +64,16 @@ impl Histogram {
     }
 }
 
+/// How network namespaces are looked at.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct AuditReport {
+    /// How often, in milliseconds.
+    pub(crate) interval_ms: u64,
+    /// When last, in milliseconds before now; none: not yet.
+    pub(crate) last_ms: Option<u64>,
+}
+
 /// Everything the agent tells of itself.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -85,6 +97,26 @@ pub(crate) struct Report {
     /// What the relay serves.
     #[serde(default)]
     pub(crate) relay: RelayReport,
+    /// How network namespaces are looked at.
+    #[serde(default)]
+    pub(crate) audit: AuditReport,
+    /// Whether the kernel counts what comes to portals and goes to backends in every table.
+    #[serde(default)]
+    pub(crate) counters: bool,
+    /// What came to portals; none: nobody asked, or an agent that does not know it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) hits: Option<HitsReport>,
+}
+
+impl Report {
+    /// The names of pods by their network namespaces; of one that is not known, its container.
+    pub(crate) fn pods(&self) -> BTreeMap<u64, String> {
+        let named = self.attachments.iter().map(|attachment| {
+            let pod = attachment.pod.as_ref().map(ToString::to_string);
+            (attachment.netns_inode, pod.unwrap_or_else(|| attachment.key.container_id.clone()))
+        });
+        named.collect()
+    }
 }
 
 /// What is told of a view.

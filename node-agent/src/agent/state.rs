@@ -84,6 +84,8 @@ pub(crate) struct Agent {
     /// What the runtime ended lately, and when: what was read about it before must not bring it back.
     ended: BTreeMap<AttachmentKey, Instant>,
     audit_at: Instant,
+    /// When the last audit began.
+    audited: Option<Instant>,
     /// Whether it was told why portals cannot be on demand.
     is_told_of_ranges: bool,
     is_store_due: bool,
@@ -117,6 +119,7 @@ impl Agent {
             places: BTreeMap::new(),
             ended: BTreeMap::new(),
             audit_at,
+            audited: None,
             is_told_of_ranges: false,
             is_store_due: false,
             stored: None,
@@ -255,6 +258,7 @@ impl Agent {
         }
         if self.audit_at <= now {
             self.audit_at = now + self.options.audit_interval;
+            self.audited = Some(now);
             // Routes are looked at too: one that led to the services may have gone with its interface.
             let all = self.members.values_mut();
             all.for_each(|member| (member.is_audit_due, member.are_routes_due) = (true, true));

@@ -2,16 +2,17 @@
 //!
 //! What must not go in here: how changes come in and are handed out.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use attachment::{AttachmentKey, Programmer, Record, Reply};
 use netns_nft::NetnsId;
+use proxy_core::portal::Portals;
 use relay::RelayReport;
 
 use super::Agent;
 use crate::agent::event::{Effect, Note, Outcome, Ticket};
 use crate::agent::member::{Held, Settled, Standing};
-use crate::agent::report::{AttachmentReport, Programmed, Report, ViewReport};
+use crate::agent::report::{AttachmentReport, AuditReport, Programmed, Report, ViewReport};
 use crate::agent::wish::name_of;
 
 impl Agent {
@@ -239,7 +240,7 @@ impl Agent {
                 netns_inode: netns.inode,
                 view: name_of(&member.view),
                 revision: member.revision(),
-                lag_ms: behind.map_or(0, |lag| u64::try_from(lag.as_millis()).unwrap_or(u64::MAX).max(1)),
+                lag_ms: behind.map_or(0, |lag| milliseconds(lag).max(1)),
                 error: member.error.clone(),
                 repairs: member.repairs,
                 portals: if member.demand.is_some() { Programmed::OnDemand } else { Programmed::All },
@@ -260,6 +261,22 @@ impl Agent {
             attachments,
             counts: self.counts.clone(),
             relay: RelayReport::default(),
+            audit: AuditReport {
+                interval_ms: milliseconds(self.options.audit_interval),
+                last_ms: self.audited.map(|audited| milliseconds(now.duration_since(audited))),
+            },
+            counters: self.options.settings.counters,
+            hits: None,
         }
     }
+
+    /// The network namespaces that are known, and the portals that each sees.
+    pub(crate) fn seen(&self) -> impl Iterator<Item = (NetnsId, &Portals)> {
+        let members = self.members.iter();
+        members.filter_map(|(netns, member)| Some((*netns, &self.views.get(&member.view)?.portals)))
+    }
+}
+
+fn milliseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
