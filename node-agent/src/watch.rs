@@ -157,3 +157,24 @@ impl Told {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_agent_of_before_is_shown_and_that_it_tells_no_hits() {
+        let counts = json!({"applied": 7, "failed": 0, "repaired": 0, "audited": 0, "attached": 0, "detached": 0,
+            "troubles": 0, "takenIn": 0, "letGo": 0, "applySeconds": {"buckets": [], "count": 0, "sum": 0.0}});
+        let report = json!({"version": "0.0.9", "node": "n1", "synced": true, "trouble": null, "services": 3,
+            "views": {}, "attachments": [], "counts": counts});
+        let told = Told { at: Instant::now(), report: serde_json::from_value(report).expect("a report") };
+        let args = WatchArgs { watch: true, interval: 1.0, count: 1, top: 20, pod: None };
+        let mut picture = Vec::new();
+        told.write(None, &args, &mut picture).expect("a picture");
+        let text = anstream::adapter::strip_bytes(&picture).into_vec();
+        let expected = "agent 0.0.9, node n1; 3 services, known\nsince the start: 7 transactions, 0 failed; 0 looks, 0 \
+                        repairs\nno attachments\nthe agent is of version 0.0.9 and tells nothing of the kernel's portals\n";
+        assert_eq!(String::from_utf8_lossy(&text), expected);
+    }
+}
