@@ -26,6 +26,7 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::{CommandFactory, Parser};
+use clap_complete::Generator;
 
 use crate::args::{Args, Command};
 
@@ -62,7 +63,14 @@ fn answer(command: Command, out: &mut impl Write) -> anyhow::Result<bool> {
         Command::Install(args) => install::install(*args, out).map(|()| true),
         Command::Uninstall(args) => install::uninstall(&args, out),
         Command::Completions { shell } => {
-            clap_complete::generate(shell, &mut Args::command(), "portico", out);
+            let mut command = Args::command().bin_name("portico");
+            command.build();
+            shell.try_generate(&command, out).context("write the answer")?;
+            Ok(true)
+        }
+        Command::Man { folder } => {
+            clap_mangen::generate_to(Args::command(), &folder)
+                .with_context(|| format!("write manual pages to {}", folder.display()))?;
             Ok(true)
         }
     }

@@ -2,7 +2,7 @@
 
 mod command;
 
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use command::{portico, portico_with};
 use expect_test::expect;
@@ -300,4 +300,43 @@ fn every_shell_gets_completions() {
     for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
         assert!(portico(&["completions", shell]).sound().contains("explain"), "{shell}");
     }
+}
+
+#[test]
+fn completions_that_nobody_reads_to_the_end_are_no_fault() {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_portico"))
+        .args(["completions", "zsh"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("start portico");
+    drop(child.stdout.take());
+    let output = child.wait_with_output().expect("wait for portico");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[test]
+fn every_command_and_every_flag_of_it_has_its_manual_page() {
+    let folder = std::env::temp_dir().join(format!("portico-man-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).expect("a folder");
+    portico(&["man", folder.to_str().expect("text")]).sound();
+    let page =
+        |name: &str| std::fs::read_to_string(folder.join(name)).unwrap_or_else(|why| panic!("{name}: {why}"));
+    let help = portico(&["--help"]).sound();
+    let commands = help.lines().skip_while(|line| *line != "Commands:").skip(1);
+    let names: Vec<&str> =
+        commands.map_while(|line| line.split_whitespace().next()).filter(|name| *name != "help").collect();
+    assert!(names.len() > 10 && names.contains(&"agent"), "{names:?}");
+    for name in names {
+        let page = page(&format!("portico-{name}.1")).replace("\\-", "-");
+        let help = portico(&[name, "--help"]).sound();
+        for flag in help.split_whitespace().filter(|word| word.starts_with("--") && word.len() > 2) {
+            let flag = flag.trim_end_matches(|c: char| !c.is_ascii_alphanumeric());
+            assert!(page.contains(flag), "{name}: {flag}");
+        }
+    }
+    assert!(page("portico.1").contains("portico\\-explain(1)"));
+    let _ = std::fs::remove_dir_all(&folder);
+    let answer = portico(&["man", folder.to_str().expect("text")]);
+    assert!(answer.code == 1 && answer.stderr.contains("write manual pages to"), "{}", answer.stderr);
 }

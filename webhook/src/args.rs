@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
 use ipnet::IpNet;
 use proxy_core::inject::InjectMode;
 
@@ -23,6 +24,17 @@ pub(crate) struct CommandLine {
 pub(crate) enum Command {
     /// Answers one AdmissionReview from standard input: what would be injected, and why.
     Review(ReviewArgs),
+    /// Print the completions of a shell.
+    Completions {
+        /// The shell.
+        shell: Shell,
+    },
+    /// Write the manual pages, one for each command.
+    Man {
+        /// The folder to write them to.
+        #[arg(value_name = "DIR")]
+        folder: PathBuf,
+    },
 }
 
 /// `portico-webhook review`.

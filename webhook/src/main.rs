@@ -34,14 +34,16 @@ mod tally;
 use std::io::{Write, stderr, stdin, stdout};
 use std::process::ExitCode;
 
-use clap::Parser;
+use anyhow::Context;
+use clap::{CommandFactory, Parser};
+use clap_complete::Generator;
 
 use crate::args::{Command, CommandLine};
 
 fn main() -> ExitCode {
     let CommandLine { command, serve } = CommandLine::parse();
     let done = match command {
-        Some(Command::Review(args)) => review::run(args, &mut stdin().lock(), &mut stdout().lock()),
+        Some(command) => answer(command, &mut stdout().lock()),
         None => start::run(serve).map(|()| true),
     };
     match done {
@@ -51,6 +53,24 @@ fn main() -> ExitCode {
             // Nothing is to be done where standard error is gone.
             let _ = writeln!(stderr(), "portico-webhook: {error:#}");
             ExitCode::from(1)
+        }
+    }
+}
+
+/// Writes the answer and says whether what was asked about is sound.
+fn answer(command: Command, out: &mut impl Write) -> anyhow::Result<bool> {
+    match command {
+        Command::Review(args) => review::run(args, &mut stdin().lock(), out),
+        Command::Completions { shell } => {
+            let mut command = CommandLine::command().bin_name("portico-webhook");
+            command.build();
+            shell.try_generate(&command, out).context("write the answer")?;
+            Ok(true)
+        }
+        Command::Man { folder } => {
+            clap_mangen::generate_to(CommandLine::command(), &folder)
+                .with_context(|| format!("write manual pages to {}", folder.display()))?;
+            Ok(true)
         }
     }
 }

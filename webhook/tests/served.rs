@@ -233,3 +233,30 @@ fn a_review_is_answered_offline_with_the_reasons() {
     let (is_good, text) = run(&[], b"{}");
     assert!(!is_good && text.starts_with("refused: "), "{text}");
 }
+
+#[test]
+fn its_manual_pages_and_completions_know_every_flag() {
+    let folder = Folder::new();
+    let said = |args: &[&str]| {
+        let output = Command::new(env!("CARGO_BIN_EXE_portico-webhook")).args(args).output().expect("start");
+        assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).expect("text")
+    };
+    let at = folder.write("of-the-man-pages", "").parent().expect("a folder").to_owned();
+    said(&["man", at.to_str().expect("text")]);
+    let page = |name: &str| std::fs::read_to_string(at.join(name)).expect(name).replace("\\-", "-");
+    let script = said(&["completions", "bash"]);
+    for (help, page) in [
+        (&["--help"][..], page("portico-webhook.1")),
+        (&["review", "--help"], page("portico-webhook-review.1")),
+    ] {
+        let help = said(help);
+        let flags = help.split_whitespace().filter(|word| word.starts_with("--") && word.len() > 2);
+        let flags: Vec<&str> =
+            flags.map(|flag| flag.trim_end_matches(|c: char| !c.is_ascii_alphanumeric())).collect();
+        assert!(flags.len() > 4, "{flags:?}");
+        for flag in flags {
+            assert!(page.contains(flag) && script.contains(flag), "{flag}");
+        }
+    }
+}
