@@ -48,10 +48,15 @@ pub(crate) fn too_much_for_the_plugin(tree: &Tree) -> Vec<String> {
     names.filter(|name| PLUGIN_REFUSES.contains(&name.as_str())).cloned().collect()
 }
 
-pub(crate) fn refused_licences(tree: &Tree, policy: &File) -> Vec<String> {
+/// Whether a licence is one that the policy allows.
+pub(crate) fn permitted(licence: &str, policy: &File) -> bool {
     let allowed: Vec<&str> = list(&policy.text, "allow").map(|line| strings(line)[0]).collect();
     assert!(!allowed.is_empty(), "{} has no `allow` list", policy.path);
-    let refused = tree.licences.iter().filter(|(_, licence)| !permits(licence, &allowed));
+    permits(licence, &allowed)
+}
+
+pub(crate) fn refused_licences(tree: &Tree, policy: &File) -> Vec<String> {
+    let refused = tree.licences.iter().filter(|(_, licence)| !permitted(licence, policy));
     refused
         .map(|(name, licence)| format!("{name}: \"{licence}\" is not in the list of {}", policy.path))
         .collect()

@@ -1,0 +1,204 @@
+//! The bills of materials of the three programs, held to cargo, to CycloneDX and to deny.toml.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::process::Command;
+use std::sync::LazyLock;
+
+use release::{Build, Crates, Library, Origin, bill, crates_of, libraries, licence_texts, notices};
+use serde_json::Value;
+
+use crate::dependency::permitted;
+use crate::repository::{file, root};
+
+/// Package and program, as scripts/release builds them.
+const PROGRAMS: [(&str, &str); 3] =
+    [("node-agent", "portico"), ("webhook", "portico-webhook"), ("cni-plugin", "portico-cni")];
+
+const TARGETS: [&str; 2] = ["x86_64-unknown-linux-gnu", "aarch64-unknown-linux-gnu"];
+
+fn crates(package: &str, target: &str) -> Crates {
+    crates_of(&root(), package, target).unwrap_or_else(|why| panic!("{package}: {why}"))
+}
+
+/// Cargo takes its time to answer.
+static BILLS: LazyLock<Vec<(&str, Value)>> = LazyLock::new(bills);
+
+fn bills() -> Vec<(&'static str, Value)> {
+    let libraries = libraries().expect("versions of the libraries");
+    let text = str::to_owned;
+    let made = PROGRAMS.map(|(package, program)| {
+        let build = Build {
+            program: text(program),
+            sha256: "0".repeat(64),
+            target: text(TARGETS[0]),
+            revision: text("0123456789abcdef0123456789abcdef01234567"),
+            time: text("2026-01-02T03:04:05Z"),
+        };
+        (package, bill(&build, &crates(package, TARGETS[0]), &libraries))
+    });
+    made.into()
+}
+
+fn list<'a>(value: &'a Value, key: &str) -> &'a Vec<Value> {
+    value[key].as_array().unwrap_or_else(|| panic!("no list {key} in {value}"))
+}
+
+fn text<'a>(value: &'a Value, key: &str) -> &'a str {
+    value[key].as_str().unwrap_or_else(|| panic!("no text {key} in {value}"))
+}
+
+/// Names and versions that cargo lists, read otherwise than the bill reads them.
+fn listed(package: &str) -> BTreeSet<String> {
+    let how = ["tree", "--locked", "--offline", "--prefix", "none", "--no-dedupe", "--format", "{p}"];
+    let what = ["--package", package, "--target", TARGETS[0], "--edges", "normal,build"];
+    let output =
+        Command::new("cargo").args(how).args(what).current_dir(root()).output().expect("run cargo tree");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let said = String::from_utf8(output.stdout).expect("text");
+    said.lines()
+        .map(|line| line.splitn(3, ' ').take(2).collect::<Vec<_>>().join(" ").replace(" v", " "))
+        .collect()
+}
+
+#[test]
+fn a_bill_names_every_crate_that_is_built_in_and_no_other() {
+    let own: BTreeSet<String> = libraries()
+        .expect("versions")
+        .iter()
+        .map(|Library { name, version, .. }| format!("{name} {version}"))
+        .collect();
+    assert_eq!(own.len(), 3);
+    for (package, bill) in &*BILLS {
+        let components = list(bill, "components");
+        let mut named: BTreeSet<String> = components
+            .iter()
+            .map(|part| format!("{} {}", text(part, "name"), text(part, "version")))
+            .collect();
+        assert_eq!(named.len(), components.len(), "{package}: something is named twice");
+        assert!(own.is_subset(&named), "{package}: {own:?}");
+        let root = format!("{package} {}", text(&bill["metadata"]["component"], "version"));
+        assert!(named.insert(root));
+        let all: BTreeSet<String> = listed(package).union(&own).cloned().collect();
+        assert_eq!(named, all, "{package}");
+    }
+}
+
+#[test]
+fn every_relation_of_a_bill_leads_to_something_in_it_and_from_the_program_to_everything() {
+    for (package, bill) in &*BILLS {
+        let program = text(&bill["metadata"]["component"], "bom-ref");
+        let components = list(bill, "components").iter().map(|part| text(part, "bom-ref"));
+        let known: BTreeSet<&str> = components.chain([program]).collect();
+        let edges = list(bill, "dependencies").iter().map(|edge| {
+            let needs = list(edge, "dependsOn").iter().map(|need| need.as_str().expect("text"));
+            (text(edge, "ref"), needs.collect::<BTreeSet<_>>())
+        });
+        let edges: BTreeMap<&str, BTreeSet<&str>> = edges.collect();
+        assert_eq!(edges.keys().copied().collect::<BTreeSet<_>>(), known, "{package}");
+        let mut reached = BTreeSet::new();
+        let mut next = vec![program];
+        while let Some(name) = next.pop() {
+            if reached.insert(name) {
+                next.extend(edges.get(name).unwrap_or_else(|| panic!("{package}: {name} is nowhere")));
+            }
+        }
+        assert_eq!(reached, known, "{package}");
+    }
+}
+
+#[test]
+fn a_bill_has_the_form_of_cyclonedx_1_5() {
+    let keys =
+        |value: &Value| value.as_object().expect("an object").keys().cloned().collect::<Vec<_>>().join(" ");
+    let is_hex = |hash: &str| hash.len() == 64 && hash.chars().all(|c| c.is_ascii_hexdigit());
+    for (package, bill) in &*BILLS {
+        assert_eq!(keys(bill), "$schema bomFormat components dependencies metadata specVersion version");
+        assert_eq!((text(bill, "bomFormat"), text(bill, "specVersion")), ("CycloneDX", "1.5"));
+        assert_eq!(keys(&bill["metadata"]), "component properties timestamp");
+        let program = &bill["metadata"]["component"];
+        assert_eq!(text(program, "type"), "application");
+        for part in list(bill, "components").iter().chain([program]) {
+            let known = [
+                "bom-ref",
+                "externalReferences",
+                "hashes",
+                "licenses",
+                "name",
+                "properties",
+                "purl",
+                "type",
+                "version",
+            ];
+            assert!(keys(part).split(' ').all(|key| known.contains(&key)), "{package}: {part}");
+            assert!(["library", "application"].contains(&text(part, "type")), "{part}");
+            let scheme = ["pkg:cargo/", "pkg:generic/", "pkg:github/portico-proxy/portico@"];
+            assert!(scheme.iter().any(|scheme| text(part, "purl").starts_with(scheme)), "{part}");
+            assert!(!text(part, "purl").contains([' ', '+']), "{part}");
+            let hashes = part["hashes"].as_array().into_iter().flatten();
+            let hashes: Vec<&str> =
+                hashes.filter(|hash| hash["alg"] == "SHA-256").map(|hash| text(hash, "content")).collect();
+            assert!(hashes.iter().copied().all(is_hex), "{part}");
+            assert_eq!(
+                hashes.len(),
+                usize::from(text(part, "purl").starts_with("pkg:cargo/") || part == program),
+                "{part}"
+            );
+            for reference in list(part, "externalReferences") {
+                assert_eq!(
+                    (text(reference, "type"), &text(reference, "url")[..8]),
+                    ("vcs", "https://"),
+                    "{part}"
+                );
+            }
+        }
+        for edge in list(bill, "dependencies") {
+            assert_eq!(keys(edge), "dependsOn ref");
+        }
+    }
+}
+
+#[test]
+fn every_licence_of_a_bill_is_allowed_and_what_the_machine_brings_is_known() {
+    let policy = file("deny.toml");
+    for (package, bill) in &*BILLS {
+        for part in list(bill, "components") {
+            let [licence] = &list(part, "licenses")[..] else { panic!("{package}: {part}") };
+            let licence = text(licence, "expression");
+            // Linked statically; the notices tell what the LGPL asks for, the exception of GCC asks for nothing.
+            let of_the_machine = match text(part, "name") {
+                "glibc" => licence == "LGPL-2.1-or-later",
+                "libgcc" => licence == "GPL-3.0-or-later WITH GCC-exception-3.1",
+                _ => false,
+            };
+            assert!(of_the_machine || permitted(licence, &policy), "{package}: {part}");
+        }
+    }
+}
+
+#[test]
+fn a_bill_is_the_same_each_time_and_there_is_one_for_each_kind_of_machine() {
+    assert_eq!(bills(), *BILLS);
+    for (package, _) in PROGRAMS {
+        let names = |target| crates(package, target).all.into_keys().collect::<Vec<_>>();
+        assert!(names(TARGETS[1]).len() > 20, "{package}");
+    }
+}
+
+#[test]
+fn the_notices_have_the_terms_of_every_crate_or_say_where_they_are() {
+    let mut all = BTreeMap::new();
+    for (package, _) in PROGRAMS {
+        all.extend(crates(package, TARGETS[0]).all);
+    }
+    let texts = licence_texts(&all).expect("read the licences");
+    let told = notices(&all, &texts, &libraries().expect("versions"), "GNU LESSER GENERAL PUBLIC LICENSE");
+    let with_text: BTreeSet<&str> = texts.iter().map(|text| &*text.key.name).collect();
+    for (key, part) in all.iter().filter(|(_, part)| part.origin != Origin::Ours) {
+        assert!(told.contains(&format!("  {key}: {}; https://", part.licence)), "{key}");
+        // Crates that come without a file name their terms in full by the SPDX expression.
+        let is_told = with_text.contains(&*key.name)
+            || part.licence.contains("Apache-2.0")
+            || part.licence.contains("MIT");
+        assert!(is_told, "{key} asks for a notice that it does not bring");
+    }
+}
