@@ -7,6 +7,8 @@ mod agent;
 mod apiserver;
 #[path = "chart/helm.rs"]
 mod helm;
+#[path = "chart/images.rs"]
+mod images;
 #[path = "chart/operations.rs"]
 mod operations;
 #[path = "chart/pods.rs"]

@@ -8,8 +8,13 @@
 mod agent;
 #[path = "containers/backend.rs"]
 mod backend;
+#[path = "apiserver/certificates.rs"]
+#[allow(dead_code)]
+mod certificates;
 #[path = "containers/containerd.rs"]
 mod containerd;
+#[path = "containers/images.rs"]
+mod images;
 #[path = "containers/manifest.rs"]
 mod manifest;
 #[path = "netns/namespace.rs"]

@@ -30,6 +30,12 @@ runtime = "runc"
 /// The node's port that leads to the first container; the next ones get the next.
 pub(crate) const PUBLISHED: u16 = 18080;
 
+/// Where its configuration is.
+pub(crate) const CONTAINERS_CONF: &str = "/run/node/containers.conf";
+
+/// Without CAP_SYS_RESOURCE it cannot raise limits to its defaults.
+const LIMITS: [&str; 4] = ["--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1024:1024"];
+
 /// Podman.
 pub(crate) struct Podman {
     cgroup: String,
@@ -39,7 +45,7 @@ pub(crate) struct Podman {
 impl Podman {
     pub(crate) fn new() -> Self {
         let conf = CONF.replace("CNI_BIN", CNI_BIN).replace("CNI_CONF", CNI_CONF);
-        fs::write(format!("{HOME}/containers.conf"), conf).expect("write podman's configuration");
+        fs::write(CONTAINERS_CONF, conf).expect("write podman's configuration");
         let tid = fs::read_link("/proc/thread-self").expect("this thread");
         let tid = tid.file_name().expect("a number").to_string_lossy().into_owned();
         Self {
@@ -53,15 +59,28 @@ impl Podman {
         attempt(&mut self.podman(&["network", "disconnect", network, name])).expect("leave a network");
     }
 
-    fn podman(&self, args: &[&str]) -> Command {
-        let mut command = Command::new("podman");
-        command.env("CONTAINERS_CONF", format!("{HOME}/containers.conf"));
+    /// Its name and the options that keep it within this node.
+    pub(crate) fn words() -> Vec<String> {
+        let folders = [("--root", "root"), ("--runroot", "runroot"), ("--tmpdir", "tmp")];
+        let own = folders.map(|(option, folder)| [option.to_owned(), format!("{HOME}/podman/{folder}")]);
+        let words = ["podman".to_owned()].into_iter().chain(own.into_iter().flatten());
+        words.chain(["--storage-driver".to_owned(), "vfs".to_owned()]).collect()
+    }
+
+    /// A container from an image, as the chart has it run: it may write nothing, and has no capability.
+    pub(crate) fn contained(&self, args: &[&str]) -> Command {
+        let mut command = self.podman(&["run", "--rm", "--read-only", "--cap-drop", "ALL"]);
+        command.args(["--cgroup-parent", &self.cgroup]).args(LIMITS).args(args);
+        command
+    }
+
+    pub(crate) fn podman(&self, args: &[&str]) -> Command {
+        let words = Self::words();
+        let mut command = Command::new(&words[0]);
+        command.env("CONTAINERS_CONF", CONTAINERS_CONF);
         // As the kubelet's runtimes tell it; podman adds the container's name.
         command.env("CNI_ARGS", "K8S_POD_NAMESPACE=default;K8S_POD_UID=uid-1");
-        for (option, folder) in [("--root", "root"), ("--runroot", "runroot"), ("--tmpdir", "tmp")] {
-            command.args([option, &format!("{HOME}/podman/{folder}")]);
-        }
-        command.args(["--storage-driver", "vfs"]).args(args);
+        command.args(&words[1..]).args(args);
         command
     }
 }
@@ -72,8 +91,7 @@ impl Runtime for Podman {
         let mut command = self.podman(&["run", "-d", "--name", name, "--network", network]);
         command.args(["--cgroup-parent", &self.cgroup]);
         command.args(["--dns", "none", "--no-hosts", "--publish", &format!("{port}:{TCP_PORT}")]);
-        // Without CAP_SYS_RESOURCE it cannot raise limits to its defaults.
-        command.args(["--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1024:1024"]);
+        command.args(LIMITS);
         // The machine's own nft is there for a pod that plays tricks.
         command.args(["--cap-add", "NET_ADMIN", "--volume", "/:/host:ro"]);
         command.args(["--rootfs", ROOTFS]).args(COMMAND);

@@ -1,0 +1,212 @@
+//! The images of a release: built by scripts/images, and run with nothing beside them.
+//!
+//! What must not go in here: what the programs do once they run, which other tests look at.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream, UdpSocket};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::thread;
+
+use serde_json::Value;
+
+use crate::certificates::Certificates;
+use crate::node::{HOME, on_a_node};
+use crate::patience::{in_time, until};
+use crate::podman::{CONTAINERS_CONF, Podman};
+use crate::process::{Process, attempt};
+
+/// The programs as scripts/container-test builds them for this: static, and otherwise those of the other tests.
+fn static_programs() -> PathBuf {
+    let test = std::env::current_exe().expect("this test's own path");
+    let folder = test.ancestors().nth(3).expect("target/debug/deps/test").join("static");
+    assert!(folder.join("portico").exists(), "no {}: scripts/container-test makes it", folder.display());
+    folder
+}
+
+/// A folder with what an archive of a release holds.
+fn unpacked() -> PathBuf {
+    let folder = Path::new(HOME).join("release");
+    let (bin, documents) = (folder.join("bin"), folder.join("share/doc/portico"));
+    for folder in [&bin, &documents] {
+        fs::create_dir_all(folder).expect("make a folder");
+    }
+    for program in ["portico", "portico-cni", "portico-webhook"] {
+        fs::copy(static_programs().join(program), bin.join(program)).expect("copy a program");
+    }
+    for (name, text) in [
+        ("LICENSE", "terms"),
+        ("NOTICES", "more terms"),
+        ("RELEASE", "version 0.0.1\nrevision abc\ntime 2026-01-02T03:04:05Z\n"),
+    ] {
+        fs::write(documents.join(name), text).expect("write a document");
+    }
+    folder
+}
+
+/// What scripts/images says: the images and their identities.
+fn built(from: &Path) -> String {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../scripts/images");
+    let mut command = Command::new(script);
+    command.arg(from).env("BUILDER", Podman::words().join(" ")).env("REGISTRY", "localhost");
+    attempt(command.env("CONTAINERS_CONF", CONTAINERS_CONF)).unwrap_or_else(|why| panic!("{why}"))
+}
+
+const AGENT: &str = "localhost/portico-agent:0.0.1";
+const WEBHOOK: &str = "localhost/portico-webhook:0.0.1";
+
+fn inspected(podman: &Podman, image: &str) -> Value {
+    let said = attempt(&mut podman.podman(&["image", "inspect", image])).expect("an image");
+    serde_json::from_str::<Value>(&said).expect("JSON")[0].take()
+}
+
+fn said(podman: &Podman, args: &[&str]) -> String {
+    attempt(&mut podman.contained(args)).unwrap_or_else(|why| panic!("{why}"))
+}
+
+#[test]
+fn the_images_hold_static_programs_that_run_with_nothing_beside_them() {
+    on_a_node(|_| {
+        let podman = Podman::new();
+        let release = unpacked();
+        let first = built(&release);
+        assert_eq!(first, built(&release), "two builds of one release are one image");
+        let version = env!("CARGO_PKG_VERSION");
+        assert_eq!(said(&podman, &["--network", "none", AGENT, "--version"]), format!("portico {version}\n"));
+        assert_eq!(
+            said(&podman, &["--network", "none", WEBHOOK, "--version"]),
+            format!("portico-webhook {version}\n")
+        );
+        let plugin =
+            ["--network", "none", "--entrypoint", "/portico-cni", "--env", "CNI_COMMAND=VERSION", AGENT];
+        assert!(said(&podman, &plugin).contains("\"supportedVersions\""));
+        // Without a capability nothing can be programmed, and it says so instead of falling over.
+        let refused = attempt(&mut podman.contained(&["--network", "none", AGENT, "check"]))
+            .expect_err("no capability");
+        assert!(refused.contains("exit status: 1") && refused.contains("CAP_NET_ADMIN"), "{refused}");
+    });
+}
+
+#[test]
+fn the_images_say_what_they_are_and_who_they_run_as() {
+    on_a_node(|_| {
+        let podman = Podman::new();
+        built(&unpacked());
+        for (image, user, entry) in [(AGENT, "0:0", "/portico"), (WEBHOOK, "65532:65532", "/portico-webhook")]
+        {
+            let found = inspected(&podman, image);
+            assert_eq!(found["Config"]["User"], user, "{found}");
+            assert_eq!(found["Config"]["Entrypoint"][0], entry, "{found}");
+            let labels = &found["Labels"];
+            assert_eq!(labels["org.opencontainers.image.version"], "0.0.1", "{labels}");
+            assert_eq!(labels["org.opencontainers.image.revision"], "abc", "{labels}");
+            assert_eq!(labels["org.opencontainers.image.created"], "2026-01-02T03:04:05Z", "{labels}");
+            assert_eq!(found["Created"], "2026-01-02T03:04:05Z", "{found}");
+        }
+    });
+}
+
+#[test]
+fn the_webhook_serves_from_its_image_as_nobody() {
+    on_a_node(|_| {
+        let podman = Podman::new();
+        built(&unpacked());
+        let manifests = format!("{HOME}/manifests:/manifests:ro");
+        let args = [
+            "--network",
+            "host",
+            "--volume",
+            &manifests,
+            "--name",
+            "webhook",
+            WEBHOOK,
+            "--manifests",
+            "/manifests",
+        ];
+        let _process = Process::start(&mut podman.contained(&args), Path::new("/run/webhook.log"));
+        until("it is ready", || {
+            let mut stream = TcpStream::connect("127.0.0.1:9478").map_err(|why| why.to_string())?;
+            stream
+                .write_all(b"GET /readyz HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+                .map_err(|why| why.to_string())?;
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).map_err(|why| why.to_string())?;
+            if answer.starts_with("HTTP/1.1 200") { Ok(()) } else { Err(answer) }
+        });
+        attempt(&mut podman.podman(&["rm", "--force", "--time", "0", "webhook"])).expect("end it");
+    });
+}
+
+/// The name that a resolver knows, and which only the search list makes whole.
+const BY_DNS: &str = "api.cluster";
+const WHOLE: &[u8] = b"\x03api\x07cluster\x04test\0";
+
+/// Answers `WHOLE` with 127.0.0.7 over IPv4, and says of everything else that there is none.
+fn resolve(socket: &UdpSocket) -> std::io::Result<()> {
+    loop {
+        let mut query = [0; 512];
+        let (len, client) = socket.recv_from(&mut query)?;
+        let query = &query[..len];
+        let name_len = query[12..].iter().position(|byte| *byte == 0).expect("an end of the name") + 1;
+        let question = &query[12..12 + name_len + 4];
+        let is_known = &question[..name_len] == WHOLE;
+        let answers = is_known && question[name_len..] == [0, 1, 0, 1];
+        let mut answer = query[..2].to_vec();
+        answer.extend([0x81, if is_known { 0x80 } else { 0x83 }, 0, 1, 0, u8::from(answers), 0, 0, 0, 0]);
+        answer.extend(question);
+        if answers {
+            answer.extend([0xc0, 0x0c, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4, 127, 0, 0, 7]);
+        }
+        socket.send_to(&answer, client)?;
+    }
+}
+
+/// A static program of the GNU C library resolves names by parts that may lie in shared libraries, which an image
+/// without any file has not.
+#[test]
+fn an_agent_finds_its_api_server_by_name_from_an_image_without_any_library() {
+    on_a_node(|_| {
+        let podman = Podman::new();
+        built(&unpacked());
+        let socket = UdpSocket::bind("127.0.0.1:53").expect("the port of a resolver");
+        thread::spawn(move || resolve(&socket));
+        fs::write("/run/resolv.conf", "nameserver 127.0.0.1\nsearch no.test test\noptions ndots:5\n")
+            .expect("write a file");
+        fs::write("/run/hosts", "127.0.0.8 api.hosts\n").expect("write a file");
+        fs::write("/run/ca.pem", Certificates::new().authority).expect("write a file");
+        for (name, address) in [(BY_DNS, "127.0.0.7:6443"), ("api.hosts", "127.0.0.8:6443")] {
+            let listener = TcpListener::bind(address).expect("listen");
+            listener.set_nonblocking(true).expect("look without waiting");
+            let kubeconfig = format!(
+                "{{apiVersion: v1, kind: Config, current-context: c, contexts: [{{name: c, context: {{cluster: c, user: u}}}}], \
+                 clusters: [{{name: c, cluster: {{server: 'http://{name}:6443', certificate-authority: /ca.pem}}}}], users: [{{name: u, user: {{}}}}]}}"
+            );
+            fs::write("/run/kubeconfig", kubeconfig).expect("write a file");
+            let mut command =
+                podman.contained(&["--network", "host", "--name", "agent", "--tmpfs", "/run/portico"]);
+            for file in [
+                "/run/kubeconfig:/kubeconfig",
+                "/run/ca.pem:/ca.pem",
+                "/run/resolv.conf:/etc/resolv.conf",
+                "/run/hosts:/etc/hosts",
+            ] {
+                command.args(["--volume", &format!("{file}:ro")]);
+            }
+            command.args([
+                AGENT,
+                "agent",
+                "--node",
+                "n1",
+                "--kubeconfig",
+                "/kubeconfig",
+                "--metrics",
+                "none",
+            ]);
+            let process = Process::start(&mut command, Path::new("/run/agent.log"));
+            let came = in_time(|| listener.accept().map(drop).map_err(|why| why.to_string()));
+            assert!(came.is_ok(), "{name}: {came:?}\n{}", process.said());
+            attempt(&mut podman.podman(&["rm", "--force", "--time", "0", "agent"])).expect("end it");
+        }
+    });
+}
