@@ -127,8 +127,10 @@ fn lines(svg: &mut String, x: &Axis, y: &Axis, records: &[&Record]) {
                 short(*figure)
             );
         }
-        if let (Some((_, high)), Some((_, figure))) = (places.last(), points.last()) {
-            names.push((*high, format!("{row}: {}", short(*figure)), *colour));
+        if let (Some((at, high)), Some((_, figure))) = (places.last(), points.last()) {
+            // A line that ends early has its figure where it ends, and not at the right end like the others.
+            let figure = if *at < RIGHT { String::new() } else { format!(": {}", short(*figure)) };
+            names.push((*high, format!("{row}{figure}"), *colour));
         }
     }
     for (high, name, colour) in apart(names) {
@@ -213,6 +215,12 @@ mod tests {
             names.iter().map(|(high, ..)| *high).collect::<Vec<_>>(),
             [10.0, 10.0 + LINE_HEIGHT, 100.0]
         );
+    }
+
+    #[test]
+    fn a_line_that_ends_early_has_no_figure_at_the_right_end() {
+        let svg = drawn(&[at("all", 100, 2.0), at("all", 1_000, 3.0), at("some", 100, 7.0)]).unwrap();
+        assert!(svg.contains(">all: 3<") && svg.contains(">some<"), "{svg}");
     }
 
     #[test]
