@@ -147,7 +147,9 @@ fn changed_endpoints(world: &World, changes: u32) -> Spread {
     socket.apply(&world.batch()).expect("apply");
     let (mut snapshot, mut portals, mut applied) = (snapshot.clone(), portals.clone(), ruleset.clone());
     let one = |number: u32| {
-        let change = Change::Slice(cluster_slice(number * 7_919 % services, ENDPOINTS, 1 + number % 2));
+        // Whoever comes again is changed again.
+        let change =
+            Change::Slice(cluster_slice(number * 7_919 % services, ENDPOINTS, 1 + number / services % 2));
         milliseconds(|| {
             let changed = snapshot.apply(change);
             let touched = portals.refresh(&snapshot, &Standpoint::default(), &changed);
