@@ -17,7 +17,7 @@ use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::{sleep, timeout, timeout_at};
 
 use crate::account::Chosen;
-use crate::opener::{Kind, one};
+use crate::opener::Kind;
 use crate::place::{Lease, Place};
 use crate::seat::Seat;
 
@@ -130,30 +130,26 @@ async fn attempt(
     chosen: Chosen,
     patience: Duration,
 ) -> Result<(TcpStream, Chosen), Failed> {
-    let backend = chosen.backend;
-    let family = Family::of(backend.ip());
-    let connected = async |by_node| {
-        let socket = if by_node {
-            one(family, Kind::Stream).map_err(io::Error::from)
-        } else {
-            place.stream_socket(family).await
-        };
-        connect(socket, backend, patience).await
-    };
-    by_some_way(place, portal, chosen, connected).await
+    let connect = async |socket| connect(socket, chosen.backend, patience).await;
+    by_some_way(place, portal, chosen, Kind::Stream, connect).await
 }
 
-/// Reaches a backend from the pod, from the node, or from where it leads somewhere; `connected` is told whether by
-/// the node.
+/// Reaches a backend by sockets of the pod, of the node, or of where it leads somewhere.
 pub(crate) async fn by_some_way<T>(
     place: &Place,
     portal: &Portal,
     chosen: Chosen,
-    connected: impl AsyncFn(bool) -> Result<T, Failed>,
+    kind: Kind,
+    connect: impl AsyncFn(OwnedFd) -> Result<T, Failed>,
 ) -> Result<(T, Chosen), Failed> {
     if is_portal(place, chosen.backend, portal.key.protocol) {
         return Err(Failed::Refused);
     }
+    let family = Family::of(chosen.backend.ip());
+    let connected = async |by_node| {
+        let socket = place.socket(kind, family, by_node).await.map_err(|_| Failed::NoSocket)?;
+        connect(socket).await
+    };
     let by_node = match portal.dial {
         Dial::Pod => false,
         Dial::Node => true,
@@ -175,12 +171,8 @@ fn is_portal(place: &Place, backend: SocketAddr, protocol: Protocol) -> bool {
     portals.get(key).is_some() || portals.service_ranges().iter().any(|range| range.contains(&backend.ip()))
 }
 
-async fn connect(
-    socket: io::Result<OwnedFd>,
-    backend: SocketAddr,
-    patience: Duration,
-) -> Result<TcpStream, Failed> {
-    let socket = TcpSocket::from_std_stream(socket.map_err(|_| Failed::NoSocket)?.into());
+async fn connect(socket: OwnedFd, backend: SocketAddr, patience: Duration) -> Result<TcpStream, Failed> {
+    let socket = TcpSocket::from_std_stream(socket.into());
     match timeout(patience, socket.connect(backend)).await {
         Ok(Ok(stream)) => Ok(stream),
         Ok(Err(error)) if is_unreachable(&error) => Err(Failed::Unreachable),

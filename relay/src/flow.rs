@@ -4,7 +4,6 @@
 //! is never another flow there. A backend that refuses is exchanged for the next, and is told again what nobody has
 //! answered. What must not go in here: how datagrams are told from one another.
 
-use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
@@ -12,7 +11,6 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use proxy_core::address::Family;
 use proxy_core::portal::{Portal, PortalKey};
 use rustix::io::Errno;
 use rustix::net::RecvFlags;
@@ -24,7 +22,7 @@ use tokio::time::sleep_until;
 use crate::account::{Active, Chosen};
 use crate::datagram::{Ends, Mouth};
 use crate::dial::{Failed, by_some_way, is_unreachable, ready};
-use crate::opener::{Kind, one};
+use crate::opener::Kind;
 use crate::place::{Lease, Place};
 use crate::queue::Datagram;
 use crate::worker::Tools;
@@ -174,22 +172,12 @@ async fn reach(flow: &Flow, tried: &mut Vec<SocketAddr>) -> Option<Reached> {
 }
 
 async fn connected(place: &Place, portal: &Portal, chosen: Chosen) -> Result<(UdpSocket, Chosen), Failed> {
-    let backend = chosen.backend;
-    let family = Family::of(backend.ip());
-    let connected = async |by_node| {
-        let socket = if by_node {
-            one(family, Kind::Datagram).map_err(io::Error::from)
-        } else {
-            place.datagram_socket(family).await
-        };
-        connect(socket, backend).await
-    };
-    by_some_way(place, portal, chosen, connected).await
+    let connect = async |socket| connect(socket, chosen.backend).await;
+    by_some_way(place, portal, chosen, Kind::Datagram, connect).await
 }
 
-async fn connect(socket: io::Result<OwnedFd>, backend: SocketAddr) -> Result<UdpSocket, Failed> {
-    let socket = socket.and_then(|socket| UdpSocket::from_std(socket.into()));
-    let socket = socket.map_err(|_| Failed::NoSocket)?;
+async fn connect(socket: OwnedFd, backend: SocketAddr) -> Result<UdpSocket, Failed> {
+    let socket = UdpSocket::from_std(socket.into()).map_err(|_| Failed::NoSocket)?;
     match socket.connect(backend).await {
         Ok(()) => Ok(socket),
         Err(error) if is_unreachable(&error) => Err(Failed::Unreachable),

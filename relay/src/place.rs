@@ -19,7 +19,7 @@ use tokio::sync::watch;
 use crate::account::{Account, Chosen};
 use crate::datagram::Ends;
 use crate::lock::lock;
-use crate::opener::{Kind, Opener};
+use crate::opener::{Kind, Opener, one};
 use crate::report::Passed;
 
 /// Sockets are opened in advance, twice as many each time they run out, up to so many.
@@ -110,8 +110,17 @@ impl Place {
         is_news
     }
 
+    /// A socket to reach a backend from: one in there, or one of the node.
+    pub(crate) async fn socket(&self, kind: Kind, family: Family, by_node: bool) -> io::Result<OwnedFd> {
+        match kind {
+            _ if by_node => one(family, kind).map_err(io::Error::from),
+            Kind::Stream => self.stream_socket(family).await,
+            Kind::Datagram => self.datagram_socket(family).await,
+        }
+    }
+
     /// A socket in there for a connection to a backend.
-    pub(crate) async fn stream_socket(&self, family: Family) -> io::Result<OwnedFd> {
+    async fn stream_socket(&self, family: Family) -> io::Result<OwnedFd> {
         let (count, _opening) = {
             let mut spares = lock(&self.spares);
             if let Some(socket) = spares.sockets.get_mut(&family).and_then(Vec::pop) {
@@ -133,7 +142,7 @@ impl Place {
     }
 
     /// A socket in there for the datagrams of one flow.
-    pub(crate) async fn datagram_socket(&self, family: Family) -> io::Result<OwnedFd> {
+    async fn datagram_socket(&self, family: Family) -> io::Result<OwnedFd> {
         let netns = Arc::clone(&self.netns);
         let mut opened = self.opener.open(netns, family, Kind::Datagram, 1).await?;
         opened.pop().ok_or_else(|| io::ErrorKind::NotFound.into())
