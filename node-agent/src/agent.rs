@@ -31,7 +31,7 @@ mod view;
 mod wish;
 
 pub(crate) use args::{AgentArgs, LogFormat};
-pub(crate) use hits::{BackendHits, PortalHits, Served, is_meant};
+pub(crate) use hits::{BackendHits, PortalHits, Served};
 #[cfg(test)]
 pub(crate) use hits::{HitsReport, PlaceHits};
 pub(crate) use log::start as start_log;

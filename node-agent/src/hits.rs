@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use anstyle::Style;
 use serde::Serialize;
 
-use crate::agent::{BackendHits, PortalHits, Report, Served, is_meant};
+use crate::agent::{BackendHits, PortalHits, Report, Served};
 use crate::picture::rate;
 use crate::status::BAD;
 use crate::table::{Cell, Table};
@@ -38,12 +38,10 @@ pub(crate) type Earlier<'a> = Option<(&'a Report, f64)>;
 /// The portals that were used, of one pod or of all: those that are used most come first.
 pub(crate) fn lines(report: &Report, earlier: Earlier<'_>, pod: Option<&str>) -> Vec<Line> {
     let pods = report.pods();
-    let meant: Option<BTreeSet<u64>> = pod.map(|pod| {
-        let attachments = report.attachments.iter().filter(|attachment| is_meant(attachment, pod));
-        attachments.map(|attachment| attachment.netns_inode).collect()
-    });
+    let meant: Option<BTreeSet<u64>> =
+        pod.map(|pod| report.attachments_of(Some(pod)).map(|of| of.netns_inode).collect());
     let before = earlier.map(|(earlier, seconds)| (Before::new(earlier), seconds));
-    let line = |(netns, _, portal): (u64, Served, PortalHits)| {
+    let line = |(netns, portal): (u64, PortalHits)| {
         let known =
             before.as_ref().and_then(|(before, seconds)| Some((before.of(netns, &portal)?, *seconds)));
         let backend = |now: &BackendHits| {
@@ -61,7 +59,7 @@ pub(crate) fn lines(report: &Report, earlier: Earlier<'_>, pod: Option<&str>) ->
             portal,
         }
     };
-    let told = told(report).filter(|(netns, ..)| meant.as_ref().is_none_or(|meant| meant.contains(netns)));
+    let told = told(report).filter(|(netns, _)| meant.as_ref().is_none_or(|meant| meant.contains(netns)));
     let mut lines: Vec<Line> = told.map(line).collect();
     lines.sort_by(|one, other| {
         let [per_second, than] = [other, one].map(|line| line.per_second.unwrap_or(0.0));
@@ -72,7 +70,7 @@ pub(crate) fn lines(report: &Report, earlier: Earlier<'_>, pod: Option<&str>) ->
 }
 
 /// Everything that a report tells of portals, the kernel's and the relay's.
-fn told(report: &Report) -> impl Iterator<Item = (u64, Served, PortalHits)> {
+fn told(report: &Report) -> impl Iterator<Item = (u64, PortalHits)> {
     let places = report.hits.iter().flat_map(|hits| &hits.places);
     let kernel = places.flat_map(|place| place.portals.iter().map(|portal| (place.netns, portal.clone())));
     let relayed = report.relay.places.iter().flat_map(|place| {
@@ -90,7 +88,7 @@ fn told(report: &Report) -> impl Iterator<Item = (u64, Served, PortalHits)> {
             (place.netns, hits)
         })
     });
-    kernel.chain(relayed).map(|(netns, portal)| (netns, portal.by, portal))
+    kernel.chain(relayed)
 }
 
 /// What an earlier report told.
@@ -104,8 +102,8 @@ struct Before {
 
 impl Before {
     fn new(report: &Report) -> Self {
-        let portals =
-            told(report).map(|(netns, by, portal)| ((netns, portal.portal.clone(), by), portal)).collect();
+        let keyed = |(netns, portal): (u64, PortalHits)| ((netns, portal.portal.clone(), portal.by), portal);
+        let portals = told(report).map(keyed).collect();
         let places = report.hits.iter().flat_map(|hits| &hits.places);
         let read = places.filter(|place| place.error.is_none()).map(|place| place.netns).collect();
         Self { portals, read, is_whole: report.hits.as_ref().is_some_and(|hits| hits.left_out == 0) }

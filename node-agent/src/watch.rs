@@ -11,7 +11,7 @@ use attachment::Request;
 use clap::Args;
 use serde_json::{Value, json};
 
-use crate::agent::{AttachmentReport, Report, is_meant};
+use crate::agent::{AttachmentReport, Report};
 use crate::hits::{Line, lines, table};
 use crate::picture::{Pictures, seconds};
 use crate::status::{BAD, StatusOutput, fetch, is_right, write_attachments, write_summary};
@@ -108,8 +108,7 @@ impl Told {
     fn write(&self, earlier: Option<&Self>, args: &WatchArgs, out: &mut Vec<u8>) -> anyhow::Result<()> {
         let WatchArgs { watch: _, interval: _, count: _, top, pod } = args;
         write_summary(&self.report, out)?;
-        let is_shown = |of: &&AttachmentReport| pod.as_ref().is_none_or(|pod| is_meant(of, pod));
-        let mut shown: Vec<&AttachmentReport> = self.report.attachments.iter().filter(is_shown).collect();
+        let mut shown: Vec<&AttachmentReport> = self.report.attachments_of(pod.as_deref()).collect();
         // What is wrong comes first; otherwise they stay in their order.
         shown.sort_by_key(|of| (of.error.is_none(), of.lag_ms == 0));
         let more = shown.len().saturating_sub(*top);

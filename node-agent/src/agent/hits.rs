@@ -12,8 +12,6 @@ use netns_nft::Counted;
 use proxy_core::portal::{Portal, Portals, Verdict};
 use serde::{Deserialize, Serialize};
 
-use crate::agent::report::AttachmentReport;
-
 /// More portals and backends than this are not told.
 const LINES_MAX: usize = 50_000;
 
@@ -116,12 +114,6 @@ pub(crate) fn hits_of(counted: Counted, portals: &Portals) -> Vec<PortalHits> {
         }
     });
     told.filter(|portal| portal.by != Served::Relay).collect()
-}
-
-/// Whether an attachment is of this pod: namespace/name, or how the id of its container begins.
-pub(crate) fn is_meant(attachment: &AttachmentReport, pod: &str) -> bool {
-    let name = attachment.pod.as_ref().map(ToString::to_string);
-    name.as_deref() == Some(pod) || attachment.key.container_id.starts_with(pod)
 }
 
 impl HitsReport {

@@ -3,6 +3,7 @@
 //! A thread for each connection, since entering a network namespace blocks and one slow peer must not hold
 //! up the others. What must not go in here: what the answer is.
 
+use std::collections::BTreeSet;
 use std::io::{Seek, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
@@ -17,7 +18,7 @@ use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::oneshot;
 
 use crate::agent::driver::{Message, Place, Retirement};
-use crate::agent::hits::{HitsReport, PlaceHits, hits_of, is_meant};
+use crate::agent::hits::{HitsReport, PlaceHits, hits_of};
 use crate::agent::namespace::Namespace;
 use crate::agent::report::Report;
 
@@ -148,10 +149,7 @@ fn status(sender: &UnboundedSender<Message>, hits_of: Option<Option<String>>) ->
 /// large, and the processors are the pods'.
 fn hits(places: &[Place], report: &Report, pod: Option<&str>) -> HitsReport {
     let until = Instant::now() + READ_PATIENCE;
-    let meant = |inode| {
-        let mut here = report.attachments.iter().filter(|attachment| attachment.netns_inode == inode);
-        here.any(|attachment| pod.is_none_or(|pod| is_meant(attachment, pod)))
-    };
+    let meant: BTreeSet<u64> = report.attachments_of(pod).map(|of| of.netns_inode).collect();
     let of = |Place { namespace, portals }: &Place| {
         let read = match Instant::now() < until {
             true => namespace.counted().map_err(|error| with_causes(&error)),
@@ -163,5 +161,5 @@ fn hits(places: &[Place], report: &Report, pod: Option<&str>) -> HitsReport {
             Err(error) => PlaceHits { netns, error: Some(error), portals: Vec::new() },
         }
     };
-    HitsReport::of(places.iter().filter(|place| meant(place.namespace.id().inode)).map(of))
+    HitsReport::of(places.iter().filter(|place| meant.contains(&place.namespace.id().inode)).map(of))
 }

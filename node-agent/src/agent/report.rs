@@ -117,6 +117,17 @@ impl Report {
         });
         named.collect()
     }
+
+    /// The attachments of one pod, or all of them. A pod is meant by namespace/name, or by how the id of its
+    /// container begins.
+    pub(crate) fn attachments_of(&self, pod: Option<&str>) -> impl Iterator<Item = &AttachmentReport> {
+        self.attachments.iter().filter(move |attachment| {
+            let name = || attachment.pod.as_ref().map(ToString::to_string);
+            pod.is_none_or(|pod| {
+                name().as_deref() == Some(pod) || attachment.key.container_id.starts_with(pod)
+            })
+        })
+    }
 }
 
 /// What is told of a view.

@@ -1,7 +1,8 @@
 //! Which services a pod wants to see, from its annotations.
 //!
-//! A list of services, where a name alone means the pod's own namespace; `all` and `none` say it shortly. A mistake is refused when the pod starts,
-//! where its owner sees it. What must not go in here: whether such services exist; they may come later.
+//! A list of services, where a name alone means the pod's own namespace; `all` and `none` say it shortly. A mistake is
+//! refused when the pod starts, where its owner sees it. What must not go in here: whether such services exist; they
+//! may come later.
 
 use std::collections::BTreeSet;
 
