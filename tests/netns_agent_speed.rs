@@ -11,6 +11,9 @@ mod agent;
 #[path = "apiserver/api.rs"]
 #[allow(dead_code)]
 mod apiserver;
+#[path = "netns/kilobytes.rs"]
+#[allow(dead_code)]
+mod kilobytes;
 #[path = "netns/namespace.rs"]
 #[allow(dead_code)]
 mod namespace;
@@ -25,6 +28,7 @@ use std::time::{Duration, Instant};
 use agent::{Agent, Folder};
 use apiserver::Api;
 use figures::{Sheet, Spread, Verdict, is_quick};
+use kilobytes::kilobytes;
 use namespace::{bare, run};
 use netns_nft::Socket;
 use pod::Pod;
@@ -119,7 +123,5 @@ fn measure(api: &Api, members: &[Member], services: usize, changes: std::ops::Ra
 
 /// What the kernel says of the agent's memory, in MB.
 fn memory(agent: &Agent, key: &str) -> Spread {
-    let status = std::fs::read_to_string(format!("/proc/{}/status", agent.pid())).expect("its status");
-    let line = status.lines().find_map(|line| line.strip_prefix(key)).expect("a line of its memory");
-    Spread::one(line.trim().trim_end_matches(" kB").parse::<f64>().expect("a number") / 1024.0)
+    Spread::one(kilobytes(&format!("/proc/{}/status", agent.pid()), key) / 1024.0)
 }

@@ -10,6 +10,9 @@ mod agent;
 #[path = "apiserver/api.rs"]
 #[allow(dead_code)]
 mod apiserver;
+#[path = "netns/kilobytes.rs"]
+#[allow(dead_code)]
+mod kilobytes;
 #[path = "netns/namespace.rs"]
 #[allow(dead_code)]
 mod namespace;

@@ -3,6 +3,8 @@
 #[path = "netns/conversation.rs"]
 #[allow(dead_code)]
 mod conversation;
+#[path = "netns/kilobytes.rs"]
+mod kilobytes;
 #[path = "netns/namespace.rs"]
 #[allow(dead_code)]
 mod namespace;
@@ -12,8 +14,6 @@ mod pod;
 #[path = "netns/relayed.rs"]
 #[allow(dead_code)]
 mod relayed;
-#[path = "netns/resident.rs"]
-mod resident;
 #[path = "netns/way.rs"]
 #[allow(dead_code)]
 mod way;
@@ -25,11 +25,11 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use conversation::ANSWER;
+use kilobytes::resident_kb;
 use namespace::add_address;
 use proxy_core::sample::{backend, svc, udp};
 use proxy_core::service::Scheduler;
 use relayed::{Relayed, eventually, leads, relayed, web};
-use resident::resident_kb;
 
 const BACKENDS: [&str; 3] = ["10.1.0.1", "10.1.0.2", "10.1.0.3"];
 const PORTAL: &str = "10.96.0.1:53";

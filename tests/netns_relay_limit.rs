@@ -3,6 +3,8 @@
 #[path = "netns/conversation.rs"]
 #[allow(dead_code)]
 mod conversation;
+#[path = "netns/kilobytes.rs"]
+mod kilobytes;
 #[path = "netns/namespace.rs"]
 #[allow(dead_code)]
 mod namespace;
@@ -12,8 +14,6 @@ mod pod;
 #[path = "netns/relayed.rs"]
 #[allow(dead_code)]
 mod relayed;
-#[path = "netns/resident.rs"]
-mod resident;
 #[path = "netns/way.rs"]
 #[allow(dead_code)]
 mod way;
@@ -25,6 +25,7 @@ use std::os::fd::AsRawFd;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
+use kilobytes::resident_kb;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrIn, connect, socket};
 use proxy_core::sample::{backend, tcp};
@@ -33,7 +34,6 @@ use relayed::{
     OPTIONS, PATIENCE, Relayed, Server, end_of, eventually, leads, listener, name, relayed, relayed_with,
     talk, web,
 };
-use resident::resident_kb;
 
 const BACKEND: &str = "10.1.0.1";
 const PORTAL: &str = "10.96.0.1:80";

@@ -5,14 +5,14 @@
 
 #[path = "netns/haproxy.rs"]
 mod haproxy;
+#[path = "netns/kilobytes.rs"]
+mod kilobytes;
 #[path = "netns/namespace.rs"]
 #[allow(dead_code)]
 mod namespace;
 #[path = "netns/pod.rs"]
 #[allow(dead_code)]
 mod pod;
-#[path = "netns/resident.rs"]
-mod resident;
 #[path = "netns/wired.rs"]
 mod wired;
 
@@ -25,6 +25,7 @@ use std::time::{Duration, Instant};
 
 use figures::{Sheet, Spread, Verdict, is_quick};
 use haproxy::{HaProxy, Splice};
+use kilobytes::resident_kb;
 use namespace::{bare, run};
 use pod::Pod;
 use proxy_core::portal::{Standpoint, View, portals};
@@ -33,7 +34,6 @@ use proxy_core::sample::{slice, svc};
 use proxy_core::service::Mode;
 use proxy_core::snapshot::Snapshot;
 use relay::{Options, Relay};
-use resident::resident_kb;
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::runtime::Builder;

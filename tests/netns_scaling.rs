@@ -5,6 +5,9 @@
 //! through `nft -f` as kube-proxy does it, up to 10,000 services: its time grows faster than they do. Our own flat maps
 //! through `nft -f` tell what the layout and what the way is worth. Rounds take turns.
 
+#[path = "netns/kilobytes.rs"]
+#[allow(dead_code)]
+mod kilobytes;
 #[path = "netns/kube_proxy.rs"]
 mod kube_proxy;
 #[path = "netns/namespace.rs"]

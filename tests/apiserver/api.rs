@@ -83,10 +83,16 @@ impl Api {
         Self::Double(Double::start())
     }
 
-    /// A real one; none where its binaries are not given.
+    /// A real one; none where its binaries are not given, and then it says what is left out.
+    #[allow(clippy::print_stderr)] // A test that is left out says so.
     pub(crate) fn real() -> Option<Self> {
-        let assets = std::env::var_os("KUBEBUILDER_ASSETS").filter(|assets| !assets.is_empty())?;
-        Some(Self::Real(Real::start(Path::new(&assets))))
+        let assets = std::env::var_os("KUBEBUILDER_ASSETS").filter(|assets| !assets.is_empty());
+        if assets.is_none() {
+            eprintln!(
+                "LEFT OUT: a real API server. Set KUBEBUILDER_ASSETS to the folder of etcd, kube-apiserver and kubectl."
+            );
+        }
+        Some(Self::Real(Real::start(Path::new(&assets?))))
     }
 
     /// A kubeconfig of somebody who may do everything.

@@ -1,7 +1,6 @@
 //! `Grown`: what the kernel's memory grows by when network namespaces are programmed.
 
-use std::fs;
-
+use crate::kilobytes::kilobytes;
 use crate::pod::Pod;
 
 /// Network namespaces that were measured. None goes before the end: the kernel takes namespaces apart beside
@@ -23,10 +22,5 @@ impl Grown {
 
 /// What the kernel holds that it cannot give back, in KB.
 fn slabs() -> f64 {
-    let text = fs::read_to_string("/proc/meminfo").expect("the memory of this machine");
-    let of = |key: &str| {
-        let line = text.lines().find_map(|line| line.strip_prefix(key)).unwrap_or_default();
-        line.trim().trim_end_matches(" kB").parse::<f64>().unwrap_or(0.0)
-    };
-    of("SUnreclaim:") + of("Percpu:")
+    ["SUnreclaim:", "Percpu:"].map(|key| kilobytes("/proc/meminfo", key)).iter().sum()
 }

@@ -9,6 +9,9 @@ mod caller;
 #[path = "serve/echo.rs"]
 #[allow(clippy::print_stdout)] // It tells its address so.
 mod echo;
+#[path = "../../tests/netns/kilobytes.rs"]
+#[allow(dead_code)]
+mod kilobytes;
 #[path = "../tests/fixture/pod.rs"]
 #[allow(dead_code)]
 mod pod;
@@ -25,6 +28,7 @@ use std::time::{Duration, Instant};
 use caller::Caller;
 use echo::Echo;
 use figures::{Sheet, Spread, Verdict, is_quick};
+use kilobytes::kilobytes;
 use program::{Folder, Webhook};
 use serde_json::{Value, json};
 
@@ -188,8 +192,5 @@ fn each_connection(work: impl Fn(u32) -> Vec<f64> + Sync) -> Vec<f64> {
 }
 
 fn rss_mb(pid: u32) -> f64 {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("the status of the webhook");
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("its memory");
-    let kib: f64 = line.trim().trim_end_matches(" kB").parse().expect("a number");
-    kib / 1024.0
+    kilobytes(&format!("/proc/{pid}/status"), "VmRSS:") / 1024.0
 }
