@@ -17,6 +17,7 @@ mod hits;
 mod http;
 mod log;
 mod member;
+mod memory_limit;
 mod metrics;
 mod namespace;
 mod plugin_socket;

@@ -20,6 +20,7 @@ use tokio::task::AbortHandle;
 use crate::agent::adopt::Adopter;
 use crate::agent::args::AgentArgs;
 use crate::agent::driver::{Driver, End, Message};
+use crate::agent::memory_limit::memory_limit;
 use crate::agent::state::{Agent, Options};
 use crate::agent::stop::Stop;
 use crate::agent::succession::{leave, succeed};
@@ -98,7 +99,8 @@ async fn serve(args: AgentArgs) -> anyhow::Result<()> {
         None => None,
     };
     plugin_socket::serve(listener, sender).context("start the thread of the agent's socket")?;
-    tracing::info!(socket = %socket.display(), version = env!("CARGO_PKG_VERSION"), "started");
+    let version = env!("CARGO_PKG_VERSION");
+    tracing::info!(socket = %socket.display(), version, memory_limit = memory_limit(), "started");
     let end = driver.run(source, messages, uses, stop.asked()).await;
     driver.rest().await;
     if let Some(pages) = pages {
