@@ -10,6 +10,7 @@
 mod adopt;
 mod allocator;
 mod args;
+mod cleanup;
 mod demand;
 mod driver;
 mod event;
@@ -21,6 +22,7 @@ mod memory_limit;
 mod metrics;
 mod namespace;
 mod plugin_socket;
+mod pool;
 mod report;
 #[cfg(test)]
 mod sample;

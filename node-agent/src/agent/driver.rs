@@ -19,9 +19,10 @@ use tokio::sync::oneshot;
 use tokio::time::sleep_until;
 
 use crate::agent::adopt::{Adopted, Adopter};
-use crate::agent::event::{Effect, Event, Job, Outcome, Stored, Ticket};
+use crate::agent::event::{Effect, Event, Flows, Job, Outcome, Stored, Ticket};
 use crate::agent::log;
 use crate::agent::namespace::Namespace;
+use crate::agent::pool::{Kind, Pools};
 use crate::agent::report::Report;
 use crate::agent::state::Agent;
 
@@ -75,6 +76,7 @@ pub(crate) struct Driver {
     waiting: BTreeMap<Ticket, SyncSender<Reply>>,
     tickets: u64,
     relay: Arc<Relay>,
+    pools: Pools,
     records: Records,
     adopter: Arc<Adopter>,
     sender: UnboundedSender<Message>,
@@ -102,6 +104,7 @@ impl Driver {
             waiting: BTreeMap::new(),
             tickets: 0,
             relay,
+            pools: Pools::new(),
             records,
             adopter: Arc::new(adopter),
             sender,
@@ -143,7 +146,8 @@ impl Driver {
 
     /// Waits until no work is left that it began.
     pub(crate) async fn rest(self) {
-        let Self { working, mut worked, .. } = self;
+        let Self { working, mut worked, pools, .. } = self;
+        pools.dismiss();
         drop(working);
         let _ = worked.recv().await;
     }
@@ -242,16 +246,7 @@ impl Driver {
     fn execute(&mut self, effect: Effect) {
         match effect {
             Effect::Run(netns, job) => self.start(netns, job),
-            Effect::ForgetUdp(netns, flows) => {
-                let Some(namespace) = self.namespaces.get(&netns).cloned() else { return };
-                tokio::task::spawn_blocking(move || match namespace.forget_udp(&flows) {
-                    Ok(0) => {}
-                    Ok(count) => tracing::info!(netns = netns.inode, count, "moved UDP flows"),
-                    Err(error) => {
-                        tracing::warn!(netns = netns.inode, error = %with_causes(&error), "move UDP flows");
-                    }
-                });
-            }
+            Effect::ForgetUdp(netns, flows) => self.forget_udp(netns, flows),
             Effect::Answer(ticket, reply) => {
                 if let Some(waiting) = self.waiting.remove(&ticket) {
                     // Whoever asked may have given up.
@@ -285,11 +280,30 @@ impl Driver {
             return;
         };
         let (relay, working) = (Arc::clone(&self.relay), self.working.clone());
-        tokio::task::spawn_blocking(move || {
+        self.pools.run(job.kind, move || {
             let _working = working;
             let outcome = namespace.run(&job, &relay);
             // The driver may be stopping; then nobody waits for it.
             let _ = sender.send(Message::Happened(Event::Done(netns, outcome)));
+        });
+    }
+
+    fn forget_udp(&self, netns: NetnsId, flows: Flows) {
+        let Some(namespace) = self.namespaces.get(&netns).cloned() else { return };
+        let sender = self.sender.clone();
+        self.pools.run(Kind::Cleanup, move || {
+            let is_complete = match namespace.forget_udp(&flows) {
+                Ok(0) => true,
+                Ok(count) => {
+                    tracing::info!(netns = netns.inode, count, "moved UDP flows");
+                    true
+                }
+                Err(error) => {
+                    tracing::warn!(netns = netns.inode, error = %with_causes(&error), "failed to move UDP flows");
+                    !error.is_transient()
+                }
+            };
+            let _ = sender.send(Message::Happened(Event::CleanedUp(netns, is_complete)));
         });
     }
 
@@ -307,7 +321,7 @@ impl Driver {
         let adopter = Arc::clone(&self.adopter);
         let namespaces: Vec<Arc<Namespace>> = self.namespaces.values().cloned().collect();
         let known = self.agent.keys().cloned().collect();
-        tokio::task::spawn_blocking(move || {
+        self.pools.run(Kind::File, move || {
             for namespace in namespaces.iter().filter(|namespace| namespace.is_gone()) {
                 let _ = sender.send(Message::Happened(Event::Gone(namespace.id())));
             }
@@ -319,7 +333,7 @@ impl Driver {
 
     fn store(&self, Stored { revision, ranges, ruleset }: Stored) {
         let path = ruleset_path(&self.adopter.state_dir, VIEW_DEFAULT);
-        tokio::task::spawn_blocking(move || {
+        self.pools.run(Kind::File, move || {
             let batch = encode_fresh(&ruleset);
             let stored = netns_nft::Stored { revision, ranges: ranges.to_vec(), batch };
             let folder = path.parent().map_or(Ok(()), std::fs::create_dir_all);

@@ -16,6 +16,7 @@ use proxy_core::portal::{PortalKey, Portals, View};
 use proxy_core::ruleset::Ruleset;
 use proxy_core::snapshot::Change;
 
+use crate::agent::pool::Kind;
 use crate::agent::view::Prepared;
 
 /// Whoever asked and waits for an answer.
@@ -53,6 +54,8 @@ pub(crate) enum Event {
     Done(NetnsId, Outcome),
     /// A first connection in a network namespace came to the relay, on its way to this portal.
     Used(NetnsId, PortalKey),
+    /// A clean-up of UDP flows in a network namespace ended; true where nothing of it is left to do.
+    CleanedUp(NetnsId, bool),
     /// Time has passed.
     Tick,
 }
@@ -62,7 +65,7 @@ pub(crate) enum Event {
 pub(crate) enum Effect {
     /// Work in a network namespace; the outcome comes back as `Event::Done`.
     Run(NetnsId, Job),
-    /// Make UDP flows leave backends that are gone; nobody waits for it.
+    /// Make UDP flows leave backends that are gone; its end comes back as `Event::CleanedUp`.
     ForgetUdp(NetnsId, Flows),
     /// Answer.
     Answer(Ticket, Reply),
@@ -108,6 +111,8 @@ pub(crate) struct Exit {
 /// Work in one network namespace.
 #[derive(Debug)]
 pub(crate) struct Job {
+    /// The threads that do it.
+    pub(crate) kind: Kind,
     /// Routes to these ranges are to be there first; none where they are known to be.
     pub(crate) routes: Option<(Vec<Exit>, Arc<[IpNet]>)>,
     /// The relay must listen there first, and serve this view; none: nothing is relayed there.

@@ -14,8 +14,10 @@ use proxy_core::pick::Action;
 use proxy_core::portal::View;
 use proxy_core::ruleset::Ruleset;
 
+use crate::agent::cleanup::Cleanup;
 use crate::agent::demand::Demand;
 use crate::agent::event::{Exit, Job, Outcome, Ticket, Work};
+use crate::agent::pool::Kind;
 use crate::agent::view::ViewState;
 
 /// After a failure a job is tried again so much later, twice as late each time.
@@ -93,6 +95,7 @@ pub(crate) struct Member {
     pub(crate) is_audit_due: bool,
     pub(crate) are_routes_due: bool,
     pub(crate) repairs: u64,
+    pub(crate) cleanup: Cleanup,
 }
 
 impl Member {
@@ -111,6 +114,7 @@ impl Member {
             is_audit_due: false,
             are_routes_due: true,
             repairs: 0,
+            cleanup: Cleanup::default(),
         }
     }
 
@@ -145,6 +149,7 @@ impl Member {
         if self.running.is_some() || self.retry_at.is_some_and(|at| at > now) {
             return None;
         }
+        self.retry_at = None;
         let (aim, work) = self.work(view)?;
         let is_look = matches!(work, Work::Compare(..) | Work::Count);
         let mut asked = Vec::new();
@@ -162,8 +167,13 @@ impl Member {
         let relay = is_relayed.then(|| self.view.clone());
         self.running = Some(Running { aim, is_look, asked, with_routes: routes.is_some() });
         self.are_routes_due = false;
-        self.retry_at = None;
-        Some(Job { routes, relay, work })
+        let is_starting = self.attachments.values().any(|held| held.waiting.is_some());
+        let kind = match (is_look, is_starting) {
+            (true, _) => Kind::Audit,
+            (false, true) => Kind::Attach,
+            (false, false) => Kind::Change,
+        };
+        Some(Job { kind, routes, relay, work })
     }
 
     fn work(&mut self, view: &mut ViewState) -> Option<(Option<Applied>, Work)> {
@@ -254,6 +264,6 @@ impl Member {
     /// The earliest time at which something waits for time to pass.
     pub(crate) fn deadline(&self) -> Option<Instant> {
         let waiting = self.attachments.values().filter_map(|held| Some(held.waiting?.1));
-        waiting.chain(self.retry_at).min()
+        waiting.chain(self.retry_at).chain(self.cleanup.deadline()).min()
     }
 }

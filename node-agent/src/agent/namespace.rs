@@ -64,7 +64,7 @@ impl Namespace {
         })
     }
 
-    fn attempt(&self, Job { routes, relay: _, work }: &Job) -> Result<Outcome, Error> {
+    fn attempt(&self, Job { kind: _, routes, relay: _, work }: &Job) -> Result<Outcome, Error> {
         if let Some((exits, ranges)) = routes.as_ref().filter(|(_, ranges)| !ranges.is_empty()) {
             for exit in exits {
                 match route_services(&self.netns, &exit.interface, &exit.addresses, ranges) {

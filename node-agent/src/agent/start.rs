@@ -24,10 +24,8 @@ use crate::agent::memory_limit::memory_limit;
 use crate::agent::state::{Agent, Options};
 use crate::agent::stop::Stop;
 use crate::agent::succession::{leave, succeed};
-use crate::agent::{allocator, http, log, plugin_socket};
+use crate::agent::{allocator, http, log, plugin_socket, pool};
 
-/// How many threads run jobs in network namespaces at the same time.
-const JOBS_MAX: usize = 16;
 /// How far the source of services may be ahead.
 const SOURCE_AHEAD: usize = 64;
 /// More threads relay only where the operator says so.
@@ -50,7 +48,7 @@ pub(crate) fn run(args: AgentArgs) -> anyhow::Result<()> {
 
 fn runtime() -> anyhow::Result<Runtime> {
     let mut builder = Builder::new_multi_thread();
-    builder.worker_threads(2).max_blocking_threads(JOBS_MAX).enable_all();
+    builder.worker_threads(2).max_blocking_threads(pool::THREADS).enable_all();
     builder.build().context("start the runtime")
 }
 

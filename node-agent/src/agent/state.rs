@@ -163,6 +163,7 @@ impl Agent {
             Event::Gone(netns) => self.forget(netns, "its network namespace is gone"),
             Event::Done(netns, outcome) => self.settle(netns, outcome, now),
             Event::Used(netns, key) => self.used(netns, key, now),
+            Event::CleanedUp(netns, is_complete) => self.cleaned_up(netns, is_complete),
             Event::Tick => {}
         }
         self.tick(now);
@@ -271,6 +272,7 @@ impl Agent {
             self.store(now);
         }
         self.dispatch(now);
+        self.clean_up(now);
         self.give_up_waiting(now);
     }
 

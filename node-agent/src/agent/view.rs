@@ -16,6 +16,7 @@ use proxy_core::ruleset::{Ruleset, Settings};
 use proxy_core::service::Protocol;
 use proxy_core::snapshot::{Changed, Snapshot};
 
+use crate::agent::cleanup::Stale;
 use crate::agent::event::Flows;
 
 /// Whoever lags behind by more revisions than this is planned from the whole.
@@ -196,19 +197,32 @@ impl ViewState {
         self.base_batch = None;
     }
 
-    /// The UDP portals that were touched after a revision, and where they lead now; with no revision, all.
-    /// Where portals are on demand a flow may also have begun at the relay, which looks after it.
-    pub(crate) fn flows_since(&self, revision: Option<u64>, on_demand: bool) -> Flows {
-        let touched = revision.and_then(|revision| self.touched_since(revision));
-        let keys: Touched = match touched {
-            Some(touched) => touched,
-            None => self.portals.iter().map(|portal| portal.key).collect(),
+    /// The UDP portals that were touched after a revision; with no revision, or one too long ago, all.
+    pub(crate) fn stale_since(&self, revision: Option<u64>) -> Stale {
+        match revision.and_then(|revision| self.touched_since(revision)) {
+            Some(mut changed) => {
+                changed.retain(|key| key.protocol == Protocol::Udp);
+                Stale { changed, ..Stale::default() }
+            }
+            None => Stale { is_all: true, ..Stale::default() },
+        }
+    }
+
+    /// Where the UDP portals of a clean-up lead now. Where portals are on demand a flow may also have begun at the
+    /// relay, which looks after it, unless the portal was taken in since.
+    pub(crate) fn flows(&self, stale: &Stale, on_demand: bool) -> Flows {
+        let mut flows = if stale.is_all {
+            let all = self.portals.iter().map(|portal| portal.key).collect();
+            self.flows_of(&all, on_demand)
+        } else {
+            self.flows_of(&stale.changed, on_demand)
         };
-        self.flows_of(&keys, on_demand)
+        flows.extend(self.flows_of(&stale.taken_in, false));
+        Arc::new(flows)
     }
 
     /// Those of these portals that are UDP, and where they lead now.
-    pub(crate) fn flows_of(&self, keys: &Touched, on_demand: bool) -> Flows {
+    fn flows_of(&self, keys: &Touched, on_demand: bool) -> BTreeMap<PortalKey, Arc<[SocketAddr]>> {
         let udp = keys.iter().filter(|key| key.protocol == Protocol::Udp);
         let leads = |key: &PortalKey| {
             // One that holds connections until it has a backend is relayed, too.
@@ -222,7 +236,7 @@ impl ViewState {
             });
             (*key, backends.unwrap_or_default())
         };
-        Arc::new(udp.map(leads).collect())
+        udp.map(leads).collect()
     }
 
     /// How many portals there are.

@@ -6,8 +6,10 @@ use std::time::Instant;
 
 use netns_nft::NetnsId;
 use proxy_core::portal::PortalKey;
+use proxy_core::service::Protocol;
 
 use super::Agent;
+use crate::agent::cleanup::Stale;
 use crate::agent::event::{Effect, Hits, Outcome};
 use crate::agent::member::Standing;
 
@@ -35,13 +37,11 @@ impl Agent {
 
     /// Has the kernel asked what is used, and takes UDP flows from the relay whose portals it has by now.
     pub(super) fn audit_demand(&mut self) {
-        for (netns, member) in &mut self.members {
-            let (Some(demand), Some(state)) = (&mut member.demand, self.views.get(&member.view)) else {
-                continue;
-            };
-            let flows = state.flows_of(&demand.audit(), false);
-            if !flows.is_empty() {
-                self.effects.push(Effect::ForgetUdp(*netns, flows));
+        for member in self.members.values_mut() {
+            if let Some(demand) = &mut member.demand {
+                let mut taken_in = demand.audit();
+                taken_in.retain(|key| key.protocol == Protocol::Udp);
+                member.cleanup.add(Stale { taken_in, ..Stale::default() });
             }
         }
     }
@@ -49,13 +49,31 @@ impl Agent {
     /// Those whom the last change of their view does not concern have it at once, but for their UDP flows: a
     /// flow outlives the portal by which it began.
     pub(super) fn catch_up(&mut self) {
-        for (netns, member) in &mut self.members {
+        for member in self.members.values_mut() {
             let Some(state) = self.views.get(&member.view) else { continue };
             let Some(before) = member.catch_up(state) else { continue };
-            let flows = state.flows_since(Some(before), true);
-            if !flows.is_empty() {
+            member.cleanup.add(state.stale_since(Some(before)));
+        }
+    }
+
+    /// Starts the clean-ups of UDP flows that are due.
+    pub(super) fn clean_up(&mut self, now: Instant) {
+        for (netns, member) in &mut self.members {
+            let Some(state) = self.views.get(&member.view) else { continue };
+            let Some(stale) = member.cleanup.start(now) else { continue };
+            let flows = state.flows(&stale, member.demand.is_some());
+            if flows.is_empty() {
+                member.cleanup.end(true);
+            } else {
                 self.effects.push(Effect::ForgetUdp(*netns, flows));
             }
+        }
+    }
+
+    /// A clean-up of UDP flows ended.
+    pub(super) fn cleaned_up(&mut self, netns: NetnsId, is_complete: bool) {
+        if let Some(member) = self.members.get_mut(&netns) {
+            member.cleanup.end(is_complete);
         }
     }
 }

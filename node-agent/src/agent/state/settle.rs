@@ -81,10 +81,7 @@ impl Agent {
         }
         let Some(state) = self.views.get(&view) else { return };
         if !was_new {
-            let flows = state.flows_since(before, member.demand.is_some());
-            if !flows.is_empty() {
-                self.effects.push(Effect::ForgetUdp(netns, flows));
-            }
+            member.cleanup.add(state.stale_since(before));
         }
         if before.is_some() {
             self.progress_of(netns, false, now);

@@ -13,6 +13,7 @@ use proxy_core::service::Mode;
 use proxy_core::snapshot::Change;
 
 use super::{ATTACH_PATIENCE, Agent, Options};
+use crate::agent::cleanup::CLEANUP_INTERVAL;
 use crate::agent::demand::Provision;
 use crate::agent::event::{Effect, Event, Job, Note, Outcome, Ticket, Work};
 use crate::agent::sample::{attachment, key, netns};
@@ -402,12 +403,42 @@ fn udp_flows_are_moved_when_a_backend_goes_but_not_for_a_new_pod() {
     let moved = flows(&bench.step(Event::Done(netns(1), OK))).expect("the backend went");
     let left: Vec<SocketAddr> = moved[&udp("10.96.0.10:53")].to_vec();
     assert_eq!((moved.len(), left), (1, vec!["10.1.0.2:5353".parse().expect("an address")]));
+    bench.step(Event::CleanedUp(netns(1), true));
     bench.now += INTERVAL;
     bench.step(Event::Changes(vec![Change::NoService(proxy_core::service::ServiceKey::new(
         "default", "dns",
     ))]));
-    let moved = flows(&bench.step(Event::Done(netns(1), OK))).expect("the service went");
+    assert_eq!(flows(&bench.step(Event::Done(netns(1), OK))), None, "too soon after the last clean-up");
+    let moved = flows(&bench.later(CLEANUP_INTERVAL)).expect("the service went");
     assert!(moved[&udp("10.96.0.10:53")].is_empty());
+}
+
+#[test]
+fn however_often_a_udp_service_changes_a_pod_has_one_cleanup_a_second() {
+    for provision in [Provision::All, Provision::OnDemand] {
+        let mut bench = Bench::with(provision);
+        bench.step(Event::Changes(vec![Change::ServiceRanges(vec![
+            "10.96.0.0/16".parse().expect("a range"),
+        ])]));
+        bench.step(Event::Changes(world("10.1.0.1")));
+        bench.step(Event::Synced);
+        bench.attached(1);
+        let mut cleanups = 0;
+        for number in 0..200_u64 {
+            let mut effects = bench.change(if number % 2 == 0 { "10.1.0.2" } else { "10.1.0.1" });
+            if !runs(&effects).is_empty() {
+                effects.extend(bench.step(Event::Done(netns(1), OK)));
+            }
+            let new = effects.iter().filter(|effect| matches!(effect, Effect::ForgetUdp(..))).count();
+            for _ in 0..new {
+                cleanups += 1;
+                bench.step(Event::CleanedUp(netns(1), true));
+            }
+        }
+        assert_eq!(cleanups, 2, "200 changes within two seconds, {provision:?}");
+        let last = bench.later(CLEANUP_INTERVAL);
+        assert!(last.iter().any(|effect| matches!(effect, Effect::ForgetUdp(..))), "the last change, too");
+    }
 }
 
 #[test]

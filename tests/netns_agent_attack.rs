@@ -1,0 +1,156 @@
+//! What one tenant or one pod does to the agent must not keep other pods from starting.
+//!
+//! Each test attacks a real agent and measures what an innocent pod notices: the time that its attach takes.
+
+#[path = "netns/agent.rs"]
+#[allow(dead_code)]
+mod agent;
+#[path = "netns/kilobytes.rs"]
+#[allow(dead_code)]
+mod kilobytes;
+#[path = "netns/namespace.rs"]
+#[allow(dead_code)]
+mod namespace;
+#[path = "netns/pod.rs"]
+#[allow(dead_code)]
+mod pod;
+
+use std::net::UdpSocket;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use agent::{Agent, Folder};
+use kilobytes::kilobytes;
+use namespace::{add_address, bare, run};
+use pod::Pod;
+
+/// An attach takes less than this, whatever goes on.
+const ATTACH_MAX: Duration = Duration::from_millis(500);
+/// How much the agent may grow while an attack lasts, in KB.
+const GROWTH_MAX_KB: f64 = 16_384.0;
+
+/// A node of its own.
+fn node(body: impl FnOnce(&Folder) + Send) {
+    bare(|| {
+        run("ip", &["link", "set", "lo", "up"], "");
+        body(&Folder::new());
+    });
+}
+
+/// A UDP service at 10.96.0.10:53 with this backend at port 5353.
+fn dns(backend: &str) -> String {
+    format!(
+        r#"{{"apiVersion":"v1","kind":"List","items":[
+        {{"apiVersion":"v1","kind":"Service","metadata":{{"name":"dns"}},
+          "spec":{{"clusterIP":"10.96.0.10","ports":[{{"port":53,"protocol":"UDP"}}]}}}},
+        {{"apiVersion":"discovery.k8s.io/v1","kind":"EndpointSlice","addressType":"IPv4",
+          "metadata":{{"name":"dns-1","labels":{{"kubernetes.io/service-name":"dns"}}}},
+          "ports":[{{"name":"","port":5353,"protocol":"UDP"}}],"endpoints":[{{"addresses":["{backend}"]}}]}}]}}"#
+    )
+}
+
+fn resident_kb(agent: &Agent) -> f64 {
+    kilobytes(&format!("/proc/{}/status", agent.pid()), "VmRSS:")
+}
+
+/// The time that the slowest of some attaches takes, one after the other.
+fn slowest_attach(agent: &Agent, kept: &mut Vec<Pod>) -> Duration {
+    let attach = |number: usize| {
+        let pod = Pod::new();
+        let start = Instant::now();
+        agent.attach(&format!("innocent-{number}-{}", kept.len()), &pod);
+        let took = start.elapsed();
+        kept.push(pod);
+        thread::sleep(Duration::from_millis(100));
+        took
+    };
+    (0..8).map(attach).max().expect("some attaches")
+}
+
+/// A pod with one UDP flow to the service, and both backends that the service may have.
+struct Client {
+    pod: Pod,
+    socket: UdpSocket,
+    backends: [UdpSocket; 2],
+}
+
+impl Client {
+    fn new(agent: &Agent, name: &str) -> Self {
+        let pod = Pod::new();
+        agent.attach(name, &pod);
+        let (socket, backends) = pod.within(|| {
+            let backends = ["10.1.0.1", "10.1.0.2"].map(|address| {
+                add_address(address);
+                let backend = UdpSocket::bind((address, 5353)).expect("bind a backend");
+                backend.set_nonblocking(true).expect("do not wait");
+                backend
+            });
+            run("ip", &["route", "add", "default", "dev", "lo"], "");
+            let socket = UdpSocket::bind("10.1.0.1:0").expect("bind the client");
+            socket.connect("10.96.0.10:53").expect("connect");
+            socket.send(b"x").expect("send");
+            (socket, backends)
+        });
+        Self { pod, socket, backends }
+    }
+
+    /// Whether what it sends comes to this backend.
+    fn reaches(&self, backend: usize) -> bool {
+        self.socket.send(b"x").expect("send");
+        self.backends[backend].recv(&mut [0; 1]).is_ok()
+    }
+}
+
+fn a_flapping_udp_service_delays_no_attach(portals: &str) {
+    node(|folder| {
+        folder.put("dns.json", &dns("10.1.0.1"));
+        let agent = Agent::start(folder, &["--service-cidr", "10.96.0.0/16", "--portals", portals]);
+        let clients: Vec<Client> =
+            (0..60).map(|number| Client::new(&agent, &format!("client-{number}"))).collect();
+        let revision = |agent: &Agent| agent.status()["views"]["all"]["revision"].as_u64().expect("a number");
+        let (stop, mut innocent) = (AtomicBool::new(false), Vec::new());
+        let (first, before, began) = (revision(&agent), resident_kb(&agent), Instant::now());
+        let slowest = thread::scope(|scope| {
+            let flap = scope.spawn(|| {
+                for backend in ["10.1.0.2", "10.1.0.1"].into_iter().cycle() {
+                    if stop.load(Ordering::Relaxed) {
+                        break;
+                    }
+                    folder.put("dns.json", &dns(backend));
+                    thread::sleep(Duration::from_millis(50));
+                }
+            });
+            // What queues up has queued up by then.
+            thread::sleep(Duration::from_secs(3));
+            let slowest = slowest_attach(&agent, &mut innocent);
+            stop.store(true, Ordering::Relaxed);
+            flap.join().expect("the service flaps");
+            slowest
+        });
+        let rate = (revision(&agent) - first) as f64 / began.elapsed().as_secs_f64();
+        let grown = resident_kb(&agent) - before;
+        assert!(slowest < ATTACH_MAX, "{portals}: an attach took {slowest:?} at {rate:.1} changes a second");
+        assert!(rate > 5.0, "the service changed {rate:.1} times a second only");
+        assert!(grown < GROWTH_MAX_KB, "{portals}: the agent grew by {grown} KB");
+        // Each flow follows in the end.
+        folder.put("dns.json", &dns("10.1.0.2"));
+        let mut left: Vec<&Client> = clients.iter().collect();
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while !left.is_empty() {
+            left.retain(|client| !client.pod.within(|| client.reaches(1)));
+            assert!(Instant::now() < deadline, "{portals}: {} flows were not moved", left.len());
+            thread::sleep(Duration::from_millis(20));
+        }
+    });
+}
+
+#[test]
+fn while_a_udp_service_flaps_a_pod_with_portals_on_demand_starts_within_half_a_second() {
+    a_flapping_udp_service_delays_no_attach("on-demand");
+}
+
+#[test]
+fn while_a_udp_service_flaps_a_pod_with_all_portals_starts_within_half_a_second() {
+    a_flapping_udp_service_delays_no_attach("all");
+}
