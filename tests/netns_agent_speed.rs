@@ -27,7 +27,7 @@ use std::time::{Duration, Instant};
 
 use agent::{Agent, Folder};
 use apiserver::Api;
-use figures::{Sheet, Spread, Verdict, is_quick};
+use bench_report::{Sheet, Spread, Verdict, is_quick};
 use kilobytes::kilobytes;
 use namespace::{bare, run};
 use netns_nft::Socket;

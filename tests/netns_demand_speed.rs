@@ -29,7 +29,7 @@ use std::time::Instant;
 
 use agent::{Agent, Folder};
 use apiserver::Api;
-use figures::{Sheet, Spread, Verdict, is_quick};
+use bench_report::{Sheet, Spread, Verdict, is_quick};
 use namespace::{bare, run};
 use pod::Pod;
 use proxy_core::portal::{Standpoint, portals};

@@ -17,7 +17,7 @@ mod namespace;
 use std::net::{IpAddr, Ipv4Addr, UdpSocket};
 use std::time::Instant;
 
-use figures::{Sheet, Spread, is_quick};
+use bench_report::{Sheet, Spread, is_quick};
 use kube_proxy::kube_proxy_shape;
 use namespace::{load, run, within};
 use netns_nft::{Socket, encode};

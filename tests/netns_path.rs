@@ -18,7 +18,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use figures::{Rows, Sheet, Spread, Verdict, is_quick};
+use bench_report::{Rows, Sheet, Spread, Verdict, is_quick};
 use namespace::{bare, load, run};
 use proxy_core::portal::{Standpoint, portals};
 use proxy_core::ruleset::{Ruleset, Settings};

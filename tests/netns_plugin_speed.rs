@@ -24,7 +24,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use attachment::ruleset_path;
-use figures::{Sheet, Spread, Verdict, is_quick};
+use bench_report::{Sheet, Spread, Verdict, is_quick};
 use netns_nft::{Batch, Stored, encode_fresh};
 use pod::Pod;
 use proxy_core::portal::{Standpoint, portals};

@@ -23,7 +23,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use figures::{Sheet, Spread, Verdict, is_quick};
+use bench_report::{Sheet, Spread, Verdict, is_quick};
 use haproxy::{HaProxy, Splice};
 use kilobytes::resident_kb;
 use namespace::{bare, run};

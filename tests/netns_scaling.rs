@@ -21,7 +21,7 @@ mod slabs;
 
 use std::time::Instant;
 
-use figures::{Sheet, Spread, Verdict, is_quick};
+use bench_report::{Sheet, Spread, Verdict, is_quick};
 use kube_proxy::{kube_proxy_change, kube_proxy_shape};
 use namespace::{bare, load, run, within};
 use netns_nft::{Socket, encode};

@@ -4,7 +4,7 @@
 
 use std::hint::black_box;
 
-use figures::{Sheet, Spread, Verdict, is_quick};
+use bench_report::{Sheet, Spread, Verdict, is_quick};
 use proxy_core::env::environment;
 use proxy_core::plan::{plan, plan_touched};
 use proxy_core::portal::{Portals, Standpoint, portals};

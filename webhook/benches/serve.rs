@@ -25,9 +25,9 @@ use std::ops::Range;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use bench_report::{Sheet, Spread, Verdict, is_quick};
 use caller::Caller;
 use echo::Echo;
-use figures::{Sheet, Spread, Verdict, is_quick};
 use kilobytes::kilobytes;
 use program::{Folder, Webhook};
 use serde_json::{Value, json};

@@ -1,4 +1,4 @@
-//! `figures RECORDS PAGE FOLDER MACHINE`: fills the page with what a run of benchmarks recorded, and draws its charts.
+//! `bench-report RECORDS PAGE FOLDER MACHINE`: fills the page with what a run of benchmarks recorded, and draws its charts.
 //!
 //! The filled page goes into FOLDER under its own name, the charts into FOLDER/charts. `scripts/bench` calls it.
 
@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, bail};
-use figures::{Filled, Record, fill};
+use bench_report::{Filled, Record, fill};
 
 fn main() -> ExitCode {
     match write() {
@@ -21,13 +21,13 @@ fn main() -> ExitCode {
 
 #[allow(clippy::print_stderr)] // The one place where this program speaks.
 fn complain(message: &str) {
-    eprintln!("figures: {message}");
+    eprintln!("bench-report: {message}");
 }
 
 fn write() -> anyhow::Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let [records, page, folder, machine] = arguments.as_slice() else {
-        bail!("usage: figures RECORDS PAGE FOLDER MACHINE");
+        bail!("usage: bench-report RECORDS PAGE FOLDER MACHINE");
     };
     let (page, folder) = (Path::new(page), PathBuf::from(folder));
     let text = fs::read_to_string(records).with_context(|| format!("read {records}"))?;
