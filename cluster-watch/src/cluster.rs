@@ -9,12 +9,19 @@
 mod answer;
 mod client;
 mod collector;
+mod decoder;
 mod fault;
 mod follow;
+mod head;
+mod items;
+mod metadata_watch;
 mod object;
+mod object_meta;
 mod probe;
+mod refusals;
 mod resource;
 mod retry;
+mod said;
 mod table;
 mod trouble;
 
@@ -26,7 +33,11 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
 
 pub use client::{ClientError, client};
+pub use metadata_watch::{MetadataEvent, MetadataSelection, watch_metadata};
+pub use object::ObjectKey;
+pub use object_meta::{ObjectMeta, OwnerReference};
 pub use probe::{ProbeError, probe};
+pub use refusals::Refused;
 pub use resource::Watched;
 
 use crate::cluster::collector::Collector;

@@ -6,6 +6,8 @@
 use proxy_core::node::Node;
 use proxy_core::snapshot::Change;
 
+use crate::cluster::Refused;
+
 /// What a source tells, in order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
@@ -15,9 +17,11 @@ pub enum Event {
     Node(Node),
     /// All that there was at first has been told.
     Synced,
-    /// The source cannot be read, or an object in it is refused; all that was told stays in force. Text: what,
-    /// where, why (one line).
+    /// The source cannot be read; all that was told stays in force. Text: what, where, why (one line).
     Trouble(String),
     /// It can be read again.
     Recovered,
+    /// How many objects cannot be used has changed, or there is one to name. What was told of such an object stays in
+    /// force until it can be used again or is gone.
+    Refused(Refused),
 }

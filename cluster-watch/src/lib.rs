@@ -39,7 +39,8 @@ mod yaml;
 mod tests;
 
 pub use cluster::{
-    ClientError, Limits, ProbeError, Watched, client, probe, watch_cluster, watch_cluster_within,
+    ClientError, Limits, MetadataEvent, MetadataSelection, ObjectKey, ObjectMeta, OwnerReference, ProbeError,
+    Refused, Watched, client, probe, watch_cluster, watch_cluster_within, watch_metadata,
 };
 pub use event::Event;
 pub use files::{FileWatch, FilesError, watch_files, watch_paths};

@@ -13,20 +13,28 @@ const DEFAULT_NAMESPACE: &str = "default";
 
 /// Texts of which each is stored once: names of namespaces, nodes, zones and ports.
 #[derive(Debug, Default)]
-pub(crate) struct Names(HashSet<Arc<str>>);
+pub(crate) struct Names {
+    known: HashSet<Arc<str>>,
+    /// How many there may be before those are forgotten that nobody else has any more.
+    prune_at: usize,
+}
 
 impl Names {
-    /// Forgets those that nobody else has any more.
-    pub(crate) fn prune(&mut self) {
-        self.0.retain(|name| Arc::strong_count(name) > 1);
-    }
+    /// Below this, names that nobody else has are not looked for.
+    const LEN_MIN: usize = 4096;
 
     pub(crate) fn get(&mut self, text: &str) -> Arc<str> {
-        if let Some(found) = self.0.get(text) {
+        if let Some(found) = self.known.get(text) {
             return Arc::clone(found);
         }
+        if self.known.len() >= self.prune_at.max(Self::LEN_MIN) {
+            self.known.retain(|name| Arc::strong_count(name) > 1);
+            // Never more than twice what is in use.
+            self.prune_at = 2 * self.known.len();
+            self.known.shrink_to(self.prune_at);
+        }
         let new: Arc<str> = text.into();
-        self.0.insert(Arc::clone(&new));
+        self.known.insert(Arc::clone(&new));
         new
     }
 }
@@ -74,4 +82,20 @@ pub(crate) fn namespaced<'v>(field: &Field<'_, 'v>) -> Option<&'v str> {
         return Some(DEFAULT_NAMESPACE);
     }
     validate::dns_label(field)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_that_nobody_has_any_more_do_not_add_up() {
+        let mut names = Names::default();
+        let kept: Vec<_> = (0..5_000).map(|number| names.get(&format!("kept-{number}"))).collect();
+        for number in 0..100_000 {
+            names.get(&format!("gone-{number}"));
+            assert!(names.known.len() <= 2 * kept.len() + Names::LEN_MIN);
+        }
+        assert!(kept.iter().all(|name| Arc::ptr_eq(name, &names.get(name))));
+    }
 }

@@ -5,7 +5,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use cluster_watch::{Event, Limits, Watched, client, watch_cluster_within};
+use cluster_watch::{Event, Limits, Refused, Watched, client, watch_cluster_within};
 use proxy_core::node::Node;
 use proxy_core::service::{Service, ServiceKey};
 use proxy_core::snapshot::{Change, Snapshot};
@@ -38,6 +38,9 @@ pub(crate) struct Seen {
     pub(crate) is_synced: bool,
     pub(crate) troubles: Vec<String>,
     pub(crate) recoveries: usize,
+    /// How many objects cannot be used, and why those cannot that were named.
+    pub(crate) refused: usize,
+    pub(crate) reasons: Vec<String>,
     /// Services that were told as gone.
     pub(crate) removed: Vec<String>,
     events: Receiver<Event>,
@@ -69,6 +72,8 @@ impl Seen {
             is_synced: false,
             troubles: Vec::new(),
             recoveries: 0,
+            refused: 0,
+            reasons: Vec::new(),
             removed: Vec::new(),
             events,
             watch,
@@ -100,6 +105,11 @@ impl Seen {
                 self.troubles.push(text);
             }
             Event::Recovered => self.recoveries += 1,
+            Event::Refused(Refused { count, reason }) => {
+                self.refused = count;
+                assert!(reason.as_ref().is_none_or(|text| text.lines().count() == 1), "{reason:?}");
+                self.reasons.extend(reason);
+            }
         }
     }
 

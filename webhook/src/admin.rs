@@ -104,6 +104,7 @@ impl Admin {
             is_ready,
             is_synced: known.is_synced,
             has_trouble: known.trouble.is_some(),
+            objects_refused: known.refused,
             services: known.snapshot.service_count(),
             connections: self.server.connections(),
             certificate_ends_s: self.shown.ends_s(),

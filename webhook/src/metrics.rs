@@ -13,6 +13,7 @@ pub(crate) struct Report {
     pub(crate) is_ready: bool,
     pub(crate) is_synced: bool,
     pub(crate) has_trouble: bool,
+    pub(crate) objects_refused: usize,
     pub(crate) services: usize,
     pub(crate) connections: usize,
     /// When the certificate ends, in seconds since 1970.
@@ -22,8 +23,8 @@ pub(crate) struct Report {
 
 /// The page.
 pub(crate) fn metrics(report: &Report) -> String {
-    let Report { is_ready, is_synced, has_trouble, services, connections, certificate_ends_s, tally } =
-        report;
+    let Report { is_ready, is_synced, has_trouble, objects_refused, .. } = report;
+    let Report { services, connections, certificate_ends_s, tally, .. } = report;
     let mut page = String::new();
     let mut gauge = |name: &str, help: &str, value: &dyn Display| {
         metric(&mut page, "gauge", name, help, &[(String::new(), value.to_string())]);
@@ -31,6 +32,7 @@ pub(crate) fn metrics(report: &Report) -> String {
     gauge("ready", "1 where requests are to be sent here", &u8::from(*is_ready));
     gauge("synced", "1 where services are known", &u8::from(*is_synced));
     gauge("source_trouble", "1 while the source of services cannot be read", &u8::from(*has_trouble));
+    gauge("objects_refused", "objects that cannot be used: malformed, or over a limit", objects_refused);
     gauge("services", "services that are known", services);
     gauge("connections", "connections of clients", connections);
     if let Some(ends_s) = certificate_ends_s {

@@ -2,7 +2,7 @@
 //!
 //! What must not go in here: where they come from.
 
-use cluster_watch::Event;
+use cluster_watch::{Event, Refused};
 use proxy_core::snapshot::Snapshot;
 use tokio::sync::{mpsc, watch};
 
@@ -14,6 +14,8 @@ pub(crate) struct Known {
     pub(crate) is_synced: bool,
     /// Why the source cannot be read.
     pub(crate) trouble: Option<String>,
+    /// How many services cannot be used.
+    pub(crate) refused: usize,
 }
 
 /// Takes what a source tells until it ends.
@@ -37,6 +39,16 @@ pub(crate) async fn follow(mut source: mpsc::Receiver<Event>, known: watch::Send
             Event::Recovered => {
                 tracing::info!("the source of services can be read again");
                 known.send_modify(|known| known.trouble = None);
+            }
+            Event::Refused(Refused { count, reason }) => {
+                if let Some(reason) = reason {
+                    tracing::warn!(
+                        reason,
+                        objects_refused = count,
+                        "a service cannot be used; what was known of it stays in force"
+                    );
+                }
+                known.send_modify(|known| known.refused = count);
             }
         }
     }

@@ -12,35 +12,13 @@ use proxy_core::node::Node;
 use proxy_core::service::ServiceKey;
 use proxy_core::snapshot::Change;
 
-use crate::cluster::fault::Fault;
 use crate::cluster::object::{Content, Object, ObjectKey};
+use crate::cluster::refusals::Refusals;
 use crate::cluster::resource::{Kind, Resource};
+use crate::cluster::said::Said;
 use crate::cluster::table::{News, Table, hash};
-use crate::cluster::trouble::{Note, Troubles};
+use crate::cluster::trouble::Troubles;
 use crate::event::Event;
-
-/// What a source says.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Said {
-    /// A list begins.
-    Begin,
-    /// The list has this object.
-    Listed(Object),
-    /// The list is complete.
-    End,
-    /// This object came or changed.
-    Changed(Object),
-    /// This object went.
-    Gone(Option<ObjectKey>),
-    /// The source cannot be read.
-    Lost(Fault),
-    /// The source may not be read, and can be done without.
-    Denied(String),
-    /// The server does not know the resource.
-    Absent,
-    /// The source can be read.
-    Found,
-}
 
 /// A source, and how far it has come.
 #[derive(Debug)]
@@ -51,8 +29,6 @@ struct Source {
     is_optional: bool,
     /// It has told all that it has, or, if it is optional, that there is nothing to be had now.
     is_complete: bool,
-    /// The list that is being read has objects without a name.
-    has_nameless: bool,
 }
 
 /// What the sources say, made into what is told.
@@ -64,17 +40,18 @@ pub(super) struct Collector {
     ranges_told: Vec<IpNet>,
     node: Option<Node>,
     troubles: Troubles,
+    refusals: Refusals<Kind>,
     is_synced: bool,
     events: Vec<Event>,
 }
 
 impl Collector {
-    pub(super) fn new(resources: &[Resource]) -> Self {
+    pub(super) fn new(resources: &[(Kind, Resource)]) -> Self {
         let mut sources: Vec<Source> = Vec::new();
-        for resource in resources {
-            let (kind, is_optional) = (resource.kind, resource.is_optional());
+        for (kind, Resource { is_optional, .. }) in resources {
+            let (kind, is_optional) = (*kind, *is_optional);
             let selection = sources.iter().filter(|source| source.kind == kind).count();
-            sources.push(Source { kind, selection, is_optional, is_complete: false, has_nameless: false });
+            sources.push(Source { kind, selection, is_optional, is_complete: false });
         }
         Self {
             sources,
@@ -83,6 +60,7 @@ impl Collector {
             ranges_told: Vec::new(),
             node: None,
             troubles: Troubles::default(),
+            refusals: Refusals::new(),
             is_synced: false,
             events: Vec::new(),
         }
@@ -112,33 +90,28 @@ impl Collector {
         let Some(source) = self.sources.get_mut(number) else { return };
         let Source { kind, selection, is_optional, .. } = *source;
         match said {
-            Said::Begin => {
-                source.has_nameless = false;
-                self.table(kind).begin(selection);
-            }
-            Said::Listed(object) => {
-                source.has_nameless |= object.key.is_none();
-                self.object(kind, selection, object, true);
-            }
+            Said::Begin => self.table(kind).begin(selection),
+            Said::Listed(object) => self.object(kind, selection, object, true),
             Said::Changed(object) => self.object(kind, selection, object, false),
             Said::Gone(key) => self.gone(kind, selection, key),
             Said::End => self.end(number),
             Said::Lost(fault) => {
                 source.is_complete |= is_optional;
                 let told = self.troubles.lost(number, fault);
-                self.events.extend(told);
+                self.events.extend(told.map(Event::Trouble));
             }
             Said::Denied(text) => {
                 source.is_complete = true;
-                let told = self.troubles.note(Note::Denied(number), text);
-                self.events.extend(told);
+                let told = self.troubles.denied(number, text);
+                self.events.extend(told.map(Event::Trouble));
             }
             Said::Absent | Said::Found => {
                 source.is_complete |= said == Said::Absent;
-                let told = self.troubles.found(number);
-                self.events.extend(told);
+                let is_well = self.troubles.found(number);
+                self.events.extend(is_well.then_some(Event::Recovered));
             }
         }
+        self.report_refused(None);
         self.check_synced();
     }
 
@@ -149,15 +122,12 @@ impl Collector {
     fn object(&mut self, kind: Kind, selection: usize, object: Object, is_listed: bool) {
         let Object { key, version, content } = object;
         if let Content::Refused(why) = content {
-            if let Some(key) = &key {
-                self.table(kind).keep(selection, key);
+            if self.table(kind).refuse(selection, key.as_ref()) {
+                self.name_refused(kind, key, why);
             }
-            let told = self.troubles.note(Note::Refused(kind, key), why);
-            self.events.extend(told);
             return;
         }
         let Some(key) = key else { return };
-        let mended = self.troubles.mended(kind, Some(&key));
         let hash = match &content {
             Content::Service(service) => Some(hash(service)),
             Content::Slice(slice) => Some(hash(slice)),
@@ -168,7 +138,22 @@ impl Collector {
         if self.table(kind).put(selection, &key, version, hash, is_listed) == News::Different {
             self.told(kind, key, content);
         }
-        self.events.extend(mended);
+    }
+
+    fn name_refused(&mut self, kind: Kind, key: Option<ObjectKey>, why: String) {
+        let Self { tables, refusals, .. } = self;
+        let is_refused = |kind: Kind, key: Option<&ObjectKey>| {
+            tables.get(&kind).is_some_and(|table| table.is_refused(key))
+        };
+        let reason = refusals.name((kind, key), why, is_refused);
+        self.report_refused(reason);
+    }
+
+    /// Tells how many objects cannot be used, if that has changed or there is one to name.
+    fn report_refused(&mut self, reason: Option<String>) {
+        let count = self.tables.values().map(Table::refused).sum();
+        let report = self.refusals.report(count, reason);
+        self.events.extend(report.map(Event::Refused));
     }
 
     fn told(&mut self, kind: Kind, key: ObjectKey, content: Content) {
@@ -193,11 +178,9 @@ impl Collector {
     fn gone(&mut self, kind: Kind, selection: usize, key: Option<ObjectKey>) {
         let Some(key) = key else { return };
         if let Some(was_told) = self.table(kind).remove(selection, &key) {
-            let mended = self.troubles.mended(kind, Some(&key));
             if was_told {
                 self.removed(kind, key);
             }
-            self.events.extend(mended);
         }
     }
 
@@ -218,20 +201,11 @@ impl Collector {
     fn end(&mut self, number: usize) {
         let Some(source) = self.sources.get_mut(number) else { return };
         source.is_complete = true;
-        let Source { kind, selection, has_nameless, .. } = *source;
-        if has_nameless {
-            // Any of those that seem gone may be the one that has lost its name.
-            self.table(kind).keep_all(selection);
-        } else {
-            let mended = self.troubles.mended(kind, None);
-            self.events.extend(mended);
-        }
+        let Source { kind, selection, .. } = *source;
         for (key, was_told) in self.table(kind).end(selection) {
-            let mended = self.troubles.mended(kind, Some(&key));
             if was_told {
                 self.removed(kind, key);
             }
-            self.events.extend(mended);
         }
         if kind == Kind::ServiceCidr {
             self.ranges();

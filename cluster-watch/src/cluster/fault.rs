@@ -33,7 +33,7 @@ pub(super) struct Fault {
 
 impl Fault {
     pub(super) fn new(cause: Cause, verb: &str, resource: &Resource, why: &str) -> Self {
-        let text = format!("{verb} {}: {}", resource.kind.resource(), excerpt(why));
+        let text = format!("{verb} {}: {}", resource.name, excerpt(why));
         Self { cause, text, retry_after: None }
     }
 
@@ -59,11 +59,9 @@ impl Fault {
         }
         let mut fault = Self::new(Cause::Status(code), verb, resource, &why);
         if code == 403 {
-            let kind = resource.kind;
             fault.text.push_str(&format!(
                 "; a ClusterRole needs the rule apiGroups: [\"{}\"], resources: [\"{}\"], verbs: [\"list\", \"watch\"]",
-                kind.group(),
-                kind.resource()
+                resource.group, resource.name
             ));
         }
         if code == 401 {

@@ -11,6 +11,7 @@ use proxy_core::node::Node;
 use proxy_core::service::Service;
 use serde_json::Value;
 
+use crate::cluster::decoder::Decoder;
 use crate::cluster::resource::Kind;
 use crate::field::{Field, Findings};
 use crate::metadata::Names;
@@ -21,9 +22,19 @@ use crate::slice::{Defaults, Sliced, slice};
 
 /// The identity of an object among those of its kind; what belongs to no namespace has an empty one.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(super) struct ObjectKey {
-    pub(super) namespace: Arc<str>,
-    pub(super) name: Arc<str>,
+pub struct ObjectKey {
+    /// Its namespace.
+    pub namespace: Arc<str>,
+    /// Its name.
+    pub name: Arc<str>,
+}
+
+impl ObjectKey {
+    /// For messages.
+    pub(super) fn shown(&self) -> String {
+        let (namespace, name) = (excerpt(&self.namespace), excerpt(&self.name));
+        if namespace.is_empty() { name } else { format!("{namespace}/{name}") }
+    }
 }
 
 /// What an object says.
@@ -41,12 +52,28 @@ pub(super) enum Content {
 
 /// An object.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Object {
+pub(super) struct Object<C = Content> {
     /// None: it has no name.
     pub(super) key: Option<ObjectKey>,
     /// Its resource version: within a resource a later one is higher.
     pub(super) version: Option<u64>,
-    pub(super) content: Content,
+    pub(super) content: C,
+}
+
+impl Decoder for Kind {
+    type Content = Content;
+
+    fn kind(&self) -> &str {
+        self.name()
+    }
+
+    fn decode(&self, text: &[u8], names: &mut Names) -> serde_json::Result<Object> {
+        Ok(Object::new(*self, &serde_json::from_slice(text)?, names))
+    }
+
+    fn refused(why: String) -> Content {
+        Content::Refused(why)
+    }
 }
 
 impl Object {
@@ -73,15 +100,15 @@ impl Object {
             (_, why) => {
                 let first = || Some(findings.into_list().into_iter().next()?.message);
                 let why = why.or_else(first).unwrap_or_else(|| "it cannot be used".to_owned());
-                Content::Refused(format!("{} {}: {}", kind.name(), shown(&key), long_excerpt(&why)))
+                Content::Refused(format!("{} {}: {}", kind.name(), key.shown(), long_excerpt(&why)))
             }
         };
         Self { key: Some(key), version, content }
     }
 }
 
-/// The resource version of an object or a list.
-pub(super) fn version(value: &Value) -> Option<u64> {
+/// The resource version of an object.
+fn version(value: &Value) -> Option<u64> {
     value.get("metadata")?.get("resourceVersion")?.as_str()?.parse().ok()
 }
 
@@ -90,11 +117,6 @@ fn key(kind: Kind, value: &Value, names: &mut Names) -> Option<ObjectKey> {
     let text = |key: &str| metadata.get(key).and_then(Value::as_str).filter(|text| !text.is_empty());
     let namespace = if kind.is_namespaced() { text("namespace")? } else { "" };
     Some(ObjectKey { namespace: names.get(namespace), name: names.get(text("name")?) })
-}
-
-fn shown(key: &ObjectKey) -> String {
-    let (namespace, name) = (excerpt(&key.namespace), excerpt(&key.name));
-    if namespace.is_empty() { name } else { format!("{namespace}/{name}") }
 }
 
 /// One line, not too long: what it quotes has been cut before.

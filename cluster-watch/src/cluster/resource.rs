@@ -4,6 +4,8 @@
 //! since the snapshot must know whether there are any before it says which addresses are free. What must not go in
 //! here: what a server answers.
 
+use std::borrow::Cow;
+
 /// What is watched.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Watched {
@@ -81,31 +83,55 @@ impl Kind {
 /// Something that is listed and watched.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Resource {
-    pub(super) kind: Kind,
-    pub(super) label_selector: Option<&'static str>,
-    pub(super) field_selector: Option<String>,
+    /// Its name, as rules of RBAC have it.
+    pub(super) name: Cow<'static, str>,
+    /// The group of the API.
+    pub(super) group: Cow<'static, str>,
+    /// The paths of the versions that are read, the best first.
+    pub(super) paths: Vec<Cow<'static, str>>,
+    /// Whether a cluster does well without it.
+    pub(super) is_optional: bool,
+    pub(super) label_selector: Option<Cow<'static, str>>,
+    pub(super) field_selector: Option<Cow<'static, str>>,
 }
 
 impl Resource {
-    fn of(kind: Kind, label_selector: Option<&'static str>) -> Self {
-        Self { kind, label_selector, field_selector: None }
+    fn of(kind: Kind, label_selector: Option<&'static str>) -> (Kind, Self) {
+        let resource = Self {
+            name: kind.resource().into(),
+            group: kind.group().into(),
+            paths: kind.paths().iter().copied().map(Cow::Borrowed).collect(),
+            is_optional: kind == Kind::ServiceCidr,
+            label_selector: label_selector.map(Cow::Borrowed),
+            field_selector: None,
+        };
+        (kind, resource)
     }
 
-    /// Whether a cluster does well without it.
-    pub(super) fn is_optional(&self) -> bool {
-        self.kind == Kind::ServiceCidr
+    /// The resource at a path, as `/api/v1/pods` or `/apis/apps/v1/namespaces/shop/deployments`.
+    pub(super) fn at(path: String) -> Self {
+        let mut parts = path.split('/').skip(1);
+        let group = if parts.next() == Some("apis") { parts.next().unwrap_or_default() } else { "" };
+        Self {
+            name: path.rsplit('/').next().unwrap_or_default().to_owned().into(),
+            group: group.to_owned().into(),
+            paths: vec![path.into()],
+            is_optional: false,
+            label_selector: None,
+            field_selector: None,
+        }
     }
 
     /// The selectors as the end of a query.
     pub(super) fn selectors(&self) -> String {
-        let label = self.label_selector.map(|text| format!("&labelSelector={}", encoded(text)));
+        let label = self.label_selector.as_deref().map(|text| format!("&labelSelector={}", encoded(text)));
         let field = self.field_selector.as_deref().map(|text| format!("&fieldSelector={}", encoded(text)));
         [label, field].into_iter().flatten().collect()
     }
 }
 
 impl Watched {
-    pub(super) fn resources(&self) -> Vec<Resource> {
+    pub(super) fn resources(&self) -> Vec<(Kind, Resource)> {
         let Self::Proxy { node } = self else { return vec![Resource::of(Kind::Service, None)] };
         let mut all = vec![
             Resource::of(Kind::Service, Some(NO_HEADLESS_NO_OTHER_PROXY)),
@@ -113,10 +139,10 @@ impl Watched {
             Resource::of(Kind::Slice, Some(NO_HEADLESS_NO_OTHER_PROXY)),
             Resource::of(Kind::ServiceCidr, None),
         ];
-        all.extend(node.as_ref().map(|name| Resource {
-            kind: Kind::Node,
-            label_selector: None,
-            field_selector: Some(format!("metadata.name={name}")),
+        all.extend(node.as_ref().map(|name| {
+            let (kind, nodes) = Resource::of(Kind::Node, None);
+            let field_selector = Some(format!("metadata.name={name}").into());
+            (kind, Resource { field_selector, ..nodes })
         }));
         all
     }
@@ -143,7 +169,7 @@ mod tests {
     fn a_proxy_watches_what_kube_proxy_watches_and_the_services_of_others() {
         let resources = Watched::Proxy { node: Some("n&1".to_owned()) }.resources();
         let queries: Vec<_> =
-            resources.iter().map(|resource| (resource.kind.name(), resource.selectors())).collect();
+            resources.iter().map(|(kind, resource)| (kind.name(), resource.selectors())).collect();
         let own = "&labelSelector=%21service.kubernetes.io%2Fheadless%2C\
                    %21service.kubernetes.io%2Fservice-proxy-name";
         let expected = [
@@ -154,6 +180,19 @@ mod tests {
             ("Node", "&fieldSelector=metadata.name%3Dn%261"),
         ];
         assert_eq!(queries, expected.map(|(kind, query)| (kind, query.to_owned())));
-        assert_eq!(Watched::Services.resources()[0].selectors(), "");
+        assert_eq!(Watched::Services.resources()[0].1.selectors(), "");
+    }
+
+    #[test]
+    fn a_path_says_which_resource_a_rule_must_name() {
+        for (path, group, name) in [
+            ("/api/v1/pods", "", "pods"),
+            ("/api/v1/namespaces/shop/configmaps", "", "configmaps"),
+            ("/apis/apps/v1/deployments", "apps", "deployments"),
+        ] {
+            let resource = Resource::at(path.to_owned());
+            assert_eq!((&*resource.group, &*resource.name), (group, name));
+            assert_eq!(resource.paths, [path]);
+        }
     }
 }

@@ -23,6 +23,8 @@ struct Held {
     version: Option<u64>,
     /// Of what was told; none: nothing was.
     hash: Option<u64>,
+    /// The server's last version of it cannot be used.
+    is_refused: bool,
 }
 
 impl Held {
@@ -37,6 +39,12 @@ pub(super) struct Table {
     held: HashMap<ObjectKey, Held>,
     /// How many lists each selection has begun.
     lists: [u32; SELECTIONS],
+    /// How many objects with a name cannot be used.
+    refused: usize,
+    /// Whether each selection has objects without a name.
+    nameless: [bool; SELECTIONS],
+    /// Whether its list that is being read has.
+    nameless_listed: [bool; SELECTIONS],
 }
 
 /// What an object is, compared with what was told.
@@ -54,11 +62,17 @@ impl Table {
     /// A selection begins a list.
     pub(super) fn begin(&mut self, selection: usize) {
         self.lists[selection] += 1;
+        self.nameless_listed[selection] = false;
     }
 
     /// A selection has all of its list: the keys that no selection has any more, with whether they were told.
     pub(super) fn end(&mut self, selection: usize) -> Vec<(ObjectKey, bool)> {
         let current = self.lists[selection];
+        self.nameless[selection] = self.nameless_listed[selection];
+        if self.nameless[selection] {
+            // Any of those that seem gone may be the one that has lost its name.
+            self.keep_all(selection);
+        }
         let mut gone = Vec::new();
         self.held.retain(|key, held| {
             if held.lists[selection] != current {
@@ -66,6 +80,7 @@ impl Table {
             }
             if !held.is_held() {
                 gone.push((key.clone(), held.hash.is_some()));
+                self.refused -= usize::from(held.is_refused);
             }
             held.is_held()
         });
@@ -91,6 +106,7 @@ impl Table {
             return News::Old;
         }
         held.version = version;
+        self.refused -= usize::from(std::mem::take(&mut held.is_refused));
         if held.hash == hash {
             return News::Same;
         }
@@ -98,14 +114,35 @@ impl Table {
         News::Different
     }
 
-    /// A selection has an object that cannot be used: what was told of it stays.
-    pub(super) fn keep(&mut self, selection: usize, key: &ObjectKey) {
+    /// A selection has an object that cannot be used, and what was told of it stays. Whether that is new.
+    pub(super) fn refuse(&mut self, selection: usize, key: Option<&ObjectKey>) -> bool {
+        let Some(key) = key else {
+            self.nameless_listed[selection] = true;
+            return !std::mem::replace(&mut self.nameless[selection], true);
+        };
         let current = self.lists[selection].max(1);
-        self.held.entry(key.clone()).or_default().lists[selection] = current;
+        let held = self.held.entry(key.clone()).or_default();
+        held.lists[selection] = current;
+        let is_new = !std::mem::replace(&mut held.is_refused, true);
+        self.refused += usize::from(is_new);
+        is_new
+    }
+
+    /// How many objects cannot be used; all without a name count as one.
+    pub(super) fn refused(&self) -> usize {
+        self.refused + self.nameless.iter().filter(|is_there| **is_there).count()
+    }
+
+    /// Whether the last version of an object cannot be used.
+    pub(super) fn is_refused(&self, key: Option<&ObjectKey>) -> bool {
+        match key {
+            Some(key) => self.held.get(key).is_some_and(|held| held.is_refused),
+            None => self.nameless.contains(&true),
+        }
     }
 
     /// Keeps all that a selection has, whether its list had it or not.
-    pub(super) fn keep_all(&mut self, selection: usize) {
+    fn keep_all(&mut self, selection: usize) {
         let current = self.lists[selection];
         for held in self.held.values_mut().filter(|held| held.lists[selection] != 0) {
             held.lists[selection] = current;
@@ -119,7 +156,9 @@ impl Table {
         if held.is_held() {
             return None;
         }
-        self.held.remove(key).map(|held| held.hash.is_some())
+        let held = self.held.remove(key)?;
+        self.refused -= usize::from(held.is_refused);
+        Some(held.hash.is_some())
     }
 }
 

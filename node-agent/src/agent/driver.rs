@@ -352,6 +352,7 @@ impl From<Told> for Event {
             Told::Synced => Self::Synced,
             Told::Trouble(why) => Self::Trouble(why),
             Told::Recovered => Self::Recovered,
+            Told::Refused(refused) => Self::Refused(refused),
         }
     }
 }

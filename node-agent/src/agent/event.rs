@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use attachment::{Attachment, AttachmentKey, Record, Reply};
+use cluster_watch::Refused;
 use ipnet::IpNet;
 use netns_nft::NetnsId;
 use proxy_core::node::Node;
@@ -36,6 +37,8 @@ pub(crate) enum Event {
     Trouble(String),
     /// It can be read again.
     Recovered,
+    /// How many objects cannot be used has changed, or there is one to name.
+    Refused(Refused),
     /// The plugin brings a pod; its network namespace is open.
     Attach(Ticket, Attachment, NetnsId),
     /// An attachment was found that nobody brought; its network namespace is open.
@@ -183,4 +186,6 @@ pub(crate) enum Note {
     Trouble(String),
     /// It can be read again.
     Recovered,
+    /// An object cannot be used; what was known of it stays in force.
+    Refused { reason: String, count: usize },
 }

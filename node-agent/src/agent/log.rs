@@ -46,6 +46,13 @@ pub(crate) fn note(note: &Note) {
         Note::Trouble(why) => {
             error!(why, "the source of services cannot be read; what was known stays in force");
         }
+        Note::Refused { reason, count } => {
+            warn!(
+                reason,
+                objects_refused = count,
+                "an object cannot be used; what was known of it stays in force"
+            );
+        }
         Note::Recovered => info!("the source of services can be read again"),
     }
 }

@@ -19,6 +19,11 @@ pub(crate) fn metrics(report: &Report) -> String {
     page.gauge("synced", "1 where services and endpoints are known", f64::from(u8::from(report.synced)));
     let has_trouble = f64::from(u8::from(report.trouble.is_some()));
     page.gauge("source_trouble", "1 while the source of services cannot be read", has_trouble);
+    page.gauge(
+        "objects_refused",
+        "objects that cannot be used: malformed, or over a limit",
+        report.objects_refused as f64,
+    );
     page.gauge("services", "services that are known", report.services as f64);
     page.gauge("attachments", "attachments that are kept right", report.attachments.len() as f64);
     page.gauge(
@@ -131,6 +136,7 @@ mod tests {
             node: String::new(),
             synced: true,
             trouble: None,
+            objects_refused: 0,
             services: 2,
             views: BTreeMap::from([("a\"b".to_owned(), ViewReport { revision: 1, portals: 4 })]),
             attachments: Vec::new(),

@@ -86,6 +86,9 @@ pub(crate) struct Report {
     pub(crate) synced: bool,
     /// Why the source of services cannot be read, if it cannot.
     pub(crate) trouble: Option<String>,
+    /// How many objects of the API server cannot be used.
+    #[serde(default)]
+    pub(crate) objects_refused: usize,
     /// How many services there are.
     pub(crate) services: usize,
     /// The views in use, by name.

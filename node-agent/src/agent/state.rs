@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use attachment::{Attachment, AttachmentKey, Programmer, Record, Reply};
+use cluster_watch::Refused;
 use ipnet::IpNet;
 use netns_nft::NetnsId;
 use proxy_core::node::Node;
@@ -72,6 +73,7 @@ pub(crate) struct Agent {
     ranges: Arc<[IpNet]>,
     is_synced: bool,
     trouble: Option<String>,
+    objects_refused: usize,
     changed: Changed,
     has_news: bool,
     is_elsewhere: bool,
@@ -108,6 +110,7 @@ impl Agent {
             snapshot,
             is_synced: false,
             trouble: None,
+            objects_refused: 0,
             changed: Changed::new(),
             has_news: false,
             is_elsewhere: false,
@@ -147,6 +150,12 @@ impl Agent {
             Event::Recovered => {
                 self.trouble = None;
                 self.note(Note::Recovered);
+            }
+            Event::Refused(Refused { count, reason }) => {
+                self.objects_refused = count;
+                if let Some(reason) = reason {
+                    self.note(Note::Refused { reason, count });
+                }
             }
             Event::Attach(ticket, attachment, netns) => self.attach(ticket, attachment, netns, now),
             Event::Adopt(record) => self.adopt(record, now),

@@ -6,7 +6,8 @@
 use serde_json::{Value, json};
 
 use super::*;
-use crate::cluster::fault::Cause;
+use crate::cluster::fault::{Cause, Fault};
+use crate::cluster::refusals::Refused;
 use crate::cluster::resource::Watched;
 use crate::metadata::Names;
 
@@ -59,6 +60,8 @@ fn told(collector: &mut Collector) -> Vec<String> {
         Event::Synced => vec!["synced".to_owned()],
         Event::Trouble(text) => vec![format!("trouble {text}")],
         Event::Recovered => vec!["recovered".to_owned()],
+        Event::Refused(Refused { count, reason: Some(reason) }) => vec![format!("refused {count}: {reason}")],
+        Event::Refused(Refused { count, reason: None }) => vec![format!("refused {count}")],
     };
     collector.events().into_iter().flat_map(event).collect()
 }
@@ -170,20 +173,22 @@ fn a_server_that_was_set_back_is_believed() {
 }
 
 #[test]
-fn a_refused_object_keeps_its_last_good_state_and_is_told_once() {
+fn a_refused_object_keeps_its_last_good_state_is_named_once_and_is_no_trouble() {
     let mut collector = proxy();
     list(&mut collector, OWN, [service("a", 1, 80)]);
     collector.step(OWN, Said::Changed(broken("a", 2)));
-    let trouble = told(&mut collector);
-    assert!(matches!(&trouble[..], [text] if text.starts_with("trouble Service d/a")), "{trouble:?}");
+    let refused = told(&mut collector);
+    assert!(matches!(&refused[..], [text] if text.starts_with("refused 1: Service d/a: ")), "{refused:?}");
     collector.step(OWN, Said::Changed(broken("a", 3)));
     assert_eq!(list(&mut collector, OWN, [broken("a", 3)]), [""; 0]);
     collector.step(OWN, Said::Changed(service("a", 4, 81)));
-    assert_eq!(told(&mut collector), ["d/a 81", "recovered"]);
+    assert_eq!(told(&mut collector), ["d/a 81", "refused 0"]);
     collector.step(OWN, Said::Changed(broken("a", 5)));
-    told(&mut collector);
+    assert_eq!(told(&mut collector), ["refused 1"], "it has been named");
     collector.step(OWN, gone(&service("a", 6, 0)));
-    assert_eq!(told(&mut collector), ["no d/a", "recovered"]);
+    assert_eq!(told(&mut collector), ["no d/a", "refused 0"]);
+    assert_eq!(list(&mut collector, OWN, [broken("a", 7)]), ["refused 1"]);
+    assert_eq!(list(&mut collector, OWN, []), ["refused 0"]);
 }
 
 #[test]
@@ -191,9 +196,9 @@ fn while_a_list_has_nameless_objects_nothing_is_taken_away() {
     let mut collector = proxy();
     list(&mut collector, OWN, [service("a", 1, 80)]);
     let nameless = || object(Kind::Service, &json!({"metadata": {}}));
-    assert_eq!(list(&mut collector, OWN, [nameless()]), ["trouble Service without a name"]);
+    assert_eq!(list(&mut collector, OWN, [nameless()]), ["refused 1: Service without a name"]);
     assert_eq!(list(&mut collector, OWN, [nameless()]), [""; 0]);
-    assert_eq!(list(&mut collector, OWN, []), ["recovered", "no d/a"]);
+    assert_eq!(list(&mut collector, OWN, []), ["no d/a", "refused 0"]);
 }
 
 #[test]

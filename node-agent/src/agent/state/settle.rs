@@ -253,6 +253,7 @@ impl Agent {
             node: self.options.node.name.to_string(),
             synced: self.is_synced,
             trouble: self.trouble.clone(),
+            objects_refused: self.objects_refused,
             services: self.snapshot.service_count(),
             views: views.collect(),
             attachments,
