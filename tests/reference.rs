@@ -10,7 +10,7 @@ use std::path::Path;
 use attachment::{Key, OURS, PLUGIN_TYPE, POD_ANNOTATIONS};
 use expect_test::expect_file;
 use proxy_core::annotation::{ALL, Annotation, Place};
-use reference::{code, page, table, values};
+use xtask::reference::{code, page, table, values};
 
 fn annotations(place: Place) -> String {
     let here = ALL.iter().filter(|annotation| annotation.place == place);

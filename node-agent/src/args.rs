@@ -280,9 +280,9 @@ mod tests {
         use clap::CommandFactory;
         let about = "Every command of `portico` and every flag. All take `--help`, and `portico --version` says \
                      which one it is.";
-        let body = reference::commands(Args::command());
+        let body = xtask::reference::commands(Args::command());
         expect_test::expect_file!["../../docs/reference/portico.md"]
-            .assert_eq(&reference::page("portico", about, &body));
+            .assert_eq(&xtask::reference::page("portico", about, &body));
     }
 
     #[test]

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::process::Command;
 use std::sync::LazyLock;
 
-use release::{Build, Crates, Library, Origin, bill, crates_of, libraries, licence_texts, notices};
 use serde_json::Value;
+use xtask::bills::{Build, Crates, Library, Origin, bill, crates_of, libraries, licence_texts, notices};
 
 use crate::dependency::permitted;
 use crate::repository::{file, root};

@@ -205,11 +205,8 @@ mod tests {
     #[test]
     fn the_reference_of_the_webhook_is_its_command_line() {
         let about = "Every command of `portico-webhook` and every flag. All take `--help`.";
-        let body = reference::commands(CommandLine::command());
-        expect_test::expect_file!["../../docs/reference/portico-webhook.md"].assert_eq(&reference::page(
-            "portico-webhook",
-            about,
-            &body,
-        ));
+        let body = xtask::reference::commands(CommandLine::command());
+        expect_test::expect_file!["../../docs/reference/portico-webhook.md"]
+            .assert_eq(&xtask::reference::page("portico-webhook", about, &body));
     }
 }

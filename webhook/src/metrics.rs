@@ -86,14 +86,11 @@ mod tests {
         tallied.closed("not_tls");
         tallied.config_map("made");
         let report = Report { certificate_ends_s: Some(0), tally: tallied.tally(), ..Report::default() };
-        let body = reference::metrics(&metrics(&report));
+        let body = xtask::reference::metrics(&metrics(&report));
         let about = "What `portico-webhook` serves at `/metrics` (`--admin`). What to alert on: \
                      [operations](../operations.md#metrics).";
-        expect_test::expect_file!["../../docs/reference/webhook-metrics.md"].assert_eq(&reference::page(
-            "Metrics of the webhook",
-            about,
-            &body,
-        ));
+        expect_test::expect_file!["../../docs/reference/webhook-metrics.md"]
+            .assert_eq(&xtask::reference::page("Metrics of the webhook", about, &body));
     }
 
     #[test]

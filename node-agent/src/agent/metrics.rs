@@ -150,15 +150,12 @@ mod tests {
 
     #[test]
     fn the_reference_of_the_agents_metrics_is_its_page() {
-        let body = reference::metrics(&metrics(&report()));
+        let body = xtask::reference::metrics(&metrics(&report()));
         let about = "What `portico agent` serves at `/metrics` (`--metrics`). An attachment is one interface of one \
                      pod; a view is a set of services that pods see. What to alert on: \
                      [operations](../operations.md#metrics).";
-        expect_test::expect_file!["../../../docs/reference/agent-metrics.md"].assert_eq(&reference::page(
-            "Metrics of the agent",
-            about,
-            &body,
-        ));
+        expect_test::expect_file!["../../../docs/reference/agent-metrics.md"]
+            .assert_eq(&xtask::reference::page("Metrics of the agent", about, &body));
     }
 
     #[test]

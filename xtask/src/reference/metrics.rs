@@ -4,7 +4,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::{code, sentence, table};
+use crate::reference::{code, sentence, table};
 
 /// The table of a page; a metric whose labels are to be told has a sample there.
 #[must_use]

@@ -5,8 +5,8 @@
 
 use std::path::Path;
 
-use crate::cargo::said;
-use crate::error::ReleaseError;
+use crate::bills::cargo::said;
+use crate::bills::error::ReleaseError;
 
 /// One library of the machine that builds.
 #[derive(Debug, Clone, PartialEq, Eq)]

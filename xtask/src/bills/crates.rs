@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use crate::error::ReleaseError;
+use crate::bills::error::ReleaseError;
 
 /// A crate in one version.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]

@@ -5,7 +5,7 @@
 use clap::builder::PossibleValue;
 use clap::{Arg, ArgAction, Command};
 
-use crate::{code, sentence, table};
+use crate::reference::{code, sentence, table};
 
 /// What clap adds to every command.
 const EVERYWHERE: [&str; 2] = ["help", "version"];

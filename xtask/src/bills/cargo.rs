@@ -6,8 +6,8 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use crate::crates::Crates;
-use crate::error::ReleaseError;
+use crate::bills::crates::Crates;
+use crate::bills::error::ReleaseError;
 
 /// What is built into the programs of a package for a target, by the lock file of the workspace at `root`.
 ///

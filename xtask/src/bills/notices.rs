@@ -7,9 +7,9 @@ use std::fmt::Write;
 use std::fs;
 use std::path::Path;
 
-use crate::crates::{Crate, CrateKey, Origin};
-use crate::error::ReleaseError;
-use crate::system::Library;
+use crate::bills::crates::{Crate, CrateKey, Origin};
+use crate::bills::error::ReleaseError;
+use crate::bills::libraries::Library;
 
 /// How licence files begin, in capital letters.
 const BEGINNINGS: [&str; 6] = ["LICENSE", "LICENCE", "COPYING", "COPYRIGHT", "NOTICE", "UNLICENSE"];
@@ -93,7 +93,7 @@ pub fn notices(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::crates::tests::{key, sample};
+    use crate::bills::crates::tests::{key, sample};
 
     #[test]
     fn a_text_that_two_crates_share_stands_once_under_both_names() {

@@ -1,4 +1,4 @@
-//! `release`: what scripts/release asks about what it has built.
+//! `xtask`: what scripts/release asks about what it has built.
 //!
 //! It writes to standard output. What must not go in here: what any of it says.
 
@@ -10,10 +10,10 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::Context;
-use release::{Build, bill, crates_of, libraries, licence_texts, notices};
+use xtask::bills::{Build, bill, crates_of, libraries, licence_texts, notices};
 
-const USAGE: &str = "usage: release bill PACKAGE PROGRAM SHA256 TARGET REVISION TIME   its bill of materials
-       release notices TARGET PACKAGE...                         what their licences ask to be told
+const USAGE: &str = "usage: xtask bill PACKAGE PROGRAM SHA256 TARGET REVISION TIME   its bill of materials
+       xtask notices TARGET PACKAGE...                         what their licences ask to be told
 in the root of the repository\n";
 
 /// Debian's copy, which every Debian machine has.
@@ -39,7 +39,7 @@ fn main() -> ExitCode {
     match told.and_then(|text| stdout().write_all(text.as_bytes()).context("write the answer")) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            let _ = writeln!(stderr(), "release: {error:#}");
+            let _ = writeln!(stderr(), "xtask: {error:#}");
             ExitCode::FAILURE
         }
     }

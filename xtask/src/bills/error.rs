@@ -5,7 +5,7 @@
 use std::io;
 use std::path::PathBuf;
 
-use crate::crates::CrateKey;
+use crate::bills::crates::CrateKey;
 
 /// Why it cannot be said.
 #[derive(Debug, thiserror::Error)]

@@ -7,16 +7,16 @@
 //! The same sources give the same bytes: no clock, no chance. What must not go in here: building programs, or
 //! anything that is linked into one.
 
-mod bill;
 mod cargo;
 mod crates;
+mod cyclonedx;
 mod error;
+mod libraries;
 mod notices;
-mod system;
 
-pub use bill::{Build, bill};
 pub use cargo::crates_of;
 pub use crates::{Crate, CrateKey, Crates, Origin};
+pub use cyclonedx::{Build, bill};
 pub use error::ReleaseError;
+pub use libraries::{Library, libraries};
 pub use notices::{LicenceText, licence_texts, notices};
-pub use system::{Library, libraries};

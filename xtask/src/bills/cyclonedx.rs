@@ -6,8 +6,8 @@
 
 use serde_json::{Value, json};
 
-use crate::crates::{Crate, CrateKey, Crates, Origin};
-use crate::system::Library;
+use crate::bills::crates::{Crate, CrateKey, Crates, Origin};
+use crate::bills::libraries::Library;
 
 /// What was built, and from what.
 #[derive(Debug, Clone)]
@@ -119,7 +119,7 @@ fn vcs(repository: Option<&str>) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::crates::tests::sample;
+    use crate::bills::crates::tests::sample;
 
     fn made() -> Value {
         let text = |text: &str| text.to_owned();

@@ -3,7 +3,7 @@
 //! It reads the shape that values.yaml has: two spaces a level, comments above what they explain, an empty line after
 //! which a comment does not hold any more. What must not go in here: YAML in general.
 
-use crate::{code, table};
+use crate::reference::{code, table};
 
 const COLUMNS: [&str; 3] = ["value", "default", "what it says"];
 
