@@ -1,6 +1,6 @@
-//! Releases: what a bill of materials says is what is built, and scripts/release never leaves anything half-done.
+//! Bills of materials and notices of the released programs, compared with cargo, CycloneDX and deny.toml.
 //!
-//! What must not go in here: building a release, which takes minutes; `scripts/release --verify` does it twice.
+//! `xtask/tests/release.rs` tests how a release is built.
 
 #[path = "release/bills.rs"]
 mod bills;
@@ -10,8 +10,6 @@ mod dependency;
 #[path = "tidy/manifest.rs"]
 #[allow(dead_code)]
 mod manifest;
-#[path = "release/refusals.rs"]
-mod refusals;
 #[path = "tidy/repository.rs"]
 #[allow(dead_code)]
 mod repository;

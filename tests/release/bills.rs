@@ -6,13 +6,10 @@ use std::sync::LazyLock;
 
 use serde_json::Value;
 use xtask::bills::{Build, Crates, Library, Origin, bill, crates_of, libraries, licence_texts, notices};
+use xtask::{PROGRAMS, Program};
 
 use crate::dependency::permitted;
 use crate::repository::{file, root};
-
-/// Package and program, as scripts/release builds them.
-const PROGRAMS: [(&str, &str); 3] =
-    [("node-agent", "portico"), ("webhook", "portico-webhook"), ("cni-plugin", "portico-cni")];
 
 /// This machine's: crates that only others need may not have been fetched.
 const TARGET: &str =
@@ -28,9 +25,9 @@ static BILLS: LazyLock<Vec<(&str, Value)>> = LazyLock::new(bills);
 fn bills() -> Vec<(&'static str, Value)> {
     let libraries = libraries().expect("versions of the libraries");
     let text = str::to_owned;
-    let made = PROGRAMS.map(|(package, program)| {
+    let made = PROGRAMS.map(|Program { package, name, .. }| {
         let build = Build {
-            program: text(program),
+            program: text(name),
             sha256: "0".repeat(64),
             target: text(TARGET),
             revision: text("0123456789abcdef0123456789abcdef01234567"),
@@ -185,7 +182,7 @@ fn a_bill_is_the_same_each_time() {
 #[test]
 fn the_notices_have_the_terms_of_every_crate_or_say_where_they_are() {
     let mut all = BTreeMap::new();
-    for (package, _) in PROGRAMS {
+    for Program { package, .. } in PROGRAMS {
         all.extend(crates(package, TARGET).all);
     }
     let texts = licence_texts(&all).expect("read the licences");

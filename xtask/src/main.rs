@@ -1,60 +1,54 @@
-//! `xtask`: what scripts/release asks about what it has built.
+//! `cargo xtask`: the programs of this repository.
 //!
-//! It writes to standard output. What must not go in here: what any of it says.
+//! Each subcommand is a module with a function `run`. They work in the root of the repository that contains the
+//! current directory, so that they also serve a clone in another place.
 
-use std::collections::BTreeMap;
+mod command;
+mod goldens;
+mod release;
+
 use std::env;
-use std::fs;
-use std::io::{Write, stderr, stdout};
-use std::path::Path;
+use std::io::{Write, stderr};
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Context;
-use xtask::bills::{Build, bill, crates_of, libraries, licence_texts, notices};
+use clap::{Parser, Subcommand};
 
-const USAGE: &str = "usage: xtask bill PACKAGE PROGRAM SHA256 TARGET REVISION TIME   its bill of materials
-       xtask notices TARGET PACKAGE...                         what their licences ask to be told
-in the root of the repository\n";
+#[derive(Parser)]
+#[command(name = "xtask", bin_name = "cargo xtask", about = "The programs of this repository.")]
+struct Arguments {
+    #[command(subcommand)]
+    task: Task,
+}
 
-/// Debian's copy, which every Debian machine has.
-const LGPL: &str = "/usr/share/common-licenses/LGPL-2.1";
+#[derive(Subcommand)]
+enum Task {
+    /// Build a release, or verify that two builds of one commit are equal; see docs/release.md.
+    Release(release::ReleaseArgs),
+    /// Update the expected outputs in tests and docs/reference to what the code returns now.
+    Goldens(goldens::GoldensArgs),
+}
 
 fn main() -> ExitCode {
-    let args: Vec<String> = env::args().skip(1).collect();
-    let args: Vec<&str> = args.iter().map(String::as_str).collect();
-    let told = match args[..] {
-        ["bill", package, program, sha256, target, revision, time] => {
-            let text = str::to_owned;
-            let [program, sha256, target, revision, time] =
-                [program, sha256, target, revision, time].map(text);
-            told_bill(package, &Build { program, sha256, target, revision, time })
-        }
-        ["notices", target, ref packages @ ..] if !packages.is_empty() => told_notices(target, packages),
-        _ => {
-            // Nothing is to be done where standard error is gone.
-            let _ = stderr().write_all(USAGE.as_bytes());
-            return ExitCode::from(2);
-        }
+    let Arguments { task } = Arguments::parse();
+    let (name, result) = match task {
+        Task::Release(args) => ("scripts/release", root().and_then(|root| release::run(&root, args))),
+        Task::Goldens(args) => ("cargo xtask goldens", root().and_then(|root| goldens::run(&root, args))),
     };
-    match told.and_then(|text| stdout().write_all(text.as_bytes()).context("write the answer")) {
+    match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            let _ = writeln!(stderr(), "xtask: {error:#}");
+            // If standard error is closed, the exit code still reports the failure.
+            let _ = writeln!(stderr(), "{name}: {error:#}");
             ExitCode::FAILURE
         }
     }
 }
 
-fn told_bill(package: &str, build: &Build) -> anyhow::Result<String> {
-    let crates = crates_of(Path::new("."), package, &build.target)?;
-    Ok(format!("{:#}\n", bill(build, &crates, &libraries()?)))
-}
-
-fn told_notices(target: &str, packages: &[&str]) -> anyhow::Result<String> {
-    let mut crates = BTreeMap::new();
-    for package in packages {
-        crates.extend(crates_of(Path::new("."), package, target)?.all);
-    }
-    let lgpl = fs::read_to_string(LGPL).with_context(|| format!("read {LGPL}"))?;
-    Ok(notices(&crates, &licence_texts(&crates)?, &libraries()?, &lgpl))
+/// Returns the root of the repository that contains the current directory.
+fn root() -> anyhow::Result<PathBuf> {
+    let here = env::current_dir().context("failed to read the current directory")?;
+    let root = here.ancestors().find(|directory| directory.join("scripts/release").is_file());
+    root.map(Path::to_owned).with_context(|| format!("{} is not in the repository", here.display()))
 }
