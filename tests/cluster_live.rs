@@ -13,6 +13,10 @@ mod behaviour;
 mod chance;
 #[path = "cluster_live/content.rs"]
 mod content;
+#[path = "cluster_live/large.rs"]
+mod large;
+#[path = "cluster_live/metadata.rs"]
+mod metadata;
 #[path = "cluster_live/object.rs"]
 mod object;
 #[path = "cluster_live/outage.rs"]

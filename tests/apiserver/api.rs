@@ -8,6 +8,7 @@ mod certificates;
 mod double;
 mod folder;
 mod kind;
+mod listing;
 mod real;
 pub(crate) mod request;
 pub(crate) mod rights;
@@ -21,6 +22,7 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 
 use double::Double;
+pub(crate) use listing::Generated;
 use real::Real;
 use request::{Answer, send};
 use rights::Call;
@@ -57,6 +59,8 @@ pub(crate) enum Fault {
     Deny(&'static str),
     /// A path is not known.
     Absent(&'static str),
+    /// Watches do not send all that there is first.
+    NoInitialEvents(InitialEvents),
     /// Lists of a resource are this text instead.
     GarbageList(&'static str, &'static str),
     /// Changes of the services with this label (or without it, where `!` stands before it) come later than others:
@@ -64,6 +68,19 @@ pub(crate) enum Fault {
     HoldWatches(&'static str),
     /// Before the next write of this resource somebody else puts this object, once.
     Race(&'static str, Value),
+}
+
+/// How a server refuses to send all that there is at the beginning of a watch.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum InitialEvents {
+    /// By this status.
+    Status(u16),
+    /// By status 200 and an error with this code.
+    Error(u16),
+    /// It sends all that there is, and ends without the bookmark.
+    Ends,
+    /// It sends all that there is, and changes, and never the bookmark.
+    NoBookmark,
 }
 
 /// An API server for tests. It ends with the value.
@@ -116,6 +133,14 @@ impl Api {
         match self {
             Self::Double(double) => double.put(object),
             Self::Real(real) => real.put(&object),
+        }
+    }
+
+    /// Has objects that are made when they are sent; the double alone can.
+    pub(crate) fn generate(&self, generated: Generated) {
+        match self {
+            Self::Double(double) => double.generate(generated),
+            Self::Real(_) => panic!("a real API server stores its objects"),
         }
     }
 

@@ -27,11 +27,12 @@ use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use super::certificates::Certificates;
 use super::folder::Folder;
 use super::kind::{Kind, Target};
+use super::listing::{Generated, Shape, listing};
 use super::rights::Call;
-use super::store::{Key, Selector, Store};
+use super::store::{Selector, Store};
 use super::watching::{Watching, watching};
 use super::writing::written;
-use super::{ACCOUNTS, Fault};
+use super::{ACCOUNTS, Fault, InitialEvents};
 
 const TOKEN: &str = "may-do-everything";
 const TOKEN_OF_STRANGER: &str = "may-do-nothing";
@@ -62,6 +63,8 @@ pub(crate) struct State {
 #[derive(Default)]
 pub(crate) struct Inner {
     pub(crate) store: Store,
+    /// Objects that are made when they are sent.
+    pub(crate) generated: Vec<Generated>,
     pub(crate) faults: Faults,
     /// Whose token, the method, and path and query, of each.
     requests: Vec<(String, Method, String)>,
@@ -78,6 +81,7 @@ pub(crate) struct Faults {
     denied: BTreeSet<&'static str>,
     absent: BTreeSet<&'static str>,
     garbage: Option<(&'static str, &'static str)>,
+    initial: Option<InitialEvents>,
     /// What somebody else puts before the next write of a resource.
     pub(crate) race: Option<(&'static str, Value)>,
 }
@@ -113,6 +117,11 @@ impl Double {
         self.state.happen();
     }
 
+    pub(crate) fn generate(&self, generated: Generated) {
+        self.state.lock().generated.push(generated);
+        self.state.happen();
+    }
+
     pub(crate) fn delete(&self, kind: &str, namespace: &str, name: &str) {
         self.state.lock().store.delete(Kind::named(kind), namespace, name);
         self.state.happen();
@@ -144,6 +153,7 @@ impl Double {
             Fault::Away => faults.away = true,
             Fault::Answer(status, after) => faults.answer = Some((status, after)),
             Fault::GarbageList(resource, text) => faults.garbage = Some((resource, text)),
+            Fault::NoInitialEvents(how) => faults.initial = Some(how),
             Fault::Race(resource, object) => faults.race = Some((resource, object)),
             Fault::Deny(resource) => {
                 faults.denied.insert(resource);
@@ -238,48 +248,29 @@ async fn answer(state: Arc<State>, request: Request<Incoming>) -> Result<Respons
         return Ok(response(code, answer.to_string()));
     }
     let selector = Selector { namespace, labels: query("labelSelector"), fields: query("fieldSelector") };
+    let shape = Shape { kind, is_partial: is_partial(&request) };
+    let garbage = faults.garbage.filter(|(resource, _)| *resource == kind.resource);
     if query("watch") == "true" {
+        let is_initial = query("sendInitialEvents") == "true";
+        let refused = if garbage.is_some() { Some(InitialEvents::Status(400)) } else { faults.initial };
+        if let (true, Some(InitialEvents::Status(code))) = (is_initial, refused) {
+            return Ok(refusal(code, "sendInitialEvents is forbidden for watch"));
+        }
         let version = query("resourceVersion").parse().unwrap_or(0);
         let seconds = query("timeoutSeconds").parse().unwrap_or(300);
-        return Ok(watching(Watching { state, kind, selector, version, seconds }));
+        let initial = is_initial.then_some(refused);
+        return Ok(watching(Watching { state, shape, selector, version, seconds, initial }));
     }
-    if let Some((resource, text)) = faults.garbage
-        && resource == kind.resource
-    {
+    if let Some((_, text)) = garbage {
         return Ok(response(200, text.to_owned()));
     }
-    Ok(list(&state.lock().store, kind, &selector, &query))
+    Ok(listing(&state.lock(), shape, &selector, &query))
 }
 
-/// A page of a list. The token says at which version the list was begun, and after which object it goes on.
-fn list(store: &Store, kind: Kind, selector: &Selector, query: &impl Fn(&str) -> String) -> Response<Body> {
-    let limit: usize = query("limit").parse().unwrap_or(usize::MAX);
-    let token = query("continue");
-    let (version, skip) = match token.split_once('.') {
-        Some((version, skip)) => (version.parse().unwrap_or(0), skip.parse().unwrap_or(0)),
-        None => (store.version, 0),
-    };
-    if !store.knows(version) {
-        return refusal(410, "The provided continue parameter is too old");
-    }
-    let all: Vec<(Key, Value)> = store.at(version, kind, selector);
-    let left = all.len().saturating_sub(skip).saturating_sub(limit);
-    let mut metadata = json!({"resourceVersion": version.to_string()});
-    if left > 0 {
-        metadata["continue"] = format!("{version}.{}", skip + limit).into();
-    }
-    // In a list, objects do not say what they are.
-    let items = all.into_iter().skip(skip).take(limit).map(|(_, mut item)| {
-        let object = item.as_object_mut().expect("an object");
-        object.remove("kind");
-        object.remove("apiVersion");
-        item
-    });
-    let items: Vec<Value> = items.collect();
-    let kind_of_list = format!("{}List", kind.name);
-    let list =
-        json!({"kind": kind_of_list, "apiVersion": kind.api_version(), "metadata": metadata, "items": items});
-    response(200, list.to_string())
+/// Whether the metadata of objects is asked for, and no more.
+fn is_partial(request: &Request<Incoming>) -> bool {
+    let accept = request.headers().get("Accept").and_then(|value| value.to_str().ok());
+    accept.is_some_and(|text| text.contains("as=PartialObjectMetadata"))
 }
 
 /// What a status object says.
@@ -287,7 +278,7 @@ pub(crate) fn status(code: u16, message: &str) -> Value {
     json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "message": message, "code": code})
 }
 
-fn refusal(code: u16, message: &str) -> Response<Body> {
+pub(crate) fn refusal(code: u16, message: &str) -> Response<Body> {
     response(code, status(code, message).to_string())
 }
 

@@ -117,7 +117,7 @@ pub(crate) struct Selector {
 }
 
 impl Selector {
-    fn selects(&self, object: &Value) -> bool {
+    pub(crate) fn selects(&self, object: &Value) -> bool {
         let labels = &object["metadata"]["labels"];
         let has = |part: &str| match (part.strip_prefix('!'), part.split_once('=')) {
             (Some(label), _) => labels.get(label).is_none(),

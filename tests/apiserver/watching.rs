@@ -15,22 +15,24 @@ use serde_json::{Value, json};
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 use tokio::time::{Instant, sleep_until};
 
-use super::Fault;
 use super::double::{Body, State, status};
-use super::kind::Kind;
+use super::listing::{Sent, Shape};
 use super::store::Selector;
+use super::{Fault, InitialEvents};
 
 /// What is watched, and from where on.
 pub(crate) struct Watching {
     pub(crate) state: Arc<State>,
-    pub(crate) kind: Kind,
+    pub(crate) shape: Shape,
     pub(crate) selector: Selector,
     pub(crate) version: u64,
     pub(crate) seconds: u64,
+    /// All that there is comes first, or that is refused in a way.
+    pub(crate) initial: Option<Option<InitialEvents>>,
 }
 
 /// The pieces of an answer as they come.
-struct Pieces(Receiver<io::Result<Frame<Bytes>>>);
+pub(crate) struct Pieces(pub(crate) Receiver<io::Result<Frame<Bytes>>>);
 
 impl HttpBody for Pieces {
     type Data = Bytes;
@@ -78,7 +80,7 @@ impl Watching {
                     Err(_) => Err(Over),
                 },
                 () = sleep_until(end), if !is_silent => {
-                    let _ = self.bookmark(&say).await;
+                    let _ = self.bookmark(&say, Value::Null).await;
                     Err(Over)
                 }
                 () = say.closed() => Err(Over),
@@ -89,16 +91,58 @@ impl Watching {
         }
     }
 
+    async fn say_change(
+        &self,
+        say: &Sender<io::Result<Frame<Bytes>>>,
+        kind: &str,
+        object: &Sent,
+    ) -> Result<(), Over> {
+        let object = self.shape.text(object, false);
+        piece(say, format!("{{\"type\":\"{kind}\",\"object\":{object}}}\n").into_bytes()).await
+    }
+
+    /// Says all that there is, and that this is all; or does not, in the way that was asked for.
+    async fn initial(
+        &mut self,
+        refused: Option<InitialEvents>,
+        say: &Sender<io::Result<Frame<Bytes>>>,
+    ) -> Result<(), Over> {
+        if let Some(InitialEvents::Error(code)) = refused {
+            line(say, &json!({"type": "ERROR", "object": status(code, "no initial events")})).await?;
+            return Err(Over);
+        }
+        let (objects, version) = {
+            let inner = self.state.lock();
+            (inner.all(inner.store.version, self.shape.kind, &self.selector), inner.store.version)
+        };
+        for object in &objects {
+            self.say_change(say, "ADDED", object).await?;
+        }
+        self.version = version;
+        match refused {
+            Some(InitialEvents::Ends) => Err(Over),
+            // As a server that does not know of it.
+            Some(InitialEvents::NoBookmark) => Ok(()),
+            _ => self.bookmark(say, json!({"k8s.io/initial-events-end": "true"})).await,
+        }
+    }
+
     /// Says what has changed since the last time, if it may.
     async fn catch_up(&mut self, say: &Sender<io::Result<Frame<Bytes>>>) -> Result<(), Over> {
+        if self.state.lock().faults.silent {
+            return Ok(());
+        }
+        if let Some(refused) = self.initial.take() {
+            return self.initial(refused, say).await;
+        }
         let (changes, version) = {
             let inner = self.state.lock();
             let is_known = inner.store.knows(self.version);
             let is_held = inner.faults.held.is_some_and(|label| self.selector.labels.ends_with(label));
-            if inner.faults.silent || is_held && self.kind.name == "Service" {
+            if is_held && self.shape.kind.name == "Service" {
                 return Ok(());
             }
-            let changes = is_known.then(|| inner.store.after(self.version, self.kind, &self.selector));
+            let changes = is_known.then(|| inner.store.after(self.version, self.shape.kind, &self.selector));
             (changes, inner.store.version)
         };
         let Some(changes) = changes else {
@@ -106,7 +150,8 @@ impl Watching {
             return Err(Over);
         };
         for change in changes {
-            line(say, &change).await?;
+            let kind = change["type"].as_str().expect("a change has a type");
+            self.say_change(say, kind, &Sent::Stored(change["object"].clone())).await?;
         }
         self.version = version;
         Ok(())
@@ -125,8 +170,8 @@ impl Watching {
                 line(say, &expired()).await?;
                 Err(Over)
             }
-            Fault::Bookmark => self.bookmark(say).await,
-            Fault::Line(resource, mut text) if resource == self.kind.resource => {
+            Fault::Bookmark => self.bookmark(say, Value::Null).await,
+            Fault::Line(resource, mut text) if resource == self.shape.kind.resource => {
                 text.push(b'\n');
                 piece(say, text).await
             }
@@ -134,11 +179,9 @@ impl Watching {
         }
     }
 
-    async fn bookmark(&self, say: &Sender<io::Result<Frame<Bytes>>>) -> Result<(), Over> {
-        let metadata = json!({"resourceVersion": self.version.to_string()});
-        let object =
-            json!({"kind": self.kind.name, "apiVersion": self.kind.api_version(), "metadata": metadata});
-        line(say, &json!({"type": "BOOKMARK", "object": object})).await
+    async fn bookmark(&self, say: &Sender<io::Result<Frame<Bytes>>>, annotations: Value) -> Result<(), Over> {
+        let metadata = json!({"resourceVersion": self.version.to_string(), "annotations": annotations});
+        self.say_change(say, "BOOKMARK", &Sent::Stored(json!({"metadata": metadata}))).await
     }
 }
 

@@ -26,7 +26,8 @@ fn is_followed(api: &Api, seen: &mut Seen, port: u16) {
 }
 
 fn lists(requests: &[String]) -> usize {
-    requests.iter().filter(|request| request.contains("limit=")).count()
+    let is_list = |request: &&String| request.contains("limit=") || request.contains("sendInitialEvents=");
+    requests.iter().filter(is_list).count()
 }
 
 #[test]

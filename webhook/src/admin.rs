@@ -20,6 +20,7 @@ use crate::certificate::Shown;
 use crate::clock::now_s;
 use crate::listener::{Phase, Server};
 use crate::metrics::{Report, metrics};
+use crate::namespaces::Namespaces;
 use crate::services::Known;
 use crate::tally::Tallied;
 
@@ -33,6 +34,7 @@ pub(crate) struct Admin {
     pub(crate) server: Arc<Server>,
     pub(crate) shown: Arc<Shown>,
     pub(crate) known: watch::Receiver<Known>,
+    pub(crate) namespaces: Namespaces,
     pub(crate) phase: watch::Receiver<Phase>,
     pub(crate) tallied: Tallied,
 }
@@ -104,7 +106,7 @@ impl Admin {
             is_ready,
             is_synced: known.is_synced,
             has_trouble: known.trouble.is_some(),
-            objects_refused: known.refused,
+            objects_refused: known.refused + self.namespaces.refused(),
             services: known.snapshot.service_count(),
             connections: self.server.connections(),
             certificate_ends_s: self.shown.ends_s(),

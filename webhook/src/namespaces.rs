@@ -5,20 +5,22 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
-use std::time::Duration;
 
-use cluster_watch::{FileWatch, FilesError, ReadOptions, Source, read, watch_paths};
+use cluster_watch::{
+    FileWatch, FilesError, Limits, MetadataEvent, MetadataSelection, ReadOptions, Refused, Source, read,
+    watch_metadata, watch_paths,
+};
 use proxy_core::annotation::PREFIX;
 use serde_json::Value;
-use tokio::sync::mpsc::channel;
+use tokio::sync::mpsc::{Receiver, channel};
 
 use crate::api::{Api, ApiError};
-use crate::log::chain;
 
 const COLLECTION: &str = "/api/v1/namespaces";
-/// The pause after a failure.
-const RETRY: Duration = Duration::from_secs(2);
+/// How many events wait at most.
+const QUEUE_LEN_MAX: usize = 64;
 
 /// Annotations of a namespace.
 pub(crate) type Annotations = Arc<BTreeMap<String, String>>;
@@ -29,14 +31,28 @@ pub(crate) struct Namespaces {
     /// None: there is no API server.
     api: Option<Api>,
     known: Arc<RwLock<HashMap<String, Annotations>>>,
+    /// How many cannot be used.
+    refused: Arc<AtomicUsize>,
 }
 
 impl Namespaces {
     /// Those of an API server, kept from now on.
     pub(crate) fn start(api: Api) -> Self {
-        let namespaces = Self { api: Some(api.clone()), known: Arc::default() };
-        tokio::spawn(namespaces.clone().keep(api));
+        let selection = MetadataSelection {
+            path: COLLECTION.to_owned(),
+            annotations: vec![PREFIX.to_owned()],
+            ..MetadataSelection::default()
+        };
+        let (tell, events) = channel(QUEUE_LEN_MAX);
+        tokio::spawn(watch_metadata(api.0.clone(), selection, Limits::default(), tell));
+        let namespaces = Self { api: Some(api), ..Self::default() };
+        tokio::spawn(namespaces.clone().follow(events));
         namespaces
+    }
+
+    /// How many namespaces cannot be used; what was known of them stays in force.
+    pub(crate) fn refused(&self) -> usize {
+        self.refused.load(Ordering::Relaxed)
     }
 
     /// The annotations of a namespace.
@@ -73,18 +89,29 @@ impl Namespaces {
         Ok((namespaces, watch))
     }
 
-    async fn keep(self, api: Api) {
-        let named =
-            |object: &Value| Some((object["metadata"]["name"].as_str()?.to_owned(), annotations(object)));
-        loop {
-            let kept = async {
-                let (all, version) = api.list(COLLECTION, "", named).await?;
-                *self.known.write().unwrap_or_else(PoisonError::into_inner) = all.into_iter().collect();
-                api.changed(COLLECTION, "", &version).await
-            };
-            if let Err(error) = kept.await {
-                tracing::error!(error = chain(error), "keep the annotations of namespaces");
-                tokio::time::sleep(RETRY).await;
+    async fn follow(self, mut events: Receiver<MetadataEvent>) {
+        while let Some(event) = events.recv().await {
+            match event {
+                MetadataEvent::Applied(meta) => {
+                    let texts = meta.annotations.into_iter();
+                    let texts = texts.map(|(key, value)| (key.into_string(), value.into_string())).collect();
+                    let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
+                    known.insert(meta.key.name.to_string(), Arc::new(texts));
+                }
+                MetadataEvent::Deleted(key) => {
+                    self.known.write().unwrap_or_else(PoisonError::into_inner).remove(&*key.name);
+                }
+                MetadataEvent::Synced => {}
+                MetadataEvent::Trouble(why) => {
+                    tracing::error!(why, "failed to read namespaces; what was known stays in force");
+                }
+                MetadataEvent::Recovered => tracing::info!("namespaces can be read again"),
+                MetadataEvent::Refused(Refused { count, reason }) => {
+                    self.refused.store(count, Ordering::Relaxed);
+                    if let Some(reason) = reason {
+                        tracing::warn!(reason, "a namespace cannot be used");
+                    }
+                }
             }
         }
     }

@@ -80,7 +80,7 @@ async fn serve(args: ServeArgs) -> anyhow::Result<()> {
     let admitter = Admitter {
         options: InjectOptions { mode: mode.into(), ..InjectOptions::default() },
         known: known.clone(),
-        namespaces,
+        namespaces: namespaces.clone(),
         remembered: Remembered::default(),
         shelf,
         notices: api.clone().map(Notices::start),
@@ -92,7 +92,8 @@ async fn serve(args: ServeArgs) -> anyhow::Result<()> {
     let listener = TcpListener::bind(admin).await.with_context(|| format!("serve metrics at {admin}"))?;
     let address = listener.local_addr().context("see where it serves metrics")?;
     tracing::info!(%address, "serving /metrics, /healthz and /readyz");
-    tokio::spawn(Arc::new(Admin { server, shown, known: known.clone(), phase, tallied }).serve(listener));
+    let admin = Admin { server, shown, known: known.clone(), namespaces, phase, tallied };
+    tokio::spawn(Arc::new(admin).serve(listener));
     if let (Some(api), true) = (api, cluster.register) {
         let mut known = known.clone();
         tokio::spawn(async move {

@@ -37,6 +37,7 @@ fn report(places: Vec<PlaceHits>) -> Report {
         node: String::new(),
         synced: true,
         trouble: None,
+        objects_refused: 0,
         services: 1,
         views: BTreeMap::new(),
         attachments: vec![attachment(1, "one"), attachment(2, "two")],

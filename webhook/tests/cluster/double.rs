@@ -269,6 +269,46 @@ fn a_namespace_says_what_its_pods_do_not() {
 }
 
 #[test]
+fn a_change_of_a_namespace_causes_no_list_and_no_request() {
+    let cluster = cluster();
+    let namespace = |inject: &str| {
+        let annotations = json!({"portico.dev/inject": inject});
+        json!({"kind": "Namespace", "metadata": {"name": "default", "annotations": annotations}})
+    };
+    cluster.api.put(namespace("inline"));
+    let webhook = cluster.replica(&[]);
+    let is_inline = |name: &str| {
+        let pod = admitted(&cluster, &webhook, name, &[]);
+        pod["spec"]["containers"][0]["env"].is_array()
+    };
+    until("the namespace is known", || is_inline("a").then_some(()));
+    cluster.api.requests();
+    cluster.api.put(namespace("false"));
+    for number in 0..50 {
+        cluster.api.put(json!({"kind": "Namespace", "metadata": {"name": format!("new-{number}")}}));
+    }
+    until("the change is known", || (!is_inline("b")).then_some(()));
+    let requests = cluster.api.requests();
+    let of_namespaces = requests.iter().filter(|request| request.starts_with("/api/v1/namespaces?"));
+    assert_eq!(of_namespaces.count(), 0, "{requests:?}");
+}
+
+#[test]
+fn a_service_that_cannot_be_used_is_a_metric_of_its_own_and_no_outage() {
+    let cluster = cluster();
+    let webhook = cluster.replica(&[]);
+    let mut broken = service("broken", 12, 80);
+    broken["spec"]["ports"] =
+        (1..=5000).map(|port| json!({"name": format!("p{port}"), "port": port})).collect();
+    cluster.api.put(broken);
+    webhook.until("it is counted", |webhook| webhook.metric("objects_refused") == 1.0);
+    assert_eq!(webhook.metric("source_trouble"), 0.0);
+    assert_eq!(webhook.log().matches("Service default/broken").count(), 1, "{}", webhook.log());
+    cluster.api.delete("Service", "default", "broken");
+    webhook.until("it is no longer counted", |webhook| webhook.metric("objects_refused") == 0.0);
+}
+
+#[test]
 fn who_vouches_for_files_is_told_by_a_file_or_by_somebody_else() {
     let (maker, cluster) = (cluster(), cluster());
     let _maker = maker.replica(&[]);

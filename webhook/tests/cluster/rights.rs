@@ -5,8 +5,8 @@
 
 use serde_json::{Value, json};
 
-use crate::apiserver::Api;
 use crate::apiserver::rights::{Grant, not_called, not_granted};
+use crate::apiserver::{Api, Fault, InitialEvents};
 use crate::caller::Caller;
 use crate::double::admitted;
 use crate::helm::{objects, one, root};
@@ -50,6 +50,8 @@ fn story(cluster: &Cluster, webhook: &Webhook) {
 #[test]
 fn the_roles_of_the_webhook_grant_what_it_calls_and_nothing_else() {
     let cluster = Cluster::new(Api::double());
+    // Where a server sends initial events, lists are not needed; where it does not, they are.
+    cluster.api.fault(Fault::NoInitialEvents(InitialEvents::Status(422)));
     let objects = objects(&[]);
     // What the chart makes and the webhook fills.
     cluster.api.put(one(&objects, "Secret", "").clone());
