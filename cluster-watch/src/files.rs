@@ -18,8 +18,9 @@ use tokio::sync::mpsc::Sender;
 use crate::event::Event;
 use crate::files::told::Told;
 use crate::files::watcher::{Watcher, Woken};
+use crate::options::ReadOptions;
 use crate::source::Source;
-use crate::stream::{ReadOptions, read_again};
+use crate::stream::read_again;
 
 /// The least time between two readings: the first change is read at once, what follows it together.
 const READ_INTERVAL: Duration = Duration::from_millis(10);

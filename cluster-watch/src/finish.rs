@@ -15,11 +15,11 @@ use proxy_core::service::{Protocol, ServiceKey};
 use crate::allocate::{Earlier, Pool};
 use crate::endpoints::{EndpointsDraft, Subset};
 use crate::objects::Objects;
+use crate::options::ReadOptions;
 use crate::pods::{Pod, PodIndex, PodKey, pod_subsets};
 use crate::reader::{Placed, Reader};
 use crate::report::{Place, Report, Severity};
 use crate::service::{ServiceDraft, TargetPort};
-use crate::stream::ReadOptions;
 
 /// How many ports of pods are looked at for all services together: services times pods may be more than
 /// fits.

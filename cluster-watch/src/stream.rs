@@ -7,38 +7,22 @@ use std::fs::File;
 use std::io::{self, BufRead, BufReader, Cursor, Read};
 use std::sync::Arc;
 
-use ipnet::IpNet;
-
 use crate::allocate::Earlier;
 use crate::document::SyntaxError;
 use crate::finish::{Finished, finish};
 use crate::objects::Objects;
+use crate::options::ReadOptions;
 use crate::reader::Reader;
 use crate::report::{Place, Report, Severity};
 use crate::source::{Listing, Source, listing};
 use crate::yaml::Chunk;
 use crate::{json, yaml};
 
-/// The range that services without an address get one from, unless another is given.
-const PORTAL_NET_DEFAULT: &str = "10.11.0.0/16";
 /// How many bytes are read from a file at once.
 const BUFFER_BYTES: usize = 64 << 10;
 
 /// How many characters of a parser's message are kept: it may quote the document.
 const MESSAGE_CHARS_MAX: usize = 300;
-
-/// How to read.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ReadOptions {
-    /// The nets from which services without an address get one, in order of preference.
-    pub portal_nets: Vec<IpNet>,
-}
-
-impl Default for ReadOptions {
-    fn default() -> Self {
-        Self { portal_nets: PORTAL_NET_DEFAULT.parse().into_iter().collect() }
-    }
-}
 
 /// Reads all sources, one after the other.
 #[must_use]

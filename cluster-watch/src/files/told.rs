@@ -202,8 +202,8 @@ fn has_shrunk(had: &EndpointSlice, new: &EndpointSlice) -> bool {
 mod tests {
     use super::*;
     use crate::finish::finish;
+    use crate::options::ReadOptions;
     use crate::reader::Reader;
-    use crate::stream::ReadOptions;
 
     const A: &str = "apiVersion: v1\nkind: Service\nmetadata: {name: a}\nspec: {ports: [{port: 1}]}\n";
 
