@@ -1,7 +1,7 @@
-//! How long reading takes: 10,000 services with three endpoints each, as one YAML file of 20,000
-//! documents and as one JSON list.
+//! Benchmark of reading manifests: 10,000 services with three endpoints each, as one YAML file of 20,000 documents and as
+//! one JSON list.
 //!
-//! The objects look as `kubectl get -o yaml` prints them, without managed fields.
+//! The objects have the form that `kubectl get -o yaml` prints, without managed fields.
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -37,17 +37,17 @@ fn json_list(table: &Rows<'_>) {
     });
 }
 
-fn bench(table: &Rows<'_>, name: &str, runs: usize, most: f64, objects: impl Fn(u32) -> String) {
+fn bench(table: &Rows<'_>, name: &str, runs: usize, max_s: f64, objects: impl Fn(u32) -> String) {
     let file = std::env::temp_dir().join(format!("portico-bench-{}", std::process::id()));
     let text: String = (0..services()).map(objects).collect();
     std::fs::write(&file, &text).expect("write the file to read");
-    let took = Spread::timed(runs, 1.0, || (), |()| sound(&file));
+    let elapsed = Spread::timed(runs, 1.0, || (), |()| read_valid(&file));
     std::fs::remove_file(&file).expect("remove the file");
     let name = format!("{name}, {:.0} MB", text.len() as f64 / 1e6);
-    table.put(&name, &took, &[Verdict::at_most("s", took.median, most)]);
+    table.put(&name, &elapsed, &[Verdict::at_most("s", elapsed.median, max_s)]);
 }
 
-fn sound(file: &Path) -> Objects {
+fn read_valid(file: &Path) -> Objects {
     let (objects, report): (Objects, Report) =
         read(&[Source::Path(file.to_path_buf())], &ReadOptions::default());
     assert!(report.problems.is_empty(), "{}", report.problems[0]);
@@ -55,9 +55,9 @@ fn sound(file: &Path) -> Objects {
     objects
 }
 
-fn address(net: u8, index: u32) -> String {
+fn address(first_octet: u8, index: u32) -> String {
     let [_, b, c, d] = index.to_be_bytes();
-    format!("{net}.{b}.{c}.{d}")
+    format!("{first_octet}.{b}.{c}.{d}")
 }
 
 fn service_yaml(index: u32) -> String {

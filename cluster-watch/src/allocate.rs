@@ -1,8 +1,8 @@
-//! Drawing addresses for services that have none.
+//! `Pool`: assigns cluster IPs from the portal nets to services that have none.
 //!
-//! The first free host address of the portal net, in the order of namespace and name: the same manifests always
-//! get the same addresses. Where manifests are read again, a service keeps the address that it has drawn, so that
-//! one more service does not move the others. What must not go in here: the check that given addresses are unique.
+//! Services are processed by namespace and name, and each gets the first free host address, so the same manifests always
+//! get the same addresses. When manifests are read again, a service keeps its address, so that a new service does not
+//! move the others. `resolve` checks that addresses in manifests are unique.
 
 use std::collections::{BTreeMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -13,17 +13,18 @@ use proxy_core::service::{ClusterIps, ServiceKey};
 
 use crate::addresses::{Addresses, FamilyPolicy};
 
-/// The addresses that services had when they were last read.
-pub(crate) type Earlier = BTreeMap<ServiceKey, ClusterIps>;
+/// The cluster IPs of the services when the manifests were last read.
+pub(crate) type PreviousAddresses = BTreeMap<ServiceKey, ClusterIps>;
 
-/// Nets to draw from, and what is taken already.
+/// The portal nets, and the addresses that are in use.
 pub(crate) struct Pool<'a> {
+    /// Each net and the next address to try.
     nets: Vec<(&'a IpNet, Option<u128>)>,
     taken: HashSet<IpAddr>,
-    earlier: &'a Earlier,
-    /// Addresses that somebody had earlier: drawn by others only when nothing else is left.
-    kept: HashSet<IpAddr>,
-    /// Those of them whose service is no longer there.
+    previous: &'a PreviousAddresses,
+    /// Previous addresses of any service. Another service gets one only if no other address is left.
+    reserved: HashSet<IpAddr>,
+    /// The reserved addresses whose service was deleted.
     released: Vec<IpAddr>,
 }
 
@@ -31,25 +32,30 @@ impl<'a> Pool<'a> {
     pub(crate) fn new(
         nets: &'a [IpNet],
         taken: HashSet<IpAddr>,
-        earlier: &'a Earlier,
-        is_there: impl Fn(&ServiceKey) -> bool,
+        previous: &'a PreviousAddresses,
+        exists: impl Fn(&ServiceKey) -> bool,
     ) -> Self {
-        let had = |(_, ips): (&ServiceKey, &ClusterIps)| ips.iter().collect::<Vec<_>>();
-        let kept = earlier.iter().flat_map(had).filter(|address| !taken.contains(address)).collect();
-        let released = earlier.iter().filter(|(key, _)| !is_there(key)).flat_map(had).collect();
-        let nets = nets.iter().map(|net| (net, Some(number(net.network()).saturating_add(1)))).collect();
-        Self { nets, taken, earlier, kept, released }
+        let addresses = |(_, ips): (&ServiceKey, &ClusterIps)| ips.iter().collect::<Vec<_>>();
+        let reserved =
+            previous.iter().flat_map(addresses).filter(|address| !taken.contains(address)).collect();
+        let released = previous.iter().filter(|(key, _)| !exists(key)).flat_map(addresses).collect();
+        let nets = nets.iter().map(|net| (net, to_number(net.network()).checked_add(1))).collect();
+        Self { nets, taken, previous, reserved, released }
     }
 
-    /// Gives a service the addresses that it lacks; an error says why it gets none.
-    pub(crate) fn complete(&mut self, key: &ServiceKey, addresses: &mut Addresses) -> Result<(), String> {
+    /// Assigns the cluster IPs that a service needs and does not have. The error is a message for the user.
+    pub(crate) fn assign_missing(
+        &mut self,
+        key: &ServiceKey,
+        addresses: &mut Addresses,
+    ) -> Result<(), String> {
         if addresses.headless {
             return Ok(());
         }
         for family in self.missing_families(addresses)? {
-            let address = match self.keep(key, family) {
+            let address = match self.reassign(key, family) {
                 Some(address) => address,
-                None => self.draw(family)?,
+                None => self.allocate(family)?,
             };
             if addresses.given.is_empty() {
                 addresses.text = Some(address.to_string().into());
@@ -61,52 +67,54 @@ impl<'a> Pool<'a> {
 
     fn missing_families(&self, addresses: &Addresses) -> Result<Vec<Family>, String> {
         let Addresses { given, families, policy, .. } = addresses;
-        let mut wanted: Vec<Family> = given.iter().map(|address| Family::of(*address)).collect();
-        let add = |wanted: &mut Vec<Family>, family: Family| {
-            if !wanted.contains(&family) {
-                wanted.push(family);
+        let mut needed: Vec<Family> = given.iter().map(|address| Family::of(*address)).collect();
+        let add = |needed: &mut Vec<Family>, family: Family| {
+            if !needed.contains(&family) {
+                needed.push(family);
             }
         };
         let has_net = |family: Family| self.nets.iter().any(|(net, _)| Family::of_net(net) == family);
         for family in families {
-            // A second family is a wish unless it is required, as it is for an API server with one family.
-            if wanted.is_empty() || has_net(*family) || *policy == Some(FamilyPolicy::RequireDual) {
-                add(&mut wanted, *family);
+            // A second family is optional unless RequireDualStack is set, as on a single-stack API server.
+            if needed.is_empty() || has_net(*family) || *policy == Some(FamilyPolicy::RequireDual) {
+                add(&mut needed, *family);
             }
         }
-        if wanted.is_empty() {
-            let first = self.nets.first().ok_or("draw an address: there is no portal net")?;
-            wanted.push(Family::of_net(first.0));
+        if needed.is_empty() {
+            let first =
+                self.nets.first().ok_or("failed to assign a cluster IP: no portal net is configured")?;
+            needed.push(Family::of_net(first.0));
         }
         if matches!(policy, Some(FamilyPolicy::PreferDual | FamilyPolicy::RequireDual)) {
             for family in Family::BOTH {
                 if has_net(family) || *policy == Some(FamilyPolicy::RequireDual) {
-                    add(&mut wanted, family);
+                    add(&mut needed, family);
                 }
             }
         }
-        Ok(wanted.into_iter().filter(|family| !given.iter().any(|ip| Family::of(*ip) == *family)).collect())
+        Ok(needed.into_iter().filter(|family| !given.iter().any(|ip| Family::of(*ip) == *family)).collect())
     }
 
-    /// The address that the service had, if it may have it again.
-    fn keep(&mut self, key: &ServiceKey, family: Family) -> Option<IpAddr> {
-        let address = self.earlier.get(key)?.of(family)?;
+    /// Assigns the previous address of a service again if it is free and still in a portal net.
+    fn reassign(&mut self, key: &ServiceKey, family: Family) -> Option<IpAddr> {
+        let address = self.previous.get(key)?.of(family)?;
         let is_in_net = self.nets.iter().any(|(net, _)| net.contains(&address));
         (is_in_net && self.taken.insert(address)).then_some(address)
     }
 
-    fn draw(&mut self, family: Family) -> Result<IpAddr, String> {
+    /// Assigns the first free address of a family.
+    fn allocate(&mut self, family: Family) -> Result<IpAddr, String> {
         let mut exhausted = Vec::new();
         for (net, next) in &mut self.nets {
             if Family::of_net(net) != family {
                 continue;
             }
-            // The last address of an IPv4 net is for broadcast.
-            let end = number(net.broadcast()) - u128::from(family == Family::V4 && net.prefix_len() < 32);
+            // The last address of an IPv4 net is the broadcast address.
+            let end = to_number(net.broadcast()) - u128::from(family == Family::V4 && net.prefix_len() < 32);
             while let Some(candidate) = next.filter(|candidate| *candidate <= end) {
                 *next = candidate.checked_add(1);
-                let Some(address) = address(candidate, family) else { break };
-                if !self.kept.contains(&address) && self.taken.insert(address) {
+                let address = to_address(candidate, family);
+                if !self.reserved.contains(&address) && self.taken.insert(address) {
                     return Ok(address);
                 }
             }
@@ -119,23 +127,27 @@ impl<'a> Pool<'a> {
             }
         }
         Err(if exhausted.is_empty() {
-            format!("draw an {family} address: there is no portal net of this family")
+            format!("failed to assign an {family} address: no portal net of this family")
         } else {
-            format!("draw an {family} address: portal net {} has none left", exhausted.join(", "))
+            format!("failed to assign an {family} address: portal net {} is exhausted", exhausted.join(", "))
         })
     }
 }
 
-fn number(address: IpAddr) -> u128 {
+fn to_number(address: IpAddr) -> u128 {
     match address {
         IpAddr::V4(v4) => u128::from(v4.to_bits()),
         IpAddr::V6(v6) => v6.to_bits(),
     }
 }
 
-fn address(number: u128, family: Family) -> Option<IpAddr> {
+/// Converts a number to an address. The number must be within a net of the family.
+fn to_address(number: u128, family: Family) -> IpAddr {
     match family {
-        Family::V4 => Some(Ipv4Addr::from_bits(u32::try_from(number).ok()?).into()),
-        Family::V6 => Some(Ipv6Addr::from_bits(number).into()),
+        Family::V4 => {
+            let bits = u32::try_from(number).expect("a number within an IPv4 net fits 32 bits");
+            Ipv4Addr::from_bits(bits).into()
+        }
+        Family::V6 => Ipv6Addr::from_bits(number).into(),
     }
 }

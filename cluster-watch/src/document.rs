@@ -1,14 +1,14 @@
-//! One document, whatever its syntax: an object, or a list whose items are handed on one by one.
+//! `Document`: deserializes one YAML or JSON document, which is an object or a list of objects.
 //!
-//! A list may be as long as a cluster is large, so its items are not collected: each goes to the reader as
-//! soon as it is complete. What must not go in here: the meaning of an object.
+//! A list can hold all objects of a cluster, so its items are not collected: each item is passed to a callback as soon
+//! as it is complete. Both parsers share this code through serde. The meaning of an object does not belong here.
 
 use std::fmt;
 
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Value};
 
-/// What is wrong with the syntax of a document, and where in the file.
+/// A syntax error in a document, with its position in the file.
 #[derive(Debug)]
 pub(crate) struct SyntaxError {
     pub(crate) line: usize,
@@ -16,31 +16,31 @@ pub(crate) struct SyntaxError {
     pub(crate) message: String,
 }
 
-/// What a document was.
+/// The content of a document.
 #[derive(Debug)]
 pub(crate) enum Document {
-    /// Nothing but white space, comments or `null`.
+    /// Only white space, comments or `null`.
     Empty,
-    /// An object; without `items` if those were handed on.
+    /// An object. If its `items` were passed to the callback, they are `null` here.
     Object(Map<String, Value>),
-    /// An array, whose elements were handed on.
+    /// An array, whose elements were passed to the callback.
     Array,
 }
 
-/// What is known of a list when an item of it is read; it may be that its kind stands after its items.
+/// The type of a list, as far as it was read before an item. `kind` may follow `items`.
 #[derive(Debug, Default)]
 pub(crate) struct ListHeader {
     pub(crate) kind: Option<String>,
     pub(crate) api_version: Option<String>,
 }
 
-/// Takes items one by one.
-pub(crate) type Sink<'a> = &'a mut dyn FnMut(&ListHeader, Value);
+/// Receives the items of a list one by one.
+pub(crate) type ItemSink<'a> = &'a mut dyn FnMut(&ListHeader, Value);
 
-/// Reads a document and hands on the items of a list.
+/// Deserializes a document and passes the items of a list to `sink`.
 pub(crate) struct DocumentSeed<'a> {
     pub(crate) header: &'a mut ListHeader,
-    pub(crate) sink: Sink<'a>,
+    pub(crate) sink: ItemSink<'a>,
 }
 
 impl<'de> DeserializeSeed<'de> for DocumentSeed<'_> {
@@ -75,7 +75,7 @@ impl<'de> Visitor<'de> for DocumentSeed<'_> {
         let Self { header, sink } = self;
         let mut object = Map::new();
         while let Some(key) = entries.next_key::<String>()? {
-            // Other kinds may have a field of that name.
+            // Other kinds may have a field named `items`.
             let is_list = header.kind.as_deref().is_none_or(|kind| kind.ends_with("List"));
             if key == "items" && is_list {
                 entries.next_value_seed(Items { header: &*header, sink: &mut *sink })?;
@@ -96,7 +96,7 @@ impl<'de> Visitor<'de> for DocumentSeed<'_> {
 
 struct Items<'a> {
     header: &'a ListHeader,
-    sink: Sink<'a>,
+    sink: ItemSink<'a>,
 }
 
 impl<'de> DeserializeSeed<'de> for Items<'_> {
@@ -129,7 +129,7 @@ impl<'de> Visitor<'de> for Items<'_> {
         Ok(())
     }
 
-    /// Some object of an unknown kind has a map of this name: nothing in it is a Kubernetes object.
+    /// Skips `items` of an unknown kind in which it is a map: no value in it is a Kubernetes object.
     fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<(), A::Error> {
         while entries.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
         Ok(())

@@ -1,7 +1,7 @@
-//! v1 Endpoints: the older form of endpoint slices.
+//! Parses v1 Endpoints, the predecessor of EndpointSlice.
 //!
-//! An Endpoints object counts only where its service has no slice, which is known when all has been read;
-//! until then it is a draft. What must not go in here: the choice between the forms, see `finish`.
+//! An Endpoints object is used only if its service has no slice. That is known once all objects are read; until then
+//! it is kept as a draft. The choice between the two is made in `resolve`.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -13,37 +13,37 @@ use proxy_core::service::{Protocol, Service, ServiceKey};
 use crate::field::Field;
 use crate::metadata::{NameRule, Names, metadata};
 use crate::ports::protocol;
-use crate::slice::usable_address;
+use crate::slice::endpoint_address;
 use crate::validate;
 
-/// Endpoints with the same ports: what becomes one slice per family.
+/// Endpoints that have the same ports. They become one slice per IP family.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Subset {
     pub(crate) ports: Vec<EndpointPort>,
     pub(crate) endpoints: Vec<Endpoint>,
 }
 
-/// The endpoints of a service, in an older form.
+/// The endpoints of a service, from an Endpoints object.
 #[derive(Debug)]
 pub(crate) struct EndpointsDraft {
     pub(crate) service: ServiceKey,
     pub(crate) subsets: Vec<Subset>,
-    /// The form knows no protocol: the ports have those of the service.
-    pub(crate) has_protocol_of_service: bool,
+    /// The object specifies no protocol, so the ports take the protocols of the service (v1beta1 only).
+    pub(crate) inherits_protocols: bool,
 }
 
 impl EndpointsDraft {
-    /// The subsets, each of one family.
+    /// Returns the subsets, split by IP family.
     pub(crate) fn subsets(&self, service: Option<&Service>) -> Vec<Subset> {
         let mut all = Vec::new();
         for Subset { ports, endpoints } in &self.subsets {
             let ports = match service {
-                Some(service) if self.has_protocol_of_service => with_protocols(ports, service),
+                Some(service) if self.inherits_protocols => with_protocols(ports, service),
                 _ => ports.clone(),
             };
             for family in Family::BOTH {
-                let of_family = endpoints.iter().filter(|endpoint| Family::of(endpoint.address) == family);
-                let endpoints: Vec<Endpoint> = of_family.cloned().collect();
+                let in_family = endpoints.iter().filter(|endpoint| Family::of(endpoint.address) == family);
+                let endpoints: Vec<Endpoint> = in_family.cloned().collect();
                 if !endpoints.is_empty() {
                     all.push(Subset { ports: ports.clone(), endpoints });
                 }
@@ -64,7 +64,7 @@ fn with_protocols(ports: &[EndpointPort], service: &Service) -> Vec<EndpointPort
     all.collect()
 }
 
-/// Reads an Endpoints object; none: its name is wrong, and that has been said.
+/// Parses an Endpoints object. Returns `None` after recording an error if its name is invalid.
 pub(crate) fn endpoints(object: &Field<'_, '_>, names: &mut Names) -> Option<EndpointsDraft> {
     let meta = metadata(&object.map("metadata"), NameRule::Subdomain, names);
     let mut subsets = Vec::new();
@@ -78,10 +78,10 @@ pub(crate) fn endpoints(object: &Field<'_, '_>, names: &mut Names) -> Option<End
     }
     let meta = meta?;
     let service = ServiceKey { namespace: meta.namespace, name: meta.name };
-    Some(EndpointsDraft { service, subsets, has_protocol_of_service: false })
+    Some(EndpointsDraft { service, subsets, inherits_protocols: false })
 }
 
-/// The ports of a subset; the first of a name and protocol counts, as no service port has two of them.
+/// Parses the ports of a subset. The first port of each name and protocol is used: a service port maps to only one.
 fn ports(subset: &Field<'_, '_>, names: &mut Names) -> Vec<EndpointPort> {
     let (mut ports, mut seen) = (Vec::new(), BTreeSet::new());
     for field in subset.maps("ports") {
@@ -90,7 +90,7 @@ fn ports(subset: &Field<'_, '_>, names: &mut Names) -> Vec<EndpointPort> {
             ports.push(port);
         } else {
             let protocol = port.protocol;
-            field.warn(format_args!("a {protocol} port of this name stands before it; skipped"));
+            field.warn(format_args!("duplicate {protocol} port name; skipped"));
         }
     }
     ports
@@ -99,7 +99,7 @@ fn ports(subset: &Field<'_, '_>, names: &mut Names) -> Vec<EndpointPort> {
 fn port(field: &Field<'_, '_>, names: &mut Names) -> Option<EndpointPort> {
     let number = field.at("port");
     if number.is_absent() {
-        number.error("missing: 1 to 65535");
+        number.error(validate::PORT_REQUIRED);
     }
     let protocol = protocol(&field.at("protocol"));
     let name = names.get(field.at("name").text().unwrap_or_default());
@@ -108,7 +108,7 @@ fn port(field: &Field<'_, '_>, names: &mut Names) -> Option<EndpointPort> {
 
 fn endpoint(field: &Field<'_, '_>, ready: bool, names: &mut Names) -> Option<Endpoint> {
     let node: Option<Arc<str>> = field.at("nodeName").text().map(|name| names.get(name));
-    let address = usable_address(&field.at("ip"))?;
+    let address = endpoint_address(&field.at("ip"))?;
     let conditions = Conditions { ready, serving: ready, terminating: false };
     Some(Endpoint { address, conditions, node, zone_hints: Vec::new(), node_hints: Vec::new() })
 }

@@ -1,9 +1,8 @@
-//! `Field`: a place in an object, with its path.
+//! `Field`: a value within an object, with its path, and the errors found in it.
 //!
-//! Objects are read by walking their JSON value rather than by deriving a struct, because a user wants to
-//! see *all* mistakes of an object, each with the path of its field, and a derived reader stops at the
-//! first. A value of the wrong type is recorded here and then treated as absent. `null` is absent, as it is
-//! for the API server. What must not go in here: what a field means.
+//! Parsers walk the JSON value instead of deriving `Deserialize`. A derived parser stops at the first error; users want
+//! *all* errors of an object, each with the path of its field. A value of the wrong type is recorded and then treated as
+//! absent. `null` is absent, as it is to the API server. The meaning of a field does not belong here.
 
 use std::cell::RefCell;
 use std::fmt::{self, Write as _};
@@ -12,20 +11,20 @@ use serde_json::Value;
 
 use crate::report::{MAX_PROBLEMS, Severity, excerpt};
 
-/// Unquoted, YAML takes `yes`, `on`, `y`, `1.10` and the like for something else.
-const STRING: &str = "a string; in YAML, quotes make it one";
+/// Unquoted, `true`, `5` or `1.10` is not a string in YAML.
+const STRING: &str = "a string (quote it in YAML)";
 
 static ABSENT: Value = Value::Null;
 
-/// What is wrong with one object.
+/// The errors and warnings of one object.
 #[derive(Debug, Default)]
 pub(crate) struct Findings {
     list: RefCell<Vec<Finding>>,
-    /// The first value that cannot be what its field takes, whoever has let it in.
+    /// The first value that is malformed, even if an API server accepted it.
     malformed: RefCell<Option<String>>,
 }
 
-/// One thing that is wrong: the message begins with the path of the field.
+/// An error or warning. The message starts with the path of the field.
 #[derive(Debug)]
 pub(crate) struct Finding {
     pub(crate) severity: Severity,
@@ -35,9 +34,9 @@ pub(crate) struct Finding {
 impl Findings {
     pub(crate) fn add(&self, severity: Severity, message: String) {
         let mut list = self.list.borrow_mut();
-        let kept = list.len();
-        // An error must not be lost to a flood of warnings: it decides whether the object counts.
-        if kept < MAX_PROBLEMS || (severity == Severity::Error && kept < 2 * MAX_PROBLEMS) {
+        let count = list.len();
+        // Warnings must not crowd out an error: it decides whether the object is used.
+        if count < MAX_PROBLEMS || (severity == Severity::Error && count < 2 * MAX_PROBLEMS) {
             list.push(Finding { severity, message });
         }
     }
@@ -50,7 +49,7 @@ impl Findings {
         self.list.borrow().iter().any(|finding| finding.severity == Severity::Error)
     }
 
-    /// Why the object cannot be used, even if an API server has stored it.
+    /// Returns why the object cannot be used even if an API server stored it.
     pub(crate) fn malformed(&self) -> Option<String> {
         self.malformed.borrow().clone()
     }
@@ -67,7 +66,7 @@ enum Step<'p> {
     Element(&'p str, usize),
 }
 
-/// A place in an object: its value, and the way to it.
+/// A value within an object, and the path to it.
 #[derive(Clone, Copy)]
 pub(crate) struct Field<'p, 'v> {
     value: &'v Value,
@@ -82,13 +81,13 @@ impl<'p, 'v> Field<'p, 'v> {
         Self { value, parent: None, step: Step::Root, findings }
     }
 
-    /// The field `key` of this map, whatever it holds; absent where this is no map.
+    /// Returns the field `key`, of any type. The field is absent if this value is not a map.
     pub(crate) fn at<'c>(&'c self, key: &'c str) -> Field<'c, 'v> {
         let value = self.value.get(key).unwrap_or(&ABSENT);
         Field { value, parent: Some(self), step: Step::Key(key), findings: self.findings }
     }
 
-    /// The field `key`, which must be a map if it is there.
+    /// Returns the field `key`, which must be a map unless it is absent.
     pub(crate) fn map<'c>(&'c self, key: &'c str) -> Field<'c, 'v> {
         let mut child = self.at(key);
         if !child.value.is_null() && !child.value.is_object() {
@@ -106,7 +105,7 @@ impl<'p, 'v> Field<'p, 'v> {
         self.value.as_str() == Some("")
     }
 
-    /// Absent, or an empty text, which Go does not tell apart.
+    /// Absent or an empty string. Go does not distinguish them.
     pub(crate) fn is_missing(&self) -> bool {
         self.is_absent() || self.is_empty_text()
     }
@@ -119,7 +118,7 @@ impl<'p, 'v> Field<'p, 'v> {
         self.value.is_string()
     }
 
-    /// The text here; an empty one counts as absent, as Go does not tell them apart.
+    /// Returns the string. An empty string is absent: Go does not distinguish them.
     pub(crate) fn text(&self) -> Option<&'v str> {
         match self.value {
             Value::Null => None,
@@ -131,7 +130,7 @@ impl<'p, 'v> Field<'p, 'v> {
         }
     }
 
-    /// The whole number here; one that does not even fit 64 bits becomes the nearest that does.
+    /// Returns the integer. An integer above `i64::MAX` becomes `i64::MAX`, which every range check rejects.
     pub(crate) fn integer(&self) -> Option<i64> {
         match self.value {
             Value::Null => None,
@@ -139,17 +138,17 @@ impl<'p, 'v> Field<'p, 'v> {
                 if number.is_u64() {
                     return Some(i64::MAX);
                 }
-                self.wrong_type("a whole number");
+                self.wrong_type("an integer");
                 None
             }),
             _ => {
-                self.wrong_type("a whole number");
+                self.wrong_type("an integer");
                 None
             }
         }
     }
 
-    /// The truth value here.
+    /// Returns the boolean.
     pub(crate) fn boolean(&self) -> Option<bool> {
         match self.value {
             Value::Null => None,
@@ -161,7 +160,7 @@ impl<'p, 'v> Field<'p, 'v> {
         }
     }
 
-    /// The elements of the list `key`, whatever they hold.
+    /// Returns the elements of the list `key`, of any type.
     pub(crate) fn list<'c>(&'c self, key: &'c str) -> impl Iterator<Item = Field<'c, 'v>> {
         let list: &'v [Value] = match self.value.get(key) {
             None | Some(Value::Null) => &[],
@@ -179,7 +178,7 @@ impl<'p, 'v> Field<'p, 'v> {
         })
     }
 
-    /// The elements of the list `key`, each of which must be a map.
+    /// Returns the elements of the list `key`, which must be maps.
     pub(crate) fn maps<'c>(&'c self, key: &'c str) -> impl Iterator<Item = Field<'c, 'v>> {
         self.list(key).filter(|element| {
             let is_map = element.value.is_object();
@@ -190,7 +189,7 @@ impl<'p, 'v> Field<'p, 'v> {
         })
     }
 
-    /// The entries of this map, whose values must be texts: labels, selectors, annotations.
+    /// Returns the entries of this map, whose values must be strings: labels, selectors, annotations.
     pub(crate) fn texts(&self) -> Vec<(&'v str, &'v str)> {
         let Some(entries) = self.value.as_object() else { return Vec::new() };
         let mut texts = Vec::with_capacity(entries.len());
@@ -204,7 +203,7 @@ impl<'p, 'v> Field<'p, 'v> {
         texts
     }
 
-    /// Refuses the object because of this field.
+    /// Rejects the object because of this field.
     pub(crate) fn error(&self, message: impl fmt::Display) {
         if self.findings.is_full() {
             return;
@@ -212,24 +211,24 @@ impl<'p, 'v> Field<'p, 'v> {
         self.findings.add(Severity::Error, format!("{self}: {message}"));
     }
 
-    /// Refuses the object because this value is not what the field takes.
-    pub(crate) fn refuse(&self, wanted: impl fmt::Display) {
-        self.malformed(format_args!("{} is not {wanted}", self.shown()));
+    /// Rejects the object because this value is malformed: it is not what the field expects.
+    pub(crate) fn refuse(&self, expected: impl fmt::Display) {
+        self.malformed(format_args!("{} is not {expected}", self.shown()));
     }
 
-    /// Refuses the object, wherever it comes from: `error` is for rules, which an API server may see otherwise.
+    /// Rejects the object even if an API server stored it. `error` is for rules that may differ between API servers.
     pub(crate) fn malformed(&self, message: impl fmt::Display) {
         let mut first = self.findings.malformed.borrow_mut();
         first.get_or_insert_with(|| format!("{self}: {message}"));
         self.error(message);
     }
 
-    /// Says that a part of the object was left out because of this field.
+    /// Warns that a part of the object is skipped because of this field.
     pub(crate) fn warn(&self, message: impl fmt::Display) {
         self.findings.add(Severity::Warning, format!("{self}: {message}"));
     }
 
-    /// The value as a message quotes it.
+    /// Returns the value as quoted in messages.
     pub(crate) fn shown(&self) -> String {
         match self.value {
             Value::String(text) => format!("\"{}\"", excerpt(text)),
@@ -239,12 +238,12 @@ impl<'p, 'v> Field<'p, 'v> {
         }
     }
 
-    fn wrong_type(&self, wanted: &str) {
-        self.refuse(wanted);
+    fn wrong_type(&self, expected: &str) {
+        self.refuse(expected);
     }
 }
 
-/// The path, as `spec.ports[1].name`.
+/// Formats the path, such as `spec.ports[1].name`.
 impl fmt::Display for Field<'_, '_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if let Some(parent) = self.parent {

@@ -1,8 +1,7 @@
-//! Manifest files and folders, watched: what they say now, and then every difference.
+//! Watches manifest files and directories, and sends their objects and then each change as events.
 //!
-//! A thread of its own waits for the kernel to tell of a change (`watcher`), reads everything again, and tells what
-//! differs from what it told before (`told`). Everything is read again because objects in different files have to do
-//! with one another. What must not go in here: what a manifest means.
+//! A thread waits for inotify events (`watcher`), reads all manifests again, and sends the difference from the state that
+//! it sent before (`told`). It reads all manifests because objects in different files depend on each other.
 
 mod place;
 mod told;
@@ -16,82 +15,82 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc::Sender;
 
 use crate::event::Event;
-use crate::files::told::Told;
-use crate::files::watcher::{Watcher, Woken};
+use crate::files::told::ManifestState;
+use crate::files::watcher::{WakeReason, Watcher};
 use crate::options::ReadOptions;
 use crate::source::Source;
 use crate::stream::read_again;
 
-/// The least time between two readings: the first change is read at once, what follows it together.
+/// The minimum time between two readings. The first change is read at once, and later ones together.
 const READ_INTERVAL: Duration = Duration::from_millis(10);
-/// How often in a row a reading is thrown away because a file was being written meanwhile.
+/// The maximum number of consecutive readings that are discarded because a file was written meanwhile.
 const DISCARDS_MAX: usize = 10;
 
-/// Why files cannot be watched.
+/// An error while starting a watch.
 #[derive(Debug, thiserror::Error)]
 pub enum FilesError {
-    /// There is no way to stop the thread.
-    #[error("make a pipe for watching files")]
+    /// The pipe that stops the thread cannot be created.
+    #[error("failed to create pipe for the file watch")]
     Pipe(#[source] io::Error),
-    /// There is no thread.
-    #[error("start the thread that watches files")]
+    /// The thread cannot be started.
+    #[error("failed to start file watch thread")]
     Thread(#[source] io::Error),
-    /// A relative path, and no folder that it is relative to.
-    #[error("find the folder that {path} is relative to")]
+    /// A relative path cannot be made absolute.
+    #[error("failed to resolve relative path {path}")]
     Relative {
         /// The path.
         path: PathBuf,
-        /// Why there is none.
+        /// The cause.
         #[source]
         source: io::Error,
     },
 }
 
-/// Files that are watched; whoever drops it ends that.
+/// A running watch. Dropping it stops the watch.
 #[derive(Debug)]
 pub struct FileWatch {
-    /// The thread waits for the other end: it sees this one close.
+    /// The thread polls the other end, and stops when this end is closed.
     _stop: PipeWriter,
 }
 
-/// Tells what is in these files and folders, and every change of it, until the answer or the receiver is dropped.
+/// Sends the objects in files and directories, and then each change, until the returned watch or the receiver is dropped.
 ///
 /// # Errors
-/// The thread that watches cannot be started.
+/// The watch thread cannot be started.
 pub fn watch_files(
     paths: Vec<PathBuf>,
     options: ReadOptions,
     node_name: Option<String>,
-    tell: Sender<Event>,
+    events: Sender<Event>,
 ) -> Result<FileWatch, FilesError> {
-    let places = absolute(&paths)?;
-    let told = Told::new(node_name);
+    let absolute_paths = absolute(&paths)?;
+    let state = ManifestState::new(node_name);
     let sources = paths.into_iter().map(Source::Path).collect();
-    let work = Work { sources, places, options, told, tell };
-    start("manifests", move |stopped| work.run(stopped))
+    let watch = ManifestWatch { sources, paths: absolute_paths, options, state, events };
+    start("manifests", move |stop| watch.run(stop))
 }
 
-/// Wakes whoever reads these files: at once, and then each time after something may have changed and nobody writes, until
-/// the answer or the receiver is dropped.
+/// Notifies a reader of files: at once, and after each change once no file is being written, until the returned watch or
+/// the receiver is dropped.
 ///
 /// # Errors
-/// The thread that watches cannot be started.
+/// The watch thread cannot be started.
 pub fn watch_paths(paths: Vec<PathBuf>, wake: Sender<()>) -> Result<FileWatch, FilesError> {
-    let places = absolute(&paths)?;
-    start("files", move |stopped| {
-        let paths: Vec<&Path> = places.iter().map(PathBuf::as_path).collect();
-        let mut watcher = Watcher::new(stopped);
+    let paths = absolute(&paths)?;
+    start("files", move |stop| {
+        let paths: Vec<&Path> = paths.iter().map(PathBuf::as_path).collect();
+        let mut watcher = Watcher::new(stop);
         loop {
-            // What leads to a file may change while it is followed.
-            while watcher.cover(&paths) {}
-            if wake.blocking_send(()).is_err() || watcher.wait(None) == Woken::Stopped {
+            // The links and directories of a path can change while they are resolved.
+            while watcher.update_watches(&paths) {}
+            if wake.blocking_send(()).is_err() || watcher.wait(None) == WakeReason::Stopped {
                 return;
             }
         }
     })
 }
 
-/// The same paths, from the root.
+/// Makes the paths absolute.
 fn absolute(paths: &[PathBuf]) -> Result<Vec<PathBuf>, FilesError> {
     let absolute = |path: &PathBuf| {
         let absolute = std::path::absolute(path);
@@ -100,63 +99,62 @@ fn absolute(paths: &[PathBuf]) -> Result<Vec<PathBuf>, FilesError> {
     paths.iter().map(absolute).collect()
 }
 
-/// Starts the thread that watches; it is told to end by the pipe.
-fn start(name: &str, work: impl FnOnce(PipeReader) + Send + 'static) -> Result<FileWatch, FilesError> {
-    let (stopped, stop) = io::pipe().map_err(FilesError::Pipe)?;
+/// Starts a watch thread. It must return when the pipe is closed.
+fn start(name: &str, run: impl FnOnce(PipeReader) + Send + 'static) -> Result<FileWatch, FilesError> {
+    let (reader, writer) = io::pipe().map_err(FilesError::Pipe)?;
     let thread = thread::Builder::new().name(name.to_owned());
-    thread.spawn(move || work(stopped)).map_err(FilesError::Thread)?;
-    Ok(FileWatch { _stop: stop })
+    thread.spawn(move || run(reader)).map_err(FilesError::Thread)?;
+    Ok(FileWatch { _stop: writer })
 }
 
-/// What the thread does.
-struct Work {
+/// The state of the thread that watches manifests.
+struct ManifestWatch {
     sources: Vec<Source>,
-    /// The same paths, from the root.
-    places: Vec<PathBuf>,
+    /// The absolute paths of the sources.
+    paths: Vec<PathBuf>,
     options: ReadOptions,
-    told: Told,
-    tell: Sender<Event>,
+    state: ManifestState,
+    events: Sender<Event>,
 }
 
-impl Work {
-    fn run(mut self, stopped: PipeReader) {
-        let mut watcher = Watcher::new(stopped);
+impl ManifestWatch {
+    fn run(mut self, stop: PipeReader) {
+        let mut watcher = Watcher::new(stop);
         loop {
-            let began = Instant::now();
+            let start = Instant::now();
             let Some(events) = self.read(&mut watcher) else { return };
             for event in events {
-                if self.tell.blocking_send(event).is_err() {
+                if self.events.blocking_send(event).is_err() {
                     return;
                 }
             }
-            // Large folders are not read all the time.
-            let rest = began.elapsed().max(READ_INTERVAL);
-            if watcher.wait(self.told.due()) == Woken::Stopped || watcher.rest(began + rest) == Woken::Stopped
+            if watcher.wait(self.state.deadline()) == WakeReason::Stopped
+                || watcher.sleep_until(start + READ_INTERVAL) == WakeReason::Stopped
             {
                 return;
             }
         }
     }
 
-    /// Reads everything, while nobody writes; none: the end has come.
+    /// Reads all manifests while no file is being written. Returns `None` if the watch is stopped.
     fn read(&mut self, watcher: &mut Watcher) -> Option<Vec<Event>> {
-        let paths: Vec<&Path> = self.places.iter().map(PathBuf::as_path).collect();
+        let paths: Vec<&Path> = self.paths.iter().map(PathBuf::as_path).collect();
         let mut discards = 0;
         loop {
-            watcher.cover(&paths);
-            let earlier = self.told.addresses();
-            let read = read_again(&self.sources, &self.options, &earlier);
-            // What came while it was read may be half of something, or in a folder that was not yet watched.
-            let has_new_places = watcher.cover(&paths);
+            watcher.update_watches(&paths);
+            let previous = self.state.addresses();
+            let resolved = read_again(&self.sources, &self.options, &previous);
+            // The reading can include half of a file, and miss changes in a directory that was not watched yet.
+            let has_new_watches = watcher.update_watches(&paths);
             let is_being_written = watcher.is_being_written();
-            if discards < DISCARDS_MAX && (has_new_places || is_being_written) {
+            if discards < DISCARDS_MAX && (has_new_watches || is_being_written) {
                 discards += 1;
-                if watcher.written() == Woken::Stopped {
+                if watcher.wait_for_writers() == WakeReason::Stopped {
                     return None;
                 }
                 continue;
             }
-            return Some(self.told.step(read, is_being_written, Instant::now()));
+            return Some(self.state.update(resolved, is_being_written, Instant::now()));
         }
     }
 }

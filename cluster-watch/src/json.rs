@@ -1,39 +1,39 @@
-//! JSON: cutting a stream into documents, and reading one.
+//! JSON: splits a stream into documents, and parses a document.
 //!
-//! The stream is cut by counting brackets, so that no more than one document is held, several may follow one
-//! another, and a mistake in one does not lose the next. What must not go in here: what a document means.
+//! The splitter counts brackets. Only one document is in memory at a time, documents can follow one another without a
+//! separator, and a syntax error in one does not affect the next. The meaning of a document does not belong here.
 
 use std::io::{self, BufRead};
 
 use serde::de::DeserializeSeed;
 
 use crate::document::{Document, DocumentSeed, SyntaxError};
-use crate::yaml::{Chunk, DOCUMENT_BYTES_MAX, too_long};
+use crate::yaml::{Chunk, DOCUMENT_BYTES_MAX, document_too_long};
 
-/// Cuts a stream into documents.
-pub(crate) struct Splitter<R> {
+/// Splits a stream into JSON documents.
+pub(crate) struct JsonSplitter<R> {
     input: R,
     chunk: Vec<u8>,
-    /// How many line ends have been read.
+    /// The number of line ends read so far.
     line_ends: usize,
 }
 
-/// Where in a document the last byte stands.
+/// Finds the end of a document. The state is that after the last scanned byte.
 #[derive(Default)]
-struct Scan {
-    is_begun: bool,
-    /// It does not begin with a bracket: the rest of the line is taken as a document, and will be refused.
+struct BracketScanner {
+    is_started: bool,
+    /// The document does not start with a bracket. The rest of its line is one document, which the parser rejects.
     is_garbage: bool,
     depth: usize,
     in_string: bool,
     is_escaped: bool,
 }
 
-impl Scan {
-    /// Takes bytes up to the end of the document; says how many those are if it ends here.
-    fn take(&mut self, bytes: &[u8]) -> Option<usize> {
-        if !self.is_begun {
-            self.is_begun = true;
+impl BracketScanner {
+    /// Scans bytes up to the end of the document. Returns their number if the document ends in `bytes`.
+    fn scan(&mut self, bytes: &[u8]) -> Option<usize> {
+        if !self.is_started {
+            self.is_started = true;
             self.is_garbage = !matches!(bytes.first(), Some(b'{' | b'['));
         }
         let after = |from: usize, stops: fn(u8) -> bool| {
@@ -68,17 +68,17 @@ impl Scan {
     }
 }
 
-impl<R: BufRead> Splitter<R> {
+impl<R: BufRead> JsonSplitter<R> {
     pub(crate) fn new(input: R) -> Self {
         Self { input, chunk: Vec::new(), line_ends: 0 }
     }
 
-    /// The next document; none at the end.
+    /// Returns the next document, or `None` at the end of the stream.
     pub(crate) fn next_chunk(&mut self) -> io::Result<Option<Chunk<'_>>> {
         self.chunk.clear();
         self.skip_white_space()?;
         let line = self.line_ends + 1;
-        let mut scan = Scan::default();
+        let mut scanner = BracketScanner::default();
         loop {
             let available = match self.input.fill_buf() {
                 Ok(available) => available,
@@ -88,13 +88,13 @@ impl<R: BufRead> Splitter<R> {
             if available.is_empty() {
                 break;
             }
-            let end = scan.take(available);
+            let end = scanner.scan(available);
             let taken = end.unwrap_or(available.len());
             self.line_ends += available[..taken].iter().filter(|byte| **byte == b'\n').count();
             self.chunk.extend_from_slice(&available[..taken]);
             self.input.consume(taken);
             if self.chunk.len() > DOCUMENT_BYTES_MAX {
-                return Err(too_long());
+                return Err(document_too_long());
             }
             if end.is_some() {
                 break;
@@ -121,22 +121,22 @@ impl<R: BufRead> Splitter<R> {
         }
     }
 
-    /// What has been read last, and the rest: for reading all of it again in another syntax.
+    /// Returns the last document and the rest of the input, to parse both with another syntax.
     pub(crate) fn into_parts(self) -> (Vec<u8>, R) {
         (self.chunk, self.input)
     }
 }
 
-/// Reads one document that begins on `first_line` of its file.
-pub(crate) fn read_document(
+/// Parses one document that starts on `first_line` of its file.
+pub(crate) fn parse_document(
     text: &str,
     first_line: usize,
     seed: DocumentSeed<'_>,
 ) -> Result<Document, SyntaxError> {
     let mut deserializer = serde_json::Deserializer::from_str(text);
-    let read = seed.deserialize(&mut deserializer);
-    let read = read.and_then(|document| deserializer.end().map(|()| document));
-    read.map_err(|error| {
+    let result = seed.deserialize(&mut deserializer);
+    let result = result.and_then(|document| deserializer.end().map(|()| document));
+    result.map_err(|error| {
         let message = error.to_string();
         let message = message.rsplit_once(" at line ").map_or(message.as_str(), |(before, _)| before);
         let line = first_line + error.line().saturating_sub(1);

@@ -1,8 +1,7 @@
-//! The `v1beta1` forms of Service and Endpoints, in which services were first described.
+//! Parses `v1beta1` Service and Endpoints, the first form of services.
 //!
-//! A service is rewritten to the v1 form and read as one, so that its rules are those of today; what is found is
-//! then said with the names of the old fields. Endpoints are a list of "address:port". What must not go in
-//! here: rules of their own.
+//! A v1beta1 service is converted to v1 and parsed as v1, so the same rules apply. Errors are then reported with the
+//! v1beta1 field names. v1beta1 Endpoints are a list of "address:port".
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -14,14 +13,14 @@ use serde_json::{Value, json};
 
 use crate::endpoints::{EndpointsDraft, Subset};
 use crate::field::{Field, Findings};
-use crate::metadata::{NameRule, Names, named, namespaced};
+use crate::metadata::{NameRule, Names, namespace_or_default, object_name};
 use crate::ports::PROTOCOLS;
 use crate::service::{ServiceDraft, service};
-use crate::slice::allowed;
+use crate::slice::check_address;
 use crate::validate;
 
-/// New and old names of fields; a longer path stands before its beginning.
-const OLD_NAMES: [(&str, &str); 11] = [
+/// v1 field paths and their v1beta1 names. A path precedes its own prefixes.
+const V1BETA1_NAMES: [(&str, &str); 11] = [
     ("metadata.namespace", "namespace"),
     ("metadata.name", "id"),
     ("metadata.labels", "labels"),
@@ -35,7 +34,7 @@ const OLD_NAMES: [(&str, &str); 11] = [
     ("spec.sessionAffinity", "sessionAffinity"),
 ];
 
-/// Reads a service of the old form; none: its name is wrong, and that has been said.
+/// Parses a v1beta1 service. Returns `None` after recording an error if its name is invalid.
 pub(crate) fn legacy_service(
     object: &Field<'_, '_>,
     value: &Value,
@@ -43,18 +42,18 @@ pub(crate) fn legacy_service(
     findings: &Findings,
 ) -> Option<ServiceDraft> {
     let has_load_balancer = object.at("createExternalLoadBalancer").boolean().unwrap_or(false);
-    let rewritten = rewritten(value, has_load_balancer);
-    let found = Findings::default();
-    let draft = service(&Field::root(&rewritten, &found), names);
-    for finding in found.into_list() {
-        findings.add(finding.severity, with_old_name(&finding.message));
+    let v1 = to_v1(value, has_load_balancer);
+    let v1_findings = Findings::default();
+    let draft = service(&Field::root(&v1, &v1_findings), names);
+    for finding in v1_findings.into_list() {
+        findings.add(finding.severity, with_v1beta1_name(&finding.message));
     }
     draft
 }
 
-fn rewritten(value: &Value, has_load_balancer: bool) -> Value {
+fn to_v1(value: &Value, has_load_balancer: bool) -> Value {
     let field = |key: &str| value.get(key).cloned().unwrap_or(Value::Null);
-    // The old API knew protocols in any case.
+    // v1beta1 accepted protocols in upper and lower case.
     let protocol = match field("protocol") {
         Value::String(text) => Value::String(text.to_ascii_uppercase()),
         other => other,
@@ -77,20 +76,21 @@ fn rewritten(value: &Value, has_load_balancer: bool) -> Value {
     })
 }
 
-fn with_old_name(message: &str) -> String {
+/// Replaces the v1 path at the start of a message.
+fn with_v1beta1_name(message: &str) -> String {
     if let Some(rest) = message.strip_prefix("spec.ports[0].port") {
         return format!("port{rest}");
     }
-    let renamed = OLD_NAMES.iter().find_map(|(new, old)| Some((old, message.strip_prefix(new)?)));
-    renamed.map_or_else(|| message.to_owned(), |(old, rest)| format!("{old}{rest}"))
+    let renamed = V1BETA1_NAMES.iter().find_map(|(v1, v1beta1)| Some((v1beta1, message.strip_prefix(v1)?)));
+    renamed.map_or_else(|| message.to_owned(), |(name, rest)| format!("{name}{rest}"))
 }
 
-/// Reads Endpoints of the old form; none: their name is wrong, and that has been said.
+/// Parses v1beta1 Endpoints. Returns `None` after recording an error if the name is invalid.
 pub(crate) fn legacy_endpoints(object: &Field<'_, '_>, names: &mut Names) -> Option<EndpointsDraft> {
     let name_field = object.at("id");
-    let name = named(&name_field, NameRule::Subdomain);
+    let name = object_name(&name_field, NameRule::Subdomain);
     let namespace_field = object.at("namespace");
-    let namespace = namespaced(&namespace_field);
+    let namespace = namespace_or_default(&namespace_field);
     let protocol = validate::one_of(&object.at("protocol"), &PROTOCOLS);
     let mut by_port: BTreeMap<u16, Vec<Endpoint>> = BTreeMap::new();
     for field in object.list("endpoints") {
@@ -108,7 +108,7 @@ pub(crate) fn legacy_endpoints(object: &Field<'_, '_>, names: &mut Names) -> Opt
     });
     let subsets = subsets.collect();
     let service = ServiceKey { namespace: names.get(namespace?), name: name?.into() };
-    Some(EndpointsDraft { service, subsets, has_protocol_of_service: protocol.is_none() })
+    Some(EndpointsDraft { service, subsets, inherits_protocols: protocol.is_none() })
 }
 
 fn address_and_port(field: &Field<'_, '_>) -> Option<(IpAddr, u16)> {
@@ -122,5 +122,5 @@ fn address_and_port(field: &Field<'_, '_>) -> Option<(IpAddr, u16)> {
         field.warn(format_args!("{} is not address:port; skipped", field.shown()));
         return None;
     };
-    Some((allowed(field, address)?, port))
+    Some((check_address(field, address)?, port))
 }

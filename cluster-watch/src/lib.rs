@@ -1,12 +1,12 @@
-//! Kubernetes objects in, the core's services and endpoints out.
+//! Converts Kubernetes objects to proxy-core's services and endpoints.
 //!
 //! ```text
-//! files, folders, stdin ─ source ─► text ─ yaml | json ─► JSON values ─ reader ─► Objects + Report
-//!        (IO)                     (streamed by document)     (pure: one function per kind)
+//! files, directories, stdin ─ source ─► text ─ yaml | json ─► JSON values ─ reader ─► Objects + Report
+//!        (IO)                         (streamed by document)     (pure: one function per kind)
 //! ```
-//! Input is never trusted: what an API server would refuse is refused here with the field and the reason,
-//! what it would accept is defaulted as it would default it, and one bad object never loses another.
-//! What must not go in here: portals, rules, anything that decides where a connection goes.
+//! Input is untrusted. An object that an API server would reject is rejected here, with the field and the reason.
+//! Other objects get the API server's defaults. An invalid object does not affect the rest of the input. Portals and
+//! rules do not belong here: proxy-core derives them.
 
 mod addresses;
 mod allocate;

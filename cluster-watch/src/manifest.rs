@@ -1,35 +1,36 @@
-//! One manifest as it stands: for whoever asks what would be done to an object, rather than what it means.
+//! `manifest`: parses one object without interpreting it.
 //!
-//! What must not go in here: defaults, validation, more than one object.
+//! Used by commands that show how an object would be changed. It applies no defaults and validates nothing.
 
 use serde_json::Value;
 
 use crate::document::{Document, DocumentSeed, ListHeader, SyntaxError};
+use crate::yaml::YamlSplitter;
 use crate::{json, yaml};
 
-/// The object in a text, YAML or JSON; of several documents the first that holds anything.
+/// Parses the first object in a YAML or JSON text. Empty documents before it are skipped.
 ///
 /// # Errors
-/// It holds none, and why.
+/// The reason why the text contains no object.
 pub fn manifest(text: &str) -> Result<Value, String> {
-    let said = |error: SyntaxError| format!("line {}: {}", error.line, error.message);
+    let with_line = |error: SyntaxError| format!("line {}: {}", error.line, error.message);
     let document = if text.trim_start().starts_with('{')
-        && let Ok(document) = parsed(|seed| json::read_document(text, 1, seed))
+        && let Ok(document) = parse_with(|seed| json::parse_document(text, 1, seed))
     {
         document
     } else {
-        let mut documents = yaml::Splitter::new(text.as_bytes(), 0);
-        let chunk = documents.next_chunk().map_err(|error| error.to_string())?.ok_or("it is empty")?;
+        let mut documents = YamlSplitter::new(text.as_bytes(), 0);
+        let chunk = documents.next_chunk().map_err(|error| error.to_string())?.ok_or("no document")?;
         let text = std::str::from_utf8(chunk.bytes).map_err(|error| error.to_string())?;
-        parsed(|seed| yaml::read_document(text, chunk.line, seed)).map_err(said)?
+        parse_with(|seed| yaml::parse_document(text, chunk.line, seed)).map_err(with_line)?
     };
     match document {
         Document::Object(object) => Ok(Value::Object(object)),
-        _ => Err("it holds no object".to_owned()),
+        _ => Err("not an object".to_owned()),
     }
 }
 
-fn parsed(
+fn parse_with(
     parse: impl FnOnce(DocumentSeed<'_>) -> Result<Document, SyntaxError>,
 ) -> Result<Document, SyntaxError> {
     parse(DocumentSeed { header: &mut ListHeader::default(), sink: &mut |_, _| () })
@@ -42,7 +43,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn yaml_and_json_are_the_same_object() {
+    fn yaml_and_json_parse_to_the_same_object() {
         let expected = Ok(json!({ "kind": "Pod", "spec": { "containers": [{ "name": "a" }] } }));
         assert_eq!(
             manifest("# a pod\n---\nkind: Pod\nspec: {containers: [{name: a}]}\n---\nkind: X\n"),
@@ -52,7 +53,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_object_is_refused_with_the_reason() {
+    fn text_without_an_object_is_rejected_with_a_reason() {
         for text in ["", "# nothing\n", "5", "- a\n", "a: [", "{"] {
             assert!(!manifest(text).expect_err(text).is_empty(), "{text}");
         }

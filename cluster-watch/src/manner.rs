@@ -1,52 +1,52 @@
-//! `Manner`: how a service wants its connections served, from its annotations.
+//! `ServiceOptions`: mode, scheduler, dial and hold of a service, from its annotations.
 //!
-//! Which annotations there are is in `proxy_core::annotation`. What they may not say is ignored with a warning: no
-//! API server checks annotations, and a service should not lose its portals for one. What must not go in here: what
-//! any of it means.
+//! `proxy_core::annotation` defines the annotations. An invalid value is ignored with a warning: API servers do not
+//! validate annotations, and a service must not lose its portals because of one. The meaning of the options does not
+//! belong here.
 
 use proxy_core::annotation::{Annotation, DIAL, HOLD, MODE, SCHEDULER};
 use proxy_core::service::{Dial, HOLD_MS_MAX, Mode, Scheduler};
 
 use crate::field::Field;
 
-/// How connections are served.
+/// The options of a service, as its annotations specify them.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Manner {
+pub(crate) struct ServiceOptions {
     pub(crate) mode: Option<Mode>,
     pub(crate) scheduler: Option<Scheduler>,
     pub(crate) dial: Dial,
     pub(crate) hold_ms: Option<u32>,
 }
 
-/// Reads what the metadata asks for.
-pub(crate) fn manner(meta: &Field<'_, '_>) -> Manner {
+/// Parses the annotations of a service.
+pub(crate) fn service_options(meta: &Field<'_, '_>) -> ServiceOptions {
     let annotations = meta.map("annotations");
-    let mode = chosen(&annotations, &MODE, &[("kernel", Mode::Kernel), ("relay", Mode::Relay)]);
+    let mode = choice(&annotations, &MODE, &[("kernel", Mode::Kernel), ("relay", Mode::Relay)]);
     let schedulers = Scheduler::ALL.map(|scheduler| (scheduler.name(), scheduler));
-    let scheduler = chosen(&annotations, &SCHEDULER, &schedulers);
+    let scheduler = choice(&annotations, &SCHEDULER, &schedulers);
     if let Some(scheduler) = scheduler.filter(|scheduler| scheduler.needs_relay())
         && mode == Some(Mode::Kernel)
     {
         let field = annotations.at(MODE.key);
-        field.warn(format_args!("\"kernel\" is not possible with scheduler {}; ignored", scheduler.name()));
+        field.warn(format_args!("\"kernel\" is not supported with scheduler {}; ignored", scheduler.name()));
     }
-    let dial = chosen(&annotations, &DIAL, &Dial::NAMES).unwrap_or_default();
-    Manner { mode, scheduler, dial, hold_ms: hold(&annotations) }
+    let dial = choice(&annotations, &DIAL, &Dial::NAMES).unwrap_or_default();
+    ServiceOptions { mode, scheduler, dial, hold_ms: hold_ms(&annotations) }
 }
 
-/// The value that an annotation chooses; none: it is not there, or unknown and that has been said.
-fn chosen<T: Copy>(annotations: &Field<'_, '_>, annotation: &Annotation, known: &[(&str, T)]) -> Option<T> {
+/// Returns the value that an annotation selects. Warns and returns `None` if the value is unknown.
+fn choice<T: Copy>(annotations: &Field<'_, '_>, annotation: &Annotation, known: &[(&str, T)]) -> Option<T> {
     let text = text(annotations, annotation)?;
     let value = known.iter().find(|(name, _)| *name == text).map(|(_, value)| *value);
     if value.is_none() {
-        let (field, known) =
-            (annotations.at(annotation.key), known.iter().map(|(name, _)| *name).collect::<Vec<_>>());
-        field.warn(format_args!("{} is none of {}; ignored", field.shown(), known.join(", ")));
+        let field = annotations.at(annotation.key);
+        let names: Vec<&str> = known.iter().map(|(name, _)| *name).collect();
+        field.warn(format_args!("{} is not one of {}; ignored", field.shown(), names.join(", ")));
     }
     value
 }
 
-fn hold(annotations: &Field<'_, '_>) -> Option<u32> {
+fn hold_ms(annotations: &Field<'_, '_>) -> Option<u32> {
     let hold_ms = milliseconds(text(annotations, &HOLD)?);
     if hold_ms.is_none() {
         let field = annotations.at(HOLD.key);

@@ -1,7 +1,6 @@
-//! `Metadata`: name, namespace and labels, which all kinds share.
+//! `Metadata`: the name and namespace of an object, and `Names`, which interns names that many objects repeat.
 //!
-//! Also the names that many objects repeat: each is stored once. What must not go in here: labels and
-//! annotations with a meaning, they belong to the kind that has them.
+//! Labels and annotations do not belong here: the parser of a kind reads those that it uses.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -11,63 +10,64 @@ use crate::validate;
 
 const DEFAULT_NAMESPACE: &str = "default";
 
-/// Texts of which each is stored once: names of namespaces, nodes, zones and ports.
+/// Interned names: each namespace, node, zone and port name is stored once.
 #[derive(Debug, Default)]
 pub(crate) struct Names {
-    known: HashSet<Arc<str>>,
-    /// How many there may be before those are forgotten that nobody else has any more.
+    interned: HashSet<Arc<str>>,
+    /// The number of names at which unused names are removed.
     prune_at: usize,
 }
 
 impl Names {
-    /// Below this, names that nobody else has are not looked for.
+    /// Unused names are kept below this number of names.
     const LEN_MIN: usize = 4096;
 
+    /// Returns the interned copy of a name.
     pub(crate) fn get(&mut self, text: &str) -> Arc<str> {
-        if let Some(found) = self.known.get(text) {
+        if let Some(found) = self.interned.get(text) {
             return Arc::clone(found);
         }
-        if self.known.len() >= self.prune_at.max(Self::LEN_MIN) {
-            self.known.retain(|name| Arc::strong_count(name) > 1);
-            // Never more than twice what is in use.
-            self.prune_at = 2 * self.known.len();
-            self.known.shrink_to(self.prune_at);
+        if self.interned.len() >= self.prune_at.max(Self::LEN_MIN) {
+            self.interned.retain(|name| Arc::strong_count(name) > 1);
+            // Allows at most as many unused names as there are used ones.
+            self.prune_at = 2 * self.interned.len();
+            self.interned.shrink_to(self.prune_at);
         }
         let new: Arc<str> = text.into();
-        self.known.insert(Arc::clone(&new));
+        self.interned.insert(Arc::clone(&new));
         new
     }
 }
 
-/// What the name of a kind must be.
+/// The syntax of an object's name, which depends on its kind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum NameRule {
-    /// A DNS label: services.
+    /// A DNS label: services and namespaces.
     Label,
-    /// A DNS name: all else.
+    /// A DNS subdomain: all other kinds.
     Subdomain,
 }
 
-/// Name and namespace of an object; the labels are asked for where one is needed.
+/// The name and namespace of an object.
 #[derive(Debug)]
 pub(crate) struct Metadata {
     pub(crate) namespace: Arc<str>,
     pub(crate) name: Arc<str>,
 }
 
-/// Reads and checks name and namespace; none: the name is missing or wrong, and that has been said.
+/// Parses and validates name and namespace. Returns `None` after recording an error if either is invalid.
 pub(crate) fn metadata(metadata: &Field<'_, '_>, rule: NameRule, names: &mut Names) -> Option<Metadata> {
     let name_field = metadata.at("name");
-    let name = named(&name_field, rule);
+    let name = object_name(&name_field, rule);
     let namespace_field = metadata.at("namespace");
-    let namespace = namespaced(&namespace_field);
+    let namespace = namespace_or_default(&namespace_field);
     Some(Metadata { namespace: names.get(namespace?), name: name?.into() })
 }
 
-/// The name of an object, which must have one.
-pub(crate) fn named<'v>(field: &Field<'_, 'v>, rule: NameRule) -> Option<&'v str> {
+/// Parses the name of an object, which is required.
+pub(crate) fn object_name<'v>(field: &Field<'_, 'v>, rule: NameRule) -> Option<&'v str> {
     if field.is_missing() {
-        field.error("missing: every object has a name");
+        field.error("missing: every object needs a name");
         return None;
     }
     match rule {
@@ -76,8 +76,8 @@ pub(crate) fn named<'v>(field: &Field<'_, 'v>, rule: NameRule) -> Option<&'v str
     }
 }
 
-/// The namespace; an object that names none is in `default`.
-pub(crate) fn namespaced<'v>(field: &Field<'_, 'v>) -> Option<&'v str> {
+/// Parses the namespace, which is `default` if it is missing.
+pub(crate) fn namespace_or_default<'v>(field: &Field<'_, 'v>) -> Option<&'v str> {
     if field.is_missing() {
         return Some(DEFAULT_NAMESPACE);
     }
@@ -89,13 +89,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_that_nobody_has_any_more_do_not_add_up() {
+    fn unused_names_do_not_accumulate() {
         let mut names = Names::default();
-        let kept: Vec<_> = (0..5_000).map(|number| names.get(&format!("kept-{number}"))).collect();
+        let used: Vec<_> = (0..5_000).map(|number| names.get(&format!("used-{number}"))).collect();
         for number in 0..100_000 {
-            names.get(&format!("gone-{number}"));
-            assert!(names.known.len() <= 2 * kept.len() + Names::LEN_MIN);
+            names.get(&format!("unused-{number}"));
+            assert!(names.interned.len() <= 2 * used.len() + Names::LEN_MIN);
         }
-        assert!(kept.iter().all(|name| Arc::ptr_eq(name, &names.get(name))));
+        assert!(used.iter().all(|name| Arc::ptr_eq(name, &names.get(name))));
     }
 }

@@ -1,6 +1,6 @@
-//! Node, Namespace and `ServiceCIDR` objects: what belongs to the cluster and not to one service.
+//! Parses Node, Namespace and `ServiceCIDR` objects.
 //!
-//! What must not go in here: which node the pods run on; the caller chooses one by its name.
+//! The caller selects its own node by name; that does not belong here.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -12,34 +12,35 @@ use proxy_core::annotation;
 use proxy_core::node::Node;
 
 use crate::field::Field;
-use crate::metadata::{NameRule, Names, named};
+use crate::metadata::{NameRule, Names, object_name};
 use crate::validate;
 
 const ZONE_LABEL: &str = "topology.kubernetes.io/zone";
 
-/// Reads a node; none: its name is wrong, and that has been said.
+/// Parses a node. Returns `None` after recording an error if its name is invalid.
 pub(crate) fn node(object: &Field<'_, '_>, names: &mut Names) -> Option<Node> {
     let meta = object.map("metadata");
     let name_field = meta.at("name");
-    let name = named(&name_field, NameRule::Subdomain);
+    let name = object_name(&name_field, NameRule::Subdomain);
     let labels = meta.map("labels").texts();
     let zone = labels.iter().find(|(label, _)| *label == ZONE_LABEL).map_or("", |(_, zone)| *zone);
     let addresses = addresses(&object.map("status"));
     Some(Node { name: names.get(name?), zone: names.get(zone), addresses })
 }
 
-/// The annotations of a namespace that are ours.
+/// Parses the name of a namespace and its `portico.dev/` annotations.
 pub(crate) fn namespace(object: &Field<'_, '_>) -> Option<(Arc<str>, BTreeMap<String, String>)> {
     let meta = object.map("metadata");
     let name_field = meta.at("name");
-    let name = named(&name_field, NameRule::Label);
+    let name = object_name(&name_field, NameRule::Label);
     let annotations = meta.map("annotations").texts();
-    let ours = annotations.into_iter().filter(|(name, _)| name.starts_with(annotation::PREFIX));
-    Some((name?.into(), ours.map(|(name, text)| (name.to_owned(), text.to_owned())).collect()))
+    let annotations = annotations.into_iter().filter(|(key, _)| key.starts_with(annotation::PREFIX));
+    let annotations = annotations.map(|(key, value)| (key.to_owned(), value.to_owned())).collect();
+    Some((name?.into(), annotations))
 }
 
-/// The internal addresses; where there is none of a family, the external ones (kube-proxy's
-/// `GetNodeHostIPs` prefers internal ones likewise).
+/// Returns the internal addresses, and the external ones of a family without internal addresses (like kube-proxy's
+/// `GetNodeHostIPs`).
 fn addresses(status: &Field<'_, '_>) -> Vec<IpAddr> {
     let (mut internal, mut external): (Vec<IpAddr>, Vec<IpAddr>) = (Vec::new(), Vec::new());
     for entry in status.maps("addresses") {
@@ -63,16 +64,16 @@ fn addresses(status: &Field<'_, '_>) -> Vec<IpAddr> {
     internal
 }
 
-/// The name and the ranges of a `ServiceCIDR`; none: its name is wrong, and that has been said.
+/// Parses the name and the ranges of a `ServiceCIDR`. Returns `None` after recording an error if its name is invalid.
 pub(crate) fn service_cidr(object: &Field<'_, '_>) -> Option<(Arc<str>, Vec<IpNet>)> {
     let meta = object.map("metadata");
     let name_field = meta.at("name");
-    let name = named(&name_field, NameRule::Subdomain);
+    let name = object_name(&name_field, NameRule::Subdomain);
     let spec = object.map("spec");
     let mut ranges = Vec::new();
     for field in spec.list("cidrs") {
         if field.is_missing() {
-            field.refuse("a network, as 10.0.0.0/8");
+            field.refuse(validate::CIDR);
         }
         ranges.extend(validate::network(&field));
     }

@@ -1,6 +1,6 @@
-//! `Objects`: what has been read, ready for the core.
+//! `Objects`: the valid objects of the input, as core types.
 //!
-//! What must not go in here: how it was read.
+//! The result of `read`, and what `snapshot` turns into a `Snapshot` of the cluster.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -11,29 +11,29 @@ use proxy_core::node::Node;
 use proxy_core::service::{Service, ServiceKey};
 use proxy_core::snapshot::{Change, Snapshot};
 
-/// Everything that was read and is right.
+/// The valid objects of the input.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Objects {
-    /// The services; each that should have an address has one.
+    /// The services. Each service that needs a cluster IP has one.
     pub services: BTreeMap<ServiceKey, Service>,
-    /// The endpoints: slices as they were read, and those made of v1 Endpoints and of pods.
+    /// The EndpointSlices of the input, and those derived from v1 Endpoints and from pods.
     pub slices: BTreeMap<SliceKey, EndpointSlice>,
     /// The nodes.
     pub nodes: BTreeMap<Arc<str>, Node>,
-    /// The annotations of namespaces that are ours (`portico.dev/`).
+    /// The `portico.dev/` annotations of each namespace.
     pub namespaces: BTreeMap<Arc<str>, BTreeMap<String, String>>,
-    /// The ranges of all `ServiceCIDR` objects; empty where there was none.
+    /// The ranges of all `ServiceCIDR` objects.
     pub service_ranges: Vec<IpNet>,
 }
 
 impl Objects {
-    /// A snapshot of these objects.
+    /// Returns a snapshot of these objects.
     #[must_use]
     pub fn snapshot(&self) -> Snapshot {
         self.clone().into_snapshot()
     }
 
-    /// The snapshot of these objects.
+    /// Converts these objects to a snapshot.
     #[must_use]
     pub fn into_snapshot(self) -> Snapshot {
         let Self { services, slices, nodes: _, namespaces: _, service_ranges } = self;

@@ -1,8 +1,7 @@
-//! Pods as endpoints, for services that have a selector and no endpoints of their own.
+//! Derives endpoints from pods, for services that have a selector and no endpoints in the input.
 //!
-//! This is what the endpointslice controller would have done (its `utils.go`: `podToEndpoint`, `FindPort`), so
-//! that a manifest of services and pods is enough to see what a cluster would do. What must not go in here: which
-//! services need it, see `finish`.
+//! This does the work of the endpointslice controller (`podToEndpoint` and `FindPort` in its `utils.go`), so that
+//! manifests of services and pods are enough to show what a cluster would do. `resolve` decides which services need it.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
@@ -18,7 +17,7 @@ use crate::field::Field;
 use crate::metadata::{NameRule, Names, metadata};
 use crate::ports::protocol;
 use crate::service::{ServiceDraft, TargetPort};
-use crate::slice::allowed;
+use crate::slice::check_address;
 use crate::validate;
 
 /// The identity of a pod.
@@ -34,44 +33,44 @@ impl fmt::Display for PodKey {
     }
 }
 
-/// The number that a container's port name stands for: the first of a name and protocol counts.
+/// Port numbers by name and protocol. The first container port of a name and protocol is used.
 type NamedPorts = HashMap<Box<str>, BTreeMap<Protocol, u16>>;
 
-/// What of a pod matters to services.
+/// The parts of a pod that services need.
 #[derive(Debug)]
 pub(crate) struct Pod {
     pub(crate) key: PodKey,
     labels: BTreeMap<Box<str>, Box<str>>,
     addresses: Vec<IpAddr>,
     node: Option<Arc<str>>,
-    ready: bool,
-    terminating: bool,
-    /// Phase Succeeded or Failed: it will not run again.
-    finished: bool,
+    is_ready: bool,
+    is_terminating: bool,
+    /// The phase is Succeeded or Failed: the pod does not run again.
+    is_finished: bool,
     has_status: bool,
     ports: NamedPorts,
 }
 
 impl Pod {
-    /// Why it is no endpoint though a service selects it, if that is worth saying.
-    pub(crate) fn unusable(&self) -> Option<&'static str> {
-        if self.finished || !self.addresses.is_empty() {
+    /// Returns why a selected pod has no usable address. A finished pod needs none.
+    pub(crate) fn missing_address_reason(&self) -> Option<&'static str> {
+        if self.is_finished || !self.addresses.is_empty() {
             None
         } else if self.has_status {
-            Some("its status has no podIP that an endpoint may have")
+            Some("its status has no usable podIP")
         } else {
-            Some("it has no status, so no address")
+            Some("it has no status and therefore no address")
         }
     }
 
-    /// It has an address and may have connections.
+    /// Whether the pod has an address and is not finished.
     pub(crate) fn is_usable(&self) -> bool {
-        !self.finished && !self.addresses.is_empty()
+        !self.is_finished && !self.addresses.is_empty()
     }
 
-    /// Whether it has all the labels that a service selects by, given that it has one.
+    /// Whether the pod matches the selector of a service. It must be one of the service's `candidates`.
     pub(crate) fn is_selected(&self, draft: &ServiceDraft) -> bool {
-        // The only label is the one by which it was found.
+        // A candidate has at least one label of the selector.
         draft.selector.len() == 1
             || draft.selector.iter().all(|(label, value)| self.labels.get(label) == Some(value))
     }
@@ -79,17 +78,16 @@ impl Pod {
     fn endpoint(&self, family: Family, publish_not_ready: bool) -> Option<Endpoint> {
         let address = *self.addresses.iter().find(|address| Family::of(**address) == family)?;
         let conditions = Conditions {
-            ready: publish_not_ready || (self.ready && !self.terminating),
-            serving: self.ready,
-            terminating: self.terminating,
+            ready: publish_not_ready || (self.is_ready && !self.is_terminating),
+            serving: self.is_ready,
+            terminating: self.is_terminating,
         };
         let (zone_hints, node_hints) = (Vec::new(), Vec::new());
         Some(Endpoint { address, conditions, node: self.node.clone(), zone_hints, node_hints })
     }
 
-    /// What the ports of a service are on this pod, one after the other; none for a name that no
-    /// container knows.
-    fn numbers(&self, draft: &ServiceDraft) -> Vec<Option<u16>> {
+    /// Returns the number of each target port of a service on this pod; `None` for a name that no container port has.
+    fn target_port_numbers(&self, draft: &ServiceDraft) -> Vec<Option<u16>> {
         let ports = draft.service.ports.iter().zip(&draft.target_ports);
         let numbers = ports.map(|(port, target)| match target {
             TargetPort::Number(number) => Some(*number),
@@ -99,7 +97,7 @@ impl Pod {
     }
 }
 
-/// Reads a pod; none: its name is wrong, and that has been said.
+/// Parses a pod. Returns `None` after recording an error if its name is invalid.
 pub(crate) fn pod(object: &Field<'_, '_>, names: &mut Names) -> Option<Pod> {
     let meta_field = object.map("metadata");
     let meta = metadata(&meta_field, NameRule::Subdomain, names);
@@ -108,8 +106,8 @@ pub(crate) fn pod(object: &Field<'_, '_>, names: &mut Names) -> Option<Pod> {
     let labels = labels.collect();
     let spec = object.map("spec");
     let status = object.map("status");
-    let finished = matches!(status.at("phase").text(), Some("Succeeded" | "Failed"));
-    let ready = status.maps("conditions").any(|condition| {
+    let is_finished = matches!(status.at("phase").text(), Some("Succeeded" | "Failed"));
+    let is_ready = status.maps("conditions").any(|condition| {
         condition.at("type").text() == Some("Ready") && condition.at("status").text() == Some("True")
     });
     let node = spec.at("nodeName").text().map(|name| names.get(name));
@@ -120,9 +118,9 @@ pub(crate) fn pod(object: &Field<'_, '_>, names: &mut Names) -> Option<Pod> {
         labels,
         addresses,
         node,
-        ready,
-        terminating: !meta_field.at("deletionTimestamp").is_absent(),
-        finished,
+        is_ready,
+        is_terminating: !meta_field.at("deletionTimestamp").is_absent(),
+        is_finished,
         has_status: !status.is_absent(),
         ports,
     })
@@ -136,9 +134,9 @@ fn addresses(status: &Field<'_, '_>) -> Vec<IpAddr> {
             field.warn(format_args!("{} is not an IP address; skipped", field.shown()));
             return;
         };
-        // One of each family: an endpoint has one address.
+        // An endpoint has one address, so only the first address of each family is used.
         let is_new = |address: &IpAddr| !addresses.iter().any(|ip| Family::of(*ip) == Family::of(*address));
-        let address = allowed(field, address).filter(is_new);
+        let address = check_address(field, address).filter(is_new);
         addresses.extend(address);
     };
     let listed: Vec<Field<'_, '_>> = status.maps("podIPs").collect();
@@ -151,7 +149,7 @@ fn addresses(status: &Field<'_, '_>) -> Vec<IpAddr> {
     addresses
 }
 
-/// The named ports of the containers, then of the init containers that go on running (sidecars).
+/// Returns the named ports of the containers and of the sidecars (init containers that keep running).
 fn container_ports(spec: &Field<'_, '_>) -> NamedPorts {
     let mut ports = NamedPorts::new();
     for (key, sidecars_only) in [("containers", false), ("initContainers", true)] {
@@ -172,7 +170,7 @@ fn container_ports(spec: &Field<'_, '_>) -> NamedPorts {
     ports
 }
 
-/// All pods, found by namespace and label.
+/// An index of all pods by namespace and label.
 #[derive(Debug, Default)]
 pub(crate) struct PodIndex<'a> {
     by_label: HashMap<(&'a str, &'a str, &'a str), Vec<&'a Pod>>,
@@ -189,10 +187,10 @@ impl<'a> PodIndex<'a> {
         Self { by_label }
     }
 
-    /// The pods that have one of the labels that a service selects by, in the order of their names.
+    /// Returns the pods that have one label of a service's selector, by name.
     pub(crate) fn candidates<'s>(&'s self, draft: &'s ServiceDraft) -> &'s [&'a Pod] {
         let namespace = &*draft.service.key.namespace;
-        // The rarest label gives the candidates: all pods may share one.
+        // All pods may share a label, so the rarest one gives the candidates.
         let lists = draft.selector.iter().map(|(label, value)| {
             self.by_label.get(&(namespace, &**label, &**value)).map_or(&[][..], Vec::as_slice)
         });
@@ -200,13 +198,13 @@ impl<'a> PodIndex<'a> {
     }
 }
 
-/// The endpoints of a service from its pods: one subset per family and per set of port numbers, as a
-/// port's name may stand for different numbers on different pods.
+/// Derives the endpoints of a service from its pods: one subset per family and set of port numbers, because a port name
+/// can refer to different numbers on different pods.
 pub(crate) fn pod_subsets(draft: &ServiceDraft, pods: &[&Pod]) -> Vec<Subset> {
-    // Which ports a pod lacks matters as well as their numbers.
+    // Pods that lack different ports belong to different subsets.
     let mut subsets: BTreeMap<(Family, Vec<Option<u16>>), Subset> = BTreeMap::new();
     for pod in pods.iter().filter(|pod| pod.is_usable()) {
-        let numbers = pod.numbers(draft);
+        let numbers = pod.target_port_numbers(draft);
         if numbers.iter().all(Option::is_none) {
             continue;
         }
@@ -223,8 +221,8 @@ pub(crate) fn pod_subsets(draft: &ServiceDraft, pods: &[&Pod]) -> Vec<Subset> {
 
 fn endpoint_ports(draft: &ServiceDraft, numbers: &[Option<u16>]) -> Vec<EndpointPort> {
     let ports = draft.service.ports.iter().zip(numbers);
-    let known = ports.filter_map(|(port, number)| {
+    let found = ports.filter_map(|(port, number)| {
         Some(EndpointPort { name: port.name.clone(), protocol: port.protocol, port: (*number)? })
     });
-    known.collect()
+    found.collect()
 }

@@ -1,8 +1,7 @@
-//! `Reader`: documents to objects, each checked on its own.
+//! `ObjectReader`: converts documents to objects, each validated by itself.
 //!
-//! Whatever is wrong is put into the report with its place, and reading goes on. What two objects have to do
-//! with one another is looked at afterwards, in `finish`. What must not go in here: IO, and the rules of a
-//! kind.
+//! Errors are recorded in the report with their location, and reading continues. `resolve` later applies the rules that
+//! involve several objects. IO and the rules of a single kind do not belong here.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -20,85 +19,85 @@ use crate::legacy::{legacy_endpoints, legacy_service};
 use crate::metadata::Names;
 use crate::node::{namespace, node, service_cidr};
 use crate::pods::{Pod, PodKey, pod};
-use crate::report::{Place, Report, Severity, excerpt};
+use crate::report::{Report, Severity, SourceLocation, excerpt};
 use crate::service::{ServiceDraft, service};
 use crate::slice::{Defaults, Sliced, slice};
 
-/// A list may hold lists (`kubectl get` of several kinds), but not those further ones.
+/// The maximum depth of lists: a list can contain lists (`kubectl get` of several kinds), but these cannot.
 const LIST_DEPTH_MAX: usize = 2;
-/// Something that was read, and where.
+
+/// An object and its location in the input.
 #[derive(Debug)]
-pub(crate) struct Placed<T> {
+pub(crate) struct Located<T> {
     pub(crate) value: T,
-    pub(crate) place: Place,
-    /// Counts all objects: the order of reading.
+    pub(crate) location: SourceLocation,
+    /// The position in reading order among all objects.
     pub(crate) order: usize,
 }
 
-/// All that has been read so far.
+/// The valid objects read so far.
 #[derive(Debug, Default)]
-pub(crate) struct Reader {
+pub(crate) struct ObjectReader {
     names: Names,
     pub(crate) report: Report,
-    pub(crate) services: BTreeMap<ServiceKey, Placed<ServiceDraft>>,
-    pub(crate) slices: BTreeMap<SliceKey, Placed<EndpointSlice>>,
-    pub(crate) endpoints: BTreeMap<ServiceKey, Placed<EndpointsDraft>>,
-    pub(crate) pods: BTreeMap<PodKey, Placed<Pod>>,
-    pub(crate) nodes: BTreeMap<Arc<str>, Placed<Node>>,
-    pub(crate) namespaces: BTreeMap<Arc<str>, Placed<BTreeMap<String, String>>>,
-    pub(crate) service_cidrs: BTreeMap<Arc<str>, Placed<Vec<IpNet>>>,
+    pub(crate) services: BTreeMap<ServiceKey, Located<ServiceDraft>>,
+    pub(crate) slices: BTreeMap<SliceKey, Located<EndpointSlice>>,
+    pub(crate) endpoints: BTreeMap<ServiceKey, Located<EndpointsDraft>>,
+    pub(crate) pods: BTreeMap<PodKey, Located<Pod>>,
+    pub(crate) nodes: BTreeMap<Arc<str>, Located<Node>>,
+    pub(crate) namespaces: BTreeMap<Arc<str>, Located<BTreeMap<String, String>>>,
+    pub(crate) service_cidrs: BTreeMap<Arc<str>, Located<Vec<IpNet>>>,
 }
 
-impl Reader {
-    /// Reads one document and takes its object, or the items of its list.
+impl ObjectReader {
+    /// Parses one document and reads its object, or the items of its list.
     pub(crate) fn document(
         &mut self,
-        place: &Place,
+        location: &SourceLocation,
         parse: impl FnOnce(DocumentSeed<'_>) -> Result<Document, SyntaxError>,
     ) -> Result<(), SyntaxError> {
-        self.report.documents += 1;
         let mut header = ListHeader::default();
-        let mut held: Vec<(usize, Value)> = Vec::new();
+        let mut deferred: Vec<(usize, Value)> = Vec::new();
         let mut index = 0;
         let mut sink = |header: &ListHeader, item: Value| {
-            match completed(item, header) {
-                Ok(item) => self.object(&item, place, Some(index), 1),
-                Err(item) => held.push((index, item)),
+            match with_list_type(item, header) {
+                Ok(item) => self.object(&item, location, Some(index), 1),
+                Err(item) => deferred.push((index, item)),
             }
             index += 1;
         };
-        let read = parse(DocumentSeed { header: &mut header, sink: &mut sink });
+        let document = parse(DocumentSeed { header: &mut header, sink: &mut sink });
         let is_list = header.kind.as_deref().map_or(index > 0, |kind| kind.ends_with("List"));
-        // Where reading broke off before the list said what it is, nothing is known of its items.
-        if is_list && (read.is_ok() || header.kind.is_some()) {
-            for (index, item) in held {
-                let (Ok(item) | Err(item)) = completed(item, &header);
-                self.object(&item, place, Some(index), 1);
+        // If a syntax error came before the type of the list, the type of these items is unknown.
+        if is_list && (document.is_ok() || header.kind.is_some()) {
+            for (index, item) in deferred {
+                let (Ok(item) | Err(item)) = with_list_type(item, &header);
+                self.object(&item, location, Some(index), 1);
             }
         }
-        if let Document::Object(object) = read?
+        if let Document::Object(object) = document?
             && !(is_list && object.contains_key("items"))
         {
-            self.object(&Value::Object(object), place, None, 0);
+            self.object(&Value::Object(object), location, None, 0);
         }
         Ok(())
     }
 
-    /// Takes one object.
-    fn object(&mut self, object: &Value, place: &Place, index: Option<usize>, depth: usize) {
+    /// Reads one object, which can be a list.
+    fn object(&mut self, object: &Value, location: &SourceLocation, index: Option<usize>, depth: usize) {
         let label = || index.map(|index| format!("items[{index}]"));
         let kind = object.get("kind").and_then(Value::as_str).filter(|kind| !kind.is_empty());
         let api_version = object.get("apiVersion").and_then(Value::as_str).filter(|text| !text.is_empty());
         if let (Some(kind), Some(items)) = (kind, object.get("items").and_then(Value::as_array))
             && kind.ends_with("List")
         {
-            self.nested_list(object, items, place, index, depth);
+            self.nested_list(object, items, location, index, depth);
             return;
         }
         self.report.objects += 1;
         if !object.is_object() {
-            let message = "not an object: a Kubernetes object is a map with apiVersion and kind".to_owned();
-            self.report.add(Severity::Error, place, label().as_deref(), message);
+            let message = "not a Kubernetes object: must be a map with apiVersion and kind".to_owned();
+            self.report.add(Severity::Error, location, label().as_deref(), message);
             return;
         }
         let (Some(kind), Some(api_version)) = (kind, api_version) else {
@@ -107,116 +106,130 @@ impl Reader {
                 (None, _) => "kind",
                 _ => "apiVersion",
             };
-            let message = format!("{missing} missing: what the object is cannot be told");
-            let name = shown_name(object).map(|name| format!("{} {name}", excerpt(kind.unwrap_or("object"))));
-            self.report.add(Severity::Error, place, name.or_else(label).as_deref(), message);
+            let message = format!("missing {missing}");
+            let name =
+                quoted_name(object).map(|name| format!("{} {name}", excerpt(kind.unwrap_or("object"))));
+            self.report.add(Severity::Error, location, name.or_else(label).as_deref(), message);
             return;
         };
-        self.known_object(object, (api_version, kind), place, index);
+        self.known_object(object, (api_version, kind), location, index);
     }
 
     fn nested_list(
         &mut self,
         list: &Value,
         items: &[Value],
-        place: &Place,
+        location: &SourceLocation,
         index: Option<usize>,
         depth: usize,
     ) {
         if depth >= LIST_DEPTH_MAX {
             let label = index.map(|index| format!("items[{index}]"));
-            let message = "a list in a list in a list is not read".to_owned();
-            self.report.add(Severity::Error, place, label.as_deref(), message);
+            let message = "lists are nested too deep: at most 2 levels".to_owned();
+            self.report.add(Severity::Error, location, label.as_deref(), message);
             return;
         }
         let text = |key: &str| list.get(key).and_then(Value::as_str).map(str::to_owned);
         let header = ListHeader { kind: text("kind"), api_version: text("apiVersion") };
         for (index, item) in items.iter().enumerate() {
-            let (Ok(item) | Err(item)) = completed(item.clone(), &header);
-            self.object(&item, place, Some(index), depth + 1);
+            let (Ok(item) | Err(item)) = with_list_type(item.clone(), &header);
+            self.object(&item, location, Some(index), depth + 1);
         }
     }
 
+    /// Parses an object by its kind, and accepts it unless an error was recorded.
     fn known_object(
         &mut self,
         object: &Value,
         api_version_and_kind: (&str, &str),
-        place: &Place,
+        location: &SourceLocation,
         index: Option<usize>,
     ) {
         let findings = Findings::default();
         let root = Field::root(object, &findings);
         let names = &mut self.names;
-        let read = match api_version_and_kind {
-            ("v1", "Service") => service(&root, names).map(Kept::Service),
+        let parsed = match api_version_and_kind {
+            ("v1", "Service") => service(&root, names).map(Accepted::Service),
             ("discovery.k8s.io/v1" | "discovery.k8s.io/v1beta1", "EndpointSlice") => {
-                Some(Kept::Slice(slice(&root, Defaults::Apply, names)))
+                Some(Accepted::Slice(slice(&root, Defaults::Apply, names)))
             }
-            ("v1", "Endpoints") => endpoints(&root, names).map(Kept::Endpoints),
-            ("v1", "Pod") => pod(&root, names).map(Kept::Pod),
-            ("v1", "Node") => node(&root, names).map(Kept::Node),
+            ("v1", "Endpoints") => endpoints(&root, names).map(Accepted::Endpoints),
+            ("v1", "Pod") => pod(&root, names).map(Accepted::Pod),
+            ("v1", "Node") => node(&root, names).map(Accepted::Node),
             ("v1", "Namespace") => {
-                namespace(&root).map(|(name, annotations)| Kept::Namespace(name, annotations))
+                namespace(&root).map(|(name, annotations)| Accepted::Namespace(name, annotations))
             }
             ("networking.k8s.io/v1" | "networking.k8s.io/v1beta1", "ServiceCIDR") => {
-                service_cidr(&root).map(|(name, ranges)| Kept::ServiceCidr(name, ranges))
+                service_cidr(&root).map(|(name, ranges)| Accepted::ServiceCidr(name, ranges))
             }
-            ("v1beta1", "Service") => legacy_service(&root, object, names, &findings).map(Kept::Service),
-            ("v1beta1", "Endpoints") => legacy_endpoints(&root, names).map(Kept::Endpoints),
+            ("v1beta1", "Service") => legacy_service(&root, object, names, &findings).map(Accepted::Service),
+            ("v1beta1", "Endpoints") => legacy_endpoints(&root, names).map(Accepted::Endpoints),
             (api_version, kind) => {
                 self.report.ignore(&format!("{api_version} {kind}"));
                 return;
             }
         };
-        let is_refused = findings.has_errors();
-        let label = label_of(object, api_version_and_kind.1, index);
+        let has_errors = findings.has_errors();
+        let label = object_label(object, api_version_and_kind.1, index);
         for finding in findings.into_list() {
-            self.report.add(finding.severity, place, Some(&label), finding.message);
+            self.report.add(finding.severity, location, Some(&label), finding.message);
         }
-        if let Some(read) = read.filter(|_| !is_refused) {
-            self.keep(read, place, &label);
+        if let Some(accepted) = parsed.filter(|_| !has_errors) {
+            self.accept(accepted, location, &label);
         }
     }
 
-    fn keep(&mut self, kept: Kept, place: &Place, label: &str) {
+    fn accept(&mut self, accepted: Accepted, location: &SourceLocation, label: &str) {
         let order = self.report.objects;
         let report = &mut self.report;
-        let place = place.clone();
-        match kept {
-            Kept::Service(draft) => {
+        let location = location.clone();
+        match accepted {
+            Accepted::Service(draft) => {
                 let key = draft.service.key.clone();
-                put(&mut self.services, key, Placed { value: draft, place, order }, label, report);
+                insert(&mut self.services, key, Located { value: draft, location, order }, label, report);
             }
-            Kept::Slice(Sliced::Slice(slice)) => {
+            Accepted::Slice(Sliced::Slice(slice)) => {
                 let key = slice.key.clone();
-                put(&mut self.slices, key, Placed { value: slice, place, order }, label, report);
+                insert(&mut self.slices, key, Located { value: slice, location, order }, label, report);
             }
-            Kept::Slice(Sliced::Passed(what)) => report.ignore(what),
-            Kept::Slice(Sliced::Refused) => {}
-            Kept::Endpoints(draft) => {
+            Accepted::Slice(Sliced::Passed(description)) => report.ignore(description),
+            Accepted::Slice(Sliced::Refused) => {}
+            Accepted::Endpoints(draft) => {
                 let key = draft.service.clone();
-                put(&mut self.endpoints, key, Placed { value: draft, place, order }, label, report);
+                insert(&mut self.endpoints, key, Located { value: draft, location, order }, label, report);
             }
-            Kept::Pod(pod) => {
+            Accepted::Pod(pod) => {
                 let key = pod.key.clone();
-                put(&mut self.pods, key, Placed { value: pod, place, order }, label, report);
+                insert(&mut self.pods, key, Located { value: pod, location, order }, label, report);
             }
-            Kept::Node(node) => {
+            Accepted::Node(node) => {
                 let key = node.name.clone();
-                put(&mut self.nodes, key, Placed { value: node, place, order }, label, report);
+                insert(&mut self.nodes, key, Located { value: node, location, order }, label, report);
             }
-            Kept::Namespace(name, annotations) => {
-                put(&mut self.namespaces, name, Placed { value: annotations, place, order }, label, report);
+            Accepted::Namespace(name, annotations) => {
+                insert(
+                    &mut self.namespaces,
+                    name,
+                    Located { value: annotations, location, order },
+                    label,
+                    report,
+                );
             }
-            Kept::ServiceCidr(name, ranges) => {
-                put(&mut self.service_cidrs, name, Placed { value: ranges, place, order }, label, report);
+            Accepted::ServiceCidr(name, ranges) => {
+                insert(
+                    &mut self.service_cidrs,
+                    name,
+                    Located { value: ranges, location, order },
+                    label,
+                    report,
+                );
             }
         }
     }
 }
 
-/// An object of a kind that counts.
-enum Kept {
+/// A valid object of a supported kind.
+enum Accepted {
     Service(ServiceDraft),
     Slice(Sliced),
     Endpoints(EndpointsDraft),
@@ -226,25 +239,25 @@ enum Kept {
     ServiceCidr(Arc<str>, Vec<IpNet>),
 }
 
-/// Keeps an object; of two with one identity the later counts, as when they are applied in turn.
-fn put<K: Ord, T>(
-    map: &mut BTreeMap<K, Placed<T>>,
+/// Inserts an object. It replaces an earlier object with the same key, as `kubectl apply` does.
+fn insert<K: Ord, T>(
+    map: &mut BTreeMap<K, Located<T>>,
     key: K,
-    placed: Placed<T>,
+    located: Located<T>,
     label: &str,
     report: &mut Report,
 ) {
-    let place = placed.place.clone();
-    if let Some(earlier) = map.insert(key, placed) {
-        let message = format!("replaces the one read before, at {}", earlier.place);
-        report.add(Severity::Warning, &place, Some(label), message);
+    let location = located.location.clone();
+    if let Some(earlier) = map.insert(key, located) {
+        let message = format!("replaces the object at {}", earlier.location);
+        report.add(Severity::Warning, &location, Some(label), message);
     }
 }
 
-/// An item with what its list says of it; an error if neither says what it is.
-fn completed(mut item: Value, header: &ListHeader) -> Result<Value, Value> {
+/// Adds `kind` and `apiVersion` of the list to an item that lacks them. Returns `Err(item)` if the list has none yet.
+fn with_list_type(mut item: Value, header: &ListHeader) -> Result<Value, Value> {
     let Some(object) = item.as_object_mut() else {
-        // In a list it is a mistake; whether this is a list may still come.
+        // The item is invalid if this is a list. Before `kind` is read, that is unknown.
         return if header.kind.is_some() { Ok(item) } else { Err(item) };
     };
     if object.contains_key("kind") && object.contains_key("apiVersion") {
@@ -259,16 +272,17 @@ fn completed(mut item: Value, header: &ListHeader) -> Result<Value, Value> {
     Ok(item)
 }
 
-fn label_of(object: &Value, kind: &str, index: Option<usize>) -> String {
-    match (shown_name(object), index) {
+/// Returns how messages refer to an object.
+fn object_label(object: &Value, kind: &str, index: Option<usize>) -> String {
+    match (quoted_name(object), index) {
         (Some(name), _) => format!("{kind} {name}"),
         (None, Some(index)) => format!("{kind} items[{index}]"),
-        (None, None) => format!("{kind} without name"),
+        (None, None) => format!("{kind} without a name"),
     }
 }
 
-/// Namespace and name, as messages call an object.
-fn shown_name(object: &Value) -> Option<String> {
+/// Returns namespace and name of an object, as quoted in messages.
+fn quoted_name(object: &Value) -> Option<String> {
     let text = |map: Option<&Value>, key: &str| map?.get(key)?.as_str().map(excerpt);
     let metadata = object.get("metadata");
     let name = text(metadata, "name").or_else(|| text(Some(object), "id"))?;

@@ -1,42 +1,42 @@
-//! `Report`: what reading found wrong, and what it left out.
+//! `Report`: the errors and warnings of the input, and the number of ignored objects.
 //!
-//! Input can be garbage of any size, so the report is bounded: it keeps the first problems of each severity
-//! and counts the rest, and text that it quotes is cut and escaped.
+//! Input can be garbage of any size, so the report is bounded: it keeps the first problems of each severity and counts
+//! the rest. Quoted text is truncated and escaped.
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
-/// How many problems of each severity a report keeps; further ones are counted only.
+/// The maximum number of problems of each severity in a report. Further problems are only counted.
 pub const MAX_PROBLEMS: usize = 1000;
 
-/// How many different kinds the list of ignored objects names.
+/// The maximum number of kinds in the list of ignored objects.
 const MAX_IGNORED_KINDS: usize = 200;
 
-/// How many characters of a text are quoted.
+/// The maximum number of quoted characters of a text.
 const MAX_QUOTED_CHARS: usize = 80;
 
-/// Whether something was lost.
+/// The severity of a problem.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Severity {
-    /// A file, a document or an object was refused.
+    /// A file, document or object was rejected.
     Error,
-    /// A part was skipped, or something is probably not meant.
+    /// A part of an object was skipped, or is probably a mistake.
     Warning,
 }
 
-/// Where something was read.
+/// The position of an object or an error in the input.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Place {
+pub(crate) struct SourceLocation {
     pub(crate) file: Arc<str>,
-    /// Counts from 1; 0 where the problem is the file itself.
+    /// Counts from 1; 0 if the problem is the file itself.
     pub(crate) document: usize,
-    /// Counts from 1; 0 where it is not known.
+    /// Counts from 1; 0 if it is unknown.
     pub(crate) line: usize,
     pub(crate) column: Option<usize>,
 }
 
-impl fmt::Display for Place {
+impl fmt::Display for SourceLocation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.file)?;
         if self.line > 0 {
@@ -52,31 +52,32 @@ impl fmt::Display for Place {
     }
 }
 
-/// One thing that is wrong with the input.
+/// An error or warning about the input.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problem {
-    /// Whether something was lost.
+    /// Whether something was rejected.
     pub severity: Severity,
     /// The file; `<stdin>` for standard input.
     pub file: Arc<str>,
-    /// The document within the file, from 1; 0 where the problem is the file itself.
+    /// The document within the file, from 1; 0 if the problem is the file itself.
     pub document: usize,
-    /// The line within the file, from 1: of the mistake where the syntax is wrong, else the line on which
-    /// the document begins; 0 where the problem is the file itself.
+    /// The line within the file, from 1: the line of a syntax error, otherwise the first line of the document; 0 if the
+    /// problem is the file itself.
     pub line: usize,
-    /// The column within the line, from 1, where the syntax is wrong.
+    /// The column of a syntax error within the line, from 1.
     pub column: Option<usize>,
-    /// The object, as `Service default/redis`.
+    /// The object, such as `Service default/redis`.
     pub object: Option<String>,
-    /// What is wrong, with the path of the field.
+    /// The message, with the path of the field.
     pub message: String,
 }
 
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { severity: _, file, document, line, column, object, message } = self;
-        let place = Place { file: Arc::clone(file), document: *document, line: *line, column: *column };
-        write!(f, "{place}: ")?;
+        let location =
+            SourceLocation { file: Arc::clone(file), document: *document, line: *line, column: *column };
+        write!(f, "{location}: ")?;
         if let Some(object) = object {
             write!(f, "{object}: ")?;
         }
@@ -84,39 +85,45 @@ impl fmt::Display for Problem {
     }
 }
 
-/// What reading found wrong, and what it left out.
+/// The errors and warnings of the input, and the number of ignored objects.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Report {
     /// The problems in reading order, at most [`MAX_PROBLEMS`] of each severity.
     pub problems: Vec<Problem>,
-    /// How many further problems there were.
+    /// The number of problems that were not kept.
     pub suppressed: usize,
-    /// How many errors there were, kept or suppressed.
+    /// The number of errors, kept or suppressed.
     pub errors: usize,
-    /// How many warnings there were, kept or suppressed.
+    /// The number of warnings, kept or suppressed.
     pub warnings: usize,
-    /// How many objects of other kinds were passed over, by "apiVersion kind".
+    /// The number of ignored objects of other kinds, by "apiVersion kind".
     pub ignored: BTreeMap<String, usize>,
-    /// How many documents were read; empty ones do not count.
+    /// The number of documents that are not empty.
     pub documents: usize,
-    /// How many objects were read, those in lists included.
+    /// The number of objects, including those in lists.
     pub objects: usize,
 }
 
 impl Report {
-    /// Whether a file, a document or an object was refused.
+    /// Whether a file, document or object was rejected.
     #[must_use]
     pub fn has_errors(&self) -> bool {
         self.errors > 0
     }
 
-    /// Whether every file and document could be read, whatever was in it.
+    /// Whether all files and documents could be parsed, even if objects in them were rejected.
     pub(crate) fn has_read_everything(&self) -> bool {
         let is_unread = |problem: &Problem| problem.severity == Severity::Error && problem.object.is_none();
         self.suppressed == 0 && !self.problems.iter().any(is_unread)
     }
 
-    pub(crate) fn add(&mut self, severity: Severity, place: &Place, object: Option<&str>, message: String) {
+    pub(crate) fn add(
+        &mut self,
+        severity: Severity,
+        location: &SourceLocation,
+        object: Option<&str>,
+        message: String,
+    ) {
         let count = match severity {
             Severity::Error => &mut self.errors,
             Severity::Warning => &mut self.warnings,
@@ -128,26 +135,27 @@ impl Report {
         }
         self.problems.push(Problem {
             severity,
-            file: Arc::clone(&place.file),
-            document: place.document,
-            line: place.line,
-            column: place.column,
+            file: Arc::clone(&location.file),
+            document: location.document,
+            line: location.line,
+            column: location.column,
             object: object.map(str::to_owned),
             message,
         });
     }
 
-    pub(crate) fn ignore(&mut self, what: &str) {
-        let what = excerpt(what);
-        if self.ignored.len() >= MAX_IGNORED_KINDS && !self.ignored.contains_key(&what) {
+    /// Counts an ignored object.
+    pub(crate) fn ignore(&mut self, kind: &str) {
+        let kind = excerpt(kind);
+        if self.ignored.len() >= MAX_IGNORED_KINDS && !self.ignored.contains_key(&kind) {
             *self.ignored.entry("other kinds".to_owned()).or_default() += 1;
         } else {
-            *self.ignored.entry(what).or_default() += 1;
+            *self.ignored.entry(kind).or_default() += 1;
         }
     }
 }
 
-/// A text as a message may carry it: control characters escaped, not too long.
+/// Escapes control characters and truncates a text, so that a message can quote it.
 pub(crate) fn excerpt(text: &str) -> String {
     let mut out = String::new();
     for (count, character) in text.chars().enumerate() {

@@ -13,7 +13,7 @@ use proxy_core::service::{AFFINITY_S_MAX, Export, Service, ServiceKey, TrafficPo
 
 use crate::addresses::{Addresses, addresses};
 use crate::field::Field;
-use crate::manner::{Manner, manner};
+use crate::manner::{ServiceOptions, service_options};
 use crate::metadata::{NameRule, Names, metadata};
 use crate::ports::{PortDraft, ports};
 use crate::validate;
@@ -78,7 +78,7 @@ pub(crate) fn service(object: &Field<'_, '_>, names: &mut Names) -> Option<Servi
     let meta = metadata(&meta_field, NameRule::Label, names);
     let has_other_proxy =
         meta_field.map("labels").texts().iter().any(|(label, _)| *label == PROXY_NAME_LABEL);
-    let Manner { mode, scheduler, dial, hold_ms } = manner(&meta_field);
+    let ServiceOptions { mode, scheduler, dial, hold_ms } = service_options(&meta_field);
     let export = export(&meta_field, names);
     let spec = object.map("spec");
     let kind = validate::one_of(&spec.at("type"), &ServiceType::NAMES).unwrap_or(ServiceType::ClusterIp);
@@ -211,7 +211,7 @@ fn source_ranges(spec: &Field<'_, '_>, kind: ServiceType) -> Vec<IpNet> {
     for field in spec.list("loadBalancerSourceRanges") {
         is_empty = false;
         if field.is_missing() {
-            field.refuse("a network, as 10.0.0.0/8");
+            field.refuse(validate::CIDR);
         }
         ranges.extend(validate::network(&field));
     }

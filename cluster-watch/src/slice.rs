@@ -1,8 +1,8 @@
-//! An EndpointSlice object as the core's `EndpointSlice`.
+//! Converts an EndpointSlice object to proxy-core's `EndpointSlice`.
 //!
-//! What kube-proxy would skip is skipped, and what it leaves undefined (an address that is none) is skipped
-//! and said. What must not go in here: the address of a service among the endpoints, which takes a look at
-//! all services.
+//! Endpoints and ports that kube-proxy would skip are skipped. Those on which kube-proxy's behaviour is undefined, such
+//! as an invalid address, are skipped with a warning. `resolve` checks whether an endpoint is the address of a service,
+//! because that requires all services.
 
 use std::collections::HashSet;
 use std::net::IpAddr;
@@ -20,34 +20,34 @@ use crate::validate;
 
 const SERVICE_NAME_LABEL: &str = "kubernetes.io/service-name";
 const HEADLESS_LABEL: &str = "service.kubernetes.io/headless";
-/// Where discovery.k8s.io/v1beta1 kept the name of the node, in the map `topology`.
+/// The key of the node name in the map `topology` of discovery.k8s.io/v1beta1.
 const HOSTNAME_LABEL: &str = "kubernetes.io/hostname";
 
-/// The most endpoints of a slice, and the most ports (discovery validation.go `maxEndpoints`, `maxPorts`).
+/// The maximum numbers of endpoints and ports of a slice (discovery validation.go `maxEndpoints`, `maxPorts`).
 const ENDPOINTS_MAX: usize = 1_000;
 const PORTS_MAX: usize = 20_000;
 
 /// Whether missing fields get the API server's defaults.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Defaults {
-    /// A manifest: it has not been to an API server yet, which would set the defaults.
+    /// The object is from a manifest, so the API server has not set the defaults yet.
     Apply,
-    /// From an API server: what is missing there was missing when it was stored, and stays so.
+    /// The object is from an API server: fields that are missing stay missing.
     AsStored,
 }
 
-/// What became of an EndpointSlice object.
+/// The result of converting an EndpointSlice object.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Sliced {
-    /// It counts.
+    /// A valid slice.
     Slice(EndpointSlice),
-    /// It is right, but nothing for a portal; the text says of what sort it is.
+    /// A valid slice without use for portals, with a description of its type.
     Passed(&'static str),
-    /// It is wrong, and that has been said.
+    /// An invalid slice. The errors are recorded.
     Refused,
 }
 
-/// Converts one EndpointSlice object; the texts say what is wrong with it or was left out of it.
+/// Converts an EndpointSlice object. Also returns its errors and warnings.
 #[must_use]
 pub fn endpoint_slice(object: &Value, defaults: Defaults) -> (Sliced, Vec<String>) {
     let findings = Findings::default();
@@ -60,7 +60,7 @@ pub fn endpoint_slice(object: &Value, defaults: Defaults) -> (Sliced, Vec<String
     (sliced, findings.into_list().into_iter().map(|finding| finding.message).collect())
 }
 
-/// What a slice says its addresses are.
+/// The `addressType` of a slice.
 #[derive(Clone, Copy)]
 enum AddressType {
     Ip(Family),
@@ -73,7 +73,7 @@ const ADDRESS_TYPES: [(&str, AddressType); 3] = [
     ("FQDN", AddressType::Fqdn),
 ];
 
-/// Reads an EndpointSlice; whether it counts is for the findings to say.
+/// Parses an EndpointSlice. The result is valid only if no error was recorded.
 pub(crate) fn slice(object: &Field<'_, '_>, defaults: Defaults, names: &mut Names) -> Sliced {
     let meta_field = object.map("metadata");
     let meta = metadata(&meta_field, NameRule::Subdomain, names);
@@ -91,7 +91,7 @@ pub(crate) fn slice(object: &Field<'_, '_>, defaults: Defaults, names: &mut Name
         Some(AddressType::Ip(family)) => Some(family),
         None => {
             if type_field.is_missing() {
-                type_field.malformed("missing: one of IPv4, IPv6, FQDN");
+                type_field.malformed("missing: must be one of IPv4, IPv6, FQDN");
             }
             None
         }
@@ -110,38 +110,38 @@ pub(crate) fn slice(object: &Field<'_, '_>, defaults: Defaults, names: &mut Name
 fn check_size(object: &Field<'_, '_>, list: &str, max: usize) {
     let count = object.list(list).count();
     if count > max {
-        object.at(list).malformed(format_args!("{count} of them: a slice holds at most {max}"));
+        object.at(list).malformed(format_args!("{count} entries: a slice has at most {max}"));
     }
 }
 
-/// Each name once: an endpoint has one port for each port of its service.
+/// Checks that port names are unique: an endpoint has one port for each port of its service.
 fn check_port_names(object: &Field<'_, '_>, defaults: Defaults) {
     let mut seen = HashSet::new();
     for port in object.maps("ports") {
         let name = port.at("name");
-        let counts = defaults == Defaults::Apply || !name.is_absent();
-        if counts && !seen.insert(name.text().unwrap_or_default()) {
-            name.error(format_args!("{} is there twice", name.shown()));
+        let has_name = defaults == Defaults::Apply || !name.is_absent();
+        if has_name && !seen.insert(name.text().unwrap_or_default()) {
+            name.error(format_args!("duplicate name {}", name.shown()));
         }
     }
 }
 
-/// A port; none where kube-proxy would skip it, or could not do with it (endpointslicecache.go:172-190).
+/// Parses a port. Returns `None` if kube-proxy would skip it or does not define it (endpointslicecache.go:172-190).
 fn port(field: &Field<'_, '_>, defaults: Defaults, names: &mut Names) -> Option<EndpointPort> {
     let (name, protocol) = (field.at("name"), field.at("protocol"));
     if name.is_absent() && defaults == Defaults::AsStored {
-        field.warn("a port without a name belongs to no service port; skipped");
+        field.warn("port without a name matches no service port; skipped");
         return None;
     }
     let number_field = field.at("port");
     let is_missing = number_field.is_absent() || number_field.integer() == Some(0);
     let number = validate::port_or_zero(&number_field);
     if is_missing {
-        number_field.warn("a port without a number leads nowhere; skipped");
+        number_field.warn("port without a number; skipped");
     }
     let protocol = if protocol.is_absent() {
         if defaults == Defaults::AsStored {
-            field.warn("a port without a protocol is undefined in Kubernetes; skipped");
+            field.warn("port without a protocol is undefined in Kubernetes; skipped");
             return None;
         }
         Some(Protocol::Tcp)
@@ -166,22 +166,23 @@ fn endpoint(field: &Field<'_, '_>, family: Family, names: &mut Names) -> Option<
     let hostname = topology.iter().find(|(label, _)| *label == HOSTNAME_LABEL).map(|(_, name)| *name);
     let node = field.at("nodeName").text().or(hostname).map(|name| names.get(name));
     let hints = field.map("hints");
-    let mut hinted = |key: &str| -> Vec<Arc<str>> {
+    let mut hint_names = |key: &str| -> Vec<Arc<str>> {
         hints.maps(key).filter_map(|hint| hint.at("name").text().map(|name| names.get(name))).collect()
     };
-    let (zone_hints, node_hints) = (hinted("forZones"), hinted("forNodes"));
-    // Only the first counts: the API promises that all addresses of an endpoint are fungible.
+    let (zone_hints, node_hints) = (hint_names("forZones"), hint_names("forNodes"));
+    // The API guarantees that all addresses of an endpoint are fungible, so only the first is used.
     let address_field = field.list("addresses").next()?;
-    let address = usable_address(&address_field)?;
+    let address = endpoint_address(&address_field)?;
     if Family::of(address) != family {
-        address_field.warn(format_args!("{address} is not of the slice's family, {family}; skipped"));
+        address_field
+            .warn(format_args!("{address} does not match the address type {family} of the slice; skipped"));
         return None;
     }
     Some(Endpoint { address, conditions, node, zone_hints, node_hints })
 }
 
-/// The address of an endpoint; none where it is none or must not stand behind a portal, which is said.
-pub(crate) fn usable_address(field: &Field<'_, '_>) -> Option<IpAddr> {
+/// Parses the address of an endpoint. Returns `None` after a warning if it is invalid or not allowed as an endpoint.
+pub(crate) fn endpoint_address(field: &Field<'_, '_>) -> Option<IpAddr> {
     let Some(text) = field.text() else {
         if field.is_missing() {
             field.warn("no address; skipped");
@@ -192,14 +193,14 @@ pub(crate) fn usable_address(field: &Field<'_, '_>) -> Option<IpAddr> {
         field.warn(format_args!("{} is not an IP address; skipped", field.shown()));
         return None;
     };
-    allowed(field, address)
+    check_address(field, address)
 }
 
-/// The address, if an endpoint may have it; if not, that is said.
-pub(crate) fn allowed(field: &Field<'_, '_>, address: IpAddr) -> Option<IpAddr> {
+/// Returns the address if it is allowed as an endpoint, otherwise warns.
+pub(crate) fn check_address(field: &Field<'_, '_>, address: IpAddr) -> Option<IpAddr> {
     let reason = forbidden(address);
     if let Some(reason) = reason {
-        field.warn(format_args!("{address} is {reason}, which no endpoint may have; skipped"));
+        field.warn(format_args!("{address} is {reason} and cannot be an endpoint; skipped"));
     }
     reason.is_none().then_some(address)
 }

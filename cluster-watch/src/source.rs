@@ -1,7 +1,7 @@
-//! `Source`: where objects are read from.
+//! `Source`: where objects are read from, and `Listing`: the files of a path.
 //!
-//! A folder stands for the manifests in it and below it, in the order of their paths. What must not go in
-//! here: the content of files.
+//! A directory stands for the manifests in it and in its subdirectories, sorted by path. The content of files does not
+//! belong here.
 
 use std::collections::HashSet;
 use std::convert::Infallible;
@@ -10,20 +10,20 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-/// The ends of file names that a folder is searched for.
+/// The extensions of manifests in a directory.
 const EXTENSIONS: [&str; 3] = ["yaml", "yml", "json"];
 
 /// Where objects are read from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Source {
-    /// A file, or a folder: the `*.yaml`, `*.yml` and `*.json` in it and below, hidden ones excepted.
+    /// A file, or a directory with `*.yaml`, `*.yml` and `*.json` files, searched recursively without hidden files.
     Path(PathBuf),
     /// Standard input.
     Stdin,
 }
 
 impl Source {
-    /// The source that a command line names: `-` is standard input.
+    /// Returns the source for a command-line argument. `-` is standard input.
     #[must_use]
     pub fn from_arg(arg: &str) -> Self {
         if arg == "-" { Self::Stdin } else { Self::Path(arg.into()) }
@@ -38,65 +38,66 @@ impl FromStr for Source {
     }
 }
 
-/// A file that could not be looked at.
+/// A path that cannot be read.
 #[derive(Debug)]
 pub(crate) struct Unreadable {
     pub(crate) path: PathBuf,
     pub(crate) message: String,
 }
 
-/// What a path stands for.
+/// The files that a path stands for.
 #[derive(Debug, Default)]
 pub(crate) struct Listing {
     /// The files, sorted.
     pub(crate) files: Vec<PathBuf>,
-    /// The folders that were searched, by whatever path.
-    pub(crate) folders: Vec<PathBuf>,
-    /// What could not be looked at.
+    /// The directories that were searched. A directory that several links lead to can be listed several times.
+    pub(crate) directories: Vec<PathBuf>,
+    /// The paths that cannot be read.
     pub(crate) unreadable: Vec<Unreadable>,
 }
 
-/// Lists what a path stands for: itself, if it is no folder.
+/// Lists the files of a path: the path itself unless it is a directory.
 pub(crate) fn listing(path: &Path) -> Listing {
     if !path.is_dir() {
         return Listing { files: vec![path.to_owned()], ..Listing::default() };
     }
-    let Listing { mut files, folders: mut searched, mut unreadable } = Listing::default();
-    let mut folders = vec![path.to_owned()];
-    // A folder is entered once, by whatever link: loops end.
+    let Listing { mut files, mut directories, mut unreadable } = Listing::default();
+    let mut pending = vec![path.to_owned()];
+    // Each directory is entered once, so that loops of symbolic links end.
     let mut entered = HashSet::new();
-    while let Some(folder) = folders.pop() {
-        let mut fail = |message: String| unreadable.push(Unreadable { path: folder.clone(), message });
-        match fs::canonicalize(&folder) {
+    while let Some(directory) = pending.pop() {
+        let mut fail = |message: String| unreadable.push(Unreadable { path: directory.clone(), message });
+        match fs::canonicalize(&directory) {
             Ok(real) if !entered.insert(real.clone()) => continue,
             Ok(_) => {}
             Err(error) => {
-                fail(format!("open folder: {error}"));
+                fail(format!("failed to open directory: {error}"));
                 continue;
             }
         }
-        match entries(&folder) {
+        match entries(&directory) {
             Ok(entries) => {
                 for entry in entries {
                     if entry.is_dir() {
-                        folders.push(entry);
+                        pending.push(entry);
                     } else if is_manifest(&entry) {
                         files.push(entry);
                     }
                 }
             }
-            Err(error) => fail(format!("read folder: {error}")),
+            Err(error) => fail(format!("failed to read directory: {error}")),
         }
-        searched.push(folder);
+        directories.push(directory);
     }
     files.sort_unstable();
     unreadable.sort_by(|a, b| a.path.cmp(&b.path));
-    Listing { files, folders: searched, unreadable }
+    Listing { files, directories, unreadable }
 }
 
-fn entries(folder: &Path) -> io::Result<Vec<PathBuf>> {
+/// Returns the entries that are not hidden, in descending order.
+fn entries(directory: &Path) -> io::Result<Vec<PathBuf>> {
     let mut entries = Vec::new();
-    for entry in fs::read_dir(folder)? {
+    for entry in fs::read_dir(directory)? {
         let entry = entry?;
         if !entry.file_name().as_encoded_bytes().starts_with(b".") {
             entries.push(entry.path());
@@ -106,7 +107,7 @@ fn entries(folder: &Path) -> io::Result<Vec<PathBuf>> {
     Ok(entries)
 }
 
-/// Whether a folder is searched for files of this name.
+/// Whether a file in a directory is a manifest, by its extension.
 pub(crate) fn is_manifest(path: &Path) -> bool {
-    path.extension().and_then(|extension| extension.to_str()).is_some_and(|end| EXTENSIONS.contains(&end))
+    path.extension().and_then(|extension| extension.to_str()).is_some_and(|text| EXTENSIONS.contains(&text))
 }

@@ -1,46 +1,51 @@
-//! Sources to documents: the IO of reading.
+//! Reads manifests from their sources: opens files, detects YAML or JSON, and splits streams into documents.
 //!
-//! A stream is read once, document by document, whether file or standard input. What a document holds is the
-//! `Reader`'s to say; what must not go in here is anything about objects.
+//! A stream, file or standard input, is read once, document by document. A file that starts with a bracket is split as
+//! JSON; a document that is not valid JSON is then parsed as YAML flow style, unless the file is named `.json`. The
+//! objects in a document are the business of `ObjectReader`.
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Cursor, Read};
 use std::sync::Arc;
 
-use crate::allocate::Earlier;
+use crate::allocate::PreviousAddresses;
 use crate::document::SyntaxError;
-use crate::finish::{Finished, finish};
+use crate::finish::{Resolved, resolve};
+use crate::json::JsonSplitter;
 use crate::objects::Objects;
 use crate::options::ReadOptions;
-use crate::reader::Reader;
-use crate::report::{Place, Report, Severity};
+use crate::reader::ObjectReader;
+use crate::report::{Report, Severity, SourceLocation};
 use crate::source::{Listing, Source, listing};
-use crate::yaml::Chunk;
+use crate::yaml::{Chunk, YamlSplitter};
 use crate::{json, yaml};
 
-/// How many bytes are read from a file at once.
+/// The size of the read buffer.
 const BUFFER_BYTES: usize = 64 << 10;
-
-/// How many characters of a parser's message are kept: it may quote the document.
+/// The maximum length of a parser's message, which can quote the document.
 const MESSAGE_CHARS_MAX: usize = 300;
 
-/// Reads all sources, one after the other.
+/// Reads all sources, in order.
 #[must_use]
 pub fn read(sources: &[Source], options: &ReadOptions) -> (Objects, Report) {
-    let Finished { objects, report, derived: _ } = read_again(sources, options, &Earlier::new());
+    let Resolved { objects, report, derived: _ } = read_again(sources, options, &PreviousAddresses::new());
     (objects, report)
 }
 
-/// Reads all sources; a service that had drawn an address earlier draws it again.
-pub(crate) fn read_again(sources: &[Source], options: &ReadOptions, earlier: &Earlier) -> Finished {
-    let mut reader = Reader::default();
+/// Reads all sources. A service without a cluster IP gets its previous address again.
+pub(crate) fn read_again(
+    sources: &[Source],
+    options: &ReadOptions,
+    previous: &PreviousAddresses,
+) -> Resolved {
+    let mut reader = ObjectReader::default();
     for source in sources {
         match source {
             Source::Stdin => reader.stream("<stdin>", io::stdin().lock()),
             Source::Path(path) => {
-                let Listing { files, folders: _, unreadable } = listing(path);
+                let Listing { files, directories: _, unreadable } = listing(path);
                 if files.is_empty() && unreadable.is_empty() {
-                    let message = "no .yaml, .yml or .json file in this folder".to_owned();
+                    let message = "no .yaml, .yml or .json file in this directory".to_owned();
                     reader.file_problem(&path.to_string_lossy(), Severity::Warning, message);
                 }
                 for problem in unreadable {
@@ -51,208 +56,222 @@ pub(crate) fn read_again(sources: &[Source], options: &ReadOptions, earlier: &Ea
                     match File::open(&file) {
                         Ok(open) => reader.stream(&name, BufReader::with_capacity(BUFFER_BYTES, open)),
                         Err(error) => {
-                            reader.file_problem(&name, Severity::Error, format!("open file: {error}"));
+                            reader.file_problem(
+                                &name,
+                                Severity::Error,
+                                format!("failed to open file: {error}"),
+                            );
                         }
                     }
                 }
             }
         }
     }
-    finish(reader, options, earlier)
+    resolve(reader, options, previous)
 }
 
-/// Reads a text as if it were the file `name`.
+/// Reads a text as if it were the content of the file `name`.
 #[must_use]
 pub fn read_str(name: &str, text: &str, options: &ReadOptions) -> (Objects, Report) {
-    let mut reader = Reader::default();
+    let mut reader = ObjectReader::default();
     reader.stream(name, text.as_bytes());
-    let Finished { objects, report, derived: _ } = finish(reader, options, &Earlier::new());
+    let Resolved { objects, report, derived: _ } = resolve(reader, options, &PreviousAddresses::new());
     (objects, report)
 }
 
-impl Reader {
+impl ObjectReader {
     fn file_problem(&mut self, file: &str, severity: Severity, message: String) {
-        let place = Place { file: file.into(), document: 0, line: 0, column: None };
-        self.report.add(severity, &place, None, message);
+        let location = SourceLocation { file: file.into(), document: 0, line: 0, column: None };
+        self.report.add(severity, &location, None, message);
     }
 
-    /// Reads one file. Its name does not tell its syntax: YAML, too, may begin with a bracket.
-    pub(crate) fn stream(&mut self, name: &str, mut input: impl BufRead) {
-        let file: Arc<str> = name.into();
-        let start = match start_of(&mut input) {
-            Ok(start) => start,
-            Err(error) => {
-                self.file_problem(name, Severity::Error, format!("read file: {error}"));
-                return;
-            }
-        };
-        let is_yaml_allowed = !name.ends_with(".json");
-        if let Some(why) = start.no_text {
-            self.file_problem(name, Severity::Error, format!("read file: {why}"));
-        } else if start.has_bracket {
-            let result = self.json_stream(&file, start.white, input, is_yaml_allowed);
-            self.finish_stream(name, result);
-        } else {
-            let result = self.yaml_stream(&file, Cursor::new(start.white).chain(input), Before::default());
-            self.finish_stream(name, result);
+    /// Reads one file. The content decides the syntax, because YAML can start with a bracket, too.
+    pub(crate) fn stream(&mut self, name: &str, input: impl BufRead) {
+        if let Err(error) = self.try_stream(name, input) {
+            self.file_problem(name, Severity::Error, format!("failed to read file: {error}"));
         }
     }
 
-    fn finish_stream(&mut self, name: &str, result: io::Result<()>) {
-        if let Err(error) = result {
-            self.file_problem(name, Severity::Error, format!("read file: {error}"));
+    fn try_stream(&mut self, name: &str, mut input: impl BufRead) -> io::Result<()> {
+        let file: Arc<str> = name.into();
+        let preamble = read_preamble(&mut input)?;
+        if preamble.has_bracket {
+            let is_yaml_allowed = !name.ends_with(".json");
+            self.json_stream(&file, preamble.whitespace, input, is_yaml_allowed)
+        } else {
+            self.yaml_stream(&file, Cursor::new(preamble.whitespace).chain(input), JsonPrefix::default())
         }
     }
 
     fn json_stream(
         &mut self,
         file: &Arc<str>,
-        white: Vec<u8>,
+        whitespace: Vec<u8>,
         input: impl BufRead,
         is_yaml_allowed: bool,
     ) -> io::Result<()> {
-        let mut documents = json::Splitter::new(Cursor::new(&white).chain(input));
+        let mut documents = JsonSplitter::new(Cursor::new(&whitespace).chain(input));
         let mut number = 0;
         while let Some(Chunk { line, bytes, .. }) = documents.next_chunk()? {
             number += 1;
             if bytes.starts_with(b"---") {
-                // JSON documents as documents of a YAML stream.
-                let before = Before { lines: line - 1, documents: number - 1, not_json: None };
+                // The stream is YAML whose first documents are JSON.
+                let prefix = JsonPrefix { lines: line - 1, documents: number - 1, error: None };
                 let (chunk, rest) = documents.into_parts();
-                return self.yaml_stream(file, Cursor::new(chunk).chain(rest), before);
+                return self.yaml_stream(file, Cursor::new(chunk).chain(rest), prefix);
             }
-            let place = Place { file: Arc::clone(file), document: number, line, column: None };
-            let Some(text) = self.utf8(bytes, line, &place) else { continue };
-            let before = self.report.objects;
-            let read = self.document(&place, |seed| json::read_document(text, line, seed));
-            let Err(error) = read else { continue };
-            if is_yaml_allowed && self.report.objects == before {
-                self.report.documents -= 1;
-                if self.document(&place, |seed| yaml::read_document(text, line, seed)).is_ok() {
-                    continue;
+            let location = SourceLocation { file: Arc::clone(file), document: number, line, column: None };
+            let objects_before = self.report.objects;
+            let result = match utf8(bytes, line) {
+                Ok(text) => {
+                    let result = self.json_document(&location, text, line, is_yaml_allowed);
+                    let is_undecided =
+                        is_yaml_allowed && number == 1 && self.report.objects == objects_before;
+                    if is_undecided && result.is_err() && has_bare_key(bytes) {
+                        // The splitter does not know YAML's single quotes: a bracket in them ends a chunk too early.
+                        let (chunk, rest) = documents.into_parts();
+                        let (_, rest) = rest.into_inner();
+                        let all = Cursor::new(whitespace.clone()).chain(Cursor::new(chunk)).chain(rest);
+                        return self.yaml_stream(
+                            file,
+                            all,
+                            JsonPrefix { error: result.err(), ..JsonPrefix::default() },
+                        );
+                    }
+                    result
                 }
-                if number == 1 && self.report.objects == before && has_bare_key(bytes) {
-                    // Brackets in YAML's other quotes may have cut it in the wrong place.
-                    let (chunk, rest) = documents.into_parts();
-                    let (_, rest) = rest.into_inner();
-                    let all = Cursor::new(white.clone()).chain(Cursor::new(chunk)).chain(rest);
-                    self.report.documents -= 1;
-                    return self.yaml_stream(
-                        file,
-                        all,
-                        Before { not_json: Some(error), ..Before::default() },
-                    );
-                }
+                Err(error) => Err(error),
+            };
+            self.report.documents += 1;
+            if let Err(error) = result {
+                self.syntax_error(&location, &error, self.report.objects - objects_before);
             }
-            self.syntax_error(&place, &error, self.report.objects - before);
         }
         Ok(())
     }
 
-    /// Reads YAML, from the beginning of a file or after some of it.
-    fn yaml_stream(&mut self, file: &Arc<str>, input: impl BufRead, before: Before) -> io::Result<()> {
-        let Before { lines, documents: mut number, mut not_json } = before;
-        let mut documents = yaml::Splitter::new(input, lines);
+    /// Reads a JSON document, or a YAML document in flow style. Returns the error of the JSON parser.
+    fn json_document(
+        &mut self,
+        location: &SourceLocation,
+        text: &str,
+        line: usize,
+        is_yaml_allowed: bool,
+    ) -> Result<(), SyntaxError> {
+        let objects_before = self.report.objects;
+        let result = self.document(location, |seed| json::parse_document(text, line, seed));
+        if result.is_ok() || !is_yaml_allowed || self.report.objects > objects_before {
+            return result;
+        }
+        self.document(location, |seed| yaml::parse_document(text, line, seed)).or(result)
+    }
+
+    /// Reads YAML documents, from the start of a file or after JSON documents.
+    fn yaml_stream(&mut self, file: &Arc<str>, input: impl BufRead, prefix: JsonPrefix) -> io::Result<()> {
+        let JsonPrefix { lines, documents: mut number, error: mut json_error } = prefix;
+        let mut documents = YamlSplitter::new(input, lines);
         while let Some(Chunk { line, content_line, bytes }) = documents.next_chunk()? {
             number += 1;
-            let place = Place { file: Arc::clone(file), document: number, line: content_line, column: None };
-            let Some(text) = self.utf8(bytes, line, &place) else { continue };
-            let before = self.report.objects;
-            let read = self.document(&place, |seed| yaml::read_document(text, line, seed));
-            let not_json = not_json.take();
-            if let Err(error) = read {
-                // The mistake in what looks like JSON is the one that the user is looking for.
-                let error = not_json.unwrap_or(error);
-                self.syntax_error(&place, &error, self.report.objects - before);
+            let location =
+                SourceLocation { file: Arc::clone(file), document: number, line: content_line, column: None };
+            let objects_before = self.report.objects;
+            let result = match utf8(bytes, line) {
+                // The file looks like JSON, so the error of the JSON parser is more useful.
+                Ok(text) => self
+                    .document(&location, |seed| yaml::parse_document(text, line, seed))
+                    .map_err(|error| json_error.take().unwrap_or(error)),
+                Err(error) => Err(error),
+            };
+            json_error = None;
+            self.report.documents += 1;
+            if let Err(error) = result {
+                self.syntax_error(&location, &error, self.report.objects - objects_before);
             }
         }
         Ok(())
     }
 
-    fn utf8<'a>(&mut self, bytes: &'a [u8], first_line: usize, place: &Place) -> Option<&'a str> {
-        match std::str::from_utf8(bytes) {
-            Ok(text) => Some(text),
-            Err(error) => {
-                let valid = &bytes[..error.valid_up_to()];
-                let lines = valid.iter().filter(|byte| **byte == b'\n').count();
-                let column = valid.iter().rev().take_while(|byte| **byte != b'\n').count() + 1;
-                let place = Place { line: first_line + lines, column: Some(column), ..place.clone() };
-                self.report.documents += 1;
-                self.report.add(Severity::Error, &place, None, "read document: not UTF-8".to_owned());
-                None
-            }
+    /// Reports a syntax error in a document of which `objects` objects were read.
+    fn syntax_error(&mut self, location: &SourceLocation, error: &SyntaxError, objects: usize) {
+        // If the parser reports no position, that of the document is the closest.
+        let line = if error.column.is_some() { error.line } else { location.line };
+        let location = SourceLocation { line, column: error.column, ..location.clone() };
+        let mut message = format!("failed to parse document: {}", sanitized(&error.message));
+        if objects > 0 {
+            message.push_str(&format!("; the {objects} objects before it are kept"));
         }
-    }
-
-    fn syntax_error(&mut self, place: &Place, error: &SyntaxError, kept: usize) {
-        // Where the parser knows no place, the document's own is the nearest.
-        let line = if error.column.is_some() { error.line } else { place.line };
-        let place = Place { line, column: error.column, ..place.clone() };
-        let mut message = format!("read document: {}", cleaned(&error.message));
-        if kept > 0 {
-            message.push_str(&format!("; the {kept} objects before it are kept"));
-        }
-        self.report.add(Severity::Error, &place, None, message);
+        self.report.add(Severity::Error, &location, None, message);
     }
 }
 
-/// Bounded and without control characters, like everything that is quoted.
-fn cleaned(message: &str) -> String {
+/// Decodes the text of a document that starts on `first_line` of its file.
+fn utf8(bytes: &[u8], first_line: usize) -> Result<&str, SyntaxError> {
+    std::str::from_utf8(bytes).map_err(|error| {
+        let valid = &bytes[..error.valid_up_to()];
+        let line = first_line + valid.iter().filter(|byte| **byte == b'\n').count();
+        let column = valid.iter().rev().take_while(|byte| **byte != b'\n').count() + 1;
+        SyntaxError { line, column: Some(column), message: "not UTF-8".to_owned() }
+    })
+}
+
+/// Removes control characters and truncates the message of a parser.
+fn sanitized(message: &str) -> String {
     message.chars().filter(|character| !character.is_control()).take(MESSAGE_CHARS_MAX).collect()
 }
 
-/// Whether what stands in the first brackets is not quoted, as JSON never has it.
+/// Whether the first key after the opening brackets is unquoted, which JSON does not allow.
 fn has_bare_key(text: &[u8]) -> bool {
     let first = text.iter().find(|byte| !byte.is_ascii_whitespace() && !b"{[".contains(byte));
     first.is_some_and(|byte| !b"\"}]".contains(byte))
 }
 
-/// What has been read of a file before its YAML.
+/// The part of a file that was read as JSON before the rest is read as YAML.
 #[derive(Default)]
-struct Before {
+struct JsonPrefix {
     lines: usize,
     documents: usize,
-    /// Why the file is not the JSON that it looks like.
-    not_json: Option<SyntaxError>,
+    /// The error of the JSON parser, if the whole file is read again as YAML.
+    error: Option<SyntaxError>,
 }
 
-/// What a file begins with.
-struct Start {
-    /// White space, which has been read already.
-    white: Vec<u8>,
-    /// The first other character is an opening bracket: it looks like JSON.
+/// The start of a file.
+struct Preamble {
+    /// The leading white space, already consumed.
+    whitespace: Vec<u8>,
+    /// The first other character is an opening bracket, so the file is probably JSON.
     has_bracket: bool,
-    /// Why it cannot be text that is read here, if so.
-    no_text: Option<&'static str>,
 }
 
-/// Looks at the beginning of a file; a byte order mark is passed over.
-fn start_of(input: &mut impl BufRead) -> io::Result<Start> {
-    let mut white = Vec::new();
-    let mut first = [0_u8; 3];
+/// Reads the byte order mark and the white space at the start of a file.
+///
+/// # Errors
+/// The file cannot be read, is binary or is not in UTF-8.
+fn read_preamble(input: &mut impl BufRead) -> io::Result<Preamble> {
     let available = input.fill_buf()?;
-    let length = available.len().min(first.len());
-    first[..length].copy_from_slice(&available[..length]);
-    if first == [0xef, 0xbb, 0xbf] {
-        input.consume(first.len());
+    let unsupported = match available {
+        [0xff, 0xfe, ..] | [0xfe, 0xff, ..] => Some("unsupported encoding UTF-16: must be UTF-8"),
+        [0, ..] => Some("binary file: starts with a NUL byte"),
+        _ => None,
+    };
+    if let Some(reason) = unsupported {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, reason));
     }
-    let is_utf16 = matches!(first[..2], [0xff, 0xfe] | [0xfe, 0xff]);
-    let mut no_text = is_utf16.then_some("it is UTF-16, but YAML and JSON are read as UTF-8");
-    if length > 0 && first[0] == 0 {
-        no_text = Some("it begins with a NUL byte, so it is no text");
+    if available.starts_with(&[0xef, 0xbb, 0xbf]) {
+        input.consume(3);
     }
+    let mut whitespace = Vec::new();
     loop {
         let available = input.fill_buf()?;
         let length = available.iter().take_while(|byte| byte.is_ascii_whitespace()).count();
         let next = available.get(length).copied();
         let is_end = available.is_empty();
-        white.extend_from_slice(&available[..length]);
+        whitespace.extend_from_slice(&available[..length]);
         input.consume(length);
-        if white.len() > yaml::DOCUMENT_BYTES_MAX {
-            return Err(yaml::too_long());
+        if whitespace.len() > yaml::DOCUMENT_BYTES_MAX {
+            return Err(yaml::document_too_long());
         }
         if is_end || next.is_some() {
-            return Ok(Start { white, has_bracket: matches!(next, Some(b'{' | b'[')), no_text });
+            return Ok(Preamble { whitespace, has_bracket: matches!(next, Some(b'{' | b'[')) });
         }
     }
 }

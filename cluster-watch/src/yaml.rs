@@ -1,9 +1,8 @@
-//! YAML: cutting a stream into documents, and reading one.
+//! YAML: splits a stream into documents, and parses a document.
 //!
-//! The stream is cut by line before it is parsed, so that no more than one document is held and a mistake in
-//! one does not lose the next; YAML makes that exact, since `---` at the start of a line begins a document
-//! wherever it stands. Limits on depth, aliases and size keep a hostile document from costing more than its
-//! length. What must not go in here: what a document means.
+//! The splitter works by line, before parsing. Only one document is in memory at a time, and a syntax error in one does
+//! not affect the next. This is exact: in YAML, `---` at the start of a line always starts a document. Limits on depth,
+//! aliases and size bound the cost of a hostile document to its length. The meaning of a document does not belong here.
 
 use std::io::{self, BufRead};
 
@@ -12,7 +11,7 @@ use serde_saphyr::budget::BudgetBreach;
 
 use crate::document::{Document, DocumentSeed, SyntaxError};
 
-/// A document longer than this is refused: it would have to be held as a whole.
+/// The maximum length of a document, which is held in memory as a whole.
 pub(crate) const DOCUMENT_BYTES_MAX: usize = 1 << 30;
 
 const DEPTH_MAX: usize = 64;
@@ -21,47 +20,47 @@ const REPLAYED_EVENTS_MAX: usize = 100_000;
 const EVENTS_SLACK: usize = 100_000;
 const SCALAR_BYTES_SLACK: usize = 16 << 20;
 
-/// One document of a stream, as it was read.
+/// The text of one document of a stream.
 #[derive(Debug)]
 pub(crate) struct Chunk<'a> {
-    /// The line of the file on which its text begins.
+    /// The line of the file on which the text starts.
     pub(crate) line: usize,
-    /// The line on which its first content stands, after comments and the like.
+    /// The line of the first content after comments, directives and blank lines.
     pub(crate) content_line: usize,
     pub(crate) bytes: &'a [u8],
 }
 
-/// Cuts a stream into documents.
-pub(crate) struct Splitter<R> {
+/// Splits a stream into YAML documents.
+pub(crate) struct YamlSplitter<R> {
     input: R,
-    /// The line that begins the next document, already read.
+    /// The first line of the next document, already read.
     pending: Vec<u8>,
     chunk: Vec<u8>,
-    /// How many lines have been read.
+    /// The number of lines read so far.
     lines: usize,
     is_at_end: bool,
 }
 
 enum Line {
-    /// `---`: begins a document.
+    /// `---`: starts a document.
     Start,
-    /// `...`: ends one.
+    /// `...`: ends a document.
     End,
     /// Blank, a comment, or a directive.
-    Nothing,
+    Empty,
     Content,
 }
 
-impl<R: BufRead> Splitter<R> {
-    /// `lines`: how many lines of the file stand before the input.
+impl<R: BufRead> YamlSplitter<R> {
+    /// `lines` is the number of lines of the file before the input.
     pub(crate) fn new(input: R, lines: usize) -> Self {
         Self { input, pending: Vec::new(), chunk: Vec::new(), lines, is_at_end: false }
     }
 
-    /// The next document that holds anything; none at the end.
+    /// Returns the next document that has content, or `None` at the end of the stream.
     pub(crate) fn next_chunk(&mut self) -> io::Result<Option<Chunk<'_>>> {
         loop {
-            let (line, content_line) = self.collect()?;
+            let (line, content_line) = self.read_chunk()?;
             if let Some(content_line) = content_line {
                 return Ok(Some(Chunk { line, content_line, bytes: &self.chunk }));
             }
@@ -71,22 +70,21 @@ impl<R: BufRead> Splitter<R> {
         }
     }
 
-    /// Collects lines up to the end of a document; says where it begins, and where its content does if it
-    /// holds any.
-    fn collect(&mut self) -> io::Result<(usize, Option<usize>)> {
+    /// Reads the lines of a document into the chunk. Returns its first line, and the line of its first content, if any.
+    fn read_chunk(&mut self) -> io::Result<(usize, Option<usize>)> {
         self.chunk.clear();
         std::mem::swap(&mut self.chunk, &mut self.pending);
         self.pending.clear();
         let is_started = !self.chunk.is_empty();
         let mut has_start = is_started;
-        let mut content_line = (is_started && holds_content(&self.chunk[3..])).then_some(self.lines);
+        let mut content_line = (is_started && has_content(&self.chunk[3..])).then_some(self.lines);
         let first_line = if is_started { self.lines } else { self.lines + 1 };
         while !self.is_at_end {
             let before = self.chunk.len();
             if !self.read_line()? {
                 break;
             }
-            match kind_of(&self.chunk[before..]) {
+            match classify(&self.chunk[before..]) {
                 Line::End => {
                     self.chunk.truncate(before);
                     break;
@@ -98,16 +96,16 @@ impl<R: BufRead> Splitter<R> {
                 }
                 Line::Start => {
                     has_start = true;
-                    content_line = holds_content(&self.chunk[before + 3..]).then_some(self.lines);
+                    content_line = has_content(&self.chunk[before + 3..]).then_some(self.lines);
                 }
-                Line::Nothing => {}
+                Line::Empty => {}
                 Line::Content => content_line = content_line.or(Some(self.lines)),
             }
         }
         Ok((first_line, content_line))
     }
 
-    /// Appends a line to the chunk; false at the end of the stream.
+    /// Appends a line to the chunk. Returns false at the end of the stream.
     fn read_line(&mut self) -> io::Result<bool> {
         let before = self.chunk.len();
         loop {
@@ -121,7 +119,7 @@ impl<R: BufRead> Splitter<R> {
             self.chunk.extend_from_slice(&available[..taken]);
             self.input.consume(taken);
             if self.chunk.len() > DOCUMENT_BYTES_MAX {
-                return Err(too_long());
+                return Err(document_too_long());
             }
             if taken == 0 {
                 self.is_at_end = true;
@@ -136,12 +134,12 @@ impl<R: BufRead> Splitter<R> {
     }
 }
 
-pub(crate) fn too_long() -> io::Error {
-    let message = format!("a document is longer than {DOCUMENT_BYTES_MAX} bytes");
+pub(crate) fn document_too_long() -> io::Error {
+    let message = format!("document is longer than {DOCUMENT_BYTES_MAX} bytes");
     io::Error::new(io::ErrorKind::FileTooLarge, message)
 }
 
-fn kind_of(line: &[u8]) -> Line {
+fn classify(line: &[u8]) -> Line {
     let is_marker = |marker: &[u8]| {
         let rest = line.strip_prefix(marker);
         rest.is_some_and(|rest| rest.first().is_none_or(u8::is_ascii_whitespace))
@@ -150,25 +148,25 @@ fn kind_of(line: &[u8]) -> Line {
         Line::Start
     } else if is_marker(b"...") {
         Line::End
-    } else if line.first() != Some(&b'%') && holds_content(line) {
+    } else if line.first() != Some(&b'%') && has_content(line) {
         Line::Content
     } else {
-        Line::Nothing
+        Line::Empty
     }
 }
 
-fn holds_content(line: &[u8]) -> bool {
+fn has_content(line: &[u8]) -> bool {
     line.iter().find(|byte| !byte.is_ascii_whitespace()).is_some_and(|byte| *byte != b'#')
 }
 
-/// Reads one document that begins on `first_line` of its file.
-pub(crate) fn read_document(
+/// Parses one document that starts on `first_line` of its file.
+pub(crate) fn parse_document(
     text: &str,
     first_line: usize,
     seed: DocumentSeed<'_>,
 ) -> Result<Document, SyntaxError> {
     let length = text.len();
-    // Every limit grows with the document, so that aliases can add no more than a fixed slack to it.
+    // Each limit grows with the document, so aliases can add only a constant to its cost.
     let options = serde_saphyr::options! {
         with_snippet: false,
         strict_booleans: false,
@@ -183,10 +181,10 @@ pub(crate) fn read_document(
         },
         alias_limits: serde_saphyr::alias_limits! { max_total_replayed_events: REPLAYED_EVENTS_MAX },
     };
-    let read = serde_saphyr::with_deserializer_from_str_with_options(text, options, |deserializer| {
+    let result = serde_saphyr::with_deserializer_from_str_with_options(text, options, |deserializer| {
         seed.deserialize(deserializer)
     });
-    read.map_err(|error| {
+    result.map_err(|error| {
         let location = error.location().filter(|location| location.line() > 0);
         let at = location.map(|location| (location.line() as usize, location.column() as usize));
         let (line, column) =
@@ -195,21 +193,21 @@ pub(crate) fn read_document(
     })
 }
 
-/// The parser's message in the user's words, without its place, which counts from the start of the document.
+/// Returns a message without the position, which is relative to the document.
 fn message(error: &serde_saphyr::Error) -> String {
     use serde_saphyr::Error;
     match error {
         Error::RecursiveReferencesRequireWeakTypes { .. } => {
-            "an alias refers to what it stands in".to_owned()
+            "alias refers to a node that contains it".to_owned()
         }
         Error::AliasReplayCounterOverflow { .. }
         | Error::AliasReplayLimitExceeded { .. }
         | Error::AliasExpansionLimitExceeded { .. }
-        | Error::AliasReplayStackDepthExceeded { .. } => "its aliases repeat too much".to_owned(),
+        | Error::AliasReplayStackDepthExceeded { .. } => "aliases expand to too many nodes".to_owned(),
         Error::Budget { breach: BudgetBreach::Depth { .. }, .. } => {
             format!("nested deeper than {DEPTH_MAX} levels")
         }
-        Error::Budget { breach, .. } => format!("it exceeds a limit: {breach:?}"),
+        Error::Budget { breach, .. } => format!("document exceeds a limit: {breach:?}"),
         Error::AliasError { error, .. } => message(error),
         other => {
             let text = other.to_string();

@@ -1,9 +1,9 @@
-//! Files watched, in real folders and by real inotify.
+//! Tests of the file watch, with real files and inotify.
 //!
-//! Nothing sleeps: what must come is waited for, and what must not come is shown by something that was done later
-//! and is told first.
+//! No test sleeps. Expected events are awaited. To show that an event does not come, a test makes a later change and
+//! checks that its event comes first.
 
-mod ways;
+mod changes;
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -15,46 +15,46 @@ use tokio::runtime::{Builder, Runtime};
 use tokio::sync::mpsc::{Receiver, channel};
 
 use super::{FileWatch, watch_files};
-use crate::tests::folder::Folder;
+use crate::tests::temp_dir::TempDir;
 use crate::{Event, ReadOptions};
 
-/// Far more than anything here takes.
-const PATIENCE: Duration = Duration::from_secs(20);
+/// Far more than any step takes.
+const TIMEOUT: Duration = Duration::from_secs(20);
 
-/// What a watch tells, and what it adds up to.
+/// A running watch, and the state that its events add up to.
 struct Watched {
     events: Receiver<Event>,
     runtime: Runtime,
     snapshot: Snapshot,
-    /// What has been told as taken away.
+    /// The services and slices that were removed.
     removed: Vec<String>,
     _watch: FileWatch,
 }
 
 impl Watched {
     fn new(path: &Path) -> Self {
-        Self::of_node(path, None)
+        Self::with_node(path, None)
     }
 
-    fn of_node(path: &Path, node: Option<&str>) -> Self {
-        let (tell, events) = channel(64);
-        let watch = watch_files(vec![path.to_owned()], ReadOptions::default(), node.map(str::to_owned), tell)
-            .unwrap();
+    fn with_node(path: &Path, node: Option<&str>) -> Self {
+        let (sender, events) = channel(64);
+        let node = node.map(str::to_owned);
+        let watch = watch_files(vec![path.to_owned()], ReadOptions::default(), node, sender).unwrap();
         let runtime = Builder::new_current_thread().enable_time().build().unwrap();
         Self { events, runtime, snapshot: Snapshot::new(), removed: Vec::new(), _watch: watch }
     }
 
-    /// Those of a folder, from the moment at which all has been told.
-    fn synced(folder: &Folder) -> Self {
-        let mut watched = Self::new(&folder.0);
+    /// Watches a directory, and waits for the initial sync.
+    fn synced(directory: &TempDir) -> Self {
+        let mut watched = Self::new(&directory.0);
         watched.until(|event, _| *event == Event::Synced);
         watched
     }
 
     fn next(&mut self) -> Event {
-        let received = async { tokio::time::timeout(PATIENCE, self.events.recv()).await };
+        let received = async { tokio::time::timeout(TIMEOUT, self.events.recv()).await };
         let event =
-            self.runtime.block_on(received).expect("something is told in time").expect("it is watched");
+            self.runtime.block_on(received).expect("an event before the timeout").expect("a running watch");
         if let Event::Changes(changes) = &event {
             assert!(!changes.is_empty());
             for change in changes.clone() {
@@ -69,31 +69,31 @@ impl Watched {
         event
     }
 
-    /// Takes what is told until it is so; says all that was told.
-    fn until(&mut self, is_so: impl Fn(&Event, &Snapshot) -> bool) -> Vec<Event> {
+    /// Receives events until the condition holds, and returns them.
+    fn until(&mut self, condition: impl Fn(&Event, &Snapshot) -> bool) -> Vec<Event> {
         let mut events = Vec::new();
         loop {
             let event = self.next();
             events.push(event);
-            if events.last().is_some_and(|event| is_so(event, &self.snapshot)) {
+            if events.last().is_some_and(|event| condition(event, &self.snapshot)) {
                 return events;
             }
         }
     }
 
-    /// Waits until there are exactly these services.
+    /// Receives events until there are exactly these services.
     fn until_services(&mut self, names: &[&str]) -> Vec<Event> {
-        let wanted: BTreeSet<&str> = names.iter().copied().collect();
+        let expected: BTreeSet<&str> = names.iter().copied().collect();
         self.until(|_, snapshot| {
-            snapshot.services().map(|service| &*service.key.name).collect::<BTreeSet<_>>() == wanted
+            snapshot.services().map(|service| &*service.key.name).collect::<BTreeSet<_>>() == expected
         })
     }
 
-    fn trouble(&mut self) -> String {
+    fn next_error(&mut self) -> String {
         let events = self.until(|event, _| matches!(event, Event::Trouble(_)));
         match events.into_iter().next_back() {
             Some(Event::Trouble(text)) => text,
-            _ => unreachable!("it was waited for"),
+            _ => unreachable!("`until` ends with this event"),
         }
     }
 
@@ -102,7 +102,7 @@ impl Watched {
         service.cluster_ip_text.as_deref().unwrap().to_owned()
     }
 
-    fn endpoints(&self, name: &str) -> usize {
+    fn endpoint_count(&self, name: &str) -> usize {
         let service = self.snapshot.services().find(|service| &*service.key.name == name).unwrap();
         self.snapshot.slices_of(&service.key).map(|slice| slice.endpoints.len()).sum()
     }
@@ -112,7 +112,7 @@ fn service(name: &str) -> String {
     format!("apiVersion: v1\nkind: Service\nmetadata: {{name: {name}}}\nspec: {{ports: [{{port: 1}}]}}\n")
 }
 
-fn selecting(name: &str) -> String {
+fn service_with_selector(name: &str) -> String {
     format!(
         "apiVersion: v1\nkind: Service\nmetadata: {{name: {name}}}\n\
          spec: {{selector: {{app: {name}}}, ports: [{{port: 1}}]}}\n"
@@ -143,125 +143,125 @@ fn node(name: &str, zone: &str) -> String {
 }
 
 #[test]
-fn all_that_is_there_is_told_then_synced_then_the_difference_alone() {
-    let folder = Folder::new("live-difference");
-    folder.write("a.yaml", service("a"));
-    folder.write("b.yaml", service("b"));
-    let mut watched = Watched::synced(&folder);
+fn all_objects_are_sent_before_synced_and_then_only_changes() {
+    let directory = TempDir::new("live-difference");
+    directory.write("a.yaml", service("a"));
+    directory.write("b.yaml", service("b"));
+    let mut watched = Watched::synced(&directory);
     assert_eq!(watched.snapshot.service_count(), 2);
 
-    folder.write("c.yaml", service("c"));
+    directory.write("c.yaml", service("c"));
     let events = watched.until_services(&["a", "b", "c"]);
-    let told = events.iter().map(|event| match event {
+    let change_counts = events.iter().map(|event| match event {
         Event::Changes(changes) => changes.len(),
         other => panic!("{other:?}"),
     });
-    assert_eq!(told.sum::<usize>(), 1);
+    assert_eq!(change_counts.sum::<usize>(), 1);
 
-    fs::remove_file(folder.0.join("a.yaml")).unwrap();
+    fs::remove_file(directory.0.join("a.yaml")).unwrap();
     watched.until_services(&["b", "c"]);
     assert_eq!(watched.removed, ["default/a"]);
 }
 
 #[test]
-fn an_empty_folder_means_no_objects() {
-    let folder = Folder::new("live-empty");
-    let mut watched = Watched::new(&folder.0);
+fn empty_directory_syncs_without_objects() {
+    let directory = TempDir::new("live-empty");
+    let mut watched = Watched::new(&directory.0);
     assert_eq!(watched.next(), Event::Synced);
-    folder.write("a.yaml", service("a"));
+    directory.write("a.yaml", service("a"));
     watched.until_services(&["a"]);
-    fs::remove_file(folder.0.join("a.yaml")).unwrap();
+    fs::remove_file(directory.0.join("a.yaml")).unwrap();
     watched.until_services(&[]);
 }
 
 #[test]
-fn while_a_file_is_broken_nothing_is_taken_away() {
-    let folder = Folder::new("live-broken");
-    folder.write("a.yaml", [service("a"), service("b")].join("---\n"));
-    folder.write("c.yaml", service("c"));
-    let mut watched = Watched::synced(&folder);
+fn no_object_is_removed_while_a_file_is_invalid() {
+    let directory = TempDir::new("live-broken");
+    directory.write("a.yaml", [service("a"), service("b")].join("---\n"));
+    directory.write("c.yaml", service("c"));
+    let mut watched = Watched::synced(&directory);
 
-    folder.write("a.yaml", "kind: [");
-    assert!(watched.trouble().contains("a.yaml:1"), "the place is named");
-    fs::remove_file(folder.0.join("c.yaml")).unwrap();
-    folder.write("d.yaml", service("d"));
+    directory.write("a.yaml", "kind: [");
+    assert!(watched.next_error().contains("a.yaml:1"), "the error has its location");
+    fs::remove_file(directory.0.join("c.yaml")).unwrap();
+    directory.write("d.yaml", service("d"));
     watched.until_services(&["a", "b", "c", "d"]);
     assert_eq!(watched.removed, [""; 0]);
 
-    folder.write("a.yaml", service("a"));
+    directory.write("a.yaml", service("a"));
     watched.until(|event, _| *event == Event::Recovered);
     watched.until_services(&["a", "d"]);
     assert_eq!(watched.removed, ["default/b", "default/c"]);
 }
 
 #[test]
-fn a_refused_object_keeps_its_last_good_state() {
-    let folder = Folder::new("live-refused");
-    folder.write("a.yaml", service("a"));
-    let mut watched = Watched::synced(&folder);
-    folder.write("a.yaml", service("a").replace("port: 1", "port: 0"));
-    let trouble = watched.trouble();
-    assert!(trouble.contains("Service default/a"), "{trouble}");
-    folder.write("b.yaml", [service("b"), service("c").replace("port: 1", "port: x")].join("---\n"));
-    assert!(watched.trouble().ends_with("(and 1 more)"));
+fn rejected_object_keeps_its_last_valid_state() {
+    let directory = TempDir::new("live-refused");
+    directory.write("a.yaml", service("a"));
+    let mut watched = Watched::synced(&directory);
+    directory.write("a.yaml", service("a").replace("port: 1", "port: 0"));
+    let error = watched.next_error();
+    assert!(error.contains("Service default/a"), "{error}");
+    directory.write("b.yaml", [service("b"), service("c").replace("port: 1", "port: x")].join("---\n"));
+    assert!(watched.next_error().ends_with("(and 1 more)"));
     assert_eq!(watched.snapshot.service_count(), 2);
     assert_eq!(watched.removed, [""; 0]);
 }
 
 #[test]
-fn one_more_service_moves_no_address() {
-    let folder = Folder::new("live-addresses");
-    folder.write("p.yaml", [service("p"), service("q")].join("---\n"));
-    let mut watched = Watched::synced(&folder);
+fn new_service_does_not_change_the_addresses_of_others() {
+    let directory = TempDir::new("live-addresses");
+    directory.write("p.yaml", [service("p"), service("q")].join("---\n"));
+    let mut watched = Watched::synced(&directory);
     let before = (watched.address("p"), watched.address("q"));
-    folder.write("a.yaml", service("a"));
+    directory.write("a.yaml", service("a"));
     watched.until_services(&["a", "p", "q"]);
     assert_eq!((watched.address("p"), watched.address("q")), before);
 
-    // An address that is free again is not drawn in the same moment.
-    fs::remove_file(folder.0.join("p.yaml")).unwrap();
-    folder.write("b.yaml", service("b"));
+    // The address of a deleted service is not assigned again at once.
+    fs::remove_file(directory.0.join("p.yaml")).unwrap();
+    directory.write("b.yaml", service("b"));
     watched.until_services(&["a", "b"]);
     assert!(![before.0, before.1].contains(&watched.address("b")));
 }
 
 #[test]
-fn a_pod_that_cannot_be_read_takes_no_endpoint_away() {
-    let folder = Folder::new("live-pods");
-    folder.write("s.yaml", selecting("web"));
-    folder.write("p.yaml", pod("p", "web", "10.1.0.1"));
-    folder.write("q.yaml", pod("q", "web", "10.1.0.2"));
-    let mut watched = Watched::synced(&folder);
-    assert_eq!(watched.endpoints("web"), 2);
-    folder.write("q.yaml", "kind: [");
-    watched.trouble();
-    assert_eq!(watched.endpoints("web"), 2);
-    fs::remove_file(folder.0.join("q.yaml")).unwrap();
+fn unparsable_pod_keeps_its_endpoint() {
+    let directory = TempDir::new("live-pods");
+    directory.write("s.yaml", service_with_selector("web"));
+    directory.write("p.yaml", pod("p", "web", "10.1.0.1"));
+    directory.write("q.yaml", pod("q", "web", "10.1.0.2"));
+    let mut watched = Watched::synced(&directory);
+    assert_eq!(watched.endpoint_count("web"), 2);
+    directory.write("q.yaml", "kind: [");
+    watched.next_error();
+    assert_eq!(watched.endpoint_count("web"), 2);
+    fs::remove_file(directory.0.join("q.yaml")).unwrap();
     watched.until(|event, _| *event == Event::Recovered);
     watched.next();
-    assert_eq!(watched.endpoints("web"), 1);
+    assert_eq!(watched.endpoint_count("web"), 1);
 }
 
 #[test]
-fn pods_do_not_take_the_place_of_a_slice_that_cannot_be_read() {
-    let folder = Folder::new("live-derived");
-    folder.write("s.yaml", selecting("web"));
-    folder.write("e.yaml", slice("web", "10.1.0.9"));
-    folder.write("p.yaml", pod("p", "web", "10.1.0.1"));
-    let mut watched = Watched::synced(&folder);
-    folder.write("e.yaml", "kind: [");
-    watched.trouble();
-    folder.write("x.yaml", service("x"));
+fn pods_do_not_replace_an_unparsable_slice() {
+    let directory = TempDir::new("live-derived");
+    directory.write("s.yaml", service_with_selector("web"));
+    directory.write("e.yaml", slice("web", "10.1.0.9"));
+    directory.write("p.yaml", pod("p", "web", "10.1.0.1"));
+    let mut watched = Watched::synced(&directory);
+    directory.write("e.yaml", "kind: [");
+    watched.next_error();
+    directory.write("x.yaml", service("x"));
     watched.until_services(&["web", "x"]);
-    assert_eq!(watched.endpoints("web"), 1);
+    assert_eq!(watched.endpoint_count("web"), 1);
     assert_eq!(watched.removed, [""; 0]);
 }
 
 #[test]
-fn the_own_node_is_told_when_it_comes_and_when_it_changes() {
-    let folder = Folder::new("live-node");
-    folder.write("n.yaml", [node("one", "a"), node("two", "b")].join("---\n"));
-    let mut watched = Watched::of_node(&folder.0, Some("two"));
+fn own_node_is_sent_initially_and_on_change() {
+    let directory = TempDir::new("live-node");
+    directory.write("n.yaml", [node("one", "a"), node("two", "b")].join("---\n"));
+    let mut watched = Watched::with_node(&directory.0, Some("two"));
     let zones = |events: Vec<Event>| -> Vec<String> {
         let zones = events.into_iter().filter_map(|event| match event {
             Event::Node(node) => Some(format!("{} {}", node.name, node.zone)),
@@ -271,16 +271,16 @@ fn the_own_node_is_told_when_it_comes_and_when_it_changes() {
     };
     let events = watched.until(|event, _| *event == Event::Synced);
     assert_eq!(zones(events), ["two b"]);
-    folder.write("n.yaml", [node("one", "x"), node("two", "c")].join("---\n"));
+    directory.write("n.yaml", [node("one", "x"), node("two", "c")].join("---\n"));
     let events = watched.until(|event, _| matches!(event, Event::Node(_)));
     assert_eq!(zones(events), ["two c"]);
 }
 
 #[test]
-fn a_dropped_watch_ends_its_thread() {
-    let folder = Folder::new("live-end");
-    let Watched { mut events, runtime, _watch, .. } = Watched::synced(&folder);
+fn dropping_the_watch_ends_its_thread() {
+    let directory = TempDir::new("live-end");
+    let Watched { mut events, runtime, _watch, .. } = Watched::synced(&directory);
     drop(_watch);
-    let end = async { tokio::time::timeout(PATIENCE, events.recv()).await };
+    let end = async { tokio::time::timeout(TIMEOUT, events.recv()).await };
     assert_eq!(runtime.block_on(end).expect("the thread ends"), None);
 }

@@ -1,8 +1,8 @@
-//! `Told`: what has been told of files, and how what is read now differs from it.
+//! `ManifestState`: the state that was sent to the receiver, and its difference from the manifests as they are now.
 //!
-//! The last good state stays in force: while anything is wrong, what is new and different is told, but nothing is
-//! taken away, since what vanished may stand where nothing can be read. And what vanishes must stay away for a moment,
-//! because editors move a file aside before they write it anew. What must not go in here: files, or a clock.
+//! The last valid state stays in force. While there is an error, new and changed objects are sent, but none is removed:
+//! a missing object can be in a file that cannot be parsed. A removal is debounced, because editors move a file aside
+//! before they write it again. The state machine is pure: reading files and the clock do not belong here.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -12,64 +12,65 @@ use proxy_core::node::Node;
 use proxy_core::service::ServiceKey;
 use proxy_core::snapshot::Change;
 
-use crate::allocate::Earlier;
+use crate::allocate::PreviousAddresses;
 use crate::event::Event;
-use crate::finish::Finished;
+use crate::finish::Resolved;
 use crate::objects::Objects;
 use crate::report::{Report, Severity};
 
-/// How long something must be gone, or wrong, before it is told.
-const SETTLE: Duration = Duration::from_millis(100);
+/// The time for which an object must be missing, or an error must last, before it is sent.
+const DEBOUNCE: Duration = Duration::from_millis(100);
 
-/// Something that would be taken away.
+/// A removal that is debounced.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-enum Loss {
+enum Removal {
     Service(ServiceKey),
     Slice(SliceKey),
-    /// Endpoints in a slice that was made of other objects.
+    /// Endpoints of a slice that was derived from other objects.
     Endpoints(SliceKey),
-    Ranges,
+    ServiceRanges,
 }
 
-/// What has been told.
+/// The state that was sent to the receiver.
 #[derive(Debug, Default)]
-pub(super) struct Told {
+pub(super) struct ManifestState {
     objects: Objects,
     node_name: Option<String>,
     node: Option<Node>,
     is_synced: bool,
-    /// What is gone, and since when, without having been told.
-    losses: BTreeMap<Loss, Instant>,
-    /// What is wrong, as it was told.
-    trouble: Option<String>,
-    /// Since when something is wrong that was not told.
-    wrong_since: Option<Instant>,
+    /// Removals that were not sent yet, and when each was first seen.
+    pending_removals: BTreeMap<Removal, Instant>,
+    /// The error that was sent.
+    error: Option<String>,
+    /// When an error that was not sent yet was first seen.
+    pending_error_since: Option<Instant>,
 }
 
-impl Told {
+impl ManifestState {
     pub(super) fn new(node_name: Option<String>) -> Self {
         Self { node_name, ..Self::default() }
     }
 
-    /// The addresses that services have.
-    pub(super) fn addresses(&self) -> Earlier {
+    /// Returns the cluster IPs of the services.
+    pub(super) fn addresses(&self) -> PreviousAddresses {
         let services = self.objects.services.iter();
         services.map(|(key, service)| (key.clone(), service.cluster_ips)).collect()
     }
 
-    /// When everything is to be read again though nothing has changed: something waits to be told.
-    pub(super) fn due(&self) -> Option<Instant> {
-        self.losses.values().chain(&self.wrong_since).min().map(|since| *since + SETTLE)
+    /// Returns when the manifests must be read again even if they do not change, because an update is debounced.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        let since = self.pending_removals.values().chain(&self.pending_error_since).min();
+        since.map(|since| *since + DEBOUNCE)
     }
 
-    /// Takes what has been read and says what is to be told.
-    pub(super) fn step(&mut self, read: Finished, is_being_written: bool, now: Instant) -> Vec<Event> {
-        let Finished { objects, report, derived } = read;
-        let is_sound = !report.has_errors() && !is_being_written;
+    /// Updates the state with the result of a reading, and returns the events to send.
+    pub(super) fn update(&mut self, resolved: Resolved, is_being_written: bool, now: Instant) -> Vec<Event> {
+        let Resolved { objects, report, derived } = resolved;
+        let is_valid = !report.has_errors() && !is_being_written;
         let node = self.node_name.as_deref().and_then(|name| objects.nodes.get(name)).cloned();
-        let settled = self.settled(&objects, &derived, is_sound, now);
+        let removals = self.debounce_removals(&objects, &derived, is_valid, now);
         let mut events = Vec::new();
-        let changes = self.changes(objects, &settled);
+        let changes = self.changes(objects, &removals);
         if !changes.is_empty() {
             events.push(Event::Changes(changes));
         }
@@ -78,10 +79,10 @@ impl Told {
             events.extend(node.map(Event::Node));
         }
         if !is_being_written {
-            events.extend(self.trouble(&report, now));
+            events.extend(self.error_event(&report, now));
         }
-        // A folder that is not there yet, or half a file, is no complete state: who starts with it would take
-        // away what ran before. A refused object alone keeps nobody waiting.
+        // A directory that does not exist yet, or half a file, is not a complete state: the receiver would remove
+        // objects that it has from before. A rejected object does not delay the initial sync.
         if !self.is_synced && !is_being_written && report.has_read_everything() {
             self.is_synced = true;
             events.push(Event::Synced);
@@ -89,152 +90,155 @@ impl Told {
         events
     }
 
-    /// Finds what is gone; says what of it has been gone for long enough to be believed.
-    fn settled(
+    /// Finds removals, and confirms those that are pending for long enough. None is confirmed unless `is_valid`.
+    fn debounce_removals(
         &mut self,
         new: &Objects,
         derived: &BTreeSet<SliceKey>,
-        is_sound: bool,
+        is_valid: bool,
         now: Instant,
-    ) -> Settled {
-        let mut losses: BTreeSet<Loss> = BTreeSet::new();
-        let gone = self.objects.services.keys().filter(|key| !new.services.contains_key(key));
-        losses.extend(gone.cloned().map(Loss::Service));
-        let mut bereft: BTreeSet<&ServiceKey> = BTreeSet::new();
+    ) -> DebouncedRemovals {
+        let mut removals: BTreeSet<Removal> = BTreeSet::new();
+        let missing = self.objects.services.keys().filter(|key| !new.services.contains_key(key));
+        removals.extend(missing.cloned().map(Removal::Service));
+        let mut lost_a_slice: BTreeSet<&ServiceKey> = BTreeSet::new();
         for (key, slice) in self.objects.slices.iter().filter(|(key, _)| !new.slices.contains_key(key)) {
-            losses.insert(Loss::Slice(key.clone()));
-            bereft.insert(&slice.service);
+            removals.insert(Removal::Slice(key.clone()));
+            lost_a_slice.insert(&slice.service);
         }
         for (key, slice) in new.slices.iter().filter(|(key, _)| derived.contains(key)) {
-            let told = self.objects.slices.get(key);
-            // A slice that takes the place of a better one, or that lacks endpoints because their pods are away.
-            if bereft.contains(&slice.service) || told.is_some_and(|told| has_shrunk(told, slice)) {
-                losses.insert(Loss::Endpoints(key.clone()));
+            let sent = self.objects.slices.get(key);
+            // The slice replaces one that is missing, or lacks endpoints because their pods are missing.
+            if lost_a_slice.contains(&slice.service) || sent.is_some_and(|sent| has_shrunk(sent, slice)) {
+                removals.insert(Removal::Endpoints(key.clone()));
             }
         }
-        let had = &self.objects.service_ranges;
-        if had.iter().any(|range| !new.service_ranges.contains(range)) {
-            losses.insert(Loss::Ranges);
+        if self.objects.service_ranges.iter().any(|range| !new.service_ranges.contains(range)) {
+            removals.insert(Removal::ServiceRanges);
         }
-        let since = |loss: &Loss| self.losses.get(loss).copied().unwrap_or(now);
-        let (told, held) = losses.into_iter().partition(|loss| is_sound && since(loss) + SETTLE <= now);
-        let settled = Settled { told, held };
-        // Where nothing may be told, time begins again when all is well.
-        let waiting = settled.held.iter().filter(|_| is_sound);
-        self.losses = waiting.map(|loss| (loss.clone(), since(loss))).collect();
-        settled
+        let since = |removal: &Removal| self.pending_removals.get(removal).copied().unwrap_or(now);
+        let is_due = |removal: &Removal| is_valid && since(removal) + DEBOUNCE <= now;
+        let (confirmed, held_back) = removals.into_iter().partition(is_due);
+        let debounced = DebouncedRemovals { confirmed, held_back };
+        // An invalid state confirms nothing, so the debounce time starts again at the next valid one.
+        let pending = debounced.held_back.iter().filter(|_| is_valid);
+        self.pending_removals = pending.map(|removal| (removal.clone(), since(removal))).collect();
+        debounced
     }
 
-    fn changes(&mut self, new: Objects, settled: &Settled) -> Vec<Change> {
+    fn changes(&mut self, new: Objects, removals: &DebouncedRemovals) -> Vec<Change> {
         let Objects { services, slices, nodes: _, namespaces: _, service_ranges } = new;
         let mut changes = Vec::new();
-        let had = &mut self.objects;
-        if service_ranges != had.service_ranges && !settled.held.contains(&Loss::Ranges) {
-            had.service_ranges.clone_from(&service_ranges);
+        let sent = &mut self.objects;
+        if service_ranges != sent.service_ranges && !removals.held_back.contains(&Removal::ServiceRanges) {
+            sent.service_ranges.clone_from(&service_ranges);
             changes.push(Change::ServiceRanges(service_ranges));
         }
-        for loss in &settled.told {
-            match loss {
-                Loss::Service(key) => {
-                    had.services.remove(key);
+        for removal in &removals.confirmed {
+            match removal {
+                Removal::Service(key) => {
+                    sent.services.remove(key);
                     changes.push(Change::NoService(key.clone()));
                 }
-                Loss::Slice(key) => {
-                    had.slices.remove(key);
+                Removal::Slice(key) => {
+                    sent.slices.remove(key);
                     changes.push(Change::NoSlice(key.clone()));
                 }
-                Loss::Endpoints(_) | Loss::Ranges => {}
+                Removal::Endpoints(_) | Removal::ServiceRanges => {}
             }
         }
         for (key, service) in services {
-            if had.services.get(&key) != Some(&service) {
-                had.services.insert(key, service.clone());
+            if sent.services.get(&key) != Some(&service) {
+                sent.services.insert(key, service.clone());
                 changes.push(Change::Service(service));
             }
         }
         for (key, slice) in slices {
-            let is_held = settled.held.contains(&Loss::Endpoints(key.clone()));
-            if !is_held && had.slices.get(&key) != Some(&slice) {
-                had.slices.insert(key, slice.clone());
+            let is_held_back = removals.held_back.contains(&Removal::Endpoints(key.clone()));
+            if !is_held_back && sent.slices.get(&key) != Some(&slice) {
+                sent.slices.insert(key, slice.clone());
                 changes.push(Change::Slice(slice));
             }
         }
         changes
     }
 
-    fn trouble(&mut self, report: &Report, now: Instant) -> Option<Event> {
+    /// Returns the event for the first error of a reading, or for recovery from the last one. Errors are debounced
+    /// after the initial sync.
+    fn error_event(&mut self, report: &Report, now: Instant) -> Option<Event> {
         let first = report.problems.iter().find(|problem| problem.severity == Severity::Error);
         let Some(first) = first else {
-            self.wrong_since = None;
-            return self.trouble.take().map(|_| Event::Recovered);
+            self.pending_error_since = None;
+            return self.error.take().map(|_| Event::Recovered);
         };
         let mut text = first.to_string();
         if report.errors > 1 {
             text.push_str(&format!(" (and {} more)", report.errors - 1));
         }
-        if self.trouble.as_deref() == Some(&text) {
-            self.wrong_since = None;
+        if self.error.as_deref() == Some(&text) {
+            self.pending_error_since = None;
             return None;
         }
-        let since = *self.wrong_since.get_or_insert(now);
-        if self.is_synced && now < since + SETTLE {
+        let since = *self.pending_error_since.get_or_insert(now);
+        if self.is_synced && now < since + DEBOUNCE {
             return None;
         }
-        self.wrong_since = None;
-        self.trouble = Some(text.clone());
+        self.pending_error_since = None;
+        self.error = Some(text.clone());
         Some(Event::Trouble(text))
     }
 }
 
-/// What is gone: told of now, or held back.
-struct Settled {
-    told: BTreeSet<Loss>,
-    held: BTreeSet<Loss>,
+/// The removals of one reading.
+struct DebouncedRemovals {
+    /// Removals to send now.
+    confirmed: BTreeSet<Removal>,
+    held_back: BTreeSet<Removal>,
 }
 
-fn has_shrunk(had: &EndpointSlice, new: &EndpointSlice) -> bool {
-    let is_there = |address| new.endpoints.iter().any(|endpoint| endpoint.address == address);
-    had.endpoints.iter().any(|endpoint| !is_there(endpoint.address))
-        || had.ports.iter().any(|port| !new.ports.contains(port))
+fn has_shrunk(old: &EndpointSlice, new: &EndpointSlice) -> bool {
+    let remains = |address| new.endpoints.iter().any(|endpoint| endpoint.address == address);
+    old.endpoints.iter().any(|endpoint| !remains(endpoint.address))
+        || old.ports.iter().any(|port| !new.ports.contains(port))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::finish::finish;
+    use crate::finish::resolve;
     use crate::options::ReadOptions;
-    use crate::reader::Reader;
+    use crate::reader::ObjectReader;
 
     const A: &str = "apiVersion: v1\nkind: Service\nmetadata: {name: a}\nspec: {ports: [{port: 1}]}\n";
 
-    fn step(told: &mut Told, text: &str, now: Instant) -> Vec<Event> {
-        let mut reader = Reader::default();
+    fn update(state: &mut ManifestState, text: &str, now: Instant) -> Vec<Event> {
+        let mut reader = ObjectReader::default();
         reader.stream("a.yaml", text.as_bytes());
-        let read = finish(reader, &ReadOptions::default(), &told.addresses());
-        told.step(read, false, now)
+        let resolved = resolve(reader, &ReadOptions::default(), &state.addresses());
+        state.update(resolved, false, now)
     }
 
     #[test]
-    fn what_vanishes_and_comes_again_soon_was_never_gone() {
-        let (mut told, start) = (Told::new(None), Instant::now());
-        assert_eq!(step(&mut told, A, start).len(), 2);
-        assert_eq!(step(&mut told, "", start), []);
-        assert_eq!(told.due(), Some(start + SETTLE));
-        assert_eq!(step(&mut told, A, start + SETTLE / 2), []);
-        assert_eq!(told.due(), None);
-        assert_eq!(step(&mut told, "", start + SETTLE), []);
-        assert_eq!(step(&mut told, "", start + 2 * SETTLE).len(), 1);
+    fn brief_disappearance_is_debounced() {
+        let (mut state, start) = (ManifestState::new(None), Instant::now());
+        assert_eq!(update(&mut state, A, start).len(), 2);
+        assert_eq!(update(&mut state, "", start), []);
+        assert_eq!(state.deadline(), Some(start + DEBOUNCE));
+        assert_eq!(update(&mut state, A, start + DEBOUNCE / 2), []);
+        assert_eq!(state.deadline(), None);
+        assert_eq!(update(&mut state, "", start + DEBOUNCE), []);
+        assert_eq!(update(&mut state, "", start + 2 * DEBOUNCE).len(), 1);
     }
 
     #[test]
-    fn what_is_wrong_for_a_moment_is_not_told() {
-        let (mut told, start) = (Told::new(None), Instant::now());
-        step(&mut told, A, start);
-        assert_eq!(step(&mut told, "[", start), []);
-        assert_eq!(step(&mut told, A, start + SETTLE), []);
-        assert_eq!(step(&mut told, "[", start + SETTLE), []);
-        assert!(matches!(&step(&mut told, "[", start + 2 * SETTLE)[..], [Event::Trouble(_)]));
-        assert_eq!(step(&mut told, "[", start + 9 * SETTLE), [], "it is told once");
-        assert_eq!(step(&mut told, A, start + 9 * SETTLE), [Event::Recovered]);
+    fn brief_error_is_debounced_and_lasting_error_is_sent_once() {
+        let (mut state, start) = (ManifestState::new(None), Instant::now());
+        update(&mut state, A, start);
+        assert_eq!(update(&mut state, "[", start), []);
+        assert_eq!(update(&mut state, A, start + DEBOUNCE), []);
+        assert_eq!(update(&mut state, "[", start + DEBOUNCE), []);
+        assert!(matches!(&update(&mut state, "[", start + 2 * DEBOUNCE)[..], [Event::Trouble(_)]));
+        assert_eq!(update(&mut state, "[", start + 9 * DEBOUNCE), [], "the error is sent once");
+        assert_eq!(update(&mut state, A, start + 9 * DEBOUNCE), [Event::Recovered]);
     }
 }

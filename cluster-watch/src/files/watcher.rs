@@ -1,8 +1,8 @@
-//! `Watcher`: waits until the kernel tells of a change that matters.
+//! `Watcher`: waits for changes of files, with inotify.
 //!
-//! A file that is being written is waited for, since half of a manifest may look like a whole one: inotify tells when
-//! it changes and when it is closed. Only where inotify is not to be had (too many watches, an odd file system) is
-//! the time waited for instead. What must not go in here: reading files.
+//! It also waits until files are completely written, because half of a manifest can look like a whole one: inotify
+//! reports each write and the close of a file. If inotify is unavailable (too many watches, an unsupported file system),
+//! the watcher wakes up periodically. Reading files does not belong here.
 
 use std::collections::HashMap;
 use std::ffi::OsString;
@@ -17,18 +17,18 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, InotifyEvent, WatchDescriptor};
 
-use crate::files::place::{Interest, places};
+use crate::files::place::{Interest, watched_paths};
 
-/// How often files are read where inotify is impossible.
+/// The interval between readings if inotify is unavailable.
 const POLL_INTERVAL: Duration = Duration::from_secs(2);
-/// How long a file that was changed and not closed counts as being written.
+/// The maximum time for which a file that was written and not closed counts as being written.
 const WRITE_MAX: Duration = Duration::from_secs(2);
-/// How long a new file counts as being written if nothing is written to it.
+/// The time for which a new file counts as being written although nothing was written to it.
 const CREATE_MAX: Duration = Duration::from_millis(50);
 
-/// Why waiting has ended.
+/// The reason why a wait ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Woken {
+pub(super) enum WakeReason {
     Changed,
     TimedOut,
     Stopped,
@@ -36,156 +36,159 @@ pub(super) enum Woken {
 
 /// Waits for changes.
 pub(super) struct Watcher {
-    /// None: it is impossible here.
+    /// `None` if inotify is unavailable.
     inotify: Option<Inotify>,
-    stopped: PipeReader,
+    /// Closed by the owner of the watch to stop it.
+    stop: PipeReader,
     watched: HashMap<WatchDescriptor, (PathBuf, Interest)>,
-    /// Something cannot be watched: the time has to do.
-    is_blind: bool,
+    /// Whether a directory cannot be watched, so that all must be polled.
+    needs_polling: bool,
     has_changed: bool,
-    /// Files that are being written, and until when that is believed.
-    written: HashMap<(WatchDescriptor, OsString), Instant>,
+    /// Files that are being written, and the time after which they count as complete.
+    being_written: HashMap<(WatchDescriptor, OsString), Instant>,
 }
 
 impl Watcher {
-    pub(super) fn new(stopped: PipeReader) -> Self {
+    pub(super) fn new(stop: PipeReader) -> Self {
         let inotify = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK).ok();
-        let is_blind = inotify.is_none();
-        let (watched, written) = (HashMap::new(), HashMap::new());
-        Self { inotify, stopped, watched, is_blind, has_changed: false, written }
+        let needs_polling = inotify.is_none();
+        let (watched, being_written) = (HashMap::new(), HashMap::new());
+        Self { inotify, stop, watched, needs_polling, has_changed: false, being_written }
     }
 
-    /// Watches what these paths lead to now; true if that has places which were not watched before.
-    pub(super) fn cover(&mut self, paths: &[&Path]) -> bool {
+    /// Watches the directories along these paths as they are now. Returns whether any of them was not watched before.
+    pub(super) fn update_watches(&mut self, paths: &[&Path]) -> bool {
         let Some(inotify) = &self.inotify else { return false };
         let before = std::mem::take(&mut self.watched);
-        self.is_blind = false;
-        for (folder, interest) in places(paths) {
-            match inotify.add_watch(&folder, flags(&interest)) {
+        self.needs_polling = false;
+        for (directory, interest) in watched_paths(paths) {
+            match inotify.add_watch(&directory, flags(&interest)) {
                 Ok(watch) => {
-                    let (path, known) = self.watched.entry(watch).or_default();
-                    known.all |= interest.all;
-                    known.names.extend(interest.names);
-                    known.files.extend(interest.files);
-                    // A folder that is mounted twice has one watch, whose flags are those of the last call.
-                    let _ = inotify.add_watch(&folder, flags(known));
-                    *path = folder;
+                    let (path, combined) = self.watched.entry(watch).or_default();
+                    combined.all |= interest.all;
+                    combined.names.extend(interest.names);
+                    combined.files.extend(interest.files);
+                    // A directory that is mounted twice has one watch, with the flags of the last call.
+                    let _ = inotify.add_watch(&directory, flags(combined));
+                    *path = directory;
                 }
-                // What is not there, or may not be looked at, is watched for from the folder above it.
+                // The watch on its parent directory reports when it appears.
                 Err(Errno::ENOENT | Errno::ENOTDIR) => {}
                 Err(Errno::EACCES) if !interest.has_files() => {}
-                Err(_) => self.is_blind = true,
+                Err(_) => self.needs_polling = true,
             }
         }
-        let is_known = |watch: &WatchDescriptor| before.contains_key(watch);
-        let has_new = self.watched.keys().any(|watch| !is_known(watch));
+        let has_new = self.watched.keys().any(|watch| !before.contains_key(watch));
         for watch in before.keys().filter(|watch| !self.watched.contains_key(watch)) {
-            // It may be gone with its folder.
+            // Fails if the kernel removed the watch together with its directory.
             let _ = inotify.rm_watch(*watch);
         }
-        self.written.retain(|(watch, _), _| self.watched.contains_key(watch));
+        self.being_written.retain(|(watch, _), _| self.watched.contains_key(watch));
         has_new
     }
 
-    /// Whether a file that is read is being written at this moment.
+    /// Whether another process is writing a file that is read.
     pub(super) fn is_being_written(&mut self) -> bool {
         self.take_events();
         let now = Instant::now();
-        self.written.retain(|_, until| *until > now);
-        !self.written.is_empty()
+        self.being_written.retain(|_, until| *until > now);
+        !self.being_written.is_empty()
     }
 
-    /// Waits until nobody writes.
-    pub(super) fn written(&mut self) -> Woken {
+    /// Waits until no file is being written.
+    pub(super) fn wait_for_writers(&mut self) -> WakeReason {
         while self.is_being_written() {
-            let until = self.written.values().min().copied();
-            if self.wait_once(until) == Woken::Stopped {
-                return Woken::Stopped;
+            let until = self.being_written.values().min().copied();
+            if self.wait_once(until) == WakeReason::Stopped {
+                return WakeReason::Stopped;
             }
         }
-        Woken::Changed
+        WakeReason::Changed
     }
 
-    /// Waits for a change, until the given time at most, and then until nobody writes.
-    pub(super) fn wait(&mut self, until: Option<Instant>) -> Woken {
-        let poll = self.is_blind.then(|| Instant::now() + POLL_INTERVAL);
-        let until = [until, poll].into_iter().flatten().min();
-        let woken = loop {
+    /// Waits for a change, at most until the deadline, and then until no file is being written.
+    pub(super) fn wait(&mut self, deadline: Option<Instant>) -> WakeReason {
+        let poll = self.needs_polling.then(|| Instant::now() + POLL_INTERVAL);
+        let deadline = [deadline, poll].into_iter().flatten().min();
+        let reason = loop {
             self.take_events();
             if std::mem::take(&mut self.has_changed) {
-                break Woken::Changed;
+                break WakeReason::Changed;
             }
-            let writing = self.written.values().min().copied();
-            match self.wait_once([until, writing].into_iter().flatten().min()) {
-                Woken::Stopped => return Woken::Stopped,
-                Woken::TimedOut if !self.is_being_written() => break Woken::TimedOut,
-                Woken::TimedOut | Woken::Changed => {}
+            let writing = self.being_written.values().min().copied();
+            match self.wait_once([deadline, writing].into_iter().flatten().min()) {
+                WakeReason::Stopped => return WakeReason::Stopped,
+                WakeReason::TimedOut if !self.is_being_written() => break WakeReason::TimedOut,
+                WakeReason::TimedOut | WakeReason::Changed => {}
             }
         };
-        if self.written() == Woken::Stopped { Woken::Stopped } else { woken }
+        if self.wait_for_writers() == WakeReason::Stopped { WakeReason::Stopped } else { reason }
     }
 
-    /// Waits for the time, whatever changes meanwhile: what is to be read will be read.
-    pub(super) fn rest(&mut self, until: Instant) -> Woken {
+    /// Sleeps until the given time, and then until no file is being written. The caller reads all files afterwards, so
+    /// changes do not end the sleep.
+    pub(super) fn sleep_until(&mut self, until: Instant) -> WakeReason {
         while Instant::now() < until {
-            let mut fds = [PollFd::new(self.stopped.as_fd(), PollFlags::POLLIN)];
+            let mut fds = [PollFd::new(self.stop.as_fd(), PollFlags::POLLIN)];
             if poll(&mut fds, timeout(Some(until))).is_ok_and(|ready| ready > 0) {
-                return Woken::Stopped;
+                return WakeReason::Stopped;
             }
         }
         self.take_events();
         self.has_changed = false;
-        self.written()
+        self.wait_for_writers()
     }
 
-    fn wait_once(&self, until: Option<Instant>) -> Woken {
-        let mut fds = vec![PollFd::new(self.stopped.as_fd(), PollFlags::POLLIN)];
+    fn wait_once(&self, until: Option<Instant>) -> WakeReason {
+        let mut fds = vec![PollFd::new(self.stop.as_fd(), PollFlags::POLLIN)];
         fds.extend(self.inotify.as_ref().map(|inotify| PollFd::new(inotify.as_fd(), PollFlags::POLLIN)));
         match poll(&mut fds, timeout(until)) {
-            Ok(0) => Woken::TimedOut,
-            Ok(_) if fds[0].any().unwrap_or(true) => Woken::Stopped,
-            Ok(_) | Err(_) => Woken::Changed,
+            Ok(0) => WakeReason::TimedOut,
+            // `any` returns `None` for bits that nix does not know. Any bit means that the other end is closed.
+            Ok(_) if fds[0].any() != Some(false) => WakeReason::Stopped,
+            Ok(_) | Err(_) => WakeReason::Changed,
         }
     }
 
+    /// Handles all pending inotify events.
     fn take_events(&mut self) {
         while let Some(Ok(events)) = self.inotify.as_ref().map(Inotify::read_events) {
             for event in events {
-                self.take(event);
+                self.handle(event);
             }
         }
     }
 
-    fn take(&mut self, event: InotifyEvent) {
+    fn handle(&mut self, event: InotifyEvent) {
         let InotifyEvent { wd, mask, cookie: _, name } = event;
         if mask.contains(AddWatchFlags::IN_Q_OVERFLOW) {
-            self.written.clear();
+            self.being_written.clear();
             self.has_changed = true;
             return;
         }
-        let Some((folder, interest)) = self.watched.get(&wd) else { return };
+        let Some((directory, interest)) = self.watched.get(&wd) else { return };
         let Some(name) = name else {
             self.has_changed = true;
             return;
         };
-        if !interest.is_in(&name) {
+        if !interest.contains(&name) {
             return;
         }
         let is_read = interest.is_read(&name) && !mask.contains(AddWatchFlags::IN_ISDIR);
         if is_read && mask.contains(AddWatchFlags::IN_MODIFY) {
-            self.written.insert((wd, name), Instant::now() + WRITE_MAX);
-        } else if is_read && mask.contains(AddWatchFlags::IN_CREATE) && is_plain(&folder.join(&name)) {
-            self.written.insert((wd, name), Instant::now() + CREATE_MAX);
+            self.being_written.insert((wd, name), Instant::now() + WRITE_MAX);
+        } else if is_read && mask.contains(AddWatchFlags::IN_CREATE) && is_new_file(&directory.join(&name)) {
+            self.being_written.insert((wd, name), Instant::now() + CREATE_MAX);
             self.has_changed = true;
         } else if !mask.contains(AddWatchFlags::IN_MODIFY) {
-            self.written.remove(&(wd, name));
+            self.being_written.remove(&(wd, name));
             self.has_changed = true;
         }
     }
 }
 
-/// A file under one name, which whoever has made it is about to write; a link is complete as it comes.
-fn is_plain(path: &Path) -> bool {
+/// Whether the path is a file with one name, whose content is written after its creation. Links are complete at once.
+fn is_new_file(path: &Path) -> bool {
     fs::symlink_metadata(path).is_ok_and(|metadata| metadata.is_file() && metadata.nlink() == 1)
 }
 
@@ -203,9 +206,10 @@ fn flags(interest: &Interest) -> AddWatchFlags {
     flags
 }
 
-fn timeout(until: Option<Instant>) -> PollTimeout {
-    let Some(until) = until else { return PollTimeout::NONE };
-    // Rounded up, or the last millisecond would be spent in a loop.
-    let left = until.saturating_duration_since(Instant::now()) + Duration::from_micros(999);
+fn timeout(deadline: Option<Instant>) -> PollTimeout {
+    let Some(deadline) = deadline else { return PollTimeout::NONE };
+    // Round up: otherwise the callers would busy-wait during the last millisecond.
+    let left = deadline.saturating_duration_since(Instant::now()) + Duration::from_micros(999);
+    // A deadline beyond the longest timeout wakes early, and the callers wait again.
     PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)
 }

@@ -51,7 +51,7 @@ fn neither_the_network_nor_the_broadcast_address_is_drawn() {
     assert_eq!(
         lines(&report),
         [
-            "a.yaml:12: document 3: Service default/c: draw an IPv4 address: portal net 10.0.0.0/30 has none left"
+            "a.yaml:12: document 3: Service default/c: failed to assign an IPv4 address: portal net 10.0.0.0/30 is exhausted"
         ]
     );
     assert!(!objects.services.contains_key(&key("c")));
@@ -101,11 +101,11 @@ fn a_second_family_without_a_net_is_an_error_only_where_it_is_required() {
     assert_eq!(addresses(&clean(&service("a", prefer)), "a"), ["10.11.0.1"]);
     assert_eq!(
         messages(&service("a", ", ipFamilyPolicy: RequireDualStack")),
-        ["draw an IPv6 address: there is no portal net of this family"]
+        ["failed to assign an IPv6 address: no portal net of this family"]
     );
     assert_eq!(
         messages(&service("a", ", ipFamilies: [IPv6]")),
-        ["draw an IPv6 address: there is no portal net of this family"]
+        ["failed to assign an IPv6 address: no portal net of this family"]
     );
 }
 
@@ -124,7 +124,7 @@ fn of_two_services_with_one_address_the_one_read_first_stays() {
     assert_eq!(
         lines(&report),
         [
-            "a.yaml:7: document 2: Service default/a: spec.clusterIP: 10.0.0.1 is the address of service default/b"
+            "a.yaml:7: document 2: Service default/a: spec.clusterIP: 10.0.0.1 is already used by service default/b"
         ]
     );
 }
@@ -143,7 +143,7 @@ fn of_two_services_with_one_node_port_the_one_read_first_stays() {
     assert_eq!(
         lines(&report),
         [
-            "a.yaml:12: document 3: Service default/a: spec.ports: node port 30001 TCP is that of service default/c"
+            "a.yaml:12: document 3: Service default/a: spec.ports: node port 30001/TCP is already used by service default/c"
         ]
     );
 }
@@ -156,7 +156,7 @@ fn of_two_objects_with_one_name_the_later_counts() {
     assert_eq!(
         lines(&report),
         [
-            "warning: a.yaml:7: document 2: Service default/a: replaces the one read before, at a.yaml:2: document 1"
+            "warning: a.yaml:7: document 2: Service default/a: replaces the object at a.yaml:2: document 1"
         ]
     );
 }
@@ -173,7 +173,7 @@ fn service_ranges_are_those_of_all_service_cidrs() {
     let ranges: Vec<String> = objects.service_ranges.iter().map(ToString::to_string).collect();
     assert_eq!(ranges, ["10.96.0.0/12", "fd00::/108", "10.0.0.0/24"]);
     assert_eq!(objects.snapshot().service_ranges().len(), 3);
-    assert_eq!(messages(&cidr("v1", "a", "x")), ["spec.cidrs[0]: \"x\" is not a network, as 10.0.0.0/8"]);
+    assert_eq!(messages(&cidr("v1", "a", "x")), ["spec.cidrs[0]: \"x\" is not a CIDR such as 10.0.0.0/8"]);
 }
 
 #[test]

@@ -1,6 +1,6 @@
-//! `EndpointSlice`, Endpoints, and the forms of `v1beta1`.
+//! Tests of EndpointSlice, Endpoints, and the v1beta1 forms.
 //!
-//! What may stand behind a portal, what is skipped and said, and which form counts where there are several.
+//! They cover which endpoints are used, which are skipped with a warning, and which form takes precedence.
 
 use super::{backends, clean, key, lines, messages, read_text};
 use crate::{Defaults, Objects, Sliced, endpoint_slice};
@@ -20,14 +20,14 @@ fn slice_of(objects: &Objects, name: &str) -> EndpointSlice {
 }
 
 #[test]
-fn a_slice_belongs_to_the_service_of_its_label() {
+fn slice_belongs_to_the_service_in_its_label() {
     let text = slice_text(
         "ports: [{name: sql, port: 5432}]\nendpoints:\n- {addresses: [10.1.0.9, 10.1.0.10], nodeName: n1, zone: z1, \
          hints: {forZones: [{name: z1}], forNodes: [{name: n1}]}}",
     );
     let slice = slice_of(&clean(&text), "db-1");
     assert_eq!(slice.service, key("db"));
-    assert_eq!(backends(&slice), ["sql 10.1.0.9:5432"], "only the first address counts");
+    assert_eq!(backends(&slice), ["sql 10.1.0.9:5432"], "only the first address is used");
     let endpoint = &slice.endpoints[0];
     assert_eq!(endpoint.node.as_deref(), Some("n1"));
     assert_eq!((&*endpoint.zone_hints[0], &*endpoint.node_hints[0]), ("z1", "n1"));
@@ -35,7 +35,7 @@ fn a_slice_belongs_to_the_service_of_its_label() {
 }
 
 #[test]
-fn conditions_that_are_not_said_are_ready_serving_and_not_terminating() {
+fn missing_conditions_default_to_ready_serving_and_not_terminating() {
     let text = slice_text(
         "ports: [{port: 1}]\nendpoints:\n- {addresses: [10.0.0.1], conditions: {}}\n- {addresses: [10.0.0.2], \
          conditions: {ready: false}}\n- {addresses: [10.0.0.3], conditions: {ready: null, serving: false, \
@@ -48,7 +48,7 @@ fn conditions_that_are_not_said_are_ready_serving_and_not_terminating() {
 }
 
 #[test]
-fn slices_that_are_nothing_for_portals_are_counted() {
+fn slices_without_use_for_portals_are_counted_as_ignored() {
     let with = |labels: &str, kind: &str, name: &str| {
         format!(
             "---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {{name: {name}, labels: {{{labels}}}}}\naddressType: {kind}\n"
@@ -72,7 +72,7 @@ fn slices_that_are_nothing_for_portals_are_counted() {
 }
 
 #[test]
-fn endpoints_that_must_not_be_used_are_skipped_with_file_document_object_and_reason() {
+fn forbidden_endpoints_are_skipped_with_file_document_object_and_reason() {
     let text = slice_text(
         "ports: [{port: 1}]\nendpoints:\n- {addresses: [127.0.0.1]}\n- {addresses: [169.254.1.1]}\n- {addresses: \
          [224.0.0.5]}\n- {addresses: []}\n- {addresses: [nonsense]}\n- {addresses: ['fd00::1']}\n- {addresses: \
@@ -80,28 +80,28 @@ fn endpoints_that_must_not_be_used_are_skipped_with_file_document_object_and_rea
     );
     let (objects, report) = read_text(&text);
     assert_eq!(backends(&slice_of(&objects, "db-1")), [" 10.0.0.1:1"]);
-    let place = "warning: a.yaml:1: document 1: EndpointSlice default/db-1: endpoints";
+    let prefix = "warning: a.yaml:1: document 1: EndpointSlice default/db-1: endpoints";
     let expected = [
-        "[0].addresses[0]: 127.0.0.1 is a loopback address, which no endpoint may have; skipped",
-        "[1].addresses[0]: 169.254.1.1 is a link-local address, which no endpoint may have; skipped",
-        "[2].addresses[0]: 224.0.0.5 is a link-local multicast address, which no endpoint may have; skipped",
+        "[0].addresses[0]: 127.0.0.1 is a loopback address and cannot be an endpoint; skipped",
+        "[1].addresses[0]: 169.254.1.1 is a link-local address and cannot be an endpoint; skipped",
+        "[2].addresses[0]: 224.0.0.5 is a link-local multicast address and cannot be an endpoint; skipped",
         "[4].addresses[0]: \"nonsense\" is not an IP address; skipped",
-        "[5].addresses[0]: fd00::1 is not of the slice's family, IPv4; skipped",
-        "[6].addresses[0]: 0.0.0.0 is the unspecified address, which no endpoint may have; skipped",
+        "[5].addresses[0]: fd00::1 does not match the address type IPv4 of the slice; skipped",
+        "[6].addresses[0]: 0.0.0.0 is the unspecified address and cannot be an endpoint; skipped",
     ];
-    let expected: Vec<String> = expected.iter().map(|message| format!("{place}{message}")).collect();
+    let expected: Vec<String> = expected.iter().map(|message| format!("{prefix}{message}")).collect();
     assert_eq!(lines(&report), expected);
 }
 
 #[test]
-fn the_address_of_a_service_is_no_endpoint() {
+fn service_address_as_endpoint_is_reported() {
     let text = slice_text("ports: [{port: 1}]\nendpoints: [{addresses: [10.0.0.1]}]")
         + "---\napiVersion: v1\nkind: Service\nmetadata: {name: x}\nspec: {clusterIP: 10.0.0.1, ports: [{port: 1}]}\n";
     assert_eq!(
         lines(&read_text(&text).1),
         [
-            "warning: a.yaml:1: document 1: EndpointSlice default/db-1: 10.0.0.1 is the address of service default/x, \
-          which no endpoint may have"
+            "warning: a.yaml:1: document 1: EndpointSlice default/db-1: 10.0.0.1 is the address of service default/x \
+          and cannot be an endpoint"
         ]
     );
 }
@@ -114,15 +114,12 @@ fn ports_without_a_number_are_skipped() {
     let messages: Vec<&str> = report.problems.iter().map(|problem| problem.message.as_str()).collect();
     assert_eq!(
         messages,
-        [
-            "ports[0].port: a port without a number leads nowhere; skipped",
-            "ports[1].port: a port without a number leads nowhere; skipped"
-        ]
+        ["ports[0].port: port without a number; skipped", "ports[1].port: port without a number; skipped"]
     );
 }
 
 #[test]
-fn a_manifest_gets_the_defaults_and_a_stored_object_does_not() {
+fn manifest_gets_defaults_and_stored_object_does_not() {
     let object = json!({
         "metadata": {"name": "db-1", "labels": {"kubernetes.io/service-name": "db"}},
         "addressType": "IPv4",
@@ -143,19 +140,19 @@ fn a_manifest_gets_the_defaults_and_a_stored_object_does_not() {
     assert_eq!(
         messages,
         [
-            "ports[0]: a port without a name belongs to no service port; skipped",
-            "ports[1]: a port without a protocol is undefined in Kubernetes; skipped"
+            "ports[0]: port without a name matches no service port; skipped",
+            "ports[1]: port without a protocol is undefined in Kubernetes; skipped"
         ]
     );
 }
 
 #[test]
-fn a_slice_that_no_api_server_accepts_is_refused() {
+fn slice_that_no_api_server_accepts_is_rejected() {
     let cases = [
-        ("ports: [{port: 70000}]", "ports[0].port: 70000 is not a port: 1 to 65535"),
-        ("ports: [{port: 1, protocol: tcp}]", "ports[0].protocol: \"tcp\" is none of TCP, UDP, SCTP"),
-        ("ports: [{port: 1, name: a}, {port: 2, name: a}]", "ports[1].name: \"a\" is there twice"),
-        ("ports: [{port: 1}, {port: 2, name: null}]", "ports[1].name: null is there twice"),
+        ("ports: [{port: 70000}]", "ports[0].port: 70000 is not a port from 1 to 65535"),
+        ("ports: [{port: 1, protocol: tcp}]", "ports[0].protocol: \"tcp\" is not one of TCP, UDP, SCTP"),
+        ("ports: [{port: 1, name: a}, {port: 2, name: a}]", "ports[1].name: duplicate name \"a\""),
+        ("ports: [{port: 1}, {port: 2, name: null}]", "ports[1].name: duplicate name null"),
         ("endpoints: [{addresses: 10.0.0.1}]", "endpoints[0].addresses: \"10.0.0.1\" is not a list"),
         ("endpoints: [{conditions: {ready: 1}}]", "endpoints[0].conditions.ready: 1 is not true or false"),
     ];
@@ -165,11 +162,11 @@ fn a_slice_that_no_api_server_accepts_is_refused() {
         assert!(read_text(&text).0.slices.is_empty());
     }
     let text = slice_text("").replace("addressType: IPv4\n", "");
-    assert_eq!(messages(&text), ["addressType: missing: one of IPv4, IPv6, FQDN"]);
+    assert_eq!(messages(&text), ["addressType: missing: must be one of IPv4, IPv6, FQDN"]);
 }
 
 #[test]
-fn a_v1beta1_slice_has_its_node_in_the_topology() {
+fn v1beta1_slice_has_its_node_in_the_topology() {
     let text = slice_text("endpoints: [{addresses: [10.0.0.1], topology: {kubernetes.io/hostname: n7}}]")
         .replace("k8s.io/v1\n", "k8s.io/v1beta1\n");
     assert_eq!(slice_of(&clean(&text), "db-1").endpoints[0].node.as_deref(), Some("n7"));
@@ -208,14 +205,14 @@ fn endpoints_become_one_slice_per_subset_and_family() {
 }
 
 #[test]
-fn endpoints_do_not_count_beside_a_slice() {
+fn endpoints_are_ignored_if_the_service_has_a_slice() {
     let objects = clean(&(slice_text("ports: [{port: 1}]") + ENDPOINTS));
     let names: Vec<&str> = objects.slices.keys().map(|key| &*key.name).collect();
     assert_eq!(names, ["db-1"]);
 }
 
 #[test]
-fn the_old_forms_are_read() {
+fn v1beta1_services_and_endpoints_are_read() {
     let text = r#"
 {"id":"apache-service","kind":"Service","apiVersion":"v1beta1","port":12345,"containerPort":80,"selector":{"name":"apache"}}
 {"id":"apache-service","kind":"Endpoints","apiVersion":"v1beta1","endpoints":["173.194.112.206:80", "[fd00::1]:80", "173.194.112.207:81"]}
@@ -234,11 +231,15 @@ fn the_old_forms_are_read() {
     assert_eq!((dns.ports[0].protocol, dns.affinity_s), (Protocol::Udp, Some(10_800)));
     assert_eq!(dns.external_ips.len(), 1);
     let dns_slice = slice_of(&objects, "dns-endpoints-0");
-    assert_eq!(dns_slice.ports[0].protocol, Protocol::Udp, "the old form has the protocol of its service");
+    assert_eq!(
+        dns_slice.ports[0].protocol,
+        Protocol::Udp,
+        "v1beta1 Endpoints have the protocol of their service"
+    );
 }
 
 #[test]
-fn mistakes_in_the_old_forms_are_said_with_their_old_names() {
+fn v1beta1_errors_have_v1beta1_field_names() {
     let text = r#"
 {"id":"a","kind":"Service","apiVersion":"v1beta1","port":0,"containerPort":"x_y","portalIP":"x","publicIPs":["y"],"protocol":"foo","createExternalLoadBalancer":1}
 {"id":"B","kind":"Service","apiVersion":"v1beta1"}
@@ -247,35 +248,35 @@ fn mistakes_in_the_old_forms_are_said_with_their_old_names() {
     let expected = [
         "createExternalLoadBalancer: 1 is not true or false",
         "portalIP: \"x\" is not an IP address",
-        "protocol: \"FOO\" is none of TCP, UDP, SCTP",
-        "port: 0 is not a port: 1 to 65535",
-        "containerPort: \"x_y\" is not a port name: at most 15 of a-z, 0-9 and single '-', with at least one letter",
+        "protocol: \"FOO\" is not one of TCP, UDP, SCTP",
+        "port: 0 is not a port from 1 to 65535",
+        "containerPort: \"x_y\" is not a port name: at most 15 characters of a-z, 0-9 and single '-', with at least one letter",
         "publicIPs[0]: \"y\" is not an IP address",
         &format!("id: \"B\" is not {}", crate::validate::DNS_LABEL),
-        "port: missing: 1 to 65535",
+        "port: missing: must be a port from 1 to 65535",
         "endpoints[0]: \"1.2.3.4\" is not address:port; skipped",
-        "endpoints[1]: 127.0.0.1 is a loopback address, which no endpoint may have; skipped",
+        "endpoints[1]: 127.0.0.1 is a loopback address and cannot be an endpoint; skipped",
         "endpoints[2]: \"1.2.3.4:0\" is not address:port; skipped",
     ];
     assert_eq!(messages(text), expected);
 }
 
 #[test]
-fn a_slice_of_more_endpoints_than_an_api_server_takes_is_refused() {
+fn slice_with_more_endpoints_than_an_api_server_allows_is_rejected() {
     let endpoints = |count| format!("endpoints: [{}]", vec!["{addresses: [10.1.0.1]}"; count].join(", "));
     assert_eq!(clean(&slice_text(&endpoints(1_000))).slices.len(), 1);
     assert_eq!(
         messages(&slice_text(&endpoints(1_001))),
-        ["endpoints: 1001 of them: a slice holds at most 1000"]
+        ["endpoints: 1001 entries: a slice has at most 1000"]
     );
 }
 
 #[test]
-fn a_subset_that_names_a_port_twice_keeps_the_first() {
+fn subset_with_a_duplicate_port_name_keeps_the_first() {
     let text = "apiVersion: v1\nkind: Endpoints\nmetadata: {name: db}\nsubsets:\n- addresses: [{ip: 10.1.0.1}]\n  ports: [{port: 1}, {port: 2}, {port: 2, protocol: UDP}]\n";
     let (objects, _) = read_text(text);
     let slice = objects.slices.values().next().unwrap();
     let ports: Vec<u16> = slice.ports.iter().map(|port| port.port).collect();
     assert_eq!(ports, [1, 2]);
-    assert_eq!(messages(text), ["subsets[0].ports[1]: a TCP port of this name stands before it; skipped"]);
+    assert_eq!(messages(text), ["subsets[0].ports[1]: duplicate TCP port name; skipped"]);
 }

@@ -1,19 +1,18 @@
-//! Whatever the input, reading ends, does not panic, and says only what is bounded.
+//! Tests that reading terminates, does not panic and reports bounded messages for any input.
 //!
-//! Random bytes, random pieces of syntax, and right manifests with damage. What a particular mistake leads
-//! to is claimed elsewhere.
+//! The inputs are random bytes, random syntax fragments, and damaged manifests. Specific errors are tested elsewhere.
 
-use super::ENDLESS_LINE_LEN;
+use super::LINE_LEN_LIMIT;
 use crate::{MAX_PROBLEMS, ReadOptions, read_str};
 use proptest::prelude::*;
 
-/// A manifest with every kind that is read, to be damaged.
+/// A manifest with all supported kinds, to be damaged.
 const WHOLE: &str = include_str!("whole.yaml");
-/// The same as JSON, to be damaged.
+/// The same objects as JSON, to be damaged.
 const WHOLE_JSON: &str = include_str!("whole.json");
 
-/// Pieces that mean something to a parser or to a rule.
-const PIECES: [&str; 28] = [
+/// Fragments that are significant to a parser or to a validation rule.
+const FRAGMENTS: [&str; 28] = [
     "\n---\n",
     "\n...\n",
     "\n",
@@ -49,9 +48,9 @@ fn check(name: &str, text: &str) {
     assert!(report.problems.len() <= 2 * MAX_PROBLEMS);
     for problem in &report.problems {
         let line = problem.to_string();
-        assert!(line.len() < ENDLESS_LINE_LEN && !line.contains(['\n', '\u{1b}']), "{line}");
+        assert!(line.len() < LINE_LEN_LIMIT && !line.contains(['\n', '\u{1b}']), "{line}");
     }
-    // What was read fits together: the core takes it.
+    // The objects are consistent: proxy-core accepts them.
     let count = objects.services.len();
     assert_eq!(objects.into_snapshot().service_count(), count);
 }
@@ -61,16 +60,17 @@ fn check_both(text: &str) {
     check("a.json", text);
 }
 
-/// A text with some of its parts cut, doubled or replaced.
+/// Returns a text with some parts removed, duplicated or replaced.
 fn damaged(text: &'static str) -> impl Strategy<Value = String> {
-    let edit = (any::<prop::sample::Index>(), 0..40_usize, prop::sample::select(&PIECES[..]), any::<bool>());
+    let edit =
+        (any::<prop::sample::Index>(), 0..40_usize, prop::sample::select(&FRAGMENTS[..]), any::<bool>());
     prop::collection::vec(edit, 1..8).prop_map(move |edits| {
         let mut chars: Vec<char> = text.chars().collect();
-        for (at, length, piece, doubles) in edits {
+        for (at, length, fragment, duplicates) in edits {
             let from = at.index(chars.len());
             let to = (from + length).min(chars.len());
-            let mut new: Vec<char> = piece.chars().collect();
-            if doubles {
+            let mut new: Vec<char> = fragment.chars().collect();
+            if duplicates {
                 new.extend_from_slice(&chars[from..to]);
                 new.extend_from_slice(&chars[from..to]);
             }
@@ -87,28 +87,28 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(256))]
 
     #[test]
-    fn any_bytes_end(bytes in prop::collection::vec(any::<u8>(), 0..2000)) {
+    fn reading_random_bytes_terminates(bytes in prop::collection::vec(any::<u8>(), 0..2000)) {
         check_both(&String::from_utf8_lossy(&bytes));
     }
 
     #[test]
-    fn any_pieces_end(pieces in prop::collection::vec(prop::sample::select(&PIECES[..]), 0..60)) {
-        check_both(&pieces.concat());
+    fn reading_random_fragments_terminates(fragments in prop::collection::vec(prop::sample::select(&FRAGMENTS[..]), 0..60)) {
+        check_both(&fragments.concat());
     }
 
     #[test]
-    fn damaged_yaml_ends(text in damaged(WHOLE)) {
+    fn reading_damaged_yaml_terminates(text in damaged(WHOLE)) {
         check("a.yaml", &text);
     }
 
     #[test]
-    fn damaged_json_ends(text in damaged(WHOLE_JSON)) {
+    fn reading_damaged_json_terminates(text in damaged(WHOLE_JSON)) {
         check_both(&text);
     }
 }
 
 #[test]
-fn the_undamaged_manifests_are_right() {
+fn undamaged_manifests_have_no_problems() {
     for text in [WHOLE, WHOLE_JSON] {
         let (objects, report) = read_str("whole", text, &ReadOptions::default());
         assert_eq!(super::lines(&report), Vec::<String>::new());

@@ -1,7 +1,7 @@
-//! Services whose endpoints are pods.
+//! Tests of endpoints derived from pods.
 //!
-//! The claims are those of the endpointslice controller, for services that have a selector and neither slice
-//! nor Endpoints.
+//! The results are those of the endpointslice controller, for services that have a selector and neither slices nor
+//! Endpoints.
 
 use super::{backends, clean, key, lines, read_text};
 use crate::Objects;
@@ -23,12 +23,12 @@ fn pod(name: &str, meta: &str, spec: &str, status: &str) -> String {
     )
 }
 
-fn all(objects: &Objects) -> Vec<String> {
+fn all_backends(objects: &Objects) -> Vec<String> {
     objects.slices.values().flat_map(backends).collect()
 }
 
 #[test]
-fn a_service_has_the_ready_pods_with_its_labels() {
+fn service_endpoints_are_the_running_pods_that_match_its_selector() {
     let text = SERVICE.to_owned()
         + &pod("a", "", "", &format!("podIP: 10.0.0.1, {READY}"))
         + &pod("b", "", "", "podIPs: [{ip: 10.0.0.2}, {ip: 'fd00::2'}]")
@@ -37,23 +37,23 @@ fn a_service_has_the_ready_pods_with_its_labels() {
         + &pod("e", "", "", "podIP: 10.0.0.5, phase: Failed")
         + &pod("f", "", "", &format!("podIP: 10.0.0.6, {READY}")).replace("app: db", "app: web");
     let objects = clean(&text);
-    assert_eq!(all(&objects), ["sql 10.0.0.1:5432", "sql 10.0.0.2:5432 not ready"]);
+    assert_eq!(all_backends(&objects), ["sql 10.0.0.1:5432", "sql 10.0.0.2:5432 not ready"]);
     let slice = objects.slices.values().next().unwrap();
     assert_eq!((&slice.service, slice.endpoints[0].node.as_deref()), (&key("db"), Some("n1")));
     assert_eq!(&*slice.key.name, "db-pods-0");
 }
 
 #[test]
-fn all_labels_of_the_selector_must_match() {
+fn pod_must_match_all_labels_of_the_selector() {
     let service = SERVICE.replace("{app: db}", "{app: db, tier: x}");
     let text = service
         + &pod("a", "", "", &format!("podIP: 10.0.0.1, {READY}"))
         + &pod("b", "", "", &format!("podIP: 10.0.0.2, {READY}")).replace("app: db", "app: db, tier: x");
-    assert_eq!(all(&clean(&text)), ["sql 10.0.0.2:5432"]);
+    assert_eq!(all_backends(&clean(&text)), ["sql 10.0.0.2:5432"]);
 }
 
 #[test]
-fn a_pod_on_its_way_out_is_terminating_and_serves_while_it_is_ready() {
+fn deleted_pod_is_terminating_and_serving_while_ready() {
     let deleted = ", deletionTimestamp: '2026-01-01T00:00:00Z'";
     let text = SERVICE.to_owned() + &pod("a", deleted, "", &format!("podIP: 10.0.0.1, {READY}"));
     let objects = clean(&text);
@@ -62,7 +62,7 @@ fn a_pod_on_its_way_out_is_terminating_and_serves_while_it_is_ready() {
 }
 
 #[test]
-fn pods_that_are_not_ready_count_as_ready_where_the_service_says_so() {
+fn publish_not_ready_addresses_makes_unready_pods_ready() {
     let service = SERVICE.replace("spec: {", "spec: {publishNotReadyAddresses: true, ");
     let objects = clean(&(service + &pod("a", "", "", "podIP: 10.0.0.1")));
     let conditions = objects.slices.values().next().unwrap().endpoints[0].conditions;
@@ -70,7 +70,7 @@ fn pods_that_are_not_ready_count_as_ready_where_the_service_says_so() {
 }
 
 #[test]
-fn a_named_port_is_looked_up_on_each_pod_with_its_protocol() {
+fn named_target_port_is_resolved_per_pod_and_protocol() {
     let service = SERVICE.replace("targetPort: 5432", "targetPort: sql");
     let container = |ports: &str| format!(", containers: [{{name: c, ports: [{ports}]}}]");
     let sidecar = |policy: &str| {
@@ -84,77 +84,75 @@ fn a_named_port_is_looked_up_on_each_pod_with_its_protocol() {
         + &pod("d", "", &sidecar("Always"), &status(4))
         + &pod("e", "", &sidecar("Never"), &status(5));
     let objects = clean(&text);
-    assert_eq!(all(&objects), ["sql 10.0.0.4:7", "sql 10.0.0.1:5432", "sql 10.0.0.2:5433"]);
+    assert_eq!(all_backends(&objects), ["sql 10.0.0.4:7", "sql 10.0.0.1:5432", "sql 10.0.0.2:5433"]);
     assert_eq!(objects.slices.len(), 3);
 }
 
 #[test]
-fn a_pod_without_one_of_the_named_ports_keeps_the_others() {
+fn pod_without_one_of_the_named_ports_keeps_the_others() {
     let service =
         SERVICE.replace("targetPort: 5432}", "targetPort: 5432}, {name: m, port: 2, targetPort: met}");
     let (objects, report) = read_text(&(service + &pod("a", "", "", &format!("podIP: 10.0.0.1, {READY}"))));
-    assert_eq!(all(&objects), ["sql 10.0.0.1:5432"]);
+    assert_eq!(all_backends(&objects), ["sql 10.0.0.1:5432"]);
     assert_eq!(
         lines(&report),
-        [
-            "warning: a.yaml:2: document 1: Service default/db: spec.ports[1].targetPort: no pod that the service \
-          selects has a TCP port named met"
-        ]
+        ["warning: a.yaml:2: document 1: Service default/db: spec.ports[1].targetPort: no selected pod \
+          has a TCP port named met"]
     );
 }
 
 #[test]
-fn without_a_target_port_the_pods_have_the_port_of_the_service() {
+fn target_port_defaults_to_the_service_port() {
     let service = SERVICE.replace(", targetPort: 5432", "");
     let text = service + &pod("a", "", "", &format!("podIP: 10.0.0.1, {READY}"));
-    assert_eq!(all(&clean(&text)), ["sql 10.0.0.1:80"]);
+    assert_eq!(all_backends(&clean(&text)), ["sql 10.0.0.1:80"]);
 }
 
 #[test]
-fn the_families_of_the_service_decide_which_addresses_of_a_pod_count() {
+fn pod_addresses_are_used_for_the_ip_families_of_the_service() {
     let service = SERVICE.replace("spec: {", "spec: {clusterIPs: [10.9.9.9, 'fd99::9'], ");
     let text =
         service + &pod("a", "", "", &format!("podIPs: [{{ip: 'fd00::1'}}, {{ip: 10.0.0.1}}], {READY}"));
-    assert_eq!(all(&clean(&text)), ["sql 10.0.0.1:5432", "sql fd00::1:5432"]);
+    assert_eq!(all_backends(&clean(&text)), ["sql 10.0.0.1:5432", "sql fd00::1:5432"]);
 }
 
 #[test]
-fn a_selected_pod_without_an_address_is_named() {
+fn selected_pod_without_an_address_is_reported() {
     let bare = "---\napiVersion: v1\nkind: Pod\nmetadata: {name: x, labels: {app: db}}\n";
     let text =
         SERVICE.to_owned() + bare + &pod("w", "", "", "podIP: ''") + &pod("z", "", "", "podIP: 127.0.0.1");
     let (objects, report) = read_text(&text);
     assert!(objects.slices.is_empty());
-    let why = "no endpoint of service default/db, which selects it: ";
+    let why = "not an endpoint of service default/db, which selects it: ";
     assert_eq!(
         lines(&report),
         [
-            "warning: a.yaml:17: document 4: Pod default/z: status.podIP: 127.0.0.1 is a loopback address, which no \
-             endpoint may have; skipped"
+            "warning: a.yaml:17: document 4: Pod default/z: status.podIP: 127.0.0.1 is a loopback address and \
+             cannot be an endpoint; skipped"
                 .to_owned(),
-            format!("warning: a.yaml:11: document 3: Pod default/w: {why}its status has no podIP that an endpoint may have"),
-            format!("warning: a.yaml:7: document 2: Pod default/x: {why}it has no status, so no address"),
-            format!("warning: a.yaml:17: document 4: Pod default/z: {why}its status has no podIP that an endpoint may have"),
+            format!("warning: a.yaml:11: document 3: Pod default/w: {why}its status has no usable podIP"),
+            format!("warning: a.yaml:7: document 2: Pod default/x: {why}it has no status and therefore no address"),
+            format!("warning: a.yaml:17: document 4: Pod default/z: {why}its status has no usable podIP"),
         ]
     );
     assert_eq!(lines(&read_text(bare).1), Vec::<String>::new(), "no service selects it");
 }
 
 #[test]
-fn pods_do_not_count_beside_endpoints_slices_or_for_headless_services() {
+fn pods_are_ignored_if_the_service_has_endpoints_or_slices_or_is_headless() {
     let pod = pod("a", "", "", &format!("podIP: 10.0.0.1, {READY}"));
     let endpoints = "---\napiVersion: v1\nkind: Endpoints\nmetadata: {name: db}\nsubsets: []\n";
     let slice = "---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {name: s, labels: \
                  {kubernetes.io/service-name: db}}\naddressType: IPv4\n";
     for other in [endpoints, slice] {
-        assert_eq!(all(&clean(&(SERVICE.to_owned() + &pod + other))), Vec::<String>::new());
+        assert_eq!(all_backends(&clean(&(SERVICE.to_owned() + &pod + other))), Vec::<String>::new());
     }
     let headless = SERVICE.replace("spec: {", "spec: {clusterIP: None, ");
-    assert_eq!(all(&clean(&(headless + &pod))), Vec::<String>::new());
+    assert_eq!(all_backends(&clean(&(headless + &pod))), Vec::<String>::new());
 }
 
 #[test]
-fn many_services_that_select_many_pods_end() {
+fn pod_selection_of_many_services_and_pods_is_bounded() {
     let mut text = String::new();
     for n in 0..1500 {
         text += &format!(
@@ -165,6 +163,6 @@ fn many_services_that_select_many_pods_end() {
         );
     }
     let (_, report) = read_text(&text);
-    let message = "select pods: too many services select too many pods; give it endpoints";
+    let message = "failed to select pods: too many services and pods; add an EndpointSlice";
     assert!(report.problems.iter().any(|problem| problem.message == message));
 }

@@ -73,7 +73,7 @@ fn the_mode_annotation_takes_two_values_and_others_are_ignored_with_a_warning() 
         lines(&report),
         [
             "warning: a.yaml:1: document 1: Service default/db: metadata.annotations.portico.dev/mode: \"fast\" is \
-          none of kernel, relay; ignored"
+          not one of kernel, relay; ignored"
         ]
     );
 }
@@ -98,9 +98,9 @@ fn the_scheduler_annotation_takes_the_names_of_the_schedulers_and_others_are_ign
         );
         (objects.services[&key("db")].scheduler, told.expect("it names the annotation").to_owned())
     };
-    let expected = "scheduler: \"wrr\" is none of random, rr, lc, dh, sh, sed, nq; ignored";
+    let expected = "scheduler: \"wrr\" is not one of random, rr, lc, dh, sh, sed, nq; ignored";
     assert_eq!(warning("portico.dev/scheduler: wrr"), (None, expected.to_owned()));
-    let expected = "mode: \"kernel\" is not possible with scheduler lc; ignored";
+    let expected = "mode: \"kernel\" is not supported with scheduler lc; ignored";
     let both = "portico.dev/mode: kernel, portico.dev/scheduler: lc";
     assert_eq!(warning(both), (Some(Scheduler::LeastConnection), expected.to_owned()));
 }
@@ -204,54 +204,57 @@ fn a_service_of_each_type_is_read() {
 
 /// Specs that no API server accepts, with the message that tells why.
 const REFUSED: &[(&str, &str)] = &[
-    ("  type: ClusterIP", "spec.ports: missing: a service has at least one port unless it is headless"),
-    ("  ports: []", "spec.ports: missing: a service has at least one port unless it is headless"),
-    ("  ports: [{}]", "spec.ports[0].port: missing: 1 to 65535"),
-    ("  ports: [{port: 70000}]", "spec.ports[0].port: 70000 is not a port: 1 to 65535"),
-    ("  ports: [{port: 0}]", "spec.ports[0].port: 0 is not a port: 1 to 65535"),
-    ("  ports: [{port: -1}]", "spec.ports[0].port: -1 is not a port: 1 to 65535"),
+    ("  type: ClusterIP", "spec.ports: missing: a service that is not headless needs at least one port"),
+    ("  ports: []", "spec.ports: missing: a service that is not headless needs at least one port"),
+    ("  ports: [{}]", "spec.ports[0].port: missing: must be a port from 1 to 65535"),
+    ("  ports: [{port: 70000}]", "spec.ports[0].port: 70000 is not a port from 1 to 65535"),
+    ("  ports: [{port: 0}]", "spec.ports[0].port: 0 is not a port from 1 to 65535"),
+    ("  ports: [{port: -1}]", "spec.ports[0].port: -1 is not a port from 1 to 65535"),
     (
         "  ports: [{port: 18446744073709551615}]",
-        "spec.ports[0].port: 18446744073709551615 is not a port: 1 to 65535",
+        "spec.ports[0].port: 18446744073709551615 is not a port from 1 to 65535",
     ),
-    ("  ports: [{port: '80'}]", "spec.ports[0].port: \"80\" is not a whole number"),
-    ("  ports: [{port: 80.5}]", "spec.ports[0].port: 80.5 is not a whole number"),
-    ("  ports: [{port: 80, protocol: tcp}]", "spec.ports[0].protocol: \"tcp\" is none of TCP, UDP, SCTP"),
+    ("  ports: [{port: '80'}]", "spec.ports[0].port: \"80\" is not an integer"),
+    ("  ports: [{port: 80.5}]", "spec.ports[0].port: 80.5 is not an integer"),
+    ("  ports: [{port: 80, protocol: tcp}]", "spec.ports[0].protocol: \"tcp\" is not one of TCP, UDP, SCTP"),
     ("  ports: [80]", "spec.ports[0]: 80 is not an object"),
     ("  ports: {port: 80}", "spec.ports: an object is not a list"),
     (
         "  ports: [{port: 1}, {port: 2, name: b}]",
-        "spec.ports[0].name: missing: every port has a name where there are several",
+        "spec.ports[0].name: missing: every port of a service with several ports needs a name",
     ),
-    ("  ports: [{port: 1, name: a}, {port: 2, name: a}]", "spec.ports[1].name: \"a\" is there twice"),
+    ("  ports: [{port: 1, name: a}, {port: 2, name: a}]", "spec.ports[1].name: duplicate name \"a\""),
     (
         "  ports: [{port: 1, name: a_b}]",
-        "spec.ports[0].name: \"a_b\" is not a DNS label: at most 63 of a-z, 0-9 and '-', with a letter or digit at both ends",
+        "spec.ports[0].name: \"a_b\" is not a DNS label: at most 63 characters of a-z, 0-9 and '-', starting and ending with a letter or digit",
     ),
-    ("  ports: [{port: 1, name: a}, {port: 1, name: b}]", "spec.ports[1]: port 1 TCP is there twice"),
+    ("  ports: [{port: 1, name: a}, {port: 1, name: b}]", "spec.ports[1]: duplicate port 1/TCP"),
     (
         "  ports: [{port: 1, nodePort: 30000}]",
-        "spec.ports[0].nodePort: 30000: only a service of type NodePort or LoadBalancer has node ports",
+        "spec.ports[0].nodePort: 30000: only services of type NodePort or LoadBalancer have node ports",
     ),
     (
         "  type: NodePort\n  ports: [{port: 1, nodePort: 70000}]",
-        "spec.ports[0].nodePort: 70000 is not a port: 1 to 65535",
+        "spec.ports[0].nodePort: 70000 is not a port from 1 to 65535",
     ),
     (
         "  type: NodePort\n  ports: [{port: 1, nodePort: 9, name: a}, {port: 2, nodePort: 9, name: b}]",
-        "spec.ports[1].nodePort: 9 TCP is there twice",
+        "spec.ports[1].nodePort: duplicate node port 9/TCP",
     ),
-    ("  ports: [{port: 1, targetPort: 65536}]", "spec.ports[0].targetPort: 65536 is not a port: 1 to 65535"),
+    (
+        "  ports: [{port: 1, targetPort: 65536}]",
+        "spec.ports[0].targetPort: 65536 is not a port from 1 to 65535",
+    ),
     (
         "  ports: [{port: 1, targetPort: '8080'}]",
-        "spec.ports[0].targetPort: \"8080\" is not a port name: at most 15 of a-z, 0-9 and single '-', with at least one letter",
+        "spec.ports[0].targetPort: \"8080\" is not a port name: at most 15 characters of a-z, 0-9 and single '-', with at least one letter",
     ),
-    ("  ports: [{port: 1, targetPort: true}]", "spec.ports[0].targetPort: true is not a whole number"),
+    ("  ports: [{port: 1, targetPort: true}]", "spec.ports[0].targetPort: true is not an integer"),
     (
         "  type: Clusterip\n  ports: [{port: 1}]",
-        "spec.type: \"Clusterip\" is none of ClusterIP, NodePort, LoadBalancer, ExternalName",
+        "spec.type: \"Clusterip\" is not one of ClusterIP, NodePort, LoadBalancer, ExternalName",
     ),
-    ("  type: 5\n  ports: [{port: 1}]", "spec.type: 5 is not a string; in YAML, quotes make it one"),
+    ("  type: 5\n  ports: [{port: 1}]", "spec.type: 5 is not a string (quote it in YAML)"),
     (
         "  type: LoadBalancer\n  ports: [{port: 10250}]",
         "spec.ports: port 10250 is the kubelet's: no load balancer may expose it",
@@ -287,7 +290,7 @@ const REFUSED: &[(&str, &str)] = &[
         "spec.clusterIPs[2]: \"fd00::2\": a service has at most two addresses",
     ),
     ("  clusterIP: None\n  clusterIPs: [None, 10.0.0.1]", "spec.clusterIPs: \"None\" must be the only value"),
-    ("  ports: [{port: 1}]\n  ipFamilies: [ipv4]", "spec.ipFamilies[0]: \"ipv4\" is none of IPv4, IPv6"),
+    ("  ports: [{port: 1}]\n  ipFamilies: [ipv4]", "spec.ipFamilies[0]: \"ipv4\" is not one of IPv4, IPv6"),
     ("  ports: [{port: 1}]\n  ipFamilies: [IPv4, IPv4]", "spec.ipFamilies[1]: \"IPv4\" is there twice"),
     (
         "  ports: [{port: 1}]\n  clusterIP: 10.0.0.1\n  ipFamilies: [IPv6]",
@@ -303,7 +306,7 @@ const REFUSED: &[(&str, &str)] = &[
     ),
     (
         "  ports: [{port: 1}]\n  ipFamilyPolicy: Dual",
-        "spec.ipFamilyPolicy: \"Dual\" is none of SingleStack, PreferDualStack, RequireDualStack",
+        "spec.ipFamilyPolicy: \"Dual\" is not one of SingleStack, PreferDualStack, RequireDualStack",
     ),
     ("  ports: [{port: 1}]\n  externalIPs: [x]", "spec.externalIPs[0]: \"x\" is not an IP address"),
     (
@@ -324,7 +327,7 @@ const REFUSED: &[(&str, &str)] = &[
     ),
     (
         "  ports: [{port: 1}]\n  sessionAffinity: Client",
-        "spec.sessionAffinity: \"Client\" is none of None, ClientIP",
+        "spec.sessionAffinity: \"Client\" is not one of None, ClientIP",
     ),
     (
         "  ports: [{port: 1}]\n  sessionAffinity: ClientIP\n  sessionAffinityConfig: {clientIP: {timeoutSeconds: 0}}",
@@ -336,7 +339,7 @@ const REFUSED: &[(&str, &str)] = &[
     ),
     (
         "  ports: [{port: 1}]\n  internalTrafficPolicy: local",
-        "spec.internalTrafficPolicy: \"local\" is none of Cluster, Local",
+        "spec.internalTrafficPolicy: \"local\" is not one of Cluster, Local",
     ),
     (
         "  ports: [{port: 1}]\n  externalTrafficPolicy: Local",
@@ -344,7 +347,7 @@ const REFUSED: &[(&str, &str)] = &[
     ),
     (
         "  type: LoadBalancer\n  ports: [{port: 1}]\n  loadBalancerSourceRanges: [10.0.0.0]",
-        "spec.loadBalancerSourceRanges[0]: \"10.0.0.0\" is not a network, as 10.0.0.0/8",
+        "spec.loadBalancerSourceRanges[0]: \"10.0.0.0\" is not a CIDR such as 10.0.0.0/8",
     ),
     (
         "  ports: [{port: 1}]\n  loadBalancerSourceRanges: [10.0.0.0/8]",
@@ -352,7 +355,7 @@ const REFUSED: &[(&str, &str)] = &[
     ),
     (
         "  ports: [{port: 1}]\n  selector: {app: true}",
-        "spec.selector.app: true is not a string; in YAML, quotes make it one",
+        "spec.selector.app: true is not a string (quote it in YAML)",
     ),
     (
         "  ports: [{port: 1}]\n  selector: {app: 'a b'}",
@@ -381,10 +384,10 @@ fn all_mistakes_of_an_object_are_said_with_file_document_and_object() {
                 spec: {type: Foo, ports: [{port: 70000, protocol: X}], clusterIP: 1.2.3}\n";
     let place = "a.yaml:4: document 1: Service core/redis: ";
     let expected = [
-        "spec.type: \"Foo\" is none of ClusterIP, NodePort, LoadBalancer, ExternalName",
+        "spec.type: \"Foo\" is not one of ClusterIP, NodePort, LoadBalancer, ExternalName",
         "spec.clusterIP: \"1.2.3\" is not an IP address",
-        "spec.ports[0].protocol: \"X\" is none of TCP, UDP, SCTP",
-        "spec.ports[0].port: 70000 is not a port: 1 to 65535",
+        "spec.ports[0].protocol: \"X\" is not one of TCP, UDP, SCTP",
+        "spec.ports[0].port: 70000 is not a port from 1 to 65535",
     ];
     let expected: Vec<String> = expected.iter().map(|message| format!("{place}{message}")).collect();
     assert_eq!(lines(&read_text(text).1), expected);
@@ -406,9 +409,9 @@ fn names_are_those_of_the_api() {
         );
     }
     for missing in ["''", "null", ""] {
-        assert_eq!(messages(&named(missing)), ["metadata.name: missing: every object has a name"]);
+        assert_eq!(messages(&named(missing)), ["metadata.name: missing: every object needs a name"]);
     }
-    assert_eq!(messages(&named("5")), ["metadata.name: 5 is not a string; in YAML, quotes make it one"]);
+    assert_eq!(messages(&named("5")), ["metadata.name: 5 is not a string (quote it in YAML)"]);
     let text =
         "apiVersion: v1\nkind: Service\nmetadata: {name: a, namespace: B}\nspec: {ports: [{port: 1}]}\n";
     assert_eq!(messages(text), [format!("metadata.namespace: \"B\" is not {}", crate::validate::DNS_LABEL)]);
@@ -421,10 +424,10 @@ fn an_object_without_apiversion_or_kind_is_named_with_what_is_missing() {
     assert_eq!(
         lines(&report),
         [
-            "a.yaml:1: document 1: Service default/db: apiVersion missing: what the object is cannot be told",
-            "a.yaml:4: document 2: object default/x: apiVersion and kind missing: what the object is cannot be told",
-            "a.yaml:6: document 3: items[0]: not an object: a Kubernetes object is a map with apiVersion and kind",
-            "a.yaml:8: document 4: read document: invalid type: string \"hello\", expected a Kubernetes object",
+            "a.yaml:1: document 1: Service default/db: missing apiVersion",
+            "a.yaml:4: document 2: object default/x: missing apiVersion and kind",
+            "a.yaml:6: document 3: items[0]: not a Kubernetes object: must be a map with apiVersion and kind",
+            "a.yaml:8: document 4: failed to parse document: invalid type: string \"hello\", expected a Kubernetes object",
         ]
     );
 }

@@ -1,6 +1,6 @@
-//! A folder of a test's own, below the system's temporary one.
+//! `TempDir`: a temporary directory for one test.
 //!
-//! What must not go in here: what a test writes into it.
+//! The directory is in the system's temporary directory and is removed when the test ends.
 
 use std::fs;
 use std::path::PathBuf;
@@ -8,10 +8,10 @@ use std::path::PathBuf;
 use super::lines;
 use crate::{Objects, ReadOptions, Source, read};
 
-/// A folder that goes with the test.
-pub(crate) struct Folder(pub(crate) PathBuf);
+/// A directory that is removed on drop.
+pub(crate) struct TempDir(pub(crate) PathBuf);
 
-impl Folder {
+impl TempDir {
     pub(crate) fn new(name: &str) -> Self {
         let path = std::env::temp_dir().join(format!("cluster-watch-{name}-{}", std::process::id()));
         let _ = fs::remove_dir_all(&path);
@@ -25,7 +25,7 @@ impl Folder {
         fs::write(path, bytes).unwrap();
     }
 
-    /// Reads the folder; places in messages are relative to it.
+    /// Reads the directory. Paths in messages are relative to it.
     pub(super) fn read(&self) -> (Objects, Vec<String>) {
         let (objects, report) = read(&[Source::Path(self.0.clone())], &ReadOptions::default());
         let prefix = format!("{}/", self.0.display());
@@ -33,7 +33,7 @@ impl Folder {
     }
 }
 
-impl Drop for Folder {
+impl Drop for TempDir {
     fn drop(&mut self) {
         let _ = fs::remove_dir_all(&self.0);
     }
