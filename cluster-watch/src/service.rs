@@ -13,9 +13,9 @@ use proxy_core::service::{AFFINITY_S_MAX, Export, Service, ServiceKey, TrafficPo
 
 use crate::addresses::{Addresses, addresses};
 use crate::field::Field;
-use crate::manner::{ServiceOptions, service_options};
 use crate::metadata::{NameRule, Names, metadata};
 use crate::ports::{PortDraft, ports};
+use crate::service_annotations::{ServiceOptions, service_options};
 use crate::validate;
 
 /// The label that says that another proxy is responsible.

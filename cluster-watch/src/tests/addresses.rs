@@ -155,9 +155,7 @@ fn of_two_objects_with_one_name_the_later_counts() {
     assert_eq!(addresses(&objects, "a"), ["10.0.0.2"]);
     assert_eq!(
         lines(&report),
-        [
-            "warning: a.yaml:7: document 2: Service default/a: replaces the object at a.yaml:2: document 1"
-        ]
+        ["warning: a.yaml:7: document 2: Service default/a: replaces the object at a.yaml:2: document 1"]
     );
 }
 
