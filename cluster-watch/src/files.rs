@@ -1,10 +1,10 @@
 //! Watches manifest files and directories, and sends their objects and then each change as events.
 //!
 //! A thread waits for inotify events (`watcher`), reads all manifests again, and sends the difference from the state that
-//! it sent before (`told`). It reads all manifests because objects in different files depend on each other.
+//! it sent before (`manifest_state`). It reads all manifests because objects in different files depend on each other.
 
+mod manifest_state;
 mod place;
-mod told;
 mod watcher;
 
 use std::io::{self, PipeReader, PipeWriter};
@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc::Sender;
 
 use crate::event::Event;
-use crate::files::told::ManifestState;
+use crate::files::manifest_state::ManifestState;
 use crate::files::watcher::{WakeReason, Watcher};
 use crate::options::ReadOptions;
 use crate::source::Source;
