@@ -4,7 +4,7 @@
 //! it sent before (`manifest_state`). It reads all manifests because objects in different files depend on each other.
 
 mod manifest_state;
-mod place;
+mod watched_paths;
 mod watcher;
 
 use std::io::{self, PipeReader, PipeWriter};

@@ -17,7 +17,7 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, InotifyEvent, WatchDescriptor};
 
-use crate::files::place::{Interest, watched_paths};
+use crate::files::watched_paths::{Interest, watched_paths};
 
 /// The interval between readings if inotify is unavailable.
 const POLL_INTERVAL: Duration = Duration::from_secs(2);
