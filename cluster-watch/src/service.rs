@@ -2,7 +2,7 @@
 //!
 //! An object that passes here would have passed an API server; the reverse holds for all fields that
 //! Portico reads. Addresses and ports have files of their own. What must not go in here: what depends on
-//! other objects (addresses still to be drawn, two services with one address) is `finish`'s.
+//! other objects (addresses still to be drawn, two services with one address) is `resolve`'s.
 
 use std::net::IpAddr;
 

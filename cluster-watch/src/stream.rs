@@ -10,12 +10,12 @@ use std::sync::Arc;
 
 use crate::allocate::PreviousAddresses;
 use crate::document::SyntaxError;
-use crate::finish::{Resolved, resolve};
 use crate::json::JsonSplitter;
 use crate::objects::Objects;
 use crate::options::ReadOptions;
 use crate::reader::ObjectReader;
 use crate::report::{Report, Severity, SourceLocation};
+use crate::resolve::{Resolved, resolve};
 use crate::source::{Listing, Source, listing};
 use crate::yaml::{Chunk, YamlSplitter};
 use crate::{json, yaml};

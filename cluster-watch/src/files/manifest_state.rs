@@ -14,9 +14,9 @@ use proxy_core::snapshot::Change;
 
 use crate::allocate::PreviousAddresses;
 use crate::event::Event;
-use crate::finish::Resolved;
 use crate::objects::Objects;
 use crate::report::{Report, Severity};
+use crate::resolve::Resolved;
 
 /// The time for which an object must be missing, or an error must last, before it is sent.
 const DEBOUNCE: Duration = Duration::from_millis(100);
@@ -205,9 +205,9 @@ fn has_shrunk(old: &EndpointSlice, new: &EndpointSlice) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::finish::resolve;
     use crate::options::ReadOptions;
     use crate::reader::ObjectReader;
+    use crate::resolve::resolve;
 
     const A: &str = "apiVersion: v1\nkind: Service\nmetadata: {name: a}\nspec: {ports: [{port: 1}]}\n";
 
