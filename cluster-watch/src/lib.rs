@@ -1,7 +1,7 @@
 //! Converts Kubernetes objects to proxy-core's services and endpoints.
 //!
 //! ```text
-//! files, directories, stdin ─ source ─► text ─ yaml | json ─► JSON values ─ reader ─► Objects + Report
+//! files, directories, stdin ─ source ─► text ─ yaml | json ─► JSON values ─ object_reader ─► Objects + Report
 //!        (IO)                         (streamed by document)     (pure: one function per kind)
 //! ```
 //! Input is untrusted. An object that an API server would reject is rejected here, with the field and the reason.
@@ -21,11 +21,11 @@ mod legacy;
 mod manifest;
 mod metadata;
 mod node;
+mod object_reader;
 mod objects;
 mod options;
 mod pods;
 mod ports;
-mod reader;
 mod report;
 mod resolve;
 mod service;

@@ -14,10 +14,10 @@ use proxy_core::service::{Protocol, ServiceKey};
 
 use crate::allocate::{Pool, PreviousAddresses};
 use crate::endpoints::{EndpointsDraft, Subset};
+use crate::object_reader::{Located, ObjectReader};
 use crate::objects::Objects;
 use crate::options::ReadOptions;
 use crate::pods::{Pod, PodIndex, PodKey, pod_subsets};
-use crate::reader::{Located, ObjectReader};
 use crate::report::{Report, Severity, SourceLocation};
 use crate::service::{ServiceDraft, TargetPort};
 

@@ -205,8 +205,8 @@ fn has_shrunk(old: &EndpointSlice, new: &EndpointSlice) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::object_reader::ObjectReader;
     use crate::options::ReadOptions;
-    use crate::reader::ObjectReader;
     use crate::resolve::resolve;
 
     const A: &str = "apiVersion: v1\nkind: Service\nmetadata: {name: a}\nspec: {ports: [{port: 1}]}\n";
