@@ -19,6 +19,7 @@ mod files;
 mod json;
 mod legacy;
 mod manifest;
+mod manifest_reader;
 mod metadata;
 mod node;
 mod object_reader;
@@ -32,7 +33,6 @@ mod service;
 mod service_annotations;
 mod slice;
 mod source;
-mod stream;
 mod validate;
 mod yaml;
 
@@ -46,9 +46,9 @@ pub use cluster::{
 pub use event::Event;
 pub use files::{FileWatch, FilesError, watch_files, watch_paths};
 pub use manifest::manifest;
+pub use manifest_reader::{read, read_str};
 pub use objects::Objects;
 pub use options::ReadOptions;
 pub use report::{MAX_PROBLEMS, Problem, Report, Severity};
 pub use slice::{Defaults, Sliced, endpoint_slice};
 pub use source::Source;
-pub use stream::{read, read_str};
