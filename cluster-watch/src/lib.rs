@@ -50,5 +50,5 @@ pub use manifest_reader::{read, read_str};
 pub use objects::Objects;
 pub use options::ReadOptions;
 pub use report::{MAX_PROBLEMS, Problem, Report, Severity};
-pub use slice::{Defaults, Sliced, endpoint_slice};
+pub use slice::{Defaults, ParsedSlice, endpoint_slice};
 pub use source::Source;

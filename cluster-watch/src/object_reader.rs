@@ -21,7 +21,7 @@ use crate::node::{namespace, node, service_cidr};
 use crate::pods::{Pod, PodKey, pod};
 use crate::report::{Report, Severity, SourceLocation, excerpt};
 use crate::service::{ServiceDraft, service};
-use crate::slice::{Defaults, Sliced, slice};
+use crate::slice::{Defaults, ParsedSlice, slice};
 
 /// The maximum depth of lists: a list can contain lists (`kubectl get` of several kinds), but these cannot.
 const LIST_DEPTH_MAX: usize = 2;
@@ -188,12 +188,12 @@ impl ObjectReader {
                 let key = draft.service.key.clone();
                 insert(&mut self.services, key, Located { value: draft, location, order }, label, report);
             }
-            Accepted::Slice(Sliced::Slice(slice)) => {
+            Accepted::Slice(ParsedSlice::Slice(slice)) => {
                 let key = slice.key.clone();
                 insert(&mut self.slices, key, Located { value: slice, location, order }, label, report);
             }
-            Accepted::Slice(Sliced::Passed(description)) => report.ignore(description),
-            Accepted::Slice(Sliced::Refused) => {}
+            Accepted::Slice(ParsedSlice::Unused(description)) => report.ignore(description),
+            Accepted::Slice(ParsedSlice::Invalid) => {}
             Accepted::Endpoints(draft) => {
                 let key = draft.service.clone();
                 insert(&mut self.endpoints, key, Located { value: draft, location, order }, label, report);
@@ -231,7 +231,7 @@ impl ObjectReader {
 /// A valid object of a supported kind.
 enum Accepted {
     Service(ServiceDraft),
-    Slice(Sliced),
+    Slice(ParsedSlice),
     Endpoints(EndpointsDraft),
     Pod(Pod),
     Node(Node),

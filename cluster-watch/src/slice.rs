@@ -38,26 +38,26 @@ pub enum Defaults {
 
 /// The result of converting an EndpointSlice object.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Sliced {
+pub enum ParsedSlice {
     /// A valid slice.
     Slice(EndpointSlice),
     /// A valid slice without use for portals, with a description of its type.
-    Passed(&'static str),
+    Unused(&'static str),
     /// An invalid slice. The errors are recorded.
-    Refused,
+    Invalid,
 }
 
 /// Converts an EndpointSlice object. Also returns its errors and warnings.
 #[must_use]
-pub fn endpoint_slice(object: &Value, defaults: Defaults) -> (Sliced, Vec<String>) {
+pub fn endpoint_slice(object: &Value, defaults: Defaults) -> (ParsedSlice, Vec<String>) {
     let findings = Findings::default();
-    let sliced = slice(&Field::root(object, &findings), defaults, &mut Names::default());
-    let is_refused = match defaults {
+    let parsed = slice(&Field::root(object, &findings), defaults, &mut Names::default());
+    let is_invalid = match defaults {
         Defaults::Apply => findings.has_errors(),
         Defaults::AsStored => findings.malformed().is_some(),
     };
-    let sliced = if is_refused { Sliced::Refused } else { sliced };
-    (sliced, findings.into_list().into_iter().map(|finding| finding.message).collect())
+    let parsed = if is_invalid { ParsedSlice::Invalid } else { parsed };
+    (parsed, findings.into_list().into_iter().map(|finding| finding.message).collect())
 }
 
 /// The `addressType` of a slice.
@@ -74,20 +74,20 @@ const ADDRESS_TYPES: [(&str, AddressType); 3] = [
 ];
 
 /// Parses an EndpointSlice. The result is valid only if no error was recorded.
-pub(crate) fn slice(object: &Field<'_, '_>, defaults: Defaults, names: &mut Names) -> Sliced {
+pub(crate) fn slice(object: &Field<'_, '_>, defaults: Defaults, names: &mut Names) -> ParsedSlice {
     let meta_field = object.map("metadata");
     let meta = metadata(&meta_field, NameRule::Subdomain, names);
     let labels = meta_field.map("labels").texts();
     if labels.iter().any(|(label, _)| *label == HEADLESS_LABEL) {
-        return Sliced::Passed("EndpointSlice of a headless service");
+        return ParsedSlice::Unused("EndpointSlice of a headless service");
     }
     let service_name = labels.iter().find(|(label, _)| *label == SERVICE_NAME_LABEL).map(|(_, name)| *name);
     let Some(service_name) = service_name.filter(|name| !name.is_empty()) else {
-        return Sliced::Passed("EndpointSlice without service");
+        return ParsedSlice::Unused("EndpointSlice without service");
     };
     let type_field = object.at("addressType");
     let family = match validate::one_of(&type_field, &ADDRESS_TYPES) {
-        Some(AddressType::Fqdn) => return Sliced::Passed("EndpointSlice of type FQDN"),
+        Some(AddressType::Fqdn) => return ParsedSlice::Unused("EndpointSlice of type FQDN"),
         Some(AddressType::Ip(family)) => Some(family),
         None => {
             if type_field.is_missing() {
@@ -100,11 +100,11 @@ pub(crate) fn slice(object: &Field<'_, '_>, defaults: Defaults, names: &mut Name
     check_size(object, "ports", PORTS_MAX);
     check_port_names(object, defaults);
     let ports = object.maps("ports").filter_map(|field| port(&field, defaults, names)).collect();
-    let (Some(meta), Some(family)) = (meta, family) else { return Sliced::Refused };
+    let (Some(meta), Some(family)) = (meta, family) else { return ParsedSlice::Invalid };
     let endpoints = object.maps("endpoints").filter_map(|field| endpoint(&field, family, names)).collect();
     let service = ServiceKey { namespace: Arc::clone(&meta.namespace), name: names.get(service_name) };
     let key = SliceKey { namespace: meta.namespace, name: meta.name };
-    Sliced::Slice(EndpointSlice { key, service, ports, endpoints })
+    ParsedSlice::Slice(EndpointSlice { key, service, ports, endpoints })
 }
 
 fn check_size(object: &Field<'_, '_>, list: &str, max: usize) {

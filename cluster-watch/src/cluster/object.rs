@@ -18,7 +18,7 @@ use crate::metadata::Names;
 use crate::node::{node, service_cidr};
 use crate::report::excerpt;
 use crate::service::service;
-use crate::slice::{Defaults, Sliced, slice};
+use crate::slice::{Defaults, ParsedSlice, slice};
 
 /// The identity of an object among those of its kind; what belongs to no namespace has an empty one.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -88,9 +88,9 @@ impl Object {
         let content = match kind {
             Kind::Service => service(&root, names).map(|draft| Content::Service(draft.service)),
             Kind::Slice => match slice(&root, Defaults::AsStored, names) {
-                Sliced::Slice(slice) => Some(Content::Slice(slice)),
-                Sliced::Passed(_) => Some(Content::Nothing),
-                Sliced::Refused => None,
+                ParsedSlice::Slice(slice) => Some(Content::Slice(slice)),
+                ParsedSlice::Unused(_) => Some(Content::Nothing),
+                ParsedSlice::Invalid => None,
             },
             Kind::ServiceCidr => service_cidr(&root).map(|(_, ranges)| Content::Ranges(ranges)),
             Kind::Node => node(&root, names).map(Content::Node),

@@ -3,7 +3,7 @@
 //! They cover which endpoints are used, which are skipped with a warning, and which form takes precedence.
 
 use super::{backends, clean, key, lines, messages, read_text};
-use crate::{Defaults, Objects, Sliced, endpoint_slice};
+use crate::{Defaults, Objects, ParsedSlice, endpoint_slice};
 use proxy_core::endpoint::{Conditions, EndpointSlice, SliceKey};
 use proxy_core::service::Protocol;
 use serde_json::json;
@@ -126,8 +126,8 @@ fn manifest_gets_defaults_and_stored_object_does_not() {
         "ports": [{"port": 1}, {"port": 3, "name": "c"}, {"port": 4, "name": "d", "protocol": "SCTP"}],
     });
     let ports = |defaults| {
-        let (sliced, messages) = endpoint_slice(&object, defaults);
-        let Sliced::Slice(slice) = sliced else { panic!("{sliced:?}") };
+        let (parsed, messages) = endpoint_slice(&object, defaults);
+        let ParsedSlice::Slice(slice) = parsed else { panic!("{parsed:?}") };
         let ports: Vec<String> =
             slice.ports.iter().map(|port| format!("{} {} {}", port.name, port.protocol, port.port)).collect();
         (ports, messages)
