@@ -46,7 +46,7 @@ use crate::event::Event;
 use crate::metadata::Names;
 
 /// How many objects wait to be told at most; whoever does not take them slows the server down.
-const QUEUE_LEN_MAX: usize = 1_024;
+const QUEUE_LEN_MAX: usize = 256;
 
 /// How long things may take with an API server.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -10,7 +10,6 @@
 mod adopt;
 mod allocator;
 mod args;
-mod backoff;
 mod cleanup;
 mod demand;
 mod driver;

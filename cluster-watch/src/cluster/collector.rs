@@ -177,10 +177,8 @@ impl Collector {
 
     fn gone(&mut self, kind: Kind, selection: usize, key: Option<ObjectKey>) {
         let Some(key) = key else { return };
-        if let Some(was_told) = self.table(kind).remove(selection, &key) {
-            if was_told {
-                self.removed(kind, key);
-            }
+        if self.table(kind).remove(selection, &key) == Some(true) {
+            self.removed(kind, key);
         }
     }
 

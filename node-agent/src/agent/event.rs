@@ -131,8 +131,8 @@ pub(crate) enum Work {
     Apply(Arc<Prepared>),
     /// Look whether exactly this stands there; with a generation, only if it is another one by now.
     Compare(Ruleset, Option<u32>),
-    /// Ask how often each portal on demand was used; there are at most so many.
-    Count(usize),
+    /// Ask how often each portal on demand was used.
+    Count,
     /// Routes only.
     Nothing,
 }
@@ -177,8 +177,7 @@ pub(crate) enum Note {
     /// Something that the operator should look at, at an attachment.
     Odd { attachment: AttachmentKey, what: String },
     /// A network namespace held something else than it should, and is programmed anew.
-    /// With a back-off, audits leave it out for that time.
-    Damaged { netns: NetnsId, why: String, backoff: Option<Duration> },
+    Damaged { netns: NetnsId, why: String },
     /// Portals were to be programmed on demand, and all are, because that cannot be.
     NotOnDemand(&'static str),
     /// A job failed and is tried again.
