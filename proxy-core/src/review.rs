@@ -12,16 +12,26 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::Deserialize;
-use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, Visitor};
+use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, Visitor};
 use serde_json::Value;
 use serde_json::value::RawValue;
 
-pub use crate::review::answer::{Answer, Piece, answer, pass};
+pub use crate::review::answer::{Answer, Piece, answer, pass, pass_too_large};
 
 use crate::inject::Admission;
-use crate::review::excerpt::pod_excerpt;
+use crate::review::excerpt::{Budget, pod_excerpt};
 use crate::review::field::Field;
 
+/// The memory that what is kept of a pod may take: some 10,000 variables.
+pub const EXCERPT_BYTES_MAX: usize = 8 << 20;
+/// A field of the request is at most so long; the API server's are names and identifiers.
+const FIELD_BYTES_MAX: usize = 1_024;
+/// The name of an object is at most so long.
+const NAME_BYTES_MAX: usize = 253;
+/// The API server refuses objects whose annotations are longer in all.
+const ANNOTATIONS_BYTES_MAX: usize = 256 << 10;
+/// So much of what is wrong with a body is told.
+const WHY_CHARS_MAX: usize = 512;
 const API_VERSION: &str = "admission.k8s.io/v1";
 const KIND: &str = "AdmissionReview";
 const REQUEST: &str = "request";
@@ -40,6 +50,13 @@ pub enum Review {
     Other {
         /// The request's.
         uid: String,
+    },
+    /// A pod that is too large to look at; it is allowed as it is, with a warning.
+    TooLarge {
+        /// The request's.
+        uid: String,
+        /// What of it is too large.
+        why: String,
     },
 }
 
@@ -85,7 +102,7 @@ pub fn review(body: &[u8]) -> Result<Review, BadReview> {
     let mut fields = Fields::default();
     let read = read_fields(body, &mut fields);
     let uid: String = fields.request("uid").unwrap_or_default();
-    let bad = |why: String| BadReview { uid: uid.clone(), why };
+    let bad = |why: String| BadReview { uid: uid.clone(), why: why.chars().take(WHY_CHARS_MAX).collect() };
     read.map_err(|error| bad(format!("this is no review: {error}")))?;
     reviewed(&fields, &uid).map_err(bad)
 }
@@ -126,13 +143,37 @@ fn reviewed(fields: &Fields<'_>, uid: &str) -> Result<Review, String> {
     if namespace.is_empty() {
         return Err("the request has no namespace".to_owned());
     }
-    let pod = fields.pod("object")?.ok_or("the request has no object")?;
-    let old_pod = if is_ephemeral { fields.pod("oldObject")? } else { None };
+    let budget = Budget::new(EXCERPT_BYTES_MAX);
+    let read = |name| fields.pod(name, &budget);
+    let pods = read("object").and_then(|pod| Ok((pod, if is_ephemeral { read("oldObject")? } else { None })));
+    let too_large = |why: String| Ok(Review::TooLarge { uid: uid.to_owned(), why });
+    if budget.is_spent() {
+        return too_large(format!("it has more entries than fit into {EXCERPT_BYTES_MAX} bytes"));
+    }
+    let (pod, old_pod) = pods?;
+    let pod = pod.ok_or("the request has no object")?;
     if is_ephemeral && old_pod.is_none() {
         return Err("the request has no oldObject".to_owned());
     }
+    if let Some(why) = oversize(&pod["metadata"]) {
+        return too_large(why);
+    }
     let dry_run: bool = fields.request("dryRun")?;
     Ok(Review::Pod(PodReview { uid: uid.to_owned(), namespace, dry_run, pod, old_pod }))
+}
+
+/// What of a pod's metadata is larger than an API server takes, which looks only after admission.
+fn oversize(metadata: &Value) -> Option<String> {
+    for field in ["name", "generateName"] {
+        if metadata[field].as_str().is_some_and(|name| name.len() > NAME_BYTES_MAX) {
+            return Some(format!("its {field} is longer than {NAME_BYTES_MAX} bytes"));
+        }
+    }
+    let annotations = metadata["annotations"].as_object().into_iter().flatten();
+    let bytes: usize =
+        annotations.map(|(key, text)| key.len() + text.as_str().unwrap_or_default().len()).sum();
+    (bytes > ANNOTATIONS_BYTES_MAX)
+        .then(|| format!("its annotations are longer than {ANNOTATIONS_BYTES_MAX} bytes"))
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -159,9 +200,9 @@ impl<'de> Fields<'de> {
         value(self.request.get(name), name)
     }
 
-    fn pod(&self, name: &str) -> Result<Option<Value>, String> {
+    fn pod(&self, name: &str, budget: &Budget) -> Result<Option<Value>, String> {
         let Some(raw) = self.request.get(name) else { return Ok(None) };
-        let pod = pod_excerpt(raw.get()).map_err(|error| format!("{name}: {error}"))?;
+        let pod = pod_excerpt(raw.get(), budget).map_err(|error| format!("{name}: {error}"))?;
         Ok(Some(pod).filter(|pod| !pod.is_null()))
     }
 }
@@ -169,6 +210,9 @@ impl<'de> Fields<'de> {
 /// A field; absent and `null` are what Go takes them for.
 fn value<'de, T: Deserialize<'de> + Default>(raw: Option<&&'de RawValue>, name: &str) -> Result<T, String> {
     let Some(raw) = raw else { return Ok(T::default()) };
+    if raw.get().len() > FIELD_BYTES_MAX {
+        return Err(format!("{name}: longer than {FIELD_BYTES_MAX} bytes"));
+    }
     let read: Option<T> = serde_json::from_str(raw.get()).map_err(|error| format!("{name}: {error}"))?;
     Ok(read.unwrap_or_default())
 }
@@ -184,7 +228,8 @@ impl<'de> DeserializeSeed<'de> for FieldsSeed<'_, 'de> {
     type Value = ();
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
-        deserializer.deserialize_map(self)
+        // For a text `deserialize_map` would quote all of it in its error.
+        deserializer.deserialize_any(self)
     }
 }
 
@@ -193,6 +238,10 @@ impl<'de> Visitor<'de> for FieldsSeed<'_, 'de> {
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("an object")
+    }
+
+    fn visit_str<E: Error>(self, _: &str) -> Result<(), E> {
+        Err(E::custom("a text stands where an object should"))
     }
 
     fn visit_map<A: MapAccess<'de>>(mut self, mut map: A) -> Result<(), A::Error> {

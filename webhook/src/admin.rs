@@ -13,21 +13,27 @@ use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpListener;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
+use tokio::time::timeout;
 
 use crate::body::Body;
 use crate::certificate::Shown;
 use crate::clock::now_s;
 use crate::listener::{Phase, Server};
+use crate::load::{Limits, Load};
 use crate::metrics::{Report, metrics};
 use crate::namespaces::Namespaces;
 use crate::services::Known;
 use crate::tally::Tallied;
 
-/// How many may ask at once.
-const CLIENTS_MAX: usize = 64;
-/// A client has so long for the head of its request.
-const HEAD_MAX: Duration = Duration::from_secs(5);
+/// How many may ask at once. For one more the oldest that has not asked yet goes, of the peer that has the most: the
+/// kubelet's probes are answered, whoever else is silent.
+const LIMITS: Limits =
+    Limits { connections: 64, connections_of_a_peer: 16, requests: 64, bytes: 0, large: 0 };
+/// A client has so long to ask and to take the answer.
+const CLIENT_MAX: Duration = Duration::from_secs(5);
+/// The pause when no connection can be taken.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// All that is told of this program.
 pub(crate) struct Admin {
@@ -42,23 +48,28 @@ pub(crate) struct Admin {
 impl Admin {
     /// Serves for ever.
     pub(crate) async fn serve(self: Arc<Self>, listener: TcpListener) {
-        let places = Arc::new(Semaphore::new(CLIENTS_MAX));
+        let load = Load::new(LIMITS);
         loop {
-            let place = Arc::clone(&places).acquire_owned().await;
-            let Ok((stream, _)) = listener.accept().await else {
-                tokio::time::sleep(Duration::from_millis(100)).await;
+            let Ok((stream, peer)) = listener.accept().await else {
+                load.close_one();
+                tokio::time::sleep(ACCEPT_PAUSE).await;
                 continue;
             };
+            let Some(place) = load.connection(peer.ip()) else { continue };
             let admin = Arc::clone(&self);
             tokio::spawn(async move {
                 let service =
                     service_fn(|request| std::future::ready(Ok::<_, Infallible>(admin.answer(&request))));
                 let mut builder = http1::Builder::new();
-                builder.timer(TokioTimer::new()).header_read_timeout(HEAD_MAX);
+                builder.timer(TokioTimer::new()).keep_alive(false);
+                let serving = builder.serve_connection(TokioIo::new(stream), service);
                 // A client that goes away is nobody's concern.
-                let _ = builder.serve_connection(TokioIo::new(stream), service).await;
-                drop(place);
+                tokio::select! {
+                    _ = timeout(CLIENT_MAX, serving) => {}
+                    () = place.closed() => {}
+                }
             });
+            load.at_most(LIMITS.connections * 2).await;
         }
     }
 
@@ -108,7 +119,8 @@ impl Admin {
             has_trouble: known.trouble.is_some(),
             objects_refused: known.refused + self.namespaces.refused(),
             services: known.snapshot.service_count(),
-            connections: self.server.connections(),
+            connections: self.server.load().connections(),
+            held_bytes: self.server.load().bytes(),
             certificate_ends_s: self.shown.ends_s(),
             tally: self.tallied.tally(),
         }

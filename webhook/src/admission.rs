@@ -7,7 +7,7 @@
 use std::time::Instant;
 
 use proxy_core::inject::{InjectOptions, Injection, Selection, injection_with};
-use proxy_core::review::{Answer, PodReview, Review, answer, pass, review};
+use proxy_core::review::{Answer, PodReview, Review, answer, pass, pass_too_large, review};
 use tokio::sync::watch;
 
 use crate::event::Notices;
@@ -47,6 +47,10 @@ impl Admitter {
                 Ok(Answered { outcome: "bad_review", answer: bad.answer() })
             }
             Ok(Review::Other { uid }) => Ok(Answered { outcome: "untouched", answer: pass(&uid) }),
+            Ok(Review::TooLarge { uid, why }) => {
+                tracing::debug!(uid, why, "a pod is too large to look at");
+                Ok(Answered { outcome: "too_large", answer: pass_too_large(&uid, &why) })
+            }
             Ok(Review::Pod(review)) => self.pod(&review, began).await,
         }
     }

@@ -18,6 +18,7 @@ mod config_map;
 mod event;
 mod keeper;
 mod listener;
+mod load;
 mod log;
 mod metrics;
 mod mutate;

@@ -16,6 +16,8 @@ pub(crate) struct Report {
     pub(crate) objects_refused: usize,
     pub(crate) services: usize,
     pub(crate) connections: usize,
+    /// What requests and answers hold.
+    pub(crate) held_bytes: usize,
     /// When the certificate ends, in seconds since 1970.
     pub(crate) certificate_ends_s: Option<i64>,
     pub(crate) tally: Tally,
@@ -24,7 +26,7 @@ pub(crate) struct Report {
 /// The page.
 pub(crate) fn metrics(report: &Report) -> String {
     let Report { is_ready, is_synced, has_trouble, objects_refused, .. } = report;
-    let Report { services, connections, certificate_ends_s, tally, .. } = report;
+    let Report { services, connections, held_bytes, certificate_ends_s, tally, .. } = report;
     let mut page = String::new();
     let mut gauge = |name: &str, help: &str, value: &dyn Display| {
         metric(&mut page, "gauge", name, help, &[(String::new(), value.to_string())]);
@@ -35,6 +37,7 @@ pub(crate) fn metrics(report: &Report) -> String {
     gauge("objects_refused", "objects that cannot be used: malformed, or over a limit", objects_refused);
     gauge("services", "services that are known", services);
     gauge("connections", "connections of clients", connections);
+    gauge("held_bytes", "bytes of requests that are arriving and answers that are being sent", held_bytes);
     if let Some(ends_s) = certificate_ends_s {
         gauge("certificate_ends_seconds", "when the certificate ends, in seconds since 1970", ends_s);
     }

@@ -5,24 +5,32 @@
 
 use std::time::{Duration, Instant};
 
-use http_body_util::{BodyExt, LengthLimitError, Limited};
+use http_body_util::BodyExt;
 use hyper::body::{Body as _, Incoming};
 use hyper::header::{CONTENT_TYPE, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
+use proxy_core::review::EXCERPT_BYTES_MAX;
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 use crate::admission::{Admitter, Answered};
 use crate::body::Body;
+use crate::load::{ConnectionLoad, RequestLoad};
 use crate::registration::TIMEOUT_S;
 use crate::tally::Tallied;
 
 /// No review is longer: an object of 3 MiB, the old one, and what is around them.
 const BODY_BYTES_MAX: usize = 7 << 20;
-/// How much all reviews that are being read may hold together, in KiB.
-const BODIES_KIB_MAX: usize = 64 << 10;
+/// Reviews up to this length are answered side by side, longer ones one at a time.
+const SMALL_BYTES_MAX: usize = 256 << 10;
+/// What the small ones that are being answered may take together, in KiB.
+const SMALL_KIB_MAX: usize = 24 << 10;
+/// What answering takes for each byte of a review, while its excerpt is small.
+const KIB_PER_KIB: usize = 64;
 /// How long a review may take to come.
 const BODY_MAX: Duration = Duration::from_secs(5);
+/// How long the text of a fault may wait for room.
+const FAULT_MAX: Duration = Duration::from_millis(100);
 /// Whoever waits is told a little before he gives up.
 const SHARE_OF_TIMEOUT: f64 = 0.9;
 
@@ -30,8 +38,10 @@ const SHARE_OF_TIMEOUT: f64 = 0.9;
 pub(crate) struct Mutate {
     admitter: Admitter,
     tallied: Tallied,
-    /// KiB that reviews may still take.
-    room: Semaphore,
+    /// KiB that answering small reviews may still take.
+    small: Semaphore,
+    /// The turn to answer a large one.
+    large: Semaphore,
 }
 
 /// What a request did wrong, or what went wrong with it.
@@ -47,68 +57,136 @@ impl Fault {
     }
 }
 
+fn overloaded() -> Fault {
+    Fault::new(
+        StatusCode::SERVICE_UNAVAILABLE,
+        "overloaded",
+        "there are too many requests, or too large ones",
+    )
+}
+
+fn too_long() -> Fault {
+    let why = format!("a review is at most {BODY_BYTES_MAX} bytes long");
+    Fault::new(StatusCode::PAYLOAD_TOO_LARGE, "bad_request", why)
+}
+
 impl Mutate {
     pub(crate) fn new(admitter: Admitter, tallied: Tallied) -> Self {
-        Self { admitter, tallied, room: Semaphore::new(BODIES_KIB_MAX) }
+        Self { admitter, tallied, small: Semaphore::new(SMALL_KIB_MAX), large: Semaphore::new(1) }
     }
 
     /// The answer, whatever comes.
-    pub(crate) async fn answer(&self, request: Request<Incoming>) -> Response<Body> {
+    pub(crate) async fn answer(
+        &self,
+        request: Request<Incoming>,
+        connection: &ConnectionLoad,
+    ) -> Response<Body> {
         let began = Instant::now();
         let patience = patience(request.uri().query().unwrap_or_default());
-        let answered = timeout(patience, self.answered(request, patience)).await.unwrap_or_else(|_| {
+        let Some(load) = connection.request() else {
+            let Fault { status, outcome, why } = overloaded();
+            self.tallied.request(outcome, began.elapsed());
+            return response(status, Body::from(why), "text/plain; charset=utf-8");
+        };
+        let answered = timeout(patience, self.answered(request, patience, &load)).await;
+        let answered = answered.unwrap_or_else(|_| {
             Err(Fault::new(StatusCode::GATEWAY_TIMEOUT, "late", "the time that was given is over"))
         });
-        let (status, outcome, body, content_type) = match answered {
+        match answered {
             Ok(Answered { outcome, answer }) => {
-                (StatusCode::OK, outcome, Body::from(answer), "application/json")
+                self.tallied.request(outcome, began.elapsed());
+                response(StatusCode::OK, Body::held(answer, load), "application/json")
             }
             Err(Fault { status, outcome, why }) => {
                 tracing::debug!(%status, why, "a request was not answered");
-                (status, outcome, Body::from(format!("{why}\n")), "text/plain; charset=utf-8")
+                self.tallied.request(outcome, began.elapsed());
+                let text = why + "\n";
+                // One that finds no room for so little is sent all the same.
+                let _ = timeout(FAULT_MAX, load.answered(text.len())).await;
+                response(status, Body::held_text(text, load), "text/plain; charset=utf-8")
             }
-        };
-        self.tallied.request(outcome, began.elapsed());
-        let mut response = Response::new(body);
-        *response.status_mut() = status;
-        response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
-        response
+        }
     }
 
-    async fn answered(&self, request: Request<Incoming>, patience: Duration) -> Result<Answered, Fault> {
+    async fn answered(
+        &self,
+        request: Request<Incoming>,
+        patience: Duration,
+        load: &RequestLoad,
+    ) -> Result<Answered, Fault> {
         if request.uri().path() != "/mutate" {
             return Err(Fault::new(StatusCode::NOT_FOUND, "bad_request", "there is /mutate"));
         }
         if request.method() != Method::POST {
             return Err(Fault::new(StatusCode::METHOD_NOT_ALLOWED, "bad_request", "only POST"));
         }
-        let body = request.into_body();
-        let too_long = || {
-            let why = format!("a review is at most {BODY_BYTES_MAX} bytes long");
-            Fault::new(StatusCode::PAYLOAD_TOO_LARGE, "bad_request", why)
+        let reading = async {
+            tokio::select! {
+                review = read(request.into_body(), load) => review,
+                () = load.evicted() => Err(overloaded()),
+            }
         };
-        let expected = body.size_hint();
-        if expected.lower() > BODY_BYTES_MAX as u64 {
-            return Err(too_long());
-        }
-        let expected = expected.upper().unwrap_or(BODY_BYTES_MAX as u64).min(BODY_BYTES_MAX as u64);
-        let kib = u32::try_from(expected / 1_024 + 1).unwrap_or(u32::MAX);
-        let overloaded = |_| Fault::new(StatusCode::SERVICE_UNAVAILABLE, "overloaded", "no room");
-        let _room = self.room.acquire_many(kib).await.map_err(overloaded)?;
-        let reading = Limited::new(body, BODY_BYTES_MAX).collect();
         // Where the answer is due before that, its own timer is enough.
         let read = if patience <= BODY_MAX { Ok(reading.await) } else { timeout(BODY_MAX, reading).await };
-        let read = read
-            .map_err(|_| Fault::new(StatusCode::REQUEST_TIMEOUT, "bad_request", "the review did not come"))?;
-        let review = read.map_err(|error| {
-            if error.is::<LengthLimitError>() {
-                return too_long();
-            }
+        let review = read.map_err(|_| {
+            Fault::new(StatusCode::REQUEST_TIMEOUT, "bad_request", "the review did not come")
+        })??;
+        if !load.arrived() {
+            return Err(overloaded());
+        }
+        let turn = if review.len() <= SMALL_BYTES_MAX {
+            self.small.acquire_many(weight_kib(review.len())).await
+        } else {
+            self.large.acquire().await
+        };
+        let _turn = turn.map_err(|_| overloaded())?;
+        let failed = |why| Fault::new(StatusCode::SERVICE_UNAVAILABLE, "failed", why);
+        let answered = self.admitter.answer(&review).await.map_err(failed)?;
+        drop(review);
+        load.answered(answered.answer.size()).await;
+        Ok(answered)
+    }
+}
+
+/// Reads a review; the load is charged with what has come, never with what is announced.
+async fn read(mut body: Incoming, load: &RequestLoad) -> Result<Vec<u8>, Fault> {
+    let expected = body.size_hint();
+    if expected.lower() > BODY_BYTES_MAX as u64 {
+        return Err(too_long());
+    }
+    let announced = expected.exact().and_then(|len| usize::try_from(len).ok()).unwrap_or(BODY_BYTES_MAX);
+    let mut review = Vec::new();
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|error| {
             Fault::new(StatusCode::BAD_REQUEST, "bad_request", format!("read the review: {error}"))
         })?;
-        let failed = |why| Fault::new(StatusCode::SERVICE_UNAVAILABLE, "failed", why);
-        self.admitter.answer(&review.to_bytes()).await.map_err(failed)
+        let Ok(data) = frame.into_data() else { continue };
+        let len = review.len() + data.len();
+        if len > BODY_BYTES_MAX {
+            return Err(too_long());
+        }
+        if len > review.capacity() {
+            let capacity = len.max(review.capacity() + review.capacity() / 2).min(announced.max(len));
+            load.grow(capacity - review.capacity()).await;
+            review.reserve_exact(capacity - review.len());
+        }
+        review.extend_from_slice(&data);
     }
+    Ok(review)
+}
+
+/// What answering a small review takes at most, in KiB.
+fn weight_kib(len: usize) -> u32 {
+    let kib = len / 1_024 + 1;
+    let excerpt = (kib * KIB_PER_KIB).min(EXCERPT_BYTES_MAX / 1_024);
+    u32::try_from(excerpt + 5 * kib).unwrap_or(u32::MAX)
+}
+
+fn response(status: StatusCode, body: Body, content_type: &'static str) -> Response<Body> {
+    let mut response = Response::new(body);
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    response
 }
 
 /// How long the answer may take, as the query says: `timeout=3s`.

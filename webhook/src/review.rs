@@ -7,7 +7,7 @@ use std::io::{Read, Write};
 use anyhow::{Context, bail};
 use cluster_watch::{Objects, ReadOptions, Severity, Source, read};
 use proxy_core::inject::{Account, InjectOptions, Injection, Way, injection};
-use proxy_core::review::{PodReview, Review, answer, pass, review};
+use proxy_core::review::{PodReview, Review, answer, pass, pass_too_large, review};
 
 use crate::args::{ReviewArgs, ReviewOutput};
 
@@ -21,6 +21,9 @@ pub(crate) fn run(args: ReviewArgs, input: &mut impl Read, out: &mut impl Write)
     let (answer, text, is_good) = match review(&body) {
         Err(bad) => (bad.answer(), format!("refused: {}\n", bad.why), false),
         Ok(Review::Other { uid }) => (pass(&uid), "nothing is done to this\n".to_owned(), true),
+        Ok(Review::TooLarge { uid, why }) => {
+            (pass_too_large(&uid, &why), format!("left alone: {why}\n"), true)
+        }
         Ok(Review::Pod(review)) => {
             let annotations = objects.namespaces.get(&*review.namespace).cloned().unwrap_or_default();
             let injection = injection(&objects.into_snapshot(), &options, &review.admission(&annotations));

@@ -63,7 +63,7 @@ async fn serve(args: ServeArgs) -> anyhow::Result<()> {
         signal(SignalKind::terminate()).context("wait for SIGTERM")?,
         signal(SignalKind::interrupt()).context("wait for SIGINT")?,
     );
-    let listener = TcpListener::bind(listen).await.with_context(|| format!("listen at {listen}"))?;
+    let listener = crate::listener::listen(listen).with_context(|| format!("listen at {listen}"))?;
     let address = listener.local_addr().context("see where it listens")?;
     let tallied = Tallied::default();
     let (phases, phase) = watch::channel(Phase::Serving);

@@ -5,8 +5,16 @@
 mod caller;
 #[path = "served/certificates.rs"]
 mod certificates;
+#[path = "served/memory.rs"]
+mod held;
+#[path = "fixture/http2.rs"]
+mod http2;
+#[path = "fixture/memory.rs"]
+mod memory;
 #[path = "fixture/pod.rs"]
 mod pod;
+#[path = "served/pressure.rs"]
+mod pressure;
 #[path = "fixture/program.rs"]
 #[allow(dead_code)]
 mod program;

@@ -14,24 +14,34 @@ const EXCERPT_CHARS_MAX: usize = 60;
 /// How many names a line lists.
 const NAMES_MAX: usize = 8;
 
+/// More different warnings than this are only counted: they would not fit into an answer.
+const LINES_MAX: usize = 256;
+
 /// Warnings, each once.
 #[derive(Debug, Default)]
-pub(super) struct Warnings(Vec<String>);
+pub(super) struct Warnings {
+    lines: Vec<String>,
+    more: usize,
+}
 
 impl Warnings {
     pub(super) fn push(&mut self, message: impl Display) {
+        if self.lines.len() == LINES_MAX {
+            self.more += 1;
+            return;
+        }
         let line = sound(&format!("portico: {message}"));
-        if !self.0.contains(&line) {
-            self.0.push(line);
+        if !self.lines.contains(&line) {
+            self.lines.push(line);
         }
     }
 
     /// As many as the API server passes on.
     pub(super) fn finish(self) -> Vec<String> {
-        let count = self.0.len();
+        let count = self.lines.len() + self.more;
         let mut left = ALL_CHARS_MAX - REST_CHARS_MAX;
         let mut kept = Vec::new();
-        for line in self.0 {
+        for line in self.lines {
             let Some(rest) = left.checked_sub(line.chars().count()) else { break };
             left = rest;
             kept.push(line);

@@ -19,6 +19,8 @@ use crate::service::ServiceKey;
 /// More services than this are no selection any more.
 const SERVICES_MAX: usize = 1_000;
 const NAME_CHARS_MAX: usize = 63;
+/// More problems than this are not told: a pod has as many as its annotations have commas.
+const PROBLEMS_MAX: usize = 256;
 
 /// What happens to a pod whose required services are not there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
@@ -93,6 +95,9 @@ impl<'a> WishReader<'a> {
     }
 
     fn problem(&mut self, annotation: &Annotation, text: &str) {
+        if self.problems.len() == PROBLEMS_MAX {
+            return;
+        }
         let Annotation { key, values, .. } = annotation;
         self.problems.push(format!("{key}: \"{}\" is not {values}; ignored", excerpt(text)));
     }

@@ -90,6 +90,13 @@ pub fn pass(uid: &str) -> Answer {
     answer(uid, &Injection::default())
 }
 
+/// The answer that lets a pod pass which is too large to look at, and tells its owner so.
+#[must_use]
+pub fn pass_too_large(uid: &str, why: &str) -> Answer {
+    let warnings = vec![format!("portico: nothing is injected: {why}")];
+    answer(uid, &Injection { warnings, ..Injection::default() })
+}
+
 impl BadReview {
     /// The answer.
     #[must_use]

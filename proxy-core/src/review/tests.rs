@@ -206,3 +206,53 @@ fn an_object_that_cannot_be_read_does_not_hide_the_uid() {
     no_text[at] = 0xff;
     assert!(!bad(&no_text).why.is_empty());
 }
+
+/// A review whose pod has these many variables in one container.
+fn with_variables(count: usize) -> Vec<u8> {
+    let env = vec![json!({ "name": "a" }); count];
+    request(|review| review["request"]["object"]["spec"]["containers"][0]["env"] = env.into())
+}
+
+#[test]
+fn a_pod_whose_entries_would_take_too_much_memory_is_left_alone_and_its_owner_is_told() {
+    assert_eq!(pod_of(&with_variables(9_000)).pod["spec"]["containers"][0]["env"][8_999]["name"], "a");
+    let Ok(Review::TooLarge { uid, why }) = review(&with_variables(200_000)) else { panic!("it is taken") };
+    assert!(uid == "u-1" && why.contains("more entries than fit into 8388608 bytes"), "{why}");
+    let answer: Value = serde_json::from_slice(&pass_too_large(&uid, &why).to_vec()).unwrap();
+    let response = &answer["response"];
+    assert_eq!((&response["uid"], &response["allowed"]), (&json!("u-1"), &json!(true)));
+    assert!(response["patch"].is_null() && response["warnings"][0].as_str().unwrap().contains(&why));
+}
+
+#[test]
+fn variables_that_texts_refer_to_count_as_entries() {
+    let value: String = (0..150_000).map(|number| format!("$({number:05x})")).collect();
+    let env = json!([{ "name": "a", "value": value }]);
+    let body = request(|review| review["request"]["object"]["spec"]["containers"][0]["env"] = env);
+    assert!(matches!(review(&body), Ok(Review::TooLarge { .. })));
+}
+
+#[test]
+fn metadata_that_no_api_server_stores_is_left_alone() {
+    for (field, value) in [
+        ("name", json!("n".repeat(254))),
+        ("generateName", json!("n".repeat(254))),
+        ("annotations", json!({ "portico.dev/services": "=,".repeat(140_000) })),
+    ] {
+        let body = request(|review| review["request"]["object"]["metadata"][field] = value);
+        let Ok(Review::TooLarge { uid, why }) = review(&body) else { panic!("{field} is taken") };
+        assert!(uid == "u-1" && why.contains(field), "{why}");
+    }
+}
+
+#[test]
+fn a_field_of_the_request_that_is_too_long_is_refused_without_being_quoted() {
+    for field in ["namespace", "operation", "subResource", "kind", "uid"] {
+        let why = bad(&request(|review| review["request"][field] = "\u{1}".repeat(100_000).into())).why;
+        assert!(why.len() < 100, "{field}: {why}");
+    }
+    for body in ["\"x\"", "{\"request\":\"x\"}"] {
+        let why = bad(body.replace('x', &"x".repeat(100_000)).as_bytes()).why;
+        assert!(why.starts_with("this is no review: a text stands where an object should"), "{why}");
+    }
+}

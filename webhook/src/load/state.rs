@@ -1,0 +1,344 @@
+//! `State`: which connections and requests there are, what they hold, and which of them goes first.
+//!
+//! What waits for its client can be closed: a connection without a request that is being answered, a request of which
+//! something is missing, an answer that is not taken. The peer that has the most loses first, and of its own the oldest.
+//! Large requests take turns, so that many at once finish one after the other instead of none. What must not go in here:
+//! waiting, sockets, clocks.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::{IpAddr, Ipv6Addr};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::Notify;
+
+/// A request that holds more than this is large.
+const SMALL_BYTES_MAX: usize = 64 << 10;
+/// One whose turn it is gives way to another one after this time, and if it comes slower than this after that time.
+const TURN_MAX: Duration = Duration::from_secs(2);
+const RATE_BYTES_PER_S: u128 = 1 << 20;
+const TURN_MIN: Duration = Duration::from_millis(500);
+
+/// How much there may be.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Limits {
+    /// Connections in all, and those of one peer.
+    pub(crate) connections: usize,
+    pub(crate) connections_of_a_peer: usize,
+    /// Requests in all.
+    pub(crate) requests: usize,
+    /// Bytes that requests and their answers hold.
+    pub(crate) bytes: usize,
+    /// Large requests that may arrive or be answered at the same time.
+    pub(crate) large: usize,
+}
+
+/// How far a request has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Stage {
+    /// The client is still sending it.
+    Arriving,
+    /// It is being answered.
+    Answering,
+    /// The client is taking the answer.
+    Sending,
+}
+
+#[derive(Debug)]
+struct Connection {
+    peer: IpAddr,
+    /// The number of the last event: the smaller, the longer it has been idle.
+    last_used: u64,
+    answering: usize,
+    is_closing: bool,
+    close: Arc<Notify>,
+}
+
+#[derive(Debug)]
+struct Request {
+    connection: u64,
+    peer: IpAddr,
+    bytes: usize,
+    stage: Stage,
+    /// Since when it has had a turn among the large ones, and what it held then.
+    turn: Option<(Instant, usize)>,
+    is_evicted: bool,
+    evict: Arc<Notify>,
+}
+
+impl Request {
+    fn is_large(&self) -> bool {
+        self.turn.is_some()
+    }
+
+    /// Whether it has had its turn, or does not use it.
+    fn is_slow(&self, now: Instant) -> bool {
+        self.turn.is_some_and(|(since, bytes)| {
+            let took = now.duration_since(since);
+            let came = (self.bytes - bytes) as u128;
+            took > TURN_MAX || took > TURN_MIN && came * 1_000 < RATE_BYTES_PER_S * took.as_millis()
+        })
+    }
+}
+
+/// Everything that is there.
+#[derive(Debug, Default)]
+pub(super) struct State {
+    events: u64,
+    connections: BTreeMap<u64, Connection>,
+    requests: BTreeMap<u64, Request>,
+    bytes: usize,
+    /// What closed connections and evicted requests are about to give back.
+    closing: usize,
+    evicted_bytes: usize,
+    evicted_requests: usize,
+}
+
+impl State {
+    fn event(&mut self) -> u64 {
+        self.events += 1;
+        self.events
+    }
+
+    pub(super) fn connections(&self) -> usize {
+        self.connections.len()
+    }
+
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// A connection of this peer, for which another one may have to go; none: all are being answered.
+    pub(super) fn connect(&mut self, limits: &Limits, peer: IpAddr) -> Option<(u64, Arc<Notify>)> {
+        let peer = share(peer);
+        let counts = self.counts();
+        let own = counts.get(&peer).copied().unwrap_or_default();
+        if own >= limits.connections_of_a_peer {
+            self.close_one_of(Some(peer), &counts)?;
+        } else if self.connections.len() - self.closing >= limits.connections {
+            self.close_one_of(None, &counts)?;
+        }
+        let (id, close) = (self.event(), Arc::new(Notify::new()));
+        let connection =
+            Connection { peer, last_used: id, answering: 0, is_closing: false, close: Arc::clone(&close) };
+        self.connections.insert(id, connection);
+        Some((id, close))
+    }
+
+    /// Closes the connection that can best be spared; false: there is none.
+    pub(super) fn close_one(&mut self) -> bool {
+        let counts = self.counts();
+        self.close_one_of(None, &counts).is_some()
+    }
+
+    /// How many connections each peer has, without those that are closing.
+    fn counts(&self) -> HashMap<IpAddr, usize> {
+        let mut counts = HashMap::new();
+        for connection in self.connections.values().filter(|connection| !connection.is_closing) {
+            *counts.entry(connection.peer).or_default() += 1;
+        }
+        counts
+    }
+
+    fn close_one_of(&mut self, peer: Option<IpAddr>, counts: &HashMap<IpAddr, usize>) -> Option<()> {
+        let can_close = |connection: &Connection| {
+            connection.answering == 0
+                && !connection.is_closing
+                && peer.is_none_or(|peer| peer == connection.peer)
+        };
+        let candidates = self.connections.values_mut().filter(|connection| can_close(connection));
+        let spared = candidates.min_by_key(|connection| {
+            let count = counts.get(&connection.peer).copied().unwrap_or_default();
+            (usize::MAX - count, connection.last_used)
+        })?;
+        close(spared, &mut self.closing);
+        Some(())
+    }
+
+    pub(super) fn disconnect(&mut self, id: u64) {
+        if let Some(connection) = self.connections.remove(&id) {
+            self.closing -= usize::from(connection.is_closing);
+        }
+    }
+
+    /// A request on a connection, for which another one may have to go; none: all are being answered.
+    pub(super) fn begin(&mut self, limits: &Limits, connection: u64) -> Option<(u64, Arc<Notify>)> {
+        let peer = self.connections.get(&connection)?.peer;
+        if self.requests.len() - self.evicted_requests >= limits.requests {
+            let sizes = self.sizes(|_| 1);
+            self.evict_one(&sizes, |_| true)?;
+        }
+        let (id, evict) = (self.event(), Arc::new(Notify::new()));
+        let (stage, evict_too) = (Stage::Arriving, Arc::clone(&evict));
+        self.requests.insert(
+            id,
+            Request { connection, peer, bytes: 0, stage, turn: None, is_evicted: false, evict: evict_too },
+        );
+        Some((id, evict))
+    }
+
+    /// Takes so many bytes more for a request; false: there is no room yet, and others have been told to go.
+    pub(super) fn grow(&mut self, limits: &Limits, now: Instant, id: u64, bytes: usize) -> bool {
+        // One that is evicted gives back what it has, and does not ask for long.
+        let Some(request) = self.requests.get(&id).filter(|request| !request.is_evicted) else {
+            return true;
+        };
+        if request.bytes + bytes > SMALL_BYTES_MAX && !request.is_large() && !self.turn(limits, now, id) {
+            return false;
+        }
+        self.take(limits, id, bytes)
+    }
+
+    fn take(&mut self, limits: &Limits, id: u64, bytes: usize) -> bool {
+        if self.bytes + bytes > limits.bytes {
+            self.make_room(limits, bytes);
+            return false;
+        }
+        self.bytes += bytes;
+        if let Some(request) = self.requests.get_mut(&id) {
+            request.bytes += bytes;
+        }
+        true
+    }
+
+    /// Gives a request a turn among the large ones; false: not yet, and one that is slow has been told to go.
+    fn turn(&mut self, limits: &Limits, now: Instant, id: u64) -> bool {
+        let large = self.requests.values().filter(|request| request.is_large());
+        if large.count() < limits.large {
+            if let Some(request) = self.requests.get_mut(&id) {
+                request.turn = Some((now, request.bytes));
+            }
+            return true;
+        }
+        let sizes = self.sizes(|request| usize::from(request.is_large()));
+        if !self.requests.values().any(|request| request.is_large() && request.is_evicted) {
+            self.evict_one(&sizes, |request| request.is_slow(now));
+        }
+        false
+    }
+
+    fn make_room(&mut self, limits: &Limits, bytes: usize) {
+        let sizes = self.sizes(|request| request.bytes);
+        while (self.bytes - self.evicted_bytes) + bytes > limits.bytes {
+            if self.evict_one(&sizes, |request| request.bytes > 0).is_none() {
+                return;
+            }
+        }
+    }
+
+    /// What each peer has of something.
+    fn sizes(&self, size: impl Fn(&Request) -> usize) -> HashMap<IpAddr, usize> {
+        let mut sizes = HashMap::new();
+        for request in self.requests.values().filter(|request| !request.is_evicted) {
+            *sizes.entry(request.peer).or_default() += size(request);
+        }
+        sizes
+    }
+
+    fn evict_one(
+        &mut self,
+        sizes: &HashMap<IpAddr, usize>,
+        is_of_use: impl Fn(&Request) -> bool,
+    ) -> Option<()> {
+        let can_go = |request: &Request| {
+            request.stage != Stage::Answering && !request.is_evicted && is_of_use(request)
+        };
+        let candidates = self.requests.iter_mut().filter(|(_, request)| can_go(request));
+        let (_, request) = candidates.min_by_key(|(id, request)| {
+            let size = sizes.get(&request.peer).copied().unwrap_or_default();
+            (usize::MAX - size, **id)
+        })?;
+        request.is_evicted = true;
+        self.evicted_bytes += request.bytes;
+        self.evicted_requests += 1;
+        request.evict.notify_one();
+        // An answer that nobody takes goes with its connection.
+        if request.stage == Stage::Sending
+            && let Some(connection) = self.connections.get_mut(&request.connection)
+        {
+            close(connection, &mut self.closing);
+        }
+        Some(())
+    }
+
+    /// The whole request is there; false: it was evicted.
+    pub(super) fn arrived(&mut self, id: u64) -> bool {
+        let Some(request) = self.requests.get_mut(&id).filter(|request| !request.is_evicted) else {
+            return false;
+        };
+        request.stage = Stage::Answering;
+        if let Some(connection) = self.connections.get_mut(&request.connection) {
+            connection.answering += 1;
+        }
+        true
+    }
+
+    /// It is answered; nothing is left of the request itself.
+    pub(super) fn answered(&mut self, id: u64) {
+        let event = self.event();
+        let Some(request) = self.requests.get_mut(&id) else { return };
+        if let Some(connection) = self.connections.get_mut(&request.connection) {
+            connection.last_used = event;
+        }
+        self.bytes -= request.bytes;
+        if request.is_evicted {
+            // The answer that says so may not be taken either.
+            request.is_evicted = false;
+            self.evicted_bytes -= request.bytes;
+            self.evicted_requests -= 1;
+        }
+        request.bytes = 0;
+        request.turn = None;
+    }
+
+    /// Its answer takes so many bytes, from now on until it is taken; false: there is no room yet.
+    pub(super) fn send(&mut self, limits: &Limits, id: u64, bytes: usize) -> bool {
+        if !self.take(limits, id, bytes) {
+            return false;
+        }
+        let Some(request) = self.requests.get_mut(&id) else { return true };
+        if let Some(connection) = self.connections.get_mut(&request.connection) {
+            connection.answering -= usize::from(request.stage == Stage::Answering);
+        }
+        request.stage = Stage::Sending;
+        true
+    }
+
+    /// Whether a connection has requests.
+    pub(super) fn is_in_use(&self, connection: u64) -> bool {
+        self.requests.values().any(|request| request.connection == connection)
+    }
+
+    pub(super) fn end(&mut self, id: u64) {
+        let Some(request) = self.requests.remove(&id) else { return };
+        self.bytes -= request.bytes;
+        if request.is_evicted {
+            self.evicted_bytes -= request.bytes;
+            self.evicted_requests -= 1;
+        }
+        if request.stage == Stage::Answering
+            && let Some(connection) = self.connections.get_mut(&request.connection)
+        {
+            connection.answering -= 1;
+        }
+    }
+}
+
+fn close(connection: &mut Connection, closing: &mut usize) {
+    if !connection.is_closing {
+        connection.is_closing = true;
+        *closing += 1;
+        connection.close.notify_one();
+    }
+}
+
+/// What counts as one peer: an address, of IPv6 the network that a node has.
+fn share(peer: IpAddr) -> IpAddr {
+    match peer.to_canonical() {
+        IpAddr::V4(address) => address.into(),
+        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() >> 64 << 64).into(),
+    }
+}
+
+#[cfg(test)]
+mod tests;

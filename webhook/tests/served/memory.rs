@@ -1,0 +1,93 @@
+//! Whatever clients send, the program stays within the memory limit of the chart.
+
+use std::sync::Barrier;
+use std::thread;
+
+use crate::caller::Caller;
+use crate::memory::MemoryLimit;
+use crate::pod::{REDIS, pod, review};
+use crate::program::{Folder, Webhook};
+
+/// The chart's limit (`webhook.resources.limits.memory`), and what is the most to be seen below it.
+const LIMIT: usize = 256 << 20;
+const PEAK_MAX: usize = LIMIT / 10 * 9;
+
+/// A review of at least so many bytes, all of them this entry in the `env` of a container.
+fn filled(bytes: usize, entry: &str) -> Vec<u8> {
+    let body = String::from_utf8(review("u-1", &pod("a"))).expect("text");
+    let mut env = String::with_capacity(bytes + 16);
+    while env.len() < bytes {
+        env.extend([if env.is_empty() { "" } else { "," }, entry]);
+    }
+    body.replace("\"image\":\"x\"", &format!("\"env\":[{env}]")).into_bytes()
+}
+
+/// Sends these reviews all at once, each on a connection of its own; the statuses, 0 where the connection broke.
+fn at_once(webhook: &Webhook, bodies: &[Vec<u8>]) -> Vec<u16> {
+    let barrier = Barrier::new(bodies.len());
+    let send = |body: &Vec<u8>| {
+        barrier.wait();
+        let caller = Caller::local(webhook.address);
+        let answered = caller.and_then(|mut caller| caller.ask("POST", "/mutate?timeout=30s", body));
+        answered.map_or(0, |(status, ..)| status)
+    };
+    thread::scope(|scope| {
+        let senders: Vec<_> = bodies.iter().map(|body| scope.spawn(|| send(body))).collect();
+        senders.into_iter().map(|sender| sender.join().expect("no panic")).collect()
+    })
+}
+
+fn limited() -> (Folder, Webhook, MemoryLimit) {
+    let folder = Folder::new();
+    let webhook = Webhook::on_manifests(&folder, REDIS, &[]);
+    let limit = MemoryLimit::new(webhook.pid(), LIMIT);
+    (folder, webhook, limit)
+}
+
+/// It lives, has taken no more than it should, and goes on answering.
+fn lives(webhook: &Webhook, limit: &MemoryLimit) {
+    Caller::local(webhook.address).expect("connect").review(&review("u", &pod("a"))).expect("an answer");
+    let peak = limit.peak();
+    assert!(peak < PEAK_MAX, "{} MiB", peak >> 20);
+}
+
+#[test]
+fn eight_pods_of_3_mb_at_once_are_each_answered_within_the_memory_limit() {
+    let (_folder, webhook, limit) = limited();
+    for entry in ["{\"name\":\"a\"}", "{}", "[]", "{\"name\":\"a\",\"value\":\"$(b)$(c)\"}"] {
+        let bodies = vec![filled(3_000_000, entry); 8];
+        assert_eq!(at_once(&webhook, &bodies), [200; 8], "{entry}");
+    }
+    assert_eq!(webhook.metric("requests_total{outcome=\"too_large\"}"), 32.0);
+    lives(&webhook, &limit);
+}
+
+#[test]
+fn many_reviews_of_the_greatest_length_at_once_stay_within_the_memory_limit() {
+    let (_folder, webhook, limit) = limited();
+    let long_text = format!("{{\"name\":\"a\",\"value\":\"{}\"}}", "x".repeat(6_900_000));
+    let quoted = format!("{{\"name\":\"a\",\"value\":\"{}\"}}", "\\u0001".repeat(1_150_000));
+    for entry in ["{\"name\":\"a\"}", "{\"a\":{\"b\":[{}]}}", &long_text, &quoted] {
+        let statuses = at_once(&webhook, &vec![filled(6_900_000, entry); 40]);
+        // What there is no room for is refused or cut off, and the rest is answered.
+        assert!(statuses.iter().all(|status| [0, 200, 408, 503, 504].contains(status)), "{statuses:?}");
+        assert!(statuses.contains(&200), "{statuses:?}");
+    }
+    lives(&webhook, &limit);
+}
+
+#[test]
+fn a_pod_of_hostile_annotations_costs_neither_memory_nor_much_time() {
+    let (_folder, webhook, limit) = limited();
+    let began = std::time::Instant::now();
+    for bytes in [250_000, 3_000_000] {
+        let items: String = (0..bytes / 6).map(|number| format!("={number:04x},")).collect();
+        let mut hostile = pod("a");
+        for name in ["portico.dev/services", "portico.dev/require"] {
+            hostile["metadata"]["annotations"] = serde_json::json!({ name: items });
+            assert_eq!(at_once(&webhook, &vec![review("u", &hostile); 4]), [200; 4]);
+        }
+    }
+    assert!(began.elapsed().as_secs() < 15, "{:?}", began.elapsed());
+    lives(&webhook, &limit);
+}
