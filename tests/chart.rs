@@ -5,6 +5,8 @@ mod agent;
 #[path = "apiserver/api.rs"]
 #[allow(dead_code)]
 mod apiserver;
+#[path = "chart/guards.rs"]
+mod guards;
 #[path = "chart/helm.rs"]
 mod helm;
 #[path = "chart/images.rs"]

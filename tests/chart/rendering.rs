@@ -27,17 +27,15 @@ const ALL_ON: [&str; 18] = [
 ];
 
 const CERT_MANAGER: [&str; 1] = ["webhook.tls.mode=cert-manager"];
-const BY_CHART: [&str; 5] = [
+const BY_ISSUER: [&str; 4] = [
     "webhook.tls.mode=cert-manager",
     "webhook.tls.certManager.issuerRef.name=ours,webhook.tls.certManager.issuerRef.kind=ClusterIssuer",
-    "webhook.registration.by=chart",
     "webhook.registration.failurePolicy=Fail",
     "webhook.registration.exceptNamespaces={storage}",
 ];
-const BY_SECRET: [&str; 4] = [
+const BY_SECRET: [&str; 3] = [
     "webhook.tls.mode=secret",
     "webhook.tls.secretName=mine",
-    "webhook.registration.by=chart",
     "webhook.tls.caBundle=-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----",
 ];
 
@@ -53,8 +51,9 @@ pub(crate) fn ways() -> Vec<(&'static str, Vec<&'static str>)> {
         ("before an uninstall", vec!["agent.install.enabled=false", "cleanup.enabled=true"]),
         ("no rights", vec!["rbac.create=false"]),
         ("cert-manager", CERT_MANAGER.to_vec()),
-        ("cert-manager and the chart", BY_CHART.to_vec()),
+        ("cert-manager with an issuer", BY_ISSUER.to_vec()),
         ("a Secret of somebody else", BY_SECRET.to_vec()),
+        ("a Secret with its authority", vec!["webhook.tls.mode=secret", "webhook.tls.secretName=mine"]),
         ("another name", vec!["fullnameOverride=portals", "webhook.networkPolicy.enabled=false"]),
         (
             "little",
@@ -62,6 +61,7 @@ pub(crate) fn ways() -> Vec<(&'static str, Vec<&'static str>)> {
                 "webhook.replicas=1",
                 "webhook.podDisruptionBudget.enabled=false",
                 "webhook.configMapGuard.enabled=false",
+                "webhook.registrationGuard.enabled=false",
             ],
         ),
     ]
@@ -155,6 +155,7 @@ fn values_that_are_wrong_are_refused_by_the_schema() {
         "agent.drainSeconds=0",
         "agent.tokenExpirationSeconds=60",
         "agent.updateStrategy.type=Recreate",
+        "webhook.registration.by=webhook",
         "webhook.replicas=0",
         "webhook.mode=env",
         "webhook.port=443",
@@ -175,13 +176,10 @@ fn values_that_are_wrong_are_refused_by_the_schema() {
 #[test]
 fn values_that_do_not_go_together_are_refused_with_a_reason() {
     for (values, reason) in [
-        (&["webhook.registration.by=chart"][..], "does not go with webhook.tls.mode: own"),
         (
-            &["webhook.registration.by=chart", "webhook.tls.mode=secret", "webhook.tls.secretName=x"],
-            "needs webhook.tls.caBundle",
+            &["webhook.tls.mode=secret", "webhook.tls.secretName=x", "webhook.tls.caInSecret=false"][..],
+            "or webhook.tls.caBundle",
         ),
-        (&["webhook.registration.failurePolicy=Fail"], "are for by: chart"),
-        (&["webhook.registration.exceptNamespaces={a}"], "are for by: chart"),
         (&["webhook.tls.mode=secret"], "webhook.tls.secretName is needed"),
         (&["serviceMonitor.enabled=true"], "needs agent.metrics.host"),
         (&["agent.serviceAccount.create=false"], "serviceAccount.name is needed"),
@@ -223,7 +221,7 @@ fn the_chart_has_the_version_of_the_programs() {
 
 #[test]
 fn cert_manager_vouches_for_the_name_by_which_the_webhook_is_called() {
-    let objects = objects(&BY_CHART);
+    let objects = objects(&BY_ISSUER);
     let (certificate, registered) =
         (one(&objects, "Certificate", ""), one(&objects, "MutatingWebhookConfiguration", ""));
     let service = &registered["webhooks"][0]["clientConfig"]["service"];

@@ -135,9 +135,9 @@ pub(crate) struct TlsArgs {
 /// What this program is and does in a cluster.
 #[derive(Debug, Args)]
 pub(crate) struct ClusterArgs {
-    /// Whether to create and keep the MutatingWebhookConfiguration; false leaves it to the installer.
-    #[arg(long, value_name = "BOOL", default_value_t = true, action = clap::ArgAction::Set)]
-    pub(crate) register: bool,
+    /// How much of the MutatingWebhookConfiguration to keep right.
+    #[arg(long, value_enum, default_value_t = RegisterArg::All)]
+    pub(crate) register: RegisterArg,
     /// The name of the MutatingWebhookConfiguration, and the beginning of other names.
     #[arg(long, value_name = "NAME", default_value = "portico-webhook")]
     pub(crate) name: String,
@@ -153,6 +153,17 @@ pub(crate) struct ClusterArgs {
     /// How long a managed ConfigMap is kept after the last pod that refers to it, in seconds.
     #[arg(long, value_name = "S", default_value = "600", value_parser = seconds)]
     pub(crate) config_map_grace: Duration,
+}
+
+/// How much of the MutatingWebhookConfiguration is the webhook's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum RegisterArg {
+    /// All of it: it is created, and repaired when it changes.
+    All,
+    /// Its caBundle; everything else is the installer's, as with the chart.
+    CaBundle,
+    /// Nothing: the installer knows who vouches for the certificate.
+    None,
 }
 
 /// How variables get into pods.

@@ -1,6 +1,7 @@
 //! The MutatingWebhookConfiguration: what it must say, and keeping it so.
 //!
-//! All replicas keep it; each writes the same, and only if it is still as it was read. What must not go in here: what is
+//! With the chart the webhook writes its caBundle alone, and no role or policy gives it more; without an installer it makes
+//! all of it. All replicas keep it; each writes the same, and only if it is still as it was read. What must not go in here: what is
 //! done with a pod.
 
 use std::time::Duration;
@@ -54,6 +55,8 @@ pub(crate) struct Registration {
     pub(crate) name: String,
     pub(crate) namespace: String,
     pub(crate) address: Address,
+    /// All of it is made and kept; otherwise who vouches is written into what is there.
+    pub(crate) is_whole: bool,
 }
 
 impl Registration {
@@ -90,15 +93,27 @@ impl Registration {
     async fn settle(&self, api: &Api, vouching: &Vouching) -> Result<String, ApiError> {
         let (found, version) = api.find(COLLECTION, &self.name).await?;
         let Some(mut object) = found else {
+            if !self.is_whole {
+                tracing::warn!(name = self.name, "the MutatingWebhookConfiguration is not there");
+                return Ok(version);
+            }
             api.create(COLLECTION, &self.object(vouching)).await?;
             tracing::info!(name = self.name, "registered");
             return Ok(version);
         };
-        let webhooks = self.webhooks(vouching, &object["webhooks"]);
+        let webhooks = if self.is_whole {
+            self.webhooks(vouching, &object["webhooks"])
+        } else {
+            vouched(vouching, object["webhooks"].clone())
+        };
         if object["webhooks"] != webhooks {
             object["webhooks"] = webhooks;
             api.replace(&format!("{COLLECTION}/{}", self.name), &object).await?;
-            tracing::info!(name = self.name, "registered anew: it was not as it must be");
+            tracing::info!(
+                name = self.name,
+                whole = self.is_whole,
+                "updated the MutatingWebhookConfiguration"
+            );
         }
         Ok(version)
     }
@@ -167,4 +182,14 @@ impl Registration {
         }
         config
     }
+}
+
+/// Webhooks that somebody else has registered, with who vouches for our certificate.
+fn vouched(vouching: &Vouching, mut webhooks: Value) -> Value {
+    if let Vouching::Bundle(bundle) = vouching {
+        for webhook in webhooks.as_array_mut().into_iter().flatten() {
+            webhook["clientConfig"]["caBundle"] = STANDARD.encode(bundle).into();
+        }
+    }
+    webhooks
 }

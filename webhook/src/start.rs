@@ -25,7 +25,7 @@ use tokio_rustls::rustls::{RootCertStore, ServerConfig};
 use crate::admin::Admin;
 use crate::admission::Admitter;
 use crate::api::Api;
-use crate::args::{ClusterArgs, ServeArgs, SourceArgs, TlsArgs};
+use crate::args::{ClusterArgs, RegisterArg, ServeArgs, SourceArgs, TlsArgs};
 use crate::certificate::files::Files;
 use crate::certificate::secret::Secret;
 use crate::certificate::{Authority, Lives, Shown};
@@ -94,7 +94,7 @@ async fn serve(args: ServeArgs) -> anyhow::Result<()> {
     tracing::info!(%address, "serving /metrics, /healthz and /readyz");
     let admin = Admin { server, shown, known: known.clone(), namespaces, phase, tallied };
     tokio::spawn(Arc::new(admin).serve(listener));
-    if let (Some(api), true) = (api, cluster.register) {
+    if let Some(api) = api.filter(|_| cluster.register != RegisterArg::None) {
         let mut known = known.clone();
         tokio::spawn(async move {
             // Calls that come before all services are known would wait.
@@ -229,7 +229,8 @@ fn names(cluster: &ClusterArgs, address: SocketAddr) -> Vec<String> {
 }
 
 fn registration(cluster: ClusterArgs) -> Registration {
-    let ClusterArgs { register: _, name, namespace, service, url, config_map_grace: _ } = cluster;
+    let ClusterArgs { register, name, namespace, service, url, config_map_grace: _ } = cluster;
     let own = Address::Service { namespace: namespace.clone(), name: service };
-    Registration { name, namespace, address: url.map_or(own, Address::Url) }
+    let is_whole = register == RegisterArg::All;
+    Registration { name, namespace, address: url.map_or(own, Address::Url), is_whole }
 }

@@ -5,6 +5,8 @@
 #[path = "../../tests/apiserver/api.rs"]
 #[allow(dead_code)]
 mod apiserver;
+#[path = "cluster/attacks.rs"]
+mod attacks;
 #[path = "fixture/caller.rs"]
 #[allow(dead_code)]
 mod caller;

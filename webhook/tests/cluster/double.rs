@@ -4,6 +4,7 @@ use serde_json::json;
 
 use crate::apiserver::{Api, Fault};
 use crate::caller::Caller;
+use crate::helm::{objects, one};
 use crate::pod::{annotated, patched, pod, review};
 use crate::program::{Webhook, until};
 use crate::replica::{CONFIGURATION, Cluster, SYSTEM, service, text};
@@ -58,15 +59,39 @@ fn what_is_registered_is_what_must_be_and_is_repaired() {
 #[test]
 fn who_leaves_registration_to_the_installer_registers_nothing() {
     let cluster = cluster();
-    let webhook = cluster.replica(&["--register", "false"]);
+    let webhook = cluster.replica(&["--register", "none"]);
     assert!(cluster.secret().is_some());
     assert_eq!(cluster.api.get(CONFIGURATION, "", "portico-webhook"), None);
     drop(webhook);
     // One that somebody else has registered is not touched.
     cluster.api.put(json!({"kind": CONFIGURATION, "metadata": {"name": "portico-webhook"}, "webhooks": []}));
-    let _webhook = cluster.replica(&["--register", "false"]);
+    let _webhook = cluster.replica(&["--register", "none"]);
     let found = cluster.api.get(CONFIGURATION, "", "portico-webhook").expect("it is there");
     assert_eq!(found["webhooks"], json!([]));
+}
+
+#[test]
+fn of_a_registration_that_the_chart_has_made_only_the_ca_bundle_is_written() {
+    let cluster = cluster();
+    let objects =
+        objects(&["webhook.registration.failurePolicy=Fail", "webhook.registration.exceptNamespaces={a}"]);
+    let charts = one(&objects, CONFIGURATION, "").clone();
+    cluster.api.put(charts.clone());
+    let _webhook = cluster.replica(&["--register", "ca-bundle"]);
+    let is_charts = |found: &serde_json::Value| {
+        let mut found = found.clone();
+        for webhook in found["webhooks"].as_array_mut().expect("a list") {
+            let bundle = webhook["clientConfig"].as_object_mut().expect("fields").remove("caBundle");
+            assert_eq!(bundle, Some(cluster.secret().expect("a Secret")["data"]["ca.crt"].clone()));
+        }
+        assert_eq!(found["webhooks"], charts["webhooks"]);
+        assert_eq!(found["metadata"]["labels"], charts["metadata"]["labels"]);
+    };
+    is_charts(&cluster.configuration());
+    // One that the installer makes again is filled again; none is made in its place.
+    cluster.api.delete(CONFIGURATION, "", "portico-webhook");
+    cluster.api.put(charts.clone());
+    is_charts(&cluster.configuration());
 }
 
 #[test]

@@ -20,8 +20,8 @@ const ACCOUNT: &str = "portico-webhook";
 fn replica(cluster: &Cluster) -> Webhook {
     let kubeconfig = cluster.api.kubeconfig_of_account(ACCOUNT);
     let kubeconfig = kubeconfig.to_str().expect("a path");
-    let url = format!("https://127.0.0.1:{}/mutate", cluster.port);
-    let args = ["--kubeconfig", kubeconfig, "--url", &url, "--drain", "1", "--config-map-grace", "1"];
+    let args =
+        ["--kubeconfig", kubeconfig, "--register", "ca-bundle", "--drain", "1", "--config-map-grace", "1"];
     Webhook::ready(&cluster.folder.0, cluster.port, &args)
 }
 
@@ -124,7 +124,7 @@ fn the_chart_registers_what_the_webhook_would_register_itself() {
     let _webhook =
         Webhook::ready(&cluster.folder.0, cluster.port, &["--kubeconfig", &kubeconfig, "--drain", "1"]);
     let mut own = cluster.configuration()["webhooks"].clone();
-    let rendered = objects(&["webhook.tls.mode=cert-manager", "webhook.registration.by=chart"]);
+    let rendered = objects(&[]);
     let charts = &one(&rendered, CONFIGURATION, "")["webhooks"];
     for webhook in own.as_array_mut().expect("a list") {
         webhook["clientConfig"].as_object_mut().expect("fields").remove("caBundle");

@@ -162,3 +162,14 @@ readOnly: true
 {{- $own -}}
 {{- end -}}
 {{- end -}}
+
+{{/* Whether the webhook itself says in its registration who vouches for its certificate; empty: it does not. */}}
+{{- define "portico.fillsCaBundle" -}}
+{{- $tls := .Values.webhook.tls -}}
+{{- if or (eq $tls.mode "own") (and (eq $tls.mode "secret") $tls.caInSecret (not $tls.caBundle)) }}yes{{ end -}}
+{{- end -}}
+
+{{/* The user as which the webhook asks the API server, as a text in CEL. */}}
+{{- define "portico.webhookUser" -}}
+'system:serviceaccount:{{ .Release.Namespace }}:{{ include "portico.serviceAccount" (list . "webhook" .Values.webhook) }}'
+{{- end -}}

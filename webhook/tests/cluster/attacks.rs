@@ -1,0 +1,207 @@
+//! What a taken-over webhook may not do with its token, and what nobody else may do to managed ConfigMaps: each attack
+//! is tried on a real API server with the manifests of the chart.
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use rcgen::{CertificateParams, KeyPair};
+use serde_json::{Value, json};
+
+use crate::apiserver::Api;
+use crate::apiserver::request::Sender;
+use crate::helm::root;
+use crate::program::until;
+use crate::replica::CONFIGURATION;
+
+const JSON: &str = "application/json";
+const MERGE: &str = "application/merge-patch+json";
+const REGISTRATIONS: &str = "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations";
+const NAME: &str = "portico-webhook";
+
+/// An API server with the manifests, as an operator applies them, and the webhook's own registration on it.
+fn installed() -> Option<Api> {
+    let api = Api::real()?;
+    let manifests = root().join("deploy/manifests/portico.yaml");
+    let apply = ["apply", "--server-side", "-f", manifests.to_str().expect("a path")];
+    api.kubectl(&apply).unwrap_or_else(|why| panic!("{why}"));
+    Some(api)
+}
+
+/// A change of a registration that is an attack, by what it does.
+type Attack = (&'static str, Box<dyn Fn(&mut Value)>);
+
+fn on(what: &'static str, change: impl Fn(&mut Value) + 'static) -> Attack {
+    (what, Box::new(change))
+}
+
+fn set(what: &'static str, pointer: &'static str, value: Value) -> Attack {
+    on(what, move |object| {
+        let (parent, field) = pointer.rsplit_once('/').expect("a pointer");
+        object.pointer_mut(parent).expect(parent)[field] = value.clone();
+    })
+}
+
+fn attacks() -> Vec<Attack> {
+    let everything = json!([{"apiGroups": ["*"], "apiVersions": ["*"], "operations": ["*"], "resources": ["*/*"],
+        "scope": "*"}]);
+    vec![
+        set("every resource", "/webhooks/0/rules", everything),
+        set("Secrets", "/webhooks/0/rules/0/resources", json!(["pods", "secrets"])),
+        set("updates and deletions", "/webhooks/0/rules/0/operations", json!(["CREATE", "UPDATE", "DELETE"])),
+        set("another group", "/webhooks/0/rules/0/apiGroups", json!(["", "rbac.authorization.k8s.io"])),
+        set("objects without a namespace", "/webhooks/0/rules/0/scope", json!("*")),
+        set("all namespaces", "/webhooks/0/namespaceSelector", json!({})),
+        set("pods of Portico", "/webhooks/0/objectSelector", json!({})),
+        set("fail closed", "/webhooks/0/failurePolicy", json!("Fail")),
+        set("match exactly", "/webhooks/0/matchPolicy", json!("Exact")),
+        set("never again", "/webhooks/0/reinvocationPolicy", json!("Never")),
+        on("other side effects", |object| {
+            let is_none = object["webhooks"][1]["sideEffects"] == "None";
+            object["webhooks"][1]["sideEffects"] = if is_none { "NoneOnDryRun" } else { "None" }.into();
+        }),
+        set("hold requests up", "/webhooks/1/timeoutSeconds", json!(30)),
+        on("mirror pods", |object| {
+            object["webhooks"][0].as_object_mut().expect("fields").remove("matchConditions");
+        }),
+        set("any pod", "/webhooks/0/matchConditions/0/expression", json!("true")),
+        set("another version of reviews", "/webhooks/0/admissionReviewVersions", json!(["v1", "v1beta1"])),
+        on("a server elsewhere", |object| {
+            object["webhooks"][0]["clientConfig"] = json!({"url": "https://192.0.2.7/mutate"});
+        }),
+        set("another service", "/webhooks/0/clientConfig/service/name", json!("other")),
+        set("a service elsewhere", "/webhooks/0/clientConfig/service/namespace", json!("default")),
+        set("another path", "/webhooks/0/clientConfig/service/path", json!("/other")),
+        set("another port", "/webhooks/0/clientConfig/service/port", json!(444)),
+        on("a further webhook", |object| {
+            let mut further = object["webhooks"][0].clone();
+            further["name"] = "all.portico.dev".into();
+            object["webhooks"].as_array_mut().expect("a list").push(further);
+        }),
+        on("one webhook less", |object| {
+            object["webhooks"].as_array_mut().expect("a list").pop();
+        }),
+        on("no webhook", |object| object["webhooks"] = json!([])),
+        set("another name", "/webhooks/0/name", json!("other.portico.dev")),
+        on("another order", |object| object["webhooks"].as_array_mut().expect("a list").reverse()),
+        set("a label", "/metadata/labels/mine", json!("yes")),
+        on("no labels", |object| {
+            object["metadata"].as_object_mut().expect("fields").remove("labels");
+        }),
+        set("an annotation", "/metadata/annotations", json!({"mine": "yes"})),
+        set("a finalizer", "/metadata/finalizers", json!(["example.com/mine"])),
+        set(
+            "an owner",
+            "/metadata/ownerReferences",
+            json!([{"apiVersion": "v1", "kind": "Namespace",
+            "name": "default", "uid": "5a0c9c3e-0000-4000-8000-000000000001"}]),
+        ),
+    ]
+}
+
+#[test]
+fn a_taken_over_webhook_changes_nothing_of_its_registration_but_the_ca_bundle() {
+    let Some(api) = installed() else { return };
+    let sender = Sender::new(&api.kubeconfig_of_account(NAME));
+    let path = format!("{REGISTRATIONS}/{NAME}");
+    let registered = || api.get(CONFIGURATION, "", NAME).expect("the chart's");
+    let put = |query: &str, change: &dyn Fn(&mut Value)| {
+        let mut object = registered();
+        change(&mut object);
+        sender.send("PUT", &format!("{path}{query}"), JSON, &object)
+    };
+    // A policy is in force some time after it is there.
+    until("the policy is in force", || {
+        let attempt = put("?dryRun=All", &|object| object["metadata"]["labels"]["probe"] = "x".into());
+        (attempt.status != 200).then_some(())
+    });
+    let before = registered();
+    for (attack, change) in attacks() {
+        let answer = put("", &*change);
+        assert_eq!(answer.status, 403, "{attack}: {}", answer.object);
+        let why = answer.object["message"].as_str().unwrap_or_default().to_owned();
+        assert!(why.contains("the webhook of Portico"), "{attack}: {why}");
+    }
+    let mut another = before.clone();
+    another["metadata"] = json!({"name": "another"});
+    for (attack, method, path, content, object) in [
+        ("create another", "POST", REGISTRATIONS.to_owned(), JSON, &another),
+        ("delete it", "DELETE", path.clone(), JSON, &json!({})),
+        ("delete all", "DELETE", REGISTRATIONS.to_owned(), JSON, &json!({})),
+        ("patch it", "PATCH", path.clone(), MERGE, &json!({"webhooks": []})),
+        ("validate", "POST", REGISTRATIONS.replace("mutating", "validating"), JSON, &another),
+    ] {
+        let answer = sender.send(method, &path, content, object);
+        assert_eq!(answer.status, 403, "{attack}: {}", answer.object);
+    }
+    let after = registered();
+    assert_eq!((&before["webhooks"], &before["metadata"]), (&after["webhooks"], &after["metadata"]));
+    // What it must do, it may.
+    let key = KeyPair::generate().expect("a key");
+    let authority = CertificateParams::new([]).and_then(|params| params.self_signed(&key));
+    let bundle = STANDARD.encode(authority.expect("an authority").pem());
+    let answer = put("", &|object| {
+        for index in 0..2 {
+            object["webhooks"][index]["clientConfig"]["caBundle"] = bundle.clone().into();
+        }
+    });
+    assert_eq!(answer.status, 200, "{}", answer.object);
+    assert_eq!(registered()["webhooks"][1]["clientConfig"]["caBundle"], *bundle);
+}
+
+#[test]
+fn whatever_rights_a_tenant_has_in_a_namespace_managed_config_maps_are_written_by_the_webhook_alone() {
+    let Some(api) = installed() else { return };
+    let kubectl = |args: &[&str]| api.kubectl(args);
+    let done = |args: &[&str]| kubectl(args).unwrap_or_else(|why| panic!("{args:?}: {why}"));
+    done(&["create", "namespace", "team"]);
+    // The built-in role admin is put together by a controller, which a bare server has not.
+    done(&["create", "role", "all", "--verb=*", "--resource=configmaps", "-n", "team"]);
+    done(&["create", "rolebinding", "alice", "--role=all", "--user=alice", "-n", "team"]);
+    let webhook = format!("system:serviceaccount:portico-system:{NAME}");
+    let as_user = |user: &str, args: &[&str]| kubectl(&[args, &["-n", "team", "--as", user]].concat());
+    let create = ["create", "configmap", "portico-env-0123456789abcdef", "--from-literal=A=b"];
+    until("the policy is in force", || {
+        as_user("alice", &[&create[..], &["--dry-run=server"]].concat()).err()
+    });
+    // The webhook makes one, with its label.
+    let path = "/api/v1/namespaces/team/configmaps";
+    let labels = json!({"app.kubernetes.io/managed-by": "portico-webhook"});
+    let managed = json!({"apiVersion": "v1", "kind": "ConfigMap",
+        "metadata": {"name": "portico-env-0123456789abcdef", "labels": labels}, "data": {"A": "b"}});
+    let sender = Sender::new(&api.kubeconfig_of_account(NAME));
+    let made = sender.send("POST", path, JSON, &managed);
+    assert_eq!(made.status, 201, "{}", made.object);
+    let name = "portico-env-0123456789abcdef";
+    let label = "--labels=app.kubernetes.io/managed-by=portico-webhook";
+    for attack in [
+        &["create", "configmap", "portico-env-mine"][..],
+        &["patch", "configmap", name, "--type=merge", "-p", "{\"data\":{\"A\":\"evil\"}}"],
+        &["label", "configmap", name, "app.kubernetes.io/managed-by-"],
+        &["annotate", "configmap", name, "portico.dev/used=99999999999"],
+    ] {
+        let why = as_user("alice", attack).expect_err(&attack.join(" "));
+        assert!(why.contains("only the webhook of Portico writes"), "{attack:?}: {why}");
+    }
+    done(&["create", "configmap", "own", "-n", "team", "--from-literal=A=b"]);
+    let why =
+        as_user("alice", &["label", "configmap", "own", "app.kubernetes.io/managed-by=portico-webhook"]);
+    assert!(why.expect_err("the label").contains("only the webhook of Portico writes"), "{label}");
+    // Her own she writes, the webhook's she may delete, and so may whoever deletes the namespace.
+    as_user("alice", &["annotate", "configmap", "own", "a=b"]).unwrap_or_else(|why| panic!("{why}"));
+    as_user("alice", &["delete", "configmap", name]).unwrap_or_else(|why| panic!("{why}"));
+    // An administrator, and controllers of Kubernetes that touch whatever there is.
+    assert_eq!(sender.send("POST", path, JSON, &managed).status, 201);
+    done(&["annotate", "configmap", name, "-n", "team", "restored=yes"]);
+    for controller in ["generic-garbage-collector", "storage-version-migrator-controller"] {
+        let user = format!("system:serviceaccount:kube-system:{controller}");
+        let can_update = ["auth", "can-i", "update", "configmaps", "--as", &user, "-n", "team"];
+        if kubectl(&can_update).is_ok() {
+            as_user(&user, &["annotate", "configmap", name, "--overwrite", "touched=yes"])
+                .unwrap_or_else(|why| panic!("{controller}: {why}"));
+        }
+    }
+    let namespace_controller = "system:serviceaccount:kube-system:namespace-controller";
+    as_user(namespace_controller, &["delete", "configmap", "--all"]).unwrap_or_else(|why| panic!("{why}"));
+    // The webhook is held to its own by the other policy.
+    let why = as_user(&webhook, &["create", "configmap", "theirs"]).expect_err("not its own");
+    assert!(why.contains("writes ConfigMaps of its own alone"), "{why}");
+}
