@@ -49,7 +49,9 @@ fn main() {
         let folder = Folder::new();
         let start = Instant::now();
         let kubeconfig = api.kubeconfig().to_str().expect("a path").to_owned();
-        let agent = Agent::start_with(&folder, &["--kubeconfig", &kubeconfig, "--portals", "all"]);
+        let bounds = ["--namespace-elements-max", "1000000", "--table-elements-max", "1000000"];
+        let args = ["--kubeconfig", &kubeconfig, "--portals", "all"];
+        let agent = Agent::start_with(&folder, &[&args, &bounds[..]].concat());
         agent.until("it knows the services", |agent| agent.status()["synced"] == true);
         let synced = Spread::one(start.elapsed().as_secs_f64() * 1e3);
         let empty = memory(&agent, "VmRSS:");

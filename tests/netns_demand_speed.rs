@@ -94,7 +94,8 @@ fn attach(sheet: &Sheet, services: usize, pods: usize) {
         let folder = Folder::new();
         let kubeconfig = api.kubeconfig().to_str().expect("a path").to_owned();
         let args = ["--kubeconfig", &kubeconfig, "--service-cidr", RANGE, "--portals", portals];
-        let agent = Agent::start_with(&folder, &args);
+        let bounds = ["--namespace-elements-max", "1000000", "--table-elements-max", "1000000"];
+        let agent = Agent::start_with(&folder, &[&args, &bounds[..]].concat());
         agent.until("it knows the services", |agent| agent.status()["synced"] == true);
         (api, folder, agent)
     };

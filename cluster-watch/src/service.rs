@@ -7,9 +7,11 @@
 use std::net::IpAddr;
 
 use ipnet::IpNet;
-use proxy_core::address::{Family, forbidden, parse_ip_sloppy};
+use proxy_core::address::{Family, forbidden, forbidden_outside, parse_ip_sloppy};
 use proxy_core::annotation::EXPORT;
-use proxy_core::service::{AFFINITY_S_MAX, Export, Service, ServiceKey, TrafficPolicy};
+use proxy_core::service::{
+    AFFINITY_S_DEFAULT, AFFINITY_S_MAX, Created, Export, Service, ServiceKey, TrafficPolicy,
+};
 
 use crate::addresses::{Addresses, addresses};
 use crate::field::Field;
@@ -20,8 +22,6 @@ use crate::validate;
 
 /// The label that says that another proxy is responsible.
 const PROXY_NAME_LABEL: &str = "service.kubernetes.io/service-proxy-name";
-/// How long a client stays with its backend if the object does not say (core/v1 defaults.go).
-const AFFINITY_S_DEFAULT: u32 = 10_800;
 /// The most portals of a service: ports times addresses. Far beyond any that is meant.
 const PORTALS_MAX: usize = 4_096;
 /// The kubelet's port, which no load balancer may expose.
@@ -102,6 +102,7 @@ pub(crate) fn service(object: &Field<'_, '_>, names: &mut Names) -> Option<Servi
     let service = Service {
         // The slices name it, too.
         key: ServiceKey { namespace: meta.namespace, name: names.get(&meta.name) },
+        created: meta_field.at("creationTimestamp").text().map(Created::parse).unwrap_or_default(),
         cluster_ips: addresses.cluster_ips(),
         cluster_ip_text: addresses.text.clone(),
         ports,
@@ -251,7 +252,13 @@ fn load_balancer_ips(status: &Field<'_, '_>) -> Vec<IpAddr> {
             continue;
         }
         match parse_ip_sloppy(text) {
-            Some(address) => found.push(address),
+            Some(address) => match forbidden_outside(address) {
+                None => found.push(address),
+                Some(reason) => {
+                    let shown = field.shown();
+                    field.warn(format_args!("{shown} is {reason}, which no service may have; skipped"));
+                }
+            },
             None => field.warn(format_args!("{} is not an IP address; skipped", field.shown())),
         }
     }

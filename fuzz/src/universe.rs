@@ -11,10 +11,10 @@ use ipnet::IpNet;
 use proxy_core::address::{Family, forbidden};
 use proxy_core::endpoint::{Conditions, Endpoint, EndpointPort, EndpointSlice, SliceKey};
 use proxy_core::node::Node;
-use proxy_core::portal::{Standpoint, View};
+use proxy_core::portal::{Outside, Standpoint, View};
 use proxy_core::ruleset::Settings;
 use proxy_core::service::{
-    ClusterIps, Dial, Export, Mode, Protocol, Scheduler, Service, ServiceKey, ServicePort, TrafficPolicy,
+    ClusterIps, Created, Dial, Export, Mode, Protocol, Scheduler, Service, ServiceKey, ServicePort, TrafficPolicy,
 };
 use proxy_core::snapshot::Change;
 
@@ -154,6 +154,7 @@ impl ServiceSeed {
         };
         Service {
             key: self.key.service(),
+            created: Created::default(),
             cluster_ip_text: cluster_ips.iter().next().map(|address| address.to_string().into()),
             cluster_ips,
             ports,
@@ -308,7 +309,8 @@ impl Story {
         };
         let only = |picks: &Vec<Pick>| View::Only(picks.iter().map(|pick| pick.service()).collect());
         let view = self.only.as_ref().map_or(View::All, only);
-        Standpoint { node, view, mode: self.mode.of(&MODES).unwrap_or_default() }
+        let mode = self.mode.of(&MODES).unwrap_or_default();
+        Standpoint { node, view, mode, outside: Outside::all(), ..Standpoint::default() }
     }
 
     /// The settings before and after.

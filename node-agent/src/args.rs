@@ -11,6 +11,7 @@ use proxy_core::portal::PortalKey;
 use proxy_core::service::{Mode, Protocol};
 
 use crate::agent::AgentArgs;
+use crate::allowed::AllowedArgs;
 use crate::check::CheckArgs;
 use crate::install::{InstallArgs, UninstallArgs};
 use crate::status::StatusArgs;
@@ -89,6 +90,8 @@ pub(crate) struct StandpointArgs {
     /// How services are reached that do not say it with the annotation portico.dev/mode.
     #[arg(long, value_enum, default_value_t = ModeArg::Kernel)]
     pub(crate) mode: ModeArg,
+    #[command(flatten)]
+    pub(crate) allowed: AllowedArgs,
 }
 
 /// How a service is reached.

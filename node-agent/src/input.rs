@@ -65,7 +65,7 @@ fn line(style: Style, what: &str, message: &dyn Display) {
 
 /// From where the objects are seen.
 pub(crate) fn standpoint(args: &StandpointArgs, objects: &Objects) -> Standpoint {
-    let StandpointArgs { node, zone, mode } = args;
+    let StandpointArgs { node, zone, mode, allowed } = args;
     let name = node.as_deref().unwrap_or_default();
     let known = objects.nodes.get(name);
     if known.is_none() && !name.is_empty() && !objects.nodes.is_empty() {
@@ -77,5 +77,6 @@ pub(crate) fn standpoint(args: &StandpointArgs, objects: &Objects) -> Standpoint
     if let Some(zone) = zone {
         node.zone = zone.as_str().into();
     }
-    Standpoint { node, view: View::All, mode: (*mode).into() }
+    let (outside, bounds) = (allowed.outside(), allowed.bounds());
+    Standpoint { node, view: View::All, mode: (*mode).into(), outside, bounds }
 }

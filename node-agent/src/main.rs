@@ -5,6 +5,7 @@
 //! nothing here decides anything about services.
 
 mod agent;
+mod allowed;
 mod args;
 mod check;
 mod cni_conf;

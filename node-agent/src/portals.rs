@@ -3,7 +3,7 @@
 use std::io::Write;
 
 use anstyle::{AnsiColor, Style};
-use proxy_core::portal::{BACKENDS_MAX, Portal, Portals, Verdict, portals};
+use proxy_core::portal::{BACKENDS_MAX, Portal, Portals, Reason, Shared, Verdict, portals};
 
 use crate::args::{PortalsArgs, PortalsOutput};
 use crate::input::{self, warn};
@@ -19,7 +19,9 @@ pub(crate) fn answer(args: &PortalsArgs, out: &mut impl Write) -> anyhow::Result
     let standpoint = input::standpoint(standpoint, &objects);
     let portals = portals(&objects.into_snapshot(), &standpoint);
     tell_losses(&portals);
-    let in_force = portals.by_service().filter(|portal| winner(&portals, portal) == *portal);
+    let is_in_force =
+        |portal: &&Portal| winner(&portals, portal) == *portal && portals.is_within(Shared::Full, portal);
+    let in_force = portals.by_service().filter(is_in_force);
     match output {
         PortalsOutput::Table => write_table(in_force, out)?,
         PortalsOutput::Json => {
@@ -35,8 +37,17 @@ fn winner<'a>(portals: &'a Portals, portal: &'a Portal) -> &'a Portal {
     portals.get(portal.key).unwrap_or(portal)
 }
 
-/// Warns of what is not as its object says: portals that another service has, backends beyond the limit.
+/// Warns of what is not as its object says: portals that another service has, portals that are refused, backends
+/// beyond the limit.
 pub(crate) fn tell_losses(portals: &Portals) {
+    let beyond = portals.beyond(Shared::Full).map(|(service, count)| (service, Reason::TableElements, count));
+    let refused = portals.refused().flat_map(|(service, refused)| {
+        refused.iter().map(|(reason, count)| (service, reason, count)).collect::<Vec<_>>()
+    });
+    for (service, reason, count) in refused.chain(beyond) {
+        let what = if count == 1 { "1 portal is".to_owned() } else { format!("{count} portals are") };
+        warn(&format!("service {service}: {what} refused: {reason}"));
+    }
     for portal in portals.by_service() {
         let winner = winner(portals, portal);
         if winner != portal {

@@ -209,12 +209,52 @@ fn two_services_on_one_portal_are_reported_and_one_wins() {
         )
     };
     let both = service("b", "10.0.0.2") + &service("a", "10.0.0.1");
-    let answer = portico_with(&["portals", "-o", "json", "-f", "-"], &both);
+    let args = ["portals", "--external-addresses", "all", "-o", "json", "-f", "-"];
+    let answer = portico_with(&args, &both);
     expect![[r"
         portico: warning: service default/b claims 192.0.2.1 port 80 (TCP externalIP) in vain: service default/a has it (externalIP)
     "]]
     .assert_eq(&answer.stderr);
     assert_eq!(answer.stdout.matches("192.0.2.1").count(), 1);
+}
+
+#[test]
+fn external_addresses_are_refused_by_default_and_both_commands_say_why() {
+    let service = "---\napiVersion: v1\nkind: Service\nmetadata: {name: a}\nspec: {clusterIP: 10.0.0.1, externalIPs: [192.0.2.1], ports: [{port: 80}]}\n";
+    let answer = portico_with(&["portals", "-f", "-"], service);
+    assert!(!answer.stdout.contains("192.0.2.1"), "{}", answer.stdout);
+    expect![[r"
+        portico: warning: service default/a: 1 portal is refused: external addresses of this kind are not allowed here (--external-addresses)
+    "]]
+    .assert_eq(&answer.stderr);
+    let answer = portico_with(&["explain", "-f", "-", "tcp://192.0.2.1:80"], service);
+    expect![[r"
+        tcp://192.0.2.1:80: pass
+          service default/a asks for 192.0.2.1 TCP port 80: external addresses of this kind are not allowed here (--external-addresses)
+          left as it is: TCP 192.0.2.1 port 80 is no portal
+    "]]
+    .assert_eq(&answer.stdout);
+    let elsewhere = ["--external-addresses", "all", "--external-cidrs", "198.51.100.0/24,203.0.113.0/24"];
+    let answer = portico_with(&[&["portals", "-f", "-"], &elsewhere[..]].concat(), service);
+    assert!(answer.stderr.contains("none of the allowed networks"), "{}", answer.stderr);
+}
+
+#[test]
+fn what_is_beyond_a_bound_is_named() {
+    let ports: Vec<String> = (1..=4).map(|port| format!("{{name: p{port}, port: {port}}}")).collect();
+    let service = format!(
+        "---\napiVersion: v1\nkind: Service\nmetadata: {{name: a}}\nspec: {{clusterIP: 10.0.0.1, ports: [{}]}}\n",
+        ports.join(", ")
+    );
+    let bounds = ["--service-portals-max", "3", "--namespace-elements-max", "3"];
+    let answer = portico_with(&[&["portals", "-f", "-"], &bounds[..]].concat(), &service);
+    expect![[r"
+        portico: warning: service default/a: 1 portal is refused: the service has more portals than allowed (--service-portals-max)
+        portico: warning: service default/a: 1 portal is refused: the namespace needs more elements than allowed (--namespace-elements-max)
+    "]]
+    .assert_eq(&answer.stderr);
+    let answer = portico_with(&[&["explain", "-f", "-", "tcp://10.0.0.1:4"], &bounds[..]].concat(), &service);
+    assert!(answer.stdout.contains("(--service-portals-max)"), "{}", answer.stdout);
 }
 
 #[test]

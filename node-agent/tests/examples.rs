@@ -163,7 +163,7 @@ fn external_addresses_lead_where_the_cluster_address_leads() {
         default    public-web  http  clusterIP   tcp://10.0.0.24:80    forward  10.244.1.70:9376
         default    public-web  http  externalIP  tcp://80.11.12.10:80  forward  10.244.1.70:9376
     "#]]
-    .assert_eq(&table("external-ips.yaml", &[]));
+    .assert_eq(&table("external-ips.yaml", &["--external-addresses", "all"]));
 }
 
 #[test]
@@ -318,7 +318,7 @@ fn other_kinds_are_ignored_and_counted() {
 
 #[test]
 fn the_whole_folder_can_be_read_at_once() {
-    let answer = portico(&["portals", "-o", "json", "-f", "examples"]);
+    let answer = portico(&["portals", "--external-addresses", "all", "-o", "json", "-f", "examples"]);
     assert_eq!(answer.code, 0, "{}", answer.stderr);
     assert_eq!(answer.stdout.matches("\"verdict\"").count(), 31);
 }

@@ -102,6 +102,10 @@ pub enum Forbidden {
     LinkLocalMulticast,
     /// The address of a service: portals do not lead to portals.
     ServiceAddress,
+    /// 224.0.0.0/4 or `ff00::/8`: no connection leads there. Forbidden at the front of a portal only.
+    Multicast,
+    /// 255.255.255.255. Forbidden at the front of a portal only.
+    Broadcast,
 }
 
 impl fmt::Display for Forbidden {
@@ -112,6 +116,8 @@ impl fmt::Display for Forbidden {
             Self::LinkLocal => "a link-local address",
             Self::LinkLocalMulticast => "a link-local multicast address",
             Self::ServiceAddress => "the address of a service",
+            Self::Multicast => "a multicast address",
+            Self::Broadcast => "the broadcast address",
         })
     }
 }
@@ -137,6 +143,17 @@ pub fn forbidden(address: IpAddr) -> Option<Forbidden> {
     } else {
         None
     }
+}
+
+/// Says why this address may not be an external address of a service, if it may not; the link-local addresses hold
+/// the metadata service of most clouds.
+#[must_use]
+pub fn forbidden_outside(address: IpAddr) -> Option<Forbidden> {
+    forbidden(address).or_else(|| match address {
+        _ if address.is_multicast() => Some(Forbidden::Multicast),
+        IpAddr::V4(Ipv4Addr::BROADCAST) => Some(Forbidden::Broadcast),
+        _ => None,
+    })
 }
 
 #[cfg(test)]
@@ -192,6 +209,24 @@ mod tests {
         ];
         for (address, expected) in cases {
             assert_eq!(forbidden(ip(address)), expected, "{address}");
+            if expected.is_some() {
+                assert_eq!(forbidden_outside(ip(address)), expected, "{address}");
+            }
+        }
+    }
+
+    #[test]
+    fn no_external_address_is_one_to_which_no_connection_leads() {
+        let cases = [
+            ("224.0.1.1", Some(Forbidden::Multicast)),
+            ("ff05::1", Some(Forbidden::Multicast)),
+            ("255.255.255.255", Some(Forbidden::Broadcast)),
+            ("169.254.169.254", Some(Forbidden::LinkLocal)),
+            ("192.0.2.1", None),
+            ("2001:db8::1", None),
+        ];
+        for (address, expected) in cases {
+            assert_eq!(forbidden_outside(ip(address)), expected, "{address}");
         }
     }
 }

@@ -10,12 +10,15 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use crate::address::Family;
-use crate::portal::{Portal, PortalKey, PortalKind, Portals, Standpoint, portals};
+use crate::portal::{Portal, PortalKey, PortalKind, Portals, Shared, Standpoint, portals};
 use crate::ruleset::{Ruleset, Settings};
 use crate::select::{choice, fate};
-use crate::service::{Dial, Mode, Service, TrafficPolicy};
+use crate::service::{Dial, Mode, Service, ServiceKey, TrafficPolicy};
 use crate::snapshot::Snapshot;
 use crate::trace::{Packet, Trace, trace};
+
+/// Of the services that ask for a portal in vain, so many are named.
+const REFUSALS_MAX: usize = 5;
 
 /// Who opens the connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -92,7 +95,7 @@ pub fn explain(snapshot: &Snapshot, standpoint: &Standpoint, question: &Question
     let packet = Packet { source, destination: question.destination };
     let teller = Teller { snapshot, standpoint, portals: &portals, packet };
     let outcome = trace(&ruleset, &packet, 0);
-    match portals.get(question.destination) {
+    match portals.get(question.destination).filter(|portal| portals.is_within(Shared::Full, portal)) {
         Some(portal) => teller.at_portal(portal, outcome),
         None => teller.elsewhere(outcome),
     }
@@ -109,6 +112,7 @@ impl Teller<'_> {
     fn at_portal(&self, portal: &Portal, outcome: Trace) -> Explanation {
         let mut steps = vec![self.what_it_is(portal)];
         steps.extend(self.rivals(portal));
+        steps.extend(self.refusals());
         steps.extend(self.source_step(portal));
         if outcome != Trace::Barred {
             steps.extend(self.endpoint_steps(portal));
@@ -252,9 +256,38 @@ impl Teller<'_> {
             }
             _ => (Outcome::Pass, format!("left as it is: {protocol} {address} port {port} is no portal")),
         };
-        let mut steps: Vec<String> = self.hint().into_iter().collect();
+        let mut steps: Vec<String> = self.refusals();
+        if steps.is_empty() {
+            steps.extend(self.hint());
+        }
         steps.push(reason.clone());
         Explanation { verdict, portal: None, backends: Vec::new(), reason, steps }
+    }
+
+    /// Which services ask for this portal in vain, and why.
+    fn refusals(&self) -> Vec<String> {
+        let to = self.packet.destination;
+        let mut askers: Vec<&ServiceKey> =
+            self.snapshot.users_outside(to.address).take(REFUSALS_MAX).collect();
+        askers.extend(self.snapshot.owner_of(to.address));
+        let is_own = self.standpoint.node.primary(Family::of(to.address)) == Some(to.address);
+        let node_ports = self.snapshot.services().filter(|_| is_own).filter(|service| {
+            service.ports.iter().any(|port| port.node_port == Some(to.port) && port.protocol == to.protocol)
+        });
+        askers.extend(node_ports.map(|service| &service.key).take(REFUSALS_MAX));
+        let reason = |key: &&ServiceKey| {
+            self.portals.refusal(self.snapshot, self.standpoint, self.snapshot.service(key)?, to)
+        };
+        let told = askers.iter().filter_map(|key| {
+            Some(format!(
+                "service {key} asks for {} {} port {}: {}",
+                to.address,
+                to.protocol,
+                to.port,
+                reason(key)?
+            ))
+        });
+        told.collect()
     }
 
     /// Why something that looks like a service's address is no portal.

@@ -1,10 +1,8 @@
 //! `Portal`: an address and port that lead to a service, as one node's pods see it.
 //!
-//! `service_portals` gives the portals of one service; `Portals` holds those of all services that a view
-//! sees, knows which service wins where two claim the same address and port, and follows a snapshot by
-//! the keys that changed. A pod always takes the short way: external addresses lead to the same endpoints
-//! as for any client inside the cluster, whatever `externalTrafficPolicy` says (that is for traffic that
-//! arrives at a node from outside).
+//! `Portals` holds those of all services that a view sees, as many as the bounds allow, knows which service wins
+//! where two claim the same address and port, and follows a snapshot by the keys that changed. What must not go in
+//! here: how the portals of one service are made (`make`), and who has how many (`admit`, `share`).
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -15,13 +13,17 @@ use ipnet::IpNet;
 use rpds::RedBlackTreeMapSync as Map;
 use serde::{Serialize, Serializer};
 
-use crate::address::Family;
 use crate::node::Node;
-use crate::select::{Choice, Fate, choice, fate};
-use crate::service::{Dial, Mode, Protocol, Scheduler, Service, ServiceKey, ServicePort, TrafficPolicy};
+use crate::service::{Created, Dial, Mode, Protocol, Scheduler, ServiceKey};
 use crate::snapshot::{Changed, Snapshot};
 
+use admit::{Allotment, Held};
+pub use bounds::{Bounds, Cost, STICKY_CHAIN_ELEMENTS, TURN_CHAIN_ELEMENTS};
 pub use kind::PortalKind;
+pub use outside::{Outside, OutsideKinds};
+pub use refusal::{Reason, Refused};
+pub use share::Shared;
+pub use view::{Selection, View};
 
 /// More backends than this are left out of a portal: the count has 14 bits in the ruleset.
 pub const BACKENDS_MAX: usize = (1 << 14) - 1;
@@ -136,28 +138,6 @@ fn service_fields<S: Serializer>(key: &ServiceKey, serializer: S) -> Result<S::O
     map.end()
 }
 
-/// What a pod may see. The address of a service that it may not see is like any other address: it passes,
-/// or, in a known service range, leads nowhere.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Default)]
-pub enum View {
-    /// Every service (the default).
-    #[default]
-    All,
-    /// These services only.
-    Only(BTreeSet<ServiceKey>),
-}
-
-impl View {
-    /// Whether this service is in view.
-    #[must_use]
-    pub fn sees(&self, service: &ServiceKey) -> bool {
-        match self {
-            Self::All => true,
-            Self::Only(services) => services.contains(service),
-        }
-    }
-}
-
 /// From where portals are seen: they are the same for all pods of a node that share a view.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Standpoint {
@@ -167,140 +147,28 @@ pub struct Standpoint {
     pub view: View,
     /// How services are reached that do not say it themselves.
     pub mode: Mode,
+    /// Which external addresses of services become portals.
+    pub outside: Outside,
+    /// How much services may put into tables.
+    pub bounds: Bounds,
 }
 
-/// The portals of one service, sorted by address, protocol and port.
-#[must_use]
-pub fn service_portals(snapshot: &Snapshot, service: &Service, standpoint: &Standpoint) -> Vec<Portal> {
-    let mut portals = Vec::new();
-    if !service.has_portals || !standpoint.view.sees(&service.key) {
-        return portals;
-    }
-    for family in Family::BOTH {
-        let Some(cluster_ip) = service.cluster_ips.of(family) else { continue };
-        let sources = source_ranges(service, family, &standpoint.node);
-        for port in &service.ports {
-            let maker = Maker { snapshot, service, standpoint, port, family };
-            portals.extend(maker.portals(cluster_ip, sources.as_ref()));
-        }
-    }
-    portals.sort_by_key(|portal| (portal.key, portal.kind));
-    // One service may name an address twice, as load balancer and as external address: the first kind
-    // stands, as it does between services.
-    portals.dedup_by_key(|portal| portal.key);
-    portals
-}
-
-/// Where the ranges hold the node's own address, a request from the node may come with a load-balancer
-/// address as its source, so these are let in too (kube-proxy, nftables/proxier.go `allowFromNode`).
-fn source_ranges(service: &Service, family: Family, node: &Node) -> Option<Arc<[IpNet]>> {
-    let mut ranges = service.source_ranges_of(family)?;
-    let from_node = node.primary(family).is_some_and(|own| ranges.iter().any(|net| net.contains(&own)));
-    if from_node {
-        let own = service.load_balancer_ips.iter().filter(|ip| Family::of(**ip) == family);
-        ranges.extend(own.map(|ip| IpNet::from(*ip)));
-    }
-    Some(IpNet::aggregate(&ranges).into())
-}
-
-/// Makes the portals of one port in one family; endpoints are chosen once per policy.
-struct Maker<'a> {
-    snapshot: &'a Snapshot,
-    service: &'a Service,
-    standpoint: &'a Standpoint,
-    port: &'a ServicePort,
-    family: Family,
-}
-
-impl Maker<'_> {
-    fn portals(&self, cluster_ip: IpAddr, sources: Option<&Arc<[IpNet]>>) -> Vec<Portal> {
-        let (service, port, family) = (self.service, self.port, self.family);
-        let of_family = |addresses: &[IpAddr]| -> Vec<IpAddr> {
-            addresses.iter().copied().filter(|address| Family::of(*address) == family).collect()
-        };
-        let internal = self.target(service.internal_policy);
-        let mut portals = vec![self.portal(PortalKind::ClusterIp, cluster_ip, port.port, &internal, None)];
-        let node_port = port.node_port.zip(self.standpoint.node.primary(family));
-        let (external, balanced) = (of_family(&service.external_ips), of_family(&service.load_balancer_ips));
-        if external.is_empty() && balanced.is_empty() && node_port.is_none() {
-            return portals;
-        }
-        let cluster = match service.internal_policy {
-            TrafficPolicy::Cluster => internal,
-            TrafficPolicy::Local => self.target(TrafficPolicy::Cluster),
-        };
-        for address in balanced {
-            portals.push(self.portal(PortalKind::LoadBalancer, address, port.port, &cluster, sources));
-        }
-        for address in external {
-            portals.push(self.portal(PortalKind::ExternalIp, address, port.port, &cluster, None));
-        }
-        if let Some((node_port, address)) = node_port {
-            portals.push(self.portal(PortalKind::NodePort, address, node_port, &cluster, None));
-        }
-        portals
-    }
-
-    fn portal(
-        &self,
-        kind: PortalKind,
-        address: IpAddr,
-        port: u16,
-        target: &Target,
-        sources: Option<&Arc<[IpNet]>>,
-    ) -> Portal {
-        Portal {
-            service: self.service.key.clone(),
-            port_name: self.port.name.clone(),
-            key: PortalKey { address, protocol: self.port.protocol, port },
-            kind,
-            verdict: target.verdict,
-            backends: target.backends.clone(),
-            left_out: target.left_out,
-            affinity_s: self.service.affinity_s,
-            scheduler: self.service.scheduler,
-            dial: self.service.dial,
-            hold_ms: self.service.hold_ms,
-            sources: sources.cloned(),
-            mode: self.service.mode_of(self.port.protocol, self.standpoint.mode),
-        }
-    }
-
-    fn target(&self, policy: TrafficPolicy) -> Target {
-        let ServicePort { name, protocol, .. } = self.port;
-        let endpoints = self.snapshot.endpoints_of(&self.service.key, name, *protocol, self.family);
-        let node = &self.standpoint.node;
-        let choice = choice(&endpoints, policy, node);
-        let chosen = endpoints.iter().filter(|e| fate(choice, e.endpoint, node) == Fate::Chosen);
-        let mut backends: Vec<SocketAddr> = chosen.map(|e| e.backend).collect();
-        let left_out = backends.len().saturating_sub(BACKENDS_MAX);
-        backends.truncate(BACKENDS_MAX);
-        let verdict = match choice {
-            Choice::None => Verdict::Reject,
-            Choice::NoneLocal => Verdict::Drop,
-            _ => Verdict::Forward,
-        };
-        Target { verdict, backends: backends.into(), left_out }
-    }
-}
-
-/// Where a policy leads.
-struct Target {
-    verdict: Verdict,
-    backends: Arc<[SocketAddr]>,
-    left_out: usize,
-}
-
-/// A claim of a service on a portal: of two on the same portal, the lesser wins.
-type Claim = (PortalKey, PortalKind, ServiceKey);
+/// A claim of a service on a portal: of two on the same portal the lesser wins, so an address that a service has is
+/// not taken over by one that was created later.
+type Claim = (PortalKey, PortalKind, Created, ServiceKey);
 
 /// The portals of all services in view.
 #[derive(Debug, Clone, Default)]
 pub struct Portals {
-    by_service: Map<ServiceKey, Arc<[Portal]>>,
+    by_service: Map<ServiceKey, Held>,
     /// Who claims which portal, and where in the service's list it stands.
     claims: Map<Claim, usize>,
     service_ranges: Arc<[IpNet]>,
+    namespaces: Map<Arc<str>, Allotment>,
+    /// What the portals of all namespaces cost.
+    total: Cost,
+    /// How many elements each namespace has at least, where a table has no room for all; see `Shared`.
+    levels: [Option<usize>; 2],
 }
 
 /// The portals that may differ after a change.
@@ -310,45 +178,42 @@ pub type Touched = BTreeSet<PortalKey>;
 #[must_use]
 pub fn portals(snapshot: &Snapshot, standpoint: &Standpoint) -> Portals {
     let mut portals = Portals { service_ranges: snapshot.service_ranges().into(), ..Portals::default() };
-    for service in snapshot.services() {
-        let new = service_portals(snapshot, service, standpoint);
-        portals.replace(&service.key, &[], new.into());
-    }
+    let keys: Vec<&ServiceKey> = snapshot.services().map(|service| &service.key).collect();
+    portals.follow(snapshot, standpoint, &keys, None);
     portals
 }
 
 impl Portals {
     /// Follows the snapshot by the services that changed, and says which portals may differ now.
     pub fn refresh(&mut self, snapshot: &Snapshot, standpoint: &Standpoint, changed: &Changed) -> Touched {
-        if *self.service_ranges != *snapshot.service_ranges() {
-            self.service_ranges = snapshot.service_ranges().into();
-        }
         let mut touched = Touched::new();
-        for key in changed {
-            let old = self.by_service.get(key).cloned().unwrap_or_default();
-            let service = snapshot.service(key);
-            let new =
-                service.map(|service| service_portals(snapshot, service, standpoint)).unwrap_or_default();
-            touched.extend(old.iter().filter(|portal| !new.contains(portal)).map(|portal| portal.key));
-            touched.extend(new.iter().filter(|portal| !old.contains(portal)).map(|portal| portal.key));
-            self.replace(key, &old, new.into());
+        if *self.service_ranges == *snapshot.service_ranges() {
+            let keys: Vec<&ServiceKey> = changed.iter().collect();
+            self.follow(snapshot, standpoint, &keys, Some(&mut touched));
+            return touched;
         }
+        // What an unused portal costs depends on the ranges.
+        self.service_ranges = snapshot.service_ranges().into();
+        let known: Changed = self.by_service.keys().cloned().collect();
+        let all: BTreeSet<&ServiceKey> = known.iter().chain(changed).collect();
+        self.follow(snapshot, standpoint, &all.into_iter().collect::<Vec<_>>(), Some(&mut touched));
         touched
     }
 
-    fn replace(&mut self, key: &ServiceKey, old: &[Portal], new: Arc<[Portal]>) {
-        let claim = |portal: &Portal| (portal.key, portal.kind, key.clone());
-        for portal in old {
-            self.claims.remove_mut(&claim(portal));
+    /// Follows services in the order of their keys.
+    fn follow(
+        &mut self,
+        snapshot: &Snapshot,
+        standpoint: &Standpoint,
+        changed: &[&ServiceKey],
+        mut touched: Option<&mut Touched>,
+    ) {
+        let mut namespaces = BTreeSet::new();
+        for services in changed.chunk_by(|one, other| one.namespace == other.namespace) {
+            self.follow_namespace(snapshot, standpoint, services, touched.as_deref_mut());
+            namespaces.extend(services.first().map(|first| first.namespace.clone()));
         }
-        for (place, portal) in new.iter().enumerate() {
-            self.claims.insert_mut(claim(portal), place);
-        }
-        if new.is_empty() {
-            self.by_service.remove_mut(key);
-        } else {
-            self.by_service.insert_mut(key.clone(), new);
-        }
+        self.share_out(standpoint.bounds, &namespaces, touched);
     }
 
     /// The portal that is in force for this address, protocol and port.
@@ -359,16 +224,16 @@ impl Portals {
 
     /// All claims on this portal, the winner first.
     pub fn claims_on(&self, key: PortalKey) -> impl Iterator<Item = &Portal> {
-        let from: Claim = (key, PortalKind::ClusterIp, ServiceKey::default());
+        let from: Claim = (key, PortalKind::ClusterIp, Created::FIRST, ServiceKey::default());
         self.claims
             .range(from..)
             .take_while(move |((found, ..), _)| *found == key)
-            .filter_map(|((_, _, service), place)| self.by_service.get(service)?.get(*place))
+            .filter_map(|((.., service), place)| self.by_service.get(service)?.portals.get(*place))
     }
 
     /// All portals, service by service, also those that another service's claim puts out of force.
     pub fn by_service(&self) -> impl Iterator<Item = &Portal> {
-        self.by_service.values().flat_map(|portals| portals.iter())
+        self.by_service.values().flat_map(|held| held.portals.iter())
     }
 
     /// The ranges of service addresses: what is in them and belongs to no service goes nowhere.
@@ -378,7 +243,14 @@ impl Portals {
     }
 }
 
+mod admit;
+mod bounds;
 mod in_force;
 mod kind;
+mod make;
+mod outside;
+mod refusal;
+mod share;
 #[cfg(test)]
 mod tests;
+mod view;

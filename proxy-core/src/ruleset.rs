@@ -20,7 +20,7 @@
 //!
 //! What must not go in here: how elements are written, in text (`nft`) or in netlink bytes.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
@@ -31,8 +31,11 @@ use serde::Serialize;
 use crate::address::Family;
 use crate::digest::digest;
 use crate::pick::{Action, Pick, TURNS};
-use crate::portal::{Portal, PortalKey, PortalKind, Portals, Touched, Verdict};
+use crate::portal::{Portal, PortalKey, Portals, Shared, Touched, Verdict};
 use crate::service::AFFINITY_S_MAX;
+
+pub use rule::Rule;
+use rule::{chain_size, relayed, rule};
 
 /// What a ruleset depends on besides portals.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -104,21 +107,6 @@ impl Element {
     }
 }
 
-/// What the table holds for one portal.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Rule {
-    /// What happens.
-    pub pick: Pick,
-    /// The backends, slot by slot; empty unless connections are forwarded.
-    pub backends: Arc<[SocketAddr]>,
-    /// The number of each backend; empty unless clients are sticky.
-    pub ids: Arc<[u32]>,
-    /// Who may use it; empty unless the pick is guarded.
-    pub sources: Arc<[IpNet]>,
-    /// Whether the portal's address is a cluster address.
-    pub is_cluster_ip: bool,
-}
-
 /// The table of one network namespace.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Ruleset {
@@ -130,6 +118,17 @@ pub struct Ruleset {
     picks: BTreeMap<Pick, usize>,
     /// The addresses whose portals are here because they are used; empty unless the table is on demand.
     wanted: Set<IpAddr>,
+    /// What it holds: elements, and chains as so many elements as they have memory.
+    size: usize,
+}
+
+/// How much of a portal a table holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Form {
+    /// All of it.
+    Whole,
+    /// One element that leads to the relay instead of to backends.
+    Relayed,
 }
 
 impl Ruleset {
@@ -145,8 +144,8 @@ impl Ruleset {
         let ranges = portals.service_ranges().into();
         let mut ruleset = Self { settings: Some(settings), ranges, ..Self::default() };
         for portal in portals.iter() {
-            if !settings.on_demand || demand::is_always_there(portals, portal.key.address) {
-                ruleset.put(portal);
+            if let Some(form) = ruleset.form(portals, portal) {
+                ruleset.put(portal, form);
             }
         }
         ruleset
@@ -162,21 +161,36 @@ impl Ruleset {
         if self.is_on_demand() {
             return self.refresh_on_demand(portals, touched, are_ranges_new);
         }
-        touched.iter().copied().filter(|key| self.follow(*key, portals.get(*key))).collect()
+        touched.iter().copied().filter(|key| self.follow(portals, *key)).collect()
     }
 
-    /// Holds this portal, or none, under a key; true where the rule is another one now.
-    fn follow(&mut self, key: PortalKey, portal: Option<&Portal>) -> bool {
-        match portal {
-            Some(portal) => self.put(portal),
+    /// Holds what is to be held of the portal at a key; true where the rule is another one now.
+    fn follow(&mut self, portals: &Portals, key: PortalKey) -> bool {
+        let portal = portals.get(key);
+        match portal.and_then(|portal| Some((portal, self.form(portals, portal)?))) {
+            Some((portal, form)) => self.put(portal, form),
             None => self.remove(key),
         }
+    }
+
+    /// How much of a portal in force is to be held.
+    fn form(&self, portals: &Portals, portal: &Portal) -> Option<Form> {
+        if self.is_on_demand() {
+            return self.form_on_demand(portals, portal);
+        }
+        portals.is_within(Shared::Full, portal).then_some(Form::Whole)
     }
 
     /// The settings; none where there is no table.
     #[must_use]
     pub fn settings(&self) -> Option<Settings> {
         self.settings
+    }
+
+    /// How many elements it has; a chain that is one portal's own counts as so many as it has memory.
+    #[must_use]
+    pub fn size(&self) -> usize {
+        self.size
     }
 
     /// How many portals it holds.
@@ -235,16 +249,31 @@ impl Ruleset {
         portals.chain(backends).chain(ids).chain(addresses).chain(sources).chain(ranges)
     }
 
-    fn put(&mut self, portal: &Portal) -> bool {
+    fn put(&mut self, portal: &Portal, form: Form) -> bool {
         let old = self.rules.get(&portal.key);
-        let new = rule(portal, old, self.action(portal, old));
+        let action = self.action(portal, old);
+        let is_forwarded = matches!(action, Action::Forward { .. } | Action::Turn { .. });
+        let new = match form {
+            Form::Relayed if is_forwarded => relayed(portal),
+            Form::Relayed | Form::Whole => rule(portal, old, action),
+        };
         if old == Some(&new) {
             return false;
         }
-        let (old, pick) = (old.map(|old| old.pick), new.pick);
-        *self.picks.entry(pick).or_default() += 1;
+        let had_address = old.is_some_and(|old| old.is_cluster_ip);
+        let is_new_address = new.is_cluster_ip && !had_address && !self.has_address(portal.key.address);
+        self.size = self.size + new.size() + usize::from(is_new_address) - old.map_or(0, Rule::size);
+        let (old, pick, is_cluster_ip) = (old.map(|old| old.pick), new.pick, new.is_cluster_ip);
+        let users = self.picks.entry(pick).or_default();
+        *users += 1;
+        if *users == 1 {
+            self.size += chain_size(pick);
+        }
         self.rules.insert_mut(portal.key, new);
         self.release(old);
+        if had_address && !is_cluster_ip {
+            self.size -= usize::from(!self.has_address(portal.key.address));
+        }
         true
     }
 
@@ -285,9 +314,13 @@ impl Ruleset {
     }
 
     fn remove(&mut self, key: PortalKey) -> bool {
-        let old = self.rules.get(&key).map(|old| old.pick);
-        self.release(old);
-        self.rules.remove_mut(&key)
+        let Some(old) = self.rules.get(&key) else { return false };
+        let (pick, had_address) = (old.pick, old.is_cluster_ip);
+        self.size -= old.size();
+        self.release(Some(pick));
+        self.rules.remove_mut(&key);
+        self.size -= usize::from(had_address && !self.has_address(key.address));
+        true
     }
 
     fn release(&mut self, pick: Option<Pick>) {
@@ -296,100 +329,13 @@ impl Ruleset {
             *users -= 1;
             if *users == 0 {
                 self.picks.remove(&pick);
+                self.size -= chain_size(pick);
             }
         }
     }
 }
 
-impl Rule {
-    /// The elements of this rule's portal; that of its address is not among them.
-    pub fn elements(&self, key: PortalKey) -> impl Iterator<Item = Element> {
-        let portal = std::iter::once(Element::Portal(key, self.pick));
-        portal.chain(self.backend_elements(key)).chain(self.id_elements(key)).chain(self.source_elements(key))
-    }
-
-    fn backend_elements(&self, key: PortalKey) -> impl Iterator<Item = Element> {
-        let number = |slot: usize| self.ids.get(slot).copied().or_else(|| u32::try_from(slot).ok());
-        let numbers = (0..).map_while(number);
-        numbers
-            .zip(self.backends.iter())
-            .map(move |(number, backend)| Element::Backend(key, number, *backend))
-    }
-
-    fn id_elements(&self, key: PortalKey) -> impl Iterator<Item = Element> {
-        (0_u16..).zip(self.ids.iter()).map(move |(slot, id)| Element::Id(key, slot, *id))
-    }
-
-    fn source_elements(&self, key: PortalKey) -> impl Iterator<Item = Element> {
-        self.sources.iter().map(move |net| Element::Source(key, *net))
-    }
-}
-
-fn rule(portal: &Portal, old: Option<&Rule>, action: Action) -> Rule {
-    let forwards = matches!(action, Action::Forward { .. } | Action::Turn { .. });
-    let backends = match old {
-        _ if !forwards => Arc::default(),
-        Some(old) if !old.backends.is_empty() => slots(&old.backends, &portal.backends).into(),
-        _ => portal.backends.clone(),
-    };
-    let is_sticky = matches!(action, Action::Forward { affinity_s: 1.., .. });
-    Rule {
-        pick: Pick { action, guarded: portal.sources.is_some() },
-        ids: if is_sticky { ids(&backends, old).into() } else { Arc::default() },
-        backends,
-        sources: portal.sources.clone().unwrap_or_default(),
-        is_cluster_ip: portal.kind == PortalKind::ClusterIp,
-    }
-}
-
-/// The number of each backend: the one it has, or the first that is free within the portal from where its
-/// digest points. Numbers do not depend on history unless two digests are the same.
-fn ids(backends: &[SocketAddr], old: Option<&Rule>) -> Vec<u32> {
-    let old = old.into_iter().flat_map(|old| old.backends.iter().zip(old.ids.iter()));
-    let known: BTreeMap<&SocketAddr, u32> = old.map(|(backend, id)| (backend, *id)).collect();
-    let mut taken: BTreeSet<u32> =
-        backends.iter().filter_map(|backend| known.get(backend)).copied().collect();
-    let free_id = |backend: &SocketAddr, taken: &mut BTreeSet<u32>| {
-        let mut id = id(backend);
-        while !taken.insert(id) {
-            id = id.wrapping_add(1);
-        }
-        id
-    };
-    backends
-        .iter()
-        .map(|backend| known.get(backend).copied().unwrap_or_else(|| free_id(backend, &mut taken)))
-        .collect()
-}
-
-/// Where the number of a backend is looked for first.
-fn id(backend: &SocketAddr) -> u32 {
-    let [high, low] = [digest(backend) >> 32, digest(backend) & u64::from(u32::MAX)];
-    u32::try_from(high ^ low).unwrap_or_default()
-}
-
-/// Puts the wanted backends into slots, starting from those that are there: a backend that stays keeps
-/// its slot, a new one takes the slot of one that goes, and where there are fewer the last ones fill the
-/// gaps.
-fn slots(old: &[SocketAddr], wanted: &[SocketAddr]) -> Vec<SocketAddr> {
-    let mut waiting: BTreeSet<SocketAddr> = wanted.iter().copied().collect();
-    let mut slots: Vec<Option<SocketAddr>> =
-        old.iter().map(|backend| waiting.remove(backend).then_some(*backend)).collect();
-    for slot in slots.iter_mut().filter(|slot| slot.is_none()) {
-        *slot = waiting.pop_first();
-    }
-    slots.extend(waiting.into_iter().map(Some));
-    let mut next = 0;
-    while next < slots.len() {
-        if slots[next].is_some() {
-            next += 1;
-        } else {
-            slots.swap_remove(next);
-        }
-    }
-    slots.into_iter().flatten().collect()
-}
-
 mod demand;
+mod rule;
 #[cfg(test)]
 mod tests;

@@ -8,9 +8,10 @@ use std::sync::{Arc, LazyLock};
 
 use crate::endpoint::{Conditions, Endpoint, EndpointPort, EndpointSlice, SliceKey};
 use crate::node::Node;
-use crate::portal::{PortalKey, Standpoint};
+use crate::portal::{Outside, PortalKey, Standpoint};
 use crate::service::{
-    ClusterIps, Dial, Export, Mode, Protocol, Scheduler, Service, ServiceKey, ServicePort, TrafficPolicy,
+    ClusterIps, Created, Dial, Export, Mode, Protocol, Scheduler, Service, ServiceKey, ServicePort,
+    TrafficPolicy,
 };
 use crate::snapshot::{Change, Snapshot};
 
@@ -51,12 +52,12 @@ pub fn snapshot(changes: impl IntoIterator<Item = Change>) -> Snapshot {
     changes.into_iter().collect()
 }
 
-/// The standpoint of pods on node `n1` in zone `a`, whose address is 10.240.0.5.
+/// The standpoint of pods on node `n1` in zone `a`, whose address is 10.240.0.5; all external addresses count.
 #[must_use]
 pub fn standpoint() -> Standpoint {
     let node =
         Node { name: "n1".into(), zone: "a".into(), addresses: vec![ip("10.240.0.5"), ip("2001:db8:f::5")] };
-    Standpoint { node, ..Standpoint::default() }
+    Standpoint { node, outside: Outside::all(), ..Standpoint::default() }
 }
 
 /// Namespace `default`; one text for all, as the readers make it.
@@ -70,6 +71,7 @@ fn namespace() -> Arc<str> {
 pub fn svc(name: &str) -> Service {
     Service {
         key: ServiceKey::new(namespace(), name),
+        created: Created::default(),
         cluster_ips: ClusterIps::Headless,
         cluster_ip_text: None,
         ports: Vec::new(),
@@ -93,6 +95,13 @@ impl Service {
     #[must_use]
     pub fn namespace(mut self, namespace: &str) -> Self {
         self.key.namespace = namespace.into();
+        self
+    }
+
+    /// Created at this time.
+    #[must_use]
+    pub fn created(mut self, text: &str) -> Self {
+        self.created = Created::parse(text);
         self
     }
 

@@ -14,6 +14,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::address::Family;
 
+/// How long a client stays with its backend where an object does not say it (core/v1 defaults.go).
+pub const AFFINITY_S_DEFAULT: u32 = 10_800;
 /// The longest that `sessionAffinityConfig` may keep a client with its backend: a day.
 pub const AFFINITY_S_MAX: u32 = 86_400;
 /// The longest that a connection may be held while there is no backend.
@@ -254,11 +256,46 @@ pub enum Export {
     To(Vec<Arc<str>>),
 }
 
+/// When a service was created: the earlier one sorts first, and one of an unknown time last.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Created(u64);
+
+impl Created {
+    /// Before every service.
+    pub(crate) const FIRST: Self = Self(0);
+
+    /// The time in an object's metadata, as 2026-01-31T23:59:59Z; one that cannot be read is unknown.
+    #[must_use]
+    pub fn parse(text: &str) -> Self {
+        let is_form = |(at, byte): (usize, u8)| match at {
+            4 | 7 => byte == b'-',
+            10 => byte == b'T',
+            13 | 16 => byte == b':',
+            _ => byte.is_ascii_digit(),
+        };
+        let Some(seconds) = text.get(..19).filter(|text| text.bytes().enumerate().all(is_form)) else {
+            return Self::default();
+        };
+        // The digits in their order are a number that grows with time.
+        let digits = seconds.bytes().filter(u8::is_ascii_digit);
+        Self(digits.fold(0, |number, digit| number * 10 + u64::from(digit - b'0')))
+    }
+}
+
+impl Default for Created {
+    fn default() -> Self {
+        Self(u64::MAX)
+    }
+}
+
 /// A service, already checked.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Service {
     /// Its identity.
     pub key: ServiceKey,
+    /// When it was created.
+    #[serde(skip)]
+    pub created: Created,
     /// Its cluster addresses.
     pub cluster_ips: ClusterIps,
     /// `spec.clusterIP` as it was written: variables carry the text, not the parsed address.

@@ -10,7 +10,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use ipnet::IpNet;
-use rpds::RedBlackTreeMapSync as Map;
+use rpds::{RedBlackTreeMapSync as Map, RedBlackTreeSetSync as Set};
 
 use crate::address::Family;
 use crate::endpoint::{Endpoint, EndpointSlice, SliceKey};
@@ -44,6 +44,8 @@ pub struct Snapshot {
     slices_by_service: Map<(ServiceKey, Arc<str>), Arc<EndpointSlice>>,
     /// Who has which cluster address: an endpoint must not have one of these.
     service_addresses: Map<IpAddr, Arc<[ServiceKey]>>,
+    /// The services that have an address as an external one: whether that counts depends on others.
+    external_users: Set<(IpAddr, ServiceKey)>,
     /// How many slices have endpoints in which neighbourhood: a new service address looks for endpoints
     /// that it forbids only where there are any, which in a sound cluster is nowhere.
     neighbourhoods: Map<Neighbourhood, usize>,
@@ -190,7 +192,7 @@ impl Snapshot {
             Change::Service(service) => self.put_service(service),
             Change::NoService(key) => self.remove_service(&key),
             Change::Slice(slice) => self.put_slice(slice),
-            Change::NoSlice(key) => self.remove_slice(&key).into_iter().collect(),
+            Change::NoSlice(key) => self.remove_slice(&key),
             Change::ServiceRanges(ranges) => {
                 self.service_ranges = IpNet::aggregate(&ranges).into();
                 Changed::new()
@@ -206,6 +208,7 @@ impl Snapshot {
         }
         self.foreign += usize::from(is_foreign(&service));
         self.foreign -= old.as_deref().map_or(0, |old| usize::from(is_foreign(old)));
+        self.follow_outside(old.as_deref(), Some(&service));
         let mut changed = Changed::from([key.clone()]);
         let old_ips = old.map_or(ClusterIps::Headless, |old| old.cluster_ips);
         for family in Family::BOTH {
@@ -222,6 +225,7 @@ impl Snapshot {
     fn remove_service(&mut self, key: &ServiceKey) -> Changed {
         let Some(old) = self.services.get(key).cloned() else { return Changed::new() };
         self.foreign -= usize::from(is_foreign(&old));
+        self.follow_outside(Some(&old), None);
         let mut changed = Changed::from([key.clone()]);
         for address in old.cluster_ips.iter() {
             changed.extend(self.release_address(address, key));
@@ -230,7 +234,7 @@ impl Snapshot {
         changed
     }
 
-    /// Gives a service an address, and says whose endpoints it forbids.
+    /// Gives a service an address, and says whose endpoints and external addresses it forbids.
     fn claim_address(&mut self, address: IpAddr, key: &ServiceKey) -> Changed {
         let others = self.service_addresses.get(&address).cloned().unwrap_or_default();
         let mut owners: Vec<ServiceKey> = others.iter().cloned().chain([key.clone()]).collect();
@@ -239,7 +243,7 @@ impl Snapshot {
         self.users_of(address)
     }
 
-    /// Takes an address from a service, and says whose endpoints it no longer forbids.
+    /// Takes an address from a service, and says whose endpoints and external addresses it no longer forbids.
     fn release_address(&mut self, address: IpAddr, key: &ServiceKey) -> Changed {
         let owners = self.service_addresses.get(&address).cloned().unwrap_or_default();
         let others: Arc<[ServiceKey]> = owners.iter().filter(|owner| *owner != key).cloned().collect();
@@ -251,13 +255,14 @@ impl Snapshot {
         self.users_of(address)
     }
 
-    /// The services that have this address among their endpoints.
+    /// The services that have this address among their endpoints or external addresses.
     fn users_of(&self, address: IpAddr) -> Changed {
-        if !self.neighbourhoods.contains_key(&neighbourhood(address)) {
-            return Changed::new();
+        let mut users: Changed = self.users_outside(address).cloned().collect();
+        if self.neighbourhoods.contains_key(&neighbourhood(address)) {
+            let uses = |slice: &&Arc<EndpointSlice>| slice.endpoints.iter().any(|e| e.address == address);
+            users.extend(self.slices.values().filter(uses).map(|slice| slice.service.clone()));
         }
-        let uses = |slice: &&Arc<EndpointSlice>| slice.endpoints.iter().any(|e| e.address == address);
-        self.slices.values().filter(uses).map(|slice| slice.service.clone()).collect()
+        users
     }
 
     fn put_slice(&mut self, slice: EndpointSlice) -> Changed {
@@ -266,8 +271,12 @@ impl Snapshot {
             return Changed::new();
         }
         let mut changed = Changed::from([slice.service.clone()]);
+        changed.append(&mut self.concerned_by(&slice));
+        if let Some(old) = &old {
+            changed.append(&mut self.concerned_by(old));
+        }
         if old.as_ref().is_some_and(|old| old.service != slice.service) {
-            changed.extend(self.remove_slice(&slice.key));
+            changed.append(&mut self.remove_slice(&slice.key));
             old = None;
         }
         self.count_neighbourhoods(Some(&slice), old.as_deref());
@@ -277,12 +286,14 @@ impl Snapshot {
         changed
     }
 
-    fn remove_slice(&mut self, key: &SliceKey) -> Option<ServiceKey> {
-        let old = self.slices.get(key)?.clone();
+    fn remove_slice(&mut self, key: &SliceKey) -> Changed {
+        let Some(old) = self.slices.get(key).cloned() else { return Changed::new() };
         self.count_neighbourhoods(None, Some(&old));
         self.slices.remove_mut(key);
         self.slices_by_service.remove_mut(&(old.service.clone(), old.key.name.clone()));
-        Some(old.service.clone())
+        let mut changed = self.concerned_by(&old);
+        changed.insert(old.service.clone());
+        changed
     }
 
     fn count_neighbourhoods(&mut self, new: Option<&EndpointSlice>, old: Option<&EndpointSlice>) {
@@ -320,5 +331,6 @@ impl FromIterator<Change> for Snapshot {
     }
 }
 
+mod outside;
 #[cfg(test)]
 mod tests;

@@ -174,6 +174,8 @@ status:
     - {ip: 10.0.0.8, ipMode: Proxy}
     - {hostname: lb.example.com}
     - {ip: nonsense}
+    - {ip: 127.0.0.1}
+    - {ip: 169.254.169.254}
 ";
     let (objects, report) = read_text(text);
     let service = &objects.services[&key("db")];
@@ -185,7 +187,11 @@ status:
         lines(&report),
         [
             "warning: a.yaml:2: document 1: Service default/db: status.loadBalancer.ingress[4].ip: \"nonsense\" is \
-          not an IP address; skipped"
+          not an IP address; skipped",
+            "warning: a.yaml:2: document 1: Service default/db: status.loadBalancer.ingress[5].ip: \"127.0.0.1\" is \
+          a loopback address, which no service may have; skipped",
+            "warning: a.yaml:2: document 1: Service default/db: status.loadBalancer.ingress[6].ip: \
+          \"169.254.169.254\" is a link-local address, which no service may have; skipped",
         ]
     );
 }

@@ -9,6 +9,7 @@ use ipnet::IpNet;
 use proxy_core::ruleset::Settings;
 
 use crate::agent::demand::{ON_DEMAND_ABOVE, Provision};
+use crate::allowed::AllowedArgs;
 use crate::args::ModeArg;
 
 /// `portico agent`.
@@ -61,6 +62,8 @@ pub(crate) struct AgentArgs {
     /// The port in each pod on which the relay listens.
     #[arg(long, value_name = "PORT", default_value_t = Settings::default().relay_port)]
     pub(crate) relay_port: u16,
+    #[command(flatten)]
+    pub(crate) allowed: AllowedArgs,
     /// Takes the place of an agent that runs already: it retires, and relays what comes until all is served here.
     #[arg(long)]
     pub(crate) take_over: bool,

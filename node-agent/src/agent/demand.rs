@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use proxy_core::plan::plan_touched;
-use proxy_core::portal::{Portal, PortalKey, Portals, Touched};
+use proxy_core::portal::{PortalKey, Portals, Touched};
 use proxy_core::ruleset::Ruleset;
 
 use crate::agent::event::Hits;
@@ -81,20 +81,32 @@ impl Demand {
         }
     }
 
-    /// A first connection came to the relay. True where the portals of its address are taken in now.
-    pub(crate) fn used(&mut self, portals: &Portals, key: PortalKey, now: Instant) -> bool {
+    /// The same for a network namespace that had a full table: that is to be replaced.
+    pub(crate) fn instead_of_all(base: Ruleset) -> Self {
+        Self { is_dirty: true, ..Self::new(base) }
+    }
+
+    /// A first connection came to the relay. True where the portals of its address are taken in now, of which the
+    /// table has room for so many elements.
+    pub(crate) fn used(&mut self, portals: &Portals, key: PortalKey, most: usize, now: Instant) -> bool {
         if let Some(usage) = self.usage.get_mut(&key.address) {
             usage.since = now;
             return false;
         }
-        // What is relayed in the kernel's own table is relayed for ever.
-        !portals.get(key).is_some_and(Portal::is_relayed) && self.take_in(portals, key.address, now)
+        let is_wanted = match portals.get(key) {
+            // What is relayed in the kernel's own table is relayed for ever.
+            Some(portal) => !portal.is_relayed(),
+            // A wrong port of a cluster address; others are not the service's.
+            None => portals.service_ranges().iter().any(|net| net.contains(&key.address)),
+        };
+        is_wanted && self.take_in(portals, key.address, most, now)
     }
 
-    fn take_in(&mut self, portals: &Portals, address: IpAddr, now: Instant) -> bool {
+    fn take_in(&mut self, portals: &Portals, address: IpAddr, most: usize, now: Instant) -> bool {
+        let before = self.desired.size();
         let new = self.desired.want(portals, address);
-        if new.is_empty() {
-            // Nobody's address, or one that is always there.
+        if new.is_empty() || self.desired.size() > most.max(before) {
+            // Nobody's address, one that is always there, or one for which there is no room: the relay goes on.
             self.desired.let_go(portals, address);
             return false;
         }
@@ -109,11 +121,14 @@ impl Demand {
         self.touched.extend(new);
     }
 
-    /// What stood in the kernel before this agent is what is used.
-    pub(crate) fn recall(&mut self, portals: &Portals, hits: &Hits, now: Instant) {
+    /// What stood in the kernel before this agent is what is used. Outside of the service ranges each portal stands
+    /// there, used or not, so there it is what was counted.
+    pub(crate) fn recall(&mut self, portals: &Portals, hits: &Hits, most: usize, now: Instant) {
         self.is_recalled = true;
+        let is_in_range = |address| portals.service_ranges().iter().any(|net| net.contains(&address));
         for (address, connections) in by_address(hits) {
-            if self.take_in(portals, address, now) {
+            let is_used = connections > 0 || is_in_range(address);
+            if is_used && self.take_in(portals, address, most, now) {
                 self.usage.insert(address, Usage { connections, since: now });
             }
         }
@@ -141,14 +156,21 @@ impl Demand {
         gone.len()
     }
 
-    /// The view has changed; true where that is a change here.
-    pub(crate) fn follow(&mut self, portals: &Portals, moved: &Moved) -> bool {
+    /// The view has changed; true where that is a change here. What is used may have grown: of that the table keeps so
+    /// many elements, and what has to go is served by the relay.
+    pub(crate) fn follow(&mut self, portals: &Portals, moved: &Moved, most: usize) -> bool {
         let used = moved.new.iter().filter(|key| self.desired.wants(key.address));
         let here: Touched = used.chain(&moved.always).copied().collect();
         if !here.is_empty() || moved.are_ranges_new {
             let new = self.desired.refresh(portals, &here);
             self.changed(new);
             self.is_dirty |= moved.are_ranges_new;
+        }
+        while self.desired.size() > most {
+            let Some(address) = self.desired.wanted().next() else { break };
+            self.usage.remove(&address);
+            let gone = self.desired.let_go(portals, address);
+            self.changed(gone);
         }
         self.is_dirty
     }

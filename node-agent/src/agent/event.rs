@@ -13,8 +13,9 @@ use cluster_watch::Refused;
 use ipnet::IpNet;
 use netns_nft::NetnsId;
 use proxy_core::node::Node;
-use proxy_core::portal::{PortalKey, Portals, View};
+use proxy_core::portal::{PortalKey, Portals, Reason, View};
 use proxy_core::ruleset::Ruleset;
+use proxy_core::service::ServiceKey;
 use proxy_core::snapshot::Change;
 
 use crate::agent::pool::Kind;
@@ -180,6 +181,10 @@ pub(crate) enum Note {
     Damaged { netns: NetnsId, why: String },
     /// Portals were to be programmed on demand, and all are, because that cannot be.
     NotOnDemand(&'static str),
+    /// Portals of a service are refused, for these reasons and so often.
+    PortalsRefused { service: ServiceKey, reasons: Vec<(Reason, usize)> },
+    /// Pods that had full tables get their portals on demand, since tables take more memory than they may.
+    MovedOnDemand { pods: usize, used: usize, most: usize },
     /// A job failed and is tried again.
     Failed { netns: NetnsId, message: String, retry_in: Duration },
     /// The source of services cannot be read.

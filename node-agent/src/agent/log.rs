@@ -39,6 +39,14 @@ pub(crate) fn note(note: &Note) {
         Note::NotOnDemand(why) => {
             warn!(why, "portals cannot be programmed on demand, so all of them are");
         }
+        Note::PortalsRefused { service, reasons } => {
+            for (reason, portals) in reasons {
+                warn!(%service, portals, reason = reason.name(), "portals refused: {reason}");
+            }
+        }
+        Note::MovedOnDemand { pods, used, most } => {
+            warn!(pods, used, most, "too little memory for full tables, so pods get portals on demand");
+        }
         Note::Failed { netns, message, retry_in } => {
             let retry_in_ms = u64::try_from(retry_in.as_millis()).unwrap_or(u64::MAX);
             error!(netns = netns.inode, error = message, retry_in_ms, "failed, tried again later");

@@ -4,9 +4,10 @@
 
 use std::fmt::Write;
 
+use attachment::PORTALS_ALL;
 use relay::{Passed, RelayReport};
 
-use crate::agent::report::{Histogram, Programmed, Report};
+use crate::agent::report::{Histogram, MemoryReport, Programmed, Report};
 
 /// The metrics page.
 pub(crate) fn metrics(report: &Report) -> String {
@@ -33,11 +34,7 @@ pub(crate) fn metrics(report: &Report) -> String {
     );
     page.gauge("attachments_failing", "attachments whose last job failed", failing.count() as f64);
     page.gauge("lag_seconds", "how long the slowest attachment has been behind", lag_s);
-    page.help("portals", "gauge", "portals of a view");
-    for (view, state) in &report.views {
-        let label = escaped(view);
-        let _ = writeln!(page.0, "portico_portals{{view=\"{label}\"}} {}", state.portals);
-    }
+    services_in_tables(&mut page, report);
     page.counter("applied_total", "transactions that the kernel took", counts.applied);
     page.counter("apply_failed_total", "jobs in network namespaces that failed", counts.failed);
     page.counter("audited_total", "looks into network namespaces", counts.audited);
@@ -64,6 +61,29 @@ pub(crate) fn metrics(report: &Report) -> String {
     relayed(&mut page, &report.relay);
     page.histogram("apply_seconds", "from a change to the kernel's yes", &counts.apply_seconds);
     page.0
+}
+
+/// What services put into tables. Other views are named by pods, so they are counted and not named.
+fn services_in_tables(page: &mut Page, report: &Report) {
+    page.help("portals", "gauge", "portals of the view of all services");
+    if let Some(all) = report.views.get(PORTALS_ALL) {
+        let _ = writeln!(page.0, "portico_portals{{view=\"{PORTALS_ALL}\"}} {}", all.portals);
+    }
+    let others = report.views.keys().filter(|view| *view != PORTALS_ALL).count();
+    page.gauge("views_selected", "views other than that of all services", others as f64);
+    page.help("portals_refused", "gauge", "portals that services ask for in vain, by reason");
+    for (reason, count) in &report.refused {
+        let _ = writeln!(page.0, "portico_portals_refused{{reason=\"{reason}\"}} {count}");
+    }
+    let MemoryReport { limit, tables_max, tables } = report.memory;
+    let bytes = |bytes: Option<u64>| bytes.map_or(f64::INFINITY, |bytes| bytes as f64);
+    page.gauge("memory_limit_bytes", "the memory limit of the agent, kernel memory included", bytes(limit));
+    page.gauge(
+        "memory_tables_max_bytes",
+        "how much of that the tables of all pods may take",
+        bytes(tables_max),
+    );
+    page.gauge("memory_tables_bytes", "what the tables of all pods are modelled to take", tables as f64);
 }
 
 /// One sum for each question: what goes on in one pod is for `portico top`.
@@ -97,6 +117,7 @@ impl Page {
 
     fn gauge(&mut self, name: &str, help: &str, value: f64) {
         self.help(name, "gauge", help);
+        let value = if value.is_infinite() { "+Inf".to_owned() } else { value.to_string() };
         let _ = writeln!(self.0, "portico_{name} {value}");
     }
 
@@ -117,10 +138,6 @@ impl Page {
     }
 }
 
-fn escaped(text: &str) -> String {
-    text.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
-}
-
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
@@ -138,7 +155,11 @@ mod tests {
             trouble: None,
             objects_refused: 0,
             services: 2,
-            views: BTreeMap::from([("a\"b".to_owned(), ViewReport { revision: 1, portals: 4 })]),
+            views: ["all", "default/a"]
+                .map(|view| (view.to_owned(), ViewReport { revision: 1, portals: 4 }))
+                .into(),
+            refused: BTreeMap::from([("service-portals".to_owned(), 3)]),
+            memory: MemoryReport { limit: None, tables_max: None, tables: 7 },
             attachments: Vec::new(),
             counts,
             relay: Default::default(),
@@ -175,7 +196,10 @@ mod tests {
             "portico_synced 1",
             "portico_applied_total 3",
             "portico_relay_connections 0",
-            "portico_portals{view=\"a\\\"b\"} 4",
+            "portico_portals{view=\"all\"} 4",
+            "portico_views_selected 1",
+            "portico_portals_refused{reason=\"service-portals\"} 3",
+            "portico_memory_limit_bytes +Inf",
             "portico_apply_seconds_bucket{le=\"0.001\"} 0",
             "portico_apply_seconds_bucket{le=\"0.005\"} 1",
             "portico_apply_seconds_count 1",

@@ -74,6 +74,18 @@ pub(crate) struct AuditReport {
     pub(crate) last_ms: Option<u64>,
 }
 
+/// The memory of tables.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct MemoryReport {
+    /// The memory limit of the agent, in bytes; none: there is none.
+    pub(crate) limit: Option<u64>,
+    /// How much of it is for the tables of pods; none: there is no limit.
+    pub(crate) tables_max: Option<u64>,
+    /// How much the tables of all pods are modelled to take.
+    pub(crate) tables: u64,
+}
+
 /// Everything the agent tells of itself.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -97,6 +109,12 @@ pub(crate) struct Report {
     pub(crate) attachments: Vec<AttachmentReport>,
     /// What has happened.
     pub(crate) counts: Counts,
+    /// How many portals are refused, by reason.
+    #[serde(default)]
+    pub(crate) refused: BTreeMap<String, usize>,
+    /// The memory of tables.
+    #[serde(default)]
+    pub(crate) memory: MemoryReport,
     /// What the relay serves.
     #[serde(default)]
     pub(crate) relay: RelayReport,

@@ -19,6 +19,7 @@ use tokio::task::AbortHandle;
 
 use crate::agent::adopt::Adopter;
 use crate::agent::args::AgentArgs;
+use crate::agent::budget::Budget;
 use crate::agent::driver::{Driver, End, Message};
 use crate::agent::memory_limit::memory_limit;
 use crate::agent::state::{Agent, Options};
@@ -124,6 +125,12 @@ fn options(args: &AgentArgs) -> Options {
         settings: Settings { nat_priority, relay_port, counters, ..Settings::default() },
         provision: args.portals.provision(args.on_demand_above),
         portal_idle: args.portal_idle,
+        outside: args.allowed.outside(),
+        bounds: args.allowed.bounds(),
+        budget: Budget {
+            limit: memory_limit(),
+            processors: std::thread::available_parallelism().map_or(1, usize::from),
+        },
         service_ranges: args.service_ranges.clone(),
         apply_interval: args.apply_interval,
         audit_interval: args.audit_interval,

@@ -15,11 +15,12 @@ use cluster_watch::Refused;
 use ipnet::IpNet;
 use netns_nft::NetnsId;
 use proxy_core::node::Node;
-use proxy_core::portal::View;
+use proxy_core::portal::{Bounds, Outside, View};
 use proxy_core::ruleset::Settings;
-use proxy_core::service::Mode;
+use proxy_core::service::{Mode, ServiceKey};
 use proxy_core::snapshot::{Change, Changed, Snapshot};
 
+use crate::agent::budget::Budget;
 use crate::agent::demand::Provision;
 use crate::agent::event::{Effect, Event, Note, Ticket, Work};
 use crate::agent::member::{Held, Member, Standing};
@@ -45,6 +46,12 @@ pub(crate) struct Options {
     pub(crate) provision: Provision,
     /// On demand a portal that is not used for so long goes again.
     pub(crate) portal_idle: Duration,
+    /// Which external addresses of services become portals.
+    pub(crate) outside: Outside,
+    /// How much services may put into tables.
+    pub(crate) bounds: Bounds,
+    /// How much kernel memory tables may take.
+    pub(crate) budget: Budget,
     /// Service ranges that are known without being told.
     pub(crate) service_ranges: Vec<IpNet>,
     /// Changes are published at most so often.
@@ -90,6 +97,10 @@ pub(crate) struct Agent {
     audited: Option<Instant>,
     /// Whether it was told why portals cannot be on demand.
     is_told_of_ranges: bool,
+    /// Services whose portals were refused, and that were named in the log.
+    refused_named: BTreeSet<ServiceKey>,
+    /// There is room for so many pods.
+    pods_max: usize,
     is_store_due: bool,
     stored: Option<Instant>,
     counts: Counts,
@@ -124,6 +135,8 @@ impl Agent {
             audit_at,
             audited: None,
             is_told_of_ranges: false,
+            refused_named: BTreeSet::new(),
+            pods_max: 0,
             is_store_due: false,
             stored: None,
             counts: Counts::default(),
@@ -238,11 +251,13 @@ impl Agent {
             self.members.iter().map(|(netns, member)| (*netns, member.view.clone())).collect();
         for (netns, view) in all {
             self.view(&view, now);
-            let demand = self.demand_of(&view);
-            self.members.entry(netns).and_modify(|member| member.demand = demand);
+            let (view, demand) = (self.interned(view.clone()), self.demand_of(&view));
+            self.members.entry(netns).and_modify(|member| (member.view, member.demand) = (view, demand));
         }
+        self.economise();
         let (services, portals) = (self.snapshot.service_count(), self.views[&View::All].portal_count());
         self.note(Note::Synced { services, portals });
+        self.name_refused(None);
         self.is_store_due = true;
     }
 
@@ -352,8 +367,13 @@ impl Agent {
         if self.is_synced {
             self.view(&view, now);
         }
+        let view = self.interned(view);
         let known = self.members.get(&netns).map(|member| member.view == view);
-        let demand = if known == Some(true) { None } else { self.demand_of(&view) };
+        let demand = if known == Some(true) {
+            None
+        } else {
+            self.demand_of(&view).or_else(|| self.demand_by_memory(&view))
+        };
         let member = self.members.entry(netns).or_insert_with(|| Member::new(view.clone(), standing));
         match known {
             Some(true) => {}
@@ -366,10 +386,13 @@ impl Agent {
         self.ended.remove(&attachment.key);
         self.counts.attached += 1;
         member.attachments.insert(attachment.key.clone(), Held { attachment, programmer, waiting });
+        self.make_room(now);
+        self.economise();
     }
 }
 
 mod demand;
+mod memory;
 mod settle;
 #[cfg(test)]
 mod tests;

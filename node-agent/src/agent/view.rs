@@ -58,9 +58,9 @@ pub(crate) struct Moved {
 }
 
 impl Moved {
-    /// Whether a table of all is another one now.
+    /// Whether a table of all, or one on demand, is another one now.
     pub(crate) fn is_any(&self) -> bool {
-        self.are_ranges_new || !self.new.is_empty()
+        self.are_ranges_new || !self.new.is_empty() || !self.always.is_empty()
     }
 }
 
@@ -113,9 +113,8 @@ impl ViewState {
     /// Looks at everything anew, from another node or with other zones.
     pub(crate) fn rebuild(&mut self, snapshot: &Snapshot, standpoint: Standpoint, now: Instant) -> Moved {
         let new = portals(snapshot, &standpoint);
-        let all = self.portals.iter().chain(new.iter());
-        let touched: Touched =
-            all.filter(|portal| self.portals.get(portal.key) != new.get(portal.key)).map(|p| p.key).collect();
+        // Also one that is the same may have come into a table, or have gone from it.
+        let touched: Touched = self.portals.iter().chain(new.iter()).map(|portal| portal.key).collect();
         (self.standpoint, self.portals) = (standpoint, new);
         self.follow(&touched, now)
     }
@@ -123,19 +122,13 @@ impl ViewState {
     fn follow(&mut self, touched: &Touched, now: Instant) -> Moved {
         let are_ranges_new = self.desired.ranges() != self.portals.service_ranges();
         let new = self.desired.refresh(&self.portals, touched);
-        let mut moved = Moved {
-            are_portals_new: !touched.is_empty() || are_ranges_new,
-            are_ranges_new,
-            new,
-            ..Moved::default()
-        };
+        let always = self.base.as_mut().map(|base| base.refresh(&self.portals, touched)).unwrap_or_default();
+        let are_portals_new = !touched.is_empty() || are_ranges_new;
+        let moved = Moved { are_portals_new, are_ranges_new, new, always };
         if !moved.is_any() {
             return moved;
         }
-        if let Some(base) = &mut self.base {
-            moved.always = base.refresh(&self.portals, touched);
-            self.base_batch = None;
-        }
+        self.base_batch = None;
         self.revision += 1;
         self.since = now;
         self.batches.clear();

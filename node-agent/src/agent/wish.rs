@@ -13,6 +13,9 @@ use proxy_core::service::ServiceKey;
 
 /// The choice of no service at all.
 const NONE: &str = "none";
+/// Status and log name so many services of a view, if they are short.
+const NAMES_MAX: usize = 4;
+const NAME_BYTES_MAX: usize = 128;
 /// More services than this are no selection any more.
 const SERVICES_MAX: usize = 1_000;
 
@@ -20,7 +23,7 @@ const SERVICES_MAX: usize = 1_000;
 pub(crate) fn view_of(attachment: &Attachment) -> Result<View, String> {
     let Some(text) = attachment.selection() else { return Ok(View::All) };
     if text == NONE {
-        return Ok(View::Only(BTreeSet::new()));
+        return Ok(View::Only([].into()));
     }
     let own = attachment.pod.as_ref().map(|pod| pod.namespace.as_str());
     let services: BTreeSet<ServiceKey> =
@@ -28,7 +31,7 @@ pub(crate) fn view_of(attachment: &Attachment) -> Result<View, String> {
     if services.len() > SERVICES_MAX {
         return Err(format!("annotation {}: more than {SERVICES_MAX} services", PORTALS.key));
     }
-    Ok(View::Only(services))
+    Ok(View::Only(services.into_iter().collect()))
 }
 
 fn service(item: &str, own: Option<&str>) -> Result<ServiceKey, String> {
@@ -49,13 +52,17 @@ fn service(item: &str, own: Option<&str>) -> Result<ServiceKey, String> {
     Ok(ServiceKey::new(namespace, name))
 }
 
-/// How a view is called in status and log.
+/// How a view is called in status and log. Names come from pods, so a long list is cut; its digest tells it from others.
 pub(crate) fn name_of(view: &View) -> String {
-    match view {
-        View::All => PORTALS_ALL.to_owned(),
-        View::Only(services) if services.is_empty() => NONE.to_owned(),
-        View::Only(services) => services.iter().map(ToString::to_string).collect::<Vec<_>>().join(","),
+    let View::Only(selection) = view else { return PORTALS_ALL.to_owned() };
+    let services = selection.services();
+    let Some(first) = services.first() else { return NONE.to_owned() };
+    let names: Vec<String> = services.iter().take(NAMES_MAX).map(ToString::to_string).collect();
+    let all = names.join(",");
+    if services.len() <= NAMES_MAX && all.len() <= NAME_BYTES_MAX {
+        return all;
     }
+    format!("{first} and {} more ({:016x})", services.len() - 1, selection.digest())
 }
 
 #[cfg(test)]
@@ -79,6 +86,17 @@ mod tests {
     fn a_list_names_services_of_the_pods_own_and_of_other_namespaces() {
         assert_eq!(view("redis, team-b/postgres").as_deref(), Ok("default/redis,team-b/postgres"));
         assert_eq!(view("none").as_deref(), Ok("none"));
+    }
+
+    #[test]
+    fn the_name_of_a_view_is_short_and_tells_it_from_others() {
+        let list = |last: &str| {
+            let names: Vec<String> = (0..999).map(|number| format!("service-{number}")).collect();
+            view(&format!("{},{last}", names.join(","))).expect("1,000 services")
+        };
+        let (one, other) = (list("a"), list("b"));
+        assert!(one.len() < 200 && one.starts_with("default/a and 999 more"), "{one}");
+        assert_ne!(one, other);
     }
 
     #[test]

@@ -42,6 +42,8 @@ fn report(places: Vec<PlaceHits>) -> Report {
         views: BTreeMap::new(),
         attachments: vec![attachment(1, "one"), attachment(2, "two")],
         counts: Default::default(),
+        refused: BTreeMap::new(),
+        memory: Default::default(),
         relay: Default::default(),
         audit: Default::default(),
         counters: true,

@@ -412,7 +412,7 @@ fn a_rival_claim_is_told() {
         "10.96.0.1:80",
         expect![[r#"
             10.96.0.1 is the cluster address of service default/s, and TCP 80 is its port named web
-            service default/a claims this portal too (externalIP); default/s comes first (clusterIP)
+            service default/a asks for 10.96.0.1 TCP port 80: the address is the cluster address of a service
             its internal traffic policy is Cluster
             chosen are all ready endpoints
               10.1.0.1:8080: chosen

@@ -5,7 +5,7 @@
 use std::net::IpAddr;
 
 use super::{Claim, Portal, PortalKey, PortalKind, Portals};
-use crate::service::{Protocol, ServiceKey};
+use crate::service::{Created, Protocol, ServiceKey};
 
 impl PortalKey {
     /// Before every portal of this address.
@@ -17,7 +17,8 @@ impl PortalKey {
 impl Portals {
     /// The portals in force at an address, in the order of their keys.
     pub fn at(&self, address: IpAddr) -> impl Iterator<Item = &Portal> {
-        let from: Claim = (PortalKey::first(address), PortalKind::ClusterIp, ServiceKey::default());
+        let from: Claim =
+            (PortalKey::first(address), PortalKind::ClusterIp, Created::FIRST, ServiceKey::default());
         let claims = self.claims.range(from..).take_while(move |((key, ..), _)| key.address == address);
         self.in_force(claims)
     }
@@ -34,6 +35,6 @@ impl Portals {
         let mut previous = None;
         claims
             .filter(move |((key, ..), _)| previous.replace(*key) != Some(*key))
-            .filter_map(|((_, _, service), place)| self.by_service.get(service)?.get(*place))
+            .filter_map(|((.., service), place)| self.by_service.get(service)?.portals.get(*place))
     }
 }

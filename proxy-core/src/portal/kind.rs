@@ -21,6 +21,9 @@ pub enum PortalKind {
 }
 
 impl PortalKind {
+    /// All of them, in their order.
+    pub const ALL: [Self; 4] = [Self::ClusterIp, Self::LoadBalancer, Self::ExternalIp, Self::NodePort];
+
     /// The name in output.
     #[must_use]
     pub const fn name(self) -> &'static str {

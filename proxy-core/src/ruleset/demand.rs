@@ -4,16 +4,19 @@
 //! portal is wanted and programmed. The unit is an address with all its portals: where an address stands in
 //! `addresses` its other ports are refused, so a portal alone would close its neighbours.
 //!
-//! Always there are the addresses outside of all service ranges, which no redirect catches, and those with a
-//! portal for which the first connection must meet what all later ones meet: SCTP, which is not relayed;
-//! portals that only some may use; and portals that the kernel keeps sticky.
+//! Outside of the service ranges no redirect catches anything, and none may: an external address has other ports that
+//! are not the service's. There each portal is always there with one element, which leads to the relay until the
+//! address is wanted. So what an unused portal costs does not grow with its backends.
+//!
+//! Always there as a whole are those for which the first connection must meet what all later ones meet: SCTP, which
+//! is not relayed; portals that only some may use; and portals that the kernel keeps sticky. A cluster address that
+//! has one of these is there with all its portals. What is always there has a bound; see `Shared::Unused`.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use super::{Ruleset, Settings};
-use crate::portal::{Portal, PortalKey, Portals, Touched};
-use crate::service::{Mode, Protocol};
+use super::{Form, Ruleset, Settings};
+use crate::portal::{Portal, PortalKey, PortalKind, Portals, Shared, Touched};
 
 impl Settings {
     /// Whether elements of `portals` count: on demand it must be known what is used.
@@ -65,11 +68,11 @@ impl Ruleset {
             return self.follow_addresses(portals, &addresses);
         }
         // An address in a range may become one that is always there, with portals that nobody touched; one
-        // outside is always there, and may have thousands of portals (node ports).
+        // outside may have thousands of portals (node ports), and each is there for itself.
         let (inside, outside): (Vec<PortalKey>, Vec<PortalKey>) =
             touched.iter().partition(|key| is_in_range(portals, key.address));
         let mut changed = self.follow_addresses(portals, &inside.iter().map(|key| key.address).collect());
-        changed.extend(outside.into_iter().filter(|key| self.follow(*key, portals.get(*key))));
+        changed.extend(outside.into_iter().filter(|key| self.follow(portals, *key)));
         changed
     }
 
@@ -78,24 +81,36 @@ impl Ruleset {
     }
 
     fn follow_address(&mut self, portals: &Portals, address: IpAddr) -> Touched {
-        let is_here = self.wants(address) || is_always_there(portals, address);
         let mut keys: Touched = self.rules_at(address).map(|(key, _)| *key).collect();
         keys.extend(portals.at(address).map(|portal| portal.key));
-        keys.retain(|key| self.follow(*key, portals.get(*key).filter(|_| is_here)));
+        keys.retain(|key| self.follow(portals, *key));
         keys
+    }
+
+    pub(super) fn form_on_demand(&self, portals: &Portals, portal: &Portal) -> Option<Form> {
+        let address = portal.key.address;
+        if self.wants(address) {
+            return Some(Form::Whole);
+        }
+        let is_in_range = is_in_range(portals, address);
+        let is_whole =
+            |portal: &Portal| portal.is_the_kernels_alone() && portals.is_within(Shared::Unused, portal);
+        let is_cluster_ip = |portal: &Portal| portal.kind == PortalKind::ClusterIp;
+        match () {
+            // All portals of the address or none: where one is, the other ports are refused.
+            () if is_in_range && is_cluster_ip(portal) => {
+                let all = || portals.at(address).filter(|other| is_cluster_ip(other));
+                let is_special = all().any(Portal::is_the_kernels_alone)
+                    && all().all(|other| portals.is_within(Shared::Unused, other));
+                is_special.then_some(Form::Whole)
+            }
+            () if is_whole(portal) => Some(Form::Whole),
+            () if is_in_range => None,
+            () => portals.is_within(Shared::Unused, portal).then_some(Form::Relayed),
+        }
     }
 }
 
 fn is_in_range(portals: &Portals, address: IpAddr) -> bool {
     portals.service_ranges().iter().any(|net| net.contains(&address))
-}
-
-/// Whether the portals of an address stand in every table.
-pub(super) fn is_always_there(portals: &Portals, address: IpAddr) -> bool {
-    !is_in_range(portals, address) || portals.at(address).any(is_the_kernels_alone)
-}
-
-fn is_the_kernels_alone(portal: &Portal) -> bool {
-    let is_sticky = portal.mode == Mode::Kernel && portal.affinity_s.is_some();
-    portal.key.protocol == Protocol::Sctp || portal.sources.is_some() || is_sticky
 }

@@ -6,6 +6,7 @@ use std::net::Ipv4Addr;
 
 use proptest::prelude::*;
 
+use super::rule::{id, ids, slots};
 use super::*;
 use crate::portal::{Standpoint, portals};
 use crate::sample::{backend, slice, snapshot, standpoint, svc, tcp};
@@ -239,7 +240,7 @@ fn where_every_chain_of_turns_is_taken_connections_are_balanced_at_random() {
     let address = |index: u16| IpAddr::from(Ipv4Addr::from(0x0a70_0000 + u32::from(index)));
     for index in 0..=TURNS {
         let key = PortalKey { address: address(index), ..like.key };
-        ruleset.put(&Portal { key, backends: backends.clone(), ..like.clone() });
+        ruleset.put(&Portal { key, backends: backends.clone(), ..like.clone() }, Form::Whole);
     }
     let pick = Pick { action: Action::Forward { count: 2, affinity_s: 0 }, guarded: false };
     assert_eq!(ruleset.picks().count(), usize::from(TURNS) + 1);

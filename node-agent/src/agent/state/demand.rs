@@ -16,17 +16,19 @@ use crate::agent::member::Standing;
 impl Agent {
     /// A first connection came to the relay, which serves it; the kernel is to serve all later ones.
     pub(super) fn used(&mut self, netns: NetnsId, key: PortalKey, now: Instant) {
+        let most = self.elements_max(netns);
         let Some(member) = self.members.get_mut(&netns) else { return };
         let (Some(demand), Some(state)) = (&mut member.demand, self.views.get(&member.view)) else { return };
-        self.counts.taken_in += u64::from(demand.used(&state.portals, key, now));
+        self.counts.taken_in += u64::from(demand.used(&state.portals, key, most, now));
     }
 
     /// The kernel has told what is used.
     pub(super) fn counted(&mut self, netns: NetnsId, hits: Hits, now: Instant) {
+        let most = self.elements_max(netns);
         let Some(member) = self.members.get_mut(&netns) else { return };
         if let (Some(demand), Some(state)) = (&mut member.demand, self.views.get(&member.view)) {
             if matches!(member.standing, Standing::Found) {
-                demand.recall(&state.portals, &hits, now);
+                demand.recall(&state.portals, &hits, most, now);
             } else {
                 let gone = demand.counted(&state.portals, &hits, self.options.portal_idle, now);
                 self.counts.let_go += u64::try_from(gone).unwrap_or(u64::MAX);

@@ -258,6 +258,8 @@ impl Agent {
             views: views.collect(),
             attachments,
             counts: self.counts.clone(),
+            refused: self.refused_report(),
+            memory: self.memory_report(),
             relay: RelayReport::default(),
             audit: AuditReport {
                 interval_ms: milliseconds(self.options.audit_interval),

@@ -6,13 +6,14 @@ use std::time::{Duration, Instant};
 
 use attachment::{Programmer, Record, Reply};
 use proxy_core::node::Node;
-use proxy_core::portal::View;
+use proxy_core::portal::{Bounds, Outside, View};
 use proxy_core::ruleset::Settings;
 use proxy_core::sample::{slice, svc, udp};
 use proxy_core::service::Mode;
 use proxy_core::snapshot::Change;
 
 use super::{ATTACH_PATIENCE, Agent, Options};
+use crate::agent::budget::Budget;
 use crate::agent::cleanup::CLEANUP_INTERVAL;
 use crate::agent::demand::Provision;
 use crate::agent::event::{Effect, Event, Job, Note, Outcome, Ticket, Work};
@@ -51,6 +52,9 @@ impl Bench {
             settings: Settings::default(),
             provision,
             portal_idle: IDLE,
+            outside: Outside::all(),
+            bounds: Bounds::STANDARD,
+            budget: Budget::UNLIMITED,
             service_ranges: Vec::new(),
             apply_interval: INTERVAL,
             audit_interval: AUDIT,
@@ -487,3 +491,4 @@ fn the_ruleset_is_stored_after_the_first_state_and_then_at_most_once_a_second() 
 }
 
 mod demand;
+mod memory;

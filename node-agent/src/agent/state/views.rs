@@ -16,7 +16,18 @@ use crate::agent::view::ViewState;
 
 impl Agent {
     fn standpoint(&self, view: &View) -> Standpoint {
-        Standpoint { node: self.options.node.clone(), view: view.clone(), mode: self.options.mode }
+        Standpoint {
+            node: self.options.node.clone(),
+            view: view.clone(),
+            mode: self.options.mode,
+            outside: self.options.outside.clone(),
+            bounds: self.bounds(),
+        }
+    }
+
+    /// A view as the others of its kind have it: two that share their list are compared at once.
+    pub(super) fn interned(&self, view: View) -> View {
+        self.views.get_key_value(&view).map_or(view, |(known, _)| known.clone())
     }
 
     pub(super) fn view(&mut self, view: &View, now: Instant) {
@@ -57,6 +68,7 @@ impl Agent {
             self.members.values_mut().for_each(|member| member.are_routes_due = true);
         }
         let is_elsewhere = std::mem::take(&mut self.is_elsewhere);
+        let elements_max = self.options.bounds.table_elements;
         let views: Vec<View> = self.views.keys().cloned().collect();
         for view in views {
             let standpoint = self.standpoint(&view);
@@ -76,7 +88,8 @@ impl Agent {
             let mut pending: BTreeSet<NetnsId> = BTreeSet::new();
             for (netns, member) in self.members.iter_mut().filter(|(_, member)| member.view == view) {
                 let demand = member.demand.as_mut();
-                let is_concerned = demand.is_none_or(|demand| demand.follow(&state.portals, &moved));
+                let is_concerned =
+                    demand.is_none_or(|demand| demand.follow(&state.portals, &moved, elements_max));
                 if is_concerned && member.revision().is_some() {
                     pending.insert(*netns);
                 }
@@ -88,6 +101,8 @@ impl Agent {
                 self.progress.insert(view, progress);
             }
         }
+        self.economise();
+        self.name_refused(Some(&changed));
     }
 
     pub(super) fn store(&mut self, now: Instant) {

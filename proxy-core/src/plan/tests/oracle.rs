@@ -41,7 +41,12 @@ pub(super) fn fortune(objects: &Objects, standpoint: &Standpoint, packet: &Packe
         let ports = service.ports.iter();
         ports.filter_map(move |port| {
             let kind = kind_of(service, port, standpoint, packet)?;
-            Some(((kind, service.key.clone()), (kind, service, port)))
+            let is_outside = matches!(kind, PortalKind::LoadBalancer | PortalKind::ExternalIp);
+            // Where we are stricter than kube-proxy: a cluster address is never also an external one.
+            let is_taken =
+                objects.services.values().any(|other| other.cluster_ips.iter().any(|own| own == address));
+            let rank = (kind, service.created, service.key.clone());
+            (!is_outside || !is_taken).then_some((rank, (kind, service, port)))
         })
     });
     if let Some((_, (kind, service, port))) = claims.min_by_key(|(rank, _)| rank.clone()) {

@@ -15,11 +15,12 @@ use proptest::sample::{select, subsequence};
 
 use crate::endpoint::{Conditions, Endpoint, EndpointPort, EndpointSlice, SliceKey};
 use crate::node::Node;
-use crate::portal::{PortalKey, Portals, Standpoint, Touched, View, portals};
+use crate::portal::{Outside, PortalKey, Portals, Standpoint, Touched, View, portals};
 use crate::ruleset::{Ruleset, Settings};
 use crate::sample::ip;
 use crate::service::{
-    ClusterIps, Dial, Export, Mode, Protocol, Scheduler, Service, ServiceKey, ServicePort, TrafficPolicy,
+    ClusterIps, Created, Dial, Export, Mode, Protocol, Scheduler, Service, ServiceKey, ServicePort,
+    TrafficPolicy,
 };
 use crate::snapshot::{Change, Snapshot};
 
@@ -99,10 +100,11 @@ fn service() -> impl Strategy<Value = Service> {
     let scheduler = prop_oneof![2 => Just(None), 2 => Just(Some(Scheduler::RoundRobin)), 1 => select(Scheduler::ALL.to_vec()).prop_map(Some)];
     let hold_ms = prop_oneof![4 => Just(None), 1 => Just(Some(10_000))];
     let manner = (mode, scheduler, hold_ms);
-    let identity = (service_key(), cluster_ips(), ports(), prop::bool::weighted(0.9), manner);
+    let created = select(vec!["", "2026-01-01T00:00:00Z", "2026-01-02T00:00:00Z"]).prop_map(Created::parse);
+    let identity = ((service_key(), created), cluster_ips(), ports(), prop::bool::weighted(0.9), manner);
     (identity, policy(), policy(), addresses(), addresses(), ranges, affinity).prop_map(
         |(
-            (key, cluster_ips, ports, has_portals, (mode, scheduler, hold_ms)),
+            ((key, created), cluster_ips, ports, has_portals, (mode, scheduler, hold_ms)),
             internal,
             external,
             ips,
@@ -112,6 +114,7 @@ fn service() -> impl Strategy<Value = Service> {
         )| {
             Service {
                 key,
+                created,
                 cluster_ips,
                 cluster_ip_text: None,
                 ports,
@@ -191,7 +194,7 @@ pub(super) fn changes() -> impl Strategy<Value = Vec<Change>> {
 /// Mostly that of the samples; sometimes something is not known, or not everything is in view.
 pub(super) fn any_standpoint() -> impl Strategy<Value = Standpoint> {
     let known = prop::bool::weighted(0.85);
-    let view = btree_set(service_key(), 0..4).prop_map(View::Only);
+    let view = btree_set(service_key(), 0..4).prop_map(|services| View::Only(services.into_iter().collect()));
     let view = prop_oneof![4 => Just(View::All), 1 => view];
     let mode = prop_oneof![5 => Just(Mode::Kernel), 1 => Just(Mode::Relay)];
     (known, known, known, view, mode).prop_map(|(name, zone, addresses, view, mode)| {
@@ -201,7 +204,7 @@ pub(super) fn any_standpoint() -> impl Strategy<Value = Standpoint> {
             zone: if zone { all.zone } else { Arc::default() },
             addresses: if addresses { all.addresses } else { Vec::new() },
         };
-        Standpoint { node, view, mode }
+        Standpoint { node, view, mode, outside: Outside::all(), ..Standpoint::default() }
     })
 }
 

@@ -101,7 +101,7 @@ fn what_is_used_is_programmed_at_once_with_its_neighbours_and_nothing_else() {
     bench.attached(2);
     let effects = bench.uses(1, tcp("10.96.0.20:81"));
     let [(1, batch)] = sent(&effects)[..] else { panic!("{effects:?}") };
-    assert_eq!(batch.operations, 5, "two portals, their backends, one address");
+    assert_eq!(batch.operations, 6, "two portals, their backends, one address, one chain");
     bench.step(Event::Done(netns(1), OK));
     let standing = bench.standing(1);
     assert_eq!(standing.iter().filter(|key| key.starts_with(WEB)).count(), 2, "{standing:?}");
@@ -181,7 +181,14 @@ fn a_change_goes_to_those_alone_who_hold_the_portal() {
 fn a_change_to_what_is_always_there_goes_to_all() {
     let mut bench = on_demand();
     (1..=2).for_each(|number| bench.attached(number));
-    assert_eq!(sent(&bench.web("10.1.0.3")).len(), 2, "its external address");
+    let sticky = |backend: &str| -> Vec<Change> {
+        let made = slice("sticky").tcp("", 8080).at(backend);
+        vec![svc("sticky").ip("10.96.0.40").tcp("", 80).sticky(60).into(), made.into()]
+    };
+    bench.now += INTERVAL;
+    assert_eq!(sent(&bench.step(Event::Changes(sticky("10.1.0.3")))).len(), 2, "the kernel alone serves it");
+    (1..=2).for_each(|number| drop(bench.step(Event::Done(netns(number), OK))));
+    assert!(sent(&bench.web("10.1.0.3")).is_empty(), "an external address leads to the relay as before");
 }
 
 #[test]
@@ -228,10 +235,32 @@ fn after_a_restart_what_stands_in_the_kernel_is_what_is_used() {
         hits(&[("10.96.0.20:80", 3), ("10.96.0.20:81", 0), ("10.96.0.99:80", 1), ("192.0.2.1:80", 9)]);
     let effects = bench.step(Event::Done(netns(1), Outcome::Counted(stood.clone())));
     let [(1, Work::Compare(wanted, None))] = runs(&effects)[..] else { panic!("{effects:?}") };
-    assert_eq!(wanted.wanted().collect::<Vec<IpAddr>>(), [ip(WEB)]);
+    assert_eq!(wanted.wanted().collect::<Vec<IpAddr>>(), [ip(WEB), ip("192.0.2.1")]);
     assert!(runs(&bench.step(Event::Done(netns(1), Outcome::Same(Some(7))))).is_empty(), "it is right");
     assert!(sent(&bench.audit(1, &stood)).is_empty(), "and is not idle because of that");
     assert!(runs(&bench.uses(1, tcp("10.96.0.20:80"))).is_empty());
+}
+
+#[test]
+fn after_a_restart_an_external_address_that_was_never_used_goes_on_with_one_element_a_portal() {
+    let mut bench = Bench::with(Provision::OnDemand);
+    bench.step(Event::Adopt(record(1)));
+    bench.step(Event::Changes(cluster("10.1.0.2")));
+    bench.step(Event::Synced);
+    let stood = hits(&[("192.0.2.1:80", 0), ("192.0.2.1:81", 0)]);
+    let effects = bench.step(Event::Done(netns(1), Outcome::Counted(stood)));
+    let [(1, Work::Compare(wanted, None))] = runs(&effects)[..] else { panic!("{effects:?}") };
+    assert_eq!((wanted.wanted().count(), wanted.portal_count(), wanted.size()), (0, 2, 2));
+}
+
+#[test]
+fn a_table_without_room_takes_nothing_in_and_the_relay_goes_on() {
+    let mut bench = on_demand();
+    bench.agent.options.bounds.table_elements = 6;
+    bench.attached(1);
+    assert!(runs(&bench.uses(1, tcp("10.96.0.20:80"))).is_empty(), "2 elements, and 5 more are too many");
+    bench.agent.options.bounds.table_elements = 7;
+    bench.taken_in(1, tcp("10.96.0.20:80"));
 }
 
 #[test]
