@@ -15,7 +15,7 @@ use crate::apiserver::{Api, Fault, Generated, InitialEvents};
 use crate::seen::limits;
 
 const PATIENCE: Duration = Duration::from_secs(60);
-const MANAGED: &str = "portico.dev/managed";
+const MANAGED: &str = "example.com/managed";
 
 /// What a consumer of metadata sees.
 struct Objects {
@@ -61,7 +61,7 @@ impl Objects {
                     self.deleted.push(key.name.to_string());
                 }
                 MetadataEvent::Synced => {
-                    assert!(!std::mem::replace(&mut self.is_synced, true), "synced once")
+                    assert!(!std::mem::replace(&mut self.is_synced, true), "synced once");
                 }
                 MetadataEvent::Trouble(why) => self.troubles.push(why),
                 MetadataEvent::Recovered => self.recoveries += 1,
@@ -128,6 +128,48 @@ fn the_double_tells_metadata_and_every_change_without_content() {
 fn a_real_api_server_tells_metadata_and_every_change_without_content() {
     let Some(api) = Api::real() else { return };
     what_is_there_and_every_change_is_told_without_content(&api);
+}
+
+/// How many lists of the pods of all namespaces a real API server has answered.
+fn lists_of_pods(api: &Api) -> u64 {
+    let page = api.kubectl(&["get", "--raw", "/metrics"]).expect("the metrics of the server");
+    let is_list = |line: &&str| {
+        line.starts_with("apiserver_request_total{")
+            && ["resource=\"pods\"", "scope=\"cluster\"", "verb=\"LIST\""]
+                .iter()
+                .all(|part| line.contains(part))
+    };
+    let counts = page.lines().filter(is_list).filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok());
+    counts.sum()
+}
+
+/// Whether a real API server sends initial events: its etcd must report progress (3.4.25, 3.5.8 and later).
+fn sends_initial_events(api: &Api) -> bool {
+    let query = "watch=true&timeoutSeconds=1&allowWatchBookmarks=true&sendInitialEvents=true";
+    let path = format!("/api/v1/pods?{query}&resourceVersionMatch=NotOlderThan");
+    let answer = api.kubectl(&["get", "--raw", &path]).unwrap_or_else(|why| why);
+    answer.contains("initial-events-end")
+}
+
+#[test]
+#[allow(clippy::print_stderr)] // Which of the two was shown depends on the binaries.
+fn a_real_api_server_is_asked_for_one_list_at_most_and_for_none_after_a_change() {
+    let Some(api) = Api::real() else { return };
+    api.send("GET", "/api/v1/pods", "application/json", &Value::Null);
+    let (sends, before) = (sends_initial_events(&api), lists_of_pods(&api));
+    assert!(before > 0, "the metric counts");
+    eprintln!("this API server sends initial events: {sends}");
+    let selection = MetadataSelection { path: "/api/v1/pods".to_owned(), ..MetadataSelection::default() };
+    let mut objects = Objects::new(api.kubeconfig(), selection, limits());
+    objects.until(|objects| objects.is_synced);
+    assert_eq!(lists_of_pods(&api) - before, u64::from(!sends));
+    let spec = json!({"containers": [{"name": "c", "image": "i"}]});
+    for number in 0..5 {
+        let name = format!("pod-{number}");
+        api.put(json!({"kind": "Pod", "metadata": {"name": name, "namespace": "default"}, "spec": spec}));
+        objects.until(|objects| objects.known.contains_key(&name));
+    }
+    assert_eq!(lists_of_pods(&api) - before, u64::from(!sends));
 }
 
 #[test]

@@ -192,7 +192,7 @@ mod tests {
     fn metadata_over_its_limit_is_refused_by_name() {
         let text = "x".repeat(KEPT_BYTES_MAX);
         let object = read(&format!(
-            r#"{{"metadata":{{"name":"a","namespace":"d","resourceVersion":"7","annotations":{{"portico.dev/x":"{text}"}}}}}}"#
+            r#"{{"metadata":{{"name":"a","namespace":"d","resourceVersion":"7","annotations":{{"portico.dev/mode":"{text}"}}}}}}"#
         ));
         assert!(object.content.unwrap_err().starts_with("pods d/a: its labels, annotations and owners take"));
         assert_eq!(object.key.map(|key| key.name), Some("a".into()));

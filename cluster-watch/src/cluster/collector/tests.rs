@@ -173,7 +173,7 @@ fn a_server_that_was_set_back_is_believed() {
 }
 
 #[test]
-fn a_refused_object_keeps_its_last_good_state_is_named_once_and_is_no_trouble() {
+fn a_refused_object_keeps_its_last_good_state_and_is_told_once() {
     let mut collector = proxy();
     list(&mut collector, OWN, [service("a", 1, 80)]);
     collector.step(OWN, Said::Changed(broken("a", 2)));
