@@ -69,6 +69,7 @@ elapsed() {
 # not permit such namespaces.
 set_enter() {
     enter=(unshare "$@")
+    # shellcheck disable=SC2034 # scripts print it
     why=$("${enter[@]}" true 2>&1)
 }
 

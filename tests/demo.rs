@@ -1,7 +1,7 @@
-//! `scripts/demo`: what it tells is true, for root and for a user, and nothing of it is left, however it ends.
+//! `scripts/demo`: its output is true, for root and for a user, and nothing is left of it, however it ends.
 //!
-//! It is started as a stranger would start it, with the programs that cargo has built. scripts/container-test makes
-//! the namespaces around it. What must not go in here: how the demo does it.
+//! The tests start it as a new user would, with the programs that cargo has built. scripts/container-test creates the
+//! namespaces around it.
 
 #[path = "containers/patience.rs"]
 #[allow(dead_code)]
@@ -21,14 +21,14 @@ use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;
 use patience::until_equal;
 
-/// Whoever waits for the end of what was interrupted or killed waits so long at most.
-const END: Duration = Duration::from_secs(2);
-/// What is left is counted on the whole machine, so demos of other tests must not run.
-static ALONE: Mutex<()> = Mutex::new(());
+/// The limit for the end of a demo that was interrupted or killed.
+const END_TIMEOUT: Duration = Duration::from_secs(2);
+/// Traces are counted on the whole machine, so only one test may run demos.
+static EXCLUSIVE: Mutex<()> = Mutex::new(());
 
-/// Starts the demo with these programs, after whatever makes its world; who it is and what it may is said there.
+/// Starts the demo with these programs, as root.
 const AS_ROOT: &str = r#"cd "$1"; exec scripts/demo --programs "$2""#;
-/// The repository may lie where root alone may look, so it is mounted elsewhere.
+/// Starts it as an unprivileged user. The repository may be where only root can read, so it is mounted elsewhere.
 const AS_NOBODY: &str = r#"
     mount -t tmpfs test /mnt
     mkdir /mnt/repository /mnt/programs
@@ -45,10 +45,10 @@ const WITHOUT_NAMESPACES_FOR_USERS: &str = r#"
     echo 1 > /proc/sys/user/max_user_namespaces
     exec unshare -U --map-user 1000 scripts/demo --programs "$2" $3"#;
 
-/// A demo that runs.
+/// A running demo.
 struct Demo {
     child: Child,
-    told: BufReader<ChildStdout>,
+    output: BufReader<ChildStdout>,
 }
 
 impl Demo {
@@ -57,30 +57,30 @@ impl Demo {
         let test = std::env::current_exe().expect("this test's own path");
         let programs = test.ancestors().nth(2).expect("target/debug/deps/test");
         let mut command = Command::new("env");
-        // A test that somebody started in the background would hand on that it hears no Ctrl-C.
+        // A test that was started in the background ignores Ctrl-C, and child processes would inherit that.
         command.args(["--default-signal=INT", "unshare", "-m"]).args(unshare);
         command.args(["bash", "-c", &format!("set -e; exec 2>&1; {script}"), "bash"]);
         command.arg(repository()).arg(programs).arg(argument);
         let mut child =
             command.process_group(0).stdin(Stdio::null()).stdout(Stdio::piped()).spawn().expect("start env");
-        let told = BufReader::new(child.stdout.take().expect("it is piped"));
-        Self { child, told }
+        let output = BufReader::new(child.stdout.take().expect("a pipe"));
+        Self { child, output }
     }
 
-    /// Reads on until a line begins so.
+    /// Reads the output up to a line with this beginning.
     fn read_until(&mut self, beginning: &str) {
-        let mut told = String::new();
-        while !told.lines().last().is_some_and(|line| line.starts_with(beginning)) {
-            let bytes = self.told.read_line(&mut told).expect("text");
-            assert!(bytes > 0, "it ends before {beginning:?}:\n{told}");
+        let mut text = String::new();
+        while !text.lines().last().is_some_and(|line| line.starts_with(beginning)) {
+            let bytes = self.output.read_line(&mut text).expect("text");
+            assert!(bytes > 0, "the demo ends before {beginning:?}:\n{text}");
         }
     }
 
-    /// What it still tells, when nobody is left who could tell anything.
+    /// Returns the rest of the output, after all processes that can write to it have ended.
     fn finish(mut self) -> (ExitStatus, String) {
-        let mut told = String::new();
-        self.told.read_to_string(&mut told).expect("text");
-        (self.child.wait().expect("its end"), told)
+        let mut text = String::new();
+        self.output.read_to_string(&mut text).expect("text");
+        (self.child.wait().expect("an exit status"), text)
     }
 
     fn pid(&self) -> Pid {
@@ -89,10 +89,10 @@ impl Demo {
 }
 
 fn repository() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tests/ lies in the root").to_owned()
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tests/ is in the root").to_owned()
 }
 
-/// What could be left on the machine.
+/// What a demo could leave on the machine.
 #[derive(Debug, PartialEq)]
 struct Traces {
     processes: BTreeSet<String>,
@@ -107,11 +107,11 @@ impl Traces {
         let proc = fs::read_dir("/proc").expect("list processes").flatten();
         let devices = fs::read_to_string("/proc/thread-self/net/dev").expect("read network interfaces");
         let mut files = BTreeSet::new();
-        for folder in ["/opt/cni", "/etc/cni", "/var/lib/cni", "/run/portico", "/run/demo"] {
-            collect(Path::new(folder), &mut files);
+        for directory in ["/opt/cni", "/etc/cni", "/var/lib/cni", "/run/portico", "/run/demo"] {
+            collect(Path::new(directory), &mut files);
         }
         collect(Path::new("/sys/fs/cgroup"), &mut files);
-        // Other control groups come and go with whatever runs on the machine.
+        // Other processes of the machine create and remove control groups, too.
         let containers = ["shop", "web-1", "web-2", "web-3"];
         files.retain(|path| {
             !path.starts_with("/sys") || containers.iter().any(|name| path.ends_with(name) && path.is_dir())
@@ -140,28 +140,28 @@ fn collect(path: &Path, files: &mut BTreeSet<PathBuf>) {
     }
 }
 
-/// Runs `body` while no other demo runs, and waits until everything is as it was before.
+/// Runs `body` while no other demo runs, and waits until the traces are those from before.
 fn leaving_nothing(body: impl FnOnce()) {
-    // Another test that failed says so itself.
-    let alone = ALONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    // If another test panicked, it has failed by itself.
+    let exclusive = EXCLUSIVE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     let before = Traces::now();
     body();
-    until_equal("all is as it was", &before, Traces::now);
-    drop(alone);
+    until_equal("nothing is left", &before, Traces::now);
+    drop(exclusive);
 }
 
-/// What is told under a heading.
-fn section(told: &str, number: u32) -> &str {
-    let from = told.split_once(&format!("\n## {number} of 9 ")).unwrap_or_else(|| panic!("{told}")).1;
+/// The output under a heading.
+fn section(text: &str, number: u32) -> &str {
+    let from = text.split_once(&format!("\n## {number} of 9 ")).unwrap_or_else(|| panic!("{text}")).1;
     from.split("\n## ").next().unwrap_or(from)
 }
 
-/// The names of backends that answered, in order.
+/// The names of the backends that responded, in order.
 fn names(text: &str) -> Vec<&str> {
     text.lines().filter(|line| line.starts_with("web-") && line.len() == "web-1".len()).collect()
 }
 
-/// How often each answered, by `uniq -c`.
+/// The number of responses of each backend, from `uniq -c`.
 fn counts(text: &str) -> BTreeMap<&str, u32> {
     let count = |line| match str::split_whitespace(line).collect::<Vec<_>>()[..] {
         [number, name] => Some((name, number.parse().ok()?)),
@@ -176,52 +176,52 @@ fn table(text: &str) -> Vec<Vec<u32>> {
     text.lines().map(numbers).filter(|row: &Vec<u32>| row.len() == 4).collect()
 }
 
-fn assert_story(told: &str) {
-    assert!(section(told, 3).contains("\nREDIS_MASTER_SERVICE_HOST=10.0.0.11\n"), "{told}");
-    let turns = names(section(told, 4));
+fn assert_story(text: &str) {
+    assert!(section(text, 3).contains("\nREDIS_MASTER_SERVICE_HOST=10.0.0.11\n"), "{text}");
+    let turns = names(section(text, 4));
     let first: BTreeSet<_> = turns.iter().take(3).copied().collect();
-    assert_eq!((turns.len(), first.len()), (6, 3), "{told}");
-    assert_eq!(turns[..3], turns[3..], "{told}");
+    assert_eq!((turns.len(), first.len()), (6, 3), "{text}");
+    assert_eq!(turns[..3], turns[3..], "{text}");
 
-    let killed = section(told, 5);
-    let answers = counts(killed);
-    assert_eq!(answers.values().sum::<u32>(), 200, "{told}");
-    assert_eq!((answers.get("web-2"), answers.get("FAILED")), (Some(&20), None), "{told}");
-    assert!(killed.contains("$ grep -c FAILED answers\n0\n"), "{told}");
+    let killed = section(text, 5);
+    let responses = counts(killed);
+    assert_eq!(responses.values().sum::<u32>(), 200, "{text}");
+    assert_eq!((responses.get("web-2"), responses.get("FAILED")), (Some(&20), None), "{text}");
+    assert!(killed.contains("$ grep -c FAILED responses\n0\n"), "{text}");
     let after: BTreeSet<_> = names(killed).into_iter().collect();
-    assert_eq!(after, ["web-1", "web-3"].into(), "{told}");
+    assert_eq!(after, ["web-1", "web-3"].into(), "{text}");
 
-    let new = section(told, 6);
-    assert!(new.contains("\nno answer\n"), "{told}");
-    assert_eq!(names(new), ["web-1"], "{told}");
+    let new = section(text, 6);
+    assert!(new.contains("\nno response\n"), "{text}");
+    assert_eq!(names(new), ["web-1"], "{text}");
 
-    let [few, .., many] = &table(section(told, 7))[..] else { panic!("{told}") };
-    assert_eq!((many[0] - few[0], many[2] - few[2]), (5000, 4 * 5000), "a portal, three backends: {told}");
-    assert!(many[1] <= few[1] + 1, "{told}");
+    let [few, .., many] = &table(section(text, 7))[..] else { panic!("{text}") };
+    assert_eq!((many[0] - few[0], many[2] - few[2]), (5000, 4 * 5000), "a portal, three backends: {text}");
+    assert!(many[1] <= few[1] + 1, "{text}");
 
-    assert_eq!(names(section(told, 8)).len(), 2, "while no agent is there: {told}");
-    let end = section(told, 9);
-    assert!(end.contains("\nno attachments\n") && end.contains("| wc -l\n0\n"), "{told}");
-    assert!(end.contains("\nThis machine has the mounts, network interfaces, control"), "{told}");
+    assert_eq!(names(section(text, 8)).len(), 2, "without an agent: {text}");
+    let end = section(text, 9);
+    assert!(end.contains("\nno attachments\n") && end.contains("| wc -l\n0\n"), "{text}");
+    assert!(end.contains("\nThis machine has the mounts, network interfaces, control"), "{text}");
 }
 
 #[test]
-fn told_to_root_and_to_a_user_at_the_same_time_the_story_is_true_and_leaves_nothing() {
+fn story_is_true_for_root_and_a_user_at_once_and_leaves_nothing() {
     leaving_nothing(|| {
         let demos = [AS_ROOT, AS_NOBODY].map(|who| Demo::start(&[], who, ""));
         let ends = thread::scope(|scope| {
             let threads = demos.map(|demo| scope.spawn(|| demo.finish()));
             threads.map(|thread| thread.join().expect("an end"))
         });
-        for (status, told) in ends {
-            assert_eq!(status.code(), Some(0), "{told}");
-            assert_story(&told);
+        for (status, text) in ends {
+            assert_eq!(status.code(), Some(0), "{text}");
+            assert_story(&text);
         }
     });
 }
 
 #[test]
-fn interrupted_in_whatever_step_it_ends_at_once_and_leaves_nothing() {
+fn interrupted_demo_ends_at_once_and_leaves_nothing() {
     let cases =
         [(AS_ROOT, "## 1 of 9"), (AS_ROOT, "$ ctr run"), (AS_ROOT, "$ kill -KILL"), (AS_NOBODY, "## 4 of 9")];
     for (who, step) in cases {
@@ -229,44 +229,44 @@ fn interrupted_in_whatever_step_it_ends_at_once_and_leaves_nothing() {
             let mut demo = Demo::start(&[], who, "");
             demo.read_until(step);
             // A terminal sends it to the whole group.
-            killpg(demo.pid(), Signal::SIGINT).expect("a demo that runs");
-            let began = Instant::now();
-            let (status, told) = demo.finish();
-            assert_eq!(status.code(), Some(130), "{step}: {told}");
-            assert!(told.contains("scripts/demo: interrupted"), "{step}: {told}");
-            assert!(began.elapsed() < END, "{step}: {:?}", began.elapsed());
+            killpg(demo.pid(), Signal::SIGINT).expect("a running demo");
+            let start = Instant::now();
+            let (status, text) = demo.finish();
+            assert_eq!(status.code(), Some(130), "{step}: {text}");
+            assert!(text.contains("scripts/demo: interrupted"), "{step}: {text}");
+            assert!(start.elapsed() < END_TIMEOUT, "{step}: {:?}", start.elapsed());
         });
     }
 }
 
 #[test]
-fn killed_without_a_chance_to_clean_up_it_leaves_nothing() {
+fn killed_demo_leaves_nothing() {
     for who in [AS_ROOT, AS_NOBODY] {
         leaving_nothing(|| {
             let mut demo = Demo::start(&[], who, "");
             demo.read_until("## 5 of 9");
-            kill(demo.pid(), Signal::SIGKILL).expect("a demo that runs");
-            let began = Instant::now();
+            kill(demo.pid(), Signal::SIGKILL).expect("a running demo");
+            let start = Instant::now();
             assert_eq!(demo.finish().0.signal(), Some(9));
-            assert!(began.elapsed() < END, "{:?}", began.elapsed());
+            assert!(start.elapsed() < END_TIMEOUT, "{:?}", start.elapsed());
         });
     }
 }
 
 #[test]
-fn who_may_make_no_namespaces_is_told_what_to_do() {
+fn demo_without_permission_for_namespaces_prints_advice() {
     let cases = [
-        (WITHOUT_NAMESPACES, "in a container, run that with --privileged"),
+        (WITHOUT_NAMESPACES, "in a container, use --privileged"),
         (WITHOUT_NAMESPACES_FOR_USERS, "run: sudo -E env PATH=\"$PATH\" ./scripts/demo\n"),
     ];
     for (script, advice) in cases {
         leaving_nothing(|| {
-            let (status, told) = Demo::start(&["-U", "-r"], script, "").finish();
-            assert_eq!(status.code(), Some(1), "{told}");
-            assert!(told.contains(advice), "{told}");
-            let (status, told) = Demo::start(&["-U", "-r"], script, "--tour").finish();
-            assert_eq!(status.code(), Some(0), "{told}");
-            assert!(told.contains("\nREDIS_MASTER_SERVICE_HOST=10.0.0.11\n"), "{told}");
+            let (status, text) = Demo::start(&["-U", "-r"], script, "").finish();
+            assert_eq!(status.code(), Some(1), "{text}");
+            assert!(text.contains(advice), "{text}");
+            let (status, text) = Demo::start(&["-U", "-r"], script, "--tour").finish();
+            assert_eq!(status.code(), Some(0), "{text}");
+            assert!(text.contains("\nREDIS_MASTER_SERVICE_HOST=10.0.0.11\n"), "{text}");
         });
     }
 }

@@ -1,6 +1,6 @@
 //! The reference pages that belong to no one program: annotations, the plugin's keys, the chart's values.
 //!
-//! A page that differs from the code fails here, and `scripts/bless` writes it anew. Flags and metrics are held by tests of
+//! A page that differs from the code fails here, and `cargo xtask goldens reference` updates it. Flags and metrics are held by tests of
 //! the programs that have them. What must not go in here: what an annotation or a key does; that is the code's to say.
 
 use std::collections::BTreeSet;

@@ -20,6 +20,7 @@ mod repository;
 mod source;
 
 use std::os::unix::fs::PermissionsExt;
+use std::process::Command;
 
 use repository::{File, file, files, refuse, root, sources};
 
@@ -151,6 +152,19 @@ fn every_script_says_why_it_exists() {
     let mut scripts = files_in("scripts/");
     scripts.extend(files_in(".ci/"));
     refuse_each("a reader sees the purpose first", &scripts, document::unexplained_script);
+}
+
+#[test]
+fn every_script_prints_its_header_for_help() {
+    let is_command = |file: &File| file.path.matches('/').count() == 1 && file.name() != "lib.sh";
+    let scripts: Vec<File> = files_in("scripts/").into_iter().filter(is_command).collect();
+    // A script that does not source lib.sh would do its work below.
+    refuse_each("a reader asks a script with --help", &scripts, document::script_without_help);
+    for script in &scripts {
+        let output = Command::new(root().join(&script.path)).arg("--help").output().expect("run a script");
+        assert!(output.status.success(), "{}: {output:?}", script.path);
+        assert_eq!(String::from_utf8_lossy(&output.stdout), document::header(script), "{}", script.path);
+    }
 }
 
 #[test]

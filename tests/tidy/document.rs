@@ -63,6 +63,27 @@ pub(crate) fn unexplained_script(script: &File) -> Vec<String> {
     findings
 }
 
+/// The line by which a script gets `--help`, messages, and the root of the repository.
+const LIBRARY: &str = "\n. \"$(dirname \"${BASH_SOURCE[0]}\")/lib.sh\"\n";
+
+pub(crate) fn script_without_help(script: &File) -> Vec<String> {
+    let mut findings = Vec::new();
+    if !header(script).contains(&format!("\nusage: {}", script.path)) {
+        findings.push(format!("{}: no `# usage: {}` in the comment at the top", script.path, script.path));
+    }
+    if !script.text.contains(LIBRARY) {
+        findings
+            .push(format!("{}: does not source lib.sh, which prints that comment for --help", script.path));
+    }
+    findings
+}
+
+/// The comment at the top of a script, as `--help` prints it.
+pub(crate) fn header(script: &File) -> String {
+    let lines = script.text.lines().skip(1).map_while(|line| line.strip_prefix('#'));
+    lines.map(|line| format!("{}\n", line.strip_prefix(' ').unwrap_or(line))).collect()
+}
+
 pub(crate) fn machine_folders(file: &File) -> Vec<String> {
     let found = file.lines().filter(|(_, line)| MACHINE_FOLDERS.iter().any(|folder| line.contains(folder)));
     found.map(|(number, line)| format!("{}:{number}: {}", file.path, line.trim())).collect()
@@ -170,6 +191,15 @@ mod tests {
         assert_eq!(unexplained_script(&File::sample("scripts/x", "#!/bin/sh\necho\n")).len(), 3);
         let good = "#!/usr/bin/env bash\n# Why.\nset -euo pipefail\n";
         assert_eq!(unexplained_script(&File::sample("scripts/x", good)).len(), 0);
+    }
+
+    #[test]
+    fn a_script_without_help_is_found() {
+        let good = format!("#!/usr/bin/env bash\n# Why.\n#\n# usage: scripts/x\nset -euo pipefail{LIBRARY}");
+        assert_eq!(script_without_help(&File::sample("scripts/x", &good)), [""; 0]);
+        assert_eq!(header(&File::sample("scripts/x", &good)), "Why.\n\nusage: scripts/x\n");
+        assert_eq!(script_without_help(&File::sample("scripts/y", &good)).len(), 1);
+        assert_eq!(script_without_help(&File::sample("scripts/x", "#!/usr/bin/env bash\n# Why.\n")).len(), 2);
     }
 
     #[test]

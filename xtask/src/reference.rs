@@ -15,7 +15,7 @@ pub use values::values;
 #[must_use]
 pub fn page(title: &str, about: &str, body: &str) -> String {
     format!(
-        "<!-- Made from the code by a test; `./scripts/bless` writes it anew. -->\n\n# {title}\n\n{about}\n\n{}\n",
+        "<!-- Generated from the code by a test; `cargo xtask goldens reference` updates it. -->\n\n# {title}\n\n{about}\n\n{}\n",
         body.trim_end()
     )
 }

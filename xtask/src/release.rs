@@ -13,6 +13,7 @@ mod commit;
 mod documents;
 mod output_dir;
 mod platform;
+mod temporary_dir;
 mod verify;
 
 use std::env;

@@ -5,16 +5,15 @@
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
-use std::process::exit;
-use std::thread;
 
 use anyhow::{Context, bail};
-use nix::sys::signal::{SigSet, Signal};
+
+use crate::release::temporary_dir::{TemporaryDir, remove};
 
 /// The output directory of one release.
 pub(super) struct OutputDir {
     path: PathBuf,
-    staging: PathBuf,
+    staging: TemporaryDir,
     /// Holds the lock.
     _parent: File,
 }
@@ -40,11 +39,8 @@ impl OutputDir {
         if path.exists() {
             check_is_release(&path)?;
         }
-        let staging = with_suffix(&path, ".new");
-        remove(&staging)?;
         remove(&with_suffix(&path, ".old"))?;
-        remove_on_signal(staging.clone())?;
-        fs::create_dir(&staging).with_context(|| format!("failed to create {}", staging.display()))?;
+        let staging = TemporaryDir::create(with_suffix(&path, ".new"))?;
         Ok(Self { path, staging, _parent: lock })
     }
 
@@ -55,7 +51,7 @@ impl OutputDir {
 
     /// The directory for the new files.
     pub(super) fn staging(&self) -> &Path {
-        &self.staging
+        self.staging.path()
     }
 
     /// Replaces the earlier release by the new files.
@@ -68,15 +64,8 @@ impl OutputDir {
         if self.path.exists() {
             rename(&self.path, &old)?;
         }
-        rename(&self.staging, &self.path)?;
+        rename(self.staging.path(), &self.path)?;
         remove(&old)
-    }
-}
-
-impl Drop for OutputDir {
-    fn drop(&mut self) {
-        // The next release removes it, too.
-        let _ = fs::remove_dir_all(&self.staging);
     }
 }
 
@@ -94,29 +83,8 @@ fn check_is_release(path: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Removes the staging directory if the process is interrupted, as a shell's exit trap would.
-fn remove_on_signal(staging: PathBuf) -> anyhow::Result<()> {
-    let signals: SigSet = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP].into_iter().collect();
-    // Threads that start later inherit the mask; child processes do not, so Ctrl-C still stops them.
-    signals.thread_block().context("failed to block signals")?;
-    thread::spawn(move || {
-        if let Ok(signal) = signals.wait() {
-            let _ = fs::remove_dir_all(&staging);
-            exit(128 + signal as i32);
-        }
-    });
-    Ok(())
-}
-
 fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(suffix);
     PathBuf::from(name)
-}
-
-fn remove(path: &Path) -> anyhow::Result<()> {
-    if path.exists() {
-        fs::remove_dir_all(path).with_context(|| format!("failed to remove {}", path.display()))?;
-    }
-    Ok(())
 }

@@ -5,7 +5,7 @@
 use std::env;
 use std::fs;
 use std::os::unix::fs::symlink;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::id;
 
 use anyhow::Context;
@@ -13,16 +13,8 @@ use nix::sys::stat::{Mode, umask};
 
 use crate::command::{command, output, run};
 use crate::release::commit::head;
+use crate::release::temporary_dir::TemporaryDir;
 use crate::release::{Directories, step};
-
-/// A temporary directory, removed at the end.
-struct Scratch(PathBuf);
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
-    }
-}
 
 pub(super) fn run_twice(directories: &Directories) -> anyhow::Result<()> {
     let Directories { root, cargo_home, .. } = directories;
@@ -30,10 +22,11 @@ pub(super) fn run_twice(directories: &Directories) -> anyhow::Result<()> {
     if !output(command("git", root).args(["status", "--porcelain"]))?.is_empty() {
         step("uncommitted changes are not part of it")?;
     }
-    let scratch = Scratch(env::temp_dir().join(format!("portico-verify-{}", id())));
-    let (first, second) = (scratch.0.join("first"), scratch.0.join("second/of another length"));
+    let directory = TemporaryDir::create(env::temp_dir().join(format!("portico-verify-{}", id())))?;
+    let scratch = directory.path();
+    let (first, second) = (scratch.join("first"), scratch.join("second/of another length"));
     // The same crates under another path.
-    let other_home = scratch.0.join("cargo");
+    let other_home = scratch.join("cargo");
     for directory in [&first, &second, &other_home] {
         fs::create_dir_all(directory).with_context(|| format!("failed to create {}", directory.display()))?;
     }
