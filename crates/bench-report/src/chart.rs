@@ -1,8 +1,7 @@
-//! Charts: how figures grow with the size of the world, as SVG.
+//! Charts: how figures grow with the size of the environment, as SVG.
 //!
-//! Both axes are logarithmic, so what grows with the size is a straight line upwards, and what does not is level. Each
-//! line has its name and last figure at its end. What must not go in here: choosing what looks good; every
-//! row of a table is a line.
+//! Both axes are logarithmic: a figure in proportion to the size is a straight line upwards, and a constant one is
+//! level. The end of each line has its name and last figure. Every row of a table is a line.
 
 use std::fmt::Write;
 
@@ -10,23 +9,23 @@ use crate::number::{grouped, short};
 use crate::record::{Record, Size};
 use crate::table::{count, rows, sizes};
 
-/// The picture, and the part of it that the lines are in; the rest is for words.
+/// The image, and the part of it that contains the lines; the rest is for text.
 const WIDTH: f64 = 760.0;
 const HEIGHT: f64 = 380.0;
 const LEFT: f64 = 64.0;
 const RIGHT: f64 = 510.0;
 const TOP: f64 = 56.0;
 const BOTTOM: f64 = 330.0;
-/// Between the middles of two names.
+/// The distance between the middles of two names.
 const LINE_HEIGHT: f64 = 18.0;
-/// Told apart also by who sees few colours (Okabe and Ito).
+/// Distinguishable for colour-blind readers (Okabe and Ito).
 const COLOURS: [&str; 5] = ["#0072b2", "#009e73", "#d55e00", "#737373", "#cc79a7"];
 
-/// A logarithmic axis between two decades.
+/// A logarithmic axis; `from` and `to` are decimal logarithms.
 struct Axis {
     from: f64,
     to: f64,
-    /// Where its ends are in the picture.
+    /// The positions of both ends in the image.
     ends: (f64, f64),
 }
 
@@ -37,7 +36,8 @@ impl Axis {
     }
 }
 
-/// The chart of one table. None where there is nothing to draw: a figure that is not above zero has no place on such an axis.
+/// Draws the chart of one table. Returns `None` if the table has fewer than two sizes, or a figure that is not positive,
+/// which has no position on a logarithmic axis.
 pub(crate) fn chart(records: &[&Record]) -> Option<String> {
     let first = records.first()?;
     let sizes = sizes(records);
@@ -50,14 +50,14 @@ pub(crate) fn chart(records: &[&Record]) -> Option<String> {
     let (floor, ceiling) = (lowest.log10().floor(), highest.log10().ceil());
     let x = Axis { from: smallest.log10(), to: largest.log10(), ends: (LEFT, RIGHT) };
     let y = Axis { from: floor, to: ceiling.max(floor + 1.0), ends: (BOTTOM, TOP) };
-    let mut svg = opening(&first.title, &first.unit);
+    let mut svg = header(&first.title, &first.unit);
     grid(&mut svg, &x, &y, &sizes);
     lines(&mut svg, &x, &y, records);
     svg.push_str("</svg>\n");
     Some(svg)
 }
 
-fn opening(title: &str, unit: &str) -> String {
+fn header(title: &str, unit: &str) -> String {
     let title = escaped(title);
     format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {HEIGHT}\" font-family=\"sans-serif\" \
@@ -111,15 +111,15 @@ fn lines(svg: &mut String, x: &Axis, y: &Axis, records: &[&Record]) {
             .filter_map(|record| Some((record.size.as_ref()?.count, record.spread.median)))
             .collect();
         points.sort_by_key(|(count, _)| *count);
-        let places: Vec<(f64, f64)> =
+        let positions: Vec<(f64, f64)> =
             points.iter().map(|(count, figure)| (x.at(*count as f64), y.at(*figure))).collect();
-        let path: Vec<String> = places.iter().map(|(x, y)| format!("{x:.1} {y:.1}")).collect();
+        let path: Vec<String> = positions.iter().map(|(x, y)| format!("{x:.1} {y:.1}")).collect();
         let _ = writeln!(
             svg,
             "<path d=\"M{}\" fill=\"none\" stroke=\"{colour}\" stroke-width=\"2.5\"/>",
             path.join("L")
         );
-        for ((at, high), (count, figure)) in places.iter().zip(&points) {
+        for ((at, high), (count, figure)) in positions.iter().zip(&points) {
             let _ = writeln!(
                 svg,
                 "<circle cx=\"{at:.1}\" cy=\"{high:.1}\" r=\"4\" fill=\"{colour}\"><title>{}: {}</title></circle>",
@@ -127,13 +127,13 @@ fn lines(svg: &mut String, x: &Axis, y: &Axis, records: &[&Record]) {
                 short(*figure)
             );
         }
-        if let (Some((at, high)), Some((_, figure))) = (places.last(), points.last()) {
-            // A line that ends early has its figure where it ends, and not at the right end like the others.
+        if let (Some((at, high)), Some((_, figure))) = (positions.last(), points.last()) {
+            // The name is at the right end, so the figure of a line that ends before it would mislead.
             let figure = if *at < RIGHT { String::new() } else { format!(": {}", short(*figure)) };
             names.push((*high, format!("{row}{figure}"), *colour));
         }
     }
-    for (high, name, colour) in apart(names) {
+    for (high, name, colour) in without_overlap(names) {
         let _ = writeln!(
             svg,
             "<text x=\"{:.1}\" y=\"{:.1}\" fill=\"{colour}\">{}</text>",
@@ -144,13 +144,13 @@ fn lines(svg: &mut String, x: &Axis, y: &Axis, records: &[&Record]) {
     }
 }
 
-/// Names from the highest down, moved so that none lies on another.
-fn apart<T>(mut names: Vec<(f64, String, T)>) -> Vec<(f64, String, T)> {
+/// Sorts names from the top down, and moves them so that they do not overlap.
+fn without_overlap<T>(mut names: Vec<(f64, String, T)>) -> Vec<(f64, String, T)> {
     names.sort_by(|(one, ..), (other, ..)| one.total_cmp(other));
-    let mut free = f64::MIN;
+    let mut next_free = f64::MIN;
     for (high, ..) in &mut names {
-        *high = high.max(free);
-        free = *high + LINE_HEIGHT;
+        *high = high.max(next_free);
+        next_free = *high + LINE_HEIGHT;
     }
     names
 }
@@ -185,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn what_grows_with_the_size_goes_up_and_what_does_not_is_level() {
+    fn proportional_figures_rise_and_constant_figures_are_level() {
         let records: Vec<Record> = [100, 1_000, 10_000]
             .into_iter()
             .flat_map(|count| [at("grows", count, count as f64 / 10.0), at("level", count, 2.0)])
@@ -201,12 +201,12 @@ mod tests {
     }
 
     #[test]
-    fn names_keep_apart_and_words_are_escaped() {
+    fn names_do_not_overlap_and_text_is_escaped() {
         let records =
             [at("a < b", 100, 2.0), at("a < b", 1_000, 2.0), at("c", 100, 2.0), at("c", 1_000, 2.01)];
         let svg = drawn(&records).unwrap();
         assert!(svg.contains("a &lt; b: 2<"), "{svg}");
-        let names = apart(vec![
+        let names = without_overlap(vec![
             (10.0, "one".to_owned(), ()),
             (12.0, "two".to_owned(), ()),
             (100.0, "three".to_owned(), ()),
@@ -218,13 +218,13 @@ mod tests {
     }
 
     #[test]
-    fn a_line_that_ends_early_has_no_figure_at_the_right_end() {
+    fn line_that_ends_early_has_no_figure_at_the_right_end() {
         let svg = drawn(&[at("all", 100, 2.0), at("all", 1_000, 3.0), at("some", 100, 7.0)]).unwrap();
         assert!(svg.contains(">all: 3<") && svg.contains(">some<"), "{svg}");
     }
 
     #[test]
-    fn only_worlds_of_several_sizes_are_drawn() {
+    fn only_positive_figures_of_several_sizes_are_drawn() {
         assert_eq!(drawn(&[record("a", None, vec![1.0])]), None);
         assert_eq!(drawn(&[at("b", 100, 1.0)]), None);
         assert_eq!(drawn(&[at("b", 100, 0.0), at("b", 1_000, 1.0)]), None);

@@ -1,19 +1,19 @@
-//! What benchmarks measured, from the run to the page.
+//! Results of benchmarks, from the run to the page.
 //!
-//! A benchmark puts each of its figures on a `Sheet`, which prints it and writes it down as a `Record`. After the last
-//! one the program `bench-report` makes tables and charts of all records: `page` fills the marked places of
-//! docs/benchmarks.md, `chart` draws how they grow. So every figure there is of one run and nobody copies any.
-//! What must not go in here: measuring, and what the figures mean (that stands in the page, by hand).
+//! A benchmark adds its figures to a `Sheet`, which prints each and appends it to a file as a `Record`. After the last
+//! benchmark, the program `bench-report` renders all records: `page` fills the marked sections of docs/benchmarks.md,
+//! and `chart` draws how figures grow. So all figures of the page are of one run, and none is copied by hand. The text
+//! between them explains the figures; benchmarks themselves measure.
 
 mod chart;
+mod measurements;
 mod number;
 mod page;
 mod record;
-mod sheet;
 mod spread;
 mod table;
 
-pub use page::{Filled, PageError, fill};
+pub use measurements::{Rows, Scale, Sheet, is_quick};
+pub use page::{PageError, RenderedPage, fill};
 pub use record::{Record, Size, Verdict};
-pub use sheet::{Rows, Scale, Sheet, is_quick};
 pub use spread::Spread;

@@ -1,8 +1,8 @@
-//! The page that shows all figures: text by hand, and marked places that are filled anew by each run.
+//! The page of all figures: handwritten text, and marked sections that each run replaces.
 //!
-//! A place is all between `<!-- figures: BENCH/TABLE -->`, or `<!-- chart: BENCH/TABLE -->`, and `<!-- end -->`; one more
-//! holds the machine. Figures without a place, or a place without figures, are errors: else a table would go stale in
-//! silence.
+//! A section starts with `<!-- figures: BENCH/TABLE -->`, `<!-- chart: BENCH/TABLE -->` or `<!-- machine -->`, and ends
+//! with `<!-- end -->`. Figures without a section, and a section without figures, are errors; otherwise a table could
+//! be out of date unnoticed.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -21,44 +21,44 @@ const END: &str = "<!-- end -->";
 /// Why a page cannot be filled.
 #[derive(Debug, Error, PartialEq, Eq)]
 pub enum PageError {
-    /// A place that never ends.
-    #[error("line {line}: the place \"{place}\" has no {END}")]
-    Endless {
-        /// Where it begins.
+    /// A section without an end.
+    #[error("line {line}: the section \"{section}\" has no {END}")]
+    Unterminated {
+        /// The line of its mark.
         line: usize,
-        /// What it says.
-        place: String,
+        /// Its mark.
+        section: String,
     },
-    /// Tables that nobody shows, and places that nobody fills.
-    #[error("figures without a place: {homeless:?}; places without figures: {empty:?}")]
-    Unequal {
-        /// BENCH/TABLE of figures.
-        homeless: Vec<String>,
-        /// BENCH/TABLE of places.
+    /// The sections do not match the tables.
+    #[error("figures without a section: {unused:?}; sections without figures: {empty:?}")]
+    Mismatch {
+        /// BENCH/TABLE of the figures.
+        unused: Vec<String>,
+        /// The marks of the sections.
         empty: Vec<String>,
     },
 }
 
-/// A page and its charts.
+/// The page and its charts.
 #[derive(Debug, Default, PartialEq)]
-pub struct Filled {
+pub struct RenderedPage {
     /// The text.
     pub page: String,
-    /// The charts by the names of their files, which are in the folder `charts` beside the page.
+    /// The charts by file name, in the directory `charts` next to the page.
     pub charts: BTreeMap<String, String>,
 }
 
-/// The page with these figures.
+/// Replaces the sections of the page by these figures.
 ///
 /// # Errors
 ///
-/// If a place never ends, or figures and places are not the same ones.
-pub fn fill(page: &str, machine: &str, records: &[Record]) -> Result<Filled, PageError> {
+/// If a section has no end, or sections and figures do not match.
+pub fn fill(page: &str, machine: &str, records: &[Record]) -> Result<RenderedPage, PageError> {
     let mut tables: BTreeMap<String, Vec<&Record>> = BTreeMap::new();
     for record in records {
         tables.entry(format!("{}/{}", record.bench, record.table)).or_default().push(record);
     }
-    let (mut filled, mut empty, mut shown) = (Filled::default(), Vec::new(), BTreeSet::new());
+    let (mut filled, mut empty, mut shown) = (RenderedPage::default(), Vec::new(), BTreeSet::new());
     let mut lines = page.lines().enumerate();
     while let Some((index, line)) = lines.next() {
         filled.page.push_str(line);
@@ -78,21 +78,20 @@ pub fn fill(page: &str, machine: &str, records: &[Record]) -> Result<Filled, Pag
             empty.push(line.to_owned());
         }
         if !lines.any(|(_, line)| line == END) {
-            return Err(PageError::Endless { line: index + 1, place: line.to_owned() });
+            return Err(PageError::Unterminated { line: index + 1, section: line.to_owned() });
         }
         filled.page.push_str(&format!("{}\n{END}\n", content.unwrap_or_default()));
     }
-    let homeless: Vec<String> =
-        tables.keys().filter(|name| !shown.contains(name.as_str())).cloned().collect();
-    if homeless.is_empty() && empty.is_empty() {
+    let unused: Vec<String> = tables.keys().filter(|name| !shown.contains(name.as_str())).cloned().collect();
+    if unused.is_empty() && empty.is_empty() {
         Ok(filled)
     } else {
-        Err(PageError::Unequal { homeless, empty })
+        Err(PageError::Mismatch { unused, empty })
     }
 }
 
-impl Filled {
-    /// Draws a chart of a table, and gives what shows it in the page.
+impl RenderedPage {
+    /// Draws the chart of a table, and returns the Markdown that shows it.
     fn draw(&mut self, name: &str, records: &[&Record]) -> Option<String> {
         let file = format!("{}.svg", name.replace('/', "-"));
         let shown = format!("![{}](charts/{file})", records.first()?.title);
@@ -110,7 +109,7 @@ mod tests {
                         | old |\n<!-- end -->\nafter\n";
 
     #[test]
-    fn places_are_filled_anew_and_all_else_stays() {
+    fn sections_are_replaced_and_the_rest_stays() {
         let filled = fill(PAGE, "a machine", &[record("ours", None, vec![2.0])]).unwrap().page;
         let expected = "# Figures\n<!-- machine -->\na machine\n<!-- end -->\nwhy\n\n<!-- figures: bench/table -->\n\
                         | a title, ms | median | lowest | p99 | highest | samples |\n|---|---|---|---|---|---|\n\
@@ -120,22 +119,22 @@ mod tests {
     }
 
     #[test]
-    fn a_chart_lies_beside_the_page_that_shows_it() {
+    fn chart_is_next_to_the_page_that_shows_it() {
         let page = "<!-- chart: bench/table -->\n<!-- end -->\n<!-- figures: bench/table -->\n<!-- end -->\n";
         let records = [100, 1_000].map(|count| record("ours", Some(count), vec![2.0]));
-        let Filled { page, charts } = fill(page, "", &records).unwrap();
+        let RenderedPage { page, charts } = fill(page, "", &records).unwrap();
         assert!(page.contains("\n![a title](charts/bench-table.svg)\n"), "{page}");
         assert_eq!(charts.keys().collect::<Vec<_>>(), ["bench-table.svg"]);
     }
 
     #[test]
-    fn neither_figures_nor_places_go_missing() {
+    fn figures_and_sections_must_match() {
         let empty = fill(PAGE, "", &[]).unwrap_err();
-        let place = "<!-- figures: bench/table -->".to_owned();
-        assert_eq!(empty, PageError::Unequal { homeless: vec![], empty: vec![place] });
-        let homeless = fill("", "", &[record("ours", None, vec![2.0])]).unwrap_err();
-        assert_eq!(homeless, PageError::Unequal { homeless: vec!["bench/table".to_owned()], empty: vec![] });
-        let endless = fill("\n<!-- machine -->\n", "", &[]).unwrap_err();
-        assert_eq!(endless, PageError::Endless { line: 2, place: MACHINE.to_owned() });
+        let section = "<!-- figures: bench/table -->".to_owned();
+        assert_eq!(empty, PageError::Mismatch { unused: vec![], empty: vec![section] });
+        let unused = fill("", "", &[record("ours", None, vec![2.0])]).unwrap_err();
+        assert_eq!(unused, PageError::Mismatch { unused: vec!["bench/table".to_owned()], empty: vec![] });
+        let unterminated = fill("\n<!-- machine -->\n", "", &[]).unwrap_err();
+        assert_eq!(unterminated, PageError::Unterminated { line: 2, section: MACHINE.to_owned() });
     }
 }

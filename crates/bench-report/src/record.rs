@@ -1,6 +1,6 @@
-//! `Record`: one figure of one benchmark, as it is written down.
+//! `Record`: one figure of one benchmark.
 //!
-//! Records are lines of JSON in a file that all benchmarks of a run append to.
+//! Records are lines of JSON in a file to which all benchmarks of a run append.
 
 use serde::{Deserialize, Serialize};
 
@@ -10,50 +10,50 @@ use crate::spread::Spread;
 /// One figure.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Record {
-    /// The benchmark, as `scripts/bench NAME` calls it.
+    /// The name of the benchmark, as in `scripts/bench NAME`.
     pub bench: String,
-    /// Which of its tables this belongs to.
+    /// The table of the benchmark that contains the figure.
     pub table: String,
-    /// What the table tells.
+    /// The title of the table.
     pub title: String,
     /// The unit of the figure.
     pub unit: String,
-    /// What was measured: ours, or a peer.
+    /// The measured program: Portico or a peer.
     pub row: String,
-    /// How large the world was, where a table compares several.
+    /// The size of the environment, if the table compares several.
     pub size: Option<Size>,
-    /// The figure.
+    /// The figure with its distribution.
     pub spread: Spread,
-    /// What was asked of it.
+    /// The targets of the figure.
     pub verdicts: Vec<Verdict>,
 }
 
-/// How large a world was.
+/// The size of an environment, such as 1,000 services.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Size {
-    /// So many.
+    /// The number of objects.
     pub count: u64,
-    /// Of these.
+    /// The kind of objects.
     pub of: String,
 }
 
-/// Whether a target is met.
+/// A target, and whether the figure meets it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Verdict {
-    /// What was asked for, and what came of it.
+    /// The target and the figure.
     pub text: String,
-    /// Whether that is enough.
+    /// Whether the figure meets the target.
     pub is_met: bool,
 }
 
 impl Verdict {
-    /// `what` is asked to be no more than `limit`.
+    /// The target that `what` is at most `limit`.
     #[must_use]
     pub fn at_most(what: &str, figure: f64, limit: f64) -> Self {
         Self { text: format!("{what} <= {}: {}", short(limit), short(figure)), is_met: figure <= limit }
     }
 
-    /// `what` is asked to be no less than `limit`.
+    /// The target that `what` is at least `limit`.
     #[must_use]
     pub fn at_least(what: &str, figure: f64, limit: f64) -> Self {
         Self { text: format!("{what} >= {}: {}", short(limit), short(figure)), is_met: figure >= limit }
@@ -70,7 +70,7 @@ impl std::fmt::Display for Verdict {
 pub(crate) mod tests {
     use super::*;
 
-    /// A figure of one table, as other tests need it.
+    /// Returns a figure of one table.
     pub(crate) fn record(row: &str, count: Option<u64>, samples: Vec<f64>) -> Record {
         Record {
             bench: "bench".to_owned(),
@@ -85,7 +85,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn a_missed_target_says_so() {
+    fn missed_target_is_marked() {
         assert_eq!(Verdict::at_most("p99, ms", 10.31, 30.0).to_string(), "p99, ms <= 30: 10.3");
         assert_eq!(
             Verdict::at_least("times the peer", 0.5, 1.05).to_string(),

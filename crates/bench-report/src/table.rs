@@ -1,6 +1,7 @@
-//! A table of figures in Markdown.
+//! Renders a table of figures in Markdown.
 //!
-//! Where worlds of several sizes are compared each size is a column, else each kind of figure is.
+//! If a table compares environments of several sizes, each size is a column; otherwise the columns are the median, the
+//! extremes and the p99.
 
 use std::fmt::Write;
 
@@ -8,10 +9,10 @@ use crate::number::{grouped, short};
 use crate::record::{Record, Size, Verdict};
 use crate::spread::Spread;
 
-/// A p99 of fewer is only the highest.
+/// With fewer samples, the p99 is the highest.
 const SAMPLES_OF_P99_MIN: usize = 100;
 
-/// The rows of one table, in the order in which they were measured.
+/// Renders a table, with rows in the order of measurement.
 pub(crate) fn table(records: &[&Record]) -> String {
     let Some(first) = records.first() else { return String::new() };
     let sizes = sizes(records);
@@ -46,7 +47,7 @@ pub(crate) fn table(records: &[&Record]) -> String {
     text
 }
 
-/// What was measured, each once.
+/// Returns the names of the rows, each once.
 pub(crate) fn rows<'a>(records: &[&'a Record]) -> Vec<&'a str> {
     let mut rows: Vec<&str> = Vec::new();
     for record in records {
@@ -57,7 +58,7 @@ pub(crate) fn rows<'a>(records: &[&'a Record]) -> Vec<&'a str> {
     rows
 }
 
-/// The sizes of the worlds, the smallest first.
+/// Returns the sizes of the environments in ascending order.
 pub(crate) fn sizes(records: &[&Record]) -> Vec<Size> {
     let mut sizes: Vec<Size> = records.iter().filter_map(|record| record.size.clone()).collect();
     sizes.sort_by_key(|size| size.count);
@@ -65,7 +66,7 @@ pub(crate) fn sizes(records: &[&Record]) -> Vec<Size> {
     sizes
 }
 
-/// How many, as people read it.
+/// Formats the number of objects.
 pub(crate) fn count(size: &Size) -> String {
     grouped(i64::try_from(size.count).unwrap_or(i64::MAX))
 }
@@ -96,7 +97,7 @@ mod tests {
     use crate::record::tests::record;
 
     #[test]
-    fn things_in_one_world_show_their_spread_and_their_target() {
+    fn table_without_sizes_shows_distribution_and_target() {
         let mut ours = record("ours", None, vec![1.0, 2.0, 3.0]);
         ours.verdicts = vec![Verdict::at_most("ms", 2.0, 1.0)];
         let peer = record("peer", None, vec![500.0]);
@@ -108,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn sizes_are_columns_in_their_order_and_what_was_not_measured_is_empty() {
+    fn sizes_are_ordered_columns_and_missing_figures_are_empty() {
         let records = [
             record("ours", Some(10_000), vec![9.0]),
             record("ours", Some(100), vec![2.0]),

@@ -1,6 +1,6 @@
-//! `Sheet`: where a benchmark puts its figures.
+//! `Sheet`: collects the figures of a benchmark.
 //!
-//! Each is printed at once, and appended to the file that `PORTICO_BENCH_FIGURES` names, if it does.
+//! Each figure is printed at once, and appended to the file in `PORTICO_BENCH_FIGURES`, if that is set.
 
 use std::fs::{File, OpenOptions};
 use std::io::Write;
@@ -12,7 +12,7 @@ use crate::spread::Spread;
 
 const FIGURES: &str = "PORTICO_BENCH_FIGURES";
 
-/// Whether a benchmark is to run with small sizes and few rounds, only to see that it runs.
+/// Whether a benchmark must use small sizes and few rounds, only to check that it runs.
 #[must_use]
 pub fn is_quick() -> bool {
     std::env::var_os("PORTICO_BENCH_QUICK").is_some()
@@ -25,39 +25,39 @@ pub struct Sheet {
 }
 
 impl Sheet {
-    /// For this benchmark.
+    /// Opens the sheet of a benchmark.
     ///
     /// # Panics
     ///
-    /// If the file for the figures cannot be written: a long run for nothing helps nobody.
+    /// If the file for the figures cannot be opened: a long run without results would be useless.
     #[must_use]
     pub fn open(bench: &'static str) -> Self {
         let open = |path: PathBuf| {
             let file = OpenOptions::new().create(true).append(true).open(&path);
-            file.unwrap_or_else(|why| panic!("open {}, which {FIGURES} names: {why}", path.display()))
+            file.unwrap_or_else(|why| panic!("failed to open {}, from {FIGURES}: {why}", path.display()))
         };
         Self { bench, file: std::env::var_os(FIGURES).map(|path| open(path.into())) }
     }
 
-    /// A table of several things that were measured in one world.
+    /// Starts a table of several programs in one environment.
     pub fn rows(&self, table: &'static str, title: &str, unit: &'static str) -> Rows<'_> {
         heading(title, unit);
         Rows { sheet: self, table, title: title.to_owned(), unit }
     }
 
-    /// A table of things that were measured in worlds of several sizes.
+    /// Starts a table of programs in environments of several sizes.
     pub fn scale(&self, table: &'static str, title: &str, unit: &'static str, of: &'static str) -> Scale<'_> {
         heading(title, unit);
         Scale { rows: Rows { sheet: self, table, title: title.to_owned(), unit }, of }
     }
 }
 
-#[allow(clippy::print_stdout)] // A benchmark's report is its output.
+#[allow(clippy::print_stdout)] // A benchmark prints its report.
 fn heading(title: &str, unit: &str) {
     println!("\n{title}, {unit}");
 }
 
-/// A table without sizes.
+/// A table without sizes, from `Sheet::rows`.
 pub struct Rows<'a> {
     sheet: &'a Sheet,
     table: &'static str,
@@ -66,14 +66,14 @@ pub struct Rows<'a> {
 }
 
 impl Rows<'_> {
-    /// A figure, and what was asked of it.
+    /// Adds a figure and its targets.
     pub fn put(&self, row: &str, spread: &Spread, verdicts: &[Verdict]) {
         self.write(row, None, spread, verdicts);
     }
 
-    #[allow(clippy::print_stdout)] // A benchmark's report is its output.
+    #[allow(clippy::print_stdout)] // A benchmark prints its report.
     fn write(&self, row: &str, size: Option<Size>, spread: &Spread, verdicts: &[Verdict]) {
-        // Targets are set for the full sizes.
+        // Targets apply to the full sizes.
         let verdicts = if is_quick() { Vec::new() } else { verdicts.to_vec() };
         let name =
             size.as_ref().map_or_else(|| row.to_owned(), |size| format!("{row}, {} {}", size.count, size.of));
@@ -97,21 +97,20 @@ impl Rows<'_> {
             spread: *spread,
             verdicts,
         };
-        let mut line =
-            serde_json::to_vec(&record).expect("a record has no map and so no key that is not text");
+        let mut line = serde_json::to_vec(&record).expect("a record contains no map, so all keys are text");
         line.push(b'\n');
-        file.write_all(&line).unwrap_or_else(|why| panic!("write the figures: {why}"));
+        file.write_all(&line).unwrap_or_else(|why| panic!("failed to write the figures: {why}"));
     }
 }
 
-/// A table with sizes.
+/// A table with sizes, from `Sheet::scale`.
 pub struct Scale<'a> {
     rows: Rows<'a>,
     of: &'static str,
 }
 
 impl Scale<'_> {
-    /// A figure in a world of this size, and what was asked of it.
+    /// Adds a figure in an environment of this size, and its targets.
     pub fn put(&self, row: &str, count: impl Into<u64>, spread: &Spread, verdicts: &[Verdict]) {
         let size = Size { count: count.into(), of: self.of.to_owned() };
         self.rows.write(row, Some(size), spread, verdicts);
