@@ -1,4 +1,4 @@
-//! The bills of materials of the three programs, held to cargo, to CycloneDX and to deny.toml.
+//! The bills of materials of the three programs, compared with cargo, CycloneDX and deny.toml.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::process::Command;
@@ -11,7 +11,7 @@ use xtask::{PROGRAMS, Program};
 use crate::dependency::permitted;
 use crate::repository::{file, root};
 
-/// This machine's: crates that only others need may not have been fetched.
+/// The target of this machine: crates that only others need may not have been downloaded.
 const TARGET: &str =
     if cfg!(target_arch = "aarch64") { "aarch64-unknown-linux-gnu" } else { "x86_64-unknown-linux-gnu" };
 
@@ -19,13 +19,13 @@ fn crates(package: &str, target: &str) -> Crates {
     crates_of(&root(), package, target).unwrap_or_else(|why| panic!("{package}: {why}"))
 }
 
-/// Cargo takes its time to answer.
+/// Cargo needs seconds for each query, so all tests share the bills.
 static BILLS: LazyLock<Vec<(&str, Value)>> = LazyLock::new(bills);
 
 fn bills() -> Vec<(&'static str, Value)> {
     let libraries = libraries().expect("versions of the libraries");
     let text = str::to_owned;
-    let made = PROGRAMS.map(|Program { package, name, .. }| {
+    let bills = PROGRAMS.map(|Program { package, name, .. }| {
         let build = Build {
             program: text(name),
             sha256: "0".repeat(64),
@@ -35,7 +35,7 @@ fn bills() -> Vec<(&'static str, Value)> {
         };
         (package, bill(&build, &crates(package, TARGET), &libraries))
     });
-    made.into()
+    bills.into()
 }
 
 fn list<'a>(value: &'a Value, key: &str) -> &'a Vec<Value> {
@@ -46,44 +46,49 @@ fn text<'a>(value: &'a Value, key: &str) -> &'a str {
     value[key].as_str().unwrap_or_else(|| panic!("no text {key} in {value}"))
 }
 
-/// Names and versions that cargo lists, read otherwise than the bill reads them.
-fn listed(package: &str) -> BTreeSet<String> {
-    let how = ["tree", "--locked", "--offline", "--prefix", "none", "--no-dedupe", "--format", "{p}"];
-    let what = ["--package", package, "--target", TARGET, "--edges", "normal,build"];
-    let output =
-        Command::new("cargo").args(how).args(what).current_dir(root()).output().expect("run cargo tree");
+/// Returns names and versions of the crates of a package, from another query than the bill.
+fn crates_of_cargo_tree(package: &str) -> BTreeSet<String> {
+    let format = ["tree", "--locked", "--offline", "--prefix", "none", "--no-dedupe", "--format", "{p}"];
+    let package = ["--package", package, "--target", TARGET, "--edges", "normal,build"];
+    let output = Command::new("cargo")
+        .args(format)
+        .args(package)
+        .current_dir(root())
+        .output()
+        .expect("run cargo tree");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    let said = String::from_utf8(output.stdout).expect("text");
-    said.lines()
+    let lines = String::from_utf8(output.stdout).expect("text");
+    lines
+        .lines()
         .map(|line| line.splitn(3, ' ').take(2).collect::<Vec<_>>().join(" ").replace(" v", " "))
         .collect()
 }
 
 #[test]
-fn a_bill_names_every_crate_that_is_built_in_and_no_other() {
-    let own: BTreeSet<String> = libraries()
+fn bill_contains_every_linked_crate_and_no_other() {
+    let libraries: BTreeSet<String> = libraries()
         .expect("versions")
         .iter()
         .map(|Library { name, version, .. }| format!("{name} {version}"))
         .collect();
-    assert_eq!(own.len(), 3);
+    assert_eq!(libraries.len(), 3);
     for (package, bill) in &*BILLS {
         let components = list(bill, "components");
         let mut named: BTreeSet<String> = components
             .iter()
             .map(|part| format!("{} {}", text(part, "name"), text(part, "version")))
             .collect();
-        assert_eq!(named.len(), components.len(), "{package}: something is named twice");
-        assert!(own.is_subset(&named), "{package}: {own:?}");
+        assert_eq!(named.len(), components.len(), "{package}: a component appears twice");
+        assert!(libraries.is_subset(&named), "{package}: {libraries:?}");
         let root = format!("{package} {}", text(&bill["metadata"]["component"], "version"));
         assert!(named.insert(root));
-        let all: BTreeSet<String> = listed(package).union(&own).cloned().collect();
+        let all: BTreeSet<String> = crates_of_cargo_tree(package).union(&libraries).cloned().collect();
         assert_eq!(named, all, "{package}");
     }
 }
 
 #[test]
-fn every_relation_of_a_bill_leads_to_something_in_it_and_from_the_program_to_everything() {
+fn dependencies_of_a_bill_are_complete_and_reach_every_component() {
     for (package, bill) in &*BILLS {
         let program = text(&bill["metadata"]["component"], "bom-ref");
         let components = list(bill, "components").iter().map(|part| text(part, "bom-ref"));
@@ -98,7 +103,7 @@ fn every_relation_of_a_bill_leads_to_something_in_it_and_from_the_program_to_eve
         let mut next = vec![program];
         while let Some(name) = next.pop() {
             if reached.insert(name) {
-                next.extend(edges.get(name).unwrap_or_else(|| panic!("{package}: {name} is nowhere")));
+                next.extend(edges.get(name).unwrap_or_else(|| panic!("{package}: {name} is unknown")));
             }
         }
         assert_eq!(reached, known, "{package}");
@@ -106,7 +111,7 @@ fn every_relation_of_a_bill_leads_to_something_in_it_and_from_the_program_to_eve
 }
 
 #[test]
-fn a_bill_has_the_form_of_cyclonedx_1_5() {
+fn bill_is_valid_cyclonedx_1_5() {
     let keys =
         |value: &Value| value.as_object().expect("an object").keys().cloned().collect::<Vec<_>>().join(" ");
     let is_hex = |hash: &str| hash.len() == 64 && hash.chars().all(|c| c.is_ascii_hexdigit());
@@ -157,43 +162,43 @@ fn a_bill_has_the_form_of_cyclonedx_1_5() {
 }
 
 #[test]
-fn every_licence_of_a_bill_is_allowed_and_what_the_machine_brings_is_known() {
+fn licences_of_a_bill_are_permitted() {
     let policy = file("deny.toml");
     for (package, bill) in &*BILLS {
         for part in list(bill, "components") {
             let [licence] = &list(part, "licenses")[..] else { panic!("{package}: {part}") };
             let licence = text(licence, "expression");
-            // Linked statically; the notices tell what the LGPL asks for, the exception of GCC asks for nothing.
-            let of_the_machine = match text(part, "name") {
+            // Linked statically: the notices fulfil the LGPL, and GCC's exception requires nothing.
+            let is_library = match text(part, "name") {
                 "glibc" => licence == "LGPL-2.1-or-later",
                 "libgcc" => licence == "GPL-3.0-or-later WITH GCC-exception-3.1",
                 _ => false,
             };
-            assert!(of_the_machine || permitted(licence, &policy), "{package}: {part}");
+            assert!(is_library || permitted(licence, &policy), "{package}: {part}");
         }
     }
 }
 
 #[test]
-fn a_bill_is_the_same_each_time() {
+fn bill_is_deterministic() {
     assert_eq!(bills(), *BILLS);
 }
 
 #[test]
-fn the_notices_have_the_terms_of_every_crate_or_say_where_they_are() {
+fn notices_contain_the_terms_of_every_crate() {
     let mut all = BTreeMap::new();
     for Program { package, .. } in PROGRAMS {
         all.extend(crates(package, TARGET).all);
     }
     let texts = licence_texts(&all).expect("read the licences");
-    let told = notices(&all, &texts, &libraries().expect("versions"), "GNU LESSER GENERAL PUBLIC LICENSE");
+    let notices = notices(&all, &texts, &libraries().expect("versions"), "GNU LESSER GENERAL PUBLIC LICENSE");
     let with_text: BTreeSet<&str> = texts.iter().map(|text| &*text.key.name).collect();
-    for (key, part) in all.iter().filter(|(_, part)| part.origin != Origin::Ours) {
-        assert!(told.contains(&format!("  {key}: {}; https://", part.licence)), "{key}");
-        // Crates that come without a file name their terms in full by the SPDX expression.
-        let is_told = with_text.contains(&*key.name)
+    for (key, part) in all.iter().filter(|(_, part)| part.origin != Origin::Workspace) {
+        assert!(notices.contains(&format!("  {key}: {}; https://", part.licence)), "{key}");
+        // For a crate without a licence file, the SPDX expression is sufficient.
+        let has_terms = with_text.contains(&*key.name)
             || part.licence.contains("Apache-2.0")
             || part.licence.contains("MIT");
-        assert!(is_told, "{key} asks for a notice that it does not bring");
+        assert!(has_terms, "{key} requires a notice that it does not contain");
     }
 }

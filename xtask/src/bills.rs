@@ -1,11 +1,10 @@
-//! What a release says about itself: which crates are in a program, and under which terms.
+//! The contents of a released program: its crates, libraries and licences.
 //!
 //! ```text
 //! cargo tree, cargo metadata, Cargo.lock ─► Crates ─► bill()     CycloneDX, one for each program
-//! the crates' own licence files ──────────────────► notices()   one text for all of them
+//! licence files of the crates ────────────────────► notices()   one text for all programs
 //! ```
-//! The same sources give the same bytes: no clock, no chance. What must not go in here: building programs, or
-//! anything that is linked into one.
+//! The same sources give the same bytes, so nothing here depends on the time. `cargo xtask release` builds the programs.
 
 mod cargo;
 mod crates;
@@ -17,6 +16,6 @@ mod notices;
 pub use cargo::crates_of;
 pub use crates::{Crate, CrateKey, Crates, Origin};
 pub use cyclonedx::{Build, bill};
-pub use error::ReleaseError;
+pub use error::BillError;
 pub use libraries::{Library, libraries};
 pub use notices::{LicenceText, licence_texts, notices};

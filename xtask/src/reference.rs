@@ -1,7 +1,7 @@
-//! The pages of docs/reference as Markdown, from what the programs themselves say.
+//! Renders the pages of docs/reference as Markdown, from the command lines, metrics and values of the programs.
 //!
-//! Tests of each program hold its pages to the code, and `scripts/bless` writes them anew; so no shipped program links
-//! this. What must not go in here: a word about services, or a file.
+//! Tests of each program compare its pages with the code, and `cargo xtask goldens reference` updates them, so no
+//! released program links this. It reads no files, and contains no text about services.
 
 mod commands;
 mod metrics;
@@ -11,7 +11,7 @@ pub use commands::commands;
 pub use metrics::metrics;
 pub use values::values;
 
-/// A whole page.
+/// Renders a whole page.
 #[must_use]
 pub fn page(title: &str, about: &str, body: &str) -> String {
     format!(
@@ -20,7 +20,7 @@ pub fn page(title: &str, about: &str, body: &str) -> String {
     )
 }
 
-/// A table; none where there is no row.
+/// Renders a table; without rows, the result is empty.
 #[must_use]
 pub fn table(columns: &[&str], rows: &[Vec<String>]) -> String {
     if rows.is_empty() {
@@ -39,13 +39,13 @@ pub fn table(columns: &[&str], rows: &[Vec<String>]) -> String {
     text
 }
 
-/// As code; nothing stays nothing.
+/// Formats text as code; empty text stays empty.
 #[must_use]
 pub fn code(text: &str) -> String {
     if text.is_empty() { String::new() } else { format!("`{text}`") }
 }
 
-/// With a capital letter at the beginning and a full stop at the end.
+/// Adds a capital letter at the beginning and a full stop at the end.
 fn sentence(text: &str) -> String {
     let mut letters = text.trim().chars();
     let Some(first) = letters.next() else { return String::new() };
@@ -58,14 +58,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_cell_never_breaks_its_row() {
+    fn cell_with_a_bar_does_not_break_its_row() {
         let rows = [vec!["`a|b`".to_owned(), String::new()]];
         assert_eq!(table(&["x", "y"], &rows), "| x | y |\n|---|---|\n| `a\\|b` | |\n");
         assert_eq!(table(&["x"], &[]), "");
     }
 
     #[test]
-    fn a_help_text_becomes_a_sentence() {
+    fn help_text_becomes_a_sentence() {
         assert_eq!(sentence("how many"), "How many.");
         assert_eq!(sentence("How many."), "How many.");
         assert_eq!(sentence(""), "");

@@ -1,7 +1,7 @@
-//! `Crates`: what is built into a program, as cargo resolves it for that program alone.
+//! `Crates`: the crates of a program, as cargo resolves them for that program only.
 //!
-//! The tree says which crates, features and edges; the metadata whose they are; the lock file what was fetched.
-//! What must not go in here: how cargo is asked, or the form in which it is told.
+//! Crates, features and dependencies are from `cargo tree`, licences and sources from `cargo metadata`, checksums from
+//! Cargo.lock.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -9,14 +9,14 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use crate::bills::error::ReleaseError;
+use crate::bills::error::BillError;
 
 /// A crate in one version.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct CrateKey {
-    /// Its name.
+    /// The name.
     pub name: String,
-    /// Its version.
+    /// The version.
     pub version: String,
 }
 
@@ -26,38 +26,38 @@ impl fmt::Display for CrateKey {
     }
 }
 
-/// Where a crate comes from.
+/// The origin of a crate.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Origin {
     /// This repository.
-    Ours,
-    /// A registry; the SHA-256 of what was fetched.
+    Workspace,
+    /// A registry, with the SHA-256 of the downloaded crate.
     Registry(String),
 }
 
 /// One crate of a program.
 #[derive(Debug, Clone)]
 pub struct Crate {
-    /// The features that are on.
+    /// The enabled features.
     pub features: BTreeSet<String>,
-    /// What it depends on directly, build scripts included.
+    /// The direct dependencies, including those of build scripts.
     pub needs: BTreeSet<CrateKey>,
-    /// The SPDX expression.
+    /// The licence, as an SPDX expression.
     pub licence: String,
-    /// Where its sources are kept.
+    /// The URL of the repository.
     pub repository: Option<String>,
-    /// Where it comes from.
+    /// The origin.
     pub origin: Origin,
-    /// The folder with its sources on this machine.
-    pub folder: PathBuf,
+    /// The directory with its sources on this machine.
+    pub directory: PathBuf,
 }
 
-/// Everything that is built into a program.
+/// All crates of a program.
 #[derive(Debug, Clone)]
 pub struct Crates {
-    /// The crate of the program itself.
+    /// The crate that contains the program.
     pub root: CrateKey,
-    /// That one and all others.
+    /// All crates, including the root.
     pub all: BTreeMap<CrateKey, Crate>,
 }
 
@@ -68,69 +68,69 @@ struct Node {
 }
 
 impl Crates {
-    /// From lines of `cargo tree --prefix depth --format ' {p}|{f}|'`, `cargo metadata`, and `Cargo.lock`.
+    /// Parses lines of `cargo tree --prefix depth --format ' {p}|{f}|'`, `cargo metadata`, and `Cargo.lock`.
     ///
     /// # Errors
-    /// Where one of them is of another form, or lacks what the others name.
-    pub fn read(tree: &str, metadata: &Value, lock: &str) -> Result<Self, ReleaseError> {
+    /// If one of them cannot be parsed, or lacks a crate that another one names.
+    pub fn read(tree: &str, metadata: &Value, lock: &str) -> Result<Self, BillError> {
         let (root, nodes) = nodes(tree)?;
-        let (facts, checksums) = (facts(metadata), checksums(lock));
+        let (packages, checksums) = (packages(metadata), checksums(lock));
         let mut all = BTreeMap::new();
         for (key, Node { features, needs }) in nodes {
-            let lacks = |what| ReleaseError::Metadata { key: key.clone(), what };
-            let fact = facts.get(&key).copied().ok_or_else(|| lacks("the crate"))?;
-            let licence = fact["license"].as_str().ok_or_else(|| lacks("the licence"))?;
-            let manifest = fact["manifest_path"].as_str().and_then(|path| Path::new(path).parent());
-            let folder = manifest.ok_or_else(|| lacks("the folder"))?.to_owned();
-            let origin = if fact["source"].is_null() {
-                Origin::Ours
+            let missing = |what| BillError::Metadata { key: key.clone(), what };
+            let package = packages.get(&key).copied().ok_or_else(|| missing("entry"))?;
+            let licence = package["license"].as_str().ok_or_else(|| missing("licence"))?;
+            let manifest = package["manifest_path"].as_str().and_then(|path| Path::new(path).parent());
+            let directory = manifest.ok_or_else(|| missing("directory"))?.to_owned();
+            let origin = if package["source"].is_null() {
+                Origin::Workspace
             } else {
                 let checksum = checksums.get(&key);
-                Origin::Registry(checksum.ok_or_else(|| ReleaseError::Unlocked(key.clone()))?.clone())
+                Origin::Registry(checksum.ok_or_else(|| BillError::NoChecksum(key.clone()))?.clone())
             };
-            let repository = fact["repository"].as_str().map(str::to_owned);
+            let repository = package["repository"].as_str().map(str::to_owned);
             let licence = expression(licence);
-            all.insert(key, Crate { features, needs, licence, repository, origin, folder });
+            all.insert(key, Crate { features, needs, licence, repository, origin, directory });
         }
         Ok(Self { root, all })
     }
 }
 
-/// Lines look like `2 name v1.0.0 (proc-macro)|default,std| (*)`, the depth first.
-fn nodes(tree: &str) -> Result<(CrateKey, BTreeMap<CrateKey, Node>), ReleaseError> {
+/// Parses lines such as `2 name v1.0.0 (proc-macro)|default,std| (*)`; the number is the depth.
+fn nodes(tree: &str) -> Result<(CrateKey, BTreeMap<CrateKey, Node>), BillError> {
     let mut nodes: BTreeMap<CrateKey, Node> = BTreeMap::new();
     let mut path: Vec<CrateKey> = Vec::new();
     for line in tree.lines().filter(|line| !line.is_empty()) {
-        let unreadable = || strange(line);
+        let unexpected = || unexpected(line);
         let mut fields = line.split('|');
         let mut words = fields.next().unwrap_or_default().split_whitespace();
-        let mut word = || words.next().ok_or_else(unreadable);
-        let depth: usize = word()?.parse().map_err(|_| unreadable())?;
+        let mut word = || words.next().ok_or_else(unexpected);
+        let depth: usize = word()?.parse().map_err(|_| unexpected())?;
         let name = word()?.to_owned();
-        let version = word()?.strip_prefix('v').ok_or_else(unreadable)?.to_owned();
+        let version = word()?.strip_prefix('v').ok_or_else(unexpected)?.to_owned();
         let key = CrateKey { name, version };
-        let features = fields.next().ok_or_else(unreadable)?;
+        let features = fields.next().ok_or_else(unexpected)?;
         path.truncate(depth);
         if path.len() != depth {
-            return Err(unreadable());
+            return Err(unexpected());
         }
         if let Some(user) = path.last().and_then(|user| nodes.get_mut(user)) {
             user.needs.insert(key.clone());
         }
         let node = nodes.entry(key.clone()).or_default();
-        // A crate comes twice where its features differ: for the program, and for what runs while it is built.
+        // A crate appears twice if its features differ between the program and build scripts.
         node.features.extend(features.split(',').filter(|name| !name.is_empty()).map(str::to_owned));
         path.push(key);
     }
-    let root = path.into_iter().next().ok_or_else(|| strange(tree))?;
+    let root = path.into_iter().next().ok_or_else(|| unexpected(tree))?;
     Ok((root, nodes))
 }
 
-fn strange(said: &str) -> ReleaseError {
-    ReleaseError::Answer { program: "cargo tree", said: said.to_owned() }
+fn unexpected(output: &str) -> BillError {
+    BillError::Output { program: "cargo tree", output: output.to_owned() }
 }
 
-fn facts(metadata: &Value) -> BTreeMap<CrateKey, &Value> {
+fn packages(metadata: &Value) -> BTreeMap<CrateKey, &Value> {
     let packages = metadata["packages"].as_array().into_iter().flatten();
     let keyed = packages.filter_map(|package| {
         let text = |name: &str| package[name].as_str().map(str::to_owned);
@@ -139,7 +139,7 @@ fn facts(metadata: &Value) -> BTreeMap<CrateKey, &Value> {
     keyed.collect()
 }
 
-/// The lock file is written by cargo alone, one `key = "value"` on each line of a package.
+/// Parses Cargo.lock, in which cargo writes one `key = "value"` per line of a package.
 fn checksums(lock: &str) -> BTreeMap<CrateKey, String> {
     let packages = lock.split("[[package]]").skip(1);
     let keyed = packages.filter_map(|package| {
@@ -152,7 +152,7 @@ fn checksums(lock: &str) -> BTreeMap<CrateKey, String> {
     keyed.collect()
 }
 
-/// `MIT/ISC` is how `MIT OR ISC` was written before SPDX expressions.
+/// Converts `MIT/ISC`, the form before SPDX expressions, to `MIT OR ISC`.
 fn expression(licence: &str) -> String {
     licence.split('/').map(str::trim).collect::<Vec<_>>().join(" OR ")
 }
@@ -167,7 +167,7 @@ pub(crate) mod tests {
         CrateKey { name: name.to_owned(), version: version.to_owned() }
     }
 
-    const TREE: &str = "0 ours v0.1.0 (/somewhere/ours)|default|\n\
+    const TREE: &str = "0 ours v0.1.0 (/repository/ours)|default|\n\
                         1 good v1.0.0+a (proc-macro)||\n\
                         2 low v2.0.0|std|\n\
                         1 low v2.0.0|alloc,std|\n\
@@ -180,7 +180,7 @@ pub(crate) mod tests {
         let registry = "registry+https://github.com/rust-lang/crates.io-index";
         json!({"packages": [
             {"name": "ours", "version": "0.1.0", "license": "Apache-2.0", "source": null,
-             "manifest_path": "/somewhere/ours/Cargo.toml"},
+             "manifest_path": "/repository/ours/Cargo.toml"},
             {"name": "good", "version": "1.0.0+a", "license": "MIT/Apache-2.0", "source": registry,
              "manifest_path": "/cargo/good/Cargo.toml", "repository": "https://example.org/good"},
             {"name": "low", "version": "2.0.0", "license": "ISC", "source": registry,
@@ -188,13 +188,13 @@ pub(crate) mod tests {
         ]})
     }
 
-    /// A program of three crates.
+    /// Returns a program of three crates.
     pub(crate) fn sample() -> Crates {
         Crates::read(TREE, &metadata(), LOCK).unwrap()
     }
 
     #[test]
-    fn every_edge_and_every_feature_of_the_tree_is_known() {
+    fn all_dependencies_and_features_of_the_tree_are_parsed() {
         let Crates { root, all } = sample();
         assert_eq!(root, key("ours", "0.1.0"));
         assert_eq!(all.len(), 3);
@@ -204,26 +204,26 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn a_crate_has_the_licence_and_the_checksum_of_its_version() {
+    fn crate_has_the_licence_and_checksum_of_its_version() {
         let all = sample().all;
         let good = &all[&key("good", "1.0.0+a")];
         assert_eq!((&*good.licence, &good.origin), ("MIT OR Apache-2.0", &Origin::Registry("aa".to_owned())));
-        assert_eq!(all[&key("ours", "0.1.0")].origin, Origin::Ours);
+        assert_eq!(all[&key("ours", "0.1.0")].origin, Origin::Workspace);
     }
 
     #[test]
-    fn what_the_sources_do_not_say_is_an_error() {
-        let why = |tree: &str, metadata: &Value, lock: &str| {
+    fn missing_data_is_an_error() {
+        let error = |tree: &str, metadata: &Value, lock: &str| {
             Crates::read(tree, metadata, lock).unwrap_err().to_string()
         };
-        assert_eq!(why(TREE, &json!({}), LOCK), "cargo metadata lack the crate of good 1.0.0+a");
-        assert_eq!(why(TREE, &metadata(), ""), "Cargo.lock has no checksum of good 1.0.0+a");
-        let mut nameless = metadata();
-        nameless["packages"][2]["license"] = Value::Null;
-        assert_eq!(why(TREE, &nameless, LOCK), "cargo metadata lack the licence of low 2.0.0");
+        assert_eq!(error(TREE, &json!({}), LOCK), "cargo metadata has no entry for good 1.0.0+a");
+        assert_eq!(error(TREE, &metadata(), ""), "no checksum for good 1.0.0+a in Cargo.lock");
+        let mut unlicensed = metadata();
+        unlicensed["packages"][2]["license"] = Value::Null;
+        assert_eq!(error(TREE, &unlicensed, LOCK), "cargo metadata has no licence for low 2.0.0");
         for bad in ["", "x ours v1||", "0 ours 1.0.0||", "1 ours v1.0.0||", "0 ours v1.0.0"] {
             assert!(
-                why(bad, &metadata(), LOCK).starts_with("cargo tree says what cannot be read"),
+                error(bad, &metadata(), LOCK).starts_with("unexpected output from cargo tree"),
                 "{bad:?}"
             );
         }

@@ -1,46 +1,46 @@
-//! The bill of materials: CycloneDX 1.5, JSON, pure.
+//! The bill of materials of a program: CycloneDX 1.5, as JSON.
 //!
-//! What was fetched is named as in the registry, what is ours by the revision of this repository, so that nobody takes
-//! one of our crates for another's of the same name. There is no serial number: equal bills are equal bytes.
-//! What must not go in here: a clock, or the world.
+//! Downloaded crates are identified as in the registry, and crates of this repository by its commit, so that a scanner
+//! does not take one for a crate of the same name in the registry. There is no serial number, so equal contents are
+//! equal bytes. Everything here is pure.
 
 use serde_json::{Value, json};
 
 use crate::bills::crates::{Crate, CrateKey, Crates, Origin};
 use crate::bills::libraries::Library;
 
-/// What was built, and from what.
+/// A program that was built.
 #[derive(Debug, Clone)]
 pub struct Build {
     /// The name of the program.
     pub program: String,
     /// The SHA-256 of the program.
     pub sha256: String,
-    /// For which machines.
+    /// Rust's target triple.
     pub target: String,
-    /// The commit.
+    /// The hash of the commit.
     pub revision: String,
-    /// The time of that commit, as RFC 3339 writes it.
+    /// The time of that commit, in RFC 3339.
     pub time: String,
 }
 
-/// The bill of one program.
+/// Returns the bill of materials of one program.
 #[must_use]
 pub fn bill(build: &Build, crates: &Crates, libraries: &[Library]) -> Value {
     let Build { program, sha256, target, revision, time } = build;
-    let name = |key: &CrateKey| reference(key, &crates.all[key], revision);
+    let name = |key: &CrateKey| package_url(key, &crates.all[key], revision);
     let root = &crates.all[&crates.root];
     let others = crates.all.iter().filter(|(key, _)| **key != crates.root);
-    let parts = others.map(|(key, part)| component(key, part, revision));
-    let components: Vec<Value> = parts.chain(libraries.iter().map(library)).collect();
+    let components = others.map(|(key, part)| component(key, part, revision));
+    let components: Vec<Value> = components.chain(libraries.iter().map(library)).collect();
     let edges = crates.all.iter().map(|(key, part)| {
         let mut needs: Vec<String> = part.needs.iter().map(name).collect();
         if *key == crates.root {
-            needs.extend(libraries.iter().map(library_reference));
+            needs.extend(libraries.iter().map(library_url));
         }
         json!({"ref": name(key), "dependsOn": needs})
     });
-    let ends = libraries.iter().map(|library| json!({"ref": library_reference(library), "dependsOn": []}));
+    let leaves = libraries.iter().map(|library| json!({"ref": library_url(library), "dependsOn": []}));
     json!({
         "$schema": "http://cyclonedx.org/schema/bom-1.5.schema.json",
         "bomFormat": "CycloneDX",
@@ -61,54 +61,54 @@ pub fn bill(build: &Build, crates: &Crates, libraries: &[Library]) -> Value {
             "properties": [{"name": "portico:target", "value": target}, {"name": "portico:revision", "value": revision}],
         },
         "components": components,
-        "dependencies": edges.chain(ends).collect::<Vec<Value>>(),
+        "dependencies": edges.chain(leaves).collect::<Vec<Value>>(),
     })
 }
 
 fn component(key: &CrateKey, part: &Crate, revision: &str) -> Value {
-    let reference = reference(key, part, revision);
+    let url = package_url(key, part, revision);
     let hashes = match &part.origin {
-        Origin::Ours => json!([]),
+        Origin::Workspace => json!([]),
         Origin::Registry(sha256) => json!([{"alg": "SHA-256", "content": sha256}]),
     };
     let features = part.features.iter().map(|name| json!({"name": "cargo:feature", "value": name}));
     json!({
         "type": "library",
-        "bom-ref": reference,
+        "bom-ref": url,
         "name": key.name,
         "version": key.version,
         "hashes": hashes,
         "licenses": [{"expression": part.licence}],
-        "purl": reference,
+        "purl": url,
         "externalReferences": vcs(part.repository.as_deref()),
         "properties": features.collect::<Vec<Value>>(),
     })
 }
 
 fn library(library: &Library) -> Value {
-    let reference = library_reference(library);
+    let url = library_url(library);
     json!({
         "type": "library",
-        "bom-ref": reference,
+        "bom-ref": url,
         "name": library.name,
         "version": library.version,
         "licenses": [{"expression": library.licence}],
-        "purl": reference,
+        "purl": url,
         "externalReferences": vcs(Some(library.sources)),
     })
 }
 
-/// A package URL; it is the name within the bill, too.
-fn reference(key: &CrateKey, part: &Crate, revision: &str) -> String {
+/// Returns the package URL, which is also the identifier within the bill.
+fn package_url(key: &CrateKey, part: &Crate, revision: &str) -> String {
     let CrateKey { name, version } = key;
     match part.origin {
-        Origin::Ours => format!("pkg:github/portico-proxy/portico@{revision}#{name}"),
-        // A package URL takes a plus for a space.
+        Origin::Workspace => format!("pkg:github/portico-proxy/portico@{revision}#{name}"),
+        // In a package URL, a plus is a space.
         Origin::Registry(_) => format!("pkg:cargo/{name}@{}", version.replace('+', "%2B")),
     }
 }
 
-fn library_reference(Library { name, version, .. }: &Library) -> String {
+fn library_url(Library { name, version, .. }: &Library) -> String {
     format!("pkg:generic/{name}@{version}")
 }
 
@@ -121,7 +121,7 @@ mod tests {
     use super::*;
     use crate::bills::crates::tests::sample;
 
-    fn made() -> Value {
+    fn sample_bill() -> Value {
         let text = |text: &str| text.to_owned();
         let build = Build {
             program: text("portico"),
@@ -140,8 +140,8 @@ mod tests {
     }
 
     #[test]
-    fn the_program_is_described_and_is_no_component_of_itself() {
-        let bill = made();
+    fn program_is_described_and_is_not_its_own_component() {
+        let bill = sample_bill();
         let program = &bill["metadata"]["component"];
         assert_eq!(program["name"], "portico");
         assert_eq!(program["hashes"][0]["content"], "cc");
@@ -152,16 +152,16 @@ mod tests {
     }
 
     #[test]
-    fn what_was_fetched_is_named_as_the_registry_names_it_and_hashed() {
-        let good = &made()["components"][0];
+    fn downloaded_crate_has_its_registry_url_and_checksum() {
+        let good = &sample_bill()["components"][0];
         assert_eq!(good["purl"], "pkg:cargo/good@1.0.0%2Ba");
         assert_eq!(good["hashes"], json!([{"alg": "SHA-256", "content": "aa"}]));
         assert_eq!(good["licenses"], json!([{"expression": "MIT OR Apache-2.0"}]));
     }
 
     #[test]
-    fn the_program_depends_on_its_crates_and_on_what_the_machine_brings() {
-        let bill = made();
+    fn program_depends_on_its_crates_and_libraries() {
+        let bill = sample_bill();
         let edges = bill["dependencies"].as_array().unwrap();
         let of = |name: &str| edges.iter().find(|edge| edge["ref"].as_str().unwrap().contains(name)).unwrap();
         let all = ["pkg:cargo/good@1.0.0%2Ba", "pkg:cargo/low@2.0.0", "pkg:generic/glibc@2.36"];

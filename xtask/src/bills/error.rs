@@ -1,58 +1,56 @@
-//! `ReleaseError`: what stands in the way of saying what is in a program.
-//!
-//! What must not go in here: what is done about it.
+//! `BillError`: why the contents of a program cannot be determined.
 
 use std::io;
 use std::path::PathBuf;
 
 use crate::bills::crates::CrateKey;
 
-/// Why it cannot be said.
+/// An error of a bill of materials or of the notices.
 #[derive(Debug, thiserror::Error)]
-pub enum ReleaseError {
-    /// A command that does not start.
-    #[error("run {program}")]
+pub enum BillError {
+    /// A command cannot be started.
+    #[error("failed to start {program}")]
     Start {
         /// The command.
         program: &'static str,
-        /// Why.
+        /// The cause.
         #[source]
         source: io::Error,
     },
-    /// A command that fails.
-    #[error("{command}: {why}")]
+    /// A command failed.
+    #[error("{command} failed: {stderr}")]
     Failed {
         /// The command with its arguments.
         command: String,
-        /// What it said.
-        why: String,
+        /// Its standard error.
+        stderr: String,
     },
-    /// An answer of another form.
-    #[error("{program} says what cannot be read: {said:?}")]
-    Answer {
+    /// The output of a command cannot be parsed.
+    #[error("unexpected output from {program}: {output:?}")]
+    Output {
         /// The command.
         program: &'static str,
-        /// What it said.
-        said: String,
+        /// The output, or the cause.
+        output: String,
     },
-    /// A file or folder.
-    #[error("read {}", path.display())]
+    /// A file or directory cannot be read.
+    #[error("failed to read {}", path.display())]
     Read {
-        /// Where it is.
+        /// The path.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         #[source]
         source: io::Error,
     },
-    /// A crate of the tree that the metadata lack, or tell too little of.
-    #[error("cargo metadata lack {what} of {key}")]
+    /// The metadata of a crate in the tree are missing or incomplete.
+    #[error("cargo metadata has no {what} for {key}")]
     Metadata {
         /// The crate.
         key: CrateKey,
-        /// What is missing.
+        /// The missing field.
         what: &'static str,
     },
-    /// A crate from a registry that has no checksum.
-    #[error("Cargo.lock has no checksum of {0}")]
-    Unlocked(CrateKey),
+    /// A crate from a registry has no checksum.
+    #[error("no checksum for {0} in Cargo.lock")]
+    NoChecksum(CrateKey),
 }

@@ -1,35 +1,34 @@
-//! `Library`: what is linked in besides crates: Rust's own library, the C library, and the unwinder.
+//! `Library`: the libraries of the build machine that are linked in: Rust's standard library, the C library, the unwinder.
 //!
-//! They are static, so a hole in one of them is a hole in the program, and a bill that leaves them out is not whole.
-//! What must not go in here: crates.
+//! They are static, so a vulnerability in one of them is one in the program, and a bill without them is incomplete.
 
 use std::path::Path;
 
-use crate::bills::cargo::said;
-use crate::bills::error::ReleaseError;
+use crate::bills::cargo::output_of;
+use crate::bills::error::BillError;
 
-/// One library of the machine that builds.
+/// One library of the build machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Library {
-    /// Its name.
+    /// The name.
     pub name: &'static str,
-    /// Its version.
+    /// The version.
     pub version: String,
-    /// The SPDX expression.
+    /// The licence, as an SPDX expression.
     pub licence: &'static str,
-    /// Where its sources are.
+    /// The URL of its sources.
     pub sources: &'static str,
 }
 
-/// Those of this machine.
+/// Returns the libraries of this machine.
 ///
 /// # Errors
-/// Where `rustc`, `getconf` or `cc` cannot be run, or say what cannot be read.
-pub fn libraries() -> Result<Vec<Library>, ReleaseError> {
+/// If `rustc`, `getconf` or `cc` cannot be started, or prints unexpected output.
+pub fn libraries() -> Result<Vec<Library>, BillError> {
     let word = |number: usize, program, arg| {
-        let said = said(Path::new("."), program, &[arg])?;
-        let word = said.split_whitespace().nth(number).map(str::to_owned);
-        word.ok_or(ReleaseError::Answer { program, said })
+        let output = output_of(Path::new("."), program, &[arg])?;
+        let word = output.split_whitespace().nth(number).map(str::to_owned);
+        word.ok_or(BillError::Output { program, output })
     };
     let rust = word(1, "rustc", "--version")?;
     let glibc = word(1, "getconf", "GNU_LIBC_VERSION")?;

@@ -1,6 +1,6 @@
-//! The notices: what the licences of everything linked in ask to be told with it.
+//! The notices: the licence texts that must accompany the programs.
 //!
-//! Equal texts stand once. What must not go in here: judging licences, which deny.toml and the tidy test do.
+//! Equal texts appear once. deny.toml and the tidy test decide which licences are permitted.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
@@ -8,31 +8,31 @@ use std::fs;
 use std::path::Path;
 
 use crate::bills::crates::{Crate, CrateKey, Origin};
-use crate::bills::error::ReleaseError;
+use crate::bills::error::BillError;
 use crate::bills::libraries::Library;
 
-/// How licence files begin, in capital letters.
-const BEGINNINGS: [&str; 6] = ["LICENSE", "LICENCE", "COPYING", "COPYRIGHT", "NOTICE", "UNLICENSE"];
+/// The prefixes of the names of licence files, in upper case.
+const PREFIXES: [&str; 6] = ["LICENSE", "LICENCE", "COPYING", "COPYRIGHT", "NOTICE", "UNLICENSE"];
 
-/// A text and whose it is.
+/// The licence text of a crate.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct LicenceText {
-    /// Whose.
+    /// The crate.
     pub key: CrateKey,
-    /// What it says.
+    /// The text.
     pub text: String,
 }
 
-/// The licence files in the crates' own folders.
+/// Reads the licence files in the directories of the crates.
 ///
 /// # Errors
-/// Where a folder or a file cannot be read.
-pub fn licence_texts(crates: &BTreeMap<CrateKey, Crate>) -> Result<Vec<LicenceText>, ReleaseError> {
+/// If a directory or file cannot be read.
+pub fn licence_texts(crates: &BTreeMap<CrateKey, Crate>) -> Result<Vec<LicenceText>, BillError> {
     let mut found = Vec::new();
-    for (key, part) in crates.iter().filter(|(_, part)| part.origin != Origin::Ours) {
-        for name in licence_files(&part.folder)? {
-            let path = part.folder.join(name);
-            let bytes = fs::read(&path).map_err(|source| ReleaseError::Read { path, source })?;
+    for (key, part) in crates.iter().filter(|(_, part)| part.origin != Origin::Workspace) {
+        for name in licence_files(&part.directory)? {
+            let path = part.directory.join(name);
+            let bytes = fs::read(&path).map_err(|source| BillError::Read { path, source })?;
             let text = String::from_utf8_lossy(&bytes).replace('\r', "").trim().to_owned();
             found.push(LicenceText { key: key.clone(), text });
         }
@@ -40,22 +40,22 @@ pub fn licence_texts(crates: &BTreeMap<CrateKey, Crate>) -> Result<Vec<LicenceTe
     Ok(found)
 }
 
-fn licence_files(folder: &Path) -> Result<BTreeSet<String>, ReleaseError> {
-    let reading = |source| ReleaseError::Read { path: folder.to_owned(), source };
+fn licence_files(directory: &Path) -> Result<BTreeSet<String>, BillError> {
+    let error = |source| BillError::Read { path: directory.to_owned(), source };
     let mut names = BTreeSet::new();
-    for entry in fs::read_dir(folder).map_err(reading)? {
-        let entry = entry.map_err(reading)?;
+    for entry in fs::read_dir(directory).map_err(error)? {
+        let entry = entry.map_err(error)?;
         let name = entry.file_name().to_string_lossy().into_owned();
-        let is_file = entry.file_type().map_err(reading)?.is_file();
+        let is_file = entry.file_type().map_err(error)?.is_file();
         let upper = name.to_uppercase();
-        if is_file && BEGINNINGS.iter().any(|beginning| upper.starts_with(beginning)) {
+        if is_file && PREFIXES.iter().any(|prefix| upper.starts_with(prefix)) {
             names.insert(name);
         }
     }
     Ok(names)
 }
 
-/// The whole text. `lgpl` is that licence, which asks to come with the C library.
+/// Returns the notices of all programs. `lgpl` is the text of the licence of the C library.
 #[must_use]
 pub fn notices(
     crates: &BTreeMap<CrateKey, Crate>,
@@ -63,20 +63,20 @@ pub fn notices(
     libraries: &[Library],
     lgpl: &str,
 ) -> String {
-    let mut told = String::from(
-        "Portico is under the Apache License 2.0 (LICENSE). Its programs contain what is listed here.\n\n\
-         Libraries of the machine that built them, linked in as they are:\n",
+    let mut output = String::from(
+        "Portico is licensed under the Apache License 2.0 (LICENSE). Its programs contain the following libraries and \
+         crates.\n\nLibraries of the build machine, linked statically and unmodified:\n",
     );
     for Library { name, version, licence, sources } in libraries {
-        let _ = writeln!(told, "  {name} {version}: {licence}; {sources}");
+        let _ = writeln!(output, "  {name} {version}: {licence}; {sources}");
     }
-    told.push_str(
-        "To link Portico with another version of the C library (LGPL, section 6), build its sources there by\n\
-         scripts/release.\n\nCrates:\n",
+    output.push_str(
+        "To link Portico with another version of the C library (LGPL, section 6), build its sources with that version\n\
+         by scripts/release.\n\nCrates:\n",
     );
-    for (key, part) in crates.iter().filter(|(_, part)| part.origin != Origin::Ours) {
+    for (key, part) in crates.iter().filter(|(_, part)| part.origin != Origin::Workspace) {
         let sources = part.repository.as_deref().unwrap_or("https://crates.io");
-        let _ = writeln!(told, "  {key}: {}; {sources}", part.licence);
+        let _ = writeln!(output, "  {key}: {}; {sources}", part.licence);
     }
     let mut owners: BTreeMap<&str, BTreeSet<String>> = BTreeMap::new();
     for LicenceText { key, text } in texts {
@@ -84,10 +84,10 @@ pub fn notices(
     }
     for (text, keys) in owners {
         let keys: Vec<String> = keys.into_iter().collect();
-        let _ = write!(told, "\n{}\n{}\n\n{text}\n", "=".repeat(80), keys.join(", "));
+        let _ = write!(output, "\n{}\n{}\n\n{text}\n", "=".repeat(80), keys.join(", "));
     }
-    let _ = write!(told, "\n{}\nglibc\n\n{}\n", "=".repeat(80), lgpl.trim());
-    told
+    let _ = write!(output, "\n{}\nglibc\n\n{}\n", "=".repeat(80), lgpl.trim());
+    output
 }
 
 #[cfg(test)]
@@ -96,7 +96,7 @@ mod tests {
     use crate::bills::crates::tests::{key, sample};
 
     #[test]
-    fn a_text_that_two_crates_share_stands_once_under_both_names() {
+    fn shared_text_appears_once_with_the_names_of_both_crates() {
         let text = |name: &str, version: &str, text: &str| LicenceText {
             key: key(name, version),
             text: text.to_owned(),
@@ -106,19 +106,25 @@ mod tests {
             text("good", "1.0.0+a", "the terms"),
             text("low", "2.0.0", "more"),
         ];
-        let told = notices(&sample().all, &texts, &[], "the lesser terms\n");
-        assert_eq!(told.matches("the terms").count(), 1);
-        assert!(told.contains("\ngood 1.0.0+a, low 2.0.0\n\nthe terms\n"), "{told}");
+        let notices = notices(&sample().all, &texts, &[], "the lesser terms\n");
+        assert_eq!(notices.matches("the terms").count(), 1);
+        assert!(notices.contains("\ngood 1.0.0+a, low 2.0.0\n\nthe terms\n"), "{notices}");
         assert!(
-            told.contains("\nlow 2.0.0\n\nmore\n") && told.ends_with("\nglibc\n\nthe lesser terms\n"),
-            "{told}"
+            notices.contains("\nlow 2.0.0\n\nmore\n") && notices.ends_with("\nglibc\n\nthe lesser terms\n"),
+            "{notices}"
         );
     }
 
     #[test]
-    fn every_crate_of_others_is_listed_and_none_of_ours() {
-        let told = notices(&sample().all, &[], &[], "");
-        assert!(told.contains("  good 1.0.0+a: MIT OR Apache-2.0; https://example.org/good\n"), "{told}");
-        assert!(told.contains("  low 2.0.0: ISC; https://crates.io\n") && !told.contains("ours"), "{told}");
+    fn downloaded_crates_are_listed_and_workspace_crates_are_not() {
+        let notices = notices(&sample().all, &[], &[], "");
+        assert!(
+            notices.contains("  good 1.0.0+a: MIT OR Apache-2.0; https://example.org/good\n"),
+            "{notices}"
+        );
+        assert!(
+            notices.contains("  low 2.0.0: ISC; https://crates.io\n") && !notices.contains("ours"),
+            "{notices}"
+        );
     }
 }

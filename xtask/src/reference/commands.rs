@@ -1,16 +1,16 @@
-//! A command line as Markdown: one chapter for each command, one row for each flag.
+//! Renders a command line: one chapter for each command, one row for each flag.
 //!
-//! What must not go in here: words of its own about what a flag does; these are the flag's help.
+//! All text about a flag is its help.
 
 use clap::builder::PossibleValue;
 use clap::{Arg, ArgAction, Command};
 
 use crate::reference::{code, sentence, table};
 
-/// What clap adds to every command.
-const EVERYWHERE: [&str; 2] = ["help", "version"];
+/// The flags that clap adds to every command.
+const BUILT_IN: [&str; 2] = ["help", "version"];
 
-/// The chapters of a program and all its commands.
+/// Renders the chapters of a program and all its commands.
 #[must_use]
 pub fn commands(mut command: Command) -> String {
     command.build();
@@ -27,9 +27,9 @@ fn chapters(command: &Command, text: &mut String) {
     let mut paragraphs = vec![format!("## {name}"), about, format!("```text\n{usage}\n```")];
     let arguments = command
         .get_arguments()
-        .filter(|argument| !argument.is_hide_set() && !EVERYWHERE.contains(&argument.get_id().as_str()));
+        .filter(|argument| !argument.is_hide_set() && !BUILT_IN.contains(&argument.get_id().as_str()));
     let rows: Vec<_> = arguments.map(row).collect();
-    paragraphs.push(table(&["flag", "default", "what it says"], &rows));
+    paragraphs.push(table(&["flag", "default", "description"], &rows));
     paragraphs.extend(command.get_after_help().map(ToString::to_string));
     for paragraph in paragraphs.iter().filter(|paragraph| !paragraph.is_empty()) {
         *text += &format!("{}\n\n", paragraph.trim_end());
@@ -42,13 +42,13 @@ fn chapters(command: &Command, text: &mut String) {
 fn row(argument: &Arg) -> Vec<String> {
     let defaults = argument.get_default_values().iter().map(|value| value.to_string_lossy().into_owned());
     let default = if argument.is_required_set() {
-        "must be given".to_owned()
+        "required".to_owned()
     } else if takes_value(argument) {
         defaults.map(|value| code(&value)).collect::<Vec<_>>().join(", ")
     } else {
         String::new()
     };
-    vec![name(argument), default, what(argument)]
+    vec![name(argument), default, description(argument)]
 }
 
 fn takes_value(argument: &Arg) -> bool {
@@ -65,27 +65,27 @@ fn name(argument: &Arg) -> String {
     if flags.is_empty() { code(&value) } else { flags.join(", ") }
 }
 
-fn what(argument: &Arg) -> String {
+fn description(argument: &Arg) -> String {
     let help = argument.get_long_help().or_else(|| argument.get_help());
     let help = help.map(|help| sentence(&help.to_string().replace('\n', " "))).unwrap_or_default();
     let variable = argument.get_env().map(|name| format!("Also the variable `{}`.", name.to_string_lossy()));
     let values =
-        if takes_value(argument) { possible(&argument.get_possible_values()) } else { String::new() };
+        if takes_value(argument) { possible_values(&argument.get_possible_values()) } else { String::new() };
     let parts = [help, values].into_iter().chain(variable).filter(|part| !part.is_empty());
     parts.collect::<Vec<_>>().join(" ")
 }
 
-fn possible(values: &[PossibleValue]) -> String {
+fn possible_values(values: &[PossibleValue]) -> String {
     let name = |value: &PossibleValue| code(value.get_name());
     if values.iter().all(|value| value.get_help().is_none()) {
         let names: Vec<String> = values.iter().map(name).collect();
         return if names.is_empty() { String::new() } else { format!("One of {}.", names.join(", ")) };
     }
-    let told = values.iter().map(|value| {
+    let sentences = values.iter().map(|value| {
         let help = value.get_help().map(|help| format!(": {help}")).unwrap_or_default();
         sentence(&format!("{}{help}", name(value)))
     });
-    told.collect::<Vec<_>>().join(" ")
+    sentences.collect::<Vec<_>>().join(" ")
 }
 
 #[cfg(test)]
@@ -93,7 +93,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_flag_is_told_with_its_default_its_variable_and_its_values() {
+    fn flag_has_its_default_variable_and_values() {
         let kinds = [PossibleValue::new("a").help("The first"), PossibleValue::new("b")];
         let command = Command::new("tool").about("does it").subcommand(
             Command::new("run")
@@ -115,7 +115,7 @@ mod tests {
             "| `-k`, `--kind KIND` | `a` | Which. `a`: The first. `b`. |",
             "| `--node NAME` | | Where. Also the variable `NODE_NAME`. |",
             "| `--quiet` | | Says nothing. |",
-            "| `FILE` | must be given | What to read. |",
+            "| `FILE` | required | What to read. |",
         ] {
             assert!(text.lines().any(|found| found == line), "{line} is not in\n{text}");
         }

@@ -1,12 +1,10 @@
-//! A metrics page of Prometheus's text format as a table: names, types, labels, what they say.
-//!
-//! What must not go in here: values, or metrics that are not on the page.
+//! Renders a page in the text format of Prometheus as a table: names, types, labels, descriptions.
 
 use std::collections::BTreeSet;
 
 use crate::reference::{code, sentence, table};
 
-/// The table of a page; a metric whose labels are to be told has a sample there.
+/// Renders the table of a page. The labels of a metric are those of its samples there.
 #[must_use]
 pub fn metrics(page: &str) -> String {
     let rows: Vec<Vec<String>> = page
@@ -17,10 +15,10 @@ pub fn metrics(page: &str) -> String {
             vec![code(name), kind.unwrap_or_default().to_owned(), labels(page, name), sentence(help)]
         })
         .collect();
-    table(&["metric", "type", "labels", "what it says"], &rows)
+    table(&["metric", "type", "labels", "description"], &rows)
 }
 
-/// Whatever stands before `=` between the braces of this metric's samples. A histogram's `le` goes without saying.
+/// Returns the names of the labels in the samples of a metric. Samples of a histogram have other names, so `le` is absent.
 fn labels(page: &str, name: &str) -> String {
     let samples = page.lines().filter_map(|line| line.strip_prefix(name)?.strip_prefix('{')?.split_once('}'));
     let pairs = samples.flat_map(|(labels, _)| labels.split(','));
@@ -33,7 +31,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_metric_has_its_type_its_labels_and_its_help() {
+    fn metric_has_its_type_labels_and_help() {
         let page = "# HELP a_total how many\n# TYPE a_total counter\na_total{kind=\"x\"} 1\n";
         let line = "| `a_total` | counter | `kind` | How many. |";
         assert!(metrics(page).lines().any(|found| found == line), "{}", metrics(page));

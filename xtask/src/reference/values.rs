@@ -1,13 +1,13 @@
-//! The values of a chart as tables: one for each group, one row for each value, told by the comments above them.
+//! Renders the values of a chart: one table for each group, one row for each value, described by the comment above it.
 //!
-//! It reads the shape that values.yaml has: two spaces a level, comments above what they explain, an empty line after
-//! which a comment does not hold any more. What must not go in here: YAML in general.
+//! This is not a YAML parser. It reads the format of values.yaml: two spaces per level, a comment above the value that
+//! it describes, and an empty line that separates a comment from what follows.
 
 use crate::reference::{code, table};
 
-const COLUMNS: [&str; 3] = ["value", "default", "what it says"];
+const COLUMNS: [&str; 3] = ["value", "default", "description"];
 
-/// The tables of a values.yaml.
+/// Renders the tables of a values.yaml.
 #[must_use]
 pub fn values(text: &str) -> String {
     let lines: Vec<Line<'_>> = text.lines().map(Line::read).collect();
@@ -23,23 +23,24 @@ pub fn values(text: &str) -> String {
             Line::Key { depth, name, value } => {
                 path.truncate(depth);
                 path.push(name);
-                let what = std::mem::take(&mut comment).trim().to_owned();
-                match (Below::of(&lines[index + 1..], depth), depth) {
-                    (Below::Group, 0) => {
+                let description = std::mem::take(&mut comment).trim().to_owned();
+                match (Section::of(&lines[index + 1..], depth), depth) {
+                    (Section::Group, 0) => {
                         out += &table(&COLUMNS, &std::mem::take(&mut rows));
                         out += &format!("\n## {name}\n\n");
-                        out += &if what.is_empty() { what } else { format!("{what}\n\n") };
+                        out +=
+                            &if description.is_empty() { description } else { format!("{description}\n\n") };
                     }
-                    (Below::Group, _) if what.is_empty() => {}
-                    (Below::Group, _) => rows.push(vec![code(&path.join(".")), String::new(), what]),
-                    (Below::Nothing, _) => rows.push(vec![code(&path.join(".")), code(value), what]),
-                    (Below::Items, _) => {
+                    (Section::Group, _) if description.is_empty() => {}
+                    (Section::Group, _) => rows.push(vec![code(&path.join(".")), String::new(), description]),
+                    (Section::Nothing, _) => rows.push(vec![code(&path.join(".")), code(value), description]),
+                    (Section::Items, _) => {
                         let items = text
                             .lines()
                             .skip(index + 1)
                             .take_while(|line| line.trim_start().starts_with("- "));
                         let items: Vec<&str> = items.map(str::trim).collect();
-                        rows.push(vec![code(&path.join(".")), code(&items.join(" ")), what]);
+                        rows.push(vec![code(&path.join(".")), code(&items.join(" ")), description]);
                     }
                 }
             }
@@ -73,14 +74,14 @@ impl<'a> Line<'a> {
     }
 }
 
-/// What stands below a key.
-enum Below {
+/// The content below a key.
+enum Section {
     Nothing,
     Group,
     Items,
 }
 
-impl Below {
+impl Section {
     fn of(lines: &[Line<'_>], above: usize) -> Self {
         let next = lines.iter().find(|line| !matches!(line, Line::Empty | Line::Comment(_)));
         match next {
@@ -96,9 +97,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_value_is_told_by_the_comment_above_it_and_a_group_by_its_own() {
+    fn value_and_group_are_described_by_the_comment_above() {
         let text = "# The name.\nname: \"\"\n\n# A part.\npart:\n  on: true\n  # How\n  # many.\n  deep:\n    count: 2\n  list:\n    - a: b\n";
-        let told = values(text);
+        let tables = values(text);
         for line in [
             "| `name` | `\"\"` | The name. |",
             "## part",
@@ -108,7 +109,7 @@ mod tests {
             "| `part.deep.count` | `2` | |",
             "| `part.list` | `- a: b` | |",
         ] {
-            assert!(told.lines().any(|found| found == line), "{line} is not in\n{told}");
+            assert!(tables.lines().any(|found| found == line), "{line} is not in\n{tables}");
         }
     }
 }
