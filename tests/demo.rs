@@ -29,7 +29,7 @@ static EXCLUSIVE: Mutex<()> = Mutex::new(());
 /// Starts the demo with these programs, as root.
 const AS_ROOT: &str = r#"cd "$1"; exec scripts/demo --programs "$2""#;
 /// Starts it as an unprivileged user. The repository may be where only root can read, so it is mounted elsewhere.
-const AS_NOBODY: &str = r#"
+const AS_USER: &str = r#"
     mount -t tmpfs test /mnt
     mkdir /mnt/repository /mnt/programs
     mount --bind "$1" /mnt/repository
@@ -208,7 +208,7 @@ fn assert_story(text: &str) {
 #[test]
 fn story_is_true_for_root_and_a_user_at_once_and_leaves_nothing() {
     leaving_nothing(|| {
-        let demos = [AS_ROOT, AS_NOBODY].map(|who| Demo::start(&[], who, ""));
+        let demos = [AS_ROOT, AS_USER].map(|who| Demo::start(&[], who, ""));
         let ends = thread::scope(|scope| {
             let threads = demos.map(|demo| scope.spawn(|| demo.finish()));
             threads.map(|thread| thread.join().expect("an end"))
@@ -223,7 +223,7 @@ fn story_is_true_for_root_and_a_user_at_once_and_leaves_nothing() {
 #[test]
 fn interrupted_demo_ends_at_once_and_leaves_nothing() {
     let cases =
-        [(AS_ROOT, "## 1 of 9"), (AS_ROOT, "$ ctr run"), (AS_ROOT, "$ kill -KILL"), (AS_NOBODY, "## 4 of 9")];
+        [(AS_ROOT, "## 1 of 9"), (AS_ROOT, "$ ctr run"), (AS_ROOT, "$ kill -KILL"), (AS_USER, "## 4 of 9")];
     for (who, step) in cases {
         leaving_nothing(|| {
             let mut demo = Demo::start(&[], who, "");
@@ -241,7 +241,7 @@ fn interrupted_demo_ends_at_once_and_leaves_nothing() {
 
 #[test]
 fn killed_demo_leaves_nothing() {
-    for who in [AS_ROOT, AS_NOBODY] {
+    for who in [AS_ROOT, AS_USER] {
         leaving_nothing(|| {
             let mut demo = Demo::start(&[], who, "");
             demo.read_until("## 5 of 9");

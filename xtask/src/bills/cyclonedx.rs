@@ -163,10 +163,11 @@ mod tests {
     fn program_depends_on_its_crates_and_libraries() {
         let bill = sample_bill();
         let edges = bill["dependencies"].as_array().unwrap();
-        let of = |name: &str| edges.iter().find(|edge| edge["ref"].as_str().unwrap().contains(name)).unwrap();
+        let edge_of =
+            |name: &str| edges.iter().find(|edge| edge["ref"].as_str().unwrap().contains(name)).unwrap();
         let all = ["pkg:cargo/good@1.0.0%2Ba", "pkg:cargo/low@2.0.0", "pkg:generic/glibc@2.36"];
-        assert_eq!(of("#ours")["dependsOn"], json!(all));
-        assert_eq!(of("good")["dependsOn"], json!(["pkg:cargo/low@2.0.0"]));
-        assert_eq!(of("glibc")["dependsOn"], json!([]));
+        assert_eq!(edge_of("#ours")["dependsOn"], json!(all));
+        assert_eq!(edge_of("good")["dependsOn"], json!(["pkg:cargo/low@2.0.0"]));
+        assert_eq!(edge_of("glibc")["dependsOn"], json!([]));
     }
 }

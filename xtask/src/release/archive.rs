@@ -1,4 +1,4 @@
-//! Archives and checksums: the same files give the same bytes, whoever packs them and whenever.
+//! Archives and checksums: the same files give the same bytes, independent of the user and the time.
 
 use std::fs::{self, File};
 use std::path::Path;

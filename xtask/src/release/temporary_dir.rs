@@ -8,7 +8,7 @@ use std::thread;
 use anyhow::Context;
 use nix::sys::signal::{SigSet, Signal};
 
-/// Owns a directory. Whoever renames it keeps it.
+/// Owns a directory. A directory that is renamed is kept.
 pub(super) struct TemporaryDir(PathBuf);
 
 impl TemporaryDir {
