@@ -1,8 +1,8 @@
-//! The tidy test: what the house style asks and a program can see.
+//! The tidy test: the rules of the house style that a program can check.
 //!
-//! Each test is one rule, its name is the claim, and its failure lists every offender with its place. When a
-//! rule makes the code worse, change the rule here and say why in the commit. The rules themselves are in
-//! tidy/, each with a made-up offender, because a check that never finds anything proves nothing.
+//! Each test is one rule; its name is the claim, and its failure lists every offender with its position. If a rule makes
+//! the code worse, change the rule, and explain why in the commit. The rules are in tidy/, each with a test that it
+//! finds an invented offender.
 
 #[path = "tidy/annotation.rs"]
 mod annotation;
@@ -10,6 +10,8 @@ mod annotation;
 mod dependency;
 #[path = "tidy/document.rs"]
 mod document;
+#[path = "tidy/language.rs"]
+mod language;
 #[path = "tidy/link.rs"]
 mod link;
 #[path = "tidy/manifest.rs"]
@@ -25,7 +27,7 @@ use std::process::Command;
 use repository::{File, file, files, refuse, root, sources};
 
 fn refuse_each(rule: &str, files: &[File], findings: impl Fn(&File) -> Vec<String>) {
-    assert!(!files.is_empty(), "{rule}\n  no file to check: the rule looks in the wrong place");
+    assert!(!files.is_empty(), "{rule}\n  no file to check: the path of the rule is wrong");
     refuse(rule, &files.iter().flat_map(findings).collect::<Vec<_>>());
 }
 
@@ -38,18 +40,18 @@ fn pages() -> Vec<File> {
 }
 
 #[test]
-fn every_source_says_at_the_top_what_it_is() {
+fn every_source_has_a_header() {
     refuse_each("each .rs file begins with `//!`", &sources(), source::header);
 }
 
 #[test]
 fn no_source_is_too_long() {
-    refuse_each("split files that hold more than one thought", &sources(), source::size);
+    refuse_each("split files that contain more than one concept", &sources(), source::size);
 }
 
 #[test]
 fn no_source_has_a_vague_name() {
-    refuse_each("a file is named after the one concept it holds", &sources(), source::vague_name);
+    refuse_each("a file is named after the one concept that it contains", &sources(), source::vague_name);
 }
 
 #[test]
@@ -58,14 +60,15 @@ fn no_source_has_leftovers() {
 }
 
 #[test]
-fn one_thing_has_one_name() {
-    refuse_each("say Portal for the service's side, Backend for the other", &sources(), source::vocabulary);
+fn text_is_plain_english() {
+    let covered: Vec<File> = files().into_iter().filter(language::is_covered).collect();
+    refuse_each("write as docs/style.md says", &covered, language::dialect);
 }
 
 #[test]
 fn the_core_has_no_input_or_output() {
     refuse_each(
-        "time, chance and data are arguments of the core",
+        "time, randomness and data are arguments of the core",
         &files_in("proxy-core/src/"),
         source::impure,
     );
@@ -82,7 +85,10 @@ fn the_core_depends_on_little() {
 #[test]
 fn the_plugin_depends_on_little() {
     let tree = dependency::linked_into("cni-plugin");
-    refuse("what starts for each pod stays small", &dependency::too_much_for_the_plugin(&tree));
+    refuse(
+        "the plugin starts for each pod, so it must be small",
+        &dependency::too_much_for_the_plugin(&tree),
+    );
 }
 
 #[test]
@@ -95,20 +101,20 @@ fn members_inherit_their_dependencies() {
     // The fuzz targets are a workspace of their own, with nothing to inherit from.
     let is_member = |file: &File| file.path.ends_with("/Cargo.toml") && !file.path.starts_with("fuzz/");
     let members: Vec<_> = files().into_iter().filter(is_member).collect();
-    refuse_each("versions stand in the root Cargo.toml alone", &members, manifest::uninherited);
+    refuse_each("versions are only in the root Cargo.toml", &members, manifest::uninherited);
 }
 
 #[test]
 fn every_licence_is_allowed() {
     refuse(
-        "deny.toml lists what may be linked",
+        "deny.toml lists the permitted licences",
         &dependency::refused_licences(&dependency::tree(), &file("deny.toml")),
     );
 }
 
 #[test]
 fn no_crate_is_banned() {
-    refuse("deny.toml says why", &dependency::banned(&dependency::tree(), &file("deny.toml")));
+    refuse("deny.toml has the reason", &dependency::banned(&dependency::tree(), &file("deny.toml")));
 }
 
 #[test]
@@ -121,45 +127,45 @@ fn every_system_test_is_declared() {
 
 #[test]
 fn every_invariant_names_its_test() {
-    let findings = document::unproved_invariants(&file("ARCHITECTURE.md"), &sources());
-    refuse("an invariant without a test is a wish", &findings);
+    let findings = document::untested_invariants(&file("ARCHITECTURE.md"), &sources());
+    refuse("an invariant needs a test", &findings);
 }
 
 #[test]
 fn every_example_is_shown_or_run() {
-    // The commands in pages are run, too: node-agent/tests/documents.rs.
+    // node-agent/tests/documents.rs runs the commands in pages.
     let (pages, sources) = (pages(), sources());
     let tests = sources.iter().filter(|source| source.text.contains("#[test]"));
     let readers: Vec<&File> = tests.chain(&pages).collect();
     let examples = files_in("examples/");
     let findings = examples.iter().flat_map(|example| document::unused_example(example, &readers));
-    refuse("an example that nobody runs goes stale", &findings.collect::<Vec<_>>());
+    refuse("an example that no test runs becomes wrong", &findings.collect::<Vec<_>>());
 }
 
 #[test]
-fn every_example_says_what_to_look_at() {
+fn every_example_explains_itself() {
     let yaml: Vec<_> =
         files_in("examples/").into_iter().filter(|file| file.path.ends_with(".yaml")).collect();
     refuse_each(
-        "two comment lines: what it shows, and which command to try",
+        "two comment lines: what it shows, and a command to try",
         &yaml,
         document::unexplained_example,
     );
 }
 
 #[test]
-fn every_script_says_why_it_exists() {
+fn every_script_has_a_purpose() {
     let mut scripts = files_in("scripts/");
     scripts.extend(files_in(".ci/"));
-    refuse_each("a reader sees the purpose first", &scripts, document::unexplained_script);
+    refuse_each("the purpose comes first", &scripts, document::unexplained_script);
 }
 
 #[test]
 fn every_script_prints_its_header_for_help() {
     let is_command = |file: &File| file.path.matches('/').count() == 1 && file.name() != "lib.sh";
     let scripts: Vec<File> = files_in("scripts/").into_iter().filter(is_command).collect();
-    // A script that does not source lib.sh would do its work below.
-    refuse_each("a reader asks a script with --help", &scripts, document::script_without_help);
+    // A script that does not source lib.sh would run below.
+    refuse_each("--help prints the comment at the top", &scripts, document::script_without_help);
     for script in &scripts {
         let output = Command::new(root().join(&script.path)).arg("--help").output().expect("run a script");
         assert!(output.status.success(), "{}: {output:?}", script.path);
@@ -168,32 +174,32 @@ fn every_script_prints_its_header_for_help() {
 }
 
 #[test]
-fn every_script_can_be_run() {
+fn every_script_is_executable() {
     let scripts = files_in("scripts/").into_iter().chain(files_in(".ci/"));
-    let dead = scripts.filter(|script| {
-        let mode = root().join(&script.path).metadata().expect("it was just read").permissions().mode();
+    let others = scripts.filter(|script| {
+        let mode = root().join(&script.path).metadata().expect("it was read before").permissions().mode();
         mode & 0o111 == 0
     });
-    refuse("chmod +x", &dead.map(|script| script.path).collect::<Vec<_>>());
+    refuse("chmod +x", &others.map(|script| script.path).collect::<Vec<_>>());
 }
 
 #[test]
 fn every_annotation_is_in_the_table_of_the_core() {
-    refuse_each("an annotation that is not there is in no reference either", &files(), annotation::unknown);
+    refuse_each("docs/reference contains only annotations of that table", &files(), annotation::unknown);
 }
 
 #[test]
-fn code_takes_the_keys_of_annotations_from_there() {
-    refuse_each("spelled twice, they part one day", &sources(), annotation::spelled);
+fn code_uses_the_keys_of_that_table() {
+    refuse_each("use the constant", &sources(), annotation::spelled);
 }
 
 #[test]
-fn every_link_leads_somewhere() {
+fn every_link_is_valid() {
     let pages = pages();
-    refuse_each("a page that is moved takes its links along", &pages, |page| link::dead(page, &pages));
+    refuse_each("update the links to a page that moves", &pages, |page| link::dead(page, &pages));
 }
 
 #[test]
-fn no_file_names_a_folder_of_one_machine() {
-    refuse_each("paths are relative to the repository", &files(), document::machine_folders);
+fn no_file_contains_a_path_of_one_machine() {
+    refuse_each("paths are relative to the repository", &files(), document::machine_directories);
 }

@@ -1,15 +1,15 @@
-//! Rules for annotations: each that is named anywhere is in the table of the core, and code takes its key from there.
+//! Rules for annotations: each is in the table of the core, and code uses the keys of that table.
 //!
-//! So that none is read or written without standing in docs/reference/annotations.md, which is made of that table.
+//! docs/reference/annotations.md is generated from the table, so every annotation is documented.
 
 use proxy_core::annotation::{ALL, PREFIX};
 
 use crate::repository::File;
 
-/// Where the table is.
+/// The path of the table.
 const TABLE: &str = "proxy-core/src/annotation.rs";
 
-/// Whatever is named like an annotation of ours and is none.
+/// Finds names with Portico's prefix that are not in the table.
 pub(crate) fn unknown(file: &File) -> Vec<String> {
     let named = file.lines().flat_map(|(number, line)| names(line).map(move |name| (number, name)));
     let unknown = named.filter(|(_, name)| !ALL.iter().any(|annotation| annotation.name() == *name));
@@ -18,7 +18,7 @@ pub(crate) fn unknown(file: &File) -> Vec<String> {
         .collect()
 }
 
-/// Keys that code spells itself. Tests may: they speak as somebody outside does.
+/// Finds literal keys in code. Tests may contain them, because users write them.
 pub(crate) fn spelled(file: &File) -> Vec<String> {
     let is_test = file.path == TABLE || file.path.split('/').any(|part| matches!(part, "tests" | "tests.rs"));
     if is_test {
@@ -30,7 +30,7 @@ pub(crate) fn spelled(file: &File) -> Vec<String> {
     spelled.map(|(number, line)| format!("{}:{number}: {}", file.path, line.trim())).collect()
 }
 
-/// What stands behind our prefix, where that is a name at all.
+/// Returns the names after Portico's prefix.
 fn names(line: &str) -> impl Iterator<Item = &str> {
     let ends = |rest: &str| {
         rest.find(|letter: char| !letter.is_ascii_lowercase() && letter != '-').unwrap_or(rest.len())
@@ -43,7 +43,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_annotation_that_is_in_no_table_is_found() {
+    fn unknown_annotation_is_found() {
         let line = format!("{PREFIX}mode, {PREFIX}speed: fast, {PREFIX}{{name}} and {PREFIX}\n");
         assert_eq!(
             unknown(&File::sample("docs/x.md", &line)),
@@ -52,7 +52,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_that_code_spells_itself_is_found() {
+    fn literal_key_in_code_is_found() {
         let line = format!("const MODE: &str = \"{PREFIX}mode\";\n");
         assert_eq!(spelled(&File::sample("a/src/x.rs", &line)).len(), 1);
         assert_eq!(spelled(&File::sample("a/src/tests.rs", &line)).len(), 0);

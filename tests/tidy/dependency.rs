@@ -1,7 +1,6 @@
-//! What is linked: the licences and bans of deny.toml, held to the dependency tree of this machine.
+//! Rules for dependencies: the tree of this machine complies with the licences and bans of deny.toml.
 //!
-//! cargo-deny does this and more (advisories, other platforms); this part must hold where it is not
-//! installed, so both read the same lists.
+//! cargo-deny checks the same lists and more (advisories, other platforms), but it may not be installed.
 
 use std::collections::BTreeSet;
 use std::process::Command;
@@ -9,30 +8,30 @@ use std::process::Command;
 use crate::manifest::split_comment;
 use crate::repository::{File, root};
 
-/// API client, event loop, HTTP, TLS, argument parser, logs: what pulls in any other of the kind has these.
+/// API client, event loop, HTTP, TLS, argument parser, logs: other crates for these depend on one of them.
 const PLUGIN_REFUSES: [&str; 8] =
     ["clap", "hyper", "kube", "kube-client", "log", "rustls", "tokio", "tracing"];
 
-/// The dependency tree, flattened.
+/// The dependency tree as sets.
 #[derive(Default)]
 pub(crate) struct Tree {
-    /// Crate and licence expression.
+    /// Crates with their licence expressions.
     licences: BTreeSet<(String, String)>,
-    /// Crate and a crate that it depends on directly.
+    /// Crates with their direct dependencies.
     edges: BTreeSet<(String, String)>,
 }
 
-/// The tree of the workspace.
+/// Returns the tree of the workspace.
 pub(crate) fn tree() -> Tree {
     tree_of(&["--workspace"])
 }
 
-/// What is linked into one of our crates when it is built by itself.
+/// Returns the crates that are linked into a member if it is built by itself.
 pub(crate) fn linked_into(member: &str) -> Tree {
     tree_of(&["--package", member, "--edges", "normal"])
 }
 
-/// The tree as cargo resolves it from Cargo.lock. Cargo has everything already: it just built this test.
+/// Returns the tree that cargo resolves from Cargo.lock. It works offline, because cargo has just built this test.
 fn tree_of(what: &[&str]) -> Tree {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let how = ["tree", "--locked", "--offline", "--prefix", "depth", "--format", " {p}|{l}|"];
@@ -42,13 +41,13 @@ fn tree_of(what: &[&str]) -> Tree {
     parse_tree(&String::from_utf8_lossy(&output.stdout))
 }
 
-/// What the plugin does without: it is started for each pod, and holds no credentials.
+/// Finds crates that the plugin must not link: it starts for each pod, and has no credentials.
 pub(crate) fn too_much_for_the_plugin(tree: &Tree) -> Vec<String> {
     let names = tree.licences.iter().map(|(name, _)| name);
     names.filter(|name| PLUGIN_REFUSES.contains(&name.as_str())).cloned().collect()
 }
 
-/// Whether a licence is one that the policy allows.
+/// Whether the policy permits a licence.
 pub(crate) fn permitted(licence: &str, policy: &File) -> bool {
     let allowed: Vec<&str> = list(&policy.text, "allow").map(|line| strings(line)[0]).collect();
     assert!(!allowed.is_empty(), "{} has no `allow` list", policy.path);
@@ -77,7 +76,7 @@ pub(crate) fn banned(tree: &Tree, policy: &File) -> Vec<String> {
     findings
 }
 
-/// Lines look like `2 name v1.0.0 (proc-macro)|MIT OR Apache-2.0| (*)`, the depth first.
+/// Parses lines such as `2 name v1.0.0 (proc-macro)|MIT OR Apache-2.0| (*)`; the number is the depth.
 fn parse_tree(text: &str) -> Tree {
     let mut tree = Tree::default();
     let mut path: Vec<String> = Vec::new();
@@ -97,7 +96,7 @@ fn parse_tree(text: &str) -> Tree {
     tree
 }
 
-/// The code of the lines inside `key = [ ... ]`, one item on each.
+/// Returns the code of the lines inside `key = [ ... ]`, one item per line.
 fn list<'a>(text: &'a str, key: &str) -> impl Iterator<Item = &'a str> {
     let opening = format!("{key} = [");
     let lines = text.lines().skip_while(move |line| line.trim() != opening).skip(1);
@@ -107,12 +106,12 @@ fn list<'a>(text: &'a str, key: &str) -> impl Iterator<Item = &'a str> {
         .filter(|code| !code.is_empty())
 }
 
-/// The quoted strings of a line.
+/// Returns the quoted strings of a line.
 fn strings(line: &str) -> Vec<&str> {
     line.split('"').skip(1).step_by(2).collect()
 }
 
-/// Whether an SPDX expression can be satisfied by allowed licences alone. `MIT/ISC` is an old `MIT OR ISC`.
+/// Whether permitted licences satisfy an SPDX expression. `MIT/ISC` is an old form of `MIT OR ISC`.
 fn permits(expression: &str, allowed: &[&str]) -> bool {
     let spaced = expression.replace('/', " OR ").replace('(', " ( ").replace(')', " ) ");
     let tokens: Vec<&str> = spaced.split_whitespace().collect();

@@ -1,17 +1,17 @@
-//! Rules for what is not Rust: invariants that name their test, examples that are used, scripts that say
-//! why they exist, and no traces of one engineer's machine.
+//! Rules for documents and scripts: invariants cite their tests, examples are used, scripts have a purpose and --help,
+//! and no file contains a path of one machine.
 
 use std::collections::BTreeMap;
 
 use crate::repository::File;
 
-/// Folders that exist on one engineer's machine only. In pieces, or this file would find itself.
-const MACHINE_FOLDERS: [&str; 3] = [concat!("/wo", "rk/"), concat!("/ho", "me/"), concat!("/Us", "ers/")];
+/// Directories of one machine. Each is split, so that the rule does not find this file.
+const MACHINE_DIRECTORIES: [&str; 3] = [concat!("/wo", "rk/"), concat!("/ho", "me/"), concat!("/Us", "ers/")];
 
-/// A test is marked within this many lines above its function (other attributes may come between).
+/// The attribute of a test is at most this many lines above its function.
 const ATTRIBUTE_LINES_MAX: usize = 6;
 
-pub(crate) fn unproved_invariants(architecture: &File, sources: &[File]) -> Vec<String> {
+pub(crate) fn untested_invariants(architecture: &File, sources: &[File]) -> Vec<String> {
     let mut findings = Vec::new();
     let mut seen = BTreeMap::new();
     for Invariant { line, number, text } in invariants(&architecture.text) {
@@ -33,7 +33,7 @@ pub(crate) fn unproved_invariants(architecture: &File, sources: &[File]) -> Vec<
     findings
 }
 
-/// `readers` are the pages and the tests: what shows an example or runs it.
+/// `readers` are the pages and the tests, which show an example or run it.
 pub(crate) fn unused_example(example: &File, readers: &[&File]) -> Vec<String> {
     let used = readers.iter().any(|reader| reader.text.contains(example.name()));
     if used { Vec::new() } else { vec![format!("{}: neither a page nor a test names it", example.path)] }
@@ -55,10 +55,10 @@ pub(crate) fn unexplained_script(script: &File) -> Vec<String> {
         findings.push(format!("{}:1: not `#!/usr/bin/env bash`", script.path));
     }
     if !lines.next().is_some_and(|line| line.starts_with("# ")) {
-        findings.push(format!("{}:2: no comment that says why it exists", script.path));
+        findings.push(format!("{}:2: no comment with its purpose", script.path));
     }
     if !script.text.contains("\nset -euo pipefail\n") {
-        findings.push(format!("{}: no `set -euo pipefail`, so a failed step goes unseen", script.path));
+        findings.push(format!("{}: no `set -euo pipefail`, so a failure is ignored", script.path));
     }
     findings
 }
@@ -84,8 +84,9 @@ pub(crate) fn header(script: &File) -> String {
     lines.map(|line| format!("{}\n", line.strip_prefix(' ').unwrap_or(line))).collect()
 }
 
-pub(crate) fn machine_folders(file: &File) -> Vec<String> {
-    let found = file.lines().filter(|(_, line)| MACHINE_FOLDERS.iter().any(|folder| line.contains(folder)));
+pub(crate) fn machine_directories(file: &File) -> Vec<String> {
+    let found =
+        file.lines().filter(|(_, line)| MACHINE_DIRECTORIES.iter().any(|directory| line.contains(directory)));
     found.map(|(number, line)| format!("{}:{number}: {}", file.path, line.trim())).collect()
 }
 
@@ -95,7 +96,7 @@ struct Invariant {
     text: String,
 }
 
-/// An invariant goes from the line that begins with its name to an empty line, a heading, or the next one.
+/// An invariant starts with its name, and ends before an empty line, a heading, or the next one.
 fn invariants(text: &str) -> Vec<Invariant> {
     let mut found: Vec<Invariant> = Vec::new();
     let mut open = false;
@@ -117,7 +118,7 @@ fn invariants(text: &str) -> Vec<Invariant> {
     found
 }
 
-/// The last path segments after the final `Test:` (or `Tests:`, with commas), if nothing else follows.
+/// Returns the last path segments after the final `Test:` (or `Tests:`, with commas), if nothing else follows.
 fn test_names(text: &str) -> Vec<&str> {
     let Some((_, named)) = text.rsplit_once("Test: ").or_else(|| text.rsplit_once("Tests: ")) else {
         return Vec::new();
@@ -148,23 +149,23 @@ fn has_test(source: &File, name: &str) -> bool {
 mod tests {
     use super::*;
 
-    fn unproved(architecture: &str) -> Vec<String> {
+    fn untested(architecture: &str) -> Vec<String> {
         let source = "#[test]\n#[should_panic]\nfn plan_is_exact() {}\nfn helper_only() {}\n";
-        unproved_invariants(
+        untested_invariants(
             &File::sample("ARCHITECTURE.md", architecture),
             &[File::sample("a/src/plan.rs", source)],
         )
     }
 
     #[test]
-    fn an_invariant_whose_test_exists_passes() {
+    fn invariant_with_a_test_passes() {
         let good = "See Invariant 9 below.\n- **Invariant 1**: what `plan` says\n  is exact. Test: `plan::plan_is_exact`.\n";
-        assert_eq!(unproved(good), [""; 0]);
-        assert_eq!(unproved("| Invariant 1 | exact | Test: plan_is_exact |\n"), [""; 0]);
+        assert_eq!(untested(good), [""; 0]);
+        assert_eq!(untested("| Invariant 1 | exact | Test: plan_is_exact |\n"), [""; 0]);
     }
 
     #[test]
-    fn an_invariant_without_a_test_is_found() {
+    fn invariant_without_a_test_is_found() {
         for bad in [
             "no invariants here\n",
             "Invariant 1: exact.\n\nTest: plan_is_exact\n",
@@ -173,12 +174,12 @@ mod tests {
             "Invariant 1: exact. Test: plan_is_exact, as far as we know\n",
             "Invariant 1: a. Test: plan_is_exact\nInvariant 1: b. Test: plan_is_exact\n",
         ] {
-            assert_eq!(unproved(bad).len(), 1, "{bad}: {:?}", unproved(bad));
+            assert_eq!(untested(bad).len(), 1, "{bad}: {:?}", untested(bad));
         }
     }
 
     #[test]
-    fn an_example_that_nobody_uses_or_explains_is_found() {
+    fn unused_or_unexplained_example_is_found() {
         let example = File::sample("examples/a-sample.yaml", "kind: Service\n");
         let readme = File::sample("README.md", "see examples/a-sample.yaml");
         assert_eq!(unused_example(&example, &[]).len(), 1);
@@ -187,14 +188,14 @@ mod tests {
     }
 
     #[test]
-    fn a_script_without_a_reason_is_found() {
+    fn script_without_a_purpose_is_found() {
         assert_eq!(unexplained_script(&File::sample("scripts/x", "#!/bin/sh\necho\n")).len(), 3);
         let good = "#!/usr/bin/env bash\n# Why.\nset -euo pipefail\n";
         assert_eq!(unexplained_script(&File::sample("scripts/x", good)).len(), 0);
     }
 
     #[test]
-    fn a_script_without_help_is_found() {
+    fn script_without_help_is_found() {
         let good = format!("#!/usr/bin/env bash\n# Why.\n#\n# usage: scripts/x\nset -euo pipefail{LIBRARY}");
         assert_eq!(script_without_help(&File::sample("scripts/x", &good)), [""; 0]);
         assert_eq!(header(&File::sample("scripts/x", &good)), "Why.\n\nusage: scripts/x\n");
@@ -203,9 +204,9 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_of_one_machine_is_found() {
-        let bad = format!("fine\ncd {}src\n", MACHINE_FOLDERS[0]);
-        assert_eq!(machine_folders(&File::sample("README.md", &bad)).len(), 1);
-        assert_eq!(machine_folders(&File::sample("README.md", "network/routes")).len(), 0);
+    fn path_of_one_machine_is_found() {
+        let bad = format!("fine\ncd {}src\n", MACHINE_DIRECTORIES[0]);
+        assert_eq!(machine_directories(&File::sample("README.md", &bad)).len(), 1);
+        assert_eq!(machine_directories(&File::sample("README.md", "network/routes")).len(), 0);
     }
 }

@@ -1,37 +1,37 @@
-//! The rule that what a Markdown page links to in this repository is there: the file, and the heading in it.
+//! The rule for links in Markdown pages: the file and the heading exist in this repository.
 //!
-//! What must not go in here: pages elsewhere; a test asks no network.
+//! Links to other sites are not checked, because tests do not use the network.
 
 use std::collections::BTreeSet;
 use std::path::{Component, Path, PathBuf};
 
 use crate::repository::{File, root};
 
-/// Links that lead nowhere. `pages` are all Markdown files.
+/// Finds broken links. `pages` are all Markdown files.
 pub(crate) fn dead(page: &File, pages: &[File]) -> Vec<String> {
     let links =
         prose(&page.text).into_iter().flat_map(|(number, line)| targets(line).map(move |to| (number, to)));
     let here = links.filter(|(_, target)| !target.contains("://") && !target.starts_with("mailto:"));
     let dead = here.filter_map(|(number, target)| {
-        let why = wrong(page, target, pages)?;
+        let why = problem(page, target, pages)?;
         Some(format!("{}:{number}: ({target}): {why}", page.path))
     });
     dead.collect()
 }
 
-fn wrong(page: &File, target: &str, pages: &[File]) -> Option<String> {
+fn problem(page: &File, target: &str, pages: &[File]) -> Option<String> {
     let (path, anchor) = target.split_once('#').map_or((target, None), |(path, anchor)| (path, Some(anchor)));
     let path = if path.is_empty() { PathBuf::from(&page.path) } else { joined(&page.path, path) };
     let Some(anchor) = anchor else {
-        return (!root().join(&path).exists()).then(|| "there is no such file".to_owned());
+        return (!root().join(&path).exists()).then(|| "no such file".to_owned());
     };
     let Some(there) = pages.iter().find(|page| Path::new(&page.path) == path) else {
-        return Some("there is no such page".to_owned());
+        return Some("no such page".to_owned());
     };
-    (!anchors(&there.text).contains(anchor)).then(|| "there is no such heading".to_owned())
+    (!anchors(&there.text).contains(anchor)).then(|| "no such heading".to_owned())
 }
 
-/// The path from the root of what a page calls `path`.
+/// Resolves a link of a page to a path from the root.
 fn joined(page: &str, path: &str) -> PathBuf {
     let mut whole = PathBuf::from(page);
     whole.pop();
@@ -47,7 +47,7 @@ fn joined(page: &str, path: &str) -> PathBuf {
     whole
 }
 
-/// The lines outside of code blocks, with their numbers.
+/// Returns the lines outside code blocks, with their numbers.
 fn prose(text: &str) -> Vec<(usize, &str)> {
     let mut in_code = false;
     let mut found = Vec::new();
@@ -65,7 +65,7 @@ fn targets(line: &str) -> impl Iterator<Item = &str> {
     line.split("](").skip(1).filter_map(|rest| rest.split_once(')').map(|(target, _)| target))
 }
 
-/// The anchors that GitHub makes of headings.
+/// Returns the anchors that GitHub generates for headings.
 fn anchors(text: &str) -> BTreeSet<String> {
     let headings = prose(text).into_iter().filter(|(_, line)| line.starts_with('#'));
     let anchor = |(_, line): (usize, &str)| {
@@ -82,7 +82,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_link_that_leads_nowhere_is_found() {
+    fn broken_link_is_found() {
         let page = File::sample(
             "docs/page.md",
             "# A page: one\n[a](#a-page-one)\n[b](#gone)\n[c](gone.md)\n[d](../Cargo.toml)\n[e](https://x.org/#y)\n```\n[f](gone)\n```\n",
@@ -90,10 +90,7 @@ mod tests {
         let found = dead(&page, std::slice::from_ref(&page));
         assert_eq!(
             found,
-            [
-                "docs/page.md:3: (#gone): there is no such heading",
-                "docs/page.md:4: (gone.md): there is no such file"
-            ]
+            ["docs/page.md:3: (#gone): no such heading", "docs/page.md:4: (gone.md): no such file"]
         );
     }
 }

@@ -1,11 +1,11 @@
-//! Rules for Cargo.toml files: one place for versions, a reason for each dependency, a core that stays
-//! small, and no test that is forgotten.
+//! Rules for Cargo.toml files: versions are in one file, each dependency has a reason, the core stays small, and each test
+//! is declared.
 //!
-//! The reader below knows just the TOML that our manifests use: one entry on a line, arrays on several.
+//! The parser below reads only the subset of TOML in these manifests: one entry per line, arrays on several.
 
 use crate::repository::File;
 
-/// What the core may be built from: values, errors, address arithmetic, shared maps. No runtime, no IO.
+/// The dependencies that the core may have: values, errors, address arithmetic, shared maps. No runtime, no I/O.
 const CORE_DEPENDENCIES: [&str; 5] = ["ipnet", "rpds", "serde", "serde_json", "thiserror"];
 
 const REASON_LEN_MIN: usize = 10;
@@ -13,7 +13,7 @@ const REASON_LEN_MIN: usize = 10;
 /// One `key = value # comment` of a manifest.
 struct Entry {
     line: usize,
-    /// The table it stands in, and the line where that table begins (`[[test]]` comes more than once).
+    /// The table that contains it, and the line where that table starts (`[[test]]` appears several times).
     section: String,
     section_line: usize,
     key: String,
@@ -48,16 +48,15 @@ pub(crate) fn uninherited(member: &File) -> Vec<String> {
         if entry.section.contains("dependencies.") {
             findings.push(format!("{place}: write [{}] as one line", entry.section));
         }
-        // A crate may ask for itself with a feature on, for its own tests.
+        // A crate may depend on itself with a feature, for its own tests.
         if !is_dependencies(&entry.section) || entry.value.contains("path = \".\"") {
             continue;
         }
         let inherits = (entry.key.ends_with(".workspace") && entry.value == "true")
             || entry.value.contains("workspace = true");
         if !inherits || ["version", "path", "git"].iter().any(|field| has_field(&entry.value, field)) {
-            findings.push(format!(
-                "{place}: not inherited; say `.workspace = true`, the rest stands in the root"
-            ));
+            findings
+                .push(format!("{place}: not inherited; write `.workspace = true`, and the rest in the root"));
         }
     }
     findings
@@ -72,7 +71,7 @@ pub(crate) fn core_extras(core: &File) -> Vec<String> {
     extras.map(|entry| format!("{}:{}: {}", core.path, entry.line, entry.key)).collect()
 }
 
-/// `sources` are the Rust files beside the manifest; cargo looks at none of them by itself.
+/// `sources` are the Rust files next to the manifest; cargo does not discover them itself.
 pub(crate) fn undeclared_tests(manifest: &File, sources: &[&str]) -> Vec<String> {
     let entries = entries(&manifest.text);
     let mut findings = Vec::new();
@@ -101,7 +100,7 @@ fn is_dependencies(section: &str) -> bool {
         || (section.starts_with("target.") && section.ends_with(".dependencies"))
 }
 
-/// Whether an inline table has this field; `path` is not found in `path-name = 1` or in a string.
+/// Whether an inline table has this field; `path-name = 1` and strings do not count as `path`.
 fn has_field(value: &str, field: &str) -> bool {
     let fields = value.split(['{', ',', '}']).filter_map(|part| part.split_once('='));
     fields.into_iter().any(|(key, _)| key.trim() == field) || (field == "version" && value.starts_with('"'))
@@ -110,7 +109,7 @@ fn has_field(value: &str, field: &str) -> bool {
 fn entries(text: &str) -> Vec<Entry> {
     let (mut section, mut section_line) = (String::new(), 0);
     let mut found: Vec<Entry> = Vec::new();
-    let mut open = 0_i32; // brackets of an array that goes on over lines
+    let mut open = 0_i32; // open brackets of an array with several lines
     for (index, line) in text.lines().enumerate() {
         let (code, comment) = split_comment(line);
         let depth =
@@ -138,7 +137,7 @@ fn entries(text: &str) -> Vec<Entry> {
     found
 }
 
-/// Code and comment of a line, both trimmed; a `#` in a string is code.
+/// Splits a line into code and comment, both trimmed; a `#` in a string is code.
 pub(crate) fn split_comment(line: &str) -> (&str, &str) {
     let mut quoted = false;
     for (at, c) in line.char_indices() {
@@ -156,7 +155,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_dependency_without_reason_or_with_default_features_is_found() {
+    fn dependency_without_reason_or_with_default_features_is_found() {
         let bad = "[workspace.dependencies]\n\
                    good = { version = \"1\", default-features = false } # a reason that says why\n\
                    ours = { path = \"ours\" }\n\
@@ -171,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn a_dependency_that_is_not_inherited_is_found() {
+    fn dependency_that_is_not_inherited_is_found() {
         let bad = "[package]\nversion.workspace = true\n[dependencies]\n\
                    good.workspace = true\n\
                    also-good = { workspace = true, features = [\"path\"] }\n\
@@ -183,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn a_runtime_in_the_core_is_found() {
+    fn runtime_in_the_core_is_found() {
         let bad = "[dependencies]\nserde.workspace = true\ntokio.workspace = true\n[dev-dependencies]\nproptest.workspace = true\n";
         assert_eq!(
             core_extras(&File::sample("core/Cargo.toml", bad)),
@@ -192,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn a_forgotten_test_is_found() {
+    fn undeclared_test_is_found() {
         let text = "[[test]]\nname = \"tidy\"\npath = \"tidy.rs\"\n\
                     [[test]]\nname = \"netns_a\"\npath = \"netns_a.rs\"\n\
                     [[test]]\nname = \"netns_b\"\npath = \"netns_b.rs\"\nrequired-features = [\"netns\"]\n";

@@ -13,7 +13,7 @@ pub(crate) struct File {
 }
 
 impl File {
-    /// A made-up file, to show that a check finds what it looks for.
+    /// Returns an invented file, to test a rule.
     pub(crate) fn sample(path: &str, text: &str) -> Self {
         Self { path: path.to_owned(), text: text.to_owned() }
     }
@@ -22,22 +22,22 @@ impl File {
         self.path.rsplit('/').next().unwrap_or(&self.path)
     }
 
-    /// Lines with their numbers, as an editor counts them.
+    /// Returns the lines with their numbers, from 1.
     pub(crate) fn lines(&self) -> impl Iterator<Item = (usize, &str)> {
         self.text.lines().enumerate().map(|(index, line)| (index + 1, line))
     }
 }
 
-/// The root of the repository. Asked when the test runs: clones that share a target folder share the program,
-/// and what was compiled in may be the folder of another clone.
+/// Returns the root of the repository at run time: clones that share a target directory share the program, so the path
+/// at compile time may be that of another clone.
 pub(crate) fn root() -> PathBuf {
     let here = std::env::var_os("CARGO_MANIFEST_DIR").unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into());
-    Path::new(&here).parent().expect("tests/ lies in the root").to_owned()
+    Path::new(&here).parent().expect("tests/ is in the root").to_owned()
 }
 
-/// All text files, in the order of their paths.
+/// Returns all text files, ordered by path.
 pub(crate) fn files() -> Vec<File> {
-    let mut paths = tracked().unwrap_or_else(|| walked(&root()));
+    let mut paths = tracked(&root()).unwrap_or_else(|| walked(&root(), &root()));
     paths.sort();
     let texts = paths.into_iter().filter_map(|path| {
         let text = fs::read_to_string(root().join(&path)).ok()?; // deleted but still in the index, or binary
@@ -46,26 +46,26 @@ pub(crate) fn files() -> Vec<File> {
     texts.collect()
 }
 
-/// All Rust sources.
+/// Returns all Rust sources.
 pub(crate) fn sources() -> Vec<File> {
     files().into_iter().filter(|file| file.path.ends_with(".rs")).collect()
 }
 
-/// One file that has to be there.
+/// Returns a file that must exist.
 pub(crate) fn file(path: &str) -> File {
     let text = fs::read_to_string(root().join(path)).unwrap_or_else(|why| panic!("read {path}: {why}"));
     File { path: path.to_owned(), text }
 }
 
-/// Fails with one line for each finding; an empty list is a pass.
+/// Fails with one line for each finding, if there are any.
 pub(crate) fn refuse(rule: &str, findings: &[String]) {
     assert!(findings.is_empty(), "{rule}\n  {}\n", findings.join("\n  "));
 }
 
-fn tracked() -> Option<Vec<String>> {
+fn tracked(root: &Path) -> Option<Vec<String>> {
     let listing = Command::new("git")
         .args(["ls-files", "-z", "--cached", "--others", "--exclude-standard"])
-        .current_dir(root())
+        .current_dir(root)
         .output()
         .ok()
         .filter(|output| output.status.success())?;
@@ -73,15 +73,15 @@ fn tracked() -> Option<Vec<String>> {
     Some(names.split('\0').filter(|name| !name.is_empty()).map(str::to_owned).collect())
 }
 
-fn walked(folder: &Path) -> Vec<String> {
+fn walked(root: &Path, directory: &Path) -> Vec<String> {
     let mut found = Vec::new();
-    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+    for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
         let path = entry.path();
         if path.is_dir() {
             if !matches!(entry.file_name().to_str(), Some("target" | ".git" | "corpus" | "artifacts")) {
-                found.append(&mut walked(&path));
+                found.append(&mut walked(root, &path));
             }
-        } else if let Some(name) = path.strip_prefix(root()).ok().and_then(Path::to_str) {
+        } else if let Some(name) = path.strip_prefix(root).ok().and_then(Path::to_str) {
             found.push(name.to_owned());
         }
     }
@@ -89,10 +89,21 @@ fn walked(folder: &Path) -> Vec<String> {
 }
 
 #[test]
-fn git_and_the_walk_agree_on_the_sources() {
-    let Some(tracked) = tracked() else { return };
-    let walked = walked(&root());
-    let lost: Vec<_> =
-        tracked.iter().filter(|path| root().join(path).exists() && !walked.contains(path)).collect();
-    assert!(lost.is_empty(), "git has these, the walk does not: {lost:?}");
+fn without_git_the_same_files_are_found() {
+    let root = std::env::temp_dir().join(format!("portico-tidy-{}", std::process::id()));
+    for directory in ["a/src", "target/debug", "fuzz/corpus"] {
+        fs::create_dir_all(root.join(directory)).expect("create a directory");
+    }
+    for file in ["README.md", "a/src/lib.rs", "target/debug/built", "fuzz/corpus/input"] {
+        fs::write(root.join(file), "text").expect("write a file");
+    }
+    fs::write(root.join(".gitignore"), "/target\n/fuzz/corpus\n").expect("write a file");
+    let git = Command::new("git").args(["init", "-q"]).current_dir(&root).status();
+    assert!(git.expect("run git; scripts/setup installs it").success());
+    let (mut tracked, mut walked) = (tracked(&root).expect("a repository"), walked(&root, &root));
+    tracked.sort();
+    walked.sort();
+    fs::remove_dir_all(&root).expect("remove the directory");
+    assert_eq!(tracked, [".gitignore", "README.md", "a/src/lib.rs"]);
+    assert_eq!(walked, tracked);
 }

@@ -1,24 +1,20 @@
-//! Rules for Rust sources: a header that says why, a bounded size, no leftovers, one word for one thing,
-//! and a core without input or output.
+//! Rules for Rust sources: a header, a limited size, no leftovers, and a core without input or output.
 //!
-//! Each rule is a function from a file to its findings, so that a made-up bad file shows that it works.
+//! Each rule is a function from a file to its findings, so that a test can show that it finds an invented offender.
 
 use crate::repository::File;
 
 const LINES_MAX: usize = 400;
 const TEST_LINES_MAX: usize = 600;
 
-/// Names under which anything fits; a file is named after the one concept it holds.
+/// Names that fit any content; a file is named after the one concept that it contains.
 const VAGUE_NAMES: [&str; 5] = ["mod.rs", "utils.rs", "common.rs", "helpers.rs", "types.rs"];
 
-/// Synonyms of words that have one name here: say Portal, say Backend.
-const SYNONYMS: [&str; 3] = ["vip", "frontend", "upstream"];
-
-/// Leftovers in comments and in code. Split in two, or this file would find itself.
+/// Leftovers in comments and in code. Each is split, so that the rule does not find this file.
 const LEFTOVER_WORDS: [&str; 3] = [concat!("TO", "DO"), concat!("FIX", "ME"), concat!("X", "XX")];
 const LEFTOVER_CALLS: [&str; 3] = ["todo!", "unimplemented!", "dbg!"];
 
-/// What the core does not do: it takes values and returns values; time and chance are arguments.
+/// Input and output, which the core must not have: time and randomness are arguments.
 const IMPURE: [&str; 13] = [
     "std::fs",
     "std::env",
@@ -40,7 +36,7 @@ pub(crate) fn header(file: &File) -> Vec<String> {
     match first.and_then(|(_, line)| line.strip_prefix("//!")) {
         Some(words) if words.trim().len() >= 3 => Vec::new(),
         _ => {
-            vec![format!("{}:1: no `//!` at the top that says what, why, and what must not go in", file.path)]
+            vec![format!("{}:1: no `//!` header that describes the contents", file.path)]
         }
     }
 }
@@ -73,20 +69,6 @@ pub(crate) fn leftovers(file: &File) -> Vec<String> {
     in_text.chain(in_code).collect()
 }
 
-/// Only code counts: comments and strings may name what kube-proxy or nft call it.
-pub(crate) fn vocabulary(file: &File) -> Vec<String> {
-    let code = code_only(&file.text);
-    let mut findings = Vec::new();
-    for (index, line) in code.lines().enumerate() {
-        for identifier in words(line) {
-            if snake_words(identifier).iter().any(|word| SYNONYMS.contains(&word.as_str())) {
-                findings.push(format!("{}:{}: {identifier}", file.path, index + 1));
-            }
-        }
-    }
-    findings
-}
-
 pub(crate) fn impure(file: &File) -> Vec<String> {
     let code = code_only(&file.text);
     let mut findings = Vec::new();
@@ -98,28 +80,12 @@ pub(crate) fn impure(file: &File) -> Vec<String> {
     findings
 }
 
-/// Identifiers and numbers of a line.
+/// Returns the identifiers and numbers of a line.
 fn words(line: &str) -> impl Iterator<Item = &str> {
     line.split(|c: char| !c.is_alphanumeric() && c != '_').filter(|word| !word.is_empty())
 }
 
-/// `ServiceVip` and `SERVICE_VIP` are both `service`, `vip`.
-fn snake_words(identifier: &str) -> Vec<String> {
-    let mut found = vec![String::new()];
-    let mut after_lower = false;
-    for c in identifier.chars() {
-        if c == '_' || (c.is_uppercase() && after_lower) {
-            found.push(String::new());
-        }
-        if c != '_' {
-            found.last_mut().expect("never empty").extend(c.to_lowercase());
-        }
-        after_lower = c.is_lowercase() || c.is_numeric();
-    }
-    found
-}
-
-/// Every path that begins with `std::`, with its line; `use std::{a, b::{c, d}}` is three paths.
+/// Returns every path that begins with `std::`, with its line; `use std::{a, b::{c, d}}` is three paths.
 fn std_paths(code: &str) -> Vec<(usize, String)> {
     let mut found = Vec::new();
     for (start, _) in code.match_indices("std::") {
@@ -150,7 +116,7 @@ fn expand<'a>(prefix: &str, rest: &'a str, found: &mut dyn FnMut(String)) -> &'a
     }
 }
 
-/// The text with comments, strings and characters blanked out; lines stay where they are.
+/// Replaces comments, strings and characters by spaces; line numbers stay the same.
 pub(crate) fn code_only(text: &str) -> String {
     let mut code = String::with_capacity(text.len());
     let mut rest = text;
@@ -168,7 +134,7 @@ pub(crate) fn code_only(text: &str) -> String {
     code
 }
 
-/// How many bytes at the start of `rest` are a comment, a string or a character; 0 if it is code.
+/// Returns the length of the comment, string or character at the start of `rest`; 0 if that is code.
 fn skipped_len(rest: &str, after_word: bool) -> usize {
     if rest.starts_with("//") {
         return rest.find('\n').unwrap_or(rest.len());
@@ -262,25 +228,6 @@ mod tests {
         ];
         assert_eq!(leftovers(&rust(&bad)), expected);
         assert_eq!(leftovers(&rust("// TODOS are none, nor is \"dbg!\"\n")), [""; 0]);
-    }
-
-    #[test]
-    fn synonyms_are_found_in_code_only() {
-        let bad =
-            "let service_vip = 1;\n// a vip\nstruct FrontendMap;\nlet s = \"upstream\";\nUPSTREAM_MAX\n";
-        let lines: Vec<_> = vocabulary(&rust(bad));
-        assert_eq!(
-            lines,
-            [
-                "some-crate/src/portal.rs:1: service_vip",
-                "some-crate/src/portal.rs:3: FrontendMap",
-                "some-crate/src/portal.rs:5: UPSTREAM_MAX"
-            ]
-        );
-        assert_eq!(
-            vocabulary(&rust("let viper = r#\"vip\"#; let c = '\"'; /* vip /* vip */ vip */")),
-            [""; 0]
-        );
     }
 
     #[test]
