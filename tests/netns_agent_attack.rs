@@ -23,7 +23,13 @@ use std::time::{Duration, Instant};
 use agent::{Agent, Folder};
 use kilobytes::kilobytes;
 use namespace::{add_address, bare, run};
+use netns_nft::encode;
 use pod::Pod;
+use proxy_core::plan::plan;
+use proxy_core::portal::{Standpoint, portals};
+use proxy_core::ruleset::Ruleset;
+use proxy_core::sample::{snapshot, svc};
+use proxy_core::snapshot::Change;
 
 /// An attach takes less than this, whatever goes on.
 const ATTACH_MAX: Duration = Duration::from_millis(500);
@@ -153,4 +159,65 @@ fn while_a_udp_service_flaps_a_pod_with_portals_on_demand_starts_within_half_a_s
 #[test]
 fn while_a_udp_service_flaps_a_pod_with_all_portals_starts_within_half_a_second() {
     a_flapping_udp_service_delays_no_attach("all");
+}
+
+/// A batch that adds 200,000 portals to the table of a pod that has one, which refuses.
+fn crowd(standing: &Ruleset) -> netns_nft::Batch {
+    let services = (0..2_000_u32).map(|number| {
+        let [_, _, high, low] = number.to_be_bytes();
+        let service = svc(&format!("s{number}")).ip(&format!("10.97.{high}.{low}"));
+        let ports = 1..=100_u16;
+        Change::from(ports.fold(service, |service, port| service.tcp(&format!("p{port}"), port)))
+    });
+    let refused = Change::from(svc("refused").ip("10.96.0.1").tcp("", 80));
+    let crowded = portals(&snapshot(services.chain([refused])), &Standpoint::default());
+    encode(&plan(standing, &Ruleset::new(&crowded, standing.settings().expect("settings"))))
+}
+
+/// The time that the agent has had on processors.
+fn processor_time(agent: &Agent) -> Duration {
+    let stat = std::fs::read_to_string(format!("/proc/{}/stat", agent.pid())).expect("read its times");
+    let (_, fields) = stat.rsplit_once(')').expect("the name ends");
+    // utime and stime, in hundredths of a second (proc(5)).
+    let ticks =
+        fields.split_whitespace().skip(11).take(2).map(|field| field.parse::<u64>().expect("a number"));
+    Duration::from_millis(10 * ticks.sum::<u64>())
+}
+
+fn repairs(agent: &Agent) -> u64 {
+    agent.status()["counts"]["repaired"].as_u64().expect("a number")
+}
+
+#[test]
+fn while_pods_crowd_their_own_tables_a_pod_starts_within_half_a_second() {
+    const PODS: u64 = 20;
+    node(|folder| {
+        // A service without endpoints, so that what the pods add are elements and nothing else.
+        let refused = r#"{"apiVersion":"v1","kind":"Service","metadata":{"name":"refused"},
+            "spec":{"clusterIP":"10.96.0.1","ports":[{"port":80}]}}"#;
+        folder.put("refused.json", refused);
+        let agent = Agent::start(folder, &["--portals", "all", "--audit-interval", "5"]);
+        let pods: Vec<Pod> = (0..PODS).map(|_| Pod::new()).collect();
+        pods.iter().enumerate().for_each(|(number, pod)| agent.attach(&format!("crowded-{number}"), pod));
+        let service = Change::from(svc("refused").ip("10.96.0.1").tcp("", 80));
+        let crowd =
+            crowd(&Ruleset::new(&portals(&snapshot([service]), &Standpoint::default()), Default::default()));
+        for pod in &pods {
+            pod.netns.socket().expect("a socket in the pod").apply(&crowd).expect("crowd the table");
+        }
+        let (began, mut innocent, mut slowest) = (processor_time(&agent), Vec::new(), Duration::ZERO);
+        let deadline = Instant::now() + agent::PATIENCE;
+        while repairs(&agent) < PODS {
+            slowest = slowest.max(slowest_attach(&agent, &mut innocent));
+            assert!(Instant::now() < deadline, "{} of {PODS} pods were repaired", repairs(&agent));
+        }
+        let each = (processor_time(&agent) - began).div_f64(PODS as f64);
+        let peak = kilobytes(&format!("/proc/{}/status", agent.pid()), "VmHWM:");
+        println!("slowest attach {slowest:?}; {each:?} of processor time for each pod; peak {peak} KB");
+        assert!(slowest < ATTACH_MAX, "an attach took {slowest:?}");
+        assert!(peak < 131_072.0, "the agent held {peak} KB");
+        assert!(each < Duration::from_millis(500), "to find and repair a crowded table took {each:?}");
+        let log = agent.log();
+        assert!(log.contains(r#"set \"portals4\" holds more than the 1 elements"#), "{log}");
+    });
 }

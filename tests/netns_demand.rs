@@ -18,7 +18,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 
 use conversation::{ANSWER, SILENCE, answer, assert_refused, assert_silent, serve, tally};
 use namespace::add_address;
-use netns_nft::Socket;
+use netns_nft::{Limits, Socket};
 use nix::sys::socket::{
     AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrIn, getsockopt, recv, sendto,
     setsockopt, socket, sockopt,
@@ -70,7 +70,7 @@ fn relay() -> TcpListener {
 }
 
 fn hits() -> BTreeMap<PortalKey, u64> {
-    Socket::open().and_then(|socket| socket.hits()).expect("what is used")
+    Socket::open().and_then(|socket| socket.hits(&Limits::default(), None)).expect("what is used")
 }
 
 #[test]

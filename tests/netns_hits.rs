@@ -16,7 +16,7 @@ use std::net::UdpSocket;
 
 use conversation::{ANSWER, assert_refused, serve, tally};
 use namespace::run;
-use netns_nft::{Counted, Error, Socket};
+use netns_nft::{Counted, Error, Limits, Socket};
 use proxy_core::portal::PortalKey;
 use proxy_core::ruleset::{Ruleset, Settings};
 use proxy_core::sample::{backend, slice, svc, tcp, udp};
@@ -104,7 +104,7 @@ fn udp_tally(portal: &str, own: &str) -> BTreeMap<String, usize> {
 }
 
 fn counted() -> Counted {
-    Socket::open().and_then(|socket| socket.counted()).expect("what was counted")
+    Socket::open().and_then(|socket| socket.counted(&Limits::default(), None)).expect("what was counted")
 }
 
 /// What was counted at the backends of a portal, by their names.
@@ -211,12 +211,16 @@ fn what_is_refused_or_relayed_counts_at_the_portal_alone() {
 fn what_does_not_count_is_told_as_that() {
     each_way(|way| {
         let socket = || Socket::open().expect("open a socket");
-        assert!(matches!(socket().counted(), Err(Error::Uncounted(why)) if why.contains("gone")));
+        assert!(
+            matches!(socket().counted(&Limits::default(), None), Err(Error::Uncounted(why)) if why.contains("gone"))
+        );
         way.program(&ruleset(Settings::default()));
         assert_eq!(counted(), Counted::default());
         run("nft", &["delete", "table", "inet", "portico"], "");
         run("nft", &["add", "table", "inet", "portico"], "");
-        assert!(matches!(socket().counted(), Err(Error::Uncounted(why)) if why.contains("missing")));
+        assert!(
+            matches!(socket().counted(&Limits::default(), None), Err(Error::Uncounted(why)) if why.contains("missing"))
+        );
     });
 }
 

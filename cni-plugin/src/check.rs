@@ -2,10 +2,10 @@
 //!
 //! What must not go in here: repairs; the agent does them.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use attachment::{OnAgentDown, Request, with_causes};
-use netns_nft::{Found, Netns};
+use netns_nft::{Found, Limits, Netns};
 
 use crate::agent::{Agent, Answer, attachment, netns, refused};
 use crate::conf::Conf;
@@ -34,10 +34,12 @@ pub(crate) fn check(container: &Container, conf: &Conf<'_>, version: Version) ->
 /// Without the agent nobody knows which portals there should be; but a whole table must stand there.
 fn look(netns: &Netns, container: &Container) -> Result<String, Failure> {
     let path = container.netns.display();
-    let found = netns.socket().and_then(|socket| socket.find()).map_err(|error| {
-        let code = if error.is_transient() { Code::TryAgainLater } else { Code::Missing };
-        Failure::new(code, format!("read the rules in {path}: {}", with_causes(&error)))
-    })?;
+    let until = Some(Instant::now() + PATIENCE);
+    let found =
+        netns.socket().and_then(|socket| socket.find_within(&Limits::default(), until)).map_err(|error| {
+            let code = if error.is_transient() { Code::TryAgainLater } else { Code::Missing };
+            Failure::new(code, format!("read the rules in {path}: {}", with_causes(&error)))
+        })?;
     let flaw = match found {
         Found::Table(_) => return Ok(String::new()),
         Found::Nothing => format!("the table inet portico is missing in {path}"),

@@ -32,6 +32,10 @@ type Portals = BTreeMap<PortalKey, Arc<[SocketAddr]>>;
 /// Both families.
 const UNSPECIFIED: u8 = 0;
 const UDP: u8 = protocol_number(Protocol::Udp);
+/// One walk keeps so many stale flows: a pod may have made as many as the node has room for.
+const FLOWS_MAX: usize = 16_384;
+/// After so many walks a pod that makes flows as fast as they are forgotten is left alone until it is asked again.
+const WALKS_MAX: usize = 32;
 /// The length of netfilter's own header.
 const OWN_HEADER_BYTES: usize = 4;
 
@@ -50,11 +54,18 @@ impl Socket {
             return Ok(0);
         }
         let mut forgotten = 0;
-        for Stale { portal, request } in self.stale(portals)? {
-            match self.ask(&request, |_| {}) {
-                Ok(_) => forgotten += 1,
-                Err(why) if why.kind() == ErrorKind::NotFound => {}
-                Err(source) => return Err(Error::Forget { portal, source }),
+        for _ in 0..WALKS_MAX {
+            let stale = self.stale(portals)?;
+            let is_last = stale.len() < FLOWS_MAX;
+            for Stale { portal, request } in stale {
+                match self.ask(&request, |_| {}) {
+                    Ok(_) => forgotten += 1,
+                    Err(why) if why.kind() == ErrorKind::NotFound => {}
+                    Err(source) => return Err(Error::Forget { portal, source }),
+                }
+            }
+            if is_last {
+                break;
             }
         }
         Ok(forgotten)
@@ -107,7 +118,7 @@ impl Socket {
         count.ok_or_else(|| unread(ErrorKind::InvalidData.into()))
     }
 
-    /// Lists all flows and keeps the stale ones. A list that is cut short is an error; what the kernel passes
+    /// Lists all flows and keeps the stale ones, as many as one walk may keep. A list that is cut short is an error; what the kernel passes
     /// over because it makes its table larger meanwhile, it does not tell.
     ///
     /// One list for both families, and not only of UDP: the walk is what costs, and the kernel's filter wants
@@ -116,7 +127,11 @@ impl Socket {
     fn stale(&self, portals: &Portals) -> Result<Vec<Stale>, Error> {
         let mut stale = Vec::new();
         let request = message(conntrack::GET, flag::DUMP, UNSPECIFIED, |_| {});
-        let asked = self.ask(&request, |answer| stale.extend(Stale::find(answer, portals)));
+        let asked = self.ask(&request, |answer| {
+            if stale.len() < FLOWS_MAX {
+                stale.extend(Stale::find(answer, portals));
+            }
+        });
         asked.map(|_| stale).map_err(unread)
     }
 }

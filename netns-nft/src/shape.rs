@@ -23,6 +23,7 @@ const OWN_HEADER_BYTES: usize = 4;
 pub(crate) struct Shape {
     sets: BTreeMap<String, Set>,
     chains: BTreeMap<String, Chain>,
+    rules: usize,
 }
 
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -78,9 +79,15 @@ impl Shape {
             }
             NEWRULE if is_ours(about, rule::TABLE) => {
                 self.chains.entry(text(about, rule::CHAIN)).or_default().rules += 1;
+                self.rules += 1;
             }
             _ => {}
         }
+    }
+
+    /// How many sets, chains and rules there are.
+    pub(crate) fn counts(&self) -> [usize; 3] {
+        [self.sets.len(), self.chains.len(), self.rules]
     }
 
     /// The first thing that is not as it should be.

@@ -5,6 +5,7 @@
 //! with the pod.
 
 use std::io;
+use std::ops::ControlFlow;
 use std::os::fd::{AsRawFd, OwnedFd};
 
 use nix::sys::socket::{
@@ -120,16 +121,29 @@ impl Socket {
 
     /// Sends one request and hands each answer to `take`, until the kernel says that it is done.
     pub(crate) fn ask(&self, request: &[u8], mut take: impl FnMut(&Answer<'_>)) -> io::Result<()> {
+        self.ask_while(request, &mut |answer| {
+            take(answer);
+            ControlFlow::Continue(())
+        })
+    }
+
+    /// The same, until `take` wants no more answers. The kernel may have more to say then, so that this socket can only
+    /// be closed, which ends a dump that is under way.
+    pub(crate) fn ask_while(
+        &self,
+        request: &[u8],
+        take: &mut dyn FnMut(&Answer<'_>) -> ControlFlow<()>,
+    ) -> io::Result<()> {
         self.send(request)?;
-        let mut failed = None;
-        self.receive(|answer| {
-            match answer.kind {
-                KIND_DONE | KIND_ERROR => failed = error_of(answer),
-                _ => take(answer),
+        let mut end = Ok(());
+        self.receive(|answer| match ends(answer) {
+            Some(told) => {
+                end = told;
+                true
             }
-            matches!(answer.kind, KIND_DONE | KIND_ERROR)
+            None => take(answer).is_break(),
         })?;
-        failed.map_or(Ok(()), Err)
+        end
     }
 
     fn send(&self, bytes: &[u8]) -> io::Result<()> {
@@ -156,6 +170,11 @@ impl Socket {
             }
         }
     }
+}
+
+/// How an answer ends the answers to a request; none: more are to come.
+pub(crate) fn ends(answer: &Answer<'_>) -> Option<io::Result<()>> {
+    matches!(answer.kind, KIND_DONE | KIND_ERROR).then(|| error_of(answer).map_or(Ok(()), Err))
 }
 
 /// The error that an answer carries; an acknowledgement and the end of a list carry none.

@@ -10,6 +10,7 @@
 mod adopt;
 mod allocator;
 mod args;
+mod backoff;
 mod budget;
 mod cleanup;
 mod demand;

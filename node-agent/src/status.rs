@@ -154,15 +154,19 @@ fn row(attachment: &AttachmentReport) -> [Cell; 10] {
         lag_ms,
         error,
         repairs,
+        audit_backoff_ms,
         portals,
         programmed,
         programmer: _,
     } = attachment;
     let short: String = key.container_id.chars().take(ID_SHOWN).collect();
     let (style, state) = match error {
-        Some(error) => (BAD, error.as_str()),
-        None if *lag_ms > 0 => (Style::new(), "behind"),
-        None => (GOOD, "right"),
+        Some(error) => (BAD, error.clone()),
+        None if *lag_ms > 0 => (Style::new(), "behind".to_owned()),
+        None if *audit_backoff_ms > 0 => {
+            (BAD, format!("damaged again and again, next audit in {} s", audit_backoff_ms.div_ceil(1_000)))
+        }
+        None => (GOOD, "right".to_owned()),
     };
     [
         Cell::plain(&key.network),
@@ -174,6 +178,6 @@ fn row(attachment: &AttachmentReport) -> [Cell; 10] {
         Cell::plain(revision.map_or_else(|| "-".to_owned(), |revision| revision.to_string())),
         Cell::plain(if *lag_ms > 0 { format!("{lag_ms} ms") } else { "-".to_owned() }),
         Cell::plain(repairs.to_string()),
-        Cell { text: state.to_owned(), style },
+        Cell { text: state, style },
     ]
 }

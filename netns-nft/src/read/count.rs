@@ -6,12 +6,16 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::time::Instant;
 
 use proxy_core::address::Family;
 use proxy_core::portal::PortalKey;
 use proxy_core::ruleset::Settings;
 
-use super::{End, backend, portal};
+use super::decode::{backend, portal};
+use super::limits::Limits;
+use super::reader::{Reader, Source};
+use super::{End, Timed};
 use crate::error::Error;
 use crate::layout::named;
 use crate::socket::Socket;
@@ -27,30 +31,36 @@ pub struct Counted {
 
 impl Socket {
     /// The portals that stand in a table on demand, and how many connections came to each since it stands
-    /// there. Nothing without a table, and in a full one: what stands there need not be used.
+    /// there. Nothing without a table, in a full one, where what stands there need not be used, and in one that holds
+    /// more than the limits. The socket is used up.
     ///
     /// # Errors
-    /// Where the kernel does not tell.
-    pub fn hits(&self) -> Result<BTreeMap<PortalKey, u64>, Error> {
-        match self.portals_counted(|settings| settings.on_demand) {
+    /// Where the kernel does not tell, or the time is over.
+    pub fn hits(self, limits: &Limits, until: Option<Instant>) -> Result<BTreeMap<PortalKey, u64>, Error> {
+        let source = Timed { socket: &self, until };
+        match (Reader { source: &source, limits }).portals_counted(|settings| settings.on_demand) {
             Ok(portals) => Ok(portals),
-            Err(End::Other(_)) => Ok(BTreeMap::new()),
+            Err(End::Other(_) | End::TooMany(_)) => Ok(BTreeMap::new()),
             Err(End::Failed(error)) => Err(error),
         }
     }
 
-    /// What came to each portal, and where it went.
+    /// What came to each portal, and where it went. The socket is used up.
     ///
     /// # Errors
-    /// Where the kernel does not tell, where there is no table, or where it changes faster than it can be read.
-    pub fn counted(&self) -> Result<Counted, Error> {
-        match self.steadily(|| self.count())? {
+    /// Where the kernel does not tell, where there is no table or one that holds more than the limits, where it changes
+    /// faster than it can be read, or the time is over.
+    pub fn counted(self, limits: &Limits, until: Option<Instant>) -> Result<Counted, Error> {
+        let source = Timed { socket: &self, until };
+        match self.steadily(until, || Reader { source: &source, limits }.count())? {
             Ok(counted) => Ok(counted),
-            Err(End::Other(why)) => Err(Error::Uncounted(why)),
+            Err(End::Other(why) | End::TooMany(why)) => Err(Error::Uncounted(why)),
             Err(End::Failed(error)) => Err(error),
         }
     }
+}
 
+impl<S: Source> Reader<'_, S> {
     fn count(&self) -> Result<Counted, End> {
         let portals = self.portals_counted(Settings::counts_portals)?;
         let mut counted = Counted { portals, ..Counted::default() };

@@ -194,10 +194,9 @@ impl Demand {
         Arc::new(Prepared::of(&plan_touched(applied, aim, touched)))
     }
 
-    /// An audit: the kernel is to be asked. Gives the portals that were taken in some time ago: answers to what
+    /// An audit begins. Gives the portals that were taken in some time ago: answers to what
     /// the relay has sent on before are back, so that its flows may go to the kernel now.
     pub(crate) fn audit(&mut self) -> Touched {
-        self.is_count_due = true;
         let lately = std::mem::take(&mut self.taken_in[0]);
         std::mem::replace(&mut self.taken_in[1], lately)
     }

@@ -132,8 +132,8 @@ pub(crate) enum Work {
     Apply(Arc<Prepared>),
     /// Look whether exactly this stands there; with a generation, only if it is another one by now.
     Compare(Ruleset, Option<u32>),
-    /// Ask how often each portal on demand was used.
-    Count,
+    /// Ask how often each portal on demand was used; there are at most so many.
+    Count(usize),
     /// Routes only.
     Nothing,
 }
@@ -178,7 +178,8 @@ pub(crate) enum Note {
     /// Something that the operator should look at, at an attachment.
     Odd { attachment: AttachmentKey, what: String },
     /// A network namespace held something else than it should, and is programmed anew.
-    Damaged { netns: NetnsId, why: String },
+    /// With a back-off, audits leave it out for that time.
+    Damaged { netns: NetnsId, why: String, backoff: Option<Duration> },
     /// Portals were to be programmed on demand, and all are, because that cannot be.
     NotOnDemand(&'static str),
     /// Portals of a service are refused, for these reasons and so often.

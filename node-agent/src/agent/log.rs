@@ -33,8 +33,15 @@ pub(crate) fn note(note: &Note) {
         }
         Note::Detached { attachment, why } => info!(%attachment, why, "detached"),
         Note::Odd { attachment, what } => warn!(%attachment, what, "odd configuration"),
-        Note::Damaged { netns, why } => {
+        Note::Damaged { netns, why, backoff: None } => {
             warn!(netns = netns.inode, why, "found damaged, programmed anew");
+        }
+        Note::Damaged { netns, why, backoff: Some(backoff) } => {
+            let next_audit_in_s = backoff.as_secs();
+            warn!(
+                netns = netns.inode,
+                why, next_audit_in_s, "found damaged again and again, programmed anew"
+            );
         }
         Note::NotOnDemand(why) => {
             warn!(why, "portals cannot be programmed on demand, so all of them are");

@@ -14,6 +14,7 @@ use proxy_core::pick::Action;
 use proxy_core::portal::View;
 use proxy_core::ruleset::Ruleset;
 
+use crate::agent::backoff::AuditBackoff;
 use crate::agent::cleanup::Cleanup;
 use crate::agent::demand::Demand;
 use crate::agent::event::{Exit, Job, Outcome, Ticket, Work};
@@ -93,6 +94,7 @@ pub(crate) struct Member {
     /// Who asks whether it is right.
     pub(crate) asked: Vec<Ticket>,
     pub(crate) is_audit_due: bool,
+    backoff: AuditBackoff,
     pub(crate) are_routes_due: bool,
     pub(crate) repairs: u64,
     pub(crate) cleanup: Cleanup,
@@ -112,6 +114,7 @@ impl Member {
             error: None,
             asked: Vec::new(),
             is_audit_due: false,
+            backoff: AuditBackoff::default(),
             are_routes_due: true,
             repairs: 0,
             cleanup: Cleanup::default(),
@@ -126,6 +129,22 @@ impl Member {
     /// Whether it holds what it should.
     pub(crate) fn is_right(&self, view: &ViewState) -> bool {
         self.revision() == Some(view.revision) && self.error.is_none()
+    }
+
+    /// An audit of all network namespaces begins; this one is left out while it is in back-off.
+    pub(crate) fn begin_audit(&mut self, now: Instant) {
+        if self.backoff.left(now).is_none() {
+            // Routes are looked at too: one that led to the services may have gone with its interface.
+            (self.is_audit_due, self.are_routes_due) = (true, true);
+            if let Some(demand) = &mut self.demand {
+                demand.is_count_due = true;
+            }
+        }
+    }
+
+    /// How long audits leave it out, since it was found damaged again and again.
+    pub(crate) fn audit_backoff(&self, now: Instant) -> Option<Duration> {
+        self.backoff.left(now)
     }
 
     /// How many portals stand there.
@@ -151,14 +170,14 @@ impl Member {
         }
         self.retry_at = None;
         let (aim, work) = self.work(view)?;
-        let is_look = matches!(work, Work::Compare(..) | Work::Count);
+        let is_look = matches!(work, Work::Compare(..) | Work::Count(_));
         let mut asked = Vec::new();
         match (&work, &mut self.demand) {
             (Work::Compare(..), _) => {
                 self.is_audit_due = false;
                 asked = std::mem::take(&mut self.asked);
             }
-            (Work::Count, Some(demand)) => demand.is_count_due = false,
+            (Work::Count(_), Some(demand)) => demand.is_count_due = false,
             _ => {}
         }
         let routes = self.are_routes_due.then(|| (self.exits(), Arc::clone(ranges)));
@@ -168,9 +187,12 @@ impl Member {
         self.running = Some(Running { aim, is_look, asked, with_routes: routes.is_some() });
         self.are_routes_due = false;
         let is_starting = self.attachments.values().any(|held| held.waiting.is_some());
+        // To replace what a pod wrote takes as long as it wrote much.
+        let is_repair = matches!(self.standing, Standing::Damaged);
         let kind = match (is_look, is_starting) {
             (true, _) => Kind::Audit,
             (false, true) => Kind::Attach,
+            (false, false) if is_repair => Kind::Audit,
             (false, false) => Kind::Change,
         };
         Some(Job { kind, routes, relay, work })
@@ -181,15 +203,16 @@ impl Member {
         let is_behind =
             |applied: &Applied| demand.map_or(applied.revision != view.revision, |demand| demand.is_dirty);
         let is_forgotten = demand.is_some_and(|demand| !demand.is_recalled);
+        let count = Work::Count(view.portal_count());
         let is_count_due = demand.is_some_and(|demand| demand.is_count_due);
         match &self.standing {
-            Standing::Found if is_forgotten => return Some((None, Work::Count)),
+            Standing::Found if is_forgotten => return Some((None, count)),
             Standing::Known(applied) if !is_behind(applied) => {
                 let compare = |generation| Work::Compare(applied.ruleset.clone(), generation);
                 let work = match () {
                     () if !self.asked.is_empty() => compare(None),
                     () if self.is_audit_due => compare(applied.generation),
-                    () if is_count_due => return Some((None, Work::Count)),
+                    () if is_count_due => return Some((None, count)),
                     () if self.are_routes_due => Work::Nothing,
                     () => return None,
                 };
@@ -232,6 +255,9 @@ impl Member {
         let mut settled = Settled { asked, ..Settled::default() };
         match outcome {
             Outcome::Applied(generation) | Outcome::Same(generation) => {
+                if matches!(outcome, Outcome::Same(_)) {
+                    self.backoff.reset();
+                }
                 if let Some(mut aim) = aim {
                     // A job that was about routes only says nothing new of the generation.
                     aim.generation = generation.or(aim.generation.filter(|_| !is_look));
@@ -242,14 +268,20 @@ impl Member {
             }
             Outcome::Counted(_) => (self.failures, self.error) = (0, None),
             Outcome::Different(why) => {
-                self.repairs += u64::from(before.is_some());
+                if before.is_some() {
+                    self.repairs += 1;
+                    self.backoff.failed(now);
+                }
                 settled.damage = Some(why);
                 self.standing = Standing::Damaged;
             }
             Outcome::Failed { message, transient } => {
                 self.are_routes_due |= with_routes;
-                if !is_look && before.is_some() {
-                    self.standing = Standing::Damaged;
+                if before.is_some() {
+                    match is_look {
+                        true => self.backoff.failed(now),
+                        false => self.standing = Standing::Damaged,
+                    }
                 }
                 let wait = RETRY_FIRST.saturating_mul(1 << self.failures.min(16)).min(RETRY_MAX);
                 self.failures += 1;

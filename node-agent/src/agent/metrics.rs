@@ -39,6 +39,12 @@ pub(crate) fn metrics(report: &Report) -> String {
     page.counter("apply_failed_total", "jobs in network namespaces that failed", counts.failed);
     page.counter("audited_total", "looks into network namespaces", counts.audited);
     page.counter("repaired_total", "network namespaces found damaged and programmed anew", counts.repaired);
+    let in_backoff = report.attachments.iter().filter(|attachment| attachment.audit_backoff_ms > 0);
+    page.gauge(
+        "attachments_audit_backoff",
+        "attachments that audits leave out for a while, since they were found damaged again and again",
+        in_backoff.count() as f64,
+    );
     let on_demand = report.attachments.iter().filter(|attachment| attachment.portals == Programmed::OnDemand);
     page.gauge(
         "attachments_on_demand",

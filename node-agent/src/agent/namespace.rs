@@ -8,14 +8,18 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
+use std::time::{Duration, Instant};
 
 use attachment::with_causes;
-use netns_nft::{Counted, Error, Found, Netns, NetnsId, Socket, route_services};
+use netns_nft::{Counted, Error, Found, Limits, Netns, NetnsId, Socket, route_services};
 use proxy_core::ruleset::Ruleset;
 use proxy_core::table::Table;
 use relay::Relay;
 
 use crate::agent::event::{Flows, Job, Outcome, Work};
+
+/// A job reads what a pod holds for at most this time.
+const READ_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// A network namespace that is held open.
 #[derive(Debug)]
@@ -86,14 +90,35 @@ impl Namespace {
                 let after = socket.generation()?;
                 Ok(Outcome::Applied((after == before.wrapping_add(1)).then_some(after)))
             }
-            Work::Count => Ok(Outcome::Counted(socket.hits()?)),
-            Work::Compare(ruleset, generation) => compare(&socket, ruleset, *generation),
+            Work::Count(portals) => {
+                let hits = self.netns.socket()?.hits(&Limits::elements(*portals), read_until());
+                Ok(Outcome::Counted(hits?))
+            }
+            Work::Compare(ruleset, generation) => {
+                let current = socket.generation()?;
+                if *generation == Some(current) {
+                    return Ok(Outcome::Same(*generation));
+                }
+                self.compare(ruleset, current)
+            }
         }
     }
 
-    /// Reads what came to its portals, beside every job.
-    pub(crate) fn counted(&self) -> Result<Counted, Error> {
-        self.netns.socket()?.counted()
+    /// Looks whether exactly this stands there. A socket of its own reads, since a dump of more than was written is
+    /// given up, after which a socket can only be closed.
+    fn compare(&self, ruleset: &Ruleset, generation: u32) -> Result<Outcome, Error> {
+        let wanted = Table::from(ruleset);
+        Ok(match self.netns.socket()?.find_within(&Limits::of(&wanted), read_until())? {
+            Found::Table(found) if found == wanted => Outcome::Same(Some(generation)),
+            Found::Table(found) => Outcome::Different(difference(&found, &wanted)),
+            Found::Nothing => Outcome::Different("the table is gone".to_owned()),
+            Found::Other(why) => Outcome::Different(why),
+        })
+    }
+
+    /// Reads what came to its portals, beside every job, if there are no more elements than this in any set.
+    pub(crate) fn counted(&self, elements_max: usize, until: Instant) -> Result<Counted, Error> {
+        self.netns.socket()?.counted(&Limits::elements(elements_max), Some(until))
     }
 
     /// Deletes what is left of UDP flows to backends that are gone.
@@ -102,18 +127,8 @@ impl Namespace {
     }
 }
 
-fn compare(socket: &Socket, ruleset: &Ruleset, generation: Option<u32>) -> Result<Outcome, Error> {
-    let current = socket.generation()?;
-    if generation == Some(current) {
-        return Ok(Outcome::Same(generation));
-    }
-    let wanted = Table::from(ruleset);
-    Ok(match socket.find()? {
-        Found::Table(found) if found == wanted => Outcome::Same(Some(current)),
-        Found::Table(found) => Outcome::Different(difference(&found, &wanted)),
-        Found::Nothing => Outcome::Different("the table is gone".to_owned()),
-        Found::Other(why) => Outcome::Different(why),
-    })
+fn read_until() -> Option<Instant> {
+    Some(Instant::now() + READ_TIMEOUT)
 }
 
 fn difference(found: &Table, wanted: &Table) -> String {

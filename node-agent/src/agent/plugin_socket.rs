@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use attachment::{Connection, Listener, Reply, Request, with_causes};
 use nix::sys::memfd::{MFdFlags, memfd_create};
+use proxy_core::portal::Portals;
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::oneshot;
 
@@ -30,6 +31,8 @@ const ANSWER_PATIENCE: Duration = Duration::from_secs(60);
 const PEERS_MAX: usize = 512;
 /// So long network namespaces are read for one peer; those that are left are told as not read.
 const READ_PATIENCE: Duration = Duration::from_secs(2);
+/// As many elements more may stand in a network namespace than the portals of its view account for.
+const ELEMENTS_SPARE: usize = 1_024;
 /// After a failure to accept, which has to do with this machine's limits.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -145,6 +148,12 @@ fn status(sender: &UnboundedSender<Message>, hits_of: Option<Option<String>>) ->
     }
 }
 
+/// A table of these portals has no set with more elements, also while it lags behind some changes.
+fn elements_max(portals: &Portals) -> usize {
+    let elements: usize = portals.iter().map(|portal| portal.backends.len().max(1)).sum();
+    2 * elements + ELEMENTS_SPARE
+}
+
 /// What came to the portals of these network namespaces, or of one pod alone. One after the other: what is read is
 /// large, and the processors are the pods'.
 fn hits(places: &[Place], report: &Report, pod: Option<&str>) -> HitsReport {
@@ -152,7 +161,7 @@ fn hits(places: &[Place], report: &Report, pod: Option<&str>) -> HitsReport {
     let meant: BTreeSet<u64> = report.attachments_of(pod).map(|of| of.netns_inode).collect();
     let of = |Place { namespace, portals }: &Place| {
         let read = match Instant::now() < until {
-            true => namespace.counted().map_err(|error| with_causes(&error)),
+            true => namespace.counted(elements_max(portals), until).map_err(|error| with_causes(&error)),
             false => Err(format!("not read within {READ_PATIENCE:?}: there are too many; choose a pod")),
         };
         let netns = namespace.id().inode;

@@ -11,7 +11,7 @@ use tokio::sync::Semaphore;
 const ATTACH_THREADS: usize = 8;
 /// Threads that send changes to pods that run.
 const CHANGE_THREADS: usize = 8;
-/// Threads that read what pods hold: pods may have written much there, and nobody waits for it.
+/// Threads that read what pods hold, and repair it: pods may have written much there, and nobody waits for it.
 const AUDIT_THREADS: usize = 2;
 /// Threads that delete stale UDP flows: each clean-up walks the node-wide connection table.
 const CLEANUP_THREADS: usize = 2;
@@ -32,7 +32,7 @@ pub(crate) enum Kind {
     Attach,
     /// Change a pod that runs.
     Change,
-    /// Read what a pod holds.
+    /// Read what a pod holds, or replace what it should not hold.
     Audit,
     /// Delete stale UDP flows.
     Cleanup,

@@ -206,6 +206,9 @@ pub(crate) struct AttachmentReport {
     pub(crate) error: Option<String>,
     /// How often it was found damaged.
     pub(crate) repairs: u64,
+    /// For how long audits leave it out since it was found damaged again and again, in milliseconds; 0: they do not.
+    #[serde(default)]
+    pub(crate) audit_backoff_ms: u64,
     /// Which portals it gets.
     pub(crate) portals: Programmed,
     /// How many of them stand in the kernel.

@@ -284,9 +284,7 @@ impl Agent {
         if self.audit_at <= now {
             self.audit_at = now + self.options.audit_interval;
             self.audited = Some(now);
-            // Routes are looked at too: one that led to the services may have gone with its interface.
-            let all = self.members.values_mut();
-            all.for_each(|member| (member.is_audit_due, member.are_routes_due) = (true, true));
+            self.members.values_mut().for_each(|member| member.begin_audit(now));
             self.audit_demand();
             self.effects.push(Effect::Look);
             self.ended.retain(|_, at| now < *at + ENDED_KEPT);

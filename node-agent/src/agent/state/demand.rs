@@ -37,7 +37,7 @@ impl Agent {
         member.settle(Outcome::Counted(hits), now);
     }
 
-    /// Has the kernel asked what is used, and takes UDP flows from the relay whose portals it has by now.
+    /// Takes UDP flows from the relay whose portals it has by now.
     pub(super) fn audit_demand(&mut self) {
         for member in self.members.values_mut() {
             if let Some(demand) = &mut member.demand {

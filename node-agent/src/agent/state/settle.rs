@@ -29,6 +29,7 @@ impl Agent {
         self.counts.applied += u64::from(matches!(outcome, Outcome::Applied(_)));
         let was_known = member.revision().is_some();
         let Settled { asked, right, damage, failure } = member.settle(outcome, now);
+        let backoff = member.audit_backoff(now);
         let reply = match (&damage, &failure) {
             (None, None) => Reply::Done,
             (Some(why), _) => {
@@ -46,7 +47,7 @@ impl Agent {
         }
         if let Some(why) = damage.filter(|_| was_known) {
             self.counts.repaired += 1;
-            self.note(Note::Damaged { netns, why });
+            self.note(Note::Damaged { netns, why, backoff });
         }
         if let Some((message, transient, retry_in)) = failure {
             self.counts.failed += 1;
@@ -240,6 +241,7 @@ impl Agent {
                 lag_ms: behind.map_or(0, |lag| milliseconds(lag).max(1)),
                 error: member.error.clone(),
                 repairs: member.repairs,
+                audit_backoff_ms: member.audit_backoff(now).map_or(0, milliseconds),
                 portals: if member.demand.is_some() { Programmed::OnDemand } else { Programmed::All },
                 programmed: member.portal_count(),
                 programmer: held.programmer,
