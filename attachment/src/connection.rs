@@ -20,6 +20,8 @@ use rustix::net::{
 };
 use thiserror::Error;
 
+use crate::attachment::AttachmentKey;
+use crate::list::{read_list, write_list};
 use crate::message::{Message, Reply, Request};
 use crate::packet::{MessageError, limit, receive, send, with_causes};
 
@@ -88,6 +90,27 @@ pub fn ask(
     patience: Duration,
 ) -> Result<(Reply, Option<OwnedFd>), AskError> {
     converse(path, request, netns, patience).map(|(reply, descriptor, _)| (reply, descriptor))
+}
+
+/// Has the agent forget all attachments of a network but these, however many they are.
+///
+/// # Errors
+/// Where nobody listens, or no answer comes that is understood.
+pub fn collect(
+    path: &Path,
+    network: &str,
+    valid: &[AttachmentKey],
+    patience: Duration,
+) -> Result<Reply, AskError> {
+    let request = Request::Gc { network: network.to_owned(), valid: valid.to_owned() };
+    match ask(path, &request, None, patience) {
+        Err(error) if error.is_too_large() => {}
+        answer => return answer.map(|(reply, _)| reply),
+    }
+    let list = write_list(valid)
+        .map_err(|source| AskError::Failed { socket: path.to_owned(), source: MessageError::Io(source) })?;
+    let request = Request::GcList { network: network.to_owned() };
+    ask(path, &request, Some(list.as_fd()), patience).map(|(reply, _)| reply)
 }
 
 /// An agent that has retired, and relays what comes until this is dropped.
@@ -251,6 +274,9 @@ pub enum ReceiveError {
     /// The request speaks of a network namespace that did not come along.
     #[error("no descriptor of a network namespace came along")]
     NoNetns,
+    /// The list that should come along cannot be read.
+    #[error("failed to read the list of attachments")]
+    List(#[source] io::Error),
     /// Nothing came that is understood.
     #[error("receive a request")]
     Message(#[source] MessageError),
@@ -306,7 +332,18 @@ impl Connection {
         if descriptor.is_none() && message.body.is_about_a_netns() {
             return Err(ReceiveError::NoNetns);
         }
-        Ok((message, descriptor))
+        let Message { version, body } = message;
+        match (body, descriptor) {
+            (Request::GcList { network }, Some(list)) => {
+                let valid = read_list(list).map_err(ReceiveError::List)?;
+                Ok((Message { version, body: Request::Gc { network, valid } }, None))
+            }
+            (Request::GcList { .. }, None) => Err(ReceiveError::List(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                "no descriptor came along",
+            ))),
+            (body, descriptor) => Ok((Message { version, body }, descriptor)),
+        }
     }
 }
 

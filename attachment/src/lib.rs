@@ -9,6 +9,7 @@
 mod attachment;
 mod connection;
 mod entry;
+mod list;
 mod message;
 mod packet;
 mod record;
@@ -16,7 +17,7 @@ mod record;
 pub use attachment::{Attachment, AttachmentKey, PORTALS_ALL, PodName, Programmer, Record};
 pub use connection::{
     AskError, Claim, Connection, Listener, Predecessor, ReceiveError, RetireError, SOCKET_DEFAULT, ask,
-    retire,
+    collect, retire,
 };
 pub use entry::{
     Key, ON_AGENT_DOWN, OURS, OnAgentDown, PLUGIN_TYPE, POD_ANNOTATIONS, SOCKET, STATE_DIR, is_known_key,

@@ -46,6 +46,12 @@ pub enum Request {
         /// What is still there.
         valid: Vec<AttachmentKey>,
     },
+    /// The same; what is still there is in a file whose descriptor comes along, since it is more than a message holds.
+    /// An agent of 0.1.0 does not know this, and refuses it.
+    GcList {
+        /// The network.
+        network: String,
+    },
     /// Say whether an attachment would be programmed now.
     Ready,
     /// Tell everything; the answer is in a file whose descriptor comes along.
@@ -74,7 +80,12 @@ impl Request {
     pub fn is_about_a_netns(&self) -> bool {
         match self {
             Self::Attach(_) | Self::Check(_) => true,
-            Self::Detach { .. } | Self::Gc { .. } | Self::Ready | Self::Status { .. } | Self::Retire => false,
+            Self::Detach { .. }
+            | Self::Gc { .. }
+            | Self::GcList { .. }
+            | Self::Ready
+            | Self::Status { .. }
+            | Self::Retire => false,
         }
     }
 }

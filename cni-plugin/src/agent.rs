@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use attachment::{
-    Attachment, AttachmentKey, Records, Reply, Request, SOCKET_DEFAULT, STATE_DIR_DEFAULT, ask, with_causes,
+    AskError, Attachment, AttachmentKey, Records, Reply, Request, SOCKET_DEFAULT, STATE_DIR_DEFAULT, ask,
+    collect, with_causes,
 };
 use netns_nft::Netns;
 
@@ -49,10 +50,25 @@ impl Agent {
         netns: Option<&Netns>,
         patience: Duration,
     ) -> Result<Answer, Failure> {
-        match ask(&self.socket, request, netns.map(AsFd::as_fd), patience) {
-            Ok((Reply::Done, _)) => Ok(Answer::Done),
-            Ok((Reply::Refused { message, transient }, _)) => Ok(Answer::Refused(message, transient)),
-            Ok((Reply::File, _)) => {
+        let answer = ask(&self.socket, request, netns.map(AsFd::as_fd), patience);
+        Self::answer(answer.map(|(reply, _)| reply))
+    }
+
+    /// Has it forget all attachments of a network but these.
+    pub(crate) fn collect(
+        &self,
+        network: &str,
+        valid: &[AttachmentKey],
+        patience: Duration,
+    ) -> Result<Answer, Failure> {
+        Self::answer(collect(&self.socket, network, valid, patience))
+    }
+
+    fn answer(reply: Result<Reply, AskError>) -> Result<Answer, Failure> {
+        match reply {
+            Ok(Reply::Done) => Ok(Answer::Done),
+            Ok(Reply::Refused { message, transient }) => Ok(Answer::Refused(message, transient)),
+            Ok(Reply::File) => {
                 Err(Failure::new(Code::NotUnderstood, "the agent answers with a file that was not asked for"))
             }
             Err(error) if error.is_agent_down() => Ok(Answer::Down(with_causes(&error))),

@@ -16,19 +16,22 @@ use crate::version::Version;
 /// CRI-O waits half a minute for the whole chain.
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// How an agent refuses a request that it does not know.
+const NOT_UNDERSTOOD: &str = "cannot be understood";
+
 pub(crate) fn gc(conf: &Conf<'_>, version: Version) -> Result<String, Failure> {
     version.needs("GC", Version::V1_1_0)?;
     let (agent, network) = (Agent::of(conf)?, conf.name()?);
     // No word about what is valid is no word about what is not.
     let Some(valid) = conf.valid_attachments()? else { return Ok(String::new()) };
-    let request = Request::Gc { network: network.clone(), valid: valid.clone() };
-    match agent.ask(&request, None, PATIENCE) {
-        Ok(Answer::Done) => Ok(String::new()),
-        Ok(Answer::Refused(message, transient)) => Err(refused(&message, transient)),
-        Ok(Answer::Down(_)) => prune(&agent, &network, &valid),
-        // Some hundred pods fill a message; those that are gone are few.
-        Err(failure) if failure.code == Code::TooLarge => prune(&agent, &network, &valid),
-        Err(failure) => Err(failure),
+    match agent.collect(&network, &valid, PATIENCE)? {
+        Answer::Done => Ok(String::new()),
+        Answer::Down(_) => prune(&agent, &network, &valid),
+        // An agent of 0.1.0 takes no list that is larger than a message; those that are gone are few.
+        Answer::Refused(message, false) if message.contains(NOT_UNDERSTOOD) => {
+            prune(&agent, &network, &valid)
+        }
+        Answer::Refused(message, transient) => Err(refused(&message, transient)),
     }
 }
 

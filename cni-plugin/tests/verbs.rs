@@ -182,14 +182,38 @@ fn gc_that_does_not_say_what_is_valid_deletes_nothing() {
 }
 
 #[test]
-fn gc_of_more_than_a_message_holds_names_those_that_are_gone() {
-    let folder = Folder::new("gc-huge");
+fn gc_of_more_than_a_message_holds_says_all_that_is_valid() {
+    let folder = Folder::new("gc-list");
     let agent = agent(&folder, done);
+    gc(&folder, many()).run().said("");
+    let [Request::Gc { network, valid }] = &agent.requests()[..] else { panic!("{:?}", agent.requests()) };
+    assert_eq!((network.as_str(), valid.len()), ("net", 20_000));
+    assert_eq!(valid[19_999], key("net", "c19999"));
+}
+
+/// More attachments than a message holds.
+fn many() -> Value {
+    json!(
+        (0..20_000)
+            .map(|number| json!({"containerID": format!("c{number}"), "ifname": "eth0"}))
+            .collect::<Vec<_>>()
+    )
+}
+
+#[test]
+fn gc_of_more_than_an_old_agent_understands_names_those_that_are_gone() {
+    let folder = Folder::new("gc-huge");
+    // As 0.1.0 answers a verb that it does not know.
+    let agent = agent(&folder, |request, netns| match request {
+        Request::Gc { .. } => refused(
+            "receive a request: the message cannot be understood: unknown variant",
+            false,
+        )(request, netns),
+        _ => done(request, netns),
+    });
     write_records(&folder, [key("net", "c1"), key("net", "gone"), key("other", "gone")]);
-    let valid: Vec<_> =
-        (0..20_000).map(|number| json!({"containerID": format!("c{number}"), "ifname": "eth0"})).collect();
-    gc(&folder, json!(valid)).run().said("");
-    assert_eq!(agent.requests(), [Request::Detach { key: key("net", "gone") }]);
+    gc(&folder, many()).run().said("");
+    assert_eq!(agent.requests()[1..], [Request::Detach { key: key("net", "gone") }]);
     assert_eq!(left(&folder), [key("net", "c1"), key("other", "gone")]);
 }
 

@@ -8,6 +8,7 @@
 //! What must not go in here: decisions; they are `state`'s.
 
 mod adopt;
+mod adopt_watch;
 mod allocator;
 mod args;
 mod backoff;
@@ -32,6 +33,7 @@ mod start;
 mod state;
 mod stop;
 mod succession;
+mod unwritten;
 mod view;
 mod wish;
 

@@ -98,6 +98,9 @@ pub(crate) fn write_summary(report: &Report, out: &mut impl Write) -> anyhow::Re
     if let Some(trouble) = trouble {
         writeln!(out, "{BAD}source of services: {trouble}{BAD:#}")?;
     }
+    if report.records_unwritten > 0 {
+        writeln!(out, "{BAD}{} records could not be written{BAD:#}", report.records_unwritten)?;
+    }
     for (view, state) in views {
         writeln!(out, "view {view}: {} portals, revision {}", state.portals, state.revision)?;
     }

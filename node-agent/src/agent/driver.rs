@@ -9,7 +9,9 @@ use std::sync::mpsc::SyncSender;
 use std::time::Instant;
 
 use anyhow::Context;
-use attachment::{Attachment, Predecessor, Records, Reply, Request, VIEW_DEFAULT, ruleset_path, with_causes};
+use attachment::{
+    Attachment, Predecessor, Record, Records, Reply, Request, VIEW_DEFAULT, ruleset_path, with_causes,
+};
 use cluster_watch::Event as Told;
 use netns_nft::{NetnsId, encode_fresh};
 use proxy_core::portal::Portals;
@@ -19,6 +21,7 @@ use tokio::sync::oneshot;
 use tokio::time::sleep_until;
 
 use crate::agent::adopt::{Adopted, Adopter};
+use crate::agent::adopt_watch::Looked;
 use crate::agent::event::{Effect, Event, Flows, Job, Outcome, Stored, Ticket};
 use crate::agent::log;
 use crate::agent::namespace::Namespace;
@@ -33,6 +36,8 @@ pub(crate) enum Message {
     Asked(Request, Option<Arc<Namespace>>, SyncSender<Reply>),
     /// An attachment was found that nobody brought.
     Found(Box<Adopted>),
+    /// Where attachments are found that nobody brought, something changed.
+    Look(Looked),
     /// Something happened in a network namespace.
     Happened(Event),
     /// Somebody wants to know everything.
@@ -205,6 +210,10 @@ impl Driver {
                 let _ = wanted.send(self.agent.seen().filter_map(place).collect());
                 None
             }
+            Message::Look(looked) => {
+                self.look_for_attachments(looked);
+                None
+            }
             Message::Retire(retirement) => return Err(retirement),
             Message::Found(adopted) => Some(self.take(*adopted)),
             Message::Asked(request, namespace, reply) => {
@@ -229,7 +238,14 @@ impl Driver {
             (Request::Gc { network, valid }, _) => Event::Gc(ticket, network, valid),
             (Request::Ready, _) => Event::Ready(ticket),
             // The socket's side sees to these itself, and refuses what lacks a descriptor.
-            (Request::Status { .. } | Request::Retire | Request::Attach(_) | Request::Check(_), _) => {
+            (
+                Request::GcList { .. }
+                | Request::Status { .. }
+                | Request::Retire
+                | Request::Attach(_)
+                | Request::Check(_),
+                _,
+            ) => {
                 self.waiting.remove(&ticket);
                 return None;
             }
@@ -253,7 +269,7 @@ impl Driver {
                     let _ = waiting.send(reply);
                 }
             }
-            Effect::Write(record) => self.write(&record),
+            Effect::Write(record) => self.write(record),
             Effect::Erase(key) => {
                 if let Err(error) = self.records.remove(&key) {
                     tracing::warn!(attachment = %key, %error, "remove the record of an attachment");
@@ -282,7 +298,11 @@ impl Driver {
         let (relay, working) = (Arc::clone(&self.relay), self.working.clone());
         self.pools.run(job.kind, move || {
             let _working = working;
-            let outcome = namespace.run(&job, &relay);
+            if job.relay.is_some() {
+                let fault = namespace.listen(&job, &relay).err();
+                let _ = sender.send(Message::Happened(Event::Listened(netns, fault)));
+            }
+            let outcome = namespace.run(&job);
             // The driver may be stopping; then nobody waits for it.
             let _ = sender.send(Message::Happened(Event::Done(netns, outcome)));
         });
@@ -307,11 +327,13 @@ impl Driver {
         });
     }
 
-    fn write(&self, record: &attachment::Record) {
-        if let Err(error) = self.records.write(record) {
-            let key = &record.attachment.key;
-            tracing::error!(attachment = %key, %error, "write the record of an attachment: after a restart of the agent only the runtime's cache tells of it");
+    fn write(&self, record: Record) {
+        let written = self.records.write(&record);
+        if let Err(error) = &written {
+            tracing::error!(attachment = %record.attachment.key, %error, "failed to write the record of an attachment, tried again later");
         }
+        let event = Event::Recorded(Box::new(record), written.is_ok());
+        let _ = self.sender.send(Message::Happened(event));
     }
 
     /// Looks for pods that are gone and for attachments that nobody brought, beside everything else.
@@ -325,6 +347,18 @@ impl Driver {
             for namespace in namespaces.iter().filter(|namespace| namespace.is_gone()) {
                 let _ = sender.send(Message::Happened(Event::Gone(namespace.id())));
             }
+            for adopted in adopter.look(&known) {
+                let _ = sender.send(Message::Found(Box::new(adopted)));
+            }
+        });
+    }
+
+    /// Looks for attachments that nobody brought.
+    fn look_for_attachments(&self, looked: Looked) {
+        let (sender, adopter) = (self.sender.clone(), Arc::clone(&self.adopter));
+        let known = self.agent.keys().cloned().collect();
+        self.pools.run(Kind::File, move || {
+            let _looked = looked;
             for adopted in adopter.look(&known) {
                 let _ = sender.send(Message::Found(Box::new(adopted)));
             }

@@ -54,8 +54,12 @@ pub(crate) enum Event {
     Ready(Ticket),
     /// A network namespace is not where it was: its pod is gone.
     Gone(NetnsId),
+    /// A job in a network namespace had the relay listen there, or why it could not; the job goes on.
+    Listened(NetnsId, Option<String>),
     /// A job in a network namespace ended.
     Done(NetnsId, Outcome),
+    /// A record was written, or could not be.
+    Recorded(Box<Record>, bool),
     /// A first connection in a network namespace came to the relay, on its way to this portal.
     Used(NetnsId, PortalKey),
     /// A clean-up of UDP flows in a network namespace ended; true where nothing of it is left to do.
@@ -119,7 +123,7 @@ pub(crate) struct Job {
     pub(crate) kind: Kind,
     /// Routes to these ranges are to be there first; none where they are known to be.
     pub(crate) routes: Option<(Vec<Exit>, Arc<[IpNet]>)>,
-    /// The relay must listen there first, and serve this view; none: nothing is relayed there.
+    /// The relay is to listen there first, and serve this view; none: nothing is relayed there.
     pub(crate) relay: Option<View>,
     /// The work itself.
     pub(crate) work: Work,
@@ -186,6 +190,8 @@ pub(crate) enum Note {
     PortalsRefused { service: ServiceKey, reasons: Vec<(Reason, usize)> },
     /// Pods that had full tables get their portals on demand, since tables take more memory than they may.
     MovedOnDemand { pods: usize, used: usize, most: usize },
+    /// The relay cannot listen in a network namespace; everything else goes on there.
+    NotRelayed { netns: NetnsId, message: String },
     /// A job failed and is tried again.
     Failed { netns: NetnsId, message: String, retry_in: Duration },
     /// The source of services cannot be read.

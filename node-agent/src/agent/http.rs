@@ -2,6 +2,7 @@
 //!
 //! What must not go in here: what the numbers mean.
 
+use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -22,38 +23,81 @@ use crate::agent::metrics::metrics;
 
 /// A client has so long for the head of its request.
 const HEAD_PATIENCE: Duration = Duration::from_secs(5);
+/// One connection of a client lasts so long, whatever it does.
+const CLIENT_TIMEOUT: Duration = Duration::from_secs(60);
+/// So many clients are connected at a time; one more takes the place of the oldest.
+const CLIENTS_MAX: usize = 64;
+/// The head of a request takes no more than this.
+const REQUEST_BYTES_MAX: usize = 16 << 10;
+/// After a failure to accept, which has to do with this machine's limits.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// While the address is taken it is tried again so much later, twice as late each time.
+const BIND_RETRY_FIRST: Duration = Duration::from_secs(1);
+const BIND_RETRY_MAX: Duration = Duration::from_secs(60);
 const METRICS_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
-/// Listens; the answer says where, and serves from then on until it is aborted.
-pub(crate) async fn serve(
-    address: SocketAddr,
-    sender: UnboundedSender<Message>,
-) -> std::io::Result<(SocketAddr, AbortHandle)> {
-    let listener = TcpListener::bind(address).await?;
-    let address = listener.local_addr()?;
-    let serving = tokio::spawn(async move {
+/// Serves at this address until it is aborted. While the address is taken, that is tried again: pods need no metrics.
+pub(crate) fn serve(address: SocketAddr, sender: UnboundedSender<Message>) -> AbortHandle {
+    let serving = async move {
+        let listener = listen(address).await;
+        let mut clients: VecDeque<AbortOnDrop> = VecDeque::new();
         loop {
             let stream = match listener.accept().await {
                 Ok((stream, _)) => stream,
                 Err(error) => {
-                    tracing::warn!(%error, "accept a connection for metrics");
-                    tokio::time::sleep(Duration::from_millis(100)).await;
+                    tracing::warn!(%error, "failed to accept a connection for metrics");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
                     continue;
                 }
             };
+            clients.retain(|client| !client.0.is_finished());
+            if clients.len() >= CLIENTS_MAX {
+                // The oldest has had its answer, or does not want one.
+                clients.pop_front();
+            }
             let sender = sender.clone();
-            tokio::spawn(async move {
+            let client = tokio::spawn(tokio::time::timeout(CLIENT_TIMEOUT, async move {
                 let answer = service_fn(|request| answer(request, sender.clone()));
                 let connection = http1::Builder::new()
                     .timer(TokioTimer::new())
                     .header_read_timeout(HEAD_PATIENCE)
+                    .max_buf_size(REQUEST_BYTES_MAX)
                     .serve_connection(TokioIo::new(stream), answer);
                 // A client that goes away is nobody's concern.
                 let _ = connection.await;
-            });
+            }));
+            clients.push_back(AbortOnDrop(client.abort_handle()));
         }
-    });
-    Ok((address, serving.abort_handle()))
+    };
+    tokio::spawn(serving).abort_handle()
+}
+
+/// A client's task, which ends with this.
+struct AbortOnDrop(AbortHandle);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+async fn listen(address: SocketAddr) -> TcpListener {
+    let mut pause = BIND_RETRY_FIRST;
+    loop {
+        match TcpListener::bind(address).await {
+            Ok(listener) => {
+                let address = listener.local_addr().unwrap_or(address);
+                tracing::info!(%address, "serving /metrics, /healthz and /readyz");
+                return listener;
+            }
+            Err(error) => {
+                let retry_in_s = pause.as_secs();
+                tracing::warn!(%address, %error, retry_in_s, "failed to serve metrics, tried again later");
+            }
+        }
+        tokio::time::sleep(pause).await;
+        pause = (2 * pause).min(BIND_RETRY_MAX);
+    }
 }
 
 async fn answer(

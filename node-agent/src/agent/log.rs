@@ -54,6 +54,13 @@ pub(crate) fn note(note: &Note) {
         Note::MovedOnDemand { pods, used, most } => {
             warn!(pods, used, most, "too little memory for full tables, so pods get portals on demand");
         }
+        Note::NotRelayed { netns, message } => {
+            error!(
+                netns = netns.inode,
+                error = message,
+                "relayed portals are not served there, tried again later"
+            );
+        }
         Note::Failed { netns, message, retry_in } => {
             let retry_in_ms = u64::try_from(retry_in.as_millis()).unwrap_or(u64::MAX);
             error!(netns = netns.inode, error = message, retry_in_ms, "failed, tried again later");

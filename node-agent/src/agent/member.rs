@@ -24,6 +24,8 @@ use crate::agent::view::ViewState;
 /// After a failure a job is tried again so much later, twice as late each time.
 const RETRY_FIRST: Duration = Duration::from_millis(50);
 const RETRY_MAX: Duration = Duration::from_secs(30);
+/// Where the relay could not listen it tries again so much later.
+const RELAY_RETRY: Duration = Duration::from_secs(5);
 
 /// An attachment of this network namespace.
 #[derive(Debug)]
@@ -66,6 +68,13 @@ struct Running {
     with_routes: bool,
 }
 
+/// Why the relay does not listen there, and when that is tried again.
+#[derive(Debug)]
+struct RelayFault {
+    message: String,
+    retry_at: Instant,
+}
+
 /// What an outcome means to others.
 #[derive(Debug, Default)]
 pub(crate) struct Settled {
@@ -98,6 +107,7 @@ pub(crate) struct Member {
     pub(crate) are_routes_due: bool,
     pub(crate) repairs: u64,
     pub(crate) cleanup: Cleanup,
+    relay_fault: Option<RelayFault>,
 }
 
 impl Member {
@@ -118,6 +128,7 @@ impl Member {
             are_routes_due: true,
             repairs: 0,
             cleanup: Cleanup::default(),
+            relay_fault: None,
         }
     }
 
@@ -163,13 +174,26 @@ impl Member {
         }
     }
 
+    /// The relay listens there, or cannot. Gives the reason where it is another one than before.
+    pub(crate) fn listened(&mut self, fault: Option<String>, now: Instant) -> Option<String> {
+        let before = self.relay_fault.take().map(|fault| fault.message);
+        let message = fault?;
+        self.relay_fault = Some(RelayFault { message: message.clone(), retry_at: now + RELAY_RETRY });
+        Some(message).filter(|message| before.as_ref() != Some(message))
+    }
+
+    /// Why the relay does not listen there, though it should.
+    pub(crate) fn relay_error(&self) -> Option<&str> {
+        self.relay_fault.as_ref().map(|fault| fault.message.as_str())
+    }
+
     /// The next job, unless one is under way, there is nothing to do, or it is too early to try again.
     pub(crate) fn next(&mut self, view: &mut ViewState, ranges: &Arc<[IpNet]>, now: Instant) -> Option<Job> {
         if self.running.is_some() || self.retry_at.is_some_and(|at| at > now) {
             return None;
         }
         self.retry_at = None;
-        let (aim, work) = self.work(view)?;
+        let (aim, work) = self.work(view, now)?;
         let is_look = matches!(work, Work::Compare(..) | Work::Count(_));
         let mut asked = Vec::new();
         match (&work, &mut self.demand) {
@@ -184,6 +208,9 @@ impl Member {
         let is_relayed =
             self.demand.is_some() || view.desired.picks().any(|pick| pick.action == Action::Relay);
         let relay = is_relayed.then(|| self.view.clone());
+        if !is_relayed {
+            self.relay_fault = None;
+        }
         self.running = Some(Running { aim, is_look, asked, with_routes: routes.is_some() });
         self.are_routes_due = false;
         let is_starting = self.attachments.values().any(|held| held.waiting.is_some());
@@ -198,11 +225,12 @@ impl Member {
         Some(Job { kind, routes, relay, work })
     }
 
-    fn work(&mut self, view: &mut ViewState) -> Option<(Option<Applied>, Work)> {
+    fn work(&mut self, view: &mut ViewState, now: Instant) -> Option<(Option<Applied>, Work)> {
         let demand = self.demand.as_ref();
         let is_behind =
             |applied: &Applied| demand.map_or(applied.revision != view.revision, |demand| demand.is_dirty);
         let is_forgotten = demand.is_some_and(|demand| !demand.is_recalled);
+        let is_relay_due = self.relay_fault.as_ref().is_some_and(|fault| fault.retry_at <= now);
         let count = Work::Count(view.portal_count());
         let is_count_due = demand.is_some_and(|demand| demand.is_count_due);
         match &self.standing {
@@ -213,7 +241,7 @@ impl Member {
                     () if !self.asked.is_empty() => compare(None),
                     () if self.is_audit_due => compare(applied.generation),
                     () if is_count_due => return Some((None, count)),
-                    () if self.are_routes_due => Work::Nothing,
+                    () if self.are_routes_due || is_relay_due => Work::Nothing,
                     () => return None,
                 };
                 return Some((Some(applied.clone()), work));
@@ -296,6 +324,9 @@ impl Member {
     /// The earliest time at which something waits for time to pass.
     pub(crate) fn deadline(&self) -> Option<Instant> {
         let waiting = self.attachments.values().filter_map(|held| Some(held.waiting?.1));
-        waiting.chain(self.retry_at).chain(self.cleanup.deadline()).min()
+        // Nothing is tried before a job that failed.
+        let relay = self.relay_fault.as_ref().filter(|_| self.running.is_none() && self.retry_at.is_none());
+        let relay = relay.map(|fault| fault.retry_at);
+        waiting.chain(self.retry_at).chain(relay).chain(self.cleanup.deadline()).min()
     }
 }

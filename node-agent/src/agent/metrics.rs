@@ -33,6 +33,11 @@ pub(crate) fn metrics(report: &Report) -> String {
         behind.count() as f64,
     );
     page.gauge("attachments_failing", "attachments whose last job failed", failing.count() as f64);
+    page.gauge(
+        "records_unwritten",
+        "records of attachments that could not be written yet, and are tried again",
+        report.records_unwritten as f64,
+    );
     page.gauge("lag_seconds", "how long the slowest attachment has been behind", lag_s);
     services_in_tables(&mut page, report);
     page.counter("applied_total", "transactions that the kernel took", counts.applied);
@@ -167,6 +172,7 @@ mod tests {
             refused: BTreeMap::from([("service-portals".to_owned(), 3)]),
             memory: MemoryReport { limit: None, tables_max: None, tables: 7 },
             attachments: Vec::new(),
+            records_unwritten: 0,
             counts,
             relay: Default::default(),
             audit: Default::default(),

@@ -55,13 +55,14 @@ impl Namespace {
         self.path.as_ref().is_some_and(|path| !leads_to(path, self.id()))
     }
 
-    /// Does a job.
-    pub(crate) fn run(&self, job: &Job, relay: &Relay) -> Outcome {
-        // Before any rule sends connections there.
+    /// Has the relay listen there, if the job wants it: before any rule sends connections there.
+    pub(crate) fn listen(&self, job: &Job, relay: &Relay) -> Result<(), String> {
         let listens = job.relay.as_ref().map_or(Ok(()), |view| relay.open(&self.netns, view));
-        if let Err(error) = listens {
-            return Outcome::Failed { transient: true, message: with_causes(&error) };
-        }
+        listens.map_err(|error| with_causes(&error))
+    }
+
+    /// Does a job.
+    pub(crate) fn run(&self, job: &Job) -> Outcome {
         self.attempt(job).unwrap_or_else(|error| Outcome::Failed {
             transient: error.is_transient(),
             message: with_causes(&error),

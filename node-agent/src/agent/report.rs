@@ -107,6 +107,9 @@ pub(crate) struct Report {
     pub(crate) views: BTreeMap<String, ViewReport>,
     /// The attachments, in the order of their keys.
     pub(crate) attachments: Vec<AttachmentReport>,
+    /// How many records of attachments could not be written yet.
+    #[serde(default)]
+    pub(crate) records_unwritten: usize,
     /// What has happened.
     pub(crate) counts: Counts,
     /// How many portals are refused, by reason.

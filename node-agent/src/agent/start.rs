@@ -2,7 +2,6 @@
 //!
 //! What must not go in here: what any part does.
 
-use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
@@ -14,18 +13,17 @@ use proxy_core::node::Node;
 use proxy_core::ruleset::Settings;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::runtime::{Builder, Runtime};
-use tokio::sync::mpsc::{Receiver, UnboundedSender, channel, unbounded_channel};
-use tokio::task::AbortHandle;
+use tokio::sync::mpsc::{Receiver, channel, unbounded_channel};
 
 use crate::agent::adopt::Adopter;
 use crate::agent::args::AgentArgs;
 use crate::agent::budget::Budget;
-use crate::agent::driver::{Driver, End, Message};
+use crate::agent::driver::{Driver, End};
 use crate::agent::memory_limit::memory_limit;
 use crate::agent::state::{Agent, Options};
 use crate::agent::stop::Stop;
 use crate::agent::succession::{leave, succeed};
-use crate::agent::{allocator, http, log, plugin_socket, pool};
+use crate::agent::{adopt_watch, allocator, http, log, plugin_socket, pool};
 
 /// How far the source of services may be ahead.
 const SOURCE_AHEAD: usize = 64;
@@ -79,6 +77,7 @@ async fn serve(args: AgentArgs) -> anyhow::Result<()> {
     let claim = listener.claim();
     let (sender, messages) = unbounded_channel();
     let records = Records::new(&state_dir);
+    let watched = (cni_conf.clone(), cni_cache.clone());
     let adopter = Adopter { records, state_dir, cni_cache, cni_conf, socket: socket.clone() };
     let (tell_used, uses) = unbounded_channel();
     let relay = Arc::new(relay::Relay::start(relay_options(relay_threads, relay_port), &tell_used)?);
@@ -93,10 +92,10 @@ async fn serve(args: AgentArgs) -> anyhow::Result<()> {
         let watch = watch_files(manifests, options, node, tell).context("watch the manifests")?;
         (source, Some(watch))
     };
-    let pages = match metrics.0 {
-        Some(address) => Some(serve_pages(address, &sender).await?),
-        None => None,
-    };
+    let pages = metrics.0.map(|address| http::serve(address, sender.clone()));
+    if let Err(error) = adopt_watch::watch(watched.0, watched.1, sender.clone()) {
+        tracing::warn!(%error, "failed to watch the CNI folders: pods from before the install are adopted at the next audit");
+    }
     plugin_socket::serve(listener, sender).context("start the thread of the agent's socket")?;
     let version = env!("CARGO_PKG_VERSION");
     tracing::info!(socket = %socket.display(), version, memory_limit = memory_limit(), "started");
@@ -135,13 +134,6 @@ fn options(args: &AgentArgs) -> Options {
         apply_interval: args.apply_interval,
         audit_interval: args.audit_interval,
     }
-}
-
-async fn serve_pages(address: SocketAddr, sender: &UnboundedSender<Message>) -> anyhow::Result<AbortHandle> {
-    let (address, serving) =
-        http::serve(address, sender.clone()).await.with_context(|| format!("serve metrics at {address}"))?;
-    tracing::info!(%address, "serving /metrics, /healthz and /readyz");
-    Ok(serving)
 }
 
 /// As many connections as there are descriptors for: each has two, and a share of those that others need.

@@ -25,6 +25,7 @@ use crate::agent::demand::Provision;
 use crate::agent::event::{Effect, Event, Note, Ticket, Work};
 use crate::agent::member::{Held, Member, Standing};
 use crate::agent::report::Counts;
+use crate::agent::unwritten::Unwritten;
 use crate::agent::view::ViewState;
 use crate::agent::wish::view_of;
 
@@ -103,6 +104,8 @@ pub(crate) struct Agent {
     pods_max: usize,
     is_store_due: bool,
     stored: Option<Instant>,
+    /// Records that could not be written.
+    unwritten: Unwritten,
     counts: Counts,
     effects: Vec<Effect>,
 }
@@ -139,6 +142,7 @@ impl Agent {
             pods_max: 0,
             is_store_due: false,
             stored: None,
+            unwritten: Unwritten::default(),
             counts: Counts::default(),
             effects: Vec::new(),
         }
@@ -183,7 +187,9 @@ impl Agent {
                 self.answer(ticket, reply);
             }
             Event::Gone(netns) => self.forget(netns, "its network namespace is gone"),
+            Event::Listened(netns, fault) => self.listened(netns, fault, now),
             Event::Done(netns, outcome) => self.settle(netns, outcome, now),
+            Event::Recorded(record, is_written) => self.unwritten.tell(*record, is_written, now),
             Event::Used(netns, key) => self.used(netns, key, now),
             Event::CleanedUp(netns, is_complete) => self.cleaned_up(netns, is_complete),
             Event::Tick => {}
@@ -197,7 +203,8 @@ impl Agent {
         let publish = self.is_synced.then(|| self.publish_at()).flatten();
         let store = self.store_at();
         let members = self.members.values().filter_map(Member::deadline);
-        members.chain(publish).chain(store).chain([self.audit_at]).min()
+        let records = self.unwritten.deadline();
+        members.chain(publish).chain(store).chain(records).chain([self.audit_at]).min()
     }
 
     /// Whether every network namespace that is known is right, or known not to become so.
@@ -274,6 +281,8 @@ impl Agent {
 
     /// Does what is due.
     fn tick(&mut self, now: Instant) {
+        let again = self.unwritten.due(now);
+        self.effects.extend(again.into_iter().map(Effect::Write));
         if !self.is_synced {
             self.give_up_waiting(now);
             return;
@@ -383,7 +392,12 @@ impl Agent {
         self.places.insert(attachment.key.clone(), netns);
         self.ended.remove(&attachment.key);
         self.counts.attached += 1;
-        member.attachments.insert(attachment.key.clone(), Held { attachment, programmer, waiting });
+        let key = attachment.key.clone();
+        let replaced = member.attachments.insert(key, Held { attachment, programmer, waiting });
+        if let Some((ticket, _)) = replaced.and_then(|held| held.waiting) {
+            let message = "another ADD of the same attachment took its place".to_owned();
+            self.refuse(ticket, message, true);
+        }
         self.make_room(now);
         self.economise();
     }

@@ -40,6 +40,7 @@ fn report(places: Vec<PlaceHits>) -> Report {
         objects_refused: 0,
         services: 1,
         views: BTreeMap::new(),
+        records_unwritten: 0,
         attachments: vec![attachment(1, "one"), attachment(2, "two")],
         counts: Default::default(),
         refused: BTreeMap::new(),

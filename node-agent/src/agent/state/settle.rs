@@ -2,6 +2,7 @@
 //!
 //! What must not go in here: how changes come in and are handed out.
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use attachment::{AttachmentKey, Programmer, Record, Reply};
@@ -56,6 +57,14 @@ impl Agent {
             if self.members.contains_key(&netns) {
                 self.note(Note::Failed { netns, message, retry_in });
             }
+        }
+    }
+
+    /// The relay listens in a network namespace, or cannot.
+    pub(super) fn listened(&mut self, netns: NetnsId, fault: Option<String>, now: Instant) {
+        let Some(member) = self.members.get_mut(&netns) else { return };
+        if let Some(message) = member.listened(fault, now) {
+            self.note(Note::NotRelayed { netns, message });
         }
     }
 
@@ -151,6 +160,7 @@ impl Agent {
     /// without us.
     pub(super) fn end(&mut self, key: AttachmentKey, why: &'static str, now: Instant) {
         self.detach(&key, why);
+        self.unwritten.forget(&key);
         self.effects.push(Effect::Erase(key.clone()));
         self.ended.insert(key, now);
     }
@@ -189,6 +199,7 @@ impl Agent {
         let keys: Vec<AttachmentKey> = member.attachments.keys().cloned().collect();
         for key in keys {
             self.detach(&key, why);
+            self.unwritten.forget(&key);
             self.effects.push(Effect::Erase(key));
         }
     }
@@ -210,6 +221,7 @@ impl Agent {
     /// Forgets the attachments of a network that are not valid any more.
     pub(super) fn collect(&mut self, ticket: Ticket, network: &str, valid: &[AttachmentKey], now: Instant) {
         let of_network = self.places.keys().filter(|key| key.network == network);
+        let valid: BTreeSet<&AttachmentKey> = valid.iter().collect();
         let gone: Vec<AttachmentKey> = of_network.filter(|key| !valid.contains(key)).cloned().collect();
         for key in gone {
             self.end(key, "the runtime does not know it any more", now);
@@ -239,7 +251,7 @@ impl Agent {
                 view: name_of(&member.view),
                 revision: member.revision(),
                 lag_ms: behind.map_or(0, |lag| milliseconds(lag).max(1)),
-                error: member.error.clone(),
+                error: member.error.clone().or_else(|| member.relay_error().map(str::to_owned)),
                 repairs: member.repairs,
                 audit_backoff_ms: member.audit_backoff(now).map_or(0, milliseconds),
                 portals: if member.demand.is_some() { Programmed::OnDemand } else { Programmed::All },
@@ -259,6 +271,7 @@ impl Agent {
             services: self.snapshot.service_count(),
             views: views.collect(),
             attachments,
+            records_unwritten: self.unwritten.len(),
             counts: self.counts.clone(),
             refused: self.refused_report(),
             memory: self.memory_report(),

@@ -351,6 +351,67 @@ fn a_look_that_fails_leaves_no_deadline_in_the_past() {
 }
 
 #[test]
+fn a_record_that_could_not_be_written_is_tried_again_until_it_is() {
+    let mut bench = Bench::synced();
+    bench.attach(1);
+    let written = |effects: &[Effect]| {
+        effects
+            .iter()
+            .filter_map(|e| if let Effect::Write(record) = e { Some(record.clone()) } else { None })
+            .next_back()
+    };
+    let record = written(&bench.step(Event::Done(netns(1), OK))).expect("a record");
+    for _ in 0..4 {
+        bench.step(Event::Recorded(Box::new(record.clone()), false));
+        assert_eq!(bench.agent.report(bench.now).records_unwritten, 1);
+        let pause = bench.agent.deadline().expect("it is tried again") - bench.now;
+        assert!(pause <= Duration::from_secs(8), "{pause:?}");
+        assert_eq!(written(&bench.later(pause)), Some(record.clone()));
+    }
+    bench.step(Event::Recorded(Box::new(record.clone()), true));
+    assert_eq!(bench.agent.report(bench.now).records_unwritten, 0);
+    bench.step(Event::Recorded(Box::new(record), false));
+    bench.step(Event::Detach(Ticket(2), key("pod-1")));
+    assert_eq!(bench.agent.report(bench.now).records_unwritten, 0, "nobody needs it any more");
+}
+
+#[test]
+fn a_second_add_of_an_attachment_answers_the_first() {
+    let mut bench = Bench::synced();
+    bench.attach(1);
+    let effects = bench.step(Event::Attach(Ticket(2), attachment("pod-1"), netns(1)));
+    let [(1, reply)] = answers(&effects)[..] else { panic!("{effects:?}") };
+    assert!(is_transient(reply), "{reply:?}");
+    assert_eq!(answers(&bench.step(Event::Done(netns(1), OK))), [(2, &Reply::Done)]);
+}
+
+#[test]
+fn where_the_relay_cannot_listen_changes_go_on_and_it_is_tried_again() {
+    let mut bench = Bench::synced();
+    let relayed = |backend: &str| -> Vec<Change> {
+        let made = slice("web").tcp("a", 8080).at(backend);
+        vec![svc("web").ip("10.96.0.1").tcp("a", 80).mode(Mode::Relay).into(), made.into()]
+    };
+    bench.now += INTERVAL;
+    bench.step(Event::Changes(relayed("10.1.0.2")));
+    bench.attach(1);
+    let taken = || Event::Listened(netns(1), Some("the port is taken".to_owned()));
+    let effects = bench.step(taken());
+    assert!(matches!(notes(&effects)[..], [Note::NotRelayed { .. }]), "{effects:?}");
+    assert_eq!(answers(&bench.step(Event::Done(netns(1), OK))), [(1, &Reply::Done)]);
+    assert_eq!(sent(&bench.change("10.1.0.9")).len(), 1, "the kernel's portals follow");
+    assert!(notes(&bench.step(taken())).is_empty(), "it is told once");
+    bench.step(Event::Done(netns(1), OK));
+    assert_eq!(bench.agent.report(bench.now).attachments[0].error.as_deref(), Some("the port is taken"));
+    let effects = bench.later(Duration::from_secs(5));
+    assert!(matches!(runs(&effects)[..], [(1, Work::Nothing)]), "{effects:?}");
+    bench.step(Event::Listened(netns(1), None));
+    bench.step(Event::Done(netns(1), Outcome::Applied(None)));
+    assert_eq!(bench.agent.report(bench.now).attachments[0].error, None);
+    assert!(runs(&bench.later(Duration::from_secs(5))).is_empty());
+}
+
+#[test]
 fn an_audit_looks_at_routes_too() {
     let mut bench = Bench::synced();
     bench.attached(1);
