@@ -21,3 +21,5 @@ mod rendering;
 mod rights;
 #[path = "chart/schema.rs"]
 mod schema;
+#[path = "chart/upgrade.rs"]
+mod upgrade;

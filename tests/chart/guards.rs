@@ -66,7 +66,7 @@ fn a_webhook_that_need_not_write_its_registration_may_not() {
         &[
             "webhook.tls.mode=secret",
             "webhook.tls.secretName=x",
-            "webhook.tls.caBundle=-----BEGIN CERTIFICATE-----",
+            "webhook.tls.caBundle=-----BEGIN CERTIFICATE-----\nAAAA",
         ],
     ] {
         let text = serde_json::to_string(&objects(values)).expect("JSON");

@@ -7,6 +7,7 @@ use crate::apiserver::rights::{Grant, not_called, not_granted};
 use crate::apiserver::{Api, Fault, InitialEvents};
 use crate::helm::{documents, objects, said, text};
 use crate::rendering::ways;
+use crate::upgrade;
 
 /// Kinds that an operator brings.
 const FOREIGN: [&str; 2] = ["cert-manager.io/v1", "monitoring.coreos.com/v1"];
@@ -62,6 +63,7 @@ fn on_a_real_api_server_the_manifests_are_accepted_and_the_agent_needs_no_more_t
     api.kubectl(&["delete", "-f", manifests, "--wait=false"]).unwrap_or_else(|why| panic!("{why}"));
     every_way_is_accepted(&api);
     helm_installs_upgrades_and_leaves_nothing(&api);
+    upgrade::the_registration_of_0_1_0_becomes_the_charts_and_keeps_the_ca_bundle(&api);
 }
 
 /// The life of a release, on a server without a single controller.
