@@ -32,9 +32,9 @@ use crate::tally::Tallied;
 
 /// What there may be at a time. An API server has a connection or two, and some requests on it.
 const LIMITS: Limits =
-    Limits { connections: 1_000, connections_of_a_peer: 250, requests: 1_000, bytes: 60 << 20, large: 6 };
+    Limits { connections: 1_000, connections_of_a_peer: 250, requests: 512, bytes: 44 << 20, large: 4 };
 /// So many connections may still be closing when further ones are taken.
-const CLOSING_MAX: usize = 50;
+const CLOSING_MAX: usize = 250;
 /// What a connection may hold in buffers that no request is charged with: in the kernel for each direction, in HTTP for
 /// each direction.
 const SOCKET_BUFFER_BYTES: u32 = 64 << 10;

@@ -29,11 +29,13 @@ struct Shared {
     state: Mutex<State>,
     /// Something was given back.
     freed: Notify,
+    /// A large request has ended its turn.
+    turns: Notify,
 }
 
 impl Load {
     pub(crate) fn new(limits: Limits) -> Self {
-        Self(Arc::new(Shared { limits, state: Mutex::default(), freed: Notify::new() }))
+        Self(Arc::new(Shared { limits, state: Mutex::default(), freed: Notify::new(), turns: Notify::new() }))
     }
 
     /// How many connections there are.
@@ -59,18 +61,18 @@ impl Load {
 
     /// Waits until there are at most so many connections, those that are told to close included.
     pub(crate) async fn at_most(&self, connections: usize) {
-        self.until(|state| state.connections() <= connections).await;
+        self.until(&self.0.freed, |state| state.connections() <= connections).await;
     }
 
-    async fn until(&self, mut is_so: impl FnMut(&mut State) -> bool) {
+    async fn until(&self, changed: &Notify, mut is_so: impl FnMut(&mut State) -> bool) {
         loop {
-            let mut freed = pin!(self.0.freed.notified());
-            freed.as_mut().enable();
+            let mut changed = pin!(changed.notified());
+            changed.as_mut().enable();
             if is_so(&mut self.state()) {
                 return;
             }
             // What is slow is found out by time alone.
-            let _ = timeout(LOOK_INTERVAL, freed).await;
+            let _ = timeout(LOOK_INTERVAL, changed).await;
         }
     }
 
@@ -126,8 +128,9 @@ impl RequestLoad {
 
     /// Takes so many bytes more, as soon as there is room.
     pub(crate) async fn grow(&self, bytes: usize) {
-        let limits = &self.load.0.limits;
-        self.load.until(|state| state.grow(limits, Instant::now(), self.id, bytes)).await;
+        let Shared { limits, freed, turns, .. } = &*self.load.0;
+        self.load.until(turns, |state| state.has_turn(limits, Instant::now(), self.id, bytes)).await;
+        self.load.until(freed, |state| state.grow(limits, self.id, bytes)).await;
     }
 
     /// All of it has come; false: it was evicted.
@@ -137,15 +140,23 @@ impl RequestLoad {
 
     /// Nothing is left of it but an answer of so many bytes, for which there is room when this returns.
     pub(crate) async fn answered(&self, bytes: usize) {
-        self.load.state().answered(self.id);
+        let ends_turn = self.load.state().answered(self.id);
+        self.given_back(ends_turn);
+        let Shared { limits, freed, .. } = &*self.load.0;
+        self.load.until(freed, |state| state.send(limits, self.id, bytes)).await;
+    }
+
+    fn given_back(&self, ends_turn: bool) {
         self.load.0.freed.notify_waiters();
-        self.load.until(|state| state.send(&self.load.0.limits, self.id, bytes)).await;
+        if ends_turn {
+            self.load.0.turns.notify_one();
+        }
     }
 }
 
 impl Drop for RequestLoad {
     fn drop(&mut self) {
-        self.load.state().end(self.id);
-        self.load.0.freed.notify_waiters();
+        let ends_turn = self.load.state().end(self.id);
+        self.given_back(ends_turn);
     }
 }

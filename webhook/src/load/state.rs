@@ -12,12 +12,14 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 
-/// A request that holds more than this is large.
-const SMALL_BYTES_MAX: usize = 64 << 10;
+/// A request that holds more than this is large. A smaller one always has room: all that there may be take 16 MiB.
+const SMALL_BYTES_MAX: usize = 32 << 10;
 /// One whose turn it is gives way to another one after this time, and if it comes slower than this after that time.
 const TURN_MAX: Duration = Duration::from_secs(2);
 const RATE_BYTES_PER_S: u128 = 1 << 20;
 const TURN_MIN: Duration = Duration::from_millis(500);
+/// Who is slow is looked for at most so often, however many wait for a turn.
+const LOOK_INTERVAL: Duration = Duration::from_millis(50);
 
 /// How much there may be.
 #[derive(Debug, Clone, Copy)]
@@ -27,7 +29,7 @@ pub(crate) struct Limits {
     pub(crate) connections_of_a_peer: usize,
     /// Requests in all.
     pub(crate) requests: usize,
-    /// Bytes that requests and their answers hold.
+    /// Bytes that large requests and answers may take, small requests included.
     pub(crate) bytes: usize,
     /// Large requests that may arrive or be answered at the same time.
     pub(crate) large: usize,
@@ -92,6 +94,8 @@ pub(super) struct State {
     closing: usize,
     evicted_bytes: usize,
     evicted_requests: usize,
+    /// When it was last looked for a large request that is slow.
+    looked: Option<Instant>,
 }
 
 impl State {
@@ -177,47 +181,58 @@ impl State {
         Some((id, evict))
     }
 
-    /// Takes so many bytes more for a request; false: there is no room yet, and others have been told to go.
-    pub(super) fn grow(&mut self, limits: &Limits, now: Instant, id: u64, bytes: usize) -> bool {
+    /// Whether a request may hold so many bytes more at this time: small ones may, large ones take turns. Where there is
+    /// none, one that is slow is told to go.
+    pub(super) fn has_turn(&mut self, limits: &Limits, now: Instant, id: u64, bytes: usize) -> bool {
         // One that is evicted gives back what it has, and does not ask for long.
         let Some(request) = self.requests.get(&id).filter(|request| !request.is_evicted) else {
             return true;
         };
-        if request.bytes + bytes > SMALL_BYTES_MAX && !request.is_large() && !self.turn(limits, now, id) {
-            return false;
+        if request.is_large() || request.bytes + bytes <= SMALL_BYTES_MAX {
+            return true;
         }
-        self.take(limits, id, bytes)
-    }
-
-    fn take(&mut self, limits: &Limits, id: u64, bytes: usize) -> bool {
-        if self.bytes + bytes > limits.bytes {
-            self.make_room(limits, bytes);
-            return false;
-        }
-        self.bytes += bytes;
-        if let Some(request) = self.requests.get_mut(&id) {
-            request.bytes += bytes;
-        }
-        true
-    }
-
-    /// Gives a request a turn among the large ones; false: not yet, and one that is slow has been told to go.
-    fn turn(&mut self, limits: &Limits, now: Instant, id: u64) -> bool {
-        let large = self.requests.values().filter(|request| request.is_large());
-        if large.count() < limits.large {
+        let large = self.requests.values().filter(|request| request.is_large()).count();
+        if large < limits.large {
             if let Some(request) = self.requests.get_mut(&id) {
                 request.turn = Some((now, request.bytes));
             }
             return true;
         }
-        let sizes = self.sizes(|request| usize::from(request.is_large()));
-        if !self.requests.values().any(|request| request.is_large() && request.is_evicted) {
+        if self.looked.is_none_or(|looked| now.duration_since(looked) >= LOOK_INTERVAL) {
+            self.looked = Some(now);
+            let sizes = self.sizes(|request| usize::from(request.is_large()));
             self.evict_one(&sizes, |request| request.is_slow(now));
         }
         false
     }
 
+    /// Takes so many bytes more for a request; false: there is no room yet, and others have been told to go.
+    pub(super) fn grow(&mut self, limits: &Limits, id: u64, bytes: usize) -> bool {
+        let Some(request) = self.requests.get(&id).filter(|request| !request.is_evicted) else {
+            return true;
+        };
+        let is_small = !request.is_large();
+        self.take(limits, id, bytes, is_small)
+    }
+
+    fn take(&mut self, limits: &Limits, id: u64, bytes: usize, always: bool) -> bool {
+        let has_room = self.bytes + bytes <= limits.bytes;
+        if !has_room {
+            self.make_room(limits, bytes);
+        }
+        if has_room || always {
+            self.bytes += bytes;
+            if let Some(request) = self.requests.get_mut(&id) {
+                request.bytes += bytes;
+            }
+        }
+        has_room || always
+    }
+
     fn make_room(&mut self, limits: &Limits, bytes: usize) {
+        if (self.bytes - self.evicted_bytes) + bytes <= limits.bytes {
+            return;
+        }
         let sizes = self.sizes(|request| request.bytes);
         while (self.bytes - self.evicted_bytes) + bytes > limits.bytes {
             if self.evict_one(&sizes, |request| request.bytes > 0).is_none() {
@@ -273,10 +288,10 @@ impl State {
         true
     }
 
-    /// It is answered; nothing is left of the request itself.
-    pub(super) fn answered(&mut self, id: u64) {
+    /// It is answered; nothing is left of the request itself. The answer says whether that ends a turn.
+    pub(super) fn answered(&mut self, id: u64) -> bool {
         let event = self.event();
-        let Some(request) = self.requests.get_mut(&id) else { return };
+        let Some(request) = self.requests.get_mut(&id) else { return false };
         if let Some(connection) = self.connections.get_mut(&request.connection) {
             connection.last_used = event;
         }
@@ -288,12 +303,12 @@ impl State {
             self.evicted_requests -= 1;
         }
         request.bytes = 0;
-        request.turn = None;
+        request.turn.take().is_some()
     }
 
     /// Its answer takes so many bytes, from now on until it is taken; false: there is no room yet.
     pub(super) fn send(&mut self, limits: &Limits, id: u64, bytes: usize) -> bool {
-        if !self.take(limits, id, bytes) {
+        if !self.take(limits, id, bytes, false) {
             return false;
         }
         let Some(request) = self.requests.get_mut(&id) else { return true };
@@ -309,8 +324,9 @@ impl State {
         self.requests.values().any(|request| request.connection == connection)
     }
 
-    pub(super) fn end(&mut self, id: u64) {
-        let Some(request) = self.requests.remove(&id) else { return };
+    /// It is gone; the answer says whether that ends a turn.
+    pub(super) fn end(&mut self, id: u64) -> bool {
+        let Some(request) = self.requests.remove(&id) else { return false };
         self.bytes -= request.bytes;
         if request.is_evicted {
             self.evicted_bytes -= request.bytes;
@@ -321,6 +337,7 @@ impl State {
         {
             connection.answering -= 1;
         }
+        request.is_large()
     }
 }
 

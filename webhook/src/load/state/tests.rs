@@ -7,7 +7,8 @@ use std::task::{Context, Waker};
 
 use super::*;
 
-const LIMITS: Limits = Limits { connections: 4, connections_of_a_peer: 3, requests: 3, bytes: 100, large: 2 };
+const LIMITS: Limits =
+    Limits { connections: 4, connections_of_a_peer: 3, requests: 3, bytes: 100 << 10, large: 2 };
 
 /// Whether a notice was given.
 fn told(notice: &Arc<Notify>) -> bool {
@@ -63,39 +64,56 @@ fn a_connection_whose_request_is_being_answered_is_not_closed() {
     assert!(state.connect(&LIMITS, peer(9)).is_none() && !state.close_one());
 }
 
+/// A large request that holds so much.
+fn large(state: &mut State, connection: u64, bytes: usize) -> (u64, Arc<Notify>) {
+    let request = begun(state, connection);
+    assert!(
+        state.has_turn(&LIMITS, Instant::now(), request.0, bytes) && state.grow(&LIMITS, request.0, bytes)
+    );
+    request
+}
+
 #[test]
 fn the_peer_that_holds_the_most_bytes_loses_its_oldest_incomplete_request() {
     let mut state = State::default();
     let (honest, _) = connected(&mut state, 1);
     let (hostile, _) = connected(&mut state, 2);
-    let small = begun(&mut state, honest);
-    assert!(state.grow(&LIMITS, Instant::now(), small.0, 10));
-    let large = begun(&mut state, hostile);
-    assert!(state.grow(&LIMITS, Instant::now(), large.0, 90));
+    let few = large(&mut state, honest, 40 << 10);
+    let many = large(&mut state, hostile, 60 << 10);
     // Nothing is taken before it has been given back.
-    assert!(!state.grow(&LIMITS, Instant::now(), small.0, 20));
-    assert!(told(&large.1) && !told(&small.1));
-    assert!(!state.arrived(large.0));
-    state.end(large.0);
-    assert!(state.grow(&LIMITS, Instant::now(), small.0, 20) && state.arrived(small.0));
-    assert_eq!(state.bytes(), 30);
+    assert!(!state.grow(&LIMITS, few.0, 20 << 10));
+    assert!(told(&many.1) && !told(&few.1));
+    assert!(!state.arrived(many.0));
+    state.end(many.0);
+    assert!(state.grow(&LIMITS, few.0, 20 << 10) && state.arrived(few.0));
+    assert_eq!(state.bytes(), 60 << 10);
+}
+
+#[test]
+fn a_small_request_has_room_whatever_large_ones_hold() {
+    let mut state = State::default();
+    let (connection, _) = connected(&mut state, 1);
+    let all = large(&mut state, connection, LIMITS.bytes);
+    let small = begun(&mut state, connection);
+    assert!(state.has_turn(&LIMITS, Instant::now(), small.0, 10_000) && state.grow(&LIMITS, small.0, 10_000));
+    assert!(told(&all.1) && !told(&small.1));
 }
 
 #[test]
 fn an_answer_that_is_not_taken_goes_with_its_connection_and_one_that_is_being_made_stays() {
     let mut state = State::default();
     let (connection, close) = connected(&mut state, 1);
-    let (made, _) = begun(&mut state, connection);
+    let made = large(&mut state, connection, 40 << 10).0;
     let (sent, _) = begun(&mut state, connection);
-    assert!(state.grow(&LIMITS, Instant::now(), made, 40) && state.arrived(made) && state.arrived(sent));
+    assert!(state.arrived(made) && state.arrived(sent));
     state.answered(sent);
-    assert!(state.send(&LIMITS, sent, 60) && !told(&close));
-    let (late, _) = begun(&mut state, connection);
-    assert!(!state.grow(&LIMITS, Instant::now(), late, 10));
+    assert!(state.send(&LIMITS, sent, 60 << 10) && !told(&close));
+    state.answered(made);
+    assert!(!state.send(&LIMITS, made, 60 << 10));
     assert!(told(&close));
     state.end(sent);
-    assert!(state.grow(&LIMITS, Instant::now(), late, 10));
-    assert_eq!(state.bytes(), 50);
+    assert!(state.send(&LIMITS, made, 60 << 10));
+    assert_eq!(state.bytes(), 60 << 10);
 }
 
 #[test]
@@ -118,14 +136,15 @@ fn large_requests_take_turns_and_one_that_comes_slowly_gives_way() {
     let (connection, _) = connected(&mut state, 1);
     let requests: Vec<_> = (0..3).map(|_| begun(&mut state, connection)).collect();
     let [fast, slow, waiting] = [0, 1, 2].map(|index: usize| requests[index].0);
-    assert!(state.grow(&limits, began, fast, LARGE) && state.grow(&limits, began, slow, LARGE));
+    let mut grow = |now, id, bytes| state.has_turn(&limits, now, id, bytes) && state.grow(&limits, id, bytes);
+    assert!(grow(began, fast, LARGE) && grow(began, slow, LARGE));
     // What is small needs no turn.
-    assert!(state.grow(&limits, began, waiting, 1_000) && !state.grow(&limits, began, waiting, LARGE));
+    assert!(grow(began, waiting, 1_000) && !grow(began, waiting, LARGE));
     let later = began + Duration::from_millis(1_500);
-    assert!(state.grow(&limits, later, fast, LARGE) && !told(&requests[1].1));
-    assert!(!state.grow(&limits, later, waiting, LARGE) && told(&requests[1].1) && !told(&requests[0].1));
-    state.end(slow);
-    assert!(state.grow(&limits, later, waiting, LARGE));
+    assert!(grow(later, fast, LARGE) && !told(&requests[1].1));
+    assert!(!grow(later, waiting, LARGE) && told(&requests[1].1) && !told(&requests[0].1));
+    assert!(state.end(slow));
+    assert!(state.has_turn(&limits, later, waiting, LARGE) && state.grow(&limits, waiting, LARGE));
 }
 
 #[test]
