@@ -109,10 +109,26 @@ pub(crate) fn write_summary(report: &Report, out: &mut impl Write) -> anyhow::Re
         "since the start: {} transactions, {} failed; {} looks, {} repairs",
         counts.applied, counts.failed, counts.audited, counts.repaired
     )?;
+    write_bounds(report, out)?;
     if audit.interval_ms > 0 {
         let last = audit.last_ms.map(|ms| format!("the last {} s ago", ms / 1_000));
         let last = last.as_deref().unwrap_or("none yet");
         writeln!(out, "audits: one every {} s, {last}", audit.interval_ms / 1_000)?;
+    }
+    Ok(())
+}
+
+/// What services ask for in vain, and how much memory tables take; nothing where nothing is refused and unlimited.
+fn write_bounds(report: &Report, out: &mut impl Write) -> anyhow::Result<()> {
+    let reasons: Vec<String> = (report.refused.iter().filter(|(_, count)| **count > 0))
+        .map(|(reason, count)| format!("{reason} {count}"))
+        .collect();
+    if !reasons.is_empty() {
+        writeln!(out, "portals refused: {}", reasons.join(", "))?;
+    }
+    if let Some(most) = report.memory.tables_max {
+        let tables = report.memory.tables;
+        writeln!(out, "tables of all pods: {} of {} MiB by the model", tables >> 20, most >> 20)?;
     }
     Ok(())
 }

@@ -136,7 +136,7 @@ impl Small {
         let mut service = svc(&key.name).namespace(&key.namespace).ip(&format!("10.96.{tenant}.{number}"));
         service = service.created(&format!("2026-01-0{day}T00:00:00Z"));
         let mut own = slice(&key.name);
-        (own.key.namespace, own.service.namespace) = (key.namespace.clone(), key.namespace.clone());
+        (own.key.namespace, own.service.namespace) = (key.namespace.clone(), key.namespace);
         for port in 0..self.ports {
             service = service.tcp(&format!("p{port}"), 80 + port);
             own = own.tcp(&format!("p{port}"), 80 + port);
