@@ -98,10 +98,10 @@ fn top_shows_what_passes_and_which_backend_rests() {
                 "",
             )
         };
-        assert!(top().contains("nothing was relayed yet"), "{}", top());
+        assert!(top().contains("no relayed connections yet"), "{}", top());
         (0..3).for_each(|_| drop(says(&pod, "10.96.0.1:80")));
         let shown = top();
-        for text in ["10.96.0.1/TCP/80", "default/web", "2 of 3 up", "10.1.0.7:8080", "resting (failures: 1)"]
+        for text in ["10.96.0.1/TCP/80", "default/web", "2 of 3 up", "10.1.0.7:8080", "ejected (failures: 1)"]
         {
             assert!(shown.contains(text), "{text} is not in\n{shown}");
         }

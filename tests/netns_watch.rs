@@ -238,7 +238,7 @@ fn an_agent_that_goes_is_told_and_watched_again_when_it_is_back() {
         assert_eq!(away["forSeconds"], 0);
         let output = shown(folder, &["-n", "1"]);
         let text = String::from_utf8_lossy(&output.stdout);
-        assert!(output.status.code() == Some(1) && text.contains("no answer for 0 s"), "{output:?}");
+        assert!(output.status.code() == Some(1) && text.contains("agent unreachable for 0 s"), "{output:?}");
         let _agent = Agent::start(folder, &["--counters"]);
         watch.until(|picture| picture["synced"] == true);
         // Whoever reads it has seen enough.
@@ -259,7 +259,7 @@ fn a_namespace_that_cannot_be_read_is_named_and_others_are_shown() {
         broken.within(|| run("nft", &["delete", "table", "inet", "portico"], ""));
         let text = text(folder, &["-n", "1"]);
         assert!(
-            text.contains("what came to portals of broken: read what came to portals: the table is gone"),
+            text.contains("traffic of broken unavailable: read what came to portals: the table is gone"),
             "{text}"
         );
         assert!(text.contains("10.96.0.1/TCP/80"), "{text}");

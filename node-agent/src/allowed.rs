@@ -1,48 +1,49 @@
-//! What services may put into pods: which external addresses become portals, and how much of everything.
+//! `AllowedArgs`: flags that limit what services can add to pods: which external addresses become portals, and how many
+//! portals and table elements there are.
 //!
-//! The agent and the commands that answer from files have these flags in common, so that both say the same. What must
-//! not go in here: what is done with what is refused.
+//! The agent and the offline commands share these flags, so that both give the same result.
 
 use clap::{Args, ValueEnum};
 use ipnet::IpNet;
 use proxy_core::portal::{Bounds, Outside, OutsideKinds};
 
-/// What services may put into pods.
+/// Limits of what services can add to pods.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct AllowedArgs {
-    /// Which external addresses of services become portals: none, those that load balancers published in the status of
-    /// services, or also those in spec.externalIPs, which anybody who may write a Service chooses (CVE-2020-8554).
+    /// External addresses of services that become portals: none, those that load balancers published in the status of
+    /// services, or also those in spec.externalIPs, which any user with write access to services can choose
+    /// (CVE-2020-8554).
     #[arg(long, value_enum, default_value_t = ExternalArg::LoadBalancer)]
     pub(crate) external_addresses: ExternalArg,
-    /// The networks in which external addresses may be, separated by commas; empty: any.
+    /// Comma-separated CIDRs that external addresses must be in (default: any).
     #[arg(long, value_name = "CIDR", value_delimiter = ',')]
     pub(crate) external_cidrs: Vec<IpNet>,
-    /// How many portals one service has at most: cluster addresses come first, then load balancers, external addresses
-    /// and node ports.
+    /// Maximum number of portals per service; in order of precedence: cluster IPs, load-balancer IPs, external IPs,
+    /// node ports.
     #[arg(long, value_name = "NUMBER", default_value_t = Bounds::STANDARD.service_portals)]
     pub(crate) service_portals_max: usize,
-    /// How many elements of tables the services of one namespace make at most: portals, backends, and what else they
-    /// need. Services that were created first come first.
+    /// Maximum number of table elements for the services of a namespace: portals, backends, and what they need. Older
+    /// services take precedence.
     #[arg(long, value_name = "NUMBER", default_value_t = Bounds::STANDARD.namespace_elements)]
     pub(crate) namespace_elements_max: usize,
-    /// How many elements the table of one pod has at most; where that is too few, each namespace has a fair share.
+    /// Maximum number of elements in the table of a pod; if it does not suffice, each namespace gets a fair share.
     #[arg(long, value_name = "NUMBER", default_value_t = Bounds::STANDARD.table_elements)]
     pub(crate) table_elements_max: usize,
 }
 
-/// Which external addresses become portals.
+/// The external addresses that become portals.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum ExternalArg {
-    /// None.
+    /// No external addresses.
     None,
-    /// Those in the status of services.
+    /// Addresses in the status of services.
     LoadBalancer,
-    /// Those in the status and in the specification of services.
+    /// Addresses in the status and in the spec of services.
     All,
 }
 
 impl AllowedArgs {
-    /// Which external addresses become portals.
+    /// The rule that selects external addresses.
     pub(crate) fn outside(&self) -> Outside {
         let kinds = match self.external_addresses {
             ExternalArg::None => OutsideKinds::None,
@@ -52,7 +53,7 @@ impl AllowedArgs {
         Outside { kinds, nets: self.external_cidrs.as_slice().into() }
     }
 
-    /// How much services may put into tables.
+    /// The limits of portals and table elements.
     pub(crate) fn bounds(&self) -> Bounds {
         Bounds {
             service_portals: self.service_portals_max,

@@ -1,4 +1,7 @@
-//! The command line, as types. What a flag means stands in its doc comment, which is also its help.
+//! The command line of `portico`, as types.
+//!
+//! The doc comment of an argument is its `--help` text, and its description in `docs/reference/portico.md`. The
+//! arguments of commands that talk to a running agent or change the node are next to their implementation.
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -17,10 +20,9 @@ use crate::install::{InstallArgs, UninstallArgs};
 use crate::status::StatusArgs;
 use crate::top::TopArgs;
 
-const EXIT_CODES: &str =
-    "Exit codes: 0 answered, 1 some of the input is wrong (the rest is answered), 2 wrong usage.";
+const EXIT_CODES: &str = "Exit codes: 0 success, 1 invalid input or a problem found, 2 wrong usage.";
 
-/// Service portals for pods: what a pod sees of the services in manifest files, and why.
+/// Per-pod service portals for Kubernetes: inspect, explain and run them.
 #[derive(Debug, Parser)]
 #[command(name = "portico", version, arg_required_else_help = true, after_help = EXIT_CODES)]
 pub(crate) struct Args {
@@ -28,78 +30,77 @@ pub(crate) struct Args {
     pub(crate) command: Command,
 }
 
-/// What to answer.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Print the variables that a container in a namespace gets.
+    /// Print the service environment variables a container receives.
     Env(EnvArgs),
-    /// Print every portal: address and port, and where they lead.
+    /// List all portals and their backends.
     Portals(PortalsArgs),
-    /// Print the rules that program a pod's network namespace.
+    /// Print the ruleset for a pod's network namespace.
     Rules(RulesArgs),
-    /// Say what happens to a connection, and why.
+    /// Explain how a connection would be handled.
     Explain(ExplainArgs),
-    /// Keep the portals of all pods on this node right.
+    /// Run the node agent, which programs and maintains portals for every pod on this node.
     Agent(Box<AgentArgs>),
-    /// Show what the running agent keeps right, and what is wrong.
+    /// Show the state of the running agent and any problems.
     Status(StatusArgs),
-    /// Show what is relayed, pod by pod and portal by portal, as it happens.
+    /// Show live relay traffic per pod and portal.
     Top(TopArgs),
-    /// Find out whether this node can do what Portico needs.
+    /// Check this node's prerequisites.
     Check(CheckArgs),
-    /// Put the plugin and its entry where the container runtime looks.
+    /// Install the CNI plugin and add it to the CNI configuration.
     Install(Box<InstallArgs>),
-    /// Take the entry away, and the plugin where nothing names it any more.
+    /// Remove the CNI configuration entry, and with --purge the plugin.
     Uninstall(UninstallArgs),
-    /// Print the completions of a shell.
+    /// Print shell completions.
     Completions {
-        /// The shell.
+        /// Shell to complete for.
         shell: Shell,
     },
-    /// Write the manual pages, one for each command.
+    /// Write manual pages, one per command.
     Man {
-        /// The folder to write them to.
+        /// Output directory.
         #[arg(value_name = "DIR")]
-        folder: PathBuf,
+        dir: PathBuf,
     },
 }
 
-/// What to read.
+/// The manifests that a command reads.
 #[derive(Debug, ClapArgs)]
 pub(crate) struct InputArgs {
-    /// A file or folder of Kubernetes objects, YAML or JSON; - is standard input. May repeat.
+    /// Manifest file or directory (YAML or JSON); `-` reads standard input. Repeatable.
     #[arg(short = 'f', long = "filename", value_name = "FILE", required = true)]
     pub(crate) files: Vec<String>,
-    /// The net from which a service without an address gets one; once for each family.
+    /// CIDR from which to assign cluster IPs to manifest services that lack one (one per IP family).
     #[arg(long = "portal-net", value_name = "CIDR", default_value = "10.11.0.0/16")]
     pub(crate) portal_nets: Vec<IpNet>,
-    /// List what was ignored.
+    /// List ignored objects.
     #[arg(short, long)]
     pub(crate) verbose: bool,
 }
 
-/// From where services are seen.
+/// The node of the pod, and defaults for its services.
 #[derive(Debug, ClapArgs)]
-pub(crate) struct StandpointArgs {
-    /// The node on which the pod runs.
+pub(crate) struct NodeContextArgs {
+    /// Node the pod runs on.
     #[arg(long, value_name = "NAME")]
     pub(crate) node: Option<String>,
-    /// The zone of that node; by default the label of the Node object.
+    /// Zone of that node (default: from the Node object's label).
     #[arg(long, value_name = "ZONE")]
     pub(crate) zone: Option<String>,
-    /// How services are reached that do not say it with the annotation portico.dev/mode.
+    /// Default mode for services without a portico.dev/mode annotation.
     #[arg(long, value_enum, default_value_t = ModeArg::Kernel)]
     pub(crate) mode: ModeArg,
     #[command(flatten)]
     pub(crate) allowed: AllowedArgs,
 }
 
-/// How a service is reached.
+/// The mode of a service.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum ModeArg {
-    /// The kernel translates addresses.
+    /// Destination NAT in the kernel.
     Kernel,
-    /// A user-space relay takes connections.
+    /// Connections are proxied by a user-space relay.
     Relay,
 }
 
@@ -112,37 +113,37 @@ impl From<ModeArg> for Mode {
     }
 }
 
-/// `portico env`.
+/// Arguments of `portico env`.
 #[derive(Debug, ClapArgs)]
 pub(crate) struct EnvArgs {
     #[command(flatten)]
     pub(crate) input: InputArgs,
-    /// The namespace of the pod.
+    /// Namespace of the pod.
     #[arg(short, long, default_value = "default")]
     pub(crate) namespace: String,
-    /// As with enableServiceLinks: false, only the variables of default/kubernetes.
+    /// Behave as with enableServiceLinks: false (only the default/kubernetes variables).
     #[arg(long)]
     pub(crate) no_links: bool,
-    /// Print what the webhook puts into this pod instead, container by container, and why: a file with a Pod, or with
-    /// what makes pods, such as a Deployment.
+    /// Instead, show what the webhook would inject into the Pod (or workload such as a Deployment) in this file, per
+    /// container, with reasons.
     #[arg(long, value_name = "FILE", conflicts_with = "no_links")]
     pub(crate) pod: Option<PathBuf>,
-    /// How variables come into a pod that does not say it with the annotation portico.dev/inject.
+    /// Default injection mode for pods without a portico.dev/inject annotation.
     #[arg(long, value_enum, default_value_t = InjectModeArg::Auto, requires = "pod")]
     pub(crate) inject: InjectModeArg,
-    /// The form of the answer.
+    /// Output format.
     #[arg(short, long, value_enum, default_value_t = EnvOutput::Env)]
     pub(crate) output: EnvOutput,
 }
 
-/// How variables come into a pod.
+/// How the webhook injects variables.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum InjectModeArg {
-    /// At the beginning of env.
+    /// Prepend to `env`.
     Inline,
-    /// By a ConfigMap as the first of envFrom.
+    /// Prepend a managed ConfigMap to `envFrom`.
     Configmap,
-    /// Inline where that is exact, by a ConfigMap where it is not.
+    /// Inline if the result is exact, otherwise a ConfigMap.
     Auto,
 }
 
@@ -156,7 +157,7 @@ impl From<InjectModeArg> for InjectMode {
     }
 }
 
-/// Forms of `portico env`.
+/// Output formats of `portico env`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum EnvOutput {
     /// NAME=value lines.
@@ -165,19 +166,19 @@ pub(crate) enum EnvOutput {
     Json,
 }
 
-/// `portico portals`.
+/// Arguments of `portico portals`.
 #[derive(Debug, ClapArgs)]
 pub(crate) struct PortalsArgs {
     #[command(flatten)]
     pub(crate) input: InputArgs,
     #[command(flatten)]
-    pub(crate) standpoint: StandpointArgs,
-    /// The form of the answer.
+    pub(crate) context: NodeContextArgs,
+    /// Output format.
     #[arg(short, long, value_enum, default_value_t = PortalsOutput::Table)]
     pub(crate) output: PortalsOutput,
 }
 
-/// Forms of `portico portals`.
+/// Output formats of `portico portals`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum PortalsOutput {
     /// A table.
@@ -186,59 +187,59 @@ pub(crate) enum PortalsOutput {
     Json,
 }
 
-/// `portico rules`.
+/// Arguments of `portico rules`.
 #[derive(Debug, ClapArgs)]
 pub(crate) struct RulesArgs {
     #[command(flatten)]
     pub(crate) input: InputArgs,
     #[command(flatten)]
-    pub(crate) standpoint: StandpointArgs,
-    /// The priority of the chain that translates addresses.
+    pub(crate) context: NodeContextArgs,
+    /// Priority of the NAT chain.
     #[arg(long, default_value_t = -99, allow_negative_numbers = true)]
     pub(crate) nat_priority: i32,
-    /// Have the kernel count what comes to each portal and goes to each backend.
+    /// Add per-portal and per-backend counters.
     #[arg(long)]
     pub(crate) counters: bool,
-    /// The form of the answer.
+    /// Output format.
     #[arg(short, long, value_enum, default_value_t = RulesOutput::Nft)]
     pub(crate) output: RulesOutput,
 }
 
-/// Forms of `portico rules`.
+/// Output formats of `portico rules`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum RulesOutput {
-    /// Text for nft -f.
+    /// Input for nft -f.
     Nft,
-    /// Text for iptables-restore: the classic form, IPv4.
+    /// Input for iptables-restore (IPv4).
     Iptables,
-    /// Text for ip6tables-restore: the classic form, IPv6.
+    /// Input for ip6tables-restore (IPv6).
     Ip6tables,
     /// One JSON object.
     Json,
 }
 
-/// `portico explain`.
+/// Arguments of `portico explain`.
 #[derive(Debug, ClapArgs)]
 pub(crate) struct ExplainArgs {
     #[command(flatten)]
     pub(crate) input: InputArgs,
     #[command(flatten)]
-    pub(crate) standpoint: StandpointArgs,
-    /// Who opens the connection.
+    pub(crate) context: NodeContextArgs,
+    /// Client type.
     #[arg(long, value_enum, default_value_t = ClientArg::Pod)]
     pub(crate) from: ClientArg,
-    /// The source address of the connection.
+    /// Source address.
     #[arg(long, value_name = "IP")]
     pub(crate) source: Option<IpAddr>,
-    /// The form of the answer.
+    /// Output format.
     #[arg(short, long, value_enum, default_value_t = ExplainOutput::Text)]
     pub(crate) output: ExplainOutput,
-    /// Where the connection goes, such as tcp://10.0.0.11:6379; an IPv6 address stands in brackets.
+    /// Destination, e.g. tcp://10.0.0.11:6379 (IPv6 in brackets).
     #[arg(value_name = "PROTO://IP:PORT", value_parser = destination)]
     pub(crate) destination: PortalKey,
 }
 
-/// Who opens a connection.
+/// The client of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum ClientArg {
     /// A pod on the node.
@@ -247,23 +248,24 @@ pub(crate) enum ClientArg {
     Node,
 }
 
-/// Forms of `portico explain`.
+/// Output formats of `portico explain`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum ExplainOutput {
-    /// Step by step, in words.
+    /// Step by step.
     Text,
     /// One JSON object.
     Json,
 }
 
 fn destination(text: &str) -> Result<PortalKey, String> {
-    let form = "PROTO://IP:PORT, such as tcp://10.0.0.11:6379 or udp://[fd00::a]:53";
-    let (protocol, socket) = text.split_once("://").ok_or_else(|| format!("this is not {form}"))?;
+    let format = "PROTO://IP:PORT, e.g. tcp://10.0.0.11:6379 or udp://[fd00::a]:53";
+    let (protocol, socket) = text.split_once("://").ok_or_else(|| format!("must be {format}"))?;
     let protocol = Protocol::parse(&protocol.to_uppercase())
-        .ok_or_else(|| format!("{protocol} is not a protocol that services have: tcp, udp, sctp"))?;
-    let socket: SocketAddr = socket.parse().map_err(|_| format!("{socket} is not IP:PORT in {form}"))?;
+        .ok_or_else(|| format!("protocol {protocol} must be one of: tcp, udp, sctp"))?;
+    let socket: SocketAddr =
+        socket.parse().map_err(|_| format!("{socket} is not IP:PORT; must be {format}"))?;
     if socket.port() == 0 {
-        return Err("0 is not a port: 1 to 65535".to_owned());
+        return Err("port must be from 1 to 65535".to_owned());
     }
     Ok(PortalKey { address: socket.ip().to_canonical(), protocol, port: socket.port() })
 }
@@ -273,29 +275,29 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_command_line_is_sound() {
+    fn command_line_definition_is_valid() {
         use clap::CommandFactory;
         Args::command().debug_assert();
     }
 
     #[test]
-    fn the_reference_of_portico_is_its_command_line() {
+    fn reference_page_matches_the_command_line() {
         use clap::CommandFactory;
-        let about = "Every command of `portico` and every flag. All take `--help`, and `portico --version` says \
-                     which one it is.";
+        let about = "Every command of `portico` and its flags. Each command has `--help`; `portico --version` prints \
+                     the version.";
         let body = xtask::reference::commands(Args::command());
         expect_test::expect_file!["../../docs/reference/portico.md"]
             .assert_eq(&xtask::reference::page("portico", about, &body));
     }
 
     #[test]
-    fn a_destination_names_protocol_address_and_port() {
+    fn destination_requires_protocol_address_and_port() {
         let key = destination("UDP://[fd00::a]:53").unwrap();
         assert_eq!((key.protocol, key.port), (Protocol::Udp, 53));
-        for wrong in
+        for invalid in
             ["10.0.0.1:80", "icmp://10.0.0.1:80", "tcp://10.0.0.1", "tcp://db:80", "tcp://10.0.0.1:0"]
         {
-            assert!(destination(wrong).is_err(), "{wrong}");
+            assert!(destination(invalid).is_err(), "{invalid}");
         }
     }
 }

@@ -1,7 +1,7 @@
-//! `portico check`: whether this node can do what Portico needs, before a pod finds out.
+//! `portico check`: tests the prerequisites of Portico on this node.
 //!
-//! Each check tries the real thing where it can: the kernel is asked to take real rules, in a network
-//! namespace that ends with the check. What must not go in here: changing anything on the node.
+//! Each check performs the real operation if it can: for example, it programs a ruleset in a new network namespace,
+//! which disappears with the check. A check never changes the node.
 
 mod cni;
 mod kernel;
@@ -16,85 +16,85 @@ use clap::Args;
 
 use crate::install::CniDirs;
 
-const GOOD: Style = AnsiColor::Green.on_default().bold();
-const BAD: Style = AnsiColor::Red.on_default().bold();
-const PATIENCE: Duration = Duration::from_secs(5);
+const PASSED: Style = AnsiColor::Green.on_default().bold();
+const FAILED: Style = AnsiColor::Red.on_default().bold();
+const AGENT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// `portico check`.
+/// Arguments of `portico check`.
 #[derive(Debug, Args)]
 pub(crate) struct CheckArgs {
-    /// Where the agent listens.
+    /// Path of the agent's Unix socket.
     #[arg(long, value_name = "PATH", default_value = attachment::SOCKET_DEFAULT)]
     pub(crate) socket: PathBuf,
     #[command(flatten)]
     pub(crate) dirs: CniDirs,
-    /// The network whose pods get portals; by default the one that runtimes take, the first by its file's name.
+    /// Network to check (default: the first configuration by file name, which is the one that runtimes use).
     #[arg(long, value_name = "NAME")]
     pub(crate) network: Option<String>,
-    /// How to reach the API server; without it the pod's own service account, where there is one.
+    /// Path to a kubeconfig (default: in-cluster service account).
     #[arg(long, value_name = "FILE", env = "KUBECONFIG")]
     pub(crate) kubeconfig: Option<PathBuf>,
 }
 
-/// What a check found.
+/// The result of a check.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Finding {
-    /// As it should be.
-    Good(String),
-    /// Works, but is not as it should be, and what to do.
-    Odd(String, String),
-    /// Does not work, and what to do.
-    Bad(String, String),
-    /// Was not looked at, and why.
-    LeftOut(String),
+    /// The prerequisite is met.
+    Pass(String),
+    /// It works, but deviates from what is recommended: the deviation, and a remedy.
+    Warn(String, String),
+    /// It does not work: the problem, and a remedy.
+    Fail(String, String),
+    /// It was not checked: the reason.
+    Skip(String),
 }
 
-use Finding::{Bad, Good, LeftOut};
+use Finding::{Fail, Pass, Skip, Warn};
 
-/// Answers `portico check`; false where something does not work.
-pub(crate) fn answer(args: &CheckArgs, out: &mut impl Write) -> anyhow::Result<bool> {
-    let mut sound = true;
-    let mut show = |name: &str, finding: Finding| {
-        sound &= !matches!(finding, Bad(..));
+/// Runs `portico check`. Returns false if a check failed.
+pub(crate) fn run(args: &CheckArgs, out: &mut impl Write) -> anyhow::Result<bool> {
+    let mut passed = true;
+    let mut report = |name: &str, finding: Finding| {
+        passed &= !matches!(finding, Fail(..));
         write(out, name, &finding)
     };
-    show("capabilities", kernel::capabilities())?;
-    show("rules in the kernel", kernel::rules())?;
+    report("capabilities", kernel::capabilities())?;
+    report("kernel ruleset", kernel::ruleset())?;
     let (plugin, versions) = cni::plugin(&args.dirs.cni_bin_dir);
     let cni::Findings { conflist, order, entry } =
         cni::conflist(&args.dirs.cni_conf_dir, args.network.as_deref(), &versions);
-    show("CNI configuration", conflist)?;
-    show("order of the plugins", order)?;
-    show("our entry", entry)?;
-    show("plugin", plugin)?;
-    show("agent", agent(args))?;
-    show("API server", api_server(args))?;
-    Ok(sound)
+    report("CNI configuration", conflist)?;
+    report("CNI plugin order", order)?;
+    report("CNI entry", entry)?;
+    report("CNI plugin", plugin)?;
+    report("agent", agent(args))?;
+    report("API server", api_server(args))?;
+    Ok(passed)
 }
 
 fn write(out: &mut impl Write, name: &str, finding: &Finding) -> std::io::Result<()> {
     match finding {
-        Good(what) => writeln!(out, "{GOOD}✓{GOOD:#} {name}: {what}"),
-        Finding::Odd(what, to_do) => writeln!(out, "{BAD}!{BAD:#} {name}: {what}\n    → {to_do}"),
-        Bad(what, to_do) => writeln!(out, "{BAD}✗{BAD:#} {name}: {what}\n    → {to_do}"),
-        LeftOut(why) => writeln!(out, "- {name}: {why}"),
+        Pass(result) => writeln!(out, "{PASSED}✓{PASSED:#} {name}: {result}"),
+        Warn(problem, remedy) => writeln!(out, "{FAILED}!{FAILED:#} {name}: {problem}\n    → {remedy}"),
+        Fail(problem, remedy) => writeln!(out, "{FAILED}✗{FAILED:#} {name}: {problem}\n    → {remedy}"),
+        Skip(reason) => writeln!(out, "- {name}: {reason}"),
     }
 }
 
 fn agent(args: &CheckArgs) -> Finding {
     let socket = args.socket.display();
-    match ask(&args.socket, &Request::Ready, None, PATIENCE) {
-        Ok((Reply::Done, _)) => Good(format!("answers at {socket} and knows the services")),
+    match ask(&args.socket, &Request::Ready, None, AGENT_TIMEOUT) {
+        Ok((Reply::Done, _)) => Pass(format!("ready at {socket}")),
         Ok((Reply::Refused { message, .. }, _)) => {
-            Bad(message, "see the agent's log; is its source of services in reach?".to_owned())
+            Fail(message, "see the agent's log: can it reach its service source?".to_owned())
         }
-        Ok((Reply::File, _)) => Bad(
-            format!("what answers at {socket} is no agent of this version"),
-            "install plugin and agent of one version".to_owned(),
+        Ok((Reply::File, _)) => Fail(
+            format!("unexpected reply at {socket}: not an agent of this version"),
+            "install plugin and agent of the same version".to_owned(),
         ),
-        Err(error) => Bad(
+        Err(error) => Fail(
             with_causes(&error),
-            "start it: portico agent, or the DaemonSet; --socket says where it listens".to_owned(),
+            "start the agent (portico agent, or the DaemonSet), or set its socket with --socket".to_owned(),
         ),
     }
 }
@@ -102,13 +102,13 @@ fn agent(args: &CheckArgs) -> Finding {
 fn api_server(args: &CheckArgs) -> Finding {
     let is_in_cluster = std::env::var_os("KUBERNETES_SERVICE_HOST").is_some();
     if args.kubeconfig.is_none() && !is_in_cluster {
-        return LeftOut(
-            "neither --kubeconfig nor a service account; an agent on --manifests needs none".to_owned(),
+        return Skip(
+            "no --kubeconfig and no service account; not needed by an agent with --manifests".to_owned(),
         );
     }
-    let to_do = "check the address, the certificate and the role of the service account".to_owned();
+    let remedy = "check the address, the certificate, and the role of the service account".to_owned();
     match crate::agent::reach(args.kubeconfig.as_deref()) {
-        Ok(version) => Good(format!("Kubernetes {version} lets us list services and endpoint slices")),
-        Err(error) => Bad(format!("{error:#}"), to_do),
+        Ok(version) => Pass(format!("Kubernetes {version}; may list services and EndpointSlices")),
+        Err(error) => Fail(format!("{error:#}"), remedy),
     }
 }

@@ -1,22 +1,22 @@
-//! The folder in which runtimes find the configuration of their networks, read as libcni reads it.
+//! The CNI configuration directory of the runtime, read as libcni reads it.
 //!
-//! What must not go in here: what stands in a file.
+//! Only the names of files matter here. Their content is parsed by the installer and by the agent's recovery.
 
 use std::path::{Path, PathBuf};
 use std::{fs, io};
 
-/// What libcni takes for a configuration (`ConfFiles` in its conf.go, as containerd and CRI-O call it).
-const KINDS: [&str; 3] = ["conf", "conflist", "json"];
+/// The file name extensions of configurations, as containerd and CRI-O pass them to libcni (`ConfFiles` in conf.go).
+const EXTENSIONS: [&str; 3] = ["conf", "conflist", "json"];
 
-/// The configurations in a folder, in the order in which runtimes take them: by name.
-pub(crate) fn configurations(folder: &Path) -> io::Result<Vec<PathBuf>> {
+/// Lists the configuration files of a directory in the order in which runtimes use them: by name.
+pub(crate) fn configurations(dir: &Path) -> io::Result<Vec<PathBuf>> {
     let mut paths = Vec::new();
-    for entry in fs::read_dir(folder)? {
+    for entry in fs::read_dir(dir)? {
         let entry = entry?;
         let path = entry.path();
-        let is_known = path.extension().is_some_and(|kind| KINDS.iter().any(|known| kind == *known));
-        // A link to a folder counts, too: libcni looks at the entry alone.
-        if is_known && !entry.file_type()?.is_dir() {
+        let is_conf = path.extension().is_some_and(|found| EXTENSIONS.iter().any(|known| found == *known));
+        // A link to a directory counts, because libcni does not follow links here.
+        if is_conf && !entry.file_type()?.is_dir() {
             paths.push(path);
         }
     }
@@ -24,12 +24,12 @@ pub(crate) fn configurations(folder: &Path) -> io::Result<Vec<PathBuf>> {
     Ok(paths)
 }
 
-/// Whether each plugin of this file has others beside it.
+/// Whether the file is a list of plugins, by its name.
 pub(crate) fn is_list(path: &Path) -> bool {
-    path.extension().is_some_and(|kind| kind == "conflist")
+    path.extension().is_some_and(|extension| extension == "conflist")
 }
 
-/// Whether people do not see it, but the runtime does.
+/// Whether the name starts with a dot. Runtimes use such files, too.
 pub(crate) fn is_hidden(path: &Path) -> bool {
     path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."))
 }

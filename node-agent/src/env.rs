@@ -1,5 +1,5 @@
-//! `portico env`: the variables that a container gets, as the kubelet would define them or the webhook puts them
-//! into a pod.
+//! `portico env`: the service environment variables of a container, as the kubelet would define them; with `--pod`, as
+//! the webhook would inject them.
 
 mod pod;
 
@@ -11,23 +11,26 @@ use serde::Serializer;
 use serde::ser::SerializeMap;
 
 use crate::args::{EnvArgs, EnvOutput};
-use crate::input::{self, warn};
+use crate::input::{self, print_warning};
 
-/// Answers `portico env`.
-pub(crate) fn answer(args: &EnvArgs, out: &mut impl Write) -> anyhow::Result<bool> {
+/// Runs `portico env`. Returns whether all of the input was valid, and the pod would be admitted.
+pub(crate) fn run(args: &EnvArgs, out: &mut impl Write) -> anyhow::Result<bool> {
     let EnvArgs { input, namespace, no_links, pod, inject, output } = args;
-    let (objects, sound) = input::objects(input);
+    let (objects, is_valid) = input::read_objects(input);
     if let Some(file) = pod {
-        let allowed = pod::answer(file, (*inject).into(), namespace, objects, *output, out)?;
-        return Ok(sound && allowed);
+        let is_admitted = pod::run(file, (*inject).into(), namespace, objects, *output, out)?;
+        return Ok(is_valid && is_admitted);
     }
     let Environment { variables, clashes, unaddressable } =
         environment(&objects.into_snapshot(), namespace, !no_links);
     for clash in clashes {
-        warn(&format!("{} is defined by {} and by {}: the first stands", clash.name, clash.kept, clash.lost));
+        print_warning(&format!(
+            "{} is defined by {} and by {}; the first takes precedence",
+            clash.name, clash.kept, clash.lost
+        ));
     }
     for service in unaddressable {
-        warn(&format!("the variables of {service} begin with a digit: a shell cannot name them"));
+        print_warning(&format!("the variables of {service} start with a digit: shells cannot expand them"));
     }
     match output {
         EnvOutput::Env => {
@@ -35,12 +38,12 @@ pub(crate) fn answer(args: &EnvArgs, out: &mut impl Write) -> anyhow::Result<boo
                 writeln!(out, "{name}={value}")?;
             }
         }
-        EnvOutput::Json => write_json(&variables, out).context("write variables as JSON")?,
+        EnvOutput::Json => write_json(&variables, out).context("failed to write variables as JSON")?,
     }
-    Ok(sound)
+    Ok(is_valid)
 }
 
-/// One object; the names keep their order.
+/// Writes one JSON object whose keys keep the order of the variables.
 fn write_json(variables: &[Variable], out: &mut impl Write) -> anyhow::Result<()> {
     let mut serializer = serde_json::Serializer::pretty(&mut *out);
     let mut map = serializer.serialize_map(Some(variables.len()))?;

@@ -1,4 +1,4 @@
-//! `portico explain`: what happens to one connection, and why.
+//! `portico explain`: how a connection would be handled, step by step.
 
 use std::io::Write;
 use std::net::SocketAddr;
@@ -11,21 +11,21 @@ use proxy_core::explain::{Client, Outcome, Question, explain};
 use crate::args::{Args, ClientArg, ExplainArgs, ExplainOutput};
 use crate::input;
 
-/// Answers `portico explain`.
-pub(crate) fn answer(args: &ExplainArgs, out: &mut impl Write) -> anyhow::Result<bool> {
-    let ExplainArgs { input, standpoint, from, source, output, destination } = args;
+/// Runs `portico explain`. Returns whether all of the input was valid.
+pub(crate) fn run(args: &ExplainArgs, out: &mut impl Write) -> anyhow::Result<bool> {
+    let ExplainArgs { input, context, from, source, output, destination } = args;
     if source.is_some_and(|source| source.is_ipv4() != destination.address.is_ipv4()) {
-        let message = "--source and the destination must be of one family, both IPv4 or both IPv6";
+        let message = "--source and the destination must have the same IP family";
         Args::command().error(ErrorKind::ValueValidation, message).exit();
     }
-    let (objects, sound) = input::objects(input);
-    let standpoint = input::standpoint(standpoint, &objects);
+    let (objects, is_valid) = input::read_objects(input);
+    let context = input::node_context(context, &objects);
     let client = match from {
         ClientArg::Pod => Client::Pod,
         ClientArg::Node => Client::Node,
     };
     let question = Question { destination: *destination, client, source: *source };
-    let explanation = explain(&objects.into_snapshot(), &standpoint, &question);
+    let explanation = explain(&objects.into_snapshot(), &context, &question);
     match output {
         ExplainOutput::Json => {
             serde_json::to_writer_pretty(&mut *out, &explanation)?;
@@ -41,7 +41,7 @@ pub(crate) fn answer(args: &ExplainArgs, out: &mut impl Write) -> anyhow::Result
             }
         }
     }
-    Ok(sound)
+    Ok(is_valid)
 }
 
 const fn style(outcome: Outcome) -> Style {

@@ -1,8 +1,7 @@
-//! `Line`: a portal that is used and how much, the kernel's and the relay's in one list, with rates between two
-//! reports.
+//! `TrafficRow`: a used portal and its hits, of the kernel and of the relay alike, with rates between two reports.
 //!
-//! A rate is told only where the report before told of the same network namespace; what came since then is what
-//! the numbers differ by, or all where a number began anew. What must not go in here: when the agent is asked.
+//! A rate is known only if the previous report includes the same network namespace. It is the increase of a counter
+//! per second; a counter that was reset in between counts from 0.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
@@ -12,69 +11,68 @@ use serde::Serialize;
 
 use crate::agent::{BackendHits, PortalHits, Report, Served};
 use crate::picture::rate;
-use crate::status::BAD;
-use crate::table::{Cell, Table};
+use crate::table::{Cell, Table, UNHEALTHY};
 
-/// A portal of a pod.
+/// The traffic of a portal in a pod.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub(crate) struct Line {
+pub(crate) struct TrafficRow {
     /// The inode of the pod's network namespace.
     pub(crate) netns: u64,
-    /// The pod.
     pub(crate) pod: String,
     /// The portal and its hits.
     #[serde(flatten)]
     pub(crate) portal: PortalHits,
-    /// How many there were a second; none: not known yet.
+    /// Hits per second, if known.
     pub(crate) per_second: Option<f64>,
-    /// The same of each backend, in their order.
+    /// Hits per second of each backend, in the order of the portal's backends.
     pub(crate) backends_per_second: Vec<Option<f64>>,
 }
 
-/// The report before, and how many seconds ago it was.
-pub(crate) type Earlier<'a> = Option<(&'a Report, f64)>;
+/// The previous report, and how many seconds ago it was taken.
+pub(crate) type PreviousSample<'a> = Option<(&'a Report, f64)>;
 
-/// The portals that were used, of one pod or of all: those that are used most come first.
-pub(crate) fn lines(report: &Report, earlier: Earlier<'_>, pod: Option<&str>) -> Vec<Line> {
+/// Returns the used portals of one pod, or of all pods, in descending order of their rates, then of their hits.
+pub(crate) fn traffic_rows(
+    report: &Report,
+    previous: PreviousSample<'_>,
+    pod: Option<&str>,
+) -> Vec<TrafficRow> {
     let pods = report.pods();
-    let meant: Option<BTreeSet<u64>> =
-        pod.map(|pod| report.attachments_of(Some(pod)).map(|of| of.netns_inode).collect());
-    let before = earlier.map(|(earlier, seconds)| (Before::new(earlier), seconds));
-    let line = |(netns, portal): (u64, PortalHits)| {
-        let known =
-            before.as_ref().and_then(|(before, seconds)| Some((before.of(netns, &portal)?, *seconds)));
-        let backend = |now: &BackendHits| {
-            let (before, seconds) = known?;
-            let same = before.into_iter().flat_map(|before| &before.backends);
-            let hits = same.filter(|before| before.backend == now.backend).map(|before| before.hits).next();
-            Some(rate(now.hits, hits.unwrap_or(0), seconds))
-        };
-        Line {
-            netns,
-            pod: pods.get(&netns).map_or_else(|| format!("netns {netns}"), Clone::clone),
-            per_second: known
-                .map(|(before, seconds)| rate(portal.hits, before.map_or(0, |before| before.hits), seconds)),
-            backends_per_second: portal.backends.iter().map(backend).collect(),
-            portal,
-        }
-    };
-    let told = told(report).filter(|(netns, _)| meant.as_ref().is_none_or(|meant| meant.contains(netns)));
-    let mut lines: Vec<Line> = told.map(line).collect();
-    lines.sort_by(|one, other| {
-        let [per_second, than] = [other, one].map(|line| line.per_second.unwrap_or(0.0));
-        let order = |line: &Line| (Reverse(line.portal.hits), line.netns);
-        per_second.total_cmp(&than).then_with(|| order(one).cmp(&order(other)))
+    let selected: Option<BTreeSet<u64>> =
+        pod.map(|pod| report.attachments_of(Some(pod)).map(|attachment| attachment.netns_inode).collect());
+    let previous = previous.map(|(report, seconds)| SampleIndex::new(report, seconds));
+    let is_selected = |netns: &u64| selected.as_ref().is_none_or(|selected| selected.contains(netns));
+    let mut rows: Vec<TrafficRow> = all_traffic(report)
+        .filter(|(netns, _)| is_selected(netns))
+        .map(|(netns, portal)| {
+            let rates = previous
+                .as_ref()
+                .map_or_else(|| Rates::unknown(&portal), |index| index.rates(netns, &portal));
+            TrafficRow {
+                netns,
+                pod: pods.get(&netns).map_or_else(|| format!("netns {netns}"), Clone::clone),
+                per_second: rates.portal,
+                backends_per_second: rates.backends,
+                portal,
+            }
+        })
+        .collect();
+    rows.sort_by(|left, right| {
+        let [right_rate, left_rate] = [right, left].map(|row| row.per_second.unwrap_or(0.0));
+        let by_hits = |row: &TrafficRow| (Reverse(row.portal.hits), row.netns);
+        right_rate.total_cmp(&left_rate).then_with(|| by_hits(left).cmp(&by_hits(right)))
     });
-    lines
+    rows
 }
 
-/// Everything that a report tells of portals, the kernel's and the relay's.
-fn told(report: &Report) -> impl Iterator<Item = (u64, PortalHits)> {
-    let places = report.hits.iter().flat_map(|hits| &hits.places);
-    let kernel = places.flat_map(|place| place.portals.iter().map(|portal| (place.netns, portal.clone())));
-    let relayed = report.relay.places.iter().flat_map(|place| {
-        place.portals.iter().map(|portal| {
+/// The hits of all used portals, of the kernel and of the relay, by network namespace.
+fn all_traffic(report: &Report) -> impl Iterator<Item = (u64, PortalHits)> {
+    let namespaces = report.hits.iter().flat_map(|hits| &hits.places);
+    let kernel =
+        namespaces.flat_map(|netns| netns.portals.iter().map(|portal| (netns.netns, portal.clone())));
+    let relayed = report.relay.places.iter().flat_map(|netns| {
+        netns.portals.iter().map(|portal| {
             let backends = portal.backends.iter();
             let hits = PortalHits {
                 portal: portal.portal.clone(),
@@ -82,68 +80,99 @@ fn told(report: &Report) -> impl Iterator<Item = (u64, PortalHits)> {
                 by: Served::Relay,
                 hits: portal.passed.connections,
                 backends: backends
-                    .map(|of| BackendHits { backend: of.backend, hits: of.connections })
+                    .map(|backend| BackendHits { backend: backend.backend, hits: backend.connections })
                     .collect(),
             };
-            (place.netns, hits)
+            (netns.netns, hits)
         })
     });
     kernel.chain(relayed)
 }
 
-/// What an earlier report told.
-struct Before {
+/// The rates of a portal and of its backends.
+struct Rates {
+    portal: Option<f64>,
+    backends: Vec<Option<f64>>,
+}
+
+impl Rates {
+    fn unknown(portal: &PortalHits) -> Self {
+        Self { portal: None, backends: vec![None; portal.backends.len()] }
+    }
+}
+
+/// An index of the previous report's hits.
+struct SampleIndex {
+    /// The time since that report.
+    seconds: f64,
     portals: BTreeMap<(u64, String, Served), PortalHits>,
-    /// The network namespaces whose portals it told.
-    read: BTreeSet<u64>,
-    /// Whether it told all portals that were used.
-    is_whole: bool,
+    /// The network namespaces whose counters that report includes.
+    namespaces: BTreeSet<u64>,
+    /// Whether that report includes all used portals.
+    is_complete: bool,
 }
 
-impl Before {
-    fn new(report: &Report) -> Self {
-        let keyed = |(netns, portal): (u64, PortalHits)| ((netns, portal.portal.clone(), portal.by), portal);
-        let portals = told(report).map(keyed).collect();
-        let places = report.hits.iter().flat_map(|hits| &hits.places);
-        let read = places.filter(|place| place.error.is_none()).map(|place| place.netns).collect();
-        Self { portals, read, is_whole: report.hits.as_ref().is_some_and(|hits| hits.left_out == 0) }
+impl SampleIndex {
+    fn new(report: &Report, seconds: f64) -> Self {
+        let with_key =
+            |(netns, portal): (u64, PortalHits)| ((netns, portal.portal.clone(), portal.by), portal);
+        let portals = all_traffic(report).map(with_key).collect();
+        let namespaces = report.hits.iter().flat_map(|hits| &hits.places);
+        let namespaces = namespaces.filter(|netns| netns.error.is_none()).map(|netns| netns.netns).collect();
+        let is_complete = report.hits.as_ref().is_some_and(|hits| hits.left_out == 0);
+        Self { seconds, portals, namespaces, is_complete }
     }
 
-    /// What it told of this portal: none where it could not know, some of none where nobody had come yet.
-    fn of(&self, netns: u64, portal: &PortalHits) -> Option<Option<&PortalHits>> {
-        let found = self.portals.get(&(netns, portal.portal.clone(), portal.by));
-        let is_new = portal.by == Served::Relay || (self.is_whole && self.read.contains(&netns));
-        if found.is_some() || is_new { Some(found) } else { None }
+    /// The rates since that report. They are unknown if the portal may have had hits that the report omits.
+    fn rates(&self, netns: u64, portal: &PortalHits) -> Rates {
+        let before = self.portals.get(&(netns, portal.portal.clone(), portal.by));
+        // The relay reports all its portals, so a relayed portal that is missing had no connections.
+        let had_no_hits =
+            portal.by == Served::Relay || (self.is_complete && self.namespaces.contains(&netns));
+        if before.is_none() && !had_no_hits {
+            return Rates::unknown(portal);
+        }
+        let backend_rate = |now: &BackendHits| {
+            let before = before.into_iter().flat_map(|before| &before.backends);
+            let before =
+                before.filter(|before| before.backend == now.backend).map(|before| before.hits).next();
+            Some(rate(now.hits, before.unwrap_or(0), self.seconds))
+        };
+        Rates {
+            portal: Some(rate(portal.hits, before.map_or(0, |before| before.hits), self.seconds)),
+            backends: portal.backends.iter().map(backend_rate).collect(),
+        }
     }
 }
 
-/// The lines as a table, with at most so many backends of each portal.
-pub(crate) fn table(lines: &[Line], backends_max: usize) -> Table<6> {
+/// Formats rows as a table, with at most `backends_max` backends of each portal.
+pub(crate) fn table(rows: &[TrafficRow], backends_max: usize) -> Table<6> {
     let heading = ["POD", "PORTAL", "SERVICE", "BY", "HITS", "HITS/S"];
     let mut table = Table::new(heading.map(str::to_owned));
-    let per_second = |rate: Option<f64>| rate.map_or_else(|| "-".to_owned(), |rate| format!("{rate:.1}"));
-    for Line { netns: _, pod, portal, per_second: all, backends_per_second } in lines {
+    let rate_text = |rate: Option<f64>| rate.map_or_else(|| "-".to_owned(), |rate| format!("{rate:.1}"));
+    for TrafficRow { netns: _, pod, portal, per_second, backends_per_second } in rows {
         let PortalHits { portal, service, by, hits, backends } = portal;
-        let style = if matches!(by, Served::Refused | Served::Dropped) { BAD } else { Style::new() };
+        let is_rejected = matches!(by, Served::Refused | Served::Dropped);
+        let style = if is_rejected { UNHEALTHY } else { Style::new() };
         table.push([
             Cell::plain(pod),
             Cell::plain(portal),
-            Cell::plain(service.as_deref().unwrap_or("gone")),
+            Cell::plain(service.as_deref().unwrap_or("deleted")),
             Cell { text: by.name().to_owned(), style },
             Cell::plain(hits.to_string()),
-            Cell::plain(per_second(*all)),
+            Cell::plain(rate_text(*per_second)),
         ]);
-        let below = |text: String, hits: String, rate: String| {
+        let backend_row = |text: String, hits: String, rate: String| {
             [String::new(), text, String::new(), String::new(), hits, rate].map(Cell::plain)
         };
         for (BackendHits { backend, hits }, rate) in
             backends.iter().zip(backends_per_second).take(backends_max)
         {
-            table.push(below(format!("  {backend}"), hits.to_string(), per_second(*rate)));
+            table.push(backend_row(format!("  {backend}"), hits.to_string(), rate_text(*rate)));
         }
-        let more = backends.len().saturating_sub(backends_max);
-        if more > 0 {
-            table.push(below(format!("  and {more} more"), String::new(), String::new()));
+        if backends.len() > backends_max {
+            let more = backends.len() - backends_max;
+            table.push(backend_row(format!("  and {more} more"), String::new(), String::new()));
         }
     }
     table

@@ -1,8 +1,8 @@
-//! `portico`: what services mean for a pod, asked from the shell.
+//! `portico`: the node agent, its installer, and commands that inspect and explain portals.
 //!
-//! This file parses the command line, runs one command and turns its result into an exit code: 0
-//! answered, 1 the input is wrong, 2 wrong usage. Every answer comes from a pure function of `proxy-core`;
-//! nothing here decides anything about services.
+//! This file parses the command line, runs one command, and converts its result to an exit code: 0 success, 1 invalid
+//! input or a problem, 2 wrong usage. The commands only read, print, or install: decisions about services and portals
+//! are made in `proxy-core`.
 
 mod agent;
 mod allowed;
@@ -34,44 +34,44 @@ use crate::args::{Args, Command};
 fn main() -> ExitCode {
     let Args { command } = Args::parse();
     let mut out = BufWriter::new(anstream::stdout().lock());
-    let answered = answer(command, &mut out).and_then(|sound| {
-        out.flush().context("write the answer")?;
-        Ok(sound)
+    let result = run(command, &mut out).and_then(|is_success| {
+        out.flush().context("failed to write output")?;
+        Ok(is_success)
     });
-    match answered {
+    match result {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::from(1),
-        // Whoever reads the answer has seen enough.
+        // The reader closed the pipe, as `head` does; that is not an error.
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            input::complain(&format!("{error:#}"));
+            input::print_error(&format!("{error:#}"));
             ExitCode::from(1)
         }
     }
 }
 
-/// Writes the answer and says whether all of the input was sound.
-fn answer(command: Command, out: &mut impl Write) -> anyhow::Result<bool> {
+/// Runs a command. Returns false if some of the input was invalid, or if the command reported a problem.
+fn run(command: Command, out: &mut impl Write) -> anyhow::Result<bool> {
     match command {
-        Command::Env(args) => env::answer(&args, out),
-        Command::Portals(args) => portals::answer(&args, out),
-        Command::Rules(args) => rules::answer(&args, out),
-        Command::Explain(args) => explain::answer(&args, out),
+        Command::Env(args) => env::run(&args, out),
+        Command::Portals(args) => portals::run(&args, out),
+        Command::Rules(args) => rules::run(&args, out),
+        Command::Explain(args) => explain::run(&args, out),
         Command::Agent(args) => agent::run(*args).map(|()| true),
-        Command::Status(args) => status::answer(&args, out),
-        Command::Top(args) => top::answer(&args, out),
-        Command::Check(args) => check::answer(&args, out),
+        Command::Status(args) => status::run(&args, out),
+        Command::Top(args) => top::run(&args, out),
+        Command::Check(args) => check::run(&args, out),
         Command::Install(args) => install::install(*args, out).map(|()| true),
         Command::Uninstall(args) => install::uninstall(&args, out),
         Command::Completions { shell } => {
             let mut command = Args::command().bin_name("portico");
             command.build();
-            shell.try_generate(&command, out).context("write the answer")?;
+            shell.try_generate(&command, out).context("failed to write output")?;
             Ok(true)
         }
-        Command::Man { folder } => {
-            clap_mangen::generate_to(Args::command(), &folder)
-                .with_context(|| format!("write manual pages to {}", folder.display()))?;
+        Command::Man { dir } => {
+            clap_mangen::generate_to(Args::command(), &dir)
+                .with_context(|| format!("failed to write manual pages to {}", dir.display()))?;
             Ok(true)
         }
     }

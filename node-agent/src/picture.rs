@@ -1,7 +1,7 @@
-//! Pictures that follow each other: `portico top` and `portico status --watch`.
+//! `LiveView`: refreshes the output of `portico top` and `portico status --watch` periodically.
 //!
-//! On a terminal each takes the place of the last, elsewhere it follows it. What must not go in here: what a
-//! picture shows.
+//! On a terminal, each frame replaces the previous one. Otherwise frames are printed one after the other. What a frame
+//! shows is up to the command.
 
 use std::io::{self, IsTerminal, Write};
 use std::time::Duration;
@@ -11,37 +11,38 @@ use tokio::runtime::{Builder, Runtime};
 
 use crate::agent::Stop;
 
-/// Goes to the first line of a terminal, and clears it from there.
-const HOME: &str = "\x1b[H\x1b[J";
+/// The escape sequences that move the cursor to the first line, and clear the screen from there.
+const CLEAR_SCREEN: &str = "\x1b[H\x1b[J";
 
-/// When pictures are shown.
+/// A loop that draws frames.
 #[derive(Debug)]
-pub(crate) struct Pictures {
+pub(crate) struct LiveView {
     interval: Duration,
-    /// So many; 0: until the process is told to end.
+    /// The number of frames; 0 is unlimited.
     count: u64,
-    is_terminal: bool,
+    clears_screen: bool,
     runtime: Runtime,
     stop: Stop,
 }
 
-impl Pictures {
-    /// So many pictures, and so long in seconds from one to the next.
+impl LiveView {
+    /// Creates a view with an interval in seconds, and a number of frames; 0 is unlimited.
     pub(crate) fn new(interval: f64, count: u64) -> anyhow::Result<Self> {
-        let runtime = Builder::new_current_thread().enable_all().build().context("start the event loop")?;
+        let runtime =
+            Builder::new_current_thread().enable_all().build().context("failed to start the event loop")?;
         let stop = runtime.block_on(async { Stop::listen() })?;
-        // A terminal that understands nothing but text has no first line to go to.
+        // A dumb terminal has no escape sequences.
         let is_dumb = std::env::var_os("TERM").is_none_or(|term| term == "dumb");
-        let is_terminal = io::stdout().is_terminal() && !is_dumb;
-        Ok(Self { interval: Duration::from_secs_f64(interval), count, is_terminal, runtime, stop })
+        let clears_screen = io::stdout().is_terminal() && !is_dumb;
+        Ok(Self { interval: Duration::from_secs_f64(interval), count, clears_screen, runtime, stop })
     }
 
-    /// The same where none takes the place of another, on a terminal either.
-    pub(crate) fn in_a_row(self) -> Self {
-        Self { is_terminal: false, ..self }
+    /// Appends frames, also on a terminal.
+    pub(crate) fn appending(self) -> Self {
+        Self { clears_screen: false, ..self }
     }
 
-    /// Waits for the next one; false where the process is told to end.
+    /// Waits for one interval. Returns false if the process was asked to stop.
     pub(crate) fn wait(&self) -> bool {
         self.runtime.block_on(async {
             tokio::select! {
@@ -51,39 +52,41 @@ impl Pictures {
         })
     }
 
-    /// Shows one picture after the other, and gives what the last one says: whether all is as it should be.
-    pub(crate) fn show(
+    /// Draws frames until the count is reached or the process is asked to stop. Returns the result of the last frame:
+    /// whether everything is healthy.
+    pub(crate) fn run(
         &self,
         out: &mut impl Write,
         mut draw: impl FnMut(&mut Vec<u8>) -> anyhow::Result<bool>,
     ) -> anyhow::Result<bool> {
-        let mut shown = 0;
+        let mut drawn = 0;
         loop {
-            let mut picture = Vec::new();
-            let is_right = draw(&mut picture)?;
-            if self.is_terminal {
-                // Past whatever takes colours out of what is shown.
-                io::stdout().write_all(HOME.as_bytes())?;
+            let mut frame = Vec::new();
+            let is_healthy = draw(&mut frame)?;
+            if self.clears_screen {
+                // `out` may strip escape sequences.
+                io::stdout().write_all(CLEAR_SCREEN.as_bytes())?;
             }
-            out.write_all(&picture)?;
+            out.write_all(&frame)?;
             out.flush()?;
-            shown += 1;
-            if shown == self.count || !self.wait() {
-                return Ok(is_right);
+            drawn += 1;
+            if drawn == self.count || !self.wait() {
+                return Ok(is_healthy);
             }
         }
     }
 }
 
-/// A number of seconds between two pictures.
+/// Parses an interval in seconds.
 pub(crate) fn seconds(text: &str) -> Result<f64, String> {
     let number = text.parse::<f64>().ok().filter(|number| (0.1..=3_600.0).contains(number));
-    number.ok_or_else(|| format!("\"{text}\" is no number of seconds from 0.1 to 3600"))
+    number.ok_or_else(|| format!("\"{text}\" is not a number of seconds from 0.1 to 3600"))
 }
 
-/// How many a second, of a count that was so high before. A lower one began anew at 0 meanwhile.
+/// Returns the rate per second of a counter. A counter that decreased was reset to 0 in between.
 pub(crate) fn rate(now: u64, before: u64, seconds: f64) -> f64 {
-    now.checked_sub(before).unwrap_or(now) as f64 / seconds
+    let increase = if now >= before { now - before } else { now };
+    increase as f64 / seconds
 }
 
 #[cfg(test)]
@@ -93,13 +96,13 @@ mod tests {
     #[test]
     fn intervals_are_bounded() {
         assert_eq!(seconds("0.5"), Ok(0.5));
-        for wrong in ["0", "-1", "NaN", "x", "4000"] {
-            assert!(seconds(wrong).is_err(), "{wrong}");
+        for invalid in ["0", "-1", "NaN", "x", "4000"] {
+            assert!(seconds(invalid).is_err(), "{invalid}");
         }
     }
 
     #[test]
-    fn a_count_that_began_anew_gives_no_negative_rate() {
+    fn reset_counter_has_no_negative_rate() {
         assert_eq!([rate(30, 10, 2.0), rate(10, 10, 2.0), rate(4, 10, 2.0)], [10.0, 0.0, 2.0]);
     }
 }

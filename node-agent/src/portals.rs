@@ -1,65 +1,73 @@
-//! `portico portals`: every portal in force, and where it leads.
+//! `portico portals`: lists the portals in effect, and their backends.
+//!
+//! Portals that do not take effect, for example because of a conflict, are reported as warnings.
 
 use std::io::Write;
+use std::net::SocketAddr;
 
 use anstyle::{AnsiColor, Style};
 use proxy_core::portal::{BACKENDS_MAX, Portal, Portals, Reason, Shared, Verdict, portals};
 
 use crate::args::{PortalsArgs, PortalsOutput};
-use crate::input::{self, warn};
+use crate::input::{self, print_warning};
 use crate::table::{Cell, Table};
 
-/// A table shows so many backends of a portal, and the number of the others.
-const BACKENDS_SHOWN: usize = 4;
+/// The number of backends per portal that a table shows; it summarises the rest.
+const BACKENDS_SHOWN_MAX: usize = 4;
 
-/// Answers `portico portals`.
-pub(crate) fn answer(args: &PortalsArgs, out: &mut impl Write) -> anyhow::Result<bool> {
-    let PortalsArgs { input, standpoint, output } = args;
-    let (objects, sound) = input::objects(input);
-    let standpoint = input::standpoint(standpoint, &objects);
-    let portals = portals(&objects.into_snapshot(), &standpoint);
-    tell_losses(&portals);
-    let is_in_force =
+/// Runs `portico portals`. Returns whether all of the input was valid.
+pub(crate) fn run(args: &PortalsArgs, out: &mut impl Write) -> anyhow::Result<bool> {
+    let PortalsArgs { input, context, output } = args;
+    let (objects, is_valid) = input::read_objects(input);
+    let context = input::node_context(context, &objects);
+    let portals = portals(&objects.into_snapshot(), &context);
+    warn_conflicts(&portals);
+    let is_in_effect =
         |portal: &&Portal| winner(&portals, portal) == *portal && portals.is_within(Shared::Full, portal);
-    let in_force = portals.by_service().filter(is_in_force);
+    let in_effect = portals.by_service().filter(is_in_effect);
     match output {
-        PortalsOutput::Table => write_table(in_force, out)?,
+        PortalsOutput::Table => write_table(in_effect, out)?,
         PortalsOutput::Json => {
-            let in_force: Vec<&Portal> = in_force.collect();
-            serde_json::to_writer_pretty(&mut *out, &in_force)?;
+            let in_effect: Vec<&Portal> = in_effect.collect();
+            serde_json::to_writer_pretty(&mut *out, &in_effect)?;
             writeln!(out)?;
         }
     }
-    Ok(sound)
+    Ok(is_valid)
 }
 
 fn winner<'a>(portals: &'a Portals, portal: &'a Portal) -> &'a Portal {
     portals.get(portal.key).unwrap_or(portal)
 }
 
-/// Warns of what is not as its object says: portals that another service has, portals that are refused, backends
-/// beyond the limit.
-pub(crate) fn tell_losses(portals: &Portals) {
+/// Warns about portals without effect, because another service takes precedence or a limit is exceeded, and about
+/// backends beyond the limit.
+pub(crate) fn warn_conflicts(portals: &Portals) {
     let beyond = portals.beyond(Shared::Full).map(|(service, count)| (service, Reason::TableElements, count));
     let refused = portals.refused().flat_map(|(service, refused)| {
         refused.iter().map(|(reason, count)| (service, reason, count)).collect::<Vec<_>>()
     });
     for (service, reason, count) in refused.chain(beyond) {
-        let what = if count == 1 { "1 portal is".to_owned() } else { format!("{count} portals are") };
-        warn(&format!("service {service}: {what} refused: {reason}"));
+        let portals = if count == 1 { "portal" } else { "portals" };
+        print_warning(&format!("service {service}: {count} {portals} refused: {reason}"));
     }
     for portal in portals.by_service() {
         let winner = winner(portals, portal);
         if winner != portal {
             let (key, service) = (portal.key, &portal.service);
-            let (kind, by) = (portal.kind.name(), winner.kind.name());
-            warn(&format!(
-                "service {service} claims {} port {} ({} {kind}) in vain: service {} has it ({by})",
-                key.address, key.port, key.protocol, winner.service
+            let socket = SocketAddr::new(key.address, key.port);
+            print_warning(&format!(
+                "service {service}: {socket}/{} ({}) conflicts with service {} ({}), which takes precedence",
+                key.protocol,
+                portal.kind.name(),
+                winner.service,
+                winner.kind.name()
             ));
         } else if portal.left_out > 0 {
             let (left_out, service) = (portal.left_out, &portal.service);
-            warn(&format!("service {service}: {left_out} backends beyond {BACKENDS_MAX} are left out"));
+            print_warning(&format!(
+                "service {service}: omitted {left_out} backends beyond the limit of {BACKENDS_MAX}"
+            ));
         }
     }
 }
@@ -70,7 +78,7 @@ fn write_table<'a>(portals: impl Iterator<Item = &'a Portal>, out: &mut impl Wri
     );
     for portal in portals {
         let Portal { service, port_name, key, kind, verdict, backends, .. } = portal;
-        let socket = std::net::SocketAddr::new(key.address, key.port);
+        let socket = SocketAddr::new(key.address, key.port);
         table.push([
             Cell::plain(&service.namespace),
             Cell::plain(&service.name),
@@ -78,7 +86,7 @@ fn write_table<'a>(portals: impl Iterator<Item = &'a Portal>, out: &mut impl Wri
             Cell::plain(kind.name()),
             Cell::plain(format!("{}://{socket}", key.protocol.lower())),
             Cell { text: verdict.name().to_owned(), style: style(*verdict) },
-            Cell::plain(shown(backends)),
+            Cell::plain(backends_text(backends)),
         ]);
     }
     write!(out, "{table}")?;
@@ -93,13 +101,13 @@ const fn style(verdict: Verdict) -> Style {
     }
 }
 
-fn shown(backends: &[std::net::SocketAddr]) -> String {
+fn backends_text(backends: &[SocketAddr]) -> String {
     if backends.is_empty() {
         return "-".to_owned();
     }
-    let mut text: Vec<String> = backends.iter().take(BACKENDS_SHOWN).map(ToString::to_string).collect();
-    if backends.len() > BACKENDS_SHOWN {
-        text.push(format!("+{} more", backends.len() - BACKENDS_SHOWN));
+    let mut text: Vec<String> = backends.iter().take(BACKENDS_SHOWN_MAX).map(ToString::to_string).collect();
+    if backends.len() > BACKENDS_SHOWN_MAX {
+        text.push(format!("+{} more", backends.len() - BACKENDS_SHOWN_MAX));
     }
     text.join(" ")
 }

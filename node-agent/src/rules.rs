@@ -1,4 +1,4 @@
-//! `portico rules`: what programs a pod's network namespace, as text or as a value.
+//! `portico rules`: the ruleset of a pod's network namespace, as text for nft or iptables, or as JSON.
 
 use std::io::Write;
 
@@ -10,29 +10,29 @@ use serde_json::{Value, json};
 
 use crate::args::{RulesArgs, RulesOutput};
 use crate::input;
-use crate::portals::tell_losses;
+use crate::portals::warn_conflicts;
 
-/// Answers `portico rules`.
-pub(crate) fn answer(args: &RulesArgs, out: &mut impl Write) -> anyhow::Result<bool> {
-    let RulesArgs { input, standpoint, nat_priority, counters, output } = args;
-    let (objects, sound) = input::objects(input);
-    let standpoint = input::standpoint(standpoint, &objects);
-    let portals = portals(&objects.into_snapshot(), &standpoint);
-    tell_losses(&portals);
+/// Runs `portico rules`. Returns whether all of the input was valid.
+pub(crate) fn run(args: &RulesArgs, out: &mut impl Write) -> anyhow::Result<bool> {
+    let RulesArgs { input, context, nat_priority, counters, output } = args;
+    let (objects, is_valid) = input::read_objects(input);
+    let context = input::node_context(context, &objects);
+    let portals = portals(&objects.into_snapshot(), &context);
+    warn_conflicts(&portals);
     let settings = Settings { nat_priority: *nat_priority, counters: *counters, ..Settings::default() };
     match output {
         RulesOutput::Nft => write!(out, "{}", Ruleset::new(&portals, settings))?,
         RulesOutput::Iptables => write!(out, "{}", Iptables { portals: &portals, family: Family::V4 })?,
         RulesOutput::Ip6tables => write!(out, "{}", Iptables { portals: &portals, family: Family::V6 })?,
         RulesOutput::Json => {
-            serde_json::to_writer_pretty(&mut *out, &value(&Ruleset::new(&portals, settings)))?;
+            serde_json::to_writer_pretty(&mut *out, &to_json(&Ruleset::new(&portals, settings)))?;
             writeln!(out)?;
         }
     }
-    Ok(sound)
+    Ok(is_valid)
 }
 
-fn value(ruleset: &Ruleset) -> Value {
+fn to_json(ruleset: &Ruleset) -> Value {
     let portals: Vec<Value> = ruleset
         .rules()
         .map(|(key, Rule { pick, backends, ids, sources, is_cluster_ip })| {

@@ -1,42 +1,40 @@
-//! `portico status`: what the running agent keeps right, and what is wrong.
+//! `portico status`: the state of the running agent, and any problems.
 //!
-//! The agent answers with its `Report`; this shows it. Exit code 1 says that something is not as it should
-//! be. What must not go in here: looking anywhere but at the agent.
+//! The command prints the `Report` that the agent sends. The exit code is 1 if anything is unhealthy. The agent is the
+//! only source of the data.
 
 use std::fs::File;
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anstyle::{AnsiColor, Style};
+use anstyle::Style;
 use anyhow::{Context, bail};
 use attachment::{Reply, Request, ask};
 use clap::{Args, ValueEnum};
 
 use crate::agent::{AttachmentReport, Report};
-use crate::table::{Cell, Table};
+use crate::table::{Cell, HEALTHY, Table, UNHEALTHY};
 use crate::watch::{self, WatchArgs};
 
-const PATIENCE: Duration = Duration::from_secs(5);
-pub(crate) const GOOD: Style = AnsiColor::Green.on_default();
-pub(crate) const BAD: Style = AnsiColor::Red.on_default();
-/// Of an id that nobody can remember, so much is shown.
-const ID_SHOWN: usize = 13;
+const AGENT_TIMEOUT: Duration = Duration::from_secs(5);
+/// The length to which container IDs are truncated.
+const SHORT_ID_LEN: usize = 13;
 
-/// `portico status`.
+/// Arguments of `portico status`.
 #[derive(Debug, Args)]
 pub(crate) struct StatusArgs {
-    /// Where the agent listens.
+    /// Path of the agent's Unix socket.
     #[arg(long, value_name = "PATH", default_value = attachment::SOCKET_DEFAULT)]
     pub(crate) socket: PathBuf,
-    /// The form of the answer.
+    /// Output format.
     #[arg(short, long, value_enum, default_value_t = StatusOutput::Table)]
     pub(crate) output: StatusOutput,
     #[command(flatten)]
     pub(crate) watch: WatchArgs,
 }
 
-/// Forms of `portico status`.
+/// Output formats of `portico status`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum StatusOutput {
     /// A table.
@@ -45,11 +43,11 @@ pub(crate) enum StatusOutput {
     Json,
 }
 
-/// Answers `portico status`; false where something is not as it should be.
-pub(crate) fn answer(args: &StatusArgs, out: &mut impl Write) -> anyhow::Result<bool> {
+/// Runs `portico status`. Returns whether everything is healthy.
+pub(crate) fn run(args: &StatusArgs, out: &mut impl Write) -> anyhow::Result<bool> {
     let StatusArgs { socket, output, watch } = args;
     if watch.watch {
-        return watch::answer(watch, socket, *output, out);
+        return watch::run(watch, socket, *output, out);
     }
     let (text, report) = fetch(socket, &Request::status())?;
     match output {
@@ -59,81 +57,85 @@ pub(crate) fn answer(args: &StatusArgs, out: &mut impl Write) -> anyhow::Result<
             write_attachments(&report.attachments.iter().collect::<Vec<_>>(), out)?;
         }
     }
-    Ok(is_right(&report))
+    Ok(is_healthy(&report))
 }
 
-/// Whether all is as it should be.
-pub(crate) fn is_right(report: &Report) -> bool {
-    let is_right = |attachment: &AttachmentReport| attachment.error.is_none() && attachment.lag_ms == 0;
-    report.synced && report.trouble.is_none() && report.attachments.iter().all(is_right)
+/// Whether the agent is synced without an outage, and all attachments are up to date.
+pub(crate) fn is_healthy(report: &Report) -> bool {
+    let is_up_to_date = |attachment: &AttachmentReport| attachment.error.is_none() && attachment.lag_ms == 0;
+    report.synced && report.trouble.is_none() && report.attachments.iter().all(is_up_to_date)
 }
 
-/// Everything that the agent tells, as it said it and as we understand it.
+/// Requests the agent's report. Returns it as text and parsed.
 pub(crate) fn fetch(socket: &Path, request: &Request) -> anyhow::Result<(String, Report)> {
     let text = fetch_text(socket, request)?;
-    let report =
-        serde_json::from_str(&text).context("understand the agent's answer; is it of another version?")?;
+    let report = serde_json::from_str(&text)
+        .context("failed to parse the agent's report; does the agent have a different version?")?;
     Ok((text, report))
 }
 
 fn fetch_text(socket: &Path, request: &Request) -> anyhow::Result<String> {
-    let (reply, file) = ask(socket, request, None, PATIENCE)?;
+    let (reply, file) = ask(socket, request, None, AGENT_TIMEOUT)?;
     match (reply, file) {
         (Reply::File, Some(file)) => {
             let mut text = String::new();
-            File::from(file).read_to_string(&mut text).context("read the agent's answer")?;
+            File::from(file).read_to_string(&mut text).context("failed to read the agent's report")?;
             Ok(text)
         }
-        (Reply::Refused { message, .. }, _) => bail!("the agent refuses: {message}"),
-        _ => bail!("the agent answers something else; is it of another version?"),
+        (Reply::Refused { message, .. }, _) => bail!("the agent refused the request: {message}"),
+        _ => bail!("unexpected reply from the agent; does it have a different version?"),
     }
 }
 
-/// The agent, its source of services, the views, and what the audits found.
+/// Writes the state of the agent, its service source, its views and its audits.
 pub(crate) fn write_summary(report: &Report, out: &mut impl Write) -> anyhow::Result<()> {
     let Report { version, node, synced, trouble, services, views, counts, audit, .. } = report;
     let node = if node.is_empty() { "-" } else { node };
-    let (style, state) = if *synced { (GOOD, "known") } else { (BAD, "not known yet") };
+    let (style, state) = if *synced { (HEALTHY, "synced") } else { (UNHEALTHY, "not synced yet") };
     writeln!(out, "agent {version}, node {node}; {services} services, {style}{state}{style:#}")?;
     if let Some(trouble) = trouble {
-        writeln!(out, "{BAD}source of services: {trouble}{BAD:#}")?;
+        writeln!(out, "{UNHEALTHY}service source: {trouble}{UNHEALTHY:#}")?;
     }
     if report.records_unwritten > 0 {
-        writeln!(out, "{BAD}{} records could not be written{BAD:#}", report.records_unwritten)?;
+        writeln!(
+            out,
+            "{UNHEALTHY}failed to write {} attachment records{UNHEALTHY:#}",
+            report.records_unwritten
+        )?;
     }
     for (view, state) in views {
         writeln!(out, "view {view}: {} portals, revision {}", state.portals, state.revision)?;
     }
     writeln!(
         out,
-        "since the start: {} transactions, {} failed; {} looks, {} repairs",
+        "since start: {} transactions, {} failed; {} audits, {} repairs",
         counts.applied, counts.failed, counts.audited, counts.repaired
     )?;
-    write_bounds(report, out)?;
+    write_limits(report, out)?;
     if audit.interval_ms > 0 {
-        let last = audit.last_ms.map(|ms| format!("the last {} s ago", ms / 1_000));
+        let last = audit.last_ms.map(|ms| format!("last one {} s ago", ms / 1_000));
         let last = last.as_deref().unwrap_or("none yet");
-        writeln!(out, "audits: one every {} s, {last}", audit.interval_ms / 1_000)?;
+        writeln!(out, "audits: every {} s, {last}", audit.interval_ms / 1_000)?;
     }
     Ok(())
 }
 
-/// What services ask for in vain, and how much memory tables take; nothing where nothing is refused and unlimited.
-fn write_bounds(report: &Report, out: &mut impl Write) -> anyhow::Result<()> {
+/// Writes the number of refused portals by reason, and the memory limit of tables, if there are any.
+fn write_limits(report: &Report, out: &mut impl Write) -> anyhow::Result<()> {
     let reasons: Vec<String> = (report.refused.iter().filter(|(_, count)| **count > 0))
         .map(|(reason, count)| format!("{reason} {count}"))
         .collect();
     if !reasons.is_empty() {
         writeln!(out, "portals refused: {}", reasons.join(", "))?;
     }
-    if let Some(most) = report.memory.tables_max {
+    if let Some(tables_max) = report.memory.tables_max {
         let tables = report.memory.tables;
-        writeln!(out, "tables of all pods: {} of {} MiB by the model", tables >> 20, most >> 20)?;
+        writeln!(out, "estimated memory of all tables: {} of {} MiB", tables >> 20, tables_max >> 20)?;
     }
     Ok(())
 }
 
-/// The attachments as a table.
+/// Writes the attachments as a table.
 pub(crate) fn write_attachments(
     attachments: &[&AttachmentReport],
     out: &mut impl Write,
@@ -178,18 +180,18 @@ fn row(attachment: &AttachmentReport) -> [Cell; 10] {
         programmed,
         programmer: _,
     } = attachment;
-    let short: String = key.container_id.chars().take(ID_SHOWN).collect();
+    let short_id: String = key.container_id.chars().take(SHORT_ID_LEN).collect();
     let (style, state) = match error {
-        Some(error) => (BAD, error.clone()),
+        Some(error) => (UNHEALTHY, error.clone()),
         None if *lag_ms > 0 => (Style::new(), "behind".to_owned()),
         None if *audit_backoff_ms > 0 => {
-            (BAD, format!("damaged again and again, next audit in {} s", audit_backoff_ms.div_ceil(1_000)))
+            (UNHEALTHY, format!("repeated drift, next audit in {} s", audit_backoff_ms.div_ceil(1_000)))
         }
-        None => (GOOD, "right".to_owned()),
+        None => (HEALTHY, "up to date".to_owned()),
     };
     [
         Cell::plain(&key.network),
-        Cell::plain(short),
+        Cell::plain(short_id),
         Cell::plain(&key.interface),
         Cell::plain(pod.as_ref().map_or_else(|| "-".to_owned(), ToString::to_string)),
         Cell::plain(view),

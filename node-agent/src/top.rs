@@ -1,6 +1,6 @@
-//! `portico top`: what the relay serves, pod by pod and portal by portal, as it happens.
+//! `portico top`: live relay traffic per pod and portal, with rates between two status reports of the agent.
 //!
-//! What must not go in here: looking anywhere but at the agent, and when a picture is shown.
+//! The agent is the only source of the data.
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -13,70 +13,73 @@ use clap::Args;
 use relay::{BackendReport, Passed, PortalReport};
 
 use crate::agent::Report;
-use crate::picture::{Pictures, rate, seconds};
-use crate::status::{BAD, GOOD, fetch};
-use crate::table::{Cell, Table};
+use crate::picture::{LiveView, rate, seconds};
+use crate::status::fetch;
+use crate::table::{Cell, HEALTHY, Table, UNHEALTHY};
 
-/// `portico top`.
+/// Arguments of `portico top`.
 #[derive(Debug, Args)]
 pub(crate) struct TopArgs {
-    /// Where the agent listens.
+    /// Path of the agent's Unix socket.
     #[arg(long, value_name = "PATH", default_value = attachment::SOCKET_DEFAULT)]
     pub(crate) socket: PathBuf,
-    /// So many seconds pass between two pictures.
+    /// Refresh interval, in seconds.
     #[arg(long, value_name = "S", default_value_t = 1.0, value_parser = seconds)]
     pub(crate) interval: f64,
-    /// So many pictures are shown; 0: until it is interrupted.
+    /// Number of refreshes (0: until interrupted).
     #[arg(short = 'n', long, value_name = "NUMBER", default_value_t = 0)]
     pub(crate) count: u64,
 }
 
-/// Answers `portico top`.
-pub(crate) fn answer(args: &TopArgs, out: &mut impl Write) -> anyhow::Result<bool> {
-    let pictures = Pictures::new(args.interval, args.count)?;
-    let mut last = Picture::take(args)?;
-    if !pictures.wait() {
+/// Runs `portico top`.
+pub(crate) fn run(args: &TopArgs, out: &mut impl Write) -> anyhow::Result<bool> {
+    let view = LiveView::new(args.interval, args.count)?;
+    let mut previous = RelaySample::fetch(args)?;
+    if !view.wait() {
         return Ok(true);
     }
-    pictures.show(out, |text| {
-        let next = Picture::take(args)?;
-        next.write(&last, text)?;
-        last = next;
+    view.run(out, |frame| {
+        let current = RelaySample::fetch(args)?;
+        current.write(&previous, frame)?;
+        previous = current;
         Ok(true)
     })
 }
 
-/// What the agent tells at one moment.
-struct Picture {
-    at: Instant,
+/// The agent's report, and when it was received.
+struct RelaySample {
+    received: Instant,
     report: Report,
-    /// The portals, by network namespace and key.
+    /// The relayed portals, by network namespace and portal.
     portals: BTreeMap<(u64, String), PortalReport>,
 }
 
-impl Picture {
-    fn take(args: &TopArgs) -> anyhow::Result<Self> {
+impl RelaySample {
+    fn fetch(args: &TopArgs) -> anyhow::Result<Self> {
         let (_, report) = fetch(&args.socket, &Request::status())?;
-        let places = report.relay.places.iter();
-        let portals = places.flat_map(|place| {
-            place.portals.iter().map(|portal| ((place.netns, portal.portal.clone()), portal.clone()))
+        let namespaces = report.relay.places.iter();
+        let portals = namespaces.flat_map(|netns| {
+            netns.portals.iter().map(|portal| ((netns.netns, portal.portal.clone()), portal.clone()))
         });
-        Ok(Self { at: Instant::now(), portals: portals.collect(), report })
+        Ok(Self { received: Instant::now(), portals: portals.collect(), report })
     }
 
-    /// Writes it, with rates since an earlier one.
-    fn write(&self, earlier: &Self, out: &mut impl Write) -> anyhow::Result<()> {
+    /// Writes the sample, with rates since the previous one.
+    fn write(&self, previous: &Self, out: &mut impl Write) -> anyhow::Result<()> {
         let relay = &self.report.relay;
         writeln!(
             out,
-            "relayed: {} connections, {} held; refused since the start: {} over the limit, {} to no portal",
+            "relay: {} connections, {} pending; refused since start: {} over the limit, {} unmatched",
             relay.connections,
             relay.held(),
             relay.over_limit,
             relay.strangers
         )?;
         if self.portals.is_empty() {
-            writeln!(out, "nothing was relayed yet; portals of the kernel are not counted here")?;
+            writeln!(
+                out,
+                "no relayed connections yet; connections that the kernel translates are not shown"
+            )?;
             return Ok(());
         }
         let heading = [
@@ -92,11 +95,11 @@ impl Picture {
             "STATE",
         ];
         let mut table = Table::new(heading.map(str::to_owned));
-        let seconds = self.at.duration_since(earlier.at).as_secs_f64();
+        let seconds = self.received.duration_since(previous.received).as_secs_f64();
         let pods = self.report.pods();
         for ((netns, key), portal) in &self.portals {
             let pod = pods.get(netns).map_or_else(|| format!("netns {netns}"), Clone::clone);
-            let before = earlier.portals.get(&(*netns, key.clone()));
+            let before = previous.portals.get(&(*netns, key.clone()));
             table.push(portal_row(pod, portal, before, seconds));
             portal.backends.iter().for_each(|backend| table.push(backend_row(backend)));
         }
@@ -106,19 +109,19 @@ impl Picture {
 }
 
 fn portal_row(pod: String, portal: &PortalReport, before: Option<&PortalReport>, seconds: f64) -> [Cell; 10] {
-    let per_second = |of: fn(&Passed) -> u64| {
-        rate(of(&portal.passed), before.map_or(0, |before| of(&before.passed)), seconds)
+    let per_second = |counter: fn(&Passed) -> u64| {
+        rate(counter(&portal.passed), before.map_or(0, |before| counter(&before.passed)), seconds)
     };
     let up = portal.backends.iter().filter(|backend| !backend.is_resting).count();
     let (style, state) = match (up, portal.backends.len()) {
         (_, 0) => (Style::new(), "-".to_owned()),
-        (up, all) if up == all => (GOOD, format!("{all} up")),
-        (up, all) => (BAD, format!("{up} of {all} up")),
+        (up, all) if up == all => (HEALTHY, format!("{all} up")),
+        (up, all) => (UNHEALTHY, format!("{up} of {all} up")),
     };
     [
         Cell::plain(pod),
         Cell::plain(&portal.portal),
-        Cell::plain(portal.service.as_deref().unwrap_or("gone")),
+        Cell::plain(portal.service.as_deref().unwrap_or("deleted")),
         Cell::plain(portal.active.to_string()),
         Cell::plain(format!("{:.1}", per_second(|passed| passed.connections))),
         Cell::plain(bytes(per_second(|passed| passed.sent))),
@@ -131,9 +134,9 @@ fn portal_row(pod: String, portal: &PortalReport, before: Option<&PortalReport>,
 
 fn backend_row(backend: &BackendReport) -> [Cell; 10] {
     let (style, state) = match (backend.is_resting, backend.by_node) {
-        (true, _) => (BAD, format!("resting (failures: {})", backend.failures)),
-        (false, true) => (GOOD, format!("up, from the node, {} us", backend.delay_us)),
-        (false, false) => (GOOD, format!("up, {} us", backend.delay_us)),
+        (true, _) => (UNHEALTHY, format!("ejected (failures: {})", backend.failures)),
+        (false, true) => (HEALTHY, format!("up, from the node, {} us", backend.delay_us)),
+        (false, false) => (HEALTHY, format!("up, {} us", backend.delay_us)),
     };
     let empty = || Cell::plain("");
     [
@@ -164,7 +167,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn rates_are_those_between_two_pictures_and_a_resting_backend_shows() {
+    fn portal_row_has_rates_between_two_samples_and_ejected_backends() {
         let portal = |connections, received| PortalReport {
             portal: "10.96.0.1/TCP/80".to_owned(),
             service: Some("default/web".to_owned()),
@@ -186,6 +189,6 @@ mod tests {
             texts,
             ["a/b", "10.96.0.1/TCP/80", "default/web", "3", "10.0", "0 B", "2.5 MB", "1", "0", "0 of 1 up"]
         );
-        assert_eq!(backend_row(&portal(1, 1).backends[0])[9].text, "resting (failures: 1)");
+        assert_eq!(backend_row(&portal(1, 1).backends[0])[9].text, "ejected (failures: 1)");
     }
 }

@@ -1,4 +1,4 @@
-//! The command as its users meet it: exit codes, streams, complaints, colour, JSON.
+//! The user interface of the command: exit codes, output streams, error messages, colours, JSON.
 
 mod command;
 
@@ -23,9 +23,9 @@ endpoints: [{addresses: [10.1.0.9]}, {addresses: [10.1.0.8]}]
 "#;
 
 fn json(args: &[&str], input: &str) -> Value {
-    let answer = portico_with(args, input);
-    assert_eq!(answer.code, 0, "{}", answer.stderr);
-    serde_json::from_str(&answer.stdout).expect("the answer is JSON")
+    let output = portico_with(args, input);
+    assert_eq!(output.code, 0, "{}", output.stderr);
+    serde_json::from_str(&output.stdout).expect("standard output is JSON")
 }
 
 #[test]
@@ -39,7 +39,7 @@ fn portals_as_json_have_the_documented_fields() {
 }
 
 #[test]
-fn an_explanation_as_json_has_the_documented_fields() {
+fn explanation_as_json_has_the_documented_fields() {
     let expected = json!({
         "verdict": "forward", "portal": "team/db:5432",
         "backends": ["10.1.0.8:15432", "10.1.0.9:15432"], "reason": "sent to one of 2 backends",
@@ -52,80 +52,85 @@ fn an_explanation_as_json_has_the_documented_fields() {
 }
 
 #[test]
-fn variables_as_json_are_one_object() {
+fn env_as_json_is_one_object() {
     let variables = json(&["env", "-n", "team", "-o", "json", "-f", "-"], SERVICE);
     assert_eq!(variables["DB_SERVICE_PORT_SQL"], json!("5432"));
     assert_eq!(variables.as_object().map(serde_json::Map::len), Some(8));
 }
 
-/// What would be put into the pod of this manifest.
-fn injected(name: &str, manifest: &str, args: &[&str]) -> command::Answer {
+/// Runs `portico env --pod` with this manifest.
+fn run_env_pod(name: &str, manifest: &str, args: &[&str]) -> command::CommandOutput {
     let file = format!("{}/{name}.yaml", env!("CARGO_TARGET_TMPDIR"));
-    std::fs::write(&file, manifest).expect("write the pod");
+    std::fs::write(&file, manifest).expect("write the manifest");
     portico_with(&[&["env", "-f", "-", "--pod", &file], args].concat(), SERVICE)
 }
 
 #[test]
-fn what_would_be_put_into_a_pod_is_told_container_by_container_with_the_reason() {
+fn injection_is_shown_per_container_with_the_reason() {
     let pod = "
 kind: Pod
 metadata: {name: web, namespace: team, annotations: {portico.dev/forms: host-port, portico.dev/prefix: '1'}}
 spec: {containers: [{name: app, env: [{name: DB_SERVICE_PORT, value: '1'}]}]}
 ";
-    let answer = injected("pod", pod, &[]);
-    assert_eq!((answer.code, answer.stderr.contains("portico.dev/prefix")), (0, true), "{}", answer.stderr);
+    let output = run_env_pod("pod", pod, &[]);
+    assert_eq!((output.code, output.stderr.contains("portico.dev/prefix")), (0, true), "{}", output.stderr);
     expect![[r"
         containers app: inline: inline is exact here
           DB_SERVICE_HOST=10.0.0.7
-          its own: DB_SERVICE_PORT
+          already defined: DB_SERVICE_PORT
     "]]
-    .assert_eq(&answer.stdout);
+    .assert_eq(&output.stdout);
 }
 
 #[test]
-fn what_the_namespace_of_a_pod_wants_is_heard_where_the_pod_says_nothing() {
+fn annotations_of_the_namespace_apply_unless_the_pod_overrides_them() {
     let namespace = |name: &str| {
         format!(
             "---\napiVersion: v1\nkind: Namespace\nmetadata: {{name: {name}, annotations: {{portico.dev/forms: host-port, \
              portico.dev/inject: configmap}}}}\n"
         )
     };
-    let ways = |in_file: &str, annotations: &str| {
+    let injection = |namespaces: &str, annotations: &str| {
         let pod = format!(
             "kind: Pod\nmetadata: {{name: web, namespace: team, annotations: {annotations}}}\nspec: {{containers: \
              [{{name: app}}]}}\n"
         );
         let file = format!("{}/namespaced.yaml", env!("CARGO_TARGET_TMPDIR"));
-        std::fs::write(&file, pod).expect("write the pod");
-        let services = [SERVICE, in_file].concat();
-        let answer = portico_with(&["env", "-f", "-", "--pod", &file, "-o", "json"], &services);
-        let injection: Value = serde_json::from_str(&answer.stdout).expect("the answer is JSON");
+        std::fs::write(&file, pod).expect("write the manifest");
+        let services = [SERVICE, namespaces].concat();
+        let output = portico_with(&["env", "-f", "-", "--pod", &file, "-o", "json"], &services);
+        let injection: Value = serde_json::from_str(&output.stdout).expect("standard output is JSON");
         let account = &injection["accounts"][0];
         (account["way"].as_str().map(str::to_owned), account["added"].as_array().map(Vec::len))
     };
-    assert_eq!(ways("", "{}"), (Some("inline".to_owned()), Some(8)));
-    assert_eq!(ways(&namespace("other"), "{}"), (Some("inline".to_owned()), Some(8)));
-    assert_eq!(ways(&namespace("team"), "{}"), (Some("configmap".to_owned()), Some(2)));
+    assert_eq!(injection("", "{}"), (Some("inline".to_owned()), Some(8)));
+    assert_eq!(injection(&namespace("other"), "{}"), (Some("inline".to_owned()), Some(8)));
+    assert_eq!(injection(&namespace("team"), "{}"), (Some("configmap".to_owned()), Some(2)));
     let inline = "{portico.dev/inject: inline}";
-    assert_eq!(ways(&namespace("team"), inline), (Some("inline".to_owned()), Some(2)));
+    assert_eq!(injection(&namespace("team"), inline), (Some("inline".to_owned()), Some(2)));
 }
 
 #[test]
-fn a_template_stands_for_its_pods_and_a_denied_pod_is_exit_code_1() {
-    let of = |annotation: &str| {
+fn workload_template_is_used_as_the_pod_and_denied_pod_has_exit_code_1() {
+    let deployment = |annotation: &str| {
         format!(
             "kind: Deployment\nmetadata: {{name: web, namespace: team}}\nspec: {{template: {{metadata: {{annotations: \
              {{{annotation}}}}}, spec: {{containers: [{{name: app, envFrom: [{{secretRef: {{name: s}}}}]}}]}}}}}}"
         )
     };
-    let answer = injected("deployment", &of("portico.dev/services: db"), &["-o", "json"]);
-    let injection: Value = serde_json::from_str(&answer.stdout).expect("the answer is JSON");
-    assert_eq!((&injection["accounts"][0]["way"], answer.code), (&json!("configmap"), 0));
-    let wish = "portico.dev/require: queue, portico.dev/on-missing: deny";
-    let denied = injected("denied", &of(wish), &[]);
+    let output = run_env_pod("deployment", &deployment("portico.dev/services: db"), &["-o", "json"]);
+    let injection: Value = serde_json::from_str(&output.stdout).expect("standard output is JSON");
+    assert_eq!((&injection["accounts"][0]["way"], output.code), (&json!("configmap"), 0));
+    let annotations = "portico.dev/require: queue, portico.dev/on-missing: deny";
+    let denied = run_env_pod("denied", &deployment(annotations), &[]);
     assert_eq!((denied.code, denied.stderr.contains("service queue is not there")), (1, true));
-    let nothing = injected("nothing", "kind: ConfigMap\n", &[]);
-    assert_eq!((nothing.code, nothing.stderr.contains("no template")), (1, true), "{}", nothing.stderr);
+    let no_template = run_env_pod("no-template", "kind: ConfigMap\n", &[]);
+    assert_eq!(
+        (no_template.code, no_template.stderr.contains("neither a Pod")),
+        (1, true),
+        "{}",
+        no_template.stderr
+    );
 }
 
 #[test]
@@ -137,7 +142,7 @@ fn rules_as_json_are_the_ruleset() {
 }
 
 #[test]
-fn wrong_usage_ends_with_2_and_says_how() {
+fn wrong_usage_has_exit_code_2_and_refers_to_help() {
     for args in [
         &["portals"][..],
         &["explain", "-f", "x"],
@@ -146,63 +151,63 @@ fn wrong_usage_ends_with_2_and_says_how() {
         &["explain", "-f", "x", "--source", "fd00::1", "tcp://10.0.0.1:80"],
         &["rules", "-o", "yaml", "-f", "x"],
         &["env", "-f", "x", "--portal-net", "10.0.0.0"],
-        &["wish"],
+        &["no-such-command"],
     ] {
-        let answer = portico(args);
-        assert_eq!(answer.code, 2, "{args:?}: {}", answer.stderr);
-        assert!(answer.stdout.is_empty() && answer.stderr.contains("--help"), "{args:?}: {}", answer.stderr);
+        let output = portico(args);
+        assert_eq!(output.code, 2, "{args:?}: {}", output.stderr);
+        assert!(output.stdout.is_empty() && output.stderr.contains("--help"), "{args:?}: {}", output.stderr);
     }
 }
 
 #[test]
-fn help_says_what_it_is_for_and_what_its_exit_codes_mean() {
-    let help = portico(&["--help"]).sound();
-    assert!(help.starts_with("Service portals for pods"), "{help}");
-    assert!(help.contains("Exit codes: 0 answered"), "{help}");
+fn help_states_the_purpose_and_the_exit_codes() {
+    let help = portico(&["--help"]).expect_success();
+    assert!(help.starts_with("Per-pod service portals for Kubernetes"), "{help}");
+    assert!(help.contains("Exit codes: 0 success"), "{help}");
 }
 
 #[test]
-fn a_missing_file_ends_with_1_and_the_rest_is_answered() {
-    let answer = portico_with(&["portals", "-f", "no-such-file.yaml", "-f", "-"], SERVICE);
-    assert_eq!(answer.code, 1);
-    assert!(answer.stderr.contains("no-such-file.yaml"), "{}", answer.stderr);
-    assert!(answer.stdout.contains("tcp://10.0.0.7:5432"), "{}", answer.stdout);
+fn missing_file_has_exit_code_1_and_other_files_are_processed() {
+    let output = portico_with(&["portals", "-f", "no-such-file.yaml", "-f", "-"], SERVICE);
+    assert_eq!(output.code, 1);
+    assert!(output.stderr.contains("no-such-file.yaml"), "{}", output.stderr);
+    assert!(output.stdout.contains("tcp://10.0.0.7:5432"), "{}", output.stdout);
 }
 
 #[test]
-fn a_bad_object_is_named_and_the_others_are_answered() {
+fn invalid_object_is_named_and_others_are_processed() {
     let bad = "\n---\napiVersion: v1\nkind: Service\nmetadata: {name: bad}\nspec: {clusterIP: 10.0.0.8, ports: [{port: 70000}]}\n";
-    let answer = portico_with(&["portals", "-f", "-"], &format!("{SERVICE}{bad}"));
-    assert_eq!(answer.code, 1);
+    let output = portico_with(&["portals", "-f", "-"], &format!("{SERVICE}{bad}"));
+    assert_eq!(output.code, 1);
     for part in ["<stdin>", "document 3", "Service default/bad", "spec.ports[0].port", "70000"] {
-        assert!(answer.stderr.contains(part), "{part} in {}", answer.stderr);
+        assert!(output.stderr.contains(part), "{part} in {}", output.stderr);
     }
     assert!(
-        answer.stdout.contains("tcp://10.0.0.7:5432") && !answer.stdout.contains("bad"),
+        output.stdout.contains("tcp://10.0.0.7:5432") && !output.stdout.contains("bad"),
         "{}",
-        answer.stdout
+        output.stdout
     );
 }
 
 #[test]
-fn broken_yaml_is_named_with_line_and_column() {
-    let answer = portico_with(&["portals", "-f", "-"], "kind: Service\n  bad: indent\n");
-    assert_eq!(answer.code, 1);
-    assert!(answer.stderr.contains("<stdin>:2:"), "{}", answer.stderr);
+fn invalid_yaml_is_reported_with_line_and_column() {
+    let output = portico_with(&["portals", "-f", "-"], "kind: Service\n  bad: indent\n");
+    assert_eq!(output.code, 1);
+    assert!(output.stderr.contains("<stdin>:2:"), "{}", output.stderr);
 }
 
 #[test]
-fn a_forbidden_endpoint_is_left_out_with_a_warning() {
+fn forbidden_endpoint_is_omitted_with_a_warning() {
     let forbidden = SERVICE.replace("10.1.0.9", "127.0.0.1").replace("10.1.0.8", "10.0.0.7");
-    let answer = portico_with(&["portals", "-f", "-"], &forbidden);
-    assert_eq!(answer.code, 0, "{}", answer.stderr);
-    assert!(answer.stderr.contains("127.0.0.1") && answer.stderr.contains("loopback"), "{}", answer.stderr);
-    assert!(answer.stderr.contains("10.0.0.7 is the address of service team/db"), "{}", answer.stderr);
-    assert!(answer.stdout.contains("reject"), "{}", answer.stdout);
+    let output = portico_with(&["portals", "-f", "-"], &forbidden);
+    assert_eq!(output.code, 0, "{}", output.stderr);
+    assert!(output.stderr.contains("127.0.0.1") && output.stderr.contains("loopback"), "{}", output.stderr);
+    assert!(output.stderr.contains("10.0.0.7 is the address of service team/db"), "{}", output.stderr);
+    assert!(output.stdout.contains("reject"), "{}", output.stdout);
 }
 
 #[test]
-fn two_services_on_one_portal_are_reported_and_one_wins() {
+fn conflicting_portals_are_reported_and_one_takes_precedence() {
     let service = |name: &str, ip: &str| {
         format!(
             "---\napiVersion: v1\nkind: Service\nmetadata: {{name: {name}}}\nspec: {{clusterIP: {ip}, externalIPs: [192.0.2.1], ports: [{{port: 80}}]}}\n"
@@ -210,105 +215,105 @@ fn two_services_on_one_portal_are_reported_and_one_wins() {
     };
     let both = service("b", "10.0.0.2") + &service("a", "10.0.0.1");
     let args = ["portals", "--external-addresses", "all", "-o", "json", "-f", "-"];
-    let answer = portico_with(&args, &both);
+    let output = portico_with(&args, &both);
     expect![[r"
-        portico: warning: service default/b claims 192.0.2.1 port 80 (TCP externalIP) in vain: service default/a has it (externalIP)
+        portico: warning: service default/b: 192.0.2.1:80/TCP (externalIP) conflicts with service default/a (externalIP), which takes precedence
     "]]
-    .assert_eq(&answer.stderr);
-    assert_eq!(answer.stdout.matches("192.0.2.1").count(), 1);
+    .assert_eq(&output.stderr);
+    assert_eq!(output.stdout.matches("192.0.2.1").count(), 1);
 }
 
 #[test]
-fn external_addresses_are_refused_by_default_and_both_commands_say_why() {
+fn external_addresses_are_refused_by_default_and_both_commands_report_the_reason() {
     let service = "---\napiVersion: v1\nkind: Service\nmetadata: {name: a}\nspec: {clusterIP: 10.0.0.1, externalIPs: [192.0.2.1], ports: [{port: 80}]}\n";
-    let answer = portico_with(&["portals", "-f", "-"], service);
-    assert!(!answer.stdout.contains("192.0.2.1"), "{}", answer.stdout);
+    let output = portico_with(&["portals", "-f", "-"], service);
+    assert!(!output.stdout.contains("192.0.2.1"), "{}", output.stdout);
     expect![[r"
-        portico: warning: service default/a: 1 portal is refused: external addresses of this kind are not allowed here (--external-addresses)
+        portico: warning: service default/a: 1 portal refused: external addresses of this kind are not allowed here (--external-addresses)
     "]]
-    .assert_eq(&answer.stderr);
-    let answer = portico_with(&["explain", "-f", "-", "tcp://192.0.2.1:80"], service);
+    .assert_eq(&output.stderr);
+    let output = portico_with(&["explain", "-f", "-", "tcp://192.0.2.1:80"], service);
     expect![[r"
         tcp://192.0.2.1:80: pass
           service default/a asks for 192.0.2.1 TCP port 80: external addresses of this kind are not allowed here (--external-addresses)
           left as it is: TCP 192.0.2.1 port 80 is no portal
     "]]
-    .assert_eq(&answer.stdout);
-    let elsewhere = ["--external-addresses", "all", "--external-cidrs", "198.51.100.0/24,203.0.113.0/24"];
-    let answer = portico_with(&[&["portals", "-f", "-"], &elsewhere[..]].concat(), service);
-    assert!(answer.stderr.contains("none of the allowed networks"), "{}", answer.stderr);
+    .assert_eq(&output.stdout);
+    let other_cidrs = ["--external-addresses", "all", "--external-cidrs", "198.51.100.0/24,203.0.113.0/24"];
+    let output = portico_with(&[&["portals", "-f", "-"], &other_cidrs[..]].concat(), service);
+    assert!(output.stderr.contains("none of the allowed networks"), "{}", output.stderr);
 }
 
 #[test]
-fn what_is_beyond_a_bound_is_named() {
+fn portals_beyond_a_limit_are_reported_with_the_flag() {
     let ports: Vec<String> = (1..=4).map(|port| format!("{{name: p{port}, port: {port}}}")).collect();
     let service = format!(
         "---\napiVersion: v1\nkind: Service\nmetadata: {{name: a}}\nspec: {{clusterIP: 10.0.0.1, ports: [{}]}}\n",
         ports.join(", ")
     );
-    let bounds = ["--service-portals-max", "3", "--namespace-elements-max", "3"];
-    let answer = portico_with(&[&["portals", "-f", "-"], &bounds[..]].concat(), &service);
+    let limits = ["--service-portals-max", "3", "--namespace-elements-max", "3"];
+    let output = portico_with(&[&["portals", "-f", "-"], &limits[..]].concat(), &service);
     expect![[r"
-        portico: warning: service default/a: 1 portal is refused: the service has more portals than allowed (--service-portals-max)
-        portico: warning: service default/a: 1 portal is refused: the namespace needs more elements than allowed (--namespace-elements-max)
+        portico: warning: service default/a: 1 portal refused: the service has more portals than allowed (--service-portals-max)
+        portico: warning: service default/a: 1 portal refused: the namespace needs more elements than allowed (--namespace-elements-max)
     "]]
-    .assert_eq(&answer.stderr);
-    let answer = portico_with(&[&["explain", "-f", "-", "tcp://10.0.0.1:4"], &bounds[..]].concat(), &service);
-    assert!(answer.stdout.contains("(--service-portals-max)"), "{}", answer.stdout);
+    .assert_eq(&output.stderr);
+    let output = portico_with(&[&["explain", "-f", "-", "tcp://10.0.0.1:4"], &limits[..]].concat(), &service);
+    assert!(output.stdout.contains("(--service-portals-max)"), "{}", output.stdout);
 }
 
 #[test]
-fn an_unknown_node_is_reported() {
+fn unknown_node_is_reported() {
     let node = "---\napiVersion: v1\nkind: Node\nmetadata: {name: n1}\n";
-    let answer = portico_with(&["portals", "--node", "n2", "-f", "-"], &format!("{SERVICE}{node}"));
+    let output = portico_with(&["portals", "--node", "n2", "-f", "-"], &format!("{SERVICE}{node}"));
     expect![[r"
-        portico: warning: node n2 is not among the nodes read (n1): its zone and addresses are not known
+        portico: warning: node n2 not found (found: n1): its zone and addresses are unknown
     "]]
-    .assert_eq(&answer.stderr);
+    .assert_eq(&output.stderr);
 }
 
 #[test]
-fn two_services_that_define_one_variable_are_reported() {
+fn variable_of_two_services_is_reported() {
     let service = |name: &str, ip: &str| {
         format!(
             "---\napiVersion: v1\nkind: Service\nmetadata: {{name: {name}}}\nspec: {{clusterIP: {ip}, ports: [{{port: 80}}]}}\n"
         )
     };
     let both = service("foo", "10.0.0.1") + &service("foo-service", "10.0.0.2");
-    let answer = portico_with(&["env", "-f", "-"], &both);
-    assert_eq!(answer.stdout.matches("FOO_SERVICE_PORT=").count(), 1);
+    let output = portico_with(&["env", "-f", "-"], &both);
+    assert_eq!(output.stdout.matches("FOO_SERVICE_PORT=").count(), 1);
     expect![[r"
-        portico: warning: FOO_SERVICE_PORT is defined by default/foo and by default/foo-service: the first stands
+        portico: warning: FOO_SERVICE_PORT is defined by default/foo and by default/foo-service; the first takes precedence
     "]]
-    .assert_eq(&answer.stderr);
+    .assert_eq(&output.stderr);
 }
 
 #[test]
-fn nothing_is_coloured_where_no_terminal_is() {
-    let answer = portico_with(&["portals", "-f", "-", "-f", "no-such-file"], SERVICE);
-    assert!(!answer.stdout.contains('\u{1b}') && !answer.stderr.contains('\u{1b}'));
+fn output_without_a_terminal_has_no_colours() {
+    let output = portico_with(&["portals", "-f", "-", "-f", "no-such-file"], SERVICE);
+    assert!(!output.stdout.contains('\u{1b}') && !output.stderr.contains('\u{1b}'));
 }
 
-/// What the command writes to a terminal, with this environment.
-fn on_a_terminal(environment: &str) -> String {
+/// The output of the command on a terminal, with these environment variables.
+fn run_on_terminal(environment: &str) -> String {
     let portico = env!("CARGO_BIN_EXE_portico");
     let examples = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples");
     let line = format!(
         "env -u NO_COLOR -u CLICOLOR -u CLICOLOR_FORCE TERM=xterm {environment} {portico} portals -f {examples}/redis-master.yaml"
     );
     let output = Command::new("script").args(["-qec", &line, "/dev/null"]).output();
-    let output = output.expect("start script(1), which gives a terminal: package bsdutils");
-    String::from_utf8(output.stdout).expect("text")
+    let output = output.expect("start script(1), which provides a terminal (package bsdutils)");
+    String::from_utf8(output.stdout).expect("UTF-8")
 }
 
 #[test]
-fn a_terminal_gets_colour_unless_no_color_is_set() {
-    assert!(on_a_terminal("").contains("\u{1b}[32mforward"), "{:?}", on_a_terminal(""));
-    assert!(!on_a_terminal("NO_COLOR=1").contains('\u{1b}'), "{:?}", on_a_terminal("NO_COLOR=1"));
+fn terminal_output_has_colours_unless_no_color_is_set() {
+    assert!(run_on_terminal("").contains("\u{1b}[32mforward"), "{:?}", run_on_terminal(""));
+    assert!(!run_on_terminal("NO_COLOR=1").contains('\u{1b}'), "{:?}", run_on_terminal("NO_COLOR=1"));
 }
 
 #[test]
-fn a_connection_from_the_node_comes_from_its_address() {
+fn connection_from_the_node_has_the_address_of_the_node() {
     let objects = r"
 apiVersion: v1
 kind: Node
@@ -330,20 +335,20 @@ status: {loadBalancer: {ingress: [{ip: 192.0.2.9}]}}
             [&["explain", "-o", "json", "-f", "-", "--node", "n1", "tcp://192.0.2.9:80"], from].concat();
         json(&args, objects)["verdict"].clone()
     };
-    assert_eq!(verdict(&["--from", "node"]), json!("reject")); // let in, and there is no endpoint
+    assert_eq!(verdict(&["--from", "node"]), json!("reject")); // allowed, but there is no endpoint
     assert_eq!(verdict(&["--from", "pod", "--source", "10.1.0.1"]), json!("drop"));
-    assert_eq!(verdict(&["--source", "192.0.2.9"]), json!("reject")); // the address itself, for the node
+    assert_eq!(verdict(&["--source", "192.0.2.9"]), json!("reject")); // the load-balancer IP, as a source of the node
 }
 
 #[test]
-fn every_shell_gets_completions() {
+fn every_shell_has_completions() {
     for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
-        assert!(portico(&["completions", shell]).sound().contains("explain"), "{shell}");
+        assert!(portico(&["completions", shell]).expect_success().contains("explain"), "{shell}");
     }
 }
 
 #[test]
-fn completions_that_nobody_reads_to_the_end_are_no_fault() {
+fn closed_output_pipe_is_not_an_error() {
     let mut child = Command::new(env!("CARGO_BIN_EXE_portico"))
         .args(["completions", "zsh"])
         .stdout(Stdio::piped())
@@ -356,27 +361,32 @@ fn completions_that_nobody_reads_to_the_end_are_no_fault() {
 }
 
 #[test]
-fn every_command_and_every_flag_of_it_has_its_manual_page() {
-    let folder = std::env::temp_dir().join(format!("portico-man-{}", std::process::id()));
-    std::fs::create_dir_all(&folder).expect("a folder");
-    portico(&["man", folder.to_str().expect("text")]).sound();
-    let page =
-        |name: &str| std::fs::read_to_string(folder.join(name)).unwrap_or_else(|why| panic!("{name}: {why}"));
-    let help = portico(&["--help"]).sound();
+fn manual_pages_cover_every_command_and_flag() {
+    let dir = std::env::temp_dir().join(format!("portico-man-{}", std::process::id()));
+    std::fs::create_dir_all(&dir).expect("create a directory");
+    portico(&["man", dir.to_str().expect("UTF-8")]).expect_success();
+    let page = |name: &str| {
+        std::fs::read_to_string(dir.join(name)).unwrap_or_else(|error| panic!("{name}: {error}"))
+    };
+    let help = portico(&["--help"]).expect_success();
     let commands = help.lines().skip_while(|line| *line != "Commands:").skip(1);
     let names: Vec<&str> =
         commands.map_while(|line| line.split_whitespace().next()).filter(|name| *name != "help").collect();
     assert!(names.len() > 10 && names.contains(&"agent"), "{names:?}");
     for name in names {
         let page = page(&format!("portico-{name}.1")).replace("\\-", "-");
-        let help = portico(&[name, "--help"]).sound();
+        let help = portico(&[name, "--help"]).expect_success();
         for flag in help.split_whitespace().filter(|word| word.starts_with("--") && word.len() > 2) {
             let flag = flag.trim_end_matches(|c: char| !c.is_ascii_alphanumeric());
             assert!(page.contains(flag), "{name}: {flag}");
         }
     }
     assert!(page("portico.1").contains("portico\\-explain(1)"));
-    let _ = std::fs::remove_dir_all(&folder);
-    let answer = portico(&["man", folder.to_str().expect("text")]);
-    assert!(answer.code == 1 && answer.stderr.contains("write manual pages to"), "{}", answer.stderr);
+    let _ = std::fs::remove_dir_all(&dir);
+    let output = portico(&["man", dir.to_str().expect("UTF-8")]);
+    assert!(
+        output.code == 1 && output.stderr.contains("failed to write manual pages to"),
+        "{}",
+        output.stderr
+    );
 }

@@ -1,7 +1,7 @@
-//! Whether the commands in the documentation answer what stands below them.
+//! The commands in the documentation print what the documentation shows.
 //!
-//! Of each console block, `$ portico ...` is run from the root of the repository, and what follows has to be its answer;
-//! a line `...` stands for any number of lines. What a node or a shell would have to answer is left to other tests.
+//! Each `$ portico ...` in a console block runs in the root of the repository, and its output must be the text that
+//! follows; a line `...` matches any number of lines. Commands that need a node or a shell are not run here.
 
 mod command;
 
@@ -10,18 +10,18 @@ use std::path::{Path, PathBuf};
 
 use command::portico;
 
-/// The commands that need nothing but manifests.
+/// The commands that need only manifests.
 const OFFLINE: [&str; 4] = ["env", "portals", "rules", "explain"];
 
-/// A command and what stands below it.
-struct Shown {
+/// A command and the output that the documentation shows.
+struct DocumentedCommand {
     args: Vec<String>,
-    answer: String,
+    output: String,
 }
 
-/// The commands of a page that can be run here.
-fn shown(page: &str) -> Vec<Shown> {
-    let mut found: Vec<Option<Shown>> = Vec::new();
+/// Parses the commands of a page that can run here.
+fn documented_commands(page: &str) -> Vec<DocumentedCommand> {
+    let mut found: Vec<Option<DocumentedCommand>> = Vec::new();
     let mut in_console = false;
     for line in page.lines() {
         if line.starts_with("```") {
@@ -29,26 +29,26 @@ fn shown(page: &str) -> Vec<Shown> {
             found.push(None);
         } else if !in_console {
         } else if let Some(command) = line.strip_prefix("$ ") {
-            found.push(runnable(command).map(|args| Shown { args, answer: String::new() }));
+            found.push(offline_args(command).map(|args| DocumentedCommand { args, output: String::new() }));
         } else if let Some(Some(last)) = found.last_mut() {
-            last.answer += &format!("{line}\n");
+            last.output += &format!("{line}\n");
         }
     }
     found.into_iter().flatten().collect()
 }
 
-fn runnable(command: &str) -> Option<Vec<String>> {
+fn offline_args(command: &str) -> Option<Vec<String>> {
     let mut words = command.split_whitespace().map(str::to_owned);
-    let is_ours = words.next().as_deref() == Some("portico") && !command.contains(['|', '<', '#', '$']);
+    let is_portico = words.next().as_deref() == Some("portico") && !command.contains(['|', '<', '#', '$']);
     let args: Vec<String> = words.collect();
-    (is_ours && OFFLINE.contains(&args.first()?.as_str())).then_some(args)
+    (is_portico && OFFLINE.contains(&args.first()?.as_str())).then_some(args)
 }
 
-/// Whether this is the answer that is shown, where `...` stands for any number of lines.
-fn is_as_shown(answer: &str, shown: &str) -> bool {
-    let mut rest: Vec<&str> = answer.lines().collect();
+/// Whether the output matches the documentation, in which `...` matches any number of lines.
+fn matches(output: &str, documented: &str) -> bool {
+    let mut rest: Vec<&str> = output.lines().collect();
     let parts: Vec<Vec<&str>> =
-        shown.lines().collect::<Vec<_>>().split(|line| *line == "...").map(<[_]>::to_vec).collect();
+        documented.lines().collect::<Vec<_>>().split(|line| *line == "...").map(<[_]>::to_vec).collect();
     let last = parts.len() - 1;
     for (number, part) in parts.iter().enumerate() {
         let found = if number == 0 {
@@ -65,34 +65,34 @@ fn is_as_shown(answer: &str, shown: &str) -> bool {
 }
 
 #[test]
-fn each_command_in_the_documentation_answers_what_stands_below_it() {
+fn commands_in_the_documentation_print_the_documented_output() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the crate is in the repository");
-    let docs = fs::read_dir(root.join("docs")).expect("docs/ is there");
-    let docs = docs.map(|entry| entry.expect("docs/ can be read").path());
+    let docs = fs::read_dir(root.join("docs")).expect("read docs/");
+    let docs = docs.map(|entry| entry.expect("read docs/").path());
     let pages: Vec<PathBuf> = docs
         .filter(|path| path.extension().is_some_and(|end| end == "md"))
         .chain([root.join("README.md")])
         .collect();
     let mut count = 0;
     for page in pages {
-        let text = fs::read_to_string(&page).expect("a page is text");
-        for Shown { args, answer } in shown(&text) {
+        let text = fs::read_to_string(&page).expect("read a page");
+        for DocumentedCommand { args, output } in documented_commands(&text) {
             let args: Vec<&str> = args.iter().map(String::as_str).collect();
-            let real = portico(&args).sound();
-            assert!(is_as_shown(&real, &answer), "{}: portico {args:?} answers\n{real}", page.display());
+            let actual = portico(&args).expect_success();
+            assert!(matches(&actual, &output), "{}: portico {args:?} prints\n{actual}", page.display());
             count += 1;
         }
     }
-    assert!(count > 4, "only {count} commands were found: the pages are in another form");
+    assert!(count > 4, "only {count} commands were found; has the format of the pages changed?");
 }
 
 #[test]
-fn dots_stand_for_any_number_of_lines_and_for_nothing_else() {
-    let answer = "a\nb\nc\n";
+fn dots_match_any_number_of_whole_lines() {
+    let output = "a\nb\nc\n";
     for good in ["a\nb\nc\n", "a\n...\n", "...\nc\n", "a\n...\nc\n", "...\nb\n...\n", "a\n...\nb\nc\n"] {
-        assert!(is_as_shown(answer, good), "{good}");
+        assert!(matches(output, good), "{good}");
     }
     for bad in ["", "a\nb\n", "a\nc\n", "...\nb\n", "b\n...\n", "a\n...\nd\n"] {
-        assert!(!is_as_shown(answer, bad), "{bad}");
+        assert!(!matches(output, bad), "{bad}");
     }
 }

@@ -1,13 +1,13 @@
-//! Every file of examples/ says something about services; each test here checks what it says, by the
-//! command that a reader of the file would try.
+//! Each file in examples/ demonstrates a property of services; each test checks it with the command that a reader of
+//! the file would run.
 
 mod command;
 
-use command::{explain, portico, table};
+use command::{explain, portals_table, portico};
 use expect_test::expect;
 
 #[test]
-fn redis_master_gives_the_seven_variables_of_the_first_design() {
+fn redis_master_has_the_seven_variables_of_the_first_design() {
     expect![[r#"
         REDIS_MASTER_SERVICE_HOST=10.0.0.11
         REDIS_MASTER_SERVICE_PORT=6379
@@ -17,11 +17,11 @@ fn redis_master_gives_the_seven_variables_of_the_first_design() {
         REDIS_MASTER_PORT_6379_TCP_PORT=6379
         REDIS_MASTER_PORT_6379_TCP_ADDR=10.0.0.11
     "#]]
-    .assert_eq(&portico(&["env", "-f", "examples/redis-master.yaml"]).sound());
+    .assert_eq(&portico(&["env", "-f", "examples/redis-master.yaml"]).expect_success());
 }
 
 #[test]
-fn kubernetes_gives_a_variable_for_its_named_port_to_every_namespace() {
+fn kubernetes_service_has_a_variable_for_its_named_port_in_every_namespace() {
     let args = ["env", "-n", "anywhere", "--no-links", "-f", "examples/kubernetes.yaml"];
     expect![[r#"
         KUBERNETES_SERVICE_HOST=10.96.0.1
@@ -33,20 +33,20 @@ fn kubernetes_gives_a_variable_for_its_named_port_to_every_namespace() {
         KUBERNETES_PORT_443_TCP_PORT=443
         KUBERNETES_PORT_443_TCP_ADDR=10.96.0.1
     "#]]
-    .assert_eq(&portico(&args).sound());
+    .assert_eq(&portico(&args).expect_success());
 }
 
 #[test]
-fn a_selector_picks_the_ready_pods() {
+fn selector_selects_ready_pods() {
     expect![[r#"
         NAMESPACE  SERVICE  PORT  KIND       PORTAL                VERDICT  BACKENDS
         default    my-app   -     clusterIP  tcp://10.0.0.20:8765  forward  10.244.1.20:9376 10.244.2.20:9376
     "#]]
-    .assert_eq(&table("my-app-selector.yaml", &[]));
+    .assert_eq(&portals_table("my-app-selector.yaml", &[]));
 }
 
 #[test]
-fn a_relayed_service_says_by_whom_and_how_its_backends_are_tried() {
+fn relayed_service_is_explained_with_its_scheduler_and_dial_mode() {
     expect![[r#"
         tcp://10.0.0.40:5432: forward
           10.0.0.40 is the cluster address of service default/pooled, and TCP 5432 is its port
@@ -63,31 +63,31 @@ fn a_relayed_service_says_by_whom_and_how_its_backends_are_tried() {
 }
 
 #[test]
-fn endpoints_by_hand_lead_out_of_the_cluster() {
+fn manual_endpoints_can_be_outside_of_the_cluster() {
     expect![[r#"
         NAMESPACE  SERVICE     PORT  KIND       PORTAL              VERDICT  BACKENDS
         default    my-service  -     clusterIP  tcp://10.0.0.21:80  forward  1.2.3.4:9376
     "#]]
-    .assert_eq(&table("external-endpoints.yaml", &[]));
+    .assert_eq(&portals_table("external-endpoints.yaml", &[]));
 }
 
 #[test]
-fn the_old_form_draws_its_address_from_the_portal_net() {
+fn old_api_version_gets_its_address_from_the_portal_net() {
     let both = ["-f", "examples/old-form-apache-endpoints.json"];
     expect![[r#"
         NAMESPACE  SERVICE         PORT  KIND       PORTAL                 VERDICT  BACKENDS
         default    apache-service  -     clusterIP  tcp://10.11.0.1:12345  forward  10.244.1.30:80 10.244.2.30:80
-    "#]].assert_eq(&table("old-form-apache-service.json", &both));
+    "#]].assert_eq(&portals_table("old-form-apache-service.json", &both));
     let both = ["-f", "examples/old-form-myapp-endpoints.json", "--portal-net", "10.12.0.0/16"];
     expect![[r#"
         NAMESPACE  SERVICE  PORT  KIND       PORTAL              VERDICT  BACKENDS
         default    myapp    -     clusterIP  tcp://10.12.0.1:80  forward  173.194.112.206:80
     "#]]
-    .assert_eq(&table("old-form-myapp-service.json", &both));
+    .assert_eq(&portals_table("old-form-myapp-service.json", &both));
 }
 
 #[test]
-fn the_old_form_is_relayed_by_one_redirect_with_its_name_as_comment() {
+fn old_api_version_is_relayed_by_one_redirect_with_its_name_as_comment() {
     let args = [
         ["rules", "-o", "iptables"],
         ["--mode", "relay", "-f"],
@@ -106,40 +106,40 @@ fn the_old_form_is_relayed_by_one_redirect_with_its_name_as_comment() {
         -A PORTICO-REFUSE -d 10.11.0.1/32 -p tcp -m comment --comment "default/apache-service: no such port" -j REJECT --reject-with tcp-reset
         -A PORTICO-REFUSE -d 10.11.0.1/32 -m comment --comment "default/apache-service: no such port" -j REJECT --reject-with icmp-port-unreachable
         COMMIT
-    "#]].assert_eq(&portico(&args).sound());
+    "#]].assert_eq(&portico(&args).expect_success());
 }
 
 #[test]
-fn several_ports_are_several_portals() {
+fn each_port_is_a_portal() {
     expect![[r#"
         NAMESPACE  SERVICE      PORT          KIND       PORTAL                VERDICT  BACKENDS
         core       chatbot-svc  slack-auth    clusterIP  tcp://10.0.0.22:4000  forward  10.244.1.22:4000 10.244.2.22:4000
         core       chatbot-svc  msteams-auth  clusterIP  tcp://10.0.0.22:8080  forward  10.244.1.22:3978 10.244.2.22:3978
-    "#]].assert_eq(&table("several-ports.yaml", &[]));
+    "#]].assert_eq(&portals_table("several-ports.yaml", &[]));
 }
 
 #[test]
-fn two_services_may_have_the_same_port() {
+fn two_services_can_have_the_same_port() {
     expect![[r#"
         NAMESPACE  SERVICE      PORT  KIND       PORTAL               VERDICT  BACKENDS
         default    backend-one  -     clusterIP  tcp://10.0.0.1:1234  forward  10.244.1.40:1234
         default    backend-two  -     clusterIP  tcp://10.0.0.2:1234  forward  10.244.1.41:1234
     "#]]
-    .assert_eq(&table("same-port.yaml", &[]));
+    .assert_eq(&portals_table("same-port.yaml", &[]));
 }
 
 #[test]
-fn one_number_of_three_protocols_is_three_portals() {
+fn one_port_number_of_three_protocols_is_three_portals() {
     expect![[r#"
         NAMESPACE    SERVICE   PORT      KIND       PORTAL                VERDICT  BACKENDS
         kube-system  kube-dns  dns-tcp   clusterIP  tcp://10.96.0.10:53   forward  10.244.1.53:53 10.244.2.53:53
         kube-system  kube-dns  dns       clusterIP  udp://10.96.0.10:53   forward  10.244.1.53:53 10.244.2.53:53
         kube-system  kube-dns  dns-sctp  clusterIP  sctp://10.96.0.10:53  forward  10.244.1.53:5353 10.244.2.53:5353
-    "#]].assert_eq(&table("protocols.yaml", &[]));
+    "#]].assert_eq(&portals_table("protocols.yaml", &[]));
 }
 
 #[test]
-fn headless_services_and_external_names_have_neither_portals_nor_variables() {
+fn headless_and_external_name_services_have_no_portals_and_no_variables() {
     for file in ["examples/headless.yaml", "examples/external-name.yaml"] {
         assert_eq!(portico(&["portals", "-o", "json", "-f", file]).stdout, "[]\n");
         assert_eq!(portico(&["env", "-f", file]).stdout, "");
@@ -147,36 +147,36 @@ fn headless_services_and_external_names_have_neither_portals_nor_variables() {
 }
 
 #[test]
-fn a_node_port_is_a_portal_on_the_nodes_own_address() {
+fn node_port_is_a_portal_on_the_address_of_the_node() {
     expect![[r#"
         NAMESPACE  SERVICE     PORT  KIND       PORTAL                 VERDICT  BACKENDS
         default    mattermost  -     clusterIP  tcp://10.0.0.23:8065   forward  10.244.1.65:8065
         default    mattermost  -     nodePort   tcp://10.240.0.5:8065  forward  10.244.1.65:8065
     "#]]
-    .assert_eq(&table("node-port.yaml", &["--node", "node-a"]));
+    .assert_eq(&portals_table("node-port.yaml", &["--node", "node-a"]));
 }
 
 #[test]
-fn external_addresses_lead_where_the_cluster_address_leads() {
+fn external_ip_has_the_same_backends_as_the_cluster_ip() {
     expect![[r#"
         NAMESPACE  SERVICE     PORT  KIND        PORTAL                VERDICT  BACKENDS
         default    public-web  http  clusterIP   tcp://10.0.0.24:80    forward  10.244.1.70:9376
         default    public-web  http  externalIP  tcp://80.11.12.10:80  forward  10.244.1.70:9376
     "#]]
-    .assert_eq(&table("external-ips.yaml", &["--external-addresses", "all"]));
+    .assert_eq(&portals_table("external-ips.yaml", &["--external-addresses", "all"]));
 }
 
 #[test]
-fn a_load_balancers_address_leads_straight_to_the_pods() {
+fn load_balancer_ip_leads_directly_to_the_pods() {
     expect![[r#"
         NAMESPACE  SERVICE    PORT  KIND          PORTAL                     VERDICT  BACKENDS
         default    web-front  -     clusterIP     tcp://10.0.0.25:3000       forward  10.244.1.75:8443 10.244.2.75:8443
         default    web-front  -     loadBalancer  tcp://146.148.47.155:3000  forward  10.244.1.75:8443 10.244.2.75:8443
-    "#]].assert_eq(&table("load-balancer.yaml", &[]));
+    "#]].assert_eq(&portals_table("load-balancer.yaml", &[]));
 }
 
 #[test]
-fn source_ranges_bar_who_is_not_in_them() {
+fn source_ranges_exclude_other_clients() {
     let file = "load-balancer-source-ranges.yaml";
     let to = "tcp://146.148.47.156:443";
     expect![[r#"
@@ -202,17 +202,17 @@ fn source_ranges_bar_who_is_not_in_them() {
 }
 
 #[test]
-fn dual_stack_is_one_portal_for_each_family() {
+fn dual_stack_service_has_one_portal_per_family() {
     expect![[r#"
         NAMESPACE  SERVICE  PORT  KIND       PORTAL                  VERDICT  BACKENDS
         default    dual     http  clusterIP  tcp://10.0.0.30:80      forward  10.244.1.90:8080
         default    dual     http  clusterIP  tcp://[fd00:10::30]:80  forward  [fd00:244:1::90]:8080
     "#]]
-    .assert_eq(&table("dual-stack.yaml", &[]));
+    .assert_eq(&portals_table("dual-stack.yaml", &[]));
 }
 
 #[test]
-fn session_affinity_is_explained_with_its_time_out() {
+fn session_affinity_is_explained_with_its_timeout() {
     expect![[r#"
         tcp://10.0.0.33:80: forward
           10.0.0.33 is the cluster address of service default/shop, and TCP 80 is its port named http
@@ -227,7 +227,7 @@ fn session_affinity_is_explained_with_its_time_out() {
 }
 
 #[test]
-fn internal_traffic_policy_local_leads_to_the_own_node_or_nowhere() {
+fn internal_traffic_policy_local_uses_only_endpoints_on_the_same_node() {
     let file = "internal-traffic-policy-local.yaml";
     expect![[r#"
         tcp://10.0.0.31:9100: forward
@@ -275,7 +275,7 @@ fn zone_hints_keep_traffic_in_the_zone() {
 }
 
 #[test]
-fn terminating_endpoints_serve_when_nothing_else_does() {
+fn terminating_endpoints_serve_if_no_other_endpoint_does() {
     expect![[r#"
         tcp://10.0.0.35:80: forward
           10.0.0.35 is the cluster address of service default/draining, and TCP 80 is its port named http
@@ -290,7 +290,7 @@ fn terminating_endpoints_serve_when_nothing_else_does() {
 }
 
 #[test]
-fn a_portal_without_backends_refuses() {
+fn portal_without_backends_rejects() {
     expect![[r#"
         tcp://10.0.0.34:80: reject
           10.0.0.34 is the cluster address of service default/nobody-home, and TCP 80 is its port named http
@@ -303,22 +303,22 @@ fn a_portal_without_backends_refuses() {
 
 #[test]
 fn other_kinds_are_ignored_and_counted() {
-    let answer = portico(&["portals", "-v", "-f", "examples/ingress-ignored.yaml"]);
-    assert_eq!(answer.code, 0);
+    let output = portico(&["portals", "-v", "-f", "examples/ingress-ignored.yaml"]);
+    assert_eq!(output.code, 0);
     expect![[r#"
         portico: note: ignored networking.k8s.io/v1 Ingress: 1
     "#]]
-    .assert_eq(&answer.stderr);
+    .assert_eq(&output.stderr);
     expect![[r#"
         NAMESPACE  SERVICE  PORT  KIND       PORTAL              VERDICT  BACKENDS
         default    nginx    -     clusterIP  tcp://10.0.0.36:80  forward  10.244.1.140:80
     "#]]
-    .assert_eq(&answer.stdout);
+    .assert_eq(&output.stdout);
 }
 
 #[test]
-fn the_whole_folder_can_be_read_at_once() {
-    let answer = portico(&["portals", "--external-addresses", "all", "-o", "json", "-f", "examples"]);
-    assert_eq!(answer.code, 0, "{}", answer.stderr);
-    assert_eq!(answer.stdout.matches("\"verdict\"").count(), 31);
+fn whole_directory_can_be_read_at_once() {
+    let output = portico(&["portals", "--external-addresses", "all", "-o", "json", "-f", "examples"]);
+    assert_eq!(output.code, 0, "{}", output.stderr);
+    assert_eq!(output.stdout.matches("\"verdict\"").count(), 31);
 }

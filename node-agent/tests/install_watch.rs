@@ -1,6 +1,6 @@
-//! `portico install --watch` beside other programs that write into the same folders.
+//! `portico install --watch` next to other programs that write to the same directories.
 //!
-//! Nothing sleeps: its log tells what it has done, and the files are looked at then.
+//! A test does not sleep: it waits for a log message, and reads the files then.
 
 #[path = "install/node.rs"]
 #[allow(dead_code)]
@@ -15,124 +15,124 @@ use std::time::{Duration, Instant};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use node::{BARE, Node};
 
-fn is_in(node: &Node, name: &str) -> bool {
+fn has_entry(node: &Node, name: &str) -> bool {
     node.read(name).contains("portico-cni")
 }
 
 #[test]
-fn an_entry_that_somebody_reverts_is_put_back_and_it_is_told_ever_more_seldom() {
+fn reverted_entry_is_restored_and_logged_at_powers_of_two() {
     let node = Node::new("reverted");
     node.configure("10-net.conflist", BARE);
     let mut watch = node.watch(&[]);
-    watch.until("installed");
+    watch.wait_for_log("installed");
     node.configure("10-net.conflist", BARE);
-    let told = watch.until("keeps reverting");
-    assert!(told.contains("times=1") && told.contains("10-net.conflist"), "{told}");
-    assert!(is_in(&node, "10-net.conflist"));
-    // In place, as `cp` does it.
+    let line = watch.wait_for_log("CNI entry was reverted");
+    assert!(line.contains("times=1") && line.contains("10-net.conflist"), "{line}");
+    assert!(has_entry(&node, "10-net.conflist"));
+    // In place, like `cp`.
     fs::write(node.conf("10-net.conflist"), BARE).expect("write a configuration");
-    assert!(watch.until("keeps reverting").contains("times=2"));
-    assert!(is_in(&node, "10-net.conflist"));
-    watch.end();
-    assert!(is_in(&node, "10-net.conflist"), "an agent that restarts must not uninstall");
+    assert!(watch.wait_for_log("CNI entry was reverted").contains("times=2"));
+    assert!(has_entry(&node, "10-net.conflist"));
+    watch.terminate();
+    assert!(has_entry(&node, "10-net.conflist"), "a restart of the agent must not uninstall");
     assert_eq!(node.names(), ["10-net.conflist", "portico-cni"]);
 }
 
 #[test]
-fn against_somebody_who_reverts_at_once_it_puts_back_once_a_second() {
-    let node = Node::new("fight");
+fn entry_that_is_reverted_at_once_is_restored_once_per_second() {
+    let node = Node::new("conflict");
     node.configure("10-net.conflist", BARE);
     let inotify = Inotify::init(InitFlags::IN_CLOEXEC).expect("inotify");
     inotify.add_watch(&node.conf(""), AddWatchFlags::IN_MOVE | AddWatchFlags::IN_DELETE).expect("watch");
-    let (is_over, began) = (AtomicBool::new(false), Instant::now());
+    let (is_done, start) = (AtomicBool::new(false), Instant::now());
     let mut watch = node.watch(&[]);
     thread::scope(|scope| {
         scope.spawn(|| {
-            while !is_over.load(Ordering::Relaxed) {
-                inotify.read_events().expect("what was told");
-                if is_in(&node, "10-net.conflist") {
+            while !is_done.load(Ordering::Relaxed) {
+                inotify.read_events().expect("read events");
+                if has_entry(&node, "10-net.conflist") {
                     node.configure("10-net.conflist", BARE);
                 }
             }
         });
-        watch.until("times=4");
-        is_over.store(true, Ordering::Relaxed);
-        // It has to hear something to notice.
+        watch.wait_for_log("times=4");
+        is_done.store(true, Ordering::Relaxed);
+        // The other thread checks the flag after an event.
         node.configure("20-other.conflist", BARE);
     });
-    assert!(began.elapsed() >= Duration::from_secs(3), "{:?}", began.elapsed());
-    watch.end();
+    assert!(start.elapsed() >= Duration::from_secs(3), "{:?}", start.elapsed());
+    watch.terminate();
 }
 
 #[test]
-fn it_waits_for_folders_and_for_a_configuration_and_survives_a_broken_one() {
+fn watch_waits_for_directories_and_a_valid_configuration() {
     let node = Node::new("waits");
-    fs::remove_dir_all(node.conf("")).expect("remove a folder");
+    fs::remove_dir_all(node.conf("")).expect("remove a directory");
     let mut watch = node.watch(&[]);
-    watch.until("open the folder");
-    fs::create_dir(node.conf("")).expect("make a folder");
-    watch.until("no CNI configuration yet");
+    watch.wait_for_log("failed to open directory");
+    fs::create_dir(node.conf("")).expect("create a directory");
+    watch.wait_for_log("no CNI configuration in");
     node.configure("10-net.conflist", "{\"name\": ");
-    watch.until("line 1 column 9");
+    watch.wait_for_log("line 1 column 9");
     assert_eq!(node.read("10-net.conflist"), "{\"name\": ");
     node.configure("10-net.conflist", BARE);
-    watch.until("installed");
-    assert!(is_in(&node, "10-net.conflist"));
-    watch.end();
+    watch.wait_for_log("installed");
+    assert!(has_entry(&node, "10-net.conflist"));
+    watch.terminate();
 }
 
 #[test]
-fn a_configuration_that_becomes_the_first_and_a_plugin_that_goes_are_noticed() {
+fn new_first_configuration_and_missing_or_modified_plugin_are_handled() {
     let node = Node::new("later");
     node.configure("10-net.conflist", BARE);
     let mut watch = node.watch(&[]);
-    watch.until("installed");
+    watch.wait_for_log("installed");
     node.configure("05-net.conflist", BARE);
-    assert!(watch.until("another configuration").contains("05-net.conflist"));
-    assert!(is_in(&node, "05-net.conflist"));
+    assert!(watch.wait_for_log("active CNI configuration changed").contains("05-net.conflist"));
+    assert!(has_entry(&node, "05-net.conflist"));
     fs::remove_file(node.bin("portico-cni")).expect("remove the plugin");
-    watch.until("the plugin was gone");
+    watch.wait_for_log("plugin binary was missing or modified");
     fs::write(node.bin("portico-cni"), "#!/bin/sh\n").expect("replace the plugin");
-    watch.until("the plugin was gone");
+    watch.wait_for_log("plugin binary was missing or modified");
     assert_eq!(fs::read(node.bin("portico-cni")).ok(), fs::read(&node.plugin).ok());
-    watch.end();
+    watch.terminate();
 }
 
 #[test]
-fn what_changes_behind_a_link_and_in_a_drop_in_is_noticed() {
-    let node = Node::new("behind");
-    let real = node.folder.join("results/real.conflist");
-    fs::write(&real, BARE).expect("a file");
-    symlink(&real, node.conf("10-net.conflist")).expect("a link");
+fn changes_of_a_link_target_and_of_a_drop_in_are_handled() {
+    let node = Node::new("link-target");
+    let real = node.dir.join("results/real.conflist");
+    fs::write(&real, BARE).expect("write a file");
+    symlink(&real, node.conf("10-net.conflist")).expect("create a link");
     let mut watch = node.watch(&[]);
-    watch.until("installed");
-    fs::write(&real, BARE).expect("write behind the link");
-    watch.until("keeps reverting");
-    assert!(is_in(&node, "10-net.conflist"));
-    watch.end();
+    watch.wait_for_log("installed");
+    fs::write(&real, BARE).expect("write to the target of the link");
+    watch.wait_for_log("CNI entry was reverted");
+    assert!(has_entry(&node, "10-net.conflist"));
+    watch.terminate();
     let mut watch = node.watch(&["--mode", "drop-in"]);
-    watch.until("installed");
+    watch.wait_for_log("installed");
     fs::remove_file(node.conf("pods/99-portico-cni.conf")).expect("remove the drop-in");
-    watch.until("keeps reverting");
+    watch.wait_for_log("CNI entry was reverted");
     assert!(node.conf("pods/99-portico-cni.conf").exists());
-    watch.end();
+    watch.terminate();
 }
 
 #[test]
-fn a_second_one_waits_and_whoever_uninstalls_meanwhile_is_told_why_not() {
+fn second_watch_stands_by_and_uninstall_is_refused_meanwhile() {
     let node = Node::new("second");
     node.configure("10-net.conflist", BARE);
     let mut first = node.watch(&[]);
-    first.until("installed");
+    first.wait_for_log("installed");
     let mut second = node.watch(&["--on-agent-down", "fail"]);
-    second.until("this one waits");
+    second.wait_for_log("standing by");
     let refused = node.uninstall(&[]);
-    assert!(refused.code == 1 && refused.stderr.contains("would undo this"), "{}", refused.stderr);
-    assert!(is_in(&node, "10-net.conflist"));
-    first.end();
-    second.until("installed");
+    assert!(refused.code == 1 && refused.stderr.contains("would revert this"), "{}", refused.stderr);
+    assert!(has_entry(&node, "10-net.conflist"));
+    first.terminate();
+    second.wait_for_log("installed");
     assert!(node.read("10-net.conflist").contains("onAgentDown"));
-    second.end();
-    node.uninstall(&[]).sound();
+    second.terminate();
+    node.uninstall(&[]).expect_success();
     assert_eq!(node.read("10-net.conflist"), BARE);
 }

@@ -1,4 +1,4 @@
-//! What this process may do, and whether the kernel takes our rules.
+//! Checks of the process's capabilities, and whether the kernel accepts a ruleset.
 
 use std::os::fd::OwnedFd;
 use std::thread;
@@ -9,62 +9,71 @@ use proxy_core::portal::{Standpoint, portals};
 use proxy_core::ruleset::{Ruleset, Settings};
 use proxy_core::snapshot::Snapshot;
 
-use crate::check::Finding::{self, Bad, Good};
+use crate::check::Finding::{self, Fail, Pass};
 
-/// Bits of the effective capabilities (linux/capability.h).
-const NEEDED: [(u32, &str, &str); 2] =
+/// The capabilities that the agent needs: number (linux/capability.h), name, purpose.
+const REQUIRED: [(u32, &str, &str); 2] =
     [(12, "CAP_NET_ADMIN", "programs rules"), (21, "CAP_SYS_ADMIN", "enters network namespaces")];
 
-/// Whether this process may do what the agent does.
+/// Checks that this process has the capabilities that the agent needs.
 pub(super) fn capabilities() -> Finding {
-    let to_do = "run as root, with these capabilities in the container's securityContext";
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let Some(effective) = effective(&status) else {
-        return Bad("cannot be read from /proc/self/status".to_owned(), to_do.to_owned());
+    let remedy = "run as root, with these capabilities in the container's securityContext";
+    let fail = |problem: String| Fail(problem, remedy.to_owned());
+    let path = "/proc/self/status";
+    let status = match std::fs::read_to_string(path) {
+        Ok(status) => status,
+        Err(error) => return fail(format!("failed to read {path}: {error}")),
     };
-    let missing: Vec<String> = NEEDED
+    let Some(effective) = effective_capabilities(&status) else {
+        return fail(format!("no effective capabilities (CapEff) in {path}"));
+    };
+    let missing: Vec<String> = REQUIRED
         .iter()
         .filter(|(bit, ..)| effective & 1 << bit == 0)
-        .map(|(_, name, why)| format!("{name} ({why})"))
+        .map(|(_, name, purpose)| format!("{name} ({purpose})"))
         .collect();
     if missing.is_empty() {
-        Good(NEEDED.map(|(_, name, _)| name).join(", "))
+        Pass(REQUIRED.map(|(_, name, _)| name).join(", "))
     } else {
-        Bad(format!("missing: {}", missing.join(", ")), to_do.to_owned())
+        fail(format!("missing: {}", missing.join(", ")))
     }
 }
 
-fn effective(status: &str) -> Option<u64> {
+fn effective_capabilities(status: &str) -> Option<u64> {
     let line = status.lines().find_map(|line| line.strip_prefix("CapEff:"))?;
     u64::from_str_radix(line.trim(), 16).ok()
 }
 
-/// Whether the kernel takes our rules, in a network namespace made for this.
-pub(super) fn rules() -> Finding {
-    let to_do = "Linux 5.14 or newer with nf_tables, nft_nat, nft_numgen, nft_redir, nft_reject_inet and nf_conntrack";
-    match tried() {
-        Ok(None) => {
-            Good("the kernel takes the table and shows it again, in a namespace made for this".to_owned())
-        }
-        Ok(Some(why)) => Bad(format!("the kernel shows another table than it took: {why}"), to_do.to_owned()),
-        Err(error) => Bad(format!("{error:#}"), to_do.to_owned()),
+/// Checks that the kernel accepts a ruleset, in a temporary network namespace.
+pub(super) fn ruleset() -> Finding {
+    let remedy = "Linux 5.14 or newer with nf_tables, nft_nat, nft_numgen, nft_redir, nft_reject_inet and nf_conntrack";
+    match program_and_verify() {
+        Ok(None) => Pass("programmed and read back in a temporary network namespace".to_owned()),
+        Ok(Some(difference)) => Fail(
+            format!("the table that was read back differs from the programmed one: {difference}"),
+            remedy.to_owned(),
+        ),
+        Err(error) => Fail(format!("{error:#}"), remedy.to_owned()),
     }
 }
 
-fn tried() -> anyhow::Result<Option<String>> {
-    let made = thread::spawn(|| {
+/// Programs an empty ruleset in a new network namespace and reads it back. Returns the difference, if there is one.
+fn program_and_verify() -> anyhow::Result<Option<String>> {
+    let thread = thread::spawn(|| {
         unshare(CloneFlags::CLONE_NEWNET)?;
         Ok::<_, anyhow::Error>(OwnedFd::from(std::fs::File::open("/proc/thread-self/ns/net")?))
     });
-    let made = made.join().map_err(|_| anyhow::anyhow!("the thread that made a namespace ended early"))?;
-    let netns = Netns::from_fd(made.map_err(|error| error.context("make a network namespace"))?)?;
+    let created =
+        thread.join().map_err(|_| anyhow::anyhow!("the thread that created a network namespace panicked"))?;
+    let created = created.map_err(|error| error.context("failed to create network namespace"))?;
+    let netns = Netns::from_fd(created)?;
     let socket = netns.socket()?;
-    let nothing = portals(&Snapshot::new(), &Standpoint::default());
-    socket.apply(&encode_fresh(&Ruleset::new(&nothing, Settings::default())))?;
+    let no_portals = portals(&Snapshot::new(), &Standpoint::default());
+    socket.apply(&encode_fresh(&Ruleset::new(&no_portals, Settings::default())))?;
     Ok(match socket.find()? {
         Found::Table(_) => None,
-        Found::Nothing => Some("nothing".to_owned()),
-        Found::Other(why) => Some(why),
+        Found::Nothing => Some("no table".to_owned()),
+        Found::Other(difference) => Some(difference),
     })
 }
 
@@ -73,8 +82,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn effective_capabilities_are_read_from_the_status() {
-        assert_eq!(effective("Name:\tx\nCapEff:\t0000000000201000\n"), Some(0x20_1000));
-        assert_eq!(effective("CapEff:\tx\n"), None);
+    fn effective_capabilities_are_parsed_from_proc_status() {
+        assert_eq!(effective_capabilities("Name:\tx\nCapEff:\t0000000000201000\n"), Some(0x20_1000));
+        assert_eq!(effective_capabilities("CapEff:\tx\n"), None);
     }
 }

@@ -1,7 +1,7 @@
-//! `portico env --pod`: what the webhook would put into a pod, container by container, and why.
+//! `portico env --pod`: what the webhook would inject into a pod, per container, with the reasons.
 //!
-//! The pod comes from its manifest, or from the template of what makes pods; the answer is the injector's own. What its
-//! namespace wants is known where that is among the objects. What must not go in here: a decision about variables.
+//! The pod comes from its manifest, or from the pod template of a workload. The result is that of the webhook's own
+//! injector (`proxy_core::inject`). The annotations of the pod's namespace apply if the input contains the namespace.
 
 use std::fs;
 use std::io::Write;
@@ -13,10 +13,10 @@ use proxy_core::inject::{Account, Admission, InjectMode, InjectOptions, Injectio
 use serde_json::{Value, json};
 
 use crate::args::EnvOutput;
-use crate::input::{complain, warn};
+use crate::input::{print_error, print_warning};
 
-/// Answers for one pod; false where it would be denied.
-pub(super) fn answer(
+/// Prints the injection into the pod in this file. Returns false if the webhook would deny the pod.
+pub(super) fn run(
     file: &Path,
     mode: InjectMode,
     namespace: &str,
@@ -24,16 +24,17 @@ pub(super) fn answer(
     output: EnvOutput,
     out: &mut impl Write,
 ) -> anyhow::Result<bool> {
-    let read = || format!("read pod from {}", file.display());
-    let text = fs::read_to_string(file).with_context(read)?;
-    let object = manifest(&text).map_err(|why| anyhow!(why)).with_context(read)?;
-    let named = object.pointer("/metadata/namespace").and_then(Value::as_str).unwrap_or(namespace).to_owned();
-    let pod = pod_of(object).with_context(read)?;
+    let context = || format!("failed to read pod from {}", file.display());
+    let text = fs::read_to_string(file).with_context(context)?;
+    let object = manifest(&text).map_err(|error| anyhow!(error)).with_context(context)?;
+    let namespace =
+        object.pointer("/metadata/namespace").and_then(Value::as_str).unwrap_or(namespace).to_owned();
+    let pod = pod_of(object).with_context(context)?;
     let options = InjectOptions { mode, ..InjectOptions::default() };
-    let of_namespace = objects.namespaces.get(named.as_str()).cloned().unwrap_or_default();
+    let namespace_annotations = objects.namespaces.get(namespace.as_str()).cloned().unwrap_or_default();
     let admission = Admission {
-        namespace: &named,
-        namespace_annotations: &of_namespace,
+        namespace: &namespace,
+        namespace_annotations: &namespace_annotations,
         pod: &pod,
         old_pod: None,
         dry_run: false,
@@ -49,14 +50,15 @@ pub(super) fn answer(
     Ok(injection.denied.is_none())
 }
 
-/// The pod itself, or the one that a controller makes of a template.
+/// Returns the object itself if it is a pod, otherwise the pod that a controller would create from its template.
 fn pod_of(object: Value) -> anyhow::Result<Value> {
     if object.get("kind").and_then(Value::as_str) == Some("Pod") {
         return Ok(object);
     }
     let templates = ["/spec/template", "/spec/jobTemplate/spec/template"];
-    let template = templates.into_iter().find_map(|place| object.pointer(place));
-    let mut pod = template.cloned().ok_or_else(|| anyhow!("it is no Pod and has no template of one"))?;
+    let template = templates.into_iter().find_map(|path| object.pointer(path));
+    let mut pod =
+        template.cloned().ok_or_else(|| anyhow!("neither a Pod nor an object with a pod template"))?;
     if let Some(template) = pod.as_object_mut() {
         let metadata = template.entry("metadata").or_insert_with(|| json!({}));
         if let Some(metadata) = metadata.as_object_mut() {
@@ -68,13 +70,13 @@ fn pod_of(object: Value) -> anyhow::Result<Value> {
 
 fn write_text(injection: &Injection, out: &mut impl Write) -> anyhow::Result<()> {
     for warning in &injection.warnings {
-        warn(&warning.trim_start_matches("portico: "));
+        print_warning(&warning.trim_start_matches("portico: "));
     }
-    if let Some(why) = &injection.denied {
-        complain(&format!("the pod is denied: {why}"));
+    if let Some(reason) = &injection.denied {
+        print_error(&format!("the pod is denied: {reason}"));
     }
-    if let Some(why) = &injection.untouched {
-        writeln!(out, "nothing is injected: {why}")?;
+    if let Some(reason) = &injection.untouched {
+        writeln!(out, "nothing is injected: {reason}")?;
     }
     for account in &injection.accounts {
         write_account(account, out)?;
@@ -84,7 +86,7 @@ fn write_text(injection: &Injection, out: &mut impl Write) -> anyhow::Result<()>
         if waits.is_empty() {
             writeln!(out, "ConfigMap {}: {} variables", map.name, map.data.len())?;
         } else {
-            writeln!(out, "ConfigMap {}: made once there is {}", map.name, waits.join(", "))?;
+            writeln!(out, "ConfigMap {}: created once these services exist: {}", map.name, waits.join(", "))?;
         }
     }
     Ok(())
@@ -101,7 +103,7 @@ fn write_account(account: &Account, out: &mut impl Write) -> anyhow::Result<()> 
         writeln!(out, "  {}={}", variable.name, variable.value)?;
     }
     if !kept.is_empty() {
-        writeln!(out, "  its own: {}", kept.join(", "))?;
+        writeln!(out, "  already defined: {}", kept.join(", "))?;
     }
     Ok(())
 }

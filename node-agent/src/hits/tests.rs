@@ -1,4 +1,4 @@
-//! Rates between two reports, without an agent.
+//! Rows and rates from two reports, without an agent.
 
 use std::collections::BTreeMap;
 
@@ -17,7 +17,7 @@ fn portal(portal: &str, by: Served, hits: u64, backends: &[u64]) -> PortalHits {
     }
 }
 
-fn place(netns: u64, portals: Vec<PortalHits>) -> PlaceHits {
+fn netns_hits(netns: u64, portals: Vec<PortalHits>) -> PlaceHits {
     PlaceHits { netns, error: None, portals }
 }
 
@@ -52,89 +52,88 @@ fn report(places: Vec<PlaceHits>) -> Report {
     }
 }
 
-/// Pod, portal, hits, and hits a second.
-fn shown(lines: &[Line]) -> Vec<(&str, &str, u64, Option<f64>)> {
-    lines
-        .iter()
-        .map(|line| (line.pod.as_str(), line.portal.portal.as_str(), line.portal.hits, line.per_second))
+/// Pod, portal, hits, and hits per second of each row.
+fn summary(rows: &[TrafficRow]) -> Vec<(&str, &str, u64, Option<f64>)> {
+    rows.iter()
+        .map(|row| (row.pod.as_str(), row.portal.portal.as_str(), row.portal.hits, row.per_second))
         .collect()
 }
 
 const KERNEL: Served = Served::Kernel;
 
 #[test]
-fn without_an_earlier_report_no_rate_is_known_and_most_hits_come_first() {
+fn without_previous_report_rates_are_unknown_and_rows_are_sorted_by_hits() {
     let report = report(vec![
-        place(1, vec![portal("a", KERNEL, 3, &[]), portal("b", KERNEL, 5, &[])]),
-        place(2, vec![portal("a", KERNEL, 4, &[])]),
+        netns_hits(1, vec![portal("a", KERNEL, 3, &[]), portal("b", KERNEL, 5, &[])]),
+        netns_hits(2, vec![portal("a", KERNEL, 4, &[])]),
     ]);
     let expected =
         [("default/one", "b", 5, None), ("default/two", "a", 4, None), ("default/one", "a", 3, None)];
-    assert_eq!(shown(&lines(&report, None, None)), expected);
+    assert_eq!(summary(&traffic_rows(&report, None, None)), expected);
 }
 
 #[test]
-fn a_rate_is_what_came_since_and_the_highest_is_first() {
+fn rates_are_increases_per_second_and_rows_are_sorted_by_rate() {
     let before =
-        report(vec![place(1, vec![portal("a", KERNEL, 100, &[60, 40]), portal("b", KERNEL, 1, &[])])]);
-    let now = report(vec![place(
+        report(vec![netns_hits(1, vec![portal("a", KERNEL, 100, &[60, 40]), portal("b", KERNEL, 1, &[])])]);
+    let now = report(vec![netns_hits(
         1,
         vec![portal("a", KERNEL, 102, &[61, 41]), portal("b", KERNEL, 7, &[]), portal("c", KERNEL, 4, &[])],
     )]);
-    let lines = lines(&now, Some((&before, 2.0)), None);
-    let of = |portal, hits, rate| ("default/one", portal, hits, Some(rate));
-    assert_eq!(shown(&lines), [of("b", 7, 3.0), of("c", 4, 2.0), of("a", 102, 1.0)]);
-    assert_eq!(lines[2].backends_per_second, [Some(0.5), Some(0.5)]);
+    let rows = traffic_rows(&now, Some((&before, 2.0)), None);
+    let row = |portal, hits, rate| ("default/one", portal, hits, Some(rate));
+    assert_eq!(summary(&rows), [row("b", 7, 3.0), row("c", 4, 2.0), row("a", 102, 1.0)]);
+    assert_eq!(rows[2].backends_per_second, [Some(0.5), Some(0.5)]);
 }
 
 #[test]
-fn what_began_anew_counts_from_zero_and_a_new_backend_too() {
-    let before = report(vec![place(1, vec![portal("a", KERNEL, 100, &[60, 40])])]);
-    let now = report(vec![place(1, vec![portal("a", KERNEL, 6, &[2, 41, 3])])]);
-    let lines = lines(&now, Some((&before, 1.0)), None);
-    assert_eq!(shown(&lines), [("default/one", "a", 6, Some(6.0))]);
-    assert_eq!(lines[0].backends_per_second, [Some(2.0), Some(1.0), Some(3.0)]);
+fn reset_counters_and_new_backends_count_from_zero() {
+    let before = report(vec![netns_hits(1, vec![portal("a", KERNEL, 100, &[60, 40])])]);
+    let now = report(vec![netns_hits(1, vec![portal("a", KERNEL, 6, &[2, 41, 3])])]);
+    let rows = traffic_rows(&now, Some((&before, 1.0)), None);
+    assert_eq!(summary(&rows), [("default/one", "a", 6, Some(6.0))]);
+    assert_eq!(rows[0].backends_per_second, [Some(2.0), Some(1.0), Some(3.0)]);
 }
 
 #[test]
-fn after_a_namespace_that_could_not_be_read_no_rate_is_told() {
-    let mut before = report(vec![place(1, Vec::new())]);
+fn rates_are_unknown_if_the_previous_report_may_omit_hits() {
+    let mut before = report(vec![netns_hits(1, Vec::new())]);
     let now = report(vec![
-        place(1, vec![portal("a", KERNEL, 9, &[])]),
-        place(2, vec![portal("a", KERNEL, 8, &[])]),
+        netns_hits(1, vec![portal("a", KERNEL, 9, &[])]),
+        netns_hits(2, vec![portal("a", KERNEL, 8, &[])]),
     ]);
-    // The second was not there before.
+    // The previous report does not include the second network namespace.
     let rates = |before: &Report| {
-        lines(&now, Some((before, 1.0)), None).iter().map(|line| line.per_second).collect::<Vec<_>>()
+        traffic_rows(&now, Some((before, 1.0)), None).iter().map(|row| row.per_second).collect::<Vec<_>>()
     };
     assert_eq!(rates(&before), [Some(9.0), None]);
-    let hits = before.hits.as_mut().expect("asked for");
+    let hits = before.hits.as_mut().expect("the report has hits");
     hits.left_out = 1;
-    assert_eq!(rates(&before), [None, None], "it may be one of those that were not told");
-    let hits = before.hits.as_mut().expect("asked for");
-    (hits.left_out, hits.places[0].error) = (0, Some("the table is gone".to_owned()));
+    assert_eq!(rates(&before), [None, None], "the report omits some portals");
+    let hits = before.hits.as_mut().expect("the report has hits");
+    (hits.left_out, hits.places[0].error) = (0, Some("no table".to_owned()));
     assert_eq!(rates(&before), [None, None]);
 }
 
 #[test]
-fn one_pod_is_chosen_by_name_or_container() {
+fn pod_is_selected_by_name_or_container_id() {
     let report = report(vec![
-        place(1, vec![portal("a", KERNEL, 3, &[])]),
-        place(2, vec![portal("b", Served::Refused, 5, &[])]),
+        netns_hits(1, vec![portal("a", KERNEL, 3, &[])]),
+        netns_hits(2, vec![portal("b", Served::Refused, 5, &[])]),
     ]);
     for (pod, expected) in
         [("default/one", vec!["a"]), ("two-01", vec!["b"]), ("default/on", vec![]), ("x", vec![])]
     {
-        let lines = lines(&report, None, Some(pod));
-        let found: Vec<&str> = lines.iter().map(|line| line.portal.portal.as_str()).collect();
+        let rows = traffic_rows(&report, None, Some(pod));
+        let found: Vec<&str> = rows.iter().map(|row| row.portal.portal.as_str()).collect();
         assert_eq!(found, expected, "{pod}");
     }
 }
 
 #[test]
-fn more_backends_than_are_to_be_shown_are_a_number() {
-    let report = report(vec![place(1, vec![portal("a", KERNEL, 6, &[1, 2, 3])])]);
-    let shown = table(&lines(&report, None, None), 2).to_string();
-    assert!(shown.contains("10.1.0.2:80") && shown.contains("and 1 more"), "{shown}");
-    assert!(!shown.contains("10.1.0.3:80"), "{shown}");
+fn table_summarises_backends_beyond_the_maximum() {
+    let report = report(vec![netns_hits(1, vec![portal("a", KERNEL, 6, &[1, 2, 3])])]);
+    let text = table(&traffic_rows(&report, None, None), 2).to_string();
+    assert!(text.contains("10.1.0.2:80") && text.contains("and 1 more"), "{text}");
+    assert!(!text.contains("10.1.0.3:80"), "{text}");
 }

@@ -1,7 +1,8 @@
-//! `Claim`: who installs here. Two at once would put back what the other one takes away, so there is one at a time.
+//! `InstallLock`: lets only one process at a time change the installation of a node.
 //!
-//! It is a lock on the folders themselves: it ends with the process however that ends, needs no file, and is seen
-//! from each container into which they are mounted. What must not go in here: what is installed.
+//! Two installers would otherwise revert each other's changes. The lock is a `flock` on the directories themselves:
+//! it needs no file, the kernel releases it when the process ends for any reason, and every container that mounts the
+//! directories sees it.
 
 use std::fs::{File, Metadata, TryLockError};
 use std::os::unix::fs::MetadataExt;
@@ -11,70 +12,71 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 
-/// Somebody who installs once takes less.
-const PATIENCE: Duration = Duration::from_secs(5);
-const BETWEEN: Duration = Duration::from_millis(50);
+/// A single `portico install` holds the lock for less time than this.
+const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
+const RETRY_INTERVAL: Duration = Duration::from_millis(50);
 
-/// The right to change these folders, as long as it is held.
+/// The exclusive right to change some directories. Dropping it releases the lock.
 #[derive(Debug)]
-pub(super) struct Claim {
+pub(super) struct InstallLock {
     locked: Vec<File>,
 }
 
-impl Claim {
-    /// None: somebody else has it.
-    pub(super) fn attempt(folders: &[&Path]) -> anyhow::Result<Option<Self>> {
+impl InstallLock {
+    /// Locks these directories, or returns `None` if another process holds the lock of one of them.
+    pub(super) fn try_acquire(dirs: &[&Path]) -> anyhow::Result<Option<Self>> {
         let mut locked: Vec<File> = Vec::new();
-        for folder in folders {
-            let what = || format!("open the folder {}", folder.display());
-            let file = File::open(folder).with_context(what)?;
-            let found = file.metadata().with_context(what)?;
-            if !found.is_dir() {
-                bail!("{} is no folder", folder.display());
+        for dir in dirs {
+            let context = || format!("failed to open directory {}", dir.display());
+            let file = File::open(dir).with_context(context)?;
+            let metadata = file.metadata().with_context(context)?;
+            if !metadata.is_dir() {
+                bail!("{} is not a directory", dir.display());
             }
-            // It may be the same folder by two names.
-            if locked.iter().any(|other| other.metadata().is_ok_and(|other| is_same(&other, &found))) {
+            // Two paths may lead to the same directory.
+            let is_locked = |other: &File| other.metadata().is_ok_and(|other| is_same(&other, &metadata));
+            if locked.iter().any(is_locked) {
                 continue;
             }
             match file.try_lock() {
                 Ok(()) => locked.push(file),
                 Err(TryLockError::WouldBlock) => return Ok(None),
                 Err(TryLockError::Error(error)) => {
-                    return Err(error).with_context(|| format!("lock the folder {}", folder.display()));
+                    return Err(error).with_context(|| format!("failed to lock directory {}", dir.display()));
                 }
             }
         }
         Ok(Some(Self { locked }))
     }
 
-    /// Waits a little for whoever is at it.
-    pub(super) fn soon(folders: &[&Path]) -> anyhow::Result<Self> {
-        let deadline = Instant::now() + PATIENCE;
+    /// Waits up to 5 s for another process to release the lock.
+    pub(super) fn acquire(dirs: &[&Path]) -> anyhow::Result<Self> {
+        let deadline = Instant::now() + ACQUIRE_TIMEOUT;
         loop {
-            if let Some(claim) = Self::attempt(folders)? {
-                return Ok(claim);
+            if let Some(lock) = Self::try_acquire(dirs)? {
+                return Ok(lock);
             }
             if Instant::now() >= deadline {
-                let paths: Vec<String> = folders.iter().map(|path| path.display().to_string()).collect();
+                let paths: Vec<String> = dirs.iter().map(|path| path.display().to_string()).collect();
                 bail!(
-                    "another portico install looks after {} and would undo this; end it first (the DaemonSet, \
-                     or portico install --watch)",
+                    "another portico install manages {} and would revert this; stop it first (the DaemonSet, or \
+                     portico install --watch)",
                     paths.join(" and ")
                 );
             }
-            thread::sleep(BETWEEN);
+            thread::sleep(RETRY_INTERVAL);
         }
     }
 
-    /// Whether these paths still lead to the folders that were locked.
-    pub(super) fn holds(&self, folders: &[&Path]) -> bool {
-        folders.iter().all(|folder| {
-            let Ok(found) = folder.metadata() else { return false };
-            self.locked.iter().any(|locked| locked.metadata().is_ok_and(|locked| is_same(&locked, &found)))
+    /// Whether these paths still lead to the directories that are locked.
+    pub(super) fn covers(&self, dirs: &[&Path]) -> bool {
+        dirs.iter().all(|dir| {
+            let Ok(metadata) = dir.metadata() else { return false };
+            self.locked.iter().any(|locked| locked.metadata().is_ok_and(|locked| is_same(&locked, &metadata)))
         })
     }
 }
 
-fn is_same(one: &Metadata, other: &Metadata) -> bool {
-    (one.dev(), one.ino()) == (other.dev(), other.ino())
+fn is_same(left: &Metadata, right: &Metadata) -> bool {
+    (left.dev(), left.ino()) == (right.dev(), right.ino())
 }

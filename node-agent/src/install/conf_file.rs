@@ -1,6 +1,6 @@
-//! `ConfFile`: the configuration that a runtime uses, found as the runtime finds it, and put back changed.
+//! `ConfFile`: a CNI configuration file, selected as runtimes select it, and written back after an edit.
 //!
-//! What must not go in here: what is changed in it.
+//! A write fails if another process changed the file since it was read. The edit itself is in `conflist`.
 
 use std::fs::{self, Metadata};
 use std::path::{Path, PathBuf};
@@ -9,45 +9,46 @@ use anyhow::{Context, bail, ensure};
 
 use crate::cni_conf::{configurations, is_hidden, is_list};
 use crate::install::conflist::Conflist;
-use crate::install::replace::{Like, replace};
+use crate::install::replace::{FileAttributes, atomic_write};
 
-/// A file, as it was read.
+/// The content of a file and its metadata, as they were read.
 #[derive(Debug)]
 pub(crate) struct ConfFile {
-    /// As the runtime knows it.
+    /// The path by which the runtime finds it.
     pub(crate) path: PathBuf,
-    /// Where it lies: a link stays a link to it.
-    real: PathBuf,
+    /// The path with symbolic links resolved, so that a write keeps the link.
+    real_path: PathBuf,
     pub(super) text: String,
     metadata: Metadata,
 }
 
 impl ConfFile {
-    /// The file of the network of that name, or the one that runtimes take, which is the first by name.
-    pub(crate) fn find(folder: &Path, network: Option<&str>) -> anyhow::Result<Self> {
-        let shown = folder.display();
-        let paths = configurations(folder)
-            .with_context(|| format!("read {shown}; --cni-conf-dir says where the runtime looks"))?;
+    /// Reads the file of this network, or otherwise the one that runtimes use: the first by name.
+    pub(crate) fn find(dir: &Path, network: Option<&str>) -> anyhow::Result<Self> {
+        let dir_name = dir.display();
+        let paths = configurations(dir).with_context(|| {
+            format!("failed to read {dir_name} (--cni-conf-dir: the runtime's configuration directory)")
+        })?;
         if let Some(network) = network {
-            return Self::of_network(folder, &paths, network);
+            return Self::find_network(dir, &paths, network);
         }
         let Some(path) = paths.first() else {
             bail!(
-                "{shown} has no CNI configuration yet; a CNI has to be installed first, ours is chained behind it"
+                "no CNI configuration in {dir_name} yet; install a CNI plugin first, portico-cni is chained after it"
             );
         };
-        let shown = path.display();
-        ensure!(!is_hidden(path), "{shown} is hidden, but runtimes take it first: move it away");
+        let file_name = path.display();
+        ensure!(!is_hidden(path), "{file_name} is hidden, but runtimes use it first: move it away");
         ensure!(
             is_list(path),
-            "{shown} is taken first and holds one plugin alone, so nothing can be chained behind it: make it a \
-             .conflist with a list \"plugins\"; where it is another program's that has pods attached to a second \
-             network, name that one by --network"
+            "{file_name} is used first and contains a single plugin, so nothing can be chained after it: convert it \
+             to a .conflist with a list \"plugins\"; if it belongs to a program that attaches pods to a second \
+             network, select that network with --network"
         );
         Self::read(path)
     }
 
-    fn of_network(folder: &Path, paths: &[PathBuf], network: &str) -> anyhow::Result<Self> {
+    fn find_network(dir: &Path, paths: &[PathBuf], network: &str) -> anyhow::Result<Self> {
         let mut unreadable = Vec::new();
         for path in paths.iter().filter(|path| is_list(path) && !is_hidden(path)) {
             let file = Self::read(path);
@@ -57,37 +58,38 @@ impl ConfFile {
                 Err(error) => unreadable.push(format!("; {error:#}")),
             }
         }
-        bail!("{} has no .conflist of the network {network}{}", folder.display(), unreadable.concat())
+        bail!("no .conflist of network {network} in {}{}", dir.display(), unreadable.concat())
     }
 
     pub(super) fn read(path: &Path) -> anyhow::Result<Self> {
-        let shown = path.display();
-        let real = fs::canonicalize(path).with_context(|| match fs::read_link(path) {
-            Ok(target) => format!("{shown} is a link to {}, which is not here", target.display()),
-            Err(_) => format!("read {shown}"),
+        let file_name = path.display();
+        let real_path = fs::canonicalize(path).with_context(|| match fs::read_link(path) {
+            Ok(target) => format!("{file_name} is a link to {}, which does not exist", target.display()),
+            Err(_) => format!("failed to read {file_name}"),
         })?;
-        let read = || Ok::<_, std::io::Error>((fs::metadata(&real)?, fs::read(&real)?));
-        let (metadata, bytes) = read().with_context(|| format!("read {shown}"))?;
-        let text = String::from_utf8(bytes).with_context(|| format!("{shown} is left as it is"))?;
-        Ok(Self { path: path.to_owned(), real, text, metadata })
+        let read = || Ok::<_, std::io::Error>((fs::metadata(&real_path)?, fs::read(&real_path)?));
+        let (metadata, bytes) = read().with_context(|| format!("failed to read {file_name}"))?;
+        let text = String::from_utf8(bytes).with_context(|| format!("{file_name} left unchanged"))?;
+        Ok(Self { path: path.to_owned(), real_path, text, metadata })
     }
 
     pub(crate) fn conflist(&self) -> anyhow::Result<Conflist<'_>> {
-        Conflist::parse(&self.text).with_context(|| format!("{} is left as it is", self.path.display()))
+        Conflist::parse(&self.text).with_context(|| format!("{} left unchanged", self.path.display()))
     }
 
-    /// The folder in which it lies.
-    pub(super) fn real_folder(&self) -> Option<&Path> {
-        self.real.parent()
+    /// The directory of the file, with symbolic links resolved.
+    pub(super) fn real_dir(&self) -> Option<&Path> {
+        self.real_path.parent()
     }
 
-    /// Puts another text in its place, unless somebody has just done so.
-    pub(super) fn put(&self, text: &str) -> anyhow::Result<()> {
+    /// Replaces the content, unless another process changed the file after it was read.
+    pub(super) fn write(&self, text: &str) -> anyhow::Result<()> {
         let is_unchanged = |_: &Path| {
-            let now = fs::read(&self.real).with_context(|| format!("read {}", self.path.display()))?;
-            ensure!(now == self.text.as_bytes(), "somebody has just changed {}", self.path.display());
+            let now = fs::read(&self.real_path)
+                .with_context(|| format!("failed to read {}", self.path.display()))?;
+            ensure!(now == self.text.as_bytes(), "another process changed {}", self.path.display());
             Ok(())
         };
-        replace(&self.real, text.as_bytes(), &Like::old(&self.metadata), is_unchanged)
+        atomic_write(&self.real_path, text.as_bytes(), &FileAttributes::of(&self.metadata), is_unchanged)
     }
 }

@@ -1,7 +1,7 @@
-//! `Conflist`: the text of a CNI configuration, into which our entry is put and from which it is taken.
+//! `Conflist`: the text of a CNI configuration list, and edits that add or remove the plugin's entry.
 //!
-//! The text is cut and joined, never written anew: it is somebody else's file, so what is not ours stays byte for
-//! byte, with its order, its unknown keys and its formatting. What must not go in here: files.
+//! The file belongs to another program. Therefore an edit cuts and inserts text instead of serialising the parsed
+//! value: everything else stays byte for byte the same, including order, unknown keys and formatting. No IO here.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -12,7 +12,7 @@ use attachment::{ON_AGENT_DOWN, OnAgentDown, PLUGIN_TYPE, POD_ANNOTATIONS, SOCKE
 use serde_json::Value;
 use serde_json::value::RawValue;
 
-/// Our entry.
+/// The plugin's entry, as text and as JSON.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Entry {
     text: String,
@@ -20,7 +20,7 @@ pub(crate) struct Entry {
 }
 
 impl Entry {
-    /// What is not said is left to the plugin.
+    /// Builds an entry. The plugin uses its default for a setting that is `None`.
     pub(crate) fn new(
         socket: Option<&Path>,
         state_dir: Option<&Path>,
@@ -30,7 +30,7 @@ impl Entry {
             format!("{{\"type\": \"{PLUGIN_TYPE}\", \"capabilities\": {{\"{POD_ANNOTATIONS}\": true}}");
         for (key, path) in [(SOCKET.name, socket), (STATE_DIR.name, state_dir)] {
             if let Some(path) = path {
-                let path = path.to_str().context("a path in a CNI configuration has to be text")?;
+                let path = path.to_str().with_context(|| format!("{key}: path is not valid UTF-8"))?;
                 text += &format!(", \"{key}\": {}", Value::from(path));
             }
         }
@@ -38,28 +38,28 @@ impl Entry {
             text += &format!(", \"{}\": \"{}\"", ON_AGENT_DOWN.name, choice.name());
         }
         text.push('}');
-        let value = serde_json::from_str(&text).context("understand our own entry")?;
+        let value = serde_json::from_str(&text).expect("text that is built from JSON values is JSON");
         Ok(Self { text, value })
     }
 
-    /// The entry as a file of its own.
-    pub(crate) fn file(&self) -> String {
+    /// The content of a drop-in file.
+    pub(crate) fn file_text(&self) -> String {
         format!("{}\n", self.text)
     }
 
-    /// Whether this text means the same.
-    pub(crate) fn is(&self, text: &str) -> bool {
+    /// Whether this text is the same JSON value.
+    pub(crate) fn is_equivalent(&self, text: &str) -> bool {
         serde_json::from_str::<Value>(text).is_ok_and(|value| value == self.value)
     }
 }
 
-/// A configuration with several plugins.
+/// A parsed configuration list.
 #[derive(Debug)]
 pub(crate) struct Conflist<'a> {
     text: &'a str,
-    /// The name of its network.
+    /// The name of the network.
     pub(crate) name: String,
-    /// Whether plugins that stand in files of their own are left out.
+    /// Whether libcni ignores drop-ins for this network (`loadOnlyInlinedPlugins`).
     pub(crate) is_inlined_only: bool,
     versions: Vec<String>,
     plugins: Vec<Plugin>,
@@ -67,121 +67,130 @@ pub(crate) struct Conflist<'a> {
 
 #[derive(Debug)]
 struct Plugin {
-    at: Range<usize>,
-    kind: String,
+    /// The byte range of the plugin's object in the text.
+    span: Range<usize>,
+    plugin_type: String,
 }
 
 impl<'a> Conflist<'a> {
-    /// Reads one. Where it is refused, the reason names the place.
+    /// Parses a configuration list. An error names the key or the position.
     pub(crate) fn parse(text: &'a str) -> anyhow::Result<Self> {
         let object: BTreeMap<String, &'a RawValue> =
-            serde_json::from_str(text).context("it is no JSON object")?;
-        let name: String = value(&object, "name")?.context("it has no \"name\"")?;
-        // What CNI allows; the name is also that of a folder.
-        let is_sound = |c: char| c.is_ascii_alphanumeric() || "_.-".contains(c);
-        let is_name = name.starts_with(|c: char| c.is_ascii_alphanumeric()) && name.chars().all(is_sound);
-        ensure!(is_name, "name: {name:?} is no name of a network");
+            serde_json::from_str(text).context("not a JSON object")?;
+        let name: String = value(&object, "name")?.context("no \"name\"")?;
+        // The characters that CNI allows. The name is also that of a directory.
+        let is_allowed = |c: char| c.is_ascii_alphanumeric() || "_.-".contains(c);
+        let is_name = name.starts_with(|c: char| c.is_ascii_alphanumeric()) && name.chars().all(is_allowed);
+        ensure!(is_name, "name: {name:?} is not a valid network name");
         let raw: Vec<&'a RawValue> =
-            value(&object, "plugins")?.context("it has no list \"plugins\", so nothing can be chained")?;
-        let place = |raw: &RawValue| {
+            value(&object, "plugins")?.context("no \"plugins\" list: cannot chain")?;
+        let span = |raw: &RawValue| {
             let start = raw.get().as_ptr().addr() - text.as_ptr().addr();
             start..start + raw.get().len()
         };
         let plugin = |(index, raw): (usize, &&RawValue)| {
-            let kind = serde_json::from_str::<BTreeMap<String, &RawValue>>(raw.get())
+            let plugin_type = serde_json::from_str::<BTreeMap<String, &RawValue>>(raw.get())
                 .map_err(anyhow::Error::from)
-                .and_then(|plugin| value::<String>(&plugin, "type")?.context("it has no \"type\""))
+                .and_then(|plugin| value::<String>(&plugin, "type")?.context("no \"type\""))
                 .with_context(|| format!("plugins[{index}]"))?;
-            anyhow::Ok(Plugin { at: place(raw), kind })
+            anyhow::Ok(Plugin { span: span(raw), plugin_type })
         };
         let plugins = raw.iter().enumerate().map(plugin).collect::<Result<Vec<_>, _>>()?;
-        let versions: Vec<String> = value(&object, "cniVersions")?.unwrap_or_default();
+        let versions: Option<Vec<String>> = value(&object, "cniVersions")?;
         let version: Option<String> = value(&object, "cniVersion")?;
-        // Without one it is 0.1.0, says the specification.
-        let versions = [version.unwrap_or_else(|| "0.1.0".to_owned())].into_iter().chain(versions).collect();
-        // libcni takes a boolean in quotes, too.
+        // The specification: a configuration without a version has version 0.1.0.
+        let version = version.unwrap_or_else(|| "0.1.0".to_owned());
+        let versions = [version].into_iter().chain(versions.into_iter().flatten()).collect();
+        // libcni also accepts a boolean in quotes.
         let inlined: Option<Value> = value(&object, "loadOnlyInlinedPlugins")?;
         let is_inlined_only =
             inlined.is_some_and(|value| value == true || value.as_str().is_some_and(|text| text == "true"));
         Ok(Self { text, name, is_inlined_only, versions, plugins })
     }
 
-    /// What its plugins are, in their order.
-    pub(crate) fn kinds(&self) -> impl Iterator<Item = &str> {
-        self.plugins.iter().map(|plugin| plugin.kind.as_str())
+    /// The types of the plugins, in the order of the chain.
+    pub(crate) fn plugin_types(&self) -> impl Iterator<Item = &str> {
+        self.plugins.iter().map(|plugin| plugin.plugin_type.as_str())
     }
 
-    /// Our entry in it, the last if there are several.
-    pub(crate) fn own_entry(&self) -> Option<&str> {
-        let place = self.ours().into_iter().next_back()?;
-        Some(&self.text[self.plugins[place].at.clone()])
+    /// The text of the plugin's entry; if there are several, of the last one.
+    pub(crate) fn portico_entry(&self) -> Option<&str> {
+        let index = self.portico_indices().into_iter().next_back()?;
+        Some(&self.text[self.plugins[index].span.clone()])
     }
 
-    /// Refuses versions of CNI that our plugin does not speak: with one, each pod would fail.
-    pub(crate) fn speaks(&self, supported: &[String]) -> anyhow::Result<()> {
+    /// Rejects CNI versions that the plugin does not support: no pod of the network would start.
+    pub(crate) fn check_versions(&self, supported: &[String]) -> anyhow::Result<()> {
         if let Some(version) = self.versions.iter().find(|version| !supported.contains(version)) {
-            let known = supported.join(", ");
-            bail!("it is of CNI {version}, and {PLUGIN_TYPE} speaks {known}: with it no pod would start");
+            bail!(
+                "CNI version {version} is not supported by {PLUGIN_TYPE} (supported: {}): no pod would start",
+                supported.join(", ")
+            );
         }
         Ok(())
     }
 
-    /// The text with our entry in it; none where it is in it as it should be.
+    /// Returns the text with the entry added or updated, or `None` if it is up to date.
     ///
-    /// Where ours stands behind another plugin it stays there: other installers want to be the last, too, and
-    /// there is no end to that.
-    pub(crate) fn with(&self, entry: &Entry) -> anyhow::Result<Option<String>> {
-        let ours = self.ours();
-        ensure!(ours.len() < self.plugins.len(), "none of its plugins makes an interface");
-        match ours[..] {
-            [] => Ok(Some(self.appended(entry))),
-            [place] if place > 0 => {
-                let Range { start, end } = self.plugins[place].at.clone();
-                let is_right = entry.is(&self.text[start..end]);
-                Ok((!is_right).then(|| format!("{}{}{}", &self.text[..start], entry.text, &self.text[end..])))
+    /// An entry after at least one other plugin keeps its position, even if it is not the last: other installers also
+    /// move their entry to the end, and would compete forever.
+    pub(crate) fn with_entry(&self, entry: &Entry) -> anyhow::Result<Option<String>> {
+        let indices = self.portico_indices();
+        ensure!(indices.len() < self.plugins.len(), "no plugin creates an interface");
+        match indices[..] {
+            [] => Ok(Some(self.append(entry))),
+            [index] if index > 0 => {
+                let Range { start, end } = self.plugins[index].span.clone();
+                if entry.is_equivalent(&self.text[start..end]) {
+                    return Ok(None);
+                }
+                Ok(Some(format!("{}{}{}", &self.text[..start], entry.text, &self.text[end..])))
             }
             _ => {
-                let bare = self.without().context("ours stands in it twice, or first")?;
-                Ok(Some(Conflist::parse(&bare)?.appended(entry)))
+                let bare = self.without_entries().with_context(|| {
+                    format!("{PLUGIN_TYPE} appears more than once, or first in the chain")
+                })?;
+                Ok(Some(Conflist::parse(&bare)?.append(entry)))
             }
         }
     }
 
-    /// The text without our entries; none where there is none of them in it.
-    pub(crate) fn without(&self) -> Option<String> {
-        let ours = self.ours();
+    /// Returns the text without entries of the plugin, or `None` if there are none.
+    pub(crate) fn without_entries(&self) -> Option<String> {
+        let indices = self.portico_indices();
         let mut text = self.text.to_owned();
-        for (index, place) in ours.iter().copied().enumerate().rev() {
-            // Those before it that are ours go, too, so this one may become the first.
-            let is_first = index == place;
-            let next = self.plugins.get(place + 1).map(|next| next.at.start);
-            let Range { start, end } = self.plugins[place].at.clone();
+        for (removed, index) in indices.iter().copied().enumerate().rev() {
+            // If all plugins before this one are removed, too, the comma to cut is the one after it.
+            let is_first = removed == index;
+            let next = self.plugins.get(index + 1).map(|next| next.span.start);
+            let Range { start, end } = self.plugins[index].span.clone();
             let cut = match (is_first, next) {
                 (true, Some(next)) => start..next,
                 (true, None) => start..end,
-                (false, _) => self.plugins[place - 1].at.end..end,
+                (false, _) => self.plugins[index - 1].span.end..end,
             };
             text.replace_range(cut, "");
         }
-        (!ours.is_empty()).then_some(text)
+        (!indices.is_empty()).then_some(text)
     }
 
-    fn ours(&self) -> Vec<usize> {
-        let places = self.plugins.iter().enumerate().filter(|(_, plugin)| plugin.kind == PLUGIN_TYPE);
-        places.map(|(place, _)| place).collect()
+    fn portico_indices(&self) -> Vec<usize> {
+        let entries = self.plugins.iter().enumerate().filter(|(_, plugin)| plugin.plugin_type == PLUGIN_TYPE);
+        entries.map(|(index, _)| index).collect()
     }
 
-    /// Ours as the last, set off as the one before it is.
-    fn appended(&self, entry: &Entry) -> String {
-        let last = self.plugins.last().map_or(0..0, |plugin| plugin.at.clone());
+    /// Appends the entry with the white space that precedes the current last plugin.
+    fn append(&self, entry: &Entry) -> String {
+        let last = self.plugins.last().map_or(0..0, |plugin| plugin.span.clone());
         let before = &self.text[..last.start];
         let space = &before[before.trim_end_matches([' ', '\t', '\r', '\n']).len()..];
-        let is_airy = space.is_empty() && self.plugins.len() == 1 && self.text.contains("\": ");
-        let space = if is_airy { " " } else { space };
+        let has_spaces = space.is_empty() && self.plugins.len() == 1 && self.text.contains("\": ");
+        let space = if has_spaces { " " } else { space };
         format!("{},{space}{}{}", &self.text[..last.end], entry.text, &self.text[last.end..])
     }
 }
 
+/// Parses the value of a key. A key that is null counts as absent.
 fn value<'a, T: serde::Deserialize<'a>>(
     object: &BTreeMap<String, &'a RawValue>,
     key: &str,

@@ -1,7 +1,7 @@
-//! `DropIn`: our entry as a file of its own, in the folder that bears the name of a network.
+//! `DropIn`: the plugin's entry as a separate file, in the directory that has the name of the network.
 //!
-//! libcni 1.3 and newer appends what lies there to the network's plugins, so nobody's file has to be changed; older
-//! ones do not look. Nothing on the node says which one the runtime has. What must not go in here: conflists.
+//! libcni 1.3 and newer appends these files to the network's plugins, so that no existing file must be edited. Older
+//! versions ignore them, and nothing on the node shows which version a runtime contains.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -9,52 +9,52 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 
 use crate::install::conflist::Entry;
-use crate::install::replace::{Like, remove, replace};
+use crate::install::replace::{FileAttributes, atomic_write, remove_if_exists};
 
-/// Plugins come by the names of their files; ours is the last.
-const NAME: &str = "99-portico-cni.conf";
+/// libcni sorts drop-ins by file name; this one comes last.
+const FILE_NAME: &str = "99-portico-cni.conf";
 
-/// The file of a network.
+/// The path of a network's drop-in.
 #[derive(Debug)]
 pub(crate) struct DropIn(PathBuf);
 
 impl DropIn {
-    pub(crate) fn of(folder: &Path, network: &str) -> Self {
-        Self(folder.join(network).join(NAME))
+    pub(crate) fn of(conf_dir: &Path, network: &str) -> Self {
+        Self(conf_dir.join(network).join(FILE_NAME))
     }
 
-    /// Those of all networks.
-    pub(super) fn all(folder: &Path) -> Vec<Self> {
-        let folders = fs::read_dir(folder).into_iter().flatten().flatten();
-        folders.map(|entry| Self(entry.path().join(NAME))).filter(|drop_in| drop_in.is_there()).collect()
+    /// Finds the existing drop-ins of all networks.
+    pub(super) fn find_all(conf_dir: &Path) -> Vec<Self> {
+        let dirs = fs::read_dir(conf_dir).into_iter().flatten().flatten();
+        dirs.map(|entry| Self(entry.path().join(FILE_NAME))).filter(Self::exists).collect()
     }
 
     pub(crate) fn path(&self) -> &Path {
         &self.0
     }
 
-    pub(crate) fn is_there(&self) -> bool {
+    pub(crate) fn exists(&self) -> bool {
         self.0.exists()
     }
 
-    /// Puts it there; false where it is there as it should be.
-    pub(super) fn put(&self, entry: &Entry) -> anyhow::Result<bool> {
-        if fs::read_to_string(&self.0).is_ok_and(|text| entry.is(&text)) {
+    /// Writes the file. Returns false if it was up to date.
+    pub(super) fn write(&self, entry: &Entry) -> anyhow::Result<bool> {
+        if fs::read_to_string(&self.0).is_ok_and(|text| entry.is_equivalent(&text)) {
             return Ok(false);
         }
-        let folder = self.0.parent().context("it was joined from a folder and a name")?;
-        fs::create_dir_all(folder).with_context(|| format!("make the folder {}", folder.display()))?;
-        replace(&self.0, entry.file().as_bytes(), &Like::mode(0o644), |_| Ok(()))?;
+        let dir = self.0.parent().expect("a path that was joined from a directory and a name has a parent");
+        fs::create_dir_all(dir).with_context(|| format!("failed to create directory {}", dir.display()))?;
+        atomic_write(&self.0, entry.file_text().as_bytes(), &FileAttributes::with_mode(0o644), |_| Ok(()))?;
         Ok(true)
     }
 
-    /// Takes it away, and its folder if nothing else is in it; false where it was not there.
-    pub(super) fn take(&self) -> anyhow::Result<bool> {
-        let was_there = remove(&self.0)?;
-        if let Some(folder) = self.0.parent().filter(|_| was_there) {
-            // It refuses where others have files in it.
-            let _ = fs::remove_dir(folder);
+    /// Removes the file, and its directory if that is empty then. Returns false if the file did not exist.
+    pub(super) fn remove(&self) -> anyhow::Result<bool> {
+        let existed = remove_if_exists(&self.0)?;
+        if let Some(dir) = self.0.parent().filter(|_| existed) {
+            // Fails if the directory contains files of other programs.
+            let _ = fs::remove_dir(dir);
         }
-        Ok(was_there)
+        Ok(existed)
     }
 }

@@ -1,102 +1,101 @@
-//! `Installation`: what has to stand on the node, and one go at making it so.
+//! `Installation`: the desired state of the plugin and its entry on a node, and its reconciliation.
 //!
-//! The order is what keeps pods starting: first a plugin that runs, then the entry that names it. What must not go
-//! in here: waiting.
+//! The order keeps pods starting: first a plugin that runs, then the entry that refers to it.
 
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, ensure};
-use attachment::PLUGIN_TYPE;
 use clap::ValueEnum;
 
 use crate::install::conf_file::ConfFile;
 use crate::install::conflist::{Conflist, Entry};
 use crate::install::drop_in::DropIn;
-use crate::install::plugin;
-use crate::install::replace::{clear, nudge};
+use crate::install::replace::{remove_temporary, trigger_cni_reload};
+use crate::install::{plugin, plugin_path};
 
-/// Where our entry stands.
+/// Where the entry is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum ModeArg {
-    /// In the conflist, behind the plugins that are there.
+pub(crate) enum EntryModeArg {
+    /// Append it to the plugins of the conflist.
     Chain,
-    /// In a file of its own, in the folder that bears the network's name; the runtime's libcni has to be 1.3 or newer.
+    /// Write it to a separate file, in the directory with the network's name; needs a runtime with libcni 1.3 or newer.
     DropIn,
-    /// In a file of its own where one of ours is already, else in the conflist: which libcni a runtime has cannot be known.
+    /// Drop-in if one of Portico's exists already, otherwise chain: nothing shows which libcni a runtime contains.
     Auto,
 }
 
-/// What has to stand on the node.
+/// The desired state.
 #[derive(Debug)]
 pub(super) struct Installation {
+    /// The path of the plugin to install.
     pub(super) plugin: PathBuf,
     pub(super) bin_dir: PathBuf,
     pub(super) conf_dir: PathBuf,
-    pub(super) mode: ModeArg,
+    pub(super) mode: EntryModeArg,
     pub(super) network: Option<String>,
     pub(super) entry: Entry,
 }
 
-/// What a go found and did.
+/// What a reconciliation found and changed.
 #[derive(Debug)]
-pub(super) struct Done {
-    /// The plugin was not there, or another one.
+pub(super) struct InstallOutcome {
+    /// The plugin was missing or different, and was installed.
     pub(super) is_plugin_new: bool,
-    /// Our entry was not there, or another one.
+    /// The entry was missing or different, and was written.
     pub(super) is_entry_new: bool,
-    /// Where the entry stands.
+    /// The file that contains the entry.
     pub(super) entry: PathBuf,
-    /// The configuration to which it belongs.
-    pub(super) file: PathBuf,
-    /// The folders on whose content all this depends.
-    pub(super) folders: Vec<PathBuf>,
+    /// The configuration of the network.
+    pub(super) conf_file: PathBuf,
+    /// The directories whose changes can affect the installation.
+    pub(super) watched_dirs: Vec<PathBuf>,
 }
 
 impl Installation {
-    /// The folders that are changed.
-    pub(super) fn folders(&self) -> [&Path; 2] {
+    /// The directories that an installation changes.
+    pub(super) fn dirs(&self) -> [&Path; 2] {
         [&self.bin_dir, &self.conf_dir]
     }
 
-    /// Makes it so. What is right is left alone.
-    pub(super) fn make(&self) -> anyhow::Result<Done> {
-        let is_plugin_new = plugin::place(&self.plugin, &self.bin_dir)?;
-        let versions = plugin::versions(&self.bin_dir.join(PLUGIN_TYPE))?;
-        clear(&self.conf_dir)?;
+    /// Brings the node to the desired state. Files that are up to date are not written.
+    pub(super) fn reconcile(&self) -> anyhow::Result<InstallOutcome> {
+        let is_plugin_new = plugin::install_plugin(&self.plugin, &self.bin_dir)?;
+        let versions = plugin::supported_versions(&plugin_path(&self.bin_dir))?;
+        remove_temporary(&self.conf_dir)?;
         let file = ConfFile::find(&self.conf_dir, self.network.as_deref())?;
         let conflist = file.conflist()?;
-        let left = || format!("{} is left as it is", file.path.display());
-        conflist.speaks(&versions).with_context(left)?;
+        let unchanged = || format!("{} left unchanged", file.path.display());
+        conflist.check_versions(&versions).with_context(unchanged)?;
         let drop_in = DropIn::of(&self.conf_dir, &conflist.name);
         let is_drop_in = match self.mode {
-            ModeArg::Chain => false,
-            ModeArg::DropIn => true,
-            ModeArg::Auto => drop_in.is_there() && !conflist.is_inlined_only,
+            EntryModeArg::Chain => false,
+            EntryModeArg::DropIn => true,
+            EntryModeArg::Auto => drop_in.exists() && !conflist.is_inlined_only,
         };
-        // The new way first, so that at no moment there is none.
+        // Write the new entry before the old one is removed, so that there is an entry at every moment.
         let is_entry_new = if is_drop_in {
-            ensure!(!conflist.is_inlined_only, "{} says loadOnlyInlinedPlugins", file.path.display());
-            let is_new = drop_in.put(&self.entry)?;
-            put(&file, conflist.without())? || is_new
+            ensure!(!conflist.is_inlined_only, "{} sets loadOnlyInlinedPlugins", file.path.display());
+            let is_new = drop_in.write(&self.entry)?;
+            write_conflist(&file, conflist.without_entries())? || is_new
         } else {
-            let is_new = put(&file, conflist.with(&self.entry).with_context(left)?)?;
-            drop_in.take()? || is_new
+            let is_new = write_conflist(&file, conflist.with_entry(&self.entry).with_context(unchanged)?)?;
+            drop_in.remove()? || is_new
         };
         if is_entry_new {
-            nudge(&self.conf_dir)?;
+            trigger_cni_reload(&self.conf_dir)?;
         }
         let entry = if is_drop_in { drop_in.path().to_owned() } else { file.path.clone() };
-        let folders = self.folders().into_iter().chain(file.real_folder()).chain(entry.parent());
-        let folders = folders.map(Path::to_owned).collect();
-        Ok(Done { is_plugin_new, is_entry_new, entry, file: file.path.clone(), folders })
+        let watched = self.dirs().into_iter().chain(file.real_dir()).chain(entry.parent());
+        let watched_dirs = watched.map(Path::to_owned).collect();
+        Ok(InstallOutcome { is_plugin_new, is_entry_new, entry, conf_file: file.path.clone(), watched_dirs })
     }
 }
 
-/// Puts a changed text in place; false where there is nothing to change.
-fn put(file: &ConfFile, changed: Option<String>) -> anyhow::Result<bool> {
-    let Some(text) = changed else { return Ok(false) };
-    // What we are about to write has to be what the runtime can read.
-    Conflist::parse(&text).context("understand what we made of it")?;
-    file.put(&text)?;
+/// Writes the edited text, if there is one. Returns whether it wrote.
+fn write_conflist(file: &ConfFile, edited: Option<String>) -> anyhow::Result<bool> {
+    let Some(text) = edited else { return Ok(false) };
+    // The runtime must be able to parse the result.
+    Conflist::parse(&text).context("the edited configuration is invalid")?;
+    file.write(&text)?;
     Ok(true)
 }

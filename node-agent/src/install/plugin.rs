@@ -1,7 +1,7 @@
-//! The plugin's file: put where the runtime looks for it, and asked what it can do.
+//! The plugin binary: its installation, and what it reports about itself.
 //!
-//! A plugin that does not start stops every pod of the node, so it is started before it takes the place of one that
-//! does. What must not go in here: configurations.
+//! A plugin that does not start prevents every pod of the node from starting. Therefore the new plugin is run once
+//! before it replaces a working one.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -12,51 +12,54 @@ use anyhow::{Context, ensure};
 use attachment::PLUGIN_TYPE;
 use serde::Deserialize;
 
-use crate::install::replace::{Like, clear, replace};
+use crate::install::plugin_path;
+use crate::install::replace::{FileAttributes, atomic_write, remove_temporary};
 
 const MODE: u32 = 0o755;
 
-/// Where the plugin lies that came with this program.
-pub(super) fn beside() -> anyhow::Result<PathBuf> {
-    let program = std::env::current_exe().context("find this program's own file")?;
+/// The path of the plugin that is shipped with this program.
+pub(super) fn bundled_plugin_path() -> anyhow::Result<PathBuf> {
+    let program = std::env::current_exe().context("failed to find this program's executable")?;
     Ok(program.with_file_name(PLUGIN_TYPE))
 }
 
-/// Puts the plugin in place; false where it is there already.
-pub(super) fn place(source: &Path, folder: &Path) -> anyhow::Result<bool> {
-    let path = folder.join(PLUGIN_TYPE);
-    let bytes = fs::read(source)
-        .with_context(|| format!("read {}; --plugin says where {PLUGIN_TYPE} lies", source.display()))?;
-    clear(folder)?;
+/// Copies the plugin to the plugin directory. Returns false if the same plugin was there already.
+pub(super) fn install_plugin(source: &Path, bin_dir: &Path) -> anyhow::Result<bool> {
+    let path = plugin_path(bin_dir);
+    let bytes = fs::read(source).with_context(|| {
+        format!("failed to read {} (--plugin: the path of {PLUGIN_TYPE})", source.display())
+    })?;
+    remove_temporary(bin_dir)?;
     let is_executable =
         fs::metadata(&path).is_ok_and(|file| file.is_file() && file.permissions().mode() & 0o111 == 0o111);
     if is_executable && fs::read(&path).is_ok_and(|old| old == bytes) {
         return Ok(false);
     }
-    replace(&path, &bytes, &Like::mode(MODE), |new| versions(new).map(drop))?;
+    let verify = |new: &Path| supported_versions(new).map(drop);
+    atomic_write(&path, &bytes, &FileAttributes::with_mode(MODE), verify)?;
     Ok(true)
 }
 
-/// The versions of CNI that a plugin speaks: its answer to VERSION.
-pub(crate) fn versions(path: &Path) -> anyhow::Result<Vec<String>> {
+/// Runs the plugin with the command VERSION. Returns the CNI versions that it supports.
+pub(crate) fn supported_versions(path: &Path) -> anyhow::Result<Vec<String>> {
     #[derive(Deserialize)]
     #[serde(rename_all = "camelCase")]
-    struct Answer {
+    struct VersionResult {
         supported_versions: Vec<String>,
     }
-    let what = || format!("ask {} for its versions", path.display());
+    let context = || format!("failed to get supported CNI versions of {}", path.display());
     let mut command = Command::new(path);
     command.env_clear().env("CNI_COMMAND", "VERSION").stdin(Stdio::null());
-    let output = command.output().with_context(what)?;
-    let said = String::from_utf8_lossy(&output.stderr);
-    ensure!(output.status.success(), "{}: {}: {}", what(), output.status, said.trim());
-    let answer: Answer = serde_json::from_slice(&output.stdout).with_context(what)?;
-    Ok(answer.supported_versions)
+    let output = command.output().with_context(context)?;
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "{}: {}: {}", context(), output.status, stderr.trim());
+    let result: VersionResult = serde_json::from_slice(&output.stdout).with_context(context)?;
+    Ok(result.supported_versions)
 }
 
-/// What a plugin says of itself when nobody asks for anything.
-pub(crate) fn about(path: &Path) -> anyhow::Result<String> {
-    let what = || format!("start {}", path.display());
-    let output = Command::new(path).env_clear().stdin(Stdio::null()).output().with_context(what)?;
+/// Runs the plugin without a command. Returns the line that it prints then, with its name and version.
+pub(crate) fn plugin_banner(path: &Path) -> anyhow::Result<String> {
+    let output = Command::new(path).env_clear().stdin(Stdio::null()).output();
+    let output = output.with_context(|| format!("failed to start {}", path.display()))?;
     Ok(String::from_utf8_lossy(&output.stderr).trim().to_owned())
 }

@@ -1,7 +1,8 @@
-//! `portico install --watch`: what was installed stays installed, whoever else installs on this node.
+//! `portico install --watch`: restores the installation if another program on the node changes it.
 //!
-//! Other CNIs write their configuration anew when they start, without our entry; runtimes then start pods without
-//! portals, and nobody says so. What must not go in here: what an installation is.
+//! Other CNI installers write their configuration when they start, without Portico's entry. Runtimes would then start
+//! pods without portals, and nothing would report it. inotify events trigger a check, and a periodic check covers
+//! changes without an event.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -14,159 +15,167 @@ use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use tokio::sync::Notify;
 
 use crate::agent::Stop;
-use crate::install::claim::Claim;
-use crate::install::installation::{Done, Installation};
+use crate::install::claim::InstallLock;
+use crate::install::installation::{InstallOutcome, Installation};
 
-/// At most so often something is put back: a fight that nobody wins must not cost a processor.
-const PUT_INTERVAL: Duration = Duration::from_secs(1);
-/// How soon what failed is tried again, also where nothing tells of a change.
-const RETRY: Duration = Duration::from_secs(2);
-/// How often all is looked at though nothing told of a change.
-const LOOK: Duration = Duration::from_secs(30);
+/// The minimum time between two writes, so that two installers that revert each other do not use a whole CPU.
+const WRITE_INTERVAL_MIN: Duration = Duration::from_secs(1);
+/// The maximum time until the next attempt after a failure, if there is no event.
+const RETRY_INTERVAL: Duration = Duration::from_secs(2);
+/// The maximum time between two checks, if there is no event.
+const CHECK_INTERVAL: Duration = Duration::from_secs(30);
 
-/// Looks after an installation until it is told to end. What is installed stays then: an update of the agent must not
-/// have pods start without portals.
+/// Guards an installation until SIGTERM or SIGINT. The installation stays then, because pods must also get portals
+/// while the agent is upgraded.
 pub(super) fn watch(installation: &Installation) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    runtime.context("start the event loop")?.block_on(async {
+    runtime.context("failed to start the event loop")?.block_on(async {
         let stop = Stop::listen()?;
-        let mut changes = Changes::new(installation)?;
-        let mut keeper = Keeper { installation, claim: None, last: None, reverted: 0, trouble: None };
+        let mut changes = ChangeWatcher::new(installation)?;
+        let mut guard =
+            InstallGuard { installation, lock: None, last_conf_file: None, reverts: 0, last_error: None };
         loop {
-            let pause = keeper.look(&mut changes);
-            // Told changes are waited for only when the next look may come.
-            let early = tokio::time::sleep(pause.least);
+            let next = guard.check(&mut changes);
+            // An event does not shorten the minimum delay.
+            let delay = tokio::time::sleep(next.delay_min);
             tokio::select! {
                 () = stop.asked() => break,
-                () = early => {}
+                () = delay => {}
             }
             tokio::select! {
                 () = stop.asked() => break,
-                () = changes.told.notified() => {}
-                () = tokio::time::sleep(pause.most.saturating_sub(pause.least)) => {}
+                () = changes.changed.notified() => {}
+                () = tokio::time::sleep(next.delay_max.saturating_sub(next.delay_min)) => {}
             }
         }
-        tracing::info!("asked to end; what is installed stays");
+        tracing::info!("stopping; installation left in place");
         Ok(())
     })
 }
 
-/// How long to wait for the next look.
-struct Pause {
-    least: Duration,
-    most: Duration,
+/// When the next check is due.
+struct NextCheck {
+    delay_min: Duration,
+    /// The delay if there is no event.
+    delay_max: Duration,
 }
 
-struct Keeper<'a> {
+struct InstallGuard<'a> {
     installation: &'a Installation,
-    claim: Option<Claim>,
-    /// The configuration whose entry last was as it should be.
-    last: Option<PathBuf>,
-    /// How often somebody has taken it away from there.
-    reverted: u64,
-    /// What is wrong, as it was last told.
-    trouble: Option<String>,
+    lock: Option<InstallLock>,
+    /// The configuration that contained the entry at the last successful check.
+    last_conf_file: Option<PathBuf>,
+    /// How often another process reverted the entry.
+    reverts: u64,
+    /// The last error that was logged, until a check succeeds.
+    last_error: Option<String>,
 }
 
-impl Keeper<'_> {
-    fn look(&mut self, changes: &mut Changes) -> Pause {
-        changes.cover();
-        let began = Instant::now();
-        let found = self.claimed().and_then(|()| self.installation.make());
-        match found {
-            Ok(done) => {
-                if self.trouble.take().is_some() {
-                    tracing::info!("all is well again");
+impl InstallGuard<'_> {
+    fn check(&mut self, changes: &mut ChangeWatcher) -> NextCheck {
+        changes.watch_dirs();
+        let start = Instant::now();
+        let result = self.ensure_locked().and_then(|()| self.installation.reconcile());
+        match result {
+            Ok(outcome) => {
+                if self.last_error.take().is_some() {
+                    tracing::info!("installation recovered");
                 }
-                let has_changed = done.is_plugin_new || done.is_entry_new;
-                self.tell(&done);
-                let least =
-                    if has_changed { PUT_INTERVAL.saturating_sub(began.elapsed()) } else { Duration::ZERO };
-                // What was not watched may have changed since it was looked at.
-                let most = if changes.folders == done.folders { LOOK } else { least };
-                changes.folders = done.folders;
-                self.last = Some(done.file);
-                Pause { least, most }
+                let has_written = outcome.is_plugin_new || outcome.is_entry_new;
+                self.log(&outcome);
+                let delay_min = if has_written {
+                    WRITE_INTERVAL_MIN.saturating_sub(start.elapsed())
+                } else {
+                    Duration::ZERO
+                };
+                // A directory that was not watched may have changed since it was read.
+                let is_covered = changes.dirs == outcome.watched_dirs;
+                let delay_max = if is_covered { CHECK_INTERVAL } else { delay_min };
+                changes.dirs = outcome.watched_dirs;
+                self.last_conf_file = Some(outcome.conf_file);
+                NextCheck { delay_min, delay_max }
             }
             Err(error) => {
-                let trouble = format!("{error:#}");
-                if self.trouble.as_ref() != Some(&trouble) {
-                    tracing::error!(error = trouble, "not installed, tried again");
+                let error = format!("{error:#}");
+                if self.last_error.as_ref() != Some(&error) {
+                    tracing::error!(error, "install failed; will retry");
                 }
-                self.trouble = Some(trouble);
-                // What it tried may be what is told next.
-                Pause { least: PUT_INTERVAL, most: RETRY }
+                self.last_error = Some(error);
+                // The failed attempt itself may have caused events.
+                NextCheck { delay_min: WRITE_INTERVAL_MIN, delay_max: RETRY_INTERVAL }
             }
         }
     }
 
-    fn claimed(&mut self) -> anyhow::Result<()> {
-        let folders = self.installation.folders();
-        if !self.claim.as_ref().is_some_and(|claim| claim.holds(&folders)) {
-            self.claim = None;
-            let claim = Claim::attempt(&folders)?;
-            self.claim =
-                Some(claim.context("another portico install looks after these folders; this one waits")?);
+    /// Acquires the lock, unless it is held and still covers the directories.
+    fn ensure_locked(&mut self) -> anyhow::Result<()> {
+        let dirs = self.installation.dirs();
+        if !self.lock.as_ref().is_some_and(|lock| lock.covers(&dirs)) {
+            self.lock = None;
+            let lock = InstallLock::try_acquire(&dirs)?;
+            self.lock = Some(lock.context("another portico install manages these directories; standing by")?);
         }
         Ok(())
     }
 
-    fn tell(&mut self, done: &Done) {
+    fn log(&mut self, outcome: &InstallOutcome) {
         let plugin = self.installation.bin_dir.display();
-        let (entry, file) = (done.entry.display(), done.file.display());
-        match &self.last {
+        let (entry, file) = (outcome.entry.display(), outcome.conf_file.display());
+        match &self.last_conf_file {
             None => {
-                tracing::info!(%plugin, %entry, new = done.is_plugin_new || done.is_entry_new, "installed");
+                tracing::info!(%plugin, %entry, new = outcome.is_plugin_new || outcome.is_entry_new, "installed");
             }
-            Some(before) if done.is_entry_new && *before == done.file => {
-                self.reverted += 1;
-                // Once is another CNI that starts; again and again is a fight, told ever more seldom.
-                if self.reverted.is_power_of_two() {
-                    let times = self.reverted;
-                    tracing::warn!(%file, times, "somebody keeps reverting our entry, put back");
+            Some(previous) if outcome.is_entry_new && *previous == outcome.conf_file => {
+                self.reverts += 1;
+                // One revert is a CNI that starts. Repeated ones are a conflict, which is logged at 1, 2, 4, 8, ...
+                if self.reverts.is_power_of_two() {
+                    let times = self.reverts;
+                    tracing::warn!(%file, times, "CNI entry was reverted; restored");
                 }
             }
-            Some(before) if *before != done.file => {
-                tracing::warn!(before = %before.display(), %file, "runtimes take another configuration now");
+            Some(previous) if *previous != outcome.conf_file => {
+                tracing::warn!(previous = %previous.display(), %file, "active CNI configuration changed");
             }
             Some(_) => {}
         }
-        if self.last.is_some() && done.is_plugin_new {
-            tracing::warn!(%plugin, "the plugin was gone or another one, put back");
+        if self.last_conf_file.is_some() && outcome.is_plugin_new {
+            tracing::warn!(%plugin, "plugin binary was missing or modified; restored");
         }
     }
 }
 
-/// What the kernel tells of changes in these folders.
-struct Changes {
+/// Notifies of changes in some directories.
+struct ChangeWatcher {
     inotify: Arc<Inotify>,
-    told: Arc<Notify>,
-    folders: Vec<PathBuf>,
+    changed: Arc<Notify>,
+    dirs: Vec<PathBuf>,
 }
 
-impl Changes {
-    /// A thread of its own waits for the kernel; it ends with the process.
+impl ChangeWatcher {
+    /// Starts a thread that reads inotify events until the process ends.
     fn new(installation: &Installation) -> anyhow::Result<Self> {
         let inotify = Inotify::init(InitFlags::IN_CLOEXEC);
-        let inotify = Arc::new(inotify.context("watch files (fs.inotify.max_user_instances)")?);
-        let told = Arc::new(Notify::new());
-        let (kernel, tell) = (Arc::clone(&inotify), Arc::clone(&told));
+        let inotify = Arc::new(
+            inotify.context("failed to create inotify instance (see fs.inotify.max_user_instances)")?,
+        );
+        let changed = Arc::new(Notify::new());
+        let (events, notify) = (Arc::clone(&inotify), Arc::clone(&changed));
         thread::spawn(move || {
-            // What exactly has changed is found by looking.
-            while matches!(kernel.read_events(), Ok(_) | Err(Errno::EINTR)) {
-                tell.notify_one();
+            // The content of the events is irrelevant: the check reads everything.
+            while matches!(events.read_events(), Ok(_) | Err(Errno::EINTR)) {
+                notify.notify_one();
             }
         });
-        let folders = installation.folders().map(Path::to_owned).into();
-        Ok(Self { inotify, told, folders })
+        let dirs = installation.dirs().map(Path::to_owned).into();
+        Ok(Self { inotify, changed, dirs })
     }
 
-    /// Watches these folders as they are now; those that are not there are looked at again in time.
-    fn cover(&self) {
+    /// Watches the directories. One that does not exist is added at a later check.
+    fn watch_dirs(&self) {
         use AddWatchFlags as Flags;
         let flags = Flags::IN_CLOSE_WRITE | Flags::IN_MOVE | Flags::IN_DELETE | Flags::IN_ATTRIB;
-        for folder in &self.folders {
-            let _ = self.inotify.add_watch(folder, flags | Flags::IN_DELETE_SELF | Flags::IN_MOVE_SELF);
+        for dir in &self.dirs {
+            let _ = self.inotify.add_watch(dir, flags | Flags::IN_DELETE_SELF | Flags::IN_MOVE_SELF);
         }
     }
 }

@@ -1,11 +1,11 @@
-//! Texts in, texts out: what an edit changes, and what it never does.
+//! Edits of configuration texts: what an edit changes, and what it leaves unchanged.
 
 use attachment::OnAgentDown;
 use expect_test::{Expect, expect};
 
 use super::*;
 
-const AIRY: &str = r#"{
+const SPACED: &str = r#"{
   "plugins": [
     {"type": "bridge", "x": 1.0, "odd":[ 1,2 ]},
     {
@@ -25,21 +25,21 @@ fn entry() -> Entry {
 }
 
 fn with(text: &str) -> Option<String> {
-    Conflist::parse(text).expect("a conflist").with(&entry()).expect("can be chained")
+    Conflist::parse(text).expect("a conflist").with_entry(&entry()).expect("chainable")
 }
 
 fn without(text: &str) -> Option<String> {
-    Conflist::parse(text).expect("a conflist").without()
+    Conflist::parse(text).expect("a conflist").without_entries()
 }
 
-fn shows(text: &str, expected: &Expect) {
+fn assert_edit(text: &str, expected: &Expect) {
     expected.assert_eq(&with(text).expect("a change"));
 }
 
 #[test]
-fn everything_else_stays_byte_for_byte() {
-    shows(
-        AIRY,
+fn adding_the_entry_keeps_everything_else_byte_for_byte() {
+    assert_edit(
+        SPACED,
         &expect![[r#"
             {
               "plugins": [
@@ -54,13 +54,13 @@ fn everything_else_stays_byte_for_byte() {
             }
         "#]],
     );
-    shows(
+    assert_edit(
         DENSE,
         &expect![[
             r#"{"cniVersion":"0.4.0","name":"k8s-pod-network","plugins":[{"type":"calico"},{"type":"bandwidth"},{"type": "portico-cni", "capabilities": {"io.kubernetes.cri.pod-annotations": true}}]}"#
         ]],
     );
-    shows(
+    assert_edit(
         ONE,
         &expect![[
             r#"{"name": "n", "cniVersion": "1.0.0", "plugins": [{"type": "bridge"}, {"type": "portico-cni", "capabilities": {"io.kubernetes.cri.pod-annotations": true}}]}"#
@@ -69,28 +69,28 @@ fn everything_else_stays_byte_for_byte() {
 }
 
 #[test]
-fn what_is_put_in_is_taken_out_again_without_a_trace() {
-    for text in [AIRY, DENSE, ONE] {
+fn removing_the_entry_restores_the_original_text() {
+    for text in [SPACED, DENSE, ONE] {
         let changed = with(text).expect("a change");
         assert_eq!(without(&changed).as_deref(), Some(text));
-        assert_eq!(with(&changed), None, "a second time there is nothing to do");
+        assert_eq!(with(&changed), None, "the second run changes nothing");
         assert_eq!(without(text), None);
     }
 }
 
-/// A conflist of these kinds; `+` is ours as it should be, `-` ours with other settings.
-fn chain(kinds: &str) -> String {
-    let plugin = |kind: char| match kind {
+/// A conflist of these plugins; `+` is the entry, `-` the entry with other settings.
+fn chain(plugins: &str) -> String {
+    let plugin = |plugin: char| match plugin {
         '+' => entry().text,
         '-' => r#"{"type":"portico-cni","socket":"/x"}"#.to_owned(),
         other => format!(r#"{{"type":"{other}"}}"#),
     };
-    let plugins: Vec<String> = kinds.chars().map(plugin).collect();
+    let plugins: Vec<String> = plugins.chars().map(plugin).collect();
     format!(r#"{{"name":"n","plugins":[{}]}}"#, plugins.join(","))
 }
 
 #[test]
-fn wherever_ours_stands_one_is_left_behind_another_plugin() {
+fn exactly_one_entry_remains_and_follows_another_plugin() {
     for (before, after) in [
         ("a", "a+"),
         ("ab", "ab+"),
@@ -104,13 +104,13 @@ fn wherever_ours_stands_one_is_left_behind_another_plugin() {
     ] {
         assert_eq!(with(&chain(before)).as_deref(), Some(&*chain(after)), "{before}");
     }
-    for right in ["a+", "a+b", "abc+"] {
-        assert_eq!(with(&chain(right)), None, "{right}");
+    for unchanged in ["a+", "a+b", "abc+"] {
+        assert_eq!(with(&chain(unchanged)), None, "{unchanged}");
     }
 }
 
 #[test]
-fn however_many_are_ours_all_go() {
+fn all_entries_are_removed() {
     for (before, after) in
         [("a+", "a"), ("+a", "a"), ("++a", "a"), ("a+-b", "ab"), ("-+a-b+", "ab"), ("++", "")]
     {
@@ -119,13 +119,13 @@ fn however_many_are_ours_all_go() {
 }
 
 #[test]
-fn an_entry_written_by_another_hand_is_right_where_it_means_the_same() {
-    let ours = r#"{"capabilities":{"io.kubernetes.cri.pod-annotations":true} , "type" : "portico-cni"}"#;
-    assert_eq!(with(&chain("a+").replace(&entry().text, ours)), None);
+fn an_equivalent_entry_with_other_formatting_is_up_to_date() {
+    let formatted = r#"{"capabilities":{"io.kubernetes.cri.pod-annotations":true} , "type" : "portico-cni"}"#;
+    assert_eq!(with(&chain("a+").replace(&entry().text, formatted)), None);
 }
 
 #[test]
-fn settings_are_in_the_entry_as_the_plugin_reads_them() {
+fn entry_contains_settings_under_the_keys_of_the_plugin() {
     let entry = Entry::new(Some(Path::new("/run/\"x\"")), Some(Path::new("/s")), Some(OnAgentDown::Fail));
     let expected = expect![[
         r#"{"type": "portico-cni", "capabilities": {"io.kubernetes.cri.pod-annotations": true}, "socket": "/run/\"x\"", "stateDir": "/s", "onAgentDown": "fail"}"#
@@ -134,12 +134,12 @@ fn settings_are_in_the_entry_as_the_plugin_reads_them() {
 }
 
 #[test]
-fn what_cannot_be_chained_is_refused_with_the_reason() {
-    let why = |text: &str| match Conflist::parse(text) {
-        Ok(conflist) => format!("{:#}", conflist.with(&entry()).expect_err("nothing can be chained")),
+fn invalid_configurations_are_rejected_with_the_reason() {
+    let reason = |text: &str| match Conflist::parse(text) {
+        Ok(conflist) => format!("{:#}", conflist.with_entry(&entry()).expect_err("not chainable")),
         Err(error) => format!("{error:#}"),
     };
-    let told = [
+    let invalid = [
         "{\n  \"name\": \"n\",\n  \"plugins\": [}\n",
         "",
         "[]",
@@ -150,31 +150,31 @@ fn what_cannot_be_chained_is_refused_with_the_reason() {
         r#"{"name": "n", "plugins": [{"type": "a"}, {}]}"#,
         r#"{"name": "n", "plugins": []}"#,
     ];
-    let told: String = told.iter().map(|text| why(text) + "\n").collect();
+    let reasons: String = invalid.iter().map(|text| reason(text) + "\n").collect();
     expect![[r#"
-        it is no JSON object: expected value at line 3 column 15
-        it is no JSON object: EOF while parsing a value at line 1 column 0
-        it is no JSON object: invalid type: sequence, expected a map at line 1 column 0
-        it has no list "plugins", so nothing can be chained
-        it has no "name"
-        name: "../n" is no name of a network
+        not a JSON object: expected value at line 3 column 15
+        not a JSON object: EOF while parsing a value at line 1 column 0
+        not a JSON object: invalid type: sequence, expected a map at line 1 column 0
+        no "plugins" list: cannot chain
+        no "name"
+        name: "../n" is not a valid network name
         plugins: invalid type: integer `7`, expected a sequence at line 1 column 1
-        plugins[1]: it has no "type"
-        none of its plugins makes an interface
+        plugins[1]: no "type"
+        no plugin creates an interface
     "#]]
-    .assert_eq(&told);
+    .assert_eq(&reasons);
 }
 
 #[test]
-fn a_version_that_the_plugin_does_not_speak_is_refused() {
-    let known = ["0.4.0", "1.0.0"].map(str::to_owned);
-    let speaks = |version: &str| {
+fn unsupported_cni_versions_are_rejected() {
+    let supported = ["0.4.0", "1.0.0"].map(str::to_owned);
+    let is_supported = |version: &str| {
         let text = format!(r#"{{"name": "n", {version} "plugins": []}}"#);
-        Conflist::parse(&text).expect("a conflist").speaks(&known).is_ok()
+        Conflist::parse(&text).expect("a conflist").check_versions(&supported).is_ok()
     };
-    assert!(speaks(r#""cniVersion": "1.0.0","#));
-    assert!(speaks(r#""cniVersion": "1.0.0", "cniVersions": ["0.4.0", "1.0.0"],"#));
-    assert!(!speaks(r#""cniVersion": "1.0.0", "cniVersions": ["0.4.0", "9.0.0"],"#));
-    assert!(!speaks(r#""cniVersion": "0.2.0","#));
-    assert!(!speaks(""), "that is 0.1.0");
+    assert!(is_supported(r#""cniVersion": "1.0.0","#));
+    assert!(is_supported(r#""cniVersion": "1.0.0", "cniVersions": ["0.4.0", "1.0.0"],"#));
+    assert!(!is_supported(r#""cniVersion": "1.0.0", "cniVersions": ["0.4.0", "9.0.0"],"#));
+    assert!(!is_supported(r#""cniVersion": "0.2.0","#));
+    assert!(!is_supported(""), "the default is 0.1.0");
 }
