@@ -9,8 +9,9 @@ mod agent;
 #[path = "apiserver/api.rs"]
 #[allow(dead_code)]
 mod apiserver;
-#[path = "netns/memory_group.rs"]
-mod memory_group;
+#[path = "netns/memory_cgroup.rs"]
+#[allow(dead_code)]
+mod memory_cgroup;
 #[path = "netns/namespace.rs"]
 #[allow(dead_code)]
 mod namespace;
@@ -30,7 +31,7 @@ use std::time::{Duration, Instant};
 
 use agent::{Agent, Folder, program};
 use apiserver::{Api, Fault, Generated, InitialEvents};
-use memory_group::MemoryGroup;
+use memory_cgroup::MemoryCgroup;
 use object::{service, service_cidr};
 use serde_json::json;
 
@@ -108,17 +109,17 @@ fn free_address() -> SocketAddr {
 }
 
 #[allow(clippy::print_stderr)] // The figure is for whoever reads the run.
-fn assert_below(what: &str, group: &MemoryGroup, limit: u64) {
-    let peak = group.peak();
+fn assert_below(what: &str, group: &MemoryCgroup, limit: u64) {
+    let peak = group.most();
     eprintln!("{what}: at most {} MiB of {} MiB", peak >> 20, limit >> 20);
     assert!(peak < limit / 10 * 9, "{what}: {} MiB of {} MiB", peak >> 20, limit >> 20);
 }
 
 fn agent_starts(initial: Option<InitialEvents>) {
-    let (api, folder, group) = (attacked(initial), Folder::new(), MemoryGroup::new(AGENT_LIMIT));
+    let (api, folder, group) = (attacked(initial), Folder::new(), MemoryCgroup::new(AGENT_LIMIT));
     let metrics = free_address();
     let kubeconfig = api.kubeconfig().to_str().expect("a path");
-    let enter = group.enter();
+    let enter = group.starter();
     let agent = Agent::start_by(
         &folder,
         &enter.each_ref().map(String::as_str),
@@ -182,12 +183,12 @@ impl Drop for Program {
 }
 
 fn webhook_starts(initial: Option<InitialEvents>) {
-    let (api, folder, group) = (attacked(initial), Folder::new(), MemoryGroup::new(WEBHOOK_LIMIT));
+    let (api, folder, group) = (attacked(initial), Folder::new(), MemoryCgroup::new(WEBHOOK_LIMIT));
     let admin = free_address();
-    let [shell, rest @ ..] = group.enter();
+    let [shell, rest @ ..] = group.starter();
     let mut command = Command::new(shell);
     command.args(rest).arg(program("portico-webhook")).arg("--kubeconfig").arg(api.kubeconfig());
-    command.args(["--register", "false", "--listen", "127.0.0.1:0", "--admin", &admin.to_string()]);
+    command.args(["--register", "none", "--listen", "127.0.0.1:0", "--admin", &admin.to_string()]);
     let log = folder.0.join("webhook.log");
     let out = File::create(&log).expect("make the log");
     let mut webhook = Program(command.stdin(Stdio::null()).stderr(out).spawn().expect("start the webhook"));
