@@ -10,7 +10,7 @@ use anstyle::Style;
 use serde::Serialize;
 
 use crate::agent::{BackendHits, PortalHits, Report, Served};
-use crate::picture::rate;
+use crate::live_view::rate;
 use crate::table::{Cell, Table, UNHEALTHY};
 
 /// The traffic of a portal in a pod.

@@ -14,7 +14,7 @@ mod explain;
 mod hits;
 mod input;
 mod install;
-mod picture;
+mod live_view;
 mod portals;
 mod rules;
 mod status;

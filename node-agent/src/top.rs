@@ -13,7 +13,7 @@ use clap::Args;
 use relay::{BackendReport, Passed, PortalReport};
 
 use crate::agent::Report;
-use crate::picture::{LiveView, rate, seconds};
+use crate::live_view::{LiveView, rate, seconds};
 use crate::status::fetch;
 use crate::table::{Cell, HEALTHY, Table, UNHEALTHY};
 

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use crate::agent::{AttachmentReport, Report};
 use crate::hits::{TrafficRow, table, traffic_rows};
-use crate::picture::{LiveView, seconds};
+use crate::live_view::{LiveView, seconds};
 use crate::status::{StatusOutput, fetch, is_healthy, write_attachments, write_summary};
 use crate::table::UNHEALTHY;
 
