@@ -11,7 +11,6 @@ mod check;
 mod cni_conf;
 mod env;
 mod explain;
-mod hits;
 mod input;
 mod install;
 mod live_view;
@@ -20,6 +19,7 @@ mod rules;
 mod status;
 mod table;
 mod top;
+mod traffic_rates;
 mod watch;
 
 use std::io::{self, BufWriter, Write};

@@ -12,10 +12,10 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use crate::agent::{AttachmentReport, Report};
-use crate::hits::{TrafficRow, table, traffic_rows};
 use crate::live_view::{LiveView, seconds};
 use crate::status::{StatusOutput, fetch, is_healthy, write_attachments, write_summary};
 use crate::table::UNHEALTHY;
+use crate::traffic_rates::{TrafficRow, table, traffic_rows};
 
 /// Arguments of `portico status --watch`.
 #[derive(Debug, Args)]
