@@ -11,12 +11,12 @@ use serde::Serializer;
 use serde::ser::SerializeMap;
 
 use crate::args::{EnvArgs, EnvOutput};
-use crate::input::{self, print_warning};
+use crate::manifests::{self, print_warning};
 
 /// Runs `portico env`. Returns whether all of the input was valid, and the pod would be admitted.
 pub(crate) fn run(args: &EnvArgs, out: &mut impl Write) -> anyhow::Result<bool> {
     let EnvArgs { input, namespace, no_links, pod, inject, output } = args;
-    let (objects, is_valid) = input::read_objects(input);
+    let (objects, is_valid) = manifests::read_objects(input);
     if let Some(file) = pod {
         let is_admitted = pod::run(file, (*inject).into(), namespace, objects, *output, out)?;
         return Ok(is_valid && is_admitted);

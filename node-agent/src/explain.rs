@@ -9,7 +9,7 @@ use clap::error::ErrorKind;
 use proxy_core::explain::{Client, Outcome, Question, explain};
 
 use crate::args::{Args, ClientArg, ExplainArgs, ExplainOutput};
-use crate::input;
+use crate::manifests;
 
 /// Runs `portico explain`. Returns whether all of the input was valid.
 pub(crate) fn run(args: &ExplainArgs, out: &mut impl Write) -> anyhow::Result<bool> {
@@ -18,8 +18,8 @@ pub(crate) fn run(args: &ExplainArgs, out: &mut impl Write) -> anyhow::Result<bo
         let message = "--source and the destination must have the same IP family";
         Args::command().error(ErrorKind::ValueValidation, message).exit();
     }
-    let (objects, is_valid) = input::read_objects(input);
-    let context = input::node_context(context, &objects);
+    let (objects, is_valid) = manifests::read_objects(input);
+    let context = manifests::node_context(context, &objects);
     let client = match from {
         ClientArg::Pod => Client::Pod,
         ClientArg::Node => Client::Node,

@@ -11,9 +11,9 @@ mod check;
 mod cni_conf;
 mod env;
 mod explain;
-mod input;
 mod install;
 mod live_view;
+mod manifests;
 mod portals;
 mod rules;
 mod status;
@@ -44,7 +44,7 @@ fn main() -> ExitCode {
         // The reader closed the pipe, as `head` does; that is not an error.
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            input::print_error(&format!("{error:#}"));
+            manifests::print_error(&format!("{error:#}"));
             ExitCode::from(1)
         }
     }

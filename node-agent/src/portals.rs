@@ -9,7 +9,7 @@ use anstyle::{AnsiColor, Style};
 use proxy_core::portal::{BACKENDS_MAX, Portal, Portals, Reason, Shared, Verdict, portals};
 
 use crate::args::{PortalsArgs, PortalsOutput};
-use crate::input::{self, print_warning};
+use crate::manifests::{self, print_warning};
 use crate::table::{Cell, Table};
 
 /// The number of backends per portal that a table shows; it summarises the rest.
@@ -18,8 +18,8 @@ const BACKENDS_SHOWN_MAX: usize = 4;
 /// Runs `portico portals`. Returns whether all of the input was valid.
 pub(crate) fn run(args: &PortalsArgs, out: &mut impl Write) -> anyhow::Result<bool> {
     let PortalsArgs { input, context, output } = args;
-    let (objects, is_valid) = input::read_objects(input);
-    let context = input::node_context(context, &objects);
+    let (objects, is_valid) = manifests::read_objects(input);
+    let context = manifests::node_context(context, &objects);
     let portals = portals(&objects.into_snapshot(), &context);
     warn_conflicts(&portals);
     let is_in_effect =

@@ -9,14 +9,14 @@ use proxy_core::ruleset::{Rule, Ruleset, Settings};
 use serde_json::{Value, json};
 
 use crate::args::{RulesArgs, RulesOutput};
-use crate::input;
+use crate::manifests;
 use crate::portals::warn_conflicts;
 
 /// Runs `portico rules`. Returns whether all of the input was valid.
 pub(crate) fn run(args: &RulesArgs, out: &mut impl Write) -> anyhow::Result<bool> {
     let RulesArgs { input, context, nat_priority, counters, output } = args;
-    let (objects, is_valid) = input::read_objects(input);
-    let context = input::node_context(context, &objects);
+    let (objects, is_valid) = manifests::read_objects(input);
+    let context = manifests::node_context(context, &objects);
     let portals = portals(&objects.into_snapshot(), &context);
     warn_conflicts(&portals);
     let settings = Settings { nat_priority: *nat_priority, counters: *counters, ..Settings::default() };

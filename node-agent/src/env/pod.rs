@@ -13,7 +13,7 @@ use proxy_core::inject::{Account, Admission, InjectMode, InjectOptions, Injectio
 use serde_json::{Value, json};
 
 use crate::args::EnvOutput;
-use crate::input::{print_error, print_warning};
+use crate::manifests::{print_error, print_warning};
 
 /// Prints the injection into the pod in this file. Returns false if the webhook would deny the pod.
 pub(super) fn run(
