@@ -8,10 +8,10 @@
 //! either complete or absent, content of other programs stays unchanged, and the entry exists only while the plugin
 //! does. Pods are not touched here.
 
-mod claim;
 mod conf_file;
 mod conflist;
 mod drop_in;
+mod install_lock;
 mod installation;
 mod plugin;
 mod replace;
@@ -25,8 +25,8 @@ use attachment::{OnAgentDown, PLUGIN_TYPE};
 use clap::Args;
 
 use crate::agent::{LogFormat, start_log};
-use crate::install::claim::InstallLock;
 use crate::install::conflist::Entry;
+use crate::install::install_lock::InstallLock;
 use crate::install::installation::{EntryModeArg, Installation};
 
 pub(crate) use conf_file::ConfFile;

@@ -15,7 +15,7 @@ use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use tokio::sync::Notify;
 
 use crate::agent::Stop;
-use crate::install::claim::InstallLock;
+use crate::install::install_lock::InstallLock;
 use crate::install::installation::{InstallOutcome, Installation};
 
 /// The minimum time between two writes, so that two installers that revert each other do not use a whole CPU.
