@@ -8,13 +8,13 @@
 //! either complete or absent, content of other programs stays unchanged, and the entry exists only while the plugin
 //! does. Pods are not touched here.
 
+mod atomic_write;
 mod conf_file;
 mod conflist;
 mod drop_in;
 mod install_lock;
 mod installation;
 mod plugin;
-mod replace;
 mod uninstall;
 mod watch;
 

@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, bail, ensure};
 
 use crate::cni_conf::{configurations, is_hidden, is_list};
+use crate::install::atomic_write::{FileAttributes, atomic_write};
 use crate::install::conflist::Conflist;
-use crate::install::replace::{FileAttributes, atomic_write};
 
 /// The content of a file and its metadata, as they were read.
 #[derive(Debug)]

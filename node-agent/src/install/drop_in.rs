@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 
+use crate::install::atomic_write::{FileAttributes, atomic_write, remove_if_exists};
 use crate::install::conflist::Entry;
-use crate::install::replace::{FileAttributes, atomic_write, remove_if_exists};
 
 /// libcni sorts drop-ins by file name; this one comes last.
 const FILE_NAME: &str = "99-portico-cni.conf";

@@ -7,10 +7,10 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, ensure};
 use clap::ValueEnum;
 
+use crate::install::atomic_write::{remove_temporary, trigger_cni_reload};
 use crate::install::conf_file::ConfFile;
 use crate::install::conflist::{Conflist, Entry};
 use crate::install::drop_in::DropIn;
-use crate::install::replace::{remove_temporary, trigger_cni_reload};
 use crate::install::{plugin, plugin_path};
 
 /// Where the entry is written.

@@ -12,8 +12,8 @@ use anyhow::{Context, ensure};
 use attachment::PLUGIN_TYPE;
 use serde::Deserialize;
 
+use crate::install::atomic_write::{FileAttributes, atomic_write, remove_temporary};
 use crate::install::plugin_path;
-use crate::install::replace::{FileAttributes, atomic_write, remove_temporary};
 
 const MODE: u32 = 0o755;
 

@@ -17,10 +17,10 @@ use clap::Args;
 use serde_json::Value;
 
 use crate::cni_conf::{configurations, is_list};
+use crate::install::atomic_write::{remove_if_exists, remove_temporary, trigger_cni_reload};
 use crate::install::conf_file::ConfFile;
 use crate::install::drop_in::DropIn;
 use crate::install::install_lock::InstallLock;
-use crate::install::replace::{remove_if_exists, remove_temporary, trigger_cni_reload};
 use crate::install::{CniDirs, plugin_path};
 use crate::manifests::print_error;
 
