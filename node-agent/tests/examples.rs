@@ -293,7 +293,7 @@ fn terminating_endpoints_serve_if_no_other_endpoint_does() {
 fn portal_without_backends_rejects() {
     expect![[r#"
         tcp://10.0.0.34:80: reject
-          10.0.0.34 is the cluster address of service default/nobody-home, and TCP 80 is its port named http
+          10.0.0.34 is the cluster address of service default/no-backends, and TCP 80 is its port named http
           its internal traffic policy is Cluster
           none is chosen: no endpoint is ready or still serving
           refused: no endpoint is ready or still serving

@@ -6,7 +6,7 @@
 use crate::repository::File;
 
 /// The paths to which the rule applies, and everything below them.
-const AREAS: [&str; 15] = [
+const AREAS: [&str; 34] = [
     ".ci/",
     ".shellcheckrc",
     "CONTRIBUTING.md",
@@ -15,6 +15,25 @@ const AREAS: [&str; 15] = [
     "clippy.toml",
     "crates/bench-report/",
     "deny.toml",
+    "node-agent/Cargo.toml",
+    "node-agent/src/allowed.rs",
+    "node-agent/src/args.rs",
+    "node-agent/src/check",
+    "node-agent/src/cni_conf.rs",
+    "node-agent/src/env",
+    "node-agent/src/explain.rs",
+    "node-agent/src/install",
+    "node-agent/src/live_view.rs",
+    "node-agent/src/main.rs",
+    "node-agent/src/manifests.rs",
+    "node-agent/src/portals.rs",
+    "node-agent/src/rules.rs",
+    "node-agent/src/status.rs",
+    "node-agent/src/table.rs",
+    "node-agent/src/top.rs",
+    "node-agent/src/traffic_rates",
+    "node-agent/src/watch.rs",
+    "node-agent/tests/",
     "scripts/",
     "tests/demo.rs",
     "tests/reference.rs",

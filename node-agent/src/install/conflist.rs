@@ -20,7 +20,7 @@ pub(crate) struct Entry {
 }
 
 impl Entry {
-    /// Builds an entry. The plugin uses its default for a setting that is `None`.
+    /// Builds an entry. The plugin uses its defaults for absent settings.
     pub(crate) fn new(
         socket: Option<&Path>,
         state_dir: Option<&Path>,
