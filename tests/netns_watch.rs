@@ -162,7 +162,7 @@ fn through_a_pipe_one_picture_follows_the_other() {
             assert_eq!(text.matches(part).count(), times, "{part:?} in\n{text}");
         }
         assert!(!text.contains("--counters"), "{text}");
-        let [summary, table] = ["audits: one every 30 s, none yet", "PORTAL            SERVICE"];
+        let [summary, table] = ["audits: every 30 s, none yet", "PORTAL            SERVICE"];
         assert!(text.contains(summary) && text.contains(table), "{text}");
     });
 }
