@@ -15,7 +15,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, TcpListener, TcpStream, UdpSocket};
 
-use conversation::{ANSWER, SILENCE, answer, ask, assert_refused, assert_silent, serve, tally};
+use conversation::{ANSWER, SILENCE, answer, ask, assert_refused, assert_silent, serve, serve_beyond, tally};
 use namespace::{add_address, within};
 use proxy_core::address::Family;
 use proxy_core::endpoint::EndpointSlice;
@@ -111,7 +111,7 @@ fn policy_local_without_local_endpoints_drops() {
 #[test]
 fn a_free_address_of_a_service_range_leads_nowhere() {
     each_way(|way| {
-        serve("past", "10.96.7.7:80");
+        serve_beyond("past", "10.96.7.7:80");
         let range = Change::ServiceRanges(vec!["10.96.0.0/16".parse().expect("a network")]);
         way.program(&ruleset_of([range, svc("web").ip("10.96.0.1").tcp("", 80).into()]));
         assert_silent("10.96.7.7:80");
@@ -318,7 +318,7 @@ fn tracer_and_kernel_agree() {
             ["10.96.0", "192.0.2"].iter().flat_map(|net| (1..=4).map(move |n| format!("{net}.{n}:80")));
         for portal in portals.chain(["10.96.0.1:81".to_owned(), "10.240.0.5:30080".to_owned()]) {
             let source: Option<IpAddr> = "10.200.0.1".parse().ok();
-            let expected = match trace(&ruleset, &Packet { source, destination: tcp(&portal) }, 0) {
+            let expected = match trace(&ruleset, &Packet::sent(source, tcp(&portal)), 0) {
                 Trace::Forward(_) => Ok("web".to_owned()),
                 Trace::Reject | Trace::WrongPort => Err(ErrorKind::ConnectionRefused),
                 _ => Err(ErrorKind::TimedOut),

@@ -1,4 +1,5 @@
-//! Portals for what a pod forwards: a guest behind the pod, a virtual machine say, has the pod's portals.
+//! Portals for what a pod forwards: a guest behind the pod, a virtual machine say, has the pod's portals where the pod
+//! names the interface by which it comes.
 //!
 //! Three namespaces in a line: guest, pod, backend. The rules are in the pod's; the guest opens connections.
 
@@ -97,7 +98,7 @@ fn world() -> Ruleset {
 fn a_guest_reaches_backends_through_the_portals_of_its_pod() {
     each_way(|way| {
         let (guest, _backend) = line();
-        way.program(&world());
+        way.program_with_guests(&world(), "to-gue*");
         let asking = || {
             for (portal, name) in [
                 ("10.96.0.1:80", "backend"),
@@ -121,7 +122,7 @@ fn a_guest_reaches_backends_through_the_portals_of_its_pod() {
 fn a_guest_is_refused_and_dropped_as_its_pod_is() {
     each_way(|way| {
         let (guest, _backend) = line();
-        way.program(&world());
+        way.program_with_guests(&world(), "to-gue*");
         let asking = || {
             for portal in ["10.96.0.2:80", "[2001:db8:96::2]:80", "10.96.0.1:81", "[2001:db8:96::1]:81"] {
                 assert_refused(portal);
@@ -146,7 +147,7 @@ fn a_guest_is_refused_and_dropped_as_its_pod_is() {
 fn a_guests_connection_to_a_relayed_portal_comes_to_the_relay_at_the_pods_address() {
     each_way(|way| {
         let (guest, _backend) = line();
-        way.program(&world());
+        way.program_with_guests(&world(), "to-gue*");
         // Redirected packets of a guest go to the address of the device they came by, not to loopback.
         let relay =
             TcpListener::bind(("0.0.0.0", Settings::default().relay_port)).expect("listen as the relay");

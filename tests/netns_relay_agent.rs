@@ -25,7 +25,7 @@ use std::thread;
 use std::time::Instant;
 
 use agent::{Agent, Folder, PATIENCE, program};
-use conversation::{ANSWER, answer, ask, assert_refused, serve};
+use conversation::{ANSWER, answer, ask, assert_refused, serve, serve_beyond};
 use manifest::{RELAYED, service};
 use namespace::{add_address, bare, run};
 use netns_nft::Found;
@@ -221,7 +221,7 @@ fn on_demand_what_is_nobodys_is_never_passed_on() {
         agent.attach("a", &pod);
         pod.within(|| {
             // Somebody listens at an address of the service range that is no service's.
-            serve("stranger", "10.96.9.9:80");
+            serve_beyond("stranger", "10.96.9.9:80");
             let end = ask("10.96.9.9:80", ANSWER);
             assert!(matches!(&end, Err(why) if why.kind() == ErrorKind::ConnectionReset), "{end:?}");
         });
@@ -364,4 +364,30 @@ fn a_second_agent_that_was_not_told_to_take_over_does_not_start() {
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
         assert!(!output.status.success() && said.contains("an agent listens at"), "{said}");
     });
+}
+
+#[test]
+fn backends_are_dialled_from_the_node_only_in_namespaces_that_the_operator_lists() {
+    let annotations = r#""portico.dev/mode":"relay","portico.dev/dial":"node""#;
+    for (listed, expected) in [
+        (&[][..], false),
+        (&["--dial-from-node", "other"], false),
+        (&["--dial-from-node", "*"], true),
+        (&["--dial-from-node", "other,default"], true),
+    ] {
+        node(|folder| {
+            serve("node", "10.1.0.7:8080");
+            folder.put("web.json", &service("web", "10.96.0.1", annotations, &["10.1.0.7"]));
+            let agent = Agent::start(folder, listed);
+            let pod = pod();
+            agent.attach("a", &pod);
+            // The pod itself reaches nobody there.
+            pod.ip(&["route", "add", "unreachable", "10.1.0.7"]);
+            let outcome = pod.within(|| ask("10.96.0.1:80", ANSWER)).ok();
+            assert_eq!(outcome.as_deref(), expected.then_some("node"), "{listed:?}");
+            let ignored = &agent.status()["counts"]["dialIgnored"];
+            assert_eq!(ignored, &Value::from(u8::from(!expected)), "{listed:?}");
+            assert_eq!(agent.log().contains("--dial-from-node does not list"), !expected, "{}", agent.log());
+        });
+    }
 }

@@ -23,8 +23,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use conversation::{answer, assert_refused, serve};
-use namespace::{add_address, load};
+use namespace::{add_address, load, run};
 use proxy_core::sample::{backend, tcp};
+use proxy_core::service::Scheduler;
 use relayed::{PATIENCE, Server, connected, end_of, eventually, leads, name, relayed, web};
 
 const BACKENDS: [&str; 3] = ["10.1.0.1", "10.1.0.2", "10.1.0.3"];
@@ -108,6 +109,24 @@ fn where_all_refuse_the_client_is_reset_at_once() {
         let report = world.report(tcp(PORTAL));
         assert_eq!((report.passed.failed, report.backends.len()), (1, 3));
     });
+}
+
+#[test]
+fn of_three_thousand_that_refuse_a_connection_dials_eight_and_fails_soon() {
+    let addresses: Vec<String> =
+        (0..3_000).map(|i| format!("10.1.{}.{}", 16 + i / 250, 1 + i % 250)).collect();
+    let addresses: Vec<&str> = addresses.iter().map(String::as_str).collect();
+    for scheduler in [Scheduler::LeastConnection, Scheduler::SourceHashing] {
+        relayed(leads(web("10.96.0.1").scheduler(scheduler), &addresses), |world| {
+            run("ip", &["route", "add", "local", "10.1.16.0/20", "dev", "lo"], "");
+            let start = Instant::now();
+            assert_eq!(world.outcome(PORTAL), Err(ErrorKind::ConnectionReset));
+            assert!(start.elapsed() < Duration::from_secs(2), "{scheduler:?}: {:?}", start.elapsed());
+            let report = world.report(tcp(PORTAL));
+            let dialled: u64 = report.backends.iter().map(|backend| backend.failures).sum();
+            assert_eq!((dialled, report.passed.failed), (8, 1), "{scheduler:?}");
+        });
+    }
 }
 
 #[test]

@@ -33,7 +33,7 @@ use relayed::{
     OPTIONS, Relayed, Server, connected, end_of, eventually, leads, listener, name, relayed, talk, web, wired,
 };
 use tokio::runtime::{Builder, Runtime};
-use tokio::sync::mpsc::unbounded_channel;
+use tokio::sync::mpsc::channel;
 
 const BACKEND: &str = "10.1.0.1";
 const PORTAL: &str = "10.96.0.1:80";
@@ -50,10 +50,10 @@ fn runtime() -> Runtime {
 
 /// Another relay for the same pods, as a new agent starts beside the old one.
 fn successor(world: &Relayed) -> Relay {
-    let (used, _) = unbounded_channel();
+    let (used, _) = channel(4_096);
     let relay = Relay::start(OPTIONS, &used).expect("start the relay");
     relay.show(&View::All, way::portals_of(leads(web("10.96.0.1"), &[BACKEND])));
-    relay.open(&world.pod.netns, &View::All).expect("listen beside the other");
+    relay.open(&world.pod.netns, &View::All, false).expect("listen beside the other");
     relay
 }
 
@@ -69,7 +69,7 @@ fn a_pod_that_is_let_go_really_goes_and_others_stay() {
         // Held by the relay alone, once the pod itself is gone.
         let held =
             Netns::from_fd(File::open(other.path()).expect("the other pod").into()).expect("a namespace");
-        world.relay.open(&held, &View::All).expect("listen there");
+        world.relay.open(&held, &View::All, false).expect("listen there");
         let mut kept = greeted(world);
         let leaving: Vec<TcpStream> = other.within(|| (0..20).map(|_| connected(PORTAL)).collect());
         eventually("all are relayed", || world.connections() == 21);
@@ -93,7 +93,7 @@ fn what_is_let_go_is_reset_at_both_ends() {
         world.relay.close(world.pod.netns.id());
         assert_eq!(end_of(&mut client), Err(ErrorKind::ConnectionReset));
         assert_eq!(end_of(&mut backend), Err(ErrorKind::ConnectionReset));
-        world.relay.open(&world.pod.netns, &View::All).expect("listen again");
+        world.relay.open(&world.pod.netns, &View::All, false).expect("listen again");
         let _again = world.connect(PORTAL);
         relayed::accepted(&listener);
     });

@@ -132,11 +132,16 @@ fn relay_in(client: &Pod) -> Relay {
     let snapshot: Snapshot = [service.into(), slice.into()].into_iter().collect();
     let portals = portals(&snapshot, &Standpoint::default());
     client.change(&Ruleset::empty(), &Ruleset::new(&portals, Settings::default()));
-    let (used, _) = tokio::sync::mpsc::unbounded_channel();
-    let options = Options { workers: 2, port: Settings::default().relay_port, connections_max: 20_000 };
+    let (used, _) = tokio::sync::mpsc::channel(4_096);
+    let options = Options {
+        workers: 2,
+        port: Settings::default().relay_port,
+        connections_max: 20_000,
+        buffer_bytes_max: 1 << 30,
+    };
     let relay = Relay::start(options, &used).expect("start the relay");
     relay.show(&View::All, portals);
-    relay.open(&client.netns, &View::All).expect("listen in the pod");
+    relay.open(&client.netns, &View::All, false).expect("listen in the pod");
     relay
 }
 

@@ -20,7 +20,7 @@ use std::io::ErrorKind;
 use std::net::{TcpStream, UdpSocket};
 use std::time::{Duration, Instant};
 
-use conversation::{SILENCE, answer, serve};
+use conversation::{SILENCE, answer, assert_refused, serve};
 use netns_nft::{encode, encode_fresh};
 use proxy_core::plan::plan;
 use proxy_core::ruleset::{Ruleset, Settings};
@@ -37,33 +37,27 @@ fn strangers(world: &Relayed) -> u64 {
 }
 
 #[test]
-fn who_calls_the_relays_own_port_is_broken_off_and_counted() {
+fn who_calls_the_relays_own_port_is_refused_by_the_kernel() {
     relayed(leads(web("10.96.0.1"), &["10.1.0.1"]), |world| {
         assert!(OWN[1].starts_with(POD) && OWN[3].contains(POD6));
-        for (number, own) in OWN.iter().enumerate() {
-            assert_eq!(world.outcome(own), Err(ErrorKind::ConnectionReset), "{own}");
-            assert_eq!(strangers(world), number as u64 + 1);
+        for own in OWN {
+            world.within(|| {
+                assert_refused(own);
+                let any = if own.starts_with('[') { "[::]:0" } else { "0.0.0.0:0" };
+                let client = UdpSocket::bind(any).expect("bind");
+                client.connect(own).expect("connect");
+                client.set_read_timeout(Some(SILENCE)).expect("set a time-out");
+                let outcome = client.send(b"?").and_then(|_| client.recv(&mut [0]));
+                let refusal = outcome.expect_err("nobody takes it").kind();
+                let is_refused =
+                    matches!(refusal, ErrorKind::ConnectionRefused | ErrorKind::PermissionDenied);
+                assert!(is_refused, "{own}: {refusal:?}");
+            });
         }
         let report = world.relay.report(Instant::now());
         assert!(report.places.is_empty(), "nothing was dialled: {report:?}");
+        assert_eq!((strangers(world), world.connections()), (0, 0), "and the relay never saw them");
         assert!(world.used.lock().expect("no panic").try_recv().is_err(), "and nobody needs to know");
-    });
-}
-
-#[test]
-fn datagrams_to_the_relays_own_port_are_dropped_and_counted() {
-    relayed(leads(web("10.96.0.1"), &["10.1.0.1"]), |world| {
-        for (number, own) in OWN.iter().enumerate() {
-            world.within(|| {
-                let any = if own.starts_with('[') { "[::]:0" } else { "0.0.0.0:0" };
-                let client = UdpSocket::bind(any).expect("bind");
-                client.send_to(b"?", own).expect("send");
-                client.set_read_timeout(Some(SILENCE)).expect("set a time-out");
-                assert!(client.recv(&mut [0]).is_err(), "{own}");
-            });
-            eventually("it is counted", || strangers(world) == number as u64 + 1);
-        }
-        assert_eq!(world.connections(), 0);
     });
 }
 
@@ -149,7 +143,7 @@ fn a_pod_without_ipv6_is_relayed_by_ipv4() {
         // Before the relay listens there.
         world.relay.close(world.pod.netns.id());
         off(&world.pod);
-        let opened = || world.relay.open(&world.pod.netns, &proxy_core::portal::View::All).is_ok();
+        let opened = || world.relay.open(&world.pod.netns, &proxy_core::portal::View::All, false).is_ok();
         eventually("it listens again", opened);
         world.show(leads(web("10.96.0.1"), &["10.1.0.1"]));
         assert_eq!(world.within(|| answer(PORTAL)), "a");

@@ -11,17 +11,18 @@ mod namespace;
 #[allow(dead_code)]
 mod way;
 
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
-use conversation::{ANSWER, answer, serve};
+use conversation::{ANSWER, ask, serve, serve_beyond};
 use namespace::{add_address, listing, load, within};
 use netns_nft::{Batch, Error, Found, Socket, encode, encode_fresh};
 use proxy_core::plan::plan;
 use proxy_core::ruleset::{Ruleset, Settings};
 use proxy_core::sample::{backend, slice, svc};
+use proxy_core::service::Mode;
 use proxy_core::snapshot::Change;
 use proxy_core::table::Table;
 use way::{apply, portals_of, ruleset_of, standing};
@@ -39,7 +40,10 @@ fn changes() -> [Change; 3] {
 }
 
 /// What others may do to a table of ours.
-const DAMAGES: [(&str, &str); 17] = [
+const DAMAGES: [(&str, &str); 20] = [
+    ("flush chain inet portico input", "chain \"input\""),
+    ("flush chain inet portico prerouting", "chain \"prerouting\""),
+    ("add element inet portico picks { 9 : jump refuse }", "set \"picks\""),
     ("flush chain inet portico portals", "chain \"portals\""),
     ("flush chain inet portico output", "chain \"output\""),
     ("flush chain inet portico pick-1", "chain \"pick-1\""),
@@ -183,22 +187,96 @@ fn an_established_connection_outlives_the_replacement_of_its_table() {
     });
 }
 
+/// All were served by the backend, and none passed by. A packet that is among the rules at the very instant in which their
+/// table is replaced may be refused: the kernel takes a map's elements away before a set's.
+fn assert_served(outcomes: &[std::io::Result<String>]) {
+    let is_refused = |why: &std::io::Error| why.kind() == ErrorKind::ConnectionRefused;
+    let refused = outcomes.iter().filter(|outcome| outcome.as_ref().is_err_and(is_refused)).count();
+    let served = outcomes.iter().filter(|outcome| matches!(outcome, Ok(name) if name == "backend")).count();
+    assert_eq!(served + refused, outcomes.len(), "{:?}", outcomes.iter().find(|outcome| outcome.is_ok()));
+    assert!(refused <= 1 + outcomes.len() / 50, "{refused} of {} refused", outcomes.len());
+}
+
+/// The transaction of an earlier release for the services of `earlier`: a table of layout 8.
+const LAYOUT_8: &[u8] = include_bytes!("netns/table-of-layout-8.bin");
+
+/// What that release was asked to program.
+fn earlier() -> Ruleset {
+    let made = |name: &str| slice(name).tcp("", 8080).at("10.1.0.1");
+    ruleset_of([
+        Change::ServiceRanges(vec!["10.96.0.0/16".parse().expect("a network")]),
+        svc("web").ip("10.96.0.1").tcp("", 80).into(),
+        made("web").into(),
+        svc("sticky").ip("10.96.0.3").tcp("", 80).sticky(60).into(),
+        made("sticky").into(),
+        svc("relayed").ip("10.96.0.6").tcp("", 80).mode(Mode::Relay).into(),
+        made("relayed").into(),
+    ])
+}
+
+#[test]
+fn a_table_of_layout_8_is_replaced_without_a_gap_and_its_connections_live_on() {
+    within(|| {
+        serve_beyond("nobody", "10.96.0.1:80");
+        add_address("10.1.0.1");
+        let listener = TcpListener::bind("10.1.0.1:8080").expect("listen");
+        apply(&Batch::from_bytes(LAYOUT_8.to_vec()));
+        let found = Socket::open().and_then(|socket| socket.find()).expect("find out");
+        let Found::Other(why) = &found else { panic!("{found:?}") };
+        assert!(why.contains("portico layout 8,"), "{why}");
+        let mut client = TcpStream::connect_timeout(&backend("10.96.0.1:80"), ANSWER).expect("connect");
+        let (mut server, _) = listener.accept().expect("accept");
+        server.set_read_timeout(Some(ANSWER)).expect("set a time-out");
+        let mut says = |text: &[u8; 4]| {
+            client.write_all(text).expect("write");
+            let mut buffer = [0; 4];
+            server.read_exact(&mut buffer).expect("the bytes arrive");
+            assert_eq!(&buffer, text);
+        };
+        says(b"one ");
+        thread::spawn(move || {
+            for connection in listener.incoming() {
+                let _ = connection.and_then(|mut stream| stream.write_all(b"backend"));
+            }
+        });
+        let done = AtomicBool::new(false);
+        let mut outcomes = Vec::new();
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                for _ in 0..50 {
+                    apply(&Batch::from_bytes(LAYOUT_8.to_vec()));
+                    apply(&encode_fresh(&earlier()));
+                }
+                done.store(true, Ordering::Relaxed);
+            });
+            while !done.load(Ordering::Relaxed) {
+                outcomes.push(ask("10.96.0.1:80", ANSWER));
+            }
+        });
+        assert_served(&outcomes);
+        says(b"two ");
+        assert_eq!(standing(), Table::from(&earlier()));
+    });
+}
+
 #[test]
 fn no_connection_passes_a_portal_while_its_table_is_replaced() {
     within(|| {
         serve("backend", "10.1.0.1:8080");
         // Whoever passes the portal unprogrammed ends up here.
-        serve("nobody", "10.96.0.1:80");
+        serve_beyond("nobody", "10.96.0.1:80");
         let (batch, done) = (encode_fresh(&world()), AtomicBool::new(false));
         apply(&batch);
+        let mut outcomes = Vec::new();
         thread::scope(|scope| {
             scope.spawn(|| {
                 (0..200).for_each(|_| apply(&batch));
                 done.store(true, Ordering::Relaxed);
             });
             while !done.load(Ordering::Relaxed) {
-                assert_eq!(answer("10.96.0.1:80"), "backend");
+                outcomes.push(ask("10.96.0.1:80", ANSWER));
             }
         });
+        assert_served(&outcomes);
     });
 }

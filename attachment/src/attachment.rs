@@ -9,7 +9,8 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 use netns_nft::NetnsId;
-use proxy_core::annotation::PORTALS;
+use proxy_core::annotation::{GUEST_INTERFACES, PORTALS};
+use proxy_core::guest::Guests;
 use serde::{Deserialize, Serialize};
 
 /// The identity of an attachment, as CNI defines it.
@@ -78,6 +79,21 @@ impl Attachment {
     #[must_use]
     pub fn selection(&self) -> Option<&str> {
         self.annotations.get(PORTALS.name()).map(|text| text.trim()).filter(|text| *text != PORTALS_ALL)
+    }
+
+    /// The interfaces of the pod behind which guests are.
+    ///
+    /// # Errors
+    /// Where the annotation cannot be read, or names the interface of this attachment.
+    pub fn guests(&self) -> Result<Guests, String> {
+        let Some(text) = self.annotations.get(GUEST_INTERFACES.name()) else { return Ok(Guests::default()) };
+        let guests = Guests::parse(text)?;
+        let interface = &self.key.interface;
+        if guests.are_behind(interface) {
+            let key = GUEST_INTERFACES.key;
+            return Err(format!("annotation {key}: {interface} leads to the pod's network, not to a guest"));
+        }
+        Ok(guests)
     }
 }
 

@@ -9,6 +9,7 @@ use attachment::{Attachment, VIEW_DEFAULT, ruleset_path, with_causes};
 use netns_nft::{Error, Netns, Stored, StoredError, route_services};
 use proxy_core::annotation::PORTALS;
 
+use crate::conf::invalid;
 use crate::failure::{Code, Failure};
 
 /// The snapshot for a pod with this selection of services, or why there is none: only the agent knows what
@@ -26,8 +27,9 @@ pub(crate) fn usable(state_dir: &Path, selection: Option<&str>) -> Result<Stored
 
 /// Programs a pod: its rules in one transaction, and the routes that lead to them.
 pub(crate) fn program(netns: &Netns, attachment: &Attachment, stored: &Stored) -> Result<(), Failure> {
+    let guests = attachment.guests().map_err(invalid)?;
     let programmed = || {
-        netns.socket()?.apply(&stored.batch)?;
+        netns.socket()?.apply(&stored.batch.with_guests(&guests))?;
         route_services(netns, &attachment.key.interface, &attachment.addresses, &stored.ranges)
     };
     programmed().map(drop).map_err(|error: Error| {

@@ -6,13 +6,14 @@
 use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
+use proxy_core::guest::{GUESTS_SET, Guests};
 use proxy_core::pick::Pick;
 use proxy_core::plan::{Op, Plan, plan};
 use proxy_core::portal::PortalKey;
 use proxy_core::ruleset::{Element, Ruleset};
 use proxy_core::service::Protocol;
 
-use crate::attribute::{Bytes, Open};
+use crate::attribute::{Bytes, HEADER_BYTES, Open};
 use crate::expression::put_verdict;
 use crate::kernel::{BATCH_BEGIN, BATCH_END, INET, LIST_ELEMENT, SUBSYSTEM, element, flag, message};
 use crate::layout;
@@ -54,6 +55,46 @@ impl Batch {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.bytes.is_empty()
+    }
+}
+
+/// The last message of a batch, which frames it: netlink's header and netfilter's own.
+const FRAME_BYTES: usize = HEADER_BYTES + 4;
+
+impl Batch {
+    /// The same transaction with the guests of one pod, for a batch that makes the table: a pod's guests are its own,
+    /// while everything else is the same for every pod of a view.
+    #[must_use]
+    pub fn with_guests(&self, guests: &Guests) -> Self {
+        let Some(at) = self.bytes.len().checked_sub(FRAME_BYTES).filter(|_| !guests.is_empty()) else {
+            return self.clone();
+        };
+        let (operations, frame) = self.bytes.split_at(at);
+        let mut bytes = Bytes(operations.to_vec());
+        let kind = SUBSYSTEM << 8 | message::NEWSETELEM;
+        // No operation of the plan has this sequence number.
+        let open = bytes.open_message(kind, flag::REQUEST | flag::CREATE, u32::MAX, INET, 0);
+        bytes.put_text(element::TABLE, TABLE);
+        bytes.put_text(element::SET, GUESTS_SET);
+        bytes.nest(element::ELEMENTS, |bytes| {
+            for guest in guests.iter() {
+                put_interval(bytes, &guest.first(), Some(&guest.end()));
+            }
+        });
+        bytes.close_message(&open);
+        bytes.0.extend_from_slice(frame);
+        Self { bytes: bytes.0, ops: self.ops.clone() }
+    }
+}
+
+/// An interval of a set. Its end is the first key behind it; none: it goes to the last of all.
+fn put_interval(bytes: &mut Bytes, first: &[u8], end: Option<&[u8]>) {
+    bytes.nest(LIST_ELEMENT, |bytes| put_value(bytes, element::KEY, first));
+    if let Some(end) = end {
+        bytes.nest(LIST_ELEMENT, |bytes| {
+            put_value(bytes, element::KEY, end);
+            bytes.put_u32(element::FLAGS, element::INTERVAL_END);
+        });
     }
 }
 
@@ -220,14 +261,7 @@ fn put_element(bytes: &mut Bytes, element: &Element) {
             put_value(bytes, element::KEY_END, &portal_key(key, &octets(net.broadcast())));
         }),
         Element::Range(net) => {
-            bytes.nest(LIST_ELEMENT, |bytes| put_value(bytes, element::KEY, &octets(net.network())));
-            // The end of an interval is the first address behind it; the last of all has none.
-            if let Some(end) = behind(net) {
-                bytes.nest(LIST_ELEMENT, |bytes| {
-                    put_value(bytes, element::KEY, &octets(end));
-                    bytes.put_u32(element::FLAGS, element::INTERVAL_END);
-                });
-            }
+            put_interval(bytes, &octets(net.network()), behind(net).map(octets).as_deref());
         }
     }
 }
@@ -276,7 +310,7 @@ fn socket(backend: &SocketAddr) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::attribute::{Attributes, HEADER_BYTES};
+    use crate::attribute::Attributes;
     use proxy_core::plan::{plan, plan_touched};
     use proxy_core::portal::{Standpoint, portals};
     use proxy_core::ruleset::{Ruleset, Settings};

@@ -12,6 +12,23 @@ use crate::kernel::{LIST_ELEMENT, element, rule};
 /// The first register; a concatenation fills as many as it needs from there.
 pub(crate) const REGISTER: u32 = 8;
 
+/// What connection tracking says of a connection, and that its destination was translated
+/// (linux/netfilter/nf_conntrack_common.h).
+const CT_STATUS: u32 = 2;
+const CT_STATUS_DNAT: u32 = 1 << 5;
+
+/// The index of the loopback device, in every network namespace.
+const LOOPBACK_INDEX: u32 = 1;
+/// A comparison that is true where two values differ.
+const NOT_EQUAL: u32 = 1;
+
+/// Numbers of the routing look-up (linux/netfilter/nf_tables.h, linux/rtnetlink.h).
+mod fib {
+    pub(super) const ADDRESS_TYPE: u32 = 3;
+    pub(super) const DESTINATION: u32 = 2;
+    pub(super) const LOCAL: u32 = 2;
+}
+
 /// A field of a packet, or a value that comes before one.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Part {
@@ -80,6 +97,58 @@ impl Rule<'_> {
     pub(crate) fn of_protocol(&mut self, number: u8) -> &mut Self {
         self.meta(16, REGISTER);
         self.compare(REGISTER, &[number]);
+        self
+    }
+
+    /// Goes on with packets to this port only.
+    pub(crate) fn for_port(&mut self, port: u16) -> &mut Self {
+        self.payload(REGISTER, 2, 2, 2);
+        self.compare(REGISTER, &port.to_be_bytes());
+        self
+    }
+
+    /// Goes on with packets only that do not leave by loopback (`oif != lo`).
+    pub(crate) fn leaving(&mut self) -> &mut Self {
+        self.meta(5, REGISTER);
+        self.expression("cmp", |bytes| {
+            bytes.put_u32(1, REGISTER);
+            bytes.put_u32(2, NOT_EQUAL);
+            bytes.nest(3, |bytes| bytes.put(element::VALUE, &LOOPBACK_INDEX.to_ne_bytes()));
+        });
+        self
+    }
+
+    /// Goes on with packets to one of this network namespace's own addresses only (`fib daddr type local`).
+    pub(crate) fn for_own_address(&mut self) -> &mut Self {
+        self.expression("fib", |bytes| {
+            bytes.put_u32(1, REGISTER);
+            bytes.put_u32(2, fib::ADDRESS_TYPE);
+            bytes.put_u32(3, fib::DESTINATION);
+        });
+        self.compare(REGISTER, &fib::LOCAL.to_ne_bytes());
+        self
+    }
+
+    /// Goes on with packets only whose destination was not translated (`ct status ! dnat`).
+    pub(crate) fn not_redirected(&mut self) -> &mut Self {
+        self.expression("ct", |bytes| {
+            bytes.put_u32(1, REGISTER);
+            bytes.put_u32(2, CT_STATUS);
+        });
+        self.expression("bitwise", |bytes| {
+            bytes.put_u32(1, REGISTER);
+            bytes.put_u32(2, REGISTER);
+            bytes.put_u32(3, 4);
+            bytes.nest(4, |bytes| bytes.put(element::VALUE, &CT_STATUS_DNAT.to_ne_bytes()));
+            bytes.nest(5, |bytes| bytes.put(element::VALUE, &[0; 4]));
+        });
+        self.compare(REGISTER, &[0; 4]);
+        self
+    }
+
+    /// Loads the name of the interface that a packet came by, padded with zeros.
+    pub(crate) fn load_interface(&mut self) -> &mut Self {
+        self.meta(6, REGISTER);
         self
     }
 

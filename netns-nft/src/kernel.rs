@@ -57,6 +57,7 @@ pub(crate) mod chain {
     pub(crate) const HOOK_NUMBER: u16 = 1;
     pub(crate) const HOOK_PRIORITY: u16 = 2;
     pub(crate) const PRE_ROUTING: u32 = 0;
+    pub(crate) const LOCAL_IN: u32 = 1;
     pub(crate) const LOCAL_OUT: u32 = 3;
     pub(crate) const ACCEPT: u32 = 1;
 }
@@ -102,6 +103,7 @@ pub(crate) mod element {
     pub(crate) const DROP: i32 = 0;
     pub(crate) const JUMP: i32 = -3;
     pub(crate) const GOTO: i32 = -4;
+    pub(crate) const RETURN: i32 = -5;
 }
 
 /// Attributes of rules.

@@ -2,6 +2,7 @@
 //! text. What the text form does with the packet's mark is done with registers here.
 
 use proxy_core::address::Family;
+use proxy_core::guest::{GUESTS_SET, INTERFACE_BYTES};
 use proxy_core::pick::{Action, Pick};
 use proxy_core::ruleset::Settings;
 use proxy_core::service::Protocol;
@@ -12,13 +13,19 @@ use crate::expression::{Draw, Part, REGISTER, Rule};
 use crate::kernel::{LIST_ELEMENT, chain, element, flag, message, rule, set, table};
 
 /// The layout's version stands in the table's comment; another version is replaced as a whole.
-pub(crate) const LAYOUT: u32 = 8;
+pub(crate) const LAYOUT: u32 = 9;
 /// How the comment goes on where portals are programmed on demand.
 const ON_DEMAND: &str = ", portals on demand";
 /// How it ends where portals and backends count.
 const COUNTERS: &str = ", counters";
-/// The chains that packets come to by themselves.
+/// The chains from which the first packets of connections go to the portals: what the pod sends, and what it
+/// forwards for a guest.
 const BASES: [(&str, u32); 2] = [("output", chain::LOCAL_OUT), ("prerouting", chain::PRE_ROUTING)];
+/// The chain that keeps what neighbours send to the relay's port from the relay. It is of type nat, so that only the
+/// first packet of a connection walks it; what the pod sends to itself never does.
+const RELAY_GUARD: &str = "input";
+/// Behind every translation of the destination; the priority of source translation.
+const RELAY_GUARD_PRIORITY: i32 = 100;
 /// The expression that counts at an element.
 const COUNTER: &str = "counter";
 const TCP: u8 = protocol_number(Protocol::Tcp);
@@ -32,6 +39,11 @@ const SOURCE: [Part; 4] = [Part::Destination, Part::Protocol, Part::Port, Part::
 const PROTOCOL_TYPE: u32 = 12;
 const SERVICE_TYPE: u32 = 13;
 const MARK_TYPE: u32 = 19;
+const INTERFACE_TYPE: u32 = 41;
+/// nft's note on the byte order of a key: type 0, length, the processor's own.
+const KEY_IN_HOST_ORDER: u8 = 0;
+/// The same of data: type 1.
+const DATA_IN_HOST_ORDER: u8 = 1;
 
 /// The comment of the table: its layout, and the settings.
 pub(crate) fn comment(settings: Settings) -> String {
@@ -82,13 +94,17 @@ pub(crate) fn add_table(writer: &mut Writer, settings: Settings) {
     let mut sets = Sets { writer, next: 1 };
     Family::BOTH.into_iter().for_each(|family| sets.add_family(family, settings));
     sets.add("picks", set::MAP, MARK_TYPE, 4, |bytes| bytes.put_u32(set::DATA_TYPE, set::VERDICT));
+    // Each pod has its own guests, so the elements are not part of the ruleset: see `Batch::with_guests`.
+    sets.add(GUESTS_SET, set::INTERVAL, INTERFACE_TYPE, u32::from(INTERFACE_BYTES), |bytes| {
+        bytes.put(set::USERDATA, &in_host_order(KEY_IN_HOST_ORDER));
+    });
     for name in ["anchor", "refuse", "relay", "send", "portals"] {
         add_chain(writer, name);
     }
-    // What the pod sends itself, and what it forwards for a guest.
     for (name, hook) in BASES {
         add_base_chain(writer, name, hook, settings.nat_priority);
     }
+    add_base_chain(writer, RELAY_GUARD, chain::LOCAL_IN, RELAY_GUARD_PRIORITY);
     // One NAT rule that never matches and never goes: see `proxy_core::nft`.
     add_rule(writer, "anchor", |rule| rule.of_protocol(u8::MAX).redirect(settings.relay_port));
     add_rule(writer, "refuse", |rule| rule.of_protocol(TCP).refuse(true));
@@ -105,8 +121,33 @@ pub(crate) fn add_table(writer: &mut Writer, settings: Settings) {
         });
     }
     add_portal_rules(writer, settings.on_demand);
+    add_base_rules(writer, settings.relay_port);
+}
+
+/// Who meets the portals: the pod and its guests, but for packets to one of the pod's own addresses. Neighbours on the
+/// pod's networks do not.
+fn add_base_rules(writer: &mut Writer, relay_port: u16) {
+    add_rule(writer, "prerouting", |rule| {
+        rule.load_interface().is_in(GUESTS_SET, false).verdict(element::RETURN, None);
+    });
+    // What the pod sends to itself leaves by loopback, so everything else goes on at once: what looks into a map when its
+    // table has just been replaced finds nothing, and each look-up before that would make it more likely.
+    add_rule(writer, "output", |rule| rule.leaving().verdict(element::GOTO, Some("portals")));
+    // What the pod itself sends to the relay's port was not redirected either: that happens behind these rules.
+    for protocol in [TCP, UDP] {
+        add_rule(writer, "output", |rule| {
+            rule.of_protocol(protocol).for_port(relay_port).for_own_address();
+            rule.verdict(element::GOTO, Some("refuse"));
+        });
+    }
     for (name, _) in BASES {
+        add_rule(writer, name, |rule| rule.for_own_address().verdict(element::RETURN, None));
         add_rule(writer, name, |rule| rule.verdict(element::JUMP, Some("portals")));
+    }
+    for protocol in [TCP, UDP] {
+        add_rule(writer, RELAY_GUARD, |rule| {
+            rule.of_protocol(protocol).for_port(relay_port).not_redirected().verdict(element::DROP, None);
+        });
     }
 }
 
@@ -234,6 +275,12 @@ fn put_counter(map: &mut Bytes, counts: bool) {
     }
 }
 
+/// nft's note that a key or data is in the processor's byte order: type, length, and the number of that order.
+fn in_host_order(kind: u8) -> [u8; 6] {
+    let [first, second, third, fourth] = 1_u32.to_ne_bytes();
+    [kind, 4, first, second, third, fourth]
+}
+
 /// Adds sets; each has a number within the transaction.
 struct Sets<'a> {
     writer: &'a mut Writer,
@@ -279,9 +326,7 @@ impl Sets<'_> {
         });
         self.add(&named("ids", family), set::MAP, slot, bytes + 12, |data| {
             number(data);
-            // nft's note on the byte order of the data: type 1, length, the processor's own.
-            let [first, second, third, fourth] = 1_u32.to_ne_bytes();
-            data.put(set::USERDATA, &[1, 4, first, second, third, fourth]);
+            data.put(set::USERDATA, &in_host_order(DATA_IN_HOST_ORDER));
         });
         let client = concatenated(&[PROTOCOL_TYPE, SERVICE_TYPE, address]);
         let timed = set::MAP | set::TIMEOUT | set::EVALUATED;

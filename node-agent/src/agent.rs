@@ -15,6 +15,7 @@ mod backoff;
 mod budget;
 mod cleanup;
 mod demand;
+mod dial;
 mod driver;
 mod event;
 mod hits;

@@ -56,7 +56,7 @@ fn relayed_service_is_explained_with_its_scheduler_and_dial_mode() {
             10.244.2.140:5432: chosen
           the relay in the pod's network namespace takes the connection and tries the backends
           its scheduler, in the relay, is lc
-          backends that the pod cannot reach are reached from the node, by its address
+          backends that the pod cannot reach are reached from the node, by its address, if --dial-from-node of the agent lists namespace default
           relayed to one of 2 backends
     "#]]
     .assert_eq(&explain("relayed.yaml", &["tcp://10.0.0.40:5432"]));
@@ -97,12 +97,12 @@ fn old_api_version_is_relayed_by_one_redirect_with_its_name_as_comment() {
     expect![[r#"
         *nat
         :PORTICO-PORTALS - [0:0]
-        -A OUTPUT -m comment --comment "portico portals" -j PORTICO-PORTALS
+        -A OUTPUT -m addrtype ! --dst-type LOCAL -m comment --comment "portico portals" -j PORTICO-PORTALS
         -A PORTICO-PORTALS -d 10.11.0.1/32 -p tcp -m comment --comment "apache-service" -m tcp --dport 12345 -j REDIRECT --to-ports 32768
         COMMIT
         *filter
         :PORTICO-REFUSE - [0:0]
-        -A OUTPUT -m comment --comment "portico portals" -j PORTICO-REFUSE
+        -A OUTPUT -m addrtype ! --dst-type LOCAL -m comment --comment "portico portals" -j PORTICO-REFUSE
         -A PORTICO-REFUSE -d 10.11.0.1/32 -p tcp -m comment --comment "default/apache-service: no such port" -j REJECT --reject-with tcp-reset
         -A PORTICO-REFUSE -d 10.11.0.1/32 -m comment --comment "default/apache-service: no such port" -j REJECT --reject-with icmp-port-unreachable
         COMMIT

@@ -75,7 +75,7 @@ pub const DIAL: Annotation = Annotation {
     default: "`pod`",
     what: "From where the relay reaches backends: `pod`; `node`, for those that the pod's interface cannot reach (macvlan \
            and its own node); `auto`: the pod, and where that leads nowhere the node. Backends and network policies see \
-           that address.",
+           that address. `node` and `auto` count only in namespaces that the agent's `--dial-from-node` lists.",
     reader: "agent",
 };
 
@@ -108,6 +108,18 @@ pub const PORTALS: Annotation = Annotation {
     what: "Which services have portals in the pod. A name alone is one of the pod's own namespace. It is read when the pod \
            starts; a mistake keeps it from starting, and the event says why. A list has to name the cluster's DNS \
            service, too.",
+    reader: "plugin, agent",
+};
+
+/// Behind which interfaces of a pod guests are.
+pub const GUEST_INTERFACES: Annotation = Annotation {
+    key: "portico.dev/guest-interfaces",
+    place: Place::Pod,
+    values: "names of interfaces, or how they begin and a star, with commas: tap0,k6t-*",
+    default: "none: the pod has no guests",
+    what: "Interfaces of the pod behind which guests are, such as virtual machines, whose connections the pod forwards: \
+           they have the pod's portals. What comes in by any other interface has none. It is read when the pod starts; a \
+           mistake keeps it from starting, and so does the interface of an attachment: neighbours are no guests.",
     reader: "plugin, agent",
 };
 
@@ -218,13 +230,14 @@ pub const USED: Annotation = Annotation {
 };
 
 /// All of them.
-pub const ALL: [Annotation; 16] = [
+pub const ALL: [Annotation; 17] = [
     MODE,
     SCHEDULER,
     DIAL,
     HOLD,
     EXPORT,
     PORTALS,
+    GUEST_INTERFACES,
     INJECT,
     SERVICES,
     VARIABLE_PREFIX,

@@ -92,7 +92,7 @@ pub fn explain(snapshot: &Snapshot, standpoint: &Standpoint, question: &Question
     let family = Family::of(question.destination.address);
     let own = standpoint.node.primary(family).filter(|_| question.client == Client::Node);
     let source = question.source.or(own);
-    let packet = Packet { source, destination: question.destination };
+    let packet = Packet::sent(source, question.destination);
     let teller = Teller { snapshot, standpoint, portals: &portals, packet };
     let outcome = trace(&ruleset, &packet, 0);
     match portals.get(question.destination).filter(|portal| portals.is_within(Shared::Full, portal)) {
@@ -352,11 +352,13 @@ fn manner(portal: &Portal) -> Vec<String> {
     match portal.dial {
         _ if portal.mode == Mode::Kernel => {}
         Dial::Pod => {}
-        Dial::Node => steps.push("backends are reached from the node, by its address".to_owned()),
-        Dial::Auto => {
-            steps.push(
-                "backends that the pod cannot reach are reached from the node, by its address".to_owned(),
-            );
+        Dial::Node | Dial::Auto => {
+            let which = if portal.dial == Dial::Node { "" } else { " that the pod cannot reach" };
+            let namespace = &portal.service.namespace;
+            steps.push(format!(
+                "backends{which} are reached from the node, by its address, if --dial-from-node of the agent lists \
+                 namespace {namespace}"
+            ));
         }
     }
     if let Some(affinity_s) = portal.affinity_s {

@@ -17,6 +17,9 @@ use crate::service::{Mode, Protocol};
 /// The first port that is given to a relayed portal.
 pub const RELAY_PORT_MIN: u16 = 32_768;
 
+/// A packet to one of the pod's own addresses meets no portal.
+const ELSEWHERE: &str = "-m addrtype ! --dst-type LOCAL";
+
 /// The rules of one family as text.
 #[derive(Debug, Clone, Copy)]
 pub struct Iptables<'a> {
@@ -44,7 +47,7 @@ impl Display for Iptables<'_> {
                 (0..portal.backends.len()).try_for_each(|slot| writeln!(f, ":{chain}-{slot} - [0:0]"))?;
             }
         }
-        writeln!(f, "-A OUTPUT -m comment --comment \"portico portals\" -j PORTICO-PORTALS")?;
+        writeln!(f, "-A OUTPUT {ELSEWHERE} -m comment --comment \"portico portals\" -j PORTICO-PORTALS")?;
         let relay_ports = relay_ports(&mine);
         for portal in forwarded.clone() {
             self.write_jumps(f, portal, relay_ports.get(&portal.key).copied())?;
@@ -53,7 +56,7 @@ impl Display for Iptables<'_> {
             write_backends(f, portal)?;
         }
         writeln!(f, "COMMIT\n*filter\n:PORTICO-REFUSE - [0:0]")?;
-        writeln!(f, "-A OUTPUT -m comment --comment \"portico portals\" -j PORTICO-REFUSE")?;
+        writeln!(f, "-A OUTPUT {ELSEWHERE} -m comment --comment \"portico portals\" -j PORTICO-REFUSE")?;
         mine.iter().try_for_each(|portal| self.write_refusals(f, portal))?;
         self.write_addresses(f, &mine)?;
         writeln!(f, "COMMIT")

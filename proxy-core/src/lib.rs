@@ -14,6 +14,7 @@ mod digest;
 pub mod endpoint;
 pub mod env;
 pub mod explain;
+pub mod guest;
 pub mod inject;
 pub mod iptables;
 pub mod nft;

@@ -9,6 +9,7 @@ use std::fmt::{self, Display, Formatter};
 use std::net::SocketAddr;
 
 use crate::address::Family;
+use crate::guest::GUESTS_SET;
 use crate::pick::{Action, Pick};
 use crate::plan::{Op, Plan};
 use crate::portal::PortalKey;
@@ -100,6 +101,8 @@ fn write_table(f: &mut Formatter<'_>, settings: Settings) -> fmt::Result {
         write_sets(f, &words(family), settings)?;
     }
     writeln!(f, "\tmap picks {{\n\t\ttype mark : verdict\n\t}}\n")?;
+    // The agent puts the interfaces here that a pod's annotation names.
+    writeln!(f, "\tset {GUESTS_SET} {{\n\t\ttype ifname\n\t\tflags interval\n\t}}\n")?;
     // A network namespace without any NAT rule translates nothing and lets everything pass; one whose
     // last such rule goes freezes its connections. This one never matches and never goes.
     writeln!(f, "\tchain anchor {{\n\t\tip daddr 0.0.0.0 tcp dport 1 redirect\n\t}}\n")?;
@@ -125,13 +128,35 @@ fn write_table(f: &mut Formatter<'_>, settings: Settings) -> fmt::Result {
         writeln!(f, "\t\t{ip} daddr @ranges{suffix} {elsewhere}")?;
     }
     writeln!(f, "\t}}")?;
-    // What the pod sends itself, and what it forwards for a guest.
-    for hook in ["output", "prerouting"] {
-        writeln!(f, "\n\tchain {hook} {{")?;
-        writeln!(f, "\t\ttype nat hook {hook} priority {}; policy accept;", settings.nat_priority)?;
-        writeln!(f, "\t\tjump portals\n\t}}")?;
-    }
+    write_base_chains(f, settings)?;
     writeln!(f, "}}\n")
+}
+
+/// What the pod sends itself meets the portals, and what it forwards for a guest; packets to one of the pod's own
+/// addresses do not, nor does what its neighbours send. What was not redirected does not reach the relay.
+fn write_base_chains(f: &mut Formatter<'_>, settings: Settings) -> fmt::Result {
+    let Settings { nat_priority, relay_port, .. } = settings;
+    for hook in ["output", "prerouting"] {
+        writeln!(f, "\n\tchain {hook} {{\n\t\ttype nat hook {hook} priority {nat_priority}; policy accept;")?;
+        match hook {
+            // It was not redirected: that happens behind these rules.
+            "output" => {
+                // What the pod sends to itself leaves by loopback.
+                writeln!(f, "\t\toif != lo goto portals")?;
+                for protocol in ["tcp", "udp"] {
+                    writeln!(f, "\t\t{protocol} dport {relay_port} fib daddr type local goto refuse")?;
+                }
+            }
+            _ => writeln!(f, "\t\tiifname != @{GUESTS_SET} return")?,
+        }
+        writeln!(f, "\t\tfib daddr type local return\n\t\tjump portals\n\t}}")?;
+    }
+    // Of type nat, so that only the first packet of a connection comes here.
+    writeln!(f, "\n\tchain input {{\n\t\ttype nat hook input priority 100; policy accept;")?;
+    for protocol in ["tcp", "udp"] {
+        writeln!(f, "\t\t{protocol} dport {relay_port} ct status & dnat == 0 drop")?;
+    }
+    writeln!(f, "\t}}")
 }
 
 fn write_sets(f: &mut Formatter<'_>, words: &Words, settings: Settings) -> fmt::Result {

@@ -11,6 +11,7 @@ use std::net::{IpAddr, SocketAddr};
 use ipnet::IpNet;
 use thiserror::Error;
 
+use crate::guest::Guests;
 use crate::pick::Pick;
 use crate::plan::{Op, Plan};
 use crate::portal::PortalKey;
@@ -35,6 +36,8 @@ pub struct Table {
     pub sources: BTreeSet<(PortalKey, IpNet)>,
     /// The set `ranges`.
     pub ranges: BTreeSet<IpNet>,
+    /// The set `guests`, which is a pod's own and part of no ruleset.
+    pub guests: Guests,
 }
 
 /// Why a plan does not fit a table.

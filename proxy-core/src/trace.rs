@@ -17,6 +17,29 @@ pub struct Packet {
     pub source: Option<IpAddr>,
     /// Where it goes.
     pub destination: PortalKey,
+    /// How it comes to the rules.
+    pub direction: Direction,
+}
+
+/// How a packet comes to the rules of a pod.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Direction {
+    /// The pod sends it to somebody else.
+    Sent,
+    /// The pod forwards it for a guest: it came by an interface that `Guests` names.
+    Forwarded,
+    /// It came by any other interface, from a neighbour.
+    Inbound,
+    /// It goes to one of the pod's own addresses, whoever sends it.
+    ToPod,
+}
+
+impl Packet {
+    /// A packet that the pod sends to somebody else.
+    #[must_use]
+    pub const fn sent(source: Option<IpAddr>, destination: PortalKey) -> Self {
+        Self { source, destination, direction: Direction::Sent }
+    }
 }
 
 /// What became of it.
@@ -44,6 +67,10 @@ pub enum Trace {
 /// before it where backends take turns.
 #[must_use]
 pub fn trace(ruleset: &Ruleset, packet: &Packet, draw: u32) -> Trace {
+    match packet.direction {
+        Direction::Sent | Direction::Forwarded => {}
+        Direction::Inbound | Direction::ToPod => return Trace::Pass,
+    }
     let key = packet.destination;
     let Some(Rule { pick, backends, sources, .. }) = ruleset.rule(key) else {
         return without_portal(ruleset, key);

@@ -18,7 +18,7 @@ use crate::report::Passed;
 /// A backend that did not answer is passed over for so long, as long as there are others.
 pub(crate) const REST: Duration = Duration::from_secs(5);
 /// So many clients' backends are remembered; who comes then is balanced anew each time.
-const CLIENTS_MAX: usize = 16_384;
+const CLIENTS_MAX: usize = 4_096;
 
 /// What is remembered of a portal.
 #[derive(Debug, Default)]
@@ -192,9 +192,21 @@ impl Account {
         self.backends.retain(|backend, known| known.load.connections > 0 || stays(backend));
     }
 
-    /// Whether nothing is going on.
+    /// Whether nothing is going on: no connection counts here, or is about to.
     pub(crate) fn is_idle(&self) -> bool {
-        self.tally.active.load(Ordering::Relaxed) == 0
+        self.tally.active.load(Ordering::Relaxed) == 0 && Arc::strong_count(&self.tally) == 1
+    }
+
+    /// How many backends and clients are remembered.
+    pub(crate) fn size(&self) -> usize {
+        self.backends.len() + self.clients.len()
+    }
+
+    /// Forgets clients, and backends that have no connection.
+    pub(crate) fn forget_idle(&mut self) {
+        self.clients = HashMap::new();
+        self.backends.retain(|_, known| known.load.connections > 0);
+        self.backends.shrink_to_fit();
     }
 
     /// The backends that are known.

@@ -14,8 +14,8 @@ use rustix::net::sockopt;
 use tokio::net::TcpStream;
 
 use crate::account::{Active, Tally};
-use crate::dial::{NotReached, Reached, dial};
-use crate::exchange::{End, exchange};
+use crate::dial::{Attempts, NotReached, Reached, dial};
+use crate::exchange::{End, Stalling, exchange};
 use crate::place::Place;
 use crate::worker::Tools;
 
@@ -24,24 +24,27 @@ const UNUSED_MAX: usize = 4;
 
 /// Serves a client from the moment at which it is connected. What is dropped here is reset.
 pub(crate) async fn serve(tools: Rc<Tools>, place: Arc<Place>, client: TcpStream, peer: SocketAddr) {
-    let Some(_place_in_line) = tools.totals.enter(tools.connections_max) else {
-        tools.totals.over_limit.fetch_add(1, Ordering::Relaxed);
-        return;
-    };
+    let Some(_entered) = tools.limits.enter(&place) else { return };
+    let buffers = tools.limits.buffers();
+    buffers.bound(&client);
     // On its own heap, so that a connection that is under way does not hold the room of its beginning.
-    let begun = Box::pin(begin(&tools, &place, &client, peer)).await;
+    let mut attempts = Box::new(Attempts::new(buffers));
+    let begun = Box::pin(begin(&tools, &place, &client, peer, &mut attempts)).await;
     let Some((tally, Reached { mut stream, mut lease })) = begun else { return };
     let _active = Active::new(&tally);
     let (key, source) = (lease.key, peer.ip().to_canonical());
+    let stalls = &tools.limits.stalls;
+    let stalling = Stalling { stalls, netns: place.id, bytes: buffers.stalled_bytes() };
     for _ in 0..UNUSED_MAX {
-        match exchange(&client, &stream, &tools.buffers, &tally, &lease).await {
+        match exchange(&client, &stream, &tools.buffers, &tally, &lease, &stalling).await {
             End::Over => return,
             End::Unused => {}
         }
         let backend = lease.backend;
         tally.retries.fetch_add(1, Ordering::Relaxed);
         place.account(key, |account| account.failed(source, backend, Instant::now()));
-        let Some(reached) = Box::pin(reach(&tools, &place, key, source, &tally, vec![backend])).await else {
+        attempts.failed(backend);
+        let Some(reached) = Box::pin(reach(&tools, &place, key, source, &tally, &mut attempts)).await else {
             return;
         };
         Reached { stream, lease } = reached;
@@ -53,16 +56,17 @@ async fn begin(
     place: &Arc<Place>,
     client: &TcpStream,
     peer: SocketAddr,
+    attempts: &mut Attempts,
 ) -> Option<(Arc<Tally>, Reached)> {
     let source = peer.ip().to_canonical();
-    let Some(key) = original(client, peer) else {
-        tools.totals.strangers.fetch_add(1, Ordering::Relaxed);
+    let Some(key) = original(place, client, peer) else {
+        tools.limits.strangers.fetch_add(1, Ordering::Relaxed);
         return None;
     };
     admitted(tools, place, key, source)?;
     let tally = place.account(key, |account| Arc::clone(&account.tally));
     tally.connections.fetch_add(1, Ordering::Relaxed);
-    let reached = reach(tools, place, key, source, &tally, Vec::new()).await?;
+    let reached = reach(tools, place, key, source, &tally, attempts).await?;
     Some((tally, reached))
 }
 
@@ -72,16 +76,16 @@ async fn reach(
     key: PortalKey,
     source: IpAddr,
     tally: &Tally,
-    tried: Vec<SocketAddr>,
+    attempts: &mut Attempts,
 ) -> Option<Reached> {
-    match dial(place, key, source, tried).await {
+    match dial(place, key, source, attempts).await {
         Ok(reached) => Some(reached),
         Err(NotReached::NoBackend) => {
             tally.failed.fetch_add(1, Ordering::Relaxed);
             None
         }
         Err(NotReached::NoSocket) => {
-            tools.totals.over_limit.fetch_add(1, Ordering::Relaxed);
+            tools.limits.no_socket();
             None
         }
     }
@@ -92,7 +96,7 @@ async fn reach(
 pub(crate) fn admitted(tools: &Tools, place: &Place, key: PortalKey, source: IpAddr) -> Option<Portal> {
     let Some(portal) = place.portal(key) else {
         // Somebody came to an address that is nobody's.
-        tools.totals.strangers.fetch_add(1, Ordering::Relaxed);
+        tools.limits.strangers.fetch_add(1, Ordering::Relaxed);
         tools.used(place, key);
         return None;
     };
@@ -104,15 +108,18 @@ pub(crate) fn admitted(tools: &Tools, place: &Place, key: PortalKey, source: IpA
     may.then_some(portal)
 }
 
-/// Where the client wanted to go; none: to the relay itself.
-fn original(client: &TcpStream, peer: SocketAddr) -> Option<PortalKey> {
+/// Where the client wanted to go; none: to the relay itself, or it is neither the pod nor one of its guests.
+fn original(place: &Place, client: &TcpStream, peer: SocketAddr) -> Option<PortalKey> {
+    let ours = client.local_addr().ok()?;
+    if !place.serves_at(ours.ip().to_canonical()) {
+        return None;
+    }
     let is_v4 = peer.ip().to_canonical().is_ipv4();
     let wanted: SocketAddr = if is_v4 {
         sockopt::ip_original_dst(client).ok()?.into()
     } else {
         sockopt::ipv6_original_dst(client).ok()?.into()
     };
-    let ours = client.local_addr().ok()?;
     if (wanted.ip(), wanted.port()) == (ours.ip().to_canonical(), ours.port()) {
         return None;
     }

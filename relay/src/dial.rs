@@ -1,7 +1,7 @@
 //! `dial`: a connection to a backend of a portal, one that answers.
 //!
-//! Backends are tried one after the other: who refuses costs nothing, who does not answer a quarter of a second, and
-//! more each time. What must not go in here: what the connection is used for.
+//! Backends are tried one after the other, and not many of them: one that does not answer costs a quarter of a second,
+//! and more each time. What must not go in here: what the connection is used for.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -17,11 +17,16 @@ use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::{sleep, timeout, timeout_at};
 
 use crate::account::Chosen;
+use crate::limits::BufferSize;
 use crate::opener::Kind;
 use crate::place::{Lease, Place};
 use crate::seat::Seat;
 
-/// How long a backend may take to answer, try by try. What refuses at once takes no try.
+/// So many backends are tried for one connection, and so long, apart from the wait for a first backend. Those that
+/// failed are left alone for a while, so the next connection tries others.
+pub(crate) const ATTEMPTS_MAX: usize = 8;
+const DIAL_TIME_MAX: Duration = Duration::from_secs(5);
+/// How long a backend may take to answer: the first that does not, the second, and so on.
 pub(crate) const PATIENCE: [Duration; 4] =
     [Duration::from_millis(250), Duration::from_millis(500), Duration::from_secs(1), Duration::from_secs(2)];
 /// So many connections of a network namespace may wait for a first backend.
@@ -55,30 +60,75 @@ pub(crate) enum Failed {
     Silent,
 }
 
+/// What a client's connection has spent on backends so far. It is bounded for the connection as a whole, however many
+/// backends its portal has, so that nobody makes the relay scan a network.
+#[derive(Debug)]
+pub(crate) struct Attempts {
+    /// How large the buffers of the backend's socket may be.
+    buffers: BufferSize,
+    /// Those that failed, and are not tried again while others are left.
+    tried: Vec<SocketAddr>,
+    count: usize,
+    /// The time that was spent on attempts; to wait for a first backend does not count.
+    spent: Duration,
+    /// How many did not answer, which makes the next wait longer.
+    silent: usize,
+    /// Whether one of those in `tried` did not answer.
+    was_silent: bool,
+}
+
+impl Attempts {
+    /// None yet, for a connection whose buffers may be so large.
+    pub(crate) fn new(buffers: BufferSize) -> Self {
+        let (tried, spent) = Default::default();
+        Self { buffers, tried, count: 0, spent, silent: 0, was_silent: false }
+    }
+
+    /// A backend failed after it was reached.
+    pub(crate) fn failed(&mut self, backend: SocketAddr) {
+        self.tried.push(backend);
+    }
+
+    /// How long the next backend may take; none: enough was tried.
+    fn patience(&self) -> Option<Duration> {
+        let left = DIAL_TIME_MAX.checked_sub(self.spent).filter(|left| !left.is_zero())?;
+        let patience = PATIENCE.get(self.silent).filter(|_| self.count < ATTEMPTS_MAX)?;
+        Some(left.min(*patience))
+    }
+
+    /// Counts the time that some work takes, which ends when there is no more left.
+    async fn timed<T>(&mut self, work: impl Future<Output = T>) -> Option<T> {
+        let (begun, left) = (Instant::now(), DIAL_TIME_MAX.saturating_sub(self.spent));
+        let done = timeout(left, work).await;
+        self.spent += begun.elapsed();
+        done.ok()
+    }
+}
+
 /// Reaches a backend of the portal for this client, another than those that were tried already.
 pub(crate) async fn dial(
     place: &Arc<Place>,
     key: PortalKey,
     client: IpAddr,
-    mut tried: Vec<SocketAddr>,
+    attempts: &mut Attempts,
 ) -> Result<Reached, NotReached> {
-    let mut patience = PATIENCE.iter();
-    let mut wait = patience.next();
-    let mut was_silent = false;
     let since = Instant::now();
     loop {
         let portal = ready(place, key, since).await?;
-        let Some(patient) = wait else { return Err(NotReached::NoBackend) };
-        let Some((lease, chosen)) = Lease::take(place, &portal, client, &tried) else {
-            if !was_silent {
+        let patience = attempts.patience().ok_or(NotReached::NoBackend)?;
+        let Some((lease, chosen)) = Lease::take(place, &portal, client, &attempts.tried) else {
+            if !std::mem::take(&mut attempts.was_silent) {
                 return Err(NotReached::NoBackend);
             }
             // All were tried, and some may only have been slow; or many clients came at once, and would again.
-            (was_silent, tried) = (false, Vec::new());
-            sleep(patient.mul_f64(fastrand::f64() / 2.0)).await;
+            attempts.tried.clear();
+            attempts.timed(sleep(patience.mul_f64(fastrand::f64() / 2.0))).await;
             continue;
         };
-        match attempt(place, &portal, chosen, *patient).await {
+        attempts.count += 1;
+        let buffers = attempts.buffers;
+        let outcome = attempts.timed(attempt(place, &portal, chosen, (patience, buffers))).await;
+        match outcome.unwrap_or(Err(Failed::Silent)) {
             Ok((stream, chosen)) => {
                 place.account(key, |account| account.reached(&portal, client, chosen, Instant::now()));
                 return Ok(Reached { stream, lease });
@@ -86,9 +136,9 @@ pub(crate) async fn dial(
             Err(Failed::NoSocket) => return Err(NotReached::NoSocket),
             Err(failed) => {
                 if matches!(failed, Failed::Silent) {
-                    (was_silent, wait) = (true, patience.next());
+                    (attempts.was_silent, attempts.silent) = (true, attempts.silent + 1);
                 }
-                tried.push(chosen.backend);
+                attempts.failed(chosen.backend);
                 place.account(key, |account| {
                     account.failed(client, chosen.backend, Instant::now());
                     account.tally.retries.fetch_add(1, Ordering::Relaxed);
@@ -128,9 +178,12 @@ async fn attempt(
     place: &Place,
     portal: &Portal,
     chosen: Chosen,
-    patience: Duration,
+    (patience, buffers): (Duration, BufferSize),
 ) -> Result<(TcpStream, Chosen), Failed> {
-    let connect = async |socket| connect(socket, chosen.backend, patience).await;
+    let connect = async |socket: OwnedFd| {
+        buffers.bound(&socket);
+        connect(socket, chosen.backend, patience).await
+    };
     by_some_way(place, portal, chosen, Kind::Stream, connect).await
 }
 

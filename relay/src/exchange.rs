@@ -9,12 +9,14 @@ use std::cell::RefCell;
 use std::future::poll_fn;
 use std::io::{self, ErrorKind};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::Instant;
 
+use netns_nft::NetnsId;
 use rustix::net::sockopt;
-use tokio::io::{Interest, Ready};
+use tokio::io::Interest;
 use tokio::net::TcpStream;
 
 use crate::account::Tally;
@@ -22,6 +24,7 @@ use crate::datagram::DATAGRAM_BYTES;
 use crate::pipe::{Pipe, Pipes};
 use crate::place::Lease;
 use crate::ready;
+use crate::stall::Stalls;
 
 /// What is read at once; also the most that is kept for a side that does not take it.
 pub(crate) const BUFFER_BYTES: usize = 32 << 10;
@@ -39,10 +42,11 @@ pub(crate) struct Buffers {
     pipes: Pipes,
 }
 
-impl Default for Buffers {
-    fn default() -> Self {
+impl Buffers {
+    /// Buffers, and at most so many pipes.
+    pub(crate) fn new(pipes_max: usize) -> Self {
         let bytes = |count| RefCell::new(vec![0; count].into());
-        Self { shared: bytes(BUFFER_BYTES), datagram: bytes(DATAGRAM_BYTES), pipes: Pipes::default() }
+        Self { shared: bytes(BUFFER_BYTES), datagram: bytes(DATAGRAM_BYTES), pipes: Pipes::new(pipes_max) }
     }
 }
 
@@ -62,9 +66,10 @@ pub(crate) async fn exchange(
     buffers: &Buffers,
     tally: &Tally,
     lease: &Lease,
+    stalling: &Stalling<'_>,
 ) -> End {
-    let mut out = Way::new(client, backend, buffers, &tally.sent);
-    let mut back = Way::new(backend, client, buffers, &tally.received);
+    let mut out = Way::new(client, backend, buffers, &tally.sent, stalling);
+    let mut back = Way::new(backend, client, buffers, &tally.received, stalling);
     let begun = Instant::now();
     let mut has_answered = false;
     let end = poll_fn(|cx| {
@@ -101,16 +106,37 @@ struct Way<'a> {
     to: &'a TcpStream,
     buffers: &'a Buffers,
     count: &'a AtomicU64,
+    stalling: &'a Stalling<'a>,
     kept: Kept,
     full: u8,
     has_moved: bool,
     begun: Option<Instant>,
-    /// Wakes when the reader's side breaks off, while the other takes nothing and so nothing is read.
+    /// Wakes when the reader's side breaks off, while the other takes nothing and so nothing is read; or when that lasts
+    /// too long for the memory that there is.
     broken: Option<Broken<'a>>,
     state: State,
 }
 
-type Broken<'a> = Pin<Box<dyn Future<Output = io::Result<Ready>> + 'a>>;
+type Broken<'a> = Pin<Box<dyn Future<Output = ()> + 'a>>;
+
+/// What a connection that stalls has to do with.
+pub(crate) struct Stalling<'a> {
+    pub(crate) stalls: &'a Arc<Stalls>,
+    pub(crate) netns: NetnsId,
+    /// How many bytes it holds while one direction stalls.
+    pub(crate) bytes: usize,
+}
+
+impl Stalling<'_> {
+    /// Ends when a connection that has stalled is to be broken off.
+    async fn broken(&self, from: &TcpStream) {
+        let stall = self.stalls.enter(self.netns, self.bytes, Instant::now());
+        tokio::select! {
+            _ = from.ready(Interest::ERROR) => {}
+            () = stall.evicted() => {}
+        }
+    }
+}
 
 /// How far a direction is.
 #[derive(Debug, PartialEq, Eq)]
@@ -130,9 +156,27 @@ enum Kept {
 }
 
 impl<'a> Way<'a> {
-    fn new(from: &'a TcpStream, to: &'a TcpStream, buffers: &'a Buffers, count: &'a AtomicU64) -> Self {
-        let (kept, state) = (Kept::Nothing, State::Open);
-        Self { from, to, buffers, count, kept, full: 0, has_moved: false, begun: None, broken: None, state }
+    fn new(
+        from: &'a TcpStream,
+        to: &'a TcpStream,
+        buffers: &'a Buffers,
+        count: &'a AtomicU64,
+        stalling: &'a Stalling<'a>,
+    ) -> Self {
+        let (kept, state, has_moved) = (Kept::Nothing, State::Open, false);
+        Self {
+            from,
+            to,
+            buffers,
+            count,
+            stalling,
+            kept,
+            full: 0,
+            has_moved,
+            begun: None,
+            broken: None,
+            state,
+        }
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> io::Result<Poll<()>> {
@@ -169,10 +213,10 @@ impl<'a> Way<'a> {
     }
 
     fn is_broken(&mut self, cx: &mut Context<'_>) -> io::Result<Poll<()>> {
-        let from = self.from;
-        let broken = self.broken.get_or_insert_with(|| Box::pin(from.ready(Interest::ERROR)));
+        let (from, stalling) = (self.from, self.stalling);
+        let broken = self.broken.get_or_insert_with(|| Box::pin(stalling.broken(from)));
         match broken.as_mut().poll(cx) {
-            Poll::Ready(_) => Err(ErrorKind::ConnectionReset.into()),
+            Poll::Ready(()) => Err(ErrorKind::ConnectionReset.into()),
             Poll::Pending => Ok(Poll::Pending),
         }
     }

@@ -21,7 +21,7 @@ use tokio::time::sleep_until;
 
 use crate::account::{Active, Chosen};
 use crate::datagram::{Ends, Mouth};
-use crate::dial::{Failed, by_some_way, is_unreachable, ready};
+use crate::dial::{ATTEMPTS_MAX, Failed, by_some_way, is_unreachable, ready};
 use crate::opener::Kind;
 use crate::place::{Lease, Place};
 use crate::queue::Datagram;
@@ -154,7 +154,7 @@ fn failed(flow: &Flow, tried: &mut Vec<SocketAddr>, backend: SocketAddr) {
 async fn reach(flow: &Flow, tried: &mut Vec<SocketAddr>) -> Option<Reached> {
     let Flow { place, key, ends, .. } = flow;
     let client = ends.client.ip();
-    loop {
+    while tried.len() < ATTEMPTS_MAX {
         let portal = ready(place, *key, Instant::now()).await.ok()?;
         let (lease, chosen) = Lease::take(place, &portal, client, tried)?;
         match connected(place, &portal, chosen).await {
@@ -163,12 +163,13 @@ async fn reach(flow: &Flow, tried: &mut Vec<SocketAddr>) -> Option<Reached> {
                 return Some(Reached { socket, lease });
             }
             Err(Failed::NoSocket) => {
-                flow.tools.totals.over_limit.fetch_add(1, Ordering::Relaxed);
+                flow.tools.limits.no_socket();
                 return None;
             }
             Err(_) => failed(flow, tried, chosen.backend),
         }
     }
+    None
 }
 
 async fn connected(place: &Place, portal: &Portal, chosen: Chosen) -> Result<(UdpSocket, Chosen), Failed> {

@@ -14,6 +14,7 @@ mod datagram;
 mod dial;
 mod exchange;
 mod flow;
+mod limits;
 mod listen;
 mod lock;
 mod opener;
@@ -25,8 +26,9 @@ mod relay;
 mod report;
 mod reserve;
 mod seat;
+mod stall;
 mod udp;
 mod worker;
 
 pub use relay::{Error, Options, Relay, Used};
-pub use report::{BackendReport, Passed, PlaceReport, PortalReport, RelayReport};
+pub use report::{BackendReport, Passed, PlaceReport, PortalReport, Refused, RelayReport};

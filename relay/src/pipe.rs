@@ -10,9 +10,9 @@ use std::os::fd::{AsFd, OwnedFd};
 use rustix::pipe::{PipeFlags, SpliceFlags, fcntl_setpipe_size, pipe_with, splice};
 
 /// How many bytes a pipe takes at a time.
-const PIPE_BYTES: usize = 512 << 10;
+pub(crate) const PIPE_BYTES: usize = 512 << 10;
 /// A worker has at most so many; more connections that carry much copy their bytes.
-const PIPES_MAX: usize = 256;
+pub(crate) const PIPES_MAX: usize = 256;
 /// So many are kept when nobody needs them.
 const PIPES_KEPT: usize = 16;
 
@@ -56,16 +56,22 @@ impl Pipe {
 const FLAGS: SpliceFlags = SpliceFlags::MOVE.union(SpliceFlags::NONBLOCK);
 
 /// The pipes of one worker.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Pipes {
+    max: usize,
     free: RefCell<Vec<Pipe>>,
     lent: Cell<usize>,
 }
 
 impl Pipes {
+    /// At most so many.
+    pub(crate) fn new(max: usize) -> Self {
+        Self { max, free: RefCell::default(), lent: Cell::default() }
+    }
+
     /// A pipe, unless too many are in use or none is to be had.
     pub(crate) fn take(&self) -> Option<Pipe> {
-        if self.lent.get() >= PIPES_MAX {
+        if self.lent.get() >= self.max {
             return None;
         }
         let pipe = self.free.borrow_mut().pop().or_else(|| Pipe::open().ok())?;

@@ -25,6 +25,15 @@ use crate::report::Passed;
 /// Sockets are opened in advance, twice as many each time they run out, up to so many.
 const SPARES_MAX: usize = 64;
 
+/// So many addresses are remembered as told. Those beyond are told when there is room again.
+const TOLD_MAX: usize = 1_024;
+/// So many portals are remembered, as long as not more of them have connections.
+const ACCOUNTS_MAX: usize = 1_024;
+/// So many backends and sticky clients are remembered of all portals together, beside those that have connections.
+const KNOWN_MAX: usize = 16_384;
+/// After so many choices it is looked whether there are more.
+const CHOICES_BEFORE_LOOK: usize = 1_024;
+
 /// What is used is told again after so long: each time that somebody connects would be more than the agent can hear.
 const TOLD_AGAIN: Duration = Duration::from_millis(100);
 
@@ -33,6 +42,8 @@ const TOLD_AGAIN: Duration = Duration::from_millis(100);
 pub(crate) struct Place {
     pub(crate) id: NetnsId,
     pub(crate) view: View,
+    /// Whether guests of the pod are served, too, who come by other interfaces than loopback.
+    pub(crate) has_guests: bool,
     netns: Arc<OwnedFd>,
     opener: Opener,
     /// Asks the kernel where redirected datagrams were to go.
@@ -41,11 +52,16 @@ pub(crate) struct Place {
     /// What the pod sees.
     pub(crate) portals: watch::Receiver<Portals>,
     accounts: Mutex<HashMap<PortalKey, Account>>,
+    /// What passed through portals that were forgotten.
+    forgotten: Mutex<Passed>,
+    choices: AtomicUsize,
     /// When it was told last that somebody wanted to go to an address.
     told: Mutex<HashMap<IpAddr, Instant>>,
     spares: Mutex<Spares>,
     /// Several sockets are being opened; whoever comes meanwhile opens one.
     is_opening: AtomicBool,
+    /// How many connections and flows there are.
+    pub(crate) connections: Arc<AtomicUsize>,
     /// How many connections wait for a first backend.
     pub(crate) held: Arc<AtomicUsize>,
 }
@@ -64,7 +80,7 @@ impl Place {
     /// Where no descriptor is left.
     pub(crate) fn new(
         netns: &Netns,
-        view: View,
+        (view, has_guests): (View, bool),
         (tracked, port): (Socket, u16),
         opener: Opener,
         portals: watch::Receiver<Portals>,
@@ -72,17 +88,27 @@ impl Place {
         Ok(Self {
             id: netns.id(),
             view,
+            has_guests,
             netns: Arc::new(netns.as_fd().try_clone_to_owned()?),
             opener,
             tracked: Mutex::new(tracked),
             port,
             portals,
             accounts: Mutex::default(),
+            forgotten: Mutex::default(),
+            choices: AtomicUsize::default(),
             told: Mutex::default(),
             spares: Mutex::default(),
             is_opening: AtomicBool::new(false),
+            connections: Arc::default(),
             held: Arc::default(),
         })
+    }
+
+    /// Whether a client that was redirected to this address of the pod may be served: what the pod sends is redirected
+    /// to loopback, and what it forwards for a guest to the address of the interface by which it came.
+    pub(crate) fn serves_at(&self, redirected_to: IpAddr) -> bool {
+        self.has_guests || redirected_to.is_loopback()
     }
 
     /// Where a client wanted to go whose datagrams come here.
@@ -103,6 +129,12 @@ impl Place {
             return false;
         }
         let mut told = lock(&self.told);
+        if told.len() >= TOLD_MAX {
+            told.retain(|_, last| now < *last + TOLD_AGAIN);
+            if told.len() >= TOLD_MAX {
+                return false;
+            }
+        }
         let is_news = told.get(&address).is_none_or(|last| now >= *last + TOLD_AGAIN);
         if is_news {
             told.insert(address, now);
@@ -154,7 +186,7 @@ impl Place {
         *lock(&self.spares) = Spares::default();
         lock(&self.told).clear();
         let portals = self.portals.borrow().clone();
-        let mut gone = Passed::default();
+        let mut gone = std::mem::take(&mut *lock(&self.forgotten));
         lock(&self.accounts).retain(|key, account| {
             account.tidy(portals.get(*key), now);
             let stays = !account.is_idle() || portals.get(*key).is_some();
@@ -168,14 +200,42 @@ impl Place {
 
     /// What passed through all portals that are remembered.
     pub(crate) fn passed(&self) -> Passed {
-        let mut passed = Passed::default();
+        let mut passed = *lock(&self.forgotten);
         lock(&self.accounts).values().for_each(|account| passed += account.tally.passed());
         passed
     }
 
     /// What is remembered of a portal's connections.
     pub(crate) fn account<T>(&self, key: PortalKey, work: impl FnOnce(&mut Account) -> T) -> T {
-        work(lock(&self.accounts).entry(key).or_default())
+        let mut accounts = lock(&self.accounts);
+        if accounts.len() >= ACCOUNTS_MAX && !accounts.contains_key(&key) {
+            self.forget_idle(&mut accounts);
+        }
+        work(accounts.entry(key).or_default())
+    }
+
+    /// Forgets the portals that have no connection; what passed through them stays counted.
+    fn forget_idle(&self, accounts: &mut HashMap<PortalKey, Account>) {
+        let mut forgotten = lock(&self.forgotten);
+        accounts.retain(|_, account| {
+            let stays = !account.is_idle();
+            if !stays {
+                *forgotten += account.tally.passed();
+            }
+            stays
+        });
+    }
+
+    /// Looks now and then whether too much is remembered, and forgets all that has no connection then.
+    fn bound_memory(&self) {
+        if self.choices.fetch_add(1, Ordering::Relaxed) % CHOICES_BEFORE_LOOK != CHOICES_BEFORE_LOOK - 1 {
+            return;
+        }
+        let mut accounts = lock(&self.accounts);
+        if accounts.values().map(Account::size).sum::<usize>() > KNOWN_MAX {
+            self.forget_idle(&mut accounts);
+            accounts.values_mut().for_each(Account::forget_idle);
+        }
     }
 
     /// Goes through all that is remembered.
@@ -216,6 +276,7 @@ impl Lease {
         tried: &[SocketAddr],
     ) -> Option<(Self, Chosen)> {
         let key = portal.key;
+        place.bound_memory();
         let chosen = place.account(key, |account| {
             let chosen = account.choose(portal, client, tried, Instant::now())?;
             account.begin(chosen.backend);

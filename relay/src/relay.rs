@@ -12,16 +12,18 @@ use std::time::{Duration, Instant};
 use netns_nft::{Netns, NetnsId, Socket};
 use proxy_core::portal::{PortalKey, Portals, View};
 use thiserror::Error;
-use tokio::sync::mpsc::UnboundedSender;
+use tokio::sync::mpsc::Sender;
 use tokio::sync::watch;
 
 use crate::account::{Account, Backend};
+use crate::limits::Limits;
 use crate::listen::sockets;
 use crate::lock::lock;
 use crate::opener::Opener;
+use crate::pipe::{PIPE_BYTES, PIPES_MAX};
 use crate::place::Place;
 use crate::report::{BackendReport, Passed, PlaceReport, PortalReport, RelayReport};
-use crate::worker::{Order, Totals, Worker};
+use crate::worker::{Order, Worker};
 
 /// What the operator decides.
 #[derive(Debug, Clone, Copy)]
@@ -30,8 +32,11 @@ pub struct Options {
     pub workers: usize,
     /// The port on which it listens in each network namespace.
     pub port: u16,
-    /// So many connections are served at a time; more are refused.
+    /// So many connections are served at a time, and of one pod a quarter of them; more are refused.
     pub connections_max: usize,
+    /// So many bytes may socket buffers hold of connections of which one end takes nothing. Beyond that, those of the pod
+    /// with the most are broken off.
+    pub buffer_bytes_max: usize,
 }
 
 /// Somebody connected to a portal that the kernel could serve, or to another port of a service's address. Of those who
@@ -70,7 +75,7 @@ pub struct Relay {
     options: Options,
     opener: Opener,
     workers: Vec<Worker>,
-    totals: Arc<Totals>,
+    limits: Arc<Limits>,
     views: Mutex<BTreeMap<View, watch::Sender<Portals>>>,
     places: Mutex<HashMap<NetnsId, Arc<Place>>>,
     /// What passed through portals and network namespaces that are gone.
@@ -82,10 +87,11 @@ impl Relay {
     ///
     /// # Errors
     /// Where a thread cannot be started.
-    pub fn start(options: Options, used: &UnboundedSender<Used>) -> Result<Self, Error> {
-        let totals = Arc::new(Totals::default());
-        let worker =
-            |number| Worker::start(number, Arc::clone(&totals), options.connections_max, used.clone());
+    pub fn start(options: Options, used: &Sender<Used>) -> Result<Self, Error> {
+        let limits = Arc::new(Limits::new(&options));
+        let pipes_max = options.buffer_bytes_max / PIPE_BYTES / options.workers.max(1);
+        let pipes_max = pipes_max.clamp(1, PIPES_MAX);
+        let worker = |number| Worker::start(number, Arc::clone(&limits), pipes_max, used.clone());
         let workers = (0..options.workers.max(1)).map(worker).collect::<io::Result<_>>();
         let opener = Opener::start().map_err(Error::Start)?;
         let workers = workers.map_err(Error::Start)?;
@@ -93,7 +99,7 @@ impl Relay {
             options,
             opener,
             workers,
-            totals,
+            limits,
             views: Mutex::default(),
             places: Mutex::default(),
             past: Mutex::default(),
@@ -114,12 +120,14 @@ impl Relay {
         lock(&self.views).remove(view);
     }
 
-    /// Listens in a network namespace whose pod has this view. Where it does already, nothing happens.
+    /// Listens in a network namespace whose pod has this view, for the pod itself and, where it has any, its guests.
+    /// Where it does already, nothing happens.
     ///
     /// # Errors
     /// Where it cannot be entered, or the port is taken.
-    pub fn open(&self, netns: &Netns, view: &View) -> Result<(), Error> {
-        match lock(&self.places).get(&netns.id()).map(|place| place.view == *view) {
+    pub fn open(&self, netns: &Netns, view: &View, has_guests: bool) -> Result<(), Error> {
+        let is_same = |place: &Arc<Place>| place.view == *view && place.has_guests == has_guests;
+        match lock(&self.places).get(&netns.id()).map(is_same) {
             Some(true) => return Ok(()),
             Some(false) => self.close(netns.id()),
             None => {}
@@ -134,8 +142,9 @@ impl Relay {
             let shown = views.entry(view.clone()).or_insert_with(|| watch::channel(Portals::default()).0);
             shown.subscribe()
         };
-        let place = Place::new(netns, view.clone(), (tracked, port), self.opener.clone(), portals)
-            .map_err(|source| Error::Listen { port, source })?;
+        let place =
+            Place::new(netns, (view.clone(), has_guests), (tracked, port), self.opener.clone(), portals)
+                .map_err(|source| Error::Listen { port, source })?;
         let mut places = lock(&self.places);
         // Somebody may have been quicker; then these sockets close, and what waits at them goes to the others.
         let Entry::Vacant(vacant) = places.entry(netns.id()) else { return Ok(()) };
@@ -157,6 +166,7 @@ impl Relay {
 
     /// Forgets what is over. Call it now and then.
     pub fn tidy(&self, now: Instant) {
+        self.limits.stalls.tidy(now);
         for place in lock(&self.places).values() {
             *lock(&self.past) += place.tidy(now);
         }
@@ -188,9 +198,11 @@ impl Relay {
         places.retain(|place| !place.portals.is_empty() || place.held > 0);
         places.sort_by_key(|place| place.netns);
         RelayReport {
-            connections: self.totals.connections(),
-            over_limit: self.totals.over_limit.load(Ordering::Relaxed),
-            strangers: self.totals.strangers.load(Ordering::Relaxed),
+            connections: self.limits.connections(),
+            over_limit: self.limits.refused().total(),
+            refused: self.limits.refused(),
+            evicted: self.limits.stalls.evicted(),
+            strangers: self.limits.strangers.load(Ordering::Relaxed),
             total,
             places,
         }

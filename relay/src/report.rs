@@ -15,6 +15,12 @@ pub struct RelayReport {
     pub connections: usize,
     /// Connections that were refused because there were too many.
     pub over_limit: u64,
+    /// The same by reason.
+    #[serde(default)]
+    pub refused: Refused,
+    /// Connections that were broken off because one end took nothing while memory was short.
+    #[serde(default)]
+    pub evicted: u64,
     /// Connections to the relay's own port, or to addresses that are nobody's.
     pub strangers: u64,
     /// What passed since the start, also through portals and network namespaces that are gone.
@@ -29,6 +35,26 @@ impl RelayReport {
     #[must_use]
     pub fn held(&self) -> usize {
         self.places.iter().map(|place| place.held).sum()
+    }
+}
+
+/// How many connections and flows were refused, by reason.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Refused {
+    /// The node has as many as it may.
+    pub node: u64,
+    /// The pod has its share.
+    pub pod: u64,
+    /// No socket is to be had.
+    pub sockets: u64,
+}
+
+impl Refused {
+    /// All of them.
+    #[must_use]
+    pub const fn total(&self) -> u64 {
+        self.node + self.pod + self.sockets
     }
 }
 

@@ -70,13 +70,10 @@ impl Flows {
             return;
         }
         if self.tasks.len() >= FLOWS_MAX {
-            tools.totals.over_limit.fetch_add(1, Ordering::Relaxed);
+            tools.limits.over_pod();
             return;
         }
-        let Some(entered) = tools.totals.enter(tools.connections_max) else {
-            tools.totals.over_limit.fetch_add(1, Ordering::Relaxed);
-            return;
-        };
+        let Some(entered) = tools.limits.enter(place) else { return };
         let Some(key) = wanted(tools, place, ends) else { return };
         let (queue, datagrams) = Queue::new();
         queue.put(bytes, taken);
@@ -92,8 +89,9 @@ impl Flows {
 
 /// The portal to which a new flow wanted to go.
 fn wanted(tools: &Tools, place: &Place, ends: Ends) -> Option<PortalKey> {
-    let Some(wanted) = place.original_destination(ends) else {
-        tools.totals.strangers.fetch_add(1, Ordering::Relaxed);
+    let redirected = Some(ends).filter(|ends| place.serves_at(ends.ours));
+    let Some(wanted) = redirected.and_then(|ends| place.original_destination(ends)) else {
+        tools.limits.strangers.fetch_add(1, Ordering::Relaxed);
         return None;
     };
     let key = PortalKey { address: wanted.ip(), protocol: Protocol::Udp, port: wanted.port() };

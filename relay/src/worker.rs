@@ -8,7 +8,6 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -17,17 +16,17 @@ use proxy_core::portal::PortalKey;
 use rustix::io::Errno;
 use tokio::net::TcpListener;
 use tokio::runtime::Builder;
-use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::sync::mpsc::{Sender, UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::watch;
 use tokio::task::{JoinSet, LocalSet};
 
 use crate::connection::serve;
 use crate::exchange::Buffers;
+use crate::limits::Limits;
 use crate::listen::Sockets;
 use crate::place::Place;
 use crate::relay::Used;
 use crate::reserve::Reserve;
-use crate::seat::Seat;
 use crate::udp;
 
 /// Where nothing can be taken at the moment, it is tried again after so long.
@@ -45,44 +44,21 @@ pub(crate) enum Order {
     Stop,
 }
 
-/// What all workers count together.
-#[derive(Debug, Default)]
-pub(crate) struct Totals {
-    connections: Arc<AtomicUsize>,
-    /// Refused because there were too many.
-    pub(crate) over_limit: AtomicU64,
-    /// Came without having wanted to go to a portal.
-    pub(crate) strangers: AtomicU64,
-}
-
-impl Totals {
-    /// One connection more, if there may be.
-    pub(crate) fn enter(&self, max: usize) -> Option<Seat> {
-        Seat::take(&self.connections, max)
-    }
-
-    /// How many there are.
-    pub(crate) fn connections(&self) -> usize {
-        self.connections.load(Ordering::Relaxed)
-    }
-}
-
 /// What the connections of a worker share.
 #[derive(Debug)]
 pub(crate) struct Tools {
     pub(crate) buffers: Buffers,
-    pub(crate) totals: Arc<Totals>,
-    pub(crate) connections_max: usize,
+    pub(crate) limits: Arc<Limits>,
     reserve: Reserve,
-    used: UnboundedSender<Used>,
+    used: Sender<Used>,
 }
 
 impl Tools {
     /// Tells that somebody wanted to go there.
     pub(crate) fn used(&self, place: &Place, key: PortalKey) {
         if place.is_news(key.address, Instant::now()) {
-            // At the end nobody listens any more.
-            let _ = self.used.send(Used { netns: place.id, key });
+            // Where the agent cannot keep up, or ends, later connections report it again.
+            let _ = self.used.try_send(Used { netns: place.id, key });
         }
     }
 }
@@ -98,16 +74,15 @@ impl Worker {
     /// Starts one.
     pub(crate) fn start(
         number: usize,
-        totals: Arc<Totals>,
-        connections_max: usize,
-        used: UnboundedSender<Used>,
+        limits: Arc<Limits>,
+        pipes_max: usize,
+        used: Sender<Used>,
     ) -> io::Result<Self> {
         let (orders, mut received) = unbounded_channel();
         let runtime = Builder::new_current_thread().enable_all().build()?;
         let work = move || {
             let reserve = Reserve::default();
-            let tools =
-                Rc::new(Tools { buffers: Buffers::default(), totals, connections_max, reserve, used });
+            let tools = Rc::new(Tools { buffers: Buffers::new(pipes_max), limits, reserve, used });
             // With it goes every connection that is left; then its end can be seen.
             LocalSet::new().block_on(&runtime, run(tools, &mut received));
             drop(received);
@@ -186,7 +161,7 @@ async fn not_accepted(tools: &Tools, listener: &TcpListener, error: &io::Error) 
         return;
     }
     if tools.reserve.refuse(listener).await {
-        tools.totals.over_limit.fetch_add(1, Ordering::Relaxed);
+        tools.limits.no_socket();
     } else {
         tokio::time::sleep(PAUSE).await;
     }

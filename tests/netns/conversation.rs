@@ -3,13 +3,17 @@
 //! What must not go in here: namespaces and rules.
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::os::fd::AsRawFd;
+use std::sync::mpsc::{Sender, channel};
 use std::time::Duration;
 
+use nix::sched::{CloneFlags, unshare};
 use proxy_core::sample::backend;
 
-use crate::namespace::add_address;
+use crate::namespace::{add_address, add_address_to, run};
 
 /// How long an answer may take: a lost packet is sent again after a second, and after three.
 pub(crate) const ANSWER: Duration = Duration::from_secs(10);
@@ -25,6 +29,44 @@ pub(crate) fn serve(name: &'static str, address: &str) {
             let _ = connection.and_then(|mut stream| stream.write_all(name.as_bytes()));
         }
     });
+}
+
+/// The same on another machine: this address is not the namespace's own, and what passes the portals goes there.
+pub(crate) fn serve_beyond(name: &'static str, address: &str) {
+    let (tell, beyond) = channel();
+    let (wired, go_on) = channel::<()>();
+    let listen_at = address.to_owned();
+    let ip = address.rsplit_once(':').expect("a port").0.to_owned();
+    let there = ip.clone();
+    std::thread::spawn(move || {
+        unshare(CloneFlags::CLONE_NEWNET).expect("a new network namespace");
+        let netns = File::open("/proc/thread-self/ns/net").expect("open the namespace");
+        tell.send(netns.as_raw_fd()).expect("the test waits");
+        go_on.recv().expect("a wire");
+        add_address_to("beyond", "10.209.0.2/24");
+        run("ip", &["link", "set", "beyond", "up"], "");
+        run("ip", &["route", "add", "default", "via", "10.209.0.1"], "");
+        serve_on(name, &there, &listen_at, &tell);
+    });
+    let patience = ANSWER;
+    let netns = beyond.recv_timeout(patience).expect("a namespace beyond");
+    let path = format!("/proc/{}/fd/{netns}", std::process::id());
+    run("ip", &["link", "add", "to-beyond", "type", "veth", "peer", "name", "beyond", "netns", &path], "");
+    add_address_to("to-beyond", "10.209.0.1/24");
+    run("ip", &["link", "set", "to-beyond", "up"], "");
+    wired.send(()).expect("the server waits");
+    beyond.recv_timeout(patience).expect("a server beyond");
+    run("ip", &["route", "add", &ip, "via", "10.209.0.2"], "");
+}
+
+fn serve_on(name: &'static str, ip: &str, address: &str, ready: &Sender<i32>) {
+    run("ip", &["link", "set", "lo", "up"], "");
+    add_address(ip);
+    let listener = TcpListener::bind(address).expect("listen beyond");
+    ready.send(0).expect("the test waits");
+    for connection in listener.incoming() {
+        let _ = connection.and_then(|mut stream| stream.write_all(name.as_bytes()));
+    }
 }
 
 /// Who answers at a portal.

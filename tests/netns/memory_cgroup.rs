@@ -44,6 +44,17 @@ impl MemoryCgroup {
         self.number("memory.usage_in_bytes")
     }
 
+    /// Has TCP sockets counted, which the limit of version 1 does not cover; that of version 2 does.
+    pub(crate) fn count_tcp(&self) {
+        let limit = (1_u64 << 40).to_string();
+        fs::write(self.0.join("memory.kmem.tcp.limit_in_bytes"), limit).expect("count TCP sockets");
+    }
+
+    /// What is charged to it now, with what `count_tcp` counts, in bytes.
+    pub(crate) fn charged_with_tcp(&self) -> u64 {
+        self.charged() + self.number("memory.kmem.tcp.usage_in_bytes")
+    }
+
     fn number(&self, file: &str) -> u64 {
         let text = fs::read_to_string(self.0.join(file)).expect("read a counter of the memory cgroup");
         text.trim().parse().expect("a number")

@@ -19,7 +19,7 @@ use proxy_core::sample::{backend, slice, svc};
 use proxy_core::service::{Mode, Service};
 use proxy_core::snapshot::Change;
 use relay::{Options, PortalReport, Relay, Used};
-use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+use tokio::sync::mpsc::{Receiver, channel};
 
 use crate::conversation::ANSWER;
 use crate::namespace::{add_address, add_address_to, bare, run};
@@ -32,13 +32,14 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 pub(crate) const POD: &str = "10.244.0.2";
 pub(crate) const POD6: &str = "2001:db8:244::2";
 /// What a relay is started with, unless a test is about that.
-pub(crate) const OPTIONS: Options = Options { workers: 2, port: 15_999, connections_max: 20_000 };
+pub(crate) const OPTIONS: Options =
+    Options { workers: 2, port: 15_999, connections_max: 20_000, buffer_bytes_max: 1 << 30 };
 
 /// A pod, its node and the relay.
 pub(crate) struct Relayed {
     pub(crate) pod: Pod,
     pub(crate) relay: Relay,
-    pub(crate) used: Mutex<UnboundedReceiver<Used>>,
+    pub(crate) used: Mutex<Receiver<Used>>,
     applied: Mutex<Ruleset>,
 }
 
@@ -56,12 +57,12 @@ pub(crate) fn relayed_with<const N: usize>(
     bare(|| {
         run("ip", &["link", "set", "lo", "up"], "");
         let pod = wired("10.244.0", "2001:db8:244:", "w1");
-        let (used, told) = unbounded_channel();
+        let (used, told) = channel(4_096);
         let relay = Relay::start(options, &used).expect("start the relay");
         let applied = Mutex::new(Ruleset::empty());
         let world = Relayed { pod, relay, used: Mutex::new(told), applied };
         world.show(changes);
-        world.relay.open(&world.pod.netns, &View::All).expect("listen in the pod");
+        world.relay.open(&world.pod.netns, &View::All, false).expect("listen in the pod");
         body(&world);
     });
 }

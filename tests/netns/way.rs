@@ -3,6 +3,7 @@
 //! What is true of one must be true of the other, so tests of behaviour run both.
 
 use netns_nft::{Batch, Found, Socket, encode};
+use proxy_core::guest::Guests;
 use proxy_core::plan::plan;
 use proxy_core::portal::{Portals, portals};
 use proxy_core::ruleset::{Ruleset, Settings};
@@ -10,7 +11,7 @@ use proxy_core::sample::{snapshot, standpoint};
 use proxy_core::snapshot::Change;
 use proxy_core::table::Table;
 
-use crate::namespace::{load, within};
+use crate::namespace::{load, run, within};
 
 pub(crate) fn portals_of(changes: impl IntoIterator<Item = Change>) -> Portals {
     portals(&snapshot(changes), &standpoint())
@@ -35,6 +36,20 @@ impl Way {
         self.change(&Ruleset::empty(), ruleset);
     }
 
+    /// Programs a new namespace with guests behind these interfaces.
+    pub(crate) fn program_with_guests(self, ruleset: &Ruleset, interfaces: &str) {
+        let guests = Guests::parse(interfaces).expect("interfaces");
+        match self {
+            Self::Text => {
+                self.program(ruleset);
+                let names: Vec<String> = guests.iter().map(|guest| format!("\"{guest}\"")).collect();
+                load(&format!("add element inet portico guests {{ {} }}", names.join(", ")));
+            }
+            Self::Netlink => apply(&encode(&plan(&Ruleset::empty(), ruleset)).with_guests(&guests)),
+        }
+        assert_eq!(standing_guests(), guests);
+    }
+
     /// Turns what is there into what is to be there.
     pub(crate) fn change(self, before: &Ruleset, after: &Ruleset) {
         let plan = plan(before, after);
@@ -54,6 +69,13 @@ pub(crate) fn apply(batch: &Batch) {
 /// The table that stands in this thread's namespace; an empty one where there is none.
 pub(crate) fn standing() -> Table {
     table_of(Socket::open().and_then(|socket| socket.find()).expect("find out what stands here"))
+}
+
+/// The guests of this thread's namespace, as nft lists them.
+fn standing_guests() -> Guests {
+    let listed = run("nft", &["list", "set", "inet", "portico", "guests"], "");
+    let elements = listed.split_once("elements = {").expect("elements").1.split_once('}').expect("an end").0;
+    Guests::parse(&elements.replace(['"', ' ', '\n', '\t'], "")).expect("interfaces")
 }
 
 /// The table that was found; an empty one where there is none.

@@ -7,6 +7,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
 use proxy_core::address::Family;
+use proxy_core::guest::{Guests, INTERFACE_BYTES, InterfaceMatch};
 use proxy_core::pick::Pick;
 use proxy_core::portal::PortalKey;
 use proxy_core::service::Protocol;
@@ -104,4 +105,17 @@ pub(super) fn intervals(elements: &[Raw], family: Family) -> Option<Vec<IpNet>> 
         nets.find(|net| net.network() == *start && behind(net) == end)
     };
     starts.iter().map(net_from).collect()
+}
+
+/// The guests: where each interval begins, and where the next end stands.
+pub(super) fn guests(elements: &[Raw]) -> Option<Guests> {
+    let key = |raw: &Raw| raw.key.first_chunk::<{ INTERFACE_BYTES as usize }>().copied();
+    let ends: BTreeSet<_> = elements.iter().filter(|raw| raw.is_end).map(key).collect::<Option<_>>()?;
+    let starts = elements.iter().filter(|raw| !raw.is_end).map(key);
+    let guest = |start: Option<_>| {
+        let start = start?;
+        let end = ends.range(start..).find(|end| **end > start)?;
+        InterfaceMatch::between(start, *end)
+    };
+    starts.map(guest).collect()
 }

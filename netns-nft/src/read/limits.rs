@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 
 use proxy_core::address::Family;
+use proxy_core::guest::GUESTS_SET;
 use proxy_core::table::Table;
 
 use crate::layout::named;
@@ -43,7 +44,9 @@ impl Limits {
     pub fn of(wanted: &Table) -> Self {
         let Some(settings) = wanted.settings else { return Self::elements(0) };
         let parts = Shape::new(settings, wanted.picks.iter().copied()).counts();
-        let mut elements = BTreeMap::from([("picks".to_owned(), wanted.picks.len())]);
+        // As for ranges below.
+        let guests = (GUESTS_SET.to_owned(), 2 * wanted.guests.iter().count() + 1);
+        let mut elements = BTreeMap::from([("picks".to_owned(), wanted.picks.len()), guests]);
         for family in Family::BOTH {
             let is_of = |address: std::net::IpAddr| Family::of(address) == family;
             let ranges = wanted.ranges.iter().filter(|range| is_of(range.addr())).count();

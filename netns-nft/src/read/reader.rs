@@ -7,10 +7,11 @@ use std::io;
 use std::ops::ControlFlow;
 
 use proxy_core::address::Family;
+use proxy_core::guest::GUESTS_SET;
 use proxy_core::ruleset::Settings;
 use proxy_core::table::Table;
 
-use super::decode::{Raw, address, backend, intervals, net, numbered, pick, portal, raw_element};
+use super::decode::{Raw, address, backend, guests, intervals, net, numbered, pick, portal, raw_element};
 use super::limits::{ANSWERS_MAX, Limits};
 use super::{End, Found};
 use crate::attribute::Bytes;
@@ -53,6 +54,7 @@ impl<S: Source> Reader<'_, S> {
         for family in Family::BOTH {
             self.read_family(&mut table, family)?;
         }
+        table.guests = guests(&self.elements(GUESTS_SET)?).ok_or_else(|| strange(GUESTS_SET))?;
         Ok(Found::Table(table))
     }
 

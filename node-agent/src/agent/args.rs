@@ -64,6 +64,10 @@ pub(crate) struct AgentArgs {
     pub(crate) relay_port: u16,
     #[command(flatten)]
     pub(crate) allowed: AllowedArgs,
+    /// The namespaces whose services may be dialled from the node, by the annotation portico.dev/dial: elsewhere it is
+    /// ignored. "*" is every namespace. With commas; may repeat.
+    #[arg(long, value_name = "NAMESPACES", value_delimiter = ',')]
+    pub(crate) dial_from_node: Vec<String>,
     /// Takes the place of an agent that runs already: it retires, and relays what comes until all is served here.
     #[arg(long)]
     pub(crate) take_over: bool,

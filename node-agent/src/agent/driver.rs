@@ -124,7 +124,7 @@ impl Driver {
         &mut self,
         mut source: Receiver<Told>,
         mut messages: UnboundedReceiver<Message>,
-        mut uses: UnboundedReceiver<Used>,
+        mut uses: Receiver<Used>,
         stop: impl Future<Output = ()>,
     ) -> End {
         tokio::pin!(stop);

@@ -12,6 +12,7 @@ use attachment::{Attachment, AttachmentKey, Record, Reply};
 use cluster_watch::Refused;
 use ipnet::IpNet;
 use netns_nft::NetnsId;
+use proxy_core::guest::Guests;
 use proxy_core::node::Node;
 use proxy_core::portal::{PortalKey, Portals, Reason, View};
 use proxy_core::ruleset::Ruleset;
@@ -125,6 +126,8 @@ pub(crate) struct Job {
     pub(crate) routes: Option<(Vec<Exit>, Arc<[IpNet]>)>,
     /// The relay is to listen there first, and serve this view; none: nothing is relayed there.
     pub(crate) relay: Option<View>,
+    /// The interfaces of the pod behind which guests are.
+    pub(crate) guests: Guests,
     /// The work itself.
     pub(crate) work: Work,
 }
@@ -192,6 +195,8 @@ pub(crate) enum Note {
     MovedOnDemand { pods: usize, used: usize, most: usize },
     /// The relay cannot listen in a network namespace; everything else goes on there.
     NotRelayed { netns: NetnsId, message: String },
+    /// The annotation that has the backends of a service dialled from the node is ignored.
+    DialIgnored(ServiceKey),
     /// A job failed and is tried again.
     Failed { netns: NetnsId, message: String, retry_in: Duration },
     /// The source of services cannot be read.

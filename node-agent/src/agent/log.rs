@@ -61,6 +61,10 @@ pub(crate) fn note(note: &Note) {
                 "relayed portals are not served there, tried again later"
             );
         }
+        Note::DialIgnored(service) => {
+            let annotation = proxy_core::annotation::DIAL.key;
+            warn!(%service, annotation, "ignored: --dial-from-node does not list the namespace; dialled from the pod");
+        }
         Note::Failed { netns, message, retry_in } => {
             let retry_in_ms = u64::try_from(retry_in.as_millis()).unwrap_or(u64::MAX);
             error!(netns = netns.inode, error = message, retry_in_ms, "failed, tried again later");

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use attachment::{Attachment, AttachmentKey, Programmer};
 use ipnet::IpNet;
+use proxy_core::guest::Guests;
 use proxy_core::pick::Action;
 use proxy_core::portal::View;
 use proxy_core::ruleset::Ruleset;
@@ -95,6 +96,8 @@ pub(crate) struct Member {
     /// What it uses; none: it gets all portals of its view.
     pub(crate) demand: Option<Demand>,
     pub(crate) attachments: BTreeMap<AttachmentKey, Held>,
+    /// The interfaces behind which guests are, as the pod's annotation names them.
+    pub(crate) guests: Guests,
     pub(crate) standing: Standing,
     running: Option<Running>,
     failures: u32,
@@ -117,6 +120,7 @@ impl Member {
             view,
             demand: None,
             attachments: BTreeMap::new(),
+            guests: Guests::default(),
             standing,
             running: None,
             failures: 0,
@@ -135,6 +139,18 @@ impl Member {
     /// The revision that stands there, if it is known.
     pub(crate) fn revision(&self) -> Option<u64> {
         if let Standing::Known(applied) = &self.standing { Some(applied.revision) } else { None }
+    }
+
+    /// Takes the guests of an attachment, which are the pod's and so the same at each. A table that is known to be
+    /// without them is replaced.
+    pub(crate) fn serve(&mut self, guests: Guests) {
+        if guests.is_empty() || guests == self.guests {
+            return;
+        }
+        self.guests = guests;
+        if matches!(self.standing, Standing::Known(_)) {
+            self.standing = Standing::Damaged;
+        }
     }
 
     /// Whether it holds what it should.
@@ -222,7 +238,7 @@ impl Member {
             (false, false) if is_repair => Kind::Audit,
             (false, false) => Kind::Change,
         };
-        Some(Job { kind, routes, relay, work })
+        Some(Job { kind, routes, relay, guests: self.guests.clone(), work })
     }
 
     fn work(&mut self, view: &mut ViewState, now: Instant) -> Option<(Option<Applied>, Work)> {

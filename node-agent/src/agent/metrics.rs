@@ -5,7 +5,7 @@
 use std::fmt::Write;
 
 use attachment::PORTALS_ALL;
-use relay::{Passed, RelayReport};
+use relay::{Passed, Refused, RelayReport};
 
 use crate::agent::report::{Histogram, MemoryReport, Programmed, Report};
 
@@ -69,6 +69,11 @@ pub(crate) fn metrics(report: &Report) -> String {
     page.counter("attached_total", "attachments since the start, adopted ones included", counts.attached);
     page.counter("detached_total", "attachments that ended", counts.detached);
     page.counter("source_troubles_total", "outages of the source of services", counts.troubles);
+    page.gauge(
+        "dial_from_node_ignored",
+        "services whose annotation portico.dev/dial is ignored: --dial-from-node does not list their namespace",
+        counts.dial_ignored as f64,
+    );
     relayed(&mut page, &report.relay);
     page.histogram("apply_seconds", "from a change to the kernel's yes", &counts.apply_seconds);
     page.0
@@ -111,7 +116,20 @@ fn relayed(page: &mut Page, relay: &RelayReport) {
     page.counter("relay_received_bytes_total", "bytes from backends to clients", received);
     page.counter("relay_retries_total", "further backends that had to be tried", retries);
     page.counter("relay_failed_total", "connections that found no backend", failed);
-    page.counter("relay_over_limit_total", "connections refused since there were too many", relay.over_limit);
+    page.help(
+        "relay_over_limit_total",
+        "counter",
+        "connections refused since there were too many, by whose limit",
+    );
+    let Refused { node, pod, sockets } = relay.refused;
+    for (limit, count) in [("node", node), ("pod", pod), ("sockets", sockets)] {
+        let _ = writeln!(page.0, "portico_relay_over_limit_total{{limit=\"{limit}\"}} {count}");
+    }
+    page.counter(
+        "relay_evicted_total",
+        "connections broken off since one end took nothing while memory was short",
+        relay.evicted,
+    );
     page.counter(
         "relay_strangers_total",
         "connections to the relay that wanted to go to no portal",

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use attachment::with_causes;
 use netns_nft::{Counted, Error, Found, Limits, Netns, NetnsId, Socket, route_services};
+use proxy_core::guest::Guests;
 use proxy_core::ruleset::Ruleset;
 use proxy_core::table::Table;
 use relay::Relay;
@@ -57,7 +58,8 @@ impl Namespace {
 
     /// Has the relay listen there, if the job wants it: before any rule sends connections there.
     pub(crate) fn listen(&self, job: &Job, relay: &Relay) -> Result<(), String> {
-        let listens = job.relay.as_ref().map_or(Ok(()), |view| relay.open(&self.netns, view));
+        let has_guests = !job.guests.is_empty();
+        let listens = job.relay.as_ref().map_or(Ok(()), |view| relay.open(&self.netns, view, has_guests));
         listens.map_err(|error| with_causes(&error))
     }
 
@@ -69,7 +71,7 @@ impl Namespace {
         })
     }
 
-    fn attempt(&self, Job { kind: _, routes, relay: _, work }: &Job) -> Result<Outcome, Error> {
+    fn attempt(&self, Job { kind: _, routes, relay: _, guests, work }: &Job) -> Result<Outcome, Error> {
         if let Some((exits, ranges)) = routes.as_ref().filter(|(_, ranges)| !ranges.is_empty()) {
             for exit in exits {
                 match route_services(&self.netns, &exit.interface, &exit.addresses, ranges) {
@@ -87,7 +89,11 @@ impl Namespace {
             }
             Work::Apply(prepared) => {
                 let before = socket.generation()?;
-                socket.apply(&prepared.batch)?;
+                if prepared.is_fresh && !guests.is_empty() {
+                    socket.apply(&prepared.batch.with_guests(guests))?;
+                } else {
+                    socket.apply(&prepared.batch)?;
+                }
                 let after = socket.generation()?;
                 Ok(Outcome::Applied((after == before.wrapping_add(1)).then_some(after)))
             }
@@ -100,15 +106,15 @@ impl Namespace {
                 if *generation == Some(current) {
                     return Ok(Outcome::Same(*generation));
                 }
-                self.compare(ruleset, current)
+                self.compare(ruleset, guests, current)
             }
         }
     }
 
     /// Looks whether exactly this stands there. A socket of its own reads, since a dump of more than was written is
     /// given up, after which a socket can only be closed.
-    fn compare(&self, ruleset: &Ruleset, generation: u32) -> Result<Outcome, Error> {
-        let wanted = Table::from(ruleset);
+    fn compare(&self, ruleset: &Ruleset, guests: &Guests, generation: u32) -> Result<Outcome, Error> {
+        let wanted = Table { guests: guests.clone(), ..Table::from(ruleset) };
         Ok(match self.netns.socket()?.find_within(&Limits::of(&wanted), read_until())? {
             Found::Table(found) if found == wanted => Outcome::Same(Some(generation)),
             Found::Table(found) => Outcome::Different(difference(&found, &wanted)),
@@ -135,6 +141,9 @@ fn read_until() -> Option<Instant> {
 fn difference(found: &Table, wanted: &Table) -> String {
     if found.settings != wanted.settings {
         return "it was made with other settings".to_owned();
+    }
+    if found.guests != wanted.guests {
+        return format!("its guest interfaces are {:?}", found.guests.to_string());
     }
     let wrong = |count: usize, what: &str| (count > 0).then(|| format!("{count} {what}"));
     let portals = wanted.portals.iter().filter(|(key, pick)| found.portals.get(key) != Some(pick)).count();

@@ -34,6 +34,9 @@ pub(crate) struct Counts {
     pub(crate) taken_in: u64,
     /// Addresses whose portals went again, because they were not used for long.
     pub(crate) let_go: u64,
+    /// Services whose annotation to be dialled from the node is ignored.
+    #[serde(default)]
+    pub(crate) dial_ignored: u64,
     /// From a change to the kernel's yes, in seconds: how many took at most so long.
     pub(crate) apply_seconds: Histogram,
 }

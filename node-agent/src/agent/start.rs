@@ -33,6 +33,16 @@ const RELAY_THREADS_MAX: usize = 4;
 const RESERVED: usize = 2_048;
 /// What a relayed connection takes, with some room.
 const DESCRIPTORS_EACH: usize = 3;
+/// What an idle relayed connection takes of the memory limit, most of it in the kernel: 9.7 KB were measured.
+const CONNECTION_BYTES: u64 = 12 << 10;
+/// Of the quarter of the memory limit that is for the relay (`Budget`), one half is for connections, whatever they do.
+const CONNECTIONS_SHARE: u64 = 8;
+/// The other half is for full socket buffers: half of that as a rule, and all of it for a moment.
+const BUFFERS_SHARE: u64 = 16;
+/// What is shared where there is no limit.
+const MEMORY_DEFAULT: u64 = 8 << 30;
+/// So many uses of portals on demand may wait to be programmed; others are reported again by later connections.
+const USES_WAITING_MAX: usize = 4_096;
 
 /// Runs the agent until SIGTERM or SIGINT.
 pub(crate) fn run(args: AgentArgs) -> anyhow::Result<()> {
@@ -79,7 +89,7 @@ async fn serve(args: AgentArgs) -> anyhow::Result<()> {
     let records = Records::new(&state_dir);
     let watched = (cni_conf.clone(), cni_cache.clone());
     let adopter = Adopter { records, state_dir, cni_cache, cni_conf, socket: socket.clone() };
-    let (tell_used, uses) = unbounded_channel();
+    let (tell_used, uses) = channel(USES_WAITING_MAX);
     let relay = Arc::new(relay::Relay::start(relay_options(relay_threads, relay_port), &tell_used)?);
     let agent = Agent::new(options, Instant::now());
     let mut driver = Driver::new(agent, adopter, Arc::clone(&relay), predecessor, sender.clone());
@@ -122,6 +132,7 @@ fn options(args: &AgentArgs) -> Options {
         node: Node { name: args.node.as_deref().unwrap_or_default().into(), ..Node::default() },
         mode: args.mode.into(),
         settings: Settings { nat_priority, relay_port, counters, ..Settings::default() },
+        dial_from_node: args.dial_from_node.clone(),
         provision: args.portals.provision(args.on_demand_above),
         portal_idle: args.portal_idle,
         outside: args.allowed.outside(),
@@ -136,13 +147,19 @@ fn options(args: &AgentArgs) -> Options {
     }
 }
 
-/// As many connections as there are descriptors for: each has two, and a share of those that others need.
+/// As many connections as there are descriptors and memory for: each has two descriptors, and a share of those that
+/// others need.
 fn relay_options(threads: usize, port: u16) -> relay::Options {
     let processors = std::thread::available_parallelism().map_or(1, usize::from);
     let workers = if threads == 0 { processors.min(RELAY_THREADS_MAX) } else { threads };
     let descriptors = descriptors();
     let reserved = RESERVED.min(descriptors / 2);
-    relay::Options { workers, port, connections_max: (descriptors - reserved) / DESCRIPTORS_EACH }
+    let by_descriptors = (descriptors - reserved) / DESCRIPTORS_EACH;
+    let memory = memory_limit().unwrap_or(MEMORY_DEFAULT);
+    let share = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
+    let by_memory = share(memory / CONNECTIONS_SHARE / CONNECTION_BYTES);
+    let connections_max = by_descriptors.min(by_memory).max(1);
+    relay::Options { workers, port, connections_max, buffer_bytes_max: share(memory / BUFFERS_SHARE) }
 }
 
 /// How many descriptors this process may have; as many as an administrator allows.

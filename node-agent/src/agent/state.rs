@@ -22,6 +22,7 @@ use proxy_core::snapshot::{Change, Changed, Snapshot};
 
 use crate::agent::budget::Budget;
 use crate::agent::demand::Provision;
+use crate::agent::dial::DialFromNode;
 use crate::agent::event::{Effect, Event, Note, Ticket, Work};
 use crate::agent::member::{Held, Member, Standing};
 use crate::agent::report::Counts;
@@ -43,6 +44,8 @@ pub(crate) struct Options {
     pub(crate) node: Node,
     pub(crate) mode: Mode,
     pub(crate) settings: Settings,
+    /// The namespaces whose services may be dialled from the node.
+    pub(crate) dial_from_node: Vec<String>,
     /// Which portals a network namespace gets.
     pub(crate) provision: Provision,
     /// On demand a portal that is not used for so long goes again.
@@ -77,6 +80,7 @@ struct Progress {
 #[derive(Debug)]
 pub(crate) struct Agent {
     options: Options,
+    dial_from_node: DialFromNode,
     snapshot: Snapshot,
     ranges: Arc<[IpNet]>,
     is_synced: bool,
@@ -120,6 +124,7 @@ impl Agent {
         }
         Self {
             ranges: snapshot.all_service_ranges().into(),
+            dial_from_node: DialFromNode::of(options.dial_from_node.iter().cloned()),
             options,
             snapshot,
             is_synced: false,
@@ -233,14 +238,6 @@ impl Agent {
         Reply::Refused { message, transient: true }
     }
 
-    fn take_changes(&mut self, changes: Vec<Change>, now: Instant) {
-        for change in changes {
-            self.has_news |= matches!(change, Change::ServiceRanges(_));
-            self.changed.append(&mut self.snapshot.apply(change));
-        }
-        self.news(now);
-    }
-
     fn news(&mut self, now: Instant) {
         if self.has_news || self.is_elsewhere || !self.changed.is_empty() {
             self.changed_since.get_or_insert(now);
@@ -325,7 +322,7 @@ impl Agent {
 
     fn attach(&mut self, ticket: Ticket, attachment: Attachment, netns: NetnsId, now: Instant) {
         let key = attachment.key.clone();
-        let view = match view_of(&attachment) {
+        let view = match view_of(&attachment).and_then(|view| attachment.guests().map(|_| view)) {
             Ok(view) => view,
             Err(why) => {
                 self.let_go(netns);
@@ -387,6 +384,7 @@ impl Agent {
             Some(false) => (member.view, member.demand, member.standing) = (view, demand, Standing::Damaged),
             None => member.demand = demand,
         }
+        member.serve(attachment.guests().unwrap_or_default());
         member.are_routes_due = true;
         member.retry_at = None;
         self.places.insert(attachment.key.clone(), netns);

@@ -70,17 +70,19 @@ pub(crate) struct Prepared {
     pub(crate) batch: Batch,
     /// How many operations of a plan it carries.
     pub(crate) operations: usize,
+    /// Whether it makes the table, so that a pod's guests go with it.
+    pub(crate) is_fresh: bool,
 }
 
 impl Prepared {
     /// The batch that leads to a ruleset whatever is there.
     pub(crate) fn fresh(ruleset: &Ruleset) -> Self {
-        Self { batch: encode_fresh(ruleset), operations: ruleset.elements().count() }
+        Self { batch: encode_fresh(ruleset), operations: ruleset.elements().count(), is_fresh: true }
     }
 
     /// The batch of a plan.
     pub(crate) fn of(plan: &Plan) -> Self {
-        Self { batch: encode(plan), operations: plan.ops().len() }
+        Self { batch: encode(plan), operations: plan.ops().len(), is_fresh: false }
     }
 }
 

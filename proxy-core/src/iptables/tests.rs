@@ -34,7 +34,7 @@ fn each_of_three_backends_is_taken_with_the_same_chance() {
             *nat
             :PORTICO-PORTALS - [0:0]
             :PORTICO-E0D8B0B32362 - [0:0]
-            -A OUTPUT -m comment --comment "portico portals" -j PORTICO-PORTALS
+            -A OUTPUT -m addrtype ! --dst-type LOCAL -m comment --comment "portico portals" -j PORTICO-PORTALS
             -A PORTICO-PORTALS -d 10.96.0.1/32 -p tcp -m comment --comment "default/s:web clusterIP" -m tcp --dport 80 -j PORTICO-E0D8B0B32362
             -A PORTICO-E0D8B0B32362 -p tcp -m statistic --mode random --probability 0.33333333333 -j DNAT --to-destination 10.1.0.1:8080
             -A PORTICO-E0D8B0B32362 -p tcp -m statistic --mode random --probability 0.50000000000 -j DNAT --to-destination 10.1.0.2:8080
@@ -42,7 +42,7 @@ fn each_of_three_backends_is_taken_with_the_same_chance() {
             COMMIT
             *filter
             :PORTICO-REFUSE - [0:0]
-            -A OUTPUT -m comment --comment "portico portals" -j PORTICO-REFUSE
+            -A OUTPUT -m addrtype ! --dst-type LOCAL -m comment --comment "portico portals" -j PORTICO-REFUSE
             -A PORTICO-REFUSE -d 10.96.0.1/32 -p tcp -m comment --comment "default/s: no such port" -j REJECT --reject-with tcp-reset
             -A PORTICO-REFUSE -d 10.96.0.1/32 -m comment --comment "default/s: no such port" -j REJECT --reject-with icmp-port-unreachable
             COMMIT
@@ -65,13 +65,13 @@ fn a_relayed_portal_is_one_redirect_with_the_name_of_its_service() {
         expect![[r#"
             *nat
             :PORTICO-PORTALS - [0:0]
-            -A OUTPUT -m comment --comment "portico portals" -j PORTICO-PORTALS
+            -A OUTPUT -m addrtype ! --dst-type LOCAL -m comment --comment "portico portals" -j PORTICO-PORTALS
             -A PORTICO-PORTALS -d 10.11.0.1/32 -p tcp -m comment --comment "apache-service" -m tcp --dport 12345 -j REDIRECT --to-ports 32768
             -A PORTICO-PORTALS -d 10.11.0.2/32 -p udp -m comment --comment "dns" -m udp --dport 53 -j REDIRECT --to-ports 32769
             COMMIT
             *filter
             :PORTICO-REFUSE - [0:0]
-            -A OUTPUT -m comment --comment "portico portals" -j PORTICO-REFUSE
+            -A OUTPUT -m addrtype ! --dst-type LOCAL -m comment --comment "portico portals" -j PORTICO-REFUSE
             -A PORTICO-REFUSE -d 10.11.0.1/32 -p tcp -m comment --comment "default/apache-service: no such port" -j REJECT --reject-with tcp-reset
             -A PORTICO-REFUSE -d 10.11.0.1/32 -m comment --comment "default/apache-service: no such port" -j REJECT --reject-with icmp-port-unreachable
             -A PORTICO-REFUSE -d 10.11.0.2/32 -p tcp -m comment --comment "default/dns: no such port" -j REJECT --reject-with tcp-reset
@@ -89,11 +89,11 @@ fn without_endpoints_a_portal_is_refused_by_protocol() {
         expect![[r#"
             *nat
             :PORTICO-PORTALS - [0:0]
-            -A OUTPUT -m comment --comment "portico portals" -j PORTICO-PORTALS
+            -A OUTPUT -m addrtype ! --dst-type LOCAL -m comment --comment "portico portals" -j PORTICO-PORTALS
             COMMIT
             *filter
             :PORTICO-REFUSE - [0:0]
-            -A OUTPUT -m comment --comment "portico portals" -j PORTICO-REFUSE
+            -A OUTPUT -m addrtype ! --dst-type LOCAL -m comment --comment "portico portals" -j PORTICO-REFUSE
             -A PORTICO-REFUSE -d 10.96.0.1/32 -p tcp -m comment --comment "default/s:web clusterIP" -m tcp --dport 80 -j REJECT --reject-with tcp-reset
             -A PORTICO-REFUSE -d 10.96.0.1/32 -p udp -m comment --comment "default/s:dns clusterIP" -m udp --dport 53 -j REJECT --reject-with icmp-port-unreachable
             -A PORTICO-REFUSE -d 10.96.0.1/32 -p tcp -m comment --comment "default/s: no such port" -j REJECT --reject-with tcp-reset
@@ -111,11 +111,11 @@ fn what_the_policy_forbids_is_dropped() {
         expect![[r#"
             *nat
             :PORTICO-PORTALS - [0:0]
-            -A OUTPUT -m comment --comment "portico portals" -j PORTICO-PORTALS
+            -A OUTPUT -m addrtype ! --dst-type LOCAL -m comment --comment "portico portals" -j PORTICO-PORTALS
             COMMIT
             *filter
             :PORTICO-REFUSE - [0:0]
-            -A OUTPUT -m comment --comment "portico portals" -j PORTICO-REFUSE
+            -A OUTPUT -m addrtype ! --dst-type LOCAL -m comment --comment "portico portals" -j PORTICO-REFUSE
             -A PORTICO-REFUSE -d 10.96.0.1/32 -p tcp -m comment --comment "default/s:web clusterIP" -m tcp --dport 80 -j DROP
             -A PORTICO-REFUSE -d 10.96.0.1/32 -p tcp -m comment --comment "default/s: no such port" -j REJECT --reject-with tcp-reset
             -A PORTICO-REFUSE -d 10.96.0.1/32 -m comment --comment "default/s: no such port" -j REJECT --reject-with icmp-port-unreachable
@@ -135,7 +135,7 @@ fn source_ranges_let_some_in_and_drop_the_rest() {
             :PORTICO-PORTALS - [0:0]
             :PORTICO-E0D8B0B32362 - [0:0]
             :PORTICO-5A7DBD999974 - [0:0]
-            -A OUTPUT -m comment --comment "portico portals" -j PORTICO-PORTALS
+            -A OUTPUT -m addrtype ! --dst-type LOCAL -m comment --comment "portico portals" -j PORTICO-PORTALS
             -A PORTICO-PORTALS -d 10.96.0.1/32 -p tcp -m comment --comment "default/s:web clusterIP" -m tcp --dport 80 -j PORTICO-E0D8B0B32362
             -A PORTICO-PORTALS -s 10.2.0.0/16 -d 192.0.2.2/32 -p tcp -m comment --comment "default/s:web loadBalancer" -m tcp --dport 80 -j PORTICO-5A7DBD999974
             -A PORTICO-PORTALS -s 10.4.0.0/24 -d 192.0.2.2/32 -p tcp -m comment --comment "default/s:web loadBalancer" -m tcp --dport 80 -j PORTICO-5A7DBD999974
@@ -144,7 +144,7 @@ fn source_ranges_let_some_in_and_drop_the_rest() {
             COMMIT
             *filter
             :PORTICO-REFUSE - [0:0]
-            -A OUTPUT -m comment --comment "portico portals" -j PORTICO-REFUSE
+            -A OUTPUT -m addrtype ! --dst-type LOCAL -m comment --comment "portico portals" -j PORTICO-REFUSE
             -A PORTICO-REFUSE -d 192.0.2.2/32 -p tcp -m comment --comment "default/s:web loadBalancer" -m tcp --dport 80 -j DROP
             -A PORTICO-REFUSE -d 10.96.0.1/32 -p tcp -m comment --comment "default/s: no such port" -j REJECT --reject-with tcp-reset
             -A PORTICO-REFUSE -d 10.96.0.1/32 -m comment --comment "default/s: no such port" -j REJECT --reject-with icmp-port-unreachable
@@ -157,11 +157,11 @@ fn source_ranges_let_some_in_and_drop_the_rest() {
         expect![[r#"
             *nat
             :PORTICO-PORTALS - [0:0]
-            -A OUTPUT -m comment --comment "portico portals" -j PORTICO-PORTALS
+            -A OUTPUT -m addrtype ! --dst-type LOCAL -m comment --comment "portico portals" -j PORTICO-PORTALS
             COMMIT
             *filter
             :PORTICO-REFUSE - [0:0]
-            -A OUTPUT -m comment --comment "portico portals" -j PORTICO-REFUSE
+            -A OUTPUT -m addrtype ! --dst-type LOCAL -m comment --comment "portico portals" -j PORTICO-REFUSE
             -A PORTICO-REFUSE -d 10.96.0.1/32 -p tcp -m comment --comment "default/s:web clusterIP" -m tcp --dport 80 -j REJECT --reject-with tcp-reset
             -A PORTICO-REFUSE -s 10.2.0.0/16 -d 192.0.2.2/32 -p tcp -m comment --comment "default/s:web loadBalancer" -m tcp --dport 80 -j REJECT --reject-with tcp-reset
             -A PORTICO-REFUSE -s 10.4.0.0/24 -d 192.0.2.2/32 -p tcp -m comment --comment "default/s:web loadBalancer" -m tcp --dport 80 -j REJECT --reject-with tcp-reset
@@ -184,7 +184,7 @@ fn a_sticky_portal_remembers_each_clients_backend() {
             :PORTICO-E0D8B0B32362 - [0:0]
             :PORTICO-E0D8B0B32362-0 - [0:0]
             :PORTICO-E0D8B0B32362-1 - [0:0]
-            -A OUTPUT -m comment --comment "portico portals" -j PORTICO-PORTALS
+            -A OUTPUT -m addrtype ! --dst-type LOCAL -m comment --comment "portico portals" -j PORTICO-PORTALS
             -A PORTICO-PORTALS -d 10.96.0.1/32 -p tcp -m comment --comment "default/s:web clusterIP" -m tcp --dport 80 -j PORTICO-E0D8B0B32362
             -A PORTICO-E0D8B0B32362-0 -p tcp -m recent --name PORTICO-E0D8B0B32362-0 --set -j DNAT --to-destination 10.1.0.1:8080
             -A PORTICO-E0D8B0B32362 -m recent --name PORTICO-E0D8B0B32362-0 --rcheck --seconds 600 --reap -j PORTICO-E0D8B0B32362-0
@@ -195,7 +195,7 @@ fn a_sticky_portal_remembers_each_clients_backend() {
             COMMIT
             *filter
             :PORTICO-REFUSE - [0:0]
-            -A OUTPUT -m comment --comment "portico portals" -j PORTICO-REFUSE
+            -A OUTPUT -m addrtype ! --dst-type LOCAL -m comment --comment "portico portals" -j PORTICO-REFUSE
             -A PORTICO-REFUSE -d 10.96.0.1/32 -p tcp -m comment --comment "default/s: no such port" -j REJECT --reject-with tcp-reset
             -A PORTICO-REFUSE -d 10.96.0.1/32 -m comment --comment "default/s: no such port" -j REJECT --reject-with icmp-port-unreachable
             COMMIT
@@ -231,14 +231,14 @@ fn ipv6_has_a_file_of_its_own_and_each_says_what_it_leaves_out() {
             *nat
             :PORTICO-PORTALS - [0:0]
             :PORTICO-1B01FBF89B19 - [0:0]
-            -A OUTPUT -m comment --comment "portico portals" -j PORTICO-PORTALS
+            -A OUTPUT -m addrtype ! --dst-type LOCAL -m comment --comment "portico portals" -j PORTICO-PORTALS
             -A PORTICO-PORTALS -d fd00::1/128 -p tcp -m comment --comment "default/s:web clusterIP" -m tcp --dport 80 -j PORTICO-1B01FBF89B19
             -A PORTICO-1B01FBF89B19 -p tcp -m statistic --mode random --probability 0.50000000000 -j DNAT --to-destination [fd01::1]:8080
             -A PORTICO-1B01FBF89B19 -p tcp -j DNAT --to-destination [fd01::2]:8080
             COMMIT
             *filter
             :PORTICO-REFUSE - [0:0]
-            -A OUTPUT -m comment --comment "portico portals" -j PORTICO-REFUSE
+            -A OUTPUT -m addrtype ! --dst-type LOCAL -m comment --comment "portico portals" -j PORTICO-REFUSE
             -A PORTICO-REFUSE -d fd00::2/128 -p udp -m comment --comment "default/u: clusterIP" -m udp --dport 53 -j REJECT --reject-with icmp6-port-unreachable
             -A PORTICO-REFUSE -d fd00::1/128 -p tcp -m comment --comment "default/s: no such port" -j REJECT --reject-with tcp-reset
             -A PORTICO-REFUSE -d fd00::1/128 -m comment --comment "default/s: no such port" -j REJECT --reject-with icmp6-port-unreachable
@@ -256,13 +256,13 @@ fn ipv6_has_a_file_of_its_own_and_each_says_what_it_leaves_out() {
             *nat
             :PORTICO-PORTALS - [0:0]
             :PORTICO-E0D8B0B32362 - [0:0]
-            -A OUTPUT -m comment --comment "portico portals" -j PORTICO-PORTALS
+            -A OUTPUT -m addrtype ! --dst-type LOCAL -m comment --comment "portico portals" -j PORTICO-PORTALS
             -A PORTICO-PORTALS -d 10.96.0.1/32 -p tcp -m comment --comment "default/s:web clusterIP" -m tcp --dport 80 -j PORTICO-E0D8B0B32362
             -A PORTICO-E0D8B0B32362 -p tcp -j DNAT --to-destination 10.1.0.1:8080
             COMMIT
             *filter
             :PORTICO-REFUSE - [0:0]
-            -A OUTPUT -m comment --comment "portico portals" -j PORTICO-REFUSE
+            -A OUTPUT -m addrtype ! --dst-type LOCAL -m comment --comment "portico portals" -j PORTICO-REFUSE
             -A PORTICO-REFUSE -d 10.96.0.1/32 -p tcp -m comment --comment "default/s: no such port" -j REJECT --reject-with tcp-reset
             -A PORTICO-REFUSE -d 10.96.0.1/32 -m comment --comment "default/s: no such port" -j REJECT --reject-with icmp-port-unreachable
             -A PORTICO-REFUSE -d 10.96.0.0/16 -m comment --comment "no service" -j DROP

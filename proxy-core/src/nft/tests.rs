@@ -122,6 +122,11 @@ fn a_ruleset_is_a_table_with_a_chain_for_each_pick_and_an_element_for_each_porta
         		type mark : verdict
         	}
 
+        	set guests {
+        		type ifname
+        		flags interval
+        	}
+
         	chain anchor {
         		ip daddr 0.0.0.0 tcp dport 1 redirect
         	}
@@ -152,12 +157,24 @@ fn a_ruleset_is_a_table_with_a_chain_for_each_pick_and_an_element_for_each_porta
 
         	chain output {
         		type nat hook output priority -99; policy accept;
+        		oif != lo goto portals
+        		tcp dport 15999 fib daddr type local goto refuse
+        		udp dport 15999 fib daddr type local goto refuse
+        		fib daddr type local return
         		jump portals
         	}
 
         	chain prerouting {
         		type nat hook prerouting priority -99; policy accept;
+        		iifname != @guests return
+        		fib daddr type local return
         		jump portals
+        	}
+
+        	chain input {
+        		type nat hook input priority 100; policy accept;
+        		tcp dport 15999 ct status & dnat == 0 drop
+        		udp dport 15999 ct status & dnat == 0 drop
         	}
         }
 

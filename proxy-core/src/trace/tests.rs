@@ -29,7 +29,7 @@ fn one(service: Service, made: EndpointSlice) -> Ruleset {
 }
 
 fn from(source: &str, ruleset: &Ruleset, destination: PortalKey) -> Trace {
-    trace(ruleset, &Packet { source: Some(ip(source)), destination }, 0)
+    trace(ruleset, &Packet::sent(Some(ip(source)), destination), 0)
 }
 
 fn to(ruleset: &Ruleset, destination: PortalKey) -> Trace {
@@ -46,7 +46,7 @@ fn forward(text: &str) -> Trace {
 
 /// The backends over all draws, sorted.
 fn reached(ruleset: &Ruleset, destination: PortalKey) -> Vec<String> {
-    let packet = Packet { source: Some(ip("10.1.0.99")), destination };
+    let packet = Packet::sent(Some(ip("10.1.0.99")), destination);
     let traces = (0..DRAWS).map(|draw| trace(ruleset, &packet, draw));
     let found: BTreeSet<SocketAddr> = traces
         .map(|found| match found {
@@ -75,7 +75,7 @@ fn a_connection_to_a_portal_goes_to_its_endpoint() {
 fn draws_reach_every_backend_equally_often() {
     let made = slice("s").tcp("", 80).at("10.1.0.1").at("10.1.0.2").at("10.1.0.3");
     let rules = one(svc("s").ip("10.96.0.1").tcp("", 80), made);
-    let packet = Packet { source: None, destination: tcp(CLUSTER_IP) };
+    let packet = Packet::sent(None, tcp(CLUSTER_IP));
     let drawn: Vec<Trace> = (0..30).map(|draw| trace(&rules, &packet, draw)).collect();
     for octet in 1..=3 {
         let own = forward(&format!("10.1.0.{octet}:80"));
@@ -306,7 +306,7 @@ fn source_ranges_bar_others_from_the_load_balancer_address_and_from_nothing_else
     assert_eq!(from("10.2.7.7", &rules, balanced), forward("10.1.0.1:80"));
     assert_eq!(from("10.3.0.255", &rules, balanced), forward("10.1.0.1:80"));
     assert_eq!(from("10.3.1.0", &rules, balanced), Trace::Barred);
-    assert_eq!(trace(&rules, &Packet { source: None, destination: balanced }, 0), Trace::Barred);
+    assert_eq!(trace(&rules, &Packet::sent(None, balanced), 0), Trace::Barred);
     for destination in [CLUSTER_IP, "192.0.2.1:80", "10.240.0.5:30080"] {
         assert_eq!(from("10.1.0.99", &rules, tcp(destination)), forward("10.1.0.1:80"), "{destination}");
     }
@@ -325,7 +325,7 @@ fn a_range_of_everything_lifts_the_restriction() {
     let rules = one(service, slice("s").tcp("", 80).at("10.1.0.1"));
     let destination = tcp("192.0.2.2:80");
     for source in [Some(ip("10.1.0.99")), None] {
-        assert_eq!(trace(&rules, &Packet { source, destination }, 0), forward("10.1.0.1:80"));
+        assert_eq!(trace(&rules, &Packet::sent(source, destination), 0), forward("10.1.0.1:80"));
     }
 }
 
@@ -428,4 +428,19 @@ fn a_relayed_portal_without_endpoints_is_refused_and_its_policy_and_ranges_hold(
     assert_eq!(to(&rules, tcp(CLUSTER_IP)), Trace::Drop);
     assert_eq!(from("10.1.0.99", &rules, tcp("192.0.2.2:80")), Trace::Barred);
     assert_eq!(from("10.2.0.1", &rules, tcp("192.0.2.2:80")), Trace::Relay);
+}
+
+#[test]
+fn what_a_neighbour_sends_and_what_goes_to_the_pods_own_addresses_meets_no_portal() {
+    let rules = one(svc("web").ip("10.96.0.1").tcp("", 80), slice("web").tcp("", 80).at("10.1.0.1"));
+    let met = |direction| {
+        let packet = Packet { direction, ..Packet::sent(Some(ip("10.244.0.3")), tcp("10.96.0.1:80")) };
+        trace(&rules, &packet, 0)
+    };
+    for direction in [Direction::Sent, Direction::Forwarded] {
+        assert_eq!(met(direction), forward("10.1.0.1:80"), "{direction:?}");
+    }
+    for direction in [Direction::Inbound, Direction::ToPod] {
+        assert_eq!(met(direction), Trace::Pass, "{direction:?}");
+    }
 }

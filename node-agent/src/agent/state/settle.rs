@@ -13,7 +13,7 @@ use relay::RelayReport;
 use super::Agent;
 use crate::agent::event::{Effect, Note, Outcome, Ticket};
 use crate::agent::member::{Held, Settled, Standing};
-use crate::agent::report::{AttachmentReport, AuditReport, Programmed, Report, ViewReport};
+use crate::agent::report::{AttachmentReport, AuditReport, Counts, Programmed, Report, ViewReport};
 use crate::agent::wish::name_of;
 
 impl Agent {
@@ -272,9 +272,9 @@ impl Agent {
             views: views.collect(),
             attachments,
             records_unwritten: self.unwritten.len(),
-            counts: self.counts.clone(),
             refused: self.refused_report(),
             memory: self.memory_report(),
+            counts: Counts { dial_ignored: self.dial_from_node.ignored() as u64, ..self.counts.clone() },
             relay: RelayReport::default(),
             audit: AuditReport {
                 interval_ms: milliseconds(self.options.audit_interval),

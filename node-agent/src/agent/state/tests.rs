@@ -50,6 +50,7 @@ impl Bench {
             node: Node::default(),
             mode: Mode::Kernel,
             settings: Settings::default(),
+            dial_from_node: Vec::new(),
             provision,
             portal_idle: IDLE,
             outside: Outside::all(),

@@ -8,6 +8,7 @@ use std::time::Instant;
 
 use netns_nft::NetnsId;
 use proxy_core::portal::{Standpoint, View};
+use proxy_core::snapshot::Change;
 
 use super::{Agent, Progress};
 use crate::agent::demand::Demand;
@@ -15,6 +16,19 @@ use crate::agent::event::{Effect, Note, Stored};
 use crate::agent::view::ViewState;
 
 impl Agent {
+    /// Takes in what changed, as far as it counts here; it is published later.
+    pub(super) fn take_changes(&mut self, changes: Vec<Change>, now: Instant) {
+        for change in changes {
+            let (change, ignored) = self.dial_from_node.permitted(change);
+            if let Some(service) = ignored {
+                self.note(Note::DialIgnored(service));
+            }
+            self.has_news |= matches!(change, Change::ServiceRanges(_));
+            self.changed.append(&mut self.snapshot.apply(change));
+        }
+        self.news(now);
+    }
+
     fn standpoint(&self, view: &View) -> Standpoint {
         Standpoint {
             node: self.options.node.clone(),

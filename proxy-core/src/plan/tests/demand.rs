@@ -104,7 +104,7 @@ proptest! {
             let is_wanted = ruleset.wants(destination.address);
             let is_here = is_wanted && (!is_in_range || full.has_address(destination.address));
             for source in sources(Family::of(destination.address)) {
-                let packet = Packet { source, destination };
+                let packet = Packet::sent(source, destination);
                 let meets = |ruleset: &Ruleset| {
                     let mut met = met(ruleset, &packet);
                     met.sort_unstable_by_key(|trace| format!("{trace:?}"));

@@ -118,7 +118,7 @@ proptest! {
         let world = World::follow(changes, &standpoint);
         for destination in destinations() {
             for source in sources(Family::of(destination.address)) {
-                let packet = Packet { source, destination };
+                let packet = Packet::sent(source, destination);
                 let relayed = world.portals.get(destination).map(|portal| portal.backends.to_vec());
                 let met = met(world.ruleset(), &packet);
                 let met = fortune_of(&met, relayed.unwrap_or_default().into_iter().collect());
@@ -245,7 +245,7 @@ proptest! {
         let world = World::follow(changes, &standpoint);
         for (key, rule) in world.ruleset().rules() {
             let source = rule.sources.first().map(ipnet::IpNet::addr);
-            let met = met(world.ruleset(), &Packet { source, destination: *key });
+            let met = met(world.ruleset(), &Packet::sent(source, *key));
             let mut backends: Vec<SocketAddr> = Vec::new();
             backends.extend(met.iter().filter_map(|t| if let Trace::Forward(b) = t { Some(*b) } else { None }));
             backends.sort_unstable();
@@ -274,7 +274,7 @@ proptest! {
             let client = if from_node { Client::Node } else { Client::Pod };
             for source in [None, Some(ip("10.1.0.7"))] {
                 let told = explain(&world.snapshot, &standpoint, &Question { destination, client, source });
-                let packet = Packet { source: source.or(node_address), destination };
+                let packet = Packet::sent(source.or(node_address), destination);
                 let met = met(world.ruleset(), &packet);
                 let backends: BTreeSet<SocketAddr> = told.backends.iter().copied().collect();
                 let expected = match fortune_of(&met, backends.clone()) {
