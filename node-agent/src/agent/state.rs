@@ -238,12 +238,6 @@ impl Agent {
         Reply::Refused { message, transient: true }
     }
 
-    fn news(&mut self, now: Instant) {
-        if self.has_news || self.is_elsewhere || !self.changed.is_empty() {
-            self.changed_since.get_or_insert(now);
-        }
-    }
-
     fn sync(&mut self, now: Instant) {
         self.is_synced = true;
         self.changed.clear();
@@ -351,13 +345,6 @@ impl Agent {
         self.join(attachment, programmer, None, (netns_id, view, Standing::Found), now);
         self.effects.push(Effect::Write(record));
         self.note(Note::Attached { attachment: key, pod, how: "adopted" });
-    }
-
-    /// Closes a network namespace that was opened for an attachment which is not taken, unless another has it.
-    fn let_go(&mut self, netns: NetnsId) {
-        if !self.members.contains_key(&netns) {
-            self.effects.push(Effect::Close(netns));
-        }
     }
 
     fn join(

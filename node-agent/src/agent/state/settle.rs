@@ -17,6 +17,13 @@ use crate::agent::report::{AttachmentReport, AuditReport, Counts, Programmed, Re
 use crate::agent::wish::name_of;
 
 impl Agent {
+    /// Closes a network namespace that was opened for an attachment which is not taken, unless another has it.
+    pub(super) fn let_go(&mut self, netns: NetnsId) {
+        if !self.members.contains_key(&netns) {
+            self.effects.push(Effect::Close(netns));
+        }
+    }
+
     /// Takes note of how a job ended.
     pub(super) fn settle(&mut self, netns: NetnsId, outcome: Outcome, now: Instant) {
         let outcome = match outcome {

@@ -16,6 +16,13 @@ use crate::agent::event::{Effect, Note, Stored};
 use crate::agent::view::ViewState;
 
 impl Agent {
+    /// Notes that there is something to publish.
+    pub(super) fn news(&mut self, now: Instant) {
+        if self.has_news || self.is_elsewhere || !self.changed.is_empty() {
+            self.changed_since.get_or_insert(now);
+        }
+    }
+
     /// Takes in what changed, as far as it counts here; it is published later.
     pub(super) fn take_changes(&mut self, changes: Vec<Change>, now: Instant) {
         for change in changes {
