@@ -10,7 +10,8 @@ use arbitrary::Arbitrary;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use cluster_watch::{ReadOptions, read_str};
-use proxy_core::inject::{Admission, InjectMode, InjectOptions, Injection, injection};
+use proxy_core::annotation::VARIABLES;
+use proxy_core::inject::{Admission, InjectMode, InjectOptions, Injection, Record, config_maps, injection};
 use proxy_core::review::{Review, answer, review};
 use proxy_core::snapshot::Snapshot;
 use serde_json::{Value, json};
@@ -77,7 +78,6 @@ pub fn check_wish(wish: &Wish) {
             namespace_annotations: &namespace_annotations,
             pod: &pod,
             old_pod: None,
-            dry_run: false,
         };
         check(&admission, mode);
     }
@@ -97,8 +97,12 @@ fn check(admission: &Admission<'_>, mode: InjectMode) -> Injection {
         let patch: json_patch::Patch = serde_json::from_value(sent).expect("it is a patch");
         json_patch::patch(&mut patched, &patch).expect("a patch applies");
     }
-    for map in &done.config_maps {
-        assert!(map.data.keys().all(|name| is_name(name)), "a key of a ConfigMap");
+    let record = patched["metadata"]["labels"][VARIABLES.key].as_str();
+    let record = Record::read(record, |key| patched["metadata"]["annotations"][key].as_str());
+    if let (Ok(Some(Record { text, base, .. })), None) = (record, admission.old_pod) {
+        for map in config_maps(&SNAPSHOT, admission.namespace, &base, &text) {
+            assert!(map.data.keys().all(|name| is_name(name)), "a key of a ConfigMap");
+        }
     }
     let added = done.accounts.iter().flat_map(|account| account.added.iter());
     assert!(added.map(|variable| &variable.name).all(|name| is_name(name)), "a name of a variable");

@@ -209,28 +209,70 @@ pub const INJECTED: Annotation = Annotation {
     reader: "webhook",
 };
 
-/// What a managed ConfigMap holds.
+/// Which pods the controller of ConfigMaps looks at.
+pub const VARIABLES: Annotation = Annotation {
+    key: "portico.dev/variables",
+    place: Place::Written,
+    values: "configmap or warnings",
+    default: "",
+    what: "A label on a pod. `configmap`: the pod refers to managed ConfigMaps, and a controller makes what its selection \
+           says. `warnings`: the pod has warnings alone.",
+    reader: "webhook",
+};
+
+/// Which variables a pod or a managed ConfigMap has.
 pub const SELECTION: Annotation = Annotation {
     key: "portico.dev/selection",
     place: Place::Written,
     values: "a selection of services, as text",
     default: "",
-    what: "On a managed ConfigMap: what it holds, so that every replica can keep it.",
+    what: "On a pod: what its managed ConfigMaps are to hold; they are named after a digest of this text. On a managed \
+           ConfigMap: what it holds.",
     reader: "webhook",
 };
 
-/// When a managed ConfigMap was last asked for.
+/// How many managed ConfigMaps a pod refers to.
+pub const PARTS: Annotation = Annotation {
+    key: "portico.dev/parts",
+    place: Place::Written,
+    values: "a number from 1 to 16",
+    default: "`1`",
+    what: "On a pod: without how many managed ConfigMaps it cannot start.",
+    reader: "webhook",
+};
+
+/// What whoever made a pod was warned of.
+pub const WARNINGS: Annotation = Annotation {
+    key: "portico.dev/warnings",
+    place: Place::Written,
+    values: "one warning a line",
+    default: "",
+    what: "On a pod: the warnings of its admission. Where a controller made the pod, an Event on that quotes them.",
+    reader: "webhook",
+};
+
+/// What stands for the data of a managed ConfigMap.
+pub const CONTENT: Annotation = Annotation {
+    key: "portico.dev/content",
+    place: Place::Written,
+    values: "a digest, the number of variables and their bytes",
+    default: "",
+    what: "On a managed ConfigMap: what stands for its data, so that no replica has to read that back.",
+    reader: "webhook",
+};
+
+/// When a managed ConfigMap of release 0.1.0 was last asked for.
 pub const USED: Annotation = Annotation {
     key: "portico.dev/used",
     place: Place::Written,
     values: "seconds since 1970",
     default: "",
-    what: "On a managed ConfigMap: when a pod last asked for it, so that it is collected when nobody does any more.",
-    reader: "webhook",
+    what: "On a managed ConfigMap of release 0.1.0: when a pod last asked for it. Nothing reads it any more.",
+    reader: "webhook of 0.1.0",
 };
 
 /// All of them.
-pub const ALL: [Annotation; 17] = [
+pub const ALL: [Annotation; 21] = [
     MODE,
     SCHEDULER,
     DIAL,
@@ -246,7 +288,11 @@ pub const ALL: [Annotation; 17] = [
     ON_MISSING,
     MAX_BYTES,
     INJECTED,
+    VARIABLES,
     SELECTION,
+    PARTS,
+    WARNINGS,
+    CONTENT,
     USED,
 ];
 

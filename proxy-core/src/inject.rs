@@ -6,7 +6,8 @@
 //! ```
 //! Without a wish a container gets exactly what the kubelet would have given it; annotations (see `wish`) ask
 //! for something else. Everything is decided from the pod's content, so that a pod that went through once is
-//! not changed again. What must not go in here: ConfigMaps made, an API server asked, a log.
+//! not changed again. A pod that refers to ConfigMaps says so itself (`record`): a controller makes them once the pod is
+//! there. What must not go in here: ConfigMaps made, an API server asked, a log.
 
 mod account;
 mod config_map;
@@ -14,6 +15,7 @@ mod container;
 mod patch;
 mod pod;
 mod prepared;
+mod record;
 mod reference;
 mod selection;
 mod warning;
@@ -25,16 +27,23 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::annotation::INJECTED;
+use crate::annotation::{INJECTED, SELECTION};
 pub use crate::inject::account::{Account, Way};
-pub use crate::inject::config_map::{WantedConfigMap, config_maps, is_ours};
+pub use crate::inject::config_map::{
+    Content, ReferredConfigMap, WantedConfigMap, base_name, config_maps, is_old_name, is_ours, old_base_name,
+    part_name, split_name,
+};
 pub use crate::inject::patch::{Operation, PatchOp, PatchValue};
 pub use crate::inject::pod::ContainerKind;
 pub use crate::inject::prepared::{Added, Prepared, Run, prepared};
-pub use crate::inject::selection::{Chosen, Selection};
+pub use crate::inject::record::{
+    LABEL_CONFIG_MAP, LABEL_WARNINGS, PARTS_MAX, Record, RecordError, WARNINGS_BYTES_MAX,
+};
+pub use crate::inject::selection::{Chosen, SELECTION_BYTES_MAX, Selection};
 
 use crate::inject::container::{Injected, Inlined, References, injected, inlined};
 use crate::inject::pod::{ContainerView, PodView, pod_view};
+use crate::inject::record::Marks;
 use crate::inject::warning::Warnings;
 use crate::inject::wish::{OnMissing, Wish, wish};
 use crate::service::ServiceKey;
@@ -80,8 +89,6 @@ pub struct Admission<'a> {
     pub pod: &'a Value,
     /// The pod as it was, where ephemeral containers are added: only those that are new are touched.
     pub old_pod: Option<&'a Value>,
-    /// Nothing may be made for it.
-    pub dry_run: bool,
 }
 
 /// What is done to a pod.
@@ -93,8 +100,10 @@ pub struct Injection {
     pub warnings: Vec<String>,
     /// The pod must not be made, and why; then there is no patch.
     pub denied: Option<String>,
-    /// What the containers refer to; must be there before they start. None for a dry run.
-    pub config_maps: Vec<WantedConfigMap>,
+    /// What the containers refer to; a controller makes it once the pod is there.
+    pub config_maps: Vec<ReferredConfigMap>,
+    /// The label by which that controller finds the pod, `portico.dev/variables`.
+    pub label: Option<&'static str>,
     /// Container by container, what was done and why.
     pub accounts: Vec<Account>,
     /// Why the pod as a whole was left alone.
@@ -137,7 +146,7 @@ pub fn injection_with(
     if pod.is_mirror() {
         return Injection::untouched("a mirror pod shows what the kubelet already runs", warnings);
     }
-    let wish = wish(options, admission, &pod);
+    let mut wish = wish(options, admission, &pod);
     if !wish.is_wanted {
         return Injection::untouched("portico.dev/inject says false", warnings);
     }
@@ -150,13 +159,34 @@ pub fn injection_with(
         return Injection::denied(why, warnings);
     }
     if !pod.links && !wish.names_services && !pod.is_injected() {
-        return Injection::untouched(
-            "enableServiceLinks is false, and no annotation names services",
-            warnings,
-        );
+        let why = "enableServiceLinks is false, and no annotation names services";
+        let warnings = warnings.finish();
+        let mut marks = Marks::default();
+        if !warnings.is_empty() && admission.old_pod.is_none() {
+            marks.warn(&warnings);
+        }
+        let (label, patch) = (marks.label, pod.marking(marks));
+        return Injection { untouched: Some(why.to_owned()), warnings, label, patch, ..Injection::default() };
+    }
+    let mut text = wish.selection.text();
+    let mut cannot_refer = record::refuses(&text, pod.annotations_len());
+    if admission.old_pod.is_some() {
+        // The subresource changes no annotation, so what the pod recorded is all that there can be.
+        let recorded = pod.annotation(SELECTION.key);
+        let selection = recorded.and_then(|text| Some((text.to_owned(), Selection::from_text(text)?)));
+        cannot_refer = match selection {
+            None => Some("the pod records no selection, and an ephemeral container cannot add one"),
+            Some((recorded, selection)) => {
+                (text, wish.selection) = (recorded, selection);
+                // Nobody who looks into a pod is kept waiting for what the pod itself lacks.
+                let waits = !wish.selection.wait_for.is_empty();
+                waits.then_some("an ephemeral container does not wait for services")
+            }
+        };
     }
     let prepared = prepare(&wish.selection);
-    Patching { snapshot, admission, pod: &pod, wish: &wish, prepared, warnings }.injection()
+    Patching { snapshot, admission, pod: &pod, wish: &wish, text, cannot_refer, prepared, warnings }
+        .injection()
 }
 
 /// Judges the wish itself: why the pod must not be made, if so; otherwise what is wrong becomes a warning.
@@ -189,20 +219,34 @@ struct Patching<'a> {
     admission: &'a Admission<'a>,
     pod: &'a PodView<'a>,
     wish: &'a Wish,
+    /// The text of the selection.
+    text: String,
+    /// Why no container may refer to a managed ConfigMap, if so.
+    cannot_refer: Option<&'static str>,
     prepared: Arc<Prepared>,
     warnings: Warnings,
 }
 
 impl Patching<'_> {
     fn injection(mut self) -> Injection {
+        if let (Some(why), true, None) =
+            (self.cannot_refer, !self.wish.selection.wait_for.is_empty(), self.admission.old_pod)
+        {
+            self.warnings.push(format_args!("portico.dev/on-missing: the containers do not wait: {why}"));
+        }
         for warning in &self.prepared.rendered.warnings {
             self.warnings.push(warning);
         }
         let containers = self.pod.containers.iter();
         let inlined: Vec<Inlined> = containers.map(|container| inlined(container, &self.prepared)).collect();
-        let ways = self.ways(&inlined);
-        let wanted = ways.iter().any(|(way, _)| *way == Way::ConfigMap);
-        let (wanted, references) = if wanted { self.config_maps() } else { Default::default() };
+        let Some(ways) = self.ways(&inlined) else {
+            let why =
+                "inlined, the variables would make the pod too large, and it cannot refer to a ConfigMap";
+            self.warnings.push(format_args!("nothing is injected: {why}"));
+            return Injection::untouched(why, self.warnings);
+        };
+        let refers = ways.iter().any(|(way, _)| *way == Way::ConfigMap);
+        let (config_maps, references) = if refers { self.config_maps() } else { Default::default() };
         let mut patch = Vec::new();
         let mut accounts = Vec::new();
         for ((container, inlined), way) in self.pod.containers.iter().zip(inlined).zip(ways) {
@@ -213,34 +257,40 @@ impl Patching<'_> {
             patch.extend(op);
             accounts.push(account);
         }
+        let warnings = std::mem::take(&mut self.warnings).finish();
+        let mut label = None;
         // A pod's ephemeral containers are all that their subresource can change.
         if self.admission.old_pod.is_none() {
-            self.patch_pod(&accounts, &mut patch);
+            label = self.patch_pod(&accounts, config_maps.len(), &warnings, &mut patch);
         }
-        let config_maps = if self.admission.dry_run { Vec::new() } else { wanted };
-        let warnings = self.warnings.finish();
-        Injection { patch, warnings, denied: None, config_maps, accounts, untouched: None }
+        Injection { patch, warnings, denied: None, config_maps, label, accounts, untouched: None }
     }
 }
 
 impl Patching<'_> {
-    /// How the variables come into each container, and why so.
-    fn ways(&mut self, inlined: &[Inlined]) -> Vec<(Way, &'static str)> {
+    /// How the variables come into each container, and why so; none: there is no way.
+    fn ways(&mut self, inlined: &[Inlined]) -> Option<Vec<(Way, &'static str)>> {
         let pairs = self.pod.containers.iter().zip(inlined);
         let mut ways: Vec<_> = pairs.map(|(container, inlined)| self.way(container, inlined)).collect();
         let inline = inlined.iter().zip(&ways).filter(|(_, (way, _))| *way == Way::Inline);
         let bytes: usize = inline.map(|(inlined, _)| inlined.added.text_len() / 4 * 3).sum();
         if bytes > INLINE_BYTES_MAX {
+            if self.cannot_refer.is_some() {
+                return None;
+            }
             let why = "inlined, the variables would make the pod too large";
             self.warnings.push(format_args!("{why} ({bytes} bytes): it gets a ConfigMap"));
             for way in ways.iter_mut().filter(|(way, _)| *way == Way::Inline) {
                 *way = (Way::ConfigMap, why);
             }
         }
-        ways
+        Some(ways)
     }
 
     fn way(&self, container: &ContainerView<'_>, inlined: &Inlined) -> (Way, &'static str) {
+        if let Some(why) = self.cannot_refer {
+            return (Way::Inline, why);
+        }
         if container.ours().next().is_some() {
             return (Way::ConfigMap, "it refers to a ConfigMap of ours already");
         }
@@ -264,12 +314,13 @@ impl Patching<'_> {
         }
     }
 
-    fn config_maps(&self) -> (Vec<WantedConfigMap>, References) {
+    fn config_maps(&self) -> (Vec<ReferredConfigMap>, References) {
         let (selection, rendered) = (&self.wish.selection, &self.prepared.rendered);
-        let wanted = config_map::of_rendered(self.snapshot, self.admission.namespace, selection, rendered);
-        let spare = config_map::spare_names(selection, rendered, wanted.len());
-        let references = References::new(&wanted, &spare);
-        (wanted, references)
+        let namespace = self.admission.namespace;
+        let (referred, spare) =
+            config_map::referred(self.snapshot, namespace, selection, &self.text, rendered);
+        let references = References::new(&referred, &spare);
+        (referred, references)
     }
 
     fn warn_of_inline(&mut self, container: &ContainerView<'_>, account: &Account) {
@@ -287,15 +338,32 @@ impl Patching<'_> {
         }
     }
 
-    /// What is said of the pod as a whole: the kubelet adds no links, and what was injected can be seen.
-    fn patch_pod(&self, accounts: &[Account], patch: &mut Vec<PatchOp>) {
+    /// What is said of the pod as a whole: the kubelet adds no links, what was injected can be seen, and a controller
+    /// finds what there is to do. The answer is the label.
+    fn patch_pod(
+        &self,
+        accounts: &[Account],
+        parts: usize,
+        warnings: &[String],
+        patch: &mut Vec<PatchOp>,
+    ) -> Option<&'static str> {
         if self.pod.links && !self.prepared.rendered.needs_links {
             patch.push(PatchOp::add("/spec/enableServiceLinks", false));
         }
+        let mut marks = Marks::default();
         if !patch.is_empty() {
-            patch
-                .push(self.pod.annotating(INJECTED.key, account::summary(accounts, &self.prepared.rendered)));
+            marks.annotations.push((INJECTED.key, account::summary(accounts, &self.prepared.rendered)));
         }
+        if parts > 0 {
+            marks.record(&self.text, parts);
+        }
+        // A pod that comes again does not warn of what was done to it the first time.
+        if !warnings.is_empty() && (!patch.is_empty() || !self.pod.is_injected()) {
+            marks.warn(warnings);
+        }
+        let label = marks.label;
+        patch.extend(self.pod.marking(marks));
+        label
     }
 }
 

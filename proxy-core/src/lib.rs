@@ -29,6 +29,7 @@ pub mod sample;
 pub mod schedule;
 pub mod select;
 pub mod service;
+mod sha256;
 pub mod snapshot;
 pub mod table;
 pub mod trace;

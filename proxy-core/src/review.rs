@@ -79,8 +79,8 @@ impl PodReview {
     /// What the injector is asked.
     #[must_use]
     pub fn admission<'a>(&'a self, namespace_annotations: &'a BTreeMap<String, String>) -> Admission<'a> {
-        let Self { uid: _, namespace, dry_run, pod, old_pod } = self;
-        Admission { namespace, namespace_annotations, pod, old_pod: old_pod.as_ref(), dry_run: *dry_run }
+        let Self { uid: _, namespace, dry_run: _, pod, old_pod } = self;
+        Admission { namespace, namespace_annotations, pod, old_pod: old_pod.as_ref() }
     }
 }
 

@@ -18,6 +18,7 @@ mod writing;
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use serde_json::Value;
 
@@ -51,6 +52,8 @@ pub(crate) enum Fault {
     SilentWatches,
     /// Requests are taken and not answered.
     Hang,
+    /// Writes in a namespace are taken and not answered.
+    HangIn(&'static str),
     /// Connections are closed as soon as they come, and those that are there.
     Away,
     /// Every request is answered with this status, and perhaps `Retry-After` in seconds.
@@ -189,6 +192,22 @@ impl Api {
         match self {
             Self::Double(double) => double.requests(),
             Self::Real(_) => panic!("a real API server does not tell its requests"),
+        }
+    }
+
+    /// What a service account has written or tried to: methods and paths; the double alone tells.
+    pub(crate) fn writes(&self, account: &str) -> Vec<String> {
+        match self {
+            Self::Double(double) => double.writes(account),
+            Self::Real(_) => panic!("a real API server does not tell its requests"),
+        }
+    }
+
+    /// When each object of a kind was made, by namespace and name; the double alone tells.
+    pub(crate) fn made(&self, kind: &str) -> Vec<(String, String, Instant)> {
+        match self {
+            Self::Double(double) => double.made(kind),
+            Self::Real(_) => panic!("a real API server does not tell when"),
         }
     }
 

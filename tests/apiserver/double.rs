@@ -8,6 +8,7 @@ use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Instant;
 
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full, combinators::BoxBody};
@@ -77,6 +78,8 @@ pub(crate) struct Faults {
     pub(crate) held: Option<&'static str>,
     pub(crate) away: bool,
     hang: bool,
+    /// Writes in this namespace are not answered.
+    hang_in: Option<String>,
     answer: Option<(u16, Option<u64>)>,
     denied: BTreeSet<&'static str>,
     absent: BTreeSet<&'static str>,
@@ -132,6 +135,17 @@ impl Double {
         taken.into_iter().map(|(.., uri)| uri).collect()
     }
 
+    pub(crate) fn writes(&self, account: &str) -> Vec<String> {
+        let inner = self.state.lock();
+        let own =
+            inner.requests.iter().filter(|(token, method, _)| token == account && *method != Method::GET);
+        own.map(|(_, method, uri)| format!("{method} {uri}")).collect()
+    }
+
+    pub(crate) fn made(&self, kind: &str) -> Vec<(String, String, Instant)> {
+        self.state.lock().store.made(Kind::named(kind))
+    }
+
     pub(crate) fn calls(&self, account: &str) -> BTreeSet<Call> {
         let inner = self.state.lock();
         let own = inner.requests.iter().filter(|(token, ..)| token == account);
@@ -149,6 +163,7 @@ impl Double {
             Fault::Mended => *faults = Faults::default(),
             Fault::SilentWatches => faults.silent = true,
             Fault::HoldWatches(label) => faults.held = Some(label),
+            Fault::HangIn(namespace) => faults.hang_in = Some(namespace.to_owned()),
             Fault::Hang => faults.hang = true,
             Fault::Away => faults.away = true,
             Fault::Answer(status, after) => faults.answer = Some((status, after)),
@@ -238,6 +253,10 @@ async fn answer(state: Arc<State>, request: Request<Incoming>) -> Result<Respons
     }
     if faults.absent.contains(&*path) {
         return Ok(refusal(404, "the server could not find the requested resource"));
+    }
+    if request.method() != Method::GET && namespace.is_some() && namespace == faults.hang_in {
+        let mended = |_: &u64| state.lock().faults.hang_in != namespace;
+        let _ = state.happened.subscribe().wait_for(mended).await;
     }
     if request.method() != Method::GET || name.is_some() {
         let target = Target { kind, namespace, name };

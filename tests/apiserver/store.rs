@@ -3,6 +3,7 @@
 //! What must not go in here: HTTP.
 
 use std::collections::BTreeMap;
+use std::time::Instant;
 
 use serde_json::{Value, json};
 
@@ -14,6 +15,7 @@ pub(crate) type Key = (&'static str, String, String);
 /// One change, with what was before and after it.
 #[derive(Debug, Clone)]
 struct Logged {
+    at: Instant,
     version: u64,
     key: Key,
     old: Option<Value>,
@@ -55,14 +57,14 @@ impl Store {
         self.version += 1;
         object["metadata"]["resourceVersion"] = self.version.to_string().into();
         self.objects.insert(key.clone(), object.clone());
-        self.log.push(Logged { version: self.version, key, old, new: Some(object) });
+        self.log.push(Logged { at: Instant::now(), version: self.version, key, old, new: Some(object) });
     }
 
     pub(crate) fn delete(&mut self, kind: Kind, namespace: &str, name: &str) {
         let key = (kind.resource, namespace.to_owned(), name.to_owned());
         let Some(old) = self.objects.remove(&key) else { return };
         self.version += 1;
-        self.log.push(Logged { version: self.version, key, old: Some(old), new: None });
+        self.log.push(Logged { at: Instant::now(), version: self.version, key, old: Some(old), new: None });
     }
 
     /// Forgets the history.
@@ -70,6 +72,13 @@ impl Store {
         self.version += 1;
         self.oldest = self.version;
         self.log.clear();
+    }
+
+    /// When each object of a kind was made, by namespace and name.
+    pub(crate) fn made(&self, kind: Kind) -> Vec<(String, String, Instant)> {
+        let made = self.log.iter().filter(|logged| logged.old.is_none() && logged.key.0 == kind.resource);
+        made.map(|Logged { key: (_, namespace, name), at, .. }| (namespace.clone(), name.clone(), *at))
+            .collect()
     }
 
     pub(crate) fn knows(&self, version: u64) -> bool {
@@ -91,7 +100,9 @@ impl Store {
 
     /// The changes of a kind after a version, as a watch sees them.
     pub(crate) fn after(&self, version: u64, kind: Kind, selector: &Selector) -> Vec<Value> {
-        let log = self.log.iter().filter(|logged| logged.version > version && logged.key.0 == kind.resource);
+        // Versions grow along the log.
+        let from = self.log.partition_point(|logged| logged.version <= version);
+        let log = self.log[from..].iter().filter(|logged| logged.key.0 == kind.resource);
         let selects = |object: &Option<Value>| object.clone().filter(|object| selector.selects(object));
         let changes = log.filter_map(|logged| match (selects(&logged.old), selects(&logged.new)) {
             (None, None) => None,
@@ -126,6 +137,7 @@ impl Selector {
         };
         let is = |part: &str| match part.split_once('=') {
             Some(("metadata.name", name)) => object["metadata"]["name"] == name,
+            Some(("status.phase!", phase)) => object["status"]["phase"] != phase,
             other => panic!("the double knows no field selector {other:?}"),
         };
         let is_there =

@@ -1,21 +1,19 @@
-//! `Admitter`: a review in, its answer out; what is to be there before a pod starts is made in between.
+//! `Admitter`: a review in, its answer out, and nothing else: whoever forges a review changes nothing in the cluster.
 //!
-//! What is done to a pod is decided by `proxy_core::inject`. Where we cannot do our part the API server is told by an
-//! error, and its failure policy decides: a pod that is let pass untouched has the kubelet's variables. What must not go
-//! in here: HTTP.
+//! What is done to a pod is decided by `proxy_core::inject`; what the pod then needs is made by the controller, once there
+//! is a pod. Where services or namespaces are not known the API server is told by an error, and its failure policy
+//! decides. What must not go in here: HTTP, and any write.
 
+use std::collections::BTreeSet;
 use std::time::Instant;
 
 use proxy_core::inject::{InjectOptions, Injection, Selection, injection_with};
 use proxy_core::review::{Answer, PodReview, Review, answer, pass, pass_too_large, review};
 use tokio::sync::watch;
 
-use crate::event::Notices;
-use crate::log::chain;
 use crate::namespaces::Namespaces;
 use crate::remembered::Remembered;
 use crate::services::Known;
-use crate::shelf::Shelf;
 use crate::tally::Tallied;
 
 /// An answer, and how it is counted.
@@ -31,9 +29,8 @@ pub(crate) struct Admitter {
     pub(crate) known: watch::Receiver<Known>,
     pub(crate) namespaces: Namespaces,
     pub(crate) remembered: Remembered,
-    /// None: there is no API server, so ConfigMaps are somebody else's.
-    pub(crate) shelf: Option<Shelf>,
-    pub(crate) notices: Option<Notices>,
+    /// Namespaces whose pods are left alone, whatever is registered.
+    pub(crate) excepted: BTreeSet<String>,
     pub(crate) tallied: Tallied,
 }
 
@@ -51,13 +48,15 @@ impl Admitter {
                 tracing::debug!(uid, why, "a pod is too large to look at");
                 Ok(Answered { outcome: "too_large", answer: pass_too_large(&uid, &why) })
             }
+            Ok(Review::Pod(review)) if self.excepted.contains(&review.namespace) => {
+                Ok(Answered { outcome: "untouched", answer: pass(&review.uid) })
+            }
             Ok(Review::Pod(review)) => self.pod(&review, began).await,
         }
     }
 
     async fn pod(&self, review: &PodReview, began: Instant) -> Result<Answered, String> {
-        let annotations = self.namespaces.annotations(&review.namespace);
-        let annotations = annotations.await.map_err(chain)?;
+        let annotations = self.namespaces.annotations(&review.namespace).await;
         // A call that comes before all services are known waits as long as it may.
         let mut known = self.known.clone();
         let synced = known.wait_for(|known| known.is_synced).await;
@@ -66,13 +65,6 @@ impl Admitter {
             |selection: &Selection| self.remembered.prepared(&snapshot, &review.namespace, selection);
         let admission = review.admission(&annotations);
         let injection = injection_with(&snapshot, &self.options, &admission, &prepare);
-        if let Some(shelf) = &self.shelf {
-            shelf.need(&review.namespace, &injection.config_maps).await.map_err(chain)?;
-        }
-        if let (Some(notices), false, false) = (&self.notices, review.dry_run, injection.warnings.is_empty())
-        {
-            notices.tell(&review.namespace, &review.pod, &injection.warnings);
-        }
         let answer = answer(&review.uid, &injection);
         self.tallied
             .injected(if injection.patch.is_empty() { 0 } else { answer.size() }, injection.warnings.len());
@@ -88,7 +80,7 @@ impl Admitter {
 
 /// What was denied is told; what was injected stands on the pod, so that it is worth a line only to whoever looks closely.
 fn log(review: &PodReview, injection: &Injection, began: Instant) {
-    let Injection { patch, warnings, denied, config_maps: _, accounts, untouched } = injection;
+    let Injection { patch, warnings, denied, accounts, untouched, config_maps: _, label: _ } = injection;
     let PodReview { uid, namespace, dry_run, pod, old_pod } = review;
     let metadata = &pod["metadata"];
     let name = metadata["name"].as_str().or(metadata["generateName"].as_str()).unwrap_or_default();

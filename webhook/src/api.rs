@@ -7,9 +7,11 @@ use std::future::Future;
 use std::time::Duration;
 
 use http::{Method, Request};
-use http_body_util::BodyExt;
+use http_body_util::{BodyExt, Limited};
 use kube::Client;
 use kube::client::Body;
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use tokio::time::{sleep, timeout};
 
@@ -22,6 +24,39 @@ const SETTLE: Duration = Duration::from_millis(50);
 /// How many objects are listed at once.
 const PAGE_LEN: usize = 100;
 
+/// Of an object the metadata alone.
+pub(crate) const METADATA: &str =
+    "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1,application/json";
+/// The same of the objects of a list.
+pub(crate) const METADATA_LIST: &str =
+    "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1,application/json";
+/// No page of a list is longer.
+const PAGE_BYTES_MAX: usize = 32 << 20;
+
+/// What is read of an object that was written.
+#[derive(Deserialize)]
+struct Written {
+    metadata: WrittenMeta,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct WrittenMeta {
+    resource_version: Box<str>,
+}
+
+/// What is read of a page.
+#[derive(Deserialize)]
+struct Listed {
+    metadata: ListedMeta,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct ListedMeta {
+    r#continue: Option<String>,
+}
+
 /// Why something did not happen.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ApiError {
@@ -31,6 +66,12 @@ pub(crate) enum ApiError {
     /// It has not answered.
     #[error("{verb} {path}: no answer within {PATIENCE:?}")]
     Silent { verb: &'static str, path: String },
+    /// It refuses.
+    #[error("{verb} {path}: the API server answers {code}")]
+    Answer { verb: &'static str, path: String, code: u16 },
+    /// What it answers cannot be read.
+    #[error("failed to read the list {path}: {why}")]
+    Content { path: String, why: String },
     /// It refuses, or cannot be reached.
     #[error("{verb} {path}")]
     Refused {
@@ -45,6 +86,11 @@ impl ApiError {
     /// Whether to look again and decide anew.
     pub(crate) fn is_conflict(&self) -> bool {
         matches!(self, Self::Conflict { .. })
+    }
+
+    /// Whether there is no such object.
+    pub(crate) fn is_absent(&self) -> bool {
+        matches!(self, Self::Refused { source, .. } if status(source) == Some(404))
     }
 }
 
@@ -64,6 +110,19 @@ impl Api {
         self.ask(Method::POST, "create", path, Some(object)).await
     }
 
+    /// Writes an object and reads nothing of it back but its version: by `POST` among those of a path, by `PUT` at it.
+    pub(crate) async fn write(
+        &self,
+        method: Method,
+        path: &str,
+        object: &Value,
+    ) -> Result<Box<str>, ApiError> {
+        let verb = if method == Method::POST { "create" } else { "update" };
+        let written: Written =
+            self.ask_as(METADATA, method, verb, path, object.to_string().into_bytes()).await?;
+        Ok(written.metadata.resource_version)
+    }
+
     /// Replaces the object at a path, if it still has the version that this one has.
     pub(crate) async fn replace(&self, path: &str, object: &Value) -> Result<Value, ApiError> {
         self.ask(Method::PUT, "update", path, Some(object)).await
@@ -73,7 +132,7 @@ impl Api {
     pub(crate) async fn delete(&self, path: &str, version: &str) -> Result<(), ApiError> {
         let options = json!({"kind": "DeleteOptions", "apiVersion": "v1", "preconditions": {"resourceVersion": version}});
         match self.ask(Method::DELETE, "delete", path, Some(&options)).await {
-            Err(ApiError::Refused { source, .. }) if status(&source) == Some(404) => Ok(()),
+            Err(error) if error.is_absent() => Ok(()),
             other => other.map(drop),
         }
     }
@@ -97,6 +156,47 @@ impl Api {
                     let version = page["metadata"]["resourceVersion"].as_str().unwrap_or_default();
                     return Ok((kept, version.to_owned()));
                 }
+            }
+        }
+    }
+
+    /// The pages of a list as text, each handed on and forgotten, so that no more than one is held.
+    pub(crate) async fn pages(
+        &self,
+        path: &str,
+        selectors: &str,
+        accept: &str,
+        limit: usize,
+        mut page: impl FnMut(&[u8]),
+    ) -> Result<(), ApiError> {
+        let mut token = String::new();
+        loop {
+            let query = format!("{path}?limit={limit}{selectors}{token}");
+            let refused = |source| refused("list", path, source);
+            let request = Request::get(&query).header("Accept", accept).body(Body::empty());
+            let request = request.map_err(|error| refused(kube::Error::HttpError(error)))?;
+            let response = within("list", path, self.0.send(request)).await?.map_err(refused)?;
+            if response.status() != http::StatusCode::OK {
+                return Err(ApiError::Answer {
+                    verb: "list",
+                    path: path.to_owned(),
+                    code: response.status().as_u16(),
+                });
+            }
+            let body = Limited::new(response.into_body(), PAGE_BYTES_MAX).collect();
+            let body = within("list", path, body).await?;
+            let body =
+                body.map_err(|error| ApiError::Content { path: path.to_owned(), why: error.to_string() })?;
+            let text = body.to_bytes();
+            let content = |error: serde_json::Error| ApiError::Content {
+                path: path.to_owned(),
+                why: error.to_string(),
+            };
+            let listed: Listed = serde_json::from_slice(&text).map_err(content)?;
+            page(&text);
+            match listed.metadata.r#continue.filter(|more| !more.is_empty()) {
+                Some(more) => token = format!("&continue={}", encoded(&more)),
+                None => return Ok(()),
             }
         }
     }
@@ -125,10 +225,21 @@ impl Api {
         object: Option<&Value>,
     ) -> Result<Value, ApiError> {
         let body = object.map(|object| object.to_string().into_bytes()).unwrap_or_default();
-        let request = Request::builder().method(method).uri(path);
+        self.ask_as("application/json", method, verb, path, body).await
+    }
+
+    async fn ask_as<T: DeserializeOwned>(
+        &self,
+        accept: &str,
+        method: Method,
+        verb: &'static str,
+        path: &str,
+        body: Vec<u8>,
+    ) -> Result<T, ApiError> {
+        let request = Request::builder().method(method).uri(path).header("Accept", accept);
         let request = request.header("Content-Type", "application/json").body(body);
         let request = request.map_err(|error| refused(verb, path, kube::Error::HttpError(error)))?;
-        let answer = within(verb, path, self.0.request::<Value>(request)).await?;
+        let answer = within(verb, path, self.0.request::<T>(request)).await?;
         answer.map_err(|error| match status(&error) {
             Some(409) => ApiError::Conflict { verb, path: path.to_owned() },
             _ => refused(verb, path, error),
@@ -144,7 +255,7 @@ async fn within<T>(verb: &'static str, path: &str, step: impl Future<Output = T>
     timeout(PATIENCE, step).await.map_err(|_| ApiError::Silent { verb, path: path.to_owned() })
 }
 
-fn status(error: &kube::Error) -> Option<u16> {
+pub(crate) fn status(error: &kube::Error) -> Option<u16> {
     match error {
         kube::Error::Api(status) => Some(status.code),
         _ => None,

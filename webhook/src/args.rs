@@ -1,5 +1,6 @@
 //! The options of `portico-webhook`. What a flag means stands in its doc comment, which is also its help.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -8,6 +9,11 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use ipnet::IpNet;
 use proxy_core::inject::InjectMode;
+
+/// How many managed ConfigMaps a namespace may have by default.
+const CONFIG_MAPS_OF_NAMESPACE_MAX: usize = 100;
+/// How many bytes these may hold by default.
+const CONFIG_MAP_BYTES_OF_NAMESPACE_MAX: usize = 16 << 20;
 
 /// Puts service variables into pods as they are created.
 #[derive(Debug, Parser)]
@@ -150,6 +156,15 @@ pub(crate) struct ClusterArgs {
     /// A URL by which the API server reaches us instead, like https://127.0.0.1:8443/mutate.
     #[arg(long, value_name = "URL")]
     pub(crate) url: Option<String>,
+    /// Namespaces whose pods are left alone, with commas; the own one is always left alone, too.
+    #[arg(long, value_name = "NAME", value_delimiter = ',', default_value = "kube-system")]
+    pub(crate) except_namespaces: Vec<String>,
+    /// How many managed ConfigMaps a namespace may have. Those beyond are not made until there is room again.
+    #[arg(long, value_name = "N", default_value_t = CONFIG_MAPS_OF_NAMESPACE_MAX)]
+    pub(crate) config_maps_max: usize,
+    /// How many bytes of variables the managed ConfigMaps of a namespace may hold together.
+    #[arg(long, value_name = "BYTES", default_value_t = CONFIG_MAP_BYTES_OF_NAMESPACE_MAX)]
+    pub(crate) config_map_bytes_max: usize,
     /// How long a managed ConfigMap is kept after the last pod that refers to it, in seconds.
     #[arg(long, value_name = "S", default_value = "600", value_parser = seconds)]
     pub(crate) config_map_grace: Duration,
@@ -176,6 +191,18 @@ pub(crate) enum ModeArg {
     ConfigMap,
     /// Inline where that is exact, by a ConfigMap where it is not and the pod has a controller.
     Auto,
+}
+
+impl ClusterArgs {
+    /// The namespaces whose pods are left alone, in order.
+    pub(crate) fn excepted(&self) -> BTreeSet<String> {
+        self.except_namespaces
+            .iter()
+            .chain([&self.namespace])
+            .filter(|name| !name.is_empty())
+            .cloned()
+            .collect()
+    }
 }
 
 impl From<ModeArg> for InjectMode {

@@ -1,9 +1,9 @@
 //! `portico-webhook`: service variables put into pods at admission.
 //!
 //! ```text
-//! services ─► Known ─────────────┐
-//! API server ─► listener ─► mutate ─► admission ─► answer      certificate ─► listener
-//!                                     └► shelf ◄─ keeper       registration, event
+//! services ─► Known ─────────────┬────────────────────────────┐
+//! API server ─► listener ─► mutate ─► admission ─► answer      │      certificate ─► listener
+//! pods, ConfigMaps (metadata) ─► controller ─► ConfigMaps, Events      registration
 //! ```
 //! What is done to a pod is decided in `proxy_core::inject`; all this is the world around it.
 
@@ -14,9 +14,7 @@ mod args;
 mod body;
 mod certificate;
 mod clock;
-mod config_map;
-mod event;
-mod keeper;
+mod controller;
 mod listener;
 mod load;
 mod log;
@@ -28,7 +26,6 @@ mod registration;
 mod remembered;
 mod review;
 mod services;
-mod shelf;
 mod start;
 mod tally;
 

@@ -51,6 +51,8 @@ pub(crate) fn metrics(report: &Report) -> String {
     counter("requests_total", "requests by how they ended", "outcome", &tally.requests);
     counter("closed_total", "connections closed before they were of use", "reason", &tally.closed);
     counter("config_maps_total", "what was done to ConfigMaps", "what", &tally.config_maps);
+    counter("config_maps_refused_total", "ConfigMaps that were not made, by why", "reason", &tally.refused);
+    counter("events_total", "what became of Events", "what", &tally.events);
     let mut total = |name: &str, help: &str, value: u64| {
         metric(&mut page, "counter", name, help, &[(String::new(), value.to_string())]);
     };
@@ -88,6 +90,8 @@ mod tests {
         tallied.request("injected", Duration::from_millis(2));
         tallied.closed("not_tls");
         tallied.config_map("made");
+        tallied.refused("count");
+        tallied.event("written");
         let report = Report { certificate_ends_s: Some(0), tally: tallied.tally(), ..Report::default() };
         let body = xtask::reference::metrics(&metrics(&report));
         let about = "What `portico-webhook` serves at `/metrics` (`--admin`). What to alert on: \

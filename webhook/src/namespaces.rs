@@ -1,24 +1,28 @@
 //! The annotations of namespaces: what their pods want where they do not say it themselves.
 //!
-//! Only our own annotations are kept. A namespace that is not known yet is asked for: its first pod may come as soon as
-//! itself. What must not go in here: what an annotation means.
+//! Only our own annotations are kept. A namespace that is not known yet is waited for, for a moment: its first pod
+//! may come as soon as itself. What must not go in here: what an annotation means.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
 
 use cluster_watch::{
     FileWatch, FilesError, Limits, MetadataEvent, MetadataSelection, ReadOptions, Refused, Source, read,
     watch_metadata, watch_paths,
 };
 use proxy_core::annotation::PREFIX;
-use serde_json::Value;
 use tokio::sync::mpsc::{Receiver, channel};
+use tokio::sync::watch;
+use tokio::time::timeout;
 
-use crate::api::{Api, ApiError};
+use crate::api::Api;
 
 const COLLECTION: &str = "/api/v1/namespaces";
+/// How long a namespace is waited for that is not known: its first pod may come as soon as itself.
+const UNKNOWN_MAX: Duration = Duration::from_millis(200);
 /// How many events wait at most.
 const QUEUE_LEN_MAX: usize = 64;
 
@@ -28,8 +32,8 @@ pub(crate) type Annotations = Arc<BTreeMap<String, String>>;
 /// The annotations of all namespaces. Whoever has a clone has the same.
 #[derive(Clone, Default)]
 pub(crate) struct Namespaces {
-    /// None: there is no API server.
-    api: Option<Api>,
+    /// Counts what a watch tells once it has told all; none: there is no API server.
+    told: Option<watch::Receiver<u64>>,
     known: Arc<RwLock<HashMap<String, Annotations>>>,
     /// How many cannot be used.
     refused: Arc<AtomicUsize>,
@@ -44,9 +48,10 @@ impl Namespaces {
             ..MetadataSelection::default()
         };
         let (tell, events) = channel(QUEUE_LEN_MAX);
-        tokio::spawn(watch_metadata(api.0.clone(), selection, Limits::default(), tell));
-        let namespaces = Self { api: Some(api), ..Self::default() };
-        tokio::spawn(namespaces.clone().follow(events));
+        tokio::spawn(watch_metadata(api.0, selection, Limits::default(), tell));
+        let (count, told) = watch::channel(0);
+        let namespaces = Self { told: Some(told), ..Self::default() };
+        tokio::spawn(namespaces.clone().follow(events, count));
         namespaces
     }
 
@@ -55,17 +60,22 @@ impl Namespaces {
         self.refused.load(Ordering::Relaxed)
     }
 
-    /// The annotations of a namespace.
-    pub(crate) async fn annotations(&self, namespace: &str) -> Result<Annotations, ApiError> {
-        let known = self.known.read().unwrap_or_else(PoisonError::into_inner).get(namespace).cloned();
-        match (known, &self.api) {
-            (Some(known), _) => Ok(known),
-            (None, None) => Ok(Annotations::default()),
-            (None, Some(api)) => {
-                let (found, _) = api.find(COLLECTION, namespace).await?;
-                Ok(found.as_ref().map(annotations).unwrap_or_default())
-            }
-        }
+    /// The annotations of a namespace. Nothing is asked of the API server for it, since anybody may name any namespace.
+    pub(crate) async fn annotations(&self, namespace: &str) -> Annotations {
+        let (Some(told), None) = (&self.told, self.known(namespace)) else {
+            return self.known(namespace).unwrap_or_default();
+        };
+        let mut told = told.clone();
+        // At the start whoever asks waits for as long as it may.
+        let _ = told.wait_for(|count| *count > 0).await;
+        let known = timeout(UNKNOWN_MAX, told.wait_for(|_| self.known(namespace).is_some()));
+        // A namespace that is not there has no annotations.
+        let _ = known.await;
+        self.known(namespace).unwrap_or_default()
+    }
+
+    fn known(&self, namespace: &str) -> Option<Annotations> {
+        self.known.read().unwrap_or_else(PoisonError::into_inner).get(namespace).cloned()
     }
 
     /// Those in files and folders, read again whenever these change; the answer ends that.
@@ -89,8 +99,10 @@ impl Namespaces {
         Ok((namespaces, watch))
     }
 
-    async fn follow(self, mut events: Receiver<MetadataEvent>) {
+    async fn follow(self, mut events: Receiver<MetadataEvent>, count: watch::Sender<u64>) {
+        let mut is_synced = false;
         while let Some(event) = events.recv().await {
+            is_synced |= event == MetadataEvent::Synced;
             match event {
                 MetadataEvent::Applied(meta) => {
                     let texts = meta.annotations.into_iter();
@@ -113,13 +125,7 @@ impl Namespaces {
                     }
                 }
             }
+            count.send_modify(|count| *count += u64::from(is_synced));
         }
     }
-}
-
-fn annotations(namespace: &Value) -> Annotations {
-    let all = namespace["metadata"]["annotations"].as_object().into_iter().flatten();
-    let ours = all.filter(|(name, _)| name.starts_with(PREFIX));
-    let texts = ours.filter_map(|(name, value)| Some((name.clone(), value.as_str()?.to_owned())));
-    Arc::new(texts.collect())
 }

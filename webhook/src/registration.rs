@@ -4,6 +4,7 @@
 //! all of it. All replicas keep it; each writes the same, and only if it is still as it was read. What must not go in here: what is
 //! done with a pod.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use base64::Engine;
@@ -53,7 +54,8 @@ pub(crate) enum Vouching {
 #[derive(Debug, Clone)]
 pub(crate) struct Registration {
     pub(crate) name: String,
-    pub(crate) namespace: String,
+    /// The namespaces whose pods are left alone.
+    pub(crate) excepted: BTreeSet<String>,
     pub(crate) address: Address,
     /// All of it is made and kept; otherwise who vouches is written into what is there.
     pub(crate) is_whole: bool,
@@ -154,9 +156,9 @@ impl Registration {
                 "failurePolicy": "Ignore",
                 "matchPolicy": "Equivalent",
                 "namespaceSelector": {"matchExpressions": [{"key": "kubernetes.io/metadata.name",
-                    "operator": "NotIn", "values": ["kube-system", self.namespace]}]},
+                    "operator": "NotIn", "values": self.excepted}]},
                 "objectSelector": {"matchExpressions": [{"key": PART_OF.0, "operator": "NotIn", "values": [PART_OF.1]}]},
-                "sideEffects": "NoneOnDryRun",
+                "sideEffects": "None",
                 "timeoutSeconds": TIMEOUT_S,
                 "admissionReviewVersions": ["v1"],
                 "reinvocationPolicy": "IfNeeded",

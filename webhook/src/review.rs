@@ -6,6 +6,7 @@ use std::io::{Read, Write};
 
 use anyhow::{Context, bail};
 use cluster_watch::{Objects, ReadOptions, Severity, Source, read};
+use proxy_core::annotation::VARIABLES;
 use proxy_core::inject::{Account, InjectOptions, Injection, Way, injection};
 use proxy_core::review::{PodReview, Review, answer, pass, pass_too_large, review};
 
@@ -51,7 +52,7 @@ fn objects(files: &[std::path::PathBuf], portal_nets: Vec<ipnet::IpNet>) -> anyh
 
 /// What is done and why, for people.
 fn told(review: &PodReview, injection: &Injection) -> String {
-    let Injection { patch, warnings, denied, config_maps, accounts, untouched } = injection;
+    let Injection { patch, warnings, denied, config_maps, label, accounts, untouched } = injection;
     let mut lines = vec![format!("a pod in namespace {}", review.namespace)];
     lines.extend(denied.iter().map(|why| format!("denied: {why}")));
     lines.extend(untouched.iter().map(|why| format!("left alone: {why}")));
@@ -67,12 +68,13 @@ fn told(review: &PodReview, injection: &Injection) -> String {
     for wanted in config_maps {
         let waits: Vec<String> = wanted.waits_for.iter().map(ToString::to_string).collect();
         let state = if waits.is_empty() {
-            format!("with {} variables", wanted.data.len())
+            format!("with {} variables", wanted.variables)
         } else {
             format!("not before there is {}", waits.join(", "))
         };
         lines.push(format!("ConfigMap {}: {state}", wanted.name));
     }
+    lines.extend(label.iter().map(|label| format!("label {}={label}", VARIABLES.key)));
     lines.extend(warnings.iter().map(|warning| format!("warning: {warning}")));
     if patch.is_empty() && denied.is_none() && untouched.is_none() {
         lines.push("nothing is changed: it has everything".to_owned());

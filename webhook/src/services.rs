@@ -2,8 +2,11 @@
 //!
 //! What must not go in here: where they come from.
 
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, PoisonError};
+
 use cluster_watch::{Event, Refused};
-use proxy_core::snapshot::Snapshot;
+use proxy_core::snapshot::{Change, Snapshot};
 use tokio::sync::{mpsc, watch};
 
 /// What is known of services.
@@ -18,12 +21,36 @@ pub(crate) struct Known {
     pub(crate) refused: usize,
 }
 
+/// The namespaces whose services have changed since somebody took them. Clones share them.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Touched(Arc<Mutex<(HashSet<Arc<str>>, bool)>>);
+
+impl Touched {
+    /// What has changed; the second says that the API server's own service has, which every pod has variables of.
+    pub(crate) fn take(&self) -> (HashSet<Arc<str>>, bool) {
+        std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn note(&self, change: &Change) {
+        let key = match change {
+            Change::Service(service) => &service.key,
+            Change::NoService(key) => key,
+            _ => return,
+        };
+        let mut touched = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        touched.1 |= (&*key.namespace, &*key.name) == ("default", "kubernetes");
+        touched.0.insert(Arc::clone(&key.namespace));
+    }
+}
+
 /// Takes what a source tells until it ends.
-pub(crate) async fn follow(mut source: mpsc::Receiver<Event>, known: watch::Sender<Known>) {
+pub(crate) async fn follow(mut source: mpsc::Receiver<Event>, known: watch::Sender<Known>, touched: Touched) {
     while let Some(event) = source.recv().await {
         match event {
             Event::Changes(changes) => known.send_modify(|known| {
                 for change in changes {
+                    // Under the same lock, so that whoever takes it sees the services, too.
+                    touched.note(&change);
                     known.snapshot.apply(change);
                 }
             }),

@@ -30,16 +30,14 @@ use crate::certificate::files::Files;
 use crate::certificate::secret::Secret;
 use crate::certificate::{Authority, Lives, Shown};
 use crate::clock::now_s;
-use crate::event::Notices;
-use crate::keeper::Keeper;
+use crate::controller::{Controller, ControllerOptions, Usage};
 use crate::listener::{Phase, Server};
 use crate::log;
 use crate::mutate::Mutate;
 use crate::namespaces::Namespaces;
 use crate::registration::{Address, Registration, Vouching};
 use crate::remembered::Remembered;
-use crate::services::{Known, follow};
-use crate::shelf::Shelf;
+use crate::services::{Known, Touched, follow};
 use crate::tally::Tallied;
 
 /// How far the source of services may be ahead.
@@ -69,21 +67,21 @@ async fn serve(args: ServeArgs) -> anyhow::Result<()> {
     let (phases, phase) = watch::channel(Phase::Serving);
     let Source { told, api, namespaces, _watches } = Source::open(source).await?;
     let (tell, known) = watch::channel(Known::default());
-    tokio::spawn(follow(told, tell));
+    let touched = Touched::default();
+    tokio::spawn(follow(told, tell, touched.clone()));
     let shown = Arc::new(Shown::default());
     let config = server_config(&tls, &shown)?;
     let vouching = certificate(tls, &cluster, address, api.as_ref(), &shown)?;
-    let shelf = api.clone().map(|api| Shelf::new(api, tallied.clone(), cluster.config_map_grace));
-    if let Some(shelf) = shelf.clone() {
-        tokio::spawn(Keeper::new(shelf, known.clone()).run());
+    if let Some(api) = api.clone() {
+        let options = controller_options(&cluster);
+        tokio::spawn(Controller::new(api, options, known.clone(), touched, tallied.clone()).run());
     }
     let admitter = Admitter {
         options: InjectOptions { mode: mode.into(), ..InjectOptions::default() },
         known: known.clone(),
         namespaces: namespaces.clone(),
         remembered: Remembered::default(),
-        shelf,
-        notices: api.clone().map(Notices::start),
+        excepted: cluster.excepted(),
         tallied: tallied.clone(),
     };
     let server = Arc::new(Server::new(config, Mutate::new(admitter, tallied.clone()), tallied.clone()));
@@ -228,9 +226,15 @@ fn names(cluster: &ClusterArgs, address: SocketAddr) -> Vec<String> {
     names
 }
 
+fn controller_options(cluster: &ClusterArgs) -> ControllerOptions {
+    let quota = Usage { count: cluster.config_maps_max, bytes: cluster.config_map_bytes_max };
+    ControllerOptions { grace: cluster.config_map_grace, quota, excepted: cluster.excepted() }
+}
+
 fn registration(cluster: ClusterArgs) -> Registration {
-    let ClusterArgs { register, name, namespace, service, url, config_map_grace: _ } = cluster;
-    let own = Address::Service { namespace: namespace.clone(), name: service };
+    let excepted = cluster.excepted();
+    let ClusterArgs { register, name, namespace, service, url, .. } = cluster;
+    let own = Address::Service { namespace, name: service };
     let is_whole = register == RegisterArg::All;
-    Registration { name, namespace, address: url.map_or(own, Address::Url), is_whole }
+    Registration { name, excepted, address: url.map_or(own, Address::Url), is_whole }
 }

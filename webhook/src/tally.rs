@@ -18,6 +18,10 @@ pub(crate) struct Tally {
     pub(crate) closed: BTreeMap<&'static str, u64>,
     /// What was done to ConfigMaps.
     pub(crate) config_maps: BTreeMap<&'static str, u64>,
+    /// What was refused to pods, by why.
+    pub(crate) refused: BTreeMap<&'static str, u64>,
+    /// What became of Events.
+    pub(crate) events: BTreeMap<&'static str, u64>,
     /// Warnings that were given.
     pub(crate) warnings: u64,
     /// Bytes of patches.
@@ -60,6 +64,16 @@ impl Tallied {
     /// Something was done to a ConfigMap.
     pub(crate) fn config_map(&self, what: &'static str) {
         self.add(|tally| *tally.config_maps.entry(what).or_default() += 1);
+    }
+
+    /// The ConfigMaps of a pod were refused.
+    pub(crate) fn refused(&self, why: &'static str) {
+        self.add(|tally| *tally.refused.entry(why).or_default() += 1);
+    }
+
+    /// Something became of an Event.
+    pub(crate) fn event(&self, what: &'static str) {
+        self.add(|tally| *tally.events.entry(what).or_default() += 1);
     }
 
     /// Something was injected, with so many warnings.

@@ -15,6 +15,8 @@ mod double;
 #[path = "../../tests/chart/helm.rs"]
 #[allow(dead_code)]
 mod helm;
+#[path = "cluster/notices.rs"]
+mod notices;
 #[path = "cluster/parts.rs"]
 mod parts;
 #[path = "fixture/pod.rs"]
@@ -23,9 +25,15 @@ mod pod;
 #[path = "fixture/program.rs"]
 #[allow(dead_code)]
 mod program;
+#[path = "cluster/quota.rs"]
+mod quota;
 #[path = "cluster/real.rs"]
 mod real;
 #[path = "cluster/replica.rs"]
 mod replica;
 #[path = "cluster/rights.rs"]
 mod rights;
+#[path = "cluster/side_effects.rs"]
+mod side_effects;
+#[path = "cluster/upgrade.rs"]
+mod upgrade;

@@ -9,6 +9,7 @@ use std::path::Path;
 
 use anyhow::{Context, anyhow};
 use cluster_watch::{Objects, manifest};
+use proxy_core::annotation::VARIABLES;
 use proxy_core::inject::{Account, Admission, InjectMode, InjectOptions, Injection, Way, injection};
 use serde_json::{Value, json};
 
@@ -37,7 +38,6 @@ pub(super) fn run(
         namespace_annotations: &namespace_annotations,
         pod: &pod,
         old_pod: None,
-        dry_run: false,
     };
     let injection = injection(&objects.into_snapshot(), &options, &admission);
     match output {
@@ -81,10 +81,13 @@ fn write_text(injection: &Injection, out: &mut impl Write) -> anyhow::Result<()>
     for account in &injection.accounts {
         write_account(account, out)?;
     }
+    if let Some(label) = injection.label {
+        writeln!(out, "label {}={label}", VARIABLES.key)?;
+    }
     for map in &injection.config_maps {
         let waits: Vec<String> = map.waits_for.iter().map(ToString::to_string).collect();
         if waits.is_empty() {
-            writeln!(out, "ConfigMap {}: {} variables", map.name, map.data.len())?;
+            writeln!(out, "ConfigMap {}: {} variables", map.name, map.variables)?;
         } else {
             writeln!(out, "ConfigMap {}: created once these services exist: {}", map.name, waits.join(", "))?;
         }

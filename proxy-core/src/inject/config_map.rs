@@ -1,21 +1,30 @@
 //! `WantedConfigMap`: a ConfigMap from which containers take variables.
 //!
 //! Its name follows from the selection alone, so that pods with the same wish share it, and whoever keeps it finds
-//! it again. Variables that are too many for one are cut into several, in order. What must not go in here: making one.
+//! it again. Variables that are too many for one are cut into several, in order: the parts. What must not go in here:
+//! making one.
 
 use std::collections::BTreeMap;
+use std::fmt;
+use std::ops::Range;
 
 use serde::Serialize;
 
 use crate::digest::digest;
 use crate::env::Variable;
 use crate::inject::is_there;
+use crate::inject::record::PARTS_MAX;
 use crate::inject::selection::{Rendered, Selection, rendered};
 use crate::service::ServiceKey;
+use crate::sha256::{hex, sha256};
 use crate::snapshot::Snapshot;
 
 /// What the names of all of ours begin with.
 const NAME: &str = "portico-env-";
+/// How much of a digest a name holds, in bytes: 128 bits.
+const NAME_DIGEST_BYTES: usize = 16;
+/// How many hexadecimal digits the names of release 0.1.0 hold, from a digest that users can make collide.
+const OLD_DIGITS: usize = 16;
 /// The API server takes 1 MiB of values; the object with its managed fields, which name each key again, must fit
 /// into etcd's 1.5 MiB.
 const BYTES_MAX: usize = 1 << 20;
@@ -35,70 +44,234 @@ pub struct WantedConfigMap {
     pub waits_for: Vec<ServiceKey>,
 }
 
+impl WantedConfigMap {
+    /// What stands for its data.
+    #[must_use]
+    pub fn content(&self) -> Content {
+        let bytes = self.data.iter().map(|(key, value)| key.len() + value.len()).sum();
+        // The lengths keep ("ab", "c") and ("a", "bc") apart.
+        let lens: Vec<[u8; 8]> = self.data.iter().map(|(key, value)| lens(key, value)).collect();
+        let entries = self.data.iter().zip(&lens);
+        let parts = entries.flat_map(|((key, value), lens)| [&lens[..], key.as_bytes(), value.as_bytes()]);
+        let digest = sha256(parts);
+        Content { digest: hex(&digest[..NAME_DIGEST_BYTES]), variables: self.data.len(), bytes }
+    }
+}
+
+fn lens(key: &str, value: &str) -> [u8; 8] {
+    let len = |text: &str| u32::try_from(text.len()).unwrap_or(u32::MAX).to_be_bytes();
+    let mut both = [0; 8];
+    both[..4].copy_from_slice(&len(key));
+    both[4..].copy_from_slice(&len(value));
+    both
+}
+
+/// What stands for the data of a ConfigMap, so that nobody has to read it back.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Content {
+    /// A digest of all keys and values.
+    pub digest: String,
+    /// How many variables there are.
+    pub variables: usize,
+    /// How long all keys and values are.
+    pub bytes: usize,
+}
+
+impl Content {
+    /// Reads the text of one.
+    #[must_use]
+    pub fn from_text(text: &str) -> Option<Self> {
+        let mut words = text.split(' ');
+        let digest = words.next().filter(|digest| is_hex(digest, 2 * NAME_DIGEST_BYTES))?.to_owned();
+        let mut number = || words.next()?.parse().ok();
+        let (variables, bytes) = (number()?, number()?);
+        words.next().is_none().then_some(Self { digest, variables, bytes })
+    }
+}
+
+impl fmt::Display for Content {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { digest, variables, bytes } = self;
+        write!(out, "{digest} {variables} {bytes}")
+    }
+}
+
+/// A ConfigMap as a pod refers to it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ReferredConfigMap {
+    /// Its name.
+    pub name: String,
+    /// How many variables it is to hold.
+    pub variables: usize,
+    /// While there are such it must not be there: the containers wait for these services.
+    pub waits_for: Vec<ServiceKey>,
+}
+
 /// Whether a ConfigMap of this name is ours.
 #[must_use]
 pub fn is_ours(name: &str) -> bool {
     name.starts_with(NAME)
 }
 
-/// The ConfigMaps of a selection as they should be now.
+/// The name of the first ConfigMap for the text of a selection.
 #[must_use]
-pub fn config_maps(snapshot: &Snapshot, namespace: &str, selection: &Selection) -> Vec<WantedConfigMap> {
-    of_rendered(snapshot, namespace, selection, &rendered(snapshot, namespace, selection))
+pub fn base_name(text: &str) -> String {
+    format!("{NAME}{}", hex(&sha256([text.as_bytes()])[..NAME_DIGEST_BYTES]))
 }
 
-pub(super) fn of_rendered(
-    snapshot: &Snapshot,
-    namespace: &str,
-    selection: &Selection,
-    rendered: &Rendered,
-) -> Vec<WantedConfigMap> {
-    let text = selection.text();
-    let waits_for = selection.wait_for.iter().filter(|key| !is_there(snapshot, key, namespace));
-    let waits_for: Vec<ServiceKey> = waits_for.cloned().collect();
-    let number = digest(&text);
-    let named = parts(&rendered.variables).into_iter().enumerate().map(|(part, data)| {
-        let data = if waits_for.is_empty() { data } else { BTreeMap::new() };
+/// The name that release 0.1.0 gives it.
+#[must_use]
+pub fn old_base_name(text: &str) -> String {
+    format!("{NAME}{:016x}", digest(text))
+}
+
+/// Whether release 0.1.0 gave this name.
+#[must_use]
+pub fn is_old_name(base: &str) -> bool {
+    base.strip_prefix(NAME).is_some_and(|digits| is_hex(digits, OLD_DIGITS))
+}
+
+/// The name of a further ConfigMap of the same selection.
+#[must_use]
+pub fn part_name(base: &str, part: usize) -> String {
+    if part == 0 { base.to_owned() } else { format!("{base}-{part}") }
+}
+
+/// The name of the first one, and which part this is.
+#[must_use]
+pub fn split_name(name: &str) -> Option<(&str, usize)> {
+    let digits = name.strip_prefix(NAME)?;
+    let (base, part) = match digits.split_once('-') {
+        None => (name, 0),
+        Some((digits, part)) => {
+            (&name[..NAME.len() + digits.len()], part.parse().ok().filter(|part| *part > 0)?)
+        }
+    };
+    let is_sound = is_hex(&base[NAME.len()..], 2 * NAME_DIGEST_BYTES) || is_old_name(base);
+    (is_sound && part_name(base, part) == name).then_some((base, part))
+}
+
+fn is_hex(digits: &str, len: usize) -> bool {
+    digits.len() == len && digits.bytes().all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f'))
+}
+
+/// The ConfigMaps of a selection as they should be now. Their names begin with `base`; `text` is kept with each.
+#[must_use]
+pub fn config_maps(snapshot: &Snapshot, namespace: &str, base: &str, text: &str) -> Vec<WantedConfigMap> {
+    let Some(selection) = Selection::from_text(text) else { return Vec::new() };
+    let Rendered { variables, .. } = rendered(snapshot, namespace, &selection);
+    let waits_for = selection.missing(snapshot, namespace);
+    let named = parts(&variables).into_iter().enumerate().map(|(part, places)| {
+        let entry = |Variable { name, value }: &Variable| (name.clone(), value.clone());
+        let places = if waits_for.is_empty() { places } else { 0..0 };
         WantedConfigMap {
-            name: name(number, part),
-            selection: text.clone(),
-            data,
+            name: part_name(base, part),
+            selection: text.to_owned(),
+            data: variables[places].iter().map(entry).collect(),
             waits_for: waits_for.clone(),
         }
     });
     named.collect()
 }
 
-/// The ConfigMaps that there will be beyond those of now, when the variables have become twice as many: a pod cannot
-/// be told of them later.
-pub(super) fn spare_names(selection: &Selection, rendered: &Rendered, count: usize) -> Vec<String> {
+/// The ConfigMaps that a pod must refer to, and the names of those that there will be beyond, when the variables have
+/// become twice as many: a pod cannot be told of them later.
+pub(super) fn referred(
+    snapshot: &Snapshot,
+    namespace: &str,
+    selection: &Selection,
+    text: &str,
+    rendered: &Rendered,
+) -> (Vec<ReferredConfigMap>, Vec<String>) {
+    let base = base_name(text);
+    let waits_for = selection.missing(snapshot, namespace);
+    let must = parts(&rendered.variables).into_iter().enumerate().map(|(part, places)| ReferredConfigMap {
+        name: part_name(&base, part),
+        variables: if waits_for.is_empty() { places.len() } else { 0 },
+        waits_for: waits_for.clone(),
+    });
+    let must: Vec<ReferredConfigMap> = must.collect();
     let bytes: usize = rendered.variables.iter().map(entry_bytes).sum();
-    let number = digest(selection.text());
-    (count..(2 * bytes).div_ceil(BYTES_MAX)).map(|part| name(number, part)).collect()
+    let spare = (must.len()..(2 * bytes).div_ceil(BYTES_MAX).min(PARTS_MAX))
+        .map(|part| part_name(&base, part))
+        .collect();
+    (must, spare)
 }
 
-fn name(number: u64, part: usize) -> String {
-    if part == 0 { format!("{NAME}{number:016x}") } else { format!("{NAME}{number:016x}-{part}") }
+impl Selection {
+    /// The services that it waits for and that are not there.
+    fn missing(&self, snapshot: &Snapshot, namespace: &str) -> Vec<ServiceKey> {
+        self.wait_for.iter().filter(|key| !is_there(snapshot, key, namespace)).cloned().collect()
+    }
 }
 
 fn entry_bytes(Variable { name, value }: &Variable) -> usize {
     2 * name.len() + value.len() + ENTRY_BYTES
 }
 
-/// At least one, so that services that come later find it.
-fn parts(variables: &[Variable]) -> Vec<BTreeMap<String, String>> {
+/// Which variables each part holds. At least one part, so that services that come later find it.
+fn parts(variables: &[Variable]) -> Vec<Range<usize>> {
     let mut parts = Vec::new();
-    let mut part = BTreeMap::new();
-    let mut bytes = 0;
-    for variable in variables {
+    let (mut start, mut bytes) = (0, 0);
+    for (place, variable) in variables.iter().enumerate() {
         let entry = entry_bytes(variable);
         if bytes + entry > BYTES_MAX {
-            parts.push(std::mem::take(&mut part));
-            bytes = 0;
+            parts.push(start..place);
+            (start, bytes) = (place, 0);
         }
         bytes += entry;
-        part.insert(variable.name.clone(), variable.value.clone());
     }
-    parts.push(part);
+    parts.push(start..variables.len());
     parts
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_is_split_into_what_it_was_made_of_and_nothing_else_is_taken_for_one() {
+        let (base, old) = (base_name("{}"), old_base_name("{}"));
+        assert_eq!((base.len(), old.len()), (44, 28));
+        for base in [&base, &old] {
+            for part in [0, 1, 15] {
+                assert_eq!(split_name(&part_name(base, part)), Some((base.as_str(), part)));
+            }
+        }
+        assert!(is_old_name(&old) && !is_old_name(&base));
+        let odd = [
+            "portico-env-",
+            "portico-env-mine",
+            "other-0123456789abcdef",
+            "portico-env-0123456789abcdef-",
+            "portico-env-0123456789abcdef-0",
+            "portico-env-0123456789abcdef-01",
+            "portico-env-0123456789abcdef-+1",
+            "portico-env-0123456789ABCDEF",
+            "portico-env-0123456789abcdef-1-1",
+        ];
+        for name in odd {
+            assert_eq!(split_name(name), None, "{name}");
+        }
+    }
+
+    #[test]
+    fn the_content_of_a_config_map_stands_for_every_key_and_value() {
+        let of = |data: &[(&str, &str)]| WantedConfigMap {
+            name: String::new(),
+            selection: String::new(),
+            data: data.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect(),
+            waits_for: Vec::new(),
+        };
+        let content = of(&[("A", "1"), ("B", "2")]).content();
+        assert_eq!((content.variables, content.bytes), (2, 4));
+        assert_eq!(Content::from_text(&content.to_string()), Some(content.clone()));
+        for other in [&[("A", "1"), ("B", "3")][..], &[("A", "1B"), ("", "2")], &[("A", "1B2")], &[]] {
+            assert_ne!(of(other).content().digest, content.digest, "{other:?}");
+        }
+        for text in ["", "x 1 2", &content.digest, &format!("{} 1", content.digest), &format!("{content} 5")]
+        {
+            assert_eq!(Content::from_text(text), None, "{text}");
+        }
+    }
 }

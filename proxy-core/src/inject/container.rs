@@ -12,7 +12,7 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 
 use crate::inject::account::{Account, Way};
-use crate::inject::config_map::WantedConfigMap;
+use crate::inject::config_map::ReferredConfigMap;
 use crate::inject::patch::{PatchOp, PatchValue};
 use crate::inject::pod::ContainerView;
 use crate::inject::prepared::{Added, Prepared};
@@ -113,8 +113,8 @@ pub(super) struct References {
 }
 
 impl References {
-    pub(super) fn new(wanted: &[WantedConfigMap], spare: &[String]) -> Self {
-        let names: Vec<String> = wanted.iter().map(|map| map.name.clone()).collect();
+    pub(super) fn new(referred: &[ReferredConfigMap], spare: &[String]) -> Self {
+        let names: Vec<String> = referred.iter().map(|map| map.name.clone()).collect();
         let must = names.iter().map(|name| json!({ "configMapRef": { "name": name } }));
         let may = spare.iter().map(|name| json!({ "configMapRef": { "name": name, "optional": true } }));
         let sources = must.chain(may).collect();

@@ -9,10 +9,13 @@ use std::collections::HashSet;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use crate::annotation::INJECTED;
+use crate::annotation::{INJECTED, PARTS, SELECTION, WARNINGS};
 use crate::inject::config_map::is_ours;
 use crate::inject::patch::{PatchOp, escaped};
+use crate::inject::record::Marks;
 
+/// What is written on pods.
+const OURS: [&str; 4] = [INJECTED.key, SELECTION.key, PARTS.key, WARNINGS.key];
 const MIRROR_ANNOTATION: &str = "kubernetes.io/config.mirror";
 
 /// Which of a pod's lists a container is in.
@@ -44,6 +47,7 @@ impl ContainerKind {
 pub(super) struct PodView<'a> {
     metadata: Option<&'a Map<String, Value>>,
     annotations: Option<&'a Map<String, Value>>,
+    labels: Option<&'a Map<String, Value>>,
     /// `enableServiceLinks`, which is true where it is absent.
     pub(super) links: bool,
     pub(super) has_controller: bool,
@@ -68,6 +72,7 @@ pub(super) fn pod_view<'a>(pod: &'a Value, old: Option<&'a Value>) -> Result<Pod
     let pod = pod.as_object().ok_or("the pod is not an object")?;
     let metadata = map(pod, "metadata")?;
     let annotations = metadata.map(|metadata| map(metadata, "annotations")).transpose()?.flatten();
+    let labels = metadata.map(|metadata| map(metadata, "labels")).transpose()?.flatten();
     let spec = map(pod, "spec")?.ok_or("the pod has no spec")?;
     let links = match present(spec, "enableServiceLinks") {
         None => true,
@@ -85,7 +90,7 @@ pub(super) fn pod_view<'a>(pod: &'a Value, old: Option<&'a Value>) -> Result<Pod
         containers.extend(containers_in(spec, ContainerKind::InitContainer)?);
         containers.extend(containers_in(spec, ContainerKind::Container)?);
     }
-    Ok(PodView { metadata, annotations, links, has_controller, containers })
+    Ok(PodView { metadata, annotations, labels, links, has_controller, containers })
 }
 
 fn names_before(old: &Value) -> HashSet<&str> {
@@ -154,17 +159,41 @@ impl PodView<'_> {
         self.annotation(INJECTED.key).is_some()
     }
 
-    /// Sets an annotation.
-    pub(super) fn annotating(&self, name: &str, text: String) -> PatchOp {
-        let only = || Value::Object(Map::from_iter([(name.to_owned(), Value::String(text.clone()))]));
-        if self.metadata.is_none() {
-            PatchOp::add("/metadata", Map::from_iter([("annotations".to_owned(), only())]))
-        } else if self.annotations.is_none() {
-            PatchOp::add("/metadata/annotations", only())
-        } else {
-            PatchOp::add(["/metadata/annotations/", &escaped(name)].concat(), text)
-        }
+    /// How long its annotations are, without those that are written anew.
+    pub(super) fn annotations_len(&self) -> usize {
+        let others = self.annotations.into_iter().flatten();
+        let others = others.filter(|(key, _)| !OURS.contains(&key.as_str()));
+        others.map(|(key, value)| key.len() + value.as_str().map_or(0, str::len)).sum()
     }
+
+    /// Sets the label and the annotations that it does not have yet.
+    pub(super) fn marking(&self, Marks { label, annotations }: Marks) -> Vec<PatchOp> {
+        let labels = label.map(|label| (Marks::LABEL, label.to_owned())).into_iter().collect();
+        if self.metadata.is_none() {
+            let both = [("annotations", object(annotations)), ("labels", object(labels))];
+            let both =
+                both.into_iter().filter(|(_, object)| object.as_object().is_some_and(|map| !map.is_empty()));
+            let both: Map<_, _> = both.map(|(field, object)| (field.to_owned(), object)).collect();
+            return if both.is_empty() { Vec::new() } else { vec![PatchOp::add("/metadata", both)] };
+        }
+        let mut ops = setting("/metadata/annotations", self.annotations, annotations);
+        ops.extend(setting("/metadata/labels", self.labels, labels));
+        ops
+    }
+}
+
+fn object(entries: Vec<(&str, String)>) -> Value {
+    entries.into_iter().map(|(key, text)| (key.to_owned(), Value::String(text))).collect::<Map<_, _>>().into()
+}
+
+/// Sets the entries of a map that it does not have yet.
+fn setting(path: &str, found: Option<&Map<String, Value>>, entries: Vec<(&str, String)>) -> Vec<PatchOp> {
+    let Some(found) = found else {
+        return if entries.is_empty() { Vec::new() } else { vec![PatchOp::add(path, object(entries))] };
+    };
+    let lacks = |(key, text): &(&str, String)| found.get(*key).and_then(Value::as_str) != Some(text);
+    let entries = entries.into_iter().filter(lacks);
+    entries.map(|(key, text)| PatchOp::add([path, "/", &escaped(key)].concat(), text)).collect()
 }
 
 impl<'a> ContainerView<'a> {

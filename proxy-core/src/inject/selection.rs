@@ -10,9 +10,14 @@ use serde::{Deserialize, Serialize};
 use crate::env::{Definitions, Forms, Stemmed, Variable, definitions, mangle};
 use crate::inject::ENVIRONMENT_BYTES_WARN;
 use crate::inject::warning::some_of;
+use crate::inject::wish::{SERVICES_MAX, is_identifier, is_label};
 use crate::service::ServiceKey;
 use crate::snapshot::Snapshot;
 
+/// The text of a selection is no longer than this: it is an annotation of pods, and kept for as long as these live.
+pub const SELECTION_BYTES_MAX: usize = 48 << 10;
+/// No container starts with as much as this, so what is beyond is not even made: about so many bytes of variables.
+const VARIABLES_BYTES_MAX: usize = 6 << 20;
 /// What a pod's namespace must never lose: client libraries find the API server by it.
 const API_SERVER: &str = "kubernetes";
 
@@ -54,10 +59,27 @@ impl Selection {
         serde_json::to_string(self).unwrap_or_default()
     }
 
-    /// The selection that this text stands for.
+    /// The selection that this text stands for; none: no annotation of a pod or a namespace asks for such a one.
     #[must_use]
     pub fn from_text(text: &str) -> Option<Self> {
-        serde_json::from_str(text).ok()
+        if text.len() > SELECTION_BYTES_MAX || !text.starts_with('{') {
+            return None;
+        }
+        serde_json::from_str(text).ok().filter(Self::is_sound)
+    }
+
+    /// Whether it holds nothing but names, as wishes do.
+    fn is_sound(&self) -> bool {
+        let Self { services, prefix, forms: _, bytes_max: _, wait_for } = self;
+        let is_service = |key: &ServiceKey| is_label(&key.namespace) && is_label(&key.name);
+        let is_alias =
+            |alias: &Option<String>| alias.as_deref().is_none_or(|alias| is_identifier(alias, "_-"));
+        let services = services.as_deref().unwrap_or_default();
+        (prefix.is_empty() || is_identifier(prefix, "_"))
+            && services.len() <= SERVICES_MAX
+            && wait_for.len() <= SERVICES_MAX
+            && services.iter().all(|one| is_alias(&one.alias) && is_service(&one.service))
+            && wait_for.iter().all(is_service)
     }
 
     /// Whether it is what the kubelet gives.
@@ -85,6 +107,16 @@ pub(super) struct Rendered {
 pub(super) fn rendered(snapshot: &Snapshot, namespace: &str, selection: &Selection) -> Rendered {
     let mut warnings = Vec::new();
     let (mut labels, mut services) = asked(snapshot, namespace, selection, &mut warnings);
+    let beyond = services.len() - bounded(&services);
+    if beyond > 0 {
+        let what = "no container starts with so many variables";
+        warnings.push(format!(
+            "{what}: those of {beyond} services are left out, such as {}",
+            labels[labels.len() - beyond]
+        ));
+        labels.truncate(labels.len() - beyond);
+        services.truncate(services.len() - beyond);
+    }
     let own = snapshot.service(&ServiceKey::new(namespace, API_SERVER));
     let own = own.filter(|service| namespace != "default" && service.cluster_ip_text.is_some());
     let needs_links = own.is_some() && selection.is_plain();
@@ -158,6 +190,23 @@ fn asked<'a>(
         }
     }
     (labels, services)
+}
+
+/// How many of these services, the first ones, give no more variables than may be made.
+fn bounded(services: &[Stemmed<'_>]) -> usize {
+    let mut left = VARIABLES_BYTES_MAX;
+    let fits = |Stemmed { service, stem, forms }: &&Stemmed<'_>| {
+        let variables = match forms {
+            Forms::HostPort => 2,
+            Forms::Named => 2 + service.ports.len(),
+            Forms::All => 3 + 5 * service.ports.len(),
+        };
+        // The stem, what follows it, and a value.
+        let fits = left.checked_sub(variables * (stem.len() + 48));
+        left = fits.unwrap_or(left);
+        fits.is_some()
+    };
+    services.iter().take_while(fits).count()
 }
 
 fn label(chosen: &Chosen, namespace: &str) -> String {

@@ -25,7 +25,7 @@ fn with_mode(mode: InjectMode) -> InjectOptions {
 /// A pod in a namespace without annotations.
 fn asking<'a>(namespace: &'a str, pod: &'a Value) -> Admission<'a> {
     static NONE: BTreeMap<String, String> = BTreeMap::new();
-    Admission { namespace, namespace_annotations: &NONE, pod, old_pod: None, dry_run: false }
+    Admission { namespace, namespace_annotations: &NONE, pod, old_pod: None }
 }
 
 /// The pod after the patch as it is sent, by implementations of base64 and of patches that are not ours.
@@ -81,6 +81,19 @@ fn controlled(mut pod: Value) -> Value {
 /// What is done to a pod in namespace `default`.
 fn done(services: impl IntoIterator<Item = Service>, pod: &Value) -> Injection {
     injection(&of(services), &InjectOptions::default(), &asking("default", pod))
+}
+
+/// The ConfigMaps of a pod after its patch, as a controller makes them by what the pod says.
+fn made(services: &Snapshot, namespace: &str, patched: &Value) -> Vec<WantedConfigMap> {
+    let metadata = &patched["metadata"];
+    let annotation = |key: &str| metadata["annotations"][key].as_str();
+    let record = Record::read(metadata["labels"]["portico.dev/variables"].as_str(), annotation);
+    let Some(Record { text, base, parts }) = record.expect("what admission writes") else {
+        return Vec::new();
+    };
+    let maps = config_maps(services, namespace, &base, &text);
+    assert_eq!(maps.len(), parts);
+    maps
 }
 
 /// The names that the first container's `env` has after the patch.

@@ -17,7 +17,7 @@ use crate::inject::{Admission, InjectMode, InjectOptions};
 use crate::service::ServiceKey;
 
 /// More services than this are no selection any more.
-const SERVICES_MAX: usize = 1_000;
+pub(super) const SERVICES_MAX: usize = 1_000;
 const NAME_CHARS_MAX: usize = 63;
 /// More problems than this are not told: a pod has as many as its annotations have commas.
 const PROBLEMS_MAX: usize = 256;
@@ -192,14 +192,14 @@ fn parse_service(text: &str, own: &str) -> Option<ServiceKey> {
 }
 
 /// What a shell can name; with these further characters.
-fn is_identifier(text: &str, further: &str) -> bool {
+pub(super) fn is_identifier(text: &str, further: &str) -> bool {
     let is_sound = |character: char| character.is_ascii_alphanumeric() || further.contains(character);
     (1..=NAME_CHARS_MAX).contains(&text.len())
         && text.chars().all(is_sound)
         && text.starts_with(|first: char| first.is_ascii_alphabetic() || first == '_')
 }
 
-fn is_label(text: &str) -> bool {
+pub(super) fn is_label(text: &str) -> bool {
     let is_sound = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
     (1..=NAME_CHARS_MAX).contains(&text.len()) && text.bytes().all(is_sound)
 }

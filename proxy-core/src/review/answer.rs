@@ -66,7 +66,7 @@ impl AsRef<[u8]> for Piece {
 /// The answer to a request for a pod.
 #[must_use]
 pub fn answer(uid: &str, injection: &Injection) -> Answer {
-    let Injection { patch, warnings, denied, config_maps: _, accounts: _, untouched: _ } = injection;
+    let Injection { patch, warnings, denied, .. } = injection;
     let status = denied.as_deref().map(|message| Status { code: 403, reason: "Forbidden", message });
     let mut text = written(&Response { uid, allowed: denied.is_none(), status, warnings });
     if denied.is_some() || patch.is_empty() {

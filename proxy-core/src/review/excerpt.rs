@@ -61,6 +61,8 @@ const CONTAINER: Kept = Kept::Fields(&[("name", Kept::All), ("env", Kept::All), 
 const METADATA: Kept = Kept::Fields(&[
     ("name", Kept::All),
     ("generateName", Kept::All),
+    // A label is added beside those that are there, so what is there must be known.
+    ("labels", Kept::All),
     ("annotations", Kept::All),
     ("ownerReferences", Kept::All),
 ]);

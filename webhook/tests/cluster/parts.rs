@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 
 use crate::apiserver::Api;
 use crate::caller::Caller;
+use crate::double::maps_of;
 use crate::pod::{annotated, patched, pod, review};
 use crate::program::until;
 use crate::replica::{Cluster, service};
@@ -50,6 +51,13 @@ fn started(cluster: &Cluster, pod: &Value) -> (usize, BTreeSet<String>) {
     (parts, names)
 }
 
+/// The first ConfigMap to which a pod refers.
+fn base_of(cluster: &Cluster, pod: &str) -> String {
+    let pod = cluster.api.get("Pod", "default", pod).expect("it is there");
+    let name = &pod["spec"]["containers"][0]["envFrom"][0]["configMapRef"]["name"];
+    name.as_str().expect("a name").to_owned()
+}
+
 #[test]
 fn parts_come_and_go_while_a_pod_refers_to_them_and_it_misses_nothing() {
     let cluster = Cluster::new(Api::double());
@@ -59,6 +67,9 @@ fn parts_come_and_go_while_a_pod_refers_to_them_and_it_misses_nothing() {
     let mut caller = Caller::local(webhook.address).expect("connect");
     let made = patched(&wish, &caller.review(&review("u", &wish)).expect("an answer"));
     cluster.api.put(made.clone());
+    let referred = made["spec"]["containers"][0]["envFrom"].as_array().expect("sources");
+    let must = referred.iter().filter(|source| source["configMapRef"]["optional"] != true).count();
+    maps_of(&cluster, "default", must);
     let (before, names) = started(&cluster, &made);
     assert!(before >= 2 && names.contains(&host(0)) && names.contains(&host(SERVICES - 1)), "{before} parts");
 
@@ -88,7 +99,12 @@ fn parts_come_and_go_while_a_pod_refers_to_them_and_it_misses_nothing() {
     // Another pod's ConfigMap comes and is collected meanwhile.
     let other =
         annotated(pod("b"), &[("portico.dev/inject", "configmap"), ("portico.dev/forms", "host-port")]);
-    caller.review(&review("u", &other)).expect("an answer");
+    cluster.api.put(patched(&other, &caller.review(&review("u", &other)).expect("an answer")));
+    until("the other one has its ConfigMaps", || {
+        let name = base_of(&cluster, "b");
+        cluster.api.get("ConfigMap", "default", &name).map(drop)
+    });
+    cluster.api.delete("Pod", "default", "b");
     let collected = || webhook.metric("config_maps_total{what=\"collected\"}");
     until("it is collected", || (collected() >= 1.0).then_some(()));
     assert_eq!(started(&cluster, &made).0, 1);

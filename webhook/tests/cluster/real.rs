@@ -66,7 +66,7 @@ fn each_mode_puts_variables_where_it_should(cluster: &Cluster) {
     assert!(made["metadata"]["annotations"]["portico.dev/injected"].is_string());
     let made = created(cluster, &annotated(pod("by-map"), &[("portico.dev/inject", "configmap")])).object;
     let name = made["spec"]["containers"][0]["envFrom"][0]["configMapRef"]["name"].as_str().expect("a name");
-    let map = cluster.api.get("ConfigMap", "default", name).expect("made at admission");
+    let map = until("it is made", || cluster.api.get("ConfigMap", "default", name));
     assert_eq!(map["data"]["REDIS_PORT"], "tcp://10.0.0.11:6379");
     // Inline would not be exact here, and there is a controller.
     let mut owned = pod("auto");

@@ -23,7 +23,9 @@ pub(crate) struct Cluster {
 
 impl Cluster {
     pub(crate) fn new(api: Api) -> Self {
-        api.put(json!({"kind": "Namespace", "metadata": {"name": SYSTEM}}));
+        for namespace in [SYSTEM, "default", "team"] {
+            api.put(json!({"kind": "Namespace", "metadata": {"name": namespace}}));
+        }
         api.put(service("redis", 11, 6379));
         Self { api, folder: Folder::new(), port: free_port() }
     }

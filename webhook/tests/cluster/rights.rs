@@ -7,10 +7,9 @@ use serde_json::{Value, json};
 
 use crate::apiserver::rights::{Grant, not_called, not_granted};
 use crate::apiserver::{Api, Fault, InitialEvents};
-use crate::caller::Caller;
-use crate::double::admitted;
+use crate::double::{admitted, admitted_pod, maps_of};
 use crate::helm::{objects, one, root};
-use crate::pod::{annotated, pod, review};
+use crate::pod::{annotated, pod};
 use crate::program::{Webhook, until};
 use crate::replica::{CONFIGURATION, Cluster, service};
 
@@ -29,6 +28,7 @@ fn replica(cluster: &Cluster) -> Webhook {
 fn story(cluster: &Cluster, webhook: &Webhook) {
     cluster.configuration();
     admitted(cluster, webhook, "a", &[("portico.dev/inject", "configmap")]);
+    maps_of(cluster, "default", 1);
     cluster.api.put(service("mysql", 13, 3306));
     until("it is fresh", || {
         let map = cluster.config_maps("default").pop()?;
@@ -39,7 +39,7 @@ fn story(cluster: &Cluster, webhook: &Webhook) {
     let mut owned = annotated(pod("b"), &[("portico.dev/max-bytes", "lots")]);
     owned["metadata"]["ownerReferences"] = json!([{"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "web-1",
         "uid": "r-1", "controller": true}]);
-    Caller::local(webhook.address).expect("connect").review(&review("u", &owned)).expect("an answer");
+    admitted_pod(cluster, webhook, owned);
     until("the owner is told", || {
         let path = "/api/v1/namespaces/default/events";
         let list = cluster.api.send("GET", path, "application/json", &Value::Null).object;
@@ -95,7 +95,6 @@ fn on_a_real_api_server_the_webhook_needs_no_more_than_its_roles() {
         ("create", "secrets"),
         ("create", "mutatingwebhookconfigurations"),
         ("update", "mutatingwebhookconfigurations/other"),
-        ("watch", "pods"),
         ("get", "pods"),
         ("delete", "events"),
     ] {
@@ -110,7 +109,7 @@ fn on_a_real_api_server_the_webhook_needs_no_more_than_its_roles() {
         kubectl(&create).is_err_and(|why| why.contains("writes ConfigMaps of its own alone")).then_some(())
     });
     admitted(&cluster, &webhook, "c", &[("portico.dev/inject", "configmap")]);
-    assert_eq!(cluster.config_maps("default").len(), 1);
+    maps_of(&cluster, "default", 1);
     let root_ca = ["delete", "configmap", "-n", "default", "--dry-run=server", "--as", &account, "theirs"];
     kubectl(&["create", "configmap", "theirs", "-n", "default"]).unwrap_or_else(|why| panic!("{why}"));
     let why = kubectl(&root_ca).expect_err("it is not its own");

@@ -150,7 +150,7 @@ readOnly: true
 
 {{/* The namespaces whose pods the webhook leaves alone, as YAML. */}}
 {{- define "portico.exceptNamespaces" -}}
-{{- concat (list "kube-system" .Release.Namespace) .Values.webhook.registration.exceptNamespaces | uniq | toYaml -}}
+{{- concat (list "kube-system" .Release.Namespace) .Values.webhook.registration.exceptNamespaces | uniq | sortAlpha | toYaml -}}
 {{- end -}}
 
 {{/* The Secret of the webhook's certificate. The webhook itself derives the same name from its own. */}}

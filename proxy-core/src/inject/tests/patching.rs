@@ -42,8 +42,11 @@ fn a_container_with_env_from_gets_a_config_map_if_a_controller_made_the_pod() {
     let [map] = &done.config_maps[..] else { panic!("{done:?}") };
     let expected = json!([{ "configMapRef": { "name": map.name } }, sources[0]]);
     assert_eq!(patched["spec"]["containers"][0]["envFrom"], expected);
-    assert_eq!((map.data.len(), map.data["REDIS_SERVICE_HOST"].as_str()), (7, "10.0.0.11"));
-    assert!(is_ours(&map.name) && map.waits_for.is_empty());
+    assert_eq!(done.label, Some("configmap"));
+    let [made] = &made(&of([redis()]), "default", &patched)[..] else { panic!("{patched}") };
+    assert_eq!((made.data.len(), made.data["REDIS_SERVICE_HOST"].as_str()), (7, "10.0.0.11"));
+    assert_eq!((map.name.as_str(), map.variables, map.waits_for.len()), (made.name.as_str(), 7, 0));
+    assert!(is_ours(&map.name));
 }
 
 #[test]
@@ -59,9 +62,10 @@ fn a_config_map_is_kept_by_its_selection_alone() {
     let pod = plain(&[("inject", "configmap"), ("forms", "named")]);
     let done = done([redis()], &pod);
     let [map] = &done.config_maps[..] else { panic!("{done:?}") };
-    let selection = Selection::from_text(&map.selection).unwrap();
-    assert_eq!(config_maps(&of([redis()]), "default", &selection), done.config_maps);
-    let later = config_maps(&of([redis(), svc("db").ip("10.0.0.2").tcp("", 1)]), "default", &selection);
+    let patched = applied(&pod, &done);
+    let made = |services: &[Service]| super::made(&of(services.to_vec()), "default", &patched);
+    assert_eq!((made(&[redis()])[0].name.as_str(), made(&[redis()])[0].data.len()), (map.name.as_str(), 2));
+    let later = made(&[redis(), svc("db").ip("10.0.0.2").tcp("", 1)]);
     assert_eq!((later[0].name.as_str(), later[0].data.len()), (map.name.as_str(), 4));
 }
 
@@ -69,23 +73,23 @@ fn a_config_map_is_kept_by_its_selection_alone() {
 fn more_than_a_mebibyte_is_cut_into_several_config_maps() {
     let many = (0..3_000).map(|number| svc(&format!("service-{number}")).ip("10.0.0.1").tcp("http", 80));
     let pod = plain(&[]);
-    let done = done(many, &pod);
+    let services = of(many);
+    let done = injection(&services, &InjectOptions::default(), &asking("default", &pod));
     assert!(done.config_maps.len() > 1, "inlined, the pod would be too large");
-    let total: usize = done.config_maps.iter().map(|map| map.data.len()).sum();
-    assert_eq!(total, 8 * 3_000);
-    for map in &done.config_maps {
-        let bytes: usize = map.data.iter().map(|(name, value)| name.len() + value.len()).sum();
-        assert!(bytes <= 1 << 20);
-    }
     let patched = applied(&pod, &done);
+    let now = made(&services, "default", &patched);
+    assert_eq!(now.iter().map(|map| map.data.len()).sum::<usize>(), 8 * 3_000);
+    for (map, referred) in now.iter().zip(&done.config_maps) {
+        assert!(map.content().bytes <= 1 << 20);
+        assert_eq!((&map.name, map.data.len()), (&referred.name, referred.variables));
+    }
     let sources = patched["spec"]["containers"][0]["envFrom"].as_array().unwrap();
     let (must, may) = sources.split_at(done.config_maps.len());
     assert!(must.iter().all(|source| source["configMapRef"].get("optional").is_none()), "{must:?}");
     assert!(may.iter().all(|source| source["configMapRef"]["optional"] == true), "{may:?}");
     // Twice as many services are more ConfigMaps, and the pod refers to each of those.
     let twice = (0..6_000).map(|number| svc(&format!("service-{number}")).ip("10.0.0.1").tcp("http", 80));
-    let selection = Selection::from_text(&done.config_maps[0].selection).unwrap();
-    let later = config_maps(&of(twice), "default", &selection);
+    let later = config_maps(&of(twice), "default", &now[0].name, &now[0].selection);
     assert!(later.len() > must.len() && later.len() <= sources.len());
     for (map, source) in later.iter().zip(sources) {
         assert_eq!(source["configMapRef"]["name"], map.name);
@@ -99,20 +103,11 @@ fn who_waits_waits_for_every_part() {
     let pod = plain(&[("require", "queue"), ("on-missing", "wait")]);
     let done = done(many, &pod);
     assert!(done.config_maps.len() > 1);
-    assert!(done.config_maps.iter().all(|map| map.data.is_empty() && map.waits_for.len() == 1));
+    assert!(done.config_maps.iter().all(|map| map.variables == 0 && map.waits_for.len() == 1));
     let sources = &applied(&pod, &done)["spec"]["containers"][0]["envFrom"];
     for (map, source) in done.config_maps.iter().zip(sources.as_array().unwrap()) {
         assert_eq!(*source, json!({ "configMapRef": { "name": map.name } }));
     }
-}
-
-#[test]
-fn a_dry_run_has_the_same_patch_and_makes_nothing() {
-    let pod = plain(&[("inject", "configmap")]);
-    let wet = done([redis()], &pod);
-    let dry = Admission { dry_run: true, ..asking("default", &pod) };
-    let dry = injection(&of([redis()]), &InjectOptions::default(), &dry);
-    assert_eq!((dry.patch, dry.config_maps.len(), wet.config_maps.len()), (wet.patch, 0, 1));
 }
 
 #[test]
@@ -128,6 +123,140 @@ fn of_ephemeral_containers_only_the_new_are_touched() {
     assert_eq!(paths, ["/spec/ephemeralContainers/1/env"]);
 }
 
+/// The pod with a further ephemeral container, and what is done to that.
+fn debugged(pod: &Value, env_from: Value, services: impl IntoIterator<Item = Service>) -> (Value, Injection) {
+    let mut asked = pod.clone();
+    asked["spec"]["ephemeralContainers"] = json!([{ "name": "debug", "envFrom": env_from }]);
+    let admission = Admission { old_pod: Some(pod), ..asking("default", &asked) };
+    let done = injection(&of(services), &InjectOptions::default(), &admission);
+    (applied(&asked, &done), done)
+}
+
+#[test]
+fn an_ephemeral_container_has_the_selection_that_its_pod_records() {
+    let pod = plain(&[("inject", "configmap"), ("forms", "host-port")]);
+    let mut pod = applied(&pod, &done([redis()], &pod));
+    // What is asked for today is another selection, and that has no ConfigMap.
+    pod["metadata"]["annotations"]["portico.dev/forms"] = "all".into();
+    let (patched, done) = debugged(&pod, Value::Null, [redis()]);
+    let first = |list: &str| patched["spec"][list][0]["envFrom"][0]["configMapRef"]["name"].clone();
+    assert_eq!(first("ephemeralContainers"), first("containers"));
+    assert!(
+        done.patch.iter().all(|op| op.path.starts_with("/spec/ephemeralContainers/")),
+        "{:?}",
+        done.patch
+    );
+}
+
+#[test]
+fn an_ephemeral_container_refers_to_no_config_map_that_its_pod_does_not_record() {
+    let sources = json!([{ "secretRef": { "name": "own" } }]);
+    for annotations in [&[("inject", "configmap")][..], &[("selection", "{}"), ("inject", "configmap")]] {
+        let pod = controlled(plain(annotations));
+        let (patched, done) = debugged(&pod, sources.clone(), [redis()]);
+        let container = &patched["spec"]["ephemeralContainers"][0];
+        let has_own = is_ours(container["envFrom"][0]["configMapRef"]["name"].as_str().unwrap_or_default());
+        // `{}` is a selection: all services, as the kubelet gives them.
+        assert_eq!(has_own, annotations.len() == 2, "{container}");
+        assert_eq!(container["env"].as_array().map_or(0, Vec::len), if has_own { 0 } else { 7 });
+        assert_eq!(done.warnings.len(), usize::from(!has_own), "{:?}", done.warnings);
+    }
+    // A pod that waits is looked into at once.
+    let waits = plain(&[("require", "queue"), ("on-missing", "wait")]);
+    let waits = applied(&waits, &self::done([redis()], &waits));
+    let (patched, _) = debugged(&waits, Value::Null, [redis()]);
+    assert_eq!(patched["spec"]["ephemeralContainers"][0]["env"].as_array().map(Vec::len), Some(7));
+}
+
+#[test]
+fn a_pod_records_its_selection_and_its_warnings_for_a_controller_that_sees_its_metadata_alone() {
+    let mut pod = controlled(plain(&[("inject", "configmap"), ("prefix", "1X")]));
+    pod["metadata"]["labels"] = json!({ "app": "web" });
+    let done = done([redis()], &pod);
+    let patched = applied(&pod, &done);
+    let metadata = &patched["metadata"];
+    assert_eq!(metadata["labels"], json!({ "app": "web", "portico.dev/variables": "configmap" }));
+    let said = metadata["annotations"]["portico.dev/warnings"].as_str().unwrap();
+    assert!(said.starts_with("portico.dev/prefix: \"1X\" is not"), "{said}");
+    assert_eq!(made(&of([redis()]), "default", &patched)[0].data.len(), 7);
+    assert_eq!(self::done([redis()], &patched).patch, []);
+}
+
+#[test]
+fn warnings_are_recorded_also_where_nothing_is_injected_and_are_never_long() {
+    let list = (0..900).map(|number| format!("missing-{number}")).collect::<Vec<_>>().join(",");
+    let mut pod = plain(&[("require", &list)]);
+    pod["spec"]["enableServiceLinks"] = false.into();
+    let left = done([redis()], &pod);
+    let patched = applied(&pod, &left);
+    assert_eq!((left.untouched.is_some(), left.label), (true, Some("warnings")));
+    assert_eq!(patched["metadata"]["labels"]["portico.dev/variables"], "warnings");
+    let said = patched["metadata"]["annotations"]["portico.dev/warnings"].as_str().unwrap();
+    assert!((1_000..=WARNINGS_BYTES_MAX).contains(&said.len()), "{} bytes", said.len());
+    assert_eq!(patched["spec"], pod["spec"]);
+    assert_eq!(done([redis()], &patched).patch, []);
+}
+
+#[test]
+fn a_selection_that_is_too_long_for_an_annotation_is_inlined_and_the_pod_stays_within_its_limit() {
+    let name = |number: usize| format!("{number:04}-{}", "x".repeat(58));
+    let list = (0..900).map(name).collect::<Vec<_>>().join(",");
+    let long =
+        plain(&[("inject", "configmap"), ("services", &list), ("require", "queue"), ("on-missing", "wait")]);
+    let mut full = plain(&[("inject", "configmap")]);
+    full["metadata"]["annotations"]["a/b"] = "x".repeat(250 << 10).into();
+    for (pod, waits) in [(long, true), (full, false)] {
+        let done = done([redis()], &pod);
+        let patched = applied(&pod, &done);
+        assert_eq!((done.label == Some("configmap"), done.config_maps.len()), (false, 0));
+        assert_eq!(done.warnings.iter().any(|warning| warning.contains("do not wait")), waits);
+        let annotations = patched["metadata"]["annotations"].as_object().unwrap();
+        let bytes: usize =
+            annotations.iter().map(|(key, text)| key.len() + text.as_str().unwrap().len()).sum();
+        assert!(bytes <= 256 << 10, "{bytes}");
+        assert_eq!(self::done([redis()], &patched).patch, []);
+    }
+}
+
+#[test]
+fn a_record_that_somebody_wrote_by_hand_is_refused_unless_it_is_a_selection() {
+    let read = |annotations: &[(&str, &str)]| {
+        let annotation =
+            |key: &str| annotations.iter().find(|(name, _)| key.ends_with(name)).map(|(_, text)| *text);
+        Record::read(Some("configmap"), annotation)
+    };
+    let service = |name: &str| {
+        format!("{{\"services\":[{{\"service\":{{\"namespace\":\"a\",\"name\":\"{name}\"}}}}]}}")
+    };
+    assert!(read(&[("/selection", &service("b"))]).unwrap().is_some());
+    assert_eq!(read(&[]), Err(RecordError::Missing));
+    let long = format!("{{\"prefix\":\"{}\"}}", "X".repeat(SELECTION_BYTES_MAX));
+    let many =
+        vec![service("b").trim_start_matches("{\"services\":[").trim_end_matches("]}").to_owned(); 1_001]
+            .join(",");
+    let many = format!("{{\"services\":[{many}]}}");
+    for text in ["", "x", "[]", &service("B"), &service("../x"), "{\"prefix\":\"a b\"}", &long, &many] {
+        assert_eq!(read(&[("/selection", text)]), Err(RecordError::Selection), "{text}");
+    }
+    for parts in ["0", "-1", "17", "1000000", "x", ""] {
+        assert_eq!(read(&[("/selection", "{}"), ("/parts", parts)]), Err(RecordError::Parts), "{parts}");
+    }
+    assert_eq!(Record::read(Some("warnings"), |_| Some("x")), Ok(None));
+}
+
+#[test]
+fn variables_that_no_container_starts_with_are_not_made() {
+    // One service of a thousand ports under 600 names would be three million variables.
+    let ports = (1..=1_000).fold(svc("wide").ip("10.0.0.1"), |service, port| service.tcp("", port));
+    let list = (0..600).map(|number| format!("a{number}=wide")).collect::<Vec<_>>().join(",");
+    let pod = plain(&[("services", &list), ("inject", "configmap")]);
+    let done = done([ports], &pod);
+    let count: usize = done.config_maps.iter().map(|map| map.variables).sum();
+    assert!((50_000..200_000).contains(&count), "{count}");
+    assert!(done.warnings.iter().any(|warning| warning.contains("left out")), "{:?}", done.warnings);
+    assert!(done.config_maps.len() <= PARTS_MAX, "{}", done.config_maps.len());
+}
+
 #[test]
 fn a_sidecar_that_comes_later_gets_its_variables_and_nothing_else_changes() {
     let pod = plain(&[]);
@@ -135,7 +264,7 @@ fn a_sidecar_that_comes_later_gets_its_variables_and_nothing_else_changes() {
     patched["spec"]["initContainers"] = json!([{ "name": "sidecar", "restartPolicy": "Always" }]);
     let again = done([redis()], &patched);
     let paths: Vec<&str> = again.patch.iter().map(|op| op.path.as_str()).collect();
-    assert_eq!(paths, ["/spec/initContainers/0/env", "/metadata/annotations/portico.dev~1injected"]);
+    assert_eq!(paths, ["/spec/initContainers/0/env"]);
     assert_eq!(done([redis()], &applied(&patched, &again)).patch, []);
 }
 

@@ -7,7 +7,7 @@ use serde_json::Value;
 use super::kubelet::{Map, Sources, environment};
 use super::valid::{duplicates, mistakes};
 use super::world::{Class, Draw, World};
-use super::{applied, asking, with_mode};
+use super::{applied, asking, made, with_mode};
 use crate::inject::{InjectMode, Injection, injection};
 
 const PODS: usize = 100_000;
@@ -38,7 +38,9 @@ fn judged(world: &World, pod: &Value, mode: InjectMode) -> (Injection, Vec<Strin
         "{patched:#}\n{done:#?}"
     );
     let mut sources = world.sources.clone();
-    sources.config_maps.extend(done.config_maps.iter().map(|map| (map.name.clone(), map.data.clone())));
+    let maps = made(&world.snapshot, world.namespace, &patched);
+    assert!(maps.iter().map(|map| &map.name).eq(done.config_maps.iter().map(|map| &map.name)), "{patched:#}");
+    sources.config_maps.extend(maps.into_iter().map(|map| (map.name, map.data)));
     let (expected, found) =
         (environments(world, pod, &world.sources), environments(world, &patched, &sources));
     let differs = |(name, env): &(&String, &Result<Map, String>)| found[*name] != **env;

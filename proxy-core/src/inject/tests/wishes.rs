@@ -88,16 +88,17 @@ fn a_missing_required_service_warns_waits_or_denies() {
         |on_missing| done([redis()], &plain(&[("require", "redis, queue"), ("on-missing", on_missing)]));
     let warned = done("warn");
     assert!(warned.warnings[0].contains("service queue is not there"), "{:?}", warned.warnings);
-    assert_eq!(warned.patch.len(), 3);
+    // The variables, the links, two annotations and the label.
+    assert_eq!(warned.patch.len(), 5);
     let denied = done("deny");
     assert!(denied.denied.unwrap().contains("portico.dev/require: service queue"));
     assert_eq!(denied.patch, []);
-    let waits = done("wait");
+    let pod = plain(&[("require", "redis, queue"), ("on-missing", "wait")]);
+    let waits = self::done([redis()], &pod);
     let [map] = &waits.config_maps[..] else { panic!("{waits:?}") };
-    assert_eq!((waits.accounts[0].way, map.waits_for.len(), map.data.len()), (Way::ConfigMap, 1, 0));
+    assert_eq!((waits.accounts[0].way, map.waits_for.len(), map.variables), (Way::ConfigMap, 1, 0));
     let there = [redis(), svc("queue").ip("10.0.0.4").tcp("", 1)];
-    let selection = Selection::from_text(&map.selection).unwrap();
-    let [now] = &config_maps(&of(there), "default", &selection)[..] else { panic!("one is enough") };
+    let [now] = &made(&of(there), "default", &applied(&pod, &waits))[..] else { panic!("one is enough") };
     assert_eq!((now.name.as_str(), now.waits_for.len(), now.data.len()), (map.name.as_str(), 0, 14));
 }
 

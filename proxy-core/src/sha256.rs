@@ -1,0 +1,171 @@
+//! SHA-256 (FIPS 180-4), for names that users could otherwise make collide.
+//!
+//! The names of managed ConfigMaps follow from text that the owners of pods write, so two texts with one digest must not
+//! be found. `digest` is for the rest. It is written out here, in forty lines that the standard's test vectors check,
+//! because the core is linked into the CNI plugin: a crate would bring seven others along. Nothing here is secret, so
+//! timing does not matter. What must not go in here: any other use of a hash function.
+
+/// The first 32 bits of the fractional parts of the square roots of the first eight primes.
+const START: [u32; 8] =
+    [0x6a09_e667, 0xbb67_ae85, 0x3c6e_f372, 0xa54f_f53a, 0x510e_527f, 0x9b05_688c, 0x1f83_d9ab, 0x5be0_cd19];
+/// The same of the cube roots of the first 64 primes.
+const ROUNDS: [u32; 64] = [
+    0x428a_2f98,
+    0x7137_4491,
+    0xb5c0_fbcf,
+    0xe9b5_dba5,
+    0x3956_c25b,
+    0x59f1_11f1,
+    0x923f_82a4,
+    0xab1c_5ed5,
+    0xd807_aa98,
+    0x1283_5b01,
+    0x2431_85be,
+    0x550c_7dc3,
+    0x72be_5d74,
+    0x80de_b1fe,
+    0x9bdc_06a7,
+    0xc19b_f174,
+    0xe49b_69c1,
+    0xefbe_4786,
+    0x0fc1_9dc6,
+    0x240c_a1cc,
+    0x2de9_2c6f,
+    0x4a74_84aa,
+    0x5cb0_a9dc,
+    0x76f9_88da,
+    0x983e_5152,
+    0xa831_c66d,
+    0xb003_27c8,
+    0xbf59_7fc7,
+    0xc6e0_0bf3,
+    0xd5a7_9147,
+    0x06ca_6351,
+    0x1429_2967,
+    0x27b7_0a85,
+    0x2e1b_2138,
+    0x4d2c_6dfc,
+    0x5338_0d13,
+    0x650a_7354,
+    0x766a_0abb,
+    0x81c2_c92e,
+    0x9272_2c85,
+    0xa2bf_e8a1,
+    0xa81a_664b,
+    0xc24b_8b70,
+    0xc76c_51a3,
+    0xd192_e819,
+    0xd699_0624,
+    0xf40e_3585,
+    0x106a_a070,
+    0x19a4_c116,
+    0x1e37_6c08,
+    0x2748_774c,
+    0x34b0_bcb5,
+    0x391c_0cb3,
+    0x4ed8_aa4a,
+    0x5b9c_ca4f,
+    0x682e_6ff3,
+    0x748f_82ee,
+    0x78a5_636f,
+    0x84c8_7814,
+    0x8cc7_0208,
+    0x90be_fffa,
+    0xa450_6ceb,
+    0xbef9_a3f7,
+    0xc671_78f2,
+];
+const BLOCK: usize = 64;
+
+/// The digest of these bytes, taken one after the other.
+pub(crate) fn sha256<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> [u8; 32] {
+    let (mut state, mut block, mut filled, mut len) = (START, [0_u8; BLOCK], 0, 0_u64);
+    for mut part in parts {
+        len = len.wrapping_add(part.len() as u64);
+        while !part.is_empty() {
+            let (taken, rest) = part.split_at(part.len().min(BLOCK - filled));
+            block[filled..filled + taken.len()].copy_from_slice(taken);
+            filled += taken.len();
+            part = rest;
+            if filled == BLOCK {
+                compress(&mut state, &block);
+                filled = 0;
+            }
+        }
+    }
+    block[filled] = 0x80;
+    block[filled + 1..].fill(0);
+    if filled + 9 > BLOCK {
+        compress(&mut state, &block);
+        block.fill(0);
+    }
+    block[BLOCK - 8..].copy_from_slice(&(len * 8).to_be_bytes());
+    compress(&mut state, &block);
+    let mut digest = [0; 32];
+    for (bytes, word) in digest.chunks_exact_mut(4).zip(state) {
+        bytes.copy_from_slice(&word.to_be_bytes());
+    }
+    digest
+}
+
+fn compress(state: &mut [u32; 8], block: &[u8; BLOCK]) {
+    let mut words = [0_u32; 64];
+    for (word, bytes) in words.iter_mut().zip(block.chunks_exact(4)) {
+        *word = bytes.iter().fold(0, |word, byte| word << 8 | u32::from(*byte));
+    }
+    for at in 16..64 {
+        let (early, late) = (words[at - 15], words[at - 2]);
+        let s0 = early.rotate_right(7) ^ early.rotate_right(18) ^ (early >> 3);
+        let s1 = late.rotate_right(17) ^ late.rotate_right(19) ^ (late >> 10);
+        words[at] = words[at - 16].wrapping_add(s0).wrapping_add(words[at - 7]).wrapping_add(s1);
+    }
+    let [mut a, mut b, mut c, mut d, mut e, mut f, mut g, mut h] = *state;
+    for (round, word) in ROUNDS.iter().zip(words) {
+        let s1 = e.rotate_right(6) ^ e.rotate_right(11) ^ e.rotate_right(25);
+        let choice = (e & f) ^ (!e & g);
+        let first = h.wrapping_add(s1).wrapping_add(choice).wrapping_add(*round).wrapping_add(word);
+        let s0 = a.rotate_right(2) ^ a.rotate_right(13) ^ a.rotate_right(22);
+        let majority = (a & b) ^ (a & c) ^ (b & c);
+        (h, g, f, e) = (g, f, e, d.wrapping_add(first));
+        (d, c, b, a) = (c, b, a, first.wrapping_add(s0.wrapping_add(majority)));
+    }
+    for (word, added) in state.iter_mut().zip([a, b, c, d, e, f, g, h]) {
+        *word = word.wrapping_add(added);
+    }
+}
+
+/// The first bytes of a digest as lower-case hexadecimal digits.
+pub(crate) fn hex(digest: &[u8]) -> String {
+    let digit = |value: u8| char::from_digit(u32::from(value), 16).unwrap_or_default();
+    digest.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(text: &[u8]) -> String {
+        hex(&sha256([text]))
+    }
+
+    #[test]
+    fn digests_are_those_of_the_standards_test_vectors() {
+        assert_eq!(of(b""), "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855");
+        assert_eq!(of(b"abc"), "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
+        let two_blocks = b"abcdbcdecdefdefgefghfghighijhijkijkljklmklmnlmnomnopnopq";
+        assert_eq!(of(two_blocks), "248d6a61d20638b8e5c026930c3e6039a33ce45964ff2167f6ecedd419db06c1");
+        let million = vec![b'a'; 1_000_000];
+        assert_eq!(of(&million), "cdc76e5c9914fb9281a1c7e284d73e67f1809a48a497200e046d39ccc7112cd0");
+    }
+
+    #[test]
+    fn a_digest_does_not_depend_on_how_the_bytes_are_cut() {
+        let bytes: Vec<u8> = (0..=255).collect();
+        for len in 0..bytes.len() {
+            let whole = sha256([&bytes[..len]]);
+            for cut in [0, len / 3, len / 2, len] {
+                assert_eq!(sha256([&bytes[..cut], &bytes[cut..len]]), whole, "{len} cut at {cut}");
+            }
+        }
+    }
+}

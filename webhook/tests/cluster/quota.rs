@@ -1,0 +1,131 @@
+//! What a namespace may have of managed ConfigMaps, and that nobody else waits for one that has all.
+//!
+//! What must not go in here: how a quota is counted.
+
+use serde_json::{Value, json};
+
+use crate::apiserver::{Api, Fault};
+use crate::double::{admitted, maps_of, reviewed};
+use crate::pod::{annotated, pod};
+use crate::program::{Webhook, until};
+use crate::replica::Cluster;
+
+/// Pods with selections of their own.
+fn many(cluster: &Cluster, webhook: &Webhook, namespace: &str, numbers: std::ops::Range<usize>) {
+    for number in numbers {
+        let prefix = format!("P{number}_");
+        let wish = [("portico.dev/inject", "configmap"), ("portico.dev/prefix", prefix.as_str())];
+        let mut pod = annotated(pod(&format!("{namespace}-{number}")), &wish);
+        pod["metadata"]["ownerReferences"] = json!([{"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "web",
+            "uid": "r-1", "controller": true}]);
+        // What is asked for does not depend on the namespace.
+        let mut pod = reviewed(webhook, &pod);
+        pod["metadata"]["namespace"] = namespace.into();
+        cluster.api.put(pod);
+    }
+}
+
+fn events(cluster: &Cluster, namespace: &str) -> Vec<Value> {
+    let path = format!("/api/v1/namespaces/{namespace}/events");
+    let list = cluster.api.send("GET", &path, "application/json", &Value::Null).object;
+    list["items"].as_array().cloned().unwrap_or_default()
+}
+
+#[test]
+fn a_namespace_over_its_quota_is_refused_by_name_and_others_go_on() {
+    let cluster = Cluster::new(Api::double());
+    let webhook = cluster.replica(&["--config-maps-max", "5", "--config-map-grace", "1"]);
+    many(&cluster, &webhook, "default", 0..12);
+    maps_of(&cluster, "default", 5);
+    webhook.until("seven are refused", |webhook| {
+        webhook.metric("config_maps_refused_total{reason=\"count\"}") >= 7.0
+    });
+    let told = until("it is told", || {
+        let events = events(&cluster, "default");
+        events.iter().find(|event| event["reason"] == "ServiceVariablesRefused").cloned()
+    });
+    assert_eq!(told["involvedObject"]["kind"], "ReplicaSet");
+    assert!(
+        told["message"].as_str().is_some_and(|text| text.contains("more than 5 managed ConfigMaps")),
+        "{told}"
+    );
+    // Once, however many are refused.
+    assert_eq!(webhook.log().matches("a ConfigMap is refused").count(), 1);
+    let mut other = cluster.api.get("Pod", "default", "default-0").expect("it is there");
+    other["metadata"]["namespace"] = "other".into();
+    cluster.api.put(other);
+    maps_of(&cluster, "other", 1);
+    assert_eq!(cluster.config_maps("default").len(), 5);
+    // Where there is room again, those that were refused are made.
+    (0..8).for_each(|number| cluster.api.delete("Pod", "default", &format!("default-{number}")));
+    until("those that are left have theirs", || {
+        let wanted = (8..12).map(|number| {
+            let pod = cluster.api.get("Pod", "default", &format!("default-{number}")).expect("it is there");
+            pod["spec"]["containers"][0]["envFrom"][0]["configMapRef"]["name"].clone()
+        });
+        let maps = cluster.config_maps("default");
+        let names: Vec<&Value> = maps.iter().map(|map| &map["metadata"]["name"]).collect();
+        (names.len() == 4 && wanted.into_iter().all(|name| names.contains(&&name))).then_some(())
+    });
+}
+
+#[test]
+fn a_namespace_has_so_many_bytes_and_what_is_there_stays() {
+    let cluster = Cluster::new(Api::double());
+    // The seven variables of one service are some 200 bytes.
+    let webhook = cluster.replica(&["--config-map-bytes-max", "500"]);
+    many(&cluster, &webhook, "default", 0..4);
+    let maps = maps_of(&cluster, "default", 2);
+    webhook.until("two are refused", |webhook| {
+        webhook.metric("config_maps_refused_total{reason=\"bytes\"}") >= 2.0
+    });
+    assert!(maps.iter().all(|map| map["data"].as_object().is_some_and(|data| data.len() == 7)));
+}
+
+#[test]
+fn a_namespace_whose_writes_hang_delays_no_other() {
+    let cluster = Cluster::new(Api::double());
+    let webhook = cluster.replica(&[]);
+    cluster.api.fault(Fault::HangIn("slow"));
+    many(&cluster, &webhook, "slow", 0..40);
+    admitted(&cluster, &webhook, "a", &[("portico.dev/inject", "configmap")]);
+    let began = std::time::Instant::now();
+    maps_of(&cluster, "default", 1);
+    // A request is given up after ten seconds; nobody else waits for that.
+    assert!(began.elapsed().as_secs() < 5, "{:?}", began.elapsed());
+    assert_eq!(cluster.config_maps("slow").len(), 0);
+    cluster.api.fault(Fault::Mended);
+    maps_of(&cluster, "slow", 40);
+}
+
+#[test]
+fn a_record_that_a_tenant_wrote_by_hand_gets_variables_of_its_own_namespace_and_no_more() {
+    let cluster = Cluster::new(Api::double());
+    let mut secret = crate::replica::service("secret", 66, 80);
+    secret["metadata"]["namespace"] = "other".into();
+    cluster.api.put(secret);
+    let webhook = cluster.replica(&[]);
+    let text = r#"{"services":[{"alias":"x","service":{"namespace":"other","name":"secret"}},{"service":{"namespace":"default","name":"redis"}}],"forms":"all"}"#;
+    let marked = |name: &str, text: &str, parts: &str| {
+        let mut pod = annotated(pod(name), &[("portico.dev/selection", text), ("portico.dev/parts", parts)]);
+        pod["metadata"]["labels"] = json!({"portico.dev/variables": "configmap"});
+        cluster.api.put(pod);
+    };
+    marked("a", text, "1");
+    let maps = maps_of(&cluster, "default", 1);
+    let data = maps[0]["data"].as_object().expect("data");
+    assert!(data.contains_key("REDIS_PORT") && !maps[0].to_string().contains("10.0.0.66"), "{data:?}");
+    let long = "x".repeat(200 << 10);
+    for (number, (text, parts)) in
+        [("{", "1"), ("{}", "1000000"), (long.as_str(), "1"), ("{\"prefix\":\"../\"}", "1")]
+            .iter()
+            .enumerate()
+    {
+        marked(&format!("bad-{number}"), text, parts);
+    }
+    webhook.until("they are refused", |webhook| {
+        webhook.metric("config_maps_refused_total{reason=\"record\"}") >= 3.0
+    });
+    admitted(&cluster, &webhook, "good", &[("portico.dev/inject", "configmap")]);
+    maps_of(&cluster, "default", 2);
+}

