@@ -103,6 +103,8 @@ pub(crate) struct Group {
     rival_at: Option<Instant>,
     pub(crate) exists: u32,
     pub(crate) refused: Option<Exceeded>,
+    /// The namespace got room while work was under way.
+    has_new_room: bool,
     /// No work before that, after a failure.
     retry_at: Option<Instant>,
     /// When it will be looked at again, if nothing happens before.
@@ -177,6 +179,7 @@ impl Group {
 
     /// There may be room for it now.
     pub(crate) fn retry(&mut self) {
+        self.has_new_room = self.is_busy;
         self.retry_at = None;
     }
 
@@ -248,7 +251,7 @@ impl Group {
 
     /// What is to be done now.
     pub(crate) fn work(&mut self) -> Option<Work> {
-        self.is_busy = true;
+        (self.is_busy, self.has_new_room) = (true, false);
         self.retry_at = None;
         if !self.is_used() {
             return Some(Work::Collect(self.found.clone(), self.reminders.clone()));
@@ -299,7 +302,7 @@ impl Group {
                 self.is_dirty = true;
                 self.catch_up(now);
                 // Room is looked for at once where some was made, and otherwise now and then.
-                self.retry_at = Some(now + REFUSED_PAUSE);
+                self.retry_at = (!self.has_new_room).then_some(now + REFUSED_PAUSE);
             }
             Outcome::Conflict => {
                 self.is_dirty = true;

@@ -252,7 +252,9 @@ impl State {
     fn retry_refused(&mut self, namespace: &Arc<str>, now: Instant) {
         let Some(space) = self.spaces.get_mut(namespace) else { return };
         space.told = None;
-        let refused = space.groups.iter_mut().filter(|(_, group)| group.refused.is_some());
+        // A job under way may have asked for room just before there was some.
+        space.groups.values_mut().filter(|group| group.is_busy).for_each(Group::retry);
+        let refused = space.groups.iter_mut().filter(|(_, group)| group.refused.is_some() && !group.is_busy);
         let refused = refused.take(RETRIES_AT_ONCE).map(|(base, group)| {
             group.retry();
             (Arc::clone(namespace), Arc::clone(base))

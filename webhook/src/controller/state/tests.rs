@@ -217,6 +217,22 @@ fn what_is_refused_is_told_once_and_tried_again_once_there_is_room() {
 }
 
 #[test]
+fn a_refusal_that_room_overtook_is_retried_at_once() {
+    let now = Instant::now();
+    let (mut state, first) = provided(now);
+    state.pod(&pod("a", "p1", &text("P1_")), now).unwrap();
+    let Some((second, Work::Provide(_))) = job(&mut state, now) else { panic!("a job") };
+    state.pod_gone(&meta("a", "p", 1).key, now);
+    let later = now + GRACE;
+    let Some((collected, Work::Collect(..))) = job(&mut state, later) else { panic!("a job") };
+    assert_eq!(collected, first);
+    // The quota refused the second selection, then the first one was deleted, then the refusal arrives.
+    state.done(&first, Outcome::Provided(BTreeMap::new(), BTreeMap::new()), later);
+    state.done(&second, Outcome::Refused(Exceeded::Count(1)), later);
+    assert!(matches!(job(&mut state, later), Some((key, Work::Provide(_))) if key == second));
+}
+
+#[test]
 fn only_selections_with_services_of_a_namespace_follow_its_changes() {
     let (mut state, now) = (state(), Instant::now());
     let of_b = r#"{"services":[{"alias":"x","service":{"namespace":"b","name":"s"}}],"forms":"all"}"#;
