@@ -132,6 +132,12 @@ fn every_invariant_names_its_test() {
 }
 
 #[test]
+fn every_claim_of_the_security_model_names_its_test() {
+    let findings = document::missing_tests(&file("docs/security.md"), &sources());
+    refuse("the threat model cites tests that exist", &findings);
+}
+
+#[test]
 fn every_example_is_shown_or_run() {
     // node-agent/tests/documents.rs runs the commands in pages.
     let (pages, sources) = (pages(), sources());

@@ -33,6 +33,27 @@ pub(crate) fn untested_invariants(architecture: &File, sources: &[File]) -> Vec<
     findings
 }
 
+/// Tests that a page cites in backticks, as `file::name_of_the_test`.
+pub(crate) fn missing_tests(page: &File, sources: &[File]) -> Vec<String> {
+    let is_path = |word: &&str| {
+        word.contains("::")
+            && word.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_' || c == ':')
+    };
+    let cited = page.lines().flat_map(|(line, text)| {
+        text.split('`').skip(1).step_by(2).filter(is_path).map(move |path| (line, path)).collect::<Vec<_>>()
+    });
+    let cited: Vec<(usize, &str)> = cited.collect();
+    if cited.is_empty() {
+        return vec![format!("{}: cites no test", page.path)];
+    }
+    let exists = |path: &str| {
+        let name = path.rsplit("::").next().unwrap_or(path);
+        sources.iter().any(|source| has_test(source, name))
+    };
+    let missing = cited.into_iter().filter(|(_, path)| !exists(path));
+    missing.map(|(line, path)| format!("{}:{line}: there is no test `{path}`", page.path)).collect()
+}
+
 /// `readers` are the pages and the tests, which show an example or run it.
 pub(crate) fn unused_example(example: &File, readers: &[&File]) -> Vec<String> {
     let used = readers.iter().any(|reader| reader.text.contains(example.name()));
@@ -176,6 +197,15 @@ mod tests {
         ] {
             assert_eq!(untested(bad).len(), 1, "{bad}: {:?}", untested(bad));
         }
+    }
+
+    #[test]
+    fn cited_test_that_does_not_exist_is_found() {
+        let sources = [File::sample("a/src/plan.rs", "#[test]\nfn plan_is_exact() {}\n")];
+        let missing = |text| missing_tests(&File::sample("docs/a.md", text), &sources).len();
+        assert_eq!(missing("| pod | `plan::plan_is_exact` |\n"), 0);
+        assert_eq!(missing("| pod | `plan::plan_is_exact`, `plan::plan_is_gone` |\n"), 1);
+        assert_eq!(missing("a page that cites nothing\n"), 1);
     }
 
     #[test]

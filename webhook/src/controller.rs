@@ -270,7 +270,7 @@ impl Controller {
             match lookup::pod(&worker.api, &namespace, &name).await {
                 Ok(pod) => pod.iter().for_each(|pod| notices.refusal(pod, &why)),
                 Err(error) => {
-                    tracing::debug!(namespace = &*namespace, error = chain(error), "failed to look up a pod")
+                    tracing::debug!(namespace = &*namespace, error = chain(error), "failed to look up a pod");
                 }
             }
         });

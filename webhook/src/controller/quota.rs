@@ -36,12 +36,14 @@ impl Exceeded {
     }
 }
 
+/// By namespace, then by the name of the first ConfigMap.
+type Ledger = HashMap<Arc<str>, HashMap<Arc<str>, Usage>>;
+
 /// The ledger of all namespaces. Clones share it.
 #[derive(Debug, Clone)]
 pub(crate) struct Quotas {
     max: Usage,
-    /// By namespace, then by the first ConfigMap's name.
-    used: Arc<Mutex<HashMap<Arc<str>, HashMap<Arc<str>, Usage>>>>,
+    used: Arc<Mutex<Ledger>>,
 }
 
 impl Quotas {
@@ -89,7 +91,7 @@ impl Quotas {
         usage.count < before.count || usage.bytes < before.bytes
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<Arc<str>, HashMap<Arc<str>, Usage>>> {
+    fn lock(&self) -> MutexGuard<'_, Ledger> {
         self.used.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -3,6 +3,7 @@
 //! What is written is bounded: whoever renders the variables of a selection holds as many bytes of a budget that all
 //! share as they take. What must not go in here: when a job is to be done.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
@@ -192,11 +193,11 @@ impl Worker {
         reminders: &mut BTreeMap<usize, Found>,
     ) -> Result<(), Stop> {
         for (part, wanted) in wanted.iter().enumerate().filter(|(part, _)| *part < PARTS_MAX) {
-            if !reminders.contains_key(&part) {
+            if let Entry::Vacant(missing) = reminders.entry(part) {
                 let wanted = WantedConfigMap { name: [REMINDER, &wanted.name].concat(), ..wanted.clone() };
                 let object = object(namespace, &wanted, None);
                 let version = self.write(namespace, &wanted.name, &object, false).await?;
-                reminders.insert(part, Found { version, content: Some(wanted.content()) });
+                missing.insert(Found { version, content: Some(wanted.content()) });
             }
         }
         Ok(())

@@ -41,7 +41,7 @@ fn pod(namespace: &str, name: &str, text: &str) -> ObjectMeta {
 }
 
 fn content(variables: usize) -> Content {
-    let Some(content) = Content::from_text(&format!("{:032x} {variables} 100", variables)) else {
+    let Some(content) = Content::from_text(&format!("{variables:032x} {variables} 100")) else {
         panic!("text")
     };
     content
