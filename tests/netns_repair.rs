@@ -11,7 +11,7 @@ mod namespace;
 #[allow(dead_code)]
 mod way;
 
-use std::io::{ErrorKind, Read, Write};
+use std::io::{self, ErrorKind, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -40,7 +40,7 @@ fn changes() -> [Change; 3] {
 }
 
 /// What others may do to a table of ours.
-const DAMAGES: [(&str, &str); 20] = [
+const DAMAGES: [(&str, &str); 22] = [
     ("flush chain inet portico input", "chain \"input\""),
     ("flush chain inet portico prerouting", "chain \"prerouting\""),
     ("add element inet portico picks { 9 : jump refuse }", "set \"picks\""),
@@ -48,6 +48,11 @@ const DAMAGES: [(&str, &str); 20] = [
     ("flush chain inet portico output", "chain \"output\""),
     ("flush chain inet portico pick-1", "chain \"pick-1\""),
     ("flush chain inet portico anchor", "chain \"anchor\""),
+    ("flush map inet portico current", "set \"current\""),
+    (
+        "delete element inet portico current { ipv4 }; add element inet portico current { ipv4 : goto relay }",
+        "set \"current\"",
+    ),
     ("insert rule inet portico portals accept", "chain \"portals\""),
     ("add chain inet portico mine", "chain \"mine\""),
     ("flush chain inet portico output; delete chain inet portico output", "chain \"output\""),
@@ -187,14 +192,19 @@ fn an_established_connection_outlives_the_replacement_of_its_table() {
     });
 }
 
-/// All were served by the backend, and none passed by. A packet that is among the rules at the very instant in which their
-/// table is replaced may be refused: the kernel takes a map's elements away before a set's.
-fn assert_served(outcomes: &[std::io::Result<String>]) {
-    let is_refused = |why: &std::io::Error| why.kind() == ErrorKind::ConnectionRefused;
-    let refused = outcomes.iter().filter(|outcome| outcome.as_ref().is_err_and(is_refused)).count();
-    let served = outcomes.iter().filter(|outcome| matches!(outcome, Ok(name) if name == "backend")).count();
-    assert_eq!(served + refused, outcomes.len(), "{:?}", outcomes.iter().find(|outcome| outcome.is_ok()));
-    assert!(refused <= 1 + outcomes.len() / 50, "{refused} of {} refused", outcomes.len());
+/// Asserts that the backend served every connection, except that at most `refused_max` were refused.
+fn assert_served(outcomes: &[io::Result<String>], refused_max: usize) {
+    let is_refused = |why: &io::Error| why.kind() == ErrorKind::ConnectionRefused;
+    let (mut refused, mut others) = (0, Vec::new());
+    for outcome in outcomes {
+        match outcome {
+            Ok(name) if name == "backend" => {}
+            Err(why) if is_refused(why) => refused += 1,
+            other => others.push(other),
+        }
+    }
+    assert!(others.is_empty(), "{} of {} connections: {others:?}", others.len(), outcomes.len());
+    assert!(refused <= refused_max, "{refused} of {} connections were refused", outcomes.len());
 }
 
 /// The transaction of an earlier release for the services of `earlier`: a table of layout 8.
@@ -253,7 +263,9 @@ fn a_table_of_layout_8_is_replaced_without_a_gap_and_its_connections_live_on() {
                 outcomes.push(ask("10.96.0.1:80", ANSWER));
             }
         });
-        assert_served(&outcomes);
+        // Rules of layout 8 refuse a packet that is among them at the instant in which they are replaced: what that layout
+        // lacks is the map `current`. No rule of a later layout decides about that packet.
+        assert_served(&outcomes, 1 + outcomes.len() / 50);
         says(b"two ");
         assert_eq!(standing(), Table::from(&earlier()));
     });
@@ -277,6 +289,6 @@ fn no_connection_passes_a_portal_while_its_table_is_replaced() {
                 outcomes.push(ask("10.96.0.1:80", ANSWER));
             }
         });
-        assert_served(&outcomes);
+        assert_served(&outcomes, 0);
     });
 }

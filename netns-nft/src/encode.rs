@@ -6,6 +6,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
+use proxy_core::address::Family;
 use proxy_core::guest::{GUESTS_SET, Guests};
 use proxy_core::pick::Pick;
 use proxy_core::plan::{Op, Plan, plan};
@@ -14,7 +15,7 @@ use proxy_core::ruleset::{Element, Ruleset};
 use proxy_core::service::Protocol;
 
 use crate::attribute::{Bytes, HEADER_BYTES, Open};
-use crate::expression::put_verdict;
+use crate::expression::{family_number, put_verdict};
 use crate::kernel::{BATCH_BEGIN, BATCH_END, INET, LIST_ELEMENT, SUBSYSTEM, element, flag, message};
 use crate::layout;
 
@@ -212,6 +213,20 @@ impl Writer {
         taken
     }
 
+    /// The elements of `current`.
+    pub(crate) fn current_elements(&mut self) {
+        self.message(message::NEWSETELEM, flag::CREATE, |bytes| {
+            bytes.put_text(element::TABLE, TABLE);
+            bytes.put_text(element::SET, layout::CURRENT);
+            bytes.nest(element::ELEMENTS, |bytes| {
+                for family in Family::BOTH {
+                    let key = [family_number(family)];
+                    put_verdict_element(bytes, &key, element::GOTO, layout::REFUSE_CURRENT);
+                }
+            });
+        });
+    }
+
     /// One element of `picks`.
     pub(crate) fn pick_element(&mut self, kind: u16, pick: Pick) {
         let create = if kind == message::NEWSETELEM { flag::CREATE } else { 0 };
@@ -219,12 +234,7 @@ impl Writer {
             bytes.put_text(element::TABLE, TABLE);
             bytes.put_text(element::SET, "picks");
             bytes.nest(element::ELEMENTS, |bytes| {
-                bytes.nest(LIST_ELEMENT, |bytes| {
-                    put_value(bytes, element::KEY, &number(&pick));
-                    bytes.nest(element::DATA, |bytes| {
-                        put_verdict(bytes, element::JUMP, Some(&pick.to_string()));
-                    });
-                });
+                put_verdict_element(bytes, &number(&pick), element::JUMP, &pick.to_string());
             });
         });
     }
@@ -237,6 +247,13 @@ fn number(pick: &Pick) -> [u8; 4] {
 
 fn put_value(bytes: &mut Bytes, kind: u16, value: &[u8]) {
     bytes.nest(kind, |bytes| bytes.put(element::VALUE, value));
+}
+
+fn put_verdict_element(bytes: &mut Bytes, key: &[u8], code: i32, chain: &str) {
+    bytes.nest(LIST_ELEMENT, |bytes| {
+        put_value(bytes, element::KEY, key);
+        bytes.nest(element::DATA, |bytes| put_verdict(bytes, code, Some(chain)));
+    });
 }
 
 fn put_element(bytes: &mut Bytes, element: &Element) {
@@ -350,7 +367,9 @@ mod tests {
             lists.map(|(_, body)| Attributes(body).within(element::ELEMENTS)).collect();
         assert!(lists.len() > 10, "{} messages", lists.len());
         let elements: usize = lists.iter().map(|list| list.count()).sum();
-        assert_eq!(elements, ruleset.elements().count() + ruleset.picks().count());
+        // The map `current` has an element for each family.
+        let current = Family::BOTH.len();
+        assert_eq!(elements, ruleset.elements().count() + ruleset.picks().count() + current);
     }
 
     #[test]

@@ -93,6 +93,12 @@ impl Rule<'_> {
         self
     }
 
+    /// Loads the number of the packet's family.
+    pub(crate) fn load_family(&mut self) -> &mut Self {
+        self.meta(15, REGISTER);
+        self
+    }
+
     /// Goes on with this transport protocol only.
     pub(crate) fn of_protocol(&mut self, number: u8) -> &mut Self {
         self.meta(16, REGISTER);
@@ -210,13 +216,12 @@ impl Rule<'_> {
     }
 
     /// Looks a number up in the map of verdicts, and does what is found.
-    pub(crate) fn verdict_of(&mut self, map: &str, register: u32) -> &mut Self {
+    pub(crate) fn verdict_of(&mut self, map: &str, register: u32) {
         self.expression("lookup", |bytes| {
             bytes.put_text(1, map);
             bytes.put_u32(2, register);
             bytes.put_u32(3, 0);
         });
-        self
     }
 
     /// Goes on where the key is in a set; or where it is not.

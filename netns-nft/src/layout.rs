@@ -24,6 +24,13 @@ const BASES: [(&str, u32); 2] = [("output", chain::LOCAL_OUT), ("prerouting", ch
 /// The chain that keeps what neighbours send to the relay's port from the relay. It is of type nat, so that only the
 /// first packet of a connection walks it; what the pod sends to itself never does.
 const RELAY_GUARD: &str = "input";
+/// Refuses, but only while the table is the current one: see `add_refusal`.
+const REFUSE: &str = "refuse";
+/// The map that tells whether the table is the current one: its elements are there as long as the table is, and lead to
+/// the chain that refuses. See `add_refusal`.
+pub(crate) const CURRENT: &str = "current";
+/// The chain that answers a packet that is refused.
+pub(crate) const REFUSE_CURRENT: &str = "refuse-current";
 /// Behind every translation of the destination; the priority of source translation.
 const RELAY_GUARD_PRIORITY: i32 = 100;
 /// The expression that counts at an element.
@@ -36,6 +43,7 @@ const CLIENT: [Part; 3] = [Part::Protocol, Part::Port, Part::Destination];
 const SOURCE: [Part; 4] = [Part::Destination, Part::Protocol, Part::Port, Part::Source];
 
 /// nft's numbers of the types; a concatenation has six bits for each.
+const FAMILY_TYPE: u32 = 2;
 const PROTOCOL_TYPE: u32 = 12;
 const SERVICE_TYPE: u32 = 13;
 const MARK_TYPE: u32 = 19;
@@ -93,12 +101,13 @@ pub(crate) fn add_table(writer: &mut Writer, settings: Settings) {
     });
     let mut sets = Sets { writer, next: 1 };
     Family::BOTH.into_iter().for_each(|family| sets.add_family(family, settings));
+    sets.add(CURRENT, set::MAP, FAMILY_TYPE, 1, |bytes| bytes.put_u32(set::DATA_TYPE, set::VERDICT));
     sets.add("picks", set::MAP, MARK_TYPE, 4, |bytes| bytes.put_u32(set::DATA_TYPE, set::VERDICT));
     // Each pod has its own guests, so the elements are not part of the ruleset: see `Batch::with_guests`.
     sets.add(GUESTS_SET, set::INTERVAL, INTERFACE_TYPE, u32::from(INTERFACE_BYTES), |bytes| {
         bytes.put(set::USERDATA, &in_host_order(KEY_IN_HOST_ORDER));
     });
-    for name in ["anchor", "refuse", "relay", "send", "portals"] {
+    for name in ["anchor", REFUSE, REFUSE_CURRENT, "relay", "send", "portals"] {
         add_chain(writer, name);
     }
     for (name, hook) in BASES {
@@ -107,8 +116,7 @@ pub(crate) fn add_table(writer: &mut Writer, settings: Settings) {
     add_base_chain(writer, RELAY_GUARD, chain::LOCAL_IN, RELAY_GUARD_PRIORITY);
     // One NAT rule that never matches and never goes: see `proxy_core::nft`.
     add_rule(writer, "anchor", |rule| rule.of_protocol(u8::MAX).redirect(settings.relay_port));
-    add_rule(writer, "refuse", |rule| rule.of_protocol(TCP).refuse(true));
-    add_rule(writer, "refuse", |rule| rule.refuse(false));
+    add_refusal(writer);
     add_rule(writer, "relay", |rule| rule.of_protocol(TCP).redirect(settings.relay_port));
     add_rule(writer, "relay", |rule| rule.of_protocol(UDP).redirect(settings.relay_port));
     // What cannot be relayed does not go past the relay either.
@@ -124,6 +132,18 @@ pub(crate) fn add_table(writer: &mut Writer, settings: Settings) {
     add_base_rules(writer, settings.relay_port);
 }
 
+/// A packet that is among the rules at the instant in which their table is replaced finds the maps empty at once, but the
+/// plain sets full: the kernel takes away the elements of maps only. It would be refused as one to a port that is no portal.
+/// So only a table whose map `current` still has its elements refuses; in any other the packet is dropped, the client sends
+/// it again, and the new table takes it.
+fn add_refusal(writer: &mut Writer) {
+    add_rule(writer, REFUSE, |rule| rule.load_family().verdict_of(CURRENT, REGISTER));
+    add_rule(writer, REFUSE, |rule| rule.verdict(element::DROP, None));
+    add_rule(writer, REFUSE_CURRENT, |rule| rule.of_protocol(TCP).refuse(true));
+    add_rule(writer, REFUSE_CURRENT, |rule| rule.refuse(false));
+    writer.current_elements();
+}
+
 /// Who meets the portals: the pod and its guests, but for packets to one of the pod's own addresses. Neighbours on the
 /// pod's networks do not.
 fn add_base_rules(writer: &mut Writer, relay_port: u16) {
@@ -137,7 +157,7 @@ fn add_base_rules(writer: &mut Writer, relay_port: u16) {
     for protocol in [TCP, UDP] {
         add_rule(writer, "output", |rule| {
             rule.of_protocol(protocol).for_port(relay_port).for_own_address();
-            rule.verdict(element::GOTO, Some("refuse"));
+            rule.verdict(element::GOTO, Some(REFUSE));
         });
     }
     for (name, _) in BASES {
@@ -162,7 +182,7 @@ fn add_portal_rules(writer: &mut Writer, on_demand: bool) {
     for family in Family::BOTH {
         add_rule(writer, "portals", |rule| {
             rule.of_family(family).load(family, &[Part::Destination]);
-            rule.is_in(&named("addresses", family), true).verdict(element::GOTO, Some("refuse"));
+            rule.is_in(&named("addresses", family), true).verdict(element::GOTO, Some(REFUSE));
         });
         add_rule(writer, "portals", |rule| {
             rule.of_family(family).load(family, &[Part::Destination]);
@@ -181,7 +201,7 @@ pub(crate) fn add_pick(writer: &mut Writer, pick: Pick) {
         });
     }
     match pick.action {
-        Action::Reject => add_rule(writer, &name, |rule| rule.verdict(element::GOTO, Some("refuse"))),
+        Action::Reject => add_rule(writer, &name, |rule| rule.verdict(element::GOTO, Some(REFUSE))),
         Action::Relay => add_rule(writer, &name, |rule| rule.verdict(element::GOTO, Some("relay"))),
         Action::Drop => add_rule(writer, &name, |rule| rule.verdict(element::DROP, None)),
         Action::Forward { count, affinity_s: 0 } => add_forward(writer, &name, Draw::Random(count)),

@@ -100,13 +100,18 @@ fn write_table(f: &mut Formatter<'_>, settings: Settings) -> fmt::Result {
     for family in Family::BOTH {
         write_sets(f, &words(family), settings)?;
     }
+    writeln!(f, "\tmap current {{\n\t\ttype nf_proto : verdict")?;
+    writeln!(f, "\t\telements = {{ ipv4 : goto refuse-current, ipv6 : goto refuse-current }}\n\t}}\n")?;
     writeln!(f, "\tmap picks {{\n\t\ttype mark : verdict\n\t}}\n")?;
     // The agent puts the interfaces here that a pod's annotation names.
     writeln!(f, "\tset {GUESTS_SET} {{\n\t\ttype ifname\n\t\tflags interval\n\t}}\n")?;
     // A network namespace without any NAT rule translates nothing and lets everything pass; one whose
     // last such rule goes freezes its connections. This one never matches and never goes.
     writeln!(f, "\tchain anchor {{\n\t\tip daddr 0.0.0.0 tcp dport 1 redirect\n\t}}\n")?;
-    writeln!(f, "\tchain refuse {{\n\t\tmeta l4proto tcp reject with tcp reset\n\t\treject\n\t}}\n")?;
+    // At the instant in which the table is replaced, its maps are empty but its sets are not: a packet that comes here
+    // then is dropped, so that the client sends it again and the new table takes it.
+    writeln!(f, "\tchain refuse {{\n\t\tmeta nfproto vmap @current\n\t\tdrop\n\t}}\n")?;
+    writeln!(f, "\tchain refuse-current {{\n\t\tmeta l4proto tcp reject with tcp reset\n\t\treject\n\t}}\n")?;
     writeln!(
         f,
         "\tchain relay {{\n\t\tmeta l4proto {{ tcp, udp }} redirect to :{}\n\t\tdrop\n\t}}\n",

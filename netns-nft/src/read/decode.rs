@@ -14,7 +14,9 @@ use proxy_core::service::Protocol;
 
 use crate::attribute::Attributes;
 use crate::encode::{behind, protocol_number};
+use crate::expression::family_number;
 use crate::kernel::{counter, element, rule};
+use crate::layout::REFUSE_CURRENT;
 use crate::shape::text;
 
 /// An element as the kernel gives it.
@@ -45,6 +47,15 @@ pub(super) fn raw_element(bytes: &[u8]) -> Raw {
 
 pub(super) fn pick(bytes: &[u8]) -> Option<Pick> {
     Pick::from_code(u32::from_be_bytes(*bytes.first_chunk()?))
+}
+
+/// Whether these are the elements that tell that a table is the current one.
+pub(super) fn is_current(elements: &[Raw]) -> bool {
+    let is_one = |family| {
+        let key = [family_number(family)];
+        elements.iter().any(|raw| raw.key == key && raw.chain == REFUSE_CURRENT)
+    };
+    elements.len() == Family::BOTH.len() && Family::BOTH.into_iter().all(is_one)
 }
 
 /// An address, and what is behind it.

@@ -10,7 +10,7 @@ use proxy_core::address::Family;
 use proxy_core::guest::GUESTS_SET;
 use proxy_core::table::Table;
 
-use crate::layout::named;
+use crate::layout::{CURRENT, named};
 use crate::shape::Shape;
 
 /// Without anything to compare with, no set of ours is larger than this.
@@ -46,7 +46,8 @@ impl Limits {
         let parts = Shape::new(settings, wanted.picks.iter().copied()).counts();
         // As for ranges below.
         let guests = (GUESTS_SET.to_owned(), 2 * wanted.guests.iter().count() + 1);
-        let mut elements = BTreeMap::from([("picks".to_owned(), wanted.picks.len()), guests]);
+        let current = (CURRENT.to_owned(), Family::BOTH.len());
+        let mut elements = BTreeMap::from([("picks".to_owned(), wanted.picks.len()), guests, current]);
         for family in Family::BOTH {
             let is_of = |address: std::net::IpAddr| Family::of(address) == family;
             let ranges = wanted.ranges.iter().filter(|range| is_of(range.addr())).count();

@@ -11,14 +11,16 @@ use proxy_core::guest::GUESTS_SET;
 use proxy_core::ruleset::Settings;
 use proxy_core::table::Table;
 
-use super::decode::{Raw, address, backend, guests, intervals, net, numbered, pick, portal, raw_element};
+use super::decode::{
+    Raw, address, backend, guests, intervals, is_current, net, numbered, pick, portal, raw_element,
+};
 use super::limits::{ANSWERS_MAX, Limits};
 use super::{End, Found};
 use crate::attribute::Bytes;
 use crate::encode::TABLE;
 use crate::error::Error;
 use crate::kernel::{INET, LIST_ELEMENT, SUBSYSTEM, chain, element, flag, message, rule, set, table};
-use crate::layout::{LAYOUT, named, settings};
+use crate::layout::{CURRENT, LAYOUT, named, settings};
 use crate::shape::{Shape, attributes};
 use crate::socket::Answer;
 
@@ -50,6 +52,9 @@ impl<S: Source> Reader<'_, S> {
         }
         if let Some(flaw) = shape.flaw(&Shape::new(settings, table.picks.iter().copied())) {
             return Err(End::Other(flaw));
+        }
+        if !is_current(&self.elements(CURRENT)?) {
+            return Err(strange(CURRENT));
         }
         for family in Family::BOTH {
             self.read_family(&mut table, family)?;

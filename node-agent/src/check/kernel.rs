@@ -46,7 +46,7 @@ fn effective_capabilities(status: &str) -> Option<u64> {
 
 /// Checks that the kernel accepts a ruleset, in a temporary network namespace.
 pub(super) fn ruleset() -> Finding {
-    let remedy = "Linux 5.14 or newer with nf_tables, nft_nat, nft_numgen, nft_redir, nft_reject_inet and nf_conntrack";
+    let remedy = "Linux 5.14 or newer with nf_tables, nft_ct, nft_fib_inet, nft_nat, nft_numgen, nft_redir, nft_reject_inet and nf_conntrack";
     match program_and_verify() {
         Ok(None) => Pass("programmed and read back in a temporary network namespace".to_owned()),
         Ok(Some(difference)) => Fail(

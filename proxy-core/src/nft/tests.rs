@@ -118,6 +118,11 @@ fn a_ruleset_is_a_table_with_a_chain_for_each_pick_and_an_element_for_each_porta
         		flags interval
         	}
 
+        	map current {
+        		type nf_proto : verdict
+        		elements = { ipv4 : goto refuse-current, ipv6 : goto refuse-current }
+        	}
+
         	map picks {
         		type mark : verdict
         	}
@@ -132,6 +137,11 @@ fn a_ruleset_is_a_table_with_a_chain_for_each_pick_and_an_element_for_each_porta
         	}
 
         	chain refuse {
+        		meta nfproto vmap @current
+        		drop
+        	}
+
+        	chain refuse-current {
         		meta l4proto tcp reject with tcp reset
         		reject
         	}
