@@ -16,7 +16,7 @@ mod pod;
 mod served;
 
 use std::fs;
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -141,22 +141,49 @@ fn idle_clients_of_the_metrics_page_are_bounded_and_keep_nobody_out() {
     });
 }
 
-#[test]
-fn where_the_relays_port_is_taken_other_portals_follow_their_changes() {
+/// Starts an agent and a pod of which a process has the relay's port, and gives that port up after a while.
+fn relayed_portals_refuse_while_the_relays_port_is_taken(portals: &[&str]) {
     node(|folder| {
-        let agent = Agent::start(folder, &[]);
+        let agent = Agent::start(folder, portals);
         let pod = pod();
         let taken = pod.within(|| TcpListener::bind("0.0.0.0:15999").expect("take the port"));
+        taken.set_nonblocking(true).expect("do not wait");
         agent.attach("a", &pod);
-        assert_eq!(pod.within(|| answer("10.96.0.1:80")), "a");
+        let refused = || {
+            pod.within(|| TcpStream::connect("10.96.0.2:80")).err().map(|error| error.kind())
+                == Some(ErrorKind::ConnectionRefused)
+        };
+        assert!(refused(), "the first connection after the attach");
         let error = || attachments(&agent)[0]["error"].clone();
         assert!(error().as_str().is_some_and(|error| error.contains("port 15999")), "{}", error());
         folder.put("services.json", &services("10.1.0.2"));
-        agent.until("the change is there", |_| pod.within(|| answer("10.96.0.1:80")) == "b");
+        if portals.is_empty() {
+            agent.until("the change is there", |_| pod.within(|| answer("10.96.0.1:80")) == "b");
+        }
+        assert!(refused(), "after a change");
+        let came = taken.accept().map(|_| ()).expect_err("no connection comes to the pod's own process");
+        assert_eq!(came.kind(), ErrorKind::WouldBlock);
         drop(taken);
         agent.until("the relay listens", |_| error().is_null());
+        agent.until("connections are relayed", |_| !refused());
         assert_eq!(pod.within(|| answer("10.96.0.2:80")), "b", "through the relay");
+        assert_eq!(pod.within(|| answer("10.96.0.1:80")), "b");
     });
+}
+
+#[test]
+fn while_the_relays_port_is_taken_relayed_portals_refuse_and_others_follow_their_changes() {
+    relayed_portals_refuse_while_the_relays_port_is_taken(&[]);
+}
+
+#[test]
+fn while_the_relays_port_is_taken_portals_on_demand_refuse() {
+    relayed_portals_refuse_while_the_relays_port_is_taken(&[
+        "--service-cidr",
+        "10.96.0.0/16",
+        "--portals",
+        "on-demand",
+    ]);
 }
 
 #[test]

@@ -117,8 +117,12 @@ pub(crate) fn add_table(writer: &mut Writer, settings: Settings) {
     // One NAT rule that never matches and never goes: see `proxy_core::nft`.
     add_rule(writer, "anchor", |rule| rule.of_protocol(u8::MAX).redirect(settings.relay_port));
     add_refusal(writer);
-    add_rule(writer, "relay", |rule| rule.of_protocol(TCP).redirect(settings.relay_port));
-    add_rule(writer, "relay", |rule| rule.of_protocol(UDP).redirect(settings.relay_port));
+    for protocol in [TCP, UDP] {
+        add_rule(writer, "relay", |rule| match settings.has_relay() {
+            true => rule.of_protocol(protocol).redirect(settings.relay_port),
+            false => rule.of_protocol(protocol).verdict(element::GOTO, Some("refuse")),
+        });
+    }
     // What cannot be relayed does not go past the relay either.
     add_rule(writer, "relay", |rule| rule.verdict(element::DROP, None));
     // All chains of picks come here with a number: a map that many rules look into is slow to change.

@@ -112,11 +112,11 @@ fn write_table(f: &mut Formatter<'_>, settings: Settings) -> fmt::Result {
     // then is dropped, so that the client sends it again and the new table takes it.
     writeln!(f, "\tchain refuse {{\n\t\tmeta nfproto vmap @current\n\t\tdrop\n\t}}\n")?;
     writeln!(f, "\tchain refuse-current {{\n\t\tmeta l4proto tcp reject with tcp reset\n\t\treject\n\t}}\n")?;
-    writeln!(
-        f,
-        "\tchain relay {{\n\t\tmeta l4proto {{ tcp, udp }} redirect to :{}\n\t\tdrop\n\t}}\n",
-        settings.relay_port
-    )?;
+    let relay = match settings.has_relay() {
+        true => format!("meta l4proto {{ tcp, udp }} redirect to :{}", settings.relay_port),
+        false => "meta l4proto { tcp, udp } goto refuse".to_owned(),
+    };
+    writeln!(f, "\tchain relay {{\n\t\t{relay}\n\t\tdrop\n\t}}\n")?;
     // All chains of picks come here with a number: a map that many rules look into is slow to change.
     writeln!(f, "\tchain send {{")?;
     for Words { suffix, ip, .. } in Family::BOTH.map(words) {

@@ -42,7 +42,8 @@ use rule::{chain_size, relayed, rule};
 pub struct Settings {
     /// The priority of the chain that translates addresses. -99 stays behind a mesh sidecar's rules.
     pub nat_priority: i32,
-    /// The port on which the relay listens inside the network namespace.
+    /// The port on which the relay listens inside the network namespace; 0: it does not listen, and connections that
+    /// it would serve are refused.
     pub relay_port: u16,
     /// Whether the table holds only those portals that are used or that nobody else could serve: what else
     /// comes to a service range is handed to the relay, and the kernel counts what comes to each portal.
@@ -54,6 +55,14 @@ pub struct Settings {
 impl Default for Settings {
     fn default() -> Self {
         Self { nat_priority: -99, relay_port: 15_999, on_demand: false, counters: false }
+    }
+}
+
+impl Settings {
+    /// Whether the relay listens inside the network namespace.
+    #[must_use]
+    pub const fn has_relay(self) -> bool {
+        self.relay_port != 0
     }
 }
 
@@ -149,6 +158,13 @@ impl Ruleset {
             }
         }
         ruleset
+    }
+
+    /// The same table for a network namespace in which the relay does not listen.
+    #[must_use]
+    pub fn without_relay(&self) -> Self {
+        let settings = self.settings.map(|settings| Settings { relay_port: 0, ..settings });
+        Self { settings, ..self.clone() }
     }
 
     /// Follows the portals by the keys that were touched, and says whose rules are others now. Slots that

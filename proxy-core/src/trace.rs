@@ -7,7 +7,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use crate::pick::Action;
 use crate::portal::PortalKey;
-use crate::ruleset::{Rule, Ruleset};
+use crate::ruleset::{Rule, Ruleset, Settings};
 use crate::service::Protocol;
 
 /// The first packet of a connection.
@@ -84,7 +84,7 @@ pub fn trace(ruleset: &Ruleset, packet: &Packet, draw: u32) -> Trace {
     match pick.action {
         Action::Reject => Trace::Reject,
         Action::Drop => Trace::Drop,
-        Action::Relay => Trace::Relay,
+        Action::Relay => relay(ruleset),
         Action::Forward { count, .. } | Action::Turn { count, .. } => {
             let slot = usize::try_from(draw % u32::from(count)).ok();
             // A slot that is empty lets the rule go by, as in the kernel.
@@ -99,10 +99,16 @@ fn without_portal(ruleset: &Ruleset, PortalKey { address, protocol, .. }: Portal
         Trace::WrongPort
     } else if ruleset.ranges().iter().any(|net| net.contains(&address)) {
         let is_relayed = ruleset.is_on_demand() && protocol != Protocol::Sctp;
-        if is_relayed { Trace::Relay } else { Trace::Unallocated }
+        if is_relayed { relay(ruleset) } else { Trace::Unallocated }
     } else {
         Trace::Pass
     }
+}
+
+/// What becomes of what the relay is to serve.
+fn relay(ruleset: &Ruleset) -> Trace {
+    let is_listening = ruleset.settings().is_some_and(Settings::has_relay);
+    if is_listening { Trace::Relay } else { Trace::Reject }
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use proxy_core::plan::plan_touched;
 use proxy_core::portal::{PortalKey, Portals, Touched};
-use proxy_core::ruleset::Ruleset;
+use proxy_core::ruleset::{Ruleset, Settings};
 
 use crate::agent::event::Hits;
 use crate::agent::view::{Moved, Prepared, ViewState};
@@ -183,7 +183,7 @@ impl Demand {
 
     /// The batch that leads to an aim whatever is there: the view's own where nothing is used yet.
     pub(crate) fn fresh_batch(view: &mut ViewState, aim: &Ruleset) -> Arc<Prepared> {
-        if aim.wanted().next().is_none() {
+        if aim.wanted().next().is_none() && aim.settings().is_some_and(Settings::has_relay) {
             return view.base_batch();
         }
         Arc::new(Prepared::fresh(aim))

@@ -298,11 +298,12 @@ impl Driver {
         let (relay, working) = (Arc::clone(&self.relay), self.working.clone());
         self.pools.run(job.kind, move || {
             let _working = working;
+            let fault = namespace.listen(&job, &relay).err();
+            let is_relayed = fault.is_none();
             if job.relay.is_some() {
-                let fault = namespace.listen(&job, &relay).err();
                 let _ = sender.send(Message::Happened(Event::Listened(netns, fault)));
             }
-            let outcome = namespace.run(&job);
+            let outcome = if is_relayed { namespace.run(&job) } else { Outcome::NotRelayed };
             // The driver may be stopping; then nobody waits for it.
             let _ = sender.send(Message::Happened(Event::Done(netns, outcome)));
         });

@@ -55,7 +55,7 @@ pub(crate) enum Event {
     Ready(Ticket),
     /// A network namespace is not where it was: its pod is gone.
     Gone(NetnsId),
-    /// A job in a network namespace had the relay listen there, or why it could not; the job goes on.
+    /// A job in a network namespace had the relay listen there, or why it could not; then nothing else is done.
     Listened(NetnsId, Option<String>),
     /// A job in a network namespace ended.
     Done(NetnsId, Outcome),
@@ -156,6 +156,8 @@ pub(crate) enum Outcome {
     Different(String),
     /// How often each portal on demand was used.
     Counted(Hits),
+    /// Nothing of it was done, since the relay could not listen there.
+    NotRelayed,
     /// Nothing of it was done.
     Failed {
         message: String,
@@ -193,7 +195,7 @@ pub(crate) enum Note {
     PortalsRefused { service: ServiceKey, reasons: Vec<(Reason, usize)> },
     /// Pods that had full tables get their portals on demand, since tables take more memory than they may.
     MovedOnDemand { pods: usize, used: usize, most: usize },
-    /// The relay cannot listen in a network namespace; everything else goes on there.
+    /// The relay cannot listen in a network namespace: relayed portals refuse, everything else goes on there.
     NotRelayed { netns: NetnsId, message: String },
     /// The annotation that has the backends of a service dialled from the node is ignored.
     DialIgnored(ServiceKey),

@@ -58,7 +58,7 @@ pub(crate) fn note(note: &Note) {
             error!(
                 netns = netns.inode,
                 error = message,
-                "relayed portals are not served there, tried again later"
+                "relayed portals refuse connections there, tried again later"
             );
         }
         Note::DialIgnored(service) => {

@@ -13,7 +13,7 @@ use ipnet::IpNet;
 use proxy_core::guest::Guests;
 use proxy_core::pick::Action;
 use proxy_core::portal::View;
-use proxy_core::ruleset::Ruleset;
+use proxy_core::ruleset::{Ruleset, Settings};
 
 use crate::agent::backoff::AuditBackoff;
 use crate::agent::cleanup::Cleanup;
@@ -209,6 +209,9 @@ impl Member {
             return None;
         }
         self.retry_at = None;
+        if !self.is_relayed(view) {
+            self.relay_fault = None;
+        }
         let (aim, work) = self.work(view, now)?;
         let is_look = matches!(work, Work::Compare(..) | Work::Count(_));
         let mut asked = Vec::new();
@@ -221,17 +224,14 @@ impl Member {
             _ => {}
         }
         let routes = self.are_routes_due.then(|| (self.exits(), Arc::clone(ranges)));
-        let is_relayed =
-            self.demand.is_some() || view.desired.picks().any(|pick| pick.action == Action::Relay);
-        let relay = is_relayed.then(|| self.view.clone());
-        if !is_relayed {
-            self.relay_fault = None;
-        }
+        let is_relay_due = self.relay_fault.as_ref().is_none_or(|fault| fault.retry_at <= now);
+        let relay = (self.is_relayed(view) && is_relay_due).then(|| self.view.clone());
         self.running = Some(Running { aim, is_look, asked, with_routes: routes.is_some() });
         self.are_routes_due = false;
         let is_starting = self.attachments.values().any(|held| held.waiting.is_some());
-        // To replace what a pod wrote takes as long as it wrote much.
-        let is_repair = matches!(self.standing, Standing::Damaged);
+        // To replace what a pod wrote takes as long as it wrote much, and a pod may take the relay's port and leave it
+        // again as often as it likes.
+        let is_repair = matches!(self.standing, Standing::Damaged) || self.relay_fault.is_some();
         let kind = match (is_look, is_starting) {
             (true, _) => Kind::Audit,
             (false, true) => Kind::Attach,
@@ -241,10 +241,23 @@ impl Member {
         Some(Job { kind, routes, relay, guests: self.guests.clone(), work })
     }
 
+    /// Whether there is anything for the relay to serve.
+    fn is_relayed(&self, view: &ViewState) -> bool {
+        self.demand.is_some() || view.desired.picks().any(|pick| pick.action == Action::Relay)
+    }
+
+    /// Whether what stands there hands connections to a relay that does not listen, or refuses them though it does.
+    fn is_relay_changed(&self, applied: &Applied) -> bool {
+        let has_relay = applied.ruleset.settings().is_some_and(Settings::has_relay);
+        has_relay == self.relay_fault.is_some()
+    }
+
     fn work(&mut self, view: &mut ViewState, now: Instant) -> Option<(Option<Applied>, Work)> {
         let demand = self.demand.as_ref();
-        let is_behind =
-            |applied: &Applied| demand.map_or(applied.revision != view.revision, |demand| demand.is_dirty);
+        let is_behind = |applied: &Applied| {
+            self.is_relay_changed(applied)
+                || demand.map_or(applied.revision != view.revision, |demand| demand.is_dirty)
+        };
         let is_forgotten = demand.is_some_and(|demand| !demand.is_recalled);
         let is_relay_due = self.relay_fault.as_ref().is_some_and(|fault| fault.retry_at <= now);
         let count = Work::Count(view.portal_count());
@@ -264,23 +277,28 @@ impl Member {
             }
             _ => {}
         }
-        let (ruleset, touched) = self.demand.as_mut().map_or_else(
+        let (mut ruleset, touched) = self.demand.as_mut().map_or_else(
             || (view.desired.clone(), None),
             |demand| {
                 let (ruleset, touched) = demand.aim();
                 (ruleset, Some(touched))
             },
         );
+        if self.relay_fault.is_some() {
+            ruleset = ruleset.without_relay();
+        }
+        // A table with other settings is replaced as a whole.
+        let has_settings = |applied: &Applied| applied.ruleset.settings() == ruleset.settings();
         let work = match (&self.standing, touched) {
             (Standing::Found, _) => Work::Compare(ruleset.clone(), None),
-            (Standing::Known(applied), None) => {
-                Work::Apply(view.batch_from(applied.revision, &applied.ruleset))
+            (Standing::Known(applied), None) if has_settings(applied) => {
+                Work::Apply(view.batch_from(applied.revision, &applied.ruleset, &ruleset))
             }
-            (Standing::Known(applied), Some(touched)) => {
+            (Standing::Known(applied), Some(touched)) if has_settings(applied) => {
                 Work::Apply(Demand::batch_from(&applied.ruleset, &ruleset, &touched))
             }
-            (Standing::New | Standing::Damaged, None) => Work::Apply(view.fresh_batch()),
-            (Standing::New | Standing::Damaged, Some(_)) => Work::Apply(Demand::fresh_batch(view, &ruleset)),
+            (_, None) => Work::Apply(view.fresh_batch(&ruleset)),
+            (_, Some(_)) => Work::Apply(Demand::fresh_batch(view, &ruleset)),
         };
         Some((Some(Applied { revision: view.revision, ruleset, generation: None }), work))
     }
@@ -309,6 +327,12 @@ impl Member {
                 }
                 (self.failures, self.error) = (0, None);
                 settled.right = Some(before);
+            }
+            // The next job refuses what the relay would serve.
+            Outcome::NotRelayed => {
+                self.are_routes_due |= with_routes;
+                self.is_audit_due |= is_look;
+                self.asked.append(&mut settled.asked);
             }
             Outcome::Counted(_) => (self.failures, self.error) = (0, None),
             Outcome::Different(why) => {

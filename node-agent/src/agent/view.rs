@@ -37,11 +37,20 @@ pub(crate) struct ViewState {
     pub(crate) since: Instant,
     /// What each of the last revisions touched.
     history: VecDeque<Arc<Touched>>,
-    /// Batches to this revision, by the revision they start from; none: from whatever is there.
-    batches: BTreeMap<Option<u64>, Arc<Prepared>>,
+    /// Batches to this revision.
+    batches: BTreeMap<Way, Arc<Prepared>>,
     /// What stands in each table on demand, whatever is used; none: there is no such table.
     base: Option<Ruleset>,
     base_batch: Option<Arc<Prepared>>,
+}
+
+/// Where a batch starts and ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Way {
+    /// The revision that it starts from; none: whatever is there.
+    from: Option<u64>,
+    /// Whether the relay listens.
+    has_relay: bool,
 }
 
 /// What a change of the snapshot is to a view.
@@ -160,29 +169,31 @@ impl ViewState {
         Some(self.history.range(first..).flat_map(|touched| touched.iter().copied()).collect())
     }
 
-    /// The batch that leads from an applied ruleset of an earlier revision to the desired one.
-    pub(crate) fn batch_from(&mut self, revision: u64, applied: &Ruleset) -> Arc<Prepared> {
-        if let Some(batch) = self.batches.get(&Some(revision)) {
+    /// The batch that leads from an applied ruleset of an earlier revision to the desired one, with or without a relay.
+    pub(crate) fn batch_from(&mut self, revision: u64, applied: &Ruleset, aim: &Ruleset) -> Arc<Prepared> {
+        let way = Way { from: Some(revision), has_relay: has_relay(aim) };
+        if let Some(batch) = self.batches.get(&way) {
             return Arc::clone(batch);
         }
         let plan = match self.touched_since(revision) {
-            Some(touched) => plan_touched(applied, &self.desired, &touched),
-            None => plan(applied, &self.desired),
+            Some(touched) => plan_touched(applied, aim, &touched),
+            None => plan(applied, aim),
         };
-        self.keep(Some(revision), Prepared::of(&plan))
+        self.keep(way, Prepared::of(&plan))
     }
 
-    /// The batch that leads to the desired ruleset whatever is there.
-    pub(crate) fn fresh_batch(&mut self) -> Arc<Prepared> {
-        if let Some(batch) = self.batches.get(&None) {
+    /// The batch that leads to the desired ruleset, with or without a relay, whatever is there.
+    pub(crate) fn fresh_batch(&mut self, aim: &Ruleset) -> Arc<Prepared> {
+        let way = Way { from: None, has_relay: has_relay(aim) };
+        if let Some(batch) = self.batches.get(&way) {
             return Arc::clone(batch);
         }
-        self.keep(None, Prepared::fresh(&self.desired))
+        self.keep(way, Prepared::fresh(aim))
     }
 
-    fn keep(&mut self, from: Option<u64>, prepared: Prepared) -> Arc<Prepared> {
+    fn keep(&mut self, way: Way, prepared: Prepared) -> Arc<Prepared> {
         let prepared = Arc::new(prepared);
-        self.batches.insert(from, Arc::clone(&prepared));
+        self.batches.insert(way, Arc::clone(&prepared));
         prepared
     }
 
@@ -238,6 +249,10 @@ impl ViewState {
     pub(crate) fn portal_count(&self) -> usize {
         self.desired.portal_count()
     }
+}
+
+fn has_relay(ruleset: &Ruleset) -> bool {
+    ruleset.settings().is_some_and(Settings::has_relay)
 }
 
 /// Where what a pod itself sends is redirected to.

@@ -444,3 +444,19 @@ fn what_a_neighbour_sends_and_what_goes_to_the_pods_own_addresses_meets_no_porta
         assert_eq!(met(direction), Trace::Pass, "{direction:?}");
     }
 }
+
+#[test]
+fn relayed_portals_refuse_while_the_relay_does_not_listen_and_others_go_on() {
+    let named = |name: &str, address: &str| svc(name).ip(address).tcp("", 80);
+    let endpoint = |name: &str| slice(name).tcp("", 8080).at("10.1.0.1");
+    let rules = rules([
+        named("web", "10.96.0.1").into(),
+        endpoint("web").into(),
+        named("relayed", "10.96.0.2").mode(Mode::Relay).into(),
+        endpoint("relayed").into(),
+    ]);
+    let refusing = rules.without_relay();
+    assert_eq!(to(&rules, tcp("10.96.0.2:80")), Trace::Relay);
+    assert_eq!(to(&refusing, tcp("10.96.0.2:80")), Trace::Reject);
+    assert_eq!(to(&refusing, tcp("10.96.0.1:80")), forward("10.1.0.1:8080"));
+}

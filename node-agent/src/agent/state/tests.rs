@@ -17,6 +17,7 @@ use crate::agent::budget::Budget;
 use crate::agent::cleanup::CLEANUP_INTERVAL;
 use crate::agent::demand::Provision;
 use crate::agent::event::{Effect, Event, Job, Note, Outcome, Ticket, Work};
+use crate::agent::member::Standing;
 use crate::agent::sample::{attachment, key, netns};
 use crate::agent::view::Prepared;
 
@@ -387,7 +388,7 @@ fn a_second_add_of_an_attachment_answers_the_first() {
 }
 
 #[test]
-fn where_the_relay_cannot_listen_changes_go_on_and_it_is_tried_again() {
+fn while_the_relay_cannot_listen_its_portals_refuse_and_changes_go_on() {
     let mut bench = Bench::synced();
     let relayed = |backend: &str| -> Vec<Change> {
         let made = slice("web").tcp("a", 8080).at(backend);
@@ -395,19 +396,43 @@ fn where_the_relay_cannot_listen_changes_go_on_and_it_is_tried_again() {
     };
     bench.now += INTERVAL;
     bench.step(Event::Changes(relayed("10.1.0.2")));
-    bench.attach(1);
+    let wants_relay = |effects: &[Effect]| {
+        effects.iter().any(|effect| matches!(effect, Effect::Run(_, job) if job.relay.is_some()))
+    };
+    assert!(wants_relay(&bench.attach(1)));
     let taken = || Event::Listened(netns(1), Some("the port is taken".to_owned()));
     let effects = bench.step(taken());
     assert!(matches!(notes(&effects)[..], [Note::NotRelayed { .. }]), "{effects:?}");
+    // What was to redirect connections is not sent; what refuses them is sent at once.
+    let effects = bench.step(Event::Done(netns(1), Outcome::NotRelayed));
+    assert!(answers(&effects).is_empty() && !wants_relay(&effects), "{effects:?}");
+    assert_eq!(sent(&effects).len(), 1, "{effects:?}");
     assert_eq!(answers(&bench.step(Event::Done(netns(1), OK))), [(1, &Reply::Done)]);
+    let has_relay = |bench: &Bench| match &bench.agent.members[&netns(1)].standing {
+        Standing::Known(applied) => applied.ruleset.settings().is_some_and(Settings::has_relay),
+        other => panic!("{other:?}"),
+    };
+    assert!(!has_relay(&bench));
     assert_eq!(sent(&bench.change("10.1.0.9")).len(), 1, "the kernel's portals follow");
-    assert!(notes(&bench.step(taken())).is_empty(), "it is told once");
     bench.step(Event::Done(netns(1), OK));
     assert_eq!(bench.agent.report(bench.now).attachments[0].error.as_deref(), Some("the port is taken"));
+    bench.step(Event::Changes(relayed("10.1.0.2")));
+    bench.later(INTERVAL);
+    bench.step(Event::Done(netns(1), OK));
     let effects = bench.later(Duration::from_secs(5));
-    assert!(matches!(runs(&effects)[..], [(1, Work::Nothing)]), "{effects:?}");
+    assert!(matches!(runs(&effects)[..], [(1, Work::Nothing)]) && wants_relay(&effects), "{effects:?}");
+    assert!(notes(&bench.step(taken())).is_empty(), "it is told once");
+    assert!(runs(&bench.step(Event::Done(netns(1), Outcome::NotRelayed))).is_empty());
+    bench.later(Duration::from_secs(5));
     bench.step(Event::Listened(netns(1), None));
-    bench.step(Event::Done(netns(1), Outcome::Applied(None)));
+    let effects = bench.step(Event::Done(netns(1), Outcome::Applied(None)));
+    assert_eq!(
+        sent(&effects).len(),
+        1,
+        "connections are redirected as soon as the relay listens: {effects:?}"
+    );
+    bench.step(Event::Done(netns(1), OK));
+    assert!(has_relay(&bench));
     assert_eq!(bench.agent.report(bench.now).attachments[0].error, None);
     assert!(runs(&bench.later(Duration::from_secs(5))).is_empty());
 }
