@@ -25,7 +25,7 @@ mod stored;
 pub use encode::{Batch, encode, encode_fresh};
 pub use error::Error;
 pub use netns::{Netns, NetnsId};
-pub use read::{Counted, Found, Limits, found_in};
+pub use read::{Counted, Found, Limits, answers_of, found_in};
 pub use route::{has_route, route_services};
 pub use socket::Socket;
 pub use stored::{Stored, StoredError};

@@ -129,4 +129,4 @@ pub use count::Counted;
 pub(crate) use decode::address;
 pub use limits::Limits;
 use reader::{Reader, Source, Take, request, unread};
-pub use recorded::found_in;
+pub use recorded::{answers_of, found_in};

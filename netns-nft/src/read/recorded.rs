@@ -3,15 +3,23 @@
 //! Tests replay what a kernel said, and a fuzzer makes up what a pod might have the kernel say. What must not go in
 //! here: what the answers mean.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::io;
 use std::ops::ControlFlow;
+
+use proxy_core::ruleset::Ruleset;
 
 use super::limits::Limits;
 use super::reader::{Reader, Source, Take};
 use super::{End, Found};
+use crate::encode::encode_fresh;
 use crate::error::Error;
+use crate::kernel::element;
+use crate::shape::attributes;
 use crate::socket::{ends, split};
+
+/// What ends the answers to one request (NLMSG_DONE, without an error).
+const DONE: [u8; 20] = [20, 0, 0, 0, 3, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
 
 /// Answers one after the other: the end of a list or an acknowledgement ends the answers to one request.
 struct Recorded<'a>(Cell<&'a [u8]>);
@@ -43,5 +51,96 @@ pub fn found_in(answers: &[u8], limits: &Limits) -> Result<Found, Error> {
         Ok(found) => Ok(found),
         Err(End::Other(why) | End::TooMany(why)) => Ok(Found::Other(why)),
         Err(End::Failed(error)) => Err(error),
+    }
+}
+
+/// The answers of a kernel that holds this ruleset, one after the other as `found_in` reads them.
+#[must_use]
+pub fn answers_of(ruleset: &Ruleset) -> Vec<u8> {
+    let kernel = Kernel { batch: encode_fresh(ruleset).bytes, answers: RefCell::default() };
+    // What is found is known; what is asked meanwhile is recorded.
+    let _ = (Reader { source: &kernel, limits: &Limits::default() }).look();
+    kernel.answers.into_inner()
+}
+
+/// Answers what was asked with the messages by which that was made: the kernel's answers have their form.
+struct Kernel {
+    batch: Vec<u8>,
+    /// Everything that was answered.
+    answers: RefCell<Vec<u8>>,
+}
+
+impl Source for Kernel {
+    fn ask(&self, request: &[u8], take: Take<'_>) -> io::Result<()> {
+        let (request, _) = split(request).ok_or(io::ErrorKind::InvalidInput)?;
+        let (mut answers, mut rest) = (self.answers.borrow_mut(), &self.batch[..]);
+        while let Some((message, behind)) = split(rest) {
+            // Each request to read has the number behind that of the message that makes; elements are asked for by set.
+            let is_of_kind = message.kind + 1 == request.kind;
+            let set = attributes(&request).find(element::SET);
+            if is_of_kind && set.is_none_or(|set| attributes(&message).find(element::SET) == Some(set)) {
+                answers.extend(&rest[..rest.len() - behind.len()]);
+                let _ = take(&message);
+            }
+            rest = behind;
+        }
+        answers.extend(DONE);
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use proxy_core::portal::{Standpoint, portals};
+    use proxy_core::ruleset::Settings;
+    use proxy_core::sample::{slice, snapshot, svc};
+    use proxy_core::snapshot::Change;
+    use proxy_core::table::Table;
+
+    use super::*;
+
+    /// A table with elements in most of its sets.
+    fn ruleset() -> Ruleset {
+        let endpoints = |name: &str| slice(name).tcp("", 8080).at("10.1.0.1").at("10.1.0.2").at("fd01::1");
+        let changes = [
+            Change::ServiceRanges(vec!["10.96.0.0/16".parse().unwrap(), "fd00::/112".parse().unwrap()]),
+            svc("web").ip("10.96.0.1").ip("fd00::1").tcp("", 80).into(),
+            endpoints("web").into(),
+            svc("sticky").ip("10.96.0.2").tcp("", 80).sticky(10_800).into(),
+            endpoints("sticky").into(),
+            svc("guarded").ip("10.96.0.3").tcp("", 80).balanced("192.0.2.2").only_from("10.2.0.0/16").into(),
+            endpoints("guarded").into(),
+            svc("refused").ip("10.96.0.4").tcp("", 80).into(),
+        ];
+        Ruleset::new(&portals(&snapshot(changes), &Standpoint::default()), Settings::default())
+    }
+
+    #[test]
+    fn what_a_kernel_says_of_a_ruleset_is_that_table() {
+        let wanted = Table::from(&ruleset());
+        let found = found_in(&answers_of(&ruleset()), &Limits::of(&wanted)).expect("answers");
+        assert_eq!(found, Found::Table(wanted));
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_a_kernel_says_no_more_is_read_than_the_limit(
+            changes in proptest::collection::vec((0..65_536_usize, any::<u8>()), 0..32),
+            left in 0..65_536_usize,
+        ) {
+            let mut answers = answers_of(&ruleset());
+            for (at, byte) in changes {
+                let length = answers.len();
+                answers[at % length] = byte;
+            }
+            answers.truncate(left.max(64));
+            let wanted = Table::from(&ruleset());
+            // It ends without a panic.
+            if let Ok(Found::Table(table)) = found_in(&answers, &Limits::of(&wanted)) {
+                prop_assert!(table.portals.len() <= wanted.portals.len());
+                prop_assert!(table.backends.len() <= wanted.backends.len());
+            }
+        }
     }
 }
