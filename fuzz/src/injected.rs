@@ -49,6 +49,10 @@ pub fn check_review(body: &[u8]) {
             return;
         }
         Ok(Review::Other { .. }) => return,
+        Ok(Review::TooLarge { why, .. }) => {
+            assert!(!why.is_empty(), "a reason is told");
+            return;
+        }
         Ok(Review::Pod(pod)) => pod,
     };
     let none = BTreeMap::new();
