@@ -270,6 +270,21 @@ fn without_agent_and_snapshot_the_runtime_is_to_try_again() {
 }
 
 #[test]
+fn a_snapshot_that_release_0_1_0_left_is_none() {
+    let folder = Folder::new("earlier");
+    let path = ruleset_path(&folder.0, "all");
+    fs::create_dir_all(path.parent().expect("a folder")).expect("make the folder");
+    fs::write(&path, include_bytes!("netns/snapshot-of-0.1.0.bin")).expect("write the snapshot");
+    let pod = Pod::new();
+    let words = ["no agent listens at", "there is no snapshot", "it has layout 8"];
+    call("ADD", &pod, &conf(&folder.0)).run().failed(11, &words);
+    assert!(records(&folder).is_empty());
+    assert_eq!(pod.within(rules), "");
+    call("ADD", &pod, &on_agent_down(&folder, "ignore")).run().said(&result(&folder));
+    assert_eq!(pod.within(rules), "");
+}
+
+#[test]
 fn a_pod_may_start_without_portals_where_the_operator_says_so() {
     let folder = Folder::new("ignore");
     let (pod, input) = (Pod::new(), on_agent_down(&folder, "ignore"));

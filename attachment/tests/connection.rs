@@ -14,8 +14,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use attachment::{
-    AskError, Attachment, AttachmentKey, BYTES_MAX, Listener, Message, MessageError, ReceiveError, Reply,
-    Request, VERSION, ask,
+    AskError, Attachment, AttachmentKey, BYTES_MAX, Listener, Message, MessageError, PodName, ReceiveError,
+    Reply, Request, VERSION, ask,
 };
 use folder::Folder;
 use rustix::net::{
@@ -136,6 +136,42 @@ fn each_verb_comes_across() {
         let (message, descriptor) =
             received("verb", |socket| send(&socket, &text, &[]), PATIENCE).expect("understood");
         assert!(message.body == request && descriptor.is_none(), "{message:?}");
+    }
+}
+
+#[test]
+fn what_plugin_and_agent_of_0_1_0_say_is_understood_and_said_in_the_same_way() {
+    let about = r#""key":{"network":"net","containerId":"c1","interface":"eth0"},"netns":"/run/netns/a","pod":{"namespace":"shop","name":"web-0","uid":"u-1"},"addresses":["10.1.0.5","fd00::5"],"annotations":{"services":"a,b"},"notes":["a note"]"#;
+    let pod = PodName { namespace: "shop".into(), name: "web-0".into(), uid: "u-1".into() };
+    let attachment = Attachment { pod: Some(pod), ..attachment() };
+    let key_text = r#"{"network":"net","containerId":"c1","interface":"eth0"}"#;
+    let requests = [
+        (format!(r#"{{"version":1,"verb":"attach",{about}}}"#), Request::Attach(attachment.clone())),
+        (format!(r#"{{"version":1,"verb":"check",{about}}}"#), Request::Check(attachment)),
+        (format!(r#"{{"version":1,"verb":"detach","key":{key_text}}}"#), Request::Detach { key: key() }),
+        (
+            format!(r#"{{"version":1,"verb":"gc","network":"net","valid":[{key_text}]}}"#),
+            Request::Gc { network: "net".into(), valid: vec![key()] },
+        ),
+        (r#"{"version":1,"verb":"ready"}"#.to_owned(), Request::Ready),
+        (r#"{"version":1,"verb":"status","hits":false}"#.to_owned(), Request::status()),
+        (r#"{"version":1,"verb":"retire"}"#.to_owned(), Request::Retire),
+    ];
+    for (text, body) in requests {
+        let said = Message { version: 1, body };
+        assert_eq!(serde_json::from_str::<Message<Request>>(&text).expect("understood"), said);
+        assert_eq!(serde_json::to_string(&said).expect("JSON"), text);
+    }
+    let refused = Reply::Refused { message: "m".into(), transient: true };
+    let replies = [
+        (r#"{"version":1,"answer":"done"}"#, Reply::Done),
+        (r#"{"version":1,"answer":"refused","message":"m","transient":true}"#, refused),
+        (r#"{"version":1,"answer":"file"}"#, Reply::File),
+    ];
+    for (text, body) in replies {
+        let said = Message { version: 1, body };
+        assert_eq!(serde_json::from_str::<Message<Reply>>(text).expect("understood"), said);
+        assert_eq!(serde_json::to_string(&said).expect("JSON"), text);
     }
 }
 

@@ -140,3 +140,20 @@ fn writers_of_one_key_do_not_disturb_each_other() {
 fn a_folder_that_cannot_be_made_is_an_error_and_no_panic() {
     assert!(Records::new(Path::new("/proc/portico")).write(&record(key("net", "c1", "eth0"))).is_err());
 }
+
+#[test]
+fn a_record_of_0_1_0_is_read_and_written_in_the_same_way() {
+    let text = r#"{"attachment":{"key":{"network":"net","containerId":"c1","interface":"eth0"},"netns":"/run/netns/a","pod":{"namespace":"shop","name":"web-0","uid":"u-1"},"addresses":["10.1.0.5","fd00::5"],"annotations":{"portals":"all"},"notes":["a note"]},"netnsId":{"dev":4,"inode":4026532000,"cookie":18446744073709551615},"programmer":"agent"}"#;
+    let state = Folder::new("earlier");
+    let path = state.join("attachments").join("net,c1,eth0.json");
+    fs::create_dir_all(state.join("attachments")).expect("make the folder");
+    fs::write(&path, text).expect("write the record");
+    let records = Records::new(&state.0);
+    let (found, broken) = records.read_all().expect("read");
+    assert!(broken.is_empty(), "{broken:?}");
+    let [found] = &found[..] else { panic!("{found:?}") };
+    assert_eq!(found.attachment.pod.as_ref().map(ToString::to_string).as_deref(), Some("shop/web-0"));
+    assert_eq!((found.netns_id.inode, found.programmer), (4_026_532_000, Programmer::Agent));
+    records.write(found).expect("write it again");
+    assert_eq!(fs::read_to_string(&path).expect("read"), text);
+}
