@@ -78,6 +78,7 @@ spec: {containers: [{name: app, env: [{name: DB_SERVICE_PORT, value: '1'}]}]}
         containers app: inline: inline is exact here
           DB_SERVICE_HOST=10.0.0.7
           already defined: DB_SERVICE_PORT
+        label portico.dev/variables=warnings
     "]]
     .assert_eq(&output.stdout);
 }

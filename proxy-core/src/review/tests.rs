@@ -53,7 +53,8 @@ fn of_a_pod_what_matters_is_kept() {
     let pod = pod_of(&request(|_| ()));
     assert_eq!((pod.uid.as_str(), pod.namespace.as_str(), pod.dry_run), ("u-1", "default", false));
     let expected = json!({
-        "metadata": { "name": "p" },
+        // The patch adds a label to those that there are.
+        "metadata": { "name": "p", "labels": { "a": "b" } },
         "spec": { "containers": [{ "name": "app", "env": [] }] },
     });
     assert_eq!((pod.pod, pod.old_pod), (expected, None));
