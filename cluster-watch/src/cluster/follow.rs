@@ -1,20 +1,22 @@
 //! `Follower`: one resource of an API server, listed and then watched, for ever.
 //!
-//! A list is taken in pages and a watch goes on from where it stood; a watch that the server can no longer go on with
-//! begins with a new list. Anything that an API server would not say leads to a new list as well, since nobody knows
+//! All that there is comes as the initial events of a watch, or else as a list in pages; a watch goes on from where it
+//! stood, and one that the server can no longer go on with begins with all that there is. Anything that an API server would not say leads to a new list as well, since nobody knows
 //! what was missed. What must not go in here: what was told before.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::mpsc::Sender;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use crate::cluster::Limits;
 use crate::cluster::answer::Ask;
 use crate::cluster::decoder::Decoder;
 use crate::cluster::fault::{Cause, Fault};
 use crate::cluster::follow::list::Page;
+use crate::cluster::follow::stream::Streamed;
+use crate::cluster::follow::watch::Opened;
 use crate::cluster::items::OBJECT_BYTES_MAX;
 use crate::cluster::resource::Resource;
 use crate::cluster::retry::Retry;
@@ -22,6 +24,7 @@ use crate::cluster::said::Said;
 use crate::metadata::Names;
 
 mod list;
+mod stream;
 mod watch;
 
 /// How many watches in a row may end at once before that is told.
@@ -66,6 +69,8 @@ pub(super) struct Follower<D: Decoder> {
     retry: Retry,
     /// How much of a list is asked for at once.
     page: Page,
+    /// The server does not send initial events; until then it is not asked.
+    no_stream_until: Option<Instant>,
     /// How many watches in a row have ended at once.
     short_watches: u32,
     /// Which of the resource's paths the server knows, as far as we know.
@@ -89,8 +94,21 @@ impl<D: Decoder> Follower<D> {
         say: Sender<(usize, Said<D::Content>)>,
     ) -> Self {
         let retry = Retry::new(limits.retry_min, limits.retry_max);
-        let page = Page::default();
-        Self { decoder, client, resource, source, limits, names, say, retry, page, short_watches: 0, path: 0 }
+        let (page, no_stream_until, short_watches, path) = (Page::default(), None, 0, 0);
+        Self {
+            decoder,
+            client,
+            resource,
+            source,
+            limits,
+            names,
+            say,
+            retry,
+            page,
+            no_stream_until,
+            short_watches,
+            path,
+        }
     }
 
     /// Until nobody listens any more.
@@ -98,16 +116,29 @@ impl<D: Decoder> Follower<D> {
         while self.follow().await.is_ok() {}
     }
 
-    /// One list, and watches from there on as long as they go well.
+    /// All that there is, and watches from there on as long as they go well.
     async fn follow(&mut self) -> Result<(), Deaf> {
-        let mut position = match self.list().await {
-            Ok(position) => position,
-            Err(Stop::Deaf) => return Err(Deaf),
-            Err(Stop::Expired) => return self.pause(None).await,
-            Err(Stop::Fault(fault)) => return self.failed_list(fault).await,
+        let listed = match self.stream().await {
+            Ok(Streamed::All(position, opened)) => return self.watches(position, Some(opened)).await,
+            Ok(Streamed::Refused) => self.list().await,
+            Err(stop) => Err(stop),
         };
+        match listed {
+            Ok(position) => self.watches(position, None).await,
+            Err(Stop::Deaf) => Err(Deaf),
+            Err(Stop::Expired) => self.pause(None).await,
+            Err(Stop::Fault(fault)) => self.failed_list(fault).await,
+        }
+    }
+
+    /// Watches from a position on, as long as they go well; the first may be open already.
+    async fn watches(&mut self, mut position: Position, mut opened: Option<Opened>) -> Result<(), Deaf> {
         loop {
-            match self.watch(&mut position).await {
+            let watched = match opened.take() {
+                Some(opened) => self.go_on(opened, &mut position).await,
+                None => self.watch(&mut position).await,
+            };
+            match watched {
                 Ok(()) => {}
                 Err(Stop::Deaf) => return Err(Deaf),
                 // Most often after a long outage; a server that does it all the time is asked less and less.

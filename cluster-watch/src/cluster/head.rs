@@ -27,6 +27,8 @@ pub(super) struct Head {
 #[derive(Debug, Clone, Copy)]
 enum Place {
     Change,
+    /// A change that is of interest only if it is a bookmark.
+    Bookmark,
     Object,
     Metadata,
     Annotations,
@@ -36,6 +38,11 @@ impl Head {
     /// The head of a change, which may be cut.
     pub(super) fn of_change(text: &[u8]) -> Self {
         Self::read(text, Place::Change)
+    }
+
+    /// The head of a change if it is a bookmark; of another one, no more than its type.
+    pub(super) fn of_bookmark(text: &[u8]) -> Self {
+        Self::read(text, Place::Bookmark)
     }
 
     /// The head of an object, which may be cut.
@@ -76,8 +83,15 @@ impl<'de> Visitor<'de> for Reading<'_> {
         let Self { head, place } = self;
         while let Some(key) = entries.next_key::<String>()? {
             match (place, key.as_str()) {
+                (Place::Bookmark, "type") => {
+                    head.change = entries.next_value()?;
+                    if head.change != "BOOKMARK" {
+                        // The rest need not be looked at.
+                        return Ok(());
+                    }
+                }
                 (Place::Change, "type") => head.change = entries.next_value()?,
-                (Place::Change, "object") => {
+                (Place::Change | Place::Bookmark, "object") => {
                     entries.next_value_seed(Reading { head: &mut *head, place: Place::Object })?;
                 }
                 (Place::Object, "metadata") => {

@@ -42,7 +42,7 @@ impl Page {
 
     /// A page did not come, or not all of it: how many of its objects did.
     fn failed(&mut self, came: usize) {
-        self.len = (self.len / 2).min(came.max(1)).max(1);
+        self.len = (self.len.min(came) / 2).max(1);
     }
 
     /// A page has come.

@@ -30,20 +30,37 @@ struct Change<'a> {
     object: &'a RawValue,
 }
 
+/// A watch that the server has begun to answer.
+pub(super) struct Opened {
+    lines: Lines,
+    watch_s: u32,
+    /// The connection counts as dead if nothing has come by then.
+    end: Instant,
+}
+
 impl<D: Decoder> Follower<D> {
+    /// Asks for a watch, from where the query says.
+    pub(super) async fn open_watch(&self, from: &str) -> Result<Opened, Fault> {
+        let Limits { watch_s, grace, .. } = self.limits;
+        let watch_s = watch_s + (f64::from(watch_s) / 4.0 * spread()) as u32;
+        let (path, selectors) = (self.path(), self.resource.selectors());
+        let query =
+            format!("{path}?watch=true&allowWatchBookmarks=true&timeoutSeconds={watch_s}&{from}{selectors}");
+        let lines = Lines::new(self.ask("watch").open(&query).await?);
+        Ok(Opened { lines, watch_s, end: Instant::now() + Duration::from_secs(watch_s.into()) + grace })
+    }
+
     /// One watch, from a position on, which moves on with it.
     pub(super) async fn watch(&mut self, position: &mut Position) -> Result<(), Stop> {
-        let Limits { watch_s, grace, settle, .. } = self.limits;
-        let watch_s = watch_s + (f64::from(watch_s) / 4.0 * spread()) as u32;
-        let query = format!(
-            "{}?watch=true&allowWatchBookmarks=true&timeoutSeconds={watch_s}&resourceVersion={}{}",
-            self.path(),
-            encoded(&position.text),
-            self.resource.selectors()
-        );
-        let mut lines = Lines::new(self.ask("watch").open(&query).await?);
+        let opened = self.open_watch(&format!("resourceVersion={}", encoded(&position.text))).await?;
+        self.go_on(opened, position).await
+    }
+
+    /// Goes on with a watch until it ends.
+    pub(super) async fn go_on(&mut self, opened: Opened, position: &mut Position) -> Result<(), Stop> {
+        let Opened { mut lines, watch_s, end } = opened;
+        let Limits { grace, settle, .. } = self.limits;
         let start = Instant::now();
-        let end = start + Duration::from_secs(watch_s.into()) + grace;
         let (mut is_settled, mut last) = (false, start);
         loop {
             let until = if is_settled { end } else { end.min(start + settle) };
@@ -68,6 +85,34 @@ impl<D: Decoder> Follower<D> {
                 self.say(said).await?;
             }
         }
+    }
+
+    /// The next line of the initial events of a watch, which is silent no longer than an answer may be.
+    pub(super) async fn initial_event(&self, opened: &mut Opened) -> Result<Initial<D::Content>, Stop> {
+        let ask = self.ask("watch");
+        let until = opened.end.min(Instant::now() + self.limits.answer);
+        let line = match opened.lines.next(&ask, until).await? {
+            Next::Line(line) => line,
+            Next::End => return Err(ask.fault(Cause::Content, "it ended before all was sent").into()),
+            Next::Nothing => {
+                return Err(ask.fault(Cause::Silence, "not all that there is was sent in time").into());
+            }
+        };
+        if let Line::Whole(text) = line {
+            let head = Head::of_bookmark(text);
+            // Anybody may write the annotation on an object of his own.
+            let is_end = head.change == "BOOKMARK" && head.ends_initial_events;
+            if let (true, Some(number)) = (is_end, head.version) {
+                return Ok(Initial::End(Position { text: number.to_string(), number }));
+            }
+        }
+        // Initial events come in the order of their names, not of their versions.
+        let said = self.change(&ask, line, &mut Position { text: String::new(), number: 0 })?;
+        Ok(match said {
+            Some(Said::Changed(object)) => Initial::Said(Said::Listed(object)),
+            Some(said) => Initial::Said(said),
+            None => Initial::Nothing,
+        })
     }
 
     /// A server that ends watches at once is asked less and less; one that is about to end does it once.
@@ -148,6 +193,14 @@ impl<D: Decoder> Follower<D> {
         let key = || ObjectKey { namespace: names.get(&head.namespace), name: names.get(&head.name) };
         (!head.name.is_empty()).then(key)
     }
+}
+
+/// What comes before a watch has sent all that there is.
+pub(super) enum Initial<C> {
+    Said(Said<C>),
+    Nothing,
+    /// All that there is was sent; changes follow from there.
+    End(Position),
 }
 
 /// What a change says, with its version.
