@@ -103,8 +103,11 @@ impl Portals {
             }
             cost -= old.cost;
             cost += held.cost;
-            if touched.is_some() {
+            if touched.is_some() && old.created == held.created {
                 differences(&old.portals, &held.portals, &mut differing);
+            } else if touched.is_some() {
+                // Its claims rank differently now, so the winner may differ even if its portals are the same.
+                differing.extend(old.portals.iter().chain(held.portals.iter()).map(|portal| portal.key));
             }
             self.replace(&key, &old, held);
         }

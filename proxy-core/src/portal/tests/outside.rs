@@ -91,3 +91,16 @@ fn of_two_services_with_one_external_address_the_one_that_was_created_first_has_
     let made = made([newer.into(), unknown.into(), Change::from(older)]);
     assert_eq!(owner(&made, "192.0.2.1:80").as_deref(), Some("z"));
 }
+
+#[test]
+fn a_service_that_is_recreated_with_the_same_portals_loses_its_external_address_to_an_older_service() {
+    let recreated = |created| svc("a").ip("10.96.0.1").tcp("", 80).external("192.0.2.1").created(created);
+    let other = svc("b").ip("10.96.0.2").tcp("", 80).external("192.0.2.1").created("2026-01-02T00:00:00Z");
+    let mut all = snapshot([recreated("2026-01-01T00:00:00Z").into(), Change::from(other)]);
+    let mut followed = portals(&all, &standpoint());
+    assert_eq!(owner(&followed, "192.0.2.1:80").as_deref(), Some("a"));
+    let changed = all.apply(recreated("2026-01-03T00:00:00Z").into());
+    let touched = followed.refresh(&all, &standpoint(), &changed);
+    assert_eq!(owner(&followed, "192.0.2.1:80").as_deref(), Some("b"));
+    assert!(touched.contains(&tcp("192.0.2.1:80")), "the table must follow the new owner");
+}
