@@ -25,7 +25,7 @@ use std::path::Path;
 use std::process::Command;
 
 use agent::{Agent, Folder, attachment, key, program};
-use attachment::{Reply, Request};
+use agent_ipc::{Reply, Request};
 use conversation::{ANSWER, answer, ask, assert_refused, serve};
 use namespace::{bare, load, run};
 use netns_nft::{Found, encode};
@@ -382,7 +382,7 @@ fn its_own_namespace_and_what_is_none_are_refused() {
         let own = fs::File::open("/proc/thread-self/ns/net").expect("open our own");
         let ask = |file: &fs::File| {
             let request = Request::Attach(attachment("a", &pod));
-            attachment::ask(&folder.socket(), &request, Some(std::os::fd::AsFd::as_fd(file)), agent::PATIENCE)
+            agent_ipc::ask(&folder.socket(), &request, Some(std::os::fd::AsFd::as_fd(file)), agent::PATIENCE)
                 .expect("an answer")
                 .0
         };
@@ -468,7 +468,7 @@ fn metrics_and_health_are_served() {
 fn the_ruleset_for_when_nobody_is_there_programs_a_pod() {
     node(|folder| {
         let agent = Agent::start(folder, &[]);
-        let path = attachment::ruleset_path(&folder.state(), attachment::VIEW_DEFAULT);
+        let path = agent_ipc::ruleset_path(&folder.state(), agent_ipc::VIEW_DEFAULT);
         agent.until("the ruleset is stored", |_| path.exists());
         agent.kill();
         let stored = netns_nft::Stored::read(&path).expect("a stored ruleset");

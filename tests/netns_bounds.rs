@@ -19,7 +19,7 @@ mod pod;
 use std::fmt::Write;
 
 use agent::{Agent, Folder, attachment};
-use attachment::{Reply, Request};
+use agent_ipc::{Reply, Request};
 use conversation::{answer, serve};
 use memory_cgroup::MemoryCgroup;
 use namespace::{bare, run};

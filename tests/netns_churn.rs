@@ -24,8 +24,8 @@ use std::thread;
 use std::time::Duration;
 
 use agent::{Agent, Folder, program};
-use cluster_watch::{ReadOptions, Source};
 use conversation::ANSWER;
+use kube_source::{ReadOptions, Source};
 use namespace::{add_address, bare, run};
 use netns_nft::Found;
 use pod::Pod;
@@ -141,7 +141,7 @@ fn meaning(table: &Table) -> BTreeMap<PortalKey, (String, BTreeSet<SocketAddr>)>
 }
 
 fn wanted(folder: &Folder) -> BTreeMap<PortalKey, (String, BTreeSet<SocketAddr>)> {
-    let (objects, report) = cluster_watch::read(&[Source::Path(folder.manifests())], &ReadOptions::default());
+    let (objects, report) = kube_source::read(&[Source::Path(folder.manifests())], &ReadOptions::default());
     assert!(!report.has_errors());
     let portals = portals(&objects.into_snapshot(), &Standpoint::default());
     meaning(&Table::from(&Ruleset::new(&portals, Settings::default())))

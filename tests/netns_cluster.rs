@@ -23,8 +23,8 @@ use std::path::Path;
 use std::process::Command;
 
 use agent::{Agent, Folder, program};
+use agent_ipc::{Reply, Request};
 use apiserver::{Api, Fault};
-use attachment::{Reply, Request};
 use conversation::{answer, assert_refused, serve};
 use namespace::{bare, run};
 use object::{node, service, slice};

@@ -18,7 +18,7 @@ mod pod;
 mod served;
 
 use agent::{Agent, Folder, attachment};
-use attachment::{Attachment, Reply, Request};
+use agent_ipc::{Attachment, Reply, Request};
 use conversation::{SILENCE, answer, ask};
 use manifest::{RELAYED, service};
 use namespace::{add_address_to, bare, run};

@@ -3,7 +3,7 @@
 //! Each test mounts a small file system of its own, for which it has a mount namespace of its own. What must not go in
 //! here: what needs no mount, which the tests of node-agent try.
 
-#[path = "../attachment/tests/fixture/folder.rs"]
+#[path = "../crates/agent-ipc/tests/fixture/folder.rs"]
 mod folder;
 #[path = "netns/namespace.rs"]
 #[allow(dead_code)]

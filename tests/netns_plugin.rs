@@ -22,7 +22,7 @@ use std::sync::{Mutex, mpsc};
 use std::thread;
 use std::time::Duration;
 
-use attachment::{
+use agent_ipc::{
     Attachment, AttachmentKey, Listener, PodName, Programmer, Record, Records, Reply, Request, ruleset_path,
 };
 use namespace::{load, run, within};

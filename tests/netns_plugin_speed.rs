@@ -23,7 +23,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use attachment::ruleset_path;
+use agent_ipc::ruleset_path;
 use bench_report::{Sheet, Spread, Verdict, is_quick};
 use netns_nft::{Batch, Stored, encode_fresh};
 use pod::Pod;

@@ -256,7 +256,7 @@ fn a_pod_that_goes_takes_its_relayed_connections_along() {
         client.write_all(b"x").expect("say");
         server.read_exact(&mut [0]).expect("hear");
         assert_eq!(agent.status()["relay"]["connections"], 1);
-        agent.ask(&attachment::Request::Detach { key: agent::key("a") }, None);
+        agent.ask(&agent_ipc::Request::Detach { key: agent::key("a") }, None);
         agent.until("no connection is left", |agent| agent.status()["relay"]["connections"] == 0);
         assert_eq!(server.read(&mut [0]).unwrap_or(0), 0, "it ends at the backend, too");
     });

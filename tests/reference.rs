@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
-use attachment::{Key, OURS, PLUGIN_TYPE, POD_ANNOTATIONS};
+use agent_ipc::{Key, OURS, PLUGIN_TYPE, POD_ANNOTATIONS};
 use expect_test::expect_file;
 use proxy_core::annotation::{ALL, Annotation, Place};
 use xtask::reference::{code, page, table, values};

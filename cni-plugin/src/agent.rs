@@ -6,7 +6,7 @@ use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use attachment::{
+use agent_ipc::{
     AskError, Attachment, AttachmentKey, Records, Reply, Request, SOCKET_DEFAULT, STATE_DIR_DEFAULT, ask,
     collect, with_causes,
 };

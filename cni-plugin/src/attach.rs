@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use attachment::{Attachment, OnAgentDown, Programmer, Record, Request};
+use agent_ipc::{Attachment, OnAgentDown, Programmer, Record, Request};
 use netns_nft::Netns;
 
 use crate::agent::{Agent, Answer, attachment, netns, refused};

@@ -4,7 +4,7 @@
 
 use std::time::{Duration, Instant};
 
-use attachment::{OnAgentDown, Request, with_causes};
+use agent_ipc::{OnAgentDown, Request, with_causes};
 use netns_nft::{Found, Limits, Netns};
 
 use crate::agent::{Agent, Answer, attachment, netns, refused};

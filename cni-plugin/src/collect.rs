@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use std::io;
 use std::time::Duration;
 
-use attachment::{AttachmentKey, Request};
+use agent_ipc::{AttachmentKey, Request};
 
 use crate::agent::{Agent, Answer, refused};
 use crate::conf::Conf;

@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use attachment::{
+use agent_ipc::{
     AttachmentKey, Key, ON_AGENT_DOWN, OnAgentDown, POD_ANNOTATIONS, SOCKET, STATE_DIR, is_known_key,
 };
 use proxy_core::annotation::PREFIX;

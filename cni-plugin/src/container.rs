@@ -6,7 +6,7 @@
 use std::env;
 use std::path::PathBuf;
 
-use attachment::PodName;
+use agent_ipc::PodName;
 
 use crate::failure::{Code, Failure};
 

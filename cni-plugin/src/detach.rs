@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use attachment::Request;
+use agent_ipc::Request;
 
 use crate::agent::{Agent, Answer, key, refused};
 use crate::conf::Conf;

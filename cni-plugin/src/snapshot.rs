@@ -5,7 +5,7 @@
 
 use std::path::Path;
 
-use attachment::{Attachment, VIEW_DEFAULT, ruleset_path, with_causes};
+use agent_ipc::{Attachment, VIEW_DEFAULT, ruleset_path, with_causes};
 use netns_nft::{Error, Netns, Stored, StoredError, route_services};
 use proxy_core::annotation::PORTALS;
 

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use attachment::{OnAgentDown, Request};
+use agent_ipc::{OnAgentDown, Request};
 
 use crate::agent::{Agent, Answer};
 use crate::conf::Conf;

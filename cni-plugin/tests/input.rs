@@ -10,7 +10,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Stdio;
 
-use attachment::Reply;
+use agent_ipc::Reply;
 use runtime::{Agent, Call, Folder, conf, with, without};
 use serde_json::{Value, json};
 

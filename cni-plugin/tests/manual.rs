@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::io::Write;
 use std::process::{Command, Stdio};
 
-use attachment::{OnAgentDown, SOCKET_DEFAULT, STATE_DIR_DEFAULT, is_known_key};
+use agent_ipc::{OnAgentDown, SOCKET_DEFAULT, STATE_DIR_DEFAULT, is_known_key};
 
 const PAGE: &str = include_str!("../portico-cni.8");
 

@@ -8,7 +8,7 @@ mod runtime;
 use std::fs;
 use std::path::Path;
 
-use attachment::{Attachment, AttachmentKey, Programmer, Record, Records, Reply, Request, ruleset_path};
+use agent_ipc::{Attachment, AttachmentKey, Programmer, Record, Records, Reply, Request, ruleset_path};
 use netns_nft::Netns;
 use runtime::{Agent, Call, Folder, conf, with, without};
 use serde_json::{Value, json};

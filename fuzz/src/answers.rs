@@ -5,7 +5,7 @@
 
 use std::sync::LazyLock;
 
-use cluster_watch::{ReadOptions, read_str};
+use kube_source::{ReadOptions, read_str};
 use netns_nft::{Found, Limits, answers_of, found_in};
 use proxy_core::portal::{Standpoint, portals};
 use proxy_core::ruleset::{Ruleset, Settings};

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeSet;
 
-use cluster_watch::{MAX_PROBLEMS, Objects, ReadOptions, Report, read_str};
+use kube_source::{MAX_PROBLEMS, Objects, ReadOptions, Report, read_str};
 use proxy_core::address::{Family, forbidden};
 use proxy_core::env::environment;
 use proxy_core::explain::{Client, Outcome, Question, explain};

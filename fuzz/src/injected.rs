@@ -9,7 +9,7 @@ use std::sync::LazyLock;
 use arbitrary::Arbitrary;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use cluster_watch::{ReadOptions, read_str};
+use kube_source::{ReadOptions, read_str};
 use proxy_core::annotation::VARIABLES;
 use proxy_core::inject::{Admission, InjectMode, InjectOptions, Injection, Record, config_maps, injection};
 use proxy_core::review::{Review, answer, review};

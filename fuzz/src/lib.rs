@@ -1,7 +1,7 @@
 //! What the fuzz targets share: the claims that must hold, and the making of inputs.
 //!
 //! ```text
-//! read_yaml, read_json: text ─ cluster_watch::read_str ─► Objects ─► downstream (every claim about them)
+//! read_yaml, read_json: text ─ kube_source::read_str ─► Objects ─► downstream (every claim about them)
 //! review, wish:         bytes, annotations ─► injector ─► injected (every claim about patch and answer)
 //! plan:                 bytes ─ universe ─► Changes, batch by batch ─► follow (incremental = made anew)
 //! table:                bytes ─ answers ─► netns_nft::found_in ─► what a pod made of its table (bounded)

@@ -10,8 +10,8 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use agent_ipc::{Reply, Request, ask, with_causes};
 use anstyle::{AnsiColor, Style};
-use attachment::{Reply, Request, ask, with_causes};
 use clap::Args;
 
 use crate::install::CniDirs;
@@ -24,7 +24,7 @@ const AGENT_TIMEOUT: Duration = Duration::from_secs(5);
 #[derive(Debug, Args)]
 pub(crate) struct CheckArgs {
     /// Path of the agent's Unix socket.
-    #[arg(long, value_name = "PATH", default_value = attachment::SOCKET_DEFAULT)]
+    #[arg(long, value_name = "PATH", default_value = agent_ipc::SOCKET_DEFAULT)]
     pub(crate) socket: PathBuf,
     #[command(flatten)]
     pub(crate) dirs: CniDirs,

@@ -21,7 +21,7 @@ mod watch;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use attachment::{OnAgentDown, PLUGIN_TYPE};
+use agent_ipc::{OnAgentDown, PLUGIN_TYPE};
 use clap::Args;
 
 use crate::agent::{LogFormat, start_log};

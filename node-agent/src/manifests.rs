@@ -6,7 +6,7 @@ use std::fmt::Display;
 use std::io::Write;
 
 use anstyle::{AnsiColor, Style};
-use cluster_watch::{Objects, ReadOptions, Report, Severity, Source, read};
+use kube_source::{Objects, ReadOptions, Report, Severity, Source, read};
 use proxy_core::node::Node;
 use proxy_core::portal::{Standpoint, View};
 

@@ -8,9 +8,9 @@ use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use agent_ipc::{Reply, Request, ask};
 use anstyle::Style;
 use anyhow::{Context, bail};
-use attachment::{Reply, Request, ask};
 use clap::{Args, ValueEnum};
 
 use crate::agent::{AttachmentReport, Report};
@@ -25,7 +25,7 @@ const SHORT_ID_LEN: usize = 13;
 #[derive(Debug, Args)]
 pub(crate) struct StatusArgs {
     /// Path of the agent's Unix socket.
-    #[arg(long, value_name = "PATH", default_value = attachment::SOCKET_DEFAULT)]
+    #[arg(long, value_name = "PATH", default_value = agent_ipc::SOCKET_DEFAULT)]
     pub(crate) socket: PathBuf,
     /// Output format.
     #[arg(short, long, value_enum, default_value_t = StatusOutput::Table)]

@@ -7,8 +7,8 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::time::Instant;
 
+use agent_ipc::Request;
 use anstyle::Style;
-use attachment::Request;
 use clap::Args;
 use relay::{BackendReport, Passed, PortalReport};
 
@@ -21,7 +21,7 @@ use crate::table::{Cell, HEALTHY, Table, UNHEALTHY};
 #[derive(Debug, Args)]
 pub(crate) struct TopArgs {
     /// Path of the agent's Unix socket.
-    #[arg(long, value_name = "PATH", default_value = attachment::SOCKET_DEFAULT)]
+    #[arg(long, value_name = "PATH", default_value = agent_ipc::SOCKET_DEFAULT)]
     pub(crate) socket: PathBuf,
     /// Refresh interval, in seconds.
     #[arg(long, value_name = "S", default_value_t = 1.0, value_parser = seconds)]

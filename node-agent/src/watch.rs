@@ -7,7 +7,7 @@ use std::io::Write;
 use std::path::Path;
 use std::time::Instant;
 
-use attachment::Request;
+use agent_ipc::Request;
 use clap::Args;
 use serde_json::{Value, json};
 

@@ -5,7 +5,7 @@
 //!               └─────── environment(&snapshot, namespace) -> variables
 //! ```
 //! What changed is carried along as keys (`Changed`, then `Touched`), so that a change costs the change
-//! and not the cluster. Reading objects is `cluster-watch`'s work, talking to the kernel `netns-nft`'s.
+//! and not the cluster. Reading objects is `kube-source`'s work, talking to the kernel `netns-nft`'s.
 
 pub mod address;
 pub mod annotation;

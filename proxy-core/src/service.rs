@@ -1,6 +1,6 @@
 //! `Service`: what Portico needs of a Kubernetes Service, already checked.
 //!
-//! `cluster-watch` makes these from API objects and refuses what no API server would accept, so that
+//! `kube-source` makes these from API objects and refuses what no API server would accept, so that
 //! nothing below has to ask whether a field is there. What cannot be true cannot be written: a headless
 //! service has no address, a dual-stack service has one of each family.
 

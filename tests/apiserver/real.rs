@@ -9,8 +9,8 @@ use std::pin::Pin;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use cluster_watch::client;
 use http::Request;
+use kube_source::client;
 use serde_json::{Value, json};
 use tokio::runtime::{Builder, Runtime};
 

@@ -4,9 +4,9 @@
 
 use std::path::Path;
 
-use cluster_watch::client;
 use http::Request;
 use http_body_util::BodyExt;
+use kube_source::client;
 use serde_json::Value;
 use tokio::runtime::{Builder, Runtime};
 

@@ -8,7 +8,7 @@ use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use attachment::{Reply, Request, ask};
+use agent_ipc::{Reply, Request, ask};
 
 /// What must come comes within this time.
 const PATIENCE: Duration = Duration::from_secs(60);

@@ -6,7 +6,7 @@
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use cluster_watch::Watched;
+use kube_source::Watched;
 use proxy_core::service::ClusterIps;
 
 use crate::apiserver::Api;
@@ -54,7 +54,7 @@ fn watches_that_the_server_ends_go_on_without_a_word(api: &Api) {
     let mut seen = Seen::new(
         api.kubeconfig(),
         Watched::Proxy { node: None },
-        cluster_watch::Limits { watch_s: 1, ..limits() },
+        kube_source::Limits { watch_s: 1, ..limits() },
     );
     seen.until(|seen| seen.is_synced);
     // Longer than two watches last.

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use cluster_watch::{Limits, Watched};
+use kube_source::{Limits, Watched};
 use serde_json::{Value, json};
 
 use crate::apiserver::{Api, Fault, Generated, InitialEvents};

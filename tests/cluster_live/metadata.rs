@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
-use cluster_watch::{Limits, MetadataEvent, MetadataSelection, ObjectMeta, Refused, client, watch_metadata};
+use kube_source::{Limits, MetadataEvent, MetadataSelection, ObjectMeta, Refused, client, watch_metadata};
 use serde_json::{Value, json};
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::mpsc::{Receiver, channel};

@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use cluster_watch::{Limits, Watched};
+use kube_source::{Limits, Watched};
 
 use crate::apiserver::{Api, Fault};
 use crate::object::{service, service_cidr, slice};
@@ -203,10 +203,10 @@ fn a_token_that_is_not_accepted_is_told() {
 fn without_kubeconfig_and_service_account_both_are_named() {
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     if std::env::var_os("KUBERNETES_SERVICE_HOST").is_none() {
-        let error = runtime.block_on(cluster_watch::client(None)).err().expect("this is no pod").to_string();
+        let error = runtime.block_on(kube_source::client(None)).err().expect("this is no pod").to_string();
         assert!(error.contains("no kubeconfig was given") && error.contains("service account"), "{error}");
     }
-    let missing = runtime.block_on(cluster_watch::client(Some("missing.yaml".as_ref()))).err();
+    let missing = runtime.block_on(kube_source::client(Some("missing.yaml".as_ref()))).err();
     assert_eq!(missing.expect("there is none").to_string(), "use kubeconfig missing.yaml");
 }
 

@@ -5,7 +5,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use cluster_watch::{Event, Limits, Refused, Watched, client, watch_cluster_within};
+use kube_source::{Event, Limits, Refused, Watched, client, watch_cluster_within};
 use proxy_core::node::Node;
 use proxy_core::service::{Service, ServiceKey};
 use proxy_core::snapshot::{Change, Snapshot};

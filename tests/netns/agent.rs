@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use attachment::{Attachment, AttachmentKey, Reply, Request};
+use agent_ipc::{Attachment, AttachmentKey, Reply, Request};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
@@ -131,7 +131,7 @@ impl Agent {
 
     fn try_ask(&self, request: &Request, pod: Option<&Pod>) -> Option<(Reply, Option<std::os::fd::OwnedFd>)> {
         let file = pod.map(|pod| File::open(pod.path()).expect("open the pod's namespace"));
-        attachment::ask(&self.socket, request, file.as_ref().map(AsFd::as_fd), PATIENCE).ok()
+        agent_ipc::ask(&self.socket, request, file.as_ref().map(AsFd::as_fd), PATIENCE).ok()
     }
 
     /// Asks, and has an answer.

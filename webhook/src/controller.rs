@@ -17,7 +17,7 @@ use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use cluster_watch::{Limits, MetadataEvent, MetadataSelection, ObjectMeta, Refused, watch_metadata};
+use kube_source::{Limits, MetadataEvent, MetadataSelection, ObjectMeta, Refused, watch_metadata};
 use proxy_core::annotation::{CONTENT, PARTS, SELECTION, VARIABLES, WARNINGS};
 use tokio::sync::mpsc::{Receiver, channel};
 use tokio::sync::watch;

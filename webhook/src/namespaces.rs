@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
-use cluster_watch::{
+use kube_source::{
     FileWatch, FilesError, Limits, MetadataEvent, MetadataSelection, ReadOptions, Refused, Source, read,
     watch_metadata, watch_paths,
 };

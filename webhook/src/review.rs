@@ -5,7 +5,7 @@
 use std::io::{Read, Write};
 
 use anyhow::{Context, bail};
-use cluster_watch::{Objects, ReadOptions, Severity, Source, read};
+use kube_source::{Objects, ReadOptions, Severity, Source, read};
 use proxy_core::annotation::VARIABLES;
 use proxy_core::inject::{Account, InjectOptions, Injection, Way, injection};
 use proxy_core::review::{PodReview, Review, answer, pass, pass_too_large, review};

@@ -5,7 +5,7 @@
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use cluster_watch::{Event, Refused};
+use kube_source::{Event, Refused};
 use proxy_core::snapshot::{Change, Snapshot};
 use tokio::sync::{mpsc, watch};
 

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use cluster_watch::{FileWatch, ReadOptions, Watched, watch_cluster, watch_files};
+use kube_source::{FileWatch, ReadOptions, Watched, watch_cluster, watch_files};
 use proxy_core::inject::InjectOptions;
 use tokio::net::TcpListener;
 use tokio::runtime::Builder;
@@ -116,7 +116,7 @@ async fn serve(args: ServeArgs) -> anyhow::Result<()> {
 
 /// Where services come from.
 struct Source {
-    told: Receiver<cluster_watch::Event>,
+    told: Receiver<kube_source::Event>,
     api: Option<Api>,
     namespaces: Namespaces,
     _watches: Vec<FileWatch>,
@@ -132,7 +132,7 @@ impl Source {
             let watches = vec![watch, services.context("watch the manifests")?];
             return Ok(Self { told, api: None, namespaces, _watches: watches });
         }
-        let client = cluster_watch::client(kubeconfig.as_deref()).await;
+        let client = kube_source::client(kubeconfig.as_deref()).await;
         let client = client.context("without an API server, --manifests names files and folders")?;
         tokio::spawn(watch_cluster(client.clone(), Watched::Services, tell));
         let api = Api(client);

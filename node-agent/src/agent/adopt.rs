@@ -10,7 +10,7 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use attachment::{
+use agent_ipc::{
     Attachment, AttachmentKey, PLUGIN_TYPE, POD_ANNOTATIONS, PodName, Programmer, Record, Records, SOCKET,
     with_causes,
 };
@@ -205,7 +205,7 @@ fn annotations(cache: &Value) -> BTreeMap<String, String> {
 
 #[cfg(test)]
 mod tests {
-    use attachment::SOCKET_DEFAULT;
+    use agent_ipc::SOCKET_DEFAULT;
     use serde_json::json;
 
     use super::*;

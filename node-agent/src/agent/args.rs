@@ -16,10 +16,10 @@ use crate::args::ModeArg;
 #[derive(Debug, Args)]
 pub(crate) struct AgentArgs {
     /// Where the CNI plugin and `portico status` find the agent.
-    #[arg(long, value_name = "PATH", default_value = attachment::SOCKET_DEFAULT)]
+    #[arg(long, value_name = "PATH", default_value = agent_ipc::SOCKET_DEFAULT)]
     pub(crate) socket: PathBuf,
     /// Where attachments and the last ruleset are kept; best on a file system that a reboot empties.
-    #[arg(long, value_name = "DIR", default_value = attachment::STATE_DIR_DEFAULT)]
+    #[arg(long, value_name = "DIR", default_value = agent_ipc::STATE_DIR_DEFAULT)]
     pub(crate) state_dir: PathBuf,
     /// Where /metrics, /healthz and /readyz are served; "none" serves them nowhere.
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:9477", value_parser = address_or_none)]

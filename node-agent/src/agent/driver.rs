@@ -8,11 +8,11 @@ use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
 use std::time::Instant;
 
-use anyhow::Context;
-use attachment::{
+use agent_ipc::{
     Attachment, Predecessor, Record, Records, Reply, Request, VIEW_DEFAULT, ruleset_path, with_causes,
 };
-use cluster_watch::Event as Told;
+use anyhow::Context;
+use kube_source::Event as Told;
 use netns_nft::{NetnsId, encode_fresh};
 use proxy_core::portal::Portals;
 use relay::{Relay, Used};

@@ -8,9 +8,9 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use attachment::{Attachment, AttachmentKey, Record, Reply};
-use cluster_watch::Refused;
+use agent_ipc::{Attachment, AttachmentKey, Record, Reply};
 use ipnet::IpNet;
+use kube_source::Refused;
 use netns_nft::NetnsId;
 use proxy_core::guest::Guests;
 use proxy_core::node::Node;

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use attachment::{Attachment, AttachmentKey, Programmer};
+use agent_ipc::{Attachment, AttachmentKey, Programmer};
 use ipnet::IpNet;
 use proxy_core::guest::Guests;
 use proxy_core::pick::Action;

@@ -4,7 +4,7 @@
 
 use std::fmt::Write;
 
-use attachment::PORTALS_ALL;
+use agent_ipc::PORTALS_ALL;
 use relay::{Passed, Refused, RelayReport};
 
 use crate::agent::report::{Histogram, MemoryReport, Programmed, Report};

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use attachment::with_causes;
+use agent_ipc::with_causes;
 use netns_nft::{Counted, Error, Found, Limits, Netns, NetnsId, Socket, route_services};
 use proxy_core::guest::Guests;
 use proxy_core::ruleset::Ruleset;

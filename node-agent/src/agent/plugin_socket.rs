@@ -12,7 +12,7 @@ use std::sync::mpsc::sync_channel;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use attachment::{Connection, Listener, Reply, Request, with_causes};
+use agent_ipc::{Connection, Listener, Reply, Request, with_causes};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use proxy_core::portal::Portals;
 use tokio::sync::mpsc::UnboundedSender;

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use attachment::{AttachmentKey, PodName, Programmer};
+use agent_ipc::{AttachmentKey, PodName, Programmer};
 use relay::RelayReport;
 use serde::{Deserialize, Serialize};
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use attachment::{Attachment, AttachmentKey, PodName};
+use agent_ipc::{Attachment, AttachmentKey, PodName};
 use netns_nft::NetnsId;
 
 /// An attachment of a pod of this name.

@@ -6,9 +6,9 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
+use agent_ipc::{Listener, Records};
 use anyhow::Context;
-use attachment::{Listener, Records};
-use cluster_watch::{Event, ReadOptions, Watched, watch_cluster, watch_files};
+use kube_source::{Event, ReadOptions, Watched, watch_cluster, watch_files};
 use proxy_core::node::Node;
 use proxy_core::ruleset::Settings;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -173,9 +173,8 @@ fn descriptors() -> usize {
 
 /// What the API server tells.
 async fn cluster(kubeconfig: Option<&Path>, node: Option<String>) -> anyhow::Result<Receiver<Event>> {
-    let client = cluster_watch::client(kubeconfig)
-        .await
-        .context("an agent without an API server needs --manifests")?;
+    let client =
+        kube_source::client(kubeconfig).await.context("an agent without an API server needs --manifests")?;
     let (tell, source) = channel(SOURCE_AHEAD);
     tokio::spawn(watch_cluster(client, Watched::Proxy { node }, tell));
     Ok(source)
@@ -184,7 +183,7 @@ async fn cluster(kubeconfig: Option<&Path>, node: Option<String>) -> anyhow::Res
 /// Reaches the API server as the agent would, and says which version it is.
 pub(crate) fn reach(kubeconfig: Option<&Path>) -> anyhow::Result<String> {
     runtime()?.block_on(async {
-        let client = cluster_watch::client(kubeconfig).await?;
-        Ok(cluster_watch::probe(&client).await?)
+        let client = kube_source::client(kubeconfig).await?;
+        Ok(kube_source::probe(&client).await?)
     })
 }

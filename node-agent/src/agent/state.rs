@@ -10,9 +10,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use attachment::{Attachment, AttachmentKey, Programmer, Record, Reply};
-use cluster_watch::Refused;
+use agent_ipc::{Attachment, AttachmentKey, Programmer, Record, Reply};
 use ipnet::IpNet;
+use kube_source::Refused;
 use netns_nft::NetnsId;
 use proxy_core::node::Node;
 use proxy_core::portal::{Bounds, Outside, View};

@@ -16,8 +16,8 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
+use agent_ipc::{Claim, Predecessor, Reply, retire};
 use anyhow::{Context, bail};
-use attachment::{Claim, Predecessor, Reply, retire};
 use relay::Relay;
 use tokio::sync::oneshot;
 

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use attachment::{AttachmentKey, Record};
+use agent_ipc::{AttachmentKey, Record};
 
 /// After the first failure all are tried again so much later, and twice as late after each further one.
 const RETRY_FIRST: Duration = Duration::from_secs(1);

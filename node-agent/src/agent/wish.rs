@@ -6,7 +6,7 @@
 
 use std::collections::BTreeSet;
 
-use attachment::{Attachment, PORTALS_ALL};
+use agent_ipc::{Attachment, PORTALS_ALL};
 use proxy_core::annotation::PORTALS;
 use proxy_core::portal::View;
 use proxy_core::service::ServiceKey;

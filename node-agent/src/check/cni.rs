@@ -4,7 +4,7 @@
 use std::fs;
 use std::path::Path;
 
-use attachment::{ON_AGENT_DOWN, OnAgentDown, PLUGIN_TYPE, POD_ANNOTATIONS, is_known_key};
+use agent_ipc::{ON_AGENT_DOWN, OnAgentDown, PLUGIN_TYPE, POD_ANNOTATIONS, is_known_key};
 use serde_json::{Map, Value};
 
 use crate::check::Finding::{self, Fail, Pass, Skip, Warn};

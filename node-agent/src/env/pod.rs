@@ -8,7 +8,7 @@ use std::io::Write;
 use std::path::Path;
 
 use anyhow::{Context, anyhow};
-use cluster_watch::{Objects, manifest};
+use kube_source::{Objects, manifest};
 use proxy_core::annotation::VARIABLES;
 use proxy_core::inject::{Account, Admission, InjectMode, InjectOptions, Injection, Way, injection};
 use serde_json::{Value, json};

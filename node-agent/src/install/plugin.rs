@@ -8,8 +8,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use agent_ipc::PLUGIN_TYPE;
 use anyhow::{Context, ensure};
-use attachment::PLUGIN_TYPE;
 use serde::Deserialize;
 
 use crate::install::atomic_write::{FileAttributes, atomic_write, remove_temporary};

@@ -9,8 +9,8 @@ use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
+use agent_ipc::PLUGIN_TYPE;
 use anyhow::Context;
-use attachment::PLUGIN_TYPE;
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use clap::Args;

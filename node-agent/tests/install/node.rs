@@ -13,7 +13,7 @@ use base64::prelude::BASE64_STANDARD;
 
 #[path = "../command.rs"]
 mod command;
-#[path = "../../../attachment/tests/fixture/folder.rs"]
+#[path = "../../../crates/agent-ipc/tests/fixture/folder.rs"]
 mod folder;
 
 use command::{CommandOutput, portico};

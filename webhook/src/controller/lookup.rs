@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
-use cluster_watch::{ObjectKey, ObjectMeta, OwnerReference};
+use kube_source::{ObjectKey, ObjectMeta, OwnerReference};
 use proxy_core::annotation::{PREFIX, VARIABLES};
 use proxy_core::inject::LABEL_CONFIG_MAP;
 use serde::Deserialize;

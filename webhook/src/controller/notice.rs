@@ -10,8 +10,8 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use cluster_watch::ObjectMeta;
 use http::Method;
+use kube_source::ObjectMeta;
 use proxy_core::annotation::WARNINGS;
 use serde_json::{Value, json};
 use tokio::sync::mpsc::{Receiver, Sender, channel};

@@ -4,7 +4,7 @@
 //! anything else that has the label was made by somebody else, and is passed over. What must not go in here: asking the
 //! API server.
 
-use cluster_watch::ObjectMeta;
+use kube_source::ObjectMeta;
 use proxy_core::annotation::{CONTENT, SELECTION};
 use proxy_core::inject::{
     Content, Selection, WantedConfigMap, base_name, is_old_name, old_base_name, split_name,

@@ -8,7 +8,7 @@ use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use cluster_watch::{ObjectKey, ObjectMeta};
+use kube_source::{ObjectKey, ObjectMeta};
 use proxy_core::annotation::VARIABLES;
 use proxy_core::inject::{Record, RecordError};
 

@@ -5,7 +5,7 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use attachment::{AttachmentKey, Programmer, Record, Reply};
+use agent_ipc::{AttachmentKey, Programmer, Record, Reply};
 use netns_nft::NetnsId;
 use proxy_core::portal::Portals;
 use relay::RelayReport;

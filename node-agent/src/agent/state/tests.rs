@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use attachment::{Programmer, Record, Reply};
+use agent_ipc::{Programmer, Record, Reply};
 use proxy_core::node::Node;
 use proxy_core::portal::{Bounds, Outside, View};
 use proxy_core::ruleset::Settings;

@@ -1,6 +1,6 @@
 //! Edits of configuration texts: what an edit changes, and what it leaves unchanged.
 
-use attachment::OnAgentDown;
+use agent_ipc::OnAgentDown;
 use expect_test::{Expect, expect};
 
 use super::*;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use cluster_watch::OwnerReference;
+use kube_source::OwnerReference;
 use proxy_core::inject::{Content, base_name};
 
 use super::*;

@@ -8,7 +8,7 @@ use std::fs::{self, File};
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
-use attachment::{Attachment, AttachmentKey, Programmer, Record, Records};
+use agent_ipc::{Attachment, AttachmentKey, Programmer, Record, Records};
 use folder::Folder;
 
 fn names(state: &Folder) -> Vec<String> {

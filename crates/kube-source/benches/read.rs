@@ -7,7 +7,7 @@ use std::fmt::Write as _;
 use std::path::Path;
 
 use bench_report::{Rows, Sheet, Spread, Verdict, is_quick};
-use cluster_watch::{Objects, ReadOptions, Report, Source, read};
+use kube_source::{Objects, ReadOptions, Report, Source, read};
 
 fn main() {
     let title = format!("{0} Services and {0} EndpointSlices, from a file to checked objects", services());

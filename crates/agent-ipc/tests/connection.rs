@@ -13,7 +13,7 @@ use std::path::PathBuf;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use attachment::{
+use agent_ipc::{
     AskError, Attachment, AttachmentKey, BYTES_MAX, Listener, Message, MessageError, PodName, ReceiveError,
     Reply, Request, VERSION, ask,
 };
