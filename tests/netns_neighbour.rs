@@ -137,7 +137,7 @@ fn beside_a_stranger(
         let settings = Settings { on_demand, ..Settings::default() };
         let socket = world.pod.netns.socket().expect("a socket");
         socket.apply(&encode_fresh(&Ruleset::new(&portals, settings))).expect("program the pod");
-        world.relay.show(&proxy_core::portal::View::All, portals);
+        world.relay.set_portals(&proxy_core::portal::View::All, portals);
         let stranger = lan.stranger(&world.pod);
         body(world, &stranger, &servers);
     });
@@ -193,9 +193,9 @@ fn a_stranger_on_the_pods_network_reaches_no_backend_through_its_portals() {
                     }
                 });
                 assert_serves_the_pod(world);
-                let before = (counts(servers), world.relay.report(Instant::now()).total.connections);
+                let before = (counts(servers), world.relay.report(Instant::now()).totals.connections);
                 try_all(stranger);
-                let after = (counts(servers), world.relay.report(Instant::now()).total.connections);
+                let after = (counts(servers), world.relay.report(Instant::now()).totals.connections);
                 assert_eq!(after, before, "{lan:?}, {name}, forwards: {forwards}");
             });
         }
@@ -279,7 +279,7 @@ fn datagrams_of_a_stranger_to_the_relays_port_cost_the_relay_no_processor_time()
         let (took, used) = (begun.elapsed(), relay_cpu() - before);
         assert!(sent > 1_000, "{sent} datagrams are no flood");
         assert!(used < took / 20, "{sent} datagrams in {took:?} took the relay {used:?}");
-        assert_eq!(world.relay.report(Instant::now()).strangers, 0);
+        assert_eq!(world.relay.report(Instant::now()).unmatched, 0);
     });
 }
 

@@ -50,7 +50,7 @@ fn says(pod: &Pod, portal: &str) -> String {
 /// What is told of the relayed portals of the only pod.
 fn relayed(agent: &Agent) -> Vec<Value> {
     let status = agent.status();
-    let places = status["relay"]["places"].as_array().expect("a list").clone();
+    let places = status["relay"]["namespaces"].as_array().expect("a list").clone();
     places.first().and_then(|place| place["portals"].as_array().cloned()).unwrap_or_default()
 }
 
@@ -77,7 +77,7 @@ fn a_pod_never_sees_a_backend_that_is_dead() {
         assert_eq!((&portals[0]["connections"], &portals[0]["failed"]), (&Value::from(20), &Value::from(0)));
         let dead = &portals[0]["backends"].as_array().expect("a list")[2];
         assert_eq!(
-            (&dead["backend"], &dead["isResting"]),
+            (&dead["backend"], &dead["isEjected"]),
             (&Value::from("10.1.0.7:8080"), &Value::from(true))
         );
     });
@@ -118,7 +118,7 @@ fn a_held_connection_gets_the_first_backend_that_comes() {
         agent.attach("a", &pod);
         let waiting = thread::scope(|scope| {
             let waiting = scope.spawn(|| says(&pod, "10.96.0.1:80"));
-            agent.until("it is held", |agent| agent.status()["relay"]["places"][0]["held"] == 1);
+            agent.until("it is held", |agent| agent.status()["relay"]["namespaces"][0]["pending"] == 1);
             folder.put("web.json", &service("web", "10.96.0.1", held, &["10.1.0.2"]));
             waiting.join().expect("an answer")
         });

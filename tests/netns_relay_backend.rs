@@ -46,9 +46,9 @@ fn a_backend_that_refuses_is_never_seen() {
         let names: Vec<String> = world.within(|| (0..60).map(|_| answer(PORTAL)).collect());
         assert!(names.iter().all(|name| name == "a"), "{names:?}");
         let report = world.report(tcp(PORTAL));
-        assert_eq!((report.passed.connections, report.passed.failed), (60, 0), "{report:?}");
+        assert_eq!((report.totals.connections, report.totals.failed), (60, 0), "{report:?}");
         for refusing in &report.backends[1..] {
-            assert!(refusing.is_resting && refusing.connections == 0, "{refusing:?}");
+            assert!(refusing.is_ejected && refusing.connections == 0, "{refusing:?}");
             assert!((1..10).contains(&refusing.failures), "asked once and then left alone: {refusing:?}");
         }
     });
@@ -79,7 +79,7 @@ fn a_silent_backend_costs_one_client_a_quarter_of_a_second_and_then_rests() {
             (0..20).map(|_| timed()).collect()
         });
         let silent = &world.report(tcp(PORTAL)).backends[1];
-        assert_eq!((silent.failures, silent.is_resting), (1, true), "{times:?}");
+        assert_eq!((silent.failures, silent.is_ejected), (1, true), "{times:?}");
         assert!(times.iter().any(|time| *time >= Duration::from_millis(250)), "{times:?}");
     });
 }
@@ -97,7 +97,7 @@ fn where_all_are_silent_the_client_is_reset_after_four_tries() {
         let pauses = Duration::from_millis(250 + 500 + 1_000);
         assert!(taken >= tries && taken < tries + pauses + Duration::from_secs(3), "{taken:?}");
         let report = world.report(tcp(PORTAL));
-        assert_eq!((report.passed.failed, report.backends[0].failures), (1, 4));
+        assert_eq!((report.totals.failed, report.backends[0].failures), (1, 4));
     });
 }
 
@@ -107,7 +107,7 @@ fn where_all_refuse_the_client_is_reset_at_once() {
         BACKENDS.iter().for_each(|address| add_address(address));
         assert_eq!(world.outcome(PORTAL), Err(ErrorKind::ConnectionReset));
         let report = world.report(tcp(PORTAL));
-        assert_eq!((report.passed.failed, report.backends.len()), (1, 3));
+        assert_eq!((report.totals.failed, report.backends.len()), (1, 3));
     });
 }
 
@@ -124,7 +124,7 @@ fn of_three_thousand_that_refuse_a_connection_dials_eight_and_fails_soon() {
             assert!(start.elapsed() < Duration::from_secs(2), "{scheduler:?}: {:?}", start.elapsed());
             let report = world.report(tcp(PORTAL));
             let dialled: u64 = report.backends.iter().map(|backend| backend.failures).sum();
-            assert_eq!((dialled, report.passed.failed), (8, 1), "{scheduler:?}");
+            assert_eq!((dialled, report.totals.failed), (8, 1), "{scheduler:?}");
         });
     }
 }
@@ -167,7 +167,7 @@ fn is_any_over<T>(clients: &[thread::ScopedJoinHandle<'_, T>]) -> bool {
 fn a_portal_without_backend_is_refused_by_the_kernel() {
     relayed(leads(web("10.96.0.1").ip("2001:db8:96::1"), &[]), |world| {
         world.within(|| ["10.96.0.1:80", "10.96.0.1:81", "[2001:db8:96::1]:80"].map(assert_refused));
-        assert!(world.relay.report(Instant::now()).places.is_empty(), "nobody came to the relay");
+        assert!(world.relay.report(Instant::now()).namespaces.is_empty(), "nobody came to the relay");
     });
 }
 

@@ -100,7 +100,7 @@ fn answers_come_from_the_portals_address_to_connected_sockets_and_others() {
         assert_eq!(&buffer[..length], b"a4");
         eventually("all is counted", || {
             let report = world.report(udp(PORTAL));
-            (report.passed.connections, report.active, report.passed.sent, report.passed.received)
+            (report.totals.connections, report.active, report.totals.sent, report.totals.received)
                 == (2, 2, 4, 8)
         });
     });
@@ -162,8 +162,8 @@ fn a_backend_that_refuses_is_replaced_and_the_next_is_told_what_nobody_answered(
             assert_eq!(ask(&client(world), PORTAL, "?").expect("nothing is lost"), "c?");
         }
         let report = world.report(udp(PORTAL));
-        assert!(report.backends[..2].iter().all(|backend| backend.failures > 0 && backend.is_resting));
-        assert_eq!((report.passed.failed, report.backends[2].failures), (0, 0));
+        assert!(report.backends[..2].iter().all(|backend| backend.failures > 0 && backend.is_ejected));
+        assert_eq!((report.totals.failed, report.backends[2].failures), (0, 0));
     });
 }
 
@@ -177,7 +177,7 @@ fn a_flow_moves_when_its_endpoint_goes() {
         world.show(leads(web("10.96.0.1"), &[left]));
         assert_eq!(ask(&socket, PORTAL, "2").expect("an answer"), format!("{name}2"));
         let report = world.report(udp(PORTAL));
-        assert_eq!((report.passed.connections, report.passed.retries), (1, 0), "nobody failed: {report:?}");
+        assert_eq!((report.totals.connections, report.totals.retries), (1, 0), "nobody failed: {report:?}");
         assert!(report.backends.iter().all(|backend| backend.failures == 0), "{report:?}");
     });
 }

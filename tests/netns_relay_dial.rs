@@ -65,15 +65,15 @@ fn both(world: &Relayed) -> [String; 2] {
     [world.within(|| answer(PORTAL)), ask_udp(world).expect("an answer")]
 }
 
-fn by_node(world: &Relayed) -> [bool; 2] {
-    [tcp(PORTAL), udp(UDP_PORTAL)].map(|key| world.report(key).backends[0].by_node)
+fn via_node(world: &Relayed) -> [bool; 2] {
+    [tcp(PORTAL), udp(UDP_PORTAL)].map(|key| world.report(key).backends[0].via_node)
 }
 
 #[test]
 fn from_the_pod_the_backend_sees_the_pods_address() {
     relayed(leads(web("10.96.0.1"), &[NODE]), |world| {
         tell_from_where();
-        assert_eq!((both(world), by_node(world)), ([POD; 2].map(str::to_owned), [false; 2]));
+        assert_eq!((both(world), via_node(world)), ([POD; 2].map(str::to_owned), [false; 2]));
         world.pod.ip(&["route", "add", "blackhole", NODE]);
         assert_eq!(world.outcome(PORTAL), Err(ErrorKind::ConnectionReset));
     });
@@ -84,7 +84,7 @@ fn from_the_node_the_backend_sees_the_nodes_address() {
     relayed(leads(web("10.96.0.1").dial(Dial::Node), &[NODE]), |world| {
         tell_from_where();
         world.pod.ip(&["route", "add", "blackhole", NODE]);
-        assert_eq!((both(world), by_node(world)), ([NODE; 2].map(str::to_owned), [true; 2]));
+        assert_eq!((both(world), via_node(world)), ([NODE; 2].map(str::to_owned), [true; 2]));
     });
 }
 
@@ -92,11 +92,11 @@ fn from_the_node_the_backend_sees_the_nodes_address() {
 fn what_the_pod_cannot_reach_is_reached_from_the_node_and_that_is_remembered() {
     relayed(leads(web("10.96.0.1").dial(Dial::Auto), &[NODE]), |world| {
         tell_from_where();
-        assert_eq!((both(world), by_node(world)), ([POD; 2].map(str::to_owned), [false; 2]));
+        assert_eq!((both(world), via_node(world)), ([POD; 2].map(str::to_owned), [false; 2]));
         for kind in ["blackhole", "unreachable"] {
             world.pod.ip(&["route", "replace", kind, NODE]);
             assert_eq!(both(world), [NODE; 2].map(str::to_owned), "{kind}");
-            assert_eq!(by_node(world), [true; 2], "{kind}");
+            assert_eq!(via_node(world), [true; 2], "{kind}");
         }
         let failures = |world: &Relayed| world.report(tcp(PORTAL)).backends[0].failures;
         assert_eq!(failures(world), 0, "the backend has done nothing wrong");
@@ -116,6 +116,10 @@ fn where_nothing_comes_back_to_the_pod_only_the_first_client_waits() {
         let start = Instant::now();
         assert_eq!(world.within(|| answer(PORTAL)), NODE);
         let report = world.report(tcp(PORTAL));
-        assert!(report.backends[0].by_node && report.passed.retries == 0, "{report:?} {:?}", start.elapsed());
+        assert!(
+            report.backends[0].via_node && report.totals.retries == 0,
+            "{report:?} {:?}",
+            start.elapsed()
+        );
     });
 }

@@ -52,8 +52,8 @@ fn runtime() -> Runtime {
 fn successor(world: &Relayed) -> Relay {
     let (used, _) = channel(4_096);
     let relay = Relay::start(OPTIONS, &used).expect("start the relay");
-    relay.show(&View::All, way::portals_of(leads(web("10.96.0.1"), &[BACKEND])));
-    relay.open(&world.pod.netns, &View::All, false).expect("listen beside the other");
+    relay.set_portals(&View::All, way::portals_of(leads(web("10.96.0.1"), &[BACKEND])));
+    relay.open_netns(&world.pod.netns, &View::All, false).expect("listen beside the other");
     relay
 }
 
@@ -69,14 +69,14 @@ fn a_pod_that_is_let_go_really_goes_and_others_stay() {
         // Held by the relay alone, once the pod itself is gone.
         let held =
             Netns::from_fd(File::open(other.path()).expect("the other pod").into()).expect("a namespace");
-        world.relay.open(&held, &View::All, false).expect("listen there");
+        world.relay.open_netns(&held, &View::All, false).expect("listen there");
         let mut kept = greeted(world);
         let leaving: Vec<TcpStream> = other.within(|| (0..20).map(|_| connected(PORTAL)).collect());
         eventually("all are relayed", || world.connections() == 21);
         let id = held.id();
         drop((leaving, other, held));
         assert!(run("ip", &["link"], "").contains("w2"), "what is relayed keeps it");
-        world.relay.close(id);
+        world.relay.close_netns(id);
         // With its network namespace a pod's end of the wire goes, and with it ours.
         eventually("the network namespace is gone", || !run("ip", &["link"], "").contains("w2"));
         eventually("one connection is left", || world.connections() == 1);
@@ -90,10 +90,10 @@ fn what_is_let_go_is_reset_at_both_ends() {
         let listener = listener("10.1.0.1:8080");
         let mut client = world.connect(PORTAL);
         let (mut backend, _) = relayed::accepted(&listener);
-        world.relay.close(world.pod.netns.id());
+        world.relay.close_netns(world.pod.netns.id());
         assert_eq!(end_of(&mut client), Err(ErrorKind::ConnectionReset));
         assert_eq!(end_of(&mut backend), Err(ErrorKind::ConnectionReset));
-        world.relay.open(&world.pod.netns, &View::All, false).expect("listen again");
+        world.relay.open_netns(&world.pod.netns, &View::All, false).expect("listen again");
         let _again = world.connect(PORTAL);
         relayed::accepted(&listener);
     });
@@ -105,13 +105,13 @@ fn connections_outlive_their_service_and_then_nothing_is_remembered() {
         let _server = Server::start("a", "10.1.0.1:8080");
         let mut stream = greeted(world);
         world.show([]);
-        world.relay.tidy(Instant::now());
+        world.relay.gc(Instant::now());
         talk(&mut stream).expect("it lives");
         assert_eq!(world.report(tcp(PORTAL)).service, None);
         drop(stream);
         eventually("nothing is remembered", || {
-            world.relay.tidy(Instant::now());
-            world.relay.report(Instant::now()).places.is_empty()
+            world.relay.gc(Instant::now());
+            world.relay.report(Instant::now()).namespaces.is_empty()
         });
     });
 }
@@ -141,7 +141,7 @@ fn who_finishes_leaves_new_connections_to_another_and_serves_the_old_ones_to_the
             let next = successor(world);
             goes_on("both serve");
             let finished = Instant::now();
-            runtime().block_on(world.relay.finish(Duration::from_secs(60)));
+            runtime().block_on(world.relay.shut_down(Duration::from_secs(60)));
             assert!(finished.elapsed() < Duration::from_secs(30), "it ends with its last connection");
             assert_eq!(world.connections(), 0);
             goes_on("the other serves");
@@ -160,7 +160,7 @@ fn what_is_left_when_patience_ends_is_broken_off() {
         let patience = Duration::from_millis(300);
         let start = Instant::now();
         thread::scope(|scope| {
-            scope.spawn(|| runtime().block_on(world.relay.finish(patience)));
+            scope.spawn(|| runtime().block_on(world.relay.shut_down(patience)));
             talk(&mut stream).expect("it is still served");
         });
         assert!(start.elapsed() >= patience);
@@ -175,12 +175,13 @@ fn a_pod_can_be_let_go_while_the_relay_finishes() {
         let _server = Server::start("a", "10.1.0.1:8080");
         let mut stream = greeted(world);
         thread::scope(|scope| {
-            let finishing = scope.spawn(|| runtime().block_on(world.relay.finish(Duration::from_secs(60))));
+            let finishing =
+                scope.spawn(|| runtime().block_on(world.relay.shut_down(Duration::from_secs(60))));
             // It takes nothing new any more.
             let connect = || TcpStream::connect(backend(PORTAL)).map(drop).map_err(|error| error.kind());
             eventually("it finishes", || world.within(connect) == Err(ErrorKind::ConnectionRefused));
             talk(&mut stream).expect("it is still served");
-            world.relay.close(world.pod.netns.id());
+            world.relay.close_netns(world.pod.netns.id());
             assert_eq!(end_of(&mut stream), Err(ErrorKind::ConnectionReset));
             finishing.join().expect("nothing is left to wait for");
         });
@@ -192,7 +193,7 @@ fn with_the_relay_everything_goes() {
     relayed(leads(web("10.96.0.1"), &[BACKEND]), |world| {
         let _server = Server::start("a", "10.1.0.1:8080");
         let next = successor(world);
-        runtime().block_on(world.relay.finish(Duration::ZERO));
+        runtime().block_on(world.relay.shut_down(Duration::ZERO));
         let mut stream = greeted(world);
         drop(next);
         assert_eq!(end_of(&mut stream), Err(ErrorKind::ConnectionReset));

@@ -67,7 +67,7 @@ fn two_thousand_silent_clients_cost_less_than_8_kb_each_and_leave_nothing() {
         assert!(grown < 8.0, "{grown} KB each");
         drop(pairs);
         eventually("all have gone", || world.connections() == 0);
-        world.relay.tidy(Instant::now());
+        world.relay.gc(Instant::now());
         assert!(descriptors() <= open + 2, "{} descriptors, {open} before", descriptors());
         let report = world.report(tcp(PORTAL));
         assert_eq!((report.active, report.backends[0].active), (0, 0));

@@ -140,8 +140,8 @@ fn relay_in(client: &Pod) -> Relay {
         buffer_bytes_max: 1 << 30,
     };
     let relay = Relay::start(options, &used).expect("start the relay");
-    relay.show(&View::All, portals);
-    relay.open(&client.netns, &View::All, false).expect("listen in the pod");
+    relay.set_portals(&View::All, portals);
+    relay.open_netns(&client.netns, &View::All, false).expect("listen in the pod");
     relay
 }
 

@@ -33,7 +33,7 @@ const PORTAL: &str = "10.96.0.1:80";
 const OWN: [&str; 4] = ["127.0.0.1:15999", "10.244.0.2:15999", "[::1]:15999", "[2001:db8:244::2]:15999"];
 
 fn strangers(world: &Relayed) -> u64 {
-    world.relay.report(Instant::now()).strangers
+    world.relay.report(Instant::now()).unmatched
 }
 
 #[test]
@@ -55,7 +55,7 @@ fn who_calls_the_relays_own_port_is_refused_by_the_kernel() {
             });
         }
         let report = world.relay.report(Instant::now());
-        assert!(report.places.is_empty(), "nothing was dialled: {report:?}");
+        assert!(report.namespaces.is_empty(), "nothing was dialled: {report:?}");
         assert_eq!((strangers(world), world.connections()), (0, 0), "and the relay never saw them");
         assert!(world.used.lock().expect("no panic").try_recv().is_err(), "and nobody needs to know");
     });
@@ -94,7 +94,7 @@ fn a_backend_that_is_a_portal_or_in_the_service_range_is_not_dialled() {
         for portal in [PORTAL, "10.97.0.1:8080", "10.97.0.2:80"] {
             assert_eq!(world.outcome(portal), Err(ErrorKind::ConnectionReset), "{portal}");
             let report = world.report(tcp(portal));
-            assert_eq!((report.passed.connections, report.passed.failed), (1, 1), "{report:?}");
+            assert_eq!((report.totals.connections, report.totals.failed), (1, 1), "{report:?}");
         }
     });
 }
@@ -141,9 +141,10 @@ fn a_pod_without_ipv6_is_relayed_by_ipv4() {
             netns.within(|| std::fs::write(path, "1")).expect("turn IPv6 off");
         };
         // Before the relay listens there.
-        world.relay.close(world.pod.netns.id());
+        world.relay.close_netns(world.pod.netns.id());
         off(&world.pod);
-        let opened = || world.relay.open(&world.pod.netns, &proxy_core::portal::View::All, false).is_ok();
+        let opened =
+            || world.relay.open_netns(&world.pod.netns, &proxy_core::portal::View::All, false).is_ok();
         eventually("it listens again", opened);
         world.show(leads(web("10.96.0.1"), &["10.1.0.1"]));
         assert_eq!(world.within(|| answer(PORTAL)), "a");

@@ -119,7 +119,7 @@ fn what_one_side_does_not_read_the_other_cannot_say() {
         // Twice: before the relay and behind it.
         assert!(written <= 2 * kernel_buffers() + HELD, "{written}");
         let report = world.report(tcp(PORTAL));
-        let taken = report.passed.sent.max(report.passed.received);
+        let taken = report.totals.sent.max(report.totals.received);
         assert!(taken <= kernel_buffers() + HELD, "{taken} taken of {written}");
         break_off(other);
         eventually("it may not go on either", || {
@@ -216,7 +216,7 @@ fn eight_transfers_at_a_time_arrive_byte_for_byte_and_are_answered_after_their_e
         eventually("all are over", || world.connections() == 0);
         let report = world.report(tcp(PORTAL));
         let sum = 4 * TRANSFER_BYTES + 4 * "received".len() as u64;
-        assert_eq!((report.passed.sent, report.passed.received), (sum, sum));
+        assert_eq!((report.totals.sent, report.totals.received), (sum, sum));
     });
 }
 

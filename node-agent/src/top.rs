@@ -10,7 +10,7 @@ use std::time::Instant;
 use agent_ipc::Request;
 use anstyle::Style;
 use clap::Args;
-use relay::{BackendReport, Passed, PortalReport};
+use relay::{BackendReport, PortalReport, TrafficTotals};
 
 use crate::agent::Report;
 use crate::live_view::{LiveView, rate, seconds};
@@ -57,7 +57,7 @@ struct RelaySample {
 impl RelaySample {
     fn fetch(args: &TopArgs) -> anyhow::Result<Self> {
         let (_, report) = fetch(&args.socket, &Request::status())?;
-        let namespaces = report.relay.places.iter();
+        let namespaces = report.relay.namespaces.iter();
         let portals = namespaces.flat_map(|netns| {
             netns.portals.iter().map(|portal| ((netns.netns, portal.portal.clone()), portal.clone()))
         });
@@ -71,9 +71,9 @@ impl RelaySample {
             out,
             "relay: {} connections, {} pending; refused since start: {} over the limit, {} unmatched",
             relay.connections,
-            relay.held(),
+            relay.pending(),
             relay.over_limit,
-            relay.strangers
+            relay.unmatched
         )?;
         if self.portals.is_empty() {
             writeln!(
@@ -109,10 +109,10 @@ impl RelaySample {
 }
 
 fn portal_row(pod: String, portal: &PortalReport, before: Option<&PortalReport>, seconds: f64) -> [Cell; 10] {
-    let per_second = |counter: fn(&Passed) -> u64| {
-        rate(counter(&portal.passed), before.map_or(0, |before| counter(&before.passed)), seconds)
+    let per_second = |counter: fn(&TrafficTotals) -> u64| {
+        rate(counter(&portal.totals), before.map_or(0, |before| counter(&before.totals)), seconds)
     };
-    let up = portal.backends.iter().filter(|backend| !backend.is_resting).count();
+    let up = portal.backends.iter().filter(|backend| !backend.is_ejected).count();
     let (style, state) = match (up, portal.backends.len()) {
         (_, 0) => (Style::new(), "-".to_owned()),
         (up, all) if up == all => (HEALTHY, format!("{all} up")),
@@ -126,14 +126,14 @@ fn portal_row(pod: String, portal: &PortalReport, before: Option<&PortalReport>,
         Cell::plain(format!("{:.1}", per_second(|passed| passed.connections))),
         Cell::plain(bytes(per_second(|passed| passed.sent))),
         Cell::plain(bytes(per_second(|passed| passed.received))),
-        Cell::plain(portal.passed.retries.to_string()),
-        Cell::plain(portal.passed.failed.to_string()),
+        Cell::plain(portal.totals.retries.to_string()),
+        Cell::plain(portal.totals.failed.to_string()),
         Cell { text: state, style },
     ]
 }
 
 fn backend_row(backend: &BackendReport) -> [Cell; 10] {
-    let (style, state) = match (backend.is_resting, backend.by_node) {
+    let (style, state) = match (backend.is_ejected, backend.via_node) {
         (true, _) => (UNHEALTHY, format!("ejected (failures: {})", backend.failures)),
         (false, true) => (HEALTHY, format!("up, from the node, {} us", backend.delay_us)),
         (false, false) => (HEALTHY, format!("up, {} us", backend.delay_us)),
@@ -172,14 +172,14 @@ mod tests {
             portal: "10.96.0.1/TCP/80".to_owned(),
             service: Some("default/web".to_owned()),
             active: 3,
-            passed: Passed { connections, received, retries: 1, ..Passed::default() },
+            totals: TrafficTotals { connections, received, retries: 1, ..TrafficTotals::default() },
             backends: vec![BackendReport {
                 backend: ([10, 1, 0, 1], 80).into(),
                 active: 3,
                 connections,
                 failures: 1,
-                is_resting: true,
-                by_node: false,
+                is_ejected: true,
+                via_node: false,
                 delay_us: 90,
             }],
         };

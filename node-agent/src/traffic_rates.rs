@@ -71,14 +71,14 @@ fn all_traffic(report: &Report) -> impl Iterator<Item = (u64, PortalHits)> {
     let namespaces = report.hits.iter().flat_map(|hits| &hits.places);
     let kernel =
         namespaces.flat_map(|netns| netns.portals.iter().map(|portal| (netns.netns, portal.clone())));
-    let relayed = report.relay.places.iter().flat_map(|netns| {
+    let relayed = report.relay.namespaces.iter().flat_map(|netns| {
         netns.portals.iter().map(|portal| {
             let backends = portal.backends.iter();
             let hits = PortalHits {
                 portal: portal.portal.clone(),
                 service: portal.service.clone(),
                 by: Served::Relay,
-                hits: portal.passed.connections,
+                hits: portal.totals.connections,
                 backends: backends
                     .map(|backend| BackendHits { backend: backend.backend, hits: backend.connections })
                     .collect(),

@@ -18,7 +18,7 @@ use proxy_core::ruleset::{Ruleset, Settings};
 use proxy_core::sample::{backend, slice, svc};
 use proxy_core::service::{Mode, Service};
 use proxy_core::snapshot::Change;
-use relay::{Options, PortalReport, Relay, Used};
+use relay::{Options, PortalReport, PortalUse, Relay};
 use tokio::sync::mpsc::{Receiver, channel};
 
 use crate::conversation::ANSWER;
@@ -39,7 +39,7 @@ pub(crate) const OPTIONS: Options =
 pub(crate) struct Relayed {
     pub(crate) pod: Pod,
     pub(crate) relay: Relay,
-    pub(crate) used: Mutex<Receiver<Used>>,
+    pub(crate) used: Mutex<Receiver<PortalUse>>,
     applied: Mutex<Ruleset>,
 }
 
@@ -62,7 +62,7 @@ pub(crate) fn relayed_with<const N: usize>(
         let applied = Mutex::new(Ruleset::empty());
         let world = Relayed { pod, relay, used: Mutex::new(told), applied };
         world.show(changes);
-        world.relay.open(&world.pod.netns, &View::All, false).expect("listen in the pod");
+        world.relay.open_netns(&world.pod.netns, &View::All, false).expect("listen in the pod");
         body(&world);
     });
 }
@@ -88,7 +88,7 @@ impl Relayed {
         let portals = portals_of(changes);
         let after = Ruleset::new(&portals, Settings::default());
         // The relay knows a portal before somebody comes to it.
-        self.relay.show(&View::All, portals);
+        self.relay.set_portals(&View::All, portals);
         let mut applied = self.applied.lock().expect("no test panicked here");
         self.pod.change(&applied, &after);
         *applied = after;
@@ -107,7 +107,7 @@ impl Relayed {
     /// What the relay tells of a portal.
     pub(crate) fn report(&self, key: PortalKey) -> PortalReport {
         let report = self.relay.report(Instant::now());
-        let portals = report.places.into_iter().flat_map(|place| place.portals);
+        let portals = report.namespaces.into_iter().flat_map(|place| place.portals);
         portals.into_iter().find(|told| told.portal == key.to_string()).expect("a portal that was used")
     }
 
@@ -122,7 +122,7 @@ impl Relayed {
 
     /// How many connections wait for a first backend.
     pub(crate) fn held(&self) -> usize {
-        self.relay.report(Instant::now()).places.iter().map(|place| place.held).sum()
+        self.relay.report(Instant::now()).namespaces.iter().map(|place| place.pending).sum()
     }
 
     /// How many connections the relay has.

@@ -13,7 +13,7 @@ use proxy_core::portal::Portal;
 use proxy_core::schedule::{Load, Turn};
 use proxy_core::service::Scheduler;
 
-use crate::report::Passed;
+use crate::report::TrafficTotals;
 
 /// A backend that did not answer is passed over for so long, as long as there are others.
 pub(crate) const REST: Duration = Duration::from_secs(5);
@@ -39,7 +39,7 @@ pub(crate) struct Backend {
     /// It failed, and is passed over until then.
     pub(crate) rests_until: Option<Instant>,
     /// Only the node reaches it.
-    pub(crate) by_node: bool,
+    pub(crate) via_node: bool,
     /// How many connections it has had.
     pub(crate) connections: u64,
     /// How often it did not answer.
@@ -63,9 +63,9 @@ pub(crate) struct Tally {
 
 impl Tally {
     /// What passed until now.
-    pub(crate) fn passed(&self) -> Passed {
+    pub(crate) fn passed(&self) -> TrafficTotals {
         let count = |number: &AtomicU64| number.load(Ordering::Relaxed);
-        Passed {
+        TrafficTotals {
             connections: count(&self.connections),
             sent: count(&self.sent),
             received: count(&self.received),
@@ -96,7 +96,7 @@ impl Drop for Active<'_> {
 pub(crate) struct Chosen {
     pub(crate) backend: SocketAddr,
     /// It is known that only the node reaches it.
-    pub(crate) by_node: bool,
+    pub(crate) via_node: bool,
 }
 
 impl Account {
@@ -128,7 +128,7 @@ impl Account {
     }
 
     fn chosen(&self, backend: SocketAddr) -> Chosen {
-        Chosen { backend, by_node: self.backends.get(&backend).is_some_and(|known| known.by_node) }
+        Chosen { backend, via_node: self.backends.get(&backend).is_some_and(|known| known.via_node) }
     }
 
     fn load(&self, backend: &SocketAddr) -> Load {
@@ -156,7 +156,7 @@ impl Account {
     /// A client was taken by a backend, and stays with it where clients are sticky.
     pub(crate) fn reached(&mut self, portal: &Portal, client: IpAddr, chosen: Chosen, now: Instant) {
         let known = self.backends.entry(chosen.backend).or_default();
-        (known.rests_until, known.by_node) = (None, chosen.by_node);
+        (known.rests_until, known.via_node) = (None, chosen.via_node);
         known.connections += 1;
         let Some(affinity_s) = portal.affinity_s else { return };
         if self.clients.len() < CLIENTS_MAX || self.clients.contains_key(&client) {
@@ -169,7 +169,7 @@ impl Account {
     pub(crate) fn failed(&mut self, client: IpAddr, backend: SocketAddr, now: Instant) {
         let known = self.backends.entry(backend).or_default();
         known.failures += 1;
-        known.by_node = false;
+        known.via_node = false;
         known.rests_until = Some(now + REST);
         if self.clients.get(&client).is_some_and(|(own, _)| *own == backend) {
             self.clients.remove(&client);

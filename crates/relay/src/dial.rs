@@ -199,20 +199,20 @@ pub(crate) async fn by_some_way<T>(
         return Err(Failed::Refused);
     }
     let family = Family::of(chosen.backend.ip());
-    let connected = async |by_node| {
-        let socket = place.socket(kind, family, by_node).await.map_err(|_| Failed::NoSocket)?;
+    let connected = async |via_node| {
+        let socket = place.socket(kind, family, via_node).await.map_err(|_| Failed::NoSocket)?;
         connect(socket).await
     };
-    let by_node = match portal.dial {
+    let via_node = match portal.dial {
         Dial::Pod => false,
         Dial::Node => true,
-        Dial::Auto => chosen.by_node,
+        Dial::Auto => chosen.via_node,
     };
-    match connected(by_node).await {
-        Err(Failed::Unreachable | Failed::Silent) if portal.dial == Dial::Auto && !by_node => {
-            Ok((connected(true).await?, Chosen { by_node: true, ..chosen }))
+    match connected(via_node).await {
+        Err(Failed::Unreachable | Failed::Silent) if portal.dial == Dial::Auto && !via_node => {
+            Ok((connected(true).await?, Chosen { via_node: true, ..chosen }))
         }
-        reached => Ok((reached?, Chosen { by_node, ..chosen })),
+        reached => Ok((reached?, Chosen { via_node, ..chosen })),
     }
 }
 

@@ -30,5 +30,5 @@ mod stall;
 mod udp;
 mod worker;
 
-pub use relay::{Error, Options, Relay, Used};
-pub use report::{BackendReport, Passed, PlaceReport, PortalReport, Refused, RelayReport};
+pub use relay::{Error, Options, PortalUse, Relay};
+pub use report::{BackendReport, NetnsReport, PortalReport, RefusalCounts, RelayReport, TrafficTotals};

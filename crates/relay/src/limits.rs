@@ -12,7 +12,7 @@ use nix::sys::socket::{setsockopt, sockopt};
 
 use crate::place::Place;
 use crate::relay::Options;
-use crate::report::Refused;
+use crate::report::RefusalCounts;
 use crate::seat::Seat;
 use crate::stall::Stalls;
 
@@ -39,11 +39,11 @@ pub(crate) struct Limits {
     pod_connections_max: usize,
     buffer_bytes_max: usize,
     pub(crate) stalls: Arc<Stalls>,
-    /// Refused: there are as many connections as the node may have.
+    /// RefusalCounts: there are as many connections as the node may have.
     over_node: AtomicU64,
-    /// Refused: the pod has its share.
+    /// RefusalCounts: the pod has its share.
     over_pod: AtomicU64,
-    /// Refused: no socket is to be had.
+    /// RefusalCounts: no socket is to be had.
     no_socket: AtomicU64,
     /// Came without having wanted to go to a portal.
     pub(crate) strangers: AtomicU64,
@@ -101,9 +101,13 @@ impl Limits {
     }
 
     /// What was refused and why.
-    pub(crate) fn refused(&self) -> Refused {
+    pub(crate) fn refused(&self) -> RefusalCounts {
         let count = |number: &AtomicU64| number.load(Ordering::Relaxed);
-        Refused { node: count(&self.over_node), pod: count(&self.over_pod), sockets: count(&self.no_socket) }
+        RefusalCounts {
+            node: count(&self.over_node),
+            pod: count(&self.over_pod),
+            sockets: count(&self.no_socket),
+        }
     }
 
     /// How large the buffers of a new connection may be.

@@ -20,7 +20,7 @@ use crate::account::{Account, Chosen};
 use crate::datagram::Ends;
 use crate::lock::lock;
 use crate::opener::{Kind, Opener, one};
-use crate::report::Passed;
+use crate::report::TrafficTotals;
 
 /// Sockets are opened in advance, twice as many each time they run out, up to so many.
 const SPARES_MAX: usize = 64;
@@ -53,7 +53,7 @@ pub(crate) struct Place {
     pub(crate) portals: watch::Receiver<Portals>,
     accounts: Mutex<HashMap<PortalKey, Account>>,
     /// What passed through portals that were forgotten.
-    forgotten: Mutex<Passed>,
+    forgotten: Mutex<TrafficTotals>,
     choices: AtomicUsize,
     /// When it was told last that somebody wanted to go to an address.
     told: Mutex<HashMap<IpAddr, Instant>>,
@@ -143,9 +143,9 @@ impl Place {
     }
 
     /// A socket to reach a backend from: one in there, or one of the node.
-    pub(crate) async fn socket(&self, kind: Kind, family: Family, by_node: bool) -> io::Result<OwnedFd> {
+    pub(crate) async fn socket(&self, kind: Kind, family: Family, via_node: bool) -> io::Result<OwnedFd> {
         match kind {
-            _ if by_node => one(family, kind).map_err(io::Error::from),
+            _ if via_node => one(family, kind).map_err(io::Error::from),
             Kind::Stream => self.stream_socket(family).await,
             Kind::Datagram => self.datagram_socket(family).await,
         }
@@ -182,7 +182,7 @@ impl Place {
 
     /// Lets go of what was opened in advance and is not needed, and of portals that are gone; what passed through
     /// these is the answer.
-    pub(crate) fn tidy(&self, now: Instant) -> Passed {
+    pub(crate) fn tidy(&self, now: Instant) -> TrafficTotals {
         *lock(&self.spares) = Spares::default();
         lock(&self.told).clear();
         let portals = self.portals.borrow().clone();
@@ -199,7 +199,7 @@ impl Place {
     }
 
     /// What passed through all portals that are remembered.
-    pub(crate) fn passed(&self) -> Passed {
+    pub(crate) fn passed(&self) -> TrafficTotals {
         let mut passed = *lock(&self.forgotten);
         lock(&self.accounts).values().for_each(|account| passed += account.tally.passed());
         passed

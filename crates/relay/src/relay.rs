@@ -22,7 +22,7 @@ use crate::lock::lock;
 use crate::opener::Opener;
 use crate::pipe::{PIPE_BYTES, PIPES_MAX};
 use crate::place::Place;
-use crate::report::{BackendReport, Passed, PlaceReport, PortalReport, RelayReport};
+use crate::report::{BackendReport, NetnsReport, PortalReport, RelayReport, TrafficTotals};
 use crate::worker::{Order, Worker};
 
 /// What the operator decides.
@@ -42,7 +42,7 @@ pub struct Options {
 /// Somebody connected to a portal that the kernel could serve, or to another port of a service's address. Of those who
 /// come to one address soon after one another, one is told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Used {
+pub struct PortalUse {
     /// Where.
     pub netns: NetnsId,
     /// The original destination.
@@ -79,7 +79,7 @@ pub struct Relay {
     views: Mutex<BTreeMap<View, watch::Sender<Portals>>>,
     places: Mutex<HashMap<NetnsId, Arc<Place>>>,
     /// What passed through portals and network namespaces that are gone.
-    past: Mutex<Passed>,
+    past: Mutex<TrafficTotals>,
 }
 
 impl Relay {
@@ -87,7 +87,7 @@ impl Relay {
     ///
     /// # Errors
     /// Where a thread cannot be started.
-    pub fn start(options: Options, used: &Sender<Used>) -> Result<Self, Error> {
+    pub fn start(options: Options, used: &Sender<PortalUse>) -> Result<Self, Error> {
         let limits = Arc::new(Limits::new(&options));
         let pipes_max = options.buffer_bytes_max / PIPE_BYTES / options.workers.max(1);
         let pipes_max = pipes_max.clamp(1, PIPES_MAX);
@@ -107,7 +107,7 @@ impl Relay {
     }
 
     /// What pods with this view see from now on.
-    pub fn show(&self, view: &View, portals: Portals) {
+    pub fn set_portals(&self, view: &View, portals: Portals) {
         let mut views = lock(&self.views);
         match views.get(view) {
             Some(shown) => drop(shown.send_replace(portals)),
@@ -116,7 +116,7 @@ impl Relay {
     }
 
     /// Nobody has this view any more.
-    pub fn forget(&self, view: &View) {
+    pub fn remove_view(&self, view: &View) {
         lock(&self.views).remove(view);
     }
 
@@ -125,11 +125,11 @@ impl Relay {
     ///
     /// # Errors
     /// Where it cannot be entered, or the port is taken.
-    pub fn open(&self, netns: &Netns, view: &View, has_guests: bool) -> Result<(), Error> {
+    pub fn open_netns(&self, netns: &Netns, view: &View, has_guests: bool) -> Result<(), Error> {
         let is_same = |place: &Arc<Place>| place.view == *view && place.has_guests == has_guests;
         match lock(&self.places).get(&netns.id()).map(is_same) {
             Some(true) => return Ok(()),
-            Some(false) => self.close(netns.id()),
+            Some(false) => self.close_netns(netns.id()),
             None => {}
         }
         let (port, count) = (self.options.port, self.workers.len());
@@ -156,7 +156,7 @@ impl Relay {
     }
 
     /// Lets go of a network namespace, with all its connections: they would keep it alive.
-    pub fn close(&self, netns: NetnsId) {
+    pub fn close_netns(&self, netns: NetnsId) {
         let mut places = lock(&self.places);
         if let Some(place) = places.remove(&netns) {
             *lock(&self.past) += place.passed();
@@ -165,7 +165,7 @@ impl Relay {
     }
 
     /// Forgets what is over. Call it now and then.
-    pub fn tidy(&self, now: Instant) {
+    pub fn gc(&self, now: Instant) {
         self.limits.stalls.tidy(now);
         for place in lock(&self.places).values() {
             *lock(&self.past) += place.tidy(now);
@@ -173,7 +173,7 @@ impl Relay {
     }
 
     /// Takes no new connections, and waits for the old ones to end; those that are left after this time break off.
-    pub async fn finish(&self, patience: Duration) {
+    pub async fn shut_down(&self, patience: Duration) {
         self.workers.iter().for_each(|worker| worker.tell(Order::Finish));
         if tokio::time::timeout(patience, self.ended()).await.is_err() {
             self.workers.iter().for_each(|worker| worker.tell(Order::Stop));
@@ -192,24 +192,25 @@ impl Relay {
     /// Everything there is to tell.
     pub fn report(&self, now: Instant) -> RelayReport {
         let places = lock(&self.places);
-        let mut total = *lock(&self.past);
-        places.values().for_each(|place| total += place.passed());
-        let mut places: Vec<PlaceReport> = places.values().map(|place| place_report(place, now)).collect();
-        places.retain(|place| !place.portals.is_empty() || place.held > 0);
-        places.sort_by_key(|place| place.netns);
+        let mut totals = *lock(&self.past);
+        places.values().for_each(|place| totals += place.passed());
+        let mut namespaces: Vec<NetnsReport> =
+            places.values().map(|place| place_report(place, now)).collect();
+        namespaces.retain(|place| !place.portals.is_empty() || place.pending > 0);
+        namespaces.sort_by_key(|place| place.netns);
         RelayReport {
             connections: self.limits.connections(),
             over_limit: self.limits.refused().total(),
             refused: self.limits.refused(),
             evicted: self.limits.stalls.evicted(),
-            strangers: self.limits.strangers.load(Ordering::Relaxed),
-            total,
-            places,
+            unmatched: self.limits.strangers.load(Ordering::Relaxed),
+            totals,
+            namespaces,
         }
     }
 }
 
-fn place_report(place: &Place, now: Instant) -> PlaceReport {
+fn place_report(place: &Place, now: Instant) -> NetnsReport {
     let portals = place.portals.borrow().clone();
     let mut accounts: Vec<(PortalKey, PortalReport)> = place
         .accounts()
@@ -217,9 +218,9 @@ fn place_report(place: &Place, now: Instant) -> PlaceReport {
         .map(|(key, account)| (*key, portal_report(*key, account, &portals, now)))
         .collect();
     accounts.sort_by_key(|(key, _)| *key);
-    PlaceReport {
+    NetnsReport {
         netns: place.id.inode,
-        held: place.held.load(Ordering::Relaxed),
+        pending: place.held.load(Ordering::Relaxed),
         portals: accounts.into_iter().map(|(_, report)| report).collect(),
     }
 }
@@ -232,7 +233,7 @@ fn portal_report(key: PortalKey, account: &Account, portals: &Portals, now: Inst
         portal: key.to_string(),
         service: portals.get(key).map(|portal| portal.service.to_string()),
         active: account.tally.active.load(Ordering::Relaxed),
-        passed: account.tally.passed(),
+        totals: account.tally.passed(),
         backends,
     }
 }
@@ -243,8 +244,8 @@ fn backend_report(backend: std::net::SocketAddr, known: &Backend, now: Instant) 
         active: known.load.connections,
         connections: known.connections,
         failures: known.failures,
-        is_resting: known.rests_until.is_some_and(|until| now < until),
-        by_node: known.by_node,
+        is_ejected: known.rests_until.is_some_and(|until| now < until),
+        via_node: known.via_node,
         delay_us: known.load.delay_us,
     }
 }

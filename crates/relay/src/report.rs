@@ -17,31 +17,31 @@ pub struct RelayReport {
     pub over_limit: u64,
     /// The same by reason.
     #[serde(default)]
-    pub refused: Refused,
+    pub refused: RefusalCounts,
     /// Connections that were broken off because one end took nothing while memory was short.
     #[serde(default)]
     pub evicted: u64,
     /// Connections to the relay's own port, or to addresses that are nobody's.
-    pub strangers: u64,
+    pub unmatched: u64,
     /// What passed since the start, also through portals and network namespaces that are gone.
     #[serde(default)]
-    pub total: Passed,
+    pub totals: TrafficTotals,
     /// The network namespaces in which something was relayed.
-    pub places: Vec<PlaceReport>,
+    pub namespaces: Vec<NetnsReport>,
 }
 
 impl RelayReport {
     /// Connections that wait for a first backend.
     #[must_use]
-    pub fn held(&self) -> usize {
-        self.places.iter().map(|place| place.held).sum()
+    pub fn pending(&self) -> usize {
+        self.namespaces.iter().map(|place| place.pending).sum()
     }
 }
 
 /// How many connections and flows were refused, by reason.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Refused {
+pub struct RefusalCounts {
     /// The node has as many as it may.
     pub node: u64,
     /// The pod has its share.
@@ -50,7 +50,7 @@ pub struct Refused {
     pub sockets: u64,
 }
 
-impl Refused {
+impl RefusalCounts {
     /// All of them.
     #[must_use]
     pub const fn total(&self) -> u64 {
@@ -61,7 +61,7 @@ impl Refused {
 /// What passed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Passed {
+pub struct TrafficTotals {
     /// Connections and flows.
     pub connections: u64,
     /// Bytes from clients to backends.
@@ -74,7 +74,7 @@ pub struct Passed {
     pub failed: u64,
 }
 
-impl AddAssign for Passed {
+impl AddAssign for TrafficTotals {
     fn add_assign(&mut self, more: Self) {
         let Self { connections, sent, received, retries, failed } = more;
         self.connections += connections;
@@ -88,11 +88,11 @@ impl AddAssign for Passed {
 /// What is told of a network namespace.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct PlaceReport {
+pub struct NetnsReport {
     /// The inode of the network namespace.
     pub netns: u64,
     /// Connections that wait for a first backend.
-    pub held: usize,
+    pub pending: usize,
     /// Its portals, in the order of their keys.
     pub portals: Vec<PortalReport>,
 }
@@ -109,7 +109,7 @@ pub struct PortalReport {
     pub active: u64,
     /// What passed since the start.
     #[serde(flatten)]
-    pub passed: Passed,
+    pub totals: TrafficTotals,
     /// Its backends, in order.
     pub backends: Vec<BackendReport>,
 }
@@ -127,9 +127,9 @@ pub struct BackendReport {
     /// How often it did not answer.
     pub failures: u64,
     /// Whether it is passed over at the moment.
-    pub is_resting: bool,
+    pub is_ejected: bool,
     /// Whether only the node reaches it.
-    pub by_node: bool,
+    pub via_node: bool,
     /// How long it takes to answer, in microseconds.
     pub delay_us: u32,
 }

@@ -25,7 +25,7 @@ use crate::exchange::Buffers;
 use crate::limits::Limits;
 use crate::listen::Sockets;
 use crate::place::Place;
-use crate::relay::Used;
+use crate::relay::PortalUse;
 use crate::reserve::Reserve;
 use crate::udp;
 
@@ -50,7 +50,7 @@ pub(crate) struct Tools {
     pub(crate) buffers: Buffers,
     pub(crate) limits: Arc<Limits>,
     reserve: Reserve,
-    used: Sender<Used>,
+    used: Sender<PortalUse>,
 }
 
 impl Tools {
@@ -58,7 +58,7 @@ impl Tools {
     pub(crate) fn used(&self, place: &Place, key: PortalKey) {
         if place.is_news(key.address, Instant::now()) {
             // Where the agent cannot keep up, or ends, later connections report it again.
-            let _ = self.used.try_send(Used { netns: place.id, key });
+            let _ = self.used.try_send(PortalUse { netns: place.id, key });
         }
     }
 }
@@ -76,7 +76,7 @@ impl Worker {
         number: usize,
         limits: Arc<Limits>,
         pipes_max: usize,
-        used: Sender<Used>,
+        used: Sender<PortalUse>,
     ) -> io::Result<Self> {
         let (orders, mut received) = unbounded_channel();
         let runtime = Builder::new_current_thread().enable_all().build()?;

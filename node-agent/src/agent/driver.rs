@@ -15,7 +15,7 @@ use anyhow::Context;
 use kube_source::Event as Told;
 use netns_nft::{NetnsId, encode_fresh};
 use proxy_core::portal::Portals;
-use relay::{Relay, Used};
+use relay::{PortalUse, Relay};
 use tokio::sync::mpsc::{Receiver, Sender, UnboundedReceiver, UnboundedSender, channel};
 use tokio::sync::oneshot;
 use tokio::time::sleep_until;
@@ -124,7 +124,7 @@ impl Driver {
         &mut self,
         mut source: Receiver<Told>,
         mut messages: UnboundedReceiver<Message>,
-        mut uses: Receiver<Used>,
+        mut uses: Receiver<PortalUse>,
         stop: impl Future<Output = ()>,
     ) -> End {
         tokio::pin!(stop);
@@ -136,7 +136,7 @@ impl Driver {
                     Ok(event) => event,
                     Err(retirement) => return End::Retired(retirement),
                 },
-                Some(Used { netns, key }) = uses.recv() => Some(Event::Used(netns, key)),
+                Some(PortalUse { netns, key }) = uses.recv() => Some(Event::Used(netns, key)),
                 told = source.recv() => match told {
                     Some(told) => Some(told.into()),
                     None => return End::Stopped,
@@ -191,7 +191,7 @@ impl Driver {
                 if let Event::Done(netns, _) = event
                     && !self.namespaces.contains_key(&netns)
                 {
-                    self.relay.close(netns);
+                    self.relay.close_netns(netns);
                 }
                 Some(event)
             }
@@ -276,13 +276,13 @@ impl Driver {
                 }
             }
             Effect::Close(netns) => {
-                self.relay.close(netns);
+                self.relay.close_netns(netns);
                 self.namespaces.remove(&netns);
             }
             Effect::Look => self.look(),
             Effect::Store(stored) => self.store(stored),
-            Effect::Portals(view, portals) => self.relay.show(&view, portals),
-            Effect::ViewGone(view) => self.relay.forget(&view),
+            Effect::Portals(view, portals) => self.relay.set_portals(&view, portals),
+            Effect::ViewGone(view) => self.relay.remove_view(&view),
             Effect::Note(note) => log::note(&note),
         }
     }
@@ -339,7 +339,7 @@ impl Driver {
 
     /// Looks for pods that are gone and for attachments that nobody brought, beside everything else.
     fn look(&self) {
-        self.relay.tidy(Instant::now());
+        self.relay.gc(Instant::now());
         let sender = self.sender.clone();
         let adopter = Arc::clone(&self.adopter);
         let namespaces: Vec<Arc<Namespace>> = self.namespaces.values().cloned().collect();

@@ -5,7 +5,7 @@
 use std::fmt::Write;
 
 use agent_ipc::PORTALS_ALL;
-use relay::{Passed, Refused, RelayReport};
+use relay::{RefusalCounts, RelayReport, TrafficTotals};
 
 use crate::agent::report::{Histogram, MemoryReport, Programmed, Report};
 
@@ -104,13 +104,13 @@ fn services_in_tables(page: &mut Page, report: &Report) {
 
 /// One sum for each question: what goes on in one pod is for `portico top`.
 fn relayed(page: &mut Page, relay: &RelayReport) {
-    let portals = || relay.places.iter().flat_map(|place| &place.portals);
+    let portals = || relay.namespaces.iter().flat_map(|place| &place.portals);
     let backends = portals().flat_map(|portal| &portal.backends);
-    let resting = backends.filter(|backend| backend.is_resting).count();
+    let resting = backends.filter(|backend| backend.is_ejected).count();
     page.gauge("relay_connections", "connections and flows that are relayed now", relay.connections as f64);
-    page.gauge("relay_held", "connections that wait for a first backend", relay.held() as f64);
+    page.gauge("relay_held", "connections that wait for a first backend", relay.pending() as f64);
     page.gauge("relay_backends_resting", "backends passed over since they did not answer", resting as f64);
-    let Passed { connections, sent, received, retries, failed } = relay.total;
+    let TrafficTotals { connections, sent, received, retries, failed } = relay.totals;
     page.counter("relay_connections_total", "connections and flows that were relayed", connections);
     page.counter("relay_sent_bytes_total", "bytes from clients to backends", sent);
     page.counter("relay_received_bytes_total", "bytes from backends to clients", received);
@@ -121,7 +121,7 @@ fn relayed(page: &mut Page, relay: &RelayReport) {
         "counter",
         "connections refused since there were too many, by whose limit",
     );
-    let Refused { node, pod, sockets } = relay.refused;
+    let RefusalCounts { node, pod, sockets } = relay.refused;
     for (limit, count) in [("node", node), ("pod", pod), ("sockets", sockets)] {
         let _ = writeln!(page.0, "portico_relay_over_limit_total{{limit=\"{limit}\"}} {count}");
     }
@@ -133,7 +133,7 @@ fn relayed(page: &mut Page, relay: &RelayReport) {
     page.counter(
         "relay_strangers_total",
         "connections to the relay that wanted to go to no portal",
-        relay.strangers,
+        relay.unmatched,
     );
 }
 

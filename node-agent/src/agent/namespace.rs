@@ -59,7 +59,8 @@ impl Namespace {
     /// Has the relay listen there, if the job wants it: before any rule sends connections there.
     pub(crate) fn listen(&self, job: &Job, relay: &Relay) -> Result<(), String> {
         let has_guests = !job.guests.is_empty();
-        let listens = job.relay.as_ref().map_or(Ok(()), |view| relay.open(&self.netns, view, has_guests));
+        let listens =
+            job.relay.as_ref().map_or(Ok(()), |view| relay.open_netns(&self.netns, view, has_guests));
         listens.map_err(|error| with_causes(&error))
     }
 

@@ -119,7 +119,7 @@ async fn serve(args: AgentArgs) -> anyhow::Result<()> {
         End::Stopped => {
             // Whoever asks now is told at once that nobody is there.
             let _ = std::fs::remove_file(&socket);
-            relay.finish(drain).await;
+            relay.shut_down(drain).await;
         }
     }
     tracing::info!("stopped; what is in the kernel stays");

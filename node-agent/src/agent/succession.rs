@@ -53,7 +53,7 @@ pub(crate) async fn leave(
         _ = is_served => {}
         () = stop.asked() => {}
     }
-    relay.finish(drain).await;
+    relay.shut_down(drain).await;
     tracing::info!("retired; in reserve until the other agent ends");
     tokio::select! {
         () = stop.asked() => Ok(()),

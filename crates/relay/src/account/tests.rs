@@ -51,10 +51,10 @@ fn who_failed_rests_for_a_named_time_and_is_the_last_resort_meanwhile() {
 fn who_answers_again_rests_no_more() {
     let (mut account, portal, now) = (Account::default(), portal(None), Instant::now());
     account.failed(ip(CLIENT), at(1), now);
-    account.reached(&portal, ip(CLIENT), Chosen { backend: at(1), by_node: true }, now);
+    account.reached(&portal, ip(CLIENT), Chosen { backend: at(1), via_node: true }, now);
     assert_eq!(
         account.choose(&portal, ip(CLIENT), &[], now),
-        Some(Chosen { backend: at(1), by_node: true }),
+        Some(Chosen { backend: at(1), via_node: true }),
         "and from where it is reached is remembered"
     );
 }
@@ -89,7 +89,7 @@ fn only_so_many_clients_are_remembered() {
     let (mut account, portal, now) = (Account::default(), portal(Some(10)), Instant::now());
     for number in 0..=u32::try_from(CLIENTS_MAX).expect("a small number") {
         let client = IpAddr::from(number.to_be_bytes());
-        account.reached(&portal, client, Chosen { backend: at(1), by_node: false }, now);
+        account.reached(&portal, client, Chosen { backend: at(1), via_node: false }, now);
     }
     assert_eq!(account.clients.len(), CLIENTS_MAX);
     account.tidy(Some(&portal), now + Duration::from_secs(10));
@@ -103,7 +103,7 @@ fn connections_are_counted_where_they_are_and_where_they_were() {
     account.failed(ip(CLIENT), at(1), now);
     account.end(at(1));
     account.begin(at(2));
-    account.reached(&portal, ip(CLIENT), Chosen { backend: at(2), by_node: false }, now);
+    account.reached(&portal, ip(CLIENT), Chosen { backend: at(2), via_node: false }, now);
     let known = |last: u8| &account.backends[&at(last)];
     assert_eq!((known(1).load.connections, known(1).connections, known(1).failures), (0, 0, 1));
     assert_eq!((known(2).load.connections, known(2).connections, known(2).failures), (1, 1, 0));
