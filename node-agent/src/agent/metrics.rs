@@ -106,20 +106,32 @@ fn services_in_tables(page: &mut Page, report: &Report) {
 fn relayed(page: &mut Page, relay: &RelayReport) {
     let portals = || relay.namespaces.iter().flat_map(|place| &place.portals);
     let backends = portals().flat_map(|portal| &portal.backends);
-    let resting = backends.filter(|backend| backend.is_ejected).count();
-    page.gauge("relay_connections", "connections and flows that are relayed now", relay.connections as f64);
-    page.gauge("relay_held", "connections that wait for a first backend", relay.pending() as f64);
-    page.gauge("relay_backends_resting", "backends passed over since they did not answer", resting as f64);
+    let ejected = backends.filter(|backend| backend.is_ejected).count();
+    page.gauge(
+        "relay_connections",
+        "connections and flows that are relayed at the moment",
+        relay.connections as f64,
+    );
+    page.gauge(
+        "relay_pending_connections",
+        "connections that wait for a first backend",
+        relay.pending() as f64,
+    );
+    page.gauge("relay_backends_ejected", "backends that are skipped because they failed", ejected as f64);
     let TrafficTotals { connections, sent, received, retries, failed } = relay.totals;
     page.counter("relay_connections_total", "connections and flows that were relayed", connections);
     page.counter("relay_sent_bytes_total", "bytes from clients to backends", sent);
     page.counter("relay_received_bytes_total", "bytes from backends to clients", received);
-    page.counter("relay_retries_total", "further backends that had to be tried", retries);
+    page.counter(
+        "relay_retries_total",
+        "attempts to connect to a further backend after one had failed",
+        retries,
+    );
     page.counter("relay_failed_total", "connections that found no backend", failed);
     page.help(
         "relay_over_limit_total",
         "counter",
-        "connections refused since there were too many, by whose limit",
+        "connections and flows refused because of a limit, by limit",
     );
     let RefusalCounts { node, pod, sockets } = relay.refused;
     for (limit, count) in [("node", node), ("pod", pod), ("sockets", sockets)] {
@@ -127,12 +139,12 @@ fn relayed(page: &mut Page, relay: &RelayReport) {
     }
     page.counter(
         "relay_evicted_total",
-        "connections broken off since one end took nothing while memory was short",
+        "stalled connections reset because their buffers exceeded the memory limit",
         relay.evicted,
     );
     page.counter(
-        "relay_strangers_total",
-        "connections to the relay that wanted to go to no portal",
+        "relay_unmatched_connections_total",
+        "connections and datagrams to the relay that matched no portal",
         relay.unmatched,
     );
 }
