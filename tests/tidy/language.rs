@@ -6,7 +6,7 @@
 use crate::repository::File;
 
 /// The paths to which the rule applies, and everything below them.
-const AREAS: [&str; 34] = [
+const AREAS: [&str; 35] = [
     ".ci/",
     ".shellcheckrc",
     "CONTRIBUTING.md",
@@ -14,6 +14,7 @@ const AREAS: [&str; 34] = [
     "SECURITY.md",
     "clippy.toml",
     "crates/bench-report/",
+    "crates/support/",
     "deny.toml",
     "node-agent/Cargo.toml",
     "node-agent/src/allowed.rs",
