@@ -6,7 +6,7 @@
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use kube_source::Watched;
+use kube_source::WatchScope;
 use proxy_core::service::ClusterIps;
 
 use crate::apiserver::Api;
@@ -53,8 +53,8 @@ fn more_services_than_a_page_are_all_told_before_synced(api: &Api) {
 fn watches_that_the_server_ends_go_on_without_a_word(api: &Api) {
     let mut seen = Seen::new(
         api.kubeconfig(),
-        Watched::Proxy { node: None },
-        kube_source::Limits { watch_s: 1, ..limits() },
+        WatchScope::Proxy { node: None },
+        kube_source::WatchOptions { watch_timeout_s: 1, ..limits() },
     );
     seen.until(|seen| seen.is_synced);
     // Longer than two watches last.
@@ -80,7 +80,7 @@ fn services_of_others_are_known_and_hide_the_ranges(api: &Api) {
     api.delete("Service", "default", "selected-other");
     seen.until(|seen| !seen.snapshot.service_ranges().is_empty());
 
-    let mut all = Seen::new(api.kubeconfig(), Watched::Services, limits());
+    let mut all = Seen::new(api.kubeconfig(), WatchScope::Services, limits());
     all.until(|all| all.is_synced);
     assert!(all.service("selected-headless").is_some());
     assert!(all.snapshot.service_ranges().is_empty());
@@ -140,7 +140,7 @@ fn new_ranges_are_told(api: &Api) {
 }
 
 fn a_stranger_is_told_which_rule_is_missing(api: &Api) {
-    let mut seen = Seen::new(api.kubeconfig_of_stranger(), Watched::Proxy { node: None }, limits());
+    let mut seen = Seen::new(api.kubeconfig_of_stranger(), WatchScope::Proxy { node: None }, limits());
     let of = |seen: &Seen, resource: &str| {
         let text = seen.troubles.iter().find(|text| text.contains(&format!("resources: [\"{resource}\"]")));
         text.cloned()

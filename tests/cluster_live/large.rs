@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use kube_source::{Limits, Watched};
+use kube_source::{WatchOptions, WatchScope};
 use serde_json::{Value, json};
 
 use crate::apiserver::{Api, Fault, Generated, InitialEvents};
@@ -30,7 +30,7 @@ fn services(api: &Api, count: usize, content: fn(usize) -> String) {
 }
 
 fn watched(api: &Api) -> Seen {
-    let mut seen = Seen::new(api.kubeconfig(), Watched::Services, limits());
+    let mut seen = Seen::new(api.kubeconfig(), WatchScope::Services, limits());
     seen.until(|seen| seen.is_synced);
     seen
 }
@@ -70,8 +70,8 @@ fn each_way_to_refuse_initial_events_leads_to_a_list_in_pages() {
         let api = Api::double();
         api.fault(Fault::NoInitialEvents(way));
         api.put(service("a", 1, 80));
-        let limits = Limits { answer: Duration::from_millis(500), ..limits() };
-        let mut seen = Seen::new(api.kubeconfig(), Watched::Services, limits);
+        let limits = WatchOptions { response_timeout: Duration::from_millis(500), ..limits() };
+        let mut seen = Seen::new(api.kubeconfig(), WatchScope::Services, limits);
         seen.until(|seen| seen.is_synced);
         assert_eq!(seen.port("a"), Some(80), "{way:?}");
         assert_eq!(pages(&api.requests()), [(500, None)], "{way:?}");

@@ -6,7 +6,9 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
-use kube_source::{Limits, MetadataEvent, MetadataSelection, ObjectMeta, Refused, client, watch_metadata};
+use kube_source::{
+    MetadataEvent, MetadataSelection, ObjectMeta, RejectedObjects, WatchOptions, client, watch_metadata,
+};
 use serde_json::{Value, json};
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::mpsc::{Receiver, channel};
@@ -30,7 +32,7 @@ struct Objects {
 }
 
 impl Objects {
-    fn new(kubeconfig: &Path, selection: MetadataSelection, limits: Limits) -> Self {
+    fn new(kubeconfig: &Path, selection: MetadataSelection, limits: WatchOptions) -> Self {
         let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
         let client = runtime.block_on(client(Some(kubeconfig))).expect("a client");
         let (tell, events) = channel(16);
@@ -63,9 +65,9 @@ impl Objects {
                 MetadataEvent::Synced => {
                     assert!(!std::mem::replace(&mut self.is_synced, true), "synced once");
                 }
-                MetadataEvent::Trouble(why) => self.troubles.push(why),
+                MetadataEvent::Outage(why) => self.troubles.push(why),
                 MetadataEvent::Recovered => self.recoveries += 1,
-                MetadataEvent::Refused(Refused { count, .. }) => self.refused = count,
+                MetadataEvent::Rejected(RejectedObjects { count, .. }) => self.refused = count,
             }
         }
     }

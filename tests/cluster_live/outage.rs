@@ -4,16 +4,16 @@
 
 use std::time::Duration;
 
-use kube_source::{Limits, Watched};
+use kube_source::{WatchOptions, WatchScope};
 
 use crate::apiserver::{Api, Fault};
 use crate::object::{service, service_cidr, slice};
 use crate::seen::{Seen, limits};
 
-fn watched(limits: Limits) -> (Api, Seen) {
+fn watched(limits: WatchOptions) -> (Api, Seen) {
     let api = Api::double();
     api.put(service("a", 1, 80));
-    let mut seen = Seen::new(api.kubeconfig(), Watched::Proxy { node: None }, limits);
+    let mut seen = Seen::new(api.kubeconfig(), WatchScope::Proxy { node: None }, limits);
     seen.until(|seen| seen.is_synced);
     is_followed(&api, &mut seen, 9999);
     (api, seen)
@@ -116,7 +116,7 @@ fn a_server_that_answers_with_errors_is_left_alone_for_as_long_as_it_asks() {
 
 #[test]
 fn a_server_that_does_not_answer_is_told_once() {
-    let (api, mut seen) = watched(Limits { answer: Duration::from_millis(200), ..limits() });
+    let (api, mut seen) = watched(WatchOptions { response_timeout: Duration::from_millis(200), ..limits() });
     api.fault(Fault::Hang);
     api.fault(Fault::EndWatches);
     seen.until(|seen| seen.troubles.iter().any(|text| text.contains("no answer within 200ms")));
@@ -128,7 +128,7 @@ fn a_server_that_does_not_answer_is_told_once() {
 
 #[test]
 fn a_connection_that_hangs_silently_is_noticed() {
-    let short = Limits { watch_s: 1, grace: Duration::from_millis(300), ..limits() };
+    let short = WatchOptions { watch_timeout_s: 1, watch_grace: Duration::from_millis(300), ..limits() };
     let (api, mut seen) = watched(short);
     api.fault(Fault::SilentWatches);
     api.put(service("a", 1, 81));
@@ -143,7 +143,7 @@ fn a_resource_that_may_not_be_read_holds_synced_back_until_it_may() {
     let api = Api::double();
     api.put(service("a", 1, 80));
     api.fault(Fault::Deny("endpointslices"));
-    let mut seen = Seen::new(api.kubeconfig(), Watched::Proxy { node: None }, limits());
+    let mut seen = Seen::new(api.kubeconfig(), WatchScope::Proxy { node: None }, limits());
     seen.until(|seen| !seen.troubles.is_empty() && seen.port("a").is_some());
     assert!(seen.troubles[0].contains("endpointslices"), "{:?}", seen.troubles);
     is_followed(&api, &mut seen, 1);
@@ -194,7 +194,7 @@ fn a_token_that_is_not_accepted_is_told() {
     let config = std::fs::read_to_string(api.kubeconfig()).unwrap().replace("may-do-everything", "unknown");
     let path = api.kubeconfig().with_file_name("unknown");
     std::fs::write(&path, config).unwrap();
-    let mut seen = Seen::new(&path, Watched::Services, limits());
+    let mut seen = Seen::new(&path, WatchScope::Services, limits());
     seen.until(|seen| !seen.troubles.is_empty());
     assert!(seen.troubles[0].starts_with("list services: the API server answers 401"), "{:?}", seen.troubles);
 }

@@ -5,7 +5,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use kube_source::{Event, Limits, Refused, Watched, client, watch_cluster_within};
+use kube_source::{Event, RejectedObjects, WatchOptions, WatchScope, client, watch_cluster_with};
 use proxy_core::node::Node;
 use proxy_core::service::{Service, ServiceKey};
 use proxy_core::snapshot::{Change, Snapshot};
@@ -19,15 +19,15 @@ use crate::apiserver::Api;
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Short, so that a test need not wait; a watch is ended by the server every few seconds.
-pub(crate) fn limits() -> Limits {
-    Limits {
-        watch_s: 4,
-        grace: Duration::from_secs(20),
-        answer: Duration::from_secs(20),
-        settle: Duration::from_millis(50),
-        retry_min: Duration::from_millis(10),
-        retry_max: Duration::from_millis(200),
-        ranges: Duration::from_secs(1),
+pub(crate) fn limits() -> WatchOptions {
+    WatchOptions {
+        watch_timeout_s: 4,
+        watch_grace: Duration::from_secs(20),
+        response_timeout: Duration::from_secs(20),
+        stable_after: Duration::from_millis(50),
+        backoff_min: Duration::from_millis(10),
+        backoff_max: Duration::from_millis(200),
+        service_cidrs_timeout: Duration::from_secs(1),
     }
 }
 
@@ -51,21 +51,21 @@ pub(crate) struct Seen {
 impl Seen {
     /// A proxy of the node `n`.
     pub(crate) fn proxy(api: &Api) -> Self {
-        Self::new(api.kubeconfig(), Watched::Proxy { node: Some("n".to_owned()) }, limits())
+        Self::new(api.kubeconfig(), WatchScope::Proxy { node: Some("n".to_owned()) }, limits())
     }
 
     /// A proxy without a node, from the moment at which all has been told.
     pub(crate) fn synced(api: &Api) -> Self {
-        let mut seen = Self::new(api.kubeconfig(), Watched::Proxy { node: None }, limits());
+        let mut seen = Self::new(api.kubeconfig(), WatchScope::Proxy { node: None }, limits());
         seen.until(|seen| seen.is_synced);
         seen
     }
 
-    pub(crate) fn new(kubeconfig: &Path, watched: Watched, limits: Limits) -> Self {
+    pub(crate) fn new(kubeconfig: &Path, watched: WatchScope, limits: WatchOptions) -> Self {
         let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
         let client = runtime.block_on(client(Some(kubeconfig))).expect("a client");
         let (tell, events) = channel(16);
-        let watch = runtime.spawn(watch_cluster_within(client, watched, limits, tell));
+        let watch = runtime.spawn(watch_cluster_with(client, watched, limits, tell));
         Self {
             snapshot: Snapshot::new(),
             node: None,
@@ -100,12 +100,12 @@ impl Seen {
                 assert!(!self.is_synced, "synced once");
                 self.is_synced = true;
             }
-            Event::Trouble(text) => {
+            Event::Outage(text) => {
                 assert_eq!(text.lines().count(), 1, "{text}");
                 self.troubles.push(text);
             }
             Event::Recovered => self.recoveries += 1,
-            Event::Refused(Refused { count, reason }) => {
+            Event::Rejected(RejectedObjects { count, reason }) => {
                 self.refused = count;
                 assert!(reason.as_ref().is_none_or(|text| text.lines().count() == 1), "{reason:?}");
                 self.reasons.extend(reason);

@@ -17,7 +17,9 @@ use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use kube_source::{Limits, MetadataEvent, MetadataSelection, ObjectMeta, Refused, watch_metadata};
+use kube_source::{
+    MetadataEvent, MetadataSelection, ObjectMeta, RejectedObjects, WatchOptions, watch_metadata,
+};
 use proxy_core::annotation::{CONTENT, PARTS, SELECTION, VARIABLES, WARNINGS};
 use tokio::sync::mpsc::{Receiver, channel};
 use tokio::sync::watch;
@@ -137,7 +139,7 @@ impl Controller {
     fn watch(&self, selection: MetadataSelection) -> Receiver<MetadataEvent> {
         let (tell, told) = channel(AHEAD);
         let client = self.worker.api.0.clone();
-        tokio::spawn(watch_metadata(client, selection, Limits::default(), tell));
+        tokio::spawn(watch_metadata(client, selection, WatchOptions::default(), tell));
         told
     }
 
@@ -280,11 +282,11 @@ impl Controller {
 /// What a watch says besides objects.
 fn said(what: &str, event: MetadataEvent) {
     match event {
-        MetadataEvent::Trouble(why) => {
+        MetadataEvent::Outage(why) => {
             tracing::error!(what, why, "failed to watch; what was known stays in force");
         }
         MetadataEvent::Recovered => tracing::info!(what, "the watch goes on"),
-        MetadataEvent::Refused(Refused { count, reason }) => {
+        MetadataEvent::Rejected(RejectedObjects { count, reason }) => {
             tracing::warn!(what, count, reason, "metadata that cannot be used is passed over");
         }
         MetadataEvent::Applied(_) | MetadataEvent::Deleted(_) | MetadataEvent::Synced => {}

@@ -10,8 +10,8 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use kube_source::{
-    FileWatch, FilesError, Limits, MetadataEvent, MetadataSelection, ReadOptions, Refused, Source, read,
-    watch_metadata, watch_paths,
+    FileWatch, FilesError, MetadataEvent, MetadataSelection, ReadOptions, RejectedObjects, Source,
+    WatchOptions, read, watch_metadata, watch_paths,
 };
 use proxy_core::annotation::PREFIX;
 use tokio::sync::mpsc::{Receiver, channel};
@@ -48,7 +48,7 @@ impl Namespaces {
             ..MetadataSelection::default()
         };
         let (tell, events) = channel(QUEUE_LEN_MAX);
-        tokio::spawn(watch_metadata(api.0, selection, Limits::default(), tell));
+        tokio::spawn(watch_metadata(api.0, selection, WatchOptions::default(), tell));
         let (count, told) = watch::channel(0);
         let namespaces = Self { told: Some(told), ..Self::default() };
         tokio::spawn(namespaces.clone().follow(events, count));
@@ -114,11 +114,11 @@ impl Namespaces {
                     self.known.write().unwrap_or_else(PoisonError::into_inner).remove(&*key.name);
                 }
                 MetadataEvent::Synced => {}
-                MetadataEvent::Trouble(why) => {
+                MetadataEvent::Outage(why) => {
                     tracing::error!(why, "failed to read namespaces; what was known stays in force");
                 }
                 MetadataEvent::Recovered => tracing::info!("namespaces can be read again"),
-                MetadataEvent::Refused(Refused { count, reason }) => {
+                MetadataEvent::Rejected(RejectedObjects { count, reason }) => {
                     self.refused.store(count, Ordering::Relaxed);
                     if let Some(reason) = reason {
                         tracing::warn!(reason, "a namespace cannot be used");

@@ -5,7 +5,7 @@
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use kube_source::{Event, Refused};
+use kube_source::{Event, RejectedObjects};
 use proxy_core::snapshot::{Change, Snapshot};
 use tokio::sync::{mpsc, watch};
 
@@ -59,7 +59,7 @@ pub(crate) async fn follow(mut source: mpsc::Receiver<Event>, known: watch::Send
                 known.send_modify(|known| known.is_synced = true);
                 tracing::info!(services = known.borrow().snapshot.service_count(), "services are known");
             }
-            Event::Trouble(why) => {
+            Event::Outage(why) => {
                 tracing::error!(why, "the source of services cannot be read; what was known stays in force");
                 known.send_modify(|known| known.trouble = Some(why));
             }
@@ -67,7 +67,7 @@ pub(crate) async fn follow(mut source: mpsc::Receiver<Event>, known: watch::Send
                 tracing::info!("the source of services can be read again");
                 known.send_modify(|known| known.trouble = None);
             }
-            Event::Refused(Refused { count, reason }) => {
+            Event::Rejected(RejectedObjects { count, reason }) => {
                 if let Some(reason) = reason {
                     tracing::warn!(
                         reason,

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use kube_source::{FileWatch, ReadOptions, Watched, watch_cluster, watch_files};
+use kube_source::{FileWatch, ReadOptions, WatchScope, watch_cluster, watch_files};
 use proxy_core::inject::InjectOptions;
 use tokio::net::TcpListener;
 use tokio::runtime::Builder;
@@ -134,7 +134,7 @@ impl Source {
         }
         let client = kube_source::client(kubeconfig.as_deref()).await;
         let client = client.context("without an API server, --manifests names files and folders")?;
-        tokio::spawn(watch_cluster(client.clone(), Watched::Services, tell));
+        tokio::spawn(watch_cluster(client.clone(), WatchScope::Services, tell));
         let api = Api(client);
         let namespaces = Namespaces::start(api.clone());
         Ok(Self { told, api: Some(api), namespaces, _watches: Vec::new() })

@@ -37,8 +37,8 @@ pub use metadata_watch::{MetadataEvent, MetadataSelection, watch_metadata};
 pub use object::ObjectKey;
 pub use object_meta::{ObjectMeta, OwnerReference};
 pub use probe::{ProbeError, probe};
-pub use refusals::Refused;
-pub use resource::Watched;
+pub use refusals::RejectedObjects;
+pub use resource::WatchScope;
 
 use crate::cluster::collector::Collector;
 use crate::cluster::follow::Follower;
@@ -50,47 +50,47 @@ const QUEUE_LEN_MAX: usize = 256;
 
 /// How long things may take with an API server.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Limits {
+pub struct WatchOptions {
     /// How long the server is asked to keep a watch; up to a quarter more, so that not all nodes come at once.
-    pub watch_s: u32,
+    pub watch_timeout_s: u32,
     /// How much longer it may take to end one, before the connection counts as dead.
-    pub grace: Duration,
+    pub watch_grace: Duration,
     /// How long it may take to begin an answer, or to go on with a list.
-    pub answer: Duration,
+    pub response_timeout: Duration,
     /// How long a watch must go well to be trusted again after trouble.
-    pub settle: Duration,
+    pub stable_after: Duration,
     /// The pause after a first failure; it doubles with each further one.
-    pub retry_min: Duration,
+    pub backoff_min: Duration,
     /// The longest pause.
-    pub retry_max: Duration,
+    pub backoff_max: Duration,
     /// How long the start waits for service ranges, which a server need not have.
-    pub ranges: Duration,
+    pub service_cidrs_timeout: Duration,
 }
 
-impl Default for Limits {
+impl Default for WatchOptions {
     fn default() -> Self {
         Self {
-            watch_s: 240,
-            grace: Duration::from_secs(15),
-            answer: Duration::from_secs(30),
-            settle: Duration::from_secs(2),
-            retry_min: Duration::from_millis(200),
-            retry_max: Duration::from_secs(30),
-            ranges: Duration::from_secs(2),
+            watch_timeout_s: 240,
+            watch_grace: Duration::from_secs(15),
+            response_timeout: Duration::from_secs(30),
+            stable_after: Duration::from_secs(2),
+            backoff_min: Duration::from_millis(200),
+            backoff_max: Duration::from_secs(30),
+            service_cidrs_timeout: Duration::from_secs(2),
         }
     }
 }
 
 /// Tells what an API server has, and every change, until the receiver or the future is dropped.
-pub async fn watch_cluster(client: kube::Client, watched: Watched, tell: Sender<Event>) {
-    watch_cluster_within(client, watched, Limits::default(), tell).await;
+pub async fn watch_cluster(client: kube::Client, watched: WatchScope, tell: Sender<Event>) {
+    watch_cluster_with(client, watched, WatchOptions::default(), tell).await;
 }
 
 /// The same with other limits.
-pub async fn watch_cluster_within(
+pub async fn watch_cluster_with(
     client: kube::Client,
-    watched: Watched,
-    limits: Limits,
+    watched: WatchScope,
+    limits: WatchOptions,
     tell: Sender<Event>,
 ) {
     let resources = watched.resources();
@@ -119,7 +119,7 @@ pub async fn watch_cluster_within(
             collector.step(source, said);
         }
         if collector.waits_for_ranges() {
-            let until = *ranges_until.get_or_insert_with(|| Instant::now() + limits.ranges);
+            let until = *ranges_until.get_or_insert_with(|| Instant::now() + limits.service_cidrs_timeout);
             if ready.is_none() && Instant::now() >= until {
                 collector.do_without_ranges();
             }

@@ -6,7 +6,7 @@
 use proxy_core::node::Node;
 use proxy_core::snapshot::Change;
 
-use crate::cluster::Refused;
+use crate::cluster::RejectedObjects;
 
 /// What a source tells, in order.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -18,10 +18,10 @@ pub enum Event {
     /// All that there was at first has been told.
     Synced,
     /// The source cannot be read; all that was told stays in force. Text: what, where, why (one line).
-    Trouble(String),
+    Outage(String),
     /// It can be read again.
     Recovered,
     /// How many objects cannot be used has changed, or there is one to name. What was told of such an object stays in
     /// force until it can be used again or is gone.
-    Refused(Refused),
+    Rejected(RejectedObjects),
 }

@@ -40,12 +40,13 @@ mod yaml;
 mod tests;
 
 pub use cluster::{
-    ClientError, Limits, MetadataEvent, MetadataSelection, ObjectKey, ObjectMeta, OwnerReference, ProbeError,
-    Refused, Watched, client, probe, watch_cluster, watch_cluster_within, watch_metadata,
+    ClientError, MetadataEvent, MetadataSelection, ObjectKey, ObjectMeta, OwnerReference, ProbeError,
+    RejectedObjects, WatchOptions, WatchScope, client, probe, watch_cluster, watch_cluster_with,
+    watch_metadata,
 };
 pub use event::Event;
 pub use files::{FileWatch, FilesError, watch_files, watch_paths};
-pub use manifest::manifest;
+pub use manifest::parse_manifest;
 pub use manifest_reader::{read, read_str};
 pub use objects::Objects;
 pub use options::ReadOptions;

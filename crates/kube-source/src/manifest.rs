@@ -1,4 +1,4 @@
-//! `manifest`: parses one object without interpreting it.
+//! `parse_manifest`: parses one object without interpreting it.
 //!
 //! Used by commands that show how an object would be changed. It applies no defaults and validates nothing.
 
@@ -12,7 +12,7 @@ use crate::{json, yaml};
 ///
 /// # Errors
 /// The reason why the text contains no object.
-pub fn manifest(text: &str) -> Result<Value, String> {
+pub fn parse_manifest(text: &str) -> Result<Value, String> {
     let with_line = |error: SyntaxError| format!("line {}: {}", error.line, error.message);
     let document = if text.trim_start().starts_with('{')
         && let Ok(document) = parse_with(|seed| json::parse_document(text, 1, seed))
@@ -46,16 +46,16 @@ mod tests {
     fn yaml_and_json_parse_to_the_same_object() {
         let expected = Ok(json!({ "kind": "Pod", "spec": { "containers": [{ "name": "a" }] } }));
         assert_eq!(
-            manifest("# a pod\n---\nkind: Pod\nspec: {containers: [{name: a}]}\n---\nkind: X\n"),
+            parse_manifest("# a pod\n---\nkind: Pod\nspec: {containers: [{name: a}]}\n---\nkind: X\n"),
             expected
         );
-        assert_eq!(manifest(r#" {"kind":"Pod","spec":{"containers":[{"name":"a"}]}}"#), expected);
+        assert_eq!(parse_manifest(r#" {"kind":"Pod","spec":{"containers":[{"name":"a"}]}}"#), expected);
     }
 
     #[test]
     fn text_without_an_object_is_rejected_with_a_reason() {
         for text in ["", "# nothing\n", "5", "- a\n", "a: [", "{"] {
-            assert!(!manifest(text).expect_err(text).is_empty(), "{text}");
+            assert!(!parse_manifest(text).expect_err(text).is_empty(), "{text}");
         }
     }
 }

@@ -385,9 +385,9 @@ impl From<Told> for Event {
             Told::Changes(changes) => Self::Changes(changes),
             Told::Node(node) => Self::Node(node),
             Told::Synced => Self::Synced,
-            Told::Trouble(why) => Self::Trouble(why),
+            Told::Outage(why) => Self::Trouble(why),
             Told::Recovered => Self::Recovered,
-            Told::Refused(refused) => Self::Refused(refused),
+            Told::Rejected(refused) => Self::Refused(refused),
         }
     }
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use agent_ipc::{Attachment, AttachmentKey, Record, Reply};
 use ipnet::IpNet;
-use kube_source::Refused;
+use kube_source::RejectedObjects;
 use netns_nft::NetnsId;
 use proxy_core::guest::Guests;
 use proxy_core::node::Node;
@@ -40,7 +40,7 @@ pub(crate) enum Event {
     /// It can be read again.
     Recovered,
     /// How many objects cannot be used has changed, or there is one to name.
-    Refused(Refused),
+    Refused(RejectedObjects),
     /// The plugin brings a pod; its network namespace is open.
     Attach(Ticket, Attachment, NetnsId),
     /// An attachment was found that nobody brought; its network namespace is open.

@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use agent_ipc::{Listener, Records};
 use anyhow::Context;
-use kube_source::{Event, ReadOptions, Watched, watch_cluster, watch_files};
+use kube_source::{Event, ReadOptions, WatchScope, watch_cluster, watch_files};
 use proxy_core::node::Node;
 use proxy_core::ruleset::Settings;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -176,7 +176,7 @@ async fn cluster(kubeconfig: Option<&Path>, node: Option<String>) -> anyhow::Res
     let client =
         kube_source::client(kubeconfig).await.context("an agent without an API server needs --manifests")?;
     let (tell, source) = channel(SOURCE_AHEAD);
-    tokio::spawn(watch_cluster(client, Watched::Proxy { node }, tell));
+    tokio::spawn(watch_cluster(client, WatchScope::Proxy { node }, tell));
     Ok(source)
 }
 

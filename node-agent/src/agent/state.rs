@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use agent_ipc::{Attachment, AttachmentKey, Programmer, Record, Reply};
 use ipnet::IpNet;
-use kube_source::Refused;
+use kube_source::RejectedObjects;
 use netns_nft::NetnsId;
 use proxy_core::node::Node;
 use proxy_core::portal::{Bounds, Outside, View};
@@ -173,7 +173,7 @@ impl Agent {
                 self.trouble = None;
                 self.note(Note::Recovered);
             }
-            Event::Refused(Refused { count, reason }) => {
+            Event::Refused(RejectedObjects { count, reason }) => {
                 self.objects_refused = count;
                 if let Some(reason) = reason {
                     self.note(Note::Refused { reason, count });

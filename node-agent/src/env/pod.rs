@@ -8,7 +8,7 @@ use std::io::Write;
 use std::path::Path;
 
 use anyhow::{Context, anyhow};
-use kube_source::{Objects, manifest};
+use kube_source::{Objects, parse_manifest};
 use proxy_core::annotation::VARIABLES;
 use proxy_core::inject::{Account, Admission, InjectMode, InjectOptions, Injection, Way, injection};
 use serde_json::{Value, json};
@@ -27,7 +27,7 @@ pub(super) fn run(
 ) -> anyhow::Result<bool> {
     let context = || format!("failed to read pod from {}", file.display());
     let text = fs::read_to_string(file).with_context(context)?;
-    let object = manifest(&text).map_err(|error| anyhow!(error)).with_context(context)?;
+    let object = parse_manifest(&text).map_err(|error| anyhow!(error)).with_context(context)?;
     let namespace =
         object.pointer("/metadata/namespace").and_then(Value::as_str).unwrap_or(namespace).to_owned();
     let pod = pod_of(object).with_context(context)?;

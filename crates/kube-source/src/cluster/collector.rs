@@ -98,12 +98,12 @@ impl Collector {
             Said::Lost(fault) => {
                 source.is_complete |= is_optional;
                 let told = self.troubles.lost(number, fault);
-                self.events.extend(told.map(Event::Trouble));
+                self.events.extend(told.map(Event::Outage));
             }
             Said::Denied(text) => {
                 source.is_complete = true;
                 let told = self.troubles.denied(number, text);
-                self.events.extend(told.map(Event::Trouble));
+                self.events.extend(told.map(Event::Outage));
             }
             Said::Absent | Said::Found => {
                 source.is_complete |= said == Said::Absent;
@@ -153,7 +153,7 @@ impl Collector {
     fn report_refused(&mut self, reason: Option<String>) {
         let count = self.tables.values().map(Table::refused).sum();
         let report = self.refusals.report(count, reason);
-        self.events.extend(report.map(Event::Refused));
+        self.events.extend(report.map(Event::Rejected));
     }
 
     fn told(&mut self, kind: Kind, key: ObjectKey, content: Content) {

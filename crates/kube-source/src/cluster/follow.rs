@@ -10,7 +10,7 @@ use std::time::Duration;
 use tokio::sync::mpsc::Sender;
 use tokio::time::{Instant, sleep};
 
-use crate::cluster::Limits;
+use crate::cluster::WatchOptions;
 use crate::cluster::answer::Ask;
 use crate::cluster::decoder::Decoder;
 use crate::cluster::fault::{Cause, Fault};
@@ -63,7 +63,7 @@ pub(super) struct Follower<D: Decoder> {
     client: kube::Client,
     resource: Resource,
     source: usize,
-    limits: Limits,
+    limits: WatchOptions,
     names: Arc<Mutex<Names>>,
     say: Sender<(usize, Said<D::Content>)>,
     retry: Retry,
@@ -89,11 +89,11 @@ impl<D: Decoder> Follower<D> {
         client: kube::Client,
         (decoder, resource): (D, Resource),
         source: usize,
-        limits: Limits,
+        limits: WatchOptions,
         names: Arc<Mutex<Names>>,
         say: Sender<(usize, Said<D::Content>)>,
     ) -> Self {
-        let retry = Retry::new(limits.retry_min, limits.retry_max);
+        let retry = Retry::new(limits.backoff_min, limits.backoff_max);
         let (page, no_stream_until, short_watches, path) = (Page::default(), None, 0, 0);
         Self {
             decoder,
@@ -204,7 +204,13 @@ impl<D: Decoder> Follower<D> {
     fn ask(&self, verb: &'static str) -> Ask<'_> {
         let (list, watch) = self.decoder.accept();
         let accept = if verb == "list" { list } else { watch };
-        Ask { client: &self.client, resource: &self.resource, verb, accept, patience: self.limits.answer }
+        Ask {
+            client: &self.client,
+            resource: &self.resource,
+            verb,
+            accept,
+            patience: self.limits.response_timeout,
+        }
     }
 
     fn path(&self) -> &str {

@@ -11,12 +11,12 @@ use tokio::sync::mpsc::{Sender, channel};
 use crate::cluster::follow::Follower;
 use crate::cluster::object::{Object, ObjectKey};
 use crate::cluster::object_meta::{Kept, MetaDecoder, ObjectMeta};
-use crate::cluster::refusals::{Refusals, Refused};
+use crate::cluster::refusals::{Refusals, RejectedObjects};
 use crate::cluster::resource::Resource;
 use crate::cluster::said::Said;
 use crate::cluster::table::{News, Table};
 use crate::cluster::trouble::Troubles;
-use crate::cluster::{Limits, QUEUE_LEN_MAX};
+use crate::cluster::{QUEUE_LEN_MAX, WatchOptions};
 use crate::metadata::Names;
 
 /// There is one source, and one selection of it.
@@ -47,11 +47,11 @@ pub enum MetadataEvent {
     /// All that there was at first has been told.
     Synced,
     /// The source cannot be read; all that was told stays in force. Text: what, where, why (one line).
-    Trouble(String),
+    Outage(String),
     /// It can be read again.
     Recovered,
     /// How many objects cannot be used has changed, or there is one to name.
-    Refused(Refused),
+    Rejected(RejectedObjects),
 }
 
 /// Tells the metadata of the objects that an API server has, and every change, until the receiver or the future is
@@ -59,7 +59,7 @@ pub enum MetadataEvent {
 pub async fn watch_metadata(
     client: kube::Client,
     selection: MetadataSelection,
-    limits: Limits,
+    limits: WatchOptions,
     tell: Sender<MetadataEvent>,
 ) {
     let MetadataSelection { path, label_selector, field_selector, labels, annotations } = selection;
@@ -126,11 +126,11 @@ impl MetadataCollector {
             Said::End => self.end(),
             Said::Lost(fault) => {
                 let told = self.troubles.lost(ONLY, fault);
-                self.events.extend(told.map(MetadataEvent::Trouble));
+                self.events.extend(told.map(MetadataEvent::Outage));
             }
             Said::Denied(text) => {
                 let told = self.troubles.denied(ONLY, text);
-                self.events.extend(told.map(MetadataEvent::Trouble));
+                self.events.extend(told.map(MetadataEvent::Outage));
             }
             Said::Absent | Said::Found => {
                 let is_well = self.troubles.found(ONLY);
@@ -170,7 +170,7 @@ impl MetadataCollector {
 
     fn report_refused(&mut self, reason: Option<String>) {
         let report = self.refusals.report(self.table.refused(), reason);
-        self.events.extend(report.map(MetadataEvent::Refused));
+        self.events.extend(report.map(MetadataEvent::Rejected));
     }
 }
 

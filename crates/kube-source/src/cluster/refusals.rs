@@ -13,7 +13,7 @@ const NAMED_MAX: usize = 100;
 
 /// How many objects cannot be used, and perhaps the name of a new one.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Refused {
+pub struct RejectedObjects {
     /// How many objects cannot be used now.
     pub count: usize,
     /// Names an object that was not named before, and why it cannot be used (one line).
@@ -55,10 +55,10 @@ impl<K: Ord + Copy> Refusals<K> {
     }
 
     /// What is to be reported, if anything is new.
-    pub(super) fn report(&mut self, count: usize, reason: Option<String>) -> Option<Refused> {
+    pub(super) fn report(&mut self, count: usize, reason: Option<String>) -> Option<RejectedObjects> {
         let is_new = self.count != count || reason.is_some();
         self.count = count;
-        is_new.then_some(Refused { count, reason })
+        is_new.then_some(RejectedObjects { count, reason })
     }
 }
 
@@ -98,8 +98,8 @@ mod tests {
     fn a_count_that_stays_is_reported_once() {
         let mut refusals = Refusals::<u8>::new();
         assert_eq!(refusals.report(0, None), None);
-        assert_eq!(refusals.report(1, None), Some(Refused { count: 1, reason: None }));
+        assert_eq!(refusals.report(1, None), Some(RejectedObjects { count: 1, reason: None }));
         assert_eq!(refusals.report(1, None), None);
-        assert_eq!(refusals.report(0, None), Some(Refused { count: 0, reason: None }));
+        assert_eq!(refusals.report(0, None), Some(RejectedObjects { count: 0, reason: None }));
     }
 }

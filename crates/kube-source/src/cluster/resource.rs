@@ -8,7 +8,7 @@ use std::borrow::Cow;
 
 /// What is watched.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Watched {
+pub enum WatchScope {
     /// What a service proxy needs: services and slices with kube-proxy's selectors, service ranges, and a node.
     Proxy {
         /// The name of the own node; none: no node is watched.
@@ -130,7 +130,7 @@ impl Resource {
     }
 }
 
-impl Watched {
+impl WatchScope {
     pub(super) fn resources(&self) -> Vec<(Kind, Resource)> {
         let Self::Proxy { node } = self else { return vec![Resource::of(Kind::Service, None)] };
         let mut all = vec![
@@ -167,7 +167,7 @@ mod tests {
 
     #[test]
     fn a_proxy_watches_what_kube_proxy_watches_and_the_services_of_others() {
-        let resources = Watched::Proxy { node: Some("n&1".to_owned()) }.resources();
+        let resources = WatchScope::Proxy { node: Some("n&1".to_owned()) }.resources();
         let queries: Vec<_> =
             resources.iter().map(|(kind, resource)| (kind.name(), resource.selectors())).collect();
         let own = "&labelSelector=%21service.kubernetes.io%2Fheadless%2C\
@@ -180,7 +180,7 @@ mod tests {
             ("Node", "&fieldSelector=metadata.name%3Dn%261"),
         ];
         assert_eq!(queries, expected.map(|(kind, query)| (kind, query.to_owned())));
-        assert_eq!(Watched::Services.resources()[0].1.selectors(), "");
+        assert_eq!(WatchScope::Services.resources()[0].1.selectors(), "");
     }
 
     #[test]

@@ -185,7 +185,7 @@ impl ManifestState {
         }
         self.pending_error_since = None;
         self.error = Some(text.clone());
-        Some(Event::Trouble(text))
+        Some(Event::Outage(text))
     }
 }
 
@@ -237,7 +237,7 @@ mod tests {
         assert_eq!(update(&mut state, "[", start), []);
         assert_eq!(update(&mut state, A, start + DEBOUNCE), []);
         assert_eq!(update(&mut state, "[", start + DEBOUNCE), []);
-        assert!(matches!(&update(&mut state, "[", start + 2 * DEBOUNCE)[..], [Event::Trouble(_)]));
+        assert!(matches!(&update(&mut state, "[", start + 2 * DEBOUNCE)[..], [Event::Outage(_)]));
         assert_eq!(update(&mut state, "[", start + 9 * DEBOUNCE), [], "the error is sent once");
         assert_eq!(update(&mut state, A, start + 9 * DEBOUNCE), [Event::Recovered]);
     }

@@ -90,9 +90,9 @@ impl Watched {
     }
 
     fn next_error(&mut self) -> String {
-        let events = self.until(|event, _| matches!(event, Event::Trouble(_)));
+        let events = self.until(|event, _| matches!(event, Event::Outage(_)));
         match events.into_iter().next_back() {
-            Some(Event::Trouble(text)) => text,
+            Some(Event::Outage(text)) => text,
             _ => unreachable!("`until` ends with this event"),
         }
     }

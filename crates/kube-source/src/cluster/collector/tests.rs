@@ -7,8 +7,8 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::cluster::fault::{Cause, Fault};
-use crate::cluster::refusals::Refused;
-use crate::cluster::resource::Watched;
+use crate::cluster::refusals::RejectedObjects;
+use crate::cluster::resource::WatchScope;
 use crate::metadata::Names;
 
 /// The sources of a proxy, by number.
@@ -19,7 +19,7 @@ const RANGES: usize = 3;
 const NODE: usize = 4;
 
 fn proxy() -> Collector {
-    Collector::new(&Watched::Proxy { node: Some("n".to_owned()) }.resources())
+    Collector::new(&WatchScope::Proxy { node: Some("n".to_owned()) }.resources())
 }
 
 fn object(kind: Kind, value: &Value) -> Object {
@@ -58,10 +58,12 @@ fn told(collector: &mut Collector) -> Vec<String> {
         Event::Changes(changes) => changes.into_iter().map(change).collect(),
         Event::Node(node) => vec![format!("node {}", node.zone)],
         Event::Synced => vec!["synced".to_owned()],
-        Event::Trouble(text) => vec![format!("trouble {text}")],
+        Event::Outage(text) => vec![format!("trouble {text}")],
         Event::Recovered => vec!["recovered".to_owned()],
-        Event::Refused(Refused { count, reason: Some(reason) }) => vec![format!("refused {count}: {reason}")],
-        Event::Refused(Refused { count, reason: None }) => vec![format!("refused {count}")],
+        Event::Rejected(RejectedObjects { count, reason: Some(reason) }) => {
+            vec![format!("refused {count}: {reason}")]
+        }
+        Event::Rejected(RejectedObjects { count, reason: None }) => vec![format!("refused {count}")],
     };
     collector.events().into_iter().flat_map(event).collect()
 }
@@ -94,7 +96,7 @@ fn ranges_that_are_not_to_be_had_hold_nothing_back() {
         Said::Lost(Fault { cause: Cause::Status(500), text: "no".to_owned(), retry_after: None }),
     ];
     for answer in answers {
-        let mut collector = Collector::new(&Watched::Proxy { node: None }.resources());
+        let mut collector = Collector::new(&WatchScope::Proxy { node: None }.resources());
         for source in [OWN, OTHER, SLICES] {
             assert!(!collector.waits_for_ranges());
             list(&mut collector, source, []);
@@ -103,7 +105,7 @@ fn ranges_that_are_not_to_be_had_hold_nothing_back() {
         collector.step(RANGES, answer);
         assert!(told(&mut collector).contains(&"synced".to_owned()));
     }
-    let mut collector = Collector::new(&Watched::Proxy { node: None }.resources());
+    let mut collector = Collector::new(&WatchScope::Proxy { node: None }.resources());
     for source in [OWN, OTHER, SLICES] {
         list(&mut collector, source, []);
     }

@@ -10,7 +10,7 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 use tokio::time::Instant;
 
-use crate::cluster::Limits;
+use crate::cluster::WatchOptions;
 use crate::cluster::answer::{Ask, Line, Lines, Next};
 use crate::cluster::decoder::Decoder;
 use crate::cluster::fault::{Cause, Fault};
@@ -41,7 +41,7 @@ pub(super) struct Opened {
 impl<D: Decoder> Follower<D> {
     /// Asks for a watch, from where the query says.
     pub(super) async fn open_watch(&self, from: &str) -> Result<Opened, Fault> {
-        let Limits { watch_s, grace, .. } = self.limits;
+        let WatchOptions { watch_timeout_s: watch_s, watch_grace: grace, .. } = self.limits;
         let watch_s = watch_s + (f64::from(watch_s) / 4.0 * spread()) as u32;
         let (path, selectors) = (self.path(), self.resource.selectors());
         let query =
@@ -59,7 +59,7 @@ impl<D: Decoder> Follower<D> {
     /// Goes on with a watch until it ends.
     pub(super) async fn go_on(&mut self, opened: Opened, position: &mut Position) -> Result<(), Stop> {
         let Opened { mut lines, watch_s, end } = opened;
-        let Limits { grace, settle, .. } = self.limits;
+        let WatchOptions { watch_grace: grace, stable_after: settle, .. } = self.limits;
         let start = Instant::now();
         let (mut is_settled, mut last) = (false, start);
         loop {
@@ -90,7 +90,7 @@ impl<D: Decoder> Follower<D> {
     /// The next line of the initial events of a watch, which is silent no longer than an answer may be.
     pub(super) async fn initial_event(&self, opened: &mut Opened) -> Result<Initial<D::Content>, Stop> {
         let ask = self.ask("watch");
-        let until = opened.end.min(Instant::now() + self.limits.answer);
+        let until = opened.end.min(Instant::now() + self.limits.response_timeout);
         let line = match opened.lines.next(&ask, until).await? {
             Next::Line(line) => line,
             Next::End => return Err(ask.fault(Cause::Content, "it ended before all was sent").into()),

@@ -138,7 +138,7 @@ fn new_subdirectories_are_watched() {
 fn missing_path_syncs_once_it_exists() {
     let directory = TempDir::new("live-later");
     let mut watched = Watched::new(&directory.0.join("later/a.yaml"));
-    let events = watched.until(|event, _| matches!(event, Event::Trouble(_)));
+    let events = watched.until(|event, _| matches!(event, Event::Outage(_)));
     assert_eq!(events.len(), 1, "a missing path cannot be synced: {events:?}");
     directory.write("later/a.yaml", service("a"));
     watched.until(|event, _| *event == Event::Synced);
