@@ -19,6 +19,7 @@ use crate::snapshot::{Changed, Snapshot};
 
 use admit::{Allotment, Held};
 pub use bounds::{Bounds, Cost, STICKY_CHAIN_ELEMENTS, TURN_CHAIN_ELEMENTS};
+pub use every_node::refused_on_every_node;
 pub use kind::PortalKind;
 pub use outside::{Outside, OutsideKinds};
 pub use refusal::{Reason, Refused};
@@ -245,6 +246,7 @@ impl Portals {
 
 mod admit;
 mod bounds;
+mod every_node;
 mod in_force;
 mod kind;
 mod make;

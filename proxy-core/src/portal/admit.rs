@@ -153,7 +153,7 @@ impl Portals {
     }
 
     /// As much as fits of what all services of a namespace ask for, in the order of ranks, and whether that is less.
-    fn first_of(
+    pub(super) fn first_of(
         &self,
         snapshot: &Snapshot,
         standpoint: &Standpoint,

@@ -236,4 +236,5 @@ fn a_node_without_an_address_of_a_family_has_no_node_ports_in_it() {
 }
 
 mod bounds;
+mod every_node;
 mod outside;
