@@ -29,10 +29,10 @@ use kube_source::{ReadOptions, Source};
 use namespace::{add_address, bare, run};
 use netns_nft::Found;
 use pod::Pod;
+use proxy_core::kernel_model::Table;
 use proxy_core::portal::{PortalKey, Standpoint, portals};
 use proxy_core::ruleset::{Ruleset, Settings};
 use proxy_core::sample::backend;
-use proxy_core::table::Table;
 use serde_json::json;
 
 /// So many pods come and go.

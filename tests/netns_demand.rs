@@ -23,12 +23,12 @@ use nix::sys::socket::{
     AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrIn, getsockopt, sendto, socket,
     sockopt,
 };
+use proxy_core::kernel_model::Table;
 use proxy_core::portal::{PortalKey, Portals};
 use proxy_core::ruleset::{Ruleset, Settings};
 use proxy_core::sample::{backend, ip, slice, svc, tcp};
 use proxy_core::service::Protocol;
 use proxy_core::snapshot::Change;
-use proxy_core::table::Table;
 use way::{each_way, portals_of};
 
 /// Two services with two ports each, in a service range.

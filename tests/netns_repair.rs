@@ -19,12 +19,12 @@ use std::thread;
 use conversation::{ANSWER, ask, serve, serve_beyond};
 use namespace::{add_address, listing, load, within};
 use netns_nft::{Batch, Error, Found, Socket, encode, encode_fresh};
+use proxy_core::kernel_model::Table;
 use proxy_core::plan::plan;
 use proxy_core::ruleset::{Ruleset, Settings};
 use proxy_core::sample::{backend, slice, svc};
 use proxy_core::service::Mode;
 use proxy_core::snapshot::Change;
-use proxy_core::table::Table;
 use way::{apply, portals_of, ruleset_of, standing};
 
 fn world() -> Ruleset {

@@ -17,12 +17,12 @@ use netns_nft::{Error, Found, Netns, Socket, encode};
 use proxy_core::address::Family;
 use proxy_core::endpoint::EndpointSlice;
 use proxy_core::iptables::Iptables;
+use proxy_core::kernel_model::Table;
 use proxy_core::plan::{Op, plan};
 use proxy_core::ruleset::{Element, Ruleset, Settings};
 use proxy_core::sample::{cluster, cluster_slice, ip, slice, svc};
 use proxy_core::service::{Mode, Protocol, Scheduler};
 use proxy_core::snapshot::Change;
-use proxy_core::table::Table;
 use way::{Way, portals_of, ruleset_of, standing, table_of};
 
 /// Worlds that differ in everything a plan can change.

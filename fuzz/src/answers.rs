@@ -9,7 +9,7 @@ use kube_source::{ReadOptions, read_str};
 use netns_nft::{Found, Limits, answers_of, found_in};
 use proxy_core::portal::{Standpoint, portals};
 use proxy_core::ruleset::{Ruleset, Settings};
-use proxy_core::table::Table;
+use proxy_core::kernel_model::Table;
 
 /// Services of every kind.
 const SERVICES: &str = include_str!("../seeds/every-field.json");

@@ -15,7 +15,7 @@ use proxy_core::plan::plan;
 use proxy_core::portal::{Portal, Portals, Standpoint, Verdict, portals};
 use proxy_core::ruleset::{Ruleset, Settings};
 use proxy_core::snapshot::Snapshot;
-use proxy_core::table::{Table, run};
+use proxy_core::kernel_model::{Table, run};
 
 /// How many portals are explained from each standpoint: each explanation makes all portals anew.
 const EXPLAINED_MAX: usize = 3;

@@ -7,13 +7,13 @@ use std::net::SocketAddr;
 
 use ipnet::IpNet;
 use proxy_core::endpoint::{EndpointSlice, SliceKey};
-use proxy_core::pick::Pick;
+use proxy_core::dispatch::Pick;
 use proxy_core::plan::{Plan, plan, plan_touched};
 use proxy_core::portal::{Portal, Portals, Touched, portals};
 use proxy_core::ruleset::Ruleset;
 use proxy_core::service::{Service, ServiceKey};
 use proxy_core::snapshot::{Change, Changed, Snapshot};
-use proxy_core::table::{Table, run};
+use proxy_core::kernel_model::{Table, run};
 
 use crate::downstream::check_standpoint;
 use crate::universe::Story;

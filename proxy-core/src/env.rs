@@ -10,8 +10,8 @@ use std::collections::{BTreeMap, HashMap};
 
 use serde::{Deserialize, Serialize};
 
-use crate::service::{Service, ServiceKey};
-use crate::snapshot::Snapshot;
+use crate::model::service::{Service, ServiceKey};
+use crate::model::snapshot::Snapshot;
 
 /// One variable.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]

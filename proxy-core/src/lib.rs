@@ -1,35 +1,34 @@
-//! The pure core of Portico: values and functions, no IO, no clock, no chance.
+//! The core of Portico: values and pure functions, without I/O, clocks and randomness.
 //!
 //! ```text
 //! Change* -> Snapshot -> portals(&snapshot, &standpoint) -> Portals -> Ruleset -> plan(&applied, &desired) -> Plan
 //!               └─────── environment(&snapshot, namespace) -> variables
 //! ```
-//! What changed is carried along as keys (`Changed`, then `Touched`), so that a change costs the change
-//! and not the cluster. Reading objects is `kube-source`'s work, talking to the kernel `netns-nft`'s.
+//! Changes travel along this pipeline as sets of keys (`Changed`, then `Touched`), so the cost of a change depends on
+//! its size and not on the size of the cluster. `kube-source` reads objects, and `netns-nft` programs the kernel.
+//!
+//! The modules are in groups, each of which depends only on groups before it: `model`, `routing`, `ruleset`, then
+//! `render` and `inspect`; `env` depends on `model`, and `inject` and `review` on `env`. Other crates use the modules
+//! without the name of their group.
 
-pub mod address;
-pub mod annotation;
 mod base64;
-mod digest;
-pub mod endpoint;
 pub mod env;
-pub mod explain;
-pub mod guest;
 pub mod inject;
-pub mod iptables;
-pub mod nft;
-pub mod node;
-pub mod pick;
-pub mod plan;
-pub mod portal;
+mod inspect;
+mod model;
+mod render;
 pub mod review;
+mod routing;
 pub mod ruleset;
 #[cfg(any(test, feature = "sample"))]
 pub mod sample;
-pub mod schedule;
-pub mod select;
-pub mod service;
-mod sha256;
-pub mod snapshot;
-pub mod table;
-pub mod trace;
+#[cfg(test)]
+mod tests;
+
+pub use inspect::{explain, trace};
+pub use model::{address, annotation, digest, endpoint, guest, node, service, snapshot};
+pub use render::{iptables, nft};
+pub use routing::{endpoint_selection, portal, scheduler};
+pub use ruleset::{dispatch, kernel_model, plan};
+
+use model::sha256;

@@ -16,7 +16,7 @@
 //! walks a map of verdicts again at each commit. One look-up therefore decides, however many different
 //! backend counts there are (measured against one rule per count: docs/benchmarks.md).
 //!
-//! A table on demand (`demand`) holds a few portals only; what else comes to a service range is relayed.
+//! A table on demand (`on_demand`) holds a few portals only; what else comes to a service range is relayed.
 //!
 //! What must not go in here: how elements are written, in text (`nft`) or in netlink bytes.
 
@@ -28,11 +28,11 @@ use ipnet::IpNet;
 use rpds::{RedBlackTreeMapSync as Map, RedBlackTreeSetSync as Set};
 use serde::Serialize;
 
-use crate::address::Family;
-use crate::digest::digest;
-use crate::pick::{Action, Pick, TURNS};
-use crate::portal::{Portal, PortalKey, Portals, Shared, Touched, Verdict};
-use crate::service::AFFINITY_S_MAX;
+use crate::model::address::Family;
+use crate::model::digest::digest;
+use crate::model::service::AFFINITY_S_MAX;
+use crate::routing::portal::{Portal, PortalKey, Portals, Shared, Touched, Verdict};
+use crate::ruleset::dispatch::{Action, Pick, TURNS};
 
 pub use rule::Rule;
 use rule::{chain_size, relayed, rule};
@@ -351,7 +351,10 @@ impl Ruleset {
     }
 }
 
-mod demand;
+pub mod dispatch;
+pub mod kernel_model;
+mod on_demand;
+pub mod plan;
 mod rule;
 #[cfg(test)]
 mod tests;

@@ -6,14 +6,14 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::{Arc, LazyLock};
 
-use crate::endpoint::{Conditions, Endpoint, EndpointPort, EndpointSlice, SliceKey};
-use crate::node::Node;
-use crate::portal::{Outside, PortalKey, Standpoint};
-use crate::service::{
+use crate::model::endpoint::{Conditions, Endpoint, EndpointPort, EndpointSlice, SliceKey};
+use crate::model::node::Node;
+use crate::model::service::{
     ClusterIps, Created, Dial, Export, Mode, Protocol, Scheduler, Service, ServiceKey, ServicePort,
     TrafficPolicy,
 };
-use crate::snapshot::{Change, Snapshot};
+use crate::model::snapshot::{Change, Snapshot};
+use crate::routing::portal::{Outside, PortalKey, Standpoint};
 
 /// An address, or a panic.
 #[must_use]

@@ -4,12 +4,12 @@
 
 use netns_nft::{Batch, Found, Socket, encode};
 use proxy_core::guest::Guests;
+use proxy_core::kernel_model::Table;
 use proxy_core::plan::plan;
 use proxy_core::portal::{Portals, portals};
 use proxy_core::ruleset::{Ruleset, Settings};
 use proxy_core::sample::{snapshot, standpoint};
 use proxy_core::snapshot::Change;
-use proxy_core::table::Table;
 
 use crate::namespace::{load, run, within};
 

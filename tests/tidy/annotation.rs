@@ -7,7 +7,7 @@ use proxy_core::annotation::{ALL, PREFIX};
 use crate::repository::File;
 
 /// The path of the table.
-const TABLE: &str = "proxy-core/src/annotation.rs";
+const TABLE: &str = "proxy-core/src/model/annotation.rs";
 
 /// Finds names with Portico's prefix that are not in the table.
 pub(crate) fn unknown(file: &File) -> Vec<String> {

@@ -7,8 +7,8 @@ use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
 use proxy_core::address::Family;
+use proxy_core::dispatch::Pick;
 use proxy_core::guest::{GUESTS_SET, Guests};
-use proxy_core::pick::Pick;
 use proxy_core::plan::{Op, Plan, plan};
 use proxy_core::portal::PortalKey;
 use proxy_core::ruleset::{Element, Ruleset};

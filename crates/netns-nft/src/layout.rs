@@ -2,8 +2,8 @@
 //! text. What the text form does with the packet's mark is done with registers here.
 
 use proxy_core::address::Family;
+use proxy_core::dispatch::{Action, Pick};
 use proxy_core::guest::{GUESTS_SET, INTERFACE_BYTES};
-use proxy_core::pick::{Action, Pick};
 use proxy_core::ruleset::Settings;
 use proxy_core::service::Protocol;
 

@@ -7,7 +7,7 @@ use std::io;
 use std::ops::ControlFlow;
 use std::time::Instant;
 
-use proxy_core::table::Table;
+use proxy_core::kernel_model::Table;
 
 use crate::error::Error;
 use crate::kernel::{flag, generation, message};

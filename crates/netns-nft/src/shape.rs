@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use proxy_core::pick::Pick;
+use proxy_core::dispatch::Pick;
 use proxy_core::ruleset::Settings;
 
 use crate::attribute::Attributes;

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use proxy_core::portal::Portal;
-use proxy_core::schedule::{Load, Turn};
+use proxy_core::scheduler::{Load, Turn};
 use proxy_core::service::Scheduler;
 
 use crate::report::TrafficTotals;

@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 
 use agent_ipc::{Attachment, AttachmentKey, Programmer};
 use ipnet::IpNet;
+use proxy_core::dispatch::Action;
 use proxy_core::guest::Guests;
-use proxy_core::pick::Action;
 use proxy_core::portal::View;
 use proxy_core::ruleset::{Ruleset, Settings};
 

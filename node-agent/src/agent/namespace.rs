@@ -13,8 +13,8 @@ use std::time::{Duration, Instant};
 use agent_ipc::with_causes;
 use netns_nft::{Counted, Error, Found, Limits, Netns, NetnsId, Socket, route_services};
 use proxy_core::guest::Guests;
+use proxy_core::kernel_model::Table;
 use proxy_core::ruleset::Ruleset;
-use proxy_core::table::Table;
 use relay::Relay;
 
 use crate::agent::event::{Flows, Job, Outcome, Work};

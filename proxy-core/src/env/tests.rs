@@ -3,9 +3,9 @@
 use expect_test::{Expect, expect};
 
 use super::*;
+use crate::model::service::Protocol;
+use crate::model::snapshot::Change;
 use crate::sample::{snapshot, svc};
-use crate::service::Protocol;
-use crate::snapshot::Change;
 
 fn check(services: impl IntoIterator<Item = Service>, namespace: &str, links: bool, expected: Expect) {
     let snapshot = snapshot(services.into_iter().map(Change::Service));

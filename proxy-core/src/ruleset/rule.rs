@@ -10,10 +10,10 @@ use std::sync::Arc;
 use ipnet::IpNet;
 
 use super::Element;
-use crate::digest::digest;
-use crate::pick::{Action, Pick};
-use crate::portal::{Portal, PortalKey, PortalKind, STICKY_CHAIN_ELEMENTS, TURN_CHAIN_ELEMENTS};
-use crate::service::AFFINITY_S_DEFAULT;
+use crate::model::digest::digest;
+use crate::model::service::AFFINITY_S_DEFAULT;
+use crate::routing::portal::{Portal, PortalKey, PortalKind, STICKY_CHAIN_ELEMENTS, TURN_CHAIN_ELEMENTS};
+use crate::ruleset::dispatch::{Action, Pick};
 
 /// What the table holds for one portal.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -8,10 +8,10 @@ use proptest::prelude::*;
 
 use super::rule::{id, ids, slots};
 use super::*;
-use crate::portal::{Standpoint, portals};
+use crate::model::service::{Mode, Scheduler};
+use crate::model::snapshot::{Change, Snapshot};
+use crate::routing::portal::{Standpoint, portals};
 use crate::sample::{backend, slice, snapshot, standpoint, svc, tcp};
-use crate::service::{Mode, Scheduler};
-use crate::snapshot::{Change, Snapshot};
 
 const PORTAL: &str = "10.96.0.1:80";
 
@@ -135,7 +135,7 @@ fn a_pick_is_there_as_long_as_a_portal_uses_it() {
     assert_eq!(followed.picks(), ["pick-2"]);
     followed.apply(svc("s").ip("10.96.0.1").tcp("", 80).sticky(60));
     assert_eq!(followed.picks(), ["pick-2", "pick-2-sticky-60s"]);
-    followed.apply(Change::NoService(crate::service::ServiceKey::new("default", "s")));
+    followed.apply(Change::NoService(crate::model::service::ServiceKey::new("default", "s")));
     assert_eq!(followed.picks(), ["pick-2"]);
     followed.apply(svc("t").ip("10.96.0.2").tcp("", 80).mode(Mode::Relay));
     assert_eq!(followed.picks(), ["pick-relay"]);
@@ -178,7 +178,7 @@ fn an_address_is_a_cluster_address_once_however_many_ports_it_has() {
         followed.ruleset.addresses().map(|address| address.to_string()).collect()
     };
     assert_eq!(texts(&followed), ["10.96.0.1", "10.96.0.2", "fd00::1"]);
-    followed.apply(Change::NoService(crate::service::ServiceKey::new("default", "s")));
+    followed.apply(Change::NoService(crate::model::service::ServiceKey::new("default", "s")));
     assert_eq!(texts(&followed), ["10.96.0.2"]);
     assert!(!followed.ruleset.has_address("10.96.0.1".parse().unwrap()));
 }

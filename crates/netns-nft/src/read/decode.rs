@@ -7,8 +7,8 @@ use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
 use proxy_core::address::Family;
+use proxy_core::dispatch::Pick;
 use proxy_core::guest::{Guests, INTERFACE_BYTES, InterfaceMatch};
-use proxy_core::pick::Pick;
 use proxy_core::portal::PortalKey;
 use proxy_core::service::Protocol;
 

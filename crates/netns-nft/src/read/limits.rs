@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use proxy_core::address::Family;
 use proxy_core::guest::GUESTS_SET;
-use proxy_core::table::Table;
+use proxy_core::kernel_model::Table;
 
 use crate::layout::{CURRENT, named};
 use crate::shape::Shape;

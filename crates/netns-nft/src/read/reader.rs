@@ -8,8 +8,8 @@ use std::ops::ControlFlow;
 
 use proxy_core::address::Family;
 use proxy_core::guest::GUESTS_SET;
+use proxy_core::kernel_model::Table;
 use proxy_core::ruleset::Settings;
-use proxy_core::table::Table;
 
 use super::decode::{
     Raw, address, backend, guests, intervals, is_current, net, numbered, pick, portal, raw_element,

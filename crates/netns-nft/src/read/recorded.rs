@@ -92,11 +92,11 @@ impl Source for Kernel {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
+    use proxy_core::kernel_model::Table;
     use proxy_core::portal::{Standpoint, portals};
     use proxy_core::ruleset::Settings;
     use proxy_core::sample::{slice, snapshot, svc};
     use proxy_core::snapshot::Change;
-    use proxy_core::table::Table;
 
     use super::*;
 

@@ -1,0 +1,462 @@
+//! What a pod's packet meets: each rule of the specification, told by one packet.
+//!
+//! The pod is 10.1.0.99 on node `n1`, zone `a`, address 10.240.0.5. The numbers of rows are those of
+//! kube-proxy's semantics: what kube-proxy does for a pod's own connection is the claim.
+
+use std::collections::BTreeSet;
+
+use super::*;
+use crate::model::endpoint::EndpointSlice;
+use crate::model::service::{Mode, Protocol, Service, ServiceKey};
+use crate::model::snapshot::Change;
+use crate::routing::portal::{Standpoint, View, portals};
+use crate::ruleset::Settings;
+use crate::sample::{backend, ip, slice, snapshot, standpoint, svc, tcp, udp};
+
+/// More than any test's count of backends, and a multiple of most.
+const DRAWS: u32 = 60;
+
+fn rules_at(changes: impl IntoIterator<Item = Change>, standpoint: &Standpoint) -> Ruleset {
+    Ruleset::new(&portals(&snapshot(changes), standpoint), Settings::default())
+}
+
+fn rules(changes: impl IntoIterator<Item = Change>) -> Ruleset {
+    rules_at(changes, &standpoint())
+}
+
+fn one(service: Service, made: EndpointSlice) -> Ruleset {
+    rules([service.into(), made.into()])
+}
+
+fn from(source: &str, ruleset: &Ruleset, destination: PortalKey) -> Trace {
+    trace(ruleset, &Packet::sent(Some(ip(source)), destination), 0)
+}
+
+fn to(ruleset: &Ruleset, destination: PortalKey) -> Trace {
+    from("10.1.0.99", ruleset, destination)
+}
+
+fn sctp(text: &str) -> PortalKey {
+    PortalKey { protocol: Protocol::Sctp, ..tcp(text) }
+}
+
+fn forward(text: &str) -> Trace {
+    Trace::Forward(backend(text))
+}
+
+/// The backends over all draws, sorted.
+fn reached(ruleset: &Ruleset, destination: PortalKey) -> Vec<String> {
+    let packet = Packet::sent(Some(ip("10.1.0.99")), destination);
+    let traces = (0..DRAWS).map(|draw| trace(ruleset, &packet, draw));
+    let found: BTreeSet<SocketAddr> = traces
+        .map(|found| match found {
+            Trace::Forward(backend) => backend,
+            other => panic!("{destination:?} is not forwarded: {other:?}"),
+        })
+        .collect();
+    found.iter().map(ToString::to_string).collect()
+}
+
+/// A service with an address of each of the four kinds.
+fn four_kinds() -> Service {
+    svc("s").ip("10.96.0.1").tcp("", 80).node_port(30080).external("192.0.2.1").balanced("192.0.2.2")
+}
+
+const CLUSTER_IP: &str = "10.96.0.1:80";
+const FOUR_KINDS: [&str; 4] = [CLUSTER_IP, "192.0.2.1:80", "192.0.2.2:80", "10.240.0.5:30080"];
+
+#[test]
+fn a_connection_to_a_portal_goes_to_its_endpoint() {
+    let rules = one(svc("db").ip("10.96.0.7").tcp("sql", 5432), slice("db").tcp("sql", 15432).at("10.1.0.9"));
+    assert_eq!(to(&rules, tcp("10.96.0.7:5432")), forward("10.1.0.9:15432"));
+}
+
+#[test]
+fn draws_reach_every_backend_equally_often() {
+    let made = slice("s").tcp("", 80).at("10.1.0.1").at("10.1.0.2").at("10.1.0.3");
+    let rules = one(svc("s").ip("10.96.0.1").tcp("", 80), made);
+    let packet = Packet::sent(None, tcp(CLUSTER_IP));
+    let drawn: Vec<Trace> = (0..30).map(|draw| trace(&rules, &packet, draw)).collect();
+    for octet in 1..=3 {
+        let own = forward(&format!("10.1.0.{octet}:80"));
+        assert_eq!(drawn.iter().filter(|found| **found == own).count(), 10);
+    }
+}
+
+#[test]
+fn a_headless_service_has_no_portal() {
+    let rules = one(svc("s").tcp("", 80).external("192.0.2.1"), slice("s").tcp("", 80).at("10.1.0.1"));
+    assert_eq!(rules.rules().count(), 0);
+    assert_eq!(to(&rules, tcp("192.0.2.1:80")), Trace::Pass);
+}
+
+#[test]
+fn a_service_of_another_proxy_has_no_portal() {
+    let mut service = four_kinds();
+    service.has_portals = false;
+    let rules = one(service, slice("s").tcp("", 80).at("10.1.0.1"));
+    for destination in FOUR_KINDS {
+        assert_eq!(to(&rules, tcp(destination)), Trace::Pass, "{destination}");
+    }
+}
+
+#[test]
+fn a_dual_stack_service_leads_each_family_to_its_own_endpoints() {
+    let rules = rules([
+        svc("s").ip("10.96.0.1").ip("fd00::1").tcp("", 80).into(),
+        slice("s").named("four").tcp("", 80).at("10.1.0.1").into(),
+        slice("s").named("six").tcp("", 80).at("fd01::1").into(),
+    ]);
+    assert_eq!(reached(&rules, tcp(CLUSTER_IP)), ["10.1.0.1:80"]);
+    assert_eq!(reached(&rules, tcp("[fd00::1]:80")), ["[fd01::1]:80"]);
+}
+
+#[test]
+fn a_family_of_a_dual_stack_service_without_endpoints_is_refused_alone() {
+    let service = svc("s").ip("10.96.0.1").ip("fd00::1").tcp("", 80);
+    let rules = one(service, slice("s").tcp("", 80).at("10.1.0.1"));
+    assert_eq!(to(&rules, tcp(CLUSTER_IP)), forward("10.1.0.1:80"));
+    assert_eq!(to(&rules, tcp("[fd00::1]:80")), Trace::Reject);
+}
+
+#[test]
+fn a_service_of_one_family_has_no_portal_in_the_other() {
+    let service = svc("s").ip("10.96.0.1").tcp("", 80).node_port(30080).external("2001:db8::1");
+    let rules = one(service.balanced("2001:db8::2"), slice("s").tcp("", 80).at("10.1.0.1").at("fd01::1"));
+    for destination in ["[2001:db8::1]:80", "[2001:db8::2]:80", "[2001:db8:f::5]:30080"] {
+        assert_eq!(to(&rules, tcp(destination)), Trace::Pass, "{destination}");
+    }
+    assert_eq!(reached(&rules, tcp(CLUSTER_IP)), ["10.1.0.1:80"]);
+}
+
+#[test]
+fn three_protocols_on_one_number_are_three_portals() {
+    let service = svc("s").ip("10.96.0.1").tcp("t", 80).udp("u", 80).port(Protocol::Sctp, "s", 80);
+    let made = slice("s").tcp("t", 1001).udp("u", 1002).port(Protocol::Sctp, "s", 1003).at("10.1.0.1");
+    let rules = one(service, made);
+    assert_eq!(to(&rules, tcp(CLUSTER_IP)), forward("10.1.0.1:1001"));
+    assert_eq!(to(&rules, udp(CLUSTER_IP)), forward("10.1.0.1:1002"));
+    assert_eq!(to(&rules, sctp(CLUSTER_IP)), forward("10.1.0.1:1003"));
+}
+
+#[test]
+fn a_slice_port_of_another_name_or_protocol_is_no_endpoint_though_the_number_is_right() {
+    let service = || svc("s").ip("10.96.0.1").tcp("web", 80);
+    assert_eq!(to(&one(service(), slice("s").tcp("", 80).at("10.1.0.1")), tcp(CLUSTER_IP)), Trace::Reject);
+    assert_eq!(to(&one(service(), slice("s").udp("web", 80).at("10.1.0.1")), tcp(CLUSTER_IP)), Trace::Reject);
+}
+
+#[test]
+fn pods_that_resolve_a_named_port_differently_are_reached_on_their_own_numbers() {
+    let rules = rules([
+        svc("s").ip("10.96.0.1").tcp("web", 80).into(),
+        slice("s").named("old").tcp("web", 8080).at("10.1.0.1").into(),
+        slice("s").named("new").tcp("web", 9090).at("10.1.0.2").into(),
+    ]);
+    assert_eq!(reached(&rules, tcp(CLUSTER_IP)), ["10.1.0.1:8080", "10.1.0.2:9090"]);
+}
+
+#[test]
+fn an_endpoint_in_two_slices_has_one_share() {
+    let rules = rules([
+        svc("s").ip("10.96.0.1").tcp("", 80).into(),
+        slice("s").named("a").tcp("", 80).at("10.1.0.1").at("10.1.0.2").terminating().into(),
+        slice("s").named("b").tcp("", 80).at("10.1.0.1").terminating().at("10.1.0.2").into(),
+    ]);
+    assert_eq!(reached(&rules, tcp(CLUSTER_IP)), ["10.1.0.1:80", "10.1.0.2:80"]);
+    assert_eq!(rules.rule(tcp(CLUSTER_IP)).unwrap().backends.len(), 2);
+}
+
+#[test]
+fn an_endpoint_with_the_address_of_a_service_gets_no_connections() {
+    let rules = rules([
+        svc("s").ip("10.96.0.1").tcp("", 80).into(),
+        slice("s").tcp("", 80).at("10.1.0.1").at("10.96.0.2").into(),
+        svc("other").ip("10.96.0.2").tcp("", 80).into(),
+    ]);
+    assert_eq!(reached(&rules, tcp(CLUSTER_IP)), ["10.1.0.1:80"]);
+}
+
+#[test]
+fn without_endpoints_all_four_kinds_are_refused() {
+    for made in [slice("s").tcp("", 80), slice("s").tcp("", 80).at("10.1.0.1").unready()] {
+        let rules = one(four_kinds(), made);
+        for destination in FOUR_KINDS {
+            assert_eq!(to(&rules, tcp(destination)), Trace::Reject, "{destination}");
+        }
+    }
+    assert_eq!(to(&rules([four_kinds().into()]), tcp(CLUSTER_IP)), Trace::Reject);
+}
+
+#[test]
+fn an_orphan_slice_does_nothing() {
+    assert_eq!(rules([slice("s").tcp("", 80).at("10.1.0.1").into()]).rules().count(), 0);
+}
+
+#[test]
+fn a_pods_own_address_is_a_backend_like_any_other() {
+    let rules = one(svc("s").ip("10.96.0.1").tcp("", 80), slice("s").tcp("", 80).at("10.1.0.99"));
+    assert_eq!(to(&rules, tcp(CLUSTER_IP)), forward("10.1.0.99:80"));
+}
+
+#[test]
+fn internal_policy_local_leads_to_the_endpoints_of_this_node() {
+    let made = slice("s").tcp("", 80).at("10.1.0.1").on("n1").at("10.1.0.2").on("n2");
+    let rules = one(svc("s").ip("10.96.0.1").tcp("", 80).internal_local(), made);
+    assert_eq!(reached(&rules, tcp(CLUSTER_IP)), ["10.1.0.1:80"]);
+}
+
+#[test]
+fn internal_policy_local_drops_where_all_endpoints_are_elsewhere_and_refuses_where_there_are_none() {
+    let service = || svc("s").ip("10.96.0.1").tcp("", 80).internal_local();
+    let elsewhere = one(service(), slice("s").tcp("", 80).at("10.1.0.2").on("n2"));
+    assert_eq!(to(&elsewhere, tcp(CLUSTER_IP)), Trace::Drop);
+    let nowhere = one(service(), slice("s").tcp("", 80).at("10.1.0.2").on("n1").unready());
+    assert_eq!(to(&nowhere, tcp(CLUSTER_IP)), Trace::Reject);
+}
+
+#[test]
+fn internal_policy_local_falls_back_to_what_terminates_on_this_node() {
+    let made = slice("s").tcp("", 80).at("10.1.0.1").on("n1").terminating().at("10.1.0.2").on("n2");
+    let rules = one(svc("s").ip("10.96.0.1").tcp("", 80).internal_local(), made);
+    assert_eq!(reached(&rules, tcp(CLUSTER_IP)), ["10.1.0.1:80"]);
+}
+
+#[test]
+fn internal_policy_local_binds_the_cluster_address_alone() {
+    let rules = one(four_kinds().internal_local(), slice("s").tcp("", 80).at("10.1.0.2").on("n2"));
+    assert_eq!(to(&rules, tcp(CLUSTER_IP)), Trace::Drop);
+    for destination in &FOUR_KINDS[1..] {
+        assert_eq!(reached(&rules, tcp(destination)), ["10.1.0.2:80"], "{destination}");
+    }
+}
+
+#[test]
+fn external_policy_local_does_not_bind_a_pod() {
+    let made = slice("s").tcp("", 80).at("10.1.0.1").on("n1").at("10.1.0.2").on("n2");
+    let elsewhere = slice("s").tcp("", 80).at("10.1.0.2").on("n2");
+    for destination in FOUR_KINDS {
+        let rules = one(four_kinds().external_local(), made.clone());
+        assert_eq!(reached(&rules, tcp(destination)), ["10.1.0.1:80", "10.1.0.2:80"], "{destination}");
+        let rules = one(four_kinds().external_local(), elsewhere.clone());
+        assert_eq!(reached(&rules, tcp(destination)), ["10.1.0.2:80"], "{destination}");
+    }
+}
+
+#[test]
+fn both_policies_local_bind_the_cluster_address_alone() {
+    let service = four_kinds().internal_local().external_local();
+    let rules = one(service, slice("s").tcp("", 80).at("10.1.0.2").on("n2").at("10.1.0.3").on("n3"));
+    assert_eq!(to(&rules, tcp(CLUSTER_IP)), Trace::Drop);
+    for destination in &FOUR_KINDS[1..] {
+        assert_eq!(reached(&rules, tcp(destination)), ["10.1.0.2:80", "10.1.0.3:80"], "{destination}");
+    }
+}
+
+#[test]
+fn hints_bind_external_addresses_as_they_bind_the_cluster_address() {
+    let made = slice("s").tcp("", 80).at("10.1.0.1").zone("a").at("10.1.0.2").zone("b");
+    let rules = one(four_kinds(), made);
+    for destination in FOUR_KINDS {
+        assert_eq!(reached(&rules, tcp(destination)), ["10.1.0.1:80"], "{destination}");
+    }
+}
+
+#[test]
+fn hints_do_not_bind_the_local_endpoints_of_the_cluster_address() {
+    let made = slice("s").tcp("", 80).at("10.1.0.1").on("n1").zone("b").at("10.1.0.2").on("n2").zone("a");
+    let rules = one(four_kinds().internal_local(), made);
+    assert_eq!(reached(&rules, tcp(CLUSTER_IP)), ["10.1.0.1:80"]);
+    assert_eq!(reached(&rules, tcp("192.0.2.1:80")), ["10.1.0.2:80"]);
+}
+
+#[test]
+fn what_terminates_gets_connections_only_while_nothing_is_ready() {
+    let made = || slice("s").tcp("", 80).at("10.1.0.1").terminating().at("10.1.0.2").finished();
+    assert_eq!(reached(&one(four_kinds(), made()), tcp(CLUSTER_IP)), ["10.1.0.1:80"]);
+    assert_eq!(reached(&one(four_kinds(), made().at("10.1.0.3")), tcp(CLUSTER_IP)), ["10.1.0.3:80"]);
+}
+
+#[test]
+fn a_node_port_is_open_on_the_first_node_address_of_each_family_only() {
+    let service = svc("s").ip("10.96.0.1").ip("fd00::1").tcp("", 80).node_port(30080);
+    let changes = [service.into(), slice("s").tcp("", 80).at("10.1.0.1").at("fd01::1").into()];
+    let mut here = standpoint();
+    here.node.addresses = ["10.240.0.5", "10.240.0.6", "2001:db8:f::5", "2001:db8:f::6"].map(ip).to_vec();
+    let rules = rules_at(changes.clone(), &here);
+    assert_eq!(reached(&rules, tcp("10.240.0.5:30080")), ["10.1.0.1:80"]);
+    assert_eq!(reached(&rules, tcp("[2001:db8:f::5]:30080")), ["[fd01::1]:80"]);
+    let others = ["10.240.0.6:30080", "[2001:db8:f::6]:30080", "127.0.0.1:30080", "10.1.0.99:30080"];
+    for destination in others {
+        assert_eq!(to(&rules, tcp(destination)), Trace::Pass, "{destination}");
+    }
+    assert_eq!(to(&rules, udp("10.240.0.5:30080")), Trace::Pass);
+    assert_eq!(to(&rules, tcp("10.240.0.5:80")), Trace::Pass);
+
+    here.node.addresses.clear();
+    assert_eq!(to(&rules_at(changes, &here), tcp("10.240.0.5:30080")), Trace::Pass);
+}
+
+#[test]
+fn source_ranges_bar_others_from_the_load_balancer_address_and_from_nothing_else() {
+    let service = four_kinds().only_from("10.2.0.0/16").only_from("10.3.0.0/24");
+    let rules = one(service, slice("s").tcp("", 80).at("10.1.0.1"));
+    let balanced = tcp("192.0.2.2:80");
+    assert_eq!(from("10.1.0.99", &rules, balanced), Trace::Barred);
+    assert_eq!(from("10.2.7.7", &rules, balanced), forward("10.1.0.1:80"));
+    assert_eq!(from("10.3.0.255", &rules, balanced), forward("10.1.0.1:80"));
+    assert_eq!(from("10.3.1.0", &rules, balanced), Trace::Barred);
+    assert_eq!(trace(&rules, &Packet::sent(None, balanced), 0), Trace::Barred);
+    for destination in [CLUSTER_IP, "192.0.2.1:80", "10.240.0.5:30080"] {
+        assert_eq!(from("10.1.0.99", &rules, tcp(destination)), forward("10.1.0.1:80"), "{destination}");
+    }
+}
+
+#[test]
+fn source_ranges_hold_without_endpoints_too() {
+    let rules = rules([four_kinds().only_from("10.2.0.0/16").into()]);
+    assert_eq!(from("10.1.0.99", &rules, tcp("192.0.2.2:80")), Trace::Barred);
+    assert_eq!(from("10.2.0.1", &rules, tcp("192.0.2.2:80")), Trace::Reject);
+}
+
+#[test]
+fn a_range_of_everything_lifts_the_restriction() {
+    let service = four_kinds().only_from("10.2.0.0/16").only_from("0.0.0.0/0");
+    let rules = one(service, slice("s").tcp("", 80).at("10.1.0.1"));
+    let destination = tcp("192.0.2.2:80");
+    for source in [Some(ip("10.1.0.99")), None] {
+        assert_eq!(trace(&rules, &Packet::sent(source, destination), 0), forward("10.1.0.1:80"));
+    }
+}
+
+#[test]
+fn ranges_of_one_family_do_not_restrict_the_other() {
+    let service = svc("s").ip("10.96.0.1").ip("fd00::1").tcp("", 80).balanced("192.0.2.2");
+    let service = service.balanced("2001:db8::2").only_from("fd02::/16");
+    let rules = one(service, slice("s").tcp("", 80).at("10.1.0.1").at("fd01::1"));
+    assert_eq!(from("10.1.0.99", &rules, tcp("192.0.2.2:80")), forward("10.1.0.1:80"));
+    assert_eq!(from("fd01::99", &rules, tcp("[2001:db8::2]:80")), Trace::Barred);
+    assert_eq!(from("fd02::99", &rules, tcp("[2001:db8::2]:80")), forward("[fd01::1]:80"));
+}
+
+#[test]
+fn a_range_of_everything_in_one_family_does_not_lift_the_others() {
+    let service = svc("s").ip("10.96.0.1").tcp("", 80).balanced("192.0.2.2");
+    let service = service.only_from("10.2.0.0/16").only_from("::/0");
+    let rules = one(service, slice("s").tcp("", 80).at("10.1.0.1"));
+    assert_eq!(from("10.1.0.99", &rules, tcp("192.0.2.2:80")), Trace::Barred);
+}
+
+#[test]
+fn ranges_that_hold_the_nodes_address_let_the_load_balancer_address_itself_in() {
+    let service = |range| four_kinds().balanced("192.0.2.3").only_from(range);
+    let made = || slice("s").tcp("", 80).at("10.1.0.1");
+    let (with, without) = (one(service("10.240.0.0/24"), made()), one(service("10.241.0.0/24"), made()));
+    for own in ["192.0.2.2", "192.0.2.3"] {
+        assert_eq!(from(own, &with, tcp("192.0.2.2:80")), forward("10.1.0.1:80"), "{own}");
+        assert_eq!(from(own, &without, tcp("192.0.2.2:80")), Trace::Barred, "{own}");
+    }
+    assert_eq!(from("192.0.2.1", &with, tcp("192.0.2.2:80")), Trace::Barred);
+    assert_eq!(from("10.240.0.5", &with, tcp("192.0.2.2:80")), forward("10.1.0.1:80"));
+}
+
+#[test]
+fn another_port_of_a_cluster_address_is_refused() {
+    let rules = one(four_kinds(), slice("s").tcp("", 80).at("10.1.0.1"));
+    assert_eq!(to(&rules, tcp("10.96.0.1:81")), Trace::WrongPort);
+    assert_eq!(to(&rules, udp("10.96.0.1:80")), Trace::WrongPort);
+    assert_eq!(to(&rules, tcp("10.96.0.1:30080")), Trace::WrongPort);
+    for destination in ["192.0.2.1:81", "192.0.2.2:81", "10.240.0.5:81", "10.96.0.2:80"] {
+        assert_eq!(to(&rules, tcp(destination)), Trace::Pass, "{destination}");
+    }
+}
+
+#[test]
+fn an_address_of_a_service_range_that_nobody_has_leads_nowhere() {
+    let ranges = Change::ServiceRanges(vec!["10.96.0.0/16".parse().unwrap(), "fd00::/112".parse().unwrap()]);
+    let rules = rules([ranges, four_kinds().into(), slice("s").tcp("", 80).at("10.1.0.1").into()]);
+    for destination in ["10.96.0.0:80", "10.96.255.255:80", "[fd00::ffff]:80"] {
+        assert_eq!(to(&rules, tcp(destination)), Trace::Unallocated, "{destination}");
+    }
+    for destination in ["10.95.255.255:80", "10.97.0.0:80", "[fd00::1:0]:80"] {
+        assert_eq!(to(&rules, tcp(destination)), Trace::Pass, "{destination}");
+    }
+    assert_eq!(to(&rules, tcp("10.96.0.1:81")), Trace::WrongPort);
+    assert_eq!(to(&rules, tcp(CLUSTER_IP)), forward("10.1.0.1:80"));
+}
+
+#[test]
+fn a_view_shows_its_services_only() {
+    let changes = |name: &str, address: &str| -> [Change; 2] {
+        [svc(name).ip(address).tcp("", 80).into(), slice(name).tcp("", 80).at("10.1.0.1").into()]
+    };
+    let changes = [changes("seen", "10.96.0.1"), changes("hidden", "10.96.0.2")].concat();
+    let view = View::Only([ServiceKey::new("default", "seen")].into());
+    let rules = rules_at(changes, &Standpoint { view, ..standpoint() });
+    assert_eq!(to(&rules, tcp("10.96.0.1:80")), forward("10.1.0.1:80"));
+    assert_eq!(to(&rules, tcp("10.96.0.2:80")), Trace::Pass);
+}
+
+#[test]
+fn a_service_says_whether_it_is_relayed_and_else_the_standpoint_does() {
+    let rules = |own: Option<Mode>, default: Mode| {
+        let mut service = svc("s").ip("10.96.0.1").tcp("t", 80).udp("u", 80).port(Protocol::Sctp, "s", 80);
+        service.mode = own;
+        let made = slice("s").tcp("t", 80).udp("u", 80).port(Protocol::Sctp, "s", 80).at("10.1.0.1");
+        rules_at([service.into(), made.into()], &Standpoint { mode: default, ..standpoint() })
+    };
+    let kernel = forward("10.1.0.1:80");
+    let cases = [
+        (None, Mode::Kernel, kernel),
+        (None, Mode::Relay, Trace::Relay),
+        (Some(Mode::Relay), Mode::Kernel, Trace::Relay),
+        (Some(Mode::Kernel), Mode::Relay, kernel),
+    ];
+    for (own, default, expected) in cases {
+        let rules = rules(own, default);
+        assert_eq!(to(&rules, tcp(CLUSTER_IP)), expected, "{own:?} {default:?}");
+        assert_eq!(to(&rules, udp(CLUSTER_IP)), expected, "{own:?} {default:?}");
+        assert_eq!(to(&rules, sctp(CLUSTER_IP)), kernel, "SCTP is never relayed");
+    }
+}
+
+#[test]
+fn a_relayed_portal_without_endpoints_is_refused_and_its_policy_and_ranges_hold() {
+    let relayed = || four_kinds().mode(Mode::Relay).internal_local().only_from("10.2.0.0/16");
+    assert_eq!(to(&rules([relayed().into()]), tcp(CLUSTER_IP)), Trace::Reject);
+    let rules = one(relayed(), slice("s").tcp("", 80).at("10.1.0.2").on("n2"));
+    assert_eq!(to(&rules, tcp(CLUSTER_IP)), Trace::Drop);
+    assert_eq!(from("10.1.0.99", &rules, tcp("192.0.2.2:80")), Trace::Barred);
+    assert_eq!(from("10.2.0.1", &rules, tcp("192.0.2.2:80")), Trace::Relay);
+}
+
+#[test]
+fn what_a_neighbour_sends_and_what_goes_to_the_pods_own_addresses_meets_no_portal() {
+    let rules = one(svc("web").ip("10.96.0.1").tcp("", 80), slice("web").tcp("", 80).at("10.1.0.1"));
+    let met = |direction| {
+        let packet = Packet { direction, ..Packet::sent(Some(ip("10.244.0.3")), tcp("10.96.0.1:80")) };
+        trace(&rules, &packet, 0)
+    };
+    for direction in [Direction::Sent, Direction::Forwarded] {
+        assert_eq!(met(direction), forward("10.1.0.1:80"), "{direction:?}");
+    }
+    for direction in [Direction::Inbound, Direction::ToPod] {
+        assert_eq!(met(direction), Trace::Pass, "{direction:?}");
+    }
+}
+
+#[test]
+fn relayed_portals_refuse_while_the_relay_does_not_listen_and_others_go_on() {
+    let named = |name: &str, address: &str| svc(name).ip(address).tcp("", 80);
+    let endpoint = |name: &str| slice(name).tcp("", 8080).at("10.1.0.1");
+    let rules = rules([
+        named("web", "10.96.0.1").into(),
+        endpoint("web").into(),
+        named("relayed", "10.96.0.2").mode(Mode::Relay).into(),
+        endpoint("relayed").into(),
+    ]);
+    let refusing = rules.without_relay();
+    assert_eq!(to(&rules, tcp("10.96.0.2:80")), Trace::Relay);
+    assert_eq!(to(&refusing, tcp("10.96.0.2:80")), Trace::Reject);
+    assert_eq!(to(&refusing, tcp("10.96.0.1:80")), forward("10.1.0.1:8080"));
+}

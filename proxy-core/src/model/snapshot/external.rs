@@ -1,0 +1,57 @@
+//! External addresses in a snapshot: whether one becomes a portal depends on other objects than its service.
+//!
+//! A cluster address of any service is never also an external address, and the API server's own address and port
+//! are never taken over. What must not go in here: which external addresses the operator allows.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use super::{Changed, Snapshot};
+use crate::model::endpoint::EndpointSlice;
+use crate::model::portal_key::PortalKey;
+use crate::model::service::{Service, ServiceKey};
+
+/// The service whose endpoints are the API servers.
+fn is_kubernetes(key: &ServiceKey) -> bool {
+    &*key.namespace == "default" && &*key.name == "kubernetes"
+}
+
+fn outside(service: &Service) -> impl Iterator<Item = IpAddr> {
+    service.external_ips.iter().chain(&service.load_balancer_ips).copied()
+}
+
+impl Snapshot {
+    /// The services that have this external or load-balancer address, in order.
+    pub fn users_outside(&self, address: IpAddr) -> impl Iterator<Item = &ServiceKey> {
+        let from = (address, ServiceKey::default());
+        self.external_users.range(from..).take_while(move |(own, _)| *own == address).map(|(_, user)| user)
+    }
+
+    /// Whether an API server listens there: it is an endpoint of the service default/kubernetes.
+    #[must_use]
+    pub fn is_api_server(&self, key: PortalKey) -> bool {
+        let listens = |slice: &Arc<EndpointSlice>| {
+            slice.ports.iter().any(|port| (port.protocol, port.port) == (key.protocol, key.port))
+                && slice.endpoints.iter().any(|endpoint| endpoint.address == key.address)
+        };
+        self.slices_of(&ServiceKey::new("default", "kubernetes")).any(listens)
+    }
+
+    /// Lists a service at its external addresses, in place of what it was before.
+    pub(super) fn follow_outside(&mut self, old: Option<&Service>, new: Option<&Service>) {
+        for (service, address) in old.into_iter().flat_map(|old| outside(old).map(move |ip| (old, ip))) {
+            self.external_users.remove_mut(&(address, service.key.clone()));
+        }
+        for (service, address) in new.into_iter().flat_map(|new| outside(new).map(move |ip| (new, ip))) {
+            self.external_users.insert_mut((address, service.key.clone()));
+        }
+    }
+
+    /// The services whose external addresses a slice of the API servers concerns.
+    pub(super) fn concerned_by(&self, slice: &EndpointSlice) -> Changed {
+        if !is_kubernetes(&slice.service) {
+            return Changed::new();
+        }
+        slice.endpoints.iter().flat_map(|endpoint| self.users_outside(endpoint.address)).cloned().collect()
+    }
+}

@@ -1,0 +1,62 @@
+//! `Outside`: which external addresses of services become portals.
+//!
+//! Whoever may write a Service chooses its external addresses, so they are the operator's to allow: an address that
+//! is somebody else's would send every pod's connections to the service instead (CVE-2020-8554). What must not go in
+//! here: cluster addresses and node ports, which the cluster gives out.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use ipnet::IpNet;
+
+use super::{PortalKind, Reason};
+use crate::model::address::forbidden_outside;
+use crate::model::snapshot::Snapshot;
+
+/// Which kinds of external addresses become portals.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum OutsideKinds {
+    /// None.
+    None,
+    /// Those that a load balancer published in the status of its service (the default).
+    #[default]
+    LoadBalancer,
+    /// Those, and `spec.externalIPs`.
+    All,
+}
+
+/// Which external addresses of services become portals.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Outside {
+    /// Which kinds.
+    pub kinds: OutsideKinds,
+    /// In which networks they may be; empty: in any.
+    pub nets: Arc<[IpNet]>,
+}
+
+impl Outside {
+    /// Every external address that is possible at all.
+    #[must_use]
+    pub fn all() -> Self {
+        Self { kinds: OutsideKinds::All, ..Self::default() }
+    }
+
+    /// Why no service may have this external address, if none may.
+    #[must_use]
+    pub fn refusal(&self, snapshot: &Snapshot, kind: PortalKind, address: IpAddr) -> Option<Reason> {
+        let is_allowed = match self.kinds {
+            OutsideKinds::None => false,
+            OutsideKinds::LoadBalancer => kind == PortalKind::LoadBalancer,
+            OutsideKinds::All => true,
+        };
+        match () {
+            () if !is_allowed => Some(Reason::ExternalAddresses),
+            () if forbidden_outside(address).is_some() => Some(Reason::ForbiddenAddress),
+            () if snapshot.owner_of(address).is_some() => Some(Reason::ClusterAddress),
+            () if !self.nets.is_empty() && !self.nets.iter().any(|net| net.contains(&address)) => {
+                Some(Reason::ExternalCidrs)
+            }
+            () => None,
+        }
+    }
+}

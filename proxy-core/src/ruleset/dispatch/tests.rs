@@ -1,0 +1,65 @@
+//! The numbers of picks: each stands for one pick, and others for none.
+//!
+//! Which portal has which pick is told in `ruleset`.
+
+use proptest::prelude::*;
+
+use super::*;
+
+fn pick(action: Action, guarded: bool) -> Pick {
+    Pick { action, guarded }
+}
+
+fn any_pick() -> impl Strategy<Value = Pick> {
+    let count = 1_u16..=u16::try_from(crate::routing::portal::BACKENDS_MAX).unwrap();
+    // The API accepts time-outs up to a day.
+    let forward =
+        (count, 0_u32..=86_400).prop_map(|(count, affinity_s)| Action::Forward { count, affinity_s });
+    let turn = (0..TURNS, 1..=u16::try_from(crate::routing::portal::BACKENDS_MAX).unwrap());
+    let turn = turn.prop_map(|(number, count)| Action::Turn { number, count });
+    let action = prop_oneof![
+        Just(Action::Reject),
+        Just(Action::Relay),
+        Just(Action::Drop),
+        forward.clone(),
+        forward,
+        turn.clone(),
+        turn,
+    ];
+    (action, any::<bool>()).prop_map(|(action, guarded)| pick(action, guarded))
+}
+
+proptest! {
+    #[test]
+    fn a_picks_number_stands_for_that_pick(pick in any_pick()) {
+        prop_assert_eq!(Pick::from_code(pick.code()), Some(pick));
+    }
+
+    #[test]
+    fn different_picks_have_different_numbers_and_chains(one in any_pick(), other in any_pick()) {
+        prop_assert_eq!(one == other, one.code() == other.code());
+        prop_assert_eq!(one == other, one.to_string() == other.to_string());
+    }
+
+    #[test]
+    fn a_number_stands_for_a_pick_only_if_that_pick_writes_it(code in any::<u32>()) {
+        if let Some(pick) = Pick::from_code(code) {
+            prop_assert_eq!(pick.code(), code);
+        }
+    }
+}
+
+#[test]
+fn numbers_that_no_ruleset_writes_stand_for_nothing() {
+    // A time-out without backends, backends beside the marks of relay and drop, a turn above all.
+    let above = (86_401 + u32::from(TURNS)) << 15 | 3;
+    for code in [600 << 15, 600 << 15 | 1 << 14, (0x1_fffe << 15) | 3, (0x1_ffff << 15) | 3, above] {
+        assert_eq!(Pick::from_code(code), None, "{code:#x}");
+    }
+}
+
+#[test]
+fn a_portal_that_is_refused_has_the_number_zero() {
+    assert_eq!(pick(Action::Reject, false).code(), 0);
+    assert_eq!(pick(Action::Forward { count: 3, affinity_s: 0 }, false).code(), 3);
+}

@@ -1,0 +1,289 @@
+//! Plans: the number and order of operations of a change, and that the model of the kernel rejects what does not fit.
+
+use super::*;
+use crate::model::service::{Mode, Service, ServiceKey};
+use crate::model::snapshot::{Change, Snapshot};
+use crate::routing::portal::{Portals, Standpoint, portals};
+use crate::ruleset::dispatch::Action;
+use crate::ruleset::kernel_model::{Misfit, Table, run};
+use crate::sample::{backend, cluster, cluster_slice, ip, slice, snapshot, standpoint, svc, tcp};
+
+const KEY: &str = "10.96.0.1:80";
+
+fn ruleset_of(changes: impl IntoIterator<Item = Change>) -> Ruleset {
+    Ruleset::new(&portals(&snapshot(changes), &standpoint()), Settings::default())
+}
+
+fn service() -> Service {
+    svc("s").ip("10.96.0.1").tcp("", 80)
+}
+
+fn endpoints(octets: &[u8]) -> Change {
+    let made = slice("s").tcp("", 80);
+    octets.iter().fold(made, |made, octet| made.at(&format!("10.1.0.{octet}"))).into()
+}
+
+/// The service with these endpoints, 10.1.0.x.
+fn with(octets: &[u8]) -> Ruleset {
+    ruleset_of([service().into(), endpoints(octets)])
+}
+
+/// The ruleset of this snapshot before and after a change, followed by keys.
+fn change(
+    changes: impl IntoIterator<Item = Change>,
+    change: impl Into<Change>,
+) -> (Ruleset, Ruleset, Touched) {
+    let (mut snapshot, standpoint): (Snapshot, Standpoint) = (snapshot(changes), standpoint());
+    let mut portals: Portals = portals(&snapshot, &standpoint);
+    let before = Ruleset::new(&portals, Settings::default());
+    let mut after = before.clone();
+    let changed = snapshot.apply(change.into());
+    let touched = portals.refresh(&snapshot, &standpoint, &changed);
+    after.refresh(&portals, &touched);
+    (before, after, touched)
+}
+
+fn step(changes: impl IntoIterator<Item = Change>, changed: impl Into<Change>) -> Vec<Op> {
+    let (before, after, touched) = change(changes, changed);
+    plan_touched(&before, &after, &touched).ops().to_vec()
+}
+
+fn slot(number: u32, octet: u8) -> Element {
+    Element::Backend(tcp(KEY), number, backend(&format!("10.1.0.{octet}:80")))
+}
+
+fn portal(count: u16) -> Element {
+    Element::Portal(tcp(KEY), count_pick(count))
+}
+
+fn count_pick(count: u16) -> Pick {
+    Pick { action: Action::Forward { count, affinity_s: 0 }, guarded: false }
+}
+
+#[test]
+fn between_equal_rulesets_there_is_nothing_to_do() {
+    assert!(plan(&with(&[1, 2]), &with(&[1, 2])).is_empty());
+    assert!(plan(&Ruleset::empty(), &Ruleset::empty()).is_empty());
+}
+
+#[test]
+fn a_new_namespace_gets_the_table_its_chains_and_then_every_element() {
+    let expected = [
+        Op::AddTable(Settings::default()),
+        Op::AddPick(count_pick(2)),
+        Op::Add(portal(2)),
+        Op::Add(slot(0, 1)),
+        Op::Add(slot(1, 2)),
+        Op::Add(Element::Address(ip("10.96.0.1"))),
+    ];
+    assert_eq!(plan(&Ruleset::empty(), &with(&[1, 2])).ops(), expected);
+}
+
+#[test]
+fn a_cluster_without_services_has_a_table_all_the_same() {
+    // Its anchor keeps translated connections alive until services come back.
+    assert_eq!(plan(&Ruleset::empty(), &ruleset_of([])).ops(), [Op::AddTable(Settings::default())]);
+    let (before, after, touched) = change([service().into()], Change::NoService(service().key));
+    let table = run(&plan_touched(&before, &after, &touched), &Table::from(&before)).unwrap();
+    assert_eq!(table, Table { settings: Some(Settings::default()), ..Table::default() });
+}
+
+#[test]
+fn to_empty_is_one_operation_and_none_where_there_is_no_table() {
+    assert_eq!(plan(&with(&[1, 2]), &Ruleset::empty()).ops(), [Op::DeleteTable]);
+    assert_eq!(plan_touched(&with(&[1]), &Ruleset::empty(), &Touched::new()).ops(), [Op::DeleteTable]);
+}
+
+#[test]
+fn another_setting_makes_the_table_anew_in_the_same_transaction() {
+    let settings = Settings { relay_port: 1, ..Settings::default() };
+    let before = with(&[1, 2]);
+    let after =
+        Ruleset::new(&portals(&snapshot([service().into(), endpoints(&[1])]), &standpoint()), settings);
+    let made = plan(&before, &after);
+    let expected = [
+        Op::DeleteTable,
+        Op::AddTable(settings),
+        Op::AddPick(count_pick(1)),
+        Op::Add(portal(1)),
+        Op::Add(slot(0, 1)),
+        Op::Add(Element::Address(ip("10.96.0.1"))),
+    ];
+    assert_eq!(made.ops(), expected);
+    assert_eq!(plan_touched(&before, &after, &Touched::new()), made);
+}
+
+#[test]
+fn one_changed_endpoint_is_one_deleted_and_one_added_slot() {
+    let ops = step([service().into(), endpoints(&[1, 2, 3])], endpoints(&[1, 3, 9]));
+    assert_eq!(ops, [Op::Delete(slot(1, 2)), Op::Add(slot(1, 9))]);
+}
+
+#[test]
+fn one_changed_endpoint_behind_sticky_clients_is_two_of_each() {
+    let sticky = || service().sticky(60);
+    let ops = step([sticky().into(), endpoints(&[1, 2, 3])], endpoints(&[1, 3, 9]));
+    let [Op::Delete(gone), Op::Delete(held), Op::Add(come), Op::Add(holds)] = ops[..] else {
+        panic!("{ops:?}")
+    };
+    let (old, new) = (backend("10.1.0.2:80"), backend("10.1.0.9:80"));
+    let [Element::Backend(_, two, two_is), Element::Id(_, 1, two_held)] = [gone, held] else {
+        panic!("{ops:?}")
+    };
+    let [Element::Backend(_, nine, nine_is), Element::Id(_, 1, nine_holds)] = [come, holds] else {
+        panic!("{ops:?}")
+    };
+    assert_eq!((two, two_is, nine, nine_is), (two_held, old, nine_holds, new));
+}
+
+#[test]
+fn one_changed_endpoint_among_many_services_is_as_little() {
+    let (before, after, touched) = change(cluster(50, 3), cluster_slice(17, 3, 1));
+    assert_eq!(touched.len(), 1);
+    let made = plan_touched(&before, &after, &touched);
+    assert!(matches!(made.ops(), [Op::Delete(Element::Backend(..)), Op::Add(Element::Backend(..))]));
+    assert_eq!(plan(&before, &after), made);
+}
+
+#[test]
+fn one_endpoint_more_is_one_slot_more_and_another_count() {
+    let others = [svc("t").ip("10.96.0.2").tcp("", 80).into(), slice("t").tcp("", 80).at("10.2.0.1").into()];
+    let changes = || [service().into(), endpoints(&[1, 2])].into_iter().chain(others.clone());
+    let expected = [
+        Op::AddPick(count_pick(3)),
+        Op::Delete(portal(2)),
+        Op::Add(portal(3)),
+        Op::Add(slot(2, 3)),
+        Op::DeletePick(count_pick(2)),
+    ];
+    assert_eq!(step(changes(), endpoints(&[1, 2, 3])), expected);
+}
+
+#[test]
+fn one_endpoint_fewer_moves_at_most_one() {
+    let expected = [
+        Op::AddPick(count_pick(2)),
+        Op::Delete(portal(3)),
+        Op::Delete(slot(0, 1)),
+        Op::Delete(slot(2, 3)),
+        Op::Add(portal(2)),
+        Op::Add(slot(0, 3)),
+        Op::DeletePick(count_pick(3)),
+    ];
+    assert_eq!(step([service().into(), endpoints(&[1, 2, 3])], endpoints(&[2, 3])), expected);
+    let expected = [
+        Op::AddPick(count_pick(2)),
+        Op::Delete(portal(3)),
+        Op::Delete(slot(2, 3)),
+        Op::Add(portal(2)),
+        Op::DeletePick(count_pick(3)),
+    ];
+    assert_eq!(step([service().into(), endpoints(&[1, 2, 3])], endpoints(&[1, 2])), expected);
+}
+
+#[test]
+fn a_count_that_another_portal_has_already_needs_no_new_chain() {
+    let other = [svc("t").ip("10.96.0.2").tcp("", 80).into(), slice("t").tcp("", 80).at("10.2.0.1").into()];
+    let ops = step([service().into(), endpoints(&[])].into_iter().chain(other), endpoints(&[1]));
+    let reject = Pick { action: Action::Reject, guarded: false };
+    let expected = [
+        Op::Delete(Element::Portal(tcp(KEY), reject)),
+        Op::Add(portal(1)),
+        Op::Add(slot(0, 1)),
+        Op::DeletePick(reject),
+    ];
+    assert_eq!(ops, expected);
+}
+
+#[test]
+fn a_portal_that_goes_takes_its_slots_and_the_address_with_it() {
+    let ops = step([service().into(), endpoints(&[1])], Change::NoService(ServiceKey::new("default", "s")));
+    let expected = [
+        Op::Delete(portal(1)),
+        Op::Delete(slot(0, 1)),
+        Op::Delete(Element::Address(ip("10.96.0.1"))),
+        Op::DeletePick(count_pick(1)),
+    ];
+    assert_eq!(ops, expected);
+}
+
+#[test]
+fn an_address_stays_while_one_of_its_ports_is_there() {
+    let two_ports = svc("s").ip("10.96.0.1").tcp("", 80).tcp("other", 81);
+    let ops = step([two_ports.into()], service());
+    assert!(!ops.iter().any(|op| matches!(op, Op::Delete(Element::Address(_)) | Op::Add(_))), "{ops:?}");
+}
+
+#[test]
+fn a_portal_that_changes_hands_between_a_cluster_and_an_external_address_keeps_the_marks_right() {
+    let borrower = svc("t").ip("10.96.0.2").tcp("", 80).external("10.96.0.1");
+    let gone = Change::NoService(ServiceKey::new("default", "s"));
+    // Both are refused without endpoints: only the mark differs.
+    assert_eq!(
+        step([service().into(), borrower.into()], gone),
+        [Op::Delete(Element::Address(ip("10.96.0.1")))]
+    );
+}
+
+#[test]
+fn other_source_ranges_change_the_set_of_sources_alone() {
+    let balanced = |range| service().balanced("192.0.2.1").only_from(range);
+    let key = tcp("192.0.2.1:80");
+    let ops = step([balanced("10.2.0.0/16").into(), endpoints(&[1])], balanced("10.2.0.0/24"));
+    let source = |text: &str| Element::Source(key, text.parse().unwrap());
+    assert_eq!(ops, [Op::Delete(source("10.2.0.0/16")), Op::Add(source("10.2.0.0/24"))]);
+}
+
+#[test]
+fn other_service_ranges_change_the_set_of_ranges_alone() {
+    let ranges = |texts: &[&str]| Change::ServiceRanges(texts.iter().map(|t| t.parse().unwrap()).collect());
+    let ops = step([ranges(&["10.96.0.0/16"]), service().into()], ranges(&["10.96.0.0/17", "fd00::/112"]));
+    let range = |text: &str| Element::Range(text.parse().unwrap());
+    let expected =
+        [Op::Delete(range("10.96.0.0/16")), Op::Add(range("10.96.0.0/17")), Op::Add(range("fd00::/112"))];
+    assert_eq!(ops, expected);
+}
+
+#[test]
+fn going_over_to_the_relay_takes_the_slots_away() {
+    let ops = step([service().into(), endpoints(&[1])], service().mode(Mode::Relay));
+    let relay = Pick { action: Action::Relay, guarded: false };
+    let expected = [
+        Op::AddPick(relay),
+        Op::Delete(portal(1)),
+        Op::Delete(slot(0, 1)),
+        Op::Add(Element::Portal(tcp(KEY), relay)),
+        Op::DeletePick(count_pick(1)),
+    ];
+    assert_eq!(ops, expected);
+}
+
+/// What the kernel refuses, `run` refuses, and then nothing has happened.
+#[test]
+fn what_does_not_fit_is_refused_and_names_the_operation() {
+    let applied = Table::from(&with(&[1, 2]));
+    let misfits = [
+        Op::AddTable(Settings::default()),
+        Op::AddPick(count_pick(2)),
+        Op::Add(portal(2)),
+        Op::Add(slot(0, 9)),
+        Op::Add(Element::Address(ip("10.96.0.1"))),
+        Op::Add(Element::Portal(tcp("10.96.0.2:80"), count_pick(7))), // a chain that is not there
+        Op::Delete(portal(3)),
+        Op::Delete(slot(0, 9)),
+        Op::Delete(slot(7, 1)),
+        Op::Delete(Element::Id(tcp(KEY), 0, 7)),
+        Op::Delete(Element::Address(ip("10.96.0.2"))),
+        Op::Delete(Element::Range("10.96.0.0/16".parse().unwrap())),
+        Op::Delete(Element::Source(tcp(KEY), "10.96.0.0/16".parse().unwrap())),
+        Op::DeletePick(count_pick(2)), // a portal still leads to it
+        Op::DeletePick(count_pick(3)),
+    ];
+    for op in misfits {
+        let harmless = Op::Add(slot(5, 5));
+        assert_eq!(run(&Plan { ops: vec![harmless, op] }, &applied), Err(Misfit { index: 1, op }));
+    }
+    for op in [Op::DeleteTable, Op::AddPick(count_pick(1)), Op::Add(slot(0, 1)), Op::Delete(slot(0, 1))] {
+        assert_eq!(run(&Plan { ops: vec![op] }, &Table::default()), Err(Misfit { index: 0, op }));
+    }
+}

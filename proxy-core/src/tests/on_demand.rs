@@ -1,0 +1,182 @@
+//! What holds for a table on demand in every cluster, whatever changes and whatever is wanted and let go.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use proptest::prelude::*;
+use proptest::sample::select;
+
+use super::properties::{essence, met, sources};
+use super::world::{any_standpoint, changes, destinations};
+use crate::inspect::trace::{Packet, Trace};
+use crate::model::address::Family;
+use crate::model::service::Protocol;
+use crate::model::snapshot::{Change, Snapshot};
+use crate::routing::portal::{Portals, Standpoint, Touched, portals};
+use crate::ruleset::kernel_model::{Table, run};
+use crate::ruleset::plan::{plan, plan_touched};
+use crate::ruleset::{Ruleset, Settings};
+use crate::sample::{ip, slice, snapshot, standpoint, svc, tcp};
+
+const ON_DEMAND: Settings =
+    Settings { nat_priority: -99, relay_port: 15_999, on_demand: true, counters: false };
+
+/// What happens to a table besides changes.
+#[derive(Debug, Clone, Copy)]
+enum Step {
+    Follow,
+    Want(IpAddr),
+    LetGo(IpAddr),
+}
+
+fn steps() -> impl Strategy<Value = Vec<(Change, Step)>> {
+    let addresses: BTreeSet<IpAddr> = destinations().into_iter().map(|key| key.address).collect();
+    let address = select(addresses.into_iter().collect::<Vec<_>>());
+    let step = prop_oneof![
+        2 => Just(Step::Follow),
+        3 => address.clone().prop_map(Step::Want),
+        1 => address.prop_map(Step::LetGo),
+    ];
+    changes().prop_flat_map(move |changes| {
+        let count = changes.len();
+        (Just(changes), prop::collection::vec(step.clone(), count))
+            .prop_map(|(changes, steps)| changes.into_iter().zip(steps).collect())
+    })
+}
+
+/// Each table on the way, and what was said to be new in it.
+fn follow(steps: Vec<(Change, Step)>, standpoint: &Standpoint) -> (Portals, Vec<(Ruleset, Touched)>) {
+    let mut snapshot = Snapshot::new();
+    let mut portals = portals(&snapshot, standpoint);
+    let mut ruleset = Ruleset::new(&portals, ON_DEMAND);
+    let mut way = vec![(ruleset.clone(), Touched::new())];
+    for (change, step) in steps {
+        let changed = snapshot.apply(change);
+        let touched = portals.refresh(&snapshot, standpoint, &changed);
+        let mut new = ruleset.refresh(&portals, &touched);
+        new.append(&mut match step {
+            Step::Follow => Touched::new(),
+            Step::Want(address) => ruleset.want(&portals, address),
+            Step::LetGo(address) => ruleset.let_go(&portals, address),
+        });
+        way.push((ruleset.clone(), new));
+    }
+    (portals, way)
+}
+
+fn last(way: &[(Ruleset, Touched)]) -> &Ruleset {
+    &way.last().unwrap().0
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(128))]
+
+    #[test]
+    fn a_table_on_demand_that_followed_changes_is_that_of_a_fresh_start(
+        steps in steps(),
+        standpoint in any_standpoint(),
+    ) {
+        let (portals, way) = follow(steps, &standpoint);
+        let mut fresh = Ruleset::new(&portals, ON_DEMAND);
+        last(&way).wanted().for_each(|address| drop(fresh.want(&portals, address)));
+        prop_assert_eq!(essence(last(&way)), essence(&fresh));
+    }
+
+    #[test]
+    fn a_plan_of_what_is_new_on_demand_is_the_whole_plan(steps in steps(), standpoint in any_standpoint()) {
+        let (_, way) = follow(steps, &standpoint);
+        for two in way.windows(2) {
+            let ((old, _), (new, touched)) = (&two[0], &two[1]);
+            prop_assert_eq!(plan_touched(old, new, touched), plan(old, new));
+            prop_assert_eq!(run(&plan_touched(old, new, touched), &Table::from(old)), Ok(Table::from(new)));
+        }
+    }
+
+    #[test]
+    fn on_demand_a_packet_meets_what_it_meets_in_a_full_table_or_the_relay(
+        steps in steps(),
+        standpoint in any_standpoint(),
+    ) {
+        let (portals, way) = follow(steps, &standpoint);
+        let (ruleset, full) = (last(&way), Ruleset::new(&portals, Settings::default()));
+        for destination in destinations() {
+            let is_in_range = full.ranges().iter().any(|net| net.contains(&destination.address));
+            let is_wanted = ruleset.wants(destination.address);
+            let is_here = is_wanted && (!is_in_range || full.has_address(destination.address));
+            for source in sources(Family::of(destination.address)) {
+                let packet = Packet::sent(source, destination);
+                let meets = |ruleset: &Ruleset| {
+                    let mut met = met(ruleset, &packet);
+                    met.sort_unstable_by_key(|trace| format!("{trace:?}"));
+                    met.dedup();
+                    met
+                };
+                let (here, there) = (meets(ruleset), meets(&full));
+                // SCTP is not relayed; where it comes to no portal it is dropped, not refused.
+                let elsewhere = match destination.protocol {
+                    Protocol::Sctp => there == [Trace::WrongPort] && here == [Trace::Unallocated],
+                    Protocol::Tcp | Protocol::Udp => here == [Trace::Relay],
+                };
+                // Outside of the ranges only what a portal catches may go to the relay; all else is not the service's.
+                let is_forwarded = there.iter().all(|trace| matches!(trace, Trace::Forward(_)));
+                let may_differ = elsewhere && !is_here && (is_in_range || is_forwarded);
+                prop_assert!(here == there || may_differ, "{packet:?}: {here:?}, not {there:?}");
+            }
+        }
+    }
+}
+
+fn world() -> Snapshot {
+    let range = Change::ServiceRanges(vec!["10.96.0.0/16".parse().unwrap()]);
+    let plain = |name: &str, address: &str| svc(name).ip(address).tcp("a", 80).tcp("b", 81);
+    let mut changes = vec![
+        range,
+        plain("plain", "10.96.0.1").external("192.0.2.1").into(),
+        plain("sticky", "10.96.0.2").sticky(60).into(),
+        plain("signal", "10.96.0.3").port(Protocol::Sctp, "c", 82).into(),
+        plain("guarded", "10.96.0.4").balanced("10.96.9.4").only_from("10.0.0.0/8").into(),
+    ];
+    let made = |name: &str| slice(name).tcp("a", 8080).at("10.1.0.1").into();
+    changes.extend(["plain", "sticky", "signal", "guarded"].map(made));
+    snapshot(changes)
+}
+
+fn addresses(ruleset: &Ruleset) -> Vec<String> {
+    let all: BTreeSet<IpAddr> = ruleset.rules().map(|(key, _)| key.address).collect();
+    all.into_iter().map(|address| address.to_string()).collect()
+}
+
+#[test]
+fn what_only_the_kernel_can_serve_is_always_there() {
+    let portals = portals(&world(), &standpoint());
+    let ruleset = Ruleset::new(&portals, ON_DEMAND);
+    assert_eq!(addresses(&ruleset), ["10.96.0.2", "10.96.0.3", "10.96.9.4", "192.0.2.1"]);
+}
+
+#[test]
+fn an_address_is_wanted_with_all_its_ports_or_they_would_be_refused() {
+    let portals = portals(&world(), &standpoint());
+    let mut ruleset = Ruleset::new(&portals, ON_DEMAND);
+    let new = ruleset.want(&portals, ip("10.96.0.1"));
+    assert_eq!(new, Touched::from([tcp("10.96.0.1:80"), tcp("10.96.0.1:81")]));
+    assert!(ruleset.has_address(ip("10.96.0.1")), "and all others are");
+    assert_eq!(ruleset.let_go(&portals, ip("10.96.0.1")), new);
+    assert_eq!(Table::from(&ruleset), Table::from(&Ruleset::new(&portals, ON_DEMAND)));
+}
+
+#[test]
+fn what_is_always_there_is_not_let_go() {
+    let portals = portals(&world(), &standpoint());
+    let mut ruleset = Ruleset::new(&portals, ON_DEMAND);
+    assert_eq!(ruleset.want(&portals, ip("10.96.0.2")), Touched::new());
+    assert_eq!(ruleset.let_go(&portals, ip("10.96.0.2")), Touched::new());
+    assert!(ruleset.rule(tcp("10.96.0.2:80")).is_some());
+}
+
+#[test]
+fn in_a_full_table_nothing_is_wanted() {
+    let portals = portals(&world(), &standpoint());
+    let mut ruleset = Ruleset::new(&portals, Settings::default());
+    assert_eq!(ruleset.want(&portals, ip("10.96.0.1")), Touched::new());
+    assert_eq!(ruleset.wanted().count(), 0);
+}

@@ -1,0 +1,300 @@
+//! What holds in every cluster and after every change, from the snapshot down to the plan.
+//!
+//! The clusters are `world`'s; what is right is said by a fresh start and by `oracle`, never by the code
+//! that follows changes.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
+
+use proptest::prelude::*;
+
+use super::oracle::{Fortune, fortune};
+use super::world::{Revision, World, any_standpoint, changes, destinations};
+use crate::inspect::explain::{Client, Outcome, Question, explain};
+use crate::inspect::trace::{Packet, Trace, trace};
+use crate::model::address::Family;
+use crate::model::service::{Mode, Protocol, Scheduler, ServiceKey};
+use crate::model::snapshot::Snapshot;
+use crate::routing::portal::{PortalKey, Portals, portals};
+use crate::ruleset::dispatch::{Action, Pick};
+use crate::ruleset::kernel_model::{Table, run};
+use crate::ruleset::plan::{plan, plan_touched};
+use crate::ruleset::{Rule, Ruleset, Settings};
+use crate::sample::ip;
+
+/// A stranger, a pod in a source range, the node, a load-balancer address; and one that is not known.
+pub(super) fn sources(family: Family) -> Vec<Option<IpAddr>> {
+    let known = ["10.9.0.1", "10.1.0.7", "10.240.0.5", "192.0.2.1", "fd01::7", "2001:db8::1"];
+    known.into_iter().map(ip).filter(|ip| Family::of(*ip) == family).map(Some).chain([None]).collect()
+}
+
+/// Everything that a packet may meet, over all draws.
+pub(super) fn met(ruleset: &Ruleset, packet: &Packet) -> Vec<Trace> {
+    let slots = ruleset.rule(packet.destination).map_or(0, |rule| rule.backends.len());
+    (0..u32::try_from(slots).unwrap().max(1)).map(|draw| trace(ruleset, packet, draw)).collect()
+}
+
+fn fortune_of(met: &[Trace], relayed: BTreeSet<SocketAddr>) -> Fortune {
+    let mut met = met.to_vec();
+    met.dedup();
+    match met.as_slice() {
+        [Trace::Relay] => Fortune::Relay(relayed),
+        [Trace::Reject] => Fortune::Reject,
+        [Trace::Drop] => Fortune::Drop,
+        [Trace::Barred] => Fortune::Barred,
+        [Trace::WrongPort] => Fortune::WrongPort,
+        [Trace::Unallocated] => Fortune::Unallocated,
+        [Trace::Pass] => Fortune::Pass,
+        forwarded => {
+            let backend = |trace: &Trace| match trace {
+                Trace::Forward(backend) => *backend,
+                other => panic!("some draws are forwarded, and one meets {other:?}"),
+            };
+            Fortune::Forward(forwarded.iter().map(backend).collect())
+        }
+    }
+}
+
+/// A ruleset without what depends on its history: the order of its slots, and which chain of turns it has.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Essence {
+    rules: BTreeMap<PortalKey, Rule>,
+    picks: Vec<Pick>,
+    addresses: Vec<IpAddr>,
+    ranges: Vec<ipnet::IpNet>,
+}
+
+pub(super) fn essence(ruleset: &Ruleset) -> Essence {
+    let timeless = |pick: Pick| match pick.action {
+        Action::Turn { count, .. } => Pick { action: Action::Turn { number: 0, count }, ..pick },
+        _ => pick,
+    };
+    let rules = ruleset.rules().map(|(key, rule)| {
+        let mut backends = rule.backends.to_vec();
+        backends.sort_unstable();
+        let ids: BTreeMap<&SocketAddr, u32> = rule.backends.iter().zip(rule.ids.iter().copied()).collect();
+        let ids = ids.into_values().collect();
+        (*key, Rule { pick: timeless(rule.pick), backends: backends.into(), ids, ..rule.clone() })
+    });
+    let mut picks: Vec<Pick> = ruleset.picks().map(timeless).collect();
+    picks.sort_unstable();
+    Essence {
+        rules: rules.collect(),
+        picks,
+        addresses: ruleset.addresses().collect(),
+        ranges: ruleset.ranges().to_vec(),
+    }
+}
+
+fn in_force(portals: &Portals) -> Vec<crate::routing::portal::Portal> {
+    portals.iter().cloned().collect()
+}
+
+/// All that can be asked of a snapshot about services and endpoints.
+fn answers(snapshot: &Snapshot) -> impl PartialEq + std::fmt::Debug + use<> {
+    let services: Vec<_> = snapshot.services().cloned().collect();
+    let mut endpoints = Vec::new();
+    let mut slices = Vec::new();
+    for name in ["s0", "s1", "s2", "s3"] {
+        let key = ServiceKey::new("default", name);
+        slices.extend(snapshot.slices_of(&key).cloned());
+        for (port, protocol) in ["a", "b", "c"].into_iter().flat_map(|p| Protocol::ALL.map(|all| (p, all))) {
+            for family in Family::BOTH {
+                let found = snapshot.endpoints_of(&key, port, protocol, family);
+                endpoints.extend(found.into_iter().map(|e| (e.backend, e.endpoint.clone())));
+            }
+        }
+    }
+    let addresses = destinations().into_iter().map(|key| key.address).collect::<BTreeSet<_>>();
+    let owners: Vec<_> = addresses.into_iter().map(|a| snapshot.owner_of(a).cloned()).collect();
+    (services, slices, endpoints, owners, snapshot.service_ranges().to_vec(), snapshot.service_count())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(128))]
+
+    #[test]
+    fn a_packet_meets_what_kube_proxy_would_do(changes in changes(), standpoint in any_standpoint()) {
+        let world = World::follow(changes, &standpoint);
+        for destination in destinations() {
+            for source in sources(Family::of(destination.address)) {
+                let packet = Packet::sent(source, destination);
+                let relayed = world.portals.get(destination).map(|portal| portal.backends.to_vec());
+                let met = met(world.ruleset(), &packet);
+                let met = fortune_of(&met, relayed.unwrap_or_default().into_iter().collect());
+                prop_assert_eq!(met, fortune(&world.objects, &standpoint, &packet), "{:?}", packet);
+            }
+        }
+    }
+
+    #[test]
+    fn a_snapshot_that_followed_changes_answers_as_a_fresh_one(changes in changes()) {
+        let world = World::follow(changes, &crate::sample::standpoint());
+        prop_assert_eq!(answers(&world.snapshot), answers(&world.objects.snapshot()));
+    }
+
+    #[test]
+    fn portals_and_ruleset_that_followed_changes_are_those_of_a_fresh_start(
+        changes in changes(),
+        standpoint in any_standpoint(),
+    ) {
+        let world = World::follow(changes, &standpoint);
+        let fresh = portals(&world.objects.snapshot(), &standpoint);
+        prop_assert_eq!(in_force(&world.portals), in_force(&fresh));
+        let claims = |portals: &Portals| portals.by_service().cloned().collect::<Vec<_>>();
+        prop_assert_eq!(claims(&world.portals), claims(&fresh));
+        let fresh = Ruleset::new(&fresh, Settings::default());
+        prop_assert_eq!(essence(world.ruleset()), essence(&fresh));
+    }
+
+    #[test]
+    fn a_plan_run_on_the_applied_table_gives_the_desired_one(
+        changes in changes(),
+        standpoint in any_standpoint(),
+        (from, to) in any::<(prop::sample::Index, prop::sample::Index)>(),
+    ) {
+        let revisions = World::follow(changes, &standpoint).revisions;
+        let mut pairs: Vec<_> = revisions.windows(2).map(|two| (&two[0].ruleset, &two[1].ruleset)).collect();
+        let empty = Ruleset::empty();
+        let (from, to) = (from.get(&revisions), to.get(&revisions));
+        // Also across several changes, back in time, to and from nothing, and to other settings.
+        let other = Settings { nat_priority: -100, ..Settings::default() };
+        let anew = Ruleset::new(&portals(&Snapshot::new(), &standpoint), other);
+        pairs.extend([(&from.ruleset, &to.ruleset), (&empty, &to.ruleset), (&from.ruleset, &empty)]);
+        pairs.extend([(&anew, &to.ruleset), (&from.ruleset, &anew)]);
+        for (applied, desired) in pairs {
+            let made = run(&plan(applied, desired), &Table::from(applied));
+            prop_assert_eq!(made, Ok(Table::from(desired)));
+        }
+    }
+
+    #[test]
+    fn a_plan_of_what_was_touched_is_the_whole_plan(
+        changes in changes(),
+        standpoint in any_standpoint(),
+        (one, other) in any::<(prop::sample::Index, prop::sample::Index)>(),
+    ) {
+        let revisions = World::follow(changes, &standpoint).revisions;
+        for two in revisions.windows(2) {
+            let (old, new) = (&two[0].ruleset, &two[1].ruleset);
+            prop_assert_eq!(plan_touched(old, new, &two[1].touched), plan(old, new));
+        }
+        // Also over several changes at once, with all that was touched on the way.
+        let (one, other) = (one.index(revisions.len()), other.index(revisions.len()));
+        let way: &[Revision] = &revisions[one.min(other)..=one.max(other)];
+        let touched = way.iter().skip(1).flat_map(|revision| revision.touched.iter().copied()).collect();
+        let (old, new) = (&way[0].ruleset, &way[way.len() - 1].ruleset);
+        prop_assert_eq!(plan_touched(old, new, &touched), plan(old, new));
+        prop_assert_eq!(plan_touched(new, old, &touched), plan(new, old));
+    }
+
+    #[test]
+    fn between_equal_rulesets_no_plan_has_an_operation(changes in changes(), standpoint in any_standpoint()) {
+        for Revision { ruleset, touched } in World::follow(changes, &standpoint).revisions {
+            prop_assert!(plan(&ruleset, &ruleset).is_empty());
+            prop_assert!(plan_touched(&ruleset, &ruleset, &touched).is_empty());
+        }
+    }
+
+    #[test]
+    fn a_portal_whose_backends_take_turns_has_a_chain_of_its_own(changes in changes(), standpoint in any_standpoint()) {
+        let world = World::follow(changes, &standpoint);
+        let mut chains = BTreeSet::new();
+        for (key, rule) in world.ruleset().rules() {
+            let Some(portal) = world.portals.get(*key) else { panic!("{key} has a rule and no portal") };
+            let service = &world.objects.services[&portal.service];
+            let by_kernel = portal.mode == Mode::Kernel && !rule.backends.is_empty();
+            let asks = service.scheduler == Some(Scheduler::RoundRobin) && service.affinity_s.is_none();
+            let in_turn = matches!(rule.pick.action, Action::Turn { .. });
+            prop_assert_eq!(in_turn, asks && by_kernel && rule.backends.len() > 1);
+            if let Action::Turn { number, count } = rule.pick.action {
+                prop_assert!(chains.insert(number), "{} is taken", number);
+                prop_assert_eq!(usize::from(count), rule.backends.len());
+            }
+        }
+    }
+
+    #[test]
+    fn a_sticky_client_holds_the_number_of_its_backend_as_long_as_that_is_there(
+        changes in changes(),
+        standpoint in any_standpoint(),
+    ) {
+        // What each number of a portal stood for last; a portal that is not sticky for a while forgets.
+        let mut held: BTreeMap<(PortalKey, u32), SocketAddr> = BTreeMap::new();
+        for Revision { ruleset, .. } in World::follow(changes, &standpoint).revisions {
+            let table = Table::from(&ruleset);
+            let mut holds = BTreeMap::new();
+            for (key, rule) in ruleset.rules() {
+                let is_sticky = matches!(rule.pick.action, Action::Forward { affinity_s: 1.., .. });
+                prop_assert_eq!(rule.ids.len(), if is_sticky { rule.backends.len() } else { 0 });
+                for (slot, backend) in (0..).zip(rule.backends.iter()).filter(|_| is_sticky) {
+                    let id = table.ids[&(*key, slot)];
+                    prop_assert_eq!(table.backends[&(*key, id)], *backend);
+                    prop_assert!(holds.insert((*key, id), *backend).is_none(), "two backends have one number");
+                    let before = held.iter().find(|((portal, _), other)| portal == key && *other == backend);
+                    prop_assert!(before.is_none_or(|((_, before), _)| *before == id), "{} changed", backend);
+                }
+            }
+            prop_assert_eq!(holds.len(), table.ids.len());
+            held = holds;
+        }
+    }
+
+    #[test]
+    fn every_draw_of_a_portal_meets_another_backend(changes in changes(), standpoint in any_standpoint()) {
+        let world = World::follow(changes, &standpoint);
+        for (key, rule) in world.ruleset().rules() {
+            let source = rule.sources.first().map(ipnet::IpNet::addr);
+            let met = met(world.ruleset(), &Packet::sent(source, *key));
+            let mut backends: Vec<SocketAddr> = Vec::new();
+            backends.extend(met.iter().filter_map(|t| if let Trace::Forward(b) = t { Some(*b) } else { None }));
+            backends.sort_unstable();
+            let mut slots = rule.backends.to_vec();
+            slots.sort_unstable();
+            prop_assert_eq!(&backends, &slots);
+            backends.dedup();
+            prop_assert_eq!(backends.len(), slots.len());
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(32))]
+
+    #[test]
+    fn an_explanation_agrees_with_what_a_packet_meets(
+        changes in changes(),
+        standpoint in any_standpoint(),
+        from_node in any::<bool>(),
+    ) {
+        let world = World::follow(changes, &standpoint);
+        for destination in destinations() {
+            let family = Family::of(destination.address);
+            let node_address = standpoint.node.primary(family).filter(|_| from_node);
+            let client = if from_node { Client::Node } else { Client::Pod };
+            for source in [None, Some(ip("10.1.0.7"))] {
+                let told = explain(&world.snapshot, &standpoint, &Question { destination, client, source });
+                let packet = Packet::sent(source.or(node_address), destination);
+                let met = met(world.ruleset(), &packet);
+                let backends: BTreeSet<SocketAddr> = told.backends.iter().copied().collect();
+                let expected = match fortune_of(&met, backends.clone()) {
+                    Fortune::Forward(met) => {
+                        prop_assert_eq!(&met, &backends);
+                        Outcome::Forward
+                    }
+                    Fortune::Relay(_) => Outcome::Forward,
+                    Fortune::Reject | Fortune::WrongPort => Outcome::Reject,
+                    Fortune::Drop | Fortune::Barred | Fortune::Unallocated => Outcome::Drop,
+                    Fortune::Pass => Outcome::Pass,
+                };
+                prop_assert_eq!(told.verdict, expected);
+                prop_assert!(told.backends.is_sorted());
+                let portal = world.portals.get(destination);
+                let is_held = portal.is_some_and(|portal| portal.is_relayed() && portal.backends.is_empty());
+                prop_assert_eq!(told.backends.is_empty(), is_held || expected != Outcome::Forward);
+                prop_assert_eq!(told.portal.is_some(), portal.is_some());
+                prop_assert_eq!(told.steps.last(), Some(&told.reason));
+            }
+        }
+    }
+}
