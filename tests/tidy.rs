@@ -12,6 +12,8 @@ mod dependency;
 mod document;
 #[path = "tidy/language.rs"]
 mod language;
+#[path = "tidy/layer.rs"]
+mod layer;
 #[path = "tidy/link.rs"]
 mod link;
 #[path = "tidy/manifest.rs"]
@@ -72,6 +74,11 @@ fn the_core_has_no_input_or_output() {
         &files_in("proxy-core/src/"),
         source::impure,
     );
+}
+
+#[test]
+fn groups_of_the_core_use_only_groups_below() {
+    refuse_each("groups of proxy-core have an order", &files_in("proxy-core/src/"), layer::upward);
 }
 
 #[test]
