@@ -37,13 +37,12 @@ pub use metadata_watch::{MetadataEvent, MetadataSelection, watch_metadata};
 pub use object::ObjectKey;
 pub use object_meta::{ObjectMeta, OwnerReference};
 pub use probe::{ProbeError, probe};
-pub use refusals::RejectedObjects;
 pub use resource::WatchScope;
 
 use crate::cluster::collector::Collector;
 use crate::cluster::follow::Follower;
 use crate::event::Event;
-use crate::metadata::Names;
+use crate::objects::metadata::Names;
 
 /// How many objects wait to be told at most; whoever does not take them slows the server down.
 const QUEUE_LEN_MAX: usize = 256;

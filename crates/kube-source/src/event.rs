@@ -1,27 +1,34 @@
-//! `Event`: what a source of objects tells while it is watched.
+//! `Event`: a change that a source of services and endpoints reports.
 //!
-//! Files and API servers tell the same, so that whoever keeps portals up to date knows nothing of either. What must
-//! not go in here: how a source is watched.
+//! Manifest files and API servers send the same events, so a receiver does not depend on the kind of source.
 
 use proxy_core::node::Node;
 use proxy_core::snapshot::Change;
 
-use crate::cluster::RejectedObjects;
-
-/// What a source tells, in order.
+/// A change that a source reports. Events are sent in order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
-    /// Objects came, changed or went (never empty).
+    /// Objects were added, changed or removed. The list is never empty.
     Changes(Vec<Change>),
-    /// The own node came or changed.
+    /// The watched node was added or changed.
     Node(Node),
-    /// All that there was at first has been told.
+    /// The initial sync is complete: all objects that existed at the start have been sent.
     Synced,
-    /// The source cannot be read; all that was told stays in force. Text: what, where, why (one line).
+    /// The source cannot be read; the objects that were sent stay in force. The text is one line with the operation, the
+    /// object and the cause.
     Outage(String),
-    /// It can be read again.
+    /// The source can be read again.
     Recovered,
-    /// How many objects cannot be used has changed, or there is one to name. What was told of such an object stays in
-    /// force until it can be used again or is gone.
+    /// The number of rejected objects changed, or an object is rejected for the first time. The last valid state of a
+    /// rejected object stays in force until the object is valid again or deleted.
     Rejected(RejectedObjects),
+}
+
+/// The number of rejected objects, and the reason for a newly rejected one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RejectedObjects {
+    /// The number of objects that are rejected now.
+    pub count: usize,
+    /// The name of an object that was not reported before, and the reason for its rejection, in one line.
+    pub reason: Option<String>,
 }

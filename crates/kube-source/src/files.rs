@@ -17,9 +17,9 @@ use tokio::sync::mpsc::Sender;
 use crate::event::Event;
 use crate::files::manifest_state::ManifestState;
 use crate::files::watcher::{WakeReason, Watcher};
-use crate::manifest_reader::read_again;
-use crate::options::ReadOptions;
-use crate::source::Source;
+use crate::manifests::manifest_reader::read_again;
+use crate::manifests::options::ReadOptions;
+use crate::manifests::source::Source;
 
 /// The minimum time between two readings. The first change is read at once, and later ones together.
 const READ_INTERVAL: Duration = Duration::from_millis(10);

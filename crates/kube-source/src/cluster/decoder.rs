@@ -4,7 +4,7 @@
 
 use crate::cluster::head::Head;
 use crate::cluster::object::{Object, ObjectKey};
-use crate::metadata::Names;
+use crate::objects::metadata::Names;
 
 /// How the text of an object becomes what a consumer wants of it.
 pub(super) trait Decoder: Send + 'static {

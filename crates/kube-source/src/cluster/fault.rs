@@ -6,7 +6,7 @@ use std::error::Error;
 use std::time::Duration;
 
 use crate::cluster::resource::Resource;
-use crate::report::excerpt;
+use crate::objects::finding::excerpt;
 
 /// What sort of fault it is: one sort is told once in an outage.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

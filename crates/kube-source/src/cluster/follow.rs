@@ -21,7 +21,7 @@ use crate::cluster::items::OBJECT_BYTES_MAX;
 use crate::cluster::resource::Resource;
 use crate::cluster::retry::Retry;
 use crate::cluster::said::Said;
-use crate::metadata::Names;
+use crate::objects::metadata::Names;
 
 mod list;
 mod stream;

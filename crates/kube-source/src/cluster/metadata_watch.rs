@@ -11,13 +11,14 @@ use tokio::sync::mpsc::{Sender, channel};
 use crate::cluster::follow::Follower;
 use crate::cluster::object::{Object, ObjectKey};
 use crate::cluster::object_meta::{Kept, MetaDecoder, ObjectMeta};
-use crate::cluster::refusals::{Refusals, RejectedObjects};
+use crate::cluster::refusals::Refusals;
 use crate::cluster::resource::Resource;
 use crate::cluster::said::Said;
 use crate::cluster::table::{News, Table};
 use crate::cluster::trouble::Troubles;
 use crate::cluster::{QUEUE_LEN_MAX, WatchOptions};
-use crate::metadata::Names;
+use crate::event::RejectedObjects;
+use crate::objects::metadata::Names;
 
 /// There is one source, and one selection of it.
 const ONLY: usize = 0;

@@ -13,12 +13,13 @@ use serde_json::Value;
 
 use crate::cluster::decoder::Decoder;
 use crate::cluster::resource::Kind;
-use crate::field::{Field, Findings};
-use crate::metadata::Names;
-use crate::node::{node, service_cidr};
-use crate::report::excerpt;
-use crate::service::service;
-use crate::slice::{Defaults, ParsedSlice, slice};
+use crate::objects::field::Field;
+use crate::objects::finding::Findings;
+use crate::objects::finding::excerpt;
+use crate::objects::metadata::Names;
+use crate::objects::node::{node, service_cidr};
+use crate::objects::service::service;
+use crate::objects::slice::{Defaults, ParsedSlice, slice};
 
 /// The identity of an object among those of its kind; what belongs to no namespace has an empty one.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]

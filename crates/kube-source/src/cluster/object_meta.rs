@@ -11,7 +11,7 @@ use serde::Deserialize;
 use crate::cluster::decoder::Decoder;
 use crate::cluster::head::Head;
 use crate::cluster::object::{Object, ObjectKey};
-use crate::metadata::Names;
+use crate::objects::metadata::Names;
 
 /// The most that is kept of one object: labels, annotations and owners together.
 const KEPT_BYTES_MAX: usize = 64 << 10;

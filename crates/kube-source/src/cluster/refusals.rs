@@ -7,18 +7,10 @@
 use std::collections::BTreeSet;
 
 use crate::cluster::object::ObjectKey;
+use crate::event::RejectedObjects;
 
 /// How many refused objects are named at a time; the rest is only counted.
 const NAMED_MAX: usize = 100;
-
-/// How many objects cannot be used, and perhaps the name of a new one.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RejectedObjects {
-    /// How many objects cannot be used now.
-    pub count: usize,
-    /// Names an object that was not named before, and why it cannot be used (one line).
-    pub reason: Option<String>,
-}
 
 /// Which refused objects have been named; `K` tells kinds apart.
 #[derive(Debug)]

@@ -12,11 +12,12 @@ use proxy_core::node::Node;
 use proxy_core::service::ServiceKey;
 use proxy_core::snapshot::Change;
 
-use crate::allocate::PreviousAddresses;
 use crate::event::Event;
-use crate::objects::Objects;
-use crate::report::{Report, Severity};
-use crate::resolve::Resolved;
+use crate::manifests::allocate::PreviousAddresses;
+use crate::manifests::object_set::Objects;
+use crate::manifests::report::Report;
+use crate::manifests::resolve::Resolved;
+use crate::objects::finding::Severity;
 
 /// The time for which an object must be missing, or an error must last, before it is sent.
 const DEBOUNCE: Duration = Duration::from_millis(100);
@@ -205,9 +206,9 @@ fn has_shrunk(old: &EndpointSlice, new: &EndpointSlice) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::object_reader::ObjectReader;
-    use crate::options::ReadOptions;
-    use crate::resolve::resolve;
+    use crate::manifests::object_reader::ObjectReader;
+    use crate::manifests::options::ReadOptions;
+    use crate::manifests::resolve::resolve;
 
     const A: &str = "apiVersion: v1\nkind: Service\nmetadata: {name: a}\nspec: {ports: [{port: 1}]}\n";
 

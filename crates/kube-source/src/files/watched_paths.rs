@@ -9,7 +9,7 @@ use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::path::{Component, Path, PathBuf};
 
-use crate::source::{Listing, is_manifest, listing};
+use crate::manifests::source::{Listing, is_manifest, listing};
 
 /// The maximum number of symbolic links in one path, as in the kernel.
 const LINKS_MAX: usize = 40;

@@ -252,7 +252,7 @@ fn v1beta1_errors_have_v1beta1_field_names() {
         "port: 0 is not a port from 1 to 65535",
         "containerPort: \"x_y\" is not a port name: at most 15 characters of a-z, 0-9 and single '-', with at least one letter",
         "publicIPs[0]: \"y\" is not an IP address",
-        &format!("id: \"B\" is not {}", crate::validate::DNS_LABEL),
+        &format!("id: \"B\" is not {}", crate::objects::validate::DNS_LABEL),
         "port: missing: must be a port from 1 to 65535",
         "endpoints[0]: \"1.2.3.4\" is not address:port; skipped",
         "endpoints[1]: 127.0.0.1 is a loopback address and cannot be an endpoint; skipped",

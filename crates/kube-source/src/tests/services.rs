@@ -411,7 +411,7 @@ fn names_are_those_of_the_api() {
     for name in bad {
         assert_eq!(
             messages(&named(&format!("'{name}'"))),
-            [format!("metadata.name: \"{name}\" is not {}", crate::validate::DNS_LABEL)]
+            [format!("metadata.name: \"{name}\" is not {}", crate::objects::validate::DNS_LABEL)]
         );
     }
     for missing in ["''", "null", ""] {
@@ -420,7 +420,10 @@ fn names_are_those_of_the_api() {
     assert_eq!(messages(&named("5")), ["metadata.name: 5 is not a string (quote it in YAML)"]);
     let text =
         "apiVersion: v1\nkind: Service\nmetadata: {name: a, namespace: B}\nspec: {ports: [{port: 1}]}\n";
-    assert_eq!(messages(text), [format!("metadata.namespace: \"B\" is not {}", crate::validate::DNS_LABEL)]);
+    assert_eq!(
+        messages(text),
+        [format!("metadata.namespace: \"B\" is not {}", crate::objects::validate::DNS_LABEL)]
+    );
 }
 
 #[test]

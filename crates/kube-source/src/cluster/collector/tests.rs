@@ -7,9 +7,9 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::cluster::fault::{Cause, Fault};
-use crate::cluster::refusals::RejectedObjects;
 use crate::cluster::resource::WatchScope;
-use crate::metadata::Names;
+use crate::event::RejectedObjects;
+use crate::objects::metadata::Names;
 
 /// The sources of a proxy, by number.
 const OWN: usize = 0;

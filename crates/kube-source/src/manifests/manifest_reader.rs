@@ -8,17 +8,18 @@ use std::fs::File;
 use std::io::{self, BufRead, BufReader, Cursor, Read};
 use std::sync::Arc;
 
-use crate::allocate::PreviousAddresses;
-use crate::document::SyntaxError;
-use crate::json::JsonSplitter;
-use crate::object_reader::ObjectReader;
-use crate::objects::Objects;
-use crate::options::ReadOptions;
-use crate::report::{Report, Severity, SourceLocation};
-use crate::resolve::{Resolved, resolve};
-use crate::source::{Listing, Source, listing};
-use crate::yaml::{Chunk, YamlSplitter};
-use crate::{json, yaml};
+use crate::manifests::allocate::PreviousAddresses;
+use crate::manifests::document::SyntaxError;
+use crate::manifests::json::JsonSplitter;
+use crate::manifests::object_reader::ObjectReader;
+use crate::manifests::object_set::Objects;
+use crate::manifests::options::ReadOptions;
+use crate::manifests::report::{Report, SourceLocation};
+use crate::manifests::resolve::{Resolved, resolve};
+use crate::manifests::source::{Listing, Source, listing};
+use crate::manifests::yaml::{Chunk, YamlSplitter};
+use crate::manifests::{json, yaml};
+use crate::objects::finding::Severity;
 
 /// The size of the read buffer.
 const BUFFER_BYTES: usize = 64 << 10;

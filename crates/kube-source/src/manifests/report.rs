@@ -1,29 +1,16 @@
 //! `Report`: the errors and warnings of the input, and the number of ignored objects.
 //!
 //! Input can be garbage of any size, so the report is bounded: it keeps the first problems of each severity and counts
-//! the rest. Quoted text is truncated and escaped.
+//! the rest.
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
-/// The maximum number of problems of each severity in a report. Further problems are only counted.
-pub const MAX_PROBLEMS: usize = 1000;
+use crate::objects::finding::{MAX_PROBLEMS, Severity, excerpt};
 
 /// The maximum number of kinds in the list of ignored objects.
 const MAX_IGNORED_KINDS: usize = 200;
-
-/// The maximum number of quoted characters of a text.
-const MAX_QUOTED_CHARS: usize = 80;
-
-/// The severity of a problem.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Severity {
-    /// A file, document or object was rejected.
-    Error,
-    /// A part of an object was skipped, or is probably a mistake.
-    Warning,
-}
 
 /// The position of an object or an error in the input.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -153,21 +140,4 @@ impl Report {
             *self.ignored.entry(kind).or_default() += 1;
         }
     }
-}
-
-/// Escapes control characters and truncates a text, so that a message can quote it.
-pub(crate) fn excerpt(text: &str) -> String {
-    let mut out = String::new();
-    for (count, character) in text.chars().enumerate() {
-        if count == MAX_QUOTED_CHARS {
-            out.push_str("...");
-            break;
-        }
-        if character.is_control() {
-            out.extend(character.escape_default());
-        } else {
-            out.push(character);
-        }
-    }
-    out
 }

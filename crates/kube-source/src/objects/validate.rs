@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use proxy_core::address::{parse_ip_sloppy, parse_net_sloppy};
 
-use crate::field::Field;
+use crate::objects::field::Field;
 
 /// The maximum length of a DNS label, such as the name of a service.
 const LABEL_LEN_MAX: usize = 63;

@@ -12,16 +12,19 @@ use proxy_core::node::Node;
 use proxy_core::service::ServiceKey;
 use serde_json::Value;
 
-use crate::document::{Document, DocumentSeed, ListHeader, SyntaxError};
-use crate::endpoints::{EndpointsDraft, endpoints};
-use crate::field::{Field, Findings};
-use crate::legacy::{legacy_endpoints, legacy_service};
-use crate::metadata::Names;
-use crate::node::{namespace, node, service_cidr};
-use crate::pods::{Pod, PodKey, pod};
-use crate::report::{Report, Severity, SourceLocation, excerpt};
-use crate::service::{ServiceDraft, service};
-use crate::slice::{Defaults, ParsedSlice, slice};
+use crate::manifests::document::{Document, DocumentSeed, ListHeader, SyntaxError};
+use crate::manifests::report::{Report, SourceLocation};
+use crate::objects::draft::ServiceDraft;
+use crate::objects::endpoints::{EndpointsDraft, endpoints};
+use crate::objects::field::Field;
+use crate::objects::finding::Findings;
+use crate::objects::finding::{Severity, excerpt};
+use crate::objects::legacy::{legacy_endpoints, legacy_service};
+use crate::objects::metadata::Names;
+use crate::objects::node::{namespace, node, service_cidr};
+use crate::objects::pods::{Pod, PodKey, pod};
+use crate::objects::service::service;
+use crate::objects::slice::{Defaults, ParsedSlice, slice};
 
 /// The maximum depth of lists: a list can contain lists (`kubectl get` of several kinds), but these cannot.
 const LIST_DEPTH_MAX: usize = 2;

@@ -7,7 +7,7 @@
 use proxy_core::annotation::{Annotation, DIAL, HOLD, MODE, SCHEDULER};
 use proxy_core::service::{Dial, HOLD_MS_MAX, Mode, Scheduler};
 
-use crate::field::Field;
+use crate::objects::field::Field;
 
 /// The options of a service, as its annotations specify them.
 #[derive(Debug, Clone, Copy)]

@@ -5,8 +5,8 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use crate::field::Field;
-use crate::validate;
+use crate::objects::field::Field;
+use crate::objects::validate;
 
 const DEFAULT_NAMESPACE: &str = "default";
 

@@ -4,9 +4,9 @@
 
 use serde_json::Value;
 
-use crate::document::{Document, DocumentSeed, ListHeader, SyntaxError};
-use crate::yaml::YamlSplitter;
-use crate::{json, yaml};
+use crate::manifests::document::{Document, DocumentSeed, ListHeader, SyntaxError};
+use crate::manifests::yaml::YamlSplitter;
+use crate::manifests::{json, yaml};
 
 /// Parses the first object in a YAML or JSON text. Empty documents before it are skipped.
 ///

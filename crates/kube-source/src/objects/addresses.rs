@@ -7,60 +7,20 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use proxy_core::address::{Family, parse_ip_sloppy};
-use proxy_core::service::ClusterIps;
 
-use crate::field::Field;
-use crate::service::ServiceType;
-use crate::validate;
+use crate::objects::draft::{Addresses, FamilyPolicy, ServiceType};
+use crate::objects::field::Field;
+use crate::objects::validate;
 
 const FAMILIES: [(&str, Family); 2] = [("IPv4", Family::V4), ("IPv6", Family::V6)];
 const ADDRESSES_MAX: usize = 2;
 const HEADLESS: &str = "None";
-
-/// How many families a service wants.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum FamilyPolicy {
-    Single,
-    PreferDual,
-    RequireDual,
-}
 
 const POLICIES: [(&str, FamilyPolicy); 3] = [
     ("SingleStack", FamilyPolicy::Single),
     ("PreferDualStack", FamilyPolicy::PreferDual),
     ("RequireDualStack", FamilyPolicy::RequireDual),
 ];
-
-/// What a service says of its cluster addresses.
-#[derive(Debug)]
-pub(crate) struct Addresses {
-    /// It wants none: `clusterIP: None`, or an external name.
-    pub(crate) headless: bool,
-    /// Those it has, the primary one first, at most one of each family.
-    pub(crate) given: Vec<IpAddr>,
-    /// The families it names, the primary one first.
-    pub(crate) families: Vec<Family>,
-    pub(crate) policy: Option<FamilyPolicy>,
-    /// The primary address as it was written.
-    pub(crate) text: Option<Arc<str>>,
-}
-
-impl Addresses {
-    fn none() -> Self {
-        Self { headless: true, given: Vec::new(), families: Vec::new(), policy: None, text: None }
-    }
-
-    /// The addresses it has; headless where none has been drawn yet.
-    pub(crate) fn cluster_ips(&self) -> ClusterIps {
-        match self.given[..] {
-            [IpAddr::V4(v4), IpAddr::V6(v6), ..] | [IpAddr::V6(v6), IpAddr::V4(v4), ..] => {
-                ClusterIps::Dual(v4, v6)
-            }
-            [address, ..] => ClusterIps::One(address),
-            [] => ClusterIps::Headless,
-        }
-    }
-}
 
 /// Reads and checks the addresses of a service.
 pub(crate) fn addresses(spec: &Field<'_, '_>, kind: ServiceType) -> Addresses {

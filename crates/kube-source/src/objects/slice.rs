@@ -13,10 +13,11 @@ use proxy_core::endpoint::{Conditions, Endpoint, EndpointPort, EndpointSlice, Sl
 use proxy_core::service::{Protocol, ServiceKey};
 use serde_json::Value;
 
-use crate::field::{Field, Findings};
-use crate::metadata::{NameRule, Names, metadata};
-use crate::ports::PROTOCOLS;
-use crate::validate;
+use crate::objects::field::Field;
+use crate::objects::finding::Findings;
+use crate::objects::metadata::{NameRule, Names, metadata};
+use crate::objects::ports::PROTOCOLS;
+use crate::objects::validate;
 
 const SERVICE_NAME_LABEL: &str = "kubernetes.io/service-name";
 const HEADLESS_LABEL: &str = "service.kubernetes.io/headless";

@@ -7,8 +7,8 @@ use std::io::{self, BufRead};
 
 use serde::de::DeserializeSeed;
 
-use crate::document::{Document, DocumentSeed, SyntaxError};
-use crate::yaml::{Chunk, DOCUMENT_BYTES_MAX, document_too_long};
+use crate::manifests::document::{Document, DocumentSeed, SyntaxError};
+use crate::manifests::yaml::{Chunk, DOCUMENT_BYTES_MAX, document_too_long};
 
 /// Splits a stream into JSON documents.
 pub(crate) struct JsonSplitter<R> {

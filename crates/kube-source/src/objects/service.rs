@@ -13,12 +13,13 @@ use proxy_core::service::{
     AFFINITY_S_DEFAULT, AFFINITY_S_MAX, Created, Export, Service, ServiceKey, TrafficPolicy,
 };
 
-use crate::addresses::{Addresses, addresses};
-use crate::field::Field;
-use crate::metadata::{NameRule, Names, metadata};
-use crate::ports::{PortDraft, ports};
-use crate::service_annotations::{ServiceOptions, service_options};
-use crate::validate;
+use crate::objects::addresses::addresses;
+use crate::objects::draft::{PortDraft, ServiceDraft, ServiceType};
+use crate::objects::field::Field;
+use crate::objects::metadata::{NameRule, Names, metadata};
+use crate::objects::ports::ports;
+use crate::objects::service_annotations::{ServiceOptions, service_options};
+use crate::objects::validate;
 
 /// The label that says that another proxy is responsible.
 const PROXY_NAME_LABEL: &str = "service.kubernetes.io/service-proxy-name";
@@ -27,49 +28,8 @@ const PORTALS_MAX: usize = 4_096;
 /// The kubelet's port, which no load balancer may expose.
 const KUBELET_PORT: u16 = 10_250;
 
-/// The type of a service.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum ServiceType {
-    ClusterIp,
-    NodePort,
-    LoadBalancer,
-    ExternalName,
-}
-
-impl ServiceType {
-    const NAMES: [(&'static str, Self); 4] = [
-        ("ClusterIP", Self::ClusterIp),
-        ("NodePort", Self::NodePort),
-        ("LoadBalancer", Self::LoadBalancer),
-        ("ExternalName", Self::ExternalName),
-    ];
-
-    pub(crate) fn has_node_ports(self) -> bool {
-        matches!(self, Self::NodePort | Self::LoadBalancer)
-    }
-}
-
 const POLICIES: [(&str, TrafficPolicy); 2] =
     [("Cluster", TrafficPolicy::Cluster), ("Local", TrafficPolicy::Local)];
-
-/// Where the ports of pods are looked up.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum TargetPort {
-    Number(u16),
-    Name(Box<str>),
-}
-
-/// A service that is right in itself; its addresses may still have to be drawn.
-#[derive(Debug)]
-pub(crate) struct ServiceDraft {
-    pub(crate) service: Service,
-    pub(crate) addresses: Addresses,
-    /// The labels of its pods; empty: its endpoints are given by hand.
-    pub(crate) selector: Vec<(Box<str>, Box<str>)>,
-    /// The port on the pods, for each of the service's ports.
-    pub(crate) target_ports: Vec<TargetPort>,
-    pub(crate) publish_not_ready: bool,
-}
 
 /// Reads a service; none: its name is wrong, and that has been said. Whether it counts is for the
 /// findings to say.

@@ -11,7 +11,7 @@ use ipnet::IpNet;
 use proxy_core::address::Family;
 use proxy_core::service::{ClusterIps, ServiceKey};
 
-use crate::addresses::{Addresses, FamilyPolicy};
+use crate::objects::draft::{Addresses, FamilyPolicy};
 
 /// The cluster IPs of the services when the manifests were last read.
 pub(crate) type PreviousAddresses = BTreeMap<ServiceKey, ClusterIps>;

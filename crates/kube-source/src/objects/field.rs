@@ -1,63 +1,19 @@
-//! `Field`: a value within an object, with its path, and the errors found in it.
+//! `Field`: a value within an object, with its path.
 //!
 //! Parsers walk the JSON value instead of deriving `Deserialize`. A derived parser stops at the first error; users want
 //! *all* errors of an object, each with the path of its field. A value of the wrong type is recorded and then treated as
 //! absent. `null` is absent, as it is to the API server. The meaning of a field does not belong here.
 
-use std::cell::RefCell;
 use std::fmt::{self, Write as _};
 
 use serde_json::Value;
 
-use crate::report::{MAX_PROBLEMS, Severity, excerpt};
+use crate::objects::finding::{Findings, Severity, excerpt};
 
 /// Unquoted, `true`, `5` or `1.10` is not a string in YAML.
 const STRING: &str = "a string (quote it in YAML)";
 
 static ABSENT: Value = Value::Null;
-
-/// The errors and warnings of one object.
-#[derive(Debug, Default)]
-pub(crate) struct Findings {
-    list: RefCell<Vec<Finding>>,
-    /// The first value that is malformed, even if an API server accepted it.
-    malformed: RefCell<Option<String>>,
-}
-
-/// An error or warning. The message starts with the path of the field.
-#[derive(Debug)]
-pub(crate) struct Finding {
-    pub(crate) severity: Severity,
-    pub(crate) message: String,
-}
-
-impl Findings {
-    pub(crate) fn add(&self, severity: Severity, message: String) {
-        let mut list = self.list.borrow_mut();
-        let count = list.len();
-        // Warnings must not crowd out an error: it decides whether the object is used.
-        if count < MAX_PROBLEMS || (severity == Severity::Error && count < 2 * MAX_PROBLEMS) {
-            list.push(Finding { severity, message });
-        }
-    }
-
-    fn is_full(&self) -> bool {
-        self.list.borrow().len() >= 2 * MAX_PROBLEMS
-    }
-
-    pub(crate) fn has_errors(&self) -> bool {
-        self.list.borrow().iter().any(|finding| finding.severity == Severity::Error)
-    }
-
-    /// Returns why the object cannot be used even if an API server stored it.
-    pub(crate) fn malformed(&self) -> Option<String> {
-        self.malformed.borrow().clone()
-    }
-
-    pub(crate) fn into_list(self) -> Vec<Finding> {
-        self.list.into_inner()
-    }
-}
 
 #[derive(Clone, Copy)]
 enum Step<'p> {
@@ -218,8 +174,7 @@ impl<'p, 'v> Field<'p, 'v> {
 
     /// Rejects the object even if an API server stored it. `error` is for rules that may differ between API servers.
     pub(crate) fn malformed(&self, message: impl fmt::Display) {
-        let mut first = self.findings.malformed.borrow_mut();
-        first.get_or_insert_with(|| format!("{self}: {message}"));
+        self.findings.set_malformed(|| format!("{self}: {message}"));
         self.error(message);
     }
 

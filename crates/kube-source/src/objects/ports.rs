@@ -7,10 +7,10 @@ use std::collections::HashSet;
 
 use proxy_core::service::{Protocol, ServicePort};
 
-use crate::field::Field;
-use crate::metadata::Names;
-use crate::service::{ServiceType, TargetPort};
-use crate::validate;
+use crate::objects::draft::{PortDraft, ServiceType, TargetPort};
+use crate::objects::field::Field;
+use crate::objects::metadata::Names;
+use crate::objects::validate;
 
 pub(crate) const PROTOCOLS: [(&str, Protocol); 3] =
     [("TCP", Protocol::Tcp), ("UDP", Protocol::Udp), ("SCTP", Protocol::Sctp)];
@@ -18,13 +18,6 @@ pub(crate) const PROTOCOLS: [(&str, Protocol); 3] =
 /// Parses a protocol, which is TCP if it is missing. Returns `None` after recording an error if it is invalid.
 pub(crate) fn protocol(field: &Field<'_, '_>) -> Option<Protocol> {
     if field.is_missing() { Some(Protocol::Tcp) } else { validate::one_of(field, &PROTOCOLS) }
-}
-
-/// A port of a service, and the port on its pods.
-#[derive(Debug)]
-pub(crate) struct PortDraft {
-    pub(crate) port: ServicePort,
-    pub(crate) target: TargetPort,
 }
 
 /// Parses the ports of a service. An invalid port is recorded as an error and omitted.

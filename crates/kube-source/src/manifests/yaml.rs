@@ -9,7 +9,7 @@ use std::io::{self, BufRead};
 use serde::de::DeserializeSeed;
 use serde_saphyr::budget::BudgetBreach;
 
-use crate::document::{Document, DocumentSeed, SyntaxError};
+use crate::manifests::document::{Document, DocumentSeed, SyntaxError};
 
 /// The maximum length of a document, which is held in memory as a whole.
 pub(crate) const DOCUMENT_BYTES_MAX: usize = 1 << 30;

@@ -11,9 +11,9 @@ use proxy_core::address::{Family, parse_ip_sloppy};
 use proxy_core::annotation;
 use proxy_core::node::Node;
 
-use crate::field::Field;
-use crate::metadata::{NameRule, Names, object_name};
-use crate::validate;
+use crate::objects::field::Field;
+use crate::objects::metadata::{NameRule, Names, object_name};
+use crate::objects::validate;
 
 const ZONE_LABEL: &str = "topology.kubernetes.io/zone";
 

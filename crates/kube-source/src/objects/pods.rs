@@ -12,13 +12,13 @@ use proxy_core::address::{Family, parse_ip_sloppy};
 use proxy_core::endpoint::{Conditions, Endpoint, EndpointPort};
 use proxy_core::service::Protocol;
 
-use crate::endpoints::Subset;
-use crate::field::Field;
-use crate::metadata::{NameRule, Names, metadata};
-use crate::ports::protocol;
-use crate::service::{ServiceDraft, TargetPort};
-use crate::slice::check_address;
-use crate::validate;
+use crate::objects::draft::{ServiceDraft, TargetPort};
+use crate::objects::endpoints::Subset;
+use crate::objects::field::Field;
+use crate::objects::metadata::{NameRule, Names, metadata};
+use crate::objects::ports::protocol;
+use crate::objects::slice::check_address;
+use crate::objects::validate;
 
 /// The identity of a pod.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]

@@ -12,14 +12,15 @@ use std::sync::Arc;
 use proxy_core::endpoint::{Endpoint, EndpointSlice, SliceKey};
 use proxy_core::service::{Protocol, ServiceKey};
 
-use crate::allocate::{Pool, PreviousAddresses};
-use crate::endpoints::{EndpointsDraft, Subset};
-use crate::object_reader::{Located, ObjectReader};
-use crate::objects::Objects;
-use crate::options::ReadOptions;
-use crate::pods::{Pod, PodIndex, PodKey, pod_subsets};
-use crate::report::{Report, Severity, SourceLocation};
-use crate::service::{ServiceDraft, TargetPort};
+use crate::manifests::allocate::{Pool, PreviousAddresses};
+use crate::manifests::object_reader::{Located, ObjectReader};
+use crate::manifests::object_set::Objects;
+use crate::manifests::options::ReadOptions;
+use crate::manifests::report::{Report, SourceLocation};
+use crate::objects::draft::{ServiceDraft, TargetPort};
+use crate::objects::endpoints::{EndpointsDraft, Subset};
+use crate::objects::finding::Severity;
+use crate::objects::pods::{Pod, PodIndex, PodKey, pod_subsets};
 
 /// The maximum number of port lookups on pods for all services together. Services times pods would be unbounded.
 const POD_LOOKUPS_MAX: usize = 2_000_000;

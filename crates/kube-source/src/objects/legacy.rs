@@ -11,13 +11,15 @@ use proxy_core::endpoint::{Conditions, Endpoint, EndpointPort};
 use proxy_core::service::{Protocol, ServiceKey};
 use serde_json::{Value, json};
 
-use crate::endpoints::{EndpointsDraft, Subset};
-use crate::field::{Field, Findings};
-use crate::metadata::{NameRule, Names, namespace_or_default, object_name};
-use crate::ports::PROTOCOLS;
-use crate::service::{ServiceDraft, service};
-use crate::slice::check_address;
-use crate::validate;
+use crate::objects::draft::ServiceDraft;
+use crate::objects::endpoints::{EndpointsDraft, Subset};
+use crate::objects::field::Field;
+use crate::objects::finding::Findings;
+use crate::objects::metadata::{NameRule, Names, namespace_or_default, object_name};
+use crate::objects::ports::PROTOCOLS;
+use crate::objects::service::service;
+use crate::objects::slice::check_address;
+use crate::objects::validate;
 
 /// v1 field paths and their v1beta1 names. A path precedes its own prefixes.
 const V1BETA1_NAMES: [(&str, &str); 11] = [

@@ -10,11 +10,11 @@ use proxy_core::address::Family;
 use proxy_core::endpoint::{Conditions, Endpoint, EndpointPort};
 use proxy_core::service::{Protocol, Service, ServiceKey};
 
-use crate::field::Field;
-use crate::metadata::{NameRule, Names, metadata};
-use crate::ports::protocol;
-use crate::slice::endpoint_address;
-use crate::validate;
+use crate::objects::field::Field;
+use crate::objects::metadata::{NameRule, Names, metadata};
+use crate::objects::ports::protocol;
+use crate::objects::slice::endpoint_address;
+use crate::objects::validate;
 
 /// Endpoints that have the same ports. They become one slice per IP family.
 #[derive(Debug, Clone, PartialEq, Eq)]
