@@ -28,7 +28,7 @@ use agent::{Agent, Folder, attachment, key, program};
 use agent_ipc::{Reply, Request};
 use conversation::{ANSWER, answer, ask, assert_refused, serve};
 use namespace::{bare, load, run};
-use netns_nft::{Found, encode};
+use netns_nft::{TableState, encode};
 use pod::Pod;
 use proxy_core::plan::plan;
 use proxy_core::portal::{Portals, Standpoint};
@@ -198,7 +198,7 @@ fn on_demand_a_full_table_is_replaced_and_after_a_restart_what_is_used_is_in_the
         assert_eq!(told(&first), ("on demand".into(), 0.into()));
         first.kill();
         // As the agent does when the pod uses it.
-        let Found::Table(before) = socket().find().expect("look") else { panic!("no table") };
+        let TableState::Intact(before) = socket().read_table().expect("look") else { panic!("no table") };
         let portals = portals();
         let empty = Ruleset::new(&portals, before.settings.expect("a table has settings"));
         let mut used = empty.clone();
@@ -382,9 +382,14 @@ fn its_own_namespace_and_what_is_none_are_refused() {
         let own = fs::File::open("/proc/thread-self/ns/net").expect("open our own");
         let ask = |file: &fs::File| {
             let request = Request::Attach(attachment("a", &pod));
-            agent_ipc::ask(&folder.socket(), &request, Some(std::os::fd::AsFd::as_fd(file)), agent::PATIENCE)
-                .expect("an answer")
-                .0
+            agent_ipc::send_request(
+                &folder.socket(),
+                &request,
+                Some(std::os::fd::AsFd::as_fd(file)),
+                agent::PATIENCE,
+            )
+            .expect("an answer")
+            .0
         };
         let Reply::Refused { message, transient: false } = ask(&own) else { panic!("the node's own") };
         assert!(message.contains("own"), "{message}");
@@ -471,11 +476,11 @@ fn the_ruleset_for_when_nobody_is_there_programs_a_pod() {
         let path = agent_ipc::ruleset_path(&folder.state(), agent_ipc::VIEW_DEFAULT);
         agent.until("the ruleset is stored", |_| path.exists());
         agent.kill();
-        let stored = netns_nft::Stored::read(&path).expect("a stored ruleset");
+        let stored = netns_nft::RulesetSnapshot::read(&path).expect("a stored ruleset");
         let pod = pod();
         let socket = pod.netns.socket().expect("a socket");
         socket.apply(&stored.batch).expect("apply it");
-        assert!(matches!(socket.find().expect("look"), Found::Table(_)));
+        assert!(matches!(socket.read_table().expect("look"), TableState::Intact(_)));
         assert_eq!(says(&pod, "10.96.0.1:80"), "a");
     });
 }

@@ -108,7 +108,7 @@ fn attach(folder: &Folder, pod: &Pod, netns: &Path) -> Reply {
     let addresses = vec!["10.1.0.9".parse().expect("an address")];
     let attachment = Attachment { netns: netns.to_owned(), addresses, ..attachment("a", pod) };
     let request = Request::Attach(attachment);
-    agent_ipc::ask(&folder.socket(), &request, Some(file.as_fd()), PATIENCE).expect("an answer").0
+    agent_ipc::send_request(&folder.socket(), &request, Some(file.as_fd()), PATIENCE).expect("an answer").0
 }
 
 fn says_udp(pod: &Pod, portal: &str) -> String {

@@ -27,7 +27,7 @@ use agent::{Agent, Folder, program};
 use conversation::ANSWER;
 use kube_source::{ReadOptions, Source};
 use namespace::{add_address, bare, run};
-use netns_nft::Found;
+use netns_nft::TableState;
 use pod::Pod;
 use proxy_core::kernel_model::Table;
 use proxy_core::portal::{PortalKey, Standpoint, portals};
@@ -212,8 +212,8 @@ fn churn_leaves_every_living_pod_right_and_nothing_else() {
         });
         let wanted = wanted(&folder);
         let count = alive.len() + TALKERS;
-        let holds = |pod: &Pod| match pod.netns.socket().and_then(|socket| socket.find()) {
-            Ok(Found::Table(table)) => meaning(&table) == wanted,
+        let holds = |pod: &Pod| match pod.netns.socket().and_then(|socket| socket.read_table()) {
+            Ok(TableState::Intact(table)) => meaning(&table) == wanted,
             _ => false,
         };
         agent.until("every living pod is known and right", |agent| {

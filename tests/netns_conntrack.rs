@@ -114,7 +114,7 @@ fn portals<'a>(
 /// Forgets the flows to a portal but for those to these backends.
 fn forget(portal: &str, backends: &[&str]) -> usize {
     let socket = Socket::open().expect("open a netfilter socket");
-    socket.forget_udp(&portals(Protocol::Udp, [(portal, backends)])).expect("forget")
+    socket.delete_stale_udp(&portals(Protocol::Udp, [(portal, backends)])).expect("forget")
 }
 
 #[test]
@@ -208,7 +208,7 @@ fn flows_of_other_portals_protocols_and_namespaces_are_left_alone() {
         assert_eq!(forget(V6.portal, &[]), 0, "another family");
         let socket = Socket::open().expect("open a netfilter socket");
         let tcp = portals(Protocol::Tcp, [(V4.portal, &[][..])]);
-        assert_eq!(socket.forget_udp(&tcp).expect("forget"), 0, "another protocol");
+        assert_eq!(socket.delete_stale_udp(&tcp).expect("forget"), 0, "another protocol");
         assert_reaches(&client, &a);
         assert_eq!(forget(V4.portal, &[V4.b]), 1);
         assert_reaches(&client, &b);
@@ -233,12 +233,12 @@ fn both_families_and_many_flows_are_forgotten_in_one_call() {
         }
         let socket = Socket::open().expect("open a netfilter socket");
         let kept = portals(Protocol::Udp, [(V4.portal, &[V4.a][..]), (V6.portal, &[V6.a][..])]);
-        assert_eq!(socket.forget_udp(&kept).expect("forget"), 0);
+        assert_eq!(socket.delete_stale_udp(&kept).expect("forget"), 0);
         let gone = portals(Protocol::Udp, [(V4.portal, &[][..]), (V6.portal, &[][..])]);
-        let forgotten = socket.forget_udp(&gone).expect("forget");
+        let forgotten = socket.delete_stale_udp(&gone).expect("forget");
         // Two clients may have had one port, one after the other.
         assert!((FLOWS..=2 * FLOWS).contains(&forgotten), "{forgotten}");
-        assert_eq!(socket.forget_udp(&gone).expect("forget"), 0);
+        assert_eq!(socket.delete_stale_udp(&gone).expect("forget"), 0);
     });
 }
 

@@ -69,7 +69,7 @@ fn relay() -> TcpListener {
 }
 
 fn hits() -> BTreeMap<PortalKey, u64> {
-    Socket::open().and_then(|socket| socket.hits(&Limits::default(), None)).expect("what is used")
+    Socket::open().and_then(|socket| socket.on_demand_hits(&Limits::default(), None)).expect("what is used")
 }
 
 #[test]

@@ -22,7 +22,7 @@ use agent_ipc::{Attachment, Reply, Request};
 use conversation::{SILENCE, answer, ask};
 use manifest::{RELAYED, service};
 use namespace::{add_address_to, bare, run};
-use netns_nft::Found;
+use netns_nft::TableState;
 use pod::Pod;
 
 const KERNEL: &str = "10.96.0.1:80";
@@ -64,8 +64,8 @@ fn attach(agent: &Agent, pod: &Pod, interfaces: &str) -> Reply {
 
 /// The guests that stand in the pod's kernel.
 fn guests(pod: &Pod) -> String {
-    let found = pod.netns.socket().and_then(|socket| socket.find()).expect("look");
-    let Found::Table(table) = found else { panic!("no table of this layout: {found:?}") };
+    let found = pod.netns.socket().and_then(|socket| socket.read_table()).expect("look");
+    let TableState::Intact(table) = found else { panic!("no table of this layout: {found:?}") };
     table.guests.to_string()
 }
 

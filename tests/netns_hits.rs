@@ -16,7 +16,7 @@ use std::net::UdpSocket;
 
 use conversation::{ANSWER, assert_refused, serve, tally};
 use namespace::run;
-use netns_nft::{Counted, Error, Limits, Socket};
+use netns_nft::{Counters, Error, Limits, Socket};
 use proxy_core::portal::PortalKey;
 use proxy_core::ruleset::{Ruleset, Settings};
 use proxy_core::sample::{backend, slice, svc, tcp, udp};
@@ -103,12 +103,12 @@ fn udp_tally(portal: &str, own: &str) -> BTreeMap<String, usize> {
     tally
 }
 
-fn counted() -> Counted {
-    Socket::open().and_then(|socket| socket.counted(&Limits::default(), None)).expect("what was counted")
+fn counted() -> Counters {
+    Socket::open().and_then(|socket| socket.counters(&Limits::default(), None)).expect("what was counted")
 }
 
 /// What was counted at the backends of a portal, by their names.
-fn by_name(counted: &Counted, key: PortalKey) -> BTreeMap<String, u64> {
+fn by_name(counted: &Counters, key: PortalKey) -> BTreeMap<String, u64> {
     let of = |address: String| BACKENDS.iter().find(|(_, v4, v6)| address == *v4 || address == *v6);
     let backends = counted.backends[&key].iter();
     backends.map(|(at, hits)| (of(at.ip().to_string()).expect("ours").0.to_owned(), *hits)).collect()
@@ -201,7 +201,7 @@ fn what_is_refused_or_relayed_counts_at_the_portal_alone() {
         for portal in ["10.96.0.5:80", "10.96.0.6:80"] {
             (0..3).for_each(|_| assert_refused(portal));
         }
-        let Counted { portals, backends } = counted();
+        let Counters { portals, backends } = counted();
         let expected = BTreeMap::from([(tcp("10.96.0.5:80"), 3), (tcp("10.96.0.6:80"), 3)]);
         assert_eq!((portals, backends), (expected, BTreeMap::new()));
     });
@@ -212,14 +212,14 @@ fn what_does_not_count_is_told_as_that() {
     each_way(|way| {
         let socket = || Socket::open().expect("open a socket");
         assert!(
-            matches!(socket().counted(&Limits::default(), None), Err(Error::Uncounted(why)) if why.contains("gone"))
+            matches!(socket().counters(&Limits::default(), None), Err(Error::NoCounters(why)) if why.contains("gone"))
         );
         way.program(&ruleset(Settings::default()));
-        assert_eq!(counted(), Counted::default());
+        assert_eq!(counted(), Counters::default());
         run("nft", &["delete", "table", "inet", "portico"], "");
         run("nft", &["add", "table", "inet", "portico"], "");
         assert!(
-            matches!(socket().counted(&Limits::default(), None), Err(Error::Uncounted(why)) if why.contains("missing"))
+            matches!(socket().counters(&Limits::default(), None), Err(Error::NoCounters(why)) if why.contains("missing"))
         );
     });
 }

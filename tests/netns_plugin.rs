@@ -23,10 +23,10 @@ use std::thread;
 use std::time::Duration;
 
 use agent_ipc::{
-    Attachment, AttachmentKey, Listener, PodName, Programmer, Record, Records, Reply, Request, ruleset_path,
+    Attachment, AttachmentKey, Listener, PodName, ProgrammedBy, Record, Records, Reply, Request, ruleset_path,
 };
 use namespace::{load, run, within};
-use netns_nft::{Stored, encode_fresh};
+use netns_nft::{RulesetSnapshot, encode_fresh};
 use pod::Pod;
 use proxy_core::sample::{backend, slice, svc};
 use runtime::{Agent, Call, Folder, built, conf, with, without};
@@ -58,7 +58,7 @@ fn store_snapshot(folder: &Folder) {
     let ranges = vec!["10.96.0.0/12".parse().expect("a network")];
     let path = ruleset_path(&folder.0, "all");
     fs::create_dir_all(path.parent().expect("a folder")).expect("make the folder");
-    fs::write(&path, Stored { revision: 7, ranges, batch }.encode()).expect("write the snapshot");
+    fs::write(&path, RulesetSnapshot { revision: 7, ranges, batch }.encode()).expect("write the snapshot");
 }
 
 /// A pod with the address of `conf`, on a wire to a node that serves; no route leads further.
@@ -209,7 +209,7 @@ fn without_the_agent_a_pod_is_programmed_from_the_snapshot() {
         call("ADD", &pod, &conf(&folder.0)).run().said(&result(&folder));
         assert_eq!(answer(&pod).expect("the portal answers"), "web");
         let [record] = records(&folder).try_into().expect("one record");
-        assert_eq!((record.programmer, record.netns_id), (Programmer::Plugin, pod.netns.id()));
+        assert_eq!((record.programmed_by, record.netns_id), (ProgrammedBy::Plugin, pod.netns.id()));
         assert_eq!(record.attachment.key, key());
         call("CHECK", &pod, &conf(&folder.0)).run().said("");
         call("STATUS", &pod, &conf(&folder.0)).run().said("");
@@ -290,7 +290,7 @@ fn a_pod_may_start_without_portals_where_the_operator_says_so() {
     let (pod, input) = (Pod::new(), on_agent_down(&folder, "ignore"));
     call("ADD", &pod, &input).run().said(&result(&folder));
     let [record] = records(&folder).try_into().expect("one record");
-    assert_eq!((record.programmer, record.netns_id), (Programmer::Nobody, pod.netns.id()));
+    assert_eq!((record.programmed_by, record.netns_id), (ProgrammedBy::NotYet, pod.netns.id()));
     // CRI-O checks right after each ADD.
     call("CHECK", &pod, &input).run().said("");
     assert_eq!(pod.within(|| run("nft", &["list", "ruleset"], "")), "");

@@ -25,7 +25,7 @@ use std::time::Instant;
 
 use agent_ipc::ruleset_path;
 use bench_report::{Sheet, Spread, Verdict, is_quick};
-use netns_nft::{Batch, Stored, encode_fresh};
+use netns_nft::{Batch, RulesetSnapshot, encode_fresh};
 use pod::Pod;
 use proxy_core::portal::{Standpoint, portals};
 use proxy_core::ruleset::{Ruleset, Settings};
@@ -42,7 +42,7 @@ const PEERS: &str = "/usr/lib/cni";
 fn main() {
     let rounds = if is_quick() { 20 } else { 200 };
     let (with_agent, without) = (agent::Folder::new(), Folder::new("speed-down"));
-    let stored = Stored { revision: 1, ranges: Vec::new(), batch: batch() };
+    let stored = RulesetSnapshot { revision: 1, ranges: Vec::new(), batch: batch() };
     let path = ruleset_path(&without.0, "all");
     fs::create_dir_all(path.parent().expect("a folder")).expect("make the folder");
     stored.write(&path).expect("write the snapshot");

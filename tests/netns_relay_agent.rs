@@ -28,7 +28,7 @@ use agent::{Agent, Folder, PATIENCE, program};
 use conversation::{ANSWER, answer, ask, assert_refused, serve, serve_beyond};
 use manifest::{RELAYED, service};
 use namespace::{add_address, bare, run};
-use netns_nft::Found;
+use netns_nft::TableState;
 use pod::Pod;
 use proxy_core::sample::backend;
 use serde_json::Value;
@@ -57,7 +57,7 @@ fn relayed(agent: &Agent) -> Vec<Value> {
 /// The portals that stand in the pod's kernel.
 fn programmed(pod: &Pod) -> BTreeSet<String> {
     let socket = pod.netns.socket().expect("a socket");
-    let Found::Table(table) = socket.find().expect("look") else { panic!("no table of ours") };
+    let TableState::Intact(table) = socket.read_table().expect("look") else { panic!("no table of ours") };
     table.portals.keys().map(ToString::to_string).collect()
 }
 

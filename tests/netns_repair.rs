@@ -18,7 +18,7 @@ use std::thread;
 
 use conversation::{ANSWER, ask, serve, serve_beyond};
 use namespace::{add_address, listing, load, within};
-use netns_nft::{Batch, Error, Found, Socket, encode, encode_fresh};
+use netns_nft::{Batch, Error, Socket, TableState, encode, encode_fresh};
 use proxy_core::kernel_model::Table;
 use proxy_core::plan::plan;
 use proxy_core::ruleset::{Ruleset, Settings};
@@ -77,8 +77,8 @@ fn what_somebody_did_to_a_table_is_found_and_repaired() {
         within(|| {
             apply(&encode_fresh(&world()));
             load(damage);
-            match Socket::open().and_then(|socket| socket.find()).expect("find out") {
-                Found::Other(why) => assert!(why.contains(told), "{damage}: {why}"),
+            match Socket::open().and_then(|socket| socket.read_table()).expect("find out") {
+                TableState::Drifted(why) => assert!(why.contains(told), "{damage}: {why}"),
                 other => panic!("{damage}: {other:?}"),
             }
             apply(&encode_fresh(&world()));
@@ -108,12 +108,12 @@ fn an_element_more_or_less_is_read_back_as_it_is() {
 fn where_nothing_stands_nothing_is_found() {
     within(|| {
         load("add table inet other { chain portals { drop; }; }");
-        let find = || Socket::open().and_then(Socket::find).expect("find out");
-        assert_eq!(find(), Found::Nothing);
+        let find = || Socket::open().and_then(Socket::read_table).expect("find out");
+        assert_eq!(find(), TableState::Missing);
         apply(&encode_fresh(&world()));
         assert_eq!(standing(), Table::from(&world()));
         apply(&encode_fresh(&Ruleset::empty()));
-        assert_eq!(find(), Found::Nothing);
+        assert_eq!(find(), TableState::Missing);
     });
 }
 
@@ -144,7 +144,7 @@ fn the_generation_tells_whether_anybody_changed_anything() {
         socket.apply(&encode_fresh(&world())).expect("apply");
         let own = generation();
         assert_eq!(own, empty + 1, "one transaction");
-        Socket::open().and_then(Socket::find).expect("find out");
+        Socket::open().and_then(Socket::read_table).expect("find out");
         assert_eq!(generation(), own, "reading changes nothing");
         load("flush chain inet portico portals");
         assert_ne!(generation(), own);
@@ -231,8 +231,8 @@ fn a_table_of_layout_8_is_replaced_without_a_gap_and_its_connections_live_on() {
         add_address("10.1.0.1");
         let listener = TcpListener::bind("10.1.0.1:8080").expect("listen");
         apply(&Batch::from_bytes(LAYOUT_8.to_vec()));
-        let found = Socket::open().and_then(|socket| socket.find()).expect("find out");
-        let Found::Other(why) = &found else { panic!("{found:?}") };
+        let found = Socket::open().and_then(|socket| socket.read_table()).expect("find out");
+        let TableState::Drifted(why) = &found else { panic!("{found:?}") };
         assert!(why.contains("portico layout 8,"), "{why}");
         let mut client = TcpStream::connect_timeout(&backend("10.96.0.1:80"), ANSWER).expect("connect");
         let (mut server, _) = listener.accept().expect("accept");

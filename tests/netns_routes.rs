@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
 use namespace::{add_address_to, run, within};
-use netns_nft::{Error, has_route, route_services};
+use netns_nft::{Error, add_service_routes, has_route};
 use pod::Pod;
 use proxy_core::ruleset::Ruleset;
 use proxy_core::sample::{backend, slice, svc};
@@ -39,7 +39,7 @@ fn ranges() -> Vec<IpNet> {
 
 /// Routes both ranges over this interface.
 fn route(pod: &Pod, interface: &str) -> Vec<IpNet> {
-    route_services(&pod.netns, interface, &[address(POD), address(POD6)], &ranges()).expect("add routes")
+    add_service_routes(&pod.netns, interface, &[address(POD), address(POD6)], &ranges()).expect("add routes")
 }
 
 /// Gives the backends' addresses to `outer` here and the pod's to `inner` there.
@@ -194,7 +194,7 @@ fn a_macvlan_pod_reaches_services() {
 fn a_family_without_an_address_gets_no_route() {
     within(|| {
         let pod = programmed();
-        let added = route_services(&pod.netns, "net1", &[address(POD)], &ranges()).expect("add routes");
+        let added = add_service_routes(&pod.netns, "net1", &[address(POD)], &ranges()).expect("add routes");
         assert_eq!(added, [ranges()[0]]);
     });
 }
@@ -206,7 +206,7 @@ fn a_global_address_is_the_source_before_a_link_local_one() {
         let local = pod.ip(&["-6", "address", "show", "dev", "net1", "scope", "link"]);
         let local = local.split_whitespace().find_map(|word| word.strip_suffix("/64")).expect("fe80");
         let addresses = [address(local), address(POD6)];
-        route_services(&pod.netns, "net1", &addresses, &ranges()).expect("add routes");
+        add_service_routes(&pod.netns, "net1", &addresses, &ranges()).expect("add routes");
         let routes = pod.ip(&["-6", "route"]);
         assert!(routes.contains("2001:db8:96::/108 dev net1 proto static src 2001:db8:1::2"), "{routes}");
     });
@@ -245,7 +245,7 @@ fn an_address_that_another_has_does_not_stop_the_routes() {
         give_unchecked(&pod, "2001:db8:1::1/64");
         await_check(&pod, |addresses| addresses.contains("dadfailed"));
         let addresses = [address(POD), address("2001:db8:1::1")];
-        let added = route_services(&pod.netns, "net1", &addresses, &ranges());
+        let added = add_service_routes(&pod.netns, "net1", &addresses, &ranges());
         assert_eq!(added.expect("add routes"), ranges());
     });
 }
@@ -255,7 +255,7 @@ fn what_cannot_be_done_is_named() {
     within(|| {
         let pod = programmed();
         let refusal = |interface: &str, from: &str| {
-            let refused = route_services(&pod.netns, interface, &[address(from)], &ranges());
+            let refused = add_service_routes(&pod.netns, interface, &[address(from)], &ranges());
             refused.expect_err("no such thing")
         };
         let missing = refusal("net7", POD);

@@ -13,7 +13,7 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use namespace::{listing, load, within};
-use netns_nft::{Error, Found, Netns, Socket, encode};
+use netns_nft::{Error, Netns, Socket, TableState, encode};
 use proxy_core::address::Family;
 use proxy_core::endpoint::EndpointSlice;
 use proxy_core::iptables::Iptables;
@@ -133,8 +133,8 @@ fn a_socket_belongs_to_the_namespace_in_which_it_was_opened() {
         let other = Netns::from_fd(other.into()).expect("another namespace");
         let there = other.socket().expect("open a socket there");
         there.apply(&encode(&plan(&Ruleset::empty(), &worlds[3]))).expect("apply there");
-        assert_eq!(table_of(there.find().expect("find out there")), Table::from(&worlds[3]));
-        assert_eq!(here.find().expect("find out here"), Found::Nothing);
+        assert_eq!(table_of(there.read_table().expect("find out there")), Table::from(&worlds[3]));
+        assert_eq!(here.read_table().expect("find out here"), TableState::Missing);
         assert!(listing().is_empty());
     });
 }
@@ -216,7 +216,7 @@ fn a_refusal_names_the_operation_however_large_its_message_is() {
         let error = socket.apply(&other).expect_err("the portals are there, with another number");
         assert!(matches!(error, Error::Refused { op: Some(Op::Add(Element::Portal(..))), .. }), "{error:?}");
         // And no answer is left over for whatever this socket asks next.
-        assert_eq!(table_of(socket.find().expect("find out")), Table::from(&world));
+        assert_eq!(table_of(socket.read_table().expect("find out")), Table::from(&world));
     });
 }
 

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
-use agent_ipc::{Key, OURS, PLUGIN_TYPE, POD_ANNOTATIONS};
+use agent_ipc::{ConfigKey, PLUGIN_KEYS, PLUGIN_TYPE, POD_ANNOTATIONS};
 use expect_test::expect_file;
 use proxy_core::annotation::{ALL, Annotation, Place};
 use xtask::reference::{code, page, table, values};
@@ -67,8 +67,8 @@ fn plugin_page_equals_its_keys() {
          capability `{POD_ANNOTATIONS}`. The plugin has no flags; the CNI specification defines its input. `portico \
          install` writes the entry."
     );
-    let row = |key: &Key| vec![code(key.name), code(key.default), key.what.to_owned()];
-    let rows: Vec<Vec<String>> = OURS.iter().map(row).collect();
+    let row = |key: &ConfigKey| vec![code(key.name), code(key.default), key.description.to_owned()];
+    let rows: Vec<Vec<String>> = PLUGIN_KEYS.iter().map(row).collect();
     expect_file!["../docs/reference/portico-cni.md"].assert_eq(&page(
         PLUGIN_TYPE,
         &about,

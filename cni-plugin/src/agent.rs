@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use agent_ipc::{
-    AskError, Attachment, AttachmentKey, Records, Reply, Request, SOCKET_DEFAULT, STATE_DIR_DEFAULT, ask,
-    collect, with_causes,
+    Attachment, AttachmentKey, Records, Reply, Request, RequestError, SOCKET_DEFAULT, STATE_DIR_DEFAULT,
+    request_gc, send_request, with_causes,
 };
 use netns_nft::Netns;
 
@@ -50,7 +50,7 @@ impl Agent {
         netns: Option<&Netns>,
         patience: Duration,
     ) -> Result<Answer, Failure> {
-        let answer = ask(&self.socket, request, netns.map(AsFd::as_fd), patience);
+        let answer = send_request(&self.socket, request, netns.map(AsFd::as_fd), patience);
         Self::answer(answer.map(|(reply, _)| reply))
     }
 
@@ -61,10 +61,10 @@ impl Agent {
         valid: &[AttachmentKey],
         patience: Duration,
     ) -> Result<Answer, Failure> {
-        Self::answer(collect(&self.socket, network, valid, patience))
+        Self::answer(request_gc(&self.socket, network, valid, patience))
     }
 
-    fn answer(reply: Result<Reply, AskError>) -> Result<Answer, Failure> {
+    fn answer(reply: Result<Reply, RequestError>) -> Result<Answer, Failure> {
         match reply {
             Ok(Reply::Done) => Ok(Answer::Done),
             Ok(Reply::Refused { message, transient }) => Ok(Answer::Refused(message, transient)),

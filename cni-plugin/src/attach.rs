@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use agent_ipc::{Attachment, OnAgentDown, Programmer, Record, Request};
+use agent_ipc::{Attachment, OnAgentDown, ProgrammedBy, Record, Request};
 use netns_nft::Netns;
 
 use crate::agent::{Agent, Answer, attachment, netns, refused};
@@ -45,20 +45,20 @@ fn stand_in(
     netns: &Netns,
     on_agent_down: OnAgentDown,
     why: &str,
-) -> Result<Programmer, Failure> {
+) -> Result<ProgrammedBy, Failure> {
     match on_agent_down {
         OnAgentDown::Snapshot => {
             let stored = snapshot::usable(&agent.state_dir, attachment.selection()).map_err(|unusable| {
                 Failure::new(Code::TryAgainLater, format!("{why}; and there is no snapshot: {unusable}"))
             })?;
             snapshot::program(netns, attachment, &stored)?;
-            Ok(Programmer::Plugin)
+            Ok(ProgrammedBy::Plugin)
         }
         OnAgentDown::Fail => {
             Err(Failure::new(Code::TryAgainLater, why)
                 .hint("onAgentDown is \"fail\": pods wait for the agent"))
         }
-        OnAgentDown::Ignore => Ok(Programmer::Nobody),
+        OnAgentDown::Ignore => Ok(ProgrammedBy::NotYet),
     }
 }
 
@@ -66,9 +66,9 @@ fn write_down(
     agent: &Agent,
     attachment: Attachment,
     netns: &Netns,
-    programmer: Programmer,
+    programmer: ProgrammedBy,
 ) -> Result<(), Failure> {
-    let record = Record { attachment, netns_id: netns.id(), programmer };
+    let record = Record { attachment, netns_id: netns.id(), programmed_by: programmer };
     agent.records().write(&record).map_err(|why| {
         let path = agent.state_dir.display();
         Failure::new(

@@ -5,7 +5,7 @@
 use std::time::{Duration, Instant};
 
 use agent_ipc::{OnAgentDown, Request, with_causes};
-use netns_nft::{Found, Limits, Netns};
+use netns_nft::{Limits, Netns, TableState};
 
 use crate::agent::{Agent, Answer, attachment, netns, refused};
 use crate::conf::Conf;
@@ -35,15 +35,17 @@ pub(crate) fn check(container: &Container, conf: &Conf<'_>, version: Version) ->
 fn look(netns: &Netns, container: &Container) -> Result<String, Failure> {
     let path = container.netns.display();
     let until = Some(Instant::now() + PATIENCE);
-    let found =
-        netns.socket().and_then(|socket| socket.find_within(&Limits::default(), until)).map_err(|error| {
+    let found = netns
+        .socket()
+        .and_then(|socket| socket.read_table_within(&Limits::default(), until))
+        .map_err(|error| {
             let code = if error.is_transient() { Code::TryAgainLater } else { Code::Missing };
             Failure::new(code, format!("read the rules in {path}: {}", with_causes(&error)))
         })?;
     let flaw = match found {
-        Found::Table(_) => return Ok(String::new()),
-        Found::Nothing => format!("the table inet portico is missing in {path}"),
-        Found::Other(why) => format!("the table inet portico in {path} is not as it should be: {why}"),
+        TableState::Intact(_) => return Ok(String::new()),
+        TableState::Missing => format!("the table inet portico is missing in {path}"),
+        TableState::Drifted(why) => format!("the table inet portico in {path} is not as it should be: {why}"),
     };
     Err(Failure::new(Code::Missing, flaw).hint("the agent is not there; it puts the table right when it is"))
 }

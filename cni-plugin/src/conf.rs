@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use agent_ipc::{
-    AttachmentKey, Key, ON_AGENT_DOWN, OnAgentDown, POD_ANNOTATIONS, SOCKET, STATE_DIR, is_known_key,
+    AttachmentKey, ConfigKey, ON_AGENT_DOWN, OnAgentDown, POD_ANNOTATIONS, SOCKET, STATE_DIR, is_known_key,
 };
 use proxy_core::annotation::PREFIX;
 use serde::Deserialize;
@@ -65,7 +65,7 @@ impl<'a> Conf<'a> {
     pub(crate) fn on_agent_down(&self) -> Result<OnAgentDown, Failure> {
         let Some(name) = self.value::<String>(ON_AGENT_DOWN.name)? else { return Ok(OnAgentDown::default()) };
         let [first, second, third] = OnAgentDown::ALL.map(OnAgentDown::name);
-        OnAgentDown::named(&name).ok_or_else(|| {
+        OnAgentDown::from_name(&name).ok_or_else(|| {
             let key = ON_AGENT_DOWN.name;
             invalid(format!("{key}: {name:?} is none of {first:?}, {second:?} and {third:?}"))
         })
@@ -124,7 +124,7 @@ impl<'a> Conf<'a> {
         strange.map(|key| format!("configuration key {key:?} means nothing")).collect()
     }
 
-    fn path(&self, key: &Key) -> Result<PathBuf, Failure> {
+    fn path(&self, key: &ConfigKey) -> Result<PathBuf, Failure> {
         let path = self.value::<PathBuf>(key.name)?.unwrap_or_else(|| key.default.into());
         if path.is_absolute() {
             Ok(path)

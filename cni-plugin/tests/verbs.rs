@@ -8,7 +8,7 @@ mod runtime;
 use std::fs;
 use std::path::Path;
 
-use agent_ipc::{Attachment, AttachmentKey, Programmer, Record, Records, Reply, Request, ruleset_path};
+use agent_ipc::{Attachment, AttachmentKey, ProgrammedBy, Record, Records, Reply, Request, ruleset_path};
 use netns_nft::Netns;
 use runtime::{Agent, Call, Folder, conf, with, without};
 use serde_json::{Value, json};
@@ -52,7 +52,7 @@ fn write_records(folder: &Folder, keys: impl IntoIterator<Item = AttachmentKey>)
         };
         let netns_id = serde_json::from_value(json!({"dev": 4, "inode": 5, "cookie": 6}));
         let netns_id = netns_id.expect("an identity");
-        let record = Record { attachment, netns_id, programmer: Programmer::Plugin };
+        let record = Record { attachment, netns_id, programmed_by: ProgrammedBy::Plugin };
         Records::new(&folder.0).write(&record).expect("write a record");
     }
 }

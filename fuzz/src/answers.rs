@@ -6,7 +6,7 @@
 use std::sync::LazyLock;
 
 use kube_source::{ReadOptions, read_str};
-use netns_nft::{Found, Limits, answers_of, found_in};
+use netns_nft::{Limits, TableState, read_recorded, recorded_replies};
 use proxy_core::portal::{Standpoint, portals};
 use proxy_core::ruleset::{Ruleset, Settings};
 use proxy_core::kernel_model::Table;
@@ -25,9 +25,13 @@ static WRITTEN: LazyLock<[Written; 2]> = LazyLock::new(|| {
     let all = portals(&objects.snapshot(), &Standpoint::default());
     [false, true].map(|on_demand| {
         let ruleset = Ruleset::new(&all, Settings { on_demand, ..Settings::default() });
-        let written = Written { table: Table::from(&ruleset), answers: answers_of(&ruleset) };
-        let found = found_in(&written.answers, &Limits::of(&written.table));
-        assert_eq!(found.ok(), Some(Found::Table(written.table.clone())), "what is written is what is read");
+        let written = Written { table: Table::from(&ruleset), answers: recorded_replies(&ruleset) };
+        let found = read_recorded(&written.answers, &Limits::of(&written.table));
+        assert_eq!(
+            found.ok(),
+            Some(TableState::Intact(written.table.clone())),
+            "what is written is what is read"
+        );
         written
     })
 });
@@ -38,9 +42,9 @@ pub fn check(bytes: &[u8]) {
     let Written { table, answers } = &WRITTEN[usize::from(kind & 1)];
     let answers = if kind & 2 == 0 { changed(answers, rest) } else { rest.to_vec() };
     let limits = Limits::of(table);
-    let found = found_in(&answers, &limits);
+    let found = read_recorded(&answers, &limits);
     match &found {
-        Ok(Found::Table(found)) => {
+        Ok(TableState::Intact(found)) => {
             assert!(found.picks.len() <= table.picks.len(), "no more picks than were written");
             assert!(found.portals.len() <= table.portals.len(), "no more portals than were written");
             assert!(found.backends.len() <= table.backends.len(), "no more backends than were written");
@@ -48,9 +52,9 @@ pub fn check(bytes: &[u8]) {
             assert!(found.addresses.len() <= table.addresses.len(), "no more addresses than were written");
             assert!(found.sources.len() <= table.sources.len(), "no more sources than were written");
         }
-        Ok(Found::Nothing | Found::Other(_)) | Err(_) => {}
+        Ok(TableState::Missing | TableState::Drifted(_)) | Err(_) => {}
     }
-    let again = found_in(&answers, &limits);
+    let again = read_recorded(&answers, &limits);
     assert_eq!(found.ok(), again.ok(), "the same answers read the same");
 }
 

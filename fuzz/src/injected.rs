@@ -77,12 +77,8 @@ pub fn check_wish(wish: &Wish) {
     let namespace_annotations = entries(&wish.of_namespace);
     let namespace = if wish.is_elsewhere { "b" } else { "default" };
     for mode in MODES {
-        let admission = Admission {
-            namespace,
-            namespace_annotations: &namespace_annotations,
-            pod: &pod,
-            old_pod: None,
-        };
+        let admission =
+            Admission { namespace, namespace_annotations: &namespace_annotations, pod: &pod, old_pod: None };
         check(&admission, mode);
     }
 }

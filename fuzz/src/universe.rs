@@ -14,7 +14,8 @@ use proxy_core::node::Node;
 use proxy_core::portal::{Outside, Standpoint, View};
 use proxy_core::ruleset::Settings;
 use proxy_core::service::{
-    ClusterIps, Created, Dial, Export, Mode, Protocol, Scheduler, Service, ServiceKey, ServicePort, TrafficPolicy,
+    ClusterIps, Created, Dial, Export, Mode, Protocol, Scheduler, Service, ServiceKey, ServicePort,
+    TrafficPolicy,
 };
 use proxy_core::snapshot::Change;
 

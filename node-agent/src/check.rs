@@ -10,7 +10,7 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use agent_ipc::{Reply, Request, ask, with_causes};
+use agent_ipc::{Reply, Request, send_request, with_causes};
 use anstyle::{AnsiColor, Style};
 use clap::Args;
 
@@ -83,7 +83,7 @@ fn write(out: &mut impl Write, name: &str, finding: &Finding) -> std::io::Result
 
 fn agent(args: &CheckArgs) -> Finding {
     let socket = args.socket.display();
-    match ask(&args.socket, &Request::Ready, None, AGENT_TIMEOUT) {
+    match send_request(&args.socket, &Request::Ready, None, AGENT_TIMEOUT) {
         Ok((Reply::Done, _)) => Pass(format!("ready at {socket}")),
         Ok((Reply::Refused { message, .. }, _)) => {
             Fail(message, "see the agent's log: can it reach its service source?".to_owned())

@@ -114,5 +114,5 @@ fn absolute(text: &str) -> Result<PathBuf, String> {
 
 fn on_agent_down(text: &str) -> Result<OnAgentDown, String> {
     let choices = OnAgentDown::ALL.map(OnAgentDown::name).join(", ");
-    OnAgentDown::named(text).ok_or_else(|| format!("must be one of: {choices}"))
+    OnAgentDown::from_name(text).ok_or_else(|| format!("must be one of: {choices}"))
 }

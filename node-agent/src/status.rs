@@ -8,7 +8,7 @@ use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use agent_ipc::{Reply, Request, ask};
+use agent_ipc::{Reply, Request, send_request};
 use anstyle::Style;
 use anyhow::{Context, bail};
 use clap::{Args, ValueEnum};
@@ -75,7 +75,7 @@ pub(crate) fn fetch(socket: &Path, request: &Request) -> anyhow::Result<(String,
 }
 
 fn fetch_text(socket: &Path, request: &Request) -> anyhow::Result<String> {
-    let (reply, file) = ask(socket, request, None, AGENT_TIMEOUT)?;
+    let (reply, file) = send_request(socket, request, None, AGENT_TIMEOUT)?;
     match (reply, file) {
         (Reply::File, Some(file)) => {
             let mut text = String::new();

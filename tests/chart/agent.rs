@@ -8,7 +8,7 @@ use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use agent_ipc::{Reply, Request, ask};
+use agent_ipc::{Reply, Request, send_request};
 
 /// What must come comes within this time.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -48,7 +48,7 @@ impl Agent {
         let agent = Self { child, folder };
         let socket = agent.folder.join("agent.sock");
         agent.until("it knows the services", || {
-            matches!(ask(&socket, &Request::Ready, None, PATIENCE), Ok((Reply::Done, _)))
+            matches!(send_request(&socket, &Request::Ready, None, PATIENCE), Ok((Reply::Done, _)))
         });
         agent
     }

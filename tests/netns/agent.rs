@@ -131,7 +131,7 @@ impl Agent {
 
     fn try_ask(&self, request: &Request, pod: Option<&Pod>) -> Option<(Reply, Option<std::os::fd::OwnedFd>)> {
         let file = pod.map(|pod| File::open(pod.path()).expect("open the pod's namespace"));
-        agent_ipc::ask(&self.socket, request, file.as_ref().map(AsFd::as_fd), PATIENCE).ok()
+        agent_ipc::send_request(&self.socket, request, file.as_ref().map(AsFd::as_fd), PATIENCE).ok()
     }
 
     /// Asks, and has an answer.

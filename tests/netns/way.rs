@@ -2,7 +2,7 @@
 //!
 //! What is true of one must be true of the other, so tests of behaviour run both.
 
-use netns_nft::{Batch, Found, Socket, encode};
+use netns_nft::{Batch, Socket, TableState, encode};
 use proxy_core::guest::Guests;
 use proxy_core::kernel_model::Table;
 use proxy_core::plan::plan;
@@ -68,7 +68,7 @@ pub(crate) fn apply(batch: &Batch) {
 
 /// The table that stands in this thread's namespace; an empty one where there is none.
 pub(crate) fn standing() -> Table {
-    table_of(Socket::open().and_then(|socket| socket.find()).expect("find out what stands here"))
+    table_of(Socket::open().and_then(|socket| socket.read_table()).expect("find out what stands here"))
 }
 
 /// The guests of this thread's namespace, as nft lists them.
@@ -79,11 +79,11 @@ fn standing_guests() -> Guests {
 }
 
 /// The table that was found; an empty one where there is none.
-pub(crate) fn table_of(found: Found) -> Table {
+pub(crate) fn table_of(found: TableState) -> Table {
     match found {
-        Found::Nothing => Table::default(),
-        Found::Table(table) => table,
-        Found::Other(why) => panic!("what stands here is no table of this layout: {why}"),
+        TableState::Missing => Table::default(),
+        TableState::Intact(table) => table,
+        TableState::Drifted(why) => panic!("what stands here is no table of this layout: {why}"),
     }
 }
 

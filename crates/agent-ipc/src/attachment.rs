@@ -100,13 +100,14 @@ impl Attachment {
 /// Who programmed a network namespace first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Programmer {
+pub enum ProgrammedBy {
     /// The agent.
     Agent,
     /// The plugin, from the agent's last snapshot.
     Plugin,
     /// Nobody yet: the pod was let go on without portals.
-    Nobody,
+    #[serde(rename = "nobody")]
+    NotYet,
 }
 
 /// What is written down about an attachment.
@@ -118,5 +119,6 @@ pub struct Record {
     /// Which network namespace was behind the path: paths and inodes come again, this does not.
     pub netns_id: NetnsId,
     /// Who programmed it.
-    pub programmer: Programmer,
+    #[serde(rename = "programmer")]
+    pub programmed_by: ProgrammedBy,
 }

@@ -33,7 +33,7 @@ const BACKLOG: i32 = 1024;
 
 /// Why the agent was not asked, or gave no answer.
 #[derive(Debug, Error)]
-pub enum AskError {
+pub enum RequestError {
     /// Nobody listens: the agent is not there.
     #[error("no agent listens at {}", socket.display())]
     Absent {
@@ -54,7 +54,7 @@ pub enum AskError {
     },
 }
 
-impl AskError {
+impl RequestError {
     /// Whether the agent is not there at all, so that nobody else programs the pod.
     #[must_use]
     pub fn is_agent_down(&self) -> bool {
@@ -83,12 +83,12 @@ impl AskError {
 ///
 /// # Errors
 /// Where nobody listens, or no answer comes that is understood.
-pub fn ask(
+pub fn send_request(
     path: &Path,
     request: &Request,
     netns: Option<BorrowedFd<'_>>,
     patience: Duration,
-) -> Result<(Reply, Option<OwnedFd>), AskError> {
+) -> Result<(Reply, Option<OwnedFd>), RequestError> {
     converse(path, request, netns, patience).map(|(reply, descriptor, _)| (reply, descriptor))
 }
 
@@ -96,26 +96,28 @@ pub fn ask(
 ///
 /// # Errors
 /// Where nobody listens, or no answer comes that is understood.
-pub fn collect(
+pub fn request_gc(
     path: &Path,
     network: &str,
     valid: &[AttachmentKey],
     patience: Duration,
-) -> Result<Reply, AskError> {
+) -> Result<Reply, RequestError> {
     let request = Request::Gc { network: network.to_owned(), valid: valid.to_owned() };
-    match ask(path, &request, None, patience) {
+    match send_request(path, &request, None, patience) {
         Err(error) if error.is_too_large() => {}
         answer => return answer.map(|(reply, _)| reply),
     }
-    let list = write_list(valid)
-        .map_err(|source| AskError::Failed { socket: path.to_owned(), source: MessageError::Io(source) })?;
+    let list = write_list(valid).map_err(|source| RequestError::Failed {
+        socket: path.to_owned(),
+        source: MessageError::Io(source),
+    })?;
     let request = Request::GcList { network: network.to_owned() };
-    ask(path, &request, Some(list.as_fd()), patience).map(|(reply, _)| reply)
+    send_request(path, &request, Some(list.as_fd()), patience).map(|(reply, _)| reply)
 }
 
 /// An agent that has retired, and relays what comes until this is dropped.
 #[derive(Debug)]
-pub struct Predecessor {
+pub struct OutgoingAgent {
     _conversation: OwnedFd,
 }
 
@@ -123,25 +125,25 @@ pub struct Predecessor {
 ///
 /// # Errors
 /// Where it does not, or does not answer in time.
-pub fn retire(path: &Path, patience: Duration) -> Result<Option<Predecessor>, RetireError> {
-    match converse(path, &Request::Retire, None, patience) {
-        Ok((Reply::Done, _, conversation)) => Ok(Some(Predecessor { _conversation: conversation })),
-        Ok((Reply::Refused { message, .. }, ..)) => Err(RetireError::Refused(message)),
-        Ok((Reply::File, ..)) => Err(RetireError::Refused("it answers something else".to_owned())),
-        Err(AskError::Absent { .. }) => Ok(None),
-        Err(error) => Err(RetireError::Ask(error)),
+pub fn request_handover(path: &Path, patience: Duration) -> Result<Option<OutgoingAgent>, HandoverError> {
+    match converse(path, &Request::Handover, None, patience) {
+        Ok((Reply::Done, _, conversation)) => Ok(Some(OutgoingAgent { _conversation: conversation })),
+        Ok((Reply::Refused { message, .. }, ..)) => Err(HandoverError::Refused(message)),
+        Ok((Reply::File, ..)) => Err(HandoverError::Refused("it answers something else".to_owned())),
+        Err(RequestError::Absent { .. }) => Ok(None),
+        Err(error) => Err(HandoverError::Ask(error)),
     }
 }
 
 /// Why an agent did not retire.
 #[derive(Debug, Error)]
-pub enum RetireError {
+pub enum HandoverError {
     /// It does not want to, or does not know how.
     #[error("the agent that is there does not retire: {0}; stop it first")]
     Refused(String),
     /// It was not to be asked.
     #[error("ask the agent that is there to retire")]
-    Ask(#[source] AskError),
+    Ask(#[source] RequestError),
 }
 
 fn converse(
@@ -149,15 +151,15 @@ fn converse(
     request: &Request,
     netns: Option<BorrowedFd<'_>>,
     patience: Duration,
-) -> Result<(Reply, Option<OwnedFd>, OwnedFd), AskError> {
+) -> Result<(Reply, Option<OwnedFd>, OwnedFd), RequestError> {
     let deadline = Instant::now() + patience;
-    let failed = |source| AskError::Failed { socket: path.to_owned(), source };
+    let failed = |source| RequestError::Failed { socket: path.to_owned(), source };
     let socket = seqpacket().map_err(|error| failed(error.into()))?;
     limit(socket.as_fd(), Timeout::Send, deadline).map_err(failed)?;
     let address = SocketAddrUnix::new(path).map_err(|error| failed(error.into()))?;
     retry_on_intr(|| connect(&socket, &address)).map_err(|error| match error {
         Errno::NOENT | Errno::CONNREFUSED => {
-            AskError::Absent { socket: path.to_owned(), source: error.into() }
+            RequestError::Absent { socket: path.to_owned(), source: error.into() }
         }
         other => failed(other.into()),
     })?;
@@ -180,14 +182,14 @@ pub struct Listener {
 
 /// What keeps other agents from an agent's place.
 #[derive(Debug, Clone)]
-pub struct Claim(Arc<File>);
+pub struct SocketOwnership(Arc<File>);
 
-impl Claim {
+impl SocketOwnership {
     /// Lets another agent take the place.
     ///
     /// # Errors
     /// Where the file system refuses.
-    pub fn give_up(&self) -> io::Result<()> {
+    pub fn release(&self) -> io::Result<()> {
         self.0.unlock()
     }
 
@@ -195,7 +197,7 @@ impl Claim {
     ///
     /// # Errors
     /// Where the file system refuses.
-    pub fn wait(&self) -> io::Result<()> {
+    pub fn acquire(&self) -> io::Result<()> {
         self.0.lock()
     }
 }
@@ -235,8 +237,8 @@ impl Listener {
 
     /// The claim on this place.
     #[must_use]
-    pub fn claim(&self) -> Claim {
-        Claim(Arc::clone(&self.lock))
+    pub fn ownership(&self) -> SocketOwnership {
+        SocketOwnership(Arc::clone(&self.lock))
     }
 
     /// Whether `accept` returns at once where nobody waits, as an event loop needs it; at first it waits.
@@ -310,7 +312,7 @@ impl Connection {
     }
 
     /// Waits until the peer ends the conversation.
-    pub fn ended(&self) {
+    pub fn wait_for_close(&self) {
         let is_unlimited = set_socket_timeout(&self.0, Timeout::Recv, None).is_ok();
         // Nothing more is to come; whatever else happens is an end, too.
         while is_unlimited && receive::<Request>(self.0.as_fd()).is_ok() {}
@@ -329,7 +331,7 @@ impl Connection {
             return Err(ReceiveError::Stranger { uid: peer.uid() });
         }
         let (message, descriptor) = received.map_err(ReceiveError::Message)?;
-        if descriptor.is_none() && message.body.is_about_a_netns() {
+        if descriptor.is_none() && message.body.needs_netns() {
             return Err(ReceiveError::NoNetns);
         }
         let Message { version, body } = message;

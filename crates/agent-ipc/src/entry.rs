@@ -33,39 +33,42 @@ const KNOWN: [&str; 16] = [
 
 /// A key of the entry that is ours; docs/reference/portico-cni.md is made of them.
 #[derive(Debug, Clone, Copy)]
-pub struct Key {
+pub struct ConfigKey {
     /// How it is written.
     pub name: &'static str,
     /// What holds without it.
     pub default: &'static str,
     /// What it says.
-    pub what: &'static str,
+    pub description: &'static str,
 }
 
 /// Where the agent listens.
-pub const SOCKET: Key =
-    Key { name: "socket", default: SOCKET_DEFAULT, what: "The agent's socket, an absolute path." };
+pub const SOCKET: ConfigKey = ConfigKey {
+    name: "socket",
+    default: SOCKET_DEFAULT,
+    description: "The agent's socket, an absolute path.",
+};
 /// Where records and rulesets lie.
-pub const STATE_DIR: Key = Key {
+pub const STATE_DIR: ConfigKey = ConfigKey {
     name: "stateDir",
     default: STATE_DIR_DEFAULT,
-    what: "Where records of attachments and the last ruleset lie, an absolute path; the agent's `--state-dir`.",
+    description: "Where records of attachments and the last ruleset lie, an absolute path; the agent's `--state-dir`.",
 };
 /// What to do while no agent answers.
-pub const ON_AGENT_DOWN: Key = Key {
+pub const ON_AGENT_DOWN: ConfigKey = ConfigKey {
     name: "onAgentDown",
     default: OnAgentDown::Snapshot.name(),
-    what: "What happens to a pod that starts while no agent answers. `snapshot`: the plugin programs it from the last \
+    description: "What happens to a pod that starts while no agent answers. `snapshot`: the plugin programs it from the last \
            ruleset. `fail`: the runtime tries again later. `ignore`: it starts without portals, and the agent repairs it \
            when it is back.",
 };
 /// All keys of ours.
-pub const OURS: [Key; 3] = [SOCKET, STATE_DIR, ON_AGENT_DOWN];
+pub const PLUGIN_KEYS: [ConfigKey; 3] = [SOCKET, STATE_DIR, ON_AGENT_DOWN];
 
 /// Whether a key means something to anybody; another is a typing error, perhaps.
 #[must_use]
 pub fn is_known_key(key: &str) -> bool {
-    OURS.iter().any(|own| own.name == key) || KNOWN.contains(&key) || key.starts_with(CNI_PREFIX)
+    PLUGIN_KEYS.iter().any(|own| own.name == key) || KNOWN.contains(&key) || key.starts_with(CNI_PREFIX)
 }
 
 /// What to do with a pod while no agent is there.
@@ -96,7 +99,7 @@ impl OnAgentDown {
 
     /// The choice of that name.
     #[must_use]
-    pub fn named(name: &str) -> Option<Self> {
+    pub fn from_name(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|choice| choice.name() == name)
     }
 }

@@ -14,14 +14,15 @@ mod message;
 mod packet;
 mod record;
 
-pub use attachment::{Attachment, AttachmentKey, PORTALS_ALL, PodName, Programmer, Record};
+pub use attachment::{Attachment, AttachmentKey, PORTALS_ALL, PodName, ProgrammedBy, Record};
 pub use connection::{
-    AskError, Claim, Connection, Listener, Predecessor, ReceiveError, RetireError, SOCKET_DEFAULT, ask,
-    collect, retire,
+    Connection, HandoverError, Listener, OutgoingAgent, ReceiveError, RequestError, SOCKET_DEFAULT,
+    SocketOwnership, request_gc, request_handover, send_request,
 };
 pub use entry::{
-    Key, ON_AGENT_DOWN, OURS, OnAgentDown, PLUGIN_TYPE, POD_ANNOTATIONS, SOCKET, STATE_DIR, is_known_key,
+    ConfigKey, ON_AGENT_DOWN, OnAgentDown, PLUGIN_KEYS, PLUGIN_TYPE, POD_ANNOTATIONS, SOCKET, STATE_DIR,
+    is_known_key,
 };
 pub use message::{Message, Reply, Request, VERSION, speaks};
 pub use packet::{BYTES_MAX, MessageError, with_causes};
-pub use record::{BrokenRecord, Records, STATE_DIR_DEFAULT, VIEW_DEFAULT, ruleset_path};
+pub use record::{CorruptRecord, Records, STATE_DIR_DEFAULT, VIEW_DEFAULT, ruleset_path};

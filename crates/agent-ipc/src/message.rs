@@ -65,7 +65,8 @@ pub enum Request {
     },
     /// Leave the node to whoever asks: change nothing any more, and let its socket be taken. Connections that come
     /// are still relayed until whoever asked ends the conversation.
-    Retire,
+    #[serde(rename = "retire")]
+    Handover,
 }
 
 impl Request {
@@ -77,7 +78,7 @@ impl Request {
 
     /// Whether the descriptor of a network namespace has to come along.
     #[must_use]
-    pub fn is_about_a_netns(&self) -> bool {
+    pub fn needs_netns(&self) -> bool {
         match self {
             Self::Attach(_) | Self::Check(_) => true,
             Self::Detach { .. }
@@ -85,7 +86,7 @@ impl Request {
             | Self::GcList { .. }
             | Self::Ready
             | Self::Status { .. }
-            | Self::Retire => false,
+            | Self::Handover => false,
         }
     }
 }

@@ -37,7 +37,7 @@ pub struct Records(PathBuf);
 
 /// A file that holds no record. It was moved aside.
 #[derive(Debug)]
-pub struct BrokenRecord {
+pub struct CorruptRecord {
     /// Where it lies now.
     pub path: PathBuf,
     /// What is wrong with it.
@@ -96,7 +96,7 @@ impl Records {
     ///
     /// # Errors
     /// Where the folder cannot be read; that it is not there yet is no error.
-    pub fn read_all(&self) -> io::Result<(Vec<Record>, Vec<BrokenRecord>)> {
+    pub fn read_all(&self) -> io::Result<(Vec<Record>, Vec<CorruptRecord>)> {
         let mut paths = match fs::read_dir(&self.0) {
             Ok(entries) => entries.map(|entry| Ok(entry?.path())).collect::<io::Result<Vec<_>>>()?,
             Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
@@ -154,10 +154,10 @@ fn is_left_over(path: &Path) -> bool {
 }
 
 /// Out of the way, but not lost: whoever looks into it wants to see it.
-fn move_aside(path: PathBuf, error: &io::Error) -> BrokenRecord {
+fn move_aside(path: PathBuf, error: &io::Error) -> CorruptRecord {
     let aside = path.with_added_extension(BROKEN);
     match fs::rename(&path, &aside) {
-        Ok(()) => BrokenRecord { path: aside, reason: error.to_string() },
-        Err(refused) => BrokenRecord { path, reason: format!("{error}; move it aside: {refused}") },
+        Ok(()) => CorruptRecord { path: aside, reason: error.to_string() },
+        Err(refused) => CorruptRecord { path, reason: format!("{error}; move it aside: {refused}") },
     }
 }

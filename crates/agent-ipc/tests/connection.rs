@@ -14,8 +14,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use agent_ipc::{
-    AskError, Attachment, AttachmentKey, BYTES_MAX, Listener, Message, MessageError, PodName, ReceiveError,
-    Reply, Request, VERSION, ask,
+    Attachment, AttachmentKey, BYTES_MAX, Listener, Message, MessageError, PodName, ReceiveError, Reply,
+    Request, RequestError, VERSION, send_request,
 };
 use folder::Folder;
 use rustix::net::{
@@ -113,8 +113,8 @@ fn a_request_comes_across_with_its_descriptor_and_the_reply_with_another() {
             connection.reply(&Reply::File, Some(reader.as_fd())).expect("reply");
         });
         let request = Request::Attach(attachment());
-        let (reply, file) =
-            ask(&folder.join("agent.sock"), &request, Some(netns.as_fd()), PATIENCE).expect("an answer");
+        let (reply, file) = send_request(&folder.join("agent.sock"), &request, Some(netns.as_fd()), PATIENCE)
+            .expect("an answer");
         assert_eq!(reply, Reply::File);
         let mut text = String::new();
         File::from(file.expect("a file")).read_to_string(&mut text).unwrap();
@@ -155,7 +155,7 @@ fn what_plugin_and_agent_of_0_1_0_say_is_understood_and_said_in_the_same_way() {
         ),
         (r#"{"version":1,"verb":"ready"}"#.to_owned(), Request::Ready),
         (r#"{"version":1,"verb":"status","hits":false}"#.to_owned(), Request::status()),
-        (r#"{"version":1,"verb":"retire"}"#.to_owned(), Request::Retire),
+        (r#"{"version":1,"verb":"retire"}"#.to_owned(), Request::Handover),
     ];
     for (text, body) in requests {
         let said = Message { version: 1, body };
@@ -207,9 +207,9 @@ fn an_agent_of_another_version_is_told_apart() {
             recv(&connection, &mut [0; 100][..], RecvFlags::empty()).unwrap();
             send(&connection, br#"{"version":7,"answer":"sung"}"#, &[]);
         });
-        let error =
-            ask(&folder.join("agent.sock"), &Request::Ready, None, PATIENCE).expect_err("not understood");
-        assert!(matches!(error, AskError::Failed { source: MessageError::Version { theirs: 7 }, .. }));
+        let error = send_request(&folder.join("agent.sock"), &Request::Ready, None, PATIENCE)
+            .expect_err("not understood");
+        assert!(matches!(error, RequestError::Failed { source: MessageError::Version { theirs: 7 }, .. }));
         assert!(!error.is_agent_down() && !error.is_transient(), "{error:?}");
     });
 }
@@ -241,7 +241,7 @@ fn a_request_that_is_too_large_is_not_even_sent() {
     let folder = Folder::new("unsent");
     let _listener = Listener::bind(&folder.join("agent.sock")).expect("listen");
     let request = Request::Gc { network: "n".into(), valid: vec![key(); 2_000] };
-    let error = ask(&folder.join("agent.sock"), &request, None, PATIENCE).expect_err("too large");
+    let error = send_request(&folder.join("agent.sock"), &request, None, PATIENCE).expect_err("too large");
     assert!(error.is_too_large() && !error.is_transient(), "{error:?}");
 }
 
@@ -285,8 +285,9 @@ fn a_peer_that_goes_away_is_no_request() {
 fn an_agent_that_does_not_answer_is_not_waited_for() {
     let folder = Folder::new("slow");
     let _listener = Listener::bind(&folder.join("agent.sock")).expect("listen");
-    let error = ask(&folder.join("agent.sock"), &Request::Ready, None, SHORT).expect_err("no answer");
-    assert!(matches!(error, AskError::Failed { source: MessageError::TimedOut, .. }), "{error:?}");
+    let error =
+        send_request(&folder.join("agent.sock"), &Request::Ready, None, SHORT).expect_err("no answer");
+    assert!(matches!(error, RequestError::Failed { source: MessageError::TimedOut, .. }), "{error:?}");
     assert!(error.is_transient() && !error.is_agent_down());
 }
 
@@ -296,8 +297,9 @@ fn an_agent_that_closes_without_an_answer_may_be_asked_again() {
     let listener = Listener::bind(&folder.join("agent.sock")).expect("listen");
     thread::scope(|scope| {
         scope.spawn(|| drop(listener.accept().expect("accept")));
-        let error = ask(&folder.join("agent.sock"), &Request::Ready, None, PATIENCE).expect_err("no answer");
-        assert!(matches!(error, AskError::Failed { source: MessageError::Closed, .. }), "{error:?}");
+        let error =
+            send_request(&folder.join("agent.sock"), &Request::Ready, None, PATIENCE).expect_err("no answer");
+        assert!(matches!(error, RequestError::Failed { source: MessageError::Closed, .. }), "{error:?}");
         assert!(error.is_transient() && !error.is_agent_down());
     });
 }
@@ -305,7 +307,8 @@ fn an_agent_that_closes_without_an_answer_may_be_asked_again() {
 #[test]
 fn an_agent_that_is_not_there_is_down() {
     let folder = Folder::new("absent");
-    let down = |path: PathBuf| ask(&path, &Request::Ready, None, PATIENCE).expect_err("nobody is there");
+    let down =
+        |path: PathBuf| send_request(&path, &Request::Ready, None, PATIENCE).expect_err("nobody is there");
     assert!(down(folder.join("agent.sock")).is_agent_down());
     drop(Listener::bind(&folder.join("agent.sock")).expect("listen"));
     assert!(folder.join("agent.sock").exists(), "what a killed agent leaves");

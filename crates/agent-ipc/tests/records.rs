@@ -8,7 +8,7 @@ use std::fs::{self, File};
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
-use agent_ipc::{Attachment, AttachmentKey, Programmer, Record, Records};
+use agent_ipc::{Attachment, AttachmentKey, ProgrammedBy, Record, Records};
 use folder::Folder;
 
 fn names(state: &Folder) -> Vec<String> {
@@ -34,7 +34,7 @@ fn record(key: AttachmentKey) -> Record {
         notes: Vec::new(),
     };
     let netns_id = serde_json::from_str(r#"{"dev":4,"inode":4026532000,"cookie":18446744073709551615}"#);
-    Record { attachment, netns_id: netns_id.expect("an identity"), programmer: Programmer::Plugin }
+    Record { attachment, netns_id: netns_id.expect("an identity"), programmed_by: ProgrammedBy::Plugin }
 }
 
 #[test]
@@ -44,7 +44,7 @@ fn what_is_written_is_read_until_it_is_removed() {
     assert!(records.read_all().expect("no folder yet is no record").0.is_empty());
     let mut made = record(key("net", "c1", "eth0"));
     records.write(&made).expect("write");
-    made.programmer = Programmer::Agent;
+    made.programmed_by = ProgrammedBy::Agent;
     records.write(&made).expect("write again");
     assert_eq!(records.read(&made.attachment.key).expect("read"), made);
     let (found, broken) = records.read_all().expect("read");
@@ -153,7 +153,7 @@ fn a_record_of_0_1_0_is_read_and_written_in_the_same_way() {
     assert!(broken.is_empty(), "{broken:?}");
     let [found] = &found[..] else { panic!("{found:?}") };
     assert_eq!(found.attachment.pod.as_ref().map(ToString::to_string).as_deref(), Some("shop/web-0"));
-    assert_eq!((found.netns_id.inode, found.programmer), (4_026_532_000, Programmer::Agent));
+    assert_eq!((found.netns_id.inode, found.programmed_by), (4_026_532_000, ProgrammedBy::Agent));
     records.write(found).expect("write it again");
     assert_eq!(fs::read_to_string(&path).expect("read"), text);
 }

@@ -48,7 +48,7 @@ impl Socket {
     /// # Errors
     /// Where the kernel does not tell the flows, or does not forget one. To try again is always safe: a flow
     /// that is gone already is as good as forgotten.
-    pub fn forget_udp(&self, portals: &Portals) -> Result<usize, Error> {
+    pub fn delete_stale_udp(&self, portals: &Portals) -> Result<usize, Error> {
         let is_asked = portals.keys().any(|key| key.protocol == Protocol::Udp);
         if !is_asked || self.flow_count()? == 0 {
             return Ok(0);

@@ -54,7 +54,7 @@ pub enum Error {
     },
     /// What stands there counts nothing.
     #[error("read what came to portals: {0}")]
-    Uncounted(String),
+    NoCounters(String),
     /// The network namespace has no such interface.
     #[error("find the interface {name}")]
     NoInterface {
@@ -102,7 +102,7 @@ impl Error {
     #[must_use]
     pub fn is_transient(&self) -> bool {
         let source = match self {
-            Self::NoNetns | Self::Own | Self::Uncounted(_) | Self::NoInterface { .. } => return false,
+            Self::NoNetns | Self::Own | Self::NoCounters(_) | Self::NoInterface { .. } => return false,
             Self::Enter(source)
             | Self::Open(source)
             | Self::Receive(source)

@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! Plan ── encode ──► Batch (bytes, the same for every namespace) ── Socket::apply ──► kernel
-//!                                                    Found ◄── Socket::find ────────────┘
+//!                                                    TableState ◄── Socket::read_table ────────────┘
 //! ```
 //! Synchronous, without an `nft` binary and without tokio: the CNI plugin uses it as it is. Nothing here
 //! knows what a service is.
@@ -25,7 +25,7 @@ mod stored;
 pub use encode::{Batch, encode, encode_fresh};
 pub use error::Error;
 pub use netns::{Netns, NetnsId};
-pub use read::{Counted, Found, Limits, answers_of, found_in};
-pub use route::{has_route, route_services};
+pub use read::{Counters, Limits, TableState, read_recorded, recorded_replies};
+pub use route::{add_service_routes, has_route};
 pub use socket::Socket;
-pub use stored::{Stored, StoredError};
+pub use stored::{RulesetSnapshot, SnapshotError};

@@ -19,13 +19,13 @@ const READS_MAX: usize = 10;
 
 /// What stands in a network namespace under the table's name.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Found {
+pub enum TableState {
     /// No table.
-    Nothing,
+    Missing,
     /// A table of this layout, whole.
-    Table(Table),
+    Intact(Table),
     /// Something else, and what is wrong with it: another layout, or damaged by whoever may write here.
-    Other(String),
+    Drifted(String),
 }
 
 /// Why reading ends early.
@@ -63,8 +63,8 @@ impl Socket {
     ///
     /// # Errors
     /// Where the kernel does not tell, or it changes faster than it can be read.
-    pub fn find(self) -> Result<Found, Error> {
-        self.find_within(&Limits::default(), None)
+    pub fn read_table(self) -> Result<TableState, Error> {
+        self.read_table_within(&Limits::default(), None)
     }
 
     /// The same, but reads no more than these limits and no longer than until then. What holds more than the limits is
@@ -72,11 +72,11 @@ impl Socket {
     ///
     /// # Errors
     /// Where the kernel does not tell, it changes faster than it can be read, or the time is over.
-    pub fn find_within(self, limits: &Limits, until: Option<Instant>) -> Result<Found, Error> {
+    pub fn read_table_within(self, limits: &Limits, until: Option<Instant>) -> Result<TableState, Error> {
         let source = Timed { socket: &self, until };
         match self.steadily(until, || Reader { source: &source, limits }.look())? {
             Ok(found) => Ok(found),
-            Err(End::Other(why) | End::TooMany(why)) => Ok(Found::Other(why)),
+            Err(End::Other(why) | End::TooMany(why)) => Ok(TableState::Drifted(why)),
             Err(End::Failed(error)) => Err(error),
         }
     }
@@ -125,8 +125,8 @@ mod limits;
 mod reader;
 mod recorded;
 
-pub use count::Counted;
+pub use count::Counters;
 pub(crate) use decode::address;
 pub use limits::Limits;
 use reader::{Reader, Source, Take, request, unread};
-pub use recorded::{answers_of, found_in};
+pub use recorded::{read_recorded, recorded_replies};

@@ -35,7 +35,7 @@ const KIND_OFFSET: usize = 7;
 ///
 /// # Errors
 /// Where the interface is missing or down, or the kernel refuses a route; those added before it stay.
-pub fn route_services(
+pub fn add_service_routes(
     netns: &Netns,
     interface: &str,
     addresses: &[IpAddr],

@@ -1,4 +1,4 @@
-//! `Stored`: a ruleset in a file, for a plugin that finds no agent.
+//! `RulesetSnapshot`: a ruleset in a file, for a plugin that finds no agent.
 //!
 //! The agent replaces the file at its pace; when it is down, the plugin sends the transaction in it as it
 //! stands, so the plugin neither plans nor encodes. Nothing of a file is believed: whatever is in it, reading
@@ -28,7 +28,7 @@ const MARK: [u8; 8] = *b"portico\0";
 
 /// A ruleset as one transaction, and what the plugin needs besides.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Stored {
+pub struct RulesetSnapshot {
     /// The revision of the snapshot that it was made of.
     pub revision: u64,
     /// The service ranges, which need routes.
@@ -39,7 +39,7 @@ pub struct Stored {
 
 /// Why there is no stored ruleset to use.
 #[derive(Debug, Error)]
-pub enum StoredError {
+pub enum SnapshotError {
     /// The file cannot be read.
     #[error("read {}", path.display())]
     Read {
@@ -86,7 +86,7 @@ pub enum StoredError {
     },
 }
 
-impl Stored {
+impl RulesetSnapshot {
     /// The bytes of the file.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
@@ -110,14 +110,14 @@ impl Stored {
     ///
     /// # Errors
     /// Where they are not what `encode` of this layout wrote.
-    pub fn decode(bytes: &[u8]) -> Result<Self, StoredError> {
+    pub fn decode(bytes: &[u8]) -> Result<Self, SnapshotError> {
         let mut reader = Reader { bytes, at: 0 };
         if reader.array("the mark")? != MARK {
-            return Err(StoredError::Unmarked);
+            return Err(SnapshotError::Unmarked);
         }
         match u32::from_le_bytes(reader.array("the layout")?) {
             LAYOUT => {}
-            found => return Err(StoredError::Layout { found }),
+            found => return Err(SnapshotError::Layout { found }),
         }
         let revision = u64::from_le_bytes(reader.array("the revision")?);
         let count = u32::from_le_bytes(reader.array("the count of service ranges")?);
@@ -127,10 +127,10 @@ impl Stored {
         let at = reader.at;
         let found = u64::from_le_bytes(reader.array("the checksum")?);
         if reader.at != bytes.len() {
-            return Err(StoredError::TooLong { at: reader.at });
+            return Err(SnapshotError::TooLong { at: reader.at });
         }
         if found != checksum(&bytes[..at]) {
-            return Err(StoredError::Altered { at });
+            return Err(SnapshotError::Altered { at });
         }
         Ok(Self { revision, ranges, batch: Batch::from_bytes(transaction.to_vec()) })
     }
@@ -158,8 +158,8 @@ impl Stored {
     ///
     /// # Errors
     /// Where there is none, or it is not what `write` of this layout wrote.
-    pub fn read(path: &Path) -> Result<Self, StoredError> {
-        let bytes = fs::read(path).map_err(|source| StoredError::Read { path: path.to_owned(), source })?;
+    pub fn read(path: &Path) -> Result<Self, SnapshotError> {
+        let bytes = fs::read(path).map_err(|source| SnapshotError::Read { path: path.to_owned(), source })?;
         Self::decode(&bytes)
     }
 }
@@ -179,29 +179,29 @@ struct Reader<'a> {
 }
 
 impl<'a> Reader<'a> {
-    fn slice(&mut self, length: usize, what: &'static str) -> Result<&'a [u8], StoredError> {
+    fn slice(&mut self, length: usize, what: &'static str) -> Result<&'a [u8], SnapshotError> {
         let end = self.at.checked_add(length);
         let slice = end.and_then(|end| self.bytes.get(self.at..end));
-        let slice = slice.ok_or(StoredError::CutShort { what, at: self.at })?;
+        let slice = slice.ok_or(SnapshotError::CutShort { what, at: self.at })?;
         self.at += length;
         Ok(slice)
     }
 
-    fn array<const LENGTH: usize>(&mut self, what: &'static str) -> Result<[u8; LENGTH], StoredError> {
+    fn array<const LENGTH: usize>(&mut self, what: &'static str) -> Result<[u8; LENGTH], SnapshotError> {
         let at = self.at;
-        self.slice(LENGTH, what)?.try_into().map_err(|_| StoredError::CutShort { what, at })
+        self.slice(LENGTH, what)?.try_into().map_err(|_| SnapshotError::CutShort { what, at })
     }
 
-    fn range(&mut self) -> Result<IpNet, StoredError> {
+    fn range(&mut self) -> Result<IpNet, SnapshotError> {
         const WHAT: &str = "a service range";
         let at = self.at;
         let [family, prefix_len] = self.array(WHAT)?;
         let address = match family {
             4 => IpAddr::from(self.array::<4>(WHAT)?),
             6 => IpAddr::from(self.array::<16>(WHAT)?),
-            _ => return Err(StoredError::NoRange { at }),
+            _ => return Err(SnapshotError::NoRange { at }),
         };
-        IpNet::new(address, prefix_len).map_err(|_| StoredError::NoRange { at })
+        IpNet::new(address, prefix_len).map_err(|_| SnapshotError::NoRange { at })
     }
 }
 

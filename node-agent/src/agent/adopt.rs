@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use agent_ipc::{
-    Attachment, AttachmentKey, PLUGIN_TYPE, POD_ANNOTATIONS, PodName, Programmer, Record, Records, SOCKET,
+    Attachment, AttachmentKey, PLUGIN_TYPE, POD_ANNOTATIONS, PodName, ProgrammedBy, Record, Records, SOCKET,
     with_causes,
 };
 use ipnet::IpNet;
@@ -94,7 +94,7 @@ impl Adopter {
         let open = |attachment: Attachment| match Namespace::open(&attachment.netns) {
             Ok(namespace) => {
                 let netns_id = namespace.id();
-                let record = Record { attachment, netns_id, programmer: Programmer::Nobody };
+                let record = Record { attachment, netns_id, programmed_by: ProgrammedBy::NotYet };
                 Some(Adopted { record, namespace: Arc::new(namespace) })
             }
             Err(error) => {

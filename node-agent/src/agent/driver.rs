@@ -9,7 +9,7 @@ use std::sync::mpsc::SyncSender;
 use std::time::Instant;
 
 use agent_ipc::{
-    Attachment, Predecessor, Record, Records, Reply, Request, VIEW_DEFAULT, ruleset_path, with_causes,
+    Attachment, OutgoingAgent, Record, Records, Reply, Request, VIEW_DEFAULT, ruleset_path, with_causes,
 };
 use anyhow::Context;
 use kube_source::Event as Told;
@@ -86,7 +86,7 @@ pub(crate) struct Driver {
     adopter: Arc<Adopter>,
     sender: UnboundedSender<Message>,
     /// The agent that was here before, which relays until all is served here.
-    predecessor: Option<Predecessor>,
+    predecessor: Option<OutgoingAgent>,
     /// Whoever works holds the sender; when all are gone, no work is left.
     working: Sender<()>,
     worked: Receiver<()>,
@@ -98,7 +98,7 @@ impl Driver {
         agent: Agent,
         adopter: Adopter,
         relay: Arc<Relay>,
-        predecessor: Option<Predecessor>,
+        predecessor: Option<OutgoingAgent>,
         sender: UnboundedSender<Message>,
     ) -> Self {
         let records = adopter.records.clone();
@@ -241,7 +241,7 @@ impl Driver {
             (
                 Request::GcList { .. }
                 | Request::Status { .. }
-                | Request::Retire
+                | Request::Handover
                 | Request::Attach(_)
                 | Request::Check(_),
                 _,
@@ -262,7 +262,7 @@ impl Driver {
     fn execute(&mut self, effect: Effect) {
         match effect {
             Effect::Run(netns, job) => self.start(netns, job),
-            Effect::ForgetUdp(netns, flows) => self.forget_udp(netns, flows),
+            Effect::ForgetUdp(netns, flows) => self.delete_stale_udp(netns, flows),
             Effect::Answer(ticket, reply) => {
                 if let Some(waiting) = self.waiting.remove(&ticket) {
                     // Whoever asked may have given up.
@@ -309,11 +309,11 @@ impl Driver {
         });
     }
 
-    fn forget_udp(&self, netns: NetnsId, flows: Flows) {
+    fn delete_stale_udp(&self, netns: NetnsId, flows: Flows) {
         let Some(namespace) = self.namespaces.get(&netns).cloned() else { return };
         let sender = self.sender.clone();
         self.pools.run(Kind::Cleanup, move || {
-            let is_complete = match namespace.forget_udp(&flows) {
+            let is_complete = match namespace.delete_stale_udp(&flows) {
                 Ok(0) => true,
                 Ok(count) => {
                     tracing::info!(netns = netns.inode, count, "moved UDP flows");
@@ -370,7 +370,7 @@ impl Driver {
         let path = ruleset_path(&self.adopter.state_dir, VIEW_DEFAULT);
         self.pools.run(Kind::File, move || {
             let batch = encode_fresh(&ruleset);
-            let stored = netns_nft::Stored { revision, ranges: ranges.to_vec(), batch };
+            let stored = netns_nft::RulesetSnapshot { revision, ranges: ranges.to_vec(), batch };
             let folder = path.parent().map_or(Ok(()), std::fs::create_dir_all);
             if let Err(error) = folder.and_then(|()| stored.write(&path)) {
                 tracing::error!(path = %path.display(), %error, "write the ruleset for when the agent is not there");

@@ -8,7 +8,7 @@ use std::cmp::Reverse;
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
-use netns_nft::Counted;
+use netns_nft::Counters;
 use proxy_core::portal::{Portal, Portals, Verdict};
 use serde::{Deserialize, Serialize};
 
@@ -98,8 +98,8 @@ impl Served {
 }
 
 /// What the kernel counted, with the names of services.
-pub(crate) fn hits_of(counted: Counted, portals: &Portals) -> Vec<PortalHits> {
-    let Counted { portals: found, mut backends } = counted;
+pub(crate) fn hits_of(counted: Counters, portals: &Portals) -> Vec<PortalHits> {
+    let Counters { portals: found, mut backends } = counted;
     let used = found.into_iter().filter(|(_, hits)| *hits > 0);
     let told = used.map(|(key, hits)| {
         let portal = portals.get(key);

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use agent_ipc::{Attachment, AttachmentKey, Programmer};
+use agent_ipc::{Attachment, AttachmentKey, ProgrammedBy};
 use ipnet::IpNet;
 use proxy_core::dispatch::Action;
 use proxy_core::guest::Guests;
@@ -32,7 +32,7 @@ const RELAY_RETRY: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub(crate) struct Held {
     pub(crate) attachment: Attachment,
-    pub(crate) programmer: Programmer,
+    pub(crate) programmer: ProgrammedBy,
     /// Who waits for it to be programmed, and until when.
     pub(crate) waiting: Option<(Ticket, Instant)>,
 }

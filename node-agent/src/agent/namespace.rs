@@ -11,7 +11,7 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use agent_ipc::with_causes;
-use netns_nft::{Counted, Error, Found, Limits, Netns, NetnsId, Socket, route_services};
+use netns_nft::{Counters, Error, Limits, Netns, NetnsId, Socket, TableState, add_service_routes};
 use proxy_core::guest::Guests;
 use proxy_core::kernel_model::Table;
 use proxy_core::ruleset::Ruleset;
@@ -75,7 +75,7 @@ impl Namespace {
     fn attempt(&self, Job { kind: _, routes, relay: _, guests, work }: &Job) -> Result<Outcome, Error> {
         if let Some((exits, ranges)) = routes.as_ref().filter(|(_, ranges)| !ranges.is_empty()) {
             for exit in exits {
-                match route_services(&self.netns, &exit.interface, &exit.addresses, ranges) {
+                match add_service_routes(&self.netns, &exit.interface, &exit.addresses, ranges) {
                     // The pod has left one of its networks, and nobody said so: the others lead on.
                     Err(Error::NoInterface { .. }) if exits.len() > 1 => {}
                     done => drop(done?),
@@ -99,7 +99,7 @@ impl Namespace {
                 Ok(Outcome::Applied((after == before.wrapping_add(1)).then_some(after)))
             }
             Work::Count(portals) => {
-                let hits = self.netns.socket()?.hits(&Limits::elements(*portals), read_until());
+                let hits = self.netns.socket()?.on_demand_hits(&Limits::elements(*portals), read_until());
                 Ok(Outcome::Counted(hits?))
             }
             Work::Compare(ruleset, generation) => {
@@ -116,22 +116,22 @@ impl Namespace {
     /// given up, after which a socket can only be closed.
     fn compare(&self, ruleset: &Ruleset, guests: &Guests, generation: u32) -> Result<Outcome, Error> {
         let wanted = Table { guests: guests.clone(), ..Table::from(ruleset) };
-        Ok(match self.netns.socket()?.find_within(&Limits::of(&wanted), read_until())? {
-            Found::Table(found) if found == wanted => Outcome::Same(Some(generation)),
-            Found::Table(found) => Outcome::Different(difference(&found, &wanted)),
-            Found::Nothing => Outcome::Different("the table is gone".to_owned()),
-            Found::Other(why) => Outcome::Different(why),
+        Ok(match self.netns.socket()?.read_table_within(&Limits::of(&wanted), read_until())? {
+            TableState::Intact(found) if found == wanted => Outcome::Same(Some(generation)),
+            TableState::Intact(found) => Outcome::Different(difference(&found, &wanted)),
+            TableState::Missing => Outcome::Different("the table is gone".to_owned()),
+            TableState::Drifted(why) => Outcome::Different(why),
         })
     }
 
     /// Reads what came to its portals, beside every job, if there are no more elements than this in any set.
-    pub(crate) fn counted(&self, elements_max: usize, until: Instant) -> Result<Counted, Error> {
-        self.netns.socket()?.counted(&Limits::elements(elements_max), Some(until))
+    pub(crate) fn counted(&self, elements_max: usize, until: Instant) -> Result<Counters, Error> {
+        self.netns.socket()?.counters(&Limits::elements(elements_max), Some(until))
     }
 
     /// Deletes what is left of UDP flows to backends that are gone.
-    pub(crate) fn forget_udp(&self, flows: &Flows) -> Result<usize, Error> {
-        self.netns.socket()?.forget_udp(flows)
+    pub(crate) fn delete_stale_udp(&self, flows: &Flows) -> Result<usize, Error> {
+        self.netns.socket()?.delete_stale_udp(flows)
     }
 }
 

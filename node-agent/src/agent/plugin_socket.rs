@@ -79,7 +79,7 @@ fn answer(connection: &Connection, sender: &UnboundedSender<Message>) {
     let (reply, file) = match request {
         Request::Status { hits: false, .. } => status(sender, None),
         Request::Status { hits: true, pod } => status(sender, Some(pod)),
-        Request::Retire => return retire(connection, sender),
+        Request::Handover => return retire(connection, sender),
         request => (decided(request, netns, sender), None),
     };
     if let Err(error) = connection.reply(&reply, file.as_ref().map(AsFd::as_fd)) {
@@ -95,7 +95,7 @@ fn retire(connection: &Connection, sender: &UnboundedSender<Message>) {
     let asked = sender.send(Message::Retire(Retirement { reply, is_served }));
     let answer = asked.ok().and_then(|()| answer.recv_timeout(ANSWER_PATIENCE).ok());
     if connection.reply(&answer.unwrap_or_else(stopping), None).is_ok() {
-        connection.ended();
+        connection.wait_for_close();
     }
     // The agent may have been told to stop meanwhile.
     let _ = served.send(());

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use agent_ipc::{AttachmentKey, PodName, Programmer};
+use agent_ipc::{AttachmentKey, PodName, ProgrammedBy};
 use relay::RelayReport;
 use serde::{Deserialize, Serialize};
 
@@ -220,5 +220,5 @@ pub(crate) struct AttachmentReport {
     /// How many of them stand in the kernel.
     pub(crate) programmed: usize,
     /// Who programmed it first.
-    pub(crate) programmer: Programmer,
+    pub(crate) programmer: ProgrammedBy,
 }

@@ -84,7 +84,7 @@ async fn serve(args: AgentArgs) -> anyhow::Result<()> {
         .with_context(|| format!("make the state directory {}", state_dir.display()))?;
     let predecessor = if take_over { succeed(&socket)? } else { None };
     let listener = Listener::bind(&socket).with_context(|| format!("listen at {}", socket.display()))?;
-    let claim = listener.claim();
+    let claim = listener.ownership();
     let (sender, messages) = unbounded_channel();
     let records = Records::new(&state_dir);
     let watched = (cni_conf.clone(), cni_cache.clone());

@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use agent_ipc::{Attachment, AttachmentKey, Programmer, Record, Reply};
+use agent_ipc::{Attachment, AttachmentKey, ProgrammedBy, Record, Reply};
 use ipnet::IpNet;
 use kube_source::RejectedObjects;
 use netns_nft::NetnsId;
@@ -330,12 +330,12 @@ impl Agent {
             self.effects.push(Effect::Note(Note::Odd { attachment: key.clone(), what: what.clone() }));
         }
         let waiting = Some((ticket, now + ATTACH_PATIENCE));
-        self.join(attachment, Programmer::Agent, waiting, (netns, view, Standing::New), now);
+        self.join(attachment, ProgrammedBy::Agent, waiting, (netns, view, Standing::New), now);
     }
 
     /// A network namespace from before this agent started, or one that the plugin programmed without it.
     fn adopt(&mut self, record: Record, now: Instant) {
-        let Record { attachment, netns_id, programmer } = record.clone();
+        let Record { attachment, netns_id, programmed_by: programmer } = record.clone();
         let key = attachment.key.clone();
         if self.places.contains_key(&key) || self.ended.contains_key(&key) {
             return self.let_go(netns_id);
@@ -350,7 +350,7 @@ impl Agent {
     fn join(
         &mut self,
         attachment: Attachment,
-        programmer: Programmer,
+        programmer: ProgrammedBy,
         waiting: Option<(Ticket, Instant)>,
         (netns, view, standing): (NetnsId, View, Standing),
         now: Instant,

@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use agent_ipc::{Claim, Predecessor, Reply, retire};
+use agent_ipc::{OutgoingAgent, Reply, SocketOwnership, request_handover};
 use anyhow::{Context, bail};
 use relay::Relay;
 use tokio::sync::oneshot;
@@ -28,8 +28,9 @@ use crate::agent::stop::Stop;
 const RETIRE_PATIENCE: Duration = Duration::from_secs(30);
 
 /// Makes the agent that is there retire, if there is one.
-pub(crate) fn succeed(socket: &Path) -> anyhow::Result<Option<Predecessor>> {
-    let predecessor = retire(socket, RETIRE_PATIENCE).context("take over from the agent that is there")?;
+pub(crate) fn succeed(socket: &Path) -> anyhow::Result<Option<OutgoingAgent>> {
+    let predecessor =
+        request_handover(socket, RETIRE_PATIENCE).context("take over from the agent that is there")?;
     match predecessor {
         Some(_) => tracing::info!("the agent that was here has retired"),
         None => tracing::info!("no agent was here to take over from"),
@@ -40,12 +41,12 @@ pub(crate) fn succeed(socket: &Path) -> anyhow::Result<Option<Predecessor>> {
 /// Leaves the place to another agent, and waits in reserve until it is to stop.
 pub(crate) async fn leave(
     Retirement { reply, is_served }: Retirement,
-    claim: Claim,
+    claim: SocketOwnership,
     relay: &Arc<Relay>,
     drain: Duration,
     stop: &Stop,
 ) -> anyhow::Result<()> {
-    claim.give_up().context("give up the place of the agent")?;
+    claim.release().context("give up the place of the agent")?;
     // Where the other one is gone, somebody else takes the place, or we do.
     let _ = reply.send(Reply::Done);
     tracing::info!("another agent takes over; relaying until it serves everything");
@@ -65,11 +66,11 @@ pub(crate) async fn leave(
 }
 
 /// Waits until the place is free. Nothing ends this wait but that, so it is on a thread that nobody waits for.
-async fn place(claim: Claim) -> anyhow::Result<()> {
+async fn place(claim: SocketOwnership) -> anyhow::Result<()> {
     let (tell, told) = oneshot::channel();
     let wait = move || {
         // Whoever waited may be gone.
-        let _ = tell.send(claim.wait());
+        let _ = tell.send(claim.acquire());
     };
     thread::Builder::new().name("reserve".to_owned()).spawn(wait).context("start a thread to wait")?;
     match told.await {

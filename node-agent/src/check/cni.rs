@@ -95,7 +95,7 @@ fn order(types: &[&str], position: usize) -> Finding {
 
 fn entry(entry: &Map<String, Value>) -> Finding {
     if let Some(choice) = entry.get(ON_AGENT_DOWN.name)
-        && choice.as_str().and_then(OnAgentDown::named).is_none()
+        && choice.as_str().and_then(OnAgentDown::from_name).is_none()
     {
         return Fail(
             format!("invalid value of {}: {choice}", ON_AGENT_DOWN.name),

@@ -3,7 +3,7 @@
 use std::os::fd::OwnedFd;
 use std::thread;
 
-use netns_nft::{Found, Netns, encode_fresh};
+use netns_nft::{Netns, TableState, encode_fresh};
 use nix::sched::{CloneFlags, unshare};
 use proxy_core::portal::{Standpoint, portals};
 use proxy_core::ruleset::{Ruleset, Settings};
@@ -70,10 +70,10 @@ fn program_and_verify() -> anyhow::Result<Option<String>> {
     let socket = netns.socket()?;
     let no_portals = portals(&Snapshot::new(), &Standpoint::default());
     socket.apply(&encode_fresh(&Ruleset::new(&no_portals, Settings::default())))?;
-    Ok(match socket.find()? {
-        Found::Table(_) => None,
-        Found::Nothing => Some("no table".to_owned()),
-        Found::Other(difference) => Some(difference),
+    Ok(match socket.read_table()? {
+        TableState::Intact(_) => None,
+        TableState::Missing => Some("no table".to_owned()),
+        TableState::Drifted(difference) => Some(difference),
     })
 }
 

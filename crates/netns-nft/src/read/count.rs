@@ -22,7 +22,7 @@ use crate::socket::Socket;
 
 /// What was counted since each element stands there.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Counted {
+pub struct Counters {
     /// How many connections came to each portal; empty unless portals count.
     pub portals: BTreeMap<PortalKey, u64>,
     /// How many of them went to each of its backends; empty unless backends count.
@@ -36,7 +36,11 @@ impl Socket {
     ///
     /// # Errors
     /// Where the kernel does not tell, or the time is over.
-    pub fn hits(self, limits: &Limits, until: Option<Instant>) -> Result<BTreeMap<PortalKey, u64>, Error> {
+    pub fn on_demand_hits(
+        self,
+        limits: &Limits,
+        until: Option<Instant>,
+    ) -> Result<BTreeMap<PortalKey, u64>, Error> {
         let source = Timed { socket: &self, until };
         match (Reader { source: &source, limits }).portals_counted(|settings| settings.on_demand) {
             Ok(portals) => Ok(portals),
@@ -50,20 +54,20 @@ impl Socket {
     /// # Errors
     /// Where the kernel does not tell, where there is no table or one that holds more than the limits, where it changes
     /// faster than it can be read, or the time is over.
-    pub fn counted(self, limits: &Limits, until: Option<Instant>) -> Result<Counted, Error> {
+    pub fn counters(self, limits: &Limits, until: Option<Instant>) -> Result<Counters, Error> {
         let source = Timed { socket: &self, until };
         match self.steadily(until, || Reader { source: &source, limits }.count())? {
             Ok(counted) => Ok(counted),
-            Err(End::Other(why) | End::TooMany(why)) => Err(Error::Uncounted(why)),
+            Err(End::Other(why) | End::TooMany(why)) => Err(Error::NoCounters(why)),
             Err(End::Failed(error)) => Err(error),
         }
     }
 }
 
 impl<S: Source> Reader<'_, S> {
-    fn count(&self) -> Result<Counted, End> {
+    fn count(&self) -> Result<Counters, End> {
         let portals = self.portals_counted(Settings::counts_portals)?;
-        let mut counted = Counted { portals, ..Counted::default() };
+        let mut counted = Counters { portals, ..Counters::default() };
         let counts = self.is_told(|settings| settings.counters)?;
         for family in Family::BOTH.into_iter().filter(|_| counts) {
             for raw in self.elements(&named("backends", family))? {

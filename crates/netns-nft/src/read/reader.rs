@@ -15,7 +15,7 @@ use super::decode::{
     Raw, address, backend, guests, intervals, is_current, net, numbered, pick, portal, raw_element,
 };
 use super::limits::{ANSWERS_MAX, Limits};
-use super::{End, Found};
+use super::{End, TableState};
 use crate::attribute::Bytes;
 use crate::encode::TABLE;
 use crate::error::Error;
@@ -42,8 +42,8 @@ pub(super) struct Reader<'a, S> {
 
 impl<S: Source> Reader<'_, S> {
     /// Everything that stands there.
-    pub(super) fn look(&self) -> Result<Found, End> {
-        let Some(settings) = self.settings()? else { return Ok(Found::Nothing) };
+    pub(super) fn look(&self) -> Result<TableState, End> {
+        let Some(settings) = self.settings()? else { return Ok(TableState::Missing) };
         let shape = self.shape()?;
         let mut table = Table { settings: Some(settings), ..Table::default() };
         for raw in self.elements("picks")? {
@@ -60,7 +60,7 @@ impl<S: Source> Reader<'_, S> {
             self.read_family(&mut table, family)?;
         }
         table.guests = guests(&self.elements(GUESTS_SET)?).ok_or_else(|| strange(GUESTS_SET))?;
-        Ok(Found::Table(table))
+        Ok(TableState::Intact(table))
     }
 
     fn shape(&self) -> Result<Shape, End> {

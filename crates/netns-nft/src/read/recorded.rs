@@ -11,7 +11,7 @@ use proxy_core::ruleset::Ruleset;
 
 use super::limits::Limits;
 use super::reader::{Reader, Source, Take};
-use super::{End, Found};
+use super::{End, TableState};
 use crate::encode::encode_fresh;
 use crate::error::Error;
 use crate::kernel::element;
@@ -40,23 +40,23 @@ impl Source for Recorded<'_> {
     }
 }
 
-/// What these answers say that stands in a network namespace, as `Socket::find_within` would say it of a kernel that
+/// What these answers say that stands in a network namespace, as `Socket::read_table_within` would say it of a kernel that
 /// gave them.
 ///
 /// # Errors
 /// Where they say that the kernel could not tell.
-pub fn found_in(answers: &[u8], limits: &Limits) -> Result<Found, Error> {
+pub fn read_recorded(answers: &[u8], limits: &Limits) -> Result<TableState, Error> {
     let source = Recorded(Cell::new(answers));
     match (Reader { source: &source, limits }).look() {
         Ok(found) => Ok(found),
-        Err(End::Other(why) | End::TooMany(why)) => Ok(Found::Other(why)),
+        Err(End::Other(why) | End::TooMany(why)) => Ok(TableState::Drifted(why)),
         Err(End::Failed(error)) => Err(error),
     }
 }
 
-/// The answers of a kernel that holds this ruleset, one after the other as `found_in` reads them.
+/// The answers of a kernel that holds this ruleset, one after the other as `read_recorded` reads them.
 #[must_use]
-pub fn answers_of(ruleset: &Ruleset) -> Vec<u8> {
+pub fn recorded_replies(ruleset: &Ruleset) -> Vec<u8> {
     let kernel = Kernel { batch: encode_fresh(ruleset).bytes, answers: RefCell::default() };
     // What is found is known; what is asked meanwhile is recorded.
     let _ = (Reader { source: &kernel, limits: &Limits::default() }).look();
@@ -119,8 +119,8 @@ mod tests {
     #[test]
     fn what_a_kernel_says_of_a_ruleset_is_that_table() {
         let wanted = Table::from(&ruleset());
-        let found = found_in(&answers_of(&ruleset()), &Limits::of(&wanted)).expect("answers");
-        assert_eq!(found, Found::Table(wanted));
+        let found = read_recorded(&recorded_replies(&ruleset()), &Limits::of(&wanted)).expect("answers");
+        assert_eq!(found, TableState::Intact(wanted));
     }
 
     proptest! {
@@ -129,7 +129,7 @@ mod tests {
             changes in proptest::collection::vec((0..65_536_usize, any::<u8>()), 0..32),
             left in 0..65_536_usize,
         ) {
-            let mut answers = answers_of(&ruleset());
+            let mut answers = recorded_replies(&ruleset());
             for (at, byte) in changes {
                 let length = answers.len();
                 answers[at % length] = byte;
@@ -137,7 +137,7 @@ mod tests {
             answers.truncate(left.max(64));
             let wanted = Table::from(&ruleset());
             // It ends without a panic.
-            if let Ok(Found::Table(table)) = found_in(&answers, &Limits::of(&wanted)) {
+            if let Ok(TableState::Intact(table)) = read_recorded(&answers, &Limits::of(&wanted)) {
                 prop_assert!(table.portals.len() <= wanted.portals.len());
                 prop_assert!(table.backends.len() <= wanted.backends.len());
             }

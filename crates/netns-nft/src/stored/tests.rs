@@ -6,13 +6,17 @@ use std::os::unix::fs::PermissionsExt;
 use super::*;
 use proptest::prelude::*;
 
-fn stored() -> Stored {
+fn stored() -> RulesetSnapshot {
     let ranges = ["10.96.0.0/12", "2001:db8:96::/108"].map(|net| net.parse().expect("a network"));
-    Stored { revision: 7, ranges: ranges.to_vec(), batch: Batch::from_bytes(b"transaction".to_vec()) }
+    RulesetSnapshot {
+        revision: 7,
+        ranges: ranges.to_vec(),
+        batch: Batch::from_bytes(b"transaction".to_vec()),
+    }
 }
 
-fn refusal(bytes: &[u8]) -> StoredError {
-    Stored::decode(bytes).expect_err("it is not what was written")
+fn refusal(bytes: &[u8]) -> SnapshotError {
+    RulesetSnapshot::decode(bytes).expect_err("it is not what was written")
 }
 
 /// A folder that goes with it.
@@ -37,7 +41,7 @@ fn what_is_cut_short_anywhere_is_refused() {
     let bytes = stored().encode();
     for length in 0..bytes.len() {
         let refused = refusal(&bytes[..length]);
-        assert!(matches!(refused, StoredError::CutShort { at, .. } if at <= length), "{refused}");
+        assert!(matches!(refused, SnapshotError::CutShort { at, .. } if at <= length), "{refused}");
     }
     assert_eq!(refusal(&[]).to_string(), "stored ruleset, byte 0: the mark is cut short");
 }
@@ -59,7 +63,7 @@ fn another_layout_is_refused_by_name() {
     let expected = format!("stored ruleset: it has layout 77, and this version layout {LAYOUT}");
     assert_eq!(refusal(&bytes).to_string(), expected);
     bytes[0] = b'P';
-    assert!(matches!(refusal(&bytes), StoredError::Unmarked));
+    assert!(matches!(refusal(&bytes), SnapshotError::Unmarked));
 }
 
 #[test]
@@ -77,23 +81,23 @@ fn what_goes_on_behind_the_end_is_refused() {
     let mut bytes = stored().encode();
     let at = bytes.len();
     bytes.push(0);
-    assert!(matches!(refusal(&bytes), StoredError::TooLong { at: found } if found == at));
+    assert!(matches!(refusal(&bytes), SnapshotError::TooLong { at: found } if found == at));
 }
 
 #[test]
 fn a_file_is_replaced_whole_and_is_for_its_owner_alone() {
     let folder = Folder::new("stored");
     let path = folder.0.join("ruleset");
-    assert!(matches!(Stored::read(&path), Err(StoredError::Read { .. })));
+    assert!(matches!(RulesetSnapshot::read(&path), Err(SnapshotError::Read { .. })));
     stored().write(&path).expect("write");
     let mut old = fs::File::open(&path).expect("open the first");
     fs::write(folder.0.join("ruleset.new"), b"what a crash has left").expect("write");
-    let next = Stored { revision: 8, ..stored() };
+    let next = RulesetSnapshot { revision: 8, ..stored() };
     next.write(&path).expect("write again");
-    assert_eq!(Stored::read(&path).expect("read"), next);
+    assert_eq!(RulesetSnapshot::read(&path).expect("read"), next);
     let mut first = Vec::new();
     old.read_to_end(&mut first).expect("read on");
-    assert_eq!(Stored::decode(&first).expect("the first is whole"), stored());
+    assert_eq!(RulesetSnapshot::decode(&first).expect("the first is whole"), stored());
     let names = fs::read_dir(&folder.0).expect("list").map(|entry| entry.expect("an entry").file_name());
     assert_eq!(names.collect::<Vec<_>>(), ["ruleset"]);
     assert_eq!(fs::metadata(&path).expect("look").permissions().mode() & 0o777, 0o600);
@@ -121,15 +125,15 @@ proptest! {
         ranges in proptest::collection::vec(any_range(), 0..5),
         transaction in proptest::collection::vec(any::<u8>(), 0..300),
     ) {
-        let stored = Stored { revision, ranges, batch: Batch::from_bytes(transaction) };
-        prop_assert_eq!(Stored::decode(&stored.encode()).expect("just written"), stored);
+        let stored = RulesetSnapshot { revision, ranges, batch: Batch::from_bytes(transaction) };
+        prop_assert_eq!(RulesetSnapshot::decode(&stored.encode()).expect("just written"), stored);
     }
 
     #[test]
     fn nothing_that_is_read_panics(bytes: Vec<u8>, cut in 0..60_usize) {
-        prop_assert!(Stored::decode(&bytes).is_err());
+        prop_assert!(RulesetSnapshot::decode(&bytes).is_err());
         let mut bytes = bytes;
         bytes.splice(..0, stored().encode().into_iter().take(cut));
-        prop_assert!(Stored::decode(&bytes).is_err());
+        prop_assert!(RulesetSnapshot::decode(&bytes).is_err());
     }
 }

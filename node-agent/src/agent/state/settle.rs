@@ -5,7 +5,7 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use agent_ipc::{AttachmentKey, Programmer, Record, Reply};
+use agent_ipc::{AttachmentKey, ProgrammedBy, Record, Reply};
 use netns_nft::NetnsId;
 use proxy_core::portal::Portals;
 use relay::RelayReport;
@@ -84,11 +84,11 @@ impl Agent {
             let attachment = held.attachment.clone();
             let pod = attachment.pod.as_ref().map(ToString::to_string);
             let note = Note::Attached { attachment: attachment.key.clone(), pod, how: "programmed" };
-            held.programmer = Programmer::Agent;
+            held.programmer = ProgrammedBy::Agent;
             self.effects.push(Effect::Write(Record {
                 attachment,
                 netns_id: netns,
-                programmer: held.programmer,
+                programmed_by: held.programmer,
             }));
             self.effects.push(Effect::Answer(ticket, Reply::Done));
             self.effects.push(Effect::Note(note));

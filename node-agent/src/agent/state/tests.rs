@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use agent_ipc::{Programmer, Record, Reply};
+use agent_ipc::{ProgrammedBy, Record, Reply};
 use proxy_core::node::Node;
 use proxy_core::portal::{Bounds, Outside, View};
 use proxy_core::ruleset::Settings;
@@ -259,7 +259,7 @@ fn a_pod_that_cannot_be_programmed_is_refused_and_not_kept() {
 
 fn record(number: u64) -> Record {
     let attachment = attachment(&format!("pod-{number}"));
-    Record { attachment, netns_id: netns(number), programmer: Programmer::Agent }
+    Record { attachment, netns_id: netns(number), programmed_by: ProgrammedBy::Agent }
 }
 
 #[test]
