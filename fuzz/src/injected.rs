@@ -11,8 +11,8 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use kube_source::{ReadOptions, read_str};
 use proxy_core::annotation::VARIABLES;
-use proxy_core::inject::{Admission, InjectMode, InjectOptions, Injection, Record, config_maps, injection};
-use proxy_core::review::{Review, answer, review};
+use proxy_core::admission::{Admission, InjectMode, InjectOptions, Injection, Record, config_maps, injection};
+use admission_review::{Review, answer, review};
 use proxy_core::snapshot::Snapshot;
 use serde_json::{Value, json};
 

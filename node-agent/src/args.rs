@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use ipnet::IpNet;
-use proxy_core::inject::InjectMode;
+use proxy_core::admission::InjectMode;
 use proxy_core::portal::PortalKey;
 use proxy_core::service::{Mode, Protocol};
 

@@ -7,7 +7,7 @@ const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwx
 const GROUP_LEN: usize = 3;
 
 /// Appends these bytes as text.
-pub(crate) fn encode(bytes: &[u8], text: &mut Vec<u8>) {
+pub fn encode(bytes: &[u8], text: &mut Vec<u8>) {
     text.reserve(bytes.len().div_ceil(GROUP_LEN) * 4);
     let (whole, rest) = bytes.as_chunks();
     text.extend(whole.iter().flat_map(|group| four(*group)));
@@ -20,7 +20,7 @@ pub(crate) fn encode(bytes: &[u8], text: &mut Vec<u8>) {
 }
 
 /// Appends spaces, which mean nothing in JSON, up to whole groups: what follows can be encoded by itself.
-pub(crate) fn fill_up(json: &mut Vec<u8>) {
+pub fn fill_up(json: &mut Vec<u8>) {
     json.resize(json.len().next_multiple_of(GROUP_LEN), b' ');
 }
 

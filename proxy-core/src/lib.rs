@@ -8,16 +8,15 @@
 //! its size and not on the size of the cluster. `kube-source` reads objects, and `netns-nft` programs the kernel.
 //!
 //! The modules are in groups, each of which depends only on groups before it: `model`, `routing`, `ruleset`, then
-//! `render` and `inspect`; `env` depends on `model`, and `inject` and `review` on `env`. Other crates use the modules
+//! `render` and `inspect`; `env` depends on `model`, and `admission` on `env`. Other crates use the modules
 //! without the name of their group.
 
-mod base64;
+pub mod admission;
+pub mod base64;
 pub mod env;
-pub mod inject;
 mod inspect;
 mod model;
 mod render;
-pub mod review;
 mod routing;
 pub mod ruleset;
 #[cfg(any(test, feature = "sample"))]

@@ -1,14 +1,14 @@
 //! `Admitter`: a review in, its answer out, and nothing else: whoever forges a review changes nothing in the cluster.
 //!
-//! What is done to a pod is decided by `proxy_core::inject`; what the pod then needs is made by the controller, once there
+//! What is done to a pod is decided by `proxy_core::admission`; what the pod then needs is made by the controller, once there
 //! is a pod. Where services or namespaces are not known the API server is told by an error, and its failure policy
 //! decides. What must not go in here: HTTP, and any write.
 
 use std::collections::BTreeSet;
 use std::time::Instant;
 
-use proxy_core::inject::{InjectOptions, Injection, Selection, injection_with};
-use proxy_core::review::{Answer, PodReview, Review, answer, pass, pass_too_large, review};
+use admission_review::{Answer, PodReview, Review, answer, pass, pass_too_large, review};
+use proxy_core::admission::{InjectOptions, Injection, Selection, injection_with};
 use tokio::sync::watch;
 
 use crate::namespaces::Namespaces;

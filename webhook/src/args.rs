@@ -8,7 +8,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use ipnet::IpNet;
-use proxy_core::inject::InjectMode;
+use proxy_core::admission::InjectMode;
 
 /// How many managed ConfigMaps a namespace may have by default.
 const CONFIG_MAPS_OF_NAMESPACE_MAX: usize = 100;

@@ -9,8 +9,8 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::vec::IntoIter;
 
+use admission_review::Answer;
 use hyper::body::{Bytes, Frame, SizeHint};
-use proxy_core::review::Answer;
 
 use crate::load::RequestLoad;
 

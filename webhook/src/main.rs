@@ -5,7 +5,7 @@
 //! API server ─► listener ─► mutate ─► admission ─► answer      │      certificate ─► listener
 //! pods, ConfigMaps (metadata) ─► controller ─► ConfigMaps, Events      registration
 //! ```
-//! What is done to a pod is decided in `proxy_core::inject`; all this is the world around it.
+//! What is done to a pod is decided in `proxy_core::admission`; all this is the world around it.
 
 mod admin;
 mod admission;

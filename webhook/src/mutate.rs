@@ -5,11 +5,11 @@
 
 use std::time::{Duration, Instant};
 
+use admission_review::EXCERPT_BYTES_MAX;
 use http_body_util::BodyExt;
 use hyper::body::{Body as _, Incoming};
 use hyper::header::{CONTENT_TYPE, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
-use proxy_core::review::EXCERPT_BYTES_MAX;
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 

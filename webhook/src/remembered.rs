@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use proxy_core::inject::{Prepared, Selection, prepared};
+use proxy_core::admission::{Prepared, Selection, prepared};
 use proxy_core::snapshot::Snapshot;
 
 /// How much memory it may take; with more, all is forgotten.

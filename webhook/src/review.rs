@@ -4,11 +4,11 @@
 
 use std::io::{Read, Write};
 
+use admission_review::{PodReview, Review, answer, pass, pass_too_large, review};
 use anyhow::{Context, bail};
 use kube_source::{Objects, ReadOptions, Severity, Source, read};
+use proxy_core::admission::{Account, InjectOptions, Injection, Way, injection};
 use proxy_core::annotation::VARIABLES;
-use proxy_core::inject::{Account, InjectOptions, Injection, Way, injection};
-use proxy_core::review::{PodReview, Review, answer, pass, pass_too_large, review};
 
 use crate::args::{ReviewArgs, ReviewOutput};
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use kube_source::{FileWatch, ReadOptions, WatchScope, watch_cluster, watch_files};
-use proxy_core::inject::InjectOptions;
+use proxy_core::admission::InjectOptions;
 use tokio::net::TcpListener;
 use tokio::runtime::Builder;
 use tokio::signal::unix::{SignalKind, signal};

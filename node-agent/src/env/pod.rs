@@ -1,7 +1,7 @@
 //! `portico env --pod`: what the webhook would inject into a pod, per container, with the reasons.
 //!
 //! The pod comes from its manifest, or from the pod template of a workload. The result is that of the webhook's own
-//! injector (`proxy_core::inject`). The annotations of the pod's namespace apply if the input contains the namespace.
+//! injector (`proxy_core::admission`). The annotations of the pod's namespace apply if the input contains the namespace.
 
 use std::fs;
 use std::io::Write;
@@ -9,8 +9,8 @@ use std::path::Path;
 
 use anyhow::{Context, anyhow};
 use kube_source::{Objects, parse_manifest};
+use proxy_core::admission::{Account, Admission, InjectMode, InjectOptions, Injection, Way, injection};
 use proxy_core::annotation::VARIABLES;
-use proxy_core::inject::{Account, Admission, InjectMode, InjectOptions, Injection, Way, injection};
 use serde_json::{Value, json};
 
 use crate::args::EnvOutput;

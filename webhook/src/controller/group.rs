@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use proxy_core::inject::{Content, Selection};
+use proxy_core::admission::{Content, Selection};
 
 use crate::controller::object::Found;
 use crate::controller::quota::{Exceeded, Usage};

@@ -6,8 +6,8 @@ use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use kube_source::{ObjectKey, ObjectMeta, OwnerReference};
+use proxy_core::admission::LABEL_CONFIG_MAP;
 use proxy_core::annotation::{PREFIX, VARIABLES};
-use proxy_core::inject::LABEL_CONFIG_MAP;
 use serde::Deserialize;
 
 use crate::api::{Api, ApiError, METADATA_LIST, named};

@@ -5,10 +5,10 @@
 //! API server.
 
 use kube_source::ObjectMeta;
-use proxy_core::annotation::{CONTENT, SELECTION};
-use proxy_core::inject::{
+use proxy_core::admission::{
     Content, Selection, WantedConfigMap, base_name, is_old_name, old_base_name, split_name,
 };
+use proxy_core::annotation::{CONTENT, SELECTION};
 use serde_json::{Value, json};
 
 /// The label of all managed ConfigMaps.

@@ -9,8 +9,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use kube_source::{ObjectKey, ObjectMeta};
+use proxy_core::admission::{Record, RecordError};
 use proxy_core::annotation::VARIABLES;
-use proxy_core::inject::{Record, RecordError};
 
 use crate::controller::group::{Group, Look, Outcome, Work};
 use crate::controller::object::{Managed, found, names};

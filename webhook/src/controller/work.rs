@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use http::Method;
-use proxy_core::inject::{PARTS_MAX, WantedConfigMap, config_maps, part_name};
+use proxy_core::admission::{PARTS_MAX, WantedConfigMap, config_maps, part_name};
 use serde_json::Value;
 use tokio::sync::{Semaphore, SemaphorePermit, watch};
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use kube_source::OwnerReference;
-use proxy_core::inject::{Content, base_name};
+use proxy_core::admission::{Content, base_name};
 
 use super::*;
 use crate::controller::object::Found;

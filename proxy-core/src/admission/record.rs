@@ -4,9 +4,9 @@
 //! create a pod may also write it by hand, so it is read as hostile: the worst it gets is a ConfigMap of variables that
 //! the pod's namespace may have anyway. What must not go in here: making a ConfigMap.
 
+use crate::admission::config_map::base_name;
+use crate::admission::selection::{SELECTION_BYTES_MAX, Selection};
 use crate::annotation::{PARTS, SELECTION, VARIABLES, WARNINGS};
-use crate::inject::config_map::base_name;
-use crate::inject::selection::{SELECTION_BYTES_MAX, Selection};
 
 /// The value of the label where the pod refers to managed ConfigMaps.
 pub const LABEL_CONFIG_MAP: &str = "configmap";

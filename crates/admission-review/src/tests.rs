@@ -5,8 +5,8 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::json;
 
 use super::*;
-use crate::inject::{InjectOptions, Injection, injection};
-use crate::sample::{snapshot, svc};
+use proxy_core::admission::{InjectOptions, Injection, injection};
+use proxy_core::sample::{snapshot, svc};
 
 fn request(change: impl FnOnce(&mut Value)) -> Vec<u8> {
     let mut review = json!({

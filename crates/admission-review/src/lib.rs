@@ -5,8 +5,8 @@
 //! pod only what the injector looks at is kept. What must not go in here: HTTP, and what is done to a pod.
 
 mod answer;
-mod excerpt;
 mod field;
+mod pod_extract;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -16,11 +16,11 @@ use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, Vis
 use serde_json::Value;
 use serde_json::value::RawValue;
 
-pub use crate::review::answer::{Answer, Piece, answer, pass, pass_too_large};
+pub use crate::answer::{Answer, Piece, answer, pass, pass_too_large};
 
-use crate::inject::Admission;
-use crate::review::excerpt::{Budget, pod_excerpt};
-use crate::review::field::Field;
+use crate::field::Field;
+use crate::pod_extract::{Budget, pod_excerpt};
+use proxy_core::admission::Admission;
 
 /// The memory that what is kept of a pod may take: some 10,000 variables.
 pub const EXCERPT_BYTES_MAX: usize = 8 << 20;

@@ -9,10 +9,10 @@ use std::collections::HashSet;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
+use crate::admission::config_map::is_ours;
+use crate::admission::patch::{PatchOp, escaped};
+use crate::admission::record::Marks;
 use crate::annotation::{INJECTED, PARTS, SELECTION, WARNINGS};
-use crate::inject::config_map::is_ours;
-use crate::inject::patch::{PatchOp, escaped};
-use crate::inject::record::Marks;
 
 /// What is written on pods.
 const OURS: [&str; 4] = [INJECTED.key, SELECTION.key, PARTS.key, WARNINGS.key];

@@ -8,7 +8,7 @@ use super::kubelet::{Map, Sources, environment};
 use super::valid::{duplicates, mistakes};
 use super::world::{Class, Draw, World};
 use super::{applied, asking, made, with_mode};
-use crate::inject::{InjectMode, Injection, injection};
+use crate::admission::{InjectMode, Injection, injection};
 
 const PODS: usize = 100_000;
 /// Worlds take longer to make than pods.

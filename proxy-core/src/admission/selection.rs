@@ -7,10 +7,10 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::admission::ENVIRONMENT_BYTES_WARN;
+use crate::admission::request::{SERVICES_MAX, is_identifier, is_label};
+use crate::admission::warning::some_of;
 use crate::env::{Definitions, Forms, Stemmed, Variable, definitions, mangle};
-use crate::inject::ENVIRONMENT_BYTES_WARN;
-use crate::inject::warning::some_of;
-use crate::inject::wish::{SERVICES_MAX, is_identifier, is_label};
 use crate::service::ServiceKey;
 use crate::snapshot::Snapshot;
 

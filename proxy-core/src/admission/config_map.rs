@@ -10,11 +10,11 @@ use std::ops::Range;
 
 use serde::Serialize;
 
+use crate::admission::is_there;
+use crate::admission::record::PARTS_MAX;
+use crate::admission::selection::{Rendered, Selection, rendered};
 use crate::digest::digest;
 use crate::env::Variable;
-use crate::inject::is_there;
-use crate::inject::record::PARTS_MAX;
-use crate::inject::selection::{Rendered, Selection, rendered};
 use crate::service::ServiceKey;
 use crate::sha256::{hex, sha256};
 use crate::snapshot::Snapshot;

@@ -7,13 +7,13 @@ use serde::Deserialize;
 use serde::de::IntoDeserializer;
 use serde::de::value::{Error, StrDeserializer};
 
+use crate::admission::pod::PodView;
+use crate::admission::selection::{Chosen, Selection};
+use crate::admission::warning::excerpt;
+use crate::admission::{Admission, InjectMode, InjectOptions};
 use crate::annotation::{
     Annotation, FORMS, INJECT, MAX_BYTES, ON_MISSING, REQUIRE, SERVICES, VARIABLE_PREFIX,
 };
-use crate::inject::pod::PodView;
-use crate::inject::selection::{Chosen, Selection};
-use crate::inject::warning::excerpt;
-use crate::inject::{Admission, InjectMode, InjectOptions};
 use crate::service::ServiceKey;
 
 /// More services than this are no selection any more.

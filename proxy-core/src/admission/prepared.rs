@@ -10,9 +10,9 @@ use std::sync::Arc;
 
 use serde::{Serialize, Serializer};
 
+use crate::admission::selection::{Rendered, Selection, rendered};
 use crate::base64;
 use crate::env::Variable;
-use crate::inject::selection::{Rendered, Selection, rendered};
 use crate::snapshot::Snapshot;
 
 /// The variables of a selection of a namespace, at one revision of the services.
@@ -128,7 +128,8 @@ impl Added {
     }
 
     /// The texts of all but the last, and the last: whether a comma follows that, is not known here.
-    pub(crate) fn texts(&self) -> (impl Iterator<Item = Run>, Option<&Variable>) {
+    #[must_use]
+    pub fn texts(&self) -> (impl Iterator<Item = Run>, Option<&Variable>) {
         let end = self.runs().last().map_or(0, |run| run.end);
         let last = end.saturating_sub(1);
         let but_last = self.runs().map(move |run| run.start..run.end.min(last));

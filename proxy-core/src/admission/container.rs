@@ -11,12 +11,12 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
-use crate::inject::account::{Account, Way};
-use crate::inject::config_map::ReferredConfigMap;
-use crate::inject::patch::{PatchOp, PatchValue};
-use crate::inject::pod::ContainerView;
-use crate::inject::prepared::{Added, Prepared};
-use crate::inject::reference::references;
+use crate::admission::config_map::ReferredConfigMap;
+use crate::admission::patch::{PatchOp, PatchValue};
+use crate::admission::pod::ContainerView;
+use crate::admission::prepared::{Added, Prepared};
+use crate::admission::report::{Account, Way};
+use crate::admission::var_expansion::references;
 
 const SOURCES_THAT_MAY_MISS: [&str; 3] = ["configMapKeyRef", "secretKeyRef", "fileKeyRef"];
 const SOURCES_THAT_ARE_THERE: [&str; 2] = ["fieldRef", "resourceFieldRef"];

@@ -4,9 +4,9 @@
 
 use serde::Serialize;
 
-use crate::inject::pod::ContainerKind;
-use crate::inject::prepared::Added;
-use crate::inject::selection::Rendered;
+use crate::admission::pod::ContainerKind;
+use crate::admission::prepared::Added;
+use crate::admission::selection::Rendered;
 
 /// How variables come into a container.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]

@@ -10,7 +10,7 @@ use std::fmt;
 use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Value};
 
-use crate::review::field::Field;
+use crate::field::Field;
 
 /// What a value takes beside its text: an object (one node of a `BTreeMap`), an entry of one, an element of a list, the
 /// allocation of a text, and a variable that a text refers to.

@@ -5,9 +5,9 @@
 
 use serde::Serialize;
 
-use crate::base64;
-use crate::inject::{Added, Injection, PatchOp, PatchValue, Run};
-use crate::review::{API_VERSION, BadReview, KIND};
+use crate::{API_VERSION, BadReview, KIND};
+use proxy_core::admission::{Added, Injection, PatchOp, PatchValue, Run};
+use proxy_core::base64;
 
 /// What is shorter is copied: each piece is written by itself.
 const SHARED_BYTES_MIN: usize = 1_024;

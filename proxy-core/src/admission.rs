@@ -9,17 +9,17 @@
 //! not changed again. A pod that refers to ConfigMaps says so itself (`record`): a controller makes them once the pod is
 //! there. What must not go in here: ConfigMaps made, an API server asked, a log.
 
-mod account;
 mod config_map;
 mod container;
 mod patch;
 mod pod;
 mod prepared;
 mod record;
-mod reference;
+mod report;
+mod request;
 mod selection;
+mod var_expansion;
 mod warning;
-mod wish;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -27,25 +27,25 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::annotation::{INJECTED, SELECTION};
-pub use crate::inject::account::{Account, Way};
-pub use crate::inject::config_map::{
+pub use crate::admission::config_map::{
     Content, ReferredConfigMap, WantedConfigMap, base_name, config_maps, is_old_name, is_ours, old_base_name,
     part_name, split_name,
 };
-pub use crate::inject::patch::{Operation, PatchOp, PatchValue};
-pub use crate::inject::pod::ContainerKind;
-pub use crate::inject::prepared::{Added, Prepared, Run, prepared};
-pub use crate::inject::record::{
+pub use crate::admission::patch::{Operation, PatchOp, PatchValue};
+pub use crate::admission::pod::ContainerKind;
+pub use crate::admission::prepared::{Added, Prepared, Run, prepared};
+pub use crate::admission::record::{
     LABEL_CONFIG_MAP, LABEL_WARNINGS, PARTS_MAX, Record, RecordError, WARNINGS_BYTES_MAX,
 };
-pub use crate::inject::selection::{Chosen, SELECTION_BYTES_MAX, Selection};
+pub use crate::admission::report::{Account, Way};
+pub use crate::admission::selection::{Chosen, SELECTION_BYTES_MAX, Selection};
+use crate::annotation::{INJECTED, SELECTION};
 
-use crate::inject::container::{Injected, Inlined, References, injected, inlined};
-use crate::inject::pod::{ContainerView, PodView, pod_view};
-use crate::inject::record::Marks;
-use crate::inject::warning::Warnings;
-use crate::inject::wish::{OnMissing, Wish, wish};
+use crate::admission::container::{Injected, Inlined, References, injected, inlined};
+use crate::admission::pod::{ContainerView, PodView, pod_view};
+use crate::admission::record::Marks;
+use crate::admission::request::{OnMissing, Wish, wish};
+use crate::admission::warning::Warnings;
 use crate::service::ServiceKey;
 use crate::snapshot::Snapshot;
 
@@ -352,7 +352,7 @@ impl Patching<'_> {
         }
         let mut marks = Marks::default();
         if !patch.is_empty() {
-            marks.annotations.push((INJECTED.key, account::summary(accounts, &self.prepared.rendered)));
+            marks.annotations.push((INJECTED.key, report::summary(accounts, &self.prepared.rendered)));
         }
         if parts > 0 {
             marks.record(&self.text, parts);
