@@ -17,13 +17,13 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 
 use crate::body::Body;
-use crate::certificate::Shown;
+use crate::certificate::CertResolver;
 use crate::clock::now_s;
 use crate::listener::{Phase, Server};
 use crate::load::{Limits, Load};
 use crate::metrics::{Report, metrics};
 use crate::namespaces::Namespaces;
-use crate::services::Known;
+use crate::services::ServiceState;
 use crate::tally::Tallied;
 
 /// How many may ask at once. For one more the oldest that has not asked yet goes, of the peer that has the most: the
@@ -38,8 +38,8 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// All that is told of this program.
 pub(crate) struct Admin {
     pub(crate) server: Arc<Server>,
-    pub(crate) shown: Arc<Shown>,
-    pub(crate) known: watch::Receiver<Known>,
+    pub(crate) shown: Arc<CertResolver>,
+    pub(crate) known: watch::Receiver<ServiceState>,
     pub(crate) namespaces: Namespaces,
     pub(crate) phase: watch::Receiver<Phase>,
     pub(crate) tallied: Tallied,
@@ -105,7 +105,7 @@ impl Admin {
         }
         let known = self.known.borrow();
         if !known.is_synced {
-            let why = known.trouble.as_deref().unwrap_or("they have not all been read");
+            let why = known.outage.as_deref().unwrap_or("they have not all been read");
             lacks.push(format!("services are not known yet: {why}"));
         }
         lacks
@@ -116,8 +116,8 @@ impl Admin {
         Report {
             is_ready,
             is_synced: known.is_synced,
-            has_trouble: known.trouble.is_some(),
-            objects_refused: known.refused + self.namespaces.refused(),
+            has_trouble: known.outage.is_some(),
+            objects_refused: known.rejected + self.namespaces.refused(),
             services: known.snapshot.service_count(),
             connections: self.server.load().connections(),
             held_bytes: self.server.load().bytes(),

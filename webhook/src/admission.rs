@@ -13,7 +13,7 @@ use tokio::sync::watch;
 
 use crate::namespaces::Namespaces;
 use crate::remembered::Remembered;
-use crate::services::Known;
+use crate::services::ServiceState;
 use crate::tally::Tallied;
 
 /// An answer, and how it is counted.
@@ -26,7 +26,7 @@ pub(crate) struct Answered {
 /// Answers reviews.
 pub(crate) struct Admitter {
     pub(crate) options: InjectOptions,
-    pub(crate) known: watch::Receiver<Known>,
+    pub(crate) known: watch::Receiver<ServiceState>,
     pub(crate) namespaces: Namespaces,
     pub(crate) remembered: Remembered,
     /// Namespaces whose pods are left alone, whatever is registered.

@@ -2,15 +2,15 @@
 //!
 //! ```text
 //! files ──────────────┐
-//! Secret ── authority ┼─► Shown ─► each new connection
+//! Secret ── authority ┼─► CertResolver ─► each new connection
 //! memory ── authority ┘
 //! ```
 //! A new one is shown to new connections; those that are there go on. What must not go in here: HTTP.
 
-pub(crate) mod authority;
+pub(crate) mod ca;
+pub(crate) mod cert_resolver;
 pub(crate) mod files;
 pub(crate) mod secret;
-pub(crate) mod shown;
 
-pub(crate) use authority::{Authority, Lives};
-pub(crate) use shown::Shown;
+pub(crate) use ca::{CertLifetimes, CertificateAuthority};
+pub(crate) use cert_resolver::CertResolver;

@@ -5,9 +5,9 @@
 //! once, without an election: what another replica has made already is as good. Of pods and ConfigMaps it reads metadata
 //! alone. What must not go in here: what is decided (`state`), and what is written (`work`).
 
+mod event_recorder;
 mod group;
 mod lookup;
-mod notice;
 mod object;
 mod quota;
 mod state;
@@ -27,16 +27,16 @@ use tokio::task::JoinSet;
 use tokio::time::{sleep_until, timeout};
 
 use crate::api::{Api, ApiError};
+use crate::controller::event_recorder::EventRecorder;
 use crate::controller::group::Outcome;
 use crate::controller::lookup::labelled;
-use crate::controller::notice::Notices;
 use crate::controller::object::MANAGED_BY;
 pub(crate) use crate::controller::quota::Usage;
 use crate::controller::quota::{Exceeded, Quotas};
 use crate::controller::state::{GroupKey, Job, State};
 use crate::controller::work::{ALIVE, Worker};
 use crate::log::chain;
-use crate::services::{Known, Touched};
+use crate::services::{ChangedNamespaces, ServiceState};
 use crate::tally::Tallied;
 
 /// How far the watches may be ahead.
@@ -67,31 +67,31 @@ enum Done {
 }
 
 /// Makes, refreshes and collects managed ConfigMaps.
-pub(crate) struct Controller {
+pub(crate) struct ConfigMapController {
     state: State,
     worker: Arc<Worker>,
-    notices: Notices,
+    notices: EventRecorder,
     tallied: Tallied,
-    known: watch::Receiver<Known>,
-    touched: Touched,
+    known: watch::Receiver<ServiceState>,
+    touched: ChangedNamespaces,
     jobs: JoinSet<Done>,
     /// Which of the watches have told all.
     are_synced: [bool; 2],
 }
 
-impl Controller {
+impl ConfigMapController {
     pub(crate) fn new(
         api: Api,
         options: ControllerOptions,
-        known: watch::Receiver<Known>,
-        touched: Touched,
+        known: watch::Receiver<ServiceState>,
+        touched: ChangedNamespaces,
         tallied: Tallied,
     ) -> Self {
         let ControllerOptions { grace, quota, excepted } = options;
         let quotas = Quotas::new(quota);
         Self {
             state: State::new(grace, quotas.clone(), excepted),
-            notices: Notices::start(api.clone(), tallied.clone()),
+            notices: EventRecorder::start(api.clone(), tallied.clone()),
             worker: Arc::new(Worker::new(api, known.clone(), quotas, tallied.clone())),
             tallied,
             known,
@@ -294,7 +294,7 @@ fn said(what: &str, event: MetadataEvent) {
 }
 
 /// Waits until services have changed, and not before that time.
-async fn services_changed(known: &mut watch::Receiver<Known>, not_before: Instant) -> Result<(), ()> {
+async fn services_changed(known: &mut watch::Receiver<ServiceState>, not_before: Instant) -> Result<(), ()> {
     sleep_until(not_before.into()).await;
     known.changed().await.map_err(drop)
 }

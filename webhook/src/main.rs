@@ -1,7 +1,7 @@
 //! `portico-webhook`: service variables put into pods at admission.
 //!
 //! ```text
-//! services ─► Known ─────────────┬────────────────────────────┐
+//! services ─► ServiceState ─────────────┬────────────────────────────┐
 //! API server ─► listener ─► mutate ─► admission ─► answer      │      certificate ─► listener
 //! pods, ConfigMaps (metadata) ─► controller ─► ConfigMaps, Events      registration
 //! ```

@@ -41,13 +41,13 @@ pub(crate) enum Address {
 
 /// Who vouches for our certificate.
 #[derive(Debug, Clone)]
-pub(crate) enum Vouching {
+pub(crate) enum CaBundle {
     /// Nothing is known yet.
     Unknown,
     /// These certificates, PEM.
-    Bundle(String),
+    Pem(String),
     /// Somebody else writes it into the configuration.
-    Foreign,
+    External,
 }
 
 /// What is registered.
@@ -58,17 +58,17 @@ pub(crate) struct Registration {
     pub(crate) excepted: BTreeSet<String>,
     pub(crate) address: Address,
     /// All of it is made and kept; otherwise who vouches is written into what is there.
-    pub(crate) is_whole: bool,
+    pub(crate) is_managed: bool,
 }
 
 impl Registration {
     /// Creates the configuration, and repairs it whenever it is not as it must be.
-    pub(crate) async fn keep(self, api: Api, mut vouching: watch::Receiver<Vouching>) {
+    pub(crate) async fn run(self, api: Api, mut vouching: watch::Receiver<CaBundle>) {
         loop {
             let known = vouching.borrow_and_update().clone();
             let step = async {
                 let version = match known {
-                    Vouching::Unknown => std::future::pending().await,
+                    CaBundle::Unknown => std::future::pending().await,
                     known => self.settle(&api, &known).await?,
                 };
                 api.changed(COLLECTION, &named(&self.name), &version).await
@@ -92,10 +92,10 @@ impl Registration {
     }
 
     /// Makes it what it must be; the answer is as of when it is so.
-    async fn settle(&self, api: &Api, vouching: &Vouching) -> Result<String, ApiError> {
+    async fn settle(&self, api: &Api, vouching: &CaBundle) -> Result<String, ApiError> {
         let (found, version) = api.find(COLLECTION, &self.name).await?;
         let Some(mut object) = found else {
-            if !self.is_whole {
+            if !self.is_managed {
                 tracing::warn!(name = self.name, "the MutatingWebhookConfiguration is not there");
                 return Ok(version);
             }
@@ -103,7 +103,7 @@ impl Registration {
             tracing::info!(name = self.name, "registered");
             return Ok(version);
         };
-        let webhooks = if self.is_whole {
+        let webhooks = if self.is_managed {
             self.webhooks(vouching, &object["webhooks"])
         } else {
             vouched(vouching, object["webhooks"].clone())
@@ -113,7 +113,7 @@ impl Registration {
             api.replace(&format!("{COLLECTION}/{}", self.name), &object).await?;
             tracing::info!(
                 name = self.name,
-                whole = self.is_whole,
+                whole = self.is_managed,
                 "updated the MutatingWebhookConfiguration"
             );
         }
@@ -121,7 +121,7 @@ impl Registration {
     }
 
     /// The whole configuration.
-    fn object(&self, vouching: &Vouching) -> Value {
+    fn object(&self, vouching: &CaBundle) -> Value {
         let labels = json!({"app.kubernetes.io/managed-by": "portico-webhook", PART_OF.0: PART_OF.1});
         json!({
             "apiVersion": "admissionregistration.k8s.io/v1",
@@ -132,7 +132,7 @@ impl Registration {
     }
 
     /// Two entries, so that each fails for itself. Every field is said, or the API server's own word would differ.
-    fn webhooks(&self, vouching: &Vouching, found: &Value) -> Value {
+    fn webhooks(&self, vouching: &CaBundle, found: &Value) -> Value {
         let conditions = |last: (&str, &str)| {
             let all = [("no-mirror", NO_MIRROR), ("not-refused", NOT_REFUSED), last];
             let conditions = all.into_iter().filter(|(name, _)| !name.is_empty());
@@ -168,7 +168,7 @@ impl Registration {
         entries.collect()
     }
 
-    fn client_config(&self, vouching: &Vouching, found: &Value) -> Value {
+    fn client_config(&self, vouching: &CaBundle, found: &Value) -> Value {
         let mut config = match &self.address {
             Address::Service { namespace, name } => {
                 json!({"service": {"namespace": namespace, "name": name, "path": "/mutate", "port": 443}})
@@ -176,8 +176,8 @@ impl Registration {
             Address::Url(url) => json!({"url": url}),
         };
         let bundle = match vouching {
-            Vouching::Bundle(bundle) => STANDARD.encode(bundle).into(),
-            Vouching::Foreign | Vouching::Unknown => found.clone(),
+            CaBundle::Pem(bundle) => STANDARD.encode(bundle).into(),
+            CaBundle::External | CaBundle::Unknown => found.clone(),
         };
         if !bundle.is_null() {
             config["caBundle"] = bundle;
@@ -187,8 +187,8 @@ impl Registration {
 }
 
 /// Webhooks that somebody else has registered, with who vouches for our certificate.
-fn vouched(vouching: &Vouching, mut webhooks: Value) -> Value {
-    if let Vouching::Bundle(bundle) = vouching {
+fn vouched(vouching: &CaBundle, mut webhooks: Value) -> Value {
+    if let CaBundle::Pem(bundle) = vouching {
         for webhook in webhooks.as_array_mut().into_iter().flatten() {
             webhook["clientConfig"]["caBundle"] = STANDARD.encode(bundle).into();
         }

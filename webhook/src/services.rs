@@ -1,4 +1,4 @@
-//! `Known`: the services as their source has told them, for whoever answers a request.
+//! `ServiceState`: the services as their source has told them, for whoever answers a request.
 //!
 //! What must not go in here: where they come from.
 
@@ -11,21 +11,21 @@ use tokio::sync::{mpsc, watch};
 
 /// What is known of services.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Known {
+pub(crate) struct ServiceState {
     pub(crate) snapshot: Snapshot,
     /// All that there was at first is known.
     pub(crate) is_synced: bool,
     /// Why the source cannot be read.
-    pub(crate) trouble: Option<String>,
+    pub(crate) outage: Option<String>,
     /// How many services cannot be used.
-    pub(crate) refused: usize,
+    pub(crate) rejected: usize,
 }
 
 /// The namespaces whose services have changed since somebody took them. Clones share them.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Touched(Arc<Mutex<(HashSet<Arc<str>>, bool)>>);
+pub(crate) struct ChangedNamespaces(Arc<Mutex<(HashSet<Arc<str>>, bool)>>);
 
-impl Touched {
+impl ChangedNamespaces {
     /// What has changed; the second says that the API server's own service has, which every pod has variables of.
     pub(crate) fn take(&self) -> (HashSet<Arc<str>>, bool) {
         std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
@@ -44,7 +44,11 @@ impl Touched {
 }
 
 /// Takes what a source tells until it ends.
-pub(crate) async fn follow(mut source: mpsc::Receiver<Event>, known: watch::Sender<Known>, touched: Touched) {
+pub(crate) async fn follow(
+    mut source: mpsc::Receiver<Event>,
+    known: watch::Sender<ServiceState>,
+    touched: ChangedNamespaces,
+) {
     while let Some(event) = source.recv().await {
         match event {
             Event::Changes(changes) => known.send_modify(|known| {
@@ -61,11 +65,11 @@ pub(crate) async fn follow(mut source: mpsc::Receiver<Event>, known: watch::Send
             }
             Event::Outage(why) => {
                 tracing::error!(why, "the source of services cannot be read; what was known stays in force");
-                known.send_modify(|known| known.trouble = Some(why));
+                known.send_modify(|known| known.outage = Some(why));
             }
             Event::Recovered => {
                 tracing::info!("the source of services can be read again");
-                known.send_modify(|known| known.trouble = None);
+                known.send_modify(|known| known.outage = None);
             }
             Event::Rejected(RejectedObjects { count, reason }) => {
                 if let Some(reason) = reason {
@@ -75,7 +79,7 @@ pub(crate) async fn follow(mut source: mpsc::Receiver<Event>, known: watch::Send
                         "a service cannot be used; what was known of it stays in force"
                     );
                 }
-                known.send_modify(|known| known.refused = count);
+                known.send_modify(|known| known.rejected = count);
             }
         }
     }

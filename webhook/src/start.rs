@@ -26,18 +26,18 @@ use crate::admin::Admin;
 use crate::admission::Admitter;
 use crate::api::Api;
 use crate::args::{ClusterArgs, RegisterArg, ServeArgs, SourceArgs, TlsArgs};
-use crate::certificate::files::Files;
-use crate::certificate::secret::Secret;
-use crate::certificate::{Authority, Lives, Shown};
+use crate::certificate::files::CertificateFiles;
+use crate::certificate::secret::CaSecret;
+use crate::certificate::{CertLifetimes, CertResolver, CertificateAuthority};
 use crate::clock::now_s;
-use crate::controller::{Controller, ControllerOptions, Usage};
+use crate::controller::{ConfigMapController, ControllerOptions, Usage};
 use crate::listener::{Phase, Server};
 use crate::log;
 use crate::mutate::Mutate;
 use crate::namespaces::Namespaces;
-use crate::registration::{Address, Registration, Vouching};
+use crate::registration::{Address, CaBundle, Registration};
 use crate::remembered::Remembered;
-use crate::services::{Known, Touched, follow};
+use crate::services::{ChangedNamespaces, ServiceState, follow};
 use crate::tally::Tallied;
 
 /// How far the source of services may be ahead.
@@ -66,15 +66,15 @@ async fn serve(args: ServeArgs) -> anyhow::Result<()> {
     let tallied = Tallied::default();
     let (phases, phase) = watch::channel(Phase::Serving);
     let Source { told, api, namespaces, _watches } = Source::open(source).await?;
-    let (tell, known) = watch::channel(Known::default());
-    let touched = Touched::default();
+    let (tell, known) = watch::channel(ServiceState::default());
+    let touched = ChangedNamespaces::default();
     tokio::spawn(follow(told, tell, touched.clone()));
-    let shown = Arc::new(Shown::default());
+    let shown = Arc::new(CertResolver::default());
     let config = server_config(&tls, &shown)?;
     let vouching = certificate(tls, &cluster, address, api.as_ref(), &shown)?;
     if let Some(api) = api.clone() {
         let options = controller_options(&cluster);
-        tokio::spawn(Controller::new(api, options, known.clone(), touched, tallied.clone()).run());
+        tokio::spawn(ConfigMapController::new(api, options, known.clone(), touched, tallied.clone()).run());
     }
     let admitter = Admitter {
         options: InjectOptions { mode: mode.into(), ..InjectOptions::default() },
@@ -97,7 +97,7 @@ async fn serve(args: ServeArgs) -> anyhow::Result<()> {
         tokio::spawn(async move {
             // Calls that come before all services are known would wait.
             if known.wait_for(|known| known.is_synced).await.is_ok() {
-                registration(cluster).keep(api, vouching).await;
+                registration(cluster).run(api, vouching).await;
             }
         });
     }
@@ -142,7 +142,7 @@ impl Source {
 }
 
 /// How TLS is spoken: 1.3 alone, with whatever certificate is shown at the moment.
-fn server_config(tls: &TlsArgs, shown: &Arc<Shown>) -> anyhow::Result<ServerConfig> {
+fn server_config(tls: &TlsArgs, shown: &Arc<CertResolver>) -> anyhow::Result<ServerConfig> {
     let provider = Arc::new(ring::default_provider());
     let builder = ServerConfig::builder_with_provider(Arc::clone(&provider));
     let builder = builder.with_protocol_versions(&[&TLS13]).context("speak TLS 1.3")?;
@@ -172,40 +172,40 @@ fn certificate(
     cluster: &ClusterArgs,
     address: SocketAddr,
     api: Option<&Api>,
-    shown: &Arc<Shown>,
-) -> anyhow::Result<watch::Receiver<Vouching>> {
+    shown: &Arc<CertResolver>,
+) -> anyhow::Result<watch::Receiver<CaBundle>> {
     let TlsArgs { tls_cert, tls_key, tls_ca, ca_out, client_ca: _, leaf_life, ca_life } = tls;
-    let (tell, vouching) = watch::channel(Vouching::Unknown);
+    let (tell, vouching) = watch::channel(CaBundle::Unknown);
     let shown = Arc::clone(shown);
     if let (Some(certificate), Some(key)) = (tls_cert, tls_key) {
-        Files { certificate, key, authority: tls_ca }.follow(shown, tell)?;
+        CertificateFiles { certificate, key, authority: tls_ca }.watch(shown, tell)?;
         return Ok(vouching);
     }
-    let lives = Lives { leaf: leaf_life, authority: ca_life };
+    let lives = CertLifetimes { leaf: leaf_life, ca: ca_life };
     let names = names(cluster, address);
     if let Some(api) = api {
         let (namespace, name) = (cluster.namespace.clone(), format!("{}-tls", cluster.name));
-        let secret = Secret { api: api.clone(), namespace, name, names, lives };
-        tokio::spawn(secret.keep(shown, tell));
+        let secret = CaSecret { api: api.clone(), namespace, name, names, lives };
+        tokio::spawn(secret.run(shown, tell));
         return Ok(vouching);
     }
-    let mut authority = Authority::new(&names, lives, now_s())?;
+    let mut authority = CertificateAuthority::new(&names, lives, now_s())?;
     if let Some(path) = &ca_out {
         std::fs::write(path, &authority.bundle).with_context(|| format!("write {}", path.display()))?;
     }
-    shown.show(authority.usable()?);
+    shown.set(authority.serving_cert()?);
     tokio::spawn(async move {
         loop {
             let due = authority.renewal_in(&names, now_s()).max(Duration::from_secs(1));
             tokio::time::sleep(due).await;
-            let Ok(Some(renewed)) = authority.renewed(&names, lives, now_s()) else { continue };
+            let Ok(Some(renewed)) = authority.renew(&names, lives, now_s()) else { continue };
             if let Some(path) = &ca_out
                 && let Err(error) = std::fs::write(path, &renewed.bundle)
             {
                 tracing::error!(path = %path.display(), %error, "write who vouches for the certificate");
             }
-            if let Ok(usable) = renewed.usable() {
-                shown.show(usable);
+            if let Ok(usable) = renewed.serving_cert() {
+                shown.set(usable);
             }
             authority = renewed;
         }
@@ -235,6 +235,6 @@ fn registration(cluster: ClusterArgs) -> Registration {
     let excepted = cluster.excepted();
     let ClusterArgs { register, name, namespace, service, url, .. } = cluster;
     let own = Address::Service { namespace, name: service };
-    let is_whole = register == RegisterArg::All;
-    Registration { name, excepted, address: url.map_or(own, Address::Url), is_whole }
+    let is_managed = register == RegisterArg::All;
+    Registration { name, excepted, address: url.map_or(own, Address::Url), is_managed }
 }

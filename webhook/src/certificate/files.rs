@@ -1,6 +1,6 @@
 //! A certificate from files, as cert-manager and others keep them: read again whenever they change.
 //!
-//! Files that cannot be used, or do not belong together (one of two is new), leave what was shown before in force.
+//! CertificateFiles that cannot be used, or do not belong together (one of two is new), leave what was shown before in force.
 //! What must not go in here: making certificates.
 
 use std::path::PathBuf;
@@ -13,16 +13,16 @@ use tokio::sync::mpsc::{Receiver, channel};
 use tokio::sync::watch;
 use tokio::time::timeout;
 
-use crate::certificate::Shown;
-use crate::certificate::shown::Usable;
-use crate::registration::Vouching;
+use crate::certificate::CertResolver;
+use crate::certificate::cert_resolver::ServingCert;
+use crate::registration::CaBundle;
 
 /// How soon files that cannot be used are read again, if nothing tells of a change.
 const RETRY: Duration = Duration::from_secs(1);
 
 /// A certificate and its key, in files.
 #[derive(Debug)]
-pub(crate) struct Files {
+pub(crate) struct CertificateFiles {
     pub(crate) certificate: PathBuf,
     pub(crate) key: PathBuf,
     /// Who vouches for it; none: somebody else tells the API server.
@@ -37,21 +37,21 @@ struct Texts {
     authority: Option<String>,
 }
 
-impl Files {
+impl CertificateFiles {
     /// Shows what is in the files, and from then on whatever comes into them; tells who vouches for it before.
-    pub(crate) fn follow(self, shown: Arc<Shown>, tell: watch::Sender<Vouching>) -> anyhow::Result<()> {
+    pub(crate) fn watch(self, shown: Arc<CertResolver>, tell: watch::Sender<CaBundle>) -> anyhow::Result<()> {
         let (wake, woken) = channel(1);
         let mut paths = vec![self.certificate.clone(), self.key.clone()];
         paths.extend(self.authority.clone());
         let watch = watch_paths(paths, wake).context("watch the certificate")?;
-        tokio::spawn(self.keep(shown, tell, woken, watch));
+        tokio::spawn(self.run(shown, tell, woken, watch));
         Ok(())
     }
 
-    async fn keep(
+    async fn run(
         self,
-        shown: Arc<Shown>,
-        tell: watch::Sender<Vouching>,
+        shown: Arc<CertResolver>,
+        tell: watch::Sender<CaBundle>,
         mut woken: Receiver<()>,
         _watch: FileWatch,
     ) {
@@ -67,11 +67,11 @@ impl Files {
             }
             match self.read().await {
                 Ok(read) if last.as_ref() == Some(&read) => is_good = true,
-                Ok(read) => match Usable::new(&read.certificate, &read.key) {
+                Ok(read) => match ServingCert::new(&read.certificate, &read.key) {
                     Ok(usable) => {
-                        tell.send_replace(read.authority.clone().map_or(Vouching::Foreign, Vouching::Bundle));
+                        tell.send_replace(read.authority.clone().map_or(CaBundle::External, CaBundle::Pem));
                         let ends_s = usable.ends_s;
-                        shown.show(usable);
+                        shown.set(usable);
                         tracing::info!(file = %self.certificate.display(), ends_s, "a certificate is in force");
                         (last, is_good) = (Some(read), true);
                     }

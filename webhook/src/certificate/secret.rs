@@ -13,10 +13,10 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 
 use crate::api::{Api, ApiError, named};
-use crate::certificate::{Authority, Lives, Shown};
+use crate::certificate::{CertLifetimes, CertResolver, CertificateAuthority};
 use crate::clock::now_s;
 use crate::log::chain;
-use crate::registration::Vouching;
+use crate::registration::CaBundle;
 
 /// The pause after a failure.
 const RETRY: Duration = Duration::from_secs(2);
@@ -26,13 +26,13 @@ const RENEWAL_MIN: Duration = Duration::from_millis(500);
 const CONFLICTS_MAX: usize = 5;
 
 /// The Secret of an authority.
-pub(crate) struct Secret {
+pub(crate) struct CaSecret {
     pub(crate) api: Api,
     pub(crate) namespace: String,
     pub(crate) name: String,
     /// What the certificate is for.
     pub(crate) names: Vec<String>,
-    pub(crate) lives: Lives,
+    pub(crate) lives: CertLifetimes,
 }
 
 /// Why there is no certificate.
@@ -43,15 +43,15 @@ pub(crate) enum SecretError {
     Api(#[from] ApiError),
     /// Nothing could be made.
     #[error(transparent)]
-    Issue(#[from] crate::certificate::authority::IssueError),
+    Issue(#[from] crate::certificate::ca::IssueError),
     /// What was made is of no use.
     #[error(transparent)]
-    Certificate(#[from] crate::certificate::shown::CertificateError),
+    Certificate(#[from] crate::certificate::cert_resolver::CertificateError),
 }
 
-impl Secret {
+impl CaSecret {
     /// Keeps the Secret, shows its certificate, and tells who vouches for it.
-    pub(crate) async fn keep(self, shown: Arc<Shown>, bundle: watch::Sender<Vouching>) {
+    pub(crate) async fn run(self, shown: Arc<CertResolver>, bundle: watch::Sender<CaBundle>) {
         let mut last = None;
         loop {
             let (authority, version) = match self.settled(last.as_ref()).await {
@@ -64,15 +64,15 @@ impl Secret {
             };
             if last.as_ref() != Some(&authority) {
                 // Who vouches for it is to be known before it is seen.
-                bundle.send_replace(Vouching::Bundle(authority.bundle.clone()));
-                match authority.usable() {
+                bundle.send_replace(CaBundle::Pem(authority.bundle.clone()));
+                match authority.serving_cert() {
                     Ok(usable) => {
                         tracing::info!(
                             secret = self.name,
                             ends_s = usable.ends_s,
                             "a certificate is in force"
                         );
-                        shown.show(usable);
+                        shown.set(usable);
                     }
                     Err(error) => tracing::error!(error = chain(error), "use the certificate"),
                 }
@@ -89,7 +89,10 @@ impl Secret {
     }
 
     /// What is in the Secret once nothing in it is due, and the Secret's version.
-    async fn settled(&self, last: Option<&Authority>) -> Result<(Authority, String), SecretError> {
+    async fn settled(
+        &self,
+        last: Option<&CertificateAuthority>,
+    ) -> Result<(CertificateAuthority, String), SecretError> {
         let mut conflicts = 0;
         loop {
             match self.settle(last).await {
@@ -101,20 +104,23 @@ impl Secret {
         }
     }
 
-    async fn settle(&self, last: Option<&Authority>) -> Result<(Authority, String), SecretError> {
+    async fn settle(
+        &self,
+        last: Option<&CertificateAuthority>,
+    ) -> Result<(CertificateAuthority, String), SecretError> {
         let (found, version) = self.api.find(&self.collection(), &self.name).await?;
         let Some(found) = found else {
             // Where somebody has deleted it, what everybody trusts is put back.
             let authority = match last {
                 Some(last) => last.clone(),
-                None => Authority::new(&self.names, self.lives, now_s())?,
+                None => CertificateAuthority::new(&self.names, self.lives, now_s())?,
             };
             self.api.create(&self.collection(), &self.object(&authority, None)).await?;
             tracing::info!(secret = self.name, is_new = last.is_none(), "made the Secret of an authority");
             return Ok((authority, version));
         };
         let authority = authority(&found);
-        let Some(renewed) = authority.renewed(&self.names, self.lives, now_s())? else {
+        let Some(renewed) = authority.renew(&self.names, self.lives, now_s())? else {
             return Ok((authority, version));
         };
         let path = format!("{}/{}", self.collection(), self.name);
@@ -133,15 +139,14 @@ impl Secret {
     }
 
     /// The Secret that holds an authority, in the place of another one.
-    fn object(&self, authority: &Authority, earlier: Option<&Value>) -> Value {
-        let Authority { bundle, authority_key, certificate, key } = authority;
+    fn object(&self, authority: &CertificateAuthority, earlier: Option<&Value>) -> Value {
+        let CertificateAuthority { bundle, ca_key, certificate, key } = authority;
         let mut object = earlier.cloned().unwrap_or_else(|| {
             let labels = json!({"app.kubernetes.io/managed-by": "portico-webhook"});
             let metadata = json!({"name": self.name, "namespace": self.namespace, "labels": labels});
             json!({"apiVersion": "v1", "kind": "Secret", "type": "Opaque", "metadata": metadata})
         });
-        let entries =
-            [("ca.crt", bundle), ("ca.key", authority_key), ("tls.crt", certificate), ("tls.key", key)];
+        let entries = [("ca.crt", bundle), ("ca.key", ca_key), ("tls.crt", certificate), ("tls.key", key)];
         for (name, text) in entries {
             object["data"][name] = STANDARD.encode(text).into();
         }
@@ -150,14 +155,14 @@ impl Secret {
 }
 
 /// The authority that a Secret holds; what cannot be read is empty, and so of no use.
-fn authority(secret: &Value) -> Authority {
+fn authority(secret: &Value) -> CertificateAuthority {
     let text = |name: &str| {
         let bytes = secret["data"][name].as_str().and_then(|text| STANDARD.decode(text).ok());
         bytes.and_then(|bytes| String::from_utf8(bytes).ok()).unwrap_or_default()
     };
-    Authority {
+    CertificateAuthority {
         bundle: text("ca.crt"),
-        authority_key: text("ca.key"),
+        ca_key: text("ca.key"),
         certificate: text("tls.crt"),
         key: text("tls.key"),
     }

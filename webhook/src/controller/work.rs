@@ -18,7 +18,7 @@ use crate::controller::object::{Found, REMINDER, collection, object};
 use crate::controller::quota::{Exceeded, Quotas, Usage};
 use crate::controller::state::GroupKey;
 use crate::log::chain;
-use crate::services::Known;
+use crate::services::ServiceState;
 use crate::tally::Tallied;
 
 /// How much all that is being written may take together, in KiB.
@@ -36,7 +36,7 @@ const ALIVE_QUERY: &str = "&fieldSelector=status.phase%21%3DSucceeded%2Cstatus.p
 /// Does the jobs.
 pub(crate) struct Worker {
     pub(crate) api: Api,
-    pub(crate) known: watch::Receiver<Known>,
+    pub(crate) known: watch::Receiver<ServiceState>,
     pub(crate) quotas: Quotas,
     pub(crate) tallied: Tallied,
     writing: Semaphore,
@@ -56,7 +56,12 @@ impl From<ApiError> for Stop {
 }
 
 impl Worker {
-    pub(crate) fn new(api: Api, known: watch::Receiver<Known>, quotas: Quotas, tallied: Tallied) -> Self {
+    pub(crate) fn new(
+        api: Api,
+        known: watch::Receiver<ServiceState>,
+        quotas: Quotas,
+        tallied: Tallied,
+    ) -> Self {
         Self { api, known, quotas, tallied, writing: Semaphore::new(WRITING_KIB_MAX) }
     }
 

@@ -1,4 +1,4 @@
-//! `Notices`: Events on the owners of pods, for what a controller of pods would not show: warnings and refusals.
+//! `EventRecorder`: Events on the owners of pods, for what a controller of pods would not show: warnings and refusals.
 //!
 //! A ReplicaSet drops the warnings of an answer, so the pod carries them, and here they become an Event on the
 //! ReplicaSet. The owner of a pod may write anything there, so it is quoted and cut, and a namespace has so many Events
@@ -60,12 +60,12 @@ struct Notice {
 
 /// Writes Events, after those that wait.
 #[derive(Debug, Clone)]
-pub(crate) struct Notices {
+pub(crate) struct EventRecorder {
     say: Sender<Notice>,
     tallied: Tallied,
 }
 
-impl Notices {
+impl EventRecorder {
     /// Writes to this API server from now on.
     pub(crate) fn start(api: Api, tallied: Tallied) -> Self {
         let (say, heard) = channel(WAITING_MAX);
@@ -140,7 +140,7 @@ struct Ledger {
 #[derive(Debug, PartialEq, Eq)]
 enum Verdict {
     Write,
-    Known,
+    Duplicate,
     Limited,
 }
 
@@ -148,7 +148,7 @@ impl Ledger {
     fn judge(&mut self, notice: &Notice, now: Instant) -> Verdict {
         let digest = digest(notice);
         if self.told.contains(&digest) || self.told_before.contains(&digest) {
-            return Verdict::Known;
+            return Verdict::Duplicate;
         }
         // A namespace that has all of its Events again is not worth remembering.
         self.used.retain(|_, (used, at)| refilled(*used, *at, now) > 0);
@@ -181,7 +181,7 @@ async fn write(api: Api, mut heard: Receiver<Notice>, tallied: Tallied) {
     let (mut ledger, mut writing) = (Ledger::default(), JoinSet::new());
     while let Some(notice) = heard.recv().await {
         match ledger.judge(&notice, Instant::now()) {
-            Verdict::Known => continue,
+            Verdict::Duplicate => continue,
             Verdict::Limited => {
                 tallied.event("limited");
                 continue;
@@ -278,7 +278,7 @@ mod tests {
     fn what_was_told_is_not_told_again_and_not_all_of_it_is_kept() {
         let (mut ledger, now) = (Ledger::default(), Instant::now());
         assert_eq!(ledger.judge(&notice("a", "x".to_owned()), now), Verdict::Write);
-        assert_eq!(ledger.judge(&notice("a", "x".to_owned()), now), Verdict::Known);
+        assert_eq!(ledger.judge(&notice("a", "x".to_owned()), now), Verdict::Duplicate);
         for number in 0..3 * TOLD_MAX {
             ledger.judge(&notice(&format!("n{number}"), String::new()), now + REFILL * 2);
         }

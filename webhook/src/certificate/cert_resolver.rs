@@ -1,4 +1,4 @@
-//! `Shown`: the certificate in force, for whoever connects now.
+//! `CertResolver`: the certificate in force, for whoever connects now.
 //!
 //! A connection that asks for a name which the certificate does not have is refused: it was meant for somebody else.
 //! What must not go in here: where certificates come from.
@@ -38,14 +38,14 @@ pub(crate) enum CertificateError {
 
 /// A certificate with its key, and when it ends.
 #[derive(Debug, Clone)]
-pub(crate) struct Usable {
+pub(crate) struct ServingCert {
     key: Arc<CertifiedKey>,
     /// From when on, and until when, in seconds since 1970.
     pub(crate) begins_s: i64,
     pub(crate) ends_s: i64,
 }
 
-impl Usable {
+impl ServingCert {
     /// From PEM.
     pub(crate) fn new(chain: &str, key: &str) -> Result<Self, CertificateError> {
         let refused = |what| move |source| CertificateError::Pem { what, source };
@@ -87,11 +87,11 @@ pub(crate) fn validity(certificate: &[u8]) -> Result<(i64, i64), CertificateErro
 
 /// The certificate in force; none at first.
 #[derive(Debug, Default)]
-pub(crate) struct Shown(RwLock<Option<Usable>>);
+pub(crate) struct CertResolver(RwLock<Option<ServingCert>>);
 
-impl Shown {
+impl CertResolver {
     /// Shows this one from now on.
-    pub(crate) fn show(&self, usable: Usable) {
+    pub(crate) fn set(&self, usable: ServingCert) {
         *self.0.write().unwrap_or_else(PoisonError::into_inner) = Some(usable);
     }
 
@@ -101,7 +101,7 @@ impl Shown {
     }
 }
 
-impl ResolvesServerCert for Shown {
+impl ResolvesServerCert for CertResolver {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         let shown = self.0.read().unwrap_or_else(PoisonError::into_inner);
         let usable = shown.as_ref()?;

@@ -1,4 +1,4 @@
-//! `Authority`: an own authority, and the certificate that it has made for this server.
+//! `CertificateAuthority`: an own authority, and the certificate that it has made for this server.
 //!
 //! All of it is text (PEM), as a Secret holds it. A new authority vouches beside the old one: whoever knows the old one
 //! alone still trusts the certificate, which the old one has made, and by the time of the next certificate everybody
@@ -14,25 +14,25 @@ use time::OffsetDateTime;
 use tokio_rustls::rustls::pki_types::CertificateDer;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
 
-use crate::certificate::shown::{CertificateError, Usable, renewal_in, validity};
+use crate::certificate::cert_resolver::{CertificateError, ServingCert, renewal_in, validity};
 
 /// Clocks differ: what is made now is valid a little earlier, though never for most of a short life.
 const CLOCK_SKEW_S_MAX: i64 = 300;
 
 /// How long things last.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Lives {
+pub(crate) struct CertLifetimes {
     pub(crate) leaf: Duration,
-    pub(crate) authority: Duration,
+    pub(crate) ca: Duration,
 }
 
 /// An own authority and the server's certificate.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Authority {
+pub(crate) struct CertificateAuthority {
     /// Who vouches: the newest first, then earlier ones.
     pub(crate) bundle: String,
     /// The key of the newest.
-    pub(crate) authority_key: String,
+    pub(crate) ca_key: String,
     /// The server's certificate.
     pub(crate) certificate: String,
     /// Its key.
@@ -44,17 +44,17 @@ pub(crate) struct Authority {
 #[error("make a certificate")]
 pub(crate) struct IssueError(#[from] rcgen::Error);
 
-impl Authority {
+impl CertificateAuthority {
     /// A new authority, with a certificate for these names.
-    pub(crate) fn new(names: &[String], lives: Lives, now_s: i64) -> Result<Self, IssueError> {
-        let (bundle, authority_key) = self_signed(lives.authority, now_s)?;
-        let (certificate, key) = signed(&bundle, &authority_key, names, lives.leaf, now_s)?;
-        Ok(Self { bundle, authority_key, certificate, key })
+    pub(crate) fn new(names: &[String], lives: CertLifetimes, now_s: i64) -> Result<Self, IssueError> {
+        let (bundle, ca_key) = self_signed(lives.ca, now_s)?;
+        let (certificate, key) = signed(&bundle, &ca_key, names, lives.leaf, now_s)?;
+        Ok(Self { bundle, ca_key, certificate, key })
     }
 
     /// The server's certificate, ready to be shown.
-    pub(crate) fn usable(&self) -> Result<Usable, CertificateError> {
-        Usable::new(&self.certificate, &self.key)
+    pub(crate) fn serving_cert(&self) -> Result<ServingCert, CertificateError> {
+        ServingCert::new(&self.certificate, &self.key)
     }
 
     /// How long until something in it is to be renewed; zero where it is of no use for these names.
@@ -64,10 +64,10 @@ impl Authority {
     }
 
     /// The same with everything renewed that is due; none: nothing is.
-    pub(crate) fn renewed(
+    pub(crate) fn renew(
         &self,
         names: &[String],
-        lives: Lives,
+        lives: CertLifetimes,
         now_s: i64,
     ) -> Result<Option<Self>, IssueError> {
         if !self.renewal_in(names, now_s).is_zero() {
@@ -80,14 +80,14 @@ impl Authority {
         // By the authority that everybody knows, even if that is to be renewed now.
         if self.leaf(names).is_none_or(|leaf| leaf.renewal_in(now_s).is_zero()) {
             let left = Duration::from_secs((vouching.1 - now_s).unsigned_abs());
-            let signed = signed(&self.bundle, &self.authority_key, names, lives.leaf.min(left), now_s);
+            let signed = signed(&self.bundle, &self.ca_key, names, lives.leaf.min(left), now_s);
             let Ok((certificate, key)) = signed else { return Self::new(names, lives, now_s).map(Some) };
             (renewed.certificate, renewed.key) = (certificate, key);
         }
         if renewal_in(vouching, now_s).is_zero() {
-            let (newest, authority_key) = self_signed(lives.authority, now_s)?;
+            let (newest, ca_key) = self_signed(lives.ca, now_s)?;
             renewed.bundle = newest + &self.living(now_s);
-            renewed.authority_key = authority_key;
+            renewed.ca_key = ca_key;
         }
         Ok(Some(renewed))
     }
@@ -95,12 +95,12 @@ impl Authority {
     /// From when and until when the newest authority lasts; none: it is of no use.
     fn vouching(&self) -> Option<(i64, i64)> {
         let newest = CertificateDer::from_pem_slice(self.bundle.as_bytes()).ok()?;
-        KeyPair::from_pem(&self.authority_key).ok()?;
+        KeyPair::from_pem(&self.ca_key).ok()?;
         validity(&newest).ok()
     }
 
-    fn leaf(&self, names: &[String]) -> Option<Usable> {
-        self.usable().ok().filter(|leaf| names.iter().all(|name| leaf.is_for(name)))
+    fn leaf(&self, names: &[String]) -> Option<ServingCert> {
+        self.serving_cert().ok().filter(|leaf| names.iter().all(|name| leaf.is_for(name)))
     }
 
     /// The certificates of the bundle that have not ended.
@@ -128,14 +128,14 @@ fn self_signed(life: Duration, now_s: i64) -> Result<(String, String), rcgen::Er
 /// A certificate for these names, and its key.
 fn signed(
     bundle: &str,
-    authority_key: &str,
+    ca_key: &str,
     names: &[String],
     life: Duration,
     now_s: i64,
 ) -> Result<(String, String), rcgen::Error> {
     let newest = CertificateDer::from_pem_slice(bundle.as_bytes());
     let newest = newest.map_err(|_| rcgen::Error::CouldNotParseCertificate)?;
-    let issuer = Issuer::from_ca_cert_der(&newest, KeyPair::from_pem(authority_key)?)?;
+    let issuer = Issuer::from_ca_cert_der(&newest, KeyPair::from_pem(ca_key)?)?;
     let mut params = params(names.to_vec(), life, now_s)?;
     params.distinguished_name.push(DnType::CommonName, "portico-webhook");
     params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
