@@ -1,6 +1,7 @@
-//! A relayed connection from its beginning to its end.
+//! `serve`: a relayed TCP connection from its accept to its end.
 //!
-//! What must not go in here: how a backend is found, and how bytes go.
+//! It finds the portal of the connection, dials a backend, and copies bytes. Dropping a socket resets its connection,
+//! unless both directions have finished.
 
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
@@ -13,115 +14,127 @@ use proxy_core::service::Protocol;
 use rustix::net::sockopt;
 use tokio::net::TcpStream;
 
-use crate::account::{Active, Tally};
-use crate::dial::{Attempts, NotReached, Reached, dial};
-use crate::exchange::{End, Stalling, exchange};
-use crate::place::Place;
-use crate::worker::Tools;
+use crate::copy_bidirectional::{CopyOutcome, StallContext, copy_bidirectional};
+use crate::dial::{Attempts, BackendConnection, DialError, dial};
+use crate::load_balancer::{InFlightGuard, TrafficCounters};
+use crate::pod_relay::PodRelay;
+use crate::worker::WorkerContext;
 
-/// So many backends may break off before they are told anything; the client then learns that they do.
+/// The maximum number of backends of one connection that close it before any byte was copied. After the last of them
+/// the client's connection is reset.
 const UNUSED_MAX: usize = 4;
 
-/// Serves a client from the moment at which it is connected. What is dropped here is reset.
-pub(crate) async fn serve(tools: Rc<Tools>, place: Arc<Place>, client: TcpStream, peer: SocketAddr) {
-    let Some(_entered) = tools.limits.enter(&place) else { return };
-    let buffers = tools.limits.buffers();
-    buffers.bound(&client);
-    // On its own heap, so that a connection that is under way does not hold the room of its beginning.
+/// Serves an accepted connection.
+pub(crate) async fn serve(
+    context: Rc<WorkerContext>,
+    pod: Arc<PodRelay>,
+    client: TcpStream,
+    peer: SocketAddr,
+) {
+    let Some(_permits) = context.limits.acquire(&pod) else { return };
+    let buffers = context.limits.buffers();
+    buffers.apply(&client);
+    // The state of dialling is boxed, so that the task of an established connection does not contain it.
     let mut attempts = Box::new(Attempts::new(buffers));
-    let begun = Box::pin(begin(&tools, &place, &client, peer, &mut attempts)).await;
-    let Some((tally, Reached { mut stream, mut lease })) = begun else { return };
-    let _active = Active::new(&tally);
+    let established = Box::pin(establish(&context, &pod, &client, peer, &mut attempts)).await;
+    let Some((counters, BackendConnection { mut stream, mut lease })) = established else { return };
+    let _in_flight = InFlightGuard::new(&counters);
     let (key, source) = (lease.key, peer.ip().to_canonical());
-    let stalls = &tools.limits.stalls;
-    let stalling = Stalling { stalls, netns: place.id, bytes: buffers.stalled_bytes() };
+    let stalls = &context.limits.stalls;
+    let stall = StallContext { stalls, netns: pod.id, bytes: buffers.stalled_bytes() };
     for _ in 0..UNUSED_MAX {
-        match exchange(&client, &stream, &tools.buffers, &tally, &lease, &stalling).await {
-            End::Over => return,
-            End::Unused => {}
+        match copy_bidirectional(&client, &stream, &context.buffers, &counters, &lease, &stall).await {
+            CopyOutcome::Finished => return,
+            CopyOutcome::BackendUnused => {}
         }
         let backend = lease.backend;
-        tally.retries.fetch_add(1, Ordering::Relaxed);
-        place.account(key, |account| account.failed(source, backend, Instant::now()));
-        attempts.failed(backend);
-        let Some(reached) = Box::pin(reach(&tools, &place, key, source, &tally, &mut attempts)).await else {
-            return;
-        };
-        Reached { stream, lease } = reached;
+        counters.retries.fetch_add(1, Ordering::Relaxed);
+        pod.with_load_balancer(key, |balancer| balancer.record_failure(source, backend, Instant::now()));
+        attempts.exclude(backend);
+        let dialled = Box::pin(dial_counted(&context, &pod, key, source, &counters, &mut attempts)).await;
+        let Some(connection) = dialled else { return };
+        BackendConnection { stream, lease } = connection;
     }
 }
 
-async fn begin(
-    tools: &Tools,
-    place: &Arc<Place>,
+/// Finds the portal of a new connection, and connects to a backend.
+async fn establish(
+    context: &WorkerContext,
+    pod: &Arc<PodRelay>,
     client: &TcpStream,
     peer: SocketAddr,
     attempts: &mut Attempts,
-) -> Option<(Arc<Tally>, Reached)> {
+) -> Option<(Arc<TrafficCounters>, BackendConnection)> {
     let source = peer.ip().to_canonical();
-    let Some(key) = original(place, client, peer) else {
-        tools.limits.strangers.fetch_add(1, Ordering::Relaxed);
+    let Some(key) = original_destination(pod, client, peer) else {
+        context.limits.count_unmatched();
         return None;
     };
-    admitted(tools, place, key, source)?;
-    let tally = place.account(key, |account| Arc::clone(&account.tally));
-    tally.connections.fetch_add(1, Ordering::Relaxed);
-    let reached = reach(tools, place, key, source, &tally, attempts).await?;
-    Some((tally, reached))
+    admit(context, pod, key, source)?;
+    let counters = pod.with_load_balancer(key, |balancer| Arc::clone(&balancer.counters));
+    counters.connections.fetch_add(1, Ordering::Relaxed);
+    let connection = dial_counted(context, pod, key, source, &counters, attempts).await?;
+    Some((counters, connection))
 }
 
-async fn reach(
-    tools: &Tools,
-    place: &Arc<Place>,
+/// Dials a backend, and counts failures.
+async fn dial_counted(
+    context: &WorkerContext,
+    pod: &Arc<PodRelay>,
     key: PortalKey,
     source: IpAddr,
-    tally: &Tally,
+    counters: &TrafficCounters,
     attempts: &mut Attempts,
-) -> Option<Reached> {
-    match dial(place, key, source, attempts).await {
-        Ok(reached) => Some(reached),
-        Err(NotReached::NoBackend) => {
-            tally.failed.fetch_add(1, Ordering::Relaxed);
+) -> Option<BackendConnection> {
+    match dial(pod, key, source, attempts).await {
+        Ok(connection) => Some(connection),
+        Err(DialError::NoBackend) => {
+            counters.failed.fetch_add(1, Ordering::Relaxed);
             None
         }
-        Err(NotReached::NoSocket) => {
-            tools.limits.no_socket();
+        Err(DialError::NoSocket) => {
+            context.limits.count_no_socket();
             None
         }
     }
 }
 
-/// The portal to which a client wanted to go, if it is one and this client may use it. That it was used is told where
-/// the kernel could serve it, or could refuse what comes there.
-pub(crate) fn admitted(tools: &Tools, place: &Place, key: PortalKey, source: IpAddr) -> Option<Portal> {
-    let Some(portal) = place.portal(key) else {
-        // Somebody came to an address that is nobody's.
-        tools.limits.strangers.fetch_add(1, Ordering::Relaxed);
-        tools.used(place, key);
+/// Returns the portal of a new connection or flow, if it exists and admits this client. Reports the use of an address
+/// if the kernel could serve or reject such connections itself.
+pub(crate) fn admit(
+    context: &WorkerContext,
+    pod: &PodRelay,
+    key: PortalKey,
+    source: IpAddr,
+) -> Option<Portal> {
+    let Some(portal) = pod.portal(key) else {
+        context.limits.count_unmatched();
+        context.report_use(pod, key);
         return None;
     };
     if !portal.is_relayed() {
-        tools.used(place, key);
+        context.report_use(pod, key);
     }
-    let may =
+    let is_admitted =
         portal.sources.as_ref().is_none_or(|sources| sources.iter().any(|range| range.contains(&source)));
-    may.then_some(portal)
+    is_admitted.then_some(portal)
 }
 
-/// Where the client wanted to go; none: to the relay itself, or it is neither the pod nor one of its guests.
-fn original(place: &Place, client: &TcpStream, peer: SocketAddr) -> Option<PortalKey> {
-    let ours = client.local_addr().ok()?;
-    if !place.serves_at(ours.ip().to_canonical()) {
+/// Returns the original destination of a redirected connection, or `None` if it was not redirected or comes neither
+/// from the pod nor from one of its guests.
+fn original_destination(pod: &PodRelay, client: &TcpStream, peer: SocketAddr) -> Option<PortalKey> {
+    let local = client.local_addr().ok()?;
+    if !pod.serves_at(local.ip().to_canonical()) {
         return None;
     }
     let is_v4 = peer.ip().to_canonical().is_ipv4();
-    let wanted: SocketAddr = if is_v4 {
+    let original: SocketAddr = if is_v4 {
         sockopt::ip_original_dst(client).ok()?.into()
     } else {
         sockopt::ipv6_original_dst(client).ok()?.into()
     };
-    if (wanted.ip(), wanted.port()) == (ours.ip().to_canonical(), ours.port()) {
+    if (original.ip(), original.port()) == (local.ip().to_canonical(), local.port()) {
         return None;
     }
-    Some(PortalKey { address: wanted.ip(), protocol: Protocol::Tcp, port: wanted.port() })
+    Some(PortalKey { address: original.ip(), protocol: Protocol::Tcp, port: original.port() })
 }

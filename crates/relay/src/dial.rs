@@ -1,7 +1,8 @@
-//! `dial`: a connection to a backend of a portal, one that answers.
+//! `dial`: connects a client to a backend of its portal.
 //!
-//! Backends are tried one after the other, and not many of them: one that does not answer costs a quarter of a second,
-//! and more each time. What must not go in here: what the connection is used for.
+//! Backends are tried one after the other. The first that does not accept costs 250 ms, and each further one more. The
+//! limits on attempts and time apply to a client's connection as a whole, independent of the number of backends, so
+//! that a portal cannot make the relay scan a network.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -16,225 +17,233 @@ use proxy_core::service::{Dial, Protocol};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::{sleep, timeout, timeout_at};
 
-use crate::account::Chosen;
 use crate::limits::BufferSize;
-use crate::opener::Kind;
-use crate::place::{Lease, Place};
-use crate::seat::Seat;
+use crate::load_balancer::Selection;
+use crate::netns_socket_factory::SocketKind;
+use crate::permit::Permit;
+use crate::pod_relay::{BackendLease, PodRelay};
 
-/// So many backends are tried for one connection, and so long, apart from the wait for a first backend. Those that
-/// failed are left alone for a while, so the next connection tries others.
+/// The maximum number of backends that are tried for one connection. Those that failed are ejected, so the next
+/// connection tries others.
 pub(crate) const ATTEMPTS_MAX: usize = 8;
+/// The maximum time for all attempts of one connection, without the wait for a first backend.
 const DIAL_TIME_MAX: Duration = Duration::from_secs(5);
-/// How long a backend may take to answer: the first that does not, the second, and so on.
-pub(crate) const PATIENCE: [Duration; 4] =
+/// The timeout of an attempt, by the number of attempts that timed out before.
+pub(crate) const ATTEMPT_TIMEOUTS: [Duration; 4] =
     [Duration::from_millis(250), Duration::from_millis(500), Duration::from_secs(1), Duration::from_secs(2)];
-/// So many connections of a network namespace may wait for a first backend.
-pub(crate) const HELD_MAX: usize = 1_024;
+/// The maximum number of connections of a network namespace that wait for a first backend.
+pub(crate) const PENDING_MAX: usize = 1_024;
 
-/// Why there is no connection.
+/// The reason why no backend was reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum NotReached {
-    /// There is no backend that answers, or none at all.
+pub(crate) enum DialError {
+    /// No backend exists or accepted in time.
     NoBackend,
-    /// No socket is to be had here, so no backend was asked.
+    /// No socket could be opened; the backends are not at fault.
     NoSocket,
 }
 
 /// A connection to a backend.
 #[derive(Debug)]
-pub(crate) struct Reached {
+pub(crate) struct BackendConnection {
     pub(crate) stream: TcpStream,
-    pub(crate) lease: Lease,
+    pub(crate) lease: BackendLease,
 }
 
-/// Why an attempt failed.
-pub(crate) enum Failed {
-    /// No socket is to be had here. The backend has no part in it.
+/// The reason why an attempt failed.
+pub(crate) enum AttemptError {
+    /// No socket could be opened; the backend is not at fault.
     NoSocket,
-    /// The backend, or the way to it, said no.
+    /// The backend, or a device on the route to it, refused.
     Refused,
-    /// Nobody leads there.
+    /// No route leads to the backend.
     Unreachable,
-    /// Nothing came back.
-    Silent,
+    /// The backend did not reply.
+    TimedOut,
 }
 
-/// What a client's connection has spent on backends so far. It is bounded for the connection as a whole, however many
-/// backends its portal has, so that nobody makes the relay scan a network.
+/// The attempts that a client's connection has used.
 #[derive(Debug)]
 pub(crate) struct Attempts {
-    /// How large the buffers of the backend's socket may be.
+    /// The buffer size of sockets to backends.
     buffers: BufferSize,
-    /// Those that failed, and are not tried again while others are left.
+    /// Backends that failed. They are not tried again while others are left.
     tried: Vec<SocketAddr>,
     count: usize,
-    /// The time that was spent on attempts; to wait for a first backend does not count.
-    spent: Duration,
-    /// How many did not answer, which makes the next wait longer.
-    silent: usize,
-    /// Whether one of those in `tried` did not answer.
-    was_silent: bool,
+    /// The time that attempts took.
+    elapsed: Duration,
+    timeouts: usize,
+    /// Whether a backend in `tried` timed out.
+    has_timeout: bool,
 }
 
 impl Attempts {
-    /// None yet, for a connection whose buffers may be so large.
+    /// Returns the state before the first attempt.
     pub(crate) fn new(buffers: BufferSize) -> Self {
-        let (tried, spent) = Default::default();
-        Self { buffers, tried, count: 0, spent, silent: 0, was_silent: false }
+        let (tried, elapsed) = Default::default();
+        Self { buffers, tried, count: 0, elapsed, timeouts: 0, has_timeout: false }
     }
 
-    /// A backend failed after it was reached.
-    pub(crate) fn failed(&mut self, backend: SocketAddr) {
+    /// Excludes a backend from further attempts.
+    pub(crate) fn exclude(&mut self, backend: SocketAddr) {
         self.tried.push(backend);
     }
 
-    /// How long the next backend may take; none: enough was tried.
-    fn patience(&self) -> Option<Duration> {
-        let left = DIAL_TIME_MAX.checked_sub(self.spent).filter(|left| !left.is_zero())?;
-        let patience = PATIENCE.get(self.silent).filter(|_| self.count < ATTEMPTS_MAX)?;
-        Some(left.min(*patience))
+    /// Returns the timeout of the next attempt, or `None` if the limits are reached.
+    fn next_timeout(&self) -> Option<Duration> {
+        let left = DIAL_TIME_MAX.checked_sub(self.elapsed).filter(|left| !left.is_zero())?;
+        let timeout = ATTEMPT_TIMEOUTS.get(self.timeouts).filter(|_| self.count < ATTEMPTS_MAX)?;
+        Some(left.min(*timeout))
     }
 
-    /// Counts the time that some work takes, which ends when there is no more left.
-    async fn timed<T>(&mut self, work: impl Future<Output = T>) -> Option<T> {
-        let (begun, left) = (Instant::now(), DIAL_TIME_MAX.saturating_sub(self.spent));
-        let done = timeout(left, work).await;
-        self.spent += begun.elapsed();
-        done.ok()
+    /// Runs a future, and adds its time to `elapsed`. Returns `None` if `DIAL_TIME_MAX` is reached.
+    async fn run<T>(&mut self, future: impl Future<Output = T>) -> Option<T> {
+        let (start, left) = (Instant::now(), DIAL_TIME_MAX.saturating_sub(self.elapsed));
+        let result = timeout(left, future).await;
+        self.elapsed += start.elapsed();
+        result.ok()
     }
 }
 
-/// Reaches a backend of the portal for this client, another than those that were tried already.
+/// Connects to a backend of the portal that this client has not tried yet.
 pub(crate) async fn dial(
-    place: &Arc<Place>,
+    pod: &Arc<PodRelay>,
     key: PortalKey,
     client: IpAddr,
     attempts: &mut Attempts,
-) -> Result<Reached, NotReached> {
+) -> Result<BackendConnection, DialError> {
     let since = Instant::now();
     loop {
-        let portal = ready(place, key, since).await?;
-        let patience = attempts.patience().ok_or(NotReached::NoBackend)?;
-        let Some((lease, chosen)) = Lease::take(place, &portal, client, &attempts.tried) else {
-            if !std::mem::take(&mut attempts.was_silent) {
-                return Err(NotReached::NoBackend);
+        let portal = wait_for_backend(pod, key, since).await?;
+        let timeout = attempts.next_timeout().ok_or(DialError::NoBackend)?;
+        let Some((lease, selection)) = BackendLease::acquire(pod, &portal, client, &attempts.tried) else {
+            if !std::mem::take(&mut attempts.has_timeout) {
+                return Err(DialError::NoBackend);
             }
-            // All were tried, and some may only have been slow; or many clients came at once, and would again.
+            // All backends failed, but some may only be slow: try all again. The random delay spreads the retries of
+            // clients that connected at the same time.
             attempts.tried.clear();
-            attempts.timed(sleep(patience.mul_f64(fastrand::f64() / 2.0))).await;
+            attempts.run(sleep(timeout.mul_f64(fastrand::f64() / 2.0))).await;
             continue;
         };
         attempts.count += 1;
         let buffers = attempts.buffers;
-        let outcome = attempts.timed(attempt(place, &portal, chosen, (patience, buffers))).await;
-        match outcome.unwrap_or(Err(Failed::Silent)) {
-            Ok((stream, chosen)) => {
-                place.account(key, |account| account.reached(&portal, client, chosen, Instant::now()));
-                return Ok(Reached { stream, lease });
+        let result = attempts.run(attempt(pod, &portal, selection, timeout, buffers)).await;
+        match result.unwrap_or(Err(AttemptError::TimedOut)) {
+            Ok((stream, selection)) => {
+                pod.with_load_balancer(key, |balancer| {
+                    balancer.record_success(&portal, client, selection, Instant::now());
+                });
+                return Ok(BackendConnection { stream, lease });
             }
-            Err(Failed::NoSocket) => return Err(NotReached::NoSocket),
-            Err(failed) => {
-                if matches!(failed, Failed::Silent) {
-                    (attempts.was_silent, attempts.silent) = (true, attempts.silent + 1);
+            Err(AttemptError::NoSocket) => return Err(DialError::NoSocket),
+            Err(error) => {
+                if matches!(error, AttemptError::TimedOut) {
+                    attempts.has_timeout = true;
+                    attempts.timeouts += 1;
                 }
-                attempts.failed(chosen.backend);
-                place.account(key, |account| {
-                    account.failed(client, chosen.backend, Instant::now());
-                    account.tally.retries.fetch_add(1, Ordering::Relaxed);
+                attempts.exclude(selection.backend);
+                pod.with_load_balancer(key, |balancer| {
+                    balancer.record_failure(client, selection.backend, Instant::now());
+                    balancer.counters.retries.fetch_add(1, Ordering::Relaxed);
                 });
             }
         }
     }
 }
 
-/// The portal as soon as it has a backend, if that is within the time for which it holds connections.
-pub(crate) async fn ready(place: &Place, key: PortalKey, since: Instant) -> Result<Portal, NotReached> {
-    let portal = place.portal(key).ok_or(NotReached::NoBackend)?;
+/// Returns the portal once it has a backend. If it has none, waits until `since` plus the portal's hold time.
+pub(crate) async fn wait_for_backend(
+    pod: &PodRelay,
+    key: PortalKey,
+    since: Instant,
+) -> Result<Portal, DialError> {
+    let portal = pod.portal(key).ok_or(DialError::NoBackend)?;
     let hold_ms = match (portal.verdict, portal.hold_ms) {
         (Verdict::Forward, _) => return Ok(portal),
         (Verdict::Reject, Some(hold_ms)) => hold_ms,
-        (Verdict::Reject, None) | (Verdict::Drop, _) => return Err(NotReached::NoBackend),
+        (Verdict::Reject, None) | (Verdict::Drop, _) => return Err(DialError::NoBackend),
     };
     let until = since + Duration::from_millis(hold_ms.into());
-    let Some(_waiting) = Seat::take(&place.held, HELD_MAX) else { return Err(NotReached::NoBackend) };
-    let mut portals = place.portals.clone();
+    let _permit = Permit::try_acquire(&pod.pending, PENDING_MAX).ok_or(DialError::NoBackend)?;
+    let mut portals = pod.portals.clone();
     loop {
-        // Looked at after the clone, so that no change is missed.
-        match place.portal(key) {
+        // Read after the clone of the receiver, so that no change is missed.
+        match pod.portal(key) {
             Some(portal) if portal.verdict == Verdict::Forward => return Ok(portal),
             Some(_) => {}
-            None => return Err(NotReached::NoBackend),
+            None => return Err(DialError::NoBackend),
         }
         match timeout_at(until.into(), portals.changed()).await {
             Ok(Ok(())) => {}
-            Ok(Err(_)) | Err(_) => return Err(NotReached::NoBackend),
+            Ok(Err(_)) | Err(_) => return Err(DialError::NoBackend),
         }
     }
 }
 
-/// One attempt.
 async fn attempt(
-    place: &Place,
+    pod: &PodRelay,
     portal: &Portal,
-    chosen: Chosen,
-    (patience, buffers): (Duration, BufferSize),
-) -> Result<(TcpStream, Chosen), Failed> {
+    selection: Selection,
+    timeout: Duration,
+    buffers: BufferSize,
+) -> Result<(TcpStream, Selection), AttemptError> {
     let connect = async |socket: OwnedFd| {
-        buffers.bound(&socket);
-        connect(socket, chosen.backend, patience).await
+        buffers.apply(&socket);
+        connect(socket, selection.backend, timeout).await
     };
-    by_some_way(place, portal, chosen, Kind::Stream, connect).await
+    connect_from_pod_or_node(pod, portal, selection, SocketKind::Stream, connect).await
 }
 
-/// Reaches a backend by sockets of the pod, of the node, or of where it leads somewhere.
-pub(crate) async fn by_some_way<T>(
-    place: &Place,
+/// Calls `connect` with a socket of the pod or of the node, as the portal's `dial` setting requires. With `auto`, a
+/// backend that the pod cannot reach is tried from the node.
+pub(crate) async fn connect_from_pod_or_node<T>(
+    pod: &PodRelay,
     portal: &Portal,
-    chosen: Chosen,
-    kind: Kind,
-    connect: impl AsyncFn(OwnedFd) -> Result<T, Failed>,
-) -> Result<(T, Chosen), Failed> {
-    if is_portal(place, chosen.backend, portal.key.protocol) {
-        return Err(Failed::Refused);
+    selection: Selection,
+    kind: SocketKind,
+    connect: impl AsyncFn(OwnedFd) -> Result<T, AttemptError>,
+) -> Result<(T, Selection), AttemptError> {
+    if is_portal(pod, selection.backend, portal.key.protocol) {
+        return Err(AttemptError::Refused);
     }
-    let family = Family::of(chosen.backend.ip());
-    let connected = async |via_node| {
-        let socket = place.socket(kind, family, via_node).await.map_err(|_| Failed::NoSocket)?;
+    let family = Family::of(selection.backend.ip());
+    let connect_via = async |via_node| {
+        let socket = pod.open_socket(kind, family, via_node).await.map_err(|_| AttemptError::NoSocket)?;
         connect(socket).await
     };
     let via_node = match portal.dial {
         Dial::Pod => false,
         Dial::Node => true,
-        Dial::Auto => chosen.via_node,
+        Dial::Auto => selection.via_node,
     };
-    match connected(via_node).await {
-        Err(Failed::Unreachable | Failed::Silent) if portal.dial == Dial::Auto && !via_node => {
-            Ok((connected(true).await?, Chosen { via_node: true, ..chosen }))
+    match connect_via(via_node).await {
+        Err(AttemptError::Unreachable | AttemptError::TimedOut) if portal.dial == Dial::Auto && !via_node => {
+            Ok((connect_via(true).await?, Selection { via_node: true, ..selection }))
         }
-        reached => Ok((reached?, Chosen { via_node, ..chosen })),
+        result => Ok((result?, Selection { via_node, ..selection })),
     }
 }
 
-/// A connection from here to a portal would come back to the relay, and again: the kernel translates an address
-/// only once, and so do we.
-fn is_portal(place: &Place, backend: SocketAddr, protocol: Protocol) -> bool {
+/// Whether a backend is a portal of the pod, or in a service range. A connection to it would be redirected to the
+/// relay again, without end. The kernel translates an address only once, and the relay does the same.
+fn is_portal(pod: &PodRelay, backend: SocketAddr, protocol: Protocol) -> bool {
     let key = PortalKey { address: backend.ip(), protocol, port: backend.port() };
-    let portals = place.portals.borrow();
+    let portals = pod.portals.borrow();
     portals.get(key).is_some() || portals.service_ranges().iter().any(|range| range.contains(&backend.ip()))
 }
 
-async fn connect(socket: OwnedFd, backend: SocketAddr, patience: Duration) -> Result<TcpStream, Failed> {
+async fn connect(socket: OwnedFd, backend: SocketAddr, max: Duration) -> Result<TcpStream, AttemptError> {
     let socket = TcpSocket::from_std_stream(socket.into());
-    match timeout(patience, socket.connect(backend)).await {
+    match timeout(max, socket.connect(backend)).await {
         Ok(Ok(stream)) => Ok(stream),
-        Ok(Err(error)) if is_unreachable(&error) => Err(Failed::Unreachable),
-        Ok(Err(_)) => Err(Failed::Refused),
-        Err(_) => Err(Failed::Silent),
+        Ok(Err(error)) if is_unreachable(&error) => Err(AttemptError::Unreachable),
+        Ok(Err(_)) => Err(AttemptError::Refused),
+        Err(_) => Err(AttemptError::TimedOut),
     }
 }
 
-/// Whether the way is what failed, and not its end. What a black hole swallows is called an invalid argument.
+/// Whether an error means that no route leads to the backend. For a blackhole route, `connect` returns EINVAL.
 pub(crate) fn is_unreachable(error: &io::Error) -> bool {
     use io::ErrorKind::{
         AddrNotAvailable, HostUnreachable, InvalidInput, NetworkDown, NetworkUnreachable, TimedOut,

@@ -1,33 +1,35 @@
-//! Portals that are served in user space: the first design of Kubernetes services, inside the pod.
+//! The relay: a user-space proxy for portals, with its sockets inside each pod's network namespace.
 //!
 //! ```text
-//! client in the pod ──► portal ── redirect ──► listener in the pod's netns ── choose, dial, copy ──► backend
-//!                                              (held by the node's agent)
+//! client in the pod ──► portal ── redirect ──► listener in the pod's netns ── select, dial, copy ──► backend
+//!                                              (a socket of the node's agent)
 //! ```
-//! A rule in the pod's network namespace sends connections to relayed portals to one port, on which the relay
-//! listens there; by the original destination it knows the portal. It tries one backend after the other until one
-//! answers. What must not go in here: rules, and where services come from.
+//! A rule in the pod's network namespace redirects connections to relayed portals to one port, on which the relay
+//! listens there. The original destination of a connection is its portal. The relay selects a backend with the
+//! portal's scheduler, and retries others until one accepts. It neither writes rules nor reads services:
+//! `Relay::set_portals` passes the portals in.
 
-mod account;
 mod connection;
-mod datagram;
+mod copy_bidirectional;
+mod datagram_queue;
 mod dial;
-mod exchange;
-mod flow;
+mod emergency_fd;
 mod limits;
-mod listen;
+mod listener_sockets;
+mod load_balancer;
 mod lock;
-mod opener;
+mod netns_socket_factory;
+mod permit;
 mod pipe;
-mod place;
-mod queue;
-mod ready;
+mod pod_relay;
+mod poll_io;
 mod relay;
 mod report;
-mod reserve;
-mod seat;
+mod socket_pool;
 mod stall;
-mod udp;
+mod udp_listener;
+mod udp_session;
+mod udp_socket;
 mod worker;
 
 pub use relay::{Error, Options, PortalUse, Relay};

@@ -1,8 +1,7 @@
-//! `Limits`: what all connections of the relay may take together, what one pod may take of it, and what was refused.
+//! `Limits`: the connections and buffer memory of the relay, the share of one pod, and the count of refusals.
 //!
-//! The kernel charges sockets to the memory limit of this process, so the memory decides: each connection takes some
-//! kilobytes whatever it does, and its socket buffers what its two ends leave unread. What must not go in here: how
-//! connections are served.
+//! The kernel charges sockets to the memory cgroup of this process, so its memory limit determines all others: each
+//! connection costs some kilobytes, and its socket buffers hold the bytes that its two ends have not read.
 
 use std::os::fd::AsFd;
 use std::sync::Arc;
@@ -10,28 +9,28 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use nix::sys::socket::{setsockopt, sockopt};
 
-use crate::place::Place;
+use crate::permit::Permit;
+use crate::pod_relay::PodRelay;
 use crate::relay::Options;
 use crate::report::RefusalCounts;
-use crate::seat::Seat;
 use crate::stall::Stalls;
 
-/// One pod has at most this share of the connections of its node, as one part of so many.
+/// One pod can have at most a quarter of the connections of its node,
 const POD_SHARE: usize = 4;
-/// But at least so many, if there are as many.
+/// but at least this number, unless the node has fewer.
 const POD_CONNECTIONS_MIN: usize = 64;
-/// Of the memory for buffers all buffers of a new connection get one part of so many for each connection that is there.
+/// The buffers of a new connection get a sixteenth of the memory for buffers, divided by the number of connections.
 const BUFFER_SHARE: usize = 16;
-/// A buffer that the kernel begins with is about as large; smaller ones make connections slow.
+/// The smallest buffer size, about the initial size of the kernel's buffers. Smaller ones make connections slow.
 const BUFFER_BYTES_MIN: usize = 64 << 10;
-/// Where there is room for more than this, the kernel chooses.
+/// From this size on, the kernel's autotuning chooses the size.
 const BUFFER_BYTES_MAX: usize = 1 << 20;
-/// What the kernel may choose for a connection whose backend reads nothing: about 2.8 MB were measured.
-const CHOSEN_BY_KERNEL_BYTES: usize = 3 << 20;
-/// A connection that stalls in one direction has two full buffers, and the kernel allows each twice its size.
+/// The memory of a connection with autotuned buffers whose backend reads nothing: about 2.8 MB were measured.
+const AUTOTUNED_BYTES: usize = 3 << 20;
+/// A connection that stalls in one direction has two full buffers, and the kernel doubles the size of each.
 const FULL_BUFFERS: usize = 4;
 
-/// What is shared by all threads.
+/// The limits and counters that all workers share.
 #[derive(Debug)]
 pub(crate) struct Limits {
     connections: Arc<AtomicUsize>,
@@ -39,21 +38,21 @@ pub(crate) struct Limits {
     pod_connections_max: usize,
     buffer_bytes_max: usize,
     pub(crate) stalls: Arc<Stalls>,
-    /// RefusalCounts: there are as many connections as the node may have.
+    /// Connections refused by the limit of the node.
     over_node: AtomicU64,
-    /// RefusalCounts: the pod has its share.
+    /// Connections refused by a limit of their pod.
     over_pod: AtomicU64,
-    /// RefusalCounts: no socket is to be had.
+    /// Connections refused because no socket could be opened.
     no_socket: AtomicU64,
-    /// Came without having wanted to go to a portal.
-    pub(crate) strangers: AtomicU64,
+    /// Connections and datagrams that matched no portal.
+    unmatched: AtomicU64,
 }
 
-/// The seats that a connection takes: one of its node, and one of its pod.
+/// The permits of one connection: one of its node and one of its pod.
 #[derive(Debug)]
-pub(crate) struct Entered {
-    _node: Seat,
-    _pod: Seat,
+pub(crate) struct ConnectionPermits {
+    _node: Permit,
+    _pod: Permit,
 }
 
 impl Limits {
@@ -68,55 +67,65 @@ impl Limits {
             over_node: AtomicU64::default(),
             over_pod: AtomicU64::default(),
             no_socket: AtomicU64::default(),
-            strangers: AtomicU64::default(),
+            unmatched: AtomicU64::default(),
         }
     }
 
-    /// One connection more in this pod, if there may be; else it is counted as refused.
-    pub(crate) fn enter(&self, place: &Place) -> Option<Entered> {
-        let Some(pod) = Seat::take(&place.connections, self.pod_connections_max) else {
+    /// Acquires the permits of a new connection, or counts it as refused.
+    pub(crate) fn acquire(&self, pod: &PodRelay) -> Option<ConnectionPermits> {
+        let Some(pod) = Permit::try_acquire(&pod.connections, self.pod_connections_max) else {
             self.over_pod.fetch_add(1, Ordering::Relaxed);
             return None;
         };
-        let Some(node) = Seat::take(&self.connections, self.connections_max) else {
+        let Some(node) = Permit::try_acquire(&self.connections, self.connections_max) else {
             self.over_node.fetch_add(1, Ordering::Relaxed);
             return None;
         };
-        Some(Entered { _node: node, _pod: pod })
+        Some(ConnectionPermits { _node: node, _pod: pod })
     }
 
-    /// Counts a connection that is refused because its pod has too many of something.
-    pub(crate) fn over_pod(&self) {
+    /// Counts a connection that was refused by a limit of its pod.
+    pub(crate) fn count_over_pod(&self) {
         self.over_pod.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Counts a connection that is refused because no socket is to be had.
-    pub(crate) fn no_socket(&self) {
+    /// Counts a connection that was refused because no socket could be opened.
+    pub(crate) fn count_no_socket(&self) {
         self.no_socket.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// How many connections there are.
+    /// Counts a connection or datagram that matched no portal.
+    pub(crate) fn count_unmatched(&self) {
+        self.unmatched.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Returns the number of open connections and flows.
     pub(crate) fn connections(&self) -> usize {
         self.connections.load(Ordering::Relaxed)
     }
 
-    /// What was refused and why.
+    /// Returns the number of refused connections and flows, by limit.
     pub(crate) fn refused(&self) -> RefusalCounts {
-        let count = |number: &AtomicU64| number.load(Ordering::Relaxed);
+        let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         RefusalCounts {
-            node: count(&self.over_node),
-            pod: count(&self.over_pod),
-            sockets: count(&self.no_socket),
+            node: load(&self.over_node),
+            pod: load(&self.over_pod),
+            sockets: load(&self.no_socket),
         }
     }
 
-    /// How large the buffers of a new connection may be.
+    /// Returns the number of connections and datagrams that matched no portal.
+    pub(crate) fn unmatched(&self) -> u64 {
+        self.unmatched.load(Ordering::Relaxed)
+    }
+
+    /// Returns the size of the buffers of a new connection.
     pub(crate) fn buffers(&self) -> BufferSize {
         BufferSize::of(self.buffer_bytes_max, self.connections())
     }
 }
 
-/// How large each buffer of a connection may be; none: as the kernel chooses.
+/// The size of each socket buffer of a connection; `None` leaves it to the kernel's autotuning.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct BufferSize(Option<usize>);
 
@@ -126,10 +135,10 @@ impl BufferSize {
         Self((share < BUFFER_BYTES_MAX).then_some(share.max(BUFFER_BYTES_MIN)))
     }
 
-    /// Bounds the buffers of a socket. Before it is connected, so that its window is announced accordingly.
-    pub(crate) fn bound(self, socket: impl AsFd) {
+    /// Limits the buffers of a socket. Call it before a socket connects: the TCP handshake announces the window.
+    pub(crate) fn apply(self, socket: impl AsFd) {
         let Some(bytes) = self.0 else { return };
-        // Without the privilege for more the system's own bound holds, which is less.
+        // Without CAP_NET_ADMIN, net.core.rmem_max and wmem_max limit the size further.
         if setsockopt(&socket, sockopt::RcvBufForce, &bytes).is_err() {
             let _ = setsockopt(&socket, sockopt::RcvBuf, &bytes);
         }
@@ -138,9 +147,9 @@ impl BufferSize {
         }
     }
 
-    /// How many bytes the kernel may hold for a direction in which nothing moves.
+    /// Returns the number of bytes that the kernel can hold for a connection that stalls in one direction.
     pub(crate) fn stalled_bytes(self) -> usize {
-        self.0.map_or(CHOSEN_BY_KERNEL_BYTES, |bytes| FULL_BUFFERS * bytes)
+        self.0.map_or(AUTOTUNED_BYTES, |bytes| FULL_BUFFERS * bytes)
     }
 }
 
@@ -149,7 +158,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_few_connections_have_the_buffers_that_the_kernel_chooses_and_many_have_small_ones() {
+    fn buffers_are_autotuned_for_few_connections_and_small_for_many() {
         const MEMORY: usize = 64 << 20;
         assert_eq!(BufferSize::of(MEMORY, 0), BufferSize(None));
         assert_eq!(BufferSize::of(MEMORY, 15), BufferSize(Some(256 << 10)));
@@ -157,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pod_has_a_share_of_the_nodes_connections_and_at_least_some() {
+    fn pod_limit_is_a_quarter_of_the_node_limit_and_at_least_64() {
         let share = |connections_max| {
             let options = Options { workers: 1, port: 1, connections_max, buffer_bytes_max: 0 };
             Limits::new(&options).pod_connections_max

@@ -1,10 +1,11 @@
-//! `Relay`: the threads that serve relayed portals, and what they are told.
+//! `Relay`: the interface of the crate, and the owner of the worker threads.
 //!
-//! What must not go in here: how a connection is served.
+//! A caller passes the portals of each view in, opens and closes network namespaces, and receives reports.
 
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap};
 use std::io;
+use std::net::SocketAddr;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -15,55 +16,55 @@ use thiserror::Error;
 use tokio::sync::mpsc::Sender;
 use tokio::sync::watch;
 
-use crate::account::{Account, Backend};
 use crate::limits::Limits;
-use crate::listen::sockets;
+use crate::listener_sockets::open_listeners;
+use crate::load_balancer::{BackendState, LoadBalancer};
 use crate::lock::lock;
-use crate::opener::Opener;
+use crate::netns_socket_factory::NetnsSocketFactory;
 use crate::pipe::{PIPE_BYTES, PIPES_MAX};
-use crate::place::Place;
+use crate::pod_relay::PodRelay;
 use crate::report::{BackendReport, NetnsReport, PortalReport, RelayReport, TrafficTotals};
-use crate::worker::{Order, Worker};
+use crate::worker::{Worker, WorkerCommand};
 
-/// What the operator decides.
+/// The settings of the relay.
 #[derive(Debug, Clone, Copy)]
 pub struct Options {
-    /// How many threads serve connections.
+    /// The number of worker threads.
     pub workers: usize,
-    /// The port on which it listens in each network namespace.
+    /// The port on which the relay listens in each network namespace.
     pub port: u16,
-    /// So many connections are served at a time, and of one pod a quarter of them; more are refused.
+    /// The maximum number of open connections and flows. One pod can have a quarter of them.
     pub connections_max: usize,
-    /// So many bytes may socket buffers hold of connections of which one end takes nothing. Beyond that, those of the pod
-    /// with the most are broken off.
+    /// The maximum number of bytes in the socket buffers of stalled connections. Beyond it, connections of the pod that
+    /// holds the most are reset.
     pub buffer_bytes_max: usize,
 }
 
-/// Somebody connected to a portal that the kernel could serve, or to another port of a service's address. Of those who
-/// come to one address soon after one another, one is told.
+/// A connection arrived that the kernel could have served or rejected itself: to a portal that is not in relay mode,
+/// or to an unused port of a service's address. Uses of one address are reported at most every 100 ms.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PortalUse {
-    /// Where.
+    /// The network namespace of the client.
     pub netns: NetnsId,
     /// The original destination.
     pub key: PortalKey,
 }
 
-/// Why the relay cannot do what it should.
+/// The reason why the relay cannot start, or cannot listen in a network namespace.
 #[derive(Debug, Error)]
 pub enum Error {
     /// A thread could not be started.
-    #[error("start the relay's threads")]
+    #[error("failed to start relay threads")]
     Start(#[source] io::Error),
     /// The network namespace could not be entered.
-    #[error("enter the network namespace, to listen for relayed connections")]
+    #[error("failed to enter netns for relay listener")]
     Enter(#[source] netns_nft::Error),
-    /// Its port is not to be had.
-    #[error("listen on port {port} in the network namespace, for relayed connections")]
+    /// The port is in use, or sockets are exhausted.
+    #[error("failed to listen on relay port {port} in pod netns")]
     Listen {
         /// The port.
         port: u16,
-        /// Why.
+        /// The cause.
         #[source]
         source: io::Error,
     },
@@ -73,179 +74,179 @@ pub enum Error {
 #[derive(Debug)]
 pub struct Relay {
     options: Options,
-    opener: Opener,
+    factory: NetnsSocketFactory,
     workers: Vec<Worker>,
     limits: Arc<Limits>,
     views: Mutex<BTreeMap<View, watch::Sender<Portals>>>,
-    places: Mutex<HashMap<NetnsId, Arc<Place>>>,
-    /// What passed through portals and network namespaces that are gone.
-    past: Mutex<TrafficTotals>,
+    pods: Mutex<HashMap<NetnsId, Arc<PodRelay>>>,
+    /// The traffic of portals and network namespaces that were removed.
+    removed_totals: Mutex<TrafficTotals>,
 }
 
 impl Relay {
-    /// Starts its threads. Whoever uses a portal on demand is told to `used`.
+    /// Starts the worker threads. `uses` receives the portals that are used on demand.
     ///
     /// # Errors
-    /// Where a thread cannot be started.
-    pub fn start(options: Options, used: &Sender<PortalUse>) -> Result<Self, Error> {
+    /// If a thread cannot be started.
+    pub fn start(options: Options, uses: &Sender<PortalUse>) -> Result<Self, Error> {
         let limits = Arc::new(Limits::new(&options));
         let pipes_max = options.buffer_bytes_max / PIPE_BYTES / options.workers.max(1);
         let pipes_max = pipes_max.clamp(1, PIPES_MAX);
-        let worker = |number| Worker::start(number, Arc::clone(&limits), pipes_max, used.clone());
+        let worker = |number| Worker::start(number, Arc::clone(&limits), pipes_max, uses.clone());
         let workers = (0..options.workers.max(1)).map(worker).collect::<io::Result<_>>();
-        let opener = Opener::start().map_err(Error::Start)?;
+        let factory = NetnsSocketFactory::start().map_err(Error::Start)?;
         let workers = workers.map_err(Error::Start)?;
         Ok(Self {
             options,
-            opener,
+            factory,
             workers,
             limits,
             views: Mutex::default(),
-            places: Mutex::default(),
-            past: Mutex::default(),
+            pods: Mutex::default(),
+            removed_totals: Mutex::default(),
         })
     }
 
-    /// What pods with this view see from now on.
+    /// Replaces the portals of a view.
     pub fn set_portals(&self, view: &View, portals: Portals) {
         let mut views = lock(&self.views);
         match views.get(view) {
-            Some(shown) => drop(shown.send_replace(portals)),
+            Some(sender) => drop(sender.send_replace(portals)),
             None => drop(views.insert(view.clone(), watch::channel(portals).0)),
         }
     }
 
-    /// Nobody has this view any more.
+    /// Removes a view that no pod has any more.
     pub fn remove_view(&self, view: &View) {
         lock(&self.views).remove(view);
     }
 
-    /// Listens in a network namespace whose pod has this view, for the pod itself and, where it has any, its guests.
-    /// Where it does already, nothing happens.
+    /// Listens in a network namespace for its pod, and for guests of the pod if it has any. Has no effect if the relay
+    /// listens there already with the same view and guests.
     ///
     /// # Errors
-    /// Where it cannot be entered, or the port is taken.
+    /// If the network namespace cannot be entered, or its port is in use.
     pub fn open_netns(&self, netns: &Netns, view: &View, has_guests: bool) -> Result<(), Error> {
-        let is_same = |place: &Arc<Place>| place.view == *view && place.has_guests == has_guests;
-        match lock(&self.places).get(&netns.id()).map(is_same) {
+        let is_same = |pod: &Arc<PodRelay>| pod.view == *view && pod.has_guests == has_guests;
+        match lock(&self.pods).get(&netns.id()).map(is_same) {
             Some(true) => return Ok(()),
             Some(false) => self.close_netns(netns.id()),
             None => {}
         }
         let (port, count) = (self.options.port, self.workers.len());
-        // All at once: to enter is what costs.
-        let opened = netns.within(|| (sockets(port, count), Socket::open())).map_err(Error::Enter)?;
-        let sockets = opened.0.map_err(|source| Error::Listen { port, source })?;
-        let tracked = opened.1.map_err(Error::Enter)?;
+        // All sockets are opened in one visit, since entering is the expensive part.
+        let opened = netns.within(|| (open_listeners(port, count), Socket::open())).map_err(Error::Enter)?;
+        let listeners = opened.0.map_err(|source| Error::Listen { port, source })?;
+        let conntrack = opened.1.map_err(Error::Enter)?;
         let portals = {
             let mut views = lock(&self.views);
-            let shown = views.entry(view.clone()).or_insert_with(|| watch::channel(Portals::default()).0);
-            shown.subscribe()
+            let sender = views.entry(view.clone()).or_insert_with(|| watch::channel(Portals::default()).0);
+            sender.subscribe()
         };
-        let place =
-            Place::new(netns, (view.clone(), has_guests), (tracked, port), self.opener.clone(), portals)
-                .map_err(|source| Error::Listen { port, source })?;
-        let mut places = lock(&self.places);
-        // Somebody may have been quicker; then these sockets close, and what waits at them goes to the others.
-        let Entry::Vacant(vacant) = places.entry(netns.id()) else { return Ok(()) };
-        let place = Arc::clone(vacant.insert(Arc::new(place)));
-        for (worker, sockets) in self.workers.iter().zip(sockets) {
-            worker.tell(Order::Open(Arc::clone(&place), sockets));
+        let factory = self.factory.clone();
+        let pod = PodRelay::new(netns, view.clone(), has_guests, conntrack, port, factory, portals)
+            .map_err(|source| Error::Listen { port, source })?;
+        let mut pods = lock(&self.pods);
+        // If another thread was faster, these sockets are closed, and the kernel moves their pending connections to
+        // the sockets of the other.
+        let Entry::Vacant(vacant) = pods.entry(netns.id()) else { return Ok(()) };
+        let pod = Arc::clone(vacant.insert(Arc::new(pod)));
+        for (worker, sockets) in self.workers.iter().zip(listeners) {
+            worker.send(WorkerCommand::OpenNetns(Arc::clone(&pod), sockets));
         }
         Ok(())
     }
 
-    /// Lets go of a network namespace, with all its connections: they would keep it alive.
+    /// Closes the listeners and all connections of a network namespace, since its sockets keep it alive.
     pub fn close_netns(&self, netns: NetnsId) {
-        let mut places = lock(&self.places);
-        if let Some(place) = places.remove(&netns) {
-            *lock(&self.past) += place.passed();
-            self.workers.iter().for_each(|worker| worker.tell(Order::Close(netns)));
+        let mut pods = lock(&self.pods);
+        if let Some(pod) = pods.remove(&netns) {
+            *lock(&self.removed_totals) += pod.totals();
+            self.workers.iter().for_each(|worker| worker.send(WorkerCommand::CloseNetns(netns)));
         }
     }
 
-    /// Forgets what is over. Call it now and then.
+    /// Removes expired state, and evicts stalled connections beyond the limit. Call it regularly.
     pub fn gc(&self, now: Instant) {
-        self.limits.stalls.tidy(now);
-        for place in lock(&self.places).values() {
-            *lock(&self.past) += place.tidy(now);
+        self.limits.stalls.enforce_limit(now);
+        for pod in lock(&self.pods).values() {
+            *lock(&self.removed_totals) += pod.gc(now);
         }
     }
 
-    /// Takes no new connections, and waits for the old ones to end; those that are left after this time break off.
-    pub async fn shut_down(&self, patience: Duration) {
-        self.workers.iter().for_each(|worker| worker.tell(Order::Finish));
-        if tokio::time::timeout(patience, self.ended()).await.is_err() {
-            self.workers.iter().for_each(|worker| worker.tell(Order::Stop));
-            self.ended().await;
+    /// Closes all listeners, and waits for connections to end. Resets those that are left after the grace period.
+    pub async fn shut_down(&self, grace_period: Duration) {
+        self.workers.iter().for_each(|worker| worker.send(WorkerCommand::ShutDown));
+        if tokio::time::timeout(grace_period, self.join_workers()).await.is_err() {
+            self.workers.iter().for_each(|worker| worker.send(WorkerCommand::Abort));
+            self.join_workers().await;
         }
-        // Else network namespaces of pods that are gone would live on with us.
-        lock(&self.places).clear();
+        // The state holds file descriptors, which would keep network namespaces of deleted pods alive.
+        lock(&self.pods).clear();
     }
 
-    async fn ended(&self) {
+    async fn join_workers(&self) {
         for worker in &self.workers {
-            worker.ended().await;
+            worker.join().await;
         }
     }
 
-    /// Everything there is to tell.
+    /// Returns the current state and counters.
     pub fn report(&self, now: Instant) -> RelayReport {
-        let places = lock(&self.places);
-        let mut totals = *lock(&self.past);
-        places.values().for_each(|place| totals += place.passed());
-        let mut namespaces: Vec<NetnsReport> =
-            places.values().map(|place| place_report(place, now)).collect();
-        namespaces.retain(|place| !place.portals.is_empty() || place.pending > 0);
-        namespaces.sort_by_key(|place| place.netns);
+        let pods = lock(&self.pods);
+        let mut totals = *lock(&self.removed_totals);
+        pods.values().for_each(|pod| totals += pod.totals());
+        let mut namespaces: Vec<NetnsReport> = pods.values().map(|pod| netns_report(pod, now)).collect();
+        namespaces.retain(|netns| !netns.portals.is_empty() || netns.pending > 0);
+        namespaces.sort_by_key(|netns| netns.netns);
         RelayReport {
             connections: self.limits.connections(),
             over_limit: self.limits.refused().total(),
             refused: self.limits.refused(),
             evicted: self.limits.stalls.evicted(),
-            unmatched: self.limits.strangers.load(Ordering::Relaxed),
+            unmatched: self.limits.unmatched(),
             totals,
             namespaces,
         }
     }
 }
 
-fn place_report(place: &Place, now: Instant) -> NetnsReport {
-    let portals = place.portals.borrow().clone();
-    let mut accounts: Vec<(PortalKey, PortalReport)> = place
-        .accounts()
+fn netns_report(pod: &PodRelay, now: Instant) -> NetnsReport {
+    let portals = pod.portals.borrow().clone();
+    let mut reports: Vec<(PortalKey, PortalReport)> = pod
+        .load_balancers()
         .iter()
-        .map(|(key, account)| (*key, portal_report(*key, account, &portals, now)))
+        .map(|(key, balancer)| (*key, portal_report(*key, balancer, &portals, now)))
         .collect();
-    accounts.sort_by_key(|(key, _)| *key);
+    reports.sort_by_key(|(key, _)| *key);
     NetnsReport {
-        netns: place.id.inode,
-        pending: place.held.load(Ordering::Relaxed),
-        portals: accounts.into_iter().map(|(_, report)| report).collect(),
+        netns: pod.id.inode,
+        pending: pod.pending.load(Ordering::Relaxed),
+        portals: reports.into_iter().map(|(_, report)| report).collect(),
     }
 }
 
-fn portal_report(key: PortalKey, account: &Account, portals: &Portals, now: Instant) -> PortalReport {
+fn portal_report(key: PortalKey, balancer: &LoadBalancer, portals: &Portals, now: Instant) -> PortalReport {
     let mut backends: Vec<BackendReport> =
-        account.backends().map(|(backend, known)| backend_report(*backend, known, now)).collect();
+        balancer.backends().map(|(backend, state)| backend_report(*backend, state, now)).collect();
     backends.sort_by_key(|report| report.backend);
     PortalReport {
         portal: key.to_string(),
         service: portals.get(key).map(|portal| portal.service.to_string()),
-        active: account.tally.active.load(Ordering::Relaxed),
-        totals: account.tally.passed(),
+        active: balancer.counters.active.load(Ordering::Relaxed),
+        totals: balancer.counters.totals(),
         backends,
     }
 }
 
-fn backend_report(backend: std::net::SocketAddr, known: &Backend, now: Instant) -> BackendReport {
+fn backend_report(backend: SocketAddr, state: &BackendState, now: Instant) -> BackendReport {
     BackendReport {
         backend,
-        active: known.load.connections,
-        connections: known.connections,
-        failures: known.failures,
-        is_ejected: known.rests_until.is_some_and(|until| now < until),
-        via_node: known.via_node,
-        delay_us: known.load.delay_us,
+        active: state.load.connections,
+        connections: state.connections,
+        failures: state.failures,
+        is_ejected: state.is_ejected(now),
+        via_node: state.via_node,
+        delay_us: state.load.delay_us,
     }
 }

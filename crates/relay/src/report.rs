@@ -1,32 +1,32 @@
-//! What the relay tells of itself, for `portico top` and for metrics.
+//! `RelayReport`: the state and counters of the relay, for `portico top`, `portico status` and metrics.
 //!
-//! What must not go in here: how it is shown.
+//! The names of the fields are the JSON keys of `portico status -o json`.
 
 use std::net::SocketAddr;
 use std::ops::AddAssign;
 
 use serde::{Deserialize, Serialize};
 
-/// Everything the relay tells.
+/// The state and counters of the relay.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct RelayReport {
-    /// Connections that are there now.
+    /// Open connections and flows.
     pub connections: usize,
-    /// Connections that were refused because there were too many.
+    /// Connections and flows that were refused because of a limit.
     pub over_limit: u64,
-    /// The same by reason.
+    /// The same, by limit.
     #[serde(default)]
     pub refused: RefusalCounts,
-    /// Connections that were broken off because one end took nothing while memory was short.
+    /// Stalled connections that were reset because their buffers exceeded the memory limit.
     #[serde(default)]
     pub evicted: u64,
-    /// Connections to the relay's own port, or to addresses that are nobody's.
+    /// Connections and datagrams that matched no portal: to the relay's own port, or to an unassigned address.
     pub unmatched: u64,
-    /// What passed since the start, also through portals and network namespaces that are gone.
+    /// Traffic since the start, including portals and network namespaces that were removed.
     #[serde(default)]
     pub totals: TrafficTotals,
-    /// The network namespaces in which something was relayed.
+    /// The network namespaces with relayed traffic.
     pub namespaces: Vec<NetnsReport>,
 }
 
@@ -34,31 +34,31 @@ impl RelayReport {
     /// Connections that wait for a first backend.
     #[must_use]
     pub fn pending(&self) -> usize {
-        self.namespaces.iter().map(|place| place.pending).sum()
+        self.namespaces.iter().map(|netns| netns.pending).sum()
     }
 }
 
-/// How many connections and flows were refused, by reason.
+/// Refused connections and flows, by limit.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct RefusalCounts {
-    /// The node has as many as it may.
+    /// The limit of the node.
     pub node: u64,
-    /// The pod has its share.
+    /// The limits of a pod.
     pub pod: u64,
-    /// No socket is to be had.
+    /// The limit of file descriptors or socket memory.
     pub sockets: u64,
 }
 
 impl RefusalCounts {
-    /// All of them.
+    /// Returns the sum of all limits.
     #[must_use]
     pub const fn total(&self) -> u64 {
         self.node + self.pod + self.sockets
     }
 }
 
-/// What passed.
+/// Counters of connections and bytes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct TrafficTotals {
@@ -68,9 +68,9 @@ pub struct TrafficTotals {
     pub sent: u64,
     /// Bytes from backends to clients.
     pub received: u64,
-    /// How often another backend had to be tried.
+    /// Attempts to connect to a further backend after one had failed.
     pub retries: u64,
-    /// How many connections found no backend.
+    /// Connections and flows that found no backend.
     pub failed: u64,
 }
 
@@ -85,7 +85,7 @@ impl AddAssign for TrafficTotals {
     }
 }
 
-/// What is told of a network namespace.
+/// The relayed portals of a network namespace.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct NetnsReport {
@@ -93,43 +93,43 @@ pub struct NetnsReport {
     pub netns: u64,
     /// Connections that wait for a first backend.
     pub pending: usize,
-    /// Its portals, in the order of their keys.
+    /// The portals, sorted by key.
     pub portals: Vec<PortalReport>,
 }
 
-/// What is told of a portal.
+/// A relayed portal.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct PortalReport {
     /// Address, protocol and port.
     pub portal: String,
-    /// The service, where there still is one.
+    /// The service, unless it was removed.
     pub service: Option<String>,
-    /// Connections that are there now.
+    /// Open connections and flows.
     pub active: u64,
-    /// What passed since the start.
+    /// Traffic since the start.
     #[serde(flatten)]
     pub totals: TrafficTotals,
-    /// Its backends, in order.
+    /// The backends, sorted by address.
     pub backends: Vec<BackendReport>,
 }
 
-/// What is told of a backend.
+/// A backend of a relayed portal.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct BackendReport {
-    /// Its address and port.
+    /// The address and port.
     pub backend: SocketAddr,
-    /// Connections that are there now.
+    /// Open connections and flows.
     pub active: u32,
-    /// Connections since the start.
+    /// Connections and flows since the start.
     pub connections: u64,
-    /// How often it did not answer.
+    /// Failed attempts.
     pub failures: u64,
-    /// Whether it is passed over at the moment.
+    /// Whether it is skipped at the moment because it failed.
     pub is_ejected: bool,
-    /// Whether only the node reaches it.
+    /// Whether it was reached from the node and not from the pod.
     pub via_node: bool,
-    /// How long it takes to answer, in microseconds.
+    /// Its smoothed response time, in microseconds; 0 if unknown.
     pub delay_us: u32,
 }

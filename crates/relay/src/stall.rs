@@ -1,8 +1,8 @@
-//! `Stalls`: the connections of which one end takes nothing while the other goes on, and what they hold.
+//! `Stalls`: the connections whose receiver does not read while the sender goes on, and the memory that they hold.
 //!
-//! Their socket buffers are full for as long as that lasts, which is what a client and a backend can do to fill the
-//! memory of this process. Where all together hold too much, the oldest of the pod that holds the most is broken off. What
-//! must not go in here: when a connection stalls.
+//! The socket buffers of a stalled connection are full. Clients and backends could exhaust the memory of this process
+//! in this way. If stalled connections exceed the limit together, `Stalls` evicts the oldest one of the pod that
+//! holds the most bytes.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -14,114 +14,116 @@ use tokio::sync::Notify;
 
 use crate::lock::lock;
 
-/// A reader that is slow takes something within this time; who is younger is broken off only beyond the double bound.
-const SLOW: Duration = Duration::from_secs(1);
+/// The time within which a slow receiver reads something. A connection that stalls for less is evicted only beyond
+/// twice the limit.
+const GRACE_PERIOD: Duration = Duration::from_secs(1);
 
-/// All connections that are stalled.
+/// All stalled connections, and their limit.
 #[derive(Debug)]
 pub(crate) struct Stalls {
     bytes_max: usize,
-    held: Mutex<Held>,
+    table: Mutex<StallTable>,
     evicted: AtomicU64,
 }
 
 #[derive(Debug, Default)]
-struct Held {
-    next: u64,
+struct StallTable {
+    next_id: u64,
     bytes: usize,
-    pods: HashMap<NetnsId, usize>,
-    /// In the order in which they stalled.
-    stalls: BTreeMap<u64, Entry>,
+    bytes_by_pod: HashMap<NetnsId, usize>,
+    /// By ID, which is the order in which they stalled.
+    connections: BTreeMap<u64, StalledConnection>,
 }
 
 #[derive(Debug)]
-struct Entry {
+struct StalledConnection {
     netns: NetnsId,
     bytes: usize,
     since: Instant,
     evict: Arc<Notify>,
 }
 
-/// A connection that is stalled as long as this is there.
+/// A registered stall, which ends on drop.
 #[derive(Debug)]
-pub(crate) struct Stall {
+pub(crate) struct StallGuard {
     stalls: Arc<Stalls>,
-    number: u64,
+    id: u64,
     evict: Arc<Notify>,
 }
 
-impl Stall {
-    /// Ends when the connection has to be broken off.
+impl StallGuard {
+    /// Waits until the connection must be reset.
     pub(crate) async fn evicted(&self) {
         self.evict.notified().await;
     }
 }
 
-impl Drop for Stall {
+impl Drop for StallGuard {
     fn drop(&mut self) {
-        lock(&self.stalls.held).remove(self.number);
+        lock(&self.stalls.table).remove(self.id);
     }
 }
 
-impl Held {
-    fn remove(&mut self, number: u64) -> Option<Entry> {
-        let entry = self.stalls.remove(&number)?;
-        self.bytes = self.bytes.saturating_sub(entry.bytes);
-        if let Some(bytes) = self.pods.get_mut(&entry.netns) {
-            *bytes = bytes.saturating_sub(entry.bytes);
+impl StallTable {
+    fn remove(&mut self, id: u64) -> Option<StalledConnection> {
+        let connection = self.connections.remove(&id)?;
+        self.bytes = self.bytes.saturating_sub(connection.bytes);
+        if let Some(bytes) = self.bytes_by_pod.get_mut(&connection.netns) {
+            *bytes = bytes.saturating_sub(connection.bytes);
             if *bytes == 0 {
-                self.pods.remove(&entry.netns);
+                self.bytes_by_pod.remove(&connection.netns);
             }
         }
-        Some(entry)
+        Some(connection)
     }
 
-    /// The oldest of the pod that holds the most.
-    fn heaviest(&self) -> Option<(u64, Instant)> {
-        let (netns, _) = self.pods.iter().max_by_key(|(_, bytes)| **bytes)?;
-        let of_pod = self.stalls.iter().find(|(_, entry)| entry.netns == *netns);
-        of_pod.map(|(number, entry)| (*number, entry.since))
+    /// Returns the ID and the start of the oldest stall of the pod that holds the most bytes.
+    fn eviction_candidate(&self) -> Option<(u64, Instant)> {
+        let (netns, _) = self.bytes_by_pod.iter().max_by_key(|(_, bytes)| **bytes)?;
+        let of_pod = self.connections.iter().find(|(_, connection)| connection.netns == *netns);
+        of_pod.map(|(id, connection)| (*id, connection.since))
     }
 }
 
 impl Stalls {
     pub(crate) fn new(bytes_max: usize) -> Self {
-        Self { bytes_max, held: Mutex::default(), evicted: AtomicU64::default() }
+        Self { bytes_max, table: Mutex::default(), evicted: AtomicU64::default() }
     }
 
-    /// A connection of this pod has stalled, and holds so many bytes.
-    pub(crate) fn enter(self: &Arc<Self>, netns: NetnsId, bytes: usize, now: Instant) -> Stall {
+    /// Registers a stalled connection of a pod with the bytes that it holds, and enforces the limit.
+    pub(crate) fn register(self: &Arc<Self>, netns: NetnsId, bytes: usize, now: Instant) -> StallGuard {
         let evict = Arc::<Notify>::default();
-        let mut held = lock(&self.held);
-        let number = held.next;
-        held.next += 1;
-        held.bytes += bytes;
-        *held.pods.entry(netns).or_default() += bytes;
-        held.stalls.insert(number, Entry { netns, bytes, since: now, evict: Arc::clone(&evict) });
-        self.relieve(&mut held, now);
-        Stall { stalls: Arc::clone(self), number, evict }
+        let mut table = lock(&self.table);
+        let id = table.next_id;
+        table.next_id += 1;
+        table.bytes += bytes;
+        *table.bytes_by_pod.entry(netns).or_default() += bytes;
+        let connection = StalledConnection { netns, bytes, since: now, evict: Arc::clone(&evict) };
+        table.connections.insert(id, connection);
+        self.evict_excess(&mut table, now);
+        StallGuard { stalls: Arc::clone(self), id, evict }
     }
 
-    /// Breaks off what is too much by now.
-    pub(crate) fn tidy(&self, now: Instant) {
-        self.relieve(&mut lock(&self.held), now);
+    /// Evicts connections beyond the limit whose grace period has ended.
+    pub(crate) fn enforce_limit(&self, now: Instant) {
+        self.evict_excess(&mut lock(&self.table), now);
     }
 
-    fn relieve(&self, held: &mut Held, now: Instant) {
-        while held.bytes > self.bytes_max {
-            let Some((number, since)) = held.heaviest() else { return };
-            let is_slow_only = now.saturating_duration_since(since) < SLOW;
-            if is_slow_only && held.bytes <= self.bytes_max.saturating_mul(2) {
+    fn evict_excess(&self, table: &mut StallTable, now: Instant) {
+        while table.bytes > self.bytes_max {
+            let Some((id, since)) = table.eviction_candidate() else { return };
+            let is_in_grace_period = now.saturating_duration_since(since) < GRACE_PERIOD;
+            if is_in_grace_period && table.bytes <= self.bytes_max.saturating_mul(2) {
                 return;
             }
-            if let Some(entry) = held.remove(number) {
-                entry.evict.notify_one();
+            if let Some(connection) = table.remove(id) {
+                connection.evict.notify_one();
                 self.evicted.fetch_add(1, Ordering::Relaxed);
             }
         }
     }
 
-    /// How many were broken off.
+    /// Returns the number of evicted connections.
     pub(crate) fn evicted(&self) -> u64 {
         self.evicted.load(Ordering::Relaxed)
     }
@@ -134,41 +136,41 @@ mod tests {
     const POD: NetnsId = NetnsId { dev: 0, inode: 1, cookie: 1 };
     const OTHER: NetnsId = NetnsId { dev: 0, inode: 2, cookie: 2 };
 
-    fn is_evicted(stall: &Stall) -> bool {
-        !lock(&stall.stalls.held).stalls.contains_key(&stall.number)
+    fn is_evicted(stall: &StallGuard) -> bool {
+        !lock(&stall.stalls.table).connections.contains_key(&stall.id)
     }
 
     #[test]
-    fn beyond_the_bound_the_oldest_of_the_heaviest_pod_is_broken_off() {
-        let (stalls, begun) = (Arc::new(Stalls::new(100)), Instant::now());
-        let late = begun + SLOW;
-        let other = stalls.enter(OTHER, 40, begun);
-        let first = stalls.enter(POD, 30, begun);
-        let second = stalls.enter(POD, 30, begun);
+    fn excess_evicts_the_oldest_stall_of_the_pod_with_the_most_bytes() {
+        let (stalls, start) = (Arc::new(Stalls::new(100)), Instant::now());
+        let late = start + GRACE_PERIOD;
+        let other = stalls.register(OTHER, 40, start);
+        let first = stalls.register(POD, 30, start);
+        let second = stalls.register(POD, 30, start);
         assert_eq!(stalls.evicted(), 0);
-        let third = stalls.enter(POD, 30, late);
+        let third = stalls.register(POD, 30, late);
         let evicted = [&other, &first, &second, &third].map(is_evicted);
         assert_eq!((evicted, stalls.evicted()), ([false, true, false, false], 1));
     }
 
     #[test]
-    fn who_is_slow_for_a_moment_is_broken_off_only_beyond_the_double_bound() {
-        let (stalls, begun) = (Arc::new(Stalls::new(100)), Instant::now());
-        let first = stalls.enter(POD, 150, begun);
+    fn stall_in_its_grace_period_is_evicted_only_beyond_twice_the_limit() {
+        let (stalls, start) = (Arc::new(Stalls::new(100)), Instant::now());
+        let first = stalls.register(POD, 150, start);
         assert!(!is_evicted(&first));
-        let second = stalls.enter(POD, 60, begun);
+        let second = stalls.register(POD, 60, start);
         assert!(is_evicted(&first) && !is_evicted(&second));
-        stalls.tidy(begun + SLOW);
+        stalls.enforce_limit(start + GRACE_PERIOD);
         assert!(!is_evicted(&second));
     }
 
     #[test]
-    fn who_goes_on_holds_nothing() {
-        let (stalls, begun) = (Arc::new(Stalls::new(100)), Instant::now());
+    fn ended_stall_releases_its_bytes() {
+        let (stalls, start) = (Arc::new(Stalls::new(100)), Instant::now());
         for _ in 0..10 {
-            drop(stalls.enter(POD, 90, begun));
+            drop(stalls.register(POD, 90, start));
         }
-        let held = lock(&stalls.held);
-        assert_eq!((held.bytes, held.pods.len(), held.stalls.len()), (0, 0, 0));
+        let table = lock(&stalls.table);
+        assert_eq!((table.bytes, table.bytes_by_pod.len(), table.connections.len()), (0, 0, 0));
     }
 }

@@ -1,7 +1,7 @@
-//! `Worker`: a thread that serves the connections of all network namespaces, beside others like it.
+//! `Worker`: a thread that serves connections of all network namespaces.
 //!
-//! Everything of one connection happens on one thread, so nothing of it is locked. What must not go in here: what a
-//! connection is.
+//! Each worker has its own listeners in each network namespace, and a connection stays on its worker, so the copying
+//! of bytes needs no locks.
 
 use std::collections::HashMap;
 use std::io;
@@ -21,148 +21,154 @@ use tokio::sync::watch;
 use tokio::task::{JoinSet, LocalSet};
 
 use crate::connection::serve;
-use crate::exchange::Buffers;
+use crate::copy_bidirectional::Buffers;
+use crate::emergency_fd::EmergencyFd;
 use crate::limits::Limits;
-use crate::listen::Sockets;
-use crate::place::Place;
+use crate::listener_sockets::ListenerSockets;
+use crate::pod_relay::PodRelay;
 use crate::relay::PortalUse;
-use crate::reserve::Reserve;
-use crate::udp;
+use crate::udp_listener;
 
-/// Where nothing can be taken at the moment, it is tried again after so long.
-pub(crate) const PAUSE: Duration = Duration::from_millis(20);
+/// The delay after an accept or receive that failed.
+pub(crate) const RETRY_DELAY: Duration = Duration::from_millis(20);
 
-/// What a worker is told.
-pub(crate) enum Order {
-    /// Serve this network namespace.
-    Open(Arc<Place>, Sockets),
-    /// It is gone, with all its connections.
-    Close(NetnsId),
-    /// Take no new connections, and end with the last old one.
-    Finish,
-    /// Break off whatever is left, and end.
-    Stop,
+/// A command to a worker.
+pub(crate) enum WorkerCommand {
+    /// Serve a network namespace.
+    OpenNetns(Arc<PodRelay>, ListenerSockets),
+    /// Close the listeners and all connections of a network namespace.
+    CloseNetns(NetnsId),
+    /// Close all listeners, and stop when the last connection has ended.
+    ShutDown,
+    /// Close everything, and stop.
+    Abort,
 }
 
-/// What the connections of a worker share.
+/// The state that the connections of a worker share.
 #[derive(Debug)]
-pub(crate) struct Tools {
+pub(crate) struct WorkerContext {
     pub(crate) buffers: Buffers,
     pub(crate) limits: Arc<Limits>,
-    reserve: Reserve,
-    used: Sender<PortalUse>,
+    emergency_fd: EmergencyFd,
+    uses: Sender<PortalUse>,
 }
 
-impl Tools {
-    /// Tells that somebody wanted to go there.
-    pub(crate) fn used(&self, place: &Place, key: PortalKey) {
-        if place.is_news(key.address, Instant::now()) {
-            // Where the agent cannot keep up, or ends, later connections report it again.
-            let _ = self.used.try_send(PortalUse { netns: place.id, key });
+impl WorkerContext {
+    /// Reports to the agent that a connection to a portal arrived, unless the address was reported a moment ago.
+    pub(crate) fn report_use(&self, pod: &PodRelay, key: PortalKey) {
+        if pod.should_report_use(key.address, Instant::now()) {
+            // If the channel is full or closed, a later connection reports the use again.
+            let _ = self.uses.try_send(PortalUse { netns: pod.id, key });
         }
     }
 }
 
-/// A handle on a worker.
+/// A handle to the thread of a worker.
 #[derive(Debug)]
 pub(crate) struct Worker {
-    orders: UnboundedSender<Order>,
+    commands: UnboundedSender<WorkerCommand>,
     _thread: JoinHandle<()>,
 }
 
 impl Worker {
-    /// Starts one.
+    /// Starts the thread.
     pub(crate) fn start(
         number: usize,
         limits: Arc<Limits>,
         pipes_max: usize,
-        used: Sender<PortalUse>,
+        uses: Sender<PortalUse>,
     ) -> io::Result<Self> {
-        let (orders, mut received) = unbounded_channel();
+        let (commands, mut receiver) = unbounded_channel();
         let runtime = Builder::new_current_thread().enable_all().build()?;
         let work = move || {
-            let reserve = Reserve::default();
-            let tools = Rc::new(Tools { buffers: Buffers::new(pipes_max), limits, reserve, used });
-            // With it goes every connection that is left; then its end can be seen.
-            LocalSet::new().block_on(&runtime, run(tools, &mut received));
-            drop(received);
+            let emergency_fd = EmergencyFd::default();
+            let buffers = Buffers::new(pipes_max);
+            let context = Rc::new(WorkerContext { buffers, limits, emergency_fd, uses });
+            // The `LocalSet` drops all connections that are left. Only then the channel is closed, which `join` awaits.
+            LocalSet::new().block_on(&runtime, run(context, &mut receiver));
+            drop(receiver);
         };
         let thread = thread::Builder::new().name(format!("relay-{number}")).spawn(work)?;
-        Ok(Self { orders, _thread: thread })
+        Ok(Self { commands, _thread: thread })
     }
 
-    /// Tells it something.
-    pub(crate) fn tell(&self, order: Order) {
-        // After its end there is nothing left to be told.
-        let _ = self.orders.send(order);
+    /// Sends a command. It has no effect after the worker has stopped.
+    pub(crate) fn send(&self, command: WorkerCommand) {
+        let _ = self.commands.send(command);
     }
 
-    /// Waits until it has ended.
-    pub(crate) async fn ended(&self) {
-        self.orders.closed().await;
+    /// Waits until the worker has stopped.
+    pub(crate) async fn join(&self) {
+        self.commands.closed().await;
     }
 }
 
-async fn run(tools: Rc<Tools>, orders: &mut UnboundedReceiver<Order>) {
-    let (finish, finishing) = watch::channel(false);
-    let mut places: HashMap<NetnsId, JoinSet<()>> = HashMap::new();
+async fn run(context: Rc<WorkerContext>, commands: &mut UnboundedReceiver<WorkerCommand>) {
+    let (shutdown_sender, shutdown) = watch::channel(false);
+    let mut tasks: HashMap<NetnsId, JoinSet<()>> = HashMap::new();
     loop {
-        let is_finishing = *finishing.borrow();
-        let order = tokio::select! {
-            order = orders.recv() => order,
-            () = all_over(&mut places), if is_finishing => return,
+        let is_shutting_down = *shutdown.borrow();
+        let command = tokio::select! {
+            command = commands.recv() => command,
+            () = join_all(&mut tasks), if is_shutting_down => return,
         };
-        match order {
-            // Whoever finishes listens nowhere any more.
-            Some(Order::Open(..)) if is_finishing => {}
-            Some(Order::Open(place, Sockets { stream, datagram })) => {
-                let tasks = places.entry(place.id).or_default();
-                let udp = udp::listen(Rc::clone(&tools), Arc::clone(&place), datagram, finishing.clone());
+        match command {
+            Some(WorkerCommand::OpenNetns(..)) if is_shutting_down => {}
+            Some(WorkerCommand::OpenNetns(pod, ListenerSockets { stream, datagram })) => {
+                let tasks = tasks.entry(pod.id).or_default();
+                let (context, pod) = (&context, &pod);
+                let udp =
+                    udp_listener::listen(Rc::clone(context), Arc::clone(pod), datagram, shutdown.clone());
                 tasks.spawn_local(udp);
-                tasks.spawn_local(listen(Rc::clone(&tools), place, stream, finishing.clone()));
+                tasks.spawn_local(listen(Rc::clone(context), Arc::clone(pod), stream, shutdown.clone()));
             }
-            Some(Order::Close(netns)) => drop(places.remove(&netns)),
-            // The listeners may have gone already.
-            Some(Order::Finish) => drop(finish.send(true)),
-            Some(Order::Stop) | None => return,
+            Some(WorkerCommand::CloseNetns(netns)) => drop(tasks.remove(&netns)),
+            Some(WorkerCommand::ShutDown) => drop(shutdown_sender.send(true)),
+            Some(WorkerCommand::Abort) | None => return,
         }
     }
 }
 
-async fn all_over(places: &mut HashMap<NetnsId, JoinSet<()>>) {
-    for tasks in places.values_mut() {
+async fn join_all(tasks: &mut HashMap<NetnsId, JoinSet<()>>) {
+    for tasks in tasks.values_mut() {
         while tasks.join_next().await.is_some() {}
     }
 }
 
-/// Takes connections until it is told to finish, and waits for the last to end.
-async fn listen(tools: Rc<Tools>, place: Arc<Place>, socket: OwnedFd, mut finishing: watch::Receiver<bool>) {
+/// Accepts connections until the shutdown begins, and then waits for the last one to end.
+async fn listen(
+    context: Rc<WorkerContext>,
+    pod: Arc<PodRelay>,
+    socket: OwnedFd,
+    mut shutdown: watch::Receiver<bool>,
+) {
     let Ok(listener) = TcpListener::from_std(socket.into()) else { return };
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {
             accepted = listener.accept() => match accepted {
                 Ok((client, peer)) => {
-                    connections.spawn_local(serve(Rc::clone(&tools), Arc::clone(&place), client, peer));
+                    connections.spawn_local(serve(Rc::clone(&context), Arc::clone(&pod), client, peer));
                 }
-                Err(error) => not_accepted(&tools, &listener, &error).await,
+                Err(error) => on_accept_error(&context, &listener, &error).await,
             },
             Some(_) = connections.join_next(), if !connections.is_empty() => {}
-            _ = finishing.changed() => break,
+            _ = shutdown.changed() => break,
         }
     }
     drop(listener);
     while connections.join_next().await.is_some() {}
 }
 
-async fn not_accepted(tools: &Tools, listener: &TcpListener, error: &io::Error) {
+/// Resets the first pending connection if no file descriptor or memory is left, so that its client does not wait.
+async fn on_accept_error(context: &WorkerContext, listener: &TcpListener, error: &io::Error) {
     let errno = Errno::from_io_error(error);
     if !matches!(errno, Some(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM)) {
         return;
     }
-    if tools.reserve.refuse(listener).await {
-        tools.limits.no_socket();
+    if context.emergency_fd.reset_pending(listener).await {
+        context.limits.count_no_socket();
     } else {
-        tokio::time::sleep(PAUSE).await;
+        tokio::time::sleep(RETRY_DELAY).await;
     }
 }

@@ -1,4 +1,4 @@
-//! `Exchange`: a connection that is under way, from both sides.
+//! `copy_bidirectional`: a connection that is under way, from both sides.
 //!
 //! While nothing comes it holds no buffer: what is read goes through one that all connections of a worker share, and
 //! only what the other side does not take at once is kept, so nothing more is read until that is gone. A side that
@@ -19,12 +19,12 @@ use rustix::net::sockopt;
 use tokio::io::Interest;
 use tokio::net::TcpStream;
 
-use crate::account::Tally;
-use crate::datagram::DATAGRAM_BYTES;
+use crate::load_balancer::TrafficCounters;
 use crate::pipe::{Pipe, Pipes};
-use crate::place::Lease;
-use crate::ready;
+use crate::pod_relay::BackendLease;
+use crate::poll_io;
 use crate::stall::Stalls;
+use crate::udp_socket::DATAGRAM_BYTES;
 
 /// What is read at once; also the most that is kept for a side that does not take it.
 pub(crate) const BUFFER_BYTES: usize = 32 << 10;
@@ -52,24 +52,24 @@ impl Buffers {
 
 /// How it ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum End {
+pub(crate) enum CopyOutcome {
     /// Both sides have said all, or one broke off.
-    Over,
+    Finished,
     /// The backend broke off before anybody had said a word: another may serve the client as well.
-    Unused,
+    BackendUnused,
 }
 
 /// Carries what each side says to the other until both have ended, or one has broken off; then both break off.
-pub(crate) async fn exchange(
+pub(crate) async fn copy_bidirectional(
     client: &TcpStream,
     backend: &TcpStream,
     buffers: &Buffers,
-    tally: &Tally,
-    lease: &Lease,
-    stalling: &Stalling<'_>,
-) -> End {
-    let mut out = Way::new(client, backend, buffers, &tally.sent, stalling);
-    let mut back = Way::new(backend, client, buffers, &tally.received, stalling);
+    counters: &TrafficCounters,
+    lease: &BackendLease,
+    stalling: &StallContext<'_>,
+) -> CopyOutcome {
+    let mut out = Direction::new(client, backend, buffers, &counters.sent, stalling);
+    let mut back = Direction::new(backend, client, buffers, &counters.received, stalling);
     let begun = Instant::now();
     let mut has_answered = false;
     let end = poll_fn(|cx| {
@@ -77,37 +77,37 @@ pub(crate) async fn exchange(
         // nothing is taken from the client where it has broken off already.
         let received = back.poll(cx);
         if received.is_err() && !out.has_moved && !back.has_moved {
-            return Poll::Ready(Ok(End::Unused));
+            return Poll::Ready(Ok(CopyOutcome::BackendUnused));
         }
         let sent = out.poll(cx);
         if !has_answered && back.has_moved {
             has_answered = true;
             let delay = out.begun.unwrap_or(begun).elapsed();
-            lease.answered(u32::try_from(delay.as_micros()).unwrap_or(u32::MAX));
+            lease.record_response_time(u32::try_from(delay.as_micros()).unwrap_or(u32::MAX));
         }
         match (sent?, received?) {
-            (Poll::Ready(()), Poll::Ready(())) => Poll::Ready(Ok::<_, io::Error>(End::Over)),
+            (Poll::Ready(()), Poll::Ready(())) => Poll::Ready(Ok::<_, io::Error>(CopyOutcome::Finished)),
             _ => Poll::Pending,
         }
     });
     let end = end.await;
-    if matches!(end, Ok(End::Over)) {
+    if matches!(end, Ok(CopyOutcome::Finished)) {
         // All was said: what is not delivered yet is left to the kernel.
         for stream in [client, backend] {
             let _ = sockopt::set_socket_linger(stream, None);
         }
     }
-    end.unwrap_or(End::Over)
+    end.unwrap_or(CopyOutcome::Finished)
 }
 
 /// One direction.
-struct Way<'a> {
+struct Direction<'a> {
     from: &'a TcpStream,
     to: &'a TcpStream,
     buffers: &'a Buffers,
     count: &'a AtomicU64,
-    stalling: &'a Stalling<'a>,
-    kept: Kept,
+    stalling: &'a StallContext<'a>,
+    kept: Unwritten,
     full: u8,
     has_moved: bool,
     begun: Option<Instant>,
@@ -120,17 +120,17 @@ struct Way<'a> {
 type Broken<'a> = Pin<Box<dyn Future<Output = ()> + 'a>>;
 
 /// What a connection that stalls has to do with.
-pub(crate) struct Stalling<'a> {
+pub(crate) struct StallContext<'a> {
     pub(crate) stalls: &'a Arc<Stalls>,
     pub(crate) netns: NetnsId,
     /// How many bytes it holds while one direction stalls.
     pub(crate) bytes: usize,
 }
 
-impl Stalling<'_> {
+impl StallContext<'_> {
     /// Ends when a connection that has stalled is to be broken off.
     async fn broken(&self, from: &TcpStream) {
-        let stall = self.stalls.enter(self.netns, self.bytes, Instant::now());
+        let stall = self.stalls.register(self.netns, self.bytes, Instant::now());
         tokio::select! {
             _ = from.ready(Interest::ERROR) => {}
             () = stall.evicted() => {}
@@ -149,21 +149,21 @@ enum State {
 
 /// What was read and not written yet.
 #[derive(Debug)]
-enum Kept {
+enum Unwritten {
     Nothing,
     Bytes(Box<[u8]>, usize),
     Pipe(Pipe),
 }
 
-impl<'a> Way<'a> {
+impl<'a> Direction<'a> {
     fn new(
         from: &'a TcpStream,
         to: &'a TcpStream,
         buffers: &'a Buffers,
         count: &'a AtomicU64,
-        stalling: &'a Stalling<'a>,
+        stalling: &'a StallContext<'a>,
     ) -> Self {
-        let (kept, state, has_moved) = (Kept::Nothing, State::Open, false);
+        let (kept, state, has_moved) = (Unwritten::Nothing, State::Open, false);
         Self {
             from,
             to,
@@ -194,7 +194,8 @@ impl<'a> Way<'a> {
                 shut_down(self.to)?;
                 continue;
             }
-            let read = if matches!(self.kept, Kept::Pipe(_)) { self.fill(cx)? } else { self.carry(cx)? };
+            let read =
+                if matches!(self.kept, Unwritten::Pipe(_)) { self.read_more(cx)? } else { self.forward(cx)? };
             let Poll::Ready(bytes) = read else {
                 self.put_back();
                 return Ok(Poll::Pending);
@@ -224,19 +225,19 @@ impl<'a> Way<'a> {
     /// Writes what was kept.
     fn flush(&mut self, cx: &mut Context<'_>) -> io::Result<Poll<()>> {
         match &mut self.kept {
-            Kept::Nothing => {}
-            Kept::Bytes(bytes, written) => {
+            Unwritten::Nothing => {}
+            Unwritten::Bytes(bytes, written) => {
                 while let Some(rest) = bytes.get(*written..).filter(|rest| !rest.is_empty()) {
-                    match ready::write(cx, self.to, rest) {
+                    match poll_io::write(cx, self.to, rest) {
                         Poll::Ready(more) => *written += more?,
                         Poll::Pending => return Ok(Poll::Pending),
                     }
                 }
-                self.kept = Kept::Nothing;
+                self.kept = Unwritten::Nothing;
             }
-            Kept::Pipe(pipe) => {
+            Unwritten::Pipe(pipe) => {
                 while !pipe.is_empty() {
-                    match ready::give(cx, self.to, 0, || pipe.drain(self.to)) {
+                    match poll_io::poll_write_with(cx, self.to, 0, || pipe.drain(self.to)) {
                         Poll::Ready(more) => drop(more?),
                         Poll::Pending => return Ok(Poll::Pending),
                     }
@@ -247,31 +248,31 @@ impl<'a> Way<'a> {
     }
 
     /// Reads into the shared buffer and writes from it; what is not taken is kept.
-    fn carry(&mut self, cx: &mut Context<'_>) -> io::Result<Poll<usize>> {
+    fn forward(&mut self, cx: &mut Context<'_>) -> io::Result<Poll<usize>> {
         let mut shared = self.buffers.shared.borrow_mut();
-        let Poll::Ready(read) = ready::read(cx, self.from, &mut shared)? else { return Ok(Poll::Pending) };
+        let Poll::Ready(read) = poll_io::read(cx, self.from, &mut shared)? else { return Ok(Poll::Pending) };
         let mut bytes = shared.get(..read).unwrap_or_default();
         while !bytes.is_empty() {
-            let Poll::Ready(written) = ready::write(cx, self.to, bytes)? else {
-                self.kept = Kept::Bytes(bytes.into(), 0);
+            let Poll::Ready(written) = poll_io::write(cx, self.to, bytes)? else {
+                self.kept = Unwritten::Bytes(bytes.into(), 0);
                 break;
             };
             bytes = bytes.get(written..).unwrap_or_default();
         }
         self.full = if read == BUFFER_BYTES { self.full.saturating_add(1) } else { 0 };
         if self.full >= FULL_BEFORE_PIPE
-            && matches!(self.kept, Kept::Nothing)
-            && let Some(pipe) = self.buffers.pipes.take()
+            && matches!(self.kept, Unwritten::Nothing)
+            && let Some(pipe) = self.buffers.pipes.acquire()
         {
-            self.kept = Kept::Pipe(pipe);
+            self.kept = Unwritten::Pipe(pipe);
         }
         Ok(Poll::Ready(read))
     }
 
     /// Reads into the pipe, which is empty.
-    fn fill(&mut self, cx: &mut Context<'_>) -> io::Result<Poll<usize>> {
-        let Kept::Pipe(pipe) = &mut self.kept else { return Ok(Poll::Pending) };
-        match ready::take(cx, self.from, 0, || pipe.fill(self.from)) {
+    fn read_more(&mut self, cx: &mut Context<'_>) -> io::Result<Poll<usize>> {
+        let Unwritten::Pipe(pipe) = &mut self.kept else { return Ok(Poll::Pending) };
+        match poll_io::poll_read_with(cx, self.from, 0, || pipe.fill(self.from)) {
             Poll::Ready(bytes) => Ok(Poll::Ready(bytes?)),
             Poll::Pending => Ok(Poll::Pending),
         }
@@ -279,19 +280,19 @@ impl<'a> Way<'a> {
 
     /// Gives an empty pipe back.
     fn put_back(&mut self) {
-        if matches!(&self.kept, Kept::Pipe(pipe) if pipe.is_empty())
-            && let Kept::Pipe(pipe) = std::mem::replace(&mut self.kept, Kept::Nothing)
+        if matches!(&self.kept, Unwritten::Pipe(pipe) if pipe.is_empty())
+            && let Unwritten::Pipe(pipe) = std::mem::replace(&mut self.kept, Unwritten::Nothing)
         {
             self.full = 0;
-            self.buffers.pipes.give_back(pipe);
+            self.buffers.pipes.release(pipe);
         }
     }
 }
 
-impl Drop for Way<'_> {
+impl Drop for Direction<'_> {
     fn drop(&mut self) {
-        if let Kept::Pipe(pipe) = std::mem::replace(&mut self.kept, Kept::Nothing) {
-            self.buffers.pipes.give_back(pipe);
+        if let Unwritten::Pipe(pipe) = std::mem::replace(&mut self.kept, Unwritten::Nothing) {
+            self.buffers.pipes.release(pipe);
         }
     }
 }
