@@ -1,7 +1,7 @@
 //! `portico install` where the file system refuses: no space, and folders that are read-only.
 //!
 //! Each test mounts a small file system of its own, for which it has a mount namespace of its own. What must not go in
-//! here: what needs no mount, which the tests of node-agent try.
+//! here: what needs no mount, which cli/tests/install.rs covers.
 
 #[path = "../crates/agent-ipc/tests/fixture/folder.rs"]
 mod folder;

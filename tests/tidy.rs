@@ -148,7 +148,7 @@ fn every_claim_of_the_security_model_names_its_test() {
 
 #[test]
 fn every_example_is_shown_or_run() {
-    // node-agent/tests/documents.rs runs the commands in pages.
+    // cli/tests/documents.rs runs the commands in pages.
     let (pages, sources) = (pages(), sources());
     let tests = sources.iter().filter(|source| source.text.contains("#[test]"));
     let readers: Vec<&File> = tests.chain(&pages).collect();

@@ -9,31 +9,31 @@ use proxy_core::portal::{Bounds, Outside, OutsideKinds};
 
 /// Limits of what services can add to pods.
 #[derive(Debug, Clone, Args)]
-pub(crate) struct AllowedArgs {
+pub struct AllowedArgs {
     /// External addresses of services that become portals: none, those that load balancers published in the status of
     /// services, or also those in spec.externalIPs, which any user with write access to services can choose
     /// (CVE-2020-8554).
     #[arg(long, value_enum, default_value_t = ExternalArg::LoadBalancer)]
-    pub(crate) external_addresses: ExternalArg,
+    pub external_addresses: ExternalArg,
     /// Comma-separated CIDRs that external addresses must be in (default: any).
     #[arg(long, value_name = "CIDR", value_delimiter = ',')]
-    pub(crate) external_cidrs: Vec<IpNet>,
+    pub external_cidrs: Vec<IpNet>,
     /// Maximum number of portals per service; in order of precedence: cluster IPs, load-balancer IPs, external IPs,
     /// node ports.
     #[arg(long, value_name = "NUMBER", default_value_t = Bounds::STANDARD.service_portals)]
-    pub(crate) service_portals_max: usize,
+    pub service_portals_max: usize,
     /// Maximum number of table elements for the services of a namespace: portals, backends, and what they need. Older
     /// services take precedence.
     #[arg(long, value_name = "NUMBER", default_value_t = Bounds::STANDARD.namespace_elements)]
-    pub(crate) namespace_elements_max: usize,
+    pub namespace_elements_max: usize,
     /// Maximum number of elements in the table of a pod; if it does not suffice, each namespace gets a fair share.
     #[arg(long, value_name = "NUMBER", default_value_t = Bounds::STANDARD.table_elements)]
-    pub(crate) table_elements_max: usize,
+    pub table_elements_max: usize,
 }
 
 /// The external addresses that become portals.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum ExternalArg {
+pub enum ExternalArg {
     /// No external addresses.
     None,
     /// Addresses in the status of services.
@@ -44,7 +44,7 @@ pub(crate) enum ExternalArg {
 
 impl AllowedArgs {
     /// The rule that selects external addresses.
-    pub(crate) fn outside(&self) -> Outside {
+    pub fn outside(&self) -> Outside {
         let kinds = match self.external_addresses {
             ExternalArg::None => OutsideKinds::None,
             ExternalArg::LoadBalancer => OutsideKinds::LoadBalancer,
@@ -54,7 +54,7 @@ impl AllowedArgs {
     }
 
     /// The limits of portals and table elements.
-    pub(crate) fn bounds(&self) -> Bounds {
+    pub fn bounds(&self) -> Bounds {
         Bounds {
             service_portals: self.service_portals_max,
             namespace_elements: self.namespace_elements_max,

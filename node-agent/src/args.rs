@@ -1,303 +1,148 @@
-//! The command line of `portico`, as types.
-//!
-//! The doc comment of an argument is its `--help` text, and its description in `docs/reference/portico.md`. The
-//! arguments of commands that talk to a running agent or change the node are next to their implementation.
+//! The options of `portico agent`. What a flag means stands in its doc comment, which is also its help.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
-use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
-use clap_complete::Shell;
+use clap::{Args, ValueEnum};
+use daemon::LogFormat;
 use ipnet::IpNet;
-use proxy_core::admission::InjectMode;
-use proxy_core::portal::PortalKey;
-use proxy_core::service::{Mode, Protocol};
+use proxy_core::ruleset::Settings;
 
-use crate::agent::AgentArgs;
 use crate::allowed::AllowedArgs;
-use crate::check::CheckArgs;
-use crate::install::{InstallArgs, UninstallArgs};
-use crate::status::StatusArgs;
-use crate::top::TopArgs;
+use crate::demand::{ON_DEMAND_ABOVE, Provision};
+use crate::mode_arg::ModeArg;
 
-const EXIT_CODES: &str = "Exit codes: 0 success, 1 invalid input or a problem found, 2 wrong usage.";
-
-/// Per-pod service portals for Kubernetes: inspect, explain and run them.
-#[derive(Debug, Parser)]
-#[command(name = "portico", version, arg_required_else_help = true, after_help = EXIT_CODES)]
-pub(crate) struct Args {
-    #[command(subcommand)]
-    pub(crate) command: Command,
-}
-
-#[derive(Debug, Subcommand)]
-pub(crate) enum Command {
-    /// Print the service environment variables a container receives.
-    Env(EnvArgs),
-    /// List all portals and their backends.
-    Portals(PortalsArgs),
-    /// Print the ruleset for a pod's network namespace.
-    Rules(RulesArgs),
-    /// Explain how a connection would be handled.
-    Explain(ExplainArgs),
-    /// Run the node agent, which programs and maintains portals for every pod on this node.
-    Agent(Box<AgentArgs>),
-    /// Show the state of the running agent and any problems.
-    Status(StatusArgs),
-    /// Show live relay traffic per pod and portal.
-    Top(TopArgs),
-    /// Check this node's prerequisites.
-    Check(CheckArgs),
-    /// Install the CNI plugin and add it to the CNI configuration.
-    Install(Box<InstallArgs>),
-    /// Remove the CNI configuration entry, and with --purge the plugin.
-    Uninstall(UninstallArgs),
-    /// Print shell completions.
-    Completions {
-        /// Shell to complete for.
-        shell: Shell,
-    },
-    /// Write manual pages, one per command.
-    Man {
-        /// Output directory.
-        #[arg(value_name = "DIR")]
-        dir: PathBuf,
-    },
-}
-
-/// The manifests that a command reads.
-#[derive(Debug, ClapArgs)]
-pub(crate) struct InputArgs {
-    /// Manifest file or directory (YAML or JSON); `-` reads standard input. Repeatable.
-    #[arg(short = 'f', long = "filename", value_name = "FILE", required = true)]
-    pub(crate) files: Vec<String>,
-    /// CIDR from which to assign cluster IPs to manifest services that lack one (one per IP family).
+/// `portico agent`.
+#[derive(Debug, Args)]
+pub struct AgentArgs {
+    /// Where the CNI plugin and `portico status` find the agent.
+    #[arg(long, value_name = "PATH", default_value = agent_ipc::SOCKET_DEFAULT)]
+    pub(crate) socket: PathBuf,
+    /// Where attachments and the last ruleset are kept; best on a file system that a reboot empties.
+    #[arg(long, value_name = "DIR", default_value = agent_ipc::STATE_DIR_DEFAULT)]
+    pub(crate) state_dir: PathBuf,
+    /// Where /metrics, /healthz and /readyz are served; "none" serves them nowhere.
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:9477", value_parser = address_or_none)]
+    pub(crate) metrics: Listen,
+    /// The node on which this runs; decides which endpoints are near.
+    #[arg(long, value_name = "NAME", env = "NODE_NAME")]
+    pub(crate) node: Option<String>,
+    /// Files and folders of Kubernetes objects to watch; no API server is asked then. May repeat.
+    #[arg(long, value_name = "DIR", num_args = 1..)]
+    pub(crate) manifests: Vec<PathBuf>,
+    /// How to reach the API server; without it and without --manifests, the pod's own service account.
+    #[arg(long, value_name = "FILE", env = "KUBECONFIG")]
+    pub(crate) kubeconfig: Option<PathBuf>,
+    /// The net from which a service in a manifest without an address gets one; once for each family.
     #[arg(long = "portal-net", value_name = "CIDR", default_value = "10.11.0.0/16")]
     pub(crate) portal_nets: Vec<IpNet>,
-    /// List ignored objects.
-    #[arg(short, long)]
-    pub(crate) verbose: bool,
-}
-
-/// The node of the pod, and defaults for its services.
-#[derive(Debug, ClapArgs)]
-pub(crate) struct NodeContextArgs {
-    /// Node the pod runs on.
-    #[arg(long, value_name = "NAME")]
-    pub(crate) node: Option<String>,
-    /// Zone of that node (default: from the Node object's label).
-    #[arg(long, value_name = "ZONE")]
-    pub(crate) zone: Option<String>,
-    /// Default mode for services without a portico.dev/mode annotation.
+    /// A range of service addresses, where no ServiceCIDR object tells it. May repeat.
+    #[arg(long = "service-cidr", value_name = "CIDR")]
+    pub(crate) service_ranges: Vec<IpNet>,
+    /// How services are reached that do not say it with the annotation portico.dev/mode.
     #[arg(long, value_enum, default_value_t = ModeArg::Kernel)]
     pub(crate) mode: ModeArg,
+    /// Which portals a pod gets: all that it sees; on demand those that it uses, where the first connection to
+    /// one is relayed; auto is on demand where it sees more than --on-demand-above.
+    #[arg(long, value_enum, default_value_t = PortalsArg::Auto)]
+    pub(crate) portals: PortalsArg,
+    /// With --portals auto, a pod that sees more portals than this when it is attached gets those that it uses.
+    #[arg(long, value_name = "NUMBER", default_value_t = ON_DEMAND_ABOVE)]
+    pub(crate) on_demand_above: usize,
+    /// On demand, a portal that a pod did not use for so long goes again, in seconds.
+    #[arg(long, value_name = "S", default_value = "600", value_parser = seconds)]
+    pub(crate) portal_idle: Duration,
+    /// Has the kernel count the connections and UDP flows that come to each portal and go to each backend, for `portico
+    /// status --watch`. Each backend costs memory for every processor: docs/operations.md says how much.
+    #[arg(long)]
+    pub(crate) counters: bool,
+    /// How many threads relay connections; 0: as many as there are processors, at most 4.
+    #[arg(long, value_name = "NUMBER", default_value_t = 0)]
+    pub(crate) relay_threads: usize,
+    /// The port in each pod on which the relay listens.
+    #[arg(long, value_name = "PORT", default_value_t = Settings::default().relay_port)]
+    pub(crate) relay_port: u16,
     #[command(flatten)]
     pub(crate) allowed: AllowedArgs,
-}
-
-/// The mode of a service.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum ModeArg {
-    /// Destination NAT in the kernel.
-    Kernel,
-    /// Connections are proxied by a user-space relay.
-    Relay,
-}
-
-impl From<ModeArg> for Mode {
-    fn from(mode: ModeArg) -> Self {
-        match mode {
-            ModeArg::Kernel => Self::Kernel,
-            ModeArg::Relay => Self::Relay,
-        }
-    }
-}
-
-/// Arguments of `portico env`.
-#[derive(Debug, ClapArgs)]
-pub(crate) struct EnvArgs {
-    #[command(flatten)]
-    pub(crate) input: InputArgs,
-    /// Namespace of the pod.
-    #[arg(short, long, default_value = "default")]
-    pub(crate) namespace: String,
-    /// Behave as with enableServiceLinks: false (only the default/kubernetes variables).
+    /// The namespaces whose services may be dialled from the node, by the annotation portico.dev/dial: elsewhere it is
+    /// ignored. "*" is every namespace. With commas; may repeat.
+    #[arg(long, value_name = "NAMESPACES", value_delimiter = ',')]
+    pub(crate) dial_from_node: Vec<String>,
+    /// Takes the place of an agent that runs already: it retires, and relays what comes until all is served here.
     #[arg(long)]
-    pub(crate) no_links: bool,
-    /// Instead, show what the webhook would inject into the Pod (or workload such as a Deployment) in this file, per
-    /// container, with reasons.
-    #[arg(long, value_name = "FILE", conflicts_with = "no_links")]
-    pub(crate) pod: Option<PathBuf>,
-    /// Default injection mode for pods without a portico.dev/inject annotation.
-    #[arg(long, value_enum, default_value_t = InjectModeArg::Auto, requires = "pod")]
-    pub(crate) inject: InjectModeArg,
-    /// Output format.
-    #[arg(short, long, value_enum, default_value_t = EnvOutput::Env)]
-    pub(crate) output: EnvOutput,
+    pub(crate) take_over: bool,
+    /// At the end, relayed connections have so long to end by themselves, in seconds.
+    #[arg(long, value_name = "S", default_value = "20", value_parser = seconds)]
+    pub(crate) drain: Duration,
+    /// The priority of the chain that translates addresses: -99 is behind a mesh sidecar's, -101 before.
+    #[arg(long, value_name = "NUMBER", default_value_t = -99, allow_negative_numbers = true)]
+    pub(crate) nat_priority: i32,
+    /// The least time between two changes in the kernel, in milliseconds; the first is made at once.
+    #[arg(long, value_name = "MS", default_value = "10", value_parser = milliseconds)]
+    pub(crate) apply_interval: Duration,
+    /// How often every network namespace is looked at, in seconds.
+    #[arg(long, value_name = "S", default_value = "30", value_parser = seconds)]
+    pub(crate) audit_interval: Duration,
+    /// Where the runtime keeps CNI results: pods from before the install are found there.
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/cni/results")]
+    pub(crate) cni_cache: PathBuf,
+    /// Where the runtime finds its CNI configuration: pods of networks that name our socket are ours.
+    #[arg(long, value_name = "DIR", default_value = "/etc/cni/net.d")]
+    pub(crate) cni_conf: PathBuf,
+    /// The form of the log on standard error.
+    #[arg(long, value_enum, default_value_t = LogFormat::Text)]
+    pub(crate) log_format: LogFormat,
+    /// What the log holds: error, warn, info, debug or trace.
+    #[arg(long, value_name = "LEVEL", default_value = "info")]
+    pub(crate) log_level: tracing::Level,
 }
 
-/// How the webhook injects variables.
+/// Which portals a pod gets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum InjectModeArg {
-    /// Prepend to `env`.
-    Inline,
-    /// Prepend a managed ConfigMap to `envFrom`.
-    Configmap,
-    /// Inline if the result is exact, otherwise a ConfigMap.
+pub(crate) enum PortalsArg {
+    /// All that it sees.
+    All,
+    /// Those that it uses.
+    OnDemand,
+    /// Those that it uses, where it sees many.
     Auto,
 }
 
-impl From<InjectModeArg> for InjectMode {
-    fn from(mode: InjectModeArg) -> Self {
-        match mode {
-            InjectModeArg::Inline => Self::Inline,
-            InjectModeArg::Configmap => Self::ConfigMap,
-            InjectModeArg::Auto => Self::Auto,
+impl PortalsArg {
+    /// Which portals these are, where auto means on demand above a number.
+    pub(crate) const fn provision(self, on_demand_above: usize) -> Provision {
+        match self {
+            Self::All => Provision::All,
+            Self::OnDemand => Provision::OnDemand,
+            Self::Auto => Provision::OnDemandAbove(on_demand_above),
         }
     }
 }
 
-/// Output formats of `portico env`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum EnvOutput {
-    /// NAME=value lines.
-    Env,
-    /// One JSON object.
-    Json,
-}
+/// An address to listen on, or none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Listen(pub(crate) Option<SocketAddr>);
 
-/// Arguments of `portico portals`.
-#[derive(Debug, ClapArgs)]
-pub(crate) struct PortalsArgs {
-    #[command(flatten)]
-    pub(crate) input: InputArgs,
-    #[command(flatten)]
-    pub(crate) context: NodeContextArgs,
-    /// Output format.
-    #[arg(short, long, value_enum, default_value_t = PortalsOutput::Table)]
-    pub(crate) output: PortalsOutput,
-}
-
-/// Output formats of `portico portals`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum PortalsOutput {
-    /// A table.
-    Table,
-    /// A JSON array.
-    Json,
-}
-
-/// Arguments of `portico rules`.
-#[derive(Debug, ClapArgs)]
-pub(crate) struct RulesArgs {
-    #[command(flatten)]
-    pub(crate) input: InputArgs,
-    #[command(flatten)]
-    pub(crate) context: NodeContextArgs,
-    /// Priority of the NAT chain.
-    #[arg(long, default_value_t = -99, allow_negative_numbers = true)]
-    pub(crate) nat_priority: i32,
-    /// Add per-portal and per-backend counters.
-    #[arg(long)]
-    pub(crate) counters: bool,
-    /// Output format.
-    #[arg(short, long, value_enum, default_value_t = RulesOutput::Nft)]
-    pub(crate) output: RulesOutput,
-}
-
-/// Output formats of `portico rules`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum RulesOutput {
-    /// Input for nft -f.
-    Nft,
-    /// Input for iptables-restore (IPv4).
-    Iptables,
-    /// Input for ip6tables-restore (IPv6).
-    Ip6tables,
-    /// One JSON object.
-    Json,
-}
-
-/// Arguments of `portico explain`.
-#[derive(Debug, ClapArgs)]
-pub(crate) struct ExplainArgs {
-    #[command(flatten)]
-    pub(crate) input: InputArgs,
-    #[command(flatten)]
-    pub(crate) context: NodeContextArgs,
-    /// Client type.
-    #[arg(long, value_enum, default_value_t = ClientArg::Pod)]
-    pub(crate) from: ClientArg,
-    /// Source address.
-    #[arg(long, value_name = "IP")]
-    pub(crate) source: Option<IpAddr>,
-    /// Output format.
-    #[arg(short, long, value_enum, default_value_t = ExplainOutput::Text)]
-    pub(crate) output: ExplainOutput,
-    /// Destination, e.g. tcp://10.0.0.11:6379 (IPv6 in brackets).
-    #[arg(value_name = "PROTO://IP:PORT", value_parser = destination)]
-    pub(crate) destination: PortalKey,
-}
-
-/// The client of a connection.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum ClientArg {
-    /// A pod on the node.
-    Pod,
-    /// The node itself.
-    Node,
-}
-
-/// Output formats of `portico explain`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum ExplainOutput {
-    /// Step by step.
-    Text,
-    /// One JSON object.
-    Json,
-}
-
-fn destination(text: &str) -> Result<PortalKey, String> {
-    let format = "PROTO://IP:PORT, e.g. tcp://10.0.0.11:6379 or udp://[fd00::a]:53";
-    let (protocol, socket) = text.split_once("://").ok_or_else(|| format!("must be {format}"))?;
-    let protocol = Protocol::parse(&protocol.to_uppercase())
-        .ok_or_else(|| format!("protocol {protocol} must be one of: tcp, udp, sctp"))?;
-    let socket: SocketAddr =
-        socket.parse().map_err(|_| format!("{socket} is not IP:PORT; must be {format}"))?;
-    if socket.port() == 0 {
-        return Err("port must be from 1 to 65535".to_owned());
+fn address_or_none(text: &str) -> Result<Listen, String> {
+    if text == "none" {
+        return Ok(Listen(None));
     }
-    Ok(PortalKey { address: socket.ip().to_canonical(), protocol, port: socket.port() })
+    let wrong = |_| format!("\"{text}\" is no address and port, like 127.0.0.1:9477, and not \"none\"");
+    text.parse().map(|address| Listen(Some(address))).map_err(wrong)
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+fn milliseconds(text: &str) -> Result<Duration, String> {
+    bounded(text, 10_000).map(Duration::from_millis)
+}
 
-    #[test]
-    fn command_line_definition_is_valid() {
-        use clap::CommandFactory;
-        Args::command().debug_assert();
-    }
+fn seconds(text: &str) -> Result<Duration, String> {
+    bounded(text, 86_400).and_then(|number| {
+        if number == 0 { Err("0 is too often".to_owned()) } else { Ok(Duration::from_secs(number)) }
+    })
+}
 
-    #[test]
-    fn reference_page_matches_the_command_line() {
-        use clap::CommandFactory;
-        let about = "Every command of `portico` and its flags. Each command has `--help`; `portico --version` prints \
-                     the version.";
-        let body = xtask::reference::commands(Args::command());
-        expect_test::expect_file!["../../docs/reference/portico.md"]
-            .assert_eq(&xtask::reference::page("portico", about, &body));
-    }
-
-    #[test]
-    fn destination_requires_protocol_address_and_port() {
-        let key = destination("UDP://[fd00::a]:53").unwrap();
-        assert_eq!((key.protocol, key.port), (Protocol::Udp, 53));
-        for invalid in
-            ["10.0.0.1:80", "icmp://10.0.0.1:80", "tcp://10.0.0.1", "tcp://db:80", "tcp://10.0.0.1:0"]
-        {
-            assert!(destination(invalid).is_err(), "{invalid}");
-        }
-    }
+fn bounded(text: &str, max: u64) -> Result<u64, String> {
+    let number: u64 = text.parse().map_err(|_| format!("\"{text}\" is no whole number"))?;
+    if number > max { Err(format!("{number} is more than {max}")) } else { Ok(number) }
 }

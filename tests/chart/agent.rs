@@ -17,7 +17,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 pub(crate) fn program(name: &str) -> PathBuf {
     let test = std::env::current_exe().expect("the path of this test");
     let path = test.ancestors().nth(2).expect("the target folder").join(name);
-    assert!(path.exists(), "{} is not built; run: cargo build -p node-agent -p webhook", path.display());
+    assert!(path.exists(), "{} is not built; run: cargo build -p cli -p webhook", path.display());
     path
 }
 

@@ -15,7 +15,7 @@ pub struct Program {
 
 /// Each program of a release.
 pub const PROGRAMS: [Program; 3] = [
-    Program { package: "node-agent", name: "portico", profile: "shipped" },
+    Program { package: "cli", name: "portico", profile: "shipped" },
     Program { package: "webhook", name: "portico-webhook", profile: "shipped" },
     Program { package: "cni-plugin", name: "portico-cni", profile: "plugin" },
 ];

@@ -1,0 +1,204 @@
+//! `portico status`: the state of the running agent, and any problems.
+//!
+//! The command prints the `Report` that the agent sends. The exit code is 1 if anything is unhealthy. The agent is the
+//! only source of the data.
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use agent_ipc::{Reply, Request, send_request};
+use anstyle::Style;
+use anyhow::{Context, bail};
+use clap::{Args, ValueEnum};
+
+use crate::table::{Cell, HEALTHY, Table, UNHEALTHY};
+use crate::watch::{self, WatchArgs};
+use node_agent::{AttachmentReport, Report};
+
+const AGENT_TIMEOUT: Duration = Duration::from_secs(5);
+/// The length to which container IDs are truncated.
+const SHORT_ID_LEN: usize = 13;
+
+/// Arguments of `portico status`.
+#[derive(Debug, Args)]
+pub(crate) struct StatusArgs {
+    /// Path of the agent's Unix socket.
+    #[arg(long, value_name = "PATH", default_value = agent_ipc::SOCKET_DEFAULT)]
+    pub(crate) socket: PathBuf,
+    /// Output format.
+    #[arg(short, long, value_enum, default_value_t = StatusOutput::Table)]
+    pub(crate) output: StatusOutput,
+    #[command(flatten)]
+    pub(crate) watch: WatchArgs,
+}
+
+/// Output formats of `portico status`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum StatusOutput {
+    /// A table.
+    Table,
+    /// One JSON object.
+    Json,
+}
+
+/// Runs `portico status`. Returns whether everything is healthy.
+pub(crate) fn run(args: &StatusArgs, out: &mut impl Write) -> anyhow::Result<bool> {
+    let StatusArgs { socket, output, watch } = args;
+    if watch.watch {
+        return watch::run(watch, socket, *output, out);
+    }
+    let (text, report) = fetch(socket, &Request::status())?;
+    match output {
+        StatusOutput::Json => writeln!(out, "{text}")?,
+        StatusOutput::Table => {
+            write_summary(&report, out)?;
+            write_attachments(&report.attachments.iter().collect::<Vec<_>>(), out)?;
+        }
+    }
+    Ok(is_healthy(&report))
+}
+
+/// Whether the agent is synced without an outage, and all attachments are up to date.
+pub(crate) fn is_healthy(report: &Report) -> bool {
+    let is_up_to_date = |attachment: &AttachmentReport| attachment.error.is_none() && attachment.lag_ms == 0;
+    report.synced && report.trouble.is_none() && report.attachments.iter().all(is_up_to_date)
+}
+
+/// Requests the agent's report. Returns it as text and parsed.
+pub(crate) fn fetch(socket: &Path, request: &Request) -> anyhow::Result<(String, Report)> {
+    let text = fetch_text(socket, request)?;
+    let report = serde_json::from_str(&text)
+        .context("failed to parse the agent's report; does the agent have a different version?")?;
+    Ok((text, report))
+}
+
+fn fetch_text(socket: &Path, request: &Request) -> anyhow::Result<String> {
+    let (reply, file) = send_request(socket, request, None, AGENT_TIMEOUT)?;
+    match (reply, file) {
+        (Reply::File, Some(file)) => {
+            let mut text = String::new();
+            File::from(file).read_to_string(&mut text).context("failed to read the agent's report")?;
+            Ok(text)
+        }
+        (Reply::Refused { message, .. }, _) => bail!("the agent refused the request: {message}"),
+        _ => bail!("unexpected reply from the agent; does it have a different version?"),
+    }
+}
+
+/// Writes the state of the agent, its service source, its views and its audits.
+pub(crate) fn write_summary(report: &Report, out: &mut impl Write) -> anyhow::Result<()> {
+    let Report { version, node, synced, trouble, services, views, counts, audit, .. } = report;
+    let node = if node.is_empty() { "-" } else { node };
+    let (style, state) = if *synced { (HEALTHY, "synced") } else { (UNHEALTHY, "not synced yet") };
+    writeln!(out, "agent {version}, node {node}; {services} services, {style}{state}{style:#}")?;
+    if let Some(trouble) = trouble {
+        writeln!(out, "{UNHEALTHY}service source: {trouble}{UNHEALTHY:#}")?;
+    }
+    if report.records_unwritten > 0 {
+        writeln!(
+            out,
+            "{UNHEALTHY}failed to write {} attachment records{UNHEALTHY:#}",
+            report.records_unwritten
+        )?;
+    }
+    for (view, state) in views {
+        writeln!(out, "view {view}: {} portals, revision {}", state.portals, state.revision)?;
+    }
+    writeln!(
+        out,
+        "since start: {} transactions, {} failed; {} audits, {} repairs",
+        counts.applied, counts.failed, counts.audited, counts.repaired
+    )?;
+    write_limits(report, out)?;
+    if audit.interval_ms > 0 {
+        let last = audit.last_ms.map(|ms| format!("last one {} s ago", ms / 1_000));
+        let last = last.as_deref().unwrap_or("none yet");
+        writeln!(out, "audits: every {} s, {last}", audit.interval_ms / 1_000)?;
+    }
+    Ok(())
+}
+
+/// Writes the number of refused portals by reason, and the memory limit of tables, if there are any.
+fn write_limits(report: &Report, out: &mut impl Write) -> anyhow::Result<()> {
+    let reasons: Vec<String> = (report.refused.iter().filter(|(_, count)| **count > 0))
+        .map(|(reason, count)| format!("{reason} {count}"))
+        .collect();
+    if !reasons.is_empty() {
+        writeln!(out, "portals refused: {}", reasons.join(", "))?;
+    }
+    if let Some(tables_max) = report.memory.tables_max {
+        let tables = report.memory.tables;
+        writeln!(out, "estimated memory of all tables: {} of {} MiB", tables >> 20, tables_max >> 20)?;
+    }
+    Ok(())
+}
+
+/// Writes the attachments as a table.
+pub(crate) fn write_attachments(
+    attachments: &[&AttachmentReport],
+    out: &mut impl Write,
+) -> anyhow::Result<()> {
+    if attachments.is_empty() {
+        writeln!(out, "no attachments")?;
+        return Ok(());
+    }
+    let heading = [
+        "NETWORK",
+        "CONTAINER",
+        "INTERFACE",
+        "POD",
+        "VIEW",
+        "PORTALS",
+        "REVISION",
+        "LAG",
+        "REPAIRS",
+        "STATE",
+    ];
+    let mut table = Table::new(heading.map(str::to_owned));
+    for attachment in attachments {
+        table.push(row(attachment));
+    }
+    writeln!(out, "\n{table}")?;
+    Ok(())
+}
+
+fn row(attachment: &AttachmentReport) -> [Cell; 10] {
+    let AttachmentReport {
+        key,
+        pod,
+        netns: _,
+        netns_inode: _,
+        view,
+        revision,
+        lag_ms,
+        error,
+        repairs,
+        audit_backoff_ms,
+        portals,
+        programmed,
+        programmer: _,
+    } = attachment;
+    let short_id: String = key.container_id.chars().take(SHORT_ID_LEN).collect();
+    let (style, state) = match error {
+        Some(error) => (UNHEALTHY, error.clone()),
+        None if *lag_ms > 0 => (Style::new(), "behind".to_owned()),
+        None if *audit_backoff_ms > 0 => {
+            (UNHEALTHY, format!("repeated drift, next audit in {} s", audit_backoff_ms.div_ceil(1_000)))
+        }
+        None => (HEALTHY, "up to date".to_owned()),
+    };
+    [
+        Cell::plain(&key.network),
+        Cell::plain(short_id),
+        Cell::plain(&key.interface),
+        Cell::plain(pod.as_ref().map_or_else(|| "-".to_owned(), ToString::to_string)),
+        Cell::plain(view),
+        Cell::plain(format!("{} ({programmed})", portals.name())),
+        Cell::plain(revision.map_or_else(|| "-".to_owned(), |revision| revision.to_string())),
+        Cell::plain(if *lag_ms > 0 { format!("{lag_ms} ms") } else { "-".to_owned() }),
+        Cell::plain(repairs.to_string()),
+        Cell { text: state, style },
+    ]
+}

@@ -1,0 +1,567 @@
+//! The agent's decisions, without a kernel and without a clock.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use agent_ipc::{ProgrammedBy, Record, Reply};
+use proxy_core::node::Node;
+use proxy_core::portal::{Bounds, Outside, View};
+use proxy_core::ruleset::Settings;
+use proxy_core::sample::{slice, svc, udp};
+use proxy_core::service::Mode;
+use proxy_core::snapshot::Change;
+
+use super::{ATTACH_PATIENCE, Agent, Options};
+use crate::budget::Budget;
+use crate::cleanup::CLEANUP_INTERVAL;
+use crate::demand::Provision;
+use crate::event::{Effect, Event, Job, Note, Outcome, Ticket, Work};
+use crate::member::Standing;
+use crate::sample::{attachment, key, netns};
+use crate::view::Prepared;
+
+const INTERVAL: Duration = Duration::from_millis(10);
+const AUDIT: Duration = Duration::from_secs(30);
+/// On demand a portal goes after three audits.
+const IDLE: Duration = Duration::from_secs(90);
+const OK: Outcome = Outcome::Applied(Some(7));
+
+struct Bench {
+    agent: Agent,
+    now: Instant,
+}
+
+impl Bench {
+    /// An agent that knows one service with one backend.
+    fn synced() -> Self {
+        let mut bench = Self::new();
+        bench.step(Event::Changes(world("10.1.0.1")));
+        bench.step(Event::Synced);
+        bench
+    }
+
+    fn new() -> Self {
+        Self::with(Provision::OnDemandAbove(10))
+    }
+
+    fn with(provision: Provision) -> Self {
+        let now = Instant::now();
+        let options = Options {
+            node: Node::default(),
+            mode: Mode::Kernel,
+            settings: Settings::default(),
+            dial_from_node: Vec::new(),
+            provision,
+            portal_idle: IDLE,
+            outside: Outside::all(),
+            bounds: Bounds::STANDARD,
+            budget: Budget::UNLIMITED,
+            service_ranges: Vec::new(),
+            apply_interval: INTERVAL,
+            audit_interval: AUDIT,
+        };
+        Self { agent: Agent::new(options, now), now }
+    }
+
+    fn step(&mut self, event: Event) -> Vec<Effect> {
+        self.agent.step(self.now, event)
+    }
+
+    fn later(&mut self, by: Duration) -> Vec<Effect> {
+        self.now += by;
+        self.step(Event::Tick)
+    }
+
+    fn attach(&mut self, number: u64) -> Vec<Effect> {
+        let name = format!("pod-{number}");
+        self.step(Event::Attach(Ticket(number), attachment(&name), netns(number)))
+    }
+
+    /// Attaches, and lets the kernel say yes.
+    fn attached(&mut self, number: u64) {
+        assert_eq!(runs(&self.attach(number)).len(), 1, "one job for a new pod");
+        self.step(Event::Done(netns(number), OK));
+    }
+
+    /// Another backend, some time after the last change.
+    fn change(&mut self, backend: &str) -> Vec<Effect> {
+        self.now += INTERVAL;
+        self.step(Event::Changes(world(backend)))
+    }
+}
+
+fn world(backend: &str) -> Vec<Change> {
+    let dns = svc("dns").ip("10.96.0.10").tcp("tcp", 53).udp("udp", 53);
+    let made = slice("dns").tcp("tcp", 5353).udp("udp", 5353).at(backend);
+    vec![dns.into(), made.into()]
+}
+
+fn runs(effects: &[Effect]) -> Vec<(u64, &Work)> {
+    effects
+        .iter()
+        .filter_map(|effect| match effect {
+            Effect::Run(netns, Job { work, .. }) => Some((netns.inode, work)),
+            _ => None,
+        })
+        .collect()
+}
+
+fn sent(effects: &[Effect]) -> Vec<(u64, &Arc<Prepared>)> {
+    let runs = runs(effects).into_iter();
+    runs.filter_map(|(netns, work)| if let Work::Apply(batch) = work { Some((netns, batch)) } else { None })
+        .collect()
+}
+
+fn answers(effects: &[Effect]) -> Vec<(u64, &Reply)> {
+    let mut answers = Vec::new();
+    for effect in effects {
+        if let Effect::Answer(ticket, reply) = effect {
+            answers.push((ticket.0, reply));
+        }
+    }
+    answers
+}
+
+fn notes(effects: &[Effect]) -> Vec<&Note> {
+    effects.iter().filter_map(|e| if let Effect::Note(note) = e { Some(note) } else { None }).collect()
+}
+
+fn is_transient(reply: &Reply) -> bool {
+    matches!(reply, Reply::Refused { transient: true, .. })
+}
+
+#[test]
+fn nothing_is_programmed_before_the_first_complete_state() {
+    let mut bench = Bench::new();
+    bench.step(Event::Changes(world("10.1.0.1")));
+    assert!(runs(&bench.attach(1)).is_empty());
+    let effects = bench.step(Event::Synced);
+    assert_eq!(sent(&effects).len(), 1);
+    assert!(answers(&effects).is_empty(), "the kernel has not said yes");
+    let effects = bench.step(Event::Done(netns(1), OK));
+    assert_eq!(answers(&effects), [(1, &Reply::Done)]);
+}
+
+#[test]
+fn a_record_is_written_before_the_plugin_is_answered() {
+    let mut bench = Bench::synced();
+    bench.attach(1);
+    let effects = bench.step(Event::Done(netns(1), OK));
+    let place = |of: fn(&Effect) -> bool| effects.iter().position(of).expect("it is among the effects");
+    assert!(place(|e| matches!(e, Effect::Write(_))) < place(|e| matches!(e, Effect::Answer(..))));
+}
+
+#[test]
+fn who_waits_too_long_for_services_is_told_to_try_again() {
+    let mut bench = Bench::new();
+    bench.step(Event::Trouble("the API server does not answer".to_owned()));
+    bench.attach(1);
+    assert_eq!(bench.agent.deadline(), Some(bench.now + ATTACH_PATIENCE));
+    let effects = bench.later(ATTACH_PATIENCE);
+    let [(1, reply)] = answers(&effects)[..] else { panic!("{effects:?}") };
+    assert!(is_transient(reply) && format!("{reply:?}").contains("does not answer"), "{reply:?}");
+    assert!(effects.iter().any(|e| matches!(e, Effect::Close(_))), "nothing is held for it");
+}
+
+#[test]
+fn the_first_change_goes_out_at_once_and_a_burst_is_gathered() {
+    let mut bench = Bench::synced();
+    bench.attached(1);
+    assert_eq!(sent(&bench.change("10.1.0.2")).len(), 1, "at once");
+    bench.step(Event::Done(netns(1), OK));
+    assert!(runs(&bench.step(Event::Changes(world("10.1.0.3")))).is_empty(), "too soon");
+    assert!(runs(&bench.step(Event::Changes(world("10.1.0.4")))).is_empty(), "too soon");
+    assert_eq!(bench.agent.deadline(), Some(bench.now + INTERVAL));
+    let effects = bench.later(INTERVAL);
+    assert_eq!(sent(&effects).len(), 1, "both in one");
+    let report = bench.agent.report(bench.now);
+    assert_eq!(report.views["all"].revision, 3);
+}
+
+#[test]
+fn a_change_that_changes_no_rule_sends_nothing() {
+    let mut bench = Bench::synced();
+    bench.attached(1);
+    assert!(runs(&bench.change("10.1.0.1")).is_empty());
+}
+
+#[test]
+fn all_namespaces_of_a_view_get_the_same_bytes() {
+    let mut bench = Bench::synced();
+    (1..=3).for_each(|number| bench.attached(number));
+    let effects = bench.change("10.1.0.2");
+    let sent = sent(&effects);
+    assert_eq!(sent.len(), 3);
+    assert!(sent.iter().all(|(_, batch)| Arc::ptr_eq(batch, sent[0].1)));
+    assert!(sent[0].1.batch.len() < 1_000, "a change, not the whole: {} bytes", sent[0].1.batch.len());
+}
+
+#[test]
+fn one_that_lags_gets_what_it_missed_in_one_transaction() {
+    let mut bench = Bench::synced();
+    bench.attached(1);
+    bench.attached(2);
+    bench.change("10.1.0.2");
+    bench.step(Event::Done(netns(1), OK));
+    let effects = bench.change("10.1.0.3");
+    assert_eq!(sent(&effects).iter().map(|(netns, _)| *netns).collect::<Vec<_>>(), [1], "2 is still busy");
+    bench.step(Event::Done(netns(1), OK));
+    bench.change("10.1.0.4");
+    bench.step(Event::Done(netns(1), OK));
+    let effects = bench.step(Event::Done(netns(2), OK));
+    assert_eq!(sent(&effects).len(), 1);
+    bench.step(Event::Done(netns(2), OK));
+    let report = bench.agent.report(bench.now);
+    assert!(report.attachments.iter().all(|a| a.revision == Some(4) && a.lag_ms == 0), "{report:?}");
+}
+
+#[test]
+fn a_broken_namespace_delays_no_other_and_is_tried_again_later() {
+    let mut bench = Bench::synced();
+    bench.attached(1);
+    bench.attached(2);
+    bench.change("10.1.0.2");
+    bench.step(Event::Done(netns(2), OK));
+    let broken = Outcome::Failed { message: "apply: no memory".to_owned(), transient: true };
+    let effects = bench.step(Event::Done(netns(1), broken.clone()));
+    let [Note::Applied { failed: 1, namespaces: 2, .. }, Note::Failed { retry_in, .. }] = notes(&effects)[..]
+    else {
+        panic!("{effects:?}")
+    };
+    assert_eq!(sent(&bench.change("10.1.0.3")).iter().map(|(n, _)| *n).collect::<Vec<_>>(), [2]);
+    let report = bench.agent.report(bench.now);
+    assert_eq!(report.attachments[0].error.as_deref(), Some("apply: no memory"));
+    let effects = bench.later(*retry_in);
+    assert_eq!(sent(&effects).iter().map(|(n, _)| *n).collect::<Vec<_>>(), [1]);
+    let effects = bench.step(Event::Done(netns(1), broken));
+    let [Note::Failed { retry_in: second, .. }] = notes(&effects)[..] else { panic!("{effects:?}") };
+    assert!(second > retry_in, "each time later");
+    bench.later(*second);
+    bench.step(Event::Done(netns(1), OK));
+    assert_eq!(bench.agent.report(bench.now).attachments[0].error, None);
+}
+
+#[test]
+fn a_pod_that_cannot_be_programmed_is_refused_and_not_kept() {
+    let mut bench = Bench::synced();
+    bench.attach(1);
+    let why = Outcome::Failed { message: "open a netfilter socket".to_owned(), transient: false };
+    let effects = bench.step(Event::Done(netns(1), why));
+    let [(1, Reply::Refused { message, transient: false })] = answers(&effects)[..] else {
+        panic!("{effects:?}")
+    };
+    assert_eq!(message, "open a netfilter socket");
+    assert!(effects.iter().any(|e| matches!(e, Effect::Close(_))));
+    assert!(!effects.iter().any(|e| matches!(e, Effect::Write(_))));
+    assert!(bench.agent.report(bench.now).attachments.is_empty());
+}
+
+fn record(number: u64) -> Record {
+    let attachment = attachment(&format!("pod-{number}"));
+    Record { attachment, netns_id: netns(number), programmed_by: ProgrammedBy::Agent }
+}
+
+#[test]
+fn after_a_restart_what_is_right_is_left_alone() {
+    let mut bench = Bench::new();
+    bench.step(Event::Adopt(record(1)));
+    bench.step(Event::Changes(world("10.1.0.1")));
+    let effects = bench.step(Event::Synced);
+    assert!(matches!(runs(&effects)[..], [(1, Work::Compare(_, None))]), "{effects:?}");
+    let effects = bench.step(Event::Done(netns(1), Outcome::Same(Some(3))));
+    assert!(runs(&effects).is_empty());
+    assert_eq!(sent(&bench.change("10.1.0.2")).len(), 1, "and follows from then on");
+}
+
+#[test]
+fn after_a_restart_what_is_old_is_replaced_in_one_transaction() {
+    let mut bench = Bench::synced();
+    assert!(matches!(runs(&bench.step(Event::Adopt(record(1))))[..], [(1, Work::Compare(_, None))]));
+    let effects = bench.step(Event::Done(netns(1), Outcome::Different("1 backend".to_owned())));
+    assert_eq!(sent(&effects).len(), 1);
+    assert!(notes(&effects).is_empty(), "that is no damage: {effects:?}");
+    bench.step(Event::Done(netns(1), OK));
+    assert_eq!(bench.agent.report(bench.now).attachments[0].repairs, 0);
+}
+
+#[test]
+fn what_the_runtime_ended_is_not_adopted_from_what_was_read_before() {
+    let mut bench = Bench::synced();
+    bench.attached(1);
+    bench.step(Event::Detach(Ticket(2), key("pod-1")));
+    let effects = bench.step(Event::Adopt(record(1)));
+    assert!(matches!(effects[..], [Effect::Close(id)] if id == netns(1)), "it is not held open: {effects:?}");
+    assert_eq!(bench.agent.report(bench.now).attachments, []);
+    bench.attached(1);
+    assert_eq!(bench.agent.report(bench.now).attachments.len(), 1, "it may be attached again");
+}
+
+#[test]
+fn a_record_that_could_not_be_written_is_tried_again_until_it_is() {
+    let mut bench = Bench::synced();
+    bench.attach(1);
+    let written = |effects: &[Effect]| {
+        effects
+            .iter()
+            .filter_map(|e| if let Effect::Write(record) = e { Some(record.clone()) } else { None })
+            .next_back()
+    };
+    let record = written(&bench.step(Event::Done(netns(1), OK))).expect("a record");
+    for _ in 0..4 {
+        bench.step(Event::Recorded(Box::new(record.clone()), false));
+        assert_eq!(bench.agent.report(bench.now).records_unwritten, 1);
+        let pause = bench.agent.deadline().expect("it is tried again") - bench.now;
+        assert!(pause <= Duration::from_secs(8), "{pause:?}");
+        assert_eq!(written(&bench.later(pause)), Some(record.clone()));
+    }
+    bench.step(Event::Recorded(Box::new(record.clone()), true));
+    assert_eq!(bench.agent.report(bench.now).records_unwritten, 0);
+    bench.step(Event::Recorded(Box::new(record), false));
+    bench.step(Event::Detach(Ticket(2), key("pod-1")));
+    assert_eq!(bench.agent.report(bench.now).records_unwritten, 0, "nobody needs it any more");
+}
+
+#[test]
+fn a_second_add_of_an_attachment_answers_the_first() {
+    let mut bench = Bench::synced();
+    bench.attach(1);
+    let effects = bench.step(Event::Attach(Ticket(2), attachment("pod-1"), netns(1)));
+    let [(1, reply)] = answers(&effects)[..] else { panic!("{effects:?}") };
+    assert!(is_transient(reply), "{reply:?}");
+    assert_eq!(answers(&bench.step(Event::Done(netns(1), OK))), [(2, &Reply::Done)]);
+}
+
+#[test]
+fn while_the_relay_cannot_listen_its_portals_refuse_and_changes_go_on() {
+    let mut bench = Bench::synced();
+    let relayed = |backend: &str| -> Vec<Change> {
+        let made = slice("web").tcp("a", 8080).at(backend);
+        vec![svc("web").ip("10.96.0.1").tcp("a", 80).mode(Mode::Relay).into(), made.into()]
+    };
+    bench.now += INTERVAL;
+    bench.step(Event::Changes(relayed("10.1.0.2")));
+    let wants_relay = |effects: &[Effect]| {
+        effects.iter().any(|effect| matches!(effect, Effect::Run(_, job) if job.relay.is_some()))
+    };
+    assert!(wants_relay(&bench.attach(1)));
+    let taken = || Event::Listened(netns(1), Some("the port is taken".to_owned()));
+    let effects = bench.step(taken());
+    assert!(matches!(notes(&effects)[..], [Note::NotRelayed { .. }]), "{effects:?}");
+    // What was to redirect connections is not sent; what refuses them is sent at once.
+    let effects = bench.step(Event::Done(netns(1), Outcome::NotRelayed));
+    assert!(answers(&effects).is_empty() && !wants_relay(&effects), "{effects:?}");
+    assert_eq!(sent(&effects).len(), 1, "{effects:?}");
+    assert_eq!(answers(&bench.step(Event::Done(netns(1), OK))), [(1, &Reply::Done)]);
+    let has_relay = |bench: &Bench| match &bench.agent.members[&netns(1)].standing {
+        Standing::Known(applied) => applied.ruleset.settings().is_some_and(Settings::has_relay),
+        other => panic!("{other:?}"),
+    };
+    assert!(!has_relay(&bench));
+    assert_eq!(sent(&bench.change("10.1.0.9")).len(), 1, "the kernel's portals follow");
+    bench.step(Event::Done(netns(1), OK));
+    assert_eq!(bench.agent.report(bench.now).attachments[0].error.as_deref(), Some("the port is taken"));
+    bench.step(Event::Changes(relayed("10.1.0.2")));
+    bench.later(INTERVAL);
+    bench.step(Event::Done(netns(1), OK));
+    let effects = bench.later(Duration::from_secs(5));
+    assert!(matches!(runs(&effects)[..], [(1, Work::Nothing)]) && wants_relay(&effects), "{effects:?}");
+    assert!(notes(&bench.step(taken())).is_empty(), "it is told once");
+    assert!(runs(&bench.step(Event::Done(netns(1), Outcome::NotRelayed))).is_empty());
+    bench.later(Duration::from_secs(5));
+    bench.step(Event::Listened(netns(1), None));
+    let effects = bench.step(Event::Done(netns(1), Outcome::Applied(None)));
+    assert_eq!(
+        sent(&effects).len(),
+        1,
+        "connections are redirected as soon as the relay listens: {effects:?}"
+    );
+    bench.step(Event::Done(netns(1), OK));
+    assert!(has_relay(&bench));
+    assert_eq!(bench.agent.report(bench.now).attachments[0].error, None);
+    assert!(runs(&bench.later(Duration::from_secs(5))).is_empty());
+}
+
+#[test]
+fn an_audit_looks_at_routes_too() {
+    let mut bench = Bench::synced();
+    bench.attached(1);
+    let effects = bench.later(AUDIT);
+    assert!(effects.iter().any(|e| matches!(e, Effect::Run(_, job) if job.routes.is_some())), "{effects:?}");
+}
+
+#[test]
+fn a_check_is_answered_by_a_look_at_the_kernel() {
+    let mut bench = Bench::synced();
+    bench.attached(1);
+    let effects = bench.step(Event::Check(Ticket(50), netns(1)));
+    assert!(matches!(runs(&effects)[..], [(1, Work::Compare(_, None))]), "{effects:?}");
+    assert_eq!(answers(&bench.step(Event::Done(netns(1), Outcome::Same(Some(7))))), [(50, &Reply::Done)]);
+    bench.step(Event::Check(Ticket(51), netns(1)));
+    let effects = bench.step(Event::Done(netns(1), Outcome::Different("chain portals is gone".to_owned())));
+    let [(51, reply)] = answers(&effects)[..] else { panic!("{effects:?}") };
+    assert!(is_transient(reply) && format!("{reply:?}").contains("chain portals"), "{reply:?}");
+    let effects = bench.step(Event::Check(Ticket(52), netns(2)));
+    assert!(matches!(answers(&effects)[..], [(52, Reply::Refused { transient: false, .. })]));
+}
+
+#[test]
+fn a_detach_is_always_answered_and_lets_go_of_the_namespace() {
+    let mut bench = Bench::synced();
+    bench.attached(1);
+    let effects = bench.step(Event::Detach(Ticket(9), key("pod-1")));
+    assert_eq!(answers(&effects), [(9, &Reply::Done)]);
+    assert!(effects.iter().any(|e| matches!(e, Effect::Close(id) if *id == netns(1))));
+    assert!(effects.iter().any(|e| matches!(e, Effect::Erase(_))));
+    let effects = bench.step(Event::Detach(Ticket(10), key("pod-1")));
+    assert_eq!(answers(&effects), [(10, &Reply::Done)]);
+}
+
+#[test]
+fn a_namespace_with_two_interfaces_lives_until_the_last_goes() {
+    let mut bench = Bench::synced();
+    bench.attached(1);
+    let mut second = attachment("pod-1");
+    second.key.interface = "net1".to_owned();
+    let effects = bench.step(Event::Attach(Ticket(2), second.clone(), netns(1)));
+    assert!(matches!(runs(&effects)[..], [(1, Work::Nothing)]), "only routes are new: {effects:?}");
+    assert_eq!(answers(&bench.step(Event::Done(netns(1), Outcome::Applied(None)))), [(2, &Reply::Done)]);
+    let closes = |effects: &[Effect]| effects.iter().any(|e| matches!(e, Effect::Close(_)));
+    assert!(!closes(&bench.step(Event::Detach(Ticket(3), key("pod-1")))));
+    assert!(closes(&bench.step(Event::Detach(Ticket(4), second.key))));
+}
+
+#[test]
+fn a_second_interface_that_is_refused_takes_nothing_from_the_first() {
+    let mut bench = Bench::synced();
+    bench.attached(1);
+    let mut wrong = attachment("pod-1");
+    wrong.key.interface = "net1".to_owned();
+    wrong.annotations.insert("portals".to_owned(), "no such thing".to_owned());
+    let effects = bench.step(Event::Attach(Ticket(2), wrong, netns(1)));
+    assert!(matches!(answers(&effects)[..], [(2, Reply::Refused { transient: false, .. })]), "{effects:?}");
+    assert!(!effects.iter().any(|e| matches!(e, Effect::Close(_))), "the first still needs it: {effects:?}");
+}
+
+#[test]
+fn collection_drops_what_the_runtime_does_not_name() {
+    let mut bench = Bench::synced();
+    (1..=3).for_each(|number| bench.attached(number));
+    let effects = bench.step(Event::Gc(Ticket(9), "net".to_owned(), vec![key("pod-2")]));
+    assert_eq!(answers(&effects), [(9, &Reply::Done)]);
+    let left = bench.agent.report(bench.now).attachments;
+    assert_eq!(left.iter().map(|a| a.key.container_id.as_str()).collect::<Vec<_>>(), ["pod-2"]);
+    bench.step(Event::Gc(Ticket(9), "other".to_owned(), Vec::new()));
+    assert_eq!(bench.agent.report(bench.now).attachments.len(), 1, "another network's collection");
+}
+
+#[test]
+fn a_pod_whose_namespace_is_gone_is_forgotten_with_its_record() {
+    let mut bench = Bench::synced();
+    bench.attached(1);
+    let effects = bench.step(Event::Gone(netns(1)));
+    assert!(effects.iter().any(|e| matches!(e, Effect::Erase(_))));
+    assert!(effects.iter().any(|e| matches!(e, Effect::Close(_))));
+    assert!(bench.agent.report(bench.now).attachments.is_empty());
+}
+
+#[test]
+fn udp_flows_are_moved_when_a_backend_goes_but_not_for_a_new_pod() {
+    let mut bench = Bench::synced();
+    bench.attach(1);
+    let flows = |effects: &[Effect]| {
+        effects
+            .iter()
+            .find_map(|e| if let Effect::ForgetUdp(_, flows) = e { Some(flows.clone()) } else { None })
+    };
+    assert_eq!(flows(&bench.step(Event::Done(netns(1), OK))), None);
+    bench.change("10.1.0.2");
+    let moved = flows(&bench.step(Event::Done(netns(1), OK))).expect("the backend went");
+    let left: Vec<SocketAddr> = moved[&udp("10.96.0.10:53")].to_vec();
+    assert_eq!((moved.len(), left), (1, vec!["10.1.0.2:5353".parse().expect("an address")]));
+    bench.step(Event::CleanedUp(netns(1), true));
+    bench.now += INTERVAL;
+    bench.step(Event::Changes(vec![Change::NoService(proxy_core::service::ServiceKey::new(
+        "default", "dns",
+    ))]));
+    assert_eq!(flows(&bench.step(Event::Done(netns(1), OK))), None, "too soon after the last clean-up");
+    let moved = flows(&bench.later(CLEANUP_INTERVAL)).expect("the service went");
+    assert!(moved[&udp("10.96.0.10:53")].is_empty());
+}
+
+#[test]
+fn however_often_a_udp_service_changes_a_pod_has_one_cleanup_a_second() {
+    for provision in [Provision::All, Provision::OnDemand] {
+        let mut bench = Bench::with(provision);
+        bench.step(Event::Changes(vec![Change::ServiceRanges(vec![
+            "10.96.0.0/16".parse().expect("a range"),
+        ])]));
+        bench.step(Event::Changes(world("10.1.0.1")));
+        bench.step(Event::Synced);
+        bench.attached(1);
+        let mut cleanups = 0;
+        for number in 0..200_u64 {
+            let mut effects = bench.change(if number % 2 == 0 { "10.1.0.2" } else { "10.1.0.1" });
+            if !runs(&effects).is_empty() {
+                effects.extend(bench.step(Event::Done(netns(1), OK)));
+            }
+            let new = effects.iter().filter(|effect| matches!(effect, Effect::ForgetUdp(..))).count();
+            for _ in 0..new {
+                cleanups += 1;
+                bench.step(Event::CleanedUp(netns(1), true));
+            }
+        }
+        assert_eq!(cleanups, 2, "200 changes within two seconds, {provision:?}");
+        let last = bench.later(CLEANUP_INTERVAL);
+        assert!(last.iter().any(|effect| matches!(effect, Effect::ForgetUdp(..))), "the last change, too");
+    }
+}
+
+#[test]
+fn a_pod_with_a_selection_holds_that_alone() {
+    let mut bench = Bench::synced();
+    let mut picky = attachment("picky");
+    picky.annotations.insert("portals".to_owned(), "web".to_owned());
+    let effects = bench.step(Event::Attach(Ticket(1), picky, netns(1)));
+    bench.step(Event::Done(netns(1), OK));
+    assert_eq!(sent(&effects).len(), 1);
+    assert!(runs(&bench.change("10.1.0.2")).is_empty(), "it does not see dns");
+    bench.now += INTERVAL;
+    let web = svc("web").ip("10.96.0.1").tcp("", 80);
+    assert_eq!(sent(&bench.step(Event::Changes(vec![web.into()]))).len(), 1);
+    let report = bench.agent.report(bench.now);
+    assert_eq!((report.views["all"].portals, report.views["default/web"].portals), (3, 1));
+    let mut wrong = attachment("wrong");
+    wrong.annotations.insert("portals".to_owned(), "no such thing".to_owned());
+    let effects = bench.step(Event::Attach(Ticket(2), wrong, netns(2)));
+    assert!(matches!(answers(&effects)[..], [(2, Reply::Refused { transient: false, .. })]), "{effects:?}");
+}
+
+#[test]
+fn the_nodes_zone_decides_which_endpoints_are_used() {
+    let mut bench = Bench::synced();
+    let hinted =
+        slice("dns").tcp("tcp", 5353).udp("udp", 5353).at("10.1.0.1").zone("z1").at("10.1.0.2").zone("z2");
+    bench.now += INTERVAL;
+    bench.step(Event::Changes(vec![hinted.into()]));
+    bench.attached(1);
+    bench.now += INTERVAL;
+    let node = Node { name: "n".into(), zone: "z1".into(), addresses: Vec::new() };
+    let effects = bench.step(Event::Node(node));
+    assert_eq!(sent(&effects).len(), 1, "{effects:?}");
+}
+
+#[test]
+fn the_ruleset_is_stored_after_the_first_state_and_then_at_most_once_a_second() {
+    let mut bench = Bench::new();
+    bench.step(Event::Changes(world("10.1.0.1")));
+    let stores = |effects: &[Effect]| effects.iter().any(|e| matches!(e, Effect::Store(_)));
+    assert!(stores(&bench.step(Event::Synced)));
+    assert!(!stores(&bench.change("10.1.0.2")));
+    assert!(stores(&bench.later(Duration::from_secs(1))));
+    assert!(!stores(&bench.later(Duration::from_secs(1))), "nothing new");
+}
+
+mod audit;
+mod demand;
+mod memory;
