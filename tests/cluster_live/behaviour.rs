@@ -149,7 +149,7 @@ fn a_stranger_is_told_which_rule_is_missing(api: &Api) {
         ["services", "endpointslices", "servicecidrs"].iter().all(|name| of(seen, name).is_some())
     });
     let text = of(&seen, "endpointslices").expect("it was waited for");
-    assert!(text.starts_with("list endpointslices: the API server answers 403"), "{text}");
+    assert!(text.starts_with("failed to list endpointslices: API server returned 403"), "{text}");
     assert!(text.contains("apiGroups: [\"discovery.k8s.io\"]"), "{text}");
     assert!(!seen.is_synced);
     // Two selections of services lack the same rule.

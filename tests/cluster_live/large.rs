@@ -143,7 +143,7 @@ fn a_change_too_large_is_named_and_keeps_the_last_good_state_until_the_object_is
     large["status"] = json!({"padding": "x".repeat(6 << 20)});
     api.put(large.clone());
     seen.until(|seen| seen.refused == 1);
-    assert!(seen.reasons[0].starts_with("Service default/a: it is longer than"), "{:?}", seen.reasons);
+    assert!(seen.reasons[0].starts_with("Service default/a: longer than"), "{:?}", seen.reasons);
     api.put(service("b", 2, 80));
     seen.until(|seen| seen.port("b") == Some(80));
     assert_eq!(seen.port("a"), Some(80));

@@ -104,7 +104,7 @@ fn a_server_that_answers_with_errors_is_left_alone_for_as_long_as_it_asks() {
         let (api, mut seen) = watched(limits());
         api.fault(Fault::Answer(status, after));
         api.fault(Fault::EndWatches);
-        seen.until(|seen| seen.troubles.iter().any(|text| text.contains(&format!("answers {status}"))));
+        seen.until(|seen| seen.troubles.iter().any(|text| text.contains(&format!("returned {status}"))));
         api.put(service("a", 1, 81));
         api.fault(Fault::Mended);
         seen.until(|seen| seen.port("a") == Some(81) && seen.recoveries > 0);
@@ -119,7 +119,7 @@ fn a_server_that_does_not_answer_is_told_once() {
     let (api, mut seen) = watched(WatchOptions { response_timeout: Duration::from_millis(200), ..limits() });
     api.fault(Fault::Hang);
     api.fault(Fault::EndWatches);
-    seen.until(|seen| seen.troubles.iter().any(|text| text.contains("no answer within 200ms")));
+    seen.until(|seen| seen.troubles.iter().any(|text| text.contains("timed out after 200ms")));
     api.put(service("a", 1, 81));
     api.fault(Fault::Mended);
     seen.until(|seen| seen.port("a") == Some(81) && seen.recoveries == 1);
@@ -132,7 +132,7 @@ fn a_connection_that_hangs_silently_is_noticed() {
     let (api, mut seen) = watched(short);
     api.fault(Fault::SilentWatches);
     api.put(service("a", 1, 81));
-    seen.until(|seen| seen.troubles.iter().any(|text| text.contains("nothing came for 1 s")));
+    seen.until(|seen| seen.troubles.iter().any(|text| text.contains("no event for 1 s")));
     api.fault(Fault::Mended);
     seen.until(|seen| seen.port("a") == Some(81) && seen.recoveries > 0);
     assert_eq!(seen.removed, [""; 0]);
@@ -196,7 +196,11 @@ fn a_token_that_is_not_accepted_is_told() {
     std::fs::write(&path, config).unwrap();
     let mut seen = Seen::new(&path, WatchScope::Services, limits());
     seen.until(|seen| !seen.troubles.is_empty());
-    assert!(seen.troubles[0].starts_with("list services: the API server answers 401"), "{:?}", seen.troubles);
+    assert!(
+        seen.troubles[0].starts_with("failed to list services: API server returned 401"),
+        "{:?}",
+        seen.troubles
+    );
 }
 
 #[test]
@@ -204,10 +208,10 @@ fn without_kubeconfig_and_service_account_both_are_named() {
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     if std::env::var_os("KUBERNETES_SERVICE_HOST").is_none() {
         let error = runtime.block_on(kube_source::client(None)).err().expect("this is no pod").to_string();
-        assert!(error.contains("no kubeconfig was given") && error.contains("service account"), "{error}");
+        assert!(error.contains("pass --kubeconfig") && error.contains("service account"), "{error}");
     }
     let missing = runtime.block_on(kube_source::client(Some("missing.yaml".as_ref()))).err();
-    assert_eq!(missing.expect("there is none").to_string(), "use kubeconfig missing.yaml");
+    assert_eq!(missing.expect("there is none").to_string(), "invalid kubeconfig missing.yaml");
 }
 
 #[test]

@@ -1,42 +1,40 @@
-//! `Decoder`: how the text of an object becomes what a consumer wants of it.
-//!
-//! What must not go in here: where a text comes from, and what was told before.
+//! `Decoder`: converts the JSON text of an object to the content that a consumer needs.
 
-use crate::cluster::head::Head;
 use crate::cluster::object::{Object, ObjectKey};
+use crate::cluster::object_head::ObjectHead;
 use crate::objects::metadata::Names;
 
-/// How the text of an object becomes what a consumer wants of it.
+/// Converts the JSON text of an object to the content that a consumer needs.
 pub(super) trait Decoder: Send + 'static {
-    /// What is kept of an object.
+    /// The content of an object.
     type Content: Send + 'static;
 
-    /// The name of the kind, for messages.
+    /// The name of the kind or resource, for messages.
     fn kind(&self) -> &str;
 
-    /// The value of `Accept` of a list, and of a watch.
+    /// The values of the header `Accept` of a list and of a watch.
     fn accept(&self) -> (&'static str, &'static str) {
         ("application/json", "application/json")
     }
 
-    /// An object.
+    /// Decodes an object.
     ///
     /// # Errors
-    /// The text is no JSON.
+    /// The text is not JSON of the expected form.
     fn decode(&self, text: &[u8], names: &mut Names) -> serde_json::Result<Object<Self::Content>>;
 
-    /// An object that cannot be used.
-    fn refused(why: String) -> Self::Content;
+    /// Returns the content of a rejected object.
+    fn rejected(reason: String) -> Self::Content;
 
-    /// An object that cannot be read, but perhaps named.
-    fn unread(&self, head: &Head, why: &str, names: &mut Names) -> Object<Self::Content> {
-        let Head { namespace, name, version, .. } = head;
+    /// Returns an object that could not be decoded. Its head names it, if it has a name.
+    fn undecoded(&self, head: &ObjectHead, reason: &str, names: &mut Names) -> Object<Self::Content> {
+        let ObjectHead { namespace, name, version, .. } = head;
         if name.is_empty() {
-            let content = Self::refused(format!("{} without a name: {why}", self.kind()));
+            let content = Self::rejected(format!("{} without a name: {reason}", self.kind()));
             return Object { key: None, version: *version, content };
         }
         let key = ObjectKey { namespace: names.get(namespace), name: names.get(name) };
-        let content = Self::refused(format!("{} {}: {why}", self.kind(), key.shown()));
+        let content = Self::rejected(format!("{} {}: {reason}", self.kind(), key.shown()));
         Object { key: Some(key), version: *version, content }
     }
 }

@@ -1,182 +1,183 @@
-//! A watch of the metadata of any resource: what there is, and then every change.
+//! `watch_metadata`: sends the metadata of the objects of any resource, and then each change.
 //!
-//! It lists and watches as `watch_cluster` does, with the same limits, and keeps of an object its key and its version.
-//! What must not go in here: what an object means.
+//! It lists and watches like `watch_cluster`, with the same options, and keeps only the key, the version and a hash of
+//! each object.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::{Arc, Mutex};
 
 use tokio::sync::mpsc::{Sender, channel};
 
-use crate::cluster::follow::Follower;
+use crate::cluster::list_watch::ListWatch;
+use crate::cluster::message::WatchMessage;
 use crate::cluster::object::{Object, ObjectKey};
-use crate::cluster::object_meta::{Kept, MetaDecoder, ObjectMeta};
-use crate::cluster::refusals::Refusals;
+use crate::cluster::object_index::{Delta, ObjectIndex};
+use crate::cluster::object_meta::{MetaContent, MetaDecoder, ObjectMeta};
+use crate::cluster::outage_tracker::OutageTracker;
+use crate::cluster::rejections::Rejections;
 use crate::cluster::resource::Resource;
-use crate::cluster::said::Said;
-use crate::cluster::table::{News, Table};
-use crate::cluster::trouble::Troubles;
-use crate::cluster::{QUEUE_LEN_MAX, WatchOptions};
+use crate::cluster::watch_options::{QUEUE_LEN_MAX, WatchOptions};
 use crate::event::RejectedObjects;
 use crate::objects::metadata::Names;
 
-/// There is one source, and one selection of it.
+/// The index of the only resource, and of its only selection.
 const ONLY: usize = 0;
 
-/// Which objects are watched, and what is kept of them.
+/// The objects to watch, and the metadata to keep.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct MetadataSelection {
-    /// The path of the resource, as `/api/v1/pods` or `/apis/apps/v1/namespaces/shop/deployments`.
+    /// The path of the resource, such as `/api/v1/pods` or `/apis/apps/v1/namespaces/shop/deployments`.
     pub path: String,
-    /// The labels that objects have, as `app=x,!y`.
+    /// The label selector, such as `app=x,!y`.
     pub label_selector: Option<String>,
-    /// The fields that objects have, as `metadata.name=x`.
+    /// The field selector, such as `metadata.name=x`.
     pub field_selector: Option<String>,
-    /// The labels that are kept; a key that ends with `/` stands for all that begin with it.
+    /// The labels to keep. A key that ends with `/` is a prefix.
     pub labels: Vec<String>,
-    /// The annotations that are kept, in the same way.
+    /// The annotations to keep. A key that ends with `/` is a prefix.
     pub annotations: Vec<String>,
 }
 
-/// What a watch of metadata tells, in order.
+/// An event of a metadata watch. Events are sent in order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum MetadataEvent {
-    /// An object came or changed.
+    /// An object was added or modified.
     Applied(ObjectMeta),
-    /// An object went, or no longer matches.
+    /// An object was deleted, or no longer matches the selectors.
     Deleted(ObjectKey),
-    /// All that there was at first has been told.
+    /// The initial sync is complete: all objects that existed at the start have been sent.
     Synced,
-    /// The source cannot be read; all that was told stays in force. Text: what, where, why (one line).
+    /// The resource cannot be read; the metadata that was sent stays in force. The text is one line with the operation,
+    /// the resource and the cause.
     Outage(String),
-    /// It can be read again.
+    /// The resource can be read again.
     Recovered,
-    /// How many objects cannot be used has changed, or there is one to name.
+    /// The number of rejected objects changed, or an object is rejected for the first time.
     Rejected(RejectedObjects),
 }
 
-/// Tells the metadata of the objects that an API server has, and every change, until the receiver or the future is
+/// Sends the metadata of the objects that an API server has, and then each change, until the receiver or the future is
 /// dropped.
 pub async fn watch_metadata(
     client: kube::Client,
     selection: MetadataSelection,
-    limits: WatchOptions,
-    tell: Sender<MetadataEvent>,
+    options: WatchOptions,
+    events: Sender<MetadataEvent>,
 ) {
     let MetadataSelection { path, label_selector, field_selector, labels, annotations } = selection;
     let resource = Resource {
         label_selector: label_selector.map(Into::into),
         field_selector: field_selector.map(Into::into),
-        ..Resource::at(path)
+        ..Resource::at_path(path)
     };
     let decoder = MetaDecoder { resource: resource.name.to_string(), labels, annotations };
     let names = Arc::new(Mutex::new(Names::default()));
-    let (say, mut heard) = channel(QUEUE_LEN_MAX);
-    let following = Follower::new(client, (decoder, resource), ONLY, limits, names, say).run();
-    let telling = async {
-        let mut collector = MetadataCollector::new();
-        while let Some((_, said)) = heard.recv().await {
-            collector.step(said);
-            for event in collector.events.drain(..) {
-                if tell.send(event).await.is_err() {
+    let (sender, mut messages) = channel(QUEUE_LEN_MAX);
+    let list_watch = ListWatch::new(client, (decoder, resource), ONLY, options, names, sender).run();
+    let send_events = async {
+        let mut aggregator = MetadataAggregator::new();
+        while let Some((_, message)) = messages.recv().await {
+            aggregator.apply(message);
+            for event in aggregator.events.drain(..) {
+                if events.send(event).await.is_err() {
                     return;
                 }
             }
         }
     };
     tokio::select! {
-        () = following => {}
-        () = telling => {}
-        () = tell.closed() => {}
+        () = list_watch => {}
+        () = send_events => {}
+        () = events.closed() => {}
     }
 }
 
-/// What a follower says, made into what is told.
+/// Turns messages into events.
 #[derive(Debug)]
-struct MetadataCollector {
-    table: Table,
-    troubles: Troubles,
-    refusals: Refusals<()>,
+struct MetadataAggregator {
+    index: ObjectIndex,
+    outages: OutageTracker,
+    rejections: Rejections<()>,
     is_synced: bool,
     events: Vec<MetadataEvent>,
 }
 
-impl MetadataCollector {
+impl MetadataAggregator {
     fn new() -> Self {
         Self {
-            table: Table::default(),
-            troubles: Troubles::default(),
-            refusals: Refusals::new(),
+            index: ObjectIndex::default(),
+            outages: OutageTracker::default(),
+            rejections: Rejections::new(),
             is_synced: false,
             events: Vec::new(),
         }
     }
 
-    fn step(&mut self, said: Said<Kept>) {
-        match said {
-            Said::Begin => self.table.begin(ONLY),
-            Said::Listed(object) => self.object(object, true),
-            Said::Changed(object) => self.object(object, false),
-            Said::Gone(key) => {
+    fn apply(&mut self, message: WatchMessage<MetaContent>) {
+        match message {
+            WatchMessage::ListStarted => self.index.begin_list(ONLY),
+            WatchMessage::Listed(object) => self.apply_object(object, true),
+            WatchMessage::Applied(object) => self.apply_object(object, false),
+            WatchMessage::Deleted(key) => {
                 if let Some(key) = key
-                    && self.table.remove(ONLY, &key) == Some(true)
+                    && self.index.remove(ONLY, &key) == Some(true)
                 {
                     self.events.push(MetadataEvent::Deleted(key));
                 }
             }
-            Said::End => self.end(),
-            Said::Lost(fault) => {
-                let told = self.troubles.lost(ONLY, fault);
-                self.events.extend(told.map(MetadataEvent::Outage));
+            WatchMessage::ListDone => self.finish_list(),
+            WatchMessage::Failed(error) => {
+                let text = self.outages.source_failed(ONLY, error);
+                self.events.extend(text.map(MetadataEvent::Outage));
             }
-            Said::Denied(text) => {
-                let told = self.troubles.denied(ONLY, text);
-                self.events.extend(told.map(MetadataEvent::Outage));
+            WatchMessage::Denied(text) => {
+                let text = self.outages.source_denied(ONLY, text);
+                self.events.extend(text.map(MetadataEvent::Outage));
             }
-            Said::Absent | Said::Found => {
-                let is_well = self.troubles.found(ONLY);
-                self.events.extend(is_well.then_some(MetadataEvent::Recovered));
+            WatchMessage::Unsupported | WatchMessage::Healthy => {
+                let is_recovered = self.outages.source_recovered(ONLY);
+                self.events.extend(is_recovered.then_some(MetadataEvent::Recovered));
             }
         }
-        self.report_refused(None);
+        self.report_rejections(None);
     }
 
-    fn object(&mut self, object: Object<Kept>, is_listed: bool) {
+    fn apply_object(&mut self, object: Object<MetaContent>, is_listed: bool) {
         let Object { key, version, content } = object;
         match (content, key) {
             (Ok(meta), Some(key)) => {
-                let hash = Some(hash(&meta));
-                if self.table.put(ONLY, &key, version, hash, is_listed) == News::Different {
+                let hash = Some(version_hash(&meta));
+                if self.index.upsert(ONLY, &key, version, hash, is_listed) == Delta::Changed {
                     self.events.push(MetadataEvent::Applied(meta));
                 }
             }
             (Ok(_), None) => {}
-            (Err(why), key) => {
-                if self.table.refuse(ONLY, key.as_ref()) {
-                    let Self { table, refusals, .. } = self;
-                    let reason = refusals.name(((), key), why, |(), key| table.is_refused(key));
-                    self.report_refused(reason);
+            (Err(reason), key) => {
+                if self.index.reject(ONLY, key.as_ref()) {
+                    let Self { index, rejections, .. } = self;
+                    let reason = rejections.add(((), key), reason, |(), key| index.is_rejected(key));
+                    self.report_rejections(reason);
                 }
             }
         }
     }
 
-    fn end(&mut self) {
-        let gone = self.table.end(ONLY).into_iter().filter(|(_, was_told)| *was_told);
-        self.events.extend(gone.map(|(key, _)| MetadataEvent::Deleted(key)));
+    fn finish_list(&mut self) {
+        let removed = self.index.finish_list(ONLY).into_iter().filter(|(_, was_reported)| *was_reported);
+        self.events.extend(removed.map(|(key, _)| MetadataEvent::Deleted(key)));
         if !std::mem::replace(&mut self.is_synced, true) {
             self.events.push(MetadataEvent::Synced);
         }
     }
 
-    fn report_refused(&mut self, reason: Option<String>) {
-        let report = self.refusals.report(self.table.refused(), reason);
+    fn report_rejections(&mut self, reason: Option<String>) {
+        let report = self.rejections.report(self.index.rejected_count(), reason);
         self.events.extend(report.map(MetadataEvent::Rejected));
     }
 }
 
-/// What tells one state of an object from another.
-fn hash(meta: &ObjectMeta) -> u64 {
+/// Returns a hash that differs for each version of an object.
+fn version_hash(meta: &ObjectMeta) -> u64 {
     let mut hasher = DefaultHasher::new();
     (&meta.uid, &meta.resource_version).hash(&mut hasher);
     hasher.finish()

@@ -1,7 +1,7 @@
 //! `ObjectMeta`: the metadata of an object, without its content.
 //!
-//! A server that is asked for `PartialObjectMetadata` sends nothing else, so a large object costs no more than a small
-//! one. Of labels and annotations the caller names those that are kept. What must not go in here: what a label means.
+//! The API server sends only metadata (`PartialObjectMetadata`), so a large object costs no more than a small one. The
+//! consumer selects the labels and annotations that are kept.
 
 use std::collections::BTreeMap;
 
@@ -9,33 +9,33 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use serde::Deserialize;
 
 use crate::cluster::decoder::Decoder;
-use crate::cluster::head::Head;
 use crate::cluster::object::{Object, ObjectKey};
+use crate::cluster::object_head::ObjectHead;
 use crate::objects::metadata::Names;
 
-/// The most that is kept of one object: labels, annotations and owners together.
-const KEPT_BYTES_MAX: usize = 64 << 10;
-/// How many owners of an object are kept; its controller always is.
+/// The maximum size of the selected labels and annotations and the owners of an object.
+const META_BYTES_MAX: usize = 64 << 10;
+/// The maximum number of owners that are kept. The controller is always kept.
 const OWNERS_MAX: usize = 16;
 
 /// The metadata of an object.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ObjectMeta {
-    /// Its namespace, empty if it has none, and its name.
+    /// The namespace and name.
     pub key: ObjectKey,
-    /// Its identity: an object that is deleted and created again has another one.
+    /// The UID. An object that is deleted and created again has another one.
     pub uid: Box<str>,
-    /// The version that the server gave it, to be named as a precondition.
+    /// The resource version, for preconditions.
     pub resource_version: Box<str>,
-    /// Those of its labels that are kept.
+    /// The selected labels.
     pub labels: BTreeMap<Box<str>, Box<str>>,
-    /// Those of its annotations that are kept.
+    /// The selected annotations.
     pub annotations: BTreeMap<Box<str>, Box<str>>,
-    /// Its owners: the controller first, and at most 16.
+    /// The owners: the controller first, and at most 16.
     pub owner_references: Vec<OwnerReference>,
-    /// When it was created, in seconds since 1970.
+    /// The creation time, in seconds since 1970.
     pub created_s: Option<i64>,
-    /// When its deletion was asked for, in seconds since 1970.
+    /// The time at which the deletion was requested, in seconds since 1970.
     pub deleted_s: Option<i64>,
 }
 
@@ -43,21 +43,21 @@ pub struct ObjectMeta {
 #[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub struct OwnerReference {
-    /// The version of its API, with the group.
+    /// The API group and version.
     pub api_version: Box<str>,
-    /// Its kind.
+    /// The kind.
     pub kind: Box<str>,
-    /// Its name.
+    /// The name.
     pub name: Box<str>,
-    /// Its identity.
+    /// The UID.
     pub uid: Box<str>,
-    /// Whether it is the controller of the object.
+    /// Whether the owner is the controller of the object.
     pub controller: bool,
 }
 
-/// What a server sends of an object.
+/// A `PartialObjectMetadata` object.
 #[derive(Deserialize)]
-struct Partial {
+struct PartialObject {
     metadata: PartialMeta,
 }
 
@@ -75,19 +75,19 @@ struct PartialMeta {
     deletion_timestamp: Option<Time>,
 }
 
-/// What is kept of an object, or why it cannot be used.
-pub(super) type Kept = Result<ObjectMeta, String>;
+/// The metadata of an object, or the reason for its rejection.
+pub(super) type MetaContent = Result<ObjectMeta, String>;
 
-/// Reads the metadata of objects of one kind.
+/// Decodes the metadata of the objects of one resource.
 pub(super) struct MetaDecoder {
     pub(super) resource: String,
-    /// A key that is kept; one that ends with `/` stands for all that begin with it.
+    /// The selected keys. A key that ends with `/` is a prefix.
     pub(super) labels: Vec<String>,
     pub(super) annotations: Vec<String>,
 }
 
 impl Decoder for MetaDecoder {
-    type Content = Kept;
+    type Content = MetaContent;
 
     fn kind(&self) -> &str {
         &self.resource
@@ -100,14 +100,14 @@ impl Decoder for MetaDecoder {
         )
     }
 
-    fn decode(&self, text: &[u8], names: &mut Names) -> serde_json::Result<Object<Kept>> {
-        let Partial { metadata } = serde_json::from_slice(text)?;
+    fn decode(&self, text: &[u8], names: &mut Names) -> serde_json::Result<Object<MetaContent>> {
+        let PartialObject { metadata } = serde_json::from_slice(text)?;
         let PartialMeta { namespace, name, uid, resource_version, labels, annotations, .. } = metadata;
         let PartialMeta { owner_references, creation_timestamp, deletion_timestamp, .. } = metadata;
         let version = resource_version.parse().ok();
-        let head = Head { namespace, name, version, ..Head::default() };
+        let head = ObjectHead { namespace, name, version, ..ObjectHead::default() };
         if head.name.is_empty() {
-            return Ok(self.unread(&head, "nothing can refer to it", names));
+            return Ok(self.undecoded(&head, "no object can refer to it", names));
         }
         let mut owners = owner_references.unwrap_or_default();
         owners.sort_by_key(|owner| !owner.controller);
@@ -116,28 +116,28 @@ impl Decoder for MetaDecoder {
             key: ObjectKey { namespace: names.get(&head.namespace), name: names.get(&head.name) },
             uid,
             resource_version,
-            labels: kept(labels.unwrap_or_default(), &self.labels),
-            annotations: kept(annotations.unwrap_or_default(), &self.annotations),
+            labels: select(labels.unwrap_or_default(), &self.labels),
+            annotations: select(annotations.unwrap_or_default(), &self.annotations),
             owner_references: owners,
             created_s: creation_timestamp.map(|time| time.0.as_second()),
             deleted_s: deletion_timestamp.map(|time| time.0.as_second()),
         };
         let bytes = meta.bytes();
-        if bytes > KEPT_BYTES_MAX {
-            let why =
-                format!("its labels, annotations and owners take {bytes} bytes, limit {KEPT_BYTES_MAX}");
-            return Ok(self.unread(&head, &why, names));
+        if bytes > META_BYTES_MAX {
+            let reason =
+                format!("labels, annotations and owners have {bytes} bytes, more than {META_BYTES_MAX}");
+            return Ok(self.undecoded(&head, &reason, names));
         }
         Ok(Object { key: Some(meta.key.clone()), version, content: Ok(meta) })
     }
 
-    fn refused(why: String) -> Kept {
-        Err(why)
+    fn rejected(reason: String) -> MetaContent {
+        Err(reason)
     }
 }
 
 impl ObjectMeta {
-    /// How long its texts are that may be of any length.
+    /// Returns the size of all texts of unbounded length.
     fn bytes(&self) -> usize {
         let texts = self.labels.iter().chain(&self.annotations).map(|(key, text)| key.len() + text.len());
         let owners = self.owner_references.iter();
@@ -146,18 +146,19 @@ impl ObjectMeta {
     }
 }
 
-fn kept(texts: BTreeMap<Box<str>, Box<str>>, keys: &[String]) -> BTreeMap<Box<str>, Box<str>> {
-    let is_kept = |name: &str| {
+/// Returns the entries with these keys. A key that ends with `/` is a prefix.
+fn select(texts: BTreeMap<Box<str>, Box<str>>, keys: &[String]) -> BTreeMap<Box<str>, Box<str>> {
+    let is_selected = |name: &str| {
         keys.iter().any(|key| name == key || key.ends_with('/') && name.starts_with(key.as_str()))
     };
-    texts.into_iter().filter(|(name, _)| is_kept(name)).collect()
+    texts.into_iter().filter(|(name, _)| is_selected(name)).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn read(text: &str) -> Object<Kept> {
+    fn decode(text: &str) -> Object<MetaContent> {
         let decoder = MetaDecoder {
             resource: "pods".to_owned(),
             labels: vec!["app".to_owned()],
@@ -167,8 +168,8 @@ mod tests {
     }
 
     #[test]
-    fn what_is_asked_for_is_kept_and_nothing_else() {
-        let object = read(
+    fn only_selected_labels_and_annotations_are_kept() {
+        let object = decode(
             r#"{"kind":"PartialObjectMetadata","metadata":{"name":"a","namespace":"d","uid":"u","resourceVersion":"7",
             "labels":{"app":"x","other":"y"},"annotations":{"portico.dev/mode":"relay","note":"z"},
             "creationTimestamp":"2026-09-21T14:13:20Z","deletionTimestamp":null,"managedFields":[{}],
@@ -189,16 +190,16 @@ mod tests {
     }
 
     #[test]
-    fn metadata_over_its_limit_is_refused_by_name() {
-        let text = "x".repeat(KEPT_BYTES_MAX);
-        let object = read(&format!(
+    fn metadata_over_the_limit_is_rejected_by_name() {
+        let text = "x".repeat(META_BYTES_MAX);
+        let object = decode(&format!(
             r#"{{"metadata":{{"name":"a","namespace":"d","resourceVersion":"7","annotations":{{"portico.dev/mode":"{text}"}}}}}}"#
         ));
-        assert!(object.content.unwrap_err().starts_with("pods d/a: its labels, annotations and owners take"));
+        assert!(object.content.unwrap_err().starts_with("pods d/a: labels, annotations and owners have"));
         assert_eq!(object.key.map(|key| key.name), Some("a".into()));
-        let object = read(&format!(
+        let object = decode(&format!(
             r#"{{"metadata":{{"name":"a","namespace":"d","resourceVersion":"7","annotations":{{"note":"{text}"}}}}}}"#
         ));
-        assert!(object.content.is_ok(), "what is not kept does not count");
+        assert!(object.content.is_ok(), "annotations that are not selected do not count");
     }
 }

@@ -1,23 +1,26 @@
-//! `Resource`: what is listed and watched, by which path and which selectors.
+//! `Resource`: a resource to list and watch, with its paths and selectors.
 //!
-//! The selectors are kube-proxy's (its `server.go`), with one addition: services of another proxy are watched, too,
-//! since the snapshot must know whether there are any before it says which addresses are free. What must not go in
-//! here: what a server answers.
+//! The selectors are those of kube-proxy (`server.go`), with one addition: services of other proxies are watched, too,
+//! because an address that looks unassigned can belong to one of them.
 
 use std::borrow::Cow;
 
-/// What is watched.
+use support::percent_encode_query;
+
+/// The objects to watch.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum WatchScope {
-    /// What a service proxy needs: services and slices with kube-proxy's selectors, service ranges, and a node.
+    /// The objects that a service proxy needs: services and EndpointSlices with kube-proxy's selectors, ServiceCIDRs,
+    /// and a node.
     Proxy {
-        /// The name of the own node; none: no node is watched.
+        /// The name of the node. `None` watches no node.
         node: Option<String>,
     },
-    /// Services alone, of all namespaces, without selectors.
+    /// Only services, of all namespaces and without selectors.
     Services,
 }
 
+/// Kube-proxy's selector.
 const NO_HEADLESS_NO_OTHER_PROXY: &str =
     "!service.kubernetes.io/headless,!service.kubernetes.io/service-proxy-name";
 const OTHER_PROXY: &str = "service.kubernetes.io/service-proxy-name";
@@ -38,7 +41,7 @@ impl Kind {
         matches!(self, Self::Service | Self::Slice)
     }
 
-    /// The name of one object's kind.
+    /// Returns the name of the kind.
     pub(super) fn name(self) -> &'static str {
         match self {
             Self::Service => "Service",
@@ -48,7 +51,7 @@ impl Kind {
         }
     }
 
-    /// The name of the resource, as rules of RBAC have it.
+    /// Returns the name of the resource, as in RBAC rules.
     pub(super) fn resource(self) -> &'static str {
         match self {
             Self::Service => "services",
@@ -58,7 +61,7 @@ impl Kind {
         }
     }
 
-    /// The group of the API.
+    /// Returns the API group.
     pub(super) fn group(self) -> &'static str {
         match self {
             Self::Service | Self::Node => "",
@@ -67,7 +70,7 @@ impl Kind {
         }
     }
 
-    /// The paths of the versions that are read, the best first.
+    /// Returns the paths of the supported API versions, the preferred one first.
     pub(super) fn paths(self) -> &'static [&'static str] {
         match self {
             Self::Service => &["/api/v1/services"],
@@ -80,23 +83,23 @@ impl Kind {
     }
 }
 
-/// Something that is listed and watched.
+/// A resource to list and watch.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Resource {
-    /// Its name, as rules of RBAC have it.
+    /// The name, as in RBAC rules.
     pub(super) name: Cow<'static, str>,
-    /// The group of the API.
+    /// The API group.
     pub(super) group: Cow<'static, str>,
-    /// The paths of the versions that are read, the best first.
+    /// The paths of the supported API versions, the preferred one first.
     pub(super) paths: Vec<Cow<'static, str>>,
-    /// Whether a cluster does well without it.
+    /// Whether Portico works without this resource.
     pub(super) is_optional: bool,
     pub(super) label_selector: Option<Cow<'static, str>>,
     pub(super) field_selector: Option<Cow<'static, str>>,
 }
 
 impl Resource {
-    fn of(kind: Kind, label_selector: Option<&'static str>) -> (Kind, Self) {
+    fn of_kind(kind: Kind, label_selector: Option<&'static str>) -> (Kind, Self) {
         let resource = Self {
             name: kind.resource().into(),
             group: kind.group().into(),
@@ -108,8 +111,8 @@ impl Resource {
         (kind, resource)
     }
 
-    /// The resource at a path, as `/api/v1/pods` or `/apis/apps/v1/namespaces/shop/deployments`.
-    pub(super) fn at(path: String) -> Self {
+    /// Returns the resource at a path, such as `/api/v1/pods` or `/apis/apps/v1/namespaces/shop/deployments`.
+    pub(super) fn at_path(path: String) -> Self {
         let mut parts = path.split('/').skip(1);
         let group = if parts.next() == Some("apis") { parts.next().unwrap_or_default() } else { "" };
         Self {
@@ -122,25 +125,31 @@ impl Resource {
         }
     }
 
-    /// The selectors as the end of a query.
+    /// Returns the selectors as the end of a URL query.
     pub(super) fn selectors(&self) -> String {
-        let label = self.label_selector.as_deref().map(|text| format!("&labelSelector={}", encoded(text)));
-        let field = self.field_selector.as_deref().map(|text| format!("&fieldSelector={}", encoded(text)));
+        let label = self
+            .label_selector
+            .as_deref()
+            .map(|text| format!("&labelSelector={}", percent_encode_query(text)));
+        let field = self
+            .field_selector
+            .as_deref()
+            .map(|text| format!("&fieldSelector={}", percent_encode_query(text)));
         [label, field].into_iter().flatten().collect()
     }
 }
 
 impl WatchScope {
     pub(super) fn resources(&self) -> Vec<(Kind, Resource)> {
-        let Self::Proxy { node } = self else { return vec![Resource::of(Kind::Service, None)] };
+        let Self::Proxy { node } = self else { return vec![Resource::of_kind(Kind::Service, None)] };
         let mut all = vec![
-            Resource::of(Kind::Service, Some(NO_HEADLESS_NO_OTHER_PROXY)),
-            Resource::of(Kind::Service, Some(OTHER_PROXY)),
-            Resource::of(Kind::Slice, Some(NO_HEADLESS_NO_OTHER_PROXY)),
-            Resource::of(Kind::ServiceCidr, None),
+            Resource::of_kind(Kind::Service, Some(NO_HEADLESS_NO_OTHER_PROXY)),
+            Resource::of_kind(Kind::Service, Some(OTHER_PROXY)),
+            Resource::of_kind(Kind::Slice, Some(NO_HEADLESS_NO_OTHER_PROXY)),
+            Resource::of_kind(Kind::ServiceCidr, None),
         ];
         all.extend(node.as_ref().map(|name| {
-            let (kind, nodes) = Resource::of(Kind::Node, None);
+            let (kind, nodes) = Resource::of_kind(Kind::Node, None);
             let field_selector = Some(format!("metadata.name={name}").into());
             (kind, Resource { field_selector, ..nodes })
         }));
@@ -148,34 +157,21 @@ impl WatchScope {
     }
 }
 
-/// A text as a value in a query.
-pub(super) fn encoded(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for byte in text.bytes() {
-        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
-            out.push(char::from(byte));
-        } else {
-            out.push_str(&format!("%{byte:02X}"));
-        }
-    }
-    out
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn a_proxy_watches_what_kube_proxy_watches_and_the_services_of_others() {
+    fn proxy_uses_kube_proxy_selectors_and_watches_services_of_other_proxies() {
         let resources = WatchScope::Proxy { node: Some("n&1".to_owned()) }.resources();
         let queries: Vec<_> =
             resources.iter().map(|(kind, resource)| (kind.name(), resource.selectors())).collect();
-        let own = "&labelSelector=%21service.kubernetes.io%2Fheadless%2C\
+        let kube_proxy = "&labelSelector=%21service.kubernetes.io%2Fheadless%2C\
                    %21service.kubernetes.io%2Fservice-proxy-name";
         let expected = [
-            ("Service", own),
+            ("Service", kube_proxy),
             ("Service", "&labelSelector=service.kubernetes.io%2Fservice-proxy-name"),
-            ("EndpointSlice", own),
+            ("EndpointSlice", kube_proxy),
             ("ServiceCIDR", ""),
             ("Node", "&fieldSelector=metadata.name%3Dn%261"),
         ];
@@ -184,13 +180,13 @@ mod tests {
     }
 
     #[test]
-    fn a_path_says_which_resource_a_rule_must_name() {
+    fn resource_name_and_api_group_come_from_the_path() {
         for (path, group, name) in [
             ("/api/v1/pods", "", "pods"),
             ("/api/v1/namespaces/shop/configmaps", "", "configmaps"),
             ("/apis/apps/v1/deployments", "apps", "deployments"),
         ] {
-            let resource = Resource::at(path.to_owned());
+            let resource = Resource::at_path(path.to_owned());
             assert_eq!((&*resource.group, &*resource.name), (group, name));
             assert_eq!(resource.paths, [path]);
         }

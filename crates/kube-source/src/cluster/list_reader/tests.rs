@@ -1,14 +1,12 @@
-//! Lists as servers send them, in pieces of any size.
-//!
-//! What must not go in here: connections.
+//! Tests of splitting lists as API servers send them, in parts of any size.
 
 use super::*;
 
-/// The items and the metadata of a list that comes in pieces of this size.
-fn read(text: &[u8], piece: usize) -> Result<(Vec<String>, ListMeta), String> {
+/// Returns the items and the metadata of a list that arrives in parts of this size.
+fn read(text: &[u8], part_len: usize) -> Result<(Vec<String>, ListMeta), String> {
     let mut reader = ListReader::default();
     let mut items = Vec::new();
-    for bytes in text.chunks(piece) {
+    for bytes in text.chunks(part_len) {
         reader.feed(bytes, &mut |item| {
             items.push(match item {
                 Item::Whole(text) => String::from_utf8_lossy(text).into_owned(),
@@ -16,11 +14,11 @@ fn read(text: &[u8], piece: usize) -> Result<(Vec<String>, ListMeta), String> {
             });
         })?;
     }
-    Ok((items, reader.end()?))
+    Ok((items, reader.finish()?))
 }
 
 #[test]
-fn items_are_cut_out_wherever_the_answer_is_split() {
+fn items_are_split_regardless_of_the_part_size() {
     let items = [
         r#"{"metadata":{"name":"a","annotations":{"x":"]},{\"items\":[{}] \\"}},"items":[{"b":[1,2]}]}"#,
         "{}",
@@ -33,30 +31,31 @@ fn items_are_cut_out_wherever_the_answer_is_split() {
     ];
     for shell in shells {
         let text = shell.replace('@', &items.join(" ,\n"));
-        for piece in [1, 2, 3, 7, 64, 10_000] {
-            let (found, meta) = read(text.as_bytes(), piece).unwrap_or_else(|why| panic!("{piece}: {why}"));
-            assert_eq!(found, items, "{shell} in pieces of {piece}");
+        for part_len in [1, 2, 3, 7, 64, 10_000] {
+            let (found, meta) =
+                read(text.as_bytes(), part_len).unwrap_or_else(|error| panic!("{part_len}: {error}"));
+            assert_eq!(found, items, "{shell} in parts of {part_len}");
             assert_eq!((meta.token.as_str(), meta.resource_version.as_str()), ("t.1", "7"));
         }
     }
 }
 
 #[test]
-fn an_item_over_the_limit_is_passed_over_and_the_others_are_not() {
+fn only_an_item_over_the_limit_is_skipped() {
     let large = format!("{{\"metadata\":{{\"name\":\"huge\"}},\"x\":\"{}\"}}", "y".repeat(OBJECT_BYTES_MAX));
     let text = format!(
         "{{\"kind\":\"List\",\"metadata\":{{\"resourceVersion\":\"9\"}},\"items\":[{{\"a\":1}},{large},{{\"b\":2}}]}}"
     );
-    for piece in [100, 16 << 10, 64 << 20] {
-        let (found, meta) = read(text.as_bytes(), piece).unwrap();
-        let passed = format!("too large, {HEAD_BYTES_MAX} bytes kept");
-        assert_eq!(found, [r#"{"a":1}"#, &passed, r#"{"b":2}"#], "in pieces of {piece}");
+    for part_len in [100, 16 << 10, 64 << 20] {
+        let (found, meta) = read(text.as_bytes(), part_len).unwrap();
+        let skipped = format!("too large, {HEAD_BYTES_MAX} bytes kept");
+        assert_eq!(found, [r#"{"a":1}"#, &skipped, r#"{"b":2}"#], "in parts of {part_len}");
         assert_eq!(meta.resource_version, "9");
     }
 }
 
 #[test]
-fn no_more_than_one_item_is_held() {
+fn memory_is_bounded_by_one_item() {
     let mut reader = ListReader::default();
     let item = format!("{{\"x\":\"{}\"}},", "y".repeat(1 << 20));
     reader.feed(b"{\"items\":[", &mut |_| {}).unwrap();
@@ -68,7 +67,7 @@ fn no_more_than_one_item_is_held() {
 }
 
 #[test]
-fn what_is_no_list_is_refused() {
+fn response_that_is_not_a_list_is_rejected() {
     for text in [
         "",
         "garbage",

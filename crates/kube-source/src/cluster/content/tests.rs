@@ -1,14 +1,12 @@
-//! Objects as an API server has stored them.
-//!
-//! What must not go in here: what only a manifest can say.
+//! Tests of decoding objects in the form in which an API server stores them.
 
 use proxy_core::service::{ClusterIps, Export};
 use serde_json::{Value, json};
 
 use super::*;
 
-fn read(kind: Kind, value: &Value) -> Content {
-    Object::new(kind, value, &mut Names::default()).content
+fn decode(kind: Kind, value: &Value) -> Content {
+    Object::parse(kind, value, &mut Names::default()).content
 }
 
 fn stored(spec: &Value) -> Value {
@@ -16,56 +14,56 @@ fn stored(spec: &Value) -> Value {
 }
 
 fn service_of(spec: &Value) -> Service {
-    match read(Kind::Service, &stored(spec)) {
+    match decode(Kind::Service, &stored(spec)) {
         Content::Service(service) => service,
         other => panic!("{other:?}"),
     }
 }
 
-fn refusal(kind: Kind, value: &Value) -> String {
-    match read(kind, value) {
-        Content::Refused(why) => why,
+fn rejection(kind: Kind, value: &Value) -> String {
+    match decode(kind, value) {
+        Content::Rejected(reason) => reason,
         other => panic!("{other:?}"),
     }
 }
 
 #[test]
-fn an_object_has_its_key_and_version() {
+fn object_has_its_key_and_version() {
     let object =
-        Object::new(Kind::Service, &stored(&json!({"clusterIP": "10.0.0.1"})), &mut Names::default());
+        Object::parse(Kind::Service, &stored(&json!({"clusterIP": "10.0.0.1"})), &mut Names::default());
     assert_eq!(object.version, Some(7));
     assert_eq!(object.key, Some(ObjectKey { namespace: "shop".into(), name: "web".into() }));
 }
 
 #[test]
-fn nothing_is_drawn_for_a_service_without_an_address() {
+fn service_without_cluster_ip_stays_headless() {
     let service = service_of(&json!({"ports": [{"port": 80}]}));
     assert_eq!(service.cluster_ips, ClusterIps::Headless);
 }
 
 #[test]
-fn a_service_says_to_whom_it_is_offered() {
+fn export_annotation_names_the_namespaces() {
     for (text, expected) in
         [("true", Export::Everywhere), ("a, b,", Export::To(vec!["a".into(), "b".into()]))]
     {
         let mut value = stored(&json!({"clusterIP": "10.0.0.1", "ports": [{"port": 80}]}));
         value["metadata"]["annotations"] = json!({"portico.dev/export": text});
-        let Content::Service(service) = read(Kind::Service, &value) else { panic!("{text}") };
+        let Content::Service(service) = decode(Kind::Service, &value) else { panic!("{text}") };
         assert_eq!(service.export, expected);
     }
 }
 
 #[test]
-fn rules_of_other_versions_refuse_no_service() {
+fn rules_of_other_kubernetes_versions_reject_no_service() {
     let cases = [
-        // A selector, a policy and a type that are not possible today.
+        // A selector, a policy and a type that are not valid today.
         json!({"clusterIP": "10.0.0.1", "selector": {"a b": "c d"}, "ports": [{"port": 80}]}),
         json!({"clusterIP": "10.0.0.1", "internalTrafficPolicy": "Nearby", "ports": [{"port": 80}]}),
         json!({"clusterIP": "10.0.0.1", "type": "Later", "ports": [{"port": 80}]}),
-        // A policy, a node port and source ranges of an earlier type.
+        // A policy, a node port and source ranges that a previous type left behind.
         json!({"clusterIP": "10.0.0.1", "externalTrafficPolicy": "Local", "ports": [{"port": 80, "nodePort": 30000}],
                "loadBalancerSourceRanges": ["10.0.0.0/8"]}),
-        // Ports without names, one of them twice, and one of a protocol to come.
+        // Ports without names, a duplicate, and a port with a future protocol.
         json!({"clusterIP": "10.0.0.1",
                "ports": [{"port": 80}, {"port": 80}, {"port": 81, "protocol": "QUIC"}]}),
         json!({"clusterIP": "10.0.0.1", "clusterIPs": ["10.0.0.1", "10.0.0.2", "10.0.0.3"], "ports": [{"port": 80}]}),
@@ -87,7 +85,7 @@ fn rules_of_other_versions_refuse_no_service() {
 }
 
 #[test]
-fn what_cannot_be_used_is_refused_and_named() {
+fn unusable_object_is_rejected_with_its_name_and_reason() {
     let cases = [
         (stored(&json!("text")), "Service shop/web: spec: \"text\" is not an object"),
         (stored(&json!({"clusterIP": "x"})), "Service shop/web: spec.clusterIP: \"x\" is not an IP address"),
@@ -100,39 +98,39 @@ fn what_cannot_be_used_is_refused_and_named() {
         (Value::Null, "Service without a name"),
     ];
     for (value, expected) in cases {
-        let why = refusal(Kind::Service, &value);
-        assert!(why.contains(expected), "{why}");
-        assert_eq!(why.lines().count(), 1);
+        let reason = rejection(Kind::Service, &value);
+        assert!(reason.contains(expected), "{reason}");
+        assert_eq!(reason.lines().count(), 1);
     }
     let slice = json!({"metadata": {"name": "s", "namespace": "d", "labels": {"kubernetes.io/service-name": "w"}},
                        "addressType": "IPv9", "endpoints": []});
-    assert!(refusal(Kind::Slice, &slice).starts_with("EndpointSlice d/s: addressType"));
+    assert!(rejection(Kind::Slice, &slice).starts_with("EndpointSlice d/s: addressType"));
     let range = json!({"metadata": {"name": "k"}, "spec": {"cidrs": ["10.96.0.0"]}});
-    assert!(refusal(Kind::ServiceCidr, &range).starts_with("ServiceCIDR k: spec.cidrs[0]"));
+    assert!(rejection(Kind::ServiceCidr, &range).starts_with("ServiceCIDR k: spec.cidrs[0]"));
 }
 
 #[test]
-fn a_huge_service_is_refused_before_it_costs_anything() {
+fn service_with_too_many_portals_is_rejected() {
     let ports: Vec<Value> =
         (1..=2000).map(|port| json!({"port": port, "name": format!("p{port}")})).collect();
     let external: Vec<String> = (0..250).map(|n| format!("192.0.2.{n}")).collect();
     let spec = json!({"clusterIP": "10.0.0.1", "ports": ports, "externalIPs": external});
-    assert!(refusal(Kind::Service, &stored(&spec)).contains("more than 4096"));
+    assert!(rejection(Kind::Service, &stored(&spec)).contains("more than 4096"));
 }
 
 #[test]
-fn a_slice_for_no_portal_is_nothing() {
+fn slice_of_a_headless_service_is_unused() {
     let labels = json!({"kubernetes.io/service-name": "w", "service.kubernetes.io/headless": ""});
     let slice = json!({"metadata": {"name": "s", "namespace": "d", "labels": labels}, "addressType": "IPv4"});
-    assert_eq!(read(Kind::Slice, &slice), Content::Nothing);
+    assert_eq!(decode(Kind::Slice, &slice), Content::Unused);
 }
 
 #[test]
-fn a_node_and_ranges_are_read() {
+fn node_and_service_cidr_are_decoded() {
     let node = json!({"metadata": {"name": "n", "labels": {"topology.kubernetes.io/zone": "z"}},
                       "status": {"addresses": [{"type": "InternalIP", "address": "192.0.2.1"}]}});
-    assert!(matches!(read(Kind::Node, &node), Content::Node(node) if &*node.zone == "z"));
+    assert!(matches!(decode(Kind::Node, &node), Content::Node(node) if &*node.zone == "z"));
     let range =
         json!({"metadata": {"name": "kubernetes"}, "spec": {"cidrs": ["10.96.0.0/12", "fd00::/108"]}});
-    assert!(matches!(read(Kind::ServiceCidr, &range), Content::Ranges(ranges) if ranges.len() == 2));
+    assert!(matches!(decode(Kind::ServiceCidr, &range), Content::Ranges(ranges) if ranges.len() == 2));
 }

@@ -1,17 +1,17 @@
-//! `ListReader`: the answer to a list, cut into its items while it comes.
+//! `ListReader`: splits the response to a list into its items while it arrives.
 //!
-//! An answer may be as long as a cluster is large, so it is never held as a whole: at most one item is, and what stands
-//! around the items. An item over `OBJECT_BYTES_MAX` is passed over; its beginning is kept, so that it can be named.
-//! What must not go in here: the meaning of an object.
+//! A response can be as long as the cluster is large, so at most one item and the text outside of the items are held in
+//! memory. An item over `OBJECT_BYTES_MAX` is skipped except for its beginning, so that it can be named. The content of
+//! items is not validated here.
 
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
-/// The longest object that is read. An API server takes requests of up to 3 MiB.
+/// The maximum length of an object. An API server accepts requests of up to 3 MiB.
 pub(super) const OBJECT_BYTES_MAX: usize = 4 << 20;
-/// How much of a longer one is kept. Its name stands at its beginning.
+/// The length to which a longer object is truncated. Its metadata is at its beginning.
 pub(super) const HEAD_BYTES_MAX: usize = 64 << 10;
-/// What stands around the items: the kind of the list and its metadata.
+/// The maximum length of the text outside of the items: the type of the list and its metadata.
 const SHELL_BYTES_MAX: usize = 64 << 10;
 
 /// One item of a list.
@@ -22,7 +22,7 @@ pub(super) enum Item<'a> {
     TooLarge(&'a [u8]),
 }
 
-/// What a list says of itself.
+/// The metadata of a list.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub(super) struct ListMeta {
@@ -40,33 +40,33 @@ struct Shell {
     items: Option<[IgnoredAny; 0]>,
 }
 
-/// Cuts a list into its items.
+/// Splits the text of a list into its items.
 #[derive(Debug, Default)]
 pub(super) struct ListReader {
     shell: Vec<u8>,
     item: Vec<u8>,
-    /// The item is over `OBJECT_BYTES_MAX`.
+    /// Whether the item is over `OBJECT_BYTES_MAX`.
     is_too_large: bool,
     depth: usize,
     in_string: bool,
     is_escaped: bool,
     in_items: bool,
     in_item: bool,
-    /// Where in the shell the last string of the list itself begins.
+    /// The start of the last string at the top level of the list, as an index into `shell`.
     string_start: usize,
-    /// That string is `items`.
+    /// Whether that string is `items`.
     is_items: bool,
     pub(super) item_count: usize,
 }
 
 impl ListReader {
-    /// Takes the next piece of the answer, and hands on each item that it completes.
+    /// Parses the next part of the response, and passes each item that is complete to `sink`.
     pub(super) fn feed(&mut self, bytes: &[u8], sink: &mut impl FnMut(Item<'_>)) -> Result<(), String> {
         let mut from = 0;
         let mut at = 0;
         while let Some(byte) = bytes.get(at) {
             if self.in_string {
-                at += self.string(&bytes[at..], &bytes[from..at])?;
+                at += self.skip_string(&bytes[at..], &bytes[from..at])?;
                 continue;
             }
             match byte {
@@ -76,7 +76,7 @@ impl ListReader {
                 }
                 b'{' | b'[' => {
                     if self.depth == 2 && self.in_items && *byte == b'{' {
-                        self.keep(&bytes[from..at])?;
+                        self.append(&bytes[from..at])?;
                         from = at;
                         self.in_item = true;
                     }
@@ -85,27 +85,28 @@ impl ListReader {
                     self.depth += 1;
                 }
                 b'}' | b']' => {
-                    self.depth = self.depth.checked_sub(1).ok_or("the answer is no JSON: it ends twice")?;
+                    self.depth =
+                        self.depth.checked_sub(1).ok_or("invalid JSON: unexpected closing bracket")?;
                     if self.in_item && self.depth == 2 {
-                        self.keep(&bytes[from..=at])?;
+                        self.append(&bytes[from..=at])?;
                         from = at + 1;
-                        self.item(sink);
+                        self.finish_item(sink);
                     }
                     self.in_items &= self.depth > 1;
                 }
                 b',' if self.in_items && self.depth == 2 => {
-                    self.keep(&bytes[from..at])?;
+                    self.append(&bytes[from..at])?;
                     from = at + 1;
                 }
                 _ => {}
             }
             at += 1;
         }
-        self.keep(&bytes[from..])
+        self.append(&bytes[from..])
     }
 
-    /// Passes over the rest of a string: how many bytes.
-    fn string(&mut self, rest: &[u8], before: &[u8]) -> Result<usize, String> {
+    /// Skips a part of a string, and returns its length in bytes.
+    fn skip_string(&mut self, rest: &[u8], before: &[u8]) -> Result<usize, String> {
         if std::mem::take(&mut self.is_escaped) {
             return Ok(1);
         }
@@ -124,11 +125,12 @@ impl ListReader {
         Ok(end + 1)
     }
 
-    fn keep(&mut self, bytes: &[u8]) -> Result<(), String> {
+    /// Appends bytes to the current item, or to the text outside of the items.
+    fn append(&mut self, bytes: &[u8]) -> Result<(), String> {
         if !self.in_item {
             self.shell.extend_from_slice(bytes);
-            let is_long = self.shell.len() > SHELL_BYTES_MAX;
-            return if is_long { Err("the metadata of the list is too long".to_owned()) } else { Ok(()) };
+            let is_too_long = self.shell.len() > SHELL_BYTES_MAX;
+            return if is_too_long { Err("the metadata of the list is too long".to_owned()) } else { Ok(()) };
         }
         if self.item.len() + bytes.len() > OBJECT_BYTES_MAX {
             self.is_too_large = true;
@@ -143,23 +145,23 @@ impl ListReader {
         Ok(())
     }
 
-    fn item(&mut self, sink: &mut impl FnMut(Item<'_>)) {
+    fn finish_item(&mut self, sink: &mut impl FnMut(Item<'_>)) {
         self.item_count += 1;
         sink(if self.is_too_large { Item::TooLarge(&self.item) } else { Item::Whole(&self.item) });
         self.in_item = false;
         self.is_too_large = false;
         self.item.clear();
-        // What one large object took is given back.
+        // Releases the memory of a large object.
         self.item.shrink_to(HEAD_BYTES_MAX);
     }
 
-    /// The answer is complete: what the list says of itself.
-    pub(super) fn end(self) -> Result<ListMeta, String> {
-        let shell: Shell =
-            serde_json::from_slice(&self.shell).map_err(|error| format!("the answer is no list: {error}"))?;
+    /// Returns the metadata of the list. The response must be complete.
+    pub(super) fn finish(self) -> Result<ListMeta, String> {
+        let shell: Shell = serde_json::from_slice(&self.shell)
+            .map_err(|error| format!("response is not a list: {error}"))?;
         let Shell { kind, metadata, items: None | Some([]) } = shell;
         let is_list = kind.is_some_and(|kind| kind.ends_with("List"));
-        metadata.filter(|_| is_list).ok_or_else(|| "the answer is no list".to_owned())
+        metadata.filter(|_| is_list).ok_or_else(|| "response is not a list".to_owned())
     }
 }
 
