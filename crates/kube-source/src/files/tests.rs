@@ -196,7 +196,7 @@ fn no_object_is_removed_while_a_file_is_invalid() {
 
 #[test]
 fn rejected_object_keeps_its_last_valid_state() {
-    let directory = TempDir::new("live-refused");
+    let directory = TempDir::new("live-rejected");
     directory.write("a.yaml", service("a"));
     let mut watched = Watched::synced(&directory);
     directory.write("a.yaml", service("a").replace("port: 1", "port: 0"));

@@ -1,7 +1,7 @@
-//! `Addresses`: what a Service says of its cluster addresses.
+//! Parses and validates the cluster IPs of a Service.
 //!
-//! `clusterIP` and `clusterIPs` say the same twice, `ipFamilies` and `ipFamilyPolicy` say what is to be drawn
-//! where nothing is given. What must not go in here: the drawing, see `allocate`.
+//! `clusterIP` repeats the first of `clusterIPs`. `ipFamilies` and `ipFamilyPolicy` specify the families for which
+//! `manifests::allocate` assigns missing addresses.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -22,14 +22,14 @@ const POLICIES: [(&str, FamilyPolicy); 3] = [
     ("RequireDualStack", FamilyPolicy::RequireDual),
 ];
 
-/// Reads and checks the addresses of a service.
+/// Parses the addresses of a service. Invalid values are recorded as errors.
 pub(crate) fn addresses(spec: &Field<'_, '_>, kind: ServiceType) -> Addresses {
     let policy = validate::one_of(&spec.at("ipFamilyPolicy"), &POLICIES);
     let families = families(spec);
     let listed: Vec<Field<'_, '_>> = spec.list("clusterIPs").collect();
     let single = spec.at("clusterIP");
     if kind == ServiceType::ExternalName {
-        refuse_addresses_of_external_name(spec, &single);
+        reject_addresses_of_external_name(spec, &single);
         return Addresses::none();
     }
     let texts: Vec<&str> = listed.iter().map(|field| field.text().unwrap_or_default()).collect();
@@ -37,10 +37,10 @@ pub(crate) fn addresses(spec: &Field<'_, '_>, kind: ServiceType) -> Addresses {
     if let (Some(single_text), Some(first)) = (single_text, texts.first())
         && single_text != *first
     {
-        let clash = format!("{} is not the first of spec.clusterIPs, {}", single.shown(), listed[0].shown());
-        single.error(clash);
+        let (single_shown, first_shown) = (single.shown(), listed[0].shown());
+        single.error(format_args!("{single_shown} is not the first of spec.clusterIPs, {first_shown}"));
     }
-    // The API server fills in the one from the other.
+    // The API server derives a missing field from the other.
     let fields: &[Field<'_, '_>] = if listed.is_empty() { std::slice::from_ref(&single) } else { &listed };
     let text = single_text.or(texts.first().copied()).filter(|text| !text.is_empty());
     if text == Some(HEADLESS) {
@@ -57,17 +57,17 @@ fn families(spec: &Field<'_, '_>) -> Vec<Family> {
     for field in spec.list("ipFamilies") {
         match validate::one_of(&field, &FAMILIES) {
             Some(family) if families.contains(&family) => {
-                field.error(format_args!("{} is there twice", field.shown()));
+                field.error(format_args!("duplicate family {}", field.shown()));
             }
             Some(family) => families.push(family),
-            None if field.is_missing() => field.refuse("one of IPv4, IPv6"),
+            None if field.is_missing() => field.reject("one of IPv4, IPv6"),
             None => {}
         }
     }
     families
 }
 
-fn refuse_addresses_of_external_name(spec: &Field<'_, '_>, single: &Field<'_, '_>) {
+fn reject_addresses_of_external_name(spec: &Field<'_, '_>, single: &Field<'_, '_>) {
     if single.text().is_some() {
         single.error(format_args!("{}: a service of type ExternalName has no address", single.shown()));
     }
@@ -84,7 +84,7 @@ fn refuse_addresses_of_external_name(spec: &Field<'_, '_>, single: &Field<'_, '_
 
 fn check_headless(spec: &Field<'_, '_>, single: &Field<'_, '_>, kind: ServiceType, listed: usize) {
     if kind.has_node_ports() {
-        single.error("\"None\" is not possible for a service of type NodePort or LoadBalancer");
+        single.error("\"None\" is not allowed for a service of type NodePort or LoadBalancer");
     }
     if listed > 1 {
         spec.at("clusterIPs").error("\"None\" must be the only value");
@@ -96,7 +96,7 @@ fn given(fields: &[Field<'_, '_>]) -> Vec<IpAddr> {
     for (index, field) in fields.iter().enumerate() {
         let Some(text) = field.text() else {
             if field.is_empty_text() && fields.len() > 1 {
-                field.refuse("an IP address");
+                field.reject("an IP address");
             }
             continue;
         };
@@ -105,7 +105,7 @@ fn given(fields: &[Field<'_, '_>]) -> Vec<IpAddr> {
             break;
         }
         match parse_ip_sloppy(text) {
-            None => field.refuse("an IP address"),
+            None => field.reject("an IP address"),
             Some(address) if given.iter().any(|other| Family::of(*other) == Family::of(address)) => {
                 let family = Family::of(address);
                 field.error(format_args!("{} is the second {family} address: one per family", field.shown()));
@@ -120,7 +120,7 @@ fn check_families(spec: &Field<'_, '_>, families: &[Family], policy: Option<Fami
     for (index, (family, address)) in families.iter().zip(given).enumerate() {
         if Family::of(*address) != *family {
             let field = spec.at("ipFamilies");
-            field.error(format_args!("{family} at place {index}, but the address there is {address}"));
+            field.error(format_args!("{family} at index {index} does not match the address {address}"));
         }
     }
     if families.len() == 1 && given.len() > 1 {

@@ -168,7 +168,7 @@ impl<'p, 'v> Field<'p, 'v> {
     }
 
     /// Rejects the object because this value is malformed: it is not what the field expects.
-    pub(crate) fn refuse(&self, expected: impl fmt::Display) {
+    pub(crate) fn reject(&self, expected: impl fmt::Display) {
         self.malformed(format_args!("{} is not {expected}", self.shown()));
     }
 
@@ -194,7 +194,7 @@ impl<'p, 'v> Field<'p, 'v> {
     }
 
     fn wrong_type(&self, expected: &str) {
-        self.refuse(expected);
+        self.reject(expected);
     }
 }
 

@@ -73,7 +73,7 @@ pub(crate) fn service_cidr(object: &Field<'_, '_>) -> Option<(Arc<str>, Vec<IpNe
     let mut ranges = Vec::new();
     for field in spec.list("cidrs") {
         if field.is_missing() {
-            field.refuse(validate::CIDR);
+            field.reject(validate::CIDR);
         }
         ranges.extend(validate::network(&field));
     }

@@ -1,8 +1,8 @@
-//! A Service object as the core's `Service`: the API server's checks, then its defaults.
+//! Parses and validates a Service object, and applies the API server's defaults.
 //!
-//! An object that passes here would have passed an API server; the reverse holds for all fields that
-//! Portico reads. Addresses and ports have files of their own. What must not go in here: what depends on
-//! other objects (addresses still to be drawn, two services with one address) is `resolve`'s.
+//! A service is accepted here exactly if an API server accepts the fields that Portico reads. `addresses` and `ports`
+//! parse the cluster IPs and the ports. Rules that involve several services, such as unique addresses, belong to
+//! `manifests::resolve`.
 
 use std::net::IpAddr;
 
@@ -21,18 +21,18 @@ use crate::objects::ports::ports;
 use crate::objects::service_annotations::{ServiceOptions, service_options};
 use crate::objects::validate;
 
-/// The label that says that another proxy is responsible.
+/// The label of services that another proxy handles.
 const PROXY_NAME_LABEL: &str = "service.kubernetes.io/service-proxy-name";
-/// The most portals of a service: ports times addresses. Far beyond any that is meant.
+/// The maximum number of portals of a service: ports times addresses. No real service has as many.
 const PORTALS_MAX: usize = 4_096;
-/// The kubelet's port, which no load balancer may expose.
+/// The kubelet's port, which a load balancer must not expose.
 const KUBELET_PORT: u16 = 10_250;
 
 const POLICIES: [(&str, TrafficPolicy); 2] =
     [("Cluster", TrafficPolicy::Cluster), ("Local", TrafficPolicy::Local)];
 
-/// Reads a service; none: its name is wrong, and that has been said. Whether it counts is for the
-/// findings to say.
+/// Parses a service. Returns `None` after recording an error if its name is invalid. The result is valid only if no
+/// error was recorded.
 pub(crate) fn service(object: &Field<'_, '_>, names: &mut Names) -> Option<ServiceDraft> {
     let meta_field = object.map("metadata");
     let meta = metadata(&meta_field, NameRule::Label, names);
@@ -54,13 +54,12 @@ pub(crate) fn service(object: &Field<'_, '_>, names: &mut Names) -> Option<Servi
     let load_balancer_ips = load_balancer_ips(&object.map("status"));
     let portals = drafts.len().saturating_mul(1 + external_ips.len() + load_balancer_ips.len());
     if portals > PORTALS_MAX {
-        let limit = format_args!("ports times addresses make {portals} portals, more than {PORTALS_MAX}");
-        spec.malformed(limit);
+        spec.malformed(format_args!("{portals} portals (ports times addresses), more than {PORTALS_MAX}"));
     }
     let meta = meta?;
     let (ports, target_ports) = drafts.into_iter().map(|draft| (draft.port, draft.target)).unzip();
     let service = Service {
-        // The slices name it, too.
+        // The name is interned because EndpointSlices refer to it.
         key: ServiceKey { namespace: meta.namespace, name: names.get(&meta.name) },
         created: meta_field.at("creationTimestamp").text().map(Created::parse).unwrap_or_default(),
         cluster_ips: addresses.cluster_ips(),
@@ -87,7 +86,7 @@ fn selector(spec: &Field<'_, '_>) -> Vec<(Box<str>, Box<str>)> {
     let texts = map.texts();
     for (name, value) in &texts {
         if !validate::is_label_name(name) || !validate::is_label_value(value) {
-            map.at(name).error(format_args!("{} is not possible as a label", map.at(name).shown()));
+            map.at(name).error(format_args!("{} is not a valid label", map.at(name).shown()));
         }
     }
     texts.into_iter().map(|(name, value)| (name.into(), value.into())).collect()
@@ -106,22 +105,22 @@ fn export(meta: &Field<'_, '_>, names: &mut Names) -> Export {
             if !bad.is_empty() {
                 let field = annotations.at(EXPORT.key);
                 let wanted = EXPORT.values;
-                field.warn(format_args!("{} is not {wanted}; what is none is ignored", field.shown()));
+                field.warn(format_args!("{} is not {wanted}; invalid names are ignored", field.shown()));
             }
             Export::To(good.into_iter().map(|name| names.get(name)).collect())
         }
     }
 }
 
-/// What the type asks of the other fields.
+/// Checks the rules that depend on the type.
 fn check_type(spec: &Field<'_, '_>, kind: ServiceType, ports: &[PortDraft]) {
     let name = spec.at("externalName");
     if kind == ServiceType::ExternalName {
         match name.text() {
             None if name.is_missing() => {
-                name.error("missing: type ExternalName needs the name that it stands for");
+                name.error("missing: required for type ExternalName");
             }
-            // A dot at the end says that the name is complete.
+            // A trailing dot marks a fully qualified name.
             Some(text) if !validate::is_dns_subdomain(text.strip_suffix('.').unwrap_or(text)) => {
                 name.error(format_args!("{} is not a DNS name", name.shown()));
             }
@@ -129,7 +128,7 @@ fn check_type(spec: &Field<'_, '_>, kind: ServiceType, ports: &[PortDraft]) {
         }
     }
     if kind == ServiceType::LoadBalancer && ports.iter().any(|draft| draft.port.port == KUBELET_PORT) {
-        spec.at("ports").error("port 10250 is the kubelet's: no load balancer may expose it");
+        spec.at("ports").error("port 10250 is the kubelet's and must not be exposed by a load balancer");
     }
 }
 
@@ -137,9 +136,9 @@ fn external_ips(spec: &Field<'_, '_>) -> Vec<IpAddr> {
     let mut found = Vec::new();
     for field in spec.list("externalIPs") {
         if let Some(reason) = parse_ip_sloppy(field.text().unwrap_or_default()).and_then(forbidden) {
-            field.error(format_args!("{} is {reason}, which no service may have", field.shown()));
+            field.error(format_args!("{} is {reason}, which is not allowed", field.shown()));
         } else if field.is_missing() {
-            field.refuse("an IP address");
+            field.reject("an IP address");
         } else {
             found.extend(validate::address(&field));
         }
@@ -172,7 +171,7 @@ fn source_ranges(spec: &Field<'_, '_>, kind: ServiceType) -> Vec<IpNet> {
     for field in spec.list("loadBalancerSourceRanges") {
         is_empty = false;
         if field.is_missing() {
-            field.refuse(validate::CIDR);
+            field.reject(validate::CIDR);
         }
         ranges.extend(validate::network(&field));
     }
@@ -194,14 +193,14 @@ fn affinity(spec: &Field<'_, '_>) -> Option<u32> {
     let Some(seconds) = timeout.integer() else { return Some(AFFINITY_S_DEFAULT) };
     let possible = seconds.clamp(1, i64::from(AFFINITY_S_MAX));
     if seconds != possible {
-        timeout.error(format_args!("{} is not a time in seconds: 1 to {AFFINITY_S_MAX}", timeout.shown()));
+        timeout
+            .error(format_args!("{} is not a timeout from 1 to {AFFINITY_S_MAX} seconds", timeout.shown()));
     }
     u32::try_from(possible).ok()
 }
 
-/// The addresses at which a load balancer hands traffic on as it came. A host name is the client's to
-/// resolve, and mode Proxy says that the load balancer is a proxy that opens connections of its own
-/// (kube-proxy's serviceport.go:226-235).
+/// Parses the load-balancer IPs at which traffic arrives with its original destination. Ingress entries with a host name
+/// or with `ipMode: Proxy` are skipped, like in kube-proxy (serviceport.go:226-235).
 fn load_balancer_ips(status: &Field<'_, '_>) -> Vec<IpAddr> {
     let mut found = Vec::new();
     let load_balancer = status.map("loadBalancer");
@@ -216,7 +215,7 @@ fn load_balancer_ips(status: &Field<'_, '_>) -> Vec<IpAddr> {
                 None => found.push(address),
                 Some(reason) => {
                     let shown = field.shown();
-                    field.warn(format_args!("{shown} is {reason}, which no service may have; skipped"));
+                    field.warn(format_args!("{shown} is {reason}, which is not allowed; skipped"));
                 }
             },
             None => field.warn(format_args!("{} is not an IP address; skipped", field.shown())),

@@ -147,7 +147,7 @@ fn port(field: &Field<'_, '_>, defaults: Defaults, names: &mut Names) -> Option<
         }
         Some(Protocol::Tcp)
     } else if protocol.is_empty_text() {
-        protocol.refuse("one of TCP, UDP, SCTP");
+        protocol.reject("one of TCP, UDP, SCTP");
         None
     } else {
         validate::one_of(&protocol, &PROTOCOLS)

@@ -92,7 +92,7 @@ pub(crate) fn port_name<'v>(field: &Field<'_, 'v>) -> Option<&'v str> {
 fn checked<'v>(field: &Field<'_, 'v>, rule: fn(&str) -> bool, expected: &str) -> Option<&'v str> {
     let text = field.text()?;
     if !rule(text) {
-        field.refuse(expected);
+        field.reject(expected);
         return None;
     }
     Some(text)
@@ -102,7 +102,7 @@ fn checked<'v>(field: &Field<'_, 'v>, rule: fn(&str) -> bool, expected: &str) ->
 pub(crate) fn port(field: &Field<'_, '_>) -> Option<u16> {
     let port = u16::try_from(field.integer()?).ok().filter(|port| *port != 0);
     if port.is_none() {
-        field.refuse(PORT);
+        field.reject(PORT);
     }
     port
 }
@@ -128,7 +128,7 @@ pub(crate) fn one_of<T: Copy>(field: &Field<'_, '_>, values: &[(&str, T)]) -> Op
 pub(crate) fn address(field: &Field<'_, '_>) -> Option<IpAddr> {
     let address = parse_ip_sloppy(field.text()?);
     if address.is_none() {
-        field.refuse("an IP address");
+        field.reject("an IP address");
     }
     address
 }
@@ -137,7 +137,7 @@ pub(crate) fn address(field: &Field<'_, '_>) -> Option<IpAddr> {
 pub(crate) fn network(field: &Field<'_, '_>) -> Option<IpNet> {
     let net = parse_net_sloppy(field.text()?);
     if net.is_none() {
-        field.refuse(CIDR);
+        field.reject(CIDR);
     }
     net
 }

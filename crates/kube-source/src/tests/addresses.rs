@@ -1,7 +1,6 @@
-//! Addresses that are drawn, and addresses that two services want.
+//! Tests of the assignment of cluster IPs, and of addresses and node ports that two services claim.
 //!
-//! Also what else belongs to the cluster: nodes and service ranges. Mistakes within one object are in
-//! `services`.
+//! Also tests of nodes and service ranges. Errors within one service are tested in `services`.
 
 use super::{clean, key, lines, messages, read_text};
 use crate::{Objects, ReadOptions, Report, read_str};
@@ -23,7 +22,7 @@ fn addresses(objects: &Objects, name: &str) -> Vec<String> {
 }
 
 #[test]
-fn the_first_free_address_goes_to_the_first_name() {
+fn first_free_address_is_assigned_to_the_first_name() {
     let text = service("b", "") + &service("a", "") + &service("c", ", clusterIP: 10.11.0.2");
     let objects = clean(&text);
     assert_eq!(addresses(&objects, "a"), ["10.11.0.1"]);
@@ -32,7 +31,7 @@ fn the_first_free_address_goes_to_the_first_name() {
 }
 
 #[test]
-fn namespaces_come_before_names() {
+fn addresses_are_assigned_by_namespace_and_then_by_name() {
     let text = "apiVersion: v1\nkind: Service\nmetadata: {name: a, namespace: w}\nspec: {ports: [{port: 1}]}\n---\n\
                 apiVersion: v1\nkind: Service\nmetadata: {name: b, namespace: v}\nspec: {ports: [{port: 1}]}\n";
     let objects = clean(text);
@@ -41,7 +40,7 @@ fn namespaces_come_before_names() {
 }
 
 #[test]
-fn neither_the_network_nor_the_broadcast_address_is_drawn() {
+fn network_and_broadcast_addresses_are_not_assigned() {
     let text: String = ["a", "b", "c"].iter().map(|name| service(name, "")).collect();
     let (objects, report) = read_with(&["10.0.0.0/30"], &text);
     assert_eq!(
@@ -58,26 +57,26 @@ fn neither_the_network_nor_the_broadcast_address_is_drawn() {
 }
 
 #[test]
-fn a_second_net_of_the_family_is_used_when_the_first_is_full() {
+fn second_portal_net_is_used_once_the_first_is_exhausted() {
     let text: String = ["a", "b", "c"].iter().map(|name| service(name, "")).collect();
     let (objects, _) = read_with(&["10.0.0.0/30", "10.2.0.0/24"], &text);
     assert_eq!(addresses(&objects, "c"), ["10.2.0.1"]);
 }
 
 #[test]
-fn nets_of_any_size_are_possible() {
+fn portal_net_can_have_any_size() {
     for (net, expected) in
         [("0.0.0.0/0", Some("0.0.0.1")), ("::/0", Some("::1")), ("10.0.0.0/32", None), ("fd00::1/128", None)]
     {
         let (objects, report) = read_with(&[net], &service("a", ""));
-        let drawn = objects.services.get(&key("a")).and_then(|service| service.cluster_ip_text.clone());
-        assert_eq!(drawn.as_deref(), expected, "{net}");
+        let assigned = objects.services.get(&key("a")).and_then(|service| service.cluster_ip_text.clone());
+        assert_eq!(assigned.as_deref(), expected, "{net}");
         assert_eq!(report.has_errors(), expected.is_none(), "{net}");
     }
 }
 
 #[test]
-fn a_service_says_of_which_family_it_is() {
+fn ip_families_and_policy_select_the_families() {
     let nets = ["10.0.0.0/8", "fd00::/64"];
     let of = |spec: &str| {
         let (objects, report) = read_with(&nets, &service("a", spec));
@@ -96,7 +95,7 @@ fn a_service_says_of_which_family_it_is() {
 }
 
 #[test]
-fn a_second_family_without_a_net_is_an_error_only_where_it_is_required() {
+fn missing_portal_net_of_a_second_family_is_an_error_only_if_the_family_is_required() {
     let prefer = ", ipFamilyPolicy: PreferDualStack, ipFamilies: [IPv4, IPv6]";
     assert_eq!(addresses(&clean(&service("a", prefer)), "a"), ["10.11.0.1"]);
     assert_eq!(
@@ -110,14 +109,14 @@ fn a_second_family_without_a_net_is_an_error_only_where_it_is_required() {
 }
 
 #[test]
-fn a_sloppy_address_is_read_and_its_text_kept() {
+fn address_with_leading_zeros_is_accepted_and_its_text_is_kept() {
     let objects = clean(&service("a", ", clusterIP: 172.30.0.041"));
     assert_eq!(addresses(&objects, "a"), ["172.30.0.41"]);
     assert_eq!(objects.services[&key("a")].cluster_ip_text.as_deref(), Some("172.30.0.041"));
 }
 
 #[test]
-fn of_two_services_with_one_address_the_one_read_first_stays() {
+fn first_of_two_services_with_the_same_address_is_kept() {
     let text = service("b", ", clusterIP: 10.0.0.1") + &service("a", ", clusterIP: 10.0.0.01");
     let (objects, report) = read_text(&text);
     assert!(objects.services.contains_key(&key("b")));
@@ -130,7 +129,7 @@ fn of_two_services_with_one_address_the_one_read_first_stays() {
 }
 
 #[test]
-fn of_two_services_with_one_node_port_the_one_read_first_stays() {
+fn first_of_two_services_with_the_same_node_port_is_kept() {
     let spec = |protocol: &str| {
         format!("type: NodePort, ports: [{{port: 1, nodePort: 30001, protocol: {protocol}}}]")
     };
@@ -149,7 +148,7 @@ fn of_two_services_with_one_node_port_the_one_read_first_stays() {
 }
 
 #[test]
-fn of_two_objects_with_one_name_the_later_counts() {
+fn later_of_two_objects_with_the_same_name_is_kept() {
     let text = service("a", ", clusterIP: 10.0.0.1") + &service("a", ", clusterIP: 10.0.0.2");
     let (objects, report) = read_text(&text);
     assert_eq!(addresses(&objects, "a"), ["10.0.0.2"]);
@@ -160,7 +159,7 @@ fn of_two_objects_with_one_name_the_later_counts() {
 }
 
 #[test]
-fn service_ranges_are_those_of_all_service_cidrs() {
+fn service_ranges_come_from_all_service_cidrs() {
     let cidr = |version: &str, name: &str, nets: &str| {
         format!(
             "---\napiVersion: networking.k8s.io/{version}\nkind: ServiceCIDR\nmetadata: {{name: {name}}}\nspec: {{cidrs: [{nets}]}}\n"
@@ -175,7 +174,7 @@ fn service_ranges_are_those_of_all_service_cidrs() {
 }
 
 #[test]
-fn node_addresses_are_the_internal_ones_or_else_the_external_ones_of_a_family() {
+fn node_has_its_internal_addresses_or_else_the_external_ones_per_family() {
     let text = "
 apiVersion: v1
 kind: Node

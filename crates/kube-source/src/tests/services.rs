@@ -1,14 +1,14 @@
-//! What a Service may say, what is assumed where it does not, and what is refused.
+//! Tests of Service objects: valid fields, defaults, and rejected values.
 //!
-//! Each refusal is tested with its whole message, since the message is what a user has. What depends on two
-//! objects is in `addresses`.
+//! Rejections are tested with the whole message, because users see only the message. Rules that involve several objects
+//! are tested in `addresses`.
 
 use super::{clean, key, lines, messages, read_text, service_of, with_spec};
 use proxy_core::address::Family;
 use proxy_core::service::{ClusterIps, Dial, Export, Mode, Protocol, Scheduler, TrafficPolicy};
 
 #[test]
-fn what_is_not_said_is_what_the_api_server_would_set() {
+fn missing_fields_get_the_defaults_of_the_api_server() {
     let service = service_of("  clusterIP: 10.0.0.11\n  ports: [{port: 6379}]");
     assert_eq!(service.key, key("db"));
     assert_eq!(service.cluster_ips, ClusterIps::One("10.0.0.11".parse().unwrap()));
@@ -21,7 +21,7 @@ fn what_is_not_said_is_what_the_api_server_would_set() {
 }
 
 #[test]
-fn affinity_lasts_three_hours_unless_said() {
+fn session_affinity_timeout_defaults_to_three_hours() {
     let spec = "  ports: [{port: 80}]\n  sessionAffinity: ClientIP";
     assert_eq!(service_of(spec).affinity_s, Some(10_800));
     let timed = format!("{spec}\n  sessionAffinityConfig: {{clientIP: {{timeoutSeconds: 86400}}}}");
@@ -29,13 +29,13 @@ fn affinity_lasts_three_hours_unless_said() {
 }
 
 #[test]
-fn a_configuration_of_affinity_without_affinity_is_cleared() {
+fn session_affinity_config_is_ignored_without_session_affinity() {
     let spec = "  ports: [{port: 80}]\n  sessionAffinityConfig: {clientIP: {timeoutSeconds: 5}}";
     assert_eq!(service_of(spec).affinity_s, None);
 }
 
 #[test]
-fn a_headless_service_has_no_address_and_needs_no_port() {
+fn headless_service_has_no_address_and_needs_no_port() {
     for spec in ["  clusterIP: None", "  clusterIP: None\n  clusterIPs: [None]", "  clusterIPs: [None]"] {
         let service = service_of(spec);
         assert_eq!((service.cluster_ips, service.cluster_ip_text), (ClusterIps::Headless, None), "{spec}");
@@ -43,13 +43,13 @@ fn a_headless_service_has_no_address_and_needs_no_port() {
 }
 
 #[test]
-fn an_external_name_has_no_portals() {
+fn external_name_has_no_portals() {
     let service = service_of("  type: ExternalName\n  externalName: my.database.example.com.");
     assert_eq!((service.cluster_ips, service.has_portals), (ClusterIps::Headless, false));
 }
 
 #[test]
-fn a_service_of_another_proxy_has_no_portals_but_an_address() {
+fn service_of_another_proxy_has_an_address_but_no_portals() {
     let text = "apiVersion: v1\nkind: Service\nmetadata:\n  name: db\n  labels: \
                 {service.kubernetes.io/service-proxy-name: ''}\nspec: {clusterIP: 10.0.0.1, ports: [{port: 1}]}";
     let service = &clean(text).services[&key("db")];
@@ -58,7 +58,7 @@ fn a_service_of_another_proxy_has_no_portals_but_an_address() {
 }
 
 #[test]
-fn the_mode_annotation_takes_two_values_and_others_are_ignored_with_a_warning() {
+fn mode_annotation_with_an_unknown_value_is_ignored_with_a_warning() {
     let text = |mode: &str| {
         format!(
             "apiVersion: v1\nkind: Service\nmetadata: {{name: db, annotations: {{portico.dev/mode: {mode}}}}}\n\
@@ -79,7 +79,7 @@ fn the_mode_annotation_takes_two_values_and_others_are_ignored_with_a_warning() 
 }
 
 #[test]
-fn the_scheduler_annotation_takes_the_names_of_the_schedulers_and_others_are_ignored_with_a_warning() {
+fn scheduler_annotation_with_an_unknown_value_is_ignored_with_a_warning() {
     let text = |annotations: &str| {
         format!(
             "apiVersion: v1\nkind: Service\nmetadata: {{name: db, annotations: {{{annotations}}}}}\n\
@@ -93,10 +93,13 @@ fn the_scheduler_annotation_takes_the_names_of_the_schedulers_and_others_are_ign
     let warning = |annotations: &str| {
         let (objects, report) = read_text(&text(annotations));
         let [line] = &lines(&report)[..] else { panic!("{:?}", lines(&report)) };
-        let told = line.strip_prefix(
+        let warning = line.strip_prefix(
             "warning: a.yaml:1: document 1: Service default/db: metadata.annotations.portico.dev/",
         );
-        (objects.services[&key("db")].scheduler, told.expect("it names the annotation").to_owned())
+        (
+            objects.services[&key("db")].scheduler,
+            warning.expect("the warning names the annotation").to_owned(),
+        )
     };
     let expected = "scheduler: \"wrr\" is not one of random, rr, lc, dh, sh, sed, nq; ignored";
     assert_eq!(warning("portico.dev/scheduler: wrr"), (None, expected.to_owned()));
@@ -106,7 +109,7 @@ fn the_scheduler_annotation_takes_the_names_of_the_schedulers_and_others_are_ign
 }
 
 #[test]
-fn dial_and_hold_say_how_the_relay_works_and_what_is_no_time_is_ignored_with_a_warning() {
+fn dial_and_hold_are_parsed_and_an_invalid_duration_is_ignored_with_a_warning() {
     let of = |annotations: &str| {
         let text = format!(
             "apiVersion: v1\nkind: Service\nmetadata: {{name: db, annotations: {{{annotations}}}}}\n\
@@ -125,17 +128,17 @@ fn dial_and_hold_say_how_the_relay_works_and_what_is_no_time_is_ignored_with_a_w
     }
     assert_eq!(of("portico.dev/hold: 0s"), (Dial::Pod, None, Vec::new()));
     for text in ["6m", "301s", "10", "s", "1h", "-1s", "4294967296s"] {
-        let (_, hold_ms, told) = of(&format!("portico.dev/hold: '{text}'"));
-        assert_eq!((hold_ms, told.len()), (None, 1), "{text}: {told:?}");
+        let (_, hold_ms, warnings) = of(&format!("portico.dev/hold: '{text}'"));
+        assert_eq!((hold_ms, warnings.len()), (None, 1), "{text}: {warnings:?}");
         let expected = format!(
             "portico.dev/hold: \"{text}\" is not a time such as 10s, 500ms or 2m, at most 300s; ignored"
         );
-        assert!(told[0].ends_with(&expected), "{}", told[0]);
+        assert!(warnings[0].ends_with(&expected), "{}", warnings[0]);
     }
 }
 
 #[test]
-fn the_export_annotation_names_namespaces_and_what_is_none_is_ignored_with_a_warning() {
+fn export_annotation_names_namespaces_and_invalid_names_are_ignored_with_a_warning() {
     let of = |text: &str| {
         let head = "apiVersion: v1\nkind: Service\nmetadata: {name: db";
         read_text(&format!(
@@ -160,7 +163,7 @@ fn the_export_annotation_names_namespaces_and_what_is_none_is_ignored_with_a_war
 }
 
 #[test]
-fn load_balancer_addresses_are_those_that_traffic_is_sent_to_as_they_stand() {
+fn load_balancer_ips_are_those_at_which_traffic_keeps_its_destination() {
     let text = "
 apiVersion: v1
 kind: Service
@@ -189,15 +192,15 @@ status:
             "warning: a.yaml:2: document 1: Service default/db: status.loadBalancer.ingress[4].ip: \"nonsense\" is \
           not an IP address; skipped",
             "warning: a.yaml:2: document 1: Service default/db: status.loadBalancer.ingress[5].ip: \"127.0.0.1\" is \
-          a loopback address, which no service may have; skipped",
+          a loopback address, which is not allowed; skipped",
             "warning: a.yaml:2: document 1: Service default/db: status.loadBalancer.ingress[6].ip: \
-          \"169.254.169.254\" is a link-local address, which no service may have; skipped",
+          \"169.254.169.254\" is a link-local address, which is not allowed; skipped",
         ]
     );
 }
 
 #[test]
-fn a_service_of_each_type_is_read() {
+fn node_port_service_has_policies_external_ips_and_node_ports() {
     let service = service_of(
         "  type: NodePort\n  externalTrafficPolicy: Local\n  internalTrafficPolicy: Local\n  externalIPs: \
          [80.11.12.10]\n  ports: [{port: 8065, nodePort: 30065, targetPort: http}]",
@@ -208,8 +211,8 @@ fn a_service_of_each_type_is_read() {
     assert_eq!(service.external_ips, ["80.11.12.10".parse::<std::net::IpAddr>().unwrap()]);
 }
 
-/// Specs that no API server accepts, with the message that tells why.
-const REFUSED: &[(&str, &str)] = &[
+/// Specs that every API server rejects, with the message.
+const REJECTED: &[(&str, &str)] = &[
     ("  type: ClusterIP", "spec.ports: missing: a service that is not headless needs at least one port"),
     ("  ports: []", "spec.ports: missing: a service that is not headless needs at least one port"),
     ("  ports: [{}]", "spec.ports[0].port: missing: must be a port from 1 to 65535"),
@@ -263,16 +266,13 @@ const REFUSED: &[(&str, &str)] = &[
     ("  type: 5\n  ports: [{port: 1}]", "spec.type: 5 is not a string (quote it in YAML)"),
     (
         "  type: LoadBalancer\n  ports: [{port: 10250}]",
-        "spec.ports: port 10250 is the kubelet's: no load balancer may expose it",
+        "spec.ports: port 10250 is the kubelet's and must not be exposed by a load balancer",
     ),
     (
         "  type: NodePort\n  clusterIP: None\n  ports: [{port: 1}]",
-        "spec.clusterIP: \"None\" is not possible for a service of type NodePort or LoadBalancer",
+        "spec.clusterIP: \"None\" is not allowed for a service of type NodePort or LoadBalancer",
     ),
-    (
-        "  type: ExternalName",
-        "spec.externalName: missing: type ExternalName needs the name that it stands for",
-    ),
+    ("  type: ExternalName", "spec.externalName: missing: required for type ExternalName"),
     ("  type: ExternalName\n  externalName: a_b", "spec.externalName: \"a_b\" is not a DNS name"),
     (
         "  type: ExternalName\n  externalName: a.b\n  clusterIP: 10.0.0.1",
@@ -297,10 +297,10 @@ const REFUSED: &[(&str, &str)] = &[
     ),
     ("  clusterIP: None\n  clusterIPs: [None, 10.0.0.1]", "spec.clusterIPs: \"None\" must be the only value"),
     ("  ports: [{port: 1}]\n  ipFamilies: [ipv4]", "spec.ipFamilies[0]: \"ipv4\" is not one of IPv4, IPv6"),
-    ("  ports: [{port: 1}]\n  ipFamilies: [IPv4, IPv4]", "spec.ipFamilies[1]: \"IPv4\" is there twice"),
+    ("  ports: [{port: 1}]\n  ipFamilies: [IPv4, IPv4]", "spec.ipFamilies[1]: duplicate family \"IPv4\""),
     (
         "  ports: [{port: 1}]\n  clusterIP: 10.0.0.1\n  ipFamilies: [IPv6]",
-        "spec.ipFamilies: IPv6 at place 0, but the address there is 10.0.0.1",
+        "spec.ipFamilies: IPv6 at index 0 does not match the address 10.0.0.1",
     ),
     (
         "  ports: [{port: 1}]\n  clusterIPs: [10.0.0.1, 'fd00::1']\n  ipFamilies: [IPv4]",
@@ -317,19 +317,19 @@ const REFUSED: &[(&str, &str)] = &[
     ("  ports: [{port: 1}]\n  externalIPs: [x]", "spec.externalIPs[0]: \"x\" is not an IP address"),
     (
         "  ports: [{port: 1}]\n  externalIPs: [127.0.0.1]",
-        "spec.externalIPs[0]: \"127.0.0.1\" is a loopback address, which no service may have",
+        "spec.externalIPs[0]: \"127.0.0.1\" is a loopback address, which is not allowed",
     ),
     (
         "  ports: [{port: 1}]\n  externalIPs: ['0.0.0.0']",
-        "spec.externalIPs[0]: \"0.0.0.0\" is the unspecified address, which no service may have",
+        "spec.externalIPs[0]: \"0.0.0.0\" is the unspecified address, which is not allowed",
     ),
     (
         "  ports: [{port: 1}]\n  externalIPs: ['fe80::1']",
-        "spec.externalIPs[0]: \"fe80::1\" is a link-local address, which no service may have",
+        "spec.externalIPs[0]: \"fe80::1\" is a link-local address, which is not allowed",
     ),
     (
         "  ports: [{port: 1}]\n  externalIPs: [224.0.0.1]",
-        "spec.externalIPs[0]: \"224.0.0.1\" is a link-local multicast address, which no service may have",
+        "spec.externalIPs[0]: \"224.0.0.1\" is a link-local multicast address, which is not allowed",
     ),
     (
         "  ports: [{port: 1}]\n  sessionAffinity: Client",
@@ -337,11 +337,11 @@ const REFUSED: &[(&str, &str)] = &[
     ),
     (
         "  ports: [{port: 1}]\n  sessionAffinity: ClientIP\n  sessionAffinityConfig: {clientIP: {timeoutSeconds: 0}}",
-        "spec.sessionAffinityConfig.clientIP.timeoutSeconds: 0 is not a time in seconds: 1 to 86400",
+        "spec.sessionAffinityConfig.clientIP.timeoutSeconds: 0 is not a timeout from 1 to 86400 seconds",
     ),
     (
         "  ports: [{port: 1}]\n  sessionAffinity: ClientIP\n  sessionAffinityConfig: {clientIP: {timeoutSeconds: 86401}}",
-        "spec.sessionAffinityConfig.clientIP.timeoutSeconds: 86401 is not a time in seconds: 1 to 86400",
+        "spec.sessionAffinityConfig.clientIP.timeoutSeconds: 86401 is not a timeout from 1 to 86400 seconds",
     ),
     (
         "  ports: [{port: 1}]\n  internalTrafficPolicy: local",
@@ -363,10 +363,7 @@ const REFUSED: &[(&str, &str)] = &[
         "  ports: [{port: 1}]\n  selector: {app: true}",
         "spec.selector.app: true is not a string (quote it in YAML)",
     ),
-    (
-        "  ports: [{port: 1}]\n  selector: {app: 'a b'}",
-        "spec.selector.app: \"a b\" is not possible as a label",
-    ),
+    ("  ports: [{port: 1}]\n  selector: {app: 'a b'}", "spec.selector.app: \"a b\" is not a valid label"),
     ("  ports: [{port: 1}]\n  selector: [app]", "spec.selector: a list is not an object"),
     (
         "  ports: [{port: 1}]\n  publishNotReadyAddresses: 'yes'",
@@ -375,8 +372,8 @@ const REFUSED: &[(&str, &str)] = &[
 ];
 
 #[test]
-fn what_no_api_server_accepts_is_refused_with_the_field_and_the_reason() {
-    for (spec, message) in REFUSED {
+fn spec_that_no_api_server_accepts_is_rejected_with_field_and_reason() {
+    for (spec, message) in REJECTED {
         let text = with_spec(spec);
         assert_eq!(messages(&text), [*message], "{text}");
         assert!(read_text(&text).0.services.is_empty(), "{text}");
@@ -385,22 +382,22 @@ fn what_no_api_server_accepts_is_refused_with_the_field_and_the_reason() {
 }
 
 #[test]
-fn all_mistakes_of_an_object_are_said_with_file_document_and_object() {
+fn all_errors_of_an_object_are_reported_with_file_document_and_object() {
     let text = "---\n# first\n---\napiVersion: v1\nkind: Service\nmetadata: {name: redis, namespace: core}\n\
                 spec: {type: Foo, ports: [{port: 70000, protocol: X}], clusterIP: 1.2.3}\n";
-    let place = "a.yaml:4: document 1: Service core/redis: ";
+    let location = "a.yaml:4: document 1: Service core/redis: ";
     let expected = [
         "spec.type: \"Foo\" is not one of ClusterIP, NodePort, LoadBalancer, ExternalName",
         "spec.clusterIP: \"1.2.3\" is not an IP address",
         "spec.ports[0].protocol: \"X\" is not one of TCP, UDP, SCTP",
         "spec.ports[0].port: 70000 is not a port from 1 to 65535",
     ];
-    let expected: Vec<String> = expected.iter().map(|message| format!("{place}{message}")).collect();
+    let expected: Vec<String> = expected.iter().map(|message| format!("{location}{message}")).collect();
     assert_eq!(lines(&read_text(text).1), expected);
 }
 
 #[test]
-fn names_are_those_of_the_api() {
+fn names_follow_the_rules_of_the_api() {
     let named = |name: &str| {
         format!("apiVersion: v1\nkind: Service\nmetadata: {{name: {name}}}\nspec: {{ports: [{{port: 1}}]}}\n")
     };
@@ -427,7 +424,7 @@ fn names_are_those_of_the_api() {
 }
 
 #[test]
-fn an_object_without_apiversion_or_kind_is_named_with_what_is_missing() {
+fn object_without_api_version_or_kind_is_reported_with_the_missing_field() {
     let (_, report) =
         read_text("kind: Service\nmetadata: {name: db}\n---\nmetadata: {name: x}\n---\n[1]\n---\nhello\n");
     assert_eq!(
@@ -455,7 +452,7 @@ fn other_kinds_are_ignored_and_counted() {
 }
 
 #[test]
-fn a_service_of_too_many_portals_is_refused() {
+fn service_with_too_many_portals_is_rejected() {
     let list = |count: u32, one: fn(u32) -> String| (1..=count).map(one).collect::<Vec<_>>().join(", ");
     let spec = |ports, addresses| {
         let ports = list(ports, |n| format!("{{name: p{n}, port: {n}}}"));
@@ -463,6 +460,6 @@ fn a_service_of_too_many_portals_is_refused() {
         format!("  clusterIP: 10.0.0.1\n  ports: [{ports}]\n  externalIPs: [{addresses}]")
     };
     assert_eq!(service_of(&spec(64, 63)).ports.len(), 64);
-    let message = "spec: ports times addresses make 4160 portals, more than 4096";
+    let message = "spec: 4160 portals (ports times addresses), more than 4096";
     assert_eq!(messages(&with_spec(&spec(64, 64))), [message]);
 }
