@@ -1,6 +1,6 @@
-//! JSON manifests, mutated as values: fields are replaced, copied, added and removed rather than bytes.
+//! Reads JSON manifests whose fields are replaced, copied, added and removed.
 //!
-//! Text that is no JSON, and now and then JSON too, is mutated as bytes.
+//! Text that is not JSON, and occasionally JSON, is mutated as bytes.
 #![no_main]
 
 use libfuzzer_sys::{fuzz_mutator, fuzz_target, fuzzer_mutate};

@@ -1,4 +1,4 @@
-//! Any bytes as a YAML file: no panic, and whatever is read holds all the way down to the rules.
+//! Reads any bytes as a YAML file: no panic, and all that follows from the objects is consistent, down to the rules.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

@@ -1,7 +1,7 @@
-//! Everything that follows from what was read, and what must be true of it.
+//! Derives everything from the objects that were read, and checks that it is consistent.
 //!
-//! Whatever a reader lets through, the core must answer for: no panic, and no two answers that contradict one
-//! another. What must not go in here: claims about single fields, those are unit tests.
+//! The core must not panic on any object that the parsers accept, and its results must not contradict each other.
+//! Single fields are covered by unit tests.
 
 use std::collections::BTreeSet;
 
@@ -17,10 +17,10 @@ use proxy_core::ruleset::{Ruleset, Settings};
 use proxy_core::snapshot::Snapshot;
 use proxy_core::kernel_model::{Table, run};
 
-/// How many portals are explained from each standpoint: each explanation makes all portals anew.
+/// The number of portals that are explained per standpoint. Each explanation computes all portals again.
 const EXPLAINED_MAX: usize = 3;
 
-/// Reads a text as this file, and holds the objects and the report to every claim.
+/// Reads a text as the content of a file, and checks the objects and the report.
 pub fn check(name: &str, text: &str) {
     let options = ReadOptions::default();
     let (objects, report) = read_str(name, text, &options);
@@ -53,17 +53,17 @@ fn check_report(report: &Report) {
 
 fn check_objects(objects: &Objects) {
     for (key, service) in &objects.services {
-        assert_eq!(key, &service.key, "a service stands under its own key");
+        assert_eq!(key, &service.key, "a service is stored under its own key");
         let has_text = service.cluster_ip_text.is_some();
         let has_address = service.cluster_ips.iter().next().is_some();
         assert_eq!(has_text, has_address, "{key}: an address and its text come together");
     }
     for (key, slice) in &objects.slices {
-        assert_eq!(key, &slice.key, "a slice stands under its own key");
+        assert_eq!(key, &slice.key, "a slice is stored under its own key");
         for endpoint in &slice.endpoints {
             let address = endpoint.address;
-            assert_eq!(forbidden(address), None, "{key}: {address} must not stand behind a portal");
-            assert_eq!(address, address.to_canonical(), "{key}: {address} is IPv4 in disguise");
+            assert_eq!(forbidden(address), None, "{key}: {address} must not be a backend");
+            assert_eq!(address, address.to_canonical(), "{key}: {address} is an IPv4-mapped address");
         }
     }
     let mut owned = BTreeSet::new();
@@ -72,17 +72,17 @@ fn check_objects(objects: &Objects) {
     }
 }
 
-/// Holds what is seen from here to every claim.
+/// Checks everything that is derived for a node context.
 pub fn check_standpoint(snapshot: &Snapshot, standpoint: &Standpoint) {
     let portals = portals(snapshot, standpoint);
     let ruleset = Ruleset::new(&portals, Settings::default());
     check_portals(&portals, &standpoint.node);
     check_text(&portals, &ruleset);
     let fresh = plan(&Ruleset::empty(), &ruleset);
-    let table = run(&fresh, &Table::default()).expect("a plan fits the table that it was made for");
-    assert_eq!(table, Table::from(&ruleset), "a full plan makes the whole ruleset");
-    assert!(plan(&ruleset, &ruleset).is_empty(), "nothing to do where nothing differs");
-    // Spread over all, so that no kind of portal is left out for good.
+    let table = run(&fresh, &Table::default()).expect("a plan applies to the table for which it was computed");
+    assert_eq!(table, Table::from(&ruleset), "a full plan creates the whole ruleset");
+    assert!(plan(&ruleset, &ruleset).is_empty(), "a plan without differences is empty");
+    // Spread over all portals, so that each kind is covered at some point.
     let step = portals.iter().count() / EXPLAINED_MAX + 1;
     let clients = [Client::Pod, Client::Node].into_iter().cycle();
     for (portal, client) in portals.iter().step_by(step).zip(clients) {
@@ -100,10 +100,10 @@ fn check_explanation(snapshot: &Snapshot, standpoint: &Standpoint, portal: &Port
 
 fn check_portals(portals: &Portals, node: &Node) {
     for portal in portals.by_service() {
-        let Some(winner) = portals.get(portal.key) else { panic!("{portal:?}: nobody has this portal") };
-        assert!(winner.kind <= portal.kind, "{portal:?} has the better claim than {winner:?}");
+        let Some(winner) = portals.get(portal.key) else { panic!("{portal:?}: the portal has no owner") };
+        assert!(winner.kind <= portal.kind, "{portal:?} takes precedence over {winner:?}");
         let forwards = portal.verdict == Verdict::Forward;
-        assert_eq!(forwards, !portal.backends.is_empty(), "{portal:?}: only who has backends forwards");
+        assert_eq!(forwards, !portal.backends.is_empty(), "{portal:?}: a portal forwards exactly if it has backends");
         assert!(portal.backends.is_sorted(), "{portal:?}: backends are sorted, each once");
         for backend in portal.backends.iter() {
             let same_family = Family::of(backend.ip()) == Family::of(portal.key.address);
@@ -125,6 +125,6 @@ fn check_environment(snapshot: &Snapshot, namespace: &str) {
     for links in [true, false] {
         let found = environment(snapshot, namespace, links);
         let names: BTreeSet<&str> = found.variables.iter().map(|variable| &*variable.name).collect();
-        assert_eq!(names.len(), found.variables.len(), "each variable is there once");
+        assert_eq!(names.len(), found.variables.len(), "each variable is defined once");
     }
 }

@@ -1,19 +1,19 @@
-//! `Draw`: reproducible chance from a seed (SplitMix64).
+//! `Draw`: pseudo-random numbers from a seed (SplitMix64).
 //!
-//! The fuzzer hands a seed to each mutation, and the same seed must give the same mutation.
+//! The fuzzer passes a seed to each mutation, and the same seed must give the same mutation.
 
-/// A source of numbers that looks like chance.
+/// A pseudo-random number generator.
 #[derive(Debug)]
 pub struct Draw(u64);
 
 impl Draw {
-    /// The source that this seed gives.
+    /// Creates a generator from a seed.
     #[must_use]
     pub fn new(seed: u32) -> Self {
         Self(seed.into())
     }
 
-    /// A number below `end`; 0 where there is none.
+    /// Returns a number below `end`, or 0 if `end` is 0.
     pub fn below(&mut self, end: usize) -> usize {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -22,7 +22,7 @@ impl Draw {
         number.checked_rem(end).unwrap_or_default()
     }
 
-    /// One of these; none where there are none.
+    /// Returns one of the elements, or `None` if there are none.
     pub fn one_of<'a, T>(&mut self, all: &'a [T]) -> Option<&'a T> {
         all.get(self.below(all.len()))
     }

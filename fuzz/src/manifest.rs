@@ -1,20 +1,20 @@
-//! Manifests in JSON, mutated as values.
+//! Mutates JSON manifests as values.
 //!
-//! Bytes flipped in JSON mostly break its syntax, which says little about what reads the objects. Here a
-//! mutation takes documents apart: it puts another value in a field, adds a field that some kind has, copies
-//! or drops an object. What must not go in here: knowledge of what a field means.
+//! Mutated bytes mostly break the syntax of JSON, so they hardly test the parsers of objects. A mutation here replaces
+//! the value of a field, adds a field of any kind, or copies or removes an object. It does not depend on the meaning of
+//! fields.
 
 use serde_json::{Map, Value, json};
 
 use crate::draw::Draw;
 
-/// One object of each kind that is read, with every field that is looked at.
+/// One object of each supported kind, with every field that is parsed.
 const EVERY_FIELD: &str = include_str!("../seeds/every-field.json");
 
-/// One mutation in so many is left to the fuzzer, byte by byte.
+/// One in this many mutations is left to the fuzzer, which mutates bytes.
 const BYTES_EVERY: usize = 16;
 
-/// Values on the edge of what some field takes.
+/// Values at the limits of what fields accept.
 const TEXTS: [&str; 36] = [
     "",
     "None",
@@ -54,7 +54,7 @@ const TEXTS: [&str; 36] = [
     "\u{df}\u{130}\u{1f600}",
 ];
 
-/// The text with some of it changed; none: it is no JSON, or its bytes are to be changed.
+/// Returns a mutated text, or `None` if it is not JSON or its bytes should be mutated instead.
 #[must_use]
 pub fn mutated(text: &str, seed: u32) -> Option<String> {
     let mut draw = Draw::new(seed);
@@ -98,7 +98,7 @@ fn edit_documents(documents: &mut Vec<Value>, known: &[Value], draw: &mut Draw) 
     }
 }
 
-/// Goes down to a value by chance, and edits it.
+/// Descends to a random value, and mutates it.
 fn edit_inside(value: &mut Value, known: &[Value], draw: &mut Draw) {
     let stays = draw.below(6) == 0;
     match value {
@@ -124,7 +124,7 @@ fn edit_map(map: &mut Map<String, Value>, known: &[Value], draw: &mut Draw) {
         (Some(key), 0) => {
             map.remove(&key);
         }
-        // The same field elsewhere holds a value of the right type.
+        // The same field of another object has a value of the right type.
         (Some(key), 1) => {
             let same = fields(known).into_iter().filter(|(other, _)| **other == key).collect::<Vec<_>>();
             if let Some((_, value)) = draw.one_of(&same) {
@@ -164,7 +164,7 @@ fn any_value(known: &[Value], draw: &mut Draw) -> Value {
     }
 }
 
-/// All fields of all objects, those inside others included.
+/// Returns all fields of all objects, including nested ones.
 fn fields(values: &[Value]) -> Vec<(&String, &Value)> {
     let mut found = Vec::new();
     let mut waiting: Vec<&Value> = values.iter().collect();
