@@ -61,7 +61,7 @@ fn after_any_garbage_in_a_watch_all_is_as_the_server_has_it() {
         seen.until(|seen| seen.port("a") == Some(81) && seen.recoveries > 0);
         // Both selections of services have had the line.
         assert!(seen.troubles.len() <= 2, "{what}: {:?}", seen.troubles);
-        assert!(seen.troubles[0].starts_with("watch services: "), "{what}: {:?}", seen.troubles);
+        assert!(seen.troubles[0].starts_with("failed to watch services: "), "{what}: {:?}", seen.troubles);
         assert_eq!(seen.removed, [""; 0], "{what}");
         assert!(seen.troubles.iter().all(|text| text.len() < 500), "{what}");
     }
@@ -143,7 +143,7 @@ fn a_list_that_is_no_list_takes_nothing_away() {
         api.fault(Fault::GarbageList("services", text));
         api.fault(Fault::Expire);
         seen.until(|seen| !seen.troubles.is_empty());
-        assert!(seen.troubles[0].starts_with("list services: "), "{text}: {:?}", seen.troubles);
+        assert!(seen.troubles[0].starts_with("failed to list services: "), "{text}: {:?}", seen.troubles);
         api.put(service("a", 1, 81));
         api.fault(Fault::Mended);
         seen.until(|seen| seen.port("a") == Some(81) && seen.recoveries == 1);
