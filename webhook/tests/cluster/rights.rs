@@ -106,14 +106,14 @@ fn on_a_real_api_server_the_webhook_needs_no_more_than_its_roles() {
     // The role may write any ConfigMap; the policy has it write its own alone. It takes a while to be in force.
     until("a foreign ConfigMap is refused", || {
         let create = ["create", "configmap", "mine", "-n", "default", "--dry-run=server", "--as", &account];
-        kubectl(&create).is_err_and(|why| why.contains("writes ConfigMaps of its own alone")).then_some(())
+        kubectl(&create).is_err_and(|why| why.contains("can only write its own ConfigMaps")).then_some(())
     });
     admitted(&cluster, &webhook, "c", &[("portico.dev/inject", "configmap")]);
     maps_of(&cluster, "default", 1);
     let root_ca = ["delete", "configmap", "-n", "default", "--dry-run=server", "--as", &account, "theirs"];
     kubectl(&["create", "configmap", "theirs", "-n", "default"]).unwrap_or_else(|why| panic!("{why}"));
     let why = kubectl(&root_ca).expect_err("it is not its own");
-    assert!(why.contains("writes ConfigMaps of its own alone"), "{why}");
+    assert!(why.contains("can only write its own ConfigMaps"), "{why}");
 }
 
 #[test]

@@ -1,4 +1,4 @@
-{{/* The beginning of all names. */}}
+{{/* The prefix of all names. */}}
 {{- define "portico.fullname" -}}
 {{- if .Values.fullnameOverride -}}
 {{- .Values.fullnameOverride | trunc 45 | trimSuffix "-" -}}
@@ -8,12 +8,12 @@
 {{- end -}}
 {{- end -}}
 
-{{/* The name of a component's objects; takes (list . "agent"). */}}
+{{/* The name of a component's objects. Argument: (list . "agent"). */}}
 {{- define "portico.name" -}}
 {{- printf "%s-%s" (include "portico.fullname" (index . 0)) (index . 1) -}}
 {{- end -}}
 
-{{/* By which labels a component's pods are known; takes (list . "agent"). They never change. */}}
+{{/* The selector labels of a component's pods, which never change. Argument: (list . "agent"). */}}
 {{- define "portico.selector" -}}
 app.kubernetes.io/name: {{ default (index . 0).Chart.Name (index . 0).Values.nameOverride }}
 app.kubernetes.io/instance: {{ (index . 0).Release.Name }}
@@ -21,8 +21,8 @@ app.kubernetes.io/component: {{ index . 1 }}
 {{- end -}}
 
 {{/*
-The labels of an object; takes (list . "agent"). By part-of the webhook knows Portico's own pods, which it leaves alone:
-a node's agent that waited for a webhook would wait for itself.
+The labels of an object. Argument: (list . "agent"). The webhook never mutates pods with this part-of label: otherwise
+an agent could depend on a webhook that depends on the agent.
 */}}
 {{- define "portico.labels" -}}
 {{ include "portico.selector" . }}
@@ -35,14 +35,14 @@ helm.sh/chart: {{ printf "%s-%s" (index . 0).Chart.Name (index . 0).Chart.Versio
 {{- end }}
 {{- end -}}
 
-{{/* The metadata of an object in the release's namespace; takes (list . "agent"). */}}
+{{/* The metadata of an object in the release namespace. Argument: (list . "agent"). */}}
 {{- define "portico.metadata" -}}
 name: {{ include "portico.name" . }}
 namespace: {{ (index . 0).Release.Namespace }}
 {{ include "portico.labelled" . }}
 {{- end -}}
 
-{{/* Labels and annotations of an object; takes (list . "agent"), and annotations of its own as a third. */}}
+{{/* Labels and annotations of an object. Argument: (list . "agent"), optionally with further annotations. */}}
 {{- define "portico.labelled" -}}
 labels:
   {{- include "portico.labels" . | nindent 2 }}
@@ -57,8 +57,8 @@ annotations:
 {{- end -}}
 
 {{/*
-Labels and annotations of a component's pods; takes (list . "agent" .Values.agent). Without the versions: another version
-of the chart alone is no reason to start them anew.
+Labels and annotations of a component's pods. Argument: (list . "agent" .Values.agent). They contain no versions, so that
+a new version of the chart by itself does not restart pods.
 */}}
 {{- define "portico.podLabelled" -}}
 {{- $values := index . 2 -}}
@@ -74,30 +74,30 @@ annotations:
 {{- end }}
 {{- end -}}
 
-{{/* An image; takes (list . .Values.agent.image). */}}
+{{/* An image reference. Argument: (list . .Values.agent.image). */}}
 {{- define "portico.image" -}}
 {{- $image := index . 1 -}}
 {{- printf "%s:%s" $image.repository (default (index . 0).Chart.AppVersion $image.tag) -}}
 {{- with $image.digest }}@{{ . }}{{ end -}}
 {{- end -}}
 
-{{/* The service account of a component; takes (list . "agent" .Values.agent). */}}
+{{/* The service account of a component. Argument: (list . "agent" .Values.agent). */}}
 {{- define "portico.serviceAccount" -}}
 {{- $account := (index . 2).serviceAccount -}}
 {{- if $account.create -}}
 {{- default (include "portico.name" .) $account.name -}}
 {{- else -}}
-{{- required "serviceAccount.name is needed where serviceAccount.create is false" $account.name -}}
+{{- required "serviceAccount.name is required if serviceAccount.create is false" $account.name -}}
 {{- end -}}
 {{- end -}}
 
-{{/* What a component's pods have in common; takes (list . "agent" .Values.agent). */}}
+{{/* The common part of a pod specification. Argument: (list . "agent" .Values.agent). */}}
 {{- define "portico.pod" -}}
 {{- $values := index . 2 -}}
 serviceAccountName: {{ include "portico.serviceAccount" . }}
-# The token is in a volume below, for the container that needs it.
+# Only the container that needs the token mounts it, from a volume below.
 automountServiceAccountToken: false
-# Nothing here looks up services by variables.
+# No program here uses service links.
 enableServiceLinks: false
 priorityClassName: {{ $values.priorityClassName }}
 terminationGracePeriodSeconds: {{ $values.terminationGracePeriodSeconds }}
@@ -119,11 +119,11 @@ tolerations:
 {{- end }}
 {{- end -}}
 
-{{/* The volume with the token of the service account; takes the component's values. */}}
+{{/* The volume with the token of the service account. Argument: the component's values. */}}
 {{- define "portico.tokenVolume" -}}
 name: token
 projected:
-  # 0440, which readers of YAML take differently.
+  # 0440 in decimal, because YAML parsers interpret octal numbers differently.
   defaultMode: 288
   sources:
     - serviceAccountToken:
@@ -141,35 +141,35 @@ projected:
               fieldPath: metadata.namespace
 {{- end -}}
 
-{{/* Where client libraries look for it. */}}
+{{/* The mount path that client libraries expect. */}}
 {{- define "portico.tokenMount" -}}
 name: token
 mountPath: /var/run/secrets/kubernetes.io/serviceaccount
 readOnly: true
 {{- end -}}
 
-{{/* The namespaces whose pods the webhook leaves alone, as YAML. */}}
+{{/* The namespaces whose pods the webhook never mutates, as YAML. */}}
 {{- define "portico.exceptNamespaces" -}}
 {{- concat (list "kube-system" .Release.Namespace) .Values.webhook.registration.exceptNamespaces | uniq | sortAlpha | toYaml -}}
 {{- end -}}
 
-{{/* The Secret of the webhook's certificate. The webhook itself derives the same name from its own. */}}
+{{/* The Secret with the webhook's certificate. The webhook derives the same name from its own name. */}}
 {{- define "portico.tlsSecret" -}}
 {{- $own := printf "%s-tls" (include "portico.name" (list . "webhook")) -}}
 {{- if eq .Values.webhook.tls.mode "secret" -}}
-{{- required "webhook.tls.secretName is needed where webhook.tls.mode is secret" .Values.webhook.tls.secretName -}}
+{{- required "webhook.tls.secretName is required if webhook.tls.mode is secret" .Values.webhook.tls.secretName -}}
 {{- else -}}
 {{- $own -}}
 {{- end -}}
 {{- end -}}
 
-{{/* Whether the webhook itself says in its registration who vouches for its certificate; empty: it does not. */}}
+{{/* Not empty if the webhook itself sets the CA bundle in its registration. */}}
 {{- define "portico.fillsCaBundle" -}}
 {{- $tls := .Values.webhook.tls -}}
 {{- if or (eq $tls.mode "own") (and (eq $tls.mode "secret") $tls.caInSecret (not $tls.caBundle)) }}yes{{ end -}}
 {{- end -}}
 
-{{/* The user as which the webhook asks the API server, as a text in CEL. */}}
+{{/* The user name of the webhook at the API server, as a CEL string. */}}
 {{- define "portico.webhookUser" -}}
 'system:serviceaccount:{{ .Release.Namespace }}:{{ include "portico.serviceAccount" (list . "webhook" .Values.webhook) }}'
 {{- end -}}
