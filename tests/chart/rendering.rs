@@ -180,10 +180,10 @@ fn values_that_do_not_go_together_are_refused_with_a_reason() {
             &["webhook.tls.mode=secret", "webhook.tls.secretName=x", "webhook.tls.caInSecret=false"][..],
             "or webhook.tls.caBundle",
         ),
-        (&["webhook.tls.mode=secret"], "webhook.tls.secretName is needed"),
-        (&["serviceMonitor.enabled=true"], "needs agent.metrics.host"),
-        (&["agent.serviceAccount.create=false"], "serviceAccount.name is needed"),
-        (&["cleanup.enabled=true"], "needs agent.install.enabled=false"),
+        (&["webhook.tls.mode=secret"], "webhook.tls.secretName is required"),
+        (&["serviceMonitor.enabled=true"], "requires an agent.metrics.host"),
+        (&["agent.serviceAccount.create=false"], "serviceAccount.name is required"),
+        (&["cleanup.enabled=true"], "requires agent.install.enabled=false"),
     ] {
         let Err(why) = rendered(values) else { panic!("{values:?} are accepted") };
         assert!(why.contains(reason), "{values:?}: {why}");
