@@ -31,7 +31,7 @@ use namespace::{bare, load, run};
 use netns_nft::{TableState, encode};
 use pod::Pod;
 use proxy_core::plan::plan;
-use proxy_core::portal::{Portals, Standpoint};
+use proxy_core::portal::{NodeContext, Portals};
 use proxy_core::ruleset::Ruleset;
 use proxy_core::sample::{backend, ip, slice, snapshot, svc};
 use proxy_core::snapshot::Change;
@@ -66,7 +66,7 @@ fn portals() -> Portals {
     let range = Change::ServiceRanges(vec!["10.96.0.0/16".parse().expect("a network")]);
     let web = svc("web").ip("10.96.0.1").tcp("", 80);
     let made = slice("web").named("web-1").tcp("", 8080).at("10.1.0.1");
-    proxy_core::portal::portals(&snapshot([range, web.into(), made.into()]), &Standpoint::default())
+    proxy_core::portal::portals(&snapshot([range, web.into(), made.into()]), &NodeContext::default())
 }
 
 fn says(pod: &Pod, portal: &str) -> String {
@@ -202,7 +202,7 @@ fn on_demand_a_full_table_is_replaced_and_after_a_restart_what_is_used_is_in_the
         let portals = portals();
         let empty = Ruleset::new(&portals, before.settings.expect("a table has settings"));
         let mut used = empty.clone();
-        used.want(&portals, ip("10.96.0.1"));
+        used.activate(&portals, ip("10.96.0.1"));
         socket().apply(&encode(&plan(&empty, &used))).expect("apply");
         let generation = socket().generation().expect("a generation");
         let second = Agent::start(folder, &args);

@@ -26,7 +26,7 @@ use namespace::{add_address, bare, run};
 use netns_nft::encode;
 use pod::Pod;
 use proxy_core::plan::plan;
-use proxy_core::portal::{Standpoint, portals};
+use proxy_core::portal::{NodeContext, portals};
 use proxy_core::ruleset::Ruleset;
 use proxy_core::sample::{snapshot, svc};
 use proxy_core::snapshot::Change;
@@ -196,7 +196,7 @@ fn crowd(standing: &Ruleset) -> netns_nft::Batch {
         Change::from(ports.fold(service, |service, port| service.tcp(&format!("p{port}"), port)))
     });
     let refused = Change::from(svc("refused").ip("10.96.0.1").tcp("", 80));
-    let crowded = portals(&snapshot(services.chain([refused])), &Standpoint::default());
+    let crowded = portals(&snapshot(services.chain([refused])), &NodeContext::default());
     encode(&plan(standing, &Ruleset::new(&crowded, standing.settings().expect("settings"))))
 }
 
@@ -227,7 +227,7 @@ fn while_pods_crowd_their_own_tables_a_pod_starts_within_half_a_second() {
         pods.iter().enumerate().for_each(|(number, pod)| agent.attach(&format!("crowded-{number}"), pod));
         let service = Change::from(svc("refused").ip("10.96.0.1").tcp("", 80));
         let crowd =
-            crowd(&Ruleset::new(&portals(&snapshot([service]), &Standpoint::default()), Default::default()));
+            crowd(&Ruleset::new(&portals(&snapshot([service]), &NodeContext::default()), Default::default()));
         let mut before = Innocent::default();
         before.attach(&agent, "before");
         before.assert_fast("without an attack");

@@ -30,7 +30,7 @@ use namespace::{add_address, bare, run};
 use netns_nft::TableState;
 use pod::Pod;
 use proxy_core::kernel_model::Table;
-use proxy_core::portal::{PortalKey, Standpoint, portals};
+use proxy_core::portal::{NodeContext, PortalKey, portals};
 use proxy_core::ruleset::{Ruleset, Settings};
 use proxy_core::sample::backend;
 use serde_json::json;
@@ -143,7 +143,7 @@ fn meaning(table: &Table) -> BTreeMap<PortalKey, (String, BTreeSet<SocketAddr>)>
 fn wanted(folder: &Folder) -> BTreeMap<PortalKey, (String, BTreeSet<SocketAddr>)> {
     let (objects, report) = kube_source::read(&[Source::Path(folder.manifests())], &ReadOptions::default());
     assert!(!report.has_errors());
-    let portals = portals(&objects.into_snapshot(), &Standpoint::default());
+    let portals = portals(&objects.into_snapshot(), &NodeContext::default());
     meaning(&Table::from(&Ruleset::new(&portals, Settings::default())))
 }
 

@@ -51,7 +51,7 @@ fn nothing_wanted(portals: &Portals) -> Ruleset {
 
 fn wanting(portals: &Portals, before: &Ruleset, address: &str) -> Ruleset {
     let mut after = before.clone();
-    after.want(portals, ip(address));
+    after.activate(portals, ip(address));
     after
 }
 
@@ -156,7 +156,7 @@ fn who_comes_later_finds_what_is_used_in_the_kernel() {
         let used = wanting(&portals, &nothing_wanted(&portals), "10.96.0.2");
         way.program(&used);
         let mut found = nothing_wanted(&portals);
-        hits().into_keys().for_each(|key| drop(found.want(&portals, key.address)));
+        hits().into_keys().for_each(|key| drop(found.activate(&portals, key.address)));
         assert_eq!(Table::from(&found), Table::from(&used));
     });
 }

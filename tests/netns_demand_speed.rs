@@ -32,7 +32,7 @@ use apiserver::Api;
 use bench_report::{Sheet, Spread, Verdict, is_quick};
 use namespace::{bare, run};
 use pod::Pod;
-use proxy_core::portal::{Standpoint, portals};
+use proxy_core::portal::{NodeContext, portals};
 use proxy_core::ruleset::{Ruleset, Settings};
 use proxy_core::sample::{cluster, cluster_ip};
 use proxy_core::snapshot::{Change, Snapshot};
@@ -58,11 +58,11 @@ fn main() {
 fn memory(sheet: &Sheet, services: u32, rounds: usize) {
     let range = Change::ServiceRanges(vec![RANGE.parse().expect("a network")]);
     let snapshot: Snapshot = cluster(services, 3).chain([range]).collect();
-    let portals = portals(&snapshot, &Standpoint::default());
+    let portals = portals(&snapshot, &NodeContext::default());
     let on_demand = Settings { on_demand: true, ..Settings::default() };
     let (empty, full) = (Ruleset::new(&portals, on_demand), Ruleset::new(&portals, Settings::default()));
     let mut used = empty.clone();
-    (0..USED).for_each(|number| drop(used.want(&portals, cluster_ip(number * services / USED))));
+    (0..USED).for_each(|number| drop(used.activate(&portals, cluster_ip(number * services / USED))));
     let mut grown = Grown::default();
     let nothing = Ruleset::new(&Default::default(), Settings::default());
     let kinds = [

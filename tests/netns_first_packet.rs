@@ -26,7 +26,7 @@ use proxy_core::iptables::Iptables;
 use proxy_core::plan::plan;
 use proxy_core::portal::{Portals, portals};
 use proxy_core::ruleset::{Ruleset, Settings};
-use proxy_core::sample::{slice, snapshot, standpoint, svc};
+use proxy_core::sample::{node_context, slice, snapshot, svc};
 use proxy_core::snapshot::Change;
 
 /// Backend counts in use, from 1 up, and how many portals there are then; the measured portal has the highest.
@@ -133,7 +133,7 @@ fn world(size: u32, counts: u32) -> Portals {
         let made = backends.fold(slice(&name).udp("", PORT), |made, address| made.at(&address));
         [Change::Service(service), Change::Slice(made)]
     });
-    portals(&snapshot(changes), &standpoint())
+    portals(&snapshot(changes), &node_context())
 }
 
 /// The peer: the count is folded into the slot, and each count has its rule, which a portal of another

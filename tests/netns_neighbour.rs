@@ -137,7 +137,7 @@ fn beside_a_stranger(
         let settings = Settings { on_demand, ..Settings::default() };
         let socket = world.pod.netns.socket().expect("a socket");
         socket.apply(&encode_fresh(&Ruleset::new(&portals, settings))).expect("program the pod");
-        world.relay.set_portals(&proxy_core::portal::View::All, portals);
+        world.relay.set_portals(&proxy_core::portal::ServiceFilter::All, portals);
         let stranger = lan.stranger(&world.pod);
         body(world, &stranger, &servers);
     });

@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 
 use bench_report::{Rows, Sheet, Spread, Verdict, is_quick};
 use namespace::{bare, load, run};
-use proxy_core::portal::{Standpoint, portals};
+use proxy_core::portal::{NodeContext, portals};
 use proxy_core::ruleset::{Ruleset, Settings};
 use proxy_core::sample::{cluster, slice, svc};
 use proxy_core::snapshot::Snapshot;
@@ -44,7 +44,7 @@ fn ruleset_of(services: u32) -> Ruleset {
     let extra =
         [svc("way").ip("10.200.0.1").tcp("", 80).into(), slice("way").tcp("", 8080).at("10.1.2.2").into()];
     let snapshot: Snapshot = cluster(services, 3).chain(extra).collect();
-    Ruleset::new(&portals(&snapshot, &Standpoint::default()), Settings::default())
+    Ruleset::new(&portals(&snapshot, &NodeContext::default()), Settings::default())
 }
 
 fn way(loaded: u32, connects: usize, rounds: usize) {

@@ -27,7 +27,7 @@ use agent_ipc::ruleset_path;
 use bench_report::{Sheet, Spread, Verdict, is_quick};
 use netns_nft::{Batch, RulesetSnapshot, encode_fresh};
 use pod::Pod;
-use proxy_core::portal::{Standpoint, portals};
+use proxy_core::portal::{NodeContext, portals};
 use proxy_core::ruleset::{Ruleset, Settings};
 use proxy_core::sample::cluster;
 use proxy_core::snapshot::Snapshot;
@@ -119,7 +119,7 @@ fn manifest() -> String {
 /// What programs a pod that sees the services of a small cluster.
 fn batch() -> Batch {
     let snapshot: Snapshot = cluster(SERVICES, ENDPOINTS).collect();
-    let portals = portals(&snapshot, &Standpoint::default());
+    let portals = portals(&snapshot, &NodeContext::default());
     encode_fresh(&Ruleset::new(&portals, Settings::default()))
 }
 

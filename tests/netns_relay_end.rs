@@ -26,7 +26,7 @@ use std::time::{Duration, Instant};
 use conversation::serve;
 use namespace::run;
 use netns_nft::Netns;
-use proxy_core::portal::View;
+use proxy_core::portal::ServiceFilter;
 use proxy_core::sample::{backend, tcp};
 use relay::Relay;
 use relayed::{
@@ -52,8 +52,8 @@ fn runtime() -> Runtime {
 fn successor(world: &Relayed) -> Relay {
     let (used, _) = channel(4_096);
     let relay = Relay::start(OPTIONS, &used).expect("start the relay");
-    relay.set_portals(&View::All, way::portals_of(leads(web("10.96.0.1"), &[BACKEND])));
-    relay.open_netns(&world.pod.netns, &View::All, false).expect("listen beside the other");
+    relay.set_portals(&ServiceFilter::All, way::portals_of(leads(web("10.96.0.1"), &[BACKEND])));
+    relay.open_netns(&world.pod.netns, &ServiceFilter::All, false).expect("listen beside the other");
     relay
 }
 
@@ -69,7 +69,7 @@ fn a_pod_that_is_let_go_really_goes_and_others_stay() {
         // Held by the relay alone, once the pod itself is gone.
         let held =
             Netns::from_fd(File::open(other.path()).expect("the other pod").into()).expect("a namespace");
-        world.relay.open_netns(&held, &View::All, false).expect("listen there");
+        world.relay.open_netns(&held, &ServiceFilter::All, false).expect("listen there");
         let mut kept = greeted(world);
         let leaving: Vec<TcpStream> = other.within(|| (0..20).map(|_| connected(PORTAL)).collect());
         eventually("all are relayed", || world.connections() == 21);
@@ -93,7 +93,7 @@ fn what_is_let_go_is_reset_at_both_ends() {
         world.relay.close_netns(world.pod.netns.id());
         assert_eq!(end_of(&mut client), Err(ErrorKind::ConnectionReset));
         assert_eq!(end_of(&mut backend), Err(ErrorKind::ConnectionReset));
-        world.relay.open_netns(&world.pod.netns, &View::All, false).expect("listen again");
+        world.relay.open_netns(&world.pod.netns, &ServiceFilter::All, false).expect("listen again");
         let _again = world.connect(PORTAL);
         relayed::accepted(&listener);
     });

@@ -28,7 +28,7 @@ use haproxy::{HaProxy, Splice};
 use kilobytes::resident_kb;
 use namespace::{bare, run};
 use pod::Pod;
-use proxy_core::portal::{Standpoint, View, portals};
+use proxy_core::portal::{NodeContext, ServiceFilter, portals};
 use proxy_core::ruleset::{Ruleset, Settings};
 use proxy_core::sample::{slice, svc};
 use proxy_core::service::Mode;
@@ -130,7 +130,7 @@ fn relay_in(client: &Pod) -> Relay {
     let service = svc("s").ip(PORTAL).tcp("stream", STREAM_PORT).tcp("echo", ECHO_PORT).mode(Mode::Relay);
     let slice = slice("s").tcp("stream", STREAM_PORT).tcp("echo", ECHO_PORT).at(SERVER);
     let snapshot: Snapshot = [service.into(), slice.into()].into_iter().collect();
-    let portals = portals(&snapshot, &Standpoint::default());
+    let portals = portals(&snapshot, &NodeContext::default());
     client.change(&Ruleset::empty(), &Ruleset::new(&portals, Settings::default()));
     let (used, _) = tokio::sync::mpsc::channel(4_096);
     let options = Options {
@@ -140,8 +140,8 @@ fn relay_in(client: &Pod) -> Relay {
         buffer_bytes_max: 1 << 30,
     };
     let relay = Relay::start(options, &used).expect("start the relay");
-    relay.set_portals(&View::All, portals);
-    relay.open_netns(&client.netns, &View::All, false).expect("listen in the pod");
+    relay.set_portals(&ServiceFilter::All, portals);
+    relay.open_netns(&client.netns, &ServiceFilter::All, false).expect("listen in the pod");
     relay
 }
 

@@ -143,8 +143,9 @@ fn a_pod_without_ipv6_is_relayed_by_ipv4() {
         // Before the relay listens there.
         world.relay.close_netns(world.pod.netns.id());
         off(&world.pod);
-        let opened =
-            || world.relay.open_netns(&world.pod.netns, &proxy_core::portal::View::All, false).is_ok();
+        let opened = || {
+            world.relay.open_netns(&world.pod.netns, &proxy_core::portal::ServiceFilter::All, false).is_ok()
+        };
         eventually("it listens again", opened);
         world.show(leads(web("10.96.0.1"), &["10.1.0.1"]));
         assert_eq!(world.within(|| answer(PORTAL)), "a");

@@ -41,7 +41,7 @@ fn worlds() -> Vec<Ruleset> {
             portals_of([web().into(), both(backends(2)).into(), Change::ServiceRanges(ranges.into())]);
         let settings = Settings { on_demand: true, counters, ..Settings::default() };
         let mut ruleset = Ruleset::new(&portals, settings);
-        wanted.iter().for_each(|address| drop(ruleset.want(&portals, ip(address))));
+        wanted.iter().for_each(|address| drop(ruleset.activate(&portals, ip(address))));
         ruleset
     };
     let counting = |changes: [Change; 3]| {

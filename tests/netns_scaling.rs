@@ -25,8 +25,8 @@ use bench_report::{Sheet, Spread, Verdict, is_quick};
 use kube_proxy::{kube_proxy_change, kube_proxy_shape};
 use namespace::{bare, load, run, within};
 use netns_nft::{Socket, encode};
-use proxy_core::plan::{plan, plan_touched};
-use proxy_core::portal::{Portals, Standpoint, portals};
+use proxy_core::plan::{plan, plan_changed};
+use proxy_core::portal::{NodeContext, Portals, portals};
 use proxy_core::ruleset::{Ruleset, Settings};
 use proxy_core::sample::{cluster, cluster_ip, cluster_slice};
 use proxy_core::snapshot::{Change, Snapshot};
@@ -67,9 +67,9 @@ impl World {
     fn of(services: u32) -> Self {
         let range = Change::ServiceRanges(vec!["10.96.0.0/12".parse().expect("a network")]);
         let snapshot: Snapshot = cluster(services, ENDPOINTS).chain([range]).collect();
-        let portals = portals(&snapshot, &Standpoint::default());
+        let portals = portals(&snapshot, &NodeContext::default());
         let mut on_demand = Ruleset::new(&portals, Settings { on_demand: true, ..Settings::default() });
-        (0..20).for_each(|number| drop(on_demand.want(&portals, cluster_ip(number * services / 20))));
+        (0..20).for_each(|number| drop(on_demand.activate(&portals, cluster_ip(number * services / 20))));
         let ruleset = Ruleset::new(&portals, Settings::default());
         Self { services, peer: kube_proxy_shape(&portals), snapshot, portals, ruleset, on_demand }
     }
@@ -155,10 +155,10 @@ fn changed_endpoints(world: &World, changes: u32) -> Spread {
             Change::Slice(cluster_slice(number * 7_919 % services, ENDPOINTS, 1 + number / services % 2));
         milliseconds(|| {
             let changed = snapshot.apply(change);
-            let touched = portals.refresh(&snapshot, &Standpoint::default(), &changed);
+            let touched = portals.refresh(&snapshot, &NodeContext::default(), &changed);
             let mut desired = applied.clone();
             desired.refresh(&portals, &touched);
-            socket.apply(&encode(&plan_touched(&applied, &desired, &touched))).expect("apply");
+            socket.apply(&encode(&plan_changed(&applied, &desired, &touched))).expect("apply");
             applied = desired;
         })
     };

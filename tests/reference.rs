@@ -9,26 +9,26 @@ use std::path::Path;
 
 use agent_ipc::{ConfigKey, PLUGIN_KEYS, PLUGIN_TYPE, POD_ANNOTATIONS};
 use expect_test::expect_file;
-use proxy_core::annotation::{ALL, Annotation, Place};
+use proxy_core::annotation::{ALL, Annotation, AppliesTo};
 use xtask::reference::{code, page, table, values};
 
-fn annotations(place: Place) -> String {
-    let annotations = ALL.iter().filter(|annotation| annotation.place == place);
+fn annotations(applies_to: AppliesTo) -> String {
+    let annotations = ALL.iter().filter(|annotation| annotation.applies_to == applies_to);
     let rows: Vec<Vec<String>> = annotations
-        .map(|Annotation { key, values, default, what, reader, .. }| match place {
-            Place::Written => vec![code(key), (*values).to_owned(), (*what).to_owned()],
+        .map(|Annotation { key, values, default, description, reader, .. }| match applies_to {
+            AppliesTo::Written => vec![code(key), (*values).to_owned(), (*description).to_owned()],
             _ => [
                 code(key),
                 (*values).to_owned(),
                 (*default).to_owned(),
-                (*what).to_owned(),
+                (*description).to_owned(),
                 (*reader).to_owned(),
             ]
             .to_vec(),
         })
         .collect();
-    match place {
-        Place::Written => table(&["annotation", "value", "description"], &rows),
+    match applies_to {
+        AppliesTo::Written => table(&["annotation", "value", "description"], &rows),
         _ => table(&["annotation", "value", "default", "effect", "read by"], &rows),
     }
 }
@@ -41,19 +41,19 @@ fn annotations_page_equals_their_table() {
     let chapters = [
         (
             "On a service",
-            Place::Service,
+            AppliesTo::Service,
             "They apply immediately, also to running pods, except `portico.dev/export`, which applies to new pods.",
         ),
-        ("On a pod, for its portals", Place::Pod, "It applies for the lifetime of the pod."),
+        ("On a pod, for its portals", AppliesTo::Pod, "It applies for the lifetime of the pod."),
         (
             "On a pod, or on its namespace, for its variables",
-            Place::PodOrNamespace,
+            AppliesTo::PodOrNamespace,
             "They are read when the pod is created. The namespace has the defaults of its pods.",
         ),
-        ("Written by Portico", Place::Written, "Do not edit these."),
+        ("Written by Portico", AppliesTo::Written, "Do not edit these."),
     ];
-    let chapter = |(title, place, when): (&str, Place, &str)| {
-        format!("## {title}\n\n{when}\n\n{}\n", annotations(place))
+    let chapter = |(title, applies_to, when): (&str, AppliesTo, &str)| {
+        format!("## {title}\n\n{when}\n\n{}\n", annotations(applies_to))
     };
     let body: String = chapters.map(chapter).concat();
     expect_file!["../docs/reference/annotations.md"].assert_eq(&page("Annotations", about, &body));

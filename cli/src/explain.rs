@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use anstyle::{AnsiColor, Style};
 use clap::CommandFactory;
 use clap::error::ErrorKind;
-use proxy_core::explain::{Client, Outcome, Question, explain};
+use proxy_core::explain::{Client, Outcome, Query, explain};
 
 use crate::args::{Args, ClientArg, ExplainArgs, ExplainOutput};
 use crate::manifests;
@@ -24,7 +24,7 @@ pub(crate) fn run(args: &ExplainArgs, out: &mut impl Write) -> anyhow::Result<bo
         ClientArg::Pod => Client::Pod,
         ClientArg::Node => Client::Node,
     };
-    let question = Question { destination: *destination, client, source: *source };
+    let question = Query { destination: *destination, client, source: *source };
     let explanation = explain(&objects.into_snapshot(), &context, &question);
     match output {
         ExplainOutput::Json => {

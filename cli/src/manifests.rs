@@ -8,7 +8,7 @@ use std::io::Write;
 use anstyle::{AnsiColor, Style};
 use kube_source::{Objects, ReadOptions, Report, Severity, Source, read};
 use proxy_core::node::Node;
-use proxy_core::portal::{Standpoint, View};
+use proxy_core::portal::{NodeContext, ServiceFilter};
 
 use crate::args::{InputArgs, NodeContextArgs};
 
@@ -64,7 +64,7 @@ fn print_line(style: Style, severity: &str, message: &dyn Display) {
 }
 
 /// Builds the node context of a pod from the arguments and the Node objects.
-pub(crate) fn node_context(args: &NodeContextArgs, objects: &Objects) -> Standpoint {
+pub(crate) fn node_context(args: &NodeContextArgs, objects: &Objects) -> NodeContext {
     let NodeContextArgs { node, zone, mode, allowed } = args;
     let name = node.as_deref().unwrap_or_default();
     let known = objects.nodes.get(name);
@@ -77,6 +77,6 @@ pub(crate) fn node_context(args: &NodeContextArgs, objects: &Objects) -> Standpo
     if let Some(zone) = zone {
         node.zone = zone.as_str().into();
     }
-    let (outside, bounds) = (allowed.outside(), allowed.bounds());
-    Standpoint { node, view: View::All, mode: (*mode).into(), outside, bounds }
+    let (external, limits) = (allowed.outside(), allowed.bounds());
+    NodeContext { node, filter: ServiceFilter::All, mode: (*mode).into(), external, limits }
 }

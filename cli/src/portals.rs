@@ -6,7 +6,7 @@ use std::io::Write;
 use std::net::SocketAddr;
 
 use anstyle::{AnsiColor, Style};
-use proxy_core::portal::{BACKENDS_MAX, Portal, Portals, Reason, Shared, Verdict, portals};
+use proxy_core::portal::{BACKENDS_MAX, Portal, Portals, RefusalReason, TableKind, Verdict, portals};
 
 use crate::args::{PortalsArgs, PortalsOutput};
 use crate::manifests::{self, print_warning};
@@ -23,7 +23,7 @@ pub(crate) fn run(args: &PortalsArgs, out: &mut impl Write) -> anyhow::Result<bo
     let portals = portals(&objects.into_snapshot(), &context);
     warn_conflicts(&portals);
     let is_in_effect =
-        |portal: &&Portal| winner(&portals, portal) == *portal && portals.is_within(Shared::Full, portal);
+        |portal: &&Portal| winner(&portals, portal) == *portal && portals.fits_share(TableKind::Full, portal);
     let in_effect = portals.by_service().filter(is_in_effect);
     match output {
         PortalsOutput::Table => write_table(in_effect, out)?,
@@ -43,8 +43,10 @@ fn winner<'a>(portals: &'a Portals, portal: &'a Portal) -> &'a Portal {
 /// Warns about portals without effect, because another service takes precedence or a limit is exceeded, and about
 /// backends beyond the limit.
 pub(crate) fn warn_conflicts(portals: &Portals) {
-    let beyond = portals.beyond(Shared::Full).map(|(service, count)| (service, Reason::TableElements, count));
-    let refused = portals.refused().flat_map(|(service, refused)| {
+    let beyond = portals
+        .beyond_share(TableKind::Full)
+        .map(|(service, count)| (service, RefusalReason::TableElements, count));
+    let refused = portals.refusals().flat_map(|(service, refused)| {
         refused.iter().map(|(reason, count)| (service, reason, count)).collect::<Vec<_>>()
     });
     for (service, reason, count) in refused.chain(beyond) {
@@ -63,8 +65,8 @@ pub(crate) fn warn_conflicts(portals: &Portals) {
                 winner.service,
                 winner.kind.name()
             ));
-        } else if portal.left_out > 0 {
-            let (left_out, service) = (portal.left_out, &portal.service);
+        } else if portal.omitted_backends > 0 {
+            let (left_out, service) = (portal.omitted_backends, &portal.service);
             print_warning(&format!(
                 "service {service}: omitted {left_out} backends beyond the limit of {BACKENDS_MAX}"
             ));

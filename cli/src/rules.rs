@@ -35,7 +35,7 @@ pub(crate) fn run(args: &RulesArgs, out: &mut impl Write) -> anyhow::Result<bool
 fn to_json(ruleset: &Ruleset) -> Value {
     let portals: Vec<Value> = ruleset
         .rules()
-        .map(|(key, Rule { pick, backends, ids, sources, is_cluster_ip })| {
+        .map(|(key, Rule { dispatch: pick, backends, ids, sources, is_cluster_ip })| {
             json!({
                 "address": key.address, "protocol": key.protocol, "port": key.port,
                 "code": pick.code(), "chain": pick.to_string(), "action": pick.action,

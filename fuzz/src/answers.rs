@@ -7,9 +7,9 @@ use std::sync::LazyLock;
 
 use kube_source::{ReadOptions, read_str};
 use netns_nft::{Limits, TableState, read_recorded, recorded_replies};
-use proxy_core::portal::{Standpoint, portals};
-use proxy_core::ruleset::{Ruleset, Settings};
 use proxy_core::kernel_model::Table;
+use proxy_core::portal::{NodeContext, portals};
+use proxy_core::ruleset::{Ruleset, Settings};
 
 /// Services of every kind.
 const SERVICES: &str = include_str!("../seeds/every-field.json");
@@ -22,7 +22,7 @@ struct Written {
 
 static WRITTEN: LazyLock<[Written; 2]> = LazyLock::new(|| {
     let (objects, _) = read_str("every-field.json", SERVICES, &ReadOptions::default());
-    let all = portals(&objects.snapshot(), &Standpoint::default());
+    let all = portals(&objects.snapshot(), &NodeContext::default());
     [false, true].map(|on_demand| {
         let ruleset = Ruleset::new(&all, Settings { on_demand, ..Settings::default() });
         let written = Written { table: Table::from(&ruleset), answers: recorded_replies(&ruleset) };
@@ -45,7 +45,10 @@ pub fn check(bytes: &[u8]) {
     let found = read_recorded(&answers, &limits);
     match &found {
         Ok(TableState::Intact(found)) => {
-            assert!(found.picks.len() <= table.picks.len(), "no more picks than were written");
+            assert!(
+                found.dispatch_keys.len() <= table.dispatch_keys.len(),
+                "no more picks than were written"
+            );
             assert!(found.portals.len() <= table.portals.len(), "no more portals than were written");
             assert!(found.backends.len() <= table.backends.len(), "no more backends than were written");
             assert!(found.ids.len() <= table.ids.len(), "no more ids than were written");

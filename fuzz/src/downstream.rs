@@ -8,16 +8,16 @@ use std::collections::BTreeSet;
 use kube_source::{MAX_PROBLEMS, Objects, ReadOptions, Report, read_str};
 use proxy_core::address::{Family, forbidden};
 use proxy_core::env::environment;
-use proxy_core::explain::{Client, Outcome, Question, explain};
+use proxy_core::explain::{Client, Outcome, Query, explain};
 use proxy_core::iptables::Iptables;
+use proxy_core::kernel_model::{Table, apply};
 use proxy_core::node::Node;
 use proxy_core::plan::plan;
-use proxy_core::portal::{Portal, Portals, Standpoint, Verdict, portals};
+use proxy_core::portal::{NodeContext, Portal, Portals, Verdict, portals};
 use proxy_core::ruleset::{Ruleset, Settings};
 use proxy_core::snapshot::Snapshot;
-use proxy_core::kernel_model::{Table, run};
 
-/// The number of portals that are explained per standpoint. Each explanation computes all portals again.
+/// The number of portals that are explained per node context. Each explanation computes all portals again.
 const EXPLAINED_MAX: usize = 3;
 
 /// Reads a text as the content of a file, and checks the objects and the report.
@@ -29,11 +29,11 @@ pub fn check(name: &str, text: &str) {
     check_report(&report);
     check_objects(&objects);
     let snapshot = objects.snapshot();
-    let no_node = Standpoint::default();
+    let no_node = NodeContext::default();
     let nodes = objects.nodes.values().take(1).cloned();
-    let own = nodes.map(|node| Standpoint { node, ..Standpoint::default() });
-    for standpoint in own.chain([no_node]) {
-        check_standpoint(&snapshot, &standpoint);
+    let own = nodes.map(|node| NodeContext { node, ..NodeContext::default() });
+    for node_context in own.chain([no_node]) {
+        check_node_context(&snapshot, &node_context);
     }
     let namespaces: BTreeSet<&str> = objects.services.keys().map(|key| &*key.namespace).collect();
     for namespace in namespaces.into_iter().chain(["default", "no-such-namespace"]) {
@@ -73,26 +73,27 @@ fn check_objects(objects: &Objects) {
 }
 
 /// Checks everything that is derived for a node context.
-pub fn check_standpoint(snapshot: &Snapshot, standpoint: &Standpoint) {
-    let portals = portals(snapshot, standpoint);
+pub fn check_node_context(snapshot: &Snapshot, node_context: &NodeContext) {
+    let portals = portals(snapshot, node_context);
     let ruleset = Ruleset::new(&portals, Settings::default());
-    check_portals(&portals, &standpoint.node);
+    check_portals(&portals, &node_context.node);
     check_text(&portals, &ruleset);
     let fresh = plan(&Ruleset::empty(), &ruleset);
-    let table = run(&fresh, &Table::default()).expect("a plan applies to the table for which it was computed");
+    let table =
+        apply(&fresh, &Table::default()).expect("a plan applies to the table for which it was computed");
     assert_eq!(table, Table::from(&ruleset), "a full plan creates the whole ruleset");
     assert!(plan(&ruleset, &ruleset).is_empty(), "a plan without differences is empty");
     // Spread over all portals, so that each kind is covered at some point.
     let step = portals.iter().count() / EXPLAINED_MAX + 1;
     let clients = [Client::Pod, Client::Node].into_iter().cycle();
     for (portal, client) in portals.iter().step_by(step).zip(clients) {
-        check_explanation(snapshot, standpoint, portal, client);
+        check_explanation(snapshot, node_context, portal, client);
     }
 }
 
-fn check_explanation(snapshot: &Snapshot, standpoint: &Standpoint, portal: &Portal, client: Client) {
+fn check_explanation(snapshot: &Snapshot, node_context: &NodeContext, portal: &Portal, client: Client) {
     let source = portal.sources.as_ref().and_then(|nets| nets.first()).map(|net| net.addr());
-    let answer = explain(snapshot, standpoint, &Question { destination: portal.key, client, source });
+    let answer = explain(snapshot, node_context, &Query { destination: portal.key, client, source });
     let forwards = answer.verdict == Outcome::Forward;
     assert_eq!(forwards, portal.verdict == Verdict::Forward, "{portal:?}: {answer:?}");
     assert_eq!(answer.backends, if forwards { portal.backends.to_vec() } else { Vec::new() });
@@ -103,7 +104,11 @@ fn check_portals(portals: &Portals, node: &Node) {
         let Some(winner) = portals.get(portal.key) else { panic!("{portal:?}: the portal has no owner") };
         assert!(winner.kind <= portal.kind, "{portal:?} takes precedence over {winner:?}");
         let forwards = portal.verdict == Verdict::Forward;
-        assert_eq!(forwards, !portal.backends.is_empty(), "{portal:?}: a portal forwards exactly if it has backends");
+        assert_eq!(
+            forwards,
+            !portal.backends.is_empty(),
+            "{portal:?}: a portal forwards exactly if it has backends"
+        );
         assert!(portal.backends.is_sorted(), "{portal:?}: backends are sorted, each once");
         for backend in portal.backends.iter() {
             let same_family = Family::of(backend.ip()) == Family::of(portal.key.address);

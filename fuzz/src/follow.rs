@@ -6,16 +6,16 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
 use ipnet::IpNet;
+use proxy_core::dispatch::DispatchKey;
 use proxy_core::endpoint::{EndpointSlice, SliceKey};
-use proxy_core::dispatch::Pick;
-use proxy_core::plan::{Plan, plan, plan_touched};
-use proxy_core::portal::{Portal, Portals, Touched, portals};
+use proxy_core::kernel_model::{Table, apply};
+use proxy_core::plan::{Plan, plan, plan_changed};
+use proxy_core::portal::{ChangedPortals, Portal, Portals, portals};
 use proxy_core::ruleset::Ruleset;
 use proxy_core::service::{Service, ServiceKey};
-use proxy_core::snapshot::{Change, Changed, Snapshot};
-use proxy_core::kernel_model::{Table, run};
+use proxy_core::snapshot::{Change, ChangedServices, Snapshot};
 
-use crate::downstream::check_standpoint;
+use crate::downstream::check_node_context;
 use crate::universe::Story;
 
 /// The last state of each object.
@@ -30,9 +30,9 @@ impl Model {
     fn apply(&mut self, change: Change) {
         match change {
             Change::Service(service) => drop(self.services.insert(service.key.clone(), service)),
-            Change::NoService(key) => drop(self.services.remove(&key)),
+            Change::ServiceDeleted(key) => drop(self.services.remove(&key)),
             Change::Slice(slice) => drop(self.slices.insert(slice.key.clone(), slice)),
-            Change::NoSlice(key) => drop(self.slices.remove(&key)),
+            Change::SliceDeleted(key) => drop(self.slices.remove(&key)),
             Change::ServiceRanges(ranges) => self.ranges = ranges,
         }
     }
@@ -46,26 +46,26 @@ impl Model {
 
 /// Follows a story and holds each step to every claim.
 pub fn check(story: &Story) {
-    let (standpoint, [settings, later_settings]) = (story.standpoint(), story.settings());
+    let (node_context, [settings, later_settings]) = (story.node_context(), story.settings());
     let (mut model, mut snapshot) = (Model::default(), Snapshot::new());
-    let mut followed = portals(&snapshot, &standpoint);
+    let mut followed = portals(&snapshot, &node_context);
     let mut desired = Ruleset::new(&followed, settings);
-    let (mut applied, mut touched) = (Ruleset::empty(), Touched::new());
+    let (mut applied, mut touched) = (Ruleset::empty(), ChangedPortals::new());
     let mut table = Table::default();
     for batch in story.batches() {
-        let mut changed = Changed::new();
+        let mut changed = ChangedServices::new();
         for change in batch.changes {
             model.apply(change.clone());
             changed.extend(snapshot.apply(change));
         }
-        let new = followed.refresh(&snapshot, &standpoint, &changed);
+        let new = followed.refresh(&snapshot, &node_context, &changed);
         desired.refresh(&followed, &new);
         touched.extend(new);
-        let anew = portals(&model.snapshot(), &standpoint);
+        let anew = portals(&model.snapshot(), &node_context);
         check_portals(&followed, &anew);
         check_ruleset(&desired, &Ruleset::new(&anew, settings));
         let step = plan(&applied, &desired);
-        assert_eq!(step, plan_touched(&applied, &desired, &touched), "touched says all that differs");
+        assert_eq!(step, plan_changed(&applied, &desired, &touched), "touched says all that differs");
         let next = led(&step, &table, &desired);
         if batch.is_applied {
             (applied, table) = (desired.clone(), next);
@@ -74,14 +74,14 @@ pub fn check(story: &Story) {
     }
     assert!(plan(&desired, &desired).is_empty(), "nothing to do where nothing differs");
     check_jumps(&applied, &desired, &Ruleset::new(&followed, later_settings));
-    check_standpoint(&snapshot, &standpoint);
+    check_node_context(&snapshot, &node_context);
 }
 
 /// Runs a plan; it must lead from this table to the desired rules.
 fn led(plan: &Plan, table: &Table, desired: &Ruleset) -> Table {
     let text = plan.to_string();
     assert_eq!(text.matches('{').count(), text.matches('}').count(), "brackets come in pairs");
-    let next = run(plan, table).unwrap_or_else(|misfit| panic!("{misfit}: {plan:?}"));
+    let next = apply(plan, table).unwrap_or_else(|misfit| panic!("{misfit}: {plan:?}"));
     assert_eq!(next, Table::from(desired), "the plan leads to the desired rules: {plan:?}");
     next
 }
@@ -112,14 +112,14 @@ fn check_ruleset(followed: &Ruleset, anew: &Ruleset) {
     let (followed_keys, anew_keys) = (followed.rules().map(|rule| rule.0), anew.rules().map(|rule| rule.0));
     assert!(followed_keys.eq(anew_keys), "rules are there for the same portals");
     for ((key, rule), (_, fresh)) in followed.rules().zip(anew.rules()) {
-        let followed = (rule.pick, &rule.sources, rule.is_cluster_ip, rule.backends.len());
-        assert_eq!(followed, (fresh.pick, &fresh.sources, fresh.is_cluster_ip, fresh.backends.len()));
+        let followed = (rule.dispatch, &rule.sources, rule.is_cluster_ip, rule.backends.len());
+        assert_eq!(followed, (fresh.dispatch, &fresh.sources, fresh.is_cluster_ip, fresh.backends.len()));
         let set = |backends: &[SocketAddr]| backends.iter().copied().collect::<BTreeSet<_>>();
         assert_eq!(set(&rule.backends), set(&fresh.backends), "{key:?} keeps its backends");
     }
-    assert!(followed.picks().eq(anew.picks()), "the same chains are there");
-    for pick in followed.picks() {
-        assert_eq!(Pick::from_code(pick.code()), Some(pick), "the number of {pick} stands for it");
+    assert!(followed.dispatch_keys().eq(anew.dispatch_keys()), "the same chains are there");
+    for pick in followed.dispatch_keys() {
+        assert_eq!(DispatchKey::from_code(pick.code()), Some(pick), "the number of {pick} stands for it");
     }
     assert_eq!(followed.ranges(), anew.ranges(), "the ranges are followed");
     assert!(followed.addresses().eq(anew.addresses()), "the same addresses are marked");

@@ -6,13 +6,15 @@
 use std::collections::BTreeMap;
 use std::sync::LazyLock;
 
+use admission_review::{Review, answer, review};
 use arbitrary::Arbitrary;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use kube_source::{ReadOptions, read_str};
+use proxy_core::admission::{
+    Admission, InjectMode, InjectOptions, Injection, Record, config_maps, injection,
+};
 use proxy_core::annotation::VARIABLES;
-use proxy_core::admission::{Admission, InjectMode, InjectOptions, Injection, Record, config_maps, injection};
-use admission_review::{Review, answer, review};
 use proxy_core::snapshot::Snapshot;
 use serde_json::{Value, json};
 

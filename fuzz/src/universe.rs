@@ -11,7 +11,7 @@ use ipnet::IpNet;
 use proxy_core::address::{Family, forbidden};
 use proxy_core::endpoint::{Conditions, Endpoint, EndpointPort, EndpointSlice, SliceKey};
 use proxy_core::node::Node;
-use proxy_core::portal::{Outside, Standpoint, View};
+use proxy_core::portal::{ExternalPolicy, NodeContext, ServiceFilter};
 use proxy_core::ruleset::Settings;
 use proxy_core::service::{
     ClusterIps, Created, Dial, Export, Mode, Protocol, Scheduler, Service, ServiceKey, ServicePort,
@@ -242,9 +242,9 @@ impl ChangeSeed {
     fn change(&self) -> Change {
         match self {
             Self::Service(seed) => Change::Service(seed.service()),
-            Self::NoService(key) => Change::NoService(key.service()),
+            Self::NoService(key) => Change::ServiceDeleted(key.service()),
             Self::Slice(seed) => Change::Slice(seed.slice()),
-            Self::NoSlice(key) => Change::NoSlice(key.slice()),
+            Self::NoSlice(key) => Change::SliceDeleted(key.slice()),
             Self::Ranges(nets) => Change::ServiceRanges(nets.iter().map(|net| net.net()).collect()),
         }
     }
@@ -302,16 +302,16 @@ pub struct Batch {
 impl Story {
     /// From where it is seen.
     #[must_use]
-    pub fn standpoint(&self) -> Standpoint {
+    pub fn node_context(&self) -> NodeContext {
         let node = Node {
             name: self.node.of(&NODES).into(),
             zone: self.zone.of(&ZONES).into(),
             addresses: self.addresses.iter().map(|pick| pick.ip()).collect(),
         };
-        let only = |picks: &Vec<Pick>| View::Only(picks.iter().map(|pick| pick.service()).collect());
-        let view = self.only.as_ref().map_or(View::All, only);
+        let only = |picks: &Vec<Pick>| ServiceFilter::Only(picks.iter().map(|pick| pick.service()).collect());
+        let filter = self.only.as_ref().map_or(ServiceFilter::All, only);
         let mode = self.mode.of(&MODES).unwrap_or_default();
-        Standpoint { node, view, mode, outside: Outside::all(), ..Standpoint::default() }
+        NodeContext { node, filter, mode, external: ExternalPolicy::all(), ..NodeContext::default() }
     }
 
     /// The settings before and after.

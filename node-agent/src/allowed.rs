@@ -5,7 +5,7 @@
 
 use clap::{Args, ValueEnum};
 use ipnet::IpNet;
-use proxy_core::portal::{Bounds, Outside, OutsideKinds};
+use proxy_core::portal::{ExternalKinds, ExternalPolicy, PortalLimits};
 
 /// Limits of what services can add to pods.
 #[derive(Debug, Clone, Args)]
@@ -20,14 +20,14 @@ pub struct AllowedArgs {
     pub external_cidrs: Vec<IpNet>,
     /// Maximum number of portals per service; in order of precedence: cluster IPs, load-balancer IPs, external IPs,
     /// node ports.
-    #[arg(long, value_name = "NUMBER", default_value_t = Bounds::STANDARD.service_portals)]
+    #[arg(long, value_name = "NUMBER", default_value_t = PortalLimits::STANDARD.service_portals)]
     pub service_portals_max: usize,
     /// Maximum number of table elements for the services of a namespace: portals, backends, and what they need. Older
     /// services take precedence.
-    #[arg(long, value_name = "NUMBER", default_value_t = Bounds::STANDARD.namespace_elements)]
+    #[arg(long, value_name = "NUMBER", default_value_t = PortalLimits::STANDARD.namespace_elements)]
     pub namespace_elements_max: usize,
     /// Maximum number of elements in the table of a pod; if it does not suffice, each namespace gets a fair share.
-    #[arg(long, value_name = "NUMBER", default_value_t = Bounds::STANDARD.table_elements)]
+    #[arg(long, value_name = "NUMBER", default_value_t = PortalLimits::STANDARD.table_elements)]
     pub table_elements_max: usize,
 }
 
@@ -44,18 +44,18 @@ pub enum ExternalArg {
 
 impl AllowedArgs {
     /// The rule that selects external addresses.
-    pub fn outside(&self) -> Outside {
+    pub fn outside(&self) -> ExternalPolicy {
         let kinds = match self.external_addresses {
-            ExternalArg::None => OutsideKinds::None,
-            ExternalArg::LoadBalancer => OutsideKinds::LoadBalancer,
-            ExternalArg::All => OutsideKinds::All,
+            ExternalArg::None => ExternalKinds::None,
+            ExternalArg::LoadBalancer => ExternalKinds::LoadBalancer,
+            ExternalArg::All => ExternalKinds::All,
         };
-        Outside { kinds, nets: self.external_cidrs.as_slice().into() }
+        ExternalPolicy { kinds, cidrs: self.external_cidrs.as_slice().into() }
     }
 
     /// The limits of portals and table elements.
-    pub fn bounds(&self) -> Bounds {
-        Bounds {
+    pub fn bounds(&self) -> PortalLimits {
+        PortalLimits {
             service_portals: self.service_portals_max,
             namespace_elements: self.namespace_elements_max,
             table_elements: self.table_elements_max,

@@ -5,7 +5,7 @@
 //! the kernel. Half of the limit is for tables, a quarter for the relay, and a quarter for the agent itself. What must
 //! not go in here: what is done where the budget is reached.
 
-use proxy_core::portal::Bounds;
+use proxy_core::portal::PortalLimits;
 use proxy_core::ruleset::Settings;
 
 /// An empty table: its chains, rules, maps and sets.
@@ -57,13 +57,13 @@ impl Budget {
     }
 
     /// The bounds with which so many pods fit while nothing is used, whatever services ask for.
-    pub(crate) fn bounds(self, bounds: Bounds, pods: usize, settings: Settings) -> Bounds {
+    pub(crate) fn bounds(self, bounds: PortalLimits, pods: usize, settings: Settings) -> PortalLimits {
         let Some(tables) = self.tables() else { return bounds };
         let pods = pods.next_power_of_two().max(PODS);
         let on_demand = Settings { on_demand: true, ..settings };
         let each = (tables / pods).saturating_sub(TABLE_BYTES);
         let unused_elements = self.elements_in(each, on_demand).min(bounds.unused_elements);
-        Bounds { unused_elements, ..bounds }
+        PortalLimits { unused_elements, ..bounds }
     }
 }
 
@@ -77,7 +77,7 @@ mod tests {
     fn with_the_limit_of_the_chart_unused_tables_of_110_pods_fit_whatever_services_ask_for() {
         let settings = Settings { on_demand: true, ..Settings::default() };
         for pods in [1, 110, 128, 250] {
-            let bounds = CHART.bounds(Bounds::STANDARD, pods, settings);
+            let bounds = CHART.bounds(PortalLimits::STANDARD, pods, settings);
             let each = CHART.table_bytes(bounds.unused_elements, settings);
             assert!(each * pods <= CHART.tables().expect("there is a limit"), "{pods} pods of {each} bytes");
             assert!(bounds.unused_elements > 2_000, "{} elements for {pods} pods", bounds.unused_elements);
@@ -86,7 +86,7 @@ mod tests {
 
     #[test]
     fn without_a_limit_the_bounds_of_the_operator_stand() {
-        let bounds = Budget::UNLIMITED.bounds(Bounds::STANDARD, 1_000, Settings::default());
-        assert_eq!(bounds, Bounds::STANDARD);
+        let bounds = Budget::UNLIMITED.bounds(PortalLimits::STANDARD, 1_000, Settings::default());
+        assert_eq!(bounds, PortalLimits::STANDARD);
     }
 }

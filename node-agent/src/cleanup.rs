@@ -5,7 +5,7 @@
 
 use std::time::{Duration, Instant};
 
-use proxy_core::portal::Touched;
+use proxy_core::portal::ChangedPortals;
 
 /// Between the starts of two clean-ups of one network namespace there is at least this time.
 pub(crate) const CLEANUP_INTERVAL: Duration = Duration::from_secs(1);
@@ -16,9 +16,9 @@ pub(crate) struct Stale {
     /// All portals of the view.
     pub(crate) is_all: bool,
     /// These portals.
-    pub(crate) changed: Touched,
+    pub(crate) changed: ChangedPortals,
     /// Portals that the relay served until lately: flows may stay with the relay no longer.
-    pub(crate) taken_in: Touched,
+    pub(crate) taken_in: ChangedPortals,
 }
 
 impl Stale {

@@ -8,8 +8,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use proxy_core::plan::plan_touched;
-use proxy_core::portal::{PortalKey, Portals, Touched};
+use proxy_core::plan::plan_changed;
+use proxy_core::portal::{ChangedPortals, PortalKey, Portals};
 use proxy_core::ruleset::{Ruleset, Settings};
 
 use crate::event::Hits;
@@ -55,7 +55,7 @@ pub(crate) struct Demand {
     /// The table that should stand in the kernel.
     pub(crate) desired: Ruleset,
     /// What is new in it since a transaction was made last.
-    touched: Touched,
+    touched: ChangedPortals,
     /// Whether anything is.
     pub(crate) is_dirty: bool,
     usage: BTreeMap<IpAddr, Usage>,
@@ -64,7 +64,7 @@ pub(crate) struct Demand {
     /// Whether the kernel is to be asked what is used.
     pub(crate) is_count_due: bool,
     /// Portals that were taken in since the last audit, and between that and the one before.
-    taken_in: [Touched; 2],
+    taken_in: [ChangedPortals; 2],
 }
 
 impl Demand {
@@ -72,7 +72,7 @@ impl Demand {
     pub(crate) fn new(base: Ruleset) -> Self {
         Self {
             desired: base,
-            touched: Touched::new(),
+            touched: ChangedPortals::new(),
             is_dirty: false,
             usage: BTreeMap::new(),
             is_recalled: false,
@@ -104,10 +104,10 @@ impl Demand {
 
     fn take_in(&mut self, portals: &Portals, address: IpAddr, most: usize, now: Instant) -> bool {
         let before = self.desired.size();
-        let new = self.desired.want(portals, address);
+        let new = self.desired.activate(portals, address);
         if new.is_empty() || self.desired.size() > most.max(before) {
             // Nobody's address, one that is always there, or one for which there is no room: the relay goes on.
-            self.desired.let_go(portals, address);
+            self.desired.evict(portals, address);
             return false;
         }
         self.usage.insert(address, Usage { connections: 0, since: now });
@@ -116,7 +116,7 @@ impl Demand {
         true
     }
 
-    fn changed(&mut self, new: Touched) {
+    fn changed(&mut self, new: ChangedPortals) {
         self.is_dirty |= !new.is_empty();
         self.touched.extend(new);
     }
@@ -150,7 +150,7 @@ impl Demand {
             self.usage.iter().filter(|(_, usage)| is_idle(usage)).map(|(address, _)| *address).collect();
         for address in &gone {
             self.usage.remove(address);
-            let new = self.desired.let_go(portals, *address);
+            let new = self.desired.evict(portals, *address);
             self.changed(new);
         }
         gone.len()
@@ -159,44 +159,44 @@ impl Demand {
     /// The view has changed; true where that is a change here. What is used may have grown: of that the table keeps so
     /// many elements, and what has to go is served by the relay.
     pub(crate) fn follow(&mut self, portals: &Portals, moved: &Moved, most: usize) -> bool {
-        let used = moved.new.iter().filter(|key| self.desired.wants(key.address));
-        let here: Touched = used.chain(&moved.always).copied().collect();
+        let used = moved.new.iter().filter(|key| self.desired.is_active(key.address));
+        let here: ChangedPortals = used.chain(&moved.always).copied().collect();
         if !here.is_empty() || moved.are_ranges_new {
             let new = self.desired.refresh(portals, &here);
             self.changed(new);
             self.is_dirty |= moved.are_ranges_new;
         }
         while self.desired.size() > most {
-            let Some(address) = self.desired.wanted().next() else { break };
+            let Some(address) = self.desired.active_addresses().next() else { break };
             self.usage.remove(&address);
-            let gone = self.desired.let_go(portals, address);
+            let gone = self.desired.evict(portals, address);
             self.changed(gone);
         }
         self.is_dirty
     }
 
     /// The table that is to stand there, as the aim of a transaction that is made now, and what is new in it.
-    pub(crate) fn aim(&mut self) -> (Ruleset, Touched) {
+    pub(crate) fn aim(&mut self) -> (Ruleset, ChangedPortals) {
         self.is_dirty = false;
         (self.desired.clone(), std::mem::take(&mut self.touched))
     }
 
     /// The batch that leads to an aim whatever is there: the view's own where nothing is used yet.
     pub(crate) fn fresh_batch(view: &mut ViewState, aim: &Ruleset) -> Arc<Prepared> {
-        if aim.wanted().next().is_none() && aim.settings().is_some_and(Settings::has_relay) {
+        if aim.active_addresses().next().is_none() && aim.settings().is_some_and(Settings::has_relay) {
             return view.base_batch();
         }
         Arc::new(Prepared::fresh(aim))
     }
 
     /// The batch that leads from what stands there to an aim.
-    pub(crate) fn batch_from(applied: &Ruleset, aim: &Ruleset, touched: &Touched) -> Arc<Prepared> {
-        Arc::new(Prepared::of(&plan_touched(applied, aim, touched)))
+    pub(crate) fn batch_from(applied: &Ruleset, aim: &Ruleset, touched: &ChangedPortals) -> Arc<Prepared> {
+        Arc::new(Prepared::of(&plan_changed(applied, aim, touched)))
     }
 
     /// An audit begins. Gives the portals that were taken in some time ago: answers to what
     /// the relay has sent on before are back, so that its flows may go to the kernel now.
-    pub(crate) fn audit(&mut self) -> Touched {
+    pub(crate) fn audit(&mut self) -> ChangedPortals {
         let lately = std::mem::take(&mut self.taken_in[0]);
         std::mem::replace(&mut self.taken_in[1], lately)
     }

@@ -41,9 +41,9 @@ impl DialFromNode {
                 self.ignored.remove(&service.key);
                 (Change::Service(service), None)
             }
-            Change::NoService(key) => {
+            Change::ServiceDeleted(key) => {
                 self.ignored.remove(&key);
-                (Change::NoService(key), None)
+                (Change::ServiceDeleted(key), None)
             }
             other => (other, None),
         }
@@ -92,7 +92,7 @@ mod tests {
     fn a_service_that_goes_is_ignored_no_longer() {
         let mut none = DialFromNode::default();
         dial_of(&mut none, Dial::Node);
-        none.permitted(Change::NoService(ServiceKey::new("default", "web")));
+        none.permitted(Change::ServiceDeleted(ServiceKey::new("default", "web")));
         assert_eq!(none.ignored(), 0);
     }
 }

@@ -12,9 +12,9 @@ use agent_ipc::{Attachment, AttachmentKey, Record, Reply};
 use ipnet::IpNet;
 use kube_source::RejectedObjects;
 use netns_nft::NetnsId;
-use proxy_core::guest::Guests;
+use proxy_core::guest::GuestInterfaces;
 use proxy_core::node::Node;
-use proxy_core::portal::{PortalKey, Portals, Reason, View};
+use proxy_core::portal::{PortalKey, Portals, RefusalReason, ServiceFilter};
 use proxy_core::ruleset::Ruleset;
 use proxy_core::service::ServiceKey;
 use proxy_core::snapshot::Change;
@@ -89,9 +89,9 @@ pub(crate) enum Effect {
     /// Leave the ruleset of all services where the plugin finds it when the agent is not there.
     Store(Stored),
     /// The portals of a view, as they are now: what the relay chooses from.
-    Portals(View, Portals),
+    Portals(ServiceFilter, Portals),
     /// Nobody has this view any more.
-    ViewGone(View),
+    ViewGone(ServiceFilter),
     /// Say it in the log.
     Note(Note),
 }
@@ -125,9 +125,9 @@ pub(crate) struct Job {
     /// Routes to these ranges are to be there first; none where they are known to be.
     pub(crate) routes: Option<(Vec<Exit>, Arc<[IpNet]>)>,
     /// The relay is to listen there first, and serve this view; none: nothing is relayed there.
-    pub(crate) relay: Option<View>,
+    pub(crate) relay: Option<ServiceFilter>,
     /// The interfaces of the pod behind which guests are.
-    pub(crate) guests: Guests,
+    pub(crate) guests: GuestInterfaces,
     /// The work itself.
     pub(crate) work: Work,
 }
@@ -192,7 +192,7 @@ pub(crate) enum Note {
     /// Portals were to be programmed on demand, and all are, because that cannot be.
     NotOnDemand(&'static str),
     /// Portals of a service are refused, for these reasons and so often.
-    PortalsRefused { service: ServiceKey, reasons: Vec<(Reason, usize)> },
+    PortalsRefused { service: ServiceKey, reasons: Vec<(RefusalReason, usize)> },
     /// Pods that had full tables get their portals on demand, since tables take more memory than they may.
     MovedOnDemand { pods: usize, used: usize, most: usize },
     /// The relay cannot listen in a network namespace: relayed portals refuse, everything else goes on there.

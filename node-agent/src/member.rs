@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 use agent_ipc::{Attachment, AttachmentKey, ProgrammedBy};
 use ipnet::IpNet;
 use proxy_core::dispatch::Action;
-use proxy_core::guest::Guests;
-use proxy_core::portal::View;
+use proxy_core::guest::GuestInterfaces;
+use proxy_core::portal::ServiceFilter;
 use proxy_core::ruleset::{Ruleset, Settings};
 
 use crate::backoff::AuditBackoff;
@@ -92,12 +92,12 @@ pub(crate) struct Settled {
 /// One network namespace.
 #[derive(Debug)]
 pub(crate) struct Member {
-    pub(crate) view: View,
+    pub(crate) view: ServiceFilter,
     /// What it uses; none: it gets all portals of its view.
     pub(crate) demand: Option<Demand>,
     pub(crate) attachments: BTreeMap<AttachmentKey, Held>,
     /// The interfaces behind which guests are, as the pod's annotation names them.
-    pub(crate) guests: Guests,
+    pub(crate) guests: GuestInterfaces,
     pub(crate) standing: Standing,
     running: Option<Running>,
     failures: u32,
@@ -115,12 +115,12 @@ pub(crate) struct Member {
 
 impl Member {
     /// A network namespace of which this is known.
-    pub(crate) fn new(view: View, standing: Standing) -> Self {
+    pub(crate) fn new(view: ServiceFilter, standing: Standing) -> Self {
         Self {
             view,
             demand: None,
             attachments: BTreeMap::new(),
-            guests: Guests::default(),
+            guests: GuestInterfaces::default(),
             standing,
             running: None,
             failures: 0,
@@ -143,7 +143,7 @@ impl Member {
 
     /// Takes the guests of an attachment, which are the pod's and so the same at each. A table that is known to be
     /// without them is replaced.
-    pub(crate) fn serve(&mut self, guests: Guests) {
+    pub(crate) fn serve(&mut self, guests: GuestInterfaces) {
         if guests.is_empty() || guests == self.guests {
             return;
         }
@@ -243,7 +243,7 @@ impl Member {
 
     /// Whether there is anything for the relay to serve.
     fn is_relayed(&self, view: &ViewState) -> bool {
-        self.demand.is_some() || view.desired.picks().any(|pick| pick.action == Action::Relay)
+        self.demand.is_some() || view.desired.dispatch_keys().any(|pick| pick.action == Action::Relay)
     }
 
     /// Whether what stands there hands connections to a relay that does not listen, or refuses them though it does.

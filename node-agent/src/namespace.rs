@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use agent_ipc::with_causes;
 use netns_nft::{Counters, Error, Limits, Netns, NetnsId, Socket, TableState, add_service_routes};
-use proxy_core::guest::Guests;
+use proxy_core::guest::GuestInterfaces;
 use proxy_core::kernel_model::Table;
 use proxy_core::ruleset::Ruleset;
 use relay::Relay;
@@ -114,7 +114,12 @@ impl Namespace {
 
     /// Looks whether exactly this stands there. A socket of its own reads, since a dump of more than was written is
     /// given up, after which a socket can only be closed.
-    fn compare(&self, ruleset: &Ruleset, guests: &Guests, generation: u32) -> Result<Outcome, Error> {
+    fn compare(
+        &self,
+        ruleset: &Ruleset,
+        guests: &GuestInterfaces,
+        generation: u32,
+    ) -> Result<Outcome, Error> {
         let wanted = Table { guests: guests.clone(), ..Table::from(ruleset) };
         Ok(match self.netns.socket()?.read_table_within(&Limits::of(&wanted), read_until())? {
             TableState::Intact(found) if found == wanted => Outcome::Same(Some(generation)),

@@ -15,10 +15,10 @@ use ipnet::IpNet;
 use kube_source::RejectedObjects;
 use netns_nft::NetnsId;
 use proxy_core::node::Node;
-use proxy_core::portal::{Bounds, Outside, View};
+use proxy_core::portal::{ExternalPolicy, PortalLimits, ServiceFilter};
 use proxy_core::ruleset::Settings;
 use proxy_core::service::{Mode, ServiceKey};
-use proxy_core::snapshot::{Change, Changed, Snapshot};
+use proxy_core::snapshot::{Change, ChangedServices, Snapshot};
 
 use crate::budget::Budget;
 use crate::demand::Provision;
@@ -51,9 +51,9 @@ pub(crate) struct Options {
     /// On demand a portal that is not used for so long goes again.
     pub(crate) portal_idle: Duration,
     /// Which external addresses of services become portals.
-    pub(crate) outside: Outside,
+    pub(crate) outside: ExternalPolicy,
     /// How much services may put into tables.
-    pub(crate) bounds: Bounds,
+    pub(crate) bounds: PortalLimits,
     /// How much kernel memory tables may take.
     pub(crate) budget: Budget,
     /// Service ranges that are known without being told.
@@ -86,13 +86,13 @@ pub(crate) struct Agent {
     is_synced: bool,
     trouble: Option<String>,
     objects_refused: usize,
-    changed: Changed,
+    changed: ChangedServices,
     has_news: bool,
     is_elsewhere: bool,
     changed_since: Option<Instant>,
     published: Option<Instant>,
-    views: BTreeMap<View, ViewState>,
-    progress: BTreeMap<View, Progress>,
+    views: BTreeMap<ServiceFilter, ViewState>,
+    progress: BTreeMap<ServiceFilter, Progress>,
     members: BTreeMap<NetnsId, Member>,
     places: BTreeMap<AttachmentKey, NetnsId>,
     /// What the runtime ended lately, and when: what was read about it before must not bring it back.
@@ -130,7 +130,7 @@ impl Agent {
             is_synced: false,
             trouble: None,
             objects_refused: 0,
-            changed: Changed::new(),
+            changed: ChangedServices::new(),
             has_news: false,
             is_elsewhere: false,
             changed_since: None,
@@ -244,8 +244,8 @@ impl Agent {
         (self.has_news, self.is_elsewhere, self.changed_since) = (false, false, None);
         self.published = Some(now);
         self.ranges = self.snapshot.all_service_ranges().into();
-        self.view(&View::All, now);
-        let all: Vec<(NetnsId, View)> =
+        self.view(&ServiceFilter::All, now);
+        let all: Vec<(NetnsId, ServiceFilter)> =
             self.members.iter().map(|(netns, member)| (*netns, member.view.clone())).collect();
         for (netns, view) in all {
             self.view(&view, now);
@@ -253,7 +253,8 @@ impl Agent {
             self.members.entry(netns).and_modify(|member| (member.view, member.demand) = (view, demand));
         }
         self.economise();
-        let (services, portals) = (self.snapshot.service_count(), self.views[&View::All].portal_count());
+        let (services, portals) =
+            (self.snapshot.service_count(), self.views[&ServiceFilter::All].portal_count());
         self.note(Note::Synced { services, portals });
         self.name_refused(None);
         self.is_store_due = true;
@@ -352,7 +353,7 @@ impl Agent {
         attachment: Attachment,
         programmer: ProgrammedBy,
         waiting: Option<(Ticket, Instant)>,
-        (netns, view, standing): (NetnsId, View, Standing),
+        (netns, view, standing): (NetnsId, ServiceFilter, Standing),
         now: Instant,
     ) {
         if self.is_synced {

@@ -10,11 +10,11 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use netns_nft::{Batch, encode, encode_fresh};
-use proxy_core::plan::{Plan, plan, plan_touched};
-use proxy_core::portal::{Portal, PortalKey, Portals, Standpoint, Touched, Verdict, portals};
+use proxy_core::plan::{Plan, plan, plan_changed};
+use proxy_core::portal::{ChangedPortals, NodeContext, Portal, PortalKey, Portals, Verdict, portals};
 use proxy_core::ruleset::{Ruleset, Settings};
 use proxy_core::service::Protocol;
-use proxy_core::snapshot::{Changed, Snapshot};
+use proxy_core::snapshot::{ChangedServices, Snapshot};
 
 use crate::cleanup::Stale;
 use crate::event::Flows;
@@ -25,7 +25,7 @@ const HISTORY_MAX: usize = 256;
 /// What one view's network namespaces are to hold.
 #[derive(Debug)]
 pub(crate) struct ViewState {
-    standpoint: Standpoint,
+    node_context: NodeContext,
     settings: Settings,
     /// What is seen.
     pub(crate) portals: Portals,
@@ -36,7 +36,7 @@ pub(crate) struct ViewState {
     /// When the last one was made.
     pub(crate) since: Instant,
     /// What each of the last revisions touched.
-    history: VecDeque<Arc<Touched>>,
+    history: VecDeque<Arc<ChangedPortals>>,
     /// Batches to this revision.
     batches: BTreeMap<Way, Arc<Prepared>>,
     /// What stands in each table on demand, whatever is used; none: there is no such table.
@@ -61,9 +61,9 @@ pub(crate) struct Moved {
     /// Whether service ranges are others now.
     pub(crate) are_ranges_new: bool,
     /// The portals whose rules are others now, in a table of all.
-    pub(crate) new: Touched,
+    pub(crate) new: ChangedPortals,
     /// The same in each table on demand.
-    pub(crate) always: Touched,
+    pub(crate) always: ChangedPortals,
 }
 
 impl Moved {
@@ -97,12 +97,17 @@ impl Prepared {
 
 impl ViewState {
     /// The view as the snapshot shows it now.
-    pub(crate) fn new(snapshot: &Snapshot, standpoint: Standpoint, settings: Settings, now: Instant) -> Self {
-        let portals = portals(snapshot, &standpoint);
+    pub(crate) fn new(
+        snapshot: &Snapshot,
+        node_context: NodeContext,
+        settings: Settings,
+        now: Instant,
+    ) -> Self {
+        let portals = portals(snapshot, &node_context);
         let desired = Ruleset::new(&portals, settings);
         let (history, batches) = Default::default();
         Self {
-            standpoint,
+            node_context,
             settings,
             portals,
             desired,
@@ -116,21 +121,22 @@ impl ViewState {
     }
 
     /// Follows the snapshot by what changed.
-    pub(crate) fn refresh(&mut self, snapshot: &Snapshot, changed: &Changed, now: Instant) -> Moved {
-        let touched = self.portals.refresh(snapshot, &self.standpoint, changed);
+    pub(crate) fn refresh(&mut self, snapshot: &Snapshot, changed: &ChangedServices, now: Instant) -> Moved {
+        let touched = self.portals.refresh(snapshot, &self.node_context, changed);
         self.follow(&touched, now)
     }
 
     /// Looks at everything anew, from another node or with other zones.
-    pub(crate) fn rebuild(&mut self, snapshot: &Snapshot, standpoint: Standpoint, now: Instant) -> Moved {
-        let new = portals(snapshot, &standpoint);
+    pub(crate) fn rebuild(&mut self, snapshot: &Snapshot, node_context: NodeContext, now: Instant) -> Moved {
+        let new = portals(snapshot, &node_context);
         // Also one that is the same may have come into a table, or have gone from it.
-        let touched: Touched = self.portals.iter().chain(new.iter()).map(|portal| portal.key).collect();
-        (self.standpoint, self.portals) = (standpoint, new);
+        let touched: ChangedPortals =
+            self.portals.iter().chain(new.iter()).map(|portal| portal.key).collect();
+        (self.node_context, self.portals) = (node_context, new);
         self.follow(&touched, now)
     }
 
-    fn follow(&mut self, touched: &Touched, now: Instant) -> Moved {
+    fn follow(&mut self, touched: &ChangedPortals, now: Instant) -> Moved {
         let are_ranges_new = self.desired.ranges() != self.portals.service_ranges();
         let new = self.desired.refresh(&self.portals, touched);
         let always = self.base.as_mut().map(|base| base.refresh(&self.portals, touched)).unwrap_or_default();
@@ -163,7 +169,7 @@ impl ViewState {
     }
 
     /// What was touched after a revision; none where that is too long ago.
-    fn touched_since(&self, revision: u64) -> Option<Touched> {
+    fn touched_since(&self, revision: u64) -> Option<ChangedPortals> {
         let behind = usize::try_from(self.revision.checked_sub(revision)?).ok()?;
         let first = self.history.len().checked_sub(behind)?;
         Some(self.history.range(first..).flat_map(|touched| touched.iter().copied()).collect())
@@ -176,7 +182,7 @@ impl ViewState {
             return Arc::clone(batch);
         }
         let plan = match self.touched_since(revision) {
-            Some(touched) => plan_touched(applied, aim, &touched),
+            Some(touched) => plan_changed(applied, aim, &touched),
             None => plan(applied, aim),
         };
         self.keep(way, Prepared::of(&plan))
@@ -228,7 +234,7 @@ impl ViewState {
     }
 
     /// Those of these portals that are UDP, and where they lead now.
-    fn flows_of(&self, keys: &Touched, on_demand: bool) -> BTreeMap<PortalKey, Arc<[SocketAddr]>> {
+    fn flows_of(&self, keys: &ChangedPortals, on_demand: bool) -> BTreeMap<PortalKey, Arc<[SocketAddr]>> {
         let udp = keys.iter().filter(|key| key.protocol == Protocol::Udp);
         let leads = |key: &PortalKey| {
             // One that holds connections until it has a backend is relayed, too.

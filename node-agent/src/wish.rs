@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 
 use agent_ipc::{Attachment, PORTALS_ALL};
 use proxy_core::annotation::PORTALS;
-use proxy_core::portal::View;
+use proxy_core::portal::ServiceFilter;
 use proxy_core::service::ServiceKey;
 
 /// The choice of no service at all.
@@ -20,10 +20,10 @@ const NAME_BYTES_MAX: usize = 128;
 const SERVICES_MAX: usize = 1_000;
 
 /// The view that the pod asks for.
-pub(crate) fn view_of(attachment: &Attachment) -> Result<View, String> {
-    let Some(text) = attachment.selection() else { return Ok(View::All) };
+pub(crate) fn view_of(attachment: &Attachment) -> Result<ServiceFilter, String> {
+    let Some(text) = attachment.selection() else { return Ok(ServiceFilter::All) };
     if text == NONE {
-        return Ok(View::Only([].into()));
+        return Ok(ServiceFilter::Only([].into()));
     }
     let own = attachment.pod.as_ref().map(|pod| pod.namespace.as_str());
     let services: BTreeSet<ServiceKey> =
@@ -31,7 +31,7 @@ pub(crate) fn view_of(attachment: &Attachment) -> Result<View, String> {
     if services.len() > SERVICES_MAX {
         return Err(format!("annotation {}: more than {SERVICES_MAX} services", PORTALS.key));
     }
-    Ok(View::Only(services.into_iter().collect()))
+    Ok(ServiceFilter::Only(services.into_iter().collect()))
 }
 
 fn service(item: &str, own: Option<&str>) -> Result<ServiceKey, String> {
@@ -53,8 +53,8 @@ fn service(item: &str, own: Option<&str>) -> Result<ServiceKey, String> {
 }
 
 /// How a view is called in status and log. Names come from pods, so a long list is cut; its digest tells it from others.
-pub(crate) fn name_of(view: &View) -> String {
-    let View::Only(selection) = view else { return PORTALS_ALL.to_owned() };
+pub(crate) fn name_of(view: &ServiceFilter) -> String {
+    let ServiceFilter::Only(selection) = view else { return PORTALS_ALL.to_owned() };
     let services = selection.services();
     let Some(first) = services.first() else { return NONE.to_owned() };
     let names: Vec<String> = services.iter().take(NAMES_MAX).map(ToString::to_string).collect();
@@ -78,7 +78,7 @@ mod tests {
 
     #[test]
     fn without_a_wish_a_pod_sees_everything() {
-        assert_eq!(view_of(&attachment("a")), Ok(View::All));
+        assert_eq!(view_of(&attachment("a")), Ok(ServiceFilter::All));
         assert_eq!(view("all").as_deref(), Ok("all"));
     }
 

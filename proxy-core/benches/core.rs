@@ -6,8 +6,8 @@ use std::hint::black_box;
 
 use bench_report::{Sheet, Spread, Verdict, is_quick};
 use proxy_core::env::environment;
-use proxy_core::plan::{plan, plan_touched};
-use proxy_core::portal::{Portals, Standpoint, portals};
+use proxy_core::plan::{plan, plan_changed};
+use proxy_core::portal::{NodeContext, Portals, portals};
 use proxy_core::ruleset::{Ruleset, Settings};
 use proxy_core::sample::{cluster, cluster_slice};
 use proxy_core::snapshot::{Change, Snapshot};
@@ -71,10 +71,10 @@ fn plan_from_empty(services: u32) -> Spread {
 fn plan_of_one_changed_endpoint(services: u32) -> Spread {
     let (mut snapshot, mut portals, ruleset) = world(cluster(services, 3).collect());
     let changed = snapshot.apply(Change::Slice(cluster_slice(services / 2, 3, 1)));
-    let touched = portals.refresh(&snapshot, &Standpoint::default(), &changed);
+    let touched = portals.refresh(&snapshot, &NodeContext::default(), &changed);
     let mut desired = ruleset.clone();
     desired.refresh(&portals, &touched);
-    Spread::timed(RUNS, US, || (), |()| plan_touched(black_box(&ruleset), black_box(&desired), &touched))
+    Spread::timed(RUNS, US, || (), |()| plan_changed(black_box(&ruleset), black_box(&desired), &touched))
 }
 
 /// Change -> snapshot -> portals -> ruleset -> plan, the whole way.
@@ -88,9 +88,9 @@ fn one_changed_endpoint(services: u32) -> Spread {
     };
     Spread::timed(RUNS, US, input, |(mut snapshot, mut portals, mut desired, change)| {
         let changed = snapshot.apply(change);
-        let touched = portals.refresh(&snapshot, &Standpoint::default(), &changed);
+        let touched = portals.refresh(&snapshot, &NodeContext::default(), &changed);
         desired.refresh(&portals, &touched);
-        let plan = plan_touched(&ruleset, &desired, &touched);
+        let plan = plan_changed(&ruleset, &desired, &touched);
         assert_eq!(plan.ops().len(), 2);
         (plan, snapshot, portals, desired)
     })
@@ -98,7 +98,7 @@ fn one_changed_endpoint(services: u32) -> Spread {
 
 fn world(changes: Vec<Change>) -> (Snapshot, Portals, Ruleset) {
     let snapshot: Snapshot = changes.into_iter().collect();
-    let portals = portals(&snapshot, &Standpoint::default());
+    let portals = portals(&snapshot, &NodeContext::default());
     let ruleset = Ruleset::new(&portals, Settings::default());
     (snapshot, portals, ruleset)
 }

@@ -124,7 +124,7 @@ fn settle(services: &[Stemmed<'_>], defined: &[(usize, Variable)]) -> (Vec<bool>
     (stand, clashes)
 }
 
-/// Which services a pod sees, by name: one named `kubernetes` in its own namespace replaces that of
+/// Which services a pod includes, by name: one named `kubernetes` in its own namespace replaces that of
 /// `default` (kubelet_pods.go:713-718).
 fn visible<'a>(snapshot: &'a Snapshot, namespace: &'a str, links: bool) -> BTreeMap<&'a str, &'a Service> {
     let api_server = snapshot.service(&ServiceKey::new("default", "kubernetes"));

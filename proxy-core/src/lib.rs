@@ -1,10 +1,10 @@
 //! The core of Portico: values and pure functions, without I/O, clocks and randomness.
 //!
 //! ```text
-//! Change* -> Snapshot -> portals(&snapshot, &standpoint) -> Portals -> Ruleset -> plan(&applied, &desired) -> Plan
+//! Change* -> Snapshot -> portals(&snapshot, &node_context) -> Portals -> Ruleset -> plan(&applied, &desired) -> Plan
 //!               └─────── environment(&snapshot, namespace) -> variables
 //! ```
-//! Changes travel along this pipeline as sets of keys (`Changed`, then `Touched`), so the cost of a change depends on
+//! Changes travel along this pipeline as sets of keys (`ChangedServices`, then `ChangedPortals`), so the cost of a change depends on
 //! its size and not on the size of the cluster. `kube-source` reads objects, and `netns-nft` programs the kernel.
 //!
 //! The modules are in groups, each of which depends only on groups before it: `model`, `routing`, `ruleset`, then

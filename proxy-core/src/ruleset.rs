@@ -3,7 +3,7 @@
 //! The layout is flat: whatever the number of services, there are a handful of chains, and a change
 //! touches map elements only. Each family has
 //!
-//! * `portals`: address . protocol . port -> what to do, as a number (`Pick::code`),
+//! * `portals`: address . protocol . port -> what to do, as a number (`DispatchKey::code`),
 //! * `backends`: address . protocol . port . slot -> backend; at portals with sticky clients, the backend's
 //!   number instead of the slot,
 //! * `ids`: address . protocol . port . slot -> the number of the backend, where clients are sticky: a client
@@ -31,8 +31,8 @@ use serde::Serialize;
 use crate::model::address::Family;
 use crate::model::digest::digest;
 use crate::model::service::AFFINITY_S_MAX;
-use crate::routing::portal::{Portal, PortalKey, Portals, Shared, Touched, Verdict};
-use crate::ruleset::dispatch::{Action, Pick, TURNS};
+use crate::routing::portal::{ChangedPortals, Portal, PortalKey, Portals, TableKind, Verdict};
+use crate::ruleset::dispatch::{Action, DispatchKey, ROUND_ROBIN_CHAINS_MAX};
 
 pub use rule::Rule;
 use rule::{chain_size, relayed, rule};
@@ -70,7 +70,7 @@ impl Settings {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Element {
     /// `portals`: what to do with a portal.
-    Portal(PortalKey, Pick),
+    Portal(PortalKey, DispatchKey),
     /// `backends`: the backend in a slot of a portal, or with this number where clients are sticky.
     Backend(PortalKey, u32, SocketAddr),
     /// `ids`: the number of the backend in a slot of a portal whose clients are sticky.
@@ -124,9 +124,9 @@ pub struct Ruleset {
     rules: Map<PortalKey, Rule>,
     ranges: Arc<[IpNet]>,
     /// The picks in use, and by how many portals: each has a chain.
-    picks: BTreeMap<Pick, usize>,
+    dispatch_keys: BTreeMap<DispatchKey, usize>,
     /// The addresses whose portals are here because they are used; empty unless the table is on demand.
-    wanted: Set<IpAddr>,
+    active: Set<IpAddr>,
     /// What it holds: elements, and chains as so many elements as they have memory.
     size: usize,
 }
@@ -169,7 +169,7 @@ impl Ruleset {
 
     /// Follows the portals by the keys that were touched, and says whose rules are others now. Slots that
     /// keep their backend keep it, so that one changed endpoint is one or two changed elements.
-    pub fn refresh(&mut self, portals: &Portals, touched: &Touched) -> Touched {
+    pub fn refresh(&mut self, portals: &Portals, touched: &ChangedPortals) -> ChangedPortals {
         let are_ranges_new = *self.ranges != *portals.service_ranges();
         if are_ranges_new {
             self.ranges = portals.service_ranges().into();
@@ -194,7 +194,7 @@ impl Ruleset {
         if self.is_on_demand() {
             return self.form_on_demand(portals, portal);
         }
-        portals.is_within(Shared::Full, portal).then_some(Form::Whole)
+        portals.fits_share(TableKind::Full, portal).then_some(Form::Whole)
     }
 
     /// The settings; none where there is no table.
@@ -250,13 +250,13 @@ impl Ruleset {
     }
 
     /// The picks in use: each has a chain.
-    pub fn picks(&self) -> impl Iterator<Item = Pick> {
-        self.picks.keys().copied()
+    pub fn dispatch_keys(&self) -> impl Iterator<Item = DispatchKey> {
+        self.dispatch_keys.keys().copied()
     }
 
     /// All elements of all maps and sets, one set after the other.
     pub fn elements(&self) -> impl Iterator<Item = Element> {
-        let portals = self.rules.iter().map(|(key, rule)| Element::Portal(*key, rule.pick));
+        let portals = self.rules.iter().map(|(key, rule)| Element::Portal(*key, rule.dispatch));
         let backends = self.rules.iter().flat_map(|(key, rule)| rule.backend_elements(*key));
         let ids = self.rules.iter().flat_map(|(key, rule)| rule.id_elements(*key));
         let addresses = self.addresses().map(Element::Address);
@@ -268,7 +268,7 @@ impl Ruleset {
     fn put(&mut self, portal: &Portal, form: Form) -> bool {
         let old = self.rules.get(&portal.key);
         let action = self.action(portal, old);
-        let is_forwarded = matches!(action, Action::Forward { .. } | Action::Turn { .. });
+        let is_forwarded = matches!(action, Action::Forward { .. } | Action::RoundRobin { .. });
         let new = match form {
             Form::Relayed if is_forwarded => relayed(portal),
             Form::Relayed | Form::Whole => rule(portal, old, action),
@@ -279,11 +279,11 @@ impl Ruleset {
         let had_address = old.is_some_and(|old| old.is_cluster_ip);
         let is_new_address = new.is_cluster_ip && !had_address && !self.has_address(portal.key.address);
         self.size = self.size + new.size() + usize::from(is_new_address) - old.map_or(0, Rule::size);
-        let (old, pick, is_cluster_ip) = (old.map(|old| old.pick), new.pick, new.is_cluster_ip);
-        let users = self.picks.entry(pick).or_default();
+        let (old, dispatch, is_cluster_ip) = (old.map(|old| old.dispatch), new.dispatch, new.is_cluster_ip);
+        let users = self.dispatch_keys.entry(dispatch).or_default();
         *users += 1;
         if *users == 1 {
-            self.size += chain_size(pick);
+            self.size += chain_size(dispatch);
         }
         self.rules.insert_mut(portal.key, new);
         self.release(old);
@@ -301,9 +301,9 @@ impl Ruleset {
             Verdict::Forward => match u16::try_from(portal.backends.len()) {
                 Ok(count @ 1..) => {
                     let number =
-                        if portal.is_in_turn() && count > 1 { self.turn(portal.key, old) } else { None };
+                        if portal.is_round_robin() && count > 1 { self.turn(portal.key, old) } else { None };
                     let affinity_s = portal.affinity_s.map_or(0, |affinity_s| affinity_s.min(AFFINITY_S_MAX));
-                    number.map_or(Action::Forward { count, affinity_s }, |number| Action::Turn {
+                    number.map_or(Action::Forward { count, affinity_s }, |number| Action::RoundRobin {
                         number,
                         count,
                     })
@@ -317,35 +317,37 @@ impl Ruleset {
     /// the first free one from where the portal's digest points. None is left: connections are balanced at
     /// random.
     fn turn(&self, key: PortalKey, old: Option<&Rule>) -> Option<u16> {
-        if let Some(Action::Turn { number, .. }) = old.map(|old| old.pick.action) {
+        if let Some(Action::RoundRobin { number, .. }) = old.map(|old| old.dispatch.action) {
             return Some(number);
         }
-        let first = u16::try_from(digest(key) % u64::from(TURNS)).ok()?;
-        (0..TURNS).map(|step| (first + step) % TURNS).find(|number| !self.has_turn(*number))
+        let first = u16::try_from(digest(key) % u64::from(ROUND_ROBIN_CHAINS_MAX)).ok()?;
+        (0..ROUND_ROBIN_CHAINS_MAX)
+            .map(|step| (first + step) % ROUND_ROBIN_CHAINS_MAX)
+            .find(|number| !self.has_turn(*number))
     }
 
     fn has_turn(&self, number: u16) -> bool {
-        let pick = |count, guarded| Pick { action: Action::Turn { number, count }, guarded };
-        self.picks.range(pick(0, false)..=pick(u16::MAX, true)).next().is_some()
+        let dispatch = |count, guarded| DispatchKey { action: Action::RoundRobin { number, count }, guarded };
+        self.dispatch_keys.range(dispatch(0, false)..=dispatch(u16::MAX, true)).next().is_some()
     }
 
     fn remove(&mut self, key: PortalKey) -> bool {
         let Some(old) = self.rules.get(&key) else { return false };
-        let (pick, had_address) = (old.pick, old.is_cluster_ip);
+        let (dispatch, had_address) = (old.dispatch, old.is_cluster_ip);
         self.size -= old.size();
-        self.release(Some(pick));
+        self.release(Some(dispatch));
         self.rules.remove_mut(&key);
         self.size -= usize::from(had_address && !self.has_address(key.address));
         true
     }
 
-    fn release(&mut self, pick: Option<Pick>) {
-        let Some(pick) = pick else { return };
-        if let Some(users) = self.picks.get_mut(&pick) {
+    fn release(&mut self, dispatch: Option<DispatchKey>) {
+        let Some(dispatch) = dispatch else { return };
+        if let Some(users) = self.dispatch_keys.get_mut(&dispatch) {
             *users -= 1;
             if *users == 0 {
-                self.picks.remove(&pick);
-                self.size -= chain_size(pick);
+                self.dispatch_keys.remove(&dispatch);
+                self.size -= chain_size(dispatch);
             }
         }
     }

@@ -13,7 +13,7 @@ use crate::model::service::{
     TrafficPolicy,
 };
 use crate::model::snapshot::{Change, Snapshot};
-use crate::routing::portal::{Outside, PortalKey, Standpoint};
+use crate::routing::portal::{ExternalPolicy, NodeContext, PortalKey};
 
 /// An address, or a panic.
 #[must_use]
@@ -52,12 +52,12 @@ pub fn snapshot(changes: impl IntoIterator<Item = Change>) -> Snapshot {
     changes.into_iter().collect()
 }
 
-/// The standpoint of pods on node `n1` in zone `a`, whose address is 10.240.0.5; all external addresses count.
+/// The node_context of pods on node `n1` in zone `a`, whose address is 10.240.0.5; all external addresses count.
 #[must_use]
-pub fn standpoint() -> Standpoint {
+pub fn node_context() -> NodeContext {
     let node =
         Node { name: "n1".into(), zone: "a".into(), addresses: vec![ip("10.240.0.5"), ip("2001:db8:f::5")] };
-    Standpoint { node, outside: Outside::all(), ..Standpoint::default() }
+    NodeContext { node, external: ExternalPolicy::all(), ..NodeContext::default() }
 }
 
 /// Namespace `default`; one text for all, as the readers make it.

@@ -89,7 +89,7 @@ impl Seen {
             Event::Changes(changes) => {
                 assert!(!changes.is_empty());
                 for change in changes {
-                    if let Change::NoService(key) = &change {
+                    if let Change::ServiceDeleted(key) = &change {
                         self.removed.push(key.name.to_string());
                     }
                     self.snapshot.apply(change);

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use nix::libc::linger;
 use nix::sys::socket::{setsockopt, shutdown, sockopt};
-use proxy_core::portal::{PortalKey, View};
+use proxy_core::portal::{PortalKey, ServiceFilter};
 use proxy_core::ruleset::{Ruleset, Settings};
 use proxy_core::sample::{backend, slice, svc};
 use proxy_core::service::{Mode, Service};
@@ -62,7 +62,7 @@ pub(crate) fn relayed_with<const N: usize>(
         let applied = Mutex::new(Ruleset::empty());
         let world = Relayed { pod, relay, used: Mutex::new(told), applied };
         world.show(changes);
-        world.relay.open_netns(&world.pod.netns, &View::All, false).expect("listen in the pod");
+        world.relay.open_netns(&world.pod.netns, &ServiceFilter::All, false).expect("listen in the pod");
         body(&world);
     });
 }
@@ -88,7 +88,7 @@ impl Relayed {
         let portals = portals_of(changes);
         let after = Ruleset::new(&portals, Settings::default());
         // The relay knows a portal before somebody comes to it.
-        self.relay.set_portals(&View::All, portals);
+        self.relay.set_portals(&ServiceFilter::All, portals);
         let mut applied = self.applied.lock().expect("no test panicked here");
         self.pod.change(&applied, &after);
         *applied = after;

@@ -3,18 +3,18 @@
 //! What is true of one must be true of the other, so tests of behaviour run both.
 
 use netns_nft::{Batch, Socket, TableState, encode};
-use proxy_core::guest::Guests;
+use proxy_core::guest::GuestInterfaces;
 use proxy_core::kernel_model::Table;
 use proxy_core::plan::plan;
 use proxy_core::portal::{Portals, portals};
 use proxy_core::ruleset::{Ruleset, Settings};
-use proxy_core::sample::{snapshot, standpoint};
+use proxy_core::sample::{node_context, snapshot};
 use proxy_core::snapshot::Change;
 
 use crate::namespace::{load, run, within};
 
 pub(crate) fn portals_of(changes: impl IntoIterator<Item = Change>) -> Portals {
-    portals(&snapshot(changes), &standpoint())
+    portals(&snapshot(changes), &node_context())
 }
 
 pub(crate) fn ruleset_of(changes: impl IntoIterator<Item = Change>) -> Ruleset {
@@ -38,7 +38,7 @@ impl Way {
 
     /// Programs a new namespace with guests behind these interfaces.
     pub(crate) fn program_with_guests(self, ruleset: &Ruleset, interfaces: &str) {
-        let guests = Guests::parse(interfaces).expect("interfaces");
+        let guests = GuestInterfaces::parse(interfaces).expect("interfaces");
         match self {
             Self::Text => {
                 self.program(ruleset);
@@ -72,10 +72,10 @@ pub(crate) fn standing() -> Table {
 }
 
 /// The guests of this thread's namespace, as nft lists them.
-fn standing_guests() -> Guests {
+fn standing_guests() -> GuestInterfaces {
     let listed = run("nft", &["list", "set", "inet", "portico", "guests"], "");
     let elements = listed.split_once("elements = {").expect("elements").1.split_once('}').expect("an end").0;
-    Guests::parse(&elements.replace(['"', ' ', '\n', '\t'], "")).expect("interfaces")
+    GuestInterfaces::parse(&elements.replace(['"', ' ', '\n', '\t'], "")).expect("interfaces")
 }
 
 /// The table that was found; an empty one where there is none.

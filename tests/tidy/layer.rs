@@ -44,7 +44,8 @@ mod tests {
 
     #[test]
     fn uses_of_higher_groups_are_found() {
-        let text = "use crate::model::node::Node;\nuse crate::{routing, env};\nuse crate::ruleset::plan::plan;\n";
+        let text =
+            "use crate::model::node::Node;\nuse crate::{routing, env};\nuse crate::ruleset::plan::plan;\n";
         let found = ["{}:2: crate::", "{}:3: crate::ruleset"];
         let found = |path: &str| found.map(|line| line.replace("{}", path));
         let path = "proxy-core/src/routing/portal.rs";

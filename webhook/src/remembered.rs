@@ -91,7 +91,7 @@ mod tests {
         };
         assert!(same(&snapshot, "default", ""));
         assert!(!same(&snapshot, "default", "X_") && !same(&snapshot, "team", ""));
-        snapshot.apply(Change::NoService(ServiceKey::new("elsewhere", "db")));
+        snapshot.apply(Change::ServiceDeleted(ServiceKey::new("elsewhere", "db")));
         assert!(!same(&snapshot, "default", ""));
         // Whoever still has the services of before gets what belongs to these, and it is not kept.
         assert!(!same(&before, "default", ""));

@@ -34,7 +34,7 @@ impl ChangedNamespaces {
     fn note(&self, change: &Change) {
         let key = match change {
             Change::Service(service) => &service.key,
-            Change::NoService(key) => key,
+            Change::ServiceDeleted(key) => key,
             _ => return,
         };
         let mut touched = self.0.lock().unwrap_or_else(PoisonError::into_inner);

@@ -5,7 +5,7 @@ use std::thread;
 
 use netns_nft::{Netns, TableState, encode_fresh};
 use nix::sched::{CloneFlags, unshare};
-use proxy_core::portal::{Standpoint, portals};
+use proxy_core::portal::{NodeContext, portals};
 use proxy_core::ruleset::{Ruleset, Settings};
 use proxy_core::snapshot::Snapshot;
 
@@ -68,7 +68,7 @@ fn program_and_verify() -> anyhow::Result<Option<String>> {
     let created = created.map_err(|error| error.context("failed to create network namespace"))?;
     let netns = Netns::from_fd(created)?;
     let socket = netns.socket()?;
-    let no_portals = portals(&Snapshot::new(), &Standpoint::default());
+    let no_portals = portals(&Snapshot::new(), &NodeContext::default());
     socket.apply(&encode_fresh(&Ruleset::new(&no_portals, Settings::default())))?;
     Ok(match socket.read_table()? {
         TableState::Intact(_) => None,

@@ -10,7 +10,7 @@ use std::path::PathBuf;
 
 use netns_nft::NetnsId;
 use proxy_core::annotation::{GUEST_INTERFACES, PORTALS};
-use proxy_core::guest::Guests;
+use proxy_core::guest::GuestInterfaces;
 use serde::{Deserialize, Serialize};
 
 /// The identity of an attachment, as CNI defines it.
@@ -85,11 +85,13 @@ impl Attachment {
     ///
     /// # Errors
     /// Where the annotation cannot be read, or names the interface of this attachment.
-    pub fn guests(&self) -> Result<Guests, String> {
-        let Some(text) = self.annotations.get(GUEST_INTERFACES.name()) else { return Ok(Guests::default()) };
-        let guests = Guests::parse(text)?;
+    pub fn guests(&self) -> Result<GuestInterfaces, String> {
+        let Some(text) = self.annotations.get(GUEST_INTERFACES.name()) else {
+            return Ok(GuestInterfaces::default());
+        };
+        let guests = GuestInterfaces::parse(text)?;
         let interface = &self.key.interface;
-        if guests.are_behind(interface) {
+        if guests.matches(interface) {
             let key = GUEST_INTERFACES.key;
             return Err(format!("annotation {key}: {interface} leads to the pod's network, not to a guest"));
         }

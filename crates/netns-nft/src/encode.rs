@@ -7,8 +7,8 @@ use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
 use proxy_core::address::Family;
-use proxy_core::dispatch::Pick;
-use proxy_core::guest::{GUESTS_SET, Guests};
+use proxy_core::dispatch::DispatchKey;
+use proxy_core::guest::{GUESTS_SET, GuestInterfaces};
 use proxy_core::plan::{Op, Plan, plan};
 use proxy_core::portal::PortalKey;
 use proxy_core::ruleset::{Element, Ruleset};
@@ -66,7 +66,7 @@ impl Batch {
     /// The same transaction with the guests of one pod, for a batch that makes the table: a pod's guests are its own,
     /// while everything else is the same for every pod of a view.
     #[must_use]
-    pub fn with_guests(&self, guests: &Guests) -> Self {
+    pub fn with_guests(&self, guests: &GuestInterfaces) -> Self {
         let Some(at) = self.bytes.len().checked_sub(FRAME_BYTES).filter(|_| !guests.is_empty()) else {
             return self.clone();
         };
@@ -184,8 +184,8 @@ impl Writer {
         match op {
             Op::DeleteTable => layout::delete_table(self),
             Op::AddTable(settings) => layout::add_table(self, settings),
-            Op::AddPick(pick) => layout::add_pick(self, pick),
-            Op::DeletePick(pick) => layout::delete_pick(self, pick),
+            Op::AddDispatch(pick) => layout::add_pick(self, pick),
+            Op::DeleteDispatch(pick) => layout::delete_pick(self, pick),
             Op::Add(first) => return self.elements(message::NEWSETELEM, first, ops, Op::added),
             Op::Delete(first) => return self.elements(message::DELSETELEM, first, ops, Op::deleted),
         }
@@ -228,7 +228,7 @@ impl Writer {
     }
 
     /// One element of `picks`.
-    pub(crate) fn pick_element(&mut self, kind: u16, pick: Pick) {
+    pub(crate) fn pick_element(&mut self, kind: u16, pick: DispatchKey) {
         let create = if kind == message::NEWSETELEM { flag::CREATE } else { 0 };
         self.message(kind, create, |bytes| {
             bytes.put_text(element::TABLE, TABLE);
@@ -241,7 +241,7 @@ impl Writer {
 }
 
 /// A pick's number as it stands in both maps. To the kernel it is four bytes; nft shows them in this order.
-fn number(pick: &Pick) -> [u8; 4] {
+fn number(pick: &DispatchKey) -> [u8; 4] {
     pick.code().to_be_bytes()
 }
 
@@ -328,8 +328,8 @@ fn socket(backend: &SocketAddr) -> Vec<u8> {
 mod tests {
     use super::*;
     use crate::attribute::Attributes;
-    use proxy_core::plan::{plan, plan_touched};
-    use proxy_core::portal::{Standpoint, portals};
+    use proxy_core::plan::{plan, plan_changed};
+    use proxy_core::portal::{NodeContext, portals};
     use proxy_core::ruleset::{Ruleset, Settings};
     use proxy_core::sample::{cluster, cluster_slice};
     use proxy_core::snapshot::{Change, Snapshot};
@@ -346,7 +346,7 @@ mod tests {
 
     fn world(services: u32) -> (Snapshot, Ruleset) {
         let snapshot: Snapshot = cluster(services, 3).collect();
-        let ruleset = Ruleset::new(&portals(&snapshot, &Standpoint::default()), Settings::default());
+        let ruleset = Ruleset::new(&portals(&snapshot, &NodeContext::default()), Settings::default());
         (snapshot, ruleset)
     }
 
@@ -369,18 +369,18 @@ mod tests {
         let elements: usize = lists.iter().map(|list| list.count()).sum();
         // The map `current` has an element for each family.
         let current = Family::BOTH.len();
-        assert_eq!(elements, ruleset.elements().count() + ruleset.picks().count() + current);
+        assert_eq!(elements, ruleset.elements().count() + ruleset.dispatch_keys().count() + current);
     }
 
     #[test]
     fn one_changed_endpoint_is_four_small_messages() {
         let (mut snapshot, applied) = world(100);
-        let mut portals = portals(&snapshot, &Standpoint::default());
+        let mut portals = portals(&snapshot, &NodeContext::default());
         let changed = snapshot.apply(Change::Slice(cluster_slice(7, 3, 1)));
-        let touched = portals.refresh(&snapshot, &Standpoint::default(), &changed);
+        let touched = portals.refresh(&snapshot, &NodeContext::default(), &changed);
         let mut desired = applied.clone();
         desired.refresh(&portals, &touched);
-        let batch = encode(&plan_touched(&applied, &desired, &touched));
+        let batch = encode(&plan_changed(&applied, &desired, &touched));
         let kinds: Vec<u16> = messages(&batch).into_iter().map(|(kind, _)| kind).collect();
         assert_eq!(kinds, [BATCH_BEGIN, message::DELSETELEM, message::NEWSETELEM, BATCH_END]);
         assert!(batch.len() < 400, "{} bytes", batch.len());

@@ -2,7 +2,7 @@
 //! text. What the text form does with the packet's mark is done with registers here.
 
 use proxy_core::address::Family;
-use proxy_core::dispatch::{Action, Pick};
+use proxy_core::dispatch::{Action, DispatchKey};
 use proxy_core::guest::{GUESTS_SET, INTERFACE_BYTES};
 use proxy_core::ruleset::Settings;
 use proxy_core::service::Protocol;
@@ -195,7 +195,7 @@ fn add_portal_rules(writer: &mut Writer, on_demand: bool) {
     }
 }
 
-pub(crate) fn add_pick(writer: &mut Writer, pick: Pick) {
+pub(crate) fn add_pick(writer: &mut Writer, pick: DispatchKey) {
     let name = pick.to_string();
     add_chain(writer, &name);
     for family in Family::BOTH.into_iter().filter(|_| pick.guarded) {
@@ -209,7 +209,7 @@ pub(crate) fn add_pick(writer: &mut Writer, pick: Pick) {
         Action::Relay => add_rule(writer, &name, |rule| rule.verdict(element::GOTO, Some("relay"))),
         Action::Drop => add_rule(writer, &name, |rule| rule.verdict(element::DROP, None)),
         Action::Forward { count, affinity_s: 0 } => add_forward(writer, &name, Draw::Random(count)),
-        Action::Turn { count, .. } => add_forward(writer, &name, Draw::InTurn(count)),
+        Action::RoundRobin { count, .. } => add_forward(writer, &name, Draw::InTurn(count)),
         Action::Forward { count, affinity_s } => {
             Family::BOTH.into_iter().for_each(|family| add_sticky(writer, &name, family, count, affinity_s));
         }
@@ -217,7 +217,7 @@ pub(crate) fn add_pick(writer: &mut Writer, pick: Pick) {
     writer.pick_element(message::NEWSETELEM, pick);
 }
 
-pub(crate) fn delete_pick(writer: &mut Writer, pick: Pick) {
+pub(crate) fn delete_pick(writer: &mut Writer, pick: DispatchKey) {
     writer.pick_element(message::DELSETELEM, pick);
     writer.message(message::DELCHAIN, 0, |bytes| {
         bytes.put_text(chain::TABLE, TABLE);

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use proxy_core::dispatch::Pick;
+use proxy_core::dispatch::DispatchKey;
 use proxy_core::ruleset::Settings;
 
 use crate::attribute::Attributes;
@@ -45,7 +45,7 @@ struct Chain {
 
 impl Shape {
     /// What the layout makes of these.
-    pub(crate) fn new(settings: Settings, picks: impl Iterator<Item = Pick>) -> Self {
+    pub(crate) fn new(settings: Settings, picks: impl Iterator<Item = DispatchKey>) -> Self {
         let mut writer = Writer::default();
         layout::add_table(&mut writer, settings);
         picks.for_each(|pick| layout::add_pick(&mut writer, pick));

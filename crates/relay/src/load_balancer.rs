@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use proxy_core::portal::Portal;
-use proxy_core::scheduler::{Load, Turn};
+use proxy_core::scheduler::{Load, ScheduleInput};
 use proxy_core::service::Scheduler;
 
 use crate::report::TrafficTotals;
@@ -120,12 +120,12 @@ impl LoadBalancer {
             return Some(self.selection(backend));
         }
         let draw = fastrand::u64(..);
-        let turn = Turn { next: self.next, draw, source: client, destination: portal.key.address };
+        let turn = ScheduleInput { next: self.next, draw, source: client, destination: portal.key.address };
         let scheduler = portal.scheduler.unwrap_or(Scheduler::RoundRobin);
         let untried = |backend: &SocketAddr| is_untried(backend).then(|| self.load(backend));
         let healthy = |backend: &SocketAddr| untried(backend).filter(|_| !self.is_ejected(backend, now));
-        let slot = scheduler.choice(&portal.backends, healthy, turn);
-        let slot = slot.or_else(|| scheduler.choice(&portal.backends, untried, turn))?;
+        let slot = scheduler.select(&portal.backends, healthy, turn);
+        let slot = slot.or_else(|| scheduler.select(&portal.backends, untried, turn))?;
         self.next = slot + 1;
         portal.backends.get(slot).map(|backend| self.selection(*backend))
     }

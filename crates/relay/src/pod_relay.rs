@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use netns_nft::{Netns, NetnsId, Socket};
 use proxy_core::address::Family;
-use proxy_core::portal::{Portal, PortalKey, Portals, View};
+use proxy_core::portal::{Portal, PortalKey, Portals, ServiceFilter};
 use tokio::sync::watch;
 
 use crate::load_balancer::{LoadBalancer, Selection};
@@ -40,7 +40,7 @@ const CHECK_INTERVAL: usize = 1_024;
 #[derive(Debug)]
 pub(crate) struct PodRelay {
     pub(crate) id: NetnsId,
-    pub(crate) view: View,
+    pub(crate) view: ServiceFilter,
     /// Whether the relay serves guests of the pod, whose connections arrive at other interfaces than loopback.
     pub(crate) has_guests: bool,
     sockets: SocketPool,
@@ -67,7 +67,7 @@ impl PodRelay {
     /// If the file descriptor of the network namespace cannot be duplicated.
     pub(crate) fn new(
         netns: &Netns,
-        view: View,
+        view: ServiceFilter,
         has_guests: bool,
         conntrack: Socket,
         port: u16,

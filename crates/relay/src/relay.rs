@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use netns_nft::{Netns, NetnsId, Socket};
-use proxy_core::portal::{PortalKey, Portals, View};
+use proxy_core::portal::{PortalKey, Portals, ServiceFilter};
 use thiserror::Error;
 use tokio::sync::mpsc::Sender;
 use tokio::sync::watch;
@@ -77,7 +77,7 @@ pub struct Relay {
     factory: NetnsSocketFactory,
     workers: Vec<Worker>,
     limits: Arc<Limits>,
-    views: Mutex<BTreeMap<View, watch::Sender<Portals>>>,
+    views: Mutex<BTreeMap<ServiceFilter, watch::Sender<Portals>>>,
     pods: Mutex<HashMap<NetnsId, Arc<PodRelay>>>,
     /// The traffic of portals and network namespaces that were removed.
     removed_totals: Mutex<TrafficTotals>,
@@ -108,7 +108,7 @@ impl Relay {
     }
 
     /// Replaces the portals of a view.
-    pub fn set_portals(&self, view: &View, portals: Portals) {
+    pub fn set_portals(&self, view: &ServiceFilter, portals: Portals) {
         let mut views = lock(&self.views);
         match views.get(view) {
             Some(sender) => drop(sender.send_replace(portals)),
@@ -117,7 +117,7 @@ impl Relay {
     }
 
     /// Removes a view that no pod has any more.
-    pub fn remove_view(&self, view: &View) {
+    pub fn remove_view(&self, view: &ServiceFilter) {
         lock(&self.views).remove(view);
     }
 
@@ -126,7 +126,7 @@ impl Relay {
     ///
     /// # Errors
     /// If the network namespace cannot be entered, or its port is in use.
-    pub fn open_netns(&self, netns: &Netns, view: &View, has_guests: bool) -> Result<(), Error> {
+    pub fn open_netns(&self, netns: &Netns, view: &ServiceFilter, has_guests: bool) -> Result<(), Error> {
         let is_same = |pod: &Arc<PodRelay>| pod.view == *view && pod.has_guests == has_guests;
         match lock(&self.pods).get(&netns.id()).map(is_same) {
             Some(true) => return Ok(()),

@@ -7,10 +7,10 @@
 use std::time::Instant;
 
 use netns_nft::NetnsId;
-use proxy_core::portal::{Bounds, Reason, Shared, View};
+use proxy_core::portal::{PortalLimits, RefusalReason, ServiceFilter, TableKind};
 use proxy_core::ruleset::Settings;
 use proxy_core::service::ServiceKey;
-use proxy_core::snapshot::Changed;
+use proxy_core::snapshot::ChangedServices;
 
 use super::Agent;
 use crate::demand::Demand;
@@ -25,7 +25,7 @@ const NAMED_MAX: usize = 1_000;
 
 impl Agent {
     /// The bounds of everything that services may put into tables.
-    pub(super) fn bounds(&self) -> Bounds {
+    pub(super) fn bounds(&self) -> PortalLimits {
         self.options.budget.bounds(self.options.bounds, self.pods_max, self.options.settings)
     }
 
@@ -55,7 +55,7 @@ impl Agent {
     }
 
     /// Portals on demand for one more pod of a view, where there is no room for one more full table.
-    pub(super) fn demand_by_memory(&mut self, view: &View) -> Option<Demand> {
+    pub(super) fn demand_by_memory(&mut self, view: &ServiceFilter) -> Option<Demand> {
         let most = self.options.budget.tables()?;
         let used = self.tables_bytes();
         let state = self.views.get_mut(view)?;
@@ -109,17 +109,17 @@ impl Agent {
     }
 
     /// Names services whose portals are refused, each once.
-    pub(super) fn name_refused(&mut self, changed: Option<&Changed>) {
-        let Some(state) = self.views.get(&View::All) else { return };
+    pub(super) fn name_refused(&mut self, changed: Option<&ChangedServices>) {
+        let Some(state) = self.views.get(&ServiceFilter::All) else { return };
         let is_new = |service: &&ServiceKey| !self.refused_named.contains(*service);
-        let of = |service: &ServiceKey| state.portals.refused_of(service);
+        let of = |service: &ServiceKey| state.portals.refusals_of(service);
         let refused: Vec<_> = match changed {
             Some(changed) => {
                 let named = changed.iter().filter(is_new).map(|service| (service.clone(), of(service)));
                 named.filter(|(_, refused)| !refused.is_empty()).take(NAMED_AT_ONCE).collect()
             }
             None => {
-                let all = state.portals.refused().map(|(service, refused)| (service.clone(), refused));
+                let all = state.portals.refusals().map(|(service, refused)| (service.clone(), refused));
                 all.take(NAMED_AT_ONCE).collect()
             }
         };
@@ -128,7 +128,7 @@ impl Agent {
                 return;
             }
             self.refused_named.insert(service.clone());
-            let reasons: Vec<(Reason, usize)> = refused.iter().collect();
+            let reasons: Vec<(RefusalReason, usize)> = refused.iter().collect();
             self.note(Note::PortalsRefused { service, reasons });
         }
     }
@@ -144,10 +144,13 @@ impl Agent {
 
     /// How many portals are refused, by reason, of those that a pod would see which sees all services.
     pub(super) fn refused_report(&self) -> std::collections::BTreeMap<String, usize> {
-        let Some(state) = self.views.get(&View::All) else { return Default::default() };
+        let Some(state) = self.views.get(&ServiceFilter::All) else { return Default::default() };
         let is_full = |member: &Member| member.demand.is_none();
-        let table = if self.members.values().any(is_full) { Shared::Full } else { Shared::Unused };
-        let refused = state.portals.refused_by_reason(table);
-        Reason::ALL.into_iter().map(|reason| (reason.name().to_owned(), refused.count(reason))).collect()
+        let table = if self.members.values().any(is_full) { TableKind::Full } else { TableKind::OnDemand };
+        let refused = state.portals.refusals_by_reason(table);
+        RefusalReason::ALL
+            .into_iter()
+            .map(|reason| (reason.name().to_owned(), refused.count(reason)))
+            .collect()
     }
 }

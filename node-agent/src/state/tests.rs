@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use agent_ipc::{ProgrammedBy, Record, Reply};
 use proxy_core::node::Node;
-use proxy_core::portal::{Bounds, Outside, View};
+use proxy_core::portal::{ExternalPolicy, PortalLimits, ServiceFilter};
 use proxy_core::ruleset::Settings;
 use proxy_core::sample::{slice, svc, udp};
 use proxy_core::service::Mode;
@@ -54,8 +54,8 @@ impl Bench {
             dial_from_node: Vec::new(),
             provision,
             portal_idle: IDLE,
-            outside: Outside::all(),
-            bounds: Bounds::STANDARD,
+            outside: ExternalPolicy::all(),
+            bounds: PortalLimits::STANDARD,
             budget: Budget::UNLIMITED,
             service_ranges: Vec::new(),
             apply_interval: INTERVAL,
@@ -481,7 +481,7 @@ fn udp_flows_are_moved_when_a_backend_goes_but_not_for_a_new_pod() {
     assert_eq!((moved.len(), left), (1, vec!["10.1.0.2:5353".parse().expect("an address")]));
     bench.step(Event::CleanedUp(netns(1), true));
     bench.now += INTERVAL;
-    bench.step(Event::Changes(vec![Change::NoService(proxy_core::service::ServiceKey::new(
+    bench.step(Event::Changes(vec![Change::ServiceDeleted(proxy_core::service::ServiceKey::new(
         "default", "dns",
     ))]));
     assert_eq!(flows(&bench.step(Event::Done(netns(1), OK))), None, "too soon after the last clean-up");

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use netns_nft::NetnsId;
-use proxy_core::portal::{Standpoint, View};
+use proxy_core::portal::{NodeContext, ServiceFilter};
 use proxy_core::snapshot::Change;
 
 use super::{Agent, Progress};
@@ -36,24 +36,24 @@ impl Agent {
         self.news(now);
     }
 
-    fn standpoint(&self, view: &View) -> Standpoint {
-        Standpoint {
+    fn node_context(&self, view: &ServiceFilter) -> NodeContext {
+        NodeContext {
             node: self.options.node.clone(),
-            view: view.clone(),
+            filter: view.clone(),
             mode: self.options.mode,
-            outside: self.options.outside.clone(),
-            bounds: self.bounds(),
+            external: self.options.outside.clone(),
+            limits: self.bounds(),
         }
     }
 
     /// A view as the others of its kind have it: two that share their list are compared at once.
-    pub(super) fn interned(&self, view: View) -> View {
+    pub(super) fn interned(&self, view: ServiceFilter) -> ServiceFilter {
         self.views.get_key_value(&view).map_or(view, |(known, _)| known.clone())
     }
 
-    pub(super) fn view(&mut self, view: &View, now: Instant) {
+    pub(super) fn view(&mut self, view: &ServiceFilter, now: Instant) {
         if !self.views.contains_key(view) {
-            let state = ViewState::new(&self.snapshot, self.standpoint(view), self.options.settings, now);
+            let state = ViewState::new(&self.snapshot, self.node_context(view), self.options.settings, now);
             self.effects.push(Effect::Portals(view.clone(), state.portals.clone()));
             self.views.insert(view.clone(), state);
         }
@@ -61,7 +61,7 @@ impl Agent {
 
     /// What a network namespace of this view uses; none where it is to have all portals. It stays that way
     /// when the number of portals changes.
-    pub(super) fn demand_of(&mut self, view: &View) -> Option<Demand> {
+    pub(super) fn demand_of(&mut self, view: &ServiceFilter) -> Option<Demand> {
         let state = self.views.get_mut(view)?;
         if !self.options.provision.is_on_demand(state.portal_count()) {
             return None;
@@ -90,12 +90,12 @@ impl Agent {
         }
         let is_elsewhere = std::mem::take(&mut self.is_elsewhere);
         let elements_max = self.options.bounds.table_elements;
-        let views: Vec<View> = self.views.keys().cloned().collect();
+        let views: Vec<ServiceFilter> = self.views.keys().cloned().collect();
         for view in views {
-            let standpoint = self.standpoint(&view);
+            let node_context = self.node_context(&view);
             let Some(state) = self.views.get_mut(&view) else { continue };
             let moved = if is_elsewhere {
-                state.rebuild(&self.snapshot, standpoint, now)
+                state.rebuild(&self.snapshot, node_context, now)
             } else {
                 state.refresh(&self.snapshot, &changed, now)
             };
@@ -105,7 +105,7 @@ impl Agent {
             if !moved.is_any() {
                 continue;
             }
-            self.is_store_due |= view == View::All;
+            self.is_store_due |= view == ServiceFilter::All;
             let mut pending: BTreeSet<NetnsId> = BTreeSet::new();
             for (netns, member) in self.members.iter_mut().filter(|(_, member)| member.view == view) {
                 let demand = member.demand.as_mut();
@@ -127,7 +127,7 @@ impl Agent {
     }
 
     pub(super) fn store(&mut self, now: Instant) {
-        let Some(state) = self.views.get(&View::All) else { return };
+        let Some(state) = self.views.get(&ServiceFilter::All) else { return };
         self.is_store_due = false;
         self.stored = Some(now);
         let ruleset = state.desired.clone();
@@ -139,7 +139,7 @@ impl Agent {
     pub(super) fn tidy_views(&mut self) {
         let (members, effects) = (&self.members, &mut self.effects);
         self.views.retain(|view, _| {
-            let is_here = *view == View::All || members.values().any(|member| member.view == *view);
+            let is_here = *view == ServiceFilter::All || members.values().any(|member| member.view == *view);
             if !is_here {
                 effects.push(Effect::ViewGone(view.clone()));
             }

@@ -1,7 +1,7 @@
 //! `explain`: what happens to one connection, and why, step by step in words.
 //!
 //! The verdict is the tracer's on the very ruleset that would be programmed; the words about endpoints
-//! come from the same `choice` and `fate` that made it. So an explanation cannot tell another story than
+//! come from the same `choice` and `endpoint_status` that made it. So an explanation cannot tell another story than
 //! the kernel.
 
 use std::net::{IpAddr, SocketAddr};
@@ -13,8 +13,8 @@ use crate::inspect::trace::{Packet, Trace, trace};
 use crate::model::address::Family;
 use crate::model::service::{Dial, Mode, Service, ServiceKey, TrafficPolicy};
 use crate::model::snapshot::Snapshot;
-use crate::routing::endpoint_selection::{choice, fate};
-use crate::routing::portal::{Portal, PortalKey, PortalKind, Portals, Shared, Standpoint, portals};
+use crate::routing::endpoint_selection::{endpoint_status, selection_rule};
+use crate::routing::portal::{NodeContext, Portal, PortalKey, PortalKind, Portals, TableKind, portals};
 use crate::ruleset::{Ruleset, Settings};
 
 /// Of the services that ask for a portal in vain, so many are named.
@@ -32,7 +32,7 @@ pub enum Client {
 
 /// A connection to explain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Question {
+pub struct Query {
     /// Where it goes.
     pub destination: PortalKey,
     /// Who opens it.
@@ -47,7 +47,7 @@ pub struct Question {
 pub enum Outcome {
     /// Sent to a backend.
     Forward,
-    /// Refused at once.
+    /// Refusals at once.
     Reject,
     /// Dropped: the client waits until it gives up.
     Drop,
@@ -86,16 +86,16 @@ pub struct Explanation {
 
 /// Explains a connection.
 #[must_use]
-pub fn explain(snapshot: &Snapshot, standpoint: &Standpoint, question: &Question) -> Explanation {
-    let portals = portals(snapshot, standpoint);
+pub fn explain(snapshot: &Snapshot, node_context: &NodeContext, question: &Query) -> Explanation {
+    let portals = portals(snapshot, node_context);
     let ruleset = Ruleset::new(&portals, Settings::default());
     let family = Family::of(question.destination.address);
-    let own = standpoint.node.primary(family).filter(|_| question.client == Client::Node);
+    let own = node_context.node.primary(family).filter(|_| question.client == Client::Node);
     let source = question.source.or(own);
     let packet = Packet::sent(source, question.destination);
-    let teller = Teller { snapshot, standpoint, portals: &portals, packet };
+    let teller = Teller { snapshot, node_context, portals: &portals, packet };
     let outcome = trace(&ruleset, &packet, 0);
-    match portals.get(question.destination).filter(|portal| portals.is_within(Shared::Full, portal)) {
+    match portals.get(question.destination).filter(|portal| portals.fits_share(TableKind::Full, portal)) {
         Some(portal) => teller.at_portal(portal, outcome),
         None => teller.elsewhere(outcome),
     }
@@ -103,7 +103,7 @@ pub fn explain(snapshot: &Snapshot, standpoint: &Standpoint, question: &Question
 
 struct Teller<'a> {
     snapshot: &'a Snapshot,
-    standpoint: &'a Standpoint,
+    node_context: &'a NodeContext,
     portals: &'a Portals,
     packet: Packet,
 }
@@ -114,7 +114,7 @@ impl Teller<'_> {
         steps.extend(self.rivals(portal));
         steps.extend(self.refusals());
         steps.extend(self.source_step(portal));
-        if outcome != Trace::Barred {
+        if outcome != Trace::SourceDenied {
             steps.extend(self.endpoint_steps(portal));
         }
         let count = portal.backends.len();
@@ -125,7 +125,7 @@ impl Teller<'_> {
             Trace::Forward(_) => (Outcome::Forward, backends, format!("sent to {one_of}")),
             Trace::Relay if count == 0 => (Outcome::Forward, backends, held(portal)),
             Trace::Relay => (Outcome::Forward, backends, format!("relayed to {one_of}")),
-            Trace::Barred => (Outcome::Drop, Vec::new(), self.barred(portal)),
+            Trace::SourceDenied => (Outcome::Drop, Vec::new(), self.barred(portal)),
             Trace::Drop => {
                 let reason = "dropped: the service has endpoints, but none on this node, and its internal traffic policy is Local";
                 (Outcome::Drop, Vec::new(), reason.to_owned())
@@ -189,19 +189,26 @@ impl Teller<'_> {
         let Some(service) = self.snapshot.service(&portal.service) else { return Vec::new() };
         let family = Family::of(portal.key.address);
         let (policy, mut steps) = policy_of(service, portal);
-        let node = &self.standpoint.node;
+        let node = &self.node_context.node;
         let endpoints =
             self.snapshot.endpoints_of(&service.key, &portal.port_name, portal.key.protocol, family);
-        let choice = choice(&endpoints, policy, node);
-        steps.push(choice.to_string());
+        let rule = selection_rule(&endpoints, policy, node);
+        steps.push(rule.to_string());
         for candidate in &endpoints {
             let place =
                 candidate.endpoint.node.as_ref().map(|node| format!(" on node {node}")).unwrap_or_default();
-            steps.push(format!("  {}{place}: {}", candidate.backend, fate(choice, candidate.endpoint, node)));
+            steps.push(format!(
+                "  {}{place}: {}",
+                candidate.backend,
+                endpoint_status(rule, candidate.endpoint, node)
+            ));
         }
         steps.extend(self.unusable(service, portal, family));
-        if portal.left_out > 0 {
-            steps.push(format!("  {} more are beyond the limit of backends and left out", portal.left_out));
+        if portal.omitted_backends > 0 {
+            steps.push(format!(
+                "  {} more are beyond the limit of backends and left out",
+                portal.omitted_backends
+            ));
         }
         steps
     }
@@ -268,15 +275,15 @@ impl Teller<'_> {
     fn refusals(&self) -> Vec<String> {
         let to = self.packet.destination;
         let mut askers: Vec<&ServiceKey> =
-            self.snapshot.users_outside(to.address).take(REFUSALS_MAX).collect();
+            self.snapshot.services_with_external_ip(to.address).take(REFUSALS_MAX).collect();
         askers.extend(self.snapshot.owner_of(to.address));
-        let is_own = self.standpoint.node.primary(Family::of(to.address)) == Some(to.address);
+        let is_own = self.node_context.node.primary(Family::of(to.address)) == Some(to.address);
         let node_ports = self.snapshot.services().filter(|_| is_own).filter(|service| {
             service.ports.iter().any(|port| port.node_port == Some(to.port) && port.protocol == to.protocol)
         });
         askers.extend(node_ports.map(|service| &service.key).take(REFUSALS_MAX));
         let reason = |key: &&ServiceKey| {
-            self.portals.refusal(self.snapshot, self.standpoint, self.snapshot.service(key)?, to)
+            self.portals.refusal(self.snapshot, self.node_context, self.snapshot.service(key)?, to)
         };
         let told = askers.iter().filter_map(|key| {
             Some(format!(
@@ -297,7 +304,7 @@ impl Teller<'_> {
         if let Some(service) = owner {
             let why = if !service.has_portals {
                 ", for which another proxy is responsible".to_owned()
-            } else if !self.standpoint.view.sees(&service.key) {
+            } else if !self.node_context.filter.includes(&service.key) {
                 ", which is not in view".to_owned()
             } else {
                 let ports = service.ports.iter().map(|port| format!("{} {}", port.protocol, port.port));
@@ -309,7 +316,7 @@ impl Teller<'_> {
             service.ports.iter().any(|own| own.node_port == Some(port) && own.protocol == protocol)
         };
         let service = self.snapshot.services().find(has_node_port)?;
-        let why = if self.standpoint.node.addresses.is_empty() {
+        let why = if self.node_context.node.addresses.is_empty() {
             "the node's addresses are not known: name it with --node".to_owned()
         } else {
             format!("{address} is not the address of this node")
@@ -344,7 +351,7 @@ fn manner(portal: &Portal) -> Vec<String> {
             "the relay in the pod's network namespace takes the connection and tries the backends".to_owned(),
         );
     }
-    if portal.is_in_turn() && portal.backends.len() > 1 {
+    if portal.is_round_robin() && portal.backends.len() > 1 {
         steps.push("its scheduler is rr: connections go to the backends in turn".to_owned());
     } else if let Some(scheduler) = portal.scheduler.filter(|_| portal.mode == Mode::Relay) {
         steps.push(format!("its scheduler, in the relay, is {}", scheduler.name()));

@@ -26,7 +26,7 @@ pub struct Packet {
 pub enum Direction {
     /// The pod sends it to somebody else.
     Sent,
-    /// The pod forwards it for a guest: it came by an interface that `Guests` names.
+    /// The pod forwards it for a guest: it came by an interface that `GuestInterfaces` names.
     Forwarded,
     /// It came by any other interface, from a neighbour.
     Inbound,
@@ -49,13 +49,13 @@ pub enum Trace {
     Forward(SocketAddr),
     /// Handed to the relay.
     Relay,
-    /// Refused at once: the portal has no backend.
+    /// Refusals at once: the portal has no backend.
     Reject,
     /// Dropped: the portal's endpoints may not be used from here.
     Drop,
     /// Dropped: the source is in none of the portal's ranges.
-    Barred,
-    /// Refused: a cluster address, but not a port of its service.
+    SourceDenied,
+    /// Refusals: a cluster address, but not a port of its service.
     WrongPort,
     /// Dropped: in a service range, but no service's address.
     Unallocated,
@@ -72,20 +72,20 @@ pub fn trace(ruleset: &Ruleset, packet: &Packet, draw: u32) -> Trace {
         Direction::Inbound | Direction::ToPod => return Trace::Pass,
     }
     let key = packet.destination;
-    let Some(Rule { pick, backends, sources, .. }) = ruleset.rule(key) else {
+    let Some(Rule { dispatch, backends, sources, .. }) = ruleset.rule(key) else {
         return without_portal(ruleset, key);
     };
-    if pick.guarded {
+    if dispatch.guarded {
         let allowed = |source: IpAddr| sources.iter().any(|net| net.contains(&source));
         if !packet.source.is_some_and(allowed) {
-            return Trace::Barred;
+            return Trace::SourceDenied;
         }
     }
-    match pick.action {
+    match dispatch.action {
         Action::Reject => Trace::Reject,
         Action::Drop => Trace::Drop,
         Action::Relay => relay(ruleset),
-        Action::Forward { count, .. } | Action::Turn { count, .. } => {
+        Action::Forward { count, .. } | Action::RoundRobin { count, .. } => {
             let slot = usize::try_from(draw % u32::from(count)).ok();
             // A slot that is empty lets the rule go by, as in the kernel.
             let backend = slot.and_then(|slot| backends.get(slot));

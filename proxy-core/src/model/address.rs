@@ -148,7 +148,7 @@ pub fn forbidden(address: IpAddr) -> Option<Forbidden> {
 /// Says why this address may not be an external address of a service, if it may not; the link-local addresses hold
 /// the metadata service of most clouds.
 #[must_use]
-pub fn forbidden_outside(address: IpAddr) -> Option<Forbidden> {
+pub fn forbidden_external(address: IpAddr) -> Option<Forbidden> {
     forbidden(address).or_else(|| match address {
         _ if address.is_multicast() => Some(Forbidden::Multicast),
         IpAddr::V4(Ipv4Addr::BROADCAST) => Some(Forbidden::Broadcast),
@@ -210,7 +210,7 @@ mod tests {
         for (address, expected) in cases {
             assert_eq!(forbidden(ip(address)), expected, "{address}");
             if expected.is_some() {
-                assert_eq!(forbidden_outside(ip(address)), expected, "{address}");
+                assert_eq!(forbidden_external(ip(address)), expected, "{address}");
             }
         }
     }
@@ -226,7 +226,7 @@ mod tests {
             ("2001:db8::1", None),
         ];
         for (address, expected) in cases {
-            assert_eq!(forbidden_outside(ip(address)), expected, "{address}");
+            assert_eq!(forbidden_external(ip(address)), expected, "{address}");
         }
     }
 }

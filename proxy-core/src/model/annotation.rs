@@ -8,7 +8,7 @@ pub const PREFIX: &str = "portico.dev/";
 
 /// On which objects an annotation stands, and so who writes it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Place {
+pub enum AppliesTo {
     /// A Service, by its owner.
     Service,
     /// A Pod, by its owner.
@@ -25,13 +25,13 @@ pub struct Annotation {
     /// The whole key.
     pub key: &'static str,
     /// Where it stands.
-    pub place: Place,
+    pub applies_to: AppliesTo,
     /// What it may say, as a sentence goes on after "is not".
     pub values: &'static str,
     /// What holds without it.
     pub default: &'static str,
     /// What it does, for its owner.
-    pub what: &'static str,
+    pub description: &'static str,
     /// Which of our programs reads it.
     pub reader: &'static str,
 }
@@ -47,10 +47,10 @@ impl Annotation {
 /// How a service's connections are served.
 pub const MODE: Annotation = Annotation {
     key: "portico.dev/mode",
-    place: Place::Service,
+    applies_to: AppliesTo::Service,
     values: "kernel or relay",
     default: "the agent's `--mode`: `kernel`",
-    what: "`kernel`: rules translate the address. `relay`: the agent takes connections on sockets inside the pod's network \
+    description: "`kernel`: rules translate the address. `relay`: the agent takes connections on sockets inside the pod's network \
            namespace, and tries another backend where one does not answer.",
     reader: "agent",
 };
@@ -58,10 +58,10 @@ pub const MODE: Annotation = Annotation {
 /// Which backend is next.
 pub const SCHEDULER: Annotation = Annotation {
     key: "portico.dev/scheduler",
-    place: Place::Service,
+    applies_to: AppliesTo::Service,
     values: "random, rr, lc, dh, sh, sed or nq",
     default: "`random` in the kernel, `rr` in the relay",
-    what: "`random`; `rr` strictly in turn; `lc` the fewest connections; `sed` the shortest expected delay (connections and \
+    description: "`random`; `rr` strictly in turn; `lc` the fewest connections; `sed` the shortest expected delay (connections and \
            the time to answer); `nq` one without connections, else as `sed`; `sh` by the client's address, `dh` by the \
            portal's. All but `random` and `rr` make the service relayed.",
     reader: "agent",
@@ -70,10 +70,10 @@ pub const SCHEDULER: Annotation = Annotation {
 /// From where the relay reaches backends.
 pub const DIAL: Annotation = Annotation {
     key: "portico.dev/dial",
-    place: Place::Service,
+    applies_to: AppliesTo::Service,
     values: "pod, node or auto",
     default: "`pod`",
-    what: "From where the relay reaches backends: `pod`; `node`, for those that the pod's interface cannot reach (macvlan \
+    description: "From where the relay reaches backends: `pod`; `node`, for those that the pod's interface cannot reach (macvlan \
            and its own node); `auto`: the pod, and where that leads nowhere the node. Backends and network policies see \
            that address. `node` and `auto` count only in namespaces that the agent's `--dial-from-node` lists.",
     reader: "agent",
@@ -82,30 +82,30 @@ pub const DIAL: Annotation = Annotation {
 /// How long a connection waits for a first backend.
 pub const HOLD: Annotation = Annotation {
     key: "portico.dev/hold",
-    place: Place::Service,
+    applies_to: AppliesTo::Service,
     values: "a time such as 10s, 500ms or 2m, at most 300s",
     default: "none: it is refused",
-    what: "So long does a relayed connection to a service without a backend wait for the first one (scale from zero).",
+    description: "So long does a relayed connection to a service without a backend wait for the first one (scale from zero).",
     reader: "agent",
 };
 
 /// Which other namespaces may have a service's variables.
 pub const EXPORT: Annotation = Annotation {
     key: "portico.dev/export",
-    place: Place::Service,
+    applies_to: AppliesTo::Service,
     values: "true, false or names of namespaces with commas",
     default: "`false`",
-    what: "Whose pods may ask for this service's variables, besides those of its own namespace.",
+    description: "Whose pods may ask for this service's variables, besides those of its own namespace.",
     reader: "webhook",
 };
 
 /// Which services a pod reaches.
 pub const PORTALS: Annotation = Annotation {
     key: "portico.dev/portals",
-    place: Place::Pod,
+    applies_to: AppliesTo::Pod,
     values: "all, none, or NAME and NAMESPACE/NAME, with commas",
     default: "`all`",
-    what: "Which services have portals in the pod. A name alone is one of the pod's own namespace. It is read when the pod \
+    description: "Which services have portals in the pod. A name alone is one of the pod's own namespace. It is read when the pod \
            starts; a mistake keeps it from starting, and the event says why. A list has to name the cluster's DNS \
            service, too.",
     reader: "plugin, agent",
@@ -114,10 +114,10 @@ pub const PORTALS: Annotation = Annotation {
 /// Behind which interfaces of a pod guests are.
 pub const GUEST_INTERFACES: Annotation = Annotation {
     key: "portico.dev/guest-interfaces",
-    place: Place::Pod,
+    applies_to: AppliesTo::Pod,
     values: "names of interfaces, or how they begin and a star, with commas: tap0,k6t-*",
     default: "none: the pod has no guests",
-    what: "Interfaces of the pod behind which guests are, such as virtual machines, whose connections the pod forwards: \
+    description: "Interfaces of the pod behind which guests are, such as virtual machines, whose connections the pod forwards: \
            they have the pod's portals. What comes in by any other interface has none. It is read when the pod starts; a \
            mistake keeps it from starting, and so does the interface of an attachment: neighbours are no guests.",
     reader: "plugin, agent",
@@ -126,10 +126,10 @@ pub const GUEST_INTERFACES: Annotation = Annotation {
 /// Whether and how variables are injected.
 pub const INJECT: Annotation = Annotation {
     key: "portico.dev/inject",
-    place: Place::PodOrNamespace,
+    applies_to: AppliesTo::PodOrNamespace,
     values: "true, false, inline, configmap or auto",
     default: "`true`: the webhook's `--mode`",
-    what: "`false`: the pod is left alone. `inline`: at the beginning of each container's `env`. `configmap`: a managed \
+    description: "`false`: the pod is left alone. `inline`: at the beginning of each container's `env`. `configmap`: a managed \
            ConfigMap as the first of `envFrom`. `auto`: inline where that gives exactly what the kubelet would, a ConfigMap \
            where not and the pod has a controller.",
     reader: "webhook",
@@ -138,10 +138,10 @@ pub const INJECT: Annotation = Annotation {
 /// Which services give variables.
 pub const SERVICES: Annotation = Annotation {
     key: "portico.dev/services",
-    place: Place::PodOrNamespace,
+    applies_to: AppliesTo::PodOrNamespace,
     values: "NAME, ALIAS=NAME or ALIAS=NAMESPACE/NAME",
     default: "what the kubelet would give",
-    what: "These services alone give variables, with commas. One of another namespace needs an alias, and must be exported \
+    description: "These services alone give variables, with commas. One of another namespace needs an alias, and must be exported \
            to the pod's.",
     reader: "webhook",
 };
@@ -149,20 +149,20 @@ pub const SERVICES: Annotation = Annotation {
 /// What variables' names begin with.
 pub const VARIABLE_PREFIX: Annotation = Annotation {
     key: "portico.dev/prefix",
-    place: Place::PodOrNamespace,
+    applies_to: AppliesTo::PodOrNamespace,
     values: "letters, digits and _, no digit first",
     default: "none",
-    what: "What each variable's name begins with, so that `REDIS_PORT` of a service and of a program do not clash.",
+    description: "What each variable's name begins with, so that `REDIS_PORT` of a service and of a program do not clash.",
     reader: "webhook",
 };
 
 /// Which variables a service gives.
 pub const FORMS: Annotation = Annotation {
     key: "portico.dev/forms",
-    place: Place::PodOrNamespace,
+    applies_to: AppliesTo::PodOrNamespace,
     values: "all, named or host-port",
     default: "`all`",
-    what: "`host-port`: `_SERVICE_HOST` and `_SERVICE_PORT`. `named`: also `_SERVICE_PORT_` and the name of each port. `all`: \
+    description: "`host-port`: `_SERVICE_HOST` and `_SERVICE_PORT`. `named`: also `_SERVICE_PORT_` and the name of each port. `all`: \
            also the Docker links, as the kubelet gives them.",
     reader: "webhook",
 };
@@ -170,20 +170,20 @@ pub const FORMS: Annotation = Annotation {
 /// Which services must be there.
 pub const REQUIRE: Annotation = Annotation {
     key: "portico.dev/require",
-    place: Place::PodOrNamespace,
+    applies_to: AppliesTo::PodOrNamespace,
     values: "NAME, NAMESPACE/NAME or an alias of portico.dev/services",
     default: "none",
-    what: "Services that must be there, with commas.",
+    description: "Services that must be there, with commas.",
     reader: "webhook",
 };
 
 /// What happens where a required service is missing.
 pub const ON_MISSING: Annotation = Annotation {
     key: "portico.dev/on-missing",
-    place: Place::PodOrNamespace,
+    applies_to: AppliesTo::PodOrNamespace,
     values: "warn, wait or deny",
     default: "`warn`",
-    what: "What happens where a required service is not there. `warn`: the pod starts, with a warning. `wait`: its \
+    description: "What happens where a required service is not there. `warn`: the pod starts, with a warning. `wait`: its \
            containers wait for it. `deny`: the pod is refused, also where an annotation cannot be read.",
     reader: "webhook",
 };
@@ -191,10 +191,10 @@ pub const ON_MISSING: Annotation = Annotation {
 /// How many bytes of variables there may be.
 pub const MAX_BYTES: Annotation = Annotation {
     key: "portico.dev/max-bytes",
-    place: Place::PodOrNamespace,
+    applies_to: AppliesTo::PodOrNamespace,
     values: "a number such as 4096, 64Ki or 1Mi",
     default: "no limit",
-    what: "The most bytes of variables in a container. Services that do not fit are left out as a whole, and named in a \
+    description: "The most bytes of variables in a container. Services that do not fit are left out as a whole, and named in a \
            warning.",
     reader: "webhook",
 };
@@ -202,20 +202,20 @@ pub const MAX_BYTES: Annotation = Annotation {
 /// What was injected.
 pub const INJECTED: Annotation = Annotation {
     key: "portico.dev/injected",
-    place: Place::Written,
+    applies_to: AppliesTo::Written,
     values: "a summary for people",
     default: "",
-    what: "On a pod: what was injected. By it the webhook knows that `enableServiceLinks: false` is its own work.",
+    description: "On a pod: what was injected. By it the webhook knows that `enableServiceLinks: false` is its own work.",
     reader: "webhook",
 };
 
 /// Which pods the controller of ConfigMaps looks at.
 pub const VARIABLES: Annotation = Annotation {
     key: "portico.dev/variables",
-    place: Place::Written,
+    applies_to: AppliesTo::Written,
     values: "configmap or warnings",
     default: "",
-    what: "A label on a pod. `configmap`: the pod refers to managed ConfigMaps, and a controller makes what its selection \
+    description: "A label on a pod. `configmap`: the pod refers to managed ConfigMaps, and a controller makes what its selection \
            says. `warnings`: the pod has warnings alone.",
     reader: "webhook",
 };
@@ -223,10 +223,10 @@ pub const VARIABLES: Annotation = Annotation {
 /// Which variables a pod or a managed ConfigMap has.
 pub const SELECTION: Annotation = Annotation {
     key: "portico.dev/selection",
-    place: Place::Written,
+    applies_to: AppliesTo::Written,
     values: "a selection of services, as text",
     default: "",
-    what: "On a pod: what its managed ConfigMaps are to hold; they are named after a digest of this text. On a managed \
+    description: "On a pod: what its managed ConfigMaps are to hold; they are named after a digest of this text. On a managed \
            ConfigMap: what it holds.",
     reader: "webhook",
 };
@@ -234,40 +234,40 @@ pub const SELECTION: Annotation = Annotation {
 /// How many managed ConfigMaps a pod refers to.
 pub const PARTS: Annotation = Annotation {
     key: "portico.dev/parts",
-    place: Place::Written,
+    applies_to: AppliesTo::Written,
     values: "a number from 1 to 16",
     default: "`1`",
-    what: "On a pod: without how many managed ConfigMaps it cannot start.",
+    description: "On a pod: without how many managed ConfigMaps it cannot start.",
     reader: "webhook",
 };
 
 /// What whoever made a pod was warned of.
 pub const WARNINGS: Annotation = Annotation {
     key: "portico.dev/warnings",
-    place: Place::Written,
+    applies_to: AppliesTo::Written,
     values: "one warning a line",
     default: "",
-    what: "On a pod: the warnings of its admission. Where a controller made the pod, an Event on that quotes them.",
+    description: "On a pod: the warnings of its admission. Where a controller made the pod, an Event on that quotes them.",
     reader: "webhook",
 };
 
 /// What stands for the data of a managed ConfigMap.
 pub const CONTENT: Annotation = Annotation {
     key: "portico.dev/content",
-    place: Place::Written,
+    applies_to: AppliesTo::Written,
     values: "a digest, the number of variables and their bytes",
     default: "",
-    what: "On a managed ConfigMap: what stands for its data, so that no replica has to read that back.",
+    description: "On a managed ConfigMap: what stands for its data, so that no replica has to read that back.",
     reader: "webhook",
 };
 
 /// When a managed ConfigMap of release 0.1.0 was last asked for.
 pub const USED: Annotation = Annotation {
     key: "portico.dev/used",
-    place: Place::Written,
+    applies_to: AppliesTo::Written,
     values: "seconds since 1970",
     default: "",
-    what: "On a managed ConfigMap of release 0.1.0: when a pod last asked for it. Nothing reads it any more.",
+    description: "On a managed ConfigMap of release 0.1.0: when a pod last asked for it. Nothing reads it any more.",
     reader: "webhook of 0.1.0",
 };
 

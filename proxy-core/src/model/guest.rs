@@ -1,4 +1,4 @@
-//! `Guests`: the interfaces of a pod behind which guests are, as the pod's annotation names them.
+//! `GuestInterfaces`: the interfaces of a pod behind which guests are, as the pod's annotation names them.
 //!
 //! A guest is a virtual machine, say, whose traffic the pod forwards; it has the pod's portals. What comes in by any
 //! other interface of the pod has none: the pod's neighbours are not its guests. What must not go in here: the
@@ -20,7 +20,7 @@ type Name = [u8; INTERFACE_BYTES as usize];
 
 /// One interface, or all whose names begin alike.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct InterfaceMatch {
+pub struct InterfacePattern {
     /// The name, padded with zeros.
     name: Name,
     is_prefix: bool,
@@ -28,9 +28,9 @@ pub struct InterfaceMatch {
 
 /// The interfaces of a pod behind which guests are. No interface is named twice.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
-pub struct Guests(BTreeSet<InterfaceMatch>);
+pub struct GuestInterfaces(BTreeSet<InterfacePattern>);
 
-impl InterfaceMatch {
+impl InterfacePattern {
     /// Reads `tap0`, or `k6t-*` for all names that begin so.
     fn parse(text: &str) -> Result<Self, &'static str> {
         let (name, is_prefix) = text.strip_suffix('*').map_or((text, false), |name| (name, true));
@@ -90,13 +90,13 @@ impl InterfaceMatch {
     }
 }
 
-impl fmt::Display for InterfaceMatch {
+impl fmt::Display for InterfacePattern {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}{}", self.text(), if self.is_prefix { "*" } else { "" })
     }
 }
 
-impl Guests {
+impl GuestInterfaces {
     /// Reads the annotation: names of interfaces and how names begin (`tap0,k6t-*`), separated by commas.
     ///
     /// # Errors
@@ -109,7 +109,7 @@ impl Guests {
                 let shown: String = item.chars().take(32).collect();
                 format!("annotation {key}: {shown:?} {why}; write {values}")
             };
-            guests.insert(InterfaceMatch::parse(item).map_err(wrong)?);
+            guests.insert(InterfacePattern::parse(item).map_err(wrong)?);
             if guests.len() > GUESTS_MAX {
                 return Err(format!(
                     "annotation {}: more than {GUESTS_MAX} interfaces",
@@ -127,28 +127,28 @@ impl Guests {
     }
 
     /// The interfaces, in the order of their names.
-    pub fn iter(&self) -> impl Iterator<Item = &InterfaceMatch> {
+    pub fn iter(&self) -> impl Iterator<Item = &InterfacePattern> {
         self.0.iter()
     }
 
     /// Whether guests are behind an interface of this name.
     #[must_use]
-    pub fn are_behind(&self, interface: &str) -> bool {
+    pub fn matches(&self, interface: &str) -> bool {
         self.0.iter().any(|guest| guest.matches(interface))
     }
 }
 
-impl FromIterator<InterfaceMatch> for Guests {
+impl FromIterator<InterfacePattern> for GuestInterfaces {
     /// What another one covers is left out: the kernel's intervals do not overlap.
-    fn from_iter<T: IntoIterator<Item = InterfaceMatch>>(guests: T) -> Self {
-        let all: BTreeSet<InterfaceMatch> = guests.into_iter().collect();
+    fn from_iter<T: IntoIterator<Item = InterfacePattern>>(guests: T) -> Self {
+        let all: BTreeSet<InterfacePattern> = guests.into_iter().collect();
         let is_covered =
-            |guest: &InterfaceMatch| all.iter().any(|other| other != guest && other.covers(guest));
+            |guest: &InterfacePattern| all.iter().any(|other| other != guest && other.covers(guest));
         Self(all.iter().filter(|guest| !is_covered(guest)).copied().collect())
     }
 }
 
-impl fmt::Display for Guests {
+impl fmt::Display for GuestInterfaces {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (number, guest) in self.0.iter().enumerate() {
             write!(f, "{}{guest}", if number > 0 { "," } else { "" })?;
@@ -161,8 +161,8 @@ impl fmt::Display for Guests {
 mod tests {
     use super::*;
 
-    fn guests(text: &str) -> Guests {
-        Guests::parse(text).unwrap_or_else(|why| panic!("{text}: {why}"))
+    fn guests(text: &str) -> GuestInterfaces {
+        GuestInterfaces::parse(text).unwrap_or_else(|why| panic!("{text}: {why}"))
     }
 
     #[test]
@@ -172,7 +172,7 @@ mod tests {
         for (interface, expected) in
             [("tap0", true), ("tap01", false), ("k6t-net1", true), ("k6t", false), ("eth0", false)]
         {
-            assert_eq!(guests.are_behind(interface), expected, "{interface}");
+            assert_eq!(guests.matches(interface), expected, "{interface}");
         }
     }
 
@@ -184,18 +184,21 @@ mod tests {
     #[test]
     fn a_mistake_is_named_with_what_may_be_written() {
         for wrong in ["", "*", "a,,b", "a b", "a/b", "0123456789abcdef", "..", "a*b", "tap\u{e9}"] {
-            let why = Guests::parse(wrong).expect_err(wrong);
+            let why = GuestInterfaces::parse(wrong).expect_err(wrong);
             assert!(why.contains(GUEST_INTERFACES.key) && why.contains(GUEST_INTERFACES.values), "{why}");
         }
         let many: Vec<String> = (0..65).map(|number| format!("tap{number}")).collect();
-        assert!(Guests::parse(&many.join(",")).is_err());
+        assert!(GuestInterfaces::parse(&many.join(",")).is_err());
     }
 
     #[test]
     fn an_interval_of_names_is_read_back_as_what_made_it() {
         for guest in guests("tap0,k6t-*,a,0123456789abcde,~*").iter() {
-            assert_eq!(InterfaceMatch::between(guest.first(), guest.end()), Some(*guest), "{guest}");
-            assert_eq!(InterfaceMatch::between(guest.first(), *b"\xff\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0"), None);
+            assert_eq!(InterfacePattern::between(guest.first(), guest.end()), Some(*guest), "{guest}");
+            assert_eq!(
+                InterfacePattern::between(guest.first(), *b"\xff\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0"),
+                None
+            );
         }
     }
 }

@@ -176,7 +176,7 @@ pub enum Mode {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Dial {
-    /// From the pod's network namespace: the backend sees the pod's address (the default).
+    /// From the pod's network namespace: the backend includes the pod's address (the default).
     #[default]
     Pod,
     /// From the node: for backends that the pod's own interface cannot reach.

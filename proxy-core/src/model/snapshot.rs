@@ -22,17 +22,17 @@ pub enum Change {
     /// A service is new or different.
     Service(Service),
     /// A service is gone.
-    NoService(ServiceKey),
+    ServiceDeleted(ServiceKey),
     /// A slice is new or different.
     Slice(EndpointSlice),
     /// A slice is gone.
-    NoSlice(SliceKey),
+    SliceDeleted(SliceKey),
     /// The ranges from which the cluster takes service addresses.
     ServiceRanges(Vec<IpNet>),
 }
 
 /// The services whose portals may differ after a change.
-pub type Changed = BTreeSet<ServiceKey>;
+pub type ChangedServices = BTreeSet<ServiceKey>;
 
 /// All services and endpoint slices at one revision.
 #[derive(Debug, Clone, Default)]
@@ -186,30 +186,30 @@ impl Snapshot {
     }
 
     /// Takes one change and says which services' portals may differ now.
-    pub fn apply(&mut self, change: Change) -> Changed {
+    pub fn apply(&mut self, change: Change) -> ChangedServices {
         self.revision += 1;
         match change {
             Change::Service(service) => self.put_service(service),
-            Change::NoService(key) => self.remove_service(&key),
+            Change::ServiceDeleted(key) => self.remove_service(&key),
             Change::Slice(slice) => self.put_slice(slice),
-            Change::NoSlice(key) => self.remove_slice(&key),
+            Change::SliceDeleted(key) => self.remove_slice(&key),
             Change::ServiceRanges(ranges) => {
                 self.service_ranges = IpNet::aggregate(&ranges).into();
-                Changed::new()
+                ChangedServices::new()
             }
         }
     }
 
-    fn put_service(&mut self, service: Service) -> Changed {
+    fn put_service(&mut self, service: Service) -> ChangedServices {
         let key = service.key.clone();
         let old = self.services.get(&key).cloned();
         if old.as_deref() == Some(&service) {
-            return Changed::new();
+            return ChangedServices::new();
         }
         self.foreign += usize::from(is_foreign(&service));
         self.foreign -= old.as_deref().map_or(0, |old| usize::from(is_foreign(old)));
         self.follow_outside(old.as_deref(), Some(&service));
-        let mut changed = Changed::from([key.clone()]);
+        let mut changed = ChangedServices::from([key.clone()]);
         let old_ips = old.map_or(ClusterIps::Headless, |old| old.cluster_ips);
         for family in Family::BOTH {
             let (old, new) = (old_ips.of(family), service.cluster_ips.of(family));
@@ -222,11 +222,11 @@ impl Snapshot {
         changed
     }
 
-    fn remove_service(&mut self, key: &ServiceKey) -> Changed {
-        let Some(old) = self.services.get(key).cloned() else { return Changed::new() };
+    fn remove_service(&mut self, key: &ServiceKey) -> ChangedServices {
+        let Some(old) = self.services.get(key).cloned() else { return ChangedServices::new() };
         self.foreign -= usize::from(is_foreign(&old));
         self.follow_outside(Some(&old), None);
-        let mut changed = Changed::from([key.clone()]);
+        let mut changed = ChangedServices::from([key.clone()]);
         for address in old.cluster_ips.iter() {
             changed.extend(self.release_address(address, key));
         }
@@ -235,7 +235,7 @@ impl Snapshot {
     }
 
     /// Gives a service an address, and says whose endpoints and external addresses it forbids.
-    fn claim_address(&mut self, address: IpAddr, key: &ServiceKey) -> Changed {
+    fn claim_address(&mut self, address: IpAddr, key: &ServiceKey) -> ChangedServices {
         let others = self.service_addresses.get(&address).cloned().unwrap_or_default();
         let mut owners: Vec<ServiceKey> = others.iter().cloned().chain([key.clone()]).collect();
         owners.sort_unstable();
@@ -244,7 +244,7 @@ impl Snapshot {
     }
 
     /// Takes an address from a service, and says whose endpoints and external addresses it no longer forbids.
-    fn release_address(&mut self, address: IpAddr, key: &ServiceKey) -> Changed {
+    fn release_address(&mut self, address: IpAddr, key: &ServiceKey) -> ChangedServices {
         let owners = self.service_addresses.get(&address).cloned().unwrap_or_default();
         let others: Arc<[ServiceKey]> = owners.iter().filter(|owner| *owner != key).cloned().collect();
         if others.is_empty() {
@@ -256,8 +256,8 @@ impl Snapshot {
     }
 
     /// The services that have this address among their endpoints or external addresses.
-    fn users_of(&self, address: IpAddr) -> Changed {
-        let mut users: Changed = self.users_outside(address).cloned().collect();
+    fn users_of(&self, address: IpAddr) -> ChangedServices {
+        let mut users: ChangedServices = self.services_with_external_ip(address).cloned().collect();
         if self.neighbourhoods.contains_key(&neighbourhood(address)) {
             let uses = |slice: &&Arc<EndpointSlice>| slice.endpoints.iter().any(|e| e.address == address);
             users.extend(self.slices.values().filter(uses).map(|slice| slice.service.clone()));
@@ -265,12 +265,12 @@ impl Snapshot {
         users
     }
 
-    fn put_slice(&mut self, slice: EndpointSlice) -> Changed {
+    fn put_slice(&mut self, slice: EndpointSlice) -> ChangedServices {
         let mut old = self.slices.get(&slice.key).cloned();
         if old.as_deref() == Some(&slice) {
-            return Changed::new();
+            return ChangedServices::new();
         }
-        let mut changed = Changed::from([slice.service.clone()]);
+        let mut changed = ChangedServices::from([slice.service.clone()]);
         changed.append(&mut self.concerned_by(&slice));
         if let Some(old) = &old {
             changed.append(&mut self.concerned_by(old));
@@ -286,8 +286,8 @@ impl Snapshot {
         changed
     }
 
-    fn remove_slice(&mut self, key: &SliceKey) -> Changed {
-        let Some(old) = self.slices.get(key).cloned() else { return Changed::new() };
+    fn remove_slice(&mut self, key: &SliceKey) -> ChangedServices {
+        let Some(old) = self.slices.get(key).cloned() else { return ChangedServices::new() };
         self.count_neighbourhoods(None, Some(&old));
         self.slices.remove_mut(key);
         self.slices_by_service.remove_mut(&(old.service.clone(), old.key.name.clone()));

@@ -163,7 +163,7 @@ fn write_backends(f: &mut Formatter<'_>, portal: &Portal) -> fmt::Result {
         write!(f, "-A {chain} -p {protocol}")?;
         let left = portal.backends.len() - slot;
         if left > 1 {
-            if portal.is_in_turn() {
+            if portal.is_round_robin() {
                 write!(f, " -m statistic --mode nth --every {left} --packet 0")?;
             } else {
                 #[allow(clippy::cast_precision_loss)] // a count has 14 bits

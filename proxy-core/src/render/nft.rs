@@ -11,7 +11,7 @@ use std::net::SocketAddr;
 use crate::model::address::Family;
 use crate::model::guest::GUESTS_SET;
 use crate::routing::portal::PortalKey;
-use crate::ruleset::dispatch::{Action, Pick};
+use crate::ruleset::dispatch::{Action, DispatchKey};
 use crate::ruleset::plan::{Op, Plan};
 use crate::ruleset::{Element, Ruleset, Settings};
 
@@ -32,7 +32,7 @@ impl Display for Ruleset {
         )?;
         writeln!(f, "table {TABLE}\ndelete table {TABLE}\n")?;
         write_table(f, settings)?;
-        self.picks().try_for_each(|pick| write_pick(f, pick))?;
+        self.dispatch_keys().try_for_each(|dispatch| write_dispatch_chain(f, dispatch))?;
         write_elements(f, "add", self.elements())
     }
 }
@@ -72,10 +72,10 @@ fn write_single(f: &mut Formatter<'_>, op: &Op) -> fmt::Result {
     match op {
         Op::DeleteTable => writeln!(f, "delete table {TABLE}"),
         Op::AddTable(settings) => write_table(f, *settings),
-        Op::AddPick(pick) => write_pick(f, *pick),
-        Op::DeletePick(pick) => {
-            writeln!(f, "delete element {TABLE} picks {{ {} : jump {pick} }}", pick.code())?;
-            writeln!(f, "delete chain {TABLE} {pick}")
+        Op::AddDispatch(dispatch) => write_dispatch_chain(f, *dispatch),
+        Op::DeleteDispatch(dispatch) => {
+            writeln!(f, "delete element {TABLE} picks {{ {} : jump {dispatch} }}", dispatch.code())?;
+            writeln!(f, "delete chain {TABLE} {dispatch}")
         }
         Op::Add(_) | Op::Delete(_) => Ok(()),
     }
@@ -181,26 +181,28 @@ fn write_sets(f: &mut Formatter<'_>, words: &Words, settings: Settings) -> fmt::
     writeln!(f, "\tset ranges{suffix} {{\n\t\ttype {address}\n\t\tflags interval\n\t}}\n")
 }
 
-fn write_pick(f: &mut Formatter<'_>, pick: Pick) -> fmt::Result {
-    writeln!(f, "table {TABLE} {{\n\tchain {pick} {{")?;
-    for Words { suffix, ip, .. } in Family::BOTH.map(words).into_iter().filter(|_| pick.guarded) {
+fn write_dispatch_chain(f: &mut Formatter<'_>, dispatch: DispatchKey) -> fmt::Result {
+    writeln!(f, "table {TABLE} {{\n\tchain {dispatch} {{")?;
+    for Words { suffix, ip, .. } in Family::BOTH.map(words).into_iter().filter(|_| dispatch.guarded) {
         writeln!(f, "\t\t{ip} daddr . meta l4proto . th dport . {ip} saddr != @sources{suffix} drop")?;
     }
-    match pick.action {
+    match dispatch.action {
         Action::Reject => writeln!(f, "\t\tgoto refuse")?,
         Action::Relay => writeln!(f, "\t\tgoto relay")?,
         Action::Drop => writeln!(f, "\t\tdrop")?,
         Action::Forward { count, affinity_s: 0 } => {
             writeln!(f, "\t\tmeta mark set numgen random mod {count} goto send")?;
         }
-        Action::Turn { count, .. } => writeln!(f, "\t\tmeta mark set numgen inc mod {count} goto send")?,
+        Action::RoundRobin { count, .. } => {
+            writeln!(f, "\t\tmeta mark set numgen inc mod {count} goto send")?
+        }
         Action::Forward { count, affinity_s } => {
             Family::BOTH
                 .into_iter()
                 .try_for_each(|family| write_sticky(f, &words(family), count, affinity_s))?;
         }
     }
-    writeln!(f, "\t}}\n}}\nadd element {TABLE} picks {{ {} : jump {pick} }}\n", pick.code())
+    writeln!(f, "\t}}\n}}\nadd element {TABLE} picks {{ {} : jump {dispatch} }}\n", dispatch.code())
 }
 
 fn write_sticky(f: &mut Formatter<'_>, words: &Words, count: u16, affinity_s: u32) -> fmt::Result {
@@ -250,9 +252,9 @@ struct ElementText<'a>(&'a Element);
 impl Display for ElementText<'_> {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         match self.0 {
-            Element::Portal(key, pick) => {
+            Element::Portal(key, dispatch) => {
                 write_key(f, key)?;
-                write!(f, " : {}", pick.code())
+                write!(f, " : {}", dispatch.code())
             }
             Element::Backend(key, number, backend) => {
                 write_key(f, key)?;

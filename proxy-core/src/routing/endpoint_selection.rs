@@ -1,7 +1,7 @@
 //! Endpoint selection: which endpoints of a service port a client on this node may reach.
 //!
-//! Follows kube-proxy's `CategorizeEndpoints` (pkg/proxy/topology.go). First one `Choice` is made by
-//! looking at all endpoints; then each endpoint has one `Fate` under that choice. Rules and the words of
+//! Follows kube-proxy's `CategorizeEndpoints` (pkg/proxy/topology.go). First one `SelectionRule` is made by
+//! looking at all endpoints; then each endpoint has one `EndpointStatus` under that choice. Rules and the words of
 //! `explain` come from the same two functions, so they cannot disagree.
 
 use std::fmt;
@@ -13,7 +13,7 @@ use crate::model::snapshot::PortEndpoint;
 
 /// The rule by which the endpoints of a port are chosen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Choice {
+pub enum SelectionRule {
     /// All ready endpoints.
     Ready,
     /// The ready endpoints whose hints name this node: all ready endpoints have such hints.
@@ -32,7 +32,7 @@ pub enum Choice {
     None,
 }
 
-impl fmt::Display for Choice {
+impl fmt::Display for SelectionRule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Ready => "chosen are all ready endpoints",
@@ -51,7 +51,7 @@ impl fmt::Display for Choice {
 
 /// What became of one endpoint, and why.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Fate {
+pub enum EndpointStatus {
     /// Connections are sent to it.
     Chosen,
     /// It is not ready.
@@ -68,7 +68,7 @@ pub enum Fate {
     NotLocal,
 }
 
-impl fmt::Display for Fate {
+impl fmt::Display for EndpointStatus {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Chosen => "chosen",
@@ -92,21 +92,25 @@ fn is_local(endpoint: &Endpoint, node: &Node) -> bool {
 
 /// Makes the choice for a port: one look at all its endpoints.
 #[must_use]
-pub fn choice(endpoints: &[PortEndpoint<'_>], policy: TrafficPolicy, node: &Node) -> Choice {
+pub fn selection_rule(endpoints: &[PortEndpoint<'_>], policy: TrafficPolicy, node: &Node) -> SelectionRule {
     let all = || endpoints.iter().map(|candidate| candidate.endpoint);
     let ready = || all().filter(|endpoint| endpoint.conditions.ready);
     let any = ready().next().is_some() || all().any(still_serves);
     match policy {
-        _ if !any => Choice::None,
-        TrafficPolicy::Local if ready().any(|endpoint| is_local(endpoint, node)) => Choice::LocalReady,
+        _ if !any => SelectionRule::None,
+        TrafficPolicy::Local if ready().any(|endpoint| is_local(endpoint, node)) => SelectionRule::LocalReady,
         TrafficPolicy::Local if all().any(|e| is_local(e, node) && still_serves(e)) => {
-            Choice::LocalTerminating
+            SelectionRule::LocalTerminating
         }
-        TrafficPolicy::Local => Choice::NoneLocal,
-        TrafficPolicy::Cluster if ready().next().is_none() => Choice::Terminating,
-        TrafficPolicy::Cluster if hinted(ready(), |e| &e.node_hints, &node.name) => Choice::ReadyForNode,
-        TrafficPolicy::Cluster if hinted(ready(), |e| &e.zone_hints, &node.zone) => Choice::ReadyForZone,
-        TrafficPolicy::Cluster => Choice::Ready,
+        TrafficPolicy::Local => SelectionRule::NoneLocal,
+        TrafficPolicy::Cluster if ready().next().is_none() => SelectionRule::Terminating,
+        TrafficPolicy::Cluster if hinted(ready(), |e| &e.node_hints, &node.name) => {
+            SelectionRule::ReadyForNode
+        }
+        TrafficPolicy::Cluster if hinted(ready(), |e| &e.zone_hints, &node.zone) => {
+            SelectionRule::ReadyForZone
+        }
+        TrafficPolicy::Cluster => SelectionRule::Ready,
     }
 }
 
@@ -131,26 +135,30 @@ fn names(hints: &[std::sync::Arc<str>], own: &str) -> bool {
 
 /// What the choice means for one endpoint.
 #[must_use]
-pub fn fate(choice: Choice, endpoint: &Endpoint, node: &Node) -> Fate {
-    let usable = match choice {
-        Choice::Terminating => still_serves(endpoint),
-        Choice::LocalTerminating | Choice::NoneLocal => endpoint.conditions.ready || still_serves(endpoint),
+pub fn endpoint_status(rule: SelectionRule, endpoint: &Endpoint, node: &Node) -> EndpointStatus {
+    let usable = match rule {
+        SelectionRule::Terminating => still_serves(endpoint),
+        SelectionRule::LocalTerminating | SelectionRule::NoneLocal => {
+            endpoint.conditions.ready || still_serves(endpoint)
+        }
         _ => endpoint.conditions.ready,
     };
     if !usable {
         return match endpoint.conditions {
-            _ if still_serves(endpoint) => Fate::Terminating,
-            Conditions { terminating: true, serving: false, .. } => Fate::Finished,
-            _ => Fate::NotReady,
+            _ if still_serves(endpoint) => EndpointStatus::Terminating,
+            Conditions { terminating: true, serving: false, .. } => EndpointStatus::Finished,
+            _ => EndpointStatus::NotReady,
         };
     }
-    match choice {
-        Choice::ReadyForNode if !names(&endpoint.node_hints, &node.name) => Fate::OtherNode,
-        Choice::ReadyForZone if !names(&endpoint.zone_hints, &node.zone) => Fate::OtherZone,
-        Choice::LocalReady | Choice::LocalTerminating | Choice::NoneLocal if !is_local(endpoint, node) => {
-            Fate::NotLocal
+    match rule {
+        SelectionRule::ReadyForNode if !names(&endpoint.node_hints, &node.name) => EndpointStatus::OtherNode,
+        SelectionRule::ReadyForZone if !names(&endpoint.zone_hints, &node.zone) => EndpointStatus::OtherZone,
+        SelectionRule::LocalReady | SelectionRule::LocalTerminating | SelectionRule::NoneLocal
+            if !is_local(endpoint, node) =>
+        {
+            EndpointStatus::NotLocal
         }
-        _ => Fate::Chosen,
+        _ => EndpointStatus::Chosen,
     }
 }
 

@@ -1,6 +1,6 @@
 //! `Portal`: an address and port that lead to a service, as one node's pods see it.
 //!
-//! `Portals` holds those of all services that a view sees, as many as the bounds allow, knows which service wins
+//! `Portals` holds those of all services that a view includes, as many as the limits allow, knows which service wins
 //! where two claim the same address and port, and follows a snapshot by the keys that changed. What must not go in
 //! here: how the portals of one service are made (`builder`), and who has how many (`admit`, `share`).
 
@@ -14,17 +14,17 @@ use serde::{Serialize, Serializer};
 
 use crate::model::node::Node;
 use crate::model::service::{Created, Dial, Mode, Protocol, Scheduler, ServiceKey};
-use crate::model::snapshot::{Changed, Snapshot};
+use crate::model::snapshot::{ChangedServices, Snapshot};
 
 pub use crate::model::portal_key::PortalKey;
 use admit::{Allotment, Held};
-pub use bounds::{Bounds, Cost, STICKY_CHAIN_ELEMENTS, TURN_CHAIN_ELEMENTS};
 pub use every_node::refused_on_every_node;
-pub use external::{Outside, OutsideKinds};
+pub use external::{ExternalKinds, ExternalPolicy};
 pub use kind::PortalKind;
-pub use refusal::{Reason, Refused};
-pub use service_filter::{Selection, View};
-pub use share::Shared;
+pub use limits::{Cost, PortalLimits, ROUND_ROBIN_CHAIN_ELEMENTS, STICKY_CHAIN_ELEMENTS};
+pub use refusal::{RefusalReason, Refusals};
+pub use service_filter::{ServiceFilter, ServiceSet};
+pub use share::TableKind;
 
 /// More backends than this are left out of a portal: the count has 14 bits in the ruleset.
 pub const BACKENDS_MAX: usize = (1 << 14) - 1;
@@ -72,7 +72,7 @@ pub struct Portal {
     pub backends: Arc<[SocketAddr]>,
     /// How many backends `BACKENDS_MAX` left out.
     #[serde(skip)]
-    pub left_out: usize,
+    pub omitted_backends: usize,
     /// For how many seconds a client stays with its backend.
     #[serde(skip)]
     pub affinity_s: Option<u32>,
@@ -97,7 +97,7 @@ impl Portal {
     /// Whether the kernel gives connections to the backends in turn. Affinity comes first: who has a backend
     /// stays with it.
     #[must_use]
-    pub fn is_in_turn(&self) -> bool {
+    pub fn is_round_robin(&self) -> bool {
         let by_kernel = self.mode == Mode::Kernel && self.affinity_s.is_none();
         by_kernel && self.scheduler == Some(Scheduler::RoundRobin)
     }
@@ -124,17 +124,17 @@ fn service_fields<S: Serializer>(key: &ServiceKey, serializer: S) -> Result<S::O
 
 /// From where portals are seen: they are the same for all pods of a node that share a view.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Standpoint {
+pub struct NodeContext {
     /// The node.
     pub node: Node,
     /// What the pod may see.
-    pub view: View,
+    pub filter: ServiceFilter,
     /// How services are reached that do not say it themselves.
     pub mode: Mode,
     /// Which external addresses of services become portals.
-    pub outside: Outside,
+    pub external: ExternalPolicy,
     /// How much services may put into tables.
-    pub bounds: Bounds,
+    pub limits: PortalLimits,
 }
 
 /// A claim of a service on a portal: of two on the same portal the lesser wins, so an address that a service has is
@@ -151,36 +151,41 @@ pub struct Portals {
     namespaces: Map<Arc<str>, Allotment>,
     /// What the portals of all namespaces cost.
     total: Cost,
-    /// How many elements each namespace has at least, where a table has no room for all; see `Shared`.
+    /// How many elements each namespace has at least, where a table has no room for all; see `TableKind`.
     levels: [Option<usize>; 2],
 }
 
 /// The portals that may differ after a change.
-pub type Touched = BTreeSet<PortalKey>;
+pub type ChangedPortals = BTreeSet<PortalKey>;
 
-/// The portals of every service, as seen from this standpoint.
+/// The portals of every service, as seen from this node_context.
 #[must_use]
-pub fn portals(snapshot: &Snapshot, standpoint: &Standpoint) -> Portals {
+pub fn portals(snapshot: &Snapshot, node_context: &NodeContext) -> Portals {
     let mut portals = Portals { service_ranges: snapshot.service_ranges().into(), ..Portals::default() };
     let keys: Vec<&ServiceKey> = snapshot.services().map(|service| &service.key).collect();
-    portals.follow(snapshot, standpoint, &keys, None);
+    portals.follow(snapshot, node_context, &keys, None);
     portals
 }
 
 impl Portals {
     /// Follows the snapshot by the services that changed, and says which portals may differ now.
-    pub fn refresh(&mut self, snapshot: &Snapshot, standpoint: &Standpoint, changed: &Changed) -> Touched {
-        let mut touched = Touched::new();
+    pub fn refresh(
+        &mut self,
+        snapshot: &Snapshot,
+        node_context: &NodeContext,
+        changed: &ChangedServices,
+    ) -> ChangedPortals {
+        let mut touched = ChangedPortals::new();
         if *self.service_ranges == *snapshot.service_ranges() {
             let keys: Vec<&ServiceKey> = changed.iter().collect();
-            self.follow(snapshot, standpoint, &keys, Some(&mut touched));
+            self.follow(snapshot, node_context, &keys, Some(&mut touched));
             return touched;
         }
         // What an unused portal costs depends on the ranges.
         self.service_ranges = snapshot.service_ranges().into();
-        let known: Changed = self.by_service.keys().cloned().collect();
+        let known: ChangedServices = self.by_service.keys().cloned().collect();
         let all: BTreeSet<&ServiceKey> = known.iter().chain(changed).collect();
-        self.follow(snapshot, standpoint, &all.into_iter().collect::<Vec<_>>(), Some(&mut touched));
+        self.follow(snapshot, node_context, &all.into_iter().collect::<Vec<_>>(), Some(&mut touched));
         touched
     }
 
@@ -188,16 +193,16 @@ impl Portals {
     fn follow(
         &mut self,
         snapshot: &Snapshot,
-        standpoint: &Standpoint,
+        node_context: &NodeContext,
         changed: &[&ServiceKey],
-        mut touched: Option<&mut Touched>,
+        mut touched: Option<&mut ChangedPortals>,
     ) {
         let mut namespaces = BTreeSet::new();
         for services in changed.chunk_by(|one, other| one.namespace == other.namespace) {
-            self.follow_namespace(snapshot, standpoint, services, touched.as_deref_mut());
+            self.follow_namespace(snapshot, node_context, services, touched.as_deref_mut());
             namespaces.extend(services.first().map(|first| first.namespace.clone()));
         }
-        self.share_out(standpoint.bounds, &namespaces, touched);
+        self.share_out(node_context.limits, &namespaces, touched);
     }
 
     /// The portal that is in force for this address, protocol and port.
@@ -228,11 +233,11 @@ impl Portals {
 }
 
 mod admit;
-mod bounds;
 mod builder;
 mod every_node;
 mod external;
 mod kind;
+mod limits;
 mod precedence;
 mod refusal;
 mod service_filter;

@@ -1,4 +1,4 @@
-//! `Scheduler::choice`: which backend a relayed connection goes to.
+//! `Scheduler::select`: which backend a relayed connection goes to.
 //!
 //! The schedulers are those of IPVS; all backends have the same weight, since Kubernetes knows none. What IPVS
 //! measures by weight is measured here by the time that a backend takes to answer. What must not go in here: what is
@@ -20,7 +20,7 @@ pub struct Load {
 
 /// What a choice depends on besides backends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Turn {
+pub struct ScheduleInput {
     /// The place behind the backend that was chosen last: where schedulers begin to look.
     pub next: usize,
     /// Chance.
@@ -35,15 +35,15 @@ impl Scheduler {
     /// The place of the backend that is chosen; `load` tells of each, or that it is not to be had. None: there is
     /// none to be had.
     #[must_use]
-    pub fn choice(
+    pub fn select(
         self,
         backends: &[SocketAddr],
         load: impl Fn(&SocketAddr) -> Option<Load>,
-        turn: Turn,
+        input: ScheduleInput,
     ) -> Option<usize> {
         let count = backends.len();
-        // In the order from the last choice on, so that of equals each comes in its turn.
-        let order = || (0..count).map(|step| (turn.next + step) % count);
+        // In the order from the last choice on, so that of equals each comes in its input.
+        let order = || (0..count).map(|step| (input.next + step) % count);
         let loads = || order().filter_map(|place| Some((place, load(backends.get(place)?)?)));
         let least = |cost: &dyn Fn(Load) -> (u64, bool)| {
             loads().min_by_key(|(_, load)| cost(*load)).map(|(place, _)| place)
@@ -63,7 +63,7 @@ impl Scheduler {
             Self::RoundRobin => loads().next().map(|(place, _)| place),
             Self::Random => {
                 let had = u64::try_from(loads().count()).ok().filter(|had| *had > 0)?;
-                let chosen = usize::try_from(turn.draw % had).ok()?;
+                let chosen = usize::try_from(input.draw % had).ok()?;
                 loads().nth(chosen).map(|(place, _)| place)
             }
             Self::LeastConnection => least(&|load| (u64::from(load.connections), false)),
@@ -73,9 +73,9 @@ impl Scheduler {
                 idle.or_else(soonest)
             }
             Self::DestinationHashing => {
-                by_digest(loads().map(|(place, _)| place), backends, turn.destination)
+                by_digest(loads().map(|(place, _)| place), backends, input.destination)
             }
-            Self::SourceHashing => by_digest(loads().map(|(place, _)| place), backends, turn.source),
+            Self::SourceHashing => by_digest(loads().map(|(place, _)| place), backends, input.source),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! `Pick`: what happens to the first packet of a connection to a portal, and the number that stands for it.
+//! `DispatchKey`: what happens to the first packet of a connection to a portal, and the number that stands for it.
 //!
 //! The kernel's map of portals holds the number, a small map of verdicts leads from it to a chain. Two
 //! portals with one number share a chain. What must not go in here: what the chain consists of.
@@ -13,7 +13,7 @@ use crate::model::service::AFFINITY_S_MAX;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Action {
-    /// Refused at once.
+    /// Refusals at once.
     Reject,
     /// Sent to one of this many backends; a client stays with its backend for so many seconds, if any.
     Forward {
@@ -24,8 +24,9 @@ pub enum Action {
     },
     /// Sent to this many backends in turn. Whose turn it is, is known to a rule, so each such portal has a
     /// chain of its own.
-    Turn {
-        /// Which chain: below `TURNS`, and of one portal only.
+    #[serde(rename = "turn")]
+    RoundRobin {
+        /// Which chain: below `ROUND_ROBIN_CHAINS_MAX`, and of one portal only.
         number: u16,
         /// How many backends.
         count: u16,
@@ -38,7 +39,7 @@ pub enum Action {
 
 /// What a portal's number says: an action, and whether the source is looked at first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
-pub struct Pick {
+pub struct DispatchKey {
     /// What happens.
     #[serde(flatten)]
     pub action: Action,
@@ -47,18 +48,18 @@ pub struct Pick {
 }
 
 /// So many portals can have their backends in turn.
-pub const TURNS: u16 = 1 << 15;
+pub const ROUND_ROBIN_CHAINS_MAX: u16 = 1 << 15;
 
 const AFFINITY_SHIFT: u32 = 15;
 const GUARD_BIT: u32 = 1 << 14;
 const COUNT_MASK: u32 = GUARD_BIT - 1;
 /// Above every affinity time-out, within 17 bits: the numbers of turns, and two marks.
 const TURN_MIN: u32 = AFFINITY_S_MAX + 1;
-const TURN_MAX: u32 = AFFINITY_S_MAX + TURNS as u32;
+const TURN_MAX: u32 = AFFINITY_S_MAX + ROUND_ROBIN_CHAINS_MAX as u32;
 const RELAY: u32 = 0x1_fffe;
 const DROP: u32 = 0x1_ffff;
 
-impl Pick {
+impl DispatchKey {
     /// The number that stands for it in the kernel: bits 0-13 the count, bit 14 the guard, bits 15-31 the
     /// affinity time-out in seconds; values above all time-outs are the numbers of turns, relay and drop.
     #[must_use]
@@ -66,7 +67,7 @@ impl Pick {
         let action = match self.action {
             Action::Reject => 0,
             Action::Forward { count, affinity_s } => affinity_s << AFFINITY_SHIFT | u32::from(count),
-            Action::Turn { number, count } => {
+            Action::RoundRobin { number, count } => {
                 (TURN_MIN + u32::from(number)) << AFFINITY_SHIFT | u32::from(count)
             }
             Action::Relay => RELAY << AFFINITY_SHIFT,
@@ -86,7 +87,7 @@ impl Pick {
             (_, 0) => return None,
             (affinity_s @ 0..=AFFINITY_S_MAX, count) => Action::Forward { count, affinity_s },
             (turn @ TURN_MIN..=TURN_MAX, count) => {
-                Action::Turn { number: u16::try_from(turn - TURN_MIN).ok()?, count }
+                Action::RoundRobin { number: u16::try_from(turn - TURN_MIN).ok()?, count }
             }
             _ => return None,
         };
@@ -95,14 +96,14 @@ impl Pick {
 }
 
 /// The name of the pick's chain.
-impl fmt::Display for Pick {
+impl fmt::Display for DispatchKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(if self.guarded { "guarded-" } else { "pick-" })?;
         match self.action {
             Action::Reject => f.write_str("reject"),
             Action::Forward { count, affinity_s: 0 } => write!(f, "{count}"),
             Action::Forward { count, affinity_s } => write!(f, "{count}-sticky-{affinity_s}s"),
-            Action::Turn { number, count } => write!(f, "{count}-turn-{number}"),
+            Action::RoundRobin { number, count } => write!(f, "{count}-turn-{number}"),
             Action::Relay => f.write_str("relay"),
             Action::Drop => f.write_str("drop"),
         }

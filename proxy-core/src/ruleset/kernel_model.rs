@@ -11,9 +11,9 @@ use std::net::{IpAddr, SocketAddr};
 use ipnet::IpNet;
 use thiserror::Error;
 
-use crate::model::guest::Guests;
+use crate::model::guest::GuestInterfaces;
 use crate::routing::portal::PortalKey;
-use crate::ruleset::dispatch::Pick;
+use crate::ruleset::dispatch::DispatchKey;
 use crate::ruleset::plan::{Op, Plan};
 use crate::ruleset::{Element, Ruleset, Settings};
 
@@ -23,9 +23,9 @@ pub struct Table {
     /// The settings; none where there is no table.
     pub settings: Option<Settings>,
     /// The picks that have a chain.
-    pub picks: BTreeSet<Pick>,
+    pub dispatch_keys: BTreeSet<DispatchKey>,
     /// The map `portals`.
-    pub portals: BTreeMap<PortalKey, Pick>,
+    pub portals: BTreeMap<PortalKey, DispatchKey>,
     /// The map `backends`.
     pub backends: BTreeMap<(PortalKey, u32), SocketAddr>,
     /// The map `ids`.
@@ -37,13 +37,13 @@ pub struct Table {
     /// The set `ranges`.
     pub ranges: BTreeSet<IpNet>,
     /// The set `guests`, which is a pod's own and part of no ruleset.
-    pub guests: Guests,
+    pub guests: GuestInterfaces,
 }
 
 /// Why a plan does not fit a table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 #[error("run operation {index} of a plan: {op:?} does not fit what is there")]
-pub struct Misfit {
+pub struct ApplyError {
     /// Which operation.
     pub index: usize,
     /// The operation.
@@ -52,8 +52,11 @@ pub struct Misfit {
 
 impl From<&Ruleset> for Table {
     fn from(ruleset: &Ruleset) -> Self {
-        let mut table =
-            Self { settings: ruleset.settings(), picks: ruleset.picks().collect(), ..Self::default() };
+        let mut table = Self {
+            settings: ruleset.settings(),
+            dispatch_keys: ruleset.dispatch_keys().collect(),
+            ..Self::default()
+        };
         for element in ruleset.elements() {
             table.add(element);
         }
@@ -66,11 +69,11 @@ impl From<&Ruleset> for Table {
 ///
 /// # Errors
 /// Where an operation does not fit.
-pub fn run(plan: &Plan, applied: &Table) -> Result<Table, Misfit> {
+pub fn apply(plan: &Plan, applied: &Table) -> Result<Table, ApplyError> {
     let mut table = applied.clone();
     for (index, op) in plan.ops().iter().enumerate() {
         if !table.step(*op) {
-            return Err(Misfit { index, op: *op });
+            return Err(ApplyError { index, op: *op });
         }
     }
     Ok(table)
@@ -85,11 +88,11 @@ impl Table {
                 *self = Self::default();
                 true
             }
-            Op::AddPick(pick) => self.picks.insert(pick),
-            Op::DeletePick(pick) => {
-                !self.portals.values().any(|used| *used == pick) && self.picks.remove(&pick)
+            Op::AddDispatch(dispatch) => self.dispatch_keys.insert(dispatch),
+            Op::DeleteDispatch(dispatch) => {
+                !self.portals.values().any(|used| *used == dispatch) && self.dispatch_keys.remove(&dispatch)
             }
-            Op::Add(Element::Portal(_, pick)) if !self.picks.contains(&pick) => false,
+            Op::Add(Element::Portal(_, dispatch)) if !self.dispatch_keys.contains(&dispatch) => false,
             Op::Add(element) => self.add(element),
             Op::Delete(element) => self.delete(element),
         }
@@ -97,7 +100,7 @@ impl Table {
 
     fn add(&mut self, element: Element) -> bool {
         match element {
-            Element::Portal(key, pick) => self.portals.insert(key, pick).is_none(),
+            Element::Portal(key, dispatch) => self.portals.insert(key, dispatch).is_none(),
             Element::Backend(key, number, backend) => self.backends.insert((key, number), backend).is_none(),
             Element::Id(key, slot, id) => self.ids.insert((key, slot), id).is_none(),
             Element::Address(address) => self.addresses.insert(address),
@@ -108,7 +111,7 @@ impl Table {
 
     fn delete(&mut self, element: Element) -> bool {
         match element {
-            Element::Portal(key, pick) => self.portals.remove(&key) == Some(pick),
+            Element::Portal(key, dispatch) => self.portals.remove(&key) == Some(dispatch),
             Element::Backend(key, number, backend) => self.backends.remove(&(key, number)) == Some(backend),
             Element::Id(key, slot, id) => self.ids.remove(&(key, slot)) == Some(id),
             Element::Address(address) => self.addresses.remove(&address),

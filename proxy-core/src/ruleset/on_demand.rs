@@ -10,13 +10,13 @@
 //!
 //! Always there as a whole are those for which the first connection must meet what all later ones meet: SCTP, which
 //! is not relayed; portals that only some may use; and portals that the kernel keeps sticky. A cluster address that
-//! has one of these is there with all its portals. What is always there has a bound; see `Shared::Unused`.
+//! has one of these is there with all its portals. What is always there has a bound; see `TableKind::OnDemand`.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use super::{Form, Ruleset, Settings};
-use crate::routing::portal::{Portal, PortalKey, PortalKind, Portals, Shared, Touched};
+use crate::routing::portal::{ChangedPortals, Portal, PortalKey, PortalKind, Portals, TableKind};
 
 impl Settings {
     /// Whether elements of `portals` count: on demand it must be known what is used.
@@ -34,34 +34,39 @@ impl Ruleset {
     }
 
     /// The addresses whose portals are here because they are used, in order.
-    pub fn wanted(&self) -> impl Iterator<Item = IpAddr> {
-        self.wanted.iter().copied()
+    pub fn active_addresses(&self) -> impl Iterator<Item = IpAddr> {
+        self.active.iter().copied()
     }
 
     /// Whether the portals of this address are here because they are used.
     #[must_use]
-    pub fn wants(&self, address: IpAddr) -> bool {
-        self.wanted.contains(&address)
+    pub fn is_active(&self, address: IpAddr) -> bool {
+        self.active.contains(&address)
     }
 
     /// Takes in the portals of an address, also those that it gets later, and says whose rules are new.
-    pub fn want(&mut self, portals: &Portals, address: IpAddr) -> Touched {
+    pub fn activate(&mut self, portals: &Portals, address: IpAddr) -> ChangedPortals {
         if !self.is_on_demand() {
-            return Touched::new();
+            return ChangedPortals::new();
         }
-        self.wanted.insert_mut(address);
+        self.active.insert_mut(address);
         self.follow_address(portals, address)
     }
 
     /// Lets the portals of an address go, unless they are always there, and says whose rules are gone.
-    pub fn let_go(&mut self, portals: &Portals, address: IpAddr) -> Touched {
-        if !self.wanted.remove_mut(&address) {
-            return Touched::new();
+    pub fn evict(&mut self, portals: &Portals, address: IpAddr) -> ChangedPortals {
+        if !self.active.remove_mut(&address) {
+            return ChangedPortals::new();
         }
         self.follow_address(portals, address)
     }
 
-    pub(super) fn refresh_on_demand(&mut self, portals: &Portals, touched: &Touched, all: bool) -> Touched {
+    pub(super) fn refresh_on_demand(
+        &mut self,
+        portals: &Portals,
+        touched: &ChangedPortals,
+        all: bool,
+    ) -> ChangedPortals {
         if all {
             let mut addresses: BTreeSet<IpAddr> = self.rules.keys().map(|key| key.address).collect();
             addresses.extend(portals.iter().map(|portal| portal.key.address));
@@ -76,12 +81,12 @@ impl Ruleset {
         changed
     }
 
-    fn follow_addresses(&mut self, portals: &Portals, addresses: &BTreeSet<IpAddr>) -> Touched {
+    fn follow_addresses(&mut self, portals: &Portals, addresses: &BTreeSet<IpAddr>) -> ChangedPortals {
         addresses.iter().flat_map(|address| self.follow_address(portals, *address)).collect()
     }
 
-    fn follow_address(&mut self, portals: &Portals, address: IpAddr) -> Touched {
-        let mut keys: Touched = self.rules_at(address).map(|(key, _)| *key).collect();
+    fn follow_address(&mut self, portals: &Portals, address: IpAddr) -> ChangedPortals {
+        let mut keys: ChangedPortals = self.rules_at(address).map(|(key, _)| *key).collect();
         keys.extend(portals.at(address).map(|portal| portal.key));
         keys.retain(|key| self.follow(portals, *key));
         keys
@@ -89,24 +94,24 @@ impl Ruleset {
 
     pub(super) fn form_on_demand(&self, portals: &Portals, portal: &Portal) -> Option<Form> {
         let address = portal.key.address;
-        if self.wants(address) {
+        if self.is_active(address) {
             return Some(Form::Whole);
         }
         let is_in_range = is_in_range(portals, address);
         let is_whole =
-            |portal: &Portal| portal.is_the_kernels_alone() && portals.is_within(Shared::Unused, portal);
+            |portal: &Portal| portal.is_kernel_only() && portals.fits_share(TableKind::OnDemand, portal);
         let is_cluster_ip = |portal: &Portal| portal.kind == PortalKind::ClusterIp;
         match () {
             // All portals of the address or none: where one is, the other ports are refused.
             () if is_in_range && is_cluster_ip(portal) => {
                 let all = || portals.at(address).filter(|other| is_cluster_ip(other));
-                let is_special = all().any(Portal::is_the_kernels_alone)
-                    && all().all(|other| portals.is_within(Shared::Unused, other));
+                let is_special = all().any(Portal::is_kernel_only)
+                    && all().all(|other| portals.fits_share(TableKind::OnDemand, other));
                 is_special.then_some(Form::Whole)
             }
             () if is_whole(portal) => Some(Form::Whole),
             () if is_in_range => None,
-            () => portals.is_within(Shared::Unused, portal).then_some(Form::Relayed),
+            () => portals.fits_share(TableKind::OnDemand, portal).then_some(Form::Relayed),
         }
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! A plan is one transaction: all of it or nothing. There is one path: programming a new network
 //! namespace is `plan(&Ruleset::empty(), &desired)`. Where it is known which portals were touched,
-//! `plan_touched` looks at those alone and gives the same plan.
+//! `plan_changed` looks at those alone and gives the same plan.
 //!
 //! The order is what the kernel needs within a transaction: a chain before the elements that lead to it,
 //! an element's removal before a new one with the same key, a chain's removal last. Nothing is removed
@@ -10,8 +10,8 @@
 
 use std::collections::BTreeSet;
 
-use crate::routing::portal::Touched;
-use crate::ruleset::dispatch::Pick;
+use crate::routing::portal::ChangedPortals;
+use crate::ruleset::dispatch::DispatchKey;
 use crate::ruleset::{Element, Ruleset, Settings};
 
 /// One operation of a plan.
@@ -22,13 +22,13 @@ pub enum Op {
     /// Make the table: its maps, its sets and the chains that are always there.
     AddTable(Settings),
     /// Make the chain of a pick, and its element in `picks`.
-    AddPick(Pick),
+    AddDispatch(DispatchKey),
     /// Remove an element.
     Delete(Element),
     /// Add an element.
     Add(Element),
     /// Remove the element of a pick from `picks`, and its chain.
-    DeletePick(Pick),
+    DeleteDispatch(DispatchKey),
 }
 
 impl Op {
@@ -69,12 +69,12 @@ impl Plan {
 #[must_use]
 pub fn plan(applied: &Ruleset, desired: &Ruleset) -> Plan {
     let touched = applied.rules().chain(desired.rules()).map(|(key, _)| *key).collect();
-    plan_touched(applied, desired, &touched)
+    plan_changed(applied, desired, &touched)
 }
 
 /// The plan that turns `applied` into `desired`, which differ at the touched portals only.
 #[must_use]
-pub fn plan_touched(applied: &Ruleset, desired: &Ruleset, touched: &Touched) -> Plan {
+pub fn plan_changed(applied: &Ruleset, desired: &Ruleset, touched: &ChangedPortals) -> Plan {
     let Some(settings) = desired.settings() else {
         return Plan { ops: applied.settings().map(|_| Op::DeleteTable).into_iter().collect() };
     };
@@ -86,12 +86,12 @@ pub fn plan_touched(applied: &Ruleset, desired: &Ruleset, touched: &Touched) -> 
         ops.push(Op::DeleteTable);
     }
     ops.push(Op::AddTable(settings));
-    ops.extend(desired.picks().map(Op::AddPick));
+    ops.extend(desired.dispatch_keys().map(Op::AddDispatch));
     ops.extend(desired.elements().map(Op::Add));
     Plan { ops }
 }
 
-fn difference(applied: &Ruleset, desired: &Ruleset, touched: &Touched) -> Vec<Op> {
+fn difference(applied: &Ruleset, desired: &Ruleset, touched: &ChangedPortals) -> Vec<Op> {
     let (mut deletes, mut adds) = (Vec::new(), Vec::new());
     let mut compare = |old: BTreeSet<Element>, new: BTreeSet<Element>| {
         deletes.extend(old.difference(&new).copied().map(Op::Delete));
@@ -116,12 +116,12 @@ fn difference(applied: &Ruleset, desired: &Ruleset, touched: &Touched) -> Vec<Op
     // Elements of one set stand together, so that they are written in one message.
     deletes.sort_unstable();
     adds.sort_unstable();
-    let old_picks: BTreeSet<Pick> = applied.picks().collect();
-    let new_picks: BTreeSet<Pick> = desired.picks().collect();
-    let mut ops: Vec<Op> = new_picks.difference(&old_picks).copied().map(Op::AddPick).collect();
+    let old_keys: BTreeSet<DispatchKey> = applied.dispatch_keys().collect();
+    let new_keys: BTreeSet<DispatchKey> = desired.dispatch_keys().collect();
+    let mut ops: Vec<Op> = new_keys.difference(&old_keys).copied().map(Op::AddDispatch).collect();
     ops.append(&mut deletes);
     ops.append(&mut adds);
-    ops.extend(old_picks.difference(&new_picks).copied().map(Op::DeletePick));
+    ops.extend(old_keys.difference(&new_keys).copied().map(Op::DeleteDispatch));
     ops
 }
 

@@ -12,14 +12,16 @@ use ipnet::IpNet;
 use super::Element;
 use crate::model::digest::digest;
 use crate::model::service::AFFINITY_S_DEFAULT;
-use crate::routing::portal::{Portal, PortalKey, PortalKind, STICKY_CHAIN_ELEMENTS, TURN_CHAIN_ELEMENTS};
-use crate::ruleset::dispatch::{Action, Pick};
+use crate::routing::portal::{
+    Portal, PortalKey, PortalKind, ROUND_ROBIN_CHAIN_ELEMENTS, STICKY_CHAIN_ELEMENTS,
+};
+use crate::ruleset::dispatch::{Action, DispatchKey};
 
 /// What the table holds for one portal.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rule {
     /// What happens.
-    pub pick: Pick,
+    pub dispatch: DispatchKey,
     /// The backends, slot by slot; empty unless connections are forwarded.
     pub backends: Arc<[SocketAddr]>,
     /// The number of each backend; empty unless clients are sticky.
@@ -31,9 +33,9 @@ pub struct Rule {
 }
 
 /// As how many elements a chain counts: those that everybody shares as none.
-pub(super) fn chain_size(pick: Pick) -> usize {
-    match pick.action {
-        Action::Turn { .. } => TURN_CHAIN_ELEMENTS,
+pub(super) fn chain_size(dispatch: DispatchKey) -> usize {
+    match dispatch.action {
+        Action::RoundRobin { .. } => ROUND_ROBIN_CHAIN_ELEMENTS,
         Action::Forward { affinity_s, .. } if affinity_s != 0 && affinity_s != AFFINITY_S_DEFAULT => {
             STICKY_CHAIN_ELEMENTS
         }
@@ -45,7 +47,13 @@ pub(super) fn chain_size(pick: Pick) -> usize {
 pub(super) fn relayed(portal: &Portal) -> Rule {
     let (backends, ids, sources) = Default::default();
     let is_cluster_ip = portal.kind == PortalKind::ClusterIp;
-    Rule { pick: Pick { action: Action::Relay, guarded: false }, backends, ids, sources, is_cluster_ip }
+    Rule {
+        dispatch: DispatchKey { action: Action::Relay, guarded: false },
+        backends,
+        ids,
+        sources,
+        is_cluster_ip,
+    }
 }
 
 impl Rule {
@@ -55,7 +63,7 @@ impl Rule {
 
     /// The elements of this rule's portal; that of its address is not among them.
     pub fn elements(&self, key: PortalKey) -> impl Iterator<Item = Element> {
-        let portal = std::iter::once(Element::Portal(key, self.pick));
+        let portal = std::iter::once(Element::Portal(key, self.dispatch));
         portal.chain(self.backend_elements(key)).chain(self.id_elements(key)).chain(self.source_elements(key))
     }
 
@@ -77,7 +85,7 @@ impl Rule {
 }
 
 pub(super) fn rule(portal: &Portal, old: Option<&Rule>, action: Action) -> Rule {
-    let forwards = matches!(action, Action::Forward { .. } | Action::Turn { .. });
+    let forwards = matches!(action, Action::Forward { .. } | Action::RoundRobin { .. });
     let backends = match old {
         _ if !forwards => Arc::default(),
         Some(old) if !old.backends.is_empty() => slots(&old.backends, &portal.backends).into(),
@@ -85,7 +93,7 @@ pub(super) fn rule(portal: &Portal, old: Option<&Rule>, action: Action) -> Rule 
     };
     let is_sticky = matches!(action, Action::Forward { affinity_s: 1.., .. });
     Rule {
-        pick: Pick { action, guarded: portal.sources.is_some() },
+        dispatch: DispatchKey { action, guarded: portal.sources.is_some() },
         ids: if is_sticky { ids(&backends, old).into() } else { Arc::default() },
         backends,
         sources: portal.sources.clone().unwrap_or_default(),

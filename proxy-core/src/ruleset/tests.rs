@@ -10,8 +10,8 @@ use super::rule::{id, ids, slots};
 use super::*;
 use crate::model::service::{Mode, Scheduler};
 use crate::model::snapshot::{Change, Snapshot};
-use crate::routing::portal::{Standpoint, portals};
-use crate::sample::{backend, slice, snapshot, standpoint, svc, tcp};
+use crate::routing::portal::{NodeContext, portals};
+use crate::sample::{backend, node_context, slice, snapshot, svc, tcp};
 
 const PORTAL: &str = "10.96.0.1:80";
 
@@ -43,17 +43,17 @@ proptest! {
 /// A ruleset that follows a snapshot.
 struct Followed {
     snapshot: Snapshot,
-    standpoint: Standpoint,
+    node_context: NodeContext,
     portals: Portals,
     ruleset: Ruleset,
 }
 
 impl Followed {
     fn new(changes: impl IntoIterator<Item = Change>) -> Self {
-        let (snapshot, standpoint) = (snapshot(changes), standpoint());
-        let portals = portals(&snapshot, &standpoint);
+        let (snapshot, node_context) = (snapshot(changes), node_context());
+        let portals = portals(&snapshot, &node_context);
         let ruleset = Ruleset::new(&portals, Settings::default());
-        Self { snapshot, standpoint, portals, ruleset }
+        Self { snapshot, node_context, portals, ruleset }
     }
 
     /// One service with these endpoints, 10.1.0.x.
@@ -63,7 +63,7 @@ impl Followed {
 
     fn apply(&mut self, change: impl Into<Change>) {
         let changed = self.snapshot.apply(change.into());
-        let touched = self.portals.refresh(&self.snapshot, &self.standpoint, &changed);
+        let touched = self.portals.refresh(&self.snapshot, &self.node_context, &changed);
         self.ruleset.refresh(&self.portals, &touched);
     }
 
@@ -75,8 +75,8 @@ impl Followed {
         self.ruleset.rule(tcp(PORTAL)).unwrap().backends.iter().map(last).collect()
     }
 
-    fn picks(&self) -> Vec<String> {
-        self.ruleset.picks().map(|pick| pick.to_string()).collect()
+    fn dispatch_keys(&self) -> Vec<String> {
+        self.ruleset.dispatch_keys().map(|dispatch| dispatch.to_string()).collect()
     }
 }
 
@@ -120,25 +120,25 @@ fn a_portal_without_endpoints_holds_no_backends_and_gets_new_ones_later() {
     let mut followed = Followed::with(&[1, 2]);
     followed.apply(endpoints(&[]));
     assert_eq!(followed.slots(), [0_u8; 0]);
-    assert_eq!(followed.picks(), ["pick-reject"]);
+    assert_eq!(followed.dispatch_keys(), ["pick-reject"]);
     followed.apply(endpoints(&[5]));
     assert_eq!(followed.slots(), [5]);
-    assert_eq!(followed.picks(), ["pick-1"]);
+    assert_eq!(followed.dispatch_keys(), ["pick-1"]);
 }
 
 #[test]
 fn a_pick_is_there_as_long_as_a_portal_uses_it() {
     let mut followed = Followed::with(&[1, 2]);
     followed.apply(svc("t").ip("10.96.0.2").tcp("", 80));
-    assert_eq!(followed.picks(), ["pick-reject", "pick-2"]);
+    assert_eq!(followed.dispatch_keys(), ["pick-reject", "pick-2"]);
     followed.apply(slice("t").tcp("", 80).at("10.1.0.8").at("10.1.0.9"));
-    assert_eq!(followed.picks(), ["pick-2"]);
+    assert_eq!(followed.dispatch_keys(), ["pick-2"]);
     followed.apply(svc("s").ip("10.96.0.1").tcp("", 80).sticky(60));
-    assert_eq!(followed.picks(), ["pick-2", "pick-2-sticky-60s"]);
-    followed.apply(Change::NoService(crate::model::service::ServiceKey::new("default", "s")));
-    assert_eq!(followed.picks(), ["pick-2"]);
+    assert_eq!(followed.dispatch_keys(), ["pick-2", "pick-2-sticky-60s"]);
+    followed.apply(Change::ServiceDeleted(crate::model::service::ServiceKey::new("default", "s")));
+    assert_eq!(followed.dispatch_keys(), ["pick-2"]);
     followed.apply(svc("t").ip("10.96.0.2").tcp("", 80).mode(Mode::Relay));
-    assert_eq!(followed.picks(), ["pick-relay"]);
+    assert_eq!(followed.dispatch_keys(), ["pick-relay"]);
 }
 
 #[test]
@@ -146,15 +146,18 @@ fn affinity_is_in_the_pick_with_its_time_out_and_count() {
     let sticky = svc("s").ip("10.96.0.1").tcp("", 80).sticky(10_800);
     let followed = Followed::new([sticky.into(), endpoints(&[1, 2, 3])]);
     let expected = Action::Forward { count: 3, affinity_s: 10_800 };
-    assert_eq!(followed.ruleset.rule(tcp(PORTAL)).unwrap().pick, Pick { action: expected, guarded: false });
+    assert_eq!(
+        followed.ruleset.rule(tcp(PORTAL)).unwrap().dispatch,
+        DispatchKey { action: expected, guarded: false }
+    );
 }
 
 #[test]
 fn affinity_leaves_no_trace_where_nothing_is_forwarded() {
     let sticky = || svc("s").ip("10.96.0.1").tcp("", 80).sticky(600);
-    assert_eq!(Followed::new([sticky().into()]).picks(), ["pick-reject"]);
+    assert_eq!(Followed::new([sticky().into()]).dispatch_keys(), ["pick-reject"]);
     let relayed = Followed::new([sticky().mode(Mode::Relay).into(), endpoints(&[1])]);
-    assert_eq!(relayed.picks(), ["pick-relay"]);
+    assert_eq!(relayed.dispatch_keys(), ["pick-relay"]);
 }
 
 #[test]
@@ -163,9 +166,12 @@ fn source_ranges_guard_the_pick_and_are_united() {
     let service = service.only_from("10.2.0.0/17").only_from("10.2.128.0/17").only_from("10.2.3.0/24");
     let followed = Followed::new([service.into(), endpoints(&[1])]);
     let rule = followed.ruleset.rule(tcp("192.0.2.1:80")).unwrap();
-    assert_eq!(rule.pick, Pick { action: Action::Forward { count: 1, affinity_s: 0 }, guarded: true });
+    assert_eq!(
+        rule.dispatch,
+        DispatchKey { action: Action::Forward { count: 1, affinity_s: 0 }, guarded: true }
+    );
     assert_eq!(*rule.sources, ["10.2.0.0/16".parse().unwrap()]);
-    assert_eq!(followed.picks(), ["pick-1", "guarded-1"]);
+    assert_eq!(followed.dispatch_keys(), ["pick-1", "guarded-1"]);
 }
 
 #[test]
@@ -178,7 +184,7 @@ fn an_address_is_a_cluster_address_once_however_many_ports_it_has() {
         followed.ruleset.addresses().map(|address| address.to_string()).collect()
     };
     assert_eq!(texts(&followed), ["10.96.0.1", "10.96.0.2", "fd00::1"]);
-    followed.apply(Change::NoService(crate::model::service::ServiceKey::new("default", "s")));
+    followed.apply(Change::ServiceDeleted(crate::model::service::ServiceKey::new("default", "s")));
     assert_eq!(texts(&followed), ["10.96.0.2"]);
     assert!(!followed.ruleset.has_address("10.96.0.1".parse().unwrap()));
 }
@@ -190,7 +196,10 @@ fn the_elements_of_a_ruleset_are_those_of_its_rules_addresses_and_ranges() {
     let ruleset = Followed::new([ranges, service.into(), endpoints(&[1, 2])]).ruleset;
     let key = tcp(PORTAL);
     let expected = [
-        Element::Portal(key, Pick { action: Action::Forward { count: 2, affinity_s: 0 }, guarded: false }),
+        Element::Portal(
+            key,
+            DispatchKey { action: Action::Forward { count: 2, affinity_s: 0 }, guarded: false },
+        ),
         Element::Backend(key, 0, backend("10.1.0.1:80")),
         Element::Backend(key, 1, backend("10.1.0.2:80")),
         Element::Address(key.address),
@@ -206,8 +215,8 @@ fn in_turn(name: &str, address: &str) -> [Change; 2] {
 
 #[test]
 fn a_portal_in_turn_keeps_the_number_of_its_chain_and_a_rebuilt_ruleset_finds_it_again() {
-    let number = |followed: &Followed| match followed.ruleset.rule(tcp(PORTAL)).unwrap().pick.action {
-        Action::Turn { number, .. } => number,
+    let number = |followed: &Followed| match followed.ruleset.rule(tcp(PORTAL)).unwrap().dispatch.action {
+        Action::RoundRobin { number, .. } => number,
         other => panic!("{other:?}"),
     };
     let mut followed = Followed::new(in_turn("s", "10.96.0.1"));
@@ -222,13 +231,13 @@ fn a_portal_in_turn_keeps_the_number_of_its_chain_and_a_rebuilt_ruleset_finds_it
 fn affinity_comes_before_turns_and_one_backend_needs_none() {
     let service = || svc("s").ip("10.96.0.1").tcp("", 80).scheduler(Scheduler::RoundRobin);
     let mut followed = Followed::new([service().sticky(60).into(), endpoints(&[1, 2])]);
-    assert_eq!(followed.picks(), ["pick-2-sticky-60s"]);
+    assert_eq!(followed.dispatch_keys(), ["pick-2-sticky-60s"]);
     followed.apply(service());
-    assert!(followed.picks()[0].starts_with("pick-2-turn-"), "{:?}", followed.picks());
+    assert!(followed.dispatch_keys()[0].starts_with("pick-2-turn-"), "{:?}", followed.dispatch_keys());
     followed.apply(endpoints(&[1]));
-    assert_eq!(followed.picks(), ["pick-1"]);
+    assert_eq!(followed.dispatch_keys(), ["pick-1"]);
     followed.apply(service().scheduler(Scheduler::LeastConnection));
-    assert_eq!(followed.picks(), ["pick-relay"]);
+    assert_eq!(followed.dispatch_keys(), ["pick-relay"]);
 }
 
 #[test]
@@ -238,13 +247,16 @@ fn where_every_chain_of_turns_is_taken_connections_are_balanced_at_random() {
     let like = followed.portals.get(tcp(PORTAL)).unwrap();
     let mut ruleset = Ruleset::new(&Portals::default(), Settings::default());
     let address = |index: u16| IpAddr::from(Ipv4Addr::from(0x0a70_0000 + u32::from(index)));
-    for index in 0..=TURNS {
+    for index in 0..=ROUND_ROBIN_CHAINS_MAX {
         let key = PortalKey { address: address(index), ..like.key };
         ruleset.put(&Portal { key, backends: backends.clone(), ..like.clone() }, Form::Whole);
     }
-    let pick = Pick { action: Action::Forward { count: 2, affinity_s: 0 }, guarded: false };
-    assert_eq!(ruleset.picks().count(), usize::from(TURNS) + 1);
-    assert_eq!(ruleset.rule(PortalKey { address: address(TURNS), ..like.key }).unwrap().pick, pick);
+    let dispatch = DispatchKey { action: Action::Forward { count: 2, affinity_s: 0 }, guarded: false };
+    assert_eq!(ruleset.dispatch_keys().count(), usize::from(ROUND_ROBIN_CHAINS_MAX) + 1);
+    assert_eq!(
+        ruleset.rule(PortalKey { address: address(ROUND_ROBIN_CHAINS_MAX), ..like.key }).unwrap().dispatch,
+        dispatch
+    );
 }
 
 #[test]
@@ -274,7 +286,7 @@ fn backends_whose_digests_are_the_same_have_different_numbers_and_keep_them() {
     let made = ids(&same, None);
     assert_eq!(made, [id(&same[0]), id(&same[0]).wrapping_add(1)]);
     let one_is_left = Rule {
-        pick: Pick { action: Action::Forward { count: 1, affinity_s: 60 }, guarded: false },
+        dispatch: DispatchKey { action: Action::Forward { count: 1, affinity_s: 60 }, guarded: false },
         backends: [same[1]].into(),
         ids: [made[1]].into(),
         sources: Arc::default(),

@@ -7,16 +7,16 @@ use proptest::prelude::*;
 use proptest::sample::select;
 
 use super::properties::{essence, met, sources};
-use super::world::{any_standpoint, changes, destinations};
+use super::world::{any_node_context, changes, destinations};
 use crate::inspect::trace::{Packet, Trace};
 use crate::model::address::Family;
 use crate::model::service::Protocol;
 use crate::model::snapshot::{Change, Snapshot};
-use crate::routing::portal::{Portals, Standpoint, Touched, portals};
-use crate::ruleset::kernel_model::{Table, run};
-use crate::ruleset::plan::{plan, plan_touched};
+use crate::routing::portal::{ChangedPortals, NodeContext, Portals, portals};
+use crate::ruleset::kernel_model::{Table, apply};
+use crate::ruleset::plan::{plan, plan_changed};
 use crate::ruleset::{Ruleset, Settings};
-use crate::sample::{ip, slice, snapshot, standpoint, svc, tcp};
+use crate::sample::{ip, node_context, slice, snapshot, svc, tcp};
 
 const ON_DEMAND: Settings =
     Settings { nat_priority: -99, relay_port: 15_999, on_demand: true, counters: false };
@@ -45,26 +45,29 @@ fn steps() -> impl Strategy<Value = Vec<(Change, Step)>> {
 }
 
 /// Each table on the way, and what was said to be new in it.
-fn follow(steps: Vec<(Change, Step)>, standpoint: &Standpoint) -> (Portals, Vec<(Ruleset, Touched)>) {
+fn follow(
+    steps: Vec<(Change, Step)>,
+    node_context: &NodeContext,
+) -> (Portals, Vec<(Ruleset, ChangedPortals)>) {
     let mut snapshot = Snapshot::new();
-    let mut portals = portals(&snapshot, standpoint);
+    let mut portals = portals(&snapshot, node_context);
     let mut ruleset = Ruleset::new(&portals, ON_DEMAND);
-    let mut way = vec![(ruleset.clone(), Touched::new())];
+    let mut way = vec![(ruleset.clone(), ChangedPortals::new())];
     for (change, step) in steps {
         let changed = snapshot.apply(change);
-        let touched = portals.refresh(&snapshot, standpoint, &changed);
+        let touched = portals.refresh(&snapshot, node_context, &changed);
         let mut new = ruleset.refresh(&portals, &touched);
         new.append(&mut match step {
-            Step::Follow => Touched::new(),
-            Step::Want(address) => ruleset.want(&portals, address),
-            Step::LetGo(address) => ruleset.let_go(&portals, address),
+            Step::Follow => ChangedPortals::new(),
+            Step::Want(address) => ruleset.activate(&portals, address),
+            Step::LetGo(address) => ruleset.evict(&portals, address),
         });
         way.push((ruleset.clone(), new));
     }
     (portals, way)
 }
 
-fn last(way: &[(Ruleset, Touched)]) -> &Ruleset {
+fn last(way: &[(Ruleset, ChangedPortals)]) -> &Ruleset {
     &way.last().unwrap().0
 }
 
@@ -74,34 +77,34 @@ proptest! {
     #[test]
     fn a_table_on_demand_that_followed_changes_is_that_of_a_fresh_start(
         steps in steps(),
-        standpoint in any_standpoint(),
+        node_context in any_node_context(),
     ) {
-        let (portals, way) = follow(steps, &standpoint);
+        let (portals, way) = follow(steps, &node_context);
         let mut fresh = Ruleset::new(&portals, ON_DEMAND);
-        last(&way).wanted().for_each(|address| drop(fresh.want(&portals, address)));
+        last(&way).active_addresses().for_each(|address| drop(fresh.activate(&portals, address)));
         prop_assert_eq!(essence(last(&way)), essence(&fresh));
     }
 
     #[test]
-    fn a_plan_of_what_is_new_on_demand_is_the_whole_plan(steps in steps(), standpoint in any_standpoint()) {
-        let (_, way) = follow(steps, &standpoint);
+    fn a_plan_of_what_is_new_on_demand_is_the_whole_plan(steps in steps(), node_context in any_node_context()) {
+        let (_, way) = follow(steps, &node_context);
         for two in way.windows(2) {
             let ((old, _), (new, touched)) = (&two[0], &two[1]);
-            prop_assert_eq!(plan_touched(old, new, touched), plan(old, new));
-            prop_assert_eq!(run(&plan_touched(old, new, touched), &Table::from(old)), Ok(Table::from(new)));
+            prop_assert_eq!(plan_changed(old, new, touched), plan(old, new));
+            prop_assert_eq!(apply(&plan_changed(old, new, touched), &Table::from(old)), Ok(Table::from(new)));
         }
     }
 
     #[test]
     fn on_demand_a_packet_meets_what_it_meets_in_a_full_table_or_the_relay(
         steps in steps(),
-        standpoint in any_standpoint(),
+        node_context in any_node_context(),
     ) {
-        let (portals, way) = follow(steps, &standpoint);
+        let (portals, way) = follow(steps, &node_context);
         let (ruleset, full) = (last(&way), Ruleset::new(&portals, Settings::default()));
         for destination in destinations() {
             let is_in_range = full.ranges().iter().any(|net| net.contains(&destination.address));
-            let is_wanted = ruleset.wants(destination.address);
+            let is_wanted = ruleset.is_active(destination.address);
             let is_here = is_wanted && (!is_in_range || full.has_address(destination.address));
             for source in sources(Family::of(destination.address)) {
                 let packet = Packet::sent(source, destination);
@@ -148,35 +151,35 @@ fn addresses(ruleset: &Ruleset) -> Vec<String> {
 
 #[test]
 fn what_only_the_kernel_can_serve_is_always_there() {
-    let portals = portals(&world(), &standpoint());
+    let portals = portals(&world(), &node_context());
     let ruleset = Ruleset::new(&portals, ON_DEMAND);
     assert_eq!(addresses(&ruleset), ["10.96.0.2", "10.96.0.3", "10.96.9.4", "192.0.2.1"]);
 }
 
 #[test]
 fn an_address_is_wanted_with_all_its_ports_or_they_would_be_refused() {
-    let portals = portals(&world(), &standpoint());
+    let portals = portals(&world(), &node_context());
     let mut ruleset = Ruleset::new(&portals, ON_DEMAND);
-    let new = ruleset.want(&portals, ip("10.96.0.1"));
-    assert_eq!(new, Touched::from([tcp("10.96.0.1:80"), tcp("10.96.0.1:81")]));
+    let new = ruleset.activate(&portals, ip("10.96.0.1"));
+    assert_eq!(new, ChangedPortals::from([tcp("10.96.0.1:80"), tcp("10.96.0.1:81")]));
     assert!(ruleset.has_address(ip("10.96.0.1")), "and all others are");
-    assert_eq!(ruleset.let_go(&portals, ip("10.96.0.1")), new);
+    assert_eq!(ruleset.evict(&portals, ip("10.96.0.1")), new);
     assert_eq!(Table::from(&ruleset), Table::from(&Ruleset::new(&portals, ON_DEMAND)));
 }
 
 #[test]
 fn what_is_always_there_is_not_let_go() {
-    let portals = portals(&world(), &standpoint());
+    let portals = portals(&world(), &node_context());
     let mut ruleset = Ruleset::new(&portals, ON_DEMAND);
-    assert_eq!(ruleset.want(&portals, ip("10.96.0.2")), Touched::new());
-    assert_eq!(ruleset.let_go(&portals, ip("10.96.0.2")), Touched::new());
+    assert_eq!(ruleset.activate(&portals, ip("10.96.0.2")), ChangedPortals::new());
+    assert_eq!(ruleset.evict(&portals, ip("10.96.0.2")), ChangedPortals::new());
     assert!(ruleset.rule(tcp("10.96.0.2:80")).is_some());
 }
 
 #[test]
 fn in_a_full_table_nothing_is_wanted() {
-    let portals = portals(&world(), &standpoint());
+    let portals = portals(&world(), &node_context());
     let mut ruleset = Ruleset::new(&portals, Settings::default());
-    assert_eq!(ruleset.want(&portals, ip("10.96.0.1")), Touched::new());
-    assert_eq!(ruleset.wanted().count(), 0);
+    assert_eq!(ruleset.activate(&portals, ip("10.96.0.1")), ChangedPortals::new());
+    assert_eq!(ruleset.active_addresses().count(), 0);
 }

@@ -13,7 +13,7 @@ use crate::model::address::Family;
 use crate::model::endpoint::Endpoint;
 use crate::model::node::Node;
 use crate::model::service::{Mode, Protocol, Scheduler, Service, ServicePort, TrafficPolicy};
-use crate::routing::portal::{PortalKind, Standpoint};
+use crate::routing::portal::{NodeContext, PortalKind};
 
 /// What becomes of a connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,23 +24,23 @@ pub(super) enum Fortune {
     Relay(BTreeSet<SocketAddr>),
     Reject,
     Drop,
-    Barred,
+    SourceDenied,
     WrongPort,
     Unallocated,
     Pass,
 }
 
 /// What kube-proxy on the node would do with the connection of one of its pods.
-pub(super) fn fortune(objects: &Objects, standpoint: &Standpoint, packet: &Packet) -> Fortune {
+pub(super) fn fortune(objects: &Objects, node_context: &NodeContext, packet: &Packet) -> Fortune {
     let address = packet.destination.address;
     let seen = || {
         let all = objects.services.values();
-        all.filter(|service| service.has_portals && standpoint.view.sees(&service.key))
+        all.filter(|service| service.has_portals && node_context.filter.includes(&service.key))
     };
     let claims = seen().flat_map(|service| {
         let ports = service.ports.iter();
         ports.filter_map(move |port| {
-            let kind = kind_of(service, port, standpoint, packet)?;
+            let kind = kind_of(service, port, node_context, packet)?;
             let is_outside = matches!(kind, PortalKind::LoadBalancer | PortalKind::ExternalIp);
             // Where we are stricter than kube-proxy: a cluster address is never also an external one.
             let is_taken =
@@ -50,7 +50,7 @@ pub(super) fn fortune(objects: &Objects, standpoint: &Standpoint, packet: &Packe
         })
     });
     if let Some((_, (kind, service, port))) = claims.min_by_key(|(rank, _)| rank.clone()) {
-        return at_portal(objects, standpoint, packet, (kind, service, port));
+        return at_portal(objects, node_context, packet, (kind, service, port));
     }
     if seen().any(|service| service.cluster_ips.iter().any(|own| own == address)) {
         Fortune::WrongPort
@@ -72,7 +72,7 @@ fn has_foreign(objects: &Objects) -> bool {
 fn kind_of(
     service: &Service,
     port: &ServicePort,
-    standpoint: &Standpoint,
+    node_context: &NodeContext,
     packet: &Packet,
 ) -> Option<PortalKind> {
     let to = packet.destination;
@@ -80,7 +80,7 @@ fn kind_of(
     if port.protocol != to.protocol {
         return None;
     }
-    let primary = standpoint.node.addresses.iter().find(|a| Family::of(**a) == Family::of(to.address));
+    let primary = node_context.node.addresses.iter().find(|a| Family::of(**a) == Family::of(to.address));
     if port.node_port == Some(to.port) && primary == Some(&to.address) {
         return Some(PortalKind::NodePort);
     }
@@ -95,16 +95,16 @@ fn kind_of(
 
 fn at_portal(
     objects: &Objects,
-    standpoint: &Standpoint,
+    node_context: &NodeContext,
     packet: &Packet,
     (kind, service, port): (PortalKind, &Service, &ServicePort),
 ) -> Fortune {
     let family = Family::of(packet.destination.address);
-    if kind == PortalKind::LoadBalancer && !may_enter(service, family, &standpoint.node, packet.source) {
-        return Fortune::Barred;
+    if kind == PortalKind::LoadBalancer && !may_enter(service, family, &node_context.node, packet.source) {
+        return Fortune::SourceDenied;
     }
     let endpoints = endpoints_of(objects, service, port, family);
-    let (cluster, local, any) = categorize(&endpoints, &standpoint.node);
+    let (cluster, local, any) = categorize(&endpoints, &node_context.node);
     if !any {
         if service.hold_ms.is_some() && port.protocol != Protocol::Sctp {
             return Fortune::Relay(BTreeSet::new());
@@ -114,7 +114,7 @@ fn at_portal(
     let bound = kind == PortalKind::ClusterIp && service.internal_policy == TrafficPolicy::Local;
     let backends = if bound { local } else { cluster };
     let mode = match service.scheduler {
-        None | Some(Scheduler::Random | Scheduler::RoundRobin) => service.mode.unwrap_or(standpoint.mode),
+        None | Some(Scheduler::Random | Scheduler::RoundRobin) => service.mode.unwrap_or(node_context.mode),
         _ => Mode::Relay,
     };
     match mode {

@@ -9,16 +9,16 @@ use std::net::{IpAddr, SocketAddr};
 use proptest::prelude::*;
 
 use super::oracle::{Fortune, fortune};
-use super::world::{Revision, World, any_standpoint, changes, destinations};
-use crate::inspect::explain::{Client, Outcome, Question, explain};
+use super::world::{Revision, World, any_node_context, changes, destinations};
+use crate::inspect::explain::{Client, Outcome, Query, explain};
 use crate::inspect::trace::{Packet, Trace, trace};
 use crate::model::address::Family;
 use crate::model::service::{Mode, Protocol, Scheduler, ServiceKey};
 use crate::model::snapshot::Snapshot;
 use crate::routing::portal::{PortalKey, Portals, portals};
-use crate::ruleset::dispatch::{Action, Pick};
-use crate::ruleset::kernel_model::{Table, run};
-use crate::ruleset::plan::{plan, plan_touched};
+use crate::ruleset::dispatch::{Action, DispatchKey};
+use crate::ruleset::kernel_model::{Table, apply};
+use crate::ruleset::plan::{plan, plan_changed};
 use crate::ruleset::{Rule, Ruleset, Settings};
 use crate::sample::ip;
 
@@ -41,7 +41,7 @@ fn fortune_of(met: &[Trace], relayed: BTreeSet<SocketAddr>) -> Fortune {
         [Trace::Relay] => Fortune::Relay(relayed),
         [Trace::Reject] => Fortune::Reject,
         [Trace::Drop] => Fortune::Drop,
-        [Trace::Barred] => Fortune::Barred,
+        [Trace::SourceDenied] => Fortune::SourceDenied,
         [Trace::WrongPort] => Fortune::WrongPort,
         [Trace::Unallocated] => Fortune::Unallocated,
         [Trace::Pass] => Fortune::Pass,
@@ -59,28 +59,30 @@ fn fortune_of(met: &[Trace], relayed: BTreeSet<SocketAddr>) -> Fortune {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Essence {
     rules: BTreeMap<PortalKey, Rule>,
-    picks: Vec<Pick>,
+    dispatch_keys: Vec<DispatchKey>,
     addresses: Vec<IpAddr>,
     ranges: Vec<ipnet::IpNet>,
 }
 
 pub(super) fn essence(ruleset: &Ruleset) -> Essence {
-    let timeless = |pick: Pick| match pick.action {
-        Action::Turn { count, .. } => Pick { action: Action::Turn { number: 0, count }, ..pick },
-        _ => pick,
+    let timeless = |dispatch: DispatchKey| match dispatch.action {
+        Action::RoundRobin { count, .. } => {
+            DispatchKey { action: Action::RoundRobin { number: 0, count }, ..dispatch }
+        }
+        _ => dispatch,
     };
     let rules = ruleset.rules().map(|(key, rule)| {
         let mut backends = rule.backends.to_vec();
         backends.sort_unstable();
         let ids: BTreeMap<&SocketAddr, u32> = rule.backends.iter().zip(rule.ids.iter().copied()).collect();
         let ids = ids.into_values().collect();
-        (*key, Rule { pick: timeless(rule.pick), backends: backends.into(), ids, ..rule.clone() })
+        (*key, Rule { dispatch: timeless(rule.dispatch), backends: backends.into(), ids, ..rule.clone() })
     });
-    let mut picks: Vec<Pick> = ruleset.picks().map(timeless).collect();
-    picks.sort_unstable();
+    let mut dispatch_keys: Vec<DispatchKey> = ruleset.dispatch_keys().map(timeless).collect();
+    dispatch_keys.sort_unstable();
     Essence {
         rules: rules.collect(),
-        picks,
+        dispatch_keys,
         addresses: ruleset.addresses().collect(),
         ranges: ruleset.ranges().to_vec(),
     }
@@ -114,32 +116,32 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(128))]
 
     #[test]
-    fn a_packet_meets_what_kube_proxy_would_do(changes in changes(), standpoint in any_standpoint()) {
-        let world = World::follow(changes, &standpoint);
+    fn a_packet_meets_what_kube_proxy_would_do(changes in changes(), node_context in any_node_context()) {
+        let world = World::follow(changes, &node_context);
         for destination in destinations() {
             for source in sources(Family::of(destination.address)) {
                 let packet = Packet::sent(source, destination);
                 let relayed = world.portals.get(destination).map(|portal| portal.backends.to_vec());
                 let met = met(world.ruleset(), &packet);
                 let met = fortune_of(&met, relayed.unwrap_or_default().into_iter().collect());
-                prop_assert_eq!(met, fortune(&world.objects, &standpoint, &packet), "{:?}", packet);
+                prop_assert_eq!(met, fortune(&world.objects, &node_context, &packet), "{:?}", packet);
             }
         }
     }
 
     #[test]
     fn a_snapshot_that_followed_changes_answers_as_a_fresh_one(changes in changes()) {
-        let world = World::follow(changes, &crate::sample::standpoint());
+        let world = World::follow(changes, &crate::sample::node_context());
         prop_assert_eq!(answers(&world.snapshot), answers(&world.objects.snapshot()));
     }
 
     #[test]
     fn portals_and_ruleset_that_followed_changes_are_those_of_a_fresh_start(
         changes in changes(),
-        standpoint in any_standpoint(),
+        node_context in any_node_context(),
     ) {
-        let world = World::follow(changes, &standpoint);
-        let fresh = portals(&world.objects.snapshot(), &standpoint);
+        let world = World::follow(changes, &node_context);
+        let fresh = portals(&world.objects.snapshot(), &node_context);
         prop_assert_eq!(in_force(&world.portals), in_force(&fresh));
         let claims = |portals: &Portals| portals.by_service().cloned().collect::<Vec<_>>();
         prop_assert_eq!(claims(&world.portals), claims(&fresh));
@@ -150,20 +152,20 @@ proptest! {
     #[test]
     fn a_plan_run_on_the_applied_table_gives_the_desired_one(
         changes in changes(),
-        standpoint in any_standpoint(),
+        node_context in any_node_context(),
         (from, to) in any::<(prop::sample::Index, prop::sample::Index)>(),
     ) {
-        let revisions = World::follow(changes, &standpoint).revisions;
+        let revisions = World::follow(changes, &node_context).revisions;
         let mut pairs: Vec<_> = revisions.windows(2).map(|two| (&two[0].ruleset, &two[1].ruleset)).collect();
         let empty = Ruleset::empty();
         let (from, to) = (from.get(&revisions), to.get(&revisions));
         // Also across several changes, back in time, to and from nothing, and to other settings.
         let other = Settings { nat_priority: -100, ..Settings::default() };
-        let anew = Ruleset::new(&portals(&Snapshot::new(), &standpoint), other);
+        let anew = Ruleset::new(&portals(&Snapshot::new(), &node_context), other);
         pairs.extend([(&from.ruleset, &to.ruleset), (&empty, &to.ruleset), (&from.ruleset, &empty)]);
         pairs.extend([(&anew, &to.ruleset), (&from.ruleset, &anew)]);
         for (applied, desired) in pairs {
-            let made = run(&plan(applied, desired), &Table::from(applied));
+            let made = apply(&plan(applied, desired), &Table::from(applied));
             prop_assert_eq!(made, Ok(Table::from(desired)));
         }
     }
@@ -171,43 +173,43 @@ proptest! {
     #[test]
     fn a_plan_of_what_was_touched_is_the_whole_plan(
         changes in changes(),
-        standpoint in any_standpoint(),
+        node_context in any_node_context(),
         (one, other) in any::<(prop::sample::Index, prop::sample::Index)>(),
     ) {
-        let revisions = World::follow(changes, &standpoint).revisions;
+        let revisions = World::follow(changes, &node_context).revisions;
         for two in revisions.windows(2) {
             let (old, new) = (&two[0].ruleset, &two[1].ruleset);
-            prop_assert_eq!(plan_touched(old, new, &two[1].touched), plan(old, new));
+            prop_assert_eq!(plan_changed(old, new, &two[1].touched), plan(old, new));
         }
         // Also over several changes at once, with all that was touched on the way.
         let (one, other) = (one.index(revisions.len()), other.index(revisions.len()));
         let way: &[Revision] = &revisions[one.min(other)..=one.max(other)];
         let touched = way.iter().skip(1).flat_map(|revision| revision.touched.iter().copied()).collect();
         let (old, new) = (&way[0].ruleset, &way[way.len() - 1].ruleset);
-        prop_assert_eq!(plan_touched(old, new, &touched), plan(old, new));
-        prop_assert_eq!(plan_touched(new, old, &touched), plan(new, old));
+        prop_assert_eq!(plan_changed(old, new, &touched), plan(old, new));
+        prop_assert_eq!(plan_changed(new, old, &touched), plan(new, old));
     }
 
     #[test]
-    fn between_equal_rulesets_no_plan_has_an_operation(changes in changes(), standpoint in any_standpoint()) {
-        for Revision { ruleset, touched } in World::follow(changes, &standpoint).revisions {
+    fn between_equal_rulesets_no_plan_has_an_operation(changes in changes(), node_context in any_node_context()) {
+        for Revision { ruleset, touched } in World::follow(changes, &node_context).revisions {
             prop_assert!(plan(&ruleset, &ruleset).is_empty());
-            prop_assert!(plan_touched(&ruleset, &ruleset, &touched).is_empty());
+            prop_assert!(plan_changed(&ruleset, &ruleset, &touched).is_empty());
         }
     }
 
     #[test]
-    fn a_portal_whose_backends_take_turns_has_a_chain_of_its_own(changes in changes(), standpoint in any_standpoint()) {
-        let world = World::follow(changes, &standpoint);
+    fn a_portal_whose_backends_take_turns_has_a_chain_of_its_own(changes in changes(), node_context in any_node_context()) {
+        let world = World::follow(changes, &node_context);
         let mut chains = BTreeSet::new();
         for (key, rule) in world.ruleset().rules() {
             let Some(portal) = world.portals.get(*key) else { panic!("{key} has a rule and no portal") };
             let service = &world.objects.services[&portal.service];
             let by_kernel = portal.mode == Mode::Kernel && !rule.backends.is_empty();
             let asks = service.scheduler == Some(Scheduler::RoundRobin) && service.affinity_s.is_none();
-            let in_turn = matches!(rule.pick.action, Action::Turn { .. });
+            let in_turn = matches!(rule.dispatch.action, Action::RoundRobin { .. });
             prop_assert_eq!(in_turn, asks && by_kernel && rule.backends.len() > 1);
-            if let Action::Turn { number, count } = rule.pick.action {
+            if let Action::RoundRobin { number, count } = rule.dispatch.action {
                 prop_assert!(chains.insert(number), "{} is taken", number);
                 prop_assert_eq!(usize::from(count), rule.backends.len());
             }
@@ -217,15 +219,15 @@ proptest! {
     #[test]
     fn a_sticky_client_holds_the_number_of_its_backend_as_long_as_that_is_there(
         changes in changes(),
-        standpoint in any_standpoint(),
+        node_context in any_node_context(),
     ) {
         // What each number of a portal stood for last; a portal that is not sticky for a while forgets.
         let mut held: BTreeMap<(PortalKey, u32), SocketAddr> = BTreeMap::new();
-        for Revision { ruleset, .. } in World::follow(changes, &standpoint).revisions {
+        for Revision { ruleset, .. } in World::follow(changes, &node_context).revisions {
             let table = Table::from(&ruleset);
             let mut holds = BTreeMap::new();
             for (key, rule) in ruleset.rules() {
-                let is_sticky = matches!(rule.pick.action, Action::Forward { affinity_s: 1.., .. });
+                let is_sticky = matches!(rule.dispatch.action, Action::Forward { affinity_s: 1.., .. });
                 prop_assert_eq!(rule.ids.len(), if is_sticky { rule.backends.len() } else { 0 });
                 for (slot, backend) in (0..).zip(rule.backends.iter()).filter(|_| is_sticky) {
                     let id = table.ids[&(*key, slot)];
@@ -241,8 +243,8 @@ proptest! {
     }
 
     #[test]
-    fn every_draw_of_a_portal_meets_another_backend(changes in changes(), standpoint in any_standpoint()) {
-        let world = World::follow(changes, &standpoint);
+    fn every_draw_of_a_portal_meets_another_backend(changes in changes(), node_context in any_node_context()) {
+        let world = World::follow(changes, &node_context);
         for (key, rule) in world.ruleset().rules() {
             let source = rule.sources.first().map(ipnet::IpNet::addr);
             let met = met(world.ruleset(), &Packet::sent(source, *key));
@@ -264,16 +266,16 @@ proptest! {
     #[test]
     fn an_explanation_agrees_with_what_a_packet_meets(
         changes in changes(),
-        standpoint in any_standpoint(),
+        node_context in any_node_context(),
         from_node in any::<bool>(),
     ) {
-        let world = World::follow(changes, &standpoint);
+        let world = World::follow(changes, &node_context);
         for destination in destinations() {
             let family = Family::of(destination.address);
-            let node_address = standpoint.node.primary(family).filter(|_| from_node);
+            let node_address = node_context.node.primary(family).filter(|_| from_node);
             let client = if from_node { Client::Node } else { Client::Pod };
             for source in [None, Some(ip("10.1.0.7"))] {
-                let told = explain(&world.snapshot, &standpoint, &Question { destination, client, source });
+                let told = explain(&world.snapshot, &node_context, &Query { destination, client, source });
                 let packet = Packet::sent(source.or(node_address), destination);
                 let met = met(world.ruleset(), &packet);
                 let backends: BTreeSet<SocketAddr> = told.backends.iter().copied().collect();
@@ -284,7 +286,7 @@ proptest! {
                     }
                     Fortune::Relay(_) => Outcome::Forward,
                     Fortune::Reject | Fortune::WrongPort => Outcome::Reject,
-                    Fortune::Drop | Fortune::Barred | Fortune::Unallocated => Outcome::Drop,
+                    Fortune::Drop | Fortune::SourceDenied | Fortune::Unallocated => Outcome::Drop,
                     Fortune::Pass => Outcome::Pass,
                 };
                 prop_assert_eq!(told.verdict, expected);

@@ -20,7 +20,9 @@ use crate::model::service::{
     TrafficPolicy,
 };
 use crate::model::snapshot::{Change, Snapshot};
-use crate::routing::portal::{Outside, PortalKey, Portals, Standpoint, Touched, View, portals};
+use crate::routing::portal::{
+    ChangedPortals, ExternalPolicy, NodeContext, PortalKey, Portals, ServiceFilter, portals,
+};
 use crate::ruleset::{Ruleset, Settings};
 use crate::sample::ip;
 
@@ -181,8 +183,8 @@ fn change() -> impl Strategy<Value = Change> {
     prop_oneof![
         6 => service().prop_map(Change::Service),
         8 => slice().prop_map(Change::Slice),
-        1 => service_key().prop_map(Change::NoService),
-        2 => slice_key().prop_map(Change::NoSlice),
+        1 => service_key().prop_map(Change::ServiceDeleted),
+        2 => slice_key().prop_map(Change::SliceDeleted),
         1 => ranges.prop_map(|texts| Change::ServiceRanges(nets(texts))),
     ]
 }
@@ -192,19 +194,20 @@ pub(super) fn changes() -> impl Strategy<Value = Vec<Change>> {
 }
 
 /// Mostly that of the samples; sometimes something is not known, or not everything is in view.
-pub(super) fn any_standpoint() -> impl Strategy<Value = Standpoint> {
+pub(super) fn any_node_context() -> impl Strategy<Value = NodeContext> {
     let known = prop::bool::weighted(0.85);
-    let view = btree_set(service_key(), 0..4).prop_map(|services| View::Only(services.into_iter().collect()));
-    let view = prop_oneof![4 => Just(View::All), 1 => view];
+    let filter = btree_set(service_key(), 0..4)
+        .prop_map(|services| ServiceFilter::Only(services.into_iter().collect()));
+    let filter = prop_oneof![4 => Just(ServiceFilter::All), 1 => filter];
     let mode = prop_oneof![5 => Just(Mode::Kernel), 1 => Just(Mode::Relay)];
-    (known, known, known, view, mode).prop_map(|(name, zone, addresses, view, mode)| {
-        let all = crate::sample::standpoint().node;
+    (known, known, known, filter, mode).prop_map(|(name, zone, addresses, filter, mode)| {
+        let all = crate::sample::node_context().node;
         let node = Node {
             name: if name { all.name } else { Arc::default() },
             zone: if zone { all.zone } else { Arc::default() },
             addresses: if addresses { all.addresses } else { Vec::new() },
         };
-        Standpoint { node, view, mode, outside: Outside::all(), ..Standpoint::default() }
+        NodeContext { node, filter, mode, external: ExternalPolicy::all(), ..NodeContext::default() }
     })
 }
 
@@ -236,13 +239,13 @@ impl Objects {
             Change::Service(service) => {
                 self.services.insert(service.key.clone(), service);
             }
-            Change::NoService(key) => {
+            Change::ServiceDeleted(key) => {
                 self.services.remove(&key);
             }
             Change::Slice(slice) => {
                 self.slices.insert(slice.key.clone(), slice);
             }
-            Change::NoSlice(key) => {
+            Change::SliceDeleted(key) => {
                 self.slices.remove(&key);
             }
             Change::ServiceRanges(ranges) => self.ranges = ranges,
@@ -261,7 +264,7 @@ impl Objects {
 #[derive(Debug, Clone)]
 pub(super) struct Revision {
     pub(super) ruleset: Ruleset,
-    pub(super) touched: Touched,
+    pub(super) touched: ChangedPortals,
 }
 
 /// A cluster that was followed change by change.
@@ -274,15 +277,15 @@ pub(super) struct World {
 }
 
 impl World {
-    pub(super) fn follow(changes: Vec<Change>, standpoint: &Standpoint) -> Self {
+    pub(super) fn follow(changes: Vec<Change>, node_context: &NodeContext) -> Self {
         let (mut objects, mut snapshot) = (Objects::default(), Snapshot::new());
-        let mut portals = portals(&snapshot, standpoint);
+        let mut portals = portals(&snapshot, node_context);
         let mut ruleset = Ruleset::new(&portals, Settings::default());
-        let mut revisions = vec![Revision { ruleset: ruleset.clone(), touched: Touched::new() }];
+        let mut revisions = vec![Revision { ruleset: ruleset.clone(), touched: ChangedPortals::new() }];
         for change in changes {
             objects.apply(change.clone());
             let changed = snapshot.apply(change);
-            let touched = portals.refresh(&snapshot, standpoint, &changed);
+            let touched = portals.refresh(&snapshot, node_context, &changed);
             ruleset.refresh(&portals, &touched);
             revisions.push(Revision { ruleset: ruleset.clone(), touched });
         }

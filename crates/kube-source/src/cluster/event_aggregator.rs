@@ -193,8 +193,8 @@ impl EventAggregator {
     fn push_removal(&mut self, kind: Kind, key: ObjectKey) {
         let ObjectKey { namespace, name } = key;
         match kind {
-            Kind::Service => self.push_change(Change::NoService(ServiceKey { namespace, name })),
-            Kind::Slice => self.push_change(Change::NoSlice(SliceKey { namespace, name })),
+            Kind::Service => self.push_change(Change::ServiceDeleted(ServiceKey { namespace, name })),
+            Kind::Slice => self.push_change(Change::SliceDeleted(SliceKey { namespace, name })),
             Kind::ServiceCidr => {
                 self.ranges.remove(&name);
                 self.update_ranges();

@@ -139,11 +139,11 @@ impl ManifestState {
             match removal {
                 Removal::Service(key) => {
                     sent.services.remove(key);
-                    changes.push(Change::NoService(key.clone()));
+                    changes.push(Change::ServiceDeleted(key.clone()));
                 }
                 Removal::Slice(key) => {
                     sent.slices.remove(key);
-                    changes.push(Change::NoSlice(key.clone()));
+                    changes.push(Change::SliceDeleted(key.clone()));
                 }
                 Removal::Endpoints(_) | Removal::ServiceRanges => {}
             }

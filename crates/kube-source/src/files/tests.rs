@@ -59,8 +59,8 @@ impl Watched {
             assert!(!changes.is_empty());
             for change in changes.clone() {
                 match &change {
-                    Change::NoService(key) => self.removed.push(key.to_string()),
-                    Change::NoSlice(key) => self.removed.push(key.to_string()),
+                    Change::ServiceDeleted(key) => self.removed.push(key.to_string()),
+                    Change::SliceDeleted(key) => self.removed.push(key.to_string()),
                     _ => {}
                 }
                 self.snapshot.apply(change);

@@ -7,7 +7,7 @@
 use std::net::IpAddr;
 
 use ipnet::IpNet;
-use proxy_core::address::{Family, forbidden, forbidden_outside, parse_ip_sloppy};
+use proxy_core::address::{Family, forbidden, forbidden_external, parse_ip_sloppy};
 use proxy_core::annotation::EXPORT;
 use proxy_core::service::{
     AFFINITY_S_DEFAULT, AFFINITY_S_MAX, Created, Export, Service, ServiceKey, TrafficPolicy,
@@ -211,7 +211,7 @@ fn load_balancer_ips(status: &Field<'_, '_>) -> Vec<IpAddr> {
             continue;
         }
         match parse_ip_sloppy(text) {
-            Some(address) => match forbidden_outside(address) {
+            Some(address) => match forbidden_external(address) {
                 None => found.push(address),
                 Some(reason) => {
                     let shown = field.shown();

@@ -7,8 +7,8 @@ use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
 use proxy_core::address::Family;
-use proxy_core::dispatch::Pick;
-use proxy_core::guest::{Guests, INTERFACE_BYTES, InterfaceMatch};
+use proxy_core::dispatch::DispatchKey;
+use proxy_core::guest::{GuestInterfaces, INTERFACE_BYTES, InterfacePattern};
 use proxy_core::portal::PortalKey;
 use proxy_core::service::Protocol;
 
@@ -45,8 +45,8 @@ pub(super) fn raw_element(bytes: &[u8]) -> Raw {
     }
 }
 
-pub(super) fn pick(bytes: &[u8]) -> Option<Pick> {
-    Pick::from_code(u32::from_be_bytes(*bytes.first_chunk()?))
+pub(super) fn pick(bytes: &[u8]) -> Option<DispatchKey> {
+    DispatchKey::from_code(u32::from_be_bytes(*bytes.first_chunk()?))
 }
 
 /// Whether these are the elements that tell that a table is the current one.
@@ -119,14 +119,14 @@ pub(super) fn intervals(elements: &[Raw], family: Family) -> Option<Vec<IpNet>> 
 }
 
 /// The guests: where each interval begins, and where the next end stands.
-pub(super) fn guests(elements: &[Raw]) -> Option<Guests> {
+pub(super) fn guests(elements: &[Raw]) -> Option<GuestInterfaces> {
     let key = |raw: &Raw| raw.key.first_chunk::<{ INTERFACE_BYTES as usize }>().copied();
     let ends: BTreeSet<_> = elements.iter().filter(|raw| raw.is_end).map(key).collect::<Option<_>>()?;
     let starts = elements.iter().filter(|raw| !raw.is_end).map(key);
     let guest = |start: Option<_>| {
         let start = start?;
         let end = ends.range(start..).find(|end| **end > start)?;
-        InterfaceMatch::between(start, *end)
+        InterfacePattern::between(start, *end)
     };
     starts.map(guest).collect()
 }

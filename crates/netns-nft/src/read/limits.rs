@@ -43,11 +43,12 @@ impl Limits {
     #[must_use]
     pub fn of(wanted: &Table) -> Self {
         let Some(settings) = wanted.settings else { return Self::elements(0) };
-        let parts = Shape::new(settings, wanted.picks.iter().copied()).counts();
+        let parts = Shape::new(settings, wanted.dispatch_keys.iter().copied()).counts();
         // As for ranges below.
         let guests = (GUESTS_SET.to_owned(), 2 * wanted.guests.iter().count() + 1);
         let current = (CURRENT.to_owned(), Family::BOTH.len());
-        let mut elements = BTreeMap::from([("picks".to_owned(), wanted.picks.len()), guests, current]);
+        let mut elements =
+            BTreeMap::from([("picks".to_owned(), wanted.dispatch_keys.len()), guests, current]);
         for family in Family::BOTH {
             let is_of = |address: std::net::IpAddr| Family::of(address) == family;
             let ranges = wanted.ranges.iter().filter(|range| is_of(range.addr())).count();

@@ -48,9 +48,9 @@ impl<S: Source> Reader<'_, S> {
         let mut table = Table { settings: Some(settings), ..Table::default() };
         for raw in self.elements("picks")? {
             let pick = pick(&raw.key).filter(|pick| pick.to_string() == raw.chain);
-            table.picks.insert(pick.ok_or_else(|| strange("picks"))?);
+            table.dispatch_keys.insert(pick.ok_or_else(|| strange("picks"))?);
         }
-        if let Some(flaw) = shape.flaw(&Shape::new(settings, table.picks.iter().copied())) {
+        if let Some(flaw) = shape.flaw(&Shape::new(settings, table.dispatch_keys.iter().copied())) {
             return Err(End::Other(flaw));
         }
         if !is_current(&self.elements(CURRENT)?) {

@@ -93,7 +93,7 @@ impl Source for Kernel {
 mod tests {
     use proptest::prelude::*;
     use proxy_core::kernel_model::Table;
-    use proxy_core::portal::{Standpoint, portals};
+    use proxy_core::portal::{NodeContext, portals};
     use proxy_core::ruleset::Settings;
     use proxy_core::sample::{slice, snapshot, svc};
     use proxy_core::snapshot::Change;
@@ -113,7 +113,7 @@ mod tests {
             endpoints("guarded").into(),
             svc("refused").ip("10.96.0.4").tcp("", 80).into(),
         ];
-        Ruleset::new(&portals(&snapshot(changes), &Standpoint::default()), Settings::default())
+        Ruleset::new(&portals(&snapshot(changes), &NodeContext::default()), Settings::default())
     }
 
     #[test]

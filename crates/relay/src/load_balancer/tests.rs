@@ -1,6 +1,6 @@
 //! Tests of the selection of backends, ejection, session affinity and eviction, with the time as an argument.
 
-use proxy_core::portal::{Portals, Standpoint, portals};
+use proxy_core::portal::{NodeContext, Portals, portals};
 use proxy_core::sample::{backend, ip, slice, snapshot, svc, tcp};
 use proxy_core::service::Service;
 
@@ -10,7 +10,7 @@ const CLIENT: &str = "10.244.0.2";
 
 fn portals_of(service: Service, addresses: &[&str]) -> Portals {
     let slice = addresses.iter().fold(slice("s").tcp("", 8080), |slice, address| slice.at(address));
-    portals(&snapshot([service.into(), slice.into()]), &Standpoint::default())
+    portals(&snapshot([service.into(), slice.into()]), &NodeContext::default())
 }
 
 fn portal(affinity_s: Option<u32>) -> Portal {

@@ -235,7 +235,7 @@ fn after_a_restart_what_stands_in_the_kernel_is_what_is_used() {
         hits(&[("10.96.0.20:80", 3), ("10.96.0.20:81", 0), ("10.96.0.99:80", 1), ("192.0.2.1:80", 9)]);
     let effects = bench.step(Event::Done(netns(1), Outcome::Counted(stood.clone())));
     let [(1, Work::Compare(wanted, None))] = runs(&effects)[..] else { panic!("{effects:?}") };
-    assert_eq!(wanted.wanted().collect::<Vec<IpAddr>>(), [ip(WEB), ip("192.0.2.1")]);
+    assert_eq!(wanted.active_addresses().collect::<Vec<IpAddr>>(), [ip(WEB), ip("192.0.2.1")]);
     assert!(runs(&bench.step(Event::Done(netns(1), Outcome::Same(Some(7))))).is_empty(), "it is right");
     assert!(sent(&bench.audit(1, &stood)).is_empty(), "and is not idle because of that");
     assert!(runs(&bench.uses(1, tcp("10.96.0.20:80"))).is_empty());
@@ -250,7 +250,7 @@ fn after_a_restart_an_external_address_that_was_never_used_goes_on_with_one_elem
     let stood = hits(&[("192.0.2.1:80", 0), ("192.0.2.1:81", 0)]);
     let effects = bench.step(Event::Done(netns(1), Outcome::Counted(stood)));
     let [(1, Work::Compare(wanted, None))] = runs(&effects)[..] else { panic!("{effects:?}") };
-    assert_eq!((wanted.wanted().count(), wanted.portal_count(), wanted.size()), (0, 2, 2));
+    assert_eq!((wanted.active_addresses().count(), wanted.portal_count(), wanted.size()), (0, 2, 2));
 }
 
 #[test]
@@ -319,7 +319,7 @@ fn a_pod_keeps_its_way_when_the_number_of_portals_changes() {
     };
     assert_eq!(of(&bench), [Programmed::All, Programmed::OnDemand]);
     bench.now += INTERVAL;
-    bench.step(Event::Changes(vec![Change::NoService(ServiceKey::new("default", "more"))]));
+    bench.step(Event::Changes(vec![Change::ServiceDeleted(ServiceKey::new("default", "more"))]));
     assert_eq!(of(&bench), [Programmed::All, Programmed::OnDemand]);
 }
 
@@ -365,13 +365,14 @@ fn udp_flows_leave_the_relay_some_time_after_their_portal_is_in_the_kernel() {
 
 #[test]
 fn the_relay_is_told_where_it_listens_and_what_it_serves() {
-    let relays = |effects: &[Effect]| -> Vec<Option<View>> {
+    let relays = |effects: &[Effect]| -> Vec<Option<ServiceFilter>> {
         let jobs = effects.iter().filter_map(|e| if let Effect::Run(_, job) = e { Some(job) } else { None });
         jobs.map(|job| job.relay.clone()).collect()
     };
-    let told =
-        |effects: &[Effect]| effects.iter().filter(|e| matches!(e, Effect::Portals(View::All, _))).count();
-    assert_eq!(relays(&on_demand().attach(1)), [Some(View::All)]);
+    let told = |effects: &[Effect]| {
+        effects.iter().filter(|e| matches!(e, Effect::Portals(ServiceFilter::All, _))).count()
+    };
+    assert_eq!(relays(&on_demand().attach(1)), [Some(ServiceFilter::All)]);
     let mut bench = synced(Provision::All);
     assert_eq!(relays(&bench.attach(1)), [None]);
     bench.step(Event::Done(netns(1), OK));
@@ -381,7 +382,7 @@ fn the_relay_is_told_where_it_listens_and_what_it_serves() {
         vec![svc("web").ip(WEB).tcp("a", 80).mode(Mode::Relay).into(), made.into()]
     };
     let effects = bench.step(Event::Changes(relayed("10.1.0.2")));
-    assert_eq!((relays(&effects), told(&effects)), (vec![Some(View::All)], 1));
+    assert_eq!((relays(&effects), told(&effects)), (vec![Some(ServiceFilter::All)], 1));
     bench.step(Event::Done(netns(1), OK));
     bench.now += INTERVAL;
     let effects = bench.step(Event::Changes(relayed("10.1.0.8")));
@@ -395,9 +396,11 @@ fn a_view_is_told_before_it_is_needed_and_when_nobody_has_it_any_more() {
     picky.annotations.insert("portals".to_owned(), "web".to_owned());
     let effects = bench.step(Event::Attach(Ticket(1), picky, netns(1)));
     let place = |of: fn(&Effect) -> bool| effects.iter().position(of).expect("it is among the effects");
-    let told = place(|e| matches!(e, Effect::Portals(View::Only(_), portals) if portals.iter().count() == 4));
+    let told = place(
+        |e| matches!(e, Effect::Portals(ServiceFilter::Only(_), portals) if portals.iter().count() == 4),
+    );
     assert!(told < place(|e| matches!(e, Effect::Run(..))));
     bench.step(Event::Detach(Ticket(2), key("picky")));
     let effects = bench.later(AUDIT);
-    assert!(effects.iter().any(|e| matches!(e, Effect::ViewGone(View::Only(_)))), "{effects:?}");
+    assert!(effects.iter().any(|e| matches!(e, Effect::ViewGone(ServiceFilter::Only(_)))), "{effects:?}");
 }

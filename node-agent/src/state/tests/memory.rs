@@ -75,7 +75,7 @@ fn pods_with_full_tables_are_moved_on_demand_when_services_grow_beyond_the_budge
 #[test]
 fn services_with_refused_portals_are_named_once_and_counted_by_reason() {
     let mut bench = Bench::new();
-    bench.agent.options.bounds = Bounds { service_portals: 1, ..Bounds::STANDARD };
+    bench.agent.options.bounds = PortalLimits { service_portals: 1, ..PortalLimits::STANDARD };
     let named = |effects: &[Effect]| -> Vec<String> {
         let of = |note: &&Note| match note {
             Note::PortalsRefused { service, .. } => Some(service.name.to_string()),

@@ -10,15 +10,15 @@ use super::*;
 use crate::model::endpoint::EndpointSlice;
 use crate::model::service::Scheduler;
 use crate::model::snapshot::Change;
-use crate::routing::portal::View;
-use crate::sample::{ip, slice, snapshot, standpoint, svc, tcp, udp};
+use crate::routing::portal::ServiceFilter;
+use crate::sample::{ip, node_context, slice, snapshot, svc, tcp, udp};
 
-fn ask(changes: &[Change], question: &Question) -> Explanation {
-    explain(&snapshot(changes.to_vec()), &standpoint(), question)
+fn ask(changes: &[Change], question: &Query) -> Explanation {
+    explain(&snapshot(changes.to_vec()), &node_context(), question)
 }
 
-fn from_pod(destination: PortalKey) -> Question {
-    Question { destination, client: Client::Pod, source: None }
+fn from_pod(destination: PortalKey) -> Query {
+    Query { destination, client: Client::Pod, source: None }
 }
 
 /// Verdict, portal, backends and reason on one line each.
@@ -189,18 +189,18 @@ fn a_service_of_another_proxy_is_named_where_its_address_passes() {
 
 #[test]
 fn a_service_out_of_view_is_named_where_its_address_passes() {
-    let standpoint = Standpoint { view: View::Only([].into()), ..standpoint() };
-    let told = explain(&snapshot([service().into()]), &standpoint, &from_pod(tcp("10.96.0.1:80")));
+    let node_context = NodeContext { filter: ServiceFilter::Only([].into()), ..node_context() };
+    let told = explain(&snapshot([service().into()]), &node_context, &from_pod(tcp("10.96.0.1:80")));
     assert_eq!(told.verdict, Outcome::Pass);
     assert_eq!(told.steps[0], "10.96.0.1 is the address of service default/s, which is not in view");
 }
 
 #[test]
 fn an_address_of_a_service_range_that_a_service_out_of_view_has_is_not_called_nobodys() {
-    let standpoint = Standpoint { view: View::Only([].into()), ..standpoint() };
+    let node_context = NodeContext { filter: ServiceFilter::Only([].into()), ..node_context() };
     let ranges = Change::ServiceRanges(vec!["10.96.0.0/16".parse().unwrap()]);
     let snapshot = snapshot([ranges, service().into()]);
-    let told = explain(&snapshot, &standpoint, &from_pod(tcp("10.96.0.1:80")));
+    let told = explain(&snapshot, &node_context, &from_pod(tcp("10.96.0.1:80")));
     assert_eq!(told.verdict, Outcome::Drop);
     assert!(told.reason.ends_with("but service default/s has no portals here"), "{}", told.reason);
 }
@@ -211,7 +211,7 @@ fn a_source_that_is_not_in_the_ranges_is_dropped_and_one_that_is_passes() {
     let changes = [balanced.into(), endpoints().at("10.1.0.1").into()];
     let destination = tcp("192.0.2.2:80");
     let told = |source: Option<&str>, client| {
-        short(&ask(&changes, &Question { destination, client, source: source.map(ip) }))
+        short(&ask(&changes, &Query { destination, client, source: source.map(ip) }))
     };
     expect![[r#"
         drop default/s:80 []
@@ -236,7 +236,7 @@ fn the_node_itself_comes_with_its_own_address() {
     let balanced = service().balanced("192.0.2.2").only_from("10.240.0.0/24");
     let changes = [balanced.into(), endpoints().at("10.1.0.1").into()];
     let verdict =
-        |client| ask(&changes, &Question { destination: tcp("192.0.2.2:80"), client, source: None }).verdict;
+        |client| ask(&changes, &Query { destination: tcp("192.0.2.2:80"), client, source: None }).verdict;
     assert_eq!(verdict(Client::Node), Outcome::Forward);
     assert_eq!(verdict(Client::Pod), Outcome::Drop);
 }
@@ -282,7 +282,7 @@ fn a_node_port_is_explained_on_the_node_and_beside_it() {
 fn a_node_port_is_explained_where_the_node_is_not_known() {
     let told = explain(
         &snapshot([service().node_port(30080).into()]),
-        &Standpoint::default(),
+        &NodeContext::default(),
         &from_pod(tcp("10.240.0.5:30080")),
     );
     expect![[r#"

@@ -9,19 +9,19 @@ use super::*;
 use crate::model::endpoint::EndpointSlice;
 use crate::model::service::{Mode, Protocol, Service, ServiceKey};
 use crate::model::snapshot::Change;
-use crate::routing::portal::{Standpoint, View, portals};
+use crate::routing::portal::{NodeContext, ServiceFilter, portals};
 use crate::ruleset::Settings;
-use crate::sample::{backend, ip, slice, snapshot, standpoint, svc, tcp, udp};
+use crate::sample::{backend, ip, node_context, slice, snapshot, svc, tcp, udp};
 
 /// More than any test's count of backends, and a multiple of most.
 const DRAWS: u32 = 60;
 
-fn rules_at(changes: impl IntoIterator<Item = Change>, standpoint: &Standpoint) -> Ruleset {
-    Ruleset::new(&portals(&snapshot(changes), standpoint), Settings::default())
+fn rules_at(changes: impl IntoIterator<Item = Change>, node_context: &NodeContext) -> Ruleset {
+    Ruleset::new(&portals(&snapshot(changes), node_context), Settings::default())
 }
 
 fn rules(changes: impl IntoIterator<Item = Change>) -> Ruleset {
-    rules_at(changes, &standpoint())
+    rules_at(changes, &node_context())
 }
 
 fn one(service: Service, made: EndpointSlice) -> Ruleset {
@@ -281,7 +281,7 @@ fn what_terminates_gets_connections_only_while_nothing_is_ready() {
 fn a_node_port_is_open_on_the_first_node_address_of_each_family_only() {
     let service = svc("s").ip("10.96.0.1").ip("fd00::1").tcp("", 80).node_port(30080);
     let changes = [service.into(), slice("s").tcp("", 80).at("10.1.0.1").at("fd01::1").into()];
-    let mut here = standpoint();
+    let mut here = node_context();
     here.node.addresses = ["10.240.0.5", "10.240.0.6", "2001:db8:f::5", "2001:db8:f::6"].map(ip).to_vec();
     let rules = rules_at(changes.clone(), &here);
     assert_eq!(reached(&rules, tcp("10.240.0.5:30080")), ["10.1.0.1:80"]);
@@ -302,11 +302,11 @@ fn source_ranges_bar_others_from_the_load_balancer_address_and_from_nothing_else
     let service = four_kinds().only_from("10.2.0.0/16").only_from("10.3.0.0/24");
     let rules = one(service, slice("s").tcp("", 80).at("10.1.0.1"));
     let balanced = tcp("192.0.2.2:80");
-    assert_eq!(from("10.1.0.99", &rules, balanced), Trace::Barred);
+    assert_eq!(from("10.1.0.99", &rules, balanced), Trace::SourceDenied);
     assert_eq!(from("10.2.7.7", &rules, balanced), forward("10.1.0.1:80"));
     assert_eq!(from("10.3.0.255", &rules, balanced), forward("10.1.0.1:80"));
-    assert_eq!(from("10.3.1.0", &rules, balanced), Trace::Barred);
-    assert_eq!(trace(&rules, &Packet::sent(None, balanced), 0), Trace::Barred);
+    assert_eq!(from("10.3.1.0", &rules, balanced), Trace::SourceDenied);
+    assert_eq!(trace(&rules, &Packet::sent(None, balanced), 0), Trace::SourceDenied);
     for destination in [CLUSTER_IP, "192.0.2.1:80", "10.240.0.5:30080"] {
         assert_eq!(from("10.1.0.99", &rules, tcp(destination)), forward("10.1.0.1:80"), "{destination}");
     }
@@ -315,7 +315,7 @@ fn source_ranges_bar_others_from_the_load_balancer_address_and_from_nothing_else
 #[test]
 fn source_ranges_hold_without_endpoints_too() {
     let rules = rules([four_kinds().only_from("10.2.0.0/16").into()]);
-    assert_eq!(from("10.1.0.99", &rules, tcp("192.0.2.2:80")), Trace::Barred);
+    assert_eq!(from("10.1.0.99", &rules, tcp("192.0.2.2:80")), Trace::SourceDenied);
     assert_eq!(from("10.2.0.1", &rules, tcp("192.0.2.2:80")), Trace::Reject);
 }
 
@@ -335,7 +335,7 @@ fn ranges_of_one_family_do_not_restrict_the_other() {
     let service = service.balanced("2001:db8::2").only_from("fd02::/16");
     let rules = one(service, slice("s").tcp("", 80).at("10.1.0.1").at("fd01::1"));
     assert_eq!(from("10.1.0.99", &rules, tcp("192.0.2.2:80")), forward("10.1.0.1:80"));
-    assert_eq!(from("fd01::99", &rules, tcp("[2001:db8::2]:80")), Trace::Barred);
+    assert_eq!(from("fd01::99", &rules, tcp("[2001:db8::2]:80")), Trace::SourceDenied);
     assert_eq!(from("fd02::99", &rules, tcp("[2001:db8::2]:80")), forward("[fd01::1]:80"));
 }
 
@@ -344,7 +344,7 @@ fn a_range_of_everything_in_one_family_does_not_lift_the_others() {
     let service = svc("s").ip("10.96.0.1").tcp("", 80).balanced("192.0.2.2");
     let service = service.only_from("10.2.0.0/16").only_from("::/0");
     let rules = one(service, slice("s").tcp("", 80).at("10.1.0.1"));
-    assert_eq!(from("10.1.0.99", &rules, tcp("192.0.2.2:80")), Trace::Barred);
+    assert_eq!(from("10.1.0.99", &rules, tcp("192.0.2.2:80")), Trace::SourceDenied);
 }
 
 #[test]
@@ -354,9 +354,9 @@ fn ranges_that_hold_the_nodes_address_let_the_load_balancer_address_itself_in() 
     let (with, without) = (one(service("10.240.0.0/24"), made()), one(service("10.241.0.0/24"), made()));
     for own in ["192.0.2.2", "192.0.2.3"] {
         assert_eq!(from(own, &with, tcp("192.0.2.2:80")), forward("10.1.0.1:80"), "{own}");
-        assert_eq!(from(own, &without, tcp("192.0.2.2:80")), Trace::Barred, "{own}");
+        assert_eq!(from(own, &without, tcp("192.0.2.2:80")), Trace::SourceDenied, "{own}");
     }
-    assert_eq!(from("192.0.2.1", &with, tcp("192.0.2.2:80")), Trace::Barred);
+    assert_eq!(from("192.0.2.1", &with, tcp("192.0.2.2:80")), Trace::SourceDenied);
     assert_eq!(from("10.240.0.5", &with, tcp("192.0.2.2:80")), forward("10.1.0.1:80"));
 }
 
@@ -391,8 +391,8 @@ fn a_view_shows_its_services_only() {
         [svc(name).ip(address).tcp("", 80).into(), slice(name).tcp("", 80).at("10.1.0.1").into()]
     };
     let changes = [changes("seen", "10.96.0.1"), changes("hidden", "10.96.0.2")].concat();
-    let view = View::Only([ServiceKey::new("default", "seen")].into());
-    let rules = rules_at(changes, &Standpoint { view, ..standpoint() });
+    let filter = ServiceFilter::Only([ServiceKey::new("default", "seen")].into());
+    let rules = rules_at(changes, &NodeContext { filter, ..node_context() });
     assert_eq!(to(&rules, tcp("10.96.0.1:80")), forward("10.1.0.1:80"));
     assert_eq!(to(&rules, tcp("10.96.0.2:80")), Trace::Pass);
 }
@@ -403,7 +403,7 @@ fn a_service_says_whether_it_is_relayed_and_else_the_standpoint_does() {
         let mut service = svc("s").ip("10.96.0.1").tcp("t", 80).udp("u", 80).port(Protocol::Sctp, "s", 80);
         service.mode = own;
         let made = slice("s").tcp("t", 80).udp("u", 80).port(Protocol::Sctp, "s", 80).at("10.1.0.1");
-        rules_at([service.into(), made.into()], &Standpoint { mode: default, ..standpoint() })
+        rules_at([service.into(), made.into()], &NodeContext { mode: default, ..node_context() })
     };
     let kernel = forward("10.1.0.1:80");
     let cases = [
@@ -426,7 +426,7 @@ fn a_relayed_portal_without_endpoints_is_refused_and_its_policy_and_ranges_hold(
     assert_eq!(to(&rules([relayed().into()]), tcp(CLUSTER_IP)), Trace::Reject);
     let rules = one(relayed(), slice("s").tcp("", 80).at("10.1.0.2").on("n2"));
     assert_eq!(to(&rules, tcp(CLUSTER_IP)), Trace::Drop);
-    assert_eq!(from("10.1.0.99", &rules, tcp("192.0.2.2:80")), Trace::Barred);
+    assert_eq!(from("10.1.0.99", &rules, tcp("192.0.2.2:80")), Trace::SourceDenied);
     assert_eq!(from("10.2.0.1", &rules, tcp("192.0.2.2:80")), Trace::Relay);
 }
 

@@ -6,7 +6,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::{Changed, Snapshot};
+use super::{ChangedServices, Snapshot};
 use crate::model::endpoint::EndpointSlice;
 use crate::model::portal_key::PortalKey;
 use crate::model::service::{Service, ServiceKey};
@@ -22,7 +22,7 @@ fn outside(service: &Service) -> impl Iterator<Item = IpAddr> {
 
 impl Snapshot {
     /// The services that have this external or load-balancer address, in order.
-    pub fn users_outside(&self, address: IpAddr) -> impl Iterator<Item = &ServiceKey> {
+    pub fn services_with_external_ip(&self, address: IpAddr) -> impl Iterator<Item = &ServiceKey> {
         let from = (address, ServiceKey::default());
         self.external_users.range(from..).take_while(move |(own, _)| *own == address).map(|(_, user)| user)
     }
@@ -48,10 +48,15 @@ impl Snapshot {
     }
 
     /// The services whose external addresses a slice of the API servers concerns.
-    pub(super) fn concerned_by(&self, slice: &EndpointSlice) -> Changed {
+    pub(super) fn concerned_by(&self, slice: &EndpointSlice) -> ChangedServices {
         if !is_kubernetes(&slice.service) {
-            return Changed::new();
+            return ChangedServices::new();
         }
-        slice.endpoints.iter().flat_map(|endpoint| self.users_outside(endpoint.address)).cloned().collect()
+        slice
+            .endpoints
+            .iter()
+            .flat_map(|endpoint| self.services_with_external_ip(endpoint.address))
+            .cloned()
+            .collect()
     }
 }

@@ -9,7 +9,7 @@ fn key(name: &str) -> ServiceKey {
     ServiceKey::new("default", name)
 }
 
-fn changed(names: &[&str]) -> Changed {
+fn changed(names: &[&str]) -> ChangedServices {
     names.iter().map(|name| key(name)).collect()
 }
 
@@ -116,7 +116,7 @@ fn an_endpoint_with_the_address_of_a_service_is_left_out_while_that_service_has_
         (owner("10.96.0.2"), vec!["10.1.0.1:80"]),
         (owner("10.96.0.3"), both.to_vec()),
         (owner("10.96.0.2"), vec!["10.1.0.1:80"]),
-        (Change::NoService(key("owner")), both.to_vec()),
+        (Change::ServiceDeleted(key("owner")), both.to_vec()),
     ];
     for (change, expected) in steps {
         assert_eq!(snapshot.apply(change), changed(&["owner", "s"]));
@@ -129,10 +129,10 @@ fn an_address_of_two_services_stays_one_until_both_are_gone() {
     let owner = |name: &str| Change::Service(svc(name).ip("10.96.0.2").tcp("", 80));
     let mut snapshot = snapshot([owner("a"), owner("b"), slice("s").tcp("", 80).at("10.96.0.2").into()]);
     assert_eq!(snapshot.owner_of(ip("10.96.0.2")), Some(&key("a")));
-    snapshot.apply(Change::NoService(key("a")));
+    snapshot.apply(Change::ServiceDeleted(key("a")));
     assert_eq!(snapshot.owner_of(ip("10.96.0.2")), Some(&key("b")));
     assert_eq!(endpoints(&snapshot, "", Protocol::Tcp), [""; 0]);
-    snapshot.apply(Change::NoService(key("b")));
+    snapshot.apply(Change::ServiceDeleted(key("b")));
     assert_eq!(snapshot.owner_of(ip("10.96.0.2")), None);
     assert_eq!(endpoints(&snapshot, "", Protocol::Tcp), ["10.96.0.2:80"]);
 }
@@ -168,8 +168,11 @@ fn a_change_names_its_own_service_alone() {
     let made = crate::sample::cluster_slice(3, 2, 1);
     assert_eq!(snapshot.apply(made.into()), changed(&["svc-3"]));
     assert_eq!(snapshot.apply(svc("svc-2").ip("10.96.9.9").tcp("", 81).into()), changed(&["svc-2"]));
-    assert_eq!(snapshot.apply(Change::NoSlice(SliceKey::new("default", "svc-1-1"))), changed(&["svc-1"]));
-    assert_eq!(snapshot.apply(Change::NoService(key("svc-0"))), changed(&["svc-0"]));
+    assert_eq!(
+        snapshot.apply(Change::SliceDeleted(SliceKey::new("default", "svc-1-1"))),
+        changed(&["svc-1"])
+    );
+    assert_eq!(snapshot.apply(Change::ServiceDeleted(key("svc-0"))), changed(&["svc-0"]));
 }
 
 #[test]
@@ -177,8 +180,10 @@ fn a_change_that_changes_nothing_names_nobody() {
     let service = || Change::Service(svc("s").ip("10.96.0.1").tcp("", 80));
     let made = || Change::Slice(slice("s").tcp("", 80).at("10.1.0.1"));
     let mut snapshot = snapshot([service(), made()]);
-    for change in [service(), made(), Change::NoService(key("x")), Change::NoSlice(SliceKey::new("x", "y"))] {
-        assert_eq!(snapshot.apply(change), Changed::new());
+    for change in
+        [service(), made(), Change::ServiceDeleted(key("x")), Change::SliceDeleted(SliceKey::new("x", "y"))]
+    {
+        assert_eq!(snapshot.apply(change), ChangedServices::new());
     }
 }
 
@@ -232,7 +237,7 @@ fn free_addresses_belong_to_nobody_only_while_no_other_proxy_has_services() {
     foreign.has_portals = false;
     snapshot.apply(foreign.clone().into());
     assert!(snapshot.service_ranges().is_empty());
-    snapshot.apply(Change::NoService(foreign.key));
+    snapshot.apply(Change::ServiceDeleted(foreign.key));
     assert_eq!(snapshot.service_ranges(), ranges);
 }
 
@@ -241,7 +246,7 @@ fn a_new_service_address_finds_its_endpoint_among_slices_that_came_and_went() {
     let near = |name: &str, address: &str| slice(name).tcp("", 80).at(address);
     let mut snapshot =
         snapshot([near("a", "10.1.0.1").into(), near("b", "10.1.0.2").into(), near("c", "10.1.0.3").into()]);
-    snapshot.apply(Change::NoSlice(slice("a").key));
+    snapshot.apply(Change::SliceDeleted(slice("a").key));
     snapshot.apply(near("b", "10.9.0.2").into());
     let changed = snapshot.apply(svc("thief").ip("10.1.0.3").tcp("", 80).into());
     let expected = ["c", "thief"].map(|name| ServiceKey::new("default", name));

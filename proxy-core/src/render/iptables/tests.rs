@@ -9,10 +9,10 @@ use crate::model::endpoint::EndpointSlice;
 use crate::model::service::{Scheduler, Service};
 use crate::model::snapshot::Change;
 use crate::routing::portal::portals;
-use crate::sample::{slice, snapshot, standpoint, svc};
+use crate::sample::{node_context, slice, snapshot, svc};
 
 fn check(family: Family, changes: impl IntoIterator<Item = Change>, expected: Expect) {
-    let portals = portals(&snapshot(changes), &standpoint());
+    let portals = portals(&snapshot(changes), &node_context());
     expected.assert_eq(&Iptables { portals: &portals, family }.to_string());
 }
 
@@ -207,7 +207,7 @@ fn a_sticky_portal_remembers_each_clients_backend() {
 fn a_portal_in_turn_takes_every_nth_connection() {
     let made = endpoints().at("10.1.0.2").at("10.1.0.3");
     let portals =
-        portals(&snapshot([service().scheduler(Scheduler::RoundRobin).into(), made.into()]), &standpoint());
+        portals(&snapshot([service().scheduler(Scheduler::RoundRobin).into(), made.into()]), &node_context());
     let text = Iptables { portals: &portals, family: Family::V4 }.to_string();
     let statistics: Vec<&str> = text.lines().filter(|line| line.contains("statistic")).collect();
     expect![[r#"
@@ -275,7 +275,7 @@ fn ipv6_has_a_file_of_its_own_and_each_says_what_it_leaves_out() {
 fn a_portal_whose_chance_is_shared_by_many_is_fair_to_each() {
     // 1/n of what is left, for each: the shares must all be 1/n of the whole.
     let many = (1..=7).fold(endpoints(), |made, octet| made.at(&format!("10.1.1.{octet}")));
-    let portals = portals(&snapshot([service().into(), many.into()]), &standpoint());
+    let portals = portals(&snapshot([service().into(), many.into()]), &node_context());
     let text = Iptables { portals: &portals, family: Family::V4 }.to_string();
     let mut left = 1.0_f64;
     let mut shares = Vec::new();
@@ -293,7 +293,7 @@ fn a_portal_whose_chance_is_shared_by_many_is_fair_to_each() {
 fn no_chain_is_longer_than_the_kernel_allows() {
     let service = svc("s").ip("2001:db8:1111:2222:3333:4444:5555:6666").tcp("web", 65_535).sticky(86_400);
     let many = (0..300).fold(slice("s").tcp("web", 65_535), |made, n| made.at(&format!("fd01::{n:x}")));
-    let portals = portals(&snapshot([service.into(), many.into()]), &standpoint());
+    let portals = portals(&snapshot([service.into(), many.into()]), &node_context());
     let text = Iptables { portals: &portals, family: Family::V6 }.to_string();
     let mut names = text.lines().filter_map(|line| line.strip_prefix(':')?.split(' ').next());
     assert!(names.all(|name| name.len() <= 28));
@@ -304,7 +304,7 @@ fn relayed_portals_beyond_the_last_port_are_left_out_by_name() {
     let last = u16::MAX - RELAY_PORT_MIN + 2; // two ports more than there are for relays
     let many = (1..=last + 1).fold(svc("s").ip("10.96.0.1"), |service, port| service.tcp("", port));
     let made = slice("s").tcp("", 80).at("10.1.0.1");
-    let portals = portals(&snapshot([many.mode(Mode::Relay).into(), made.into()]), &standpoint());
+    let portals = portals(&snapshot([many.mode(Mode::Relay).into(), made.into()]), &node_context());
     let text = Iptables { portals: &portals, family: Family::V4 }.to_string();
     assert_eq!(text.matches("-j REDIRECT").count(), 32_768);
     assert!(text.contains("--to-ports 65535\n"));

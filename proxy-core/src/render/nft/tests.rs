@@ -11,10 +11,10 @@ use crate::model::service::{Mode, Scheduler, Service};
 use crate::model::snapshot::Change;
 use crate::routing::portal::portals;
 use crate::ruleset::plan::plan;
-use crate::sample::{slice, snapshot, standpoint, svc};
+use crate::sample::{node_context, slice, snapshot, svc};
 
 fn ruleset(changes: impl IntoIterator<Item = Change>) -> Ruleset {
-    Ruleset::new(&portals(&snapshot(changes), &standpoint()), Settings::default())
+    Ruleset::new(&portals(&snapshot(changes), &node_context()), Settings::default())
 }
 
 fn service() -> Service {
@@ -317,7 +317,7 @@ fn no_table_is_a_comment() {
 fn on_demand_the_kernel_counts_and_what_is_free_is_relayed() {
     let text = |on_demand| {
         let settings = Settings { on_demand, ..Settings::default() };
-        Ruleset::new(&portals(&snapshot([]), &standpoint()), settings).to_string()
+        Ruleset::new(&portals(&snapshot([]), &node_context()), settings).to_string()
     };
     let (full, on_demand) = (text(false), text(true));
     let words = ["type ipv4_addr . inet_proto . inet_service : mark\n\t\tcounter\n", "@ranges6 goto relay"];
@@ -331,7 +331,7 @@ fn on_demand_the_kernel_counts_and_what_is_free_is_relayed() {
 fn with_counters_portals_and_backends_count_in_every_table_and_nothing_else_does() {
     for on_demand in [false, true] {
         let settings = Settings { on_demand, counters: true, ..Settings::default() };
-        let text = Ruleset::new(&portals(&snapshot([]), &standpoint()), settings).to_string();
+        let text = Ruleset::new(&portals(&snapshot([]), &node_context()), settings).to_string();
         for address in ["ipv4_addr", "ipv6_addr"] {
             let portal = format!("type {address} . inet_proto . inet_service");
             assert!(text.contains(&format!("{portal} : mark\n\t\tcounter\n")), "{text}");
@@ -345,7 +345,7 @@ fn with_counters_portals_and_backends_count_in_every_table_and_nothing_else_does
 #[test]
 fn settings_are_in_the_text() {
     let settings = Settings { nat_priority: -150, relay_port: 12_345, on_demand: false, counters: false };
-    let text = Ruleset::new(&portals(&snapshot([]), &standpoint()), settings).to_string();
+    let text = Ruleset::new(&portals(&snapshot([]), &node_context()), settings).to_string();
     assert!(text.contains("type nat hook output priority -150; policy accept;"), "{text}");
     assert!(text.contains("redirect to :12345"), "{text}");
 }
@@ -354,11 +354,11 @@ fn settings_are_in_the_text() {
 fn one_changed_endpoint_is_two_commands() {
     let (before, after) = ([service().into(), endpoints(&[1, 2, 3]).into()], endpoints(&[1, 3, 9]));
     let mut snapshot = snapshot(before);
-    let mut portals = portals(&snapshot, &standpoint());
+    let mut portals = portals(&snapshot, &node_context());
     let applied = Ruleset::new(&portals, Settings::default());
     let mut desired = applied.clone();
     let changed = snapshot.apply(after.into());
-    let touched = portals.refresh(&snapshot, &standpoint(), &changed);
+    let touched = portals.refresh(&snapshot, &node_context(), &changed);
     desired.refresh(&portals, &touched);
     expect![[r#"
         delete element inet portico backends4 {

@@ -10,20 +10,24 @@ use crate::sample::{slice, snapshot};
 
 const OURS: (&str, &str) = ("n1", "a");
 
-/// The choice, the chosen addresses and every endpoint's fate for a client on this node.
+/// The choice, the chosen addresses and every endpoint's endpoint_status for a client on this node.
 fn selected(
     made: EndpointSlice,
     policy: TrafficPolicy,
     (name, zone): (&str, &str),
-) -> (Choice, Vec<String>, Vec<Fate>) {
+) -> (SelectionRule, Vec<String>, Vec<EndpointStatus>) {
     let node = Node { name: name.into(), zone: zone.into(), addresses: Vec::new() };
     let snapshot = snapshot([made.tcp("", 80).into()]);
     let key = ServiceKey::new("default", "s");
     let endpoints = snapshot.endpoints_of(&key, "", Protocol::Tcp, Family::V4);
-    let choice = choice(&endpoints, policy, &node);
-    let fates: Vec<Fate> = endpoints.iter().map(|e| fate(choice, e.endpoint, &node)).collect();
-    let chosen = endpoints.iter().zip(&fates).filter(|(_, fate)| **fate == Fate::Chosen);
-    (choice, chosen.map(|(e, _)| e.endpoint.address.to_string()).collect(), fates)
+    let rule = selection_rule(&endpoints, policy, &node);
+    let fates: Vec<EndpointStatus> =
+        endpoints.iter().map(|e| endpoint_status(rule, e.endpoint, &node)).collect();
+    let chosen = endpoints
+        .iter()
+        .zip(&fates)
+        .filter(|(_, endpoint_status)| **endpoint_status == EndpointStatus::Chosen);
+    (rule, chosen.map(|(e, _)| e.endpoint.address.to_string()).collect(), fates)
 }
 
 fn cluster(made: EndpointSlice) -> Vec<String> {
@@ -34,7 +38,7 @@ fn local(made: EndpointSlice) -> Vec<String> {
     selected(made, TrafficPolicy::Local, OURS).1
 }
 
-fn local_choice(made: EndpointSlice) -> Choice {
+fn local_choice(made: EndpointSlice) -> SelectionRule {
     selected(made, TrafficPolicy::Local, OURS).0
 }
 
@@ -72,14 +76,14 @@ fn the_terminating_fallback_ignores_hints() {
 
 #[test]
 fn an_endpoint_that_is_unready_but_does_not_terminate_is_no_fallback() {
-    let (choice, chosen, _) = selected(slice("s").at("10.1.0.1").unready(), TrafficPolicy::Cluster, OURS);
-    assert_eq!((choice, chosen), (Choice::None, Vec::new()));
+    let (rule, chosen, _) = selected(slice("s").at("10.1.0.1").unready(), TrafficPolicy::Cluster, OURS);
+    assert_eq!((rule, chosen), (SelectionRule::None, Vec::new()));
 }
 
 #[test]
 fn an_endpoint_that_serves_no_more_is_no_fallback() {
-    let (choice, chosen, _) = selected(slice("s").at("10.1.0.1").finished(), TrafficPolicy::Cluster, OURS);
-    assert_eq!((choice, chosen), (Choice::None, Vec::new()));
+    let (rule, chosen, _) = selected(slice("s").at("10.1.0.1").finished(), TrafficPolicy::Cluster, OURS);
+    assert_eq!((rule, chosen), (SelectionRule::None, Vec::new()));
 }
 
 #[test]
@@ -200,40 +204,39 @@ fn policy_local_prefers_the_ready_one_on_this_node_to_the_terminating_one() {
 #[test]
 fn policy_local_chooses_nobody_where_all_are_elsewhere() {
     let made = slice("s").at("10.1.0.1").on("n2").at("10.1.0.2");
-    assert_eq!(local_choice(made.clone()), Choice::NoneLocal);
+    assert_eq!(local_choice(made.clone()), SelectionRule::NoneLocal);
     assert_eq!(local(made), NOBODY);
 }
 
 #[test]
 fn an_unready_endpoint_on_this_node_does_not_count_as_local() {
     let made = slice("s").at("10.1.0.1").on("n1").unready().at("10.1.0.2").on("n2");
-    assert_eq!(local_choice(made.clone()), Choice::NoneLocal);
+    assert_eq!(local_choice(made.clone()), SelectionRule::NoneLocal);
     assert_eq!(local(made), NOBODY);
 }
 
 #[test]
 fn an_endpoint_elsewhere_that_only_terminates_makes_the_difference_between_none_and_none_local() {
-    assert_eq!(local_choice(slice("s").at("10.1.0.1").on("n2").terminating()), Choice::NoneLocal);
-    assert_eq!(local_choice(slice("s").at("10.1.0.1").on("n2").finished()), Choice::None);
-    assert_eq!(local_choice(slice("s").at("10.1.0.1").on("n2").unready()), Choice::None);
-    assert_eq!(local_choice(slice("s").at("10.1.0.1").on("n1").unready()), Choice::None);
+    assert_eq!(local_choice(slice("s").at("10.1.0.1").on("n2").terminating()), SelectionRule::NoneLocal);
+    assert_eq!(local_choice(slice("s").at("10.1.0.1").on("n2").finished()), SelectionRule::None);
+    assert_eq!(local_choice(slice("s").at("10.1.0.1").on("n2").unready()), SelectionRule::None);
+    assert_eq!(local_choice(slice("s").at("10.1.0.1").on("n1").unready()), SelectionRule::None);
 }
 
 #[test]
 fn where_our_own_name_is_not_known_nothing_is_local() {
     for node in ["", "n1"] {
-        let (choice, chosen, _) =
-            selected(slice("s").at("10.1.0.1").on(node), TrafficPolicy::Local, ("", "a"));
-        assert_eq!((choice, chosen), (Choice::NoneLocal, Vec::new()));
+        let (rule, chosen, _) = selected(slice("s").at("10.1.0.1").on(node), TrafficPolicy::Local, ("", "a"));
+        assert_eq!((rule, chosen), (SelectionRule::NoneLocal, Vec::new()));
     }
-    let (choice, ..) = selected(slice("s").at("10.1.0.1"), TrafficPolicy::Local, ("", "a"));
-    assert_eq!(choice, Choice::NoneLocal);
+    let (rule, ..) = selected(slice("s").at("10.1.0.1"), TrafficPolicy::Local, ("", "a"));
+    assert_eq!(rule, SelectionRule::NoneLocal);
 }
 
 #[test]
 fn without_endpoints_both_policies_choose_nobody() {
     for policy in [TrafficPolicy::Cluster, TrafficPolicy::Local] {
-        assert_eq!(selected(slice("s"), policy, OURS), (Choice::None, Vec::new(), Vec::new()));
+        assert_eq!(selected(slice("s"), policy, OURS), (SelectionRule::None, Vec::new(), Vec::new()));
     }
 }
 
@@ -244,21 +247,24 @@ fn each_endpoint_that_is_not_chosen_has_its_own_reason() {
         made.at("10.1.0.4").terminating().at("10.1.0.5").finished()
     };
     let fates = |policy| selected(made(), policy, OURS).2;
-    let (chosen, rest) = (Fate::Chosen, [Fate::NotReady, Fate::Terminating, Fate::Finished]);
+    let (chosen, rest) = (
+        EndpointStatus::Chosen,
+        [EndpointStatus::NotReady, EndpointStatus::Terminating, EndpointStatus::Finished],
+    );
     assert_eq!(fates(TrafficPolicy::Cluster)[..2], [chosen, chosen]);
     assert_eq!(fates(TrafficPolicy::Cluster)[2..], rest);
-    assert_eq!(fates(TrafficPolicy::Local)[..2], [chosen, Fate::NotLocal]);
+    assert_eq!(fates(TrafficPolicy::Local)[..2], [chosen, EndpointStatus::NotLocal]);
     assert_eq!(fates(TrafficPolicy::Local)[2..], rest);
 
     let zones = slice("s").at("10.1.0.1").zone("a").at("10.1.0.2").zone("b");
-    assert_eq!(selected(zones, TrafficPolicy::Cluster, OURS).2, [chosen, Fate::OtherZone]);
+    assert_eq!(selected(zones, TrafficPolicy::Cluster, OURS).2, [chosen, EndpointStatus::OtherZone]);
     let nodes = slice("s").at("10.1.0.1").for_node("n1").at("10.1.0.2").for_node("n2");
-    assert_eq!(selected(nodes, TrafficPolicy::Cluster, OURS).2, [chosen, Fate::OtherNode]);
+    assert_eq!(selected(nodes, TrafficPolicy::Cluster, OURS).2, [chosen, EndpointStatus::OtherNode]);
 }
 
 #[test]
 fn a_ready_endpoint_elsewhere_is_told_apart_from_an_unready_one_when_local_ones_terminate() {
     let made = slice("s").at("10.1.0.1").on("n1").terminating().at("10.1.0.2").on("n2");
     let (_, _, fates) = selected(made.at("10.1.0.3").on("n1").unready(), TrafficPolicy::Local, OURS);
-    assert_eq!(fates, [Fate::Chosen, Fate::NotLocal, Fate::NotReady]);
+    assert_eq!(fates, [EndpointStatus::Chosen, EndpointStatus::NotLocal, EndpointStatus::NotReady]);
 }

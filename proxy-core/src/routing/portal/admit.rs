@@ -12,9 +12,9 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 
-use super::bounds::{Cost, Meter};
 use super::builder::Maker;
-use super::{Portal, PortalKey, PortalKind, Portals, Reason, Refused, Standpoint, Touched};
+use super::limits::{Cost, Meter};
+use super::{ChangedPortals, NodeContext, Portal, PortalKey, PortalKind, Portals, RefusalReason, Refusals};
 use crate::model::service::{Created, Service, ServiceKey};
 use crate::model::snapshot::Snapshot;
 
@@ -40,7 +40,7 @@ pub(super) struct Held {
     pub(super) portals: Arc<[Portal]>,
     pub(super) created: Created,
     pub(super) cost: Cost,
-    pub(super) refused: Refused,
+    pub(super) refused: Refusals,
     /// Whether its cluster addresses hold a portal that no relay can take.
     pub(super) is_special: bool,
 }
@@ -51,7 +51,7 @@ impl Held {
     }
 
     /// What is held of portals in the order of their ranks.
-    fn of(mut portals: Vec<Portal>, refused: Refused, maker: &Maker<'_>, ranges: &[IpNet]) -> Self {
+    fn of(mut portals: Vec<Portal>, refused: Refusals, maker: &Maker<'_>, ranges: &[IpNet]) -> Self {
         let (created, is_special) = (maker.created(), maker.is_special());
         let mut cost = Cost::default();
         let mut meter = Meter::new(ranges, is_special);
@@ -77,25 +77,25 @@ impl Portals {
     pub(super) fn follow_namespace(
         &mut self,
         snapshot: &Snapshot,
-        standpoint: &Standpoint,
+        node_context: &NodeContext,
         changed: &[&ServiceKey],
-        touched: Option<&mut Touched>,
+        touched: Option<&mut ChangedPortals>,
     ) {
         let Some(first) = changed.first() else { return };
         let namespace = &first.namespace;
         let allotment = self.namespaces.get(namespace).cloned().unwrap_or_default();
-        let most = standpoint.bounds.namespace_elements;
+        let most = node_context.limits.namespace_elements;
         let quick = if allotment.is_cut {
             None
         } else {
-            self.all_of(snapshot, standpoint, changed, allotment.cost.full)
+            self.all_of(snapshot, node_context, changed, allotment.cost.full)
         };
         let (new, is_cut) = match quick {
             Some(new) => (new, false),
-            None => self.first_of(snapshot, standpoint, namespace, most),
+            None => self.first_of(snapshot, node_context, namespace, most),
         };
         let mut cost = allotment.cost;
-        let mut differing = Touched::new();
+        let mut differing = ChangedPortals::new();
         for (key, held) in new {
             let old = self.by_service.get(&key).cloned().unwrap_or_default();
             if old == held {
@@ -130,7 +130,7 @@ impl Portals {
     fn all_of(
         &self,
         snapshot: &Snapshot,
-        standpoint: &Standpoint,
+        node_context: &NodeContext,
         changed: &[&ServiceKey],
         mut cost: usize,
     ) -> Option<Vec<(ServiceKey, Held)>> {
@@ -138,13 +138,13 @@ impl Portals {
         for key in changed {
             let old = self.by_service.get(*key);
             let held = snapshot.service(key).map_or_else(Held::default, |service| {
-                let mut maker = Maker::new(snapshot, service, standpoint);
+                let mut maker = Maker::new(snapshot, service, node_context);
                 let (portals, refused) = maker.up_to(PortalKind::NodePort);
                 Held::of(portals, refused, &maker, &self.service_ranges)
             });
             cost = cost - old.map_or(0, |old| old.cost.full) + held.cost.full;
             // Others may make room yet; but what is at hand must not grow without a bound either.
-            if cost > standpoint.bounds.namespace_elements {
+            if cost > node_context.limits.namespace_elements {
                 return None;
             }
             new.push(((*key).clone(), held));
@@ -156,14 +156,14 @@ impl Portals {
     pub(super) fn first_of(
         &self,
         snapshot: &Snapshot,
-        standpoint: &Standpoint,
+        node_context: &NodeContext,
         namespace: &Arc<str>,
         most: usize,
     ) -> (Vec<(ServiceKey, Held)>, bool) {
         let mut services: Vec<&Arc<Service>> = snapshot.services_in(namespace).collect();
         services.sort_by_key(|service| service.created);
         let makers = services.iter().map(|service| {
-            let maker = Maker::new(snapshot, service, standpoint);
+            let maker = Maker::new(snapshot, service, node_context);
             let meter = Meter::new(&self.service_ranges, maker.is_special());
             (*service, maker, meter, Vec::new())
         });
@@ -189,7 +189,7 @@ impl Portals {
             known.map(|(key, _)| (key.clone(), Held::default())).collect();
         for (service, maker, _, taken) in makers {
             let (count, mut refused) = maker.asked(!is_cut);
-            refused.add(Reason::NamespaceElements, count.saturating_sub(taken.len()));
+            refused.add(RefusalReason::NamespaceElements, count.saturating_sub(taken.len()));
             new.insert(service.key.clone(), Held::of(taken, refused, &maker, &self.service_ranges));
         }
         (new.into_iter().collect(), is_cut)
@@ -212,7 +212,7 @@ impl Portals {
 }
 
 /// The keys at which two lists differ, which are sorted by them.
-fn differences(old: &[Portal], new: &[Portal], found: &mut Touched) {
+fn differences(old: &[Portal], new: &[Portal], found: &mut ChangedPortals) {
     let (mut old, mut new) = (old.iter().peekable(), new.iter().peekable());
     loop {
         let (before, after) = match (old.peek(), new.peek()) {

@@ -10,12 +10,12 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 
-use super::{BACKENDS_MAX, Portal, PortalKey, PortalKind, Reason, Refused, Standpoint, Verdict};
+use super::{BACKENDS_MAX, NodeContext, Portal, PortalKey, PortalKind, RefusalReason, Refusals, Verdict};
 use crate::model::address::Family;
 use crate::model::node::Node;
 use crate::model::service::{Created, Mode, Protocol, Service, ServicePort, TrafficPolicy};
 use crate::model::snapshot::Snapshot;
-use crate::routing::endpoint_selection::{Choice, Fate, choice, fate};
+use crate::routing::endpoint_selection::{EndpointStatus, SelectionRule, endpoint_status, selection_rule};
 
 /// Something that a service asks for.
 #[derive(Debug, Clone, Copy)]
@@ -31,26 +31,26 @@ struct Request {
 struct Target {
     verdict: Verdict,
     backends: Arc<[SocketAddr]>,
-    left_out: usize,
+    omitted_backends: usize,
 }
 
 /// Makes the portals of one service; endpoints are chosen once for each port, family and policy.
 pub(super) struct Maker<'a> {
     snapshot: &'a Snapshot,
     service: &'a Service,
-    standpoint: &'a Standpoint,
+    node_context: &'a NodeContext,
     targets: BTreeMap<(usize, Family, bool), Target>,
     sources: [Option<Option<Arc<[IpNet]>>>; 2],
 }
 
 impl<'a> Maker<'a> {
-    pub(super) fn new(snapshot: &'a Snapshot, service: &'a Service, standpoint: &'a Standpoint) -> Self {
+    pub(super) fn new(snapshot: &'a Snapshot, service: &'a Service, node_context: &'a NodeContext) -> Self {
         let (targets, sources) = Default::default();
-        Self { snapshot, service, standpoint, targets, sources }
+        Self { snapshot, service, node_context, targets, sources }
     }
 
     /// The portals up to a kind, in the order of kind and key, and what was refused.
-    pub(super) fn up_to(&mut self, last: PortalKind) -> (Vec<Portal>, Refused) {
+    pub(super) fn up_to(&mut self, last: PortalKind) -> (Vec<Portal>, Refusals) {
         let (requests, refused) = self.requests(last);
         (requests.into_iter().map(|request| self.portal(request)).collect(), refused)
     }
@@ -63,12 +63,12 @@ impl<'a> Maker<'a> {
 
     /// How many portals it asks for, and what is refused of them. Without a look at each portal where that is
     /// enough: then the API server's address and addresses that are named twice are counted as any other.
-    pub(super) fn asked(&self, is_exact: bool) -> (usize, Refused) {
+    pub(super) fn asked(&self, is_exact: bool) -> (usize, Refusals) {
         if is_exact || !self.is_seen() {
             let (requests, refused) = self.requests(PortalKind::NodePort);
             return (requests.len(), refused);
         }
-        let (mut count, mut refused) = (0, Refused::default());
+        let (mut count, mut refused) = (0, Refusals::default());
         for (kind, family) in
             PortalKind::ALL.into_iter().flat_map(|kind| Family::BOTH.map(|family| (kind, family)))
         {
@@ -76,13 +76,13 @@ impl<'a> Maker<'a> {
             let ports = ports.filter(|port| kind != PortalKind::NodePort || port.node_port.is_some()).count();
             count += ports * self.addresses(kind, family, &mut refused).len();
         }
-        let most = self.standpoint.bounds.service_portals;
-        refused.add(Reason::ServicePortals, count.saturating_sub(most));
+        let most = self.node_context.limits.service_portals;
+        refused.add(RefusalReason::ServicePortals, count.saturating_sub(most));
         (count.min(most), refused)
     }
 
     fn is_seen(&self) -> bool {
-        self.service.has_portals && self.standpoint.view.sees(&self.service.key)
+        self.service.has_portals && self.node_context.filter.includes(&self.service.key)
     }
 
     pub(super) fn created(&self) -> Created {
@@ -91,35 +91,35 @@ impl<'a> Maker<'a> {
 
     /// Whether its cluster addresses hold a portal that no relay can take.
     pub(super) fn is_special(&self) -> bool {
-        let by_kernel = |protocol| self.service.mode_of(protocol, self.standpoint.mode) == Mode::Kernel;
+        let by_kernel = |protocol| self.service.mode_of(protocol, self.node_context.mode) == Mode::Kernel;
         let is_special = |port: &ServicePort| {
             port.protocol == Protocol::Sctp || (self.service.affinity_s.is_some() && by_kernel(port.protocol))
         };
         self.service.ports.iter().any(is_special)
     }
 
-    fn addresses(&self, kind: PortalKind, family: Family, refused: &mut Refused) -> Vec<IpAddr> {
+    fn addresses(&self, kind: PortalKind, family: Family, refused: &mut Refusals) -> Vec<IpAddr> {
         let service = self.service;
         if service.cluster_ips.of(family).is_none() {
             return Vec::new();
         }
         let outside: &[IpAddr] = match kind {
             PortalKind::ClusterIp => return service.cluster_ips.of(family).into_iter().collect(),
-            PortalKind::NodePort => return self.standpoint.node.primary(family).into_iter().collect(),
+            PortalKind::NodePort => return self.node_context.node.primary(family).into_iter().collect(),
             PortalKind::LoadBalancer => &service.load_balancer_ips,
             PortalKind::ExternalIp => &service.external_ips,
         };
         let own = outside.iter().copied().filter(|address| Family::of(*address) == family);
         let mut is_allowed = |address: &IpAddr| {
-            let refusal = self.standpoint.outside.refusal(self.snapshot, kind, *address);
+            let refusal = self.node_context.external.refusal(self.snapshot, kind, *address);
             refusal.into_iter().for_each(|reason| refused.add(reason, service.ports.len()));
             refusal.is_none()
         };
         own.filter(|address| is_allowed(address)).collect()
     }
 
-    fn requests(&self, last: PortalKind) -> (Vec<Request>, Refused) {
-        let (mut requests, mut refused) = (Vec::new(), Refused::default());
+    fn requests(&self, last: PortalKind) -> (Vec<Request>, Refusals) {
+        let (mut requests, mut refused) = (Vec::new(), Refusals::default());
         if !self.is_seen() {
             return (requests, refused);
         }
@@ -141,10 +141,10 @@ impl<'a> Maker<'a> {
         let is_outside = |kind| matches!(kind, PortalKind::LoadBalancer | PortalKind::ExternalIp);
         let before = requests.len();
         requests.retain(|request| !is_outside(request.kind) || !self.snapshot.is_api_server(request.key));
-        refused.add(Reason::ApiServer, before - requests.len());
+        refused.add(RefusalReason::ApiServer, before - requests.len());
         requests.sort_unstable_by_key(|request| (request.kind, request.key));
-        let most = self.standpoint.bounds.service_portals;
-        refused.add(Reason::ServicePortals, requests.len().saturating_sub(most));
+        let most = self.node_context.limits.service_portals;
+        refused.add(RefusalReason::ServicePortals, requests.len().saturating_sub(most));
         requests.truncate(most);
         (requests, refused)
     }
@@ -156,7 +156,7 @@ impl<'a> Maker<'a> {
             PortalKind::ClusterIp => self.service.internal_policy,
             _ => TrafficPolicy::Cluster,
         };
-        let Target { verdict, backends, left_out } = self.target(port, family, policy);
+        let Target { verdict, backends, omitted_backends } = self.target(port, family, policy);
         let service = self.service;
         Portal {
             service: service.key.clone(),
@@ -165,25 +165,25 @@ impl<'a> Maker<'a> {
             kind,
             verdict,
             backends,
-            left_out,
+            omitted_backends,
             affinity_s: service.affinity_s,
             scheduler: service.scheduler,
             dial: service.dial,
             hold_ms: service.hold_ms,
             sources,
-            mode: service.mode_of(key.protocol, self.standpoint.mode),
+            mode: service.mode_of(key.protocol, self.node_context.mode),
         }
     }
 
     fn sources(&mut self, family: Family) -> Option<Arc<[IpNet]>> {
-        let (service, node) = (self.service, &self.standpoint.node);
+        let (service, node) = (self.service, &self.node_context.node);
         self.sources[family as usize].get_or_insert_with(|| source_ranges(service, family, node)).clone()
     }
 
     fn target(&mut self, port: usize, family: Family, policy: TrafficPolicy) -> Target {
-        let Self { snapshot, service, standpoint, .. } = *self;
+        let Self { snapshot, service, node_context, .. } = *self;
         let key = (port, family, policy == TrafficPolicy::Local);
-        let target = || target(snapshot, service, &service.ports[port], family, (policy, &standpoint.node));
+        let target = || target(snapshot, service, &service.ports[port], family, (policy, &node_context.node));
         self.targets.entry(key).or_insert_with(target).clone()
     }
 }
@@ -208,15 +208,16 @@ fn target(
     (policy, node): (TrafficPolicy, &Node),
 ) -> Target {
     let endpoints = snapshot.endpoints_of(&service.key, &port.name, port.protocol, family);
-    let choice = choice(&endpoints, policy, node);
-    let chosen = endpoints.iter().filter(|e| fate(choice, e.endpoint, node) == Fate::Chosen);
+    let rule = selection_rule(&endpoints, policy, node);
+    let chosen =
+        endpoints.iter().filter(|e| endpoint_status(rule, e.endpoint, node) == EndpointStatus::Chosen);
     let mut backends: Vec<SocketAddr> = chosen.map(|e| e.backend).collect();
-    let left_out = backends.len().saturating_sub(BACKENDS_MAX);
+    let omitted_backends = backends.len().saturating_sub(BACKENDS_MAX);
     backends.truncate(BACKENDS_MAX);
-    let verdict = match choice {
-        Choice::None => Verdict::Reject,
-        Choice::NoneLocal => Verdict::Drop,
+    let verdict = match rule {
+        SelectionRule::None => Verdict::Reject,
+        SelectionRule::NoneLocal => Verdict::Drop,
         _ => Verdict::Forward,
     };
-    Target { verdict, backends: backends.into(), left_out }
+    Target { verdict, backends: backends.into(), omitted_backends }
 }

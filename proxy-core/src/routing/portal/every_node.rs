@@ -7,25 +7,25 @@
 
 use std::sync::Arc;
 
-use super::{Bounds, Outside, Portals, Refused, Standpoint};
+use super::{ExternalPolicy, NodeContext, PortalLimits, Portals, Refusals};
 use crate::model::service::ServiceKey;
 use crate::model::snapshot::Snapshot;
 
 /// Returns what every node refuses of the services of a namespace, in the order of their names; services of which
 /// nothing is refused are left out.
 ///
-/// The snapshot needs no endpoints. The work is bounded by the number of services and `bounds.namespace_elements`.
+/// The snapshot needs no endpoints. The work is bounded by the number of services and `limits.namespace_elements`.
 #[must_use]
 pub fn refused_on_every_node(
     snapshot: &Snapshot,
     namespace: &Arc<str>,
-    outside: &Outside,
-    bounds: Bounds,
-) -> Vec<(ServiceKey, Refused)> {
+    external: &ExternalPolicy,
+    limits: PortalLimits,
+) -> Vec<(ServiceKey, Refusals)> {
     // A node without addresses has no node ports.
-    let every_node = Standpoint { outside: outside.clone(), bounds, ..Standpoint::default() };
+    let every_node = NodeContext { external: external.clone(), limits, ..NodeContext::default() };
     let (services, _) =
-        Portals::default().first_of(snapshot, &every_node, namespace, bounds.namespace_elements);
+        Portals::default().first_of(snapshot, &every_node, namespace, limits.namespace_elements);
     let refused = services.into_iter().map(|(key, held)| (key, held.refused));
     refused.filter(|(_, refused)| !refused.is_empty()).collect()
 }

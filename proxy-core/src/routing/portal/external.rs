@@ -1,4 +1,4 @@
-//! `Outside`: which external addresses of services become portals.
+//! `ExternalPolicy`: which external addresses of services become portals.
 //!
 //! Whoever may write a Service chooses its external addresses, so they are the operator's to allow: an address that
 //! is somebody else's would send every pod's connections to the service instead (CVE-2020-8554). What must not go in
@@ -9,13 +9,13 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 
-use super::{PortalKind, Reason};
-use crate::model::address::forbidden_outside;
+use super::{PortalKind, RefusalReason};
+use crate::model::address::forbidden_external;
 use crate::model::snapshot::Snapshot;
 
 /// Which kinds of external addresses become portals.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum OutsideKinds {
+pub enum ExternalKinds {
     /// None.
     None,
     /// Those that a load balancer published in the status of its service (the default).
@@ -27,34 +27,34 @@ pub enum OutsideKinds {
 
 /// Which external addresses of services become portals.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Outside {
+pub struct ExternalPolicy {
     /// Which kinds.
-    pub kinds: OutsideKinds,
+    pub kinds: ExternalKinds,
     /// In which networks they may be; empty: in any.
-    pub nets: Arc<[IpNet]>,
+    pub cidrs: Arc<[IpNet]>,
 }
 
-impl Outside {
+impl ExternalPolicy {
     /// Every external address that is possible at all.
     #[must_use]
     pub fn all() -> Self {
-        Self { kinds: OutsideKinds::All, ..Self::default() }
+        Self { kinds: ExternalKinds::All, ..Self::default() }
     }
 
     /// Why no service may have this external address, if none may.
     #[must_use]
-    pub fn refusal(&self, snapshot: &Snapshot, kind: PortalKind, address: IpAddr) -> Option<Reason> {
+    pub fn refusal(&self, snapshot: &Snapshot, kind: PortalKind, address: IpAddr) -> Option<RefusalReason> {
         let is_allowed = match self.kinds {
-            OutsideKinds::None => false,
-            OutsideKinds::LoadBalancer => kind == PortalKind::LoadBalancer,
-            OutsideKinds::All => true,
+            ExternalKinds::None => false,
+            ExternalKinds::LoadBalancer => kind == PortalKind::LoadBalancer,
+            ExternalKinds::All => true,
         };
         match () {
-            () if !is_allowed => Some(Reason::ExternalAddresses),
-            () if forbidden_outside(address).is_some() => Some(Reason::ForbiddenAddress),
-            () if snapshot.owner_of(address).is_some() => Some(Reason::ClusterAddress),
-            () if !self.nets.is_empty() && !self.nets.iter().any(|net| net.contains(&address)) => {
-                Some(Reason::ExternalCidrs)
+            () if !is_allowed => Some(RefusalReason::ExternalAddresses),
+            () if forbidden_external(address).is_some() => Some(RefusalReason::ForbiddenAddress),
+            () if snapshot.owner_of(address).is_some() => Some(RefusalReason::ClusterAddress),
+            () if !self.cidrs.is_empty() && !self.cidrs.iter().any(|net| net.contains(&address)) => {
+                Some(RefusalReason::ExternalCidrs)
             }
             () => None,
         }

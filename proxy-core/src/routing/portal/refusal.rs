@@ -1,4 +1,4 @@
-//! `Reason`: why an address and port that a service asks for is not a portal, and how often that happened.
+//! `RefusalReason`: why an address and port that a service asks for is not a portal, and how often that happened.
 //!
 //! What must not go in here: the checks themselves.
 
@@ -6,7 +6,7 @@ use std::fmt;
 
 use serde::Serialize;
 
-use super::{PortalKey, PortalKind, Portals, Shared, Standpoint};
+use super::{NodeContext, PortalKey, PortalKind, Portals, TableKind};
 use crate::model::address::Family;
 use crate::model::service::{Service, ServiceKey, ServicePort};
 use crate::model::snapshot::Snapshot;
@@ -14,7 +14,7 @@ use crate::model::snapshot::Snapshot;
 /// Why something that a service asks for is not a portal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Reason {
+pub enum RefusalReason {
     /// The operator does not allow external addresses of this kind.
     ExternalAddresses,
     /// The operator allows external addresses in other networks only.
@@ -33,7 +33,7 @@ pub enum Reason {
     TableElements,
 }
 
-impl Reason {
+impl RefusalReason {
     /// All of them.
     pub const ALL: [Self; 8] = [
         Self::ExternalAddresses,
@@ -69,7 +69,7 @@ impl Reason {
 }
 
 /// As the end of a sentence about one portal or several.
-impl fmt::Display for Reason {
+impl fmt::Display for RefusalReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::ExternalAddresses => {
@@ -94,9 +94,9 @@ impl fmt::Display for Reason {
 
 /// How many portals of a service were refused, by reason.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Refused([u32; Reason::ALL.len()]);
+pub struct Refusals([u32; RefusalReason::ALL.len()]);
 
-impl Refused {
+impl Refusals {
     /// Whether there are none.
     #[must_use]
     pub fn is_empty(&self) -> bool {
@@ -105,31 +105,34 @@ impl Refused {
 
     /// How many were refused for this reason.
     #[must_use]
-    pub const fn count(&self, reason: Reason) -> usize {
+    pub const fn count(&self, reason: RefusalReason) -> usize {
         self.0[reason as usize] as usize
     }
 
     /// The reasons that occurred, and how often.
-    pub fn iter(&self) -> impl Iterator<Item = (Reason, usize)> {
-        Reason::ALL.into_iter().map(|reason| (reason, self.count(reason))).filter(|(_, count)| *count > 0)
+    pub fn iter(&self) -> impl Iterator<Item = (RefusalReason, usize)> {
+        RefusalReason::ALL
+            .into_iter()
+            .map(|reason| (reason, self.count(reason)))
+            .filter(|(_, count)| *count > 0)
     }
 
-    pub(super) fn add(&mut self, reason: Reason, count: usize) {
+    pub(super) fn add(&mut self, reason: RefusalReason, count: usize) {
         let own = &mut self.0[reason as usize];
         *own = own.saturating_add(u32::try_from(count).unwrap_or(u32::MAX));
     }
 }
 
 impl Portals {
-    /// What was refused, by service: beyond the bounds of services and namespaces, or not allowed at all.
-    pub fn refused(&self) -> impl Iterator<Item = (&ServiceKey, Refused)> {
+    /// What was refused, by service: beyond the limits of services and namespaces, or not allowed at all.
+    pub fn refusals(&self) -> impl Iterator<Item = (&ServiceKey, Refusals)> {
         let all = self.by_service.iter().map(|(key, held)| (key, held.refused));
         all.filter(|(_, refused)| !refused.is_empty())
     }
 
     /// What was refused of one service.
     #[must_use]
-    pub fn refused_of(&self, service: &ServiceKey) -> Refused {
+    pub fn refusals_of(&self, service: &ServiceKey) -> Refusals {
         self.by_service.get(service).map(|held| held.refused).unwrap_or_default()
     }
 
@@ -138,17 +141,17 @@ impl Portals {
     pub fn refusal(
         &self,
         snapshot: &Snapshot,
-        standpoint: &Standpoint,
+        node_context: &NodeContext,
         service: &Service,
         key: PortalKey,
-    ) -> Option<Reason> {
-        if !service.has_portals || !standpoint.view.sees(&service.key) {
+    ) -> Option<RefusalReason> {
+        if !service.has_portals || !node_context.filter.includes(&service.key) {
             return None;
         }
         let held = self.by_service.get(&service.key);
         let own = held.and_then(|held| held.portals.iter().find(|portal| portal.key == key));
         if let Some(own) = own {
-            return (!self.is_within(Shared::Full, own)).then_some(Reason::TableElements);
+            return (!self.fits_share(TableKind::Full, own)).then_some(RefusalReason::TableElements);
         }
         service.cluster_ips.of(Family::of(key.address))?;
         let has = |port: fn(&ServicePort) -> Option<u16>| {
@@ -165,14 +168,14 @@ impl Portals {
             _ => has(|port| Some(port.port)),
         };
         let refused = held.map(|held| held.refused).unwrap_or_default();
-        let bound = [Reason::ServicePortals, Reason::NamespaceElements];
+        let bound = [RefusalReason::ServicePortals, RefusalReason::NamespaceElements];
         let bound = || bound.into_iter().find(|reason| refused.count(*reason) > 0);
         match kind {
             _ if !is_asked => None,
             PortalKind::ClusterIp | PortalKind::NodePort => bound(),
             PortalKind::LoadBalancer | PortalKind::ExternalIp => {
-                let outside = standpoint.outside.refusal(snapshot, kind, key.address);
-                let api_server = snapshot.is_api_server(key).then_some(Reason::ApiServer);
+                let outside = node_context.external.refusal(snapshot, kind, key.address);
+                let api_server = snapshot.is_api_server(key).then_some(RefusalReason::ApiServer);
                 outside.or(api_server).or_else(bound)
             }
         }
@@ -180,12 +183,12 @@ impl Portals {
 
     /// How many portals were refused for each reason, with those that are beyond their share of a table.
     #[must_use]
-    pub fn refused_by_reason(&self, table: Shared) -> Refused {
-        let mut sum = Refused::default();
-        for (reason, count) in self.refused().flat_map(|(_, refused)| refused.iter().collect::<Vec<_>>()) {
+    pub fn refusals_by_reason(&self, table: TableKind) -> Refusals {
+        let mut sum = Refusals::default();
+        for (reason, count) in self.refusals().flat_map(|(_, refused)| refused.iter().collect::<Vec<_>>()) {
             sum.add(reason, count);
         }
-        sum.add(Reason::TableElements, self.beyond(table).map(|(_, count)| count).sum());
+        sum.add(RefusalReason::TableElements, self.beyond_share(table).map(|(_, count)| count).sum());
         sum
     }
 }

@@ -1,4 +1,4 @@
-//! `View`: which services a pod sees.
+//! `ServiceFilter`: which services a pod includes.
 //!
 //! Views are compared in every step of an agent, and their owners are pods: a list of a thousand names must not
 //! make that slow. So a selection is compared by its digest first, and name by name only where two digests are the same.
@@ -13,18 +13,18 @@ use crate::model::service::ServiceKey;
 /// What a pod may see. The address of a service that it may not see is like any other address: it passes,
 /// or, in a known service range, leads nowhere.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Default)]
-pub enum View {
+pub enum ServiceFilter {
     /// Every service (the default).
     #[default]
     All,
     /// These services only.
-    Only(Selection),
+    Only(ServiceSet),
 }
 
-impl View {
+impl ServiceFilter {
     /// Whether this service is in view.
     #[must_use]
-    pub fn sees(&self, service: &ServiceKey) -> bool {
+    pub fn includes(&self, service: &ServiceKey) -> bool {
         match self {
             Self::All => true,
             Self::Only(selection) => selection.services.contains(service),
@@ -34,12 +34,12 @@ impl View {
 
 /// A set of services. Cloning one costs nothing, and neither does comparing two different ones.
 #[derive(Debug, Clone)]
-pub struct Selection {
+pub struct ServiceSet {
     digest: u64,
     services: Arc<BTreeSet<ServiceKey>>,
 }
 
-impl Selection {
+impl ServiceSet {
     /// The services, in order.
     #[must_use]
     pub fn services(&self) -> &BTreeSet<ServiceKey> {
@@ -53,7 +53,7 @@ impl Selection {
     }
 }
 
-impl FromIterator<ServiceKey> for Selection {
+impl FromIterator<ServiceKey> for ServiceSet {
     fn from_iter<I: IntoIterator<Item = ServiceKey>>(services: I) -> Self {
         let services: BTreeSet<ServiceKey> = services.into_iter().collect();
         let mut text = String::new();
@@ -67,13 +67,13 @@ impl FromIterator<ServiceKey> for Selection {
     }
 }
 
-impl<const N: usize> From<[ServiceKey; N]> for Selection {
+impl<const N: usize> From<[ServiceKey; N]> for ServiceSet {
     fn from(services: [ServiceKey; N]) -> Self {
         services.into_iter().collect()
     }
 }
 
-impl Ord for Selection {
+impl Ord for ServiceSet {
     fn cmp(&self, other: &Self) -> Ordering {
         self.digest.cmp(&other.digest).then_with(|| {
             if Arc::ptr_eq(&self.services, &other.services) {
@@ -85,16 +85,16 @@ impl Ord for Selection {
     }
 }
 
-impl PartialOrd for Selection {
+impl PartialOrd for ServiceSet {
     fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
         Some(self.cmp(other))
     }
 }
 
-impl PartialEq for Selection {
+impl PartialEq for ServiceSet {
     fn eq(&self, other: &Self) -> bool {
         self.cmp(other) == Ordering::Equal
     }
 }
 
-impl Eq for Selection {}
+impl Eq for ServiceSet {}

@@ -9,33 +9,33 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::admit::Rank;
-use super::bounds::{Bounds, Cost, Meter};
-use super::{Portal, Portals, Touched};
+use super::limits::{Cost, Meter, PortalLimits};
+use super::{ChangedPortals, Portal, Portals};
 use crate::model::service::ServiceKey;
 
 /// A table whose room is shared.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Shared {
+pub enum TableKind {
     /// A table of all portals.
     Full = 0,
     /// What stands in a table on demand before anything is used.
-    Unused = 1,
+    OnDemand = 1,
 }
 
-impl Shared {
-    const BOTH: [Self; 2] = [Self::Full, Self::Unused];
+impl TableKind {
+    const BOTH: [Self; 2] = [Self::Full, Self::OnDemand];
 
     const fn of(self, cost: Cost) -> usize {
         match self {
             Self::Full => cost.full,
-            Self::Unused => cost.unused,
+            Self::OnDemand => cost.unused,
         }
     }
 
-    const fn bound(self, bounds: Bounds) -> usize {
+    const fn bound(self, limits: PortalLimits) -> usize {
         match self {
-            Self::Full => bounds.table_elements,
-            Self::Unused => bounds.unused_elements,
+            Self::Full => limits.table_elements,
+            Self::OnDemand => limits.unused_elements,
         }
     }
 }
@@ -67,7 +67,7 @@ fn level(needs: impl Iterator<Item = usize>, total: usize, room: usize) -> Optio
 impl Portals {
     /// Whether this portal is within the share of its namespace.
     #[must_use]
-    pub fn is_within(&self, table: Shared, portal: &Portal) -> bool {
+    pub fn fits_share(&self, table: TableKind, portal: &Portal) -> bool {
         if self.levels[table as usize].is_none() {
             return true;
         }
@@ -78,10 +78,10 @@ impl Portals {
     }
 
     /// How many portals are beyond the share of their namespace, by service.
-    pub fn beyond(&self, table: Shared) -> impl Iterator<Item = (&ServiceKey, usize)> {
+    pub fn beyond_share(&self, table: TableKind) -> impl Iterator<Item = (&ServiceKey, usize)> {
         let services = self.by_service.iter().filter(move |_| self.levels[table as usize].is_some());
         let counted = services.map(move |(key, held)| {
-            (key, held.portals.iter().filter(|portal| !self.is_within(table, portal)).count())
+            (key, held.portals.iter().filter(|portal| !self.fits_share(table, portal)).count())
         });
         counted.filter(|(_, count)| *count > 0)
     }
@@ -95,13 +95,13 @@ impl Portals {
     /// Shares the tables out anew, after these namespaces changed.
     pub(super) fn share_out(
         &mut self,
-        bounds: Bounds,
+        limits: PortalLimits,
         changed: &BTreeSet<Arc<str>>,
-        mut touched: Option<&mut Touched>,
+        mut touched: Option<&mut ChangedPortals>,
     ) {
-        for table in Shared::BOTH {
+        for table in TableKind::BOTH {
             let needs = self.namespaces.values().map(|allotment| table.of(allotment.cost));
-            let level = level(needs, table.of(self.total), table.bound(bounds));
+            let level = level(needs, table.of(self.total), table.bound(limits));
             let before = std::mem::replace(&mut self.levels[table as usize], level);
             if level.is_none() && before.is_none() {
                 continue;
@@ -119,10 +119,10 @@ impl Portals {
 
     fn share_of(
         &mut self,
-        table: Shared,
+        table: TableKind,
         namespace: &Arc<str>,
         level: Option<usize>,
-        touched: Option<&mut Touched>,
+        touched: Option<&mut ChangedPortals>,
     ) {
         let Some(allotment) = self.namespaces.get(namespace) else { return };
         let cut = level.filter(|level| table.of(allotment.cost) > *level);
@@ -145,7 +145,7 @@ impl Portals {
     }
 
     /// The first portal of a namespace that does not fit into so many elements.
-    fn cut(&self, table: Shared, namespace: &Arc<str>, level: usize) -> Option<Rank> {
+    fn cut(&self, table: TableKind, namespace: &Arc<str>, level: usize) -> Option<Rank> {
         let mut used = 0;
         let mut ranked = self.ranked(namespace);
         ranked.sort_by(|one, other| one.0.cmp(&other.0));

@@ -8,14 +8,14 @@ use super::*;
 use crate::model::service::Service;
 use crate::model::snapshot::Change;
 use crate::model::snapshot::Snapshot;
-use crate::sample::{ip, slice, snapshot, standpoint, svc, tcp, udp};
+use crate::sample::{ip, node_context, slice, snapshot, svc, tcp, udp};
 
 fn key(name: &str) -> ServiceKey {
     ServiceKey::new("default", name)
 }
 
 fn made(changes: impl IntoIterator<Item = Change>) -> Portals {
-    portals(&snapshot(changes), &standpoint())
+    portals(&snapshot(changes), &node_context())
 }
 
 fn owner(portals: &Portals, destination: &str) -> Option<String> {
@@ -90,7 +90,7 @@ fn more_backends_than_a_count_can_hold_are_left_out_and_counted() {
     }
     let portals = made([svc("s").ip("10.96.0.1").tcp("", 80).into(), slice.into()]);
     let portal = portals.get(tcp("10.96.0.1:80")).unwrap();
-    assert_eq!((portal.backends.len(), portal.left_out), (BACKENDS_MAX, 1));
+    assert_eq!((portal.backends.len(), portal.omitted_backends), (BACKENDS_MAX, 1));
 }
 
 #[test]
@@ -148,9 +148,9 @@ fn the_loser_takes_over_when_the_winner_goes_and_gives_back_when_it_returns() {
     let claims = |name: &str, address: &str| svc(name).ip(address).tcp("", 80).external("192.0.2.1");
     let winner = || Change::from(claims("a", "10.96.0.1"));
     let mut snapshot = snapshot([winner(), claims("b", "10.96.0.2").into()]);
-    let mut followed = portals(&snapshot, &standpoint());
+    let mut followed = portals(&snapshot, &node_context());
     let steps = [
-        (Change::NoService(key("a")), "b", true),
+        (Change::ServiceDeleted(key("a")), "b", true),
         (winner(), "a", true),
         (svc("a").ip("10.96.0.1").tcp("", 80).into(), "b", true), // it stays, and drops the address
         (svc("b").ip("192.0.2.1").tcp("", 80).into(), "b", true),
@@ -158,7 +158,7 @@ fn the_loser_takes_over_when_the_winner_goes_and_gives_back_when_it_returns() {
     ];
     for (change, expected, is_touched) in steps {
         let changed = snapshot.apply(change);
-        let touched = followed.refresh(&snapshot, &standpoint(), &changed);
+        let touched = followed.refresh(&snapshot, &node_context(), &changed);
         assert_eq!(touched.contains(&tcp("192.0.2.1:80")), is_touched);
         assert_eq!(owner(&followed, "192.0.2.1:80").as_deref(), Some(expected));
     }
@@ -172,10 +172,10 @@ fn a_changed_endpoint_touches_the_portals_of_its_port_only() {
         [slice("s").named("a").tcp("a", 80).at(address), b].map(Change::from)
     };
     let mut snapshot = snapshot(ports("10.1.0.1").into_iter().chain([service.into()]));
-    let mut followed = portals(&snapshot, &standpoint());
+    let mut followed = portals(&snapshot, &node_context());
     let [a, _] = ports("10.1.0.2");
     let changed = snapshot.apply(a);
-    let touched = followed.refresh(&snapshot, &standpoint(), &changed);
+    let touched = followed.refresh(&snapshot, &node_context(), &changed);
     assert_eq!(touched, [tcp("10.96.0.1:80"), tcp("192.0.2.1:80")].into());
 }
 
@@ -183,30 +183,30 @@ fn a_changed_endpoint_touches_the_portals_of_its_port_only() {
 fn an_endpoint_that_is_not_chosen_touches_nothing() {
     let slice = || slice("s").tcp("", 80).at("10.1.0.1");
     let mut snapshot = snapshot([svc("s").ip("10.96.0.1").tcp("", 80).into(), slice().into()]);
-    let mut followed = portals(&snapshot, &standpoint());
+    let mut followed = portals(&snapshot, &node_context());
     let changed = snapshot.apply(slice().at("10.1.0.2").unready().into());
-    assert_eq!(followed.refresh(&snapshot, &standpoint(), &changed), Touched::new());
+    assert_eq!(followed.refresh(&snapshot, &node_context(), &changed), ChangedPortals::new());
 }
 
 #[test]
 fn a_service_that_goes_touches_each_of_its_portals() {
     let service = svc("s").ip("10.96.0.1").ip("fd00::1").tcp("", 80).external("192.0.2.1");
     let mut snapshot = snapshot([service.into()]);
-    let mut followed = portals(&snapshot, &standpoint());
-    let changed = snapshot.apply(Change::NoService(key("s")));
-    let touched = followed.refresh(&snapshot, &standpoint(), &changed);
+    let mut followed = portals(&snapshot, &node_context());
+    let changed = snapshot.apply(Change::ServiceDeleted(key("s")));
+    let touched = followed.refresh(&snapshot, &node_context(), &changed);
     assert_eq!(touched, [tcp("10.96.0.1:80"), tcp("192.0.2.1:80"), tcp("[fd00::1]:80")].into());
     assert_eq!(followed.iter().count() + followed.by_service().count(), 0);
 }
 
 #[test]
 fn a_service_out_of_view_stays_out_when_it_changes() {
-    let standpoint = Standpoint { view: View::Only([key("seen")].into()), ..standpoint() };
+    let node_context = NodeContext { filter: ServiceFilter::Only([key("seen")].into()), ..node_context() };
     let hidden = |address: &str| Change::from(svc("hidden").ip(address).tcp("", 80));
     let mut snapshot = snapshot([hidden("10.96.0.1"), svc("seen").ip("10.96.0.2").tcp("", 80).into()]);
-    let mut followed = portals(&snapshot, &standpoint);
+    let mut followed = portals(&snapshot, &node_context);
     let changed = snapshot.apply(hidden("10.96.0.3"));
-    assert_eq!(followed.refresh(&snapshot, &standpoint, &changed), Touched::new());
+    assert_eq!(followed.refresh(&snapshot, &node_context, &changed), ChangedPortals::new());
     assert_eq!(followed.iter().count(), 1);
 }
 
@@ -214,9 +214,9 @@ fn a_service_out_of_view_stays_out_when_it_changes() {
 fn service_ranges_are_followed_and_united() {
     let ranges = |texts: &[&str]| Change::ServiceRanges(texts.iter().map(|t| t.parse().unwrap()).collect());
     let mut snapshot = snapshot([ranges(&["10.96.0.0/16"])]);
-    let mut followed = portals(&snapshot, &standpoint());
+    let mut followed = portals(&snapshot, &node_context());
     let changed = snapshot.apply(ranges(&["10.96.0.0/17", "10.96.128.0/17", "fd00::/112", "fd00::/120"]));
-    assert_eq!(followed.refresh(&snapshot, &standpoint(), &changed), Touched::new());
+    assert_eq!(followed.refresh(&snapshot, &node_context(), &changed), ChangedPortals::new());
     let texts: Vec<String> = followed.service_ranges().iter().map(ToString::to_string).collect();
     assert_eq!(texts, ["10.96.0.0/16", "fd00::/112"]);
 }
@@ -224,7 +224,7 @@ fn service_ranges_are_followed_and_united() {
 #[test]
 fn a_node_without_an_address_of_a_family_has_no_node_ports_in_it() {
     let service = svc("s").ip("10.96.0.1").ip("fd00::1").tcp("", 80).node_port(30080);
-    let mut here = standpoint();
+    let mut here = node_context();
     here.node.addresses = vec![ip("2001:db8:f::5")];
     let portals = portals(&snapshot(running(service)), &here);
     let node_ports: Vec<String> = portals
@@ -235,6 +235,6 @@ fn a_node_without_an_address_of_a_family_has_no_node_ports_in_it() {
     assert_eq!(node_ports, ["2001:db8:f::5"]);
 }
 
-mod bounds;
 mod every_node;
 mod external;
+mod limits;

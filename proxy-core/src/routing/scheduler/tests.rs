@@ -11,9 +11,9 @@ fn backends(count: u8) -> Vec<SocketAddr> {
     (1..=count).map(|last| SocketAddr::from(([10, 1, 0, last], 8080))).collect()
 }
 
-fn turn() -> Turn {
+fn input() -> ScheduleInput {
     let any = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
-    Turn { next: 0, draw: 0, source: any, destination: any }
+    ScheduleInput { next: 0, draw: 0, source: any, destination: any }
 }
 
 fn idle(_: &SocketAddr) -> Option<Load> {
@@ -23,10 +23,11 @@ fn idle(_: &SocketAddr) -> Option<Load> {
 #[test]
 fn in_turn_each_comes_once_and_who_is_not_to_be_had_is_passed_over() {
     let backends = backends(3);
-    let from = |next| Scheduler::RoundRobin.choice(&backends, idle, Turn { next, ..turn() });
+    let from = |next| Scheduler::RoundRobin.select(&backends, idle, ScheduleInput { next, ..input() });
     assert_eq!([0, 1, 2, 3].map(from), [Some(0), Some(1), Some(2), Some(0)]);
     let without_second = |backend: &SocketAddr| (*backend != backends[1]).then(Load::default);
-    let from = |next| Scheduler::RoundRobin.choice(&backends, without_second, Turn { next, ..turn() });
+    let from =
+        |next| Scheduler::RoundRobin.select(&backends, without_second, ScheduleInput { next, ..input() });
     assert_eq!([0, 1, 2].map(from), [Some(0), Some(2), Some(2)]);
 }
 
@@ -34,14 +35,14 @@ fn in_turn_each_comes_once_and_who_is_not_to_be_had_is_passed_over() {
 fn at_random_each_has_the_same_chance() {
     let (backends, mut seen) = (backends(3), BTreeMap::new());
     for draw in 0..300 {
-        let place = Scheduler::Random.choice(&backends, idle, Turn { draw, ..turn() });
+        let place = Scheduler::Random.select(&backends, idle, ScheduleInput { draw, ..input() });
         *seen.entry(place).or_insert(0) += 1;
     }
     assert_eq!(seen, BTreeMap::from([(Some(0), 100), (Some(1), 100), (Some(2), 100)]));
 }
 
 #[test]
-fn the_one_with_the_fewest_connections_is_chosen_and_of_equals_the_next_in_turn() {
+fn the_one_with_the_fewest_connections_is_chosen_and_of_equals_the_next_in_input() {
     let backends = backends(4);
     let connections = |counts: [u32; 4]| {
         move |backend: &SocketAddr| {
@@ -51,7 +52,7 @@ fn the_one_with_the_fewest_connections_is_chosen_and_of_equals_the_next_in_turn(
         }
     };
     let choice = |counts, next| {
-        Scheduler::LeastConnection.choice(&backends, connections(counts), Turn { next, ..turn() })
+        Scheduler::LeastConnection.select(&backends, connections(counts), ScheduleInput { next, ..input() })
     };
     assert_eq!(choice([3, 1, 2, 1], 0), Some(1));
     assert_eq!(choice([3, 1, 2, 1], 2), Some(3));
@@ -67,7 +68,7 @@ fn the_shortest_expected_delay_weighs_connections_with_the_time_to_answer() {
             let (connections, delay_us) = if is_fast { (fast, 100) } else { (slow, 1_000) };
             Some(Load { connections, delay_us })
         };
-        scheduler.choice(&backends, load, turn())
+        scheduler.select(&backends, load, input())
     };
     // The slow one is ten times as slow: it is worth waiting behind nine at the fast one.
     assert_eq!(choice(Scheduler::ShortestExpectedDelay, 8, 0), Some(0));
@@ -83,7 +84,7 @@ fn a_backend_that_was_never_asked_is_asked_first() {
     let load = |backend: &SocketAddr| {
         Some(Load { connections: 5, delay_us: if *backend == backends[1] { 0 } else { 1 } })
     };
-    assert_eq!(Scheduler::ShortestExpectedDelay.choice(&backends, load, turn()), Some(1));
+    assert_eq!(Scheduler::ShortestExpectedDelay.select(&backends, load, input()), Some(1));
 }
 
 #[test]
@@ -94,7 +95,7 @@ fn a_backend_that_accepts_and_never_answers_does_not_get_every_connection() {
             let place = usize::from(*backend == backends[1]);
             Some(Load { connections: counts[place], delay_us: [700, 0][place] })
         };
-        let place = Scheduler::ShortestExpectedDelay.choice(&backends, load, turn()).expect("one of two");
+        let place = Scheduler::ShortestExpectedDelay.select(&backends, load, input()).expect("one of two");
         counts[place] += 1;
     }
     assert_eq!(counts, [50, 50]);
@@ -103,8 +104,8 @@ fn a_backend_that_accepts_and_never_answers_does_not_get_every_connection() {
 #[test]
 fn nobody_is_chosen_where_nobody_is_to_be_had() {
     for scheduler in Scheduler::ALL {
-        assert_eq!(scheduler.choice(&backends(3), |_| None, turn()), None, "{scheduler:?}");
-        assert_eq!(scheduler.choice(&[], idle, turn()), None, "{scheduler:?}");
+        assert_eq!(scheduler.select(&backends(3), |_| None, input()), None, "{scheduler:?}");
+        assert_eq!(scheduler.select(&[], idle, input()), None, "{scheduler:?}");
     }
 }
 
@@ -117,9 +118,9 @@ proptest! {
             let mut seen = BTreeSet::new();
             for last in 0..=255 {
                 let address = IpAddr::V4(Ipv4Addr::new(10, 9, 0, last));
-                let turn = Turn { source: address, destination: address, next: usize::from(last), draw: last.into() };
-                let before = scheduler.choice(&backends, idle, turn).expect("all are to be had");
-                let after = scheduler.choice(&backends, without, turn).expect("four are to be had");
+                let input = ScheduleInput { source: address, destination: address, next: usize::from(last), draw: last.into() };
+                let before = scheduler.select(&backends, idle, input).expect("all are to be had");
+                let after = scheduler.select(&backends, without, input).expect("four are to be had");
                 seen.insert(before);
                 prop_assert_ne!(after, gone);
                 prop_assert!(before == gone || before == after, "{} moved", address);

@@ -1,4 +1,4 @@
-//! The numbers of picks: each stands for one pick, and others for none.
+//! The numbers of dispatch_keys: each stands for one pick, and others for none.
 //!
 //! Which portal has which pick is told in `ruleset`.
 
@@ -6,17 +6,17 @@ use proptest::prelude::*;
 
 use super::*;
 
-fn pick(action: Action, guarded: bool) -> Pick {
-    Pick { action, guarded }
+fn dispatch(action: Action, guarded: bool) -> DispatchKey {
+    DispatchKey { action, guarded }
 }
 
-fn any_pick() -> impl Strategy<Value = Pick> {
+fn any_key() -> impl Strategy<Value = DispatchKey> {
     let count = 1_u16..=u16::try_from(crate::routing::portal::BACKENDS_MAX).unwrap();
     // The API accepts time-outs up to a day.
     let forward =
         (count, 0_u32..=86_400).prop_map(|(count, affinity_s)| Action::Forward { count, affinity_s });
-    let turn = (0..TURNS, 1..=u16::try_from(crate::routing::portal::BACKENDS_MAX).unwrap());
-    let turn = turn.prop_map(|(number, count)| Action::Turn { number, count });
+    let turn = (0..ROUND_ROBIN_CHAINS_MAX, 1..=u16::try_from(crate::routing::portal::BACKENDS_MAX).unwrap());
+    let turn = turn.prop_map(|(number, count)| Action::RoundRobin { number, count });
     let action = prop_oneof![
         Just(Action::Reject),
         Just(Action::Relay),
@@ -26,25 +26,25 @@ fn any_pick() -> impl Strategy<Value = Pick> {
         turn.clone(),
         turn,
     ];
-    (action, any::<bool>()).prop_map(|(action, guarded)| pick(action, guarded))
+    (action, any::<bool>()).prop_map(|(action, guarded)| dispatch(action, guarded))
 }
 
 proptest! {
     #[test]
-    fn a_picks_number_stands_for_that_pick(pick in any_pick()) {
-        prop_assert_eq!(Pick::from_code(pick.code()), Some(pick));
+    fn a_picks_number_stands_for_that_pick(dispatch in any_key()) {
+        prop_assert_eq!(DispatchKey::from_code(dispatch.code()), Some(dispatch));
     }
 
     #[test]
-    fn different_picks_have_different_numbers_and_chains(one in any_pick(), other in any_pick()) {
+    fn different_picks_have_different_numbers_and_chains(one in any_key(), other in any_key()) {
         prop_assert_eq!(one == other, one.code() == other.code());
         prop_assert_eq!(one == other, one.to_string() == other.to_string());
     }
 
     #[test]
     fn a_number_stands_for_a_pick_only_if_that_pick_writes_it(code in any::<u32>()) {
-        if let Some(pick) = Pick::from_code(code) {
-            prop_assert_eq!(pick.code(), code);
+        if let Some(dispatch) = DispatchKey::from_code(code) {
+            prop_assert_eq!(dispatch.code(), code);
         }
     }
 }
@@ -52,14 +52,14 @@ proptest! {
 #[test]
 fn numbers_that_no_ruleset_writes_stand_for_nothing() {
     // A time-out without backends, backends beside the marks of relay and drop, a turn above all.
-    let above = (86_401 + u32::from(TURNS)) << 15 | 3;
+    let above = (86_401 + u32::from(ROUND_ROBIN_CHAINS_MAX)) << 15 | 3;
     for code in [600 << 15, 600 << 15 | 1 << 14, (0x1_fffe << 15) | 3, (0x1_ffff << 15) | 3, above] {
-        assert_eq!(Pick::from_code(code), None, "{code:#x}");
+        assert_eq!(DispatchKey::from_code(code), None, "{code:#x}");
     }
 }
 
 #[test]
 fn a_portal_that_is_refused_has_the_number_zero() {
-    assert_eq!(pick(Action::Reject, false).code(), 0);
-    assert_eq!(pick(Action::Forward { count: 3, affinity_s: 0 }, false).code(), 3);
+    assert_eq!(dispatch(Action::Reject, false).code(), 0);
+    assert_eq!(dispatch(Action::Forward { count: 3, affinity_s: 0 }, false).code(), 3);
 }

@@ -3,15 +3,15 @@
 use super::*;
 use crate::model::service::{Mode, Service, ServiceKey};
 use crate::model::snapshot::{Change, Snapshot};
-use crate::routing::portal::{Portals, Standpoint, portals};
+use crate::routing::portal::{NodeContext, Portals, portals};
 use crate::ruleset::dispatch::Action;
-use crate::ruleset::kernel_model::{Misfit, Table, run};
-use crate::sample::{backend, cluster, cluster_slice, ip, slice, snapshot, standpoint, svc, tcp};
+use crate::ruleset::kernel_model::{ApplyError, Table, apply};
+use crate::sample::{backend, cluster, cluster_slice, ip, node_context, slice, snapshot, svc, tcp};
 
 const KEY: &str = "10.96.0.1:80";
 
 fn ruleset_of(changes: impl IntoIterator<Item = Change>) -> Ruleset {
-    Ruleset::new(&portals(&snapshot(changes), &standpoint()), Settings::default())
+    Ruleset::new(&portals(&snapshot(changes), &node_context()), Settings::default())
 }
 
 fn service() -> Service {
@@ -32,20 +32,20 @@ fn with(octets: &[u8]) -> Ruleset {
 fn change(
     changes: impl IntoIterator<Item = Change>,
     change: impl Into<Change>,
-) -> (Ruleset, Ruleset, Touched) {
-    let (mut snapshot, standpoint): (Snapshot, Standpoint) = (snapshot(changes), standpoint());
-    let mut portals: Portals = portals(&snapshot, &standpoint);
+) -> (Ruleset, Ruleset, ChangedPortals) {
+    let (mut snapshot, node_context): (Snapshot, NodeContext) = (snapshot(changes), node_context());
+    let mut portals: Portals = portals(&snapshot, &node_context);
     let before = Ruleset::new(&portals, Settings::default());
     let mut after = before.clone();
     let changed = snapshot.apply(change.into());
-    let touched = portals.refresh(&snapshot, &standpoint, &changed);
+    let touched = portals.refresh(&snapshot, &node_context, &changed);
     after.refresh(&portals, &touched);
     (before, after, touched)
 }
 
 fn step(changes: impl IntoIterator<Item = Change>, changed: impl Into<Change>) -> Vec<Op> {
     let (before, after, touched) = change(changes, changed);
-    plan_touched(&before, &after, &touched).ops().to_vec()
+    plan_changed(&before, &after, &touched).ops().to_vec()
 }
 
 fn slot(number: u32, octet: u8) -> Element {
@@ -53,11 +53,11 @@ fn slot(number: u32, octet: u8) -> Element {
 }
 
 fn portal(count: u16) -> Element {
-    Element::Portal(tcp(KEY), count_pick(count))
+    Element::Portal(tcp(KEY), count_key(count))
 }
 
-fn count_pick(count: u16) -> Pick {
-    Pick { action: Action::Forward { count, affinity_s: 0 }, guarded: false }
+fn count_key(count: u16) -> DispatchKey {
+    DispatchKey { action: Action::Forward { count, affinity_s: 0 }, guarded: false }
 }
 
 #[test]
@@ -70,7 +70,7 @@ fn between_equal_rulesets_there_is_nothing_to_do() {
 fn a_new_namespace_gets_the_table_its_chains_and_then_every_element() {
     let expected = [
         Op::AddTable(Settings::default()),
-        Op::AddPick(count_pick(2)),
+        Op::AddDispatch(count_key(2)),
         Op::Add(portal(2)),
         Op::Add(slot(0, 1)),
         Op::Add(slot(1, 2)),
@@ -83,15 +83,15 @@ fn a_new_namespace_gets_the_table_its_chains_and_then_every_element() {
 fn a_cluster_without_services_has_a_table_all_the_same() {
     // Its anchor keeps translated connections alive until services come back.
     assert_eq!(plan(&Ruleset::empty(), &ruleset_of([])).ops(), [Op::AddTable(Settings::default())]);
-    let (before, after, touched) = change([service().into()], Change::NoService(service().key));
-    let table = run(&plan_touched(&before, &after, &touched), &Table::from(&before)).unwrap();
+    let (before, after, touched) = change([service().into()], Change::ServiceDeleted(service().key));
+    let table = apply(&plan_changed(&before, &after, &touched), &Table::from(&before)).unwrap();
     assert_eq!(table, Table { settings: Some(Settings::default()), ..Table::default() });
 }
 
 #[test]
 fn to_empty_is_one_operation_and_none_where_there_is_no_table() {
     assert_eq!(plan(&with(&[1, 2]), &Ruleset::empty()).ops(), [Op::DeleteTable]);
-    assert_eq!(plan_touched(&with(&[1]), &Ruleset::empty(), &Touched::new()).ops(), [Op::DeleteTable]);
+    assert_eq!(plan_changed(&with(&[1]), &Ruleset::empty(), &ChangedPortals::new()).ops(), [Op::DeleteTable]);
 }
 
 #[test]
@@ -99,18 +99,18 @@ fn another_setting_makes_the_table_anew_in_the_same_transaction() {
     let settings = Settings { relay_port: 1, ..Settings::default() };
     let before = with(&[1, 2]);
     let after =
-        Ruleset::new(&portals(&snapshot([service().into(), endpoints(&[1])]), &standpoint()), settings);
+        Ruleset::new(&portals(&snapshot([service().into(), endpoints(&[1])]), &node_context()), settings);
     let made = plan(&before, &after);
     let expected = [
         Op::DeleteTable,
         Op::AddTable(settings),
-        Op::AddPick(count_pick(1)),
+        Op::AddDispatch(count_key(1)),
         Op::Add(portal(1)),
         Op::Add(slot(0, 1)),
         Op::Add(Element::Address(ip("10.96.0.1"))),
     ];
     assert_eq!(made.ops(), expected);
-    assert_eq!(plan_touched(&before, &after, &Touched::new()), made);
+    assert_eq!(plan_changed(&before, &after, &ChangedPortals::new()), made);
 }
 
 #[test]
@@ -140,7 +140,7 @@ fn one_changed_endpoint_behind_sticky_clients_is_two_of_each() {
 fn one_changed_endpoint_among_many_services_is_as_little() {
     let (before, after, touched) = change(cluster(50, 3), cluster_slice(17, 3, 1));
     assert_eq!(touched.len(), 1);
-    let made = plan_touched(&before, &after, &touched);
+    let made = plan_changed(&before, &after, &touched);
     assert!(matches!(made.ops(), [Op::Delete(Element::Backend(..)), Op::Add(Element::Backend(..))]));
     assert_eq!(plan(&before, &after), made);
 }
@@ -150,11 +150,11 @@ fn one_endpoint_more_is_one_slot_more_and_another_count() {
     let others = [svc("t").ip("10.96.0.2").tcp("", 80).into(), slice("t").tcp("", 80).at("10.2.0.1").into()];
     let changes = || [service().into(), endpoints(&[1, 2])].into_iter().chain(others.clone());
     let expected = [
-        Op::AddPick(count_pick(3)),
+        Op::AddDispatch(count_key(3)),
         Op::Delete(portal(2)),
         Op::Add(portal(3)),
         Op::Add(slot(2, 3)),
-        Op::DeletePick(count_pick(2)),
+        Op::DeleteDispatch(count_key(2)),
     ];
     assert_eq!(step(changes(), endpoints(&[1, 2, 3])), expected);
 }
@@ -162,21 +162,21 @@ fn one_endpoint_more_is_one_slot_more_and_another_count() {
 #[test]
 fn one_endpoint_fewer_moves_at_most_one() {
     let expected = [
-        Op::AddPick(count_pick(2)),
+        Op::AddDispatch(count_key(2)),
         Op::Delete(portal(3)),
         Op::Delete(slot(0, 1)),
         Op::Delete(slot(2, 3)),
         Op::Add(portal(2)),
         Op::Add(slot(0, 3)),
-        Op::DeletePick(count_pick(3)),
+        Op::DeleteDispatch(count_key(3)),
     ];
     assert_eq!(step([service().into(), endpoints(&[1, 2, 3])], endpoints(&[2, 3])), expected);
     let expected = [
-        Op::AddPick(count_pick(2)),
+        Op::AddDispatch(count_key(2)),
         Op::Delete(portal(3)),
         Op::Delete(slot(2, 3)),
         Op::Add(portal(2)),
-        Op::DeletePick(count_pick(3)),
+        Op::DeleteDispatch(count_key(3)),
     ];
     assert_eq!(step([service().into(), endpoints(&[1, 2, 3])], endpoints(&[1, 2])), expected);
 }
@@ -185,24 +185,25 @@ fn one_endpoint_fewer_moves_at_most_one() {
 fn a_count_that_another_portal_has_already_needs_no_new_chain() {
     let other = [svc("t").ip("10.96.0.2").tcp("", 80).into(), slice("t").tcp("", 80).at("10.2.0.1").into()];
     let ops = step([service().into(), endpoints(&[])].into_iter().chain(other), endpoints(&[1]));
-    let reject = Pick { action: Action::Reject, guarded: false };
+    let reject = DispatchKey { action: Action::Reject, guarded: false };
     let expected = [
         Op::Delete(Element::Portal(tcp(KEY), reject)),
         Op::Add(portal(1)),
         Op::Add(slot(0, 1)),
-        Op::DeletePick(reject),
+        Op::DeleteDispatch(reject),
     ];
     assert_eq!(ops, expected);
 }
 
 #[test]
 fn a_portal_that_goes_takes_its_slots_and_the_address_with_it() {
-    let ops = step([service().into(), endpoints(&[1])], Change::NoService(ServiceKey::new("default", "s")));
+    let ops =
+        step([service().into(), endpoints(&[1])], Change::ServiceDeleted(ServiceKey::new("default", "s")));
     let expected = [
         Op::Delete(portal(1)),
         Op::Delete(slot(0, 1)),
         Op::Delete(Element::Address(ip("10.96.0.1"))),
-        Op::DeletePick(count_pick(1)),
+        Op::DeleteDispatch(count_key(1)),
     ];
     assert_eq!(ops, expected);
 }
@@ -217,7 +218,7 @@ fn an_address_stays_while_one_of_its_ports_is_there() {
 #[test]
 fn a_portal_that_changes_hands_between_a_cluster_and_an_external_address_keeps_the_marks_right() {
     let borrower = svc("t").ip("10.96.0.2").tcp("", 80).external("10.96.0.1");
-    let gone = Change::NoService(ServiceKey::new("default", "s"));
+    let gone = Change::ServiceDeleted(ServiceKey::new("default", "s"));
     // Both are refused without endpoints: only the mark differs.
     assert_eq!(
         step([service().into(), borrower.into()], gone),
@@ -247,13 +248,13 @@ fn other_service_ranges_change_the_set_of_ranges_alone() {
 #[test]
 fn going_over_to_the_relay_takes_the_slots_away() {
     let ops = step([service().into(), endpoints(&[1])], service().mode(Mode::Relay));
-    let relay = Pick { action: Action::Relay, guarded: false };
+    let relay = DispatchKey { action: Action::Relay, guarded: false };
     let expected = [
-        Op::AddPick(relay),
+        Op::AddDispatch(relay),
         Op::Delete(portal(1)),
         Op::Delete(slot(0, 1)),
         Op::Add(Element::Portal(tcp(KEY), relay)),
-        Op::DeletePick(count_pick(1)),
+        Op::DeleteDispatch(count_key(1)),
     ];
     assert_eq!(ops, expected);
 }
@@ -264,11 +265,11 @@ fn what_does_not_fit_is_refused_and_names_the_operation() {
     let applied = Table::from(&with(&[1, 2]));
     let misfits = [
         Op::AddTable(Settings::default()),
-        Op::AddPick(count_pick(2)),
+        Op::AddDispatch(count_key(2)),
         Op::Add(portal(2)),
         Op::Add(slot(0, 9)),
         Op::Add(Element::Address(ip("10.96.0.1"))),
-        Op::Add(Element::Portal(tcp("10.96.0.2:80"), count_pick(7))), // a chain that is not there
+        Op::Add(Element::Portal(tcp("10.96.0.2:80"), count_key(7))), // a chain that is not there
         Op::Delete(portal(3)),
         Op::Delete(slot(0, 9)),
         Op::Delete(slot(7, 1)),
@@ -276,14 +277,14 @@ fn what_does_not_fit_is_refused_and_names_the_operation() {
         Op::Delete(Element::Address(ip("10.96.0.2"))),
         Op::Delete(Element::Range("10.96.0.0/16".parse().unwrap())),
         Op::Delete(Element::Source(tcp(KEY), "10.96.0.0/16".parse().unwrap())),
-        Op::DeletePick(count_pick(2)), // a portal still leads to it
-        Op::DeletePick(count_pick(3)),
+        Op::DeleteDispatch(count_key(2)), // a portal still leads to it
+        Op::DeleteDispatch(count_key(3)),
     ];
     for op in misfits {
         let harmless = Op::Add(slot(5, 5));
-        assert_eq!(run(&Plan { ops: vec![harmless, op] }, &applied), Err(Misfit { index: 1, op }));
+        assert_eq!(apply(&Plan { ops: vec![harmless, op] }, &applied), Err(ApplyError { index: 1, op }));
     }
-    for op in [Op::DeleteTable, Op::AddPick(count_pick(1)), Op::Add(slot(0, 1)), Op::Delete(slot(0, 1))] {
-        assert_eq!(run(&Plan { ops: vec![op] }, &Table::default()), Err(Misfit { index: 0, op }));
+    for op in [Op::DeleteTable, Op::AddDispatch(count_key(1)), Op::Add(slot(0, 1)), Op::Delete(slot(0, 1))] {
+        assert_eq!(apply(&Plan { ops: vec![op] }, &Table::default()), Err(ApplyError { index: 0, op }));
     }
 }

@@ -48,9 +48,9 @@ fn deleted(object: &Object<Content>) -> WatchMessage {
 fn events(aggregator: &mut EventAggregator) -> Vec<String> {
     let change = |change: Change| match change {
         Change::Service(service) => format!("{} {}", service.key, service.ports[0].port),
-        Change::NoService(key) => format!("no {key}"),
+        Change::ServiceDeleted(key) => format!("no {key}"),
         Change::Slice(slice) => format!("slice {}", slice.key),
-        Change::NoSlice(key) => format!("no slice {key}"),
+        Change::SliceDeleted(key) => format!("no slice {key}"),
         Change::ServiceRanges(ranges) => format!("ranges {}", ranges.len()),
     };
     let event = |event: Event| match event {

@@ -4,8 +4,12 @@ use proptest::prelude::*;
 
 use super::*;
 
-fn refused(snapshot: &Snapshot, outside: &Outside, bounds: Bounds) -> Vec<(String, Vec<(Reason, usize)>)> {
-    let refused = refused_on_every_node(snapshot, &"default".into(), outside, bounds);
+fn refused(
+    snapshot: &Snapshot,
+    external: &ExternalPolicy,
+    limits: PortalLimits,
+) -> Vec<(String, Vec<(RefusalReason, usize)>)> {
+    let refused = refused_on_every_node(snapshot, &"default".into(), external, limits);
     refused.into_iter().map(|(key, refused)| (key.name.to_string(), refused.iter().collect())).collect()
 }
 
@@ -13,7 +17,7 @@ fn refused(snapshot: &Snapshot, outside: &Outside, bounds: Bounds) -> Vec<(Strin
 fn service_within_the_limits_is_not_refused() {
     let services =
         ["a", "b"].map(|name| Change::from(svc(name).ip("10.96.0.1").tcp("", 80).node_port(30_080)));
-    assert_eq!(refused(&snapshot(services), &Outside::default(), Bounds::STANDARD), []);
+    assert_eq!(refused(&snapshot(services), &ExternalPolicy::default(), PortalLimits::STANDARD), []);
 }
 
 #[test]
@@ -22,8 +26,8 @@ fn service_beyond_its_portal_limit_is_refused_by_count() {
     for port in 1..=1_100 {
         service = service.tcp(&format!("p{port}"), port);
     }
-    let found = refused(&snapshot([service.into()]), &Outside::default(), Bounds::STANDARD);
-    assert_eq!(found, [("big".to_owned(), vec![(Reason::ServicePortals, 76)])]);
+    let found = refused(&snapshot([service.into()]), &ExternalPolicy::default(), PortalLimits::STANDARD);
+    assert_eq!(found, [("big".to_owned(), vec![(RefusalReason::ServicePortals, 76)])]);
 }
 
 #[test]
@@ -34,12 +38,12 @@ fn younger_services_of_a_namespace_beyond_its_limit_are_refused() {
     };
     let services = [service("z", 1, 1), service("m", 2, 2), service("a", 3, 3)];
     // Two portals and an address each, without endpoints.
-    let bounds = |namespace_elements| Bounds { namespace_elements, ..Bounds::STANDARD };
-    let found = |elements| refused(&snapshot(services.clone()), &Outside::default(), bounds(elements));
+    let limits = |namespace_elements| PortalLimits { namespace_elements, ..PortalLimits::STANDARD };
+    let found = |elements| refused(&snapshot(services.clone()), &ExternalPolicy::default(), limits(elements));
     assert_eq!(found(9), []);
-    assert_eq!(found(8), [("a".to_owned(), vec![(Reason::NamespaceElements, 1)])]);
+    assert_eq!(found(8), [("a".to_owned(), vec![(RefusalReason::NamespaceElements, 1)])]);
     let both = [("a", 2), ("m", 1)];
-    let both = both.map(|(name, count)| (name.to_owned(), vec![(Reason::NamespaceElements, count)]));
+    let both = both.map(|(name, count)| (name.to_owned(), vec![(RefusalReason::NamespaceElements, count)]));
     assert_eq!(found(5), both);
 }
 
@@ -48,19 +52,23 @@ fn external_addresses_are_refused_by_the_operators_rules() {
     let service = svc("web").ip("10.96.0.1").tcp("", 80).external("192.0.2.1").external("127.0.0.1");
     let other = svc("other").ip("10.96.0.2").tcp("", 80).external("10.96.0.1");
     let services = snapshot([service.into(), other.into()]);
-    let of = |outside: &Outside| refused(&services, outside, Bounds::STANDARD);
+    let of = |external: &ExternalPolicy| refused(&services, external, PortalLimits::STANDARD);
     let named = |name: &str, reason, count| (name.to_owned(), vec![(reason, count)]);
-    let kinds = [named("other", Reason::ExternalAddresses, 1), named("web", Reason::ExternalAddresses, 2)];
-    assert_eq!(of(&Outside::default()), kinds);
-    let all = [named("other", Reason::ClusterAddress, 1), named("web", Reason::ForbiddenAddress, 1)];
-    assert_eq!(of(&Outside::all()), all);
+    let kinds = [
+        named("other", RefusalReason::ExternalAddresses, 1),
+        named("web", RefusalReason::ExternalAddresses, 2),
+    ];
+    assert_eq!(of(&ExternalPolicy::default()), kinds);
+    let all =
+        [named("other", RefusalReason::ClusterAddress, 1), named("web", RefusalReason::ForbiddenAddress, 1)];
+    assert_eq!(of(&ExternalPolicy::all()), all);
 }
 
 #[test]
 fn service_of_another_proxy_is_not_refused() {
     let mut service = svc("other").ip("10.96.0.1").tcp("", 80).external("127.0.0.1");
     service.has_portals = false;
-    assert_eq!(refused(&snapshot([service.into()]), &Outside::all(), Bounds::STANDARD), []);
+    assert_eq!(refused(&snapshot([service.into()]), &ExternalPolicy::all(), PortalLimits::STANDARD), []);
 }
 
 /// A service with a few ports, external addresses, a node port, and endpoints.
@@ -94,11 +102,11 @@ proptest! {
             whole.apply(service.into());
             whole.apply(own.into());
         }
-        let bounds = Bounds { service_portals, namespace_elements, ..Bounds::default() };
-        let node = Standpoint { bounds, outside: Outside::all(), ..standpoint() };
+        let limits = PortalLimits { service_portals, namespace_elements, ..PortalLimits::default() };
+        let node = NodeContext { limits, external: ExternalPolicy::all(), ..node_context() };
         let portals = portals(&whole, &node);
-        for (key, refused) in refused_on_every_node(&alone, &"default".into(), &node.outside, bounds) {
-            let here = portals.refused_of(&key);
+        for (key, refused) in refused_on_every_node(&alone, &"default".into(), &node.external, limits) {
+            let here = portals.refusals_of(&key);
             prop_assert!(refused.iter().all(|(reason, count)| here.count(reason) >= count), "{key}: {refused:?}, {here:?}");
         }
     }

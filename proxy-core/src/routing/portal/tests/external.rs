@@ -11,27 +11,31 @@ fn web() -> Service {
     svc("web").ip("10.96.0.1").tcp("", 80).balanced("192.0.2.2").external("192.0.2.1")
 }
 
-fn seen(outside: Outside, changes: impl IntoIterator<Item = Change>) -> Portals {
-    portals(&snapshot(changes), &Standpoint { outside, ..standpoint() })
+fn seen(external: ExternalPolicy, changes: impl IntoIterator<Item = Change>) -> Portals {
+    portals(&snapshot(changes), &NodeContext { external, ..node_context() })
 }
 
 #[test]
 fn by_default_load_balancer_addresses_are_portals_and_external_ips_are_not() {
-    assert_eq!(destinations(&seen(Outside::default(), running(web()))), ["10.96.0.1:80", "192.0.2.2:80"]);
-    let none = Outside { kinds: OutsideKinds::None, ..Outside::default() };
+    assert_eq!(
+        destinations(&seen(ExternalPolicy::default(), running(web()))),
+        ["10.96.0.1:80", "192.0.2.2:80"]
+    );
+    let none = ExternalPolicy { kinds: ExternalKinds::None, ..ExternalPolicy::default() };
     assert_eq!(destinations(&seen(none, running(web()))), ["10.96.0.1:80"]);
     let all = ["10.96.0.1:80", "192.0.2.1:80", "192.0.2.2:80"];
-    assert_eq!(destinations(&seen(Outside::all(), running(web()))), all);
+    assert_eq!(destinations(&seen(ExternalPolicy::all(), running(web()))), all);
 }
 
 #[test]
 fn external_addresses_outside_of_the_allowed_networks_are_no_portals() {
-    let outside = Outside { nets: Arc::from(["192.0.2.2/31".parse().unwrap()]), ..Outside::all() };
-    let portals = seen(outside, running(web()));
+    let external =
+        ExternalPolicy { cidrs: Arc::from(["192.0.2.2/31".parse().unwrap()]), ..ExternalPolicy::all() };
+    let portals = seen(external, running(web()));
     assert_eq!(destinations(&portals), ["10.96.0.1:80", "192.0.2.2:80"]);
     let refused: Vec<_> =
-        portals.refused().flat_map(|(_, refused)| refused.iter().collect::<Vec<_>>()).collect();
-    assert_eq!(refused, [(Reason::ExternalCidrs, 1)]);
+        portals.refusals().flat_map(|(_, refused)| refused.iter().collect::<Vec<_>>()).collect();
+    assert_eq!(refused, [(RefusalReason::ExternalCidrs, 1)]);
 }
 
 #[test]
@@ -41,10 +45,14 @@ fn no_kind_of_external_address_may_be_loopback_link_local_or_multicast() {
     for address in forbidden {
         let service = web().ip("fd00::1");
         for service in [service.clone().balanced(address), service.external(address)] {
-            let portals = seen(Outside::all(), running(service));
+            let portals = seen(ExternalPolicy::all(), running(service));
             assert!(portals.at(ip(address)).next().is_none(), "{address}");
-            let refused = portals.refused_by_reason(Shared::Full);
-            assert_eq!(refused.iter().collect::<Vec<_>>(), [(Reason::ForbiddenAddress, 1)], "{address}");
+            let refused = portals.refusals_by_reason(TableKind::Full);
+            assert_eq!(
+                refused.iter().collect::<Vec<_>>(),
+                [(RefusalReason::ForbiddenAddress, 1)],
+                "{address}"
+            );
         }
     }
 }
@@ -54,14 +62,14 @@ fn an_external_address_that_is_a_cluster_address_counts_on_no_port_whichever_com
     let thief = || svc("thief").ip("10.96.0.7").tcp("", 853).external("10.96.0.10").balanced("10.96.0.10");
     let dns = || svc("dns").ip("10.96.0.10").udp("", 53);
     for changes in [[dns().into(), thief().into()], [thief().into(), Change::from(dns())]] {
-        let (mut all, mut followed) = (Snapshot::new(), portals(&Snapshot::new(), &standpoint()));
+        let (mut all, mut followed) = (Snapshot::new(), portals(&Snapshot::new(), &node_context()));
         for change in changes {
             let changed = all.apply(change);
-            followed.refresh(&all, &standpoint(), &changed);
+            followed.refresh(&all, &node_context(), &changed);
         }
         assert_eq!(destinations(&followed), ["10.96.0.7:853", "10.96.0.10:53"]);
-        let changed = all.apply(Change::NoService(key("dns")));
-        followed.refresh(&all, &standpoint(), &changed);
+        let changed = all.apply(Change::ServiceDeleted(key("dns")));
+        followed.refresh(&all, &node_context(), &changed);
         assert_eq!(destinations(&followed), ["10.96.0.7:853", "10.96.0.10:853"], "it is free again");
     }
 }
@@ -71,14 +79,14 @@ fn an_api_servers_address_and_port_is_never_taken_over_whichever_comes_first() {
     let thief = || svc("thief").ip("10.96.0.7").tcp("", 6443).tcp("b", 80).external("192.0.2.1");
     let api: Change = slice("kubernetes").tcp("https", 6443).at("192.0.2.1").into();
     for changes in [[api.clone(), thief().into()], [thief().into(), api]] {
-        let (mut all, mut followed) = (Snapshot::new(), portals(&Snapshot::new(), &standpoint()));
+        let (mut all, mut followed) = (Snapshot::new(), portals(&Snapshot::new(), &node_context()));
         for change in changes {
             let changed = all.apply(change);
-            followed.refresh(&all, &standpoint(), &changed);
+            followed.refresh(&all, &node_context(), &changed);
         }
         assert_eq!(destinations(&followed), ["10.96.0.7:80", "10.96.0.7:6443", "192.0.2.1:80"]);
         let changed = all.apply(slice("kubernetes").tcp("https", 6443).at("192.0.2.9").into());
-        followed.refresh(&all, &standpoint(), &changed);
+        followed.refresh(&all, &node_context(), &changed);
         assert!(followed.get(tcp("192.0.2.1:6443")).is_some(), "the API server has moved away");
     }
 }
@@ -97,10 +105,10 @@ fn a_service_that_is_recreated_with_the_same_portals_loses_its_external_address_
     let recreated = |created| svc("a").ip("10.96.0.1").tcp("", 80).external("192.0.2.1").created(created);
     let other = svc("b").ip("10.96.0.2").tcp("", 80).external("192.0.2.1").created("2026-01-02T00:00:00Z");
     let mut all = snapshot([recreated("2026-01-01T00:00:00Z").into(), Change::from(other)]);
-    let mut followed = portals(&all, &standpoint());
+    let mut followed = portals(&all, &node_context());
     assert_eq!(owner(&followed, "192.0.2.1:80").as_deref(), Some("a"));
     let changed = all.apply(recreated("2026-01-03T00:00:00Z").into());
-    let touched = followed.refresh(&all, &standpoint(), &changed);
+    let touched = followed.refresh(&all, &node_context(), &changed);
     assert_eq!(owner(&followed, "192.0.2.1:80").as_deref(), Some("b"));
     assert!(touched.contains(&tcp("192.0.2.1:80")), "the table must follow the new owner");
 }

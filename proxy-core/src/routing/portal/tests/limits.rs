@@ -11,8 +11,8 @@ use crate::ruleset::{Ruleset, Settings};
 const ON_DEMAND: Settings =
     Settings { nat_priority: -99, relay_port: 15_999, on_demand: true, counters: false };
 
-fn bounded(bounds: Bounds) -> Standpoint {
-    Standpoint { bounds, ..standpoint() }
+fn bounded(limits: PortalLimits) -> NodeContext {
+    NodeContext { limits, ..node_context() }
 }
 
 /// A service of 64 ports and 63 external addresses with 10 endpoints: a few kilobytes that ask for 4,096 portals and
@@ -45,37 +45,48 @@ fn honest() -> [Change; 2] {
 #[test]
 fn a_hundred_services_of_64_ports_and_63_external_addresses_are_bounded_and_honest_ones_work() {
     let mut all = Snapshot::new();
-    let standpoint = bounded(Bounds::STANDARD);
-    let mut followed = portals(&all, &standpoint);
+    let node_context = bounded(PortalLimits::STANDARD);
+    let mut followed = portals(&all, &node_context);
     for change in (1..=100).flat_map(|number| hog(&format!("tenant-{}", number % 10), number)).chain(honest())
     {
         let changed = all.apply(change);
-        followed.refresh(&all, &standpoint, &changed);
+        followed.refresh(&all, &node_context, &changed);
     }
-    assert_eq!(followed.iter().count(), portals(&all, &standpoint).iter().count());
+    assert_eq!(followed.iter().count(), portals(&all, &node_context).iter().count());
     let full = Ruleset::new(&followed, Settings::default());
     let unused = Ruleset::new(&followed, ON_DEMAND);
-    assert!(full.size() <= Bounds::STANDARD.table_elements, "{} elements", full.size());
-    assert!(full.size() > Bounds::STANDARD.table_elements / 2, "what there is is used: {}", full.size());
-    assert!(unused.size() <= Bounds::STANDARD.table_elements / 4, "{} elements on demand", unused.size());
+    assert!(full.size() <= PortalLimits::STANDARD.table_elements, "{} elements", full.size());
+    assert!(
+        full.size() > PortalLimits::STANDARD.table_elements / 2,
+        "what there is is used: {}",
+        full.size()
+    );
+    assert!(
+        unused.size() <= PortalLimits::STANDARD.table_elements / 4,
+        "{} elements on demand",
+        unused.size()
+    );
     for portal in ["10.96.0.1:80", "192.0.2.1:80"] {
         assert_eq!(full.rule(tcp(portal)).map(|rule| rule.backends.len()), Some(2), "{portal}");
     }
-    let refused = followed.refused_by_reason(Shared::Full);
-    assert_eq!(refused.count(Reason::ServicePortals), 100 * (4_096 - 1_024));
-    assert!(refused.count(Reason::NamespaceElements) > 0 && refused.count(Reason::TableElements) > 0);
-    let named: BTreeSet<&str> = followed.refused().map(|(service, _)| &*service.namespace).collect();
+    let refused = followed.refusals_by_reason(TableKind::Full);
+    assert_eq!(refused.count(RefusalReason::ServicePortals), 100 * (4_096 - 1_024));
+    assert!(
+        refused.count(RefusalReason::NamespaceElements) > 0
+            && refused.count(RefusalReason::TableElements) > 0
+    );
+    let named: BTreeSet<&str> = followed.refusals().map(|(service, _)| &*service.namespace).collect();
     assert_eq!(named.len(), 10, "the ten tenants and not the honest one: {named:?}");
 }
 
 #[test]
 fn within_a_service_cluster_addresses_come_first() {
     let changes = running(svc("s").ip("10.96.0.9").tcp("a", 80).tcp("b", 81).external("10.0.0.1"));
-    let bounds = Bounds { service_portals: 3, ..Bounds::default() };
-    let portals = portals(&snapshot(changes), &bounded(bounds));
+    let limits = PortalLimits { service_portals: 3, ..PortalLimits::default() };
+    let portals = portals(&snapshot(changes), &bounded(limits));
     let found: Vec<PortalKey> = portals.iter().map(|portal| portal.key).collect();
     assert_eq!(found, [tcp("10.0.0.1:80"), tcp("10.96.0.9:80"), tcp("10.96.0.9:81")]);
-    assert_eq!(portals.refused_by_reason(Shared::Full).count(Reason::ServicePortals), 1);
+    assert_eq!(portals.refusals_by_reason(TableKind::Full).count(RefusalReason::ServicePortals), 1);
 }
 
 #[test]
@@ -86,8 +97,8 @@ fn a_namespace_beyond_its_bound_loses_external_addresses_before_cluster_addresse
     };
     let [old, new] = [service("z", 1, "2026-01-01T00:00:00Z"), service("a", 2, "2026-01-02T00:00:00Z")];
     let seen = |elements| {
-        let bounds = Bounds { namespace_elements: elements, ..Bounds::default() };
-        let portals = portals(&snapshot(old.iter().chain(&new).cloned()), &bounded(bounds));
+        let limits = PortalLimits { namespace_elements: elements, ..PortalLimits::default() };
+        let portals = portals(&snapshot(old.iter().chain(&new).cloned()), &bounded(limits));
         portals.iter().map(|portal| portal.key.address.to_string()).collect::<Vec<_>>()
     };
     // A portal, its backend, and the address where it is a cluster address.
@@ -179,16 +190,16 @@ fn changes_of(step: &Step) -> Vec<Change> {
     match step {
         Step::Put(small) => small.changes().into(),
         Step::Remove(tenant, number) => {
-            vec![Change::NoService(ServiceKey::new(format!("t{tenant}"), format!("s{number}")))]
+            vec![Change::ServiceDeleted(ServiceKey::new(format!("t{tenant}"), format!("s{number}")))]
         }
         Step::Ranges(true) => vec![Change::ServiceRanges(vec!["10.96.0.0/16".parse().unwrap()])],
         Step::Ranges(false) => vec![Change::ServiceRanges(Vec::new())],
     }
 }
 
-fn bounds() -> impl Strategy<Value = Bounds> {
+fn limits() -> impl Strategy<Value = PortalLimits> {
     (1_usize..8, 5_usize..60, 5_usize..90, 5_usize..60).prop_map(|(service, namespace, table, unused)| {
-        Bounds {
+        PortalLimits {
             service_portals: service,
             namespace_elements: namespace,
             table_elements: table,
@@ -198,20 +209,20 @@ fn bounds() -> impl Strategy<Value = Bounds> {
 }
 
 /// What a node holds after some steps, by following them.
-fn follow(steps: &[Step], standpoint: &Standpoint) -> (Snapshot, Portals, [Ruleset; 2]) {
+fn follow(steps: &[Step], node_context: &NodeContext) -> (Snapshot, Portals, [Ruleset; 2]) {
     let mut all = Snapshot::new();
-    let mut followed = portals(&all, standpoint);
+    let mut followed = portals(&all, node_context);
     let mut rulesets = [Settings::default(), ON_DEMAND].map(|settings| Ruleset::new(&followed, settings));
     for change in steps.iter().flat_map(changes_of) {
         let changed = all.apply(change);
-        let touched = followed.refresh(&all, standpoint, &changed);
+        let touched = followed.refresh(&all, node_context, &changed);
         rulesets.iter_mut().for_each(|ruleset| drop(ruleset.refresh(&followed, &touched)));
     }
     (all, followed, rulesets)
 }
 
 fn kept(portals: &Portals) -> BTreeSet<(ServiceKey, PortalKey)> {
-    let within = portals.iter().filter(|portal| portals.is_within(Shared::Full, portal));
+    let within = portals.iter().filter(|portal| portals.fits_share(TableKind::Full, portal));
     within.map(|portal| (portal.service.clone(), portal.key)).collect()
 }
 
@@ -219,13 +230,13 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(256))]
 
     #[test]
-    fn with_bounds_following_changes_gives_what_a_fresh_start_gives(steps in steps(), bounds in bounds()) {
-        let standpoint = bounded(bounds);
-        let (all, followed, rulesets) = follow(&steps, &standpoint);
-        let fresh = portals(&all, &standpoint);
+    fn with_bounds_following_changes_gives_what_a_fresh_start_gives(steps in steps(), limits in limits()) {
+        let node_context = bounded(limits);
+        let (all, followed, rulesets) = follow(&steps, &node_context);
+        let fresh = portals(&all, &node_context);
         prop_assert_eq!(followed.iter().collect::<Vec<_>>(), fresh.iter().collect::<Vec<_>>());
         prop_assert_eq!(kept(&followed), kept(&fresh));
-        prop_assert_eq!(followed.refused().collect::<Vec<_>>(), fresh.refused().collect::<Vec<_>>());
+        prop_assert_eq!(followed.refusals().collect::<Vec<_>>(), fresh.refusals().collect::<Vec<_>>());
         for (ruleset, settings) in rulesets.iter().zip([Settings::default(), ON_DEMAND]) {
             let fresh = Ruleset::new(&fresh, settings);
             prop_assert_eq!(ruleset.size(), fresh.size());
@@ -235,30 +246,30 @@ proptest! {
     }
 
     #[test]
-    fn no_table_is_larger_than_its_bound_nor_a_namespace_than_its_own(steps in steps(), bounds in bounds()) {
-        let (_, followed, [full, unused]) = follow(&steps, &bounded(bounds));
-        prop_assert!(full.size() <= bounds.table_elements, "{} in a full table", full.size());
-        prop_assert!(unused.size() <= bounds.unused_elements, "{} in one on demand", unused.size());
+    fn no_table_is_larger_than_its_bound_nor_a_namespace_than_its_own(steps in steps(), limits in limits()) {
+        let (_, followed, [full, unused]) = follow(&steps, &bounded(limits));
+        prop_assert!(full.size() <= limits.table_elements, "{} in a full table", full.size());
+        prop_assert!(unused.size() <= limits.unused_elements, "{} in one on demand", unused.size());
         for tenant in ["t0", "t1", "t2"] {
             let own = followed.iter().filter(|portal| &*portal.service.namespace == tenant);
             let elements = followed.namespace_elements(tenant);
-            prop_assert!(elements <= bounds.namespace_elements, "{tenant}: {elements}");
+            prop_assert!(elements <= limits.namespace_elements, "{tenant}: {elements}");
             let most = own.fold(std::collections::BTreeMap::new(), |mut counts, portal| {
                 *counts.entry(&portal.service).or_insert(0) += 1;
                 counts
             });
-            prop_assert!(most.values().all(|count| *count <= bounds.service_portals));
+            prop_assert!(most.values().all(|count| *count <= limits.service_portals));
         }
     }
 
     #[test]
     fn who_has_what_does_not_depend_on_what_was_heard_first(
         steps in steps(),
-        bounds in bounds(),
+        limits in limits(),
         order in any::<prop::sample::Index>(),
     ) {
-        let standpoint = bounded(bounds);
-        let (all, _, _) = follow(&steps, &standpoint);
+        let node_context = bounded(limits);
+        let (all, _, _) = follow(&steps, &node_context);
         // The same objects in another order.
         let mut changes: Vec<Change> = all.services().map(|service| Service::clone(service).into()).collect();
         for service in all.services() {
@@ -268,18 +279,18 @@ proptest! {
         changes.rotate_left(turn);
         changes.insert(0, Change::ServiceRanges(all.service_ranges().to_vec()));
         let other: Snapshot = changes.into_iter().collect();
-        prop_assert_eq!(kept(&portals(&other, &standpoint)), kept(&portals(&all, &standpoint)));
+        prop_assert_eq!(kept(&portals(&other, &node_context)), kept(&portals(&all, &node_context)));
     }
 
     #[test]
     fn a_service_that_is_created_later_takes_nothing_from_its_namespace(
         steps in steps(),
-        bounds in bounds(),
+        limits in limits(),
         late in small(),
     ) {
         // Between namespaces a table is shared fairly; that a newcomer may have its share is another test.
-        let standpoint = bounded(Bounds { table_elements: usize::MAX, ..bounds });
-        let (mut all, mut followed, _) = follow(&steps, &standpoint);
+        let node_context = bounded(PortalLimits { table_elements: usize::MAX, ..limits });
+        let (mut all, mut followed, _) = follow(&steps, &node_context);
         prop_assume!(all.service(&late.key()).is_none());
         let before = kept(&followed);
         for change in (Small { day: 9, external: false, manner: 3, ..late }).changes() {
@@ -288,7 +299,7 @@ proptest! {
                 other => other,
             };
             let changed = all.apply(change);
-            followed.refresh(&all, &standpoint, &changed);
+            followed.refresh(&all, &node_context, &changed);
         }
         let after = kept(&followed);
         // Of its own namespace it may take what external addresses had, which come after all cluster addresses.
@@ -300,11 +311,11 @@ proptest! {
     #[test]
     fn a_tenant_takes_nothing_from_a_namespace_that_needs_less_than_its_share(
         steps in steps(),
-        bounds in bounds(),
+        limits in limits(),
     ) {
-        let share = bounds.table_elements / 3;
-        let alone = Bounds { table_elements: usize::MAX, ..bounds };
-        let (_, followed, _) = follow(&steps, &bounded(bounds));
+        let share = limits.table_elements / 3;
+        let alone = PortalLimits { table_elements: usize::MAX, ..limits };
+        let (_, followed, _) = follow(&steps, &bounded(limits));
         let (_, unshared, _) = follow(&steps, &bounded(alone));
         for tenant in ["t0", "t1", "t2"] {
             let of = |portals: &Portals| {
@@ -321,19 +332,19 @@ proptest! {
 
     #[test]
     fn what_services_cost_is_what_the_ruleset_makes_of_them(steps in steps()) {
-        let (_, followed, [full, unused]) = follow(&steps, &standpoint());
+        let (_, followed, [full, unused]) = follow(&steps, &node_context());
         let cost = ["t0", "t1", "t2"].map(|tenant| followed.namespace_elements(tenant)).iter().sum::<usize>();
         // Chains of sticky clients may be shared.
-        let is_own = |pick: &crate::ruleset::dispatch::Pick| {
-            matches!(pick.action, crate::ruleset::dispatch::Action::Forward { affinity_s: 60, .. })
+        let is_own = |dispatch: &crate::ruleset::dispatch::DispatchKey| {
+            matches!(dispatch.action, crate::ruleset::dispatch::Action::Forward { affinity_s: 60, .. })
         };
-        let sticky = full.picks().filter(is_own).count();
-        let with_one = full.rules().filter(|(_, rule)| is_own(&rule.pick)).count();
+        let sticky = full.dispatch_keys().filter(is_own).count();
+        let with_one = full.rules().filter(|(_, rule)| is_own(&rule.dispatch)).count();
         prop_assert_eq!(full.size(), cost - (with_one - sticky) * STICKY_CHAIN_ELEMENTS);
         for ruleset in [full, unused] {
-            let turns = ruleset.picks().filter(|pick| matches!(pick.action, crate::ruleset::dispatch::Action::Turn { .. }));
-            let chains = ruleset.picks().filter(is_own).count() * STICKY_CHAIN_ELEMENTS
-                + turns.count() * TURN_CHAIN_ELEMENTS;
+            let turns = ruleset.dispatch_keys().filter(|dispatch| matches!(dispatch.action, crate::ruleset::dispatch::Action::RoundRobin { .. }));
+            let chains = ruleset.dispatch_keys().filter(is_own).count() * STICKY_CHAIN_ELEMENTS
+                + turns.count() * ROUND_ROBIN_CHAIN_ELEMENTS;
             let elements = ruleset.elements().count() - ruleset.ranges().len();
             prop_assert_eq!(ruleset.size(), elements + chains);
         }

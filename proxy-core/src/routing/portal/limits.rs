@@ -1,4 +1,4 @@
-//! `Bounds`: how much services may put into the table of a pod, and what a portal costs there.
+//! `PortalLimits`: how much services may put into the table of a pod, and what a portal costs there.
 //!
 //! The unit is an element of a map or set. What else a portal makes (a chain of its own) is counted as so many
 //! elements as it has memory. What must not go in here: who gets what there is; see `admit` and `share`.
@@ -12,7 +12,7 @@ use crate::model::service::{AFFINITY_S_DEFAULT, Mode, Protocol};
 
 /// How much services may put into tables.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Bounds {
+pub struct PortalLimits {
     /// How many portals one service has at most.
     pub service_portals: usize,
     /// How many elements the services of one namespace make at most.
@@ -23,7 +23,7 @@ pub struct Bounds {
     pub unused_elements: usize,
 }
 
-impl Bounds {
+impl PortalLimits {
     /// What the programs take where nothing else is asked for.
     pub const STANDARD: Self = Self {
         service_portals: 1_024,
@@ -33,8 +33,8 @@ impl Bounds {
     };
 }
 
-/// No bounds.
-impl Default for Bounds {
+/// No limits.
+impl Default for PortalLimits {
     fn default() -> Self {
         Self {
             service_portals: usize::MAX,
@@ -46,7 +46,7 @@ impl Default for Bounds {
 }
 
 /// A chain for backends in turn has the memory of so many elements.
-pub const TURN_CHAIN_ELEMENTS: usize = 8;
+pub const ROUND_ROBIN_CHAIN_ELEMENTS: usize = 8;
 /// A chain for sticky clients with a time-out of its own has the memory of so many elements.
 pub const STICKY_CHAIN_ELEMENTS: usize = 32;
 
@@ -84,7 +84,7 @@ impl Portal {
         let backends = self.backends.len();
         let per_backend = if self.affinity_s.is_some() { 2 } else { 1 };
         let chain = match self.affinity_s {
-            None if self.is_in_turn() && backends > 1 => TURN_CHAIN_ELEMENTS,
+            None if self.is_round_robin() && backends > 1 => ROUND_ROBIN_CHAIN_ELEMENTS,
             // All that have the usual time-out share a few chains.
             Some(affinity_s) if affinity_s != AFFINITY_S_DEFAULT => STICKY_CHAIN_ELEMENTS,
             _ => 0,
@@ -95,7 +95,7 @@ impl Portal {
     /// Whether the first connection must meet what all later ones meet, so that no relay can take it: SCTP is not
     /// relayed, and who may use a portal and where sticky clients go is known to the kernel alone.
     #[must_use]
-    pub fn is_the_kernels_alone(&self) -> bool {
+    pub fn is_kernel_only(&self) -> bool {
         let is_sticky = self.mode == Mode::Kernel && self.affinity_s.is_some();
         self.key.protocol == Protocol::Sctp || self.sources.is_some() || is_sticky
     }
@@ -121,7 +121,7 @@ impl<'a> Meter<'a> {
         let is_new = is_cluster_ip && self.address.replace(portal.key.address) != Some(portal.key.address);
         let address = usize::from(is_new);
         let full = portal.elements() + address;
-        let is_whole = portal.is_the_kernels_alone() || (is_cluster_ip && self.is_special);
+        let is_whole = portal.is_kernel_only() || (is_cluster_ip && self.is_special);
         let unused = match () {
             () if is_whole => full,
             () if !self.ranges.iter().any(|net| net.contains(&portal.key.address)) => 1 + address,
