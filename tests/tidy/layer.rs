@@ -1,15 +1,15 @@
-//! The rule for the groups of proxy-core: a group uses only the groups below it.
+//! The rule for the groups of a crate: a group uses only the groups below it.
 //!
-//! Each top-level module of the crate is a group. A file names other groups by paths that begin with `crate::`, so the
-//! rule reads those. Tests may use any group.
+//! Each top-level module of these crates is a group. A file names other groups by paths that begin with `crate::`, so
+//! the rule reads those. Tests may use any group.
 
 use crate::repository::File;
 use crate::source::code_only;
 
-const CORE: &str = "proxy-core/src/";
+/// A group, and the groups that it may use.
+type Group = (&'static str, &'static [&'static str]);
 
-/// Each group, and the groups that it may use.
-const GROUPS: [(&str, &[&str]); 6] = [
+const CORE: &[Group] = &[
     ("env", &["model"]),
     ("inspect", &["model", "routing", "ruleset"]),
     ("model", &[]),
@@ -18,12 +18,24 @@ const GROUPS: [(&str, &[&str]); 6] = [
     ("ruleset", &["model", "routing"]),
 ];
 
+const KUBE_SOURCE: &[Group] = &[
+    ("cluster", &["event", "objects"]),
+    ("event", &[]),
+    ("files", &["event", "manifests", "objects"]),
+    ("manifests", &["objects"]),
+    ("objects", &[]),
+];
+
+/// The sources of each crate with groups.
+const CRATES: [(&str, &[Group]); 2] = [("crates/kube-source/src/", KUBE_SOURCE), ("proxy-core/src/", CORE)];
+
 /// Returns the uses of groups that are not below that of the file.
 pub(crate) fn upward(file: &File) -> Vec<String> {
-    let Some(path) = file.path.strip_prefix(CORE) else { return Vec::new() };
+    let in_crate = |(source, groups)| Some((file.path.strip_prefix(source)?, groups));
+    let Some((path, groups)) = CRATES.into_iter().find_map(in_crate) else { return Vec::new() };
     let mut parts = path.split('/').map(|part| part.trim_end_matches(".rs"));
     let group = parts.next().unwrap_or_default();
-    let Some((_, below)) = GROUPS.iter().find(|(name, _)| *name == group) else { return Vec::new() };
+    let Some((_, below)) = groups.iter().find(|(name, _)| *name == group) else { return Vec::new() };
     if parts.any(|part| part == "tests") {
         return Vec::new();
     }
@@ -53,7 +65,9 @@ mod tests {
         assert_eq!(upward(&File::sample("proxy-core/src/routing/portal/tests.rs", text)), [""; 0]);
         assert_eq!(upward(&File::sample("proxy-core/src/sample.rs", text)), [""; 0]);
         assert_eq!(upward(&File::sample("relay/src/routing.rs", text)), [""; 0]);
+        let (objects, text) = ("crates/kube-source/src/objects/node.rs", "use crate::manifests::Report;\n");
+        assert_eq!(upward(&File::sample(objects, text)), [format!("{objects}:1: crate::manifests")]);
         let tests = format!("#[cfg(test)]\nmod tests {{\n{text}}}\n");
-        assert_eq!(upward(&File::sample(path, &tests)), [""; 0]);
+        assert_eq!(upward(&File::sample(objects, &tests)), [""; 0]);
     }
 }

@@ -104,7 +104,7 @@ pub async fn watch_cluster_with(
     }
 }
 
-/// Sleeps until the deadline, or forever if there is none.
+/// Sleeps until the deadline, or forever without a deadline.
 async fn sleep_until(deadline: Option<Instant>) {
     match deadline {
         Some(deadline) => {

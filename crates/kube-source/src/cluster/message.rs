@@ -17,7 +17,7 @@ pub(super) enum WatchMessage<C = Content> {
     ListDone,
     /// An object was added or modified.
     Applied(Object<C>),
-    /// An object was deleted. The key is `None` if the API server sent no name.
+    /// An object was deleted, without a key if the API server sent no name.
     Deleted(Option<ObjectKey>),
     /// The list or the watch failed.
     Failed(WatchError),
