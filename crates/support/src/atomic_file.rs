@@ -1,0 +1,70 @@
+//! Atomic replacement of files.
+
+use std::fs::{self, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+/// Creates or replaces a file: a reader, also after a crash, finds the old or the new content, never a part of it.
+///
+/// The content is written to `temporary` first, which must not exist, must be in the same directory, and gets this mode
+/// (restricted by the umask). Then it is synced and renamed.
+///
+/// # Errors
+/// If the file system rejects a step. The file then has its old content, and the temporary file is removed.
+pub fn write_atomically(path: &Path, temporary: &Path, mode: u32, content: &[u8]) -> io::Result<()> {
+    let write = || {
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(temporary)?;
+        file.write_all(content)?;
+        file.sync_all()?;
+        fs::rename(temporary, path)
+    };
+    write().inspect_err(|_| drop(fs::remove_file(temporary)))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::Permissions;
+    use std::os::unix::fs::PermissionsExt;
+    use std::path::PathBuf;
+
+    use super::*;
+
+    /// A directory that is removed with this value.
+    struct TemporaryDir(PathBuf);
+
+    impl TemporaryDir {
+        fn new(name: &str) -> Self {
+            let path = std::env::temp_dir().join(format!("support-{name}-{}", std::process::id()));
+            fs::create_dir(&path).expect("create a directory");
+            Self(path)
+        }
+    }
+
+    impl Drop for TemporaryDir {
+        fn drop(&mut self) {
+            let _ = fs::remove_dir_all(&self.0);
+        }
+    }
+
+    #[test]
+    fn file_is_replaced_and_has_its_mode() {
+        let dir = TemporaryDir::new("replace");
+        let (path, temporary) = (dir.0.join("file"), dir.0.join("file.new"));
+        write_atomically(&path, &temporary, 0o600, b"first").expect("write");
+        write_atomically(&path, &temporary, 0o600, b"second").expect("replace");
+        assert_eq!(fs::read(&path).expect("read"), b"second");
+        assert_eq!(fs::metadata(&path).expect("metadata").permissions().mode() & 0o777, 0o600);
+        assert!(!temporary.exists());
+    }
+
+    #[test]
+    fn failed_write_leaves_the_old_file_only() {
+        let dir = TemporaryDir::new("fail");
+        let (path, temporary) = (dir.0.join("dir"), dir.0.join("dir.new"));
+        fs::create_dir(&path).expect("create a directory");
+        fs::set_permissions(&path, Permissions::from_mode(0o700)).expect("set the mode");
+        write_atomically(&path, &temporary, 0o600, b"x").expect_err("a directory cannot be replaced by a file");
+        assert!(path.is_dir() && !temporary.exists());
+    }
+}
