@@ -246,6 +246,6 @@ fn while_pods_crowd_their_own_tables_a_pod_starts_within_half_a_second() {
         assert!(peak < 131_072.0, "the agent held {peak} KB");
         assert!(each < Duration::from_millis(500), "to find and repair a crowded table took {each:?}");
         let log = agent.log();
-        assert!(log.contains(r#"set \"portals4\" holds more than the 1 elements"#), "{log}");
+        assert!(log.contains(r#"set \"portals4\" contains more than the 1 elements"#), "{log}");
     });
 }

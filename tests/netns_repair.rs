@@ -161,7 +161,7 @@ fn a_batch_is_its_bytes() {
         let misfit = Batch::from_bytes(misfit.as_bytes().to_vec());
         let socket = Socket::open().expect("open a netfilter socket");
         let error = socket.apply(&misfit).expect_err("what goes is not there");
-        assert!(matches!(error, Error::Refused { op: None, .. }), "{error:?}");
+        assert!(matches!(error, Error::Rejected { op: None, .. }), "{error:?}");
         assert_eq!(standing(), Table::from(&world()));
     });
 }

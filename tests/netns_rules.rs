@@ -142,16 +142,16 @@ fn a_socket_belongs_to_the_namespace_in_which_it_was_opened() {
 #[test]
 fn what_is_no_namespace_cannot_be_entered() {
     let refusal = |path: &str| Netns::open(Path::new(path)).expect_err("no other network namespace");
-    assert!(matches!(refusal("/dev/null"), Error::NoNetns));
-    assert!(matches!(refusal("/proc/thread-self/ns/mnt"), Error::NoNetns));
+    assert!(matches!(refusal("/dev/null"), Error::NotNetns));
+    assert!(matches!(refusal("/proc/thread-self/ns/mnt"), Error::NotNetns));
     assert!(matches!(refusal("/var/run/netns/nobody-made-this"), Error::Enter(_)));
 }
 
 #[test]
 fn the_namespace_of_this_process_is_refused() {
     let refusal = |path: &str| Netns::open(Path::new(path)).expect_err("our own");
-    assert!(matches!(refusal("/proc/thread-self/ns/net"), Error::Own));
-    within(|| assert!(matches!(refusal("/proc/thread-self/ns/net"), Error::Own)));
+    assert!(matches!(refusal("/proc/thread-self/ns/net"), Error::OwnNetns));
+    within(|| assert!(matches!(refusal("/proc/thread-self/ns/net"), Error::OwnNetns)));
 }
 
 #[test]
@@ -201,7 +201,7 @@ fn a_transaction_that_does_not_fit_changes_nothing_and_names_the_operation() {
         Way::Netlink.program(before);
         let socket = Socket::open().expect("open a netfilter socket");
         let error = socket.apply(&encode(&plan(after, before))).expect_err("what goes is not there");
-        assert!(matches!(error, Error::Refused { op: Some(_), .. }), "{error:?}");
+        assert!(matches!(error, Error::Rejected { op: Some(_), .. }), "{error:?}");
         assert_eq!(standing(), Table::from(before));
     });
 }
@@ -214,7 +214,7 @@ fn a_refusal_names_the_operation_however_large_its_message_is() {
         let socket = Socket::open().expect("open a netfilter socket");
         let other = encode(&plan(&ruleset_of([]), &ruleset_of(cluster(2_000, 2))));
         let error = socket.apply(&other).expect_err("the portals are there, with another number");
-        assert!(matches!(error, Error::Refused { op: Some(Op::Add(Element::Portal(..))), .. }), "{error:?}");
+        assert!(matches!(error, Error::Rejected { op: Some(Op::Add(Element::Portal(..))), .. }), "{error:?}");
         // And no answer is left over for whatever this socket asks next.
         assert_eq!(table_of(socket.read_table().expect("find out")), Table::from(&world));
     });

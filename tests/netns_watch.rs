@@ -259,7 +259,7 @@ fn a_namespace_that_cannot_be_read_is_named_and_others_are_shown() {
         broken.within(|| run("nft", &["delete", "table", "inet", "portico"], ""));
         let text = text(folder, &["-n", "1"]);
         assert!(
-            text.contains("traffic of broken unavailable: read what came to portals: the table is gone"),
+            text.contains("traffic of broken unavailable: failed to read counters: the table is gone"),
             "{text}"
         );
         assert!(text.contains("10.96.0.1/TCP/80"), "{text}");

@@ -1,4 +1,4 @@
-//! What can go wrong between a plan and the kernel.
+//! Errors of programming and reading network namespaces.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -7,111 +7,111 @@ use ipnet::IpNet;
 use proxy_core::plan::Op;
 use thiserror::Error;
 
-/// Why a network namespace does not hold what it should.
+/// Why a network namespace was not programmed or read.
 #[derive(Debug, Error)]
 pub enum Error {
-    /// The thread could not enter the network namespace.
-    #[error("enter the network namespace")]
+    /// The file cannot be opened, or the thread may not enter the network namespace.
+    #[error("failed to enter network namespace")]
     Enter(#[source] io::Error),
-    /// What was given is no network namespace.
-    #[error("enter the network namespace: it is none")]
-    NoNetns,
-    /// It is the network namespace of this process.
-    #[error("enter the network namespace: it is this process's own, which has no portals")]
-    Own,
-    /// No netlink socket could be had.
-    #[error("open a netlink socket")]
+    /// The file is something else.
+    #[error("not a network namespace")]
+    NotNetns,
+    /// The network namespace is that of this process, which must not get portals.
+    #[error("refusing to program this process's own network namespace")]
+    OwnNetns,
+    /// The kernel does not support the netlink protocol, or no file descriptor is available.
+    #[error("failed to open netlink socket")]
     Open(#[source] io::Error),
     /// The transaction did not reach the kernel.
-    #[error("send a transaction of {bytes} bytes")]
+    #[error("failed to send transaction ({bytes} bytes)")]
     Send {
-        /// How large it is; without privilege over the socket's buffer this is bounded.
+        /// The size of the transaction. Without CAP_NET_ADMIN the socket's buffer limits it.
         bytes: usize,
-        /// Why.
+        /// The error of the socket.
         #[source]
         source: io::Error,
     },
-    /// No answer came.
-    #[error("receive the kernel's answer")]
+    /// The kernel sent no reply.
+    #[error("failed to receive netlink reply")]
     Receive(#[source] io::Error),
-    /// The kernel refused an operation, and so the whole transaction.
-    #[error("apply {op:?}")]
-    Refused {
-        /// The operation that the message began with; none: the transaction as such.
+    /// The kernel rejected an operation, and thereby the whole transaction.
+    #[error("kernel rejected {}", op.map_or_else(|| "the transaction".to_owned(), |op| format!("{op:?}")))]
+    Rejected {
+        /// The first operation of the rejected message, if known.
         op: Option<Op>,
-        /// Why.
+        /// The error of the kernel.
         #[source]
         source: io::Error,
     },
-    /// The kernel could not tell what it holds.
-    #[error("read back {what}")]
+    /// The kernel did not report a part of its state.
+    #[error("failed to read {what}")]
     Read {
-        /// What was asked for.
+        /// The requested part.
         what: String,
-        /// Why.
+        /// The error of the kernel.
         #[source]
         source: io::Error,
     },
-    /// What stands there counts nothing.
-    #[error("read what came to portals: {0}")]
+    /// The table has no counters.
+    #[error("failed to read counters: {0}")]
     NoCounters(String),
-    /// The network namespace has no such interface.
-    #[error("find the interface {name}")]
+    /// The network namespace has no interface of this name.
+    #[error("interface {name} not found")]
     NoInterface {
-        /// Its name.
+        /// The name of the interface.
         name: String,
-        /// Why.
+        /// The error of the kernel.
         #[source]
         source: io::Error,
     },
-    /// The kernel could not tell whether there is a route.
-    #[error("look up the route to {to}")]
+    /// The kernel did not report whether there is a route.
+    #[error("failed to look up route to {to}")]
     LookUpRoute {
-        /// Where to.
+        /// The destination.
         to: IpAddr,
-        /// Why.
+        /// The error of the kernel.
         #[source]
         source: io::Error,
     },
-    /// The kernel refused a route.
-    #[error("add a route to {to} over {interface} from {from}")]
+    /// The kernel rejected a route.
+    #[error("failed to add route to {to} via {interface} from {from}")]
     AddRoute {
-        /// Where to.
+        /// The destination.
         to: IpNet,
-        /// Over which interface.
+        /// The output interface.
         interface: String,
         /// The source address.
         from: IpAddr,
-        /// Why.
+        /// The error of the kernel.
         #[source]
         source: io::Error,
     },
-    /// The kernel did not forget a flow.
-    #[error("forget a UDP flow to {portal}")]
-    Forget {
-        /// The portal that it leads to.
+    /// The kernel did not delete a conntrack entry.
+    #[error("failed to delete conntrack entry for {portal}")]
+    DeleteFlow {
+        /// The portal to which the flow was sent.
         portal: SocketAddr,
-        /// Why.
+        /// The error of the kernel.
         #[source]
         source: io::Error,
     },
 }
 
 impl Error {
-    /// Whether trying again as it is may help.
+    /// Whether a retry can succeed.
     #[must_use]
     pub fn is_transient(&self) -> bool {
         let source = match self {
-            Self::NoNetns | Self::Own | Self::NoCounters(_) | Self::NoInterface { .. } => return false,
+            Self::NotNetns | Self::OwnNetns | Self::NoCounters(_) | Self::NoInterface { .. } => return false,
             Self::Enter(source)
             | Self::Open(source)
             | Self::Receive(source)
             | Self::Send { source, .. }
-            | Self::Refused { source, .. }
+            | Self::Rejected { source, .. }
             | Self::Read { source, .. }
             | Self::LookUpRoute { source, .. }
             | Self::AddRoute { source, .. }
-            | Self::Forget { source, .. } => source,
+            | Self::DeleteFlow { source, .. } => source,
         };
         use io::ErrorKind::{Interrupted, OutOfMemory, ResourceBusy, TimedOut, WouldBlock};
         matches!(source.kind(), Interrupted | OutOfMemory | ResourceBusy | TimedOut | WouldBlock)

@@ -1,8 +1,8 @@
-//! `Netns`: another network namespace, held by a descriptor, and its identity.
+//! `Netns`: a handle of another network namespace, and its identity.
 //!
-//! Whoever works in it does so on a thread of its own that never comes back, so that no other work can end
-//! up in there. The network namespace that this process is in is refused before anything is done: portals
-//! of a pod have no business on the node.
+//! Work in a network namespace runs on a new thread that enters it and then exits, so that no other work can end up
+//! there. The network namespace of this process is rejected before anything is done: the node must not get the portals
+//! of a pod.
 
 use std::fs::File;
 use std::io;
@@ -15,23 +15,23 @@ use nix::sys::stat::fstat;
 use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
-use crate::socket::Socket;
+use crate::netlink::socket::Socket;
 
-/// This thread's network namespace; `/proc/self` would be that of the first thread.
-const OWN: &str = "/proc/thread-self/ns/net";
+/// The network namespace of this thread; `/proc/self` would be that of the main thread.
+const OWN_NETNS: &str = "/proc/thread-self/ns/net";
 
-/// The identity of a network namespace. Inodes are used again; the kernel's cookie is not, until a reboot.
+/// The identity of a network namespace. The kernel reuses inodes, but not cookies until a reboot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct NetnsId {
-    /// The device of its file.
+    /// The device of the namespace's file.
     pub dev: u64,
-    /// The inode of its file.
+    /// The inode of the namespace's file.
     pub inode: u64,
-    /// The kernel's own number.
+    /// The kernel's cookie (`SO_NETNS_COOKIE`).
     pub cookie: u64,
 }
 
-/// Another network namespace. As long as it is held, it lives.
+/// A handle of another network namespace, which it keeps alive.
 #[derive(Debug)]
 pub struct Netns {
     file: OwnedFd,
@@ -39,16 +39,17 @@ pub struct Netns {
 }
 
 impl Netns {
-    /// Opens the one behind a path.
+    /// Opens the network namespace at a path.
     ///
     /// # Errors
-    /// Where nothing or something else is behind the path, it is our own, or it may not be entered.
+    /// If the path does not lead to a network namespace, if it is the one of this process, or if entering it is not
+    /// permitted.
     pub fn open(path: &Path) -> Result<Self, Error> {
         let file = File::open(path).map_err(Error::Enter)?;
         Self::from_fd(file.into())
     }
 
-    /// Takes one by its descriptor.
+    /// Wraps the file descriptor of a network namespace.
     ///
     /// # Errors
     /// As `open`.
@@ -56,14 +57,15 @@ impl Netns {
         Self::with_socket(file).map(|(netns, _)| netns)
     }
 
-    /// Takes one by its descriptor, together with a socket to nf_tables in there: one way in serves both.
+    /// Wraps the file descriptor of a network namespace, and opens a socket to nf_tables there: both need to enter it
+    /// once.
     ///
     /// # Errors
-    /// As `open`, or no socket is to be had.
+    /// As `open`, or if no socket can be opened.
     pub fn with_socket(file: OwnedFd) -> Result<(Self, Socket), Error> {
-        let place = place(&file)?;
-        if place == self::place(&File::open(OWN).map_err(Error::Enter)?)? {
-            return Err(Error::Own);
+        let (dev, inode) = dev_and_inode(&file)?;
+        if (dev, inode) == dev_and_inode(&File::open(OWN_NETNS).map_err(Error::Enter)?)? {
+            return Err(Error::OwnNetns);
         }
         let open = || {
             let socket = Socket::open()?;
@@ -71,27 +73,27 @@ impl Netns {
             Ok::<_, Error>((socket, cookie))
         };
         let (socket, cookie) = within(&file, open)??;
-        Ok((Self { file, id: NetnsId { dev: place.0, inode: place.1, cookie } }, socket))
+        Ok((Self { file, id: NetnsId { dev, inode, cookie } }, socket))
     }
 
-    /// Its identity.
+    /// The identity of the network namespace.
     #[must_use]
     pub fn id(&self) -> NetnsId {
         self.id
     }
 
-    /// Runs `work` in there, on a thread of its own, and waits for it.
+    /// Runs `work` in the network namespace, on a new thread, and waits for it.
     ///
     /// # Errors
-    /// Where it cannot be entered.
+    /// If the network namespace cannot be entered.
     pub fn within<T: Send>(&self, work: impl FnOnce() -> T + Send) -> Result<T, Error> {
         within(&self.file, work)
     }
 
-    /// A socket to nf_tables in there.
+    /// Opens a socket to nf_tables in the network namespace.
     ///
     /// # Errors
-    /// Where it cannot be entered or no socket is to be had.
+    /// If the network namespace cannot be entered, or no socket can be opened.
     pub fn socket(&self) -> Result<Socket, Error> {
         self.within(Socket::open)?
     }
@@ -103,19 +105,21 @@ impl AsFd for Netns {
     }
 }
 
-fn place(file: &impl AsFd) -> Result<(u64, u64), Error> {
+fn dev_and_inode(file: &impl AsFd) -> Result<(u64, u64), Error> {
     let stat = fstat(file).map_err(|error| Error::Enter(error.into()))?;
     Ok((stat.st_dev, stat.st_ino))
 }
 
 fn within<T: Send>(file: &OwnedFd, work: impl FnOnce() -> T + Send) -> Result<T, Error> {
-    let entered = || {
+    let enter_and_work = || {
         setns(file, CloneFlags::CLONE_NEWNET).map_err(|error| match error {
-            nix::Error::EINVAL => Error::NoNetns,
+            nix::Error::EINVAL => Error::NotNetns,
             other => Error::Enter(other.into()),
         })?;
         Ok(work())
     };
-    let joined = thread::scope(|scope| scope.spawn(entered).join());
-    joined.unwrap_or_else(|_| Err(Error::Enter(io::Error::other("the thread that entered ended early"))))
+    let joined = thread::scope(|scope| scope.spawn(enter_and_work).join());
+    joined.unwrap_or_else(|_| {
+        Err(Error::Enter(io::Error::other("the thread in the network namespace panicked")))
+    })
 }

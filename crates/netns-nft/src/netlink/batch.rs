@@ -1,0 +1,129 @@
+//! `Batch`: the messages of one nf_tables transaction, and `BatchWriter`, which writes them.
+//!
+//! The kernel applies the messages between batch-begin and batch-end as a whole or not at all. The sequence number of
+//! a message is its index in the batch, so an error of the kernel names the operation.
+
+use proxy_core::plan::Op;
+
+use crate::netlink::attributes::{HEADER_BYTES, MessageBuffer, NFGENMSG_BYTES, Open, nfgenmsg};
+use crate::netlink::uapi::*;
+
+/// The length of batch-begin and batch-end.
+const FRAME_BYTES: usize = HEADER_BYTES + NFGENMSG_BYTES;
+
+/// The messages of one transaction.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Batch {
+    pub(crate) bytes: Vec<u8>,
+    /// The first operation of each message; none for the first and the last, which frame the batch. Empty if unknown.
+    pub(crate) ops: Vec<Option<Op>>,
+}
+
+impl Batch {
+    /// Restores a batch from its bytes. Its operations are unknown, so an error of the kernel does not name one.
+    #[must_use]
+    pub fn from_bytes(bytes: Vec<u8>) -> Self {
+        Self { bytes, ops: Vec::new() }
+    }
+
+    /// The messages as they are sent.
+    #[must_use]
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// The number of bytes.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// Whether there is nothing to send.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.bytes.is_empty()
+    }
+
+    /// The operation with which the message of this sequence number starts.
+    pub(crate) fn op(&self, sequence: u32) -> Option<Op> {
+        *self.ops.get(usize::try_from(sequence).ok()?)?
+    }
+
+    /// The same transaction with an additional message before batch-end. `kind` is a type of nf_tables.
+    pub(crate) fn with_message(&self, kind: u16, flags: u16, fill: impl FnOnce(&mut MessageBuffer)) -> Self {
+        let Some(at) = self.bytes.len().checked_sub(FRAME_BYTES) else { return self.clone() };
+        let (operations, batch_end) = self.bytes.split_at(at);
+        let mut buffer = MessageBuffer(operations.to_vec());
+        // No operation of the plan has this sequence number.
+        let open = begin_nft_message(&mut buffer, kind, flags, u32::MAX);
+        fill(&mut buffer);
+        buffer.end_message(&open);
+        buffer.0.extend_from_slice(batch_end);
+        Self { bytes: buffer.0, ops: self.ops.clone() }
+    }
+}
+
+/// Writes the messages of a batch, and records the operation of each.
+#[derive(Debug, Default)]
+pub(crate) struct BatchWriter {
+    pub(crate) buffer: MessageBuffer,
+    /// The operation to which the next messages belong.
+    pub(crate) op: Option<Op>,
+    ops: Vec<Option<Op>>,
+    last: Option<Open>,
+}
+
+impl BatchWriter {
+    /// Encodes a batch with the messages that `fill` writes.
+    pub(crate) fn batch(fill: impl FnOnce(&mut Self)) -> Batch {
+        let mut writer = Self::default();
+        writer.frame(NFNL_MSG_BATCH_BEGIN);
+        fill(&mut writer);
+        writer.request_ack();
+        writer.frame(NFNL_MSG_BATCH_END);
+        Batch { bytes: writer.buffer.0, ops: writer.ops }
+    }
+
+    fn frame(&mut self, kind: u16) {
+        let header = nfgenmsg(NFPROTO_UNSPEC, NFNL_SUBSYS_NFTABLES);
+        let open = self.buffer.begin_message(kind, NLM_F_REQUEST, self.sequence(), &header);
+        self.buffer.end_message(&open);
+        self.ops.push(None);
+    }
+
+    /// Requests an ACK for the last operation. Kernels before 6.10 do not acknowledge batch-begin and batch-end.
+    fn request_ack(&mut self) {
+        if let Some(last) = &self.last {
+            self.buffer.add_flags(last, NLM_F_ACK);
+        }
+    }
+
+    fn sequence(&self) -> u32 {
+        u32::try_from(self.ops.len()).expect("a batch has fewer than 2^32 messages")
+    }
+
+    /// Starts a message of nf_tables.
+    pub(crate) fn begin(&mut self, kind: u16, flags: u16) -> Open {
+        let sequence = self.sequence();
+        begin_nft_message(&mut self.buffer, kind, flags, sequence)
+    }
+
+    /// Ends a message.
+    pub(crate) fn end(&mut self, open: Open) {
+        self.buffer.end_message(&open);
+        self.ops.push(self.op);
+        self.last = Some(open);
+    }
+
+    /// Writes a message of nf_tables with the attributes that `fill` writes.
+    pub(crate) fn message(&mut self, kind: u16, flags: u16, fill: impl FnOnce(&mut MessageBuffer)) {
+        let open = self.begin(kind, flags);
+        fill(&mut self.buffer);
+        self.end(open);
+    }
+}
+
+fn begin_nft_message(buffer: &mut MessageBuffer, kind: u16, flags: u16, sequence: u32) -> Open {
+    let kind = NFNL_SUBSYS_NFTABLES << 8 | kind;
+    buffer.begin_message(kind, NLM_F_REQUEST | flags, sequence, &nfgenmsg(NFPROTO_INET, 0))
+}

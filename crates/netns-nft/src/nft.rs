@@ -1,0 +1,17 @@
+//! nf_tables: Portico's table as netlink messages, and the way back from the kernel's replies.
+//!
+//! ```text
+//! names, element, expression ◄── sets, schema ◄── encode
+//!                                schema ◄── schema_check ◄── read ◄── counters
+//! ```
+
+pub(crate) mod counters;
+pub(crate) mod element;
+pub(crate) mod encode;
+pub(crate) mod expression;
+pub(crate) mod names;
+pub(crate) mod read;
+pub(crate) mod schema;
+pub(crate) mod schema_check;
+pub(crate) mod sets;
+pub(crate) mod snapshot_file;

@@ -1,0 +1,318 @@
+//! `RuleBuilder`: writes the expressions of one rule as the kernel expects them.
+//!
+//! An expression reads and writes registers of 32 bits. A value that was looked up stays in a register, which the text
+//! form of nft cannot express: it passes such values through the packet mark. Which rules exist is in `schema`.
+
+use proxy_core::address::Family;
+
+use crate::netlink::attributes::MessageBuffer;
+use crate::netlink::uapi::*;
+use crate::nft::element::{family_number, put_value, put_verdict};
+
+/// The first register of a key; a concatenation fills this one and those after it.
+pub(crate) const KEY_REGISTER: u32 = NFT_REG32_00;
+
+/// The index of the loopback device, in every network namespace.
+const LOOPBACK_INDEX: u32 = 1;
+/// A port, and the offset of the destination port in the transport header.
+const PORT_BYTES: u32 = 2;
+const DESTINATION_PORT_OFFSET: u32 = 2;
+
+/// A header field of a packet, as a part of a key.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum HeaderField {
+    DestinationAddress,
+    SourceAddress,
+    /// The transport protocol.
+    Protocol,
+    DestinationPort,
+}
+
+/// How a number from 0 to `count - 1` is generated.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum NumberGenerator {
+    /// With a uniform distribution.
+    Random(u16),
+    /// Incremented by each packet that passes the rule.
+    Incremental(u16),
+}
+
+/// Writes the expressions of a rule.
+pub(crate) struct RuleBuilder<'a>(pub(crate) &'a mut MessageBuffer);
+
+impl RuleBuilder<'_> {
+    fn expression(&mut self, name: &str, fill: impl FnOnce(&mut MessageBuffer)) {
+        self.0.nest(NFTA_LIST_ELEM, |buffer| {
+            buffer.put_string(NFTA_EXPR_NAME, name);
+            buffer.nest(NFTA_EXPR_DATA, fill);
+        });
+    }
+
+    fn load_meta(&mut self, key: u32, register: u32) {
+        self.expression("meta", |buffer| {
+            buffer.put_u32(NFTA_META_DREG, register);
+            buffer.put_u32(NFTA_META_KEY, key);
+        });
+    }
+
+    fn compare(&mut self, operator: u32, value: &[u8]) {
+        self.expression("cmp", |buffer| {
+            buffer.put_u32(NFTA_CMP_SREG, KEY_REGISTER);
+            buffer.put_u32(NFTA_CMP_OP, operator);
+            put_value(buffer, NFTA_CMP_DATA, value);
+        });
+    }
+
+    fn load_payload(&mut self, register: u32, base: u32, offset: u32, length: u32) {
+        self.expression("payload", |buffer| {
+            buffer.put_u32(NFTA_PAYLOAD_DREG, register);
+            buffer.put_u32(NFTA_PAYLOAD_BASE, base);
+            buffer.put_u32(NFTA_PAYLOAD_OFFSET, offset);
+            buffer.put_u32(NFTA_PAYLOAD_LEN, length);
+        });
+    }
+
+    /// Continues with packets of this family only (`meta nfproto`).
+    pub(crate) fn match_family(&mut self, family: Family) -> &mut Self {
+        self.load_meta(NFT_META_NFPROTO, KEY_REGISTER);
+        self.compare(NFT_CMP_EQ, &[family_number(family)]);
+        self
+    }
+
+    /// Loads the number of the packet's family.
+    pub(crate) fn load_family(&mut self) -> &mut Self {
+        self.load_meta(NFT_META_NFPROTO, KEY_REGISTER);
+        self
+    }
+
+    /// Continues with packets of this transport protocol only (`meta l4proto`).
+    pub(crate) fn match_protocol(&mut self, number: u8) -> &mut Self {
+        self.load_meta(NFT_META_L4PROTO, KEY_REGISTER);
+        self.compare(NFT_CMP_EQ, &[number]);
+        self
+    }
+
+    /// Continues with packets to this port only (`th dport`).
+    pub(crate) fn match_port(&mut self, port: u16) -> &mut Self {
+        self.load_payload(KEY_REGISTER, NFT_PAYLOAD_TRANSPORT_HEADER, DESTINATION_PORT_OFFSET, PORT_BYTES);
+        self.compare(NFT_CMP_EQ, &port.to_be_bytes());
+        self
+    }
+
+    /// Continues with packets only that do not leave through loopback (`oif != lo`).
+    pub(crate) fn match_not_loopback(&mut self) -> &mut Self {
+        self.load_meta(NFT_META_OIF, KEY_REGISTER);
+        self.compare(NFT_CMP_NEQ, &LOOPBACK_INDEX.to_ne_bytes());
+        self
+    }
+
+    /// Continues with packets to a local address only (`fib daddr type local`).
+    pub(crate) fn match_local_address(&mut self) -> &mut Self {
+        self.expression("fib", |buffer| {
+            buffer.put_u32(NFTA_FIB_DREG, KEY_REGISTER);
+            buffer.put_u32(NFTA_FIB_RESULT, NFT_FIB_RESULT_ADDRTYPE);
+            buffer.put_u32(NFTA_FIB_FLAGS, NFTA_FIB_F_DADDR);
+        });
+        self.compare(NFT_CMP_EQ, &RTN_LOCAL.to_ne_bytes());
+        self
+    }
+
+    /// Continues with packets only whose destination was not translated (`ct status ! dnat`).
+    pub(crate) fn match_not_translated(&mut self) -> &mut Self {
+        self.expression("ct", |buffer| {
+            buffer.put_u32(NFTA_CT_DREG, KEY_REGISTER);
+            buffer.put_u32(NFTA_CT_KEY, NFT_CT_STATUS);
+        });
+        self.expression("bitwise", |buffer| {
+            buffer.put_u32(NFTA_BITWISE_SREG, KEY_REGISTER);
+            buffer.put_u32(NFTA_BITWISE_DREG, KEY_REGISTER);
+            buffer.put_u32(NFTA_BITWISE_LEN, NFT_REG32_SIZE);
+            put_value(buffer, NFTA_BITWISE_MASK, &IPS_DST_NAT.to_ne_bytes());
+            put_value(buffer, NFTA_BITWISE_XOR, &[0; 4]);
+        });
+        self.compare(NFT_CMP_EQ, &[0; 4]);
+        self
+    }
+
+    /// Loads the name of the input interface, padded with zeros (`iifname`).
+    pub(crate) fn load_input_interface(&mut self) -> &mut Self {
+        self.load_meta(NFT_META_IIFNAME, KEY_REGISTER);
+        self
+    }
+
+    /// Loads header fields one after the other, each into whole registers. Returns the next free register.
+    pub(crate) fn load(&mut self, family: Family, fields: &[HeaderField]) -> u32 {
+        let mut register = KEY_REGISTER;
+        for field in fields {
+            // The offsets and lengths of the addresses in the headers of IPv4 and IPv6.
+            let (base, offset, length) = match (field, family) {
+                (HeaderField::Protocol, _) => {
+                    self.load_meta(NFT_META_L4PROTO, register);
+                    register += 1;
+                    continue;
+                }
+                (HeaderField::DestinationPort, _) => {
+                    (NFT_PAYLOAD_TRANSPORT_HEADER, DESTINATION_PORT_OFFSET, PORT_BYTES)
+                }
+                (HeaderField::SourceAddress, Family::V4) => (NFT_PAYLOAD_NETWORK_HEADER, 12, 4),
+                (HeaderField::DestinationAddress, Family::V4) => (NFT_PAYLOAD_NETWORK_HEADER, 16, 4),
+                (HeaderField::SourceAddress, Family::V6) => (NFT_PAYLOAD_NETWORK_HEADER, 8, 16),
+                (HeaderField::DestinationAddress, Family::V6) => (NFT_PAYLOAD_NETWORK_HEADER, 24, 16),
+            };
+            self.load_payload(register, base, offset, length);
+            register += u32::div_ceil(length, NFT_REG32_SIZE);
+        }
+        register
+    }
+
+    /// Looks the key up in a map, and writes the value to the registers from `target` on. The rule ends if the map
+    /// does not contain the key.
+    pub(crate) fn lookup(&mut self, map: &str, target: u32) -> &mut Self {
+        self.expression("lookup", |buffer| {
+            buffer.put_string(NFTA_LOOKUP_SET, map);
+            buffer.put_u32(NFTA_LOOKUP_SREG, KEY_REGISTER);
+            buffer.put_u32(NFTA_LOOKUP_DREG, target);
+        });
+        self
+    }
+
+    /// Passes a number through the packet's priority, which does not change the number.
+    ///
+    /// nft 1.0.6 aborts when it lists a rule that uses the result of a lookup as the key of another one, and that would
+    /// break every tool that lists the rules of this namespace. `skb->priority` of a connection's first packet is safe
+    /// to use as scratch space: routing, marks and service meshes do not read it.
+    pub(crate) fn via_priority(&mut self, register: u32) -> &mut Self {
+        self.store_in_priority(register);
+        self.load_from_priority(register)
+    }
+
+    /// Stores a number in the packet's priority, for another chain.
+    pub(crate) fn store_in_priority(&mut self, register: u32) -> &mut Self {
+        self.expression("meta", |buffer| {
+            buffer.put_u32(NFTA_META_KEY, NFT_META_PRIORITY);
+            buffer.put_u32(NFTA_META_SREG, register);
+        });
+        self
+    }
+
+    /// Loads the number that `store_in_priority` stored.
+    pub(crate) fn load_from_priority(&mut self, register: u32) -> &mut Self {
+        self.load_meta(NFT_META_PRIORITY, register);
+        self
+    }
+
+    /// Looks a number up in a map of verdicts, and executes the verdict.
+    pub(crate) fn lookup_verdict(&mut self, map: &str, register: u32) {
+        self.expression("lookup", |buffer| {
+            buffer.put_string(NFTA_LOOKUP_SET, map);
+            buffer.put_u32(NFTA_LOOKUP_SREG, register);
+            buffer.put_u32(NFTA_LOOKUP_DREG, NFT_REG_VERDICT);
+        });
+    }
+
+    /// Continues if the set contains the key.
+    pub(crate) fn match_in(&mut self, set: &str) -> &mut Self {
+        self.expression("lookup", |buffer| {
+            buffer.put_string(NFTA_LOOKUP_SET, set);
+            buffer.put_u32(NFTA_LOOKUP_SREG, KEY_REGISTER);
+        });
+        self
+    }
+
+    /// Continues if the set does not contain the key.
+    pub(crate) fn match_not_in(&mut self, set: &str) -> &mut Self {
+        self.expression("lookup", |buffer| {
+            buffer.put_string(NFTA_LOOKUP_SET, set);
+            buffer.put_u32(NFTA_LOOKUP_SREG, KEY_REGISTER);
+            buffer.put_u32(NFTA_LOOKUP_FLAGS, NFT_LOOKUP_F_INV);
+        });
+        self
+    }
+
+    /// Generates a number.
+    pub(crate) fn generate_number(&mut self, generator: NumberGenerator, register: u32) -> &mut Self {
+        let (kind, count) = match generator {
+            NumberGenerator::Incremental(count) => (NFT_NG_INCREMENTAL, count),
+            NumberGenerator::Random(count) => (NFT_NG_RANDOM, count),
+        };
+        self.expression("numgen", |buffer| {
+            buffer.put_u32(NFTA_NG_DREG, register);
+            buffer.put_u32(NFTA_NG_MODULUS, u32::from(count));
+            buffer.put_u32(NFTA_NG_TYPE, kind);
+            buffer.put_u32(NFTA_NG_OFFSET, 0);
+        });
+        self
+    }
+
+    /// Writes a value to a register.
+    pub(crate) fn load_immediate(&mut self, register: u32, value: &[u8]) -> &mut Self {
+        self.expression("immediate", |buffer| {
+            buffer.put_u32(NFTA_IMMEDIATE_DREG, register);
+            put_value(buffer, NFTA_IMMEDIATE_DATA, value);
+        });
+        self
+    }
+
+    /// Adds the key with the value in a register to a map with timeouts, or renews its timeout.
+    pub(crate) fn map_update(&mut self, map: &str, value: u32, timeout_s: u32) -> &mut Self {
+        self.change_map(map, NFT_DYNSET_OP_UPDATE, value, Some(timeout_s))
+    }
+
+    /// Deletes the key from a map.
+    pub(crate) fn map_delete(&mut self, map: &str, value: u32) -> &mut Self {
+        self.change_map(map, NFT_DYNSET_OP_DELETE, value, None)
+    }
+
+    fn change_map(&mut self, map: &str, operation: u32, value: u32, timeout_s: Option<u32>) -> &mut Self {
+        self.expression("dynset", |buffer| {
+            buffer.put_string(NFTA_DYNSET_SET_NAME, map);
+            buffer.put_u32(NFTA_DYNSET_OP, operation);
+            buffer.put_u32(NFTA_DYNSET_SREG_KEY, KEY_REGISTER);
+            buffer.put_u32(NFTA_DYNSET_SREG_DATA, value);
+            if let Some(timeout_s) = timeout_s {
+                buffer.put_u64(NFTA_DYNSET_TIMEOUT, u64::from(timeout_s) * 1_000);
+            }
+        });
+        self
+    }
+
+    /// Translates the destination to the address and port in the key's registers.
+    pub(crate) fn translate(&mut self, family: Family) {
+        let address_registers = match family {
+            Family::V4 => 1,
+            Family::V6 => 4,
+        };
+        self.expression("nat", |buffer| {
+            buffer.put_u32(NFTA_NAT_TYPE, NFT_NAT_DNAT);
+            buffer.put_u32(NFTA_NAT_FAMILY, u32::from(family_number(family)));
+            buffer.put_u32(NFTA_NAT_REG_ADDR_MIN, KEY_REGISTER);
+            buffer.put_u32(NFTA_NAT_REG_PROTO_MIN, KEY_REGISTER + address_registers);
+        });
+    }
+
+    /// Redirects the connection to a local port.
+    pub(crate) fn redirect(&mut self, port: u16) {
+        self.load_immediate(KEY_REGISTER, &port.to_be_bytes());
+        self.expression("redir", |buffer| {
+            buffer.put_u32(NFTA_REDIR_REG_PROTO_MIN, KEY_REGISTER);
+            buffer.put_u32(NFTA_REDIR_FLAGS, NF_NAT_RANGE_PROTO_SPECIFIED);
+        });
+    }
+
+    /// Rejects: TCP with a reset, other protocols as an unreachable port.
+    pub(crate) fn reject(&mut self, is_tcp: bool) {
+        let kind = if is_tcp { NFT_REJECT_TCP_RST } else { NFT_REJECT_ICMPX_UNREACH };
+        self.expression("reject", |buffer| {
+            buffer.put_u32(NFTA_REJECT_TYPE, kind);
+            buffer.put(NFTA_REJECT_ICMP_CODE, &[NFT_REJECT_ICMPX_PORT_UNREACH]);
+        });
+    }
+
+    /// Ends the rule with a verdict.
+    pub(crate) fn verdict(&mut self, code: i32, chain: Option<&str>) {
+        self.expression("immediate", |buffer| {
+            buffer.put_u32(NFTA_IMMEDIATE_DREG, NFT_REG_VERDICT);
+            buffer.nest(NFTA_IMMEDIATE_DATA, |buffer| put_verdict(buffer, code, chain));
+        });
+    }
+}

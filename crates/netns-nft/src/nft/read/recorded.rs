@@ -1,0 +1,138 @@
+//! Replies that are bytes instead of a kernel's: tests replay what a kernel sent, and a fuzzer makes up what a pod can
+//! make its kernel send.
+
+use std::cell::{Cell, RefCell};
+use std::io;
+use std::ops::ControlFlow;
+
+use proxy_core::ruleset::Ruleset;
+
+use crate::error::Error;
+use crate::netlink::attributes::{Attributes, MessageBuffer};
+use crate::netlink::socket::{final_result, split_message};
+use crate::netlink::uapi::*;
+use crate::nft::encode::encode_fresh;
+use crate::nft::read::drifted;
+use crate::nft::read::limits::Limits;
+use crate::nft::read::reader::{Handler, Reader, ReplySource, TableState};
+
+/// Replies one after the other. The end of a dump, or an ACK, ends the replies to one request.
+struct RecordedReplies<'a>(Cell<&'a [u8]>);
+
+impl ReplySource for RecordedReplies<'_> {
+    fn request(&self, _request: &[u8], handle: Handler<'_>) -> io::Result<()> {
+        let (mut is_wanted, mut rest) = (true, self.0.get());
+        while let Some((message, after)) = split_message(rest) {
+            rest = after;
+            self.0.set(rest);
+            match final_result(&message) {
+                Some(result) => return result,
+                None if is_wanted => is_wanted = handle(&message) == ControlFlow::Continue(()),
+                None => {}
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Reads the table from recorded replies, as `Socket::read_table_within` from a kernel that sends them.
+///
+/// # Errors
+/// If the replies contain an error.
+pub fn read_recorded(replies: &[u8], limits: &Limits) -> Result<TableState, Error> {
+    let source = RecordedReplies(Cell::new(replies));
+    Reader { source: &source, limits }.read_state().or_else(drifted)
+}
+
+/// The replies of a kernel that contains this ruleset, in the order in which `read_recorded` expects them.
+#[must_use]
+pub fn recorded_replies(ruleset: &Ruleset) -> Vec<u8> {
+    let kernel = EchoKernel { batch: encode_fresh(ruleset).bytes, replies: RefCell::default() };
+    // The table is known; the replies to the requests are recorded.
+    let _ = Reader { source: &kernel, limits: &Limits::default() }.read_state();
+    kernel.replies.into_inner()
+}
+
+/// Replies to a request with the messages that created what is requested: the kernel's replies have the same form.
+struct EchoKernel {
+    batch: Vec<u8>,
+    /// All replies so far.
+    replies: RefCell<Vec<u8>>,
+}
+
+impl ReplySource for EchoKernel {
+    fn request(&self, request: &[u8], handle: Handler<'_>) -> io::Result<()> {
+        let (request, _) = split_message(request).ok_or(io::ErrorKind::InvalidInput)?;
+        let set_of = |body| Attributes::of_netfilter(body).find(NFTA_SET_ELEM_LIST_SET);
+        let (mut replies, mut rest) = (self.replies.borrow_mut(), &self.batch[..]);
+        while let Some((message, after)) = split_message(rest) {
+            // The type of a GET message is that of the NEW message plus 1; elements are requested by set.
+            let is_of_kind = message.kind + 1 == request.kind;
+            let set = set_of(request.body);
+            if is_of_kind && set.is_none_or(|set| set_of(message.body) == Some(set)) {
+                replies.extend(&rest[..rest.len() - after.len()]);
+                let _ = handle(&message);
+            }
+            rest = after;
+        }
+        // The end of a dump, with error code 0.
+        replies.extend(MessageBuffer::message(NLMSG_DONE, 0, &0_i32.to_ne_bytes(), |_| {}));
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use proxy_core::kernel_model::Table;
+    use proxy_core::portal::{NodeContext, portals};
+    use proxy_core::ruleset::Settings;
+    use proxy_core::sample::{slice, snapshot, svc};
+    use proxy_core::snapshot::Change;
+
+    use super::*;
+
+    /// A ruleset with elements in most of its sets.
+    fn ruleset() -> Ruleset {
+        let endpoints = |name: &str| slice(name).tcp("", 8080).at("10.1.0.1").at("10.1.0.2").at("fd01::1");
+        let changes = [
+            Change::ServiceRanges(vec!["10.96.0.0/16".parse().unwrap(), "fd00::/112".parse().unwrap()]),
+            svc("web").ip("10.96.0.1").ip("fd00::1").tcp("", 80).into(),
+            endpoints("web").into(),
+            svc("sticky").ip("10.96.0.2").tcp("", 80).sticky(10_800).into(),
+            endpoints("sticky").into(),
+            svc("guarded").ip("10.96.0.3").tcp("", 80).balanced("192.0.2.2").only_from("10.2.0.0/16").into(),
+            endpoints("guarded").into(),
+            svc("refused").ip("10.96.0.4").tcp("", 80).into(),
+        ];
+        Ruleset::new(&portals(&snapshot(changes), &NodeContext::default()), Settings::default())
+    }
+
+    #[test]
+    fn replies_about_a_ruleset_are_read_as_that_table() {
+        let desired = Table::from(&ruleset());
+        let state = read_recorded(&recorded_replies(&ruleset()), &Limits::of(&desired)).expect("replies");
+        assert_eq!(state, TableState::Intact(desired));
+    }
+
+    proptest! {
+        #[test]
+        fn arbitrary_replies_never_exceed_the_limits(
+            changes in proptest::collection::vec((0..65_536_usize, any::<u8>()), 0..32),
+            length in 0..65_536_usize,
+        ) {
+            let mut replies = recorded_replies(&ruleset());
+            for (at, byte) in changes {
+                let count = replies.len();
+                replies[at % count] = byte;
+            }
+            replies.truncate(length.max(64));
+            let desired = Table::from(&ruleset());
+            // Reading must not panic.
+            if let Ok(TableState::Intact(table)) = read_recorded(&replies, &Limits::of(&desired)) {
+                prop_assert!(table.portals.len() <= desired.portals.len());
+                prop_assert!(table.backends.len() <= desired.backends.len());
+            }
+        }
+    }
+}
