@@ -355,7 +355,7 @@ fn what_keeps_it_from_starting_is_told() {
         let _agent = Agent::start(folder, &[]);
         let state = folder.state().display().to_string();
         let text = with(&["--state-dir", &state]);
-        assert!(text.contains("an agent listens at") && text.contains(&socket), "{text}");
+        assert!(text.contains("an agent is already listening on") && text.contains(&socket), "{text}");
         let text =
             refusal(&["--socket", &format!("{socket}.2"), "--state-dir", &state, "--kubeconfig", "/no/file"]);
         assert!(text.contains("/no/file") && text.contains("--manifests"), "{text}");
@@ -395,7 +395,7 @@ fn its_own_namespace_and_what_is_none_are_refused() {
         assert!(message.contains("own"), "{message}");
         let file = fs::File::open("/dev/null").expect("open a file");
         let Reply::Refused { message, transient: false } = ask(&file) else { panic!("no namespace") };
-        assert!(message.contains("none"), "{message}");
+        assert!(message.contains("not a network namespace"), "{message}");
         assert_eq!(agent.status()["attachments"].as_array().map(Vec::len), Some(0));
     });
 }
@@ -442,7 +442,7 @@ fn who_is_not_root_is_not_listened_to() {
         };
         assert!(status().contains("ermission denied"), "the socket is not for everybody: {}", status());
         open(&folder.socket(), 0o666);
-        assert!(status().contains("only root is listened to"), "{}", status());
+        assert!(status().contains("only root may connect"), "{}", status());
     });
 }
 

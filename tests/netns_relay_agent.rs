@@ -362,7 +362,7 @@ fn a_second_agent_that_was_not_told_to_take_over_does_not_start() {
             .output()
             .expect("start a second agent");
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert!(!output.status.success() && said.contains("an agent listens at"), "{said}");
+        assert!(!output.status.success() && said.contains("an agent is already listening on"), "{said}");
     });
 }
 

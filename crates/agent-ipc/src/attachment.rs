@@ -1,7 +1,7 @@
-//! `Attachment`: what the plugin knows of one interface of one pod, and `Record`: what stands on disk.
+//! `Attachment`: one interface of one pod, as the plugin reports it; and `Record`: its form on disk.
 //!
-//! Records outlive the agent: they say which network namespaces are to be kept right. What must not go in
-//! here: what is in such a namespace; the namespace itself is the truth about that.
+//! Records survive the agent: they list the network namespaces that it must program. They do not contain the rules,
+//! which the agent reads from the network namespace itself.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -13,7 +13,7 @@ use proxy_core::annotation::{GUEST_INTERFACES, PORTALS};
 use proxy_core::guest::GuestInterfaces;
 use serde::{Deserialize, Serialize};
 
-/// The identity of an attachment, as CNI defines it.
+/// The identity of an attachment, as the CNI specification defines it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct AttachmentKey {
@@ -21,7 +21,7 @@ pub struct AttachmentKey {
     pub network: String,
     /// The container id.
     pub container_id: String,
-    /// The interface within the pod.
+    /// The interface in the pod.
     pub interface: String,
 }
 
@@ -31,17 +31,17 @@ impl fmt::Display for AttachmentKey {
     }
 }
 
-/// The choice of all services, as where the pod has no annotation `PORTALS`.
+/// The value of the annotation `PORTALS` for all services, which is also the default.
 pub const PORTALS_ALL: &str = "all";
 
-/// Which pod it is, where the runtime says so.
+/// The identity of a pod, if the runtime reports it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PodName {
-    /// Its namespace.
+    /// The Kubernetes namespace.
     pub namespace: String,
-    /// Its name.
+    /// The name.
     pub name: String,
-    /// Its unique id; empty where the runtime does not tell.
+    /// The uid; empty if the runtime does not report it.
     #[serde(default)]
     pub uid: String,
 }
@@ -56,35 +56,35 @@ impl fmt::Display for PodName {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Attachment {
-    /// Its identity.
+    /// The identity of the attachment.
     pub key: AttachmentKey,
-    /// Where the runtime keeps the pod's network namespace.
+    /// The path of the pod's network namespace.
     pub netns: PathBuf,
-    /// The pod, where it is known.
+    /// The pod, if known.
     #[serde(default)]
     pub pod: Option<PodName>,
-    /// The interface's own addresses.
+    /// The addresses of the interface.
     #[serde(default)]
     pub addresses: Vec<IpAddr>,
-    /// The pod's annotations that begin with `portico.dev/`, without that.
+    /// The pod's annotations with the prefix `portico.dev/`, without the prefix.
     #[serde(default)]
     pub annotations: BTreeMap<String, String>,
-    /// What the operator should know of the plugin's configuration: keys that mean nothing to it.
+    /// Warnings about the plugin's configuration, such as unknown keys.
     #[serde(default)]
     pub notes: Vec<String>,
 }
 
 impl Attachment {
-    /// The services that the pod chooses; none: all.
+    /// The services that the pod selects by annotation; none: all.
     #[must_use]
     pub fn selection(&self) -> Option<&str> {
         self.annotations.get(PORTALS.name()).map(|text| text.trim()).filter(|text| *text != PORTALS_ALL)
     }
 
-    /// The interfaces of the pod behind which guests are.
+    /// The interfaces of the pod that lead to guests, such as virtual machines.
     ///
     /// # Errors
-    /// Where the annotation cannot be read, or names the interface of this attachment.
+    /// If the annotation is invalid, or contains the interface of this attachment.
     pub fn guests(&self) -> Result<GuestInterfaces, String> {
         let Some(text) = self.annotations.get(GUEST_INTERFACES.name()) else {
             return Ok(GuestInterfaces::default());
@@ -99,7 +99,7 @@ impl Attachment {
     }
 }
 
-/// Who programmed a network namespace first.
+/// The program that programmed a network namespace first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ProgrammedBy {
@@ -107,20 +107,20 @@ pub enum ProgrammedBy {
     Agent,
     /// The plugin, from the agent's last snapshot.
     Plugin,
-    /// Nobody yet: the pod was let go on without portals.
+    /// Not programmed yet: the pod was started without portals.
     #[serde(rename = "nobody")]
     NotYet,
 }
 
-/// What is written down about an attachment.
+/// The record of an attachment on disk.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Record {
     /// The attachment.
     pub attachment: Attachment,
-    /// Which network namespace was behind the path: paths and inodes come again, this does not.
+    /// The identity of the network namespace: paths and inodes are reused, cookies are not.
     pub netns_id: NetnsId,
-    /// Who programmed it.
+    /// The program that programmed it first.
     #[serde(rename = "programmer")]
     pub programmed_by: ProgrammedBy,
 }

@@ -1,7 +1,7 @@
-//! The two ends of the agent's socket: `ask` for the plugin, `Listener` and `Connection` for the agent.
+//! The agent's socket: `send_request` for clients, `Listener` and `Connection` for the agent.
 //!
-//! One message each way, then the connection ends; every wait has an end. Only root is listened to. What
-//! must not go in here: what to answer.
+//! A connection carries one message in each direction, and every wait has a timeout. Only root and the user of the
+//! agent may connect.
 
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io;
@@ -18,56 +18,57 @@ use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::net::{
     AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, connect, listen, socket_with,
 };
+use support::with_causes;
 use thiserror::Error;
 
 use crate::attachment::AttachmentKey;
 use crate::list::{read_list, write_list};
 use crate::message::{Message, Reply, Request};
-use crate::packet::{MessageError, limit, receive, send, with_causes};
+use crate::packet::{MessageError, receive, send, set_deadline};
 
-/// Where the agent listens unless told otherwise.
+/// The default path of the agent's socket.
 pub const SOCKET_DEFAULT: &str = "/run/portico/agent.sock";
 
-/// Pods start in bursts; who does not fit waits in `connect`, bounded by its patience.
+/// Pods start in bursts. A client beyond this waits in `connect`, until its timeout.
 const BACKLOG: i32 = 1024;
 
-/// Why the agent was not asked, or gave no answer.
+/// Why a request has no reply.
 #[derive(Debug, Error)]
 pub enum RequestError {
-    /// Nobody listens: the agent is not there.
-    #[error("no agent listens at {}", socket.display())]
+    /// No agent is running.
+    #[error("no agent is listening on {}", socket.display())]
     Absent {
-        /// Where it should.
+        /// The path of the socket.
         socket: PathBuf,
-        /// Why it is known.
+        /// The error of `connect`.
         #[source]
         source: io::Error,
     },
-    /// It listens, but the two did not come to terms.
-    #[error("ask the agent at {}", socket.display())]
+    /// An agent is running, but the exchange failed.
+    #[error("request to agent at {} failed", socket.display())]
     Failed {
-        /// Where it listens.
+        /// The path of the socket.
         socket: PathBuf,
-        /// Why.
+        /// The cause.
         #[source]
         source: MessageError,
     },
 }
 
 impl RequestError {
-    /// Whether the agent is not there at all, so that nobody else programs the pod.
+    /// Whether no agent is running, so that the plugin must program the pod.
     #[must_use]
     pub fn is_agent_down(&self) -> bool {
         matches!(self, Self::Absent { .. })
     }
 
-    /// Whether the request does not fit into a message.
+    /// Whether the request exceeds the size of a message.
     #[must_use]
     pub fn is_too_large(&self) -> bool {
         matches!(self, Self::Failed { source: MessageError::TooLarge, .. })
     }
 
-    /// Whether trying again as it is may help.
+    /// Whether a retry can succeed.
     #[must_use]
     pub fn is_transient(&self) -> bool {
         match self {
@@ -79,31 +80,31 @@ impl RequestError {
     }
 }
 
-/// Asks the agent, and waits no longer than `patience` for its answer.
+/// Sends a request to the agent, and waits for its reply until the timeout.
 ///
 /// # Errors
-/// Where nobody listens, or no answer comes that is understood.
+/// If no agent is running, or there is no valid reply.
 pub fn send_request(
     path: &Path,
     request: &Request,
     netns: Option<BorrowedFd<'_>>,
-    patience: Duration,
+    timeout: Duration,
 ) -> Result<(Reply, Option<OwnedFd>), RequestError> {
-    converse(path, request, netns, patience).map(|(reply, descriptor, _)| (reply, descriptor))
+    exchange(path, request, netns, timeout).map(|(reply, descriptor, _)| (reply, descriptor))
 }
 
-/// Has the agent forget all attachments of a network but these, however many they are.
+/// Makes the agent remove all attachments of a network except these, in a file if they exceed the size of a message.
 ///
 /// # Errors
-/// Where nobody listens, or no answer comes that is understood.
+/// If no agent is running, or there is no valid reply.
 pub fn request_gc(
     path: &Path,
     network: &str,
     valid: &[AttachmentKey],
-    patience: Duration,
+    timeout: Duration,
 ) -> Result<Reply, RequestError> {
     let request = Request::Gc { network: network.to_owned(), valid: valid.to_owned() };
-    match send_request(path, &request, None, patience) {
+    match send_request(path, &request, None, timeout) {
         Err(error) if error.is_too_large() => {}
         answer => return answer.map(|(reply, _)| reply),
     }
@@ -112,50 +113,50 @@ pub fn request_gc(
         source: MessageError::Io(source),
     })?;
     let request = Request::GcList { network: network.to_owned() };
-    send_request(path, &request, Some(list.as_fd()), patience).map(|(reply, _)| reply)
+    send_request(path, &request, Some(list.as_fd()), timeout).map(|(reply, _)| reply)
 }
 
-/// An agent that has retired, and relays what comes until this is dropped.
+/// An agent that handed over. It continues to relay until this is dropped.
 #[derive(Debug)]
 pub struct OutgoingAgent {
-    _conversation: OwnedFd,
+    _connection: OwnedFd,
 }
 
-/// Asks the agent to retire. None: no agent is there.
+/// Requests that the running agent hands over. Returns none if no agent is running.
 ///
 /// # Errors
-/// Where it does not, or does not answer in time.
-pub fn request_handover(path: &Path, patience: Duration) -> Result<Option<OutgoingAgent>, HandoverError> {
-    match converse(path, &Request::Handover, None, patience) {
-        Ok((Reply::Done, _, conversation)) => Ok(Some(OutgoingAgent { _conversation: conversation })),
+/// If the agent refuses, or does not reply in time.
+pub fn request_handover(path: &Path, timeout: Duration) -> Result<Option<OutgoingAgent>, HandoverError> {
+    match exchange(path, &Request::Handover, None, timeout) {
+        Ok((Reply::Done, _, connection)) => Ok(Some(OutgoingAgent { _connection: connection })),
         Ok((Reply::Refused { message, .. }, ..)) => Err(HandoverError::Refused(message)),
-        Ok((Reply::File, ..)) => Err(HandoverError::Refused("it answers something else".to_owned())),
+        Ok((Reply::File, ..)) => Err(HandoverError::Refused("unexpected reply".to_owned())),
         Err(RequestError::Absent { .. }) => Ok(None),
-        Err(error) => Err(HandoverError::Ask(error)),
+        Err(error) => Err(HandoverError::Request(error)),
     }
 }
 
-/// Why an agent did not retire.
+/// Why an agent did not hand over.
 #[derive(Debug, Error)]
 pub enum HandoverError {
-    /// It does not want to, or does not know how.
-    #[error("the agent that is there does not retire: {0}; stop it first")]
+    /// The agent refused, or does not support it.
+    #[error("running agent refused to hand over: {0}; stop it first")]
     Refused(String),
-    /// It was not to be asked.
-    #[error("ask the agent that is there to retire")]
-    Ask(#[source] RequestError),
+    /// The request failed.
+    #[error("failed to request handover from the running agent")]
+    Request(#[source] RequestError),
 }
 
-fn converse(
+fn exchange(
     path: &Path,
     request: &Request,
     netns: Option<BorrowedFd<'_>>,
-    patience: Duration,
+    timeout: Duration,
 ) -> Result<(Reply, Option<OwnedFd>, OwnedFd), RequestError> {
-    let deadline = Instant::now() + patience;
+    let deadline = Instant::now() + timeout;
     let failed = |source| RequestError::Failed { socket: path.to_owned(), source };
     let socket = seqpacket().map_err(|error| failed(error.into()))?;
-    limit(socket.as_fd(), Timeout::Send, deadline).map_err(failed)?;
+    set_deadline(socket.as_fd(), Timeout::Send, deadline).map_err(failed)?;
     let address = SocketAddrUnix::new(path).map_err(|error| failed(error.into()))?;
     retry_on_intr(|| connect(&socket, &address)).map_err(|error| match error {
         Errno::NOENT | Errno::CONNREFUSED => {
@@ -163,55 +164,55 @@ fn converse(
         }
         other => failed(other.into()),
     })?;
-    let talk = || {
+    let exchange = || {
         send(socket.as_fd(), request, netns)?;
-        limit(socket.as_fd(), Timeout::Recv, deadline)?;
+        set_deadline(socket.as_fd(), Timeout::Recv, deadline)?;
         receive::<Reply>(socket.as_fd())
     };
-    let (reply, descriptor) = talk().map_err(failed)?;
+    let (reply, descriptor) = exchange().map_err(failed)?;
     Ok((reply.body, descriptor, socket))
 }
 
-/// Where the agent listens.
+/// The agent's socket, on which it accepts connections.
 #[derive(Debug)]
 pub struct Listener {
     socket: UnixListener,
-    /// Locked as long as this agent lives and has not retired, so that no other one takes its place.
+    /// Locked until this agent exits or hands over, so that no other agent listens on the same path.
     lock: Arc<File>,
 }
 
-/// What keeps other agents from an agent's place.
+/// The exclusive right of an agent to listen on its path.
 #[derive(Debug, Clone)]
 pub struct SocketOwnership(Arc<File>);
 
 impl SocketOwnership {
-    /// Lets another agent take the place.
+    /// Releases the path for another agent.
     ///
     /// # Errors
-    /// Where the file system refuses.
+    /// If the file system reports an error.
     pub fn release(&self) -> io::Result<()> {
         self.0.unlock()
     }
 
-    /// Waits until the place is free.
+    /// Waits until no other agent owns the path, and acquires it.
     ///
     /// # Errors
-    /// Where the file system refuses.
+    /// If the file system reports an error.
     pub fn acquire(&self) -> io::Result<()> {
         self.0.lock()
     }
 }
 
 impl Listener {
-    /// Listens at a path, in the place of an agent that is dead.
+    /// Listens on a path. Replaces the socket of an agent that is no longer running.
     ///
     /// # Errors
-    /// Where an agent listens already, something else is in the way, or the file system refuses.
+    /// If another agent is listening on the path, the path is not a socket, or the file system reports an error.
     pub fn bind(path: &Path) -> io::Result<Self> {
-        if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
-            DirBuilder::new().recursive(true).mode(0o755).create(folder)?;
+        if let Some(dir) = path.parent().filter(|dir| !dir.as_os_str().is_empty()) {
+            DirBuilder::new().recursive(true).mode(0o755).create(dir)?;
         }
-        // Whoever can open it can lock it, and so keep the agent from starting.
+        // Only for the owner: a process that can open the file can lock it, and prevent the agent from starting.
         let mut private = OpenOptions::new();
         let lock = private
             .write(true)
@@ -221,7 +222,7 @@ impl Listener {
             .open(path.with_added_extension("lock"))?;
         lock.try_lock().map_err(|error| match error {
             fs::TryLockError::WouldBlock => {
-                let why = format!("an agent listens at {} already", path.display());
+                let why = format!("an agent is already listening on {}", path.display());
                 io::Error::new(io::ErrorKind::AddrInUse, why)
             }
             fs::TryLockError::Error(error) => error,
@@ -229,30 +230,31 @@ impl Listener {
         remove_stale(path)?;
         let socket = seqpacket()?;
         bind(&socket, &SocketAddrUnix::new(path)?)?;
-        // Nobody can connect before `listen`, so nobody does before the mode is right.
+        // Clients cannot connect before `listen`, so none connects before the mode is set.
         fs::set_permissions(path, Permissions::from_mode(0o600))?;
         listen(&socket, BACKLOG)?;
         Ok(Self { socket: socket.into(), lock: Arc::new(lock) })
     }
 
-    /// The claim on this place.
+    /// The exclusive right to listen on this path.
     #[must_use]
     pub fn ownership(&self) -> SocketOwnership {
         SocketOwnership(Arc::clone(&self.lock))
     }
 
-    /// Whether `accept` returns at once where nobody waits, as an event loop needs it; at first it waits.
+    /// Sets whether `accept` returns immediately if no client is waiting, as an event loop needs it. The default is to
+    /// wait.
     ///
     /// # Errors
-    /// Where the kernel refuses.
+    /// If the kernel reports an error.
     pub fn set_nonblocking(&self, nonblocking: bool) -> io::Result<()> {
         self.socket.set_nonblocking(nonblocking)
     }
 
-    /// The next connection.
+    /// Accepts the next connection.
     ///
     /// # Errors
-    /// Where no descriptor is left, or nobody waits and this is not to wait.
+    /// If no file descriptor is available, or the listener is non-blocking and no client is waiting.
     pub fn accept(&self) -> io::Result<Connection> {
         Ok(Connection(self.socket.accept()?.0))
     }
@@ -264,75 +266,79 @@ impl AsFd for Listener {
     }
 }
 
-/// Why a request is not to be served. The peer was told.
+/// Why a request was rejected. The peer has received a reply with the reason.
 #[derive(Debug, Error)]
 pub enum ReceiveError {
-    /// The peer is somebody else than root.
-    #[error("user {uid} asks, and only root is listened to")]
-    Stranger {
-        /// Who it is.
+    /// The peer is neither root nor the user of the agent.
+    #[error("permission denied for uid {uid}: only root may connect")]
+    PermissionDenied {
+        /// The user id of the peer.
         uid: u32,
     },
-    /// The request speaks of a network namespace that did not come along.
-    #[error("no descriptor of a network namespace came along")]
-    NoNetns,
-    /// The list that should come along cannot be read.
+    /// The request requires a network namespace.
+    #[error("request carried no netns file descriptor")]
+    MissingNetns,
+    /// The list of attachments is missing or invalid.
     #[error("failed to read the list of attachments")]
     List(#[source] io::Error),
-    /// Nothing came that is understood.
-    #[error("receive a request")]
+    /// There is no valid request.
+    #[error("failed to receive request")]
     Message(#[source] MessageError),
 }
 
-/// One peer, one request, one reply.
+/// A connection from one client, for one request and one reply.
 #[derive(Debug)]
 pub struct Connection(UnixStream);
 
 impl Connection {
-    /// The request, and the descriptor that came along: always for those that speak of a network namespace.
+    /// Receives the request, and the file descriptor that was sent along. A request that needs a network namespace
+    /// always has one.
     ///
     /// # Errors
-    /// Where no request comes that is to be served; the peer has had its reply then.
-    pub fn receive(&self, patience: Duration) -> Result<(Message<Request>, Option<OwnedFd>), ReceiveError> {
-        let received = self.request(Instant::now() + patience);
+    /// If there is no valid and permitted request until the timeout; the peer has received a reply then.
+    pub fn receive(&self, timeout: Duration) -> Result<(Message<Request>, Option<OwnedFd>), ReceiveError> {
+        let received = self.receive_request(Instant::now() + timeout);
         if let Err(error) = &received {
             let refused = Reply::Refused { message: with_causes(error), transient: false };
-            // A peer that is gone needs no reply.
+            // The peer may have closed the connection.
             let _ = self.reply(&refused, None);
         }
         received
     }
 
-    /// Answers.
+    /// Sends a reply.
     ///
     /// # Errors
-    /// Where the peer is gone or takes nothing.
+    /// If the peer closed the connection or does not read.
     pub fn reply(&self, reply: &Reply, descriptor: Option<BorrowedFd<'_>>) -> Result<(), MessageError> {
         send(self.0.as_fd(), reply, descriptor)
     }
 
-    /// Waits until the peer ends the conversation.
+    /// Waits until the peer closes the connection.
     pub fn wait_for_close(&self) {
-        let is_unlimited = set_socket_timeout(&self.0, Timeout::Recv, None).is_ok();
-        // Nothing more is to come; whatever else happens is an end, too.
-        while is_unlimited && receive::<Request>(self.0.as_fd()).is_ok() {}
+        let waits = set_socket_timeout(&self.0, Timeout::Recv, None).is_ok();
+        // The protocol has no second request; any error counts as the end.
+        while waits && receive::<Request>(self.0.as_fd()).is_ok() {}
     }
 
-    fn request(&self, deadline: Instant) -> Result<(Message<Request>, Option<OwnedFd>), ReceiveError> {
+    fn receive_request(
+        &self,
+        deadline: Instant,
+    ) -> Result<(Message<Request>, Option<OwnedFd>), ReceiveError> {
         let socket = self.0.as_fd();
-        limit(socket, Timeout::Recv, deadline).map_err(ReceiveError::Message)?;
-        limit(socket, Timeout::Send, deadline).map_err(ReceiveError::Message)?;
-        // Read whoever it is: to close on unread bytes would throw the reply away, too.
+        set_deadline(socket, Timeout::Recv, deadline).map_err(ReceiveError::Message)?;
+        set_deadline(socket, Timeout::Send, deadline).map_err(ReceiveError::Message)?;
+        // Read before the check of the peer: closing a socket with unread bytes discards the reply as well.
         let received = receive::<Request>(socket);
-        // Not by rustix, whose process ids are never 0: a peer of another pid namespace has that.
+        // Not with rustix, which rejects process id 0: a peer in another pid namespace has that.
         let peer = getsockopt(&socket, sockopt::PeerCredentials)
             .map_err(|error| ReceiveError::Message(MessageError::Io(error.into())))?;
         if peer.uid() != 0 && peer.uid() != rustix::process::geteuid().as_raw() {
-            return Err(ReceiveError::Stranger { uid: peer.uid() });
+            return Err(ReceiveError::PermissionDenied { uid: peer.uid() });
         }
         let (message, descriptor) = received.map_err(ReceiveError::Message)?;
         if descriptor.is_none() && message.body.needs_netns() {
-            return Err(ReceiveError::NoNetns);
+            return Err(ReceiveError::MissingNetns);
         }
         let Message { version, body } = message;
         match (body, descriptor) {
@@ -342,7 +348,7 @@ impl Connection {
             }
             (Request::GcList { .. }, None) => Err(ReceiveError::List(io::Error::new(
                 io::ErrorKind::InvalidInput,
-                "no descriptor came along",
+                "no file descriptor was sent along",
             ))),
             (body, descriptor) => Ok((Message { version, body }, descriptor)),
         }
@@ -353,12 +359,12 @@ fn seqpacket() -> rustix::io::Result<OwnedFd> {
     socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
 }
 
-/// Removes what a dead agent left behind, and nothing else.
+/// Removes the socket of an agent that is no longer running, and no other file.
 fn remove_stale(path: &Path) -> io::Result<()> {
     match fs::symlink_metadata(path) {
         Ok(found) if found.file_type().is_socket() => fs::remove_file(path),
         Ok(_) => {
-            let why = format!("{} is there and is no socket", path.display());
+            let why = format!("{} exists and is not a socket", path.display());
             Err(io::Error::new(io::ErrorKind::AlreadyExists, why))
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),

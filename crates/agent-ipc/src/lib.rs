@@ -1,28 +1,30 @@
-//! An attachment: one interface of one pod, as the CNI plugin and the node agent speak of it.
+//! The protocol between the CNI plugin and the node agent: requests about attachments over a Unix socket, and the
+//! records of attachments on disk.
 //!
 //! ```text
-//! portico-cni ── Request + descriptor of the netns ──► agent ── Record ──► state directory
-//!             ◄───────────── Reply ─────────────────
+//! portico-cni ── Request + file descriptor of the netns ──► agent ── Record ──► state directory
+//!             ◄────────────────── Reply ────────────────────
 //! ```
-//! The plugin must stay tiny, so nothing here needs tokio, and nothing here decides anything about services.
+//! The crate does not depend on tokio, because the plugin must stay small, and it makes no decisions about services.
 
 mod attachment;
+mod cni_entry;
 mod connection;
-mod entry;
 mod list;
 mod message;
 mod packet;
 mod record;
 
 pub use attachment::{Attachment, AttachmentKey, PORTALS_ALL, PodName, ProgrammedBy, Record};
+pub use cni_entry::{
+    ConfigKey, ON_AGENT_DOWN, OnAgentDown, PLUGIN_KEYS, PLUGIN_TYPE, POD_ANNOTATIONS, SOCKET, STATE_DIR,
+    is_cni_name, is_known_key,
+};
 pub use connection::{
     Connection, HandoverError, Listener, OutgoingAgent, ReceiveError, RequestError, SOCKET_DEFAULT,
     SocketOwnership, request_gc, request_handover, send_request,
 };
-pub use entry::{
-    ConfigKey, ON_AGENT_DOWN, OnAgentDown, PLUGIN_KEYS, PLUGIN_TYPE, POD_ANNOTATIONS, SOCKET, STATE_DIR,
-    is_known_key,
-};
-pub use message::{Message, Reply, Request, VERSION, speaks};
-pub use packet::{BYTES_MAX, MessageError, with_causes};
+pub use message::{Message, Reply, Request, VERSION, is_supported_version};
+pub use packet::{MESSAGE_BYTES_MAX, MessageError};
 pub use record::{CorruptRecord, Records, STATE_DIR_DEFAULT, VIEW_DEFAULT, ruleset_path};
+pub use support::with_causes;

@@ -1,82 +1,81 @@
-//! `Request` and `Reply`: one message each way on a connection.
+//! `Request` and `Reply`: the messages of a connection, one in each direction.
 //!
-//! The versions of plugin and agent may be one apart, since the two are never replaced at the same instant.
-//! What must not go in here: sockets.
+//! The versions of plugin and agent can differ by one, because the two are not replaced at the same moment.
 
 use serde::{Deserialize, Serialize};
 
 use crate::attachment::{Attachment, AttachmentKey};
 
-/// The version of the messages.
+/// The version of the protocol.
 pub const VERSION: u32 = 1;
 
-/// Whether a peer of this version is understood.
+/// Whether messages of a peer with this version are accepted.
 #[must_use]
-pub const fn speaks(version: u32) -> bool {
+pub const fn is_supported_version(version: u32) -> bool {
     version.abs_diff(VERSION) <= 1
 }
 
-/// A request or a reply with the version of whoever wrote it.
+/// A request or a reply, with the sender's version of the protocol.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Message<T> {
-    /// The version.
+    /// The sender's version.
     pub version: u32,
-    /// What is said.
+    /// The request or the reply.
     #[serde(flatten)]
     pub body: T,
 }
 
-/// What the agent is asked.
+/// A request to the agent.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "verb", rename_all = "lowercase")]
 pub enum Request {
-    /// Program the network namespace whose descriptor comes along, and keep it right.
+    /// Programs the network namespace whose file descriptor is sent along, and maintains its portals.
     Attach(Attachment),
-    /// Forget it.
+    /// Removes an attachment.
     Detach {
-        /// Which.
+        /// The attachment.
         key: AttachmentKey,
     },
-    /// Say whether the network namespace whose descriptor comes along holds what it should.
+    /// Checks whether the network namespace whose file descriptor is sent along is in the desired state.
     Check(Attachment),
-    /// Forget all attachments of a network but these.
+    /// Removes all attachments of a network except these.
     Gc {
-        /// The network.
+        /// The name of the network.
         network: String,
-        /// What is still there.
+        /// The attachments that still exist.
         valid: Vec<AttachmentKey>,
     },
-    /// The same; what is still there is in a file whose descriptor comes along, since it is more than a message holds.
-    /// An agent of 0.1.0 does not know this, and refuses it.
+    /// As `Gc`, with the attachments in a file whose descriptor is sent along, because they exceed the size of a
+    /// message. An agent of version 0.1.0 rejects this request.
     GcList {
-        /// The network.
+        /// The name of the network.
         network: String,
     },
-    /// Say whether an attachment would be programmed now.
+    /// Checks whether the agent can program attachments now.
     Ready,
-    /// Tell everything; the answer is in a file whose descriptor comes along.
+    /// Requests the state of the agent; the reply is in a file whose descriptor is sent along.
     Status {
-        /// Also what came to portals, which is read from network namespaces for whoever asks.
+        /// Whether to add the traffic of portals, which is read from the network namespaces for this request.
         #[serde(default)]
         hits: bool,
-        /// That of one pod alone: namespace/name, or how the id of its container begins.
+        /// Only this pod: namespace/name, or a prefix of its container id.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         pod: Option<String>,
     },
-    /// Leave the node to whoever asks: change nothing any more, and let its socket be taken. Connections that come
-    /// are still relayed until whoever asked ends the conversation.
+    /// Hands over to a new agent: stops all changes, and releases the socket. The old agent continues to relay until
+    /// the new one closes the connection.
     #[serde(rename = "retire")]
     Handover,
 }
 
 impl Request {
-    /// The status without what came to portals.
+    /// A request for the status without traffic.
     #[must_use]
     pub const fn status() -> Self {
         Self::Status { hits: false, pod: None }
     }
 
-    /// Whether the descriptor of a network namespace has to come along.
+    /// Whether the file descriptor of a network namespace must be sent along.
     #[must_use]
     pub fn needs_netns(&self) -> bool {
         match self {
@@ -91,19 +90,19 @@ impl Request {
     }
 }
 
-/// What the agent answers.
+/// The agent's reply.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "answer", rename_all = "lowercase")]
 pub enum Reply {
-    /// It is so, or done.
+    /// The request succeeded, or the checked condition holds.
     Done,
-    /// It is not, and why.
+    /// The request failed, or the checked condition does not hold.
     Refused {
         /// What is wrong, where, and what to do.
         message: String,
-        /// Whether trying again as it is may help.
+        /// Whether the same request can succeed later.
         transient: bool,
     },
-    /// The answer to `Status` is in the file whose descriptor comes along.
+    /// The reply to `Status` is in the file whose descriptor is sent along.
     File,
 }

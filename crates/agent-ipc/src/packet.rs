@@ -1,9 +1,7 @@
-//! One packet on a SOCK_SEQPACKET socket: at most 64 KiB of JSON, and at most one descriptor beside it.
+//! One packet on a SOCK_SEQPACKET socket: at most 64 KiB of JSON, and at most one file descriptor.
 //!
-//! Whatever the peer sends, no descriptor is left open and nothing is read in part: what does not fit is
-//! refused as a whole. What must not go in here: what a message says.
+//! Whatever the peer sends, no file descriptor is leaked, and a packet beyond the limits is rejected as a whole.
 
-use std::error::Error;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{BorrowedFd, OwnedFd};
@@ -18,39 +16,39 @@ use rustix::net::{
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::message::{Message, VERSION, speaks};
+use crate::message::{Message, VERSION, is_supported_version};
 
-/// What a message may take; the kernel's buffers hold it whole.
-pub const BYTES_MAX: usize = 64 << 10;
-/// The kernel lets nobody send more at once, so there is room for whatever comes, and all of it is closed.
+/// The maximum size of a message, which fits the kernel's socket buffers.
+pub const MESSAGE_BYTES_MAX: usize = 64 << 10;
+/// The kernel's maximum of file descriptors in one packet. The buffer has room for all, so that all are closed.
 const DESCRIPTORS_MAX: usize = 253;
 
-/// Why a message did not come across.
+/// Why a message was not sent or received.
 #[derive(Debug, thiserror::Error)]
 pub enum MessageError {
-    /// The peer was too slow.
-    #[error("nothing came in time")]
+    /// The deadline has passed.
+    #[error("timed out waiting for a message")]
     TimedOut,
-    /// The peer went away.
-    #[error("the connection was closed without a message")]
+    /// The peer closed the connection.
+    #[error("connection closed without a message")]
     Closed,
-    /// The message is too large.
-    #[error("the message is larger than {BYTES_MAX} bytes")]
+    /// The message is larger than the limit.
+    #[error("message exceeds {MESSAGE_BYTES_MAX} bytes")]
     TooLarge,
-    /// More descriptors came along than one, or than this process may hold.
-    #[error("more came along than one descriptor")]
+    /// There are more file descriptors than one, or than this process may open.
+    #[error("expected at most one file descriptor, got several")]
     Descriptors,
-    /// The peer is of another age.
-    #[error("it is in version {theirs} of the messages, this side speaks {VERSION} and its neighbours")]
+    /// The peer's version is not supported.
+    #[error("unsupported protocol version {theirs} (supported: {} to {})", VERSION - 1, VERSION + 1)]
     Version {
-        /// What it speaks.
+        /// The peer's version.
         theirs: u32,
     },
-    /// It is not what the two sides say to each other.
-    #[error("the message cannot be understood")]
-    Broken(#[source] serde_json::Error),
-    /// The socket failed.
-    #[error("send or receive")]
+    /// The message is not valid JSON, or not a message of the protocol.
+    #[error("malformed message")]
+    Malformed(#[source] serde_json::Error),
+    /// The kernel reported an error.
+    #[error("socket I/O failed")]
     Io(#[source] io::Error),
 }
 
@@ -64,80 +62,73 @@ impl From<rustix::io::Errno> for MessageError {
     }
 }
 
-/// An error in one line: what was tried, and why it failed, down to the root.
-#[must_use]
-pub fn with_causes(error: &dyn Error) -> String {
-    let (mut line, mut cause) = (error.to_string(), error.source());
-    while let Some(error) = cause {
-        line = format!("{line}: {error}");
-        cause = error.source();
-    }
-    line
-}
-
-/// Waits on this socket end when the deadline comes.
-pub(crate) fn limit(socket: BorrowedFd<'_>, which: Timeout, deadline: Instant) -> Result<(), MessageError> {
-    // Zero would mean to wait for ever.
+/// Makes blocking operations on a socket end at the deadline.
+pub(crate) fn set_deadline(
+    socket: BorrowedFd<'_>,
+    which: Timeout,
+    deadline: Instant,
+) -> Result<(), MessageError> {
+    // Zero would mean no timeout.
     let left = deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
     Ok(set_socket_timeout(socket, which, Some(left))?)
 }
 
-/// Sends a message in our version.
+/// Sends a message of this version.
 pub(crate) fn send<T: Serialize>(
     socket: BorrowedFd<'_>,
     body: &T,
     descriptor: Option<BorrowedFd<'_>>,
 ) -> Result<(), MessageError> {
-    let bytes = serde_json::to_vec(&Message { version: VERSION, body }).map_err(MessageError::Broken)?;
-    if bytes.len() > BYTES_MAX {
+    let bytes = serde_json::to_vec(&Message { version: VERSION, body }).map_err(MessageError::Malformed)?;
+    if bytes.len() > MESSAGE_BYTES_MAX {
         return Err(MessageError::TooLarge);
     }
     let mut room = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-    let mut beside = SendAncillaryBuffer::new(&mut room);
+    let mut ancillary = SendAncillaryBuffer::new(&mut room);
     if descriptor.is_some() {
-        beside.push(SendAncillaryMessage::ScmRights(descriptor.as_slice()));
+        ancillary.push(SendAncillaryMessage::ScmRights(descriptor.as_slice()));
     }
-    retry_on_intr(|| sendmsg(socket, &[IoSlice::new(&bytes)], &mut beside, SendFlags::NOSIGNAL))?;
+    retry_on_intr(|| sendmsg(socket, &[IoSlice::new(&bytes)], &mut ancillary, SendFlags::NOSIGNAL))?;
     Ok(())
 }
 
-/// Receives a message in a version that is understood, and the descriptor that came along.
+/// Receives a message of a supported version, and the file descriptor that was sent along.
 pub(crate) fn receive<T: DeserializeOwned>(
     socket: BorrowedFd<'_>,
 ) -> Result<(Message<T>, Option<OwnedFd>), MessageError> {
-    let mut bytes = vec![0; BYTES_MAX];
+    let mut bytes = vec![0; MESSAGE_BYTES_MAX];
     let mut room = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS_MAX))];
-    let mut beside = RecvAncillaryBuffer::new(&mut room);
-    let got = retry_on_intr(|| {
-        recvmsg(socket, &mut [IoSliceMut::new(&mut bytes)], &mut beside, RecvFlags::CMSG_CLOEXEC)
+    let mut ancillary = RecvAncillaryBuffer::new(&mut room);
+    let received = retry_on_intr(|| {
+        recvmsg(socket, &mut [IoSliceMut::new(&mut bytes)], &mut ancillary, RecvFlags::CMSG_CLOEXEC)
     })?;
     let mut descriptors = Vec::new();
-    for message in beside.drain() {
-        if let RecvAncillaryMessage::ScmRights(some) = message {
-            descriptors.extend(some);
+    for message in ancillary.drain() {
+        if let RecvAncillaryMessage::ScmRights(received) = message {
+            descriptors.extend(received);
         }
     }
-    if got.flags.contains(ReturnFlags::TRUNC) {
+    if received.flags.contains(ReturnFlags::TRUNC) {
         return Err(MessageError::TooLarge);
     }
-    if got.flags.contains(ReturnFlags::CTRUNC) || descriptors.len() > 1 {
+    if received.flags.contains(ReturnFlags::CTRUNC) || descriptors.len() > 1 {
         return Err(MessageError::Descriptors);
     }
-    if got.bytes == 0 {
+    if received.bytes == 0 {
         return Err(MessageError::Closed);
     }
-    Ok((understood(bytes.get(..got.bytes).unwrap_or_default())?, descriptors.pop()))
+    Ok((parse(bytes.get(..received.bytes).unwrap_or_default())?, descriptors.pop()))
 }
 
-/// The version is looked at first: what another one says may have any shape.
-fn understood<T: DeserializeOwned>(bytes: &[u8]) -> Result<Message<T>, MessageError> {
+/// Checks the version first: a message of another version may have any form.
+fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<Message<T>, MessageError> {
     #[derive(Deserialize)]
-    struct Stamp {
+    struct Envelope {
         version: u32,
     }
-    let Stamp { version } = serde_json::from_slice(bytes).map_err(MessageError::Broken)?;
-    if !speaks(version) {
+    let Envelope { version } = serde_json::from_slice(bytes).map_err(MessageError::Malformed)?;
+    if !is_supported_version(version) {
         return Err(MessageError::Version { theirs: version });
     }
-    serde_json::from_slice(bytes).map_err(MessageError::Broken)
+    serde_json::from_slice(bytes).map_err(MessageError::Malformed)
 }

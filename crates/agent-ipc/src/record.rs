@@ -1,80 +1,76 @@
-//! `Records`: one file for each attachment, so that what the agent and the plugin know outlives both.
+//! `Records`: one file per attachment, which survives the agent and the plugin.
 //!
-//! A file is whole or not there: written beside, then renamed. What must not go in here: what to do about
-//! an attachment whose network namespace is gone.
+//! Files are replaced atomically. A file that is not a record is moved aside and reported once.
 
-use std::fs::{self, DirBuilder, File};
-use std::io::{self, Write};
+use std::fs::{self, DirBuilder};
+use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use support::{percent_encode, write_atomically};
+
 use crate::attachment::{AttachmentKey, Record};
 
-/// Where records and rulesets lie unless told otherwise.
+/// The default state directory.
 pub const STATE_DIR_DEFAULT: &str = "/run/portico";
 
-/// The view of a pod that sees all services.
+/// The view of a pod to which all services are visible.
 pub const VIEW_DEFAULT: &str = "all";
 
-const WHOLE: &str = "json";
-const BROKEN: &str = "broken";
+/// Extensions of files in the directory of records.
+const RECORD: &str = "json";
+const CORRUPT: &str = "broken";
 const TEMPORARY: &str = "tmp";
 
-/// A temporary file of this age was left behind by somebody who was killed; a younger one may be in use.
-const LEFT_OVER_AGE: Duration = Duration::from_secs(60);
+/// A temporary file of this age was left by a process that was killed; a younger one may be in use.
+const ABANDONED_AGE: Duration = Duration::from_secs(60);
 
-/// Where the agent keeps the ruleset of a view, for the plugin to use while there is no agent.
+/// The path of the ruleset snapshot of a view, which the plugin uses if no agent is running.
 #[must_use]
 pub fn ruleset_path(state_dir: &Path, view: &str) -> PathBuf {
     state_dir.join("rulesets").join(format!("{view}.ruleset"))
 }
 
-/// The folder of the records.
+/// The directory of the records.
 #[derive(Debug, Clone)]
 pub struct Records(PathBuf);
 
-/// A file that holds no record. It was moved aside.
+/// A file that is not a record. It was moved aside.
 #[derive(Debug)]
 pub struct CorruptRecord {
-    /// Where it lies now.
+    /// Its path now.
     pub path: PathBuf,
-    /// What is wrong with it.
+    /// Why it is not a record.
     pub reason: String,
 }
 
 impl Records {
-    /// The records below a state directory; the folder is made when the first one is written.
+    /// The records in a state directory. The first write creates their directory.
     #[must_use]
     pub fn new(state_dir: &Path) -> Self {
         Self(state_dir.join("attachments"))
     }
 
-    /// Writes a record, in the place of an earlier one of the same key.
+    /// Writes a record, or replaces the one with the same key.
     ///
     /// # Errors
-    /// Where the file system refuses.
+    /// If the file system reports an error.
     pub fn write(&self, record: &Record) -> io::Result<()> {
-        /// Tells writers within one process apart, as the process id tells processes.
+        /// Distinguishes writers in one process, as the process id distinguishes processes.
         static WRITES: AtomicU32 = AtomicU32::new(0);
         DirBuilder::new().recursive(true).mode(0o755).create(&self.0)?;
         let path = self.path(&record.attachment.key);
         let number = WRITES.fetch_add(1, Ordering::Relaxed);
         let temporary = path.with_extension(format!("{}-{number}.{TEMPORARY}", std::process::id()));
-        let write = || {
-            let mut file = File::create_new(&temporary)?;
-            file.write_all(&serde_json::to_vec(record)?)?;
-            file.sync_all()?;
-            fs::rename(&temporary, &path)
-        };
-        write().inspect_err(|_| drop(fs::remove_file(&temporary)))
+        write_atomically(&path, &temporary, 0o666, &serde_json::to_vec(record)?)
     }
 
-    /// Removes a record; false where there was none.
+    /// Removes a record. Returns false if there was none.
     ///
     /// # Errors
-    /// Where the file system refuses.
+    /// If the file system reports an error.
     pub fn remove(&self, key: &AttachmentKey) -> io::Result<bool> {
         match fs::remove_file(self.path(key)) {
             Ok(()) => Ok(true),
@@ -83,19 +79,19 @@ impl Records {
         }
     }
 
-    /// The record of a key.
+    /// Reads the record of a key.
     ///
     /// # Errors
-    /// Where there is none, or what is there is none.
+    /// If there is no record, or the file is not one.
     pub fn read(&self, key: &AttachmentKey) -> io::Result<Record> {
         self.read_file(&self.path(key))
     }
 
-    /// All records, in the order of their file names, and what was none. What was left behind half-written
-    /// is removed.
+    /// Reads all records, in the order of their file names, and the files that are not records. Removes abandoned
+    /// temporary files.
     ///
     /// # Errors
-    /// Where the folder cannot be read; that it is not there yet is no error.
+    /// If the directory exists and cannot be read.
     pub fn read_all(&self) -> io::Result<(Vec<Record>, Vec<CorruptRecord>)> {
         let mut paths = match fs::read_dir(&self.0) {
             Ok(entries) => entries.map(|entry| Ok(entry?.path())).collect::<io::Result<Vec<_>>>()?,
@@ -103,26 +99,26 @@ impl Records {
             Err(error) => return Err(error),
         };
         paths.sort();
-        let (mut records, mut broken) = (Vec::new(), Vec::new());
+        let (mut records, mut corrupt) = (Vec::new(), Vec::new());
         for path in paths {
             match path.extension().and_then(|extension| extension.to_str()) {
-                Some(TEMPORARY) if is_left_over(&path) => drop(fs::remove_file(&path)),
-                Some(WHOLE) => match self.read_file(&path) {
+                Some(TEMPORARY) if is_abandoned(&path) => drop(fs::remove_file(&path)),
+                Some(RECORD) => match self.read_file(&path) {
                     Ok(record) => records.push(record),
-                    // Somebody removed it while the folder was read.
+                    // Another process removed it meanwhile.
                     Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                    Err(error) => broken.push(move_aside(path, &error)),
+                    Err(error) => corrupt.push(move_aside(path, &error)),
                 },
                 _ => {}
             }
         }
-        Ok((records, broken))
+        Ok((records, corrupt))
     }
 
     fn read_file(&self, path: &Path) -> io::Result<Record> {
         let record: Record = serde_json::from_slice(&fs::read(path)?)?;
         if path != self.path(&record.attachment.key) {
-            let why = format!("it is the record of {}", record.attachment.key);
+            let why = format!("contains the record of {}", record.attachment.key);
             return Err(io::Error::new(io::ErrorKind::InvalidData, why));
         }
         Ok(record)
@@ -130,34 +126,29 @@ impl Records {
 
     fn path(&self, key: &AttachmentKey) -> PathBuf {
         let AttachmentKey { network, container_id, interface } = key;
-        let [network, container_id, interface] = [network, container_id, interface].map(|part| escaped(part));
-        self.0.join(format!("{network},{container_id},{interface}.{WHOLE}"))
+        let [network, container_id, interface] =
+            [network, container_id, interface].map(|part| encode_part(part));
+        self.0.join(format!("{network},{container_id},{interface}.{RECORD}"))
     }
 }
 
-/// Bytes that CNI allows in names stay; the others, which include what separates the parts, become %XX. No
-/// two names become one.
-fn escaped(part: &str) -> String {
-    let mut name = String::with_capacity(part.len());
-    for byte in part.bytes() {
-        match byte {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'_' | b'-' | b'.' => name.push(char::from(byte)),
-            other => name.push_str(&format!("%{other:02X}")),
-        }
-    }
-    name
+/// Encodes a part of a key as a part of a file name. The bytes that CNI allows in names stay as they are; the others,
+/// which include the separator of the parts, are percent-encoded, so that different keys have different names.
+fn encode_part(part: &str) -> String {
+    percent_encode(part, |byte| byte.is_ascii_alphanumeric() || b"_-.".contains(&byte))
 }
 
-fn is_left_over(path: &Path) -> bool {
-    let age = fs::metadata(path).and_then(|found| found.modified()).ok().and_then(|at| at.elapsed().ok());
-    age.is_some_and(|age| age >= LEFT_OVER_AGE)
+fn is_abandoned(path: &Path) -> bool {
+    let modified = fs::metadata(path).and_then(|metadata| metadata.modified()).ok();
+    let age = modified.and_then(|time| time.elapsed().ok());
+    age.is_some_and(|age| age >= ABANDONED_AGE)
 }
 
-/// Out of the way, but not lost: whoever looks into it wants to see it.
+/// Renames a corrupt file, so that it is reported once and can be inspected.
 fn move_aside(path: PathBuf, error: &io::Error) -> CorruptRecord {
-    let aside = path.with_added_extension(BROKEN);
+    let aside = path.with_added_extension(CORRUPT);
     match fs::rename(&path, &aside) {
         Ok(()) => CorruptRecord { path: aside, reason: error.to_string() },
-        Err(refused) => CorruptRecord { path, reason: format!("{error}; move it aside: {refused}") },
+        Err(rename) => CorruptRecord { path, reason: format!("{error}; failed to move it aside: {rename}") },
     }
 }

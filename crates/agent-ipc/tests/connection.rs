@@ -1,5 +1,5 @@
-//! Plugin and agent on a real socket: what they say comes across whole, and whatever else a peer sends or
-//! fails to send is refused, in time, with a reply that says so.
+//! Clients and the agent on a real socket: messages arrive unchanged, and anything else that a peer sends or fails to
+//! send is rejected in time, with a reply that states the reason.
 
 #[path = "fixture/folder.rs"]
 mod folder;
@@ -14,8 +14,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use agent_ipc::{
-    Attachment, AttachmentKey, BYTES_MAX, Listener, Message, MessageError, PodName, ReceiveError, Reply,
-    Request, RequestError, VERSION, send_request,
+    Attachment, AttachmentKey, Listener, MESSAGE_BYTES_MAX, Message, MessageError, PodName, ReceiveError,
+    Reply, Request, RequestError, VERSION, send_request,
 };
 use folder::Folder;
 use rustix::net::{
@@ -23,9 +23,9 @@ use rustix::net::{
     SocketFlags, SocketType, connect, recv, sendmsg, socket_with,
 };
 
-/// Nothing here takes so long.
+/// No operation of these tests takes this long.
 const PATIENCE: Duration = Duration::from_secs(20);
-/// How long to wait for what must not come.
+/// A wait that is expected to time out.
 const SHORT: Duration = Duration::from_millis(50);
 
 fn key() -> AttachmentKey {
@@ -43,7 +43,7 @@ fn attachment() -> Attachment {
     }
 }
 
-/// What the agent makes of one connection, on which the peer does as it likes.
+/// What the agent receives on a connection whose peer runs this function.
 fn received(
     test: &str,
     peer: impl FnOnce(OwnedFd) + Send,
@@ -69,20 +69,20 @@ fn received(
 
 fn send(socket: &OwnedFd, bytes: &[u8], descriptors: &[BorrowedFd<'_>]) {
     let mut room = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
-    let mut beside = SendAncillaryBuffer::new(&mut room);
+    let mut ancillary = SendAncillaryBuffer::new(&mut room);
     if !descriptors.is_empty() {
-        assert!(beside.push(SendAncillaryMessage::ScmRights(descriptors)));
+        assert!(ancillary.push(SendAncillaryMessage::ScmRights(descriptors)));
     }
-    sendmsg(socket, &[IoSlice::new(bytes)], &mut beside, SendFlags::NOSIGNAL).expect("send");
+    sendmsg(socket, &[IoSlice::new(bytes)], &mut ancillary, SendFlags::NOSIGNAL).expect("send");
 }
 
 fn reply(socket: &OwnedFd) -> Reply {
-    let mut bytes = vec![0; BYTES_MAX];
+    let mut bytes = vec![0; MESSAGE_BYTES_MAX];
     let (length, _) = recv(socket, &mut bytes[..], RecvFlags::empty()).expect("a reply");
     serde_json::from_slice::<Message<Reply>>(&bytes[..length]).expect("a reply is JSON").body
 }
 
-/// Sends bytes with descriptors; the agent refuses, and its reply says why in these words.
+/// Sends bytes with file descriptors; the agent rejects them, and its reply contains these words.
 #[track_caller]
 fn assert_refused(test: &str, bytes: &[u8], descriptors: usize, words: &str) {
     let peer = |socket: OwnedFd| {
@@ -93,11 +93,11 @@ fn assert_refused(test: &str, bytes: &[u8], descriptors: usize, words: &str) {
             other => panic!("{other:?}"),
         }
     };
-    received(test, peer, PATIENCE).expect_err("it is refused");
+    received(test, peer, PATIENCE).expect_err("rejected");
 }
 
 #[test]
-fn a_request_comes_across_with_its_descriptor_and_the_reply_with_another() {
+fn request_and_reply_arrive_with_their_file_descriptors() {
     let folder = Folder::new("whole");
     let listener = Listener::bind(&folder.join("agent.sock")).expect("listen");
     let netns = File::open("/proc/self/ns/net").unwrap();
@@ -123,7 +123,7 @@ fn a_request_comes_across_with_its_descriptor_and_the_reply_with_another() {
 }
 
 #[test]
-fn each_verb_comes_across() {
+fn requests_of_all_kinds_arrive_unchanged() {
     let requests = [
         Request::Detach { key: key() },
         Request::Gc { network: "net".into(), valid: vec![key()] },
@@ -134,20 +134,20 @@ fn each_verb_comes_across() {
     for request in requests {
         let text = serde_json::to_vec(&Message { version: VERSION, body: request.clone() }).unwrap();
         let (message, descriptor) =
-            received("verb", |socket| send(&socket, &text, &[]), PATIENCE).expect("understood");
+            received("verb", |socket| send(&socket, &text, &[]), PATIENCE).expect("accepted");
         assert!(message.body == request && descriptor.is_none(), "{message:?}");
     }
 }
 
 #[test]
-fn what_plugin_and_agent_of_0_1_0_say_is_understood_and_said_in_the_same_way() {
-    let about = r#""key":{"network":"net","containerId":"c1","interface":"eth0"},"netns":"/run/netns/a","pod":{"namespace":"shop","name":"web-0","uid":"u-1"},"addresses":["10.1.0.5","fd00::5"],"annotations":{"services":"a,b"},"notes":["a note"]"#;
+fn messages_have_the_same_form_as_in_0_1_0() {
+    let fields = r#""key":{"network":"net","containerId":"c1","interface":"eth0"},"netns":"/run/netns/a","pod":{"namespace":"shop","name":"web-0","uid":"u-1"},"addresses":["10.1.0.5","fd00::5"],"annotations":{"services":"a,b"},"notes":["a note"]"#;
     let pod = PodName { namespace: "shop".into(), name: "web-0".into(), uid: "u-1".into() };
     let attachment = Attachment { pod: Some(pod), ..attachment() };
     let key_text = r#"{"network":"net","containerId":"c1","interface":"eth0"}"#;
     let requests = [
-        (format!(r#"{{"version":1,"verb":"attach",{about}}}"#), Request::Attach(attachment.clone())),
-        (format!(r#"{{"version":1,"verb":"check",{about}}}"#), Request::Check(attachment)),
+        (format!(r#"{{"version":1,"verb":"attach",{fields}}}"#), Request::Attach(attachment.clone())),
+        (format!(r#"{{"version":1,"verb":"check",{fields}}}"#), Request::Check(attachment)),
         (format!(r#"{{"version":1,"verb":"detach","key":{key_text}}}"#), Request::Detach { key: key() }),
         (
             format!(r#"{{"version":1,"verb":"gc","network":"net","valid":[{key_text}]}}"#),
@@ -158,9 +158,9 @@ fn what_plugin_and_agent_of_0_1_0_say_is_understood_and_said_in_the_same_way() {
         (r#"{"version":1,"verb":"retire"}"#.to_owned(), Request::Handover),
     ];
     for (text, body) in requests {
-        let said = Message { version: 1, body };
-        assert_eq!(serde_json::from_str::<Message<Request>>(&text).expect("understood"), said);
-        assert_eq!(serde_json::to_string(&said).expect("JSON"), text);
+        let message = Message { version: 1, body };
+        assert_eq!(serde_json::from_str::<Message<Request>>(&text).expect("accepted"), message);
+        assert_eq!(serde_json::to_string(&message).expect("JSON"), text);
     }
     let refused = Reply::Refused { message: "m".into(), transient: true };
     let replies = [
@@ -169,36 +169,36 @@ fn what_plugin_and_agent_of_0_1_0_say_is_understood_and_said_in_the_same_way() {
         (r#"{"version":1,"answer":"file"}"#, Reply::File),
     ];
     for (text, body) in replies {
-        let said = Message { version: 1, body };
-        assert_eq!(serde_json::from_str::<Message<Reply>>(text).expect("understood"), said);
-        assert_eq!(serde_json::to_string(&said).expect("JSON"), text);
+        let message = Message { version: 1, body };
+        assert_eq!(serde_json::from_str::<Message<Reply>>(text).expect("accepted"), message);
+        assert_eq!(serde_json::to_string(&message).expect("JSON"), text);
     }
 }
 
 #[test]
-fn a_neighbouring_version_is_understood_with_what_it_adds() {
+fn next_version_is_accepted_with_its_additional_fields() {
     let text = format!(r#"{{"version":{},"verb":"ready","newer":[1]}}"#, VERSION + 1);
     let (message, _) =
-        received("neighbour", |socket| send(&socket, text.as_bytes(), &[]), PATIENCE).expect("understood");
+        received("neighbour", |socket| send(&socket, text.as_bytes(), &[]), PATIENCE).expect("accepted");
     assert_eq!(message, Message { version: VERSION + 1, body: Request::Ready });
 }
 
 #[test]
-fn a_status_asked_for_without_a_word_of_hits_is_the_plain_one() {
+fn status_request_without_hits_is_the_default_one() {
     let text = format!(r#"{{"version":{VERSION},"verb":"status"}}"#);
     let (message, _) =
-        received("plain", |socket| send(&socket, text.as_bytes(), &[]), PATIENCE).expect("understood");
+        received("plain", |socket| send(&socket, text.as_bytes(), &[]), PATIENCE).expect("accepted");
     assert_eq!(message.body, Request::status());
 }
 
 #[test]
-fn another_version_is_answered_with_both_versions() {
+fn unsupported_version_is_rejected_with_both_versions() {
     let text = br#"{"version":9,"verb":"dance"}"#;
-    assert_refused("version", text, 0, "it is in version 9 of the messages, this side speaks 1");
+    assert_refused("version", text, 0, "unsupported protocol version 9 (supported: 0 to 2)");
 }
 
 #[test]
-fn an_agent_of_another_version_is_told_apart() {
+fn reply_of_an_unsupported_version_is_not_an_absent_agent() {
     let folder = Folder::new("theirs");
     let listener = Listener::bind(&folder.join("agent.sock")).expect("listen");
     thread::scope(|scope| {
@@ -208,36 +208,36 @@ fn an_agent_of_another_version_is_told_apart() {
             send(&connection, br#"{"version":7,"answer":"sung"}"#, &[]);
         });
         let error = send_request(&folder.join("agent.sock"), &Request::Ready, None, PATIENCE)
-            .expect_err("not understood");
+            .expect_err("not accepted");
         assert!(matches!(error, RequestError::Failed { source: MessageError::Version { theirs: 7 }, .. }));
         assert!(!error.is_agent_down() && !error.is_transient(), "{error:?}");
     });
 }
 
 #[test]
-fn what_is_no_message_is_refused_with_the_reason() {
-    assert_refused("json", b"{", 0, "cannot be understood");
-    assert_refused("utf8", b"{\"version\":1,\"verb\":\"\xff\xfe\"}", 0, "cannot be understood");
-    assert_refused("verb-unknown", br#"{"version":1,"verb":"dance"}"#, 0, "cannot be understood");
+fn malformed_message_is_rejected_with_the_reason() {
+    assert_refused("json", b"{", 0, "malformed message");
+    assert_refused("utf8", b"{\"version\":1,\"verb\":\"\xff\xfe\"}", 0, "malformed message");
+    assert_refused("verb-unknown", br#"{"version":1,"verb":"dance"}"#, 0, "malformed message");
     assert_refused("no-version", br#"{"verb":"ready"}"#, 0, "missing field `version`");
     let cut = &serde_json::to_vec(&Message { version: VERSION, body: Request::Ready }).unwrap();
-    assert_refused("cut", &cut[..cut.len() - 1], 0, "cannot be understood");
+    assert_refused("cut", &cut[..cut.len() - 1], 0, "malformed message");
 }
 
 #[test]
-fn a_message_is_at_most_64_kib() {
+fn message_of_64_kib_is_accepted_and_a_larger_one_rejected() {
     let padded = |length: usize| {
         let mut text = br#"{"version":1,"verb":"ready"}"#.to_vec();
         text.resize(length, b' ');
         text
     };
-    assert_refused("large", &padded(BYTES_MAX + 1), 0, "larger than 65536 bytes");
-    let fits = padded(BYTES_MAX);
+    assert_refused("large", &padded(MESSAGE_BYTES_MAX + 1), 0, "exceeds 65536 bytes");
+    let fits = padded(MESSAGE_BYTES_MAX);
     received("fits", |socket| send(&socket, &fits, &[]), PATIENCE).expect("it fits");
 }
 
 #[test]
-fn a_request_that_is_too_large_is_not_even_sent() {
+fn too_large_request_is_not_sent() {
     let folder = Folder::new("unsent");
     let _listener = Listener::bind(&folder.join("agent.sock")).expect("listen");
     let request = Request::Gc { network: "n".into(), valid: vec![key(); 2_000] };
@@ -246,43 +246,43 @@ fn a_request_that_is_too_large_is_not_even_sent() {
 }
 
 #[test]
-fn an_attachment_comes_with_one_descriptor() {
+fn attach_request_requires_exactly_one_file_descriptor() {
     let text =
         serde_json::to_vec(&Message { version: VERSION, body: Request::Attach(attachment()) }).unwrap();
-    assert_refused("no-descriptor", &text, 0, "no descriptor of a network namespace came along");
-    assert_refused("two-descriptors", &text, 2, "more came along than one descriptor");
+    assert_refused("no-descriptor", &text, 0, "request carried no netns file descriptor");
+    assert_refused("two-descriptors", &text, 2, "expected at most one file descriptor");
 }
 
 #[test]
-fn descriptors_that_are_refused_are_closed() {
+fn rejected_file_descriptors_are_closed() {
     let (mut reader, writer) = std::io::pipe().unwrap();
     let peer = |socket: OwnedFd| {
         send(&socket, b"{}", &[writer.as_fd(), writer.as_fd()]);
         reply(&socket);
         drop(writer);
     };
-    received("closed", peer, PATIENCE).expect_err("two are refused");
-    // The end of the pipe is only seen when nobody holds the other side any more.
+    received("closed", peer, PATIENCE).expect_err("two are rejected");
+    // The pipe ends once all file descriptors of its other end are closed.
     assert_eq!(reader.read(&mut [0]).unwrap(), 0);
 }
 
 #[test]
-fn a_peer_that_says_nothing_is_not_waited_for() {
+fn silent_client_times_out() {
     let start = Instant::now();
     let peer = |socket: OwnedFd| assert!(matches!(reply(&socket), Reply::Refused { .. }));
-    let error = received("silent", peer, SHORT).expect_err("nothing was said");
+    let error = received("silent", peer, SHORT).expect_err("timed out");
     assert!(matches!(error, ReceiveError::Message(MessageError::TimedOut)), "{error:?}");
     assert!(start.elapsed() < PATIENCE);
 }
 
 #[test]
-fn a_peer_that_goes_away_is_no_request() {
-    let error = received("gone", drop, PATIENCE).expect_err("nobody is there");
+fn closed_connection_is_not_a_request() {
+    let error = received("gone", drop, PATIENCE).expect_err("no agent");
     assert!(matches!(error, ReceiveError::Message(MessageError::Closed)), "{error:?}");
 }
 
 #[test]
-fn an_agent_that_does_not_answer_is_not_waited_for() {
+fn silent_agent_times_out() {
     let folder = Folder::new("slow");
     let _listener = Listener::bind(&folder.join("agent.sock")).expect("listen");
     let error =
@@ -292,7 +292,7 @@ fn an_agent_that_does_not_answer_is_not_waited_for() {
 }
 
 #[test]
-fn an_agent_that_closes_without_an_answer_may_be_asked_again() {
+fn connection_closed_by_the_agent_is_a_transient_error() {
     let folder = Folder::new("closes");
     let listener = Listener::bind(&folder.join("agent.sock")).expect("listen");
     thread::scope(|scope| {
@@ -305,35 +305,34 @@ fn an_agent_that_closes_without_an_answer_may_be_asked_again() {
 }
 
 #[test]
-fn an_agent_that_is_not_there_is_down() {
+fn missing_listener_means_that_the_agent_is_down() {
     let folder = Folder::new("absent");
-    let down =
-        |path: PathBuf| send_request(&path, &Request::Ready, None, PATIENCE).expect_err("nobody is there");
+    let down = |path: PathBuf| send_request(&path, &Request::Ready, None, PATIENCE).expect_err("no agent");
     assert!(down(folder.join("agent.sock")).is_agent_down());
     drop(Listener::bind(&folder.join("agent.sock")).expect("listen"));
-    assert!(folder.join("agent.sock").exists(), "what a killed agent leaves");
+    assert!(folder.join("agent.sock").exists(), "left by a killed agent");
     assert!(down(folder.join("agent.sock")).is_agent_down());
-    assert!(!down(folder.join(&"long".repeat(30))).is_agent_down(), "nobody can listen there");
+    assert!(!down(folder.join(&"long".repeat(30))).is_agent_down(), "the path is too long");
 }
 
 #[test]
-fn a_dead_agents_place_is_taken_and_a_living_ones_is_not() {
+fn socket_of_a_stopped_agent_is_replaced_and_that_of_a_running_one_is_not() {
     let folder = Folder::new("place");
     let path = folder.join("made/for/it/agent.sock");
-    let first = Listener::bind(&path).expect("listen in a folder that is made");
+    let first = Listener::bind(&path).expect("listen in a new directory");
     let mode = |path: &std::path::Path| path.metadata().unwrap().permissions().mode() & 0o777;
     assert_eq!(mode(&path), 0o600);
-    let error = Listener::bind(&path).expect_err("the first one lives");
-    assert!(error.to_string().contains("an agent listens at"), "{error}");
+    let error = Listener::bind(&path).expect_err("the first one is running");
+    assert!(error.to_string().contains("an agent is already listening on"), "{error}");
     drop(first);
-    Listener::bind(&path).expect("the first one is dead");
+    Listener::bind(&path).expect("the first one has stopped");
 }
 
 #[test]
-fn what_is_no_socket_stays_where_it_is() {
+fn file_in_place_of_the_socket_is_kept() {
     let folder = Folder::new("file");
     fs::write(folder.join("agent.sock"), "precious").unwrap();
     let error = Listener::bind(&folder.join("agent.sock")).expect_err("a file is in the way");
-    assert!(error.to_string().contains("is no socket"), "{error}");
+    assert!(error.to_string().contains("is not a socket"), "{error}");
     assert_eq!(fs::read(folder.join("agent.sock")).unwrap(), b"precious");
 }

@@ -1,5 +1,5 @@
-//! Records on disk: what is written is read, keys never meet in one file, and what a crash or a hand left
-//! behind costs no other record.
+//! Records on disk: they are read as they were written, different keys never share a file, and a corrupt or abandoned
+//! file does not affect other records.
 
 #[path = "fixture/folder.rs"]
 mod folder;
@@ -12,7 +12,7 @@ use agent_ipc::{Attachment, AttachmentKey, ProgrammedBy, Record, Records};
 use folder::Folder;
 
 fn names(state: &Folder) -> Vec<String> {
-    let entries = fs::read_dir(state.join("attachments")).expect("the folder is there");
+    let entries = fs::read_dir(state.join("attachments")).expect("the directory exists");
     let mut names: Vec<_> =
         entries.map(|entry| entry.expect("an entry").file_name().into_string().expect("text")).collect();
     names.sort();
@@ -38,10 +38,10 @@ fn record(key: AttachmentKey) -> Record {
 }
 
 #[test]
-fn what_is_written_is_read_until_it_is_removed() {
+fn written_record_is_read_until_it_is_removed() {
     let state = Folder::new("written");
     let records = Records::new(&state.0);
-    assert!(records.read_all().expect("no folder yet is no record").0.is_empty());
+    assert!(records.read_all().expect("a missing directory is empty").0.is_empty());
     let mut made = record(key("net", "c1", "eth0"));
     records.write(&made).expect("write");
     made.programmed_by = ProgrammedBy::Agent;
@@ -50,12 +50,12 @@ fn what_is_written_is_read_until_it_is_removed() {
     let (found, broken) = records.read_all().expect("read");
     assert!(found == [made.clone()] && broken.is_empty(), "{found:?} {broken:?}");
     assert!(records.remove(&made.attachment.key).expect("remove"));
-    assert!(!records.remove(&made.attachment.key).expect("what is absent is removed"));
+    assert!(!records.remove(&made.attachment.key).expect("nothing to remove"));
     assert!(records.read_all().expect("read").0.is_empty());
 }
 
 #[test]
-fn different_keys_never_meet_and_never_leave_the_folder() {
+fn different_keys_have_different_files_in_the_directory() {
     let state = Folder::new("keys");
     let keys = [
         key("a", "b", "c"),
@@ -81,11 +81,11 @@ fn different_keys_never_meet_and_never_leave_the_folder() {
     expected.sort();
     assert_eq!(found, expected);
     assert_eq!(names(&state).len(), keys.len());
-    assert_eq!(fs::read_dir(&state.0).unwrap().count(), 1, "nothing beside the folder");
+    assert_eq!(fs::read_dir(&state.0).unwrap().count(), 1, "no other file");
 }
 
 #[test]
-fn a_broken_record_is_moved_aside_and_costs_no_other() {
+fn corrupt_record_is_moved_aside_and_does_not_affect_others() {
     let state = Folder::new("broken");
     let records = Records::new(&state.0);
     let good = record(key("net", "good", "eth0"));
@@ -101,13 +101,13 @@ fn a_broken_record_is_moved_aside_and_costs_no_other() {
         aside,
         ["net,copied,eth0.json.broken", "net,cut,eth0.json.broken", "net,empty,eth0.json.broken"]
     );
-    assert!(broken[0].reason.contains("it is the record of net/good/eth0"), "{}", broken[0].reason);
+    assert!(broken[0].reason.contains("contains the record of net/good/eth0"), "{}", broken[0].reason);
     assert!(broken.iter().all(|broken| broken.path.exists()));
     assert!(records.read_all().expect("read").1.is_empty(), "they are reported once");
 }
 
 #[test]
-fn temporary_files_of_the_dead_are_removed_and_those_of_the_living_stay() {
+fn old_temporary_files_are_removed_and_recent_ones_are_kept() {
     let state = Folder::new("temporary");
     Records::new(&state.0).write(&record(key("net", "c1", "eth0"))).expect("write");
     assert_eq!(names(&state), ["net,c1,eth0.json"], "none is left after a write");
@@ -122,7 +122,7 @@ fn temporary_files_of_the_dead_are_removed_and_those_of_the_living_stay() {
 }
 
 #[test]
-fn writers_of_one_key_do_not_disturb_each_other() {
+fn concurrent_writers_of_one_key_all_succeed() {
     let state = Folder::new("writers");
     std::thread::scope(|scope| {
         for _ in 0..8 {
@@ -137,16 +137,16 @@ fn writers_of_one_key_do_not_disturb_each_other() {
 }
 
 #[test]
-fn a_folder_that_cannot_be_made_is_an_error_and_no_panic() {
+fn write_fails_if_the_directory_cannot_be_created() {
     assert!(Records::new(Path::new("/proc/portico")).write(&record(key("net", "c1", "eth0"))).is_err());
 }
 
 #[test]
-fn a_record_of_0_1_0_is_read_and_written_in_the_same_way() {
+fn records_have_the_same_form_as_in_0_1_0() {
     let text = r#"{"attachment":{"key":{"network":"net","containerId":"c1","interface":"eth0"},"netns":"/run/netns/a","pod":{"namespace":"shop","name":"web-0","uid":"u-1"},"addresses":["10.1.0.5","fd00::5"],"annotations":{"portals":"all"},"notes":["a note"]},"netnsId":{"dev":4,"inode":4026532000,"cookie":18446744073709551615},"programmer":"agent"}"#;
     let state = Folder::new("earlier");
     let path = state.join("attachments").join("net,c1,eth0.json");
-    fs::create_dir_all(state.join("attachments")).expect("make the folder");
+    fs::create_dir_all(state.join("attachments")).expect("create the directory");
     fs::write(&path, text).expect("write the record");
     let records = Records::new(&state.0);
     let (found, broken) = records.read_all().expect("read");

@@ -118,7 +118,7 @@ fn put_mapping(buffer: &mut MessageBuffer, key: &[u8], data: &[u8]) {
     });
 }
 
-/// A dispatch key, as data of `portals` and as key of `dispatch_keys`. To the kernel it is four bytes; nft shows them in this
+/// A dispatch key, as data of `portals` and as key of `picks`. To the kernel it is four bytes; nft shows them in this
 /// order.
 pub(crate) fn dispatch_key(dispatch: &DispatchKey) -> [u8; 4] {
     dispatch.code().to_be_bytes()

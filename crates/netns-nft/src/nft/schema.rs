@@ -2,7 +2,7 @@
 //! the same ruleset as text.
 //!
 //! ```text
-//! output, prerouting ─► portals ─► (map portals4 ─► dispatch key ─► map dispatch_keys) ─► chain of the key ─► send ─► backend
+//! output, prerouting ─► portals ─► (map portals4 ─► dispatch key ─► map picks) ─► chain of the key ─► send ─► backend
 //!                          │                                                        └────────────────► relay
 //!                          └─ no portal: refuse, drop, or relay (on demand)
 //! ```

@@ -1,18 +1,16 @@
-//! The plugin's entry in a CNI configuration: what it may hold, as the plugin reads it and the agent checks it.
-//!
-//! What must not go in here: reading a file, or what is done with a value.
+//! The plugin's entry in a CNI configuration: its keys, as the plugin reads them and the agent checks them.
 
 use crate::connection::SOCKET_DEFAULT;
 use crate::record::STATE_DIR_DEFAULT;
 
-/// Our type.
+/// The value of `type`.
 pub const PLUGIN_TYPE: &str = "portico-cni";
 /// The capability by which runtimes pass a pod's annotations.
 pub const POD_ANNOTATIONS: &str = "io.kubernetes.cri.pod-annotations";
-/// How runtimes name what is CNI's own, beside the keys below.
+/// The prefix of keys that the CNI specification reserves.
 const CNI_PREFIX: &str = "cni.dev/";
-/// What the specification and libcni know, beside our own.
-const KNOWN: [&str; 16] = [
+/// Keys of the CNI specification and of libcni.
+const STANDARD_KEYS: [&str; 16] = [
     "args",
     "capabilities",
     "cniVersion",
@@ -31,63 +29,73 @@ const KNOWN: [&str; 16] = [
     "$schema",
 ];
 
-/// A key of the entry that is ours; docs/reference/portico-cni.md is made of them.
+/// A key of the plugin's entry. docs/reference/portico-cni.md is generated from these.
 #[derive(Debug, Clone, Copy)]
 pub struct ConfigKey {
-    /// How it is written.
+    /// The key.
     pub name: &'static str,
-    /// What holds without it.
+    /// The value if the key is missing.
     pub default: &'static str,
-    /// What it says.
+    /// The description in the reference.
     pub description: &'static str,
 }
 
-/// Where the agent listens.
+/// The agent's socket.
 pub const SOCKET: ConfigKey = ConfigKey {
     name: "socket",
     default: SOCKET_DEFAULT,
     description: "The agent's socket, an absolute path.",
 };
-/// Where records and rulesets lie.
+/// The directory of records and rulesets.
 pub const STATE_DIR: ConfigKey = ConfigKey {
     name: "stateDir",
     default: STATE_DIR_DEFAULT,
-    description: "Where records of attachments and the last ruleset lie, an absolute path; the agent's `--state-dir`.",
+    description: "The directory of attachment records and the ruleset snapshot, an absolute path; the agent's \
+                  `--state-dir`.",
 };
-/// What to do while no agent answers.
+/// The behaviour of the plugin if no agent is running.
 pub const ON_AGENT_DOWN: ConfigKey = ConfigKey {
     name: "onAgentDown",
     default: OnAgentDown::Snapshot.name(),
-    description: "What happens to a pod that starts while no agent answers. `snapshot`: the plugin programs it from the last \
-           ruleset. `fail`: the runtime tries again later. `ignore`: it starts without portals, and the agent repairs it \
-           when it is back.",
+    description: "What happens to a pod that starts while no agent is running. `snapshot`: the plugin programs it from \
+                  the last ruleset. `fail`: the runtime retries later. `ignore`: it starts without portals, and the \
+                  agent programs it once it is running.",
 };
-/// All keys of ours.
+/// All keys of the plugin.
 pub const PLUGIN_KEYS: [ConfigKey; 3] = [SOCKET, STATE_DIR, ON_AGENT_DOWN];
 
-/// Whether a key means something to anybody; another is a typing error, perhaps.
+/// Whether a key is known; an unknown one may be a typing error.
 #[must_use]
 pub fn is_known_key(key: &str) -> bool {
-    PLUGIN_KEYS.iter().any(|own| own.name == key) || KNOWN.contains(&key) || key.starts_with(CNI_PREFIX)
+    PLUGIN_KEYS.iter().any(|known| known.name == key)
+        || STANDARD_KEYS.contains(&key)
+        || key.starts_with(CNI_PREFIX)
 }
 
-/// What to do with a pod while no agent is there.
+/// Whether a text is valid as a container id or as the name of a network, by the CNI specification.
+#[must_use]
+pub fn is_cni_name(text: &str) -> bool {
+    let is_valid = |byte: u8| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte);
+    text.bytes().next().is_some_and(|first| first.is_ascii_alphanumeric()) && text.bytes().all(is_valid)
+}
+
+/// What the plugin does with a pod if no agent is running.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum OnAgentDown {
     /// Program it from the agent's last snapshot.
     #[default]
     Snapshot,
-    /// Have the runtime try again later.
+    /// Make the runtime retry later.
     Fail,
     /// Let it start without portals.
     Ignore,
 }
 
 impl OnAgentDown {
-    /// All choices.
+    /// All values.
     pub const ALL: [Self; 3] = [Self::Snapshot, Self::Fail, Self::Ignore];
 
-    /// How the configuration names it.
+    /// The value in the configuration.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -97,7 +105,7 @@ impl OnAgentDown {
         }
     }
 
-    /// The choice of that name.
+    /// Parses the value in the configuration.
     #[must_use]
     pub fn from_name(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|choice| choice.name() == name)
