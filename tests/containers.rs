@@ -386,7 +386,7 @@ fn a_container_that_must_not_start_without_an_agent_does_not_and_leaves_nothing(
         Network { portico: Some(json!({"onAgentDown": "fail"})), ..network() }.configure();
         let podman = Podman::new();
         let why = podman.run("web", "pods").expect_err("no agent");
-        assert!(why.contains("no agent listens at /run/portico/agent.sock"), "{why}");
+        assert!(why.contains("no agent is listening on /run/portico/agent.sock"), "{why}");
         podman.remove("web").expect("remove what is left");
     });
 }

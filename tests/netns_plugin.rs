@@ -195,7 +195,7 @@ fn annotations_that_fit_into_no_message_are_refused() {
     let annotations = json!({"portico.dev/portals": "x".repeat(100_000)});
     let input =
         with(conf(&folder.0), "runtimeConfig", json!({"io.kubernetes.cri.pod-annotations": annotations}));
-    call("ADD", &Pod::new(), &input).run().failed(104, &["larger than 65536 bytes"]);
+    call("ADD", &Pod::new(), &input).run().failed(104, &["exceeds 65536 bytes"]);
 }
 
 #[test]
@@ -238,7 +238,7 @@ fn without_the_agent_check_looks_for_the_table() {
     call("ADD", &pod, &conf(&folder.0)).run().said(&result(&folder));
     call("CHECK", &pod, &conf(&folder.0)).run().said("");
     pod.within(|| load("flush chain inet portico output"));
-    call("CHECK", &pod, &conf(&folder.0)).run().failed(102, &["not as it should be"]);
+    call("CHECK", &pod, &conf(&folder.0)).run().failed(102, &["has drifted"]);
     pod.within(|| load("flush ruleset"));
     call("CHECK", &pod, &conf(&folder.0)).run().failed(102, &["table inet portico is missing"]);
 }
@@ -257,14 +257,14 @@ fn wired_within() -> Pod {
 fn without_agent_and_snapshot_the_runtime_is_to_try_again() {
     let folder = Folder::new("nothing");
     let pod = Pod::new();
-    call("ADD", &pod, &conf(&folder.0)).run().failed(11, &["no agent listens at", "there is no snapshot"]);
+    call("ADD", &pod, &conf(&folder.0)).run().failed(11, &["no agent is listening on", "no usable snapshot"]);
     store_snapshot(&folder);
     let annotations = json!({"io.kubernetes.cri.pod-annotations": {"portico.dev/portals": "a"}});
     let selecting = with(conf(&folder.0), "runtimeConfig", annotations);
-    call("ADD", &pod, &selecting).run().failed(11, &["there is no snapshot", "portico.dev/portals"]);
+    call("ADD", &pod, &selecting).run().failed(11, &["no usable snapshot", "portico.dev/portals"]);
     fs::write(ruleset_path(&folder.0, "all"), "garbage").unwrap();
-    call("ADD", &pod, &conf(&folder.0)).run().failed(11, &["there is no snapshot", "all.ruleset"]);
-    call("ADD", &pod, &on_agent_down(&folder, "fail")).run().failed(11, &["no agent listens at"]);
+    call("ADD", &pod, &conf(&folder.0)).run().failed(11, &["no usable snapshot", "all.ruleset"]);
+    call("ADD", &pod, &on_agent_down(&folder, "fail")).run().failed(11, &["no agent is listening on"]);
     assert!(records(&folder).is_empty());
     assert_eq!(pod.within(|| run("nft", &["list", "ruleset"], "")), "");
 }
@@ -276,7 +276,7 @@ fn a_snapshot_that_release_0_1_0_left_is_none() {
     fs::create_dir_all(path.parent().expect("a folder")).expect("make the folder");
     fs::write(&path, include_bytes!("netns/snapshot-of-0.1.0.bin")).expect("write the snapshot");
     let pod = Pod::new();
-    let words = ["no agent listens at", "there is no snapshot", "it has layout 8"];
+    let words = ["no agent is listening on", "no usable snapshot", "unsupported layout 8"];
     call("ADD", &pod, &conf(&folder.0)).run().failed(11, &words);
     assert!(records(&folder).is_empty());
     assert_eq!(pod.within(rules), "");
@@ -301,7 +301,7 @@ fn a_record_that_cannot_be_written_is_no_success() {
     let folder = Folder::new("unwritten");
     fs::write(folder.join("attachments"), "in the way").unwrap();
     let input = on_agent_down(&folder, "ignore");
-    call("ADD", &Pod::new(), &input).run().failed(5, &["write a record of net/c1/eth0"]);
+    call("ADD", &Pod::new(), &input).run().failed(5, &["failed to write record of net/c1/eth0"]);
 }
 
 #[test]

@@ -1,35 +1,32 @@
-//! `Agent`: where the node's agent is to be found, and what its answers mean to a runtime.
-//!
-//! What must not go in here: what to do while it is not there.
+//! `Agent`: a client of the node's agent, which maps its replies to CNI errors.
 
 use std::os::fd::AsFd;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use agent_ipc::{
-    Attachment, AttachmentKey, Records, Reply, Request, RequestError, SOCKET_DEFAULT, STATE_DIR_DEFAULT,
-    request_gc, send_request, with_causes,
+    AttachmentKey, Records, Reply, Request, RequestError, SOCKET_DEFAULT, STATE_DIR_DEFAULT, request_gc,
+    send_request, with_causes,
 };
 use netns_nft::Netns;
 
 use crate::conf::Conf;
-use crate::container::Container;
-use crate::failure::{Code, Failure};
+use crate::error::{CniError, Code};
 
-/// The agent of this node, whether it is there or not.
+/// The agent of this node, which may not be running.
 #[derive(Debug)]
 pub(crate) struct Agent {
     socket: PathBuf,
     pub(crate) state_dir: PathBuf,
 }
 
-/// What came of asking.
+/// The outcome of a request to the agent.
 #[derive(Debug)]
-pub(crate) enum Answer {
+pub(crate) enum AgentOutcome {
     Done,
-    /// Not done, why, and whether trying again may help.
+    /// The agent's message, and whether a retry can succeed.
     Refused(String, bool),
-    /// Nobody was asked, and how that is known.
+    /// No agent is running; holds the reason.
     Down(String),
 }
 
@@ -40,82 +37,52 @@ impl Default for Agent {
 }
 
 impl Agent {
-    pub(crate) fn of(conf: &Conf<'_>) -> Result<Self, Failure> {
+    pub(crate) fn new(conf: &Conf<'_>) -> Result<Self, CniError> {
         Ok(Self { socket: conf.socket()?, state_dir: conf.state_dir()? })
     }
 
-    pub(crate) fn ask(
+    /// Sends a request, and waits for the reply until the timeout.
+    pub(crate) fn request(
         &self,
         request: &Request,
         netns: Option<&Netns>,
-        patience: Duration,
-    ) -> Result<Answer, Failure> {
-        let answer = send_request(&self.socket, request, netns.map(AsFd::as_fd), patience);
-        Self::answer(answer.map(|(reply, _)| reply))
+        timeout: Duration,
+    ) -> Result<AgentOutcome, CniError> {
+        let reply = send_request(&self.socket, request, netns.map(AsFd::as_fd), timeout);
+        outcome(reply.map(|(reply, _)| reply))
     }
 
-    /// Has it forget all attachments of a network but these.
-    pub(crate) fn collect(
+    /// Requests the removal of all attachments of a network except these.
+    pub(crate) fn request_gc(
         &self,
         network: &str,
         valid: &[AttachmentKey],
-        patience: Duration,
-    ) -> Result<Answer, Failure> {
-        Self::answer(request_gc(&self.socket, network, valid, patience))
+        timeout: Duration,
+    ) -> Result<AgentOutcome, CniError> {
+        outcome(request_gc(&self.socket, network, valid, timeout))
     }
 
-    fn answer(reply: Result<Reply, RequestError>) -> Result<Answer, Failure> {
-        match reply {
-            Ok(Reply::Done) => Ok(Answer::Done),
-            Ok(Reply::Refused { message, transient }) => Ok(Answer::Refused(message, transient)),
-            Ok(Reply::File) => {
-                Err(Failure::new(Code::NotUnderstood, "the agent answers with a file that was not asked for"))
-            }
-            Err(error) if error.is_agent_down() => Ok(Answer::Down(with_causes(&error))),
-            Err(error) if error.is_transient() => Err(Failure::new(Code::TryAgainLater, with_causes(&error))),
-            Err(error) if error.is_too_large() => Err(Failure::new(Code::TooLarge, with_causes(&error))),
-            Err(error) => Err(Failure::new(Code::NotUnderstood, with_causes(&error))
-                .hint("portico-cni and the agent of this node may be of different releases")),
-        }
-    }
-
-    /// What was written down, for whoever does the agent's work while it is not there.
+    /// The records of attachments, which the plugin maintains if no agent is running.
     pub(crate) fn records(&self) -> Records {
         Records::new(&self.state_dir)
     }
 }
 
-/// What a refusal means to the runtime.
-pub(crate) fn refused(message: &str, transient: bool) -> Failure {
-    Failure::new(if transient { Code::TryAgainLater } else { Code::Refused }, format!("the agent: {message}"))
+fn outcome(reply: Result<Reply, RequestError>) -> Result<AgentOutcome, CniError> {
+    match reply {
+        Ok(Reply::Done) => Ok(AgentOutcome::Done),
+        Ok(Reply::Refused { message, transient }) => Ok(AgentOutcome::Refused(message, transient)),
+        Ok(Reply::File) => Err(CniError::new(Code::NotUnderstood, "unexpected reply from the agent: a file")),
+        Err(error) if error.is_agent_down() => Ok(AgentOutcome::Down(with_causes(&error))),
+        Err(error) if error.is_transient() => Err(CniError::new(Code::TryAgainLater, with_causes(&error))),
+        Err(error) if error.is_too_large() => Err(CniError::new(Code::TooLarge, with_causes(&error))),
+        Err(error) => Err(CniError::new(Code::NotUnderstood, with_causes(&error))
+            .hint("portico-cni and the agent of this node may be of different releases")),
+    }
 }
 
-pub(crate) fn key(container: &Container, conf: &Conf<'_>) -> Result<AttachmentKey, Failure> {
-    Ok(AttachmentKey {
-        network: conf.name()?,
-        container_id: container.id.clone(),
-        interface: container.interface.clone(),
-    })
-}
-
-/// Everything that is known of the attachment.
-pub(crate) fn attachment(container: &Container, conf: &Conf<'_>) -> Result<Attachment, Failure> {
-    let (addresses, mut notes) = conf.previous()?.addresses(&container.interface)?;
-    notes.extend(conf.notes());
-    Ok(Attachment {
-        key: key(container, conf)?,
-        netns: container.netns.clone(),
-        pod: container.pod(),
-        addresses,
-        annotations: conf.annotations()?,
-        notes,
-    })
-}
-
-/// The pod's network namespace; our own one is refused before anything is done in it.
-pub(crate) fn netns(path: &Path) -> Result<Netns, Failure> {
-    Netns::open(path).map_err(|error| {
-        let code = if error.is_transient() { Code::TryAgainLater } else { Code::InvalidNetns };
-        Failure::new(code, format!("CNI_NETNS {}: {}", path.display(), with_causes(&error)))
-    })
+/// The CNI error for a refused request.
+pub(crate) fn refused(message: &str, is_transient: bool) -> CniError {
+    let code = if is_transient { Code::TryAgainLater } else { Code::Refused };
+    CniError::new(code, format!("the agent: {message}"))
 }

@@ -1,27 +1,24 @@
-//! `Conf`: the configuration on standard input, read key by key.
+//! `Conf`: the configuration on standard input, parsed key by key.
 //!
-//! Each verb asks for the keys that it needs, so that DEL does not stumble over what only ADD cares about.
-//! Values stay raw until then; what is passed through is never taken apart. What must not go in here: what
-//! is done with a value.
+//! Each verb requests the keys that it needs, so that DEL does not fail because of a key that only ADD uses.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use agent_ipc::{
-    AttachmentKey, ConfigKey, ON_AGENT_DOWN, OnAgentDown, POD_ANNOTATIONS, SOCKET, STATE_DIR, is_known_key,
+    AttachmentKey, ConfigKey, ON_AGENT_DOWN, OnAgentDown, POD_ANNOTATIONS, SOCKET, STATE_DIR, is_cni_name,
+    is_known_key,
 };
 use proxy_core::annotation::PREFIX;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use crate::container::is_name;
-use crate::failure::{Code, Failure};
-use crate::previous::Previous;
+use crate::error::{CniError, Code};
+use crate::json::{Object, invalid, value};
+use crate::prev_result::PrevResult;
 use crate::version::Version;
 
-/// A JSON object whose values nobody has looked at. Of equal keys the last one counts, as it does for libcni.
-pub(crate) type Object<'a> = BTreeMap<String, &'a RawValue>;
-
+/// The key of the attachments that GC must keep.
 const VALID_ATTACHMENTS: &str = "cni.dev/valid-attachments";
 
 /// The configuration.
@@ -29,76 +26,76 @@ const VALID_ATTACHMENTS: &str = "cni.dev/valid-attachments";
 pub(crate) struct Conf<'a>(Object<'a>);
 
 impl<'a> Conf<'a> {
-    pub(crate) fn parse(text: &'a [u8]) -> Result<Self, Failure> {
-        let what =
-            if text.is_empty() { "standard input is empty" } else { "standard input is no configuration" };
+    pub(crate) fn parse(text: &'a [u8]) -> Result<Self, CniError> {
+        let what = if text.is_empty() {
+            "standard input is empty"
+        } else {
+            "invalid configuration on standard input"
+        };
         let object = serde_json::from_slice(text);
-        object.map(Self).map_err(|why| Failure::new(Code::Undecodable, format!("{what}: {why}")))
+        object.map(Self).map_err(|error| CniError::new(Code::Undecodable, format!("{what}: {error}")))
     }
 
-    pub(crate) fn version(&self) -> Result<Version, Failure> {
+    pub(crate) fn version(&self) -> Result<Version, CniError> {
         let name: Option<String> =
-            self.value("cniVersion").map_err(|failure| Failure { code: Code::Undecodable, ..failure })?;
-        Version::named(&name.unwrap_or_default())
+            self.value("cniVersion").map_err(|error| CniError { code: Code::Undecodable, ..error })?;
+        Version::from_name(&name.unwrap_or_default())
     }
 
     /// The name of the network.
-    pub(crate) fn name(&self) -> Result<String, Failure> {
-        let name: String = self.value("name")?.ok_or_else(|| invalid("name: it is missing"))?;
-        if is_name(&name) {
+    pub(crate) fn network(&self) -> Result<String, CniError> {
+        let name: String = self.value("name")?.ok_or_else(|| invalid("name: missing"))?;
+        if is_cni_name(&name) {
             Ok(name)
         } else {
-            Err(invalid(format!("name: {name:?} is no name of a network")))
+            Err(invalid(format!("name: {name:?} is not a valid network name")))
         }
     }
 
-    /// Where the agent listens.
-    pub(crate) fn socket(&self) -> Result<PathBuf, Failure> {
+    /// The path of the agent's socket.
+    pub(crate) fn socket(&self) -> Result<PathBuf, CniError> {
         self.path(&SOCKET)
     }
 
-    /// Where records and rulesets lie.
-    pub(crate) fn state_dir(&self) -> Result<PathBuf, Failure> {
+    /// The directory of records and rulesets.
+    pub(crate) fn state_dir(&self) -> Result<PathBuf, CniError> {
         self.path(&STATE_DIR)
     }
 
-    pub(crate) fn on_agent_down(&self) -> Result<OnAgentDown, Failure> {
+    pub(crate) fn on_agent_down(&self) -> Result<OnAgentDown, CniError> {
         let Some(name) = self.value::<String>(ON_AGENT_DOWN.name)? else { return Ok(OnAgentDown::default()) };
-        let [first, second, third] = OnAgentDown::ALL.map(OnAgentDown::name);
         OnAgentDown::from_name(&name).ok_or_else(|| {
             let key = ON_AGENT_DOWN.name;
-            invalid(format!("{key}: {name:?} is none of {first:?}, {second:?} and {third:?}"))
+            let choices = OnAgentDown::ALL.map(OnAgentDown::name).join(", ");
+            invalid(format!("{key}: {name:?} must be one of: {choices}"))
         })
     }
 
-    /// The result of the plugins before this one.
-    pub(crate) fn previous(&self) -> Result<Previous<'a>, Failure> {
-        let missing = || {
-            invalid(
-                "prevResult: it is missing; portico-cni has to stand behind a plugin that makes an interface",
-            )
-        };
+    /// The result of the previous plugins in the chain.
+    pub(crate) fn prev_result(&self) -> Result<PrevResult<'a>, CniError> {
+        let missing =
+            || invalid("prevResult: missing; portico-cni must follow a plugin that creates the interface");
         let raw: &'a RawValue = self.value("prevResult")?.ok_or_else(missing)?;
-        Previous::parse(raw)
+        PrevResult::parse(raw)
     }
 
-    /// The pod's annotations that are ours, without the prefix.
-    pub(crate) fn annotations(&self) -> Result<BTreeMap<String, String>, Failure> {
+    /// The pod's annotations with Portico's prefix, without the prefix.
+    pub(crate) fn annotations(&self) -> Result<BTreeMap<String, String>, CniError> {
         let config: Object<'a> = self.value("runtimeConfig")?.unwrap_or_default();
         let all: Object<'a> = value(&config, POD_ANNOTATIONS)
-            .map_err(|failure| Failure { message: format!("runtimeConfig.{}", failure.message), ..failure })?
+            .map_err(|error| CniError { message: format!("runtimeConfig.{}", error.message), ..error })?
             .unwrap_or_default();
-        let ours = all.iter().filter_map(|(key, raw)| Some((key, key.strip_prefix(PREFIX)?, raw)));
+        let annotations = all.iter().filter_map(|(key, raw)| Some((key, key.strip_prefix(PREFIX)?, raw)));
         let read = |(key, short, raw): (&String, &str, &&RawValue)| {
             let text = serde_json::from_str::<String>(raw.get());
-            let text = text.map_err(|why| invalid(format!("annotation {key}: {why}")))?;
+            let text = text.map_err(|error| invalid(format!("annotation {key}: {error}")))?;
             Ok((short.to_owned(), text))
         };
-        ours.map(read).collect()
+        annotations.map(read).collect()
     }
 
-    /// What GC has to keep. None: the runtime does not say, which is not the same as that nothing is left.
-    pub(crate) fn valid_attachments(&self) -> Result<Option<Vec<AttachmentKey>>, Failure> {
+    /// The attachments that GC must keep. None if the runtime does not pass the list, which is not an empty list.
+    pub(crate) fn valid_attachments(&self) -> Result<Option<Vec<AttachmentKey>>, CniError> {
         #[derive(Deserialize)]
         struct Valid {
             #[serde(rename = "containerID")]
@@ -108,7 +105,7 @@ impl<'a> Conf<'a> {
         if !self.0.contains_key(VALID_ATTACHMENTS) {
             return Ok(None);
         }
-        let network = self.name()?;
+        let network = self.network()?;
         let valid: Vec<Valid> = self.value(VALID_ATTACHMENTS)?.unwrap_or_default();
         let key = |Valid { container_id, ifname }| AttachmentKey {
             network: network.clone(),
@@ -118,33 +115,22 @@ impl<'a> Conf<'a> {
         Ok(Some(valid.into_iter().map(key).collect()))
     }
 
-    /// Keys that mean nothing to anybody here: a typing error, perhaps.
-    pub(crate) fn notes(&self) -> Vec<String> {
-        let strange = self.0.keys().filter(|key| !is_known_key(key));
-        strange.map(|key| format!("configuration key {key:?} means nothing")).collect()
+    /// Warnings about unknown keys, which may be typing errors.
+    pub(crate) fn unknown_keys(&self) -> Vec<String> {
+        let unknown = self.0.keys().filter(|key| !is_known_key(key));
+        unknown.map(|key| format!("unknown configuration key {key:?}")).collect()
     }
 
-    fn path(&self, key: &ConfigKey) -> Result<PathBuf, Failure> {
+    fn path(&self, key: &ConfigKey) -> Result<PathBuf, CniError> {
         let path = self.value::<PathBuf>(key.name)?.unwrap_or_else(|| key.default.into());
         if path.is_absolute() {
             Ok(path)
         } else {
-            Err(invalid(format!("{}: {path:?} is no absolute path", key.name)))
+            Err(invalid(format!("{}: {path:?} is not an absolute path", key.name)))
         }
     }
 
-    fn value<T: Deserialize<'a>>(&self, key: &str) -> Result<Option<T>, Failure> {
+    fn value<T: Deserialize<'a>>(&self, key: &str) -> Result<Option<T>, CniError> {
         value(&self.0, key)
     }
-}
-
-/// A value of an object; `null` is as good as none.
-pub(crate) fn value<'a, T: Deserialize<'a>>(object: &Object<'a>, key: &str) -> Result<Option<T>, Failure> {
-    let raw = object.get(key).map(|raw| raw.get()).filter(|raw| *raw != "null");
-    let value = raw.map(serde_json::from_str).transpose();
-    value.map_err(|why| invalid(format!("{key}: {why}")))
-}
-
-pub(crate) fn invalid(message: impl std::fmt::Display) -> Failure {
-    Failure::new(Code::InvalidConfiguration, message)
 }

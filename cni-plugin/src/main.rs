@@ -1,19 +1,21 @@
-//! `portico-cni`: the chained CNI plugin. It has the portals of one pod programmed by the node's agent, and
-//! hands the result of the plugins before it through.
+//! `portico-cni`: the chained CNI plugin. It makes the node's agent program the portals of a pod, and passes the result
+//! of the previous plugins through.
 //!
-//! Nothing but the answer goes to standard output, and DEL always succeeds: a plugin that fails it makes the
-//! others in the chain leak what they hold. What must not go in here, or into this crate: the API server,
-//! credentials, an event loop, a log.
+//! Standard output contains nothing but the result or the error. DEL always succeeds: after an error, the other plugins
+//! in the chain would not release their resources. The plugin has neither credentials nor an API client, no event loop
+//! and no log.
 
+mod add;
 mod agent;
-mod attach;
+mod attachment;
 mod check;
-mod collect;
+mod cni_args;
 mod conf;
-mod container;
-mod detach;
-mod failure;
-mod previous;
+mod del;
+mod error;
+mod gc;
+mod json;
+mod prev_result;
 mod snapshot;
 mod status;
 mod version;
@@ -22,12 +24,12 @@ use std::io::{Read, Write};
 use std::process::{ExitCode, exit};
 use std::{env, io, panic};
 
+use cni_args::CniArgs;
 use conf::Conf;
-use container::Container;
-use failure::{Code, Failure};
+use error::{CniError, Code};
 use version::Version;
 
-/// A configuration with a large result in it is some kilobytes.
+/// The maximum size of standard input. A configuration with a large result has some kilobytes.
 const INPUT_BYTES_MAX: u64 = 16 << 20;
 
 const ABOUT: &str = concat!(
@@ -40,7 +42,7 @@ fn main() -> ExitCode {
     let command = env::var_os("CNI_COMMAND").unwrap_or_default();
     let command = command.to_string_lossy();
     if command.trim().is_empty() {
-        say(ABOUT);
+        print_to_stderr(ABOUT);
         return ExitCode::SUCCESS;
     }
     let is_del = command == "DEL";
@@ -48,76 +50,77 @@ fn main() -> ExitCode {
         if is_del {
             exit(0);
         }
-        let failure = Failure::new(Code::Internal, format!("this is a fault of portico-cni: {panic}"));
-        write(&failure.json(Version::LATEST));
+        let error = CniError::new(Code::Internal, format!("internal error in portico-cni: {panic}"));
+        print_to_stdout(&error.json(Version::LATEST.name()));
         exit(1);
     }));
     let mut version = Version::LATEST;
-    match answer(&command, &mut version) {
-        Ok(text) if write(&text) => ExitCode::SUCCESS,
+    match run(&command, &mut version) {
+        Ok(result) if print_to_stdout(&result) => ExitCode::SUCCESS,
         Ok(_) => ExitCode::FAILURE,
-        Err(failure) if is_del => {
-            say(&format!("portico-cni: DEL: {}\n", failure.message));
+        Err(error) if is_del => {
+            print_to_stderr(&format!("portico-cni: DEL: {}\n", error.message));
             ExitCode::SUCCESS
         }
-        Err(failure) => {
-            write(&failure.json(version));
+        Err(error) => {
+            print_to_stdout(&error.json(version.name()));
             ExitCode::FAILURE
         }
     }
 }
 
-/// What goes to standard output. Failures are told in `version`, once it is known.
-fn answer(command: &str, version: &mut Version) -> Result<String, Failure> {
+/// Executes a command, and returns the result for standard output. Sets `version` once the configuration is parsed:
+/// errors have the version of the configuration.
+fn run(command: &str, version: &mut Version) -> Result<String, CniError> {
     match command {
-        // The runtime sets nothing for it, and some set nonsense.
-        "VERSION" => Ok(Version::answer()),
+        // The specification defines no variables for VERSION; some runtimes set invalid ones.
+        "VERSION" => Ok(Version::version_result()),
         "ADD" => {
-            let container = Container::from_env(true)?;
-            with_conf(version, |conf, version| attach::add(&container, conf, version))
+            let args = CniArgs::from_env(true)?;
+            with_conf(version, |conf, version| add::add(&args, conf, version))
         }
         "DEL" => {
-            let container = Container::from_env(false)?;
-            let input = input()?;
-            detach::del(&container, &Conf::parse(&input)?)
+            let args = CniArgs::from_env(false)?;
+            let input = read_input()?;
+            del::del(&args, &Conf::parse(&input)?)
         }
         "CHECK" => {
-            let container = Container::from_env(true)?;
-            with_conf(version, |conf, version| check::check(&container, conf, version))
+            let args = CniArgs::from_env(true)?;
+            with_conf(version, |conf, version| check::check(&args, conf, version))
         }
-        "GC" => with_conf(version, collect::gc),
+        "GC" => with_conf(version, gc::gc),
         "STATUS" => with_conf(version, status::status),
-        other => Err(Failure::new(Code::InvalidEnvironment, format!("unknown CNI_COMMAND: {other:?}"))),
+        other => Err(CniError::new(Code::InvalidEnvironment, format!("unknown CNI_COMMAND: {other:?}"))),
     }
 }
 
 fn with_conf(
-    known: &mut Version,
-    verb: impl FnOnce(&Conf<'_>, Version) -> Result<String, Failure>,
-) -> Result<String, Failure> {
-    let input = input()?;
+    conf_version: &mut Version,
+    verb: impl FnOnce(&Conf<'_>, Version) -> Result<String, CniError>,
+) -> Result<String, CniError> {
+    let input = read_input()?;
     let conf = Conf::parse(&input)?;
-    *known = conf.version()?;
-    verb(&conf, *known)
+    *conf_version = conf.version()?;
+    verb(&conf, *conf_version)
 }
 
-fn input() -> Result<Vec<u8>, Failure> {
+fn read_input() -> Result<Vec<u8>, CniError> {
     let mut input = Vec::new();
-    let refused = |why| Failure::new(Code::InputOutput, format!("read standard input: {why}"));
-    let read = io::stdin().lock().take(INPUT_BYTES_MAX + 1).read_to_end(&mut input);
-    let bytes = read.map_err(|why| refused(why.to_string()))?;
+    let failed = |why| CniError::new(Code::InputOutput, format!("failed to read standard input: {why}"));
+    let result = io::stdin().lock().take(INPUT_BYTES_MAX + 1).read_to_end(&mut input);
+    let bytes = result.map_err(|error| failed(error.to_string()))?;
     if bytes as u64 > INPUT_BYTES_MAX {
-        return Err(refused(format!("it is larger than {INPUT_BYTES_MAX} bytes")));
+        return Err(failed(format!("larger than {INPUT_BYTES_MAX} bytes")));
     }
     Ok(input)
 }
 
-/// Whether it reached the runtime; one that is gone is no reason to panic.
-fn write(text: &str) -> bool {
+/// Returns false if the runtime has closed the pipe, which is not a reason to panic.
+fn print_to_stdout(text: &str) -> bool {
     let mut output = io::stdout().lock();
     output.write_all(text.as_bytes()).and_then(|()| output.flush()).is_ok()
 }
 
-fn say(text: &str) {
+fn print_to_stderr(text: &str) {
     let _ = io::stderr().write_all(text.as_bytes());
 }

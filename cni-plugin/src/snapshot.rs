@@ -1,7 +1,7 @@
-//! The agent's last snapshot: a pod is programmed from it while the agent is not there.
+//! Programs a pod from the agent's last ruleset snapshot if no agent is running.
 //!
-//! It is the agent's own encoding, so the pod gets what the agent would have given it at that time; the
-//! agent adopts it by its record. What must not go in here: services, or a choice among them.
+//! The agent has encoded the snapshot, so the pod gets what the agent would have programmed at that time. The agent
+//! recovers the attachment from its record when it starts.
 
 use std::path::Path;
 
@@ -9,36 +9,36 @@ use agent_ipc::{Attachment, VIEW_DEFAULT, ruleset_path, with_causes};
 use netns_nft::{Error, Netns, RulesetSnapshot, SnapshotError, add_service_routes};
 use proxy_core::annotation::PORTALS;
 
-use crate::conf::invalid;
-use crate::failure::{Code, Failure};
+use crate::error::{CniError, Code};
+use crate::json::invalid;
 
-/// The snapshot for a pod with this selection of services, or why there is none: only the agent knows what
-/// a selection comes to.
-pub(crate) fn usable(state_dir: &Path, selection: Option<&str>) -> Result<RulesetSnapshot, String> {
+/// Reads the snapshot for a pod with this selection of services. It fails with the reason if there is no usable one:
+/// only the agent can compute a selection.
+pub(crate) fn read(state_dir: &Path, selection: Option<&str>) -> Result<RulesetSnapshot, String> {
     if selection.is_some() {
-        return Err(format!("the pod chooses its services (annotation {})", PORTALS.key));
+        return Err(format!("the pod selects services (annotation {})", PORTALS.key));
     }
     let path = ruleset_path(state_dir, VIEW_DEFAULT);
     RulesetSnapshot::read(&path).map_err(|error| match error {
         SnapshotError::Read { .. } => with_causes(&error),
-        bad => format!("{}: {bad}", path.display()),
+        invalid => format!("{}: {invalid}", path.display()),
     })
 }
 
-/// Programs a pod: its rules in one transaction, and the routes that lead to them.
+/// Programs a pod: applies the ruleset in one transaction, and adds the routes to the service ranges.
 pub(crate) fn program(
     netns: &Netns,
     attachment: &Attachment,
-    stored: &RulesetSnapshot,
-) -> Result<(), Failure> {
+    snapshot: &RulesetSnapshot,
+) -> Result<(), CniError> {
     let guests = attachment.guests().map_err(invalid)?;
-    let programmed = || {
-        netns.socket()?.apply(&stored.batch.with_guests(&guests))?;
-        add_service_routes(netns, &attachment.key.interface, &attachment.addresses, &stored.ranges)
+    let program = || {
+        netns.socket()?.apply(&snapshot.batch.with_guests(&guests))?;
+        add_service_routes(netns, &attachment.key.interface, &attachment.addresses, &snapshot.ranges)
     };
-    programmed().map(drop).map_err(|error: Error| {
+    program().map(drop).map_err(|error: Error| {
         let code = if error.is_transient() { Code::TryAgainLater } else { Code::NotProgrammed };
-        let what = attachment.netns.display();
-        Failure::new(code, format!("program {what} from the snapshot: {}", with_causes(&error)))
+        let path = attachment.netns.display();
+        CniError::new(code, format!("failed to program {path} from the snapshot: {}", with_causes(&error)))
     })
 }

@@ -1,19 +1,18 @@
-//! `Version`: the versions of CNI that can be chained, from 0.3.0 on.
+//! `Version`: the versions of the CNI specification with chained plugins, from 0.3.0 on.
 //!
-//! The order is that of time, so that what came with a version can be asked for. What must not go in here:
-//! how a result looks in each; it is passed through.
+//! The versions are ordered by time, so that a verb can be compared with the version that introduced it.
 
-use crate::failure::{Code, Failure};
+use crate::error::{CniError, Code};
 
-/// A version of a configuration.
+/// The version of a configuration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Version {
     V0_3_0,
     V0_3_1,
-    /// CHECK came.
+    /// Introduced CHECK.
     V0_4_0,
     V1_0_0,
-    /// GC and STATUS came.
+    /// Introduced GC and STATUS.
     V1_1_0,
 }
 
@@ -31,32 +30,32 @@ impl Version {
         }
     }
 
-    /// The version with exactly this name, as the runtime compares them.
-    pub(crate) fn named(name: &str) -> Result<Self, Failure> {
+    /// Parses a version, exactly as runtimes compare them.
+    pub(crate) fn from_name(name: &str) -> Result<Self, CniError> {
         Self::ALL.into_iter().find(|version| version.name() == name).ok_or_else(|| {
             let supported = Self::ALL.map(Self::name).join(", ");
             let why = if name.is_empty() {
-                // So says the specification.
-                format!("no cniVersion, which means 0.1.0; supported are {supported}")
+                // The specification defines 0.1.0 as the default.
+                format!("no cniVersion, which means 0.1.0 (supported: {supported})")
             } else {
-                format!("cniVersion {name:?} is not supported; supported are {supported}")
+                format!("unsupported cniVersion {name:?} (supported: {supported})")
             };
-            Failure::new(Code::IncompatibleVersion, why)
+            CniError::new(Code::IncompatibleVersion, why)
         })
     }
 
-    /// Refuses a verb that came later.
-    pub(crate) fn needs(self, verb: &str, since: Self) -> Result<(), Failure> {
+    /// Rejects a verb that a later version introduced.
+    pub(crate) fn require(self, verb: &str, since: Self) -> Result<(), CniError> {
         if self >= since {
             return Ok(());
         }
         let why =
-            format!("{verb} came with cniVersion {}, the configuration says {}", since.name(), self.name());
-        Err(Failure::new(Code::IncompatibleVersion, why))
+            format!("{verb} requires cniVersion {}, the configuration has {}", since.name(), self.name());
+        Err(CniError::new(Code::IncompatibleVersion, why))
     }
 
-    /// The answer to VERSION.
-    pub(crate) fn answer() -> String {
+    /// The result of VERSION.
+    pub(crate) fn version_result() -> String {
         let supported = Self::ALL.map(|version| format!("\"{}\"", version.name())).join(",");
         format!("{{\"cniVersion\":\"{}\",\"supportedVersions\":[{supported}]}}", Self::LATEST.name())
     }

@@ -1,6 +1,5 @@
-//! What comes in: every environment and every configuration that is not as it should be gets the code that
-//! CNI has for it, and a message that names what is wrong. No privilege is needed: all of it is found
-//! before a network namespace is entered.
+//! Invalid environments and configurations: each is rejected with its error code of the CNI specification and a message
+//! that names the problem, before a network namespace is entered, so these tests need no privileges.
 
 #[path = "fixture/runtime.rs"]
 #[allow(dead_code, unused_imports)]
@@ -26,19 +25,19 @@ fn good() -> Value {
     conf(Path::new("/nonexistent"))
 }
 
-/// An ADD that is right but for the network namespace, which is the plugin's own.
+/// Asserts that an ADD is valid except for the network namespace, which is the plugin's own.
 #[track_caller]
 fn assert_only_netns_is_wrong(call: &Call) {
     call.run().failed(8, &["CNI_NETNS", "this process's own"]);
 }
 
 #[test]
-fn a_good_call_has_nothing_wrong_but_the_netns() {
+fn valid_call_fails_only_because_of_its_netns() {
     assert_only_netns_is_wrong(&add(&good()));
 }
 
 #[test]
-fn all_missing_variables_are_named_at_once() {
+fn all_missing_variables_are_reported_at_once() {
     for verb in ["ADD", "CHECK"] {
         let call = call(verb, &good()).without("CNI_CONTAINERID").without("CNI_NETNS");
         let call = call.env("CNI_IFNAME", "").without("CNI_ARGS");
@@ -48,7 +47,7 @@ fn all_missing_variables_are_named_at_once() {
 }
 
 #[test]
-fn gc_status_and_version_need_no_variables() {
+fn gc_status_and_version_require_no_variables() {
     for verb in ["GC", "STATUS", "VERSION"] {
         let conf = with(good(), "onAgentDown", json!("ignore"));
         let mut call = call(verb, &conf);
@@ -60,7 +59,7 @@ fn gc_status_and_version_need_no_variables() {
 }
 
 #[test]
-fn names_that_are_none_are_refused() {
+fn invalid_names_are_rejected() {
     for id in ["a/b", "../x", "-a", "a b", "ä"] {
         add(&good()).env("CNI_CONTAINERID", id).run().failed(4, &["CNI_CONTAINERID", id]);
     }
@@ -71,7 +70,7 @@ fn names_that_are_none_are_refused() {
 }
 
 #[test]
-fn a_verb_that_nobody_knows_is_named_and_none_is_a_question_about_us() {
+fn unknown_command_is_rejected_and_an_empty_one_prints_the_version() {
     call("DANCE", &good()).run().failed(4, &["CNI_COMMAND", "DANCE"]);
     call("add", &good()).run().failed(4, &["CNI_COMMAND", "add"]);
     for call in [call("", &good()), call(" ", &good()), call("", &good()).without("CNI_COMMAND")] {
@@ -82,15 +81,15 @@ fn a_verb_that_nobody_knows_is_named_and_none_is_a_question_about_us() {
 }
 
 #[test]
-fn what_is_no_json_object_cannot_be_decoded() {
+fn input_that_is_not_a_json_object_is_rejected() {
     for (input, words) in [
         (&b""[..], "standard input is empty"),
         (b"{", "EOF while parsing"),
         (b"null", "expected a map"),
         (b"[]", "expected a map"),
         (b"{} {}", "trailing characters"),
-        (b"{\"name\":\"\xff\"}", "standard input is no configuration"),
-        (b"\xef\xbb\xbf{}", "standard input is no configuration"),
+        (b"{\"name\":\"\xff\"}", "invalid configuration on standard input"),
+        (b"\xef\xbb\xbf{}", "invalid configuration on standard input"),
     ] {
         for verb in ["ADD", "CHECK", "GC", "STATUS"] {
             call(verb, &good()).input(input).run().failed(6, &[words]);
@@ -99,27 +98,27 @@ fn what_is_no_json_object_cannot_be_decoded() {
 }
 
 #[test]
-fn deep_nesting_is_no_stack_overflow() {
+fn deep_nesting_does_not_overflow_the_stack() {
     let deep = format!("{{\"x\":{}", "[".repeat(1 << 20));
     add(&good()).input(deep).run().failed(6, &["EOF while parsing a list"]);
 }
 
 #[test]
-fn ten_megabytes_are_read_and_seventeen_are_refused_by_name() {
+fn input_of_10_mb_is_accepted_and_of_17_mb_rejected() {
     let padded = |bytes| with(good(), "args", json!({"x": "y".repeat(bytes)}));
     assert_only_netns_is_wrong(&add(&padded(10 << 20)));
     add(&padded(17 << 20)).run().failed(5, &["larger than 16777216 bytes"]);
 }
 
 #[test]
-fn of_equal_keys_the_last_one_counts_as_for_libcni() {
+fn last_duplicate_key_counts_as_in_libcni() {
     let text = good().to_string();
     let doubled = text.replacen('{', r#"{"name":"../x","#, 1);
     assert_only_netns_is_wrong(&add(&good()).input(doubled));
 }
 
 #[test]
-fn only_versions_that_can_be_chained_are_supported() {
+fn only_versions_with_chained_plugins_are_supported() {
     for version in ["0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"] {
         let outcome = add(&with(good(), "cniVersion", json!(version))).run();
         outcome.failed(8, &[]);
@@ -134,7 +133,7 @@ fn only_versions_that_can_be_chained_are_supported() {
 }
 
 #[test]
-fn a_verb_that_came_later_is_refused_to_an_older_configuration() {
+fn verb_is_rejected_for_versions_that_lack_it() {
     for (verb, version, since) in [
         ("CHECK", "0.3.0", "0.4.0"),
         ("CHECK", "0.3.1", "0.4.0"),
@@ -146,16 +145,16 @@ fn a_verb_that_came_later_is_refused_to_an_older_configuration() {
 }
 
 #[test]
-fn a_network_has_a_name() {
+fn network_name_is_required_and_validated() {
     add(&without(good(), "name")).run().failed(7, &["name", "missing"]);
     for name in ["../x", "", "a/b", "-x"] {
-        add(&with(good(), "name", json!(name))).run().failed(7, &["name", "no name of a network"]);
+        add(&with(good(), "name", json!(name))).run().failed(7, &["name", "not a valid network name"]);
     }
     add(&with(good(), "name", json!(5))).run().failed(7, &["name", "expected a string"]);
 }
 
 #[test]
-fn a_result_of_the_plugins_before_is_required_and_looked_at() {
+fn prev_result_is_required_and_validated() {
     add(&without(good(), "prevResult")).run().failed(7, &["prevResult", "missing"]);
     add(&with(good(), "prevResult", json!(null))).run().failed(7, &["prevResult", "missing"]);
     add(&with(good(), "prevResult", json!("x"))).run().failed(7, &["prevResult", "expected a map"]);
@@ -171,24 +170,24 @@ fn a_result_of_the_plugins_before_is_required_and_looked_at() {
 }
 
 #[test]
-fn our_own_keys_are_held_to_what_they_mean() {
+fn values_of_the_plugins_keys_are_validated() {
     add(&with(good(), "onAgentDown", json!("panic")))
         .run()
-        .failed(7, &["onAgentDown", "\"panic\"", "\"snapshot\"", "\"fail\"", "\"ignore\""]);
+        .failed(7, &["onAgentDown", "\"panic\"", "snapshot, fail, ignore"]);
     add(&with(good(), "onAgentDown", json!(true))).run().failed(7, &["onAgentDown"]);
-    add(&with(good(), "socket", json!("agent.sock"))).run().failed(7, &["socket", "no absolute path"]);
+    add(&with(good(), "socket", json!("agent.sock"))).run().failed(7, &["socket", "not an absolute path"]);
     add(&with(good(), "stateDir", json!(["/run"]))).run().failed(7, &["stateDir"]);
 }
 
 #[test]
-fn strange_arguments_are_skipped() {
+fn malformed_cni_args_are_ignored() {
     for args in ["a", "a=b=c", "", ";;", "K8S_POD_NAME=x", "=", "K8S_POD_NAMESPACE"] {
         assert_only_netns_is_wrong(&add(&good()).env("CNI_ARGS", args));
     }
 }
 
 #[test]
-fn annotations_that_are_ours_must_be_text_and_others_are_not_looked_at() {
+fn only_annotations_with_porticos_prefix_are_validated() {
     let annotations = |value: Value| {
         add(&with(good(), "runtimeConfig", json!({"io.kubernetes.cri.pod-annotations": value})))
     };
@@ -202,7 +201,7 @@ fn annotations_that_are_ours_must_be_text_and_others_are_not_looked_at() {
 }
 
 #[test]
-fn what_is_no_netns_of_a_pod_is_refused_before_anything_is_done() {
+fn invalid_netns_is_rejected_before_the_agent_is_contacted() {
     let folder = Folder::new("no-netns");
     let agent = Agent::start(&folder.join("agent.sock"), |_, _| Reply::Done);
     fs::write(folder.join("file"), "").unwrap();
@@ -213,16 +212,16 @@ fn what_is_no_netns_of_a_pod_is_refused_before_anything_is_done() {
         };
         refused(Path::new("/proc/self/ns/net"), &["this process's own"]);
         refused(&folder.join("absent"), &["No such file"]);
-        refused(&folder.join("file"), &["it is none"]);
-        refused(&folder.0, &["it is none"]);
-        refused(Path::new("/dev/null"), &["it is none"]);
-        refused(Path::new("/proc/self/ns/uts"), &["it is none"]);
+        refused(&folder.join("file"), &["not a network namespace"]);
+        refused(&folder.0, &["not a network namespace"]);
+        refused(Path::new("/dev/null"), &["not a network namespace"]);
+        refused(Path::new("/proc/self/ns/uts"), &["not a network namespace"]);
     }
     assert!(agent.requests().is_empty(), "{:?}", agent.requests());
 }
 
 #[test]
-fn variables_that_are_no_text_are_named() {
+fn variables_that_are_not_utf8_are_named() {
     use std::os::unix::ffi::OsStrExt;
     let name = std::ffi::OsStr::from_bytes(b"/run/\xff");
     let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_portico-cni"));
@@ -233,7 +232,7 @@ fn variables_that_are_no_text_are_named() {
 }
 
 #[test]
-fn an_answer_that_nobody_takes_is_no_panic() {
+fn closed_standard_output_is_an_error_without_a_panic() {
     for verb in ["VERSION", "ADD"] {
         let (reader, writer) = std::io::pipe().unwrap();
         drop(reader);

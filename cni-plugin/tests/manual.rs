@@ -1,4 +1,5 @@
-//! Whether the manual page says what the program does. It is written by hand, as there is no command line to make it from.
+//! Whether the manual page agrees with the program. It is written by hand, because the plugin has no command line from
+//! which it could be generated.
 
 use std::collections::BTreeSet;
 use std::io::Write;
@@ -8,15 +9,15 @@ use agent_ipc::{OnAgentDown, SOCKET_DEFAULT, STATE_DIR_DEFAULT, is_known_key};
 
 const PAGE: &str = include_str!("../portico-cni.8");
 
-/// The names in bold of a section's items.
+/// The names of a section's items, which are in bold.
 fn items(section: &str) -> BTreeSet<&'static str> {
-    let of = PAGE.split("\n.SH ").find(|part| part.starts_with(section)).expect("the section");
-    let lines = of.split("\n.TP\n").skip(1);
+    let text = PAGE.split("\n.SH ").find(|part| part.starts_with(section)).expect("the section");
+    let lines = text.split("\n.TP\n").skip(1);
     lines.filter_map(|item| item.strip_prefix("\\fB")?.split("\\fR").next()).collect()
 }
 
-/// What the program says to a command and a configuration, on both streams.
-fn said(command: &str, conf: &str) -> String {
+/// What the program prints for a command and a configuration, on both streams.
+fn output(command: &str, conf: &str) -> String {
     let mut child = Command::new(env!("CARGO_BIN_EXE_portico-cni"))
         .env("CNI_COMMAND", command)
         .stdin(Stdio::piped())
@@ -24,35 +25,35 @@ fn said(command: &str, conf: &str) -> String {
         .stderr(Stdio::piped())
         .spawn()
         .expect("start the plugin");
-    // Some commands answer without reading anything.
+    // Some commands exit without reading their input.
     let _ = child.stdin.take().expect("piped above").write_all(conf.as_bytes());
-    let output = child.wait_with_output().expect("wait for the plugin");
-    String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned()
+    let streams = child.wait_with_output().expect("wait for the plugin");
+    String::from_utf8_lossy(&[streams.stdout, streams.stderr].concat()).into_owned()
 }
 
 #[test]
-fn the_manual_page_of_the_plugin_names_every_command() {
+fn plugin_manual_names_every_command() {
     let commands = items("COMMANDS");
     assert_eq!(commands, ["ADD", "CHECK", "DEL", "GC", "STATUS", "VERSION"].into());
     for command in commands {
-        assert!(!said(command, "").contains("unknown CNI_COMMAND"), "{command}");
+        assert!(!output(command, "").contains("unknown CNI_COMMAND"), "{command}");
     }
-    assert!(said("STOP", "").contains("unknown CNI_COMMAND"));
+    assert!(output("STOP", "").contains("unknown CNI_COMMAND"));
 }
 
 #[test]
-fn every_key_in_the_manual_page_of_the_plugin_is_one_that_it_reads() {
+fn keys_in_the_plugin_manual_are_read() {
     let keys = items("CONFIGURATION");
     assert_eq!(keys, ["onAgentDown", "socket", "stateDir"].into());
     for key in keys {
         assert!(is_known_key(key), "{key}");
         let conf = format!(r#"{{"cniVersion": "1.1.0", "name": "pods", "type": "portico-cni", "{key}": 1}}"#);
-        assert!(said("STATUS", &conf).contains(&format!("{key}: ")), "{key}: {}", said("STATUS", &conf));
+        assert!(output("STATUS", &conf).contains(&format!("{key}: ")), "{key}: {}", output("STATUS", &conf));
     }
 }
 
 #[test]
-fn every_default_and_choice_in_the_manual_page_of_the_plugin_is_true() {
+fn defaults_and_choices_in_the_plugin_manual_are_correct() {
     let default = OnAgentDown::default().name();
     for (key, value) in
         [("socket", SOCKET_DEFAULT), ("stateDir", STATE_DIR_DEFAULT), ("onAgentDown", default)]

@@ -1,5 +1,5 @@
-//! What the verbs do that need no network namespace: DEL never fails, GC forgets what is not valid and only
-//! that, STATUS says whether ADD would be served, VERSION looks at nothing.
+//! The verbs that need no network namespace: DEL never fails, GC removes invalid attachments only, STATUS reports whether
+//! ADD can succeed, and VERSION ignores its input.
 
 #[path = "fixture/runtime.rs"]
 #[allow(dead_code, unused_imports)]
@@ -57,7 +57,7 @@ fn write_records(folder: &Folder, keys: impl IntoIterator<Item = AttachmentKey>)
     }
 }
 
-/// The keys of the records that are left.
+/// The keys of the remaining records.
 fn left(folder: &Folder) -> Vec<AttachmentKey> {
     let (records, broken) = Records::new(&folder.0).read_all().expect("read the records");
     assert!(broken.is_empty(), "{broken:?}");
@@ -65,7 +65,7 @@ fn left(folder: &Folder) -> Vec<AttachmentKey> {
 }
 
 #[test]
-fn version_looks_at_nothing() {
+fn version_ignores_its_input() {
     let supported = concat!(
         r#"{"cniVersion":"1.1.0","#,
         r#""supportedVersions":["0.3.0","0.3.1","0.4.0","1.0.0","1.1.0"]}"#
@@ -76,7 +76,7 @@ fn version_looks_at_nothing() {
 }
 
 #[test]
-fn del_succeeds_whatever_comes() {
+fn del_succeeds_for_any_input() {
     let folder = Folder::new("del");
     let conf = conf(&folder.0);
     let del = |conf: &Value| call("DEL", conf);
@@ -108,7 +108,7 @@ fn del_succeeds_whatever_comes() {
 }
 
 #[test]
-fn del_succeeds_where_the_agent_refuses_or_answers_nonsense() {
+fn del_succeeds_if_the_agent_refuses_or_sends_an_unexpected_reply() {
     for (name, answer) in [("no", refused("broken", false)), ("later", refused("busy", true))] {
         let folder = Folder::new(name);
         agent(&folder, answer);
@@ -120,7 +120,7 @@ fn del_succeeds_where_the_agent_refuses_or_answers_nonsense() {
 }
 
 #[test]
-fn del_tells_the_agent_and_removes_the_record_with_and_without_it() {
+fn del_removes_the_record_with_and_without_an_agent() {
     for is_agent_up in [false, true] {
         let folder = Folder::new(if is_agent_up { "del-up" } else { "del-down" });
         let agent = is_agent_up.then(|| agent(&folder, done));
@@ -140,18 +140,18 @@ fn gc(folder: &Folder, valid: Value) -> Call {
 }
 
 #[test]
-fn gc_tells_the_agent_what_is_valid() {
+fn gc_sends_the_valid_attachments_to_the_agent() {
     let folder = Folder::new("gc-up");
     let agent = agent(&folder, done);
     gc(&folder, json!([{"containerID": "c1", "ifname": "eth0", "new": 1}])).run().said("");
     gc(&folder, json!([])).run().said("");
     gc(&folder, json!(null)).run().said("");
-    let told = |valid: &[AttachmentKey]| Request::Gc { network: "net".into(), valid: valid.to_vec() };
-    assert_eq!(agent.requests(), [told(&[key("net", "c1")]), told(&[]), told(&[])]);
+    let request = |valid: &[AttachmentKey]| Request::Gc { network: "net".into(), valid: valid.to_vec() };
+    assert_eq!(agent.requests(), [request(&[key("net", "c1")]), request(&[]), request(&[])]);
 }
 
 #[test]
-fn gc_without_the_agent_prunes_the_records_of_its_network() {
+fn gc_without_an_agent_prunes_the_records_of_its_network() {
     let all = [key("net", "c1"), key("net", "c2"), key("other", "c1")];
     for (valid, kept) in [
         (json!([{"containerID": "c2", "ifname": "eth0"}]), &all[1..]),
@@ -167,7 +167,7 @@ fn gc_without_the_agent_prunes_the_records_of_its_network() {
 }
 
 #[test]
-fn gc_that_does_not_say_what_is_valid_deletes_nothing() {
+fn gc_without_valid_attachments_deletes_nothing() {
     for is_agent_up in [false, true] {
         let folder = Folder::new(if is_agent_up { "gc-absent-up" } else { "gc-absent-down" });
         let agent = is_agent_up.then(|| agent(&folder, done));
@@ -182,7 +182,7 @@ fn gc_that_does_not_say_what_is_valid_deletes_nothing() {
 }
 
 #[test]
-fn gc_of_more_than_a_message_holds_says_all_that_is_valid() {
+fn gc_beyond_the_size_of_a_message_sends_all_valid_attachments() {
     let folder = Folder::new("gc-list");
     let agent = agent(&folder, done);
     gc(&folder, many()).run().said("");
@@ -191,7 +191,7 @@ fn gc_of_more_than_a_message_holds_says_all_that_is_valid() {
     assert_eq!(valid[19_999], key("net", "c19999"));
 }
 
-/// More attachments than a message holds.
+/// More attachments than fit into a message.
 fn many() -> Value {
     json!(
         (0..20_000)
@@ -201,9 +201,9 @@ fn many() -> Value {
 }
 
 #[test]
-fn gc_of_more_than_an_old_agent_understands_names_those_that_are_gone() {
+fn gc_detaches_one_by_one_if_an_old_agent_refuses_the_list() {
     let folder = Folder::new("gc-huge");
-    // As 0.1.0 answers a verb that it does not know.
+    // The reply of version 0.1.0 to an unknown request.
     let agent = agent(&folder, |request, netns| match request {
         Request::Gc { .. } => refused(
             "receive a request: the message cannot be understood: unknown variant",
@@ -218,14 +218,14 @@ fn gc_of_more_than_an_old_agent_understands_names_those_that_are_gone() {
 }
 
 #[test]
-fn gc_says_what_the_agent_says() {
+fn gc_returns_the_agents_error() {
     let folder = Folder::new("gc-refused");
     agent(&folder, refused("the disk is full", false));
     gc(&folder, json!([])).run().failed(100, &["the agent: the disk is full"]);
 }
 
 #[test]
-fn status_says_what_the_agent_says() {
+fn status_returns_the_agents_error() {
     let folder = Folder::new("status-done");
     let asked = agent(&folder, done);
     call("STATUS", &conf(&folder.0)).run().said("");
@@ -239,17 +239,17 @@ fn status_says_what_the_agent_says() {
 }
 
 #[test]
-fn status_without_the_agent_depends_on_what_add_would_do() {
+fn status_without_an_agent_depends_on_on_agent_down() {
     let folder = Folder::new("status-down");
     let status = |on_agent_down: &str| {
         let conf = with(conf(&folder.0), "onAgentDown", json!(on_agent_down));
         call("STATUS", &without(conf, "prevResult")).run()
     };
     status("ignore").said("");
-    status("fail").failed(50, &["no agent listens at", "agent.sock"]);
-    status("snapshot").failed(50, &["no agent listens at", "there is no snapshot", "all.ruleset"]);
+    status("fail").failed(50, &["no agent is listening on", "agent.sock"]);
+    status("snapshot").failed(50, &["no agent is listening on", "no usable snapshot", "all.ruleset"]);
     let path = ruleset_path(&folder.0, "all");
     fs::create_dir_all(path.parent().unwrap()).unwrap();
     fs::write(&path, "garbage").unwrap();
-    status("snapshot").failed(50, &["there is no snapshot", "all.ruleset"]);
+    status("snapshot").failed(50, &["no usable snapshot", "all.ruleset"]);
 }

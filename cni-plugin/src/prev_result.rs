@@ -1,7 +1,7 @@
-//! `Previous`: the result of the plugins before this one, which goes out as it came in.
+//! `PrevResult`: the result of the previous plugins in the chain, which is passed through.
 //!
-//! Runtimes and plugins put in it what no specification lists, so nothing is parsed and written again but
-//! the version beside it. What must not go in here: a type of a result.
+//! Runtimes and plugins add keys that no specification lists, so only the version is ever rewritten; all other values
+//! keep their bytes.
 
 use std::net::IpAddr;
 
@@ -9,24 +9,25 @@ use ipnet::IpNet;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use crate::conf::{Object, invalid, value};
-use crate::failure::Failure;
+use crate::error::CniError;
+use crate::json::{Object, invalid, value};
 use crate::version::Version;
 
 /// A result, as text and as an object of raw values.
 #[derive(Debug)]
-pub(crate) struct Previous<'a> {
+pub(crate) struct PrevResult<'a> {
     text: &'a str,
     object: Object<'a>,
 }
 
-impl<'a> Previous<'a> {
-    pub(crate) fn parse(raw: &'a RawValue) -> Result<Self, Failure> {
-        let object = serde_json::from_str(raw.get()).map_err(|why| invalid(format!("prevResult: {why}")))?;
+impl<'a> PrevResult<'a> {
+    pub(crate) fn parse(raw: &'a RawValue) -> Result<Self, CniError> {
+        let object =
+            serde_json::from_str(raw.get()).map_err(|error| invalid(format!("prevResult: {error}")))?;
         Ok(Self { text: raw.get(), object })
     }
 
-    /// The result in this version: the very text, unless that says another version.
+    /// The result in this version: the same text, unless its version differs.
     pub(crate) fn in_version(&self, version: Version) -> String {
         let name = format!("\"{}\"", version.name());
         if self.object.get("cniVersion").is_some_and(|stated| stated.get() == name) {
@@ -39,17 +40,17 @@ impl<'a> Previous<'a> {
         format!("{{\"cniVersion\":{name}{others}}}")
     }
 
-    /// The addresses of this interface, and what is odd about the others.
-    pub(crate) fn addresses(&self, interface: &str) -> Result<(Vec<IpAddr>, Vec<String>), Failure> {
-        let within =
-            |failure: Failure| Failure { message: format!("prevResult.{}", failure.message), ..failure };
+    /// The addresses of this interface, and warnings about invalid entries.
+    pub(crate) fn addresses(&self, interface: &str) -> Result<(Vec<IpAddr>, Vec<String>), CniError> {
+        let in_result =
+            |error: CniError| CniError { message: format!("prevResult.{}", error.message), ..error };
         let interfaces: Vec<Interface> =
-            value(&self.object, "interfaces").map_err(within)?.unwrap_or_default();
-        let ips: Vec<Ip> = value(&self.object, "ips").map_err(within)?.unwrap_or_default();
+            value(&self.object, "interfaces").map_err(in_result)?.unwrap_or_default();
+        let ips: Vec<Ip> = value(&self.object, "ips").map_err(in_result)?.unwrap_or_default();
         let (mut addresses, mut notes) = (Vec::new(), Vec::new());
         for Ip { address, interface: index } in ips {
             let net: IpNet =
-                address.parse().map_err(|why| invalid(format!("prevResult.ips: {address:?}: {why}")))?;
+                address.parse().map_err(|error| invalid(format!("prevResult.ips: {address:?}: {error}")))?;
             let Some(index) = index else {
                 addresses.push(net.addr());
                 continue;
@@ -58,7 +59,7 @@ impl<'a> Previous<'a> {
                 Some(owner) if owner.name == interface => addresses.push(net.addr()),
                 Some(_) => {}
                 None => {
-                    notes.push(format!("prevResult.ips: {address} is of interface {index}, which is none"));
+                    notes.push(format!("prevResult.ips: {address} has the unknown interface {index}"));
                 }
             }
         }
@@ -69,7 +70,7 @@ impl<'a> Previous<'a> {
 #[derive(Deserialize)]
 struct Ip {
     address: String,
-    /// An index; absent where the plugin does not say, and then the pod has one interface.
+    /// The index of the interface; none if the pod has a single interface.
     #[serde(default)]
     interface: Option<i64>,
 }
@@ -88,16 +89,16 @@ mod tests {
 
     fn in_version(text: &str, version: Version) -> String {
         let raw: &RawValue = serde_json::from_str(text).unwrap();
-        Previous::parse(raw).expect("a result").in_version(version)
+        PrevResult::parse(raw).expect("a result").in_version(version)
     }
 
     #[test]
-    fn a_result_of_the_right_version_is_the_same_to_the_byte() {
+    fn result_of_the_same_version_is_passed_through_unchanged() {
         assert_eq!(in_version(PREVIOUS, Version::V1_0_0), PREVIOUS);
     }
 
     #[test]
-    fn another_version_or_none_is_set_and_all_else_stays() {
+    fn version_is_set_and_other_values_keep_their_bytes() {
         let set = r#"{"cniVersion":"0.4.0","a":{"deep":[1e400,{"x":null}]},"dns":{},"z":1.0}"#;
         assert_eq!(in_version(PREVIOUS, Version::V0_4_0), set);
         assert_eq!(in_version("{}", Version::V0_3_0), r#"{"cniVersion":"0.3.0"}"#);
@@ -107,12 +108,12 @@ mod tests {
         );
     }
 
-    fn addresses(text: &str) -> Result<(Vec<IpAddr>, Vec<String>), Failure> {
-        Previous::parse(serde_json::from_str(text).unwrap())?.addresses("eth0")
+    fn addresses(text: &str) -> Result<(Vec<IpAddr>, Vec<String>), CniError> {
+        PrevResult::parse(serde_json::from_str(text).unwrap())?.addresses("eth0")
     }
 
     #[test]
-    fn addresses_are_those_of_the_interface() {
+    fn addresses_of_other_interfaces_are_ignored() {
         let text = r#"{"interfaces":[{"name":"veth1"},{"name":"eth0","sandbox":"/x"},{}],"ips":[
             {"version":"4","address":"10.1.0.5/16","interface":1},{"address":"fd00::5/64","interface":1},
             {"address":"10.2.0.1/16","interface":0},{"address":"10.3.0.1/32"}]}"#;
@@ -125,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_missing_is_no_fault_and_a_strange_index_is_noted() {
+    fn missing_lists_are_empty_and_an_unknown_index_is_a_note() {
         for text in ["{}", r#"{"ips":null,"interfaces":null}"#, r#"{"ips":[]}"#] {
             assert!(addresses(text).unwrap().0.is_empty(), "{text}");
         }
@@ -137,10 +138,10 @@ mod tests {
     }
 
     #[test]
-    fn an_address_that_is_none_is_named() {
+    fn invalid_address_is_rejected_with_its_text() {
         for address in ["10.1.0.5", "10.1.0.5/33", "x/8", ""] {
-            let failure = addresses(&format!(r#"{{"ips":[{{"address":"{address}"}}]}}"#)).unwrap_err();
-            assert!(failure.message.contains(&format!("{address:?}")), "{}", failure.message);
+            let error = addresses(&format!(r#"{{"ips":[{{"address":"{address}"}}]}}"#)).unwrap_err();
+            assert!(error.message.contains(&format!("{address:?}")), "{}", error.message);
         }
     }
 }
