@@ -1,9 +1,9 @@
-//! What a kernel says of a table that a pod may have written: an answer, and never more than was asked for.
+//! Reading a table that a pod can change never panics, and never returns more than the limits.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use portico_fuzz::answers;
+use portico_fuzz::replies;
 
 fuzz_target!(|bytes: &[u8]| {
-    answers::check(bytes);
+    replies::check(bytes);
 });

@@ -4,15 +4,15 @@
 //! read_yaml, read_json: text ─ kube_source::read_str ─► Objects ─► downstream (assertions about them)
 //! review, wish:         bytes, annotations ─► injector ─► injected (every claim about patch and answer)
 //! plan:                 bytes ─ universe ─► Changes, batch by batch ─► follow (incremental = made anew)
-//! table:                bytes ─ answers ─► netns_nft::read_recorded ─► what a pod made of its table (bounded)
+//! table:                bytes ─ replies ─► netns_nft::read_recorded ─► TableState (within the limits)
 //! ```
 //! Each assertion has a message with its claim. This crate does not call libFuzzer, so all of it can also be run on a
 //! single input.
 
-pub mod answers;
 pub mod downstream;
 pub mod draw;
 pub mod follow;
 pub mod injected;
 pub mod manifest;
+pub mod replies;
 pub mod universe;
