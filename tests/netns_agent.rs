@@ -295,7 +295,7 @@ fn what_a_pod_breaks_is_found_and_repaired() {
             assert_eq!(says(&pod, "10.96.0.1:80"), "a", "after {damage}");
         }
         let log = agent.log();
-        assert!(log.contains("found damaged") && log.contains("the table is gone"), "{log}");
+        assert!(log.contains("ruleset drift detected") && log.contains("the table is gone"), "{log}");
     });
 }
 

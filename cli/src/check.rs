@@ -107,7 +107,7 @@ fn api_server(args: &CheckArgs) -> Finding {
         );
     }
     let remedy = "check the address, the certificate, and the role of the service account".to_owned();
-    match node_agent::reach(args.kubeconfig.as_deref()) {
+    match node_agent::probe_api_server(args.kubeconfig.as_deref()) {
         Ok(version) => Pass(format!("Kubernetes {version}; may list services and EndpointSlices")),
         Err(error) => Fail(format!("{error:#}"), remedy),
     }

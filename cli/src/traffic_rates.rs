@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use crate::live_view::rate;
 use crate::table::{Cell, Table, UNHEALTHY};
-use node_agent::{BackendHits, PortalHits, Report, Served};
+use node_agent::{BackendHits, PortalHits, Report, ServedBy};
 
 /// The traffic of a portal in a pod.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -77,7 +77,7 @@ fn all_traffic(report: &Report) -> impl Iterator<Item = (u64, PortalHits)> {
             let hits = PortalHits {
                 portal: portal.portal.clone(),
                 service: portal.service.clone(),
-                by: Served::Relay,
+                by: ServedBy::Relay,
                 hits: portal.totals.connections,
                 backends: backends
                     .map(|backend| BackendHits { backend: backend.backend, hits: backend.connections })
@@ -105,7 +105,7 @@ impl Rates {
 struct SampleIndex {
     /// The time since that report.
     seconds: f64,
-    portals: BTreeMap<(u64, String, Served), PortalHits>,
+    portals: BTreeMap<(u64, String, ServedBy), PortalHits>,
     /// The network namespaces whose counters that report includes.
     namespaces: BTreeSet<u64>,
     /// Whether that report includes all used portals.
@@ -128,7 +128,7 @@ impl SampleIndex {
         let before = self.portals.get(&(netns, portal.portal.clone(), portal.by));
         // The relay reports all its portals, so a relayed portal that is missing had no connections.
         let had_no_hits =
-            portal.by == Served::Relay || (self.is_complete && self.namespaces.contains(&netns));
+            portal.by == ServedBy::Relay || (self.is_complete && self.namespaces.contains(&netns));
         if before.is_none() && !had_no_hits {
             return Rates::unknown(portal);
         }
@@ -152,7 +152,7 @@ pub(crate) fn table(rows: &[TrafficRow], backends_max: usize) -> Table<6> {
     let rate_text = |rate: Option<f64>| rate.map_or_else(|| "-".to_owned(), |rate| format!("{rate:.1}"));
     for TrafficRow { netns: _, pod, portal, per_second, backends_per_second } in rows {
         let PortalHits { portal, service, by, hits, backends } = portal;
-        let is_rejected = matches!(by, Served::Refused | Served::Dropped);
+        let is_rejected = matches!(by, ServedBy::Refused | ServedBy::Dropped);
         let style = if is_rejected { UNHEALTHY } else { Style::new() };
         table.push([
             Cell::plain(pod),

@@ -10,8 +10,8 @@ use ipnet::IpNet;
 use proxy_core::ruleset::Settings;
 
 use crate::allowed::AllowedArgs;
-use crate::demand::{ON_DEMAND_ABOVE, Provision};
 use crate::mode_arg::ModeArg;
+use crate::on_demand::{ON_DEMAND_ABOVE, ProgrammingMode};
 
 /// `portico agent`.
 #[derive(Debug, Args)]
@@ -24,14 +24,14 @@ pub struct AgentArgs {
     pub(crate) state_dir: PathBuf,
     /// Where /metrics, /healthz and /readyz are served; "none" serves them nowhere.
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:9477", value_parser = address_or_none)]
-    pub(crate) metrics: Listen,
+    pub(crate) metrics: ListenAddress,
     /// The node on which this runs; decides which endpoints are near.
     #[arg(long, value_name = "NAME", env = "NODE_NAME")]
     pub(crate) node: Option<String>,
     /// Files and folders of Kubernetes objects to watch; no API server is asked then. May repeat.
     #[arg(long, value_name = "DIR", num_args = 1..)]
     pub(crate) manifests: Vec<PathBuf>,
-    /// How to reach the API server; without it and without --manifests, the pod's own service account.
+    /// How to probe_api_server the API server; without it and without --manifests, the pod's own service account.
     #[arg(long, value_name = "FILE", env = "KUBECONFIG")]
     pub(crate) kubeconfig: Option<PathBuf>,
     /// The net from which a service in a manifest without an address gets one; once for each family.
@@ -111,25 +111,25 @@ pub(crate) enum PortalsArg {
 
 impl PortalsArg {
     /// Which portals these are, where auto means on demand above a number.
-    pub(crate) const fn provision(self, on_demand_above: usize) -> Provision {
+    pub(crate) const fn provision(self, on_demand_above: usize) -> ProgrammingMode {
         match self {
-            Self::All => Provision::All,
-            Self::OnDemand => Provision::OnDemand,
-            Self::Auto => Provision::OnDemandAbove(on_demand_above),
+            Self::All => ProgrammingMode::All,
+            Self::OnDemand => ProgrammingMode::OnDemand,
+            Self::Auto => ProgrammingMode::OnDemandAbove(on_demand_above),
         }
     }
 }
 
 /// An address to listen on, or none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Listen(pub(crate) Option<SocketAddr>);
+pub(crate) struct ListenAddress(pub(crate) Option<SocketAddr>);
 
-fn address_or_none(text: &str) -> Result<Listen, String> {
+fn address_or_none(text: &str) -> Result<ListenAddress, String> {
     if text == "none" {
-        return Ok(Listen(None));
+        return Ok(ListenAddress(None));
     }
     let wrong = |_| format!("\"{text}\" is no address and port, like 127.0.0.1:9477, and not \"none\"");
-    text.parse().map(|address| Listen(Some(address))).map_err(wrong)
+    text.parse().map(|address| ListenAddress(Some(address))).map_err(wrong)
 }
 
 fn milliseconds(text: &str) -> Result<Duration, String> {

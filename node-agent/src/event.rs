@@ -1,7 +1,7 @@
-//! What happens to the agent (`Event`), and what it wants done (`Effect`).
+//! `Event` and `Effect`: the inputs and outputs of the reconciler.
 //!
-//! The agent itself is a state machine without IO or clock; the driver turns the world into events and runs
-//! effects. What must not go in here: how either is done.
+//! The reconciler is a state machine without I/O and without a clock. The event loop turns requests, changes of
+//! services, results of jobs and timers into events, and executes the effects that the reconciler returns.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -19,159 +19,159 @@ use proxy_core::ruleset::Ruleset;
 use proxy_core::service::ServiceKey;
 use proxy_core::snapshot::Change;
 
-use crate::pool::Kind;
-use crate::view::Prepared;
+use crate::thread_pools::WorkKind;
+use crate::view::EncodedBatch;
 
-/// Whoever asked and waits for an answer.
+/// Identifies a request that waits for a reply.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Ticket(pub(crate) u64);
+pub(crate) struct RequestId(pub(crate) u64);
 
-/// Something that happened.
+/// An input of the reconciler.
 #[derive(Debug)]
 pub(crate) enum Event {
     /// Services or endpoints changed.
     Changes(Vec<Change>),
-    /// The own node changed.
+    /// The node of this agent changed.
     Node(Node),
-    /// All that there was at first is known.
+    /// The initial sync is complete.
     Synced,
-    /// The source cannot be read.
-    Trouble(String),
-    /// It can be read again.
+    /// The service source cannot be read, for this reason.
+    Outage(String),
+    /// The service source can be read again.
     Recovered,
-    /// How many objects cannot be used has changed, or there is one to name.
-    Refused(RejectedObjects),
-    /// The plugin brings a pod; its network namespace is open.
-    Attach(Ticket, Attachment, NetnsId),
-    /// An attachment was found that nobody brought; its network namespace is open.
-    Adopt(Record),
-    /// The plugin says that an attachment is gone.
-    Detach(Ticket, AttachmentKey),
-    /// The plugin asks whether a network namespace holds what it should.
-    Check(Ticket, NetnsId),
-    /// The plugin says which attachments of a network are left.
-    Gc(Ticket, String, Vec<AttachmentKey>),
-    /// The plugin asks whether an attachment would be served now.
-    Ready(Ticket),
-    /// A network namespace is not where it was: its pod is gone.
-    Gone(NetnsId),
-    /// A job in a network namespace had the relay listen there, or why it could not; then nothing else is done.
-    Listened(NetnsId, Option<String>),
-    /// A job in a network namespace ended.
-    Done(NetnsId, Outcome),
-    /// A record was written, or could not be.
-    Recorded(Box<Record>, bool),
-    /// A first connection in a network namespace came to the relay, on its way to this portal.
-    Used(NetnsId, PortalKey),
-    /// A clean-up of UDP flows in a network namespace ended; true where nothing of it is left to do.
-    CleanedUp(NetnsId, bool),
+    /// The number of rejected objects changed, or a rejected object must be logged.
+    RejectedObjects(RejectedObjects),
+    /// The plugin attaches a pod. Its netns is open.
+    Attach(RequestId, Attachment, NetnsId),
+    /// An attachment was found in a record or in the CNI cache. Its netns is open.
+    Recover(Record),
+    /// The plugin detaches a pod.
+    Detach(RequestId, AttachmentKey),
+    /// The plugin asks whether a netns is up to date.
+    Check(RequestId, NetnsId),
+    /// The plugin lists the remaining attachments of a network.
+    Gc(RequestId, String, Vec<AttachmentKey>),
+    /// The plugin asks whether the agent can attach pods.
+    Ready(RequestId),
+    /// A netns no longer exists: its pod was deleted.
+    NetnsGone(NetnsId),
+    /// A job made the relay listen in a netns, or failed to, for this reason. In that case the job does nothing else.
+    RelayListening(NetnsId, Option<String>),
+    /// A job in a netns ended.
+    JobDone(NetnsId, Outcome),
+    /// A record was written (true), or could not be written (false).
+    RecordWritten(Box<Record>, bool),
+    /// The relay received the first connection of a netns to this portal.
+    PortalUsed(NetnsId, PortalKey),
+    /// A clean-up of UDP conntrack entries ended. True if it is complete, or if a retry cannot help.
+    CleanupDone(NetnsId, bool),
     /// Time has passed.
     Tick,
 }
 
-/// Something to be done, in order.
+/// An output of the reconciler. Effects are executed in order.
 #[derive(Debug)]
 pub(crate) enum Effect {
-    /// Work in a network namespace; the outcome comes back as `Event::Done`.
+    /// Run a job in a netns. Its outcome returns as `Event::JobDone`.
     Run(NetnsId, Job),
-    /// Make UDP flows leave backends that are gone; its end comes back as `Event::CleanedUp`.
-    ForgetUdp(NetnsId, Flows),
-    /// Answer.
-    Answer(Ticket, Reply),
-    /// Write down an attachment.
-    Write(Record),
-    /// Remove what was written down.
-    Erase(AttachmentKey),
-    /// Let go of a network namespace.
-    Close(NetnsId),
-    /// Look which network namespaces are still where they were, and for records that nobody adopted.
-    Look,
-    /// Leave the ruleset of all services where the plugin finds it when the agent is not there.
-    Store(Stored),
-    /// The portals of a view, as they are now: what the relay chooses from.
-    Portals(ServiceFilter, Portals),
-    /// Nobody has this view any more.
-    ViewGone(ServiceFilter),
-    /// Say it in the log.
-    Note(Note),
+    /// Delete conntrack entries of UDP flows to other backends than these. The end returns as `Event::CleanupDone`.
+    DeleteStaleUdp(NetnsId, UdpBackends),
+    /// Reply to a request.
+    Reply(RequestId, Reply),
+    /// Write the record of an attachment.
+    WriteRecord(Record),
+    /// Remove the record of an attachment.
+    RemoveRecord(AttachmentKey),
+    /// Drop the handle of a netns.
+    CloseNetns(NetnsId),
+    /// Find deleted network namespaces and unknown attachments.
+    Sweep,
+    /// Store the ruleset of all services for the plugin, which uses it while no agent is running.
+    StoreRuleset(StoredRuleset),
+    /// Update the portals of a view in the relay.
+    SetRelayPortals(ServiceFilter, Portals),
+    /// Remove an unused view from the relay.
+    RemoveRelayView(ServiceFilter),
+    /// Write a log message.
+    Log(LogEvent),
 }
 
-/// The UDP portals that changed, and where each may lead now.
-pub(crate) type Flows = Arc<BTreeMap<PortalKey, Arc<[SocketAddr]>>>;
+/// UDP portals, and the backends to which their flows may lead.
+pub(crate) type UdpBackends = Arc<BTreeMap<PortalKey, Arc<[SocketAddr]>>>;
 
-/// How many connections came to each portal that stands in a table on demand.
-pub(crate) type Hits = BTreeMap<PortalKey, u64>;
+/// The number of connections to each portal of an on-demand table.
+pub(crate) type HitCounts = BTreeMap<PortalKey, u64>;
 
-/// What the plugin needs when the agent is not there.
+/// The ruleset that the plugin uses while no agent is running.
 #[derive(Debug)]
-pub(crate) struct Stored {
+pub(crate) struct StoredRuleset {
     pub(crate) revision: u64,
     pub(crate) ranges: Arc<[IpNet]>,
     pub(crate) ruleset: Ruleset,
 }
 
-/// An interface and its addresses: service addresses that no route leads to go this way.
+/// An interface of a pod and its addresses. Service addresses without a route are routed over it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Exit {
+pub(crate) struct Egress {
     pub(crate) interface: String,
     pub(crate) addresses: Vec<IpAddr>,
 }
 
-/// Work in one network namespace.
+/// A job in a netns.
 #[derive(Debug)]
 pub(crate) struct Job {
-    /// The threads that do it.
-    pub(crate) kind: Kind,
-    /// Routes to these ranges are to be there first; none where they are known to be.
-    pub(crate) routes: Option<(Vec<Exit>, Arc<[IpNet]>)>,
-    /// The relay is to listen there first, and serve this view; none: nothing is relayed there.
+    /// The thread pool that runs it.
+    pub(crate) kind: WorkKind,
+    /// The routes to ensure first: the interfaces, and the service ranges.
+    pub(crate) routes: Option<(Vec<Egress>, Arc<[IpNet]>)>,
+    /// The view for which the relay must listen in the netns first.
     pub(crate) relay: Option<ServiceFilter>,
     /// The interfaces of the pod behind which guests are.
     pub(crate) guests: GuestInterfaces,
-    /// The work itself.
-    pub(crate) work: Work,
+    pub(crate) operation: Operation,
 }
 
-/// What is done in it.
+/// The main part of a job.
 #[derive(Debug, Clone)]
-pub(crate) enum Work {
+pub(crate) enum Operation {
     /// Send a transaction.
-    Apply(Arc<Prepared>),
-    /// Look whether exactly this stands there; with a generation, only if it is another one by now.
-    Compare(Ruleset, Option<u32>),
-    /// Ask how often each portal on demand was used; there are at most so many.
-    Count(usize),
-    /// Routes only.
-    Nothing,
+    Apply(Arc<EncodedBatch>),
+    /// Verify that the table equals this ruleset. With a generation: only if the kernel has another generation.
+    Verify(Ruleset, Option<u32>),
+    /// Read the hits of on-demand portals. The table has at most this number of portals.
+    CountHits(usize),
+    /// Nothing: the job only ensures routes, or makes the relay listen.
+    RoutesOnly,
 }
 
-/// How a job ended.
+/// The outcome of a job.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Outcome {
-    /// The kernel has it. The generation is known where nobody else changed anything meanwhile.
+    /// The kernel committed the transaction. The generation is known unless another process changed the ruleset at
+    /// the same time.
     Applied(Option<u32>),
-    /// What should stand there stands there.
-    Same(Option<u32>),
-    /// Something else stands there.
-    Different(String),
-    /// How often each portal on demand was used.
-    Counted(Hits),
-    /// Nothing of it was done, since the relay could not listen there.
-    NotRelayed,
-    /// Nothing of it was done.
+    /// The table is up to date.
+    Matches(Option<u32>),
+    /// The table differs from the desired state, in this way.
+    Drifted(String),
+    /// The hits of on-demand portals.
+    Counted(HitCounts),
+    /// The relay cannot listen in the netns; the operation was not started.
+    RelayUnavailable,
+    /// The job failed and changed nothing.
     Failed {
         message: String,
-        /// Whether trying again may help.
+        /// Whether a retry can succeed.
         transient: bool,
     },
 }
 
-/// A line of the log.
+/// An event of the log.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Note {
-    /// The first complete state is there.
+pub(crate) enum LogEvent {
+    /// The initial sync is complete.
     Synced { services: usize, portals: usize },
-    /// A plan has reached all network namespaces of its view.
+    /// A revision was applied to all network namespaces of its view.
     Applied {
         revision: u64,
         view: String,
@@ -184,27 +184,26 @@ pub(crate) enum Note {
     Attached { attachment: AttachmentKey, pod: Option<String>, how: &'static str },
     /// An attachment ended.
     Detached { attachment: AttachmentKey, why: &'static str },
-    /// Something that the operator should look at, at an attachment.
-    Odd { attachment: AttachmentKey, what: String },
-    /// A network namespace held something else than it should, and is programmed anew.
-    /// With a back-off, audits leave it out for that time.
-    Damaged { netns: NetnsId, why: String, backoff: Option<Duration> },
-    /// Portals were to be programmed on demand, and all are, because that cannot be.
-    NotOnDemand(&'static str),
-    /// Portals of a service are refused, for these reasons and so often.
+    /// The operator should check the configuration of a network.
+    SuspiciousConfig { attachment: AttachmentKey, what: String },
+    /// A netns differs from the desired state and is programmed again. With a back-off, audits skip it for that time.
+    Drift { netns: NetnsId, why: String, backoff: Option<Duration> },
+    /// The on-demand mode is unavailable, for this reason; all portals are programmed.
+    OnDemandUnavailable(&'static str),
+    /// Portals of a service are refused: the reasons, and the number of portals for each.
     PortalsRefused { service: ServiceKey, reasons: Vec<(RefusalReason, usize)> },
-    /// Pods that had full tables get their portals on demand, since tables take more memory than they may.
-    MovedOnDemand { pods: usize, used: usize, most: usize },
-    /// The relay cannot listen in a network namespace: relayed portals refuse, everything else goes on there.
-    NotRelayed { netns: NetnsId, message: String },
-    /// The annotation that has the backends of a service dialled from the node is ignored.
+    /// Pods with full tables were switched to on-demand portals, because tables exceed their memory budget.
+    MovedOnDemand { pods: usize, used_bytes: usize, max_bytes: usize },
+    /// The relay cannot listen in a netns. Relayed portals refuse connections there, all others work.
+    RelayUnavailable { netns: NetnsId, message: String },
+    /// The annotation that makes the relay dial backends of this service from the node is ignored.
     DialIgnored(ServiceKey),
-    /// A job failed and is tried again.
-    Failed { netns: NetnsId, message: String, retry_in: Duration },
-    /// The source of services cannot be read.
-    Trouble(String),
-    /// It can be read again.
-    Recovered,
-    /// An object cannot be used; what was known of it stays in force.
-    Refused { reason: String, count: usize },
+    /// A job failed and will be retried.
+    JobFailed { netns: NetnsId, message: String, retry_in: Duration },
+    /// The service source cannot be read.
+    SourceOutage(String),
+    /// The service source can be read again.
+    SourceRecovered,
+    /// An object was rejected; its last valid state stays in effect.
+    ObjectRejected { reason: String, count: usize },
 }

@@ -18,11 +18,11 @@ use tokio::net::TcpListener;
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::task::AbortHandle;
 
-use crate::driver::{Message, report};
+use crate::event_loop::{Message, report};
 use crate::metrics::metrics;
 
 /// A client has so long for the head of its request.
-const HEAD_PATIENCE: Duration = Duration::from_secs(5);
+const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
 /// One connection of a client lasts so long, whatever it does.
 const CLIENT_TIMEOUT: Duration = Duration::from_secs(60);
 /// So many clients are connected at a time; one more takes the place of the oldest.
@@ -60,7 +60,7 @@ pub(crate) fn serve(address: SocketAddr, sender: UnboundedSender<Message>) -> Ab
                 let answer = service_fn(|request| answer(request, sender.clone()));
                 let connection = http1::Builder::new()
                     .timer(TokioTimer::new())
-                    .header_read_timeout(HEAD_PATIENCE)
+                    .header_read_timeout(HEAD_TIMEOUT)
                     .max_buf_size(REQUEST_BYTES_MAX)
                     .serve_connection(TokioIo::new(stream), answer);
                 // A client that goes away is nobody's concern.

@@ -1,49 +1,49 @@
 //! The node agent: programs and maintains the portals of every pod on its node.
 //!
 //! ```text
-//! source ─┐                                            ┌─► jobs in network namespaces
-//! plugin ─┼─ Event ─► state (pure) ─► Effects ─ driver ┼─► replies, records, stored ruleset
-//! clock ──┘                                            └─► log
+//! services ─┐                                               ┌─► jobs in network namespaces
+//! plugin ───┼─ Event ─► Reconciler (pure) ─► Effects ─ EventLoop ┼─► replies, records, stored ruleset
+//! timers ───┘                                               └─► log
 //! ```
-//! All decisions are made by `state`, without I/O and without a clock.
+//! The reconciler makes all decisions, without I/O and without a clock. The event loop executes its effects.
 
-mod adopt;
-mod adopt_watch;
 mod allocator;
 mod allowed;
 mod args;
-mod backoff;
+mod audit_backoff;
 mod budget;
-mod cleanup;
-mod demand;
-mod dial;
-mod driver;
+mod cni_watch;
+mod dial_from_node;
 mod event;
 mod event_log;
-mod hits;
+mod event_loop;
+mod handover;
 mod http;
-mod member;
 mod memory_limit;
 mod metrics;
 mod mode_arg;
-mod namespace;
-mod plugin_socket;
-mod pool;
+mod netns_state;
+mod netns_worker;
+mod on_demand;
+mod reconciler;
+mod record_retries;
+mod recovery;
 mod report;
+mod rpc_server;
+mod run;
+mod service_filter;
 #[cfg(test)]
-mod sample;
-mod start;
-mod state;
-mod succession;
-mod unwritten;
+mod test_builders;
+mod thread_pools;
+mod traffic;
+mod udp_cleanup;
 mod view;
-mod wish;
 
 pub use allowed::AllowedArgs;
 pub use args::AgentArgs;
-pub use hits::{BackendHits, HitsReport, PlaceHits, PortalHits, Served};
 pub use mode_arg::ModeArg;
 pub use report::{
-    AttachmentReport, AuditReport, Counts, Histogram, MemoryReport, Programmed, Report, ViewReport,
+    AttachmentReport, AuditReport, Counts, Histogram, MemoryReport, ProgrammedPortals, Report, ViewReport,
 };
-pub use start::{reach, run};
+pub use run::{probe_api_server, run};
+pub use traffic::{BackendHits, NetnsTraffic, PortalHits, ServedBy, TrafficReport};

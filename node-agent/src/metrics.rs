@@ -7,7 +7,7 @@ use std::fmt::Write;
 use agent_ipc::PORTALS_ALL;
 use relay::{RefusalCounts, RelayReport, TrafficTotals};
 
-use crate::report::{Histogram, MemoryReport, Programmed, Report};
+use crate::report::{Histogram, MemoryReport, ProgrammedPortals, Report};
 
 /// The metrics page.
 pub(crate) fn metrics(report: &Report) -> String {
@@ -50,7 +50,8 @@ pub(crate) fn metrics(report: &Report) -> String {
         "attachments that audits leave out for a while, since they were found damaged again and again",
         in_backoff.count() as f64,
     );
-    let on_demand = report.attachments.iter().filter(|attachment| attachment.portals == Programmed::OnDemand);
+    let on_demand =
+        report.attachments.iter().filter(|attachment| attachment.portals == ProgrammedPortals::OnDemand);
     page.gauge(
         "attachments_on_demand",
         "attachments that get the portals they use",

@@ -10,7 +10,7 @@ use agent_ipc::{AttachmentKey, PodName, ProgrammedBy};
 use relay::RelayReport;
 use serde::{Deserialize, Serialize};
 
-use crate::hits::HitsReport;
+use crate::traffic::TrafficReport;
 
 /// What has happened since the agent started.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -132,7 +132,7 @@ pub struct Report {
     pub counters: bool,
     /// What came to portals; none: nobody asked, or an agent that does not know it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub hits: Option<HitsReport>,
+    pub hits: Option<TrafficReport>,
 }
 
 impl Report {
@@ -169,7 +169,7 @@ pub struct ViewReport {
 
 /// Which portals a network namespace gets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Programmed {
+pub enum ProgrammedPortals {
     /// All that it sees.
     #[serde(rename = "all")]
     All,
@@ -178,7 +178,7 @@ pub enum Programmed {
     OnDemand,
 }
 
-impl Programmed {
+impl ProgrammedPortals {
     /// The name in output.
     pub const fn name(self) -> &'static str {
         match self {
@@ -216,7 +216,7 @@ pub struct AttachmentReport {
     #[serde(default)]
     pub audit_backoff_ms: u64,
     /// Which portals it gets.
-    pub portals: Programmed,
+    pub portals: ProgrammedPortals,
     /// How many of them stand in the kernel.
     pub programmed: usize,
     /// Who programmed it first.

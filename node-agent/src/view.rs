@@ -16,8 +16,8 @@ use proxy_core::ruleset::{Ruleset, Settings};
 use proxy_core::service::Protocol;
 use proxy_core::snapshot::{ChangedServices, Snapshot};
 
-use crate::cleanup::Stale;
-use crate::event::Flows;
+use crate::event::UdpBackends;
+use crate::udp_cleanup::StalePortals;
 
 /// Whoever lags behind by more revisions than this is planned from the whole.
 const HISTORY_MAX: usize = 256;
@@ -38,15 +38,15 @@ pub(crate) struct ViewState {
     /// What each of the last revisions touched.
     history: VecDeque<Arc<ChangedPortals>>,
     /// Batches to this revision.
-    batches: BTreeMap<Way, Arc<Prepared>>,
+    batches: BTreeMap<BatchKey, Arc<EncodedBatch>>,
     /// What stands in each table on demand, whatever is used; none: there is no such table.
     base: Option<Ruleset>,
-    base_batch: Option<Arc<Prepared>>,
+    base_batch: Option<Arc<EncodedBatch>>,
 }
 
 /// Where a batch starts and ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-struct Way {
+struct BatchKey {
     /// The revision that it starts from; none: whatever is there.
     from: Option<u64>,
     /// Whether the relay listens.
@@ -55,7 +55,7 @@ struct Way {
 
 /// What a change of the snapshot is to a view.
 #[derive(Debug, Default)]
-pub(crate) struct Moved {
+pub(crate) struct ViewDelta {
     /// Whether any portal is another one now.
     pub(crate) are_portals_new: bool,
     /// Whether service ranges are others now.
@@ -66,7 +66,7 @@ pub(crate) struct Moved {
     pub(crate) always: ChangedPortals,
 }
 
-impl Moved {
+impl ViewDelta {
     /// Whether a table of all, or one on demand, is another one now.
     pub(crate) fn is_any(&self) -> bool {
         self.are_ranges_new || !self.new.is_empty() || !self.always.is_empty()
@@ -75,7 +75,7 @@ impl Moved {
 
 /// A batch that is ready to be sent.
 #[derive(Debug)]
-pub(crate) struct Prepared {
+pub(crate) struct EncodedBatch {
     pub(crate) batch: Batch,
     /// How many operations of a plan it carries.
     pub(crate) operations: usize,
@@ -83,7 +83,7 @@ pub(crate) struct Prepared {
     pub(crate) is_fresh: bool,
 }
 
-impl Prepared {
+impl EncodedBatch {
     /// The batch that leads to a ruleset whatever is there.
     pub(crate) fn fresh(ruleset: &Ruleset) -> Self {
         Self { batch: encode_fresh(ruleset), operations: ruleset.elements().count(), is_fresh: true }
@@ -121,13 +121,23 @@ impl ViewState {
     }
 
     /// Follows the snapshot by what changed.
-    pub(crate) fn refresh(&mut self, snapshot: &Snapshot, changed: &ChangedServices, now: Instant) -> Moved {
+    pub(crate) fn refresh(
+        &mut self,
+        snapshot: &Snapshot,
+        changed: &ChangedServices,
+        now: Instant,
+    ) -> ViewDelta {
         let touched = self.portals.refresh(snapshot, &self.node_context, changed);
         self.follow(&touched, now)
     }
 
     /// Looks at everything anew, from another node or with other zones.
-    pub(crate) fn rebuild(&mut self, snapshot: &Snapshot, node_context: NodeContext, now: Instant) -> Moved {
+    pub(crate) fn rebuild(
+        &mut self,
+        snapshot: &Snapshot,
+        node_context: NodeContext,
+        now: Instant,
+    ) -> ViewDelta {
         let new = portals(snapshot, &node_context);
         // Also one that is the same may have come into a table, or have gone from it.
         let touched: ChangedPortals =
@@ -136,12 +146,12 @@ impl ViewState {
         self.follow(&touched, now)
     }
 
-    fn follow(&mut self, touched: &ChangedPortals, now: Instant) -> Moved {
+    fn follow(&mut self, touched: &ChangedPortals, now: Instant) -> ViewDelta {
         let are_ranges_new = self.desired.ranges() != self.portals.service_ranges();
         let new = self.desired.refresh(&self.portals, touched);
         let always = self.base.as_mut().map(|base| base.refresh(&self.portals, touched)).unwrap_or_default();
         let are_portals_new = !touched.is_empty() || are_ranges_new;
-        let moved = Moved { are_portals_new, are_ranges_new, new, always };
+        let moved = ViewDelta { are_portals_new, are_ranges_new, new, always };
         if !moved.is_any() {
             return moved;
         }
@@ -163,8 +173,8 @@ impl ViewState {
     }
 
     /// The batch that leads there whatever is there.
-    pub(crate) fn base_batch(&mut self) -> Arc<Prepared> {
-        let prepared = self.base_batch.take().unwrap_or_else(|| Arc::new(Prepared::fresh(self.base())));
+    pub(crate) fn base_batch(&mut self) -> Arc<EncodedBatch> {
+        let prepared = self.base_batch.take().unwrap_or_else(|| Arc::new(EncodedBatch::fresh(self.base())));
         Arc::clone(self.base_batch.insert(prepared))
     }
 
@@ -176,8 +186,13 @@ impl ViewState {
     }
 
     /// The batch that leads from an applied ruleset of an earlier revision to the desired one, with or without a relay.
-    pub(crate) fn batch_from(&mut self, revision: u64, applied: &Ruleset, aim: &Ruleset) -> Arc<Prepared> {
-        let way = Way { from: Some(revision), has_relay: has_relay(aim) };
+    pub(crate) fn batch_from(
+        &mut self,
+        revision: u64,
+        applied: &Ruleset,
+        aim: &Ruleset,
+    ) -> Arc<EncodedBatch> {
+        let way = BatchKey { from: Some(revision), has_relay: has_relay(aim) };
         if let Some(batch) = self.batches.get(&way) {
             return Arc::clone(batch);
         }
@@ -185,19 +200,19 @@ impl ViewState {
             Some(touched) => plan_changed(applied, aim, &touched),
             None => plan(applied, aim),
         };
-        self.keep(way, Prepared::of(&plan))
+        self.keep(way, EncodedBatch::of(&plan))
     }
 
     /// The batch that leads to the desired ruleset, with or without a relay, whatever is there.
-    pub(crate) fn fresh_batch(&mut self, aim: &Ruleset) -> Arc<Prepared> {
-        let way = Way { from: None, has_relay: has_relay(aim) };
+    pub(crate) fn fresh_batch(&mut self, aim: &Ruleset) -> Arc<EncodedBatch> {
+        let way = BatchKey { from: None, has_relay: has_relay(aim) };
         if let Some(batch) = self.batches.get(&way) {
             return Arc::clone(batch);
         }
-        self.keep(way, Prepared::fresh(aim))
+        self.keep(way, EncodedBatch::fresh(aim))
     }
 
-    fn keep(&mut self, way: Way, prepared: Prepared) -> Arc<Prepared> {
+    fn keep(&mut self, way: BatchKey, prepared: EncodedBatch) -> Arc<EncodedBatch> {
         let prepared = Arc::new(prepared);
         self.batches.insert(way, Arc::clone(&prepared));
         prepared
@@ -210,19 +225,19 @@ impl ViewState {
     }
 
     /// The UDP portals that were touched after a revision; with no revision, or one too long ago, all.
-    pub(crate) fn stale_since(&self, revision: Option<u64>) -> Stale {
+    pub(crate) fn stale_since(&self, revision: Option<u64>) -> StalePortals {
         match revision.and_then(|revision| self.touched_since(revision)) {
             Some(mut changed) => {
                 changed.retain(|key| key.protocol == Protocol::Udp);
-                Stale { changed, ..Stale::default() }
+                StalePortals { changed, ..StalePortals::default() }
             }
-            None => Stale { is_all: true, ..Stale::default() },
+            None => StalePortals { is_all: true, ..StalePortals::default() },
         }
     }
 
     /// Where the UDP portals of a clean-up lead now. Where portals are on demand a flow may also have begun at the
     /// relay, which looks after it, unless the portal was taken in since.
-    pub(crate) fn flows(&self, stale: &Stale, on_demand: bool) -> Flows {
+    pub(crate) fn flows(&self, stale: &StalePortals, on_demand: bool) -> UdpBackends {
         let mut flows = if stale.is_all {
             let all = self.portals.iter().map(|portal| portal.key).collect();
             self.flows_of(&all, on_demand)

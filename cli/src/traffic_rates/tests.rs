@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 
 use super::*;
-use node_agent::{AttachmentReport, HitsReport, PlaceHits};
+use node_agent::{AttachmentReport, NetnsTraffic, TrafficReport};
 
-fn portal(portal: &str, by: Served, hits: u64, backends: &[u64]) -> PortalHits {
+fn portal(portal: &str, by: ServedBy, hits: u64, backends: &[u64]) -> PortalHits {
     let backend =
         |(number, hits): (u8, &u64)| BackendHits { backend: ([10, 1, 0, number], 80).into(), hits: *hits };
     PortalHits {
@@ -17,8 +17,8 @@ fn portal(portal: &str, by: Served, hits: u64, backends: &[u64]) -> PortalHits {
     }
 }
 
-fn netns_hits(netns: u64, portals: Vec<PortalHits>) -> PlaceHits {
-    PlaceHits { netns, error: None, portals }
+fn netns_hits(netns: u64, portals: Vec<PortalHits>) -> NetnsTraffic {
+    NetnsTraffic { netns, error: None, portals }
 }
 
 fn attachment(netns: u64, name: &str) -> AttachmentReport {
@@ -31,7 +31,7 @@ fn attachment(netns: u64, name: &str) -> AttachmentReport {
     .expect("an attachment")
 }
 
-fn report(places: Vec<PlaceHits>) -> Report {
+fn report(places: Vec<NetnsTraffic>) -> Report {
     Report {
         version: "1".to_owned(),
         node: String::new(),
@@ -48,7 +48,7 @@ fn report(places: Vec<PlaceHits>) -> Report {
         relay: Default::default(),
         audit: Default::default(),
         counters: true,
-        hits: Some(HitsReport { places, left_out: 0 }),
+        hits: Some(TrafficReport { places, left_out: 0 }),
     }
 }
 
@@ -59,7 +59,7 @@ fn summary(rows: &[TrafficRow]) -> Vec<(&str, &str, u64, Option<f64>)> {
         .collect()
 }
 
-const KERNEL: Served = Served::Kernel;
+const KERNEL: ServedBy = ServedBy::Kernel;
 
 #[test]
 fn without_previous_report_rates_are_unknown_and_rows_are_sorted_by_hits() {
@@ -119,7 +119,7 @@ fn rates_are_unknown_if_the_previous_report_may_omit_hits() {
 fn pod_is_selected_by_name_or_container_id() {
     let report = report(vec![
         netns_hits(1, vec![portal("a", KERNEL, 3, &[])]),
-        netns_hits(2, vec![portal("b", Served::Refused, 5, &[])]),
+        netns_hits(2, vec![portal("b", ServedBy::Refused, 5, &[])]),
     ]);
     for (pod, expected) in
         [("default/one", vec!["a"]), ("two-01", vec!["b"]), ("default/on", vec![]), ("x", vec![])]

@@ -1,6 +1,6 @@
 //! `DialFromNode`: whose services the relay may dial from the node, where the operator lists their namespaces.
 //!
-//! Dialled from the node, a connection has the node's address and passes the rules for what the node itself may reach,
+//! Dialled from the node, a connection has the node's address and passes the rules for what the node itself may probe_api_server,
 //! so the owner of a service alone cannot decide it. Where the annotation does not count, backends are dialled from the
 //! pod. What must not go in here: how a backend is dialled.
 

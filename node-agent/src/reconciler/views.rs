@@ -1,4 +1,4 @@
-//! The views of `Agent`: how they come, follow the services, are stored for the plugin, and go.
+//! The views of `Reconciler`: how they come, follow the services, are stored for the plugin, and go.
 //!
 //! What must not go in here: what is sent to which network namespace.
 
@@ -10,12 +10,12 @@ use netns_nft::NetnsId;
 use proxy_core::portal::{NodeContext, ServiceFilter};
 use proxy_core::snapshot::Change;
 
-use super::{Agent, Progress};
-use crate::demand::Demand;
-use crate::event::{Effect, Note, Stored};
+use super::{Reconciler, Rollout};
+use crate::event::{Effect, LogEvent, StoredRuleset};
+use crate::on_demand::OnDemandSet;
 use crate::view::ViewState;
 
-impl Agent {
+impl Reconciler {
     /// Notes that there is something to publish.
     pub(super) fn news(&mut self, now: Instant) {
         if self.has_news || self.is_elsewhere || !self.changed.is_empty() {
@@ -28,7 +28,7 @@ impl Agent {
         for change in changes {
             let (change, ignored) = self.dial_from_node.permitted(change);
             if let Some(service) = ignored {
-                self.note(Note::DialIgnored(service));
+                self.note(LogEvent::DialIgnored(service));
             }
             self.has_news |= matches!(change, Change::ServiceRanges(_));
             self.changed.append(&mut self.snapshot.apply(change));
@@ -54,27 +54,27 @@ impl Agent {
     pub(super) fn view(&mut self, view: &ServiceFilter, now: Instant) {
         if !self.views.contains_key(view) {
             let state = ViewState::new(&self.snapshot, self.node_context(view), self.options.settings, now);
-            self.effects.push(Effect::Portals(view.clone(), state.portals.clone()));
+            self.effects.push(Effect::SetRelayPortals(view.clone(), state.portals.clone()));
             self.views.insert(view.clone(), state);
         }
     }
 
     /// What a network namespace of this view uses; none where it is to have all portals. It stays that way
     /// when the number of portals changes.
-    pub(super) fn demand_of(&mut self, view: &ServiceFilter) -> Option<Demand> {
+    pub(super) fn demand_of(&mut self, view: &ServiceFilter) -> Option<OnDemandSet> {
         let state = self.views.get_mut(view)?;
         if !self.options.provision.is_on_demand(state.portal_count()) {
             return None;
         }
         if !state.portals.service_ranges().is_empty() {
-            return Some(Demand::new(state.base().clone()));
+            return Some(OnDemandSet::new(state.base().clone()));
         }
         if !std::mem::replace(&mut self.is_told_of_ranges, true) {
             let why = match *self.ranges {
                 [] => "no service range is known; name it with --service-cidr",
                 [..] => "another proxy has services in the service ranges",
             };
-            self.note(Note::NotOnDemand(why));
+            self.note(LogEvent::OnDemandUnavailable(why));
         }
         None
     }
@@ -100,7 +100,7 @@ impl Agent {
                 state.refresh(&self.snapshot, &changed, now)
             };
             if moved.are_portals_new {
-                self.effects.push(Effect::Portals(view.clone(), state.portals.clone()));
+                self.effects.push(Effect::SetRelayPortals(view.clone(), state.portals.clone()));
             }
             if !moved.is_any() {
                 continue;
@@ -117,7 +117,7 @@ impl Agent {
             }
             let (namespaces, operations, failed) = (pending.len(), 0, 0);
             let revision = state.revision;
-            let progress = Progress { revision, since, operations, namespaces, failed, pending };
+            let progress = Rollout { revision, since, operations, namespaces, failed, pending };
             if namespaces > 0 {
                 self.progress.insert(view, progress);
             }
@@ -131,8 +131,8 @@ impl Agent {
         self.is_store_due = false;
         self.stored = Some(now);
         let ruleset = state.desired.clone();
-        let stored = Stored { revision: state.revision, ranges: Arc::clone(&self.ranges), ruleset };
-        self.effects.push(Effect::Store(stored));
+        let stored = StoredRuleset { revision: state.revision, ranges: Arc::clone(&self.ranges), ruleset };
+        self.effects.push(Effect::StoreRuleset(stored));
     }
 
     /// Lets go of views that nobody has any more, and of batches that nobody waits for.
@@ -141,7 +141,7 @@ impl Agent {
         self.views.retain(|view, _| {
             let is_here = *view == ServiceFilter::All || members.values().any(|member| member.view == *view);
             if !is_here {
-                effects.push(Effect::ViewGone(view.clone()));
+                effects.push(Effect::RemoveRelayView(view.clone()));
             }
             is_here
         });

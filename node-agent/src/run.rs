@@ -16,14 +16,14 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::mpsc::{Receiver, channel, unbounded_channel};
 
-use crate::adopt::Adopter;
 use crate::args::AgentArgs;
 use crate::budget::Budget;
-use crate::driver::{Driver, End};
+use crate::event_loop::{EventLoop, ExitReason};
+use crate::handover::{leave, succeed};
 use crate::memory_limit::memory_limit;
-use crate::state::{Agent, Options};
-use crate::succession::{leave, succeed};
-use crate::{adopt_watch, allocator, http, plugin_socket, pool};
+use crate::reconciler::{Options, Reconciler};
+use crate::recovery::Recovery;
+use crate::{allocator, cni_watch, http, rpc_server, thread_pools};
 
 /// How far the source of services may be ahead.
 const SOURCE_AHEAD: usize = 64;
@@ -57,7 +57,7 @@ pub fn run(args: AgentArgs) -> anyhow::Result<()> {
 
 fn runtime() -> anyhow::Result<Runtime> {
     let mut builder = Builder::new_multi_thread();
-    builder.worker_threads(2).max_blocking_threads(pool::THREADS).enable_all();
+    builder.worker_threads(2).max_blocking_threads(thread_pools::THREADS).enable_all();
     builder.build().context("start the runtime")
 }
 
@@ -88,11 +88,11 @@ async fn serve(args: AgentArgs) -> anyhow::Result<()> {
     let (sender, messages) = unbounded_channel();
     let records = Records::new(&state_dir);
     let watched = (cni_conf.clone(), cni_cache.clone());
-    let adopter = Adopter { records, state_dir, cni_cache, cni_conf, socket: socket.clone() };
+    let adopter = Recovery { records, state_dir, cni_cache, cni_conf, socket: socket.clone() };
     let (tell_used, uses) = channel(USES_WAITING_MAX);
     let relay = Arc::new(relay::Relay::start(relay_options(relay_threads, relay_port), &tell_used)?);
-    let agent = Agent::new(options, Instant::now());
-    let mut driver = Driver::new(agent, adopter, Arc::clone(&relay), predecessor, sender.clone());
+    let agent = Reconciler::new(options, Instant::now());
+    let mut driver = EventLoop::new(agent, adopter, Arc::clone(&relay), predecessor, sender.clone());
     driver.adopt().await?;
     let (source, _watch) = if manifests.is_empty() {
         (cluster(kubeconfig.as_deref(), node).await?, None)
@@ -103,10 +103,10 @@ async fn serve(args: AgentArgs) -> anyhow::Result<()> {
         (source, Some(watch))
     };
     let pages = metrics.0.map(|address| http::serve(address, sender.clone()));
-    if let Err(error) = adopt_watch::watch(watched.0, watched.1, sender.clone()) {
+    if let Err(error) = cni_watch::watch(watched.0, watched.1, sender.clone()) {
         tracing::warn!(%error, "failed to watch the CNI folders: pods from before the install are adopted at the next audit");
     }
-    plugin_socket::serve(listener, sender).context("start the thread of the agent's socket")?;
+    rpc_server::serve(listener, sender).context("start the thread of the agent's socket")?;
     let version = env!("CARGO_PKG_VERSION");
     tracing::info!(socket = %socket.display(), version, memory_limit = memory_limit(), "started");
     let end = driver.run(source, messages, uses, shutdown.requested()).await;
@@ -115,8 +115,8 @@ async fn serve(args: AgentArgs) -> anyhow::Result<()> {
         pages.abort();
     }
     match end {
-        End::Retired(retirement) => leave(retirement, claim, &relay, drain, &shutdown).await?,
-        End::Stopped => {
+        ExitReason::Retired(retirement) => leave(retirement, claim, &relay, drain, &shutdown).await?,
+        ExitReason::Stopped => {
             // Whoever asks now is told at once that nobody is there.
             let _ = std::fs::remove_file(&socket);
             relay.shut_down(drain).await;
@@ -181,7 +181,7 @@ async fn cluster(kubeconfig: Option<&Path>, node: Option<String>) -> anyhow::Res
 }
 
 /// Reaches the API server as the agent would, and says which version it is.
-pub fn reach(kubeconfig: Option<&Path>) -> anyhow::Result<String> {
+pub fn probe_api_server(kubeconfig: Option<&Path>) -> anyhow::Result<String> {
     runtime()?.block_on(async {
         let client = kube_source::client(kubeconfig).await?;
         Ok(kube_source::probe(&client).await?)

@@ -1,4 +1,4 @@
-//! The other half of `Agent`: how jobs end, how attachments go, and what is told.
+//! The other half of `Reconciler`: how jobs end, how attachments go, and what is told.
 //!
 //! What must not go in here: how changes come in and are handed out.
 
@@ -10,17 +10,17 @@ use netns_nft::NetnsId;
 use proxy_core::portal::Portals;
 use relay::RelayReport;
 
-use super::Agent;
-use crate::event::{Effect, Note, Outcome, Ticket};
-use crate::member::{Held, Settled, Standing};
-use crate::report::{AttachmentReport, AuditReport, Counts, Programmed, Report, ViewReport};
-use crate::wish::name_of;
+use super::Reconciler;
+use crate::event::{Effect, LogEvent, Outcome, RequestId};
+use crate::netns_state::{AttachedPod, JobResult, KernelState};
+use crate::report::{AttachmentReport, AuditReport, Counts, ProgrammedPortals, Report, ViewReport};
+use crate::service_filter::name_of;
 
-impl Agent {
+impl Reconciler {
     /// Closes a network namespace that was opened for an attachment which is not taken, unless another has it.
     pub(super) fn let_go(&mut self, netns: NetnsId) {
         if !self.members.contains_key(&netns) {
-            self.effects.push(Effect::Close(netns));
+            self.effects.push(Effect::CloseNetns(netns));
         }
     }
 
@@ -31,12 +31,12 @@ impl Agent {
             other => other,
         };
         let Some(member) = self.members.get_mut(&netns) else { return };
-        let was_new = matches!(member.standing, Standing::New);
-        let is_look = matches!(outcome, Outcome::Same(_) | Outcome::Different(_));
+        let was_new = matches!(member.standing, KernelState::New);
+        let is_look = matches!(outcome, Outcome::Matches(_) | Outcome::Drifted(_));
         self.counts.audited += u64::from(is_look);
         self.counts.applied += u64::from(matches!(outcome, Outcome::Applied(_)));
         let was_known = member.revision().is_some();
-        let Settled { asked, right, damage, failure } = member.settle(outcome, now);
+        let JobResult { asked, right, damage, failure } = member.settle(outcome, now);
         let backoff = member.audit_backoff(now);
         let reply = match (&damage, &failure) {
             (None, None) => Reply::Done,
@@ -55,14 +55,14 @@ impl Agent {
         }
         if let Some(why) = damage.filter(|_| was_known) {
             self.counts.repaired += 1;
-            self.note(Note::Damaged { netns, why, backoff });
+            self.note(LogEvent::Drift { netns, why, backoff });
         }
         if let Some((message, transient, retry_in)) = failure {
             self.counts.failed += 1;
             self.progress_of(netns, true, now);
             self.refuse_waiting(netns, &message, transient);
             if self.members.contains_key(&netns) {
-                self.note(Note::Failed { netns, message, retry_in });
+                self.note(LogEvent::JobFailed { netns, message, retry_in });
             }
         }
     }
@@ -71,7 +71,7 @@ impl Agent {
     pub(super) fn listened(&mut self, netns: NetnsId, fault: Option<String>, now: Instant) {
         let Some(member) = self.members.get_mut(&netns) else { return };
         if let Some(message) = member.listened(fault, now) {
-            self.note(Note::NotRelayed { netns, message });
+            self.note(LogEvent::RelayUnavailable { netns, message });
         }
     }
 
@@ -83,15 +83,15 @@ impl Agent {
             let Some((ticket, _)) = held.waiting.take() else { continue };
             let attachment = held.attachment.clone();
             let pod = attachment.pod.as_ref().map(ToString::to_string);
-            let note = Note::Attached { attachment: attachment.key.clone(), pod, how: "programmed" };
+            let note = LogEvent::Attached { attachment: attachment.key.clone(), pod, how: "programmed" };
             held.programmer = ProgrammedBy::Agent;
-            self.effects.push(Effect::Write(Record {
+            self.effects.push(Effect::WriteRecord(Record {
                 attachment,
                 netns_id: netns,
                 programmed_by: held.programmer,
             }));
-            self.effects.push(Effect::Answer(ticket, Reply::Done));
-            self.effects.push(Effect::Note(note));
+            self.effects.push(Effect::Reply(ticket, Reply::Done));
+            self.effects.push(Effect::Log(note));
         }
         if before == revision {
             return;
@@ -125,7 +125,7 @@ impl Agent {
         if let Some(state) = self.views.get_mut(&view) {
             state.release_batches();
         }
-        self.note(Note::Applied {
+        self.note(LogEvent::Applied {
             revision: done.revision,
             view: name_of(&view),
             namespaces: done.namespaces,
@@ -137,7 +137,7 @@ impl Agent {
 
     fn refuse_waiting(&mut self, netns: NetnsId, message: &str, transient: bool) {
         let Some(member) = self.members.get(&netns) else { return };
-        let waits = |(key, held): (&AttachmentKey, &Held)| held.waiting.map(|_| key.clone());
+        let waits = |(key, held): (&AttachmentKey, &AttachedPod)| held.waiting.map(|_| key.clone());
         let refused: Vec<AttachmentKey> = member.attachments.iter().filter_map(waits).collect();
         for key in refused {
             self.drop_attachment(&key, Reply::Refused { message: message.to_owned(), transient });
@@ -168,7 +168,7 @@ impl Agent {
     pub(super) fn end(&mut self, key: AttachmentKey, why: &'static str, now: Instant) {
         self.detach(&key, why);
         self.unwritten.forget(&key);
-        self.effects.push(Effect::Erase(key.clone()));
+        self.effects.push(Effect::RemoveRecord(key.clone()));
         self.ended.insert(key, now);
     }
 
@@ -177,7 +177,7 @@ impl Agent {
         let reply = Reply::Refused { message: format!("the attachment ended: {why}"), transient: false };
         if self.drop_attachment(key, reply) {
             self.counts.detached += 1;
-            self.note(Note::Detached { attachment: key.clone(), why });
+            self.note(LogEvent::Detached { attachment: key.clone(), why });
         }
     }
 
@@ -187,14 +187,14 @@ impl Agent {
         let Some(netns) = self.places.remove(key) else { return false };
         let Some(member) = self.members.get_mut(&netns) else { return false };
         let waiting = member.attachments.remove(key).and_then(|held| held.waiting);
-        let mut refused: Vec<Ticket> = waiting.map(|(ticket, _)| ticket).into_iter().collect();
+        let mut refused: Vec<RequestId> = waiting.map(|(ticket, _)| ticket).into_iter().collect();
         if member.attachments.is_empty() {
             refused.append(&mut member.asked);
             if let Some(progress) = self.progress.get_mut(&member.view) {
                 progress.pending.remove(&netns);
             }
             self.members.remove(&netns);
-            self.effects.push(Effect::Close(netns));
+            self.effects.push(Effect::CloseNetns(netns));
         }
         refused.into_iter().for_each(|ticket| self.answer(ticket, reply.clone()));
         true
@@ -207,12 +207,12 @@ impl Agent {
         for key in keys {
             self.detach(&key, why);
             self.unwritten.forget(&key);
-            self.effects.push(Effect::Erase(key));
+            self.effects.push(Effect::RemoveRecord(key));
         }
     }
 
     /// Looks whether a network namespace is right, and answers when it is known.
-    pub(super) fn check(&mut self, ticket: Ticket, netns: NetnsId, now: Instant) {
+    pub(super) fn check(&mut self, ticket: RequestId, netns: NetnsId, now: Instant) {
         let Some(member) = self.members.get_mut(&netns) else {
             let message = "the agent does not know this network namespace: it was never attached".to_owned();
             return self.refuse(ticket, message, false);
@@ -226,7 +226,13 @@ impl Agent {
     }
 
     /// Forgets the attachments of a network that are not valid any more.
-    pub(super) fn collect(&mut self, ticket: Ticket, network: &str, valid: &[AttachmentKey], now: Instant) {
+    pub(super) fn collect(
+        &mut self,
+        ticket: RequestId,
+        network: &str,
+        valid: &[AttachmentKey],
+        now: Instant,
+    ) {
         let of_network = self.places.keys().filter(|key| key.network == network);
         let valid: BTreeSet<&AttachmentKey> = valid.iter().collect();
         let gone: Vec<AttachmentKey> = of_network.filter(|key| !valid.contains(key)).cloned().collect();
@@ -261,7 +267,11 @@ impl Agent {
                 error: member.error.clone().or_else(|| member.relay_error().map(str::to_owned)),
                 repairs: member.repairs,
                 audit_backoff_ms: member.audit_backoff(now).map_or(0, milliseconds),
-                portals: if member.demand.is_some() { Programmed::OnDemand } else { Programmed::All },
+                portals: if member.demand.is_some() {
+                    ProgrammedPortals::OnDemand
+                } else {
+                    ProgrammedPortals::All
+                },
                 programmed: member.portal_count(),
                 programmer: held.programmer,
             });

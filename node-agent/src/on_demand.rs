@@ -1,4 +1,4 @@
-//! `Demand`: what one network namespace on demand is to hold, since it used it lately.
+//! `OnDemandSet`: what one network namespace on demand is to hold, since it used it lately.
 //!
 //! The relay tells of first connections, the kernel counts all later ones. What must not go in here: when
 //! the kernel is asked, and how changes are sent.
@@ -12,15 +12,15 @@ use proxy_core::plan::plan_changed;
 use proxy_core::portal::{ChangedPortals, PortalKey, Portals};
 use proxy_core::ruleset::{Ruleset, Settings};
 
-use crate::event::Hits;
-use crate::view::{Moved, Prepared, ViewState};
+use crate::event::HitCounts;
+use crate::view::{EncodedBatch, ViewDelta, ViewState};
 
 /// Beyond so many portals a full table costs more than first connections that are relayed.
 pub(crate) const ON_DEMAND_ABOVE: usize = 2_000;
 
 /// Which portals a network namespace gets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Provision {
+pub(crate) enum ProgrammingMode {
     /// All that it sees.
     All,
     /// Those that it uses.
@@ -29,7 +29,7 @@ pub(crate) enum Provision {
     OnDemandAbove(usize),
 }
 
-impl Provision {
+impl ProgrammingMode {
     /// Whether a network namespace that sees so many portals gets only those that it uses.
     pub(crate) fn is_on_demand(self, portals: usize) -> bool {
         match self {
@@ -51,7 +51,7 @@ struct Usage {
 
 /// What a network namespace on demand is to hold.
 #[derive(Debug)]
-pub(crate) struct Demand {
+pub(crate) struct OnDemandSet {
     /// The table that should stand in the kernel.
     pub(crate) desired: Ruleset,
     /// What is new in it since a transaction was made last.
@@ -67,7 +67,7 @@ pub(crate) struct Demand {
     taken_in: [ChangedPortals; 2],
 }
 
-impl Demand {
+impl OnDemandSet {
     /// Nothing is used yet; `base` holds what is always there.
     pub(crate) fn new(base: Ruleset) -> Self {
         Self {
@@ -123,7 +123,7 @@ impl Demand {
 
     /// What stood in the kernel before this agent is what is used. Outside of the service ranges each portal stands
     /// there, used or not, so there it is what was counted.
-    pub(crate) fn recall(&mut self, portals: &Portals, hits: &Hits, most: usize, now: Instant) {
+    pub(crate) fn recall(&mut self, portals: &Portals, hits: &HitCounts, most: usize, now: Instant) {
         self.is_recalled = true;
         let is_in_range = |address| portals.service_ranges().iter().any(|net| net.contains(&address));
         for (address, connections) in by_address(hits) {
@@ -136,7 +136,13 @@ impl Demand {
 
     /// The kernel tells how often each portal was used. Lets those go that were not for so long, and says how
     /// many addresses they were. Connections that are established do not notice.
-    pub(crate) fn counted(&mut self, portals: &Portals, hits: &Hits, idle: Duration, now: Instant) -> usize {
+    pub(crate) fn counted(
+        &mut self,
+        portals: &Portals,
+        hits: &HitCounts,
+        idle: Duration,
+        now: Instant,
+    ) -> usize {
         let counted = by_address(hits);
         for (address, usage) in &mut self.usage {
             // A table that was replaced counts anew: every other number is a use, not only a greater one.
@@ -158,7 +164,7 @@ impl Demand {
 
     /// The view has changed; true where that is a change here. What is used may have grown: of that the table keeps so
     /// many elements, and what has to go is served by the relay.
-    pub(crate) fn follow(&mut self, portals: &Portals, moved: &Moved, most: usize) -> bool {
+    pub(crate) fn follow(&mut self, portals: &Portals, moved: &ViewDelta, most: usize) -> bool {
         let used = moved.new.iter().filter(|key| self.desired.is_active(key.address));
         let here: ChangedPortals = used.chain(&moved.always).copied().collect();
         if !here.is_empty() || moved.are_ranges_new {
@@ -182,16 +188,20 @@ impl Demand {
     }
 
     /// The batch that leads to an aim whatever is there: the view's own where nothing is used yet.
-    pub(crate) fn fresh_batch(view: &mut ViewState, aim: &Ruleset) -> Arc<Prepared> {
+    pub(crate) fn fresh_batch(view: &mut ViewState, aim: &Ruleset) -> Arc<EncodedBatch> {
         if aim.active_addresses().next().is_none() && aim.settings().is_some_and(Settings::has_relay) {
             return view.base_batch();
         }
-        Arc::new(Prepared::fresh(aim))
+        Arc::new(EncodedBatch::fresh(aim))
     }
 
     /// The batch that leads from what stands there to an aim.
-    pub(crate) fn batch_from(applied: &Ruleset, aim: &Ruleset, touched: &ChangedPortals) -> Arc<Prepared> {
-        Arc::new(Prepared::of(&plan_changed(applied, aim, touched)))
+    pub(crate) fn batch_from(
+        applied: &Ruleset,
+        aim: &Ruleset,
+        touched: &ChangedPortals,
+    ) -> Arc<EncodedBatch> {
+        Arc::new(EncodedBatch::of(&plan_changed(applied, aim, touched)))
     }
 
     /// An audit begins. Gives the portals that were taken in some time ago: answers to what
@@ -202,7 +212,7 @@ impl Demand {
     }
 }
 
-fn by_address(hits: &Hits) -> BTreeMap<IpAddr, u64> {
+fn by_address(hits: &HitCounts) -> BTreeMap<IpAddr, u64> {
     let mut counted = BTreeMap::new();
     for (key, connections) in hits {
         *counted.entry(key.address).or_default() += connections;

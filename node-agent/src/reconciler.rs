@@ -1,4 +1,4 @@
-//! `Agent`: keeps every attached network namespace at what it should hold. A pure state machine.
+//! `Reconciler`: keeps every attached network namespace at what it should hold. A pure state machine.
 //!
 //! ```text
 //! Event ── step(now) ──► Effects        deadline() ──► when to call with Tick
@@ -21,17 +21,17 @@ use proxy_core::service::{Mode, ServiceKey};
 use proxy_core::snapshot::{Change, ChangedServices, Snapshot};
 
 use crate::budget::Budget;
-use crate::demand::Provision;
-use crate::dial::DialFromNode;
-use crate::event::{Effect, Event, Note, Ticket, Work};
-use crate::member::{Held, Member, Standing};
+use crate::dial_from_node::DialFromNode;
+use crate::event::{Effect, Event, LogEvent, Operation, RequestId};
+use crate::netns_state::{AttachedPod, KernelState, NetnsState};
+use crate::on_demand::ProgrammingMode;
+use crate::record_retries::RecordRetries;
 use crate::report::Counts;
-use crate::unwritten::Unwritten;
+use crate::service_filter::view_of;
 use crate::view::ViewState;
-use crate::wish::view_of;
 
 /// How long the plugin is kept waiting until services are known and the pod is programmed.
-const ATTACH_PATIENCE: Duration = Duration::from_secs(20);
+const ATTACH_TIMEOUT: Duration = Duration::from_secs(20);
 /// The stored ruleset is written at most so often.
 const STORE_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -47,7 +47,7 @@ pub(crate) struct Options {
     /// The namespaces whose services may be dialled from the node.
     pub(crate) dial_from_node: Vec<String>,
     /// Which portals a network namespace gets.
-    pub(crate) provision: Provision,
+    pub(crate) provision: ProgrammingMode,
     /// On demand a portal that is not used for so long goes again.
     pub(crate) portal_idle: Duration,
     /// Which external addresses of services become portals.
@@ -66,7 +66,7 @@ pub(crate) struct Options {
 
 /// How a change is getting on.
 #[derive(Debug)]
-struct Progress {
+struct Rollout {
     revision: u64,
     since: Instant,
     operations: usize,
@@ -78,7 +78,7 @@ struct Progress {
 
 /// The agent.
 #[derive(Debug)]
-pub(crate) struct Agent {
+pub(crate) struct Reconciler {
     options: Options,
     dial_from_node: DialFromNode,
     snapshot: Snapshot,
@@ -92,8 +92,8 @@ pub(crate) struct Agent {
     changed_since: Option<Instant>,
     published: Option<Instant>,
     views: BTreeMap<ServiceFilter, ViewState>,
-    progress: BTreeMap<ServiceFilter, Progress>,
-    members: BTreeMap<NetnsId, Member>,
+    progress: BTreeMap<ServiceFilter, Rollout>,
+    members: BTreeMap<NetnsId, NetnsState>,
     places: BTreeMap<AttachmentKey, NetnsId>,
     /// What the runtime ended lately, and when: what was read about it before must not bring it back.
     ended: BTreeMap<AttachmentKey, Instant>,
@@ -109,12 +109,12 @@ pub(crate) struct Agent {
     is_store_due: bool,
     stored: Option<Instant>,
     /// Records that could not be written.
-    unwritten: Unwritten,
+    unwritten: RecordRetries,
     counts: Counts,
     effects: Vec<Effect>,
 }
 
-impl Agent {
+impl Reconciler {
     /// An agent that knows nothing yet.
     pub(crate) fn new(options: Options, now: Instant) -> Self {
         let audit_at = now + options.audit_interval;
@@ -147,7 +147,7 @@ impl Agent {
             pods_max: 0,
             is_store_due: false,
             stored: None,
-            unwritten: Unwritten::default(),
+            unwritten: RecordRetries::default(),
             counts: Counts::default(),
             effects: Vec::new(),
         }
@@ -164,23 +164,23 @@ impl Agent {
             }
             Event::Synced if !self.is_synced => self.sync(now),
             Event::Synced => {}
-            Event::Trouble(why) => {
+            Event::Outage(why) => {
                 self.counts.troubles += u64::from(self.trouble.is_none());
                 self.trouble = Some(why.clone());
-                self.note(Note::Trouble(why));
+                self.note(LogEvent::SourceOutage(why));
             }
             Event::Recovered => {
                 self.trouble = None;
-                self.note(Note::Recovered);
+                self.note(LogEvent::SourceRecovered);
             }
-            Event::Refused(RejectedObjects { count, reason }) => {
+            Event::RejectedObjects(RejectedObjects { count, reason }) => {
                 self.objects_refused = count;
                 if let Some(reason) = reason {
-                    self.note(Note::Refused { reason, count });
+                    self.note(LogEvent::ObjectRejected { reason, count });
                 }
             }
             Event::Attach(ticket, attachment, netns) => self.attach(ticket, attachment, netns, now),
-            Event::Adopt(record) => self.adopt(record, now),
+            Event::Recover(record) => self.adopt(record, now),
             Event::Detach(ticket, key) => {
                 self.end(key, "its pod was deleted", now);
                 self.answer(ticket, Reply::Done);
@@ -191,12 +191,12 @@ impl Agent {
                 let reply = if self.is_synced { Reply::Done } else { self.not_ready() };
                 self.answer(ticket, reply);
             }
-            Event::Gone(netns) => self.forget(netns, "its network namespace is gone"),
-            Event::Listened(netns, fault) => self.listened(netns, fault, now),
-            Event::Done(netns, outcome) => self.settle(netns, outcome, now),
-            Event::Recorded(record, is_written) => self.unwritten.tell(*record, is_written, now),
-            Event::Used(netns, key) => self.used(netns, key, now),
-            Event::CleanedUp(netns, is_complete) => self.cleaned_up(netns, is_complete),
+            Event::NetnsGone(netns) => self.forget(netns, "its network namespace is gone"),
+            Event::RelayListening(netns, fault) => self.listened(netns, fault, now),
+            Event::JobDone(netns, outcome) => self.settle(netns, outcome, now),
+            Event::RecordWritten(record, is_written) => self.unwritten.tell(*record, is_written, now),
+            Event::PortalUsed(netns, key) => self.used(netns, key, now),
+            Event::CleanupDone(netns, is_complete) => self.cleaned_up(netns, is_complete),
             Event::Tick => {}
         }
         self.tick(now);
@@ -207,26 +207,26 @@ impl Agent {
     pub(crate) fn deadline(&self) -> Option<Instant> {
         let publish = self.is_synced.then(|| self.publish_at()).flatten();
         let store = self.store_at();
-        let members = self.members.values().filter_map(Member::deadline);
+        let members = self.members.values().filter_map(NetnsState::deadline);
         let records = self.unwritten.deadline();
         members.chain(publish).chain(store).chain(records).chain([self.audit_at]).min()
     }
 
     /// Whether every network namespace that is known is right, or known not to become so.
     pub(crate) fn is_settled(&self) -> bool {
-        let is_done = |member: &Member| member.revision().is_some() || member.error.is_some();
+        let is_done = |member: &NetnsState| member.revision().is_some() || member.error.is_some();
         self.is_synced && self.members.values().all(is_done)
     }
 
-    fn note(&mut self, note: Note) {
-        self.effects.push(Effect::Note(note));
+    fn note(&mut self, note: LogEvent) {
+        self.effects.push(Effect::Log(note));
     }
 
-    fn answer(&mut self, ticket: Ticket, reply: Reply) {
-        self.effects.push(Effect::Answer(ticket, reply));
+    fn answer(&mut self, ticket: RequestId, reply: Reply) {
+        self.effects.push(Effect::Reply(ticket, reply));
     }
 
-    fn refuse(&mut self, ticket: Ticket, message: String, transient: bool) {
+    fn refuse(&mut self, ticket: RequestId, message: String, transient: bool) {
         self.answer(ticket, Reply::Refused { message, transient });
     }
 
@@ -255,7 +255,7 @@ impl Agent {
         self.economise();
         let (services, portals) =
             (self.snapshot.service_count(), self.views[&ServiceFilter::All].portal_count());
-        self.note(Note::Synced { services, portals });
+        self.note(LogEvent::Synced { services, portals });
         self.name_refused(None);
         self.is_store_due = true;
     }
@@ -274,7 +274,7 @@ impl Agent {
     /// Does what is due.
     fn tick(&mut self, now: Instant) {
         let again = self.unwritten.due(now);
-        self.effects.extend(again.into_iter().map(Effect::Write));
+        self.effects.extend(again.into_iter().map(Effect::WriteRecord));
         if !self.is_synced {
             self.give_up_waiting(now);
             return;
@@ -287,7 +287,7 @@ impl Agent {
             self.audited = Some(now);
             self.members.values_mut().for_each(|member| member.begin_audit(now));
             self.audit_demand();
-            self.effects.push(Effect::Look);
+            self.effects.push(Effect::Sweep);
             self.ended.retain(|_, at| now < *at + ENDED_KEPT);
             self.tidy_views();
         }
@@ -305,7 +305,7 @@ impl Agent {
         for (netns, member) in &mut self.members {
             let Some(view) = self.views.get_mut(&member.view) else { continue };
             if let Some(job) = member.next(view, &self.ranges, now) {
-                if let Work::Apply(prepared) = &job.work
+                if let Operation::Apply(prepared) = &job.operation
                     && let Some(progress) = self.progress.get_mut(&member.view)
                 {
                     progress.operations = prepared.operations;
@@ -315,7 +315,7 @@ impl Agent {
         }
     }
 
-    fn attach(&mut self, ticket: Ticket, attachment: Attachment, netns: NetnsId, now: Instant) {
+    fn attach(&mut self, ticket: RequestId, attachment: Attachment, netns: NetnsId, now: Instant) {
         let key = attachment.key.clone();
         let view = match view_of(&attachment).and_then(|view| attachment.guests().map(|_| view)) {
             Ok(view) => view,
@@ -328,10 +328,13 @@ impl Agent {
             self.detach(&key, "another network namespace took its place");
         }
         for what in &attachment.notes {
-            self.effects.push(Effect::Note(Note::Odd { attachment: key.clone(), what: what.clone() }));
+            self.effects.push(Effect::Log(LogEvent::SuspiciousConfig {
+                attachment: key.clone(),
+                what: what.clone(),
+            }));
         }
-        let waiting = Some((ticket, now + ATTACH_PATIENCE));
-        self.join(attachment, ProgrammedBy::Agent, waiting, (netns, view, Standing::New), now);
+        let waiting = Some((ticket, now + ATTACH_TIMEOUT));
+        self.join(attachment, ProgrammedBy::Agent, waiting, (netns, view, KernelState::New), now);
     }
 
     /// A network namespace from before this agent started, or one that the plugin programmed without it.
@@ -343,17 +346,17 @@ impl Agent {
         }
         let view = view_of(&attachment).unwrap_or_default();
         let pod = attachment.pod.as_ref().map(ToString::to_string);
-        self.join(attachment, programmer, None, (netns_id, view, Standing::Found), now);
-        self.effects.push(Effect::Write(record));
-        self.note(Note::Attached { attachment: key, pod, how: "adopted" });
+        self.join(attachment, programmer, None, (netns_id, view, KernelState::Found), now);
+        self.effects.push(Effect::WriteRecord(record));
+        self.note(LogEvent::Attached { attachment: key, pod, how: "adopted" });
     }
 
     fn join(
         &mut self,
         attachment: Attachment,
         programmer: ProgrammedBy,
-        waiting: Option<(Ticket, Instant)>,
-        (netns, view, standing): (NetnsId, ServiceFilter, Standing),
+        waiting: Option<(RequestId, Instant)>,
+        (netns, view, standing): (NetnsId, ServiceFilter, KernelState),
         now: Instant,
     ) {
         if self.is_synced {
@@ -366,10 +369,12 @@ impl Agent {
         } else {
             self.demand_of(&view).or_else(|| self.demand_by_memory(&view))
         };
-        let member = self.members.entry(netns).or_insert_with(|| Member::new(view.clone(), standing));
+        let member = self.members.entry(netns).or_insert_with(|| NetnsState::new(view.clone(), standing));
         match known {
             Some(true) => {}
-            Some(false) => (member.view, member.demand, member.standing) = (view, demand, Standing::Damaged),
+            Some(false) => {
+                (member.view, member.demand, member.standing) = (view, demand, KernelState::Drifted)
+            }
             None => member.demand = demand,
         }
         member.serve(attachment.guests().unwrap_or_default());
@@ -379,7 +384,7 @@ impl Agent {
         self.ended.remove(&attachment.key);
         self.counts.attached += 1;
         let key = attachment.key.clone();
-        let replaced = member.attachments.insert(key, Held { attachment, programmer, waiting });
+        let replaced = member.attachments.insert(key, AttachedPod { attachment, programmer, waiting });
         if let Some((ticket, _)) = replaced.and_then(|held| held.waiting) {
             let message = "another ADD of the same attachment took its place".to_owned();
             self.refuse(ticket, message, true);
@@ -389,9 +394,9 @@ impl Agent {
     }
 }
 
-mod demand;
 mod memory;
-mod settle;
+mod on_demand;
+mod outcomes;
 #[cfg(test)]
 mod tests;
 mod views;

@@ -1,6 +1,6 @@
-//! Portals on demand in `Agent`: what is used is programmed, what is not used any more goes.
+//! Portals on demand in `Reconciler`: what is used is programmed, what is not used any more goes.
 //!
-//! What must not go in here: what one network namespace uses; that is `Demand`'s.
+//! What must not go in here: what one network namespace uses; that is `OnDemandSet`'s.
 
 use std::time::Instant;
 
@@ -8,12 +8,12 @@ use netns_nft::NetnsId;
 use proxy_core::portal::PortalKey;
 use proxy_core::service::Protocol;
 
-use super::Agent;
-use crate::cleanup::Stale;
-use crate::event::{Effect, Hits, Outcome};
-use crate::member::Standing;
+use super::Reconciler;
+use crate::event::{Effect, HitCounts, Outcome};
+use crate::netns_state::KernelState;
+use crate::udp_cleanup::StalePortals;
 
-impl Agent {
+impl Reconciler {
     /// A first connection came to the relay, which serves it; the kernel is to serve all later ones.
     pub(super) fn used(&mut self, netns: NetnsId, key: PortalKey, now: Instant) {
         let most = self.elements_max(netns);
@@ -23,11 +23,11 @@ impl Agent {
     }
 
     /// The kernel has told what is used.
-    pub(super) fn counted(&mut self, netns: NetnsId, hits: Hits, now: Instant) {
+    pub(super) fn counted(&mut self, netns: NetnsId, hits: HitCounts, now: Instant) {
         let most = self.elements_max(netns);
         let Some(member) = self.members.get_mut(&netns) else { return };
         if let (Some(demand), Some(state)) = (&mut member.demand, self.views.get(&member.view)) {
-            if matches!(member.standing, Standing::Found) {
+            if matches!(member.standing, KernelState::Found) {
                 demand.recall(&state.portals, &hits, most, now);
             } else {
                 let gone = demand.counted(&state.portals, &hits, self.options.portal_idle, now);
@@ -43,7 +43,7 @@ impl Agent {
             if let Some(demand) = &mut member.demand {
                 let mut taken_in = demand.audit();
                 taken_in.retain(|key| key.protocol == Protocol::Udp);
-                member.cleanup.add(Stale { taken_in, ..Stale::default() });
+                member.cleanup.add(StalePortals { taken_in, ..StalePortals::default() });
             }
         }
     }
@@ -67,7 +67,7 @@ impl Agent {
             if flows.is_empty() {
                 member.cleanup.end(true);
             } else {
-                self.effects.push(Effect::ForgetUdp(*netns, flows));
+                self.effects.push(Effect::DeleteStaleUdp(*netns, flows));
             }
         }
     }

@@ -1,4 +1,4 @@
-//! The driver: turns the world into events for `Agent`, and runs its effects.
+//! The driver: turns the world into events for `Reconciler`, and runs its effects.
 //!
 //! One task owns the agent; jobs in network namespaces run on threads for blocking work, at most one at a
 //! time in each, so a slow one delays nobody else. What must not go in here: decisions.
@@ -20,44 +20,44 @@ use tokio::sync::mpsc::{Receiver, Sender, UnboundedReceiver, UnboundedSender, ch
 use tokio::sync::oneshot;
 use tokio::time::sleep_until;
 
-use crate::adopt::{Adopted, Adopter};
-use crate::adopt_watch::Looked;
-use crate::event::{Effect, Event, Flows, Job, Outcome, Stored, Ticket};
+use crate::cni_watch::ScanDone;
+use crate::event::{Effect, Event, Job, Outcome, RequestId, StoredRuleset, UdpBackends};
 use crate::event_log;
-use crate::namespace::Namespace;
-use crate::pool::{Kind, Pools};
+use crate::netns_worker::NetnsWorker;
+use crate::reconciler::Reconciler;
+use crate::recovery::{FoundAttachment, Recovery};
 use crate::report::Report;
-use crate::state::Agent;
+use crate::thread_pools::{ThreadPools, WorkKind};
 
 /// What reaches the driver from other threads and tasks.
 #[derive(Debug)]
 pub(crate) enum Message {
     /// The plugin asks; the network namespace that it sent is open.
-    Asked(Request, Option<Arc<Namespace>>, SyncSender<Reply>),
+    Asked(Request, Option<Arc<NetnsWorker>>, SyncSender<Reply>),
     /// An attachment was found that nobody brought.
-    Found(Box<Adopted>),
+    Found(Box<FoundAttachment>),
     /// Where attachments are found that nobody brought, something changed.
-    Look(Looked),
+    Look(ScanDone),
     /// Something happened in a network namespace.
     Happened(Event),
     /// Somebody wants to know everything.
     Report(oneshot::Sender<Report>),
     /// Somebody wants to read what came to the portals of every network namespace.
-    Places(oneshot::Sender<Vec<Place>>),
+    Places(oneshot::Sender<Vec<NetnsPortals>>),
     /// Another agent takes over.
-    Retire(Retirement),
+    Retire(HandoverRequest),
 }
 
 /// A network namespace, and the portals that it sees.
 #[derive(Debug)]
-pub(crate) struct Place {
-    pub(crate) namespace: Arc<Namespace>,
+pub(crate) struct NetnsPortals {
+    pub(crate) namespace: Arc<NetnsWorker>,
     pub(crate) portals: Portals,
 }
 
 /// Another agent takes over.
 #[derive(Debug)]
-pub(crate) struct Retirement {
+pub(crate) struct HandoverRequest {
     /// Answered when nothing is changed any more.
     pub(crate) reply: SyncSender<Reply>,
     /// The other agent serves everything.
@@ -66,24 +66,24 @@ pub(crate) struct Retirement {
 
 /// Why a driver ended.
 #[derive(Debug)]
-pub(crate) enum End {
+pub(crate) enum ExitReason {
     /// It was told to stop, or the source of services ended.
     Stopped,
     /// Another agent takes over.
-    Retired(Retirement),
+    Retired(HandoverRequest),
 }
 
 /// Runs the agent.
 #[derive(Debug)]
-pub(crate) struct Driver {
-    agent: Agent,
-    namespaces: HashMap<NetnsId, Arc<Namespace>>,
-    waiting: BTreeMap<Ticket, SyncSender<Reply>>,
+pub(crate) struct EventLoop {
+    agent: Reconciler,
+    namespaces: HashMap<NetnsId, Arc<NetnsWorker>>,
+    waiting: BTreeMap<RequestId, SyncSender<Reply>>,
     tickets: u64,
     relay: Arc<Relay>,
-    pools: Pools,
+    pools: ThreadPools,
     records: Records,
-    adopter: Arc<Adopter>,
+    adopter: Arc<Recovery>,
     sender: UnboundedSender<Message>,
     /// The agent that was here before, which relays until all is served here.
     predecessor: Option<OutgoingAgent>,
@@ -92,11 +92,11 @@ pub(crate) struct Driver {
     worked: Receiver<()>,
 }
 
-impl Driver {
-    /// A driver of this agent, which other threads reach by `sender`.
+impl EventLoop {
+    /// A driver of this agent, which other threads probe_api_server by `sender`.
     pub(crate) fn new(
-        agent: Agent,
-        adopter: Adopter,
+        agent: Reconciler,
+        adopter: Recovery,
         relay: Arc<Relay>,
         predecessor: Option<OutgoingAgent>,
         sender: UnboundedSender<Message>,
@@ -109,7 +109,7 @@ impl Driver {
             waiting: BTreeMap::new(),
             tickets: 0,
             relay,
-            pools: Pools::new(),
+            pools: ThreadPools::new(),
             records,
             adopter: Arc::new(adopter),
             sender,
@@ -126,20 +126,20 @@ impl Driver {
         mut messages: UnboundedReceiver<Message>,
         mut uses: Receiver<PortalUse>,
         stop: impl Future<Output = ()>,
-    ) -> End {
+    ) -> ExitReason {
         tokio::pin!(stop);
         loop {
             let deadline = self.agent.deadline().unwrap_or_else(Instant::now);
             let event = tokio::select! {
-                () = &mut stop => return End::Stopped,
+                () = &mut stop => return ExitReason::Stopped,
                 Some(message) = messages.recv() => match self.event_of(message) {
                     Ok(event) => event,
-                    Err(retirement) => return End::Retired(retirement),
+                    Err(retirement) => return ExitReason::Retired(retirement),
                 },
-                Some(PortalUse { netns, key }) = uses.recv() => Some(Event::Used(netns, key)),
+                Some(PortalUse { netns, key }) = uses.recv() => Some(Event::PortalUsed(netns, key)),
                 told = source.recv() => match told {
                     Some(told) => Some(told.into()),
-                    None => return End::Stopped,
+                    None => return ExitReason::Stopped,
                 },
                 () = sleep_until(deadline.into()) => Some(Event::Tick),
             };
@@ -168,9 +168,9 @@ impl Driver {
         Ok(())
     }
 
-    fn take(&mut self, Adopted { record, namespace }: Adopted) -> Event {
+    fn take(&mut self, FoundAttachment { record, namespace }: FoundAttachment) -> Event {
         self.namespaces.entry(record.netns_id).or_insert(namespace);
-        Event::Adopt(record)
+        Event::Recover(record)
     }
 
     fn step(&mut self, event: Event) {
@@ -184,11 +184,11 @@ impl Driver {
     }
 
     /// What a message means to the agent; that another one takes over is the end.
-    fn event_of(&mut self, message: Message) -> Result<Option<Event>, Retirement> {
+    fn event_of(&mut self, message: Message) -> Result<Option<Event>, HandoverRequest> {
         Ok(match message {
             Message::Happened(event) => {
                 // A job that was under way when its pod went may have listened there.
-                if let Event::Done(netns, _) = event
+                if let Event::JobDone(netns, _) = event
                     && !self.namespaces.contains_key(&netns)
                 {
                     self.relay.close_netns(netns);
@@ -205,7 +205,7 @@ impl Driver {
             Message::Places(wanted) => {
                 let place = |(netns, portals): (NetnsId, &Portals)| {
                     let namespace = Arc::clone(self.namespaces.get(&netns)?);
-                    Some(Place { namespace, portals: portals.clone() })
+                    Some(NetnsPortals { namespace, portals: portals.clone() })
                 };
                 let _ = wanted.send(self.agent.seen().filter_map(place).collect());
                 None
@@ -218,7 +218,7 @@ impl Driver {
             Message::Found(adopted) => Some(self.take(*adopted)),
             Message::Asked(request, namespace, reply) => {
                 self.tickets += 1;
-                let ticket = Ticket(self.tickets);
+                let ticket = RequestId(self.tickets);
                 self.waiting.insert(ticket, reply);
                 self.request(ticket, request, namespace)
             }
@@ -227,9 +227,9 @@ impl Driver {
 
     fn request(
         &mut self,
-        ticket: Ticket,
+        ticket: RequestId,
         request: Request,
-        namespace: Option<Arc<Namespace>>,
+        namespace: Option<Arc<NetnsWorker>>,
     ) -> Option<Event> {
         let event = match (request, namespace) {
             (Request::Attach(attachment), Some(namespace)) => self.attach(ticket, attachment, namespace),
@@ -253,7 +253,7 @@ impl Driver {
         Some(event)
     }
 
-    fn attach(&mut self, ticket: Ticket, attachment: Attachment, namespace: Arc<Namespace>) -> Event {
+    fn attach(&mut self, ticket: RequestId, attachment: Attachment, namespace: Arc<NetnsWorker>) -> Event {
         let netns = namespace.id();
         self.namespaces.entry(netns).or_insert(namespace);
         Event::Attach(ticket, attachment, netns)
@@ -262,28 +262,28 @@ impl Driver {
     fn execute(&mut self, effect: Effect) {
         match effect {
             Effect::Run(netns, job) => self.start(netns, job),
-            Effect::ForgetUdp(netns, flows) => self.delete_stale_udp(netns, flows),
-            Effect::Answer(ticket, reply) => {
+            Effect::DeleteStaleUdp(netns, flows) => self.delete_stale_udp(netns, flows),
+            Effect::Reply(ticket, reply) => {
                 if let Some(waiting) = self.waiting.remove(&ticket) {
                     // Whoever asked may have given up.
                     let _ = waiting.send(reply);
                 }
             }
-            Effect::Write(record) => self.write(record),
-            Effect::Erase(key) => {
+            Effect::WriteRecord(record) => self.write(record),
+            Effect::RemoveRecord(key) => {
                 if let Err(error) = self.records.remove(&key) {
                     tracing::warn!(attachment = %key, %error, "remove the record of an attachment");
                 }
             }
-            Effect::Close(netns) => {
+            Effect::CloseNetns(netns) => {
                 self.relay.close_netns(netns);
                 self.namespaces.remove(&netns);
             }
-            Effect::Look => self.look(),
-            Effect::Store(stored) => self.store(stored),
-            Effect::Portals(view, portals) => self.relay.set_portals(&view, portals),
-            Effect::ViewGone(view) => self.relay.remove_view(&view),
-            Effect::Note(note) => event_log::note(&note),
+            Effect::Sweep => self.look(),
+            Effect::StoreRuleset(stored) => self.store(stored),
+            Effect::SetRelayPortals(view, portals) => self.relay.set_portals(&view, portals),
+            Effect::RemoveRelayView(view) => self.relay.remove_view(&view),
+            Effect::Log(note) => event_log::log(&note),
         }
     }
 
@@ -292,7 +292,7 @@ impl Driver {
         let Some(namespace) = self.namespaces.get(&netns).cloned() else {
             let message = "the network namespace is not open".to_owned();
             let outcome = Outcome::Failed { message, transient: false };
-            let _ = sender.send(Message::Happened(Event::Done(netns, outcome)));
+            let _ = sender.send(Message::Happened(Event::JobDone(netns, outcome)));
             return;
         };
         let (relay, working) = (Arc::clone(&self.relay), self.working.clone());
@@ -301,18 +301,18 @@ impl Driver {
             let fault = namespace.listen(&job, &relay).err();
             let is_relayed = fault.is_none();
             if job.relay.is_some() {
-                let _ = sender.send(Message::Happened(Event::Listened(netns, fault)));
+                let _ = sender.send(Message::Happened(Event::RelayListening(netns, fault)));
             }
-            let outcome = if is_relayed { namespace.run(&job) } else { Outcome::NotRelayed };
+            let outcome = if is_relayed { namespace.run(&job) } else { Outcome::RelayUnavailable };
             // The driver may be stopping; then nobody waits for it.
-            let _ = sender.send(Message::Happened(Event::Done(netns, outcome)));
+            let _ = sender.send(Message::Happened(Event::JobDone(netns, outcome)));
         });
     }
 
-    fn delete_stale_udp(&self, netns: NetnsId, flows: Flows) {
+    fn delete_stale_udp(&self, netns: NetnsId, flows: UdpBackends) {
         let Some(namespace) = self.namespaces.get(&netns).cloned() else { return };
         let sender = self.sender.clone();
-        self.pools.run(Kind::Cleanup, move || {
+        self.pools.run(WorkKind::Cleanup, move || {
             let is_complete = match namespace.delete_stale_udp(&flows) {
                 Ok(0) => true,
                 Ok(count) => {
@@ -324,7 +324,7 @@ impl Driver {
                     !error.is_transient()
                 }
             };
-            let _ = sender.send(Message::Happened(Event::CleanedUp(netns, is_complete)));
+            let _ = sender.send(Message::Happened(Event::CleanupDone(netns, is_complete)));
         });
     }
 
@@ -333,7 +333,7 @@ impl Driver {
         if let Err(error) = &written {
             tracing::error!(attachment = %record.attachment.key, %error, "failed to write the record of an attachment, tried again later");
         }
-        let event = Event::Recorded(Box::new(record), written.is_ok());
+        let event = Event::RecordWritten(Box::new(record), written.is_ok());
         let _ = self.sender.send(Message::Happened(event));
     }
 
@@ -342,11 +342,11 @@ impl Driver {
         self.relay.gc(Instant::now());
         let sender = self.sender.clone();
         let adopter = Arc::clone(&self.adopter);
-        let namespaces: Vec<Arc<Namespace>> = self.namespaces.values().cloned().collect();
+        let namespaces: Vec<Arc<NetnsWorker>> = self.namespaces.values().cloned().collect();
         let known = self.agent.keys().cloned().collect();
-        self.pools.run(Kind::File, move || {
+        self.pools.run(WorkKind::File, move || {
             for namespace in namespaces.iter().filter(|namespace| namespace.is_gone()) {
-                let _ = sender.send(Message::Happened(Event::Gone(namespace.id())));
+                let _ = sender.send(Message::Happened(Event::NetnsGone(namespace.id())));
             }
             for adopted in adopter.look(&known) {
                 let _ = sender.send(Message::Found(Box::new(adopted)));
@@ -355,10 +355,10 @@ impl Driver {
     }
 
     /// Looks for attachments that nobody brought.
-    fn look_for_attachments(&self, looked: Looked) {
+    fn look_for_attachments(&self, looked: ScanDone) {
         let (sender, adopter) = (self.sender.clone(), Arc::clone(&self.adopter));
         let known = self.agent.keys().cloned().collect();
-        self.pools.run(Kind::File, move || {
+        self.pools.run(WorkKind::File, move || {
             let _looked = looked;
             for adopted in adopter.look(&known) {
                 let _ = sender.send(Message::Found(Box::new(adopted)));
@@ -366,9 +366,9 @@ impl Driver {
         });
     }
 
-    fn store(&self, Stored { revision, ranges, ruleset }: Stored) {
+    fn store(&self, StoredRuleset { revision, ranges, ruleset }: StoredRuleset) {
         let path = ruleset_path(&self.adopter.state_dir, VIEW_DEFAULT);
-        self.pools.run(Kind::File, move || {
+        self.pools.run(WorkKind::File, move || {
             let batch = encode_fresh(&ruleset);
             let stored = netns_nft::RulesetSnapshot { revision, ranges: ranges.to_vec(), batch };
             let folder = path.parent().map_or(Ok(()), std::fs::create_dir_all);
@@ -385,9 +385,9 @@ impl From<Told> for Event {
             Told::Changes(changes) => Self::Changes(changes),
             Told::Node(node) => Self::Node(node),
             Told::Synced => Self::Synced,
-            Told::Outage(why) => Self::Trouble(why),
+            Told::Outage(why) => Self::Outage(why),
             Told::Recovered => Self::Recovered,
-            Told::Rejected(refused) => Self::Refused(refused),
+            Told::Rejected(refused) => Self::RejectedObjects(refused),
         }
     }
 }

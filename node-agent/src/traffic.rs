@@ -1,4 +1,4 @@
-//! `HitsReport`: what came to portals and went to backends, as the agent tells it to whoever asks.
+//! `TrafficReport`: what came to portals and went to backends, as the agent tells it to whoever asks.
 //!
 //! A hit is one connection or UDP flow, since only first packets meet portals. Numbers begin when an element is
 //! written, so one may be smaller than it was: then it began anew at 0. What must not go in here: reading them,
@@ -18,9 +18,9 @@ const LINES_MAX: usize = 50_000;
 /// What came to portals.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct HitsReport {
+pub struct TrafficReport {
     /// The network namespaces that were asked about.
-    pub places: Vec<PlaceHits>,
+    pub places: Vec<NetnsTraffic>,
     /// How many portals are not told, since there were too many: those with the fewest hits.
     pub left_out: usize,
 }
@@ -28,7 +28,7 @@ pub struct HitsReport {
 /// What came to the portals of a network namespace.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct PlaceHits {
+pub struct NetnsTraffic {
     /// The inode of the network namespace.
     pub netns: u64,
     /// Why it could not be read.
@@ -46,7 +46,7 @@ pub struct PortalHits {
     /// The service, where there still is one.
     pub service: Option<String>,
     /// What became of what came.
-    pub by: Served,
+    pub by: ServedBy,
     /// How often somebody came.
     pub hits: u64,
     /// Its backends, in order; empty unless backends count.
@@ -65,7 +65,7 @@ pub struct BackendHits {
 /// Who serves a portal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Served {
+pub enum ServedBy {
     /// The kernel sends connections to backends.
     Kernel,
     /// The relay takes them.
@@ -76,7 +76,7 @@ pub enum Served {
     Dropped,
 }
 
-impl Served {
+impl ServedBy {
     /// The name in output.
     pub const fn name(self) -> &'static str {
         match self {
@@ -108,17 +108,17 @@ pub(crate) fn hits_of(counted: Counters, portals: &Portals) -> Vec<PortalHits> {
         PortalHits {
             portal: key.to_string(),
             service: portal.map(|portal| portal.service.to_string()),
-            by: portal.map_or(Served::Kernel, Served::of),
+            by: portal.map_or(ServedBy::Kernel, ServedBy::of),
             hits,
             backends: backends.into_iter().map(|(backend, hits)| BackendHits { backend, hits }).collect(),
         }
     });
-    told.filter(|portal| portal.by != Served::Relay).collect()
+    told.filter(|portal| portal.by != ServedBy::Relay).collect()
 }
 
-impl HitsReport {
+impl TrafficReport {
     /// Of these network namespaces as much as may be told.
-    pub(crate) fn of(places: impl Iterator<Item = PlaceHits>) -> Self {
+    pub(crate) fn of(places: impl Iterator<Item = NetnsTraffic>) -> Self {
         let mut report = Self { places: places.collect(), left_out: 0 };
         report.cut(LINES_MAX);
         report
@@ -127,7 +127,7 @@ impl HitsReport {
     /// Leaves out the portals with the fewest hits, so that at most so many lines are left.
     fn cut(&mut self, lines_max: usize) {
         let mut order = Vec::new();
-        for (place, PlaceHits { portals, .. }) in self.places.iter().enumerate() {
+        for (place, NetnsTraffic { portals, .. }) in self.places.iter().enumerate() {
             let lines = |(at, portal): (usize, &PortalHits)| {
                 (Reverse(portal.hits), place, at, 1 + portal.backends.len())
             };
@@ -143,7 +143,7 @@ impl HitsReport {
         let left_out: BTreeSet<(usize, usize)> =
             order[told..].iter().map(|(_, place, at, _)| (*place, *at)).collect();
         self.left_out = left_out.len();
-        for (place, PlaceHits { portals, .. }) in self.places.iter_mut().enumerate() {
+        for (place, NetnsTraffic { portals, .. }) in self.places.iter_mut().enumerate() {
             let mut places = 0..;
             portals.retain(|_| places.next().is_some_and(|at| !left_out.contains(&(place, at))));
         }
@@ -154,20 +154,21 @@ impl HitsReport {
 mod tests {
     use super::*;
 
-    fn place(netns: u64, hits: &[u64]) -> PlaceHits {
+    fn place(netns: u64, hits: &[u64]) -> NetnsTraffic {
         let portal = |hits: &u64| PortalHits {
             portal: format!("10.96.0.1/TCP/{hits}"),
             service: None,
-            by: Served::Kernel,
+            by: ServedBy::Kernel,
             hits: *hits,
             backends: vec![BackendHits { backend: ([10, 1, 0, 1], 80).into(), hits: *hits }],
         };
-        PlaceHits { netns, error: None, portals: hits.iter().map(portal).collect() }
+        NetnsTraffic { netns, error: None, portals: hits.iter().map(portal).collect() }
     }
 
     #[test]
     fn what_is_told_is_bounded_and_the_most_used_portals_are_told() {
-        let mut report = HitsReport::of([place(1, &[1, 9, 4]), place(2, &[]), place(3, &[7, 4])].into_iter());
+        let mut report =
+            TrafficReport::of([place(1, &[1, 9, 4]), place(2, &[]), place(3, &[7, 4])].into_iter());
         assert_eq!(report.left_out, 0);
         report.cut(7);
         let left: Vec<Vec<u64>> = (report.places.iter())

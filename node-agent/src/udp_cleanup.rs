@@ -1,4 +1,4 @@
-//! `Cleanup`: the UDP flows of one network namespace that may still lead to backends that are gone.
+//! `UdpCleanup`: the UDP flows of one network namespace that may still lead to backends that are gone.
 //!
 //! A clean-up walks the node-wide connection table, so each network namespace has at most one under way, and
 //! what changes meanwhile is coalesced into the next one. What must not go in here: the flows themselves.
@@ -12,7 +12,7 @@ pub(crate) const CLEANUP_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Which UDP portals a clean-up is about.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct Stale {
+pub(crate) struct StalePortals {
     /// All portals of the view.
     pub(crate) is_all: bool,
     /// These portals.
@@ -21,7 +21,7 @@ pub(crate) struct Stale {
     pub(crate) taken_in: ChangedPortals,
 }
 
-impl Stale {
+impl StalePortals {
     fn is_empty(&self) -> bool {
         !self.is_all && self.changed.is_empty() && self.taken_in.is_empty()
     }
@@ -39,21 +39,21 @@ impl Stale {
 
 /// The clean-ups of one network namespace.
 #[derive(Debug, Default)]
-pub(crate) struct Cleanup {
-    pending: Stale,
+pub(crate) struct UdpCleanup {
+    pending: StalePortals,
     /// What the clean-up that is under way is about.
-    running: Option<Stale>,
+    running: Option<StalePortals>,
     not_before: Option<Instant>,
 }
 
-impl Cleanup {
+impl UdpCleanup {
     /// Coalesces these portals into the next clean-up.
-    pub(crate) fn add(&mut self, stale: Stale) {
+    pub(crate) fn add(&mut self, stale: StalePortals) {
         self.pending.merge(stale);
     }
 
     /// The clean-up to start now, if one is due.
-    pub(crate) fn start(&mut self, now: Instant) -> Option<Stale> {
+    pub(crate) fn start(&mut self, now: Instant) -> Option<StalePortals> {
         if self.is_waiting() || self.not_before.is_some_and(|at| at > now) {
             return None;
         }
@@ -87,14 +87,17 @@ mod tests {
 
     use super::*;
 
-    fn stale(portals: &[&str]) -> Stale {
-        Stale { changed: portals.iter().map(|portal| udp(portal)).collect(), ..Stale::default() }
+    fn stale(portals: &[&str]) -> StalePortals {
+        StalePortals {
+            changed: portals.iter().map(|portal| udp(portal)).collect(),
+            ..StalePortals::default()
+        }
     }
 
     #[test]
     fn one_cleanup_is_under_way_and_all_later_changes_are_one() {
         let start = Instant::now();
-        let mut cleanup = Cleanup::default();
+        let mut cleanup = UdpCleanup::default();
         assert_eq!((cleanup.start(start), cleanup.deadline()), (None, None));
         cleanup.add(stale(&["10.96.0.1:53"]));
         assert_eq!(cleanup.start(start), Some(stale(&["10.96.0.1:53"])), "the first starts at once");
@@ -112,7 +115,7 @@ mod tests {
     #[test]
     fn an_incomplete_cleanup_is_repeated_with_what_came_meanwhile() {
         let start = Instant::now();
-        let mut cleanup = Cleanup::default();
+        let mut cleanup = UdpCleanup::default();
         cleanup.add(stale(&["10.96.0.1:53"]));
         cleanup.start(start).expect("due");
         cleanup.add(stale(&["10.96.0.2:53"]));
@@ -125,10 +128,13 @@ mod tests {
 
     #[test]
     fn a_cleanup_of_all_portals_holds_no_list_of_them() {
-        let mut cleanup = Cleanup::default();
+        let mut cleanup = UdpCleanup::default();
         cleanup.add(stale(&["10.96.0.1:53"]));
-        cleanup.add(Stale { is_all: true, ..Stale::default() });
+        cleanup.add(StalePortals { is_all: true, ..StalePortals::default() });
         cleanup.add(stale(&["10.96.0.2:53"]));
-        assert_eq!(cleanup.start(Instant::now()), Some(Stale { is_all: true, ..Stale::default() }));
+        assert_eq!(
+            cleanup.start(Instant::now()),
+            Some(StalePortals { is_all: true, ..StalePortals::default() })
+        );
     }
 }

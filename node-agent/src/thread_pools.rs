@@ -1,4 +1,4 @@
-//! `Pools`: the threads that do blocking work, apart by what waits for it.
+//! `ThreadPools`: the threads that do blocking work, apart by what waits for it.
 //!
 //! A pod that starts waits for its attach, so no other kind of work may use the threads of attaches. Each kind is
 //! first come, first served. What must not go in here: which kind a piece of work is.
@@ -27,7 +27,7 @@ pub(crate) const THREADS: usize =
 
 /// A kind of blocking work.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Kind {
+pub(crate) enum WorkKind {
     /// Program a pod that is starting.
     Attach,
     /// Change a pod that runs.
@@ -42,7 +42,7 @@ pub(crate) enum Kind {
 
 /// The threads of each kind.
 #[derive(Debug)]
-pub(crate) struct Pools {
+pub(crate) struct ThreadPools {
     attach: Arc<Semaphore>,
     change: Arc<Semaphore>,
     audit: Arc<Semaphore>,
@@ -50,8 +50,8 @@ pub(crate) struct Pools {
     file: Arc<Semaphore>,
 }
 
-impl Pools {
-    /// Pools without any work; the runtime starts threads when they are needed.
+impl ThreadPools {
+    /// ThreadPools without any work; the runtime starts threads when they are needed.
     pub(crate) fn new() -> Self {
         let of = |threads| Arc::new(Semaphore::new(threads));
         Self {
@@ -65,13 +65,13 @@ impl Pools {
 
     /// Runs the work as soon as a thread of its kind is free; work that has not begun when its kind is dismissed is
     /// dropped.
-    pub(crate) fn run(&self, kind: Kind, work: impl FnOnce() + Send + 'static) {
+    pub(crate) fn run(&self, kind: WorkKind, work: impl FnOnce() + Send + 'static) {
         let free = Arc::clone(match kind {
-            Kind::Attach => &self.attach,
-            Kind::Change => &self.change,
-            Kind::Audit => &self.audit,
-            Kind::Cleanup => &self.cleanup,
-            Kind::File => &self.file,
+            WorkKind::Attach => &self.attach,
+            WorkKind::Change => &self.change,
+            WorkKind::Audit => &self.audit,
+            WorkKind::Cleanup => &self.cleanup,
+            WorkKind::File => &self.file,
         });
         tokio::spawn(async move {
             let Ok(_permit) = free.acquire_owned().await else { return };
@@ -94,24 +94,24 @@ mod tests {
 
     use super::*;
 
-    const PATIENCE: Duration = Duration::from_secs(10);
+    const TIMEOUT: Duration = Duration::from_secs(10);
 
     #[test]
     fn an_attach_runs_while_all_other_threads_are_busy() {
         let runtime = tokio::runtime::Builder::new_multi_thread().max_blocking_threads(THREADS).build();
         let runtime = runtime.expect("a runtime");
         let _inside = runtime.enter();
-        let (pools, (tell, told)) = (Pools::new(), channel());
+        let (pools, (tell, told)) = (ThreadPools::new(), channel());
         let (hold, held) = channel::<()>();
         let held = Arc::new(std::sync::Mutex::new(held));
-        for kind in [Kind::Change, Kind::Audit, Kind::Cleanup, Kind::File] {
+        for kind in [WorkKind::Change, WorkKind::Audit, WorkKind::Cleanup, WorkKind::File] {
             for _ in 0..1_000 {
                 let held = Arc::clone(&held);
                 pools.run(kind, move || assert!(held.lock().expect("not poisoned").recv().is_err()));
             }
         }
-        pools.run(Kind::Attach, move || tell.send(()).expect("the test waits"));
-        told.recv_timeout(PATIENCE).expect("the attach ran");
+        pools.run(WorkKind::Attach, move || tell.send(()).expect("the test waits"));
+        told.recv_timeout(TIMEOUT).expect("the attach ran");
         drop(hold);
     }
 
@@ -120,13 +120,13 @@ mod tests {
         let runtime = tokio::runtime::Builder::new_multi_thread().max_blocking_threads(THREADS).build();
         let runtime = runtime.expect("a runtime");
         let _inside = runtime.enter();
-        let (pools, (tell, told)) = (Pools::new(), channel());
+        let (pools, (tell, told)) = (ThreadPools::new(), channel());
         pools.dismiss();
-        for kind in [Kind::Audit, Kind::Cleanup, Kind::Change] {
+        for kind in [WorkKind::Audit, WorkKind::Cleanup, WorkKind::Change] {
             let tell = tell.clone();
             pools.run(kind, move || tell.send(kind).expect("the test waits"));
         }
         drop(tell);
-        assert_eq!(told.iter().collect::<Vec<_>>(), [Kind::Change]);
+        assert_eq!(told.iter().collect::<Vec<_>>(), [WorkKind::Change]);
     }
 }

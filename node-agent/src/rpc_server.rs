@@ -18,19 +18,19 @@ use proxy_core::portal::Portals;
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::oneshot;
 
-use crate::driver::{Message, Place, Retirement};
-use crate::hits::{HitsReport, PlaceHits, hits_of};
-use crate::namespace::Namespace;
+use crate::event_loop::{HandoverRequest, Message, NetnsPortals};
+use crate::netns_worker::NetnsWorker;
 use crate::report::Report;
+use crate::traffic::{NetnsTraffic, TrafficReport, hits_of};
 
 /// A peer that connects has so long to say what it wants.
-const REQUEST_PATIENCE: Duration = Duration::from_secs(5);
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 /// The agent itself gives up earlier, with a reason; this bounds the wait all the same.
-const ANSWER_PATIENCE: Duration = Duration::from_secs(60);
+const REPLY_TIMEOUT: Duration = Duration::from_secs(60);
 /// More peers than this at once are refused.
 const PEERS_MAX: usize = 512;
 /// So long network namespaces are read for one peer; those that are left are told as not read.
-const READ_PATIENCE: Duration = Duration::from_secs(2);
+const READ_TIMEOUT: Duration = Duration::from_secs(2);
 /// As many elements more may stand in a network namespace than the portals of its view account for.
 const ELEMENTS_SPARE: usize = 1_024;
 /// After a failure to accept, which has to do with this machine's limits.
@@ -69,7 +69,7 @@ pub(crate) fn serve(listener: Listener, sender: UnboundedSender<Message>) -> std
 }
 
 fn answer(connection: &Connection, sender: &UnboundedSender<Message>) {
-    let (request, netns) = match connection.receive(REQUEST_PATIENCE) {
+    let (request, netns) = match connection.receive(REQUEST_TIMEOUT) {
         Ok((message, netns)) => (message.body, netns),
         Err(error) => {
             tracing::warn!(error = %with_causes(&error), "refused a request");
@@ -92,8 +92,8 @@ fn answer(connection: &Connection, sender: &UnboundedSender<Message>) {
 fn retire(connection: &Connection, sender: &UnboundedSender<Message>) {
     let (reply, answer) = sync_channel(1);
     let (served, is_served) = oneshot::channel();
-    let asked = sender.send(Message::Retire(Retirement { reply, is_served }));
-    let answer = asked.ok().and_then(|()| answer.recv_timeout(ANSWER_PATIENCE).ok());
+    let asked = sender.send(Message::Retire(HandoverRequest { reply, is_served }));
+    let answer = asked.ok().and_then(|()| answer.recv_timeout(REPLY_TIMEOUT).ok());
     if connection.reply(&answer.unwrap_or_else(stopping), None).is_ok() {
         connection.wait_for_close();
     }
@@ -108,7 +108,7 @@ fn stopping() -> Reply {
 fn decided(request: Request, netns: Option<OwnedFd>, sender: &UnboundedSender<Message>) -> Reply {
     let namespace = match (&request, netns) {
         (Request::Attach(attachment) | Request::Check(attachment), Some(fd)) => {
-            match Namespace::from_fd(fd, &attachment.netns) {
+            match NetnsWorker::from_fd(fd, &attachment.netns) {
                 Ok(namespace) => Some(Arc::new(namespace)),
                 Err(error) => {
                     return Reply::Refused { transient: error.is_transient(), message: with_causes(&error) };
@@ -121,7 +121,7 @@ fn decided(request: Request, netns: Option<OwnedFd>, sender: &UnboundedSender<Me
     if sender.send(Message::Asked(request, namespace, reply)).is_err() {
         return stopping();
     }
-    answer.recv_timeout(ANSWER_PATIENCE).unwrap_or_else(|_| stopping())
+    answer.recv_timeout(REPLY_TIMEOUT).unwrap_or_else(|_| stopping())
 }
 
 /// The status is as long as there are attachments, so it comes in a file. What came to portals is read here, beside
@@ -156,19 +156,19 @@ fn elements_max(portals: &Portals) -> usize {
 
 /// What came to the portals of these network namespaces, or of one pod alone. One after the other: what is read is
 /// large, and the processors are the pods'.
-fn hits(places: &[Place], report: &Report, pod: Option<&str>) -> HitsReport {
-    let until = Instant::now() + READ_PATIENCE;
+fn hits(places: &[NetnsPortals], report: &Report, pod: Option<&str>) -> TrafficReport {
+    let until = Instant::now() + READ_TIMEOUT;
     let meant: BTreeSet<u64> = report.attachments_of(pod).map(|of| of.netns_inode).collect();
-    let of = |Place { namespace, portals }: &Place| {
+    let of = |NetnsPortals { namespace, portals }: &NetnsPortals| {
         let read = match Instant::now() < until {
             true => namespace.counted(elements_max(portals), until).map_err(|error| with_causes(&error)),
-            false => Err(format!("not read within {READ_PATIENCE:?}: there are too many; choose a pod")),
+            false => Err(format!("not read within {READ_TIMEOUT:?}: there are too many; choose a pod")),
         };
         let netns = namespace.id().inode;
         match read {
-            Ok(counted) => PlaceHits { netns, error: None, portals: hits_of(counted, portals) },
-            Err(error) => PlaceHits { netns, error: Some(error), portals: Vec::new() },
+            Ok(counted) => NetnsTraffic { netns, error: None, portals: hits_of(counted, portals) },
+            Err(error) => NetnsTraffic { netns, error: Some(error), portals: Vec::new() },
         }
     };
-    HitsReport::of(places.iter().filter(|place| meant.contains(&place.namespace.id().inode)).map(of))
+    TrafficReport::of(places.iter().filter(|place| meant.contains(&place.namespace.id().inode)).map(of))
 }

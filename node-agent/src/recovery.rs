@@ -18,7 +18,7 @@ use ipnet::IpNet;
 use proxy_core::annotation::PREFIX;
 use serde_json::Value;
 
-use crate::namespace::Namespace;
+use crate::netns_worker::NetnsWorker;
 use cni_install::DropIn;
 use cni_install::configurations;
 
@@ -27,7 +27,7 @@ const FILE_BYTES_MAX: u64 = 4 << 20;
 
 /// Where to look.
 #[derive(Debug)]
-pub(crate) struct Adopter {
+pub(crate) struct Recovery {
     pub(crate) records: Records,
     pub(crate) state_dir: PathBuf,
     pub(crate) cni_cache: PathBuf,
@@ -38,14 +38,14 @@ pub(crate) struct Adopter {
 
 /// An attachment that was found, and its open network namespace.
 #[derive(Debug)]
-pub(crate) struct Adopted {
+pub(crate) struct FoundAttachment {
     pub(crate) record: Record,
-    pub(crate) namespace: Arc<Namespace>,
+    pub(crate) namespace: Arc<NetnsWorker>,
 }
 
-impl Adopter {
+impl Recovery {
     /// The attachments that are not known; records of those that are gone are removed.
-    pub(crate) fn look(&self, known: &BTreeSet<AttachmentKey>) -> Vec<Adopted> {
+    pub(crate) fn look(&self, known: &BTreeSet<AttachmentKey>) -> Vec<FoundAttachment> {
         let mut found = self.recorded(known);
         let mut known = known.clone();
         known.extend(found.iter().map(|adopted| adopted.record.attachment.key.clone()));
@@ -53,7 +53,7 @@ impl Adopter {
         found
     }
 
-    fn recorded(&self, known: &BTreeSet<AttachmentKey>) -> Vec<Adopted> {
+    fn recorded(&self, known: &BTreeSet<AttachmentKey>) -> Vec<FoundAttachment> {
         let (records, broken) = self.records.read_all().unwrap_or_else(|error| {
             tracing::error!(path = %self.state_dir.display(), %error, "read the records of attachments");
             Default::default()
@@ -63,9 +63,9 @@ impl Adopter {
         }
         let mut found = Vec::new();
         for record in records.into_iter().filter(|record| !known.contains(&record.attachment.key)) {
-            match Namespace::open(&record.attachment.netns) {
+            match NetnsWorker::open(&record.attachment.netns) {
                 Ok(namespace) if namespace.id() == record.netns_id => {
-                    found.push(Adopted { record, namespace: Arc::new(namespace) });
+                    found.push(FoundAttachment { record, namespace: Arc::new(namespace) });
                 }
                 // Another one is behind that path by now, or none.
                 Ok(_) => self.remove(&record, "another network namespace is where it was"),
@@ -83,7 +83,7 @@ impl Adopter {
         }
     }
 
-    fn cached(&self, known: &BTreeSet<AttachmentKey>) -> Vec<Adopted> {
+    fn cached(&self, known: &BTreeSet<AttachmentKey>) -> Vec<FoundAttachment> {
         let networks = networks(&self.cni_conf, &self.socket);
         if networks.is_empty() {
             return Vec::new();
@@ -91,11 +91,11 @@ impl Adopter {
         let results = files(&self.cni_cache).filter_map(|path| read(&path));
         let attachments = results.filter_map(|result| cached_attachment(&result));
         let ours = attachments.filter(|a| networks.contains(&a.key.network) && !known.contains(&a.key));
-        let open = |attachment: Attachment| match Namespace::open(&attachment.netns) {
+        let open = |attachment: Attachment| match NetnsWorker::open(&attachment.netns) {
             Ok(namespace) => {
                 let netns_id = namespace.id();
                 let record = Record { attachment, netns_id, programmed_by: ProgrammedBy::NotYet };
-                Some(Adopted { record, namespace: Arc::new(namespace) })
+                Some(FoundAttachment { record, namespace: Arc::new(namespace) })
             }
             Err(error) => {
                 tracing::debug!(attachment = %attachment.key, error = %with_causes(&error), "not adopted");

@@ -21,16 +21,16 @@ use anyhow::{Context, bail};
 use relay::Relay;
 use tokio::sync::oneshot;
 
-use crate::driver::Retirement;
+use crate::event_loop::HandoverRequest;
 use daemon::Shutdown;
 
 /// The old agent ends the work that it has begun, and no more.
-const RETIRE_PATIENCE: Duration = Duration::from_secs(30);
+const HANDOVER_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Makes the agent that is there retire, if there is one.
 pub(crate) fn succeed(socket: &Path) -> anyhow::Result<Option<OutgoingAgent>> {
     let predecessor =
-        request_handover(socket, RETIRE_PATIENCE).context("take over from the agent that is there")?;
+        request_handover(socket, HANDOVER_TIMEOUT).context("take over from the agent that is there")?;
     match predecessor {
         Some(_) => tracing::info!("the agent that was here has retired"),
         None => tracing::info!("no agent was here to take over from"),
@@ -40,7 +40,7 @@ pub(crate) fn succeed(socket: &Path) -> anyhow::Result<Option<OutgoingAgent>> {
 
 /// Leaves the place to another agent, and waits in reserve until it is to stop.
 pub(crate) async fn leave(
-    Retirement { reply, is_served }: Retirement,
+    HandoverRequest { reply, is_served }: HandoverRequest,
     claim: SocketOwnership,
     relay: &Arc<Relay>,
     drain: Duration,

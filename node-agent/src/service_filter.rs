@@ -68,7 +68,7 @@ pub(crate) fn name_of(view: &ServiceFilter) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sample::attachment;
+    use crate::test_builders::attachment;
 
     fn view(text: &str) -> Result<String, String> {
         let mut attachment = attachment("a");

@@ -14,7 +14,7 @@ use nix::errno::Errno;
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use tokio::sync::mpsc::UnboundedSender;
 
-use crate::driver::Message;
+use crate::event_loop::Message;
 
 /// Whoever writes one file often writes some more.
 const DEBOUNCE: Duration = Duration::from_millis(100);
@@ -24,7 +24,7 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(500);
 const DROP_IN_FOLDERS_MAX: usize = 64;
 
 /// Told when a look is over, by being dropped.
-pub(crate) type Looked = SyncSender<()>;
+pub(crate) type ScanDone = SyncSender<()>;
 
 /// Watches the folder of CNI configurations and that of CNI results, on a thread that ends with the driver.
 pub(crate) fn watch(conf: PathBuf, cache: PathBuf, sender: UnboundedSender<Message>) -> std::io::Result<()> {

@@ -1,4 +1,4 @@
-//! `Namespace`: an open network namespace, and the jobs that are done in it.
+//! `NetnsWorker`: an open network namespace, and the jobs that are done in it.
 //!
 //! Its socket stays open while the pod is attached, so that a change costs one system call and not a way in.
 //! Everything here blocks and runs on threads for that. What must not go in here: what should be done next.
@@ -17,21 +17,21 @@ use proxy_core::kernel_model::Table;
 use proxy_core::ruleset::Ruleset;
 use relay::Relay;
 
-use crate::event::{Flows, Job, Outcome, Work};
+use crate::event::{Job, Operation, Outcome, UdpBackends};
 
 /// A job reads what a pod holds for at most this time.
 const READ_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// A network namespace that is held open.
 #[derive(Debug)]
-pub(crate) struct Namespace {
+pub(crate) struct NetnsWorker {
     netns: Netns,
     socket: Mutex<Socket>,
     /// Where it is; none: not to be seen from here, so nobody can look whether it still is there.
     path: Option<PathBuf>,
 }
 
-impl Namespace {
+impl NetnsWorker {
     /// Opens the one behind a path.
     pub(crate) fn open(path: &Path) -> Result<Self, Error> {
         Self::from_fd(File::open(path).map_err(Error::Enter)?.into(), path)
@@ -50,7 +50,7 @@ impl Namespace {
         self.netns.id()
     }
 
-    /// Whether its pod is known to be gone: its path leads elsewhere, or nowhere. Held open by us, it would
+    /// Whether its pod is known to be gone: its path leads elsewhere, or nowhere. AttachedPod open by us, it would
     /// live on with its interfaces and addresses.
     pub(crate) fn is_gone(&self) -> bool {
         self.path.as_ref().is_some_and(|path| !leads_to(path, self.id()))
@@ -72,7 +72,7 @@ impl Namespace {
         })
     }
 
-    fn attempt(&self, Job { kind: _, routes, relay: _, guests, work }: &Job) -> Result<Outcome, Error> {
+    fn attempt(&self, Job { kind: _, routes, relay: _, guests, operation }: &Job) -> Result<Outcome, Error> {
         if let Some((exits, ranges)) = routes.as_ref().filter(|(_, ranges)| !ranges.is_empty()) {
             for exit in exits {
                 match add_service_routes(&self.netns, &exit.interface, &exit.addresses, ranges) {
@@ -83,12 +83,12 @@ impl Namespace {
             }
         }
         let socket = self.socket.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        match work {
-            Work::Nothing => Ok(Outcome::Applied(None)),
-            Work::Apply(prepared) if prepared.batch.is_empty() => {
+        match operation {
+            Operation::RoutesOnly => Ok(Outcome::Applied(None)),
+            Operation::Apply(prepared) if prepared.batch.is_empty() => {
                 Ok(Outcome::Applied(Some(socket.generation()?)))
             }
-            Work::Apply(prepared) => {
+            Operation::Apply(prepared) => {
                 let before = socket.generation()?;
                 if prepared.is_fresh && !guests.is_empty() {
                     socket.apply(&prepared.batch.with_guests(guests))?;
@@ -98,14 +98,14 @@ impl Namespace {
                 let after = socket.generation()?;
                 Ok(Outcome::Applied((after == before.wrapping_add(1)).then_some(after)))
             }
-            Work::Count(portals) => {
+            Operation::CountHits(portals) => {
                 let hits = self.netns.socket()?.on_demand_hits(&Limits::elements(*portals), read_until());
                 Ok(Outcome::Counted(hits?))
             }
-            Work::Compare(ruleset, generation) => {
+            Operation::Verify(ruleset, generation) => {
                 let current = socket.generation()?;
                 if *generation == Some(current) {
-                    return Ok(Outcome::Same(*generation));
+                    return Ok(Outcome::Matches(*generation));
                 }
                 self.compare(ruleset, guests, current)
             }
@@ -122,10 +122,10 @@ impl Namespace {
     ) -> Result<Outcome, Error> {
         let wanted = Table { guests: guests.clone(), ..Table::from(ruleset) };
         Ok(match self.netns.socket()?.read_table_within(&Limits::of(&wanted), read_until())? {
-            TableState::Intact(found) if found == wanted => Outcome::Same(Some(generation)),
-            TableState::Intact(found) => Outcome::Different(difference(&found, &wanted)),
-            TableState::Missing => Outcome::Different("the table is gone".to_owned()),
-            TableState::Drifted(why) => Outcome::Different(why),
+            TableState::Intact(found) if found == wanted => Outcome::Matches(Some(generation)),
+            TableState::Intact(found) => Outcome::Drifted(difference(&found, &wanted)),
+            TableState::Missing => Outcome::Drifted("the table is gone".to_owned()),
+            TableState::Drifted(why) => Outcome::Drifted(why),
         })
     }
 
@@ -135,7 +135,7 @@ impl Namespace {
     }
 
     /// Deletes what is left of UDP flows to backends that are gone.
-    pub(crate) fn delete_stale_udp(&self, flows: &Flows) -> Result<usize, Error> {
+    pub(crate) fn delete_stale_udp(&self, flows: &UdpBackends) -> Result<usize, Error> {
         self.netns.socket()?.delete_stale_udp(flows)
     }
 }

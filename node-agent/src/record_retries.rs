@@ -1,4 +1,4 @@
-//! `Unwritten`: records of attachments that could not be written, and when that is tried again.
+//! `RecordRetries`: records of attachments that could not be written, and when that is tried again.
 //!
 //! Without its record a pod is found after a restart only if the runtime's cache tells of it. What must not go in here:
 //! writing.
@@ -15,13 +15,13 @@ const RETRY_MAX: Duration = Duration::from_secs(60);
 
 /// Records that could not be written.
 #[derive(Debug, Default)]
-pub(crate) struct Unwritten {
+pub(crate) struct RecordRetries {
     records: BTreeMap<AttachmentKey, Record>,
     rounds: u32,
     retry_at: Option<Instant>,
 }
 
-impl Unwritten {
+impl RecordRetries {
     /// A record was written, or could not be.
     pub(crate) fn tell(&mut self, record: Record, is_written: bool, now: Instant) {
         if is_written {

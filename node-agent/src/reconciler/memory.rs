@@ -1,4 +1,4 @@
-//! The memory of tables in `Agent`: where the budget is reached, pods go on demand.
+//! The memory of tables in `Reconciler`: where the budget is reached, pods go on demand.
 //!
 //! A pod is always attached. Where its full table has no room any more it gets its portals on demand; where services
 //! need more than they did, pods that have full tables are moved on demand, too. On demand a table that would be too
@@ -12,10 +12,10 @@ use proxy_core::ruleset::Settings;
 use proxy_core::service::ServiceKey;
 use proxy_core::snapshot::ChangedServices;
 
-use super::Agent;
-use crate::demand::Demand;
-use crate::event::Note;
-use crate::member::Member;
+use super::Reconciler;
+use crate::event::LogEvent;
+use crate::netns_state::NetnsState;
+use crate::on_demand::OnDemandSet;
 use crate::report::MemoryReport;
 use crate::view::ViewState;
 
@@ -23,7 +23,7 @@ use crate::view::ViewState;
 const NAMED_AT_ONCE: usize = 10;
 const NAMED_MAX: usize = 1_000;
 
-impl Agent {
+impl Reconciler {
     /// The bounds of everything that services may put into tables.
     pub(super) fn bounds(&self) -> PortalLimits {
         self.options.budget.bounds(self.options.bounds, self.pods_max, self.options.settings)
@@ -40,7 +40,7 @@ impl Agent {
         }
     }
 
-    fn table_bytes(&self, member: &Member, view: &ViewState) -> usize {
+    fn table_bytes(&self, member: &NetnsState, view: &ViewState) -> usize {
         let (size, on_demand) = match &member.demand {
             Some(demand) => (demand.desired.size(), true),
             None => (view.desired.size(), false),
@@ -55,12 +55,12 @@ impl Agent {
     }
 
     /// Portals on demand for one more pod of a view, where there is no room for one more full table.
-    pub(super) fn demand_by_memory(&mut self, view: &ServiceFilter) -> Option<Demand> {
+    pub(super) fn demand_by_memory(&mut self, view: &ServiceFilter) -> Option<OnDemandSet> {
         let most = self.options.budget.tables()?;
         let used = self.tables_bytes();
         let state = self.views.get_mut(view)?;
         let one = self.options.budget.table_bytes(state.desired.size(), self.options.settings);
-        (used.saturating_add(one) > most).then(|| Demand::new(state.base().clone()))
+        (used.saturating_add(one) > most).then(|| OnDemandSet::new(state.base().clone()))
     }
 
     /// How many elements the table of this pod may have at most.
@@ -90,7 +90,7 @@ impl Agent {
             }
             let Some(member) = self.members.get(&netns) else { continue };
             let Some(state) = self.views.get_mut(&member.view) else { continue };
-            let demand = Demand::instead_of_all(state.base().clone());
+            let demand = OnDemandSet::instead_of_all(state.base().clone());
             let Some(state) = self.views.get(&member.view) else { continue };
             used -= self.table_bytes(member, state).min(used);
             if let Some(member) = self.members.get_mut(&netns) {
@@ -104,7 +104,7 @@ impl Agent {
             moved += 1;
         }
         if moved > 0 {
-            self.note(Note::MovedOnDemand { pods: moved, used, most });
+            self.note(LogEvent::MovedOnDemand { pods: moved, used_bytes: used, max_bytes: most });
         }
     }
 
@@ -129,7 +129,7 @@ impl Agent {
             }
             self.refused_named.insert(service.clone());
             let reasons: Vec<(RefusalReason, usize)> = refused.iter().collect();
-            self.note(Note::PortalsRefused { service, reasons });
+            self.note(LogEvent::PortalsRefused { service, reasons });
         }
     }
 
@@ -145,7 +145,7 @@ impl Agent {
     /// How many portals are refused, by reason, of those that a pod would see which sees all services.
     pub(super) fn refused_report(&self) -> std::collections::BTreeMap<String, usize> {
         let Some(state) = self.views.get(&ServiceFilter::All) else { return Default::default() };
-        let is_full = |member: &Member| member.demand.is_none();
+        let is_full = |member: &NetnsState| member.demand.is_none();
         let table = if self.members.values().any(is_full) { TableKind::Full } else { TableKind::OnDemand };
         let refused = state.portals.refusals_by_reason(table);
         RefusalReason::ALL
