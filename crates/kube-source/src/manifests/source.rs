@@ -1,6 +1,6 @@
 //! `Source`: where objects are read from, and `Listing`: the files of a path.
 //!
-//! A directory stands for the manifests in it and in its subdirectories, sorted by path. The content of files does not
+//! A directory contains manifests, also in its subdirectories, which are sorted by path. The content of files does not
 //! belong here.
 
 use std::collections::HashSet;
@@ -45,7 +45,7 @@ pub(crate) struct Unreadable {
     pub(crate) message: String,
 }
 
-/// The files that a path stands for.
+/// The files of a path.
 #[derive(Debug, Default)]
 pub(crate) struct Listing {
     /// The files, sorted.
