@@ -17,7 +17,11 @@ const AREAS: [&str; 31] = [
     "crates/bench-report/",
     "crates/cni-install/",
     "crates/daemon/",
+<<<<<<< HEAD
     "crates/kube-source/",
+=======
+    "crates/relay/",
+>>>>>>> 29fbf96 (tests: apply the rule for plain English to the relay)
     "crates/support/",
     "deny.toml",
     "deploy/",

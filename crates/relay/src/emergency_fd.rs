@@ -23,7 +23,7 @@ impl Default for EmergencyFd {
 }
 
 impl EmergencyFd {
-    /// Resets the first connection in the backlog of a listener. Returns false if there is none, or if no descriptor
+    /// Resets the first connection in the backlog of a listener. Returns false if the backlog is empty, or no descriptor
     /// is available.
     pub(crate) async fn reset_pending(&self, listener: &TcpListener) -> bool {
         drop(self.0.take());
