@@ -6,7 +6,7 @@
 use crate::repository::File;
 
 /// The paths to which the rule applies, and everything below them.
-const AREAS: [&str; 31] = [
+const AREAS: &[&str] = &[
     ".ci/",
     ".shellcheckrc",
     "CONTRIBUTING.md",
@@ -17,11 +17,8 @@ const AREAS: [&str; 31] = [
     "crates/bench-report/",
     "crates/cni-install/",
     "crates/daemon/",
-<<<<<<< HEAD
     "crates/kube-source/",
-=======
     "crates/relay/",
->>>>>>> 29fbf96 (tests: apply the rule for plain English to the relay)
     "crates/support/",
     "deny.toml",
     "deploy/",

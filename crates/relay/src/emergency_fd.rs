@@ -23,8 +23,8 @@ impl Default for EmergencyFd {
 }
 
 impl EmergencyFd {
-    /// Resets the first connection in the backlog of a listener. Returns false if the backlog is empty, or no descriptor
-    /// is available.
+    /// Resets the first connection in the backlog of a listener. Returns false if the backlog is empty, or no
+    /// descriptor is available.
     pub(crate) async fn reset_pending(&self, listener: &TcpListener) -> bool {
         drop(self.0.take());
         let accepted = poll_fn(|cx| Poll::Ready(listener.poll_accept(cx))).await;
