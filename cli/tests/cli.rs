@@ -1,12 +1,10 @@
 //! The user interface of the command: exit codes, output streams, error messages, colours, JSON.
 
-mod command;
-
 use std::process::{Command, Stdio};
 
-use command::{portico, portico_with};
 use expect_test::expect;
 use serde_json::{Value, json};
+use test_support::command::{CommandOutput, portico, portico_with};
 
 const SERVICE: &str = r#"
 apiVersion: v1
@@ -59,7 +57,7 @@ fn env_as_json_is_one_object() {
 }
 
 /// Runs `portico env --pod` with this manifest.
-fn run_env_pod(name: &str, manifest: &str, args: &[&str]) -> command::CommandOutput {
+fn run_env_pod(name: &str, manifest: &str, args: &[&str]) -> CommandOutput {
     let file = format!("{}/{name}.yaml", env!("CARGO_TARGET_TMPDIR"));
     std::fs::write(&file, manifest).expect("write the manifest");
     portico_with(&[&["env", "-f", "-", "--pod", &file], args].concat(), SERVICE)

@@ -3,12 +3,10 @@
 //! Each `$ portico ...` in a console block runs in the root of the repository, and its output must be the text that
 //! follows; a line `...` matches any number of lines. Commands that need a node or a shell are not run here.
 
-mod command;
-
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use command::portico;
+use test_support::command::portico;
 
 /// The commands that need only manifests.
 const OFFLINE: [&str; 4] = ["env", "portals", "rules", "explain"];

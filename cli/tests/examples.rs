@@ -1,10 +1,8 @@
 //! Each file in examples/ demonstrates a property of services; each test checks it with the command that a reader of
 //! the file would run.
 
-mod command;
-
-use command::{explain, portals_table, portico};
 use expect_test::expect;
+use test_support::command::{explain, portals_table, portico};
 
 #[test]
 fn redis_master_has_the_seven_variables_of_the_first_design() {

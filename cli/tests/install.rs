@@ -1,17 +1,13 @@
 //! `portico install` and `uninstall` in temporary directories: what they write, what they leave unchanged, and their
 //! error messages.
 
-#[path = "install/node.rs"]
-#[allow(dead_code)]
-mod node;
-
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::process::Command;
 use std::thread;
 
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, InotifyEvent};
-use node::{BARE, ENTRY, Node};
+use test_support::cni_node::{BARE, ENTRY, Node};
 
 fn run(program: &str, args: &[&str]) -> String {
     let output = Command::new(program).args(args).output().expect("start the program");

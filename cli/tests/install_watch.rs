@@ -2,10 +2,6 @@
 //!
 //! A test does not sleep: it waits for a log message, and reads the files then.
 
-#[path = "install/node.rs"]
-#[allow(dead_code)]
-mod node;
-
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,7 +9,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
-use node::{BARE, Node};
+use test_support::cni_node::{BARE, Node};
 
 fn has_entry(node: &Node, name: &str) -> bool {
     node.read(name).contains("portico-cni")

@@ -1,17 +1,15 @@
 //! Invalid environments and configurations: each is rejected with its error code of the CNI specification and a message
 //! that names the problem, before a network namespace is entered, so these tests need no privileges.
 
-#[path = "fixture/runtime.rs"]
-#[allow(dead_code, unused_imports)]
-mod runtime;
-
 use std::fs;
 use std::path::Path;
 use std::process::Stdio;
 
 use agent_ipc::Reply;
-use runtime::{Agent, Call, Folder, conf, with, without};
 use serde_json::{Value, json};
+use test_support::plugin::{Call, conf, with, without};
+use test_support::plugin_agent::Agent;
+use test_support::temp_dir::TempDir;
 
 fn call(verb: &str, conf: &Value) -> Call {
     Call::new(Path::new(env!("CARGO_BIN_EXE_portico-cni")), verb, conf)
@@ -202,18 +200,18 @@ fn only_annotations_with_porticos_prefix_are_validated() {
 
 #[test]
 fn invalid_netns_is_rejected_before_the_agent_is_contacted() {
-    let folder = Folder::new("no-netns");
+    let folder = TempDir::new("no-netns");
     let agent = Agent::start(&folder.join("agent.sock"), |_, _| Reply::Done);
     fs::write(folder.join("file"), "").unwrap();
     for verb in ["ADD", "CHECK"] {
         let refused = |netns: &Path, words: &[&str]| {
-            let call = call(verb, &conf(&folder.0)).env("CNI_NETNS", netns.to_str().unwrap());
+            let call = call(verb, &conf(folder.path())).env("CNI_NETNS", netns.to_str().unwrap());
             call.run().failed(8, &[&["CNI_NETNS", netns.to_str().unwrap()], words].concat());
         };
         refused(Path::new("/proc/self/ns/net"), &["this process's own"]);
         refused(&folder.join("absent"), &["No such file"]);
         refused(&folder.join("file"), &["not a network namespace"]);
-        refused(&folder.0, &["not a network namespace"]);
+        refused(folder.path(), &["not a network namespace"]);
         refused(Path::new("/dev/null"), &["not a network namespace"]);
         refused(Path::new("/proc/self/ns/uts"), &["not a network namespace"]);
     }

@@ -1,24 +1,22 @@
 //! The verbs that need no network namespace: DEL never fails, GC removes invalid attachments only, STATUS reports whether
 //! ADD can succeed, and VERSION ignores its input.
 
-#[path = "fixture/runtime.rs"]
-#[allow(dead_code, unused_imports)]
-mod runtime;
-
 use std::fs;
 use std::path::Path;
 
 use agent_ipc::{Attachment, AttachmentKey, ProgrammedBy, Record, Records, Reply, Request, ruleset_path};
 use netns_nft::Netns;
-use runtime::{Agent, Call, Folder, conf, with, without};
 use serde_json::{Value, json};
+use test_support::plugin::{Call, conf, with, without};
+use test_support::plugin_agent::Agent;
+use test_support::temp_dir::TempDir;
 
 fn call(verb: &str, conf: &Value) -> Call {
     Call::new(Path::new(env!("CARGO_BIN_EXE_portico-cni")), verb, conf)
 }
 
 fn agent(
-    folder: &Folder,
+    folder: &TempDir,
     answer: impl Fn(&Request, Option<&Netns>) -> Reply + Send + Sync + 'static,
 ) -> Agent {
     Agent::start(&folder.join("agent.sock"), answer)
@@ -40,7 +38,7 @@ fn key(network: &str, container_id: &str) -> AttachmentKey {
     AttachmentKey { network: network.into(), container_id: container_id.into(), interface: "eth0".into() }
 }
 
-fn write_records(folder: &Folder, keys: impl IntoIterator<Item = AttachmentKey>) {
+fn write_records(folder: &TempDir, keys: impl IntoIterator<Item = AttachmentKey>) {
     for key in keys {
         let attachment = Attachment {
             key,
@@ -53,13 +51,13 @@ fn write_records(folder: &Folder, keys: impl IntoIterator<Item = AttachmentKey>)
         let netns_id = serde_json::from_value(json!({"dev": 4, "inode": 5, "cookie": 6}));
         let netns_id = netns_id.expect("an identity");
         let record = Record { attachment, netns_id, programmed_by: ProgrammedBy::Plugin };
-        Records::new(&folder.0).write(&record).expect("write a record");
+        Records::new(folder.path()).write(&record).expect("write a record");
     }
 }
 
 /// The keys of the remaining records.
-fn left(folder: &Folder) -> Vec<AttachmentKey> {
-    let (records, broken) = Records::new(&folder.0).read_all().expect("read the records");
+fn left(folder: &TempDir) -> Vec<AttachmentKey> {
+    let (records, broken) = Records::new(folder.path()).read_all().expect("read the records");
     assert!(broken.is_empty(), "{broken:?}");
     records.into_iter().map(|record| record.attachment.key).collect()
 }
@@ -77,8 +75,8 @@ fn version_ignores_its_input() {
 
 #[test]
 fn del_succeeds_for_any_input() {
-    let folder = Folder::new("del");
-    let conf = conf(&folder.0);
+    let folder = TempDir::new("del");
+    let conf = conf(folder.path());
     let del = |conf: &Value| call("DEL", conf);
     for call in [
         del(&conf),
@@ -110,23 +108,23 @@ fn del_succeeds_for_any_input() {
 #[test]
 fn del_succeeds_if_the_agent_refuses_or_sends_an_unexpected_reply() {
     for (name, answer) in [("no", refused("broken", false)), ("later", refused("busy", true))] {
-        let folder = Folder::new(name);
+        let folder = TempDir::new(name);
         agent(&folder, answer);
-        call("DEL", &conf(&folder.0)).run().said("");
+        call("DEL", &conf(folder.path())).run().said("");
     }
-    let folder = Folder::new("nonsense");
+    let folder = TempDir::new("nonsense");
     agent(&folder, |_, _| Reply::File);
-    call("DEL", &conf(&folder.0)).run().said("");
+    call("DEL", &conf(folder.path())).run().said("");
 }
 
 #[test]
 fn del_removes_the_record_with_and_without_an_agent() {
     for is_agent_up in [false, true] {
-        let folder = Folder::new(if is_agent_up { "del-up" } else { "del-down" });
+        let folder = TempDir::new(if is_agent_up { "del-up" } else { "del-down" });
         let agent = is_agent_up.then(|| agent(&folder, done));
         write_records(&folder, [key("net", "c1"), key("net", "c2"), key("other", "c1")]);
         for _ in 0..2 {
-            call("DEL", &conf(&folder.0)).run().said("");
+            call("DEL", &conf(folder.path())).run().said("");
             assert_eq!(left(&folder), [key("net", "c2"), key("other", "c1")]);
         }
         if let Some(agent) = agent {
@@ -135,13 +133,13 @@ fn del_removes_the_record_with_and_without_an_agent() {
     }
 }
 
-fn gc(folder: &Folder, valid: Value) -> Call {
-    call("GC", &with(conf(&folder.0), "cni.dev/valid-attachments", valid))
+fn gc(folder: &TempDir, valid: Value) -> Call {
+    call("GC", &with(conf(folder.path()), "cni.dev/valid-attachments", valid))
 }
 
 #[test]
 fn gc_sends_the_valid_attachments_to_the_agent() {
-    let folder = Folder::new("gc-up");
+    let folder = TempDir::new("gc-up");
     let agent = agent(&folder, done);
     gc(&folder, json!([{"containerID": "c1", "ifname": "eth0", "new": 1}])).run().said("");
     gc(&folder, json!([])).run().said("");
@@ -159,7 +157,7 @@ fn gc_without_an_agent_prunes_the_records_of_its_network() {
         (json!([]), &all[2..]),
         (json!(null), &all[2..]),
     ] {
-        let folder = Folder::new("gc-down");
+        let folder = TempDir::new("gc-down");
         write_records(&folder, all.clone());
         gc(&folder, valid).run().said("");
         assert_eq!(left(&folder), kept);
@@ -169,10 +167,10 @@ fn gc_without_an_agent_prunes_the_records_of_its_network() {
 #[test]
 fn gc_without_valid_attachments_deletes_nothing() {
     for is_agent_up in [false, true] {
-        let folder = Folder::new(if is_agent_up { "gc-absent-up" } else { "gc-absent-down" });
+        let folder = TempDir::new(if is_agent_up { "gc-absent-up" } else { "gc-absent-down" });
         let agent = is_agent_up.then(|| agent(&folder, done));
         write_records(&folder, [key("net", "c1")]);
-        call("GC", &conf(&folder.0)).run().said("");
+        call("GC", &conf(folder.path())).run().said("");
         for nonsense in [json!("x"), json!([{"ifname": "eth0"}]), json!([1]), json!({"c1": "eth0"})] {
             gc(&folder, nonsense).run().failed(7, &["cni.dev/valid-attachments"]);
         }
@@ -183,7 +181,7 @@ fn gc_without_valid_attachments_deletes_nothing() {
 
 #[test]
 fn gc_beyond_the_size_of_a_message_sends_all_valid_attachments() {
-    let folder = Folder::new("gc-list");
+    let folder = TempDir::new("gc-list");
     let agent = agent(&folder, done);
     gc(&folder, many()).run().said("");
     let [Request::Gc { network, valid }] = &agent.requests()[..] else { panic!("{:?}", agent.requests()) };
@@ -202,7 +200,7 @@ fn many() -> Value {
 
 #[test]
 fn gc_detaches_one_by_one_if_an_old_agent_refuses_the_list() {
-    let folder = Folder::new("gc-huge");
+    let folder = TempDir::new("gc-huge");
     // The reply of version 0.1.0 to an unknown request.
     let agent = agent(&folder, |request, netns| match request {
         Request::Gc { .. } => refused(
@@ -219,36 +217,36 @@ fn gc_detaches_one_by_one_if_an_old_agent_refuses_the_list() {
 
 #[test]
 fn gc_returns_the_agents_error() {
-    let folder = Folder::new("gc-refused");
+    let folder = TempDir::new("gc-refused");
     agent(&folder, refused("the disk is full", false));
     gc(&folder, json!([])).run().failed(100, &["the agent: the disk is full"]);
 }
 
 #[test]
 fn status_returns_the_agents_error() {
-    let folder = Folder::new("status-done");
+    let folder = TempDir::new("status-done");
     let asked = agent(&folder, done);
-    call("STATUS", &conf(&folder.0)).run().said("");
+    call("STATUS", &conf(folder.path())).run().said("");
     assert_eq!(asked.requests(), [Request::Ready]);
-    let folder = Folder::new("status-later");
+    let folder = TempDir::new("status-later");
     agent(&folder, refused("no services yet", true));
-    call("STATUS", &conf(&folder.0)).run().failed(50, &["no services yet"]);
-    let folder = Folder::new("status-never");
+    call("STATUS", &conf(folder.path())).run().failed(50, &["no services yet"]);
+    let folder = TempDir::new("status-never");
     agent(&folder, refused("no nf_tables in this kernel", false));
-    call("STATUS", &conf(&folder.0)).run().failed(51, &["no nf_tables in this kernel"]);
+    call("STATUS", &conf(folder.path())).run().failed(51, &["no nf_tables in this kernel"]);
 }
 
 #[test]
 fn status_without_an_agent_depends_on_on_agent_down() {
-    let folder = Folder::new("status-down");
+    let folder = TempDir::new("status-down");
     let status = |on_agent_down: &str| {
-        let conf = with(conf(&folder.0), "onAgentDown", json!(on_agent_down));
+        let conf = with(conf(folder.path()), "onAgentDown", json!(on_agent_down));
         call("STATUS", &without(conf, "prevResult")).run()
     };
     status("ignore").said("");
     status("fail").failed(50, &["no agent is listening on", "agent.sock"]);
     status("snapshot").failed(50, &["no agent is listening on", "no usable snapshot", "all.ruleset"]);
-    let path = ruleset_path(&folder.0, "all");
+    let path = ruleset_path(folder.path(), "all");
     fs::create_dir_all(path.parent().unwrap()).unwrap();
     fs::write(&path, "garbage").unwrap();
     status("snapshot").failed(50, &["no usable snapshot", "all.ruleset"]);

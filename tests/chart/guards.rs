@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 
 use serde_json::Value;
 
-use crate::helm::{objects, one};
+use test_support::helm::{objects, one};
 
 const POLICY: &str = "ValidatingAdmissionPolicy";
 const REGISTRATION: &str = "MutatingWebhookConfiguration";

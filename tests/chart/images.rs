@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use serde_json::Value;
 
-use crate::helm::{objects, one, text};
+use test_support::helm::{objects, one, text};
 
 /// What a stage of the Dockerfile says: the files at its root, its user, its first command.
 #[derive(Debug, PartialEq)]

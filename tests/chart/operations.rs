@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use serde_json::Value;
 
-use crate::helm::{documents, text};
+use test_support::helm::{documents, text};
 
 /// Whatever stands between backticks.
 fn quoted(page: &str) -> Vec<&str> {

@@ -6,7 +6,7 @@ use std::process::Command;
 use serde_json::{Value, json};
 
 use crate::agent::program;
-use crate::helm::{objects, one};
+use test_support::helm::{objects, one};
 
 fn spec<'a>(objects: &'a [Value], kind: &str) -> &'a Value {
     &one(objects, kind, "")["spec"]["template"]["spec"]
@@ -28,7 +28,7 @@ fn each_pod(objects: &[Value]) -> [&Value; 2] {
 #[test]
 fn no_container_may_more_than_it_needs() {
     let objects = objects(&[]);
-    let cleaning = crate::helm::objects(&["agent.enabled=false", "cleanup.enabled=true"]);
+    let cleaning = test_support::helm::objects(&["agent.enabled=false", "cleanup.enabled=true"]);
     for pod in each_pod(&objects).into_iter().chain(each_pod(&cleaning)) {
         assert_eq!(pod["automountServiceAccountToken"], false);
         assert_eq!(pod["securityContext"]["seccompProfile"]["type"], "RuntimeDefault");

@@ -2,8 +2,8 @@
 
 use serde_json::{Value, json};
 
-use crate::helm::{NAMESPACE, documents, objects, one, rendered, said, text};
 use crate::schema::faults;
+use test_support::helm::{NAMESPACE, documents, objects, one, rendered, said, text};
 
 const ALL_ON: [&str; 18] = [
     "agent.install.capabilities={DAC_OVERRIDE}",

@@ -3,11 +3,11 @@
 use serde_json::{Value, json};
 
 use crate::agent::Agent;
-use crate::apiserver::rights::{Grant, not_called, not_granted};
-use crate::apiserver::{Api, Fault, InitialEvents};
-use crate::helm::{documents, objects, said, text};
 use crate::rendering::ways;
 use crate::upgrade;
+use test_support::apiserver::rights::{Grant, not_called, not_granted};
+use test_support::apiserver::{Api, Fault, InitialEvents};
+use test_support::helm::{documents, objects, said, text};
 
 /// Kinds that an operator brings.
 const FOREIGN: [&str; 2] = ["cert-manager.io/v1", "monitoring.coreos.com/v1"];
@@ -35,9 +35,10 @@ fn the_role_of_the_agent_grants_what_it_calls_and_nothing_else() {
 }
 
 #[test]
+#[cfg_attr(not(feature = "api-server"), ignore = "needs KUBEBUILDER_ASSETS and the feature api-server")]
 fn on_a_real_api_server_the_manifests_are_accepted_and_the_agent_needs_no_more_than_its_role() {
-    let Some(api) = Api::real() else { return };
-    let manifests = crate::helm::root().join("deploy/manifests/portico.yaml");
+    let api = Api::real();
+    let manifests = test_support::program::repository().join("deploy/manifests/portico.yaml");
     let manifests = manifests.to_str().expect("a path");
     let apply = ["apply", "--server-side", "--validate=strict", "-f", manifests];
     let applied = api.kubectl(&apply).unwrap_or_else(|why| panic!("{why}"));

@@ -7,8 +7,9 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
-use crate::apiserver::Api;
-use crate::helm::{documents, objects, one, root, said, text};
+use test_support::apiserver::Api;
+use test_support::helm::{documents, objects, one, said, text};
+use test_support::program::repository;
 
 const REGISTRATION: &str = "MutatingWebhookConfiguration";
 const NAME: &str = "portico-webhook";
@@ -24,7 +25,7 @@ metadata:
 /// The chart with what 0.1.0 rendered instead of the registration.
 fn chart_of_0_1_0() -> PathBuf {
     let folder = std::env::temp_dir().join(format!("portico-chart-0.1.0-{}", std::process::id()));
-    copy(&root().join("deploy/helm/portico"), &folder);
+    copy(&repository().join("deploy/helm/portico"), &folder);
     let templates = folder.join("templates/webhook");
     fs::write(templates.join("registration.yaml"), RENDERED_BY_0_1_0).expect("write");
     fs::remove_file(templates.join("registrationguard.yaml")).expect("it is there");

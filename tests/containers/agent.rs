@@ -9,8 +9,8 @@ use serde_json::Value;
 
 use crate::manifest::SERVICE_RANGES;
 use crate::node::{HOME, built};
-use crate::patience::until;
 use crate::process::{Process, attempt};
+use test_support::eventually::until;
 
 /// A running agent.
 pub(crate) struct Agent {

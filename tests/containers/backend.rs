@@ -9,8 +9,8 @@ use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::thread;
 use std::time::Duration;
 
-use crate::namespace::run;
-use crate::pod::Pod;
+use test_support::namespace::run;
+use test_support::pod::Pod;
 
 /// A lost packet is sent again after a second.
 const ANSWER: Duration = Duration::from_secs(5);

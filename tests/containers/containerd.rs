@@ -9,9 +9,9 @@ use std::path::Path;
 use std::process::Command;
 
 use crate::node::{HOME, ROOTFS};
-use crate::patience::until;
 use crate::process::{Process, attempt};
 use crate::runtime::{COMMAND, Runtime};
+use test_support::eventually::until;
 
 const CONF: &str = r#"
 version = 2

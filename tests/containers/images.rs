@@ -11,11 +11,11 @@ use std::thread;
 
 use serde_json::Value;
 
-use crate::certificates::Certificates;
 use crate::node::{HOME, on_a_node};
-use crate::patience::{in_time, until};
 use crate::podman::{CONTAINERS_CONF, Podman};
 use crate::process::{Process, attempt};
+use test_support::apiserver::certificates::Certificates;
+use test_support::eventually::{in_time, until};
 
 /// The programs as scripts/container-test builds them for this: static, and otherwise those of the other tests.
 fn static_programs() -> PathBuf {

@@ -11,14 +11,15 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
+use std::sync::{PoisonError, RwLock};
 
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::backend::Lan;
-use crate::namespace::{bare, run};
-use crate::patience::until_equal;
+use test_support::eventually::until_equal;
+use test_support::namespace::{bare, run};
 
 /// Where the node keeps what is its own; `/run` is empty when it begins.
 pub(crate) const HOME: &str = "/run/node";
@@ -39,8 +40,13 @@ pub(crate) struct Node {
     pub(crate) lan: Lan,
 }
 
+/// Shared by the tests with containers, and held exclusively by a test that counts the processes of the whole machine.
+pub(crate) static MACHINE: RwLock<()> = RwLock::new(());
+
 /// Runs `body` on a new machine, and sees to it that it leaves nothing behind.
 pub(crate) fn on_a_node(body: impl FnOnce(&Node) + Send) {
+    // If another test panicked, it has failed by itself.
+    let _shared = MACHINE.read().unwrap_or_else(PoisonError::into_inner);
     bare(|| {
         unshare(CloneFlags::CLONE_NEWNS).expect("a mount namespace: start with scripts/container-test");
         run("mount", &["--make-rprivate", "/"], "");

@@ -10,9 +10,9 @@ use std::sync::atomic::{AtomicU16, Ordering};
 
 use crate::backend::TCP_PORT;
 use crate::node::{CNI_BIN, CNI_CONF, HOME, ROOTFS};
-use crate::patience::in_time;
 use crate::process::{Process, attempt, show};
 use crate::runtime::{COMMAND, Runtime};
+use test_support::eventually::in_time;
 
 /// runc, because crun refuses machines with cgroups of both versions.
 const CONF: &str = r#"

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus};
 use std::thread;
 
-use crate::patience::until;
+use test_support::eventually::until;
 
 /// A running program.
 pub(crate) struct Process {

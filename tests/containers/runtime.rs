@@ -11,8 +11,8 @@ use std::thread;
 use netns_nft::Netns;
 
 use crate::backend::{tcp_answers, udp_answers, wgets};
-use crate::namespace::run;
 use crate::process::show;
+use test_support::namespace::run;
 
 /// What runs in each container: a web server that says "itself".
 pub(crate) const COMMAND: [&str; 6] = ["/bin/httpd", "-f", "-p", "8080", "-h", "/www"];

@@ -1,220 +1,489 @@
-//! `Agent`: the real program, as a test starts it, and what a plugin would say to it.
-//!
-//! It ends with the test that started it, and shows its log where that fails. What must not go in here:
-//! what any test claims.
+//! The real agent and real network namespaces: what it programs, keeps right, survives and refuses.
 
-use std::ffi::OsStr;
 use std::fs;
-use std::fs::File;
-use std::io::Read;
-use std::os::fd::AsFd;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream, UdpSocket};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::Command;
 
-use agent_ipc::{Attachment, AttachmentKey, Reply, Request};
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
-use serde_json::Value;
+use agent_ipc::{Reply, Request};
+use netns_nft::{TableState, encode};
+use proxy_core::plan::plan;
+use proxy_core::portal::{NodeContext, Portals};
+use proxy_core::ruleset::Ruleset;
+use proxy_core::sample::{backend, ip, slice, snapshot, svc};
+use proxy_core::snapshot::Change;
+use test_support::agent;
+use test_support::agent::{Agent, AgentDir, attachment, key};
+use test_support::conversation;
+use test_support::conversation::{ANSWER, answer, ask, assert_refused, serve};
+use test_support::namespace;
+use test_support::namespace::{bare, load, run};
+use test_support::pod::Pod;
+use test_support::program::program;
+use test_support::served::pod;
 
-use crate::pod::Pod;
-
-/// What must come comes within this time.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
-
-/// A program of this workspace; scripts/netns-test builds it beside the tests.
-pub(crate) fn program(name: &str) -> PathBuf {
-    let test = std::env::current_exe().expect("the path of this test");
-    // Tests and benchmarks lie in `deps`, beside which programs lie.
-    let path = test.ancestors().nth(2).expect("the target folder").join(name);
-    assert!(path.exists(), "{} is not built; start with scripts/netns-test", path.display());
-    path
+/// A service `web` at 10.96.0.1:80 with these backends.
+fn web(backends: &[&str]) -> String {
+    let endpoints: Vec<String> = backends.iter().map(|ip| format!(r#"{{"addresses":["{ip}"]}}"#)).collect();
+    format!(
+        r#"{{"apiVersion":"v1","kind":"List","items":[
+        {{"apiVersion":"v1","kind":"Service","metadata":{{"name":"web"}},
+          "spec":{{"clusterIP":"10.96.0.1","ports":[{{"port":80}}]}}}},
+        {{"apiVersion":"discovery.k8s.io/v1","kind":"EndpointSlice","addressType":"IPv4",
+          "metadata":{{"name":"web-1","labels":{{"kubernetes.io/service-name":"web"}}}},
+          "ports":[{{"name":"","port":8080}}],"endpoints":[{}]}}]}}"#,
+        endpoints.join(",")
+    )
 }
 
-/// A folder of a test's own, removed with it.
-pub(crate) struct Folder(pub(crate) PathBuf);
-
-impl Folder {
-    pub(crate) fn new() -> Self {
-        static FOLDERS: AtomicU32 = AtomicU32::new(0);
-        let number = FOLDERS.fetch_add(1, Ordering::Relaxed);
-        let path = std::env::temp_dir().join(format!("portico-agent-{}-{number}", std::process::id()));
-        fs::create_dir_all(path.join("manifests")).expect("make a folder");
-        Self(path)
-    }
-
-    pub(crate) fn manifests(&self) -> PathBuf {
-        self.0.join("manifests")
-    }
-
-    pub(crate) fn state(&self) -> PathBuf {
-        self.0.join("state")
-    }
-
-    pub(crate) fn socket(&self) -> PathBuf {
-        self.0.join("agent.sock")
-    }
-
-    /// Writes a manifest as tools do: beside, then renamed.
-    pub(crate) fn put(&self, name: &str, text: &str) {
-        let path = self.manifests().join(name);
-        let beside = self.0.join("beside");
-        fs::write(&beside, text).expect("write a manifest");
-        fs::rename(&beside, &path).expect("put it into place");
-    }
+/// A node of its own, with a folder in which `web` leads to a.
+fn node(body: impl FnOnce(&AgentDir) + Send) {
+    bare(|| {
+        run("ip", &["link", "set", "lo", "up"], "");
+        let folder = AgentDir::new();
+        folder.put("web.json", &web(&["10.1.0.1"]));
+        body(&folder);
+    });
 }
 
-impl Drop for Folder {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
-    }
+/// The portals of `web`, as the agent sees them.
+fn portals() -> Portals {
+    let range = Change::ServiceRanges(vec!["10.96.0.0/16".parse().expect("a network")]);
+    let web = svc("web").ip("10.96.0.1").tcp("", 80);
+    let made = slice("web").named("web-1").tcp("", 8080).at("10.1.0.1");
+    proxy_core::portal::portals(&snapshot([range, web.into(), made.into()]), &NodeContext::default())
 }
 
-/// A running agent.
-pub(crate) struct Agent {
-    child: Child,
-    socket: PathBuf,
-    log: PathBuf,
+fn says(pod: &Pod, portal: &str) -> String {
+    pod.within(|| answer(portal))
 }
 
-impl Agent {
-    /// An agent on the manifests of a folder.
-    pub(crate) fn start(folder: &Folder, args: &[&str]) -> Self {
-        let manifests = folder.manifests();
-        Self::start_with(folder, &[&["--manifests", manifests.to_str().expect("a path")], args].concat())
-    }
+#[test]
+fn an_attached_pod_reaches_services_and_follows_their_changes() {
+    node(|folder| {
+        let agent = Agent::start(folder, &[]);
+        let pod = pod();
+        agent.attach("a", &pod);
+        assert_eq!(says(&pod, "10.96.0.1:80"), "a");
+        folder.put("web.json", &web(&["10.1.0.2"]));
+        agent.settled(2);
+        assert_eq!(says(&pod, "10.96.0.1:80"), "b");
+        folder.put("web.json", &web(&[]));
+        agent.settled(3);
+        pod.within(|| assert_refused("10.96.0.1:80"));
+    });
+}
 
-    /// An agent with these sources of services.
-    pub(crate) fn start_with(folder: &Folder, args: &[&str]) -> Self {
-        Self::start_by(folder, &[], args)
-    }
+#[test]
+fn a_pod_without_a_way_to_service_addresses_gets_one() {
+    node(|folder| {
+        let agent = Agent::start(folder, &["--service-cidr", "10.96.0.0/16"]);
+        let pod = Pod::new();
+        pod.within(|| serve("a", "10.1.0.1:8080"));
+        let mut attachment = attachment("a", &pod);
+        attachment.addresses = vec!["10.1.0.1".parse().expect("an address")];
+        assert_eq!(agent.ask(&Request::Attach(attachment), Some(&pod)), Reply::Done, "{}", agent.log());
+        assert_eq!(says(&pod, "10.96.0.1:80"), "a");
+    });
+}
 
-    /// The same by another program, which becomes the agent: its arguments end where the agent's path follows.
-    pub(crate) fn start_by(folder: &Folder, by: &[&str], args: &[&str]) -> Self {
-        let log = folder.0.join("agent.log");
-        let out = File::options().create(true).append(true).open(&log).expect("make the log");
-        let agent = program("portico");
-        let words: Vec<&OsStr> = by.iter().map(OsStr::new).chain([agent.as_os_str()]).collect();
-        let mut command = Command::new(words[0]);
-        command.args(&words[1..]);
-        command.arg("agent").arg("--socket").arg(folder.socket()).arg("--state-dir").arg(folder.state());
-        let nowhere = folder.0.join("cni");
-        command.arg("--cni-cache").arg(&nowhere).arg("--cni-conf").arg(&nowhere);
-        if !args.contains(&"--metrics") {
-            command.args(["--metrics", "none"]);
+#[test]
+fn two_nodes_in_two_zones_program_two_different_tables() {
+    let zoned = |ip: &str, zone: &str| {
+        format!(r#"{{"addresses":["{ip}"],"zone":"{zone}","hints":{{"forZones":[{{"name":"{zone}"}}]}}}}"#)
+    };
+    let endpoints = format!("{},{}", zoned("10.1.0.1", "z1"), zoned("10.1.0.2", "z2"));
+    let node_of = |name: &str, zone: &str| {
+        format!(
+            r#"{{"apiVersion":"v1","kind":"Node","metadata":{{"name":"{name}",
+            "labels":{{"topology.kubernetes.io/zone":"{zone}"}}}}}}"#
+        )
+    };
+    node(|folder| {
+        folder.put("web.json", &web(&["10.1.0.9"]).replace(r#"{"addresses":["10.1.0.9"]}"#, &endpoints));
+        folder.put("n1.json", &node_of("n1", "z1"));
+        folder.put("n2.json", &node_of("n2", "z2"));
+        for (name, expected) in [("n1", "a"), ("n2", "b")] {
+            let agent = Agent::start(folder, &["--node", name]);
+            let pod = pod();
+            agent.attach(name, &pod);
+            for _ in 0..8 {
+                assert_eq!(says(&pod, "10.96.0.1:80"), expected, "a pod on {name}");
+            }
         }
-        let child = command.args(args).stdin(Stdio::null()).stderr(out).spawn().expect("start the agent");
-        let agent = Self { child, socket: folder.socket(), log };
-        agent.until("it answers", |agent| agent.try_ask(&Request::Ready, None).is_some());
-        agent
-    }
+    });
+}
 
-    pub(crate) fn pid(&self) -> u32 {
-        self.child.id()
-    }
-
-    /// Everything that it wrote.
-    pub(crate) fn log(&self) -> String {
-        fs::read_to_string(&self.log).unwrap_or_default()
-    }
-
-    /// Waits until something is so.
-    pub(crate) fn until(&self, what: &str, is_so: impl Fn(&Self) -> bool) {
-        let deadline = Instant::now() + PATIENCE;
-        while !is_so(self) {
-            assert!(Instant::now() < deadline, "{what}: not within {PATIENCE:?}; the log:\n{}", self.log());
-            thread::sleep(Duration::from_millis(2));
-        }
-    }
-
-    fn try_ask(&self, request: &Request, pod: Option<&Pod>) -> Option<(Reply, Option<std::os::fd::OwnedFd>)> {
-        let file = pod.map(|pod| File::open(pod.path()).expect("open the pod's namespace"));
-        agent_ipc::send_request(&self.socket, request, file.as_ref().map(AsFd::as_fd), PATIENCE).ok()
-    }
-
-    /// Asks, and has an answer.
-    pub(crate) fn ask(&self, request: &Request, pod: Option<&Pod>) -> Reply {
-        self.try_ask(request, pod).unwrap_or_else(|| panic!("no answer; the log:\n{}", self.log())).0
-    }
-
-    /// Attaches a pod as the plugin does.
-    pub(crate) fn attach(&self, name: &str, pod: &Pod) {
-        assert_eq!(
-            self.ask(&Request::Attach(attachment(name, pod)), Some(pod)),
-            Reply::Done,
-            "{}",
-            self.log()
-        );
-    }
-
-    /// What `portico status` shows.
-    pub(crate) fn status(&self) -> Value {
-        self.try_status().expect("an answer")
-    }
-
-    /// The same; none while no agent answers, or one that is about to leave.
-    pub(crate) fn try_status(&self) -> Option<Value> {
-        let (reply, file) = self.try_ask(&Request::status(), None)?;
-        if matches!(reply, Reply::Refused { transient: true, .. }) {
-            return None;
-        }
-        assert_eq!(reply, Reply::File);
-        let mut text = String::new();
-        File::from(file.expect("a file")).read_to_string(&mut text).expect("read the status");
-        Some(serde_json::from_str(&text).expect("JSON"))
-    }
-
-    /// Waits until every attachment holds this revision or a later one.
-    pub(crate) fn settled(&self, revision: u64) {
-        self.until("every pod is right", |agent| {
-            let status = agent.status();
-            let attachments = status["attachments"].as_array().expect("a list");
-            status["views"]["all"]["revision"].as_u64().is_some_and(|reached| reached >= revision)
-                && attachments
-                    .iter()
-                    .all(|attachment| attachment["lagMs"] == 0 && attachment["error"].is_null())
+#[test]
+fn a_killed_agent_cuts_nothing_and_the_next_one_goes_on() {
+    node(|folder| {
+        let pod = pod();
+        let first = Agent::start(folder, &[]);
+        first.attach("a", &pod);
+        let (mut client, mut server) = pod.within(|| {
+            namespace::add_address("10.1.0.3");
+            let listener = TcpListener::bind("10.1.0.3:8080").expect("listen");
+            folder.put("web.json", &web(&["10.1.0.3"]));
+            first.settled(2);
+            let client = TcpStream::connect_timeout(&backend("10.96.0.1:80"), ANSWER).expect("connect");
+            (client, listener.accept().expect("accept").0)
         });
-    }
-
-    /// Ends it without a chance to do anything.
-    pub(crate) fn kill(mut self) {
-        self.child.kill().expect("kill the agent");
-        self.child.wait().expect("wait for the agent");
-    }
-
-    /// Asks it to end, and says how it did.
-    pub(crate) fn terminate(mut self) -> std::process::ExitStatus {
-        kill(Pid::from_raw(self.child.id().try_into().expect("a process id")), Signal::SIGTERM)
-            .expect("signal");
-        self.child.wait().expect("wait for the agent")
-    }
+        first.kill();
+        let mut says_so = |words: &[u8]| {
+            client.write_all(words).expect("write");
+            let mut heard = vec![0; words.len()];
+            server.read_exact(&mut heard).expect("read");
+            assert_eq!(heard, words);
+        };
+        says_so(b"while nobody is there");
+        folder.put("web.json", &web(&["10.1.0.2"]));
+        let second = Agent::start(folder, &[]);
+        second.settled(1);
+        assert_eq!(second.status()["attachments"].as_array().map(Vec::len), Some(1), "it was adopted");
+        assert_eq!(says(&pod, "10.96.0.1:80"), "b", "what changed meanwhile is there");
+        says_so(b"and after");
+    });
 }
 
-impl Drop for Agent {
-    #[allow(clippy::print_stderr)] // It belongs to the report of the test that failed.
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-        if thread::panicking() {
-            eprintln!("the agent's log:\n{}", self.log());
+#[test]
+fn a_restart_that_finds_everything_right_writes_nothing() {
+    node(|folder| {
+        let pod = pod();
+        let first = Agent::start(folder, &[]);
+        first.attach("a", &pod);
+        let generation = || pod.netns.socket().expect("a socket").generation().expect("a generation");
+        let before = generation();
+        assert!(first.terminate().success(), "SIGTERM is a clean end");
+        assert!(!folder.socket().exists(), "who asks now is told at once that nobody is there");
+        assert_eq!(says(&pod, "10.96.0.1:80"), "a", "the kernel goes on");
+        let second = Agent::start(folder, &[]);
+        second.settled(1);
+        assert_eq!(generation(), before);
+    });
+}
+
+#[test]
+fn on_demand_a_full_table_is_replaced_and_after_a_restart_what_is_used_is_in_the_kernel() {
+    node(|folder| {
+        let pod = pod();
+        let socket = || pod.netns.socket().expect("a socket");
+        let told = |agent: &Agent| {
+            let status = agent.status();
+            (status["attachments"][0]["portals"].clone(), status["attachments"][0]["programmed"].clone())
+        };
+        // That a full table counts does not make its portals used ones.
+        let full =
+            Agent::start(folder, &["--service-cidr", "10.96.0.0/16", "--portals", "all", "--counters"]);
+        full.attach("a", &pod);
+        assert_eq!(told(&full), ("all".into(), 1.into()));
+        full.kill();
+        let args = ["--service-cidr", "10.96.0.0/16", "--portals", "on-demand"];
+        let first = Agent::start(folder, &args);
+        first.settled(1);
+        assert_eq!(told(&first), ("on demand".into(), 0.into()));
+        first.kill();
+        // As the agent does when the pod uses it.
+        let TableState::Intact(before) = socket().read_table().expect("look") else { panic!("no table") };
+        let portals = portals();
+        let empty = Ruleset::new(&portals, before.settings.expect("a table has settings"));
+        let mut used = empty.clone();
+        used.activate(&portals, ip("10.96.0.1"));
+        socket().apply(&encode(&plan(&empty, &used))).expect("apply");
+        let generation = socket().generation().expect("a generation");
+        let second = Agent::start(folder, &args);
+        second.settled(1);
+        assert_eq!(told(&second), ("on demand".into(), 1.into()));
+        assert_eq!(socket().generation().expect("a generation"), generation, "it wrote nothing");
+        assert_eq!(says(&pod, "10.96.0.1:80"), "a");
+    });
+}
+
+#[test]
+fn a_pod_that_went_while_nobody_looked_is_forgotten() {
+    node(|folder| {
+        let first = Agent::start(folder, &[]);
+        let (stays, goes) = (pod(), pod());
+        first.attach("stays", &stays);
+        first.attach("goes", &goes);
+        first.kill();
+        drop(goes);
+        let second = Agent::start(folder, &["--audit-interval", "1"]);
+        second.settled(1);
+        let names = |agent: &Agent| -> Vec<String> {
+            let status = agent.status();
+            let all = status["attachments"].as_array().expect("a list").iter();
+            all.map(|a| a["containerId"].as_str().expect("a name").to_owned()).collect()
+        };
+        assert_eq!(names(&second), ["stays"]);
+        assert_eq!(fs::read_dir(folder.state().join("attachments")).expect("the records").count(), 1);
+        drop(stays);
+        second.until("the audit sees that the other is gone", |agent| names(agent).is_empty());
+    });
+}
+
+#[test]
+fn a_held_namespace_ends_with_its_pod() {
+    node(|folder| {
+        let agent = Agent::start(folder, &["--audit-interval", "1"]);
+        let pod = pod();
+        agent.attach("a", &pod);
+        let descriptors =
+            || fs::read_dir(format!("/proc/{}/fd", agent.pid())).expect("its descriptors").count();
+        let with = descriptors();
+        assert_eq!(agent.ask(&Request::Detach { key: key("a") }, None), Reply::Done);
+        agent.until("its descriptors are closed", |_| descriptors() < with);
+    });
+}
+
+#[test]
+fn a_connected_udp_socket_leaves_a_backend_that_is_gone() {
+    let dns = |backend: &str| {
+        let tcp = web(&[backend]);
+        tcp.replace(r#""port":80}"#, r#""port":80,"protocol":"UDP"}"#)
+            .replace(r#""port":8080}"#, r#""port":8080,"protocol":"UDP"}"#)
+    };
+    node(|folder| {
+        folder.put("web.json", &dns("10.1.0.1"));
+        let agent = Agent::start(folder, &[]);
+        let pod = pod();
+        agent.attach("a", &pod);
+        let [a, b, client] = pod.within(|| {
+            ["10.1.0.1:8080", "10.1.0.2:8080", "10.1.0.1:0"].map(|at| UdpSocket::bind(at).expect("bind"))
+        });
+        client.connect("10.96.0.1:80").expect("connect");
+        a.set_read_timeout(Some(ANSWER)).expect("set a time-out");
+        b.set_nonblocking(true).expect("do not wait");
+        client.send(b"x").expect("send");
+        a.recv(&mut [0; 1]).expect("it comes to a");
+        folder.put("web.json", &dns("10.1.0.2"));
+        agent.settled(2);
+        agent.until("the same socket reaches b", |_| {
+            client.send(b"x").expect("send");
+            b.recv(&mut [0; 1]).is_ok()
+        });
+    });
+}
+
+#[test]
+fn what_a_pod_breaks_is_found_and_repaired() {
+    node(|folder| {
+        let agent = Agent::start(folder, &["--audit-interval", "1"]);
+        let pod = pod();
+        agent.attach("a", &pod);
+        for damage in
+            ["flush ruleset", "flush chain inet portico portals", "flush map inet portico backends4"]
+        {
+            let repairs = agent.status()["counts"]["repaired"].as_u64();
+            pod.within(|| load(damage));
+            agent.until("it is repaired", |agent| agent.status()["counts"]["repaired"].as_u64() > repairs);
+            agent.settled(1);
+            assert_eq!(says(&pod, "10.96.0.1:80"), "a", "after {damage}");
         }
-    }
+        let log = agent.log();
+        assert!(log.contains("ruleset drift detected") && log.contains("the table is gone"), "{log}");
+    });
 }
 
-/// The attachment of a pod, as the plugin would bring it.
-pub(crate) fn attachment(name: &str, pod: &Pod) -> Attachment {
-    Attachment {
-        key: key(name),
-        netns: Path::new(&pod.path()).to_owned(),
-        pod: None,
-        addresses: Vec::new(),
-        annotations: Default::default(),
-        notes: Vec::new(),
-    }
+#[test]
+fn a_check_tells_what_is_wrong() {
+    node(|folder| {
+        let agent = Agent::start(folder, &[]);
+        let pod = pod();
+        let check = |pod: &Pod| agent.ask(&Request::Check(attachment("a", pod)), Some(pod));
+        assert!(matches!(check(&pod), Reply::Refused { transient: false, .. }), "never attached");
+        agent.attach("a", &pod);
+        assert_eq!(check(&pod), Reply::Done);
+        pod.within(|| load("flush ruleset"));
+        let Reply::Refused { message, transient: true } = check(&pod) else { panic!("{:?}", check(&pod)) };
+        assert!(message.contains("the table is gone"), "{message}");
+        agent.settled(1);
+        assert_eq!(check(&pod), Reply::Done, "and is repaired meanwhile");
+    });
 }
 
-pub(crate) fn key(name: &str) -> AttachmentKey {
-    AttachmentKey { network: "net".to_owned(), container_id: name.to_owned(), interface: "lo".to_owned() }
+#[test]
+fn a_broken_manifest_takes_nothing_away_and_is_told() {
+    node(|folder| {
+        let agent = Agent::start(folder, &[]);
+        let pod = pod();
+        agent.attach("a", &pod);
+        folder.put("web.json", "{");
+        agent.until("it says so", |agent| !agent.status()["trouble"].is_null());
+        assert_eq!(says(&pod, "10.96.0.1:80"), "a");
+        let shown =
+            Command::new(program("portico")).args(["status", "--socket"]).arg(folder.socket()).output();
+        let shown = shown.expect("run portico status");
+        assert_eq!(shown.status.code(), Some(1), "not as it should be");
+        assert!(String::from_utf8_lossy(&shown.stdout).contains("web.json"), "{shown:?}");
+        folder.put("web.json", &web(&["10.1.0.2"]));
+        agent.until("it is well again", |agent| agent.status()["trouble"].is_null());
+        agent.settled(2);
+        assert_eq!(says(&pod, "10.96.0.1:80"), "b");
+    });
+}
+
+#[test]
+fn what_keeps_it_from_starting_is_told() {
+    let refusal = |args: &[&str]| {
+        let output =
+            Command::new(program("portico")).arg("agent").args(args).output().expect("run the agent");
+        assert_eq!(output.status.code(), Some(1));
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    };
+    node(|folder| {
+        let [manifests, socket] =
+            [folder.manifests(), folder.socket()].map(|path| path.display().to_string());
+        let with =
+            |more: &[&str]| refusal(&[&["--manifests", &manifests, "--socket", &socket], more].concat());
+        let text = with(&["--state-dir", "/proc/no"]);
+        assert!(text.contains("state directory /proc/no"), "{text}");
+        let _agent = Agent::start(folder, &[]);
+        let state = folder.state().display().to_string();
+        let text = with(&["--state-dir", &state]);
+        assert!(text.contains("an agent is already listening on") && text.contains(&socket), "{text}");
+        let text =
+            refusal(&["--socket", &format!("{socket}.2"), "--state-dir", &state, "--kubeconfig", "/no/file"]);
+        assert!(text.contains("/no/file") && text.contains("--manifests"), "{text}");
+    });
+}
+
+#[test]
+fn no_pod_is_programmed_before_the_manifests_are_known() {
+    node(|folder| {
+        folder.put("web.json", "{");
+        let agent = Agent::start(folder, &[]);
+        let Reply::Refused { message, transient: true } = agent.ask(&Request::Ready, None) else {
+            panic!("it is not ready: {}", agent.log())
+        };
+        assert!(message.contains("not known yet"), "{message}");
+    });
+}
+
+#[test]
+fn its_own_namespace_and_what_is_none_are_refused() {
+    node(|folder| {
+        let agent = Agent::start(folder, &[]);
+        let pod = pod();
+        let own = fs::File::open("/proc/thread-self/ns/net").expect("open our own");
+        let ask = |file: &fs::File| {
+            let request = Request::Attach(attachment("a", &pod));
+            agent_ipc::send_request(
+                &folder.socket(),
+                &request,
+                Some(std::os::fd::AsFd::as_fd(file)),
+                agent::PATIENCE,
+            )
+            .expect("an answer")
+            .0
+        };
+        let Reply::Refused { message, transient: false } = ask(&own) else { panic!("the node's own") };
+        assert!(message.contains("own"), "{message}");
+        let file = fs::File::open("/dev/null").expect("open a file");
+        let Reply::Refused { message, transient: false } = ask(&file) else { panic!("no namespace") };
+        assert!(message.contains("not a network namespace"), "{message}");
+        assert_eq!(agent.status()["attachments"].as_array().map(Vec::len), Some(0));
+    });
+}
+
+#[test]
+fn nonsense_on_the_socket_is_refused_and_the_agent_lives_on() {
+    node(|folder| {
+        let agent = Agent::start(folder, &[]);
+        assert!(UnixStream::connect(folder.socket()).is_err(), "a stream is not what it speaks");
+        let pod = pod();
+        for _ in 0..20 {
+            let mut unknown = attachment("a", &pod);
+            unknown.annotations.insert("portals".to_owned(), "no such thing".to_owned());
+            assert!(matches!(agent.ask(&Request::Attach(unknown), Some(&pod)), Reply::Refused { .. }));
+        }
+        agent.attach("a", &pod);
+        assert_eq!(says(&pod, "10.96.0.1:80"), "a");
+    });
+}
+
+#[test]
+#[cfg_attr(not(feature = "root"), ignore = "a user namespace has no user but root")]
+fn who_is_not_root_is_not_listened_to() {
+    const NOBODY: u32 = 65_534;
+    node(|folder| {
+        let _agent = Agent::start(folder, &[]);
+        let open =
+            |path: &Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("open it");
+        // Where the tests are built is perhaps nobody's to enter.
+        let copy = folder.join("portico");
+        fs::copy(program("portico"), &copy).expect("copy the program");
+        open(folder.path(), 0o755);
+        let status = || {
+            let mut status = Command::new(&copy);
+            status.args(["status", "--socket"]).arg(folder.socket()).uid(NOBODY).gid(NOBODY);
+            let output = status.output().expect("run portico status");
+            assert_eq!(output.status.code(), Some(1));
+            String::from_utf8_lossy(&output.stderr).into_owned()
+        };
+        assert!(status().contains("ermission denied"), "the socket is not for everybody: {}", status());
+        open(&folder.socket(), 0o666);
+        assert!(status().contains("only root may connect"), "{}", status());
+    });
+}
+
+#[test]
+fn metrics_and_health_are_served() {
+    node(|folder| {
+        let agent = Agent::start(folder, &["--metrics", "127.0.0.1:9477"]);
+        let get = |path: &str| {
+            let mut stream = TcpStream::connect("127.0.0.1:9477").expect("connect to the metrics");
+            write!(stream, "GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").expect("ask");
+            let mut text = String::new();
+            stream.read_to_string(&mut text).expect("an answer");
+            text
+        };
+        assert!(get("/healthz").starts_with("HTTP/1.1 200"));
+        agent.until("it is ready", |_| get("/readyz").starts_with("HTTP/1.1 200"));
+        assert!(get("/nothing").starts_with("HTTP/1.1 404"));
+        let pod = pod();
+        agent.attach("a", &pod);
+        let page = get("/metrics");
+        for line in ["portico_attachments 1", "portico_applied_total 1", "portico_portals{view=\"all\"} 1"] {
+            assert!(page.contains(line), "{line} is not in\n{page}");
+        }
+    });
+}
+
+#[test]
+fn the_ruleset_for_when_nobody_is_there_programs_a_pod() {
+    node(|folder| {
+        let agent = Agent::start(folder, &[]);
+        let path = agent_ipc::ruleset_path(&folder.state(), agent_ipc::VIEW_DEFAULT);
+        agent.until("the ruleset is stored", |_| path.exists());
+        agent.kill();
+        let stored = netns_nft::RulesetSnapshot::read(&path).expect("a stored ruleset");
+        let pod = pod();
+        let socket = pod.netns.socket().expect("a socket");
+        socket.apply(&stored.batch).expect("apply it");
+        assert!(matches!(socket.read_table().expect("look"), TableState::Intact(_)));
+        assert_eq!(says(&pod, "10.96.0.1:80"), "a");
+    });
+}
+
+#[test]
+fn a_selection_of_portals_is_all_that_a_pod_sees() {
+    node(|folder| {
+        folder
+            .put("other.json", &web(&["10.1.0.2"]).replace("web", "other").replace("10.96.0.1", "10.96.0.2"));
+        let agent = Agent::start(folder, &[]);
+        let (picky, other) = (pod(), pod());
+        let mut wish = attachment("picky", &picky);
+        wish.annotations.insert("portals".to_owned(), "default/other".to_owned());
+        assert_eq!(agent.ask(&Request::Attach(wish), Some(&picky)), Reply::Done);
+        agent.attach("other", &other);
+        assert_eq!(says(&picky, "10.96.0.2:80"), "b");
+        picky.within(|| {
+            assert!(ask("10.96.0.1:80", conversation::SILENCE).is_err(), "web is out of its view");
+        });
+        assert_eq!(says(&other, "10.96.0.1:80"), "a");
+    });
 }

@@ -3,33 +3,17 @@
 //! A container whose ConfigMap comes later than half a second starts seconds later. What must not go in here: how long
 //! an API server takes to store one.
 
-#[path = "../../tests/apiserver/api.rs"]
-#[allow(dead_code)]
-mod apiserver;
-#[path = "fixture/caller.rs"]
-#[allow(dead_code)]
-mod caller;
-#[path = "fixture/pod.rs"]
-#[allow(dead_code)]
-mod pod;
-#[path = "fixture/program.rs"]
-#[allow(dead_code)]
-mod program;
-#[path = "cluster/replica.rs"]
-#[allow(dead_code)]
-mod replica;
-
 use std::collections::BTreeMap;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::apiserver::Api;
-use crate::caller::Caller;
-use crate::pod::{annotated, patched, pod, review};
-use crate::program::{Webhook, free_port, until};
-use crate::replica::Cluster;
+use test_support::apiserver::Api;
+use test_support::caller::Caller;
+use test_support::replica::Cluster;
+use test_support::review::{annotated, patched, pod, review};
+use test_support::webhook::{Webhook, free_port, until};
 
 const SELECTIONS_PER_S: u32 = 50;
 const SECONDS: u32 = 3;

@@ -1,9 +1,6 @@
 //! Clients and the agent on a real socket: messages arrive unchanged, and anything else that a peer sends or fails to
 //! send is rejected in time, with a reply that states the reason.
 
-#[path = "fixture/folder.rs"]
-mod folder;
-
 use std::fs::{self, File};
 use std::io::{IoSlice, Read, Write};
 use std::mem::MaybeUninit;
@@ -17,11 +14,11 @@ use agent_ipc::{
     Attachment, AttachmentKey, Listener, MESSAGE_BYTES_MAX, Message, MessageError, PodName, ReceiveError,
     Reply, Request, RequestError, VERSION, send_request,
 };
-use folder::Folder;
 use rustix::net::{
     AddressFamily, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix,
     SocketFlags, SocketType, connect, recv, sendmsg, socket_with,
 };
+use test_support::temp_dir::TempDir;
 
 /// No operation of these tests takes this long.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -49,7 +46,7 @@ fn received(
     peer: impl FnOnce(OwnedFd) + Send,
     patience: Duration,
 ) -> Result<(Message<Request>, Option<OwnedFd>), ReceiveError> {
-    let folder = Folder::new(test);
+    let folder = TempDir::new(test);
     let listener = Listener::bind(&folder.join("agent.sock")).expect("listen");
     thread::scope(|scope| {
         let peer = scope.spawn(|| {
@@ -98,7 +95,7 @@ fn assert_refused(test: &str, bytes: &[u8], descriptors: usize, words: &str) {
 
 #[test]
 fn request_and_reply_arrive_with_their_file_descriptors() {
-    let folder = Folder::new("whole");
+    let folder = TempDir::new("whole");
     let listener = Listener::bind(&folder.join("agent.sock")).expect("listen");
     let netns = File::open("/proc/self/ns/net").unwrap();
     thread::scope(|scope| {
@@ -199,7 +196,7 @@ fn unsupported_version_is_rejected_with_both_versions() {
 
 #[test]
 fn reply_of_an_unsupported_version_is_not_an_absent_agent() {
-    let folder = Folder::new("theirs");
+    let folder = TempDir::new("theirs");
     let listener = Listener::bind(&folder.join("agent.sock")).expect("listen");
     thread::scope(|scope| {
         scope.spawn(|| {
@@ -238,7 +235,7 @@ fn message_of_64_kib_is_accepted_and_a_larger_one_rejected() {
 
 #[test]
 fn too_large_request_is_not_sent() {
-    let folder = Folder::new("unsent");
+    let folder = TempDir::new("unsent");
     let _listener = Listener::bind(&folder.join("agent.sock")).expect("listen");
     let request = Request::Gc { network: "n".into(), valid: vec![key(); 2_000] };
     let error = send_request(&folder.join("agent.sock"), &request, None, PATIENCE).expect_err("too large");
@@ -283,7 +280,7 @@ fn closed_connection_is_not_a_request() {
 
 #[test]
 fn silent_agent_times_out() {
-    let folder = Folder::new("slow");
+    let folder = TempDir::new("slow");
     let _listener = Listener::bind(&folder.join("agent.sock")).expect("listen");
     let error =
         send_request(&folder.join("agent.sock"), &Request::Ready, None, SHORT).expect_err("no answer");
@@ -293,7 +290,7 @@ fn silent_agent_times_out() {
 
 #[test]
 fn connection_closed_by_the_agent_is_a_transient_error() {
-    let folder = Folder::new("closes");
+    let folder = TempDir::new("closes");
     let listener = Listener::bind(&folder.join("agent.sock")).expect("listen");
     thread::scope(|scope| {
         scope.spawn(|| drop(listener.accept().expect("accept")));
@@ -306,7 +303,7 @@ fn connection_closed_by_the_agent_is_a_transient_error() {
 
 #[test]
 fn missing_listener_means_that_the_agent_is_down() {
-    let folder = Folder::new("absent");
+    let folder = TempDir::new("absent");
     let down = |path: PathBuf| send_request(&path, &Request::Ready, None, PATIENCE).expect_err("no agent");
     assert!(down(folder.join("agent.sock")).is_agent_down());
     drop(Listener::bind(&folder.join("agent.sock")).expect("listen"));
@@ -317,7 +314,7 @@ fn missing_listener_means_that_the_agent_is_down() {
 
 #[test]
 fn socket_of_a_stopped_agent_is_replaced_and_that_of_a_running_one_is_not() {
-    let folder = Folder::new("place");
+    let folder = TempDir::new("place");
     let path = folder.join("made/for/it/agent.sock");
     let first = Listener::bind(&path).expect("listen in a new directory");
     let mode = |path: &std::path::Path| path.metadata().unwrap().permissions().mode() & 0o777;
@@ -330,7 +327,7 @@ fn socket_of_a_stopped_agent_is_replaced_and_that_of_a_running_one_is_not() {
 
 #[test]
 fn file_in_place_of_the_socket_is_kept() {
-    let folder = Folder::new("file");
+    let folder = TempDir::new("file");
     fs::write(folder.join("agent.sock"), "precious").unwrap();
     let error = Listener::bind(&folder.join("agent.sock")).expect_err("a file is in the way");
     assert!(error.to_string().contains("is not a socket"), "{error}");

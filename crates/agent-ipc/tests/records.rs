@@ -1,17 +1,14 @@
 //! Records on disk: they are read as they were written, different keys never share a file, and a corrupt or abandoned
 //! file does not affect other records.
 
-#[path = "fixture/folder.rs"]
-mod folder;
-
 use std::fs::{self, File};
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use agent_ipc::{Attachment, AttachmentKey, ProgrammedBy, Record, Records};
-use folder::Folder;
+use test_support::temp_dir::TempDir;
 
-fn names(state: &Folder) -> Vec<String> {
+fn names(state: &TempDir) -> Vec<String> {
     let entries = fs::read_dir(state.join("attachments")).expect("the directory exists");
     let mut names: Vec<_> =
         entries.map(|entry| entry.expect("an entry").file_name().into_string().expect("text")).collect();
@@ -39,8 +36,8 @@ fn record(key: AttachmentKey) -> Record {
 
 #[test]
 fn written_record_is_read_until_it_is_removed() {
-    let state = Folder::new("written");
-    let records = Records::new(&state.0);
+    let state = TempDir::new("written");
+    let records = Records::new(state.path());
     assert!(records.read_all().expect("a missing directory is empty").0.is_empty());
     let mut made = record(key("net", "c1", "eth0"));
     records.write(&made).expect("write");
@@ -56,7 +53,7 @@ fn written_record_is_read_until_it_is_removed() {
 
 #[test]
 fn different_keys_have_different_files_in_the_directory() {
-    let state = Folder::new("keys");
+    let state = TempDir::new("keys");
     let keys = [
         key("a", "b", "c"),
         key("a,b", "", "c"),
@@ -71,9 +68,9 @@ fn different_keys_have_different_files_in_the_directory() {
         key("", "", ""),
     ];
     for key in &keys {
-        Records::new(&state.0).write(&record(key.clone())).expect("write");
+        Records::new(state.path()).write(&record(key.clone())).expect("write");
     }
-    let (found, broken) = Records::new(&state.0).read_all().expect("read");
+    let (found, broken) = Records::new(state.path()).read_all().expect("read");
     assert!(broken.is_empty(), "{broken:?}");
     let mut found: Vec<_> = found.into_iter().map(|record| record.attachment.key).collect();
     found.sort();
@@ -81,13 +78,13 @@ fn different_keys_have_different_files_in_the_directory() {
     expected.sort();
     assert_eq!(found, expected);
     assert_eq!(names(&state).len(), keys.len());
-    assert_eq!(fs::read_dir(&state.0).unwrap().count(), 1, "no other file");
+    assert_eq!(fs::read_dir(state.path()).unwrap().count(), 1, "no other file");
 }
 
 #[test]
 fn corrupt_record_is_moved_aside_and_does_not_affect_others() {
-    let state = Folder::new("broken");
-    let records = Records::new(&state.0);
+    let state = TempDir::new("broken");
+    let records = Records::new(state.path());
     let good = record(key("net", "good", "eth0"));
     records.write(&good).expect("write");
     let folder = state.join("attachments");
@@ -108,8 +105,8 @@ fn corrupt_record_is_moved_aside_and_does_not_affect_others() {
 
 #[test]
 fn old_temporary_files_are_removed_and_recent_ones_are_kept() {
-    let state = Folder::new("temporary");
-    Records::new(&state.0).write(&record(key("net", "c1", "eth0"))).expect("write");
+    let state = TempDir::new("temporary");
+    Records::new(state.path()).write(&record(key("net", "c1", "eth0"))).expect("write");
     assert_eq!(names(&state), ["net,c1,eth0.json"], "none is left after a write");
     let temporary = |name: &str, age: Duration| {
         let file = File::create(state.join("attachments").join(name)).unwrap();
@@ -117,18 +114,18 @@ fn old_temporary_files_are_removed_and_recent_ones_are_kept() {
     };
     temporary("net,c2,eth0.17-0.tmp", Duration::from_secs(3_600));
     temporary("net,c3,eth0.18-0.tmp", Duration::ZERO);
-    Records::new(&state.0).read_all().expect("read");
+    Records::new(state.path()).read_all().expect("read");
     assert_eq!(names(&state), ["net,c1,eth0.json", "net,c3,eth0.18-0.tmp"]);
 }
 
 #[test]
 fn concurrent_writers_of_one_key_all_succeed() {
-    let state = Folder::new("writers");
+    let state = TempDir::new("writers");
     std::thread::scope(|scope| {
         for _ in 0..8 {
             scope.spawn(|| {
                 for _ in 0..50 {
-                    Records::new(&state.0).write(&record(key("net", "c1", "eth0"))).expect("write");
+                    Records::new(state.path()).write(&record(key("net", "c1", "eth0"))).expect("write");
                 }
             });
         }
@@ -144,11 +141,11 @@ fn write_fails_if_the_directory_cannot_be_created() {
 #[test]
 fn records_have_the_same_form_as_in_0_1_0() {
     let text = r#"{"attachment":{"key":{"network":"net","containerId":"c1","interface":"eth0"},"netns":"/run/netns/a","pod":{"namespace":"shop","name":"web-0","uid":"u-1"},"addresses":["10.1.0.5","fd00::5"],"annotations":{"portals":"all"},"notes":["a note"]},"netnsId":{"dev":4,"inode":4026532000,"cookie":18446744073709551615},"programmer":"agent"}"#;
-    let state = Folder::new("earlier");
+    let state = TempDir::new("earlier");
     let path = state.join("attachments").join("net,c1,eth0.json");
     fs::create_dir_all(state.join("attachments")).expect("create the directory");
     fs::write(&path, text).expect("write the record");
-    let records = Records::new(&state.0);
+    let records = Records::new(state.path());
     let (found, broken) = records.read_all().expect("read");
     assert!(broken.is_empty(), "{broken:?}");
     let [found] = &found[..] else { panic!("{found:?}") };

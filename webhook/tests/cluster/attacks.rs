@@ -6,11 +6,11 @@ use base64::engine::general_purpose::STANDARD;
 use rcgen::{CertificateParams, KeyPair};
 use serde_json::{Value, json};
 
-use crate::apiserver::Api;
-use crate::apiserver::request::Sender;
-use crate::helm::root;
-use crate::program::until;
-use crate::replica::CONFIGURATION;
+use test_support::apiserver::Api;
+use test_support::apiserver::request::Sender;
+use test_support::program::repository;
+use test_support::replica::CONFIGURATION;
+use test_support::webhook::until;
 
 const JSON: &str = "application/json";
 const MERGE: &str = "application/merge-patch+json";
@@ -18,12 +18,12 @@ const REGISTRATIONS: &str = "/apis/admissionregistration.k8s.io/v1/mutatingwebho
 const NAME: &str = "portico-webhook";
 
 /// An API server with the manifests, as an operator applies them, and the webhook's own registration on it.
-fn installed() -> Option<Api> {
-    let api = Api::real()?;
-    let manifests = root().join("deploy/manifests/portico.yaml");
+fn installed() -> Api {
+    let api = Api::real();
+    let manifests = repository().join("deploy/manifests/portico.yaml");
     let apply = ["apply", "--server-side", "-f", manifests.to_str().expect("a path")];
     api.kubectl(&apply).unwrap_or_else(|why| panic!("{why}"));
-    Some(api)
+    api
 }
 
 /// A change of a registration that is an attack, by what it does.
@@ -98,8 +98,9 @@ fn attacks() -> Vec<Attack> {
 }
 
 #[test]
+#[cfg_attr(not(feature = "api-server"), ignore = "needs KUBEBUILDER_ASSETS and the feature api-server")]
 fn a_taken_over_webhook_changes_nothing_of_its_registration_but_the_ca_bundle() {
-    let Some(api) = installed() else { return };
+    let api = installed();
     let sender = Sender::new(&api.kubeconfig_of_account(NAME));
     let path = format!("{REGISTRATIONS}/{NAME}");
     let registered = || api.get(CONFIGURATION, "", NAME).expect("the chart's");
@@ -148,8 +149,9 @@ fn a_taken_over_webhook_changes_nothing_of_its_registration_but_the_ca_bundle() 
 }
 
 #[test]
+#[cfg_attr(not(feature = "api-server"), ignore = "needs KUBEBUILDER_ASSETS and the feature api-server")]
 fn whatever_rights_a_tenant_has_in_a_namespace_managed_config_maps_are_written_by_the_webhook_alone() {
-    let Some(api) = installed() else { return };
+    let api = installed();
     let kubectl = |args: &[&str]| api.kubectl(args);
     let done = |args: &[&str]| kubectl(args).unwrap_or_else(|why| panic!("{args:?}: {why}"));
     done(&["create", "namespace", "team"]);

@@ -2,12 +2,12 @@
 
 use serde_json::json;
 
-use crate::apiserver::{Api, Fault};
-use crate::caller::Caller;
-use crate::helm::{objects, one};
-use crate::pod::{annotated, patched, pod, review};
-use crate::program::{Webhook, until};
-use crate::replica::{CONFIGURATION, Cluster, SYSTEM, service, text};
+use test_support::apiserver::{Api, Fault};
+use test_support::caller::Caller;
+use test_support::helm::{objects, one};
+use test_support::replica::{CONFIGURATION, Cluster, SYSTEM, service, text};
+use test_support::review::{annotated, patched, pod, review};
+use test_support::webhook::{Webhook, until};
 
 fn cluster() -> Cluster {
     Cluster::new(Api::double())

@@ -4,11 +4,11 @@
 
 use serde_json::{Value, json};
 
-use crate::apiserver::Api;
 use crate::double::admitted_pod;
-use crate::pod::{annotated, pod};
-use crate::program::{free_port, until};
-use crate::replica::Cluster;
+use test_support::apiserver::Api;
+use test_support::replica::Cluster;
+use test_support::review::{annotated, pod};
+use test_support::webhook::{free_port, until};
 
 fn owned(name: &str, owner: &str, annotations: &[(&str, &str)]) -> Value {
     let mut pod = annotated(pod(name), annotations);

@@ -8,12 +8,12 @@ use std::ops::Range;
 
 use serde_json::{Value, json};
 
-use crate::apiserver::Api;
-use crate::caller::Caller;
 use crate::double::maps_of;
-use crate::pod::{annotated, patched, pod, review};
-use crate::program::until;
-use crate::replica::{Cluster, service};
+use test_support::apiserver::Api;
+use test_support::caller::Caller;
+use test_support::replica::{Cluster, service};
+use test_support::review::{annotated, patched, pod, review};
+use test_support::webhook::until;
 
 /// So many services fill one part, and half of the next.
 const SERVICES: u32 = 900;

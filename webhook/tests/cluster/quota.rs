@@ -4,11 +4,11 @@
 
 use serde_json::{Value, json};
 
-use crate::apiserver::{Api, Fault};
 use crate::double::{admitted, maps_of, reviewed};
-use crate::pod::{annotated, pod};
-use crate::program::{Webhook, until};
-use crate::replica::Cluster;
+use test_support::apiserver::{Api, Fault};
+use test_support::replica::Cluster;
+use test_support::review::{annotated, pod};
+use test_support::webhook::{Webhook, until};
 
 /// Pods with selections of their own.
 fn many(cluster: &Cluster, webhook: &Webhook, namespace: &str, numbers: std::ops::Range<usize>) {
@@ -101,7 +101,7 @@ fn a_namespace_whose_writes_hang_delays_no_other() {
 #[test]
 fn a_record_that_a_tenant_wrote_by_hand_gets_variables_of_its_own_namespace_and_no_more() {
     let cluster = Cluster::new(Api::double());
-    let mut secret = crate::replica::service("secret", 66, 80);
+    let mut secret = test_support::replica::service("secret", 66, 80);
     secret["metadata"]["namespace"] = "other".into();
     cluster.api.put(secret);
     let webhook = cluster.replica(&[]);

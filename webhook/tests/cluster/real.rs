@@ -11,11 +11,11 @@ use std::{io, thread};
 
 use serde_json::{Value, json};
 
-use crate::apiserver::Api;
-use crate::apiserver::request::{Answer, Sender};
-use crate::pod::{annotated, names, pod};
-use crate::program::{Webhook, free_port, until};
-use crate::replica::{Cluster, SYSTEM, text};
+use test_support::apiserver::Api;
+use test_support::apiserver::request::{Answer, Sender};
+use test_support::replica::{Cluster, SYSTEM, text};
+use test_support::review::{annotated, names, pod};
+use test_support::webhook::{Webhook, free_port, until};
 
 const JSON: &str = "application/json";
 const PODS: &str = "/api/v1/namespaces/default/pods";
@@ -42,8 +42,9 @@ fn called(cluster: &Cluster) {
 }
 
 #[test]
+#[cfg_attr(not(feature = "api-server"), ignore = "needs KUBEBUILDER_ASSETS and the feature api-server")]
 fn pods_made_through_a_real_api_server_have_what_they_should() {
-    let Some(api) = Api::real() else { return };
+    let api = Api::real();
     let cluster = Cluster::new(api);
     let webhook = cluster.replica(&[]);
     called(&cluster);

@@ -5,13 +5,14 @@
 
 use serde_json::{Value, json};
 
-use crate::apiserver::rights::{Grant, not_called, not_granted};
-use crate::apiserver::{Api, Fault, InitialEvents};
 use crate::double::{admitted, admitted_pod, maps_of};
-use crate::helm::{objects, one, root};
-use crate::pod::{annotated, pod};
-use crate::program::{Webhook, until};
-use crate::replica::{CONFIGURATION, Cluster, service};
+use test_support::apiserver::rights::{Grant, not_called, not_granted};
+use test_support::apiserver::{Api, Fault, InitialEvents};
+use test_support::helm::{objects, one};
+use test_support::program::repository;
+use test_support::replica::{CONFIGURATION, Cluster, service};
+use test_support::review::{annotated, pod};
+use test_support::webhook::{Webhook, until};
 
 const ACCOUNT: &str = "portico-webhook";
 
@@ -21,7 +22,7 @@ fn replica(cluster: &Cluster) -> Webhook {
     let kubeconfig = kubeconfig.to_str().expect("a path");
     let args =
         ["--kubeconfig", kubeconfig, "--register", "ca-bundle", "--drain", "1", "--config-map-grace", "1"];
-    Webhook::ready(&cluster.folder.0, cluster.port, &args)
+    Webhook::ready(cluster.folder.path(), cluster.port, &args)
 }
 
 /// A ConfigMap is made, kept fresh and collected, and an owner is told of a warning.
@@ -69,10 +70,11 @@ fn the_roles_of_the_webhook_grant_what_it_calls_and_nothing_else() {
 }
 
 #[test]
+#[cfg_attr(not(feature = "api-server"), ignore = "needs KUBEBUILDER_ASSETS and the feature api-server")]
 fn on_a_real_api_server_the_webhook_needs_no_more_than_its_roles() {
-    let Some(api) = Api::real() else { return };
+    let api = Api::real();
     let cluster = Cluster::new(api);
-    let manifests = root().join("deploy/manifests/portico.yaml");
+    let manifests = repository().join("deploy/manifests/portico.yaml");
     let manifests = manifests.to_str().expect("a path");
     let kubectl = |args: &[&str]| cluster.api.kubectl(args);
     kubectl(&["apply", "--server-side", "--force-conflicts", "-f", manifests])
@@ -121,7 +123,7 @@ fn the_chart_registers_what_the_webhook_would_register_itself() {
     let cluster = Cluster::new(Api::double());
     let kubeconfig = cluster.api.kubeconfig().to_str().expect("a path").to_owned();
     let _webhook =
-        Webhook::ready(&cluster.folder.0, cluster.port, &["--kubeconfig", &kubeconfig, "--drain", "1"]);
+        Webhook::ready(cluster.folder.path(), cluster.port, &["--kubeconfig", &kubeconfig, "--drain", "1"]);
     let mut own = cluster.configuration()["webhooks"].clone();
     let rendered = objects(&[]);
     let charts = &one(&rendered, CONFIGURATION, "")["webhooks"];

@@ -6,12 +6,12 @@ use std::process::Command;
 
 use serde_json::{Value, json};
 
-use crate::apiserver::Api;
-use crate::caller::Caller;
 use crate::double::{admitted, maps_of};
-use crate::pod::{annotated, patched, pod, review};
-use crate::program::Webhook;
-use crate::replica::{Cluster, SYSTEM};
+use test_support::apiserver::Api;
+use test_support::caller::Caller;
+use test_support::replica::{Cluster, SYSTEM};
+use test_support::review::{annotated, patched, pod, review};
+use test_support::webhook::Webhook;
 
 const ACCOUNT: &str = "portico-webhook";
 /// How many reviews are forged.
@@ -23,7 +23,7 @@ fn replica(cluster: &Cluster, args: &[&str]) -> Webhook {
     let url = format!("https://127.0.0.1:{}/mutate", cluster.port);
     let mut all = vec!["--kubeconfig", kubeconfig.to_str().expect("a path"), "--url", &url, "--drain", "1"];
     all.extend(args);
-    Webhook::ready(&cluster.folder.0, cluster.port, &all)
+    Webhook::ready(cluster.folder.path(), cluster.port, &all)
 }
 
 /// The review of a pod that nobody makes: every one asks for another ConfigMap, and for an Event on an operator's object.
@@ -77,8 +77,9 @@ fn forged_reviews_write_nothing_and_excluded_namespaces_are_left_alone() {
 }
 
 #[test]
+#[cfg_attr(not(feature = "api-server"), ignore = "needs KUBEBUILDER_ASSETS and the feature api-server")]
 fn on_a_real_api_server_forged_reviews_change_nothing() {
-    let Some(api) = Api::real() else { return };
+    let api = Api::real();
     let cluster = Cluster::new(api);
     let webhook = cluster.replica(&[]);
     let all = |what: &str| {
@@ -148,8 +149,8 @@ fn a_hundred_large_config_maps_with_our_label_cost_nothing() {
 
 #[test]
 fn the_command_line_shows_the_label_by_which_the_controller_finds_a_pod() {
-    let folder = crate::program::Folder::new();
-    let services = folder.write("services.yaml", crate::pod::REDIS);
+    let folder = test_support::temp_dir::TempDir::new("review");
+    let services = folder.write("services.yaml", test_support::review::REDIS);
     let body = review("u", &annotated(pod("a"), &[("portico.dev/inject", "configmap")]));
     let body = folder.write("review.json", &String::from_utf8(body).expect("text"));
     let shown = Command::new(env!("CARGO_BIN_EXE_portico-webhook"))

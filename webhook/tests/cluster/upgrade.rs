@@ -4,10 +4,10 @@
 
 use serde_json::{Value, json};
 
-use crate::apiserver::Api;
-use crate::pod::pod;
-use crate::program::until;
-use crate::replica::{Cluster, service};
+use test_support::apiserver::Api;
+use test_support::replica::{Cluster, service};
+use test_support::review::pod;
+use test_support::webhook::until;
 
 /// The selection of all services, as text.
 const ALL: &str = "{\"forms\":\"all\"}";

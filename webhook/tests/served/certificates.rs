@@ -6,9 +6,10 @@ use std::path::Path;
 
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, date_time_ymd};
 
-use crate::caller::{Caller, Signed};
-use crate::pod::{REDIS, pod, review};
-use crate::program::{Folder, Webhook, until};
+use test_support::caller::{Caller, Signed};
+use test_support::review::{REDIS, pod, review};
+use test_support::temp_dir::TempDir;
+use test_support::webhook::{Webhook, until};
 
 /// A certificate for this machine that ends in this year, and the authority that has made it.
 fn signed(year: i32) -> (String, Signed) {
@@ -36,36 +37,36 @@ fn mount(folder: &Path, name: &str, certificate: &str, key: &str) {
 
 #[test]
 fn files_that_change_are_shown_to_whoever_connects_then_and_cut_off_nobody() {
-    let folder = Folder::new();
+    let folder = TempDir::new("webhook");
     let (_, first) = signed(4000);
     let (_, second) = signed(4000);
-    mount(&folder.0, "one", &first.certificate, &first.key);
+    mount(folder.path(), "one", &first.certificate, &first.key);
     let manifests = folder.write("services.yaml", REDIS);
     for name in ["tls.crt", "tls.key"] {
-        symlink(Path::new("..data").join(name), folder.0.join(name)).expect("make a link");
+        symlink(Path::new("..data").join(name), folder.join(name)).expect("make a link");
     }
-    let text = |name: &str| folder.0.join(name).to_str().expect("a path").to_owned();
+    let text = |name: &str| folder.join(name).to_str().expect("a path").to_owned();
     let (certificate, key) = (text("tls.crt"), text("tls.key"));
     let manifests = manifests.to_str().expect("a path");
     let args = ["--manifests", manifests, "--tls-cert", &certificate, "--tls-key", &key];
-    let webhook = Webhook::ready(&folder.0, 0, &args);
+    let webhook = Webhook::ready(folder.path(), 0, &args);
     let mut early = Caller::local(webhook.address).expect("connect");
-    mount(&folder.0, "two", &second.certificate, &second.key);
+    mount(folder.path(), "two", &second.certificate, &second.key);
     let now = || Caller::local(webhook.address).expect("connect").shown();
     until("the second is shown", || (now() != early.shown()).then_some(()));
     early.review(&review("u", &pod("a"))).expect("it goes on");
     // A key without its certificate, and garbage: what was shown stays.
     let shown = now();
-    mount(&folder.0, "three", &first.certificate, &second.key);
+    mount(folder.path(), "three", &first.certificate, &second.key);
     webhook.until("it says so", |webhook| webhook.log().contains("the certificate cannot be used"));
     assert_eq!(now(), shown);
-    mount(&folder.0, "four", &first.certificate, &first.key);
+    mount(folder.path(), "four", &first.certificate, &first.key);
     until("the first is shown again", || (now() == early.shown()).then_some(()));
 }
 
 #[test]
 fn who_must_have_a_certificate_and_has_none_or_one_that_has_ended_is_closed_and_counted() {
-    let folder = Folder::new();
+    let folder = TempDir::new("webhook");
     let (authority, good) = signed(4000);
     let (other_authority, ended) = signed(2020);
     let bundle = folder.write("clients.pem", &[authority, other_authority].concat());

@@ -3,10 +3,11 @@
 use std::sync::Barrier;
 use std::thread;
 
-use crate::caller::Caller;
-use crate::memory::MemoryLimit;
-use crate::pod::{REDIS, pod, review};
-use crate::program::{Folder, Webhook};
+use test_support::caller::Caller;
+use test_support::memory_limit::MemoryLimit;
+use test_support::review::{REDIS, pod, review};
+use test_support::temp_dir::TempDir;
+use test_support::webhook::Webhook;
 
 /// The chart's limit (`webhook.resources.limits.memory`), and what is the most to be seen below it.
 const LIMIT: usize = 256 << 20;
@@ -37,8 +38,8 @@ fn at_once(webhook: &Webhook, bodies: &[Vec<u8>]) -> Vec<u16> {
     })
 }
 
-fn limited() -> (Folder, Webhook, MemoryLimit) {
-    let folder = Folder::new();
+fn limited() -> (TempDir, Webhook, MemoryLimit) {
+    let folder = TempDir::new("webhook");
     let webhook = Webhook::on_manifests(&folder, REDIS, &[]);
     let limit = MemoryLimit::new(webhook.pid(), LIMIT);
     (folder, webhook, limit)

@@ -6,13 +6,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::caller::Caller;
-use crate::http2::{
+use test_support::caller::Caller;
+use test_support::http2::{
     CONTINUATION, END_HEADERS, END_STREAM, Frames, HEADERS, RST_STREAM, frame, head, request,
 };
-use crate::memory::MemoryLimit;
-use crate::pod::{REDIS, pod, review};
-use crate::program::{Folder, Webhook};
+use test_support::memory_limit::MemoryLimit;
+use test_support::review::{REDIS, pod, review};
+use test_support::temp_dir::TempDir;
+use test_support::webhook::Webhook;
 
 const LIMIT: usize = 256 << 20;
 const PEAK_MAX: usize = LIMIT / 10 * 9;
@@ -23,8 +24,8 @@ const NOISE: Duration = Duration::from_millis(10);
 /// Other programs on the machine can only make it look worse: one good round shows what is so.
 const ROUNDS: usize = 3;
 
-fn limited(args: &[&str]) -> (Folder, Webhook, MemoryLimit) {
-    let folder = Folder::new();
+fn limited(args: &[&str]) -> (TempDir, Webhook, MemoryLimit) {
+    let folder = TempDir::new("webhook");
     let webhook = Webhook::on_manifests(&folder, REDIS, args);
     let limit = MemoryLimit::new(webhook.pid(), LIMIT);
     (folder, webhook, limit)
@@ -33,12 +34,12 @@ fn limited(args: &[&str]) -> (Folder, Webhook, MemoryLimit) {
 /// A webhook that nobody attacks, called in turns with the one under attack: what else runs on the machine slows both.
 struct Control {
     webhook: Webhook,
-    _folder: Folder,
+    _folder: TempDir,
 }
 
 impl Control {
     fn start() -> Self {
-        let folder = Folder::new();
+        let folder = TempDir::new("webhook");
         let webhook = Webhook::on_manifests(&folder, REDIS, &[]);
         Self { webhook, _folder: folder }
     }
@@ -219,7 +220,7 @@ fn a_rapid_reset_and_an_endless_head_end_the_connection_and_disturb_nobody() {
 
 #[test]
 fn answers_that_nobody_takes_are_bounded_and_go_with_their_connection() {
-    let folder = Folder::new();
+    let folder = TempDir::new("webhook");
     // So many services that an answer is about a megabyte.
     let services: String = (0..1_500)
         .map(|number| {

@@ -1,0 +1,111 @@
+//! What the agent costs: its memory, and the time from a change at the API server to the kernels of all pods.
+//!
+//! The real program on an API server double with 10,000 services of three endpoints each, and 100 attached
+//! network namespaces (fewer with `PORTICO_BENCH_QUICK`). A change is one endpoint of one service; it has
+//! arrived where the generation of a namespace's rules has moved on. There is no peer that does this:
+//! kube-proxy programs one namespace, and `program` measures its shape there.
+
+use std::time::{Duration, Instant};
+
+use crate::world::{service, slice};
+use bench_report::{Sheet, Spread, Verdict, is_quick};
+use netns_nft::Socket;
+use test_support::agent::{Agent, AgentDir};
+use test_support::apiserver::Api;
+use test_support::kilobytes::kilobytes;
+use test_support::namespace::{bare, run};
+use test_support::pod::Pod;
+
+/// Between two changes, so that each is the first of its burst.
+const PAUSE: Duration = Duration::from_millis(30);
+
+pub(crate) fn bench() {
+    let (services, pods, changes) = if is_quick() { (1_000, 10, 20) } else { (10_000, 100, 200) };
+    bare(|| {
+        run("ip", &["link", "set", "lo", "up"], "");
+        let api = Api::double();
+        for index in 0..services {
+            api.put(service(index));
+            api.put(slice(index, 0));
+        }
+        let folder = AgentDir::new();
+        let start = Instant::now();
+        let kubeconfig = api.kubeconfig().to_str().expect("a path").to_owned();
+        let bounds = ["--namespace-elements-max", "1000000", "--table-elements-max", "1000000"];
+        let args = ["--kubeconfig", &kubeconfig, "--portals", "all"];
+        let agent = Agent::start_with(&folder, &[&args, &bounds[..]].concat());
+        agent.until("it knows the services", |agent| agent.status()["synced"] == true);
+        let synced = Spread::one(start.elapsed().as_secs_f64() * 1e3);
+        let empty = memory(&agent, "VmRSS:");
+        let mut members = vec![Member::attach(&agent, 0)];
+        let alone = measure(&api, &members, services, 0..changes);
+        let one = |number| {
+            let start = Instant::now();
+            members.push(Member::attach(&agent, number));
+            start.elapsed().as_secs_f64() * 1e3
+        };
+        let attached = Spread::of((1..pods).map(one).collect());
+        let together = measure(&api, &members, services, changes..2 * changes);
+
+        let sheet = Sheet::open("agent_speed");
+        let table = sheet.rows("time", &format!("the agent, {services} services of three endpoints"), "ms");
+        let target = Verdict::at_most("p50, ms", alone.median, 1.0);
+        table.put("from a change at the API server to the commit, 1 network namespace", &alone, &[target]);
+        let target = Verdict::at_most("p99, ms", together.p99, 30.0);
+        table.put(&format!("the same, until the last of {pods} has it"), &together, &[target]);
+        table.put("attach a pod, all portals: the whole exchange with the agent", &attached, &[]);
+        table.put("from its start to knowing all services", &synced, &[]);
+        let table = sheet.rows("memory", "memory of that agent", "MB");
+        table.put("resident, no pods", &empty, &[]);
+        let [resident, most] = ["VmRSS:", "VmHWM:"].map(|key| memory(&agent, key));
+        let target = Verdict::at_most("MB", most.median, 60.0);
+        table.put(
+            &format!("resident, {pods} network namespaces, {} changes later", 2 * changes),
+            &resident,
+            &[],
+        );
+        table.put("at most, ever", &most, &[target]);
+    });
+}
+
+/// A pod and a socket in it.
+struct Member {
+    _pod: Pod,
+    socket: Socket,
+}
+
+impl Member {
+    fn attach(agent: &Agent, number: usize) -> Self {
+        let pod = Pod::new();
+        let socket = pod.netns.socket().expect("a socket");
+        agent.attach(&format!("pod-{number}"), &pod);
+        Self { _pod: pod, socket }
+    }
+
+    fn generation(&self) -> u32 {
+        self.socket.generation().expect("a generation")
+    }
+}
+
+fn measure(api: &Api, members: &[Member], services: usize, changes: std::ops::Range<usize>) -> Spread {
+    let one = |number| {
+        let before: Vec<u32> = members.iter().map(Member::generation).collect();
+        let changed = slice(number * 7_919 % services, number + 1);
+        std::thread::sleep(PAUSE);
+        let start = Instant::now();
+        api.put(changed);
+        for (member, before) in members.iter().zip(before) {
+            while member.generation() == before {
+                assert!(start.elapsed() < Duration::from_secs(10), "the change never came");
+                std::thread::yield_now();
+            }
+        }
+        start.elapsed().as_secs_f64() * 1e3
+    };
+    Spread::of(changes.map(one).collect())
+}
+
+/// What the kernel says of the agent's memory, in MB.
+fn memory(agent: &Agent, key: &str) -> Spread {
+    Spread::one(kilobytes(&format!("/proc/{}/status", agent.pid()), key) / 1024.0)
+}

@@ -1,0 +1,39 @@
+//! The benchmarks that need a network namespace: `scripts/bench` starts each in a process and a namespace of its own.
+//!
+//! usage: cargo bench -p system-tests --features netns --bench bench -- NAME
+
+mod agent_speed;
+mod demand_speed;
+mod first_packet;
+mod haproxy;
+mod kube_proxy;
+mod path;
+mod plugin_speed;
+mod relay_speed;
+mod scaling;
+mod slabs;
+mod wired;
+mod world;
+
+/// The benchmarks by name.
+const BENCHMARKS: [(&str, fn()); 7] = [
+    ("agent_speed", agent_speed::bench),
+    ("demand_speed", demand_speed::bench),
+    ("first_packet", first_packet::bench),
+    ("path", path::bench),
+    ("plugin_speed", plugin_speed::bench),
+    ("relay_speed", relay_speed::bench),
+    ("scaling", scaling::bench),
+];
+
+fn main() {
+    // Cargo adds `--bench`.
+    let names: Vec<String> =
+        std::env::args().skip(1).filter(|argument| !argument.starts_with("--")).collect();
+    for name in &names {
+        let benchmark = BENCHMARKS.iter().find(|(known, _)| known == name);
+        let (_, bench) = benchmark.unwrap_or_else(|| panic!("no benchmark {name}"));
+        bench();
+    }
+    assert!(!names.is_empty(), "name a benchmark: {}", BENCHMARKS.map(|(name, _)| name).join(", "));
+}

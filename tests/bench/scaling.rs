@@ -1,0 +1,175 @@
+//! How the cost of a network namespace grows with the number of services: to program it, to change one endpoint in it, and
+//! the kernel's memory.
+//!
+//! Services with three endpoints each. The peer is kube-proxy's shape, a chain and an anonymous map for each service,
+//! through `nft -f` as kube-proxy does it, up to 10,000 services: its time grows faster than they do. Our own flat maps
+//! through `nft -f` tell what the layout and what the way is worth. Rounds take turns.
+
+use std::time::Instant;
+
+use crate::kube_proxy::{kube_proxy_change, kube_proxy_shape};
+use crate::slabs::Grown;
+use bench_report::{Sheet, Spread, Verdict, is_quick};
+use netns_nft::{Socket, encode};
+use proxy_core::plan::{plan, plan_changed};
+use proxy_core::portal::{NodeContext, Portals, portals};
+use proxy_core::ruleset::{Ruleset, Settings};
+use proxy_core::sample::{cluster, cluster_ip, cluster_slice};
+use proxy_core::snapshot::{Change, Snapshot};
+use test_support::namespace::{bare, load, run, within};
+
+const ENDPOINTS: u32 = 3;
+/// The size that the targets speak of; those of memory speak of the smaller one.
+const MANY: u32 = 10_000;
+const FEW: u32 = 1_000;
+const OURS: &str = "portico";
+const OURS_AS_TEXT: &str = "portico's maps through nft -f";
+const ON_DEMAND: &str = "portico on demand, 20 used";
+const PEER: &str = "kube-proxy's shape";
+
+pub(crate) fn bench() {
+    let sizes: &[u32] = if is_quick() { &[100, FEW] } else { &[100, FEW, MANY, 50_000] };
+    let sheet = Sheet::open("scaling");
+    bare(|| {
+        run("ip", &["link", "set", "lo", "up"], "");
+        let worlds: Vec<World> = sizes.iter().map(|services| World::of(*services)).collect();
+        program(&sheet, &worlds);
+        change(&sheet, &worlds);
+        memory(&sheet, &worlds);
+    });
+}
+
+/// A cluster, and what stands in a pod that sees all of it.
+struct World {
+    services: u32,
+    snapshot: Snapshot,
+    portals: Portals,
+    ruleset: Ruleset,
+    on_demand: Ruleset,
+    peer: String,
+}
+
+impl World {
+    fn of(services: u32) -> Self {
+        let range = Change::ServiceRanges(vec!["10.96.0.0/12".parse().expect("a network")]);
+        let snapshot: Snapshot = cluster(services, ENDPOINTS).chain([range]).collect();
+        let portals = portals(&snapshot, &NodeContext::default());
+        let mut on_demand = Ruleset::new(&portals, Settings { on_demand: true, ..Settings::default() });
+        (0..20).for_each(|number| drop(on_demand.activate(&portals, cluster_ip(number * services / 20))));
+        let ruleset = Ruleset::new(&portals, Settings::default());
+        Self { services, peer: kube_proxy_shape(&portals), snapshot, portals, ruleset, on_demand }
+    }
+
+    /// How often what takes long is done: ten seconds each time for the peer of many services.
+    fn rounds(&self) -> usize {
+        match self.services {
+            _ if is_quick() => 2,
+            MANY => 3,
+            _ => 7,
+        }
+    }
+
+    fn has_peer(&self) -> bool {
+        self.services <= MANY
+    }
+
+    fn batch(&self) -> netns_nft::Batch {
+        encode(&plan(&Ruleset::empty(), &self.ruleset))
+    }
+}
+
+fn milliseconds(work: impl FnOnce()) -> f64 {
+    let start = Instant::now();
+    work();
+    start.elapsed().as_secs_f64() * 1e3
+}
+
+fn program(sheet: &Sheet, worlds: &[World]) {
+    let table = sheet.scale("program", "Programming an empty network namespace", "ms", "services");
+    for world in worlds {
+        let (mut netlink, mut text, mut chains) = (Vec::new(), Vec::new(), Vec::new());
+        for _ in 0..world.rounds() {
+            let apply = || Socket::open().and_then(|socket| socket.apply(&world.batch())).expect("apply");
+            netlink.push(within(|| milliseconds(apply)));
+            text.push(within(|| milliseconds(|| load(&world.ruleset.to_string()))));
+            if world.has_peer() {
+                chains.push(within(|| milliseconds(|| load(&world.peer))));
+            }
+        }
+        let [netlink, text] = [netlink, text].map(Spread::of);
+        let chains = world.has_peer().then(|| Spread::of(chains));
+        let targets = chains.filter(|_| world.services == MANY).map(|chains| {
+            [
+                Verdict::at_most("ms at 10,000", netlink.median, 120.0),
+                Verdict::at_least("times faster than kube-proxy's shape", chains.times(&netlink), 60.0),
+            ]
+        });
+        table.put(OURS, world.services, &netlink, targets.as_ref().map_or(&[], |targets| targets));
+        table.put(OURS_AS_TEXT, world.services, &text, &[]);
+        if let Some(chains) = chains {
+            table.put(PEER, world.services, &chains, &[]);
+        }
+    }
+}
+
+fn change(sheet: &Sheet, worlds: &[World]) {
+    let title = "One changed endpoint, from the change to the commit";
+    let table = sheet.scale("change", title, "ms", "services");
+    for world in worlds {
+        let netlink = within(|| changed_endpoints(world, if is_quick() { 50 } else { 500 }));
+        let target = [Verdict::at_most("ms at 10,000", netlink.median, 1.0)];
+        table.put(OURS, world.services, &netlink, if world.services == MANY { &target } else { &[] });
+        if world.has_peer() {
+            let chains = within(|| {
+                load(&world.peer);
+                let one = |round| milliseconds(|| load(&kube_proxy_change(&world.portals, round)));
+                Spread::of((0..7).map(one).collect())
+            });
+            table.put(PEER, world.services, &chains, &[]);
+        }
+    }
+}
+
+fn changed_endpoints(world: &World, changes: u32) -> Spread {
+    let World { services, snapshot, portals, ruleset, .. } = world;
+    let socket = Socket::open().expect("open a netfilter socket");
+    socket.apply(&world.batch()).expect("apply");
+    let (mut snapshot, mut portals, mut applied) = (snapshot.clone(), portals.clone(), ruleset.clone());
+    let one = |number: u32| {
+        // Whoever comes again is changed again.
+        let change =
+            Change::Slice(cluster_slice(number * 7_919 % services, ENDPOINTS, 1 + number / services % 2));
+        milliseconds(|| {
+            let changed = snapshot.apply(change);
+            let touched = portals.refresh(&snapshot, &NodeContext::default(), &changed);
+            let mut desired = applied.clone();
+            desired.refresh(&portals, &touched);
+            socket.apply(&encode(&plan_changed(&applied, &desired, &touched))).expect("apply");
+            applied = desired;
+        })
+    };
+    Spread::of((0..changes).map(one).collect())
+}
+
+fn memory(sheet: &Sheet, worlds: &[World]) {
+    let table = sheet.scale("memory", "The kernel's memory of one network namespace", "KB", "services");
+    let mut grown = Grown::default();
+    for world in worlds {
+        let (mut ours, mut on_demand, mut peer) = (Vec::new(), Vec::new(), Vec::new());
+        let namespaces = if world.services <= FEW { 10 } else { 1 };
+        for _ in 0..world.rounds() {
+            ours.push(grown.by(namespaces, |pod| pod.change(&Ruleset::empty(), &world.ruleset)));
+            on_demand.push(grown.by(10, |pod| pod.change(&Ruleset::empty(), &world.on_demand)));
+            if world.has_peer() {
+                peer.push(grown.by(namespaces, |pod| pod.within(|| load(&world.peer))));
+            }
+        }
+        let [ours, on_demand] = [ours, on_demand].map(Spread::of);
+        let target = [Verdict::at_most("KB at 1,000", ours.median, 400.0)];
+        table.put(OURS, world.services, &ours, if world.services == FEW { &target } else { &[] });
+        table.put(ON_DEMAND, world.services, &on_demand, &[]);
+        if world.has_peer() {
+            table.put(PEER, world.services, &Spread::of(peer), &[]);
+        }
+    }
+}

@@ -1,0 +1,489 @@
+//! Real container runtimes, the real plugin and the real agent: what a pod gets when it starts, what happens
+//! to it while it runs, and what is left when it ends.
+//!
+//! Each test has a machine of its own (`Node`). scripts/container-test makes the namespaces around all of them.
+//! What must not go in here: rules, which the tests `netns_*` look at.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+use std::thread;
+
+use crate::agent::Agent;
+use crate::backend::{A, B, C, Conversation, GONE, names};
+use crate::containerd::Containerd;
+use crate::manifest::{ITSELF, ITSELF6, WEB, WEB6, portal, tell, tell_itself, tell_zones};
+use crate::network::{Master, Network, network};
+use crate::node::{CNI_BIN, CNI_CONF, Node, built, on_a_node};
+use crate::podman::{PUBLISHED, Podman};
+use crate::process::{Process, attempt};
+use crate::runtime::{Container, Runtime};
+use serde_json::json;
+use test_support::eventually::{until, until_equal};
+
+const MACVLAN: Master = Master::Macvlan;
+
+fn itself() -> BTreeSet<String> {
+    ["itself".to_owned()].into()
+}
+
+/// A container's life: it reaches every backend, follows changes, and leaves nothing.
+fn life(node: &Node, runtime: &dyn Runtime) {
+    node.lan.bridge();
+    network().configure();
+    tell(&[A, B]);
+    let agent = Agent::start();
+    let container = Container::start(runtime, "web", "pods");
+    assert_eq!(container.wget(portal(WEB, 80)), names(&[A, B]));
+    assert_eq!(agent.until_attached(1)[0]["interface"], "eth0");
+    tell(&[B, C]);
+    until_equal("the answers follow", &names(&[B, C]), || container.wget(portal(WEB, 80)));
+    tell(&[]);
+    let refused = || container.wget(portal(WEB, 80)).iter().any(|answer| answer.contains("refused"));
+    until_equal("a portal without backends refuses", &true, refused);
+    container.remove();
+    agent.until_attached(0);
+}
+
+#[test]
+fn a_container_of_containerd_follows_the_backends_and_leaves_nothing() {
+    on_a_node(|node| life(node, &Containerd::start()));
+}
+
+#[test]
+fn a_container_of_podman_follows_the_backends_and_leaves_nothing() {
+    on_a_node(|node| life(node, &Podman::new()));
+}
+
+#[test]
+fn plugins_before_ours_in_the_chain_do_what_they_do_without_it() {
+    on_a_node(|node| {
+        node.lan.bridge();
+        network().configure();
+        tell(&[A]);
+        let (_agent, podman) = (Agent::start(), Podman::new());
+        let container = Container::start(&podman, "web", "pods");
+        let published = || {
+            let url = format!("http://10.77.0.1:{PUBLISHED}/");
+            attempt(Command::new("busybox").args(["timeout", "5", "busybox", "wget", "-q", "-O", "-", &url]))
+        };
+        assert_eq!(published().as_deref(), Ok("itself\n"));
+        container.remove();
+    });
+}
+
+/// TCP and UDP, to backends and to itself, over these families.
+fn every_kind_of_connection(container: &Container<'_>, families: &[[&str; 2]]) {
+    let two = names(&[A, B]);
+    for [web, own] in families.iter().copied() {
+        until_equal("TCP reaches each backend", &two, || container.tcp(portal(web, 80)));
+        until_equal("UDP reaches each backend", &two, || container.udp(portal(web, 53)));
+        until_equal("it reaches itself", &itself(), || container.wget(portal(own, 80)));
+    }
+}
+
+const V4: [&str; 2] = [WEB, ITSELF];
+const V6: [&str; 2] = [WEB6, ITSELF6];
+
+fn connections_in(network: &Network, families: &[[&str; 2]]) {
+    connections_by(network, families, &[]);
+}
+
+/// The same with an agent that was started so.
+fn connections_by(network: &Network, families: &[[&str; 2]], agent: &[&str]) {
+    on_a_node(|node| {
+        if network.master == Master::Bridge {
+            node.lan.bridge();
+        }
+        network.configure();
+        tell(&[A, B]);
+        let (agent, podman) = (Agent::start_as(Path::new("/run/portico"), agent), Podman::new());
+        let container = Container::start(&podman, "web", "pods");
+        let own =
+            |has: bool, family, other: &str| if has { container.address(family) } else { other.to_owned() };
+        tell_itself(&own(network.is_ipv4, "-4", A.address), &own(network.is_ipv6, "-6", A.address6));
+        every_kind_of_connection(&container, families);
+        container.remove();
+        agent.until_attached(0);
+    });
+}
+
+#[test]
+fn behind_a_bridge_both_families_lead_to_services() {
+    connections_in(&network(), &[V4, V6]);
+}
+
+#[test]
+fn behind_a_bridge_without_a_default_route_both_families_lead_to_services() {
+    connections_in(&Network { has_default_route: false, ..network() }, &[V4, V6]);
+}
+
+#[test]
+fn on_a_macvlan_without_a_default_route_both_families_lead_to_services() {
+    connections_in(&Network { master: MACVLAN, has_default_route: false, ..network() }, &[V4, V6]);
+}
+
+#[test]
+fn on_a_macvlan_a_pod_with_ipv4_alone_reaches_services() {
+    let network = Network { master: MACVLAN, has_default_route: false, is_ipv6: false, ..network() };
+    connections_in(&network, &[V4]);
+}
+
+#[test]
+fn on_a_macvlan_a_pod_with_ipv6_alone_reaches_services() {
+    let network = Network { master: MACVLAN, has_default_route: false, is_ipv4: false, ..network() };
+    connections_in(&network, &[V6]);
+}
+
+const RELAYED: [&str; 2] = ["--mode", "relay"];
+const ON_DEMAND: [&str; 2] = ["--portals", "on-demand"];
+
+#[test]
+fn behind_a_bridge_relayed_portals_lead_where_those_of_the_kernel_do() {
+    connections_by(&network(), &[V4, V6], &RELAYED);
+}
+
+#[test]
+fn on_a_macvlan_without_a_default_route_relayed_portals_lead_to_services() {
+    connections_by(&Network { master: MACVLAN, has_default_route: false, ..network() }, &[V4, V6], &RELAYED);
+}
+
+#[test]
+fn on_a_macvlan_a_pod_with_ipv4_alone_has_relayed_portals() {
+    let network = Network { master: MACVLAN, has_default_route: false, is_ipv6: false, ..network() };
+    connections_by(&network, &[V4], &RELAYED);
+}
+
+#[test]
+fn behind_a_bridge_portals_on_demand_lead_to_services() {
+    connections_by(&network(), &[V4, V6], &ON_DEMAND);
+}
+
+#[test]
+fn on_a_macvlan_without_a_default_route_portals_on_demand_lead_to_services() {
+    connections_by(
+        &Network { master: MACVLAN, has_default_route: false, ..network() },
+        &[V4, V6],
+        &ON_DEMAND,
+    );
+}
+
+/// An unmodified client, and a backend that is dead all the time.
+fn never_sees_the_dead(node: &Node, runtime: &dyn Runtime) {
+    node.lan.bridge();
+    network().configure();
+    tell(&[A, GONE, B]);
+    let agent = Agent::start_as(Path::new("/run/portico"), &RELAYED);
+    let container = Container::start(runtime, "web", "pods");
+    for web in [WEB, WEB6] {
+        assert_eq!(container.wget(portal(web, 80)), names(&[A, B]));
+    }
+    container.remove();
+    agent.until_attached(0);
+}
+
+#[test]
+fn a_client_in_a_container_of_containerd_never_sees_a_dead_backend() {
+    on_a_node(|node| never_sees_the_dead(node, &Containerd::start()));
+}
+
+#[test]
+fn a_client_in_a_container_of_podman_never_sees_a_dead_backend() {
+    on_a_node(|node| never_sees_the_dead(node, &Podman::new()));
+}
+
+#[test]
+fn pods_of_two_zones_on_one_machine_reach_backends_of_their_own_zone() {
+    on_a_node(|node| {
+        node.lan.bridge();
+        tell(&[A, B]);
+        tell_zones();
+        let agents = [("node-a", 1), ("node-b", 2)].map(|(name, tens)| {
+            let folder = format!("/run/{name}");
+            let portico = json!({"socket": format!("{folder}/agent.sock"), "stateDir": folder});
+            Network { name, tens, portico: Some(portico), ..network() }.configure();
+            Agent::start_as(Path::new(&folder), &["--node", name])
+        });
+        let podman = Podman::new();
+        let one = Container::start(&podman, "one", "node-a");
+        let other = Container::start(&podman, "other", "node-b");
+        assert_eq!((one.wget(portal(WEB, 80)), other.wget(portal(WEB, 80))), (names(&[A]), names(&[B])));
+        one.remove();
+        other.remove();
+        agents.iter().for_each(|agent| drop(agent.until_attached(0)));
+    });
+}
+
+/// A container on two networks leaves the one with the default route; `left` attachments are known then.
+fn leaves_a_network(node: &Node, is_adopted: bool, left: usize) {
+    node.lan.bridge();
+    let first = network();
+    let second = Network { name: "second", tens: 2, has_default_route: false, ..network() };
+    let both = [first, second];
+    let without = |network: &Network| Network { portico: None, ..network.clone() };
+    both.iter()
+        .for_each(|network| if is_adopted { without(network).configure() } else { network.configure() });
+    tell(&[A, B]);
+    let podman = Podman::new();
+    let early = is_adopted.then(|| Container::start(&podman, "web", "pods,second"));
+    both.iter().for_each(Network::configure);
+    let agent = Agent::start();
+    let container = early.unwrap_or_else(|| Container::start(&podman, "web", "pods,second"));
+    agent.until_attached(2);
+    assert_eq!(container.wget(portal(WEB, 80)), names(&[A, B]));
+    podman.disconnect("web", "pods");
+    agent.until_attached(left);
+    tell(&[B, C]);
+    let reached = || container.wget(portal(WEB, 80));
+    until_equal("the answers follow by the other network", &names(&[B, C]), reached);
+    container.remove();
+    agent.until_attached(0);
+}
+
+#[test]
+fn a_container_on_two_networks_keeps_its_portals_when_it_leaves_one() {
+    on_a_node(|node| leaves_a_network(node, false, 1));
+}
+
+#[test]
+fn an_adopted_container_keeps_its_portals_when_it_leaves_a_network_and_nobody_says_so() {
+    on_a_node(|node| leaves_a_network(node, true, 2));
+}
+
+#[test]
+fn containers_that_start_at_the_same_time_all_have_their_portals() {
+    on_a_node(|node| {
+        node.lan.bridge();
+        network().configure();
+        tell(&[A, B]);
+        let (agent, podman) = (Agent::start(), &Podman::new());
+        let all = ["c1", "c2", "c3", "c4", "c5", "c6"];
+        let containers = all.map(|name| Container::new(podman, name));
+        thread::scope(|scope| {
+            for name in all {
+                scope.spawn(move || podman.run(name, "pods").expect("a container"));
+            }
+        });
+        agent.until_attached(containers.len());
+        for container in containers {
+            assert_eq!(container.tcp(portal(WEB, 80)), names(&[A, B]));
+            container.remove();
+        }
+        agent.until_attached(0);
+    });
+}
+
+/// A container that ran before there was a plugin or an agent.
+fn adoption(node: &Node, runtime: &dyn Runtime) {
+    node.lan.bridge();
+    tell(&[A, B]);
+    Network { portico: None, ..network() }.configure();
+    let container = Container::start(runtime, "web", "pods");
+    assert_ne!(container.wget(portal(WEB, 80)), names(&[A, B]), "nobody has programmed it");
+    network().configure();
+    let agent = Agent::start();
+    assert_eq!(agent.until_attached(1)[0]["network"], "pods");
+    assert_eq!(container.wget(portal(WEB, 80)), names(&[A, B]));
+    tell(&[C]);
+    until_equal("the answers follow", &names(&[C]), || container.wget(portal(WEB, 80)));
+    container.remove();
+    agent.until_attached(0);
+}
+
+#[test]
+fn a_container_that_podman_started_before_the_install_is_adopted() {
+    on_a_node(|node| adoption(node, &Podman::new()));
+}
+
+#[test]
+fn an_adopted_container_that_ends_while_no_agent_looks_is_forgotten() {
+    on_a_node(|node| {
+        node.lan.bridge();
+        tell(&[A]);
+        Network { portico: None, ..network() }.configure();
+        let podman = Podman::new();
+        let container = Container::start(&podman, "web", "pods");
+        network().configure();
+        let agent = Agent::start();
+        agent.until_attached(1);
+        agent.kill();
+        // Podman ends it as it began it: without the plugin.
+        container.remove();
+        Agent::start().until_attached(0);
+    });
+}
+
+#[test]
+fn a_container_that_containerd_started_before_the_install_is_adopted() {
+    on_a_node(|node| adoption(node, &Containerd::start()));
+}
+
+/// A container that starts while there is no agent.
+fn absence(node: &Node, runtime: &dyn Runtime) {
+    node.lan.bridge();
+    network().configure();
+    tell(&[A, B]);
+    let agent = Agent::start();
+    agent.until_stored();
+    agent.kill();
+    let container = Container::start(runtime, "web", "pods");
+    assert_eq!(container.wget(portal(WEB, 80)), names(&[A, B]), "it works from the stored ruleset");
+    tell(&[B, C]);
+    let agent = Agent::start();
+    assert_eq!(agent.until_attached(1)[0]["programmer"], "plugin");
+    until_equal("the answers follow again", &names(&[B, C]), || container.wget(portal(WEB, 80)));
+    agent.kill();
+    container.remove();
+}
+
+#[test]
+fn a_container_of_podman_that_starts_without_an_agent_works_and_is_adopted() {
+    on_a_node(|node| absence(node, &Podman::new()));
+}
+
+#[test]
+fn a_container_of_containerd_that_starts_without_an_agent_works_and_is_adopted() {
+    on_a_node(|node| absence(node, &Containerd::start()));
+}
+
+#[test]
+fn a_container_that_must_not_start_without_an_agent_does_not_and_leaves_nothing() {
+    on_a_node(|node| {
+        node.lan.bridge();
+        Network { portico: Some(json!({"onAgentDown": "fail"})), ..network() }.configure();
+        let podman = Podman::new();
+        let why = podman.run("web", "pods").expect_err("no agent");
+        assert!(why.contains("no agent is listening on /run/portico/agent.sock"), "{why}");
+        podman.remove("web").expect("remove what is left");
+    });
+}
+
+#[test]
+fn a_container_that_may_start_without_portals_gets_them_when_the_agent_comes() {
+    on_a_node(|node| {
+        node.lan.bridge();
+        Network { portico: Some(json!({"onAgentDown": "ignore"})), ..network() }.configure();
+        tell(&[A, B]);
+        let podman = Podman::new();
+        let container = Container::start(&podman, "web", "pods");
+        assert!(container.tcp(portal(WEB, 80)).is_disjoint(&names(&[A, B])));
+        let agent = Agent::start();
+        assert_eq!(agent.until_attached(1)[0]["programmer"], "nobody");
+        assert_eq!(container.wget(portal(WEB, 80)), names(&[A, B]));
+        container.remove();
+        agent.until_attached(0);
+    });
+}
+
+#[test]
+fn an_agent_that_is_killed_and_comes_back_cuts_no_connection() {
+    on_a_node(|node| {
+        node.lan.bridge();
+        network().configure();
+        tell(&[A]);
+        let (agent, podman) = (Agent::start(), Podman::new());
+        let container = Container::start(&podman, "web", "pods");
+        let mut old = container.within(|| Conversation::open(portal(WEB, 80))).expect("a connection");
+        assert_eq!(old.ask().expect("an answer"), "a");
+        agent.kill();
+        assert_eq!(old.ask().expect("an answer without an agent"), "a");
+        tell(&[B]);
+        let agent = Agent::start();
+        agent.until_attached(1);
+        until_equal("new connections follow", &names(&[B]), || container.tcp(portal(WEB, 80)));
+        assert_eq!(old.ask().expect("the old connection lives"), "a");
+        container.remove();
+        agent.until_attached(0);
+    });
+}
+
+#[test]
+fn a_container_that_flushes_its_tables_is_repaired() {
+    on_a_node(|node| {
+        node.lan.bridge();
+        network().configure();
+        tell(&[A, B]);
+        let (agent, podman) = (Agent::start(), Podman::new());
+        let container = Container::start(&podman, "web", "pods");
+        let mut old = container.within(|| Conversation::open(portal(WEB, 80))).expect("a connection");
+        let name = old.ask().expect("an answer");
+        container.exec(&["/bin/chroot", "/host", "nft", "flush", "ruleset"]).expect("it may, with NET_ADMIN");
+        until("the audit notices", || {
+            let repairs = agent.until_attached(1)[0]["repairs"].clone();
+            if repairs == 1 { Ok(()) } else { Err(format!("{repairs} repairs")) }
+        });
+        assert_eq!(container.wget(portal(WEB, 80)), names(&[A, B]));
+        assert_eq!(old.ask().expect("an old connection lives on"), name);
+        container.remove();
+        agent.until_attached(0);
+    });
+}
+
+fn portico(args: &[&str]) -> Result<String, String> {
+    attempt(Command::new(built("portico")).args(args))
+}
+
+/// A node on which everything is installed and uninstalled while containers run.
+fn installation(node: &Node, runtime: &dyn Runtime) {
+    node.lan.bridge();
+    Network { portico: None, ..network() }.configure();
+    let plugin = format!("{CNI_BIN}/portico-cni");
+    fs::remove_file(&plugin).expect("a node without the plugin");
+    let conf = || fs::read_to_string(format!("{CNI_CONF}/pods.conflist")).expect("a configuration");
+    let untouched = conf();
+    tell(&[A, B]);
+    let agent = Agent::start();
+    let before = Container::start(runtime, "before", "pods");
+    portico(&["check"]).expect_err("nothing is installed");
+    portico(&["install"]).expect("an installation");
+    portico(&["check"]).expect("all is whole");
+    let web = Container::start(runtime, "web", "pods");
+    assert_eq!(web.wget(portal(WEB, 80)), names(&[A, B]));
+    agent.until_attached(2);
+    assert_eq!(before.wget(portal(WEB, 80)), names(&[A, B]));
+    portico(&["uninstall"]).expect("no entry");
+    assert_eq!(conf(), untouched);
+    let after = Container::start(runtime, "after", "pods");
+    assert!(after.wget(portal(WEB, 80)).is_disjoint(&names(&[A, B])));
+    let refused = portico(&["uninstall", "--purge"]).expect_err("a container runs that has it");
+    assert!(refused.contains("/var/lib/cni/results/") && Path::new(&plugin).exists(), "{refused}");
+    [before, web, after].into_iter().for_each(Container::remove);
+    agent.until_attached(0);
+    portico(&["uninstall", "--purge"]).expect("nothing names it any more");
+    assert!(!Path::new(&plugin).exists());
+}
+
+#[test]
+fn after_an_install_containers_of_podman_have_portals_and_after_an_uninstall_none() {
+    on_a_node(|node| installation(node, &Podman::new()));
+}
+
+#[test]
+fn after_an_install_containers_of_containerd_have_portals_and_after_an_uninstall_none() {
+    on_a_node(|node| installation(node, &Containerd::start()));
+}
+
+#[test]
+fn an_entry_that_another_cni_drops_is_back_for_the_next_container() {
+    on_a_node(|node| {
+        node.lan.bridge();
+        let other = Network { portico: None, ..network() };
+        tell(&[A, B]);
+        let (agent, podman) = (Agent::start(), Podman::new());
+        let mut command = Command::new(built("portico"));
+        let _installer = Process::start(command.args(["install", "--watch"]), Path::new("/run/install.log"));
+        let is_in = || {
+            let conf = fs::read_to_string(format!("{CNI_CONF}/pods.conflist"));
+            conf.is_ok_and(|conf| conf.contains("portico-cni"))
+        };
+        for name in ["one", "two"] {
+            other.configure();
+            until_equal("our entry is put in", &true, is_in);
+            let container = Container::start(&podman, name, "pods");
+            assert_eq!(container.wget(portal(WEB, 80)), names(&[A, B]));
+            container.remove();
+        }
+        agent.until_attached(0);
+    });
+}

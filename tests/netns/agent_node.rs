@@ -1,0 +1,189 @@
+//! What the node around the agent does to it: CNI files that appear, an address or a port that is taken, a full disk.
+
+use std::fs;
+use std::io::{ErrorKind, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use test_support::agent::{Agent, AgentDir};
+use test_support::conversation::answer;
+use test_support::namespace::{bare, run};
+use test_support::pod::Pod;
+use test_support::served::pod;
+
+const METRICS: &str = "127.0.0.1:9477";
+
+/// A service at 10.96.0.1:80 with this backend, and one at 10.96.0.2:80 that is relayed.
+fn services(backend: &str) -> String {
+    let of = |name: &str, address: &str, mode: &str| {
+        format!(
+            r#"{{"apiVersion":"v1","kind":"Service","metadata":{{"name":"{name}","annotations":{{"portico.dev/mode":"{mode}"}}}},
+              "spec":{{"clusterIP":"{address}","ports":[{{"port":80}}]}}}},
+            {{"apiVersion":"discovery.k8s.io/v1","kind":"EndpointSlice","addressType":"IPv4",
+              "metadata":{{"name":"{name}-1","labels":{{"kubernetes.io/service-name":"{name}"}}}},
+              "ports":[{{"name":"","port":8080}}],"endpoints":[{{"addresses":["{backend}"]}}]}}"#
+        )
+    };
+    let (kernel, relayed) = (of("web", "10.96.0.1", "kernel"), of("relayed", "10.96.0.2", "relay"));
+    format!(r#"{{"apiVersion":"v1","kind":"List","items":[{kernel},{relayed}]}}"#)
+}
+
+fn node(body: impl FnOnce(&AgentDir) + Send) {
+    bare(|| {
+        run("ip", &["link", "set", "lo", "up"], "");
+        let folder = AgentDir::new();
+        folder.put("services.json", &services("10.1.0.1"));
+        body(&folder);
+    });
+}
+
+fn attachments(agent: &Agent) -> Vec<Value> {
+    agent.status()["attachments"].as_array().expect("a list").clone()
+}
+
+/// What libcni keeps of a pod (its api.go).
+fn write_result(folder: &Path, name: &str, pod: &Pod) {
+    let cached = json!({
+        "kind": "cniCacheV1", "containerId": name, "networkName": "net", "ifName": "eth0", "config": "e30=",
+        "netns": pod.path(),
+        "result": {"cniVersion": "1.0.0", "interfaces": [{"name": "eth0", "sandbox": pod.path()}]},
+    });
+    fs::write(folder.join(format!("net-{name}-eth0")), cached.to_string()).expect("write a CNI result");
+}
+
+fn conflist(entry: &Value) -> String {
+    json!({"cniVersion": "1.0.0", "name": "net", "plugins": [{"type": "bridge"}, entry]}).to_string()
+}
+
+/// The time until the agent has so many attachments.
+fn adopted_after(agent: &Agent, count: usize) -> Duration {
+    let start = Instant::now();
+    agent.until("the pods are adopted", |agent| attachments(agent).len() == count);
+    start.elapsed()
+}
+
+#[test]
+fn pods_from_before_the_entry_are_adopted_as_soon_as_it_appears() {
+    node(|folder| {
+        // The helper tells the agent to find configurations and results here; the folder is not there yet.
+        let cni = folder.join("cni");
+        let agent = Agent::start(folder, &["--audit-interval", "3600"]);
+        let (first, second) = (pod(), pod());
+        fs::create_dir_all(&cni).expect("make the folder");
+        write_result(&cni, "first", &first);
+        fs::write(cni.join("10-net.conflist"), conflist(&json!({"type": "tuning"}))).expect("write");
+        assert_eq!(attachments(&agent).len(), 0, "the network is not the agent's");
+        // As the installer does: beside, then renamed.
+        let entry = json!({"type": "portico-cni", "socket": folder.socket()});
+        fs::write(folder.join("beside"), conflist(&entry)).expect("write");
+        fs::rename(folder.join("beside"), cni.join("10-net.conflist")).expect("rename");
+        let took = adopted_after(&agent, 1);
+        assert!(took < Duration::from_secs(3), "adopted after {took:?}");
+        agent.settled(1);
+        assert_eq!(first.within(|| answer("10.96.0.1:80")), "a");
+        // A pod whose ADD began before the entry was there, and ended after.
+        write_result(&cni, "second", &second);
+        let took = adopted_after(&agent, 2);
+        assert!(took < Duration::from_secs(3), "adopted after {took:?}");
+    });
+}
+
+fn get(address: &str) -> Option<String> {
+    let mut stream = TcpStream::connect(address).ok()?;
+    stream.set_read_timeout(Some(Duration::from_secs(5))).ok()?;
+    stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").ok()?;
+    let mut page = String::new();
+    stream.read_to_string(&mut page).ok()?;
+    Some(page)
+}
+
+#[test]
+fn while_the_metrics_address_is_taken_pods_are_served_and_metrics_as_soon_as_it_is_free() {
+    node(|folder| {
+        let taken = TcpListener::bind(METRICS).expect("take the address");
+        let agent = Agent::start(folder, &["--metrics", METRICS]);
+        let pod = pod();
+        agent.attach("a", &pod);
+        assert_eq!(pod.within(|| answer("10.96.0.1:80")), "a");
+        drop(taken);
+        agent.until("metrics are served", |_| {
+            get(METRICS).is_some_and(|page| page.contains("portico_synced 1"))
+        });
+    });
+}
+
+#[test]
+fn idle_clients_of_the_metrics_page_are_bounded_and_keep_nobody_out() {
+    node(|folder| {
+        let agent = Agent::start(folder, &["--metrics", METRICS]);
+        let idle: Vec<TcpStream> = (0..500).map(|_| TcpStream::connect(METRICS).expect("connect")).collect();
+        let page = get(METRICS).expect("an answer beside idle clients");
+        assert!(page.contains("portico_synced 1"), "{page}");
+        let descriptors = fs::read_dir(format!("/proc/{}/fd", agent.pid())).expect("its descriptors").count();
+        assert!(descriptors < 250, "{descriptors} descriptors with {} idle clients", idle.len());
+    });
+}
+
+/// Starts an agent and a pod of which a process has the relay's port, and gives that port up after a while.
+fn relayed_portals_refuse_while_the_relays_port_is_taken(portals: &[&str]) {
+    node(|folder| {
+        let agent = Agent::start(folder, portals);
+        let pod = pod();
+        let taken = pod.within(|| TcpListener::bind("0.0.0.0:15999").expect("take the port"));
+        taken.set_nonblocking(true).expect("do not wait");
+        agent.attach("a", &pod);
+        let refused = || {
+            pod.within(|| TcpStream::connect("10.96.0.2:80")).err().map(|error| error.kind())
+                == Some(ErrorKind::ConnectionRefused)
+        };
+        assert!(refused(), "the first connection after the attach");
+        let error = || attachments(&agent)[0]["error"].clone();
+        assert!(error().as_str().is_some_and(|error| error.contains("port 15999")), "{}", error());
+        folder.put("services.json", &services("10.1.0.2"));
+        if portals.is_empty() {
+            agent.until("the change is there", |_| pod.within(|| answer("10.96.0.1:80")) == "b");
+        }
+        assert!(refused(), "after a change");
+        let came = taken.accept().map(|_| ()).expect_err("no connection comes to the pod's own process");
+        assert_eq!(came.kind(), ErrorKind::WouldBlock);
+        drop(taken);
+        agent.until("the relay listens", |_| error().is_null());
+        agent.until("connections are relayed", |_| !refused());
+        assert_eq!(pod.within(|| answer("10.96.0.2:80")), "b", "through the relay");
+        assert_eq!(pod.within(|| answer("10.96.0.1:80")), "b");
+    });
+}
+
+#[test]
+fn while_the_relays_port_is_taken_relayed_portals_refuse_and_others_follow_their_changes() {
+    relayed_portals_refuse_while_the_relays_port_is_taken(&[]);
+}
+
+#[test]
+fn while_the_relays_port_is_taken_portals_on_demand_refuse() {
+    relayed_portals_refuse_while_the_relays_port_is_taken(&[
+        "--service-cidr",
+        "10.96.0.0/16",
+        "--portals",
+        "on-demand",
+    ]);
+}
+
+#[test]
+fn a_record_that_could_not_be_written_is_written_later() {
+    node(|folder| {
+        fs::create_dir_all(folder.state()).expect("make the state directory");
+        // Nothing can be written into a folder that is a file.
+        let records = folder.state().join("attachments");
+        fs::write(&records, "").expect("write a file");
+        let agent = Agent::start(folder, &[]);
+        let pod = pod();
+        agent.attach("a", &pod);
+        agent.until("it is told", |agent| agent.status()["recordsUnwritten"] == 1);
+        fs::remove_file(&records).expect("remove the file");
+        agent.until("it is written", |agent| agent.status()["recordsUnwritten"] == 0);
+        assert_eq!(fs::read_dir(&records).expect("the records").count(), 1);
+    });
+}

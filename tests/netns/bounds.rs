@@ -1,0 +1,144 @@
+//! What a tenant may put into every pod, with the real agent under a memory limit that counts the kernel's memory.
+
+use std::fmt::Write;
+
+use agent_ipc::{Reply, Request};
+use serde_json::Value;
+use test_support::agent::{Agent, AgentDir, attachment};
+use test_support::conversation::{answer, serve};
+use test_support::memory_cgroup::MemoryCgroup;
+use test_support::namespace::{bare, run};
+use test_support::pod::Pod;
+
+const RANGE: [&str; 2] = ["--service-cidr", "10.96.0.0/16"];
+
+/// A service of 64 ports and 63 external addresses with 10 endpoints: 4,096 portals and 40,960 backends.
+fn hog(number: usize) -> String {
+    let join = |items: &mut dyn Iterator<Item = String>| items.collect::<Vec<_>>().join(",");
+    let ports = join(&mut (0..64).map(|port| format!(r#"{{"name":"p{port}","port":{}}}"#, 8_000 + port)));
+    let addresses = join(&mut (1..64).map(|address| format!(r#""203.0.{number}.{address}""#)));
+    let endpoints =
+        join(&mut (1..=10).map(|address| format!(r#"{{"addresses":["10.2.{number}.{address}"]}}"#)));
+    let namespace = number % 10;
+    format!(
+        r#"{{"apiVersion":"v1","kind":"Service","metadata":{{"name":"hog-{number}","namespace":"tenant-{namespace}"}},
+            "spec":{{"clusterIP":"10.96.1.{number}","ports":[{ports}],"externalIPs":[{addresses}]}}}},
+           {{"apiVersion":"discovery.k8s.io/v1","kind":"EndpointSlice","addressType":"IPv4",
+            "metadata":{{"name":"hog-{number}-1","namespace":"tenant-{namespace}",
+              "labels":{{"kubernetes.io/service-name":"hog-{number}"}}}},
+            "ports":[{ports}],"endpoints":[{endpoints}]}}"#
+    )
+}
+
+const HONEST: &str = r#"{"apiVersion":"v1","kind":"Service","metadata":{"name":"web","namespace":"honest"},
+      "spec":{"clusterIP":"10.96.0.1","ports":[{"name":"t","port":80}],"externalIPs":["192.0.2.1"]}},
+    {"apiVersion":"discovery.k8s.io/v1","kind":"EndpointSlice","addressType":"IPv4",
+      "metadata":{"name":"web-1","namespace":"honest","labels":{"kubernetes.io/service-name":"web"}},
+      "ports":[{"name":"t","port":8080}],"endpoints":[{"addresses":["10.1.0.1"]}]}"#;
+
+fn list(items: &[String]) -> String {
+    format!(r#"{{"apiVersion":"v1","kind":"List","items":[{}]}}"#, items.join(","))
+}
+
+/// A pod in which the honest service's backend is, with a route to everything.
+fn pod() -> Pod {
+    let pod = Pod::new();
+    pod.within(|| serve("honest", "10.1.0.1:8080"));
+    pod.ip(&["route", "add", "default", "dev", "lo", "src", "10.1.0.1"]);
+    pod
+}
+
+fn attach(agent: &Agent, number: usize, pod: &Pod) {
+    let reply = agent.ask(&Request::Attach(attachment(&format!("pod-{number}"), pod)), Some(pod));
+    assert_eq!(reply, Reply::Done, "no pod is refused for memory: pod {number}\n{}", agent.log());
+}
+
+/// How many pods of the status are on demand, and how many have full tables.
+fn provisions(status: &Value) -> (usize, usize) {
+    let all = status["attachments"].as_array().expect("a list");
+    let on_demand = all.iter().filter(|attachment| attachment["portals"] == "on demand").count();
+    (on_demand, all.len() - on_demand)
+}
+
+/// A hundred large services, so many pods and so much memory: the agent stays below nine tenths of its limit, pods
+/// reach the honest service, and what was refused is named.
+fn attack(limit: u64, pods: usize, args: &[&str]) -> Value {
+    bare(|| {
+        run("ip", &["link", "set", "lo", "up"], "");
+        let folder = AgentDir::new();
+        let hogs: Vec<String> = (1..=100).map(hog).collect();
+        folder.put("hogs.json", &list(&hogs));
+        folder.put("honest.json", &list(&[HONEST.to_owned()]));
+        let cgroup = MemoryCgroup::new(limit);
+        let manifests = folder.manifests();
+        let own = ["--manifests", manifests.to_str().expect("a path"), "--external-addresses", "all"];
+        let starter = cgroup.starter();
+        let starter: Vec<&str> = starter.iter().map(String::as_str).collect();
+        let agent = Agent::start_by(&folder, &starter, &[&own[..], args].concat());
+        agent.until("it knows the services", |agent| agent.status()["synced"] == true);
+        let mut log = format!("without pods: {} MB", cgroup.charged() >> 20);
+        let pods: Vec<Pod> = (0..pods).map(|_| pod()).collect();
+        for (number, pod) in pods.iter().enumerate() {
+            attach(&agent, number, pod);
+            if (number + 1) % 10 == 0 {
+                let _ = write!(log, ", {} pods: {} MB", number + 1, cgroup.charged() >> 20);
+            }
+        }
+        let status = agent.status();
+        let most = cgroup.most();
+        let counted = status["memory"]["tables"].as_u64().expect("a number");
+        assert!(most < limit / 10 * 9, "{log}; at most {most} of {limit}; tables modelled {counted}");
+        assert_eq!(cgroup.failures(), 0, "{log}");
+        for pod in [&pods[0], &pods[pods.len() - 1]] {
+            for portal in ["10.96.0.1:80", "192.0.2.1:80", "10.96.0.1:80", "192.0.2.1:80"] {
+                assert_eq!(pod.within(|| answer(portal)), "honest", "{portal}");
+            }
+        }
+        assert!(agent.log().contains("hog-1") && agent.log().contains("service-portals"), "{}", agent.log());
+        status
+    })
+}
+
+#[test]
+fn with_the_limit_of_the_chart_110_pods_of_a_cluster_with_100_large_services_fit() {
+    let status = attack(512 << 20, 110, &RANGE);
+    assert_eq!(provisions(&status), (110, 0), "a view of more than 2,000 portals is on demand");
+    for reason in ["service-portals", "namespace-elements"] {
+        assert!(status["refused"][reason].as_u64().expect("a number") > 0, "{reason}: {}", status["refused"]);
+    }
+}
+
+#[test]
+fn without_service_ranges_pods_beyond_the_budget_go_on_demand_and_none_is_refused() {
+    let status = attack(256 << 20, 55, &["--portals", "all"]);
+    let (on_demand, full) = provisions(&status);
+    assert!(on_demand > 0 && full > 0, "{on_demand} on demand, {full} with full tables");
+    assert!(status["refused"]["table-elements"].as_u64().expect("a number") > 0);
+}
+
+#[test]
+fn pods_with_full_tables_are_moved_on_demand_when_services_grow() {
+    bare(|| {
+        run("ip", &["link", "set", "lo", "up"], "");
+        let folder = AgentDir::new();
+        folder.put("honest.json", &list(&[HONEST.to_owned()]));
+        let limit = 192 << 20;
+        let cgroup = MemoryCgroup::new(limit);
+        let manifests = folder.manifests();
+        let own = ["--manifests", manifests.to_str().expect("a path"), "--external-addresses", "all"];
+        let starter = cgroup.starter();
+        let starter: Vec<&str> = starter.iter().map(String::as_str).collect();
+        let agent = Agent::start_by(&folder, &starter, &[&own[..], &RANGE, &["--portals", "all"]].concat());
+        agent.until("it knows the services", |agent| agent.status()["synced"] == true);
+        let pods: Vec<Pod> = (0..32).map(|_| pod()).collect();
+        pods.iter().enumerate().for_each(|(number, pod)| attach(&agent, number, pod));
+        assert_eq!(provisions(&agent.status()), (0, 32));
+        folder.put("hogs.json", &list(&(1..=10).map(hog).collect::<Vec<_>>()));
+        agent.until("some pods are on demand", |agent| provisions(&agent.status()).0 > 0);
+        agent.settled(2);
+        assert!(cgroup.most() < limit / 10 * 9, "{} of {limit}", cgroup.most());
+        for pod in &pods {
+            assert_eq!(pod.within(|| answer("10.96.0.1:80")), "honest");
+        }
+    });
+}

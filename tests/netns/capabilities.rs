@@ -1,0 +1,194 @@
+//! The real agent with no more capabilities than the chart gives it, and with fewer: which it needs, and for what.
+//!
+//! setpriv takes all others away for good, as a container runtime does. The pod's network namespace is a file, as
+//! containerd and CRI-O make it.
+
+use std::fs::{self, File};
+use std::net::UdpSocket;
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+
+use agent_ipc::{Attachment, Reply, Request};
+use nix::sched::{CloneFlags, unshare};
+use test_support::agent::{Agent, AgentDir, PATIENCE, attachment};
+use test_support::conversation::{ANSWER, answer, serve};
+use test_support::namespace::{add_address, bare, load, run};
+use test_support::pod::Pod;
+
+/// Those of the chart's DaemonSet; tests/chart/pods.rs holds it to them.
+const CHART: &str = "+net_admin,+sys_admin";
+const RANGE: [&str; 2] = ["--service-cidr", "10.96.0.0/16"];
+
+/// Services `web` at 10.96.0.1 (the kernel's) and `slow` at 10.96.0.2 (the relay's), port 80, TCP and UDP, at `backend`.
+fn services(backend: &str) -> String {
+    let of = |name: &str, address: &str, annotations: &str| {
+        format!(
+            r#"{{"apiVersion":"v1","kind":"Service","metadata":{{"name":"{name}","annotations":{{{annotations}}}}},
+          "spec":{{"clusterIP":"{address}","ports":[{{"name":"t","port":80}},{{"name":"u","port":80,"protocol":"UDP"}}]}}}},
+        {{"apiVersion":"discovery.k8s.io/v1","kind":"EndpointSlice","addressType":"IPv4",
+          "metadata":{{"name":"{name}-1","labels":{{"kubernetes.io/service-name":"{name}"}}}},
+          "ports":[{{"name":"t","port":8080}},{{"name":"u","port":8080,"protocol":"UDP"}}],
+          "endpoints":[{{"addresses":["{backend}"]}}]}}"#
+        )
+    };
+    let (web, slow) = (of("web", "10.96.0.1", ""), of("slow", "10.96.0.2", r#""portico.dev/mode":"relay""#));
+    format!(r#"{{"apiVersion":"v1","kind":"List","items":[{web},{slow}]}}"#)
+}
+
+/// A node of its own, whose mounts are its own, too.
+fn node(body: impl FnOnce(&AgentDir) + Send) {
+    bare(|| {
+        unshare(CloneFlags::CLONE_NEWNS).expect("a new mount namespace: start with scripts/netns-test");
+        run("mount", &["--make-rprivate", "/"], "");
+        run("ip", &["link", "set", "lo", "up"], "");
+        let folder = AgentDir::new();
+        folder.put("services.json", &services("10.1.0.1"));
+        body(&folder);
+    });
+}
+
+/// An agent with these capabilities and no other.
+fn agent_with(folder: &AgentDir, capabilities: &str, args: &[&str]) -> Agent {
+    let bounds =
+        format!("--bounding-set=-all{}{capabilities}", if capabilities.is_empty() { "" } else { "," });
+    let by = ["setpriv", &bounds, "--inh-caps=-all", "--no-new-privs"];
+    let manifests = folder.manifests();
+    let all = [&["--manifests", manifests.to_str().expect("a path")][..], &RANGE, args].concat();
+    Agent::start_by(folder, &by, &all)
+}
+
+/// A UDP server on this address that answers with its own name.
+fn serve_udp(name: &'static str, address: &str) {
+    let socket = UdpSocket::bind(address).expect("listen");
+    std::thread::spawn(move || {
+        let mut buffer = [0; 16];
+        while let Ok((_, client)) = socket.recv_from(&mut buffer) {
+            let _ = socket.send_to(name.as_bytes(), client);
+        }
+    });
+}
+
+/// A pod with backends a and b of its own, without a way to services.
+fn pod() -> Pod {
+    let pod = Pod::new();
+    pod.within(|| {
+        for (name, address) in [("a", "10.1.0.1"), ("b", "10.1.0.2")] {
+            serve(name, &format!("{address}:8080"));
+            serve_udp(name, &format!("{address}:8080"));
+        }
+        add_address("10.1.0.9");
+    });
+    pod
+}
+
+/// The pod's network namespace as a file, where a runtime would put it.
+fn mounted(folder: &AgentDir, pod: &Pod) -> PathBuf {
+    let path = folder.join("cni-1");
+    File::create(&path).expect("make a file");
+    pod.within(|| run("mount", &["--bind", "/proc/self/ns/net", path.to_str().expect("a path")], ""));
+    path
+}
+
+/// Attaches a pod as the plugin does, by a descriptor, whose path is told beside it.
+fn attach(folder: &AgentDir, pod: &Pod, netns: &Path) -> Reply {
+    let file = File::open(netns).expect("open the network namespace");
+    let addresses = vec!["10.1.0.9".parse().expect("an address")];
+    let attachment = Attachment { netns: netns.to_owned(), addresses, ..attachment("a", pod) };
+    let request = Request::Attach(attachment);
+    agent_ipc::send_request(&folder.socket(), &request, Some(file.as_fd()), PATIENCE).expect("an answer").0
+}
+
+fn says_udp(pod: &Pod, portal: &str) -> String {
+    pod.within(|| {
+        let socket = UdpSocket::bind("0.0.0.0:0").expect("a socket");
+        socket.connect(portal).expect("a portal");
+        socket.set_read_timeout(Some(ANSWER)).expect("a time-out");
+        socket.send(b"?").expect("ask");
+        let mut buffer = [0; 16];
+        let len = socket.recv(&mut buffer).unwrap_or_else(|why| panic!("{portal} does not answer: {why}"));
+        String::from_utf8_lossy(&buffer[..len]).into_owned()
+    })
+}
+
+/// Both portals lead to this backend, by both protocols.
+fn all_lead_to(pod: &Pod, name: &str) {
+    for portal in ["10.96.0.1:80", "10.96.0.2:80"] {
+        assert_eq!(pod.within(|| answer(portal)), name, "{portal}");
+        assert_eq!(says_udp(pod, portal), name, "{portal}");
+    }
+}
+
+fn attachments(agent: &Agent) -> usize {
+    agent.status()["attachments"].as_array().map(Vec::len).expect("a list")
+}
+
+#[test]
+fn with_the_capabilities_of_the_chart_an_agent_does_everything() {
+    node(|folder| {
+        let audited = ["--audit-interval", "1"];
+        let agent = agent_with(folder, CHART, &audited);
+        let pod = pod();
+        let netns = mounted(folder, &pod);
+        assert_eq!(attach(folder, &pod, &netns), Reply::Done, "{}", agent.log());
+        all_lead_to(&pod, "a");
+        folder.put("services.json", &services("10.1.0.2"));
+        agent.until("the change is there", |agent| {
+            agent.status()["views"]["all"]["revision"].as_u64() > Some(1)
+        });
+        agent.settled(2);
+        all_lead_to(&pod, "b");
+        pod.within(|| load("flush ruleset\n"));
+        agent.until("it is repaired", |agent| agent.status()["counts"]["repaired"] == 1);
+        agent.settled(2);
+        all_lead_to(&pod, "b");
+        // Another one with no more takes over, and finds the pod again.
+        let second = agent_with(folder, CHART, &[&audited[..], &["--take-over"]].concat());
+        // Until it serves everything, the first one does.
+        second.until("it has taken over", |agent| agent.log().contains("retired; in reserve"));
+        assert_eq!(attachments(&second), 1);
+        all_lead_to(&pod, "b");
+        drop(agent);
+        // A third adopts it from its record alone.
+        second.kill();
+        let third = agent_with(folder, CHART, &audited);
+        third.settled(1);
+        assert_eq!(attachments(&third), 1);
+        all_lead_to(&pod, "b");
+        // As runtimes do, whoever has it open.
+        run("umount", &["--lazy", netns.to_str().expect("a path")], "");
+        fs::remove_file(&netns).expect("remove the file");
+        third.until("it is let go", |agent| attachments(agent) == 0);
+        assert!(!third.log().contains("ERROR"), "{}", third.log());
+    });
+}
+
+#[test]
+fn without_any_one_of_them_no_pod_can_be_attached() {
+    for capabilities in ["", "+net_admin", "+sys_admin"] {
+        node(|folder| {
+            let _agent = agent_with(folder, capabilities, &[]);
+            let pod = pod();
+            let netns = mounted(folder, &pod);
+            let Reply::Refused { message, .. } = attach(folder, &pod, &netns) else {
+                panic!("with {capabilities:?} alone a pod is attached");
+            };
+            assert!(message.contains("not permitted"), "{capabilities:?}: {message}");
+        });
+    }
+}
+
+#[test]
+fn a_network_namespace_that_is_named_by_its_process_is_found_again_with_one_more() {
+    for (capabilities, adopted) in [(CHART, 0), ("+net_admin,+sys_admin,+sys_ptrace", 1)] {
+        node(|folder| {
+            let pod = pod();
+            let agent = agent_with(folder, capabilities, &[]);
+            // The descriptor needs no path, so the pod has its portals either way.
+            assert_eq!(attach(folder, &pod, Path::new(&pod.path())), Reply::Done, "{}", agent.log());
+            all_lead_to(&pod, "a");
+            agent.kill();
+            let agent = agent_with(folder, capabilities, &[]);
+            assert_eq!(attachments(&agent), adopted, "{capabilities}: {}", agent.log());
+        });
+    }
+}

@@ -1,0 +1,225 @@
+//! Everything at once: pods come and go by the real plugin, services change all the time, and the agent is
+//! killed again and again. Afterwards nothing is wrong, nothing is left over, and no connection was cut.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::fs;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use kube_source::{ReadOptions, Source};
+use netns_nft::TableState;
+use proxy_core::kernel_model::Table;
+use proxy_core::portal::{NodeContext, PortalKey, portals};
+use proxy_core::ruleset::{Ruleset, Settings};
+use proxy_core::sample::backend;
+use serde_json::json;
+use test_support::agent::{Agent, AgentDir};
+use test_support::conversation::ANSWER;
+use test_support::namespace::{add_address, bare, run};
+use test_support::pod::Pod;
+use test_support::program::program;
+
+/// So many pods come and go.
+const ATTACHMENTS: usize = 200;
+/// So many live at the same time.
+const ALIVE: usize = 20;
+/// The agent is killed after so many attachments.
+const KILL_EVERY: usize = 25;
+/// So many pods stay all the time and talk.
+const TALKERS: usize = 3;
+const SERVICES: usize = 40;
+
+/// All services at one step of time; the first leads to the talkers' own server all the time.
+fn world(step: usize) -> String {
+    let mut items = Vec::new();
+    for service in 0..SERVICES {
+        let name = format!("s{service}");
+        items.push(json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": name},
+            "spec": {"clusterIP": format!("10.96.0.{}", service + 1), "ports": [
+                {"name": "tcp", "port": 80, "targetPort": 8080},
+                {"name": "udp", "port": 53, "targetPort": 5353, "protocol": "UDP"}]}}));
+        let count = if service == 0 { 1 } else { (step + service) % 4 };
+        let of = |index| {
+            if service == 0 { "10.1.0.1".to_owned() } else { format!("10.{}.{service}.{index}", step % 7) }
+        };
+        let endpoints: Vec<_> = (0..count).map(|index| json!({"addresses": [of(index)]})).collect();
+        items.push(
+            json!({"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
+            "metadata": {"name": format!("{name}-1"), "labels": {"kubernetes.io/service-name": name}},
+            "ports": [{"name": "tcp", "port": 8080}, {"name": "udp", "port": 5353, "protocol": "UDP"}],
+            "endpoints": endpoints}),
+        );
+    }
+    json!({"apiVersion": "v1", "kind": "List", "items": items}).to_string()
+}
+
+/// Runs the real plugin as a runtime does.
+fn plugin(folder: &AgentDir, verb: &str, name: &str, pod: Option<&Pod>) {
+    let conf = json!({"cniVersion": "1.0.0", "name": "net", "type": "portico-cni", "socket": folder.socket(),
+        "stateDir": folder.state(), "prevResult": {"cniVersion": "1.0.0", "interfaces": [{"name": "lo"}], "ips": []}});
+    let netns = pod.map(Pod::path).unwrap_or_default();
+    let mut child = Command::new(program("portico-cni"))
+        .env_clear()
+        .envs([
+            ("CNI_COMMAND", verb),
+            ("CNI_CONTAINERID", name),
+            ("CNI_IFNAME", "lo"),
+            ("CNI_PATH", "/opt/cni/bin"),
+        ])
+        .env("CNI_NETNS", netns)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("start the plugin");
+    child
+        .stdin
+        .take()
+        .expect("piped")
+        .write_all(conf.to_string().as_bytes())
+        .expect("write the configuration");
+    let output = child.wait_with_output().expect("wait for the plugin");
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{verb} {name}: {said}");
+}
+
+/// A pod that talks with its own server through the first portal, over one connection.
+struct Talker {
+    pod: Pod,
+    client: TcpStream,
+    server: TcpStream,
+}
+
+impl Talker {
+    fn new(folder: &AgentDir, name: &str) -> Self {
+        let pod = Pod::new();
+        plugin(folder, "ADD", name, Some(&pod));
+        let (client, server) = pod.within(|| {
+            add_address("10.1.0.1");
+            run("ip", &["route", "add", "default", "dev", "lo"], "");
+            let listener = TcpListener::bind("10.1.0.1:8080").expect("listen");
+            let client = TcpStream::connect_timeout(&backend("10.96.0.1:80"), ANSWER).expect("connect");
+            (client, listener.accept().expect("accept").0)
+        });
+        client.set_write_timeout(Some(ANSWER)).expect("set a time-out");
+        server.set_read_timeout(Some(ANSWER)).expect("set a time-out");
+        Self { pod, client, server }
+    }
+
+    fn talk(&mut self, step: usize) {
+        let words = step.to_ne_bytes();
+        self.client.write_all(&words).expect("the connection stands");
+        let mut heard = [0; size_of::<usize>()];
+        self.server.read_exact(&mut heard).expect("the connection stands");
+        assert_eq!(heard, words);
+    }
+}
+
+/// What leads where, whatever slots it stands in.
+fn meaning(table: &Table) -> BTreeMap<PortalKey, (String, BTreeSet<SocketAddr>)> {
+    let mut meaning: BTreeMap<_, _> =
+        table.portals.iter().map(|(key, pick)| (*key, (pick.to_string(), BTreeSet::new()))).collect();
+    for ((key, _), to) in &table.backends {
+        meaning.entry(*key).or_default().1.insert(*to);
+    }
+    meaning
+}
+
+fn wanted(folder: &AgentDir) -> BTreeMap<PortalKey, (String, BTreeSet<SocketAddr>)> {
+    let (objects, report) = kube_source::read(&[Source::Path(folder.manifests())], &ReadOptions::default());
+    assert!(!report.has_errors());
+    let portals = portals(&objects.into_snapshot(), &NodeContext::default());
+    meaning(&Table::from(&Ruleset::new(&portals, Settings::default())))
+}
+
+fn descriptors(agent: &Agent) -> usize {
+    fs::read_dir(format!("/proc/{}/fd", agent.pid())).expect("its descriptors").count()
+}
+
+/// Lets pods come and go while the agent is killed again and again, and the talkers talk.
+fn come_and_go(folder: &AgentDir, first: Agent, talkers: &mut [Talker]) -> (Agent, VecDeque<(String, Pod)>) {
+    let mut agent = Some(first);
+    let mut alive: VecDeque<(String, Pod)> = VecDeque::new();
+    for number in 0..ATTACHMENTS {
+        let (name, pod) = (format!("pod-{number}"), Pod::new());
+        plugin(folder, "ADD", &name, Some(&pod));
+        alive.push_back((name, pod));
+        if alive.len() > ALIVE {
+            let (name, pod) = alive.pop_front().expect("more than none");
+            // Every third ends as when the runtime has lost its namespace.
+            plugin(folder, "DEL", &name, (number % 3 > 0).then_some(&pod));
+        }
+        if number % KILL_EVERY == KILL_EVERY - 1 {
+            agent.take().expect("an agent").kill();
+            // This pod starts while nobody is there.
+            let (name, pod) = (format!("alone-{number}"), Pod::new());
+            plugin(folder, "ADD", &name, Some(&pod));
+            alive.push_back((name, pod));
+            agent = Some(start(folder));
+        }
+        talkers.iter_mut().for_each(|talker| talker.talk(number));
+    }
+    (agent.expect("an agent"), alive)
+}
+
+fn start(folder: &AgentDir) -> Agent {
+    Agent::start(folder, &["--audit-interval", "1"])
+}
+
+/// Changes the services at the pace of a busy cluster until it is over.
+fn change(folder: &AgentDir, is_over: &AtomicBool) {
+    for step in 1.. {
+        if is_over.load(Ordering::Relaxed) {
+            return;
+        }
+        folder.put("world.json", &world(step));
+        thread::sleep(Duration::from_millis(20));
+    }
+}
+
+#[test]
+fn churn_leaves_every_living_pod_right_and_nothing_else() {
+    bare(|| {
+        run("ip", &["link", "set", "lo", "up"], "");
+        let folder = AgentDir::new();
+        folder.put("world.json", &world(0));
+        let agent = start(&folder);
+        agent.settled(1);
+        let empty = descriptors(&agent);
+        let mut talkers: Vec<Talker> =
+            (0..TALKERS).map(|number| Talker::new(&folder, &format!("talker-{number}"))).collect();
+        let is_over = AtomicBool::new(false);
+        let (agent, mut alive) = thread::scope(|scope| {
+            scope.spawn(|| change(&folder, &is_over));
+            let done = come_and_go(&folder, agent, &mut talkers);
+            is_over.store(true, Ordering::Relaxed);
+            done
+        });
+        let wanted = wanted(&folder);
+        let count = alive.len() + TALKERS;
+        let holds = |pod: &Pod| match pod.netns.socket().and_then(|socket| socket.read_table()) {
+            Ok(TableState::Intact(table)) => meaning(&table) == wanted,
+            _ => false,
+        };
+        agent.until("every living pod is known and right", |agent| {
+            agent.status()["attachments"].as_array().map(Vec::len) == Some(count)
+                && alive.iter().all(|(_, pod)| holds(pod))
+                && talkers.iter().all(|talker| holds(&talker.pod))
+        });
+        agent.settled(1);
+        talkers.iter_mut().for_each(|talker| talker.talk(ATTACHMENTS));
+        let records = || fs::read_dir(folder.state().join("attachments")).expect("the records").count();
+        assert_eq!(records(), count, "a record for each, and no other");
+        for (name, pod) in alive.drain(..) {
+            plugin(&folder, "DEL", &name, Some(&pod));
+        }
+        for number in 0..TALKERS {
+            plugin(&folder, "DEL", &format!("talker-{number}"), None);
+        }
+        assert_eq!(records(), 0);
+        agent.until("no namespace is held any more", |agent| descriptors(agent) <= empty);
+    });
+}

@@ -1,0 +1,140 @@
+//! The real agent on an API server: the double, or a real one where `KUBEBUILDER_ASSETS` names its binaries.
+
+use std::path::Path;
+use std::process::Command;
+
+use agent_ipc::{Reply, Request};
+use test_support::agent::{Agent, AgentDir};
+use test_support::apiserver::{Api, Fault};
+use test_support::conversation::{answer, assert_refused, serve};
+use test_support::namespace::{bare, run};
+use test_support::objects::{node, service, slice};
+use test_support::pod::Pod;
+use test_support::program::program;
+
+/// Where `service("web", 7, 80)` is.
+const WEB: &str = "10.0.1.7:80";
+
+/// A node of its own with an API server on it, and a pod with backends a and b.
+fn cluster(api: fn() -> Api, body: impl FnOnce(&Api, &AgentDir, &Pod) + Send) {
+    bare(|| {
+        run("ip", &["link", "set", "lo", "up"], "");
+        let api = api();
+        let pod = Pod::new();
+        pod.within(|| {
+            serve("a", "10.1.0.1:8080");
+            serve("b", "10.1.0.2:8080");
+            run("ip", &["route", "add", "default", "dev", "lo"], "");
+        });
+        api.put(service("web", 7, 80));
+        api.put(slice("web-1", "web", &["10.1.0.1"]));
+        api.put(node("n1", "z1"));
+        body(&api, &AgentDir::new(), &pod);
+    });
+}
+
+fn start(folder: &AgentDir, kubeconfig: &Path) -> Agent {
+    let kubeconfig = kubeconfig.to_str().expect("a path");
+    Agent::start_with(folder, &["--kubeconfig", kubeconfig, "--node", "n1"])
+}
+
+fn says(pod: &Pod) -> String {
+    pod.within(|| answer(WEB))
+}
+
+fn follows(agent: &Agent, api: &Api, pod: &Pod) {
+    let wait = |what: &str, revision: u64| {
+        agent.until(what, |agent| agent.status()["views"]["all"]["revision"].as_u64() > Some(revision));
+        agent.settled(0);
+    };
+    let revision = || agent.status()["views"]["all"]["revision"].as_u64().expect("a number");
+    let before = revision();
+    api.put(slice("web-1", "web", &["10.1.0.2"]));
+    wait("another backend", before);
+    assert_eq!(says(pod), "b");
+    let before = revision();
+    api.delete("EndpointSlice", "default", "web-1");
+    wait("no backend", before);
+    pod.within(|| assert_refused(WEB));
+    let before = revision();
+    api.put(slice("web-1", "web", &["10.1.0.1"]));
+    wait("a backend again", before);
+    assert_eq!(says(pod), "a");
+}
+
+#[test]
+fn a_pod_follows_the_services_of_an_api_server() {
+    cluster(Api::start, |api, folder, pod| {
+        let agent = start(folder, api.kubeconfig());
+        agent.until("it knows the services", |agent| agent.status()["synced"] == true);
+        agent.attach("a", pod);
+        assert_eq!(says(pod), "a");
+        follows(&agent, api, pod);
+    });
+}
+
+#[test]
+fn while_the_api_server_is_away_what_was_known_stays_and_the_status_says_so() {
+    cluster(Api::double, |api, folder, pod| {
+        let agent = start(folder, api.kubeconfig());
+        agent.until("it knows the services", |agent| agent.status()["synced"] == true);
+        agent.attach("a", pod);
+        api.fault(Fault::Away);
+        agent.until("it says so", |agent| !agent.status()["trouble"].is_null());
+        assert_eq!(says(pod), "a");
+        let other = Pod::new();
+        agent.attach("during the outage", &other);
+        api.fault(Fault::Mended);
+        agent.until("it is well again", |agent| agent.status()["trouble"].is_null());
+        follows(&agent, api, pod);
+        assert!(agent.status()["counts"]["troubles"].as_u64() >= Some(1));
+    });
+}
+
+#[test]
+fn an_agent_that_restarts_while_the_api_server_is_away_leaves_its_pods_alone() {
+    cluster(Api::double, |api, folder, pod| {
+        let first = start(folder, api.kubeconfig());
+        first.until("it knows the services", |agent| agent.status()["synced"] == true);
+        first.attach("a", pod);
+        first.kill();
+        api.fault(Fault::Away);
+        let second = start(folder, api.kubeconfig());
+        second.until("it says so", |agent| !agent.status()["trouble"].is_null());
+        assert_eq!(says(pod), "a");
+        let Reply::Refused { transient: true, .. } = second.ask(&Request::Ready, None) else {
+            panic!("it knows nothing yet")
+        };
+        api.fault(Fault::Mended);
+        second.settled(1);
+        follows(&second, api, pod);
+    });
+}
+
+#[test]
+fn who_may_not_read_services_is_told_which_right_is_missing() {
+    cluster(Api::start, |api, folder, _| {
+        let agent = start(folder, api.kubeconfig_of_stranger());
+        agent.until("it says so", |agent| !agent.status()["trouble"].is_null());
+        let Reply::Refused { message, transient: true } = agent.ask(&Request::Ready, None) else {
+            panic!("it knows nothing")
+        };
+        assert!(message.contains("services") || message.contains("endpointslices"), "{message}");
+        let check = Command::new(program("portico"))
+            .arg("check")
+            .arg("--socket")
+            .arg(folder.socket())
+            .arg("--kubeconfig")
+            .arg(api.kubeconfig_of_stranger())
+            .output()
+            .expect("run portico check");
+        let text = String::from_utf8_lossy(&check.stdout).into_owned();
+        assert!(text.contains("✗ API server: list services of all namespaces"), "{text}");
+        let good = Command::new(program("portico"))
+            .args(["check", "--kubeconfig"])
+            .arg(api.kubeconfig())
+            .output()
+            .expect("run portico check");
+        assert!(String::from_utf8_lossy(&good.stdout).contains("✓ API server"), "{good:?}");
+    });
+}

@@ -1,0 +1,347 @@
+//! What rules do to real connections: each behaviour by both ways into the kernel. The kernel is the judge;
+//! the tracer must agree with it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{ErrorKind, Read, Write};
+use std::net::{IpAddr, TcpListener, TcpStream, UdpSocket};
+
+use proxy_core::address::Family;
+use proxy_core::endpoint::EndpointSlice;
+use proxy_core::iptables::Iptables;
+use proxy_core::ruleset::{Ruleset, Settings};
+use proxy_core::sample::{backend, slice, svc, tcp};
+use proxy_core::service::{Mode, Scheduler};
+use proxy_core::snapshot::Change;
+use proxy_core::trace::{Packet, Trace, trace};
+use test_support::conversation::{
+    ANSWER, SILENCE, answer, ask, assert_refused, assert_silent, serve, serve_beyond, tally,
+};
+use test_support::namespace;
+use test_support::namespace::{add_address, within};
+use test_support::way::{Way, each_way, portals_of, ruleset_of};
+
+#[test]
+fn each_connection_reaches_one_of_all_backends() {
+    each_way(|way| {
+        serve("a", "10.1.0.1:8080");
+        serve("b", "10.1.0.2:8080");
+        serve("c", "10.1.0.3:9090");
+        let made = slice("web").tcp("http", 8080).at("10.1.0.1").at("10.1.0.2");
+        let other = slice("web").named("web-2").tcp("http", 9090).at("10.1.0.3");
+        let web = svc("web").ip("10.96.0.1").tcp("http", 80);
+        way.program(&ruleset_of([web.into(), made.into(), other.into()]));
+        let tally = tally("10.96.0.1:80", 300);
+        assert_eq!(tally.keys().collect::<Vec<_>>(), ["a", "b", "c"]);
+        // 300 fair draws of three stay within 60 to 140 but once in ten million runs.
+        assert!(tally.values().all(|count| (60..=140).contains(count)), "{tally:?}");
+    });
+}
+
+#[test]
+fn ipv6_portals_lead_to_ipv6_backends() {
+    each_way(|way| {
+        serve("six", "[2001:db8:1::1]:8080");
+        let web = svc("web").ip("10.96.0.1").ip("2001:db8:96::1").tcp("http", 80);
+        let made = slice("web").tcp("http", 8080).at("2001:db8:1::1");
+        way.program(&ruleset_of([web.into(), made.into()]));
+        assert_eq!(tally("[2001:db8:96::1]:80", 5), BTreeMap::from([("six".to_owned(), 5)]));
+        assert_refused("10.96.0.1:80");
+        assert_refused("[2001:db8:96::1]:81");
+    });
+}
+
+#[test]
+fn a_portal_without_backends_refuses_and_so_does_a_wrong_port() {
+    each_way(|way| {
+        way.program(&ruleset_of([svc("none").ip("10.96.0.2").tcp("http", 80).into()]));
+        assert_refused("10.96.0.2:80");
+        assert_refused("10.96.0.2:81");
+    });
+}
+
+#[test]
+fn udp_is_forwarded_and_refused_like_tcp() {
+    each_way(|way| {
+        add_address("10.1.0.1");
+        let server = UdpSocket::bind("10.1.0.1:5353").expect("bind the backend");
+        server.set_read_timeout(Some(ANSWER)).expect("set a time-out");
+        let dns = svc("dns").ip("10.96.0.10").udp("dns", 53).udp("none", 54);
+        let made = slice("dns").udp("dns", 5353).at("10.1.0.1");
+        way.program(&ruleset_of([dns.into(), made.into()]));
+        let client = UdpSocket::bind("10.200.0.1:0").expect("bind the client");
+        client.connect("10.96.0.10:53").expect("connect");
+        client.send(b"query").expect("send");
+        let mut buffer = [0; 16];
+        let (length, from) = server.recv_from(&mut buffer).expect("the query arrives");
+        assert_eq!(&buffer[..length], b"query");
+        server.send_to(b"answer", from).expect("answer");
+        client.set_read_timeout(Some(ANSWER)).expect("set a time-out");
+        let length = client.recv(&mut buffer).expect("the answer comes from the portal's address");
+        assert_eq!(&buffer[..length], b"answer");
+
+        let client = UdpSocket::bind("10.200.0.1:0").expect("bind the client");
+        client.connect("10.96.0.10:54").expect("connect");
+        let refused = [client.send(b"x"), client.send(b"x")];
+        let kinds = refused.map(|sent| sent.expect_err("refused").kind());
+        assert!(
+            kinds.iter().all(|k| matches!(k, ErrorKind::PermissionDenied | ErrorKind::ConnectionRefused)),
+            "{kinds:?}"
+        );
+    });
+}
+
+#[test]
+fn policy_local_without_local_endpoints_drops() {
+    each_way(|way| {
+        serve("remote", "10.1.0.1:8080");
+        let near = svc("near").ip("10.96.0.3").tcp("http", 80).internal_local();
+        let made = slice("near").tcp("http", 8080).at("10.1.0.1").on("n2");
+        way.program(&ruleset_of([near.into(), made.into()]));
+        assert_silent("10.96.0.3:80");
+    });
+}
+
+#[test]
+fn a_free_address_of_a_service_range_leads_nowhere() {
+    each_way(|way| {
+        serve_beyond("past", "10.96.7.7:80");
+        let range = Change::ServiceRanges(vec!["10.96.0.0/16".parse().expect("a network")]);
+        way.program(&ruleset_of([range, svc("web").ip("10.96.0.1").tcp("", 80).into()]));
+        assert_silent("10.96.7.7:80");
+    });
+}
+
+#[test]
+fn what_is_no_portal_is_left_alone() {
+    each_way(|way| {
+        serve("plain", "10.1.0.1:8080");
+        way.program(&ruleset_of([svc("web").ip("10.96.0.1").tcp("", 80).into()]));
+        assert_eq!(answer("10.1.0.1:8080"), "plain");
+    });
+}
+
+#[test]
+fn only_sources_in_range_use_a_load_balancer_address() {
+    let lb = || {
+        let lb = svc("lb").ip("10.96.0.4").tcp("http", 80).balanced("192.0.2.4").only_from("10.200.0.0/16");
+        [Change::from(lb), slice("lb").tcp("http", 8080).at("10.1.0.1").into()]
+    };
+    each_way(|way| {
+        serve("a", "10.1.0.1:8080");
+        way.program(&ruleset_of(lb()));
+        assert_eq!(answer("192.0.2.4:80"), "a");
+        run_as("10.201.0.1", || assert_silent("192.0.2.4:80"));
+        run_as("10.201.0.1", || {
+            assert_eq!(answer("10.96.0.4:80"), "a");
+        });
+    });
+}
+
+/// Lets what follows come from another address.
+fn run_as(source: &str, body: impl FnOnce()) {
+    add_address(source);
+    namespace::run("ip", &["route", "replace", "default", "dev", "lo", "src", source], "");
+    body();
+    namespace::run("ip", &["route", "replace", "default", "dev", "lo", "src", "10.200.0.1"], "");
+    namespace::run("ip", &["address", "del", &format!("{source}/32"), "dev", "lo"], "");
+}
+
+#[test]
+fn a_sticky_client_stays_until_its_backend_goes() {
+    each_way(|way| {
+        serve("a", "10.1.0.1:8080");
+        serve("b", "10.1.0.2:8080");
+        serve("c", "10.1.0.3:8080");
+        let all = ["10.1.0.1", "10.1.0.2", "10.1.0.3"];
+        let world = |addresses: &[&str]| {
+            let sticky = svc("s").ip("10.96.0.5").tcp("http", 80).sticky(10_800);
+            let made = addresses.iter().fold(slice("s").tcp("http", 8080), |made, address| made.at(address));
+            ruleset_of([sticky.into(), made.into()])
+        };
+        let before = world(&all);
+        way.program(&before);
+        let first = tally("10.96.0.5:80", 20);
+        assert_eq!(first.len(), 1, "one client, one backend: {first:?}");
+        let served = ["a", "b", "c"].iter().position(|name| first.contains_key(*name)).expect("one of three");
+        let left: Vec<&str> = all.iter().copied().filter(|address| *address != all[served]).collect();
+        way.change(&before, &world(&left));
+        let second = tally("10.96.0.5:80", 20);
+        assert_eq!(second.len(), 1, "it settles on another: {second:?}");
+        assert_ne!(first.keys().next(), second.keys().next());
+    });
+}
+
+#[test]
+fn no_sticky_client_moves_but_those_of_a_backend_that_goes() {
+    const PORTALS: u8 = 30;
+    let names = BTreeMap::from([(1, "a"), (2, "b"), (3, "c"), (4, "d")]);
+    let world = |octets: &[u8]| {
+        // Each portal has a client of its own in this namespace's memory.
+        let sticky = (1..=PORTALS).fold(svc("s").ip("10.96.0.5").ip("2001:db8:96::5"), |sticky, port| {
+            sticky.tcp(&format!("p{port}"), port.into())
+        });
+        let made = (1..=PORTALS).fold(slice("s"), |made, port| made.tcp(&format!("p{port}"), 8080));
+        let at = |made: EndpointSlice, octet: &u8| {
+            made.at(&format!("10.1.0.{octet}")).at(&format!("2001:db8:1::{octet}"))
+        };
+        ruleset_of([sticky.sticky(10_800).into(), octets.iter().fold(made, at).into()])
+    };
+    each_way(|way| {
+        let addresses: &[&str] = match way {
+            Way::Text => &["10.96.0.5"], // nft 1.0.6 cannot remember an IPv6 client
+            Way::Netlink => &["10.96.0.5", "[2001:db8:96::5]"],
+        };
+        let portals =
+            || addresses.iter().flat_map(|ip| (1..=PORTALS).map(move |port| format!("{ip}:{port}")));
+        let clients = || -> Vec<String> { portals().map(|portal| answer(&portal)).collect() };
+        for (octet, name) in &names {
+            serve(name, &format!("10.1.0.{octet}:8080"));
+            serve(name, &format!("[2001:db8:1::{octet}]:8080"));
+        }
+        let mut applied = world(&[1, 2, 3]);
+        way.program(&applied);
+        let mut before = clients();
+        assert_eq!(clients(), before, "they stay");
+        assert_eq!(before.iter().collect::<BTreeSet<_>>().len(), 3, "all backends are used: {before:?}");
+        // One goes, one comes, one takes the place of another, one comes back.
+        for octets in [&[2, 3][..], &[2, 3, 4], &[1, 2, 4], &[1, 2, 3, 4], &[4]] {
+            let desired = world(octets);
+            way.change(&applied, &desired);
+            let (after, serving) = (clients(), octets.iter().map(|octet| names[octet]));
+            let serving: BTreeSet<&str> = serving.collect();
+            for (before, after) in before.iter().zip(&after) {
+                assert!(serving.contains(&**after));
+                assert!(before == after || !serving.contains(&**before), "{octets:?}: {before} -> {after}");
+            }
+            assert_eq!(clients(), after, "they stay");
+            (before, applied) = (after, desired);
+        }
+    });
+}
+
+#[test]
+fn connections_take_turns_at_each_portal_that_asks_for_it() {
+    each_way(|way| {
+        serve("a", "10.1.0.1:8080");
+        serve("b", "10.1.0.2:8080");
+        serve("c", "10.1.0.3:8080");
+        let in_turn = |name: &str, address: &str, octets: &[u8]| -> [Change; 2] {
+            let service = svc(name).ip(address).tcp("http", 80).scheduler(Scheduler::RoundRobin);
+            let made = slice(name).tcp("http", 8080);
+            let at = |octet: &u8| format!("10.1.0.{octet}");
+            [service.into(), octets.iter().fold(made, |made, octet| made.at(&at(octet))).into()]
+        };
+        let world = |octets: &[u8]| {
+            let drawn = svc("drawn").ip("10.96.0.7").tcp("http", 80);
+            let all = slice("drawn").tcp("http", 8080).at("10.1.0.1").at("10.1.0.2").at("10.1.0.3");
+            let others = in_turn("one", "10.96.0.5", &[1, 2]).into_iter().chain([drawn.into(), all.into()]);
+            ruleset_of(in_turn("two", "10.96.0.6", octets).into_iter().chain(others))
+        };
+        let mut before = Ruleset::empty();
+        for octets in [&[1, 2, 3][..], &[1, 2], &[1, 2, 3], &[1, 3], &[3]] {
+            let after = world(octets);
+            way.change(&before, &after);
+            let (mut one, mut two) = (Vec::new(), Vec::new());
+            for _ in 0..6 * octets.len() {
+                one.push(answer("10.96.0.5:80"));
+                two.push(answer("10.96.0.6:80"));
+                answer("10.96.0.7:80");
+            }
+            for (answers, count) in [(one, 2), (two, octets.len())] {
+                let turn: BTreeSet<&String> = answers[..count].iter().collect();
+                assert_eq!(turn.len(), count, "each once: {answers:?}");
+                assert!(answers.chunks(count).all(|turn| turn == &answers[..count]), "{answers:?}");
+            }
+            before = after;
+        }
+    });
+}
+
+#[test]
+fn an_established_connection_outlives_its_portal() {
+    each_way(|way| {
+        add_address("10.1.0.1");
+        let listener = TcpListener::bind("10.1.0.1:8080").expect("listen");
+        let web = svc("web").ip("10.96.0.1").tcp("http", 80);
+        let before = ruleset_of([web.into(), slice("web").tcp("http", 8080).at("10.1.0.1").into()]);
+        way.program(&before);
+        let mut client = TcpStream::connect_timeout(&backend("10.96.0.1:80"), ANSWER).expect("connect");
+        let (mut server, _) = listener.accept().expect("accept");
+        way.change(&before, &ruleset_of([]));
+        client.write_all(b"still here").expect("write");
+        let mut buffer = [0; 10];
+        server.set_read_timeout(Some(ANSWER)).expect("set a time-out");
+        server.read_exact(&mut buffer).expect("the bytes arrive after the portal is gone");
+        assert_eq!(&buffer, b"still here");
+    });
+}
+
+#[test]
+fn a_relayed_portal_is_redirected_to_the_relays_port() {
+    each_way(|way| {
+        let port = Settings::default().relay_port;
+        let listener = TcpListener::bind(("127.0.0.1", port)).expect("listen as the relay");
+        let web = svc("web").ip("10.96.0.1").tcp("http", 80).mode(Mode::Relay);
+        way.program(&ruleset_of([web.into(), slice("web").tcp("http", 8080).at("10.1.0.1").into()]));
+        TcpStream::connect_timeout(&backend("10.96.0.1:80"), ANSWER).expect("the relay accepts");
+        listener.accept().expect("accept");
+    });
+}
+
+#[test]
+fn tracer_and_kernel_agree() {
+    let changes = || -> Vec<Change> {
+        vec![
+            svc("web").ip("10.96.0.1").tcp("http", 80).external("192.0.2.1").into(),
+            slice("web").tcp("http", 8080).at("10.1.0.1").into(),
+            svc("none").ip("10.96.0.2").tcp("http", 80).external("192.0.2.2").into(),
+            svc("near").ip("10.96.0.3").tcp("http", 80).internal_local().external("192.0.2.3").into(),
+            slice("near").tcp("http", 8080).at("10.1.0.1").on("n2").into(),
+            svc("lb").ip("10.96.0.4").tcp("http", 80).balanced("192.0.2.4").only_from("10.9.0.0/16").into(),
+            slice("lb").tcp("http", 8080).at("10.1.0.1").into(),
+            svc("node").ip("10.96.0.5").tcp("http", 80).node_port(30_080).into(),
+            slice("node").tcp("http", 8080).at("10.1.0.1").into(),
+        ]
+    };
+    each_way(|way| {
+        serve("web", "10.1.0.1:8080");
+        let ruleset = ruleset_of(changes());
+        way.program(&ruleset);
+        let portals =
+            ["10.96.0", "192.0.2"].iter().flat_map(|net| (1..=4).map(move |n| format!("{net}.{n}:80")));
+        for portal in portals.chain(["10.96.0.1:81".to_owned(), "10.240.0.5:30080".to_owned()]) {
+            let source: Option<IpAddr> = "10.200.0.1".parse().ok();
+            let expected = match trace(&ruleset, &Packet::sent(source, tcp(&portal)), 0) {
+                Trace::Forward(_) => Ok("web".to_owned()),
+                Trace::Reject | Trace::WrongPort => Err(ErrorKind::ConnectionRefused),
+                _ => Err(ErrorKind::TimedOut),
+            };
+            let patience = if expected == Err(ErrorKind::TimedOut) { SILENCE } else { ANSWER };
+            assert_eq!(ask(&portal, patience).map_err(|why| why.kind()), expected, "{portal}");
+        }
+    });
+}
+
+#[test]
+fn the_classic_form_forwards_refuses_and_drops() {
+    let portals = portals_of([
+        svc("w").ip("10.96.0.1").tcp("", 80).into(),
+        slice("w").tcp("", 8080).at("10.1.0.1").at("10.1.0.2").into(),
+        svc("none").ip("10.96.0.2").tcp("", 80).into(),
+        svc("near").ip("10.96.0.3").tcp("", 80).internal_local().into(),
+        slice("near").tcp("", 80).at("10.1.0.1").on("n2").into(),
+    ]);
+    within(|| {
+        serve("a", "10.1.0.1:8080");
+        serve("b", "10.1.0.2:8080");
+        namespace::run(
+            "iptables-restore",
+            &[],
+            &Iptables { portals: &portals, family: Family::V4 }.to_string(),
+        );
+        assert_eq!(tally("10.96.0.1:80", 60).len(), 2);
+        assert_refused("10.96.0.2:80");
+        assert_refused("10.96.0.1:81");
+        assert_silent("10.96.0.3:80");
+    });
+}

@@ -1,0 +1,245 @@
+//! UDP flows after a change: a socket that stays open follows its portal once the flow is forgotten.
+
+use std::collections::BTreeMap;
+use std::io::{ErrorKind, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::sync::Arc;
+use std::time::Duration;
+
+use netns_nft::Socket;
+use proxy_core::portal::PortalKey;
+use proxy_core::ruleset::Ruleset;
+use proxy_core::sample::{backend, slice, svc};
+use proxy_core::service::Protocol;
+use proxy_core::snapshot::Change;
+use test_support::namespace::{add_address, within};
+use test_support::way::{Way, ruleset_of};
+
+/// How long a datagram may take.
+const ANSWER: Duration = Duration::from_secs(10);
+/// How long nothing must come: a datagram within one machine takes 0.1 ms.
+const SILENCE: Duration = Duration::from_millis(300);
+
+/// The addresses of one family.
+struct Ends {
+    client: &'static str,
+    address: &'static str,
+    portal: &'static str,
+    a: &'static str,
+    b: &'static str,
+}
+
+const V4: Ends = Ends {
+    client: "10.200.0.1:0",
+    address: "10.96.0.10",
+    portal: "10.96.0.10:53",
+    a: "10.1.0.1",
+    b: "10.1.0.2",
+};
+const V6: Ends = Ends {
+    client: "[2001:db8:200::1]:0",
+    address: "2001:db8:96::10",
+    portal: "[2001:db8:96::10]:53",
+    a: "2001:db8:1::1",
+    b: "2001:db8:1::2",
+};
+
+/// A service with UDP and TCP at port 53, and these backends at port 5353.
+fn world(ends: &Ends, backends: &[&str]) -> Ruleset {
+    ruleset_of(service("dns", ends, backends))
+}
+
+fn service(name: &str, ends: &Ends, backends: &[&str]) -> [Change; 2] {
+    let dns = svc(name).ip(ends.address).udp("dns", 53).tcp("dns-tcp", 53);
+    let made = slice(name).udp("dns", 5353).tcp("dns-tcp", 5353);
+    let made = backends.iter().fold(made, |made, address| made.at(address));
+    [dns.into(), made.into()]
+}
+
+fn port_5353(address: &str) -> SocketAddr {
+    SocketAddr::new(address.parse().expect("an address"), 5353)
+}
+
+fn server(address: &str) -> UdpSocket {
+    add_address(address);
+    let server = UdpSocket::bind(port_5353(address)).expect("bind the backend");
+    server.set_read_timeout(Some(ANSWER)).expect("set a time-out");
+    server
+}
+
+fn client(ends: &Ends) -> UdpSocket {
+    let client = UdpSocket::bind(ends.client).expect("bind the client");
+    client.connect(ends.portal).expect("connect");
+    client.set_read_timeout(Some(ANSWER)).expect("set a time-out");
+    client
+}
+
+/// The client's question arrives there, and its answer comes back.
+fn assert_reaches(client: &UdpSocket, server: &UdpSocket) {
+    client.send(b"query").expect("send");
+    let mut buffer = [0; 16];
+    let (length, from) = server.recv_from(&mut buffer).expect("the query arrives");
+    assert_eq!(&buffer[..length], b"query");
+    server.send_to(b"answer", from).expect("answer");
+    let length = client.recv(&mut buffer).expect("the answer comes back");
+    assert_eq!(&buffer[..length], b"answer");
+}
+
+fn assert_refused(client: &UdpSocket) {
+    let kinds = [(); 2].map(|()| client.send(b"x").expect_err("refused").kind());
+    let is_refusal = |kind| matches!(kind, ErrorKind::PermissionDenied | ErrorKind::ConnectionRefused);
+    assert!(kinds.into_iter().all(is_refusal), "{kinds:?}");
+}
+
+/// What to forget: a portal and the backends that it has.
+fn portals<'a>(
+    protocol: Protocol,
+    portals: impl IntoIterator<Item = (&'a str, &'a [&'a str])>,
+) -> BTreeMap<PortalKey, Arc<[SocketAddr]>> {
+    let entry = |(portal, backends): (&str, &[&str])| {
+        let portal = backend(portal);
+        let key = PortalKey { address: portal.ip(), protocol, port: portal.port() };
+        (key, backends.iter().map(|address| port_5353(address)).collect())
+    };
+    portals.into_iter().map(entry).collect()
+}
+
+/// Forgets the flows to a portal but for those to these backends.
+fn forget(portal: &str, backends: &[&str]) -> usize {
+    let socket = Socket::open().expect("open a netfilter socket");
+    socket.delete_stale_udp(&portals(Protocol::Udp, [(portal, backends)])).expect("forget")
+}
+
+#[test]
+fn a_connected_socket_reaches_the_new_backend_once_its_flow_is_forgotten() {
+    for ends in [V4, V6] {
+        within(|| {
+            let (a, b) = (server(ends.a), server(ends.b));
+            let (before, after) = (world(&ends, &[ends.a]), world(&ends, &[ends.b]));
+            Way::Netlink.program(&before);
+            let client = client(&ends);
+            assert_reaches(&client, &a);
+            Way::Netlink.change(&before, &after);
+            assert_reaches(&client, &a);
+            assert_eq!(forget(ends.portal, &[ends.b]), 1);
+            assert_reaches(&client, &b);
+            assert_eq!(forget(ends.portal, &[ends.b]), 0, "it leads where it should");
+            assert_reaches(&client, &b);
+        });
+    }
+}
+
+#[test]
+fn a_connected_socket_is_refused_once_no_backend_is_left() {
+    for ends in [V4, V6] {
+        within(|| {
+            let a = server(ends.a);
+            let before = world(&ends, &[ends.a]);
+            Way::Netlink.program(&before);
+            let client = client(&ends);
+            assert_reaches(&client, &a);
+            Way::Netlink.change(&before, &world(&ends, &[]));
+            assert_reaches(&client, &a);
+            assert_eq!(forget(ends.portal, &[]), 1);
+            assert_refused(&client);
+        });
+    }
+}
+
+#[test]
+fn the_flow_to_a_deleted_service_ends() {
+    within(|| {
+        let a = server(V4.a);
+        let before = world(&V4, &[V4.a]);
+        Way::Netlink.program(&before);
+        let client = client(&V4);
+        assert_reaches(&client, &a);
+        Way::Netlink.change(&before, &ruleset_of([]));
+        assert_reaches(&client, &a);
+        assert_eq!(forget(V4.portal, &[]), 1);
+        a.set_read_timeout(Some(SILENCE)).expect("set a time-out");
+        client.send(b"nobody hears").expect("send");
+        assert_eq!(a.recv(&mut [0; 16]).expect_err("silence").kind(), ErrorKind::WouldBlock);
+    });
+}
+
+#[test]
+fn a_socket_that_was_there_before_its_portal_reaches_it_once_its_flow_is_forgotten() {
+    within(|| {
+        let a = server(V4.a);
+        let before = ruleset_of([]);
+        Way::Netlink.program(&before);
+        let client = client(&V4);
+        client.send(b"lost").expect("send");
+        Way::Netlink.change(&before, &world(&V4, &[V4.a]));
+        assert_eq!(forget(V4.portal, &[V4.a]), 1);
+        assert_reaches(&client, &a);
+    });
+}
+
+#[test]
+fn flows_of_other_portals_protocols_and_namespaces_are_left_alone() {
+    within(|| {
+        let (a, b) = (server(V4.a), server(V4.b));
+        let (before, after) = (world(&V4, &[V4.a]), world(&V4, &[V4.b]));
+        Way::Netlink.program(&before);
+        let listener = TcpListener::bind(port_5353(V4.a)).expect("listen");
+        let mut stream = TcpStream::connect_timeout(&backend(V4.portal), ANSWER).expect("connect");
+        let (mut accepted, _) = listener.accept().expect("accept");
+        let client = client(&V4);
+        assert_reaches(&client, &a);
+        Way::Netlink.change(&before, &after);
+        within(|| {
+            let _a = server(V4.a);
+            Way::Netlink.program(&before);
+            let elsewhere = self::client(&V4);
+            elsewhere.send(b"x").expect("send");
+            assert_eq!(forget(V4.portal, &[]), 1, "its own and no other");
+        });
+        assert_eq!(forget("10.96.0.11:53", &[]), 0, "another portal");
+        assert_eq!(forget("10.96.0.10:54", &[]), 0, "another port");
+        assert_eq!(forget(V6.portal, &[]), 0, "another family");
+        let socket = Socket::open().expect("open a netfilter socket");
+        let tcp = portals(Protocol::Tcp, [(V4.portal, &[][..])]);
+        assert_eq!(socket.delete_stale_udp(&tcp).expect("forget"), 0, "another protocol");
+        assert_reaches(&client, &a);
+        assert_eq!(forget(V4.portal, &[V4.b]), 1);
+        assert_reaches(&client, &b);
+        stream.write_all(b"still here").expect("write");
+        let mut buffer = [0; 10];
+        accepted.read_exact(&mut buffer).expect("the TCP connection is as it was");
+        assert_eq!(&buffer, b"still here");
+    });
+}
+
+#[test]
+fn both_families_and_many_flows_are_forgotten_in_one_call() {
+    const FLOWS: usize = 1_000;
+    within(|| {
+        let _servers = [V4.a, V6.a].map(server);
+        let changes = [service("dns", &V4, &[V4.a]), service("dns6", &V6, &[V6.a])];
+        Way::Netlink.program(&ruleset_of(changes.into_iter().flatten()));
+        for ends in [V4, V6] {
+            for _ in 0..FLOWS {
+                client(&ends).send(b"x").expect("send");
+            }
+        }
+        let socket = Socket::open().expect("open a netfilter socket");
+        let kept = portals(Protocol::Udp, [(V4.portal, &[V4.a][..]), (V6.portal, &[V6.a][..])]);
+        assert_eq!(socket.delete_stale_udp(&kept).expect("forget"), 0);
+        let gone = portals(Protocol::Udp, [(V4.portal, &[][..]), (V6.portal, &[][..])]);
+        let forgotten = socket.delete_stale_udp(&gone).expect("forget");
+        // Two clients may have had one port, one after the other.
+        assert!((FLOWS..=2 * FLOWS).contains(&forgotten), "{forgotten}");
+        assert_eq!(socket.delete_stale_udp(&gone).expect("forget"), 0);
+    });
+}
+
+#[test]
+fn without_any_flow_there_is_nothing_to_forget() {
+    within(|| {
+        assert_eq!(forget(V4.portal, &[]), 0);
+        Way::Netlink.program(&world(&V4, &[]));
+        assert_eq!(forget(V4.portal, &[]), 0);
+    });
+}

@@ -1,0 +1,273 @@
+//! Tables on demand in a real kernel, by both ways into it: what comes to a service range goes to the relay
+//! until it is wanted, nothing passes by, and the kernel tells what is used.
+
+use std::collections::BTreeMap;
+use std::io::{ErrorKind, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::os::fd::{AsRawFd, OwnedFd};
+
+use netns_nft::{Limits, Socket};
+use nix::sys::socket::{
+    AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrIn, getsockopt, sendto, socket,
+    sockopt,
+};
+use proxy_core::kernel_model::Table;
+use proxy_core::portal::{PortalKey, Portals};
+use proxy_core::ruleset::{Ruleset, Settings};
+use proxy_core::sample::{backend, ip, slice, svc, tcp};
+use proxy_core::service::Protocol;
+use proxy_core::snapshot::Change;
+use test_support::conversation::{ANSWER, answer, assert_refused, assert_silent, serve, serve_beyond, tally};
+use test_support::namespace::add_address;
+use test_support::way::{each_way, portals_of};
+
+/// Two services with two ports each, in a service range.
+fn world() -> Portals {
+    let range = |net: &str| net.parse().expect("a network");
+    let mut changes = vec![Change::ServiceRanges(vec![range("10.96.0.0/16"), range("2001:db8:96::/112")])];
+    for (name, octet) in [("one", 1), ("two", 2)] {
+        let service = svc(name).ip(&format!("10.96.0.{octet}")).ip(&format!("2001:db8:96::{octet}"));
+        changes.push(service.tcp("a", 80).tcp("b", 81).udp("c", 53).into());
+        let made = slice(name).tcp("a", 8080).tcp("b", 8080).udp("c", 5353);
+        changes.push(made.at("10.1.0.1").at("2001:db8:1::1").into());
+    }
+    portals_of(changes)
+}
+
+/// The table in which nothing is wanted yet.
+fn nothing_wanted(portals: &Portals) -> Ruleset {
+    Ruleset::new(portals, Settings { on_demand: true, ..Settings::default() })
+}
+
+fn wanting(portals: &Portals, before: &Ruleset, address: &str) -> Ruleset {
+    let mut after = before.clone();
+    after.activate(portals, ip(address));
+    after
+}
+
+/// The relay's listener, which answers with the address that each client meant.
+fn relay() -> TcpListener {
+    let listener = TcpListener::bind(("127.0.0.1", Settings::default().relay_port)).expect("listen");
+    let answers = listener.try_clone().expect("a second descriptor");
+    std::thread::spawn(move || {
+        for mut stream in answers.incoming().flatten() {
+            let meant = getsockopt(&stream, sockopt::OriginalDst).expect("where it was going");
+            let _ = write!(stream, "{}", SockaddrIn::from(meant));
+        }
+    });
+    listener
+}
+
+fn hits() -> BTreeMap<PortalKey, u64> {
+    Socket::open().and_then(|socket| socket.on_demand_hits(&Limits::default(), None)).expect("what is used")
+}
+
+#[test]
+fn a_first_connection_comes_to_the_relay_which_sees_where_it_was_going() {
+    each_way(|way| {
+        let _relay = relay();
+        way.program(&nothing_wanted(&world()));
+        for portal in ["10.96.0.1:80", "10.96.0.2:81", "10.96.0.2:4711", "10.96.7.7:80"] {
+            assert_eq!(answer(portal), portal);
+        }
+    });
+}
+
+#[test]
+fn what_is_wanted_goes_in_the_kernel_and_all_else_to_the_relay() {
+    each_way(|way| {
+        let _relay = relay();
+        serve("kernel", "10.1.0.1:8080");
+        serve("kernel", "[2001:db8:1::1]:8080");
+        let portals = world();
+        let before = nothing_wanted(&portals);
+        way.program(&before);
+        let after = wanting(&portals, &before, "10.96.0.1");
+        way.change(&before, &after);
+        assert_eq!(answer("10.96.0.1:80"), "kernel");
+        assert_eq!(answer("10.96.0.1:81"), "kernel", "the other port of the same address");
+        assert_refused("10.96.0.1:4711");
+        assert_eq!(answer("10.96.0.2:80"), "10.96.0.2:80");
+        way.change(&after, &wanting(&portals, &after, "2001:db8:96::1"));
+        assert_eq!(answer("[2001:db8:96::1]:80"), "kernel");
+        assert_refused("[2001:db8:96::1]:4711");
+    });
+}
+
+#[test]
+fn what_is_let_go_is_relayed_again_and_an_established_connection_lives_on() {
+    each_way(|way| {
+        let _relay = relay();
+        add_address("10.1.0.1");
+        let listener = TcpListener::bind("10.1.0.1:8080").expect("listen");
+        let portals = world();
+        let before = nothing_wanted(&portals);
+        let after = wanting(&portals, &before, "10.96.0.1");
+        way.program(&after);
+        let mut client = TcpStream::connect_timeout(&backend("10.96.0.1:80"), ANSWER).expect("connect");
+        let (mut server, _) = listener.accept().expect("accept");
+        way.change(&after, &before);
+        assert_eq!(answer("10.96.0.1:80"), "10.96.0.1:80");
+        client.write_all(b"on").expect("write");
+        let mut heard = [0; 2];
+        server.set_read_timeout(Some(ANSWER)).expect("set a time-out");
+        server.read_exact(&mut heard).expect("the bytes arrive");
+    });
+}
+
+#[test]
+fn the_kernel_counts_the_connections_to_each_portal() {
+    each_way(|way| {
+        let _relay = relay();
+        serve("kernel", "10.1.0.1:8080");
+        let portals = world();
+        let one = wanting(&portals, &nothing_wanted(&portals), "10.96.0.1");
+        way.program(&one);
+        tally("10.96.0.1:80", 3);
+        tally("10.96.0.2:80", 2);
+        let of = |text: &str| PortalKey { protocol: Protocol::Udp, ..tcp(text) };
+        let expected =
+            |count| [(tcp("10.96.0.1:80"), count), (tcp("10.96.0.1:81"), 0), (of("10.96.0.1:53"), 0)];
+        assert_eq!(hits(), BTreeMap::from(expected(3)));
+        // What is wanted besides starts no count anew.
+        way.change(&one, &wanting(&portals, &one, "10.96.0.2"));
+        tally("10.96.0.1:80", 1);
+        let counted = hits();
+        assert_eq!(counted.len(), 6);
+        assert!(expected(4).iter().all(|(key, count)| counted[key] == *count), "{counted:?}");
+    });
+}
+
+#[test]
+fn who_comes_later_finds_what_is_used_in_the_kernel() {
+    each_way(|way| {
+        serve("kernel", "10.1.0.1:8080");
+        let portals = world();
+        let used = wanting(&portals, &nothing_wanted(&portals), "10.96.0.2");
+        way.program(&used);
+        let mut found = nothing_wanted(&portals);
+        hits().into_keys().for_each(|key| drop(found.activate(&portals, key.address)));
+        assert_eq!(Table::from(&found), Table::from(&used));
+    });
+}
+
+#[test]
+fn in_a_full_table_and_without_one_nothing_counts() {
+    each_way(|way| {
+        assert_eq!(hits(), BTreeMap::new());
+        way.program(&Ruleset::new(&world(), Settings::default()));
+        assert_eq!(hits(), BTreeMap::new());
+    });
+}
+
+#[test]
+fn a_full_table_becomes_one_on_demand_in_one_transaction_and_back() {
+    each_way(|way| {
+        let _relay = relay();
+        serve("kernel", "10.1.0.1:8080");
+        let portals = world();
+        let (full, none) = (Ruleset::new(&portals, Settings::default()), nothing_wanted(&portals));
+        way.program(&full);
+        assert_eq!(answer("10.96.0.1:80"), "kernel");
+        way.change(&full, &none);
+        assert_eq!(answer("10.96.0.1:80"), "10.96.0.1:80");
+        way.change(&none, &full);
+        assert_eq!(answer("10.96.0.1:80"), "kernel");
+        assert_silent("10.96.7.7:80");
+    });
+}
+
+#[test]
+fn while_nobody_relays_a_first_connection_is_refused_at_once_and_used_portals_go_on() {
+    each_way(|way| {
+        serve("kernel", "10.1.0.1:8080");
+        // Whoever passes the portal by ends up here.
+        serve_beyond("past", "10.96.0.2:80");
+        let portals = world();
+        way.program(&wanting(&portals, &nothing_wanted(&portals), "10.96.0.1"));
+        assert_eq!(answer("10.96.0.1:80"), "kernel");
+        assert_refused("10.96.0.2:80");
+        let client = UdpSocket::bind("10.200.0.1:0").expect("bind");
+        client.connect("10.96.0.2:53").expect("connect");
+        client.send(b"x").expect("the first goes out");
+        let refused = client.recv(&mut [0]).expect_err("nobody is there");
+        assert_eq!(refused.kind(), ErrorKind::ConnectionRefused);
+    });
+}
+
+#[test]
+fn datagrams_come_to_the_relay_until_their_portal_is_wanted() {
+    each_way(|way| {
+        let relay = UdpSocket::bind(("127.0.0.1", Settings::default().relay_port)).expect("bind");
+        add_address("10.1.0.1");
+        let server = UdpSocket::bind("10.1.0.1:5353").expect("bind");
+        for socket in [&relay, &server] {
+            socket.set_read_timeout(Some(ANSWER)).expect("set a time-out");
+        }
+        let ask = || {
+            let client = UdpSocket::bind("10.200.0.1:0").expect("bind");
+            client.connect("10.96.0.1:53").expect("connect");
+            client.send(b"query").expect("send");
+            client
+        };
+        let answered = |client: &UdpSocket, by: &UdpSocket| {
+            let (_, from) = by.recv_from(&mut [0; 8]).expect("the query arrives");
+            by.send_to(b"answer", from).expect("answer");
+            client.set_read_timeout(Some(ANSWER)).expect("set a time-out");
+            client.recv(&mut [0; 8]).expect("the answer comes from the portal's address");
+        };
+        let portals = world();
+        let before = nothing_wanted(&portals);
+        way.program(&before);
+        let first = ask();
+        answered(&first, &relay);
+        way.change(&before, &wanting(&portals, &before, "10.96.0.1"));
+        answered(&ask(), &server);
+        first.send(b"more").expect("send");
+        answered(&first, &relay);
+    });
+}
+
+#[test]
+fn what_the_relay_cannot_take_never_passes_by() {
+    each_way(|way| {
+        let there = "10.96.0.1";
+        for (protocol, packet) in [(SockProtocol::Icmp, echo_request()), (SockProtocol::Sctp, sctp_init())] {
+            assert!(leaves(protocol, there, &packet), "{protocol:?} leaves where nothing is programmed");
+        }
+        way.program(&nothing_wanted(&world()));
+        for (protocol, packet) in [(SockProtocol::Icmp, echo_request()), (SockProtocol::Sctp, sctp_init())] {
+            assert!(!leaves(protocol, there, &packet), "{protocol:?} passes by");
+        }
+    });
+}
+
+/// Whether a packet to this address leaves; if a rule drops it, sending it fails.
+fn leaves(protocol: SockProtocol, to: &str, packet: &[u8]) -> bool {
+    let sender: OwnedFd =
+        socket(AddressFamily::Inet, SockType::Raw, SockFlag::empty(), protocol).expect("a raw socket");
+    let SocketAddr::V4(to) = backend(&format!("{to}:0")) else { panic!("an IPv4 address") };
+    sendto(sender.as_raw_fd(), packet, &SockaddrIn::from(to), MsgFlags::empty()).is_ok()
+}
+
+fn echo_request() -> Vec<u8> {
+    // Type 8, code 0, checksum, number 7, sequence 1.
+    let words: [u16; 4] = [0x0800, 0, 7, 1];
+    let sum: u16 = words.iter().sum();
+    [words[0], !sum, words[2], words[3]].into_iter().flat_map(u16::to_be_bytes).collect()
+}
+
+/// The first packet of an association: where conntrack finds it damaged it is no first packet.
+fn sctp_init() -> Vec<u8> {
+    let mut packet = Vec::new();
+    packet.extend_from_slice(&[0x12, 0x34, 0, 80, 0, 0, 0, 0, 0, 0, 0, 0]);
+    packet.extend_from_slice(&[1, 0, 0, 20, 0, 0, 0, 1, 0, 1, 0, 0, 0, 1, 0, 1, 0, 0, 0, 1]);
+    let checksum = crc32c(&packet).to_le_bytes();
+    packet[8..12].copy_from_slice(&checksum);
+    packet
+}
+
+fn crc32c(bytes: &[u8]) -> u32 {
+    let step = |crc: u32, _| if crc & 1 == 1 { crc >> 1 ^ 0x82f6_3b78 } else { crc >> 1 };
+    !bytes.iter().fold(!0, |crc, byte| (0..8).fold(crc ^ u32::from(*byte), step))
+}

@@ -1,0 +1,101 @@
+//! Guests of a pod that the real agent keeps right: the pod's annotation names the interfaces behind which they are.
+
+use agent_ipc::{Attachment, Reply, Request};
+use netns_nft::TableState;
+use test_support::agent::{Agent, AgentDir, attachment};
+use test_support::conversation::{SILENCE, answer, ask};
+use test_support::manifest::{RELAYED, service};
+use test_support::namespace::{add_address_to, bare, run};
+use test_support::pod::Pod;
+use test_support::served;
+
+const KERNEL: &str = "10.96.0.1:80";
+const RELAY: &str = "10.96.0.2:80";
+
+/// Runs `body` with a pod with backends, and its guest behind tap0.
+fn with_a_guest(body: impl FnOnce(&AgentDir, &Pod, &Pod) + Send) {
+    bare(|| {
+        run("ip", &["link", "set", "lo", "up"], "");
+        let folder = AgentDir::new();
+        folder.put("kernel.json", &service("kernel", "10.96.0.1", "", &["10.1.0.1"]));
+        folder.put("relay.json", &service("relay", "10.96.0.2", RELAYED, &["10.1.0.2"]));
+        let (pod, guest) = (served::pod(), Pod::new());
+        pod.within(|| {
+            std::fs::write("/proc/sys/net/ipv4/ip_forward", "1").expect("let the pod forward");
+            let peer = ["peer", "name", "eth0", "netns", &guest.path()];
+            run("ip", &[&["link", "add", "tap0", "type", "veth"][..], &peer].concat(), "");
+            run("ip", &["link", "set", "tap0", "up"], "");
+            add_address_to("tap0", "10.50.0.1/24");
+        });
+        guest.within(|| {
+            run("ip", &["link", "set", "eth0", "up"], "");
+            add_address_to("eth0", "10.50.0.2/24");
+            run("ip", &["route", "add", "default", "via", "10.50.0.1"], "");
+        });
+        body(&folder, &pod, &guest);
+    });
+}
+
+fn annotated(pod: &Pod, interfaces: &str) -> Attachment {
+    let mut attachment = attachment("a", pod);
+    attachment.annotations.insert("guest-interfaces".to_owned(), interfaces.to_owned());
+    attachment
+}
+
+fn attach(agent: &Agent, pod: &Pod, interfaces: &str) -> Reply {
+    agent.ask(&Request::Attach(annotated(pod, interfaces)), Some(pod))
+}
+
+/// The guests that stand in the pod's kernel.
+fn guests(pod: &Pod) -> String {
+    let found = pod.netns.socket().and_then(|socket| socket.read_table()).expect("look");
+    let TableState::Intact(table) = found else { panic!("no table of this layout: {found:?}") };
+    table.guests.to_string()
+}
+
+fn served(guest: &Pod) -> [String; 2] {
+    guest.within(|| [KERNEL, RELAY].map(answer))
+}
+
+#[test]
+fn a_guest_is_served_where_the_annotation_names_its_interface_and_stays_so() {
+    with_a_guest(|folder, pod, guest| {
+        let agent = Agent::start(folder, &["--audit-interval", "1"]);
+        assert_eq!(attach(&agent, pod, "tap*"), Reply::Done, "{}", agent.log());
+        assert_eq!((served(guest), guests(pod)), (["a", "b"].map(str::to_owned), "tap*".to_owned()));
+        folder.put("more.json", &service("more", "10.96.0.3", "", &["10.1.0.1"]));
+        agent.settled(2);
+        assert_eq!((served(guest), guests(pod).as_str()), (["a", "b"].map(str::to_owned), "tap*"));
+        pod.within(|| run("nft", &["flush", "set", "inet", "portico", "guests"], ""));
+        agent.until("an audit puts the guests back", |_| guests(pod) == "tap*");
+        let repaired = |agent: &Agent| agent.status()["counts"]["repaired"].clone();
+        assert_eq!(repaired(&agent), 1);
+        agent.kill();
+        let agent = Agent::start(folder, &["--audit-interval", "1"]);
+        agent.until("it is adopted", |agent| agent.status()["attachments"][0]["revision"].is_u64());
+        assert_eq!((served(guest), guests(pod).as_str()), (["a", "b"].map(str::to_owned), "tap*"));
+        assert_eq!(repaired(&agent), 0, "it was right: {}", agent.log());
+    });
+}
+
+#[test]
+fn a_guest_behind_an_interface_that_is_not_named_is_not_served() {
+    with_a_guest(|folder, pod, guest| {
+        let agent = Agent::start(folder, &[]);
+        assert_eq!(attach(&agent, pod, "tap1,k6t-*"), Reply::Done, "{}", agent.log());
+        guest.within(|| [KERNEL, RELAY].map(|portal| assert!(ask(portal, SILENCE).is_err(), "{portal}")));
+        assert_eq!(pod.within(|| answer(KERNEL)), "a", "the pod itself is served");
+    });
+}
+
+#[test]
+fn an_annotation_that_names_the_interface_of_the_attachment_is_refused() {
+    with_a_guest(|folder, pod, _| {
+        let agent = Agent::start(folder, &[]);
+        for wrong in ["lo", "tap0,l*", "", "*"] {
+            let reply = attach(&agent, pod, wrong);
+            let Reply::Refused { message, transient: false } = &reply else { panic!("{wrong}: {reply:?}") };
+            assert!(message.contains("portico.dev/guest-interfaces"), "{message}");
+        }
+    });
+}

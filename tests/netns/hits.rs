@@ -1,0 +1,227 @@
+//! What the kernel counts where it is to count, by both ways into it: a hit at a portal is one connection or UDP
+//! flow, and each goes to the backend at which it is counted.
+
+use std::collections::BTreeMap;
+use std::net::UdpSocket;
+
+use netns_nft::{Counters, Error, Limits, Socket};
+use proxy_core::portal::PortalKey;
+use proxy_core::ruleset::{Ruleset, Settings};
+use proxy_core::sample::{backend, slice, svc, tcp, udp};
+use proxy_core::service::{Mode, Scheduler};
+use proxy_core::snapshot::Change;
+use test_support::conversation::{ANSWER, assert_refused, serve, tally};
+use test_support::namespace::run;
+use test_support::way::{each_way, portals_of};
+
+/// The backends by their names, IPv4 and IPv6.
+const BACKENDS: [(&str, &str, &str); 3] = [
+    ("a", "10.1.0.1", "2001:db8:1::1"),
+    ("b", "10.1.0.2", "2001:db8:1::2"),
+    ("c", "10.1.0.3", "2001:db8:1::3"),
+];
+/// So many connections to each portal.
+const TIMES: u16 = 12;
+
+/// The name of a service, its addresses, how its connections are spread, and over how many backends.
+#[derive(Clone, Copy)]
+struct Spread {
+    name: &'static str,
+    v4: &'static str,
+    v6: &'static str,
+    backends: usize,
+}
+
+const RANDOM: Spread = Spread { name: "random", v4: "10.96.0.1", v6: "2001:db8:96::1", backends: 3 };
+const TURNS: Spread = Spread { name: "turns", v4: "10.96.0.2", v6: "2001:db8:96::2", backends: 3 };
+const STICKY: Spread = Spread { name: "sticky", v4: "10.96.0.3", v6: "2001:db8:96::3", backends: 3 };
+const SINGLE: Spread = Spread { name: "single", v4: "10.96.0.4", v6: "2001:db8:96::4", backends: 1 };
+
+fn changes(spread: Spread) -> [Change; 2] {
+    let service = svc(spread.name).ip(spread.v4).ip(spread.v6).tcp("t", 80).udp("u", 53);
+    let service = match spread.name {
+        "turns" => service.scheduler(Scheduler::RoundRobin),
+        "sticky" => service.sticky(60),
+        _ => service,
+    };
+    let made = slice(spread.name).tcp("t", 8080).udp("u", 5353);
+    let used = &BACKENDS[..spread.backends];
+    let made = used.iter().fold(made, |made, (_, v4, v6)| made.at(v4).at(v6));
+    [service.into(), made.into()]
+}
+
+fn ruleset(settings: Settings) -> Ruleset {
+    Ruleset::new(&portals_of([RANDOM, TURNS, STICKY, SINGLE].into_iter().flat_map(changes)), settings)
+}
+
+fn counting() -> Ruleset {
+    ruleset(Settings { counters: true, ..Settings::default() })
+}
+
+/// Servers that say their names, TCP and UDP.
+fn serve_all() {
+    for (name, v4, v6) in BACKENDS {
+        for (tcp, udp) in
+            [(format!("{v4}:8080"), format!("{v4}:5353")), (format!("[{v6}]:8080"), format!("[{v6}]:5353"))]
+        {
+            serve(name, &tcp);
+            let server = UdpSocket::bind(udp).expect("bind");
+            std::thread::spawn(move || {
+                while let Ok((_, client)) = server.recv_from(&mut [0; 8]) {
+                    let _ = server.send_to(name.as_bytes(), client);
+                }
+            });
+        }
+    }
+}
+
+/// Who answers so many flows, each of a port of its own.
+fn udp_tally(portal: &str, own: &str) -> BTreeMap<String, usize> {
+    let mut tally = BTreeMap::new();
+    for flow in 0..TIMES {
+        let client = UdpSocket::bind(format!("{own}:{}", 40_000 + flow)).expect("bind");
+        client.set_read_timeout(Some(ANSWER)).expect("set a time-out");
+        client.connect(portal).expect("connect");
+        let mut name = [0; 8];
+        client.send(b"who").expect("ask");
+        let length = client.recv(&mut name).expect("an answer");
+        *tally.entry(String::from_utf8_lossy(&name[..length]).into_owned()).or_default() += 1;
+        // A later datagram of the flow meets no rule.
+        client.send(b"who").expect("ask");
+        client.recv(&mut name).expect("an answer");
+    }
+    tally
+}
+
+fn counted() -> Counters {
+    Socket::open().and_then(|socket| socket.counters(&Limits::default(), None)).expect("what was counted")
+}
+
+/// What was counted at the backends of a portal, by their names.
+fn by_name(counted: &Counters, key: PortalKey) -> BTreeMap<String, u64> {
+    let of = |address: String| BACKENDS.iter().find(|(_, v4, v6)| address == *v4 || address == *v6);
+    let backends = counted.backends[&key].iter();
+    backends.map(|(at, hits)| (of(at.ip().to_string()).expect("ours").0.to_owned(), *hits)).collect()
+}
+
+#[test]
+fn each_connection_and_each_flow_is_one_hit_at_its_portal_and_one_at_the_backend_that_answers() {
+    each_way(|way| {
+        serve_all();
+        way.program(&counting());
+        let mut answered = BTreeMap::new();
+        for spread in [RANDOM, TURNS, STICKY, SINGLE] {
+            for (at, own) in
+                [(spread.v4.to_owned(), "10.200.0.1"), (format!("[{}]", spread.v6), "[2001:db8:200::1]")]
+            {
+                let (web, dns) = (format!("{at}:80"), format!("{at}:53"));
+                answered.insert(tcp(&web), (spread, tally(&web, TIMES.into())));
+                answered.insert(udp(&dns), (spread, udp_tally(&dns, own)));
+            }
+        }
+        let counted = counted();
+        assert_eq!(counted.portals.len(), answered.len());
+        for (key, (spread, answered)) in answered {
+            assert_eq!(counted.portals[&key], u64::from(TIMES), "{key}");
+            let hits = by_name(&counted, key);
+            let heard = |name: &String| answered.get(name).copied().unwrap_or(0) as u64;
+            assert_eq!(hits.len(), spread.backends, "{key}");
+            assert!(hits.iter().all(|(name, hits)| *hits == heard(name)), "{key}: {hits:?}, {answered:?}");
+            assert_eq!(hits.values().sum::<u64>(), u64::from(TIMES), "{key}");
+            if spread.name == "turns" {
+                assert!(hits.values().all(|hits| *hits == u64::from(TIMES) / 3), "{key}: {hits:?}");
+            }
+        }
+    });
+}
+
+#[test]
+fn what_is_counted_changes_no_generation_and_nft_lists_it() {
+    each_way(|way| {
+        serve_all();
+        way.program(&counting());
+        let generation = || Socket::open().and_then(|socket| socket.generation()).expect("a number");
+        let before = generation();
+        tally("10.96.0.2:80", 6);
+        tally("[2001:db8:96::2]:80", 3);
+        assert_eq!(generation(), before, "or an audit would read the whole table");
+        let listed = run("nft", &["list", "ruleset"], "");
+        let lists = |key: &str, packets: u64| {
+            listed.lines().any(|line| line.contains(&format!("{key} counter packets {packets} bytes")))
+        };
+        assert!(lists("10.96.0.2 . tcp . 80", 6), "{listed}");
+        assert!(lists("2001:db8:96::2 . tcp . 80", 3), "{listed}");
+        assert!(lists("10.96.0.2 . tcp . 80 . 0x00000000", 2), "{listed}");
+    });
+}
+
+#[test]
+fn a_backend_that_stays_counts_on_and_what_is_replaced_counts_anew() {
+    each_way(|way| {
+        serve_all();
+        let made = |backends: usize| {
+            let settings = Settings { counters: true, ..Settings::default() };
+            Ruleset::new(&portals_of(changes(Spread { backends, ..TURNS })), settings)
+        };
+        let (three, two) = (made(3), made(2));
+        way.program(&three);
+        tally("10.96.0.2:80", 6);
+        way.change(&three, &two);
+        let portal = tcp("10.96.0.2:80");
+        let after = counted();
+        assert_eq!(after.portals[&portal], 0, "another number of backends is another element");
+        let both = |a, b| BTreeMap::from([("a".to_owned(), a), ("b".to_owned(), b)]);
+        assert_eq!(by_name(&after, portal), both(2, 2));
+        tally("10.96.0.2:80", 4);
+        assert_eq!(counted().portals[&portal], 4);
+        assert_eq!(by_name(&counted(), portal), both(4, 4));
+    });
+}
+
+#[test]
+fn what_is_refused_or_relayed_counts_at_the_portal_alone() {
+    each_way(|way| {
+        let portals = portals_of([
+            svc("none").ip("10.96.0.5").tcp("t", 80).into(),
+            svc("relayed").ip("10.96.0.6").tcp("t", 80).mode(Mode::Relay).into(),
+            slice("relayed").tcp("t", 8080).at("10.1.0.1").into(),
+        ]);
+        way.program(&Ruleset::new(&portals, Settings { counters: true, ..Settings::default() }));
+        // Nobody relays here, so each is refused.
+        for portal in ["10.96.0.5:80", "10.96.0.6:80"] {
+            (0..3).for_each(|_| assert_refused(portal));
+        }
+        let Counters { portals, backends } = counted();
+        let expected = BTreeMap::from([(tcp("10.96.0.5:80"), 3), (tcp("10.96.0.6:80"), 3)]);
+        assert_eq!((portals, backends), (expected, BTreeMap::new()));
+    });
+}
+
+#[test]
+fn what_does_not_count_is_told_as_that() {
+    each_way(|way| {
+        let socket = || Socket::open().expect("open a socket");
+        assert!(
+            matches!(socket().counters(&Limits::default(), None), Err(Error::NoCounters(why)) if why.contains("gone"))
+        );
+        way.program(&ruleset(Settings::default()));
+        assert_eq!(counted(), Counters::default());
+        run("nft", &["delete", "table", "inet", "portico"], "");
+        run("nft", &["add", "table", "inet", "portico"], "");
+        assert!(
+            matches!(socket().counters(&Limits::default(), None), Err(Error::NoCounters(why)) if why.contains("missing"))
+        );
+    });
+}
+
+/// IPv6 backends are written with brackets.
+#[test]
+fn backends_are_told_with_address_and_port() {
+    each_way(|way| {
+        serve_all();
+        way.program(&counting());
+        tally("[2001:db8:96::4]:80", 1);
+        let key = tcp("[2001:db8:96::4]:80");
+        assert_eq!(counted().backends[&key], [(backend("[2001:db8:1::1]:8080"), 1)]);
+    });
+}

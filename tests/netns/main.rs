@@ -1,0 +1,39 @@
+//! The real plugin, agent and relay in real network namespaces, as root: behind the feature `netns`.
+//!
+//! `scripts/netns-test` starts them in a network namespace of their own, and `scripts/netns-test relay_stream::` those
+//! of one module. All tests share the process, so a test that changes the process itself (its limits, descriptors or
+//! mounts) starts a child for that.
+
+mod agent;
+mod agent_attack;
+mod agent_node;
+mod bounds;
+mod capabilities;
+mod churn;
+mod cluster;
+mod connections;
+mod conntrack;
+mod demand;
+mod forward;
+mod guest;
+mod hits;
+mod install;
+mod memory;
+mod neighbour;
+mod plugin;
+mod ready;
+mod relay_agent;
+mod relay_backend;
+mod relay_datagram;
+mod relay_dial;
+mod relay_end;
+mod relay_limit;
+mod relay_memory;
+mod relay_schedule;
+mod relay_stranger;
+mod relay_stream;
+mod repair;
+mod routes;
+mod rules;
+mod upgrade;
+mod watch;

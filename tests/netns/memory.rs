@@ -1,0 +1,202 @@
+//! The programs start within the chart's memory limits, whatever a tenant has put into the API server.
+//!
+//! Each runs in a memory cgroup with the limit that deploy/helm/portico/values.yaml sets. The double makes the objects
+//! when it sends them. What must not go in here: what the objects do once they are known.
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+use test_support::agent::{Agent, AgentDir};
+use test_support::apiserver::{Api, Fault, Generated, InitialEvents};
+use test_support::memory_cgroup::MemoryCgroup;
+use test_support::objects::{service, service_cidr};
+use test_support::program::program;
+
+const AGENT_LIMIT: u64 = 512 << 20;
+const WEBHOOK_LIMIT: u64 = 256 << 20;
+/// Far more than a start takes, on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(180);
+
+/// How many services of 6,000 ports, 1.3 MB each: more than a page of 256 MiB held.
+const LARGE: usize = 215;
+
+/// What a tenant with the role `edit` may put there, and a cluster of 5,000 namespaces.
+fn attacked(initial: Option<InitialEvents>) -> Api {
+    let api = Api::double();
+    api.put(service_cidr("kubernetes", "10.0.0.0/16"));
+    api.put(service("honest", 1, 80));
+    api.generate(Generated {
+        kind: "Service",
+        count: LARGE,
+        metadata: |number| json!({"name": format!("large-{number}"), "namespace": "tenant"}),
+        content: |_| large_spec().to_owned(),
+    });
+    api.generate(Generated {
+        kind: "Namespace",
+        count: 5_000,
+        metadata: |number| json!({"name": format!("namespace-{number}"), "labels": {"team": "a"}}),
+        content: |_| {
+            "\"spec\":{\"finalizers\":[\"kubernetes\"]},\"status\":{\"phase\":\"Active\"}".to_owned()
+        },
+    });
+    initial.into_iter().for_each(|how| api.fault(Fault::NoInitialEvents(how)));
+    api
+}
+
+fn large_spec() -> &'static str {
+    static SPEC: OnceLock<String> = OnceLock::new();
+    SPEC.get_or_init(|| {
+        let padding = "x".repeat(100);
+        let port = |number| {
+            format!(
+                "{{\"name\":\"port-{number}\",\"protocol\":\"TCP\",\"appProtocol\":\"example.com/{padding}\",\
+                 \"port\":{number},\"targetPort\":{number}}}"
+            )
+        };
+        let ports: Vec<String> = (1..=6_000).map(port).collect();
+        format!("\"spec\":{{\"clusterIP\":\"10.0.200.1\",\"ports\":[{}]}}", ports.join(","))
+    })
+}
+
+fn until(what: &str, mut is_so: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !is_so() {
+        assert!(Instant::now() < deadline, "{what}: not within {PATIENCE:?}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// The metrics page at an address; empty while there is none.
+fn page(address: SocketAddr, path: &str) -> String {
+    let mut text = String::new();
+    if let Ok(mut stream) = TcpStream::connect(address) {
+        let _ = write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+        let _ = stream.read_to_string(&mut text);
+    }
+    text
+}
+
+fn has_line(page: &str, line: &str) -> bool {
+    page.lines().any(|found| found == line)
+}
+
+fn free_address() -> SocketAddr {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).expect("listen on loopback");
+    listener.local_addr().expect("an address")
+}
+
+#[allow(clippy::print_stderr)] // The figure is for whoever reads the run.
+fn assert_below(what: &str, group: &MemoryCgroup, limit: u64) {
+    let peak = group.most();
+    eprintln!("{what}: at most {} MiB of {} MiB", peak >> 20, limit >> 20);
+    assert!(peak < limit / 10 * 9, "{what}: {} MiB of {} MiB", peak >> 20, limit >> 20);
+}
+
+fn agent_starts(initial: Option<InitialEvents>) {
+    let (api, folder, group) = (attacked(initial), AgentDir::new(), MemoryCgroup::new(AGENT_LIMIT));
+    let metrics = free_address();
+    let kubeconfig = api.kubeconfig().to_str().expect("a path");
+    let enter = group.starter();
+    let agent = Agent::start_by(
+        &folder,
+        &enter.each_ref().map(String::as_str),
+        &["--kubeconfig", kubeconfig, "--node", "n1", "--metrics", &metrics.to_string()],
+    );
+    until("the agent knows the services", || has_line(&page(metrics, "/metrics"), "portico_synced 1"));
+    let page = page(metrics, "/metrics");
+    for line in ["portico_services 1", "portico_objects_refused 215", "portico_source_trouble 0"] {
+        assert!(has_line(&page, line), "{line}\n{page}");
+    }
+    // Each is named in one line, and no more than a hundred are.
+    let log = agent.log();
+    assert_eq!(log.matches("Service tenant/large-7:").count(), 1);
+    assert_eq!(log.matches("Service tenant/large-").count(), 100);
+    drop(agent);
+    assert_below(&format!("the agent, {initial:?}"), &group, AGENT_LIMIT);
+}
+
+#[test]
+fn an_agent_starts_beside_215_services_of_6000_ports_from_the_watch_cache() {
+    agent_starts(None);
+}
+
+#[test]
+fn an_agent_starts_beside_215_services_of_6000_ports_in_pages() {
+    agent_starts(Some(InitialEvents::Error(500)));
+}
+
+#[test]
+fn a_refused_service_is_a_metric_until_it_is_deleted_and_no_outage() {
+    let (api, folder) = (Api::double(), AgentDir::new());
+    let (metrics, mut broken) = (free_address(), service("broken", 2, 80));
+    api.put(service("honest", 1, 80));
+    broken["spec"]["ports"] = (1..=5_000)
+        .map(|port| json!({"name": format!("p{port}"), "port": port, "protocol": "TCP"}))
+        .collect();
+    let kubeconfig = api.kubeconfig().to_str().expect("a path");
+    let agent = Agent::start_with(
+        &folder,
+        &["--kubeconfig", kubeconfig, "--node", "n1", "--metrics", &metrics.to_string()],
+    );
+    let says = |line: &str| has_line(&page(metrics, "/metrics"), line);
+    until("the services are known", || says("portico_synced 1"));
+    assert!(says("portico_objects_refused 0"));
+    api.put(broken);
+    until("it is counted", || says("portico_objects_refused 1"));
+    assert!(says("portico_source_trouble 0") && says("portico_source_troubles_total 0"));
+    assert_eq!(agent.log().matches("Service default/broken: ").count(), 1, "{}", agent.log());
+    api.delete("Service", "default", "broken");
+    until("it is no longer counted", || says("portico_objects_refused 0"));
+}
+
+/// A program that ends with the value.
+struct Program(Child);
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn webhook_starts(initial: Option<InitialEvents>) {
+    let (api, folder, group) = (attacked(initial), AgentDir::new(), MemoryCgroup::new(WEBHOOK_LIMIT));
+    let admin = free_address();
+    let [shell, rest @ ..] = group.starter();
+    let mut command = Command::new(shell);
+    command.args(rest).arg(program("portico-webhook")).arg("--kubeconfig").arg(api.kubeconfig());
+    command.args(["--register", "none", "--listen", "127.0.0.1:0", "--admin", &admin.to_string()]);
+    let log = folder.join("webhook.log");
+    let out = File::create(&log).expect("make the log");
+    let mut webhook = Program(command.stdin(Stdio::null()).stderr(out).spawn().expect("start the webhook"));
+    until("the webhook is ready", || {
+        let ended = webhook.0.try_wait().expect("ask for its end");
+        assert!(ended.is_none(), "{ended:?}: {}", std::fs::read_to_string(&log).unwrap_or_default());
+        page(admin, "/readyz").starts_with("HTTP/1.1 200")
+    });
+    let page = page(admin, "/metrics");
+    for line in [
+        "portico_webhook_services 1",
+        "portico_webhook_objects_refused 215",
+        "portico_webhook_source_trouble 0",
+    ] {
+        assert!(has_line(&page, line), "{line}\n{page}");
+    }
+    drop(webhook);
+    assert_below(&format!("the webhook, {initial:?}"), &group, WEBHOOK_LIMIT);
+}
+
+#[test]
+fn a_webhook_starts_beside_215_services_of_6000_ports_from_the_watch_cache() {
+    webhook_starts(None);
+}
+
+#[test]
+fn a_webhook_starts_beside_215_services_of_6000_ports_in_pages() {
+    webhook_starts(Some(InitialEvents::Error(500)));
+}

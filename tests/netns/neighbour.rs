@@ -1,0 +1,287 @@
+//! A pod's portals are for the pod: its neighbours on the same network reach nothing through them.
+//!
+//! The pod has a second interface on a LAN, by a bridge or by macvlan, on which a stranger tries with ordinary sockets
+//! and with frames made by hand, as a container with NET_RAW can.
+
+mod frame;
+
+use std::net::{TcpListener, TcpStream, UdpSocket};
+use std::time::{Duration, Instant};
+
+use frame::Wire;
+use netns_nft::encode_fresh;
+use proxy_core::portal::Portals;
+use proxy_core::ruleset::{Ruleset, Settings};
+use proxy_core::service::{Dial, Mode, Service};
+use proxy_core::snapshot::Change;
+use test_support::conversation::{SILENCE, answer, ask};
+use test_support::namespace::{add_address_to, run};
+use test_support::own_process;
+use test_support::pod::Pod;
+use test_support::relayed;
+use test_support::relayed::{Relayed, Server, leads, relayed, web};
+use test_support::way::portals_of;
+
+/// The pod and the stranger on the LAN.
+const POD: &str = "10.5.0.2";
+const POD6: &str = "2001:db8:5::2";
+const STRANGER: &str = "10.5.0.3";
+const STRANGER6: &str = "2001:db8:5::3";
+const PORTAL: &str = "10.96.0.1:80";
+const PORTAL6: &str = "[2001:db8:96::1]:80";
+const RELAY_PORT: u16 = 15_999;
+/// How long a flood lasts.
+const FLOOD: Duration = Duration::from_secs(2);
+/// In what the kernel counts processor time (USER_HZ).
+const TICK: Duration = Duration::from_millis(10);
+
+/// How two pods of a node are on one LAN.
+#[derive(Debug, Clone, Copy)]
+enum Lan {
+    Bridge,
+    Macvlan,
+}
+
+impl Lan {
+    /// A stranger on a LAN with the pod, who sends what goes to services to the pod.
+    fn stranger(self, pod: &Pod) -> Pod {
+        let stranger = Pod::new();
+        match self {
+            Self::Bridge => run("ip", &["link", "add", "lan", "type", "bridge"], ""),
+            Self::Macvlan => {
+                run("ip", &["link", "add", "lan", "type", "veth", "peer", "name", "other-end"], "")
+            }
+        };
+        run("ip", &["link", "set", "lan", "up"], "");
+        for (number, (member, own, own6)) in
+            [(pod, POD, POD6), (&stranger, STRANGER, STRANGER6)].into_iter().enumerate()
+        {
+            match self {
+                Self::Bridge => {
+                    let port = format!("port{number}");
+                    member.wire(&port, "lan0");
+                    run("ip", &["link", "set", &port, "master", "lan"], "");
+                }
+                Self::Macvlan => {
+                    run("ip", &["link", "set", "other-end", "up"], "");
+                    let path = member.path();
+                    let kind = ["type", "macvlan", "mode", "bridge"];
+                    run(
+                        "ip",
+                        &[&["link", "add", "link", "lan", "name", "lan0", "netns", &path], &kind[..]]
+                            .concat(),
+                        "",
+                    );
+                    member.ip(&["link", "set", "lan0", "up"]);
+                }
+            }
+            member.within(|| {
+                add_address_to("lan0", &format!("{own}/24"));
+                add_address_to("lan0", &format!("{own6}/64"));
+            });
+        }
+        stranger.ip(&["route", "add", "default", "via", POD]);
+        stranger.ip(&["-6", "route", "add", "default", "via", POD6]);
+        stranger
+    }
+}
+
+fn service() -> Service {
+    web("10.96.0.1").ip("2001:db8:96::1")
+}
+
+fn ranges() -> Change {
+    let ranges = ["10.96.0.0/16", "2001:db8:96::/64"].map(|net| net.parse().expect("a network"));
+    Change::ServiceRanges(ranges.into())
+}
+
+/// What the pod is shown, and how it is programmed.
+fn cases() -> [(&'static str, Vec<Change>, bool); 4] {
+    let to = ["10.1.0.1", "2001:db8:1::1"];
+    let [kernel, made] = leads(service(), &to);
+    let Change::Service(kernel) = kernel else { panic!("a service") };
+    let kernel = Service { mode: Some(Mode::Kernel), ..kernel };
+    let of = |service: Service| [leads(service, &to).to_vec(), vec![ranges()]].concat();
+    [
+        ("kernel", vec![kernel.clone().into(), made.clone(), ranges()], false),
+        ("relay", of(service()), false),
+        ("relay, dialled from the node", of(service().dial(Dial::Node)), false),
+        ("on demand", vec![kernel.into(), made, ranges()], true),
+    ]
+}
+
+/// Runs `body` with a pod that is programmed so, the stranger, and a backend that counts.
+fn beside_a_stranger(
+    lan: Lan,
+    changes: &[Change],
+    on_demand: bool,
+    body: impl FnOnce(&Relayed, &Pod, &[Server; 2]) + Send,
+) {
+    relayed([], |world| {
+        let servers = [Server::start("a", "10.1.0.1:8080"), Server::start("b", "[2001:db8:1::1]:8080")];
+        let portals: Portals = portals_of(changes.to_vec());
+        let settings = Settings { on_demand, ..Settings::default() };
+        let socket = world.pod.netns.socket().expect("a socket");
+        socket.apply(&encode_fresh(&Ruleset::new(&portals, settings))).expect("program the pod");
+        world.relay.set_portals(&proxy_core::portal::ServiceFilter::All, portals);
+        let stranger = lan.stranger(&world.pod);
+        body(world, &stranger, &servers);
+    });
+}
+
+/// The pod itself is served, so that what a stranger is refused is there.
+fn assert_serves_the_pod(world: &Relayed) {
+    for (portal, name) in [(PORTAL, 'a'), (PORTAL6, 'b')] {
+        let mut stream = world.connect(portal);
+        assert_eq!(relayed::name(&mut stream), name.to_string(), "{portal}");
+    }
+}
+
+fn counts(servers: &[Server; 2]) -> [usize; 2] {
+    servers.each_ref().map(Server::count)
+}
+
+/// The stranger gets no answer, by any way.
+fn try_all(stranger: &Pod) {
+    let connect = |to: &str| ask(to, SILENCE).map(drop);
+    let tell = |to: &str| -> std::io::Result<()> {
+        let client = UdpSocket::bind(if to.starts_with('[') { "[::]:0" } else { "0.0.0.0:0" })?;
+        client.set_read_timeout(Some(SILENCE))?;
+        client.connect(to.replace(":80", ":53"))?;
+        client.send(b"?")?;
+        client.recv(&mut [0; 16]).map(drop)
+    };
+    stranger.within(|| {
+        std::thread::scope(|scope| {
+            for to in [PORTAL, PORTAL6, "10.5.0.2:15999", "[2001:db8:5::2]:15999"] {
+                scope.spawn(move || assert!(connect(to).is_err(), "{to}"));
+                scope.spawn(move || assert!(tell(to).is_err(), "{to}"));
+            }
+        });
+    });
+}
+
+fn ways() -> impl Iterator<Item = (Lan, &'static str, Vec<Change>, bool)> {
+    [Lan::Bridge, Lan::Macvlan]
+        .into_iter()
+        .flat_map(|lan| cases().map(|(name, changes, on_demand)| (lan, name, changes, on_demand)))
+}
+
+#[test]
+fn a_stranger_on_the_pods_network_reaches_no_backend_through_its_portals() {
+    for (lan, name, changes, on_demand) in ways() {
+        for forwards in ["0", "1"] {
+            beside_a_stranger(lan, &changes, on_demand, |world, stranger, servers| {
+                world.within(|| {
+                    for key in ["ipv4/ip_forward", "ipv6/conf/all/forwarding"] {
+                        std::fs::write(format!("/proc/sys/net/{key}"), forwards)
+                            .expect("whether it forwards");
+                    }
+                });
+                assert_serves_the_pod(world);
+                let before = (counts(servers), world.relay.report(Instant::now()).totals.connections);
+                try_all(stranger);
+                let after = (counts(servers), world.relay.report(Instant::now()).totals.connections);
+                assert_eq!(after, before, "{lan:?}, {name}, forwards: {forwards}");
+            });
+        }
+    }
+}
+
+#[test]
+fn frames_made_by_hand_are_answered_by_nobody() {
+    for (lan, name, changes, on_demand) in ways() {
+        beside_a_stranger(lan, &changes, on_demand, |world, stranger, servers| {
+            assert_serves_the_pod(world);
+            let before = counts(servers);
+            let pod_mac = world.within(|| frame::mac_of("lan0"));
+            let wire = stranger.within(|| Wire::open("lan0", pod_mac));
+            for to in
+                [PORTAL, PORTAL6, "127.0.0.1:15999", "[::1]:15999", "10.5.0.2:15999", "[2001:db8:5::2]:15999"]
+            {
+                for from in [STRANGER, STRANGER6, POD, POD6, "127.0.0.1", "::1"] {
+                    wire.send_syn(from, to);
+                }
+            }
+            let answered = wire.syn_acks(SILENCE);
+            assert!(answered.is_empty(), "{lan:?}, {name}: {answered:?}");
+            assert_eq!((counts(servers), world.connections()), (before, 0), "{lan:?}, {name}");
+        });
+    }
+}
+
+#[test]
+fn an_external_address_that_is_the_pods_own_leads_to_the_pod() {
+    for (mode, forwards) in [(Mode::Kernel, "0"), (Mode::Kernel, "1"), (Mode::Relay, "0"), (Mode::Relay, "1")]
+    {
+        let hijack = web("10.96.0.1").external(POD).external(POD6).balanced("127.0.0.1").balanced("::1");
+        let [service, made] = leads(hijack, &["10.1.0.1", "2001:db8:1::1"]);
+        let Change::Service(service) = service else { panic!("a service") };
+        let service = Service { mode: Some(mode), ..service };
+        beside_a_stranger(Lan::Bridge, &[service.into(), made], false, |world, stranger, servers| {
+            world.within(|| {
+                std::fs::write("/proc/sys/net/ipv4/ip_forward", forwards).expect("whether it forwards");
+                for address in [(POD, "v"), (POD6, "v"), ("127.0.0.1", "l"), ("::1", "l")] {
+                    listen_as(address.1, address.0);
+                }
+                let own = ["10.5.0.2:80", "[2001:db8:5::2]:80", "127.0.0.1:80", "[::1]:80"];
+                assert_eq!(own.map(answer), ["v", "v", "l", "l"], "{mode:?}");
+            });
+            stranger.within(|| {
+                assert_eq!(
+                    ["10.5.0.2:80", "[2001:db8:5::2]:80"].map(answer),
+                    ["v", "v"],
+                    "{mode:?} {forwards}"
+                );
+            });
+            assert_eq!(counts(servers), [0, 0], "{mode:?} {forwards}");
+        });
+    }
+}
+
+/// A server of the pod's own at an address that it has.
+fn listen_as(name: &'static str, address: &str) {
+    let address: std::net::IpAddr = address.parse().expect("an address");
+    let listener = TcpListener::bind((address, 80)).expect("listen");
+    std::thread::spawn(move || {
+        for connection in listener.incoming() {
+            let _ = connection
+                .and_then(|mut stream: TcpStream| std::io::Write::write_all(&mut stream, name.as_bytes()));
+        }
+    });
+}
+
+#[test]
+fn datagrams_of_a_stranger_to_the_relays_port_cost_the_relay_no_processor_time() {
+    own_process!(|| {
+        let (_, changes, _) = cases().into_iter().nth(1).expect("relay");
+        beside_a_stranger(Lan::Bridge, &changes, false, |world, stranger, _| {
+            assert_serves_the_pod(world);
+            let (begun, before) = (Instant::now(), relay_cpu());
+            let sent: u64 = stranger.within(|| {
+                let client = UdpSocket::bind("0.0.0.0:0").expect("bind");
+                client.connect(("10.5.0.2", RELAY_PORT)).expect("connect");
+                (0..)
+                    .take_while(|_| begun.elapsed() < FLOOD)
+                    .map(|_| u64::from(client.send(b"?").is_ok()))
+                    .sum()
+            });
+            let (took, used) = (begun.elapsed(), relay_cpu() - before);
+            assert!(sent > 1_000, "{sent} datagrams are no flood");
+            assert!(used < took / 20, "{sent} datagrams in {took:?} took the relay {used:?}");
+            assert_eq!(world.relay.report(Instant::now()).unmatched, 0);
+        });
+    });
+}
+
+/// The processor time of the relay's threads.
+fn relay_cpu() -> Duration {
+    let tasks = std::fs::read_dir("/proc/self/task").expect("this process");
+    let ticks = |stat: String| {
+        let (name, rest) = stat.rsplit_once(')')?;
+        let times = rest.split_whitespace().skip(11).take(2);
+        name.contains("(relay-").then(|| times.filter_map(|ticks| ticks.parse::<u32>().ok()).sum::<u32>())
+    };
+    let stats = tasks.flatten().filter_map(|task| std::fs::read_to_string(task.path().join("stat")).ok());
+    TICK * stats.filter_map(ticks).sum()
+}

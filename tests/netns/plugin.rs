@@ -1,0 +1,355 @@
+//! The plugin on a pod: what it passes through and tells the agent, and what it does without one, up to a
+//! real connection through a portal.
+
+use std::fs;
+use std::io::{ErrorKind, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::process::Stdio;
+use std::sync::{Mutex, mpsc};
+use std::thread;
+use std::time::Duration;
+
+use agent_ipc::{
+    Attachment, AttachmentKey, Listener, PodName, ProgrammedBy, Record, Records, Reply, Request, ruleset_path,
+};
+use netns_nft::{RulesetSnapshot, encode_fresh};
+use proxy_core::sample::{backend, slice, svc};
+use serde_json::{Value, json};
+use test_support::namespace::{load, run, within};
+use test_support::plugin::{Call, conf, with, without};
+use test_support::plugin_agent::Agent;
+use test_support::pod::Pod;
+use test_support::program::program;
+use test_support::temp_dir::TempDir;
+use test_support::way::ruleset_of;
+
+const ANSWER: Duration = Duration::from_secs(10);
+const PORTAL: &str = "10.96.0.1:80";
+
+/// A verb on a pod.
+fn call(verb: &str, pod: &Pod, conf: &Value) -> Call {
+    Call::new(&program("portico-cni"), verb, conf).env("CNI_NETNS", &pod.path())
+}
+
+/// What ADD prints for `conf`.
+fn result(folder: &TempDir) -> String {
+    conf(folder.path())["prevResult"].to_string()
+}
+
+fn on_agent_down(folder: &TempDir, what: &str) -> Value {
+    with(conf(folder.path()), "onAgentDown", json!(what))
+}
+
+/// Leaves the snapshot of an agent that had one service, with its backend on this side of the wire.
+fn store_snapshot(folder: &TempDir) {
+    let made = slice("web").tcp("", 8080).at("10.244.1.1");
+    let ruleset = ruleset_of([svc("web").ip("10.96.0.1").tcp("", 80).into(), made.into()]);
+    let batch = encode_fresh(&ruleset);
+    let ranges = vec!["10.96.0.0/12".parse().expect("a network")];
+    let path = ruleset_path(folder.path(), "all");
+    fs::create_dir_all(path.parent().expect("a folder")).expect("make the folder");
+    fs::write(&path, RulesetSnapshot { revision: 7, ranges, batch }.encode()).expect("write the snapshot");
+}
+
+/// A pod with the address of `conf`, on a wire to a node that serves; no route leads further.
+fn wired() -> Pod {
+    let pod = Pod::new();
+    pod.wire("veth0", "eth0");
+    run("ip", &["address", "add", "10.244.1.1/24", "dev", "veth0"], "");
+    pod.ip(&["address", "add", "10.244.1.5/24", "dev", "eth0"]);
+    let listener = TcpListener::bind("10.244.1.1:8080").expect("listen");
+    thread::spawn(move || {
+        for connection in listener.incoming() {
+            let _ = connection.and_then(|mut stream| stream.write_all(b"web"));
+        }
+    });
+    pod
+}
+
+/// Who answers at the portal, seen from the pod.
+fn answer(pod: &Pod) -> std::io::Result<String> {
+    pod.within(|| {
+        let mut name = String::new();
+        let mut stream = TcpStream::connect_timeout(&backend(PORTAL), ANSWER)?;
+        stream.set_read_timeout(Some(ANSWER))?;
+        stream.read_to_string(&mut name)?;
+        Ok(name)
+    })
+}
+
+fn records(folder: &TempDir) -> Vec<Record> {
+    Records::new(folder.path()).read_all().expect("read the records").0
+}
+
+fn key() -> AttachmentKey {
+    AttachmentKey { network: "net".into(), container_id: "c1".into(), interface: "eth0".into() }
+}
+
+#[test]
+fn a_result_passes_through_unchanged_in_every_version() {
+    let folder = TempDir::new("through");
+    Agent::start(&folder.join("agent.sock"), |_, _| Reply::Done);
+    let pod = Pod::new();
+    for (version, ip_version) in
+        [("0.3.0", true), ("0.3.1", true), ("0.4.0", true), ("1.0.0", false), ("1.1.0", false)]
+    {
+        let ip = if ip_version { r#""version":"4","# } else { "" };
+        for result in [
+            // bridge and host-local; portmap passes it on
+            format!(
+                r#"{{"cniVersion":"{version}","interfaces":[{{"name":"cni0","mac":"aa:bb:cc:dd:ee:ff"}},{{"name":"eth0","mac":"aa:bb:cc:dd:ee:01","sandbox":"/run/netns/x"}}],"ips":[{{{ip}"interface":1,"address":"10.88.0.2/16","gateway":"10.88.0.1"}}],"routes":[{{"dst":"0.0.0.0/0"}}],"dns":{{}}}}"#
+            ),
+            // podman, by the Go types
+            format!(
+                "{{\n  \"cniVersion\": \"{version}\",\n  \"ips\": [ {{ {ip} \"address\": \"10.88.0.2/16\" }} ],\n  \"dns\": {{}}\n}}"
+            ),
+            // what nobody knows, numbers that no type holds, and text that could be written in other ways
+            format!(
+                r#"{{"dns":{{"nameservers":["10.0.0.1"],"x":1}},"new":{{"a":[1.0,1e400,18446744073709551616],"b":"\u00e4\/ä"}},"interfaces":[{{"name":"eth0","mtu":1500,"socketPath":"","pciID":""}}],"cniVersion":"{version}","ips":null}}"#
+            ),
+        ] {
+            let input = with(conf(folder.path()), "cniVersion", json!(version));
+            let input = without(input, "prevResult").to_string();
+            let input = input.replacen('{', &format!("{{\"prevResult\":{result},"), 1);
+            call("ADD", &pod, &json!({})).input(input).run().said(&result);
+        }
+    }
+}
+
+#[test]
+fn the_agent_is_told_all_that_is_known() {
+    let folder = TempDir::new("told");
+    let (seen, netns) = mpsc::channel();
+    let agent = Agent::start(&folder.join("agent.sock"), move |_, netns| {
+        seen.send(netns.map(netns_nft::Netns::id)).expect("the test listens");
+        Reply::Done
+    });
+    let pod = Pod::new();
+    let annotations = json!({"portico.dev/portals": "a,b", "other.io/x": "y"});
+    let input = with(conf(folder.path()), "sokcet", json!("/typing/error"));
+    let input = with(input, "runtimeConfig", json!({"io.kubernetes.cri.pod-annotations": annotations}));
+    let told = Attachment {
+        key: key(),
+        netns: pod.path().into(),
+        pod: Some(PodName { namespace: "shop".into(), name: "web-0".into(), uid: "u1".into() }),
+        addresses: vec!["10.244.1.5".parse().unwrap()],
+        annotations: [("portals".into(), "a,b".into())].into(),
+        notes: vec!["configuration key \"sokcet\" means nothing".into()],
+    };
+    call("ADD", &pod, &input).run().said(&result(&folder));
+    call("CHECK", &pod, &input).run().said("");
+    assert_eq!(agent.requests(), [Request::Attach(told.clone()), Request::Check(told)]);
+    assert_eq!(netns.try_iter().collect::<Vec<_>>(), [Some(pod.netns.id()); 2]);
+    assert!(records(&folder).is_empty(), "the agent keeps its records itself");
+
+    call("ADD", &pod, &input).env("CNI_ARGS", "K8S_POD_NAME=alone").run().said(&result(&folder));
+    match agent.requests().last() {
+        Some(Request::Attach(attachment)) => assert_eq!(attachment.pod, None, "no namespace, no pod"),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn what_the_agent_refuses_is_told_with_the_right_code() {
+    let pod = Pod::new();
+    for (name, reply, code, words) in [
+        (
+            "later",
+            Reply::Refused { message: "no services yet".into(), transient: true },
+            11,
+            "no services yet",
+        ),
+        ("never", Reply::Refused { message: "no such view".into(), transient: false }, 100, "no such view"),
+        ("nonsense", Reply::File, 101, "file"),
+    ] {
+        let folder = TempDir::new(name);
+        Agent::start(&folder.join("agent.sock"), move |_, _| reply.clone());
+        for verb in ["ADD", "CHECK"] {
+            call(verb, &pod, &conf(folder.path())).run().failed(code, &[words]);
+        }
+    }
+}
+
+#[test]
+fn an_agent_that_ends_in_the_middle_may_be_asked_again() {
+    let folder = TempDir::new("ends");
+    let listener = Listener::bind(&folder.join("agent.sock")).expect("listen");
+    thread::spawn(move || drop(listener.accept()));
+    call("ADD", &Pod::new(), &conf(folder.path()))
+        .run()
+        .failed(11, &["agent.sock", "closed without a message"]);
+}
+
+#[test]
+fn annotations_that_fit_into_no_message_are_refused() {
+    let folder = TempDir::new("oversized");
+    Agent::start(&folder.join("agent.sock"), |_, _| Reply::Done);
+    let annotations = json!({"portico.dev/portals": "x".repeat(100_000)});
+    let input =
+        with(conf(folder.path()), "runtimeConfig", json!({"io.kubernetes.cri.pod-annotations": annotations}));
+    call("ADD", &Pod::new(), &input).run().failed(104, &["exceeds 65536 bytes"]);
+}
+
+#[test]
+fn without_the_agent_a_pod_is_programmed_from_the_snapshot() {
+    within(|| {
+        let folder = TempDir::new("snapshot");
+        store_snapshot(&folder);
+        let pod = wired();
+        let kind = answer(&pod).expect_err("nothing is programmed yet").kind();
+        assert_eq!(kind, ErrorKind::NetworkUnreachable);
+        call("ADD", &pod, &conf(folder.path())).run().said(&result(&folder));
+        assert_eq!(answer(&pod).expect("the portal answers"), "web");
+        let [record] = records(&folder).try_into().expect("one record");
+        assert_eq!((record.programmed_by, record.netns_id), (ProgrammedBy::Plugin, pod.netns.id()));
+        assert_eq!(record.attachment.key, key());
+        call("CHECK", &pod, &conf(folder.path())).run().said("");
+        call("STATUS", &pod, &conf(folder.path())).run().said("");
+        let listed = pod.within(rules);
+        call("ADD", &pod, &conf(folder.path())).run().said(&result(&folder));
+        assert_eq!(pod.within(rules), listed, "a second ADD adds nothing");
+        assert_eq!(answer(&pod).expect("the portal answers after a second ADD"), "web");
+        for _ in 0..2 {
+            call("DEL", &pod, &conf(folder.path())).run().said("");
+            assert!(records(&folder).is_empty());
+        }
+    });
+}
+
+/// All that stands in a namespace.
+fn rules() -> String {
+    run("nft", &["list", "ruleset"], "")
+}
+
+#[test]
+fn without_the_agent_check_looks_for_the_table() {
+    let folder = TempDir::new("check");
+    store_snapshot(&folder);
+    let pod = wired_within();
+    call("CHECK", &pod, &conf(folder.path())).run().failed(102, &["table inet portico is missing"]);
+    call("ADD", &pod, &conf(folder.path())).run().said(&result(&folder));
+    call("CHECK", &pod, &conf(folder.path())).run().said("");
+    pod.within(|| load("flush chain inet portico output"));
+    call("CHECK", &pod, &conf(folder.path())).run().failed(102, &["has drifted"]);
+    pod.within(|| load("flush ruleset"));
+    call("CHECK", &pod, &conf(folder.path())).run().failed(102, &["table inet portico is missing"]);
+}
+
+/// A pod with the interface alone.
+fn wired_within() -> Pod {
+    let pod = Pod::new();
+    pod.ip(&["link", "add", "eth0", "type", "veth", "peer", "name", "other"]);
+    pod.ip(&["address", "add", "10.244.1.5/24", "dev", "eth0"]);
+    pod.ip(&["link", "set", "other", "up"]);
+    pod.ip(&["link", "set", "eth0", "up"]);
+    pod
+}
+
+#[test]
+fn without_agent_and_snapshot_the_runtime_is_to_try_again() {
+    let folder = TempDir::new("nothing");
+    let pod = Pod::new();
+    call("ADD", &pod, &conf(folder.path()))
+        .run()
+        .failed(11, &["no agent is listening on", "no usable snapshot"]);
+    store_snapshot(&folder);
+    let annotations = json!({"io.kubernetes.cri.pod-annotations": {"portico.dev/portals": "a"}});
+    let selecting = with(conf(folder.path()), "runtimeConfig", annotations);
+    call("ADD", &pod, &selecting).run().failed(11, &["no usable snapshot", "portico.dev/portals"]);
+    fs::write(ruleset_path(folder.path(), "all"), "garbage").unwrap();
+    call("ADD", &pod, &conf(folder.path())).run().failed(11, &["no usable snapshot", "all.ruleset"]);
+    call("ADD", &pod, &on_agent_down(&folder, "fail")).run().failed(11, &["no agent is listening on"]);
+    assert!(records(&folder).is_empty());
+    assert_eq!(pod.within(|| run("nft", &["list", "ruleset"], "")), "");
+}
+
+#[test]
+fn a_snapshot_that_release_0_1_0_left_is_none() {
+    let folder = TempDir::new("earlier");
+    let path = ruleset_path(folder.path(), "all");
+    fs::create_dir_all(path.parent().expect("a folder")).expect("make the folder");
+    fs::write(&path, include_bytes!("snapshot-of-0.1.0.bin")).expect("write the snapshot");
+    let pod = Pod::new();
+    let words = ["no agent is listening on", "no usable snapshot", "unsupported layout 8"];
+    call("ADD", &pod, &conf(folder.path())).run().failed(11, &words);
+    assert!(records(&folder).is_empty());
+    assert_eq!(pod.within(rules), "");
+    call("ADD", &pod, &on_agent_down(&folder, "ignore")).run().said(&result(&folder));
+    assert_eq!(pod.within(rules), "");
+}
+
+#[test]
+fn a_pod_may_start_without_portals_where_the_operator_says_so() {
+    let folder = TempDir::new("ignore");
+    let (pod, input) = (Pod::new(), on_agent_down(&folder, "ignore"));
+    call("ADD", &pod, &input).run().said(&result(&folder));
+    let [record] = records(&folder).try_into().expect("one record");
+    assert_eq!((record.programmed_by, record.netns_id), (ProgrammedBy::NotYet, pod.netns.id()));
+    // CRI-O checks right after each ADD.
+    call("CHECK", &pod, &input).run().said("");
+    assert_eq!(pod.within(|| run("nft", &["list", "ruleset"], "")), "");
+}
+
+#[test]
+fn a_record_that_cannot_be_written_is_no_success() {
+    let folder = TempDir::new("unwritten");
+    fs::write(folder.join("attachments"), "in the way").unwrap();
+    let input = on_agent_down(&folder, "ignore");
+    call("ADD", &Pod::new(), &input).run().failed(5, &["failed to write record of net/c1/eth0"]);
+}
+
+#[test]
+fn sixty_four_pods_start_at_once_with_and_without_the_agent() {
+    for is_agent_up in [true, false] {
+        let folder = TempDir::new(if is_agent_up { "many-up" } else { "many-down" });
+        store_snapshot(&folder);
+        let agent = is_agent_up.then(|| Agent::start(&folder.join("agent.sock"), |_, _| Reply::Done));
+        let pods: Vec<Pod> = (0..64).map(|_| wired_within()).collect();
+        let started: Vec<_> = pods
+            .iter()
+            .enumerate()
+            .map(|(number, pod)| {
+                let call =
+                    call("ADD", pod, &conf(folder.path())).env("CNI_CONTAINERID", &format!("c{number}"));
+                call.start(Stdio::piped())
+            })
+            .collect();
+        for child in started {
+            let output = child.wait_with_output().expect("wait for the plugin");
+            assert!(output.status.success(), "{output:?}");
+            assert_eq!(String::from_utf8(output.stdout).unwrap(), result(&folder));
+        }
+        match agent {
+            Some(agent) => assert_eq!(agent.requests().len(), 64),
+            None => {
+                let found: Vec<_> = records(&folder).iter().map(|record| record.netns_id).collect();
+                assert!(pods.iter().all(|pod| found.contains(&pod.netns.id())) && found.len() == 64);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_plugin_that_is_killed_in_the_middle_leaves_nothing_that_del_stumbles_over() {
+    let folder = TempDir::new("killed");
+    let (asked, is_asked) = mpsc::channel();
+    let (go_on, may_go_on) = mpsc::channel::<()>();
+    let may_go_on = Mutex::new(may_go_on);
+    let agent = Agent::start(&folder.join("agent.sock"), move |request, _| {
+        if matches!(request, Request::Attach(_)) {
+            asked.send(()).expect("the test listens");
+            let _ = may_go_on.lock().expect("one at a time").recv();
+        }
+        Reply::Done
+    });
+    let pod = Pod::new();
+    let mut child = call("ADD", &pod, &conf(folder.path())).start(Stdio::piped());
+    is_asked.recv_timeout(ANSWER).expect("the agent is asked");
+    child.kill().expect("SIGKILL");
+    assert_eq!(child.wait().expect("it ends").code(), None);
+    go_on.send(()).expect("the agent waits");
+    call("DEL", &pod, &conf(folder.path())).run().said("");
+    assert_eq!(agent.requests().last(), Some(&Request::Detach { key: key() }));
+    drop(go_on);
+    call("ADD", &pod, &conf(folder.path())).run().said(&result(&folder));
+}

@@ -1,0 +1,36 @@
+//! The ground that the other namespace tests stand on: the namespace is empty and ours, and its kernel
+//! and tools can do what Portico asks of them.
+//!
+//! When these fail, look at the machine, not at Portico. Each test that changes a table runs in a
+//! namespace of its own (`unshare -n`), so that tests can run side by side.
+
+use test_support::namespace::run;
+
+#[test]
+fn the_namespace_is_empty_and_not_the_machines_own() {
+    let links = run("ip", &["-o", "link"], "");
+    assert_eq!(links.lines().count(), 1, "start these tests with scripts/netns-test; links here:\n{links}");
+    assert_eq!(run("nft", &["list", "ruleset"], ""), "");
+}
+
+#[test]
+fn nft_loads_the_flat_map_layout() {
+    let table = "table inet portico_ready {
+        map backends4 { typeof ip daddr . ip protocol . th dport . numgen random mod 4096 : ip daddr . th dport; }
+        chain output {
+            type nat hook output priority -99;
+            dnat ip to ip daddr . ip protocol . th dport . numgen random mod 3 map @backends4
+        }
+    }
+    add element inet portico_ready backends4 { 10.11.0.1 . tcp . 80 . 0 : 10.244.1.1 . 8080 }";
+    let script = "nft -f - && nft list ruleset";
+    let listed = run("unshare", &["-n", "sh", "-c", script], table);
+    assert!(listed.contains("10.244.1.1 . 8080"), "{listed}");
+}
+
+#[test]
+fn iptables_restore_takes_redirects_with_comments() {
+    let rules = "*nat\n-A OUTPUT -d 10.11.0.1/32 -p tcp -m comment --comment apache-service \
+                 -m tcp --dport 12345 -j REDIRECT --to-ports 33945\nCOMMIT\n";
+    run("unshare", &["-n", "iptables-restore", "--test"], rules);
+}

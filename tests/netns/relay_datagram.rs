@@ -1,0 +1,265 @@
+//! UDP through a relayed portal: whose answers come from where, flows that move and end, and storms.
+
+use std::collections::BTreeMap;
+use std::io::{ErrorKind, Result};
+use std::net::UdpSocket;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use proxy_core::sample::{backend, svc, udp};
+use proxy_core::service::Scheduler;
+use test_support::conversation::ANSWER;
+use test_support::kilobytes::resident_kb;
+use test_support::namespace::add_address;
+use test_support::own_process;
+use test_support::relayed::{Relayed, eventually, leads, relayed, web};
+
+const BACKENDS: [&str; 3] = ["10.1.0.1", "10.1.0.2", "10.1.0.3"];
+const PORTAL: &str = "10.96.0.1:53";
+/// So many flows of one network namespace a worker carries.
+const FLOWS_MAX: usize = 4_096;
+
+/// A server that answers each datagram with its name and what was asked.
+struct Server(UdpSocket);
+
+impl Server {
+    fn start(name: &'static str, address: &str) -> Self {
+        add_address(address);
+        Self::on(UdpSocket::bind((address, 5353)).expect("bind the backend"), name)
+    }
+
+    fn on(socket: UdpSocket, name: &'static str) -> Self {
+        let answering = socket.try_clone().expect("a second descriptor");
+        thread::spawn(move || {
+            let mut buffer = [0; 2_048];
+            while let Ok((length, from)) = answering.recv_from(&mut buffer) {
+                if length == 0 {
+                    return;
+                }
+                let _ = answering.send_to(&[name.as_bytes(), &buffer[..length]].concat(), from);
+            }
+        });
+        Self(socket)
+    }
+}
+
+impl Drop for Server {
+    /// Its socket goes: what comes then is refused.
+    fn drop(&mut self) {
+        let own = self.0.local_addr().expect("it is bound");
+        self.0.send_to(&[], own).expect("wake the thread");
+    }
+}
+
+/// A client's socket, which waits for answers.
+fn client(world: &Relayed) -> UdpSocket {
+    let socket = world.within(|| UdpSocket::bind("0.0.0.0:0")).expect("bind");
+    socket.set_read_timeout(Some(ANSWER)).expect("set a time-out");
+    socket
+}
+
+/// What comes back, and from where.
+fn ask(client: &UdpSocket, portal: &str, text: &str) -> Result<String> {
+    client.send_to(text.as_bytes(), backend(portal))?;
+    let mut buffer = [0; 2_048];
+    let (length, from) = client.recv_from(&mut buffer)?;
+    assert_eq!(from, backend(portal), "answers come from the portal");
+    Ok(String::from_utf8_lossy(&buffer[..length]).into_owned())
+}
+
+#[test]
+fn answers_come_from_the_portals_address_to_connected_sockets_and_others() {
+    relayed(leads(web("10.96.0.1"), &BACKENDS[..1]), |world| {
+        let _server = Server::start("a", BACKENDS[0]);
+        let socket = client(world);
+        for text in ["1", "2", "3"] {
+            assert_eq!(ask(&socket, PORTAL, text).expect("an answer"), format!("a{text}"));
+        }
+        let socket = client(world);
+        socket.connect(PORTAL).expect("connect");
+        socket.send(b"4").expect("send");
+        let mut buffer = [0; 16];
+        let length = socket.recv(&mut buffer).expect("an answer");
+        assert_eq!(&buffer[..length], b"a4");
+        eventually("all is counted", || {
+            let report = world.report(udp(PORTAL));
+            (report.totals.connections, report.active, report.totals.sent, report.totals.received)
+                == (2, 2, 4, 8)
+        });
+    });
+}
+
+#[test]
+fn ipv6_answers_come_from_the_portals_address() {
+    relayed(leads(web("2001:db8:96::1"), &["2001:db8:1::1"]), |world| {
+        let _server = Server::start("a", "2001:db8:1::1");
+        let socket = world.within(|| UdpSocket::bind("[::]:0")).expect("bind");
+        socket.set_read_timeout(Some(ANSWER)).expect("set a time-out");
+        for text in ["1", "2"] {
+            assert_eq!(ask(&socket, "[2001:db8:96::1]:53", text).expect("an answer"), format!("a{text}"));
+        }
+    });
+}
+
+#[test]
+fn one_socket_may_talk_to_two_portals() {
+    let [one, ones] = leads(svc("one").ip("10.96.0.1").udp("dns", 53), &BACKENDS[..1]);
+    let [two, twos] = leads(svc("two").ip("10.96.0.2").udp("dns", 53), &BACKENDS[1..2]);
+    relayed([one, ones, two, twos], |world| {
+        let _servers = [Server::start("a", BACKENDS[0]), Server::start("b", BACKENDS[1])];
+        let socket = client(world);
+        for number in 0..20 {
+            let text = number.to_string();
+            assert_eq!(ask(&socket, PORTAL, &text).expect("an answer"), format!("a{text}"));
+            assert_eq!(ask(&socket, "10.96.0.2:53", &text).expect("an answer"), format!("b{text}"));
+        }
+        assert_eq!(world.report(udp(PORTAL)).totals.connections, 1, "one flow for each portal");
+    });
+}
+
+#[test]
+fn datagrams_arrive_whole_up_to_the_largest_there_is() {
+    relayed(leads(web("10.96.0.1"), &BACKENDS[..1]), |world| {
+        add_address(BACKENDS[0]);
+        let server = UdpSocket::bind((BACKENDS[0], 5353)).expect("bind the backend");
+        server.set_read_timeout(Some(ANSWER)).expect("set a time-out");
+        let socket = client(world);
+        for length in [0, 1, 1_472, 9_000, 65_507] {
+            let (bytes, mut buffer) = (vec![7; length], vec![0; 1 << 16]);
+            socket.send_to(&bytes, PORTAL).expect("send");
+            let (heard, from) = server.recv_from(&mut buffer).expect("it arrives");
+            assert!(buffer[..heard] == bytes, "{heard} of {length}");
+            server.send_to(&bytes, from).expect("answer");
+            let heard = socket.recv(&mut buffer).expect("the answer arrives");
+            assert!(buffer[..heard] == bytes, "{heard} of {length}");
+        }
+    });
+}
+
+#[test]
+fn a_backend_that_refuses_is_replaced_and_the_next_is_told_what_nobody_answered() {
+    relayed(leads(web("10.96.0.1"), &BACKENDS), |world| {
+        BACKENDS[..2].iter().for_each(|address| add_address(address));
+        let _server = Server::start("c", BACKENDS[2]);
+        for _ in 0..10 {
+            assert_eq!(ask(&client(world), PORTAL, "?").expect("nothing is lost"), "c?");
+        }
+        let report = world.report(udp(PORTAL));
+        assert!(report.backends[..2].iter().all(|backend| backend.failures > 0 && backend.is_ejected));
+        assert_eq!((report.totals.failed, report.backends[2].failures), (0, 0));
+    });
+}
+
+#[test]
+fn a_flow_moves_when_its_endpoint_goes() {
+    relayed(leads(web("10.96.0.1"), &BACKENDS[..2]), |world| {
+        let _servers = [Server::start("a", BACKENDS[0]), Server::start("b", BACKENDS[1])];
+        let socket = client(world);
+        let first = ask(&socket, PORTAL, "1").expect("an answer");
+        let (left, name) = if first.starts_with('a') { (BACKENDS[1], "b") } else { (BACKENDS[0], "a") };
+        world.show(leads(web("10.96.0.1"), &[left]));
+        assert_eq!(ask(&socket, PORTAL, "2").expect("an answer"), format!("{name}2"));
+        let report = world.report(udp(PORTAL));
+        assert_eq!((report.totals.connections, report.totals.retries), (1, 0), "nobody failed: {report:?}");
+        assert!(report.backends.iter().all(|backend| backend.failures == 0), "{report:?}");
+    });
+}
+
+#[test]
+fn flows_take_turns_and_a_sticky_client_has_one_backend() {
+    let [turns, turn] = leads(web("10.96.0.1"), &BACKENDS);
+    let [sticky, stay] = leads(svc("sticky").ip("10.96.0.2").udp("dns", 53).sticky(10_800), &BACKENDS);
+    relayed([turns, turn, sticky, stay], |world| {
+        let _servers = [("a", BACKENDS[0]), ("b", BACKENDS[1]), ("c", BACKENDS[2])]
+            .map(|(name, ip)| Server::start(name, ip));
+        let tally = |portal: &str| {
+            let mut tally = BTreeMap::new();
+            for _ in 0..30 {
+                *tally.entry(ask(&client(world), portal, "?").expect("an answer")).or_insert(0) += 1;
+            }
+            tally
+        };
+        assert_eq!(tally(PORTAL).into_values().collect::<Vec<_>>(), [10, 10, 10]);
+        assert_eq!(tally("10.96.0.2:53").into_values().collect::<Vec<_>>(), [30]);
+    });
+}
+
+#[test]
+fn by_least_connection_flows_are_spread_evenly() {
+    let service = web("10.96.0.1").scheduler(Scheduler::LeastConnection);
+    relayed(leads(service, &BACKENDS[..2]), |world| {
+        let _servers = [Server::start("a", BACKENDS[0]), Server::start("b", BACKENDS[1])];
+        let clients: Vec<UdpSocket> = (0..20).map(|_| client(world)).collect();
+        clients.iter().for_each(|client| drop(ask(client, PORTAL, "?").expect("an answer")));
+        let backends = world.report(udp(PORTAL)).backends;
+        assert_eq!(backends.iter().map(|backend| backend.active).collect::<Vec<_>>(), [10, 10]);
+    });
+}
+
+#[test]
+fn what_waits_for_a_first_backend_is_told_to_it() {
+    let held = || web("10.96.0.1").hold_ms(60_000);
+    relayed(leads(held(), &[]), |world| {
+        let _server = Server::start("a", BACKENDS[0]);
+        let socket = client(world);
+        socket.send_to(b"early", PORTAL).expect("send");
+        eventually("it waits", || world.held() == 1);
+        world.show(leads(held(), &BACKENDS[..1]));
+        let mut buffer = [0; 16];
+        let length = socket.recv(&mut buffer).expect("an answer");
+        assert_eq!(&buffer[..length], b"aearly");
+    });
+}
+
+#[test]
+fn a_refused_portal_is_refused_to_datagrams_too() {
+    relayed(leads(web("10.96.0.1"), &[]), |world| {
+        let socket = client(world);
+        socket.connect(PORTAL).expect("connect");
+        let refused = [socket.send(b"x"), socket.send(b"x")];
+        let kinds = refused.map(|sent| sent.expect_err("refused").kind());
+        let is_no = |kind| matches!(kind, ErrorKind::PermissionDenied | ErrorKind::ConnectionRefused);
+        assert!(kinds.into_iter().all(is_no), "{kinds:?}");
+    });
+}
+
+#[test]
+fn a_storm_from_10_000_ports_is_bounded_and_others_are_served_afterwards() {
+    own_process!(|| {
+        let [web, webs] = leads(web("10.96.0.1"), &BACKENDS[..1]);
+        let [other, others] = leads(svc("other").ip("10.96.0.2").udp("dns", 53), &BACKENDS[1..2]);
+        relayed([web, webs, other, others], |world| {
+            add_address(BACKENDS[0]);
+            let mute = UdpSocket::bind((BACKENDS[0], 5353)).expect("bind the backend");
+            let _server = Server::start("b", BACKENDS[1]);
+            let before = resident_kb();
+            world.within(|| {
+                // From a few sockets at a time, so that it is the relay that runs out of room, and not this process.
+                for port in 20_000..30_000 {
+                    let socket = UdpSocket::bind(("10.244.0.2", port)).expect("bind");
+                    let _ = socket.send_to(&[0; 1_000], PORTAL);
+                }
+            });
+            let mut seen = 0;
+            eventually("the storm is over", || {
+                std::mem::replace(&mut seen, world.connections()) == world.connections()
+            });
+            let report = world.relay.report(Instant::now());
+            assert!(report.connections <= 2 * FLOWS_MAX, "{report:?}");
+            let grown = resident_kb() - before;
+            assert!(grown < 12.0 * report.connections as f64, "{grown} KB for {} flows", report.connections);
+            // All flows end when the service goes, and there is room again.
+            drop(mute);
+            let start = Instant::now();
+            let answer = loop {
+                let socket = client(world);
+                socket.set_read_timeout(Some(Duration::from_millis(200))).expect("set a time-out");
+                match ask(&socket, "10.96.0.2:53", "?") {
+                    Ok(answer) => break answer,
+                    Err(why) => assert!(start.elapsed() < Duration::from_secs(40), "{why}"),
+                }
+            };
+            assert_eq!(answer, "b?");
+        });
+    });
+}

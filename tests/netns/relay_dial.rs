@@ -1,0 +1,109 @@
+//! From where the relay opens its connections: from the pod, from the node, or from where it leads somewhere.
+
+use std::io::ErrorKind;
+use std::io::Write;
+use std::net::UdpSocket;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use proxy_core::sample::{tcp, udp};
+use proxy_core::service::Dial;
+use test_support::conversation::{ANSWER, answer};
+use test_support::namespace::load;
+use test_support::relayed::{POD, Relayed, leads, listener, relayed, web};
+
+const PORTAL: &str = "10.96.0.1:80";
+const UDP_PORTAL: &str = "10.96.0.1:53";
+/// The backend's address, and so the node's own when it asks itself.
+const NODE: &str = "10.1.0.1";
+
+/// Servers that say from where they are asked.
+fn tell_from_where() {
+    let listener = listener("10.1.0.1:8080");
+    thread::spawn(move || {
+        while let Ok((mut stream, from)) = listener.accept() {
+            let _ = stream.write_all(from.ip().to_string().as_bytes());
+        }
+    });
+    let socket = UdpSocket::bind("10.1.0.1:5353").expect("bind the backend");
+    thread::spawn(move || {
+        while let Ok((_, from)) = socket.recv_from(&mut [0; 16]) {
+            let _ = socket.send_to(from.ip().to_string().as_bytes(), from);
+        }
+    });
+}
+
+fn ask_udp(world: &Relayed) -> std::io::Result<String> {
+    world.within(|| {
+        let client = UdpSocket::bind("0.0.0.0:0")?;
+        client.set_read_timeout(Some(ANSWER))?;
+        client.connect(UDP_PORTAL)?;
+        client.send(b"?")?;
+        let mut buffer = [0; 64];
+        let length = client.recv(&mut buffer)?;
+        Ok(String::from_utf8_lossy(&buffer[..length]).into_owned())
+    })
+}
+
+fn both(world: &Relayed) -> [String; 2] {
+    [world.within(|| answer(PORTAL)), ask_udp(world).expect("an answer")]
+}
+
+fn via_node(world: &Relayed) -> [bool; 2] {
+    [tcp(PORTAL), udp(UDP_PORTAL)].map(|key| world.report(key).backends[0].via_node)
+}
+
+#[test]
+fn from_the_pod_the_backend_sees_the_pods_address() {
+    relayed(leads(web("10.96.0.1"), &[NODE]), |world| {
+        tell_from_where();
+        assert_eq!((both(world), via_node(world)), ([POD; 2].map(str::to_owned), [false; 2]));
+        world.pod.ip(&["route", "add", "blackhole", NODE]);
+        assert_eq!(world.outcome(PORTAL), Err(ErrorKind::ConnectionReset));
+    });
+}
+
+#[test]
+fn from_the_node_the_backend_sees_the_nodes_address() {
+    relayed(leads(web("10.96.0.1").dial(Dial::Node), &[NODE]), |world| {
+        tell_from_where();
+        world.pod.ip(&["route", "add", "blackhole", NODE]);
+        assert_eq!((both(world), via_node(world)), ([NODE; 2].map(str::to_owned), [true; 2]));
+    });
+}
+
+#[test]
+fn what_the_pod_cannot_reach_is_reached_from_the_node_and_that_is_remembered() {
+    relayed(leads(web("10.96.0.1").dial(Dial::Auto), &[NODE]), |world| {
+        tell_from_where();
+        assert_eq!((both(world), via_node(world)), ([POD; 2].map(str::to_owned), [false; 2]));
+        for kind in ["blackhole", "unreachable"] {
+            world.pod.ip(&["route", "replace", kind, NODE]);
+            assert_eq!(both(world), [NODE; 2].map(str::to_owned), "{kind}");
+            assert_eq!(via_node(world), [true; 2], "{kind}");
+        }
+        let failures = |world: &Relayed| world.report(tcp(PORTAL)).backends[0].failures;
+        assert_eq!(failures(world), 0, "the backend has done nothing wrong");
+    });
+}
+
+#[test]
+fn where_nothing_comes_back_to_the_pod_only_the_first_client_waits() {
+    relayed(leads(web("10.96.0.1").dial(Dial::Auto), &[NODE]), |world| {
+        tell_from_where();
+        load(&format!(
+            "table ip quiet {{ chain in {{ type filter hook input priority 0; ip saddr {POD} drop\n }}\n }}"
+        ));
+        let start = Instant::now();
+        assert_eq!(world.within(|| answer(PORTAL)), NODE);
+        assert!(start.elapsed() >= Duration::from_millis(250));
+        let start = Instant::now();
+        assert_eq!(world.within(|| answer(PORTAL)), NODE);
+        let report = world.report(tcp(PORTAL));
+        assert!(
+            report.backends[0].via_node && report.totals.retries == 0,
+            "{report:?} {:?}",
+            start.elapsed()
+        );
+    });
+}

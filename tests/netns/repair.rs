@@ -1,0 +1,284 @@
+//! What somebody else did to a table is seen, and what should stand there is put in its place, whatever it
+//! was, without a packet that finds no portal and without a connection that ends.
+
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+
+use netns_nft::{Batch, Error, Socket, TableState, encode, encode_fresh};
+use proxy_core::kernel_model::Table;
+use proxy_core::plan::plan;
+use proxy_core::ruleset::{Ruleset, Settings};
+use proxy_core::sample::{backend, slice, svc};
+use proxy_core::service::Mode;
+use proxy_core::snapshot::Change;
+use test_support::conversation::{ANSWER, ask, serve, serve_beyond};
+use test_support::namespace::{add_address, listing, load, within};
+use test_support::way::{apply, portals_of, ruleset_of, standing};
+
+fn world() -> Ruleset {
+    ruleset_of(changes())
+}
+
+fn changes() -> [Change; 3] {
+    [
+        svc("web").ip("10.96.0.1").tcp("http", 80).into(),
+        slice("web").tcp("http", 8080).at("10.1.0.1").into(),
+        svc("sticky").ip("10.96.0.2").tcp("http", 80).sticky(60).into(),
+    ]
+}
+
+/// What others may do to a table of ours.
+const DAMAGES: [(&str, &str); 22] = [
+    ("flush chain inet portico input", "chain \"input\""),
+    ("flush chain inet portico prerouting", "chain \"prerouting\""),
+    ("add element inet portico picks { 9 : jump refuse }", "set \"picks\""),
+    ("flush chain inet portico portals", "chain \"portals\""),
+    ("flush chain inet portico output", "chain \"output\""),
+    ("flush chain inet portico pick-1", "chain \"pick-1\""),
+    ("flush chain inet portico anchor", "chain \"anchor\""),
+    ("flush map inet portico current", "set \"current\""),
+    (
+        "delete element inet portico current { ipv4 }; add element inet portico current { ipv4 : goto relay }",
+        "set \"current\"",
+    ),
+    ("insert rule inet portico portals accept", "chain \"portals\""),
+    ("add chain inet portico mine", "chain \"mine\""),
+    ("flush chain inet portico output; delete chain inet portico output", "chain \"output\""),
+    ("add chain inet portico output { policy drop; }", "chain \"output\""),
+    ("add set inet portico mine { type mark; }", "set \"mine\""),
+    ("add element inet portico picks { 7 : jump refuse }", "set \"picks\""),
+    ("delete element inet portico picks { 1 }", "chain \"pick-1\""),
+    ("add element inet portico portals4 { 10.96.0.9 . tcp . 80 : 16384000 }", "set \"portals4\""),
+    ("add element inet portico backends4 { 10.96.0.9 . icmp . 80 . 7 : 10.1.0.1 . 80 }", "set \"backends4\""),
+    ("add table inet portico { flags dormant; }", "flags"),
+    ("delete table inet portico; add table inet portico", "comment is \"\""),
+    ("delete table inet portico; add table inet portico { comment \"portico layout 0\"; }", "layout 0"),
+    (
+        "delete table inet portico; add table inet portico { comment \"portico layout 99, nat priority -99, relay port 1\"; }",
+        "layout 99",
+    ),
+];
+
+#[test]
+fn what_somebody_did_to_a_table_is_found_and_repaired() {
+    for (damage, told) in DAMAGES {
+        within(|| {
+            apply(&encode_fresh(&world()));
+            load(damage);
+            match Socket::open().and_then(|socket| socket.read_table()).expect("find out") {
+                TableState::Drifted(why) => assert!(why.contains(told), "{damage}: {why}"),
+                other => panic!("{damage}: {other:?}"),
+            }
+            apply(&encode_fresh(&world()));
+            assert_eq!(standing(), Table::from(&world()), "{damage}");
+        });
+    }
+}
+
+#[test]
+fn an_element_more_or_less_is_read_back_as_it_is() {
+    for damage in [
+        "flush map inet portico portals4",
+        "delete element inet portico backends4 { 10.96.0.1 . tcp . 80 . 0 }",
+        "add element inet portico addresses4 { 10.96.0.9 }",
+    ] {
+        within(|| {
+            apply(&encode_fresh(&world()));
+            load(damage);
+            assert_ne!(standing(), Table::from(&world()), "{damage}");
+            apply(&encode_fresh(&world()));
+            assert_eq!(standing(), Table::from(&world()), "{damage}");
+        });
+    }
+}
+
+#[test]
+fn where_nothing_stands_nothing_is_found() {
+    within(|| {
+        load("add table inet other { chain portals { drop; }; }");
+        let find = || Socket::open().and_then(Socket::read_table).expect("find out");
+        assert_eq!(find(), TableState::Missing);
+        apply(&encode_fresh(&world()));
+        assert_eq!(standing(), Table::from(&world()));
+        apply(&encode_fresh(&Ruleset::empty()));
+        assert_eq!(find(), TableState::Missing);
+    });
+}
+
+#[test]
+fn a_fresh_table_takes_the_place_of_whatever_bears_its_name() {
+    within(|| {
+        load(
+            "table inet portico { map portals4 { type ipv4_addr : verdict; }; chain output { type filter hook input priority 0; drop; }; }",
+        );
+        apply(&encode_fresh(&world()));
+        let replaced = listing();
+        assert_eq!(standing(), Table::from(&world()));
+        let fresh = within(|| {
+            apply(&encode(&plan(&Ruleset::empty(), &world())));
+            listing()
+        });
+        assert_eq!(replaced, fresh);
+    });
+}
+
+#[test]
+fn the_generation_tells_whether_anybody_changed_anything() {
+    within(|| {
+        let socket = Socket::open().expect("open a netfilter socket");
+        let generation = || socket.generation().expect("ask for the generation");
+        let empty = generation();
+        assert_eq!(generation(), empty);
+        socket.apply(&encode_fresh(&world())).expect("apply");
+        let own = generation();
+        assert_eq!(own, empty + 1, "one transaction");
+        Socket::open().and_then(Socket::read_table).expect("find out");
+        assert_eq!(generation(), own, "reading changes nothing");
+        load("flush chain inet portico portals");
+        assert_ne!(generation(), own);
+    });
+}
+
+#[test]
+fn a_batch_is_its_bytes() {
+    within(|| {
+        let batch = Batch::from_bytes(encode_fresh(&world()).as_bytes().to_vec());
+        apply(&batch);
+        assert_eq!(standing(), Table::from(&world()));
+        let misfit = encode(&plan(&ruleset_of([svc("other").ip("10.96.0.9").tcp("", 80).into()]), &world()));
+        let misfit = Batch::from_bytes(misfit.as_bytes().to_vec());
+        let socket = Socket::open().expect("open a netfilter socket");
+        let error = socket.apply(&misfit).expect_err("what goes is not there");
+        assert!(matches!(error, Error::Rejected { op: None, .. }), "{error:?}");
+        assert_eq!(standing(), Table::from(&world()));
+    });
+}
+
+#[test]
+fn an_established_connection_outlives_the_replacement_of_its_table() {
+    within(|| {
+        add_address("10.1.0.1");
+        let listener = TcpListener::bind("10.1.0.1:8080").expect("listen");
+        apply(&encode_fresh(&world()));
+        let mut client = TcpStream::connect_timeout(&backend("10.96.0.1:80"), ANSWER).expect("connect");
+        let (mut server, _) = listener.accept().expect("accept");
+        server.set_read_timeout(Some(ANSWER)).expect("set a time-out");
+        let mut says = |text: &[u8; 4]| {
+            client.write_all(text).expect("write");
+            let mut buffer = [0; 4];
+            server.read_exact(&mut buffer).expect("the bytes arrive");
+            assert_eq!(&buffer, text);
+        };
+        says(b"one ");
+        apply(&encode_fresh(&world()));
+        says(b"two ");
+        let other = Settings { nat_priority: -98, relay_port: 1, on_demand: true, counters: true };
+        apply(&encode(&plan(&world(), &Ruleset::new(&portals_of(changes()), other))));
+        says(b"six ");
+        apply(&encode_fresh(&ruleset_of([])));
+        says(b"ten ");
+    });
+}
+
+/// Asserts that the backend served every connection, except that at most `refused_max` were refused.
+fn assert_served(outcomes: &[io::Result<String>], refused_max: usize) {
+    let is_refused = |why: &io::Error| why.kind() == ErrorKind::ConnectionRefused;
+    let (mut refused, mut others) = (0, Vec::new());
+    for outcome in outcomes {
+        match outcome {
+            Ok(name) if name == "backend" => {}
+            Err(why) if is_refused(why) => refused += 1,
+            other => others.push(other),
+        }
+    }
+    assert!(others.is_empty(), "{} of {} connections: {others:?}", others.len(), outcomes.len());
+    assert!(refused <= refused_max, "{refused} of {} connections were refused", outcomes.len());
+}
+
+/// The transaction of an earlier release for the services of `earlier`: a table of layout 8.
+const LAYOUT_8: &[u8] = include_bytes!("table-of-layout-8.bin");
+
+/// What that release was asked to program.
+fn earlier() -> Ruleset {
+    let made = |name: &str| slice(name).tcp("", 8080).at("10.1.0.1");
+    ruleset_of([
+        Change::ServiceRanges(vec!["10.96.0.0/16".parse().expect("a network")]),
+        svc("web").ip("10.96.0.1").tcp("", 80).into(),
+        made("web").into(),
+        svc("sticky").ip("10.96.0.3").tcp("", 80).sticky(60).into(),
+        made("sticky").into(),
+        svc("relayed").ip("10.96.0.6").tcp("", 80).mode(Mode::Relay).into(),
+        made("relayed").into(),
+    ])
+}
+
+#[test]
+fn a_table_of_layout_8_is_replaced_without_a_gap_and_its_connections_live_on() {
+    within(|| {
+        serve_beyond("nobody", "10.96.0.1:80");
+        add_address("10.1.0.1");
+        let listener = TcpListener::bind("10.1.0.1:8080").expect("listen");
+        apply(&Batch::from_bytes(LAYOUT_8.to_vec()));
+        let found = Socket::open().and_then(|socket| socket.read_table()).expect("find out");
+        let TableState::Drifted(why) = &found else { panic!("{found:?}") };
+        assert!(why.contains("portico layout 8,"), "{why}");
+        let mut client = TcpStream::connect_timeout(&backend("10.96.0.1:80"), ANSWER).expect("connect");
+        let (mut server, _) = listener.accept().expect("accept");
+        server.set_read_timeout(Some(ANSWER)).expect("set a time-out");
+        let mut says = |text: &[u8; 4]| {
+            client.write_all(text).expect("write");
+            let mut buffer = [0; 4];
+            server.read_exact(&mut buffer).expect("the bytes arrive");
+            assert_eq!(&buffer, text);
+        };
+        says(b"one ");
+        thread::spawn(move || {
+            for connection in listener.incoming() {
+                let _ = connection.and_then(|mut stream| stream.write_all(b"backend"));
+            }
+        });
+        let done = AtomicBool::new(false);
+        let mut outcomes = Vec::new();
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                for _ in 0..50 {
+                    apply(&Batch::from_bytes(LAYOUT_8.to_vec()));
+                    apply(&encode_fresh(&earlier()));
+                }
+                done.store(true, Ordering::Relaxed);
+            });
+            while !done.load(Ordering::Relaxed) {
+                outcomes.push(ask("10.96.0.1:80", ANSWER));
+            }
+        });
+        // Rules of layout 8 refuse a packet that is among them at the instant in which they are replaced: what that layout
+        // lacks is the map `current`. No rule of a later layout decides about that packet.
+        assert_served(&outcomes, 1 + outcomes.len() / 50);
+        says(b"two ");
+        assert_eq!(standing(), Table::from(&earlier()));
+    });
+}
+
+#[test]
+fn no_connection_passes_a_portal_while_its_table_is_replaced() {
+    within(|| {
+        serve("backend", "10.1.0.1:8080");
+        // Whoever passes the portal unprogrammed ends up here.
+        serve_beyond("nobody", "10.96.0.1:80");
+        let (batch, done) = (encode_fresh(&world()), AtomicBool::new(false));
+        apply(&batch);
+        let mut outcomes = Vec::new();
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                (0..200).for_each(|_| apply(&batch));
+                done.store(true, Ordering::Relaxed);
+            });
+            while !done.load(Ordering::Relaxed) {
+                outcomes.push(ask("10.96.0.1:80", ANSWER));
+            }
+        });
+        assert_served(&outcomes, 0);
+    });
+}

@@ -1,0 +1,262 @@
+//! Routes to the services: what the kernel needs before it translates anything.
+
+use std::io::{self, ErrorKind};
+use std::net::{IpAddr, TcpListener, TcpStream};
+use std::time::{Duration, Instant};
+
+use ipnet::IpNet;
+use netns_nft::{Error, add_service_routes, has_route};
+use proxy_core::ruleset::Ruleset;
+use proxy_core::sample::{backend, slice, svc};
+use test_support::namespace::{add_address_to, run, within};
+use test_support::pod::Pod;
+use test_support::way::ruleset_of;
+
+const ANSWER: Duration = Duration::from_secs(10);
+const PORTAL: &str = "10.96.0.1:80";
+const PORTAL6: &str = "[2001:db8:96::1]:80";
+const BACKEND: &str = "10.1.0.1:8080";
+const BACKEND6: &str = "[2001:db8:1::1]:8080";
+const POD: &str = "10.1.0.2";
+const POD6: &str = "2001:db8:1::2";
+
+fn address(text: &str) -> IpAddr {
+    text.parse().expect("an address")
+}
+
+fn ranges() -> Vec<IpNet> {
+    ["10.96.0.0/12", "2001:db8:96::/108"].map(|net| net.parse().expect("a network")).to_vec()
+}
+
+/// Routes both ranges over this interface.
+fn route(pod: &Pod, interface: &str) -> Vec<IpNet> {
+    add_service_routes(&pod.netns, interface, &[address(POD), address(POD6)], &ranges()).expect("add routes")
+}
+
+/// Gives the backends' addresses to `outer` here and the pod's to `inner` there.
+fn address_both(pod: &Pod, outer: &str, inner: &str) {
+    for address in ["10.1.0.1/24", "2001:db8:1::1/64"] {
+        add_address_to(outer, address);
+    }
+    for address in ["10.1.0.2/24", "2001:db8:1::2/64"] {
+        pod.within(|| add_address_to(inner, address));
+    }
+}
+
+fn program(pod: &Pod) {
+    let web = svc("web").ip("10.96.0.1").ip("2001:db8:96::1").tcp("", 80);
+    let made = slice("web").tcp("", 8080).at("10.1.0.1").at("2001:db8:1::1");
+    pod.change(&Ruleset::empty(), &ruleset_of([web.into(), made.into()]));
+}
+
+/// A pod with portals, on a wire to the backends, and no other route.
+fn programmed() -> Pod {
+    let pod = Pod::new();
+    pod.wire("outer", "net1");
+    address_both(&pod, "outer", "net1");
+    program(&pod);
+    pod
+}
+
+/// From which address a connection to the portal comes.
+fn seen_at(pod: &Pod, listener: &TcpListener, portal: &str) -> io::Result<IpAddr> {
+    let stream = pod.within(|| TcpStream::connect_timeout(&backend(portal), ANSWER))?;
+    let (_, from) = listener.accept()?;
+    assert_eq!(stream.local_addr()?.ip(), from.ip());
+    Ok(from.ip())
+}
+
+/// Both portals are reached, and the backends see the addresses of the pod.
+fn assert_reached(pod: &Pod) {
+    for (listen, portal, from) in [(BACKEND, PORTAL, POD), (BACKEND6, PORTAL6, POD6)] {
+        let listener = TcpListener::bind(listen).expect("listen");
+        let seen = seen_at(pod, &listener, portal).unwrap_or_else(|why| panic!("{portal}: {why}"));
+        assert_eq!(seen, address(from), "{portal}");
+    }
+}
+
+#[test]
+fn a_pod_without_a_route_reaches_services_after_and_not_before() {
+    within(|| {
+        let pod = programmed();
+        for portal in [PORTAL, PORTAL6] {
+            let connect = || TcpStream::connect_timeout(&backend(portal), ANSWER);
+            let kind = pod.within(connect).expect_err("there is no route").kind();
+            assert_eq!(kind, ErrorKind::NetworkUnreachable, "{portal}");
+            assert!(!has_route(&pod.netns, backend(portal).ip()).expect("look up"), "{portal}");
+        }
+        assert_eq!(route(&pod, "net1"), ranges());
+        for portal in [PORTAL, PORTAL6] {
+            assert!(has_route(&pod.netns, backend(portal).ip()).expect("look up"), "{portal}");
+        }
+        assert_reached(&pod);
+    });
+}
+
+#[test]
+fn a_second_time_adds_nothing() {
+    within(|| {
+        let pod = programmed();
+        assert_eq!(route(&pod, "net1"), ranges());
+        let routes = pod.ip(&["route"]);
+        assert!(routes.contains("10.96.0.0/12 dev net1 proto static scope link src 10.1.0.2"), "{routes}");
+        assert_eq!(route(&pod, "net1"), []);
+        assert_eq!(pod.ip(&["route"]), routes);
+    });
+}
+
+#[test]
+fn a_pod_with_a_default_route_is_left_alone() {
+    within(|| {
+        let pod = programmed();
+        pod.ip(&["route", "add", "default", "via", "10.1.0.1"]);
+        pod.ip(&["-6", "route", "add", "default", "via", "2001:db8:1::1"]);
+        assert_eq!(route(&pod, "net1"), []);
+        assert_reached(&pod);
+    });
+}
+
+#[test]
+fn a_route_over_another_interface_is_left_alone() {
+    within(|| {
+        let pod = programmed();
+        pod.wire("other", "eth0");
+        pod.ip(&["address", "add", "10.2.0.2/24", "dev", "eth0"]);
+        pod.ip(&["route", "add", "10.0.0.0/8", "dev", "eth0"]);
+        assert_eq!(route(&pod, "net1"), [ranges()[1]]);
+        assert!(!pod.ip(&["route"]).contains("10.96.0.0/12"));
+    });
+}
+
+#[test]
+fn of_two_interfaces_the_named_one_is_taken() {
+    within(|| {
+        let pod = programmed();
+        pod.wire("other", "eth0");
+        pod.ip(&["address", "add", "10.2.0.2/24", "dev", "eth0"]);
+        assert_eq!(route(&pod, "net1"), ranges());
+        assert_reached(&pod);
+    });
+}
+
+#[test]
+fn a_range_of_which_a_part_has_a_route_gets_one_for_the_rest() {
+    within(|| {
+        let pod = programmed();
+        pod.ip(&["route", "add", "10.96.0.0/16", "dev", "net1"]);
+        assert_eq!(route(&pod, "net1"), ranges());
+    });
+}
+
+#[test]
+fn a_route_that_leads_nowhere_is_none() {
+    within(|| {
+        for kind in ["unreachable", "blackhole", "prohibit"] {
+            let pod = Pod::new();
+            pod.wire(kind, "net1");
+            pod.within(|| ["10.1.0.2/24", "2001:db8:1::2/64"].map(|own| add_address_to("net1", own)));
+            pod.ip(&["route", "add", kind, "default"]);
+            pod.ip(&["-6", "route", "add", kind, "default", "metric", "1"]);
+            assert_eq!(route(&pod, "net1"), ranges(), "{kind}");
+            assert_eq!(route(&pod, "net1"), [], "{kind}");
+        }
+    });
+}
+
+#[test]
+fn a_macvlan_pod_reaches_services() {
+    within(|| {
+        let pod = Pod::new();
+        run("ip", &["link", "add", "lower", "type", "veth", "peer", "name", "outer"], "");
+        run("ip", &["link", "set", "lower", "up"], "");
+        run("ip", &["link", "set", "outer", "up"], "");
+        let macvlan = ["type", "macvlan", "mode", "bridge"];
+        let add = ["link", "add", "link", "lower", "name", "net1", "netns", &pod.path()];
+        run("ip", &[&add[..], &macvlan].concat(), "");
+        pod.ip(&["link", "set", "net1", "up"]);
+        address_both(&pod, "outer", "net1");
+        program(&pod);
+        assert_eq!(route(&pod, "net1"), ranges());
+        assert_reached(&pod);
+    });
+}
+
+#[test]
+fn a_family_without_an_address_gets_no_route() {
+    within(|| {
+        let pod = programmed();
+        let added = add_service_routes(&pod.netns, "net1", &[address(POD)], &ranges()).expect("add routes");
+        assert_eq!(added, [ranges()[0]]);
+    });
+}
+
+#[test]
+fn a_global_address_is_the_source_before_a_link_local_one() {
+    within(|| {
+        let pod = programmed();
+        let local = pod.ip(&["-6", "address", "show", "dev", "net1", "scope", "link"]);
+        let local = local.split_whitespace().find_map(|word| word.strip_suffix("/64")).expect("fe80");
+        let addresses = [address(local), address(POD6)];
+        add_service_routes(&pod.netns, "net1", &addresses, &ranges()).expect("add routes");
+        let routes = pod.ip(&["-6", "route"]);
+        assert!(routes.contains("2001:db8:96::/108 dev net1 proto static src 2001:db8:1::2"), "{routes}");
+    });
+}
+
+/// Takes the pod's IPv6 address away and gives it this one, which the kernel checks for duplicates.
+fn give_unchecked(pod: &Pod, address: &str) {
+    pod.ip(&["address", "del", "2001:db8:1::2/64", "dev", "net1"]);
+    pod.ip(&["address", "add", address, "dev", "net1"]);
+    assert!(pod.ip(&["address"]).contains("tentative"));
+}
+
+/// Waits for the end of the check.
+fn await_check(pod: &Pod, is_over: impl Fn(&str) -> bool) {
+    let start = Instant::now();
+    while !is_over(&pod.ip(&["address"])) {
+        assert!(start.elapsed() < ANSWER, "the kernel checks for a second");
+    }
+}
+
+#[test]
+fn an_address_that_is_still_checked_is_the_source_once_it_may_be() {
+    within(|| {
+        let pod = programmed();
+        give_unchecked(&pod, "2001:db8:1::2/64");
+        assert_eq!(route(&pod, "net1"), ranges());
+        await_check(&pod, |addresses| !addresses.contains("tentative"));
+        assert_reached(&pod);
+    });
+}
+
+#[test]
+fn an_address_that_another_has_does_not_stop_the_routes() {
+    within(|| {
+        let pod = programmed();
+        give_unchecked(&pod, "2001:db8:1::1/64");
+        await_check(&pod, |addresses| addresses.contains("dadfailed"));
+        let addresses = [address(POD), address("2001:db8:1::1")];
+        let added = add_service_routes(&pod.netns, "net1", &addresses, &ranges());
+        assert_eq!(added.expect("add routes"), ranges());
+    });
+}
+
+#[test]
+fn what_cannot_be_done_is_named() {
+    within(|| {
+        let pod = programmed();
+        let refusal = |interface: &str, from: &str| {
+            let refused = add_service_routes(&pod.netns, interface, &[address(from)], &ranges());
+            refused.expect_err("no such thing")
+        };
+        let missing = refusal("net7", POD);
+        assert!(matches!(missing, Error::NoInterface { .. }), "{missing:?}");
+        assert_eq!(missing.to_string(), "find the interface net7");
+        let strange = refusal("net1", "10.9.9.9");
+        assert_eq!(strange.to_string(), "add a route to 10.96.0.0/12 over net1 from 10.9.9.9");
+        pod.ip(&["link", "set", "net1", "down"]);
+        let down = refusal("net1", POD);
+        assert!(matches!(&down, Error::AddRoute { source, .. } if source.kind() == ErrorKind::NetworkDown));
+        assert!([missing, strange, down].iter().all(|error| !error.is_transient()));
+    });
+}

@@ -1,0 +1,248 @@
+//! Rules in a real kernel: a plan leads where a fresh load leads, by both ways, and what is applied is what
+//! is read back.
+
+use std::fs::File;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+
+use netns_nft::{Error, Netns, Socket, TableState, encode};
+use proxy_core::address::Family;
+use proxy_core::endpoint::EndpointSlice;
+use proxy_core::iptables::Iptables;
+use proxy_core::kernel_model::Table;
+use proxy_core::plan::{Op, plan};
+use proxy_core::ruleset::{Element, Ruleset, Settings};
+use proxy_core::sample::{cluster, cluster_slice, ip, slice, svc};
+use proxy_core::service::{Mode, Protocol, Scheduler};
+use proxy_core::snapshot::Change;
+use test_support::namespace;
+use test_support::namespace::{listing, load, within};
+use test_support::way::{Way, portals_of, ruleset_of, standing, table_of};
+
+/// Worlds that differ in everything a plan can change.
+fn worlds() -> Vec<Ruleset> {
+    let many =
+        |n: u32, version| cluster(n, 3).chain((0..n).map(move |i| cluster_slice(i, 3, version).into()));
+    let range = |net: &str| Change::ServiceRanges(vec![net.parse().expect("a network")]);
+    let backends =
+        |n: u8| (1..=n).fold(slice("w").tcp("", 80).udp("u", 53), |s, i| s.at(&format!("10.1.0.{i}")));
+    let both = |made: EndpointSlice| made.at("10.1.0.9").at("2001:db8:1::1");
+    let web = || svc("w").ip("10.99.0.1").ip("2001:db8:96::1").tcp("", 80).udp("u", 53);
+    let guarded = |net: &str| web().balanced("192.0.2.1").balanced("2001:db8:2::1").only_from(net);
+    let on_demand = |wanted: &[&str], counters| {
+        let ranges = ["10.96.0.0/12", "2001:db8:96::/64"].map(|net| net.parse().expect("a network"));
+        let portals =
+            portals_of([web().into(), both(backends(2)).into(), Change::ServiceRanges(ranges.into())]);
+        let settings = Settings { on_demand: true, counters, ..Settings::default() };
+        let mut ruleset = Ruleset::new(&portals, settings);
+        wanted.iter().for_each(|address| drop(ruleset.activate(&portals, ip(address))));
+        ruleset
+    };
+    let counting = |changes: [Change; 3]| {
+        Ruleset::new(&portals_of(changes), Settings { counters: true, ..Settings::default() })
+    };
+    vec![
+        Ruleset::empty(),
+        ruleset_of([]),
+        ruleset_of([web().into()]),
+        ruleset_of([web().into(), backends(3).into()]),
+        ruleset_of([web().into(), backends(5).into(), range("10.96.0.0/12")]),
+        ruleset_of([web().sticky(60).into(), both(backends(2)).into(), range("2001:db8:96::/64")]),
+        ruleset_of([web().sticky(60).into(), both(slice("w").tcp("", 80)).at("10.1.0.2").into()]),
+        ruleset_of([guarded("10.0.0.0/8").only_from("192.168.0.0/16").into(), backends(3).into()]),
+        ruleset_of([guarded("10.1.0.0/16").only_from("2001:db8::/32").into(), backends(1).into()]),
+        ruleset_of([web().mode(Mode::Relay).port(Protocol::Sctp, "s", 9).into(), backends(4).into()]),
+        ruleset_of([web().internal_local().into(), backends(3).into()]),
+        ruleset_of([guarded("10.0.0.0/8").scheduler(Scheduler::RoundRobin).into(), backends(3).into()]),
+        ruleset_of([guarded("10.0.0.0/8").scheduler(Scheduler::RoundRobin).into(), backends(2).into()]),
+        ruleset_of(many(30, 0)),
+        ruleset_of(many(40, 1)),
+        on_demand(&[], false),
+        on_demand(&["10.99.0.1", "2001:db8:96::1"], false),
+        on_demand(&["10.99.0.1"], false),
+        on_demand(&["10.99.0.1", "2001:db8:96::1"], true),
+        counting([web().sticky(60).into(), both(backends(2)).into(), range("2001:db8:96::/64")]),
+        counting([guarded("10.0.0.0/8").into(), backends(3).into(), range("10.96.0.0/12")]),
+        Ruleset::new(&portals_of(many(30, 0)), Settings { nat_priority: -101, ..Settings::default() }),
+    ]
+}
+
+#[test]
+fn a_plan_leads_where_a_fresh_load_leads() {
+    let worlds = worlds();
+    // The kernel bounds the map of sticky clients when a rule first fills it, and that stays.
+    let listing = || {
+        let mut entries = listing();
+        entries.retain(|entry| !(entry.starts_with("map clients") && entry.ends_with(": size 65535")));
+        entries
+    };
+    let fresh: Vec<_> = worlds
+        .iter()
+        .map(|world| {
+            within(|| {
+                load(&world.to_string());
+                listing()
+            })
+        })
+        .collect();
+    for (from, before) in worlds.iter().enumerate() {
+        for (to, after) in worlds.iter().enumerate() {
+            let planned = within(|| {
+                load(&before.to_string());
+                load(&plan(before, after).to_string());
+                listing()
+            });
+            assert_eq!(planned, fresh[to], "from world {from} to world {to}:\n{}", plan(before, after));
+        }
+    }
+}
+
+#[test]
+fn what_is_applied_is_what_is_read_back() {
+    for world in &worlds() {
+        within(|| {
+            Way::Netlink.program(world);
+            assert_eq!(standing(), Table::from(world));
+        });
+    }
+}
+
+#[test]
+fn a_thousand_services_are_one_transaction_without_any_privilege() {
+    // Without privilege over its buffer a socket sends some 400 KB at once, and this is below.
+    let world = ruleset_of(cluster(1_000, 3));
+    within(|| {
+        Way::Netlink.program(&world);
+        assert_eq!(standing(), Table::from(&world));
+    });
+}
+
+#[test]
+fn a_socket_belongs_to_the_namespace_in_which_it_was_opened() {
+    let worlds = worlds();
+    // The descriptor keeps the other namespace alive after its thread has ended.
+    let other = within(|| File::open("/proc/thread-self/ns/net").expect("open the namespace"));
+    within(|| {
+        let here = Socket::open().expect("open a socket here");
+        let other = Netns::from_fd(other.into()).expect("another namespace");
+        let there = other.socket().expect("open a socket there");
+        there.apply(&encode(&plan(&Ruleset::empty(), &worlds[3]))).expect("apply there");
+        assert_eq!(table_of(there.read_table().expect("find out there")), Table::from(&worlds[3]));
+        assert_eq!(here.read_table().expect("find out here"), TableState::Missing);
+        assert!(listing().is_empty());
+    });
+}
+
+#[test]
+fn what_is_no_namespace_cannot_be_entered() {
+    let refusal = |path: &str| Netns::open(Path::new(path)).expect_err("no other network namespace");
+    assert!(matches!(refusal("/dev/null"), Error::NotNetns));
+    assert!(matches!(refusal("/proc/thread-self/ns/mnt"), Error::NotNetns));
+    assert!(matches!(refusal("/var/run/netns/nobody-made-this"), Error::Enter(_)));
+}
+
+#[test]
+fn the_namespace_of_this_process_is_refused() {
+    let refusal = |path: &str| Netns::open(Path::new(path)).expect_err("our own");
+    assert!(matches!(refusal("/proc/thread-self/ns/net"), Error::OwnNetns));
+    within(|| assert!(matches!(refusal("/proc/thread-self/ns/net"), Error::OwnNetns)));
+}
+
+#[test]
+fn a_namespace_has_an_identity_of_its_own() {
+    let open = || File::open("/proc/thread-self/ns/net").expect("open the namespace").into();
+    let [one, other]: [OwnedFd; 2] = [within(open), within(open)];
+    let again = one.try_clone().expect("a second descriptor");
+    let [one, other, again] = [one, other, again].map(|fd| Netns::from_fd(fd).expect("a namespace").id());
+    assert_eq!(one, again);
+    assert_ne!(one.cookie, other.cookie);
+}
+
+#[test]
+fn nft_reads_the_same_elements_whichever_way_they_came() {
+    let elements = |way: Way, world: &Ruleset| {
+        within(|| {
+            way.program(world);
+            let mut entries = listing();
+            entries.retain(|entry| ["map", "set"].iter().any(|kind| entry.starts_with(kind)));
+            entries
+        })
+    };
+    for world in &worlds()[2..] {
+        assert_eq!(elements(Way::Netlink, world), elements(Way::Text, world));
+    }
+}
+
+#[test]
+fn a_netlink_plan_leads_where_it_should_from_any_world_to_any() {
+    let worlds = worlds();
+    for before in &worlds {
+        for after in &worlds {
+            within(|| {
+                Way::Netlink.program(before);
+                Way::Netlink.change(before, after);
+                assert_eq!(standing(), Table::from(after), "{}", plan(before, after));
+            });
+        }
+    }
+}
+
+#[test]
+fn a_transaction_that_does_not_fit_changes_nothing_and_names_the_operation() {
+    let worlds = worlds();
+    let (before, after) = (&worlds[3], &worlds[4]);
+    within(|| {
+        Way::Netlink.program(before);
+        let socket = Socket::open().expect("open a netfilter socket");
+        let error = socket.apply(&encode(&plan(after, before))).expect_err("what goes is not there");
+        assert!(matches!(error, Error::Rejected { op: Some(_), .. }), "{error:?}");
+        assert_eq!(standing(), Table::from(before));
+    });
+}
+
+#[test]
+fn a_refusal_names_the_operation_however_large_its_message_is() {
+    let world = ruleset_of(cluster(2_000, 3));
+    within(|| {
+        Way::Netlink.program(&world);
+        let socket = Socket::open().expect("open a netfilter socket");
+        let other = encode(&plan(&ruleset_of([]), &ruleset_of(cluster(2_000, 2))));
+        let error = socket.apply(&other).expect_err("the portals are there, with another number");
+        assert!(matches!(error, Error::Rejected { op: Some(Op::Add(Element::Portal(..))), .. }), "{error:?}");
+        // And no answer is left over for whatever this socket asks next.
+        assert_eq!(table_of(socket.read_table().expect("find out")), Table::from(&world));
+    });
+}
+
+#[test]
+fn loading_a_ruleset_twice_leaves_one() {
+    let world = &worlds()[6];
+    within(|| {
+        load(&world.to_string());
+        let once = listing();
+        load(&world.to_string());
+        assert_eq!(listing(), once);
+    });
+}
+
+#[test]
+fn iptables_restore_takes_the_classic_form() {
+    let portals = portals_of([
+        svc("w").ip("10.96.0.1").ip("2001:db8:96::1").tcp("", 80).udp("u", 53).external("192.0.2.9").into(),
+        slice("w").tcp("", 80).udp("u", 53).at("10.1.0.1").at("10.1.0.2").at("2001:db8:1::1").into(),
+        svc("none").ip("10.96.0.2").tcp("", 80).udp("u", 53).into(),
+        svc("near").ip("10.96.0.3").tcp("", 80).internal_local().into(),
+        slice("near").tcp("", 80).at("10.1.0.1").on("n2").into(),
+        svc("lb").ip("10.96.0.4").tcp("", 80).balanced("192.0.2.4").only_from("10.9.0.0/16").into(),
+        slice("lb").tcp("", 80).at("10.1.0.1").into(),
+        svc("sticky").ip("10.96.0.5").tcp("", 80).sticky(60).into(),
+        slice("sticky").tcp("", 80).at("10.1.0.1").at("10.1.0.2").into(),
+        svc("relayed").ip("10.96.0.6").tcp("", 80).udp("u", 53).mode(Mode::Relay).into(),
+        slice("relayed").tcp("", 80).udp("u", 53).at("10.1.0.1").into(),
+    ]);
+    within(|| {
+        for (family, program) in [(Family::V4, "iptables-restore"), (Family::V6, "ip6tables-restore")] {
+            namespace::run(program, &["--test"], &Iptables { portals: &portals, family }.to_string());
+        }
+    });
+}

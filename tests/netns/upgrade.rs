@@ -1,0 +1,132 @@
+//! The agent beside what release 0.1.0 left on a node: pods, records and plugins that still speak as it did.
+//!
+//! Records and messages are the bytes that 0.1.0 wrote; only names of the pod's network namespace are put in.
+
+use std::fs::{self, File};
+use std::io::{IoSlice, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::os::fd::AsRawFd;
+
+use netns_nft::Batch;
+use nix::sys::socket::{
+    AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, UnixAddr, connect, recv, sendmsg, socket,
+};
+use test_support::agent::{Agent, AgentDir};
+use test_support::conversation::answer;
+use test_support::namespace::{add_address, bare, run};
+use test_support::pod::Pod;
+use test_support::served::pod;
+
+/// The transaction by which 0.1.0 programmed a pod: 10.96.0.1:80 leads to 10.1.0.1:8080.
+const TABLE: &[u8] = include_bytes!("table-of-layout-8.bin");
+const ATTACHMENT: &str = r#""key":{"network":"net","containerId":"c1","interface":"eth0"},"netns":"NETNS","pod":{"namespace":"shop","name":"web-0","uid":"u-1"},"addresses":["10.1.0.5","fd00::5"],"annotations":{"portals":"all"},"notes":["a note"]"#;
+const RECORD: &str =
+    r#"{"attachment":{ATTACHMENT},"netnsId":{"dev":DEV,"inode":INODE,"cookie":COOKIE},"programmer":"agent"}"#;
+const DONE: &str = r#"{"version":1,"answer":"done"}"#;
+
+/// A service at 10.96.0.1:80 with this backend.
+fn service(backend: &str) -> String {
+    format!(
+        r#"{{"apiVersion":"v1","kind":"List","items":[
+        {{"apiVersion":"v1","kind":"Service","metadata":{{"name":"web"}},
+          "spec":{{"clusterIP":"10.96.0.1","ports":[{{"port":80}}]}}}},
+        {{"apiVersion":"discovery.k8s.io/v1","kind":"EndpointSlice","addressType":"IPv4",
+          "metadata":{{"name":"web-1","labels":{{"kubernetes.io/service-name":"web"}}}},
+          "ports":[{{"name":"","port":8080}}],"endpoints":[{{"addresses":["{backend}"]}}]}}]}}"#
+    )
+}
+
+fn node(body: impl FnOnce(&AgentDir) + Send) {
+    bare(|| {
+        run("ip", &["link", "set", "lo", "up"], "");
+        let folder = AgentDir::new();
+        folder.put("services.json", &service("10.1.0.1"));
+        body(&folder);
+    });
+}
+
+/// The text with the names of this pod's network namespace.
+fn about(text: &str, pod: &Pod) -> String {
+    let id = pod.netns.id();
+    let text = text.replace("ATTACHMENT", ATTACHMENT).replace("NETNS", &pod.path());
+    let text = text.replace("DEV", &id.dev.to_string()).replace("INODE", &id.inode.to_string());
+    text.replace("COOKIE", &id.cookie.to_string())
+}
+
+fn records(folder: &AgentDir) -> Vec<String> {
+    let entries = fs::read_dir(folder.state().join("attachments")).expect("the records");
+    entries.map(|entry| entry.expect("an entry").file_name().into_string().expect("text")).collect()
+}
+
+/// What the agent answers to these bytes, with the pod's network namespace beside them.
+fn say(folder: &AgentDir, text: &str, pod: Option<&Pod>) -> String {
+    let socket =
+        socket(AddressFamily::Unix, SockType::SeqPacket, SockFlag::SOCK_CLOEXEC, None).expect("a socket");
+    connect(socket.as_raw_fd(), &UnixAddr::new(&folder.socket()).expect("a short path")).expect("connect");
+    let file = pod.map(|pod| File::open(pod.path()).expect("open the network namespace"));
+    let descriptors: Vec<_> = file.iter().map(AsRawFd::as_raw_fd).collect();
+    let beside = [ControlMessage::ScmRights(&descriptors)];
+    let beside = if descriptors.is_empty() { &[][..] } else { &beside[..] };
+    let bytes = [IoSlice::new(text.as_bytes())];
+    sendmsg::<()>(socket.as_raw_fd(), &bytes, beside, MsgFlags::empty(), None).expect("send");
+    let mut reply = vec![0; 65_536];
+    let length = recv(socket.as_raw_fd(), &mut reply, MsgFlags::empty()).expect("an answer");
+    String::from_utf8(reply[..length].to_vec()).expect("text")
+}
+
+#[test]
+fn a_pod_that_0_1_0_programmed_is_adopted_with_its_connections() {
+    node(|folder| {
+        let pod = pod();
+        let socket = pod.netns.socket().expect("a socket in the pod");
+        socket.apply(&Batch::from_bytes(TABLE.to_vec())).expect("program the pod as 0.1.0 did");
+        let records_folder = folder.state().join("attachments");
+        fs::create_dir_all(&records_folder).expect("make the folder");
+        fs::write(records_folder.join("net,c1,eth0.json"), about(RECORD, &pod)).expect("write the record");
+        assert_eq!(pod.within(|| answer("10.96.0.1:80")), "a");
+        // A connection through a table of the same layout, to a backend that says something later.
+        let (mut client, mut server) = pod.within(|| {
+            add_address("10.1.0.3");
+            let listener = TcpListener::bind("10.1.0.3:8080").expect("listen");
+            let client = TcpStream::connect("10.1.0.3:8080").expect("connect");
+            (client, listener.accept().expect("accept").0)
+        });
+        let agent = Agent::start(folder, &[]);
+        agent.until("the pod is adopted", |agent| {
+            let attachment = agent.status()["attachments"][0].clone();
+            attachment["pod"]["name"] == "web-0" && attachment["lagMs"] == 0 && attachment["error"].is_null()
+        });
+        assert_eq!(pod.within(|| answer("10.96.0.1:80")), "a");
+        client.write_all(b"after").expect("write");
+        let mut heard = [0; 5];
+        server.read_exact(&mut heard).expect("the connection goes on");
+        folder.put("services.json", &service("10.1.0.2"));
+        agent.until("the pod follows changes", |_| pod.within(|| answer("10.96.0.1:80")) == "b");
+        assert_eq!(records(folder), ["net,c1,eth0.json"]);
+    });
+}
+
+#[test]
+fn a_plugin_of_0_1_0_is_served() {
+    node(|folder| {
+        let (agent, pod) = (Agent::start(folder, &[]), pod());
+        let [attach, check] = ["attach", "check"]
+            .map(|verb| about(&format!(r#"{{"version":1,"verb":"{verb}",ATTACHMENT}}"#), &pod));
+        assert_eq!(say(folder, r#"{"version":1,"verb":"ready"}"#, None), DONE);
+        assert_eq!(say(folder, &attach, Some(&pod)), DONE);
+        assert_eq!(pod.within(|| answer("10.96.0.1:80")), "a");
+        assert_eq!(say(folder, &check, Some(&pod)), DONE);
+        let gc = |valid: &str| format!(r#"{{"version":1,"verb":"gc","network":"net","valid":[{valid}]}}"#);
+        let key = r#"{"network":"net","containerId":"c1","interface":"eth0"}"#;
+        assert_eq!(say(folder, &gc(key), None), DONE);
+        assert_eq!(records(folder), ["net,c1,eth0.json"], "what is valid stays");
+        assert_eq!(say(folder, &gc(""), None), DONE);
+        agent.until("what is not valid goes", |_| records(folder).is_empty());
+        assert_eq!(say(folder, &attach, Some(&pod)), DONE);
+        let detach =
+            r#"{"version":1,"verb":"detach","key":{"network":"net","containerId":"c1","interface":"eth0"}}"#;
+        assert_eq!(say(folder, detach, None), DONE);
+        agent.until("the pod is let go", |_| records(folder).is_empty());
+        assert_eq!(say(folder, r#"{"version":1,"verb":"retire"}"#, None), DONE);
+    });
+}

@@ -1,0 +1,302 @@
+//! `portico status --watch` beside the real agent: what it shows of portals, of an agent that goes and comes, and how
+//! it ends.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::process::{Child, ChildStdout, Command, Output, Stdio};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use proxy_core::sample::backend;
+use serde_json::Value;
+use test_support::agent::{Agent, AgentDir};
+use test_support::conversation::{ANSWER, answer};
+use test_support::manifest::{RELAYED, service};
+use test_support::namespace::{add_address, bare, run};
+use test_support::pod::Pod;
+use test_support::program::program;
+use test_support::served::pod;
+
+const TURNS: &str = r#""portico.dev/scheduler":"rr""#;
+const RANGE: [&str; 2] = ["--service-cidr", "10.96.0.0/16"];
+
+fn node(body: impl FnOnce(&AgentDir) + Send) {
+    bare(|| {
+        run("ip", &["link", "set", "lo", "up"], "");
+        let folder = AgentDir::new();
+        folder.put("web.json", &service("web", "10.96.0.1", TURNS, &["10.1.0.1", "10.1.0.2"]));
+        folder.put("slow.json", &service("slow", "10.96.0.2", RELAYED, &["10.1.0.2"]));
+        body(&folder);
+    });
+}
+
+fn connect(pod: &Pod, portal: &str, times: usize) {
+    pod.within(|| (0..times).for_each(|_| drop(answer(portal))));
+}
+
+fn watch(folder: &AgentDir, args: &[&str]) -> Command {
+    let mut command = Command::new(program("portico"));
+    command.args(["status", "--watch", "--interval", "0.1", "--socket"]).arg(folder.socket()).args(args);
+    command
+}
+
+fn shown(folder: &AgentDir, args: &[&str]) -> Output {
+    watch(folder, args).output().expect("run portico status --watch")
+}
+
+fn text(folder: &AgentDir, args: &[&str]) -> String {
+    String::from_utf8(shown(folder, args).stdout).expect("text")
+}
+
+/// What one picture says, as JSON.
+fn told(folder: &AgentDir, args: &[&str]) -> Value {
+    serde_json::from_str(&text(folder, &[&["-n", "1", "-o", "json"], args].concat())).expect("JSON")
+}
+
+/// The portals of a picture: who serves it, its hits, and those of its backends.
+fn portals(told: &Value) -> Vec<(String, String, u64, Vec<u64>)> {
+    let lines = told["rates"].as_array().expect("a list").iter();
+    let mut portals: Vec<_> = lines
+        .map(|line| {
+            let of = |key: &str| line[key].as_str().expect("text").to_owned();
+            let backends = line["backends"].as_array().expect("a list").iter();
+            let backends = backends.map(|backend| backend["hits"].as_u64().expect("a number")).collect();
+            (of("portal"), of("by"), line["hits"].as_u64().expect("a number"), backends)
+        })
+        .collect();
+    portals.sort();
+    portals
+}
+
+/// Pictures as they come, one JSON object each.
+struct Watch {
+    child: Child,
+    lines: BufReader<ChildStdout>,
+}
+
+impl Watch {
+    fn start(folder: &AgentDir) -> Self {
+        let mut command = watch(folder, &["-o", "json"]);
+        let mut child = command.stdout(Stdio::piped()).spawn().expect("start portico status --watch");
+        let lines = BufReader::new(child.stdout.take().expect("piped above"));
+        Self { child, lines }
+    }
+
+    fn next(&mut self) -> Value {
+        let mut line = String::new();
+        self.lines.read_line(&mut line).expect("read a picture");
+        serde_json::from_str(&line).expect("JSON")
+    }
+
+    /// The first picture of which something is so; each before it is looked at, too.
+    fn until(&mut self, mut is_so: impl FnMut(&Value) -> bool) -> Value {
+        loop {
+            let picture = self.next();
+            if is_so(&picture) {
+                return picture;
+            }
+        }
+    }
+
+    fn interrupt(mut self) -> Option<i32> {
+        let pid = Pid::from_raw(self.child.id().try_into().expect("a process id"));
+        kill(pid, Signal::SIGINT).expect("signal");
+        let mut rest = String::new();
+        self.lines.read_to_string(&mut rest).expect("read what is left");
+        self.child.wait().expect("wait for it").code()
+    }
+}
+
+#[test]
+fn it_shows_how_many_connections_came_to_each_portal_and_backend_and_who_served_them() {
+    node(|folder| {
+        let agent = Agent::start(folder, &["--counters"]);
+        let (one, other) = (pod(), pod());
+        agent.attach("one", &one);
+        agent.attach("other", &other);
+        connect(&one, "10.96.0.1:80", 10);
+        connect(&one, "10.96.0.2:80", 3);
+        connect(&other, "10.96.0.1:80", 4);
+        let kernel = |hits, backends: &[u64]| {
+            ("10.96.0.1/TCP/80".to_owned(), "kernel".to_owned(), hits, backends.to_vec())
+        };
+        let relay = ("10.96.0.2/TCP/80".to_owned(), "relay".to_owned(), 3, vec![3]);
+        assert_eq!(portals(&told(folder, &[])), [kernel(4, &[2, 2]), kernel(10, &[5, 5]), relay.clone()]);
+        assert_eq!(portals(&told(folder, &["--pod", "one"])), [kernel(10, &[5, 5]), relay]);
+        assert_eq!(portals(&told(folder, &["--pod", "oth"])), [kernel(4, &[2, 2])]);
+        assert_eq!(told(folder, &["--top", "1"])["rates"].as_array().map(Vec::len), Some(1));
+        // Who does not watch has nothing read.
+        assert_eq!((&agent.status()["counters"], &agent.status()["hits"]), (&true.into(), &Value::Null));
+    });
+}
+
+#[test]
+fn through_a_pipe_one_picture_follows_the_other() {
+    node(|folder| {
+        let agent = Agent::start(folder, &["--counters"]);
+        let pod = pod();
+        agent.attach("a", &pod);
+        connect(&pod, "10.96.0.1:80", 2);
+        let output = shown(folder, &["-n", "3"]);
+        assert_eq!(output.status.code(), Some(0), "{output:?}");
+        let text = String::from_utf8(output.stdout).expect("text");
+        for (part, times) in
+            [("agent ", 3), ("10.96.0.1/TCP/80", 3), ("  10.1.0.1:8080", 3), ("  0.0\n", 6), ("\x1b", 0)]
+        {
+            assert_eq!(text.matches(part).count(), times, "{part:?} in\n{text}");
+        }
+        assert!(!text.contains("--counters"), "{text}");
+        let [summary, table] = ["audits: every 30 s, none yet", "PORTAL            SERVICE"];
+        assert!(text.contains(summary) && text.contains(table), "{text}");
+    });
+}
+
+#[test]
+fn without_counters_it_says_how_to_have_them_and_shows_what_is_relayed() {
+    node(|folder| {
+        let agent = Agent::start(folder, &[]);
+        let pod = pod();
+        agent.attach("a", &pod);
+        connect(&pod, "10.96.0.1:80", 2);
+        connect(&pod, "10.96.0.2:80", 2);
+        let text = text(folder, &["-n", "1"]);
+        assert!(text.contains("--counters") && text.contains("10.96.0.2/TCP/80"), "{text}");
+        assert!(!text.contains("10.96.0.1/TCP/80"), "{text}");
+    });
+}
+
+#[test]
+fn on_demand_a_portal_is_shown_twice_once_for_each_that_served_it() {
+    node(|folder| {
+        let args = [&["--counters", "--portals", "on-demand"], &RANGE[..]].concat();
+        let agent = Agent::start(folder, &args);
+        let pod = pod();
+        agent.attach("a", &pod);
+        connect(&pod, "10.96.0.1:80", 1);
+        agent.until("it is the kernel's", |agent| agent.status()["attachments"][0]["programmed"] == 2);
+        connect(&pod, "10.96.0.1:80", 4);
+        let of = |by: &str, hits, backends: &[u64]| {
+            ("10.96.0.1/TCP/80".to_owned(), by.to_owned(), hits, backends.to_vec())
+        };
+        assert_eq!(portals(&told(folder, &[])), [of("kernel", 4, &[2, 2]), of("relay", 1, &[1])]);
+    });
+}
+
+#[test]
+fn after_a_change_of_backends_no_rate_is_negative_and_an_interrupt_ends_it_well() {
+    node(|folder| {
+        let agent = Agent::start(folder, &["--counters"]);
+        let pod = pod();
+        agent.attach("a", &pod);
+        connect(&pod, "10.96.0.1:80", 20);
+        let mut watch = Watch::start(folder);
+        let hits = |picture: &Value| picture["rates"][0]["hits"].as_u64();
+        assert_eq!(hits(&watch.next()), Some(20));
+        folder.put("web.json", &service("web", "10.96.0.1", TURNS, &["10.1.0.1"]));
+        agent.settled(2);
+        connect(&pod, "10.96.0.1:80", 4);
+        let is_rate = |rate: &Value| rate.is_null() || rate.as_f64().is_some_and(|rate| rate >= 0.0);
+        let mut came = 0.0;
+        let last = watch.until(|picture| {
+            let line = &picture["rates"][0];
+            let backends = line["backendsPerSecond"].as_array().into_iter().flatten();
+            assert!(backends.chain([&line["perSecond"]]).all(is_rate), "{picture}");
+            came += line["perSecond"].as_f64().unwrap_or(0.0);
+            hits(picture) == Some(4)
+        });
+        assert!(came > 0.0, "{last}");
+        // The backend that stayed counts on.
+        assert_eq!(last["rates"][0]["backends"][0]["hits"], 14);
+        assert_eq!(watch.interrupt(), Some(0));
+    });
+}
+
+#[test]
+fn an_agent_that_goes_is_told_and_watched_again_when_it_is_back() {
+    node(|folder| {
+        let agent = Agent::start(folder, &["--counters"]);
+        let mut watch = Watch::start(folder);
+        assert_eq!(watch.next()["synced"], true);
+        agent.kill();
+        let away = watch.until(|picture| !picture["unreachable"].is_null());
+        assert_eq!(away["forSeconds"], 0);
+        let output = shown(folder, &["-n", "1"]);
+        let text = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.code() == Some(1) && text.contains("agent unreachable for 0 s"), "{output:?}");
+        let _agent = Agent::start(folder, &["--counters"]);
+        watch.until(|picture| picture["synced"] == true);
+        // Whoever reads it has seen enough.
+        let Watch { mut child, lines } = watch;
+        drop(lines);
+        assert_eq!(child.wait().expect("wait for it").code(), Some(0));
+    });
+}
+
+#[test]
+fn a_namespace_that_cannot_be_read_is_named_and_others_are_shown() {
+    node(|folder| {
+        let agent = Agent::start(folder, &["--counters", "--audit-interval", "86400"]);
+        let (whole, broken) = (pod(), pod());
+        agent.attach("whole", &whole);
+        agent.attach("broken", &broken);
+        connect(&whole, "10.96.0.1:80", 2);
+        broken.within(|| run("nft", &["delete", "table", "inet", "portico"], ""));
+        let text = text(folder, &["-n", "1"]);
+        assert!(
+            text.contains("traffic of broken unavailable: failed to read counters: the table is gone"),
+            "{text}"
+        );
+        assert!(text.contains("10.96.0.1/TCP/80"), "{text}");
+    });
+}
+
+#[test]
+fn another_value_of_counters_replaces_the_table_in_one_transaction_and_connections_live_on() {
+    node(|folder| {
+        let pod = pod();
+        let generation = || pod.netns.socket().and_then(|socket| socket.generation()).expect("a number");
+        let first = Agent::start(folder, &[]);
+        first.attach("a", &pod);
+        let (mut client, mut server) = pod.within(|| {
+            add_address("10.1.0.3");
+            folder.put("echo.json", &service("echo", "10.96.0.3", "", &["10.1.0.3"]));
+            first.settled(2);
+            let listener = TcpListener::bind("10.1.0.3:8080").expect("listen");
+            let client = TcpStream::connect_timeout(&backend("10.96.0.3:80"), ANSWER).expect("connect");
+            (client, listener.accept().expect("accept").0)
+        });
+        let mut says = |words: &[u8; 4]| {
+            client.write_all(words).expect("write");
+            let mut heard = [0; 4];
+            server.set_read_timeout(Some(ANSWER)).expect("set a time-out");
+            server.read_exact(&mut heard).expect("read");
+            assert_eq!(&heard, words);
+        };
+        says(b"one ");
+        let mut agent = first;
+        for args in [&["--counters"][..], &[]] {
+            agent.kill();
+            let before = generation();
+            agent = Agent::start(folder, args);
+            agent.settled(1);
+            assert_eq!(generation(), before + 1);
+            says(b"and ");
+            assert_eq!(agent.status()["counts"]["repaired"], 0);
+        }
+    });
+}
+
+#[test]
+fn without_watch_an_agent_that_is_away_is_a_failure_and_what_belongs_to_watch_is_refused() {
+    node(|folder| {
+        let status = |args: &[&str]| {
+            let mut command = Command::new(program("portico"));
+            command.args(["status", "--socket"]).arg(folder.socket()).args(args).output().expect("run it")
+        };
+        let away = status(&[]);
+        assert_eq!((away.status.code(), away.stdout.is_empty()), (Some(1), true), "{away:?}");
+        for args in [["-n", "1"], ["--interval", "1"], ["--top", "1"], ["--pod", "a"]] {
+            assert_eq!(status(&args).status.code(), Some(2), "{args:?}");
+        }
+    });
+}

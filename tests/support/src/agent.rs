@@ -1,0 +1,210 @@
+//! `Agent`: the real program, as a test starts it, and what a plugin would say to it.
+//!
+//! It ends with the test that started it, and shows its log where that fails. What must not go in here:
+//! what any test claims.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::fs::File;
+use std::io::Read;
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use agent_ipc::{Attachment, AttachmentKey, Reply, Request};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::Value;
+
+use crate::pod::Pod;
+use crate::program::program;
+use crate::temp_dir::TempDir;
+
+/// What must come comes within this time.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+/// The directories of an agent: its manifests, state and socket.
+pub struct AgentDir(TempDir);
+
+impl AgentDir {
+    pub fn new() -> Self {
+        let dir = TempDir::new("agent");
+        fs::create_dir(dir.join("manifests")).expect("create a directory");
+        Self(dir)
+    }
+
+    pub fn path(&self) -> &Path {
+        self.0.path()
+    }
+
+    pub fn join(&self, name: &str) -> PathBuf {
+        self.0.join(name)
+    }
+
+    pub fn manifests(&self) -> PathBuf {
+        self.0.join("manifests")
+    }
+
+    pub fn state(&self) -> PathBuf {
+        self.0.join("state")
+    }
+
+    pub fn socket(&self) -> PathBuf {
+        self.0.join("agent.sock")
+    }
+
+    /// Writes a manifest with a rename, as tools do.
+    pub fn put(&self, name: &str, text: &str) {
+        let temporary = self.0.write("manifest.tmp", text);
+        fs::rename(temporary, self.manifests().join(name)).expect("rename a manifest");
+    }
+}
+
+/// A running agent.
+pub struct Agent {
+    child: Child,
+    socket: PathBuf,
+    log: PathBuf,
+}
+
+impl Agent {
+    /// An agent on the manifests of a folder.
+    pub fn start(folder: &AgentDir, args: &[&str]) -> Self {
+        let manifests = folder.manifests();
+        Self::start_with(folder, &[&["--manifests", manifests.to_str().expect("a path")], args].concat())
+    }
+
+    /// An agent with these sources of services.
+    pub fn start_with(folder: &AgentDir, args: &[&str]) -> Self {
+        Self::start_by(folder, &[], args)
+    }
+
+    /// The same by another program, which becomes the agent: its arguments end where the agent's path follows.
+    pub fn start_by(folder: &AgentDir, by: &[&str], args: &[&str]) -> Self {
+        let log = folder.join("agent.log");
+        let out = File::options().create(true).append(true).open(&log).expect("make the log");
+        let agent = program("portico");
+        let words: Vec<&OsStr> = by.iter().map(OsStr::new).chain([agent.as_os_str()]).collect();
+        let mut command = Command::new(words[0]);
+        command.args(&words[1..]);
+        command.arg("agent").arg("--socket").arg(folder.socket()).arg("--state-dir").arg(folder.state());
+        let nowhere = folder.join("cni");
+        command.arg("--cni-cache").arg(&nowhere).arg("--cni-conf").arg(&nowhere);
+        if !args.contains(&"--metrics") {
+            command.args(["--metrics", "none"]);
+        }
+        let child = command.args(args).stdin(Stdio::null()).stderr(out).spawn().expect("start the agent");
+        let agent = Self { child, socket: folder.socket(), log };
+        agent.until("it answers", |agent| agent.try_ask(&Request::Ready, None).is_some());
+        agent
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Everything that it wrote.
+    pub fn log(&self) -> String {
+        fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    /// Waits until something is so.
+    pub fn until(&self, what: &str, is_so: impl Fn(&Self) -> bool) {
+        let deadline = Instant::now() + PATIENCE;
+        while !is_so(self) {
+            assert!(Instant::now() < deadline, "{what}: not within {PATIENCE:?}; the log:\n{}", self.log());
+            thread::sleep(Duration::from_millis(2));
+        }
+    }
+
+    fn try_ask(&self, request: &Request, pod: Option<&Pod>) -> Option<(Reply, Option<std::os::fd::OwnedFd>)> {
+        let file = pod.map(|pod| File::open(pod.path()).expect("open the pod's namespace"));
+        agent_ipc::send_request(&self.socket, request, file.as_ref().map(AsFd::as_fd), PATIENCE).ok()
+    }
+
+    /// Asks, and has an answer.
+    pub fn ask(&self, request: &Request, pod: Option<&Pod>) -> Reply {
+        self.try_ask(request, pod).unwrap_or_else(|| panic!("no answer; the log:\n{}", self.log())).0
+    }
+
+    /// Attaches a pod as the plugin does.
+    pub fn attach(&self, name: &str, pod: &Pod) {
+        assert_eq!(
+            self.ask(&Request::Attach(attachment(name, pod)), Some(pod)),
+            Reply::Done,
+            "{}",
+            self.log()
+        );
+    }
+
+    /// What `portico status` shows.
+    pub fn status(&self) -> Value {
+        self.try_status().expect("an answer")
+    }
+
+    /// The same; none while no agent answers, or one that is about to leave.
+    pub fn try_status(&self) -> Option<Value> {
+        let (reply, file) = self.try_ask(&Request::status(), None)?;
+        if matches!(reply, Reply::Refused { transient: true, .. }) {
+            return None;
+        }
+        assert_eq!(reply, Reply::File);
+        let mut text = String::new();
+        File::from(file.expect("a file")).read_to_string(&mut text).expect("read the status");
+        Some(serde_json::from_str(&text).expect("JSON"))
+    }
+
+    /// Waits until every attachment holds this revision or a later one.
+    pub fn settled(&self, revision: u64) {
+        self.until("every pod is right", |agent| {
+            let status = agent.status();
+            let attachments = status["attachments"].as_array().expect("a list");
+            status["views"]["all"]["revision"].as_u64().is_some_and(|reached| reached >= revision)
+                && attachments
+                    .iter()
+                    .all(|attachment| attachment["lagMs"] == 0 && attachment["error"].is_null())
+        });
+    }
+
+    /// Ends it without a chance to do anything.
+    pub fn kill(mut self) {
+        self.child.kill().expect("kill the agent");
+        self.child.wait().expect("wait for the agent");
+    }
+
+    /// Asks it to end, and says how it did.
+    pub fn terminate(mut self) -> std::process::ExitStatus {
+        kill(Pid::from_raw(self.child.id().try_into().expect("a process id")), Signal::SIGTERM)
+            .expect("signal");
+        self.child.wait().expect("wait for the agent")
+    }
+}
+
+impl Drop for Agent {
+    #[allow(clippy::print_stderr)] // It belongs to the report of the test that failed.
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if thread::panicking() {
+            eprintln!("the agent's log:\n{}", self.log());
+        }
+    }
+}
+
+/// The attachment of a pod, as the plugin would bring it.
+pub fn attachment(name: &str, pod: &Pod) -> Attachment {
+    Attachment {
+        key: key(name),
+        netns: Path::new(&pod.path()).to_owned(),
+        pod: None,
+        addresses: Vec::new(),
+        annotations: Default::default(),
+        notes: Vec::new(),
+    }
+}
+
+pub fn key(name: &str) -> AttachmentKey {
+    AttachmentKey { network: "net".to_owned(), container_id: name.to_owned(), interface: "lo".to_owned() }
+}

@@ -1,0 +1,28 @@
+//! Certificates of a server on the loopback address, from an authority that lives as long as the test.
+//!
+//! What must not go in here: who may do what.
+
+use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+
+/// A certificate, its key, and who vouches for it, all as PEM.
+pub struct Certificates {
+    pub authority: String,
+    pub certificate: String,
+    pub key: String,
+    pub public_key: String,
+}
+
+impl Certificates {
+    pub fn new() -> Self {
+        let mut params = CertificateParams::new([]).expect("an authority");
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let key = KeyPair::generate().expect("a key");
+        let authority = params.self_signed(&key).expect("a certificate of the authority").pem();
+        let issuer = Issuer::new(params, key);
+        let names = ["127.0.0.1".to_owned(), "localhost".to_owned()];
+        let key = KeyPair::generate().expect("a key");
+        let params = CertificateParams::new(names).expect("the names of a server");
+        let certificate = params.signed_by(&key, &issuer).expect("a certificate").pem();
+        Self { authority, certificate, key: key.serialize_pem(), public_key: key.public_key_pem() }
+    }
+}

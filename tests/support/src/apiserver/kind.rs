@@ -1,0 +1,97 @@
+//! The kinds that a test server knows, and their paths.
+//!
+//! What must not go in here: what an object of a kind says.
+
+use serde_json::Value;
+
+/// A kind of objects.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Kind {
+    pub name: &'static str,
+    pub resource: &'static str,
+    /// Where its versions are, the one in which it is stored first.
+    pub bases: &'static [&'static str],
+    pub is_namespaced: bool,
+}
+
+const KINDS: [Kind; 10] = [
+    Kind { name: "Service", resource: "services", bases: &["/api/v1"], is_namespaced: true },
+    Kind { name: "Pod", resource: "pods", bases: &["/api/v1"], is_namespaced: true },
+    Kind { name: "Node", resource: "nodes", bases: &["/api/v1"], is_namespaced: false },
+    Kind { name: "Namespace", resource: "namespaces", bases: &["/api/v1"], is_namespaced: false },
+    Kind { name: "Secret", resource: "secrets", bases: &["/api/v1"], is_namespaced: true },
+    Kind { name: "ConfigMap", resource: "configmaps", bases: &["/api/v1"], is_namespaced: true },
+    Kind { name: "Event", resource: "events", bases: &["/api/v1"], is_namespaced: true },
+    Kind {
+        name: "MutatingWebhookConfiguration",
+        resource: "mutatingwebhookconfigurations",
+        bases: &["/apis/admissionregistration.k8s.io/v1"],
+        is_namespaced: false,
+    },
+    Kind {
+        name: "EndpointSlice",
+        resource: "endpointslices",
+        bases: &["/apis/discovery.k8s.io/v1"],
+        is_namespaced: true,
+    },
+    Kind {
+        name: "ServiceCIDR",
+        resource: "servicecidrs",
+        bases: &["/apis/networking.k8s.io/v1", "/apis/networking.k8s.io/v1beta1"],
+        is_namespaced: false,
+    },
+];
+
+impl Kind {
+    pub(crate) fn named(name: &str) -> Self {
+        *KINDS.iter().find(|kind| kind.name == name).unwrap_or_else(|| panic!("no kind {name} here"))
+    }
+
+    pub(crate) fn of(object: &Value) -> Self {
+        Self::named(object["kind"].as_str().expect("an object has a kind"))
+    }
+
+    pub(crate) fn api_version(self) -> &'static str {
+        let base = self.bases[0];
+        base.strip_prefix("/apis/").or(base.strip_prefix("/api/")).expect("a base is one of the two")
+    }
+
+    /// The path of one object.
+    pub(crate) fn path(self, namespace: &str, name: &str) -> String {
+        let Self { resource, bases, .. } = self;
+        if self.is_namespaced {
+            format!("{}/namespaces/{namespace}/{resource}/{name}", bases[0])
+        } else {
+            format!("{}/{resource}/{name}", bases[0])
+        }
+    }
+}
+
+/// What a path leads to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Target {
+    pub kind: Kind,
+    /// None: all namespaces, or a kind that has none.
+    pub namespace: Option<String>,
+    /// None: all objects.
+    pub name: Option<String>,
+}
+
+impl Target {
+    /// What this path leads to.
+    pub(crate) fn at(path: &str) -> Option<Self> {
+        KINDS.into_iter().find_map(|kind| {
+            let rest = kind.bases.iter().find_map(|base| path.strip_prefix(base)?.strip_prefix('/'))?;
+            let mut parts = rest.split('/');
+            let mut first = parts.next()?;
+            let mut namespace = None;
+            // A namespace itself, and what is in one, begin alike.
+            if kind.is_namespaced && first == "namespaces" {
+                namespace = Some(parts.next()?.to_owned());
+                first = parts.next()?;
+            }
+            let name = parts.next().map(str::to_owned);
+            (first == kind.resource && parts.next().is_none()).then_some(Self { kind, namespace, name })
+        })
+    }
+}

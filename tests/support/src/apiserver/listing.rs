@@ -1,0 +1,158 @@
+//! Lists of the double, page by page, in the order of fields in which a real server writes them.
+//!
+//! Objects of a generator are made when they are sent, so that hundreds of megabytes cost no memory. What must not go in
+//! here: watches.
+
+use std::io;
+
+use http::Response;
+use http_body_util::BodyExt;
+use hyper::body::{Bytes, Frame};
+use serde_json::{Value, json};
+use tokio::sync::mpsc::{Sender, channel};
+
+use super::double::{Body, Inner, refusal};
+use super::kind::Kind;
+use super::store::Selector;
+use super::watching::Pieces;
+
+/// Objects that are made when they are sent.
+#[derive(Debug, Clone)]
+pub struct Generated {
+    pub kind: &'static str,
+    pub count: usize,
+    /// Name, namespace and labels of the object with this number.
+    pub metadata: fn(usize) -> Value,
+    /// What follows its metadata, as `"spec":{}`.
+    pub content: fn(usize) -> String,
+}
+
+/// The kind of the objects that are sent, and whether their metadata is all of them.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Shape {
+    pub kind: Kind,
+    pub is_partial: bool,
+}
+
+/// An object to be sent.
+pub(crate) enum Sent {
+    Stored(Value),
+    Generated(Generated, usize),
+}
+
+impl Shape {
+    pub(crate) fn kind_name(self) -> &'static str {
+        if self.is_partial { "PartialObjectMetadata" } else { self.kind.name }
+    }
+
+    pub(crate) fn api_version(self) -> &'static str {
+        if self.is_partial { "meta.k8s.io/v1" } else { self.kind.api_version() }
+    }
+
+    /// The text of an object; in a list, objects do not say what they are.
+    pub(crate) fn text(self, sent: &Sent, is_listed: bool) -> String {
+        let head = format!("\"kind\":\"{}\",\"apiVersion\":\"{}\",", self.kind_name(), self.api_version());
+        let head = if is_listed && !self.is_partial { "" } else { &head };
+        match sent {
+            Sent::Stored(object) => {
+                let fields = object.as_object().expect("an object").iter();
+                let others =
+                    fields.filter(|(key, _)| !["kind", "apiVersion", "metadata"].contains(&key.as_str()));
+                let others: String = if self.is_partial {
+                    String::new()
+                } else {
+                    others.map(|(key, value)| format!(",\"{key}\":{value}")).collect()
+                };
+                format!("{{{head}\"metadata\":{}{others}}}", metadata_text(&object["metadata"]))
+            }
+            Sent::Generated(generated, number) => {
+                let mut metadata = (generated.metadata)(*number);
+                metadata["resourceVersion"] = "1".into();
+                metadata["uid"] = format!("generated-{number}").into();
+                let metadata = metadata_text(&metadata);
+                if self.is_partial {
+                    return format!("{{{head}\"metadata\":{metadata}}}");
+                }
+                format!("{{{head}\"metadata\":{metadata},{}}}", (generated.content)(*number))
+            }
+        }
+    }
+}
+
+/// A real server writes name, namespace and version before annotations and labels.
+fn metadata_text(metadata: &Value) -> String {
+    const FIRST: [&str; 4] = ["name", "namespace", "uid", "resourceVersion"];
+    let Some(fields) = metadata.as_object() else { return metadata.to_string() };
+    let first = FIRST.iter().filter_map(|key| Some((*key, fields.get(*key)?)));
+    let others = fields.iter().map(|(key, value)| (key.as_str(), value));
+    let others = others.filter(|(key, _)| !FIRST.contains(key));
+    let texts: Vec<String> = first.chain(others).map(|(key, value)| format!("\"{key}\":{value}")).collect();
+    format!("{{{}}}", texts.join(","))
+}
+
+impl Inner {
+    /// All objects of a kind as they were at a version.
+    pub(crate) fn all(&self, version: u64, kind: Kind, selector: &Selector) -> Vec<Sent> {
+        let stored =
+            self.store.at(version, kind, selector).into_iter().map(|(_, object)| Sent::Stored(object));
+        let of_kind = self.generated.iter().filter(|generated| generated.kind == kind.name);
+        let made = of_kind.flat_map(|generated| {
+            let selected =
+                move |number: &usize| selector.selects(&json!({"metadata": (generated.metadata)(*number)}));
+            (0..generated.count).filter(selected).map(|number| Sent::Generated(generated.clone(), number))
+        });
+        stored.chain(made).collect()
+    }
+}
+
+/// A page of a list. The token says at which version the list was begun, and after which object it goes on.
+pub(crate) fn listing(
+    inner: &Inner,
+    shape: Shape,
+    selector: &Selector,
+    query: &impl Fn(&str) -> String,
+) -> Response<Body> {
+    let limit: usize = query("limit").parse().unwrap_or(usize::MAX);
+    let token = query("continue");
+    let (version, skip) = match token.split_once('.') {
+        Some((version, skip)) => (version.parse().unwrap_or(0), skip.parse().unwrap_or(0)),
+        None => (inner.store.version, 0),
+    };
+    if !inner.store.knows(version) {
+        return refusal(410, "The provided continue parameter is too old");
+    }
+    let all = inner.all(version, shape.kind, selector);
+    let left = all.len().saturating_sub(skip).saturating_sub(limit);
+    let mut metadata = json!({"resourceVersion": version.to_string()});
+    if left > 0 {
+        metadata["continue"] = format!("{version}.{}", skip + limit).into();
+    }
+    let head = format!(
+        "{{\"kind\":\"{}List\",\"apiVersion\":\"{}\",\"metadata\":{metadata},\"items\":[",
+        shape.kind_name(),
+        shape.api_version()
+    );
+    let page: Vec<Sent> = all.into_iter().skip(skip).take(limit).collect();
+    let (say, pieces) = channel(2);
+    tokio::spawn(send(say, shape, head, page));
+    let mut response = Response::new(Pieces(pieces).boxed());
+    response.headers_mut().insert("Content-Type", "application/json".parse().expect("a header"));
+    response
+}
+
+async fn send(say: Sender<io::Result<Frame<Bytes>>>, shape: Shape, head: String, page: Vec<Sent>) {
+    let mut text = head;
+    for (number, object) in page.iter().enumerate() {
+        if number > 0 {
+            text.push(',');
+        }
+        text.push_str(&shape.text(object, true));
+        if text.len() > 64 << 10 && say.send(Ok(Frame::data(std::mem::take(&mut text).into()))).await.is_err()
+        {
+            return;
+        }
+    }
+    text.push_str("]}\n");
+    // Nobody reads it only where the reader has gone.
+    let _ = say.send(Ok(Frame::data(text.into()))).await;
+}

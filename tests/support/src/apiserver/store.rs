@@ -1,0 +1,151 @@
+//! `Store`: the objects of the double, with versions and a history, and the selection of some of them.
+//!
+//! What must not go in here: HTTP.
+
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+use serde_json::{Value, json};
+
+use super::kind::Kind;
+
+/// The resource, the namespace and the name.
+pub(crate) type Key = (&'static str, String, String);
+
+/// One change, with what was before and after it.
+#[derive(Debug, Clone)]
+struct Logged {
+    at: Instant,
+    version: u64,
+    key: Key,
+    old: Option<Value>,
+    new: Option<Value>,
+}
+
+/// The objects of the double.
+#[derive(Debug, Default)]
+pub(crate) struct Store {
+    pub version: u64,
+    /// The first version that is still known.
+    oldest: u64,
+    objects: BTreeMap<Key, Value>,
+    log: Vec<Logged>,
+}
+
+impl Store {
+    /// The object of this name, as it is.
+    pub(crate) fn get(&self, kind: Kind, namespace: &str, name: &str) -> Option<&Value> {
+        self.objects.get(&(kind.resource, namespace.to_owned(), name.to_owned()))
+    }
+
+    pub(crate) fn put(&mut self, mut object: Value) {
+        let kind = Kind::of(&object);
+        let metadata = &mut object["metadata"];
+        if kind.is_namespaced && metadata["namespace"].is_null() {
+            metadata["namespace"] = "default".into();
+        }
+        let text = |key: &str| metadata[key].as_str().unwrap_or_default().to_owned();
+        let key = (kind.resource, text("namespace"), text("name"));
+        object["apiVersion"] = kind.api_version().into();
+        let old = self.objects.get(&key).cloned();
+        if let Some(old) = &old {
+            object["metadata"]["resourceVersion"] = old["metadata"]["resourceVersion"].clone();
+            if *old == object {
+                return;
+            }
+        }
+        self.version += 1;
+        object["metadata"]["resourceVersion"] = self.version.to_string().into();
+        self.objects.insert(key.clone(), object.clone());
+        self.log.push(Logged { at: Instant::now(), version: self.version, key, old, new: Some(object) });
+    }
+
+    pub(crate) fn delete(&mut self, kind: Kind, namespace: &str, name: &str) {
+        let key = (kind.resource, namespace.to_owned(), name.to_owned());
+        let Some(old) = self.objects.remove(&key) else { return };
+        self.version += 1;
+        self.log.push(Logged { at: Instant::now(), version: self.version, key, old: Some(old), new: None });
+    }
+
+    /// Forgets the history.
+    pub(crate) fn expire(&mut self) {
+        self.version += 1;
+        self.oldest = self.version;
+        self.log.clear();
+    }
+
+    /// When each object of a kind was made, by namespace and name.
+    pub(crate) fn made(&self, kind: Kind) -> Vec<(String, String, Instant)> {
+        let made = self.log.iter().filter(|logged| logged.old.is_none() && logged.key.0 == kind.resource);
+        made.map(|Logged { key: (_, namespace, name), at, .. }| (namespace.clone(), name.clone(), *at))
+            .collect()
+    }
+
+    pub(crate) fn knows(&self, version: u64) -> bool {
+        version >= self.oldest
+    }
+
+    /// The objects of a kind as they were at a version.
+    pub(crate) fn at(&self, version: u64, kind: Kind, selector: &Selector) -> Vec<(Key, Value)> {
+        let mut objects = self.objects.clone();
+        for logged in self.log.iter().rev().filter(|logged| logged.version > version) {
+            match &logged.old {
+                Some(old) => objects.insert(logged.key.clone(), old.clone()),
+                None => objects.remove(&logged.key),
+            };
+        }
+        let of_kind = objects.into_iter().filter(|((resource, _, _), _)| *resource == kind.resource);
+        of_kind.filter(|(_, object)| selector.selects(object)).collect()
+    }
+
+    /// The changes of a kind after a version, as a watch sees them.
+    pub(crate) fn after(&self, version: u64, kind: Kind, selector: &Selector) -> Vec<Value> {
+        // Versions grow along the log.
+        let from = self.log.partition_point(|logged| logged.version <= version);
+        let log = self.log[from..].iter().filter(|logged| logged.key.0 == kind.resource);
+        let selects = |object: &Option<Value>| object.clone().filter(|object| selector.selects(object));
+        let changes = log.filter_map(|logged| match (selects(&logged.old), selects(&logged.new)) {
+            (None, None) => None,
+            (None, Some(new)) => Some(json!({"type": "ADDED", "object": new})),
+            (Some(_), Some(new)) => Some(json!({"type": "MODIFIED", "object": new})),
+            // As it was, with the version of its end: so does a real one.
+            (Some(mut old), None) => {
+                old["metadata"]["resourceVersion"] = logged.version.to_string().into();
+                Some(json!({"type": "DELETED", "object": old}))
+            }
+        });
+        changes.collect()
+    }
+}
+
+/// Labels and fields that objects must have.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Selector {
+    /// None: any.
+    pub namespace: Option<String>,
+    pub labels: String,
+    pub fields: String,
+}
+
+impl Selector {
+    pub(crate) fn selects(&self, object: &Value) -> bool {
+        let labels = &object["metadata"]["labels"];
+        let has = |part: &str| match (part.strip_prefix('!'), part.split_once('=')) {
+            (Some(label), _) => labels.get(label).is_none(),
+            (None, Some((label, value))) => labels.get(label).and_then(Value::as_str) == Some(value),
+            (None, None) => labels.get(part).is_some(),
+        };
+        let is = |part: &str| match part.split_once('=') {
+            Some(("metadata.name", name)) => object["metadata"]["name"] == name,
+            Some(("status.phase!", phase)) => object["status"]["phase"] != phase,
+            other => panic!("the double knows no field selector {other:?}"),
+        };
+        let is_there =
+            self.namespace.as_ref().is_none_or(|namespace| object["metadata"]["namespace"] == **namespace);
+        is_there && parts(&self.labels).all(has) && parts(&self.fields).all(is)
+    }
+}
+
+fn parts(text: &str) -> impl Iterator<Item = &str> {
+    text.split(',').filter(|part| !part.is_empty())
+}

@@ -1,0 +1,172 @@
+//! `Caller`: a client that calls the webhook as an API server does, over one connection that it keeps.
+//!
+//! By hand, so that a test can be slow, wrong or silent. What must not go in here: what any test claims.
+
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::Value;
+use tokio_rustls::rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use tokio_rustls::rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
+use tokio_rustls::rustls::pki_types::pem::PemObject;
+use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use tokio_rustls::rustls::{
+    ClientConfig, ClientConnection, DigitallySignedStruct, Error, SignatureScheme, StreamOwned,
+};
+
+/// A TLS connection.
+pub type Stream = StreamOwned<ClientConnection, TcpStream>;
+
+/// Trusts whatever is shown: what a test wants to know of certificates, an API server tells.
+#[derive(Debug)]
+struct Trusting(Arc<CryptoProvider>);
+
+impl ServerCertVerifier for Trusting {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls12_signature(message, certificate, signed, &self.0.signature_verification_algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls13_signature(message, certificate, signed, &self.0.signature_verification_algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+/// A certificate and its key, PEM.
+pub struct Signed {
+    pub certificate: String,
+    pub key: String,
+}
+
+/// Connects, as whoever looks for this name, perhaps with a certificate, and offers these protocols.
+pub fn connected(
+    address: SocketAddr,
+    name: &str,
+    own: Option<&Signed>,
+    protocols: &[&[u8]],
+) -> io::Result<Stream> {
+    let provider = Arc::new(ring::default_provider());
+    let config = ClientConfig::builder_with_provider(Arc::clone(&provider));
+    let config = config.with_safe_default_protocol_versions().expect("TLS");
+    let config = config.dangerous().with_custom_certificate_verifier(Arc::new(Trusting(provider)));
+    let name = ServerName::try_from(name.to_owned()).expect("a name");
+    let mut config = match own {
+        None => config.with_no_client_auth(),
+        Some(Signed { certificate, key }) => {
+            let chain = vec![CertificateDer::from_pem_slice(certificate.as_bytes()).expect("PEM")];
+            let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).expect("PEM");
+            config.with_client_auth_cert(chain, key).expect("a certificate with its key")
+        }
+    };
+    config.alpn_protocols = protocols.iter().map(|name| name.to_vec()).collect();
+    let connection = ClientConnection::new(Arc::new(config), name);
+    let stream = TcpStream::connect(address)?;
+    stream.set_read_timeout(Some(Duration::from_secs(30)))?;
+    stream.set_nodelay(true)?;
+    let mut stream = StreamOwned::new(connection.expect("a client"), stream);
+    while stream.conn.is_handshaking() {
+        stream.conn.complete_io(&mut stream.sock)?;
+    }
+    Ok(stream)
+}
+
+/// A connection.
+pub struct Caller(BufReader<Stream>);
+
+impl Caller {
+    /// Connects, as whoever looks for this name.
+    pub fn new(address: SocketAddr, name: &str) -> io::Result<Self> {
+        Self::known(address, name, None)
+    }
+
+    /// The same with a certificate of its own.
+    pub fn known(address: SocketAddr, name: &str, own: Option<&Signed>) -> io::Result<Self> {
+        Ok(Self(BufReader::new(connected(address, name, own, &[])?)))
+    }
+
+    /// As an API server on the same machine.
+    pub fn local(address: SocketAddr) -> io::Result<Self> {
+        Self::new(address, "127.0.0.1")
+    }
+
+    /// What the server has shown.
+    pub fn shown(&self) -> Vec<u8> {
+        self.0.get_ref().conn.peer_certificates().expect("a certificate")[0].to_vec()
+    }
+
+    /// Sends bytes as they are.
+    pub fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.0.get_mut().write_all(bytes)?;
+        self.0.get_mut().flush()
+    }
+
+    /// The head of a request with a body of so many bytes.
+    pub fn head(method: &str, path: &str, len: usize) -> String {
+        format!(
+            "{method} {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {len}\r\n\r\n"
+        )
+    }
+
+    /// Sends a request and reads the status, the head and the body of the answer.
+    pub fn ask(&mut self, method: &str, path: &str, body: &[u8]) -> io::Result<(u16, String, Vec<u8>)> {
+        self.send(&[Self::head(method, path, body.len()).as_bytes(), body].concat())?;
+        self.answer()
+    }
+
+    /// Calls as the API server does, and reads the answer, which must be one.
+    pub fn review(&mut self, body: &[u8]) -> io::Result<Value> {
+        let (status, head, body) = self.ask("POST", "/mutate?timeout=10s", body)?;
+        assert_eq!(status, 200, "{head}{}", String::from_utf8_lossy(&body));
+        Ok(serde_json::from_slice(&body).expect("JSON"))
+    }
+
+    /// The next answer.
+    pub fn answer(&mut self) -> io::Result<(u16, String, Vec<u8>)> {
+        let mut head = String::new();
+        while !head.ends_with("\r\n\r\n") {
+            if self.0.read_line(&mut head)? == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+        }
+        let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).expect("a status");
+        let len = head.lines().find_map(|line| {
+            let (name, value) = line.split_once(':')?;
+            name.eq_ignore_ascii_case("content-length").then(|| value.trim().parse().ok())?
+        });
+        let mut body = vec![0; len.unwrap_or(0)];
+        self.0.read_exact(&mut body)?;
+        Ok((status, head, body))
+    }
+
+    /// Waits until the other end closes.
+    pub fn closed(&mut self) {
+        let _ = self.0.get_mut().sock.set_read_timeout(Some(Duration::from_secs(60)));
+        let _ = self.0.read_to_end(&mut Vec::new());
+    }
+}

@@ -1,0 +1,65 @@
+//! Helm, as a test asks it: what the chart renders with given values, or why it refuses them.
+//!
+//! `scripts/helm` says where it comes from; where it cannot be had these tests fail. What must not go in here: what the
+//! objects should be.
+
+use std::process::{Command, Output};
+
+use serde_json::Value;
+
+use crate::program::repository;
+
+/// Where the chart is to be, in all tests.
+pub const NAMESPACE: &str = "portico-system";
+
+/// A file of the repository.
+pub fn text(path: &str) -> String {
+    std::fs::read_to_string(repository().join(path)).unwrap_or_else(|why| panic!("read {path}: {why}"))
+}
+
+/// Runs Helm; what it says, where it is good or where it is not.
+pub fn said(args: &[&str]) -> Result<String, String> {
+    let output = helm(args);
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    let said = text(&output.stdout) + &text(&output.stderr);
+    if output.status.success() { Ok(said) } else { Err(said) }
+}
+
+fn helm(args: &[&str]) -> Output {
+    let mut command = Command::new(repository().join("scripts/helm"));
+    command.args(args).current_dir(repository()).output().expect("run scripts/helm")
+}
+
+/// The documents of a YAML text that are not empty.
+pub fn documents(yaml: &str) -> Vec<Value> {
+    let documents: Vec<Value> =
+        serde_saphyr::from_multiple(yaml).unwrap_or_else(|why| panic!("{why}\n{yaml}"));
+    documents.into_iter().filter(|document| !document.is_null()).collect()
+}
+
+/// The objects that the chart renders with these values (`--set` of Helm), or what Helm says against them.
+pub fn rendered(values: &[&str]) -> Result<Vec<Value>, String> {
+    let mut args = vec!["template", "portico", "deploy/helm/portico", "--namespace", NAMESPACE];
+    args.extend(["--kube-version", "1.33.0"]);
+    args.extend(values.iter().flat_map(|value| ["--set", value]));
+    let output = helm(&args);
+    if output.status.success() {
+        return Ok(documents(&String::from_utf8(output.stdout).expect("text")));
+    }
+    Err(String::from_utf8_lossy(&output.stderr).into_owned())
+}
+
+/// The same, where nothing may be wrong.
+pub fn objects(values: &[&str]) -> Vec<Value> {
+    rendered(values).unwrap_or_else(|why| panic!("{values:?}: {why}"))
+}
+
+/// The only object of a kind whose name ends so.
+pub fn one<'a>(objects: &'a [Value], kind: &str, end: &str) -> &'a Value {
+    let mut found = objects.iter().filter(|object| {
+        object["kind"] == kind && object["metadata"]["name"].as_str().is_some_and(|name| name.ends_with(end))
+    });
+    let one = found.next().unwrap_or_else(|| panic!("no {kind} {end}"));
+    assert!(found.next().is_none(), "more than one {kind} {end}");
+    one
+}

@@ -1,0 +1,16 @@
+//! What the kernel says of memory, of a process or of the whole machine.
+//!
+//! What must not go in here: how much it may be.
+
+/// One line of `/proc/PID/status` or `/proc/meminfo`, such as `VmRSS:`, in KB.
+pub fn kilobytes(file: &str, key: &str) -> f64 {
+    let text = std::fs::read_to_string(file).unwrap_or_else(|why| panic!("read {file}: {why}"));
+    let line = text.lines().find_map(|line| line.strip_prefix(key));
+    let line = line.unwrap_or_else(|| panic!("no {key} in {file}"));
+    line.trim().trim_end_matches(" kB").parse().expect("a number")
+}
+
+/// What this process holds in memory, in KB.
+pub fn resident_kb() -> f64 {
+    kilobytes("/proc/self/status", "VmRSS:")
+}

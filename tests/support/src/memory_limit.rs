@@ -1,0 +1,60 @@
+//! `MemoryLimit`: a memory cgroup for a program, and what the program took at most.
+//!
+//! Version 1 and 2 both; making one needs root, and without it the peak of the resident set is all that is known. What
+//! must not go in here: what any test claims.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+/// A memory cgroup that a test has made.
+pub struct MemoryLimit {
+    /// None: this user may not make one.
+    folder: Option<PathBuf>,
+    is_v2: bool,
+    pid: u32,
+}
+
+impl MemoryLimit {
+    /// Limits a program that runs.
+    pub fn new(pid: u32, bytes: usize) -> Self {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let is_v2 = Path::new("/sys/fs/cgroup/cgroup.controllers").exists();
+        let root = if is_v2 { "/sys/fs/cgroup" } else { "/sys/fs/cgroup/memory" };
+        let folder = Path::new(root).join(format!("portico-webhook-{}-{number}", std::process::id()));
+        let limit = if is_v2 { "memory.max" } else { "memory.limit_in_bytes" };
+        let is_made = fs::create_dir(&folder).is_ok()
+            && fs::write(folder.join(limit), bytes.to_string()).is_ok()
+            && fs::write(folder.join("cgroup.procs"), pid.to_string()).is_ok();
+        if !is_made {
+            let _ = fs::remove_dir(&folder);
+        }
+        Self { folder: is_made.then_some(folder), is_v2, pid }
+    }
+
+    /// The most that the program has ever taken, in bytes; with a cgroup also what the kernel took for it.
+    pub fn peak(&self) -> usize {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid)).expect("the program runs");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("a peak");
+        let resident: usize = line.trim().trim_end_matches(" kB").parse().expect("a number");
+        let name = if self.is_v2 { "memory.peak" } else { "memory.max_usage_in_bytes" };
+        let charged = self.folder.as_ref().map(|folder| number(&folder.join(name)));
+        charged.unwrap_or_default().max(resident * 1_024)
+    }
+}
+
+fn number(path: &Path) -> usize {
+    let text = fs::read_to_string(path).unwrap_or_else(|error| panic!("read {}: {error}", path.display()));
+    text.trim().parse().expect("a number")
+}
+
+impl Drop for MemoryLimit {
+    fn drop(&mut self) {
+        let Some(folder) = &self.folder else { return };
+        // A group with a program in it cannot be removed.
+        let parent = folder.parent().expect("it has one");
+        let _ = fs::write(parent.join("cgroup.procs"), self.pid.to_string());
+        let _ = fs::remove_dir(folder);
+    }
+}

@@ -1,0 +1,58 @@
+//! `Pod`: a network namespace beside the test's own, on a wire to it, as a pod is beside its node.
+//!
+//! It has what it is given and no more: no route but those that come with its addresses.
+
+use std::fs::File;
+use std::os::fd::{AsRawFd, OwnedFd};
+
+use netns_nft::{Netns, encode};
+use proxy_core::plan::plan;
+use proxy_core::ruleset::Ruleset;
+
+use crate::namespace::{bare, run};
+
+pub struct Pod {
+    pub netns: Netns,
+    file: OwnedFd,
+}
+
+impl Pod {
+    /// A pod without any interface but loopback, which is up.
+    pub fn new() -> Self {
+        let file: OwnedFd = bare(|| {
+            run("ip", &["link", "set", "lo", "up"], "");
+            File::open("/proc/thread-self/ns/net").expect("open the namespace").into()
+        });
+        let netns = Netns::from_fd(file.try_clone().expect("a second descriptor")).expect("a namespace");
+        Self { netns, file }
+    }
+
+    /// A wire between `outer` here and `inner` in the pod; both ends are up.
+    pub fn wire(&self, outer: &str, inner: &str) {
+        let peer = ["peer", "name", inner, "netns", &self.path()];
+        run("ip", &[&["link", "add", outer, "type", "veth"][..], &peer].concat(), "");
+        run("ip", &["link", "set", outer, "up"], "");
+        self.ip(&["link", "set", inner, "up"]);
+    }
+
+    /// Where other programs find it.
+    pub fn path(&self) -> String {
+        format!("/proc/{}/fd/{}", std::process::id(), self.file.as_raw_fd())
+    }
+
+    /// Runs `ip` in the pod.
+    pub fn ip(&self, args: &[&str]) -> String {
+        self.within(|| run("ip", args, ""))
+    }
+
+    /// Runs `body` in the pod.
+    pub fn within<T: Send>(&self, body: impl FnOnce() -> T + Send) -> T {
+        self.netns.within(body).expect("enter the pod")
+    }
+
+    /// Programs the pod, which held `before`.
+    pub fn change(&self, before: &Ruleset, after: &Ruleset) {
+        let socket = self.netns.socket().expect("a socket in the pod");
+        socket.apply(&encode(&plan(before, after))).unwrap_or_else(|error| panic!("{error}: {error:?}"));
+    }
+}

@@ -1,0 +1,87 @@
+//! A cluster for the webhook: an API server with a service, and replicas that it can call.
+//!
+//! What must not go in here: what any test claims.
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use serde_json::{Value, json};
+
+use crate::apiserver::Api;
+use crate::temp_dir::TempDir;
+use crate::webhook::{Webhook, free_port, until};
+
+pub const CONFIGURATION: &str = "MutatingWebhookConfiguration";
+pub const SYSTEM: &str = "portico-system";
+/// Ours among the ConfigMaps.
+pub const OURS: &str = "portico-env-";
+
+/// An API server and a folder.
+pub struct Cluster {
+    pub api: Api,
+    pub folder: TempDir,
+    pub port: u16,
+}
+
+impl Cluster {
+    pub fn new(api: Api) -> Self {
+        for namespace in [SYSTEM, "default", "team"] {
+            api.put(json!({"kind": "Namespace", "metadata": {"name": namespace}}));
+        }
+        api.put(service("redis", 11, 6379));
+        Self { api, folder: TempDir::new("webhook"), port: free_port() }
+    }
+
+    /// A replica that is ready, at this port; the API server calls `self.port`.
+    pub fn replica_at(&self, port: u16, args: &[&str]) -> Webhook {
+        let kubeconfig = self.api.kubeconfig().to_str().expect("a path").to_owned();
+        let url = format!("https://127.0.0.1:{}/mutate", self.port);
+        let mut all = vec!["--kubeconfig", &kubeconfig, "--url", &url, "--drain", "1"];
+        all.extend(args);
+        Webhook::ready(self.folder.path(), port, &all)
+    }
+
+    /// A replica where the API server calls.
+    pub fn replica(&self, args: &[&str]) -> Webhook {
+        self.replica_at(self.port, args)
+    }
+
+    /// The configuration once it is there and names who vouches.
+    pub fn configuration(&self) -> Value {
+        until("it is registered", || {
+            let found = self.api.get(CONFIGURATION, "", "portico-webhook")?;
+            found["webhooks"][0]["clientConfig"]["caBundle"].is_string().then_some(found)
+        })
+    }
+
+    /// What the Secret holds.
+    pub fn secret(&self) -> Option<Value> {
+        self.api.get("Secret", SYSTEM, "portico-webhook-tls")
+    }
+
+    /// The managed ConfigMaps of a namespace.
+    pub fn config_maps(&self, namespace: &str) -> Vec<Value> {
+        let path = format!("/api/v1/namespaces/{namespace}/configmaps");
+        let list = self.api.send("GET", &path, "application/json", &Value::Null).object;
+        let items = list["items"].as_array().cloned().unwrap_or_default();
+        let is_ours =
+            |map: &Value| map["metadata"]["name"].as_str().is_some_and(|name| name.starts_with(OURS));
+        // In a list, objects do not say what they are.
+        let with_kind = |mut map: Value| {
+            map["kind"] = "ConfigMap".into();
+            map
+        };
+        items.into_iter().filter(is_ours).map(with_kind).collect()
+    }
+}
+
+/// A service with the address 10.0.0.x and one port.
+pub fn service(name: &str, number: u8, port: u16) -> Value {
+    json!({"kind": "Service", "metadata": {"name": name, "namespace": "default"}, "spec": {
+        "clusterIP": format!("10.0.0.{number}"), "ports": [{"port": port, "protocol": "TCP"}]}})
+}
+
+/// A text in the Secret.
+pub fn text(secret: &Value, name: &str) -> String {
+    let bytes = STANDARD.decode(secret["data"][name].as_str().expect("an entry")).expect("base64");
+    String::from_utf8(bytes).expect("text")
+}

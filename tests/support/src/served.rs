@@ -1,0 +1,18 @@
+//! A pod with backends of its own, so that a test of the agent needs no other machine.
+//!
+//! What must not go in here: services that lead to them.
+
+use crate::conversation::serve;
+use crate::namespace::run;
+use crate::pod::Pod;
+
+/// A pod with backends a and b at port 8080, and a way for everything.
+pub fn pod() -> Pod {
+    let pod = Pod::new();
+    pod.within(|| {
+        serve("a", "10.1.0.1:8080");
+        serve("b", "10.1.0.2:8080");
+        run("ip", &["route", "add", "default", "dev", "lo"], "");
+    });
+    pod
+}

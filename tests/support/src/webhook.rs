@@ -1,0 +1,154 @@
+//! `Webhook`: the real program, as a test starts it.
+//!
+//! It ends with the test that started it, and shows its log where that fails. What must not go in here: what any test
+//! claims.
+
+use std::fs::{self, File};
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::program::program;
+use crate::temp_dir::TempDir;
+
+/// What must come comes within this time.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Waits until something is so.
+pub fn until<T>(what: &str, mut found: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        if let Some(found) = found() {
+            return found;
+        }
+        assert!(Instant::now() < deadline, "{what}: not within {PATIENCE:?}");
+        thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// A port that was free a moment ago.
+pub fn free_port() -> u16 {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).expect("listen on loopback");
+    listener.local_addr().expect("an address").port()
+}
+
+/// A running webhook.
+pub struct Webhook {
+    child: Child,
+    log: PathBuf,
+    pub address: SocketAddr,
+    pub admin: SocketAddr,
+}
+
+impl Webhook {
+    /// Starts it with these arguments, and waits until it says where it listens.
+    pub fn start(folder: &Path, port: u16, args: &[&str]) -> Self {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let log = folder.join(format!("webhook-{}.log", NUMBER.fetch_add(1, Ordering::Relaxed)));
+        let out = File::create(&log).expect("make the log");
+        let mut command = Command::new(program("portico-webhook"));
+        command.args(["--listen", &format!("127.0.0.1:{port}"), "--admin", "127.0.0.1:0"]);
+        let child = command.args(args).stdin(Stdio::null()).stderr(out).spawn().expect("start the webhook");
+        let nowhere = SocketAddr::from(([0, 0, 0, 0], 0));
+        let mut webhook = Self { child, log, address: nowhere, admin: nowhere };
+        webhook.address = webhook.said("serving /mutate");
+        webhook.admin = webhook.said("serving /metrics");
+        webhook
+    }
+
+    /// The same, ready.
+    pub fn ready(folder: &Path, port: u16, args: &[&str]) -> Self {
+        let webhook = Self::start(folder, port, args);
+        webhook.until("it is ready", |webhook| webhook.readyz().0 == 200);
+        webhook
+    }
+
+    /// On manifests, with an own authority; who vouches for it is in the folder.
+    pub fn on_manifests(folder: &TempDir, manifest: &str, args: &[&str]) -> Self {
+        // Beside the log every line of that would be a change to look at.
+        fs::create_dir_all(folder.join("manifests")).expect("make a folder");
+        let manifests = folder.write("manifests/services.yaml", manifest);
+        let authority = folder.join("ca.pem");
+        let text = |path: &Path| path.to_str().expect("a path").to_owned();
+        let (manifests, authority) = (text(&manifests), text(&authority));
+        let mut all = vec!["--manifests", &manifests, "--ca-out", &authority];
+        all.extend(args);
+        Self::ready(folder.path(), 0, &all)
+    }
+
+    fn said(&self, what: &str) -> SocketAddr {
+        until(what, || {
+            let log = self.log();
+            let line = log.lines().find(|line| line.contains(what))?;
+            let rest = line.split("address=").nth(1)?;
+            rest.split_whitespace().next()?.parse().ok()
+        })
+    }
+
+    pub fn log(&self) -> String {
+        fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    pub fn until(&self, what: &str, is_so: impl Fn(&Self) -> bool) {
+        until(what, || is_so(self).then_some(()));
+    }
+
+    /// The status and text of a page of the administrator's.
+    fn page(&self, path: &str) -> (u16, String) {
+        let mut stream = TcpStream::connect(self.admin).expect("connect to the administrator's address");
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").expect("ask");
+        let mut text = String::new();
+        let _ = stream.read_to_string(&mut text);
+        let status = text.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or(0);
+        (status, text.split_once("\r\n\r\n").map(|(_, body)| body.to_owned()).unwrap_or_default())
+    }
+
+    pub fn readyz(&self) -> (u16, String) {
+        self.page("/readyz")
+    }
+
+    /// One number of the metrics page; zero where it is not there.
+    pub fn metric(&self, name: &str) -> f64 {
+        let page = self.page("/metrics").1;
+        let line = page.lines().find_map(|line| line.strip_prefix("portico_webhook_")?.strip_prefix(name));
+        line.and_then(|value| value.trim().parse().ok()).unwrap_or(0.0)
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Asks it to end.
+    pub fn terminate(&self) {
+        let pid = Pid::from_raw(self.child.id().try_into().expect("a process id"));
+        kill(pid, Signal::SIGTERM).expect("signal");
+    }
+
+    /// Waits until it has ended.
+    pub fn ended(mut self) -> ExitStatus {
+        self.child.wait().expect("wait for the webhook")
+    }
+}
+
+impl Drop for Webhook {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if thread::panicking() {
+            let log = self.log();
+            let lines: Vec<&str> = log.lines().collect();
+            let _ = writeln!(
+                std::io::stderr(),
+                "the webhook's log ends:\n{}",
+                lines[lines.len().saturating_sub(40)..].join("\n")
+            );
+        }
+    }
+}

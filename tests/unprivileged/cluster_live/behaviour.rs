@@ -1,0 +1,210 @@
+//! What is seen of any API server: by the double, and by a real one where there is one.
+//!
+//! Objects of each behaviour have names of their own, since a real server is started once for all. What must not go
+//! in here: faults.
+
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+use kube_source::WatchScope;
+use proxy_core::service::ClusterIps;
+
+use super::chance::calm;
+use super::seen::{Seen, limits};
+use test_support::apiserver::Api;
+use test_support::objects::{HEADLESS, OTHER_PROXY, labelled, node, service, service_cidr, slice};
+
+/// More than a page.
+const MANY: u16 = 620;
+
+fn what_is_there_and_every_change_is_told(api: &Api) {
+    api.put(service("change-a", 1, 80));
+    api.put(slice("change-a-1", "change-a", &["10.1.0.1", "10.1.0.2"]));
+    let mut seen = Seen::synced(api);
+    assert_eq!(seen.port("change-a"), Some(80));
+    assert_eq!(seen.endpoints("change-a"), 2);
+    assert!(matches!(seen.service("change-a").expect("it was told").cluster_ips, ClusterIps::One(_)));
+
+    api.put(service("change-b", 2, 81));
+    seen.until(|seen| seen.port("change-b") == Some(81));
+    api.put(service("change-a", 1, 90));
+    seen.until(|seen| seen.port("change-a") == Some(90));
+    api.put(slice("change-a-1", "change-a", &["10.1.0.2"]));
+    api.put(slice("change-a-2", "change-a", &["10.1.0.3", "10.1.0.4"]));
+    seen.until(|seen| seen.endpoints("change-a") == 3);
+    api.delete("EndpointSlice", "default", "change-a-1");
+    seen.until(|seen| seen.endpoints("change-a") == 2);
+    api.delete("Service", "default", "change-a");
+    seen.until(|seen| seen.port("change-a").is_none());
+    assert_eq!((&seen.troubles[..], seen.recoveries), (&[][..], 0));
+}
+
+fn more_services_than_a_page_are_all_told_before_synced(api: &Api) {
+    for number in 0..MANY {
+        api.put(service(&format!("many-{number}"), 1000 + number, 80));
+    }
+    let seen = Seen::synced(api);
+    assert!((0..MANY).all(|number| seen.port(&format!("many-{number}")) == Some(80)));
+    for number in 0..MANY {
+        api.delete("Service", "default", &format!("many-{number}"));
+    }
+}
+
+fn watches_that_the_server_ends_go_on_without_a_word(api: &Api) {
+    let mut seen = Seen::new(
+        api.kubeconfig(),
+        WatchScope::Proxy { node: None },
+        kube_source::WatchOptions { watch_timeout_s: 1, ..limits() },
+    );
+    seen.until(|seen| seen.is_synced);
+    // Longer than two watches last.
+    let began = Instant::now();
+    let mut port = 0;
+    while began.elapsed() < Duration::from_millis(2600) {
+        port = port % 60_000 + 1;
+        api.put(service("ended", 2000, port));
+        seen.until(|seen| seen.port("ended") == Some(port));
+    }
+    assert_eq!(seen.troubles, [""; 0]);
+}
+
+fn services_of_others_are_known_and_hide_the_ranges(api: &Api) {
+    api.put(labelled(service("selected-headless", 3000, 80), HEADLESS));
+    api.put(labelled(service("selected-other", 3001, 80), OTHER_PROXY));
+    api.put(service("selected-own", 3002, 80));
+    let mut seen = Seen::synced(api);
+    assert!(seen.service("selected-headless").is_none());
+    assert!(seen.service("selected-own").expect("it was told").has_portals);
+    assert!(!seen.service("selected-other").expect("it was told").has_portals);
+    assert!(seen.snapshot.service_ranges().is_empty());
+    api.delete("Service", "default", "selected-other");
+    seen.until(|seen| !seen.snapshot.service_ranges().is_empty());
+
+    let mut all = Seen::new(api.kubeconfig(), WatchScope::Services, limits());
+    all.until(|all| all.is_synced);
+    assert!(all.service("selected-headless").is_some());
+    assert!(all.snapshot.service_ranges().is_empty());
+}
+
+fn a_service_that_changes_its_proxy_is_not_lost(api: &Api) {
+    let (own, other) = (service("moved", 4000, 80), labelled(service("moved", 4000, 80), OTHER_PROXY));
+    api.put(own.clone());
+    let mut seen = Seen::synced(api);
+    let has_portals = |seen: &Seen| seen.service("moved").map(|service| service.has_portals);
+    for _ in 0..10 {
+        api.put(other.clone());
+        seen.until(|seen| has_portals(seen) == Some(false));
+        api.put(own.clone());
+        seen.until(|seen| has_portals(seen) == Some(true));
+    }
+    // To and fro, faster than it can be followed.
+    for _ in 0..10 {
+        api.put(other.clone());
+        api.put(own.clone());
+    }
+    api.put(service("moved", 4000, 99));
+    seen.until(|seen| seen.port("moved") == Some(99));
+    api.put(service("moved-later", 4001, 80));
+    seen.until(|seen| seen.port("moved-later").is_some());
+    assert_eq!(has_portals(&seen), Some(true));
+    api.delete("Service", "default", "moved");
+    seen.until(|seen| seen.service("moved").is_none());
+}
+
+fn the_own_node_is_followed_and_no_other(api: &Api) {
+    api.put(node("other", "far"));
+    api.put(node("n", "here"));
+    let mut seen = Seen::proxy(api);
+    seen.until(|seen| seen.is_synced);
+    let zone = |seen: &Seen| seen.node.as_ref().map(|node| node.zone.to_string());
+    assert_eq!(zone(&seen).as_deref(), Some("here"));
+    assert_eq!(seen.node.as_ref().map(|node| node.addresses.len()), Some(1));
+    api.put(node("other", "farther"));
+    api.put(node("n", "there"));
+    seen.until(|seen| zone(seen).as_deref() == Some("there"));
+    api.delete("Node", "", "n");
+    api.put(service("node-later", 5000, 80));
+    seen.until(|seen| seen.port("node-later").is_some());
+    assert_eq!(zone(&seen).as_deref(), Some("there"));
+}
+
+fn new_ranges_are_told(api: &Api) {
+    let mut seen = Seen::synced(api);
+    let covers = |seen: &Seen| {
+        let address = IpAddr::from([10, 200, 0, 7]);
+        seen.snapshot.service_ranges().iter().any(|range| range.contains(&address))
+    };
+    assert!(!covers(&seen));
+    api.put(service_cidr("more", "10.200.0.0/24"));
+    seen.until(covers);
+}
+
+fn a_stranger_is_told_which_rule_is_missing(api: &Api) {
+    let mut seen = Seen::new(api.kubeconfig_of_stranger(), WatchScope::Proxy { node: None }, limits());
+    let of = |seen: &Seen, resource: &str| {
+        let text = seen.troubles.iter().find(|text| text.contains(&format!("resources: [\"{resource}\"]")));
+        text.cloned()
+    };
+    seen.until(|seen| {
+        ["services", "endpointslices", "servicecidrs"].iter().all(|name| of(seen, name).is_some())
+    });
+    let text = of(&seen, "endpointslices").expect("it was waited for");
+    assert!(text.starts_with("failed to list endpointslices: API server returned 403"), "{text}");
+    assert!(text.contains("apiGroups: [\"discovery.k8s.io\"]"), "{text}");
+    assert!(!seen.is_synced);
+    // Two selections of services lack the same rule.
+    assert!(seen.troubles.len() <= 4, "{:?}", seen.troubles);
+}
+
+fn many_changes_lead_where_the_server_stands(api: &Api) {
+    calm(api);
+}
+
+fn a_watch_ends_when_nobody_listens(api: &Api) {
+    Seen::synced(api).end();
+}
+
+macro_rules! behaviours {
+    ($($name:ident)*) => {
+        const ALL: &[(&str, fn(&Api))] = &[$((stringify!($name), super::$name)),*];
+        $(#[test]
+        fn $name() {
+            super::$name(&ready());
+        })*
+    };
+}
+
+/// Each by the double, and all by a real one.
+mod tests {
+    use super::*;
+
+    behaviours! {
+        what_is_there_and_every_change_is_told
+        more_services_than_a_page_are_all_told_before_synced
+        watches_that_the_server_ends_go_on_without_a_word
+        services_of_others_are_known_and_hide_the_ranges
+        a_service_that_changes_its_proxy_is_not_lost
+        the_own_node_is_followed_and_no_other
+        new_ranges_are_told
+        a_stranger_is_told_which_rule_is_missing
+        many_changes_lead_where_the_server_stands
+        a_watch_ends_when_nobody_listens
+    }
+
+    /// The double with what a real one makes itself.
+    fn ready() -> Api {
+        let api = Api::double();
+        api.put(service_cidr("kubernetes", "10.0.0.0/16"));
+        api
+    }
+
+    #[test]
+    #[cfg_attr(not(feature = "api-server"), ignore = "needs KUBEBUILDER_ASSETS and the feature api-server")]
+    fn a_real_api_server_shows_the_same() {
+        let api = Api::real();
+        for (name, behaviour) in ALL {
+            eprintln!("with a real API server: {name}");
+            behaviour(&api);
+        }
+    }
+}

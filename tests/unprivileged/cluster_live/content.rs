@@ -1,0 +1,153 @@
+//! A server that says what an API server would not say: the last good state stays, and each trouble is told once.
+//!
+//! What must not go in here: a server that says nothing, see `outage`.
+
+use serde_json::{Value, json};
+
+use super::seen::Seen;
+use test_support::apiserver::{Api, Fault};
+use test_support::objects::service;
+
+fn watched() -> (Api, Seen) {
+    let api = Api::double();
+    api.put(service("a", 1, 80));
+    api.put(service("b", 2, 80));
+    let mut seen = Seen::synced(&api);
+    // Services are watched when this is told.
+    api.put(service("b", 2, 81));
+    seen.until(|seen| seen.port("b") == Some(81));
+    (api, seen)
+}
+
+/// A line about a service into its watches.
+fn line(value: &Value) -> Fault {
+    Fault::Line("services", value.to_string().into_bytes())
+}
+
+fn with_version(mut object: Value, version: &str) -> Value {
+    object["metadata"]["resourceVersion"] = version.into();
+    object
+}
+
+#[test]
+fn after_any_garbage_in_a_watch_all_is_as_the_server_has_it() {
+    let deep = format!("{{\"type\":\"ADDED\",\"object\":{}{}}}", "[".repeat(5000), "]".repeat(5000));
+    let long = format!("{{\"type\":\"ADDED\",\"object\":\"{}\"}}", "x".repeat(5 << 20));
+    let cases: Vec<(&str, Vec<u8>)> = vec![
+        ("no JSON", b"garbage".to_vec()),
+        ("cut", b"{\"type\":\"ADDED\",\"object\":{\"meta".to_vec()),
+        ("no UTF-8", b"{\"type\":\"\xff\"}".to_vec()),
+        ("NUL", vec![0; 100]),
+        ("another value", b"[1, 2]".to_vec()),
+        ("no type", b"{\"object\":{}}".to_vec()),
+        ("no object", b"{\"type\":\"ADDED\"}".to_vec()),
+        ("unknown type", b"{\"type\":\"EXPLODED\",\"object\":{}}".to_vec()),
+        ("error", b"{\"type\":\"ERROR\",\"object\":{\"code\":500,\"message\":\"etcd is away\"}}".to_vec()),
+        ("odd error", b"{\"type\":\"ERROR\",\"object\":{\"code\":\"x\"}}".to_vec()),
+        ("error without object", b"{\"type\":\"ERROR\",\"object\":null}".to_vec()),
+        (
+            "older",
+            json!({"type": "DELETED", "object": with_version(service("a", 1, 80), "1")}).to_string().into(),
+        ),
+        ("deep", deep.into_bytes()),
+        ("long", long.into_bytes()),
+    ];
+    for (what, text) in cases {
+        let (api, mut seen) = watched();
+        api.fault(Fault::Line("services", text));
+        // Until it has been heard, or the change below could end the watch first.
+        seen.until(|seen| !seen.troubles.is_empty());
+        api.put(service("a", 1, 81));
+        seen.until(|seen| seen.port("a") == Some(81) && seen.recoveries > 0);
+        // Both selections of services have had the line.
+        assert!(seen.troubles.len() <= 2, "{what}: {:?}", seen.troubles);
+        assert!(seen.troubles[0].starts_with("failed to watch services: "), "{what}: {:?}", seen.troubles);
+        assert_eq!(seen.removed, [""; 0], "{what}");
+        assert!(seen.troubles.iter().all(|text| text.len() < 500), "{what}");
+    }
+}
+
+#[test]
+fn an_object_that_cannot_be_used_keeps_its_last_good_state() {
+    let (api, mut seen) = watched();
+    let broken = |spec: Value| {
+        let mut object = service("a", 1, 80);
+        object["spec"] = spec;
+        object
+    };
+    for spec in [json!("text"), json!({"clusterIP": 5}), json!({"ports": [{"port": "http"}]})] {
+        api.put(broken(spec));
+        api.put(service("b", 2, 90));
+        api.put(service("b", 2, 91));
+        seen.until(|seen| seen.port("b") == Some(91));
+    }
+    let reasons = &seen.reasons;
+    assert!(matches!(&reasons[..], [text] if text.starts_with("Service default/a: ")), "{reasons:?}");
+    assert_eq!((seen.port("a"), seen.refused), (Some(80), 1));
+    // Nor does a new list take it away.
+    api.fault(Fault::Expire);
+    api.put(service("c", 3, 80));
+    seen.until(|seen| seen.port("c").is_some());
+    assert_eq!(seen.port("a"), Some(80));
+    api.put(service("a", 1, 82));
+    seen.until(|seen| seen.port("a") == Some(82) && seen.refused == 0);
+    assert_eq!((seen.reasons.len(), seen.troubles.len()), (1, 0), "a refused object is no outage");
+    assert_eq!(seen.removed, [""; 0]);
+}
+
+#[test]
+fn an_object_without_a_name_is_told_and_hides_no_other() {
+    let (api, mut seen) = watched();
+    api.fault(line(&json!({"type": "ADDED", "object": {"metadata": {"resourceVersion": "99"}, "spec": {}}})));
+    api.fault(line(&json!({"type": "DELETED", "object": {"metadata": {}}})));
+    seen.until(|seen| seen.refused == 1);
+    assert_eq!(seen.reasons, ["Service without a name"]);
+    for port in 81..181 {
+        api.put(service("a", 1, port));
+    }
+    seen.until(|seen| seen.port("a") == Some(180));
+    assert_eq!(seen.removed, [""; 0]);
+}
+
+#[test]
+fn a_huge_object_is_read_or_refused_and_hides_no_other() {
+    let (api, mut seen) = watched();
+    let mut huge = service("huge", 3, 80);
+    huge["metadata"]["annotations"] = json!({"note": "x".repeat(3 << 20)});
+    api.put(huge.clone());
+    seen.until(|seen| seen.port("huge") == Some(80));
+    huge["spec"]["ports"] =
+        (1..=5000).map(|port| json!({"name": format!("p{port}"), "port": port, "protocol": "TCP"})).collect();
+    api.put(huge);
+    seen.until(|seen| seen.refused == 1);
+    assert!(seen.reasons[0].starts_with("Service default/huge: "), "{:?}", seen.reasons);
+    api.put(service("a", 1, 81));
+    seen.until(|seen| seen.port("a") == Some(81));
+    assert_eq!(seen.port("huge"), Some(80));
+}
+
+#[test]
+fn a_list_that_is_no_list_takes_nothing_away() {
+    let lists = [
+        "",
+        "garbage",
+        "{}",
+        "[]",
+        "null",
+        r#"{"kind":"ServiceList","apiVersion":"v1","items":[]}"#,
+        r#"{"kind":"ServiceList","apiVersion":"v1","metadata":{"resourceVersion":"1"},"items":[{"metadata":{"#,
+        r#"{"kind":"Status","metadata":{},"code":200,"items":[]}"#,
+    ];
+    for text in lists {
+        let (api, mut seen) = watched();
+        api.fault(Fault::GarbageList("services", text));
+        api.fault(Fault::Expire);
+        seen.until(|seen| !seen.troubles.is_empty());
+        assert!(seen.troubles[0].starts_with("failed to list services: "), "{text}: {:?}", seen.troubles);
+        api.put(service("a", 1, 81));
+        api.fault(Fault::Mended);
+        seen.until(|seen| seen.port("a") == Some(81) && seen.recoveries == 1);
+        assert_eq!(seen.removed, [""; 0], "{text}");
+        assert!(seen.troubles.len() <= 2, "{text}: {:?}", seen.troubles);
+    }
+}

@@ -1,0 +1,156 @@
+//! Much, and large: all that there is arrives by initial events or in pages, and what is too large is named.
+//!
+//! Objects of a generator are made when they are sent. What must not go in here: memory limits, see the tests of the
+//! programs.
+
+use std::time::Duration;
+
+use kube_source::{WatchOptions, WatchScope};
+use serde_json::{Value, json};
+
+use super::seen::{Seen, limits};
+use test_support::apiserver::{Api, Fault, Generated, InitialEvents};
+use test_support::objects::service;
+
+const MANY: usize = 60;
+
+fn metadata(number: usize) -> Value {
+    json!({"name": format!("made-{number}"), "namespace": "default"})
+}
+
+/// The spec of a service, and this many bytes.
+fn content(number: usize, bytes: usize) -> String {
+    let number = u16::try_from(number).expect("a small number");
+    let spec = service("", number, 80)["spec"].to_string();
+    format!("\"spec\":{spec},\"status\":{{\"padding\":\"{}\"}}", "x".repeat(bytes))
+}
+
+fn services(api: &Api, count: usize, content: fn(usize) -> String) {
+    api.generate(Generated { kind: "Service", count, metadata, content });
+}
+
+fn watched(api: &Api) -> Seen {
+    let mut seen = Seen::new(api.kubeconfig(), WatchScope::Services, limits());
+    seen.until(|seen| seen.is_synced);
+    seen
+}
+
+/// The limit and the token of each page.
+fn pages(requests: &[String]) -> Vec<(usize, Option<&str>)> {
+    let value = |request: &'_ str, key: &str| {
+        let at = request.find(key)? + key.len();
+        Some(request[at..].split('&').next().unwrap_or_default().to_owned())
+    };
+    let pages = requests.iter().filter(|request| request.contains("limit="));
+    let pages = pages.map(|request| {
+        let limit = value(request, "limit=").expect("it has a limit").parse().expect("a number");
+        (limit, request.split("continue=").nth(1))
+    });
+    pages.collect()
+}
+
+#[test]
+fn all_that_there_is_comes_from_the_watch_cache_without_a_list() {
+    let api = Api::double();
+    services(&api, MANY, |number| content(number, 0));
+    let mut seen = watched(&api);
+    assert!((0..MANY).all(|number| seen.port(&format!("made-{number}")) == Some(80)));
+    api.put(service("later", 999, 81));
+    seen.until(|seen| seen.port("later") == Some(81));
+    let requests = api.requests();
+    assert_eq!(pages(&requests), [], "{requests:?}");
+    assert_eq!(requests.len(), 1, "changes come by the watch that has sent all: {requests:?}");
+    assert!(requests[0].contains("sendInitialEvents=true&resourceVersionMatch=NotOlderThan"), "{requests:?}");
+}
+
+#[test]
+fn each_way_to_refuse_initial_events_leads_to_a_list_in_pages() {
+    use InitialEvents::{Ends, Error, NoBookmark, Status};
+    for way in [Status(400), Status(422), Status(500), Error(400), Error(422), Error(500), Ends, NoBookmark] {
+        let api = Api::double();
+        api.fault(Fault::NoInitialEvents(way));
+        api.put(service("a", 1, 80));
+        let limits = WatchOptions { response_timeout: Duration::from_millis(500), ..limits() };
+        let mut seen = Seen::new(api.kubeconfig(), WatchScope::Services, limits);
+        seen.until(|seen| seen.is_synced);
+        assert_eq!(seen.port("a"), Some(80), "{way:?}");
+        assert_eq!(pages(&api.requests()), [(500, None)], "{way:?}");
+        api.put(service("a", 1, 81));
+        seen.until(|seen| seen.port("a") == Some(81));
+        // A server that has refused is not asked again each time.
+        api.fault(Fault::Expire);
+        api.put(service("a", 1, 82));
+        seen.until(|seen| seen.port("a") == Some(82));
+        assert_eq!((&seen.troubles[..], &seen.removed[..]), (&[][..], &[][..]), "{way:?}");
+        let again = api.requests().iter().filter(|request| request.contains("sendInitialEvents")).count();
+        assert!(again == 0 || matches!(way, Status(500)), "{way:?}");
+    }
+}
+
+#[test]
+fn the_annotation_that_ends_initial_events_means_nothing_on_an_object() {
+    let api = Api::double();
+    let mut fake = service("a", 1, 80);
+    fake["metadata"]["annotations"] = json!({"k8s.io/initial-events-end": "true"});
+    api.put(fake);
+    services(&api, MANY, |number| content(number, 0));
+    let seen = watched(&api);
+    assert!((0..MANY).all(|number| seen.port(&format!("made-{number}")) == Some(80)));
+}
+
+#[test]
+fn a_page_too_large_is_asked_for_again_in_parts_from_the_same_token() {
+    let api = Api::double();
+    api.fault(Fault::NoInitialEvents(InitialEvents::Status(400)));
+    services(&api, MANY, |number| content(number, 1_300_000));
+    let seen = watched(&api);
+    assert!((0..MANY).all(|number| seen.port(&format!("made-{number}")) == Some(80)));
+    let requests = api.requests();
+    let pages = pages(&requests);
+    // 16 MiB hold 12 of them.
+    assert_eq!((pages[0], pages[1].1), ((500, None), None));
+    assert!(pages[1].0 <= 6, "{pages:?}");
+    assert!(pages.iter().skip(2).all(|(limit, token)| *limit <= 6 && token.is_some()), "{pages:?}");
+    assert!(pages.len() < 40, "{pages:?}");
+    assert_eq!((&seen.troubles[..], seen.refused), (&[][..], 0));
+}
+
+#[test]
+fn objects_too_large_even_alone_are_named_and_the_others_arrive() {
+    for way in [None, Some(InitialEvents::Status(400))] {
+        let api = Api::double();
+        way.into_iter().for_each(|way| api.fault(Fault::NoInitialEvents(way)));
+        services(&api, 9, |number| content(number, if number % 4 == 2 { 20 << 20 } else { 1_000_000 }));
+        let seen = watched(&api);
+        let missing: Vec<usize> =
+            (0..9).filter(|number| seen.port(&format!("made-{number}")).is_none()).collect();
+        assert_eq!(missing, [2, 6], "{way:?}");
+        assert_eq!((seen.refused, &seen.troubles[..]), (2, &[][..]), "{way:?}");
+        let reasons = &seen.reasons;
+        assert!(reasons.len() == 2 && reasons[0].starts_with("Service default/made-2: "), "{reasons:?}");
+        let requests = api.requests();
+        let is_down_to_one = pages(&requests).iter().any(|(limit, _)| *limit == 1);
+        assert_eq!(is_down_to_one, way.is_some(), "{requests:?}");
+    }
+}
+
+#[test]
+fn a_change_too_large_is_named_and_keeps_the_last_good_state_until_the_object_is_gone() {
+    let api = Api::double();
+    api.put(service("a", 1, 80));
+    let mut seen = watched(&api);
+    let mut large = service("a", 1, 81);
+    large["status"] = json!({"padding": "x".repeat(6 << 20)});
+    api.put(large.clone());
+    seen.until(|seen| seen.refused == 1);
+    assert!(seen.reasons[0].starts_with("Service default/a: longer than"), "{:?}", seen.reasons);
+    api.put(service("b", 2, 80));
+    seen.until(|seen| seen.port("b") == Some(80));
+    assert_eq!(seen.port("a"), Some(80));
+    // In the line of its deletion it is as large.
+    api.delete("Service", "default", "a");
+    seen.until(|seen| seen.refused == 0 && seen.port("a").is_none());
+    assert_eq!(seen.troubles, [""; 0], "a refused object is no outage");
+    let requests = api.requests();
+    assert_eq!(requests.len(), 1, "the watch goes on: {requests:?}");
+}

@@ -1,0 +1,235 @@
+//! The metadata of any resource, watched without its content.
+//!
+//! What must not go in here: what a consumer does with it.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::Duration;
+
+use kube_source::{
+    MetadataEvent, MetadataSelection, ObjectMeta, RejectedObjects, WatchOptions, client, watch_metadata,
+};
+use serde_json::{Value, json};
+use tokio::runtime::{Builder, Runtime};
+use tokio::sync::mpsc::{Receiver, channel};
+
+use super::seen::limits;
+use test_support::apiserver::{Api, Fault, Generated, InitialEvents};
+
+const PATIENCE: Duration = Duration::from_secs(60);
+const MANAGED: &str = "example.com/managed";
+
+/// What a consumer of metadata sees.
+struct Objects {
+    known: BTreeMap<String, ObjectMeta>,
+    deleted: Vec<String>,
+    is_synced: bool,
+    refused: usize,
+    troubles: Vec<String>,
+    recoveries: usize,
+    events: Receiver<MetadataEvent>,
+    runtime: Runtime,
+}
+
+impl Objects {
+    fn new(kubeconfig: &Path, selection: MetadataSelection, limits: WatchOptions) -> Self {
+        let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
+        let client = runtime.block_on(client(Some(kubeconfig))).expect("a client");
+        let (tell, events) = channel(16);
+        runtime.spawn(watch_metadata(client, selection, limits, tell));
+        Self {
+            known: BTreeMap::new(),
+            deleted: Vec::new(),
+            is_synced: false,
+            refused: 0,
+            troubles: Vec::new(),
+            recoveries: 0,
+            events,
+            runtime,
+        }
+    }
+
+    fn until(&mut self, is_so: impl Fn(&Self) -> bool) {
+        while !is_so(self) {
+            let received = async { tokio::time::timeout(PATIENCE, self.events.recv()).await };
+            let event = self.runtime.block_on(received);
+            let event = event.unwrap_or_else(|_| panic!("nothing is told; troubles: {:?}", self.troubles));
+            match event.expect("the watch goes on") {
+                MetadataEvent::Applied(meta) => {
+                    self.known.insert(meta.key.name.to_string(), meta);
+                }
+                MetadataEvent::Deleted(key) => {
+                    assert!(self.known.remove(&*key.name).is_some(), "{key:?} was known");
+                    self.deleted.push(key.name.to_string());
+                }
+                MetadataEvent::Synced => {
+                    assert!(!std::mem::replace(&mut self.is_synced, true), "synced once");
+                }
+                MetadataEvent::Outage(why) => self.troubles.push(why),
+                MetadataEvent::Recovered => self.recoveries += 1,
+                MetadataEvent::Rejected(RejectedObjects { count, .. }) => self.refused = count,
+            }
+        }
+    }
+
+    fn names(&self) -> Vec<&str> {
+        self.known.keys().map(String::as_str).collect()
+    }
+}
+
+fn managed() -> MetadataSelection {
+    MetadataSelection {
+        path: "/api/v1/configmaps".to_owned(),
+        label_selector: Some(format!("{MANAGED}=yes")),
+        labels: vec![MANAGED.to_owned()],
+        annotations: vec!["portico.dev/".to_owned()],
+        ..MetadataSelection::default()
+    }
+}
+
+fn config_map(name: &str, note: &str) -> Value {
+    json!({"kind": "ConfigMap", "metadata": {"name": name, "namespace": "default", "labels": {MANAGED: "yes"},
+        "annotations": {"portico.dev/selection": note, "other": "x"}}, "data": {"text": "x".repeat(100_000)}})
+}
+
+fn what_is_there_and_every_change_is_told_without_content(api: &Api) {
+    api.put(config_map("first", "1"));
+    let mut foreign = config_map("foreign", "1");
+    foreign["metadata"]["labels"] = json!({});
+    api.put(foreign);
+    let mut objects = Objects::new(api.kubeconfig(), managed(), limits());
+    objects.until(|objects| objects.is_synced);
+    assert_eq!(objects.names(), ["first"]);
+    let first = objects.known["first"].clone();
+    assert_eq!(first.labels.keys().map(|key| &**key).collect::<Vec<_>>(), [MANAGED]);
+    assert_eq!(first.annotations.keys().map(|key| &**key).collect::<Vec<_>>(), ["portico.dev/selection"]);
+    api.put(config_map("first", "2"));
+    let note = |objects: &Objects| objects.known["first"].annotations["portico.dev/selection"].to_string();
+    objects.until(|objects| note(objects) == "2");
+    let changed = &objects.known["first"];
+    assert_eq!(changed.uid, first.uid);
+    assert_ne!(changed.resource_version, first.resource_version);
+    api.put(config_map("second", "1"));
+    objects.until(|objects| objects.known.contains_key("second"));
+    // One that no longer matches is gone as well.
+    let mut released = config_map("second", "1");
+    released["metadata"]["labels"] = json!({});
+    api.put(released);
+    objects.until(|objects| objects.deleted == ["second"]);
+    api.delete("ConfigMap", "default", "first");
+    objects.until(|objects| objects.known.is_empty());
+    assert_eq!((&objects.troubles[..], objects.refused), (&[][..], 0));
+}
+
+#[test]
+fn the_double_tells_metadata_and_every_change_without_content() {
+    what_is_there_and_every_change_is_told_without_content(&Api::double());
+}
+
+#[test]
+#[cfg_attr(not(feature = "api-server"), ignore = "needs KUBEBUILDER_ASSETS and the feature api-server")]
+fn a_real_api_server_tells_metadata_and_every_change_without_content() {
+    let api = Api::real();
+    what_is_there_and_every_change_is_told_without_content(&api);
+}
+
+/// How many lists of the pods of all namespaces a real API server has answered.
+fn lists_of_pods(api: &Api) -> u64 {
+    let page = api.kubectl(&["get", "--raw", "/metrics"]).expect("the metrics of the server");
+    let is_list = |line: &&str| {
+        line.starts_with("apiserver_request_total{")
+            && ["resource=\"pods\"", "scope=\"cluster\"", "verb=\"LIST\""]
+                .iter()
+                .all(|part| line.contains(part))
+    };
+    let counts = page.lines().filter(is_list).filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok());
+    counts.sum()
+}
+
+/// Whether a real API server sends initial events: its etcd must report progress (3.4.25, 3.5.8 and later).
+fn sends_initial_events(api: &Api) -> bool {
+    let query = "watch=true&timeoutSeconds=1&allowWatchBookmarks=true&sendInitialEvents=true";
+    let path = format!("/api/v1/pods?{query}&resourceVersionMatch=NotOlderThan");
+    let answer = api.kubectl(&["get", "--raw", &path]).unwrap_or_else(|why| why);
+    answer.contains("initial-events-end")
+}
+
+#[test]
+#[cfg_attr(not(feature = "api-server"), ignore = "needs KUBEBUILDER_ASSETS and the feature api-server")]
+#[allow(clippy::print_stderr)] // Which of the two was shown depends on the binaries.
+fn a_real_api_server_is_asked_for_no_list_after_a_change() {
+    let api = Api::real();
+    api.send("GET", "/api/v1/pods", "application/json", &Value::Null);
+    assert!(lists_of_pods(&api) > 0, "the metric counts");
+    eprintln!("this API server sends initial events: {}", sends_initial_events(&api));
+    let selection = MetadataSelection { path: "/api/v1/pods".to_owned(), ..MetadataSelection::default() };
+    let mut objects = Objects::new(api.kubeconfig(), selection, limits());
+    objects.until(|objects| objects.is_synced);
+    let before = lists_of_pods(&api);
+    let spec = json!({"containers": [{"name": "c", "image": "i"}]});
+    for number in 0..5 {
+        let name = format!("pod-{number}");
+        api.put(json!({"kind": "Pod", "metadata": {"name": name, "namespace": "default"}, "spec": spec}));
+        objects.until(|objects| objects.known.contains_key(&name));
+    }
+    assert_eq!(lists_of_pods(&api), before);
+}
+
+#[test]
+fn a_change_causes_no_list() {
+    for refused in [false, true] {
+        let api = Api::double();
+        if refused {
+            api.fault(Fault::NoInitialEvents(InitialEvents::Status(422)));
+        }
+        let selection =
+            |kind: &str| MetadataSelection { path: format!("/api/v1/{kind}"), ..Default::default() };
+        let kinds = ["namespaces", "pods", "configmaps"];
+        let mut all = kinds.map(|kind| Objects::new(api.kubeconfig(), selection(kind), limits()));
+        all.iter_mut().for_each(|objects| objects.until(|objects| objects.is_synced));
+        api.requests();
+        for round in 0..20 {
+            for (kind, objects) in ["Namespace", "Pod", "ConfigMap"].into_iter().zip(&mut all) {
+                let name = format!("changed-{round}");
+                api.put(json!({"kind": kind, "metadata": {"name": name}}));
+                objects.until(|objects| objects.known.contains_key(&name));
+            }
+        }
+        let requests = api.requests();
+        let is_list = |request: &&String| request.contains("limit=") || request.contains("sendInitial");
+        assert_eq!(requests.iter().filter(is_list).count(), 0, "{requests:?}");
+    }
+}
+
+#[test]
+fn what_went_while_a_server_was_away_is_told_as_deleted() {
+    let api = Api::double();
+    ["a", "b"].iter().for_each(|name| api.put(config_map(name, "1")));
+    let mut objects = Objects::new(api.kubeconfig(), managed(), limits());
+    objects.until(|objects| objects.is_synced);
+    api.fault(Fault::Away);
+    objects.until(|objects| !objects.troubles.is_empty());
+    api.delete("ConfigMap", "default", "a");
+    api.fault(Fault::Expire);
+    api.fault(Fault::Mended);
+    objects.until(|objects| objects.recoveries == 1 && objects.deleted == ["a"]);
+    assert_eq!(objects.names(), ["b"]);
+    assert_eq!(objects.troubles.len(), 1, "{:?}", objects.troubles);
+}
+
+#[test]
+fn metadata_too_large_is_refused_and_the_others_are_told() {
+    let api = Api::double();
+    api.generate(Generated {
+        kind: "ConfigMap",
+        count: 100,
+        metadata: |number| json!({"name": format!("made-{number}"), "namespace": "default", "labels": {MANAGED: "yes"}}),
+        content: |_| format!("\"data\":{{\"text\":\"{}\"}}", "x".repeat(600_000)),
+    });
+    api.put(config_map("hostile", &"x".repeat(200_000)));
+    let mut objects = Objects::new(api.kubeconfig(), managed(), limits());
+    objects.until(|objects| objects.is_synced);
+    assert_eq!((objects.known.len(), objects.refused), (100, 1));
+    api.put(config_map("hostile", "small"));
+    objects.until(|objects| objects.refused == 0 && objects.known.contains_key("hostile"));
+}

@@ -1,0 +1,144 @@
+//! What a consumer sees of an API server: the events, and what they add up to.
+//!
+//! What must not go in here: what it should see.
+
+use std::path::Path;
+use std::time::Duration;
+
+use kube_source::{Event, RejectedObjects, WatchOptions, WatchScope, client, watch_cluster_with};
+use proxy_core::node::Node;
+use proxy_core::service::{Service, ServiceKey};
+use proxy_core::snapshot::{Change, Snapshot};
+use tokio::runtime::{Builder, Runtime};
+use tokio::sync::mpsc::{Receiver, channel};
+use tokio::task::JoinHandle;
+
+use test_support::apiserver::Api;
+
+/// Far more than anything here takes, on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Short, so that a test need not wait; a watch is ended by the server every few seconds.
+pub(crate) fn limits() -> WatchOptions {
+    WatchOptions {
+        watch_timeout_s: 4,
+        watch_grace: Duration::from_secs(20),
+        response_timeout: Duration::from_secs(20),
+        stable_after: Duration::from_millis(50),
+        backoff_min: Duration::from_millis(10),
+        backoff_max: Duration::from_millis(200),
+        service_cidrs_timeout: Duration::from_secs(1),
+    }
+}
+
+/// What a consumer sees.
+pub(crate) struct Seen {
+    pub(crate) snapshot: Snapshot,
+    pub(crate) node: Option<Node>,
+    pub(crate) is_synced: bool,
+    pub(crate) troubles: Vec<String>,
+    pub(crate) recoveries: usize,
+    /// How many objects cannot be used, and why those cannot that were named.
+    pub(crate) refused: usize,
+    pub(crate) reasons: Vec<String>,
+    /// Services that were told as gone.
+    pub(crate) removed: Vec<String>,
+    events: Receiver<Event>,
+    watch: JoinHandle<()>,
+    runtime: Runtime,
+}
+
+impl Seen {
+    /// A proxy of the node `n`.
+    pub(crate) fn proxy(api: &Api) -> Self {
+        Self::new(api.kubeconfig(), WatchScope::Proxy { node: Some("n".to_owned()) }, limits())
+    }
+
+    /// A proxy without a node, from the moment at which all has been told.
+    pub(crate) fn synced(api: &Api) -> Self {
+        let mut seen = Self::new(api.kubeconfig(), WatchScope::Proxy { node: None }, limits());
+        seen.until(|seen| seen.is_synced);
+        seen
+    }
+
+    pub(crate) fn new(kubeconfig: &Path, watched: WatchScope, limits: WatchOptions) -> Self {
+        let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
+        let client = runtime.block_on(client(Some(kubeconfig))).expect("a client");
+        let (tell, events) = channel(16);
+        let watch = runtime.spawn(watch_cluster_with(client, watched, limits, tell));
+        Self {
+            snapshot: Snapshot::new(),
+            node: None,
+            is_synced: false,
+            troubles: Vec::new(),
+            recoveries: 0,
+            refused: 0,
+            reasons: Vec::new(),
+            removed: Vec::new(),
+            events,
+            watch,
+            runtime,
+        }
+    }
+
+    pub(crate) fn next(&mut self) {
+        let received = async { tokio::time::timeout(PATIENCE, self.events.recv()).await };
+        let event = self.runtime.block_on(received);
+        let event = event.unwrap_or_else(|_| panic!("nothing is told; troubles: {:?}", self.troubles));
+        match event.expect("the watch goes on") {
+            Event::Changes(changes) => {
+                assert!(!changes.is_empty());
+                for change in changes {
+                    if let Change::ServiceDeleted(key) = &change {
+                        self.removed.push(key.name.to_string());
+                    }
+                    self.snapshot.apply(change);
+                }
+            }
+            Event::Node(node) => self.node = Some(node),
+            Event::Synced => {
+                assert!(!self.is_synced, "synced once");
+                self.is_synced = true;
+            }
+            Event::Outage(text) => {
+                assert_eq!(text.lines().count(), 1, "{text}");
+                self.troubles.push(text);
+            }
+            Event::Recovered => self.recoveries += 1,
+            Event::Rejected(RejectedObjects { count, reason }) => {
+                self.refused = count;
+                assert!(reason.as_ref().is_none_or(|text| text.lines().count() == 1), "{reason:?}");
+                self.reasons.extend(reason);
+            }
+        }
+    }
+
+    /// Takes what is told until it is so.
+    pub(crate) fn until(&mut self, is_so: impl Fn(&Self) -> bool) {
+        while !is_so(self) {
+            self.next();
+        }
+    }
+
+    pub(crate) fn service(&self, name: &str) -> Option<&Service> {
+        self.snapshot.service(&ServiceKey::new("default", name)).map(|service| &**service)
+    }
+
+    /// The port of a service, if it is there.
+    pub(crate) fn port(&self, name: &str) -> Option<u16> {
+        Some(self.service(name)?.ports.first()?.port)
+    }
+
+    pub(crate) fn endpoints(&self, name: &str) -> usize {
+        let key = ServiceKey::new("default", name);
+        self.snapshot.slices_of(&key).map(|slice| slice.endpoints.len()).sum()
+    }
+
+    /// Stops listening and waits for the watch to end.
+    pub(crate) fn end(self) {
+        let Self { events, watch, runtime, .. } = self;
+        drop(events);
+        let end = async { tokio::time::timeout(PATIENCE, watch).await };
+        runtime.block_on(end).expect("the watch ends").expect("it does not panic");
+    }
+}
