@@ -1,4 +1,7 @@
 //! ADD: programs the pod's portals before it succeeds, unless the configuration allows the pod to start without them.
+//!
+//! The agent programs the pod. If none is running, the plugin does what `onAgentDown` requires, and writes a record
+//! from which the agent recovers the attachment.
 
 use std::time::Duration;
 

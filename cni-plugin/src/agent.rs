@@ -1,4 +1,6 @@
 //! `Agent`: a client of the node's agent, which maps its replies to CNI errors.
+//!
+//! That no agent is running is an outcome, not an error: each verb handles it differently.
 
 use std::os::fd::AsFd;
 use std::path::PathBuf;

@@ -1,4 +1,6 @@
-//! The attachment of a call, and the pod's network namespace, from the environment and the configuration.
+//! The attachment of a call, and the pod's network namespace.
+//!
+//! Both combine the environment (`cni_args`) and the configuration (`conf`), which do not depend on each other.
 
 use std::path::Path;
 

@@ -1,5 +1,7 @@
-//! CHECK: verifies that the pod's network namespace is in the desired state. Without an agent, it verifies that the
-//! table is complete. It repairs nothing; the agent does.
+//! CHECK: verifies that the pod's network namespace is in the desired state.
+//!
+//! The agent knows the desired state. Without an agent, CHECK verifies that the table is complete. It repairs nothing;
+//! the agent does.
 
 use std::time::{Duration, Instant};
 

@@ -1,5 +1,6 @@
-//! GC: removes the attachments of this network that the runtime no longer knows. Their network namespaces no longer
-//! exist.
+//! GC: removes the attachments of this network that the runtime no longer knows.
+//!
+//! Their network namespaces, and the rules in them, no longer exist; what remains are the agent's state and records.
 
 use std::collections::BTreeSet;
 use std::io;

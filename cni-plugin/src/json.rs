@@ -1,4 +1,7 @@
 //! JSON objects whose values are not parsed until they are needed.
+//!
+//! So a verb does not fail because of a value that it does not use, and values that are passed through keep their
+//! bytes.
 
 use std::collections::BTreeMap;
 use std::fmt::Display;

@@ -1,4 +1,6 @@
-//! The plugin's entry in a CNI configuration: its keys, as the plugin reads them and the agent checks them.
+//! The plugin's entry in a CNI configuration: its keys, and the names that the CNI specification permits.
+//!
+//! The plugin reads these keys, `portico install` writes them, and `portico check` verifies them.
 
 use crate::connection::SOCKET_DEFAULT;
 use crate::record::STATE_DIR_DEFAULT;

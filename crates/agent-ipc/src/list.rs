@@ -1,4 +1,6 @@
-//! A list of attachments that exceeds the size of a message: a memfd whose file descriptor is sent with the message.
+//! A list of attachments that exceeds the size of a message.
+//!
+//! The list is JSON in a memfd, whose file descriptor is sent with the message.
 
 use std::fs::File;
 use std::io::{self, BufReader, Read, Seek, Write};

@@ -1,4 +1,6 @@
 //! Errors of programming and reading network namespaces.
+//!
+//! An error names the failed operation; the cause is its source.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};

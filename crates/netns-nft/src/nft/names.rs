@@ -1,5 +1,6 @@
-//! The names of Portico's table, and of its sets and chains. The text form of the ruleset (`proxy_core::nft`) has the
-//! same names.
+//! The names of Portico's table, and of its sets and chains.
+//!
+//! The text form of the ruleset (`proxy_core::nft`) has the same names. A change of a name is a change of the layout.
 
 use proxy_core::address::Family;
 

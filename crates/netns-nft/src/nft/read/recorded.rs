@@ -1,5 +1,6 @@
-//! Replies that are bytes instead of a kernel's: tests replay what a kernel sent, and a fuzzer makes up what a pod can
-//! make its kernel send.
+//! Reads a table from recorded replies instead of a kernel.
+//!
+//! Tests replay what a kernel sent, and a fuzzer makes up what a pod can make its kernel send.
 
 use std::cell::{Cell, RefCell};
 use std::io;

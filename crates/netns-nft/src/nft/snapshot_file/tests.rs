@@ -1,4 +1,6 @@
-//! Whether a snapshot is decoded exactly as it was written, or rejected with the part and its offset.
+//! Tests of ruleset snapshots.
+//!
+//! A snapshot is decoded exactly as it was written, or rejected with the truncated or invalid part and its offset.
 
 use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
