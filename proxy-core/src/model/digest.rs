@@ -9,19 +9,39 @@ use std::fmt::{self, Display, Write};
 /// The digest of a value's text (FNV-1a).
 #[must_use]
 pub fn digest(value: impl Display) -> u64 {
-    let mut fnv = Fnv(0xcbf2_9ce4_8422_2325);
+    let mut fnv = Fnv::default();
     // Writing into a number does not fail.
     let _ = write!(fnv, "{value}");
     fnv.0
 }
 
+/// The digest of bytes (FNV-1a). Each step is a bijection, so a single changed byte always changes the digest.
+#[must_use]
+pub fn digest_bytes(bytes: &[u8]) -> u64 {
+    let mut fnv = Fnv::default();
+    fnv.update(bytes);
+    fnv.0
+}
+
 struct Fnv(u64);
+
+impl Default for Fnv {
+    fn default() -> Self {
+        Self(0xcbf2_9ce4_8422_2325)
+    }
+}
+
+impl Fnv {
+    fn update(&mut self, bytes: &[u8]) {
+        self.0 = bytes
+            .iter()
+            .fold(self.0, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3));
+    }
+}
 
 impl Write for Fnv {
     fn write_str(&mut self, text: &str) -> fmt::Result {
-        self.0 = text
-            .bytes()
-            .fold(self.0, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3));
+        self.update(text.as_bytes());
         Ok(())
     }
 }
@@ -35,5 +55,6 @@ mod tests {
         assert_eq!(digest(""), 0xcbf2_9ce4_8422_2325);
         assert_eq!(digest("foobar"), 0x8594_4171_f739_67e8);
         assert_eq!(digest(format_args!("{}{}", "foo", "bar")), digest("foobar"));
+        assert_eq!(digest_bytes(b"foobar"), digest("foobar"));
     }
 }

@@ -103,9 +103,8 @@ fn put_elements(
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-    use crate::netlink::attributes::{Attributes, HEADER_BYTES, NFGENMSG_BYTES};
     use proxy_core::address::Family;
+    use proxy_core::digest::digest_bytes;
     use proxy_core::dispatch::{Action, DispatchKey};
     use proxy_core::plan::{plan, plan_changed};
     use proxy_core::portal::{NodeContext, portals};
@@ -113,7 +112,8 @@ mod tests {
     use proxy_core::sample::{cluster, cluster_slice, slice, snapshot, svc};
     use proxy_core::snapshot::{Change, Snapshot};
 
-    use crate::nft::snapshot_file::checksum;
+    use super::*;
+    use crate::netlink::attributes::{Attributes, HEADER_BYTES, NFGENMSG_BYTES};
 
     fn messages(batch: &Batch) -> Vec<(u16, &[u8])> {
         let (mut rest, mut found) = (&batch.bytes[..], Vec::new());
@@ -196,9 +196,9 @@ mod tests {
             let ruleset = sample_ruleset(Settings { relay_port, on_demand, counters, ..Settings::default() });
             let batch = encode_fresh(&ruleset);
             let guests = GuestInterfaces::parse("vm*, tap0").expect("guests");
-            digests.push(checksum(batch.as_bytes()));
-            digests.push(checksum(batch.with_guests(&guests).as_bytes()));
-            digests.push(checksum(encode(&plan(&ruleset, &Ruleset::empty())).as_bytes()));
+            digests.push(digest_bytes(batch.as_bytes()));
+            digests.push(digest_bytes(batch.with_guests(&guests).as_bytes()));
+            digests.push(digest_bytes(encode(&plan(&ruleset, &Ruleset::empty())).as_bytes()));
         }
         for guarded in [false, true] {
             for action in [
@@ -213,7 +213,7 @@ mod tests {
                     schema::add_dispatch_key(writer, DispatchKey { action, guarded });
                     schema::delete_dispatch_key(writer, DispatchKey { action, guarded });
                 });
-                digests.push(checksum(batch.as_bytes()));
+                digests.push(digest_bytes(batch.as_bytes()));
             }
         }
         // A change of these is a change of the layout, whose version is a part of the table's comment.

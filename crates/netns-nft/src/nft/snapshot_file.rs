@@ -9,7 +9,8 @@
 //! each range: 4 or 6 | prefix length u8 | 4 or 16 bytes
 //! length of the transaction u64 | transaction | checksum u64 of all bytes before it
 //! ```
-//! Numbers are little-endian; the transaction has the byte order of the host, as the kernel expects it.
+//! The checksum detects accidents, not attacks: an attacker could write the checksum as well. Numbers are
+//! little-endian; the transaction has the byte order of the host, as the kernel expects it.
 
 use std::fs;
 use std::io;
@@ -17,6 +18,7 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use ipnet::IpNet;
+use proxy_core::digest::digest_bytes;
 use support::write_atomically;
 use thiserror::Error;
 
@@ -109,7 +111,7 @@ impl RulesetSnapshot {
         }
         bytes.extend_from_slice(&(transaction.len() as u64).to_le_bytes());
         bytes.extend_from_slice(transaction);
-        bytes.extend_from_slice(&checksum(&bytes).to_le_bytes());
+        bytes.extend_from_slice(&digest_bytes(&bytes).to_le_bytes());
         bytes
     }
 
@@ -136,7 +138,7 @@ impl RulesetSnapshot {
         if decoder.at != bytes.len() {
             return Err(SnapshotError::TrailingData { at: decoder.at });
         }
-        if found != checksum(&bytes[..at]) {
+        if found != digest_bytes(&bytes[..at]) {
             return Err(SnapshotError::ChecksumMismatch { at });
         }
         Ok(Self { revision, ranges, batch: Batch::from_bytes(transaction.to_vec()) })
@@ -203,14 +205,6 @@ impl<'a> Decoder<'a> {
         };
         IpNet::new(address, prefix_len).map_err(|_| SnapshotError::InvalidRange { at })
     }
-}
-
-/// FNV-1a: detects accidents, not attacks; an attacker could write the checksum as well. Each step is a bijection, so a
-/// single changed byte is always detected.
-pub(crate) fn checksum(bytes: &[u8]) -> u64 {
-    bytes
-        .iter()
-        .fold(0xcbf2_9ce4_8422_2325, |sum, byte| (sum ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3))
 }
 
 #[cfg(test)]
