@@ -200,18 +200,18 @@ fn only_annotations_with_porticos_prefix_are_validated() {
 
 #[test]
 fn invalid_netns_is_rejected_before_the_agent_is_contacted() {
-    let folder = TempDir::new("no-netns");
-    let agent = Agent::start(&folder.join("agent.sock"), |_, _| Reply::Done);
-    fs::write(folder.join("file"), "").unwrap();
+    let dir = TempDir::new("no-netns");
+    let agent = Agent::start(&dir.join("agent.sock"), |_, _| Reply::Done);
+    fs::write(dir.join("file"), "").unwrap();
     for verb in ["ADD", "CHECK"] {
         let refused = |netns: &Path, words: &[&str]| {
-            let call = call(verb, &conf(folder.path())).env("CNI_NETNS", netns.to_str().unwrap());
+            let call = call(verb, &conf(dir.path())).env("CNI_NETNS", netns.to_str().unwrap());
             call.run().failed(8, &[&["CNI_NETNS", netns.to_str().unwrap()], words].concat());
         };
         refused(Path::new("/proc/self/ns/net"), &["this process's own"]);
-        refused(&folder.join("absent"), &["No such file"]);
-        refused(&folder.join("file"), &["not a network namespace"]);
-        refused(folder.path(), &["not a network namespace"]);
+        refused(&dir.join("absent"), &["No such file"]);
+        refused(&dir.join("file"), &["not a network namespace"]);
+        refused(dir.path(), &["not a network namespace"]);
         refused(Path::new("/dev/null"), &["not a network namespace"]);
         refused(Path::new("/proc/self/ns/uts"), &["not a network namespace"]);
     }

@@ -15,11 +15,8 @@ fn call(verb: &str, conf: &Value) -> Call {
     Call::new(Path::new(env!("CARGO_BIN_EXE_portico-cni")), verb, conf)
 }
 
-fn agent(
-    folder: &TempDir,
-    answer: impl Fn(&Request, Option<&Netns>) -> Reply + Send + Sync + 'static,
-) -> Agent {
-    Agent::start(&folder.join("agent.sock"), answer)
+fn agent(dir: &TempDir, answer: impl Fn(&Request, Option<&Netns>) -> Reply + Send + Sync + 'static) -> Agent {
+    Agent::start(&dir.join("agent.sock"), answer)
 }
 
 fn done(_: &Request, _: Option<&Netns>) -> Reply {
@@ -38,7 +35,7 @@ fn key(network: &str, container_id: &str) -> AttachmentKey {
     AttachmentKey { network: network.into(), container_id: container_id.into(), interface: "eth0".into() }
 }
 
-fn write_records(folder: &TempDir, keys: impl IntoIterator<Item = AttachmentKey>) {
+fn write_records(dir: &TempDir, keys: impl IntoIterator<Item = AttachmentKey>) {
     for key in keys {
         let attachment = Attachment {
             key,
@@ -51,13 +48,13 @@ fn write_records(folder: &TempDir, keys: impl IntoIterator<Item = AttachmentKey>
         let netns_id = serde_json::from_value(json!({"dev": 4, "inode": 5, "cookie": 6}));
         let netns_id = netns_id.expect("an identity");
         let record = Record { attachment, netns_id, programmed_by: ProgrammedBy::Plugin };
-        Records::new(folder.path()).write(&record).expect("write a record");
+        Records::new(dir.path()).write(&record).expect("write a record");
     }
 }
 
 /// The keys of the remaining records.
-fn left(folder: &TempDir) -> Vec<AttachmentKey> {
-    let (records, broken) = Records::new(folder.path()).read_all().expect("read the records");
+fn left(dir: &TempDir) -> Vec<AttachmentKey> {
+    let (records, broken) = Records::new(dir.path()).read_all().expect("read the records");
     assert!(broken.is_empty(), "{broken:?}");
     records.into_iter().map(|record| record.attachment.key).collect()
 }
@@ -75,8 +72,8 @@ fn version_ignores_its_input() {
 
 #[test]
 fn del_succeeds_for_any_input() {
-    let folder = TempDir::new("del");
-    let conf = conf(folder.path());
+    let dir = TempDir::new("del");
+    let conf = conf(dir.path());
     let del = |conf: &Value| call("DEL", conf);
     for call in [
         del(&conf),
@@ -108,24 +105,24 @@ fn del_succeeds_for_any_input() {
 #[test]
 fn del_succeeds_if_the_agent_refuses_or_sends_an_unexpected_reply() {
     for (name, answer) in [("no", refused("broken", false)), ("later", refused("busy", true))] {
-        let folder = TempDir::new(name);
-        agent(&folder, answer);
-        call("DEL", &conf(folder.path())).run().said("");
+        let dir = TempDir::new(name);
+        agent(&dir, answer);
+        call("DEL", &conf(dir.path())).run().said("");
     }
-    let folder = TempDir::new("nonsense");
-    agent(&folder, |_, _| Reply::File);
-    call("DEL", &conf(folder.path())).run().said("");
+    let dir = TempDir::new("nonsense");
+    agent(&dir, |_, _| Reply::File);
+    call("DEL", &conf(dir.path())).run().said("");
 }
 
 #[test]
 fn del_removes_the_record_with_and_without_an_agent() {
     for is_agent_up in [false, true] {
-        let folder = TempDir::new(if is_agent_up { "del-up" } else { "del-down" });
-        let agent = is_agent_up.then(|| agent(&folder, done));
-        write_records(&folder, [key("net", "c1"), key("net", "c2"), key("other", "c1")]);
+        let dir = TempDir::new(if is_agent_up { "del-up" } else { "del-down" });
+        let agent = is_agent_up.then(|| agent(&dir, done));
+        write_records(&dir, [key("net", "c1"), key("net", "c2"), key("other", "c1")]);
         for _ in 0..2 {
-            call("DEL", &conf(folder.path())).run().said("");
-            assert_eq!(left(&folder), [key("net", "c2"), key("other", "c1")]);
+            call("DEL", &conf(dir.path())).run().said("");
+            assert_eq!(left(&dir), [key("net", "c2"), key("other", "c1")]);
         }
         if let Some(agent) = agent {
             assert_eq!(agent.requests(), vec![Request::Detach { key: key("net", "c1") }; 2]);
@@ -133,17 +130,17 @@ fn del_removes_the_record_with_and_without_an_agent() {
     }
 }
 
-fn gc(folder: &TempDir, valid: Value) -> Call {
-    call("GC", &with(conf(folder.path()), "cni.dev/valid-attachments", valid))
+fn gc(dir: &TempDir, valid: Value) -> Call {
+    call("GC", &with(conf(dir.path()), "cni.dev/valid-attachments", valid))
 }
 
 #[test]
 fn gc_sends_the_valid_attachments_to_the_agent() {
-    let folder = TempDir::new("gc-up");
-    let agent = agent(&folder, done);
-    gc(&folder, json!([{"containerID": "c1", "ifname": "eth0", "new": 1}])).run().said("");
-    gc(&folder, json!([])).run().said("");
-    gc(&folder, json!(null)).run().said("");
+    let dir = TempDir::new("gc-up");
+    let agent = agent(&dir, done);
+    gc(&dir, json!([{"containerID": "c1", "ifname": "eth0", "new": 1}])).run().said("");
+    gc(&dir, json!([])).run().said("");
+    gc(&dir, json!(null)).run().said("");
     let request = |valid: &[AttachmentKey]| Request::Gc { network: "net".into(), valid: valid.to_vec() };
     assert_eq!(agent.requests(), [request(&[key("net", "c1")]), request(&[]), request(&[])]);
 }
@@ -157,33 +154,33 @@ fn gc_without_an_agent_prunes_the_records_of_its_network() {
         (json!([]), &all[2..]),
         (json!(null), &all[2..]),
     ] {
-        let folder = TempDir::new("gc-down");
-        write_records(&folder, all.clone());
-        gc(&folder, valid).run().said("");
-        assert_eq!(left(&folder), kept);
+        let dir = TempDir::new("gc-down");
+        write_records(&dir, all.clone());
+        gc(&dir, valid).run().said("");
+        assert_eq!(left(&dir), kept);
     }
 }
 
 #[test]
 fn gc_without_valid_attachments_deletes_nothing() {
     for is_agent_up in [false, true] {
-        let folder = TempDir::new(if is_agent_up { "gc-absent-up" } else { "gc-absent-down" });
-        let agent = is_agent_up.then(|| agent(&folder, done));
-        write_records(&folder, [key("net", "c1")]);
-        call("GC", &conf(folder.path())).run().said("");
+        let dir = TempDir::new(if is_agent_up { "gc-absent-up" } else { "gc-absent-down" });
+        let agent = is_agent_up.then(|| agent(&dir, done));
+        write_records(&dir, [key("net", "c1")]);
+        call("GC", &conf(dir.path())).run().said("");
         for nonsense in [json!("x"), json!([{"ifname": "eth0"}]), json!([1]), json!({"c1": "eth0"})] {
-            gc(&folder, nonsense).run().failed(7, &["cni.dev/valid-attachments"]);
+            gc(&dir, nonsense).run().failed(7, &["cni.dev/valid-attachments"]);
         }
-        assert_eq!(left(&folder), [key("net", "c1")]);
+        assert_eq!(left(&dir), [key("net", "c1")]);
         assert!(agent.is_none_or(|agent| agent.requests().is_empty()));
     }
 }
 
 #[test]
 fn gc_beyond_the_size_of_a_message_sends_all_valid_attachments() {
-    let folder = TempDir::new("gc-list");
-    let agent = agent(&folder, done);
-    gc(&folder, many()).run().said("");
+    let dir = TempDir::new("gc-list");
+    let agent = agent(&dir, done);
+    gc(&dir, many()).run().said("");
     let [Request::Gc { network, valid }] = &agent.requests()[..] else { panic!("{:?}", agent.requests()) };
     assert_eq!((network.as_str(), valid.len()), ("net", 20_000));
     assert_eq!(valid[19_999], key("net", "c19999"));
@@ -200,53 +197,53 @@ fn many() -> Value {
 
 #[test]
 fn gc_detaches_one_by_one_if_an_old_agent_refuses_the_list() {
-    let folder = TempDir::new("gc-huge");
+    let dir = TempDir::new("gc-huge");
     // The reply of version 0.1.0 to an unknown request.
-    let agent = agent(&folder, |request, netns| match request {
+    let agent = agent(&dir, |request, netns| match request {
         Request::Gc { .. } => refused(
             "receive a request: the message cannot be understood: unknown variant",
             false,
         )(request, netns),
         _ => done(request, netns),
     });
-    write_records(&folder, [key("net", "c1"), key("net", "gone"), key("other", "gone")]);
-    gc(&folder, many()).run().said("");
+    write_records(&dir, [key("net", "c1"), key("net", "gone"), key("other", "gone")]);
+    gc(&dir, many()).run().said("");
     assert_eq!(agent.requests()[1..], [Request::Detach { key: key("net", "gone") }]);
-    assert_eq!(left(&folder), [key("net", "c1"), key("other", "gone")]);
+    assert_eq!(left(&dir), [key("net", "c1"), key("other", "gone")]);
 }
 
 #[test]
 fn gc_returns_the_agents_error() {
-    let folder = TempDir::new("gc-refused");
-    agent(&folder, refused("the disk is full", false));
-    gc(&folder, json!([])).run().failed(100, &["the agent: the disk is full"]);
+    let dir = TempDir::new("gc-refused");
+    agent(&dir, refused("the disk is full", false));
+    gc(&dir, json!([])).run().failed(100, &["the agent: the disk is full"]);
 }
 
 #[test]
 fn status_returns_the_agents_error() {
-    let folder = TempDir::new("status-done");
-    let asked = agent(&folder, done);
-    call("STATUS", &conf(folder.path())).run().said("");
+    let dir = TempDir::new("status-done");
+    let asked = agent(&dir, done);
+    call("STATUS", &conf(dir.path())).run().said("");
     assert_eq!(asked.requests(), [Request::Ready]);
-    let folder = TempDir::new("status-later");
-    agent(&folder, refused("no services yet", true));
-    call("STATUS", &conf(folder.path())).run().failed(50, &["no services yet"]);
-    let folder = TempDir::new("status-never");
-    agent(&folder, refused("no nf_tables in this kernel", false));
-    call("STATUS", &conf(folder.path())).run().failed(51, &["no nf_tables in this kernel"]);
+    let dir = TempDir::new("status-later");
+    agent(&dir, refused("no services yet", true));
+    call("STATUS", &conf(dir.path())).run().failed(50, &["no services yet"]);
+    let dir = TempDir::new("status-never");
+    agent(&dir, refused("no nf_tables in this kernel", false));
+    call("STATUS", &conf(dir.path())).run().failed(51, &["no nf_tables in this kernel"]);
 }
 
 #[test]
 fn status_without_an_agent_depends_on_on_agent_down() {
-    let folder = TempDir::new("status-down");
+    let dir = TempDir::new("status-down");
     let status = |on_agent_down: &str| {
-        let conf = with(conf(folder.path()), "onAgentDown", json!(on_agent_down));
+        let conf = with(conf(dir.path()), "onAgentDown", json!(on_agent_down));
         call("STATUS", &without(conf, "prevResult")).run()
     };
     status("ignore").said("");
     status("fail").failed(50, &["no agent is listening on", "agent.sock"]);
     status("snapshot").failed(50, &["no agent is listening on", "no usable snapshot", "all.ruleset"]);
-    let path = ruleset_path(folder.path(), "all");
+    let path = ruleset_path(dir.path(), "all");
     fs::create_dir_all(path.parent().unwrap()).unwrap();
     fs::write(&path, "garbage").unwrap();
     status("snapshot").failed(50, &["no usable snapshot", "all.ruleset"]);

@@ -46,13 +46,13 @@ fn received(
     peer: impl FnOnce(OwnedFd) + Send,
     patience: Duration,
 ) -> Result<(Message<Request>, Option<OwnedFd>), ReceiveError> {
-    let folder = TempDir::new(test);
-    let listener = Listener::bind(&folder.join("agent.sock")).expect("listen");
+    let dir = TempDir::new(test);
+    let listener = Listener::bind(&dir.join("agent.sock")).expect("listen");
     thread::scope(|scope| {
         let peer = scope.spawn(|| {
             let socket = socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None);
             let socket = socket.expect("a socket");
-            connect(&socket, &SocketAddrUnix::new(folder.join("agent.sock")).expect("a short path"))
+            connect(&socket, &SocketAddrUnix::new(dir.join("agent.sock")).expect("a short path"))
                 .expect("connect");
             peer(socket);
         });
@@ -95,8 +95,8 @@ fn assert_refused(test: &str, bytes: &[u8], descriptors: usize, words: &str) {
 
 #[test]
 fn request_and_reply_arrive_with_their_file_descriptors() {
-    let folder = TempDir::new("whole");
-    let listener = Listener::bind(&folder.join("agent.sock")).expect("listen");
+    let dir = TempDir::new("whole");
+    let listener = Listener::bind(&dir.join("agent.sock")).expect("listen");
     let netns = File::open("/proc/self/ns/net").unwrap();
     thread::scope(|scope| {
         scope.spawn(|| {
@@ -110,7 +110,7 @@ fn request_and_reply_arrive_with_their_file_descriptors() {
             connection.reply(&Reply::File, Some(reader.as_fd())).expect("reply");
         });
         let request = Request::Attach(attachment());
-        let (reply, file) = send_request(&folder.join("agent.sock"), &request, Some(netns.as_fd()), PATIENCE)
+        let (reply, file) = send_request(&dir.join("agent.sock"), &request, Some(netns.as_fd()), PATIENCE)
             .expect("an answer");
         assert_eq!(reply, Reply::File);
         let mut text = String::new();
@@ -196,16 +196,16 @@ fn unsupported_version_is_rejected_with_both_versions() {
 
 #[test]
 fn reply_of_an_unsupported_version_is_not_an_absent_agent() {
-    let folder = TempDir::new("theirs");
-    let listener = Listener::bind(&folder.join("agent.sock")).expect("listen");
+    let dir = TempDir::new("theirs");
+    let listener = Listener::bind(&dir.join("agent.sock")).expect("listen");
     thread::scope(|scope| {
         scope.spawn(|| {
             let connection = rustix::net::accept(&listener).unwrap();
             recv(&connection, &mut [0; 100][..], RecvFlags::empty()).unwrap();
             send(&connection, br#"{"version":7,"answer":"sung"}"#, &[]);
         });
-        let error = send_request(&folder.join("agent.sock"), &Request::Ready, None, PATIENCE)
-            .expect_err("not accepted");
+        let error =
+            send_request(&dir.join("agent.sock"), &Request::Ready, None, PATIENCE).expect_err("not accepted");
         assert!(matches!(error, RequestError::Failed { source: MessageError::Version { theirs: 7 }, .. }));
         assert!(!error.is_agent_down() && !error.is_transient(), "{error:?}");
     });
@@ -235,10 +235,10 @@ fn message_of_64_kib_is_accepted_and_a_larger_one_rejected() {
 
 #[test]
 fn too_large_request_is_not_sent() {
-    let folder = TempDir::new("unsent");
-    let _listener = Listener::bind(&folder.join("agent.sock")).expect("listen");
+    let dir = TempDir::new("unsent");
+    let _listener = Listener::bind(&dir.join("agent.sock")).expect("listen");
     let request = Request::Gc { network: "n".into(), valid: vec![key(); 2_000] };
-    let error = send_request(&folder.join("agent.sock"), &request, None, PATIENCE).expect_err("too large");
+    let error = send_request(&dir.join("agent.sock"), &request, None, PATIENCE).expect_err("too large");
     assert!(error.is_too_large() && !error.is_transient(), "{error:?}");
 }
 
@@ -280,22 +280,21 @@ fn closed_connection_is_not_a_request() {
 
 #[test]
 fn silent_agent_times_out() {
-    let folder = TempDir::new("slow");
-    let _listener = Listener::bind(&folder.join("agent.sock")).expect("listen");
-    let error =
-        send_request(&folder.join("agent.sock"), &Request::Ready, None, SHORT).expect_err("no answer");
+    let dir = TempDir::new("slow");
+    let _listener = Listener::bind(&dir.join("agent.sock")).expect("listen");
+    let error = send_request(&dir.join("agent.sock"), &Request::Ready, None, SHORT).expect_err("no answer");
     assert!(matches!(error, RequestError::Failed { source: MessageError::TimedOut, .. }), "{error:?}");
     assert!(error.is_transient() && !error.is_agent_down());
 }
 
 #[test]
 fn connection_closed_by_the_agent_is_a_transient_error() {
-    let folder = TempDir::new("closes");
-    let listener = Listener::bind(&folder.join("agent.sock")).expect("listen");
+    let dir = TempDir::new("closes");
+    let listener = Listener::bind(&dir.join("agent.sock")).expect("listen");
     thread::scope(|scope| {
         scope.spawn(|| drop(listener.accept().expect("accept")));
         let error =
-            send_request(&folder.join("agent.sock"), &Request::Ready, None, PATIENCE).expect_err("no answer");
+            send_request(&dir.join("agent.sock"), &Request::Ready, None, PATIENCE).expect_err("no answer");
         assert!(matches!(error, RequestError::Failed { source: MessageError::Closed, .. }), "{error:?}");
         assert!(error.is_transient() && !error.is_agent_down());
     });
@@ -303,19 +302,19 @@ fn connection_closed_by_the_agent_is_a_transient_error() {
 
 #[test]
 fn missing_listener_means_that_the_agent_is_down() {
-    let folder = TempDir::new("absent");
+    let dir = TempDir::new("absent");
     let down = |path: PathBuf| send_request(&path, &Request::Ready, None, PATIENCE).expect_err("no agent");
-    assert!(down(folder.join("agent.sock")).is_agent_down());
-    drop(Listener::bind(&folder.join("agent.sock")).expect("listen"));
-    assert!(folder.join("agent.sock").exists(), "left by a killed agent");
-    assert!(down(folder.join("agent.sock")).is_agent_down());
-    assert!(!down(folder.join(&"long".repeat(30))).is_agent_down(), "the path is too long");
+    assert!(down(dir.join("agent.sock")).is_agent_down());
+    drop(Listener::bind(&dir.join("agent.sock")).expect("listen"));
+    assert!(dir.join("agent.sock").exists(), "left by a killed agent");
+    assert!(down(dir.join("agent.sock")).is_agent_down());
+    assert!(!down(dir.join(&"long".repeat(30))).is_agent_down(), "the path is too long");
 }
 
 #[test]
 fn socket_of_a_stopped_agent_is_replaced_and_that_of_a_running_one_is_not() {
-    let folder = TempDir::new("place");
-    let path = folder.join("made/for/it/agent.sock");
+    let dir = TempDir::new("place");
+    let path = dir.join("made/for/it/agent.sock");
     let first = Listener::bind(&path).expect("listen in a new directory");
     let mode = |path: &std::path::Path| path.metadata().unwrap().permissions().mode() & 0o777;
     assert_eq!(mode(&path), 0o600);
@@ -327,9 +326,9 @@ fn socket_of_a_stopped_agent_is_replaced_and_that_of_a_running_one_is_not() {
 
 #[test]
 fn file_in_place_of_the_socket_is_kept() {
-    let folder = TempDir::new("file");
-    fs::write(folder.join("agent.sock"), "precious").unwrap();
-    let error = Listener::bind(&folder.join("agent.sock")).expect_err("a file is in the way");
+    let dir = TempDir::new("file");
+    fs::write(dir.join("agent.sock"), "precious").unwrap();
+    let error = Listener::bind(&dir.join("agent.sock")).expect_err("a file is in the way");
     assert!(error.to_string().contains("is not a socket"), "{error}");
-    assert_eq!(fs::read(folder.join("agent.sock")).unwrap(), b"precious");
+    assert_eq!(fs::read(dir.join("agent.sock")).unwrap(), b"precious");
 }

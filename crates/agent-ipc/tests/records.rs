@@ -44,8 +44,8 @@ fn written_record_is_read_until_it_is_removed() {
     made.programmed_by = ProgrammedBy::Agent;
     records.write(&made).expect("write again");
     assert_eq!(records.read(&made.attachment.key).expect("read"), made);
-    let (found, broken) = records.read_all().expect("read");
-    assert!(found == [made.clone()] && broken.is_empty(), "{found:?} {broken:?}");
+    let (found, corrupt) = records.read_all().expect("read");
+    assert!(found == [made.clone()] && corrupt.is_empty(), "{found:?} {corrupt:?}");
     assert!(records.remove(&made.attachment.key).expect("remove"));
     assert!(!records.remove(&made.attachment.key).expect("nothing to remove"));
     assert!(records.read_all().expect("read").0.is_empty());
@@ -70,8 +70,8 @@ fn different_keys_have_different_files_in_the_directory() {
     for key in &keys {
         Records::new(state.path()).write(&record(key.clone())).expect("write");
     }
-    let (found, broken) = Records::new(state.path()).read_all().expect("read");
-    assert!(broken.is_empty(), "{broken:?}");
+    let (found, corrupt) = Records::new(state.path()).read_all().expect("read");
+    assert!(corrupt.is_empty(), "{corrupt:?}");
     let mut found: Vec<_> = found.into_iter().map(|record| record.attachment.key).collect();
     found.sort();
     let mut expected = keys.to_vec();
@@ -87,19 +87,19 @@ fn corrupt_record_is_moved_aside_and_does_not_affect_others() {
     let records = Records::new(state.path());
     let good = record(key("net", "good", "eth0"));
     records.write(&good).expect("write");
-    let folder = state.join("attachments");
-    fs::write(folder.join("net,cut,eth0.json"), "{\"attachment\":").unwrap();
-    fs::write(folder.join("net,empty,eth0.json"), "").unwrap();
-    fs::copy(folder.join("net,good,eth0.json"), folder.join("net,copied,eth0.json")).unwrap();
-    let (found, broken) = records.read_all().expect("read");
+    let dir = state.join("attachments");
+    fs::write(dir.join("net,cut,eth0.json"), "{\"attachment\":").unwrap();
+    fs::write(dir.join("net,empty,eth0.json"), "").unwrap();
+    fs::copy(dir.join("net,good,eth0.json"), dir.join("net,copied,eth0.json")).unwrap();
+    let (found, corrupt) = records.read_all().expect("read");
     assert_eq!(found, [good]);
-    let aside: Vec<_> = broken.iter().map(|broken| broken.path.file_name().unwrap()).collect();
+    let aside: Vec<_> = corrupt.iter().map(|corrupt| corrupt.path.file_name().unwrap()).collect();
     assert_eq!(
         aside,
         ["net,copied,eth0.json.broken", "net,cut,eth0.json.broken", "net,empty,eth0.json.broken"]
     );
-    assert!(broken[0].reason.contains("contains the record of net/good/eth0"), "{}", broken[0].reason);
-    assert!(broken.iter().all(|broken| broken.path.exists()));
+    assert!(corrupt[0].reason.contains("contains the record of net/good/eth0"), "{}", corrupt[0].reason);
+    assert!(corrupt.iter().all(|corrupt| corrupt.path.exists()));
     assert!(records.read_all().expect("read").1.is_empty(), "they are reported once");
 }
 
@@ -146,8 +146,8 @@ fn records_have_the_same_form_as_in_0_1_0() {
     fs::create_dir_all(state.join("attachments")).expect("create the directory");
     fs::write(&path, text).expect("write the record");
     let records = Records::new(state.path());
-    let (found, broken) = records.read_all().expect("read");
-    assert!(broken.is_empty(), "{broken:?}");
+    let (found, corrupt) = records.read_all().expect("read");
+    assert!(corrupt.is_empty(), "{corrupt:?}");
     let [found] = &found[..] else { panic!("{found:?}") };
     assert_eq!(found.attachment.pod.as_ref().map(ToString::to_string).as_deref(), Some("shop/web-0"));
     assert_eq!((found.netns_id.inode, found.programmed_by), (4_026_532_000, ProgrammedBy::Agent));
