@@ -8,7 +8,7 @@ use std::process::Stdio;
 use agent_ipc::Reply;
 use serde_json::{Value, json};
 use test_support::plugin::{Call, conf, with, without};
-use test_support::plugin_agent::Agent;
+use test_support::plugin_agent::FakeAgent;
 use test_support::temp_dir::TempDir;
 
 fn call(verb: &str, conf: &Value) -> Call {
@@ -201,7 +201,7 @@ fn only_annotations_with_porticos_prefix_are_validated() {
 #[test]
 fn invalid_netns_is_rejected_before_the_agent_is_contacted() {
     let dir = TempDir::new("no-netns");
-    let agent = Agent::start(&dir.join("agent.sock"), |_, _| Reply::Done);
+    let agent = FakeAgent::start(&dir.join("agent.sock"), |_, _| Reply::Done);
     fs::write(dir.join("file"), "").unwrap();
     for verb in ["ADD", "CHECK"] {
         let refused = |netns: &Path, words: &[&str]| {

@@ -8,15 +8,18 @@ use agent_ipc::{Attachment, AttachmentKey, ProgrammedBy, Record, Records, Reply,
 use netns_nft::Netns;
 use serde_json::{Value, json};
 use test_support::plugin::{Call, conf, with, without};
-use test_support::plugin_agent::Agent;
+use test_support::plugin_agent::FakeAgent;
 use test_support::temp_dir::TempDir;
 
 fn call(verb: &str, conf: &Value) -> Call {
     Call::new(Path::new(env!("CARGO_BIN_EXE_portico-cni")), verb, conf)
 }
 
-fn agent(dir: &TempDir, answer: impl Fn(&Request, Option<&Netns>) -> Reply + Send + Sync + 'static) -> Agent {
-    Agent::start(&dir.join("agent.sock"), answer)
+fn agent(
+    dir: &TempDir,
+    answer: impl Fn(&Request, Option<&Netns>) -> Reply + Send + Sync + 'static,
+) -> FakeAgent {
+    FakeAgent::start(&dir.join("agent.sock"), answer)
 }
 
 fn done(_: &Request, _: Option<&Netns>) -> Reply {

@@ -17,7 +17,7 @@ use proxy_core::sample::{backend, slice, svc};
 use serde_json::{Value, json};
 use test_support::namespace::{load, run, within};
 use test_support::plugin::{Call, conf, with, without};
-use test_support::plugin_agent::Agent;
+use test_support::plugin_agent::FakeAgent;
 use test_support::pod::Pod;
 use test_support::program::program;
 use test_support::temp_dir::TempDir;
@@ -88,7 +88,7 @@ fn key() -> AttachmentKey {
 #[test]
 fn a_result_passes_through_unchanged_in_every_version() {
     let folder = TempDir::new("through");
-    Agent::start(&folder.join("agent.sock"), |_, _| Reply::Done);
+    FakeAgent::start(&folder.join("agent.sock"), |_, _| Reply::Done);
     let pod = Pod::new();
     for (version, ip_version) in
         [("0.3.0", true), ("0.3.1", true), ("0.4.0", true), ("1.0.0", false), ("1.1.0", false)]
@@ -120,7 +120,7 @@ fn a_result_passes_through_unchanged_in_every_version() {
 fn the_agent_is_told_all_that_is_known() {
     let folder = TempDir::new("told");
     let (seen, netns) = mpsc::channel();
-    let agent = Agent::start(&folder.join("agent.sock"), move |_, netns| {
+    let agent = FakeAgent::start(&folder.join("agent.sock"), move |_, netns| {
         seen.send(netns.map(netns_nft::Netns::id)).expect("the test listens");
         Reply::Done
     });
@@ -163,7 +163,7 @@ fn what_the_agent_refuses_is_told_with_the_right_code() {
         ("nonsense", Reply::File, 101, "file"),
     ] {
         let folder = TempDir::new(name);
-        Agent::start(&folder.join("agent.sock"), move |_, _| reply.clone());
+        FakeAgent::start(&folder.join("agent.sock"), move |_, _| reply.clone());
         for verb in ["ADD", "CHECK"] {
             call(verb, &pod, &conf(folder.path())).run().failed(code, &[words]);
         }
@@ -183,7 +183,7 @@ fn an_agent_that_ends_in_the_middle_may_be_asked_again() {
 #[test]
 fn annotations_that_fit_into_no_message_are_refused() {
     let folder = TempDir::new("oversized");
-    Agent::start(&folder.join("agent.sock"), |_, _| Reply::Done);
+    FakeAgent::start(&folder.join("agent.sock"), |_, _| Reply::Done);
     let annotations = json!({"portico.dev/portals": "x".repeat(100_000)});
     let input =
         with(conf(folder.path()), "runtimeConfig", json!({"io.kubernetes.cri.pod-annotations": annotations}));
@@ -303,7 +303,7 @@ fn sixty_four_pods_start_at_once_with_and_without_the_agent() {
     for is_agent_up in [true, false] {
         let folder = TempDir::new(if is_agent_up { "many-up" } else { "many-down" });
         store_snapshot(&folder);
-        let agent = is_agent_up.then(|| Agent::start(&folder.join("agent.sock"), |_, _| Reply::Done));
+        let agent = is_agent_up.then(|| FakeAgent::start(&folder.join("agent.sock"), |_, _| Reply::Done));
         let pods: Vec<Pod> = (0..64).map(|_| wired_within()).collect();
         let started: Vec<_> = pods
             .iter()
@@ -335,7 +335,7 @@ fn a_plugin_that_is_killed_in_the_middle_leaves_nothing_that_del_stumbles_over()
     let (asked, is_asked) = mpsc::channel();
     let (go_on, may_go_on) = mpsc::channel::<()>();
     let may_go_on = Mutex::new(may_go_on);
-    let agent = Agent::start(&folder.join("agent.sock"), move |request, _| {
+    let agent = FakeAgent::start(&folder.join("agent.sock"), move |request, _| {
         if matches!(request, Request::Attach(_)) {
             asked.send(()).expect("the test listens");
             let _ = may_go_on.lock().expect("one at a time").recv();

@@ -13,6 +13,7 @@ mod link;
 pub(crate) mod manifest;
 pub(crate) mod repository;
 mod source;
+mod type_name;
 
 use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
@@ -162,6 +163,11 @@ fn every_example_explains_itself() {
 #[test]
 fn groups_of_the_core_use_only_groups_below() {
     refuse_each("groups of proxy-core have an order", &files_in("proxy-core/src/"), layer::upward);
+}
+
+#[test]
+fn public_type_names_are_unique_within_a_crate() {
+    refuse("a name stands for one type", &type_name::repeated(&sources()));
 }
 
 #[test]

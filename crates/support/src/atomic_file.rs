@@ -64,7 +64,8 @@ mod tests {
         let (path, temporary) = (dir.0.join("dir"), dir.0.join("dir.new"));
         fs::create_dir(&path).expect("create a directory");
         fs::set_permissions(&path, Permissions::from_mode(0o700)).expect("set the mode");
-        write_atomically(&path, &temporary, 0o600, b"x").expect_err("a directory cannot be replaced by a file");
+        write_atomically(&path, &temporary, 0o600, b"x")
+            .expect_err("a directory cannot be replaced by a file");
         assert!(path.is_dir() && !temporary.exists());
     }
 }

@@ -27,7 +27,7 @@ use double::Double;
 pub use listing::Generated;
 use real::Real;
 use request::{Answer, send};
-use rights::Call;
+use rights::ApiCall;
 
 /// Service accounts whose tokens are their names; no controller makes real ones here.
 pub const ACCOUNTS: [&str; 2] = ["portico-agent", "portico-webhook"];
@@ -212,7 +212,7 @@ impl Api {
     }
 
     /// What a service account has asked for; the double alone tells.
-    pub fn calls(&self, account: &str) -> BTreeSet<Call> {
+    pub fn calls(&self, account: &str) -> BTreeSet<ApiCall> {
         match self {
             Self::Double(double) => double.calls(account),
             Self::Real(_) => panic!("a real API server does not tell its requests"),

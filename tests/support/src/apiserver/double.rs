@@ -29,7 +29,7 @@ use super::certificates::Certificates;
 use super::kind::{Kind, Target};
 use super::kubeconfig;
 use super::listing::{Generated, Shape, listing};
-use super::rights::Call;
+use super::rights::ApiCall;
 use super::store::{Selector, Store};
 use super::watching::{Watching, watching};
 use super::writing::written;
@@ -147,10 +147,10 @@ impl Double {
         self.state.lock().store.made(Kind::named(kind))
     }
 
-    pub fn calls(&self, account: &str) -> BTreeSet<Call> {
+    pub fn calls(&self, account: &str) -> BTreeSet<ApiCall> {
         let inner = self.state.lock();
         let own = inner.requests.iter().filter(|(token, ..)| token == account);
-        own.filter_map(|(_, method, uri)| Call::of(method.as_str(), uri)).collect()
+        own.filter_map(|(_, method, uri)| ApiCall::of(method.as_str(), uri)).collect()
     }
 
     pub fn kubeconfig_of_account(&self, account: &str) -> PathBuf {

@@ -12,7 +12,7 @@ use super::kind::Target;
 
 /// Something that a client did.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Call {
+pub struct ApiCall {
     verb: &'static str,
     group: String,
     resource: &'static str,
@@ -22,7 +22,7 @@ pub struct Call {
     name: Option<String>,
 }
 
-impl Call {
+impl ApiCall {
     /// What a request does; none: what everybody may do.
     pub fn of(method: &str, uri: &str) -> Option<Self> {
         let (path, query_text) = uri.split_once('?').unwrap_or((uri, ""));
@@ -45,7 +45,7 @@ impl Call {
     }
 }
 
-impl fmt::Display for Call {
+impl fmt::Display for ApiCall {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { verb, group, resource, namespace, name } = self;
         write!(out, "{verb} {resource}.{group} in {namespace:?} named {name:?}")
@@ -98,7 +98,7 @@ impl Grant {
     }
 
     /// Whether it allows a call.
-    fn allows(&self, call: &Call) -> bool {
+    fn allows(&self, call: &ApiCall) -> bool {
         let Self { verb, group, resource, namespace, names } = self;
         let is_named = |name: &String| names.contains(name);
         *verb == call.verb
@@ -110,12 +110,12 @@ impl Grant {
 }
 
 /// What was called and is not granted.
-pub fn not_granted<'a>(calls: &'a BTreeSet<Call>, grants: &BTreeSet<Grant>) -> Vec<&'a Call> {
+pub fn not_granted<'a>(calls: &'a BTreeSet<ApiCall>, grants: &BTreeSet<Grant>) -> Vec<&'a ApiCall> {
     calls.iter().filter(|call| !grants.iter().any(|grant| grant.allows(call))).collect()
 }
 
 /// What is granted and was not called.
-pub fn not_called<'a>(calls: &BTreeSet<Call>, grants: &'a BTreeSet<Grant>) -> Vec<&'a Grant> {
+pub fn not_called<'a>(calls: &BTreeSet<ApiCall>, grants: &'a BTreeSet<Grant>) -> Vec<&'a Grant> {
     grants.iter().filter(|grant| !calls.iter().any(|call| grant.allows(call))).collect()
 }
 
@@ -128,7 +128,7 @@ fn what_is_granted_by_name_or_namespace_allows_no_more() {
         namespace: namespace.map(str::to_owned),
         names: names.iter().map(|name| (*name).to_owned()).collect(),
     };
-    let call = |uri: &str| Call::of("GET", uri).expect("a resource");
+    let call = |uri: &str| ApiCall::of("GET", uri).expect("a resource");
     let one = call("/api/v1/namespaces/a/secrets?fieldSelector=metadata.name%3Dx");
     let all = call("/api/v1/secrets");
     assert!(rule(&["x"], Some("a")).allows(&one) && rule(&[], None).allows(&one));
@@ -139,5 +139,5 @@ fn what_is_granted_by_name_or_namespace_allows_no_more() {
             && !rule(&[], Some("a")).allows(&all)
     );
     assert!(!rule(&[], None).allows(&call("/api/v1/secrets?watch=true")));
-    assert_eq!(Call::of("GET", "/version"), None);
+    assert_eq!(ApiCall::of("GET", "/version"), None);
 }
