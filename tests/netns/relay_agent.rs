@@ -1,4 +1,4 @@
-//! The real agent as a relay: what its pods see of backends that die, of portals on demand, and of the agent's own end.
+//! The relay in a real agent: failed backends, held connections, on-demand portals, and the handover between agents.
 
 use std::collections::BTreeSet;
 use std::io::{ErrorKind, Read, Write};
@@ -28,34 +28,36 @@ fn node(body: impl FnOnce(&AgentDir) + Send) {
     });
 }
 
-fn says(pod: &Pod, portal: &str) -> String {
+fn reply(pod: &Pod, portal: &str) -> String {
     pod.within(|| answer(portal))
 }
 
-/// What is told of the relayed portals of the only pod.
+/// The report on the relayed portals of the only pod.
 fn relayed(agent: &Agent) -> Vec<Value> {
     let status = agent.status();
-    let places = status["relay"]["namespaces"].as_array().expect("a list").clone();
-    places.first().and_then(|place| place["portals"].as_array().cloned()).unwrap_or_default()
+    let namespaces = status["relay"]["namespaces"].as_array().expect("a list").clone();
+    namespaces.first().and_then(|netns| netns["portals"].as_array().cloned()).unwrap_or_default()
 }
 
-/// The portals that stand in the pod's kernel.
+/// The portals in the pod's table.
 fn programmed(pod: &Pod) -> BTreeSet<String> {
     let socket = pod.netns.socket().expect("a socket");
-    let TableState::Intact(table) = socket.read_table().expect("look") else { panic!("no table of ours") };
+    let TableState::Intact(table) = socket.read_table().expect("read the table") else {
+        panic!("no intact table")
+    };
     table.portals.keys().map(ToString::to_string).collect()
 }
 
 #[test]
-fn a_pod_never_sees_a_backend_that_is_dead() {
-    node(|folder| {
-        folder.put("web.json", &service("web", "10.96.0.1", RELAYED, &["10.1.0.1", "10.1.0.7", "10.1.0.2"]));
-        let agent = Agent::start(folder, &[]);
+fn dead_backend_is_invisible_to_clients() {
+    node(|dir| {
+        dir.put("web.json", &service("web", "10.96.0.1", RELAYED, &["10.1.0.1", "10.1.0.7", "10.1.0.2"]));
+        let agent = Agent::start(dir, &[]);
         let pod = pod();
         agent.attach("a", &pod);
         for _ in 0..10 {
-            assert_eq!(says(&pod, "10.96.0.1:80"), "a");
-            assert_eq!(says(&pod, "10.96.0.1:80"), "b");
+            assert_eq!(reply(&pod, "10.96.0.1:80"), "a");
+            assert_eq!(reply(&pod, "10.96.0.1:80"), "b");
         }
         let portals = relayed(&agent);
         assert_eq!(portals[0]["service"], "default/web");
@@ -69,14 +71,14 @@ fn a_pod_never_sees_a_backend_that_is_dead() {
 }
 
 #[test]
-fn top_shows_what_passes_and_which_backend_rests() {
-    node(|folder| {
-        folder.put("web.json", &service("web", "10.96.0.1", RELAYED, &["10.1.0.1", "10.1.0.7", "10.1.0.2"]));
-        let agent = Agent::start(folder, &[]);
+fn top_shows_traffic_and_ejected_backends() {
+    node(|dir| {
+        dir.put("web.json", &service("web", "10.96.0.1", RELAYED, &["10.1.0.1", "10.1.0.7", "10.1.0.2"]));
+        let agent = Agent::start(dir, &[]);
         let pod = pod();
         agent.attach("a", &pod);
         let top = || {
-            let socket = folder.socket();
+            let socket = dir.socket();
             run(
                 program("portico").to_str().expect("a path"),
                 &["top", "-n", "1", "--interval", "0.1", "--socket", socket.to_str().expect("a path")],
@@ -84,66 +86,68 @@ fn top_shows_what_passes_and_which_backend_rests() {
             )
         };
         assert!(top().contains("no relayed connections yet"), "{}", top());
-        (0..3).for_each(|_| drop(says(&pod, "10.96.0.1:80")));
-        let shown = top();
+        (0..3).for_each(|_| drop(reply(&pod, "10.96.0.1:80")));
+        let output = top();
         for text in ["10.96.0.1/TCP/80", "default/web", "2 of 3 up", "10.1.0.7:8080", "ejected (failures: 1)"]
         {
-            assert!(shown.contains(text), "{text} is not in\n{shown}");
+            assert!(output.contains(text), "{text} is not in\n{output}");
         }
     });
 }
 
 #[test]
-fn a_held_connection_gets_the_first_backend_that_comes() {
-    node(|folder| {
+fn held_connection_is_served_once_a_backend_appears() {
+    node(|dir| {
         let held = r#""portico.dev/hold":"20s""#;
-        folder.put("web.json", &service("web", "10.96.0.1", held, &[]));
-        let agent = Agent::start(folder, &[]);
+        dir.put("web.json", &service("web", "10.96.0.1", held, &[]));
+        let agent = Agent::start(dir, &[]);
         let pod = pod();
         agent.attach("a", &pod);
         let waiting = thread::scope(|scope| {
-            let waiting = scope.spawn(|| says(&pod, "10.96.0.1:80"));
-            agent.until("it is held", |agent| agent.status()["relay"]["namespaces"][0]["pending"] == 1);
-            folder.put("web.json", &service("web", "10.96.0.1", held, &["10.1.0.2"]));
+            let waiting = scope.spawn(|| reply(&pod, "10.96.0.1:80"));
+            agent.until("the connection is pending", |agent| {
+                agent.status()["relay"]["namespaces"][0]["pending"] == 1
+            });
+            dir.put("web.json", &service("web", "10.96.0.1", held, &["10.1.0.2"]));
             waiting.join().expect("an answer")
         });
         assert_eq!(waiting, "b");
-        // With a backend the kernel serves it.
+        // Now that the portal has a backend, the kernel serves it.
         agent.settled(2);
-        assert_eq!(says(&pod, "10.96.0.1:80"), "b");
+        assert_eq!(reply(&pod, "10.96.0.1:80"), "b");
         assert_eq!(relayed(&agent)[0]["connections"], 1);
     });
 }
 
 #[test]
-fn on_demand_a_first_connection_is_relayed_and_all_later_ones_are_the_kernels() {
-    node(|folder| {
-        folder.put("web.json", &service("web", "10.96.0.1", "", &["10.1.0.1"]));
-        folder.put("db.json", &service("db", "10.96.0.2", "", &["10.1.0.2"]));
-        let agent = Agent::start(folder, &[&["--portals", "on-demand"], &RANGE[..]].concat());
+fn on_demand_portal_is_relayed_once_and_then_served_by_the_kernel() {
+    node(|dir| {
+        dir.put("web.json", &service("web", "10.96.0.1", "", &["10.1.0.1"]));
+        dir.put("db.json", &service("db", "10.96.0.2", "", &["10.1.0.2"]));
+        let agent = Agent::start(dir, &[&["--portals", "on-demand"], &RANGE[..]].concat());
         let pod = pod();
         agent.attach("a", &pod);
         assert_eq!(programmed(&pod), BTreeSet::new());
-        assert_eq!(says(&pod, "10.96.0.1:80"), "a");
-        agent.until("the portal is the kernel's", |_| programmed(&pod).contains("10.96.0.1/TCP/80"));
+        assert_eq!(reply(&pod, "10.96.0.1:80"), "a");
+        agent.until("the portal is programmed", |_| programmed(&pod).contains("10.96.0.1/TCP/80"));
         for _ in 0..5 {
-            assert_eq!(says(&pod, "10.96.0.1:80"), "a");
+            assert_eq!(reply(&pod, "10.96.0.1:80"), "a");
         }
         assert_eq!(relayed(&agent)[0]["connections"], 1);
-        assert!(!programmed(&pod).contains("10.96.0.2/TCP/80"), "nobody used it");
-        // What is used follows its backends.
-        folder.put("web.json", &service("web", "10.96.0.1", "", &["10.1.0.2"]));
+        assert!(!programmed(&pod).contains("10.96.0.2/TCP/80"), "no client used it");
+        // An active portal follows its backends.
+        dir.put("web.json", &service("web", "10.96.0.1", "", &["10.1.0.2"]));
         agent.settled(2);
-        assert_eq!(says(&pod, "10.96.0.1:80"), "b");
+        assert_eq!(reply(&pod, "10.96.0.1:80"), "b");
         assert_eq!(relayed(&agent)[0]["connections"], 1);
     });
 }
 
 #[test]
-fn on_demand_the_first_datagram_is_answered_and_the_next_socket_is_served_by_the_kernel() {
-    node(|folder| {
-        folder.put("dns.json", &service("dns", "10.96.0.3", "", &["10.1.0.3"]));
-        let agent = Agent::start(folder, &[&["--portals", "on-demand"], &RANGE[..]].concat());
+fn on_demand_udp_portal_is_relayed_once_and_then_served_by_the_kernel() {
+    node(|dir| {
+        dir.put("dns.json", &service("dns", "10.96.0.3", "", &["10.1.0.3"]));
+        let agent = Agent::start(dir, &[&["--portals", "on-demand"], &RANGE[..]].concat());
         let pod = pod();
         agent.attach("a", &pod);
         pod.within(|| {
@@ -167,87 +171,87 @@ fn on_demand_the_first_datagram_is_answered_and_the_next_socket_is_served_by_the
             })
         };
         assert_eq!(asked(), (b"who".to_vec(), "10.96.0.3:80".to_owned()));
-        agent.until("the portal is the kernel's", |_| programmed(&pod).contains("10.96.0.3/UDP/80"));
+        agent.until("the portal is programmed", |_| programmed(&pod).contains("10.96.0.3/UDP/80"));
         assert_eq!(asked(), (b"who".to_vec(), "10.96.0.3:80".to_owned()));
         assert_eq!(relayed(&agent)[0]["connections"], 1);
     });
 }
 
 #[test]
-fn on_demand_without_the_agent_what_was_used_works_and_a_first_use_is_refused_at_once() {
-    node(|folder| {
-        folder.put("web.json", &service("web", "10.96.0.1", "", &["10.1.0.1"]));
-        folder.put("db.json", &service("db", "10.96.0.2", "", &["10.1.0.2"]));
+fn without_agent_active_portals_work_and_inactive_ones_are_rejected_at_once() {
+    node(|dir| {
+        dir.put("web.json", &service("web", "10.96.0.1", "", &["10.1.0.1"]));
+        dir.put("db.json", &service("db", "10.96.0.2", "", &["10.1.0.2"]));
         let args = [&["--portals", "on-demand"], &RANGE[..]].concat();
-        let agent = Agent::start(folder, &args);
+        let agent = Agent::start(dir, &args);
         let pod = pod();
         agent.attach("a", &pod);
-        assert_eq!(says(&pod, "10.96.0.1:80"), "a");
-        agent.until("the portal is the kernel's", |_| programmed(&pod).contains("10.96.0.1/TCP/80"));
+        assert_eq!(reply(&pod, "10.96.0.1:80"), "a");
+        agent.until("the portal is programmed", |_| programmed(&pod).contains("10.96.0.1/TCP/80"));
         agent.kill();
-        assert_eq!(says(&pod, "10.96.0.1:80"), "a");
+        assert_eq!(reply(&pod, "10.96.0.1:80"), "a");
         pod.within(|| assert_refused("10.96.0.2:80"));
-        // The kernel's table is the truth for the next agent, too.
-        let agent = Agent::start(folder, &args);
+        // The next agent recovers the active portals from the table.
+        let agent = Agent::start(dir, &args);
         agent.settled(1);
         assert!(programmed(&pod).contains("10.96.0.1/TCP/80"));
-        assert_eq!(says(&pod, "10.96.0.1:80"), "a");
-        assert_eq!(says(&pod, "10.96.0.2:80"), "b");
-        assert_eq!(relayed(&agent).len(), 1, "only the first use of the second portal was relayed");
+        assert_eq!(reply(&pod, "10.96.0.1:80"), "a");
+        assert_eq!(reply(&pod, "10.96.0.2:80"), "b");
+        assert_eq!(relayed(&agent).len(), 1, "only the first connection to the second portal was relayed");
     });
 }
 
 #[test]
-fn on_demand_what_is_nobodys_is_never_passed_on() {
-    node(|folder| {
-        folder.put("web.json", &service("web", "10.96.0.1", "", &["10.1.0.1"]));
-        let agent = Agent::start(folder, &[&["--portals", "on-demand"], &RANGE[..]].concat());
+fn on_demand_unassigned_address_is_never_forwarded() {
+    node(|dir| {
+        dir.put("web.json", &service("web", "10.96.0.1", "", &["10.1.0.1"]));
+        let agent = Agent::start(dir, &[&["--portals", "on-demand"], &RANGE[..]].concat());
         let pod = pod();
         agent.attach("a", &pod);
         pod.within(|| {
-            // Somebody listens at an address of the service range that is no service's.
-            serve_beyond("stranger", "10.96.9.9:80");
+            // A process listens on an unassigned address of the service range.
+            serve_beyond("other", "10.96.9.9:80");
             let end = ask("10.96.9.9:80", ANSWER);
             assert!(matches!(&end, Err(why) if why.kind() == ErrorKind::ConnectionReset), "{end:?}");
         });
-        // A wrong port is reset by the relay at first, and refused by the kernel from then on.
+        // The relay resets the first connection to an unused port; the kernel rejects all later ones.
         pod.within(|| ask("10.96.0.1:81", ANSWER).expect_err("no such portal"));
-        agent.until("the address is known", |_| programmed(&pod).contains("10.96.0.1/TCP/80"));
+        agent.until("the address is programmed", |_| programmed(&pod).contains("10.96.0.1/TCP/80"));
         pod.within(|| assert_refused("10.96.0.1:81"));
     });
 }
 
 #[test]
-fn on_demand_a_relayed_portal_without_a_backend_is_refused_by_the_kernel_once_it_was_used() {
-    node(|folder| {
-        folder.put("web.json", &service("web", "10.96.0.1", RELAYED, &[]));
-        let agent = Agent::start(folder, &[&["--portals", "on-demand"], &RANGE[..]].concat());
+fn on_demand_portal_without_backend_is_rejected_by_the_kernel_after_its_first_use() {
+    node(|dir| {
+        dir.put("web.json", &service("web", "10.96.0.1", RELAYED, &[]));
+        let agent = Agent::start(dir, &[&["--portals", "on-demand"], &RANGE[..]].concat());
         let pod = pod();
         agent.attach("a", &pod);
         pod.within(|| ask("10.96.0.1:80", ANSWER).expect_err("no backend"));
-        agent.until("the kernel knows it", |_| programmed(&pod).contains("10.96.0.1/TCP/80"));
+        agent.until("the portal is programmed", |_| programmed(&pod).contains("10.96.0.1/TCP/80"));
         pod.within(|| assert_refused("10.96.0.1:80"));
     });
 }
 
 #[test]
-fn a_pod_that_goes_takes_its_relayed_connections_along() {
-    node(|folder| {
-        folder.put("web.json", &service("web", "10.96.0.1", RELAYED, &["10.1.0.4"]));
-        let agent = Agent::start(folder, &[]);
+fn detaching_a_pod_closes_its_relayed_connections() {
+    node(|dir| {
+        dir.put("web.json", &service("web", "10.96.0.1", RELAYED, &["10.1.0.4"]));
+        let agent = Agent::start(dir, &[]);
         let pod = pod();
         agent.attach("a", &pod);
         let (mut client, mut server) = connected(&pod, "10.1.0.4:8080");
-        client.write_all(b"x").expect("say");
-        server.read_exact(&mut [0]).expect("hear");
+        client.write_all(b"x").expect("send");
+        server.read_exact(&mut [0]).expect("receive");
         assert_eq!(agent.status()["relay"]["connections"], 1);
         agent.ask(&agent_ipc::Request::Detach { key: agent::key("a") }, None);
         agent.until("no connection is left", |agent| agent.status()["relay"]["connections"] == 0);
-        assert_eq!(server.read(&mut [0]).unwrap_or(0), 0, "it ends at the backend, too");
+        assert_eq!(server.read(&mut [0]).unwrap_or(0), 0, "the connection to the backend is closed, too");
     });
 }
 
-/// A connection of the pod through the portal, and its other end at a backend of its own.
+/// A connection of the pod through the portal, and the socket of its backend.
 fn connected(pod: &Pod, at: &str) -> (TcpStream, TcpStream) {
     pod.within(|| {
         add_address(at.split_once(':').expect("a port").0);
@@ -262,45 +266,50 @@ fn connected(pod: &Pod, at: &str) -> (TcpStream, TcpStream) {
 }
 
 #[test]
-fn under_load_no_connection_is_lost_when_one_agent_takes_over_from_another() {
-    node(|folder| {
-        folder.put("web.json", &service("web", "10.96.0.2", RELAYED, &["10.1.0.1", "10.1.0.2"]));
-        folder.put("long.json", &service("long", "10.96.0.1", RELAYED, &["10.1.0.4"]));
-        let old = Agent::start(folder, &["--drain", "60"]);
+fn takeover_under_load_loses_no_connection() {
+    node(|dir| {
+        dir.put("web.json", &service("web", "10.96.0.2", RELAYED, &["10.1.0.1", "10.1.0.2"]));
+        dir.put("long.json", &service("long", "10.96.0.1", RELAYED, &["10.1.0.4"]));
+        let old = Agent::start(dir, &["--drain", "60"]);
         let pod = pod();
         old.attach("a", &pod);
         let (mut client, mut server) = connected(&pod, "10.1.0.4:8080");
-        let (asked, is_over) = (AtomicU64::new(0), AtomicBool::new(false));
+        let (requests, is_over) = (AtomicU64::new(0), AtomicBool::new(false));
         let load = || {
             pod.within(|| {
                 while !is_over.load(Ordering::Relaxed) {
-                    let said = answer("10.96.0.2:80");
-                    assert!(["a", "b"].contains(&&*said), "{said}");
-                    asked.fetch_add(1, Ordering::Relaxed);
+                    let name = answer("10.96.0.2:80");
+                    assert!(["a", "b"].contains(&&*name), "{name}");
+                    requests.fetch_add(1, Ordering::Relaxed);
                 }
             });
         };
         thread::scope(|scope| {
             let loads = [scope.spawn(load), scope.spawn(load)];
             let after = |count| {
-                let reached = asked.load(Ordering::Relaxed) + count;
+                let target = requests.load(Ordering::Relaxed) + count;
                 let deadline = Instant::now() + PATIENCE;
-                while asked.load(Ordering::Relaxed) < reached {
-                    let goes_on = Instant::now() < deadline && !loads.iter().any(|load| load.is_finished());
-                    assert!(goes_on, "the load stands still");
+                while requests.load(Ordering::Relaxed) < target {
+                    let is_running =
+                        Instant::now() < deadline && !loads.iter().any(|load| load.is_finished());
+                    assert!(is_running, "the clients make no progress");
                     thread::yield_now();
                 }
             };
             after(50);
-            let new = Agent::start(folder, &["--take-over"]);
-            new.until("it has taken over", |agent| agent.log().contains("took over from the agent"));
-            new.until("it serves", |agent| relayed(agent).iter().any(|portal| portal["connections"] != 0));
+            let new = Agent::start(dir, &["--take-over"]);
+            new.until("the new agent has taken over", |agent| {
+                agent.log().contains("took over from the agent")
+            });
+            new.until("the new agent serves", |agent| {
+                relayed(agent).iter().any(|portal| portal["connections"] != 0)
+            });
             after(200);
-            // The old connection goes on at the old agent.
-            client.write_all(b"x").expect("say");
-            server.read_exact(&mut [0]).expect("hear");
+            // The old agent still serves its connection.
+            client.write_all(b"x").expect("send");
+            server.read_exact(&mut [0]).expect("receive");
             drop(client);
-            assert_eq!(server.read(&mut [0]).expect("an end"), 0);
+            assert_eq!(server.read(&mut [0]).expect("the end of the stream"), 0);
             drop(server);
             assert!(old.terminate().success());
             after(200);
@@ -313,46 +322,48 @@ fn under_load_no_connection_is_lost_when_one_agent_takes_over_from_another() {
 }
 
 #[test]
-fn an_agent_that_has_retired_takes_its_place_again_when_the_other_one_ends() {
-    node(|folder| {
-        folder.put("web.json", &service("web", "10.96.0.1", RELAYED, &["10.1.0.1"]));
-        let old = Agent::start(folder, &["--take-over"]);
+fn standby_agent_resumes_when_its_successor_exits() {
+    node(|dir| {
+        dir.put("web.json", &service("web", "10.96.0.1", RELAYED, &["10.1.0.1"]));
+        let old = Agent::start(dir, &["--take-over"]);
         let pod = pod();
         old.attach("a", &pod);
-        let new = Agent::start(folder, &["--take-over"]);
-        new.until("it has taken over", |agent| agent.log().contains("took over from the agent"));
-        new.until("the old one waits", |agent| agent.log().contains("in reserve until"));
+        let new = Agent::start(dir, &["--take-over"]);
+        new.until("the new agent has taken over", |agent| agent.log().contains("took over from the agent"));
+        new.until("the old agent is on standby", |agent| agent.log().contains("in reserve until"));
         new.kill();
-        old.until("it begins anew", |agent| agent.log().contains("beginning anew"));
-        old.until("it serves", |agent| agent.try_status().is_some_and(|status| status["synced"] == true));
-        folder.put("web.json", &service("web", "10.96.0.1", RELAYED, &["10.1.0.2"]));
-        // Between the two agents nobody serves, and who comes is refused.
+        old.until("the old agent resumes", |agent| agent.log().contains("beginning anew"));
+        old.until("the old agent serves", |agent| {
+            agent.try_status().is_some_and(|status| status["synced"] == true)
+        });
+        dir.put("web.json", &service("web", "10.96.0.1", RELAYED, &["10.1.0.2"]));
+        // Connections are refused until the old agent listens again.
         let is_b = || ask("10.96.0.1:80", ANSWER).is_ok_and(|name| name == "b");
         old.until("the pod follows", |_| pod.within(is_b));
     });
 }
 
 #[test]
-fn a_second_agent_that_was_not_told_to_take_over_does_not_start() {
-    node(|folder| {
-        let _first = Agent::start(folder, &[]);
-        let manifests = folder.manifests();
+fn second_agent_without_take_over_does_not_start() {
+    node(|dir| {
+        let _first = Agent::start(dir, &[]);
+        let manifests = dir.manifests();
         let output = std::process::Command::new(program("portico"))
             .args(["agent", "--metrics", "none", "--manifests"])
             .arg(manifests)
             .arg("--socket")
-            .arg(folder.socket())
+            .arg(dir.socket())
             .arg("--state-dir")
-            .arg(folder.state())
+            .arg(dir.state())
             .output()
             .expect("start a second agent");
-        let said = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert!(!output.status.success() && said.contains("an agent is already listening on"), "{said}");
+        let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(!output.status.success() && stderr.contains("an agent is already listening on"), "{stderr}");
     });
 }
 
 #[test]
-fn backends_are_dialled_from_the_node_only_in_namespaces_that_the_operator_lists() {
+fn backends_are_dialled_from_the_node_only_in_listed_namespaces() {
     let annotations = r#""portico.dev/mode":"relay","portico.dev/dial":"node""#;
     for (listed, expected) in [
         (&[][..], false),
@@ -360,13 +371,13 @@ fn backends_are_dialled_from_the_node_only_in_namespaces_that_the_operator_lists
         (&["--dial-from-node", "*"], true),
         (&["--dial-from-node", "other,default"], true),
     ] {
-        node(|folder| {
+        node(|dir| {
             serve("node", "10.1.0.7:8080");
-            folder.put("web.json", &service("web", "10.96.0.1", annotations, &["10.1.0.7"]));
-            let agent = Agent::start(folder, listed);
+            dir.put("web.json", &service("web", "10.96.0.1", annotations, &["10.1.0.7"]));
+            let agent = Agent::start(dir, listed);
             let pod = pod();
             agent.attach("a", &pod);
-            // The pod itself reaches nobody there.
+            // The pod itself cannot reach the backend.
             pod.ip(&["route", "add", "unreachable", "10.1.0.7"]);
             let outcome = pod.within(|| ask("10.96.0.1:80", ANSWER)).ok();
             assert_eq!(outcome.as_deref(), expected.then_some("node"), "{listed:?}");

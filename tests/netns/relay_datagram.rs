@@ -1,4 +1,4 @@
-//! UDP through a relayed portal: whose answers come from where, flows that move and end, and storms.
+//! UDP through a relayed portal: the source of replies, flows that change their backend, and limits.
 
 use std::collections::BTreeMap;
 use std::io::{ErrorKind, Result};
@@ -16,10 +16,10 @@ use test_support::relayed::{Relayed, eventually, leads, relayed, web};
 
 const BACKENDS: [&str; 3] = ["10.1.0.1", "10.1.0.2", "10.1.0.3"];
 const PORTAL: &str = "10.96.0.1:53";
-/// So many flows of one network namespace a worker carries.
+/// The maximum number of flows of one network namespace and worker.
 const FLOWS_MAX: usize = 4_096;
 
-/// A server that answers each datagram with its name and what was asked.
+/// A server that replies to each datagram with its name and the datagram.
 struct Server(UdpSocket);
 
 impl Server {
@@ -29,14 +29,14 @@ impl Server {
     }
 
     fn on(socket: UdpSocket, name: &'static str) -> Self {
-        let answering = socket.try_clone().expect("a second descriptor");
+        let receiver = socket.try_clone().expect("a second descriptor");
         thread::spawn(move || {
             let mut buffer = [0; 2_048];
-            while let Ok((length, from)) = answering.recv_from(&mut buffer) {
+            while let Ok((length, from)) = receiver.recv_from(&mut buffer) {
                 if length == 0 {
                     return;
                 }
-                let _ = answering.send_to(&[name.as_bytes(), &buffer[..length]].concat(), from);
+                let _ = receiver.send_to(&[name.as_bytes(), &buffer[..length]].concat(), from);
             }
         });
         Self(socket)
@@ -44,44 +44,44 @@ impl Server {
 }
 
 impl Drop for Server {
-    /// Its socket goes: what comes then is refused.
+    /// Closes the socket, so that the kernel rejects further datagrams.
     fn drop(&mut self) {
         let own = self.0.local_addr().expect("it is bound");
         self.0.send_to(&[], own).expect("wake the thread");
     }
 }
 
-/// A client's socket, which waits for answers.
+/// A client's socket with a receive timeout.
 fn client(world: &Relayed) -> UdpSocket {
     let socket = world.within(|| UdpSocket::bind("0.0.0.0:0")).expect("bind");
     socket.set_read_timeout(Some(ANSWER)).expect("set a time-out");
     socket
 }
 
-/// What comes back, and from where.
+/// Sends a datagram, and returns the reply, which must come from the portal.
 fn ask(client: &UdpSocket, portal: &str, text: &str) -> Result<String> {
     client.send_to(text.as_bytes(), backend(portal))?;
     let mut buffer = [0; 2_048];
     let (length, from) = client.recv_from(&mut buffer)?;
-    assert_eq!(from, backend(portal), "answers come from the portal");
+    assert_eq!(from, backend(portal), "replies come from the portal");
     Ok(String::from_utf8_lossy(&buffer[..length]).into_owned())
 }
 
 #[test]
-fn answers_come_from_the_portals_address_to_connected_sockets_and_others() {
+fn replies_to_connected_and_unconnected_sockets_come_from_the_portal() {
     relayed(leads(web("10.96.0.1"), &BACKENDS[..1]), |world| {
         let _server = Server::start("a", BACKENDS[0]);
         let socket = client(world);
         for text in ["1", "2", "3"] {
-            assert_eq!(ask(&socket, PORTAL, text).expect("an answer"), format!("a{text}"));
+            assert_eq!(ask(&socket, PORTAL, text).expect("a reply"), format!("a{text}"));
         }
         let socket = client(world);
         socket.connect(PORTAL).expect("connect");
         socket.send(b"4").expect("send");
         let mut buffer = [0; 16];
-        let length = socket.recv(&mut buffer).expect("an answer");
+        let length = socket.recv(&mut buffer).expect("a reply");
         assert_eq!(&buffer[..length], b"a4");
-        eventually("all is counted", || {
+        eventually("all datagrams are counted", || {
             let report = world.report(udp(PORTAL));
             (report.totals.connections, report.active, report.totals.sent, report.totals.received)
                 == (2, 2, 4, 8)
@@ -90,19 +90,19 @@ fn answers_come_from_the_portals_address_to_connected_sockets_and_others() {
 }
 
 #[test]
-fn ipv6_answers_come_from_the_portals_address() {
+fn ipv6_replies_come_from_the_portal() {
     relayed(leads(web("2001:db8:96::1"), &["2001:db8:1::1"]), |world| {
         let _server = Server::start("a", "2001:db8:1::1");
         let socket = world.within(|| UdpSocket::bind("[::]:0")).expect("bind");
         socket.set_read_timeout(Some(ANSWER)).expect("set a time-out");
         for text in ["1", "2"] {
-            assert_eq!(ask(&socket, "[2001:db8:96::1]:53", text).expect("an answer"), format!("a{text}"));
+            assert_eq!(ask(&socket, "[2001:db8:96::1]:53", text).expect("a reply"), format!("a{text}"));
         }
     });
 }
 
 #[test]
-fn one_socket_may_talk_to_two_portals() {
+fn one_socket_can_use_two_portals() {
     let [one, ones] = leads(svc("one").ip("10.96.0.1").udp("dns", 53), &BACKENDS[..1]);
     let [two, twos] = leads(svc("two").ip("10.96.0.2").udp("dns", 53), &BACKENDS[1..2]);
     relayed([one, ones, two, twos], |world| {
@@ -110,15 +110,15 @@ fn one_socket_may_talk_to_two_portals() {
         let socket = client(world);
         for number in 0..20 {
             let text = number.to_string();
-            assert_eq!(ask(&socket, PORTAL, &text).expect("an answer"), format!("a{text}"));
-            assert_eq!(ask(&socket, "10.96.0.2:53", &text).expect("an answer"), format!("b{text}"));
+            assert_eq!(ask(&socket, PORTAL, &text).expect("a reply"), format!("a{text}"));
+            assert_eq!(ask(&socket, "10.96.0.2:53", &text).expect("a reply"), format!("b{text}"));
         }
         assert_eq!(world.report(udp(PORTAL)).totals.connections, 1, "one flow for each portal");
     });
 }
 
 #[test]
-fn datagrams_arrive_whole_up_to_the_largest_there_is() {
+fn datagrams_of_every_size_arrive_complete() {
     relayed(leads(web("10.96.0.1"), &BACKENDS[..1]), |world| {
         add_address(BACKENDS[0]);
         let server = UdpSocket::bind((BACKENDS[0], 5353)).expect("bind the backend");
@@ -127,22 +127,22 @@ fn datagrams_arrive_whole_up_to_the_largest_there_is() {
         for length in [0, 1, 1_472, 9_000, 65_507] {
             let (bytes, mut buffer) = (vec![7; length], vec![0; 1 << 16]);
             socket.send_to(&bytes, PORTAL).expect("send");
-            let (heard, from) = server.recv_from(&mut buffer).expect("it arrives");
-            assert!(buffer[..heard] == bytes, "{heard} of {length}");
-            server.send_to(&bytes, from).expect("answer");
-            let heard = socket.recv(&mut buffer).expect("the answer arrives");
-            assert!(buffer[..heard] == bytes, "{heard} of {length}");
+            let (received, from) = server.recv_from(&mut buffer).expect("the datagram arrives");
+            assert!(buffer[..received] == bytes, "{received} of {length}");
+            server.send_to(&bytes, from).expect("reply");
+            let received = socket.recv(&mut buffer).expect("the reply arrives");
+            assert!(buffer[..received] == bytes, "{received} of {length}");
         }
     });
 }
 
 #[test]
-fn a_backend_that_refuses_is_replaced_and_the_next_is_told_what_nobody_answered() {
+fn refusing_backend_is_replaced_and_the_unreplied_datagram_is_resent() {
     relayed(leads(web("10.96.0.1"), &BACKENDS), |world| {
         BACKENDS[..2].iter().for_each(|address| add_address(address));
         let _server = Server::start("c", BACKENDS[2]);
         for _ in 0..10 {
-            assert_eq!(ask(&client(world), PORTAL, "?").expect("nothing is lost"), "c?");
+            assert_eq!(ask(&client(world), PORTAL, "?").expect("the datagram is not lost"), "c?");
         }
         let report = world.report(udp(PORTAL));
         assert!(report.backends[..2].iter().all(|backend| backend.failures > 0 && backend.is_ejected));
@@ -151,80 +151,84 @@ fn a_backend_that_refuses_is_replaced_and_the_next_is_told_what_nobody_answered(
 }
 
 #[test]
-fn a_flow_moves_when_its_endpoint_goes() {
+fn flow_moves_if_its_endpoint_is_removed() {
     relayed(leads(web("10.96.0.1"), &BACKENDS[..2]), |world| {
         let _servers = [Server::start("a", BACKENDS[0]), Server::start("b", BACKENDS[1])];
         let socket = client(world);
-        let first = ask(&socket, PORTAL, "1").expect("an answer");
-        let (left, name) = if first.starts_with('a') { (BACKENDS[1], "b") } else { (BACKENDS[0], "a") };
-        world.show(leads(web("10.96.0.1"), &[left]));
-        assert_eq!(ask(&socket, PORTAL, "2").expect("an answer"), format!("{name}2"));
+        let first = ask(&socket, PORTAL, "1").expect("a reply");
+        let (remaining, name) = if first.starts_with('a') { (BACKENDS[1], "b") } else { (BACKENDS[0], "a") };
+        world.show(leads(web("10.96.0.1"), &[remaining]));
+        assert_eq!(ask(&socket, PORTAL, "2").expect("a reply"), format!("{name}2"));
         let report = world.report(udp(PORTAL));
-        assert_eq!((report.totals.connections, report.totals.retries), (1, 0), "nobody failed: {report:?}");
+        assert_eq!(
+            (report.totals.connections, report.totals.retries),
+            (1, 0),
+            "no attempt failed: {report:?}"
+        );
         assert!(report.backends.iter().all(|backend| backend.failures == 0), "{report:?}");
     });
 }
 
 #[test]
-fn flows_take_turns_and_a_sticky_client_has_one_backend() {
+fn flows_are_round_robin_and_affinity_keeps_one_backend() {
     let [turns, turn] = leads(web("10.96.0.1"), &BACKENDS);
     let [sticky, stay] = leads(svc("sticky").ip("10.96.0.2").udp("dns", 53).sticky(10_800), &BACKENDS);
     relayed([turns, turn, sticky, stay], |world| {
         let _servers = [("a", BACKENDS[0]), ("b", BACKENDS[1]), ("c", BACKENDS[2])]
             .map(|(name, ip)| Server::start(name, ip));
-        let tally = |portal: &str| {
-            let mut tally = BTreeMap::new();
+        let replies = |portal: &str| {
+            let mut counts = BTreeMap::new();
             for _ in 0..30 {
-                *tally.entry(ask(&client(world), portal, "?").expect("an answer")).or_insert(0) += 1;
+                *counts.entry(ask(&client(world), portal, "?").expect("a reply")).or_insert(0) += 1;
             }
-            tally
+            counts
         };
-        assert_eq!(tally(PORTAL).into_values().collect::<Vec<_>>(), [10, 10, 10]);
-        assert_eq!(tally("10.96.0.2:53").into_values().collect::<Vec<_>>(), [30]);
+        assert_eq!(replies(PORTAL).into_values().collect::<Vec<_>>(), [10, 10, 10]);
+        assert_eq!(replies("10.96.0.2:53").into_values().collect::<Vec<_>>(), [30]);
     });
 }
 
 #[test]
-fn by_least_connection_flows_are_spread_evenly() {
+fn least_connection_spreads_flows_evenly() {
     let service = web("10.96.0.1").scheduler(Scheduler::LeastConnection);
     relayed(leads(service, &BACKENDS[..2]), |world| {
         let _servers = [Server::start("a", BACKENDS[0]), Server::start("b", BACKENDS[1])];
         let clients: Vec<UdpSocket> = (0..20).map(|_| client(world)).collect();
-        clients.iter().for_each(|client| drop(ask(client, PORTAL, "?").expect("an answer")));
+        clients.iter().for_each(|client| drop(ask(client, PORTAL, "?").expect("a reply")));
         let backends = world.report(udp(PORTAL)).backends;
         assert_eq!(backends.iter().map(|backend| backend.active).collect::<Vec<_>>(), [10, 10]);
     });
 }
 
 #[test]
-fn what_waits_for_a_first_backend_is_told_to_it() {
+fn held_datagram_reaches_the_first_backend() {
     let held = || web("10.96.0.1").hold_ms(60_000);
     relayed(leads(held(), &[]), |world| {
         let _server = Server::start("a", BACKENDS[0]);
         let socket = client(world);
         socket.send_to(b"early", PORTAL).expect("send");
-        eventually("it waits", || world.held() == 1);
+        eventually("the flow is pending", || world.pending() == 1);
         world.show(leads(held(), &BACKENDS[..1]));
         let mut buffer = [0; 16];
-        let length = socket.recv(&mut buffer).expect("an answer");
+        let length = socket.recv(&mut buffer).expect("a reply");
         assert_eq!(&buffer[..length], b"aearly");
     });
 }
 
 #[test]
-fn a_refused_portal_is_refused_to_datagrams_too() {
+fn portal_without_backend_rejects_datagrams() {
     relayed(leads(web("10.96.0.1"), &[]), |world| {
         let socket = client(world);
         socket.connect(PORTAL).expect("connect");
         let refused = [socket.send(b"x"), socket.send(b"x")];
         let kinds = refused.map(|sent| sent.expect_err("refused").kind());
-        let is_no = |kind| matches!(kind, ErrorKind::PermissionDenied | ErrorKind::ConnectionRefused);
-        assert!(kinds.into_iter().all(is_no), "{kinds:?}");
+        let is_rejection = |kind| matches!(kind, ErrorKind::PermissionDenied | ErrorKind::ConnectionRefused);
+        assert!(kinds.into_iter().all(is_rejection), "{kinds:?}");
     });
 }
 
 #[test]
-fn a_storm_from_10_000_ports_is_bounded_and_others_are_served_afterwards() {
+fn storm_from_10_000_ports_is_bounded_and_others_are_served_afterwards() {
     own_process!(|| {
         let [web, webs] = leads(web("10.96.0.1"), &BACKENDS[..1]);
         let [other, others] = leads(svc("other").ip("10.96.0.2").udp("dns", 53), &BACKENDS[1..2]);
@@ -234,21 +238,25 @@ fn a_storm_from_10_000_ports_is_bounded_and_others_are_served_afterwards() {
             let _server = Server::start("b", BACKENDS[1]);
             let before = resident_kb();
             world.within(|| {
-                // From a few sockets at a time, so that it is the relay that runs out of room, and not this process.
+                // One socket at a time, so that the relay reaches its limit and not this process.
                 for port in 20_000..30_000 {
                     let socket = UdpSocket::bind(("10.244.0.2", port)).expect("bind");
                     let _ = socket.send_to(&[0; 1_000], PORTAL);
                 }
             });
-            let mut seen = 0;
+            let mut previous = 0;
             eventually("the storm is over", || {
-                std::mem::replace(&mut seen, world.connections()) == world.connections()
+                std::mem::replace(&mut previous, world.connections()) == world.connections()
             });
             let report = world.relay.report(Instant::now());
             assert!(report.connections <= 2 * FLOWS_MAX, "{report:?}");
-            let grown = resident_kb() - before;
-            assert!(grown < 12.0 * report.connections as f64, "{grown} KB for {} flows", report.connections);
-            // All flows end when the service goes, and there is room again.
+            let growth = resident_kb() - before;
+            assert!(
+                growth < 12.0 * report.connections as f64,
+                "{growth} KB for {} flows",
+                report.connections
+            );
+            // All flows end when their backend refuses, and new ones are accepted again.
             drop(mute);
             let start = Instant::now();
             let answer = loop {

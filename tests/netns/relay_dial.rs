@@ -1,4 +1,4 @@
-//! From where the relay opens its connections: from the pod, from the node, or from where it leads somewhere.
+//! The network namespace from which the relay dials: the pod, the node, or the first that reaches the backend.
 
 use std::io::ErrorKind;
 use std::io::Write;
@@ -14,11 +14,11 @@ use test_support::relayed::{POD, Relayed, leads, listener, relayed, web};
 
 const PORTAL: &str = "10.96.0.1:80";
 const UDP_PORTAL: &str = "10.96.0.1:53";
-/// The backend's address, and so the node's own when it asks itself.
+/// The address of the backend, which is also the source address if the node dials it.
 const NODE: &str = "10.1.0.1";
 
-/// Servers that say from where they are asked.
-fn tell_from_where() {
+/// Starts a TCP and a UDP server that reply with the address of their client.
+fn serve_client_address() {
     let listener = listener("10.1.0.1:8080");
     thread::spawn(move || {
         while let Ok((mut stream, from)) = listener.accept() {
@@ -45,8 +45,8 @@ fn ask_udp(world: &Relayed) -> std::io::Result<String> {
     })
 }
 
-fn both(world: &Relayed) -> [String; 2] {
-    [world.within(|| answer(PORTAL)), ask_udp(world).expect("an answer")]
+fn replies(world: &Relayed) -> [String; 2] {
+    [world.within(|| answer(PORTAL)), ask_udp(world).expect("a reply")]
 }
 
 fn via_node(world: &Relayed) -> [bool; 2] {
@@ -54,43 +54,43 @@ fn via_node(world: &Relayed) -> [bool; 2] {
 }
 
 #[test]
-fn from_the_pod_the_backend_sees_the_pods_address() {
+fn backend_dialled_from_the_pod_sees_the_address_of_the_pod() {
     relayed(leads(web("10.96.0.1"), &[NODE]), |world| {
-        tell_from_where();
-        assert_eq!((both(world), via_node(world)), ([POD; 2].map(str::to_owned), [false; 2]));
+        serve_client_address();
+        assert_eq!((replies(world), via_node(world)), ([POD; 2].map(str::to_owned), [false; 2]));
         world.pod.ip(&["route", "add", "blackhole", NODE]);
         assert_eq!(world.outcome(PORTAL), Err(ErrorKind::ConnectionReset));
     });
 }
 
 #[test]
-fn from_the_node_the_backend_sees_the_nodes_address() {
+fn backend_dialled_from_the_node_sees_the_address_of_the_node() {
     relayed(leads(web("10.96.0.1").dial(Dial::Node), &[NODE]), |world| {
-        tell_from_where();
+        serve_client_address();
         world.pod.ip(&["route", "add", "blackhole", NODE]);
-        assert_eq!((both(world), via_node(world)), ([NODE; 2].map(str::to_owned), [true; 2]));
+        assert_eq!((replies(world), via_node(world)), ([NODE; 2].map(str::to_owned), [true; 2]));
     });
 }
 
 #[test]
-fn what_the_pod_cannot_reach_is_reached_from_the_node_and_that_is_remembered() {
+fn auto_dial_falls_back_to_the_node_and_remembers_it() {
     relayed(leads(web("10.96.0.1").dial(Dial::Auto), &[NODE]), |world| {
-        tell_from_where();
-        assert_eq!((both(world), via_node(world)), ([POD; 2].map(str::to_owned), [false; 2]));
+        serve_client_address();
+        assert_eq!((replies(world), via_node(world)), ([POD; 2].map(str::to_owned), [false; 2]));
         for kind in ["blackhole", "unreachable"] {
             world.pod.ip(&["route", "replace", kind, NODE]);
-            assert_eq!(both(world), [NODE; 2].map(str::to_owned), "{kind}");
+            assert_eq!(replies(world), [NODE; 2].map(str::to_owned), "{kind}");
             assert_eq!(via_node(world), [true; 2], "{kind}");
         }
         let failures = |world: &Relayed| world.report(tcp(PORTAL)).backends[0].failures;
-        assert_eq!(failures(world), 0, "the backend has done nothing wrong");
+        assert_eq!(failures(world), 0, "an unreachable pod network is no failure of the backend");
     });
 }
 
 #[test]
-fn where_nothing_comes_back_to_the_pod_only_the_first_client_waits() {
+fn only_the_first_client_waits_if_the_pod_receives_no_reply() {
     relayed(leads(web("10.96.0.1").dial(Dial::Auto), &[NODE]), |world| {
-        tell_from_where();
+        serve_client_address();
         load(&format!(
             "table ip quiet {{ chain in {{ type filter hook input priority 0; ip saddr {POD} drop\n }}\n }}"
         ));

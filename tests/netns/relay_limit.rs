@@ -1,4 +1,4 @@
-//! How much of a node relayed connections may take: memory, connections, descriptors.
+//! The limits of relayed connections on a node: memory, connections and file descriptors.
 
 use std::fs;
 use std::io::ErrorKind;
@@ -21,7 +21,7 @@ use test_support::relayed::{
 const BACKEND: &str = "10.1.0.1";
 const PORTAL: &str = "10.96.0.1:80";
 
-fn descriptors() -> usize {
+fn open_fds() -> usize {
     fs::read_dir("/proc/self/fd").expect("this process").count()
 }
 
@@ -30,22 +30,22 @@ fn over_limit(world: &Relayed) -> u64 {
 }
 
 #[test]
-fn two_thousand_silent_clients_cost_less_than_8_kb_each_and_leave_nothing() {
+fn idle_connections_cost_less_than_8_kb_each_and_leave_nothing() {
     own_process!(|| {
         const CLIENTS: usize = 2_000;
         relayed(leads(web("10.96.0.1"), &[BACKEND]), |world| {
             let listener = listener("10.1.0.1:8080");
-            let (before, open) = (resident_kb(), descriptors());
-            // One after the other: the listener's queue is short.
+            let (before, open) = (resident_kb(), open_fds());
+            // One after the other, since the accept queue of the listener is short.
             let pairs: Vec<_> =
                 (0..CLIENTS).map(|_| (world.connect(PORTAL), relayed::accepted(&listener))).collect();
             eventually("all are relayed", || world.report(tcp(PORTAL)).active == CLIENTS as u64);
-            let grown = (resident_kb() - before) / CLIENTS as f64;
-            assert!(grown < 8.0, "{grown} KB each");
+            let growth = (resident_kb() - before) / CLIENTS as f64;
+            assert!(growth < 8.0, "{growth} KB each");
             drop(pairs);
-            eventually("all have gone", || world.connections() == 0);
+            eventually("all are closed", || world.connections() == 0);
             world.relay.gc(Instant::now());
-            assert!(descriptors() <= open + 2, "{} descriptors, {open} before", descriptors());
+            assert!(open_fds() <= open + 2, "{} descriptors, {open} before", open_fds());
             let report = world.report(tcp(PORTAL));
             assert_eq!((report.active, report.backends[0].active), (0, 0));
         });
@@ -53,48 +53,48 @@ fn two_thousand_silent_clients_cost_less_than_8_kb_each_and_leave_nothing() {
 }
 
 #[test]
-fn who_comes_when_there_are_too_many_is_reset_and_counted_and_the_others_live() {
+fn connections_over_the_limit_are_reset_and_counted() {
     let options = Options { connections_max: 10, ..OPTIONS };
     relayed_with(options, leads(web("10.96.0.1"), &[BACKEND]), |world| {
         let _server = Server::start("a", "10.1.0.1:8080");
-        let mut kept: Vec<TcpStream> = (0..10).map(|_| world.connect(PORTAL)).collect();
-        kept.iter_mut().for_each(|stream| drop(name(stream)));
+        let mut open: Vec<TcpStream> = (0..10).map(|_| world.connect(PORTAL)).collect();
+        open.iter_mut().for_each(|stream| drop(name(stream)));
         for _ in 0..20 {
             assert_eq!(world.outcome(PORTAL), Err(ErrorKind::ConnectionReset));
         }
         assert_eq!((over_limit(world), world.connections()), (20, 10));
-        kept.iter_mut().for_each(|stream| talk(stream).expect("it lives"));
-        kept.pop();
-        eventually("there is room again", || world.connections() == 9);
+        open.iter_mut().for_each(|stream| talk(stream).expect("the connection is open"));
+        open.pop();
+        eventually("new connections are accepted", || world.connections() == 9);
         let mut next = world.connect(PORTAL);
         assert_eq!(name(&mut next), "a");
     });
 }
 
 #[test]
-fn where_no_descriptor_is_left_who_comes_is_reset_and_the_others_live() {
+fn connections_are_reset_if_file_descriptors_run_out() {
     own_process!(|| {
         relayed(leads(web("10.96.0.1"), &[BACKEND]), |world| {
             let _server = Server::start("a", "10.1.0.1:8080");
-            let mut kept = world.connect(PORTAL);
-            assert_eq!(name(&mut kept), "a");
-            // The client's own sockets are there already; nothing else is to be had from now on.
+            let mut served = world.connect(PORTAL);
+            assert_eq!(name(&mut served), "a");
+            // The sockets of the clients are open already; no other descriptor can be opened from now on.
             let mut clients = sockets_in(world, 40);
             let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).expect("a limit");
             let last = fs::read_dir("/proc/self/fd").expect("this process").flatten();
             let last = last.filter_map(|entry| entry.file_name().to_str()?.parse::<u64>().ok()).max();
             setrlimit(Resource::RLIMIT_NOFILE, last.expect("one") + 1, hard).expect("lower the limit");
-            let fillers: Vec<_> = std::iter::from_fn(|| kept.try_clone().ok()).collect();
+            let fillers: Vec<_> = std::iter::from_fn(|| served.try_clone().ok()).collect();
             let before = over_limit(world);
             let ends: Vec<_> = clients.iter_mut().map(outcome).collect();
-            talk(&mut kept).expect("it lives");
+            talk(&mut served).expect("the connection is open");
             let refused = over_limit(world) - before;
             drop(fillers);
-            setrlimit(Resource::RLIMIT_NOFILE, soft, hard).expect("as it was");
+            setrlimit(Resource::RLIMIT_NOFILE, soft, hard).expect("restore the limit");
             assert!(ends.iter().all(|end| *end == Err(ErrorKind::ConnectionReset)), "{ends:?}");
             assert_eq!(refused, 40);
-            assert_eq!(world.report(tcp(PORTAL)).backends[0].failures, 0, "the backend has no part in it");
-            eventually("there is room again", || world.connections() == 1);
+            assert_eq!(world.report(tcp(PORTAL)).backends[0].failures, 0, "the backend did not fail");
+            eventually("new connections are accepted", || world.connections() == 1);
             assert_eq!(name(&mut world.connect(PORTAL)), "a");
         });
     });
@@ -102,11 +102,11 @@ fn where_no_descriptor_is_left_who_comes_is_reset_and_the_others_live() {
 
 /// Sockets in the pod that are not connected yet.
 fn sockets_in(world: &Relayed, count: usize) -> Vec<TcpStream> {
-    let one = |_| socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, None);
-    world.within(|| (0..count).map(one).map(|opened| opened.expect("a socket").into()).collect())
+    let open = |_| socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, None);
+    world.within(|| (0..count).map(open).map(|socket| socket.expect("a socket").into()).collect())
 }
 
-/// What becomes of a connection by this socket, on which nothing is said.
+/// Connects a socket, and returns how the connection ends if the client sends nothing.
 fn outcome(stream: &mut TcpStream) -> Result<(), ErrorKind> {
     let SocketAddr::V4(portal) = backend(PORTAL) else { panic!("an IPv4 portal") };
     let connected = connect(stream.as_raw_fd(), &SockaddrIn::from(portal));

@@ -1,4 +1,4 @@
-//! The real agent with a memory limit: what the clients of one pod hold open does not end it, and others are served.
+//! A real agent with a memory limit: the connections of one pod neither kill it nor affect other pods.
 
 use std::io::Write;
 use std::net::{TcpListener, TcpStream};
@@ -19,23 +19,23 @@ use test_support::pod::Pod;
 use test_support::served;
 
 const MIB: u64 = 1 << 20;
-/// A service with a backend that holds every connection and reads nothing.
+/// A service whose backend accepts every connection and reads nothing.
 const HOLDING: &str = "10.96.0.2:80";
 const ANSWERING: &str = "10.96.0.1:80";
 
-/// An agent with this limit, a pod that attacks and one that does not.
+/// Runs `body` with an agent with this memory limit, a pod that attacks and another pod.
 fn limited(limit: u64, body: impl FnOnce(&Agent, &dyn Fn() -> f64, &Pod, &Pod) + Send) {
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).expect("a limit");
-    setrlimit(Resource::RLIMIT_NOFILE, hard, hard).expect("as many descriptors as there may be");
+    setrlimit(Resource::RLIMIT_NOFILE, hard, hard).expect("raise the limit");
     bare(|| {
         run("ip", &["link", "set", "lo", "up"], "");
-        let (folder, group) = (AgentDir::new(), MemoryCgroup::new(limit));
-        folder.put("a.json", &service("answering", "10.96.0.1", RELAYED, &["10.1.0.1"]));
-        folder.put("b.json", &service("holding", "10.96.0.2", RELAYED, &["10.1.0.9"]));
-        let manifests = folder.manifests();
+        let (dir, group) = (AgentDir::new(), MemoryCgroup::new(limit));
+        dir.put("a.json", &service("answering", "10.96.0.1", RELAYED, &["10.1.0.1"]));
+        dir.put("b.json", &service("holding", "10.96.0.2", RELAYED, &["10.1.0.9"]));
+        let manifests = dir.manifests();
         group.count_tcp();
         let args = ["--manifests", manifests.to_str().expect("a path")];
-        let agent = Agent::start_by(&folder, &group.starter().each_ref().map(String::as_str), &args);
+        let agent = Agent::start_by(&dir, &group.starter().each_ref().map(String::as_str), &args);
         let pods = [served::pod(), served::pod()];
         agent.attach("attacker", &pods[0]);
         agent.attach("other", &pods[1]);
@@ -44,7 +44,7 @@ fn limited(limit: u64, body: impl FnOnce(&Agent, &dyn Fn() -> f64, &Pod, &Pod) +
     });
 }
 
-/// A backend of the pod that accepts, and then does nothing.
+/// Starts a backend in the pod that accepts connections and reads nothing.
 fn hold_all(pod: &Pod) {
     let listener = pod.within(|| {
         add_address("10.1.0.9");
@@ -58,7 +58,7 @@ fn connections(agent: &Agent) -> Value {
 }
 
 #[test]
-fn five_thousand_idle_connections_of_one_pod_under_48_mib_leave_the_agent_alive_and_others_served() {
+fn agent_with_48_mib_survives_5000_idle_connections_of_one_pod() {
     own_process!(|| {
         const CLIENTS: usize = 5_000;
         limited(48 * MIB, |agent, used, attacker, other| {
@@ -83,14 +83,14 @@ fn five_thousand_idle_connections_of_one_pod_under_48_mib_leave_the_agent_alive_
 }
 
 #[test]
-fn four_hundred_stalled_connections_of_one_pod_stay_within_the_limit_of_the_chart() {
+fn stalled_connections_of_one_pod_stay_within_the_memory_limit_of_the_chart() {
     own_process!(|| {
         const CLIENTS: usize = 400;
         limited(512 * MIB, |agent, used, attacker, other| {
             hold_all(attacker);
             let connect = |_| {
                 let stream = TcpStream::connect(backend(HOLDING)).ok()?;
-                // What the clients hold themselves is not what is measured.
+                // Keeps the memory of the clients small, which is not measured.
                 setsockopt(&stream, sockopt::SndBuf, &(32 << 10)).expect("a small buffer");
                 stream.set_nonblocking(true).expect("do not wait");
                 Some(stream)
@@ -98,7 +98,7 @@ fn four_hundred_stalled_connections_of_one_pod_stay_within_the_limit_of_the_char
             let mut clients: Vec<TcpStream> = attacker.within(|| (0..CLIENTS).filter_map(connect).collect());
             let (zeros, mut most) = (vec![0; 64 << 10], 0.0_f64);
             let mut moved = Instant::now();
-            // Until nobody takes anything any more.
+            // Until no connection accepts more bytes.
             while moved.elapsed() < Duration::from_secs(1) {
                 for client in &mut clients {
                     if client.write(&zeros).is_ok_and(|bytes| bytes > 0) {
@@ -110,8 +110,8 @@ fn four_hundred_stalled_connections_of_one_pod_stay_within_the_limit_of_the_char
             assert!(most < 0.9, "{most:.2} of the limit");
             assert_eq!(other.within(|| answer(ANSWERING)), "a", "another pod is served");
             let relay = agent.status()["relay"].clone();
-            let held = relay["connections"].as_u64().expect("a number");
-            assert!(held >= 30, "they are not simply refused: {held}; {most:.2} of the limit");
+            let open = relay["connections"].as_u64().expect("a number");
+            assert!(open >= 30, "most were refused: {open}; {most:.2} of the limit");
         });
     });
 }

@@ -18,18 +18,18 @@ const BACKENDS: [&str; 3] = ["10.1.0.1", "10.1.0.2", "10.1.0.3"];
 const PORTAL: &str = "10.96.0.1:80";
 const CLIENTS: usize = 4;
 
-fn three_that_answer() {
+fn start_greeters() {
     serve("a", "10.1.0.1:8080");
     serve("b", "10.1.0.2:8080");
     serve("c", "10.1.0.3:8080");
 }
 
-fn three_that_stay() -> [Server; 3] {
+fn start_servers() -> [Server; 3] {
     [("a", BACKENDS[0]), ("b", BACKENDS[1]), ("c", BACKENDS[2])]
         .map(|(name, address)| Server::start(name, &format!("{address}:8080")))
 }
 
-/// Who answers so many connections, of some clients at the same time.
+/// The number of connections by backend, opened by concurrent clients.
 fn tally(world: &Relayed, times: usize) -> BTreeMap<String, usize> {
     let one = || (0..times / CLIENTS).map(|_| answer(PORTAL)).collect::<Vec<_>>();
     let names = world.within(|| {
@@ -43,8 +43,8 @@ fn tally(world: &Relayed, times: usize) -> BTreeMap<String, usize> {
     tally
 }
 
-/// Connections that stay, and who took them.
-fn kept(world: &Relayed, count: usize) -> Vec<(String, TcpStream)> {
+/// Open connections, and the name of the backend of each.
+fn open_connections(world: &Relayed, count: usize) -> Vec<(String, TcpStream)> {
     world.within(|| {
         let one = || connected(PORTAL);
         (0..count).map(|_| one()).map(|mut stream| (name(&mut stream), stream)).collect()
@@ -58,12 +58,12 @@ fn counted<'a>(names: impl Iterator<Item = &'a String>) -> BTreeMap<&'a str, usi
 }
 
 #[test]
-fn unless_it_says_otherwise_each_backend_has_its_turn() {
+fn default_scheduler_is_strict_round_robin() {
     relayed(leads(web("10.96.0.1").ip("2001:db8:96::1"), &BACKENDS), |world| {
-        three_that_answer();
+        start_greeters();
         let names: Vec<String> = world.within(|| (0..301).map(|_| answer(PORTAL)).collect());
         assert!(names.chunks_exact(3).all(|turn| turn == &names[..3]), "{names:?}");
-        // One more, so that all turns are complete.
+        // 9,700 more make 10,001 connections, so the counts differ by one.
         let others = tally(world, 9_700);
         let all = counted(names.iter());
         let sums: Vec<usize> = ["a", "b", "c"].iter().map(|name| all[name] + others[*name]).collect();
@@ -73,9 +73,9 @@ fn unless_it_says_otherwise_each_backend_has_its_turn() {
 }
 
 #[test]
-fn at_random_each_backend_has_its_share_of_10_000() {
+fn random_scheduler_gives_each_backend_its_share() {
     relayed(leads(web("10.96.0.1").scheduler(Scheduler::Random), &BACKENDS), |world| {
-        three_that_answer();
+        start_greeters();
         let tally = tally(world, 10_000);
         // Six standard deviations of 47 on either side.
         assert!(tally.len() == 3 && tally.values().all(|count| (3_050..=3_617).contains(count)), "{tally:?}");
@@ -83,23 +83,23 @@ fn at_random_each_backend_has_its_share_of_10_000() {
 }
 
 #[test]
-fn connections_that_stay_are_spread_evenly_by_least_connection() {
+fn least_connection_spreads_open_connections_evenly() {
     relayed(leads(web("10.96.0.1").scheduler(Scheduler::LeastConnection), &BACKENDS), |world| {
-        let _servers = three_that_stay();
-        let mut all = kept(world, 300);
+        let _servers = start_servers();
+        let mut all = open_connections(world, 300);
         assert_eq!(counted(all.iter().map(|(name, _)| name)), [("a", 100), ("b", 100), ("c", 100)].into());
-        // Those of one backend end, and the next ones are its.
+        // The connections of one backend are closed, and it gets the next ones.
         all.retain(|(name, _)| name != "b");
         eventually("the connections to b have ended", || world.report(tcp(PORTAL)).backends[1].active == 0);
-        let next = kept(world, 100);
+        let next = open_connections(world, 100);
         assert_eq!(counted(next.iter().map(|(name, _)| name)), [("b", 100)].into());
     });
 }
 
 #[test]
-fn by_least_connection_clients_that_come_together_are_spread_evenly() {
+fn least_connection_spreads_concurrent_clients_evenly() {
     relayed(leads(web("10.96.0.1").scheduler(Scheduler::LeastConnection), &BACKENDS), |world| {
-        let servers = three_that_stay();
+        let servers = start_servers();
         let clients = world.within(|| {
             thread::scope(|scope| {
                 let one = || (0..75).map(|_| connected(PORTAL)).collect::<Vec<_>>();
@@ -113,7 +113,7 @@ fn by_least_connection_clients_that_come_together_are_spread_evenly() {
 }
 
 #[test]
-fn inside_one_pod_hashing_is_constant_and_by_source_the_same_for_all_portals() {
+fn hashing_is_constant_in_a_pod_and_by_source_equal_for_all_portals() {
     let scheduled = |name: &str, address: &str, scheduler| {
         leads(svc(name).ip(address).tcp("http", 80).scheduler(scheduler), &BACKENDS)
     };
@@ -121,7 +121,7 @@ fn inside_one_pod_hashing_is_constant_and_by_source_the_same_for_all_portals() {
     let [two, twos] = scheduled("two", "10.96.0.2", Scheduler::SourceHashing);
     let [three, threes] = scheduled("three", "10.96.0.3", Scheduler::DestinationHashing);
     relayed([one, ones, two, twos, three, threes], |world| {
-        three_that_answer();
+        start_greeters();
         let ask = |portal: &str| -> Vec<String> { (0..100).map(|_| answer(portal)).collect() };
         let [one, two, three] =
             ["10.96.0.1:80", "10.96.0.2:80", "10.96.0.3:80"].map(|portal| world.within(|| ask(portal)));
@@ -132,8 +132,8 @@ fn inside_one_pod_hashing_is_constant_and_by_source_the_same_for_all_portals() {
     });
 }
 
-/// Answers each connection after this time.
-fn answers_after(address: &str, name: &'static [u8], delay: Duration) {
+/// Starts a server that sends its name after a delay.
+fn serve_after(address: &str, name: &'static [u8], delay: Duration) {
     let listener = listener(address);
     thread::spawn(move || {
         for mut stream in listener.incoming().flatten() {
@@ -147,20 +147,21 @@ fn answers_after(address: &str, name: &'static [u8], delay: Duration) {
 }
 
 #[test]
-fn the_one_that_answers_soonest_has_nearly_all_and_an_idle_one_is_never_left_out() {
+fn shortest_expected_delay_prefers_the_fastest_backend_and_never_queue_an_idle_one() {
     let scheduled = |name: &str, address: &str, scheduler| {
         leads(svc(name).ip(address).tcp("http", 80).scheduler(scheduler), &BACKENDS[..2])
     };
     let [sed, seds] = scheduled("sed", "10.96.0.1", Scheduler::ShortestExpectedDelay);
     let [nq, nqs] = scheduled("nq", "10.96.0.2", Scheduler::NeverQueue);
     relayed([sed, seds, nq, nqs], |world| {
-        answers_after("10.1.0.1:8080", b"q", Duration::ZERO);
-        answers_after("10.1.0.2:8080", b"s", Duration::from_millis(300));
+        serve_after("10.1.0.1:8080", b"q", Duration::ZERO);
+        serve_after("10.1.0.2:8080", b"s", Duration::from_millis(300));
         let ask = |portal: &str| name(&mut connected(portal));
         let names: Vec<String> = world.within(|| (0..100).map(|_| ask(PORTAL)).collect());
         let slow = names.iter().filter(|name| **name == "s").count();
-        assert!((1..=2).contains(&slow), "asked once, to know it: {names:?}");
-        // The slow one is known to both portals now; who stays on the quick one makes no difference to SED.
+        assert!((1..=2).contains(&slow), "tried once to measure it: {names:?}");
+        // Both portals have measured the slow backend now. One open connection to the fast one does not change the
+        // choice of SED.
         world.within(|| (0..4).for_each(|_| drop(ask("10.96.0.2:80"))));
         for (portal, expected) in [("10.96.0.1:80", ["q", "q"]), ("10.96.0.2:80", ["q", "s"])] {
             let is_idle = || world.report(tcp(portal)).backends.iter().all(|backend| backend.active == 0);
@@ -174,7 +175,7 @@ fn the_one_that_answers_soonest_has_nearly_all_and_an_idle_one_is_never_left_out
 }
 
 #[test]
-fn a_backend_that_accepts_and_says_nothing_does_not_get_every_connection() {
+fn mute_backend_does_not_get_every_connection() {
     let service = web("10.96.0.1").scheduler(Scheduler::ShortestExpectedDelay);
     relayed(leads(service, &BACKENDS[..2]), |world| {
         let mute = listener("10.1.0.1:8080");
@@ -186,9 +187,9 @@ fn a_backend_that_accepts_and_says_nothing_does_not_get_every_connection() {
 }
 
 #[test]
-fn a_sticky_client_stays_until_its_backend_fails_and_then_with_the_next() {
+fn affinity_lasts_until_the_backend_fails_and_then_moves() {
     relayed(leads(web("10.96.0.1").sticky(10_800), &BACKENDS), |world| {
-        let mut servers: BTreeMap<_, _> = ["a", "b", "c"].into_iter().zip(three_that_stay()).collect();
+        let mut servers: BTreeMap<_, _> = ["a", "b", "c"].into_iter().zip(start_servers()).collect();
         let ask = || world.within(|| (0..20).map(|_| name(&mut connected(PORTAL))).collect::<Vec<_>>());
         let first = ask();
         assert!(first.iter().all(|name| *name == first[0]), "{first:?}");
@@ -197,20 +198,20 @@ fn a_sticky_client_stays_until_its_backend_fails_and_then_with_the_next() {
         assert!(second.iter().all(|name| *name == second[0] && *name != first[0]), "{first:?} {second:?}");
         let back = BACKENDS.iter().zip(["a", "b", "c"]).find(|(_, name)| *name == first[0]);
         let (address, name) = back.expect("one of three");
-        let listener = TcpListener::bind((*address, 8080)).expect("it is back");
+        let listener = TcpListener::bind((*address, 8080)).expect("the backend is back");
         let _server = Server::on(listener, name);
-        assert_eq!(ask(), second, "it stays");
+        assert_eq!(ask(), second, "the affinity remains");
     });
 }
 
 #[test]
-fn a_sticky_client_is_free_when_its_time_is_over() {
+fn affinity_expires_after_its_timeout() {
     relayed(leads(web("10.96.0.1").sticky(1), &BACKENDS), |world| {
-        let _servers = three_that_stay();
+        let _servers = start_servers();
         let ask = || world.within(|| name(&mut connected(PORTAL)));
         let first = ask();
         let start = Instant::now();
-        // The time itself is the claim.
+        // The timeout itself is tested, so the test must wait for it.
         thread::sleep(Duration::from_millis(1_100));
         assert_ne!(ask(), first, "in turn, after {:?}", start.elapsed());
     });

@@ -1,4 +1,4 @@
-//! Who comes to the relay by a way that is no portal, and backends that would lead back to it.
+//! Connections to the relay that match no portal, and backends that would lead back to it.
 
 use std::io::ErrorKind;
 use std::net::{TcpStream, UdpSocket};
@@ -18,12 +18,12 @@ use test_support::way;
 const PORTAL: &str = "10.96.0.1:80";
 const OWN: [&str; 4] = ["127.0.0.1:15999", "10.244.0.2:15999", "[::1]:15999", "[2001:db8:244::2]:15999"];
 
-fn strangers(world: &Relayed) -> u64 {
+fn unmatched(world: &Relayed) -> u64 {
     world.relay.report(Instant::now()).unmatched
 }
 
 #[test]
-fn who_calls_the_relays_own_port_is_refused_by_the_kernel() {
+fn connections_to_the_relay_port_are_rejected_by_the_kernel() {
     relayed(leads(web("10.96.0.1"), &["10.1.0.1"]), |world| {
         assert!(OWN[1].starts_with(POD) && OWN[3].contains(POD6));
         for own in OWN {
@@ -34,21 +34,21 @@ fn who_calls_the_relays_own_port_is_refused_by_the_kernel() {
                 client.connect(own).expect("connect");
                 client.set_read_timeout(Some(SILENCE)).expect("set a time-out");
                 let outcome = client.send(b"?").and_then(|_| client.recv(&mut [0]));
-                let refusal = outcome.expect_err("nobody takes it").kind();
+                let refusal = outcome.expect_err("it is rejected").kind();
                 let is_refused =
                     matches!(refusal, ErrorKind::ConnectionRefused | ErrorKind::PermissionDenied);
                 assert!(is_refused, "{own}: {refusal:?}");
             });
         }
         let report = world.relay.report(Instant::now());
-        assert!(report.namespaces.is_empty(), "nothing was dialled: {report:?}");
-        assert_eq!((strangers(world), world.connections()), (0, 0), "and the relay never saw them");
-        assert!(world.used.lock().expect("no panic").try_recv().is_err(), "and nobody needs to know");
+        assert!(report.namespaces.is_empty(), "no backend was dialled: {report:?}");
+        assert_eq!((unmatched(world), world.connections()), (0, 0), "the relay received no connection");
+        assert!(world.used.lock().expect("no panic").try_recv().is_err(), "no use is reported");
     });
 }
 
 #[test]
-fn where_nothing_is_translated_who_comes_is_a_stranger_too() {
+fn untranslated_connection_is_unmatched() {
     relayed(leads(web("10.96.0.1"), &["10.1.0.1"]), |world| {
         let all = Ruleset::new(&way::portals_of(leads(web("10.96.0.1"), &["10.1.0.1"])), Default::default());
         world
@@ -59,7 +59,7 @@ fn where_nothing_is_translated_who_comes_is_a_stranger_too() {
             .apply(&encode(&plan(&all, &Ruleset::empty())))
             .expect("apply");
         assert_eq!(world.outcome(OWN[0]), Err(ErrorKind::ConnectionReset));
-        assert_eq!(strangers(world), 1);
+        assert_eq!(unmatched(world), 1);
     });
 }
 
@@ -68,9 +68,9 @@ fn range() -> Change {
 }
 
 #[test]
-fn a_backend_that_is_a_portal_or_in_the_service_range_is_not_dialled() {
+fn backend_that_is_a_portal_or_in_a_service_range_is_not_dialled() {
     let [web, webs] = leads(web("10.96.0.1").external("192.0.2.9"), &["10.96.0.2", "10.96.7.7"]);
-    // Backends that are portals themselves, outside the range.
+    // Backends that are portals themselves, outside the service range.
     let other = svc("other").ip("10.97.0.1").external("192.0.2.8").tcp("http", 8080).mode(Mode::Relay);
     let to_web = slice("other").tcp("http", 80).at("192.0.2.9");
     let third = svc("third").ip("10.97.0.2").tcp("http", 80).mode(Mode::Relay);
@@ -86,7 +86,7 @@ fn a_backend_that_is_a_portal_or_in_the_service_range_is_not_dialled() {
 }
 
 #[test]
-fn beside_a_backend_in_the_service_range_the_others_serve() {
+fn other_backends_serve_if_one_is_in_a_service_range() {
     let [web, webs] = leads(web("10.96.0.1"), &["10.96.0.2", "10.1.0.1"]);
     relayed([range(), web, webs], |world| {
         serve("a", "10.1.0.1:8080");
@@ -96,7 +96,7 @@ fn beside_a_backend_in_the_service_range_the_others_serve() {
 }
 
 #[test]
-fn what_is_used_on_demand_is_told_now_and_then_and_what_is_nobodys_never() {
+fn on_demand_use_is_reported_at_intervals_and_unassigned_addresses_never() {
     let web = svc("web").ip("10.96.0.1").tcp("http", 80);
     let backends = slice("web").tcp("http", 8080).at("10.1.0.1");
     let changes = [range(), web.into(), backends.into()];
@@ -105,34 +105,34 @@ fn what_is_used_on_demand_is_told_now_and_then_and_what_is_nobodys_never() {
         let settings = Settings { on_demand: true, ..Settings::default() };
         let table = Ruleset::new(&way::portals_of(changes), settings);
         world.pod.netns.socket().expect("a socket").apply(&encode_fresh(&table)).expect("apply");
-        let told = || std::iter::from_fn(|| world.used.lock().expect("no panic").try_recv().ok()).count();
+        let uses = || std::iter::from_fn(|| world.used.lock().expect("no panic").try_recv().ok()).count();
         for _ in 0..10 {
             assert_eq!(world.outcome("10.96.9.9:80"), Err(ErrorKind::ConnectionReset));
         }
-        assert_eq!(told(), 0, "nobody's address");
+        assert_eq!(uses(), 0, "the address is unassigned");
         let start = Instant::now();
         (0..100).for_each(|_| assert_eq!(world.within(|| answer("10.96.0.1:80")), "a"));
         let most = start.elapsed().as_millis() / 100 + 1;
-        let told = told();
-        assert!((1..=most).contains(&(told as u128)), "{told} of at most {most}");
+        let uses = uses();
+        assert!((1..=most).contains(&(uses as u128)), "{uses} of at most {most}");
     });
 }
 
 #[test]
-fn a_pod_without_ipv6_is_relayed_by_ipv4() {
+fn pod_without_ipv6_is_relayed_over_ipv4() {
     relayed([], |world| {
         serve("a", "10.1.0.1:8080");
         let off = |netns: &pod::Pod| {
             let path = "/proc/sys/net/ipv6/conf/all/disable_ipv6";
             netns.within(|| std::fs::write(path, "1")).expect("turn IPv6 off");
         };
-        // Before the relay listens there.
+        // IPv6 is turned off before the relay listens.
         world.relay.close_netns(world.pod.netns.id());
         off(&world.pod);
         let opened = || {
             world.relay.open_netns(&world.pod.netns, &proxy_core::portal::ServiceFilter::All, false).is_ok()
         };
-        eventually("it listens again", opened);
+        eventually("the relay listens again", opened);
         world.show(leads(web("10.96.0.1"), &["10.1.0.1"]));
         assert_eq!(world.within(|| answer(PORTAL)), "a");
         let client = world.within(|| {
