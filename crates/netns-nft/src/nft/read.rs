@@ -57,7 +57,8 @@ impl Socket {
     /// has passed.
     pub fn read_table_within(self, limits: &Limits, deadline: Option<Instant>) -> Result<TableState, Error> {
         let source = SocketSource { socket: &self, deadline };
-        self.read_consistent(deadline, || Reader { source: &source, limits }.read_state())?.or_else(drifted)
+        self.read_consistent(deadline, || Reader { source: &source, limits }.read_state())?
+            .or_else(ReadError::into_state)
     }
 
     /// Reads with `read` until no transaction was committed meanwhile.
@@ -79,14 +80,6 @@ impl Socket {
             }
         }
         Err(failed_to_read("the table", io::ErrorKind::ResourceBusy.into()))
-    }
-}
-
-/// A table that has drifted, or exceeds the limits, is a result, not an error.
-fn drifted(error: ReadError) -> Result<TableState, Error> {
-    match error {
-        ReadError::Drifted(why) | ReadError::LimitExceeded(why) => Ok(TableState::Drifted(why)),
-        ReadError::Failed(error) => Err(error),
     }
 }
 

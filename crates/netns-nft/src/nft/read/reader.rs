@@ -43,6 +43,16 @@ pub(crate) enum ReadError {
     LimitExceeded(String),
 }
 
+impl ReadError {
+    /// A table that has drifted, or exceeds a limit, is a result of reading, not an error.
+    pub(crate) fn into_state(self) -> Result<TableState, Error> {
+        match self {
+            Self::Drifted(why) | Self::LimitExceeded(why) => Ok(TableState::Drifted(why)),
+            Self::Failed(error) => Err(error),
+        }
+    }
+}
+
 impl From<Error> for ReadError {
     fn from(error: Error) -> Self {
         Self::Failed(error)

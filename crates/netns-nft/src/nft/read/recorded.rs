@@ -13,9 +13,8 @@ use crate::netlink::attributes::{Attributes, MessageBuffer};
 use crate::netlink::socket::{final_result, split_message};
 use crate::netlink::uapi::*;
 use crate::nft::encode::encode_fresh;
-use crate::nft::read::drifted;
 use crate::nft::read::limits::Limits;
-use crate::nft::read::reader::{Handler, Reader, ReplySource, TableState};
+use crate::nft::read::reader::{Handler, ReadError, Reader, ReplySource, TableState};
 
 /// Replies one after the other. The end of a dump, or an ACK, ends the replies to one request.
 struct RecordedReplies<'a>(Cell<&'a [u8]>);
@@ -42,7 +41,7 @@ impl ReplySource for RecordedReplies<'_> {
 /// If the replies contain an error.
 pub fn read_recorded(replies: &[u8], limits: &Limits) -> Result<TableState, Error> {
     let source = RecordedReplies(Cell::new(replies));
-    Reader { source: &source, limits }.read_state().or_else(drifted)
+    Reader { source: &source, limits }.read_state().or_else(ReadError::into_state)
 }
 
 /// The replies of a kernel that contains this ruleset, in the order in which `read_recorded` expects them.
