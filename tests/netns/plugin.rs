@@ -134,7 +134,7 @@ fn the_agent_is_told_all_that_is_known() {
         pod: Some(PodName { namespace: "shop".into(), name: "web-0".into(), uid: "u1".into() }),
         addresses: vec!["10.244.1.5".parse().unwrap()],
         annotations: [("portals".into(), "a,b".into())].into(),
-        notes: vec!["configuration key \"sokcet\" means nothing".into()],
+        notes: vec!["unknown configuration key \"sokcet\"".into()],
     };
     call("ADD", &pod, &input).run().said(&result(&folder));
     call("CHECK", &pod, &input).run().said("");

@@ -251,9 +251,9 @@ fn what_cannot_be_done_is_named() {
         };
         let missing = refusal("net7", POD);
         assert!(matches!(missing, Error::NoInterface { .. }), "{missing:?}");
-        assert_eq!(missing.to_string(), "find the interface net7");
+        assert_eq!(missing.to_string(), "interface net7 not found");
         let strange = refusal("net1", "10.9.9.9");
-        assert_eq!(strange.to_string(), "add a route to 10.96.0.0/12 over net1 from 10.9.9.9");
+        assert_eq!(strange.to_string(), "failed to add route to 10.96.0.0/12 dev net1 src 10.9.9.9");
         pod.ip(&["link", "set", "net1", "down"]);
         let down = refusal("net1", POD);
         assert!(matches!(&down, Error::AddRoute { source, .. } if source.kind() == ErrorKind::NetworkDown));

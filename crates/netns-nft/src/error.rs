@@ -76,7 +76,7 @@ pub enum Error {
         source: io::Error,
     },
     /// The kernel rejected a route.
-    #[error("failed to add route to {to} via {interface} from {from}")]
+    #[error("failed to add route to {to} dev {interface} src {from}")]
     AddRoute {
         /// The destination.
         to: IpNet,
