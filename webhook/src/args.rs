@@ -1,4 +1,4 @@
-//! The options of `portico-webhook`. What a flag means stands in its doc comment, which is also its help.
+//! The command line of `portico-webhook`. The doc comment of a flag is also its help.
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -10,12 +10,12 @@ use clap_complete::Shell;
 use ipnet::IpNet;
 use proxy_core::admission::InjectMode;
 
-/// How many managed ConfigMaps a namespace may have by default.
+/// The default maximum number of managed ConfigMaps per namespace.
 const CONFIG_MAPS_OF_NAMESPACE_MAX: usize = 100;
-/// How many bytes these may hold by default.
+/// The default maximum size of the managed ConfigMaps of a namespace.
 const CONFIG_MAP_BYTES_OF_NAMESPACE_MAX: usize = 16 << 20;
 
-/// Puts service variables into pods as they are created.
+/// Mutating admission webhook that injects service environment variables into pods.
 #[derive(Debug, Parser)]
 #[command(name = "portico-webhook", version, args_conflicts_with_subcommands = true)]
 pub(crate) struct CommandLine {
@@ -25,19 +25,19 @@ pub(crate) struct CommandLine {
     pub(crate) serve: ServeArgs,
 }
 
-/// What there is besides serving.
+/// Commands other than the server.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Answers one AdmissionReview from standard input: what would be injected, and why.
+    /// Process one AdmissionReview from standard input and show what would be injected.
     Review(ReviewArgs),
-    /// Print the completions of a shell.
+    /// Print shell completions.
     Completions {
-        /// The shell.
+        /// Shell to print completions for.
         shell: Shell,
     },
-    /// Write the manual pages, one for each command.
+    /// Write manual pages, one per command.
     Man {
-        /// The folder to write them to.
+        /// Directory for the pages.
         #[arg(value_name = "DIR")]
         folder: PathBuf,
     },
@@ -46,42 +46,42 @@ pub(crate) enum Command {
 /// `portico-webhook review`.
 #[derive(Debug, Args)]
 pub(crate) struct ReviewArgs {
-    /// Files and folders of Kubernetes objects; services and namespaces are read. May repeat.
+    /// Manifest file or directory with services and namespaces. Repeatable.
     #[arg(short, long = "file", value_name = "FILE")]
     pub(crate) files: Vec<PathBuf>,
-    /// The net from which a service in a manifest without an address gets one; once for each family.
+    /// CIDR from which to assign cluster IPs to manifest services that lack one (one per IP family).
     #[arg(long = "portal-net", value_name = "CIDR", default_value = "10.11.0.0/16")]
     pub(crate) portal_nets: Vec<IpNet>,
-    /// How variables get into pods that do not say it with the annotation portico.dev/inject.
+    /// Default injection mode for pods without a portico.dev/inject annotation.
     #[arg(long, value_enum, default_value_t = ModeArg::Auto)]
     pub(crate) mode: ModeArg,
-    /// The form of the answer.
+    /// Output format.
     #[arg(short, long, value_enum, default_value_t = ReviewOutput::Text)]
     pub(crate) output: ReviewOutput,
 }
 
-/// The form of the answer to a review.
+/// The output format of a review.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum ReviewOutput {
-    /// For people.
+    /// Human-readable text.
     Text,
-    /// The AdmissionReview that an API server would get.
+    /// The AdmissionReview response, as JSON.
     Json,
 }
 
-/// The server.
+/// `portico-webhook`: the server.
 #[derive(Debug, Args)]
 pub(crate) struct ServeArgs {
-    /// Where the API server finds the path /mutate, over HTTPS.
+    /// HTTPS listen address for /mutate.
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8443")]
     pub(crate) listen: SocketAddr,
-    /// Where /metrics, /healthz and /readyz are served, over HTTP.
+    /// HTTP listen address for /metrics, /healthz and /readyz.
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:9478")]
     pub(crate) admin: SocketAddr,
-    /// How variables get into pods that do not say it with the annotation portico.dev/inject.
+    /// Default injection mode for pods without a portico.dev/inject annotation.
     #[arg(long, value_enum, default_value_t = ModeArg::Auto)]
     pub(crate) mode: ModeArg,
-    /// How long requests are still taken after SIGTERM, in seconds, while /readyz says no.
+    /// Seconds to keep accepting requests after SIGTERM, with /readyz failing.
     #[arg(long, value_name = "S", default_value = "5", value_parser = seconds)]
     pub(crate) drain: Duration,
     #[command(flatten)]
@@ -90,111 +90,111 @@ pub(crate) struct ServeArgs {
     pub(crate) tls: TlsArgs,
     #[command(flatten)]
     pub(crate) cluster: ClusterArgs,
-    /// The form of the log on standard error.
+    /// Log format.
     #[arg(long, value_enum, default_value_t = LogFormat::Text)]
     pub(crate) log_format: LogFormat,
-    /// What the log holds: error, warn, info, debug or trace.
+    /// Log level: error, warn, info, debug or trace.
     #[arg(long, value_name = "LEVEL", default_value = "info")]
     pub(crate) log_level: tracing::Level,
 }
 
-/// Where services come from.
+/// The source of services.
 #[derive(Debug, Args)]
 pub(crate) struct SourceArgs {
-    /// Files and folders of Kubernetes objects to watch; no API server is needed then. May repeat.
+    /// Watch these manifest files or directories instead of an API server. Repeatable.
     #[arg(long, value_name = "DIR", num_args = 1.., conflicts_with = "kubeconfig")]
     pub(crate) manifests: Vec<PathBuf>,
-    /// How to reach the API server; without it and without --manifests, the pod's own service account.
+    /// Path to a kubeconfig (default: in-cluster service account).
     #[arg(long, value_name = "FILE")]
     pub(crate) kubeconfig: Option<PathBuf>,
-    /// The net from which a service in a manifest without an address gets one; once for each family.
+    /// CIDR from which to assign cluster IPs to manifest services that lack one (one per IP family).
     #[arg(long = "portal-net", value_name = "CIDR", default_value = "10.11.0.0/16")]
     pub(crate) portal_nets: Vec<IpNet>,
 }
 
-/// The certificate.
+/// The serving certificate.
 #[derive(Debug, Args)]
 pub(crate) struct TlsArgs {
-    /// The certificate and what vouches for it, PEM; read again when it changes. Without it, an own authority.
+    /// Serving certificate chain (PEM), reloaded on change (default: self-managed CA).
     #[arg(long, value_name = "FILE", requires = "tls_key")]
     pub(crate) tls_cert: Option<PathBuf>,
-    /// Its key, PEM.
+    /// Private key (PEM).
     #[arg(long, value_name = "FILE", requires = "tls_cert")]
     pub(crate) tls_key: Option<PathBuf>,
-    /// Who vouches for that certificate, PEM: what is registered. Without it, what is registered stays.
+    /// CA bundle (PEM) to put into the webhook configuration (default: leave it unchanged).
     #[arg(long, value_name = "FILE", requires = "tls_cert")]
     pub(crate) tls_ca: Option<PathBuf>,
-    /// Where to write the certificate of the own authority, for whoever registers by hand.
+    /// Write the self-managed CA certificate to this file.
     #[arg(long, value_name = "FILE", conflicts_with = "tls_cert")]
     pub(crate) ca_out: Option<PathBuf>,
-    /// Clients must have a certificate that one of these vouches for, PEM. Without it, anybody may ask.
+    /// Require client certificates signed by one of these CAs (PEM) (default: no client authentication).
     #[arg(long, value_name = "FILE")]
     pub(crate) client_ca: Option<PathBuf>,
-    /// How long a certificate of the own authority lasts, in seconds; renewed at two thirds.
+    /// Lifetime of serving certificates of the self-managed CA, in seconds; renewed after two thirds.
     #[arg(long, value_name = "S", default_value = "7776000", value_parser = seconds)]
     pub(crate) leaf_life: Duration,
-    /// How long the own authority lasts, in seconds; renewed at two thirds.
+    /// Lifetime of the self-managed CA, in seconds; renewed after two thirds.
     #[arg(long, value_name = "S", default_value = "31536000", value_parser = seconds)]
     pub(crate) ca_life: Duration,
 }
 
-/// What this program is and does in a cluster.
+/// The webhook's place in a cluster, and its controller.
 #[derive(Debug, Args)]
 pub(crate) struct ClusterArgs {
-    /// How much of the MutatingWebhookConfiguration to keep right.
+    /// Which part of the MutatingWebhookConfiguration to manage.
     #[arg(long, value_enum, default_value_t = RegisterArg::All)]
     pub(crate) register: RegisterArg,
-    /// The name of the MutatingWebhookConfiguration, and the beginning of other names.
+    /// Name of the MutatingWebhookConfiguration, and prefix of the Secret's name.
     #[arg(long, value_name = "NAME", default_value = "portico-webhook")]
     pub(crate) name: String,
-    /// The namespace of the own service and Secret, whose pods are left alone.
+    /// Namespace of the webhook's Service and Secret; its pods are never mutated.
     #[arg(long, value_name = "NAME", env = "POD_NAMESPACE", default_value = "portico-system")]
     pub(crate) namespace: String,
-    /// The service by which the API server reaches us.
+    /// Service name in the webhook configuration.
     #[arg(long, value_name = "NAME", default_value = "portico-webhook")]
     pub(crate) service: String,
-    /// A URL by which the API server reaches us instead, like https://127.0.0.1:8443/mutate.
+    /// URL in the webhook configuration, instead of a service, such as https://127.0.0.1:8443/mutate.
     #[arg(long, value_name = "URL")]
     pub(crate) url: Option<String>,
-    /// Namespaces whose pods are left alone, with commas; the own one is always left alone, too.
+    /// Comma-separated namespaces whose pods are never mutated, in addition to --namespace.
     #[arg(long, value_name = "NAME", value_delimiter = ',', default_value = "kube-system")]
     pub(crate) except_namespaces: Vec<String>,
-    /// How many managed ConfigMaps a namespace may have. Those beyond are not made until there is room again.
+    /// Maximum number of managed ConfigMaps per namespace; more are created once others are deleted.
     #[arg(long, value_name = "N", default_value_t = CONFIG_MAPS_OF_NAMESPACE_MAX)]
     pub(crate) config_maps_max: usize,
-    /// How many bytes of variables the managed ConfigMaps of a namespace may hold together.
+    /// Maximum size of the variables in the managed ConfigMaps of a namespace, in bytes.
     #[arg(long, value_name = "BYTES", default_value_t = CONFIG_MAP_BYTES_OF_NAMESPACE_MAX)]
     pub(crate) config_map_bytes_max: usize,
-    /// How long a managed ConfigMap is kept after the last pod that refers to it, in seconds.
+    /// Seconds to keep a managed ConfigMap after the last pod that references it.
     #[arg(long, value_name = "S", default_value = "600", value_parser = seconds)]
     pub(crate) config_map_grace: Duration,
 }
 
-/// How much of the MutatingWebhookConfiguration is the webhook's.
+/// The part of the MutatingWebhookConfiguration that the webhook manages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum RegisterArg {
-    /// All of it: it is created, and repaired when it changes.
+    /// The whole object: it is created, and restored after changes.
     All,
-    /// Its caBundle; everything else is the installer's, as with the chart.
+    /// Only caBundle; the chart manages everything else.
     CaBundle,
-    /// Nothing: the installer knows who vouches for the certificate.
+    /// Nothing: the object and caBundle are managed externally.
     None,
 }
 
-/// How variables get into pods.
+/// How variables are injected into pods.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum ModeArg {
-    /// As entries before those of the container.
+    /// Prepend to `env`.
     Inline,
-    /// As a managed ConfigMap before the sources of the container.
+    /// Prepend a managed ConfigMap to `envFrom`.
     #[value(name = "configmap")]
     ConfigMap,
-    /// Inline where that is exact, by a ConfigMap where it is not and the pod has a controller.
+    /// Inline if the result is exact or the pod has no controller, otherwise a ConfigMap.
     Auto,
 }
 
 impl ClusterArgs {
-    /// The namespaces whose pods are left alone, in order.
+    /// The namespaces whose pods are never mutated.
     pub(crate) fn excepted(&self) -> BTreeSet<String> {
         self.except_namespaces
             .iter()
@@ -215,17 +215,17 @@ impl From<ModeArg> for InjectMode {
     }
 }
 
-/// The form of the log.
+/// The format of the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum LogFormat {
-    /// For people.
+    /// Human-readable text.
     Text,
-    /// One JSON object a line.
+    /// One JSON object per line.
     Json,
 }
 
 fn seconds(text: &str) -> Result<Duration, String> {
-    let number: u32 = text.parse().map_err(|_| format!("\"{text}\" is no whole number of seconds"))?;
+    let number: u32 = text.parse().map_err(|_| format!("\"{text}\" is not a whole number of seconds"))?;
     Ok(Duration::from_secs(number.into()))
 }
 
@@ -236,12 +236,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_command_line_is_sound() {
+    fn command_line_is_valid() {
         CommandLine::command().debug_assert();
     }
 
     #[test]
-    fn the_reference_of_the_webhook_is_its_command_line() {
+    fn reference_of_the_webhook_matches_its_command_line() {
         let about = "Every command of `portico-webhook` and every flag. All take `--help`.";
         let body = xtask::reference::commands(CommandLine::command());
         expect_test::expect_file!["../../docs/reference/portico-webhook.md"]

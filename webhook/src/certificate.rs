@@ -1,11 +1,11 @@
-//! The certificate that the server shows, wherever it comes from.
+//! The serving certificate, and its sources.
 //!
 //! ```text
-//! files ──────────────┐
-//! Secret ── authority ┼─► CertResolver ─► each new connection
-//! memory ── authority ┘
+//! files ───────┐
+//! Secret ── CA ┼─► CertResolver ─► each new connection
+//! memory ── CA ┘
 //! ```
-//! A new one is shown to new connections; those that are there go on. What must not go in here: HTTP.
+//! A new certificate applies to new connections; established ones continue.
 
 pub(crate) mod ca;
 pub(crate) mod cert_resolver;

@@ -1,14 +1,15 @@
-//! The controller of managed ConfigMaps: made as soon as a pod refers to them, fresh while services change, collected
-//! after the last pod.
+//! The controller of managed ConfigMaps and Events.
 //!
-//! Admission writes nothing: it records on a pod what the pod needs. Every replica runs this controller and acts at
-//! once, without an election: what another replica has made already is as good. Of pods and ConfigMaps it reads metadata
-//! alone. What must not go in here: what is decided (`state`), and what is written (`work`).
+//! It creates a ConfigMap as soon as a pod refers to it, updates it while services change, and deletes it after the
+//! last pod. Admission writes nothing: it records on a pod what the pod needs. Every replica runs the controller, without
+//! leader election: an object that another replica created first is as good. It reads only the metadata of pods and
+//! ConfigMaps. `state` decides, and `work` executes.
 
 mod event_recorder;
 mod group;
 mod lookup;
 mod object;
+mod plan;
 mod quota;
 mod state;
 mod work;
@@ -39,43 +40,43 @@ use crate::log::chain;
 use crate::services::{ChangedNamespaces, ServiceState};
 use crate::tally::Tallied;
 
-/// How far the watches may be ahead.
-const AHEAD: usize = 256;
-/// How many events are taken before work goes on.
-const EVENTS_AT_ONCE: usize = 256;
-/// Changes of services are brought into ConfigMaps at most so often.
+/// The length of the queue of a watch.
+const QUEUE_LEN_MAX: usize = 256;
+/// The number of events that are applied before jobs are started.
+const EVENT_BATCH_MAX: usize = 256;
+/// The minimum interval between updates because of changed services.
 const REFRESH_INTERVAL: Duration = Duration::from_secs(1);
-/// No job takes longer: each request has its own limit, and a job makes few.
-const JOB_MAX: Duration = Duration::from_secs(120);
+/// The timeout of a job: each of its few requests has a timeout, too.
+const JOB_TIMEOUT: Duration = Duration::from_secs(120);
 
-/// What the operator sets.
+/// The settings of the controller.
 #[derive(Debug, Clone)]
 pub(crate) struct ControllerOptions {
-    /// How long a ConfigMap is kept that nobody refers to.
+    /// The time for which an unused ConfigMap is kept.
     pub(crate) grace: Duration,
-    /// What each namespace may have.
+    /// The limit of each namespace.
     pub(crate) quota: Usage,
-    /// Namespaces that are left alone.
+    /// The namespaces whose pods the webhook ignores.
     pub(crate) excepted: BTreeSet<String>,
 }
 
-/// What a job has come to.
+/// The result of a job.
 enum Done {
     Group(GroupKey, Outcome),
     OldReferences(Arc<str>, Vec<Arc<str>>, Result<HashSet<Arc<str>>, ApiError>),
-    Recall(Arc<str>, Result<(Vec<ObjectMeta>, bool), ApiError>),
+    Relist(Arc<str>, Result<(Vec<ObjectMeta>, bool), ApiError>),
 }
 
-/// Makes, refreshes and collects managed ConfigMaps.
+/// Creates, updates and deletes managed ConfigMaps, and writes Events.
 pub(crate) struct ConfigMapController {
     state: State,
     worker: Arc<Worker>,
-    notices: EventRecorder,
+    events: EventRecorder,
     tallied: Tallied,
-    known: watch::Receiver<ServiceState>,
-    touched: ChangedNamespaces,
+    services: watch::Receiver<ServiceState>,
+    changed: ChangedNamespaces,
     jobs: JoinSet<Done>,
-    /// Which of the watches have told all.
+    /// Whether the watches of pods and of ConfigMaps have finished their initial sync.
     are_synced: [bool; 2],
 }
 
@@ -83,19 +84,19 @@ impl ConfigMapController {
     pub(crate) fn new(
         api: Api,
         options: ControllerOptions,
-        known: watch::Receiver<ServiceState>,
-        touched: ChangedNamespaces,
+        services: watch::Receiver<ServiceState>,
+        changed: ChangedNamespaces,
         tallied: Tallied,
     ) -> Self {
         let ControllerOptions { grace, quota, excepted } = options;
         let quotas = Quotas::new(quota);
         Self {
             state: State::new(grace, quotas.clone(), excepted),
-            notices: EventRecorder::start(api.clone(), tallied.clone()),
-            worker: Arc::new(Worker::new(api, known.clone(), quotas, tallied.clone())),
+            events: EventRecorder::start(api.clone(), tallied.clone()),
+            worker: Arc::new(Worker::new(api, services.clone(), quotas, tallied.clone())),
             tallied,
-            known,
-            touched,
+            services,
+            changed,
             jobs: JoinSet::new(),
             are_synced: [false; 2],
         }
@@ -104,71 +105,71 @@ impl ConfigMapController {
     /// Runs until the program ends.
     pub(crate) async fn run(mut self) {
         let (mut pods, mut maps) = (self.watch(pods()), self.watch(config_maps()));
-        // Before all services are known, what is there is better than what would be made.
-        if self.known.wait_for(|known| known.is_synced).await.is_err() {
+        // Until all services are known, the existing ConfigMaps are better than what would be rendered.
+        if self.services.wait_for(|services| services.is_synced).await.is_err() {
             return;
         }
-        let (mut seen_pods, mut seen_maps) = (Vec::new(), Vec::new());
+        let (mut pod_events, mut map_events) = (Vec::new(), Vec::new());
         let mut refresh_at = Instant::now();
         loop {
             self.start_jobs();
-            let next_due = self.state.next_due().filter(|_| self.is_synced());
+            let due = self.state.next_due().filter(|_| self.is_synced());
             tokio::select! {
-                count = pods.recv_many(&mut seen_pods, EVENTS_AT_ONCE) => {
+                count = pods.recv_many(&mut pod_events, EVENT_BATCH_MAX) => {
                     if count == 0 { return }
-                    for event in seen_pods.drain(..) { self.pod(event) }
+                    for event in pod_events.drain(..) { self.on_pod(event) }
                 }
-                count = maps.recv_many(&mut seen_maps, EVENTS_AT_ONCE) => {
+                count = maps.recv_many(&mut map_events, EVENT_BATCH_MAX) => {
                     if count == 0 { return }
-                    for event in seen_maps.drain(..) { self.config_map(event) }
+                    for event in map_events.drain(..) { self.on_config_map(event) }
                 }
                 Some(done) = self.jobs.join_next() => match done {
-                    Ok(done) => self.done(done),
-                    Err(error) => tracing::error!(%error, "a job of the controller ended badly"),
+                    Ok(done) => self.on_done(done),
+                    Err(error) => tracing::error!(%error, "a job of the controller panicked"),
                 },
-                changed = services_changed(&mut self.known, refresh_at) => {
+                changed = services_changed(&mut self.services, refresh_at) => {
                     if changed.is_err() { return }
                     refresh_at = Instant::now() + REFRESH_INTERVAL;
-                    self.services();
+                    self.on_services_changed();
                 }
-                () = until(next_due) => {}
+                () = until(due) => {}
             }
         }
     }
 
     fn watch(&self, selection: MetadataSelection) -> Receiver<MetadataEvent> {
-        let (tell, told) = channel(AHEAD);
+        let (sender, events) = channel(QUEUE_LEN_MAX);
         let client = self.worker.api.0.clone();
-        tokio::spawn(watch_metadata(client, selection, WatchOptions::default(), tell));
-        told
+        tokio::spawn(watch_metadata(client, selection, WatchOptions::default(), sender));
+        events
     }
 
     fn is_synced(&self) -> bool {
         self.are_synced == [true; 2]
     }
 
-    fn pod(&mut self, event: MetadataEvent) {
+    fn on_pod(&mut self, event: MetadataEvent) {
         let now = Instant::now();
         match event {
-            MetadataEvent::Applied(meta) => self.pod_applied(&meta, now),
-            MetadataEvent::Deleted(key) => self.state.pod_gone(&key, now),
+            MetadataEvent::Applied(meta) => self.on_pod_applied(&meta, now),
+            MetadataEvent::Deleted(key) => self.state.pod_deleted(&key, now),
             MetadataEvent::Synced => self.are_synced[0] = true,
-            event => said("pods", event),
+            event => log_watch("pods", event),
         }
     }
 
-    fn pod_applied(&mut self, meta: &ObjectMeta, now: Instant) {
-        if let Err(why) = self.state.pod(meta, now) {
+    fn on_pod_applied(&mut self, meta: &ObjectMeta, now: Instant) {
+        if let Err(error) = self.state.pod(meta, now) {
             let (namespace, pod) = (&*meta.key.namespace, &*meta.key.name);
-            tracing::debug!(namespace, pod, %why, "a pod's record is of no use");
+            tracing::debug!(namespace, pod, %error, "invalid record on a pod");
             self.tallied.refused("record");
         }
         if !self.state.is_excepted(&meta.key.namespace) {
-            self.notices.warnings(meta);
+            self.events.warnings(meta);
         }
     }
 
-    fn config_map(&mut self, event: MetadataEvent) {
+    fn on_config_map(&mut self, event: MetadataEvent) {
         let now = Instant::now();
         match event {
             MetadataEvent::Applied(meta) => {
@@ -177,23 +178,23 @@ impl ConfigMapController {
                     tracing::debug!(
                         namespace,
                         name,
-                        "a ConfigMap with the label is not named after its selection"
+                        "ignoring a ConfigMap with the label that is not managed"
                     );
                 }
             }
-            MetadataEvent::Deleted(key) => self.state.config_map_gone(&key, now),
+            MetadataEvent::Deleted(key) => self.state.config_map_deleted(&key, now),
             MetadataEvent::Synced => self.are_synced[1] = true,
-            event => said("ConfigMaps", event),
+            event => log_watch("ConfigMaps", event),
         }
     }
 
-    fn services(&mut self) {
-        let (touched, all) = {
-            let _known = self.known.borrow_and_update();
-            self.touched.take()
+    fn on_services_changed(&mut self) {
+        let (namespaces, all) = {
+            let _services = self.services.borrow_and_update();
+            self.changed.take()
         };
-        if all || !touched.is_empty() {
-            self.state.services_changed(&touched, all, Instant::now());
+        if all || !namespaces.is_empty() {
+            self.state.services_changed(&namespaces, all, Instant::now());
         }
     }
 
@@ -205,72 +206,72 @@ impl ConfigMapController {
             let worker = Arc::clone(&self.worker);
             match job {
                 Job::Group(key, work) => self.jobs.spawn(async move {
-                    let outcome = timeout(JOB_MAX, worker.group(&key, work)).await;
+                    let outcome = timeout(JOB_TIMEOUT, worker.group(&key, work)).await;
                     Done::Group(key, outcome.unwrap_or(Outcome::Failed))
                 }),
                 Job::OldReferences(namespace, names) => self.jobs.spawn(async move {
-                    let found = worker.old_references(&namespace, &names).await;
-                    Done::OldReferences(namespace, names, found)
+                    let referenced = worker.old_references(&namespace, &names).await;
+                    Done::OldReferences(namespace, names, referenced)
                 }),
-                Job::Recall(namespace, known) => self.jobs.spawn(async move {
+                Job::Relist(namespace, known) => self.jobs.spawn(async move {
                     let pods = labelled(&worker.api, &namespace, &known).await;
-                    Done::Recall(namespace, pods)
+                    Done::Relist(namespace, pods)
                 }),
             };
         }
     }
 
-    fn done(&mut self, done: Done) {
+    fn on_done(&mut self, done: Done) {
         let now = Instant::now();
         match done {
             Done::Group(key, outcome) => {
                 let exists = outcome == Outcome::Exists;
-                if let Some(why) = self.state.done(&key, outcome, now) {
-                    self.refused(&key, &why);
+                if let Some(exceeded) = self.state.finish(&key, outcome, now) {
+                    self.report_refused(&key, exceeded);
                 } else if exists && self.state.is_foreign(&key) {
-                    self.foreign(&key);
+                    self.report_foreign(&key);
                 }
             }
-            Done::OldReferences(namespace, asked, Ok(found)) => {
-                self.state.old_references(&namespace, &asked, &found, now);
+            Done::OldReferences(namespace, asked, Ok(referenced)) => {
+                self.state.old_references(&namespace, &asked, &referenced, now);
             }
-            Done::Recall(namespace, Ok((pods, are_more))) => {
+            Done::Relist(namespace, Ok((pods, has_more))) => {
                 for meta in pods {
-                    self.pod_applied(&meta, now);
+                    self.on_pod_applied(&meta, now);
                 }
-                if are_more {
-                    self.state.recall_later(&namespace, now);
+                if has_more {
+                    self.state.relist_later(&namespace, now);
                 }
             }
-            Done::OldReferences(namespace, _, Err(error)) | Done::Recall(namespace, Err(error)) => {
-                self.state.recall_later(&namespace, now);
+            Done::OldReferences(namespace, _, Err(error)) | Done::Relist(namespace, Err(error)) => {
+                self.state.relist_later(&namespace, now);
                 let namespace = &*namespace;
-                tracing::warn!(namespace, error = chain(error), "failed to list pods; it is tried again");
+                tracing::warn!(namespace, error = chain(error), "failed to list pods; will retry");
             }
         }
     }
 
-    fn refused(&self, key: &GroupKey, why: &Exceeded) {
+    fn report_refused(&self, key: &GroupKey, exceeded: Exceeded) {
         let (namespace, name) = (&*key.0, &*key.1);
-        tracing::warn!(namespace, name, %why, "a ConfigMap is refused; it is made once there is room");
-        self.tell(key, format!("ConfigMap {name} is not made: {why}"));
+        tracing::warn!(namespace, name, %exceeded, "ConfigMap refused; it is created once there is room");
+        self.report(key, format!("ConfigMap {name} is not created: {exceeded}"));
     }
 
-    fn foreign(&self, key: &GroupKey) {
+    fn report_foreign(&self, key: &GroupKey) {
         let (namespace, name) = (&*key.0, &*key.1);
-        tracing::warn!(namespace, name, "a ConfigMap that is not managed has this name and stays as it is");
+        tracing::warn!(namespace, name, "a ConfigMap with this name is not managed; leaving it alone");
         self.tallied.refused("foreign");
-        self.tell(key, format!("a ConfigMap {name} exists that Portico does not manage; it stays as it is"));
+        self.report(key, format!("ConfigMap {name} exists and is not managed by Portico; leaving it alone"));
     }
 
-    fn tell(&self, key: &GroupKey, why: String) {
-        let Some(name) = self.state.a_pod_of(key) else { return };
-        let (namespace, worker, notices) =
-            (Arc::clone(&key.0), Arc::clone(&self.worker), self.notices.clone());
-        // The owner of the pod is not kept, since it is seldom needed.
+    /// Writes an Event on the controller of a pod that refers to a group.
+    fn report(&self, key: &GroupKey, message: String) {
+        let Some(name) = self.state.any_pod_of(key) else { return };
+        let (namespace, worker, events) = (Arc::clone(&key.0), Arc::clone(&self.worker), self.events.clone());
+        // The controller does not store the owners of pods, since it seldom needs them.
         tokio::spawn(async move {
             match lookup::pod(&worker.api, &namespace, &name).await {
-                Ok(pod) => pod.iter().for_each(|pod| notices.refusal(pod, &why)),
+                Ok(pod) => pod.iter().for_each(|pod| events.refused_config_map(pod, &message)),
                 Err(error) => {
                     tracing::debug!(namespace = &*namespace, error = chain(error), "failed to look up a pod");
                 }
@@ -279,24 +280,27 @@ impl ConfigMapController {
     }
 }
 
-/// What a watch says besides objects.
-fn said(what: &str, event: MetadataEvent) {
+/// Logs the state of a watch.
+fn log_watch(resource: &str, event: MetadataEvent) {
     match event {
-        MetadataEvent::Outage(why) => {
-            tracing::error!(what, why, "failed to watch; what was known stays in force");
+        MetadataEvent::Outage(error) => {
+            tracing::error!(resource, error, "watch failed; keeping last known state");
         }
-        MetadataEvent::Recovered => tracing::info!(what, "the watch goes on"),
+        MetadataEvent::Recovered => tracing::info!(resource, "watch recovered"),
         MetadataEvent::Rejected(RejectedObjects { count, reason }) => {
-            tracing::warn!(what, count, reason, "metadata that cannot be used is passed over");
+            tracing::warn!(resource, count, reason, "ignoring objects with unusable metadata");
         }
         MetadataEvent::Applied(_) | MetadataEvent::Deleted(_) | MetadataEvent::Synced => {}
     }
 }
 
-/// Waits until services have changed, and not before that time.
-async fn services_changed(known: &mut watch::Receiver<ServiceState>, not_before: Instant) -> Result<(), ()> {
+/// Waits for a change of services, and not less than until a time.
+async fn services_changed(
+    services: &mut watch::Receiver<ServiceState>,
+    not_before: Instant,
+) -> Result<(), ()> {
     sleep_until(not_before.into()).await;
-    known.changed().await.map_err(drop)
+    services.changed().await.map_err(drop)
 }
 
 async fn until(at: Option<Instant>) {
@@ -306,7 +310,7 @@ async fn until(at: Option<Instant>) {
     }
 }
 
-/// Pods that admission has marked and that have not ended.
+/// Selects pods that admission has labelled and that have not terminated.
 fn pods() -> MetadataSelection {
     MetadataSelection {
         path: "/api/v1/pods".to_owned(),
@@ -317,7 +321,7 @@ fn pods() -> MetadataSelection {
     }
 }
 
-/// ConfigMaps that say they are managed.
+/// Selects ConfigMaps with the label of managed ones.
 fn config_maps() -> MetadataSelection {
     MetadataSelection {
         path: "/api/v1/configmaps".to_owned(),

@@ -1,8 +1,8 @@
-//! `Load`: what connections, requests and answers hold together, kept within limits.
+//! `Load`: the connections, requests and memory of the server, within limits.
 //!
-//! Requests are charged as their bytes come, answers until the last byte is handed to TLS. Where there is no room, what
-//! waits for its client is closed first (see `state`), so that a client that is slow or silent keeps nobody else waiting.
-//! What must not go in here: HTTP.
+//! A request is charged as its bytes arrive, a response until its last byte is passed to TLS. If there is no room, the
+//! server closes connections and requests that wait for their client (see `state`), so that slow or idle clients do not
+//! delay others. This file contains no HTTP.
 
 mod state;
 
@@ -17,19 +17,19 @@ use tokio::time::timeout;
 pub(crate) use crate::load::state::Limits;
 use crate::load::state::State;
 
-/// Whoever waits for room looks at least so often.
-const LOOK_INTERVAL: Duration = Duration::from_millis(100);
+/// The interval at which a waiting request checks for room, in addition to notifications.
+const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
-/// The load of a server. Whoever has a clone has the same.
+/// The load of a server. Clones share it.
 #[derive(Clone)]
 pub(crate) struct Load(Arc<Shared>);
 
 struct Shared {
     limits: Limits,
     state: Mutex<State>,
-    /// Something was given back.
+    /// Notified when a connection ends, or memory is released.
     freed: Notify,
-    /// A large request has ended its turn.
+    /// Notified when a large request ends its turn.
     turns: Notify,
 }
 
@@ -38,41 +38,42 @@ impl Load {
         Self(Arc::new(Shared { limits, state: Mutex::default(), freed: Notify::new(), turns: Notify::new() }))
     }
 
-    /// How many connections there are.
+    /// The number of connections.
     pub(crate) fn connections(&self) -> usize {
         self.state().connections()
     }
 
-    /// How many bytes requests and answers hold.
+    /// The bytes that requests and responses hold.
     pub(crate) fn bytes(&self) -> usize {
         self.state().bytes()
     }
 
-    /// A place for a connection of this peer; another connection may be closed for it. None: all are being answered.
+    /// Registers a connection of a peer, and closes another one if the limit is reached; `None` if all of those are
+    /// being answered.
     pub(crate) fn connection(&self, peer: IpAddr) -> Option<ConnectionLoad> {
         let (id, close) = self.state().connect(&self.0.limits, peer)?;
         Some(ConnectionLoad { load: self.clone(), id, close })
     }
 
-    /// Closes the connection that can best be spared.
+    /// Closes the connection that is first in the order of `state`.
     pub(crate) fn close_one(&self) {
         self.state().close_one();
     }
 
-    /// Waits until there are at most so many connections, those that are told to close included.
+    /// Waits until there are at most this many connections, including closing ones.
     pub(crate) async fn at_most(&self, connections: usize) {
         self.until(&self.0.freed, |state| state.connections() <= connections).await;
     }
 
-    async fn until(&self, changed: &Notify, mut is_so: impl FnMut(&mut State) -> bool) {
+    async fn until(&self, changed: &Notify, mut condition: impl FnMut(&mut State) -> bool) {
         loop {
             let mut changed = pin!(changed.notified());
             changed.as_mut().enable();
-            if is_so(&mut self.state()) {
+            if condition(&mut self.state()) {
                 return;
             }
-            // What is slow is found out by time alone.
-            let _ = timeout(LOOK_INTERVAL, changed).await;
+            // A request becomes slow without a notification.
+            let _ = timeout(POLL_INTERVAL, changed).await;
         }
     }
 
@@ -81,7 +82,7 @@ impl Load {
     }
 }
 
-/// The place of a connection, until it is dropped.
+/// A registered connection; dropping it ends it.
 pub(crate) struct ConnectionLoad {
     load: Load,
     id: u64,
@@ -89,17 +90,17 @@ pub(crate) struct ConnectionLoad {
 }
 
 impl ConnectionLoad {
-    /// Waits until the place is needed for another one.
+    /// Waits until the connection must close to make room.
     pub(crate) async fn closed(&self) {
         self.close.notified().await;
     }
 
-    /// Whether requests on it have not ended.
+    /// Whether it has requests.
     pub(crate) fn is_in_use(&self) -> bool {
         self.load.state().is_in_use(self.id)
     }
 
-    /// A request on it; another request may be evicted for it. None: all are being answered.
+    /// Registers a request, and evicts another one if the limit is reached; `None` if all of those are being answered.
     pub(crate) fn request(&self) -> Option<RequestLoad> {
         let (id, evict) = self.load.state().begin(&self.load.0.limits, self.id)?;
         Some(RequestLoad { load: self.load.clone(), id, evict })
@@ -113,7 +114,7 @@ impl Drop for ConnectionLoad {
     }
 }
 
-/// What a request holds, until it and its answer are gone.
+/// The charge of a request and its response; dropping it releases it.
 pub(crate) struct RequestLoad {
     load: Load,
     id: u64,
@@ -121,32 +122,32 @@ pub(crate) struct RequestLoad {
 }
 
 impl RequestLoad {
-    /// Waits until it is evicted.
+    /// Waits until the request is evicted.
     pub(crate) async fn evicted(&self) {
         self.evict.notified().await;
     }
 
-    /// Takes so many bytes more, as soon as there is room.
+    /// Charges more bytes, as soon as there is room.
     pub(crate) async fn grow(&self, bytes: usize) {
         let Shared { limits, freed, turns, .. } = &*self.load.0;
         self.load.until(turns, |state| state.has_turn(limits, Instant::now(), self.id, bytes)).await;
         self.load.until(freed, |state| state.grow(limits, self.id, bytes)).await;
     }
 
-    /// All of it has come; false: it was evicted.
+    /// Records that the request is complete; returns false if it was evicted.
     pub(crate) fn arrived(&self) -> bool {
         self.load.state().arrived(self.id)
     }
 
-    /// Nothing is left of it but an answer of so many bytes, for which there is room when this returns.
+    /// Releases the request and charges its response of this size; returns when there is room for it.
     pub(crate) async fn answered(&self, bytes: usize) {
         let ends_turn = self.load.state().answered(self.id);
-        self.given_back(ends_turn);
+        self.release(ends_turn);
         let Shared { limits, freed, .. } = &*self.load.0;
         self.load.until(freed, |state| state.send(limits, self.id, bytes)).await;
     }
 
-    fn given_back(&self, ends_turn: bool) {
+    fn release(&self, ends_turn: bool) {
         self.load.0.freed.notify_waiters();
         if ends_turn {
             self.load.0.turns.notify_one();
@@ -157,6 +158,6 @@ impl RequestLoad {
 impl Drop for RequestLoad {
     fn drop(&mut self) {
         let ends_turn = self.load.state().end(self.id);
-        self.given_back(ends_turn);
+        self.release(ends_turn);
     }
 }

@@ -1,6 +1,4 @@
-//! The log on standard error: text for people, or one JSON object a line.
-//!
-//! What must not go in here: what is worth a line.
+//! The log on standard error: human-readable text, or one JSON object per line.
 
 use std::error::Error;
 use std::io::{IsTerminal, stderr};
@@ -9,7 +7,7 @@ use tracing_subscriber::fmt::Subscriber;
 
 use crate::args::LogFormat;
 
-/// Begins to write it.
+/// Installs the subscriber.
 pub(crate) fn start(format: LogFormat, level: tracing::Level) {
     let builder = Subscriber::builder().with_max_level(level).with_target(false).with_writer(stderr);
     if format == LogFormat::Json {
@@ -19,7 +17,7 @@ pub(crate) fn start(format: LogFormat, level: tracing::Level) {
     }
 }
 
-/// An error with what caused it, in one line.
-pub(crate) fn chain(error: impl Error + Send + Sync + 'static) -> String {
-    format!("{:#}", anyhow::Error::from(error))
+/// Returns an error and its causes in one line.
+pub(crate) fn chain(error: impl Error + 'static) -> String {
+    support::with_causes(&error)
 }

@@ -1,7 +1,7 @@
-//! The annotations of namespaces: what their pods want where they do not say it themselves.
+//! `Namespaces`: the annotations of namespaces, which are the defaults of their pods.
 //!
-//! Only our own annotations are kept. A namespace that is not known yet is waited for, for a moment: its first pod
-//! may come as soon as itself. What must not go in here: what an annotation means.
+//! Only Portico's annotations are stored. Admission waits a short time for an unknown namespace, because its first pod
+//! may be created right after it, before the watch delivers it.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
@@ -21,55 +21,56 @@ use tokio::time::timeout;
 use crate::api::Api;
 
 const COLLECTION: &str = "/api/v1/namespaces";
-/// How long a namespace is waited for that is not known: its first pod may come as soon as itself.
-const UNKNOWN_MAX: Duration = Duration::from_millis(200);
-/// How many events wait at most.
+/// The time that a request waits for an unknown namespace.
+const UNKNOWN_TIMEOUT: Duration = Duration::from_millis(200);
+/// The length of the queue of the watch.
 const QUEUE_LEN_MAX: usize = 64;
 
-/// Annotations of a namespace.
+/// The annotations of a namespace.
 pub(crate) type Annotations = Arc<BTreeMap<String, String>>;
 
-/// The annotations of all namespaces. Whoever has a clone has the same.
+/// The annotations of all namespaces. Clones share them.
 #[derive(Clone, Default)]
 pub(crate) struct Namespaces {
-    /// Counts what a watch tells once it has told all; none: there is no API server.
-    told: Option<watch::Receiver<u64>>,
+    /// The number of watch events since the initial sync; none without an API server.
+    updates: Option<watch::Receiver<u64>>,
     known: Arc<RwLock<HashMap<String, Annotations>>>,
-    /// How many cannot be used.
+    /// The number of rejected objects.
     refused: Arc<AtomicUsize>,
 }
 
 impl Namespaces {
-    /// Those of an API server, kept from now on.
+    /// Watches the namespaces of an API server.
     pub(crate) fn start(api: Api) -> Self {
         let selection = MetadataSelection {
             path: COLLECTION.to_owned(),
             annotations: vec![PREFIX.to_owned()],
             ..MetadataSelection::default()
         };
-        let (tell, events) = channel(QUEUE_LEN_MAX);
-        tokio::spawn(watch_metadata(api.0, selection, WatchOptions::default(), tell));
-        let (count, told) = watch::channel(0);
-        let namespaces = Self { told: Some(told), ..Self::default() };
+        let (sender, events) = channel(QUEUE_LEN_MAX);
+        tokio::spawn(watch_metadata(api.0, selection, WatchOptions::default(), sender));
+        let (count, updates) = watch::channel(0);
+        let namespaces = Self { updates: Some(updates), ..Self::default() };
         tokio::spawn(namespaces.clone().follow(events, count));
         namespaces
     }
 
-    /// How many namespaces cannot be used; what was known of them stays in force.
+    /// The number of rejected namespaces; the last known state of each is kept.
     pub(crate) fn refused(&self) -> usize {
         self.refused.load(Ordering::Relaxed)
     }
 
-    /// The annotations of a namespace. Nothing is asked of the API server for it, since anybody may name any namespace.
+    /// Returns the annotations of a namespace. This never causes a request to the API server, because a client that is
+    /// not authenticated can name any namespace.
     pub(crate) async fn annotations(&self, namespace: &str) -> Annotations {
-        let (Some(told), None) = (&self.told, self.known(namespace)) else {
+        let (Some(updates), None) = (&self.updates, self.known(namespace)) else {
             return self.known(namespace).unwrap_or_default();
         };
-        let mut told = told.clone();
-        // At the start whoever asks waits for as long as it may.
-        let _ = told.wait_for(|count| *count > 0).await;
-        let known = timeout(UNKNOWN_MAX, told.wait_for(|_| self.known(namespace).is_some()));
-        // A namespace that is not there has no annotations.
+        let mut updates = updates.clone();
+        // Before the initial sync a request waits until its own timeout.
+        let _ = updates.wait_for(|count| *count > 0).await;
+        let known = timeout(UNKNOWN_TIMEOUT, updates.wait_for(|_| self.known(namespace).is_some()));
+        // A namespace that does not exist has no annotations.
         let _ = known.await;
         self.known(namespace).unwrap_or_default()
     }
@@ -78,17 +79,17 @@ impl Namespaces {
         self.known.read().unwrap_or_else(PoisonError::into_inner).get(namespace).cloned()
     }
 
-    /// Those in files and folders, read again whenever these change; the answer ends that.
+    /// Reads namespaces from files and directories, again after each change until the returned watch is dropped.
     pub(crate) fn watch(paths: Vec<PathBuf>) -> Result<(Self, FileWatch), FilesError> {
         let namespaces = Self::default();
-        let (wake, mut woken) = channel(1);
+        let (wake, mut wakes) = channel(1);
         let watch = watch_paths(paths.clone(), wake)?;
         let known = Arc::clone(&namespaces.known);
         std::thread::spawn(move || {
-            while woken.blocking_recv().is_some() {
+            while wakes.blocking_recv().is_some() {
                 let sources: Vec<Source> = paths.iter().cloned().map(Source::Path).collect();
                 let (objects, report) = read(&sources, &ReadOptions { portal_nets: Vec::new() });
-                // Half of a file takes nothing away.
+                // An incomplete file removes nothing.
                 if !report.has_errors() {
                     let all = objects.namespaces.into_iter();
                     let all = all.map(|(name, annotations)| (name.to_string(), Arc::new(annotations)));
@@ -114,14 +115,14 @@ impl Namespaces {
                     self.known.write().unwrap_or_else(PoisonError::into_inner).remove(&*key.name);
                 }
                 MetadataEvent::Synced => {}
-                MetadataEvent::Outage(why) => {
-                    tracing::error!(why, "failed to read namespaces; what was known stays in force");
+                MetadataEvent::Outage(error) => {
+                    tracing::error!(error, "namespace watch failed; keeping last known state");
                 }
-                MetadataEvent::Recovered => tracing::info!("namespaces can be read again"),
+                MetadataEvent::Recovered => tracing::info!("namespace watch recovered"),
                 MetadataEvent::Rejected(RejectedObjects { count, reason }) => {
                     self.refused.store(count, Ordering::Relaxed);
                     if let Some(reason) = reason {
-                        tracing::warn!(reason, "a namespace cannot be used");
+                        tracing::warn!(reason, "rejected a namespace");
                     }
                 }
             }

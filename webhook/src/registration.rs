@@ -1,8 +1,8 @@
-//! The MutatingWebhookConfiguration: what it must say, and keeping it so.
+//! The MutatingWebhookConfiguration of this webhook, and its reconciliation.
 //!
-//! With the chart the webhook writes its caBundle alone, and no role or policy gives it more; without an installer it makes
-//! all of it. All replicas keep it; each writes the same, and only if it is still as it was read. What must not go in here: what is
-//! done with a pod.
+//! With the chart the webhook writes only `caBundle`, and its role and a policy permit no more. Without the chart it
+//! manages the whole object. All replicas reconcile it: they write the same contents, with the resource version that
+//! they read as the precondition.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -16,12 +16,12 @@ use crate::api::{Api, ApiError, named};
 use crate::log::chain;
 
 const COLLECTION: &str = "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations";
-/// How long the API server waits for an answer.
+/// The time that the API server waits for a response, in seconds.
 pub(crate) const TIMEOUT_S: u64 = 3;
-/// Pods of Portico itself have this label; a CNI plugin that waited for a webhook would wait for itself.
+/// The label of Portico's own pods, which are excluded: the webhook's pods would wait for the webhook.
 const PART_OF: (&str, &str) = ("app.kubernetes.io/part-of", "portico");
-/// The pause after a failure.
-const RETRY: Duration = Duration::from_secs(2);
+/// The delay after a failure.
+const RETRY_DELAY: Duration = Duration::from_secs(2);
 
 const NO_MIRROR: &str = "!has(object.metadata.annotations) || \
      !('kubernetes.io/config.mirror' in object.metadata.annotations)";
@@ -32,107 +32,107 @@ const NEW_EPHEMERAL: &str = "has(object.spec.ephemeralContainers) && \
      (!has(oldObject.spec.ephemeralContainers) || \
      size(object.spec.ephemeralContainers) > size(oldObject.spec.ephemeralContainers))";
 
-/// By which address the API server reaches us.
+/// The address at which the API server calls the webhook.
 #[derive(Debug, Clone)]
 pub(crate) enum Address {
     Service { namespace: String, name: String },
     Url(String),
 }
 
-/// Who vouches for our certificate.
+/// The CA bundle of the serving certificate.
 #[derive(Debug, Clone)]
 pub(crate) enum CaBundle {
-    /// Nothing is known yet.
+    /// There is no certificate yet.
     Unknown,
-    /// These certificates, PEM.
+    /// CA certificates, PEM.
     Pem(String),
-    /// Somebody else writes it into the configuration.
+    /// Another component writes `caBundle`.
     External,
 }
 
-/// What is registered.
+/// The desired MutatingWebhookConfiguration.
 #[derive(Debug, Clone)]
 pub(crate) struct Registration {
     pub(crate) name: String,
-    /// The namespaces whose pods are left alone.
+    /// The namespaces whose pods are never mutated.
     pub(crate) excepted: BTreeSet<String>,
     pub(crate) address: Address,
-    /// All of it is made and kept; otherwise who vouches is written into what is there.
+    /// Whether the webhook manages the whole object, and not only `caBundle`.
     pub(crate) is_managed: bool,
 }
 
 impl Registration {
-    /// Creates the configuration, and repairs it whenever it is not as it must be.
-    pub(crate) async fn run(self, api: Api, mut vouching: watch::Receiver<CaBundle>) {
+    /// Reconciles the object whenever it or the CA bundle changes.
+    pub(crate) async fn run(self, api: Api, mut ca_bundle: watch::Receiver<CaBundle>) {
         loop {
-            let known = vouching.borrow_and_update().clone();
+            let current = ca_bundle.borrow_and_update().clone();
             let step = async {
-                let version = match known {
+                let version = match current {
                     CaBundle::Unknown => std::future::pending().await,
-                    known => self.settle(&api, &known).await?,
+                    ca_bundle => self.reconcile(&api, &ca_bundle).await?,
                 };
                 api.changed(COLLECTION, &named(&self.name), &version).await
             };
-            let settled = tokio::select! {
-                settled = step => settled,
-                changed = vouching.changed() => match changed {
+            let result = tokio::select! {
+                result = step => result,
+                changed = ca_bundle.changed() => match changed {
                     Ok(()) => continue,
                     Err(_) => return,
                 },
             };
-            match settled {
+            match result {
                 Err(error) if error.is_conflict() => {}
                 Err(error) => {
-                    tracing::error!(error = chain(error), "keep the webhook registered");
-                    tokio::time::sleep(RETRY).await;
+                    tracing::error!(
+                        error = chain(error),
+                        "failed to reconcile webhook configuration; will retry"
+                    );
+                    tokio::time::sleep(RETRY_DELAY).await;
                 }
                 Ok(()) => {}
             }
         }
     }
 
-    /// Makes it what it must be; the answer is as of when it is so.
-    async fn settle(&self, api: &Api, vouching: &CaBundle) -> Result<String, ApiError> {
+    /// Creates or corrects the object, and returns the version from which to watch it.
+    async fn reconcile(&self, api: &Api, ca_bundle: &CaBundle) -> Result<String, ApiError> {
         let (found, version) = api.find(COLLECTION, &self.name).await?;
         let Some(mut object) = found else {
             if !self.is_managed {
-                tracing::warn!(name = self.name, "the MutatingWebhookConfiguration is not there");
+                tracing::warn!(name = self.name, "the MutatingWebhookConfiguration does not exist");
                 return Ok(version);
             }
-            api.create(COLLECTION, &self.object(vouching)).await?;
-            tracing::info!(name = self.name, "registered");
+            api.create(COLLECTION, &self.object(ca_bundle)).await?;
+            tracing::info!(name = self.name, "webhook configuration created");
             return Ok(version);
         };
         let webhooks = if self.is_managed {
-            self.webhooks(vouching, &object["webhooks"])
+            self.webhooks(ca_bundle, &object["webhooks"])
         } else {
-            vouched(vouching, object["webhooks"].clone())
+            with_ca_bundle(ca_bundle, object["webhooks"].clone())
         };
         if object["webhooks"] != webhooks {
             object["webhooks"] = webhooks;
             api.replace(&format!("{COLLECTION}/{}", self.name), &object).await?;
-            tracing::info!(
-                name = self.name,
-                whole = self.is_managed,
-                "updated the MutatingWebhookConfiguration"
-            );
+            tracing::info!(name = self.name, whole = self.is_managed, "webhook configuration corrected");
         }
         Ok(version)
     }
 
-    /// The whole configuration.
-    fn object(&self, vouching: &CaBundle) -> Value {
+    /// Returns the whole object.
+    fn object(&self, ca_bundle: &CaBundle) -> Value {
         let labels = json!({"app.kubernetes.io/managed-by": "portico-webhook", PART_OF.0: PART_OF.1});
         json!({
             "apiVersion": "admissionregistration.k8s.io/v1",
             "kind": "MutatingWebhookConfiguration",
             "metadata": {"name": self.name, "labels": labels},
-            "webhooks": self.webhooks(vouching, &Value::Null),
+            "webhooks": self.webhooks(ca_bundle, &Value::Null),
         })
     }
 
-    /// Two entries, so that each fails for itself. Every field is said, or the API server's own word would differ.
-    fn webhooks(&self, vouching: &CaBundle, found: &Value) -> Value {
+    /// Returns two webhooks, so that each fails separately. Every field is set, so that the API server's defaults are
+    /// not a difference.
+    fn webhooks(&self, ca_bundle: &CaBundle, found: &Value) -> Value {
         let conditions = |last: (&str, &str)| {
             let all = [("no-mirror", NO_MIRROR), ("not-refused", NOT_REFUSED), last];
             let conditions = all.into_iter().filter(|(name, _)| !name.is_empty());
@@ -150,7 +150,7 @@ impl Registration {
         let entries = entries.into_iter().enumerate().map(|(index, (name, operation, resource, conditions))| {
             json!({
                 "name": name,
-                "clientConfig": self.client_config(vouching, &found[index]["clientConfig"]["caBundle"]),
+                "clientConfig": self.client_config(ca_bundle, &found[index]["clientConfig"]["caBundle"]),
                 "rules": [{"apiGroups": [""], "apiVersions": ["v1"], "operations": [operation],
                     "resources": [resource], "scope": "Namespaced"}],
                 "failurePolicy": "Ignore",
@@ -168,14 +168,14 @@ impl Registration {
         entries.collect()
     }
 
-    fn client_config(&self, vouching: &CaBundle, found: &Value) -> Value {
+    fn client_config(&self, ca_bundle: &CaBundle, found: &Value) -> Value {
         let mut config = match &self.address {
             Address::Service { namespace, name } => {
                 json!({"service": {"namespace": namespace, "name": name, "path": "/mutate", "port": 443}})
             }
             Address::Url(url) => json!({"url": url}),
         };
-        let bundle = match vouching {
+        let bundle = match ca_bundle {
             CaBundle::Pem(bundle) => STANDARD.encode(bundle).into(),
             CaBundle::External | CaBundle::Unknown => found.clone(),
         };
@@ -186,9 +186,9 @@ impl Registration {
     }
 }
 
-/// Webhooks that somebody else has registered, with who vouches for our certificate.
-fn vouched(vouching: &CaBundle, mut webhooks: Value) -> Value {
-    if let CaBundle::Pem(bundle) = vouching {
+/// Sets `caBundle` in the webhooks that the chart registered.
+fn with_ca_bundle(ca_bundle: &CaBundle, mut webhooks: Value) -> Value {
+    if let CaBundle::Pem(bundle) = ca_bundle {
         for webhook in webhooks.as_array_mut().into_iter().flatten() {
             webhook["clientConfig"]["caBundle"] = STANDARD.encode(bundle).into();
         }

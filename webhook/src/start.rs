@@ -178,18 +178,18 @@ fn certificate(
     let (tell, vouching) = watch::channel(CaBundle::Unknown);
     let shown = Arc::clone(shown);
     if let (Some(certificate), Some(key)) = (tls_cert, tls_key) {
-        CertificateFiles { certificate, key, authority: tls_ca }.watch(shown, tell)?;
+        CertificateFiles { certificate, key, ca: tls_ca }.watch(shown, tell)?;
         return Ok(vouching);
     }
-    let lives = CertLifetimes { leaf: leaf_life, ca: ca_life };
+    let lifetimes = CertLifetimes { leaf: leaf_life, ca: ca_life };
     let names = names(cluster, address);
     if let Some(api) = api {
         let (namespace, name) = (cluster.namespace.clone(), format!("{}-tls", cluster.name));
-        let secret = CaSecret { api: api.clone(), namespace, name, names, lives };
+        let secret = CaSecret { api: api.clone(), namespace, name, names, lifetimes };
         tokio::spawn(secret.run(shown, tell));
         return Ok(vouching);
     }
-    let mut authority = CertificateAuthority::new(&names, lives, now_s())?;
+    let mut authority = CertificateAuthority::new(&names, lifetimes, now_s())?;
     if let Some(path) = &ca_out {
         std::fs::write(path, &authority.bundle).with_context(|| format!("write {}", path.display()))?;
     }
@@ -198,7 +198,7 @@ fn certificate(
         loop {
             let due = authority.renewal_in(&names, now_s()).max(Duration::from_secs(1));
             tokio::time::sleep(due).await;
-            let Ok(Some(renewed)) = authority.renew(&names, lives, now_s()) else { continue };
+            let Ok(Some(renewed)) = authority.renew(&names, lifetimes, now_s()) else { continue };
             if let Some(path) = &ca_out
                 && let Err(error) = std::fs::write(path, &renewed.bundle)
             {

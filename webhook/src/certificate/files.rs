@@ -1,7 +1,6 @@
-//! A certificate from files, as cert-manager and others keep them: read again whenever they change.
+//! A certificate from files, as cert-manager writes them, read again after each change.
 //!
-//! CertificateFiles that cannot be used, or do not belong together (one of two is new), leave what was shown before in force.
-//! What must not go in here: making certificates.
+//! If the files are invalid, or do not match because only one of them is new, the previous certificate stays.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -17,89 +16,94 @@ use crate::certificate::CertResolver;
 use crate::certificate::cert_resolver::ServingCert;
 use crate::registration::CaBundle;
 
-/// How soon files that cannot be used are read again, if nothing tells of a change.
-const RETRY: Duration = Duration::from_secs(1);
+/// The interval at which invalid files are read again without an event.
+const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 
 /// A certificate and its key, in files.
 #[derive(Debug)]
 pub(crate) struct CertificateFiles {
     pub(crate) certificate: PathBuf,
     pub(crate) key: PathBuf,
-    /// Who vouches for it; none: somebody else tells the API server.
-    pub(crate) authority: Option<PathBuf>,
+    /// The CA bundle; none if another component writes it into the registration.
+    pub(crate) ca: Option<PathBuf>,
 }
 
-/// What is in them.
+/// The contents of the files.
 #[derive(Debug, PartialEq, Eq)]
-struct Texts {
+struct Contents {
     certificate: String,
     key: String,
-    authority: Option<String>,
+    ca: Option<String>,
 }
 
 impl CertificateFiles {
-    /// Shows what is in the files, and from then on whatever comes into them; tells who vouches for it before.
-    pub(crate) fn watch(self, shown: Arc<CertResolver>, tell: watch::Sender<CaBundle>) -> anyhow::Result<()> {
-        let (wake, woken) = channel(1);
+    /// Starts to serve the certificate in the files, and each new one. It sends the CA bundle before a certificate is
+    /// used.
+    pub(crate) fn watch(
+        self,
+        resolver: Arc<CertResolver>,
+        ca_bundle: watch::Sender<CaBundle>,
+    ) -> anyhow::Result<()> {
+        let (wake, wakes) = channel(1);
         let mut paths = vec![self.certificate.clone(), self.key.clone()];
-        paths.extend(self.authority.clone());
-        let watch = watch_paths(paths, wake).context("watch the certificate")?;
-        tokio::spawn(self.run(shown, tell, woken, watch));
+        paths.extend(self.ca.clone());
+        let watch = watch_paths(paths, wake).context("failed to watch the certificate")?;
+        tokio::spawn(self.run(resolver, ca_bundle, wakes, watch));
         Ok(())
     }
 
     async fn run(
         self,
-        shown: Arc<CertResolver>,
-        tell: watch::Sender<CaBundle>,
-        mut woken: Receiver<()>,
+        resolver: Arc<CertResolver>,
+        ca_bundle: watch::Sender<CaBundle>,
+        mut wakes: Receiver<()>,
         _watch: FileWatch,
     ) {
         let mut last = None;
-        let mut is_good = true;
+        let mut is_valid = true;
         loop {
-            if is_good && woken.recv().await.is_none() {
+            if is_valid && wakes.recv().await.is_none() {
                 return;
             }
-            // A fault may be half of a change: no need to wait for the other half to be told.
-            if !is_good && timeout(RETRY, woken.recv()).await == Ok(None) {
+            // Invalid files may be half of a change, so the next attempt does not wait for an event.
+            if !is_valid && timeout(RETRY_INTERVAL, wakes.recv()).await == Ok(None) {
                 return;
             }
             match self.read().await {
-                Ok(read) if last.as_ref() == Some(&read) => is_good = true,
+                Ok(read) if last.as_ref() == Some(&read) => is_valid = true,
                 Ok(read) => match ServingCert::new(&read.certificate, &read.key) {
-                    Ok(usable) => {
-                        tell.send_replace(read.authority.clone().map_or(CaBundle::External, CaBundle::Pem));
-                        let ends_s = usable.ends_s;
-                        shown.set(usable);
-                        tracing::info!(file = %self.certificate.display(), ends_s, "a certificate is in force");
-                        (last, is_good) = (Some(read), true);
+                    Ok(cert) => {
+                        ca_bundle.send_replace(read.ca.clone().map_or(CaBundle::External, CaBundle::Pem));
+                        let ends_s = cert.ends_s;
+                        resolver.set(cert);
+                        tracing::info!(file = %self.certificate.display(), ends_s, "certificate loaded");
+                        (last, is_valid) = (Some(read), true);
                     }
-                    Err(error) => is_good = self.complain(is_good, &error.into()),
+                    Err(error) => is_valid = self.log_error(is_valid, &error.into()),
                 },
-                Err(error) => is_good = self.complain(is_good, &error),
+                Err(error) => is_valid = self.log_error(is_valid, &error),
             }
         }
     }
 
-    /// Says so once in a row.
-    fn complain(&self, is_first: bool, error: &anyhow::Error) -> bool {
+    /// Logs the first of consecutive errors.
+    fn log_error(&self, is_first: bool, error: &anyhow::Error) -> bool {
         if is_first {
             let file = self.certificate.display();
-            tracing::error!(%file, error = format!("{error:#}"), "the certificate cannot be used; the last one stays");
+            tracing::error!(%file, error = format!("{error:#}"), "invalid certificate; keeping the previous one");
         }
         false
     }
 
-    async fn read(&self) -> anyhow::Result<Texts> {
-        let Self { certificate, key, authority } = self;
-        let (certificate, key, authority) = (certificate.clone(), key.clone(), authority.clone());
+    async fn read(&self) -> anyhow::Result<Contents> {
+        let Self { certificate, key, ca } = self;
+        let (certificate, key, ca) = (certificate.clone(), key.clone(), ca.clone());
         let read = move |path: PathBuf| {
-            std::fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))
+            std::fs::read_to_string(&path).with_context(|| format!("failed to read {}", path.display()))
         };
         let texts = move || {
-            let authority = authority.map(&read).transpose()?;
-            Ok(Texts { certificate: read(certificate)?, key: read(key)?, authority })
+            let ca = ca.map(&read).transpose()?;
+            Ok(Contents { certificate: read(certificate)?, key: read(key)?, ca })
         };
         tokio::task::spawn_blocking(texts).await?
     }

@@ -1,7 +1,7 @@
-//! The own authority in a Secret, which all replicas share.
+//! The self-managed CA in a Secret, which all replicas share.
 //!
-//! Whoever finds something due renews it and replaces the Secret, if it is still as it was; whoever comes second reads
-//! what the first has made. So there is no leader. What must not go in here: what is due.
+//! A replica that finds a certificate due renews it and replaces the Secret, with the resource version that it read as
+//! the precondition; a replica that comes second reads the result of the first. So there is no leader.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,118 +18,117 @@ use crate::clock::now_s;
 use crate::log::chain;
 use crate::registration::CaBundle;
 
-/// The pause after a failure.
-const RETRY: Duration = Duration::from_secs(2);
-/// Renewals are at least so far apart, however short a life is.
+/// The delay after a failure.
+const RETRY_DELAY: Duration = Duration::from_secs(2);
+/// The minimum interval between renewals, however short a lifetime is.
 const RENEWAL_MIN: Duration = Duration::from_millis(500);
-/// How often in a row somebody else may be faster.
+/// The number of consecutive conflicts with other replicas after which an attempt fails.
 const CONFLICTS_MAX: usize = 5;
 
-/// The Secret of an authority.
+/// The Secret of the CA.
 pub(crate) struct CaSecret {
     pub(crate) api: Api,
     pub(crate) namespace: String,
     pub(crate) name: String,
-    /// What the certificate is for.
+    /// The names of the serving certificate.
     pub(crate) names: Vec<String>,
-    pub(crate) lives: CertLifetimes,
+    pub(crate) lifetimes: CertLifetimes,
 }
 
-/// Why there is no certificate.
+/// A failure to reconcile the Secret.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum SecretError {
-    /// The Secret cannot be read or written.
+    /// The Secret could not be read or written.
     #[error(transparent)]
     Api(#[from] ApiError),
-    /// Nothing could be made.
+    /// A certificate could not be issued.
     #[error(transparent)]
     Issue(#[from] crate::certificate::ca::IssueError),
-    /// What was made is of no use.
+    /// The certificate is unusable.
     #[error(transparent)]
     Certificate(#[from] crate::certificate::cert_resolver::CertificateError),
 }
 
 impl CaSecret {
-    /// Keeps the Secret, shows its certificate, and tells who vouches for it.
-    pub(crate) async fn run(self, shown: Arc<CertResolver>, bundle: watch::Sender<CaBundle>) {
+    /// Reconciles the Secret, serves its certificate, and sends its CA bundle.
+    pub(crate) async fn run(self, resolver: Arc<CertResolver>, ca_bundle: watch::Sender<CaBundle>) {
         let mut last = None;
         loop {
-            let (authority, version) = match self.settled(last.as_ref()).await {
-                Ok(settled) => settled,
+            let (ca, version) = match self.reconcile(last.as_ref()).await {
+                Ok(current) => current,
                 Err(error) => {
-                    tracing::error!(error = chain(error), "keep the certificate; the last one stays");
-                    tokio::time::sleep(RETRY).await;
+                    tracing::error!(
+                        error = chain(error),
+                        "certificate renewal failed; keeping the previous one"
+                    );
+                    tokio::time::sleep(RETRY_DELAY).await;
                     continue;
                 }
             };
-            if last.as_ref() != Some(&authority) {
-                // Who vouches for it is to be known before it is seen.
-                bundle.send_replace(CaBundle::Pem(authority.bundle.clone()));
-                match authority.serving_cert() {
-                    Ok(usable) => {
-                        tracing::info!(
-                            secret = self.name,
-                            ends_s = usable.ends_s,
-                            "a certificate is in force"
-                        );
-                        shown.set(usable);
+            if last.as_ref() != Some(&ca) {
+                // The registration must know the CA before a client sees the certificate.
+                ca_bundle.send_replace(CaBundle::Pem(ca.bundle.clone()));
+                match ca.serving_cert() {
+                    Ok(cert) => {
+                        tracing::info!(secret = self.name, ends_s = cert.ends_s, "certificate loaded");
+                        resolver.set(cert);
                     }
-                    Err(error) => tracing::error!(error = chain(error), "use the certificate"),
+                    Err(error) => tracing::error!(error = chain(error), "failed to load certificate"),
                 }
-                last = Some(authority.clone());
+                last = Some(ca.clone());
             }
-            let due = authority.renewal_in(&self.names, now_s()).max(RENEWAL_MIN);
+            let due = ca.renewal_in(&self.names, now_s()).max(RENEWAL_MIN);
             let selector = named(&self.name);
             let collection = self.collection();
             let changed = self.api.changed(&collection, &selector, &version);
             if let Ok(Err(_)) = timeout(due, changed).await {
-                tokio::time::sleep(RETRY).await;
+                tokio::time::sleep(RETRY_DELAY).await;
             }
         }
     }
 
-    /// What is in the Secret once nothing in it is due, and the Secret's version.
-    async fn settled(
+    /// Reconciles the Secret until there is no conflict; returns the CA, and the version of the Secret.
+    async fn reconcile(
         &self,
         last: Option<&CertificateAuthority>,
     ) -> Result<(CertificateAuthority, String), SecretError> {
         let mut conflicts = 0;
         loop {
-            match self.settle(last).await {
+            match self.try_reconcile(last).await {
                 Err(SecretError::Api(error)) if error.is_conflict() && conflicts < CONFLICTS_MAX => {
                     conflicts += 1;
                 }
-                settled => return settled,
+                result => return result,
             }
         }
     }
 
-    async fn settle(
+    async fn try_reconcile(
         &self,
         last: Option<&CertificateAuthority>,
     ) -> Result<(CertificateAuthority, String), SecretError> {
         let (found, version) = self.api.find(&self.collection(), &self.name).await?;
         let Some(found) = found else {
-            // Where somebody has deleted it, what everybody trusts is put back.
-            let authority = match last {
+            // If the Secret was deleted, restore the CA that clients trust.
+            let ca = match last {
                 Some(last) => last.clone(),
-                None => CertificateAuthority::new(&self.names, self.lives, now_s())?,
+                None => CertificateAuthority::new(&self.names, self.lifetimes, now_s())?,
             };
-            self.api.create(&self.collection(), &self.object(&authority, None)).await?;
-            tracing::info!(secret = self.name, is_new = last.is_none(), "made the Secret of an authority");
-            return Ok((authority, version));
+            self.api.create(&self.collection(), &self.object(&ca, None)).await?;
+            tracing::info!(secret = self.name, is_new = last.is_none(), "created CA secret");
+            return Ok((ca, version));
         };
-        let authority = authority(&found);
-        let Some(renewed) = authority.renew(&self.names, self.lives, now_s())? else {
-            return Ok((authority, version));
+        let ca = parse(&found);
+        let Some(renewed) = ca.renew(&self.names, self.lifetimes, now_s())? else {
+            return Ok((ca, version));
         };
         let path = format!("{}/{}", self.collection(), self.name);
         self.api.replace(&path, &self.object(&renewed, Some(&found))).await?;
         tracing::info!(
             secret = self.name,
-            authority = renewed.bundle != authority.bundle,
-            certificate = renewed.certificate != authority.certificate,
-            "renewed"
+            ca = renewed.bundle != ca.bundle,
+            certificate = renewed.certificate != ca.certificate,
+            "renewed certificates"
         );
         Ok((renewed, version))
     }
@@ -138,9 +137,9 @@ impl CaSecret {
         format!("/api/v1/namespaces/{}/secrets", self.namespace)
     }
 
-    /// The Secret that holds an authority, in the place of another one.
-    fn object(&self, authority: &CertificateAuthority, earlier: Option<&Value>) -> Value {
-        let CertificateAuthority { bundle, ca_key, certificate, key } = authority;
+    /// Returns the Secret of a CA, based on the earlier object.
+    fn object(&self, ca: &CertificateAuthority, earlier: Option<&Value>) -> Value {
+        let CertificateAuthority { bundle, ca_key, certificate, key } = ca;
         let mut object = earlier.cloned().unwrap_or_else(|| {
             let labels = json!({"app.kubernetes.io/managed-by": "portico-webhook"});
             let metadata = json!({"name": self.name, "namespace": self.namespace, "labels": labels});
@@ -154,8 +153,8 @@ impl CaSecret {
     }
 }
 
-/// The authority that a Secret holds; what cannot be read is empty, and so of no use.
-fn authority(secret: &Value) -> CertificateAuthority {
+/// Returns the CA in a Secret; unreadable entries are empty, and so are replaced.
+fn parse(secret: &Value) -> CertificateAuthority {
     let text = |name: &str| {
         let bytes = secret["data"][name].as_str().and_then(|text| STANDARD.decode(text).ok());
         bytes.and_then(|bytes| String::from_utf8(bytes).ok()).unwrap_or_default()

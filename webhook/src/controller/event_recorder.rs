@@ -1,186 +1,162 @@
-//! `EventRecorder`: Events on the owners of pods, for what a controller of pods would not show: warnings and refusals.
+//! `EventRecorder`: writes Events about warnings and refusals that a controller of pods would not show.
 //!
-//! A ReplicaSet drops the warnings of an answer, so the pod carries them, and here they become an Event on the
-//! ReplicaSet. The owner of a pod may write anything there, so it is quoted and cut, and a namespace has so many Events
-//! for each stretch of time. The name of an Event follows from its owner and text: of two replicas one writes it. What
-//! must not go in here: what to warn of.
+//! A ReplicaSet drops the warnings of an admission response, so admission stores them on the pod, and the recorder
+//! writes an Event on the ReplicaSet. A tenant controls that text, so it is quoted and truncated, and each namespace
+//! has a limited rate of Events. The name of an Event is a digest of its object and text, so two replicas that report
+//! the same write one Event.
 
-use std::collections::{HashMap, HashSet};
+mod limiter;
+
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use http::Method;
 use kube_source::ObjectMeta;
 use proxy_core::annotation::WARNINGS;
+use proxy_core::portal::RefusalReason;
+use proxy_core::service::{Created, ServiceKey};
 use serde_json::{Value, json};
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 use tokio::task::JoinSet;
 
 use crate::api::{Api, ApiError};
 use crate::clock::{now_s, rfc3339};
+use crate::controller::event_recorder::limiter::{EventLimiter, Verdict};
+use crate::controller::lookup;
 use crate::log::chain;
 use crate::tally::Tallied;
 
-/// How many may wait to be written; what comes when there are more is not written.
-const WAITING_MAX: usize = 256;
-/// How many are written at a time.
-const WRITING_MAX: usize = 4;
-/// How many Events a namespace has at once, and after how long it has one more.
-const BURST_OF_NAMESPACE: u32 = 20;
-const REFILL: Duration = Duration::from_secs(30);
-/// So many that were written are known, so that they are not written again; an API server forgets them after an hour.
-const TOLD_MAX: usize = 4_096;
-/// An older pod was seen by whoever ran before.
+/// The length of the queue; the recorder drops what exceeds it.
+const QUEUE_LEN_MAX: usize = 256;
+/// The number of concurrent writes.
+const WRITES_MAX: usize = 4;
+/// An older pod was reported by an earlier process.
 const POD_AGE_MAX_S: i64 = 300;
-/// An API server takes no longer messages.
+/// The API server rejects longer messages.
 const MESSAGE_CHARS_MAX: usize = 1_024;
-/// What is quoted of a pod's annotation.
+/// The part of a pod's annotation that is quoted.
 const QUOTED_CHARS_MAX: usize = 640;
-/// An Event's name is that of its owner, cut, and a digest.
-const OWNER_NAME_CHARS_MAX: usize = 200;
+/// The name of an Event is the truncated name of its object, and a digest.
+const OBJECT_NAME_CHARS_MAX: usize = 200;
 
-/// What an Event is about.
+/// The object of an Event.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Subject {
+struct Target {
     api_version: String,
     kind: String,
     name: String,
-    uid: String,
+    identity: Identity,
 }
 
-/// Something to be told.
+/// What distinguishes an object from another one of the same name.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+enum Identity {
+    Uid(String),
+    /// A service of which the uid is looked up before the Event is written.
+    Created(Created),
+}
+
+/// An Event that is not written yet.
 #[derive(Debug)]
-struct Notice {
+struct Report {
     namespace: Arc<str>,
-    subject: Subject,
+    target: Target,
     reason: &'static str,
     message: String,
 }
 
-/// Writes Events, after those that wait.
+/// Queues Events for writing.
 #[derive(Debug, Clone)]
 pub(crate) struct EventRecorder {
-    say: Sender<Notice>,
+    queue: Sender<Report>,
     tallied: Tallied,
 }
 
 impl EventRecorder {
-    /// Writes to this API server from now on.
+    /// Starts a task that writes to this API server.
     pub(crate) fn start(api: Api, tallied: Tallied) -> Self {
-        let (say, heard) = channel(WAITING_MAX);
-        tokio::spawn(write(api, heard, tallied.clone()));
-        Self { say, tallied }
+        let (queue, reports) = channel(QUEUE_LEN_MAX);
+        tokio::spawn(write_all(api, reports, tallied.clone()));
+        Self { queue, tallied }
     }
 
-    /// Quotes the warnings of a pod on its controller, if it has both and is new.
+    /// Reports the warnings of a new pod on its controller, if it has both.
     pub(crate) fn warnings(&self, pod: &ObjectMeta) {
         let Some(text) = pod.annotations.get(WARNINGS.key) else { return };
-        let Some(subject) = controller_of(pod) else { return };
+        let Some(target) = controller_of(pod) else { return };
         if pod.created_s.is_some_and(|created_s| created_s.saturating_add(POD_AGE_MAX_S) < now_s()) {
             return;
         }
         let message = format!("a pod has the annotation portico.dev/warnings: {}", quoted(text));
-        self.tell(&pod.key.namespace, subject, "ServiceVariables", message);
+        self.report(&pod.key.namespace, target, "ServiceVariables", message);
     }
 
-    /// Tells of ConfigMaps that are not made, on the controller of a pod that needs them, or on the pod.
-    pub(crate) fn refusal(&self, pod: &ObjectMeta, why: &str) {
-        let subject = controller_of(pod).unwrap_or_else(|| Subject {
+    /// Reports refused ConfigMaps on the controller of a pod that needs them, or on the pod.
+    pub(crate) fn refused_config_map(&self, pod: &ObjectMeta, why: &str) {
+        let target = controller_of(pod).unwrap_or_else(|| Target {
             api_version: "v1".to_owned(),
             kind: "Pod".to_owned(),
             name: pod.key.name.to_string(),
-            uid: pod.uid.to_string(),
+            identity: Identity::Uid(pod.uid.to_string()),
         });
-        self.tell(&pod.key.namespace, subject, "ServiceVariablesRefused", why.to_owned());
+        self.report(&pod.key.namespace, target, "ServiceVariablesRefused", why.to_owned());
     }
 
-    fn tell(&self, namespace: &Arc<str>, subject: Subject, reason: &'static str, message: String) {
+    /// Reports on a service that every node refuses portals of it.
+    pub(crate) fn refused_portals(
+        &self,
+        service: &ServiceKey,
+        created: Created,
+        reason: RefusalReason,
+        count: usize,
+    ) {
+        let target = Target {
+            api_version: "v1".to_owned(),
+            kind: "Service".to_owned(),
+            name: service.name.to_string(),
+            identity: Identity::Created(created),
+        };
+        let portals = if count == 1 { "1 portal" } else { &format!("{count} portals") };
+        self.report(&service.namespace, target, "PortalsRefused", format!("{portals} refused: {reason}"));
+    }
+
+    fn report(&self, namespace: &Arc<str>, target: Target, reason: &'static str, message: String) {
         let message = message.chars().take(MESSAGE_CHARS_MAX).collect();
-        let notice = Notice { namespace: Arc::clone(namespace), subject, reason, message };
-        if self.say.try_send(notice).is_err() {
+        let report = Report { namespace: Arc::clone(namespace), target, reason, message };
+        if self.queue.try_send(report).is_err() {
             self.tallied.event("dropped");
         }
     }
 }
 
-/// The controller of a pod, if what the pod says of it may stand in an Event.
-fn controller_of(pod: &ObjectMeta) -> Option<Subject> {
+/// Returns the controller of a pod, if the reference to it is valid in an Event.
+fn controller_of(pod: &ObjectMeta) -> Option<Target> {
     let owner = pod.owner_references.iter().find(|owner| owner.controller)?;
-    let is_sound = |text: &str, further: &str| {
-        let is_sound = |letter: char| letter.is_ascii_alphanumeric() || further.contains(letter);
-        (1..=253).contains(&text.len()) && text.chars().all(is_sound)
+    let is_valid = |text: &str, punctuation: &str| {
+        let is_allowed = |letter: char| letter.is_ascii_alphanumeric() || punctuation.contains(letter);
+        (1..=253).contains(&text.len()) && text.chars().all(is_allowed)
     };
-    let all = [(&owner.api_version, "/.-"), (&owner.kind, ""), (&owner.name, ".-"), (&owner.uid, "-")];
-    all.into_iter().all(|(text, further)| is_sound(text, further)).then(|| Subject {
+    let fields = [(&owner.api_version, "/.-"), (&owner.kind, ""), (&owner.name, ".-"), (&owner.uid, "-")];
+    fields.into_iter().all(|(text, punctuation)| is_valid(text, punctuation)).then(|| Target {
         api_version: owner.api_version.to_string(),
         kind: owner.kind.to_string(),
         name: owner.name.to_string(),
-        uid: owner.uid.to_string(),
+        identity: Identity::Uid(owner.uid.to_string()),
     })
 }
 
-/// A text of somebody else in quotation marks, without line ends and other control characters, cut.
+/// Quotes and truncates text that a tenant wrote, and escapes line breaks and control characters.
 fn quoted(text: &str) -> String {
-    let cut: String = text.chars().take(QUOTED_CHARS_MAX).collect();
-    let more = if cut.len() < text.len() { " (cut)" } else { "" };
-    format!("{cut:?}{more}")
+    let start: String = text.chars().take(QUOTED_CHARS_MAX).collect();
+    let suffix = if start.len() < text.len() { " (cut)" } else { "" };
+    format!("{start:?}{suffix}")
 }
 
-/// What was written, and what each namespace may still write.
-#[derive(Debug, Default)]
-struct Ledger {
-    told: HashSet<u64>,
-    told_before: HashSet<u64>,
-    /// How many Events a namespace has used, and as of when.
-    used: HashMap<Arc<str>, (u32, Instant)>,
-}
-
-/// What becomes of a notice.
-#[derive(Debug, PartialEq, Eq)]
-enum Verdict {
-    Write,
-    Duplicate,
-    Limited,
-}
-
-impl Ledger {
-    fn judge(&mut self, notice: &Notice, now: Instant) -> Verdict {
-        let digest = digest(notice);
-        if self.told.contains(&digest) || self.told_before.contains(&digest) {
-            return Verdict::Duplicate;
-        }
-        // A namespace that has all of its Events again is not worth remembering.
-        self.used.retain(|_, (used, at)| refilled(*used, *at, now) > 0);
-        let (used, at) = self.used.get(&notice.namespace).copied().unwrap_or((0, now));
-        let used = refilled(used, at, now);
-        if used >= BURST_OF_NAMESPACE {
-            return Verdict::Limited;
-        }
-        let at = if used == 0 { now } else { at + REFILL * (self.spent(&notice.namespace) - used) };
-        self.used.insert(Arc::clone(&notice.namespace), (used + 1, at));
-        if self.told.len() >= TOLD_MAX / 2 {
-            self.told_before = std::mem::take(&mut self.told);
-        }
-        self.told.insert(digest);
-        Verdict::Write
-    }
-
-    fn spent(&self, namespace: &Arc<str>) -> u32 {
-        self.used.get(namespace).map_or(0, |(used, _)| *used)
-    }
-}
-
-/// How many are still used up after a while.
-fn refilled(used: u32, at: Instant, now: Instant) -> u32 {
-    let elapsed = now.saturating_duration_since(at).as_secs() / REFILL.as_secs();
-    used.saturating_sub(u32::try_from(elapsed).unwrap_or(u32::MAX))
-}
-
-async fn write(api: Api, mut heard: Receiver<Notice>, tallied: Tallied) {
-    let (mut ledger, mut writing) = (Ledger::default(), JoinSet::new());
-    while let Some(notice) = heard.recv().await {
-        match ledger.judge(&notice, Instant::now()) {
+async fn write_all(api: Api, mut reports: Receiver<Report>, tallied: Tallied) {
+    let (mut limiter, mut writes) = (EventLimiter::default(), JoinSet::new());
+    while let Some(report) = reports.recv().await {
+        match limiter.check(&report.namespace, digest(&report), Instant::now()) {
             Verdict::Duplicate => continue,
             Verdict::Limited => {
                 tallied.event("limited");
@@ -188,46 +164,60 @@ async fn write(api: Api, mut heard: Receiver<Notice>, tallied: Tallied) {
             }
             Verdict::Write => {}
         }
-        if writing.len() >= WRITING_MAX {
-            writing.join_next().await;
+        if writes.len() >= WRITES_MAX {
+            writes.join_next().await;
         }
         let (api, tallied) = (api.clone(), tallied.clone());
-        writing.spawn(async move {
-            let path = format!("/api/v1/namespaces/{}/events", notice.namespace);
-            match api.write(Method::POST, &path, &event(&notice, now_s())).await {
-                Ok(_) => tallied.event("written"),
-                // Another replica has told it.
+        writes.spawn(async move {
+            match write(&api, &report).await {
+                Ok(true) => tallied.event("written"),
+                // The object is gone.
+                Ok(false) => {}
+                // Another replica has written it.
                 Err(ApiError::Conflict { .. }) => {}
                 Err(error) => {
                     tallied.event("failed");
-                    tracing::warn!(
-                        namespace = &*notice.namespace,
-                        error = chain(error),
-                        "failed to write an Event"
-                    );
+                    let namespace = &*report.namespace;
+                    tracing::warn!(namespace, error = chain(error), "failed to record Event");
                 }
             }
         });
     }
 }
 
-fn digest(Notice { namespace, subject, reason, message }: &Notice) -> u64 {
+/// Writes an Event; false if its object does not exist.
+async fn write(api: &Api, report: &Report) -> Result<bool, ApiError> {
+    let uid = match &report.target.identity {
+        Identity::Uid(uid) => uid.clone(),
+        Identity::Created(_) => {
+            let Some(uid) = lookup::service_uid(api, &report.namespace, &report.target.name).await? else {
+                return Ok(false);
+            };
+            uid.into()
+        }
+    };
+    let path = format!("/api/v1/namespaces/{}/events", report.namespace);
+    api.write(Method::POST, &path, &event(report, &uid, now_s())).await?;
+    Ok(true)
+}
+
+fn digest(Report { namespace, target, reason, message }: &Report) -> u64 {
     let mut hasher = DefaultHasher::new();
-    (namespace, &subject.uid, &subject.name, reason, message).hash(&mut hasher);
+    (namespace, &target.kind, &target.identity, &target.name, reason, message).hash(&mut hasher);
     hasher.finish()
 }
 
-fn event(notice: &Notice, time_s: i64) -> Value {
-    let Notice { namespace, subject, reason, message } = notice;
+fn event(report: &Report, uid: &str, time_s: i64) -> Value {
+    let Report { namespace, target, reason, message } = report;
     let time = rfc3339(time_s);
-    let owner: String = subject.name.chars().take(OWNER_NAME_CHARS_MAX).collect();
+    let name: String = target.name.chars().take(OBJECT_NAME_CHARS_MAX).collect();
     json!({
         "apiVersion": "v1",
         "kind": "Event",
-        "metadata": {"name": format!("{owner}.{:016x}", digest(notice)), "namespace": **namespace},
+        "metadata": {"name": format!("{name}.{:016x}", digest(report)), "namespace": **namespace},
         "involvedObject": {
-            "apiVersion": subject.api_version, "kind": subject.kind, "name": subject.name,
-            "namespace": **namespace, "uid": subject.uid,
+            "apiVersion": target.api_version, "kind": target.kind, "name": target.name,
+            "namespace": **namespace, "uid": uid,
         },
         "reason": reason,
         "message": message,
@@ -243,46 +233,28 @@ fn event(notice: &Notice, time_s: i64) -> Value {
 mod tests {
     use super::*;
 
-    fn notice(namespace: &str, message: String) -> Notice {
-        let subject = Subject {
-            api_version: "apps/v1".to_owned(),
-            kind: "ReplicaSet".to_owned(),
-            name: "web".to_owned(),
-            uid: "u".to_owned(),
-        };
-        Notice { namespace: namespace.into(), subject, reason: "ServiceVariables", message }
-    }
-
     #[test]
-    fn a_text_is_quoted_and_cut_and_cannot_end_the_quotation() {
+    fn text_of_a_tenant_is_quoted_and_truncated_and_cannot_end_the_quotation() {
         assert_eq!(quoted("a\nb\" run: \u{1b}[2J\u{202e}"), r#""a\nb\" run: \u{1b}[2J\u{202e}""#);
         let long = quoted(&"ä".repeat(5_000));
         assert!(long.chars().count() <= QUOTED_CHARS_MAX + 8 && long.ends_with("\" (cut)"));
     }
 
     #[test]
-    fn a_namespace_has_so_many_events_and_others_are_not_affected() {
-        let (mut ledger, start) = (Ledger::default(), Instant::now());
-        let mut written = |namespace: &str, count: u32, at: Instant| {
-            let texts = (0..count).map(|number| notice(namespace, format!("{at:?} {number}")));
-            texts.filter(|notice| ledger.judge(notice, at) == Verdict::Write).count()
+    fn event_of_a_recreated_service_has_another_name() {
+        let report = |created: &str| {
+            let identity = Identity::Created(Created::parse(created));
+            let target = Target {
+                api_version: "v1".to_owned(),
+                kind: "Service".to_owned(),
+                name: "web".to_owned(),
+                identity,
+            };
+            Report { namespace: "a".into(), target, reason: "PortalsRefused", message: "1 portal".to_owned() }
         };
-        assert_eq!(written("a", 1_000, start), 20);
-        assert_eq!(written("b", 5, start), 5);
-        assert_eq!(written("a", 1_000, start + REFILL * 3), 3);
-        assert_eq!(written("a", 1_000, start + REFILL * 4), 1);
-        assert_eq!(written("a", 1_000, start + REFILL * 100), 20);
-    }
-
-    #[test]
-    fn what_was_told_is_not_told_again_and_not_all_of_it_is_kept() {
-        let (mut ledger, now) = (Ledger::default(), Instant::now());
-        assert_eq!(ledger.judge(&notice("a", "x".to_owned()), now), Verdict::Write);
-        assert_eq!(ledger.judge(&notice("a", "x".to_owned()), now), Verdict::Duplicate);
-        for number in 0..3 * TOLD_MAX {
-            ledger.judge(&notice(&format!("n{number}"), String::new()), now + REFILL * 2);
-        }
-        assert!(ledger.told.len() + ledger.told_before.len() <= TOLD_MAX);
-        assert!(ledger.used.len() <= 3 * TOLD_MAX);
+        let name = |created: &str| event(&report(created), "u", 0)["metadata"]["name"].clone();
+        let [first, second] = ["2026-01-01T00:00:00Z", "2026-01-02T00:00:00Z"];
+        assert_eq!(name(first), name(first));
+        assert_ne!(name(first), name(second));
     }
 }

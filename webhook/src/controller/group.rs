@@ -1,71 +1,72 @@
-//! `Group`: the ConfigMaps of one selection in one namespace, the pods that refer to them, and what is to be done.
+//! `Group`: the ConfigMaps of one selection in one namespace, the pods that refer to them, and the next work on them.
 //!
-//! What must not go in here: other groups.
+//! A pure state machine: observations and results come in with the current time, and `next_run` and `start` return
+//! when and what to do. Observations that arrive while work is running are deferred until its result is known,
+//! because only then it is clear whether they show that work or a write of another client.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use proxy_core::admission::{Content, Selection};
+use support::Backoff;
 
-use crate::controller::object::Found;
+use crate::controller::object::Observed;
 use crate::controller::quota::{Exceeded, Usage};
 
-/// The first pause after a failure; it doubles with each further one.
-const RETRY_MIN: Duration = Duration::from_millis(200);
-/// The pause in which a watch tells what somebody else has done.
-const CONFLICT_PAUSE: Duration = Duration::from_millis(100);
-/// The pause after a refusal.
-const REFUSED_PAUSE: Duration = Duration::from_secs(60);
-/// The longest pause after failures.
-const RETRY_MAX: Duration = Duration::from_secs(60);
+/// The delay after failures, and after writes of another client.
+const BACKOFF: Backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(60));
+/// The delay in which the watch delivers the change that caused a conflict.
+const CONFLICT_DELAY: Duration = Duration::from_millis(100);
+/// The delay after a refusal by the quota.
+const REFUSED_DELAY: Duration = Duration::from_secs(60);
 
-/// As many failures count for a ConfigMap that exists and that no watch has told of.
+/// A ConfigMap that exists and that the watch has not delivered counts as this many failures.
 const EXISTS_FAILURES: u32 = 5;
 
-/// As many times count for a ConfigMap that holds something else.
-const DISAGREE_TIMES: u32 = 3;
-/// After so long somebody else's writes are forgotten.
-const RIVAL_MEMORY: Duration = Duration::from_secs(120);
+/// A ConfigMap with other contents than wanted counts as this many writes of another client.
+const DISAGREEMENT_WRITES: u32 = 3;
+/// Writes of another client count for this long.
+const FOREIGN_WRITE_MEMORY: Duration = Duration::from_secs(120);
 
 /// Work for the API server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Work {
-    /// Bring the ConfigMaps to what they are to be.
-    Provide(Provide),
-    /// Delete them: nobody refers to them any more.
-    Collect(BTreeMap<usize, Found>, BTreeMap<usize, Found>),
+    /// Create and update the ConfigMaps as needed.
+    Ensure(Ensure),
+    /// Delete the ConfigMaps and reminders, which no pod refers to.
+    Delete(BTreeMap<usize, Observed>, BTreeMap<usize, Observed>),
 }
 
-/// What is known of the ConfigMaps that are to be provided.
+/// The known state of the ConfigMaps that must exist.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Provide {
+pub(crate) struct Ensure {
     /// The text of the selection.
     pub(crate) text: Arc<str>,
-    /// How many there must be.
+    /// The number of ConfigMaps that must exist.
     pub(crate) parts: usize,
-    /// Those that there are.
-    pub(crate) found: BTreeMap<usize, Found>,
-    /// The reminders that there are.
-    pub(crate) reminders: BTreeMap<usize, Found>,
-    /// Release 0.1.0 gave the names.
+    /// The ConfigMaps that exist, by part.
+    pub(crate) found: BTreeMap<usize, Observed>,
+    /// The reminders that exist, by part.
+    pub(crate) reminders: BTreeMap<usize, Observed>,
+    /// The names are those of release 0.1.0.
     pub(crate) is_old: bool,
-    /// Somebody has written to one, so each is written again.
-    pub(crate) rewrites: bool,
+    /// Another client has written to one, so all are written again.
+    pub(crate) must_rewrite: bool,
 }
 
-/// How work ended.
+/// The result of work.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Outcome {
-    /// These are there now, and with them what each is to hold; all others are not.
-    Provided(BTreeMap<usize, Found>, BTreeMap<usize, Found>),
-    /// One is there that was not seen yet: another replica has made it, or somebody else.
+    /// Exactly these ConfigMaps and reminders exist now.
+    Applied(BTreeMap<usize, Observed>, BTreeMap<usize, Observed>),
+    /// A ConfigMap exists that the watch has not delivered: another replica or another client created it.
     Exists,
-    /// Somebody was faster: one is not as it was.
+    /// An object was changed or deleted meanwhile.
     Conflict,
-    /// The namespace has used up a quota.
+    /// The namespace exceeds a quota.
     Refused(Exceeded),
-    /// The API server refuses or does not answer; what it says was logged.
+    /// The API server rejected a request or did not respond; the error was logged.
     Failed,
 }
 
@@ -75,82 +76,82 @@ pub(crate) struct Group {
     /// The text of the selection; none while no pod is known that refers to them.
     pub(crate) text: Option<Arc<str>>,
     pub(crate) is_old: bool,
-    /// How many pods refer to them.
+    /// The number of pods that refer to them.
     pub(crate) pods: usize,
-    /// Of those with an old name: pods were found that refer to them, when these were looked through last.
+    /// For names of release 0.1.0: the last search found pods that refer to them.
     pub(crate) is_old_used: bool,
-    /// None were found.
+    /// The last search found none.
     is_old_unused: bool,
-    /// How many there must be: pods do not start without.
+    /// The number of ConfigMaps that pods need to start.
     pub(crate) parts: usize,
-    pub(crate) found: BTreeMap<usize, Found>,
-    pub(crate) reminders: BTreeMap<usize, Found>,
-    /// What each was to hold when it was provided last.
-    wanted: BTreeMap<usize, Option<Content>>,
-    /// The namespaces of others whose services it names.
+    pub(crate) found: BTreeMap<usize, Observed>,
+    pub(crate) reminders: BTreeMap<usize, Observed>,
+    /// The contents of each after the last successful work.
+    applied: BTreeMap<usize, Option<Content>>,
+    /// The other namespaces whose services the selection names.
     pub(crate) foreign: Vec<Arc<str>>,
-    /// Since when nobody refers to them.
+    /// The time since which no pod refers to them.
     pub(crate) unused_since: Option<Instant>,
     pub(crate) is_dirty: bool,
-    rewrites: bool,
+    must_rewrite: bool,
     pub(crate) is_queued: bool,
     pub(crate) is_busy: bool,
-    /// What was seen while work was under way.
-    meanwhile: Vec<(usize, bool, Option<Found>)>,
+    /// Observations that arrived while work was running.
+    deferred: Vec<(usize, bool, Option<Observed>)>,
     failures: u32,
-    /// How often somebody else wrote to it, and when last.
-    rivals: u32,
-    rival_at: Option<Instant>,
+    /// The number of recent writes of other clients, and the time of the last one.
+    foreign_writes: u32,
+    foreign_write_at: Option<Instant>,
     pub(crate) exists: u32,
     pub(crate) refused: Option<Exceeded>,
-    /// The namespace got room while work was under way.
+    /// The namespace got room while work was running.
     has_new_room: bool,
-    /// No work before that, after a failure.
+    /// The earliest time of the next work.
     retry_at: Option<Instant>,
-    /// When it will be looked at again, if nothing happens before.
+    /// The time for which the next run is scheduled.
     pub(crate) scheduled: Option<Instant>,
 }
 
-/// When to work at a group.
+/// When to start work on a group.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Look {
+pub(crate) enum NextRun {
     Now,
     At(Instant),
-    /// Something must happen before.
+    /// Not before another event.
     Never,
 }
 
 impl Group {
-    /// Whether its ConfigMaps must be there, or be waited for.
+    /// Whether pods need the ConfigMaps.
     pub(crate) fn is_used(&self) -> bool {
         self.pods > 0 || self.is_old_used
     }
 
-    /// Whether nothing is left to keep it for.
-    pub(crate) fn is_gone(&self) -> bool {
+    /// Whether the group has no pods, no objects and no running work.
+    pub(crate) fn is_obsolete(&self) -> bool {
         !self.is_used() && !self.is_busy && self.found.is_empty() && self.reminders.is_empty()
     }
 
-    /// What its ConfigMaps take.
+    /// The number and size of the ConfigMaps that exist.
     pub(crate) fn usage(&self) -> Usage {
         let bytes = self.found.values().filter_map(|found| Some(found.content.as_ref()?.bytes)).sum();
         Usage { count: self.found.len() + self.reminders.len(), bytes }
     }
 
-    /// A pod refers to it.
-    pub(crate) fn refer(&mut self, text: &str, parts: usize) {
+    /// Adds a pod that refers to the ConfigMaps.
+    pub(crate) fn add_pod(&mut self, text: &str, parts: usize) {
         self.pods += 1;
         self.unused_since = None;
         if self.text.is_none() {
-            self.know(text);
+            self.set_text(text);
         }
-        // What nobody referred to was not kept fresh.
+        // Unused ConfigMaps are not updated when services change.
         self.is_dirty |= self.pods == 1 || parts > self.parts;
         self.parts = self.parts.max(parts);
     }
 
-    /// Keeps the text of its selection.
-    pub(crate) fn know(&mut self, text: &str) {
+    /// Sets the text of the selection.
+    pub(crate) fn set_text(&mut self, text: &str) {
         let selection = Selection::from_text(text).unwrap_or_default();
         let services = selection.services.iter().flatten().map(|one| &one.service).chain(&selection.wait_for);
         self.foreign = services.map(|key| Arc::clone(&key.namespace)).collect();
@@ -159,8 +160,8 @@ impl Group {
         self.text = Some(text.into());
     }
 
-    /// A pod does not refer to it any more.
-    pub(crate) fn release(&mut self, now: Instant) {
+    /// Removes a pod that referred to the ConfigMaps.
+    pub(crate) fn remove_pod(&mut self, now: Instant) {
         self.pods = self.pods.saturating_sub(1);
         if !self.is_used() {
             self.unused_since = Some(now);
@@ -171,38 +172,39 @@ impl Group {
         }
     }
 
-    /// Services changed.
+    /// Marks the group for an update because services changed.
     pub(crate) fn services_changed(&mut self) {
         self.is_dirty |= self.is_used();
         (self.failures, self.retry_at) = (0, None);
     }
 
-    /// There may be room for it now.
+    /// Marks the group for an attempt at once because the namespace may have room.
     pub(crate) fn retry(&mut self) {
         self.has_new_room = self.is_busy;
         self.retry_at = None;
     }
 
-    /// A ConfigMap or a reminder was seen, or is gone. Where that is not as it should be, it will be.
-    pub(crate) fn saw(&mut self, part: usize, is_reminder: bool, seen: Option<Found>, now: Instant) {
+    /// Records that a ConfigMap or a reminder was observed, or was deleted. If it differs from what was applied, the
+    /// group is marked for work.
+    pub(crate) fn observe(&mut self, part: usize, is_reminder: bool, seen: Option<Observed>, now: Instant) {
         if self.is_busy {
-            self.meanwhile.push((part, is_reminder, seen));
+            self.deferred.push((part, is_reminder, seen));
             return;
         }
-        let place = if is_reminder { &mut self.reminders } else { &mut self.found };
+        let known = if is_reminder { &mut self.reminders } else { &mut self.found };
         let before = match seen.clone() {
-            Some(found) => place.insert(part, found),
-            None => place.remove(&part),
+            Some(found) => known.insert(part, found),
+            None => known.remove(&part),
         };
         if std::mem::take(&mut self.exists) > 0 {
             (self.retry_at, self.failures) = (None, 0);
         }
-        let Some(wanted) = self.wanted.get(&part) else {
-            // It was not provided here, so it is to be looked at.
+        let Some(applied) = self.applied.get(&part) else {
+            // This process did not write it, so it is unknown whether it is up to date.
             self.is_dirty |= self.is_used();
             return;
         };
-        let (Some(content), false) = (wanted, is_reminder) else { return };
+        let (Some(content), false) = (applied, is_reminder) else { return };
         let Some(seen) = seen else {
             // Pods do not start without it.
             self.is_dirty |= self.is_used();
@@ -212,66 +214,66 @@ impl Group {
         if is_same || !self.is_used() {
             return;
         }
-        let was_there = before.is_some_and(|before| before.content == seen.content);
-        if was_there {
-            // Somebody wrote to it and to nothing that stands for its data.
-            (self.is_dirty, self.rewrites) = (true, true);
-            if self.retry_at.is_none() && self.rival(now) > 1 {
-                self.pause(self.rivals, now);
+        let has_same_content = before.is_some_and(|before| before.content == seen.content);
+        if has_same_content {
+            // Another client wrote to it, but not to the annotation with the digest of its data.
+            (self.is_dirty, self.must_rewrite) = (true, true);
+            if self.retry_at.is_none() && self.count_foreign_write(now) > 1 {
+                self.back_off(self.foreign_writes, now);
             }
         } else if seen.content.as_ref() != Some(content) {
-            // Another replica may know of services already that this one will know soon: two that write at once would
-            // not come to an end.
+            // Another replica may already know services that this one will know soon. Without a delay two such
+            // writers would overwrite each other forever.
             self.is_dirty = true;
             if self.retry_at.is_none() {
-                let times = self.rival(now).max(DISAGREE_TIMES);
-                self.pause(times, now);
+                let writes = self.count_foreign_write(now).max(DISAGREEMENT_WRITES);
+                self.back_off(writes, now);
             }
         }
     }
 
-    /// When to work at it.
-    pub(crate) fn look(&mut self, now: Instant, grace: Duration) -> Look {
+    /// Returns when to start work.
+    pub(crate) fn next_run(&mut self, now: Instant, grace: Duration) -> NextRun {
         let due = if self.is_busy || self.is_queued {
-            return Look::Never;
+            return NextRun::Never;
         } else if self.is_used() {
             if !self.is_dirty {
-                return Look::Never;
+                return NextRun::Never;
             }
             self.retry_at.unwrap_or(now)
         } else {
             let due = *self.unused_since.get_or_insert(now) + grace;
             if self.is_old && !self.is_old_unused {
-                return Look::Never;
+                return NextRun::Never;
             }
             self.retry_at.map_or(due, |retry| retry.max(due))
         };
-        if due <= now { Look::Now } else { Look::At(due) }
+        if due <= now { NextRun::Now } else { NextRun::At(due) }
     }
 
-    /// What is to be done now.
-    pub(crate) fn work(&mut self) -> Option<Work> {
+    /// Starts work, and returns it.
+    pub(crate) fn start(&mut self) -> Option<Work> {
         (self.is_busy, self.has_new_room) = (true, false);
         self.retry_at = None;
         if !self.is_used() {
-            return Some(Work::Collect(self.found.clone(), self.reminders.clone()));
+            return Some(Work::Delete(self.found.clone(), self.reminders.clone()));
         }
         self.is_dirty = false;
-        Some(Work::Provide(Provide {
+        Some(Work::Ensure(Ensure {
             text: self.text.clone()?,
             parts: self.parts,
             found: self.found.clone(),
             reminders: self.reminders.clone(),
             is_old: self.is_old,
-            rewrites: std::mem::take(&mut self.rewrites),
+            must_rewrite: std::mem::take(&mut self.must_rewrite),
         }))
     }
 
-    /// Whether pods refer to it by an old name, as was just looked up.
-    pub(crate) fn old_references(&mut self, are_there: bool, now: Instant) {
-        self.is_dirty |= are_there && !self.is_old_used;
-        self.is_old_used = are_there;
-        self.is_old_unused = !are_there;
+    /// Records whether a search found pods that refer to names of release 0.1.0.
+    pub(crate) fn set_old_references(&mut self, exist: bool, now: Instant) {
+        self.is_dirty |= exist && !self.is_old_used;
+        self.is_old_used = exist;
+        self.is_old_unused = !exist;
         if self.is_used() {
             self.unused_since = None;
         } else {
@@ -279,97 +281,101 @@ impl Group {
         }
     }
 
-    /// Work has ended so; the answer says whether it was refused for the first time.
-    pub(crate) fn done(&mut self, outcome: Outcome, now: Instant) -> bool {
+    /// Records the result of work; returns whether it was refused for the first time.
+    pub(crate) fn finish(&mut self, outcome: Outcome, now: Instant) -> bool {
         self.is_busy = false;
         let was_refused = self.refused.take();
         let mut is_new = false;
         match outcome {
-            Outcome::Provided(found, reminders) => self.provided(found, reminders, now),
+            Outcome::Applied(found, reminders) => self.applied(found, reminders, now),
             Outcome::Exists => {
                 self.exists += 1;
                 self.is_dirty = true;
-                self.catch_up(now);
+                self.observe_deferred(now);
                 if self.found.is_empty() {
-                    // Some seconds, in which the watch tells of it.
+                    // Wait some seconds for the watch to deliver it.
                     self.failures = (self.failures + 1).max(EXISTS_FAILURES);
-                    self.pause(self.failures, now);
+                    self.back_off(self.failures, now);
                 }
             }
             Outcome::Refused(why) => {
                 is_new = was_refused != Some(why);
                 self.refused = Some(why);
                 self.is_dirty = true;
-                self.catch_up(now);
-                // Room is looked for at once where some was made, and otherwise now and then.
-                self.retry_at = (!self.has_new_room).then_some(now + REFUSED_PAUSE);
+                self.observe_deferred(now);
+                // If room was freed meanwhile, retry at once.
+                self.retry_at = (!self.has_new_room).then_some(now + REFUSED_DELAY);
             }
             Outcome::Conflict => {
                 self.is_dirty = true;
-                self.catch_up(now);
+                self.observe_deferred(now);
                 if self.retry_at.is_none() {
-                    self.retry_at = Some(now + CONFLICT_PAUSE);
+                    self.retry_at = Some(now + CONFLICT_DELAY);
                 }
             }
             Outcome::Failed => {
                 self.failures += 1;
                 self.is_dirty = true;
-                self.catch_up(now);
-                self.pause(self.failures, now);
+                self.observe_deferred(now);
+                self.back_off(self.failures, now);
             }
         }
         is_new
     }
 
-    fn provided(&mut self, found: BTreeMap<usize, Found>, reminders: BTreeMap<usize, Found>, now: Instant) {
+    fn applied(
+        &mut self,
+        found: BTreeMap<usize, Observed>,
+        reminders: BTreeMap<usize, Observed>,
+        now: Instant,
+    ) {
         (self.failures, self.exists) = (0, 0);
-        self.wanted = found.iter().map(|(part, found)| (*part, found.content.clone())).collect();
+        self.applied = found.iter().map(|(part, found)| (*part, found.content.clone())).collect();
         let before = [
             (false, std::mem::replace(&mut self.found, found)),
             (true, std::mem::replace(&mut self.reminders, reminders)),
         ];
-        let version = |map: Option<&BTreeMap<usize, Found>>, part| Some(map?.get(&part)?.version.clone());
-        let mut told: Vec<(usize, bool)> = Vec::new();
-        // What was seen meanwhile was this work, or what was before it, or came after it.
-        for (part, is_reminder, seen) in std::mem::take(&mut self.meanwhile) {
+        let version = |map: Option<&BTreeMap<usize, Observed>>, part| Some(map?.get(&part)?.version.clone());
+        let mut observed: Vec<(usize, bool)> = Vec::new();
+        // A deferred observation shows this work, the state before it, or a later change; only the last one counts.
+        for (part, is_reminder, seen) in std::mem::take(&mut self.deferred) {
             let earlier = before.iter().find(|(is, _)| *is == is_reminder).map(|(_, map)| map);
-            let now_there = version(Some(if is_reminder { &self.reminders } else { &self.found }), part);
-            let was_there = version(earlier, part);
-            let is_after = match &seen {
+            let current = version(Some(if is_reminder { &self.reminders } else { &self.found }), part);
+            let previous = version(earlier, part);
+            let is_later = match &seen {
                 Some(seen) => {
-                    Some(&seen.version) != now_there.as_ref() && Some(&seen.version) != was_there.as_ref()
+                    Some(&seen.version) != current.as_ref() && Some(&seen.version) != previous.as_ref()
                 }
-                None => now_there == was_there || told.contains(&(part, is_reminder)),
+                None => current == previous || observed.contains(&(part, is_reminder)),
             };
-            told.push((part, is_reminder));
-            if is_after {
-                self.saw(part, is_reminder, seen, now);
+            observed.push((part, is_reminder));
+            if is_later {
+                self.observe(part, is_reminder, seen, now);
             }
         }
     }
 
-    /// Takes what was seen while work failed.
-    fn catch_up(&mut self, now: Instant) {
-        for (part, is_reminder, seen) in std::mem::take(&mut self.meanwhile) {
-            self.saw(part, is_reminder, seen, now);
+    /// Records the observations that arrived while work was running and failed.
+    fn observe_deferred(&mut self, now: Instant) {
+        for (part, is_reminder, seen) in std::mem::take(&mut self.deferred) {
+            self.observe(part, is_reminder, seen, now);
         }
     }
 
-    /// Somebody else wrote to it; the answer is how often.
-    fn rival(&mut self, now: Instant) -> u32 {
-        let is_recent = |at: Instant| now.saturating_duration_since(at) < RIVAL_MEMORY;
-        if !self.rival_at.is_some_and(is_recent) {
-            self.rivals = 0;
+    /// Counts a write of another client, and returns the number of recent ones.
+    fn count_foreign_write(&mut self, now: Instant) -> u32 {
+        let is_recent = |at: Instant| now.saturating_duration_since(at) < FOREIGN_WRITE_MEMORY;
+        if !self.foreign_write_at.is_some_and(is_recent) {
+            self.foreign_writes = 0;
         }
-        self.rival_at = Some(now);
-        self.rivals = self.rivals.saturating_add(1);
-        self.rivals
+        self.foreign_write_at = Some(now);
+        self.foreign_writes = self.foreign_writes.saturating_add(1);
+        self.foreign_writes
     }
 
-    /// Waits before it is worked at again, the longer the more often it was to no avail.
-    fn pause(&mut self, times: u32, now: Instant) {
-        let doubled = RETRY_MIN.saturating_mul(1 << times.saturating_sub(1).min(16));
-        self.retry_at = Some(now + doubled.min(RETRY_MAX));
+    /// Delays the next work, the longer the more attempts failed.
+    fn back_off(&mut self, failures: u32, now: Instant) {
+        self.retry_at = Some(now + BACKOFF.delay_after(failures));
         self.is_dirty = true;
     }
 }

@@ -1,6 +1,4 @@
-//! Pods whose metadata is asked for once, besides the watch.
-//!
-//! What must not go in here: what is done with them.
+//! Metadata that is read once, in addition to the watches: pods, and the uid of a service.
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
@@ -12,9 +10,9 @@ use serde::Deserialize;
 
 use crate::api::{Api, ApiError, METADATA_LIST, named};
 
-/// How many are listed at once.
+/// The number of pods in a page.
 const PAGE_LEN: usize = 50;
-/// What is kept of them at once.
+/// The size of the annotations that one call returns.
 const BYTES_MAX: usize = 512 << 10;
 
 #[derive(Deserialize)]
@@ -38,12 +36,12 @@ struct Metadata {
     owner_references: Vec<OwnerReference>,
 }
 
-/// The pod of this name, if it is there.
+/// Returns the pod of this name, if it exists.
 pub(crate) async fn pod(api: &Api, namespace: &Arc<str>, name: &str) -> Result<Option<ObjectMeta>, ApiError> {
     Ok(pods(api, namespace, &named(name), &HashSet::new()).await?.0.pop())
 }
 
-/// Pods that refer to managed ConfigMaps, without those that are known, and whether there are more.
+/// Returns pods that refer to managed ConfigMaps, without the known ones, and whether there are more.
 pub(crate) async fn labelled(
     api: &Api,
     namespace: &Arc<str>,
@@ -51,6 +49,22 @@ pub(crate) async fn labelled(
 ) -> Result<(Vec<ObjectMeta>, bool), ApiError> {
     let selector = format!("&labelSelector={}%3D{LABEL_CONFIG_MAP}", VARIABLES.key.replace('/', "%2F"));
     pods(api, namespace, &selector, known).await
+}
+
+/// Returns the uid of the service of this name, if it exists.
+pub(crate) async fn service_uid(
+    api: &Api,
+    namespace: &Arc<str>,
+    name: &str,
+) -> Result<Option<Box<str>>, ApiError> {
+    let mut uid = None;
+    let read = |text: &[u8]| {
+        let page = serde_json::from_slice::<Page>(text);
+        uid = page.ok().and_then(|mut page| Some(page.items.pop()?.metadata.uid));
+    };
+    let path = format!("/api/v1/namespaces/{namespace}/services");
+    api.pages(&path, &named(name), METADATA_LIST, 1, read).await?;
+    Ok(uid)
 }
 
 async fn pods(

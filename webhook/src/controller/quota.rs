@@ -1,21 +1,20 @@
-//! `Quotas`: how many managed ConfigMaps each namespace has, how large they are, and what it may have.
+//! `Quotas`: the number and size of the managed ConfigMaps of each namespace, and their limits.
 //!
-//! Whoever writes a ConfigMap reserves its place first, so that writes in flight count. What must not go in here: an
-//! API server, and what happens to a refused ConfigMap.
+//! A job reserves room before it writes, so that running jobs count.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// What the ConfigMaps of one selection take, or what those of a namespace may take.
+/// The number and size of the ConfigMaps of a selection, or their limits in a namespace.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Usage {
-    /// How many there are.
+    /// The number of ConfigMaps.
     pub(crate) count: usize,
-    /// How long their keys and values are.
+    /// The size of their keys and values.
     pub(crate) bytes: usize,
 }
 
-/// Which quota a namespace has used up.
+/// The quota that a namespace would exceed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, thiserror::Error)]
 pub(crate) enum Exceeded {
     /// The number of ConfigMaps.
@@ -27,7 +26,7 @@ pub(crate) enum Exceeded {
 }
 
 impl Exceeded {
-    /// As a label of a metric.
+    /// The value of the label in metrics.
     pub(crate) fn label(self) -> &'static str {
         match self {
             Self::Count(_) => "count",
@@ -37,22 +36,22 @@ impl Exceeded {
 }
 
 /// By namespace, then by the name of the first ConfigMap.
-type Ledger = HashMap<Arc<str>, HashMap<Arc<str>, Usage>>;
+type UsageByNamespace = HashMap<Arc<str>, HashMap<Arc<str>, Usage>>;
 
-/// The ledger of all namespaces. Clones share it.
+/// The usage and the limits of all namespaces. Clones share it.
 #[derive(Debug, Clone)]
 pub(crate) struct Quotas {
     max: Usage,
-    used: Arc<Mutex<Ledger>>,
+    used: Arc<Mutex<UsageByNamespace>>,
 }
 
 impl Quotas {
-    /// What each namespace may have.
+    /// Quotas with this limit for each namespace.
     pub(crate) fn new(max: Usage) -> Self {
         Self { max, used: Arc::default() }
     }
 
-    /// Reserves what the ConfigMaps of a selection will take. What takes no more than before is never refused.
+    /// Reserves room for the ConfigMaps of a selection. If they need no more than before, it is never refused.
     pub(crate) fn reserve(
         &self,
         namespace: &Arc<str>,
@@ -75,7 +74,7 @@ impl Quotas {
         Ok(())
     }
 
-    /// Records what the ConfigMaps of a selection take; says whether that is less than before.
+    /// Records the usage of a selection; returns whether it is less than before.
     pub(crate) fn record(&self, namespace: &Arc<str>, base: &Arc<str>, usage: Usage) -> bool {
         let mut used = self.lock();
         let of_namespace = used.entry(Arc::clone(namespace)).or_default();
@@ -91,7 +90,7 @@ impl Quotas {
         usage.count < before.count || usage.bytes < before.bytes
     }
 
-    fn lock(&self) -> MutexGuard<'_, Ledger> {
+    fn lock(&self) -> MutexGuard<'_, UsageByNamespace> {
         self.used.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -101,7 +100,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_namespace_gets_its_quota_and_no_more_and_others_are_not_affected() {
+    fn namespace_gets_its_quota_and_others_are_not_affected() {
         let quotas = Quotas::new(Usage { count: 2, bytes: 100 });
         let (a, b): (Arc<str>, Arc<str>) = ("a".into(), "b".into());
         let of = |count, bytes| Usage { count, bytes };
@@ -111,7 +110,7 @@ mod tests {
         assert_eq!(reserve(&a, "y", of(1, 40)), Ok(()));
         assert_eq!(reserve(&a, "z", of(1, 0)), Err(Exceeded::Count(2)));
         assert_eq!(reserve(&b, "z", of(2, 100)), Ok(()));
-        // What is there may shrink, or be written again, even above the quota.
+        // Existing ConfigMaps can shrink or be written again, even above the quota.
         assert_eq!(reserve(&a, "x", of(1, 60)), Ok(()));
         assert!(quotas.record(&a, &"y".into(), Usage::default()), "there is room again");
         assert_eq!(reserve(&a, "z", of(1, 40)), Ok(()));

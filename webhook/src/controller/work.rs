@@ -1,257 +1,248 @@
-//! `Worker`: the jobs of the controller, done with an API server.
+//! `Worker`: executes the jobs of the controller with an API server.
 //!
-//! What is written is bounded: whoever renders the variables of a selection holds as many bytes of a budget that all
-//! share as they take. What must not go in here: when a job is to be done.
+//! Rendered variables can be large, so a job holds permits for as many KiB as they take, out of a budget that all jobs
+//! share. `state` decides when a job runs, and `plan` which requests it makes.
 
-use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use http::Method;
-use proxy_core::admission::{PARTS_MAX, WantedConfigMap, config_maps, part_name};
+use proxy_core::admission::{WantedConfigMap, config_maps, part_name};
 use serde_json::Value;
 use tokio::sync::{Semaphore, SemaphorePermit, watch};
 
 use crate::api::{Api, ApiError};
-use crate::controller::group::{Outcome, Provide, Work};
-use crate::controller::object::{Found, REMINDER, collection, object};
+use crate::controller::group::{Ensure, Outcome, Work};
+use crate::controller::object::{Observed, REMINDER, collection, object};
+use crate::controller::plan::{Action, must_wait, pad, plan, plan_deletion};
 use crate::controller::quota::{Exceeded, Quotas, Usage};
 use crate::controller::state::GroupKey;
 use crate::log::chain;
 use crate::services::ServiceState;
 use crate::tally::Tallied;
 
-/// How much all that is being written may take together, in KiB.
-const WRITING_KIB_MAX: usize = 24 << 10;
-/// Variables as text, in a map and in JSON.
-const BYTES_OF_BYTE: usize = 4;
-/// How many pods are listed at once where the whole pod is needed: each may be as long as etcd takes.
-const PODS_OF_PAGE: usize = 8;
-/// How much such a page takes, in KiB.
+/// The budget of all jobs, in KiB.
+const BUDGET_KIB: usize = 24 << 10;
+/// The memory that a byte of a variable takes: as text, in a map and in JSON.
+const BYTES_PER_BYTE: usize = 4;
+/// The page size for whole pods: each can be as large as etcd accepts.
+const PAGE_LEN: usize = 8;
+/// The memory of such a page, in KiB.
 const PAGE_KIB: u32 = 12 << 10;
-/// Pods that run, or will.
+/// Selects pods that have not terminated.
 pub(crate) const ALIVE: &str = "status.phase!=Succeeded,status.phase!=Failed";
 const ALIVE_QUERY: &str = "&fieldSelector=status.phase%21%3DSucceeded%2Cstatus.phase%21%3DFailed";
 
-/// Does the jobs.
+/// Executes jobs.
 pub(crate) struct Worker {
     pub(crate) api: Api,
-    pub(crate) known: watch::Receiver<ServiceState>,
+    pub(crate) services: watch::Receiver<ServiceState>,
     pub(crate) quotas: Quotas,
     pub(crate) tallied: Tallied,
-    writing: Semaphore,
+    budget: Semaphore,
 }
 
-/// Why a job has not ended well.
-enum Stop {
+/// The reason why a job ended early.
+enum WorkError {
     Api(ApiError),
     Exists,
     Refused(Exceeded),
 }
 
-impl From<ApiError> for Stop {
+impl From<ApiError> for WorkError {
     fn from(error: ApiError) -> Self {
         Self::Api(error)
     }
 }
 
+/// ConfigMaps and reminders, by part.
+type Parts = (BTreeMap<usize, Observed>, BTreeMap<usize, Observed>);
+
 impl Worker {
     pub(crate) fn new(
         api: Api,
-        known: watch::Receiver<ServiceState>,
+        services: watch::Receiver<ServiceState>,
         quotas: Quotas,
         tallied: Tallied,
     ) -> Self {
-        Self { api, known, quotas, tallied, writing: Semaphore::new(WRITING_KIB_MAX) }
+        Self { api, services, quotas, tallied, budget: Semaphore::new(BUDGET_KIB) }
     }
 
-    /// Does the job of a group.
+    /// Executes the work of a group.
     pub(crate) async fn group(&self, key: &GroupKey, work: Work) -> Outcome {
-        let done = match work {
-            Work::Provide(provide) => self.provide(key, provide).await,
-            Work::Collect(found, reminders) => self.collect(key, found, reminders).await,
+        let result = match work {
+            Work::Ensure(ensure) => self.ensure(key, ensure).await,
+            Work::Delete(found, reminders) => self.delete(key, found, reminders).await,
         };
         let (namespace, name) = (&*key.0, &*key.1);
-        match done {
-            Ok((found, reminders)) => Outcome::Provided(found, reminders),
-            Err(Stop::Exists) => Outcome::Exists,
-            Err(Stop::Refused(why)) => {
-                self.tallied.refused(why.label());
-                Outcome::Refused(why)
+        match result {
+            Ok((found, reminders)) => Outcome::Applied(found, reminders),
+            Err(WorkError::Exists) => Outcome::Exists,
+            Err(WorkError::Refused(exceeded)) => {
+                self.tallied.refused(exceeded.label());
+                Outcome::Refused(exceeded)
             }
-            Err(Stop::Api(error)) if error.is_conflict() || error.is_absent() => {
-                tracing::debug!(namespace, name, error = chain(error), "a ConfigMap is not as it was");
+            Err(WorkError::Api(error)) if error.is_conflict() || error.is_absent() => {
+                tracing::debug!(
+                    namespace,
+                    name,
+                    error = chain(error),
+                    "ConfigMap was changed meanwhile; will retry"
+                );
                 Outcome::Conflict
             }
-            Err(Stop::Api(error)) => {
+            Err(WorkError::Api(error)) => {
                 self.tallied.config_map("failed");
-                tracing::warn!(namespace, name, error = chain(error), "failed to write a ConfigMap");
+                tracing::warn!(
+                    namespace,
+                    name,
+                    error = chain(error),
+                    "failed to update ConfigMap; will retry"
+                );
                 Outcome::Failed
             }
         }
     }
 
-    async fn provide(&self, key: &GroupKey, provide: Provide) -> Result<Parts, Stop> {
+    async fn ensure(&self, key: &GroupKey, ensure: Ensure) -> Result<Parts, WorkError> {
         let (namespace, base) = key;
-        let (mut wanted, _permit) = self.rendered(key, &provide).await;
-        let Provide { text, parts, mut found, mut reminders, is_old, rewrites } = provide;
-        let waits_for = wanted.first().map(|map| map.waits_for.clone()).unwrap_or_default();
-        // Pods may refer to more than there is by now, and each of those must be there.
-        let last = found.keys().chain(reminders.keys()).max().map_or(0, |part| part + 1);
-        for part in wanted.len()..parts.max(last).min(PARTS_MAX) {
-            let (name, selection) = (part_name(base, part), text.to_string());
-            wanted.push(WantedConfigMap {
-                name,
-                selection,
-                data: BTreeMap::new(),
-                waits_for: waits_for.clone(),
-            });
+        let (mut wanted, _permit) = self.render(key, &ensure.text).await;
+        pad(&mut wanted, base, &ensure);
+        if !must_wait(&wanted) {
+            let bytes = wanted.iter().map(|map| map.content().bytes).sum();
+            let usage = Usage { count: wanted.len(), bytes };
+            self.quotas.reserve(namespace, base, usage).map_err(WorkError::Refused)?;
         }
-        if !waits_for.is_empty() {
-            if is_old {
-                self.remind(namespace, &wanted, &mut reminders).await?;
-            }
-            self.delete_all(key, "", &found).await?;
-            return Ok((BTreeMap::new(), reminders));
-        }
-        let contents: Vec<_> = wanted.iter().map(WantedConfigMap::content).collect();
-        let bytes = contents.iter().map(|content| content.bytes).sum();
-        let usage = Usage { count: wanted.len(), bytes };
-        self.quotas.reserve(namespace, base, usage).map_err(Stop::Refused)?;
-        // With more variables some move on to a later part, with fewer back to an earlier one. What moves is in both
-        // for a moment, not in none.
-        let before: usize = found.values().filter_map(|found| Some(found.content.as_ref()?.variables)).sum();
-        let now: usize = contents.iter().map(|content| content.variables).sum();
-        let mut order: Vec<usize> = (0..wanted.len()).collect();
-        if now > before {
-            order.reverse();
-        }
-        for part in order {
-            let (wanted, content) = (&wanted[part], &contents[part]);
-            let before = found.get(&part);
-            if before.is_some_and(|found| found.content.as_ref() == Some(content)) && !rewrites {
-                continue;
-            }
-            let object = object(namespace, wanted, before.map(|found| &*found.version));
-            let version = self.write(namespace, &wanted.name, &object, before.is_some()).await?;
-            found.insert(part, Found { version, content: Some(content.clone()) });
-        }
-        self.delete_all(key, REMINDER, &reminders).await?;
-        Ok((found, BTreeMap::new()))
+        let actions = plan(&ensure, &wanted);
+        self.execute(key, &actions, &wanted, (ensure.found, ensure.reminders)).await
     }
 
-    /// What is to be there, and what it takes of the budget.
-    async fn rendered(
+    async fn delete(
         &self,
         key: &GroupKey,
-        provide: &Provide,
-    ) -> (Vec<WantedConfigMap>, SemaphorePermit<'_>) {
+        found: BTreeMap<usize, Observed>,
+        reminders: BTreeMap<usize, Observed>,
+    ) -> Result<Parts, WorkError> {
+        let actions = plan_deletion(&found, &reminders);
+        let parts = self.execute(key, &actions, &[], (found, reminders)).await?;
+        self.tallied.config_map("collected");
+        tracing::debug!(namespace = &*key.0, name = &*key.1, "deleted ConfigMap that no pod refers to");
+        Ok(parts)
+    }
+
+    /// Executes actions in order, and returns the ConfigMaps and reminders that exist then.
+    async fn execute(
+        &self,
+        (namespace, base): &GroupKey,
+        actions: &[Action],
+        wanted: &[WantedConfigMap],
+        (mut found, mut reminders): Parts,
+    ) -> Result<Parts, WorkError> {
+        let path = collection(namespace);
+        for action in actions {
+            match *action {
+                Action::Create(part) => {
+                    let object = object(namespace, &wanted[part], None);
+                    found.insert(part, self.create(&path, &wanted[part], &object).await?);
+                }
+                Action::Replace(part) => {
+                    let version = found.get(&part).map(|found| &*found.version);
+                    let object = object(namespace, &wanted[part], version);
+                    found.insert(part, self.replace(&path, &wanted[part], &object).await?);
+                }
+                Action::CreateReminder(part) => {
+                    let name = [REMINDER, &wanted[part].name].concat();
+                    let reminder = WantedConfigMap { name, ..wanted[part].clone() };
+                    let object = object(namespace, &reminder, None);
+                    reminders.insert(part, self.create(&path, &reminder, &object).await?);
+                }
+                Action::Delete(part) => self.delete_part(&path, base, "", part, &mut found).await?,
+                Action::DeleteReminder(part) => {
+                    self.delete_part(&path, base, REMINDER, part, &mut reminders).await?;
+                }
+            }
+        }
+        Ok((found, reminders))
+    }
+
+    async fn create(&self, path: &str, map: &WantedConfigMap, object: &Value) -> Result<Observed, WorkError> {
+        let created = self.api.write(Method::POST, path, object).await;
+        let version =
+            created.map_err(|error| if error.is_conflict() { WorkError::Exists } else { error.into() })?;
+        Ok(self.written("made", path, map, version))
+    }
+
+    async fn replace(
+        &self,
+        path: &str,
+        map: &WantedConfigMap,
+        object: &Value,
+    ) -> Result<Observed, WorkError> {
+        let version = self.api.write(Method::PUT, &format!("{path}/{}", map.name), object).await?;
+        Ok(self.written("updated", path, map, version))
+    }
+
+    fn written(&self, verb: &'static str, path: &str, map: &WantedConfigMap, version: Box<str>) -> Observed {
+        self.tallied.config_map(verb);
+        tracing::debug!(path, name = map.name, verb, "wrote ConfigMap");
+        Observed { version, content: Some(map.content()) }
+    }
+
+    async fn delete_part(
+        &self,
+        path: &str,
+        base: &str,
+        prefix: &str,
+        part: usize,
+        parts: &mut BTreeMap<usize, Observed>,
+    ) -> Result<(), WorkError> {
+        if let Some(Observed { version, .. }) = parts.get(&part) {
+            self.api.delete(&format!("{path}/{prefix}{}", part_name(base, part)), version).await?;
+            parts.remove(&part);
+        }
+        Ok(())
+    }
+
+    /// Renders the ConfigMaps of a selection, and takes permits for their memory.
+    async fn render(&self, key: &GroupKey, text: &str) -> (Vec<WantedConfigMap>, SemaphorePermit<'_>) {
         let mut permit = None;
         loop {
-            let snapshot = self.known.borrow().snapshot.clone();
-            let wanted = config_maps(&snapshot, &key.0, &key.1, &provide.text);
+            let snapshot = self.services.borrow().snapshot.clone();
+            let wanted = config_maps(&snapshot, &key.0, &key.1, text);
             let bytes: usize =
                 wanted.iter().flat_map(|map| &map.data).map(|(name, value)| name.len() + value.len()).sum();
-            let kib = (bytes * BYTES_OF_BYTE / 1_024 + 1).min(WRITING_KIB_MAX);
+            let kib = (bytes * BYTES_PER_BYTE / 1_024 + 1).min(BUDGET_KIB);
             let kib = u32::try_from(kib).unwrap_or(u32::MAX);
             if let Some((permit, granted)) = permit
                 && granted >= kib
             {
                 return (wanted, permit);
             }
-            if let Ok(permit) = self.writing.try_acquire_many(kib) {
+            if let Ok(permit) = self.budget.try_acquire_many(kib) {
                 return (wanted, permit);
             }
-            // Nothing is held while it waits.
+            // A waiting job holds no memory: it renders again afterwards.
             drop(wanted);
-            let acquired = self.writing.acquire_many(kib).await.expect("the budget is never closed");
+            let acquired = self.budget.acquire_many(kib).await.expect("the budget is never closed");
             permit = Some((acquired, kib));
         }
     }
 
-    async fn write(
-        &self,
-        namespace: &str,
-        name: &str,
-        object: &Value,
-        is_there: bool,
-    ) -> Result<Box<str>, Stop> {
-        let path = collection(namespace);
-        let (what, written) = if is_there {
-            ("updated", self.api.write(Method::PUT, &format!("{path}/{name}"), object).await)
-        } else {
-            ("made", self.api.write(Method::POST, &path, object).await)
-        };
-        let version = written.map_err(|error| {
-            if error.is_conflict() && !is_there { Stop::Exists } else { Stop::Api(error) }
-        })?;
-        self.tallied.config_map(what);
-        tracing::debug!(namespace, name, what, "ConfigMap");
-        Ok(version)
-    }
-
-    /// What release 0.1.0 understands: a reminder in the place of each that must not be there.
-    async fn remind(
-        &self,
-        namespace: &str,
-        wanted: &[WantedConfigMap],
-        reminders: &mut BTreeMap<usize, Found>,
-    ) -> Result<(), Stop> {
-        for (part, wanted) in wanted.iter().enumerate().filter(|(part, _)| *part < PARTS_MAX) {
-            if let Entry::Vacant(missing) = reminders.entry(part) {
-                let wanted = WantedConfigMap { name: [REMINDER, &wanted.name].concat(), ..wanted.clone() };
-                let object = object(namespace, &wanted, None);
-                let version = self.write(namespace, &wanted.name, &object, false).await?;
-                missing.insert(Found { version, content: Some(wanted.content()) });
-            }
-        }
-        Ok(())
-    }
-
-    async fn collect(
-        &self,
-        key: &GroupKey,
-        found: BTreeMap<usize, Found>,
-        reminders: BTreeMap<usize, Found>,
-    ) -> Result<Parts, Stop> {
-        self.delete_all(key, "", &found).await?;
-        self.delete_all(key, REMINDER, &reminders).await?;
-        self.tallied.config_map("collected");
-        tracing::debug!(namespace = &*key.0, name = &*key.1, "ConfigMap collected: no pod refers to it");
-        Ok((BTreeMap::new(), BTreeMap::new()))
-    }
-
-    async fn delete_all(
-        &self,
-        (namespace, base): &GroupKey,
-        prefix: &str,
-        found: &BTreeMap<usize, Found>,
-    ) -> Result<(), ApiError> {
-        for (part, found) in found {
-            let path = format!("{}/{prefix}{}", collection(namespace), part_name(base, *part));
-            self.api.delete(&path, &found.version).await?;
-        }
-        Ok(())
-    }
-
-    /// Which of these names the pods of a namespace refer to, or may: whatever pod has one in its text counts.
+    /// Returns which of these names occur in the pods of a namespace; any mention in a pod counts.
     pub(crate) async fn old_references(
         &self,
         namespace: &str,
         names: &[Arc<str>],
     ) -> Result<HashSet<Arc<str>>, ApiError> {
-        let _permit = self.writing.acquire_many(PAGE_KIB).await.expect("the budget is never closed");
-        let mut referred = HashSet::new();
+        let _permit = self.budget.acquire_many(PAGE_KIB).await.expect("the budget is never closed");
+        let mut referenced = HashSet::new();
         let path = format!("/api/v1/namespaces/{namespace}/pods");
-        let look = |page: &[u8]| {
+        let search = |page: &[u8]| {
             let text = String::from_utf8_lossy(page);
             let found = names.iter().filter(|name| text.contains(&format!("\"{name}")));
-            referred.extend(found.cloned());
+            referenced.extend(found.cloned());
         };
-        self.api.pages(&path, ALIVE_QUERY, "application/json", PODS_OF_PAGE, look).await?;
-        Ok(referred)
+        self.api.pages(&path, ALIVE_QUERY, "application/json", PAGE_LEN, search).await?;
+        Ok(referenced)
     }
 }
-
-/// ConfigMaps, and reminders.
-type Parts = (BTreeMap<usize, Found>, BTreeMap<usize, Found>);

@@ -1,9 +1,8 @@
-//! `State`: which connections and requests there are, what they hold, and which of them goes first.
+//! `State`: the connections and requests, their charges, and the order in which they are closed.
 //!
-//! What waits for its client can be closed: a connection without a request that is being answered, a request of which
-//! something is missing, an answer that is not taken. The peer that has the most loses first, and of its own the oldest.
-//! Large requests take turns, so that many at once finish one after the other instead of none. What must not go in here:
-//! waiting, sockets, clocks.
+//! Everything that waits for its client can be closed: a connection without a request that is being answered, an
+//! incomplete request, a response that the client does not read. The peer with the most is first, and of its own the
+//! oldest. Large requests take turns, so that of many at once some complete. Pure: no waiting, sockets or clocks.
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, Ipv6Addr};
@@ -12,44 +11,44 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 
-/// A request that holds more than this is large. A smaller one always has room: all that there may be take 16 MiB.
+/// A request with more bytes is large. Smaller ones always have room: the maximum number of them takes 16 MiB.
 const SMALL_BYTES_MAX: usize = 32 << 10;
-/// One whose turn it is gives way to another one after this time, and if it comes slower than this after that time.
+/// A large request ends its turn for others after `TURN_MAX`, or after `TURN_MIN` if it arrives below the rate.
 const TURN_MAX: Duration = Duration::from_secs(2);
 const RATE_BYTES_PER_S: u128 = 1 << 20;
 const TURN_MIN: Duration = Duration::from_millis(500);
-/// Who is slow is looked for at most so often, however many wait for a turn.
-const LOOK_INTERVAL: Duration = Duration::from_millis(50);
+/// The minimum interval between searches for slow requests, however many requests wait for a turn.
+const SEARCH_INTERVAL: Duration = Duration::from_millis(50);
 
-/// How much there may be.
+/// The limits of a server.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Limits {
-    /// Connections in all, and those of one peer.
+    /// Connections in total, and of one peer.
     pub(crate) connections: usize,
     pub(crate) connections_of_a_peer: usize,
-    /// Requests in all.
+    /// Requests in total.
     pub(crate) requests: usize,
-    /// Bytes that large requests and answers may take, small requests included.
+    /// Bytes of requests and responses; small requests can exceed it.
     pub(crate) bytes: usize,
-    /// Large requests that may arrive or be answered at the same time.
+    /// Large requests with a turn at the same time.
     pub(crate) large: usize,
 }
 
-/// How far a request has come.
+/// The progress of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Stage {
-    /// The client is still sending it.
+    /// The client is sending it.
     Arriving,
     /// It is being answered.
     Answering,
-    /// The client is taking the answer.
+    /// The client is reading the response.
     Sending,
 }
 
 #[derive(Debug)]
 struct Connection {
     peer: IpAddr,
-    /// The number of the last event: the smaller, the longer it has been idle.
+    /// The number of its last event: the smaller, the longer it has been idle.
     last_used: u64,
     answering: usize,
     is_closing: bool,
@@ -62,7 +61,7 @@ struct Request {
     peer: IpAddr,
     bytes: usize,
     stage: Stage,
-    /// Since when it has had a turn among the large ones, and what it held then.
+    /// The start of its turn as a large request, and its size then.
     turn: Option<(Instant, usize)>,
     is_evicted: bool,
     evict: Arc<Notify>,
@@ -73,7 +72,7 @@ impl Request {
         self.turn.is_some()
     }
 
-    /// Whether it has had its turn, or does not use it.
+    /// Whether its turn is over, or its client too slow.
     fn is_slow(&self, now: Instant) -> bool {
         self.turn.is_some_and(|(since, bytes)| {
             let took = now.duration_since(since);
@@ -83,19 +82,19 @@ impl Request {
     }
 }
 
-/// Everything that is there.
+/// All connections and requests.
 #[derive(Debug, Default)]
 pub(super) struct State {
     events: u64,
     connections: BTreeMap<u64, Connection>,
     requests: BTreeMap<u64, Request>,
     bytes: usize,
-    /// What closed connections and evicted requests are about to give back.
+    /// What closing connections and evicted requests will release.
     closing: usize,
     evicted_bytes: usize,
     evicted_requests: usize,
-    /// When it was last looked for a large request that is slow.
-    looked: Option<Instant>,
+    /// The time of the last search for slow requests.
+    searched_at: Option<Instant>,
 }
 
 impl State {
@@ -112,9 +111,9 @@ impl State {
         self.bytes
     }
 
-    /// A connection of this peer, for which another one may have to go; none: all are being answered.
+    /// Adds a connection of a peer, and closes another one if needed; `None` if none can be closed.
     pub(super) fn connect(&mut self, limits: &Limits, peer: IpAddr) -> Option<(u64, Arc<Notify>)> {
-        let peer = share(peer);
+        let peer = peer_of(peer);
         let counts = self.counts();
         let own = counts.get(&peer).copied().unwrap_or_default();
         if own >= limits.connections_of_a_peer {
@@ -129,13 +128,13 @@ impl State {
         Some((id, close))
     }
 
-    /// Closes the connection that can best be spared; false: there is none.
+    /// Closes the first connection in order; returns false if none can be closed.
     pub(super) fn close_one(&mut self) -> bool {
         let counts = self.counts();
         self.close_one_of(None, &counts).is_some()
     }
 
-    /// How many connections each peer has, without those that are closing.
+    /// Returns the number of connections of each peer, without closing ones.
     fn counts(&self) -> HashMap<IpAddr, usize> {
         let mut counts = HashMap::new();
         for connection in self.connections.values().filter(|connection| !connection.is_closing) {
@@ -151,11 +150,11 @@ impl State {
                 && peer.is_none_or(|peer| peer == connection.peer)
         };
         let candidates = self.connections.values_mut().filter(|connection| can_close(connection));
-        let spared = candidates.min_by_key(|connection| {
+        let first = candidates.min_by_key(|connection| {
             let count = counts.get(&connection.peer).copied().unwrap_or_default();
             (usize::MAX - count, connection.last_used)
         })?;
-        close(spared, &mut self.closing);
+        close(first, &mut self.closing);
         Some(())
     }
 
@@ -165,7 +164,7 @@ impl State {
         }
     }
 
-    /// A request on a connection, for which another one may have to go; none: all are being answered.
+    /// Adds a request on a connection, and evicts another one if needed; `None` if none can be evicted.
     pub(super) fn begin(&mut self, limits: &Limits, connection: u64) -> Option<(u64, Arc<Notify>)> {
         let peer = self.connections.get(&connection)?.peer;
         if self.requests.len() - self.evicted_requests >= limits.requests {
@@ -181,10 +180,10 @@ impl State {
         Some((id, evict))
     }
 
-    /// Whether a request may hold so many bytes more at this time: small ones may, large ones take turns. Where there is
-    /// none, one that is slow is told to go.
+    /// Whether a request can grow by this many bytes now: small ones can, large ones take turns. If no turn is free, a
+    /// slow request is evicted.
     pub(super) fn has_turn(&mut self, limits: &Limits, now: Instant, id: u64, bytes: usize) -> bool {
-        // One that is evicted gives back what it has, and does not ask for long.
+        // An evicted request ends soon.
         let Some(request) = self.requests.get(&id).filter(|request| !request.is_evicted) else {
             return true;
         };
@@ -198,15 +197,15 @@ impl State {
             }
             return true;
         }
-        if self.looked.is_none_or(|looked| now.duration_since(looked) >= LOOK_INTERVAL) {
-            self.looked = Some(now);
+        if self.searched_at.is_none_or(|searched_at| now.duration_since(searched_at) >= SEARCH_INTERVAL) {
+            self.searched_at = Some(now);
             let sizes = self.sizes(|request| usize::from(request.is_large()));
             self.evict_one(&sizes, |request| request.is_slow(now));
         }
         false
     }
 
-    /// Takes so many bytes more for a request; false: there is no room yet, and others have been told to go.
+    /// Charges more bytes to a request; returns false if there is no room yet, after evicting others.
     pub(super) fn grow(&mut self, limits: &Limits, id: u64, bytes: usize) -> bool {
         let Some(request) = self.requests.get(&id).filter(|request| !request.is_evicted) else {
             return true;
@@ -241,7 +240,7 @@ impl State {
         }
     }
 
-    /// What each peer has of something.
+    /// Returns the sum of a size for each peer.
     fn sizes(&self, size: impl Fn(&Request) -> usize) -> HashMap<IpAddr, usize> {
         let mut sizes = HashMap::new();
         for request in self.requests.values().filter(|request| !request.is_evicted) {
@@ -253,10 +252,10 @@ impl State {
     fn evict_one(
         &mut self,
         sizes: &HashMap<IpAddr, usize>,
-        is_of_use: impl Fn(&Request) -> bool,
+        is_candidate: impl Fn(&Request) -> bool,
     ) -> Option<()> {
         let can_go = |request: &Request| {
-            request.stage != Stage::Answering && !request.is_evicted && is_of_use(request)
+            request.stage != Stage::Answering && !request.is_evicted && is_candidate(request)
         };
         let candidates = self.requests.iter_mut().filter(|(_, request)| can_go(request));
         let (_, request) = candidates.min_by_key(|(id, request)| {
@@ -267,7 +266,7 @@ impl State {
         self.evicted_bytes += request.bytes;
         self.evicted_requests += 1;
         request.evict.notify_one();
-        // An answer that nobody takes goes with its connection.
+        // A response that the client does not read ends with its connection.
         if request.stage == Stage::Sending
             && let Some(connection) = self.connections.get_mut(&request.connection)
         {
@@ -276,7 +275,7 @@ impl State {
         Some(())
     }
 
-    /// The whole request is there; false: it was evicted.
+    /// Records that a request is complete; returns false if it was evicted.
     pub(super) fn arrived(&mut self, id: u64) -> bool {
         let Some(request) = self.requests.get_mut(&id).filter(|request| !request.is_evicted) else {
             return false;
@@ -288,7 +287,7 @@ impl State {
         true
     }
 
-    /// It is answered; nothing is left of the request itself. The answer says whether that ends a turn.
+    /// Releases a request whose response is ready; returns whether that ends a turn.
     pub(super) fn answered(&mut self, id: u64) -> bool {
         let event = self.event();
         let Some(request) = self.requests.get_mut(&id) else { return false };
@@ -297,7 +296,7 @@ impl State {
         }
         self.bytes -= request.bytes;
         if request.is_evicted {
-            // The answer that says so may not be taken either.
+            // The client may not read the response with the error, either.
             request.is_evicted = false;
             self.evicted_bytes -= request.bytes;
             self.evicted_requests -= 1;
@@ -306,7 +305,7 @@ impl State {
         request.turn.take().is_some()
     }
 
-    /// Its answer takes so many bytes, from now on until it is taken; false: there is no room yet.
+    /// Charges the response of a request; returns false if there is no room yet.
     pub(super) fn send(&mut self, limits: &Limits, id: u64, bytes: usize) -> bool {
         if !self.take(limits, id, bytes, false) {
             return false;
@@ -324,7 +323,7 @@ impl State {
         self.requests.values().any(|request| request.connection == connection)
     }
 
-    /// It is gone; the answer says whether that ends a turn.
+    /// Removes a request; returns whether that ends a turn.
     pub(super) fn end(&mut self, id: u64) -> bool {
         let Some(request) = self.requests.remove(&id) else { return false };
         self.bytes -= request.bytes;
@@ -349,8 +348,8 @@ fn close(connection: &mut Connection, closing: &mut usize) {
     }
 }
 
-/// What counts as one peer: an address, of IPv6 the network that a node has.
-fn share(peer: IpAddr) -> IpAddr {
+/// Returns the address that identifies a peer: for IPv6 its /64, since a node has that many addresses.
+fn peer_of(peer: IpAddr) -> IpAddr {
     match peer.to_canonical() {
         IpAddr::V4(address) => address.into(),
         IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() >> 64 << 64).into(),

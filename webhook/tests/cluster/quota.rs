@@ -50,7 +50,7 @@ fn a_namespace_over_its_quota_is_refused_by_name_and_others_go_on() {
         "{told}"
     );
     // Once, however many are refused.
-    assert_eq!(webhook.log().matches("a ConfigMap is refused").count(), 1);
+    assert_eq!(webhook.log().matches("ConfigMap refused").count(), 1);
     let mut other = cluster.api.get("Pod", "default", "default-0").expect("it is there");
     other["metadata"]["namespace"] = "other".into();
     cluster.api.put(other);

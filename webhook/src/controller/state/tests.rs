@@ -1,4 +1,4 @@
-//! What the controller does next, claim by claim, without an API server.
+//! The jobs of the controller, without an API server.
 
 use std::collections::BTreeMap;
 
@@ -6,7 +6,7 @@ use kube_source::OwnerReference;
 use proxy_core::admission::{Content, base_name};
 
 use super::*;
-use crate::controller::object::Found;
+use crate::controller::object::Observed;
 use crate::controller::quota::Usage;
 
 const GRACE: Duration = Duration::from_secs(600);
@@ -54,11 +54,11 @@ fn map(namespace: &str, text: &str, version: u32, content: &Content) -> ObjectMe
     map
 }
 
-fn found(version: u32, content: &Content) -> BTreeMap<usize, Found> {
-    BTreeMap::from([(0, Found { version: version.to_string().into(), content: Some(content.clone()) })])
+fn found(version: u32, content: &Content) -> BTreeMap<usize, Observed> {
+    BTreeMap::from([(0, Observed { version: version.to_string().into(), content: Some(content.clone()) })])
 }
 
-/// The one job that there is, if there is one.
+/// Returns the only job, if there is one.
 fn job(state: &mut State, now: Instant) -> Option<(GroupKey, Work)> {
     let mut jobs = state.jobs(now);
     assert!(jobs.len() <= 1, "{jobs:?}");
@@ -69,73 +69,73 @@ fn job(state: &mut State, now: Instant) -> Option<(GroupKey, Work)> {
     }
 }
 
-/// A state in which one ConfigMap was provided for one pod.
-fn provided(now: Instant) -> (State, GroupKey) {
+/// A state in which one ConfigMap was created for one pod.
+fn with_config_map(now: Instant) -> (State, GroupKey) {
     let mut state = state();
     state.pod(&pod("a", "p", &text("")), now).unwrap();
-    let Some((key, Work::Provide(_))) = job(&mut state, now) else { panic!("nothing is provided") };
-    state.done(&key, Outcome::Provided(found(1, &content(7)), BTreeMap::new()), now);
+    let Some((key, Work::Ensure(_))) = job(&mut state, now) else { panic!("no work") };
+    state.finish(&key, Outcome::Applied(found(1, &content(7)), BTreeMap::new()), now);
     assert!(state.config_map(&map("a", &text(""), 1, &content(7)), now));
     assert_eq!(job(&mut state, now), None);
     (state, key)
 }
 
 #[test]
-fn a_pod_is_provided_for_once_however_often_it_changes_and_collected_after_the_grace() {
+fn config_map_is_created_once_and_deleted_after_the_grace_period() {
     let now = Instant::now();
-    let (mut state, key) = provided(now);
+    let (mut state, key) = with_config_map(now);
     state.pod(&pod("a", "p", &text("")), now).unwrap();
     state.pod(&pod("a", "q", &text("")), now).unwrap();
     assert_eq!(job(&mut state, now), None);
     for name in ["p", "q"] {
-        state.pod_gone(&meta("a", name, 1).key, now);
+        state.pod_deleted(&meta("a", name, 1).key, now);
     }
     assert_eq!((job(&mut state, now), state.next_due()), (None, Some(now + GRACE)));
     assert_eq!(
         job(&mut state, now + GRACE),
-        Some((key.clone(), Work::Collect(found(1, &content(7)), BTreeMap::new())))
+        Some((key.clone(), Work::Delete(found(1, &content(7)), BTreeMap::new())))
     );
-    state.done(&key, Outcome::Provided(BTreeMap::new(), BTreeMap::new()), now + GRACE);
-    assert!(state.spaces.is_empty() && state.due.is_empty() && state.turns.is_empty());
+    state.finish(&key, Outcome::Applied(BTreeMap::new(), BTreeMap::new()), now + GRACE);
+    assert!(state.namespaces.is_empty() && state.due.is_empty() && state.ready.is_empty());
 }
 
 #[test]
-fn a_pod_that_comes_in_the_grace_is_provided_for_at_once_since_services_may_have_changed() {
+fn pod_created_in_the_grace_period_updates_the_config_map_at_once() {
     let now = Instant::now();
-    let (mut state, key) = provided(now);
-    state.pod_gone(&meta("a", "p", 1).key, now);
+    let (mut state, key) = with_config_map(now);
+    state.pod_deleted(&meta("a", "p", 1).key, now);
     let later = now + GRACE / 2;
     state.pod(&pod("a", "q", &text("")), later).unwrap();
-    assert!(matches!(job(&mut state, later), Some((found, Work::Provide(_))) if found == key));
-    state.done(&key, Outcome::Provided(found(2, &content(8)), BTreeMap::new()), later);
+    assert!(matches!(job(&mut state, later), Some((found, Work::Ensure(_))) if found == key));
+    state.finish(&key, Outcome::Applied(found(2, &content(8)), BTreeMap::new()), later);
     assert_eq!(job(&mut state, now + GRACE * 2), None);
 }
 
 #[test]
-fn what_somebody_deletes_or_alters_is_written_again_and_two_writers_do_not_go_on_for_ever() {
+fn foreign_deletes_and_writes_are_reverted_with_backoff() {
     let now = Instant::now();
-    let (mut state, key) = provided(now);
-    state.config_map_gone(&meta("a", &base_name(&text("")), 1).key, now);
-    let Some((_, Work::Provide(provide))) = job(&mut state, now) else { panic!("it is gone") };
-    assert!(provide.found.is_empty());
-    state.done(&key, Outcome::Provided(found(2, &content(7)), BTreeMap::new()), now);
-    // Data were altered: a new version, and nothing else that can be seen.
+    let (mut state, key) = with_config_map(now);
+    state.config_map_deleted(&meta("a", &base_name(&text("")), 1).key, now);
+    let Some((_, Work::Ensure(ensure))) = job(&mut state, now) else { panic!("no work") };
+    assert!(ensure.found.is_empty());
+    state.finish(&key, Outcome::Applied(found(2, &content(7)), BTreeMap::new()), now);
+    // Another client changes the data: the version is new, and the annotations are the same.
     let mut at = now;
     let mut writes = 0;
     for version in 3..100 {
         at += Duration::from_millis(100);
         state.config_map(&map("a", &text(""), version, &content(7)), at);
-        if let Some((_, Work::Provide(provide))) = job(&mut state, at) {
-            assert!(provide.rewrites, "{provide:?}");
+        if let Some((_, Work::Ensure(ensure))) = job(&mut state, at) {
+            assert!(ensure.must_rewrite, "{ensure:?}");
             writes += 1;
-            state.done(&key, Outcome::Provided(provide.found, BTreeMap::new()), at);
+            state.finish(&key, Outcome::Applied(ensure.found, BTreeMap::new()), at);
         }
     }
     assert!((2..40).contains(&writes), "{writes}");
 }
 
 #[test]
-fn a_namespace_has_eight_jobs_at_a_time_and_others_have_their_turn() {
+fn namespace_has_at_most_eight_jobs_at_a_time_and_others_are_served() {
     let (mut state, now) = (state(), Instant::now());
     for number in 0..1_000 {
         state.pod(&pod("a", &format!("p{number}"), &text(&format!("P{number}_"))), now).unwrap();
@@ -147,15 +147,15 @@ fn a_namespace_has_eight_jobs_at_a_time_and_others_have_their_turn() {
     };
     assert_eq!((of("a"), of("b")), (8, 1));
     assert_eq!(state.jobs(now), []);
-    // One that fails waits, and the next one comes.
+    // A failed one is delayed, and the next one starts.
     let Some(Job::Group(key, _)) = jobs.into_iter().next() else { panic!("a job") };
-    state.done(&key, Outcome::Failed, now);
+    state.finish(&key, Outcome::Failed, now);
     assert!(matches!(&state.jobs(now)[..], [Job::Group(next, _)] if *next != key));
     assert!(state.next_due().is_some_and(|due| due > now && due < now + Duration::from_secs(1)));
 }
 
 #[test]
-fn the_selections_of_a_namespace_are_bounded_and_pods_beyond_are_looked_for_again() {
+fn selections_of_a_namespace_are_bounded_and_other_pods_are_listed_again() {
     let (mut state, now) = (state(), Instant::now());
     let service = |number: usize| format!("{{\"service\":{{\"namespace\":\"a\",\"name\":\"s{number}\"}}}}");
     let list = (0..900).map(service).collect::<Vec<_>>().join(",");
@@ -163,22 +163,22 @@ fn the_selections_of_a_namespace_are_bounded_and_pods_beyond_are_looked_for_agai
         let text = format!("{{\"services\":[{list}],\"prefix\":\"P{number}\",\"forms\":\"all\"}}");
         state.pod(&pod("a", &format!("p{number}"), &text), now).unwrap();
     }
-    let space = &state.spaces[&Arc::from("a")];
-    assert!(space.text_bytes <= TEXT_BYTES_OF_NAMESPACE_MAX && space.pods.len() < 40);
-    let known: Vec<Arc<str>> = space.pods.keys().cloned().collect();
+    let namespace = &state.namespaces[&Arc::from("a")];
+    assert!(namespace.text_bytes <= TEXT_BYTES_OF_NAMESPACE_MAX && namespace.pods.len() < 40);
+    let known: Vec<Arc<str>> = namespace.pods.keys().cloned().collect();
     for name in &known[1..] {
-        state.pod_gone(&meta("a", name, 1).key, now);
+        state.pod_deleted(&meta("a", name, 1).key, now);
     }
-    let later = now + RECALL_INTERVAL;
-    let recalls = state.jobs(later).into_iter().find_map(|job| match job {
-        Job::Recall(namespace, known) => Some((namespace, known.len())),
+    let later = now + RELIST_INTERVAL;
+    let relisted = state.jobs(later).into_iter().find_map(|job| match job {
+        Job::Relist(namespace, known) => Some((namespace, known.len())),
         _ => None,
     });
-    assert_eq!(recalls, Some(("a".into(), 1)));
+    assert_eq!(relisted, Some(("a".into(), 1)));
 }
 
 #[test]
-fn objects_with_the_label_that_are_not_ours_and_excepted_namespaces_are_passed_over() {
+fn unmanaged_objects_and_excluded_namespaces_are_ignored() {
     let (mut state, now) = (state(), Instant::now());
     let mut other = map("a", &text(""), 1, &content(1));
     other.key.name = "portico-env-mine".into();
@@ -188,52 +188,52 @@ fn objects_with_the_label_that_are_not_ours_and_excepted_namespaces_are_passed_o
     assert!(!state.config_map(&other, now));
     state.pod(&pod("kube-system", "p", &text("")), now).unwrap();
     assert!(state.config_map(&map("kube-system", &text(""), 1, &content(1)), now));
-    assert!(state.spaces.is_empty());
+    assert!(state.namespaces.is_empty());
 }
 
 #[test]
-fn what_is_refused_is_told_once_and_tried_again_once_there_is_room() {
+fn refusal_is_reported_once_and_retried_once_there_is_room() {
     let now = Instant::now();
-    let (mut state, first) = provided(now);
-    let mut told = 0;
+    let (mut state, first) = with_config_map(now);
+    let mut reported = 0;
     for number in 0..3 {
         state.pod(&pod("a", &format!("p{number}"), &text(&format!("P{number}_"))), now).unwrap();
         let Some((key, _)) = job(&mut state, now) else { panic!("a job") };
-        told += usize::from(state.done(&key, Outcome::Refused(Exceeded::Count(1)), now).is_some());
+        reported += usize::from(state.finish(&key, Outcome::Refused(Exceeded::Count(1)), now).is_some());
     }
-    assert_eq!((told, job(&mut state, now + Duration::from_secs(59))), (1, None));
-    state.pod_gone(&meta("a", "p", 1).key, now);
+    assert_eq!((reported, job(&mut state, now + Duration::from_secs(59))), (1, None));
+    state.pod_deleted(&meta("a", "p", 1).key, now);
     let later = now + GRACE;
     let mut jobs = state.jobs(later);
-    assert_eq!(jobs.len(), 4, "now and then room is looked for");
-    jobs.retain(|job| matches!(job, Job::Group(key, Work::Provide(_)) if *key != first));
+    assert_eq!(jobs.len(), 4, "refused selections are retried periodically");
+    jobs.retain(|job| matches!(job, Job::Group(key, Work::Ensure(_)) if *key != first));
     for job in &jobs {
         let Job::Group(key, _) = job else { panic!("{job:?}") };
-        assert_eq!(state.done(key, Outcome::Refused(Exceeded::Count(1)), later), None);
+        assert_eq!(state.finish(key, Outcome::Refused(Exceeded::Count(1)), later), None);
     }
     assert_eq!(state.jobs(later), []);
-    state.done(&first, Outcome::Provided(BTreeMap::new(), BTreeMap::new()), later);
+    state.finish(&first, Outcome::Applied(BTreeMap::new(), BTreeMap::new()), later);
     assert_eq!(state.jobs(later).len(), 3);
 }
 
 #[test]
-fn a_refusal_that_room_overtook_is_retried_at_once() {
+fn refusal_that_arrives_after_room_was_freed_is_retried_at_once() {
     let now = Instant::now();
-    let (mut state, first) = provided(now);
+    let (mut state, first) = with_config_map(now);
     state.pod(&pod("a", "p1", &text("P1_")), now).unwrap();
-    let Some((second, Work::Provide(_))) = job(&mut state, now) else { panic!("a job") };
-    state.pod_gone(&meta("a", "p", 1).key, now);
+    let Some((second, Work::Ensure(_))) = job(&mut state, now) else { panic!("a job") };
+    state.pod_deleted(&meta("a", "p", 1).key, now);
     let later = now + GRACE;
-    let Some((collected, Work::Collect(..))) = job(&mut state, later) else { panic!("a job") };
-    assert_eq!(collected, first);
+    let Some((deleted, Work::Delete(..))) = job(&mut state, later) else { panic!("a job") };
+    assert_eq!(deleted, first);
     // The quota refused the second selection, then the first one was deleted, then the refusal arrives.
-    state.done(&first, Outcome::Provided(BTreeMap::new(), BTreeMap::new()), later);
-    state.done(&second, Outcome::Refused(Exceeded::Count(1)), later);
-    assert!(matches!(job(&mut state, later), Some((key, Work::Provide(_))) if key == second));
+    state.finish(&first, Outcome::Applied(BTreeMap::new(), BTreeMap::new()), later);
+    state.finish(&second, Outcome::Refused(Exceeded::Count(1)), later);
+    assert!(matches!(job(&mut state, later), Some((key, Work::Ensure(_))) if key == second));
 }
 
 #[test]
-fn only_selections_with_services_of_a_namespace_follow_its_changes() {
+fn change_of_services_updates_only_selections_with_services_of_their_namespace() {
     let (mut state, now) = (state(), Instant::now());
     let of_b = r#"{"services":[{"alias":"x","service":{"namespace":"b","name":"s"}}],"forms":"all"}"#;
     for (namespace, text) in [("a", text("")), ("b", text("")), ("c", of_b.to_owned()), ("d", text(""))] {
@@ -241,7 +241,7 @@ fn only_selections_with_services_of_a_namespace_follow_its_changes() {
     }
     for job in state.jobs(now) {
         let Job::Group(key, _) = job else { panic!("{job:?}") };
-        state.done(&key, Outcome::Provided(found(1, &content(1)), BTreeMap::new()), now);
+        state.finish(&key, Outcome::Applied(found(1, &content(1)), BTreeMap::new()), now);
     }
     let mut changed = |namespaces: &[&str], all: bool| {
         state.services_changed(&namespaces.iter().map(|name| Arc::from(*name)).collect(), all, now);
@@ -251,7 +251,7 @@ fn only_selections_with_services_of_a_namespace_follow_its_changes() {
         let mut names: Vec<String> = Vec::new();
         for key in keys {
             names.push(key.0.to_string());
-            state.done(&key, Outcome::Provided(found(1, &content(1)), BTreeMap::new()), now);
+            state.finish(&key, Outcome::Applied(found(1, &content(1)), BTreeMap::new()), now);
         }
         names.sort();
         names.concat()
@@ -259,5 +259,5 @@ fn only_selections_with_services_of_a_namespace_follow_its_changes() {
     assert_eq!(changed(&["b"], false), "bc");
     assert_eq!(changed(&["d"], false), "d");
     assert_eq!(changed(&["default"], true), "abcd");
-    assert_eq!(changed(&["elsewhere"], false), "");
+    assert_eq!(changed(&["unknown"], false), "");
 }
