@@ -9,6 +9,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use ipnet::IpNet;
 use proxy_core::admission::InjectMode;
+use proxy_core::portal::{ExternalKinds, ExternalPolicy, PortalLimits};
 
 /// The default maximum number of managed ConfigMaps per namespace.
 const CONFIG_MAPS_OF_NAMESPACE_MAX: usize = 100;
@@ -168,6 +169,36 @@ pub(crate) struct ClusterArgs {
     /// Seconds to keep a managed ConfigMap after the last pod that references it.
     #[arg(long, value_name = "S", default_value = "600", value_parser = seconds)]
     pub(crate) config_map_grace: Duration,
+    #[command(flatten)]
+    pub(crate) limits: LimitArgs,
+}
+
+/// The limits that the agents apply to services: the webhook writes an Event on a service that exceeds them.
+#[derive(Debug, Args)]
+pub(crate) struct LimitArgs {
+    /// --external-addresses of the agents; a service that asks for others gets an Event.
+    #[arg(long, value_enum, default_value_t = ExternalArg::LoadBalancer)]
+    pub(crate) external_addresses: ExternalArg,
+    /// --external-cidrs of the agents (default: any).
+    #[arg(long, value_name = "CIDR", value_delimiter = ',')]
+    pub(crate) external_cidrs: Vec<IpNet>,
+    /// --service-portals-max of the agents.
+    #[arg(long, value_name = "NUMBER", default_value_t = PortalLimits::STANDARD.service_portals)]
+    pub(crate) service_portals_max: usize,
+    /// --namespace-elements-max of the agents.
+    #[arg(long, value_name = "NUMBER", default_value_t = PortalLimits::STANDARD.namespace_elements)]
+    pub(crate) namespace_elements_max: usize,
+}
+
+/// The external addresses that become portals.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ExternalArg {
+    /// No external addresses.
+    None,
+    /// Addresses in the status of services.
+    LoadBalancer,
+    /// Addresses in the status and in the spec of services.
+    All,
 }
 
 /// The part of the MutatingWebhookConfiguration that the webhook manages.
@@ -202,6 +233,24 @@ impl ClusterArgs {
             .filter(|name| !name.is_empty())
             .cloned()
             .collect()
+    }
+}
+
+impl LimitArgs {
+    /// The rule that selects external addresses.
+    pub(crate) fn external(&self) -> ExternalPolicy {
+        let kinds = match self.external_addresses {
+            ExternalArg::None => ExternalKinds::None,
+            ExternalArg::LoadBalancer => ExternalKinds::LoadBalancer,
+            ExternalArg::All => ExternalKinds::All,
+        };
+        ExternalPolicy { kinds, cidrs: self.external_cidrs.as_slice().into() }
+    }
+
+    /// The limits of portals and table elements.
+    pub(crate) fn limits(&self) -> PortalLimits {
+        let (service_portals, namespace_elements) = (self.service_portals_max, self.namespace_elements_max);
+        PortalLimits { service_portals, namespace_elements, ..PortalLimits::STANDARD }
     }
 }
 

@@ -7,6 +7,7 @@
 
 mod event_recorder;
 mod group;
+mod limit_checker;
 mod lookup;
 mod object;
 mod plan;
@@ -30,6 +31,8 @@ use tokio::time::{sleep_until, timeout};
 use crate::api::{Api, ApiError};
 use crate::controller::event_recorder::EventRecorder;
 use crate::controller::group::Outcome;
+pub(crate) use crate::controller::limit_checker::LimitOptions;
+use crate::controller::limit_checker::{Checked, LimitChecker, Refusal};
 use crate::controller::lookup::labelled;
 use crate::controller::object::MANAGED_BY;
 pub(crate) use crate::controller::quota::Usage;
@@ -58,6 +61,8 @@ pub(crate) struct ControllerOptions {
     pub(crate) quota: Usage,
     /// The namespaces whose pods the webhook ignores.
     pub(crate) excepted: BTreeSet<String>,
+    /// The limits of portals that the agents apply.
+    pub(crate) limits: LimitOptions,
 }
 
 /// The result of a job.
@@ -65,11 +70,13 @@ enum Done {
     Group(GroupKey, Outcome),
     OldReferences(Arc<str>, Vec<Arc<str>>, Result<HashSet<Arc<str>>, ApiError>),
     Relist(Arc<str>, Result<(Vec<ObjectMeta>, bool), ApiError>),
+    Limits(Arc<str>, Option<Checked>),
 }
 
 /// Creates, updates and deletes managed ConfigMaps, and writes Events.
 pub(crate) struct ConfigMapController {
     state: State,
+    limits: LimitChecker,
     worker: Arc<Worker>,
     events: EventRecorder,
     tallied: Tallied,
@@ -88,10 +95,11 @@ impl ConfigMapController {
         changed: ChangedNamespaces,
         tallied: Tallied,
     ) -> Self {
-        let ControllerOptions { grace, quota, excepted } = options;
+        let ControllerOptions { grace, quota, excepted, limits } = options;
         let quotas = Quotas::new(quota);
         Self {
             state: State::new(grace, quotas.clone(), excepted),
+            limits: LimitChecker::new(limits),
             events: EventRecorder::start(api.clone(), tallied.clone()),
             worker: Arc::new(Worker::new(api, services.clone(), quotas, tallied.clone())),
             tallied,
@@ -109,11 +117,13 @@ impl ConfigMapController {
         if self.services.wait_for(|services| services.is_synced).await.is_err() {
             return;
         }
+        self.on_services_changed();
         let (mut pod_events, mut map_events) = (Vec::new(), Vec::new());
         let mut refresh_at = Instant::now();
         loop {
             self.start_jobs();
-            let due = self.state.next_due().filter(|_| self.is_synced());
+            let due = [self.state.next_due(), self.limits.next_due(Instant::now())];
+            let due = due.into_iter().flatten().min().filter(|_| self.is_synced());
             tokio::select! {
                 count = pods.recv_many(&mut pod_events, EVENT_BATCH_MAX) => {
                     if count == 0 { return }
@@ -193,6 +203,7 @@ impl ConfigMapController {
             let _services = self.services.borrow_and_update();
             self.changed.take()
         };
+        self.limits.services_changed(&namespaces);
         if all || !namespaces.is_empty() {
             self.state.services_changed(&namespaces, all, Instant::now());
         }
@@ -201,6 +212,14 @@ impl ConfigMapController {
     fn start_jobs(&mut self) {
         if !self.is_synced() {
             return;
+        }
+        if let Some((namespace, check)) = self.limits.start(Instant::now()) {
+            let snapshot = self.services.borrow().snapshot.clone();
+            self.jobs.spawn(async move {
+                let checked = tokio::task::spawn_blocking(move || check(&snapshot)).await;
+                let checked = checked.inspect_err(|error| tracing::error!(%error, "failed to check limits"));
+                Done::Limits(namespace, checked.ok())
+            });
         }
         for job in self.state.jobs(Instant::now()) {
             let worker = Arc::clone(&self.worker);
@@ -247,6 +266,13 @@ impl ConfigMapController {
                 self.state.relist_later(&namespace, now);
                 let namespace = &*namespace;
                 tracing::warn!(namespace, error = chain(error), "failed to list pods; will retry");
+            }
+            Done::Limits(namespace, checked) => {
+                for refusal in self.limits.finish(&namespace, checked, now) {
+                    let Refusal { service, created, reason, count } = refusal;
+                    tracing::debug!(%service, %reason, count, "portals refused");
+                    self.events.refused_portals(&service, created, reason, count);
+                }
             }
         }
     }

@@ -30,7 +30,7 @@ use crate::certificate::files::CertificateFiles;
 use crate::certificate::secret::CaSecret;
 use crate::certificate::{CertLifetimes, CertResolver, CertificateAuthority};
 use crate::clock::now_s;
-use crate::controller::{ConfigMapController, ControllerOptions, Usage};
+use crate::controller::{ConfigMapController, ControllerOptions, LimitOptions, Usage};
 use crate::listener::{Phase, Server};
 use crate::log;
 use crate::mutate::Mutate;
@@ -228,7 +228,8 @@ fn names(cluster: &ClusterArgs, address: SocketAddr) -> Vec<String> {
 
 fn controller_options(cluster: &ClusterArgs) -> ControllerOptions {
     let quota = Usage { count: cluster.config_maps_max, bytes: cluster.config_map_bytes_max };
-    ControllerOptions { grace: cluster.config_map_grace, quota, excepted: cluster.excepted() }
+    let limits = LimitOptions { external: cluster.limits.external(), limits: cluster.limits.limits() };
+    ControllerOptions { grace: cluster.config_map_grace, quota, excepted: cluster.excepted(), limits }
 }
 
 fn registration(cluster: ClusterArgs) -> Registration {

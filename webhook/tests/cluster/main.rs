@@ -6,6 +6,7 @@ mod attacks;
 mod double;
 mod notices;
 mod parts;
+mod portal_limits;
 mod quota;
 mod real;
 mod rights;

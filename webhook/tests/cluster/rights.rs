@@ -41,10 +41,13 @@ fn story(cluster: &Cluster, webhook: &Webhook) {
     owned["metadata"]["ownerReferences"] = json!([{"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "web-1",
         "uid": "r-1", "controller": true}]);
     admitted_pod(cluster, webhook, owned);
-    until("the owner is told", || {
+    let mut external = service("external", 14, 80);
+    external["spec"]["externalIPs"] = json!(["192.0.2.1"]);
+    cluster.api.put(external);
+    until("the controller and the service have Events", || {
         let path = "/api/v1/namespaces/default/events";
-        let list = cluster.api.send("GET", path, "application/json", &Value::Null).object;
-        list.to_string().contains("max-bytes").then_some(())
+        let list = cluster.api.send("GET", path, "application/json", &Value::Null).object.to_string();
+        (list.contains("max-bytes") && list.contains("PortalsRefused")).then_some(())
     });
 }
 
