@@ -1,7 +1,11 @@
-//! How soon a ConfigMap is there after its pod, with two replicas and many new selections.
+//! The time from the creation of a pod to its ConfigMap, with two replicas and many new selections.
 //!
-//! A container whose ConfigMap comes later than half a second starts seconds later. What must not go in here: how long
-//! an API server takes to store one.
+//! A container whose ConfigMap is created more than half a second later starts seconds later, since the kubelet backs
+//! off. The test measures the controller; the API server double stores an object at once.
+//!
+//! One of four rounds must meet the limit. On a quiet machine the first round does, with a p99 far below the limit. The
+//! other rounds exist because tests run in parallel: another test that takes the CPUs for a second moves the p99 of
+//! a round, since two slow ConfigMaps of 150 suffice. A controller that is too slow fails all four.
 
 use std::collections::BTreeMap;
 use std::thread;
@@ -19,30 +23,30 @@ const SELECTIONS_PER_S: u32 = 50;
 const SECONDS: u32 = 3;
 const COUNT: u32 = SELECTIONS_PER_S * SECONDS;
 const P99_MAX: Duration = Duration::from_millis(200);
-/// Where other tests take the processor in one round, there is another.
+/// The number of rounds, of which one must meet the limit: see above.
 const ROUNDS: u32 = 4;
 
-/// Puts pods with new selections at their pace, and says how long each ConfigMap took, the shortest first.
+/// Creates pods with new selections at the given rate, and returns the times to their ConfigMaps, sorted.
 fn round(cluster: &Cluster, webhook: &Webhook, round: u32) -> Vec<Duration> {
-    // Admission is not what is measured here.
+    // The time of admission is not measured.
     let mut caller = Caller::local(webhook.address).expect("connect");
     let mut admitted = |number: u32| {
         let prefix = format!("P{round}_{number}_");
-        let wish = [("portico.dev/inject", "configmap"), ("portico.dev/prefix", prefix.as_str())];
-        let pod = annotated(pod(&format!("pod-{round}-{number}")), &wish);
-        patched(&pod, &caller.review(&review("u", &pod)).expect("an answer"))
+        let annotations = [("portico.dev/inject", "configmap"), ("portico.dev/prefix", prefix.as_str())];
+        let pod = annotated(pod(&format!("pod-{round}-{number}")), &annotations);
+        patched(&pod, &caller.review(&review("u", &pod)).expect("a response"))
     };
     let pods: Vec<Value> = (0..COUNT).map(&mut admitted).collect();
-    let began = Instant::now();
+    let start = Instant::now();
     let mut put = BTreeMap::new();
     for (number, pod) in (0..).zip(pods) {
-        let due = began + Duration::from_secs(1) * number / SELECTIONS_PER_S;
+        let due = start + Duration::from_secs(1) * number / SELECTIONS_PER_S;
         thread::sleep(due.saturating_duration_since(Instant::now()));
         let map = &pod["spec"]["containers"][0]["envFrom"][0]["configMapRef"]["name"];
         put.insert(map.as_str().expect("a name").to_owned(), Instant::now());
         cluster.api.put(pod);
     }
-    let mut took = until("all are there", || {
+    let mut took = until("all ConfigMaps exist", || {
         let made = cluster.api.made("ConfigMap").into_iter();
         let took = made.filter_map(|(_, name, at)| Some(at.saturating_duration_since(*put.get(&name)?)));
         let took: Vec<Duration> = took.collect();
@@ -54,7 +58,7 @@ fn round(cluster: &Cluster, webhook: &Webhook, round: u32) -> Vec<Duration> {
 
 #[test]
 #[allow(clippy::print_stderr)] // The figures are worth a line.
-fn of_fifty_new_selections_a_second_each_has_its_config_map_within_200_ms() {
+fn config_maps_exist_within_200_ms_at_50_new_selections_a_second() {
     let cluster = Cluster::new(Api::double());
     let max = (COUNT * ROUNDS).to_string();
     let first = cluster.replica(&["--config-maps-max", &max]);

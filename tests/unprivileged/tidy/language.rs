@@ -56,6 +56,18 @@ const AREAS: &[&str] = &[
     "tests/unprivileged/reference.rs",
     "tests/unprivileged/release",
     "tests/unprivileged/tidy",
+    "webhook/Cargo.toml",
+    "webhook/src/api.rs",
+    "webhook/src/args.rs",
+    "webhook/src/certificate",
+    "webhook/src/clock.rs",
+    "webhook/src/controller",
+    "webhook/src/load",
+    "webhook/src/log.rs",
+    "webhook/src/namespaces.rs",
+    "webhook/src/registration.rs",
+    "webhook/src/services.rs",
+    "webhook/tests/",
     "xtask/",
 ];
 

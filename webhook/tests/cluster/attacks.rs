@@ -1,5 +1,5 @@
-//! What a taken-over webhook may not do with its token, and what nobody else may do to managed ConfigMaps: each attack
-//! is tried on a real API server with the manifests of the chart.
+//! Attacks with the token of a compromised webhook, and attacks of other users on managed ConfigMaps, on a real API
+//! server with the manifests of the chart.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -26,7 +26,7 @@ fn installed() -> Api {
     api
 }
 
-/// A change of a registration that is an attack, by what it does.
+/// An attack: its effect, and the change of the registration.
 type Attack = (&'static str, Box<dyn Fn(&mut Value)>);
 
 fn on(what: &'static str, change: impl Fn(&mut Value) + 'static) -> Attack {
@@ -99,7 +99,7 @@ fn attacks() -> Vec<Attack> {
 
 #[test]
 #[cfg_attr(not(feature = "api-server"), ignore = "needs KUBEBUILDER_ASSETS and the feature api-server")]
-fn a_taken_over_webhook_changes_nothing_of_its_registration_but_the_ca_bundle() {
+fn compromised_webhook_can_change_only_the_ca_bundle_of_its_registration() {
     let api = installed();
     let sender = Sender::new(&api.kubeconfig_of_account(NAME));
     let path = format!("{REGISTRATIONS}/{NAME}");
@@ -109,16 +109,16 @@ fn a_taken_over_webhook_changes_nothing_of_its_registration_but_the_ca_bundle() 
         change(&mut object);
         sender.send("PUT", &format!("{path}{query}"), JSON, &object)
     };
-    // A policy is in force some time after it is there.
+    // A policy takes effect some time after its creation.
     until("the policy is in force", || {
         let attempt = put("?dryRun=All", &|object| object["metadata"]["labels"]["probe"] = "x".into());
         (attempt.status != 200).then_some(())
     });
     let before = registered();
     for (attack, change) in attacks() {
-        let answer = put("", &*change);
-        assert_eq!(answer.status, 403, "{attack}: {}", answer.object);
-        let why = answer.object["message"].as_str().unwrap_or_default().to_owned();
+        let response = put("", &*change);
+        assert_eq!(response.status, 403, "{attack}: {}", response.object);
+        let why = response.object["message"].as_str().unwrap_or_default().to_owned();
         assert!(why.contains("the webhook of Portico"), "{attack}: {why}");
     }
     let mut another = before.clone();
@@ -130,41 +130,41 @@ fn a_taken_over_webhook_changes_nothing_of_its_registration_but_the_ca_bundle() 
         ("patch it", "PATCH", path.clone(), MERGE, &json!({"webhooks": []})),
         ("validate", "POST", REGISTRATIONS.replace("mutating", "validating"), JSON, &another),
     ] {
-        let answer = sender.send(method, &path, content, object);
-        assert_eq!(answer.status, 403, "{attack}: {}", answer.object);
+        let response = sender.send(method, &path, content, object);
+        assert_eq!(response.status, 403, "{attack}: {}", response.object);
     }
     let after = registered();
     assert_eq!((&before["webhooks"], &before["metadata"]), (&after["webhooks"], &after["metadata"]));
-    // What it must do, it may.
+    // The change that it needs is permitted.
     let key = KeyPair::generate().expect("a key");
-    let authority = CertificateParams::new([]).and_then(|params| params.self_signed(&key));
-    let bundle = STANDARD.encode(authority.expect("an authority").pem());
-    let answer = put("", &|object| {
+    let ca = CertificateParams::new([]).and_then(|params| params.self_signed(&key));
+    let bundle = STANDARD.encode(ca.expect("a CA").pem());
+    let response = put("", &|object| {
         for index in 0..2 {
             object["webhooks"][index]["clientConfig"]["caBundle"] = bundle.clone().into();
         }
     });
-    assert_eq!(answer.status, 200, "{}", answer.object);
+    assert_eq!(response.status, 200, "{}", response.object);
     assert_eq!(registered()["webhooks"][1]["clientConfig"]["caBundle"], *bundle);
 }
 
 #[test]
 #[cfg_attr(not(feature = "api-server"), ignore = "needs KUBEBUILDER_ASSETS and the feature api-server")]
-fn whatever_rights_a_tenant_has_in_a_namespace_managed_config_maps_are_written_by_the_webhook_alone() {
+fn only_the_webhook_can_write_managed_config_maps() {
     let api = installed();
     let kubectl = |args: &[&str]| api.kubectl(args);
-    let done = |args: &[&str]| kubectl(args).unwrap_or_else(|why| panic!("{args:?}: {why}"));
-    done(&["create", "namespace", "team"]);
-    // The built-in role admin is put together by a controller, which a bare server has not.
-    done(&["create", "role", "all", "--verb=*", "--resource=configmaps", "-n", "team"]);
-    done(&["create", "rolebinding", "alice", "--role=all", "--user=alice", "-n", "team"]);
+    let run = |args: &[&str]| kubectl(args).unwrap_or_else(|why| panic!("{args:?}: {why}"));
+    run(&["create", "namespace", "team"]);
+    // A controller, which a bare server lacks, aggregates the built-in role admin.
+    run(&["create", "role", "all", "--verb=*", "--resource=configmaps", "-n", "team"]);
+    run(&["create", "rolebinding", "alice", "--role=all", "--user=alice", "-n", "team"]);
     let webhook = format!("system:serviceaccount:portico-system:{NAME}");
     let as_user = |user: &str, args: &[&str]| kubectl(&[args, &["-n", "team", "--as", user]].concat());
     let create = ["create", "configmap", "portico-env-0123456789abcdef", "--from-literal=A=b"];
     until("the policy is in force", || {
         as_user("alice", &[&create[..], &["--dry-run=server"]].concat()).err()
     });
-    // The webhook makes one, with its label.
+    // The webhook creates one, with its label.
     let path = "/api/v1/namespaces/team/configmaps";
     let labels = json!({"app.kubernetes.io/managed-by": "portico-webhook"});
     let managed = json!({"apiVersion": "v1", "kind": "ConfigMap",
@@ -183,16 +183,16 @@ fn whatever_rights_a_tenant_has_in_a_namespace_managed_config_maps_are_written_b
         let why = as_user("alice", attack).expect_err(&attack.join(" "));
         assert!(why.contains("only the webhook of Portico writes"), "{attack:?}: {why}");
     }
-    done(&["create", "configmap", "own", "-n", "team", "--from-literal=A=b"]);
+    run(&["create", "configmap", "own", "-n", "team", "--from-literal=A=b"]);
     let why =
         as_user("alice", &["label", "configmap", "own", "app.kubernetes.io/managed-by=portico-webhook"]);
     assert!(why.expect_err("the label").contains("only the webhook of Portico writes"), "{label}");
-    // Her own she writes, the webhook's she may delete, and so may whoever deletes the namespace.
+    // She can write her own ConfigMaps, and delete the webhook's, as deleting the namespace does.
     as_user("alice", &["annotate", "configmap", "own", "a=b"]).unwrap_or_else(|why| panic!("{why}"));
     as_user("alice", &["delete", "configmap", name]).unwrap_or_else(|why| panic!("{why}"));
-    // An administrator, and controllers of Kubernetes that touch whatever there is.
+    // An administrator and controllers of Kubernetes can write any.
     assert_eq!(sender.send("POST", path, JSON, &managed).status, 201);
-    done(&["annotate", "configmap", name, "-n", "team", "restored=yes"]);
+    run(&["annotate", "configmap", name, "-n", "team", "restored=yes"]);
     for controller in ["generic-garbage-collector", "storage-version-migrator-controller"] {
         let user = format!("system:serviceaccount:kube-system:{controller}");
         let can_update = ["auth", "can-i", "update", "configmaps", "--as", &user, "-n", "team"];
@@ -203,7 +203,7 @@ fn whatever_rights_a_tenant_has_in_a_namespace_managed_config_maps_are_written_b
     }
     let namespace_controller = "system:serviceaccount:kube-system:namespace-controller";
     as_user(namespace_controller, &["delete", "configmap", "--all"]).unwrap_or_else(|why| panic!("{why}"));
-    // The webhook is held to its own by the other policy.
-    let why = as_user(&webhook, &["create", "configmap", "theirs"]).expect_err("not its own");
+    // The other policy restricts the webhook to managed ones.
+    let why = as_user(&webhook, &["create", "configmap", "theirs"]).expect_err("not managed");
     assert!(why.contains("can only write its own ConfigMaps"), "{why}");
 }

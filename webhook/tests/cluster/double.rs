@@ -1,4 +1,4 @@
-//! On the double: registration, the shared Secret and managed ConfigMaps, with everything that may come between.
+//! On the double: registration, the shared Secret and managed ConfigMaps, with conflicts and outages.
 
 use serde_json::json;
 
@@ -13,7 +13,7 @@ fn cluster() -> Cluster {
     Cluster::new(Api::double())
 }
 
-/// A pod as it is after admission, put into the cluster.
+/// Admits a pod, and creates it in the cluster.
 pub(crate) fn admitted(
     cluster: &Cluster,
     webhook: &Webhook,
@@ -23,7 +23,7 @@ pub(crate) fn admitted(
     admitted_pod(cluster, webhook, annotated(pod(name), annotations))
 }
 
-/// The same of any pod.
+/// Admits any pod, and creates it in the cluster.
 pub(crate) fn admitted_pod(
     cluster: &Cluster,
     webhook: &Webhook,
@@ -34,22 +34,22 @@ pub(crate) fn admitted_pod(
     pod
 }
 
-/// A pod as it is after admission.
+/// Returns a pod as changed by admission.
 pub(crate) fn reviewed(webhook: &Webhook, pod: &serde_json::Value) -> serde_json::Value {
     let mut caller = Caller::local(webhook.address).expect("connect");
-    patched(pod, &caller.review(&review("u", pod)).expect("an answer"))
+    patched(pod, &caller.review(&review("u", pod)).expect("a response"))
 }
 
-/// The managed ConfigMaps once there are so many.
+/// Waits for this number of managed ConfigMaps, and returns them.
 pub(crate) fn maps_of(cluster: &Cluster, namespace: &str, count: usize) -> Vec<serde_json::Value> {
-    until("there are as many ConfigMaps", || {
+    until("the number of ConfigMaps is right", || {
         let maps = cluster.config_maps(namespace);
         (maps.len() == count).then_some(maps)
     })
 }
 
 #[test]
-fn what_is_registered_is_what_must_be_and_is_repaired() {
+fn registration_is_complete_and_restored_after_changes() {
     let cluster = cluster();
     let _webhook = cluster.replica(&[]);
     let first = cluster.configuration();
@@ -68,7 +68,7 @@ fn what_is_registered_is_what_must_be_and_is_repaired() {
     altered["webhooks"][0]["failurePolicy"] = "Fail".into();
     altered["metadata"]["labels"]["mine"] = "stays".into();
     cluster.api.put(altered);
-    let repaired = until("it is repaired", || {
+    let repaired = until("it is restored", || {
         let found = cluster.configuration();
         (found["webhooks"] == first["webhooks"]).then_some(found)
     });
@@ -78,21 +78,21 @@ fn what_is_registered_is_what_must_be_and_is_repaired() {
 }
 
 #[test]
-fn who_leaves_registration_to_the_installer_registers_nothing() {
+fn register_none_registers_nothing() {
     let cluster = cluster();
     let webhook = cluster.replica(&["--register", "none"]);
     assert!(cluster.secret().is_some());
     assert_eq!(cluster.api.get(CONFIGURATION, "", "portico-webhook"), None);
     drop(webhook);
-    // One that somebody else has registered is not touched.
+    // One that another component registered is not changed.
     cluster.api.put(json!({"kind": CONFIGURATION, "metadata": {"name": "portico-webhook"}, "webhooks": []}));
     let _webhook = cluster.replica(&["--register", "none"]);
-    let found = cluster.api.get(CONFIGURATION, "", "portico-webhook").expect("it is there");
+    let found = cluster.api.get(CONFIGURATION, "", "portico-webhook").expect("it exists");
     assert_eq!(found["webhooks"], json!([]));
 }
 
 #[test]
-fn of_a_registration_that_the_chart_has_made_only_the_ca_bundle_is_written() {
+fn register_ca_bundle_writes_only_the_ca_bundle() {
     let cluster = cluster();
     let objects =
         objects(&["webhook.registration.failurePolicy=Fail", "webhook.registration.exceptNamespaces={a}"]);
@@ -109,48 +109,48 @@ fn of_a_registration_that_the_chart_has_made_only_the_ca_bundle_is_written() {
         assert_eq!(found["metadata"]["labels"], charts["metadata"]["labels"]);
     };
     is_charts(&cluster.configuration());
-    // One that the installer makes again is filled again; none is made in its place.
+    // If the installer creates it again, it is filled in again; the webhook does not create it.
     cluster.api.delete(CONFIGURATION, "", "portico-webhook");
     cluster.api.put(charts.clone());
     is_charts(&cluster.configuration());
 }
 
 #[test]
-fn a_replica_that_comes_second_takes_what_the_first_has_made() {
+fn second_replica_uses_the_secret_of_the_first() {
     let (winner, loser) = (cluster(), cluster());
     let _first = winner.replica(&[]);
-    let made = winner.secret().expect("a Secret");
-    // Between this replica's look and its write somebody else makes the Secret.
-    loser.api.fault(Fault::Race("secrets", made.clone()));
+    let created = winner.secret().expect("a Secret");
+    // Between the read and the write of this replica, another one creates the Secret.
+    loser.api.fault(Fault::Race("secrets", created.clone()));
     let _second = loser.replica(&[]);
     let found = loser.secret().expect("a Secret");
-    assert_eq!(found["data"], made["data"]);
+    assert_eq!(found["data"], created["data"]);
     let bundle = &loser.configuration()["webhooks"][0]["clientConfig"]["caBundle"];
-    assert_eq!(*bundle, made["data"]["ca.crt"]);
+    assert_eq!(*bundle, created["data"]["ca.crt"]);
 }
 
 #[test]
-fn a_secret_that_is_of_no_use_is_made_anew_and_one_that_is_deleted_is_put_back() {
+fn unusable_secret_is_replaced_and_a_deleted_one_is_restored() {
     let cluster = cluster();
     let metadata = json!({"name": "portico-webhook-tls", "namespace": SYSTEM, "labels": {"mine": "stays"}});
     cluster
         .api
         .put(json!({"kind": "Secret", "metadata": metadata, "data": {"tls.crt": "AAAA", "other": "AAAA"}}));
     let webhook = cluster.replica(&[]);
-    let made = cluster.secret().expect("a Secret");
-    assert!(text(&made, "tls.crt").contains("BEGIN CERTIFICATE"));
+    let created = cluster.secret().expect("a Secret");
+    assert!(text(&created, "tls.crt").contains("BEGIN CERTIFICATE"));
     assert_eq!(
-        (&made["metadata"]["labels"]["mine"], &made["data"]["other"]),
+        (&created["metadata"]["labels"]["mine"], &created["data"]["other"]),
         (&"stays".into(), &"AAAA".into())
     );
     cluster.api.delete("Secret", SYSTEM, "portico-webhook-tls");
-    let again = until("it is put back", || cluster.secret());
-    assert_eq!(text(&again, "tls.crt"), text(&made, "tls.crt"));
+    let again = until("it is restored", || cluster.secret());
+    assert_eq!(text(&again, "tls.crt"), text(&created, "tls.crt"));
     assert_eq!(webhook.readyz().0, 200);
 }
 
 #[test]
-fn a_config_map_is_made_as_soon_as_a_pod_refers_to_it_and_kept_fresh() {
+fn config_map_is_created_for_a_pod_and_follows_its_services() {
     let cluster = cluster();
     let webhook = cluster.replica(&[]);
     let pod = admitted(&cluster, &webhook, "a", &[("portico.dev/inject", "configmap")]);
@@ -160,26 +160,26 @@ fn a_config_map_is_made_as_soon_as_a_pod_refers_to_it_and_kept_fresh() {
     assert_eq!(maps[0]["data"]["REDIS_SERVICE_HOST"], "10.0.0.11");
     cluster.api.put(service("redis", 12, 6379));
     cluster.api.put(service("mysql", 13, 3306));
-    until("it is fresh", || {
+    until("it is updated", || {
         let map = cluster.config_maps("default").pop()?;
-        let is_fresh =
+        let is_updated =
             map["data"]["REDIS_SERVICE_HOST"] == "10.0.0.12" && map["data"]["MYSQL_PORT"].is_string();
-        is_fresh.then_some(())
+        is_updated.then_some(())
     });
-    // Whoever alters or deletes it does so for a moment.
+    // Changes and deletions by other clients are reverted.
     let mut altered = cluster.config_maps("default").remove(0);
     altered["data"] = json!({"REDIS_SERVICE_HOST": "6.6.6.6"});
     cluster.api.put(altered);
     let name = maps[0]["metadata"]["name"].as_str().expect("a name");
     let is_good =
         || Some(cluster.api.get("ConfigMap", "default", name)?["data"]["REDIS_SERVICE_HOST"] == "10.0.0.12");
-    until("it is repaired", || is_good()?.then_some(()));
+    until("it is restored", || is_good()?.then_some(()));
     cluster.api.delete("ConfigMap", "default", name);
-    until("it is made again", || is_good()?.then_some(()));
+    until("it is created again", || is_good()?.then_some(()));
 }
 
 #[test]
-fn a_pod_keeps_its_labels_beside_the_one_by_which_the_controller_finds_it() {
+fn pod_keeps_its_labels_next_to_the_label_for_the_controller() {
     let cluster = cluster();
     let webhook = cluster.replica(&[]);
     let mut labelled = annotated(pod("a"), &[("portico.dev/inject", "configmap")]);
@@ -189,7 +189,7 @@ fn a_pod_keeps_its_labels_beside_the_one_by_which_the_controller_finds_it() {
 }
 
 #[test]
-fn a_config_map_is_kept_while_a_pod_refers_to_it_and_collected_after() {
+fn config_map_exists_as_long_as_a_pod_refers_to_it() {
     let cluster = cluster();
     let webhook = cluster.replica(&["--config-map-grace", "1"]);
     admitted(&cluster, &webhook, "stays", &[("portico.dev/inject", "configmap")]);
@@ -199,18 +199,18 @@ fn a_config_map_is_kept_while_a_pod_refers_to_it_and_collected_after() {
     cluster.api.put(foreign);
     maps_of(&cluster, "default", 3);
     cluster.api.delete("Pod", "default", "goes");
-    let left = until("one is collected", || {
+    let left = until("one is deleted", || {
         let maps = cluster.config_maps("default");
         (maps.len() == 2).then_some(maps)
     });
-    // The pod that stays has all forms; what is not managed by us is nobody's to collect.
+    // The remaining pod has all forms; the webhook never deletes an unmanaged ConfigMap.
     assert!(left.iter().any(|map| map["data"]["REDIS_PORT"].is_string()));
     assert!(left.iter().any(|map| map["metadata"]["name"] == "portico-env-0"));
     assert_eq!(webhook.metric("config_maps_total{what=\"collected\"}"), 1.0);
 }
 
 #[test]
-fn a_config_map_of_somebody_else_is_never_touched() {
+fn unmanaged_config_map_is_never_changed() {
     let cluster = cluster();
     let webhook = cluster.replica(&[]);
     let pod = admitted(&cluster, &webhook, "a", &[("portico.dev/inject", "configmap")]);
@@ -222,55 +222,52 @@ fn a_config_map_of_somebody_else_is_never_touched() {
     cluster.api.put(foreign);
     let webhook = cluster.replica(&[]);
     admitted(&cluster, &webhook, "b", &[("portico.dev/inject", "configmap")]);
-    webhook.until("it says so", |webhook| {
+    webhook.until("it is counted", |webhook| {
         webhook.metric("config_maps_refused_total{reason=\"foreign\"}") >= 1.0
     });
-    assert_eq!(
-        cluster.api.get("ConfigMap", "default", name).expect("it is there")["data"],
-        json!({"a": "b"})
-    );
+    assert_eq!(cluster.api.get("ConfigMap", "default", name).expect("it exists")["data"], json!({"a": "b"}));
 }
 
 #[test]
-fn a_container_that_waits_gets_its_config_map_once_the_service_is_there() {
+fn waiting_container_gets_its_config_map_once_the_service_exists() {
     let cluster = cluster();
     let webhook = cluster.replica(&[]);
-    let wish = [("portico.dev/require", "mysql"), ("portico.dev/on-missing", "wait")];
-    let pod = admitted(&cluster, &webhook, "a", &wish);
+    let annotations = [("portico.dev/require", "mysql"), ("portico.dev/on-missing", "wait")];
+    let pod = admitted(&cluster, &webhook, "a", &annotations);
     let name = pod["spec"]["containers"][0]["envFrom"][0]["configMapRef"]["name"].as_str().expect("a name");
     assert_eq!(cluster.api.get("ConfigMap", "default", name), None);
-    // Another replica knows of it, too.
+    // Another replica knows the pod, too.
     drop(webhook);
     let _webhook = cluster.replica(&[]);
     assert_eq!(cluster.api.get("ConfigMap", "default", name), None);
     cluster.api.put(service("mysql", 13, 3306));
-    let map = until("it is made", || cluster.api.get("ConfigMap", "default", name));
+    let map = until("it is created", || cluster.api.get("ConfigMap", "default", name));
     assert_eq!(map["data"]["MYSQL_SERVICE_PORT"], "3306");
 }
 
 #[test]
-fn a_container_waits_again_once_the_service_is_gone_again() {
+fn container_waits_again_after_the_service_is_deleted() {
     let cluster = cluster();
     let webhook = cluster.replica(&[]);
     cluster.api.put(service("mysql", 13, 3306));
-    let wish = [("portico.dev/require", "mysql"), ("portico.dev/on-missing", "wait")];
-    let pod = admitted(&cluster, &webhook, "a", &wish);
+    let annotations = [("portico.dev/require", "mysql"), ("portico.dev/on-missing", "wait")];
+    let pod = admitted(&cluster, &webhook, "a", &annotations);
     maps_of(&cluster, "default", 1);
     let name = pod["spec"]["containers"][0]["envFrom"][0]["configMapRef"]["name"].as_str().expect("a name");
     let map = || cluster.api.get("ConfigMap", "default", name);
     cluster.api.delete("Service", "default", "mysql");
-    until("it is gone", || map().is_none().then_some(()));
-    // Another replica knows of it, too, and leaves it so.
+    until("it is deleted", || map().is_none().then_some(()));
+    // Another replica knows the pod, too, and does not create it.
     drop(webhook);
     let _webhook = cluster.replica(&[]);
     assert_eq!(map(), None);
     cluster.api.put(service("mysql", 14, 3306));
-    let found = until("it is made again", map);
+    let found = until("it is created again", map);
     assert_eq!(found["data"]["MYSQL_SERVICE_HOST"], "10.0.0.14");
 }
 
 #[test]
-fn a_namespace_says_what_its_pods_do_not() {
+fn namespace_annotations_are_the_defaults_of_pods() {
     let cluster = cluster();
     let annotations = json!({"portico.dev/inject": "configmap"});
     cluster
@@ -284,7 +281,7 @@ fn a_namespace_says_what_its_pods_do_not() {
 }
 
 #[test]
-fn a_change_of_a_namespace_causes_no_list_and_no_request() {
+fn changed_namespace_causes_no_list() {
     let cluster = cluster();
     let namespace = |inject: &str| {
         let annotations = json!({"portico.dev/inject": inject});
@@ -309,7 +306,7 @@ fn a_change_of_a_namespace_causes_no_list_and_no_request() {
 }
 
 #[test]
-fn a_service_that_cannot_be_used_is_a_metric_of_its_own_and_no_outage() {
+fn rejected_service_is_a_metric_and_not_an_outage() {
     let cluster = cluster();
     let webhook = cluster.replica(&[]);
     let mut broken = service("broken", 12, 80);
@@ -324,17 +321,18 @@ fn a_service_that_cannot_be_used_is_a_metric_of_its_own_and_no_outage() {
 }
 
 #[test]
-fn who_vouches_for_files_is_told_by_a_file_or_by_somebody_else() {
+fn ca_bundle_of_certificate_files_comes_from_a_file_or_stays() {
     let (maker, cluster) = (cluster(), cluster());
     let _maker = maker.replica(&[]);
-    let made = maker.secret().expect("a Secret");
-    let write =
-        |entry: &str| cluster.folder.write(entry, &text(&made, entry)).to_str().expect("a path").to_owned();
+    let created = maker.secret().expect("a Secret");
+    let write = |entry: &str| {
+        cluster.folder.write(entry, &text(&created, entry)).to_str().expect("a path").to_owned()
+    };
     let (certificate, key, authority) = (write("tls.crt"), write("tls.key"), write("ca.crt"));
     let files = ["--tls-cert", &certificate, "--tls-key", &key];
     let first = cluster.replica(&[&files[..], &["--tls-ca", &authority]].concat());
     let bundle = |found: &serde_json::Value| found["webhooks"][0]["clientConfig"]["caBundle"].clone();
-    assert_eq!(bundle(&cluster.configuration()), made["data"]["ca.crt"]);
+    assert_eq!(bundle(&cluster.configuration()), created["data"]["ca.crt"]);
     cluster.folder.write("ca.crt", "renewed");
     until("the change is registered", || (bundle(&cluster.configuration()) == "cmVuZXdlZA==").then_some(()));
     drop(first);
@@ -343,7 +341,7 @@ fn who_vouches_for_files_is_told_by_a_file_or_by_somebody_else() {
     let mut altered = cluster.configuration();
     altered["webhooks"][0]["timeoutSeconds"] = 30.into();
     cluster.api.put(altered);
-    let repaired = until("it is repaired", || {
+    let repaired = until("it is restored", || {
         let found = cluster.configuration();
         (found["webhooks"][0]["timeoutSeconds"] == 3).then_some(found)
     });

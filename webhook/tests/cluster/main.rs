@@ -1,10 +1,10 @@
-//! The program on an API server: the double, and a real one where `KUBEBUILDER_ASSETS` names its binaries.
+//! The program with an API server: the double, and a real one with the feature `api-server`.
 //!
-//! What both show is shown by both. The real one calls the webhook itself; the double has the conflicts.
+//! Both test what both support. The real one calls the webhook itself; the double can produce conflicts.
 
 mod attacks;
 mod double;
-mod notices;
+mod events;
 mod parts;
 mod portal_limits;
 mod quota;

@@ -1,7 +1,7 @@
-//! On the double: variables that need several ConfigMaps, and more or fewer of them while pods refer to those.
+//! On the double: variables in several ConfigMaps, of which more or fewer are needed while pods refer to them.
 //!
-//! What a pod refers to is settled when it is made. So each part that must be there, must stay; and what moves from part to
-//! part must be in one of them all the time. What must not go in here: how much fits into a part.
+//! The references of a pod do not change after admission. So each required part must stay, and a variable that moves
+//! between parts must be in one of them at any time.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
@@ -15,10 +15,10 @@ use test_support::replica::{Cluster, service};
 use test_support::review::{annotated, patched, pod, review};
 use test_support::webhook::until;
 
-/// So many services fill one part, and half of the next.
+/// This number of services fills one part, and half of the next.
 const SERVICES: u32 = 900;
 
-/// A service whose variables have names as long as they may be.
+/// Returns a service whose variables have names of the maximum length.
 fn long(number: u32) -> Value {
     let name = format!("s{number:04}-{}", "x".repeat(57));
     let (high, low) = (number / 250, number % 250 + 1);
@@ -31,7 +31,8 @@ fn host(number: u32) -> String {
     format!("S{number:04}_{}_SERVICE_HOST", "X".repeat(57))
 }
 
-/// What a container of a pod starts with at this moment, and from how many parts. All that must be there is there.
+/// Returns the number of parts with variables, and the variables, with which a container of a pod would start now.
+/// Asserts that all required parts exist.
 fn started(cluster: &Cluster, pod: &Value) -> (usize, BTreeSet<String>) {
     let listed = cluster.config_maps("default").into_iter();
     let maps: BTreeMap<String, Value> =
@@ -51,21 +52,21 @@ fn started(cluster: &Cluster, pod: &Value) -> (usize, BTreeSet<String>) {
     (parts, names)
 }
 
-/// The first ConfigMap to which a pod refers.
+/// Returns the first ConfigMap to which a pod refers.
 fn base_of(cluster: &Cluster, pod: &str) -> String {
-    let pod = cluster.api.get("Pod", "default", pod).expect("it is there");
+    let pod = cluster.api.get("Pod", "default", pod).expect("the pod exists");
     let name = &pod["spec"]["containers"][0]["envFrom"][0]["configMapRef"]["name"];
     name.as_str().expect("a name").to_owned()
 }
 
 #[test]
-fn parts_come_and_go_while_a_pod_refers_to_them_and_it_misses_nothing() {
+fn changing_parts_never_lack_a_variable_of_their_pod() {
     let cluster = Cluster::new(Api::double());
     (0..SERVICES).for_each(|number| cluster.api.put(long(number)));
     let webhook = cluster.replica(&["--config-map-grace", "5"]);
-    let wish = annotated(pod("a"), &[("portico.dev/inject", "configmap")]);
+    let request = annotated(pod("a"), &[("portico.dev/inject", "configmap")]);
     let mut caller = Caller::local(webhook.address).expect("connect");
-    let made = patched(&wish, &caller.review(&review("u", &wish)).expect("an answer"));
+    let made = patched(&request, &caller.review(&review("u", &request)).expect("a response"));
     cluster.api.put(made.clone());
     let referred = made["spec"]["containers"][0]["envFrom"].as_array().expect("sources");
     let must = referred.iter().filter(|source| source["configMapRef"]["optional"] != true).count();
@@ -73,15 +74,15 @@ fn parts_come_and_go_while_a_pod_refers_to_them_and_it_misses_nothing() {
     let (before, names) = started(&cluster, &made);
     assert!(before >= 2 && names.contains(&host(0)) && names.contains(&host(SERVICES - 1)), "{before} parts");
 
-    // In front of all others, so that these move on; after them come as many again.
+    // One service before all others, so that these move, and three quarters as many after them.
     let has_all = |names: &BTreeSet<String>, numbers: Range<u32>| {
         numbers.into_iter().all(|number| names.contains(&host(number)))
     };
     (SERVICES..SERVICES * 7 / 4).for_each(|number| cluster.api.put(long(number)));
     cluster.api.put(service("a-first", 99, 80));
-    until("all are there", || {
+    until("all variables exist", || {
         let (parts, names) = started(&cluster, &made);
-        assert!(has_all(&names, 0..SERVICES), "one is missing while it moves");
+        assert!(has_all(&names, 0..SERVICES), "a variable is missing while it moves");
         (parts > before && has_all(&names, 0..SERVICES * 7 / 4) && names.contains("A_FIRST_PORT"))
             .then_some(())
     });
@@ -91,23 +92,23 @@ fn parts_come_and_go_while_a_pod_refers_to_them_and_it_misses_nothing() {
         let name = long(number)["metadata"]["name"].as_str().expect("a name").to_owned();
         cluster.api.delete("Service", "default", &name);
     });
-    until("the others are gone", || {
+    until("the others are removed", || {
         let (parts, names) = started(&cluster, &made);
-        assert!(has_all(&names, 0..1), "it is missing while it moves");
+        assert!(has_all(&names, 0..1), "a variable is missing while it moves");
         (parts == 1 && !names.contains(&host(1))).then_some(())
     });
-    // Another pod's ConfigMap comes and is collected meanwhile.
+    // The ConfigMap of another pod is created and deleted meanwhile.
     let other =
         annotated(pod("b"), &[("portico.dev/inject", "configmap"), ("portico.dev/forms", "host-port")]);
-    cluster.api.put(patched(&other, &caller.review(&review("u", &other)).expect("an answer")));
-    until("the other one has its ConfigMaps", || {
+    cluster.api.put(patched(&other, &caller.review(&review("u", &other)).expect("a response")));
+    until("the other pod has its ConfigMap", || {
         let name = base_of(&cluster, "b");
         cluster.api.get("ConfigMap", "default", &name).map(drop)
     });
     cluster.api.delete("Pod", "default", "b");
     let collected = || webhook.metric("config_maps_total{what=\"collected\"}");
-    until("it is collected", || (collected() >= 1.0).then_some(()));
+    until("it is deleted", || (collected() >= 1.0).then_some(()));
     assert_eq!(started(&cluster, &made).0, 1);
     cluster.api.delete("Pod", "default", "a");
-    until("all are collected", || cluster.config_maps("default").is_empty().then_some(()));
+    until("all are deleted", || cluster.config_maps("default").is_empty().then_some(()));
 }

@@ -1,6 +1,4 @@
-//! What a namespace may have of managed ConfigMaps, and that nobody else waits for one that has all.
-//!
-//! What must not go in here: how a quota is counted.
+//! The quota of managed ConfigMaps of a namespace; a namespace at its quota does not delay others.
 
 use serde_json::{Value, json};
 
@@ -10,15 +8,15 @@ use test_support::replica::Cluster;
 use test_support::review::{annotated, pod};
 use test_support::webhook::{Webhook, until};
 
-/// Pods with selections of their own.
+/// Creates pods with different selections.
 fn many(cluster: &Cluster, webhook: &Webhook, namespace: &str, numbers: std::ops::Range<usize>) {
     for number in numbers {
         let prefix = format!("P{number}_");
-        let wish = [("portico.dev/inject", "configmap"), ("portico.dev/prefix", prefix.as_str())];
-        let mut pod = annotated(pod(&format!("{namespace}-{number}")), &wish);
+        let annotations = [("portico.dev/inject", "configmap"), ("portico.dev/prefix", prefix.as_str())];
+        let mut pod = annotated(pod(&format!("{namespace}-{number}")), &annotations);
         pod["metadata"]["ownerReferences"] = json!([{"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "web",
             "uid": "r-1", "controller": true}]);
-        // What is asked for does not depend on the namespace.
+        // The request of a pod does not depend on its namespace.
         let mut pod = reviewed(webhook, &pod);
         pod["metadata"]["namespace"] = namespace.into();
         cluster.api.put(pod);
@@ -32,7 +30,7 @@ fn events(cluster: &Cluster, namespace: &str) -> Vec<Value> {
 }
 
 #[test]
-fn a_namespace_over_its_quota_is_refused_by_name_and_others_go_on() {
+fn namespace_over_its_quota_is_refused_by_name_and_others_are_served() {
     let cluster = Cluster::new(Api::double());
     let webhook = cluster.replica(&["--config-maps-max", "5", "--config-map-grace", "1"]);
     many(&cluster, &webhook, "default", 0..12);
@@ -40,25 +38,25 @@ fn a_namespace_over_its_quota_is_refused_by_name_and_others_go_on() {
     webhook.until("seven are refused", |webhook| {
         webhook.metric("config_maps_refused_total{reason=\"count\"}") >= 7.0
     });
-    let told = until("it is told", || {
+    let event = until("the refusal is reported", || {
         let events = events(&cluster, "default");
         events.iter().find(|event| event["reason"] == "ServiceVariablesRefused").cloned()
     });
-    assert_eq!(told["involvedObject"]["kind"], "ReplicaSet");
+    assert_eq!(event["involvedObject"]["kind"], "ReplicaSet");
     assert!(
-        told["message"].as_str().is_some_and(|text| text.contains("more than 5 managed ConfigMaps")),
-        "{told}"
+        event["message"].as_str().is_some_and(|text| text.contains("more than 5 managed ConfigMaps")),
+        "{event}"
     );
-    // Once, however many are refused.
+    // Once, for any number of refusals.
     assert_eq!(webhook.log().matches("ConfigMap refused").count(), 1);
     let mut other = cluster.api.get("Pod", "default", "default-0").expect("it is there");
     other["metadata"]["namespace"] = "other".into();
     cluster.api.put(other);
     maps_of(&cluster, "other", 1);
     assert_eq!(cluster.config_maps("default").len(), 5);
-    // Where there is room again, those that were refused are made.
+    // Once there is room, the refused ones are created.
     (0..8).for_each(|number| cluster.api.delete("Pod", "default", &format!("default-{number}")));
-    until("those that are left have theirs", || {
+    until("the remaining pods have their ConfigMaps", || {
         let wanted = (8..12).map(|number| {
             let pod = cluster.api.get("Pod", "default", &format!("default-{number}")).expect("it is there");
             pod["spec"]["containers"][0]["envFrom"][0]["configMapRef"]["name"].clone()
@@ -70,7 +68,7 @@ fn a_namespace_over_its_quota_is_refused_by_name_and_others_go_on() {
 }
 
 #[test]
-fn a_namespace_has_so_many_bytes_and_what_is_there_stays() {
+fn bytes_of_a_namespace_are_limited_and_existing_config_maps_stay() {
     let cluster = Cluster::new(Api::double());
     // The seven variables of one service are some 200 bytes.
     let webhook = cluster.replica(&["--config-map-bytes-max", "500"]);
@@ -83,23 +81,23 @@ fn a_namespace_has_so_many_bytes_and_what_is_there_stays() {
 }
 
 #[test]
-fn a_namespace_whose_writes_hang_delays_no_other() {
+fn namespace_with_hanging_writes_does_not_delay_others() {
     let cluster = Cluster::new(Api::double());
     let webhook = cluster.replica(&[]);
     cluster.api.fault(Fault::HangIn("slow"));
     many(&cluster, &webhook, "slow", 0..40);
     admitted(&cluster, &webhook, "a", &[("portico.dev/inject", "configmap")]);
-    let began = std::time::Instant::now();
+    let start = std::time::Instant::now();
     maps_of(&cluster, "default", 1);
-    // A request is given up after ten seconds; nobody else waits for that.
-    assert!(began.elapsed().as_secs() < 5, "{:?}", began.elapsed());
+    // A request times out after ten seconds; another namespace does not wait for that.
+    assert!(start.elapsed().as_secs() < 5, "{:?}", start.elapsed());
     assert_eq!(cluster.config_maps("slow").len(), 0);
     cluster.api.fault(Fault::Mended);
     maps_of(&cluster, "slow", 40);
 }
 
 #[test]
-fn a_record_that_a_tenant_wrote_by_hand_gets_variables_of_its_own_namespace_and_no_more() {
+fn forged_record_gets_only_variables_of_its_own_namespace() {
     let cluster = Cluster::new(Api::double());
     let mut secret = test_support::replica::service("secret", 66, 80);
     secret["metadata"]["namespace"] = "other".into();

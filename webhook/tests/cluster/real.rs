@@ -20,19 +20,19 @@ use test_support::webhook::{Webhook, free_port, until};
 const JSON: &str = "application/json";
 const PODS: &str = "/api/v1/namespaces/default/pods";
 
-/// Creates a pod, which must be possible.
+/// Creates a pod; the request must succeed.
 fn created(cluster: &Cluster, pod: &Value) -> Answer {
-    let answer = cluster.api.create("", pod);
-    assert_eq!(answer.status, 201, "{}", answer.object);
-    answer
+    let response = cluster.api.create("", pod);
+    assert_eq!(response.status, 201, "{}", response.object);
+    response
 }
 
 fn has_redis(pod: &Value) -> bool {
     names(pod, 0).contains(&"REDIS_SERVICE_HOST".to_owned())
 }
 
-/// Waits until the API server calls.
-fn called(cluster: &Cluster) {
+/// Waits until the API server calls the webhook.
+fn wait_for_calls(cluster: &Cluster) {
     static NUMBER: AtomicU32 = AtomicU32::new(0);
     cluster.configuration();
     until("the API server calls", || {
@@ -43,33 +43,33 @@ fn called(cluster: &Cluster) {
 
 #[test]
 #[cfg_attr(not(feature = "api-server"), ignore = "needs KUBEBUILDER_ASSETS and the feature api-server")]
-fn pods_made_through_a_real_api_server_have_what_they_should() {
+fn pods_created_through_a_real_api_server_get_their_variables() {
     let api = Api::real();
     let cluster = Cluster::new(api);
     let webhook = cluster.replica(&[]);
-    called(&cluster);
-    each_mode_puts_variables_where_it_should(&cluster);
-    warnings_reach_whoever_makes_the_pod(&cluster);
-    a_pod_is_denied_with_a_reason(&cluster);
-    a_dry_run_shows_all_and_makes_nothing(&cluster);
-    only_new_ephemeral_containers_are_touched(&cluster);
-    what_would_not_be_changed_is_not_asked_for(&cluster, &webhook);
+    wait_for_calls(&cluster);
+    each_mode_injects_variables_at_its_place(&cluster);
+    warnings_reach_the_creator_of_the_pod(&cluster);
+    pod_is_denied_with_a_reason(&cluster);
+    dry_run_shows_all_and_creates_nothing(&cluster);
+    only_new_ephemeral_containers_are_changed(&cluster);
+    pods_that_need_no_change_cause_no_review(&cluster, &webhook);
     drop(webhook);
-    while_the_webhook_is_down_pods_are_made_without_it(&cluster);
-    certificates_are_renewed_under_load_and_no_pod_is_missed(&cluster);
-    of_two_replicas_one_may_restart_under_load(cluster);
+    pods_are_created_while_the_webhook_is_down(&cluster);
+    certificates_are_renewed_under_load_without_missing_a_pod(&cluster);
+    one_of_two_replicas_restarts_under_load(cluster);
 }
 
-fn each_mode_puts_variables_where_it_should(cluster: &Cluster) {
+fn each_mode_injects_variables_at_its_place(cluster: &Cluster) {
     let made = created(cluster, &pod("inline")).object;
     assert_eq!(names(&made, 0).len(), 7, "{made}");
     assert_eq!(made["spec"]["enableServiceLinks"], false);
     assert!(made["metadata"]["annotations"]["portico.dev/injected"].is_string());
     let made = created(cluster, &annotated(pod("by-map"), &[("portico.dev/inject", "configmap")])).object;
     let name = made["spec"]["containers"][0]["envFrom"][0]["configMapRef"]["name"].as_str().expect("a name");
-    let map = until("it is made", || cluster.api.get("ConfigMap", "default", name));
+    let map = until("it is created", || cluster.api.get("ConfigMap", "default", name));
     assert_eq!(map["data"]["REDIS_PORT"], "tcp://10.0.0.11:6379");
-    // Inline would not be exact here, and there is a controller.
+    // Inline would not be exact here, and the pod has a controller.
     let mut owned = pod("auto");
     owned["spec"]["containers"][0]["envFrom"] = json!([{"secretRef": {"name": "x"}}]);
     owned["metadata"]["ownerReferences"] = json!([{"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "web",
@@ -79,45 +79,45 @@ fn each_mode_puts_variables_where_it_should(cluster: &Cluster) {
     assert_eq!(made["spec"]["containers"][0]["envFrom"][1]["secretRef"]["name"], "x");
 }
 
-fn warnings_reach_whoever_makes_the_pod(cluster: &Cluster) {
-    let answer = created(cluster, &annotated(pod("warned"), &[("portico.dev/max-bytes", "lots")]));
+fn warnings_reach_the_creator_of_the_pod(cluster: &Cluster) {
+    let response = created(cluster, &annotated(pod("warned"), &[("portico.dev/max-bytes", "lots")]));
     assert!(
-        answer.warnings.iter().any(|text| text.contains("portico.dev/max-bytes")),
+        response.warnings.iter().any(|text| text.contains("portico.dev/max-bytes")),
         "{:?}",
-        answer.warnings
+        response.warnings
     );
 }
 
-fn a_pod_is_denied_with_a_reason(cluster: &Cluster) {
-    let wish = [("portico.dev/require", "nowhere"), ("portico.dev/on-missing", "deny")];
-    let answer = cluster.api.create("", &annotated(pod("denied"), &wish));
-    assert_eq!(answer.status, 403);
-    assert!(answer.object["message"].as_str().is_some_and(|why| why.contains("service nowhere")));
+fn pod_is_denied_with_a_reason(cluster: &Cluster) {
+    let annotations = [("portico.dev/require", "nowhere"), ("portico.dev/on-missing", "deny")];
+    let response = cluster.api.create("", &annotated(pod("denied"), &annotations));
+    assert_eq!(response.status, 403);
+    assert!(response.object["message"].as_str().is_some_and(|why| why.contains("service nowhere")));
 }
 
-fn a_dry_run_shows_all_and_makes_nothing(cluster: &Cluster) {
+fn dry_run_shows_all_and_creates_nothing(cluster: &Cluster) {
     let before = cluster.config_maps("default").len();
-    let wish = [("portico.dev/inject", "configmap"), ("portico.dev/prefix", "DRY_")];
-    let answer = cluster.api.create("?dryRun=All", &annotated(pod("dry"), &wish));
-    assert_eq!(answer.status, 201);
-    assert!(answer.object["spec"]["containers"][0]["envFrom"][0]["configMapRef"].is_object());
+    let annotations = [("portico.dev/inject", "configmap"), ("portico.dev/prefix", "DRY_")];
+    let response = cluster.api.create("?dryRun=All", &annotated(pod("dry"), &annotations));
+    assert_eq!(response.status, 201);
+    assert!(response.object["spec"]["containers"][0]["envFrom"][0]["configMapRef"].is_object());
     assert_eq!(cluster.config_maps("default").len(), before);
     assert_eq!(cluster.api.get("Pod", "default", "dry"), None);
 }
 
-fn only_new_ephemeral_containers_are_touched(cluster: &Cluster) {
+fn only_new_ephemeral_containers_are_changed(cluster: &Cluster) {
     created(cluster, &pod("debugged"));
     let path = format!("{PODS}/debugged/ephemeralcontainers");
     for count in 1..=2 {
-        let mut pod = cluster.api.get("Pod", "default", "debugged").expect("it is there");
+        let mut pod = cluster.api.get("Pod", "default", "debugged").expect("it exists");
         let mut containers = pod["spec"]["ephemeralContainers"].as_array().cloned().unwrap_or_default();
         containers.push(
             json!({"name": format!("debug-{count}"), "image": "x", "terminationMessagePolicy": "File"}),
         );
         pod["spec"]["ephemeralContainers"] = containers.into();
-        let answer = cluster.api.send("PUT", &path, JSON, &pod);
-        assert_eq!(answer.status, 200, "{}", answer.object);
-        let containers = answer.object["spec"]["ephemeralContainers"].as_array().expect("a list").clone();
+        let response = cluster.api.send("PUT", &path, JSON, &pod);
+        assert_eq!(response.status, 200, "{}", response.object);
+        let containers = response.object["spec"]["ephemeralContainers"].as_array().expect("a list").clone();
         assert_eq!(containers.len(), count);
         for container in containers {
             assert_eq!(container["env"].as_array().map(Vec::len), Some(7), "{container}");
@@ -125,7 +125,7 @@ fn only_new_ephemeral_containers_are_touched(cluster: &Cluster) {
     }
 }
 
-fn what_would_not_be_changed_is_not_asked_for(cluster: &Cluster, webhook: &Webhook) {
+fn pods_that_need_no_change_cause_no_review(cluster: &Cluster, webhook: &Webhook) {
     let asked = || webhook.metric("request_seconds_count");
     let before = asked();
     let refused = created(cluster, &annotated(pod("refused"), &[("portico.dev/inject", "false")])).object;
@@ -143,56 +143,56 @@ fn what_would_not_be_changed_is_not_asked_for(cluster: &Cluster, webhook: &Webho
     assert_eq!(asked(), before);
 }
 
-fn while_the_webhook_is_down_pods_are_made_without_it(cluster: &Cluster) {
+fn pods_are_created_while_the_webhook_is_down(cluster: &Cluster) {
     let made = created(cluster, &pod("alone")).object;
     assert!(!has_redis(&made));
-    // The kubelet gives them.
+    // The kubelet provides the variables.
     assert_eq!(made["spec"]["enableServiceLinks"], true);
 }
 
-/// Makes pods until it is told to end; says how many, and which were missed.
+/// Creates pods until it is stopped, and counts them and those without variables.
 struct Load {
-    ends: Arc<AtomicBool>,
+    stop: Arc<AtomicBool>,
     thread: thread::JoinHandle<(u32, Vec<String>)>,
 }
 
 impl Load {
     fn start(cluster: &Cluster, prefix: &'static str) -> Self {
         let sender = Sender::new(cluster.api.kubeconfig());
-        let ends = Arc::new(AtomicBool::new(false));
-        let end = Arc::clone(&ends);
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = Arc::clone(&stop);
         let thread = thread::spawn(move || {
             let (mut count, mut missed) = (0, Vec::new());
-            while !end.load(Ordering::Relaxed) {
+            while !stopped.load(Ordering::Relaxed) {
                 let name = format!("{prefix}-{count}");
-                let answer = sender.send("POST", PODS, JSON, &pod(&name));
-                assert_eq!(answer.status, 201, "{}", answer.object);
-                if !has_redis(&answer.object) {
+                let response = sender.send("POST", PODS, JSON, &pod(&name));
+                assert_eq!(response.status, 201, "{}", response.object);
+                if !has_redis(&response.object) {
                     missed.push(name);
                 }
                 count += 1;
             }
             (count, missed)
         });
-        Self { ends, thread }
+        Self { stop, thread }
     }
 
     fn end(self) {
-        self.ends.store(true, Ordering::Relaxed);
+        self.stop.store(true, Ordering::Relaxed);
         let (count, missed) = self.thread.join().expect("no pod is refused");
         assert!(count > 20, "{count} pods");
         assert_eq!(missed, Vec::<String>::new(), "of {count} pods");
     }
 }
 
-fn certificates_are_renewed_under_load_and_no_pod_is_missed(cluster: &Cluster) {
-    // One that lasts is not made anew for a shorter life.
+fn certificates_are_renewed_under_load_without_missing_a_pod(cluster: &Cluster) {
+    // A valid certificate would not be renewed for a shorter lifetime.
     cluster.api.delete("Secret", SYSTEM, "portico-webhook-tls");
     let _webhook = cluster.replica(&["--leaf-life", "6", "--ca-life", "12"]);
-    called(cluster);
+    wait_for_calls(cluster);
     let load = Load::start(cluster, "renewal");
     let (mut leaves, mut bundles) = (Vec::new(), Vec::new());
-    until("certificate and authority have been renewed", || {
+    until("certificate and CA were renewed", || {
         let secret = cluster.secret()?;
         for (seen, name) in [(&mut leaves, "tls.crt"), (&mut bundles, "ca.crt")] {
             let text = text(&secret, name);
@@ -205,7 +205,7 @@ fn certificates_are_renewed_under_load_and_no_pod_is_missed(cluster: &Cluster) {
     load.end();
 }
 
-/// One address for several replicas, as a service is.
+/// One address for several replicas, as of a service.
 struct Balancer(Arc<Mutex<Vec<u16>>>);
 
 impl Balancer {
@@ -216,12 +216,12 @@ impl Balancer {
         thread::spawn(move || {
             for (turn, client) in listener.incoming().enumerate() {
                 let port = {
-                    let replicas = turns.lock().expect("nobody panics with it");
+                    let replicas = turns.lock().expect("no thread panics with it");
                     replicas[turn % replicas.len()]
                 };
                 if let (Ok(client), Ok(replica)) = (client, TcpStream::connect(("127.0.0.1", port))) {
-                    join(&client, &replica);
-                    join(&replica, &client);
+                    copy(&client, &replica);
+                    copy(&replica, &client);
                 }
             }
         });
@@ -229,12 +229,12 @@ impl Balancer {
     }
 
     fn set(&self, replicas: Vec<u16>) {
-        *self.0.lock().expect("nobody panics with it") = replicas;
+        *self.0.lock().expect("no thread panics with it") = replicas;
     }
 }
 
-/// What the one sends goes to the other.
-fn join(from: &TcpStream, to: &TcpStream) {
+/// Copies what one connection sends to the other.
+fn copy(from: &TcpStream, to: &TcpStream) {
     let (mut from, mut to) = (from.try_clone().expect("a handle"), to.try_clone().expect("a handle"));
     thread::spawn(move || {
         let _ = io::copy(&mut from, &mut to);
@@ -242,23 +242,23 @@ fn join(from: &TcpStream, to: &TcpStream) {
     });
 }
 
-fn of_two_replicas_one_may_restart_under_load(cluster: Cluster) {
+fn one_of_two_replicas_restarts_under_load(cluster: Cluster) {
     let ports = [free_port(), free_port()];
     let mut replicas = ports.map(|port| Some(cluster.replica_at(port, &[])));
     let balancer = Balancer::start(cluster.port, ports.to_vec());
-    called(&cluster);
+    wait_for_calls(&cluster);
     let load = Load::start(&cluster, "restart");
-    let began = Instant::now();
+    let start = Instant::now();
     for turn in 0..4 {
         let (down, up) = (ports[turn % 2], ports[(turn + 1) % 2]);
         let replica = replicas[turn % 2].take().expect("it runs");
         replica.terminate();
-        until("it says that it is ending", || (replica.readyz().0 == 503).then_some(()));
+        until("it is not ready", || (replica.readyz().0 == 503).then_some(()));
         balancer.set(vec![up]);
         assert!(replica.ended().success());
         replicas[turn % 2] = Some(cluster.replica_at(down, &[]));
         balancer.set(ports.to_vec());
     }
-    assert!(began.elapsed() > Duration::from_secs(3));
+    assert!(start.elapsed() > Duration::from_secs(3));
     load.end();
 }

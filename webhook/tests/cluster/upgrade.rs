@@ -1,6 +1,4 @@
-//! Pods and ConfigMaps of release 0.1.0: old names, no label, and reminders where containers wait.
-//!
-//! What must not go in here: what release 0.1.0 did with them.
+//! Pods and ConfigMaps of release 0.1.0: old names, no label, and reminders if containers wait.
 
 use serde_json::{Value, json};
 
@@ -9,10 +7,10 @@ use test_support::replica::{Cluster, service};
 use test_support::review::pod;
 use test_support::webhook::until;
 
-/// The selection of all services, as text.
+/// The text of the selection of all services.
 const ALL: &str = "{\"forms\":\"all\"}";
 
-/// FNV-1a, as release 0.1.0 names ConfigMaps.
+/// Returns the name that release 0.1.0 gives a ConfigMap: FNV-1a of its selection.
 fn old_name(text: &str) -> String {
     let step = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);
     format!("portico-env-{:016x}", text.bytes().fold(0xcbf2_9ce4_8422_2325, step))
@@ -24,7 +22,7 @@ fn old_map(name: &str, text: &str, data: Value) -> Value {
         "annotations": {"portico.dev/selection": text, "portico.dev/used": "1"}}, "data": data})
 }
 
-/// A pod that was admitted by release 0.1.0.
+/// Returns a pod as admitted by release 0.1.0.
 fn old_pod(name: &str, map: &str) -> Value {
     let mut pod = pod(name);
     pod["metadata"]["annotations"]["portico.dev/injected"] =
@@ -35,7 +33,7 @@ fn old_pod(name: &str, map: &str) -> Value {
 }
 
 #[test]
-fn pods_of_release_0_1_0_keep_their_config_maps_and_these_are_collected_after_them() {
+fn config_maps_of_release_0_1_0_are_deleted_after_their_pods() {
     let (text, cluster) = (ALL, Cluster::new(Api::double()));
     let name = old_name(text);
     let unused = old_name("{\"prefix\":\"GONE_\",\"forms\":\"all\"}");
@@ -45,20 +43,20 @@ fn pods_of_release_0_1_0_keep_their_config_maps_and_these_are_collected_after_th
     (0..30).for_each(|number| cluster.api.put(pod(&format!("other-{number}"))));
     let _webhook = cluster.replica(&["--config-map-grace", "1"]);
     let map = || cluster.api.get("ConfigMap", "default", &name);
-    until("it is fresh", || (map()?["data"]["REDIS_SERVICE_HOST"] == "10.0.0.11").then_some(()));
-    until("the other one is collected", || {
+    until("it is updated", || (map()?["data"]["REDIS_SERVICE_HOST"] == "10.0.0.11").then_some(()));
+    until("the unused one is deleted", || {
         cluster.api.get("ConfigMap", "default", &unused).is_none().then_some(())
     });
     cluster.api.put(service("mysql", 13, 3306));
     until("it follows services", || map()?["data"]["MYSQL_PORT"].is_string().then_some(()));
     cluster.api.delete("ConfigMap", "default", &name);
-    until("it is made again", || map()?["data"]["MYSQL_PORT"].is_string().then_some(()));
+    until("it is created again", || map()?["data"]["MYSQL_PORT"].is_string().then_some(()));
     cluster.api.delete("Pod", "default", "a");
-    until("it is collected", || map().is_none().then_some(()));
+    until("it is deleted", || map().is_none().then_some(()));
 }
 
 #[test]
-fn a_pod_of_release_0_1_0_that_waits_gets_its_config_map() {
+fn waiting_pod_of_release_0_1_0_gets_its_config_map() {
     let cluster = Cluster::new(Api::double());
     let text = r#"{"forms":"all","wait_for":[{"namespace":"default","name":"mysql"}]}"#;
     let name = old_name(text);
@@ -69,11 +67,13 @@ fn a_pod_of_release_0_1_0_that_waits_gets_its_config_map() {
     let found = |name: &str| cluster.api.get("ConfigMap", "default", name);
     assert_eq!(found(&name), None);
     cluster.api.put(service("mysql", 13, 3306));
-    until("it is made", || (found(&name)?["data"]["MYSQL_SERVICE_PORT"] == "3306").then_some(()));
-    until("nothing reminds of it", || found(&reminder).is_none().then_some(()));
+    until("it is created", || (found(&name)?["data"]["MYSQL_SERVICE_PORT"] == "3306").then_some(()));
+    until("the reminder is deleted", || found(&reminder).is_none().then_some(()));
     cluster.api.delete("Service", "default", "mysql");
-    until("it is gone", || found(&name).is_none().then_some(()));
-    assert!(found(&reminder).is_some(), "what release 0.1.0 would look for, after a rollback");
+    until("it is deleted", || found(&name).is_none().then_some(()));
+    assert!(found(&reminder).is_some(), "release 0.1.0 needs the reminder after a rollback");
     cluster.api.put(service("mysql", 14, 3306));
-    until("it is made again", || (found(&name)?["data"]["MYSQL_SERVICE_HOST"] == "10.0.0.14").then_some(()));
+    until("it is created again", || {
+        (found(&name)?["data"]["MYSQL_SERVICE_HOST"] == "10.0.0.14").then_some(())
+    });
 }

