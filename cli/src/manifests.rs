@@ -77,6 +77,6 @@ pub(crate) fn node_context(args: &NodeContextArgs, objects: &Objects) -> NodeCon
     if let Some(zone) = zone {
         node.zone = zone.as_str().into();
     }
-    let (external, limits) = (allowed.outside(), allowed.bounds());
+    let (external, limits) = (allowed.external_policy(), allowed.portal_limits());
     NodeContext { node, filter: ServiceFilter::All, mode: (*mode).into(), external, limits }
 }

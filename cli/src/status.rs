@@ -63,7 +63,7 @@ pub(crate) fn run(args: &StatusArgs, out: &mut impl Write) -> anyhow::Result<boo
 /// Whether the agent is synced without an outage, and all attachments are up to date.
 pub(crate) fn is_healthy(report: &Report) -> bool {
     let is_up_to_date = |attachment: &AttachmentReport| attachment.error.is_none() && attachment.lag_ms == 0;
-    report.synced && report.trouble.is_none() && report.attachments.iter().all(is_up_to_date)
+    report.synced && report.outage.is_none() && report.attachments.iter().all(is_up_to_date)
 }
 
 /// Requests the agent's report. Returns it as text and parsed.
@@ -89,12 +89,12 @@ fn fetch_text(socket: &Path, request: &Request) -> anyhow::Result<String> {
 
 /// Writes the state of the agent, its service source, its views and its audits.
 pub(crate) fn write_summary(report: &Report, out: &mut impl Write) -> anyhow::Result<()> {
-    let Report { version, node, synced, trouble, services, views, counts, audit, .. } = report;
+    let Report { version, node, synced, outage, services, views, counts, audit, .. } = report;
     let node = if node.is_empty() { "-" } else { node };
     let (style, state) = if *synced { (HEALTHY, "synced") } else { (UNHEALTHY, "not synced yet") };
     writeln!(out, "agent {version}, node {node}; {services} services, {style}{state}{style:#}")?;
-    if let Some(trouble) = trouble {
-        writeln!(out, "{UNHEALTHY}service source: {trouble}{UNHEALTHY:#}")?;
+    if let Some(outage) = outage {
+        writeln!(out, "{UNHEALTHY}service source: {outage}{UNHEALTHY:#}")?;
     }
     if report.records_unwritten > 0 {
         writeln!(
@@ -109,7 +109,7 @@ pub(crate) fn write_summary(report: &Report, out: &mut impl Write) -> anyhow::Re
     writeln!(
         out,
         "since start: {} transactions, {} failed; {} audits, {} repairs",
-        counts.applied, counts.failed, counts.audited, counts.repaired
+        counts.applied, counts.failed, counts.audits, counts.repairs
     )?;
     write_limits(report, out)?;
     if audit.interval_ms > 0 {
@@ -178,7 +178,7 @@ fn row(attachment: &AttachmentReport) -> [Cell; 10] {
         audit_backoff_ms,
         portals,
         programmed,
-        programmer: _,
+        programmed_by: _,
     } = attachment;
     let short_id: String = key.container_id.chars().take(SHORT_ID_LEN).collect();
     let (style, state) = match error {

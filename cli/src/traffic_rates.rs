@@ -68,7 +68,7 @@ pub(crate) fn traffic_rows(
 
 /// The hits of all used portals, of the kernel and of the relay, by network namespace.
 fn all_traffic(report: &Report) -> impl Iterator<Item = (u64, PortalHits)> {
-    let namespaces = report.hits.iter().flat_map(|hits| &hits.places);
+    let namespaces = report.traffic.iter().flat_map(|traffic| &traffic.namespaces);
     let kernel =
         namespaces.flat_map(|netns| netns.portals.iter().map(|portal| (netns.netns, portal.clone())));
     let relayed = report.relay.namespaces.iter().flat_map(|netns| {
@@ -117,9 +117,9 @@ impl SampleIndex {
         let with_key =
             |(netns, portal): (u64, PortalHits)| ((netns, portal.portal.clone(), portal.by), portal);
         let portals = all_traffic(report).map(with_key).collect();
-        let namespaces = report.hits.iter().flat_map(|hits| &hits.places);
+        let namespaces = report.traffic.iter().flat_map(|traffic| &traffic.namespaces);
         let namespaces = namespaces.filter(|netns| netns.error.is_none()).map(|netns| netns.netns).collect();
-        let is_complete = report.hits.as_ref().is_some_and(|hits| hits.left_out == 0);
+        let is_complete = report.traffic.as_ref().is_some_and(|traffic| traffic.omitted == 0);
         Self { seconds, portals, namespaces, is_complete }
     }
 

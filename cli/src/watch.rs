@@ -132,8 +132,8 @@ impl StatusSample {
     }
 
     fn write_traffic(&self, mut rows: Vec<TrafficRow>, top: usize, out: &mut Vec<u8>) -> anyhow::Result<()> {
-        let Report { version, hits, counters, .. } = &self.report;
-        let Some(hits) = hits else {
+        let Report { version, traffic, counters, .. } = &self.report;
+        let Some(traffic) = traffic else {
             writeln!(out, "agent {version} does not report traffic of portals")?;
             return Ok(());
         };
@@ -145,7 +145,8 @@ impl StatusSample {
             writeln!(out, "agent.counters) to count hits of all portals and backends")?;
         }
         let pods = self.report.pods();
-        let unreadable = || hits.places.iter().filter_map(|netns| Some((netns.netns, netns.error.as_ref()?)));
+        let unreadable =
+            || traffic.namespaces.iter().filter_map(|netns| Some((netns.netns, netns.error.as_ref()?)));
         for (netns, error) in unreadable().take(top) {
             let pod = pods.get(&netns).map_or("-", String::as_str);
             writeln!(out, "{UNHEALTHY}traffic of {pod} unavailable: {error}{UNHEALTHY:#}")?;
@@ -158,7 +159,7 @@ impl StatusSample {
             writeln!(out, "no portal with counters was used yet")?;
             return Ok(());
         }
-        let more = hits.left_out + rows.len().saturating_sub(top);
+        let more = traffic.omitted + rows.len().saturating_sub(top);
         rows.truncate(top);
         write!(out, "{}", table(&rows, top))?;
         if more > 0 {
@@ -174,9 +175,10 @@ mod tests {
 
     #[test]
     fn report_of_older_agent_without_traffic_is_shown() {
-        let counts = json!({"applied": 7, "failed": 0, "repaired": 0, "audited": 0, "attached": 0, "detached": 0,
-            "troubles": 0, "takenIn": 0, "letGo": 0, "applySeconds": {"buckets": [], "count": 0, "sum": 0.0}});
-        let report = json!({"version": "0.0.9", "node": "n1", "synced": true, "trouble": null, "services": 3,
+        let counts = json!({"applied": 7, "failed": 0, "repairs": 0, "audits": 0, "attached": 0, "detached": 0,
+            "outages": 0, "activated": 0, "evicted": 0,
+            "applyDurationSeconds": {"buckets": [], "count": 0, "sum": 0.0}});
+        let report = json!({"version": "0.0.9", "node": "n1", "synced": true, "outage": null, "services": 3,
             "views": {}, "attachments": [], "counts": counts});
         let report = serde_json::from_value(report).expect("a report");
         let sample = StatusSample { received: Instant::now(), report };

@@ -44,7 +44,7 @@ pub enum ExternalArg {
 
 impl AllowedArgs {
     /// The rule that selects external addresses.
-    pub fn outside(&self) -> ExternalPolicy {
+    pub fn external_policy(&self) -> ExternalPolicy {
         let kinds = match self.external_addresses {
             ExternalArg::None => ExternalKinds::None,
             ExternalArg::LoadBalancer => ExternalKinds::LoadBalancer,
@@ -54,7 +54,7 @@ impl AllowedArgs {
     }
 
     /// The limits of portals and table elements.
-    pub fn bounds(&self) -> PortalLimits {
+    pub fn portal_limits(&self) -> PortalLimits {
         PortalLimits {
             service_portals: self.service_portals_max,
             namespace_elements: self.namespace_elements_max,

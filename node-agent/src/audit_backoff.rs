@@ -1,42 +1,50 @@
-//! `AuditBackoff`: how long audits leave out a network namespace that is found damaged again and again.
+//! `AuditBackoff`: for how long audits skip a network namespace with repeated drift.
 //!
-//! To read and replace a table costs the agent; to damage it costs a pod with CAP_NET_ADMIN nothing. What must not go in
-//! here: what an audit is.
+//! Reading and replacing a table costs the agent CPU time; changing it costs a pod with CAP_NET_ADMIN nothing.
 
 use std::time::{Duration, Instant};
 
-/// So many audits in a row may find damage, or fail, before the next one is put off.
-pub(crate) const DAMAGES_FREE: u32 = 3;
-/// The first audit that is put off is put off by this, each further one by twice as much.
+use support::Backoff;
+
+/// The number of audits in a row that find drift, or fail, before the next one is delayed.
+pub(crate) const FAILURES_ALLOWED: u32 = 3;
+/// The first delay; each further one is twice as long.
 pub(crate) const BACKOFF_FIRST: Duration = Duration::from_secs(60);
-/// No audit is put off by more than this.
+/// The maximum delay.
 pub(crate) const BACKOFF_MAX: Duration = Duration::from_secs(900);
 
-/// When the next audit may look, by how the last ones went.
-#[derive(Debug, Default)]
+/// The back-off of the audits of one network namespace.
+#[derive(Debug)]
 pub(crate) struct AuditBackoff {
     failures: u32,
+    backoff: Backoff,
     until: Option<Instant>,
 }
 
+impl Default for AuditBackoff {
+    fn default() -> Self {
+        Self { failures: 0, backoff: Backoff::new(BACKOFF_FIRST, BACKOFF_MAX), until: None }
+    }
+}
+
 impl AuditBackoff {
-    /// An audit found damage, or could not read what there is.
-    pub(crate) fn failed(&mut self, now: Instant) {
+    /// Records that an audit found drift, or failed.
+    pub(crate) fn record_failure(&mut self, now: Instant) {
         self.failures = self.failures.saturating_add(1);
-        let Some(doublings) = self.failures.checked_sub(DAMAGES_FREE) else { return };
-        let backoff = BACKOFF_FIRST.saturating_mul(1 << doublings.min(16)).min(BACKOFF_MAX);
-        self.until = Some(now + backoff);
+        if self.failures >= FAILURES_ALLOWED {
+            self.until = Some(now + self.backoff.next_delay());
+        }
     }
 
-    /// An audit found everything right.
+    /// Records that an audit found no drift.
     pub(crate) fn reset(&mut self) {
         *self = Self::default();
     }
 
-    /// The time for which audits leave it out; none: the next one looks.
-    pub(crate) fn left(&self, now: Instant) -> Option<Duration> {
-        let left = self.until?.saturating_duration_since(now);
-        (!left.is_zero()).then_some(left)
+    /// The time for which audits skip the network namespace. None: the next audit includes it.
+    pub(crate) fn remaining(&self, now: Instant) -> Option<Duration> {
+        let remaining = self.until?.saturating_duration_since(now);
+        (!remaining.is_zero()).then_some(remaining)
     }
 }
 
@@ -45,22 +53,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn backoff_begins_after_some_damages_doubles_and_has_a_maximum() {
+    fn backoff_starts_after_allowed_failures_doubles_and_has_a_maximum() {
         let now = Instant::now();
         let mut backoff = AuditBackoff::default();
-        for _ in 1..DAMAGES_FREE {
-            backoff.failed(now);
-            assert_eq!(backoff.left(now), None, "the next audit looks");
+        for _ in 1..FAILURES_ALLOWED {
+            backoff.record_failure(now);
+            assert_eq!(backoff.remaining(now), None, "the next audit is not delayed");
         }
-        backoff.failed(now);
-        assert_eq!(backoff.left(now), Some(BACKOFF_FIRST));
-        backoff.failed(now);
-        assert_eq!(backoff.left(now), Some(2 * BACKOFF_FIRST));
-        (0..100).for_each(|_| backoff.failed(now));
-        assert_eq!(backoff.left(now), Some(BACKOFF_MAX));
-        assert_eq!(backoff.left(now + BACKOFF_MAX), None, "it is over");
+        backoff.record_failure(now);
+        assert_eq!(backoff.remaining(now), Some(BACKOFF_FIRST));
+        backoff.record_failure(now);
+        assert_eq!(backoff.remaining(now), Some(2 * BACKOFF_FIRST));
+        (0..100).for_each(|_| backoff.record_failure(now));
+        assert_eq!(backoff.remaining(now), Some(BACKOFF_MAX));
+        assert_eq!(backoff.remaining(now + BACKOFF_MAX), None, "the back-off has ended");
         backoff.reset();
-        backoff.failed(now);
-        assert_eq!(backoff.left(now), None, "one audit that finds all right begins anew");
+        backoff.record_failure(now);
+        assert_eq!(backoff.remaining(now), None, "a successful audit resets the back-off");
     }
 }

@@ -1,18 +1,17 @@
-//! `DialFromNode`: whose services the relay may dial from the node, where the operator lists their namespaces.
+//! `DialFromNode`: the namespaces in which services can request that the relay dials their backends from the node.
 //!
-//! Dialled from the node, a connection has the node's address and passes the rules for what the node itself may probe_api_server,
-//! so the owner of a service alone cannot decide it. Where the annotation does not count, backends are dialled from the
-//! pod. What must not go in here: how a backend is dialled.
+//! A connection from the node has the node's address, and passes network policies for the node, so this needs the
+//! consent of the operator. In all other namespaces, the annotation is ignored and backends are dialled from the pod.
 
 use std::collections::BTreeSet;
 
 use proxy_core::service::{Dial, Service, ServiceKey};
 use proxy_core::snapshot::Change;
 
-/// The name that stands for every namespace.
+/// Matches every namespace.
 const EVERY: &str = "*";
 
-/// The namespaces whose services may be dialled from the node, and the services that ask for it in vain.
+/// The permitted namespaces, and the services whose annotation is ignored.
 #[derive(Debug, Default)]
 pub(crate) struct DialFromNode {
     namespaces: BTreeSet<String>,
@@ -20,8 +19,7 @@ pub(crate) struct DialFromNode {
 }
 
 impl DialFromNode {
-    /// These namespaces.
-    pub(crate) fn of(namespaces: impl IntoIterator<Item = String>) -> Self {
+    pub(crate) fn new(namespaces: impl IntoIterator<Item = String>) -> Self {
         Self { namespaces: namespaces.into_iter().collect(), ignored: BTreeSet::new() }
     }
 
@@ -29,8 +27,8 @@ impl DialFromNode {
         self.namespaces.contains(EVERY) || self.namespaces.contains(namespace)
     }
 
-    /// The change as it counts here, and the service whose annotation is ignored from now on.
-    pub(crate) fn permitted(&mut self, change: Change) -> (Change, Option<ServiceKey>) {
+    /// Returns the change without an ignored annotation, and the service if its annotation is ignored from now on.
+    pub(crate) fn filter(&mut self, change: Change) -> (Change, Option<ServiceKey>) {
         match change {
             Change::Service(service) if service.dial != Dial::Pod && !self.allows(&service.key.namespace) => {
                 let key = service.key.clone();
@@ -49,7 +47,7 @@ impl DialFromNode {
         }
     }
 
-    /// How many services ask for it in vain.
+    /// The number of services whose annotation is ignored.
     pub(crate) fn ignored(&self) -> usize {
         self.ignored.len()
     }
@@ -62,15 +60,15 @@ mod tests {
     use super::*;
 
     fn dial_of(from_node: &mut DialFromNode, dial: Dial) -> (Dial, bool) {
-        let (change, ignored) = from_node.permitted(svc("web").ip("10.96.0.1").dial(dial).into());
+        let (change, ignored) = from_node.filter(svc("web").ip("10.96.0.1").dial(dial).into());
         let Change::Service(service) = change else { panic!("a service") };
         (service.dial, ignored.is_some())
     }
 
     #[test]
-    fn outside_of_the_listed_namespaces_backends_are_dialled_from_the_pod() {
+    fn outside_of_listed_namespaces_backends_are_dialled_from_the_pod() {
         for dial in [Dial::Node, Dial::Auto] {
-            let mut none = DialFromNode::of(["other".to_owned()]);
+            let mut none = DialFromNode::new(["other".to_owned()]);
             assert_eq!(dial_of(&mut none, dial), (Dial::Pod, true), "{dial:?}");
             assert_eq!(dial_of(&mut none, dial), (Dial::Pod, false), "it is reported once");
             assert_eq!(none.ignored(), 1);
@@ -80,19 +78,19 @@ mod tests {
     }
 
     #[test]
-    fn in_a_listed_namespace_the_annotation_counts() {
+    fn in_a_listed_namespace_the_annotation_applies() {
         for namespaces in ["default", "*"] {
-            let mut listed = DialFromNode::of([namespaces.to_owned()]);
+            let mut listed = DialFromNode::new([namespaces.to_owned()]);
             assert_eq!(dial_of(&mut listed, Dial::Node), (Dial::Node, false), "{namespaces}");
             assert_eq!(listed.ignored(), 0);
         }
     }
 
     #[test]
-    fn a_service_that_goes_is_ignored_no_longer() {
+    fn deleted_service_is_no_longer_counted_as_ignored() {
         let mut none = DialFromNode::default();
         dial_of(&mut none, Dial::Node);
-        none.permitted(Change::ServiceDeleted(ServiceKey::new("default", "web")));
+        none.filter(Change::ServiceDeleted(ServiceKey::new("default", "web")));
         assert_eq!(none.ignored(), 0);
     }
 }

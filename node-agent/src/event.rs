@@ -10,14 +10,11 @@ use std::time::Duration;
 
 use agent_ipc::{Attachment, AttachmentKey, Record, Reply};
 use ipnet::IpNet;
-use kube_source::RejectedObjects;
 use netns_nft::NetnsId;
 use proxy_core::guest::GuestInterfaces;
-use proxy_core::node::Node;
 use proxy_core::portal::{PortalKey, Portals, RefusalReason, ServiceFilter};
 use proxy_core::ruleset::Ruleset;
 use proxy_core::service::ServiceKey;
-use proxy_core::snapshot::Change;
 
 use crate::thread_pools::WorkKind;
 use crate::view::EncodedBatch;
@@ -29,18 +26,8 @@ pub(crate) struct RequestId(pub(crate) u64);
 /// An input of the reconciler.
 #[derive(Debug)]
 pub(crate) enum Event {
-    /// Services or endpoints changed.
-    Changes(Vec<Change>),
-    /// The node of this agent changed.
-    Node(Node),
-    /// The initial sync is complete.
-    Synced,
-    /// The service source cannot be read, for this reason.
-    Outage(String),
-    /// The service source can be read again.
-    Recovered,
-    /// The number of rejected objects changed, or a rejected object must be logged.
-    RejectedObjects(RejectedObjects),
+    /// An event of the service source.
+    Source(kube_source::Event),
     /// The plugin attaches a pod. Its netns is open.
     Attach(RequestId, Attachment, NetnsId),
     /// An attachment was found in a record or in the CNI cache. Its netns is open.

@@ -1,7 +1,8 @@
-//! The driver: turns the world into events for `Reconciler`, and runs its effects.
+//! `EventLoop`: turns requests, service changes and job results into events of the reconciler, and executes its
+//! effects.
 //!
-//! One task owns the agent; jobs in network namespaces run on threads for blocking work, at most one at a
-//! time in each, so a slow one delays nobody else. What must not go in here: decisions.
+//! One task owns the reconciler. Jobs in network namespaces run on threads for blocking work, at most one at a time in
+//! each, so a slow one does not delay others. The event loop makes no decisions.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -12,7 +13,7 @@ use agent_ipc::{
     Attachment, OutgoingAgent, Record, Records, Reply, Request, VIEW_DEFAULT, ruleset_path, with_causes,
 };
 use anyhow::Context;
-use kube_source::Event as Told;
+use kube_source::Event as SourceEvent;
 use netns_nft::{NetnsId, encode_fresh};
 use proxy_core::portal::Portals;
 use relay::{PortalUse, Relay};
@@ -20,7 +21,7 @@ use tokio::sync::mpsc::{Receiver, Sender, UnboundedReceiver, UnboundedSender, ch
 use tokio::sync::oneshot;
 use tokio::time::sleep_until;
 
-use crate::cni_watch::ScanDone;
+use crate::cni_watch::ScanGuard;
 use crate::event::{Effect, Event, Job, Outcome, RequestId, StoredRuleset, UdpBackends};
 use crate::event_log;
 use crate::netns_worker::NetnsWorker;
@@ -29,215 +30,215 @@ use crate::recovery::{FoundAttachment, Recovery};
 use crate::report::Report;
 use crate::thread_pools::{ThreadPools, WorkKind};
 
-/// What reaches the driver from other threads and tasks.
+/// A message to the event loop from other threads and tasks.
 #[derive(Debug)]
 pub(crate) enum Message {
-    /// The plugin asks; the network namespace that it sent is open.
-    Asked(Request, Option<Arc<NetnsWorker>>, SyncSender<Reply>),
-    /// An attachment was found that nobody brought.
+    /// A request of the plugin, with the opened netns if it carries one.
+    Request(Request, Option<Arc<NetnsWorker>>, SyncSender<Reply>),
+    /// An attachment was found in a record or in the CNI cache.
     Found(Box<FoundAttachment>),
-    /// Where attachments are found that nobody brought, something changed.
-    Look(ScanDone),
-    /// Something happened in a network namespace.
-    Happened(Event),
-    /// Somebody wants to know everything.
+    /// The CNI configuration or the CNI cache changed.
+    CniChanged(ScanGuard),
+    /// An event of the reconciler.
+    Event(Event),
+    /// A request for the agent's report.
     Report(oneshot::Sender<Report>),
-    /// Somebody wants to read what came to the portals of every network namespace.
-    Places(oneshot::Sender<Vec<NetnsPortals>>),
+    /// A request for all network namespaces and their portals.
+    ListNetns(oneshot::Sender<Vec<NetnsPortals>>),
     /// Another agent takes over.
-    Retire(HandoverRequest),
+    Handover(HandoverRequest),
 }
 
-/// A network namespace, and the portals that it sees.
+/// A network namespace and its visible portals.
 #[derive(Debug)]
 pub(crate) struct NetnsPortals {
-    pub(crate) namespace: Arc<NetnsWorker>,
+    pub(crate) worker: Arc<NetnsWorker>,
     pub(crate) portals: Portals,
 }
 
-/// Another agent takes over.
+/// The request of another agent to take over.
 #[derive(Debug)]
 pub(crate) struct HandoverRequest {
-    /// Answered when nothing is changed any more.
+    /// Receives the reply as soon as this agent changes nothing any more.
     pub(crate) reply: SyncSender<Reply>,
-    /// The other agent serves everything.
+    /// Completes when the other agent is ready.
     pub(crate) is_served: oneshot::Receiver<()>,
 }
 
-/// Why a driver ended.
+/// Why the event loop ended.
 #[derive(Debug)]
 pub(crate) enum ExitReason {
-    /// It was told to stop, or the source of services ended.
+    /// A shutdown was requested, or the service source ended.
     Stopped,
     /// Another agent takes over.
-    Retired(HandoverRequest),
+    Handover(HandoverRequest),
 }
 
-/// Runs the agent.
+/// Runs the reconciler.
 #[derive(Debug)]
 pub(crate) struct EventLoop {
-    agent: Reconciler,
-    namespaces: HashMap<NetnsId, Arc<NetnsWorker>>,
-    waiting: BTreeMap<RequestId, SyncSender<Reply>>,
-    tickets: u64,
+    reconciler: Reconciler,
+    workers: HashMap<NetnsId, Arc<NetnsWorker>>,
+    requests: BTreeMap<RequestId, SyncSender<Reply>>,
+    last_request: u64,
     relay: Arc<Relay>,
     pools: ThreadPools,
     records: Records,
-    adopter: Arc<Recovery>,
+    recovery: Arc<Recovery>,
     sender: UnboundedSender<Message>,
-    /// The agent that was here before, which relays until all is served here.
+    /// The previous agent, which relays until this one is ready.
     predecessor: Option<OutgoingAgent>,
-    /// Whoever works holds the sender; when all are gone, no work is left.
-    working: Sender<()>,
-    worked: Receiver<()>,
+    /// Each running job holds a clone of the sender, so the receiver ends when no job is left.
+    job_guard: Sender<()>,
+    jobs_done: Receiver<()>,
 }
 
 impl EventLoop {
-    /// A driver of this agent, which other threads probe_api_server by `sender`.
+    /// An event loop that receives messages through `sender`.
     pub(crate) fn new(
-        agent: Reconciler,
-        adopter: Recovery,
+        reconciler: Reconciler,
+        recovery: Recovery,
         relay: Arc<Relay>,
         predecessor: Option<OutgoingAgent>,
         sender: UnboundedSender<Message>,
     ) -> Self {
-        let records = adopter.records.clone();
-        let (working, worked) = channel(1);
+        let records = recovery.records.clone();
+        let (job_guard, jobs_done) = channel(1);
         Self {
-            agent,
-            namespaces: HashMap::new(),
-            waiting: BTreeMap::new(),
-            tickets: 0,
+            reconciler,
+            workers: HashMap::new(),
+            requests: BTreeMap::new(),
+            last_request: 0,
             relay,
             pools: ThreadPools::new(),
             records,
-            adopter: Arc::new(adopter),
+            recovery: Arc::new(recovery),
             sender,
             predecessor,
-            working,
-            worked,
+            job_guard,
+            jobs_done,
         }
     }
 
-    /// Runs until the source of services ends or `stop` says so.
+    /// Runs until the service source ends, another agent takes over, or `shutdown` completes.
     pub(crate) async fn run(
         &mut self,
-        mut source: Receiver<Told>,
+        mut source: Receiver<SourceEvent>,
         mut messages: UnboundedReceiver<Message>,
         mut uses: Receiver<PortalUse>,
-        stop: impl Future<Output = ()>,
+        shutdown: impl Future<Output = ()>,
     ) -> ExitReason {
-        tokio::pin!(stop);
+        tokio::pin!(shutdown);
         loop {
-            let deadline = self.agent.deadline().unwrap_or_else(Instant::now);
+            let deadline = self.reconciler.deadline().unwrap_or_else(Instant::now);
             let event = tokio::select! {
-                () = &mut stop => return ExitReason::Stopped,
-                Some(message) = messages.recv() => match self.event_of(message) {
+                () = &mut shutdown => return ExitReason::Stopped,
+                Some(message) = messages.recv() => match self.receive(message) {
                     Ok(event) => event,
-                    Err(retirement) => return ExitReason::Retired(retirement),
+                    Err(request) => return ExitReason::Handover(request),
                 },
                 Some(PortalUse { netns, key }) = uses.recv() => Some(Event::PortalUsed(netns, key)),
-                told = source.recv() => match told {
-                    Some(told) => Some(told.into()),
+                event = source.recv() => match event {
+                    Some(event) => Some(Event::Source(event)),
                     None => return ExitReason::Stopped,
                 },
                 () = sleep_until(deadline.into()) => Some(Event::Tick),
             };
             if let Some(event) = event {
-                self.step(event);
+                self.handle(event);
             }
         }
     }
 
-    /// Waits until no work is left that it began.
-    pub(crate) async fn rest(self) {
-        let Self { working, mut worked, pools, .. } = self;
-        pools.dismiss();
-        drop(working);
-        let _ = worked.recv().await;
+    /// Waits until all started jobs have ended.
+    pub(crate) async fn wait_for_jobs(self) {
+        let Self { job_guard, mut jobs_done, pools, .. } = self;
+        pools.cancel_optional();
+        drop(job_guard);
+        let _ = jobs_done.recv().await;
     }
 
-    /// Takes over what ran before this agent, before anybody is served.
-    pub(crate) async fn adopt(&mut self) -> anyhow::Result<()> {
-        let adopter = Arc::clone(&self.adopter);
-        let found = tokio::task::spawn_blocking(move || adopter.look(&Default::default()));
-        for adopted in found.await.context("look for attachments from before")? {
-            let event = self.take(adopted);
-            self.step(event);
+    /// Recovers the attachments of an earlier agent, before requests are served.
+    pub(crate) async fn recover(&mut self) -> anyhow::Result<()> {
+        let recovery = Arc::clone(&self.recovery);
+        let found = tokio::task::spawn_blocking(move || recovery.find_unknown(&Default::default()));
+        for attachment in found.await.context("failed to find existing attachments")? {
+            let event = self.add_found(attachment);
+            self.handle(event);
         }
         Ok(())
     }
 
-    fn take(&mut self, FoundAttachment { record, namespace }: FoundAttachment) -> Event {
-        self.namespaces.entry(record.netns_id).or_insert(namespace);
+    fn add_found(&mut self, FoundAttachment { record, worker }: FoundAttachment) -> Event {
+        self.workers.entry(record.netns_id).or_insert(worker);
         Event::Recover(record)
     }
 
-    fn step(&mut self, event: Event) {
-        for effect in self.agent.step(Instant::now(), event) {
+    fn handle(&mut self, event: Event) {
+        for effect in self.reconciler.step(Instant::now(), event) {
             self.execute(effect);
         }
-        if self.predecessor.is_some() && self.agent.is_settled() {
+        if self.predecessor.is_some() && self.reconciler.is_settled() {
             self.predecessor = None;
-            tracing::info!("took over from the agent that was here before");
+            tracing::info!("takeover complete");
         }
     }
 
-    /// What a message means to the agent; that another one takes over is the end.
-    fn event_of(&mut self, message: Message) -> Result<Option<Event>, HandoverRequest> {
+    /// Converts a message to an event, if it concerns the reconciler. A handover ends the event loop.
+    fn receive(&mut self, message: Message) -> Result<Option<Event>, HandoverRequest> {
         Ok(match message {
-            Message::Happened(event) => {
-                // A job that was under way when its pod went may have listened there.
+            Message::Event(event) => {
+                // A job that was running when its pod was deleted can have made the relay listen.
                 if let Event::JobDone(netns, _) = event
-                    && !self.namespaces.contains_key(&netns)
+                    && !self.workers.contains_key(&netns)
                 {
                     self.relay.close_netns(netns);
                 }
                 Some(event)
             }
-            Message::Report(wanted) => {
+            Message::Report(receiver) => {
                 let now = Instant::now();
-                let report = Report { relay: self.relay.report(now), ..self.agent.report(now) };
-                // Whoever asked may have gone.
-                let _ = wanted.send(report);
+                let report = Report { relay: self.relay.report(now), ..self.reconciler.report(now) };
+                // The client may have disconnected.
+                let _ = receiver.send(report);
                 None
             }
-            Message::Places(wanted) => {
-                let place = |(netns, portals): (NetnsId, &Portals)| {
-                    let namespace = Arc::clone(self.namespaces.get(&netns)?);
-                    Some(NetnsPortals { namespace, portals: portals.clone() })
+            Message::ListNetns(receiver) => {
+                let netns_portals = |(netns, portals): (NetnsId, &Portals)| {
+                    let worker = Arc::clone(self.workers.get(&netns)?);
+                    Some(NetnsPortals { worker, portals: portals.clone() })
                 };
-                let _ = wanted.send(self.agent.seen().filter_map(place).collect());
+                let _ = receiver.send(self.reconciler.portals_by_netns().filter_map(netns_portals).collect());
                 None
             }
-            Message::Look(looked) => {
-                self.look_for_attachments(looked);
+            Message::CniChanged(guard) => {
+                self.find_attachments(guard);
                 None
             }
-            Message::Retire(retirement) => return Err(retirement),
-            Message::Found(adopted) => Some(self.take(*adopted)),
-            Message::Asked(request, namespace, reply) => {
-                self.tickets += 1;
-                let ticket = RequestId(self.tickets);
-                self.waiting.insert(ticket, reply);
-                self.request(ticket, request, namespace)
+            Message::Handover(request) => return Err(request),
+            Message::Found(attachment) => Some(self.add_found(*attachment)),
+            Message::Request(request, worker, reply) => {
+                self.last_request += 1;
+                let id = RequestId(self.last_request);
+                self.requests.insert(id, reply);
+                self.request_event(id, request, worker)
             }
         })
     }
 
-    fn request(
+    fn request_event(
         &mut self,
-        ticket: RequestId,
+        id: RequestId,
         request: Request,
-        namespace: Option<Arc<NetnsWorker>>,
+        worker: Option<Arc<NetnsWorker>>,
     ) -> Option<Event> {
-        let event = match (request, namespace) {
-            (Request::Attach(attachment), Some(namespace)) => self.attach(ticket, attachment, namespace),
-            (Request::Check(_), Some(namespace)) => Event::Check(ticket, namespace.id()),
-            (Request::Detach { key }, _) => Event::Detach(ticket, key),
-            (Request::Gc { network, valid }, _) => Event::Gc(ticket, network, valid),
-            (Request::Ready, _) => Event::Ready(ticket),
-            // The socket's side sees to these itself, and refuses what lacks a descriptor.
+        let event = match (request, worker) {
+            (Request::Attach(attachment), Some(worker)) => self.attach(id, attachment, worker),
+            (Request::Check(_), Some(worker)) => Event::Check(id, worker.id()),
+            (Request::Detach { key }, _) => Event::Detach(id, key),
+            (Request::Gc { network, valid }, _) => Event::Gc(id, network, valid),
+            (Request::Ready, _) => Event::Ready(id),
+            // The RPC server handles these, and rejects requests without a descriptor.
             (
                 Request::GcList { .. }
                 | Request::Status { .. }
@@ -246,155 +247,155 @@ impl EventLoop {
                 | Request::Check(_),
                 _,
             ) => {
-                self.waiting.remove(&ticket);
+                self.requests.remove(&id);
                 return None;
             }
         };
         Some(event)
     }
 
-    fn attach(&mut self, ticket: RequestId, attachment: Attachment, namespace: Arc<NetnsWorker>) -> Event {
-        let netns = namespace.id();
-        self.namespaces.entry(netns).or_insert(namespace);
-        Event::Attach(ticket, attachment, netns)
+    fn attach(&mut self, id: RequestId, attachment: Attachment, worker: Arc<NetnsWorker>) -> Event {
+        let netns = worker.id();
+        self.workers.entry(netns).or_insert(worker);
+        Event::Attach(id, attachment, netns)
     }
 
     fn execute(&mut self, effect: Effect) {
         match effect {
             Effect::Run(netns, job) => self.start(netns, job),
-            Effect::DeleteStaleUdp(netns, flows) => self.delete_stale_udp(netns, flows),
-            Effect::Reply(ticket, reply) => {
-                if let Some(waiting) = self.waiting.remove(&ticket) {
-                    // Whoever asked may have given up.
-                    let _ = waiting.send(reply);
+            Effect::DeleteStaleUdp(netns, backends) => self.delete_stale_udp(netns, backends),
+            Effect::Reply(id, reply) => {
+                if let Some(receiver) = self.requests.remove(&id) {
+                    // The client may have disconnected.
+                    let _ = receiver.send(reply);
                 }
             }
-            Effect::WriteRecord(record) => self.write(record),
+            Effect::WriteRecord(record) => self.write_record(record),
             Effect::RemoveRecord(key) => {
                 if let Err(error) = self.records.remove(&key) {
-                    tracing::warn!(attachment = %key, %error, "remove the record of an attachment");
+                    tracing::warn!(attachment = %key, %error, "failed to remove attachment record");
                 }
             }
             Effect::CloseNetns(netns) => {
                 self.relay.close_netns(netns);
-                self.namespaces.remove(&netns);
+                self.workers.remove(&netns);
             }
-            Effect::Sweep => self.look(),
-            Effect::StoreRuleset(stored) => self.store(stored),
-            Effect::SetRelayPortals(view, portals) => self.relay.set_portals(&view, portals),
-            Effect::RemoveRelayView(view) => self.relay.remove_view(&view),
-            Effect::Log(note) => event_log::log(&note),
+            Effect::Sweep => self.sweep(),
+            Effect::StoreRuleset(ruleset) => self.store_ruleset(ruleset),
+            Effect::SetRelayPortals(filter, portals) => self.relay.set_portals(&filter, portals),
+            Effect::RemoveRelayView(filter) => self.relay.remove_view(&filter),
+            Effect::Log(event) => event_log::log(&event),
         }
     }
 
     fn start(&self, netns: NetnsId, job: Job) {
         let sender = self.sender.clone();
-        let Some(namespace) = self.namespaces.get(&netns).cloned() else {
+        let Some(worker) = self.workers.get(&netns).cloned() else {
             let message = "the network namespace is not open".to_owned();
             let outcome = Outcome::Failed { message, transient: false };
-            let _ = sender.send(Message::Happened(Event::JobDone(netns, outcome)));
+            let _ = sender.send(Message::Event(Event::JobDone(netns, outcome)));
             return;
         };
-        let (relay, working) = (Arc::clone(&self.relay), self.working.clone());
+        let (relay, job_guard) = (Arc::clone(&self.relay), self.job_guard.clone());
         self.pools.run(job.kind, move || {
-            let _working = working;
-            let fault = namespace.listen(&job, &relay).err();
-            let is_relayed = fault.is_none();
+            let _job_guard = job_guard;
+            let relay_error = worker.listen(&job, &relay).err();
+            let can_run = relay_error.is_none();
             if job.relay.is_some() {
-                let _ = sender.send(Message::Happened(Event::RelayListening(netns, fault)));
+                let _ = sender.send(Message::Event(Event::RelayListening(netns, relay_error)));
             }
-            let outcome = if is_relayed { namespace.run(&job) } else { Outcome::RelayUnavailable };
-            // The driver may be stopping; then nobody waits for it.
-            let _ = sender.send(Message::Happened(Event::JobDone(netns, outcome)));
+            let outcome = if can_run { worker.run(&job) } else { Outcome::RelayUnavailable };
+            // During a shutdown the event loop receives nothing any more.
+            let _ = sender.send(Message::Event(Event::JobDone(netns, outcome)));
         });
     }
 
-    fn delete_stale_udp(&self, netns: NetnsId, flows: UdpBackends) {
-        let Some(namespace) = self.namespaces.get(&netns).cloned() else { return };
+    fn delete_stale_udp(&self, netns: NetnsId, backends: UdpBackends) {
+        let Some(worker) = self.workers.get(&netns).cloned() else { return };
         let sender = self.sender.clone();
         self.pools.run(WorkKind::Cleanup, move || {
-            let is_complete = match namespace.delete_stale_udp(&flows) {
+            let is_complete = match worker.delete_stale_udp(&backends) {
                 Ok(0) => true,
                 Ok(count) => {
-                    tracing::info!(netns = netns.inode, count, "moved UDP flows");
+                    tracing::info!(
+                        netns = netns.inode,
+                        count,
+                        "deleted conntrack entries of removed backends"
+                    );
                     true
                 }
                 Err(error) => {
-                    tracing::warn!(netns = netns.inode, error = %with_causes(&error), "failed to move UDP flows");
-                    !error.is_transient()
+                    let is_transient = error.is_transient();
+                    let error = with_causes(&error);
+                    let netns = netns.inode;
+                    tracing::warn!(netns, error, "failed to delete conntrack entries of removed backends");
+                    !is_transient
                 }
             };
-            let _ = sender.send(Message::Happened(Event::CleanupDone(netns, is_complete)));
+            let _ = sender.send(Message::Event(Event::CleanupDone(netns, is_complete)));
         });
     }
 
-    fn write(&self, record: Record) {
+    fn write_record(&self, record: Record) {
         let written = self.records.write(&record);
         if let Err(error) = &written {
-            tracing::error!(attachment = %record.attachment.key, %error, "failed to write the record of an attachment, tried again later");
+            let attachment = &record.attachment.key;
+            tracing::error!(%attachment, %error, "failed to write attachment record; will retry");
         }
         let event = Event::RecordWritten(Box::new(record), written.is_ok());
-        let _ = self.sender.send(Message::Happened(event));
+        let _ = self.sender.send(Message::Event(event));
     }
 
-    /// Looks for pods that are gone and for attachments that nobody brought, beside everything else.
-    fn look(&self) {
+    /// Finds deleted network namespaces and unknown attachments, on another thread.
+    fn sweep(&self) {
         self.relay.gc(Instant::now());
         let sender = self.sender.clone();
-        let adopter = Arc::clone(&self.adopter);
-        let namespaces: Vec<Arc<NetnsWorker>> = self.namespaces.values().cloned().collect();
-        let known = self.agent.keys().cloned().collect();
+        let workers: Vec<Arc<NetnsWorker>> = self.workers.values().cloned().collect();
+        let find_attachments = self.attachment_finder();
         self.pools.run(WorkKind::File, move || {
-            for namespace in namespaces.iter().filter(|namespace| namespace.is_gone()) {
-                let _ = sender.send(Message::Happened(Event::NetnsGone(namespace.id())));
+            for worker in workers.iter().filter(|worker| worker.is_gone()) {
+                let _ = sender.send(Message::Event(Event::NetnsGone(worker.id())));
             }
-            for adopted in adopter.look(&known) {
-                let _ = sender.send(Message::Found(Box::new(adopted)));
-            }
+            find_attachments();
         });
     }
 
-    /// Looks for attachments that nobody brought.
-    fn look_for_attachments(&self, looked: ScanDone) {
-        let (sender, adopter) = (self.sender.clone(), Arc::clone(&self.adopter));
-        let known = self.agent.keys().cloned().collect();
+    /// Finds unknown attachments, on another thread.
+    fn find_attachments(&self, guard: ScanGuard) {
+        let find_attachments = self.attachment_finder();
         self.pools.run(WorkKind::File, move || {
-            let _looked = looked;
-            for adopted in adopter.look(&known) {
-                let _ = sender.send(Message::Found(Box::new(adopted)));
-            }
+            let _guard = guard;
+            find_attachments();
         });
     }
 
-    fn store(&self, StoredRuleset { revision, ranges, ruleset }: StoredRuleset) {
-        let path = ruleset_path(&self.adopter.state_dir, VIEW_DEFAULT);
-        self.pools.run(WorkKind::File, move || {
-            let batch = encode_fresh(&ruleset);
-            let stored = netns_nft::RulesetSnapshot { revision, ranges: ranges.to_vec(), batch };
-            let folder = path.parent().map_or(Ok(()), std::fs::create_dir_all);
-            if let Err(error) = folder.and_then(|()| stored.write(&path)) {
-                tracing::error!(path = %path.display(), %error, "write the ruleset for when the agent is not there");
+    /// Returns a function that sends a message for each unknown attachment.
+    fn attachment_finder(&self) -> impl FnOnce() + Send + 'static {
+        let (sender, recovery) = (self.sender.clone(), Arc::clone(&self.recovery));
+        let known = self.reconciler.attachment_keys().cloned().collect();
+        move || {
+            for attachment in recovery.find_unknown(&known) {
+                let _ = sender.send(Message::Found(Box::new(attachment)));
             }
-        });
-    }
-}
-
-impl From<Told> for Event {
-    fn from(told: Told) -> Self {
-        match told {
-            Told::Changes(changes) => Self::Changes(changes),
-            Told::Node(node) => Self::Node(node),
-            Told::Synced => Self::Synced,
-            Told::Outage(why) => Self::Outage(why),
-            Told::Recovered => Self::Recovered,
-            Told::Rejected(refused) => Self::RejectedObjects(refused),
         }
     }
+
+    fn store_ruleset(&self, StoredRuleset { revision, ranges, ruleset }: StoredRuleset) {
+        let path = ruleset_path(&self.recovery.state_dir, VIEW_DEFAULT);
+        self.pools.run(WorkKind::File, move || {
+            let batch = encode_fresh(&ruleset);
+            let snapshot = netns_nft::RulesetSnapshot { revision, ranges: ranges.to_vec(), batch };
+            let directory = path.parent().map_or(Ok(()), std::fs::create_dir_all);
+            if let Err(error) = directory.and_then(|()| snapshot.write(&path)) {
+                tracing::error!(path = %path.display(), %error, "failed to write ruleset snapshot");
+            }
+        });
+    }
 }
 
-/// Asks a running driver for everything it knows.
+/// Requests the agent's report from its event loop.
 pub(crate) async fn report(sender: &UnboundedSender<Message>) -> anyhow::Result<Report> {
-    let (wanted, report) = oneshot::channel();
-    sender.send(Message::Report(wanted)).context("ask the agent, which is stopping")?;
-    report.await.context("hear from the agent, which is stopping")
+    let (receiver, report) = oneshot::channel();
+    sender.send(Message::Report(receiver)).context("the agent is stopping")?;
+    report.await.context("the agent is stopping")
 }

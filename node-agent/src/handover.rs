@@ -1,12 +1,12 @@
-//! How one agent takes over from another, so that no connection is refused meanwhile.
+//! The handover from one agent to the next, without refused connections.
 //!
 //! ```text
-//! new: asks the old one to retire                 old: ends its work, gives up its place, goes on relaying
-//! new: takes the place, adopts, programs, listens beside the old one
-//! new: everything is served; ends the conversation      old: takes no new connections, drains, waits in reserve
+//! new agent: requests a handover              old agent: finishes its jobs, releases the socket, keeps relaying
+//! new agent: takes the socket, recovers, programs, listens
+//! new agent: is ready; closes the connection  old agent: accepts no new connections, drains, waits on standby
 //! ```
-//! The one in reserve begins anew where the place becomes free again: an upgrade that fails leaves no node without an
-//! agent. What must not go in here: what an agent does.
+//! The agent on standby restarts when the socket is released again, so that a failed upgrade leaves no node without an
+//! agent.
 
 use std::convert::Infallible;
 use std::os::unix::process::CommandExt;
@@ -18,70 +18,72 @@ use std::time::Duration;
 
 use agent_ipc::{OutgoingAgent, Reply, SocketOwnership, request_handover};
 use anyhow::{Context, bail};
+use daemon::Shutdown;
 use relay::Relay;
 use tokio::sync::oneshot;
 
 use crate::event_loop::HandoverRequest;
-use daemon::Shutdown;
 
-/// The old agent ends the work that it has begun, and no more.
+/// The time in which the previous agent must finish its running jobs.
 const HANDOVER_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Makes the agent that is there retire, if there is one.
-pub(crate) fn succeed(socket: &Path) -> anyhow::Result<Option<OutgoingAgent>> {
-    let predecessor =
-        request_handover(socket, HANDOVER_TIMEOUT).context("take over from the agent that is there")?;
+/// Requests a handover from the running agent, if there is one.
+pub(crate) fn request(socket: &Path) -> anyhow::Result<Option<OutgoingAgent>> {
+    let predecessor = request_handover(socket, HANDOVER_TIMEOUT).context("failed to take over")?;
     match predecessor {
-        Some(_) => tracing::info!("the agent that was here has retired"),
-        None => tracing::info!("no agent was here to take over from"),
+        Some(_) => tracing::info!("previous agent handed over"),
+        None => tracing::info!("no previous agent found"),
     }
     Ok(predecessor)
 }
 
-/// Leaves the place to another agent, and waits in reserve until it is to stop.
-pub(crate) async fn leave(
+/// Hands over to another agent, and stands by until a shutdown is requested.
+pub(crate) async fn hand_over(
     HandoverRequest { reply, is_served }: HandoverRequest,
-    claim: SocketOwnership,
+    ownership: SocketOwnership,
     relay: &Arc<Relay>,
     drain: Duration,
     shutdown: &Shutdown,
 ) -> anyhow::Result<()> {
-    claim.release().context("give up the place of the agent")?;
-    // Where the other one is gone, somebody else takes the place, or we do.
+    ownership.release().context("failed to release the agent's socket")?;
+    // If the other agent has exited, a third one takes the socket, or this one does.
     let _ = reply.send(Reply::Done);
-    tracing::info!("another agent takes over; relaying until it serves everything");
+    tracing::info!("handing over to a new agent; relaying until it is ready");
     tokio::select! {
         _ = is_served => {}
         () = shutdown.requested() => {}
     }
     relay.shut_down(drain).await;
-    tracing::info!("retired; in reserve until the other agent ends");
+    tracing::info!("handover complete; standing by until the new agent exits");
     tokio::select! {
         () = shutdown.requested() => Ok(()),
-        free = place(claim) => {
-            free?;
-            match begin_anew()? {}
+        acquired = wait_for_socket(ownership) => {
+            acquired?;
+            match restart()? {}
         }
     }
 }
 
-/// Waits until the place is free. Nothing ends this wait but that, so it is on a thread that nobody waits for.
-async fn place(claim: SocketOwnership) -> anyhow::Result<()> {
-    let (tell, told) = oneshot::channel();
+/// Waits until the socket is released. The wait cannot be cancelled, so it runs on a detached thread.
+async fn wait_for_socket(ownership: SocketOwnership) -> anyhow::Result<()> {
+    let (sender, acquired) = oneshot::channel();
     let wait = move || {
-        // Whoever waited may be gone.
-        let _ = tell.send(claim.acquire());
+        // The receiver is dropped if a shutdown is requested.
+        let _ = sender.send(ownership.acquire());
     };
-    thread::Builder::new().name("reserve".to_owned()).spawn(wait).context("start a thread to wait")?;
-    match told.await {
-        Ok(free) => free.context("wait for the place of the agent"),
-        Err(_) => bail!("wait for the place of the agent: the thread that waits has ended"),
+    thread::Builder::new()
+        .name("standby".to_owned())
+        .spawn(wait)
+        .context("failed to start standby thread")?;
+    match acquired.await {
+        Ok(acquired) => acquired.context("failed to acquire the agent's socket"),
+        Err(_) => bail!("failed to acquire the agent's socket: the standby thread has ended"),
     }
 }
 
-/// The same program with the same arguments, from the start.
-fn begin_anew() -> anyhow::Result<Infallible> {
-    tracing::info!("the other agent has ended: beginning anew");
+/// Replaces this process by the same program with the same arguments.
+fn restart() -> anyhow::Result<Infallible> {
+    tracing::info!("new agent exited; restarting");
     let error = Command::new("/proc/self/exe").args(std::env::args_os().skip(1)).exec();
-    Err(error).context("begin anew")
+    Err(error).context("failed to restart")
 }

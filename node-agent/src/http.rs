@@ -1,6 +1,4 @@
-//! /metrics, /healthz and /readyz, for Prometheus and for the kubelet.
-//!
-//! What must not go in here: what the numbers mean.
+//! The HTTP server for `/metrics`, `/healthz` and `/readyz`, which Prometheus and the kubelet request.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -14,6 +12,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use support::Backoff;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::task::AbortHandle;
@@ -21,22 +20,22 @@ use tokio::task::AbortHandle;
 use crate::event_loop::{Message, report};
 use crate::metrics::metrics;
 
-/// A client has so long for the head of its request.
+/// The time in which a client must send the head of its request.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
-/// One connection of a client lasts so long, whatever it does.
+/// The maximum duration of a client's connection.
 const CLIENT_TIMEOUT: Duration = Duration::from_secs(60);
-/// So many clients are connected at a time; one more takes the place of the oldest.
+/// The maximum number of connections; a further one replaces the oldest.
 const CLIENTS_MAX: usize = 64;
-/// The head of a request takes no more than this.
+/// The maximum size of the head of a request.
 const REQUEST_BYTES_MAX: usize = 16 << 10;
-/// After a failure to accept, which has to do with this machine's limits.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// While the address is taken it is tried again so much later, twice as late each time.
+/// The delay after a failure to accept, which usually means that the process has no free file descriptors.
+const ACCEPT_RETRY: Duration = Duration::from_millis(100);
+/// The delays before another attempt to bind the address.
 const BIND_RETRY_FIRST: Duration = Duration::from_secs(1);
 const BIND_RETRY_MAX: Duration = Duration::from_secs(60);
 const METRICS_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
-/// Serves at this address until it is aborted. While the address is taken, that is tried again: pods need no metrics.
+/// Serves at this address until aborted. If the address is in use, binding is retried: pods do not depend on metrics.
 pub(crate) fn serve(address: SocketAddr, sender: UnboundedSender<Message>) -> AbortHandle {
     let serving = async move {
         let listener = listen(address).await;
@@ -45,25 +44,25 @@ pub(crate) fn serve(address: SocketAddr, sender: UnboundedSender<Message>) -> Ab
             let stream = match listener.accept().await {
                 Ok((stream, _)) => stream,
                 Err(error) => {
-                    tracing::warn!(%error, "failed to accept a connection for metrics");
-                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                    tracing::warn!(%error, "failed to accept connection for metrics");
+                    tokio::time::sleep(ACCEPT_RETRY).await;
                     continue;
                 }
             };
             clients.retain(|client| !client.0.is_finished());
             if clients.len() >= CLIENTS_MAX {
-                // The oldest has had its answer, or does not want one.
+                // Closes the oldest connection, which is probably idle.
                 clients.pop_front();
             }
             let sender = sender.clone();
             let client = tokio::spawn(tokio::time::timeout(CLIENT_TIMEOUT, async move {
-                let answer = service_fn(|request| answer(request, sender.clone()));
+                let service = service_fn(|request| respond(request, sender.clone()));
                 let connection = http1::Builder::new()
                     .timer(TokioTimer::new())
                     .header_read_timeout(HEAD_TIMEOUT)
                     .max_buf_size(REQUEST_BYTES_MAX)
-                    .serve_connection(TokioIo::new(stream), answer);
-                // A client that goes away is nobody's concern.
+                    .serve_connection(TokioIo::new(stream), service);
+                // Errors mean that the client disconnected, or sent an invalid request.
                 let _ = connection.await;
             }));
             clients.push_back(AbortOnDrop(client.abort_handle()));
@@ -72,7 +71,7 @@ pub(crate) fn serve(address: SocketAddr, sender: UnboundedSender<Message>) -> Ab
     tokio::spawn(serving).abort_handle()
 }
 
-/// A client's task, which ends with this.
+/// The task of a client, which is aborted on drop.
 struct AbortOnDrop(AbortHandle);
 
 impl Drop for AbortOnDrop {
@@ -82,34 +81,34 @@ impl Drop for AbortOnDrop {
 }
 
 async fn listen(address: SocketAddr) -> TcpListener {
-    let mut pause = BIND_RETRY_FIRST;
+    let mut backoff = Backoff::new(BIND_RETRY_FIRST, BIND_RETRY_MAX);
     loop {
-        match TcpListener::bind(address).await {
+        let error = match TcpListener::bind(address).await {
             Ok(listener) => {
                 let address = listener.local_addr().unwrap_or(address);
                 tracing::info!(%address, "serving /metrics, /healthz and /readyz");
                 return listener;
             }
-            Err(error) => {
-                let retry_in_s = pause.as_secs();
-                tracing::warn!(%address, %error, retry_in_s, "failed to serve metrics, tried again later");
-            }
-        }
-        tokio::time::sleep(pause).await;
-        pause = (2 * pause).min(BIND_RETRY_MAX);
+            Err(error) => error,
+        };
+        let delay = backoff.next_delay();
+        let retry_in_s = delay.as_secs();
+        tracing::warn!(%address, %error, retry_in_s, "failed to listen for metrics; will retry");
+        tokio::time::sleep(delay).await;
     }
 }
 
-async fn answer(
+async fn respond(
     request: Request<Incoming>,
     sender: UnboundedSender<Message>,
 ) -> Result<Response<Full<Bytes>>, Infallible> {
     if request.method() != Method::GET {
-        return Ok(text(StatusCode::METHOD_NOT_ALLOWED, "only GET"));
+        return Ok(text(StatusCode::METHOD_NOT_ALLOWED, "method not allowed; use GET"));
     }
     let path = request.uri().path();
     if !["/metrics", "/healthz", "/readyz"].contains(&path) {
-        return Ok(text(StatusCode::NOT_FOUND, "there are /metrics, /healthz and /readyz"));
+        let message = "not found; this server serves /metrics, /healthz and /readyz";
+        return Ok(text(StatusCode::NOT_FOUND, message));
     }
     let Ok(report) = report(&sender).await else {
         return Ok(text(StatusCode::SERVICE_UNAVAILABLE, "the agent is stopping"));
@@ -121,8 +120,9 @@ async fn answer(
             page
         }
         "/readyz" if !report.synced => {
-            let why = report.trouble.unwrap_or_else(|| "they have not all been read".to_owned());
-            text(StatusCode::SERVICE_UNAVAILABLE, &format!("services and endpoints are not known yet: {why}"))
+            let reason = report.outage.unwrap_or_else(|| "not all objects have been read".to_owned());
+            let message = format!("initial sync not complete: {reason}");
+            text(StatusCode::SERVICE_UNAVAILABLE, &message)
         }
         _ => text(StatusCode::OK, "ok"),
     })

@@ -1,15 +1,14 @@
 //! The memory limit of the agent's own cgroup: `memory.max` (version 2) or `memory.limit_in_bytes` (version 1).
 //!
 //! The kernel charges more to this limit than the process itself: the nf_tables objects of every pod that the agent
-//! programs, and the sockets of the relay. Limits of parent cgroups count as well, as far as they are visible from
-//! here. What must not go in here: how the memory is divided.
+//! programs, and the sockets of the relay. Limits of parent cgroups apply as well, as far as they are visible.
 
 use std::path::{Path, PathBuf};
 
-/// Version 1 reports "no limit" as the largest multiple of a page; nothing real comes near.
+/// Version 1 reports "no limit" as the largest multiple of the page size; no real limit is as large.
 const UNLIMITED: u64 = 1 << 60;
 
-/// The memory limit of this process in bytes; none: there is no limit, or it cannot be read.
+/// The memory limit of this process in bytes. None: there is no limit, or it cannot be read.
 pub(crate) fn memory_limit() -> Option<u64> {
     let cgroups = std::fs::read_to_string("/proc/self/cgroup").ok()?;
     let mounts = std::fs::read_to_string("/proc/self/mountinfo").ok()?;
@@ -18,12 +17,13 @@ pub(crate) fn memory_limit() -> Option<u64> {
     files.into_iter().filter_map(read).filter_map(|text| limit(&text)).min()
 }
 
-/// The files that hold the limits of this process: one for its cgroup, and one for each parent up to the mount point.
+/// The files that contain the limits of this process: one for its cgroup, and one for each parent up to the mount
+/// point.
 fn limit_files(cgroups: &str, mounts: &str) -> Vec<PathBuf> {
     let mut files = Vec::new();
     for Mount { root, point, file, is_unified } in mounts.lines().filter_map(mount) {
         let Some(path) = cgroups.lines().find_map(|line| own_path(line, is_unified)) else { continue };
-        // Outside of a cgroup namespace the path starts at the host's root, and the mount may show a part only.
+        // Without a cgroup namespace, the path starts at the root of the host, and the mount may contain only a part.
         let below = Path::new(path).strip_prefix(root).unwrap_or(Path::new(""));
         files.extend(below.ancestors().map(|part| Path::new(point).join(part).join(file)));
     }
@@ -46,7 +46,7 @@ fn mount(line: &str) -> Option<Mount<'_>> {
     let mut after = after.split(' ');
     let kind = after.next()?;
     let mut has_memory =
-        || after.next_back().is_some_and(|options| options.split(',').any(|one| one == "memory"));
+        || after.next_back().is_some_and(|options| options.split(',').any(|option| option == "memory"));
     match kind {
         "cgroup2" => Some(Mount { root, point, file: "memory.max", is_unified: true }),
         "cgroup" if has_memory() => {
@@ -56,20 +56,20 @@ fn mount(line: &str) -> Option<Mount<'_>> {
     }
 }
 
-/// The path of this process in one line of /proc/self/cgroup, `id:controllers:path`, where the line is about the
-/// unified hierarchy or about the one of version 1 that limits memory.
+/// The path of this process in one line of /proc/self/cgroup, `id:controllers:path`, if the line is for the unified
+/// hierarchy, or for the hierarchy of version 1 that limits memory.
 fn own_path(line: &str, is_unified: bool) -> Option<&str> {
     let mut parts = line.splitn(3, ':').skip(1);
     let (controllers, path) = (parts.next()?, parts.next()?);
-    let is_it = if is_unified {
+    let is_match = if is_unified {
         controllers.is_empty()
     } else {
         controllers.split(',').any(|controller| controller == "memory")
     };
-    is_it.then_some(path)
+    is_match.then_some(path)
 }
 
-/// A limit as the kernel writes it; none: unlimited.
+/// Parses a limit in the kernel's format. None: unlimited.
 fn limit(text: &str) -> Option<u64> {
     text.trim().parse().ok().filter(|bytes| *bytes < UNLIMITED)
 }
@@ -83,7 +83,7 @@ mod tests {
     }
 
     #[test]
-    fn version_2_limits_by_memory_max_of_the_cgroup_and_its_parents() {
+    fn version_2_reads_memory_max_of_the_cgroup_and_its_parents() {
         let mounts = "30 23 0:26 / /sys/fs/cgroup rw,nosuid shared:4 - cgroup2 cgroup2 rw,nsdelegate\n\
                       31 23 0:27 / /proc rw - proc proc rw\n";
         assert_eq!(
@@ -99,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn version_1_limits_by_the_hierarchy_that_has_the_memory_controller() {
+    fn version_1_reads_the_hierarchy_with_the_memory_controller() {
         let cgroups = "9:cpu,cpuacct:/kubepods/a\n8:memory:/kubepods/a\n0::/system\n";
         let mounts = "40 39 0:33 /kubepods/a /sys/fs/cgroup/memory ro - cgroup cgroup rw,memory\n\
                       41 39 0:34 /kubepods/a /sys/fs/cgroup/cpu,cpuacct ro - cgroup cgroup rw,cpu,cpuacct\n";
@@ -116,13 +116,13 @@ mod tests {
     }
 
     #[test]
-    fn a_path_outside_of_what_is_mounted_gives_the_mount_point() {
+    fn path_outside_of_the_mount_gives_the_mount_point() {
         let mounts = "30 23 0:26 /a /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n";
         assert_eq!(files("0::/b\n", mounts), ["/sys/fs/cgroup/memory.max"]);
     }
 
     #[test]
-    fn unlimited_is_no_limit() {
+    fn unlimited_values_are_no_limit() {
         assert_eq!(limit("536870912\n"), Some(512 << 20));
         assert_eq!(limit("max\n"), None);
         assert_eq!(limit("9223372036854771712\n"), None);

@@ -1,118 +1,106 @@
-//! The report as Prometheus reads it: version 0.0.4 of the text format.
-//!
-//! Few metrics, each with a question that an operator asks. What must not go in here: how they are fetched.
+//! The metrics page: the agent's report in version 0.0.4 of the Prometheus text format.
 
 use std::fmt::Write;
 
 use agent_ipc::PORTALS_ALL;
 use relay::{RefusalCounts, RelayReport, TrafficTotals};
 
-use crate::report::{Histogram, MemoryReport, ProgrammedPortals, Report};
+use crate::report::{AttachmentReport, Histogram, MemoryReport, ProgrammedPortals, Report};
 
-/// The metrics page.
+/// Returns the metrics page.
 pub(crate) fn metrics(report: &Report) -> String {
     let mut page = Page(String::new());
-    let counts = &report.counts;
-    let behind = report.attachments.iter().filter(|attachment| attachment.lag_ms > 0);
-    let failing = report.attachments.iter().filter(|attachment| attachment.error.is_some());
-    let lag_s =
-        report.attachments.iter().map(|attachment| attachment.lag_ms).max().unwrap_or(0) as f64 / 1_000.0;
-    page.gauge("synced", "1 where services and endpoints are known", f64::from(u8::from(report.synced)));
-    let has_trouble = f64::from(u8::from(report.trouble.is_some()));
-    page.gauge("source_trouble", "1 while the source of services cannot be read", has_trouble);
-    page.gauge(
-        "objects_refused",
-        "objects that cannot be used: malformed, or over a limit",
-        report.objects_refused as f64,
-    );
-    page.gauge("services", "services that are known", report.services as f64);
-    page.gauge("attachments", "attachments that are kept right", report.attachments.len() as f64);
-    page.gauge(
-        "attachments_behind",
-        "attachments that do not hold the last change yet",
-        behind.count() as f64,
-    );
-    page.gauge("attachments_failing", "attachments whose last job failed", failing.count() as f64);
-    page.gauge(
-        "records_unwritten",
-        "records of attachments that could not be written yet, and are tried again",
-        report.records_unwritten as f64,
-    );
-    page.gauge("lag_seconds", "how long the slowest attachment has been behind", lag_s);
-    services_in_tables(&mut page, report);
-    page.counter("applied_total", "transactions that the kernel took", counts.applied);
-    page.counter("apply_failed_total", "jobs in network namespaces that failed", counts.failed);
-    page.counter("audited_total", "looks into network namespaces", counts.audited);
-    page.counter("repaired_total", "network namespaces found damaged and programmed anew", counts.repaired);
-    let in_backoff = report.attachments.iter().filter(|attachment| attachment.audit_backoff_ms > 0);
-    page.gauge(
-        "attachments_audit_backoff",
-        "attachments that audits leave out for a while, since they were found damaged again and again",
-        in_backoff.count() as f64,
-    );
-    let on_demand =
-        report.attachments.iter().filter(|attachment| attachment.portals == ProgrammedPortals::OnDemand);
-    page.gauge(
-        "attachments_on_demand",
-        "attachments that get the portals they use",
-        on_demand.count() as f64,
-    );
-    page.counter(
-        "portals_taken_in_total",
-        "addresses whose portals were programmed on demand",
-        counts.taken_in,
-    );
-    page.counter(
-        "portals_let_go_total",
-        "addresses whose portals went again, as nobody used them",
-        counts.let_go,
-    );
-    page.counter("attached_total", "attachments since the start, adopted ones included", counts.attached);
-    page.counter("detached_total", "attachments that ended", counts.detached);
-    page.counter("source_troubles_total", "outages of the source of services", counts.troubles);
-    page.gauge(
-        "dial_from_node_ignored",
-        "services whose annotation portico.dev/dial is ignored: --dial-from-node does not list their namespace",
-        counts.dial_ignored as f64,
-    );
-    relayed(&mut page, &report.relay);
-    page.histogram("apply_seconds", "from a change to the kernel's yes", &counts.apply_seconds);
+    let flag = |is_set: bool| f64::from(u8::from(is_set));
+    page.help("build_info", "gauge", "1, with the version of the program");
+    let _ = writeln!(page.0, "portico_build_info{{version=\"{}\"}} 1", report.version);
+    page.gauge("synced", "1 if the initial sync is complete", flag(report.synced));
+    page.gauge("source_outage", "1 while the service source cannot be read", flag(report.outage.is_some()));
+    let rejected = report.objects_rejected as f64;
+    page.gauge("objects_rejected", "objects that are malformed or exceed a limit", rejected);
+    page.gauge("services", "services", report.services as f64);
+    attachments(&mut page, report);
+    tables(&mut page, report);
+    events(&mut page, report);
+    relay(&mut page, &report.relay);
+    let help = "time from a service change to the kernel's acknowledgement";
+    page.histogram("apply_duration_seconds", help, &report.counts.apply_duration_seconds);
     page.0
 }
 
-/// What services put into tables. Other views are named by pods, so they are counted and not named.
-fn services_in_tables(page: &mut Page, report: &Report) {
-    page.help("portals", "gauge", "portals of the view of all services");
-    if let Some(all) = report.views.get(PORTALS_ALL) {
-        let _ = writeln!(page.0, "portico_portals{{view=\"{PORTALS_ALL}\"}} {}", all.portals);
-    }
+/// Attachments by state.
+fn attachments(page: &mut Page, report: &Report) {
+    let count = |is_counted: fn(&AttachmentReport) -> bool| {
+        report.attachments.iter().filter(|attachment| is_counted(attachment)).count() as f64
+    };
+    let lag_ms = report.attachments.iter().map(|attachment| attachment.lag_ms).max().unwrap_or(0);
+    page.gauge("attachments", "attachments", report.attachments.len() as f64);
+    page.gauge("attachments_behind", "attachments that are not up to date", count(|a| a.lag_ms > 0));
+    page.gauge("attachments_failing", "attachments whose last job failed", count(|a| a.error.is_some()));
+    page.gauge(
+        "attachments_audit_backoff",
+        "attachments that audits skip for a while because of repeated drift",
+        count(|a| a.audit_backoff_ms > 0),
+    );
+    page.gauge(
+        "attachments_on_demand",
+        "attachments with on-demand portals",
+        count(|a| a.portals == ProgrammedPortals::OnDemand),
+    );
+    let unwritten = report.records_unwritten as f64;
+    page.gauge("records_unwritten", "attachment records that could not be written yet", unwritten);
+    page.gauge("lag_seconds", "lag of the attachment that is furthest behind", lag_ms as f64 / 1_000.0);
+}
+
+/// The contents of tables. Pods choose the names of other views, so these are only counted.
+fn tables(page: &mut Page, report: &Report) {
+    let all = report.views.get(PORTALS_ALL).map_or(0, |view| view.portals);
+    page.gauge("portals", "portals of all services", all as f64);
     let others = report.views.keys().filter(|view| *view != PORTALS_ALL).count();
-    page.gauge("views_selected", "views other than that of all services", others as f64);
-    page.help("portals_refused", "gauge", "portals that services ask for in vain, by reason");
+    page.gauge("views_selected", "views of pods that select services", others as f64);
+    page.help("portals_refused", "gauge", "refused portals of services, by reason");
     for (reason, count) in &report.refused {
         let _ = writeln!(page.0, "portico_portals_refused{{reason=\"{reason}\"}} {count}");
     }
     let MemoryReport { limit, tables_max, tables } = report.memory;
     let bytes = |bytes: Option<u64>| bytes.map_or(f64::INFINITY, |bytes| bytes as f64);
-    page.gauge("memory_limit_bytes", "the memory limit of the agent, kernel memory included", bytes(limit));
-    page.gauge(
-        "memory_tables_max_bytes",
-        "how much of that the tables of all pods may take",
-        bytes(tables_max),
-    );
-    page.gauge("memory_tables_bytes", "what the tables of all pods are modelled to take", tables as f64);
+    page.gauge("memory_limit_bytes", "memory limit of the agent, including kernel memory", bytes(limit));
+    page.gauge("memory_tables_max_bytes", "memory budget of the tables of all pods", bytes(tables_max));
+    page.gauge("memory_tables_bytes", "estimated memory of the tables of all pods", tables as f64);
 }
 
-/// One sum for each question: what goes on in one pod is for `portico top`.
-fn relayed(page: &mut Page, relay: &RelayReport) {
-    let portals = || relay.namespaces.iter().flat_map(|place| &place.portals);
+/// Numbers of events since the start.
+fn events(page: &mut Page, report: &Report) {
+    let counts = &report.counts;
+    page.counter("applied_total", "transactions that the kernel committed", counts.applied);
+    page.counter("apply_failed_total", "failed jobs in network namespaces", counts.failed);
+    page.counter("audits_total", "audits of network namespaces", counts.audits);
+    page.counter("repairs_total", "drifted network namespaces that were reprogrammed", counts.repairs);
+    page.counter(
+        "portals_activated_total",
+        "addresses whose on-demand portals were activated",
+        counts.activated,
+    );
+    page.counter(
+        "portals_evicted_total",
+        "addresses whose on-demand portals were evicted because they were idle",
+        counts.evicted,
+    );
+    page.counter("attached_total", "attachments since the start, including recovered ones", counts.attached);
+    page.counter("detached_total", "attachments that ended", counts.detached);
+    page.counter("source_outages_total", "outages of the service source", counts.outages);
+    page.gauge(
+        "dial_from_node_ignored",
+        "services whose annotation portico.dev/dial is ignored: --dial-from-node does not list their namespace",
+        counts.dial_ignored as f64,
+    );
+}
+
+/// Sums over all pods; `portico top` shows each pod.
+fn relay(page: &mut Page, relay: &RelayReport) {
+    let portals = || relay.namespaces.iter().flat_map(|netns| &netns.portals);
     let backends = portals().flat_map(|portal| &portal.backends);
     let ejected = backends.filter(|backend| backend.is_ejected).count();
-    page.gauge(
-        "relay_connections",
-        "connections and flows that are relayed at the moment",
-        relay.connections as f64,
-    );
+    page.gauge("relay_connections", "relayed connections and flows", relay.connections as f64);
     page.gauge(
         "relay_pending_connections",
         "connections that wait for a first backend",
@@ -123,12 +111,8 @@ fn relayed(page: &mut Page, relay: &RelayReport) {
     page.counter("relay_connections_total", "connections and flows that were relayed", connections);
     page.counter("relay_sent_bytes_total", "bytes from clients to backends", sent);
     page.counter("relay_received_bytes_total", "bytes from backends to clients", received);
-    page.counter(
-        "relay_retries_total",
-        "attempts to connect to a further backend after one had failed",
-        retries,
-    );
-    page.counter("relay_failed_total", "connections that found no backend", failed);
+    page.counter("relay_retries_total", "attempts to connect to another backend after a failure", retries);
+    page.counter("relay_failed_total", "connections for which no backend was reachable", failed);
     page.help(
         "relay_over_limit_total",
         "counter",
@@ -189,13 +173,13 @@ mod tests {
 
     fn report() -> Report {
         let mut counts = Counts { applied: 3, ..Counts::default() };
-        counts.apply_seconds.observe(0.002);
+        counts.apply_duration_seconds.observe(0.002);
         Report {
-            version: String::new(),
+            version: "1.2.3".to_owned(),
             node: String::new(),
             synced: true,
-            trouble: None,
-            objects_refused: 0,
+            outage: None,
+            objects_rejected: 0,
             services: 2,
             views: ["all", "default/a"]
                 .map(|view| (view.to_owned(), ViewReport { revision: 1, portals: 4 }))
@@ -208,22 +192,22 @@ mod tests {
             relay: Default::default(),
             audit: Default::default(),
             counters: false,
-            hits: None,
+            traffic: None,
         }
     }
 
     #[test]
-    fn the_reference_of_the_agents_metrics_is_its_page() {
+    fn metrics_reference_matches_the_page() {
         let body = xtask::reference::metrics(&metrics(&report()));
-        let about = "What `portico agent` serves at `/metrics` (`--metrics`). An attachment is one interface of one \
-                     pod; a view is a set of services that pods see. What to alert on: \
+        let about = "Metrics that `portico agent` serves at `/metrics` (`--metrics`). An attachment is one interface \
+                     of one pod; a view is the set of services that is visible to a pod. For alerts, see \
                      [operations](../operations.md#metrics).";
         expect_test::expect_file!["../../docs/reference/agent-metrics.md"]
             .assert_eq(&xtask::reference::page("Metrics of the agent", about, &body));
     }
 
     #[test]
-    fn each_line_is_a_comment_or_a_sample_and_each_sample_has_its_type() {
+    fn every_line_is_a_comment_or_a_sample_with_a_type() {
         let page = metrics(&report());
         let mut types = Vec::new();
         for line in page.lines() {
@@ -239,13 +223,14 @@ mod tests {
             "portico_synced 1",
             "portico_applied_total 3",
             "portico_relay_connections 0",
-            "portico_portals{view=\"all\"} 4",
+            "portico_build_info{version=\"1.2.3\"} 1",
+            "portico_portals 4",
             "portico_views_selected 1",
             "portico_portals_refused{reason=\"service-portals\"} 3",
             "portico_memory_limit_bytes +Inf",
-            "portico_apply_seconds_bucket{le=\"0.001\"} 0",
-            "portico_apply_seconds_bucket{le=\"0.005\"} 1",
-            "portico_apply_seconds_count 1",
+            "portico_apply_duration_seconds_bucket{le=\"0.001\"} 0",
+            "portico_apply_duration_seconds_bucket{le=\"0.005\"} 1",
+            "portico_apply_duration_seconds_count 1",
         ] {
             assert!(page.lines().any(|found| found == line), "{line} is not in\n{page}");
         }

@@ -1,7 +1,7 @@
-//! `OnDemandSet`: what one network namespace on demand is to hold, since it used it lately.
+//! `OnDemandSet`: the portals that one network namespace uses, and the table with only these.
 //!
-//! The relay tells of first connections, the kernel counts all later ones. What must not go in here: when
-//! the kernel is asked, and how changes are sent.
+//! The relay reports the first connection to a portal, which is then activated; the kernel counts all later ones.
+//! Portals without new connections for the idle time are evicted.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -15,128 +15,140 @@ use proxy_core::ruleset::{Ruleset, Settings};
 use crate::event::HitCounts;
 use crate::view::{EncodedBatch, ViewDelta, ViewState};
 
-/// Beyond so many portals a full table costs more than first connections that are relayed.
+/// With more portals than this, full tables cost more than relaying first connections.
 pub(crate) const ON_DEMAND_ABOVE: usize = 2_000;
 
-/// Which portals a network namespace gets.
+/// Which portals are programmed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum ProgrammingMode {
-    /// All that it sees.
+    /// All visible portals.
     All,
-    /// Those that it uses.
+    /// Portals in use.
     OnDemand,
-    /// Those that it uses, where it sees more than so many.
+    /// Portals in use, for pods that see more portals than this; otherwise all.
     OnDemandAbove(usize),
 }
 
 impl ProgrammingMode {
-    /// Whether a network namespace that sees so many portals gets only those that it uses.
+    /// Whether only the portals in use are programmed for a pod that sees this number of portals.
     pub(crate) fn is_on_demand(self, portals: usize) -> bool {
         match self {
             Self::All => false,
             Self::OnDemand => true,
-            Self::OnDemandAbove(most) => portals > most,
+            Self::OnDemandAbove(limit) => portals > limit,
         }
     }
 }
 
-/// When an address was used.
+/// The usage of an address.
 #[derive(Debug)]
 struct Usage {
-    /// What the kernel counted last.
+    /// The last counter value.
     connections: u64,
-    /// When that was another number than before.
+    /// The time of the last change of the counter.
     since: Instant,
 }
 
-/// What a network namespace on demand is to hold.
+/// The portals in use, and the desired table.
 #[derive(Debug)]
 pub(crate) struct OnDemandSet {
-    /// The table that should stand in the kernel.
+    /// The desired table.
     pub(crate) desired: Ruleset,
-    /// What is new in it since a transaction was made last.
-    touched: ChangedPortals,
-    /// Whether anything is.
+    /// The portals that changed since the last transaction.
+    changed: ChangedPortals,
+    /// Whether the table must be updated.
     pub(crate) is_dirty: bool,
     usage: BTreeMap<IpAddr, Usage>,
-    /// Whether the kernel has told what it held before this agent.
-    pub(crate) is_recalled: bool,
-    /// Whether the kernel is to be asked what is used.
+    /// Whether the set was restored from the counters of an existing table.
+    pub(crate) is_restored: bool,
+    /// Whether the counters must be read.
     pub(crate) is_count_due: bool,
-    /// Portals that were taken in since the last audit, and between that and the one before.
-    taken_in: [ChangedPortals; 2],
+    /// Portals that were activated since the last audit, and between the last two audits.
+    activated: [ChangedPortals; 2],
 }
 
 impl OnDemandSet {
-    /// Nothing is used yet; `base` holds what is always there.
+    /// A set without used portals; `base` contains the portals that are always programmed.
     pub(crate) fn new(base: Ruleset) -> Self {
         Self {
             desired: base,
-            touched: ChangedPortals::new(),
+            changed: ChangedPortals::new(),
             is_dirty: false,
             usage: BTreeMap::new(),
-            is_recalled: false,
+            is_restored: false,
             is_count_due: false,
-            taken_in: Default::default(),
+            activated: Default::default(),
         }
     }
 
-    /// The same for a network namespace that had a full table: that is to be replaced.
-    pub(crate) fn instead_of_all(base: Ruleset) -> Self {
+    /// As `new`, for a network namespace whose full table must be replaced.
+    pub(crate) fn replacing_full_table(base: Ruleset) -> Self {
         Self { is_dirty: true, ..Self::new(base) }
     }
 
-    /// A first connection came to the relay. True where the portals of its address are taken in now, of which the
-    /// table has room for so many elements.
-    pub(crate) fn used(&mut self, portals: &Portals, key: PortalKey, most: usize, now: Instant) -> bool {
+    /// Handles a first connection, which the relay reported. Returns true if this activates the portals of its address;
+    /// the table can have at most `elements_max` elements.
+    pub(crate) fn on_use(
+        &mut self,
+        portals: &Portals,
+        key: PortalKey,
+        elements_max: usize,
+        now: Instant,
+    ) -> bool {
         if let Some(usage) = self.usage.get_mut(&key.address) {
             usage.since = now;
             return false;
         }
-        let is_wanted = match portals.get(key) {
-            // What is relayed in the kernel's own table is relayed for ever.
+        let is_activated = match portals.get(key) {
+            // A portal in relay mode is always relayed.
             Some(portal) => !portal.is_relayed(),
-            // A wrong port of a cluster address; others are not the service's.
-            None => portals.service_ranges().iter().any(|net| net.contains(&key.address)),
+            // An unused port of a cluster IP. The ports of other addresses do not belong to a service.
+            None => portals.service_ranges().iter().any(|range| range.contains(&key.address)),
         };
-        is_wanted && self.take_in(portals, key.address, most, now)
+        is_activated && self.activate(portals, key.address, elements_max, now)
     }
 
-    fn take_in(&mut self, portals: &Portals, address: IpAddr, most: usize, now: Instant) -> bool {
+    fn activate(&mut self, portals: &Portals, address: IpAddr, elements_max: usize, now: Instant) -> bool {
         let before = self.desired.size();
         let new = self.desired.activate(portals, address);
-        if new.is_empty() || self.desired.size() > most.max(before) {
-            // Nobody's address, one that is always there, or one for which there is no room: the relay goes on.
+        if new.is_empty() || self.desired.size() > elements_max.max(before) {
+            // An unassigned address, one that is always programmed, or a full table: the relay serves it.
             self.desired.evict(portals, address);
             return false;
         }
         self.usage.insert(address, Usage { connections: 0, since: now });
-        self.taken_in[0].extend(new.iter().copied());
-        self.changed(new);
+        self.activated[0].extend(new.iter().copied());
+        self.mark_changed(new);
         true
     }
 
-    fn changed(&mut self, new: ChangedPortals) {
+    fn mark_changed(&mut self, new: ChangedPortals) {
         self.is_dirty |= !new.is_empty();
-        self.touched.extend(new);
+        self.changed.extend(new);
     }
 
-    /// What stood in the kernel before this agent is what is used. Outside of the service ranges each portal stands
-    /// there, used or not, so there it is what was counted.
-    pub(crate) fn recall(&mut self, portals: &Portals, hits: &HitCounts, most: usize, now: Instant) {
-        self.is_recalled = true;
-        let is_in_range = |address| portals.service_ranges().iter().any(|net| net.contains(&address));
+    /// Restores the set from the counters of a table of an earlier agent. All its portals in service ranges are in use.
+    /// The table contains every portal outside of them, so of these only those with hits are in use.
+    pub(crate) fn restore_from_counters(
+        &mut self,
+        portals: &Portals,
+        hits: &HitCounts,
+        elements_max: usize,
+        now: Instant,
+    ) {
+        self.is_restored = true;
+        let is_in_range = |address| portals.service_ranges().iter().any(|range| range.contains(&address));
         for (address, connections) in by_address(hits) {
             let is_used = connections > 0 || is_in_range(address);
-            if is_used && self.take_in(portals, address, most, now) {
+            if is_used && self.activate(portals, address, elements_max, now) {
                 self.usage.insert(address, Usage { connections, since: now });
             }
         }
     }
 
-    /// The kernel tells how often each portal was used. Lets those go that were not for so long, and says how
-    /// many addresses they were. Connections that are established do not notice.
-    pub(crate) fn counted(
+    /// Evicts the portals of addresses without new connections for the idle time, and returns the number of addresses.
+    /// Established connections are not affected.
+    pub(crate) fn evict_idle(
         &mut self,
         portals: &Portals,
         hits: &HitCounts,
@@ -145,7 +157,7 @@ impl OnDemandSet {
     ) -> usize {
         let counted = by_address(hits);
         for (address, usage) in &mut self.usage {
-            // A table that was replaced counts anew: every other number is a use, not only a greater one.
+            // The counters of a replaced table restart, so every change is a use, not only an increase.
             let connections = counted.get(address).copied().unwrap_or(0);
             if usage.connections != connections {
                 *usage = Usage { connections, since: now };
@@ -157,58 +169,58 @@ impl OnDemandSet {
         for address in &gone {
             self.usage.remove(address);
             let new = self.desired.evict(portals, *address);
-            self.changed(new);
+            self.mark_changed(new);
         }
         gone.len()
     }
 
-    /// The view has changed; true where that is a change here. What is used may have grown: of that the table keeps so
-    /// many elements, and what has to go is served by the relay.
-    pub(crate) fn follow(&mut self, portals: &Portals, moved: &ViewDelta, most: usize) -> bool {
-        let used = moved.new.iter().filter(|key| self.desired.is_active(key.address));
-        let here: ChangedPortals = used.chain(&moved.always).copied().collect();
-        if !here.is_empty() || moved.are_ranges_new {
-            let new = self.desired.refresh(portals, &here);
-            self.changed(new);
-            self.is_dirty |= moved.are_ranges_new;
+    /// Applies a change of the view, and returns whether the table must be updated. If the used portals need more than
+    /// `elements_max` elements, some are evicted, and the relay serves them.
+    pub(crate) fn apply(&mut self, portals: &Portals, delta: &ViewDelta, elements_max: usize) -> bool {
+        let used = delta.in_full.iter().filter(|key| self.desired.is_active(key.address));
+        let changed: ChangedPortals = used.chain(&delta.in_on_demand).copied().collect();
+        if !changed.is_empty() || delta.has_range_changes {
+            let new = self.desired.refresh(portals, &changed);
+            self.mark_changed(new);
+            self.is_dirty |= delta.has_range_changes;
         }
-        while self.desired.size() > most {
+        while self.desired.size() > elements_max {
             let Some(address) = self.desired.active_addresses().next() else { break };
             self.usage.remove(&address);
             let gone = self.desired.evict(portals, address);
-            self.changed(gone);
+            self.mark_changed(gone);
         }
         self.is_dirty
     }
 
-    /// The table that is to stand there, as the aim of a transaction that is made now, and what is new in it.
-    pub(crate) fn aim(&mut self) -> (Ruleset, ChangedPortals) {
+    /// Returns the desired table as the target of a transaction, and the portals that changed.
+    pub(crate) fn take_target(&mut self) -> (Ruleset, ChangedPortals) {
         self.is_dirty = false;
-        (self.desired.clone(), std::mem::take(&mut self.touched))
+        (self.desired.clone(), std::mem::take(&mut self.changed))
     }
 
-    /// The batch that leads to an aim whatever is there: the view's own where nothing is used yet.
-    pub(crate) fn fresh_batch(view: &mut ViewState, aim: &Ruleset) -> Arc<EncodedBatch> {
-        if aim.active_addresses().next().is_none() && aim.settings().is_some_and(Settings::has_relay) {
+    /// The batch that replaces any table by the target; shared by all tables without used portals.
+    pub(crate) fn fresh_batch(view: &mut ViewState, target: &Ruleset) -> Arc<EncodedBatch> {
+        if target.active_addresses().next().is_none() && target.settings().is_some_and(Settings::has_relay) {
             return view.base_batch();
         }
-        Arc::new(EncodedBatch::fresh(aim))
+        Arc::new(EncodedBatch::fresh(target))
     }
 
-    /// The batch that leads from what stands there to an aim.
+    /// The batch from the applied table to the target.
     pub(crate) fn batch_from(
         applied: &Ruleset,
-        aim: &Ruleset,
-        touched: &ChangedPortals,
+        target: &Ruleset,
+        changed: &ChangedPortals,
     ) -> Arc<EncodedBatch> {
-        Arc::new(EncodedBatch::of(&plan_changed(applied, aim, touched)))
+        Arc::new(EncodedBatch::from_plan(&plan_changed(applied, target, changed)))
     }
 
-    /// An audit begins. Gives the portals that were taken in some time ago: answers to what
-    /// the relay has sent on before are back, so that its flows may go to the kernel now.
-    pub(crate) fn audit(&mut self) -> ChangedPortals {
-        let lately = std::mem::take(&mut self.taken_in[0]);
-        std::mem::replace(&mut self.taken_in[1], lately)
+    /// Starts an audit. Returns the portals that were activated before the last audit: replies to earlier datagrams
+    /// have arrived, so their flows can leave the relay.
+    pub(crate) fn begin_audit(&mut self) -> ChangedPortals {
+        let recent = std::mem::take(&mut self.activated[0]);
+        std::mem::replace(&mut self.activated[1], recent)
     }
 }
 

@@ -1,51 +1,54 @@
-//! `RecordRetries`: records of attachments that could not be written, and when that is tried again.
+//! `RecordRetries`: attachment records that could not be written, and when the next attempt is due.
 //!
-//! Without its record a pod is found after a restart only if the runtime's cache tells of it. What must not go in here:
-//! writing.
+//! Without its record, an attachment can be recovered after a restart only from the runtime's CNI cache.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use agent_ipc::{AttachmentKey, Record};
+use support::Backoff;
 
-/// After the first failure all are tried again so much later, and twice as late after each further one.
+/// The delays before all records are written again.
 const RETRY_FIRST: Duration = Duration::from_secs(1);
-/// No later than this.
 const RETRY_MAX: Duration = Duration::from_secs(60);
 
 /// Records that could not be written.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct RecordRetries {
     records: BTreeMap<AttachmentKey, Record>,
-    rounds: u32,
+    backoff: Backoff,
     retry_at: Option<Instant>,
 }
 
+impl Default for RecordRetries {
+    fn default() -> Self {
+        Self { records: BTreeMap::new(), backoff: Backoff::new(RETRY_FIRST, RETRY_MAX), retry_at: None }
+    }
+}
+
 impl RecordRetries {
-    /// A record was written, or could not be.
-    pub(crate) fn tell(&mut self, record: Record, is_written: bool, now: Instant) {
+    /// Records whether a record was written.
+    pub(crate) fn finish(&mut self, record: Record, is_written: bool, now: Instant) {
         if is_written {
-            self.forget(&record.attachment.key);
+            self.remove(&record.attachment.key);
             return;
         }
         self.records.insert(record.attachment.key.clone(), record);
         if self.retry_at.is_none() {
-            let wait = RETRY_FIRST.saturating_mul(1 << self.rounds.min(16)).min(RETRY_MAX);
-            self.retry_at = Some(now + wait);
-            self.rounds += 1;
+            self.retry_at = Some(now + self.backoff.next_delay());
         }
     }
 
-    /// The attachment of this key is gone, or its record was written.
-    pub(crate) fn forget(&mut self, key: &AttachmentKey) {
+    /// Removes a record that was written, or whose attachment ended.
+    pub(crate) fn remove(&mut self, key: &AttachmentKey) {
         self.records.remove(key);
         if self.records.is_empty() {
             *self = Self::default();
         }
     }
 
-    /// The records to write again now.
-    pub(crate) fn due(&mut self, now: Instant) -> Vec<Record> {
+    /// Returns the records to write now.
+    pub(crate) fn take_due(&mut self, now: Instant) -> Vec<Record> {
         if self.retry_at.is_none_or(|at| at > now) {
             return Vec::new();
         }
@@ -53,12 +56,12 @@ impl RecordRetries {
         self.records.values().cloned().collect()
     }
 
-    /// When they are due.
+    /// The time of the next attempt.
     pub(crate) fn deadline(&self) -> Option<Instant> {
         self.retry_at
     }
 
-    /// How many there are.
+    /// The number of records.
     pub(crate) fn len(&self) -> usize {
         self.records.len()
     }

@@ -1,8 +1,7 @@
-//! Attachments that nobody brought: from records on disk, and from the runtime's own memory.
+//! `Recovery`: finds attachments that the agent does not know, in records and in the runtime's CNI cache.
 //!
-//! Records tell of pods from before a restart, and of those that the plugin programmed while the agent was
-//! not there. The runtime's CNI cache tells of pods that ran before the install. What must not go in here:
-//! what is done with them.
+//! Records contain the pods from before a restart, and those that the plugin programmed while no agent was running. The
+//! CNI cache contains the pods that were attached before the installation.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -14,61 +13,60 @@ use agent_ipc::{
     Attachment, AttachmentKey, PLUGIN_TYPE, POD_ANNOTATIONS, PodName, ProgrammedBy, Record, Records, SOCKET,
     with_causes,
 };
+use cni_install::{DropIn, configurations};
 use ipnet::IpNet;
 use proxy_core::annotation::PREFIX;
 use serde_json::Value;
 
 use crate::netns_worker::NetnsWorker;
-use cni_install::DropIn;
-use cni_install::configurations;
 
-/// A larger file is none of the runtime's.
+/// The maximum size of a file of the CNI configuration or cache.
 const FILE_BYTES_MAX: u64 = 4 << 20;
 
-/// Where to look.
+/// The places where attachments are found.
 #[derive(Debug)]
 pub(crate) struct Recovery {
     pub(crate) records: Records,
     pub(crate) state_dir: PathBuf,
     pub(crate) cni_cache: PathBuf,
     pub(crate) cni_conf: PathBuf,
-    /// Where this agent listens. A network whose pods are told to ask elsewhere is another agent's.
+    /// The socket of this agent. A network whose plugin has another socket belongs to another agent.
     pub(crate) socket: PathBuf,
 }
 
-/// An attachment that was found, and its open network namespace.
+/// An attachment and its open network namespace.
 #[derive(Debug)]
 pub(crate) struct FoundAttachment {
     pub(crate) record: Record,
-    pub(crate) namespace: Arc<NetnsWorker>,
+    pub(crate) worker: Arc<NetnsWorker>,
 }
 
 impl Recovery {
-    /// The attachments that are not known; records of those that are gone are removed.
-    pub(crate) fn look(&self, known: &BTreeSet<AttachmentKey>) -> Vec<FoundAttachment> {
+    /// Returns the unknown attachments. Removes records whose network namespace is gone.
+    pub(crate) fn find_unknown(&self, known: &BTreeSet<AttachmentKey>) -> Vec<FoundAttachment> {
         let mut found = self.recorded(known);
         let mut known = known.clone();
-        known.extend(found.iter().map(|adopted| adopted.record.attachment.key.clone()));
+        known.extend(found.iter().map(|attachment| attachment.record.attachment.key.clone()));
         found.extend(self.cached(&known));
         found
     }
 
     fn recorded(&self, known: &BTreeSet<AttachmentKey>) -> Vec<FoundAttachment> {
-        let (records, broken) = self.records.read_all().unwrap_or_else(|error| {
-            tracing::error!(path = %self.state_dir.display(), %error, "read the records of attachments");
+        let (records, corrupt) = self.records.read_all().unwrap_or_else(|error| {
+            tracing::error!(path = %self.state_dir.display(), %error, "failed to read attachment records");
             Default::default()
         });
-        for broken in broken {
-            tracing::error!(path = %broken.path.display(), why = broken.reason, "a record was broken and is put aside");
+        for record in corrupt {
+            let path = record.path.display();
+            tracing::error!(%path, why = record.reason, "moved corrupt attachment record aside");
         }
         let mut found = Vec::new();
         for record in records.into_iter().filter(|record| !known.contains(&record.attachment.key)) {
             match NetnsWorker::open(&record.attachment.netns) {
-                Ok(namespace) if namespace.id() == record.netns_id => {
-                    found.push(FoundAttachment { record, namespace: Arc::new(namespace) });
+                Ok(worker) if worker.id() == record.netns_id => {
+                    found.push(FoundAttachment { record, worker: Arc::new(worker) });
                 }
-                // Another one is behind that path by now, or none.
-                Ok(_) => self.remove(&record, "another network namespace is where it was"),
+                Ok(_) => self.remove(&record, "another network namespace has its path"),
                 Err(error) => self.remove(&record, &with_causes(&error)),
             }
         }
@@ -77,9 +75,9 @@ impl Recovery {
 
     fn remove(&self, record: &Record, why: &str) {
         let key = &record.attachment.key;
-        tracing::info!(attachment = %key, why, "its pod went while nobody looked");
+        tracing::info!(attachment = %key, why, "pod was deleted while the agent was down");
         if let Err(error) = self.records.remove(key) {
-            tracing::warn!(attachment = %key, %error, "remove the record of an attachment");
+            tracing::warn!(attachment = %key, %error, "failed to remove attachment record");
         }
     }
 
@@ -90,51 +88,51 @@ impl Recovery {
         }
         let results = files(&self.cni_cache).filter_map(|path| read(&path));
         let attachments = results.filter_map(|result| cached_attachment(&result));
-        let ours = attachments.filter(|a| networks.contains(&a.key.network) && !known.contains(&a.key));
+        let unknown = attachments.filter(|a| networks.contains(&a.key.network) && !known.contains(&a.key));
         let open = |attachment: Attachment| match NetnsWorker::open(&attachment.netns) {
-            Ok(namespace) => {
-                let netns_id = namespace.id();
+            Ok(worker) => {
+                let netns_id = worker.id();
                 let record = Record { attachment, netns_id, programmed_by: ProgrammedBy::NotYet };
-                Some(FoundAttachment { record, namespace: Arc::new(namespace) })
+                Some(FoundAttachment { record, worker: Arc::new(worker) })
             }
             Err(error) => {
-                tracing::debug!(attachment = %attachment.key, error = %with_causes(&error), "not adopted");
+                tracing::debug!(attachment = %attachment.key, error = %with_causes(&error), "not recovered");
                 None
             }
         };
-        ours.filter_map(open).collect()
+        unknown.filter_map(open).collect()
     }
 }
 
-fn files(folder: &Path) -> impl Iterator<Item = PathBuf> {
-    fs::read_dir(folder).into_iter().flatten().filter_map(|entry| Some(entry.ok()?.path()))
+fn files(dir: &Path) -> impl Iterator<Item = PathBuf> {
+    fs::read_dir(dir).into_iter().flatten().filter_map(|entry| Some(entry.ok()?.path()))
 }
 
 fn read(path: &Path) -> Option<Value> {
-    let is_sound = fs::metadata(path).is_ok_and(|file| file.is_file() && file.len() <= FILE_BYTES_MAX);
-    if is_sound { serde_json::from_slice(&fs::read(path).ok()?).ok() } else { None }
+    let is_valid = fs::metadata(path).is_ok_and(|file| file.is_file() && file.len() <= FILE_BYTES_MAX);
+    if is_valid { serde_json::from_slice(&fs::read(path).ok()?).ok() } else { None }
 }
 
-/// The networks whose pods are this agent's.
-fn networks(folder: &Path, socket: &Path) -> BTreeSet<String> {
-    let confs = configurations(folder).unwrap_or_default().into_iter().filter_map(|path| read(&path));
-    // Our entry may be a file of its own.
-    let whole = |mut conf: Value| {
-        let apart = text(&conf, "name").and_then(|name| read(DropIn::new(folder, &name).path()));
+/// Returns the networks whose pods this agent manages.
+fn networks(dir: &Path, socket: &Path) -> BTreeSet<String> {
+    let confs = configurations(dir).unwrap_or_default().into_iter().filter_map(|path| read(&path));
+    // The entry of the plugin may be in a drop-in.
+    let with_drop_in = |mut conf: Value| {
+        let drop_in = text(&conf, "name").and_then(|name| read(DropIn::new(dir, &name).path()));
         let plugins = conf.get_mut("plugins").and_then(Value::as_array_mut);
-        plugins.into_iter().for_each(|plugins| plugins.extend(apart.clone()));
+        plugins.into_iter().for_each(|plugins| plugins.extend(drop_in.clone()));
         conf
     };
-    confs.filter_map(|conf| own_network(&whole(conf), socket)).collect()
+    confs.filter_map(|conf| own_network(&with_drop_in(conf), socket)).collect()
 }
 
-/// The name of a network whose chain has our plugin in it, and where that plugin asks at this socket.
+/// Returns the name of the network if its plugin chain contains Portico's plugin with this socket.
 fn own_network(conf: &Value, socket: &Path) -> Option<String> {
-    let asks_here = |plugin: &Value| {
-        let asked = PathBuf::from(text(plugin, SOCKET.name).as_deref().unwrap_or(SOCKET.default));
-        plugin.get("type").is_some_and(|kind| kind == PLUGIN_TYPE) && asked == socket
+    let uses_socket = |plugin: &Value| {
+        let plugin_socket = PathBuf::from(text(plugin, SOCKET.name).as_deref().unwrap_or(SOCKET.default));
+        plugin.get("type").is_some_and(|kind| kind == PLUGIN_TYPE) && plugin_socket == socket
     };
-    let is_own = conf.get("plugins")?.as_array()?.iter().any(asks_here);
+    let is_own = conf.get("plugins")?.as_array()?.iter().any(uses_socket);
     is_own.then(|| text(conf, "name"))?
 }
 
@@ -142,7 +140,7 @@ fn text(value: &Value, key: &str) -> Option<String> {
     value.get(key)?.as_str().map(str::to_owned)
 }
 
-/// What libcni keeps of one attachment (`cachedInfo` in its api.go).
+/// Parses a file of the CNI cache (`cachedInfo` in api.go of libcni).
 fn cached_attachment(cache: &Value) -> Option<Attachment> {
     let key = AttachmentKey {
         network: text(cache, "networkName")?,
@@ -152,10 +150,11 @@ fn cached_attachment(cache: &Value) -> Option<Attachment> {
     let result = cache.get("result")?;
     let interfaces =
         result.get("interfaces").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
-    let is_ours =
+    let is_interface =
         |interface: &Value| interface.get("name").is_some_and(|name| name == key.interface.as_str());
     let sandbox = |interface: &Value| text(interface, "sandbox").filter(|path| !path.is_empty());
-    let index = interfaces.iter().position(|interface| is_ours(interface) && sandbox(interface).is_some());
+    let index =
+        interfaces.iter().position(|interface| is_interface(interface) && sandbox(interface).is_some());
     let own = index.and_then(|index| sandbox(&interfaces[index]));
     let netns = own.or_else(|| text(cache, "netns"))?.into();
     let addresses = addresses(result, index);
@@ -169,7 +168,7 @@ fn cached_attachment(cache: &Value) -> Option<Attachment> {
     })
 }
 
-/// The addresses of an interface; one that names no interface counts.
+/// Returns the addresses of an interface, including addresses without an interface.
 fn addresses(result: &Value, index: Option<usize>) -> Vec<IpAddr> {
     let ips = result.get("ips").and_then(Value::as_array).into_iter().flatten();
     let of_interface = |ip: &&Value| match ip.get("interface").and_then(Value::as_u64) {
@@ -185,22 +184,22 @@ fn pod(cache: &Value) -> Option<PodName> {
     let args = cache.get("cniArgs")?.as_array()?;
     let pairs = args.iter().filter_map(|pair| Some((pair.get(0)?.as_str()?, pair.get(1)?.as_str()?)));
     let args: BTreeMap<&str, &str> = pairs.collect();
-    let named = |key| args.get(key).map(|value| (*value).to_owned());
+    let arg = |key| args.get(key).map(|value| (*value).to_owned());
     Some(PodName {
-        namespace: named("K8S_POD_NAMESPACE")?,
-        name: named("K8S_POD_NAME")?,
-        uid: named("K8S_POD_UID").unwrap_or_default(),
+        namespace: arg("K8S_POD_NAMESPACE")?,
+        name: arg("K8S_POD_NAME")?,
+        uid: arg("K8S_POD_UID").unwrap_or_default(),
     })
 }
 
 fn annotations(cache: &Value) -> BTreeMap<String, String> {
     let all =
         cache.get("capabilityArgs").and_then(|args| args.get(POD_ANNOTATIONS)).and_then(Value::as_object);
-    let ours = all
+    let own = all
         .into_iter()
         .flatten()
         .filter_map(|(key, value)| Some((key.strip_prefix(PREFIX)?.to_owned(), value.as_str()?.to_owned())));
-    ours.collect()
+    own.collect()
 }
 
 #[cfg(test)]
@@ -225,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn the_runtimes_cache_tells_pod_namespace_and_addresses() {
+    fn cni_cache_contains_pod_netns_and_addresses() {
         let attachment = cached_attachment(&cache()).expect("an attachment");
         assert_eq!(attachment.key.to_string(), "net/c1/eth0");
         assert_eq!(attachment.netns, PathBuf::from("/run/netns/a"));
@@ -235,38 +234,38 @@ mod tests {
     }
 
     #[test]
-    fn a_network_whose_plugin_asks_elsewhere_is_another_agents() {
+    fn network_with_another_socket_is_not_managed() {
         let chain = |entry: Value| json!({"name": "net", "plugins": [{"type": "bridge"}, entry]});
         let own = |conf, socket: &str| own_network(&conf, Path::new(socket));
-        let there = chain(json!({"type": PLUGIN_TYPE, "socket": "/run/other.sock"}));
-        assert_eq!(own(there.clone(), SOCKET_DEFAULT), None);
-        assert_eq!(own(there, "/run/other.sock").as_deref(), Some("net"));
+        let other = chain(json!({"type": PLUGIN_TYPE, "socket": "/run/other.sock"}));
+        assert_eq!(own(other.clone(), SOCKET_DEFAULT), None);
+        assert_eq!(own(other, "/run/other.sock").as_deref(), Some("net"));
         assert_eq!(own(chain(json!({"type": PLUGIN_TYPE})), SOCKET_DEFAULT).as_deref(), Some("net"));
         assert_eq!(own(chain(json!({"type": "tuning"})), SOCKET_DEFAULT), None);
     }
 
     #[test]
-    fn a_network_with_our_entry_in_a_file_of_its_own_is_ours() {
-        let folder = std::env::temp_dir().join(format!("portico-adopt-{}", std::process::id()));
-        let drop_in = DropIn::new(&folder, "net");
+    fn network_with_a_drop_in_is_managed() {
+        let dir = std::env::temp_dir().join(format!("portico-recovery-{}", std::process::id()));
+        let drop_in = DropIn::new(&dir, "net");
         let path = drop_in.path();
-        fs::create_dir_all(path.parent().expect("a folder")).expect("make a folder");
+        fs::create_dir_all(path.parent().expect("a directory")).expect("create a directory");
         let conf = json!({"name": "net", "plugins": [{"type": "bridge"}]}).to_string();
-        fs::write(folder.join("10-net.conflist"), conf).expect("write a configuration");
-        let before = networks(&folder, Path::new(SOCKET_DEFAULT));
+        fs::write(dir.join("10-net.conflist"), conf).expect("write a configuration");
+        let before = networks(&dir, Path::new(SOCKET_DEFAULT));
         fs::write(path, json!({"type": PLUGIN_TYPE}).to_string()).expect("write a drop-in");
-        let after = networks(&folder, Path::new(SOCKET_DEFAULT));
-        fs::remove_dir_all(&folder).expect("remove the folder");
+        let after = networks(&dir, Path::new(SOCKET_DEFAULT));
+        fs::remove_dir_all(&dir).expect("remove the directory");
         assert_eq!((before, after), (BTreeSet::new(), BTreeSet::from(["net".to_owned()])));
     }
 
     #[test]
-    fn a_cache_entry_without_a_network_namespace_is_passed_over() {
+    fn cache_entry_without_netns_is_ignored() {
         let mut without = cache();
         without["result"]["interfaces"][1] = json!({"name": "eth0"});
         assert_eq!(cached_attachment(&without), None);
         without["netns"] = json!("/run/netns/b");
-        assert!(cached_attachment(&without).is_some(), "newer runtimes keep it beside the result");
+        assert!(cached_attachment(&without).is_some(), "newer runtimes store it outside of the result");
         for garbage in [json!(null), json!([]), json!({"result": 7}), json!({"networkName": 1})] {
             assert_eq!(cached_attachment(&garbage), None);
         }

@@ -1,7 +1,6 @@
-//! `Report`: what the agent knows, for `portico status` and for metrics.
+//! `Report`: the state of the agent, for `portico status` and for metrics.
 //!
-//! The JSON form is an interface: fields may be added, none may change its meaning. What must not go in
-//! here: how it is shown.
+//! The JSON form is an interface: fields may be added, but the meaning of a field must not change.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -12,51 +11,51 @@ use serde::{Deserialize, Serialize};
 
 use crate::traffic::TrafficReport;
 
-/// What has happened since the agent started.
+/// Numbers of events since the agent started.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Counts {
-    /// Transactions that the kernel took.
+    /// Transactions that the kernel committed.
     pub applied: u64,
     /// Jobs that failed.
     pub failed: u64,
-    /// Network namespaces that were found damaged and programmed anew.
-    pub repaired: u64,
-    /// Looks into network namespaces.
-    pub audited: u64,
-    /// Attachments since the start, adopted ones included.
+    /// Drifted network namespaces that were reprogrammed.
+    pub repairs: u64,
+    /// Audits and checks of network namespaces.
+    pub audits: u64,
+    /// Attachments, including recovered ones.
     pub attached: u64,
     /// Attachments that ended.
     pub detached: u64,
-    /// Outages of the source of services.
-    pub troubles: u64,
-    /// Addresses whose portals were programmed on demand.
-    pub taken_in: u64,
-    /// Addresses whose portals went again, because they were not used for long.
-    pub let_go: u64,
-    /// Services whose annotation to be dialled from the node is ignored.
+    /// Outages of the service source.
+    pub outages: u64,
+    /// Addresses whose on-demand portals were activated.
+    pub activated: u64,
+    /// Addresses whose on-demand portals were evicted, because they were idle.
+    pub evicted: u64,
+    /// Services whose annotation `portico.dev/dial` is ignored.
     #[serde(default)]
     pub dial_ignored: u64,
-    /// From a change to the kernel's yes, in seconds: how many took at most so long.
-    pub apply_seconds: Histogram,
+    /// The time from a change to the kernel's acknowledgement.
+    pub apply_duration_seconds: Histogram,
 }
 
-/// How many observations were at most so large.
+/// A cumulative histogram, as in Prometheus.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Histogram {
-    /// For each of `BOUNDS_S`, how many were at most that.
+    /// For each of `BOUNDS_S`, the number of observations up to it.
     pub buckets: Vec<u64>,
-    /// How many there were.
+    /// The number of observations.
     pub count: u64,
-    /// Their sum.
+    /// The sum of the observations.
     pub sum: f64,
 }
 
 impl Histogram {
-    /// The bounds of the buckets.
+    /// The upper bounds of the buckets, in seconds.
     pub const BOUNDS_S: [f64; 9] = [0.0005, 0.001, 0.005, 0.01, 0.03, 0.1, 0.3, 1.0, 10.0];
 
-    /// Counts one.
+    /// Adds an observation.
     pub fn observe(&mut self, seconds: f64) {
         self.buckets.resize(Self::BOUNDS_S.len(), 0);
         for (bucket, bound) in self.buckets.iter_mut().zip(Self::BOUNDS_S) {
@@ -67,86 +66,86 @@ impl Histogram {
     }
 }
 
-/// How network namespaces are looked at.
+/// The audits of network namespaces.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct AuditReport {
-    /// How often, in milliseconds.
+    /// The interval, in milliseconds.
     pub interval_ms: u64,
-    /// When last, in milliseconds before now; none: not yet.
+    /// The time since the last audit, in milliseconds, if there was one.
     pub last_ms: Option<u64>,
 }
 
-/// The memory of tables.
+/// The memory of tables, in bytes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct MemoryReport {
-    /// The memory limit of the agent, in bytes; none: there is none.
+    /// The memory limit of the agent, if there is one.
     pub limit: Option<u64>,
-    /// How much of it is for the tables of pods; none: there is no limit.
+    /// The part of the limit that the tables of pods can use.
     pub tables_max: Option<u64>,
-    /// How much the tables of all pods are modelled to take.
+    /// The estimated memory of the tables of all pods.
     pub tables: u64,
 }
 
-/// Everything the agent tells of itself.
+/// The state of the agent.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Report {
-    /// The program's version.
+    /// The version of the program.
     pub version: String,
-    /// The node, where it is known.
+    /// The name of the node, if known.
     pub node: String,
-    /// Whether services and endpoints are known.
+    /// Whether the initial sync is complete.
     pub synced: bool,
-    /// Why the source of services cannot be read, if it cannot.
-    pub trouble: Option<String>,
-    /// How many objects of the API server cannot be used.
+    /// Why the service source cannot be read, during an outage.
+    pub outage: Option<String>,
+    /// The number of rejected objects.
     #[serde(default)]
-    pub objects_refused: usize,
-    /// How many services there are.
+    pub objects_rejected: usize,
+    /// The number of services.
     pub services: usize,
     /// The views in use, by name.
     pub views: BTreeMap<String, ViewReport>,
     /// The attachments, in the order of their keys.
     pub attachments: Vec<AttachmentReport>,
-    /// How many records of attachments could not be written yet.
+    /// The number of attachment records that could not be written yet.
     #[serde(default)]
     pub records_unwritten: usize,
-    /// What has happened.
+    /// Numbers of events.
     pub counts: Counts,
-    /// How many portals are refused, by reason.
+    /// The number of refused portals, by reason.
     #[serde(default)]
     pub refused: BTreeMap<String, usize>,
     /// The memory of tables.
     #[serde(default)]
     pub memory: MemoryReport,
-    /// What the relay serves.
+    /// The state of the relay.
     #[serde(default)]
     pub relay: RelayReport,
-    /// How network namespaces are looked at.
+    /// The audits of network namespaces.
     #[serde(default)]
     pub audit: AuditReport,
-    /// Whether the kernel counts what comes to portals and goes to backends in every table.
+    /// Whether all tables count the hits of portals and backends.
     #[serde(default)]
     pub counters: bool,
-    /// What came to portals; none: nobody asked, or an agent that does not know it.
+    /// The traffic of portals, if the request asked for it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub hits: Option<TrafficReport>,
+    pub traffic: Option<TrafficReport>,
 }
 
 impl Report {
-    /// The names of pods by their network namespaces; of one that is not known, its container.
+    /// The names of pods by the inodes of their network namespaces; the container ID of a pod without a name.
     pub fn pods(&self) -> BTreeMap<u64, String> {
-        let named = self.attachments.iter().map(|attachment| {
+        let names = self.attachments.iter().map(|attachment| {
             let pod = attachment.pod.as_ref().map(ToString::to_string);
             (attachment.netns_inode, pod.unwrap_or_else(|| attachment.key.container_id.clone()))
         });
-        named.collect()
+        names.collect()
     }
 
-    /// The attachments of one pod, or all of them. A pod is meant by namespace/name, or by how the id of its
-    /// container begins.
+    /// The attachments of one pod, or of all pods. A pod is selected by namespace/name, or by a prefix of its container
+    /// ID.
     pub fn attachments_of(&self, pod: Option<&str>) -> impl Iterator<Item = &AttachmentReport> {
         self.attachments.iter().filter(move |attachment| {
             let name = || attachment.pod.as_ref().map(ToString::to_string);
@@ -157,23 +156,23 @@ impl Report {
     }
 }
 
-/// What is told of a view.
+/// The state of a view.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ViewReport {
-    /// Counts the changes.
+    /// The number of the last change.
     pub revision: u64,
-    /// How many portals it has.
+    /// The number of portals.
     pub portals: usize,
 }
 
-/// Which portals a network namespace gets.
+/// The portals that are programmed in a network namespace.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ProgrammedPortals {
-    /// All that it sees.
+    /// All visible portals.
     #[serde(rename = "all")]
     All,
-    /// Those that it uses.
+    /// Portals in use.
     #[serde(rename = "on demand")]
     OnDemand,
 }
@@ -188,37 +187,37 @@ impl ProgrammedPortals {
     }
 }
 
-/// What is told of an attachment.
+/// The state of an attachment.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct AttachmentReport {
-    /// Which.
+    /// The network, the container and the interface.
     #[serde(flatten)]
     pub key: AttachmentKey,
-    /// The pod, where it is known.
+    /// The pod, if known.
     pub pod: Option<PodName>,
-    /// Where its network namespace is.
+    /// The path of the network namespace.
     pub netns: PathBuf,
-    /// The inode of its network namespace.
+    /// The inode of the network namespace.
     #[serde(default)]
     pub netns_inode: u64,
-    /// Which services it sees.
+    /// The name of the view.
     pub view: String,
-    /// The revision that stands in the kernel; none: not known yet.
+    /// The revision in the kernel, if known.
     pub revision: Option<u64>,
-    /// For how long it has been behind, in milliseconds; 0: it is not.
+    /// The time since the oldest change that is not applied, in milliseconds; 0 if up to date.
     pub lag_ms: u64,
-    /// What went wrong last, while it is not right again.
+    /// The last error, until the attachment is up to date again.
     pub error: Option<String>,
-    /// How often it was found damaged.
+    /// The number of repairs.
     pub repairs: u64,
-    /// For how long audits leave it out since it was found damaged again and again, in milliseconds; 0: they do not.
+    /// For how long audits skip the attachment because of repeated drift, in milliseconds; 0 if they do not.
     #[serde(default)]
     pub audit_backoff_ms: u64,
-    /// Which portals it gets.
+    /// Which portals are programmed.
     pub portals: ProgrammedPortals,
-    /// How many of them stand in the kernel.
+    /// The number of portals in the kernel.
     pub programmed: usize,
-    /// Who programmed it first.
-    pub programmer: ProgrammedBy,
+    /// Who programmed the network namespace first.
+    pub programmed_by: ProgrammedBy,
 }

@@ -1,7 +1,6 @@
-//! The agent's end of the socket: receives what the plugin and `portico status` ask, and answers.
+//! The server of the agent's Unix socket: receives the requests of the plugin and of `portico status`, and replies.
 //!
-//! A thread for each connection, since entering a network namespace blocks and one slow peer must not hold
-//! up the others. What must not go in here: what the answer is.
+//! Each connection has a thread, because entering a network namespace blocks, and a slow client must not delay others.
 
 use std::collections::BTreeSet;
 use std::io::{Seek, Write};
@@ -21,83 +20,81 @@ use tokio::sync::oneshot;
 use crate::event_loop::{HandoverRequest, Message, NetnsPortals};
 use crate::netns_worker::NetnsWorker;
 use crate::report::Report;
-use crate::traffic::{NetnsTraffic, TrafficReport, hits_of};
+use crate::traffic::{NetnsTraffic, TrafficReport, portal_hits};
 
-/// A peer that connects has so long to say what it wants.
+/// The time in which a client must send its request.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
-/// The agent itself gives up earlier, with a reason; this bounds the wait all the same.
+/// The maximum time until a reply. The reconciler normally rejects a request earlier, with a reason.
 const REPLY_TIMEOUT: Duration = Duration::from_secs(60);
-/// More peers than this at once are refused.
-const PEERS_MAX: usize = 512;
-/// So long network namespaces are read for one peer; those that are left are told as not read.
+/// The maximum number of connections.
+const CLIENTS_MAX: usize = 512;
+/// The time in which counters are read for one client; the remaining network namespaces are reported as not read.
 const READ_TIMEOUT: Duration = Duration::from_secs(2);
-/// As many elements more may stand in a network namespace than the portals of its view account for.
-const ELEMENTS_SPARE: usize = 1_024;
-/// After a failure to accept, which has to do with this machine's limits.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// The number of elements that a table can have in addition to those of the portals of its view.
+const EXTRA_ELEMENTS_MAX: usize = 1_024;
+/// The delay after a failure to accept, which usually means that the process has no free file descriptors.
+const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 
 /// Serves until the process ends.
 pub(crate) fn serve(listener: Listener, sender: UnboundedSender<Message>) -> std::io::Result<()> {
-    let peers = Arc::new(AtomicUsize::new(0));
+    let clients = Arc::new(AtomicUsize::new(0));
     let accept = move || loop {
         let connection = match listener.accept() {
             Ok(connection) => connection,
             Err(error) => {
-                tracing::error!(%error, "accept a connection on the agent's socket");
-                thread::sleep(ACCEPT_PAUSE);
+                tracing::error!(%error, "failed to accept connection");
+                thread::sleep(ACCEPT_RETRY);
                 continue;
             }
         };
-        let (sender, peers) = (sender.clone(), Arc::clone(&peers));
-        if peers.fetch_add(1, Ordering::Relaxed) >= PEERS_MAX {
-            peers.fetch_sub(1, Ordering::Relaxed);
-            let message = format!("more than {PEERS_MAX} requests at once");
+        let (sender, client_count) = (sender.clone(), Arc::clone(&clients));
+        if clients.fetch_add(1, Ordering::Relaxed) >= CLIENTS_MAX {
+            clients.fetch_sub(1, Ordering::Relaxed);
+            let message = format!("more than {CLIENTS_MAX} concurrent requests");
             let _ = connection.reply(&Reply::Refused { message, transient: true }, None);
             continue;
         }
-        let counter = Arc::clone(&peers);
         let serve = move || {
-            answer(&connection, &sender);
-            counter.fetch_sub(1, Ordering::Relaxed);
+            handle(&connection, &sender);
+            client_count.fetch_sub(1, Ordering::Relaxed);
         };
-        if let Err(error) = thread::Builder::new().name("peer".to_owned()).spawn(serve) {
-            peers.fetch_sub(1, Ordering::Relaxed);
-            tracing::error!(%error, "start a thread for a request");
+        if let Err(error) = thread::Builder::new().name("rpc".to_owned()).spawn(serve) {
+            clients.fetch_sub(1, Ordering::Relaxed);
+            tracing::error!(%error, "failed to spawn request thread");
         }
     };
-    thread::Builder::new().name("socket".to_owned()).spawn(accept).map(drop)
+    thread::Builder::new().name("rpc-accept".to_owned()).spawn(accept).map(drop)
 }
 
-fn answer(connection: &Connection, sender: &UnboundedSender<Message>) {
+fn handle(connection: &Connection, sender: &UnboundedSender<Message>) {
     let (request, netns) = match connection.receive(REQUEST_TIMEOUT) {
         Ok((message, netns)) => (message.body, netns),
         Err(error) => {
-            tracing::warn!(error = %with_causes(&error), "refused a request");
+            tracing::warn!(error = %with_causes(&error), "rejected request");
             return;
         }
     };
     let (reply, file) = match request {
         Request::Status { hits: false, .. } => status(sender, None),
         Request::Status { hits: true, pod } => status(sender, Some(pod)),
-        Request::Handover => return retire(connection, sender),
-        request => (decided(request, netns, sender), None),
+        Request::Handover => return hand_over(connection, sender),
+        request => (forward(request, netns, sender), None),
     };
     if let Err(error) = connection.reply(&reply, file.as_ref().map(AsFd::as_fd)) {
-        tracing::warn!(error = %with_causes(&error), "answer a request");
+        tracing::warn!(error = %with_causes(&error), "failed to send reply");
     }
 }
 
-/// The answer comes when nothing is changed here any more; the end of the conversation says that the other agent
-/// serves everything.
-fn retire(connection: &Connection, sender: &UnboundedSender<Message>) {
-    let (reply, answer) = sync_channel(1);
+/// Replies as soon as this agent changes nothing any more. The other agent closes the connection when it is ready.
+fn hand_over(connection: &Connection, sender: &UnboundedSender<Message>) {
+    let (reply, receiver) = sync_channel(1);
     let (served, is_served) = oneshot::channel();
-    let asked = sender.send(Message::Retire(HandoverRequest { reply, is_served }));
-    let answer = asked.ok().and_then(|()| answer.recv_timeout(REPLY_TIMEOUT).ok());
-    if connection.reply(&answer.unwrap_or_else(stopping), None).is_ok() {
+    let sent = sender.send(Message::Handover(HandoverRequest { reply, is_served }));
+    let reply = sent.ok().and_then(|()| receiver.recv_timeout(REPLY_TIMEOUT).ok());
+    if connection.reply(&reply.unwrap_or_else(stopping), None).is_ok() {
         connection.wait_for_close();
     }
-    // The agent may have been told to stop meanwhile.
+    // The receiver is dropped if a shutdown was requested meanwhile.
     let _ = served.send(());
 }
 
@@ -105,11 +102,12 @@ fn stopping() -> Reply {
     Reply::Refused { message: "the agent is stopping".to_owned(), transient: true }
 }
 
-fn decided(request: Request, netns: Option<OwnedFd>, sender: &UnboundedSender<Message>) -> Reply {
-    let namespace = match (&request, netns) {
+/// Opens the netns of a request, forwards the request to the reconciler, and waits for the reply.
+fn forward(request: Request, netns: Option<OwnedFd>, sender: &UnboundedSender<Message>) -> Reply {
+    let worker = match (&request, netns) {
         (Request::Attach(attachment) | Request::Check(attachment), Some(fd)) => {
             match NetnsWorker::from_fd(fd, &attachment.netns) {
-                Ok(namespace) => Some(Arc::new(namespace)),
+                Ok(worker) => Some(Arc::new(worker)),
                 Err(error) => {
                     return Reply::Refused { transient: error.is_transient(), message: with_causes(&error) };
                 }
@@ -117,24 +115,24 @@ fn decided(request: Request, netns: Option<OwnedFd>, sender: &UnboundedSender<Me
         }
         _ => None,
     };
-    let (reply, answer) = sync_channel(1);
-    if sender.send(Message::Asked(request, namespace, reply)).is_err() {
+    let (reply, receiver) = sync_channel(1);
+    if sender.send(Message::Request(request, worker, reply)).is_err() {
         return stopping();
     }
-    answer.recv_timeout(REPLY_TIMEOUT).unwrap_or_else(|_| stopping())
+    receiver.recv_timeout(REPLY_TIMEOUT).unwrap_or_else(|_| stopping())
 }
 
-/// The status is as long as there are attachments, so it comes in a file. What came to portals is read here, beside
-/// everything else.
-fn status(sender: &UnboundedSender<Message>, hits_of: Option<Option<String>>) -> (Reply, Option<OwnedFd>) {
-    let written = || {
-        let (wanted, report) = oneshot::channel();
-        sender.send(Message::Report(wanted))?;
+/// Returns the report as a file, because its size depends on the number of attachments. With `traffic_of`, it includes
+/// the traffic of one pod or of all pods.
+fn status(sender: &UnboundedSender<Message>, traffic_of: Option<Option<String>>) -> (Reply, Option<OwnedFd>) {
+    let write_report = || {
+        let (receiver, report) = oneshot::channel();
+        sender.send(Message::Report(receiver))?;
         let mut report = report.blocking_recv()?;
-        if let Some(pod) = hits_of {
-            let (wanted, places) = oneshot::channel();
-            sender.send(Message::Places(wanted))?;
-            report.hits = Some(hits(&places.blocking_recv()?, &report, pod.as_deref()));
+        if let Some(pod) = traffic_of {
+            let (receiver, namespaces) = oneshot::channel();
+            sender.send(Message::ListNetns(receiver))?;
+            report.traffic = Some(read_traffic(&namespaces.blocking_recv()?, &report, pod.as_deref()));
         }
         let mut file = std::fs::File::from(memfd_create("portico-status", MFdFlags::MFD_CLOEXEC)?);
         serde_json::to_writer(&mut file, &report)?;
@@ -142,33 +140,36 @@ fn status(sender: &UnboundedSender<Message>, hits_of: Option<Option<String>>) ->
         file.rewind()?;
         Ok::<_, anyhow::Error>(OwnedFd::from(file))
     };
-    match written() {
+    match write_report() {
         Ok(file) => (Reply::File, Some(file)),
         Err(error) => (Reply::Refused { message: format!("{error:#}"), transient: true }, None),
     }
 }
 
-/// A table of these portals has no set with more elements, also while it lags behind some changes.
+/// The maximum number of elements in a set of a table with these portals, also if the table is some changes behind.
 fn elements_max(portals: &Portals) -> usize {
     let elements: usize = portals.iter().map(|portal| portal.backends.len().max(1)).sum();
-    2 * elements + ELEMENTS_SPARE
+    2 * elements + EXTRA_ELEMENTS_MAX
 }
 
-/// What came to the portals of these network namespaces, or of one pod alone. One after the other: what is read is
-/// large, and the processors are the pods'.
-fn hits(places: &[NetnsPortals], report: &Report, pod: Option<&str>) -> TrafficReport {
+/// Reads the traffic of one pod, or of all pods. It reads one network namespace at a time, to limit the use of CPU and
+/// memory.
+fn read_traffic(namespaces: &[NetnsPortals], report: &Report, pod: Option<&str>) -> TrafficReport {
     let until = Instant::now() + READ_TIMEOUT;
-    let meant: BTreeSet<u64> = report.attachments_of(pod).map(|of| of.netns_inode).collect();
-    let of = |NetnsPortals { namespace, portals }: &NetnsPortals| {
-        let read = match Instant::now() < until {
-            true => namespace.counted(elements_max(portals), until).map_err(|error| with_causes(&error)),
-            false => Err(format!("not read within {READ_TIMEOUT:?}: there are too many; choose a pod")),
+    let selected: BTreeSet<u64> =
+        report.attachments_of(pod).map(|attachment| attachment.netns_inode).collect();
+    let read = |NetnsPortals { worker, portals }: &NetnsPortals| {
+        let counters = if Instant::now() < until {
+            worker.counters(elements_max(portals), until).map_err(|error| with_causes(&error))
+        } else {
+            Err(format!("not read within {READ_TIMEOUT:?}; select a pod"))
         };
-        let netns = namespace.id().inode;
-        match read {
-            Ok(counted) => NetnsTraffic { netns, error: None, portals: hits_of(counted, portals) },
+        let netns = worker.id().inode;
+        match counters {
+            Ok(counters) => NetnsTraffic { netns, error: None, portals: portal_hits(counters, portals) },
             Err(error) => NetnsTraffic { netns, error: Some(error), portals: Vec::new() },
         }
     };
-    TrafficReport::of(places.iter().filter(|place| meant.contains(&place.namespace.id().inode)).map(of))
+    let is_selected = |netns: &&NetnsPortals| selected.contains(&netns.worker.id().inode);
+    TrafficReport::new(namespaces.iter().filter(is_selected).map(read))
 }

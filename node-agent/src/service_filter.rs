@@ -1,8 +1,8 @@
-//! Which services a pod wants to see, from its annotations.
+//! The service filter of a pod, from its annotation `portico.dev/portals`.
 //!
-//! A list of services, where a name alone means the pod's own namespace; `all` and `none` say it shortly. A mistake is
-//! refused when the pod starts, where its owner sees it. What must not go in here: whether such services exist; they
-//! may come later.
+//! The annotation is `all`, `none`, or a list of services; a name without a namespace is in the pod's namespace. An
+//! invalid annotation is rejected when the pod is attached, so that its owner sees the error. The services need not
+//! exist yet.
 
 use std::collections::BTreeSet;
 
@@ -11,16 +11,16 @@ use proxy_core::annotation::PORTALS;
 use proxy_core::portal::ServiceFilter;
 use proxy_core::service::ServiceKey;
 
-/// The choice of no service at all.
+/// The value that selects no service.
 const NONE: &str = "none";
-/// Status and log name so many services of a view, if they are short.
+/// The limits of a view's name in status and log.
 const NAMES_MAX: usize = 4;
 const NAME_BYTES_MAX: usize = 128;
-/// More services than this are no selection any more.
+/// The maximum number of selected services.
 const SERVICES_MAX: usize = 1_000;
 
-/// The view that the pod asks for.
-pub(crate) fn view_of(attachment: &Attachment) -> Result<ServiceFilter, String> {
+/// Returns the filter that the pod requests.
+pub(crate) fn service_filter(attachment: &Attachment) -> Result<ServiceFilter, String> {
     let Some(text) = attachment.selection() else { return Ok(ServiceFilter::All) };
     if text == NONE {
         return Ok(ServiceFilter::Only([].into()));
@@ -35,11 +35,13 @@ pub(crate) fn view_of(attachment: &Attachment) -> Result<ServiceFilter, String> 
 }
 
 fn service(item: &str, own: Option<&str>) -> Result<ServiceKey, String> {
-    let wrong =
+    let invalid =
         |what: &str| format!("annotation {}: \"{item}\" {what}; write {}", PORTALS.key, PORTALS.values);
     let (namespace, name) = match item.split_once('/') {
         Some(parts) => parts,
-        None => (own.ok_or_else(|| wrong("has no namespace, and that of the pod is not known"))?, item),
+        None => {
+            (own.ok_or_else(|| invalid("has no namespace, and the namespace of the pod is unknown"))?, item)
+        }
     };
     let is_label = |text: &str| {
         !text.is_empty()
@@ -47,14 +49,15 @@ fn service(item: &str, own: Option<&str>) -> Result<ServiceKey, String> {
             && text.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
     };
     if !is_label(namespace) || !is_label(name) {
-        return Err(wrong("is no name of a service"));
+        return Err(invalid("is not the name of a service"));
     }
     Ok(ServiceKey::new(namespace, name))
 }
 
-/// How a view is called in status and log. Names come from pods, so a long list is cut; its digest tells it from others.
-pub(crate) fn name_of(view: &ServiceFilter) -> String {
-    let ServiceFilter::Only(selection) = view else { return PORTALS_ALL.to_owned() };
+/// Returns the name of a view in status and log. Pods choose its services, so a long list is truncated, and a digest
+/// makes the name unique.
+pub(crate) fn view_name(filter: &ServiceFilter) -> String {
+    let ServiceFilter::Only(selection) = filter else { return PORTALS_ALL.to_owned() };
     let services = selection.services();
     let Some(first) = services.first() else { return NONE.to_owned() };
     let names: Vec<String> = services.iter().take(NAMES_MAX).map(ToString::to_string).collect();
@@ -70,29 +73,29 @@ mod tests {
     use super::*;
     use crate::test_builders::attachment;
 
-    fn view(text: &str) -> Result<String, String> {
+    fn parse(text: &str) -> Result<String, String> {
         let mut attachment = attachment("a");
         attachment.annotations.insert(PORTALS.name().to_owned(), text.to_owned());
-        view_of(&attachment).map(|view| name_of(&view))
+        service_filter(&attachment).map(|filter| view_name(&filter))
     }
 
     #[test]
-    fn without_a_wish_a_pod_sees_everything() {
-        assert_eq!(view_of(&attachment("a")), Ok(ServiceFilter::All));
-        assert_eq!(view("all").as_deref(), Ok("all"));
+    fn pod_without_annotation_sees_all_services() {
+        assert_eq!(service_filter(&attachment("a")), Ok(ServiceFilter::All));
+        assert_eq!(parse("all").as_deref(), Ok("all"));
     }
 
     #[test]
-    fn a_list_names_services_of_the_pods_own_and_of_other_namespaces() {
-        assert_eq!(view("redis, team-b/postgres").as_deref(), Ok("default/redis,team-b/postgres"));
-        assert_eq!(view("none").as_deref(), Ok("none"));
+    fn list_contains_services_of_the_pods_namespace_and_of_others() {
+        assert_eq!(parse("redis, team-b/postgres").as_deref(), Ok("default/redis,team-b/postgres"));
+        assert_eq!(parse("none").as_deref(), Ok("none"));
     }
 
     #[test]
-    fn the_name_of_a_view_is_short_and_tells_it_from_others() {
+    fn view_name_is_short_and_unique() {
         let list = |last: &str| {
             let names: Vec<String> = (0..999).map(|number| format!("service-{number}")).collect();
-            view(&format!("{},{last}", names.join(","))).expect("1,000 services")
+            parse(&format!("{},{last}", names.join(","))).expect("1,000 services")
         };
         let (one, other) = (list("a"), list("b"));
         assert!(one.len() < 200 && one.starts_with("default/a and 999 more"), "{one}");
@@ -100,9 +103,9 @@ mod tests {
     }
 
     #[test]
-    fn a_mistake_is_named_with_what_may_be_written() {
-        for wrong in ["", "a,,b", "A", "a/b/c", "a b", "/x", "x/"] {
-            let why = view(wrong).expect_err(wrong);
+    fn error_names_the_annotation_and_its_valid_values() {
+        for invalid in ["", "a,,b", "A", "a/b/c", "a b", "/x", "x/"] {
+            let why = parse(invalid).expect_err(invalid);
             assert!(why.contains(PORTALS.key) && why.contains("NAMESPACE/NAME"), "{why}");
         }
     }

@@ -1,4 +1,4 @@
-//! Samples for the tests of the agent: attachments, namespaces, and a world with one service.
+//! Attachments and network namespaces for unit tests.
 
 use std::collections::BTreeMap;
 
@@ -17,12 +17,12 @@ pub(crate) fn attachment(name: &str) -> Attachment {
     }
 }
 
-/// The key of that attachment.
+/// The key of the attachment of this name.
 pub(crate) fn key(name: &str) -> AttachmentKey {
     AttachmentKey { network: "net".to_owned(), container_id: name.to_owned(), interface: "eth0".to_owned() }
 }
 
-/// A network namespace's identity.
+/// The identity of a network namespace.
 pub(crate) fn netns(number: u64) -> NetnsId {
     NetnsId { dev: 4, inode: number, cookie: number }
 }

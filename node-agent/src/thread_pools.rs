@@ -1,7 +1,7 @@
-//! `ThreadPools`: the threads that do blocking work, apart by what waits for it.
+//! `ThreadPools`: a limited number of threads for each kind of blocking work.
 //!
-//! A pod that starts waits for its attach, so no other kind of work may use the threads of attaches. Each kind is
-//! first come, first served. What must not go in here: which kind a piece of work is.
+//! A pod that starts waits until it is attached, so no other kind of work uses the threads for attaches. Within a kind,
+//! work starts in order.
 
 use std::sync::Arc;
 
@@ -9,19 +9,19 @@ use tokio::sync::Semaphore;
 
 /// Threads that program pods that are starting.
 const ATTACH_THREADS: usize = 8;
-/// Threads that send changes to pods that run.
+/// Threads that update running pods.
 const CHANGE_THREADS: usize = 8;
-/// Threads that read what pods hold, and repair it: pods may have written much there, and nobody waits for it.
+/// Threads that audit and repair tables: pods can make this slow, and no client waits for it.
 const AUDIT_THREADS: usize = 2;
-/// Threads that delete stale UDP flows: each clean-up walks the node-wide connection table.
+/// Threads that delete conntrack entries of stale UDP flows: each clean-up walks the node-wide conntrack table.
 const CLEANUP_THREADS: usize = 2;
-/// Threads that read and write files of the agent's own.
+/// Threads that read and write files.
 const FILE_THREADS: usize = 2;
 
-/// Threads for what libraries do, such as resolving the API server's name.
+/// Threads for libraries, for example to resolve the name of the API server.
 const OTHER_THREADS: usize = 4;
 
-/// Threads that the runtime needs for everything together.
+/// The number of threads of the runtime for blocking work.
 pub(crate) const THREADS: usize =
     ATTACH_THREADS + CHANGE_THREADS + AUDIT_THREADS + CLEANUP_THREADS + FILE_THREADS + OTHER_THREADS;
 
@@ -30,17 +30,17 @@ pub(crate) const THREADS: usize =
 pub(crate) enum WorkKind {
     /// Program a pod that is starting.
     Attach,
-    /// Change a pod that runs.
+    /// Update a running pod.
     Change,
-    /// Read what a pod holds, or replace what it should not hold.
+    /// Audit or repair a table.
     Audit,
-    /// Delete stale UDP flows.
+    /// Delete conntrack entries of stale UDP flows.
     Cleanup,
-    /// Read or write files of the agent's own.
+    /// Read or write files.
     File,
 }
 
-/// The threads of each kind.
+/// The pools of all kinds.
 #[derive(Debug)]
 pub(crate) struct ThreadPools {
     attach: Arc<Semaphore>,
@@ -51,22 +51,21 @@ pub(crate) struct ThreadPools {
 }
 
 impl ThreadPools {
-    /// ThreadPools without any work; the runtime starts threads when they are needed.
+    /// Pools without work; the runtime starts threads when needed.
     pub(crate) fn new() -> Self {
-        let of = |threads| Arc::new(Semaphore::new(threads));
+        let permits = |threads| Arc::new(Semaphore::new(threads));
         Self {
-            attach: of(ATTACH_THREADS),
-            change: of(CHANGE_THREADS),
-            audit: of(AUDIT_THREADS),
-            cleanup: of(CLEANUP_THREADS),
-            file: of(FILE_THREADS),
+            attach: permits(ATTACH_THREADS),
+            change: permits(CHANGE_THREADS),
+            audit: permits(AUDIT_THREADS),
+            cleanup: permits(CLEANUP_THREADS),
+            file: permits(FILE_THREADS),
         }
     }
 
-    /// Runs the work as soon as a thread of its kind is free; work that has not begun when its kind is dismissed is
-    /// dropped.
+    /// Runs the work as soon as a thread of its kind is free.
     pub(crate) fn run(&self, kind: WorkKind, work: impl FnOnce() + Send + 'static) {
-        let free = Arc::clone(match kind {
+        let permits = Arc::clone(match kind {
             WorkKind::Attach => &self.attach,
             WorkKind::Change => &self.change,
             WorkKind::Audit => &self.audit,
@@ -74,14 +73,14 @@ impl ThreadPools {
             WorkKind::File => &self.file,
         });
         tokio::spawn(async move {
-            let Ok(_permit) = free.acquire_owned().await else { return };
-            // A panic was printed already, and ends this piece of work alone.
+            let Ok(_permit) = permits.acquire_owned().await else { return };
+            // The panic hook has logged a panic; it does not affect other work.
             let _ = tokio::task::spawn_blocking(work).await;
         });
     }
 
-    /// Drops the work that nobody waits for and that has not begun.
-    pub(crate) fn dismiss(&self) {
+    /// Drops optional work that has not started: audits and clean-ups.
+    pub(crate) fn cancel_optional(&self) {
         self.audit.close();
         self.cleanup.close();
     }
@@ -97,11 +96,11 @@ mod tests {
     const TIMEOUT: Duration = Duration::from_secs(10);
 
     #[test]
-    fn an_attach_runs_while_all_other_threads_are_busy() {
+    fn attach_runs_while_all_other_pools_are_busy() {
         let runtime = tokio::runtime::Builder::new_multi_thread().max_blocking_threads(THREADS).build();
         let runtime = runtime.expect("a runtime");
         let _inside = runtime.enter();
-        let (pools, (tell, told)) = (ThreadPools::new(), channel());
+        let (pools, (done, finished)) = (ThreadPools::new(), channel());
         let (hold, held) = channel::<()>();
         let held = Arc::new(std::sync::Mutex::new(held));
         for kind in [WorkKind::Change, WorkKind::Audit, WorkKind::Cleanup, WorkKind::File] {
@@ -110,23 +109,23 @@ mod tests {
                 pools.run(kind, move || assert!(held.lock().expect("not poisoned").recv().is_err()));
             }
         }
-        pools.run(WorkKind::Attach, move || tell.send(()).expect("the test waits"));
-        told.recv_timeout(TIMEOUT).expect("the attach ran");
+        pools.run(WorkKind::Attach, move || done.send(()).expect("the test waits"));
+        finished.recv_timeout(TIMEOUT).expect("the attach ran");
         drop(hold);
     }
 
     #[test]
-    fn work_that_nobody_waits_for_is_dropped_at_the_end() {
+    fn optional_work_is_dropped_at_the_end() {
         let runtime = tokio::runtime::Builder::new_multi_thread().max_blocking_threads(THREADS).build();
         let runtime = runtime.expect("a runtime");
         let _inside = runtime.enter();
-        let (pools, (tell, told)) = (ThreadPools::new(), channel());
-        pools.dismiss();
+        let (pools, (done, finished)) = (ThreadPools::new(), channel());
+        pools.cancel_optional();
         for kind in [WorkKind::Audit, WorkKind::Cleanup, WorkKind::Change] {
-            let tell = tell.clone();
-            pools.run(kind, move || tell.send(kind).expect("the test waits"));
+            let done = done.clone();
+            pools.run(kind, move || done.send(kind).expect("the test waits"));
         }
-        drop(tell);
-        assert_eq!(told.iter().collect::<Vec<_>>(), [WorkKind::Change]);
+        drop(done);
+        assert_eq!(finished.iter().collect::<Vec<_>>(), [WorkKind::Change]);
     }
 }

@@ -1,8 +1,7 @@
-//! `TrafficReport`: what came to portals and went to backends, as the agent tells it to whoever asks.
+//! `TrafficReport`: the hits of portals and backends, as reported to `portico status --watch`.
 //!
-//! A hit is one connection or UDP flow, since only first packets meet portals. Numbers begin when an element is
-//! written, so one may be smaller than it was: then it began anew at 0. What must not go in here: reading them,
-//! and rates, which are for whoever has two reports.
+//! A hit is one connection or UDP flow, because only first packets pass the rules. The kernel starts counting when an
+//! element is written; a smaller number than before means that the element was replaced and its counter restarted.
 
 use std::cmp::Reverse;
 use std::collections::BTreeSet;
@@ -12,67 +11,67 @@ use netns_nft::Counters;
 use proxy_core::portal::{Portal, Portals, Verdict};
 use serde::{Deserialize, Serialize};
 
-/// More portals and backends than this are not told.
+/// The maximum number of portals and backends in a report.
 const LINES_MAX: usize = 50_000;
 
-/// What came to portals.
+/// The hits of portals.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct TrafficReport {
-    /// The network namespaces that were asked about.
-    pub places: Vec<NetnsTraffic>,
-    /// How many portals are not told, since there were too many: those with the fewest hits.
-    pub left_out: usize,
+    /// The network namespaces of the request.
+    pub namespaces: Vec<NetnsTraffic>,
+    /// The number of omitted portals: those with the fewest hits, if the report would be too large.
+    pub omitted: usize,
 }
 
-/// What came to the portals of a network namespace.
+/// The hits of the portals of a network namespace.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct NetnsTraffic {
     /// The inode of the network namespace.
     pub netns: u64,
-    /// Why it could not be read.
+    /// Why the counters could not be read, if they could not.
     pub error: Option<String>,
-    /// Its portals that were hit, but for relayed ones: those are the relay's to tell.
+    /// The portals with hits, except relayed ones, which are in the report of the relay.
     pub portals: Vec<PortalHits>,
 }
 
-/// What came to a portal.
+/// The hits of a portal.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct PortalHits {
     /// Address, protocol and port.
     pub portal: String,
-    /// The service, where there still is one.
+    /// The service, unless it was deleted.
     pub service: Option<String>,
-    /// What became of what came.
+    /// What serves the portal.
     pub by: ServedBy,
-    /// How often somebody came.
+    /// The number of connections and UDP flows.
     pub hits: u64,
-    /// Its backends, in order; empty unless backends count.
+    /// The backends in order; empty unless backends have counters.
     pub backends: Vec<BackendHits>,
 }
 
-/// What went to a backend.
+/// The hits of a backend.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct BackendHits {
-    /// Its address and port.
+    /// Address and port.
     pub backend: SocketAddr,
-    /// How often it was chosen.
+    /// The number of connections and UDP flows.
     pub hits: u64,
 }
 
-/// Who serves a portal.
+/// What serves a portal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ServedBy {
-    /// The kernel sends connections to backends.
+    /// The kernel translates connections.
     Kernel,
-    /// The relay takes them.
+    /// The relay proxies connections.
     Relay,
-    /// Nobody: they are refused.
+    /// Connections are refused.
     Refused,
-    /// Nobody: they are dropped.
+    /// Packets are dropped.
     Dropped,
 }
 
@@ -97,11 +96,11 @@ impl ServedBy {
     }
 }
 
-/// What the kernel counted, with the names of services.
-pub(crate) fn hits_of(counted: Counters, portals: &Portals) -> Vec<PortalHits> {
-    let Counters { portals: found, mut backends } = counted;
-    let used = found.into_iter().filter(|(_, hits)| *hits > 0);
-    let told = used.map(|(key, hits)| {
+/// Converts the kernel's counters to portals with hits, with the names of their services.
+pub(crate) fn portal_hits(counters: Counters, portals: &Portals) -> Vec<PortalHits> {
+    let Counters { portals: counted, mut backends } = counters;
+    let used = counted.into_iter().filter(|(_, hits)| *hits > 0);
+    let with_names = used.map(|(key, hits)| {
         let portal = portals.get(key);
         let mut backends = backends.remove(&key).unwrap_or_default();
         backends.sort_unstable();
@@ -113,39 +112,40 @@ pub(crate) fn hits_of(counted: Counters, portals: &Portals) -> Vec<PortalHits> {
             backends: backends.into_iter().map(|(backend, hits)| BackendHits { backend, hits }).collect(),
         }
     });
-    told.filter(|portal| portal.by != ServedBy::Relay).collect()
+    with_names.filter(|portal| portal.by != ServedBy::Relay).collect()
 }
 
 impl TrafficReport {
-    /// Of these network namespaces as much as may be told.
-    pub(crate) fn of(places: impl Iterator<Item = NetnsTraffic>) -> Self {
-        let mut report = Self { places: places.collect(), left_out: 0 };
-        report.cut(LINES_MAX);
+    /// A report of these network namespaces, within its maximum size.
+    pub(crate) fn new(namespaces: impl Iterator<Item = NetnsTraffic>) -> Self {
+        let mut report = Self { namespaces: namespaces.collect(), omitted: 0 };
+        report.truncate(LINES_MAX);
         report
     }
 
-    /// Leaves out the portals with the fewest hits, so that at most so many lines are left.
-    fn cut(&mut self, lines_max: usize) {
+    /// Omits the portals with the fewest hits, so that at most this number of lines remains. Each portal and each
+    /// backend is a line.
+    fn truncate(&mut self, lines_max: usize) {
         let mut order = Vec::new();
-        for (place, NetnsTraffic { portals, .. }) in self.places.iter().enumerate() {
-            let lines = |(at, portal): (usize, &PortalHits)| {
-                (Reverse(portal.hits), place, at, 1 + portal.backends.len())
+        for (netns, NetnsTraffic { portals, .. }) in self.namespaces.iter().enumerate() {
+            let line = |(index, portal): (usize, &PortalHits)| {
+                (Reverse(portal.hits), netns, index, 1 + portal.backends.len())
             };
-            order.extend(portals.iter().enumerate().map(lines));
+            order.extend(portals.iter().enumerate().map(line));
         }
         order.sort_unstable();
-        let mut lines_told = 0;
-        let is_too_much = |(.., lines): &(Reverse<u64>, usize, usize, usize)| {
-            lines_told += lines;
-            lines_told > lines_max
+        let mut total = 0;
+        let exceeds = |(.., lines): &(Reverse<u64>, usize, usize, usize)| {
+            total += lines;
+            total > lines_max
         };
-        let Some(told) = order.iter().position(is_too_much) else { return };
-        let left_out: BTreeSet<(usize, usize)> =
-            order[told..].iter().map(|(_, place, at, _)| (*place, *at)).collect();
-        self.left_out = left_out.len();
-        for (place, NetnsTraffic { portals, .. }) in self.places.iter_mut().enumerate() {
-            let mut places = 0..;
-            portals.retain(|_| places.next().is_some_and(|at| !left_out.contains(&(place, at))));
+        let Some(first_omitted) = order.iter().position(exceeds) else { return };
+        let omitted: BTreeSet<(usize, usize)> =
+            order[first_omitted..].iter().map(|(_, netns, index, _)| (*netns, *index)).collect();
+        self.omitted = omitted.len();
+        for (netns, NetnsTraffic { portals, .. }) in self.namespaces.iter_mut().enumerate() {
+            let mut indices = 0..;
+            portals.retain(|_| indices.next().is_some_and(|index| !omitted.contains(&(netns, index))));
         }
     }
 }
@@ -154,7 +154,7 @@ impl TrafficReport {
 mod tests {
     use super::*;
 
-    fn place(netns: u64, hits: &[u64]) -> NetnsTraffic {
+    fn netns_traffic(netns: u64, hits: &[u64]) -> NetnsTraffic {
         let portal = |hits: &u64| PortalHits {
             portal: format!("10.96.0.1/TCP/{hits}"),
             service: None,
@@ -166,14 +166,14 @@ mod tests {
     }
 
     #[test]
-    fn what_is_told_is_bounded_and_the_most_used_portals_are_told() {
-        let mut report =
-            TrafficReport::of([place(1, &[1, 9, 4]), place(2, &[]), place(3, &[7, 4])].into_iter());
-        assert_eq!(report.left_out, 0);
-        report.cut(7);
-        let left: Vec<Vec<u64>> = (report.places.iter())
-            .map(|place| place.portals.iter().map(|portal| portal.hits).collect())
+    fn report_is_bounded_and_keeps_the_portals_with_the_most_hits() {
+        let namespaces = [netns_traffic(1, &[1, 9, 4]), netns_traffic(2, &[]), netns_traffic(3, &[7, 4])];
+        let mut report = TrafficReport::new(namespaces.into_iter());
+        assert_eq!(report.omitted, 0);
+        report.truncate(7);
+        let left: Vec<Vec<u64>> = (report.namespaces.iter())
+            .map(|netns| netns.portals.iter().map(|portal| portal.hits).collect())
             .collect();
-        assert_eq!((left, report.left_out), (vec![vec![9, 4], vec![], vec![7]], 2));
+        assert_eq!((left, report.omitted), (vec![vec![9, 4], vec![], vec![7]], 2));
     }
 }

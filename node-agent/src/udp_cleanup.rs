@@ -1,34 +1,35 @@
-//! `UdpCleanup`: the UDP flows of one network namespace that may still lead to backends that are gone.
+//! `UdpCleanup`: schedules the deletion of conntrack entries of UDP flows to removed backends, for one network
+//! namespace.
 //!
-//! A clean-up walks the node-wide connection table, so each network namespace has at most one under way, and
-//! what changes meanwhile is coalesced into the next one. What must not go in here: the flows themselves.
+//! A clean-up walks the node-wide conntrack table, so at most one is running per network namespace. Changes in the
+//! meantime are coalesced into the next one.
 
 use std::time::{Duration, Instant};
 
 use proxy_core::portal::ChangedPortals;
 
-/// Between the starts of two clean-ups of one network namespace there is at least this time.
+/// The minimum time between the starts of two clean-ups of one network namespace.
 pub(crate) const CLEANUP_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Which UDP portals a clean-up is about.
+/// The UDP portals whose flows a clean-up checks.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct StalePortals {
     /// All portals of the view.
     pub(crate) is_all: bool,
-    /// These portals.
+    /// Portals that changed.
     pub(crate) changed: ChangedPortals,
-    /// Portals that the relay served until lately: flows may stay with the relay no longer.
-    pub(crate) taken_in: ChangedPortals,
+    /// Portals that were activated recently: their flows must leave the relay.
+    pub(crate) activated: ChangedPortals,
 }
 
 impl StalePortals {
     fn is_empty(&self) -> bool {
-        !self.is_all && self.changed.is_empty() && self.taken_in.is_empty()
+        !self.is_all && self.changed.is_empty() && self.activated.is_empty()
     }
 
     fn merge(&mut self, more: Self) {
         self.is_all |= more.is_all;
-        self.taken_in.extend(more.taken_in);
+        self.activated.extend(more.activated);
         if self.is_all {
             self.changed.clear();
         } else {
@@ -41,20 +42,20 @@ impl StalePortals {
 #[derive(Debug, Default)]
 pub(crate) struct UdpCleanup {
     pending: StalePortals,
-    /// What the clean-up that is under way is about.
+    /// The portals of the running clean-up.
     running: Option<StalePortals>,
     not_before: Option<Instant>,
 }
 
 impl UdpCleanup {
-    /// Coalesces these portals into the next clean-up.
+    /// Adds portals to the next clean-up.
     pub(crate) fn add(&mut self, stale: StalePortals) {
         self.pending.merge(stale);
     }
 
-    /// The clean-up to start now, if one is due.
+    /// Starts the next clean-up, if one is due.
     pub(crate) fn start(&mut self, now: Instant) -> Option<StalePortals> {
-        if self.is_waiting() || self.not_before.is_some_and(|at| at > now) {
+        if self.is_blocked() || self.not_before.is_some_and(|at| at > now) {
             return None;
         }
         self.not_before = Some(now + CLEANUP_INTERVAL);
@@ -63,20 +64,20 @@ impl UdpCleanup {
         Some(due)
     }
 
-    /// The clean-up that was under way ended; one that is not complete is repeated.
+    /// Records the end of the running clean-up. An incomplete one is repeated.
     pub(crate) fn end(&mut self, is_complete: bool) {
         if let Some(unfinished) = self.running.take().filter(|_| !is_complete) {
             self.pending.merge(unfinished);
         }
     }
 
-    /// When time alone makes the next clean-up due.
+    /// The time at which the next clean-up is due.
     pub(crate) fn deadline(&self) -> Option<Instant> {
-        self.not_before.filter(|_| !self.is_waiting())
+        self.not_before.filter(|_| !self.is_blocked())
     }
 
-    /// Whether there is nothing to start, whatever the time.
-    fn is_waiting(&self) -> bool {
+    /// Whether no clean-up can start, regardless of the time.
+    fn is_blocked(&self) -> bool {
         self.running.is_some() || self.pending.is_empty()
     }
 }
@@ -95,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn one_cleanup_is_under_way_and_all_later_changes_are_one() {
+    fn changes_during_a_cleanup_are_coalesced_into_the_next_one() {
         let start = Instant::now();
         let mut cleanup = UdpCleanup::default();
         assert_eq!((cleanup.start(start), cleanup.deadline()), (None, None));
@@ -105,7 +106,7 @@ mod tests {
             cleanup.add(stale(&[["10.96.0.2:53", "10.96.0.3:53"][number % 2]]));
         }
         let late = start + 10 * CLEANUP_INTERVAL;
-        assert_eq!((cleanup.start(late), cleanup.deadline()), (None, None), "one is under way");
+        assert_eq!((cleanup.start(late), cleanup.deadline()), (None, None), "one is running");
         cleanup.end(true);
         assert_eq!(cleanup.start(start), None, "too early");
         assert_eq!(cleanup.deadline(), Some(start + CLEANUP_INTERVAL));
@@ -113,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn an_incomplete_cleanup_is_repeated_with_what_came_meanwhile() {
+    fn incomplete_cleanup_is_repeated_together_with_later_changes() {
         let start = Instant::now();
         let mut cleanup = UdpCleanup::default();
         cleanup.add(stale(&["10.96.0.1:53"]));
@@ -127,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cleanup_of_all_portals_holds_no_list_of_them() {
+    fn cleanup_of_all_portals_stores_no_list() {
         let mut cleanup = UdpCleanup::default();
         cleanup.add(stale(&["10.96.0.1:53"]));
         cleanup.add(StalePortals { is_all: true, ..StalePortals::default() });

@@ -1,8 +1,8 @@
-//! `ViewState`: what the network namespaces of one view are to hold, and the way there.
+//! `ViewState`: the desired state of all network namespaces of one view, and the batches that lead to it.
 //!
-//! All pods that see the same services share the ruleset, so a change is planned and encoded once and the
-//! same bytes go to every network namespace that stands where most stand. One that lags behind gets a batch
-//! of its own, made of what was touched since. What must not go in here: who is behind.
+//! Pods that see the same services share the ruleset, so a change is planned and encoded once, and the same bytes are
+//! sent to every up-to-date network namespace. One that is behind gets its own batch, from the portals that changed
+//! since its revision.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -19,84 +19,84 @@ use proxy_core::snapshot::{ChangedServices, Snapshot};
 use crate::event::UdpBackends;
 use crate::udp_cleanup::StalePortals;
 
-/// Whoever lags behind by more revisions than this is planned from the whole.
+/// The number of revisions whose changes are stored. For older revisions, whole rulesets are compared.
 const HISTORY_MAX: usize = 256;
 
-/// What one view's network namespaces are to hold.
+/// The desired state of a view.
 #[derive(Debug)]
 pub(crate) struct ViewState {
     node_context: NodeContext,
     settings: Settings,
-    /// What is seen.
+    /// The visible portals.
     pub(crate) portals: Portals,
-    /// What should stand in the kernel.
+    /// The desired ruleset of full tables.
     pub(crate) desired: Ruleset,
-    /// Counts the changes of this view.
+    /// The number of the last change.
     pub(crate) revision: u64,
-    /// When the last one was made.
+    /// The time of the last change.
     pub(crate) since: Instant,
-    /// What each of the last revisions touched.
+    /// The portals that each of the last revisions changed.
     history: VecDeque<Arc<ChangedPortals>>,
-    /// Batches to this revision.
+    /// The batches to this revision.
     batches: BTreeMap<BatchKey, Arc<EncodedBatch>>,
-    /// What stands in each table on demand, whatever is used; none: there is no such table.
+    /// The desired ruleset of on-demand tables without used portals, once there is such a table.
     base: Option<Ruleset>,
     base_batch: Option<Arc<EncodedBatch>>,
 }
 
-/// Where a batch starts and ends.
+/// The start and the target of a batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct BatchKey {
-    /// The revision that it starts from; none: whatever is there.
+    /// The revision from which it starts. None: it replaces any table.
     from: Option<u64>,
-    /// Whether the relay listens.
+    /// Whether the target redirects connections to the relay.
     has_relay: bool,
 }
 
-/// What a change of the snapshot is to a view.
+/// The effect of a change of the snapshot on a view.
 #[derive(Debug, Default)]
 pub(crate) struct ViewDelta {
-    /// Whether any portal is another one now.
-    pub(crate) are_portals_new: bool,
-    /// Whether service ranges are others now.
-    pub(crate) are_ranges_new: bool,
-    /// The portals whose rules are others now, in a table of all.
-    pub(crate) new: ChangedPortals,
-    /// The same in each table on demand.
-    pub(crate) always: ChangedPortals,
+    /// Whether portals or service ranges changed.
+    pub(crate) has_portal_changes: bool,
+    /// Whether service ranges changed.
+    pub(crate) has_range_changes: bool,
+    /// The portals whose rules changed in full tables.
+    pub(crate) in_full: ChangedPortals,
+    /// The portals whose rules changed in every on-demand table.
+    pub(crate) in_on_demand: ChangedPortals,
 }
 
 impl ViewDelta {
-    /// Whether a table of all, or one on demand, is another one now.
-    pub(crate) fn is_any(&self) -> bool {
-        self.are_ranges_new || !self.new.is_empty() || !self.always.is_empty()
+    /// Whether a table changed.
+    pub(crate) fn has_table_changes(&self) -> bool {
+        self.has_range_changes || !self.in_full.is_empty() || !self.in_on_demand.is_empty()
     }
 }
 
-/// A batch that is ready to be sent.
+/// An encoded batch.
 #[derive(Debug)]
 pub(crate) struct EncodedBatch {
     pub(crate) batch: Batch,
-    /// How many operations of a plan it carries.
+    /// The number of operations.
     pub(crate) operations: usize,
-    /// Whether it makes the table, so that a pod's guests go with it.
+    /// Whether it creates the table, so that the pod's guest interfaces must be added.
     pub(crate) is_fresh: bool,
 }
 
 impl EncodedBatch {
-    /// The batch that leads to a ruleset whatever is there.
+    /// A batch that replaces any table by this ruleset.
     pub(crate) fn fresh(ruleset: &Ruleset) -> Self {
         Self { batch: encode_fresh(ruleset), operations: ruleset.elements().count(), is_fresh: true }
     }
 
-    /// The batch of a plan.
-    pub(crate) fn of(plan: &Plan) -> Self {
+    /// A batch for a plan.
+    pub(crate) fn from_plan(plan: &Plan) -> Self {
         Self { batch: encode(plan), operations: plan.ops().len(), is_fresh: false }
     }
 }
 
 impl ViewState {
-    /// The view as the snapshot shows it now.
+    /// The state for a snapshot.
     pub(crate) fn new(
         snapshot: &Snapshot,
         node_context: NodeContext,
@@ -120,18 +120,18 @@ impl ViewState {
         }
     }
 
-    /// Follows the snapshot by what changed.
+    /// Applies changed services.
     pub(crate) fn refresh(
         &mut self,
         snapshot: &Snapshot,
         changed: &ChangedServices,
         now: Instant,
     ) -> ViewDelta {
-        let touched = self.portals.refresh(snapshot, &self.node_context, changed);
-        self.follow(&touched, now)
+        let changed_portals = self.portals.refresh(snapshot, &self.node_context, changed);
+        self.apply(&changed_portals, now)
     }
 
-    /// Looks at everything anew, from another node or with other zones.
+    /// Computes all portals again, for another node context.
     pub(crate) fn rebuild(
         &mut self,
         snapshot: &Snapshot,
@@ -139,94 +139,98 @@ impl ViewState {
         now: Instant,
     ) -> ViewDelta {
         let new = portals(snapshot, &node_context);
-        // Also one that is the same may have come into a table, or have gone from it.
-        let touched: ChangedPortals =
+        // Also an unchanged portal may have been added to a table or removed from it.
+        let changed_portals: ChangedPortals =
             self.portals.iter().chain(new.iter()).map(|portal| portal.key).collect();
         (self.node_context, self.portals) = (node_context, new);
-        self.follow(&touched, now)
+        self.apply(&changed_portals, now)
     }
 
-    fn follow(&mut self, touched: &ChangedPortals, now: Instant) -> ViewDelta {
-        let are_ranges_new = self.desired.ranges() != self.portals.service_ranges();
-        let new = self.desired.refresh(&self.portals, touched);
-        let always = self.base.as_mut().map(|base| base.refresh(&self.portals, touched)).unwrap_or_default();
-        let are_portals_new = !touched.is_empty() || are_ranges_new;
-        let moved = ViewDelta { are_portals_new, are_ranges_new, new, always };
-        if !moved.is_any() {
-            return moved;
+    fn apply(&mut self, changed_portals: &ChangedPortals, now: Instant) -> ViewDelta {
+        let has_range_changes = self.desired.ranges() != self.portals.service_ranges();
+        let in_full = self.desired.refresh(&self.portals, changed_portals);
+        let in_on_demand =
+            self.base.as_mut().map(|base| base.refresh(&self.portals, changed_portals)).unwrap_or_default();
+        let has_portal_changes = !changed_portals.is_empty() || has_range_changes;
+        let delta = ViewDelta { has_portal_changes, has_range_changes, in_full, in_on_demand };
+        if !delta.has_table_changes() {
+            return delta;
         }
         self.base_batch = None;
         self.revision += 1;
         self.since = now;
         self.batches.clear();
-        self.history.push_back(Arc::new(moved.new.clone()));
+        self.history.push_back(Arc::new(delta.in_full.clone()));
         if self.history.len() > HISTORY_MAX {
             self.history.pop_front();
         }
-        moved
+        delta
     }
 
-    /// What stands in each table on demand.
+    /// The desired ruleset of on-demand tables without used portals.
     pub(crate) fn base(&mut self) -> &Ruleset {
         let Self { base, portals, settings, .. } = self;
         base.get_or_insert_with(|| Ruleset::new(portals, Settings { on_demand: true, ..*settings }))
     }
 
-    /// The batch that leads there whatever is there.
+    /// A batch that replaces any table by `base`.
     pub(crate) fn base_batch(&mut self) -> Arc<EncodedBatch> {
-        let prepared = self.base_batch.take().unwrap_or_else(|| Arc::new(EncodedBatch::fresh(self.base())));
-        Arc::clone(self.base_batch.insert(prepared))
+        let batch = self.base_batch.take().unwrap_or_else(|| Arc::new(EncodedBatch::fresh(self.base())));
+        Arc::clone(self.base_batch.insert(batch))
     }
 
-    /// What was touched after a revision; none where that is too long ago.
-    fn touched_since(&self, revision: u64) -> Option<ChangedPortals> {
+    /// Returns the portals that changed after a revision. None: the revision is too old.
+    fn changes_since(&self, revision: u64) -> Option<ChangedPortals> {
         let behind = usize::try_from(self.revision.checked_sub(revision)?).ok()?;
         let first = self.history.len().checked_sub(behind)?;
-        Some(self.history.range(first..).flat_map(|touched| touched.iter().copied()).collect())
+        Some(
+            self.history.range(first..).flat_map(|changed_portals| changed_portals.iter().copied()).collect(),
+        )
     }
 
-    /// The batch that leads from an applied ruleset of an earlier revision to the desired one, with or without a relay.
+    /// The batch from the applied ruleset of a revision to the target, which is the desired ruleset with or without a
+    /// relay.
     pub(crate) fn batch_from(
         &mut self,
         revision: u64,
         applied: &Ruleset,
-        aim: &Ruleset,
+        target: &Ruleset,
     ) -> Arc<EncodedBatch> {
-        let way = BatchKey { from: Some(revision), has_relay: has_relay(aim) };
-        if let Some(batch) = self.batches.get(&way) {
+        let key = BatchKey { from: Some(revision), has_relay: has_relay(target) };
+        if let Some(batch) = self.batches.get(&key) {
             return Arc::clone(batch);
         }
-        let plan = match self.touched_since(revision) {
-            Some(touched) => plan_changed(applied, aim, &touched),
-            None => plan(applied, aim),
+        let plan = match self.changes_since(revision) {
+            Some(changed_portals) => plan_changed(applied, target, &changed_portals),
+            None => plan(applied, target),
         };
-        self.keep(way, EncodedBatch::of(&plan))
+        self.cache_batch(key, EncodedBatch::from_plan(&plan))
     }
 
-    /// The batch that leads to the desired ruleset, with or without a relay, whatever is there.
-    pub(crate) fn fresh_batch(&mut self, aim: &Ruleset) -> Arc<EncodedBatch> {
-        let way = BatchKey { from: None, has_relay: has_relay(aim) };
-        if let Some(batch) = self.batches.get(&way) {
+    /// The batch that replaces any table by the target, which is the desired ruleset with or without a relay.
+    pub(crate) fn fresh_batch(&mut self, target: &Ruleset) -> Arc<EncodedBatch> {
+        let key = BatchKey { from: None, has_relay: has_relay(target) };
+        if let Some(batch) = self.batches.get(&key) {
             return Arc::clone(batch);
         }
-        self.keep(way, EncodedBatch::fresh(aim))
+        self.cache_batch(key, EncodedBatch::fresh(target))
     }
 
-    fn keep(&mut self, way: BatchKey, prepared: EncodedBatch) -> Arc<EncodedBatch> {
-        let prepared = Arc::new(prepared);
-        self.batches.insert(way, Arc::clone(&prepared));
-        prepared
+    fn cache_batch(&mut self, key: BatchKey, batch: EncodedBatch) -> Arc<EncodedBatch> {
+        let batch = Arc::new(batch);
+        self.batches.insert(key, Arc::clone(&batch));
+        batch
     }
 
-    /// Lets go of batches that nobody needs at the moment; they are large.
+    /// Drops the cached batches, which are large.
     pub(crate) fn release_batches(&mut self) {
         self.batches.clear();
         self.base_batch = None;
     }
 
-    /// The UDP portals that were touched after a revision; with no revision, or one too long ago, all.
+    /// The UDP portals that changed after a revision; all portals if the revision is unknown or too old.
     pub(crate) fn stale_since(&self, revision: Option<u64>) -> StalePortals {
-        match revision.and_then(|revision| self.touched_since(revision)) {
+        match revision.and_then(|revision| self.changes_since(revision)) {
             Some(mut changed) => {
                 changed.retain(|key| key.protocol == Protocol::Udp);
                 StalePortals { changed, ..StalePortals::default() }
@@ -235,26 +239,30 @@ impl ViewState {
         }
     }
 
-    /// Where the UDP portals of a clean-up lead now. Where portals are on demand a flow may also have begun at the
-    /// relay, which looks after it, unless the portal was taken in since.
-    pub(crate) fn flows(&self, stale: &StalePortals, on_demand: bool) -> UdpBackends {
-        let mut flows = if stale.is_all {
+    /// The UDP portals of a clean-up and their valid backends. With on-demand portals, the relay is a valid backend as
+    /// well, unless the portal was activated since.
+    pub(crate) fn udp_backends(&self, stale: &StalePortals, on_demand: bool) -> UdpBackends {
+        let mut backends = if stale.is_all {
             let all = self.portals.iter().map(|portal| portal.key).collect();
-            self.flows_of(&all, on_demand)
+            self.udp_backends_of(&all, on_demand)
         } else {
-            self.flows_of(&stale.changed, on_demand)
+            self.udp_backends_of(&stale.changed, on_demand)
         };
-        flows.extend(self.flows_of(&stale.taken_in, false));
-        Arc::new(flows)
+        backends.extend(self.udp_backends_of(&stale.activated, false));
+        Arc::new(backends)
     }
 
-    /// Those of these portals that are UDP, and where they lead now.
-    fn flows_of(&self, keys: &ChangedPortals, on_demand: bool) -> BTreeMap<PortalKey, Arc<[SocketAddr]>> {
+    /// The UDP portals among these, and their valid backends.
+    fn udp_backends_of(
+        &self,
+        keys: &ChangedPortals,
+        on_demand: bool,
+    ) -> BTreeMap<PortalKey, Arc<[SocketAddr]>> {
         let udp = keys.iter().filter(|key| key.protocol == Protocol::Udp);
-        let leads = |key: &PortalKey| {
-            // One that holds connections until it has a backend is relayed, too.
-            let leads = |portal: &&Portal| portal.verdict == Verdict::Forward || portal.is_relayed();
-            let portal = self.portals.get(*key).filter(leads);
+        let valid_backends = |key: &PortalKey| {
+            // A portal that holds connections until it has a backend is relayed, too.
+            let is_served = |portal: &&Portal| portal.verdict == Verdict::Forward || portal.is_relayed();
+            let portal = self.portals.get(*key).filter(is_served);
             let relay = SocketAddr::new(loopback(key.address), self.settings.relay_port);
             let backends = portal.map(|portal| match (portal.is_relayed(), on_demand) {
                 (true, _) => [relay].into(),
@@ -263,10 +271,10 @@ impl ViewState {
             });
             (*key, backends.unwrap_or_default())
         };
-        udp.map(leads).collect()
+        udp.map(valid_backends).collect()
     }
 
-    /// How many portals there are.
+    /// The number of portals in full tables.
     pub(crate) fn portal_count(&self) -> usize {
         self.desired.portal_count()
     }
@@ -276,7 +284,7 @@ fn has_relay(ruleset: &Ruleset) -> bool {
     ruleset.settings().is_some_and(Settings::has_relay)
 }
 
-/// Where what a pod itself sends is redirected to.
+/// The address to which the connections of a pod are redirected.
 fn loopback(family_of: IpAddr) -> IpAddr {
     match family_of {
         IpAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),

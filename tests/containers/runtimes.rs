@@ -331,7 +331,7 @@ fn absence(node: &Node, runtime: &dyn Runtime) {
     assert_eq!(container.wget(portal(WEB, 80)), names(&[A, B]), "it works from the stored ruleset");
     tell(&[B, C]);
     let agent = Agent::start();
-    assert_eq!(agent.until_attached(1)[0]["programmer"], "plugin");
+    assert_eq!(agent.until_attached(1)[0]["programmedBy"], "plugin");
     until_equal("the answers follow again", &names(&[B, C]), || container.wget(portal(WEB, 80)));
     agent.kill();
     container.remove();
@@ -369,7 +369,7 @@ fn a_container_that_may_start_without_portals_gets_them_when_the_agent_comes() {
         let container = Container::start(&podman, "web", "pods");
         assert!(container.tcp(portal(WEB, 80)).is_disjoint(&names(&[A, B])));
         let agent = Agent::start();
-        assert_eq!(agent.until_attached(1)[0]["programmer"], "nobody");
+        assert_eq!(agent.until_attached(1)[0]["programmedBy"], "nobody");
         assert_eq!(container.wget(portal(WEB, 80)), names(&[A, B]));
         container.remove();
         agent.until_attached(0);

@@ -199,7 +199,7 @@ fn processor_time(agent: &Agent) -> Duration {
 }
 
 fn repairs(agent: &Agent) -> u64 {
-    agent.status()["counts"]["repaired"].as_u64().expect("a number")
+    agent.status()["counts"]["repairs"].as_u64().expect("a number")
 }
 
 #[test]

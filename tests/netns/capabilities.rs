@@ -138,13 +138,13 @@ fn with_the_capabilities_of_the_chart_an_agent_does_everything() {
         agent.settled(2);
         all_lead_to(&pod, "b");
         pod.within(|| load("flush ruleset\n"));
-        agent.until("it is repaired", |agent| agent.status()["counts"]["repaired"] == 1);
+        agent.until("it is repaired", |agent| agent.status()["counts"]["repairs"] == 1);
         agent.settled(2);
         all_lead_to(&pod, "b");
         // Another one with no more takes over, and finds the pod again.
         let second = agent_with(folder, CHART, &[&audited[..], &["--take-over"]].concat());
         // Until it serves everything, the first one does.
-        second.until("it has taken over", |agent| agent.log().contains("retired; in reserve"));
+        second.until("it has taken over", |agent| agent.log().contains("handover complete; standing by"));
         assert_eq!(attachments(&second), 1);
         all_lead_to(&pod, "b");
         drop(agent);

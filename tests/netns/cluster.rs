@@ -80,14 +80,14 @@ fn while_the_api_server_is_away_what_was_known_stays_and_the_status_says_so() {
         agent.until("it knows the services", |agent| agent.status()["synced"] == true);
         agent.attach("a", pod);
         api.fault(Fault::Away);
-        agent.until("it says so", |agent| !agent.status()["trouble"].is_null());
+        agent.until("it says so", |agent| !agent.status()["outage"].is_null());
         assert_eq!(says(pod), "a");
         let other = Pod::new();
         agent.attach("during the outage", &other);
         api.fault(Fault::Mended);
-        agent.until("it is well again", |agent| agent.status()["trouble"].is_null());
+        agent.until("it is well again", |agent| agent.status()["outage"].is_null());
         follows(&agent, api, pod);
-        assert!(agent.status()["counts"]["troubles"].as_u64() >= Some(1));
+        assert!(agent.status()["counts"]["outages"].as_u64() >= Some(1));
     });
 }
 
@@ -100,7 +100,7 @@ fn an_agent_that_restarts_while_the_api_server_is_away_leaves_its_pods_alone() {
         first.kill();
         api.fault(Fault::Away);
         let second = start(folder, api.kubeconfig());
-        second.until("it says so", |agent| !agent.status()["trouble"].is_null());
+        second.until("it says so", |agent| !agent.status()["outage"].is_null());
         assert_eq!(says(pod), "a");
         let Reply::Refused { transient: true, .. } = second.ask(&Request::Ready, None) else {
             panic!("it knows nothing yet")
@@ -115,7 +115,7 @@ fn an_agent_that_restarts_while_the_api_server_is_away_leaves_its_pods_alone() {
 fn who_may_not_read_services_is_told_which_right_is_missing() {
     cluster(Api::start, |api, folder, _| {
         let agent = start(folder, api.kubeconfig_of_stranger());
-        agent.until("it says so", |agent| !agent.status()["trouble"].is_null());
+        agent.until("it says so", |agent| !agent.status()["outage"].is_null());
         let Reply::Refused { message, transient: true } = agent.ask(&Request::Ready, None) else {
             panic!("it knows nothing")
         };

@@ -68,7 +68,7 @@ fn a_guest_is_served_where_the_annotation_names_its_interface_and_stays_so() {
         assert_eq!((served(guest), guests(pod).as_str()), (["a", "b"].map(str::to_owned), "tap*"));
         pod.within(|| run("nft", &["flush", "set", "inet", "portico", "guests"], ""));
         agent.until("an audit puts the guests back", |_| guests(pod) == "tap*");
-        let repaired = |agent: &Agent| agent.status()["counts"]["repaired"].clone();
+        let repaired = |agent: &Agent| agent.status()["counts"]["repairs"].clone();
         assert_eq!(repaired(&agent), 1);
         agent.kill();
         let agent = Agent::start(folder, &["--audit-interval", "1"]);

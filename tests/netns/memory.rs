@@ -109,7 +109,7 @@ fn agent_starts(initial: Option<InitialEvents>) {
     );
     until("the agent knows the services", || has_line(&page(metrics, "/metrics"), "portico_synced 1"));
     let page = page(metrics, "/metrics");
-    for line in ["portico_services 1", "portico_objects_refused 215", "portico_source_trouble 0"] {
+    for line in ["portico_services 1", "portico_objects_rejected 215", "portico_source_outage 0"] {
         assert!(has_line(&page, line), "{line}\n{page}");
     }
     // Each is named in one line, and no more than a hundred are.
@@ -145,13 +145,13 @@ fn a_refused_service_is_a_metric_until_it_is_deleted_and_no_outage() {
     );
     let says = |line: &str| has_line(&page(metrics, "/metrics"), line);
     until("the services are known", || says("portico_synced 1"));
-    assert!(says("portico_objects_refused 0"));
+    assert!(says("portico_objects_rejected 0"));
     api.put(broken);
-    until("it is counted", || says("portico_objects_refused 1"));
-    assert!(says("portico_source_trouble 0") && says("portico_source_troubles_total 0"));
+    until("it is counted", || says("portico_objects_rejected 1"));
+    assert!(says("portico_source_outage 0") && says("portico_source_outages_total 0"));
     assert_eq!(agent.log().matches("Service default/broken: ").count(), 1, "{}", agent.log());
     api.delete("Service", "default", "broken");
-    until("it is no longer counted", || says("portico_objects_refused 0"));
+    until("it is no longer counted", || says("portico_objects_rejected 0"));
 }
 
 /// A program that ends with the value.

@@ -298,9 +298,7 @@ fn takeover_under_load_loses_no_connection() {
             };
             after(50);
             let new = Agent::start(dir, &["--take-over"]);
-            new.until("the new agent has taken over", |agent| {
-                agent.log().contains("took over from the agent")
-            });
+            new.until("the new agent has taken over", |agent| agent.log().contains("takeover complete"));
             new.until("the new agent serves", |agent| {
                 relayed(agent).iter().any(|portal| portal["connections"] != 0)
             });
@@ -329,10 +327,10 @@ fn standby_agent_resumes_when_its_successor_exits() {
         let pod = pod();
         old.attach("a", &pod);
         let new = Agent::start(dir, &["--take-over"]);
-        new.until("the new agent has taken over", |agent| agent.log().contains("took over from the agent"));
-        new.until("the old agent is on standby", |agent| agent.log().contains("in reserve until"));
+        new.until("the new agent has taken over", |agent| agent.log().contains("takeover complete"));
+        new.until("the old agent is on standby", |agent| agent.log().contains("standing by until"));
         new.kill();
-        old.until("the old agent resumes", |agent| agent.log().contains("beginning anew"));
+        old.until("the old agent resumes", |agent| agent.log().contains("new agent exited; restarting"));
         old.until("the old agent serves", |agent| {
             agent.try_status().is_some_and(|status| status["synced"] == true)
         });

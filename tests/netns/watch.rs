@@ -126,7 +126,7 @@ fn it_shows_how_many_connections_came_to_each_portal_and_backend_and_who_served_
         assert_eq!(portals(&told(folder, &["--pod", "oth"])), [kernel(4, &[2, 2])]);
         assert_eq!(told(folder, &["--top", "1"])["rates"].as_array().map(Vec::len), Some(1));
         // Who does not watch has nothing read.
-        assert_eq!((&agent.status()["counters"], &agent.status()["hits"]), (&true.into(), &Value::Null));
+        assert_eq!((&agent.status()["counters"], &agent.status()["traffic"]), (&true.into(), &Value::Null));
     });
 }
 
@@ -281,7 +281,7 @@ fn another_value_of_counters_replaces_the_table_in_one_transaction_and_connectio
             agent.settled(1);
             assert_eq!(generation(), before + 1);
             says(b"and ");
-            assert_eq!(agent.status()["counts"]["repaired"], 0);
+            assert_eq!(agent.status()["counts"]["repairs"], 0);
         }
     });
 }

@@ -26,18 +26,18 @@ fn attachment(netns: u64, name: &str) -> AttachmentReport {
         "network": "net", "containerId": format!("{name}-0123456789"), "interface": "eth0",
         "pod": {"namespace": "default", "name": name}, "netns": "/run/netns/x", "netnsInode": netns,
         "view": "all", "revision": 1, "lagMs": 0, "error": null, "repairs": 0, "portals": "all",
-        "programmed": 1, "programmer": "agent",
+        "programmed": 1, "programmedBy": "agent",
     }))
     .expect("an attachment")
 }
 
-fn report(places: Vec<NetnsTraffic>) -> Report {
+fn report(namespaces: Vec<NetnsTraffic>) -> Report {
     Report {
         version: "1".to_owned(),
         node: String::new(),
         synced: true,
-        trouble: None,
-        objects_refused: 0,
+        outage: None,
+        objects_rejected: 0,
         services: 1,
         views: BTreeMap::new(),
         records_unwritten: 0,
@@ -48,7 +48,7 @@ fn report(places: Vec<NetnsTraffic>) -> Report {
         relay: Default::default(),
         audit: Default::default(),
         counters: true,
-        hits: Some(TrafficReport { places, left_out: 0 }),
+        traffic: Some(TrafficReport { namespaces, omitted: 0 }),
     }
 }
 
@@ -107,11 +107,11 @@ fn rates_are_unknown_if_the_previous_report_may_omit_hits() {
         traffic_rows(&now, Some((before, 1.0)), None).iter().map(|row| row.per_second).collect::<Vec<_>>()
     };
     assert_eq!(rates(&before), [Some(9.0), None]);
-    let hits = before.hits.as_mut().expect("the report has hits");
-    hits.left_out = 1;
+    let traffic = before.traffic.as_mut().expect("the report has traffic");
+    traffic.omitted = 1;
     assert_eq!(rates(&before), [None, None], "the report omits some portals");
-    let hits = before.hits.as_mut().expect("the report has hits");
-    (hits.left_out, hits.places[0].error) = (0, Some("no table".to_owned()));
+    let traffic = before.traffic.as_mut().expect("the report has traffic");
+    (traffic.omitted, traffic.namespaces[0].error) = (0, Some("no table".to_owned()));
     assert_eq!(rates(&before), [None, None]);
 }
 

@@ -1,13 +1,13 @@
-//! The memory of tables in `Reconciler`: where the budget is reached, pods go on demand.
+//! The memory budget of tables: if it is exceeded, pods get on-demand portals.
 //!
-//! A pod is always attached. Where its full table has no room any more it gets its portals on demand; where services
-//! need more than they did, pods that have full tables are moved on demand, too. On demand a table that would be too
-//! large takes in no further portals: the relay goes on serving them. What must not go in here: the model.
+//! A pod is always attached. If there is no memory for its full table, it gets on-demand portals; if services grow,
+//! pods with full tables are switched, too. An on-demand table that would be too large activates no further portals,
+//! which the relay continues to serve.
 
 use std::time::Instant;
 
 use netns_nft::NetnsId;
-use proxy_core::portal::{PortalLimits, RefusalReason, ServiceFilter, TableKind};
+use proxy_core::portal::{PortalLimits, RefusalReason, ServiceFilter};
 use proxy_core::ruleset::Settings;
 use proxy_core::service::ServiceKey;
 use proxy_core::snapshot::ChangedServices;
@@ -16,141 +16,112 @@ use super::Reconciler;
 use crate::event::LogEvent;
 use crate::netns_state::NetnsState;
 use crate::on_demand::OnDemandSet;
-use crate::report::MemoryReport;
 use crate::view::ViewState;
 
-/// Services with refused portals are named in the log once, at most so many at a time, and so many in all.
-const NAMED_AT_ONCE: usize = 10;
-const NAMED_MAX: usize = 1_000;
+/// The maximum number of services with refused portals in the log: at once, and in total.
+const REFUSALS_LOGGED_AT_ONCE: usize = 10;
+const REFUSALS_LOGGED_MAX: usize = 1_000;
 
 impl Reconciler {
-    /// The bounds of everything that services may put into tables.
-    pub(super) fn bounds(&self) -> PortalLimits {
-        self.options.budget.bounds(self.options.bounds, self.pods_max, self.options.settings)
+    /// The limits of what services can add to tables.
+    pub(super) fn portal_limits(&self) -> PortalLimits {
+        self.options.budget.bounds(self.options.limits, self.fleet.capacity(), self.options.settings)
     }
 
-    /// One more pod than there was room for makes less room for each.
-    pub(super) fn make_room(&mut self, now: Instant) {
-        let pods = self.members.len().next_power_of_two();
-        if pods > self.pods_max {
-            let before = self.bounds();
-            self.pods_max = pods;
-            self.is_elsewhere |= self.bounds() != before;
-            self.news(now);
+    /// Adapts the limits to the number of pods.
+    pub(super) fn grow_capacity(&mut self, now: Instant) {
+        let before = self.portal_limits();
+        if self.fleet.grow() && self.portal_limits() != before {
+            self.catalog.request_rebuild(now);
         }
     }
 
-    fn table_bytes(&self, member: &NetnsState, view: &ViewState) -> usize {
-        let (size, on_demand) = match &member.demand {
-            Some(demand) => (demand.desired.size(), true),
+    fn table_bytes(&self, namespace: &NetnsState, view: &ViewState) -> usize {
+        let (size, on_demand) = match &namespace.on_demand {
+            Some(set) => (set.desired.size(), true),
             None => (view.desired.size(), false),
         };
         self.options.budget.table_bytes(size, Settings { on_demand, ..self.options.settings })
     }
 
-    /// How many bytes all tables are modelled to take.
+    /// The estimated memory of all tables.
     pub(super) fn tables_bytes(&self) -> usize {
-        let of = |member| Some(self.table_bytes(member, self.views.get(&member.view)?));
-        self.members.values().filter_map(of).sum()
+        let bytes = |namespace| Some(self.table_bytes(namespace, self.view_of(namespace)?));
+        self.fleet.iter().filter_map(|(_, namespace)| bytes(namespace)).sum()
     }
 
-    /// Portals on demand for one more pod of a view, where there is no room for one more full table.
-    pub(super) fn demand_by_memory(&mut self, view: &ServiceFilter) -> Option<OnDemandSet> {
-        let most = self.options.budget.tables()?;
-        let used = self.tables_bytes();
-        let state = self.views.get_mut(view)?;
-        let one = self.options.budget.table_bytes(state.desired.size(), self.options.settings);
-        (used.saturating_add(one) > most).then(|| OnDemandSet::new(state.base().clone()))
+    /// Returns an on-demand set for a new pod of a view if there is no memory for another full table.
+    pub(super) fn on_demand_by_budget(&mut self, filter: &ServiceFilter) -> Option<OnDemandSet> {
+        let max_bytes = self.options.budget.tables()?;
+        let used_bytes = self.tables_bytes();
+        let view = self.views.get_mut(filter)?;
+        let table_bytes = self.options.budget.table_bytes(view.desired.size(), self.options.settings);
+        (used_bytes.saturating_add(table_bytes) > max_bytes).then(|| OnDemandSet::new(view.base().clone()))
     }
 
-    /// How many elements the table of this pod may have at most.
+    /// The maximum number of elements in the on-demand table of a pod.
     pub(super) fn elements_max(&self, netns: NetnsId) -> usize {
-        let Some(most) = self.options.budget.tables() else { return self.options.bounds.table_elements };
+        let limit = self.options.limits.table_elements;
+        let Some(max_bytes) = self.options.budget.tables() else { return limit };
         let settings = Settings { on_demand: true, ..self.options.settings };
-        let left = self.options.budget.elements_in(most.saturating_sub(self.tables_bytes()), settings);
-        let demand = self.members.get(&netns).and_then(|member| member.demand.as_ref());
-        let own = demand.map_or(0, |demand| demand.desired.size());
-        (own + left).min(self.options.bounds.table_elements)
+        let free = self.options.budget.elements_in(max_bytes.saturating_sub(self.tables_bytes()), settings);
+        let on_demand = self.fleet.get(netns).and_then(|namespace| namespace.on_demand.as_ref());
+        let used = on_demand.map_or(0, |set| set.desired.size());
+        (used + free).min(limit)
     }
 
-    /// Moves pods on demand until the tables of all fit, or no pod has a full one.
-    pub(super) fn economise(&mut self) {
-        let Some(most) = self.options.budget.tables() else { return };
-        let mut used = self.tables_bytes();
-        let mut moved = 0;
-        let full: Vec<NetnsId> = self
-            .members
-            .iter()
-            .filter(|(_, member)| member.demand.is_none())
-            .map(|(netns, _)| *netns)
-            .collect();
-        for netns in full.into_iter().rev() {
-            if used <= most {
+    /// Switches pods to on-demand portals until all tables fit into the budget, or no pod has a full table.
+    pub(super) fn enforce_budget(&mut self) {
+        let Some(max_bytes) = self.options.budget.tables() else { return };
+        let mut used_bytes = self.tables_bytes();
+        let mut pods = 0;
+        let full = self.fleet.iter().rev().filter(|(_, namespace)| namespace.on_demand.is_none());
+        let full: Vec<NetnsId> = full.map(|(netns, _)| netns).collect();
+        for netns in full {
+            if used_bytes <= max_bytes {
                 break;
             }
-            let Some(member) = self.members.get(&netns) else { continue };
-            let Some(state) = self.views.get_mut(&member.view) else { continue };
-            let demand = OnDemandSet::instead_of_all(state.base().clone());
-            let Some(state) = self.views.get(&member.view) else { continue };
-            used -= self.table_bytes(member, state).min(used);
-            if let Some(member) = self.members.get_mut(&netns) {
-                member.demand = Some(demand);
-            }
-            if let Some(member) = self.members.get(&netns)
-                && let Some(state) = self.views.get(&member.view)
-            {
-                used += self.table_bytes(member, state);
-            }
-            moved += 1;
+            let Some((before, after)) = self.switch_to_on_demand(netns) else { continue };
+            used_bytes = used_bytes.saturating_sub(before) + after;
+            pods += 1;
         }
-        if moved > 0 {
-            self.note(LogEvent::MovedOnDemand { pods: moved, used_bytes: used, max_bytes: most });
+        if pods > 0 {
+            self.log(LogEvent::MovedOnDemand { pods, used_bytes, max_bytes });
         }
     }
 
-    /// Names services whose portals are refused, each once.
-    pub(super) fn name_refused(&mut self, changed: Option<&ChangedServices>) {
-        let Some(state) = self.views.get(&ServiceFilter::All) else { return };
-        let is_new = |service: &&ServiceKey| !self.refused_named.contains(*service);
-        let of = |service: &ServiceKey| state.portals.refusals_of(service);
+    /// Switches a pod to on-demand portals. Returns the estimated memory of its table before and after.
+    fn switch_to_on_demand(&mut self, netns: NetnsId) -> Option<(usize, usize)> {
+        let namespace = self.fleet.get(netns)?;
+        let before = self.table_bytes(namespace, self.view_of(namespace)?);
+        let base = self.views.get_mut(&namespace.filter)?.base().clone();
+        self.fleet.get_mut(netns)?.on_demand = Some(OnDemandSet::replacing_full_table(base));
+        let namespace = self.fleet.get(netns)?;
+        Some((before, self.table_bytes(namespace, self.view_of(namespace)?)))
+    }
+
+    /// Logs services whose portals are refused, each once. With changes, only changed services.
+    pub(super) fn log_refusals(&mut self, changed: Option<&ChangedServices>) {
+        let Some(view) = self.views.get(&ServiceFilter::All) else { return };
+        let is_new = |service: &&ServiceKey| !self.refusals_logged.contains(*service);
         let refused: Vec<_> = match changed {
             Some(changed) => {
-                let named = changed.iter().filter(is_new).map(|service| (service.clone(), of(service)));
-                named.filter(|(_, refused)| !refused.is_empty()).take(NAMED_AT_ONCE).collect()
+                let new = changed.iter().filter(is_new);
+                let refusals = new.map(|service| (service.clone(), view.portals.refusals_of(service)));
+                refusals.filter(|(_, refused)| !refused.is_empty()).take(REFUSALS_LOGGED_AT_ONCE).collect()
             }
             None => {
-                let all = state.portals.refusals().map(|(service, refused)| (service.clone(), refused));
-                all.take(NAMED_AT_ONCE).collect()
+                let all = view.portals.refusals().map(|(service, refused)| (service.clone(), refused));
+                all.take(REFUSALS_LOGGED_AT_ONCE).collect()
             }
         };
         for (service, refused) in refused {
-            if self.refused_named.len() >= NAMED_MAX {
+            if self.refusals_logged.len() >= REFUSALS_LOGGED_MAX {
                 return;
             }
-            self.refused_named.insert(service.clone());
+            self.refusals_logged.insert(service.clone());
             let reasons: Vec<(RefusalReason, usize)> = refused.iter().collect();
-            self.note(LogEvent::PortalsRefused { service, reasons });
+            self.log(LogEvent::PortalsRefused { service, reasons });
         }
-    }
-
-    /// What is told of memory.
-    pub(super) fn memory_report(&self) -> MemoryReport {
-        MemoryReport {
-            limit: self.options.budget.limit,
-            tables_max: self.options.budget.tables().and_then(|bytes| u64::try_from(bytes).ok()),
-            tables: u64::try_from(self.tables_bytes()).unwrap_or(u64::MAX),
-        }
-    }
-
-    /// How many portals are refused, by reason, of those that a pod would see which sees all services.
-    pub(super) fn refused_report(&self) -> std::collections::BTreeMap<String, usize> {
-        let Some(state) = self.views.get(&ServiceFilter::All) else { return Default::default() };
-        let is_full = |member: &NetnsState| member.demand.is_none();
-        let table = if self.members.values().any(is_full) { TableKind::Full } else { TableKind::OnDemand };
-        let refused = state.portals.refusals_by_reason(table);
-        RefusalReason::ALL
-            .into_iter()
-            .map(|reason| (reason.name().to_owned(), refused.count(reason)))
-            .collect()
     }
 }

@@ -1,6 +1,4 @@
-//! Portals on demand in `Reconciler`: what is used is programmed, what is not used any more goes.
-//!
-//! What must not go in here: what one network namespace uses; that is `OnDemandSet`'s.
+//! On-demand portals: used portals are activated, idle ones are evicted.
 
 use std::time::Instant;
 
@@ -14,68 +12,70 @@ use crate::netns_state::KernelState;
 use crate::udp_cleanup::StalePortals;
 
 impl Reconciler {
-    /// A first connection came to the relay, which serves it; the kernel is to serve all later ones.
-    pub(super) fn used(&mut self, netns: NetnsId, key: PortalKey, now: Instant) {
-        let most = self.elements_max(netns);
-        let Some(member) = self.members.get_mut(&netns) else { return };
-        let (Some(demand), Some(state)) = (&mut member.demand, self.views.get(&member.view)) else { return };
-        self.counts.taken_in += u64::from(demand.used(&state.portals, key, most, now));
+    /// Handles the first connection to a portal, which the relay serves. The kernel serves later ones.
+    pub(super) fn on_portal_used(&mut self, netns: NetnsId, key: PortalKey, now: Instant) {
+        let elements_max = self.elements_max(netns);
+        let Some(namespace) = self.fleet.get_mut(netns) else { return };
+        let view = self.views.get(&namespace.filter);
+        let (Some(on_demand), Some(view)) = (&mut namespace.on_demand, view) else { return };
+        let is_activated = on_demand.on_use(&view.portals, key, elements_max, now);
+        self.counts.activated += u64::from(is_activated);
     }
 
-    /// The kernel has told what is used.
-    pub(super) fn counted(&mut self, netns: NetnsId, hits: HitCounts, now: Instant) {
-        let most = self.elements_max(netns);
-        let Some(member) = self.members.get_mut(&netns) else { return };
-        if let (Some(demand), Some(state)) = (&mut member.demand, self.views.get(&member.view)) {
-            if matches!(member.standing, KernelState::Found) {
-                demand.recall(&state.portals, &hits, most, now);
+    /// Handles the counters of an on-demand table.
+    pub(super) fn on_hits_counted(&mut self, netns: NetnsId, hits: HitCounts, now: Instant) {
+        let elements_max = self.elements_max(netns);
+        let Some(namespace) = self.fleet.get_mut(netns) else { return };
+        if let (Some(on_demand), Some(view)) = (&mut namespace.on_demand, self.views.get(&namespace.filter)) {
+            if matches!(namespace.kernel, KernelState::Found) {
+                on_demand.restore_from_counters(&view.portals, &hits, elements_max, now);
             } else {
-                let gone = demand.counted(&state.portals, &hits, self.options.portal_idle, now);
-                self.counts.let_go += u64::try_from(gone).unwrap_or(u64::MAX);
+                let evicted = on_demand.evict_idle(&view.portals, &hits, self.options.portal_idle, now);
+                self.counts.evicted += u64::try_from(evicted).unwrap_or(u64::MAX);
             }
         }
-        member.settle(Outcome::Counted(hits), now);
+        namespace.finish(Outcome::Counted(hits), now);
     }
 
-    /// Takes UDP flows from the relay whose portals it has by now.
-    pub(super) fn audit_demand(&mut self) {
-        for member in self.members.values_mut() {
-            if let Some(demand) = &mut member.demand {
-                let mut taken_in = demand.audit();
-                taken_in.retain(|key| key.protocol == Protocol::Udp);
-                member.cleanup.add(StalePortals { taken_in, ..StalePortals::default() });
+    /// Moves UDP flows of portals that were activated some time ago from the relay to the kernel.
+    pub(super) fn audit_on_demand(&mut self) {
+        for (_, namespace) in self.fleet.iter_mut() {
+            if let Some(on_demand) = &mut namespace.on_demand {
+                let mut activated = on_demand.begin_audit();
+                activated.retain(|key| key.protocol == Protocol::Udp);
+                namespace.cleanup.add(StalePortals { activated, ..StalePortals::default() });
             }
         }
     }
 
-    /// Those whom the last change of their view does not concern have it at once, but for their UDP flows: a
-    /// flow outlives the portal by which it began.
-    pub(super) fn catch_up(&mut self) {
-        for member in self.members.values_mut() {
-            let Some(state) = self.views.get(&member.view) else { continue };
-            let Some(before) = member.catch_up(state) else { continue };
-            member.cleanup.add(state.stale_since(Some(before)));
+    /// Advances network namespaces that the last change of their view does not affect. Their UDP flows may be affected,
+    /// because a flow outlives an evicted portal.
+    pub(super) fn fast_forward(&mut self) {
+        for (_, namespace) in self.fleet.iter_mut() {
+            let Some(view) = self.views.get(&namespace.filter) else { continue };
+            let Some(previous) = namespace.fast_forward(view) else { continue };
+            namespace.cleanup.add(view.stale_since(Some(previous)));
         }
     }
 
     /// Starts the clean-ups of UDP flows that are due.
-    pub(super) fn clean_up(&mut self, now: Instant) {
-        for (netns, member) in &mut self.members {
-            let Some(state) = self.views.get(&member.view) else { continue };
-            let Some(stale) = member.cleanup.start(now) else { continue };
-            let flows = state.flows(&stale, member.demand.is_some());
-            if flows.is_empty() {
-                member.cleanup.end(true);
+    pub(super) fn start_cleanups(&mut self, now: Instant) {
+        for (netns, namespace) in self.fleet.iter_mut() {
+            let Some(view) = self.views.get(&namespace.filter) else { continue };
+            let Some(stale) = namespace.cleanup.start(now) else { continue };
+            let backends = view.udp_backends(&stale, namespace.on_demand.is_some());
+            if backends.is_empty() {
+                namespace.cleanup.end(true);
             } else {
-                self.effects.push(Effect::DeleteStaleUdp(*netns, flows));
+                self.effects.push(Effect::DeleteStaleUdp(netns, backends));
             }
         }
     }
 
-    /// A clean-up of UDP flows ended.
-    pub(super) fn cleaned_up(&mut self, netns: NetnsId, is_complete: bool) {
-        if let Some(member) = self.members.get_mut(&netns) {
-            member.cleanup.end(is_complete);
+    /// Handles the end of a clean-up of UDP flows.
+    pub(super) fn on_cleanup_done(&mut self, netns: NetnsId, is_complete: bool) {
+        if let Some(namespace) = self.fleet.get_mut(netns) {
+            namespace.cleanup.end(is_complete);
         }
     }
 }

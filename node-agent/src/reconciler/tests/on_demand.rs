@@ -1,4 +1,4 @@
-//! Portals on demand: what is taken in, what follows, what goes, and what a restart finds.
+//! On-demand portals: activation, changes, eviction, and restarts.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -18,19 +18,19 @@ const WEB: &str = "10.96.0.20";
 /// A service range, `dns` with two portals, `web` with two in it and one outside.
 fn cluster(web: &str) -> Vec<Change> {
     let service = svc("web").ip(WEB).tcp("a", 80).tcp("b", 81).external("192.0.2.1");
-    let made = slice("web").tcp("a", 8080).tcp("b", 8081).at(web);
+    let endpoints = slice("web").tcp("a", 8080).tcp("b", 8081).at(web);
     let range = Change::ServiceRanges(vec!["10.96.0.0/16".parse().expect("a network")]);
-    world("10.1.0.1").into_iter().chain([range, service.into(), made.into()]).collect()
+    world("10.1.0.1").into_iter().chain([range, service.into(), endpoints.into()]).collect()
 }
 
 fn on_demand() -> TestAgent {
     synced(ProgrammingMode::OnDemand)
 }
 
-fn synced(provision: ProgrammingMode) -> TestAgent {
-    let mut agent = TestAgent::with(provision);
-    agent.step(Event::Changes(cluster("10.1.0.2")));
-    agent.step(Event::Synced);
+fn synced(programming_mode: ProgrammingMode) -> TestAgent {
+    let mut agent = TestAgent::with(programming_mode);
+    agent.source(SourceEvent::Changes(cluster("10.1.0.2")));
+    agent.source(SourceEvent::Synced);
     agent
 }
 
@@ -39,31 +39,31 @@ impl TestAgent {
         self.step(Event::PortalUsed(netns(number), key))
     }
 
-    /// A connection to a portal, and the kernel's yes to what follows from it.
-    fn taken_in(&mut self, number: u64, key: PortalKey) {
+    /// A connection to a portal, which is then programmed.
+    fn activated(&mut self, number: u64, key: PortalKey) {
         assert_eq!(sent(&self.uses(number, key)).len(), 1, "{key} is programmed");
         self.step(Event::JobDone(netns(number), OK));
     }
 
     fn web(&mut self, backend: &str) -> Vec<Effect> {
         self.now += INTERVAL;
-        self.step(Event::Changes(cluster(backend)))
+        self.source(SourceEvent::Changes(cluster(backend)))
     }
 
-    /// What the agent believes to stand in a network namespace.
-    fn standing(&self, number: u64) -> Vec<String> {
+    /// The portals that are programmed, according to the agent.
+    fn programmed(&self, number: u64) -> Vec<String> {
         let ruleset = self.ruleset(number).expect("it is known");
         ruleset.rules().map(|(key, _)| key.to_string()).collect()
     }
 
     fn ruleset(&self, number: u64) -> Option<&Ruleset> {
-        match &self.reconciler.members[&netns(number)].standing {
-            crate::netns_state::KernelState::Known(applied) => Some(&applied.ruleset),
+        match &self.reconciler.fleet.get(netns(number)).expect("the netns is known").kernel {
+            KernelState::Known(applied) => Some(&applied.ruleset),
             _ => None,
         }
     }
 
-    /// An audit in which the kernel says that all is right and what was used.
+    /// An audit without drift, with these hits.
     fn audit(&mut self, number: u64, hits: &HitCounts) -> Vec<Effect> {
         let effects = self.later(AUDIT);
         assert!(matches!(runs(&effects)[..], [(_, Operation::Verify(..))]), "{effects:?}");
@@ -77,7 +77,7 @@ fn hits(connections: &[(&str, u64)]) -> HitCounts {
     connections.iter().map(|(portal, count)| (tcp(portal), *count)).collect()
 }
 
-fn forgotten(effects: &[Effect]) -> BTreeMap<PortalKey, Vec<SocketAddr>> {
+fn stale_udp(effects: &[Effect]) -> BTreeMap<PortalKey, Vec<SocketAddr>> {
     let flows = effects
         .iter()
         .filter_map(|e| if let Effect::DeleteStaleUdp(_, flows) = e { Some(flows) } else { None });
@@ -85,12 +85,12 @@ fn forgotten(effects: &[Effect]) -> BTreeMap<PortalKey, Vec<SocketAddr>> {
 }
 
 #[test]
-fn a_new_pod_gets_what_no_redirect_catches_and_all_get_the_same_bytes() {
+fn new_pods_get_portals_outside_of_service_ranges_and_the_same_bytes() {
     let mut agent = on_demand();
     let (first, second) = (agent.attach(1), agent.attach(2));
     assert!(Arc::ptr_eq(sent(&first)[0].1, sent(&second)[0].1));
     agent.step(Event::JobDone(netns(1), OK));
-    assert_eq!(agent.standing(1), ["192.0.2.1/TCP/80", "192.0.2.1/TCP/81"]);
+    assert_eq!(agent.programmed(1), ["192.0.2.1/TCP/80", "192.0.2.1/TCP/81"]);
     let report = agent.reconciler.report(agent.now);
     assert_eq!(
         (report.attachments[0].portals, report.attachments[0].programmed),
@@ -99,7 +99,7 @@ fn a_new_pod_gets_what_no_redirect_catches_and_all_get_the_same_bytes() {
 }
 
 #[test]
-fn what_is_used_is_programmed_at_once_with_its_neighbours_and_nothing_else() {
+fn used_portal_is_activated_immediately_with_all_ports_of_its_address_only() {
     let mut agent = on_demand();
     agent.attached(1);
     agent.attached(2);
@@ -107,15 +107,15 @@ fn what_is_used_is_programmed_at_once_with_its_neighbours_and_nothing_else() {
     let [(1, batch)] = sent(&effects)[..] else { panic!("{effects:?}") };
     assert_eq!(batch.operations, 6, "two portals, their backends, one address, one chain");
     agent.step(Event::JobDone(netns(1), OK));
-    let standing = agent.standing(1);
-    assert_eq!(standing.iter().filter(|key| key.starts_with(WEB)).count(), 2, "{standing:?}");
-    assert_eq!(agent.standing(2).len(), 2, "another pod's use is not one's own");
-    assert!(runs(&agent.uses(1, tcp("10.96.0.20:80"))).is_empty(), "it is there");
-    assert_eq!(agent.reconciler.report(agent.now).counts.taken_in, 1);
+    let programmed = agent.programmed(1);
+    assert_eq!(programmed.iter().filter(|key| key.starts_with(WEB)).count(), 2, "{programmed:?}");
+    assert_eq!(agent.programmed(2).len(), 2, "another pod's use is not one's own");
+    assert!(runs(&agent.uses(1, tcp("10.96.0.20:80"))).is_empty(), "it is active");
+    assert_eq!(agent.reconciler.report(agent.now).counts.activated, 1);
 }
 
 #[test]
-fn many_uses_at_a_time_are_one_transaction() {
+fn concurrent_uses_are_one_transaction() {
     let mut agent = on_demand();
     agent.attached(1);
     assert_eq!(sent(&agent.uses(1, tcp("10.96.0.20:80"))).len(), 1);
@@ -123,27 +123,27 @@ fn many_uses_at_a_time_are_one_transaction() {
     let effects = agent.step(Event::JobDone(netns(1), OK));
     assert_eq!(sent(&effects).len(), 1);
     agent.step(Event::JobDone(netns(1), OK));
-    assert_eq!(agent.standing(1).len(), 6);
+    assert_eq!(agent.programmed(1).len(), 6);
 }
 
 #[test]
-fn a_wrong_port_takes_its_address_in_and_nobodys_address_is_not() {
+fn unused_port_activates_its_address_and_an_unassigned_address_does_not() {
     let mut agent = on_demand();
     agent.attached(1);
-    for nobodys in ["10.96.7.7:80", "203.0.113.9:80", "192.0.2.1:4711"] {
-        assert!(runs(&agent.uses(1, tcp(nobodys))).is_empty(), "{nobodys}");
+    for unassigned in ["10.96.7.7:80", "203.0.113.9:80", "192.0.2.1:4711"] {
+        assert!(runs(&agent.uses(1, tcp(unassigned))).is_empty(), "{unassigned}");
     }
-    agent.taken_in(1, tcp("10.96.0.20:4711"));
+    agent.activated(1, tcp("10.96.0.20:4711"));
     assert!(agent.ruleset(1).expect("known").has_address(ip(WEB)), "the kernel refuses it from now on");
     assert!(runs(&agent.uses(1, tcp("10.96.0.20:4712"))).is_empty(), "one that was on its way");
 }
 
 #[test]
-fn what_is_relayed_anyway_and_what_has_all_portals_is_left_alone() {
+fn use_of_a_relayed_portal_or_in_a_full_table_changes_nothing() {
     let mut agent = on_demand();
     agent.attached(1);
     agent.now += INTERVAL;
-    agent.step(Event::Changes(vec![svc("web").ip(WEB).tcp("a", 80).mode(Mode::Relay).into()]));
+    agent.source(SourceEvent::Changes(vec![svc("web").ip(WEB).tcp("a", 80).mode(Mode::Relay).into()]));
     agent.now += INTERVAL;
     assert!(runs(&agent.uses(1, tcp("10.96.0.20:80"))).is_empty());
     let mut agent = synced(ProgrammingMode::All);
@@ -152,75 +152,79 @@ fn what_is_relayed_anyway_and_what_has_all_portals_is_left_alone() {
 }
 
 #[test]
-fn a_relayed_portal_without_backends_is_refused_by_the_kernel() {
+fn relayed_portal_without_backends_is_refused_by_the_kernel() {
     let mut agent = on_demand();
     agent.attached(1);
     agent.now += INTERVAL;
     let none = svc("none").ip("10.96.0.30").tcp("", 80).mode(Mode::Relay);
-    agent.step(Event::Changes(vec![none.into()]));
-    agent.taken_in(1, tcp("10.96.0.30:80"));
+    agent.source(SourceEvent::Changes(vec![none.into()]));
+    agent.activated(1, tcp("10.96.0.30:80"));
 }
 
 #[test]
-fn a_change_goes_to_those_alone_who_hold_the_portal() {
+fn change_is_sent_only_to_pods_with_the_portal() {
     let mut agent = on_demand();
     (1..=3).for_each(|number| agent.attached(number));
     agent.now += INTERVAL;
-    agent.step(Event::Changes(vec![svc("web").ip(WEB).tcp("a", 80).tcp("b", 81).into()]));
+    agent.source(SourceEvent::Changes(vec![svc("web").ip(WEB).tcp("a", 80).tcp("b", 81).into()]));
     (1..=3).for_each(|number| drop(agent.step(Event::JobDone(netns(number), OK))));
-    agent.taken_in(2, tcp("10.96.0.20:80"));
+    agent.activated(2, tcp("10.96.0.20:80"));
     agent.now += INTERVAL;
-    let made = slice("web").tcp("a", 8080).tcp("b", 8081).at("10.1.0.9");
-    let effects = agent.step(Event::Changes(vec![made.into()]));
+    let endpoints = slice("web").tcp("a", 8080).tcp("b", 8081).at("10.1.0.9");
+    let effects = agent.source(SourceEvent::Changes(vec![endpoints.into()]));
     let [(2, batch)] = sent(&effects)[..] else { panic!("{effects:?}") };
     assert_eq!(batch.operations, 4, "two backends go, two come");
     let effects = agent.step(Event::JobDone(netns(2), OK));
-    assert!(matches!(notes(&effects)[..], [LogEvent::Applied { namespaces: 1, .. }]), "{effects:?}");
+    assert!(matches!(logged(&effects)[..], [LogEvent::Applied { namespaces: 1, .. }]), "{effects:?}");
     let report = agent.reconciler.report(agent.now);
     let revision = Some(report.views["all"].revision);
     assert!(report.attachments.iter().all(|a| a.revision == revision && a.lag_ms == 0), "{report:?}");
 }
 
 #[test]
-fn a_change_to_what_is_always_there_goes_to_all() {
+fn change_of_a_pinned_portal_is_sent_to_all_pods() {
     let mut agent = on_demand();
     (1..=2).for_each(|number| agent.attached(number));
     let sticky = |backend: &str| -> Vec<Change> {
-        let made = slice("sticky").tcp("", 8080).at(backend);
-        vec![svc("sticky").ip("10.96.0.40").tcp("", 80).sticky(60).into(), made.into()]
+        let endpoints = slice("sticky").tcp("", 8080).at(backend);
+        vec![svc("sticky").ip("10.96.0.40").tcp("", 80).sticky(60).into(), endpoints.into()]
     };
     agent.now += INTERVAL;
-    assert_eq!(sent(&agent.step(Event::Changes(sticky("10.1.0.3")))).len(), 2, "the kernel alone serves it");
+    assert_eq!(
+        sent(&agent.source(SourceEvent::Changes(sticky("10.1.0.3")))).len(),
+        2,
+        "only the kernel serves it"
+    );
     (1..=2).for_each(|number| drop(agent.step(Event::JobDone(netns(number), OK))));
     assert!(sent(&agent.web("10.1.0.3")).is_empty(), "an external address leads to the relay as before");
 }
 
 #[test]
-fn what_is_not_used_for_long_goes_again() {
+fn idle_portal_is_evicted() {
     let mut agent = on_demand();
     agent.attached(1);
-    agent.taken_in(1, tcp("10.96.0.20:80"));
-    agent.taken_in(1, udp("10.96.0.10:53"));
+    agent.activated(1, tcp("10.96.0.20:80"));
+    agent.activated(1, udp("10.96.0.10:53"));
     let counted = |dns| hits(&[("10.96.0.20:80", 3), ("10.96.0.20:81", 0), ("10.96.0.10:53", dns)]);
-    assert!(sent(&agent.audit(1, &counted(0))).is_empty(), "three connections since it is there");
+    assert!(sent(&agent.audit(1, &counted(0))).is_empty(), "three connections since the activation");
     for round in 1..3 {
-        assert!(sent(&agent.audit(1, &counted(round))).is_empty(), "dns is used, web was lately");
+        assert!(sent(&agent.audit(1, &counted(round))).is_empty(), "dns is used, web was used recently");
     }
     let effects = agent.audit(1, &counted(3));
     assert_eq!(sent(&effects).len(), 1, "web was not used for three audits");
     agent.step(Event::JobDone(netns(1), OK));
-    let standing = agent.standing(1);
-    assert!(!standing.iter().any(|key| key.starts_with(WEB)), "{standing:?}");
-    assert!(standing.iter().any(|key| key.starts_with(DNS)), "{standing:?}");
-    assert_eq!(agent.reconciler.report(agent.now).counts.let_go, 1);
-    agent.taken_in(1, tcp("10.96.0.20:80"));
+    let programmed = agent.programmed(1);
+    assert!(!programmed.iter().any(|key| key.starts_with(WEB)), "{programmed:?}");
+    assert!(programmed.iter().any(|key| key.starts_with(DNS)), "{programmed:?}");
+    assert_eq!(agent.reconciler.report(agent.now).counts.evicted, 1);
+    agent.activated(1, tcp("10.96.0.20:80"));
 }
 
 #[test]
-fn a_table_that_counts_anew_lets_nothing_go() {
+fn restarted_counters_evict_nothing() {
     let mut agent = on_demand();
     agent.attached(1);
-    agent.taken_in(1, tcp("10.96.0.20:80"));
+    agent.activated(1, tcp("10.96.0.20:80"));
     agent.audit(1, &hits(&[("10.96.0.20:80", 3)]));
     agent.audit(1, &hits(&[("10.96.0.20:80", 3)]));
     agent.audit(1, &hits(&[("10.96.0.20:80", 1)]));
@@ -228,94 +232,97 @@ fn a_table_that_counts_anew_lets_nothing_go() {
 }
 
 #[test]
-fn after_a_restart_what_stands_in_the_kernel_is_what_is_used() {
+fn used_portals_are_restored_from_the_kernel_after_a_restart() {
     let mut agent = TestAgent::with(ProgrammingMode::OnDemand);
     agent.step(Event::Recover(record(1)));
-    agent.step(Event::Changes(cluster("10.1.0.2")));
-    let effects = agent.step(Event::Synced);
+    agent.source(SourceEvent::Changes(cluster("10.1.0.2")));
+    let effects = agent.source(SourceEvent::Synced);
     assert!(matches!(runs(&effects)[..], [(1, Operation::CountHits(_))]), "{effects:?}");
-    // One of them is not there any more.
-    let stood =
+    // One of them is no longer a portal.
+    let counted =
         hits(&[("10.96.0.20:80", 3), ("10.96.0.20:81", 0), ("10.96.0.99:80", 1), ("192.0.2.1:80", 9)]);
-    let effects = agent.step(Event::JobDone(netns(1), Outcome::Counted(stood.clone())));
+    let effects = agent.step(Event::JobDone(netns(1), Outcome::Counted(counted.clone())));
     let [(1, Operation::Verify(wanted, None))] = runs(&effects)[..] else { panic!("{effects:?}") };
     assert_eq!(wanted.active_addresses().collect::<Vec<IpAddr>>(), [ip(WEB), ip("192.0.2.1")]);
-    assert!(runs(&agent.step(Event::JobDone(netns(1), Outcome::Matches(Some(7))))).is_empty(), "it is right");
-    assert!(sent(&agent.audit(1, &stood)).is_empty(), "and is not idle because of that");
+    assert!(
+        runs(&agent.step(Event::JobDone(netns(1), Outcome::Matches(Some(7))))).is_empty(),
+        "it is up to date"
+    );
+    assert!(sent(&agent.audit(1, &counted)).is_empty(), "and is not idle because of that");
     assert!(runs(&agent.uses(1, tcp("10.96.0.20:80"))).is_empty());
 }
 
 #[test]
-fn after_a_restart_an_external_address_that_was_never_used_goes_on_with_one_element_a_portal() {
+fn unused_external_address_has_one_element_per_portal_after_a_restart() {
     let mut agent = TestAgent::with(ProgrammingMode::OnDemand);
     agent.step(Event::Recover(record(1)));
-    agent.step(Event::Changes(cluster("10.1.0.2")));
-    agent.step(Event::Synced);
-    let stood = hits(&[("192.0.2.1:80", 0), ("192.0.2.1:81", 0)]);
-    let effects = agent.step(Event::JobDone(netns(1), Outcome::Counted(stood)));
+    agent.source(SourceEvent::Changes(cluster("10.1.0.2")));
+    agent.source(SourceEvent::Synced);
+    let counted = hits(&[("192.0.2.1:80", 0), ("192.0.2.1:81", 0)]);
+    let effects = agent.step(Event::JobDone(netns(1), Outcome::Counted(counted)));
     let [(1, Operation::Verify(wanted, None))] = runs(&effects)[..] else { panic!("{effects:?}") };
     assert_eq!((wanted.active_addresses().count(), wanted.portal_count(), wanted.size()), (0, 2, 2));
 }
 
 #[test]
-fn a_table_without_room_takes_nothing_in_and_the_relay_goes_on() {
+fn full_table_activates_no_portal() {
     let mut agent = on_demand();
-    agent.reconciler.options.bounds.table_elements = 6;
+    agent.reconciler.options.limits.table_elements = 6;
     agent.attached(1);
     assert!(runs(&agent.uses(1, tcp("10.96.0.20:80"))).is_empty(), "2 elements, and 5 more are too many");
-    agent.reconciler.options.bounds.table_elements = 7;
-    agent.taken_in(1, tcp("10.96.0.20:80"));
+    agent.reconciler.options.limits.table_elements = 7;
+    agent.activated(1, tcp("10.96.0.20:80"));
 }
 
 #[test]
-fn a_full_table_that_the_plugin_made_is_replaced_in_one_transaction() {
+fn full_table_of_the_plugin_is_replaced_in_one_transaction() {
     let mut agent = on_demand();
     assert!(matches!(runs(&agent.step(Event::Recover(record(1))))[..], [(1, Operation::CountHits(_))]));
-    // In a full table nothing counts.
+    // A full table has no counters.
     agent.step(Event::JobDone(netns(1), Outcome::Counted(HitCounts::new())));
     let effects = agent.step(Event::JobDone(netns(1), Outcome::Drifted("other settings".to_owned())));
     assert_eq!(sent(&effects).len(), 1);
     agent.step(Event::JobDone(netns(1), OK));
-    assert_eq!(agent.standing(1).len(), 2);
+    assert_eq!(agent.programmed(1).len(), 2);
 }
 
 #[test]
-fn who_cannot_be_asked_what_it_uses_is_asked_again() {
+fn failed_read_of_hits_is_retried() {
     let mut agent = on_demand();
     agent.step(Event::Recover(record(1)));
     let busy = Outcome::Failed { message: "read back portals4".to_owned(), transient: true };
     let effects = agent.step(Event::JobDone(netns(1), busy));
-    let [LogEvent::JobFailed { retry_in, .. }] = notes(&effects)[..] else { panic!("{effects:?}") };
+    let [LogEvent::JobFailed { retry_in, .. }] = logged(&effects)[..] else { panic!("{effects:?}") };
     assert!(matches!(runs(&agent.later(*retry_in))[..], [(1, Operation::CountHits(_))]));
 }
 
 #[test]
-fn a_damaged_table_comes_back_with_all_that_is_used() {
+fn drifted_table_is_restored_with_its_used_portals() {
     let mut agent = on_demand();
     agent.attached(1);
-    agent.taken_in(1, tcp("10.96.0.20:80"));
+    agent.activated(1, tcp("10.96.0.20:80"));
     agent.later(AUDIT);
     let effects = agent.step(Event::JobDone(netns(1), Outcome::Drifted("the table is gone".to_owned())));
     assert_eq!(sent(&effects).len(), 1);
     agent.step(Event::JobDone(netns(1), OK));
-    assert_eq!(agent.standing(1).len(), 4);
+    assert_eq!(agent.programmed(1).len(), 4);
 }
 
 #[test]
-fn who_sees_more_than_the_number_gets_what_it_uses() {
-    for (number, standing) in [(5, 2), (6, 6)] {
+fn pod_with_more_portals_than_the_threshold_is_on_demand() {
+    for (number, programmed) in [(5, 2), (6, 6)] {
         let mut agent = synced(ProgrammingMode::OnDemandAbove(number));
         agent.attached(1);
-        assert_eq!(agent.standing(1).len(), standing, "six portals, more than {number}");
+        assert_eq!(agent.programmed(1).len(), programmed, "six portals, more than {number}");
     }
 }
 
 #[test]
-fn a_pod_keeps_its_way_when_the_number_of_portals_changes() {
+fn pod_keeps_its_mode_when_the_number_of_portals_changes() {
     let mut agent = synced(ProgrammingMode::OnDemandAbove(6));
     agent.attached(1);
     agent.now += INTERVAL;
-    agent.step(Event::Changes(vec![svc("more").ip("10.96.0.40").tcp("", 80).into()]));
+    agent.source(SourceEvent::Changes(vec![svc("more").ip("10.96.0.40").tcp("", 80).into()]));
     agent.step(Event::JobDone(netns(1), OK));
     agent.attached(2);
     let of = |agent: &TestAgent| -> Vec<ProgrammedPortals> {
@@ -323,57 +330,57 @@ fn a_pod_keeps_its_way_when_the_number_of_portals_changes() {
     };
     assert_eq!(of(&agent), [ProgrammedPortals::All, ProgrammedPortals::OnDemand]);
     agent.now += INTERVAL;
-    agent.step(Event::Changes(vec![Change::ServiceDeleted(ServiceKey::new("default", "more"))]));
+    agent.source(SourceEvent::Changes(vec![Change::ServiceDeleted(ServiceKey::new("default", "more"))]));
     assert_eq!(of(&agent), [ProgrammedPortals::All, ProgrammedPortals::OnDemand]);
 }
 
 #[test]
-fn without_a_service_range_all_portals_are_programmed_and_why_is_told_once() {
+fn without_a_service_range_all_portals_are_programmed_and_the_reason_is_logged_once() {
     let mut agent = TestAgent::with(ProgrammingMode::OnDemand);
-    agent.step(Event::Changes(world("10.1.0.1")));
-    agent.step(Event::Synced);
+    agent.source(SourceEvent::Changes(world("10.1.0.1")));
+    agent.source(SourceEvent::Synced);
     let effects = agent.attach(1);
     assert!(
-        matches!(notes(&effects)[..], [LogEvent::OnDemandUnavailable(why)] if why.contains("--service-cidr")),
+        matches!(logged(&effects)[..], [LogEvent::OnDemandUnavailable(why)] if why.contains("--service-cidr")),
         "{effects:?}"
     );
     agent.step(Event::JobDone(netns(1), OK));
-    assert_eq!(agent.standing(1).len(), 2);
-    assert!(notes(&agent.attach(2)).is_empty());
+    assert_eq!(agent.programmed(1).len(), 2);
+    assert!(logged(&agent.attach(2)).is_empty());
 }
 
 #[test]
-fn udp_flows_follow_their_backends_also_where_the_portal_is_not_held() {
+fn udp_flows_follow_their_backends_also_without_an_active_portal() {
     let mut agent = on_demand();
     agent.attached(1);
     agent.now += INTERVAL;
-    let effects = agent.step(Event::Changes(world("10.1.0.7")));
+    let effects = agent.source(SourceEvent::Changes(world("10.1.0.7")));
     assert!(runs(&effects).is_empty(), "it does not hold the portal");
     let to = |text: &str| text.parse::<SocketAddr>().expect("an address");
     let expected = vec![to("10.1.0.7:5353"), to("127.0.0.1:15999")];
-    assert_eq!(forgotten(&effects), BTreeMap::from([(udp("10.96.0.10:53"), expected)]));
+    assert_eq!(stale_udp(&effects), BTreeMap::from([(udp("10.96.0.10:53"), expected)]));
 }
 
 #[test]
-fn udp_flows_leave_the_relay_some_time_after_their_portal_is_in_the_kernel() {
+fn udp_flows_leave_the_relay_some_time_after_the_activation_of_their_portal() {
     let mut agent = on_demand();
     agent.attached(1);
-    assert_eq!(forgotten(&agent.uses(1, udp("10.96.0.10:53"))), BTreeMap::new(), "answers are on their way");
+    assert_eq!(stale_udp(&agent.uses(1, udp("10.96.0.10:53"))), BTreeMap::new(), "replies are on their way");
     agent.step(Event::JobDone(netns(1), OK));
-    assert_eq!(forgotten(&agent.later(AUDIT)), BTreeMap::new());
+    assert_eq!(stale_udp(&agent.later(AUDIT)), BTreeMap::new());
     agent.step(Event::JobDone(netns(1), Outcome::Matches(Some(7))));
     agent.step(Event::JobDone(netns(1), Outcome::Counted(hits(&[("10.96.0.10:53", 1)]))));
     let backend = "10.1.0.1:5353".parse().expect("an address");
-    assert_eq!(forgotten(&agent.later(AUDIT)), BTreeMap::from([(udp("10.96.0.10:53"), vec![backend])]));
+    assert_eq!(stale_udp(&agent.later(AUDIT)), BTreeMap::from([(udp("10.96.0.10:53"), vec![backend])]));
 }
 
 #[test]
-fn the_relay_is_told_where_it_listens_and_what_it_serves() {
+fn relay_receives_its_network_namespaces_and_portals() {
     let relays = |effects: &[Effect]| -> Vec<Option<ServiceFilter>> {
         let jobs = effects.iter().filter_map(|e| if let Effect::Run(_, job) = e { Some(job) } else { None });
         jobs.map(|job| job.relay.clone()).collect()
     };
-    let told = |effects: &[Effect]| {
+    let updates = |effects: &[Effect]| {
         effects.iter().filter(|e| matches!(e, Effect::SetRelayPortals(ServiceFilter::All, _))).count()
     };
     assert_eq!(relays(&on_demand().attach(1)), [Some(ServiceFilter::All)]);
@@ -382,29 +389,29 @@ fn the_relay_is_told_where_it_listens_and_what_it_serves() {
     agent.step(Event::JobDone(netns(1), OK));
     agent.now += INTERVAL;
     let relayed = |backend: &str| -> Vec<Change> {
-        let made = slice("web").tcp("a", 8080).at(backend);
-        vec![svc("web").ip(WEB).tcp("a", 80).mode(Mode::Relay).into(), made.into()]
+        let endpoints = slice("web").tcp("a", 8080).at(backend);
+        vec![svc("web").ip(WEB).tcp("a", 80).mode(Mode::Relay).into(), endpoints.into()]
     };
-    let effects = agent.step(Event::Changes(relayed("10.1.0.2")));
-    assert_eq!((relays(&effects), told(&effects)), (vec![Some(ServiceFilter::All)], 1));
+    let effects = agent.source(SourceEvent::Changes(relayed("10.1.0.2")));
+    assert_eq!((relays(&effects), updates(&effects)), (vec![Some(ServiceFilter::All)], 1));
     agent.step(Event::JobDone(netns(1), OK));
     agent.now += INTERVAL;
-    let effects = agent.step(Event::Changes(relayed("10.1.0.8")));
-    assert_eq!((relays(&effects), told(&effects)), (Vec::new(), 1), "another backend is no other rule");
+    let effects = agent.source(SourceEvent::Changes(relayed("10.1.0.8")));
+    assert_eq!((relays(&effects), updates(&effects)), (Vec::new(), 1), "another backend is no other rule");
 }
 
 #[test]
-fn a_view_is_told_before_it_is_needed_and_when_nobody_has_it_any_more() {
+fn relay_receives_a_view_before_its_use_and_its_removal_afterwards() {
     let mut agent = on_demand();
-    let mut picky = attachment("picky");
-    picky.annotations.insert("portals".to_owned(), "web".to_owned());
-    let effects = agent.step(Event::Attach(RequestId(1), picky, netns(1)));
+    let mut selective = attachment("selective");
+    selective.annotations.insert("portals".to_owned(), "web".to_owned());
+    let effects = agent.step(Event::Attach(RequestId(1), selective, netns(1)));
     let place = |of: fn(&Effect) -> bool| effects.iter().position(of).expect("it is among the effects");
-    let told = place(
+    let updates = place(
         |e| matches!(e, Effect::SetRelayPortals(ServiceFilter::Only(_), portals) if portals.iter().count() == 4),
     );
-    assert!(told < place(|e| matches!(e, Effect::Run(..))));
-    agent.step(Event::Detach(RequestId(2), key("picky")));
+    assert!(updates < place(|e| matches!(e, Effect::Run(..))));
+    agent.step(Event::Detach(RequestId(2), key("selective")));
     let effects = agent.later(AUDIT);
     assert!(
         effects.iter().any(|e| matches!(e, Effect::RemoveRelayView(ServiceFilter::Only(_)))),
