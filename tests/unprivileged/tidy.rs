@@ -5,6 +5,7 @@
 //! finds an invented offender.
 
 mod annotation;
+mod citation;
 pub(crate) mod dependency;
 mod document;
 mod language;

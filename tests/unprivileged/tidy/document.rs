@@ -3,13 +3,11 @@
 
 use std::collections::BTreeMap;
 
+use super::citation::citation_errors;
 use super::repository::File;
 
 /// Directories of one machine. Each is split, so that the rule does not find this file.
 const MACHINE_DIRECTORIES: [&str; 3] = [concat!("/wo", "rk/"), concat!("/ho", "me/"), concat!("/Us", "ers/")];
-
-/// The attribute of a test is at most this many lines above its function.
-const ATTRIBUTE_LINES_MAX: usize = 6;
 
 pub(crate) fn untested_invariants(architecture: &File, sources: &[File]) -> Vec<String> {
     let mut findings = Vec::new();
@@ -19,13 +17,12 @@ pub(crate) fn untested_invariants(architecture: &File, sources: &[File]) -> Vec<
         if let Some(earlier) = seen.insert(number, line) {
             findings.push(format!("{place}: this number is taken on line {earlier}"));
         }
-        let names = test_names(&text);
-        if names.is_empty() {
-            findings.push(format!("{place}: does not end with `Test: path::of_the_test`"));
+        let paths = cited_tests(&text);
+        if paths.is_empty() {
+            findings.push(format!("{place}: does not end with `Test: program::path::of_the_test`"));
         }
-        for name in names.iter().filter(|name| !sources.iter().any(|source| has_test(source, name))) {
-            findings.push(format!("{place}: there is no test `{name}`"));
-        }
+        let errors = citation_errors(&paths, sources).into_iter();
+        findings.extend(errors.map(|error| format!("{place}: {error}")));
     }
     if seen.is_empty() {
         findings.push(format!("{}: no line begins with \"Invariant 1\"", architecture.path));
@@ -33,25 +30,24 @@ pub(crate) fn untested_invariants(architecture: &File, sources: &[File]) -> Vec<
     findings
 }
 
-/// Tests that a page cites in backticks, as `file::name_of_the_test`.
+/// Tests that a page cites in backticks, as `program::path::of_the_test`.
 pub(crate) fn missing_tests(page: &File, sources: &[File]) -> Vec<String> {
     let is_path = |word: &&str| {
         word.contains("::")
             && word.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_' || c == ':')
     };
-    let cited = page.lines().flat_map(|(line, text)| {
-        text.split('`').skip(1).step_by(2).filter(is_path).map(move |path| (line, path)).collect::<Vec<_>>()
-    });
-    let cited: Vec<(usize, &str)> = cited.collect();
+    let cited: Vec<(usize, Vec<&str>)> = page
+        .lines()
+        .map(|(line, text)| (line, text.split('`').skip(1).step_by(2).filter(is_path).collect::<Vec<_>>()))
+        .filter(|(_, paths)| !paths.is_empty())
+        .collect();
     if cited.is_empty() {
         return vec![format!("{}: cites no test", page.path)];
     }
-    let exists = |path: &str| {
-        let name = path.rsplit("::").next().unwrap_or(path);
-        sources.iter().any(|source| has_test(source, name))
-    };
-    let missing = cited.into_iter().filter(|(_, path)| !exists(path));
-    missing.map(|(line, path)| format!("{}:{line}: there is no test `{path}`", page.path)).collect()
+    let errors = cited.iter().flat_map(|(line, paths)| {
+        citation_errors(paths, sources).into_iter().map(move |error| (*line, error))
+    });
+    errors.map(|(line, error)| format!("{}:{line}: {error}", page.path)).collect()
 }
 
 /// `readers` are the pages and the tests, which show an example or run it.
@@ -139,8 +135,8 @@ fn invariants(text: &str) -> Vec<Invariant> {
     found
 }
 
-/// Returns the last path segments after the final `Test:` (or `Tests:`, with commas), if nothing else follows.
-fn test_names(text: &str) -> Vec<&str> {
+/// Returns the paths after the final `Test:` (or `Tests:`, with commas), if nothing else follows.
+fn cited_tests(text: &str) -> Vec<&str> {
     let Some((_, named)) = text.rsplit_once("Test: ").or_else(|| text.rsplit_once("Tests: ")) else {
         return Vec::new();
     };
@@ -148,22 +144,7 @@ fn test_names(text: &str) -> Vec<&str> {
     let paths: Vec<&str> = named.split(',').map(|path| path.trim_matches(ends)).collect();
     let is_path =
         |path: &&str| path.chars().all(|c| c.is_alphanumeric() || c == '_' || c == ':') && !path.is_empty();
-    if !paths.iter().all(is_path) {
-        return Vec::new();
-    }
-    paths.into_iter().filter_map(|path| path.rsplit("::").next()).collect()
-}
-
-fn has_test(source: &File, name: &str) -> bool {
-    let function = format!("fn {name}(");
-    let lines: Vec<&str> = source.text.lines().collect();
-    let mut places = lines.iter().enumerate().filter(|(_, line)| line.contains(&function));
-    places.any(|(at, _)| {
-        let above = &lines[at.saturating_sub(ATTRIBUTE_LINES_MAX)..at];
-        let attribute =
-            above.iter().rposition(|line| line.trim_start().starts_with("#[") && line.contains("test"));
-        attribute.is_some_and(|at| !above[at..].iter().any(|line| line.contains("fn ")))
-    })
+    if paths.iter().all(is_path) { paths } else { Vec::new() }
 }
 
 #[cfg(test)]
@@ -180,20 +161,21 @@ mod tests {
 
     #[test]
     fn invariant_with_a_test_passes() {
-        let good = "See Invariant 9 below.\n- **Invariant 1**: what `plan` says\n  is exact. Test: `plan::plan_is_exact`.\n";
+        let good = "See Invariant 9 below.\n- **Invariant 1**: what `plan` says\n  is exact. Test: `a::plan::plan_is_exact`.\n";
         assert_eq!(untested(good), [""; 0]);
-        assert_eq!(untested("| Invariant 1 | exact | Test: plan_is_exact |\n"), [""; 0]);
+        assert_eq!(untested("| Invariant 1 | exact | Test: a::plan::plan_is_exact |\n"), [""; 0]);
     }
 
     #[test]
     fn invariant_without_a_test_is_found() {
         for bad in [
+            "Invariant 1: exact. Test: plan_is_exact\n",
             "no invariants here\n",
-            "Invariant 1: exact.\n\nTest: plan_is_exact\n",
-            "Invariant 1: exact. Test: plan::is_gone\n",
-            "Invariant 1: exact. Test: helper_only\n",
-            "Invariant 1: exact. Test: plan_is_exact, as far as we know\n",
-            "Invariant 1: a. Test: plan_is_exact\nInvariant 1: b. Test: plan_is_exact\n",
+            "Invariant 1: exact.\n\nTest: a::plan::plan_is_exact\n",
+            "Invariant 1: exact. Test: a::plan::is_gone\n",
+            "Invariant 1: exact. Test: a::plan::helper_only\n",
+            "Invariant 1: exact. Test: a::plan::plan_is_exact, as far as we know\n",
+            "Invariant 1: a. Test: a::plan::plan_is_exact\nInvariant 1: b. Test: a::plan::plan_is_exact\n",
         ] {
             assert_eq!(untested(bad).len(), 1, "{bad}: {:?}", untested(bad));
         }
@@ -203,8 +185,8 @@ mod tests {
     fn cited_test_that_does_not_exist_is_found() {
         let sources = [File::sample("a/src/plan.rs", "#[test]\nfn plan_is_exact() {}\n")];
         let missing = |text| missing_tests(&File::sample("docs/a.md", text), &sources).len();
-        assert_eq!(missing("| pod | `plan::plan_is_exact` |\n"), 0);
-        assert_eq!(missing("| pod | `plan::plan_is_exact`, `plan::plan_is_gone` |\n"), 1);
+        assert_eq!(missing("| pod | `a::plan::plan_is_exact` |\n"), 0);
+        assert_eq!(missing("| pod | `a::plan::plan_is_exact`, `a::plan::plan_is_gone` |\n"), 1);
         assert_eq!(missing("a page that cites nothing\n"), 1);
     }
 
