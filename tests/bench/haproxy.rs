@@ -1,7 +1,7 @@
 //! `HaProxy`: Debian's HAProxy in TCP mode, a peer that relays connections as we do.
 //!
-//! It has as many threads as there are processors, and no limit that it would meet (descriptors of a process may be 20,000). What must not go in here: what is
-//! compared.
+//! It has as many threads as there are processors, and no limit that it would meet (descriptors of a process may be
+//! 20,000).
 
 use std::fs;
 use std::net::{SocketAddr, TcpStream};

@@ -1,6 +1,4 @@
 //! The rules of kube-proxy's nftables mode, as a peer: the same portals in its shape.
-//!
-//! What must not go in here: loading them, or measuring.
 
 use proxy_core::portal::{Portal, Portals};
 

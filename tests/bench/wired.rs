@@ -1,6 +1,4 @@
 //! A pod on a wire to this node, for benchmarks of the way.
-//!
-//! What must not go in here: rules.
 
 use test_support::namespace::run;
 use test_support::pod::Pod;

@@ -1,6 +1,4 @@
 //! `Agent`: the real program on an API server, without a pod.
-//!
-//! What must not go in here: what any test claims.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};

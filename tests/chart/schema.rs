@@ -1,8 +1,7 @@
 //! Whether an object is what Kubernetes' API says: read into its type and written again, nothing may be lost.
 //!
 //! The types leave out fields that they do not know, as an API server would; a field that is lost is a field with a
-//! wrong name or at the wrong place. Two kinds are other projects' own, and of these the fields are listed here. What
-//! must not go in here: what an object should say.
+//! wrong name or at the wrong place. Two kinds are other projects' own, and of these the fields are listed here.
 
 use k8s_openapi::api::admissionregistration::v1::{
     MutatingWebhookConfiguration, ValidatingAdmissionPolicy, ValidatingAdmissionPolicyBinding,

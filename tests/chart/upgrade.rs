@@ -1,6 +1,4 @@
 //! From a release of 0.1.0, whose webhook wrote its registration itself, to one whose chart writes it.
-//!
-//! What must not go in here: a server of its own, since it takes long to start.
 
 use std::fs;
 use std::path::{Path, PathBuf};

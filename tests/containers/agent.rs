@@ -1,6 +1,4 @@
 //! `Agent`: the real node agent, and what it says of itself.
-//!
-//! What must not go in here: what it should say.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;

@@ -1,7 +1,6 @@
 //! Backends on the network beside the node, and clients that ask who answers.
 //!
-//! A backend speaks lines: to each it answers with its name, to an HTTP request as a web server would. What
-//! must not go in here: containers.
+//! A backend speaks lines: to each it answers with its name, to an HTTP request as a web server would.
 
 use std::collections::BTreeSet;
 use std::io::{self, BufRead, BufReader, Write};
@@ -36,7 +35,10 @@ pub(crate) const TCP_PORT: u16 = 8080;
 pub(crate) const UDP_PORT: u16 = 5353;
 
 /// The network beside the node, with its backends.
-pub(crate) struct Lan(#[allow(dead_code)] Pod);
+pub(crate) struct Lan {
+    /// Keeps the network namespace.
+    _netns: Pod,
+}
 
 impl Lan {
     /// All backends, at the other end of the node's `wire`.
@@ -48,7 +50,7 @@ impl Lan {
             lan.ip(&["address", "add", &format!("{}/64", backend.address6), "dev", "lan0", "nodad"]);
             lan.within(|| [backend.address, backend.address6].map(|address| backend.serve(address)));
         }
-        Self(lan)
+        Self { _netns: lan }
     }
 
     /// Puts the node's end into the bridge of the pods.

@@ -1,6 +1,4 @@
 //! `Containerd`: the real one without its Kubernetes part, told by `ctr run --cni`.
-//!
-//! What must not go in here: what is tested.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};

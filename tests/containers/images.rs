@@ -1,6 +1,4 @@
 //! The images of a release: built by scripts/images, and run with nothing beside them.
-//!
-//! What must not go in here: what the programs do once they run, which other tests look at.
 
 use std::fs;
 use std::io::{Read, Write};

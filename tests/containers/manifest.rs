@@ -1,6 +1,4 @@
 //! Manifests that the agent watches: services, their endpoints, and the nodes of zones.
-//!
-//! What must not go in here: how a backend answers.
 
 use std::fs;
 use std::net::SocketAddr;

@@ -1,6 +1,4 @@
 //! `Network`: a CNI network of the pods, as its administrator would configure it.
-//!
-//! What must not go in here: which runtime reads it.
 
 use std::fs;
 

@@ -5,7 +5,7 @@
 //!        │ in the bridge pods0, or the master of macvlans      pods: 10.77.0.10.. fd77::10..
 //! ```
 //! It has network and mount namespaces of its own, so containers, CNI configuration and state of the real
-//! machine are neither seen nor touched, and all files are gone with it. What must not go in here: runtimes.
+//! machine are neither seen nor touched, and all files are gone with it.
 
 use std::collections::BTreeSet;
 use std::fs;

@@ -1,6 +1,6 @@
 //! `Podman`: the real one, with its CNI backend and everything it keeps on the node's own places.
 //!
-//! Containers are made from a folder, so no image is needed. What must not go in here: what is tested.
+//! Containers are made from a folder, so no image is needed.
 
 use std::collections::BTreeSet;
 use std::fs;

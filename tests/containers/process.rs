@@ -1,7 +1,6 @@
 //! `Process`: a program that runs beside the test and ends with it; and commands that may fail.
 //!
-//! What it says goes to a file of the node, and is shown when the test fails. What must not go in here:
-//! what any program is for.
+//! What it says goes to a file of the node, and is shown when the test fails.
 
 use std::fs::{self, File};
 use std::io::{self, Write};

@@ -1,6 +1,4 @@
 //! `Runtime` and `Container`: what the tests ask of podman and of containerd alike.
-//!
-//! What must not go in here: how one of them is told.
 
 use std::cell::Cell;
 use std::collections::BTreeSet;

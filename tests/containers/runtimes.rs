@@ -2,7 +2,6 @@
 //! to it while it runs, and what is left when it ends.
 //!
 //! Each test has a machine of its own (`Node`). scripts/container-test makes the namespaces around all of them.
-//! What must not go in here: rules, which the tests `netns_*` look at.
 
 use std::collections::BTreeSet;
 use std::fs;

@@ -129,7 +129,7 @@ fn who_may_not_read_services_is_told_which_right_is_missing() {
             .output()
             .expect("run portico check");
         let text = String::from_utf8_lossy(&check.stdout).into_owned();
-        assert!(text.contains("✗ API server: list services of all namespaces"), "{text}");
+        assert!(text.contains("✗ API server: failed to list services of all namespaces"), "{text}");
         let good = Command::new(program("portico"))
             .args(["check", "--kubeconfig"])
             .arg(api.kubeconfig())

@@ -1,7 +1,6 @@
 //! `portico install` where the file system refuses: no space, and folders that are read-only.
 //!
-//! Each test mounts a small file system of its own, for which it has a mount namespace of its own. What must not go in
-//! here: what needs no mount, which cli/tests/install.rs covers.
+//! Each test mounts a small file system of its own, for which it has a mount namespace of its own.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;

@@ -1,7 +1,7 @@
 //! The programs start within the chart's memory limits, whatever a tenant has put into the API server.
 //!
 //! Each runs in a memory cgroup with the limit that deploy/helm/portico/values.yaml sets. The double makes the objects
-//! when it sends them. What must not go in here: what the objects do once they are known.
+//! when it sends them.
 
 use std::fs::File;
 use std::io::{Read, Write};

@@ -1,6 +1,4 @@
 //! `Wire`: frames made by hand on an interface, as a container with NET_RAW makes them.
-//!
-//! What must not go in here: what any test claims.
 
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsRawFd, OwnedFd};

@@ -1,7 +1,6 @@
 //! `Agent`: the real program, as a test starts it, and what a plugin would say to it.
 //!
-//! It ends with the test that started it, and shows its log where that fails. What must not go in here:
-//! what any test claims.
+//! It ends with the test that started it, and shows its log where that fails.
 
 use std::ffi::OsStr;
 use std::fs;

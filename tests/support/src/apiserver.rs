@@ -1,8 +1,7 @@
 //! An API server for tests: a double that speaks real list and watch over HTTPS, or a real one.
 //!
 //! Programs and libraries reach it by its kubeconfig, tests change what it has. The double can also do wrong what a
-//! server can do wrong. `KUBEBUILDER_ASSETS` names the folder with the binaries of a real one. What must not go in
-//! here: what is expected of whoever watches it.
+//! server can do wrong. `KUBEBUILDER_ASSETS` names the folder with the binaries of a real one.
 
 pub mod certificates;
 mod double;

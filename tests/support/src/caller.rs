@@ -1,6 +1,6 @@
 //! `Caller`: a client that calls the webhook as an API server does, over one connection that it keeps.
 //!
-//! By hand, so that a test can be slow, wrong or silent. What must not go in here: what any test claims.
+//! By hand, so that a test can be slow, wrong or silent.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};

@@ -1,6 +1,4 @@
 //! Conversations with what is behind a portal: servers that say their name, and clients that ask for it.
-//!
-//! What must not go in here: namespaces and rules.
 
 use std::collections::BTreeMap;
 use std::fs::File;

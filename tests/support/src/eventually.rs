@@ -1,6 +1,6 @@
 //! Waiting for what must come: a condition, looked at again and again until it holds or time is up.
 //!
-//! It is the one place where these tests wait. What must not go in here: what is waited for.
+//! It is the one place where these tests wait.
 
 use std::thread;
 use std::time::{Duration, Instant};

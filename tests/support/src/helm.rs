@@ -1,7 +1,6 @@
 //! Helm, as a test asks it: what the chart renders with given values, or why it refuses them.
 //!
-//! `scripts/helm` says where it comes from; where it cannot be had these tests fail. What must not go in here: what the
-//! objects should be.
+//! `scripts/helm` says where it comes from; where it cannot be had these tests fail.
 
 use std::process::{Command, Output};
 

@@ -1,6 +1,4 @@
 //! `Frames`: HTTP/2 frames written by hand over TLS, so that a test can break the protocol.
-//!
-//! What must not go in here: what any test claims.
 
 use std::io::{self, Read, Write};
 use std::net::SocketAddr;

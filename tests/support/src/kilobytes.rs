@@ -1,6 +1,4 @@
 //! What the kernel says of memory, of a process or of the whole machine.
-//!
-//! What must not go in here: how much it may be.
 
 /// One line of `/proc/PID/status` or `/proc/meminfo`, such as `VmRSS:`, in KB.
 pub fn kilobytes(file: &str, key: &str) -> f64 {

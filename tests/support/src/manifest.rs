@@ -1,6 +1,4 @@
 //! Services and their endpoints as the manifests that an agent watches.
-//!
-//! What must not go in here: what is behind an endpoint.
 
 /// The annotation of a service whose connections are relayed.
 pub const RELAYED: &str = r#""portico.dev/mode":"relay""#;

@@ -1,6 +1,4 @@
 //! `MemoryCgroup`: a memory limit in which a program runs, kernel memory included (cgroup version 1).
-//!
-//! What must not go in here: how much a program may take.
 
 use std::fs;
 use std::path::PathBuf;

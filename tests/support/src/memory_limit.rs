@@ -1,7 +1,6 @@
 //! `MemoryLimit`: a memory cgroup for a program, and what the program took at most.
 //!
-//! Version 1 and 2 both; making one needs root, and without it the peak of the resident set is all that is known. What
-//! must not go in here: what any test claims.
+//! Version 1 and 2 both; making one needs root, and without it the peak of the resident set is all that is known.
 
 use std::fs;
 use std::path::{Path, PathBuf};

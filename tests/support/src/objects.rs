@@ -1,6 +1,4 @@
 //! Objects as users and controllers write them.
-//!
-//! What must not go in here: anything a test expects of them.
 
 use serde_json::{Value, json};
 

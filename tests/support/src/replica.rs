@@ -1,6 +1,4 @@
 //! A cluster for the webhook: an API server with a service, and replicas that it can call.
-//!
-//! What must not go in here: what any test claims.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;

@@ -1,6 +1,4 @@
 //! Pods and reviews of them, as an API server sends them, and what comes of an answer.
-//!
-//! What must not go in here: what any test claims.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;

@@ -1,6 +1,4 @@
 //! A pod with backends of its own, so that a test of the agent needs no other machine.
-//!
-//! What must not go in here: services that lead to them.
 
 use crate::conversation::serve;
 use crate::namespace::run;

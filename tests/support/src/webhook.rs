@@ -1,7 +1,6 @@
 //! `Webhook`: the real program, as a test starts it.
 //!
-//! It ends with the test that started it, and shows its log where that fails. What must not go in here: what any test
-//! claims.
+//! It ends with the test that started it, and shows its log where that fails.
 
 use std::fs::{self, File};
 use std::io::{Read, Write};

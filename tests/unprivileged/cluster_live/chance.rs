@@ -1,7 +1,6 @@
 //! Many changes and faults by chance: in the end, what is seen is what the server has.
 //!
-//! The chance is a number that a failure names, so that it can be repeated. What must not go in here: faults of one
-//! kind alone.
+//! The chance is a number that a failure names, so that it can be repeated.
 
 use std::collections::BTreeMap;
 

@@ -1,6 +1,4 @@
 //! A server that says what an API server would not say: the last good state stays, and each trouble is told once.
-//!
-//! What must not go in here: a server that says nothing, see `outage`.
 
 use serde_json::{Value, json};
 

@@ -1,7 +1,6 @@
 //! Much, and large: all that there is arrives by initial events or in pages, and what is too large is named.
 //!
-//! Objects of a generator are made when they are sent. What must not go in here: memory limits, see the tests of the
-//! programs.
+//! Objects of a generator are made when they are sent.
 
 use std::time::Duration;
 

@@ -1,6 +1,4 @@
 //! The metadata of any resource, watched without its content.
-//!
-//! What must not go in here: what a consumer does with it.
 
 use std::collections::BTreeMap;
 use std::path::Path;

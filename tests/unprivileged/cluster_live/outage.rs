@@ -1,6 +1,4 @@
 //! A server that is away, slow, full or forgetful: nothing is lost, and each outage is told once.
-//!
-//! What must not go in here: answers that are no answers, see `content`.
 
 use std::time::Duration;
 

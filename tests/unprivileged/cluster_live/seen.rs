@@ -1,6 +1,4 @@
 //! What a consumer sees of an API server: the events, and what they add up to.
-//!
-//! What must not go in here: what it should see.
 
 use std::path::Path;
 use std::time::Duration;

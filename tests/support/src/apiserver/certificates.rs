@@ -1,6 +1,4 @@
 //! Certificates of a server on the loopback address, from an authority that lives as long as the test.
-//!
-//! What must not go in here: who may do what.
 
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 

@@ -1,7 +1,6 @@
 //! The double: an HTTPS server with the objects of a store, and faults on demand.
 //!
-//! It has a runtime of its own, so that a test needs none. What must not go in here: how a watch goes on, see
-//! `watching`.
+//! It has a runtime of its own, so that a test needs none.
 
 use std::collections::BTreeSet;
 use std::convert::Infallible;

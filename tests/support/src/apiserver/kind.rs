@@ -1,6 +1,4 @@
 //! The kinds that a test server knows, and their paths.
-//!
-//! What must not go in here: what an object of a kind says.
 
 use serde_json::Value;
 

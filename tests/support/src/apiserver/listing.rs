@@ -1,7 +1,6 @@
 //! Lists of the double, page by page, in the order of fields in which a real server writes them.
 //!
-//! Objects of a generator are made when they are sent, so that hundreds of megabytes cost no memory. What must not go in
-//! here: watches.
+//! Objects of a generator are made when they are sent, so that hundreds of megabytes cost no memory.
 
 use std::io;
 

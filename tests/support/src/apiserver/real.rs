@@ -1,6 +1,4 @@
 //! A real API server: `etcd` and `kube-apiserver` from a folder of binaries, on free ports of the loopback address.
-//!
-//! What must not go in here: how the binaries came there.
 
 use std::future::Future;
 use std::net::TcpListener;

@@ -1,6 +1,4 @@
 //! One request to a server of any kind, and all of its answer.
-//!
-//! What must not go in here: what is asked.
 
 use std::path::Path;
 

@@ -1,6 +1,4 @@
 //! What was asked of a server, and what roles grant: compared both ways.
-//!
-//! What must not go in here: who asks, and where the roles come from.
 
 use std::collections::BTreeSet;
 use std::fmt;

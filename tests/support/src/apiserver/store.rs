@@ -1,6 +1,4 @@
 //! `Store`: the objects of the double, with versions and a history, and the selection of some of them.
-//!
-//! What must not go in here: HTTP.
 
 use std::collections::BTreeMap;
 use std::time::Instant;

@@ -1,6 +1,4 @@
 //! A watch of the double: changes line by line, until its time is over or a fault ends it.
-//!
-//! What must not go in here: what is changed.
 
 use std::io;
 use std::pin::Pin;

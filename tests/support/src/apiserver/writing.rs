@@ -1,6 +1,4 @@
 //! Single objects of the double: read, made, replaced and deleted, with the conflicts of a real one.
-//!
-//! What must not go in here: lists and watches.
 
 use http::Method;
 use serde_json::Value;
