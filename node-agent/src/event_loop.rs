@@ -1,5 +1,4 @@
-//! `EventLoop`: turns requests, service changes and job results into events of the reconciler, and executes its
-//! effects.
+//! `EventLoop`: converts messages to events of the reconciler, and executes its effects.
 //!
 //! One task owns the reconciler. Jobs in network namespaces run on threads for blocking work, at most one at a time in
 //! each, so a slow one does not delay others. The event loop makes no decisions.
