@@ -99,8 +99,8 @@ fn annotations_of_the_namespace_apply_unless_the_pod_overrides_them() {
         let services = [SERVICE, namespaces].concat();
         let output = portico_with(&["env", "-f", "-", "--pod", &file, "-o", "json"], &services);
         let injection: Value = serde_json::from_str(&output.stdout).expect("standard output is JSON");
-        let account = &injection["accounts"][0];
-        (account["way"].as_str().map(str::to_owned), account["added"].as_array().map(Vec::len))
+        let report = &injection["containers"][0];
+        (report["via"].as_str().map(str::to_owned), report["added"].as_array().map(Vec::len))
     };
     assert_eq!(injection("", "{}"), (Some("inline".to_owned()), Some(8)));
     assert_eq!(injection(&namespace("other"), "{}"), (Some("inline".to_owned()), Some(8)));
@@ -119,10 +119,10 @@ fn workload_template_is_used_as_the_pod_and_denied_pod_has_exit_code_1() {
     };
     let output = run_env_pod("deployment", &deployment("portico.dev/services: db"), &["-o", "json"]);
     let injection: Value = serde_json::from_str(&output.stdout).expect("standard output is JSON");
-    assert_eq!((&injection["accounts"][0]["way"], output.code), (&json!("configmap"), 0));
+    assert_eq!((&injection["containers"][0]["via"], output.code), (&json!("configmap"), 0));
     let annotations = "portico.dev/require: queue, portico.dev/on-missing: deny";
     let denied = run_env_pod("denied", &deployment(annotations), &[]);
-    assert_eq!((denied.code, denied.stderr.contains("service queue is not there")), (1, true));
+    assert_eq!((denied.code, denied.stderr.contains("service queue does not exist")), (1, true));
     let no_template = run_env_pod("no-template", "kind: ConfigMap\n", &[]);
     assert_eq!(
         (no_template.code, no_template.stderr.contains("neither a Pod")),

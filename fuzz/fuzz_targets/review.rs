@@ -1,4 +1,4 @@
-//! Any bytes as the body of an AdmissionReview, mutated as values or as bytes: an answer, and a patch that applies.
+//! Any bytes as the body of an AdmissionReview, mutated as values or as bytes: a response, and a patch that applies.
 #![no_main]
 
 use libfuzzer_sys::{fuzz_mutator, fuzz_target, fuzzer_mutate};

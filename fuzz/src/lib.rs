@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! read_yaml, read_json: text ─ kube_source::read_str ─► Objects ─► downstream (assertions about them)
-//! review, wish:         bytes, annotations ─► injector ─► injected (every claim about patch and answer)
+//! review, annotations:  bytes, annotations ─► injector ─► injected (assertions about patch and response)
 //! plan:                 bytes ─ universe ─► Changes, batch by batch ─► follow (incremental = made anew)
 //! table:                bytes ─ replies ─► netns_nft::read_recorded ─► TableState (within the limits)
 //! ```

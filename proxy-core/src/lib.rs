@@ -12,7 +12,6 @@
 //! without the name of their group.
 
 pub mod admission;
-pub mod base64;
 pub mod env;
 mod inspect;
 mod model;
@@ -29,5 +28,3 @@ pub use model::{address, annotation, digest, endpoint, guest, node, service, sna
 pub use render::{iptables, nft};
 pub use routing::{endpoint_selection, portal, scheduler};
 pub use ruleset::{dispatch, kernel_model, plan};
-
-use model::sha256;

@@ -183,7 +183,7 @@ fn webhook_starts(initial: Option<InitialEvents>) {
     for line in [
         "portico_webhook_services 1",
         "portico_webhook_objects_refused 215",
-        "portico_webhook_source_trouble 0",
+        "portico_webhook_source_outage 0",
     ] {
         assert!(has_line(&page, line), "{line}\n{page}");
     }

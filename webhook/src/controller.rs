@@ -39,9 +39,9 @@ pub(crate) use crate::controller::quota::Usage;
 use crate::controller::quota::{Exceeded, Quotas};
 use crate::controller::state::{GroupKey, Job, State};
 use crate::controller::work::{ALIVE, Worker};
+use crate::counters::Counters;
 use crate::log::chain;
 use crate::services::{ChangedNamespaces, ServiceState};
-use crate::tally::Tallied;
 
 /// The length of the queue of a watch.
 const QUEUE_LEN_MAX: usize = 256;
@@ -79,7 +79,7 @@ pub(crate) struct ConfigMapController {
     limits: LimitChecker,
     worker: Arc<Worker>,
     events: EventRecorder,
-    tallied: Tallied,
+    counters: Counters,
     services: watch::Receiver<ServiceState>,
     changed: ChangedNamespaces,
     jobs: JoinSet<Done>,
@@ -93,16 +93,16 @@ impl ConfigMapController {
         options: ControllerOptions,
         services: watch::Receiver<ServiceState>,
         changed: ChangedNamespaces,
-        tallied: Tallied,
+        counters: Counters,
     ) -> Self {
         let ControllerOptions { grace, quota, excepted, limits } = options;
         let quotas = Quotas::new(quota);
         Self {
             state: State::new(grace, quotas.clone(), excepted),
             limits: LimitChecker::new(limits),
-            events: EventRecorder::start(api.clone(), tallied.clone()),
-            worker: Arc::new(Worker::new(api, services.clone(), quotas, tallied.clone())),
-            tallied,
+            events: EventRecorder::start(api.clone(), counters.clone()),
+            worker: Arc::new(Worker::new(api, services.clone(), quotas, counters.clone())),
+            counters,
             services,
             changed,
             jobs: JoinSet::new(),
@@ -172,7 +172,7 @@ impl ConfigMapController {
         if let Err(error) = self.state.pod(meta, now) {
             let (namespace, pod) = (&*meta.key.namespace, &*meta.key.name);
             tracing::debug!(namespace, pod, %error, "invalid record on a pod");
-            self.tallied.refused("record");
+            self.counters.refused("record");
         }
         if !self.state.is_excepted(&meta.key.namespace) {
             self.events.warnings(meta);
@@ -286,7 +286,7 @@ impl ConfigMapController {
     fn report_foreign(&self, key: &GroupKey) {
         let (namespace, name) = (&*key.0, &*key.1);
         tracing::warn!(namespace, name, "a ConfigMap with this name is not managed; leaving it alone");
-        self.tallied.refused("foreign");
+        self.counters.refused("foreign");
         self.report(key, format!("ConfigMap {name} exists and is not managed by Portico; leaving it alone"));
     }
 

@@ -1,7 +1,6 @@
-//! The HTTPS server: connections come, prove to be TLS, bring requests, and go.
+//! The HTTPS server: accepts connections, performs the TLS handshake, and serves HTTP/1.1 and HTTP/2.
 //!
-//! What a client does wrong closes its connection and is counted; nobody else notices. At the end those that are there
-//! finish what they have begun. What must not go in here: what a request says.
+//! A client error closes only its connection and is counted. On shutdown, requests in flight are completed.
 
 use std::convert::Infallible;
 use std::error::Error;
@@ -25,76 +24,76 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::{self, ServerConfig};
 
 use crate::body::Body;
+use crate::counters::Counters;
+use crate::idle_timeout::{IdleTimeoutStream, InFlight};
 use crate::load::{ConnectionLoad, Limits, Load};
-use crate::mutate::Mutate;
-use crate::patient::{Busy, Patient};
-use crate::tally::Tallied;
+use crate::request_handler::RequestHandler;
 
-/// What there may be at a time. An API server has a connection or two, and some requests on it.
+/// The limits at a time. An API server has one or two connections, with several requests.
 const LIMITS: Limits =
     Limits { connections: 1_000, connections_of_a_peer: 250, requests: 512, bytes: 44 << 20, large: 4 };
-/// So many connections may still be closing when further ones are taken.
+/// The limit of connections that are closing while further ones are accepted.
 const CLOSING_MAX: usize = 250;
-/// What a connection may hold in buffers that no request is charged with: in the kernel for each direction, in HTTP for
-/// each direction.
+/// The limits of buffers of a connection that are not charged to a request: in the kernel for each direction, and in HTTP
+/// for each direction.
 const SOCKET_BUFFER_BYTES: u32 = 64 << 10;
 const HTTP_BUFFER_BYTES: usize = 64 << 10;
-/// What a client may send of one HTTP/2 request, and of all on its connection, before it is read.
+/// The HTTP/2 windows: the unread data of one request, and of all requests on a connection.
 const STREAM_WINDOW_BYTES: u32 = 64 << 10;
 const CONNECTION_WINDOW_BYTES: u32 = 128 << 10;
-/// How long the head of a request may be, in bytes.
+/// The limit of the head of a request, in bytes.
 const HEAD_BYTES_MAX: u32 = 16 << 10;
-/// Requests that a client takes back faster than they are seen, and faults of a client, before it is cut off.
+/// The limit of requests that a client resets before they are accepted, and of its protocol errors.
 const RESETS_MAX: usize = 20;
-/// How many connections may wait to be accepted.
+/// The length of the accept queue.
 const BACKLOG: u32 = 1_024;
-/// An idle client is told that its connection ends, and has so long to take note of it.
+/// The time in which an idle client can react to the graceful shutdown of its connection.
 const GOODBYE_MAX: Duration = Duration::from_millis(250);
-/// How long a client may take to come to terms about TLS.
+/// The time limit of a TLS handshake.
 const HANDSHAKE_MAX: Duration = Duration::from_secs(5);
-/// How long what was sent may wait for a client to take it, in milliseconds.
-const TAKE_MAX_MS: u32 = 20_000;
-/// How many requests one connection may have under way.
+/// The time after which sent data that the client does not acknowledge closes the connection, in milliseconds.
+const UNACKED_MAX_MS: u32 = 20_000;
+/// The limit of concurrent requests on a connection.
 const STREAMS_MAX: u32 = 128;
-/// How often an idle HTTP/2 client is asked whether it is there, and how long it may take to answer.
+/// The interval of HTTP/2 pings to an idle client, and the time limit of its reply.
 const PING_INTERVAL: Duration = Duration::from_secs(30);
 const PING_MAX: Duration = Duration::from_secs(10);
-/// How long requests that are under way at the end may take.
-const FINISH_MAX: Duration = Duration::from_secs(10);
-/// The pause when no connection can be taken, for want of descriptors perhaps.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// The grace period of requests in flight on shutdown.
+const SHUTDOWN_MAX: Duration = Duration::from_secs(10);
+/// The wait after a failed accept, for example if file descriptors are exhausted.
+const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
 
-/// How far the end has come.
+/// The phase of the shutdown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Phase {
-    /// Not at all.
+    /// Normal operation.
     Serving,
-    /// Requests are still taken, but are to go elsewhere.
+    /// /readyz fails, and requests are still served.
     Draining,
-    /// None is taken any more.
+    /// No connections are accepted.
     Ending,
 }
 
-/// Answers connections.
+/// The HTTPS server.
 pub(crate) struct Server {
     acceptor: TlsAcceptor,
-    mutate: Arc<Mutate>,
-    tallied: Tallied,
+    handler: Arc<RequestHandler>,
+    counters: Counters,
     load: Load,
 }
 
 impl Server {
-    pub(crate) fn new(config: ServerConfig, mutate: Mutate, tallied: Tallied) -> Self {
-        let (acceptor, mutate) = (TlsAcceptor::from(Arc::new(config)), Arc::new(mutate));
-        Self { acceptor, mutate, tallied, load: Load::new(LIMITS) }
+    pub(crate) fn new(config: ServerConfig, handler: RequestHandler, counters: Counters) -> Self {
+        let (acceptor, handler) = (TlsAcceptor::from(Arc::new(config)), Arc::new(handler));
+        Self { acceptor, handler, counters, load: Load::new(LIMITS) }
     }
 
-    /// What connections and requests hold.
+    /// Returns the load of connections and requests.
     pub(crate) fn load(&self) -> &Load {
         &self.load
     }
 
-    /// Serves until the last phase, and until what was begun is finished.
+    /// Serves until the last phase, and until requests in flight are completed.
     pub(crate) async fn serve(self: Arc<Self>, listener: TcpListener, mut phase: watch::Receiver<Phase>) {
         loop {
             let accepted = tokio::select! {
@@ -104,74 +103,74 @@ impl Server {
             let (stream, peer) = match accepted {
                 Ok(accepted) => accepted,
                 Err(error) => {
-                    tracing::warn!(%error, "failed to accept a connection");
-                    // For want of descriptors perhaps.
+                    tracing::warn!(%error, "failed to accept connection");
+                    // File descriptors may be exhausted.
                     self.load.close_one();
-                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                    tokio::time::sleep(ACCEPT_BACKOFF).await;
                     continue;
                 }
             };
-            let Some(place) = self.load.connection(peer.ip()) else {
-                self.tallied.closed("too_many");
+            let Some(permit) = self.load.connection(peer.ip()) else {
+                self.counters.closed("too_many");
                 continue;
             };
             let (server, phase) = (Arc::clone(&self), phase.clone());
             tokio::spawn(async move {
-                if let Err(why) = Arc::clone(&server).connection(stream, Arc::new(place), phase).await {
-                    server.tallied.closed(why);
+                if let Err(reason) = Arc::clone(&server).connection(stream, Arc::new(permit), phase).await {
+                    server.counters.closed(reason);
                 }
             });
             self.load.at_most(LIMITS.connections + CLOSING_MAX).await;
         }
         drop(listener);
-        if timeout(FINISH_MAX, self.load.at_most(0)).await.is_err() {
-            tracing::warn!("some requests have not ended");
+        if timeout(SHUTDOWN_MAX, self.load.at_most(0)).await.is_err() {
+            tracing::warn!("shutdown timeout; dropping in-flight requests");
         }
     }
 
     async fn connection(
         self: Arc<Self>,
         stream: TcpStream,
-        place: Arc<ConnectionLoad>,
+        permit: Arc<ConnectionLoad>,
         phase: watch::Receiver<Phase>,
     ) -> Result<(), &'static str> {
-        // An answer is one packet where it can be; one that nobody takes is not kept.
+        // Responses are sent without delay, and dropped with the connection if the client does not read them.
         let _ = stream.set_nodelay(true);
-        let _ = setsockopt(&stream, sockopt::TcpUserTimeout, &TAKE_MAX_MS);
+        let _ = setsockopt(&stream, sockopt::TcpUserTimeout, &UNACKED_MAX_MS);
         let stream = tokio::select! {
             stream = timeout(HANDSHAKE_MAX, self.acceptor.accept(stream)) => stream,
-            () = place.closed() => return Err("pressure"),
+            () = permit.closed() => return Err("pressure"),
         };
-        let stream = stream.map_err(|_| "slow_handshake")?.map_err(|error| why(&error))?;
+        let stream = stream.map_err(|_| "slow_handshake")?.map_err(|error| handshake_failure(&error))?;
         let is_http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
-        let busy = Busy::default();
-        let stream = TokioIo::new(Patient::new(stream, busy.clone(), is_http2));
-        let (server, answering, now) = (Arc::clone(&self), busy.clone(), phase.clone());
-        let held = Arc::clone(&place);
+        let in_flight = InFlight::default();
+        let stream = TokioIo::new(IdleTimeoutStream::new(stream, in_flight.clone(), is_http2));
+        let (server, requests, now) = (Arc::clone(&self), in_flight.clone(), phase.clone());
+        let of_request = Arc::clone(&permit);
         let service = service_fn(move |request| {
-            Arc::clone(&server).answer(request, Arc::clone(&held), answering.clone(), now.clone())
+            Arc::clone(&server).handle(request, Arc::clone(&of_request), requests.clone(), now.clone())
         });
-        let ended = if is_http2 {
-            finished(http2().serve_connection(stream, service), &busy, &place, phase).await
+        let result = if is_http2 {
+            serve_until_closed(http2().serve_connection(stream, service), &in_flight, &permit, phase).await
         } else {
             let mut builder = hyper::server::conn::http1::Builder::new();
             builder.timer(TokioTimer::new()).header_read_timeout(None).max_buf_size(HTTP_BUFFER_BYTES);
-            finished(builder.serve_connection(stream, service), &busy, &place, phase).await
+            serve_until_closed(builder.serve_connection(stream, service), &in_flight, &permit, phase).await
         };
-        let Some(ended) = ended else { return Err("pressure") };
-        ended.map_err(|error| if is_timeout(&error) { "idle_or_slow" } else { "broken" })
+        let Some(result) = result else { return Err("pressure") };
+        result.map_err(|error| if is_timeout(&error) { "idle_or_slow" } else { "broken" })
     }
 
-    async fn answer(
+    async fn handle(
         self: Arc<Self>,
         request: Request<Incoming>,
         connection: Arc<ConnectionLoad>,
-        busy: Busy,
+        in_flight: InFlight,
         phase: watch::Receiver<Phase>,
     ) -> Result<Response<Body>, Infallible> {
-        let _answering = busy.answering();
+        let _guard = in_flight.begin();
         let is_http1 = request.version() < Version::HTTP_2;
-        let mut response = self.mutate.answer(request, &connection).await;
+        let mut response = self.handler.handle(request, &connection).await;
         if is_http1 && *phase.borrow() > Phase::Serving {
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }
@@ -179,11 +178,11 @@ impl Server {
     }
 }
 
-/// A listener whose connections have small buffers in the kernel.
+/// Returns a listener whose connections have small buffers in the kernel.
 pub(crate) fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
     socket.set_reuseaddr(true)?;
-    // What is accepted has those of its listener; the window is agreed upon before that.
+    // Accepted sockets inherit the sizes; the TCP window is negotiated before `accept`.
     socket.set_recv_buffer_size(SOCKET_BUFFER_BYTES)?;
     socket.set_send_buffer_size(SOCKET_BUFFER_BYTES)?;
     socket.bind(address)?;
@@ -201,58 +200,58 @@ fn http2() -> hyper::server::conn::http2::Builder<TokioExecutor> {
     builder
 }
 
-/// Serves a connection until its client ends it, until its place is needed, or until we end and what was begun is
-/// finished. None: the place was needed.
-async fn finished<C: GracefulConnection>(
+/// Serves a connection until the client closes it, until its permit is revoked, or until the requests in flight at shutdown
+/// are completed. Returns none if the permit was revoked.
+async fn serve_until_closed<C: GracefulConnection>(
     connection: C,
-    busy: &Busy,
-    place: &ConnectionLoad,
+    in_flight: &InFlight,
+    permit: &ConnectionLoad,
     mut phase: watch::Receiver<Phase>,
 ) -> Option<C::Output> {
     let mut connection = pin!(connection);
     tokio::select! {
-        ended = &mut connection => return Some(ended),
-        () = place.closed() => {
-            if place.is_in_use() {
+        result = &mut connection => return Some(result),
+        () = permit.closed() => {
+            if permit.is_in_use() {
                 return None;
             }
-            // Whoever is idle is told, so that no request of an honest client is lost.
+            // A graceful shutdown, so that no request of an honest client is lost.
             connection.as_mut().graceful_shutdown();
             let _ = timeout(GOODBYE_MAX, connection).await;
             return None;
         }
-        () = ending(&mut phase) => {}
+        () = wait_for_end(&mut phase) => {}
     }
-    // Whoever has just connected is about to ask: the answer will say that it is the last.
-    if busy.ended() > 0 {
+    // A client that has just connected is about to send a request; the response announces the end of the connection.
+    if in_flight.finished() > 0 {
         connection.as_mut().graceful_shutdown();
     }
     tokio::select! {
-        ended = &mut connection => Some(ended),
-        () = place.closed() => None,
+        result = &mut connection => Some(result),
+        () = permit.closed() => None,
     }
 }
 
-async fn ending(phase: &mut watch::Receiver<Phase>) {
-    // Whoever tells it is gone only at the very end.
+async fn wait_for_end(phase: &mut watch::Receiver<Phase>) {
+    // The sender lives until the process exits.
     let _ = phase.wait_for(|phase| *phase == Phase::Ending).await;
 }
 
-/// Why a handshake failed.
-fn why(error: &io::Error) -> &'static str {
+/// Returns the reason of a failed handshake, as a label.
+fn handshake_failure(error: &io::Error) -> &'static str {
     use rustls::Error as Tls;
     match error.get_ref().and_then(|inner| inner.downcast_ref::<Tls>()) {
         Some(Tls::InvalidMessage(_)) => "not_tls",
         Some(Tls::NoCertificatesPresented | Tls::InvalidCertificate(_)) => "client_certificate",
         Some(Tls::AlertReceived(_)) => "client_refuses",
-        // So it says where no certificate is for the name that the client asks for.
+        // rustls returns this if there is no certificate for the requested name.
         Some(Tls::General(_)) => "no_such_name",
         Some(_) => "no_terms",
         None => "gone",
     }
 }
 
-/// Whether the cause of an error is that the client's time was over.
+/// Whether a timeout of the client caused the error.
 fn is_timeout(error: &hyper::Error) -> bool {
     let mut cause = error.source();
     while let Some(error) = cause {

@@ -1,33 +1,33 @@
-//! `portico-webhook`: service variables put into pods at admission.
+//! `portico-webhook`: injects service variables into pods at admission.
 //!
 //! ```text
-//! services ─► ServiceState ─────────────┬────────────────────────────┐
-//! API server ─► listener ─► mutate ─► admission ─► answer      │      certificate ─► listener
-//! pods, ConfigMaps (metadata) ─► controller ─► ConfigMaps, Events      registration
+//! services ─► ServiceState ───────────────────┬──────────────────────────────┐
+//! API server ─► listener ─► request_handler ─► admission_handler ─► response  │     certificate ─► listener
+//! pods, ConfigMaps (metadata) ─► controller ─► ConfigMaps, Events ◄───────────┘     registration
 //! ```
-//! What is done to a pod is decided in `proxy_core::admission`; all this is the world around it.
+//! `proxy_core::admission` decides what is injected; this program does the I/O around it.
 
 mod admin;
-mod admission;
+mod admission_handler;
 mod api;
 mod args;
 mod body;
 mod certificate;
 mod clock;
 mod controller;
+mod counters;
+mod idle_timeout;
 mod listener;
 mod load;
 mod log;
 mod metrics;
-mod mutate;
 mod namespaces;
-mod patient;
 mod registration;
-mod remembered;
+mod render_cache;
+mod request_handler;
 mod review;
+mod run;
 mod services;
-mod start;
-mod tally;
 
 use std::io::{Write, stderr, stdin, stdout};
 use std::process::ExitCode;
@@ -40,34 +40,34 @@ use crate::args::{Command, CommandLine};
 
 fn main() -> ExitCode {
     let CommandLine { command, serve } = CommandLine::parse();
-    let done = match command {
-        Some(command) => answer(command, &mut stdout().lock()),
-        None => start::run(serve).map(|()| true),
+    let result = match command {
+        Some(command) => run_command(command, &mut stdout().lock()),
+        None => run::run(serve).map(|()| true),
     };
-    match done {
+    match result {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::from(1),
         Err(error) => {
-            // Nothing is to be done where standard error is gone.
+            // If standard error is closed, the message is lost.
             let _ = writeln!(stderr(), "portico-webhook: {error:#}");
             ExitCode::from(1)
         }
     }
 }
 
-/// Writes the answer and says whether what was asked about is sound.
-fn answer(command: Command, out: &mut impl Write) -> anyhow::Result<bool> {
+/// Runs a subcommand. Returns false if its input is invalid.
+fn run_command(command: Command, out: &mut impl Write) -> anyhow::Result<bool> {
     match command {
         Command::Review(args) => review::run(args, &mut stdin().lock(), out),
         Command::Completions { shell } => {
             let mut command = CommandLine::command().bin_name("portico-webhook");
             command.build();
-            shell.try_generate(&command, out).context("write the answer")?;
+            shell.try_generate(&command, out).context("failed to write the output")?;
             Ok(true)
         }
         Command::Man { folder } => {
             clap_mangen::generate_to(CommandLine::command(), &folder)
-                .with_context(|| format!("write manual pages to {}", folder.display()))?;
+                .with_context(|| format!("failed to write manual pages to {}", folder.display()))?;
             Ok(true)
         }
     }

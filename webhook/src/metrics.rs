@@ -1,45 +1,44 @@
 //! The metrics page, in version 0.0.4 of Prometheus's text format.
-//!
-//! What must not go in here: counting.
 
 use std::collections::BTreeMap;
 use std::fmt::{Display, Write};
 
-use crate::tally::{BOUNDS_S, Tally};
+use crate::counters::{BOUNDS_S, Counts};
 
-/// What the page shows.
+/// The values of the page.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct Report {
     pub(crate) is_ready: bool,
     pub(crate) is_synced: bool,
-    pub(crate) has_trouble: bool,
+    pub(crate) has_outage: bool,
     pub(crate) objects_refused: usize,
     pub(crate) services: usize,
     pub(crate) connections: usize,
-    /// What requests and answers hold.
-    pub(crate) held_bytes: usize,
-    /// When the certificate ends, in seconds since 1970.
-    pub(crate) certificate_ends_s: Option<i64>,
-    pub(crate) tally: Tally,
+    /// The memory of requests and responses.
+    pub(crate) in_flight_bytes: usize,
+    /// The expiry of the certificate, in seconds since 1970.
+    pub(crate) certificate_expiry_s: Option<i64>,
+    pub(crate) counts: Counts,
 }
 
-/// The page.
+/// Renders the page.
 pub(crate) fn metrics(report: &Report) -> String {
-    let Report { is_ready, is_synced, has_trouble, objects_refused, .. } = report;
-    let Report { services, connections, held_bytes, certificate_ends_s, tally, .. } = report;
+    let Report { is_ready, is_synced, has_outage, objects_refused, .. } = report;
+    let Report { services, connections, in_flight_bytes, certificate_expiry_s, counts, .. } = report;
     let mut page = String::new();
     let mut gauge = |name: &str, help: &str, value: &dyn Display| {
         metric(&mut page, "gauge", name, help, &[(String::new(), value.to_string())]);
     };
-    gauge("ready", "1 where requests are to be sent here", &u8::from(*is_ready));
-    gauge("synced", "1 where services are known", &u8::from(*is_synced));
-    gauge("source_trouble", "1 while the source of services cannot be read", &u8::from(*has_trouble));
-    gauge("objects_refused", "objects that cannot be used: malformed, or over a limit", objects_refused);
-    gauge("services", "services that are known", services);
-    gauge("connections", "connections of clients", connections);
-    gauge("held_bytes", "bytes of requests that are arriving and answers that are being sent", held_bytes);
-    if let Some(ends_s) = certificate_ends_s {
-        gauge("certificate_ends_seconds", "when the certificate ends, in seconds since 1970", ends_s);
+    gauge("ready", "1 if this replica should receive requests", &u8::from(*is_ready));
+    gauge("synced", "1 after the initial sync of services", &u8::from(*is_synced));
+    gauge("source_outage", "1 while the source of services is unavailable", &u8::from(*has_outage));
+    gauge("objects_refused", "objects that are invalid or exceed a limit", objects_refused);
+    gauge("services", "known services", services);
+    gauge("connections", "open connections of clients", connections);
+    gauge("in_flight_bytes", "bytes of requests and responses in memory", in_flight_bytes);
+    if let Some(expiry_s) = certificate_expiry_s {
+        let help = "expiry of the serving certificate, in seconds since 1970";
+        gauge("certificate_expiry_timestamp_seconds", help, expiry_s);
     }
     let mut counter = |name: &str, help: &str, label: &str, counts: &BTreeMap<&str, u64>| {
         let values: Vec<_> = counts
@@ -48,32 +47,33 @@ pub(crate) fn metrics(report: &Report) -> String {
             .collect();
         metric(&mut page, "counter", name, help, &values);
     };
-    counter("requests_total", "requests by how they ended", "outcome", &tally.requests);
-    counter("closed_total", "connections closed before they were of use", "reason", &tally.closed);
-    counter("config_maps_total", "what was done to ConfigMaps", "what", &tally.config_maps);
-    counter("config_maps_refused_total", "ConfigMaps that were not made, by why", "reason", &tally.refused);
-    counter("events_total", "what became of Events", "what", &tally.events);
+    counter("requests_total", "requests by outcome", "outcome", &counts.requests);
+    let help = "connections closed because of an error or a limit, by reason";
+    counter("connections_closed_total", help, "reason", &counts.connections_closed);
+    counter("config_map_operations_total", "operations on ConfigMaps", "operation", &counts.config_maps);
+    let help = "ConfigMaps that were not created, by reason";
+    counter("config_maps_refused_total", help, "reason", &counts.config_maps_refused);
+    counter("events_total", "Events by result", "result", &counts.events);
     let mut total = |name: &str, help: &str, value: u64| {
         metric(&mut page, "counter", name, help, &[(String::new(), value.to_string())]);
     };
-    total("warnings_total", "warnings given", tally.warnings);
-    total("patch_bytes_total", "bytes of patches", tally.patch_bytes);
+    total("warnings_total", "warnings to clients that create pods", counts.warnings);
+    total("patch_bytes_total", "bytes of responses with a patch", counts.patch_bytes);
     let bounds = BOUNDS_S.iter().map(f64::to_string).chain(["+Inf".to_owned()]);
-    let counts = tally.seconds.iter().chain([&tally.count]);
-    let buckets = bounds.zip(counts);
+    let buckets = bounds.zip(counts.buckets.iter().chain([&counts.request_count]));
     let mut values: Vec<_> =
         buckets.map(|(bound, count)| (format!("_bucket{{le=\"{bound}\"}}"), count.to_string())).collect();
-    values.push(("_sum".to_owned(), tally.seconds_sum.to_string()));
-    values.push(("_count".to_owned(), tally.count.to_string()));
-    metric(&mut page, "histogram", "request_seconds", "from a request to its answer", &values);
+    values.push(("_sum".to_owned(), counts.request_seconds.to_string()));
+    values.push(("_count".to_owned(), counts.request_count.to_string()));
+    metric(&mut page, "histogram", "request_duration_seconds", "duration of requests", &values);
     page
 }
 
-/// One metric; each value has the end of its name, labels included.
+/// Appends one metric. Each value has a suffix of the name, with its labels.
 fn metric(page: &mut String, kind: &str, name: &str, help: &str, values: &[(String, String)]) {
     let _ = writeln!(page, "# HELP portico_webhook_{name} {help}\n# TYPE portico_webhook_{name} {kind}");
-    for (end, value) in values {
-        let _ = writeln!(page, "portico_webhook_{name}{end} {value}");
+    for (suffix, value) in values {
+        let _ = writeln!(page, "portico_webhook_{name}{suffix} {value}");
     }
 }
 
@@ -82,17 +82,18 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::tally::Tallied;
+    use crate::counters::Counters;
 
     #[test]
-    fn the_reference_of_the_webhooks_metrics_is_its_page() {
-        let tallied = Tallied::default();
-        tallied.request("injected", Duration::from_millis(2));
-        tallied.closed("not_tls");
-        tallied.config_map("made");
-        tallied.refused("count");
-        tallied.event("written");
-        let report = Report { certificate_ends_s: Some(0), tally: tallied.tally(), ..Report::default() };
+    fn reference_of_webhook_metrics_matches_the_page() {
+        let counters = Counters::default();
+        counters.request("injected", Duration::from_millis(2));
+        counters.closed("not_tls");
+        counters.config_map("created");
+        counters.refused("count");
+        counters.event("written");
+        let report =
+            Report { certificate_expiry_s: Some(0), counts: counters.snapshot(), ..Report::default() };
         let body = xtask::reference::metrics(&metrics(&report));
         let about = "What `portico-webhook` serves at `/metrics` (`--admin`). What to alert on: \
                      [operations](../operations.md#metrics).";
@@ -101,24 +102,24 @@ mod tests {
     }
 
     #[test]
-    fn the_page_says_what_has_happened() {
-        let tallied = Tallied::default();
-        tallied.request("injected", Duration::from_millis(2));
-        tallied.closed("not_tls");
-        let tally = tallied.tally();
-        let page = metrics(&Report { is_ready: true, services: 7, tally, ..Report::default() });
+    fn page_contains_the_counts() {
+        let counters = Counters::default();
+        counters.request("injected", Duration::from_millis(2));
+        counters.closed("not_tls");
+        let counts = counters.snapshot();
+        let page = metrics(&Report { is_ready: true, services: 7, counts, ..Report::default() });
         for line in [
             "portico_webhook_ready 1",
             "portico_webhook_services 7",
             "portico_webhook_requests_total{outcome=\"injected\"} 1",
-            "portico_webhook_closed_total{reason=\"not_tls\"} 1",
-            "portico_webhook_request_seconds_bucket{le=\"0.001\"} 0",
-            "portico_webhook_request_seconds_bucket{le=\"0.003\"} 1",
-            "portico_webhook_request_seconds_bucket{le=\"+Inf\"} 1",
-            "portico_webhook_request_seconds_count 1",
+            "portico_webhook_connections_closed_total{reason=\"not_tls\"} 1",
+            "portico_webhook_request_duration_seconds_bucket{le=\"0.001\"} 0",
+            "portico_webhook_request_duration_seconds_bucket{le=\"0.003\"} 1",
+            "portico_webhook_request_duration_seconds_bucket{le=\"+Inf\"} 1",
+            "portico_webhook_request_duration_seconds_count 1",
         ] {
-            assert!(page.lines().any(|found| found == line), "{line} is not in\n{page}");
+            assert!(page.lines().any(|found| found == line), "{line} is missing in\n{page}");
         }
-        assert!(!page.contains("certificate_ends"));
+        assert!(!page.contains("certificate_expiry"));
     }
 }

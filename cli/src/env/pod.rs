@@ -9,7 +9,9 @@ use std::path::Path;
 
 use anyhow::{Context, anyhow};
 use kube_source::{Objects, parse_manifest};
-use proxy_core::admission::{Account, Admission, InjectMode, InjectOptions, Injection, Way, injection};
+use proxy_core::admission::{
+    Admission, InjectMode, InjectOptions, InjectedVia, Injection, InjectionReport, inject,
+};
 use proxy_core::annotation::VARIABLES;
 use serde_json::{Value, json};
 
@@ -39,7 +41,7 @@ pub(super) fn run(
         pod: &pod,
         old_pod: None,
     };
-    let injection = injection(&objects.into_snapshot(), &options, &admission);
+    let injection = inject(&objects.into_snapshot(), &options, &admission);
     match output {
         EnvOutput::Json => {
             serde_json::to_writer_pretty(&mut *out, &injection)?;
@@ -68,18 +70,18 @@ fn pod_of(object: Value) -> anyhow::Result<Value> {
     Ok(pod)
 }
 
-fn write_text(injection: &Injection, out: &mut impl Write) -> anyhow::Result<()> {
+fn write_text(injection: &Injection<'_>, out: &mut impl Write) -> anyhow::Result<()> {
     for warning in &injection.warnings {
         print_warning(&warning.trim_start_matches("portico: "));
     }
     if let Some(reason) = &injection.denied {
         print_error(&format!("the pod is denied: {reason}"));
     }
-    if let Some(reason) = &injection.untouched {
+    if let Some(reason) = &injection.skipped {
         writeln!(out, "nothing is injected: {reason}")?;
     }
-    for account in &injection.accounts {
-        write_account(account, out)?;
+    for report in &injection.containers {
+        write_report(report, out)?;
     }
     if let Some(label) = injection.label {
         writeln!(out, "label {}={label}", VARIABLES.key)?;
@@ -95,18 +97,18 @@ fn write_text(injection: &Injection, out: &mut impl Write) -> anyhow::Result<()>
     Ok(())
 }
 
-fn write_account(account: &Account, out: &mut impl Write) -> anyhow::Result<()> {
-    let Account { kind, name, way, why, config_maps, added, kept, unsure: _ } = account;
-    let way = match way {
-        Way::Inline => "inline".to_owned(),
-        Way::ConfigMap => format!("ConfigMap {}", config_maps.join(", ")),
+fn write_report(report: &InjectionReport, out: &mut impl Write) -> anyhow::Result<()> {
+    let InjectionReport { kind, name, via, reason, config_maps, added, already_defined, inexact: _ } = report;
+    let via = match via {
+        InjectedVia::Inline => "inline".to_owned(),
+        InjectedVia::ConfigMap => format!("ConfigMap {}", config_maps.join(", ")),
     };
-    writeln!(out, "{} {name}: {way}: {why}", kind.list())?;
+    writeln!(out, "{} {name}: {via}: {reason}", kind.list())?;
     for variable in added.iter() {
         writeln!(out, "  {}={}", variable.name, variable.value)?;
     }
-    if !kept.is_empty() {
-        writeln!(out, "  already defined: {}", kept.join(", "))?;
+    if !already_defined.is_empty() {
+        writeln!(out, "  already defined: {}", already_defined.join(", "))?;
     }
     Ok(())
 }

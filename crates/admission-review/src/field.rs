@@ -1,14 +1,13 @@
-//! `Field`: the key of an object, looked up as it is read.
+//! `Field`: the key of an object, looked up while it is read.
 //!
-//! Most keys of a review are of no use here, and none needs to be kept as a text of its own. What must not go in here:
-//! which keys are looked for.
+//! Most keys of a review are not needed, and none has to be allocated as a string.
 
 use std::fmt;
 
 use serde::de::{DeserializeSeed, Deserializer, Error, Visitor};
 
 /// Looks up a key by this function.
-pub(super) struct Field<F>(pub(super) F);
+pub(crate) struct Field<F>(pub(crate) F);
 
 impl<'de, T, F: Fn(&str) -> Option<T>> DeserializeSeed<'de> for Field<F> {
     type Value = Option<T>;

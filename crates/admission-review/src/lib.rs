@@ -1,82 +1,82 @@
-//! `Review`: an AdmissionReview (admission.k8s.io/v1) as it comes, and the answer to it.
+//! The wire format of AdmissionReview (admission.k8s.io/v1) for pods: reads requests, writes responses.
 //!
-//! Read from bytes that anybody may have sent: whatever is wrong becomes an answer that says why, with the
-//! request's uid if there is one, even where the body breaks off after it or the object cannot be read. Of the
-//! pod only what the injector looks at is kept. What must not go in here: HTTP, and what is done to a pod.
+//! Requests are untrusted input. An invalid one becomes a response that states the reason, with the request's uid if it
+//! could be read, even if the body is truncated after it or the object is invalid. Only the parts of the pod that are
+//! relevant to the injector are read, within a memory budget (`pod_extract`).
 
-mod answer;
 mod field;
 mod pod_extract;
+mod response;
 
 use std::collections::BTreeMap;
 use std::fmt;
 
+use proxy_core::admission::Admission;
 use serde::Deserialize;
 use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, Visitor};
 use serde_json::Value;
 use serde_json::value::RawValue;
 
-pub use crate::answer::{Answer, Piece, answer, pass, pass_too_large};
+pub use crate::response::{allow, allow_too_large, response, response_len};
 
 use crate::field::Field;
-use crate::pod_extract::{Budget, pod_excerpt};
-use proxy_core::admission::Admission;
+use crate::pod_extract::{Budget, extract_pod};
 
-/// The memory that what is kept of a pod may take: some 10,000 variables.
-pub const EXCERPT_BYTES_MAX: usize = 8 << 20;
-/// A field of the request is at most so long; the API server's are names and identifiers.
+/// The memory limit of a pod's extract: some 10,000 variables.
+pub const EXTRACT_BYTES_MAX: usize = 8 << 20;
+/// The limit of a field of the request; the API server's are names and identifiers.
 const FIELD_BYTES_MAX: usize = 1_024;
-/// The name of an object is at most so long.
+/// The limit of the name of an object.
 const NAME_BYTES_MAX: usize = 253;
-/// The API server refuses objects whose annotations are longer in all.
+/// The API server's limit of an object's annotations.
 const ANNOTATIONS_BYTES_MAX: usize = 256 << 10;
-/// So much of what is wrong with a body is told.
-const WHY_CHARS_MAX: usize = 512;
+/// The limit of the reason in a response.
+const REASON_CHARS_MAX: usize = 512;
 const API_VERSION: &str = "admission.k8s.io/v1";
 const KIND: &str = "AdmissionReview";
 const REQUEST: &str = "request";
 const EPHEMERAL: &str = "ephemeralcontainers";
-/// The fields that are read: those of the review, then those of its request.
+/// The fields of the review that are read, and those of its request.
 const REVIEW_FIELDS: [&str; 2] = ["apiVersion", "kind"];
 const REQUEST_FIELDS: [&str; 9] =
     ["uid", "kind", "resource", "subResource", "namespace", "operation", "object", "oldObject", "dryRun"];
 
-/// What the API server asks.
+/// A valid request.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Review {
-    /// A pod that is made, or gets ephemeral containers.
+    /// A pod that is created, or gets ephemeral containers.
     Pod(PodReview),
-    /// A pod to which nothing is done; it is allowed.
+    /// Another operation on a pod, which is allowed without changes.
     Other {
-        /// The request's.
+        /// The uid of the request.
         uid: String,
     },
-    /// A pod that is too large to look at; it is allowed as it is, with a warning.
+    /// A pod that is too large to inspect; it is allowed without changes, with a warning.
     TooLarge {
-        /// The request's.
+        /// The uid of the request.
         uid: String,
-        /// What of it is too large.
-        why: String,
+        /// The limit that it exceeds.
+        reason: String,
     },
 }
 
-/// A pod on its way.
+/// A pod at admission.
 #[derive(Debug, Clone, PartialEq)]
 pub struct PodReview {
-    /// The request's.
+    /// The uid of the request.
     pub uid: String,
-    /// The namespace.
+    /// The namespace of the pod.
     pub namespace: String,
-    /// Nothing may be made for it.
+    /// Whether the request must have no side effects.
     pub dry_run: bool,
-    /// The pod: its metadata without managed fields, and what matters of its containers.
+    /// The pod: its metadata without managed fields, and the relevant fields of its containers.
     pub pod: Value,
-    /// The pod before, where ephemeral containers are added.
+    /// The previous state of the pod, if ephemeral containers are added.
     pub old_pod: Option<Value>,
 }
 
 impl PodReview {
-    /// What the injector is asked.
+    /// Returns the input of the injector.
     #[must_use]
     pub fn admission<'a>(&'a self, namespace_annotations: &'a BTreeMap<String, String>) -> Admission<'a> {
         let Self { uid: _, namespace, dry_run: _, pod, old_pod } = self;
@@ -84,27 +84,31 @@ impl PodReview {
     }
 }
 
-/// A body that is no review of a pod.
+/// A body that is not a review of a pod.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{why}")]
+#[error("{reason}")]
 pub struct BadReview {
-    /// The request's, or nothing.
+    /// The uid of the request, or empty.
     pub uid: String,
-    /// What is wrong.
-    pub why: String,
+    /// What is invalid.
+    pub reason: String,
 }
 
-/// Reads the body of a request.
+/// Parses the body of a request.
 ///
 /// # Errors
-/// It is not what an API server sends for a pod.
-pub fn review(body: &[u8]) -> Result<Review, BadReview> {
+/// The body is not a review that an API server sends for a pod.
+pub fn parse_review(body: &[u8]) -> Result<Review, BadReview> {
     let mut fields = Fields::default();
     let read = read_fields(body, &mut fields);
+    // An invalid uid is reported below, as a missing one.
     let uid: String = fields.request("uid").unwrap_or_default();
-    let bad = |why: String| BadReview { uid: uid.clone(), why: why.chars().take(WHY_CHARS_MAX).collect() };
-    read.map_err(|error| bad(format!("this is no review: {error}")))?;
-    reviewed(&fields, &uid).map_err(bad)
+    let bad = |reason: String| BadReview {
+        uid: uid.clone(),
+        reason: reason.chars().take(REASON_CHARS_MAX).collect(),
+    };
+    read.map_err(|error| bad(format!("not an AdmissionReview: {error}")))?;
+    validate(&fields, &uid).map_err(bad)
 }
 
 fn read_fields<'de>(body: &'de [u8], fields: &mut Fields<'de>) -> serde_json::Result<()> {
@@ -116,20 +120,17 @@ fn read_fields<'de>(body: &'de [u8], fields: &mut Fields<'de>) -> serde_json::Re
     deserializer.end()
 }
 
-fn reviewed(fields: &Fields<'_>, uid: &str) -> Result<Review, String> {
+fn validate(fields: &Fields<'_>, uid: &str) -> Result<Review, String> {
     let (version, kind): (String, String) = (fields.review("apiVersion")?, fields.review("kind")?);
     if (version.as_str(), kind.as_str()) != (API_VERSION, KIND) {
-        return Err(format!("this is {version:?} {kind:?}, not {API_VERSION} {KIND}"));
+        return Err(format!("expected {API_VERSION} {KIND}, got {version:?} {kind:?}"));
     }
     if uid.is_empty() {
         return Err("the request has no uid".to_owned());
     }
-    let kind: Kind = fields.request("kind")?;
-    if (kind.group.as_str(), kind.version.as_str(), kind.kind.as_str()) != ("", "v1", "Pod") {
-        return Err(format!(
-            "the object is {:?} {:?} {:?}, not a Pod of v1",
-            kind.group, kind.version, kind.kind
-        ));
+    let Kind { group, version, kind } = fields.request("kind")?;
+    if (group.as_str(), version.as_str(), kind.as_str()) != ("", "v1", "Pod") {
+        return Err(format!("the object is {group:?} {version:?} {kind:?}, not a Pod of v1"));
     }
     let sub_resource: String = fields.request("subResource")?;
     let operation: String = fields.request("operation")?;
@@ -143,26 +144,26 @@ fn reviewed(fields: &Fields<'_>, uid: &str) -> Result<Review, String> {
     if namespace.is_empty() {
         return Err("the request has no namespace".to_owned());
     }
-    let budget = Budget::new(EXCERPT_BYTES_MAX);
+    let budget = Budget::new(EXTRACT_BYTES_MAX);
     let read = |name| fields.pod(name, &budget);
     let pods = read("object").and_then(|pod| Ok((pod, if is_ephemeral { read("oldObject")? } else { None })));
-    let too_large = |why: String| Ok(Review::TooLarge { uid: uid.to_owned(), why });
+    let too_large = |reason: String| Ok(Review::TooLarge { uid: uid.to_owned(), reason });
     if budget.is_spent() {
-        return too_large(format!("it has more entries than fit into {EXCERPT_BYTES_MAX} bytes"));
+        return too_large(format!("it has more entries than fit into {EXTRACT_BYTES_MAX} bytes"));
     }
     let (pod, old_pod) = pods?;
     let pod = pod.ok_or("the request has no object")?;
     if is_ephemeral && old_pod.is_none() {
         return Err("the request has no oldObject".to_owned());
     }
-    if let Some(why) = oversize(&pod["metadata"]) {
-        return too_large(why);
+    if let Some(reason) = oversize(&pod["metadata"]) {
+        return too_large(reason);
     }
     let dry_run: bool = fields.request("dryRun")?;
     Ok(Review::Pod(PodReview { uid: uid.to_owned(), namespace, dry_run, pod, old_pod }))
 }
 
-/// What of a pod's metadata is larger than an API server takes, which looks only after admission.
+/// Returns the limit of the API server that the metadata exceeds; the API server checks it only after admission.
 fn oversize(metadata: &Value) -> Option<String> {
     for field in ["name", "generateName"] {
         if metadata[field].as_str().is_some_and(|name| name.len() > NAME_BYTES_MAX) {
@@ -170,8 +171,7 @@ fn oversize(metadata: &Value) -> Option<String> {
         }
     }
     let annotations = metadata["annotations"].as_object().into_iter().flatten();
-    let bytes: usize =
-        annotations.map(|(key, text)| key.len() + text.as_str().unwrap_or_default().len()).sum();
+    let bytes: usize = annotations.map(|(key, text)| key.len() + text.as_str().map_or(0, str::len)).sum();
     (bytes > ANNOTATIONS_BYTES_MAX)
         .then(|| format!("its annotations are longer than {ANNOTATIONS_BYTES_MAX} bytes"))
 }
@@ -184,7 +184,7 @@ struct Kind {
     kind: String,
 }
 
-/// The fields that were found before reading ended, as they stand in the body.
+/// The fields that were found before reading ended, as text of the body.
 #[derive(Debug, Default)]
 struct Fields<'de> {
     review: BTreeMap<&'static str, &'de RawValue>,
@@ -202,12 +202,12 @@ impl<'de> Fields<'de> {
 
     fn pod(&self, name: &str, budget: &Budget) -> Result<Option<Value>, String> {
         let Some(raw) = self.request.get(name) else { return Ok(None) };
-        let pod = pod_excerpt(raw.get(), budget).map_err(|error| format!("{name}: {error}"))?;
+        let pod = extract_pod(raw.get(), budget).map_err(|error| format!("{name}: {error}"))?;
         Ok(Some(pod).filter(|pod| !pod.is_null()))
     }
 }
 
-/// A field; absent and `null` are what Go takes them for.
+/// Parses a field. An absent field and `null` are the default value, as in Go.
 fn value<'de, T: Deserialize<'de> + Default>(raw: Option<&&'de RawValue>, name: &str) -> Result<T, String> {
     let Some(raw) = raw else { return Ok(T::default()) };
     if raw.get().len() > FIELD_BYTES_MAX {
@@ -217,7 +217,7 @@ fn value<'de, T: Deserialize<'de> + Default>(raw: Option<&&'de RawValue>, name: 
     Ok(read.unwrap_or_default())
 }
 
-/// Collects the fields that are wanted, and those of the request in it.
+/// Collects the wanted fields of an object, and those of the request in it.
 struct FieldsSeed<'f, 'de> {
     wanted: &'static [&'static str],
     found: &'f mut BTreeMap<&'static str, &'de RawValue>,
@@ -228,7 +228,7 @@ impl<'de> DeserializeSeed<'de> for FieldsSeed<'_, 'de> {
     type Value = ();
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
-        // For a text `deserialize_map` would quote all of it in its error.
+        // For a string, `deserialize_map` would quote all of it in its error.
         deserializer.deserialize_any(self)
     }
 }
@@ -241,7 +241,7 @@ impl<'de> Visitor<'de> for FieldsSeed<'_, 'de> {
     }
 
     fn visit_str<E: Error>(self, _: &str) -> Result<(), E> {
-        Err(E::custom("a text stands where an object should"))
+        Err(E::custom("expected an object, got a string"))
     }
 
     fn visit_map<A: MapAccess<'de>>(mut self, mut map: A) -> Result<(), A::Error> {

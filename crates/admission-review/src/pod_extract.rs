@@ -1,8 +1,8 @@
-//! The excerpt of a pod: what the injector and whoever tells of it look at, as a JSON value.
+//! Extracts the parts of a pod that the injector and the log need, as a JSON value.
 //!
-//! Managed fields, volumes and probes are most of a pod, and a hostile object is all of something else: they are
-//! passed over without being built. What is kept is charged against a budget before it is built: a value takes many times
-//! its text (`{"name":"a"}` 800 bytes). What must not go in here: what a field means.
+//! Managed fields, volumes and probes are most of a pod, and a hostile object can contain anything: other fields are
+//! skipped without being built. Each value is charged against a budget before it is built, as it takes many times the
+//! memory of its text (`{"name":"a"}` 800 bytes).
 
 use std::cell::Cell;
 use std::fmt;
@@ -12,25 +12,25 @@ use serde_json::{Map, Value};
 
 use crate::field::Field;
 
-/// What a value takes beside its text: an object (one node of a `BTreeMap`), an entry of one, an element of a list, the
-/// allocation of a text, and a variable that a text refers to.
+/// The memory in addition to text: of an object (one node of a `BTreeMap`), of an entry, of an element of a list, of a
+/// string, and of a reference in a string to a variable.
 const OBJECT_BYTES: usize = 640;
 const ENTRY_BYTES: usize = 32;
 const ELEMENT_BYTES: usize = 64;
 const TEXT_BYTES: usize = 32;
 const REFERENCE_BYTES: usize = 64;
 
-/// The memory that the values of one review may still take, as estimated before they are built.
+/// The remaining memory for the values of one review, estimated before they are built.
 #[derive(Debug)]
-pub(super) struct Budget(Cell<usize>);
+pub(crate) struct Budget(Cell<usize>);
 
 impl Budget {
-    pub(super) fn new(bytes: usize) -> Self {
+    pub(crate) fn new(bytes: usize) -> Self {
         Self(Cell::new(bytes))
     }
 
-    /// Whether something did not fit.
-    pub(super) fn is_spent(&self) -> bool {
+    /// Whether a value did not fit.
+    pub(crate) fn is_spent(&self) -> bool {
         self.0.get() == 0
     }
 
@@ -46,56 +46,56 @@ impl Budget {
     }
 }
 
-/// What of a value is kept.
+/// The parts of a value that are kept.
 #[derive(Clone, Copy)]
-enum Kept {
+enum Keep {
     /// All of it.
     All,
-    /// These fields.
-    Fields(&'static [(&'static str, Kept)]),
-    /// All elements, and this of each.
-    Each(&'static Kept),
+    /// These fields of an object.
+    Fields(&'static [(&'static str, Keep)]),
+    /// These parts of each element of a list.
+    Each(&'static Keep),
 }
 
-const CONTAINER: Kept = Kept::Fields(&[("name", Kept::All), ("env", Kept::All), ("envFrom", Kept::All)]);
-const METADATA: Kept = Kept::Fields(&[
-    ("name", Kept::All),
-    ("generateName", Kept::All),
-    // A label is added beside those that are there, so what is there must be known.
-    ("labels", Kept::All),
-    ("annotations", Kept::All),
-    ("ownerReferences", Kept::All),
+const CONTAINER: Keep = Keep::Fields(&[("name", Keep::All), ("env", Keep::All), ("envFrom", Keep::All)]);
+const METADATA: Keep = Keep::Fields(&[
+    ("name", Keep::All),
+    ("generateName", Keep::All),
+    // The patch that adds a label depends on the existing labels.
+    ("labels", Keep::All),
+    ("annotations", Keep::All),
+    ("ownerReferences", Keep::All),
 ]);
-const SPEC: Kept = Kept::Fields(&[
-    ("enableServiceLinks", Kept::All),
-    ("initContainers", Kept::Each(&CONTAINER)),
-    ("containers", Kept::Each(&CONTAINER)),
-    ("ephemeralContainers", Kept::Each(&CONTAINER)),
+const SPEC: Keep = Keep::Fields(&[
+    ("enableServiceLinks", Keep::All),
+    ("initContainers", Keep::Each(&CONTAINER)),
+    ("containers", Keep::Each(&CONTAINER)),
+    ("ephemeralContainers", Keep::Each(&CONTAINER)),
 ]);
-const POD: Kept = Kept::Fields(&[("metadata", METADATA), ("spec", SPEC)]);
+const POD: Keep = Keep::Fields(&[("metadata", METADATA), ("spec", SPEC)]);
 
-/// Reads the excerpt of a pod, within a budget.
-pub(super) fn pod_excerpt(text: &str, budget: &Budget) -> serde_json::Result<Value> {
+/// Parses a pod and returns its relevant parts, within a budget.
+pub(crate) fn extract_pod(text: &str, budget: &Budget) -> serde_json::Result<Value> {
     let mut deserializer = serde_json::Deserializer::from_str(text);
-    let value = Excerpt { kept: POD, budget }.deserialize(&mut deserializer)?;
+    let value = Extract { kept: POD, budget }.deserialize(&mut deserializer)?;
     deserializer.end()?;
     Ok(value)
 }
 
-/// Builds what is kept of a value.
+/// Builds the kept parts of a value.
 #[derive(Clone, Copy)]
-struct Excerpt<'b> {
-    kept: Kept,
+struct Extract<'b> {
+    kept: Keep,
     budget: &'b Budget,
 }
 
-impl Excerpt<'_> {
-    fn of(self, kept: Kept) -> Self {
+impl Extract<'_> {
+    fn with(self, kept: Keep) -> Self {
         Self { kept, ..self }
     }
 }
 
-impl<'de> DeserializeSeed<'de> for Excerpt<'_> {
+impl<'de> DeserializeSeed<'de> for Extract<'_> {
     type Value = Value;
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
@@ -103,8 +103,8 @@ impl<'de> DeserializeSeed<'de> for Excerpt<'_> {
     }
 }
 
-/// What is of another type than it should be is kept as something that is wrong there, too.
-impl<'de> Visitor<'de> for Excerpt<'_> {
+/// A value of an unexpected type is kept as a value of a type that is wrong there, too.
+impl<'de> Visitor<'de> for Extract<'_> {
     type Value = Value;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -138,15 +138,15 @@ impl<'de> Visitor<'de> for Excerpt<'_> {
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Value, A::Error> {
         let element = match self.kept {
-            Kept::All => Kept::All,
-            Kept::Each(element) => *element,
-            Kept::Fields(_) => {
+            Keep::All => Keep::All,
+            Keep::Each(element) => *element,
+            Keep::Fields(_) => {
                 while list.next_element::<IgnoredAny>()?.is_some() {}
                 return Ok(Value::Array(Vec::new()));
             }
         };
         let mut kept = Vec::new();
-        while let Some(value) = list.next_element_seed(self.of(element))? {
+        while let Some(value) = list.next_element_seed(self.with(element))? {
             self.budget.charge(ELEMENT_BYTES)?;
             kept.push(value);
         }
@@ -156,19 +156,19 @@ impl<'de> Visitor<'de> for Excerpt<'_> {
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Value, A::Error> {
         self.budget.charge(OBJECT_BYTES)?;
         let mut kept = Map::new();
-        if let Kept::All = self.kept {
+        if let Keep::All = self.kept {
             while let Some(key) = map.next_key::<String>()? {
                 self.budget.charge(ENTRY_BYTES + key.len())?;
                 kept.insert(key, map.next_value_seed(self)?);
             }
             return Ok(Value::Object(kept));
         }
-        let wanted = if let Kept::Fields(wanted) = self.kept { wanted } else { &[] };
+        let wanted = if let Keep::Fields(wanted) = self.kept { wanted } else { &[] };
         let field = |key: &str| wanted.iter().find(|(name, _)| *name == key);
         while let Some(found) = map.next_key_seed(Field(field))? {
             match found {
                 Some((name, field)) => {
-                    let value = map.next_value_seed(self.of(*field))?;
+                    let value = map.next_value_seed(self.with(*field))?;
                     kept.insert((*name).to_owned(), value);
                 }
                 None => {

@@ -1,8 +1,7 @@
 //! `WantedConfigMap`: a ConfigMap from which containers take variables.
 //!
-//! Its name follows from the selection alone, so that pods with the same wish share it, and whoever keeps it finds
-//! it again. Variables that are too many for one are cut into several, in order: the parts. What must not go in here:
-//! making one.
+//! Its name depends only on the selection, so that pods with the same settings share it and the controller finds it again.
+//! Variables that do not fit into one ConfigMap are split into several, in order: the parts.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -10,46 +9,47 @@ use std::ops::Range;
 
 use serde::Serialize;
 
-use crate::admission::is_there;
+use crate::admission::is_offered;
 use crate::admission::record::PARTS_MAX;
-use crate::admission::selection::{Rendered, Selection, rendered};
-use crate::digest::digest;
+use crate::admission::rendered::RenderedVariables;
+use crate::admission::selection::{Selection, render};
 use crate::env::Variable;
-use crate::service::ServiceKey;
-use crate::sha256::{hex, sha256};
-use crate::snapshot::Snapshot;
+use crate::model::digest::digest;
+use crate::model::service::ServiceKey;
+use crate::model::sha256::{hex, sha256};
+use crate::model::snapshot::Snapshot;
 
-/// What the names of all of ours begin with.
+/// The prefix of the names of managed ConfigMaps.
 const NAME: &str = "portico-env-";
-/// How much of a digest a name holds, in bytes: 128 bits.
+/// The bytes of the digest that a name contains: 128 bits.
 const NAME_DIGEST_BYTES: usize = 16;
-/// How many hexadecimal digits the names of release 0.1.0 hold, from a digest that users can make collide.
+/// The hexadecimal digits in names of release 0.1.0, from a digest for which users can construct collisions.
 const OLD_DIGITS: usize = 16;
-/// The API server takes 1 MiB of values; the object with its managed fields, which name each key again, must fit
-/// into etcd's 1.5 MiB.
+/// The API server accepts 1 MiB of values; the object with its managed fields, which repeat each key, must fit into
+/// etcd's 1.5 MiB.
 const BYTES_MAX: usize = 1 << 20;
 /// JSON around a key, its value and its managed field.
 const ENTRY_BYTES: usize = 16;
 
-/// A ConfigMap that pods refer to.
+/// A ConfigMap that pods refer to, in the desired state.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct WantedConfigMap {
     /// Its name, in the namespace of the pods.
     pub name: String,
-    /// `Selection::text` of what it holds; whoever makes it keeps this with it.
+    /// The text of its selection, which the controller stores with it.
     pub selection: String,
-    /// What it holds.
+    /// Its data: the variables.
     pub data: BTreeMap<String, String>,
-    /// While there are such it must not be there: the containers wait for these services.
+    /// The services that the containers wait for; until all of them exist, the ConfigMap must not exist.
     pub waits_for: Vec<ServiceKey>,
 }
 
 impl WantedConfigMap {
-    /// What stands for its data.
+    /// Returns the fingerprint of its data.
     #[must_use]
     pub fn content(&self) -> Content {
         let bytes = self.data.iter().map(|(key, value)| key.len() + value.len()).sum();
-        // The lengths keep ("ab", "c") and ("a", "bc") apart.
+        // The lengths distinguish ("ab", "c") from ("a", "bc").
         let lens: Vec<[u8; 8]> = self.data.iter().map(|(key, value)| lens(key, value)).collect();
         let entries = self.data.iter().zip(&lens);
         let parts = entries.flat_map(|((key, value), lens)| [&lens[..], key.as_bytes(), value.as_bytes()]);
@@ -66,19 +66,19 @@ fn lens(key: &str, value: &str) -> [u8; 8] {
     both
 }
 
-/// What stands for the data of a ConfigMap, so that nobody has to read it back.
+/// A fingerprint of the data of a ConfigMap, so that the controller need not read the data.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Content {
     /// A digest of all keys and values.
     pub digest: String,
-    /// How many variables there are.
+    /// The number of variables.
     pub variables: usize,
-    /// How long all keys and values are.
+    /// The bytes of all keys and values.
     pub bytes: usize,
 }
 
 impl Content {
-    /// Reads the text of one.
+    /// Parses the text of a fingerprint.
     #[must_use]
     pub fn from_text(text: &str) -> Option<Self> {
         let mut words = text.split(' ');
@@ -98,46 +98,47 @@ impl fmt::Display for Content {
 
 /// A ConfigMap as a pod refers to it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub struct ReferredConfigMap {
     /// Its name.
     pub name: String,
-    /// How many variables it is to hold.
+    /// The number of variables that it will contain.
     pub variables: usize,
-    /// While there are such it must not be there: the containers wait for these services.
+    /// The services that the containers wait for; until all of them exist, the ConfigMap must not exist.
     pub waits_for: Vec<ServiceKey>,
 }
 
-/// Whether a ConfigMap of this name is ours.
+/// Whether a ConfigMap with this name is managed by Portico.
 #[must_use]
 pub fn is_ours(name: &str) -> bool {
     name.starts_with(NAME)
 }
 
-/// The name of the first ConfigMap for the text of a selection.
+/// Returns the name of the first ConfigMap for the text of a selection.
 #[must_use]
 pub fn base_name(text: &str) -> String {
     format!("{NAME}{}", hex(&sha256([text.as_bytes()])[..NAME_DIGEST_BYTES]))
 }
 
-/// The name that release 0.1.0 gives it.
+/// Returns the name that release 0.1.0 gives it.
 #[must_use]
 pub fn old_base_name(text: &str) -> String {
     format!("{NAME}{:016x}", digest(text))
 }
 
-/// Whether release 0.1.0 gave this name.
+/// Whether release 0.1.0 created this name.
 #[must_use]
 pub fn is_old_name(base: &str) -> bool {
     base.strip_prefix(NAME).is_some_and(|digits| is_hex(digits, OLD_DIGITS))
 }
 
-/// The name of a further ConfigMap of the same selection.
+/// Returns the name of a part of the same selection; part 0 is the first ConfigMap.
 #[must_use]
 pub fn part_name(base: &str, part: usize) -> String {
     if part == 0 { base.to_owned() } else { format!("{base}-{part}") }
 }
 
-/// The name of the first one, and which part this is.
+/// Splits the name of a part into the name of the first ConfigMap and the number of the part.
 #[must_use]
 pub fn split_name(name: &str) -> Option<(&str, usize)> {
     let digits = name.strip_prefix(NAME)?;
@@ -147,47 +148,47 @@ pub fn split_name(name: &str) -> Option<(&str, usize)> {
             (&name[..NAME.len() + digits.len()], part.parse().ok().filter(|part| *part > 0)?)
         }
     };
-    let is_sound = is_hex(&base[NAME.len()..], 2 * NAME_DIGEST_BYTES) || is_old_name(base);
-    (is_sound && part_name(base, part) == name).then_some((base, part))
+    let is_valid = is_hex(&base[NAME.len()..], 2 * NAME_DIGEST_BYTES) || is_old_name(base);
+    (is_valid && part_name(base, part) == name).then_some((base, part))
 }
 
 fn is_hex(digits: &str, len: usize) -> bool {
     digits.len() == len && digits.bytes().all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f'))
 }
 
-/// The ConfigMaps of a selection as they should be now. Their names begin with `base`; `text` is kept with each.
+/// Returns the desired ConfigMaps of a selection. Their names begin with `base`; `text` is stored with each.
 #[must_use]
 pub fn config_maps(snapshot: &Snapshot, namespace: &str, base: &str, text: &str) -> Vec<WantedConfigMap> {
     let Some(selection) = Selection::from_text(text) else { return Vec::new() };
-    let Rendered { variables, .. } = rendered(snapshot, namespace, &selection);
+    let RenderedVariables { variables, .. } = render(snapshot, namespace, &selection);
     let waits_for = selection.missing(snapshot, namespace);
-    let named = parts(&variables).into_iter().enumerate().map(|(part, places)| {
+    let named = parts(&variables).into_iter().enumerate().map(|(part, range)| {
         let entry = |Variable { name, value }: &Variable| (name.clone(), value.clone());
-        let places = if waits_for.is_empty() { places } else { 0..0 };
+        let range = if waits_for.is_empty() { range } else { 0..0 };
         WantedConfigMap {
             name: part_name(base, part),
             selection: text.to_owned(),
-            data: variables[places].iter().map(entry).collect(),
+            data: variables[range].iter().map(entry).collect(),
             waits_for: waits_for.clone(),
         }
     });
     named.collect()
 }
 
-/// The ConfigMaps that a pod must refer to, and the names of those that there will be beyond, when the variables have
-/// become twice as many: a pod cannot be told of them later.
+/// Returns the ConfigMaps that a pod must refer to, and the names of spare ones for twice as many variables: references
+/// cannot be added to a pod later.
 pub(super) fn referred(
     snapshot: &Snapshot,
     namespace: &str,
     selection: &Selection,
     text: &str,
-    rendered: &Rendered,
+    rendered: &RenderedVariables,
 ) -> (Vec<ReferredConfigMap>, Vec<String>) {
     let base = base_name(text);
     let waits_for = selection.missing(snapshot, namespace);
-    let must = parts(&rendered.variables).into_iter().enumerate().map(|(part, places)| ReferredConfigMap {
+    let must = parts(&rendered.variables).into_iter().enumerate().map(|(part, range)| ReferredConfigMap {
         name: part_name(&base, part),
-        variables: if waits_for.is_empty() { places.len() } else { 0 },
+        variables: if waits_for.is_empty() { range.len() } else { 0 },
         waits_for: waits_for.clone(),
     });
     let must: Vec<ReferredConfigMap> = must.collect();
@@ -199,9 +200,9 @@ pub(super) fn referred(
 }
 
 impl Selection {
-    /// The services that it waits for and that are not there.
+    /// Returns the services that it waits for and that do not exist.
     fn missing(&self, snapshot: &Snapshot, namespace: &str) -> Vec<ServiceKey> {
-        self.wait_for.iter().filter(|key| !is_there(snapshot, key, namespace)).cloned().collect()
+        self.wait_for.iter().filter(|key| !is_offered(snapshot, key, namespace)).cloned().collect()
     }
 }
 
@@ -209,15 +210,15 @@ fn entry_bytes(Variable { name, value }: &Variable) -> usize {
     2 * name.len() + value.len() + ENTRY_BYTES
 }
 
-/// Which variables each part holds. At least one part, so that services that come later find it.
+/// Returns the variables of each part, at least one part, which later services can fill.
 fn parts(variables: &[Variable]) -> Vec<Range<usize>> {
     let mut parts = Vec::new();
     let (mut start, mut bytes) = (0, 0);
-    for (place, variable) in variables.iter().enumerate() {
+    for (index, variable) in variables.iter().enumerate() {
         let entry = entry_bytes(variable);
         if bytes + entry > BYTES_MAX {
-            parts.push(start..place);
-            (start, bytes) = (place, 0);
+            parts.push(start..index);
+            (start, bytes) = (index, 0);
         }
         bytes += entry;
     }
@@ -230,7 +231,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_name_is_split_into_what_it_was_made_of_and_nothing_else_is_taken_for_one() {
+    fn only_names_of_parts_are_split() {
         let (base, old) = (base_name("{}"), old_base_name("{}"));
         assert_eq!((base.len(), old.len()), (44, 28));
         for base in [&base, &old] {
@@ -256,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn the_content_of_a_config_map_stands_for_every_key_and_value() {
+    fn fingerprint_covers_every_key_and_value() {
         let of = |data: &[(&str, &str)]| WantedConfigMap {
             name: String::new(),
             selection: String::new(),

@@ -1,10 +1,9 @@
-//! What is done to one container: inlined variables, or references to ConfigMaps.
+//! The operation for one container: inlined variables, or references to ConfigMaps.
 //!
-//! Inlined variables stand before the container's own, so that these can refer to them, as with the kubelet; a
-//! name that the container defines is left to it, as two entries of one name would break others. That is exact
-//! unless the container refers to the name no later than it defines it, or may not define it after all (a missing
-//! optional source): there the kubelet's value would show through. Before `envFrom` nothing is exact inline, as
-//! any entry of `env` stands above it. What must not go in here: the choice between the two ways.
+//! Inlined variables precede the container's own, so that these can refer to them, as with the kubelet. A name that the
+//! container defines itself is not added, as a second entry with the same name would break other tools. The result is
+//! exact unless the container refers to the name before it defines it, or may not define it (a missing optional source):
+//! there the kubelet's value would show through. With `envFrom`, inline is never exact, as `env` takes precedence over it.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -14,34 +13,34 @@ use serde_json::{Value, json};
 use crate::admission::config_map::ReferredConfigMap;
 use crate::admission::patch::{PatchOp, PatchValue};
 use crate::admission::pod::ContainerView;
-use crate::admission::prepared::{Added, Prepared};
-use crate::admission::report::{Account, Way};
+use crate::admission::rendered::{AddedVariables, RenderedVariables};
+use crate::admission::report::{InjectedVia, InjectionReport};
 use crate::admission::var_expansion::references;
 
-const SOURCES_THAT_MAY_MISS: [&str; 3] = ["configMapKeyRef", "secretKeyRef", "fileKeyRef"];
-const SOURCES_THAT_ARE_THERE: [&str; 2] = ["fieldRef", "resourceFieldRef"];
+const SOURCES_THAT_MAY_BE_MISSING: [&str; 3] = ["configMapKeyRef", "secretKeyRef", "fileKeyRef"];
+const SOURCES_THAT_EXIST: [&str; 2] = ["fieldRef", "resourceFieldRef"];
 
-/// What inlining comes to.
+/// The result of inlining the variables into a container.
 #[derive(Debug)]
 pub(super) struct Inlined {
-    pub(super) added: Added,
-    pub(super) kept: Vec<String>,
-    pub(super) unsure: Vec<String>,
+    pub(super) added: AddedVariables,
+    pub(super) already_defined: Vec<String>,
+    pub(super) inexact: Vec<String>,
 }
 
 impl Inlined {
     /// Whether the container has the same environment as from the kubelet.
     pub(super) fn is_exact(&self, container: &ContainerView<'_>) -> bool {
-        self.unsure.is_empty() && container.others().next().is_none()
+        self.inexact.is_empty() && container.unmanaged().next().is_none()
     }
 }
 
-/// What a container's own `env` does with names.
+/// The names that a container's own `env` defines and refers to.
 #[derive(Debug, Default)]
 struct Uses<'a> {
-    /// Where a name is first defined for certain; none: it may not be.
+    /// The index of the first entry that certainly defines a name; none: it may not be defined.
     defined: HashMap<&'a str, Option<usize>>,
-    /// Where a name is first referred to.
+    /// The index of the first entry that refers to a name.
     referred: HashMap<&'a str, usize>,
 }
 
@@ -62,7 +61,7 @@ impl<'a> Uses<'a> {
         uses
     }
 
-    /// Whether nothing of a service's variable would show through where the container defines the name.
+    /// Whether the container's own definition hides a service variable of the same name completely.
     fn hides(&self, name: &str, defined: Option<usize>) -> bool {
         let referred = self.referred.get(name);
         defined.is_some_and(|defined| referred.is_none_or(|referred| *referred > defined))
@@ -81,34 +80,34 @@ fn is_certain(entry: &Value) -> bool {
     let Some(source) = entry.get("valueFrom").and_then(Value::as_object) else { return true };
     let present = |key: &&str| source.get(*key).filter(|value| !value.is_null());
     let is_optional = |value: &Value| value.get("optional").and_then(Value::as_bool) == Some(true);
-    match SOURCES_THAT_MAY_MISS.iter().find_map(present) {
+    match SOURCES_THAT_MAY_BE_MISSING.iter().find_map(present) {
         Some(value) => !is_optional(value),
-        // A kind that is not known here may miss, too.
-        None => SOURCES_THAT_ARE_THERE.iter().any(|key| present(key).is_some()),
+        // A source of an unknown kind may be missing, too.
+        None => SOURCES_THAT_EXIST.iter().any(|key| present(key).is_some()),
     }
 }
 
-/// What inlining these variables into a container comes to.
-pub(super) fn inlined(container: &ContainerView<'_>, prepared: &Arc<Prepared>) -> Inlined {
+/// Inlines the variables into a container, except those that it defines itself.
+pub(super) fn inlined(container: &ContainerView<'_>, rendered: &Arc<RenderedVariables>) -> Inlined {
     let uses = Uses::new(container.env.map(Vec::as_slice).unwrap_or_default());
     let both =
-        uses.defined.iter().filter_map(|(name, defined)| Some((prepared.place(name)?, *name, *defined)));
+        uses.defined.iter().filter_map(|(name, defined)| Some((rendered.position(name)?, *name, *defined)));
     let mut both: Vec<_> = both.collect();
     both.sort_unstable();
     let shows = |(_, name, defined): &&(usize, &str, Option<usize>)| !uses.hides(name, *defined);
     Inlined {
-        unsure: both.iter().filter(shows).map(|(_, name, _)| (*name).to_owned()).collect(),
-        kept: both.iter().map(|(_, name, _)| (*name).to_owned()).collect(),
-        added: Added::new(Arc::clone(prepared), both.iter().map(|(place, ..)| *place).collect()),
+        inexact: both.iter().filter(shows).map(|(_, name, _)| (*name).to_owned()).collect(),
+        already_defined: both.iter().map(|(_, name, _)| (*name).to_owned()).collect(),
+        added: AddedVariables::new(Arc::clone(rendered), both.iter().map(|(index, ..)| *index).collect()),
     }
 }
 
 /// The ConfigMaps to which containers refer.
 #[derive(Debug, Default)]
 pub(super) struct References {
-    /// Those that there are now, or will be before the containers start.
+    /// The ConfigMaps that exist or must exist before the containers start.
     names: Vec<String>,
-    /// All of them as sources; what is spare may be absent.
+    /// All of them as sources; spare ones are optional.
     sources: Vec<Value>,
 }
 
@@ -122,49 +121,40 @@ impl References {
     }
 }
 
-/// What is done to a container: none if it has everything already.
-pub(super) struct Injected {
-    pub(super) op: Option<PatchOp>,
-    pub(super) account: Account,
-}
-
-/// Brings the variables into a container in this way.
-pub(super) fn injected(
-    container: &ContainerView<'_>,
+/// Injects the variables into a container as chosen. Returns no operation if the container has them already.
+pub(super) fn inject_container<'a>(
+    container: &ContainerView<'a>,
     inlined: Inlined,
-    (way, why): (Way, &'static str),
+    (via, reason): (InjectedVia, &'static str),
     references: &References,
-) -> Injected {
-    let Inlined { added, kept, unsure } = inlined;
-    let op = match way {
-        Way::Inline => env_op(container, &added),
-        Way::ConfigMap => env_from_op(container, &references.sources),
+) -> (Option<PatchOp<'a>>, InjectionReport) {
+    let Inlined { added, already_defined, inexact } = inlined;
+    let (op, config_maps) = match via {
+        InjectedVia::Inline => (env_op(container, &added), Vec::new()),
+        InjectedVia::ConfigMap => (env_from_op(container, &references.sources), references.names.clone()),
     };
-    let config_maps = if way == Way::ConfigMap { references.names.clone() } else { Vec::new() };
     let (kind, name) = (container.kind, container.name.to_owned());
-    Injected { op, account: Account { kind, name, way, why, config_maps, added, kept, unsure } }
+    (op, InjectionReport { kind, name, via, reason, config_maps, added, already_defined, inexact })
 }
 
-fn env_op(container: &ContainerView<'_>, added: &Added) -> Option<PatchOp> {
+fn env_op<'a>(container: &ContainerView<'a>, added: &AddedVariables) -> Option<PatchOp<'a>> {
     if added.is_empty() {
         return None;
     }
-    // A list of values is always JSON.
-    let theirs = serde_json::to_string(container.env.unwrap_or(&Vec::new())).unwrap_or_default();
-    let value = PatchValue::Env(added.clone(), theirs);
-    Some(PatchOp::put(container.env.is_some(), container.path("env"), value))
+    let own = container.env.map(Vec::as_slice).unwrap_or_default();
+    Some(PatchOp::set(container.env.is_some(), container.path("env"), PatchValue::Env(added.clone(), own)))
 }
 
-/// The first sources have the lowest precedence, below all that the container says itself.
-fn env_from_op(container: &ContainerView<'_>, ours: &[Value]) -> Option<PatchOp> {
+/// The first sources have the lowest precedence, below everything that the container defines itself.
+fn env_from_op<'a>(container: &ContainerView<'a>, managed: &[Value]) -> Option<PatchOp<'a>> {
     let path = container.path("envFrom");
-    let Some(sources) = container.env_from else { return Some(PatchOp::add(path, ours)) };
-    let wanted: Vec<Value> = ours.iter().chain(container.others()).cloned().collect();
+    let Some(sources) = container.env_from else { return Some(PatchOp::add(path, managed)) };
+    let wanted: Vec<Value> = managed.iter().chain(container.unmanaged()).cloned().collect();
     if *sources == wanted {
         None
-    } else if let ([_], None) = (ours, container.ours().next()) {
+    } else if let ([_], None) = (managed, container.managed().next()) {
         wanted.into_iter().next().map(|first| PatchOp::add([&path, "/0"].concat(), first))
     } else {
-        Some(PatchOp::put(true, path, PatchValue::Json(Value::Array(wanted))))
+        Some(PatchOp::set(true, path, PatchValue::Json(Value::Array(wanted))))
     }
 }

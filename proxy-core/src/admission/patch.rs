@@ -1,73 +1,73 @@
 //! `PatchOp`: one operation of a JSON patch (RFC 6902).
 //!
-//! An operation that cannot be applied makes the API server refuse the pod, whatever the failure policy: so there
-//! is no `test`, nothing is added below what is not there, and a list is addressed by an index that the pod had. What
-//! must not go in here: what to patch.
+//! If an operation cannot be applied, the API server rejects the pod, whatever the failure policy. So there is no `test`
+//! operation, nothing is added below a path that does not exist, and a list is addressed by an index that the pod had.
 
-use serde::ser::{Error, SerializeSeq};
+use serde::ser::SerializeSeq;
 use serde::{Serialize, Serializer};
 use serde_json::Value;
 
-use crate::admission::prepared::Added;
+use crate::admission::rendered::AddedVariables;
 
-/// What an operation does.
+/// The kind of an operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Operation {
     /// Sets a field, or inserts into a list.
     Add,
-    /// Sets what is there.
+    /// Sets a field that exists.
     Replace,
 }
 
 /// One operation.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct PatchOp {
-    /// What it does.
+pub struct PatchOp<'a> {
+    /// Its kind.
     pub op: Operation,
-    /// Where: a JSON pointer.
+    /// The JSON pointer to the target.
     pub path: String,
-    /// What it puts there.
-    pub value: PatchValue,
+    /// The new value.
+    pub value: PatchValue<'a>,
 }
 
-/// What an operation puts.
+/// The value of an operation.
 #[derive(Debug, Clone, PartialEq)]
-pub enum PatchValue {
+pub enum PatchValue<'a> {
     /// Any value.
     Json(Value),
-    /// A list of variables: ours, which containers share, then those that were there, as the JSON of a list.
-    Env(Added, String),
+    /// A list of variables: the added ones, then the container's own entries.
+    Env(AddedVariables, &'a [Value]),
 }
 
-impl Serialize for PatchValue {
+impl Serialize for PatchValue<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         match self {
             Self::Json(value) => value.serialize(serializer),
-            Self::Env(ours, theirs) => {
-                let theirs: Vec<Value> = serde_json::from_str(theirs).map_err(Error::custom)?;
-                let mut list = serializer.serialize_seq(Some(ours.len() + theirs.len()))?;
-                ours.iter().try_for_each(|variable| list.serialize_element(variable))?;
-                theirs.iter().try_for_each(|entry| list.serialize_element(entry))?;
+            Self::Env(added, own) => {
+                let mut list = serializer.serialize_seq(Some(added.len() + own.len()))?;
+                added.iter().try_for_each(|variable| list.serialize_element(variable))?;
+                own.iter().try_for_each(|entry| list.serialize_element(entry))?;
                 list.end()
             }
         }
     }
 }
 
-impl PatchOp {
+impl PatchOp<'_> {
     pub(super) fn add(path: impl Into<String>, value: impl Into<Value>) -> Self {
         Self { op: Operation::Add, path: path.into(), value: PatchValue::Json(value.into()) }
     }
+}
 
-    /// Sets a field, whether it is there or not.
-    pub(super) fn put(is_there: bool, path: String, value: PatchValue) -> Self {
-        let op = if is_there { Operation::Replace } else { Operation::Add };
+impl<'a> PatchOp<'a> {
+    /// Sets a field, whether it exists or not.
+    pub(super) fn set(exists: bool, path: String, value: PatchValue<'a>) -> Self {
+        let op = if exists { Operation::Replace } else { Operation::Add };
         Self { op, path, value }
     }
 }
 
-/// A key as a part of a JSON pointer.
+/// Escapes a key as a part of a JSON pointer.
 pub(super) fn escaped(key: &str) -> String {
     key.replace('~', "~0").replace('/', "~1")
 }

@@ -1,8 +1,7 @@
-//! `PodView`: what of a pod matters to the injector, borrowed from the object as it came.
+//! `PodView`: the parts of a pod that are relevant to the injector, borrowed from the object.
 //!
-//! An API server sends sound pods; anything else may come to an open port. What is not built like a pod is refused
-//! as a whole, with the place, so that no patch is made for it. `null` is absent. What must not go in here: a judgement
-//! of values.
+//! An API server sends valid pods; other clients can send anything. An object without the structure of a pod is rejected
+//! as a whole, with the path of the error, so that no patch is built for it. `null` counts as absent.
 
 use std::collections::HashSet;
 
@@ -12,17 +11,17 @@ use serde_json::{Map, Value};
 use crate::admission::config_map::is_ours;
 use crate::admission::patch::{PatchOp, escaped};
 use crate::admission::record::Marks;
-use crate::annotation::{INJECTED, PARTS, SELECTION, WARNINGS};
+use crate::model::annotation::{INJECTED, PARTS, SELECTION, WARNINGS};
 
-/// What is written on pods.
-const OURS: [&str; 4] = [INJECTED.key, SELECTION.key, PARTS.key, WARNINGS.key];
+/// The annotations that admission writes.
+const WRITTEN: [&str; 4] = [INJECTED.key, SELECTION.key, PARTS.key, WARNINGS.key];
 const MIRROR_ANNOTATION: &str = "kubernetes.io/config.mirror";
 
-/// Which of a pod's lists a container is in.
+/// The list of a pod that contains a container.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub enum ContainerKind {
-    /// `initContainers`, with those that go on running.
+    /// `initContainers`, sidecars included.
     InitContainer,
     /// `containers`.
     Container,
@@ -31,7 +30,7 @@ pub enum ContainerKind {
 }
 
 impl ContainerKind {
-    /// The field of the pod's spec.
+    /// Returns the field of the pod's spec.
     #[must_use]
     pub const fn list(self) -> &'static str {
         match self {
@@ -48,10 +47,10 @@ pub(super) struct PodView<'a> {
     metadata: Option<&'a Map<String, Value>>,
     annotations: Option<&'a Map<String, Value>>,
     labels: Option<&'a Map<String, Value>>,
-    /// `enableServiceLinks`, which is true where it is absent.
+    /// `enableServiceLinks`; true if it is absent.
     pub(super) links: bool,
     pub(super) has_controller: bool,
-    /// Those that may be changed.
+    /// The containers that can be changed.
     pub(super) containers: Vec<ContainerView<'a>>,
 }
 
@@ -61,13 +60,16 @@ pub(super) struct ContainerView<'a> {
     pub(super) kind: ContainerKind,
     index: usize,
     pub(super) name: &'a str,
-    /// `env`; none: absent.
+    /// `env`, if present.
     pub(super) env: Option<&'a Vec<Value>>,
-    /// `envFrom`; none: absent.
+    /// `envFrom`, if present.
     pub(super) env_from: Option<&'a Vec<Value>>,
 }
 
-/// Looks at a pod; with the pod as it was, at its new ephemeral containers alone. An error says what is wrong.
+/// Returns the view of a pod; with its previous state, only of its new ephemeral containers.
+///
+/// # Errors
+/// The object does not have the structure of a pod; the error names the path.
 pub(super) fn pod_view<'a>(pod: &'a Value, old: Option<&'a Value>) -> Result<PodView<'a>, String> {
     let pod = pod.as_object().ok_or("the pod is not an object")?;
     let metadata = map(pod, "metadata")?;
@@ -149,25 +151,25 @@ impl PodView<'_> {
         self.annotations?.get(name)?.as_str()
     }
 
-    /// Whether it shows what a kubelet runs by itself: changes would not reach that.
+    /// Whether it mirrors a static pod of a kubelet, which changes would not reach.
     pub(super) fn is_mirror(&self) -> bool {
         self.annotation(MIRROR_ANNOTATION).is_some()
     }
 
-    /// Whether it was here before; then `enableServiceLinks: false` is not its owner's wish.
+    /// Whether it was admitted before; then its owner did not request `enableServiceLinks: false`.
     pub(super) fn is_injected(&self) -> bool {
         self.annotation(INJECTED.key).is_some()
     }
 
-    /// How long its annotations are, without those that are written anew.
+    /// Returns the bytes of its annotations, except those that admission writes.
     pub(super) fn annotations_len(&self) -> usize {
         let others = self.annotations.into_iter().flatten();
-        let others = others.filter(|(key, _)| !OURS.contains(&key.as_str()));
+        let others = others.filter(|(key, _)| !WRITTEN.contains(&key.as_str()));
         others.map(|(key, value)| key.len() + value.as_str().map_or(0, str::len)).sum()
     }
 
-    /// Sets the label and the annotations that it does not have yet.
-    pub(super) fn marking(&self, Marks { label, annotations }: Marks) -> Vec<PatchOp> {
+    /// Returns the operations that set the label and the annotations if the pod lacks them.
+    pub(super) fn marking<'p>(&self, Marks { label, annotations }: Marks) -> Vec<PatchOp<'p>> {
         let labels = label.map(|label| (Marks::LABEL, label.to_owned())).into_iter().collect();
         if self.metadata.is_none() {
             let both = [("annotations", object(annotations)), ("labels", object(labels))];
@@ -186,8 +188,12 @@ fn object(entries: Vec<(&str, String)>) -> Value {
     entries.into_iter().map(|(key, text)| (key.to_owned(), Value::String(text))).collect::<Map<_, _>>().into()
 }
 
-/// Sets the entries of a map that it does not have yet.
-fn setting(path: &str, found: Option<&Map<String, Value>>, entries: Vec<(&str, String)>) -> Vec<PatchOp> {
+/// Returns the operations that set the entries that a map lacks.
+fn setting<'p>(
+    path: &str,
+    found: Option<&Map<String, Value>>,
+    entries: Vec<(&str, String)>,
+) -> Vec<PatchOp<'p>> {
     let Some(found) = found else {
         return if entries.is_empty() { Vec::new() } else { vec![PatchOp::add(path, object(entries))] };
     };
@@ -197,7 +203,7 @@ fn setting(path: &str, found: Option<&Map<String, Value>>, entries: Vec<(&str, S
 }
 
 impl<'a> ContainerView<'a> {
-    /// The pointer to one of its fields.
+    /// Returns the JSON pointer to one of its fields.
     pub(super) fn path(&self, field: &str) -> String {
         format!("/spec/{}/{}/{field}", self.kind.list(), self.index)
     }
@@ -206,17 +212,17 @@ impl<'a> ContainerView<'a> {
         self.env_from.into_iter().flatten()
     }
 
-    /// Its sources that are not ours.
-    pub(super) fn others(&self) -> impl Iterator<Item = &'a Value> {
-        self.sources().filter(|source| our_name(source).is_none())
+    /// Returns its sources except managed ConfigMaps.
+    pub(super) fn unmanaged(&self) -> impl Iterator<Item = &'a Value> {
+        self.sources().filter(|source| managed_name(source).is_none())
     }
 
-    /// The names of our ConfigMaps among its sources.
-    pub(super) fn ours(&self) -> impl Iterator<Item = &'a str> {
-        self.sources().filter_map(our_name)
+    /// Returns the names of the managed ConfigMaps among its sources.
+    pub(super) fn managed(&self) -> impl Iterator<Item = &'a str> {
+        self.sources().filter_map(managed_name)
     }
 }
 
-fn our_name(source: &Value) -> Option<&str> {
+fn managed_name(source: &Value) -> Option<&str> {
     source.get("configMapRef")?.get("name")?.as_str().filter(|name| is_ours(name))
 }

@@ -1,39 +1,39 @@
-//! `Record`: what a pod says of the variables that it needs, as a label and annotations.
+//! `Record`: the variables that a pod needs, as a label and annotations.
 //!
-//! Admission writes it, and a controller that sees nothing of a pod but its metadata makes ConfigMaps by it. Whoever may
-//! create a pod may also write it by hand, so it is read as hostile: the worst it gets is a ConfigMap of variables that
-//! the pod's namespace may have anyway. What must not go in here: making a ConfigMap.
+//! Admission writes it, and a controller that sees only the metadata of pods creates ConfigMaps from it. A user who can
+//! create pods can also write it, so it is untrusted input: at worst it yields a ConfigMap of variables that the pod's
+//! namespace may have anyway.
 
 use crate::admission::config_map::base_name;
 use crate::admission::selection::{SELECTION_BYTES_MAX, Selection};
-use crate::annotation::{PARTS, SELECTION, VARIABLES, WARNINGS};
+use crate::model::annotation::{PARTS, SELECTION, VARIABLES, WARNINGS};
 
-/// The value of the label where the pod refers to managed ConfigMaps.
+/// The value of the label of a pod that refers to managed ConfigMaps.
 pub const LABEL_CONFIG_MAP: &str = "configmap";
-/// The value of the label where the pod has warnings and no ConfigMap.
+/// The value of the label of a pod that has warnings and no managed ConfigMap.
 pub const LABEL_WARNINGS: &str = "warnings";
-/// A pod refers to no more ConfigMaps than this: 16 MiB of variables.
+/// The limit of managed ConfigMaps per pod: 16 MiB of variables.
 pub const PARTS_MAX: usize = 16;
-/// How long the annotation with the warnings may be, in bytes.
+/// The limit of the annotation with the warnings, in bytes.
 pub const WARNINGS_BYTES_MAX: usize = 2_048;
-/// The API server takes 256 KiB of annotations; some of it is kept for the short ones and for other webhooks.
+/// The API server accepts 256 KiB of annotations; the difference is left for short ones and for other webhooks.
 pub(super) const ANNOTATIONS_BYTES_MAX: usize = 240 << 10;
 
-/// The ConfigMaps that a pod says it refers to.
+/// The managed ConfigMaps that a pod refers to, as it records them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Record {
     /// The text of their selection.
     pub text: String,
     /// The name of the first.
     pub base: String,
-    /// How many the pod cannot start without.
+    /// The number of ConfigMaps without which the pod cannot start.
     pub parts: usize,
 }
 
-/// Why what a pod records is of no use.
+/// An invalid record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum RecordError {
-    /// There is no selection.
+    /// The selection is missing.
     #[error("the pod has no annotation portico.dev/selection")]
     Missing,
     /// The selection is not one that admission writes.
@@ -45,10 +45,10 @@ pub enum RecordError {
 }
 
 impl Record {
-    /// Reads a pod's label and annotations; none: the pod refers to no managed ConfigMap.
+    /// Reads a pod's label and annotations. Returns none if the pod refers to no managed ConfigMap.
     ///
     /// # Errors
-    /// What the pod says was not written by admission.
+    /// The record was not written by admission.
     pub fn read<'a>(
         label: Option<&str>,
         annotation: impl Fn(&str) -> Option<&'a str>,
@@ -68,7 +68,7 @@ impl Record {
     }
 }
 
-/// What is written on a pod, each with its key.
+/// The label and the annotations that admission writes on a pod.
 #[derive(Debug, Default)]
 pub(super) struct Marks {
     pub(super) label: Option<&'static str>,
@@ -76,7 +76,7 @@ pub(super) struct Marks {
 }
 
 impl Marks {
-    /// The ConfigMaps that the pod refers to.
+    /// Records the ConfigMaps that the pod refers to.
     pub(super) fn record(&mut self, text: &str, parts: usize) {
         self.label = Some(LABEL_CONFIG_MAP);
         self.annotations.push((SELECTION.key, text.to_owned()));
@@ -85,7 +85,7 @@ impl Marks {
         }
     }
 
-    /// The warnings that its owner is to see.
+    /// Records warnings for the pod's owner.
     pub(super) fn warn(&mut self, warnings: &[String]) {
         self.label = self.label.or(Some(LABEL_WARNINGS));
         self.annotations.push((WARNINGS.key, joined(warnings)));
@@ -95,7 +95,7 @@ impl Marks {
     pub(super) const LABEL: &'static str = VARIABLES.key;
 }
 
-/// One line for each warning, as many as fit.
+/// Joins as many warnings as fit, one per line.
 fn joined(warnings: &[String]) -> String {
     let mut text = String::new();
     for warning in warnings {
@@ -111,7 +111,7 @@ fn joined(warnings: &[String]) -> String {
     text
 }
 
-/// Whether a selection's text may be written on a pod that has so many bytes of annotations otherwise; if not, why.
+/// Returns the reason if a selection's text cannot be recorded on a pod whose other annotations have `other_bytes`.
 pub(super) fn refuses(text: &str, other_bytes: usize) -> Option<&'static str> {
     if text.len() > SELECTION_BYTES_MAX {
         Some("the selection is too long to be recorded on the pod")

@@ -1,54 +1,52 @@
-//! `Account`: what was done to a container, and why; for people.
-//!
-//! The same accounts make the annotation on the pod. What must not go in here: a decision.
+//! `InjectionReport`: what was injected into a container, and the reason. The annotation on the pod summarises it.
 
 use serde::Serialize;
 
 use crate::admission::pod::ContainerKind;
-use crate::admission::prepared::Added;
-use crate::admission::selection::Rendered;
+use crate::admission::rendered::{AddedVariables, RenderedVariables};
 
-/// How variables come into a container.
+/// How a container gets the variables.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Way {
-    /// At the beginning of `env`.
+pub enum InjectedVia {
+    /// Prepended to `env`.
     Inline,
-    /// By a ConfigMap.
+    /// By a ConfigMap in `envFrom`.
     ConfigMap,
 }
 
-/// What was done to a container.
+/// The result for one container.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Account {
-    /// Which of the pod's lists it is in.
+#[serde(rename_all = "camelCase")]
+pub struct InjectionReport {
+    /// The list of the pod that contains the container.
     pub kind: ContainerKind,
-    /// Its name.
+    /// The name of the container.
     pub name: String,
-    /// How the variables come into it.
-    pub way: Way,
-    /// Why so.
-    pub why: &'static str,
+    /// How it gets the variables.
+    pub via: InjectedVia,
+    /// The reason for that choice.
+    pub reason: &'static str,
     /// The ConfigMaps that it refers to.
     pub config_maps: Vec<String>,
-    /// What it gets; by a ConfigMap, unless it defines the name itself.
-    pub added: Added,
-    /// Names of services' variables that it defines itself: its own value stands.
-    pub kept: Vec<String>,
-    /// Of those, the names for which inline would not be exact.
-    pub unsure: Vec<String>,
+    /// The variables that it gets.
+    pub added: AddedVariables,
+    /// Names of service variables that it defines itself; its own values are kept.
+    pub already_defined: Vec<String>,
+    /// Those of them for which inline would not be exact.
+    pub inexact: Vec<String>,
 }
 
-/// What was injected, in one line.
-pub(super) fn summary(accounts: &[Account], rendered: &Rendered) -> String {
+/// Returns a summary of the injection in one line.
+pub(super) fn summary(reports: &[InjectionReport], rendered: &RenderedVariables) -> String {
     if rendered.variables.is_empty() {
         return "nothing: no service gives variables".to_owned();
     }
     let mut ways: Vec<String> = Vec::new();
-    for account in accounts {
-        let way = match account.way {
-            Way::Inline => "inline".to_owned(),
-            Way::ConfigMap => ["configmap ", &account.config_maps.join(" ")].concat(),
+    for report in reports {
+        let way = match report.via {
+            InjectedVia::Inline => "inline".to_owned(),
+            InjectedVia::ConfigMap => ["configmap ", &report.config_maps.join(" ")].concat(),
         };
         if !ways.contains(&way) {
             ways.push(way);

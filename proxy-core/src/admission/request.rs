@@ -1,7 +1,6 @@
-//! `Wish`: what a pod asks for by annotations; what it does not say, its namespace says.
+//! `InjectionRequest`: the settings that a pod requests by annotations; annotations of its namespace are the defaults.
 //!
-//! Which annotations there are and what they may say is in `annotation`. What cannot be read is left out and told.
-//! What must not go in here: whether services exist.
+//! `annotation` lists the annotations and their values. A value that cannot be parsed is ignored and reported.
 
 use serde::Deserialize;
 use serde::de::IntoDeserializer;
@@ -11,47 +10,51 @@ use crate::admission::pod::PodView;
 use crate::admission::selection::{Chosen, Selection};
 use crate::admission::warning::excerpt;
 use crate::admission::{Admission, InjectMode, InjectOptions};
-use crate::annotation::{
+use crate::model::annotation::{
     Annotation, FORMS, INJECT, MAX_BYTES, ON_MISSING, REQUIRE, SERVICES, VARIABLE_PREFIX,
 };
-use crate::service::ServiceKey;
+use crate::model::service::ServiceKey;
 
-/// More services than this are no selection any more.
+/// The limit of services in a list.
 pub(super) const SERVICES_MAX: usize = 1_000;
 const NAME_CHARS_MAX: usize = 63;
-/// More problems than this are not told: a pod has as many as its annotations have commas.
+/// The limit of reported problems: there can be as many as the annotations have commas.
 const PROBLEMS_MAX: usize = 256;
 
-/// What happens to a pod whose required services are not there.
+/// The result for a pod whose required services do not exist.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum OnMissing {
-    /// It starts, with a warning.
+    /// The pod starts, with a warning.
     #[default]
     Warn,
-    /// Its containers are held until they are there.
+    /// Its containers wait until the services exist.
     Wait,
-    /// It is not made.
+    /// The pod is denied.
     Deny,
 }
 
-/// What a pod asks for.
+/// The settings of a pod.
 #[derive(Debug)]
-pub(super) struct Wish {
-    pub(super) is_wanted: bool,
+pub(super) struct InjectionRequest {
+    pub(super) is_enabled: bool,
     pub(super) mode: InjectMode,
     pub(super) selection: Selection,
-    /// It names its services, whatever the kubelet would give.
+    /// Whether it lists services, instead of those that the kubelet would give.
     pub(super) names_services: bool,
     pub(super) required: Vec<ServiceKey>,
     pub(super) on_missing: OnMissing,
-    /// What could not be read.
+    /// Values that could not be parsed.
     pub(super) problems: Vec<String>,
 }
 
 /// Reads the annotations.
-pub(super) fn wish(options: &InjectOptions, admission: &Admission<'_>, pod: &PodView<'_>) -> Wish {
-    let mut reader = WishReader { admission, pod, problems: Vec::new() };
+pub(super) fn injection_request(
+    options: &InjectOptions,
+    admission: &Admission<'_>,
+    pod: &PodView<'_>,
+) -> InjectionRequest {
+    let mut reader = AnnotationReader { admission, pod, problems: Vec::new() };
     let inject = reader.read(&INJECT, parse_inject).unwrap_or(Inject::Yes);
     let services = reader.services();
     let prefix = reader.read(&VARIABLE_PREFIX, parse_prefix).unwrap_or_default();
@@ -59,13 +62,13 @@ pub(super) fn wish(options: &InjectOptions, admission: &Admission<'_>, pod: &Pod
     let required = reader.required(services.as_deref().unwrap_or_default());
     let on_missing = reader.read(&ON_MISSING, |text| word(text));
     let bytes_max = reader.read(&MAX_BYTES, parse_bytes);
-    // Nobody who looks into a pod is turned away or kept waiting for what the pod itself lacks.
+    // Debugging a pod must neither be denied nor wait because of a service that the pod itself lacks.
     let on_missing = on_missing.filter(|_| admission.old_pod.is_none()).unwrap_or_default();
     let wait_for = if on_missing == OnMissing::Wait { required.clone() } else { Vec::new() };
     let names_services = services.is_some();
     let bytes_max = bytes_max.or(options.bytes_max);
-    Wish {
-        is_wanted: inject != Inject::No,
+    InjectionRequest {
+        is_enabled: inject != Inject::No,
         mode: if let Inject::Mode(mode) = inject { mode } else { options.mode },
         selection: Selection { services, prefix, forms, bytes_max, wait_for },
         names_services,
@@ -82,13 +85,13 @@ enum Inject {
     Mode(InjectMode),
 }
 
-struct WishReader<'a> {
+struct AnnotationReader<'a> {
     admission: &'a Admission<'a>,
     pod: &'a PodView<'a>,
     problems: Vec<String>,
 }
 
-impl<'a> WishReader<'a> {
+impl<'a> AnnotationReader<'a> {
     fn text(&self, annotation: &Annotation) -> Option<&'a str> {
         let of_namespace = || self.admission.namespace_annotations.get(annotation.key).map(String::as_str);
         self.pod.annotation(annotation.key).or_else(of_namespace).map(str::trim)
@@ -111,7 +114,7 @@ impl<'a> WishReader<'a> {
         value
     }
 
-    /// The items of a list, without those that cannot be read.
+    /// Returns the items of a list, except those that cannot be parsed.
     fn items<T>(&mut self, annotation: &Annotation, parse: impl Fn(&str) -> Option<T>) -> Option<Vec<T>> {
         let text = self.text(annotation)?;
         let mut items = Vec::new();
@@ -136,16 +139,16 @@ impl<'a> WishReader<'a> {
 
     fn required(&mut self, chosen: &[Chosen]) -> Vec<ServiceKey> {
         let own = self.admission.namespace;
-        let by_alias = |item: &str| chosen.iter().find(|one| one.alias.as_deref() == Some(item));
+        let by_alias = |item: &str| chosen.iter().find(|chosen| chosen.alias.as_deref() == Some(item));
         let parse = |item: &str| match by_alias(item) {
-            Some(one) => Some(one.service.clone()),
+            Some(chosen) => Some(chosen.service.clone()),
             None => parse_service(item, own),
         };
         self.items(&REQUIRE, parse).unwrap_or_default()
     }
 }
 
-/// The value that serde knows by this word.
+/// Parses a word as serde does.
 fn word<'de, T: Deserialize<'de>>(text: &'de str) -> Option<T> {
     let word: StrDeserializer<'de, Error> = text.into_deserializer();
     T::deserialize(word).ok()
@@ -178,12 +181,12 @@ fn parse_chosen(item: &str, own: &str) -> Option<Chosen> {
         None => (None, item),
     };
     let service = parse_service(name, own)?;
-    let is_sound = match alias {
+    let is_valid = match alias {
         Some(alias) => is_identifier(alias, "_-"),
-        // Two namespaces may have services of one name.
+        // Services of two namespaces can have the same name.
         None => *service.namespace == *own,
     };
-    is_sound.then(|| Chosen { alias: alias.map(str::to_owned), service })
+    is_valid.then(|| Chosen { alias: alias.map(str::to_owned), service })
 }
 
 fn parse_service(text: &str, own: &str) -> Option<ServiceKey> {
@@ -191,15 +194,15 @@ fn parse_service(text: &str, own: &str) -> Option<ServiceKey> {
     ((is_label(namespace) || namespace == own) && is_label(name)).then(|| ServiceKey::new(namespace, name))
 }
 
-/// What a shell can name; with these further characters.
+/// Whether a shell can name this variable; `further` lists further allowed characters.
 pub(super) fn is_identifier(text: &str, further: &str) -> bool {
-    let is_sound = |character: char| character.is_ascii_alphanumeric() || further.contains(character);
+    let is_valid = |character: char| character.is_ascii_alphanumeric() || further.contains(character);
     (1..=NAME_CHARS_MAX).contains(&text.len())
-        && text.chars().all(is_sound)
+        && text.chars().all(is_valid)
         && text.starts_with(|first: char| first.is_ascii_alphabetic() || first == '_')
 }
 
 pub(super) fn is_label(text: &str) -> bool {
-    let is_sound = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
-    (1..=NAME_CHARS_MAX).contains(&text.len()) && text.bytes().all(is_sound)
+    let is_valid = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+    (1..=NAME_CHARS_MAX).contains(&text.len()) && text.bytes().all(is_valid)
 }

@@ -1,10 +1,10 @@
-//! The injector's claims, one by one; those about the patch are in `patching`, the random ones in `random`.
+//! Tests of the injector and their helpers.
 
+mod annotations;
 mod kubelet;
 mod patching;
 mod random;
 mod valid;
-mod wishes;
 mod world;
 
 use std::collections::BTreeMap;
@@ -12,8 +12,8 @@ use std::collections::BTreeMap;
 use serde_json::{Value, json};
 
 use super::*;
+use crate::model::service::{Export, Service};
 use crate::sample::{snapshot, svc};
-use crate::service::{Export, Service};
 
 fn with_mode(mode: InjectMode) -> InjectOptions {
     InjectOptions { mode, bytes_max: None }
@@ -25,8 +25,8 @@ fn asking<'a>(namespace: &'a str, pod: &'a Value) -> Admission<'a> {
     Admission { namespace, namespace_annotations: &NONE, pod, old_pod: None }
 }
 
-/// The pod after the patch, by an implementation of patches that is not ours.
-fn applied(pod: &Value, injection: &Injection) -> Value {
+/// Returns the patched pod, by an independent implementation of JSON patches.
+fn applied(pod: &Value, injection: &Injection<'_>) -> Value {
     let mut patched = pod.clone();
     let patch: json_patch::Patch = serde_json::from_value(json!(injection.patch)).unwrap();
     json_patch::patch(&mut patched, &patch).unwrap();
@@ -67,12 +67,12 @@ fn controlled(mut pod: Value) -> Value {
     pod
 }
 
-/// What is done to a pod in namespace `default`.
-fn done(services: impl IntoIterator<Item = Service>, pod: &Value) -> Injection {
-    injection(&of(services), &InjectOptions::default(), &asking("default", pod))
+/// Injects into a pod in namespace `default`.
+fn done(services: impl IntoIterator<Item = Service>, pod: &Value) -> Injection<'_> {
+    inject(&of(services), &InjectOptions::default(), &asking("default", pod))
 }
 
-/// The ConfigMaps of a pod after its patch, as a controller makes them by what the pod says.
+/// Returns the ConfigMaps of a patched pod, as a controller creates them from its record.
 fn made(services: &Snapshot, namespace: &str, patched: &Value) -> Vec<WantedConfigMap> {
     let metadata = &patched["metadata"];
     let annotation = |key: &str| metadata["annotations"][key].as_str();
@@ -85,8 +85,8 @@ fn made(services: &Snapshot, namespace: &str, patched: &Value) -> Vec<WantedConf
     maps
 }
 
-/// The names that the first container's `env` has after the patch.
-fn names(pod: &Value, injection: &Injection) -> Vec<String> {
+/// Returns the names in the first container's `env` after the patch.
+fn names(pod: &Value, injection: &Injection<'_>) -> Vec<String> {
     let patched = applied(pod, injection);
     let env = patched["spec"]["containers"][0]["env"].as_array().cloned().unwrap_or_default();
     env.iter().map(|entry| entry["name"].as_str().unwrap().to_owned()).collect()

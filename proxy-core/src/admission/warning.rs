@@ -1,20 +1,19 @@
-//! `Warnings`: what the API server hands to whoever made the pod.
+//! `Warnings`: the warnings that the API server forwards to the client that creates the pod.
 //!
-//! It cuts a warning after 256 characters, takes 4,096 in all, and refuses control characters
-//! (endpoints/filters/warning.go). What is cut here is cut where it still says what it is about. What must not go in
-//! here: what to warn of.
+//! The API server truncates a warning after 256 characters, forwards 4,096 in all, and rejects control characters
+//! (endpoints/filters/warning.go). So warnings are truncated here, where the beginning still names the subject.
 
 use std::fmt::Display;
 
 const CHARS_MAX: usize = 256;
 const ALL_CHARS_MAX: usize = 4_096;
-/// Room for the line that says how many are missing.
+/// Room for the line that counts the omitted warnings.
 const REST_CHARS_MAX: usize = 40;
 const EXCERPT_CHARS_MAX: usize = 60;
-/// How many names a line lists.
+/// The number of names that a line lists.
 const NAMES_MAX: usize = 8;
 
-/// More different warnings than this are only counted: they would not fit into an answer.
+/// Further distinct warnings are only counted: they would not fit into a response.
 const LINES_MAX: usize = 256;
 
 /// Warnings, each once.
@@ -30,13 +29,13 @@ impl Warnings {
             self.more += 1;
             return;
         }
-        let line = sound(&format!("portico: {message}"));
+        let line = sanitized(&format!("portico: {message}"));
         if !self.lines.contains(&line) {
             self.lines.push(line);
         }
     }
 
-    /// As many as the API server passes on.
+    /// Returns as many warnings as the API server forwards.
     pub(super) fn finish(self) -> Vec<String> {
         let count = self.lines.len() + self.more;
         let mut left = ALL_CHARS_MAX - REST_CHARS_MAX;
@@ -53,8 +52,8 @@ impl Warnings {
     }
 }
 
-/// One line without control characters, and not too long.
-pub(super) fn sound(text: &str) -> String {
+/// Returns the text without control characters, truncated to one warning.
+pub(super) fn sanitized(text: &str) -> String {
     let clean = |character: char| if character.is_control() { ' ' } else { character };
     if text.chars().count() <= CHARS_MAX {
         return text.chars().map(clean).collect();
@@ -62,13 +61,13 @@ pub(super) fn sound(text: &str) -> String {
     text.chars().map(clean).take(CHARS_MAX - 3).chain("...".chars()).collect()
 }
 
-/// So much of a text as a message quotes.
+/// Truncates a text for a quotation in a message.
 pub(super) fn excerpt(text: &str) -> String {
     let short: String = text.chars().take(EXCERPT_CHARS_MAX).collect();
     if short.len() < text.len() { short + "..." } else { short }
 }
 
-/// The first of these names, and how many more there are.
+/// Lists the first of these names and the number of further ones.
 pub(super) fn some_of(names: &[String]) -> String {
     let listed = names.iter().take(NAMES_MAX).map(String::as_str).collect::<Vec<_>>().join(", ");
     match names.len().checked_sub(NAMES_MAX) {
@@ -82,7 +81,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn warnings_stay_within_what_the_api_server_takes() {
+    fn warnings_stay_within_the_limits_of_the_api_server() {
         let mut warnings = Warnings::default();
         for number in 0..100 {
             warnings.push(format_args!("{number}\n\u{7f}{}", "ä".repeat(300)));

@@ -10,6 +10,7 @@ use super::source::code_only;
 type Group = (&'static str, &'static [&'static str]);
 
 const CORE: &[Group] = &[
+    ("admission", &["env", "model"]),
     ("env", &["model"]),
     ("inspect", &["model", "routing", "ruleset"]),
     ("model", &[]),

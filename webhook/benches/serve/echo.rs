@@ -1,6 +1,6 @@
-//! The peer: a bare server of hyper and rustls that takes a body and sends one of a fixed length.
+//! The peer: a bare server of hyper and rustls that receives a body and sends one of a fixed length.
 //!
-//! A process of its own, so that it has what the webhook has. What must not go in here: anything beyond that.
+//! It is a separate process, with the same resources as the webhook.
 
 use std::convert::Infallible;
 use std::io::{BufRead, BufReader};
@@ -21,14 +21,14 @@ use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::rustls::crypto::ring;
 use tokio_rustls::rustls::pki_types::PrivateKeyDer;
 
-/// The peer, as long as this value is there.
+/// The peer, which is killed on drop.
 pub(crate) struct Echo {
     child: Child,
     pub(crate) address: SocketAddr,
 }
 
 impl Echo {
-    /// Starts this program once more, to answer with so many bytes.
+    /// Starts this program again, as a server whose responses have `answer_len` bytes.
     pub(crate) fn start(answer_len: usize) -> Self {
         let program = std::env::current_exe().expect("the path of this benchmark");
         let mut command = Command::new(program);

@@ -1,9 +1,9 @@
-//! What an admission costs: the real program over TLS connections that are kept, as an API server keeps them.
+//! The latency and throughput of admissions, over persistent TLS connections like those of an API server.
 //!
-//! The peer is a bare server of hyper and rustls in a process of its own, which takes and sends as many bytes; both are
-//! measured in turns. Figures stand in docs/benchmarks.md. `PORTICO_BENCH_QUICK`: short rounds.
+//! The peer is a bare server of hyper and rustls in a separate process, which receives and sends the same number of bytes.
+//! Both are measured in turns. docs/benchmarks.md has the results. `PORTICO_BENCH_QUICK` selects short rounds.
 
-#[allow(clippy::print_stdout)] // It tells its address so.
+#[allow(clippy::print_stdout)] // It prints its address.
 mod echo;
 
 use std::fmt::Write;
@@ -70,11 +70,11 @@ fn main() {
     let echo = Echo::start(answer_len);
     let title =
         format!("inline, 20 services, {} bytes in, {answer_len} out, {CONNECTIONS} connections", body.len());
-    beside_the_peer(&sheet, &title, [webhook.address, echo.address], &body, (rounds, seconds));
+    compare_with_peer(&sheet, &title, [webhook.address, echo.address], &body, (rounds, seconds));
 }
 
-/// Times and throughput of the webhook and the peer, in turns.
-fn beside_the_peer(
+/// Measures latency and throughput of the webhook and of the peer, in turns.
+fn compare_with_peer(
     sheet: &Sheet,
     title: &str,
     servers: [SocketAddr; 2],
@@ -102,13 +102,13 @@ fn beside_the_peer(
     table.put(PEER, &peer, &[]);
 }
 
-/// The medians and the 99th percentiles of several rounds.
+/// Returns the medians and the 99th percentiles of several rounds.
 fn each(rounds: &[Spread]) -> [Spread; 2] {
     [|round: &Spread| round.median, |round: &Spread| round.p99]
         .map(|of| Spread::of(rounds.iter().map(of).collect()))
 }
 
-/// Services in namespaces, each with one named port.
+/// Returns services in namespaces, each with one named port.
 fn services(namespaces: Range<u32>, each: u32) -> String {
     let mut text = String::new();
     for namespace in namespaces {
@@ -124,7 +124,7 @@ fn services(namespaces: Range<u32>, each: u32) -> String {
     text
 }
 
-/// The review of a pod as a Deployment makes it.
+/// Returns the review of a pod of a Deployment.
 fn review(namespace: &str) -> Vec<u8> {
     let container = |name: &str| {
         json!({"name": name, "image": "registry.example/some/image:1.2.3", "imagePullPolicy": "IfNotPresent",
@@ -141,7 +141,7 @@ fn review(namespace: &str) -> Vec<u8> {
     text.replace("\"namespace\":\"default\"", &format!("\"namespace\":\"{namespace}\"")).into_bytes()
 }
 
-/// Milliseconds from when each request was due to its answer, at a fixed rate.
+/// Returns the milliseconds from the due time of each request to its response, at a fixed rate.
 fn paced(address: SocketAddr, body: &[u8], seconds: u32) -> Vec<f64> {
     let interval = Duration::from_secs(1) * CONNECTIONS / RATE_PER_S;
     let count = RATE_PER_S * seconds / CONNECTIONS;
@@ -158,7 +158,7 @@ fn paced(address: SocketAddr, body: &[u8], seconds: u32) -> Vec<f64> {
     })
 }
 
-/// Requests each second, one after the other on each connection.
+/// Returns the requests per second, sent one after the other on each connection.
 fn throughput(address: SocketAddr, body: &[u8], seconds: u32) -> f64 {
     let counts = each_connection(|_| {
         let mut caller = Caller::local(address).expect("connect");

@@ -24,8 +24,8 @@ use crate::api::{Api, ApiError};
 use crate::clock::{now_s, rfc3339};
 use crate::controller::event_recorder::limiter::{EventLimiter, Verdict};
 use crate::controller::lookup;
+use crate::counters::Counters;
 use crate::log::chain;
-use crate::tally::Tallied;
 
 /// The length of the queue; the recorder drops what exceeds it.
 const QUEUE_LEN_MAX: usize = 256;
@@ -70,15 +70,15 @@ struct Report {
 #[derive(Debug, Clone)]
 pub(crate) struct EventRecorder {
     queue: Sender<Report>,
-    tallied: Tallied,
+    counters: Counters,
 }
 
 impl EventRecorder {
     /// Starts a task that writes to this API server.
-    pub(crate) fn start(api: Api, tallied: Tallied) -> Self {
+    pub(crate) fn start(api: Api, counters: Counters) -> Self {
         let (queue, reports) = channel(QUEUE_LEN_MAX);
-        tokio::spawn(write_all(api, reports, tallied.clone()));
-        Self { queue, tallied }
+        tokio::spawn(write_all(api, reports, counters.clone()));
+        Self { queue, counters }
     }
 
     /// Reports the warnings of a new pod on its controller, if it has both.
@@ -125,7 +125,7 @@ impl EventRecorder {
         let message = message.chars().take(MESSAGE_CHARS_MAX).collect();
         let report = Report { namespace: Arc::clone(namespace), target, reason, message };
         if self.queue.try_send(report).is_err() {
-            self.tallied.event("dropped");
+            self.counters.event("dropped");
         }
     }
 }
@@ -153,13 +153,13 @@ fn quoted(text: &str) -> String {
     format!("{start:?}{suffix}")
 }
 
-async fn write_all(api: Api, mut reports: Receiver<Report>, tallied: Tallied) {
+async fn write_all(api: Api, mut reports: Receiver<Report>, counters: Counters) {
     let (mut limiter, mut writes) = (EventLimiter::default(), JoinSet::new());
     while let Some(report) = reports.recv().await {
         match limiter.check(&report.namespace, digest(&report), Instant::now()) {
             Verdict::Duplicate => continue,
             Verdict::Limited => {
-                tallied.event("limited");
+                counters.event("limited");
                 continue;
             }
             Verdict::Write => {}
@@ -167,16 +167,16 @@ async fn write_all(api: Api, mut reports: Receiver<Report>, tallied: Tallied) {
         if writes.len() >= WRITES_MAX {
             writes.join_next().await;
         }
-        let (api, tallied) = (api.clone(), tallied.clone());
+        let (api, counters) = (api.clone(), counters.clone());
         writes.spawn(async move {
             match write(&api, &report).await {
-                Ok(true) => tallied.event("written"),
+                Ok(true) => counters.event("written"),
                 // The object is gone.
                 Ok(false) => {}
                 // Another replica has written it.
                 Err(ApiError::Conflict { .. }) => {}
                 Err(error) => {
-                    tallied.event("failed");
+                    counters.event("failed");
                     let namespace = &*report.namespace;
                     tracing::warn!(namespace, error = chain(error), "failed to record Event");
                 }

@@ -17,9 +17,9 @@ use crate::controller::object::{Observed, REMINDER, collection, object};
 use crate::controller::plan::{Action, must_wait, pad, plan, plan_deletion};
 use crate::controller::quota::{Exceeded, Quotas, Usage};
 use crate::controller::state::GroupKey;
+use crate::counters::Counters;
 use crate::log::chain;
 use crate::services::ServiceState;
-use crate::tally::Tallied;
 
 /// The budget of all jobs, in KiB.
 const BUDGET_KIB: usize = 24 << 10;
@@ -38,7 +38,7 @@ pub(crate) struct Worker {
     pub(crate) api: Api,
     pub(crate) services: watch::Receiver<ServiceState>,
     pub(crate) quotas: Quotas,
-    pub(crate) tallied: Tallied,
+    pub(crate) counters: Counters,
     budget: Semaphore,
 }
 
@@ -63,9 +63,9 @@ impl Worker {
         api: Api,
         services: watch::Receiver<ServiceState>,
         quotas: Quotas,
-        tallied: Tallied,
+        counters: Counters,
     ) -> Self {
-        Self { api, services, quotas, tallied, budget: Semaphore::new(BUDGET_KIB) }
+        Self { api, services, quotas, counters, budget: Semaphore::new(BUDGET_KIB) }
     }
 
     /// Executes the work of a group.
@@ -79,7 +79,7 @@ impl Worker {
             Ok((found, reminders)) => Outcome::Applied(found, reminders),
             Err(WorkError::Exists) => Outcome::Exists,
             Err(WorkError::Refused(exceeded)) => {
-                self.tallied.refused(exceeded.label());
+                self.counters.refused(exceeded.label());
                 Outcome::Refused(exceeded)
             }
             Err(WorkError::Api(error)) if error.is_conflict() || error.is_absent() => {
@@ -92,7 +92,7 @@ impl Worker {
                 Outcome::Conflict
             }
             Err(WorkError::Api(error)) => {
-                self.tallied.config_map("failed");
+                self.counters.config_map("failed");
                 tracing::warn!(
                     namespace,
                     name,
@@ -125,7 +125,7 @@ impl Worker {
     ) -> Result<Parts, WorkError> {
         let actions = plan_deletion(&found, &reminders);
         let parts = self.execute(key, &actions, &[], (found, reminders)).await?;
-        self.tallied.config_map("collected");
+        self.counters.config_map("collected");
         tracing::debug!(namespace = &*key.0, name = &*key.1, "deleted ConfigMap that no pod refers to");
         Ok(parts)
     }
@@ -183,7 +183,7 @@ impl Worker {
     }
 
     fn written(&self, verb: &'static str, path: &str, map: &WantedConfigMap, version: Box<str>) -> Observed {
-        self.tallied.config_map(verb);
+        self.counters.config_map(verb);
         tracing::debug!(path, name = map.name, verb, "wrote ConfigMap");
         Observed { version, content: Some(map.content()) }
     }

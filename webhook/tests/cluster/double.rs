@@ -206,7 +206,7 @@ fn config_map_exists_as_long_as_a_pod_refers_to_it() {
     // The remaining pod has all forms; the webhook never deletes an unmanaged ConfigMap.
     assert!(left.iter().any(|map| map["data"]["REDIS_PORT"].is_string()));
     assert!(left.iter().any(|map| map["metadata"]["name"] == "portico-env-0"));
-    assert_eq!(webhook.metric("config_maps_total{what=\"collected\"}"), 1.0);
+    assert_eq!(webhook.metric("config_map_operations_total{operation=\"collected\"}"), 1.0);
 }
 
 #[test]
@@ -314,7 +314,7 @@ fn rejected_service_is_a_metric_and_not_an_outage() {
         (1..=5000).map(|port| json!({"name": format!("p{port}"), "port": port})).collect();
     cluster.api.put(broken);
     webhook.until("it is counted", |webhook| webhook.metric("objects_refused") == 1.0);
-    assert_eq!(webhook.metric("source_trouble"), 0.0);
+    assert_eq!(webhook.metric("source_outage"), 0.0);
     assert_eq!(webhook.log().matches("Service default/broken").count(), 1, "{}", webhook.log());
     cluster.api.delete("Service", "default", "broken");
     webhook.until("it is no longer counted", |webhook| webhook.metric("objects_refused") == 0.0);

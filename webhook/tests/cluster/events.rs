@@ -57,8 +57,9 @@ fn text_of_a_tenant_is_quoted_and_cut_and_events_are_limited() {
         pod["metadata"]["labels"] = json!({"portico.dev/variables": "warnings"});
         cluster.api.put(pod);
     }
-    webhook
-        .until("the others are limited", |webhook| webhook.metric("events_total{what=\"limited\"}") >= 40.0);
+    webhook.until("the others are limited", |webhook| {
+        webhook.metric("events_total{result=\"limited\"}") >= 40.0
+    });
     let events = until("the burst is written", || {
         let events = events(&cluster);
         (events.len() >= 20).then_some(events)

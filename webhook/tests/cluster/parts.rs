@@ -106,7 +106,7 @@ fn changing_parts_never_lack_a_variable_of_their_pod() {
         cluster.api.get("ConfigMap", "default", &name).map(drop)
     });
     cluster.api.delete("Pod", "default", "b");
-    let collected = || webhook.metric("config_maps_total{what=\"collected\"}");
+    let collected = || webhook.metric("config_map_operations_total{operation=\"collected\"}");
     until("it is deleted", || (collected() >= 1.0).then_some(()));
     assert_eq!(started(&cluster, &made).0, 1);
     cluster.api.delete("Pod", "default", "a");

@@ -27,7 +27,7 @@ fn events(cluster: &Cluster, namespace: &str) -> Vec<Value> {
 }
 
 fn count(webhook: &Webhook, what: &str) -> f64 {
-    webhook.metric(&format!("events_total{{what=\"{what}\"}}"))
+    webhook.metric(&format!("events_total{{result=\"{what}\"}}"))
 }
 
 #[test]

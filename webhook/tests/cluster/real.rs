@@ -126,7 +126,7 @@ fn only_new_ephemeral_containers_are_changed(cluster: &Cluster) {
 }
 
 fn pods_that_need_no_change_cause_no_review(cluster: &Cluster, webhook: &Webhook) {
-    let asked = || webhook.metric("request_seconds_count");
+    let asked = || webhook.metric("request_duration_seconds_count");
     let before = asked();
     let refused = created(cluster, &annotated(pod("refused"), &[("portico.dev/inject", "false")])).object;
     assert!(!has_redis(&refused) && refused["spec"]["enableServiceLinks"] == true);

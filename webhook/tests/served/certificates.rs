@@ -82,6 +82,6 @@ fn clients_without_a_valid_certificate_are_closed_and_counted() {
     ask(None).expect_err("no certificate");
     ask(Some(&expired)).expect_err("an expired certificate");
     webhook.until("both are counted", |webhook| {
-        webhook.metric("closed_total{reason=\"client_certificate\"}") == 2.0
+        webhook.metric("connections_closed_total{reason=\"client_certificate\"}") == 2.0
     });
 }

@@ -131,11 +131,12 @@ fn plain_http_and_a_wrong_server_name_are_closed_and_counted() {
     let mut plain = TcpStream::connect(webhook.address).expect("connect");
     plain.write_all(b"POST /mutate HTTP/1.1\r\nHost: x\r\n\r\n").expect("send");
     let _ = plain.read_to_end(&mut Vec::new());
-    webhook
-        .until("plain HTTP is counted", |webhook| webhook.metric("closed_total{reason=\"not_tls\"}") == 1.0);
+    webhook.until("plain HTTP is counted", |webhook| {
+        webhook.metric("connections_closed_total{reason=\"not_tls\"}") == 1.0
+    });
     assert!(Caller::new(webhook.address, "another.service.svc").is_err());
     webhook.until("the name is counted", |webhook| {
-        webhook.metric("closed_total{reason=\"no_such_name\"}") == 1.0
+        webhook.metric("connections_closed_total{reason=\"no_such_name\"}") == 1.0
     });
     Caller::new(webhook.address, "portico-webhook.portico-system.svc").expect("its own name");
 }
@@ -158,8 +159,8 @@ fn slow_client_is_closed_before_an_idle_one() {
     let _ = (&silent).read_to_end(&mut rest);
     assert!(start.elapsed() < Duration::from_secs(20), "{:?}", start.elapsed());
     webhook.until("both are counted", |webhook| {
-        webhook.metric("closed_total{reason=\"idle_or_slow\"}") >= 1.0
-            && webhook.metric("closed_total{reason=\"slow_handshake\"}") >= 1.0
+        webhook.metric("connections_closed_total{reason=\"idle_or_slow\"}") >= 1.0
+            && webhook.metric("connections_closed_total{reason=\"slow_handshake\"}") >= 1.0
     });
     // This connection is idle for longer than the timeout of the others.
     idle.review(&review("u-2", &pod("a"))).expect("a response");
@@ -200,7 +201,7 @@ fn graceful_shutdown_fails_no_request() {
             })
         })
         .collect();
-    until("it is under load", || (webhook.metric("request_seconds_count") > 50.0).then_some(()));
+    until("it is under load", || (webhook.metric("request_duration_seconds_count") > 50.0).then_some(()));
     webhook.terminate();
     until("it is not ready", || (webhook.readyz().0 == 503).then_some(()));
     assert!(webhook.ended().success());
@@ -221,7 +222,7 @@ fn review_command_explains_the_result_offline() {
         (output.status.success(), String::from_utf8(output.stdout).expect("text"))
     };
     let (succeeds, text) = run(&[], &review("u", &pod("a")));
-    assert!(succeeds && text.contains("containers main: inline, since inline is exact here"), "{text}");
+    assert!(succeeds && text.contains("containers main: inline: inline is exact here"), "{text}");
     assert!(text.contains("\n  REDIS_PORT=tcp://10.0.0.11:6379\n"), "{text}");
     let (succeeds, text) = run(&["--mode", "configmap", "-o", "json"], &review("u", &pod("a")));
     let answer: Value = serde_json::from_str(&text).expect("JSON");
@@ -232,9 +233,9 @@ fn review_command_explains_the_result_offline() {
     );
     folder.write("services.yaml", &[NAMESPACE, REDIS].concat());
     let (succeeds, text) = run(&[], &review("u", &pod("a")));
-    assert!(succeeds && text.contains("containers main: by ConfigMap portico-env-"), "{text}");
+    assert!(succeeds && text.contains("containers main: ConfigMap portico-env-"), "{text}");
     let (succeeds, text) = run(&[], b"{}");
-    assert!(!succeeds && text.starts_with("refused: "), "{text}");
+    assert!(!succeeds && text.starts_with("rejected: "), "{text}");
 }
 
 #[test]

@@ -133,7 +133,7 @@ fn forty_slow_and_two_thousand_idle_clients_do_not_delay_an_honest_one() {
         control.assert_as_fast(&mut late);
         assert_eq!(idle.len(), 2_000);
         assert!(webhook.metric("connections") <= 300.0, "{}", webhook.metric("connections"));
-        assert!(webhook.metric("closed_total{reason=\"pressure\"}") >= 1_700.0);
+        assert!(webhook.metric("connections_closed_total{reason=\"pressure\"}") >= 1_700.0);
         drop(attack);
     });
     let peak = limit.peak();
@@ -167,7 +167,7 @@ fn incomplete_requests_are_charged_as_they_arrive_and_the_oldest_are_closed() {
     let mut honest = Caller::local(webhook.address).expect("connect");
     honest.review(&review("u", &pod("a"))).expect("a response");
     assert!(webhook.metric("requests_total{outcome=\"overloaded\"}") >= 20.0);
-    assert!(webhook.metric("held_bytes") <= HELD_MAX);
+    assert!(webhook.metric("in_flight_bytes") <= HELD_MAX);
     assert_eq!(hostile.len(), 40);
     let peak = limit.peak();
     assert!(peak < PEAK_MAX, "{} MiB", peak >> 20);
@@ -213,7 +213,7 @@ fn rapid_reset_and_endless_header_end_only_their_connection() {
         control.assert_as_fast(&mut honest);
         drop(attack);
     });
-    assert!(webhook.metric("closed_total{reason=\"broken\"}") >= 2.0);
+    assert!(webhook.metric("connections_closed_total{reason=\"broken\"}") >= 2.0);
     let peak = limit.peak();
     assert!(peak < PEAK_MAX, "{} MiB", peak >> 20);
 }
@@ -242,12 +242,12 @@ fn unread_responses_are_bounded_and_end_with_their_connection() {
             let _ = client.send(&request(number * 2 + 1, &body));
         }
         clients.push(client);
-        peak_held = peak_held.max(webhook.metric("held_bytes"));
+        peak_held = peak_held.max(webhook.metric("in_flight_bytes"));
     }
     let mut honest = Caller::local(webhook.address).expect("connect");
     honest.review(&body).expect("a response");
     webhook.until("connections with unread responses are closed", |webhook| {
-        webhook.metric("closed_total{reason=\"pressure\"}") >= 10.0
+        webhook.metric("connections_closed_total{reason=\"pressure\"}") >= 10.0
     });
     assert!((f64::from(20 << 20)..=HELD_MAX).contains(&peak_held), "{peak_held}");
     assert_eq!(clients.len(), 20);

@@ -1,8 +1,8 @@
 //! A model of the kubelet: the environment with which it starts a container.
 //!
 //! Written from its source (kubelet_pods.go `makeEnvironmentVariables` and `getServiceEnvVarMap`, envvars.go,
-//! expand.go) and nothing of the injector. Where the kubelet leaves the winner of two services to chance, the first
-//! by name wins here.
+//! expand.go), independent of the injector. If the kubelet's choice between two services is random, the first by name
+//! takes precedence here.
 
 use std::collections::BTreeMap;
 
@@ -21,7 +21,7 @@ pub(super) struct KubeService {
     pub(super) ports: Vec<(&'static str, &'static str, u16)>,
 }
 
-/// What containers may take variables from.
+/// The sources of variables.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Sources {
     pub(super) config_maps: BTreeMap<String, Map>,
@@ -29,7 +29,7 @@ pub(super) struct Sources {
     pub(super) files: Map,
 }
 
-/// The environment of a container, or why it is not started.
+/// Returns the environment of a container, or the reason why it cannot start.
 pub(super) fn environment(service_env: &Map, container: &Value, sources: &Sources) -> Result<Map, String> {
     let mut result = Map::new();
     for source in list(container, "envFrom") {
@@ -74,7 +74,7 @@ fn is_optional(reference: &Value) -> bool {
     reference.get("optional").and_then(Value::as_bool).unwrap_or(false)
 }
 
-/// None: the name is not set.
+/// Returns the value of a source; none if the name is not set.
 fn resolved(from: &Value, sources: &Sources) -> Result<Option<String>, String> {
     let (reference, found) = if let Some(reference) = from.get("configMapKeyRef") {
         (reference, in_object(&sources.config_maps, reference))
@@ -95,7 +95,7 @@ fn in_object<'a>(objects: &'a BTreeMap<String, Map>, reference: &Value) -> Optio
     objects.get(reference["name"].as_str().unwrap())?.get(reference["key"].as_str().unwrap())
 }
 
-/// What the services that a pod sees define.
+/// Returns the variables of the services that are visible to a pod.
 pub(super) fn service_env(services: &[KubeService], namespace: &str, links: bool) -> Map {
     let mut seen: BTreeMap<&str, &KubeService> = BTreeMap::new();
     for service in services.iter().filter(|service| service.cluster_ip != "None") {
@@ -136,7 +136,7 @@ pub(super) fn variables(service: &KubeService) -> Vec<(String, String)> {
     all
 }
 
-/// expand.go, byte by byte.
+/// Expands references as expand.go does.
 pub(super) fn expand(input: &str, mapping: &dyn Fn(&str) -> Option<String>) -> String {
     let bytes = input.as_bytes();
     let mut out: Vec<u8> = Vec::new();

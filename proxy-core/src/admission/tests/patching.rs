@@ -1,9 +1,10 @@
-//! What a patch does to a pod.
+//! The effect of a patch on a pod.
 
 use super::*;
+use crate::model::annotation::INJECTED;
 
 #[test]
-fn variables_come_before_the_containers_own_and_links_are_turned_off() {
+fn variables_precede_those_of_the_container_and_links_are_disabled() {
     let pod = pod(&[], json!([{ "name": "URL", "value": "redis://$(REDIS_SERVICE_HOST)" }]), Value::Null);
     let done = done([redis()], &pod);
     let patched = applied(&pod, &done);
@@ -16,25 +17,26 @@ fn variables_come_before_the_containers_own_and_links_are_turned_off() {
 }
 
 #[test]
-fn what_a_container_defines_itself_stands_and_comes_once() {
+fn variable_of_the_container_is_kept_and_not_duplicated() {
     let pod = pod(&[], json!([{ "name": "REDIS_PORT", "value": "" }]), Value::Null);
     let done = done([redis()], &pod);
     assert_eq!(names(&pod, &done).iter().filter(|name| *name == "REDIS_PORT").count(), 1);
-    assert_eq!(done.accounts[0].kept, ["REDIS_PORT"]);
+    assert_eq!(done.containers[0].already_defined, ["REDIS_PORT"]);
 }
 
 #[test]
-fn a_name_that_is_used_before_it_is_defined_makes_inline_inexact() {
+fn name_used_before_its_definition_makes_inline_inexact() {
     let env = json!([{ "name": "REDIS_PORT", "value": "x-$(REDIS_PORT)" }]);
     let bare = pod(&[], env.clone(), Value::Null);
     let inline = done([redis()], &bare);
     assert!(inline.warnings[0].contains("container app: ") && inline.warnings[0].contains("REDIS_PORT"));
-    let map = done([redis()], &controlled(pod(&[], env, Value::Null)));
-    assert_eq!((map.accounts[0].way, map.warnings.len()), (Way::ConfigMap, 0));
+    let controlled = controlled(pod(&[], env, Value::Null));
+    let map = done([redis()], &controlled);
+    assert_eq!((map.containers[0].via, map.warnings.len()), (InjectedVia::ConfigMap, 0));
 }
 
 #[test]
-fn a_container_with_env_from_gets_a_config_map_if_a_controller_made_the_pod() {
+fn container_with_env_from_gets_a_config_map_if_the_pod_has_a_controller() {
     let sources = json!([{ "configMapRef": { "name": "own" } }]);
     let pod = controlled(pod(&[], Value::Null, sources.clone()));
     let done = done([redis()], &pod);
@@ -50,15 +52,15 @@ fn a_container_with_env_from_gets_a_config_map_if_a_controller_made_the_pod() {
 }
 
 #[test]
-fn a_bare_pod_with_env_from_is_inlined_and_warned() {
+fn bare_pod_with_env_from_is_inlined_with_a_warning() {
     let pod = pod(&[], Value::Null, json!([{ "secretRef": { "name": "own" } }]));
     let done = done([redis()], &pod);
-    assert_eq!((done.accounts[0].way, names(&pod, &done).len()), (Way::Inline, 7));
+    assert_eq!((done.containers[0].via, names(&pod, &done).len()), (InjectedVia::Inline, 7));
     assert!(done.warnings[0].contains("container app: ") && done.warnings[0].contains("envFrom"));
 }
 
 #[test]
-fn a_config_map_is_kept_by_its_selection_alone() {
+fn config_map_depends_only_on_its_selection() {
     let pod = plain(&[("inject", "configmap"), ("forms", "named")]);
     let done = done([redis()], &pod);
     let [map] = &done.config_maps[..] else { panic!("{done:?}") };
@@ -70,11 +72,11 @@ fn a_config_map_is_kept_by_its_selection_alone() {
 }
 
 #[test]
-fn more_than_a_mebibyte_is_cut_into_several_config_maps() {
+fn more_than_a_mebibyte_is_split_into_several_config_maps() {
     let many = (0..3_000).map(|number| svc(&format!("service-{number}")).ip("10.0.0.1").tcp("http", 80));
     let pod = plain(&[]);
     let services = of(many);
-    let done = injection(&services, &InjectOptions::default(), &asking("default", &pod));
+    let done = inject(&services, &InjectOptions::default(), &asking("default", &pod));
     assert!(done.config_maps.len() > 1, "inlined, the pod would be too large");
     let patched = applied(&pod, &done);
     let now = made(&services, "default", &patched);
@@ -98,7 +100,7 @@ fn more_than_a_mebibyte_is_cut_into_several_config_maps() {
 }
 
 #[test]
-fn who_waits_waits_for_every_part() {
+fn waiting_pod_waits_for_every_part() {
     let many = (0..3_000).map(|number| svc(&format!("service-{number}")).ip("10.0.0.1").tcp("http", 80));
     let pod = plain(&[("require", "queue"), ("on-missing", "wait")]);
     let done = done(many, &pod);
@@ -111,65 +113,66 @@ fn who_waits_waits_for_every_part() {
 }
 
 #[test]
-fn of_ephemeral_containers_only_the_new_are_touched() {
+fn only_new_ephemeral_containers_are_changed() {
     let mut pod = plain(&[("injected", "inline: 7 variables of redis")]);
     pod["spec"]["enableServiceLinks"] = false.into();
     pod["spec"]["ephemeralContainers"] = json!([{ "name": "old" }]);
     let old = pod.clone();
     pod["spec"]["ephemeralContainers"] = json!([{ "name": "old" }, { "name": "new" }]);
     let admission = Admission { old_pod: Some(&old), ..asking("default", &pod) };
-    let done = injection(&of([redis()]), &InjectOptions::default(), &admission);
+    let done = inject(&of([redis()]), &InjectOptions::default(), &admission);
     let paths: Vec<&str> = done.patch.iter().map(|op| op.path.as_str()).collect();
     assert_eq!(paths, ["/spec/ephemeralContainers/1/env"]);
 }
 
-/// The pod with a further ephemeral container, and what is done to that.
-fn debugged(pod: &Value, env_from: Value, services: impl IntoIterator<Item = Service>) -> (Value, Injection) {
+/// Adds an ephemeral container to the pod. Returns the patched pod, the paths of the patch and the number of warnings.
+fn debugged(
+    pod: &Value,
+    env_from: Value,
+    services: impl IntoIterator<Item = Service>,
+) -> (Value, Vec<String>, usize) {
     let mut asked = pod.clone();
     asked["spec"]["ephemeralContainers"] = json!([{ "name": "debug", "envFrom": env_from }]);
     let admission = Admission { old_pod: Some(pod), ..asking("default", &asked) };
-    let done = injection(&of(services), &InjectOptions::default(), &admission);
-    (applied(&asked, &done), done)
+    let done = inject(&of(services), &InjectOptions::default(), &admission);
+    let paths = done.patch.iter().map(|op| op.path.clone()).collect();
+    (applied(&asked, &done), paths, done.warnings.len())
 }
 
 #[test]
-fn an_ephemeral_container_has_the_selection_that_its_pod_records() {
+fn ephemeral_container_has_the_recorded_selection_of_its_pod() {
     let pod = plain(&[("inject", "configmap"), ("forms", "host-port")]);
     let mut pod = applied(&pod, &done([redis()], &pod));
     // What is asked for today is another selection, and that has no ConfigMap.
     pod["metadata"]["annotations"]["portico.dev/forms"] = "all".into();
-    let (patched, done) = debugged(&pod, Value::Null, [redis()]);
+    let (patched, paths, _) = debugged(&pod, Value::Null, [redis()]);
     let first = |list: &str| patched["spec"][list][0]["envFrom"][0]["configMapRef"]["name"].clone();
     assert_eq!(first("ephemeralContainers"), first("containers"));
-    assert!(
-        done.patch.iter().all(|op| op.path.starts_with("/spec/ephemeralContainers/")),
-        "{:?}",
-        done.patch
-    );
+    assert!(paths.iter().all(|path| path.starts_with("/spec/ephemeralContainers/")), "{paths:?}");
 }
 
 #[test]
-fn an_ephemeral_container_refers_to_no_config_map_that_its_pod_does_not_record() {
+fn ephemeral_container_refers_only_to_recorded_config_maps() {
     let sources = json!([{ "secretRef": { "name": "own" } }]);
     for annotations in [&[("inject", "configmap")][..], &[("selection", "{}"), ("inject", "configmap")]] {
         let pod = controlled(plain(annotations));
-        let (patched, done) = debugged(&pod, sources.clone(), [redis()]);
+        let (patched, _, warnings) = debugged(&pod, sources.clone(), [redis()]);
         let container = &patched["spec"]["ephemeralContainers"][0];
         let has_own = is_ours(container["envFrom"][0]["configMapRef"]["name"].as_str().unwrap_or_default());
         // `{}` is a selection: all services, as the kubelet gives them.
         assert_eq!(has_own, annotations.len() == 2, "{container}");
         assert_eq!(container["env"].as_array().map_or(0, Vec::len), if has_own { 0 } else { 7 });
-        assert_eq!(done.warnings.len(), usize::from(!has_own), "{:?}", done.warnings);
+        assert_eq!(warnings, usize::from(!has_own), "{container}");
     }
     // A pod that waits is looked into at once.
     let waits = plain(&[("require", "queue"), ("on-missing", "wait")]);
     let waits = applied(&waits, &self::done([redis()], &waits));
-    let (patched, _) = debugged(&waits, Value::Null, [redis()]);
+    let (patched, ..) = debugged(&waits, Value::Null, [redis()]);
     assert_eq!(patched["spec"]["ephemeralContainers"][0]["env"].as_array().map(Vec::len), Some(7));
 }
 
 #[test]
-fn a_pod_records_its_selection_and_its_warnings_for_a_controller_that_sees_its_metadata_alone() {
+fn pod_metadata_records_selection_and_warnings() {
     let mut pod = controlled(plain(&[("inject", "configmap"), ("prefix", "1X")]));
     pod["metadata"]["labels"] = json!({ "app": "web" });
     let done = done([redis()], &pod);
@@ -183,13 +186,13 @@ fn a_pod_records_its_selection_and_its_warnings_for_a_controller_that_sees_its_m
 }
 
 #[test]
-fn warnings_are_recorded_also_where_nothing_is_injected_and_are_never_long() {
+fn warnings_are_recorded_without_an_injection_and_are_limited() {
     let list = (0..900).map(|number| format!("missing-{number}")).collect::<Vec<_>>().join(",");
     let mut pod = plain(&[("require", &list)]);
     pod["spec"]["enableServiceLinks"] = false.into();
     let left = done([redis()], &pod);
     let patched = applied(&pod, &left);
-    assert_eq!((left.untouched.is_some(), left.label), (true, Some("warnings")));
+    assert_eq!((left.skipped.is_some(), left.label), (true, Some("warnings")));
     assert_eq!(patched["metadata"]["labels"]["portico.dev/variables"], "warnings");
     let said = patched["metadata"]["annotations"]["portico.dev/warnings"].as_str().unwrap();
     assert!((1_000..=WARNINGS_BYTES_MAX).contains(&said.len()), "{} bytes", said.len());
@@ -198,7 +201,7 @@ fn warnings_are_recorded_also_where_nothing_is_injected_and_are_never_long() {
 }
 
 #[test]
-fn a_selection_that_is_too_long_for_an_annotation_is_inlined_and_the_pod_stays_within_its_limit() {
+fn selection_too_long_for_an_annotation_is_inlined() {
     let name = |number: usize| format!("{number:04}-{}", "x".repeat(58));
     let list = (0..900).map(name).collect::<Vec<_>>().join(",");
     let long =
@@ -219,7 +222,7 @@ fn a_selection_that_is_too_long_for_an_annotation_is_inlined_and_the_pod_stays_w
 }
 
 #[test]
-fn a_record_that_somebody_wrote_by_hand_is_refused_unless_it_is_a_selection() {
+fn handwritten_record_is_rejected_unless_it_is_a_selection() {
     let read = |annotations: &[(&str, &str)]| {
         let annotation =
             |key: &str| annotations.iter().find(|(name, _)| key.ends_with(name)).map(|(_, text)| *text);
@@ -245,7 +248,7 @@ fn a_record_that_somebody_wrote_by_hand_is_refused_unless_it_is_a_selection() {
 }
 
 #[test]
-fn variables_that_no_container_starts_with_are_not_made() {
+fn variables_beyond_the_limit_are_not_rendered() {
     // One service of a thousand ports under 600 names would be three million variables.
     let ports = (1..=1_000).fold(svc("wide").ip("10.0.0.1"), |service, port| service.tcp("", port));
     let list = (0..600).map(|number| format!("a{number}=wide")).collect::<Vec<_>>().join(",");
@@ -258,7 +261,7 @@ fn variables_that_no_container_starts_with_are_not_made() {
 }
 
 #[test]
-fn a_sidecar_that_comes_later_gets_its_variables_and_nothing_else_changes() {
+fn sidecar_added_later_gets_its_variables_and_nothing_else_changes() {
     let pod = plain(&[]);
     let mut patched = applied(&pod, &done([redis()], &pod));
     patched["spec"]["initContainers"] = json!([{ "name": "sidecar", "restartPolicy": "Always" }]);
@@ -269,23 +272,23 @@ fn a_sidecar_that_comes_later_gets_its_variables_and_nothing_else_changes() {
 }
 
 #[test]
-fn a_pod_that_turned_links_off_is_left_alone_unless_it_names_services() {
+fn pod_without_links_is_skipped_unless_it_names_services() {
     let mut pod = plain(&[]);
     pod["spec"]["enableServiceLinks"] = false.into();
     let left = done([redis()], &pod);
-    assert_eq!((left.patch.len(), left.untouched.is_some()), (0, true));
+    assert_eq!((left.patch.len(), left.skipped.is_some()), (0, true));
     pod["metadata"]["annotations"] = json!({ "portico.dev/services": "redis" });
     assert_eq!(names(&pod, &done([redis()], &pod)).len(), 7);
 }
 
 #[test]
-fn a_namespace_with_its_own_kubernetes_keeps_links() {
+fn namespace_with_its_own_kubernetes_service_keeps_links() {
     let api = || svc("kubernetes").ip("10.96.0.1").tcp("https", 443);
     let own = || svc("kubernetes").namespace("team").ip("10.0.0.9").tcp("", 6443);
     let other = || svc("db").namespace("team").ip("10.0.0.2").tcp("", 80);
     let pod = plain(&[]);
     let done =
-        |services: Vec<Service>| injection(&of(services), &InjectOptions::default(), &asking("team", &pod));
+        |services: Vec<Service>| inject(&of(services), &InjectOptions::default(), &asking("team", &pod));
     let links = |done: &Injection| applied(&pod, done)["spec"].get("enableServiceLinks").is_none();
     assert!(links(&done(vec![api(), own(), other()])));
     assert!(!links(&done(vec![api(), other()])));
@@ -297,7 +300,7 @@ fn a_namespace_with_its_own_kubernetes_keeps_links() {
 }
 
 #[test]
-fn nothing_hides_the_variables_of_the_api_server() {
+fn variables_of_the_api_server_are_never_hidden() {
     let api = svc("kubernetes").ip("10.96.0.1").tcp("https", 443);
     let pod = plain(&[("services", "kubernetes=redis")]);
     let done = done([api, redis()], &pod);
@@ -306,7 +309,7 @@ fn nothing_hides_the_variables_of_the_api_server() {
 }
 
 #[test]
-fn a_stale_reference_from_a_copied_pod_is_replaced() {
+fn stale_reference_of_a_copied_pod_is_replaced() {
     let stale =
         json!([{ "configMapRef": { "name": "portico-env-0" } }, { "configMapRef": { "name": "own" } }]);
     let pod = pod(&[], Value::Null, stale);
@@ -317,22 +320,22 @@ fn a_stale_reference_from_a_copied_pod_is_replaced() {
 }
 
 #[test]
-fn a_mirror_pod_is_left_alone() {
+fn mirror_pod_is_skipped() {
     let mut pod = plain(&[]);
     pod["metadata"]["annotations"] = json!({ "kubernetes.io/config.mirror": "x" });
     let done = done([redis()], &pod);
-    assert_eq!((done.patch.len(), done.warnings.len(), done.untouched.is_some()), (0, 0, true));
+    assert_eq!((done.patch.len(), done.warnings.len(), done.skipped.is_some()), (0, 0, true));
 }
 
 #[test]
-fn a_pod_without_metadata_gets_some() {
+fn pod_without_metadata_gets_metadata() {
     let pod = json!({ "spec": { "containers": [{ "name": "app" }] } });
     let patched = applied(&pod, &done([redis()], &pod));
     assert!(patched["metadata"]["annotations"][INJECTED.key].is_string());
 }
 
 #[test]
-fn what_is_not_built_like_a_pod_gets_no_patch_and_a_warning_that_says_where() {
+fn malformed_pod_gets_no_patch_and_a_warning_with_the_path() {
     let container = |container: Value| json!({ "spec": { "containers": [container] } });
     let broken = [
         (json!([]), "not an object"),

@@ -1,4 +1,4 @@
-//! Random pods: what containers get with us is what they get without us.
+//! Random pods: containers get the same environment with Portico as without it.
 
 use std::collections::BTreeMap;
 
@@ -8,13 +8,13 @@ use super::kubelet::{Map, Sources, environment};
 use super::valid::{duplicates, mistakes};
 use super::world::{Class, Draw, World};
 use super::{applied, asking, made, with_mode};
-use crate::admission::{InjectMode, Injection, injection};
+use crate::admission::{InjectMode, Injection, inject};
 
 const PODS: usize = 100_000;
-/// Worlds take longer to make than pods.
+/// Creating a world takes longer than creating a pod.
 const PODS_OF_A_WORLD: usize = 50;
 
-/// What a pod comes to: container by container, with the list it is in.
+/// Returns the environment of each container of a pod, as the kubelet computes it.
 fn environments(world: &World, pod: &Value, sources: &Sources) -> BTreeMap<String, Result<Map, String>> {
     let spec = &pod["spec"];
     let lists = ["initContainers", "containers"].into_iter().filter_map(|list| spec.get(list)?.as_array());
@@ -24,14 +24,14 @@ fn environments(world: &World, pod: &Value, sources: &Sources) -> BTreeMap<Strin
     lists.flatten().map(|one| (one["name"].as_str().unwrap().to_owned(), start(one))).collect()
 }
 
-/// One pod on its way: what was done to it, as whom it arrived, and the containers whose environment is not the
+/// Admits a pod and checks the result. Returns the injection and the containers whose environment differs from the
 /// kubelet's.
-fn judged(world: &World, pod: &Value, mode: InjectMode) -> (Injection, Vec<String>) {
-    let done = injection(&world.snapshot, &with_mode(mode), &asking(world.namespace, pod));
+fn judged<'a>(world: &World, pod: &'a Value, mode: InjectMode) -> (Injection<'a>, Vec<String>) {
+    let done = inject(&world.snapshot, &with_mode(mode), &asking(world.namespace, pod));
     let patched = applied(pod, &done);
     assert_eq!(mistakes(&patched), [""; 0], "{pod:#}\n{done:#?}");
     assert_eq!(duplicates(&patched), duplicates(pod), "{pod:#}\n{done:#?}");
-    let again = injection(&world.snapshot, &with_mode(mode), &asking(world.namespace, &patched));
+    let again = inject(&world.snapshot, &with_mode(mode), &asking(world.namespace, &patched));
     assert_eq!(
         (again.patch, again.config_maps),
         (vec![], done.config_maps.clone()),
@@ -48,7 +48,7 @@ fn judged(world: &World, pod: &Value, mode: InjectMode) -> (Injection, Vec<Strin
     (done, different)
 }
 
-/// Runs so many pods; the seed is the number of the world.
+/// Checks `count` pods; the seed is the number of the world.
 fn each(class: Class, count: usize, has_controller: bool, check: &mut dyn FnMut(&World, &Value)) {
     for number in 0..count / PODS_OF_A_WORLD {
         let mut draw = Draw((number as u64) << 8 | class as u64);
@@ -71,7 +71,7 @@ fn exact_in_auto_mode(class: Class) {
 }
 
 #[test]
-fn pods_with_variables_of_their_own_get_what_the_kubelet_gives() {
+fn pods_with_own_variables_get_what_the_kubelet_gives() {
     exact_in_auto_mode(Class::EnvOnly);
 }
 
@@ -86,12 +86,12 @@ fn pods_with_env_from_get_what_the_kubelet_gives() {
 }
 
 #[test]
-fn pods_with_everything_get_what_the_kubelet_gives() {
+fn pods_with_all_features_get_what_the_kubelet_gives() {
     exact_in_auto_mode(Class::All);
 }
 
 #[test]
-fn a_config_map_is_always_exact() {
+fn config_map_is_always_exact() {
     for has_controller in [true, false] {
         each(Class::All, PODS / 10, has_controller, &mut |world, pod| {
             let (done, different) = judged(world, pod, InjectMode::ConfigMap);
@@ -101,7 +101,7 @@ fn a_config_map_is_always_exact() {
 }
 
 #[test]
-fn where_inline_is_not_exact_a_warning_names_the_container() {
+fn warning_names_the_container_if_inline_is_not_exact() {
     for class in [Class::EnvOnly, Class::OptionalSources, Class::EnvFrom, Class::All] {
         for (mode, has_controller) in [(InjectMode::Inline, true), (InjectMode::Auto, false)] {
             let mut inexact = 0;

@@ -1,5 +1,5 @@
-//! What an API server asks of the environment in a pod (core/validation `ValidateEnv`, `validateEnvFrom`), so far as
-//! a patch could offend it.
+//! The rules of the API server for the environment in a pod (core/validation `ValidateEnv`, `validateEnvFrom`) that a
+//! patch could violate.
 
 use std::collections::BTreeSet;
 
@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 
 const LISTS: [&str; 3] = ["initContainers", "containers", "ephemeralContainers"];
 
-/// All that is wrong with a pod.
+/// Returns all violations in a pod.
 pub(super) fn mistakes(pod: &Value) -> Vec<String> {
     let mut found = Vec::new();
     let annotations = pod["metadata"].get("annotations").map(|value| value.as_object().expect("a map"));
@@ -21,9 +21,9 @@ pub(super) fn mistakes(pod: &Value) -> Vec<String> {
     }
     for list in LISTS {
         for container in pod["spec"].get(list).and_then(Value::as_array).into_iter().flatten() {
-            let mut told = |what: String| found.push(format!("{list} {}: {what}", container["name"]));
-            env(container, &mut told);
-            env_from(container, &mut told);
+            let mut report = |what: String| found.push(format!("{list} {}: {what}", container["name"]));
+            env(container, &mut report);
+            env_from(container, &mut report);
         }
     }
     found
@@ -38,44 +38,44 @@ fn keys(value: &Value) -> BTreeSet<&str> {
     value.as_object().map(Map::keys).into_iter().flatten().map(String::as_str).collect()
 }
 
-fn env(container: &Value, told: &mut impl FnMut(String)) {
+fn env(container: &Value, report: &mut impl FnMut(String)) {
     let Some(env) = container.get("env") else { return };
     for entry in env.as_array().expect("env is a list") {
         let name = entry["name"].as_str().unwrap_or("");
-        // Relaxed names, as every supported API server takes them: printable, without `=`.
+        // Relaxed names, which every supported API server accepts: printable, without `=`.
         if name.is_empty() || !name.chars().all(|c| (' '..='~').contains(&c) && c != '=') {
-            told(format!("name {name:?}"));
+            report(format!("name {name:?}"));
         }
         if !keys(entry).is_subset(&BTreeSet::from(["name", "value", "valueFrom"])) {
-            told(format!("unknown field in {entry}"));
+            report(format!("unknown field in {entry}"));
         }
         let has_value = entry.get("value").is_some_and(|value| value != "");
         let sources = entry.get("valueFrom").map(|from| keys(from).len());
         if sources.is_some_and(|count| count != 1 || has_value) {
-            told(format!("value and source in {entry}"));
+            report(format!("value and source in {entry}"));
         }
     }
 }
 
-fn env_from(container: &Value, told: &mut impl FnMut(String)) {
+fn env_from(container: &Value, report: &mut impl FnMut(String)) {
     let Some(sources) = container.get("envFrom") else { return };
     for source in sources.as_array().expect("envFrom is a list") {
         let references: Vec<&str> =
             keys(source).into_iter().filter(|key| *key == "configMapRef" || *key == "secretRef").collect();
         let known = keys(source).is_subset(&BTreeSet::from(["configMapRef", "secretRef", "prefix"]));
         let [reference] = references[..] else {
-            told(format!("not one reference in {source}"));
+            report(format!("not one reference in {source}"));
             continue;
         };
         let name = source[reference]["name"].as_str().unwrap_or("");
-        let is_sound = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '.';
-        if !known || name.is_empty() || name.len() > 253 || !name.chars().all(is_sound) {
-            told(format!("source {source}"));
+        let is_valid = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '.';
+        if !known || name.is_empty() || name.len() > 253 || !name.chars().all(is_valid) {
+            report(format!("source {source}"));
         }
     }
 }
 
-/// How often a container defines a name, beyond once.
+/// Returns the number of duplicate names in the `env` of all containers.
 pub(super) fn duplicates(pod: &Value) -> usize {
     let containers = LISTS.iter().filter_map(|list| pod["spec"].get(*list)?.as_array()).flatten();
     let surplus = containers.map(|container| {

@@ -1,16 +1,16 @@
-//! Random worlds and pods: a few services, sources of variables, and containers that define, hide and refer to
-//! the names that these give.
+//! Random worlds and pods: a few services, sources of variables, and containers that define, hide and refer to their
+//! names.
 //!
-//! Chance comes from a seed, so that a failure can be run again. No claim belongs here.
+//! The randomness has a seed, so that a failure can be reproduced.
 
 use std::collections::BTreeMap;
 
 use serde_json::{Map as Object, Value, json};
 
 use super::kubelet::{KubeService, Map, Sources, service_env, variables};
+use crate::model::service::Protocol;
+use crate::model::snapshot::{Change, Snapshot};
 use crate::sample::{snapshot, svc};
-use crate::service::Protocol;
-use crate::snapshot::{Change, Snapshot};
 
 /// Names of services; some of their variables have equal names.
 const SERVICES: [&str; 8] =
@@ -20,7 +20,7 @@ const PORTS: [(&str, &str, u16); 5] =
     [("", "TCP", 80), ("http", "TCP", 80), ("dns", "UDP", 53), ("80-tcp", "TCP", 8080), ("x", "SCTP", 9)];
 const OWN_NAMES: [&str; 4] = ["A", "B", "REDIS", "x.y"];
 
-/// What a pod's containers are made of.
+/// The features that the containers of a pod use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Class {
     EnvOnly,
@@ -49,14 +49,14 @@ impl Draw {
     }
 }
 
-/// A cluster, and what a namespace of it has.
+/// A cluster, and the content of one namespace.
 pub(super) struct World {
     pub(super) namespace: &'static str,
-    /// What the kubelet makes of the services, without links and with them.
+    /// The kubelet's variables of the services, without links and with them.
     pub(super) service_env: [Map; 2],
     pub(super) snapshot: Snapshot,
     pub(super) sources: Sources,
-    /// Names that are worth defining and referring to.
+    /// Names that containers define and refer to.
     names: Vec<String>,
 }
 
@@ -183,7 +183,7 @@ fn change(service: &KubeService) -> Change {
     made.into()
 }
 
-/// A value that refers to something, or seems to.
+/// Returns a value that contains references, or text that resembles them.
 fn text(draw: &mut Draw, names: &[String]) -> String {
     let mut text = String::new();
     for _ in 0..=draw.below(3) {

@@ -4,6 +4,6 @@
 use libfuzzer_sys::fuzz_target;
 use portico_fuzz::injected;
 
-fuzz_target!(|wish: injected::Wish| {
-    injected::check_wish(&wish);
+fuzz_target!(|annotations: injected::Annotations| {
+    injected::check_annotations(&annotations);
 });

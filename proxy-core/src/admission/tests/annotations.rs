@@ -1,8 +1,8 @@
-//! What annotations ask for.
+//! The effect of annotations.
 
 use super::*;
 
-/// The variables of a pod with these annotations, as NAME=value, and its warnings.
+/// Returns the variables of a pod with these annotations, as NAME=value, and its warnings.
 fn given(annotations: &[(&str, &str)]) -> (Vec<String>, Vec<String>) {
     let pod = plain(annotations);
     let done = done([redis(), postgres(), svc("web").ip("10.0.0.3").tcp("http", 80)], &pod);
@@ -13,7 +13,7 @@ fn given(annotations: &[(&str, &str)]) -> (Vec<String>, Vec<String>) {
 }
 
 #[test]
-fn a_list_gives_these_services_alone_also_of_other_namespaces_by_an_alias() {
+fn list_selects_only_its_services_also_of_other_namespaces() {
     let (lines, warnings) = given(&[("services", " redis, db=team-b/postgres"), ("forms", "host-port")]);
     let expected = [
         "REDIS_SERVICE_HOST=10.0.0.11",
@@ -26,7 +26,7 @@ fn a_list_gives_these_services_alone_also_of_other_namespaces_by_an_alias() {
 }
 
 #[test]
-fn a_service_of_another_namespace_must_be_offered() {
+fn service_of_another_namespace_must_be_offered() {
     let pod = plain(&[("services", "db=team-b/postgres")]);
     for (export, count) in [
         (Export::Nowhere, 0),
@@ -41,7 +41,7 @@ fn a_service_of_another_namespace_must_be_offered() {
 }
 
 #[test]
-fn forms_and_prefix_shape_the_names() {
+fn forms_and_prefix_determine_the_names() {
     let named = given(&[("services", "web"), ("forms", "named"), ("prefix", "MY_")]).0;
     let expected = ["MY_WEB_SERVICE_HOST=10.0.0.3", "MY_WEB_SERVICE_PORT=80", "MY_WEB_SERVICE_PORT_HTTP=80"];
     assert_eq!(named, expected);
@@ -49,19 +49,20 @@ fn forms_and_prefix_shape_the_names() {
 }
 
 #[test]
-fn of_two_services_with_one_name_the_first_in_the_list_wins_with_a_warning() {
+fn first_of_two_services_with_one_name_takes_precedence_with_a_warning() {
     let (lines, warnings) =
         given(&[("services", "db=team-b/postgres, db=redis, redis"), ("forms", "host-port")]);
     assert_eq!(lines[0], "DB_SERVICE_HOST=10.0.0.12");
     assert_eq!(lines.len(), 4);
     assert!(
-        warnings[0].contains("DB_SERVICE_HOST and 1 more of service team-b/postgres stands"),
+        warnings[0]
+            .contains("DB_SERVICE_HOST and 1 more of service team-b/postgres takes precedence over that of"),
         "{warnings:?}"
     );
 }
 
 #[test]
-fn what_does_not_fit_is_left_out_service_by_service_and_named() {
+fn services_that_do_not_fit_are_omitted_and_named() {
     let (lines, warnings) = given(&[("max-bytes", "100"), ("forms", "host-port")]);
     assert_eq!((lines.len(), warnings.len()), (4, 0));
     let (lines, warnings) = given(&[("max-bytes", "60"), ("forms", "host-port")]);
@@ -72,38 +73,39 @@ fn what_does_not_fit_is_left_out_service_by_service_and_named() {
 }
 
 #[test]
-fn the_pod_is_heard_before_its_namespace() {
+fn annotations_of_the_pod_override_those_of_its_namespace() {
     let of_namespace = BTreeMap::from([("portico.dev/inject".to_owned(), "false".to_owned())]);
     let count = |pod: &Value| {
         let admission = Admission { namespace_annotations: &of_namespace, ..asking("default", pod) };
-        injection(&of([redis()]), &InjectOptions::default(), &admission).patch.len()
+        inject(&of([redis()]), &InjectOptions::default(), &admission).patch.len()
     };
     assert_eq!(count(&plain(&[])), 0);
     assert_eq!(count(&plain(&[("inject", "true")])), 3);
 }
 
 #[test]
-fn a_missing_required_service_warns_waits_or_denies() {
-    let done =
-        |on_missing| done([redis()], &plain(&[("require", "redis, queue"), ("on-missing", on_missing)]));
-    let warned = done("warn");
-    assert!(warned.warnings[0].contains("service queue is not there"), "{:?}", warned.warnings);
+fn missing_required_service_warns_waits_or_denies() {
+    let pod = |on_missing| plain(&[("require", "redis, queue"), ("on-missing", on_missing)]);
+    let warn = pod("warn");
+    let warned = done([redis()], &warn);
+    assert!(warned.warnings[0].contains("service queue does not exist"), "{:?}", warned.warnings);
     // The variables, the links, two annotations and the label.
     assert_eq!(warned.patch.len(), 5);
-    let denied = done("deny");
+    let deny = pod("deny");
+    let denied = done([redis()], &deny);
     assert!(denied.denied.unwrap().contains("portico.dev/require: service queue"));
     assert_eq!(denied.patch, []);
-    let pod = plain(&[("require", "redis, queue"), ("on-missing", "wait")]);
-    let waits = self::done([redis()], &pod);
+    let pod = pod("wait");
+    let waits = done([redis()], &pod);
     let [map] = &waits.config_maps[..] else { panic!("{waits:?}") };
-    assert_eq!((waits.accounts[0].way, map.waits_for.len(), map.variables), (Way::ConfigMap, 1, 0));
+    assert_eq!((waits.containers[0].via, map.waits_for.len(), map.variables), (InjectedVia::ConfigMap, 1, 0));
     let there = [redis(), svc("queue").ip("10.0.0.4").tcp("", 1)];
     let [now] = &made(&of(there), "default", &applied(&pod, &waits))[..] else { panic!("one is enough") };
     assert_eq!((now.name.as_str(), now.waits_for.len(), now.data.len()), (map.name.as_str(), 0, 14));
 }
 
 #[test]
-fn what_is_required_may_be_an_alias() {
+fn required_service_can_be_an_alias() {
     let annotations = [("services", "db=team-b/postgres"), ("require", "db"), ("on-missing", "deny")];
     let pod = plain(&annotations);
     assert_eq!(done([postgres()], &pod).denied, None);
@@ -111,17 +113,17 @@ fn what_is_required_may_be_an_alias() {
 }
 
 #[test]
-fn nobody_who_looks_into_a_pod_is_turned_away() {
+fn debugging_a_pod_is_never_denied() {
     let mut pod = plain(&[("require", "queue"), ("on-missing", "deny")]);
     let old = pod.clone();
     pod["spec"]["ephemeralContainers"] = json!([{ "name": "look" }]);
     let admission = Admission { old_pod: Some(&old), ..asking("default", &pod) };
-    let done = injection(&of([redis()]), &InjectOptions::default(), &admission);
+    let done = inject(&of([redis()]), &InjectOptions::default(), &admission);
     assert_eq!((done.denied, done.warnings.len(), done.patch.len()), (None, 1, 1));
 }
 
 #[test]
-fn a_bad_annotation_is_named_and_the_pod_starts_without_that_wish() {
+fn invalid_annotation_is_reported_and_ignored() {
     let bad = [
         ("inject", "maybe"),
         ("services", "redis, A B"),
@@ -145,14 +147,15 @@ fn a_bad_annotation_is_named_and_the_pod_starts_without_that_wish() {
         assert!(lines.contains(&"REDIS_SERVICE_HOST=10.0.0.11".to_owned()), "{name}: {text}: {lines:?}");
         assert!(warnings[0].contains(&format!("portico.dev/{name}: ")), "{name}: {text}: {warnings:?}");
         assert!(!warnings[0].contains(char::is_control));
-        let strict = done([redis()], &plain(&[(name, text), ("on-missing", "deny")]));
+        let strict = plain(&[(name, text), ("on-missing", "deny")]);
+        let strict = done([redis()], &strict);
         let is_itself = name == "on-missing";
         assert_eq!(strict.denied.is_some(), !is_itself, "{name}: {text}");
     }
 }
 
 #[test]
-fn many_warnings_stay_within_the_api_servers_limits() {
+fn many_warnings_stay_within_the_limits() {
     let list = (0..900).map(|number| format!("missing-{number}")).collect::<Vec<_>>().join(",");
     let warnings = given(&[("services", &list), ("prefix", &"ä".repeat(999))]).1;
     assert!(warnings.iter().all(|warning| warning.chars().count() <= 256));

@@ -1,18 +1,18 @@
-//! Puts the parts together, and runs them until SIGTERM.
+//! Starts the parts of the webhook and runs them until SIGTERM.
 //!
-//! At the end /readyz says no first; requests go on being answered while others learn of it, then what is under way is
-//! finished. What must not go in here: what any part does.
+//! On shutdown, /readyz fails first, while requests are still served until the API server's connections have moved to other
+//! replicas. Then requests in flight are completed.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
+use daemon::Shutdown;
 use kube_source::{FileWatch, ReadOptions, WatchScope, watch_cluster, watch_files};
 use proxy_core::admission::InjectOptions;
 use tokio::net::TcpListener;
 use tokio::runtime::Builder;
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc::{Receiver, channel};
 use tokio::sync::watch;
 use tokio_rustls::rustls::crypto::ring;
@@ -23,7 +23,7 @@ use tokio_rustls::rustls::version::TLS13;
 use tokio_rustls::rustls::{RootCertStore, ServerConfig};
 
 use crate::admin::Admin;
-use crate::admission::Admitter;
+use crate::admission_handler::AdmissionHandler;
 use crate::api::Api;
 use crate::args::{ClusterArgs, RegisterArg, ServeArgs, SourceArgs, TlsArgs};
 use crate::certificate::files::CertificateFiles;
@@ -31,25 +31,25 @@ use crate::certificate::secret::CaSecret;
 use crate::certificate::{CertLifetimes, CertResolver, CertificateAuthority};
 use crate::clock::now_s;
 use crate::controller::{ConfigMapController, ControllerOptions, LimitOptions, Usage};
+use crate::counters::Counters;
 use crate::listener::{Phase, Server};
 use crate::log;
-use crate::mutate::Mutate;
 use crate::namespaces::Namespaces;
 use crate::registration::{Address, CaBundle, Registration};
-use crate::remembered::Remembered;
+use crate::render_cache::RenderCache;
+use crate::request_handler::RequestHandler;
 use crate::services::{ChangedNamespaces, ServiceState, follow};
-use crate::tally::Tallied;
 
-/// How far the source of services may be ahead.
-const SOURCE_AHEAD: usize = 64;
-/// How many threads answer.
+/// The length of the queue of events from the source of services.
+const EVENT_QUEUE_LEN: usize = 64;
+/// The number of worker threads.
 const THREADS: usize = 2;
 
 /// Serves until SIGTERM or SIGINT.
 pub(crate) fn run(args: ServeArgs) -> anyhow::Result<()> {
     log::start(args.log_format, args.log_level);
     let runtime = Builder::new_multi_thread().worker_threads(THREADS).enable_all().build();
-    let runtime = runtime.context("start the runtime")?;
+    let runtime = runtime.context("failed to start runtime")?;
     let served = runtime.block_on(serve(args));
     runtime.shutdown_background();
     served
@@ -57,66 +57,65 @@ pub(crate) fn run(args: ServeArgs) -> anyhow::Result<()> {
 
 async fn serve(args: ServeArgs) -> anyhow::Result<()> {
     let ServeArgs { listen, admin, mode, drain, source, tls, cluster, log_format: _, log_level: _ } = args;
-    let (mut terminate, mut interrupt) = (
-        signal(SignalKind::terminate()).context("wait for SIGTERM")?,
-        signal(SignalKind::interrupt()).context("wait for SIGINT")?,
-    );
-    let listener = crate::listener::listen(listen).with_context(|| format!("listen at {listen}"))?;
-    let address = listener.local_addr().context("see where it listens")?;
-    let tallied = Tallied::default();
+    let shutdown = Shutdown::listen()?;
+    let listener =
+        crate::listener::listen(listen).with_context(|| format!("failed to listen on {listen}"))?;
+    let address = listener.local_addr().context("failed to read the listen address")?;
+    let counters = Counters::default();
     let (phases, phase) = watch::channel(Phase::Serving);
-    let Source { told, api, namespaces, _watches } = Source::open(source).await?;
-    let (tell, known) = watch::channel(ServiceState::default());
-    let touched = ChangedNamespaces::default();
-    tokio::spawn(follow(told, tell, touched.clone()));
-    let shown = Arc::new(CertResolver::default());
-    let config = server_config(&tls, &shown)?;
-    let vouching = certificate(tls, &cluster, address, api.as_ref(), &shown)?;
+    let Source { events, api, namespaces, _watches } = Source::open(source).await?;
+    let (state, services) = watch::channel(ServiceState::default());
+    let changed = ChangedNamespaces::default();
+    tokio::spawn(follow(events, state, changed.clone()));
+    let resolver = Arc::new(CertResolver::default());
+    let config = server_config(&tls, &resolver)?;
+    let ca_bundle = certificate(tls, &cluster, address, api.as_ref(), &resolver)?;
     if let Some(api) = api.clone() {
         let options = controller_options(&cluster);
-        tokio::spawn(ConfigMapController::new(api, options, known.clone(), touched, tallied.clone()).run());
+        tokio::spawn(
+            ConfigMapController::new(api, options, services.clone(), changed, counters.clone()).run(),
+        );
     }
-    let admitter = Admitter {
+    let admission = AdmissionHandler {
         options: InjectOptions { mode: mode.into(), ..InjectOptions::default() },
-        known: known.clone(),
+        services: services.clone(),
         namespaces: namespaces.clone(),
-        remembered: Remembered::default(),
+        render_cache: RenderCache::default(),
         excepted: cluster.excepted(),
-        tallied: tallied.clone(),
+        counters: counters.clone(),
     };
-    let server = Arc::new(Server::new(config, Mutate::new(admitter, tallied.clone()), tallied.clone()));
+    let handler = RequestHandler::new(admission, counters.clone());
+    let server = Arc::new(Server::new(config, handler, counters.clone()));
     let serving = tokio::spawn(Arc::clone(&server).serve(listener, phase.clone()));
     tracing::info!(%address, version = env!("CARGO_PKG_VERSION"), "serving /mutate");
-    let listener = TcpListener::bind(admin).await.with_context(|| format!("serve metrics at {admin}"))?;
-    let address = listener.local_addr().context("see where it serves metrics")?;
+    let listener =
+        TcpListener::bind(admin).await.with_context(|| format!("failed to listen on {admin} for metrics"))?;
+    let address = listener.local_addr().context("failed to read the listen address of metrics")?;
     tracing::info!(%address, "serving /metrics, /healthz and /readyz");
-    let admin = Admin { server, shown, known: known.clone(), namespaces, phase, tallied };
+    let admin = Admin { server, resolver, services: services.clone(), namespaces, phase, counters };
     tokio::spawn(Arc::new(admin).serve(listener));
     if let Some(api) = api.filter(|_| cluster.register != RegisterArg::None) {
-        let mut known = known.clone();
+        let mut services = services.clone();
         tokio::spawn(async move {
-            // Calls that come before all services are known would wait.
-            if known.wait_for(|known| known.is_synced).await.is_ok() {
-                registration(cluster).run(api, vouching).await;
+            // Requests before the initial sync would wait.
+            if services.wait_for(|services| services.is_synced).await.is_ok() {
+                registration(cluster).run(api, ca_bundle).await;
             }
         });
     }
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-    }
-    tracing::info!(drain_s = drain.as_secs(), "ending: requests are still answered");
+    shutdown.requested().await;
+    tracing::info!(drain_s = drain.as_secs(), "draining");
     phases.send_replace(Phase::Draining);
     tokio::time::sleep(drain).await;
     phases.send_replace(Phase::Ending);
-    serving.await.context("finish what was begun")?;
-    tracing::info!("ended");
+    serving.await.context("failed to complete requests")?;
+    tracing::info!("stopped");
     Ok(())
 }
 
-/// Where services come from.
+/// The source of services.
 struct Source {
-    told: Receiver<kube_source::Event>,
+    events: Receiver<kube_source::Event>,
     api: Option<Api>,
     namespaces: Namespaces,
     _watches: Vec<FileWatch>,
@@ -125,32 +124,34 @@ struct Source {
 impl Source {
     async fn open(args: SourceArgs) -> anyhow::Result<Self> {
         let SourceArgs { manifests, kubeconfig, portal_nets } = args;
-        let (tell, told) = channel(SOURCE_AHEAD);
+        let (sender, events) = channel(EVENT_QUEUE_LEN);
         if !manifests.is_empty() {
-            let (namespaces, watch) = Namespaces::watch(manifests.clone()).context("watch the manifests")?;
-            let services = watch_files(manifests, ReadOptions { portal_nets }, None, tell);
-            let watches = vec![watch, services.context("watch the manifests")?];
-            return Ok(Self { told, api: None, namespaces, _watches: watches });
+            let (namespaces, watch) =
+                Namespaces::watch(manifests.clone()).context("failed to watch manifests")?;
+            let services = watch_files(manifests, ReadOptions { portal_nets }, None, sender);
+            let watches = vec![watch, services.context("failed to watch manifests")?];
+            return Ok(Self { events, api: None, namespaces, _watches: watches });
         }
         let client = kube_source::client(kubeconfig.as_deref()).await;
-        let client = client.context("without an API server, --manifests names files and folders")?;
-        tokio::spawn(watch_cluster(client.clone(), WatchScope::Services, tell));
+        let client =
+            client.context("no API server available; --manifests takes files and directories instead")?;
+        tokio::spawn(watch_cluster(client.clone(), WatchScope::Services, sender));
         let api = Api(client);
         let namespaces = Namespaces::start(api.clone());
-        Ok(Self { told, api: Some(api), namespaces, _watches: Vec::new() })
+        Ok(Self { events, api: Some(api), namespaces, _watches: Vec::new() })
     }
 }
 
-/// How TLS is spoken: 1.3 alone, with whatever certificate is shown at the moment.
-fn server_config(tls: &TlsArgs, shown: &Arc<CertResolver>) -> anyhow::Result<ServerConfig> {
+/// Returns the configuration of TLS: only version 1.3, with the current certificate.
+fn server_config(tls: &TlsArgs, resolver: &Arc<CertResolver>) -> anyhow::Result<ServerConfig> {
     let provider = Arc::new(ring::default_provider());
     let builder = ServerConfig::builder_with_provider(Arc::clone(&provider));
-    let builder = builder.with_protocol_versions(&[&TLS13]).context("speak TLS 1.3")?;
+    let builder = builder.with_protocol_versions(&[&TLS13]).context("failed to enable TLS 1.3")?;
     let builder = match &tls.client_ca {
         None => builder.with_no_client_auth(),
         Some(path) => {
             let mut roots = RootCertStore::empty();
-            let read = || format!("read {}", path.display());
+            let read = || format!("failed to read {}", path.display());
             for root in CertificateDer::pem_file_iter(path).with_context(read)? {
                 roots.add(root.with_context(read)?).with_context(read)?;
             }
@@ -158,42 +159,43 @@ fn server_config(tls: &TlsArgs, shown: &Arc<CertResolver>) -> anyhow::Result<Ser
             builder.with_client_cert_verifier(verifier.with_context(read)?)
         }
     };
-    let mut config = builder.with_cert_resolver(Arc::clone(shown) as Arc<_>);
+    let mut config = builder.with_cert_resolver(Arc::clone(resolver) as Arc<_>);
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    // An API server keeps its connections; what is resumed would outlive a certificate.
+    // An API server keeps its connections, and a resumed session could outlive a certificate.
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 0;
     Ok(config)
 }
 
-/// Shows a certificate from now on, and tells who vouches for it.
+/// Keeps the serving certificate up to date, and returns its CA bundle.
 fn certificate(
     tls: TlsArgs,
     cluster: &ClusterArgs,
     address: SocketAddr,
     api: Option<&Api>,
-    shown: &Arc<CertResolver>,
+    resolver: &Arc<CertResolver>,
 ) -> anyhow::Result<watch::Receiver<CaBundle>> {
     let TlsArgs { tls_cert, tls_key, tls_ca, ca_out, client_ca: _, leaf_life, ca_life } = tls;
-    let (tell, vouching) = watch::channel(CaBundle::Unknown);
-    let shown = Arc::clone(shown);
+    let (sender, ca_bundle) = watch::channel(CaBundle::Unknown);
+    let resolver = Arc::clone(resolver);
     if let (Some(certificate), Some(key)) = (tls_cert, tls_key) {
-        CertificateFiles { certificate, key, ca: tls_ca }.watch(shown, tell)?;
-        return Ok(vouching);
+        CertificateFiles { certificate, key, ca: tls_ca }.watch(resolver, sender)?;
+        return Ok(ca_bundle);
     }
     let lifetimes = CertLifetimes { leaf: leaf_life, ca: ca_life };
     let names = names(cluster, address);
     if let Some(api) = api {
         let (namespace, name) = (cluster.namespace.clone(), format!("{}-tls", cluster.name));
         let secret = CaSecret { api: api.clone(), namespace, name, names, lifetimes };
-        tokio::spawn(secret.run(shown, tell));
-        return Ok(vouching);
+        tokio::spawn(secret.run(resolver, sender));
+        return Ok(ca_bundle);
     }
     let mut authority = CertificateAuthority::new(&names, lifetimes, now_s())?;
     if let Some(path) = &ca_out {
-        std::fs::write(path, &authority.bundle).with_context(|| format!("write {}", path.display()))?;
+        std::fs::write(path, &authority.bundle)
+            .with_context(|| format!("failed to write {}", path.display()))?;
     }
-    shown.set(authority.serving_cert()?);
+    resolver.set(authority.serving_cert()?);
     tokio::spawn(async move {
         loop {
             let due = authority.renewal_in(&names, now_s()).max(Duration::from_secs(1));
@@ -202,18 +204,18 @@ fn certificate(
             if let Some(path) = &ca_out
                 && let Err(error) = std::fs::write(path, &renewed.bundle)
             {
-                tracing::error!(path = %path.display(), %error, "write who vouches for the certificate");
+                tracing::error!(path = %path.display(), %error, "failed to write CA bundle");
             }
-            if let Ok(usable) = renewed.serving_cert() {
-                shown.set(usable);
+            if let Ok(certificate) = renewed.serving_cert() {
+                resolver.set(certificate);
             }
             authority = renewed;
         }
     });
-    Ok(vouching)
+    Ok(ca_bundle)
 }
 
-/// Everything by which somebody may reach us.
+/// Returns the names and addresses of the serving certificate.
 fn names(cluster: &ClusterArgs, address: SocketAddr) -> Vec<String> {
     let ClusterArgs { service, namespace, url, .. } = cluster;
     let mut names = vec![format!("{service}.{namespace}.svc"), "localhost".to_owned()];
