@@ -229,7 +229,7 @@ pub(crate) fn add_dispatch_key(writer: &mut BatchWriter, dispatch: DispatchKey) 
             add_forward_rule(writer, &name, NumberGenerator::Random(count));
         }
         Action::RoundRobin { count, .. } => {
-            add_forward_rule(writer, &name, NumberGenerator::Incremental(count))
+            add_forward_rule(writer, &name, NumberGenerator::Incremental(count));
         }
         Action::Forward { count, affinity_s } => {
             for family in Family::BOTH {
