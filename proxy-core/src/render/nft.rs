@@ -194,7 +194,7 @@ fn write_dispatch_chain(f: &mut Formatter<'_>, dispatch: DispatchKey) -> fmt::Re
             writeln!(f, "\t\tmeta mark set numgen random mod {count} goto send")?;
         }
         Action::RoundRobin { count, .. } => {
-            writeln!(f, "\t\tmeta mark set numgen inc mod {count} goto send")?
+            writeln!(f, "\t\tmeta mark set numgen inc mod {count} goto send")?;
         }
         Action::Forward { count, affinity_s } => {
             Family::BOTH
