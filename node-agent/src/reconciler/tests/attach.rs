@@ -19,8 +19,8 @@ fn record_is_written_before_the_reply() {
     let mut agent = TestAgent::synced();
     agent.attach(1);
     let effects = agent.step(Event::JobDone(netns(1), OK));
-    let place = |of: fn(&Effect) -> bool| effects.iter().position(of).expect("it is among the effects");
-    assert!(place(|e| matches!(e, Effect::WriteRecord(_))) < place(|e| matches!(e, Effect::Reply(..))));
+    let position = |of: fn(&Effect) -> bool| effects.iter().position(of).expect("an effect");
+    assert!(position(|e| matches!(e, Effect::WriteRecord(_))) < position(|e| matches!(e, Effect::Reply(..))));
 }
 
 #[test]

@@ -1,6 +1,4 @@
-//! Audits: drift is found and repaired, and a pod that drifts again and again is audited less often.
-//!
-//! The kernel's replies are endpoints up: what is tested is when an audit is due and what follows from it.
+//! Audits: drift is found and repaired, and audits of a pod with repeated drift back off.
 
 use super::*;
 

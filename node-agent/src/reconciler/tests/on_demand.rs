@@ -52,7 +52,7 @@ impl TestAgent {
 
     /// The portals that are programmed, according to the agent.
     fn programmed(&self, number: u64) -> Vec<String> {
-        let ruleset = self.ruleset(number).expect("it is known");
+        let ruleset = self.ruleset(number).expect("the table is known");
         ruleset.rules().map(|(key, _)| key.to_string()).collect()
     }
 
@@ -406,11 +406,11 @@ fn relay_receives_a_view_before_its_use_and_its_removal_afterwards() {
     let mut selective = attachment("selective");
     selective.annotations.insert("portals".to_owned(), "web".to_owned());
     let effects = agent.step(Event::Attach(RequestId(1), selective, netns(1)));
-    let place = |of: fn(&Effect) -> bool| effects.iter().position(of).expect("it is among the effects");
-    let updates = place(
+    let position = |of: fn(&Effect) -> bool| effects.iter().position(of).expect("an effect");
+    let updates = position(
         |e| matches!(e, Effect::SetRelayPortals(ServiceFilter::Only(_), portals) if portals.iter().count() == 4),
     );
-    assert!(updates < place(|e| matches!(e, Effect::Run(..))));
+    assert!(updates < position(|e| matches!(e, Effect::Run(..))));
     agent.step(Event::Detach(RequestId(2), key("selective")));
     let effects = agent.later(AUDIT);
     assert!(

@@ -54,9 +54,9 @@ fn unwritten_record_is_retried_until_it_is_written() {
     for _ in 0..4 {
         agent.step(Event::RecordWritten(Box::new(record.clone()), false));
         assert_eq!(agent.reconciler.report(agent.now).records_unwritten, 1);
-        let pause = agent.reconciler.deadline().expect("it is tried again") - agent.now;
-        assert!(pause <= Duration::from_secs(8), "{pause:?}");
-        assert_eq!(written(&agent.later(pause)), Some(record.clone()));
+        let delay = agent.reconciler.deadline().expect("a retry is due") - agent.now;
+        assert!(delay <= Duration::from_secs(8), "{delay:?}");
+        assert_eq!(written(&agent.later(delay)), Some(record.clone()));
     }
     agent.step(Event::RecordWritten(Box::new(record.clone()), true));
     assert_eq!(agent.reconciler.report(agent.now).records_unwritten, 0);

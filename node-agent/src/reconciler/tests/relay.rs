@@ -18,7 +18,7 @@ fn relayed_portals_refuse_while_the_relay_cannot_listen_and_others_follow_change
     let port_in_use = || Event::RelayListening(netns(1), Some("the port is in use".to_owned()));
     let effects = agent.step(port_in_use());
     assert!(matches!(logged(&effects)[..], [LogEvent::RelayUnavailable { .. }]), "{effects:?}");
-    // What was to redirect connections is not sent; what refuses them is sent at once.
+    // The batch that redirects connections is not sent; the one that refuses them is sent immediately.
     let effects = agent.step(Event::JobDone(netns(1), Outcome::RelayUnavailable));
     assert!(replies(&effects).is_empty() && !wants_relay(&effects), "{effects:?}");
     assert_eq!(sent(&effects).len(), 1, "{effects:?}");
