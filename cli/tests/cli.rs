@@ -40,7 +40,7 @@ fn portals_as_json_have_the_documented_fields() {
 fn explanation_as_json_has_the_documented_fields() {
     let expected = json!({
         "verdict": "forward", "portal": "team/db:5432",
-        "backends": ["10.1.0.8:15432", "10.1.0.9:15432"], "reason": "sent to one of 2 backends",
+        "backends": ["10.1.0.8:15432", "10.1.0.9:15432"], "reason": "forwarded to one of 2 backends",
     });
     assert_eq!(json(&["explain", "-o", "json", "-f", "-", "tcp://10.0.0.7:5432"], SERVICE), expected);
     let elsewhere = json(&["explain", "-o", "json", "-f", "-", "udp://192.0.2.1:53"], SERVICE);
@@ -228,19 +228,19 @@ fn external_addresses_are_refused_by_default_and_both_commands_report_the_reason
     let output = portico_with(&["portals", "-f", "-"], service);
     assert!(!output.stdout.contains("192.0.2.1"), "{}", output.stdout);
     expect![[r"
-        portico: warning: service default/a: 1 portal refused: external addresses of this kind are not allowed here (--external-addresses)
+        portico: warning: service default/a: 1 portal refused: external addresses of this kind are not allowed (--external-addresses)
     "]]
     .assert_eq(&output.stderr);
     let output = portico_with(&["explain", "-f", "-", "tcp://192.0.2.1:80"], service);
     expect![[r"
         tcp://192.0.2.1:80: pass
-          service default/a asks for 192.0.2.1 TCP port 80: external addresses of this kind are not allowed here (--external-addresses)
-          left as it is: TCP 192.0.2.1 port 80 is no portal
+          service default/a requests 192.0.2.1 TCP port 80: external addresses of this kind are not allowed (--external-addresses)
+          not translated: TCP 192.0.2.1 port 80 is not a portal
     "]]
     .assert_eq(&output.stdout);
     let other_cidrs = ["--external-addresses", "all", "--external-cidrs", "198.51.100.0/24,203.0.113.0/24"];
     let output = portico_with(&[&["portals", "-f", "-"], &other_cidrs[..]].concat(), service);
-    assert!(output.stderr.contains("none of the allowed networks"), "{}", output.stderr);
+    assert!(output.stderr.contains("not in an allowed CIDR"), "{}", output.stderr);
 }
 
 #[test]
@@ -253,8 +253,8 @@ fn portals_beyond_a_limit_are_reported_with_the_flag() {
     let limits = ["--service-portals-max", "3", "--namespace-elements-max", "3"];
     let output = portico_with(&[&["portals", "-f", "-"], &limits[..]].concat(), &service);
     expect![[r"
-        portico: warning: service default/a: 1 portal refused: the service has more portals than allowed (--service-portals-max)
-        portico: warning: service default/a: 1 portal refused: the namespace needs more elements than allowed (--namespace-elements-max)
+        portico: warning: service default/a: 1 portal refused: the service exceeds the limit of portals (--service-portals-max)
+        portico: warning: service default/a: 1 portal refused: the namespace exceeds the limit of elements (--namespace-elements-max)
     "]]
     .assert_eq(&output.stderr);
     let output = portico_with(&[&["explain", "-f", "-", "tcp://10.0.0.1:4"], &limits[..]].concat(), &service);

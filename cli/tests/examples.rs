@@ -49,12 +49,12 @@ fn relayed_service_is_explained_with_its_scheduler_and_dial_mode() {
         tcp://10.0.0.40:5432: forward
           10.0.0.40 is the cluster address of service default/pooled, and TCP 5432 is its port
           its internal traffic policy is Cluster
-          chosen are all ready endpoints
-            10.244.1.140:5432: chosen
-            10.244.2.140:5432: chosen
-          the relay in the pod's network namespace takes the connection and tries the backends
-          its scheduler, in the relay, is lc
-          backends that the pod cannot reach are reached from the node, by its address, if --dial-from-node of the agent lists namespace default
+          selected: all ready endpoints
+            10.244.1.140:5432: selected
+            10.244.2.140:5432: selected
+          the relay in the pod's network namespace accepts the connection and tries the backends
+          its scheduler in the relay is lc
+          backends that the pod cannot reach are reached from the node, with its address, if the agent's --dial-from-node lists namespace default
           relayed to one of 2 backends
     "#]]
     .assert_eq(&explain("relayed.yaml", &["tcp://10.0.0.40:5432"]));
@@ -180,22 +180,22 @@ fn source_ranges_exclude_other_clients() {
     expect![[r#"
         tcp://146.148.47.156:443: drop
           146.148.47.156 is a load-balancer address of service default/guarded-web, and TCP 443 is its port named https
-          it may be used from 10.244.1.0/24, 130.211.204.0/24 only; this connection comes from 203.0.113.7
-          dropped: 203.0.113.7 is in none of the source ranges of default/guarded-web
+          access is limited to 10.244.1.0/24, 130.211.204.0/24 and this connection is from 203.0.113.7
+          dropped: 203.0.113.7 is not in the source ranges of default/guarded-web
     "#]].assert_eq(&explain(file, &["--source", "203.0.113.7", to]));
     expect![[r#"
         tcp://146.148.47.156:443: forward
           146.148.47.156 is a load-balancer address of service default/guarded-web, and TCP 443 is its port named https
-          it may be used from 10.244.1.0/24, 130.211.204.0/24 only; this connection comes from 10.244.1.9
-          chosen are all ready endpoints
-            10.244.1.80:8443 on node node-a: chosen
-          sent to the only backend
+          access is limited to 10.244.1.0/24, 130.211.204.0/24 and this connection is from 10.244.1.9
+          selected: all ready endpoints
+            10.244.1.80:8443 on node node-a: selected
+          forwarded to the only backend
     "#]].assert_eq(&explain(file, &["--source", "10.244.1.9", to]));
     expect![[r#"
         tcp://146.148.47.156:443: drop
           146.148.47.156 is a load-balancer address of service default/guarded-web, and TCP 443 is its port named https
-          it may be used from 10.244.1.0/24, 130.211.204.0/24 only; this connection comes from an unknown source
-          dropped unless the source is in the source ranges of default/guarded-web; name it with --source
+          access is limited to 10.244.1.0/24, 130.211.204.0/24 and this connection is from an unknown source
+          dropped unless the source is in the source ranges of default/guarded-web; set --source
     "#]].assert_eq(&explain(file, &[to]));
 }
 
@@ -215,11 +215,11 @@ fn session_affinity_is_explained_with_its_timeout() {
         tcp://10.0.0.33:80: forward
           10.0.0.33 is the cluster address of service default/shop, and TCP 80 is its port named http
           its internal traffic policy is Cluster
-          chosen are all ready endpoints
-            10.244.1.100:8080 on node node-a: chosen
-            10.244.2.100:8080 on node node-b: chosen
-          session affinity: a client stays with its backend until it was quiet for 600 s
-          sent to one of 2 backends
+          selected: all ready endpoints
+            10.244.1.100:8080 on node node-a: selected
+            10.244.2.100:8080 on node node-b: selected
+          session affinity: a client keeps its backend until it is idle for 600 s
+          forwarded to one of 2 backends
     "#]]
     .assert_eq(&explain("session-affinity.yaml", &["tcp://10.0.0.33:80"]));
 }
@@ -231,18 +231,18 @@ fn internal_traffic_policy_local_uses_only_endpoints_on_the_same_node() {
         tcp://10.0.0.31:9100: forward
           10.0.0.31 is the cluster address of service default/node-metrics, and TCP 9100 is its port named metrics
           its internal traffic policy is Local
-          chosen are the ready endpoints on this node
-            10.244.1.110:9100 on node node-a: not chosen: it is not on this node
-            10.244.2.110:9100 on node node-b: chosen
-          sent to the only backend
+          selected: ready endpoints on this node
+            10.244.1.110:9100 on node node-a: not selected: not on this node
+            10.244.2.110:9100 on node node-b: selected
+          forwarded to the only backend
     "#]].assert_eq(&explain(file, &["--node", "node-b", "tcp://10.0.0.31:9100"]));
     expect![[r#"
         tcp://10.0.0.31:9100: drop
           10.0.0.31 is the cluster address of service default/node-metrics, and TCP 9100 is its port named metrics
           its internal traffic policy is Local
-          none is chosen: no usable endpoint is on this node
-            10.244.1.110:9100 on node node-a: not chosen: it is not on this node
-            10.244.2.110:9100 on node node-b: not chosen: it is not on this node
+          selected: none, because no usable endpoint is on this node
+            10.244.1.110:9100 on node node-a: not selected: not on this node
+            10.244.2.110:9100 on node node-b: not selected: not on this node
           dropped: the service has endpoints, but none on this node, and its internal traffic policy is Local
     "#]].assert_eq(&explain(file, &["--node", "node-z", "tcp://10.0.0.31:9100"]));
 }
@@ -254,20 +254,20 @@ fn zone_hints_keep_traffic_in_the_zone() {
         tcp://10.0.0.32:80: forward
           10.0.0.32 is the cluster address of service default/catalog, and TCP 80 is its port named http
           its internal traffic policy is Cluster
-          chosen are the ready endpoints that are hinted for this zone
-            10.244.1.120:8080 on node node-a: not chosen: its hints name other zones
-            10.244.2.120:8080 on node node-b: chosen
-          sent to the only backend
+          selected: ready endpoints with a hint for this zone
+            10.244.1.120:8080 on node node-a: not selected: its hints are for other zones
+            10.244.2.120:8080 on node node-b: selected
+          forwarded to the only backend
     "#]]
     .assert_eq(&explain("zone-hints.yaml", &["--node", "node-b", to]));
     expect![[r#"
         tcp://10.0.0.32:80: forward
           10.0.0.32 is the cluster address of service default/catalog, and TCP 80 is its port named http
           its internal traffic policy is Cluster
-          chosen are all ready endpoints
-            10.244.1.120:8080 on node node-a: chosen
-            10.244.2.120:8080 on node node-b: chosen
-          sent to one of 2 backends
+          selected: all ready endpoints
+            10.244.1.120:8080 on node node-a: selected
+            10.244.2.120:8080 on node node-b: selected
+          forwarded to one of 2 backends
     "#]]
     .assert_eq(&explain("zone-hints.yaml", &["--zone", "zone-q", to]));
 }
@@ -278,11 +278,11 @@ fn terminating_endpoints_serve_if_no_other_endpoint_does() {
         tcp://10.0.0.35:80: forward
           10.0.0.35 is the cluster address of service default/draining, and TCP 80 is its port named http
           its internal traffic policy is Cluster
-          none is ready: chosen are those that still serve while they terminate
-            10.244.1.130:8080 on node node-a: chosen
-            10.244.2.130:8080 on node node-b: chosen
-            10.244.2.131:8080 on node node-b: not chosen: it terminates and serves no more
-          sent to one of 2 backends
+          selected: serving, terminating endpoints, because none is ready
+            10.244.1.130:8080 on node node-a: selected
+            10.244.2.130:8080 on node node-b: selected
+            10.244.2.131:8080 on node node-b: not selected: terminating, and no longer serving
+          forwarded to one of 2 backends
     "#]]
     .assert_eq(&explain("terminating-endpoints.yaml", &["tcp://10.0.0.35:80"]));
 }
@@ -293,8 +293,8 @@ fn portal_without_backends_rejects() {
         tcp://10.0.0.34:80: reject
           10.0.0.34 is the cluster address of service default/no-backends, and TCP 80 is its port named http
           its internal traffic policy is Cluster
-          none is chosen: no endpoint is ready or still serving
-          refused: no endpoint is ready or still serving
+          selected: none, because no endpoint is ready or serving
+          rejected: no endpoint is ready or serving
     "#]]
     .assert_eq(&explain("no-backends.yaml", &["tcp://10.0.0.34:80"]));
 }

@@ -1,6 +1,6 @@
-//! How long the core takes: objects in memory to ruleset, one changed endpoint to plan, variables.
+//! The speed of the core: from objects in memory to a ruleset, from a changed endpoint to a plan, and variables.
 //!
-//! Run with `scripts/bench core`; docs/benchmarks.md holds a run with its machine named.
+//! Run it with `scripts/bench core`. docs/benchmarks.md contains results.
 
 use std::hint::black_box;
 
@@ -67,7 +67,7 @@ fn plan_from_empty(services: u32) -> Spread {
     Spread::timed(FEW_RUNS, MS, || (), |()| plan(&Ruleset::empty(), black_box(&ruleset)))
 }
 
-/// The plan alone, once the rules have followed the change.
+/// Measures the plan only, after the ruleset was updated.
 fn plan_of_one_changed_endpoint(services: u32) -> Spread {
     let (mut snapshot, mut portals, ruleset) = world(cluster(services, 3).collect());
     let changed = snapshot.apply(Change::Slice(cluster_slice(services / 2, 3, 1)));
@@ -77,13 +77,13 @@ fn plan_of_one_changed_endpoint(services: u32) -> Spread {
     Spread::timed(RUNS, US, || (), |()| plan_changed(black_box(&ruleset), black_box(&desired), &touched))
 }
 
-/// Change -> snapshot -> portals -> ruleset -> plan, the whole way.
+/// Measures change -> snapshot -> portals -> ruleset -> plan.
 fn one_changed_endpoint(services: u32) -> Spread {
     let (snapshot, portals, ruleset) = world(cluster(services, 3).collect());
-    let mut turn = 0_u32;
+    let mut index = 0_u32;
     let input = || {
-        turn = turn.wrapping_add(7_919);
-        let slice = cluster_slice(turn % services, 3, 1);
+        index = index.wrapping_add(7_919);
+        let slice = cluster_slice(index % services, 3, 1);
         (snapshot.clone(), portals.clone(), ruleset.clone(), Change::Slice(slice))
     };
     Spread::timed(RUNS, US, input, |(mut snapshot, mut portals, mut desired, change)| {

@@ -1,9 +1,8 @@
-//! The variables that tell a container about services, exactly as the kubelet makes them.
+//! The service environment variables of a container, exactly as the kubelet creates them.
 //!
-//! Follows pkg/kubelet/envvars/envvars.go and `getServiceEnvVarMap` of kubelet_pods.go. In one point it
-//! is stricter: where two services define one name (`foo` and `foo-service` both define
-//! `FOO_SERVICE_PORT`), the kubelet lets chance decide; here the service whose name comes first keeps it,
-//! and the clash is reported.
+//! It follows pkg/kubelet/envvars/envvars.go and `getServiceEnvVarMap` of kubelet_pods.go, with one difference: if two
+//! services define the same variable (`foo` and `foo-service` both define `FOO_SERVICE_PORT`), the kubelet's choice is
+//! random. Here the service that is first by name takes precedence, and the conflict is reported.
 
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap};
@@ -13,38 +12,38 @@ use serde::{Deserialize, Serialize};
 use crate::model::service::{Service, ServiceKey};
 use crate::model::snapshot::Snapshot;
 
-/// One variable.
+/// An environment variable.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Variable {
-    /// Its name.
+    /// The name.
     pub name: String,
-    /// Its value.
+    /// The value.
     pub value: String,
 }
 
-/// Two services that define one name.
+/// A variable that two services define.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Clash {
     /// The name.
     pub name: String,
-    /// Whose value stands.
+    /// The service whose value is used.
     pub kept: ServiceKey,
-    /// Whose value is left out.
+    /// The service whose value is omitted.
     pub lost: ServiceKey,
 }
 
-/// The variables of a container.
+/// The service environment variables of a container.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Environment {
-    /// Service by service in the order of their names, each as the kubelet orders them.
+    /// The variables, by service in the order of names, and in the order of the kubelet.
     pub variables: Vec<Variable>,
-    /// Names that two services define.
+    /// The variables that two services define.
     pub clashes: Vec<Clash>,
-    /// Services whose variables a shell cannot name, because they begin with a digit.
+    /// Services whose variables a shell cannot use, because their names begin with a digit.
     pub unaddressable: Vec<ServiceKey>,
 }
 
-/// Which variables a service gives; each form holds those before it.
+/// The variables of a service. Each form includes the previous one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Forms {
@@ -52,12 +51,12 @@ pub enum Forms {
     HostPort,
     /// Also `_SERVICE_PORT_` and the name of each port.
     Named,
-    /// Also the Docker links, `_PORT` and all that begin with `_PORT_`: what the kubelet gives.
+    /// Also the Docker links, `_PORT` and `_PORT_*`: those of the kubelet.
     #[default]
     All,
 }
 
-/// A service and what its variables begin with.
+/// A service with the stem of its variables: the part of their names before `_SERVICE_HOST`.
 #[derive(Debug)]
 pub(crate) struct Stemmed<'a> {
     pub(crate) service: &'a Service,
@@ -65,16 +64,16 @@ pub(crate) struct Stemmed<'a> {
     pub(crate) forms: Forms,
 }
 
-/// What several services define.
+/// The variables of several services.
 #[derive(Debug, Default)]
 pub(crate) struct Definitions {
-    /// The variables that stand, each with the place of its service.
+    /// The variables without conflicting ones, each with the index of its service.
     pub(crate) standing: Vec<(usize, Variable)>,
     pub(crate) clashes: Vec<Clash>,
     pub(crate) unaddressable: Vec<ServiceKey>,
 }
 
-/// The variables for a pod in `namespace`; without links, those of `default/kubernetes` alone.
+/// Returns the variables of a pod in `namespace`; without links, only those of `default/kubernetes`.
 #[must_use]
 pub fn environment(snapshot: &Snapshot, namespace: &str, links: bool) -> Environment {
     let services = visible(snapshot, namespace, links).into_values();
@@ -86,54 +85,43 @@ pub fn environment(snapshot: &Snapshot, namespace: &str, links: bool) -> Environ
     Environment { variables, clashes, unaddressable }
 }
 
-/// What these services define; of two that define one name the first keeps it.
+/// Returns the variables of services. If two define the same variable, the first takes precedence.
 pub(crate) fn definitions(services: &[Stemmed<'_>]) -> Definitions {
-    let mut standing: Vec<(usize, Variable)> = Vec::new();
-    let mut unaddressable = Vec::new();
-    for (place, Stemmed { service, stem, forms }) in services.iter().enumerate() {
-        let before = standing.len();
-        define(service, stem, *forms, &mut |name, value| standing.push((place, Variable { name, value })));
-        if standing.len() > before && stem.starts_with(|first: char| first.is_ascii_digit()) {
-            unaddressable.push(service.key.clone());
+    let mut found = Definitions::default();
+    let mut owners: HashMap<String, usize> = HashMap::new();
+    for (index, Stemmed { service, stem, forms }) in services.iter().enumerate() {
+        let mut has_variables = false;
+        define(service, stem, *forms, &mut |name, value| {
+            has_variables = true;
+            match owners.entry(name) {
+                Entry::Vacant(entry) => {
+                    found.standing.push((index, Variable { name: entry.key().clone(), value }));
+                    entry.insert(index);
+                }
+                Entry::Occupied(entry) => {
+                    let (kept, lost) = (services[*entry.get()].service, service);
+                    let (kept, lost) = (kept.key.clone(), lost.key.clone());
+                    found.clashes.push(Clash { name: entry.key().clone(), kept, lost });
+                }
+            }
+        });
+        if has_variables && stem.starts_with(|first: char| first.is_ascii_digit()) {
+            found.unaddressable.push(service.key.clone());
         }
     }
-    let (stand, clashes) = settle(services, &standing);
-    let mut stand = stand.into_iter();
-    standing.retain(|_| stand.next().unwrap_or(true));
-    Definitions { standing, clashes, unaddressable }
+    found
 }
 
-/// Says for each definition whether it stands, and which do not: the first of a name does.
-fn settle(services: &[Stemmed<'_>], defined: &[(usize, Variable)]) -> (Vec<bool>, Vec<Clash>) {
-    let mut owners: HashMap<&str, usize> = HashMap::with_capacity(defined.len());
-    let mut clashes = Vec::new();
-    let mut stand = Vec::with_capacity(defined.len());
-    for (place, Variable { name, .. }) in defined {
-        match owners.entry(name) {
-            Entry::Vacant(free) => {
-                free.insert(*place);
-                stand.push(true);
-            }
-            Entry::Occupied(owner) => {
-                let key = |place: usize| services[place].service.key.clone();
-                clashes.push(Clash { name: name.clone(), kept: key(*owner.get()), lost: key(*place) });
-                stand.push(false);
-            }
-        }
-    }
-    (stand, clashes)
-}
-
-/// Which services a pod includes, by name: one named `kubernetes` in its own namespace replaces that of
-/// `default` (kubelet_pods.go:713-718).
+/// Returns the visible services by name. A service `kubernetes` in the pod's namespace replaces that of `default`
+/// (kubelet_pods.go:713-718).
 fn visible<'a>(snapshot: &'a Snapshot, namespace: &'a str, links: bool) -> BTreeMap<&'a str, &'a Service> {
     let api_server = snapshot.service(&ServiceKey::new("default", "kubernetes"));
     let own = snapshot.services_in(namespace).filter(|_| links);
-    let seen = api_server.into_iter().chain(own).filter(|service| service.cluster_ip_text.is_some());
-    seen.map(|service| (&*service.key.name, &**service)).collect()
+    let visible = api_server.into_iter().chain(own).filter(|service| service.cluster_ip_text.is_some());
+    visible.map(|service| (&*service.key.name, &**service)).collect()
 }
 
-/// Defines the variables of one service, in the kubelet's order (envvars.go:43-60).
+/// Defines the variables of a service in the order of the kubelet (envvars.go:43-60).
 fn define(service: &Service, stem: &str, forms: Forms, put: &mut impl FnMut(String, String)) {
     let Some(host) = service.cluster_ip_text.as_deref() else { return };
     let Some(first) = service.ports.first() else { return };
@@ -161,12 +149,12 @@ fn define(service: &Service, stem: &str, forms: Forms, put: &mut impl FnMut(Stri
     }
 }
 
-/// Dashes become underscores, letters upper case; nothing else is touched (envvars.go:64-70).
+/// Converts the name of a service or port to the form in variables (envvars.go:64-70).
 pub(crate) fn mangle(name: &str) -> String {
     name.replace('-', "_").to_uppercase()
 }
 
-/// Go's `net.JoinHostPort`: brackets around what looks like IPv6, the text itself untouched.
+/// Joins host and port as Go's `net.JoinHostPort`: with brackets if the host looks like IPv6.
 fn host_and_port(host: &str, port: &str) -> String {
     if host.contains([':', '%']) { ["[", host, "]:", port].concat() } else { [host, ":", port].concat() }
 }

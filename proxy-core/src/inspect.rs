@@ -1,6 +1,6 @@
-//! What a ruleset does to a packet, and why.
+//! What a ruleset does with a packet, and why.
 //!
-//! This group depends on the model, routing and rulesets; only tests depend on it.
+//! This group depends on the model, routing and rulesets. No other group depends on it.
 
 pub mod explain;
 pub mod trace;

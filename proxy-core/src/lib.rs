@@ -4,8 +4,9 @@
 //! Change* -> Snapshot -> portals(&snapshot, &node_context) -> Portals -> Ruleset -> plan(&applied, &desired) -> Plan
 //!               └─────── environment(&snapshot, namespace) -> variables
 //! ```
-//! Changes travel along this pipeline as sets of keys (`ChangedServices`, then `ChangedPortals`), so the cost of a change depends on
-//! its size and not on the size of the cluster. `kube-source` reads objects, and `netns-nft` programs the kernel.
+//! Changes travel along this pipeline as sets of keys (`ChangedServices`, then `ChangedPortals`), so the cost of a change
+//! depends on its size and not on the size of the cluster. `kube-source` reads objects, and `netns-nft` programs the
+//! kernel.
 //!
 //! The modules are in groups, each of which depends only on groups before it: `model`, `routing`, `ruleset`, then
 //! `render` and `inspect`; `env` depends on `model`, and `admission` on `env`. Other crates use the modules

@@ -1,4 +1,4 @@
-//! Rulesets as text, for people and for command-line tools.
+//! Rulesets and plans as text, for people and for command-line tools.
 
 pub mod iptables;
 pub mod nft;

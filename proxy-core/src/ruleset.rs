@@ -1,24 +1,24 @@
-//! `Ruleset`: the table of one network namespace, as a value.
+//! `Ruleset`: the desired nftables table of one network namespace.
 //!
-//! The layout is flat: whatever the number of services, there are a handful of chains, and a change
-//! touches map elements only. Each family has
+//! The layout is flat: the number of chains does not depend on the number of services, and a change affects only
+//! elements of maps. Each family has
 //!
-//! * `portals`: address . protocol . port -> what to do, as a number (`DispatchKey::code`),
-//! * `backends`: address . protocol . port . slot -> backend; at portals with sticky clients, the backend's
-//!   number instead of the slot,
-//! * `ids`: address . protocol . port . slot -> the number of the backend, where clients are sticky: a client
-//!   holds the number, which stays the backend's own when slots move,
-//! * `addresses`: the cluster addresses, whose other ports are refused,
-//! * `sources`: address . protocol . port . source range, for portals that not everyone may use,
-//! * `ranges`: the service ranges, whose free addresses lead nowhere,
+//! * `portals`: address . protocol . port -> verdict, as a number (`DispatchKey::code`),
+//! * `backends`: address . protocol . port . slot -> backend; with session affinity, the backend's id instead of the
+//! slot,
+//! * `ids`: address . protocol . port . slot -> the backend's id, with session affinity: entries of clients contain the
+//! id,
+//!   which does not change if the slot does,
+//! * `addresses`: the cluster addresses, whose other ports are rejected,
+//! * `sources`: address . protocol . port . source range, for portals with source ranges,
+//! * `ranges`: the service ranges, whose unallocated addresses are rejected,
 //!
-//! and both share one small verdict map, `picks`: number -> chain. Big maps hold no verdicts: the kernel
-//! walks a map of verdicts again at each commit. One look-up therefore decides, however many different
-//! backend counts there are (measured against one rule per count: docs/benchmarks.md).
+//! and both share one small verdict map, `picks`: number -> chain. Large maps contain no verdicts, because the kernel
+//! validates a verdict map at each commit. So there is one look-up, whatever the number of different backend counts
+//! (measured against one rule per count: docs/benchmarks.md).
 //!
-//! A table on demand (`on_demand`) holds a few portals only; what else comes to a service range is relayed.
-//!
-//! What must not go in here: how elements are written, in text (`nft`) or in netlink bytes.
+//! An on-demand table (`on_demand`) contains few portals; other traffic to a service range is relayed. `render::nft`
+//! and `netns-nft` write the elements, as text and as netlink messages.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -37,18 +37,17 @@ use crate::ruleset::dispatch::{Action, DispatchKey, ROUND_ROBIN_CHAINS_MAX};
 pub use rule::Rule;
 use rule::{chain_size, relayed, rule};
 
-/// What a ruleset depends on besides portals.
+/// The settings of a table, in addition to portals.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct Settings {
-    /// The priority of the chain that translates addresses. -99 stays behind a mesh sidecar's rules.
+    /// The priority of the NAT chain; -99 is after the rules of a service-mesh sidecar.
     pub nat_priority: i32,
-    /// The port on which the relay listens inside the network namespace; 0: it does not listen, and connections that
-    /// it would serve are refused.
+    /// The relay's port in the network namespace. 0 means that it does not listen, and its connections are rejected.
     pub relay_port: u16,
-    /// Whether the table holds only those portals that are used or that nobody else could serve: what else
-    /// comes to a service range is handed to the relay, and the kernel counts what comes to each portal.
+    /// Whether the table contains only active and pinned portals. Other traffic to a service range is redirected to the
+    /// relay, and the elements of portals have counters.
     pub on_demand: bool,
-    /// Whether the kernel counts what comes to each portal and what goes to each backend.
+    /// Whether the elements of portals and backends have counters.
     pub counters: bool,
 }
 
@@ -59,32 +58,32 @@ impl Default for Settings {
 }
 
 impl Settings {
-    /// Whether the relay listens inside the network namespace.
+    /// Whether the relay listens in the network namespace.
     #[must_use]
     pub const fn has_relay(self) -> bool {
         self.relay_port != 0
     }
 }
 
-/// One element of one of the maps and sets.
+/// An element of a map or set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Element {
-    /// `portals`: what to do with a portal.
+    /// `portals`: the verdict of a portal.
     Portal(PortalKey, DispatchKey),
-    /// `backends`: the backend in a slot of a portal, or with this number where clients are sticky.
+    /// `backends`: the backend in a slot of a portal, or with an id if the portal has session affinity.
     Backend(PortalKey, u32, SocketAddr),
-    /// `ids`: the number of the backend in a slot of a portal whose clients are sticky.
+    /// `ids`: the id of the backend in a slot of a portal with session affinity.
     Id(PortalKey, u16, u32),
     /// `addresses`: a cluster address.
     Address(IpAddr),
-    /// `sources`: a range that may use a portal.
+    /// `sources`: a source range with access to a portal.
     Source(PortalKey, IpNet),
     /// `ranges`: a service range.
     Range(IpNet),
 }
 
 impl Element {
-    /// The name of the map or set it is in.
+    /// Returns the name of its map or set.
     #[must_use]
     pub const fn set(&self) -> &'static str {
         match (self, self.family()) {
@@ -103,7 +102,7 @@ impl Element {
         }
     }
 
-    /// The family whose map or set it is in.
+    /// Returns the family of its map or set.
     #[must_use]
     pub const fn family(&self) -> Family {
         match self {
@@ -119,35 +118,35 @@ impl Element {
 /// The table of one network namespace.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Ruleset {
-    /// None: there is no table at all.
+    /// `None` if there is no table.
     settings: Option<Settings>,
     rules: Map<PortalKey, Rule>,
     ranges: Arc<[IpNet]>,
-    /// The picks in use, and by how many portals: each has a chain.
+    /// The dispatch keys, each of which has a chain, and the number of portals that use each.
     dispatch_keys: BTreeMap<DispatchKey, usize>,
-    /// The addresses whose portals are here because they are used; empty unless the table is on demand.
+    /// The active addresses of an on-demand table.
     active: Set<IpAddr>,
-    /// What it holds: elements, and chains as so many elements as they have memory.
+    /// The number of elements, and for chains of single portals the number with the same memory.
     size: usize,
 }
 
-/// How much of a portal a table holds.
+/// The form in which a table contains a portal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Form {
-    /// All of it.
+    /// With its backends.
     Whole,
-    /// One element that leads to the relay instead of to backends.
+    /// As one element that redirects to the relay.
     Relayed,
 }
 
 impl Ruleset {
-    /// No table: what a new network namespace holds.
+    /// Returns the state of a new network namespace: no table.
     #[must_use]
     pub fn empty() -> Self {
         Self::default()
     }
 
-    /// The table for these portals; on demand, of those that are always there.
+    /// Returns the table for these portals; on demand, with the pinned ones only.
     #[must_use]
     pub fn new(portals: &Portals, settings: Settings) -> Self {
         let ranges = portals.service_ranges().into();
@@ -160,28 +159,28 @@ impl Ruleset {
         ruleset
     }
 
-    /// The same table for a network namespace in which the relay does not listen.
+    /// Returns the table for a network namespace in which the relay does not listen.
     #[must_use]
     pub fn without_relay(&self) -> Self {
         let settings = self.settings.map(|settings| Settings { relay_port: 0, ..settings });
         Self { settings, ..self.clone() }
     }
 
-    /// Follows the portals by the keys that were touched, and says whose rules are others now. Slots that
-    /// keep their backend keep it, so that one changed endpoint is one or two changed elements.
-    pub fn refresh(&mut self, portals: &Portals, touched: &ChangedPortals) -> ChangedPortals {
+    /// Updates the rules of changed portals, and returns the portals whose rules changed. Remaining backends keep their
+    /// slots, so one changed endpoint is one or two changed elements.
+    pub fn refresh(&mut self, portals: &Portals, changed: &ChangedPortals) -> ChangedPortals {
         let are_ranges_new = *self.ranges != *portals.service_ranges();
         if are_ranges_new {
             self.ranges = portals.service_ranges().into();
         }
         if self.is_on_demand() {
-            return self.refresh_on_demand(portals, touched, are_ranges_new);
+            return self.refresh_on_demand(portals, changed, are_ranges_new);
         }
-        touched.iter().copied().filter(|key| self.follow(portals, *key)).collect()
+        changed.iter().copied().filter(|key| self.update(portals, *key)).collect()
     }
 
-    /// Holds what is to be held of the portal at a key; true where the rule is another one now.
-    fn follow(&mut self, portals: &Portals, key: PortalKey) -> bool {
+    /// Updates the rule of a portal. Returns whether it changed.
+    fn update(&mut self, portals: &Portals, key: PortalKey) -> bool {
         let portal = portals.get(key);
         match portal.and_then(|portal| Some((portal, self.form(portals, portal)?))) {
             Some((portal, form)) => self.put(portal, form),
@@ -189,7 +188,7 @@ impl Ruleset {
         }
     }
 
-    /// How much of a portal in force is to be held.
+    /// Returns the form of a portal; `None` if the table does not contain it.
     fn form(&self, portals: &Portals, portal: &Portal) -> Option<Form> {
         if self.is_on_demand() {
             return self.form_on_demand(portals, portal);
@@ -197,43 +196,43 @@ impl Ruleset {
         portals.fits_share(TableKind::Full, portal).then_some(Form::Whole)
     }
 
-    /// The settings; none where there is no table.
+    /// Returns the settings; `None` if there is no table.
     #[must_use]
     pub fn settings(&self) -> Option<Settings> {
         self.settings
     }
 
-    /// How many elements it has; a chain that is one portal's own counts as so many as it has memory.
+    /// Returns the number of elements; the chain of a single portal counts as many as take the same memory.
     #[must_use]
     pub fn size(&self) -> usize {
         self.size
     }
 
-    /// How many portals it holds.
+    /// Returns the number of portals.
     #[must_use]
     pub fn portal_count(&self) -> usize {
         self.rules.size()
     }
 
-    /// All portals and their rules, in the order of their keys.
+    /// Returns the rules of all portals in the order of their keys.
     pub fn rules(&self) -> impl Iterator<Item = (&PortalKey, &Rule)> {
         self.rules.iter()
     }
 
-    /// What the table holds for a portal.
+    /// Returns the rule of a portal.
     #[must_use]
     pub fn rule(&self, key: PortalKey) -> Option<&Rule> {
         self.rules.get(&key)
     }
 
-    /// The cluster addresses, in order.
+    /// Returns the cluster addresses in order.
     pub fn addresses(&self) -> impl Iterator<Item = IpAddr> {
         let mut previous = None;
         let marked = self.rules.iter().filter(|(_, rule)| rule.is_cluster_ip).map(|(key, _)| key.address);
         marked.filter(move |address| previous.replace(*address) != Some(*address))
     }
 
-    /// Whether this is a cluster address: ports of it that are no portal are refused, not passed on.
+    /// Whether this is a cluster address, whose ports without a portal are rejected.
     #[must_use]
     pub fn has_address(&self, address: IpAddr) -> bool {
         self.rules_at(address).any(|(_, rule)| rule.is_cluster_ip)
@@ -243,18 +242,18 @@ impl Ruleset {
         self.rules.range(PortalKey::first(address)..).take_while(move |(key, _)| key.address == address)
     }
 
-    /// The service ranges.
+    /// Returns the service ranges.
     #[must_use]
     pub fn ranges(&self) -> &[IpNet] {
         &self.ranges
     }
 
-    /// The picks in use: each has a chain.
+    /// Returns the dispatch keys, each of which has a chain.
     pub fn dispatch_keys(&self) -> impl Iterator<Item = DispatchKey> {
         self.dispatch_keys.keys().copied()
     }
 
-    /// All elements of all maps and sets, one set after the other.
+    /// Returns the elements, one map or set after another.
     pub fn elements(&self) -> impl Iterator<Item = Element> {
         let portals = self.rules.iter().map(|(key, rule)| Element::Portal(*key, rule.dispatch));
         let backends = self.rules.iter().flat_map(|(key, rule)| rule.backend_elements(*key));
@@ -300,8 +299,11 @@ impl Ruleset {
             Verdict::Drop => Action::Drop,
             Verdict::Forward => match u16::try_from(portal.backends.len()) {
                 Ok(count @ 1..) => {
-                    let number =
-                        if portal.is_round_robin() && count > 1 { self.turn(portal.key, old) } else { None };
+                    let number = if portal.is_round_robin() && count > 1 {
+                        self.round_robin_chain(portal.key, old)
+                    } else {
+                        None
+                    };
                     let affinity_s = portal.affinity_s.map_or(0, |affinity_s| affinity_s.min(AFFINITY_S_MAX));
                     number.map_or(Action::Forward { count, affinity_s }, |number| Action::RoundRobin {
                         number,
@@ -313,20 +315,19 @@ impl Ruleset {
         }
     }
 
-    /// The number of the chain that gives connections to the portal's backends in turn: the one it has, or
-    /// the first free one from where the portal's digest points. None is left: connections are balanced at
-    /// random.
-    fn turn(&self, key: PortalKey, old: Option<&Rule>) -> Option<u16> {
+    /// Returns the number of the portal's round-robin chain: its present one, or the first free one after the portal's
+    /// digest. If none is free, the portal is balanced at random.
+    fn round_robin_chain(&self, key: PortalKey, old: Option<&Rule>) -> Option<u16> {
         if let Some(Action::RoundRobin { number, .. }) = old.map(|old| old.dispatch.action) {
             return Some(number);
         }
         let first = u16::try_from(digest(key) % u64::from(ROUND_ROBIN_CHAINS_MAX)).ok()?;
         (0..ROUND_ROBIN_CHAINS_MAX)
             .map(|step| (first + step) % ROUND_ROBIN_CHAINS_MAX)
-            .find(|number| !self.has_turn(*number))
+            .find(|number| !self.has_round_robin_chain(*number))
     }
 
-    fn has_turn(&self, number: u16) -> bool {
+    fn has_round_robin_chain(&self, number: u16) -> bool {
         let dispatch = |count, guarded| DispatchKey { action: Action::RoundRobin { number, count }, guarded };
         self.dispatch_keys.range(dispatch(0, false)..=dispatch(u16::MAX, true)).next().is_some()
     }

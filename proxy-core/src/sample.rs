@@ -1,7 +1,7 @@
 //! Builders for tests and benchmarks: a service or a slice in one line.
 //!
-//! `svc("db").ip("10.96.0.7").tcp("sql", 5432)` with `slice("db").tcp("sql", 5432).at("10.1.0.9")`. Behind
-//! the feature `sample`; programs never use it, so a bad address may panic here.
+//! `svc("db").ip("10.96.0.7").tcp("sql", 5432)` with `slice("db").tcp("sql", 5432).at("10.1.0.9")`. The feature
+//! `sample` enables them for other crates. Invalid input panics.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::{Arc, LazyLock};
@@ -15,27 +15,27 @@ use crate::model::service::{
 use crate::model::snapshot::{Change, Snapshot};
 use crate::routing::portal::{ExternalPolicy, NodeContext, PortalKey};
 
-/// An address, or a panic.
+/// Parses an address.
 #[must_use]
 #[allow(clippy::missing_panics_doc, clippy::expect_used)]
 pub fn ip(text: &str) -> IpAddr {
     text.parse().expect("the test names an address")
 }
 
-/// A backend such as `10.1.0.9:80`, or a panic.
+/// Parses a backend such as `10.1.0.9:80`.
 #[must_use]
 #[allow(clippy::missing_panics_doc, clippy::expect_used)]
 pub fn backend(text: &str) -> SocketAddr {
     text.parse().expect("the test names a socket address")
 }
 
-/// A TCP portal such as `10.96.0.7:5432`.
+/// Parses the key of a TCP portal such as `10.96.0.7:5432`.
 #[must_use]
 pub fn tcp(text: &str) -> PortalKey {
     portal_key(Protocol::Tcp, text)
 }
 
-/// A UDP portal.
+/// Parses the key of a UDP portal.
 #[must_use]
 pub fn udp(text: &str) -> PortalKey {
     portal_key(Protocol::Udp, text)
@@ -46,13 +46,13 @@ fn portal_key(protocol: Protocol, text: &str) -> PortalKey {
     PortalKey { address: socket.ip(), protocol, port: socket.port() }
 }
 
-/// A snapshot of these changes.
+/// Returns a snapshot with changes applied.
 #[must_use]
 pub fn snapshot(changes: impl IntoIterator<Item = Change>) -> Snapshot {
     changes.into_iter().collect()
 }
 
-/// The node_context of pods on node `n1` in zone `a`, whose address is 10.240.0.5; all external addresses count.
+/// Returns the context of node `n1` in zone `a` with address 10.240.0.5. All external addresses are allowed.
 #[must_use]
 pub fn node_context() -> NodeContext {
     let node =
@@ -60,13 +60,13 @@ pub fn node_context() -> NodeContext {
     NodeContext { node, external: ExternalPolicy::all(), ..NodeContext::default() }
 }
 
-/// Namespace `default`; one text for all, as the readers make it.
+/// Returns the namespace `default`, which is shared as in `kube-source`.
 fn namespace() -> Arc<str> {
     static NAMESPACE: LazyLock<Arc<str>> = LazyLock::new(|| "default".into());
     Arc::clone(&NAMESPACE)
 }
 
-/// A service in namespace `default`, headless until it gets an address.
+/// Returns a service in namespace `default`, headless until it gets an address.
 #[must_use]
 pub fn svc(name: &str) -> Service {
     Service {
@@ -91,21 +91,21 @@ pub fn svc(name: &str) -> Service {
 }
 
 impl Service {
-    /// In this namespace.
+    /// Sets the namespace.
     #[must_use]
     pub fn namespace(mut self, namespace: &str) -> Self {
         self.key.namespace = namespace.into();
         self
     }
 
-    /// Created at this time.
+    /// Sets the creation time.
     #[must_use]
     pub fn created(mut self, text: &str) -> Self {
         self.created = Created::parse(text);
         self
     }
 
-    /// With this cluster address; a second one of the other family makes it dual stack.
+    /// Adds a cluster address; a second one of the other family makes the service dual-stack.
     #[must_use]
     pub fn ip(mut self, text: &str) -> Self {
         self.cluster_ips = match (self.cluster_ips, ip(text)) {
@@ -117,26 +117,26 @@ impl Service {
         self
     }
 
-    /// With a port.
+    /// Adds a port.
     #[must_use]
     pub fn port(mut self, protocol: Protocol, name: &str, port: u16) -> Self {
         self.ports.push(ServicePort { name: name.into(), protocol, port, node_port: None });
         self
     }
 
-    /// With a TCP port.
+    /// Adds a TCP port.
     #[must_use]
     pub fn tcp(self, name: &str, port: u16) -> Self {
         self.port(Protocol::Tcp, name, port)
     }
 
-    /// With a UDP port.
+    /// Adds a UDP port.
     #[must_use]
     pub fn udp(self, name: &str, port: u16) -> Self {
         self.port(Protocol::Udp, name, port)
     }
 
-    /// The last port gets a node port.
+    /// Sets the node port of the last port.
     #[must_use]
     pub fn node_port(mut self, node_port: u16) -> Self {
         if let Some(port) = self.ports.last_mut() {
@@ -145,21 +145,21 @@ impl Service {
         self
     }
 
-    /// With an external address.
+    /// Adds an external address.
     #[must_use]
     pub fn external(mut self, text: &str) -> Self {
         self.external_ips.push(ip(text));
         self
     }
 
-    /// With a load-balancer address.
+    /// Adds a load-balancer address.
     #[must_use]
     pub fn balanced(mut self, text: &str) -> Self {
         self.load_balancer_ips.push(ip(text));
         self
     }
 
-    /// With a range that may use the load-balancer addresses.
+    /// Adds a source range of the load-balancer addresses.
     #[must_use]
     #[allow(clippy::missing_panics_doc, clippy::expect_used)]
     pub fn only_from(mut self, text: &str) -> Self {
@@ -167,56 +167,56 @@ impl Service {
         self
     }
 
-    /// With session affinity.
+    /// Sets session affinity.
     #[must_use]
     pub fn sticky(mut self, affinity_s: u32) -> Self {
         self.affinity_s = Some(affinity_s);
         self
     }
 
-    /// With `internalTrafficPolicy: Local`.
+    /// Sets `internalTrafficPolicy: Local`.
     #[must_use]
     pub fn internal_local(mut self) -> Self {
         self.internal_policy = TrafficPolicy::Local;
         self
     }
 
-    /// With `externalTrafficPolicy: Local`.
+    /// Sets `externalTrafficPolicy: Local`.
     #[must_use]
     pub fn external_local(mut self) -> Self {
         self.external_policy = TrafficPolicy::Local;
         self
     }
 
-    /// With this scheduler.
+    /// Sets the scheduler.
     #[must_use]
     pub fn scheduler(mut self, scheduler: Scheduler) -> Self {
         self.scheduler = Some(scheduler);
         self
     }
 
-    /// Whose connections wait so long for a first backend.
+    /// Sets the time for which connections wait for a first backend.
     #[must_use]
     pub fn hold_ms(mut self, hold_ms: u32) -> Self {
         self.hold_ms = Some(hold_ms);
         self
     }
 
-    /// Whose backends are reached from there.
+    /// Sets the network namespace from which the relay connects.
     #[must_use]
     pub fn dial(mut self, dial: Dial) -> Self {
         self.dial = dial;
         self
     }
 
-    /// Offered to other namespaces.
+    /// Exports the variables.
     #[must_use]
     pub fn export(mut self, export: Export) -> Self {
         self.export = export;
         self
     }
 
-    /// Relayed, or in the kernel.
+    /// Sets the mode.
     #[must_use]
     pub fn mode(mut self, mode: Mode) -> Self {
         self.mode = Some(mode);
@@ -230,7 +230,7 @@ impl From<Service> for Change {
     }
 }
 
-/// A slice of service `default/name`, named `name-1`.
+/// Returns the slice `name-1` of service `default/name`.
 #[must_use]
 pub fn slice(name: &str) -> EndpointSlice {
     EndpointSlice {
@@ -242,33 +242,33 @@ pub fn slice(name: &str) -> EndpointSlice {
 }
 
 impl EndpointSlice {
-    /// Named this.
+    /// Sets the name.
     #[must_use]
     pub fn named(mut self, name: &str) -> Self {
         self.key.name = name.into();
         self
     }
 
-    /// With a port.
+    /// Adds a port.
     #[must_use]
     pub fn port(mut self, protocol: Protocol, name: &str, port: u16) -> Self {
         self.ports.push(EndpointPort { name: name.into(), protocol, port });
         self
     }
 
-    /// With a TCP port.
+    /// Adds a TCP port.
     #[must_use]
     pub fn tcp(self, name: &str, port: u16) -> Self {
         self.port(Protocol::Tcp, name, port)
     }
 
-    /// With a UDP port.
+    /// Adds a UDP port.
     #[must_use]
     pub fn udp(self, name: &str, port: u16) -> Self {
         self.port(Protocol::Udp, name, port)
     }
 
-    /// With a ready endpoint.
+    /// Adds a ready endpoint.
     #[must_use]
     pub fn at(mut self, address: &str) -> Self {
         self.endpoints.push(Endpoint {
@@ -286,39 +286,39 @@ impl EndpointSlice {
         self
     }
 
-    /// The last endpoint is on this node.
+    /// Sets the node of the last endpoint.
     #[must_use]
     pub fn on(self, node: &str) -> Self {
         self.last(|endpoint| endpoint.node = Some(node.into()))
     }
 
-    /// The last endpoint is not ready.
+    /// Makes the last endpoint unready.
     #[must_use]
     pub fn unready(self) -> Self {
         self.last(|endpoint| endpoint.conditions.ready = false)
     }
 
-    /// The last endpoint terminates, and still serves.
+    /// Makes the last endpoint terminating and serving.
     #[must_use]
     pub fn terminating(self) -> Self {
         let conditions = Conditions { ready: false, serving: true, terminating: true };
         self.last(|endpoint| endpoint.conditions = conditions)
     }
 
-    /// The last endpoint terminates, and serves no more.
+    /// Makes the last endpoint terminating and not serving.
     #[must_use]
     pub fn finished(self) -> Self {
         let conditions = Conditions { ready: false, serving: false, terminating: true };
         self.last(|endpoint| endpoint.conditions = conditions)
     }
 
-    /// The last endpoint is hinted for a zone.
+    /// Adds a zone hint to the last endpoint.
     #[must_use]
     pub fn zone(self, zone: &str) -> Self {
         self.last(|endpoint| endpoint.zone_hints.push(zone.into()))
     }
 
-    /// The last endpoint is hinted for a node.
+    /// Adds a node hint to the last endpoint.
     #[must_use]
     pub fn for_node(self, node: &str) -> Self {
         self.last(|endpoint| endpoint.node_hints.push(node.into()))
@@ -331,13 +331,13 @@ impl From<EndpointSlice> for Change {
     }
 }
 
-/// The address of service `index` of a `cluster`.
+/// Returns the address of service `index` of `cluster`.
 #[must_use]
 pub fn cluster_ip(index: u32) -> IpAddr {
     IpAddr::V4(Ipv4Addr::from(0x0a60_0000 + index + 1))
 }
 
-/// Slice `index` of a `cluster`: `endpoints` of them, the last of which depends on `version`.
+/// Returns slice `index` of `cluster` with a number of endpoints, the last of which depends on `version`.
 #[must_use]
 pub fn cluster_slice(index: u32, endpoints: u32, version: u32) -> EndpointSlice {
     let mut made = slice(&format!("svc-{index}")).tcp("http", 8080);
@@ -349,7 +349,7 @@ pub fn cluster_slice(index: u32, endpoints: u32, version: u32) -> EndpointSlice 
     made
 }
 
-/// The changes that make a cluster of so many services with one TCP port and so many endpoints each.
+/// Returns the changes that create services with one TCP port, and a number of endpoints each.
 pub fn cluster(services: u32, endpoints: u32) -> impl Iterator<Item = Change> {
     (0..services).flat_map(move |index| {
         let service = svc(&format!("svc-{index}")).ip(&cluster_ip(index).to_string()).tcp("http", 80);

@@ -1,4 +1,4 @@
-//! The kubelet's rules for variables, each as a claim; the numbers are those of env-vars.go.
+//! The kubelet's rules for variables.
 
 use expect_test::{Expect, expect};
 
@@ -20,7 +20,7 @@ fn names(services: impl IntoIterator<Item = Service>, namespace: &str, links: bo
 }
 
 #[test]
-fn an_unnamed_port_gives_seven_variables_in_the_kubelets_order() {
+fn unnamed_port_has_seven_variables_in_the_kubelets_order() {
     check(
         [svc("redis-master").ip("10.0.0.11").tcp("", 6379)],
         "default",
@@ -38,7 +38,7 @@ fn an_unnamed_port_gives_seven_variables_in_the_kubelets_order() {
 }
 
 #[test]
-fn the_first_port_is_that_of_the_object_not_the_lowest_and_protocols_stand_apart() {
+fn short_variables_describe_the_first_port_of_the_object() {
     check(
         [svc("dns").ip("10.0.0.10").udp("dns", 53).tcp("dns-tcp", 53).port(Protocol::Sctp, "sig", 36)],
         "default",
@@ -87,7 +87,7 @@ fn ipv6_is_bracketed_in_urls_only_and_never_rewritten() {
 }
 
 #[test]
-fn a_dual_stack_service_gives_its_primary_address_only() {
+fn dual_stack_service_has_variables_of_its_primary_address_only() {
     let service = svc("both").ip("10.0.0.1").ip("fd00::1").tcp("", 80);
     let snapshot = snapshot([Change::Service(service)]);
     let values = environment(&snapshot, "default", true).variables;
@@ -96,24 +96,24 @@ fn a_dual_stack_service_gives_its_primary_address_only() {
 }
 
 #[test]
-fn a_headless_service_has_no_variables() {
+fn headless_service_has_no_variables() {
     assert!(names([svc("headless").tcp("", 80)], "default", true).is_empty());
 }
 
 #[test]
-fn a_service_of_another_proxy_has_variables() {
+fn service_of_another_proxy_has_variables() {
     let mut service = svc("other").ip("10.0.0.1").tcp("", 80);
     service.has_portals = false;
     assert_eq!(names([service], "default", true).len(), 7);
 }
 
 #[test]
-fn other_namespaces_are_not_seen() {
+fn services_of_other_namespaces_are_not_visible() {
     assert!(names([svc("db").namespace("team").ip("10.0.0.1").tcp("", 80)], "default", true).is_empty());
 }
 
 #[test]
-fn the_api_server_is_always_seen_even_without_links() {
+fn api_server_is_visible_without_links() {
     let api = || svc("kubernetes").ip("10.96.0.1").tcp("https", 443);
     let own = || svc("db").namespace("team").ip("10.0.0.1").tcp("", 80);
     let without = names([api(), own()], "team", false);
@@ -123,7 +123,7 @@ fn the_api_server_is_always_seen_even_without_links() {
 }
 
 #[test]
-fn a_namespaces_own_kubernetes_replaces_the_api_server_only_with_links() {
+fn service_named_kubernetes_replaces_the_api_server_only_with_links() {
     let both = || {
         [
             svc("kubernetes").ip("10.96.0.1").tcp("", 443),
@@ -139,7 +139,7 @@ fn a_namespaces_own_kubernetes_replaces_the_api_server_only_with_links() {
 }
 
 #[test]
-fn of_two_services_that_define_one_name_the_first_by_name_keeps_it() {
+fn first_service_by_name_takes_precedence_for_a_variable() {
     let clash = [svc("foo-service").ip("10.0.0.2").tcp("", 90), svc("foo").ip("10.0.0.1").tcp("", 80)];
     let snapshot = snapshot(clash.map(Change::Service));
     let made = environment(&snapshot, "default", true);
@@ -152,7 +152,7 @@ fn of_two_services_that_define_one_name_the_first_by_name_keeps_it() {
 }
 
 #[test]
-fn a_name_that_begins_with_a_digit_is_reported() {
+fn name_with_a_leading_digit_is_reported() {
     let snapshot = snapshot([Change::Service(svc("1api").ip("10.0.0.1").tcp("", 80))]);
     let made = environment(&snapshot, "default", true);
     assert_eq!(made.variables[0].name, "1API_SERVICE_HOST");

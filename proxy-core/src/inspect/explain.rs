@@ -1,8 +1,7 @@
-//! `explain`: what happens to one connection, and why, step by step in words.
+//! `explain`: what happens to a connection, and why, step by step in words.
 //!
-//! The verdict is the tracer's on the very ruleset that would be programmed; the words about endpoints
-//! come from the same `choice` and `endpoint_status` that made it. So an explanation cannot tell another story than
-//! the kernel.
+//! The verdict is that of `trace` on the ruleset that would be programmed, and the texts about endpoints are those of
+//! `selection_rule` and `endpoint_status`, which also determine the backends. So an explanation agrees with the kernel.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -17,10 +16,10 @@ use crate::routing::endpoint_selection::{endpoint_status, selection_rule};
 use crate::routing::portal::{NodeContext, Portal, PortalKey, PortalKind, Portals, TableKind, portals};
 use crate::ruleset::{Ruleset, Settings};
 
-/// Of the services that ask for a portal in vain, so many are named.
+/// The maximum number of refused services that an explanation names.
 const REFUSALS_MAX: usize = 5;
 
-/// Who opens the connection.
+/// The client of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Client {
     /// A pod on the node.
@@ -33,25 +32,25 @@ pub enum Client {
 /// A connection to explain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Query {
-    /// Where it goes.
+    /// The destination.
     pub destination: PortalKey,
-    /// Who opens it.
+    /// The client.
     pub client: Client,
-    /// Its source address; not known: the node's own for the node, and for a pod none.
+    /// The source address. The default is the node's address if the client is the node, otherwise unknown.
     pub source: Option<IpAddr>,
 }
 
-/// What becomes of a connection.
+/// The result for a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Outcome {
-    /// Sent to a backend.
+    /// Forwarded to a backend.
     Forward,
-    /// Refusals at once.
+    /// Rejected immediately.
     Reject,
-    /// Dropped: the client waits until it gives up.
+    /// Dropped: the client waits until it times out.
     Drop,
-    /// Left as it is.
+    /// Not translated.
     Pass,
 }
 
@@ -68,50 +67,50 @@ impl Outcome {
     }
 }
 
-/// The answer.
+/// An explanation.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Explanation {
-    /// What happens.
+    /// The result.
     pub verdict: Outcome,
     /// The portal, as `namespace/service:port`.
     pub portal: Option<String>,
-    /// Where it may be sent, sorted.
+    /// The backends, sorted.
     pub backends: Vec<SocketAddr>,
-    /// Why, in one sentence.
+    /// The reason, in one sentence.
     pub reason: String,
-    /// How it came to that, step by step.
+    /// The steps that lead to the result.
     #[serde(skip)]
     pub steps: Vec<String>,
 }
 
 /// Explains a connection.
 #[must_use]
-pub fn explain(snapshot: &Snapshot, node_context: &NodeContext, question: &Query) -> Explanation {
+pub fn explain(snapshot: &Snapshot, node_context: &NodeContext, query: &Query) -> Explanation {
     let portals = portals(snapshot, node_context);
     let ruleset = Ruleset::new(&portals, Settings::default());
-    let family = Family::of(question.destination.address);
-    let own = node_context.node.primary(family).filter(|_| question.client == Client::Node);
-    let source = question.source.or(own);
-    let packet = Packet::sent(source, question.destination);
-    let teller = Teller { snapshot, node_context, portals: &portals, packet };
+    let family = Family::of(query.destination.address);
+    let own = node_context.node.primary(family).filter(|_| query.client == Client::Node);
+    let source = query.source.or(own);
+    let packet = Packet::sent(source, query.destination);
+    let explainer = Explainer { snapshot, node_context, portals: &portals, packet };
     let outcome = trace(&ruleset, &packet, 0);
-    match portals.get(question.destination).filter(|portal| portals.fits_share(TableKind::Full, portal)) {
-        Some(portal) => teller.at_portal(portal, outcome),
-        None => teller.elsewhere(outcome),
+    match portals.get(query.destination).filter(|portal| portals.fits_share(TableKind::Full, portal)) {
+        Some(portal) => explainer.at_portal(portal, outcome),
+        None => explainer.without_portal(outcome),
     }
 }
 
-struct Teller<'a> {
+struct Explainer<'a> {
     snapshot: &'a Snapshot,
     node_context: &'a NodeContext,
     portals: &'a Portals,
     packet: Packet,
 }
 
-impl Teller<'_> {
+impl Explainer<'_> {
     fn at_portal(&self, portal: &Portal, outcome: Trace) -> Explanation {
-        let mut steps = vec![self.what_it_is(portal)];
-        steps.extend(self.rivals(portal));
+        let mut steps = vec![self.describe(portal)];
+        steps.extend(self.conflicting_claims(portal));
         steps.extend(self.refusals());
         steps.extend(self.source_step(portal));
         if outcome != Trace::SourceDenied {
@@ -122,25 +121,25 @@ impl Teller<'_> {
         let one_of =
             if count == 1 { "the only backend".to_owned() } else { format!("one of {count} backends") };
         let (verdict, backends, reason) = match outcome {
-            Trace::Forward(_) => (Outcome::Forward, backends, format!("sent to {one_of}")),
-            Trace::Relay if count == 0 => (Outcome::Forward, backends, held(portal)),
+            Trace::Forward(_) => (Outcome::Forward, backends, format!("forwarded to {one_of}")),
+            Trace::Relay if count == 0 => (Outcome::Forward, backends, on_hold(portal)),
             Trace::Relay => (Outcome::Forward, backends, format!("relayed to {one_of}")),
-            Trace::SourceDenied => (Outcome::Drop, Vec::new(), self.barred(portal)),
+            Trace::SourceDenied => (Outcome::Drop, Vec::new(), self.source_denied(portal)),
             Trace::Drop => {
                 let reason = "dropped: the service has endpoints, but none on this node, and its internal traffic policy is Local";
                 (Outcome::Drop, Vec::new(), reason.to_owned())
             }
-            _ => (Outcome::Reject, Vec::new(), "refused: no endpoint is ready or still serving".to_owned()),
+            _ => (Outcome::Reject, Vec::new(), "rejected: no endpoint is ready or serving".to_owned()),
         };
         if verdict == Outcome::Forward {
-            steps.extend(manner(portal));
+            steps.extend(forwarding_steps(portal));
         }
         steps.push(reason.clone());
         let name = format!("{}:{}", portal.service, portal.key.port);
         Explanation { verdict, portal: Some(name), backends, reason, steps }
     }
 
-    fn what_it_is(&self, portal: &Portal) -> String {
+    fn describe(&self, portal: &Portal) -> String {
         let kind = match portal.kind {
             PortalKind::ClusterIp => "the cluster address",
             PortalKind::LoadBalancer => "a load-balancer address",
@@ -153,12 +152,12 @@ impl Teller<'_> {
         format!("{address} is {kind} of service {}, and {protocol} {port} is its port{name}", portal.service)
     }
 
-    fn rivals(&self, portal: &Portal) -> Vec<String> {
+    fn conflicting_claims(&self, portal: &Portal) -> Vec<String> {
         let others = self.portals.claims_on(portal.key).skip(1);
         others
             .map(|other| {
                 format!(
-                    "service {} claims this portal too ({}); {} comes first ({})",
+                    "service {} also claims this portal ({}); {} takes precedence ({})",
                     other.service,
                     other.kind.name(),
                     portal.service,
@@ -172,16 +171,14 @@ impl Teller<'_> {
         let ranges = portal.sources.as_ref()?.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
         let who =
             self.packet.source.map_or_else(|| "an unknown source".to_owned(), |source| source.to_string());
-        Some(format!("it may be used from {ranges} only; this connection comes from {who}"))
+        Some(format!("access is limited to {ranges} and this connection is from {who}"))
     }
 
-    fn barred(&self, portal: &Portal) -> String {
+    fn source_denied(&self, portal: &Portal) -> String {
         let service = &portal.service;
         match self.packet.source {
-            Some(source) => format!("dropped: {source} is in none of the source ranges of {service}"),
-            None => format!(
-                "dropped unless the source is in the source ranges of {service}; name it with --source"
-            ),
+            Some(source) => format!("dropped: {source} is not in the source ranges of {service}"),
+            None => format!("dropped unless the source is in the source ranges of {service}; set --source"),
         }
     }
 
@@ -206,14 +203,14 @@ impl Teller<'_> {
         steps.extend(self.unusable(service, portal, family));
         if portal.omitted_backends > 0 {
             steps.push(format!(
-                "  {} more are beyond the limit of backends and left out",
+                "  {} more are omitted because of the limit of backends",
                 portal.omitted_backends
             ));
         }
         steps
     }
 
-    /// What is in the slices and yet no endpoint of this port.
+    /// Returns the reasons why content of the slices is not an endpoint of the port.
     fn unusable(&self, service: &Service, portal: &Portal, family: Family) -> Vec<String> {
         let mut steps = Vec::new();
         for slice in self.snapshot.slices_of(&service.key) {
@@ -245,23 +242,24 @@ impl Teller<'_> {
         steps
     }
 
-    fn elsewhere(&self, outcome: Trace) -> Explanation {
+    fn without_portal(&self, outcome: Trace) -> Explanation {
         let PortalKey { address, protocol, port } = self.packet.destination;
         let owner = self.snapshot.owner_of(address);
         let (verdict, reason) = match (outcome, owner) {
             (Trace::WrongPort, _) => {
                 let owner = owner.map(ToString::to_string).unwrap_or_default();
                 let has_no = format!("which has no port {protocol} {port}");
-                (Outcome::Reject, format!("refused: {address} is the address of service {owner}, {has_no}"))
+                (Outcome::Reject, format!("rejected: {address} is the address of service {owner}, {has_no}"))
             }
             (Trace::Unallocated, Some(owner)) => {
                 let has_no = format!("but service {owner} has no portals here");
                 (Outcome::Drop, format!("dropped: {address} is in a service range, {has_no}"))
             }
-            (Trace::Unallocated, None) => {
-                (Outcome::Drop, format!("dropped: {address} is in a service range, but no service has it"))
-            }
-            _ => (Outcome::Pass, format!("left as it is: {protocol} {address} port {port} is no portal")),
+            (Trace::Unallocated, None) => (
+                Outcome::Drop,
+                format!("dropped: {address} is in a service range, but is not assigned to a service"),
+            ),
+            _ => (Outcome::Pass, format!("not translated: {protocol} {address} port {port} is not a portal")),
         };
         let mut steps: Vec<String> = self.refusals();
         if steps.is_empty() {
@@ -271,41 +269,41 @@ impl Teller<'_> {
         Explanation { verdict, portal: None, backends: Vec::new(), reason, steps }
     }
 
-    /// Which services ask for this portal in vain, and why.
+    /// Returns the services that request this portal and are refused, with the reasons.
     fn refusals(&self) -> Vec<String> {
         let to = self.packet.destination;
-        let mut askers: Vec<&ServiceKey> =
+        let mut requesting: Vec<&ServiceKey> =
             self.snapshot.services_with_external_ip(to.address).take(REFUSALS_MAX).collect();
-        askers.extend(self.snapshot.owner_of(to.address));
-        let is_own = self.node_context.node.primary(Family::of(to.address)) == Some(to.address);
-        let node_ports = self.snapshot.services().filter(|_| is_own).filter(|service| {
+        requesting.extend(self.snapshot.owner_of(to.address));
+        let is_node = self.node_context.node.primary(Family::of(to.address)) == Some(to.address);
+        let node_ports = self.snapshot.services().filter(|_| is_node).filter(|service| {
             service.ports.iter().any(|port| port.node_port == Some(to.port) && port.protocol == to.protocol)
         });
-        askers.extend(node_ports.map(|service| &service.key).take(REFUSALS_MAX));
+        requesting.extend(node_ports.map(|service| &service.key).take(REFUSALS_MAX));
         let reason = |key: &&ServiceKey| {
             self.portals.refusal(self.snapshot, self.node_context, self.snapshot.service(key)?, to)
         };
-        let told = askers.iter().filter_map(|key| {
+        let refusals = requesting.iter().filter_map(|key| {
             Some(format!(
-                "service {key} asks for {} {} port {}: {}",
+                "service {key} requests {} {} port {}: {}",
                 to.address,
                 to.protocol,
                 to.port,
                 reason(key)?
             ))
         });
-        told.collect()
+        refusals.collect()
     }
 
-    /// Why something that looks like a service's address is no portal.
+    /// Returns why an address that looks like that of a service is not a portal.
     fn hint(&self) -> Option<String> {
         let PortalKey { address, protocol, port } = self.packet.destination;
         let owner = self.snapshot.owner_of(address).and_then(|owner| self.snapshot.service(owner));
         if let Some(service) = owner {
             let why = if !service.has_portals {
-                ", for which another proxy is responsible".to_owned()
+                ", which another proxy serves".to_owned()
             } else if !self.node_context.filter.includes(&service.key) {
-                ", which is not in view".to_owned()
+                ", which is not visible to the pod".to_owned()
             } else {
                 let ports = service.ports.iter().map(|port| format!("{} {}", port.protocol, port.port));
                 format!("; its ports are {}", ports.collect::<Vec<_>>().join(", "))
@@ -313,11 +311,11 @@ impl Teller<'_> {
             return Some(format!("{address} is the address of service {}{why}", service.key));
         }
         let has_node_port = |service: &&Arc<Service>| {
-            service.ports.iter().any(|own| own.node_port == Some(port) && own.protocol == protocol)
+            service.ports.iter().any(|other| other.node_port == Some(port) && other.protocol == protocol)
         };
         let service = self.snapshot.services().find(has_node_port)?;
         let why = if self.node_context.node.addresses.is_empty() {
-            "the node's addresses are not known: name it with --node".to_owned()
+            "the node's addresses are unknown: set --node".to_owned()
         } else {
             format!("{address} is not the address of this node")
         };
@@ -333,28 +331,31 @@ fn policy_of(service: &Service, portal: &Portal) -> (TrafficPolicy, Vec<String>)
         }
         (_, TrafficPolicy::Cluster) => (TrafficPolicy::Cluster, Vec::new()),
         (_, TrafficPolicy::Local) => {
-            let why = "its external traffic policy Local is for traffic from outside: from inside the cluster all endpoints count";
+            let why = "its external traffic policy Local applies to clients outside the cluster: for clients inside, all endpoints are eligible";
             (TrafficPolicy::Cluster, vec![why.to_owned()])
         }
     }
 }
 
-fn held(portal: &Portal) -> String {
-    let seconds = f64::from(portal.hold_ms.unwrap_or_default()) / 1_000.0;
-    format!("no endpoint is ready or still serving: held for one by the relay, for {seconds} s at most")
+fn on_hold(portal: &Portal) -> String {
+    let seconds = f64::from(portal.hold_ms.unwrap_or(0)) / 1_000.0;
+    format!(
+        "no endpoint is ready or serving: the relay holds the connection until one is, for {seconds} s at most"
+    )
 }
 
-fn manner(portal: &Portal) -> Vec<String> {
+fn forwarding_steps(portal: &Portal) -> Vec<String> {
     let mut steps = Vec::new();
     if portal.mode == Mode::Relay {
         steps.push(
-            "the relay in the pod's network namespace takes the connection and tries the backends".to_owned(),
+            "the relay in the pod's network namespace accepts the connection and tries the backends"
+                .to_owned(),
         );
     }
     if portal.is_round_robin() && portal.backends.len() > 1 {
-        steps.push("its scheduler is rr: connections go to the backends in turn".to_owned());
+        steps.push("its scheduler is rr: strict round robin".to_owned());
     } else if let Some(scheduler) = portal.scheduler.filter(|_| portal.mode == Mode::Relay) {
-        steps.push(format!("its scheduler, in the relay, is {}", scheduler.name()));
+        steps.push(format!("its scheduler in the relay is {}", scheduler.name()));
     }
     match portal.dial {
         _ if portal.mode == Mode::Kernel => {}
@@ -363,14 +364,14 @@ fn manner(portal: &Portal) -> Vec<String> {
             let which = if portal.dial == Dial::Node { "" } else { " that the pod cannot reach" };
             let namespace = &portal.service.namespace;
             steps.push(format!(
-                "backends{which} are reached from the node, by its address, if --dial-from-node of the agent lists \
+                "backends{which} are reached from the node, with its address, if the agent's --dial-from-node lists \
                  namespace {namespace}"
             ));
         }
     }
     if let Some(affinity_s) = portal.affinity_s {
         steps.push(format!(
-            "session affinity: a client stays with its backend until it was quiet for {affinity_s} s"
+            "session affinity: a client keeps its backend until it is idle for {affinity_s} s"
         ));
     }
     steps

@@ -1,7 +1,7 @@
 //! `trace`: what a ruleset does with the first packet of a connection.
 //!
-//! This is the kernel's walk through the table, on the typed ruleset: tests speak about behaviour with
-//! it, and `explain` answers with it. The random draw is an argument.
+//! It simulates the kernel on the typed ruleset. Tests use it to state behaviour, and `explain` for its result. The
+//! random number is an argument.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -13,58 +13,58 @@ use crate::ruleset::{Rule, Ruleset, Settings};
 /// The first packet of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Packet {
-    /// Where it comes from; none: not known, and no source range lets it in.
+    /// The source address; `None` if it is unknown, which is in no source range.
     pub source: Option<IpAddr>,
-    /// Where it goes.
+    /// The destination.
     pub destination: PortalKey,
-    /// How it comes to the rules.
+    /// The direction relative to the pod.
     pub direction: Direction,
 }
 
-/// How a packet comes to the rules of a pod.
+/// The direction of a packet relative to a pod.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Direction {
-    /// The pod sends it to somebody else.
+    /// The pod sends it to another address.
     Sent,
-    /// The pod forwards it for a guest: it came by an interface that `GuestInterfaces` names.
+    /// The pod forwards it for a guest: it arrived at an interface in `GuestInterfaces`.
     Forwarded,
-    /// It came by any other interface, from a neighbour.
+    /// It arrived at another interface, from a neighbour.
     Inbound,
-    /// It goes to one of the pod's own addresses, whoever sends it.
+    /// Its destination is one of the pod's own addresses.
     ToPod,
 }
 
 impl Packet {
-    /// A packet that the pod sends to somebody else.
+    /// Returns a packet that the pod sends to another address.
     #[must_use]
     pub const fn sent(source: Option<IpAddr>, destination: PortalKey) -> Self {
         Self { source, destination, direction: Direction::Sent }
     }
 }
 
-/// What became of it.
+/// The result for a packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Trace {
-    /// Sent to this backend.
+    /// Forwarded to this backend.
     Forward(SocketAddr),
-    /// Handed to the relay.
+    /// Redirected to the relay.
     Relay,
-    /// Refusals at once: the portal has no backend.
+    /// Rejected immediately: the portal has no backend.
     Reject,
-    /// Dropped: the portal's endpoints may not be used from here.
+    /// Dropped: the traffic policy excludes the portal's endpoints.
     Drop,
-    /// Dropped: the source is in none of the portal's ranges.
+    /// Dropped: the source is not in the portal's source ranges.
     SourceDenied,
-    /// Refusals: a cluster address, but not a port of its service.
+    /// Rejected: the destination is a cluster address, but not a port of its service.
     WrongPort,
-    /// Dropped: in a service range, but no service's address.
+    /// Dropped: the destination is in a service range, but not the address of a service.
     Unallocated,
-    /// Left as it is.
+    /// Not translated.
     Pass,
 }
 
-/// Walks a packet through the ruleset; `draw` is the random number that chooses a slot, or how many were
-/// before it where backends take turns.
+/// Simulates a packet. `draw` is the random number that selects a slot, or with round robin the number of previous
+/// connections.
 #[must_use]
 pub fn trace(ruleset: &Ruleset, packet: &Packet, draw: u32) -> Trace {
     match packet.direction {
@@ -76,8 +76,8 @@ pub fn trace(ruleset: &Ruleset, packet: &Packet, draw: u32) -> Trace {
         return without_portal(ruleset, key);
     };
     if dispatch.guarded {
-        let allowed = |source: IpAddr| sources.iter().any(|net| net.contains(&source));
-        if !packet.source.is_some_and(allowed) {
+        let is_allowed = |source: IpAddr| sources.iter().any(|net| net.contains(&source));
+        if !packet.source.is_some_and(is_allowed) {
             return Trace::SourceDenied;
         }
     }
@@ -87,7 +87,7 @@ pub fn trace(ruleset: &Ruleset, packet: &Packet, draw: u32) -> Trace {
         Action::Relay => relay(ruleset),
         Action::Forward { count, .. } | Action::RoundRobin { count, .. } => {
             let slot = usize::try_from(draw % u32::from(count)).ok();
-            // A slot that is empty lets the rule go by, as in the kernel.
+            // As in the kernel, an empty slot continues after the rule.
             let backend = slot.and_then(|slot| backends.get(slot));
             backend.map_or_else(|| without_portal(ruleset, key), |backend| Trace::Forward(*backend))
         }
@@ -105,7 +105,7 @@ fn without_portal(ruleset: &Ruleset, PortalKey { address, protocol, .. }: Portal
     }
 }
 
-/// What becomes of what the relay is to serve.
+/// Returns the result for packets that the relay serves.
 fn relay(ruleset: &Ruleset) -> Trace {
     let is_listening = ruleset.settings().is_some_and(Settings::has_relay);
     if is_listening { Trace::Relay } else { Trace::Reject }

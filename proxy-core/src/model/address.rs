@@ -1,8 +1,8 @@
-//! IP addresses as Kubernetes reads them.
+//! IP addresses as Kubernetes parses them.
 //!
-//! Kubernetes accepts IPv4 addresses with leading zeros ("172.30.0.041" is 172.30.0.41) and takes an
-//! IPv4-mapped IPv6 address for the IPv4 address it holds; Rust's own parser refuses the first and keeps
-//! the second apart. Everything that comes from an object is parsed here, and nowhere else.
+//! Kubernetes accepts IPv4 addresses with leading zeros ("172.30.0.041" is 172.30.0.41), and converts an IPv4-mapped
+//! IPv6 address to IPv4. The parser of Rust rejects the former and does not convert the latter, so every address of an
+//! object is parsed here.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
@@ -10,7 +10,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-/// One of the two address families; every portal and every backend belongs to exactly one.
+/// An address family. A portal and its backends have the same.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Family {
     /// IPv4.
@@ -22,10 +22,10 @@ pub enum Family {
 }
 
 impl Family {
-    /// Both families, in the order in which output names them.
+    /// Both families, in the order of output.
     pub const BOTH: [Self; 2] = [Self::V4, Self::V6];
 
-    /// The family of an address.
+    /// Returns the family of an address.
     #[must_use]
     pub const fn of(address: IpAddr) -> Self {
         match address {
@@ -34,7 +34,7 @@ impl Family {
         }
     }
 
-    /// The family of a network.
+    /// Returns the family of a CIDR.
     #[must_use]
     pub const fn of_net(net: &IpNet) -> Self {
         match net {
@@ -53,8 +53,8 @@ impl fmt::Display for Family {
     }
 }
 
-/// Parses an address the way Kubernetes does (`ParseIPSloppy`): leading zeros are decimal, IPv4-mapped
-/// IPv6 is IPv4.
+/// Parses an address as Kubernetes does (`ParseIPSloppy`): numbers with leading zeros are decimal, and an IPv4-mapped
+/// IPv6 address is an IPv4 address.
 #[must_use]
 pub fn parse_ip_sloppy(text: &str) -> Option<IpAddr> {
     if let Ok(address) = text.parse::<IpAddr>() {
@@ -75,7 +75,7 @@ fn sloppy_octet(part: &str) -> Option<u8> {
     part.parse().ok()
 }
 
-/// Parses a CIDR the way Kubernetes does: white space around it is trimmed, host bits are cleared,
+/// Parses a CIDR as Kubernetes does: surrounding white space is ignored, host bits are cleared, and numbers with
 /// leading zeros are decimal.
 #[must_use]
 pub fn parse_net_sloppy(text: &str) -> Option<IpNet> {
@@ -88,23 +88,23 @@ pub fn parse_net_sloppy(text: &str) -> Option<IpNet> {
     Some(net.trunc())
 }
 
-/// Why an address may not stand behind a portal.
+/// Why an address is forbidden for endpoints or for external addresses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Forbidden {
     /// 0.0.0.0 or ::
     Unspecified,
-    /// 127.0.0.0/8 or ::1: it would lead back into the pod itself.
+    /// 127.0.0.0/8 or ::1: the address of the pod itself.
     Loopback,
-    /// 169.254.0.0/16 or `fe80::/10`: it means another machine on each link.
+    /// 169.254.0.0/16 or `fe80::/10`: it identifies another machine on each link.
     LinkLocal,
     /// 224.0.0.0/24 or `ff02::/16`.
     LinkLocalMulticast,
-    /// The address of a service: portals do not lead to portals.
+    /// The cluster address of a service: a portal is not a backend.
     ServiceAddress,
-    /// 224.0.0.0/4 or `ff00::/8`: no connection leads there. Forbidden at the front of a portal only.
+    /// 224.0.0.0/4 or `ff00::/8`, without connections. Forbidden for external addresses only.
     Multicast,
-    /// 255.255.255.255. Forbidden at the front of a portal only.
+    /// 255.255.255.255. Forbidden for external addresses only.
     Broadcast,
 }
 
@@ -122,8 +122,7 @@ impl fmt::Display for Forbidden {
     }
 }
 
-/// Says why an endpoint may not have this address, if it may not; service addresses are the snapshot's
-/// to know.
+/// Returns why an endpoint must not have this address. The snapshot knows the addresses of services.
 #[must_use]
 pub fn forbidden(address: IpAddr) -> Option<Forbidden> {
     if address.is_unspecified() {
@@ -145,8 +144,8 @@ pub fn forbidden(address: IpAddr) -> Option<Forbidden> {
     }
 }
 
-/// Says why this address may not be an external address of a service, if it may not; the link-local addresses hold
-/// the metadata service of most clouds.
+/// Returns why a service must not have this external address. Most clouds have their metadata service at a link-local
+/// address.
 #[must_use]
 pub fn forbidden_external(address: IpAddr) -> Option<Forbidden> {
     forbidden(address).or_else(|| match address {
@@ -165,19 +164,19 @@ mod tests {
     }
 
     #[test]
-    fn leading_zeros_are_decimal() {
+    fn numbers_with_leading_zeros_are_decimal() {
         assert_eq!(parse_ip_sloppy("172.30.0.041"), Some(ip("172.30.0.41")));
         assert_eq!(parse_ip_sloppy("010.000.000.001"), Some(ip("10.0.0.1")));
         assert_eq!(parse_net_sloppy("010.0.0.0/8"), "10.0.0.0/8".parse().ok());
     }
 
     #[test]
-    fn a_mapped_address_is_the_ipv4_address_it_holds() {
+    fn ipv4_mapped_address_is_an_ipv4_address() {
         assert_eq!(parse_ip_sloppy("::ffff:1.2.3.4"), Some(ip("1.2.3.4")));
     }
 
     #[test]
-    fn what_is_no_address_is_refused() {
+    fn invalid_addresses_and_cidrs_are_rejected() {
         for text in ["", "1.2.3", "1.2.3.4.5", "256.1.1.1", "1.2.3.x", "1.2.3.+4", "::g", "1..2.3", "None"] {
             assert_eq!(parse_ip_sloppy(text), None, "{text}");
         }
@@ -187,12 +186,12 @@ mod tests {
     }
 
     #[test]
-    fn white_space_and_host_bits_of_a_range_are_cleared() {
+    fn white_space_and_host_bits_of_a_cidr_are_removed() {
         assert_eq!(parse_net_sloppy(" 10.1.2.3/8 "), "10.0.0.0/8".parse().ok());
     }
 
     #[test]
-    fn the_forbidden_addresses_are_those_of_the_api() {
+    fn forbidden_endpoint_addresses_are_those_of_the_api() {
         let cases = [
             ("0.0.0.0", Some(Forbidden::Unspecified)),
             ("::", Some(Forbidden::Unspecified)),
@@ -216,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn no_external_address_is_one_to_which_no_connection_leads() {
+    fn multicast_and_broadcast_are_forbidden_as_external_addresses() {
         let cases = [
             ("224.0.1.1", Some(Forbidden::Multicast)),
             ("ff05::1", Some(Forbidden::Multicast)),

@@ -1,81 +1,83 @@
-//! Every annotation of ours: its key, where it stands, what it may say and what that does.
+//! The annotations of Portico: keys, objects, values and effects.
 //!
-//! They are read in several places, and each must be found in one: readers take the key, and where they complain, the
-//! values, from here; docs/reference/annotations.md is made of this table. What must not go in here: reading.
+//! Several components read annotations. They take the keys from here, and the values for their error messages.
+//! docs/reference/annotations.md is generated from this table.
 
-/// What the key of each annotation of ours begins with.
+/// The prefix of the keys.
 pub const PREFIX: &str = "portico.dev/";
 
-/// On which objects an annotation stands, and so who writes it.
+/// The objects to which an annotation applies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AppliesTo {
-    /// A Service, by its owner.
+    /// A service.
     Service,
-    /// A Pod, by its owner.
+    /// A pod.
     Pod,
-    /// A Pod, or its Namespace for all pods that do not say it themselves.
+    /// A pod, or its namespace as the default of its pods.
     PodOrNamespace,
-    /// What Portico itself writes; nobody else is to.
+    /// Objects on which Portico itself writes the annotation.
     Written,
 }
 
-/// One annotation.
+/// An annotation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Annotation {
-    /// The whole key.
+    /// The complete key.
     pub key: &'static str,
-    /// Where it stands.
+    /// The objects to which it applies.
     pub applies_to: AppliesTo,
-    /// What it may say, as a sentence goes on after "is not".
+    /// The valid values, as they follow "must be" or "is not" in a message.
     pub values: &'static str,
-    /// What holds without it.
+    /// The default.
     pub default: &'static str,
-    /// What it does, for its owner.
+    /// The effect.
     pub description: &'static str,
-    /// Which of our programs reads it.
+    /// The component that reads it.
     pub reader: &'static str,
 }
 
 impl Annotation {
-    /// The key without `portico.dev/`.
+    /// Returns the key without `portico.dev/`.
     #[must_use]
     pub fn name(&self) -> &'static str {
         self.key.strip_prefix(PREFIX).unwrap_or(self.key)
     }
 }
 
-/// How a service's connections are served.
+/// How connections to a service are served.
 pub const MODE: Annotation = Annotation {
     key: "portico.dev/mode",
     applies_to: AppliesTo::Service,
     values: "kernel or relay",
     default: "the agent's `--mode`: `kernel`",
-    description: "`kernel`: rules translate the address. `relay`: the agent takes connections on sockets inside the pod's network \
-           namespace, and tries another backend where one does not answer.",
+    description: "`kernel`: rules translate the address. `relay`: the agent accepts connections on sockets in the \
+                  pod's network namespace, and tries another backend if one does not respond.",
     reader: "agent",
 };
 
-/// Which backend is next.
+/// How the backend of a connection is selected.
 pub const SCHEDULER: Annotation = Annotation {
     key: "portico.dev/scheduler",
     applies_to: AppliesTo::Service,
     values: "random, rr, lc, dh, sh, sed or nq",
     default: "`random` in the kernel, `rr` in the relay",
-    description: "`random`; `rr` strictly in turn; `lc` the fewest connections; `sed` the shortest expected delay (connections and \
-           the time to answer); `nq` one without connections, else as `sed`; `sh` by the client's address, `dh` by the \
-           portal's. All but `random` and `rr` make the service relayed.",
+    description: "How the backend of a connection is selected. `random`. `rr`: strict round robin. `lc`: the fewest \
+                  connections. `sed`: the shortest expected delay (connections and response time). `nq`: a backend \
+                  without connections, otherwise as `sed`. `sh`: by the client's address. `dh`: by the portal's \
+                  address. All except `random` and `rr` make the service relayed.",
     reader: "agent",
 };
 
-/// From where the relay reaches backends.
+/// The network namespace from which the relay connects to backends.
 pub const DIAL: Annotation = Annotation {
     key: "portico.dev/dial",
     applies_to: AppliesTo::Service,
     values: "pod, node or auto",
     default: "`pod`",
-    description: "From where the relay reaches backends: `pod`; `node`, for those that the pod's interface cannot reach (macvlan \
-           and its own node); `auto`: the pod, and where that leads nowhere the node. Backends and network policies see \
-           that address. `node` and `auto` count only in namespaces that the agent's `--dial-from-node` lists.",
+    description: "The network namespace from which the relay connects to backends. `pod`. `node`: for backends that \
+                  the pod's interface cannot reach (macvlan and its own node). `auto`: the pod's, and if that fails, \
+                  the node's. Backends and network policies see the address there. `node` and `auto` are effective \
+                  only in namespaces that the agent's `--dial-from-node` lists.",
     reader: "agent",
 };
 
@@ -83,43 +85,45 @@ pub const DIAL: Annotation = Annotation {
 pub const HOLD: Annotation = Annotation {
     key: "portico.dev/hold",
     applies_to: AppliesTo::Service,
-    values: "a time such as 10s, 500ms or 2m, at most 300s",
-    default: "none: it is refused",
-    description: "So long does a relayed connection to a service without a backend wait for the first one (scale from zero).",
+    values: "a duration such as 10s, 500ms or 2m, at most 300s",
+    default: "none: the connection is rejected",
+    description: "How long a connection to a service without backends waits in the relay for the first one (scale \
+                  from zero).",
     reader: "agent",
 };
 
-/// Which other namespaces may have a service's variables.
+/// The other namespaces whose pods can get a service's variables.
 pub const EXPORT: Annotation = Annotation {
     key: "portico.dev/export",
     applies_to: AppliesTo::Service,
-    values: "true, false or names of namespaces with commas",
+    values: "true, false or a comma-separated list of namespaces",
     default: "`false`",
-    description: "Whose pods may ask for this service's variables, besides those of its own namespace.",
+    description: "The namespaces whose pods can request this service's variables, in addition to its own namespace.",
     reader: "webhook",
 };
 
-/// Which services a pod reaches.
+/// The services that have portals in a pod.
 pub const PORTALS: Annotation = Annotation {
     key: "portico.dev/portals",
     applies_to: AppliesTo::Pod,
-    values: "all, none, or NAME and NAMESPACE/NAME, with commas",
+    values: "all, none, or a comma-separated list of NAME and NAMESPACE/NAME",
     default: "`all`",
-    description: "Which services have portals in the pod. A name alone is one of the pod's own namespace. It is read when the pod \
-           starts; a mistake keeps it from starting, and the event says why. A list has to name the cluster's DNS \
-           service, too.",
+    description: "The services that have portals in the pod. A name without a namespace is in the pod's namespace. \
+                  It is read when the pod starts; an invalid value prevents the start, and an event contains the \
+                  reason. A list must include the cluster's DNS service.",
     reader: "plugin, agent",
 };
 
-/// Behind which interfaces of a pod guests are.
+/// The interfaces of a pod behind which guests are.
 pub const GUEST_INTERFACES: Annotation = Annotation {
     key: "portico.dev/guest-interfaces",
     applies_to: AppliesTo::Pod,
-    values: "names of interfaces, or how they begin and a star, with commas: tap0,k6t-*",
+    values: "a comma-separated list of interfaces, or prefixes of their names and a star: tap0,k6t-*",
     default: "none: the pod has no guests",
-    description: "Interfaces of the pod behind which guests are, such as virtual machines, whose connections the pod forwards: \
-           they have the pod's portals. What comes in by any other interface has none. It is read when the pod starts; a \
-           mistake keeps it from starting, and so does the interface of an attachment: neighbours are no guests.",
+    description: "Interfaces of the pod behind which guests are, such as virtual machines, whose connections the pod \
+                  forwards: they use the pod's portals. Packets from other interfaces do not. It is read when the \
+                  pod starts; an invalid value prevents the start, and so does the interface of an attachment: \
+                  neighbours are not guests.",
     reader: "plugin, agent",
 };
 
@@ -129,149 +133,152 @@ pub const INJECT: Annotation = Annotation {
     applies_to: AppliesTo::PodOrNamespace,
     values: "true, false, inline, configmap or auto",
     default: "`true`: the webhook's `--mode`",
-    description: "`false`: the pod is left alone. `inline`: at the beginning of each container's `env`. `configmap`: a managed \
-           ConfigMap as the first of `envFrom`. `auto`: inline where that gives exactly what the kubelet would, a ConfigMap \
-           where not and the pod has a controller.",
+    description: "`false`: the pod is not changed. `inline`: at the beginning of each container's `env`. \
+                  `configmap`: a managed ConfigMap as the first of `envFrom`. `auto`: inline if the result is \
+                  exactly that of the kubelet, otherwise a ConfigMap if the pod has a controller.",
     reader: "webhook",
 };
 
-/// Which services give variables.
+/// The services whose variables are injected.
 pub const SERVICES: Annotation = Annotation {
     key: "portico.dev/services",
     applies_to: AppliesTo::PodOrNamespace,
-    values: "NAME, ALIAS=NAME or ALIAS=NAMESPACE/NAME",
-    default: "what the kubelet would give",
-    description: "These services alone give variables, with commas. One of another namespace needs an alias, and must be exported \
-           to the pod's.",
+    values: "a comma-separated list of NAME, ALIAS=NAME and ALIAS=NAMESPACE/NAME",
+    default: "those of the kubelet",
+    description: "Only the variables of these services are injected. A service of another namespace needs an alias, \
+                  and must be exported to the pod's namespace.",
     reader: "webhook",
 };
 
-/// What variables' names begin with.
+/// The prefix of the names of variables.
 pub const VARIABLE_PREFIX: Annotation = Annotation {
     key: "portico.dev/prefix",
     applies_to: AppliesTo::PodOrNamespace,
-    values: "letters, digits and _, no digit first",
+    values: "letters, digits and _, not starting with a digit",
     default: "none",
-    description: "What each variable's name begins with, so that `REDIS_PORT` of a service and of a program do not clash.",
+    description: "The prefix of each variable's name, so that `REDIS_PORT` of a service does not conflict with that \
+                  of a program.",
     reader: "webhook",
 };
 
-/// Which variables a service gives.
+/// The forms of variables.
 pub const FORMS: Annotation = Annotation {
     key: "portico.dev/forms",
     applies_to: AppliesTo::PodOrNamespace,
     values: "all, named or host-port",
     default: "`all`",
-    description: "`host-port`: `_SERVICE_HOST` and `_SERVICE_PORT`. `named`: also `_SERVICE_PORT_` and the name of each port. `all`: \
-           also the Docker links, as the kubelet gives them.",
+    description: "`host-port`: `_SERVICE_HOST` and `_SERVICE_PORT`. `named`: also `_SERVICE_PORT_` and the name of \
+                  each port. `all`: also the Docker links, as the kubelet provides them.",
     reader: "webhook",
 };
 
-/// Which services must be there.
+/// The services that must exist.
 pub const REQUIRE: Annotation = Annotation {
     key: "portico.dev/require",
     applies_to: AppliesTo::PodOrNamespace,
-    values: "NAME, NAMESPACE/NAME or an alias of portico.dev/services",
+    values: "a comma-separated list of NAME, NAMESPACE/NAME and aliases of portico.dev/services",
     default: "none",
-    description: "Services that must be there, with commas.",
+    description: "Services that must exist.",
     reader: "webhook",
 };
 
-/// What happens where a required service is missing.
+/// What happens if a required service is missing.
 pub const ON_MISSING: Annotation = Annotation {
     key: "portico.dev/on-missing",
     applies_to: AppliesTo::PodOrNamespace,
     values: "warn, wait or deny",
     default: "`warn`",
-    description: "What happens where a required service is not there. `warn`: the pod starts, with a warning. `wait`: its \
-           containers wait for it. `deny`: the pod is refused, also where an annotation cannot be read.",
+    description: "What happens if a required service is missing. `warn`: the pod starts with a warning. `wait`: its \
+                  containers wait for the service. `deny`: the pod is denied, also if an annotation is invalid.",
     reader: "webhook",
 };
 
-/// How many bytes of variables there may be.
+/// The maximum size of the variables.
 pub const MAX_BYTES: Annotation = Annotation {
     key: "portico.dev/max-bytes",
     applies_to: AppliesTo::PodOrNamespace,
     values: "a number such as 4096, 64Ki or 1Mi",
     default: "no limit",
-    description: "The most bytes of variables in a container. Services that do not fit are left out as a whole, and named in a \
-           warning.",
+    description: "The maximum size of the variables of a container, in bytes. Services that do not fit are omitted \
+                  as a whole, and named in a warning.",
     reader: "webhook",
 };
 
-/// What was injected.
+/// A summary of the injection.
 pub const INJECTED: Annotation = Annotation {
     key: "portico.dev/injected",
     applies_to: AppliesTo::Written,
     values: "a summary for people",
     default: "",
-    description: "On a pod: what was injected. By it the webhook knows that `enableServiceLinks: false` is its own work.",
+    description: "On a pod: a summary of the injection. It also records that the webhook set `enableServiceLinks: \
+                  false`.",
     reader: "webhook",
 };
 
-/// Which pods the controller of ConfigMaps looks at.
+/// The pods that the controller watches.
 pub const VARIABLES: Annotation = Annotation {
     key: "portico.dev/variables",
     applies_to: AppliesTo::Written,
     values: "configmap or warnings",
     default: "",
-    description: "A label on a pod. `configmap`: the pod refers to managed ConfigMaps, and a controller makes what its selection \
-           says. `warnings`: the pod has warnings alone.",
+    description: "A label on a pod. `configmap`: the pod references managed ConfigMaps, which the controller creates \
+                  from its selection. `warnings`: the pod has only warnings.",
     reader: "webhook",
 };
 
-/// Which variables a pod or a managed ConfigMap has.
+/// The selection of services of a pod or a managed ConfigMap.
 pub const SELECTION: Annotation = Annotation {
     key: "portico.dev/selection",
     applies_to: AppliesTo::Written,
     values: "a selection of services, as text",
     default: "",
-    description: "On a pod: what its managed ConfigMaps are to hold; they are named after a digest of this text. On a managed \
-           ConfigMap: what it holds.",
+    description: "On a pod: the content of its managed ConfigMaps, whose names contain a digest of this text. On a \
+                  managed ConfigMap: its content.",
     reader: "webhook",
 };
 
-/// How many managed ConfigMaps a pod refers to.
+/// The number of managed ConfigMaps that a pod references.
 pub const PARTS: Annotation = Annotation {
     key: "portico.dev/parts",
     applies_to: AppliesTo::Written,
     values: "a number from 1 to 16",
     default: "`1`",
-    description: "On a pod: without how many managed ConfigMaps it cannot start.",
+    description: "On a pod: the number of managed ConfigMaps that it needs to start.",
     reader: "webhook",
 };
 
-/// What whoever made a pod was warned of.
+/// The warnings of a pod's admission.
 pub const WARNINGS: Annotation = Annotation {
     key: "portico.dev/warnings",
     applies_to: AppliesTo::Written,
-    values: "one warning a line",
+    values: "one warning per line",
     default: "",
-    description: "On a pod: the warnings of its admission. Where a controller made the pod, an Event on that quotes them.",
+    description: "On a pod: the warnings of its admission. If a controller created the pod, an Event on that \
+                  controller contains them.",
     reader: "webhook",
 };
 
-/// What stands for the data of a managed ConfigMap.
+/// A summary of the data of a managed ConfigMap.
 pub const CONTENT: Annotation = Annotation {
     key: "portico.dev/content",
     applies_to: AppliesTo::Written,
     values: "a digest, the number of variables and their bytes",
     default: "",
-    description: "On a managed ConfigMap: what stands for its data, so that no replica has to read that back.",
+    description: "On a managed ConfigMap: a summary of its data, so that no replica has to read the data.",
     reader: "webhook",
 };
 
-/// When a managed ConfigMap of release 0.1.0 was last asked for.
+/// When a pod last used a managed ConfigMap of release 0.1.0.
 pub const USED: Annotation = Annotation {
     key: "portico.dev/used",
     applies_to: AppliesTo::Written,
     values: "seconds since 1970",
     default: "",
-    description: "On a managed ConfigMap of release 0.1.0: when a pod last asked for it. Nothing reads it any more.",
+    description: "On a managed ConfigMap of release 0.1.0: when a pod last used it. It is not read any more.",
     reader: "webhook of 0.1.0",
 };
 
-/// All of them.
+/// All annotations.
 pub const ALL: [Annotation; 21] = [
     MODE,
     SCHEDULER,
@@ -302,7 +309,7 @@ mod tests {
     use crate::model::service::{Dial, HOLD_MS_MAX, Scheduler};
 
     #[test]
-    fn each_is_ours_and_none_is_there_twice() {
+    fn keys_have_the_prefix_and_are_unique() {
         for (index, annotation) in ALL.iter().enumerate() {
             assert!(
                 annotation.key.starts_with(PREFIX) && !annotation.name().is_empty(),
@@ -314,7 +321,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_service_may_say_is_what_there_is() {
+    fn values_list_every_scheduler_dial_and_the_maximum_hold() {
         let words = |values: &'static str| values.split([',', ' ']).collect::<Vec<_>>();
         for scheduler in Scheduler::ALL {
             assert!(words(SCHEDULER.values).contains(&scheduler.name()), "{}", scheduler.name());

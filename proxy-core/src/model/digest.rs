@@ -1,21 +1,20 @@
-//! Digests: numbers that follow from a value alone, the same in every program, run and version.
+//! Digests: numbers that depend only on a value, and are the same in every program, run and version.
 //!
-//! They stand in kernels and in the memory of network namespaces that outlive a program, so the standard
-//! library's hashes, which promise nothing from one version to the next, will not do. Nothing here resists
-//! someone who looks for collisions: whoever uses a digest says what happens when two are the same.
+//! They are stored in kernels and files that outlive a program, and the hashes of the standard library can change with
+//! its version. A digest is not collision-resistant: the caller must handle two values with the same digest.
 
 use std::fmt::{self, Display, Write};
 
-/// The digest of a value's text (FNV-1a).
+/// Returns the FNV-1a digest of a value's text.
 #[must_use]
 pub fn digest(value: impl Display) -> u64 {
     let mut fnv = Fnv::default();
-    // Writing into a number does not fail.
+    // `Fnv` never fails.
     let _ = write!(fnv, "{value}");
     fnv.0
 }
 
-/// The digest of bytes (FNV-1a). Each step is a bijection, so a single changed byte always changes the digest.
+/// Returns the FNV-1a digest of bytes. Each step is a bijection, so a single changed byte always changes the digest.
 #[must_use]
 pub fn digest_bytes(bytes: &[u8]) -> u64 {
     let mut fnv = Fnv::default();
@@ -51,7 +50,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn digests_are_those_of_fnv_1a_however_the_text_is_written() {
+    fn digest_is_fnv_1a_regardless_of_how_the_text_is_written() {
         assert_eq!(digest(""), 0xcbf2_9ce4_8422_2325);
         assert_eq!(digest("foobar"), 0x8594_4171_f739_67e8);
         assert_eq!(digest(format_args!("{}{}", "foo", "bar")), digest("foobar"));

@@ -1,7 +1,7 @@
-//! `EndpointSlice` and `Endpoint`: the addresses behind services, already checked.
+//! `EndpointSlice` and `Endpoint`: the validated endpoints of services.
 //!
-//! The names follow discovery.k8s.io/v1. Older forms (v1 Endpoints, Ready pods) are turned into slices
-//! where they are read. Conditions are resolved here already: a nil `ready` is true.
+//! The names are those of discovery.k8s.io/v1. `kube-source` converts older forms (v1 Endpoints, ready pods) to slices,
+//! and resolves the defaults of conditions: a missing `ready` is true.
 
 use std::cmp::Ordering;
 use std::fmt;
@@ -10,19 +10,19 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::model::service::{Protocol, ServiceKey, text_order};
+use crate::model::service::{Protocol, ServiceKey, compare_shared};
 
-/// The identity of a slice.
+/// The namespace and name of a slice.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct SliceKey {
     /// The namespace.
     pub namespace: Arc<str>,
-    /// The name within the namespace.
+    /// The name in the namespace.
     pub name: Arc<str>,
 }
 
 impl SliceKey {
-    /// The key of slice `name` in `namespace`.
+    /// Returns the key of slice `name` in `namespace`.
     pub fn new(namespace: impl Into<Arc<str>>, name: impl Into<Arc<str>>) -> Self {
         Self { namespace: namespace.into(), name: name.into() }
     }
@@ -31,7 +31,8 @@ impl SliceKey {
 /// By namespace, then by name.
 impl Ord for SliceKey {
     fn cmp(&self, other: &Self) -> Ordering {
-        text_order(&self.namespace, &other.namespace).then_with(|| text_order(&self.name, &other.name))
+        compare_shared(&self.namespace, &other.namespace)
+            .then_with(|| compare_shared(&self.name, &other.name))
     }
 }
 
@@ -47,7 +48,7 @@ impl fmt::Display for SliceKey {
     }
 }
 
-/// A port of a slice; it belongs to the service port of the same name **and** protocol.
+/// A port of a slice. It belongs to the service port with the same name and protocol.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct EndpointPort {
     /// The name of the service port; empty for an unnamed one.
@@ -58,14 +59,14 @@ pub struct EndpointPort {
     pub port: u16,
 }
 
-/// The state of an endpoint, with Kubernetes' defaults for what was not said.
+/// The conditions of an endpoint, with the defaults of Kubernetes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Conditions {
-    /// It takes new connections; true where nothing is said.
+    /// Whether it accepts new connections; true by default.
     pub ready: bool,
-    /// It answers, though it may be on its way out; true where nothing is said.
+    /// Whether it serves connections, also while it terminates; true by default.
     pub serving: bool,
-    /// It is on its way out; false where nothing is said.
+    /// Whether it is being terminated; false by default.
     pub terminating: bool,
 }
 
@@ -75,29 +76,29 @@ impl Default for Conditions {
     }
 }
 
-/// One address behind a service.
+/// An endpoint of a service.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Endpoint {
-    /// The address; of the slice's family, and not one of the forbidden ones.
+    /// The address: of the slice's family, and not a forbidden one (`address::forbidden`).
     pub address: IpAddr,
-    /// Its state.
+    /// The conditions.
     pub conditions: Conditions,
-    /// The node it runs on.
+    /// The node on which it runs.
     pub node: Option<Arc<str>>,
-    /// Hint: the zones whose clients should use it.
+    /// Hints: the zones whose clients should use it.
     pub zone_hints: Vec<Arc<str>>,
-    /// Hint: the nodes whose clients should use it.
+    /// Hints: the nodes whose clients should use it.
     pub node_hints: Vec<Arc<str>>,
 }
 
 /// A slice of the endpoints of one service.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct EndpointSlice {
-    /// Its identity.
+    /// The namespace and name.
     pub key: SliceKey,
-    /// The service it belongs to.
+    /// The service.
     pub service: ServiceKey,
-    /// The ports that all its endpoints have.
+    /// The ports, which all endpoints have.
     pub ports: Vec<EndpointPort>,
     /// The endpoints.
     pub endpoints: Vec<Endpoint>,

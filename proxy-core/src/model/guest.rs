@@ -1,24 +1,24 @@
-//! `GuestInterfaces`: the interfaces of a pod behind which guests are, as the pod's annotation names them.
+//! `GuestInterfaces`: the interfaces of a pod behind which guests are, from the annotation
+//! `portico.dev/guest-interfaces`.
 //!
-//! A guest is a virtual machine, say, whose traffic the pod forwards; it has the pod's portals. What comes in by any
-//! other interface of the pod has none: the pod's neighbours are not its guests. What must not go in here: the
-//! kernel's messages, and which interfaces there are.
+//! A guest is, for example, a virtual machine whose traffic the pod forwards. It uses the pod's portals. Packets that
+//! arrive at any other interface of the pod do not: the pod's neighbours are not its guests.
 
 use std::collections::BTreeSet;
 use std::fmt;
 
 use crate::model::annotation::GUEST_INTERFACES;
 
-/// The set of the table that holds the guests.
+/// The name of the table's set of guest interfaces.
 pub const GUESTS_SET: &str = "guests";
-/// How long the kernel's name of an interface is, padded with zeros (IFNAMSIZ).
+/// The size of an interface name in the kernel, padded with zeros (IFNAMSIZ).
 pub const INTERFACE_BYTES: u8 = 16;
-/// A pod names no more interfaces than this.
-const GUESTS_MAX: usize = 64;
+/// The maximum number of interfaces in the annotation.
+const INTERFACES_MAX: usize = 64;
 
 type Name = [u8; INTERFACE_BYTES as usize];
 
-/// One interface, or all whose names begin alike.
+/// One interface, or all interfaces with a prefix.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct InterfacePattern {
     /// The name, padded with zeros.
@@ -26,29 +26,29 @@ pub struct InterfacePattern {
     is_prefix: bool,
 }
 
-/// The interfaces of a pod behind which guests are. No interface is named twice.
+/// The interfaces of a pod behind which guests are. No pattern covers another one.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub struct GuestInterfaces(BTreeSet<InterfacePattern>);
 
 impl InterfacePattern {
-    /// Reads `tap0`, or `k6t-*` for all names that begin so.
+    /// Parses `tap0`, or `k6t-*` for all names with that prefix.
     fn parse(text: &str) -> Result<Self, &'static str> {
         let (name, is_prefix) = text.strip_suffix('*').map_or((text, false), |name| (name, true));
         if name.is_empty() || name.len() >= usize::from(INTERFACE_BYTES) {
             return Err("is not 1 to 15 characters long");
         }
-        // What the kernel's dev_valid_name takes, without what means something here.
+        // The kernel's dev_valid_name, without the characters that have a meaning in the annotation.
         let is_valid =
             |byte: u8| byte.is_ascii_graphic() && !matches!(byte, b'/' | b':' | b'*' | b',' | b'"');
         if !name.bytes().all(is_valid) || matches!(name, "." | "..") {
-            return Err("is no name of an interface");
+            return Err("is not a valid interface name");
         }
         let mut padded = Name::default();
         padded[..name.len()].copy_from_slice(name.as_bytes());
         Ok(Self { name: padded, is_prefix })
     }
 
-    /// Whether an interface of this name is meant.
+    /// Whether the pattern matches an interface name.
     #[must_use]
     pub fn matches(&self, interface: &str) -> bool {
         if self.is_prefix { interface.starts_with(self.text()) } else { interface == self.text() }
@@ -63,17 +63,17 @@ impl InterfacePattern {
         self.name.get(..length).and_then(|name| std::str::from_utf8(name).ok()).unwrap_or_default()
     }
 
-    /// The first name that is meant, as the kernel compares names.
+    /// Returns the first name that matches, in the kernel's order.
     #[must_use]
     pub const fn first(&self) -> Name {
         self.name
     }
 
-    /// The first name behind those that are meant.
+    /// Returns the first name after those that match.
     #[must_use]
     pub fn end(&self) -> Name {
         let mut end = self.name;
-        // Names are of printable characters, so the last one has a successor.
+        // Names consist of printable characters, so the last character has a successor.
         let last = if self.is_prefix { self.text().len().saturating_sub(1) } else { end.len() - 1 };
         if let Some(byte) = end.get_mut(last) {
             *byte += 1;
@@ -81,12 +81,12 @@ impl InterfacePattern {
         end
     }
 
-    /// What means the names from the first to one before the end, if that is what one interface or a prefix means.
+    /// Returns the pattern that matches the names from `first` up to `end`, if there is one.
     #[must_use]
     pub fn between(first: Name, end: Name) -> Option<Self> {
-        let of = |is_prefix| Self { name: first, is_prefix };
-        let is_read = |guest: &Self| Self::parse(&guest.to_string()).as_ref() == Ok(guest);
-        [of(false), of(true)].into_iter().find(|guest| is_read(guest) && guest.end() == end)
+        let is_valid = |pattern: &Self| Self::parse(&pattern.to_string()).as_ref() == Ok(pattern);
+        let patterns = [false, true].map(|is_prefix| Self { name: first, is_prefix });
+        patterns.into_iter().find(|pattern| is_valid(pattern) && pattern.end() == end)
     }
 }
 
@@ -97,22 +97,22 @@ impl fmt::Display for InterfacePattern {
 }
 
 impl GuestInterfaces {
-    /// Reads the annotation: names of interfaces and how names begin (`tap0,k6t-*`), separated by commas.
+    /// Parses the annotation: a comma-separated list such as `tap0,k6t-*`.
     ///
     /// # Errors
-    /// Where one of them is neither.
+    /// If an item is invalid, or there are too many.
     pub fn parse(text: &str) -> Result<Self, String> {
         let mut guests = BTreeSet::new();
         for item in text.split(',').map(str::trim) {
-            let wrong = |why| {
+            let invalid = |why| {
                 let (key, values) = (GUEST_INTERFACES.key, GUEST_INTERFACES.values);
-                let shown: String = item.chars().take(32).collect();
-                format!("annotation {key}: {shown:?} {why}; write {values}")
+                let excerpt: String = item.chars().take(32).collect();
+                format!("annotation {key}: {excerpt:?} {why}; write {values}")
             };
-            guests.insert(InterfacePattern::parse(item).map_err(wrong)?);
-            if guests.len() > GUESTS_MAX {
+            guests.insert(InterfacePattern::parse(item).map_err(invalid)?);
+            if guests.len() > INTERFACES_MAX {
                 return Err(format!(
-                    "annotation {}: more than {GUESTS_MAX} interfaces",
+                    "annotation {}: more than {INTERFACES_MAX} interfaces",
                     GUEST_INTERFACES.key
                 ));
             }
@@ -126,12 +126,12 @@ impl GuestInterfaces {
         self.0.is_empty()
     }
 
-    /// The interfaces, in the order of their names.
+    /// Returns the patterns in the order of their names.
     pub fn iter(&self) -> impl Iterator<Item = &InterfacePattern> {
         self.0.iter()
     }
 
-    /// Whether guests are behind an interface of this name.
+    /// Whether a pattern matches an interface name.
     #[must_use]
     pub fn matches(&self, interface: &str) -> bool {
         self.0.iter().any(|guest| guest.matches(interface))
@@ -139,7 +139,7 @@ impl GuestInterfaces {
 }
 
 impl FromIterator<InterfacePattern> for GuestInterfaces {
-    /// What another one covers is left out: the kernel's intervals do not overlap.
+    /// Omits patterns that another one covers, because intervals in the kernel must not overlap.
     fn from_iter<T: IntoIterator<Item = InterfacePattern>>(guests: T) -> Self {
         let all: BTreeSet<InterfacePattern> = guests.into_iter().collect();
         let is_covered =
@@ -166,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn a_list_names_interfaces_and_how_names_begin() {
+    fn list_contains_interfaces_and_prefixes() {
         let guests = guests("tap0, k6t-*");
         assert_eq!(guests.to_string(), "k6t-*,tap0");
         for (interface, expected) in
@@ -177,12 +177,12 @@ mod tests {
     }
 
     #[test]
-    fn what_a_prefix_covers_is_left_out() {
+    fn patterns_that_a_prefix_covers_are_omitted() {
         assert_eq!(guests("tap0,tap*,ta*,tb0").to_string(), "ta*,tb0");
     }
 
     #[test]
-    fn a_mistake_is_named_with_what_may_be_written() {
+    fn error_contains_the_key_and_the_valid_values() {
         for wrong in ["", "*", "a,,b", "a b", "a/b", "0123456789abcdef", "..", "a*b", "tap\u{e9}"] {
             let why = GuestInterfaces::parse(wrong).expect_err(wrong);
             assert!(why.contains(GUEST_INTERFACES.key) && why.contains(GUEST_INTERFACES.values), "{why}");
@@ -192,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn an_interval_of_names_is_read_back_as_what_made_it() {
+    fn interval_of_names_is_parsed_to_its_pattern() {
         for guest in guests("tap0,k6t-*,a,0123456789abcde,~*").iter() {
             assert_eq!(InterfacePattern::between(guest.first(), guest.end()), Some(*guest), "{guest}");
             assert_eq!(

@@ -1,4 +1,4 @@
-//! `Node`: what portals depend on besides services and endpoints.
+//! `Node`: the node of a pod, on which topology-aware routing and node ports depend.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -7,21 +7,21 @@ use serde::Serialize;
 
 use crate::model::address::Family;
 
-/// The node on which the pods run.
+/// A node.
 ///
-/// An unknown name or zone is empty, and matches nothing: no endpoint is local, no hint applies.
+/// An unknown name or zone is empty and matches nothing: no endpoint is local, and no hint applies.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
 pub struct Node {
     /// The name.
     pub name: Arc<str>,
     /// The label `topology.kubernetes.io/zone`.
     pub zone: Arc<str>,
-    /// Its addresses: the internal ones, or where it has none, the external ones, in the object's order.
+    /// The internal addresses, or if there are none, the external ones, in the order of the object.
     pub addresses: Vec<IpAddr>,
 }
 
 impl Node {
-    /// The address that node ports are bound to: the first of the family, as kube-proxy's `primary`.
+    /// Returns the address of node ports: the first of the family, as kube-proxy's `primary`.
     #[must_use]
     pub fn primary(&self, family: Family) -> Option<IpAddr> {
         self.addresses.iter().copied().find(|address| Family::of(*address) == family)

@@ -19,7 +19,7 @@ pub struct PortalKey {
 }
 
 impl PortalKey {
-    /// Returns the least key of an address: all its portals follow it in a sorted map.
+    /// Returns the least key of an address.
     pub(crate) const fn first(address: IpAddr) -> Self {
         Self { address, protocol: Protocol::Tcp, port: 0 }
     }

@@ -1,8 +1,8 @@
-//! `Service`: what Portico needs of a Kubernetes Service, already checked.
+//! `Service`: the validated content of a Kubernetes Service that Portico needs.
 //!
-//! `kube-source` makes these from API objects and refuses what no API server would accept, so that
-//! nothing below has to ask whether a field is there. What cannot be true cannot be written: a headless
-//! service has no address, a dual-stack service has one of each family.
+//! `kube-source` builds these values from API objects and rejects what an API server would reject, so later code needs
+//! no validation. Invalid states cannot be represented: a headless service has no address, and a dual-stack service has
+//! one address of each family.
 
 use std::cmp::Ordering;
 use std::fmt;
@@ -14,33 +14,36 @@ use serde::{Deserialize, Serialize};
 
 use crate::model::address::Family;
 
-/// How long a client stays with its backend where an object does not say it (core/v1 defaults.go).
+/// The default timeout of session affinity, in seconds (core/v1 defaults.go).
 pub const AFFINITY_S_DEFAULT: u32 = 10_800;
-/// The longest that `sessionAffinityConfig` may keep a client with its backend: a day.
+/// The maximum timeout of session affinity in the API, in seconds: one day.
 pub const AFFINITY_S_MAX: u32 = 86_400;
-/// The longest that a connection may be held while there is no backend.
+/// The maximum time for which a connection waits for a first backend, in milliseconds.
 pub const HOLD_MS_MAX: u32 = 300_000;
+/// The maximum length of the name of a service or a namespace (RFC 1123 label).
+const NAME_BYTES_MAX: usize = 63;
 
-/// The identity of a service, and of everything that belongs to it.
+/// The namespace and name of a service.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct ServiceKey {
     /// The namespace.
     pub namespace: Arc<str>,
-    /// The name within the namespace.
+    /// The name in the namespace.
     pub name: Arc<str>,
 }
 
 impl ServiceKey {
-    /// The key of service `name` in `namespace`.
+    /// Returns the key of service `name` in `namespace`.
     pub fn new(namespace: impl Into<Arc<str>>, name: impl Into<Arc<str>>) -> Self {
         Self { namespace: namespace.into(), name: name.into() }
     }
 }
 
-/// By namespace, then by name. Maps compare keys all the time, and most keys share their texts.
+/// By namespace, then by name. Maps compare keys very often, and most keys share their strings.
 impl Ord for ServiceKey {
     fn cmp(&self, other: &Self) -> Ordering {
-        text_order(&self.namespace, &other.namespace).then_with(|| text_order(&self.name, &other.name))
+        compare_shared(&self.namespace, &other.namespace)
+            .then_with(|| compare_shared(&self.name, &other.name))
     }
 }
 
@@ -50,9 +53,16 @@ impl PartialOrd for ServiceKey {
     }
 }
 
-/// The order of two texts; one and the same text is not compared with itself.
-pub(crate) fn text_order(one: &Arc<str>, other: &Arc<str>) -> Ordering {
-    if Arc::ptr_eq(one, other) { Ordering::Equal } else { one.cmp(other) }
+/// Whether a text has the form of a name or namespace of a service: 1 to 63 lower-case letters, digits and dashes.
+#[must_use]
+pub fn is_service_name(text: &str) -> bool {
+    let is_valid = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+    (1..=NAME_BYTES_MAX).contains(&text.len()) && text.bytes().all(is_valid)
+}
+
+/// Compares two strings; strings that share their memory are equal without a comparison.
+pub(crate) fn compare_shared(left: &Arc<str>, right: &Arc<str>) -> Ordering {
+    if Arc::ptr_eq(left, right) { Ordering::Equal } else { left.cmp(right) }
 }
 
 impl fmt::Display for ServiceKey {
@@ -61,7 +71,7 @@ impl fmt::Display for ServiceKey {
     }
 }
 
-/// A transport protocol; the same port number of two protocols makes two portals.
+/// A transport protocol. The same port number with two protocols is two portals.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "UPPERCASE")]
 pub enum Protocol {
@@ -74,10 +84,10 @@ pub enum Protocol {
 }
 
 impl Protocol {
-    /// All protocols that a service may name.
+    /// The protocols that a service can have.
     pub const ALL: [Self; 3] = [Self::Tcp, Self::Udp, Self::Sctp];
 
-    /// The name in lower case, as nftables, iptables and the values of variables write it.
+    /// The name in lower case, as in nftables, iptables and the values of variables.
     #[must_use]
     pub const fn lower(self) -> &'static str {
         match self {
@@ -87,7 +97,7 @@ impl Protocol {
         }
     }
 
-    /// The name in upper case, as the API and the names of variables write it.
+    /// The name in upper case, as in the API and the names of variables.
     #[must_use]
     pub const fn upper(self) -> &'static str {
         match self {
@@ -97,7 +107,7 @@ impl Protocol {
         }
     }
 
-    /// The protocol that the API calls `text`; the API knows upper case only.
+    /// Parses the name in the API, which is in upper case.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|protocol| protocol.upper() == text)
@@ -113,7 +123,7 @@ impl fmt::Display for Protocol {
 /// The cluster addresses of a service: at most one of each family.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub enum ClusterIps {
-    /// `clusterIP: None`, or an external name: no portal, no variables.
+    /// `clusterIP: None` or an external name: the service has neither portals nor variables.
     Headless,
     /// One address.
     One(IpAddr),
@@ -122,7 +132,7 @@ pub enum ClusterIps {
 }
 
 impl ClusterIps {
-    /// The address of this family, if the service has one.
+    /// Returns the address of a family.
     #[must_use]
     pub const fn of(self, family: Family) -> Option<IpAddr> {
         match (self, family) {
@@ -132,7 +142,7 @@ impl ClusterIps {
         }
     }
 
-    /// All addresses, IPv4 first.
+    /// Returns the addresses, IPv4 first.
     pub fn iter(self) -> impl Iterator<Item = IpAddr> {
         Family::BOTH.into_iter().filter_map(move |family| self.of(family))
     }
@@ -141,7 +151,7 @@ impl ClusterIps {
 /// One port of a service.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct ServicePort {
-    /// The name; empty where the service has one port and did not name it.
+    /// The name; empty if the service has one port without a name.
     pub name: Arc<str>,
     /// The protocol.
     pub protocol: Protocol,
@@ -151,7 +161,7 @@ pub struct ServicePort {
     pub node_port: Option<u16>,
 }
 
-/// A traffic policy: whether endpoints on other nodes may be used.
+/// A traffic policy: whether endpoints on other nodes are eligible.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
 pub enum TrafficPolicy {
     /// Endpoints anywhere in the cluster.
@@ -161,58 +171,58 @@ pub enum TrafficPolicy {
     Local,
 }
 
-/// How the portals of a service reach a backend.
+/// How connections to a service reach a backend.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Mode {
     /// The kernel translates the address of each connection (the default).
     #[default]
     Kernel,
-    /// A user-space proxy inside the pod's network namespace takes the connection.
+    /// The relay in the pod's network namespace proxies the connection in user space.
     Relay,
 }
 
-/// From where the relay opens its connection to a backend.
+/// The network namespace from which the relay connects to a backend.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Dial {
-    /// From the pod's network namespace: the backend includes the pod's address (the default).
+    /// From the pod's: the backend sees the pod's address (the default).
     #[default]
     Pod,
-    /// From the node: for backends that the pod's own interface cannot reach.
+    /// From the node's: for backends that the pod's interface cannot reach.
     Node,
-    /// From the pod, and where that leads nowhere, from the node.
+    /// From the pod's, and if that fails, from the node's.
     Auto,
 }
 
 impl Dial {
-    /// All of them, by the names in annotations.
+    /// All values with their names in annotations.
     pub const NAMES: [(&'static str, Self); 3] =
         [("pod", Self::Pod), ("node", Self::Node), ("auto", Self::Auto)];
 }
 
-/// How a portal chooses a backend for a connection, under the names that IPVS gave them. A service that does
-/// not say it has its backends at random in the kernel, and in turn in the relay.
+/// How a portal selects the backend of a connection, with the names of IPVS. The default is `Random` in the kernel and
+/// `RoundRobin` in the relay.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub enum Scheduler {
-    /// Each with the same chance.
+    /// At random, with equal probability.
     Random,
-    /// One after the other.
+    /// One after another.
     RoundRobin,
-    /// The one with the fewest connections.
+    /// The backend with the fewest connections.
     LeastConnection,
     /// By the destination address.
     DestinationHashing,
     /// By the source address.
     SourceHashing,
-    /// The one that answers soonest.
+    /// The backend with the shortest expected delay.
     ShortestExpectedDelay,
-    /// One without connections, or else the one that answers soonest.
+    /// A backend without connections, otherwise as `ShortestExpectedDelay`.
     NeverQueue,
 }
 
 impl Scheduler {
-    /// All of them.
+    /// All schedulers.
     pub const ALL: [Self; 7] = [
         Self::Random,
         Self::RoundRobin,
@@ -237,34 +247,34 @@ impl Scheduler {
         }
     }
 
-    /// Whether only the relay knows it: the kernel counts no connections for us.
+    /// Whether only the relay implements it: nftables has no count of connections by backend.
     #[must_use]
     pub const fn needs_relay(self) -> bool {
         !matches!(self, Self::Random | Self::RoundRobin)
     }
 }
 
-/// Which other namespaces may take a service's variables: annotation `portico.dev/export`.
+/// The other namespaces whose pods can get a service's variables: annotation `portico.dev/export`.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
 pub enum Export {
-    /// None (the default).
+    /// No other namespace (the default).
     #[default]
     Nowhere,
-    /// All.
+    /// All namespaces.
     Everywhere,
-    /// These.
+    /// These namespaces.
     To(Vec<Arc<str>>),
 }
 
-/// When a service was created: the earlier one sorts first, and one of an unknown time last.
+/// The creation time of a service. Earlier times are first, and an unknown time is last.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Created(u64);
 
 impl Created {
-    /// Before every service.
+    /// Sorts before every service.
     pub(crate) const FIRST: Self = Self(0);
 
-    /// The time in an object's metadata, as 2026-01-31T23:59:59Z; one that cannot be read is unknown.
+    /// Parses the time in an object's metadata, such as 2026-01-31T23:59:59Z. An invalid time is unknown.
     #[must_use]
     pub fn parse(text: &str) -> Self {
         let is_form = |(at, byte): (usize, u8)| match at {
@@ -276,7 +286,7 @@ impl Created {
         let Some(seconds) = text.get(..19).filter(|text| text.bytes().enumerate().all(is_form)) else {
             return Self::default();
         };
-        // The digits in their order are a number that grows with time.
+        // The digits in their order form a number that increases with time.
         let digits = seconds.bytes().filter(u8::is_ascii_digit);
         Self(digits.fold(0, |number, digit| number * 10 + u64::from(digit - b'0')))
     }
@@ -288,50 +298,50 @@ impl Default for Created {
     }
 }
 
-/// A service, already checked.
+/// A validated service.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Service {
-    /// Its identity.
+    /// The namespace and name.
     pub key: ServiceKey,
-    /// When it was created.
+    /// The creation time.
     #[serde(skip)]
     pub created: Created,
-    /// Its cluster addresses.
+    /// The cluster addresses.
     pub cluster_ips: ClusterIps,
-    /// `spec.clusterIP` as it was written: variables carry the text, not the parsed address.
+    /// The text of `spec.clusterIP`: variables contain the text, not the parsed address.
     pub cluster_ip_text: Option<Arc<str>>,
-    /// Its ports in the order of the object: the first gives the short variables.
+    /// The ports in the order of the object: the short variables describe the first.
     pub ports: Vec<ServicePort>,
-    /// `internalTrafficPolicy`: which endpoints the cluster address leads to.
+    /// `internalTrafficPolicy`: which endpoints are eligible at the cluster address.
     pub internal_policy: TrafficPolicy,
-    /// `externalTrafficPolicy`: which endpoints external addresses lead to, for traffic from outside.
+    /// `externalTrafficPolicy`: which endpoints are eligible at external addresses, for clients outside the cluster.
     pub external_policy: TrafficPolicy,
-    /// External addresses, sorted.
+    /// `spec.externalIPs`, sorted.
     pub external_ips: Vec<IpAddr>,
-    /// Load-balancer addresses that traffic is sent to as they stand, sorted.
+    /// Load-balancer addresses in mode `VIP`, sorted.
     pub load_balancer_ips: Vec<IpAddr>,
-    /// Who may use the load-balancer addresses; empty: everyone.
+    /// Source ranges with access to the load-balancer addresses; empty means all.
     pub source_ranges: Vec<IpNet>,
-    /// `sessionAffinity: ClientIP`: for how many seconds a client stays with its backend.
+    /// The timeout of `sessionAffinity: ClientIP`, in seconds.
     pub affinity_s: Option<u32>,
-    /// False where another proxy is responsible (label `service.kubernetes.io/service-proxy-name`), and
-    /// for external names: the service has variables but no portals.
+    /// Whether Portico is responsible: false for services of another proxy (label
+    /// `service.kubernetes.io/service-proxy-name`) and for external names, which have variables but no portals.
     pub has_portals: bool,
-    /// Annotation `portico.dev/mode`; none: the default of whoever makes the rules.
+    /// Annotation `portico.dev/mode`; `None`: the default of the `NodeContext`.
     pub mode: Option<Mode>,
-    /// Annotation `portico.dev/scheduler`. One that needs the relay takes it, whatever the mode; but nothing
-    /// relays SCTP, whose backends are then drawn at random.
+    /// Annotation `portico.dev/scheduler`. A scheduler that the kernel lacks takes precedence over the mode, except for
+    /// SCTP, which is not relayed: its backends are selected at random.
     pub scheduler: Option<Scheduler>,
-    /// Annotation `portico.dev/dial`: from where the relay opens connections.
+    /// Annotation `portico.dev/dial`.
     pub dial: Dial,
-    /// Annotation `portico.dev/hold`: for so many milliseconds a connection waits in the relay for a first backend.
+    /// Annotation `portico.dev/hold`: how long a connection waits in the relay for a first backend.
     pub hold_ms: Option<u32>,
-    /// Annotation `portico.dev/export`: whose pods may have its variables, besides those of its own namespace.
+    /// Annotation `portico.dev/export`.
     pub export: Export,
 }
 
 impl Service {
-    /// Whether pods in `namespace` may have its variables.
+    /// Whether pods in `namespace` can get the service's variables.
     #[must_use]
     pub fn is_offered_to(&self, namespace: &str) -> bool {
         let is_named = match &self.export {
@@ -342,25 +352,17 @@ impl Service {
         is_named || *self.key.namespace == *namespace
     }
 
-    /// Whether traffic from outside the cluster can reach it.
-    #[must_use]
-    pub fn is_externally_accessible(&self) -> bool {
-        !self.external_ips.is_empty()
-            || !self.load_balancer_ips.is_empty()
-            || self.ports.iter().any(|port| port.node_port.is_some())
-    }
-
-    /// How its portals of this protocol reach a backend, where `default` is for those that do not say it.
+    /// Returns the mode for ports of this protocol; `default` applies to services without a mode.
     #[must_use]
     pub fn mode_of(&self, protocol: Protocol, default: Mode) -> Mode {
         match protocol {
-            Protocol::Sctp => Mode::Kernel, // nothing in user space relays SCTP
+            Protocol::Sctp => Mode::Kernel, // the relay does not support SCTP
             _ if self.scheduler.is_some_and(Scheduler::needs_relay) => Mode::Relay,
             Protocol::Tcp | Protocol::Udp => self.mode.unwrap_or(default),
         }
     }
 
-    /// The source ranges of one family; none: no restriction. A range that covers everything lifts it.
+    /// Returns the source ranges of a family. `None` means no restriction; a range of length 0 removes it.
     #[must_use]
     pub fn source_ranges_of(&self, family: Family) -> Option<Vec<IpNet>> {
         let ranges: Vec<IpNet> =

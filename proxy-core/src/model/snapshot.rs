@@ -1,9 +1,8 @@
 //! `Snapshot`: all services and endpoint slices of a cluster at one revision.
 //!
-//! A snapshot shares structure with the one before it, so cloning it costs nothing and a change costs
-//! the change. `apply` takes one change and answers with the keys of the services whose portals may
-//! differ now; everything downstream (portals, ruleset, plan) works on those keys alone. What must not
-//! go in here: anything that depends on a node or a pod.
+//! A snapshot shares structure with the previous one, so cloning it takes constant time, and the cost of a change
+//! depends on the change only. `apply` returns the keys of the services whose portals can differ after the change;
+//! portals, rulesets and plans then process only those keys. A snapshot does not depend on a node or a pod.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
@@ -16,22 +15,22 @@ use crate::model::address::Family;
 use crate::model::endpoint::{Endpoint, EndpointSlice, SliceKey};
 use crate::model::service::{ClusterIps, Protocol, Service, ServiceKey};
 
-/// One change of the cluster's state.
+/// A change of the cluster's state.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Change {
-    /// A service is new or different.
+    /// A service was created or changed.
     Service(Service),
-    /// A service is gone.
+    /// A service was deleted.
     ServiceDeleted(ServiceKey),
-    /// A slice is new or different.
+    /// A slice was created or changed.
     Slice(EndpointSlice),
-    /// A slice is gone.
+    /// A slice was deleted.
     SliceDeleted(SliceKey),
-    /// The ranges from which the cluster takes service addresses.
+    /// The CIDRs from which the cluster assigns service addresses.
     ServiceRanges(Vec<IpNet>),
 }
 
-/// The services whose portals may differ after a change.
+/// The services whose portals can differ after a change.
 pub type ChangedServices = BTreeSet<ServiceKey>;
 
 /// All services and endpoint slices at one revision.
@@ -40,27 +39,30 @@ pub struct Snapshot {
     revision: u64,
     services: Map<ServiceKey, Arc<Service>>,
     slices: Map<SliceKey, Arc<EndpointSlice>>,
-    /// By service and name: a slice is in the namespace of its service.
+    /// By service and name. A slice is in the namespace of its service.
     slices_by_service: Map<(ServiceKey, Arc<str>), Arc<EndpointSlice>>,
-    /// Who has which cluster address: an endpoint must not have one of these.
+    /// The services by cluster address. Endpoints must not have these addresses.
     service_addresses: Map<IpAddr, Arc<[ServiceKey]>>,
-    /// The services that have an address as an external one: whether that counts depends on others.
+    /// The services by external address. Whether such an address becomes a portal depends on other objects.
     external_users: Set<(IpAddr, ServiceKey)>,
-    /// How many slices have endpoints in which neighbourhood: a new service address looks for endpoints
-    /// that it forbids only where there are any, which in a sound cluster is nowhere.
-    neighbourhoods: Map<Neighbourhood, usize>,
+    /// The number of slices with endpoints in each prefix. If a service gets an address, only a prefix with endpoints
+    /// is searched for endpoints that the address forbids; usually there are none.
+    prefixes: Map<AddressPrefix, usize>,
     service_ranges: Arc<[IpNet]>,
-    /// How many services with an address belong to another proxy.
+    /// The number of services of another proxy that have an address.
     foreign: usize,
 }
 
-/// The addresses that share the first 20 bits (IPv4) or 64 bits (IPv6).
-type Neighbourhood = (Family, u64);
+/// The first 20 bits (IPv4) or 64 bits (IPv6) of an address.
+type AddressPrefix = (Family, u64);
 
-fn neighbourhood(address: IpAddr) -> Neighbourhood {
+fn prefix(address: IpAddr) -> AddressPrefix {
     match address {
         IpAddr::V4(v4) => (Family::V4, u64::from(u32::from(v4) >> 12)),
-        IpAddr::V6(v6) => (Family::V6, u64::try_from(u128::from(v6) >> 64).unwrap_or(u64::MAX)),
+        IpAddr::V6(v6) => {
+            let [a, b, c, d, e, f, g, h, ..] = v6.octets();
+            (Family::V6, u64::from_be_bytes([a, b, c, d, e, f, g, h]))
+        }
     }
 }
 
@@ -71,31 +73,31 @@ fn is_foreign(service: &Service) -> bool {
 /// An endpoint of one service port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PortEndpoint<'a> {
-    /// Address and port: where a connection is sent.
+    /// The address and port.
     pub backend: SocketAddr,
-    /// The endpoint it belongs to.
+    /// The endpoint.
     pub endpoint: &'a Endpoint,
 }
 
 impl Snapshot {
-    /// A cluster without services.
+    /// Returns the snapshot of a cluster without services.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// How many changes led here.
+    /// Returns the number of changes since the empty snapshot.
     #[must_use]
     pub fn revision(&self) -> u64 {
         self.revision
     }
 
-    /// All services, in the order of their keys.
+    /// Returns all services in the order of their keys.
     pub fn services(&self) -> impl Iterator<Item = &Arc<Service>> {
         self.services.values()
     }
 
-    /// The services of a namespace, in the order of their names.
+    /// Returns the services of a namespace in the order of their names.
     pub fn services_in<'a>(&'a self, namespace: &'a str) -> impl Iterator<Item = &'a Arc<Service>> {
         let from = ServiceKey::new(namespace, "");
         self.services
@@ -104,32 +106,32 @@ impl Snapshot {
             .take_while(move |service| &*service.key.namespace == namespace)
     }
 
-    /// How many services there are.
+    /// Returns the number of services.
     #[must_use]
     pub fn service_count(&self) -> usize {
         self.services.size()
     }
 
-    /// The service with this key.
+    /// Returns the service with a key.
     #[must_use]
     pub fn service(&self, key: &ServiceKey) -> Option<&Arc<Service>> {
         self.services.get(key)
     }
 
-    /// The ranges whose free addresses belong to nobody. Empty where the ranges are not known, and where
-    /// another proxy has services in them: what looks free to us may be one of its addresses.
+    /// Returns the CIDRs in which addresses without a service are unallocated. They are empty if the CIDRs are unknown,
+    /// and if another proxy has services: an address that looks unallocated can belong to one of them.
     #[must_use]
     pub fn service_ranges(&self) -> &[IpNet] {
         if self.foreign > 0 { &[] } else { &self.service_ranges }
     }
 
-    /// The ranges from which the cluster takes service addresses, whoever the services belong to.
+    /// Returns the CIDRs from which the cluster assigns service addresses, also if another proxy has services.
     #[must_use]
     pub fn all_service_ranges(&self) -> &[IpNet] {
         &self.service_ranges
     }
 
-    /// The slices of a service, in the order of their names.
+    /// Returns the slices of a service in the order of their names.
     pub fn slices_of<'a>(&'a self, service: &'a ServiceKey) -> impl Iterator<Item = &'a Arc<EndpointSlice>> {
         let from = (service.clone(), Arc::default());
         self.slices_by_service
@@ -138,18 +140,17 @@ impl Snapshot {
             .map(|(_, slice)| slice)
     }
 
-    /// The service that has this cluster address.
+    /// Returns the service that has this cluster address.
     #[must_use]
     pub fn owner_of(&self, address: IpAddr) -> Option<&ServiceKey> {
         self.service_addresses.get(&address)?.first()
     }
 
-    /// The endpoints of one port of a service, joined by port name and protocol, in the order of their
-    /// addresses, each address and port once; the addresses of services are left out.
+    /// Returns the endpoints of a service port, joined by port name and protocol, in the order of their addresses. Each
+    /// address and port is returned once, and endpoints with the cluster address of a service are omitted.
     ///
-    /// Where two slices name the same address and port, the later one counts only if it is not
-    /// terminating (endpointslicecache.go:235-249); "later" is the order of the slices' names here, and
-    /// undefined there.
+    /// If two slices contain the same address and port, the later endpoint is used only if it is not terminating
+    /// (endpointslicecache.go:235-249). The order is that of the slices' names; in kube-proxy it is undefined.
     #[must_use]
     pub fn endpoints_of<'a>(
         &'a self,
@@ -173,7 +174,7 @@ impl Snapshot {
                 }));
             }
         }
-        // The sort is stable: of equal ones the later stays later.
+        // The sort is stable, so of two equal endpoints the later one remains later.
         found.sort_by_key(|candidate| candidate.backend);
         found.dedup_by(|later, kept| {
             let same = later.backend == kept.backend;
@@ -185,7 +186,7 @@ impl Snapshot {
         found
     }
 
-    /// Takes one change and says which services' portals may differ now.
+    /// Applies a change, and returns the services whose portals can differ now.
     pub fn apply(&mut self, change: Change) -> ChangedServices {
         self.revision += 1;
         match change {
@@ -208,7 +209,7 @@ impl Snapshot {
         }
         self.foreign += usize::from(is_foreign(&service));
         self.foreign -= old.as_deref().map_or(0, |old| usize::from(is_foreign(old)));
-        self.follow_outside(old.as_deref(), Some(&service));
+        self.update_external_users(old.as_deref(), Some(&service));
         let mut changed = ChangedServices::from([key.clone()]);
         let old_ips = old.map_or(ClusterIps::Headless, |old| old.cluster_ips);
         for family in Family::BOTH {
@@ -225,7 +226,7 @@ impl Snapshot {
     fn remove_service(&mut self, key: &ServiceKey) -> ChangedServices {
         let Some(old) = self.services.get(key).cloned() else { return ChangedServices::new() };
         self.foreign -= usize::from(is_foreign(&old));
-        self.follow_outside(Some(&old), None);
+        self.update_external_users(Some(&old), None);
         let mut changed = ChangedServices::from([key.clone()]);
         for address in old.cluster_ips.iter() {
             changed.extend(self.release_address(address, key));
@@ -234,7 +235,7 @@ impl Snapshot {
         changed
     }
 
-    /// Gives a service an address, and says whose endpoints and external addresses it forbids.
+    /// Assigns an address to a service, and returns the services of which it forbids endpoints or external addresses.
     fn claim_address(&mut self, address: IpAddr, key: &ServiceKey) -> ChangedServices {
         let others = self.service_addresses.get(&address).cloned().unwrap_or_default();
         let mut owners: Vec<ServiceKey> = others.iter().cloned().chain([key.clone()]).collect();
@@ -243,7 +244,8 @@ impl Snapshot {
         self.users_of(address)
     }
 
-    /// Takes an address from a service, and says whose endpoints and external addresses it no longer forbids.
+    /// Releases the address of a service, and returns the services of which it no longer forbids endpoints or external
+    /// addresses.
     fn release_address(&mut self, address: IpAddr, key: &ServiceKey) -> ChangedServices {
         let owners = self.service_addresses.get(&address).cloned().unwrap_or_default();
         let others: Arc<[ServiceKey]> = owners.iter().filter(|owner| *owner != key).cloned().collect();
@@ -255,10 +257,10 @@ impl Snapshot {
         self.users_of(address)
     }
 
-    /// The services that have this address among their endpoints or external addresses.
+    /// Returns the services that have this address as an endpoint or an external address.
     fn users_of(&self, address: IpAddr) -> ChangedServices {
         let mut users: ChangedServices = self.services_with_external_ip(address).cloned().collect();
-        if self.neighbourhoods.contains_key(&neighbourhood(address)) {
+        if self.prefixes.contains_key(&prefix(address)) {
             let uses = |slice: &&Arc<EndpointSlice>| slice.endpoints.iter().any(|e| e.address == address);
             users.extend(self.slices.values().filter(uses).map(|slice| slice.service.clone()));
         }
@@ -271,15 +273,15 @@ impl Snapshot {
             return ChangedServices::new();
         }
         let mut changed = ChangedServices::from([slice.service.clone()]);
-        changed.append(&mut self.concerned_by(&slice));
+        changed.append(&mut self.services_affected_by(&slice));
         if let Some(old) = &old {
-            changed.append(&mut self.concerned_by(old));
+            changed.append(&mut self.services_affected_by(old));
         }
         if old.as_ref().is_some_and(|old| old.service != slice.service) {
             changed.append(&mut self.remove_slice(&slice.key));
             old = None;
         }
-        self.count_neighbourhoods(Some(&slice), old.as_deref());
+        self.count_prefixes(Some(&slice), old.as_deref());
         let slice = Arc::new(slice);
         self.slices.insert_mut(slice.key.clone(), slice.clone());
         self.slices_by_service.insert_mut((slice.service.clone(), slice.key.name.clone()), slice);
@@ -288,34 +290,33 @@ impl Snapshot {
 
     fn remove_slice(&mut self, key: &SliceKey) -> ChangedServices {
         let Some(old) = self.slices.get(key).cloned() else { return ChangedServices::new() };
-        self.count_neighbourhoods(None, Some(&old));
+        self.count_prefixes(None, Some(&old));
         self.slices.remove_mut(key);
         self.slices_by_service.remove_mut(&(old.service.clone(), old.key.name.clone()));
-        let mut changed = self.concerned_by(&old);
+        let mut changed = self.services_affected_by(&old);
         changed.insert(old.service.clone());
         changed
     }
 
-    fn count_neighbourhoods(&mut self, new: Option<&EndpointSlice>, old: Option<&EndpointSlice>) {
-        let of = |slice: Option<&EndpointSlice>| -> Vec<Neighbourhood> {
+    fn count_prefixes(&mut self, new: Option<&EndpointSlice>, old: Option<&EndpointSlice>) {
+        let of = |slice: Option<&EndpointSlice>| -> Vec<AddressPrefix> {
             let endpoints = slice.map(|slice| slice.endpoints.as_slice()).unwrap_or_default();
-            let mut places: Vec<_> =
-                endpoints.iter().map(|endpoint| neighbourhood(endpoint.address)).collect();
-            places.sort_unstable();
-            places.dedup();
-            places
+            let mut prefixes: Vec<_> = endpoints.iter().map(|endpoint| prefix(endpoint.address)).collect();
+            prefixes.sort_unstable();
+            prefixes.dedup();
+            prefixes
         };
         let (new, old) = (of(new), of(old));
-        for place in new.iter().filter(|place| old.binary_search(place).is_err()) {
-            let count = self.neighbourhoods.get(place).copied().unwrap_or(0);
-            self.neighbourhoods.insert_mut(*place, count + 1);
+        for prefix in new.iter().filter(|prefix| old.binary_search(prefix).is_err()) {
+            let count = self.prefixes.get(prefix).copied().unwrap_or(0);
+            self.prefixes.insert_mut(*prefix, count + 1);
         }
-        for place in old.iter().filter(|place| new.binary_search(place).is_err()) {
-            match self.neighbourhoods.get(place).copied().unwrap_or(0) {
+        for prefix in old.iter().filter(|prefix| new.binary_search(prefix).is_err()) {
+            match self.prefixes.get(prefix).copied().unwrap_or(0) {
                 0 | 1 => {
-                    self.neighbourhoods.remove_mut(place);
+                    self.prefixes.remove_mut(prefix);
                 }
-                count => self.neighbourhoods.insert_mut(*place, count - 1),
+                count => self.prefixes.insert_mut(*prefix, count - 1),
             }
         }
     }

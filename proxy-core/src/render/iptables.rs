@@ -1,9 +1,9 @@
-//! The classic form: rules as text that `iptables-restore` or `ip6tables-restore` loads.
+//! Rulesets as text for `iptables-restore` and `ip6tables-restore`.
 //!
-//! One rule for each portal, one for each of its backends with the `statistic` match, as kube-proxy's
-//! iptables mode writes them; a relayed portal is the one `REDIRECT` of Kubernetes' first service proxy,
-//! with the service's name as comment. This form is for people who want to compare, and for nodes
-//! without nftables: its cost grows with the number of services, which is why the agent does not use it.
+//! Each portal has a rule, and each of its backends one with the `statistic` match, as in kube-proxy's iptables mode. A
+//! relayed portal is the `REDIRECT` of the first service proxy of Kubernetes, with the service's name as its comment.
+//! The form is for comparison and for nodes without nftables. The agent does not use it, because its cost grows with
+//! the number of services.
 
 use std::collections::BTreeMap;
 use std::fmt::{self, Display, Formatter};
@@ -14,32 +14,32 @@ use crate::model::digest::digest;
 use crate::model::service::{Mode, Protocol};
 use crate::routing::portal::{Portal, PortalKey, PortalKind, Portals, Verdict};
 
-/// The first port that is given to a relayed portal.
+/// The first port of relayed portals.
 pub const RELAY_PORT_MIN: u16 = 32_768;
 
-/// A packet to one of the pod's own addresses meets no portal.
-const ELSEWHERE: &str = "-m addrtype ! --dst-type LOCAL";
+/// Excludes packets to the pod's own addresses.
+const NOT_LOCAL: &str = "-m addrtype ! --dst-type LOCAL";
 
 /// The rules of one family as text.
 #[derive(Debug, Clone, Copy)]
 pub struct Iptables<'a> {
     /// The portals.
     pub portals: &'a Portals,
-    /// The family: `iptables-restore` takes IPv4, `ip6tables-restore` IPv6.
+    /// The family: IPv4 for `iptables-restore`, IPv6 for `ip6tables-restore`.
     pub family: Family,
 }
 
 impl Display for Iptables<'_> {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        let mine: Vec<&Portal> =
+        let own: Vec<&Portal> =
             self.portals.iter().filter(|portal| Family::of(portal.key.address) == self.family).collect();
-        let other = self.portals.iter().count() - mine.len();
+        let other = self.portals.iter().count() - own.len();
         if other > 0 {
             let family = if self.family == Family::V4 { Family::V6 } else { Family::V4 };
-            writeln!(f, "# {other} {family} portals are left out: they need a file of their own")?;
+            writeln!(f, "# {other} {family} portals are omitted: they need a separate file")?;
         }
         writeln!(f, "*nat\n:PORTICO-PORTALS - [0:0]")?;
-        let forwarded = mine.iter().filter(|portal| portal.verdict == Verdict::Forward);
+        let forwarded = own.iter().filter(|portal| portal.verdict == Verdict::Forward);
         for portal in forwarded.clone().filter(|portal| portal.mode == Mode::Kernel) {
             let chain = chain(&portal.key);
             writeln!(f, ":{chain} - [0:0]")?;
@@ -47,8 +47,8 @@ impl Display for Iptables<'_> {
                 (0..portal.backends.len()).try_for_each(|slot| writeln!(f, ":{chain}-{slot} - [0:0]"))?;
             }
         }
-        writeln!(f, "-A OUTPUT {ELSEWHERE} -m comment --comment \"portico portals\" -j PORTICO-PORTALS")?;
-        let relay_ports = relay_ports(&mine);
+        writeln!(f, "-A OUTPUT {NOT_LOCAL} -m comment --comment \"portico portals\" -j PORTICO-PORTALS")?;
+        let relay_ports = relay_ports(&own);
         for portal in forwarded.clone() {
             self.write_jumps(f, portal, relay_ports.get(&portal.key).copied())?;
         }
@@ -56,14 +56,14 @@ impl Display for Iptables<'_> {
             write_backends(f, portal)?;
         }
         writeln!(f, "COMMIT\n*filter\n:PORTICO-REFUSE - [0:0]")?;
-        writeln!(f, "-A OUTPUT {ELSEWHERE} -m comment --comment \"portico portals\" -j PORTICO-REFUSE")?;
-        mine.iter().try_for_each(|portal| self.write_refusals(f, portal))?;
-        self.write_addresses(f, &mine)?;
+        writeln!(f, "-A OUTPUT {NOT_LOCAL} -m comment --comment \"portico portals\" -j PORTICO-REFUSE")?;
+        own.iter().try_for_each(|portal| self.write_refusals(f, portal))?;
+        self.write_addresses(f, &own)?;
         writeln!(f, "COMMIT")
     }
 }
 
-/// Each relayed portal has a port of its own, as in the original: the proxy knows the portal by it.
+/// Assigns a port to each relayed portal, by which the proxy identifies it.
 fn relay_ports(portals: &[&Portal]) -> BTreeMap<PortalKey, u16> {
     let relayed = portals.iter().filter(|portal| portal.is_relayed());
     relayed.map(|portal| portal.key).zip(RELAY_PORT_MIN..=u16::MAX).collect()
@@ -74,11 +74,7 @@ impl Iptables<'_> {
         let target = match relay_port {
             Some(port) => format!("REDIRECT --to-ports {port}"),
             None if portal.is_relayed() => {
-                return writeln!(
-                    f,
-                    "# {} is left out: every port is taken by another relay",
-                    comment(portal)
-                );
+                return writeln!(f, "# {} is omitted: no port is free", comment(portal));
             }
             None => chain(&portal.key),
         };
@@ -95,8 +91,8 @@ impl Iptables<'_> {
         }
     }
 
-    /// A portal that may be used still has its own address as destination here only if nothing
-    /// translated it: it has no backend, or the source is in none of its ranges.
+    /// Writes the rules for packets that were not translated: the portal has no backend, or the source is not in its
+    /// ranges.
     fn write_refusals(&self, f: &mut Formatter<'_>, portal: &Portal) -> fmt::Result {
         let comment = comment(portal);
         let rule = Match { portal, family: self.family, comment: &comment };
@@ -128,7 +124,7 @@ impl Iptables<'_> {
         }
     }
 
-    /// Other ports of a cluster address are refused, and so is what has no ports.
+    /// Writes the rules that reject other ports of cluster addresses, and protocols without ports.
     fn write_addresses(&self, f: &mut Formatter<'_>, portals: &[&Portal]) -> fmt::Result {
         let marked = portals.iter().filter(|portal| portal.kind == PortalKind::ClusterIp);
         let mut addresses: Vec<_> = marked.map(|portal| (portal.key.address, &portal.service)).collect();
@@ -146,17 +142,23 @@ impl Iptables<'_> {
     }
 }
 
-/// The chain of a portal: one rule per backend, each taken in its turn or with the chance that makes all
-/// equal.
+/// Writes the chain of a portal: one rule per backend, for round robin or with equal probability.
 fn write_backends(f: &mut Formatter<'_>, portal: &Portal) -> fmt::Result {
     let chain = chain(&portal.key);
     let protocol = portal.key.protocol.lower();
     let slots = || (0_usize..).zip(portal.backends.iter());
     if let Some(affinity_s) = portal.affinity_s {
         for (slot, backend) in slots() {
-            let own = format!("{chain}-{slot}");
-            writeln!(f, "-A {own} -p {protocol} -m recent --name {own} --set -j {}", Dnat(backend))?;
-            writeln!(f, "-A {chain} -m recent --name {own} --rcheck --seconds {affinity_s} --reap -j {own}")?;
+            let backend_chain = format!("{chain}-{slot}");
+            writeln!(
+                f,
+                "-A {backend_chain} -p {protocol} -m recent --name {backend_chain} --set -j {}",
+                Dnat(backend)
+            )?;
+            writeln!(
+                f,
+                "-A {chain} -m recent --name {backend_chain} --rcheck --seconds {affinity_s} --reap -j {backend_chain}"
+            )?;
         }
     }
     for (slot, backend) in slots() {
@@ -187,7 +189,7 @@ impl Display for Dnat<'_> {
     }
 }
 
-/// What a rule of a portal matches: address, protocol, port; and a comment that names it.
+/// The match of a portal's rule: address, protocol and port, with a comment.
 struct Match<'a> {
     portal: &'a Portal,
     family: Family,
@@ -214,8 +216,8 @@ const fn prefix(family: Family) -> u8 {
     }
 }
 
-/// A chain's name has at most 28 characters, so it carries a digest of the portal, and room for
-/// the number of a backend.
+/// Returns the name of a portal's chain. It has at most 28 characters, so it contains a digest of the portal, and
+/// leaves space for a slot.
 fn chain(key: &PortalKey) -> String {
     format!("PORTICO-{:012X}", digest(key) >> 16)
 }

@@ -1,9 +1,8 @@
-//! Rulesets and plans as text that `nft -f` loads.
+//! Rulesets and plans as text for `nft -f`.
 //!
-//! The text says what the netlink form says, within what the language of nft 1.0.6 can express. It cannot
-//! carry a looked-up value from one expression to the next, so the packet's mark carries the portal's
-//! number, the slot and the number of a sticky client's backend. No `nft` binary is needed on a node: this
-//! form is for people, for `portico rules`, and for tests that read it back.
+//! The text is equivalent to the netlink form, as far as nft 1.0.6 can express it. nft cannot pass a looked-up value
+//! from one expression to another, so the packet's mark carries the dispatch key, the slot, and the id of a backend.
+//! Nodes do not need the `nft` binary: the text is for people, for `portico rules`, and for tests.
 
 use std::fmt::{self, Display, Formatter};
 use std::net::SocketAddr;
@@ -18,7 +17,7 @@ use crate::ruleset::{Element, Ruleset, Settings};
 /// The name of the table.
 pub const TABLE: &str = "inet portico";
 
-/// The three that have ports; a guard that the language demands before a port is translated.
+/// Matches the protocols with ports; nft requires it before the translation of a port.
 const PORTS: &str = "meta l4proto { tcp, udp, sctp }";
 
 impl Display for Ruleset {
@@ -26,10 +25,7 @@ impl Display for Ruleset {
         let Some(settings) = self.settings() else {
             return writeln!(f, "# no table");
         };
-        writeln!(
-            f,
-            "# Made anew as a whole: what stood in the table before is gone when this one is there."
-        )?;
+        writeln!(f, "# Replaces the whole table in one transaction.")?;
         writeln!(f, "table {TABLE}\ndelete table {TABLE}\n")?;
         write_table(f, settings)?;
         self.dispatch_keys().try_for_each(|dispatch| write_dispatch_chain(f, dispatch))?;
@@ -41,31 +37,31 @@ impl Display for Plan {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         let mut ops = self.ops();
         while let [first, ..] = ops {
-            let taken = match first {
-                Op::Add(_) => write_run(f, "add", ops, Op::added)?,
-                Op::Delete(_) => write_run(f, "delete", ops, Op::deleted)?,
+            let count = match first {
+                Op::Add(_) => write_leading(f, "add", ops, Op::added)?,
+                Op::Delete(_) => write_leading(f, "delete", ops, Op::deleted)?,
                 single => {
                     write_single(f, single)?;
                     1
                 }
             };
-            ops = &ops[taken..];
+            ops = &ops[count..];
         }
         Ok(())
     }
 }
 
-/// Writes the elements at the front of `ops` that `element` finds, and says how many they are.
-fn write_run(
+/// Writes the leading operations that `element` accepts, and returns their number.
+fn write_leading(
     f: &mut Formatter<'_>,
     verb: &str,
     ops: &[Op],
     element: fn(Op) -> Option<Element>,
 ) -> Result<usize, fmt::Error> {
-    let run: Vec<Element> = ops.iter().map_while(|op| element(*op)).collect();
-    let taken = run.len();
-    write_elements(f, verb, run.into_iter())?;
-    Ok(taken)
+    let leading: Vec<Element> = ops.iter().map_while(|op| element(*op)).collect();
+    let count = leading.len();
+    write_elements(f, verb, leading.into_iter())?;
+    Ok(count)
 }
 
 fn write_single(f: &mut Formatter<'_>, op: &Op) -> fmt::Result {
@@ -81,35 +77,35 @@ fn write_single(f: &mut Formatter<'_>, op: &Op) -> fmt::Result {
     }
 }
 
-/// The words that differ between the families.
-struct Words {
+/// The keywords that differ between the families.
+struct Keywords {
     suffix: char,
     ip: &'static str,
     address: &'static str,
 }
 
-const fn words(family: Family) -> Words {
+const fn keywords(family: Family) -> Keywords {
     match family {
-        Family::V4 => Words { suffix: '4', ip: "ip", address: "ipv4_addr" },
-        Family::V6 => Words { suffix: '6', ip: "ip6", address: "ipv6_addr" },
+        Family::V4 => Keywords { suffix: '4', ip: "ip", address: "ipv4_addr" },
+        Family::V6 => Keywords { suffix: '6', ip: "ip6", address: "ipv6_addr" },
     }
 }
 
 fn write_table(f: &mut Formatter<'_>, settings: Settings) -> fmt::Result {
     writeln!(f, "table {TABLE} {{")?;
     for family in Family::BOTH {
-        write_sets(f, &words(family), settings)?;
+        write_sets(f, &keywords(family), settings)?;
     }
     writeln!(f, "\tmap current {{\n\t\ttype nf_proto : verdict")?;
     writeln!(f, "\t\telements = {{ ipv4 : goto refuse-current, ipv6 : goto refuse-current }}\n\t}}\n")?;
     writeln!(f, "\tmap picks {{\n\t\ttype mark : verdict\n\t}}\n")?;
-    // The agent puts the interfaces here that a pod's annotation names.
+    // The agent adds the interfaces in a pod's annotation.
     writeln!(f, "\tset {GUESTS_SET} {{\n\t\ttype ifname\n\t\tflags interval\n\t}}\n")?;
-    // A network namespace without any NAT rule translates nothing and lets everything pass; one whose
-    // last such rule goes freezes its connections. This one never matches and never goes.
+    // Without any NAT rule, a network namespace does not translate, and if the last such rule is deleted, translated
+    // connections freeze. This rule never matches and is never deleted.
     writeln!(f, "\tchain anchor {{\n\t\tip daddr 0.0.0.0 tcp dport 1 redirect\n\t}}\n")?;
-    // At the instant in which the table is replaced, its maps are empty but its sets are not: a packet that comes here
-    // then is dropped, so that the client sends it again and the new table takes it.
+    // While the table is replaced, its maps are empty for a moment, but its sets are not. A packet that arrives here
+    // then is dropped, so that the client sends it again, and the new table handles it.
     writeln!(f, "\tchain refuse {{\n\t\tmeta nfproto vmap @current\n\t\tdrop\n\t}}\n")?;
     writeln!(f, "\tchain refuse-current {{\n\t\tmeta l4proto tcp reject with tcp reset\n\t\treject\n\t}}\n")?;
     let relay = match settings.has_relay() {
@@ -117,36 +113,36 @@ fn write_table(f: &mut Formatter<'_>, settings: Settings) -> fmt::Result {
         false => "meta l4proto { tcp, udp } goto refuse".to_owned(),
     };
     writeln!(f, "\tchain relay {{\n\t\t{relay}\n\t\tdrop\n\t}}\n")?;
-    // All chains of picks come here with a number: a map that many rules look into is slow to change.
+    // All chains of dispatch keys jump here with a slot, because a map that many rules reference is slow to change.
     writeln!(f, "\tchain send {{")?;
-    for Words { suffix, ip, .. } in Family::BOTH.map(words) {
+    for Keywords { suffix, ip, .. } in Family::BOTH.map(keywords) {
         writeln!(f, "\t\t{PORTS} dnat {ip} to {} . meta mark map @backends{suffix}", portal(ip))?;
     }
     writeln!(f, "\t}}\n\n\tchain portals {{")?;
-    for Words { suffix, ip, .. } in Family::BOTH.map(words) {
+    for Keywords { suffix, ip, .. } in Family::BOTH.map(keywords) {
         writeln!(f, "\t\t{PORTS} meta mark set {} map @portals{suffix} meta mark vmap @picks", portal(ip))?;
     }
-    let elsewhere = if settings.on_demand { "goto relay" } else { "drop" };
+    let unmatched = if settings.on_demand { "goto relay" } else { "drop" };
     for family in Family::BOTH {
-        let Words { suffix, ip, .. } = words(family);
+        let Keywords { suffix, ip, .. } = keywords(family);
         writeln!(f, "\t\t{ip} daddr @addresses{suffix} goto refuse")?;
-        writeln!(f, "\t\t{ip} daddr @ranges{suffix} {elsewhere}")?;
+        writeln!(f, "\t\t{ip} daddr @ranges{suffix} {unmatched}")?;
     }
     writeln!(f, "\t}}")?;
     write_base_chains(f, settings)?;
     writeln!(f, "}}\n")
 }
 
-/// What the pod sends itself meets the portals, and what it forwards for a guest; packets to one of the pod's own
-/// addresses do not, nor does what its neighbours send. What was not redirected does not reach the relay.
+/// Writes the base chains. Portals apply to packets that the pod sends, or forwards for a guest, but not to packets to
+/// one of the pod's own addresses or from its neighbours. Packets that were not redirected do not reach the relay.
 fn write_base_chains(f: &mut Formatter<'_>, settings: Settings) -> fmt::Result {
     let Settings { nat_priority, relay_port, .. } = settings;
     for hook in ["output", "prerouting"] {
         writeln!(f, "\n\tchain {hook} {{\n\t\ttype nat hook {hook} priority {nat_priority}; policy accept;")?;
         match hook {
-            // It was not redirected: that happens behind these rules.
+            // Packets here were not redirected yet.
             "output" => {
-                // What the pod sends to itself leaves by loopback.
+                // Packets from the pod to itself leave by loopback.
                 writeln!(f, "\t\toif != lo goto portals")?;
                 for protocol in ["tcp", "udp"] {
                     writeln!(f, "\t\t{protocol} dport {relay_port} fib daddr type local goto refuse")?;
@@ -156,7 +152,7 @@ fn write_base_chains(f: &mut Formatter<'_>, settings: Settings) -> fmt::Result {
         }
         writeln!(f, "\t\tfib daddr type local return\n\t\tjump portals\n\t}}")?;
     }
-    // Of type nat, so that only the first packet of a connection comes here.
+    // The type is nat, so that only the first packet of a connection traverses the chain.
     writeln!(f, "\n\tchain input {{\n\t\ttype nat hook input priority 100; policy accept;")?;
     for protocol in ["tcp", "udp"] {
         writeln!(f, "\t\t{protocol} dport {relay_port} ct status & dnat == 0 drop")?;
@@ -164,10 +160,10 @@ fn write_base_chains(f: &mut Formatter<'_>, settings: Settings) -> fmt::Result {
     writeln!(f, "\t}}")
 }
 
-fn write_sets(f: &mut Formatter<'_>, words: &Words, settings: Settings) -> fmt::Result {
-    let Words { suffix, address, .. } = words;
+fn write_sets(f: &mut Formatter<'_>, keywords: &Keywords, settings: Settings) -> fmt::Result {
+    let Keywords { suffix, address, .. } = keywords;
     let portal = format!("{address} . inet_proto . inet_service");
-    // Each look-up that finds an element counts there; only first packets look.
+    // Each successful look-up counts at its element. Only first packets look up.
     let counter = |counts| if counts { "\n\t\tcounter" } else { "" };
     let [to_portals, to_backends] = [settings.counts_portals(), settings.counters].map(counter);
     writeln!(f, "\tmap portals{suffix} {{\n\t\ttype {portal} : mark{to_portals}\n\t}}\n")?;
@@ -183,7 +179,7 @@ fn write_sets(f: &mut Formatter<'_>, words: &Words, settings: Settings) -> fmt::
 
 fn write_dispatch_chain(f: &mut Formatter<'_>, dispatch: DispatchKey) -> fmt::Result {
     writeln!(f, "table {TABLE} {{\n\tchain {dispatch} {{")?;
-    for Words { suffix, ip, .. } in Family::BOTH.map(words).into_iter().filter(|_| dispatch.guarded) {
+    for Keywords { suffix, ip, .. } in Family::BOTH.map(keywords).into_iter().filter(|_| dispatch.guarded) {
         writeln!(f, "\t\t{ip} daddr . meta l4proto . th dport . {ip} saddr != @sources{suffix} drop")?;
     }
     match dispatch.action {
@@ -199,36 +195,36 @@ fn write_dispatch_chain(f: &mut Formatter<'_>, dispatch: DispatchKey) -> fmt::Re
         Action::Forward { count, affinity_s } => {
             Family::BOTH
                 .into_iter()
-                .try_for_each(|family| write_sticky(f, &words(family), count, affinity_s))?;
+                .try_for_each(|family| write_affinity(f, &keywords(family), count, affinity_s))?;
         }
     }
     writeln!(f, "\t}}\n}}\nadd element {TABLE} picks {{ {} : jump {dispatch} }}\n", dispatch.code())
 }
 
-fn write_sticky(f: &mut Formatter<'_>, words: &Words, count: u16, affinity_s: u32) -> fmt::Result {
-    let Words { suffix, ip, .. } = words;
+fn write_affinity(f: &mut Formatter<'_>, keywords: &Keywords, count: u16, affinity_s: u32) -> fmt::Result {
+    let Keywords { suffix, ip, .. } = keywords;
     let (portal, client) = (portal(ip), client(ip));
-    // A client that is known goes to its backend again; where no backend has that number any more its entry
-    // is forgotten, because an update renews an entry and does not change what it holds.
-    let remember = format!("update @clients{suffix} {{ {client} timeout {affinity_s}s : meta mark }}");
-    writeln!(f, "\t\t{PORTS} meta mark set {client} map @clients{suffix} {remember} jump send")?;
+    // A known client is sent to its backend. If the backend no longer exists, the entry is deleted, because an update
+    // renews an entry without changing its value.
+    let update = format!("update @clients{suffix} {{ {client} timeout {affinity_s}s : meta mark }}");
+    writeln!(f, "\t\t{PORTS} meta mark set {client} map @clients{suffix} {update} jump send")?;
     writeln!(f, "\t\t{PORTS} delete @clients{suffix} {{ {client} : 0 }}")?;
     let identify = format!("meta mark set {portal} . meta mark map @ids{suffix}");
-    writeln!(f, "\t\t{PORTS} meta mark set numgen random mod {count} {identify} {remember} goto send")
+    writeln!(f, "\t\t{PORTS} meta mark set numgen random mod {count} {identify} {update} goto send")
 }
 
 fn portal(ip: &str) -> String {
     format!("{ip} daddr . meta l4proto . th dport")
 }
 
-/// The key of a sticky client. Inside a pod the client is the pod, so the portal says it all. nft 1.0.6
-/// aborts on an update whose key begins with an IPv6 address, and writes the data over a part of one that ends
-/// with it, so that it forgets IPv6 clients; the netlink form does not.
+/// The key of a client with session affinity. Inside a pod the client is the pod, so the portal identifies it. nft
+/// 1.0.6 aborts on an update whose key begins with an IPv6 address, and overwrites a part of a key that ends with one,
+/// so the text form loses IPv6 clients; the netlink form does not.
 fn client(ip: &str) -> String {
     format!("meta l4proto . th dport . {ip} daddr")
 }
 
-/// Writes elements; those of one set that follow each other become one command.
+/// Writes elements. Consecutive elements of one set become one command.
 fn write_elements(f: &mut Formatter<'_>, verb: &str, elements: impl Iterator<Item = Element>) -> fmt::Result {
     let mut open: Option<&str> = None;
     for element in elements {

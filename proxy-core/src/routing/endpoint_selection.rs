@@ -1,8 +1,8 @@
-//! Endpoint selection: which endpoints of a service port a client on this node may reach.
+//! Endpoint selection: which endpoints of a service port are eligible for a client on a node.
 //!
-//! Follows kube-proxy's `CategorizeEndpoints` (pkg/proxy/topology.go). First one `SelectionRule` is made by
-//! looking at all endpoints; then each endpoint has one `EndpointStatus` under that choice. Rules and the words of
-//! `explain` come from the same two functions, so they cannot disagree.
+//! It follows kube-proxy's `CategorizeEndpoints` (pkg/proxy/topology.go). `selection_rule` selects one rule for all
+//! endpoints of a port, and `endpoint_status` applies it to one endpoint. Portals and `explain` use the same two
+//! functions, so an explanation agrees with the rules.
 
 use std::fmt;
 
@@ -11,58 +11,58 @@ use crate::model::node::Node;
 use crate::model::service::TrafficPolicy;
 use crate::model::snapshot::PortEndpoint;
 
-/// The rule by which the endpoints of a port are chosen.
+/// The rule that selects the endpoints of a port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SelectionRule {
     /// All ready endpoints.
     Ready,
-    /// The ready endpoints whose hints name this node: all ready endpoints have such hints.
+    /// The ready endpoints with a hint for this node, if all ready endpoints have node hints.
     ReadyForNode,
-    /// The ready endpoints whose hints name this zone: all ready endpoints have such hints.
+    /// The ready endpoints with a hint for this zone, if all ready endpoints have zone hints.
     ReadyForZone,
-    /// None is ready: those that still serve while they terminate.
+    /// If none is ready: the serving, terminating endpoints.
     Terminating,
     /// Policy Local: the ready endpoints on this node.
     LocalReady,
-    /// Policy Local and none is ready here: those on this node that still serve while they terminate.
+    /// Policy Local, if none is ready on this node: the serving, terminating endpoints on it.
     LocalTerminating,
-    /// Policy Local, and the service has endpoints, but none on this node.
+    /// Policy Local, if no usable endpoint is on this node, but the service has some.
     NoneLocal,
-    /// No endpoint anywhere.
+    /// No endpoint is usable.
     None,
 }
 
 impl fmt::Display for SelectionRule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Ready => "chosen are all ready endpoints",
-            Self::ReadyForNode => "chosen are the ready endpoints that are hinted for this node",
-            Self::ReadyForZone => "chosen are the ready endpoints that are hinted for this zone",
-            Self::Terminating => "none is ready: chosen are those that still serve while they terminate",
-            Self::LocalReady => "chosen are the ready endpoints on this node",
+            Self::Ready => "selected: all ready endpoints",
+            Self::ReadyForNode => "selected: ready endpoints with a hint for this node",
+            Self::ReadyForZone => "selected: ready endpoints with a hint for this zone",
+            Self::Terminating => "selected: serving, terminating endpoints, because none is ready",
+            Self::LocalReady => "selected: ready endpoints on this node",
             Self::LocalTerminating => {
-                "none is ready on this node: chosen are those here that still serve while they terminate"
+                "selected: serving, terminating endpoints on this node, because none on it is ready"
             }
-            Self::NoneLocal => "none is chosen: no usable endpoint is on this node",
-            Self::None => "none is chosen: no endpoint is ready or still serving",
+            Self::NoneLocal => "selected: none, because no usable endpoint is on this node",
+            Self::None => "selected: none, because no endpoint is ready or serving",
         })
     }
 }
 
-/// What became of one endpoint, and why.
+/// Whether an endpoint is selected, and if not, why.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum EndpointStatus {
-    /// Connections are sent to it.
-    Chosen,
+    /// It is selected.
+    Selected,
     /// It is not ready.
     NotReady,
-    /// It terminates, and there are ready ones.
+    /// It terminates, and others are ready.
     Terminating,
-    /// It terminates, and serves no more.
+    /// It terminates, and no longer serves.
     Finished,
-    /// It is hinted for other nodes.
+    /// Its hints are for other nodes.
     OtherNode,
-    /// It is hinted for other zones.
+    /// Its hints are for other zones.
     OtherZone,
     /// It is not on this node.
     NotLocal,
@@ -71,18 +71,18 @@ pub enum EndpointStatus {
 impl fmt::Display for EndpointStatus {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Chosen => "chosen",
-            Self::NotReady => "not chosen: it is not ready",
-            Self::Terminating => "not chosen: it terminates, and others are ready",
-            Self::Finished => "not chosen: it terminates and serves no more",
-            Self::OtherNode => "not chosen: its hints name other nodes",
-            Self::OtherZone => "not chosen: its hints name other zones",
-            Self::NotLocal => "not chosen: it is not on this node",
+            Self::Selected => "selected",
+            Self::NotReady => "not selected: not ready",
+            Self::Terminating => "not selected: terminating, and others are ready",
+            Self::Finished => "not selected: terminating, and no longer serving",
+            Self::OtherNode => "not selected: its hints are for other nodes",
+            Self::OtherZone => "not selected: its hints are for other zones",
+            Self::NotLocal => "not selected: not on this node",
         })
     }
 }
 
-fn still_serves(endpoint: &Endpoint) -> bool {
+fn is_serving_terminating(endpoint: &Endpoint) -> bool {
     !endpoint.conditions.ready && endpoint.conditions.serving && endpoint.conditions.terminating
 }
 
@@ -90,16 +90,16 @@ fn is_local(endpoint: &Endpoint, node: &Node) -> bool {
     !node.name.is_empty() && endpoint.node.as_ref() == Some(&node.name)
 }
 
-/// Makes the choice for a port: one look at all its endpoints.
+/// Returns the rule for a port with these endpoints.
 #[must_use]
 pub fn selection_rule(endpoints: &[PortEndpoint<'_>], policy: TrafficPolicy, node: &Node) -> SelectionRule {
     let all = || endpoints.iter().map(|candidate| candidate.endpoint);
     let ready = || all().filter(|endpoint| endpoint.conditions.ready);
-    let any = ready().next().is_some() || all().any(still_serves);
+    let any = ready().next().is_some() || all().any(is_serving_terminating);
     match policy {
         _ if !any => SelectionRule::None,
         TrafficPolicy::Local if ready().any(|endpoint| is_local(endpoint, node)) => SelectionRule::LocalReady,
-        TrafficPolicy::Local if all().any(|e| is_local(e, node) && still_serves(e)) => {
+        TrafficPolicy::Local if all().any(|e| is_local(e, node) && is_serving_terminating(e)) => {
             SelectionRule::LocalTerminating
         }
         TrafficPolicy::Local => SelectionRule::NoneLocal,
@@ -114,7 +114,7 @@ pub fn selection_rule(endpoints: &[PortEndpoint<'_>], policy: TrafficPolicy, nod
     }
 }
 
-/// Hints count only where every ready endpoint has some, and at least one names us.
+/// Whether hints apply: every ready endpoint has some, and at least one is `own`.
 fn hinted<'a>(
     mut ready: impl Iterator<Item = &'a Endpoint>,
     hints: impl Fn(&Endpoint) -> &[std::sync::Arc<str>],
@@ -133,19 +133,19 @@ fn names(hints: &[std::sync::Arc<str>], own: &str) -> bool {
     !own.is_empty() && hints.iter().any(|hint| **hint == *own)
 }
 
-/// What the choice means for one endpoint.
+/// Applies the rule to an endpoint.
 #[must_use]
 pub fn endpoint_status(rule: SelectionRule, endpoint: &Endpoint, node: &Node) -> EndpointStatus {
     let usable = match rule {
-        SelectionRule::Terminating => still_serves(endpoint),
+        SelectionRule::Terminating => is_serving_terminating(endpoint),
         SelectionRule::LocalTerminating | SelectionRule::NoneLocal => {
-            endpoint.conditions.ready || still_serves(endpoint)
+            endpoint.conditions.ready || is_serving_terminating(endpoint)
         }
         _ => endpoint.conditions.ready,
     };
     if !usable {
         return match endpoint.conditions {
-            _ if still_serves(endpoint) => EndpointStatus::Terminating,
+            _ if is_serving_terminating(endpoint) => EndpointStatus::Terminating,
             Conditions { terminating: true, serving: false, .. } => EndpointStatus::Finished,
             _ => EndpointStatus::NotReady,
         };
@@ -158,7 +158,7 @@ pub fn endpoint_status(rule: SelectionRule, endpoint: &Endpoint, node: &Node) ->
         {
             EndpointStatus::NotLocal
         }
-        _ => EndpointStatus::Chosen,
+        _ => EndpointStatus::Selected,
     }
 }
 

@@ -1,8 +1,8 @@
-//! `Portal`: an address and port that lead to a service, as one node's pods see it.
+//! `Portal`: an address and port at which a service is reached, for the pods of a node.
 //!
-//! `Portals` holds those of all services that a view includes, as many as the limits allow, knows which service wins
-//! where two claim the same address and port, and follows a snapshot by the keys that changed. What must not go in
-//! here: how the portals of one service are made (`builder`), and who has how many (`admit`, `share`).
+//! `Portals` contains the portals of all services that a filter includes, within the limits. It determines which
+//! service takes precedence if two claim the same address and port, and it is updated by the keys of changed services.
+//! `builder` computes the portals of a service, and `admit` and `share` apply the limits.
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -17,7 +17,7 @@ use crate::model::service::{Created, Dial, Mode, Protocol, Scheduler, ServiceKey
 use crate::model::snapshot::{ChangedServices, Snapshot};
 
 pub use crate::model::portal_key::PortalKey;
-use admit::{Allotment, Held};
+use admit::{AdmittedService, NamespaceUsage};
 pub use every_node::refused_on_every_node;
 pub use external::{ExternalKinds, ExternalPolicy};
 pub use kind::PortalKind;
@@ -26,18 +26,18 @@ pub use refusal::{RefusalReason, Refusals};
 pub use service_filter::{ServiceFilter, ServiceSet};
 pub use share::TableKind;
 
-/// More backends than this are left out of a portal: the count has 14 bits in the ruleset.
+/// The maximum number of backends of a portal: the count has 14 bits in the ruleset. More backends are omitted.
 pub const BACKENDS_MAX: usize = (1 << 14) - 1;
 
 /// What happens to a connection to a portal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Verdict {
-    /// It is sent to a backend.
+    /// It is forwarded to a backend.
     Forward,
-    /// It is refused at once: the service has no endpoint.
+    /// It is rejected immediately: the service has no endpoint.
     Reject,
-    /// It is dropped: the service has endpoints, but its policy forbids those.
+    /// It is dropped: the service has endpoints, but its traffic policy excludes them.
     Drop,
 }
 
@@ -53,61 +53,60 @@ impl Verdict {
     }
 }
 
-/// An address and port that lead to a service.
+/// An address and port at which a service is reached.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Portal {
     /// The service.
     #[serde(flatten, serialize_with = "service_fields")]
     pub service: ServiceKey,
-    /// The name of the service port; empty where it has none.
+    /// The name of the service port; empty if it has none.
     pub port_name: Arc<str>,
     /// The address, protocol and port.
     #[serde(flatten)]
     pub key: PortalKey,
-    /// Where the address comes from.
+    /// The kind of the address.
     pub kind: PortalKind,
     /// What happens to a connection.
     pub verdict: Verdict,
-    /// Where connections are sent, sorted.
+    /// The backends, sorted.
     pub backends: Arc<[SocketAddr]>,
-    /// How many backends `BACKENDS_MAX` left out.
+    /// The number of backends that were omitted because of `BACKENDS_MAX`.
     #[serde(skip)]
     pub omitted_backends: usize,
-    /// For how many seconds a client stays with its backend.
+    /// The timeout of session affinity, in seconds.
     #[serde(skip)]
     pub affinity_s: Option<u32>,
-    /// How a backend is chosen, unless affinity has chosen it already.
+    /// The scheduler, for clients without an affinity entry.
     #[serde(skip)]
     pub scheduler: Option<Scheduler>,
-    /// From where the relay opens connections.
+    /// The network namespace from which the relay connects.
     #[serde(skip)]
     pub dial: Dial,
-    /// For how many milliseconds a connection waits for a first backend.
+    /// How long a connection waits for a first backend, in milliseconds.
     #[serde(skip)]
     pub hold_ms: Option<u32>,
-    /// Who may use it, where not everyone may.
+    /// The source ranges with access; `None` means all.
     #[serde(skip)]
     pub sources: Option<Arc<[IpNet]>>,
-    /// How a backend is reached.
+    /// Whether the kernel or the relay forwards connections.
     #[serde(skip)]
     pub mode: Mode,
 }
 
 impl Portal {
-    /// Whether the kernel gives connections to the backends in turn. Affinity comes first: who has a backend
-    /// stays with it.
+    /// Whether the kernel selects backends by strict round robin. Session affinity takes precedence.
     #[must_use]
     pub fn is_round_robin(&self) -> bool {
         let by_kernel = self.mode == Mode::Kernel && self.affinity_s.is_none();
         by_kernel && self.scheduler == Some(Scheduler::RoundRobin)
     }
 
-    /// Whether connections to it go to the relay: its mode says so, or they wait there for a first backend.
+    /// Whether connections are redirected to the relay: because of the mode, or to wait for a first backend.
     #[must_use]
     pub fn is_relayed(&self) -> bool {
         match self.verdict {
             Verdict::Forward => self.mode == Mode::Relay,
-            // Nothing in user space holds SCTP.
+            // The relay does not support SCTP.
             Verdict::Reject => self.hold_ms.is_some() && self.key.protocol != Protocol::Sctp,
             Verdict::Drop => false,
         }
@@ -122,110 +121,110 @@ fn service_fields<S: Serializer>(key: &ServiceKey, serializer: S) -> Result<S::O
     map.end()
 }
 
-/// From where portals are seen: they are the same for all pods of a node that share a view.
+/// What portals depend on in addition to the snapshot. They are equal for all pods of a node with the same filter.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct NodeContext {
     /// The node.
     pub node: Node,
-    /// What the pod may see.
+    /// The services that are visible to the pod.
     pub filter: ServiceFilter,
-    /// How services are reached that do not say it themselves.
+    /// The mode of services without one.
     pub mode: Mode,
-    /// Which external addresses of services become portals.
+    /// The external addresses that become portals.
     pub external: ExternalPolicy,
-    /// How much services may put into tables.
+    /// The limits of portals and elements.
     pub limits: PortalLimits,
 }
 
-/// A claim of a service on a portal: of two on the same portal the lesser wins, so an address that a service has is
-/// not taken over by one that was created later.
+/// A service's claim to a portal. The least claim takes precedence, so a service cannot take over the address of one
+/// that was created earlier.
 type Claim = (PortalKey, PortalKind, Created, ServiceKey);
 
-/// The portals of all services in view.
+/// The portals of all visible services.
 #[derive(Debug, Clone, Default)]
 pub struct Portals {
-    by_service: Map<ServiceKey, Held>,
-    /// Who claims which portal, and where in the service's list it stands.
+    by_service: Map<ServiceKey, AdmittedService>,
+    /// The index of each claimed portal in the list of its service.
     claims: Map<Claim, usize>,
     service_ranges: Arc<[IpNet]>,
-    namespaces: Map<Arc<str>, Allotment>,
-    /// What the portals of all namespaces cost.
+    namespaces: Map<Arc<str>, NamespaceUsage>,
+    /// The cost of all portals.
     total: Cost,
-    /// How many elements each namespace has at least, where a table has no room for all; see `TableKind`.
+    /// By `TableKind`: the number of elements that each namespace is guaranteed, if they do not all fit into the table.
     levels: [Option<usize>; 2],
 }
 
-/// The portals that may differ after a change.
+/// The portals that can differ after a change.
 pub type ChangedPortals = BTreeSet<PortalKey>;
 
-/// The portals of every service, as seen from this node_context.
+/// Computes the portals of all services.
 #[must_use]
 pub fn portals(snapshot: &Snapshot, node_context: &NodeContext) -> Portals {
     let mut portals = Portals { service_ranges: snapshot.service_ranges().into(), ..Portals::default() };
     let keys: Vec<&ServiceKey> = snapshot.services().map(|service| &service.key).collect();
-    portals.follow(snapshot, node_context, &keys, None);
+    portals.update(snapshot, node_context, &keys, None);
     portals
 }
 
 impl Portals {
-    /// Follows the snapshot by the services that changed, and says which portals may differ now.
+    /// Updates the portals of changed services, and returns the portals that can differ now.
     pub fn refresh(
         &mut self,
         snapshot: &Snapshot,
         node_context: &NodeContext,
         changed: &ChangedServices,
     ) -> ChangedPortals {
-        let mut touched = ChangedPortals::new();
+        let mut differing = ChangedPortals::new();
         if *self.service_ranges == *snapshot.service_ranges() {
             let keys: Vec<&ServiceKey> = changed.iter().collect();
-            self.follow(snapshot, node_context, &keys, Some(&mut touched));
-            return touched;
+            self.update(snapshot, node_context, &keys, Some(&mut differing));
+            return differing;
         }
-        // What an unused portal costs depends on the ranges.
+        // The cost of an unused portal depends on the service ranges.
         self.service_ranges = snapshot.service_ranges().into();
         let known: ChangedServices = self.by_service.keys().cloned().collect();
         let all: BTreeSet<&ServiceKey> = known.iter().chain(changed).collect();
-        self.follow(snapshot, node_context, &all.into_iter().collect::<Vec<_>>(), Some(&mut touched));
-        touched
+        self.update(snapshot, node_context, &all.into_iter().collect::<Vec<_>>(), Some(&mut differing));
+        differing
     }
 
-    /// Follows services in the order of their keys.
-    fn follow(
+    /// Updates services, which are in the order of their keys.
+    fn update(
         &mut self,
         snapshot: &Snapshot,
         node_context: &NodeContext,
         changed: &[&ServiceKey],
-        mut touched: Option<&mut ChangedPortals>,
+        mut differing: Option<&mut ChangedPortals>,
     ) {
         let mut namespaces = BTreeSet::new();
-        for services in changed.chunk_by(|one, other| one.namespace == other.namespace) {
-            self.follow_namespace(snapshot, node_context, services, touched.as_deref_mut());
+        for services in changed.chunk_by(|left, right| left.namespace == right.namespace) {
+            self.update_namespace(snapshot, node_context, services, differing.as_deref_mut());
             namespaces.extend(services.first().map(|first| first.namespace.clone()));
         }
-        self.share_out(node_context.limits, &namespaces, touched);
+        self.update_shares(node_context.limits, &namespaces, differing);
     }
 
-    /// The portal that is in force for this address, protocol and port.
+    /// Returns the portal of the service that takes precedence.
     #[must_use]
     pub fn get(&self, key: PortalKey) -> Option<&Portal> {
         self.claims_on(key).next()
     }
 
-    /// All claims on this portal, the winner first.
+    /// Returns the portals of all services that claim a key, in the order of precedence.
     pub fn claims_on(&self, key: PortalKey) -> impl Iterator<Item = &Portal> {
         let from: Claim = (key, PortalKind::ClusterIp, Created::FIRST, ServiceKey::default());
         self.claims
             .range(from..)
             .take_while(move |((found, ..), _)| *found == key)
-            .filter_map(|((.., service), place)| self.by_service.get(service)?.portals.get(*place))
+            .filter_map(|((.., service), index)| self.by_service.get(service)?.portals.get(*index))
     }
 
-    /// All portals, service by service, also those that another service's claim puts out of force.
+    /// Returns all portals by service, including those of services without precedence.
     pub fn by_service(&self) -> impl Iterator<Item = &Portal> {
-        self.by_service.values().flat_map(|held| held.portals.iter())
+        self.by_service.values().flat_map(|service| service.portals.iter())
     }
 
-    /// The ranges of service addresses: what is in them and belongs to no service goes nowhere.
+    /// Returns the service ranges, in which addresses without a service are rejected.
     #[must_use]
     pub fn service_ranges(&self) -> &[IpNet] {
         &self.service_ranges

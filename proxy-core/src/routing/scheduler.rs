@@ -1,29 +1,29 @@
 //! `Scheduler::select`: which backend a relayed connection goes to.
 //!
-//! The schedulers are those of IPVS; all backends have the same weight, since Kubernetes knows none. What IPVS
-//! measures by weight is measured here by the time that a backend takes to answer. What must not go in here: what is
-//! remembered of backends, and which of them may be had at the moment.
+//! The schedulers are those of IPVS with equal weights, because Kubernetes has none. `sed` and `nq` minimise the
+//! expected delay (connections + 1) x response time, where IPVS uses a weight. The relay measures the load, and decides
+//! which backends are available.
 
 use std::net::{IpAddr, SocketAddr};
 
 use crate::model::digest::digest;
 use crate::model::service::Scheduler;
 
-/// What is known of a backend.
+/// The load of a backend.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Load {
-    /// How many connections it has.
+    /// The number of connections.
     pub connections: u32,
-    /// How long it takes to answer, in microseconds; 0: it has never been asked.
+    /// The response time, in microseconds; 0 before the first measurement.
     pub delay_us: u32,
 }
 
-/// What a choice depends on besides backends.
+/// The input of a selection in addition to the backends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ScheduleInput {
-    /// The place behind the backend that was chosen last: where schedulers begin to look.
+    /// The index after the backend that was selected last: the first candidate.
     pub next: usize,
-    /// Chance.
+    /// A random number.
     pub draw: u64,
     /// The client's address.
     pub source: IpAddr,
@@ -31,9 +31,12 @@ pub struct ScheduleInput {
     pub destination: IpAddr,
 }
 
+/// An available backend: its index and load.
+type Candidate = (usize, Load);
+
 impl Scheduler {
-    /// The place of the backend that is chosen; `load` tells of each, or that it is not to be had. None: there is
-    /// none to be had.
+    /// Returns the index of the selected backend. `load` returns `None` for a backend that is not available; the result
+    /// has no index if no backend is available.
     #[must_use]
     pub fn select(
         self,
@@ -41,49 +44,58 @@ impl Scheduler {
         load: impl Fn(&SocketAddr) -> Option<Load>,
         input: ScheduleInput,
     ) -> Option<usize> {
-        let count = backends.len();
-        // In the order from the last choice on, so that of equals each comes in its input.
-        let order = || (0..count).map(|step| (input.next + step) % count);
-        let loads = || order().filter_map(|place| Some((place, load(backends.get(place)?)?)));
-        let least = |cost: &dyn Fn(Load) -> (u64, bool)| {
-            loads().min_by_key(|(_, load)| cost(*load)).map(|(place, _)| place)
-        };
-        // Who has never answered counts as the quickest of those that have, and comes before it where they have
-        // as many connections: it is tried, and one that accepts and says nothing does not get every connection.
-        let soonest = || {
-            let delays = loads().map(|(_, load)| load.delay_us).filter(|delay_us| *delay_us > 0);
-            let quickest = delays.min().unwrap_or(1);
-            least(&|load| {
-                let is_known = load.delay_us > 0;
-                let delay_us = if is_known { load.delay_us } else { quickest };
-                ((u64::from(load.connections) + 1) * u64::from(delay_us), is_known)
-            })
-        };
-        match self {
-            Self::RoundRobin => loads().next().map(|(place, _)| place),
-            Self::Random => {
-                let had = u64::try_from(loads().count()).ok().filter(|had| *had > 0)?;
-                let chosen = usize::try_from(input.draw % had).ok()?;
-                loads().nth(chosen).map(|(place, _)| place)
-            }
-            Self::LeastConnection => least(&|load| (u64::from(load.connections), false)),
-            Self::ShortestExpectedDelay => soonest(),
-            Self::NeverQueue => {
-                let idle = loads().find(|(_, load)| load.connections == 0).map(|(place, _)| place);
-                idle.or_else(soonest)
-            }
-            Self::DestinationHashing => {
-                by_digest(loads().map(|(place, _)| place), backends, input.destination)
-            }
-            Self::SourceHashing => by_digest(loads().map(|(place, _)| place), backends, input.source),
+        // In this order, backends that are equal are selected one after another.
+        let first = input.next.checked_rem(backends.len())?;
+        let (before, after) = backends.split_at(first);
+        let order = (first..).zip(after).chain((0..).zip(before));
+        let mut candidates = order.filter_map(|(index, backend)| Some((index, load(backend)?)));
+        if self == Self::RoundRobin {
+            return candidates.next().map(|(index, _)| index);
         }
+        let candidates: Vec<Candidate> = candidates.collect();
+        let selected = match self {
+            Self::RoundRobin => candidates.first(),
+            Self::Random => {
+                let count = u64::try_from(candidates.len()).ok()?;
+                candidates.get(usize::try_from(input.draw.checked_rem(count)?).ok()?)
+            }
+            Self::LeastConnection => candidates.iter().min_by_key(|(_, load)| load.connections),
+            Self::ShortestExpectedDelay => shortest_delay(&candidates),
+            Self::NeverQueue => {
+                let idle = candidates.iter().find(|(_, load)| load.connections == 0);
+                idle.or_else(|| shortest_delay(&candidates))
+            }
+            Self::DestinationHashing => highest_digest(&candidates, backends, input.destination),
+            Self::SourceHashing => highest_digest(&candidates, backends, input.source),
+        };
+        selected.map(|(index, _)| *index)
     }
 }
 
-/// The backend whose digest together with the address is the greatest: where one backend goes, only its own
-/// addresses move.
-fn by_digest(places: impl Iterator<Item = usize>, backends: &[SocketAddr], address: IpAddr) -> Option<usize> {
-    places.max_by_key(|place| backends.get(*place).map(|backend| digest(format_args!("{address} {backend}"))))
+/// Returns the backend with the shortest expected delay.
+///
+/// A backend without a measurement counts as fast as the fastest other one, and is preferred to it if both have as many
+/// connections: it is tried, but one that accepts connections without responding does not get all of them.
+fn shortest_delay(candidates: &[Candidate]) -> Option<&Candidate> {
+    let measured = candidates.iter().map(|(_, load)| load.delay_us).filter(|delay_us| *delay_us > 0);
+    let fastest_us = measured.min().unwrap_or(1);
+    candidates.iter().min_by_key(|(_, load)| {
+        let is_measured = load.delay_us > 0;
+        let delay_us = if is_measured { load.delay_us } else { fastest_us };
+        ((u64::from(load.connections) + 1) * u64::from(delay_us), is_measured)
+    })
+}
+
+/// Returns the backend whose digest together with the address is the highest. If a backend is removed, only its own
+/// addresses get another one.
+fn highest_digest<'a>(
+    candidates: &'a [Candidate],
+    backends: &[SocketAddr],
+    address: IpAddr,
+) -> Option<&'a Candidate> {
+    candidates.iter().max_by_key(|(index, _)| {
+        backends.get(*index).map(|backend| digest(format_args!("{address} {backend}")))
+    })
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
-//! `DispatchKey`: what happens to the first packet of a connection to a portal, and the number that stands for it.
+//! `DispatchKey`: the verdict for the first packet of a connection to a portal, and its number.
 //!
-//! The kernel's map of portals holds the number, a small map of verdicts leads from it to a chain. Two
-//! portals with one number share a chain. What must not go in here: what the chain consists of.
+//! The kernel's map of portals contains the number, and a small verdict map maps it to a chain. Portals with the same
+//! number share a chain.
 
 use std::fmt;
 
@@ -9,66 +9,66 @@ use serde::Serialize;
 
 use crate::model::service::AFFINITY_S_MAX;
 
-/// What happens to the first packet of a connection to a portal.
+/// The action for the first packet of a connection to a portal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Action {
-    /// Refusals at once.
+    /// Rejected immediately.
     Reject,
-    /// Sent to one of this many backends; a client stays with its backend for so many seconds, if any.
+    /// Forwarded to one of `count` backends, with or without session affinity.
     Forward {
-        /// How many backends: slots 0 to count - 1 are there.
+        /// The number of backends, in slots 0 to count - 1.
         count: u16,
-        /// For how long a client stays with its backend; 0: each connection is balanced anew.
+        /// The timeout of session affinity, in seconds; 0: each connection is balanced.
         affinity_s: u32,
     },
-    /// Sent to this many backends in turn. Whose turn it is, is known to a rule, so each such portal has a
-    /// chain of its own.
+    /// Forwarded to `count` backends by strict round robin. The position is stored in a rule, so each such portal needs
+    /// its own chain.
     #[serde(rename = "turn")]
     RoundRobin {
-        /// Which chain: below `ROUND_ROBIN_CHAINS_MAX`, and of one portal only.
+        /// The number of the chain, less than `ROUND_ROBIN_CHAINS_MAX`.
         number: u16,
-        /// How many backends.
+        /// The number of backends.
         count: u16,
     },
-    /// Handed to the relay.
+    /// Redirected to the relay.
     Relay,
     /// Dropped.
     Drop,
 }
 
-/// What a portal's number says: an action, and whether the source is looked at first.
+/// The verdict of a portal: an action, and whether the source is checked first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 pub struct DispatchKey {
-    /// What happens.
+    /// The action.
     #[serde(flatten)]
     pub action: Action,
-    /// Whether only the portal's `sources` may use it; others are dropped.
+    /// Whether packets from outside the portal's source ranges are dropped.
     pub guarded: bool,
 }
 
-/// So many portals can have their backends in turn.
+/// The maximum number of portals with strict round robin.
 pub const ROUND_ROBIN_CHAINS_MAX: u16 = 1 << 15;
 
 const AFFINITY_SHIFT: u32 = 15;
 const GUARD_BIT: u32 = 1 << 14;
 const COUNT_MASK: u32 = GUARD_BIT - 1;
-/// Above every affinity time-out, within 17 bits: the numbers of turns, and two marks.
-const TURN_MIN: u32 = AFFINITY_S_MAX + 1;
-const TURN_MAX: u32 = AFFINITY_S_MAX + ROUND_ROBIN_CHAINS_MAX as u32;
+/// Above every affinity timeout, within 17 bits: the numbers of round-robin chains, and two constants.
+const ROUND_ROBIN_MIN: u32 = AFFINITY_S_MAX + 1;
+const ROUND_ROBIN_MAX: u32 = AFFINITY_S_MAX + ROUND_ROBIN_CHAINS_MAX as u32;
 const RELAY: u32 = 0x1_fffe;
 const DROP: u32 = 0x1_ffff;
 
 impl DispatchKey {
-    /// The number that stands for it in the kernel: bits 0-13 the count, bit 14 the guard, bits 15-31 the
-    /// affinity time-out in seconds; values above all time-outs are the numbers of turns, relay and drop.
+    /// Returns the number in the kernel: the count in bits 0 to 13, `guarded` in bit 14, and the affinity timeout in
+    /// bits 15 to 31. Values above all timeouts are round-robin chains, relay and drop.
     #[must_use]
     pub fn code(self) -> u32 {
         let action = match self.action {
             Action::Reject => 0,
             Action::Forward { count, affinity_s } => affinity_s << AFFINITY_SHIFT | u32::from(count),
             Action::RoundRobin { number, count } => {
-                (TURN_MIN + u32::from(number)) << AFFINITY_SHIFT | u32::from(count)
+                (ROUND_ROBIN_MIN + u32::from(number)) << AFFINITY_SHIFT | u32::from(count)
             }
             Action::Relay => RELAY << AFFINITY_SHIFT,
             Action::Drop => DROP << AFFINITY_SHIFT,
@@ -76,7 +76,7 @@ impl DispatchKey {
         action | if self.guarded { GUARD_BIT } else { 0 }
     }
 
-    /// The pick that a number stands for; none where no ruleset writes that number.
+    /// Parses a number; `None` if no ruleset contains it.
     #[must_use]
     pub fn from_code(code: u32) -> Option<Self> {
         let count = u16::try_from(code & COUNT_MASK).ok()?;
@@ -86,8 +86,8 @@ impl DispatchKey {
             (DROP, 0) => Action::Drop,
             (_, 0) => return None,
             (affinity_s @ 0..=AFFINITY_S_MAX, count) => Action::Forward { count, affinity_s },
-            (turn @ TURN_MIN..=TURN_MAX, count) => {
-                Action::RoundRobin { number: u16::try_from(turn - TURN_MIN).ok()?, count }
+            (chain @ ROUND_ROBIN_MIN..=ROUND_ROBIN_MAX, count) => {
+                Action::RoundRobin { number: u16::try_from(chain - ROUND_ROBIN_MIN).ok()?, count }
             }
             _ => return None,
         };
@@ -95,7 +95,7 @@ impl DispatchKey {
     }
 }
 
-/// The name of the pick's chain.
+/// The name of the chain.
 impl fmt::Display for DispatchKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(if self.guarded { "guarded-" } else { "pick-" })?;

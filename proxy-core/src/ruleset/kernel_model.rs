@@ -1,9 +1,8 @@
-//! `Table`: what stands in the kernel, element by element.
+//! `Table`: a model of the table in the kernel, element by element.
 //!
-//! A `Ruleset` groups what belongs to a portal; a `Table` is flat, as the kernel is, and may hold
-//! anything that a kernel may hold. `run` does to it what the kernel does with a plan, and refuses what
-//! the kernel refuses: it is the yardstick for plans, and the form in which a network namespace is read
-//! back.
+//! A `Ruleset` groups elements by portal. A `Table` is flat, as in the kernel, and can represent tables that no ruleset
+//! produces. `apply` does what the kernel does with a plan, and fails if the kernel would: tests check plans with it.
+//! `netns-nft` reads a network namespace back as a `Table`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
@@ -17,12 +16,12 @@ use crate::ruleset::dispatch::DispatchKey;
 use crate::ruleset::plan::{Op, Plan};
 use crate::ruleset::{Element, Ruleset, Settings};
 
-/// What stands in the kernel.
+/// The content of a table in the kernel.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Table {
-    /// The settings; none where there is no table.
+    /// The settings; `None` if there is no table.
     pub settings: Option<Settings>,
-    /// The picks that have a chain.
+    /// The map `picks`: the dispatch keys that have a chain.
     pub dispatch_keys: BTreeSet<DispatchKey>,
     /// The map `portals`.
     pub portals: BTreeMap<PortalKey, DispatchKey>,
@@ -36,15 +35,15 @@ pub struct Table {
     pub sources: BTreeSet<(PortalKey, IpNet)>,
     /// The set `ranges`.
     pub ranges: BTreeSet<IpNet>,
-    /// The set `guests`, which is a pod's own and part of no ruleset.
+    /// The set `guests`, which depends on the pod and is not part of a ruleset.
     pub guests: GuestInterfaces,
 }
 
-/// Why a plan does not fit a table.
+/// The operation of a plan that cannot be applied to a table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
-#[error("run operation {index} of a plan: {op:?} does not fit what is there")]
+#[error("failed to apply operation {index} of a plan: {op:?} does not match the table")]
 pub struct ApplyError {
-    /// Which operation.
+    /// The index of the operation.
     pub index: usize,
     /// The operation.
     pub op: Op,
@@ -64,15 +63,15 @@ impl From<&Ruleset> for Table {
     }
 }
 
-/// Runs a plan as the kernel would: what is not there cannot be removed, what is there cannot be added,
-/// and one misfit undoes all.
+/// Applies a plan as the kernel does: an element that does not exist cannot be deleted, an element that exists cannot
+/// be added, and a failure has no effect.
 ///
 /// # Errors
-/// Where an operation does not fit.
+/// If an operation fails.
 pub fn apply(plan: &Plan, applied: &Table) -> Result<Table, ApplyError> {
     let mut table = applied.clone();
     for (index, op) in plan.ops().iter().enumerate() {
-        if !table.step(*op) {
+        if !table.apply_op(*op) {
             return Err(ApplyError { index, op: *op });
         }
     }
@@ -80,7 +79,7 @@ pub fn apply(plan: &Plan, applied: &Table) -> Result<Table, ApplyError> {
 }
 
 impl Table {
-    fn step(&mut self, op: Op) -> bool {
+    fn apply_op(&mut self, op: Op) -> bool {
         match op {
             Op::AddTable(settings) => self.settings.replace(settings).is_none(),
             _ if self.settings.is_none() => false,
@@ -90,7 +89,8 @@ impl Table {
             }
             Op::AddDispatch(dispatch) => self.dispatch_keys.insert(dispatch),
             Op::DeleteDispatch(dispatch) => {
-                !self.portals.values().any(|used| *used == dispatch) && self.dispatch_keys.remove(&dispatch)
+                !self.portals.values().any(|referenced| *referenced == dispatch)
+                    && self.dispatch_keys.remove(&dispatch)
             }
             Op::Add(Element::Portal(_, dispatch)) if !self.dispatch_keys.contains(&dispatch) => false,
             Op::Add(element) => self.add(element),

@@ -1,44 +1,44 @@
 //! `Plan`: the ordered operations that turn the applied ruleset into the desired one.
 //!
-//! A plan is one transaction: all of it or nothing. There is one path: programming a new network
-//! namespace is `plan(&Ruleset::empty(), &desired)`. Where it is known which portals were touched,
-//! `plan_changed` looks at those alone and gives the same plan.
+//! A plan is one transaction. There is one code path: a new network namespace is `plan(&Ruleset::empty(), &desired)`.
+//! If the changed portals are known, `plan_changed` compares only those, with the same result.
 //!
-//! The order is what the kernel needs within a transaction: a chain before the elements that lead to it,
-//! an element's removal before a new one with the same key, a chain's removal last. Nothing is removed
-//! that is not there, since that would abort the whole transaction.
+//! The order is what the kernel requires in a transaction: a chain is added before the elements that reference it, an
+//! element is deleted before another with the same key is added, and a chain is deleted last. A plan deletes nothing
+//! that does not exist, because that would abort the transaction.
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 
-use crate::routing::portal::ChangedPortals;
+use crate::routing::portal::{ChangedPortals, PortalKey};
 use crate::ruleset::dispatch::DispatchKey;
 use crate::ruleset::{Element, Ruleset, Settings};
 
-/// One operation of a plan.
+/// An operation of a plan.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Op {
-    /// Remove the table with all that is in it.
+    /// Deletes the table with its content.
     DeleteTable,
-    /// Make the table: its maps, its sets and the chains that are always there.
+    /// Creates the table: its maps, its sets and the constant chains.
     AddTable(Settings),
-    /// Make the chain of a pick, and its element in `picks`.
+    /// Creates the chain of a dispatch key, and its element in `picks`.
     AddDispatch(DispatchKey),
-    /// Remove an element.
+    /// Deletes an element.
     Delete(Element),
-    /// Add an element.
+    /// Adds an element.
     Add(Element),
-    /// Remove the element of a pick from `picks`, and its chain.
+    /// Deletes the element of a dispatch key from `picks`, and its chain.
     DeleteDispatch(DispatchKey),
 }
 
 impl Op {
-    /// The element that it adds, if it adds one.
+    /// Returns the element that it adds.
     #[must_use]
     pub fn added(self) -> Option<Element> {
         if let Self::Add(element) = self { Some(element) } else { None }
     }
 
-    /// The element that it removes, if it removes one.
+    /// Returns the element that it deletes.
     #[must_use]
     pub fn deleted(self) -> Option<Element> {
         if let Self::Delete(element) = self { Some(element) } else { None }
@@ -52,34 +52,34 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// The operations, in their order.
+    /// Returns the operations in order.
     #[must_use]
     pub fn ops(&self) -> &[Op] {
         &self.ops
     }
 
-    /// Whether there is nothing to do.
+    /// Whether there are no operations.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.ops.is_empty()
     }
 }
 
-/// The plan that turns `applied` into `desired`, whatever the two have in common.
+/// Computes the plan that turns `applied` into `desired`.
 #[must_use]
 pub fn plan(applied: &Ruleset, desired: &Ruleset) -> Plan {
-    let touched = applied.rules().chain(desired.rules()).map(|(key, _)| *key).collect();
-    plan_changed(applied, desired, &touched)
+    let changed = applied.rules().chain(desired.rules()).map(|(key, _)| *key).collect();
+    plan_changed(applied, desired, &changed)
 }
 
-/// The plan that turns `applied` into `desired`, which differ at the touched portals only.
+/// Computes the plan that turns `applied` into `desired`, which differ only in the changed portals.
 #[must_use]
-pub fn plan_changed(applied: &Ruleset, desired: &Ruleset, touched: &ChangedPortals) -> Plan {
+pub fn plan_changed(applied: &Ruleset, desired: &Ruleset, changed: &ChangedPortals) -> Plan {
     let Some(settings) = desired.settings() else {
         return Plan { ops: applied.settings().map(|_| Op::DeleteTable).into_iter().collect() };
     };
     if applied.settings() == Some(settings) {
-        return Plan { ops: difference(applied, desired, touched) };
+        return Plan { ops: difference(applied, desired, changed) };
     }
     let mut ops = Vec::new();
     if applied.settings().is_some() {
@@ -91,38 +91,46 @@ pub fn plan_changed(applied: &Ruleset, desired: &Ruleset, touched: &ChangedPorta
     Plan { ops }
 }
 
-fn difference(applied: &Ruleset, desired: &Ruleset, touched: &ChangedPortals) -> Vec<Op> {
-    let (mut deletes, mut adds) = (Vec::new(), Vec::new());
-    let mut compare = |old: BTreeSet<Element>, new: BTreeSet<Element>| {
-        deletes.extend(old.difference(&new).copied().map(Op::Delete));
-        adds.extend(new.difference(&old).copied().map(Op::Add));
-    };
-    let changed = touched.iter().filter(|key| applied.rule(**key) != desired.rule(**key));
-    let mut addresses = BTreeSet::new();
-    for key in changed {
-        let elements =
-            |ruleset: &Ruleset| ruleset.rule(*key).into_iter().flat_map(|rule| rule.elements(*key)).collect();
-        compare(elements(applied), elements(desired));
-        addresses.insert(key.address);
-    }
-    let marked = |ruleset: &Ruleset| {
-        addresses.iter().copied().filter(|ip| ruleset.has_address(*ip)).map(Element::Address).collect()
-    };
-    compare(marked(applied), marked(desired));
-    if applied.ranges() != desired.ranges() {
-        let ranges = |ruleset: &Ruleset| ruleset.ranges().iter().copied().map(Element::Range).collect();
-        compare(ranges(applied), ranges(desired));
-    }
-    // Elements of one set stand together, so that they are written in one message.
-    deletes.sort_unstable();
-    adds.sort_unstable();
+/// Computes the operations between two tables with the same settings, in the order of the kernel's dependencies.
+fn difference(applied: &Ruleset, desired: &Ruleset, changed: &ChangedPortals) -> Vec<Op> {
     let old_keys: BTreeSet<DispatchKey> = applied.dispatch_keys().collect();
     let new_keys: BTreeSet<DispatchKey> = desired.dispatch_keys().collect();
+    let (deletes, adds) = element_changes(applied, desired, changed);
     let mut ops: Vec<Op> = new_keys.difference(&old_keys).copied().map(Op::AddDispatch).collect();
-    ops.append(&mut deletes);
-    ops.append(&mut adds);
+    ops.extend(deletes.into_iter().map(Op::Delete));
+    ops.extend(adds.into_iter().map(Op::Add));
     ops.extend(old_keys.difference(&new_keys).copied().map(Op::DeleteDispatch));
     ops
+}
+
+/// Returns the elements to delete and to add. Elements of one set follow each other, so that they are in one message.
+fn element_changes(
+    applied: &Ruleset,
+    desired: &Ruleset,
+    changed: &ChangedPortals,
+) -> (Vec<Element>, Vec<Element>) {
+    let keys: Vec<&PortalKey> =
+        changed.iter().filter(|key| applied.rule(**key) != desired.rule(**key)).collect();
+    let addresses: BTreeSet<IpAddr> = keys.iter().map(|key| key.address).collect();
+    let have_ranges_changed = applied.ranges() != desired.ranges();
+    let elements = |ruleset: &Ruleset| {
+        let mut elements: Vec<Element> = Vec::new();
+        for key in &keys {
+            elements.extend(ruleset.rule(**key).into_iter().flat_map(|rule| rule.elements(**key)));
+        }
+        let cluster_ips = addresses.iter().filter(|address| ruleset.has_address(**address));
+        elements.extend(cluster_ips.copied().map(Element::Address));
+        if have_ranges_changed {
+            elements.extend(ruleset.ranges().iter().copied().map(Element::Range));
+        }
+        elements.sort_unstable();
+        elements
+    };
+    let (old, new) = (elements(applied), elements(desired));
+    let missing_in = |all: &[Element], elements: &[Element]| {
+        elements.iter().filter(|element| all.binary_search(element).is_err()).copied().collect()
+    };
+    (missing_in(&new, &old), missing_in(&old, &new))
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
-//! `Rule`: what the table holds for one portal.
+//! `Rule`: the part of a table that belongs to one portal.
 //!
-//! Backends have slots, which depend on history: one that stays keeps its slot. Where clients are sticky each backend
-//! has a number besides, which is its own. What must not go in here: which portals a table holds.
+//! Backends have slots, which depend on history: a remaining backend keeps its slot. With session affinity, each
+//! backend also has an id of its own.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -17,22 +17,22 @@ use crate::routing::portal::{
 };
 use crate::ruleset::dispatch::{Action, DispatchKey};
 
-/// What the table holds for one portal.
+/// The rule of one portal.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rule {
-    /// What happens.
+    /// The dispatch key, which is the verdict.
     pub dispatch: DispatchKey,
-    /// The backends, slot by slot; empty unless connections are forwarded.
+    /// The backends by slot; empty unless connections are forwarded.
     pub backends: Arc<[SocketAddr]>,
-    /// The number of each backend; empty unless clients are sticky.
+    /// The id of each backend; empty without session affinity.
     pub ids: Arc<[u32]>,
-    /// Who may use it; empty unless the pick is guarded.
+    /// The source ranges with access; empty unless `dispatch.guarded`.
     pub sources: Arc<[IpNet]>,
     /// Whether the portal's address is a cluster address.
     pub is_cluster_ip: bool,
 }
 
-/// As how many elements a chain counts: those that everybody shares as none.
+/// Returns the cost of a chain, in elements; chains that many portals share cost nothing.
 pub(super) fn chain_size(dispatch: DispatchKey) -> usize {
     match dispatch.action {
         Action::RoundRobin { .. } => ROUND_ROBIN_CHAIN_ELEMENTS,
@@ -43,7 +43,8 @@ pub(super) fn chain_size(dispatch: DispatchKey) -> usize {
     }
 }
 
-/// What leads to the relay, whoever may use the portal: the relay knows that, too.
+/// Returns the rule that redirects to the relay. The relay does not need source ranges: portals with them are never
+/// relayed on demand.
 pub(super) fn relayed(portal: &Portal) -> Rule {
     let (backends, ids, sources) = Default::default();
     let is_cluster_ip = portal.kind == PortalKind::ClusterIp;
@@ -61,7 +62,7 @@ impl Rule {
         1 + self.backends.len() + self.ids.len() + self.sources.len()
     }
 
-    /// The elements of this rule's portal; that of its address is not among them.
+    /// Returns the elements of the portal, without that of its address.
     pub fn elements(&self, key: PortalKey) -> impl Iterator<Item = Element> {
         let portal = std::iter::once(Element::Portal(key, self.dispatch));
         portal.chain(self.backend_elements(key)).chain(self.id_elements(key)).chain(self.source_elements(key))
@@ -101,37 +102,35 @@ pub(super) fn rule(portal: &Portal, old: Option<&Rule>, action: Action) -> Rule 
     }
 }
 
-/// The number of each backend: the one it has, or the first that is free within the portal from where its
-/// digest points. Numbers do not depend on history unless two digests are the same.
+/// Returns the id of each backend: its present one, or the first free one of the portal after the backend's digest. Ids
+/// do not depend on history unless two digests are equal.
 pub(super) fn ids(backends: &[SocketAddr], old: Option<&Rule>) -> Vec<u32> {
     let old = old.into_iter().flat_map(|old| old.backends.iter().zip(old.ids.iter()));
     let known: BTreeMap<&SocketAddr, u32> = old.map(|(backend, id)| (backend, *id)).collect();
-    let mut taken: BTreeSet<u32> =
-        backends.iter().filter_map(|backend| known.get(backend)).copied().collect();
-    let free_id = |backend: &SocketAddr, taken: &mut BTreeSet<u32>| {
+    let mut used: BTreeSet<u32> = backends.iter().filter_map(|backend| known.get(backend)).copied().collect();
+    let free_id = |backend: &SocketAddr, used: &mut BTreeSet<u32>| {
         let mut id = id(backend);
-        while !taken.insert(id) {
+        while !used.insert(id) {
             id = id.wrapping_add(1);
         }
         id
     };
     backends
         .iter()
-        .map(|backend| known.get(backend).copied().unwrap_or_else(|| free_id(backend, &mut taken)))
+        .map(|backend| known.get(backend).copied().unwrap_or_else(|| free_id(backend, &mut used)))
         .collect()
 }
 
-/// Where the number of a backend is looked for first.
+/// Returns the preferred id of a backend.
 pub(super) fn id(backend: &SocketAddr) -> u32 {
-    let [high, low] = [digest(backend) >> 32, digest(backend) & u64::from(u32::MAX)];
-    u32::try_from(high ^ low).unwrap_or_default()
+    let [a, b, c, d, e, f, g, h] = digest(backend).to_be_bytes();
+    u32::from_be_bytes([a, b, c, d]) ^ u32::from_be_bytes([e, f, g, h])
 }
 
-/// Puts the wanted backends into slots, starting from those that are there: a backend that stays keeps
-/// its slot, a new one takes the slot of one that goes, and where there are fewer the last ones fill the
-/// gaps.
-pub(super) fn slots(old: &[SocketAddr], wanted: &[SocketAddr]) -> Vec<SocketAddr> {
-    let mut waiting: BTreeSet<SocketAddr> = wanted.iter().copied().collect();
+/// Assigns slots to the desired backends: a remaining backend keeps its slot, and a new one takes the slot of a removed
+/// one. If there are fewer backends than before, the last ones fill the gaps.
+pub(super) fn slots(old: &[SocketAddr], desired: &[SocketAddr]) -> Vec<SocketAddr> {
+    let mut waiting: BTreeSet<SocketAddr> = desired.iter().copied().collect();
     let mut slots: Vec<Option<SocketAddr>> =
         old.iter().map(|backend| waiting.remove(backend).then_some(*backend)).collect();
     for slot in slots.iter_mut().filter(|slot| slot.is_none()) {

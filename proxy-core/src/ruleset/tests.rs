@@ -1,6 +1,6 @@
-//! The table as a value: slots that stay where they are, and picks as long as they are used.
+//! Rulesets as values: stable slots, ids and dispatch keys.
 //!
-//! What packets meet in it is told in `trace`, how it is written in `nft`.
+//! The tests of `trace` cover packets, and those of `nft` the text.
 
 use std::net::Ipv4Addr;
 
@@ -17,7 +17,7 @@ const PORTAL: &str = "10.96.0.1:80";
 
 proptest! {
     #[test]
-    fn a_backend_that_stays_keeps_its_slot_as_far_as_the_count_allows(
+    fn remaining_backend_keeps_its_slot_if_the_count_allows(
         old in prop::collection::btree_set(0_u8..12, 1..10),
         new in prop::collection::btree_set(0_u8..12, 1..10),
         order in any::<prop::sample::Index>(),
@@ -40,7 +40,7 @@ proptest! {
     }
 }
 
-/// A ruleset that follows a snapshot.
+/// A ruleset that is updated with its snapshot.
 struct Followed {
     snapshot: Snapshot,
     node_context: NodeContext,
@@ -56,7 +56,7 @@ impl Followed {
         Self { snapshot, node_context, portals, ruleset }
     }
 
-    /// One service with these endpoints, 10.1.0.x.
+    /// One service with the endpoints 10.1.0.x.
     fn with(octets: &[u8]) -> Self {
         Self::new([svc("s").ip("10.96.0.1").tcp("", 80).into(), endpoints(octets)])
     }
@@ -86,21 +86,21 @@ fn endpoints(octets: &[u8]) -> Change {
 }
 
 #[test]
-fn a_new_backend_takes_the_slot_of_the_one_that_went() {
+fn new_backend_takes_the_slot_of_a_removed_one() {
     let mut followed = Followed::with(&[1, 2, 3]);
     followed.apply(endpoints(&[1, 3, 9]));
     assert_eq!(followed.slots(), [1, 9, 3]);
 }
 
 #[test]
-fn one_backend_more_takes_a_new_slot() {
+fn additional_backend_takes_a_new_slot() {
     let mut followed = Followed::with(&[2, 3]);
     followed.apply(endpoints(&[1, 2, 3]));
     assert_eq!(followed.slots(), [2, 3, 1]);
 }
 
 #[test]
-fn one_backend_fewer_moves_the_last_one_into_the_gap() {
+fn removed_backend_is_replaced_by_the_last_one() {
     let mut followed = Followed::with(&[1, 2, 3, 4]);
     followed.apply(endpoints(&[1, 3, 4]));
     assert_eq!(followed.slots(), [1, 4, 3]);
@@ -109,14 +109,14 @@ fn one_backend_fewer_moves_the_last_one_into_the_gap() {
 }
 
 #[test]
-fn backends_that_all_change_fill_the_same_slots() {
+fn completely_different_backends_use_the_same_slots() {
     let mut followed = Followed::with(&[1, 2, 3]);
     followed.apply(endpoints(&[7, 8]));
     assert_eq!(followed.slots(), [7, 8]);
 }
 
 #[test]
-fn a_portal_without_endpoints_holds_no_backends_and_gets_new_ones_later() {
+fn portal_without_endpoints_has_no_backends_until_there_are_some() {
     let mut followed = Followed::with(&[1, 2]);
     followed.apply(endpoints(&[]));
     assert_eq!(followed.slots(), [0_u8; 0]);
@@ -127,7 +127,7 @@ fn a_portal_without_endpoints_holds_no_backends_and_gets_new_ones_later() {
 }
 
 #[test]
-fn a_pick_is_there_as_long_as_a_portal_uses_it() {
+fn dispatch_key_exists_while_a_portal_uses_it() {
     let mut followed = Followed::with(&[1, 2]);
     followed.apply(svc("t").ip("10.96.0.2").tcp("", 80));
     assert_eq!(followed.dispatch_keys(), ["pick-reject", "pick-2"]);
@@ -142,7 +142,7 @@ fn a_pick_is_there_as_long_as_a_portal_uses_it() {
 }
 
 #[test]
-fn affinity_is_in_the_pick_with_its_time_out_and_count() {
+fn dispatch_key_contains_affinity_timeout_and_count() {
     let sticky = svc("s").ip("10.96.0.1").tcp("", 80).sticky(10_800);
     let followed = Followed::new([sticky.into(), endpoints(&[1, 2, 3])]);
     let expected = Action::Forward { count: 3, affinity_s: 10_800 };
@@ -153,7 +153,7 @@ fn affinity_is_in_the_pick_with_its_time_out_and_count() {
 }
 
 #[test]
-fn affinity_leaves_no_trace_where_nothing_is_forwarded() {
+fn affinity_has_no_effect_unless_connections_are_forwarded() {
     let sticky = || svc("s").ip("10.96.0.1").tcp("", 80).sticky(600);
     assert_eq!(Followed::new([sticky().into()]).dispatch_keys(), ["pick-reject"]);
     let relayed = Followed::new([sticky().mode(Mode::Relay).into(), endpoints(&[1])]);
@@ -161,7 +161,7 @@ fn affinity_leaves_no_trace_where_nothing_is_forwarded() {
 }
 
 #[test]
-fn source_ranges_guard_the_pick_and_are_united() {
+fn source_ranges_guard_the_dispatch_key_and_are_merged() {
     let service = svc("s").ip("10.96.0.1").tcp("", 80).balanced("192.0.2.1");
     let service = service.only_from("10.2.0.0/17").only_from("10.2.128.0/17").only_from("10.2.3.0/24");
     let followed = Followed::new([service.into(), endpoints(&[1])]);
@@ -175,7 +175,7 @@ fn source_ranges_guard_the_pick_and_are_united() {
 }
 
 #[test]
-fn an_address_is_a_cluster_address_once_however_many_ports_it_has() {
+fn cluster_address_with_several_ports_is_one_element() {
     let mut followed = Followed::new([
         svc("s").ip("10.96.0.1").ip("fd00::1").tcp("a", 80).tcp("b", 81).udp("c", 80).into(),
         svc("t").ip("10.96.0.2").tcp("", 80).external("10.96.0.1").external("192.0.2.1").into(),
@@ -190,7 +190,7 @@ fn an_address_is_a_cluster_address_once_however_many_ports_it_has() {
 }
 
 #[test]
-fn the_elements_of_a_ruleset_are_those_of_its_rules_addresses_and_ranges() {
+fn elements_are_those_of_rules_addresses_and_ranges() {
     let ranges = Change::ServiceRanges(vec!["10.96.0.0/16".parse().unwrap()]);
     let service = svc("s").ip("10.96.0.1").tcp("", 80);
     let ruleset = Followed::new([ranges, service.into(), endpoints(&[1, 2])]).ruleset;
@@ -214,7 +214,7 @@ fn in_turn(name: &str, address: &str) -> [Change; 2] {
 }
 
 #[test]
-fn a_portal_in_turn_keeps_the_number_of_its_chain_and_a_rebuilt_ruleset_finds_it_again() {
+fn round_robin_portal_keeps_its_chain_and_a_rebuilt_ruleset_has_the_same() {
     let number = |followed: &Followed| match followed.ruleset.rule(tcp(PORTAL)).unwrap().dispatch.action {
         Action::RoundRobin { number, .. } => number,
         other => panic!("{other:?}"),
@@ -228,7 +228,7 @@ fn a_portal_in_turn_keeps_the_number_of_its_chain_and_a_rebuilt_ruleset_finds_it
 }
 
 #[test]
-fn affinity_comes_before_turns_and_one_backend_needs_none() {
+fn affinity_and_single_backends_take_precedence_over_round_robin() {
     let service = || svc("s").ip("10.96.0.1").tcp("", 80).scheduler(Scheduler::RoundRobin);
     let mut followed = Followed::new([service().sticky(60).into(), endpoints(&[1, 2])]);
     assert_eq!(followed.dispatch_keys(), ["pick-2-sticky-60s"]);
@@ -241,7 +241,7 @@ fn affinity_comes_before_turns_and_one_backend_needs_none() {
 }
 
 #[test]
-fn where_every_chain_of_turns_is_taken_connections_are_balanced_at_random() {
+fn portal_is_balanced_at_random_if_no_round_robin_chain_is_free() {
     let backends: Arc<[SocketAddr]> = [backend("10.1.0.1:80"), backend("10.1.0.2:80")].into();
     let followed = Followed::new(in_turn("s", "10.96.0.1"));
     let like = followed.portals.get(tcp(PORTAL)).unwrap();
@@ -260,7 +260,7 @@ fn where_every_chain_of_turns_is_taken_connections_are_balanced_at_random() {
 }
 
 #[test]
-fn the_number_of_a_backend_is_its_own_wherever_it_stands() {
+fn backend_id_does_not_depend_on_the_slot() {
     let numbers = |followed: &Followed| -> BTreeMap<SocketAddr, u32> {
         let rule = followed.ruleset.rule(tcp(PORTAL)).unwrap();
         rule.backends.iter().copied().zip(rule.ids.iter().copied()).collect()
@@ -277,7 +277,7 @@ fn the_number_of_a_backend_is_its_own_wherever_it_stands() {
 }
 
 #[test]
-fn backends_whose_digests_are_the_same_have_different_numbers_and_keep_them() {
+fn backends_with_equal_digests_have_different_stable_ids() {
     let socket = |number: u32| SocketAddr::from((Ipv4Addr::from(0x0a00_0000 + number), 80));
     let mut first_with = BTreeMap::new();
     let same =

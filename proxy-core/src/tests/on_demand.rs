@@ -1,4 +1,4 @@
-//! What holds for a table on demand in every cluster, whatever changes and whatever is wanted and let go.
+//! Properties of on-demand tables in every cluster, for all changes, activations and evictions.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -21,12 +21,12 @@ use crate::sample::{ip, node_context, slice, snapshot, svc, tcp};
 const ON_DEMAND: Settings =
     Settings { nat_priority: -99, relay_port: 15_999, on_demand: true, counters: false };
 
-/// What happens to a table besides changes.
+/// A step in addition to changes.
 #[derive(Debug, Clone, Copy)]
 enum Step {
     Follow,
-    Want(IpAddr),
-    LetGo(IpAddr),
+    Activate(IpAddr),
+    Evict(IpAddr),
 }
 
 fn steps() -> impl Strategy<Value = Vec<(Change, Step)>> {
@@ -34,8 +34,8 @@ fn steps() -> impl Strategy<Value = Vec<(Change, Step)>> {
     let address = select(addresses.into_iter().collect::<Vec<_>>());
     let step = prop_oneof![
         2 => Just(Step::Follow),
-        3 => address.clone().prop_map(Step::Want),
-        1 => address.prop_map(Step::LetGo),
+        3 => address.clone().prop_map(Step::Activate),
+        1 => address.prop_map(Step::Evict),
     ];
     changes().prop_flat_map(move |changes| {
         let count = changes.len();
@@ -44,7 +44,7 @@ fn steps() -> impl Strategy<Value = Vec<(Change, Step)>> {
     })
 }
 
-/// Each table on the way, and what was said to be new in it.
+/// Each table, and the portals that were returned as changed.
 fn follow(
     steps: Vec<(Change, Step)>,
     node_context: &NodeContext,
@@ -59,8 +59,8 @@ fn follow(
         let mut new = ruleset.refresh(&portals, &touched);
         new.append(&mut match step {
             Step::Follow => ChangedPortals::new(),
-            Step::Want(address) => ruleset.activate(&portals, address),
-            Step::LetGo(address) => ruleset.evict(&portals, address),
+            Step::Activate(address) => ruleset.activate(&portals, address),
+            Step::Evict(address) => ruleset.evict(&portals, address),
         });
         way.push((ruleset.clone(), new));
     }
@@ -75,7 +75,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(128))]
 
     #[test]
-    fn a_table_on_demand_that_followed_changes_is_that_of_a_fresh_start(
+    fn incremental_on_demand_table_equals_a_fresh_start(
         steps in steps(),
         node_context in any_node_context(),
     ) {
@@ -86,7 +86,7 @@ proptest! {
     }
 
     #[test]
-    fn a_plan_of_what_is_new_on_demand_is_the_whole_plan(steps in steps(), node_context in any_node_context()) {
+    fn on_demand_plan_of_changed_portals_equals_the_full_plan(steps in steps(), node_context in any_node_context()) {
         let (_, way) = follow(steps, &node_context);
         for two in way.windows(2) {
             let ((old, _), (new, touched)) = (&two[0], &two[1]);
@@ -96,7 +96,7 @@ proptest! {
     }
 
     #[test]
-    fn on_demand_a_packet_meets_what_it_meets_in_a_full_table_or_the_relay(
+    fn on_demand_table_handles_packets_as_a_full_table_or_relays_them(
         steps in steps(),
         node_context in any_node_context(),
     ) {
@@ -150,14 +150,14 @@ fn addresses(ruleset: &Ruleset) -> Vec<String> {
 }
 
 #[test]
-fn what_only_the_kernel_can_serve_is_always_there() {
+fn kernel_only_portals_are_pinned() {
     let portals = portals(&world(), &node_context());
     let ruleset = Ruleset::new(&portals, ON_DEMAND);
     assert_eq!(addresses(&ruleset), ["10.96.0.2", "10.96.0.3", "10.96.9.4", "192.0.2.1"]);
 }
 
 #[test]
-fn an_address_is_wanted_with_all_its_ports_or_they_would_be_refused() {
+fn address_is_activated_with_all_its_ports() {
     let portals = portals(&world(), &node_context());
     let mut ruleset = Ruleset::new(&portals, ON_DEMAND);
     let new = ruleset.activate(&portals, ip("10.96.0.1"));
@@ -168,7 +168,7 @@ fn an_address_is_wanted_with_all_its_ports_or_they_would_be_refused() {
 }
 
 #[test]
-fn what_is_always_there_is_not_let_go() {
+fn pinned_portals_are_not_evicted() {
     let portals = portals(&world(), &node_context());
     let mut ruleset = Ruleset::new(&portals, ON_DEMAND);
     assert_eq!(ruleset.activate(&portals, ip("10.96.0.2")), ChangedPortals::new());
@@ -177,7 +177,7 @@ fn what_is_always_there_is_not_let_go() {
 }
 
 #[test]
-fn in_a_full_table_nothing_is_wanted() {
+fn full_table_has_no_active_addresses() {
     let portals = portals(&world(), &node_context());
     let mut ruleset = Ruleset::new(&portals, Settings::default());
     assert_eq!(ruleset.activate(&portals, ip("10.96.0.1")), ChangedPortals::new());

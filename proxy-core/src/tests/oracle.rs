@@ -1,8 +1,7 @@
-//! What kube-proxy does, written a second time: straight from its source, slow, and without a thought for
-//! changes.
+//! An independent model of kube-proxy: written from its source, simple, and without incremental updates.
 //!
-//! The structure is that of `CategorizeEndpoints` (pkg/proxy/topology.go) and of the nftables proxier, not
-//! that of the crate, so that both are unlikely to be wrong in the same way.
+//! The structure is that of `CategorizeEndpoints` (pkg/proxy/topology.go) and of the nftables proxier, not that of the
+//! core, so that both are unlikely to have the same mistake.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
@@ -15,12 +14,12 @@ use crate::model::node::Node;
 use crate::model::service::{Mode, Protocol, Scheduler, Service, ServicePort, TrafficPolicy};
 use crate::routing::portal::{NodeContext, PortalKind};
 
-/// What becomes of a connection.
+/// The result for a connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Fortune {
-    /// Translated to one of these.
+    /// Translated to one of these backends.
     Forward(BTreeSet<SocketAddr>),
-    /// Taken by the relay, which knows these.
+    /// Relayed to one of these backends.
     Relay(BTreeSet<SocketAddr>),
     Reject,
     Drop,
@@ -30,7 +29,7 @@ pub(super) enum Fortune {
     Pass,
 }
 
-/// What kube-proxy on the node would do with the connection of one of its pods.
+/// Returns what kube-proxy would do with a connection of a pod on the node.
 pub(super) fn fortune(objects: &Objects, node_context: &NodeContext, packet: &Packet) -> Fortune {
     let address = packet.destination.address;
     let seen = || {
@@ -61,7 +60,7 @@ pub(super) fn fortune(objects: &Objects, node_context: &NodeContext, packet: &Pa
     }
 }
 
-/// Where another proxy has services, an address that looks free may be one of its own.
+/// If another proxy has services, an address that looks unallocated can be one of them.
 fn has_foreign(objects: &Objects) -> bool {
     objects
         .services
@@ -164,7 +163,7 @@ fn endpoints_of<'a>(
 
 type Backends = BTreeSet<SocketAddr>;
 
-/// The Cluster set, the Local set, and whether there is any endpoint at all.
+/// The endpoints of policy Cluster, those of policy Local, and whether there is any endpoint.
 fn categorize(endpoints: &BTreeMap<SocketAddr, &Endpoint>, node: &Node) -> (Backends, Backends, bool) {
     let filter = |wanted: &dyn Fn(&Endpoint) -> bool| -> Backends {
         endpoints.iter().filter(|(_, e)| wanted(e)).map(|(backend, _)| *backend).collect()

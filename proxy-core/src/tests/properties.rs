@@ -1,7 +1,7 @@
-//! What holds in every cluster and after every change, from the snapshot down to the plan.
+//! Properties of every cluster and every change, from the snapshot to the plan.
 //!
-//! The clusters are `world`'s; what is right is said by a fresh start and by `oracle`, never by the code
-//! that follows changes.
+//! `world` generates the clusters. The expected values are those of a fresh start and of `oracle`, never of incremental
+//! updates.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
@@ -22,13 +22,13 @@ use crate::ruleset::plan::{plan, plan_changed};
 use crate::ruleset::{Rule, Ruleset, Settings};
 use crate::sample::ip;
 
-/// A stranger, a pod in a source range, the node, a load-balancer address; and one that is not known.
+/// Sources: one in no range, a pod in a source range, the node, a load-balancer address, and an unknown one.
 pub(super) fn sources(family: Family) -> Vec<Option<IpAddr>> {
     let known = ["10.9.0.1", "10.1.0.7", "10.240.0.5", "192.0.2.1", "fd01::7", "2001:db8::1"];
     known.into_iter().map(ip).filter(|ip| Family::of(*ip) == family).map(Some).chain([None]).collect()
 }
 
-/// Everything that a packet may meet, over all draws.
+/// The results of a packet over all draws.
 pub(super) fn met(ruleset: &Ruleset, packet: &Packet) -> Vec<Trace> {
     let slots = ruleset.rule(packet.destination).map_or(0, |rule| rule.backends.len());
     (0..u32::try_from(slots).unwrap().max(1)).map(|draw| trace(ruleset, packet, draw)).collect()
@@ -55,7 +55,7 @@ fn fortune_of(met: &[Trace], relayed: BTreeSet<SocketAddr>) -> Fortune {
     }
 }
 
-/// A ruleset without what depends on its history: the order of its slots, and which chain of turns it has.
+/// A ruleset without what depends on its history: the order of slots, and the numbers of round-robin chains.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Essence {
     rules: BTreeMap<PortalKey, Rule>,
@@ -92,7 +92,7 @@ fn in_force(portals: &Portals) -> Vec<crate::routing::portal::Portal> {
     portals.iter().cloned().collect()
 }
 
-/// All that can be asked of a snapshot about services and endpoints.
+/// Everything that a snapshot returns about services and endpoints.
 fn answers(snapshot: &Snapshot) -> impl PartialEq + std::fmt::Debug + use<> {
     let services: Vec<_> = snapshot.services().cloned().collect();
     let mut endpoints = Vec::new();
@@ -116,7 +116,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(128))]
 
     #[test]
-    fn a_packet_meets_what_kube_proxy_would_do(changes in changes(), node_context in any_node_context()) {
+    fn packet_is_handled_as_by_kube_proxy(changes in changes(), node_context in any_node_context()) {
         let world = World::follow(changes, &node_context);
         for destination in destinations() {
             for source in sources(Family::of(destination.address)) {
@@ -130,13 +130,13 @@ proptest! {
     }
 
     #[test]
-    fn a_snapshot_that_followed_changes_answers_as_a_fresh_one(changes in changes()) {
+    fn incremental_snapshot_equals_a_fresh_one(changes in changes()) {
         let world = World::follow(changes, &crate::sample::node_context());
         prop_assert_eq!(answers(&world.snapshot), answers(&world.objects.snapshot()));
     }
 
     #[test]
-    fn portals_and_ruleset_that_followed_changes_are_those_of_a_fresh_start(
+    fn incremental_portals_and_ruleset_equal_a_fresh_start(
         changes in changes(),
         node_context in any_node_context(),
     ) {
@@ -150,7 +150,7 @@ proptest! {
     }
 
     #[test]
-    fn a_plan_run_on_the_applied_table_gives_the_desired_one(
+    fn plan_applied_to_the_applied_table_is_the_desired_one(
         changes in changes(),
         node_context in any_node_context(),
         (from, to) in any::<(prop::sample::Index, prop::sample::Index)>(),
@@ -161,9 +161,9 @@ proptest! {
         let (from, to) = (from.get(&revisions), to.get(&revisions));
         // Also across several changes, back in time, to and from nothing, and to other settings.
         let other = Settings { nat_priority: -100, ..Settings::default() };
-        let anew = Ruleset::new(&portals(&Snapshot::new(), &node_context), other);
+        let other_settings = Ruleset::new(&portals(&Snapshot::new(), &node_context), other);
         pairs.extend([(&from.ruleset, &to.ruleset), (&empty, &to.ruleset), (&from.ruleset, &empty)]);
-        pairs.extend([(&anew, &to.ruleset), (&from.ruleset, &anew)]);
+        pairs.extend([(&other_settings, &to.ruleset), (&from.ruleset, &other_settings)]);
         for (applied, desired) in pairs {
             let made = apply(&plan(applied, desired), &Table::from(applied));
             prop_assert_eq!(made, Ok(Table::from(desired)));
@@ -171,7 +171,7 @@ proptest! {
     }
 
     #[test]
-    fn a_plan_of_what_was_touched_is_the_whole_plan(
+    fn plan_of_changed_portals_equals_the_full_plan(
         changes in changes(),
         node_context in any_node_context(),
         (one, other) in any::<(prop::sample::Index, prop::sample::Index)>(),
@@ -191,7 +191,7 @@ proptest! {
     }
 
     #[test]
-    fn between_equal_rulesets_no_plan_has_an_operation(changes in changes(), node_context in any_node_context()) {
+    fn plan_between_equal_rulesets_is_empty(changes in changes(), node_context in any_node_context()) {
         for Revision { ruleset, touched } in World::follow(changes, &node_context).revisions {
             prop_assert!(plan(&ruleset, &ruleset).is_empty());
             prop_assert!(plan_changed(&ruleset, &ruleset, &touched).is_empty());
@@ -199,7 +199,7 @@ proptest! {
     }
 
     #[test]
-    fn a_portal_whose_backends_take_turns_has_a_chain_of_its_own(changes in changes(), node_context in any_node_context()) {
+    fn round_robin_portal_has_its_own_chain(changes in changes(), node_context in any_node_context()) {
         let world = World::follow(changes, &node_context);
         let mut chains = BTreeSet::new();
         for (key, rule) in world.ruleset().rules() {
@@ -217,7 +217,7 @@ proptest! {
     }
 
     #[test]
-    fn a_sticky_client_holds_the_number_of_its_backend_as_long_as_that_is_there(
+    fn backend_id_is_stable_while_the_backend_exists(
         changes in changes(),
         node_context in any_node_context(),
     ) {
@@ -243,7 +243,7 @@ proptest! {
     }
 
     #[test]
-    fn every_draw_of_a_portal_meets_another_backend(changes in changes(), node_context in any_node_context()) {
+    fn every_draw_selects_a_different_backend(changes in changes(), node_context in any_node_context()) {
         let world = World::follow(changes, &node_context);
         for (key, rule) in world.ruleset().rules() {
             let source = rule.sources.first().map(ipnet::IpNet::addr);
@@ -264,7 +264,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(32))]
 
     #[test]
-    fn an_explanation_agrees_with_what_a_packet_meets(
+    fn explanation_agrees_with_the_trace(
         changes in changes(),
         node_context in any_node_context(),
         from_node in any::<bool>(),
@@ -275,10 +275,10 @@ proptest! {
             let node_address = node_context.node.primary(family).filter(|_| from_node);
             let client = if from_node { Client::Node } else { Client::Pod };
             for source in [None, Some(ip("10.1.0.7"))] {
-                let told = explain(&world.snapshot, &node_context, &Query { destination, client, source });
+                let explanation = explain(&world.snapshot, &node_context, &Query { destination, client, source });
                 let packet = Packet::sent(source.or(node_address), destination);
                 let met = met(world.ruleset(), &packet);
-                let backends: BTreeSet<SocketAddr> = told.backends.iter().copied().collect();
+                let backends: BTreeSet<SocketAddr> = explanation.backends.iter().copied().collect();
                 let expected = match fortune_of(&met, backends.clone()) {
                     Fortune::Forward(met) => {
                         prop_assert_eq!(&met, &backends);
@@ -289,13 +289,13 @@ proptest! {
                     Fortune::Drop | Fortune::SourceDenied | Fortune::Unallocated => Outcome::Drop,
                     Fortune::Pass => Outcome::Pass,
                 };
-                prop_assert_eq!(told.verdict, expected);
-                prop_assert!(told.backends.is_sorted());
+                prop_assert_eq!(explanation.verdict, expected);
+                prop_assert!(explanation.backends.is_sorted());
                 let portal = world.portals.get(destination);
                 let is_held = portal.is_some_and(|portal| portal.is_relayed() && portal.backends.is_empty());
-                prop_assert_eq!(told.backends.is_empty(), is_held || expected != Outcome::Forward);
-                prop_assert_eq!(told.portal.is_some(), portal.is_some());
-                prop_assert_eq!(told.steps.last(), Some(&told.reason));
+                prop_assert_eq!(explanation.backends.is_empty(), is_held || expected != Outcome::Forward);
+                prop_assert_eq!(explanation.portal.is_some(), portal.is_some());
+                prop_assert_eq!(explanation.steps.last(), Some(&explanation.reason));
             }
         }
     }

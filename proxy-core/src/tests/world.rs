@@ -1,8 +1,8 @@
-//! Random clusters in a small universe, so that addresses collide, services come back, and endpoints
-//! have the addresses of services.
+//! Random clusters in a small universe: addresses collide, services are recreated, and endpoints have the addresses of
+//! services.
 //!
-//! `World` follows its changes as an agent does, by keys, and keeps the objects beside, from which all can
-//! be made afresh. No claim belongs here.
+//! `World` applies changes incrementally, as an agent does, and keeps the objects, from which everything can be
+//! computed again.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -28,7 +28,7 @@ use crate::sample::ip;
 
 const SERVICES: [&str; 4] = ["s0", "s1", "s2", "s3"];
 const SLICES: [&str; 5] = ["e0", "e1", "e2", "e3", "e4"];
-/// Cluster addresses; with 10.96.0.4, which is only ever an external address or nobody's.
+/// Cluster addresses. 10.96.0.4 is only an external address or unassigned.
 const SERVICE_ADDRESSES: [&str; 5] = ["10.96.0.1", "10.96.0.2", "10.96.0.3", "fd00::1", "fd00::2"];
 const OUTER_ADDRESSES: [&str; 6] =
     ["10.96.0.1", "10.96.0.4", "192.0.2.1", "192.0.2.2", "2001:db8::1", "10.240.0.5"];
@@ -162,7 +162,7 @@ fn endpoint(hinted: bool) -> impl Strategy<Value = Endpoint> {
     )
 }
 
-/// Ports of the services' names and protocols; the numbers differ between slices.
+/// Ports with the names and protocols of the services. The numbers differ between slices.
 fn slice() -> impl Strategy<Value = EndpointSlice> {
     let ports = subsequence(PORTS.to_vec(), 1..=PORTS.len());
     let endpoints = any::<bool>().prop_flat_map(|hinted| vec(endpoint(hinted), 0..5));
@@ -193,7 +193,7 @@ pub(super) fn changes() -> impl Strategy<Value = Vec<Change>> {
     vec(change(), 1..24)
 }
 
-/// Mostly that of the samples; sometimes something is not known, or not everything is in view.
+/// Mostly that of `sample`; sometimes a part is unknown, or not all services are visible.
 pub(super) fn any_node_context() -> impl Strategy<Value = NodeContext> {
     let known = prop::bool::weighted(0.85);
     let filter = btree_set(service_key(), 0..4)
@@ -211,7 +211,7 @@ pub(super) fn any_node_context() -> impl Strategy<Value = NodeContext> {
     })
 }
 
-/// Every address that may be one of a portal, or looks like it, with every protocol and port.
+/// Every possible address of a portal, and similar ones, with every protocol and port.
 pub(super) fn destinations() -> Vec<PortalKey> {
     let others = ["10.96.0.9", "2001:db8:f::5", "10.1.0.1", "203.0.113.1", "fd00::9"];
     let addresses: BTreeSet<&str> =
@@ -225,7 +225,7 @@ pub(super) fn destinations() -> Vec<PortalKey> {
     addresses.into_iter().flat_map(of).collect()
 }
 
-/// The objects as they stand, without anything that follows from them.
+/// The present objects, without derived state.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Objects {
     pub(super) services: BTreeMap<ServiceKey, Service>,
@@ -252,7 +252,7 @@ impl Objects {
         }
     }
 
-    /// A snapshot of them, slices before services and the last by name first.
+    /// Returns a snapshot of them, built from slices before services, in reverse order of names.
     pub(super) fn snapshot(&self) -> Snapshot {
         let slices = self.slices.values().rev().cloned().map(Change::Slice);
         let services = self.services.values().rev().cloned().map(Change::Service);
@@ -260,14 +260,14 @@ impl Objects {
     }
 }
 
-/// A ruleset and the portals that were touched since the one before it.
+/// A ruleset, and the portals that changed since the previous one.
 #[derive(Debug, Clone)]
 pub(super) struct Revision {
     pub(super) ruleset: Ruleset,
     pub(super) touched: ChangedPortals,
 }
 
-/// A cluster that was followed change by change.
+/// A cluster that was updated change by change.
 #[derive(Debug)]
 pub(super) struct World {
     pub(super) objects: Objects,

@@ -131,7 +131,7 @@ fn dial_and_hold_are_parsed_and_an_invalid_duration_is_ignored_with_a_warning() 
         let (_, hold_ms, warnings) = of(&format!("portico.dev/hold: '{text}'"));
         assert_eq!((hold_ms, warnings.len()), (None, 1), "{text}: {warnings:?}");
         let expected = format!(
-            "portico.dev/hold: \"{text}\" is not a time such as 10s, 500ms or 2m, at most 300s; ignored"
+            "portico.dev/hold: \"{text}\" is not a duration such as 10s, 500ms or 2m, at most 300s; ignored"
         );
         assert!(warnings[0].ends_with(&expected), "{}", warnings[0]);
     }

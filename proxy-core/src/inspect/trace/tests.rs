@@ -1,7 +1,7 @@
-//! What a pod's packet meets: each rule of the specification, told by one packet.
+//! Packets of a pod: each rule of the specification, shown by one packet.
 //!
-//! The pod is 10.1.0.99 on node `n1`, zone `a`, address 10.240.0.5. The numbers of rows are those of
-//! kube-proxy's semantics: what kube-proxy does for a pod's own connection is the claim.
+//! The pod is 10.1.0.99 on node `n1` in zone `a` with address 10.240.0.5. The expected results are those of kube-proxy
+//! for a connection of a pod.
 
 use std::collections::BTreeSet;
 
@@ -13,7 +13,7 @@ use crate::routing::portal::{NodeContext, ServiceFilter, portals};
 use crate::ruleset::Settings;
 use crate::sample::{backend, ip, node_context, slice, snapshot, svc, tcp, udp};
 
-/// More than any test's count of backends, and a multiple of most.
+/// More than the number of backends in any test, and a multiple of most.
 const DRAWS: u32 = 60;
 
 fn rules_at(changes: impl IntoIterator<Item = Change>, node_context: &NodeContext) -> Ruleset {
@@ -44,7 +44,7 @@ fn forward(text: &str) -> Trace {
     Trace::Forward(backend(text))
 }
 
-/// The backends over all draws, sorted.
+/// Returns the backends over all draws, sorted.
 fn reached(ruleset: &Ruleset, destination: PortalKey) -> Vec<String> {
     let packet = Packet::sent(Some(ip("10.1.0.99")), destination);
     let traces = (0..DRAWS).map(|draw| trace(ruleset, &packet, draw));
@@ -66,13 +66,13 @@ const CLUSTER_IP: &str = "10.96.0.1:80";
 const FOUR_KINDS: [&str; 4] = [CLUSTER_IP, "192.0.2.1:80", "192.0.2.2:80", "10.240.0.5:30080"];
 
 #[test]
-fn a_connection_to_a_portal_goes_to_its_endpoint() {
+fn connection_to_a_portal_reaches_its_endpoint() {
     let rules = one(svc("db").ip("10.96.0.7").tcp("sql", 5432), slice("db").tcp("sql", 15432).at("10.1.0.9"));
     assert_eq!(to(&rules, tcp("10.96.0.7:5432")), forward("10.1.0.9:15432"));
 }
 
 #[test]
-fn draws_reach_every_backend_equally_often() {
+fn every_backend_is_drawn_equally_often() {
     let made = slice("s").tcp("", 80).at("10.1.0.1").at("10.1.0.2").at("10.1.0.3");
     let rules = one(svc("s").ip("10.96.0.1").tcp("", 80), made);
     let packet = Packet::sent(None, tcp(CLUSTER_IP));
@@ -84,14 +84,14 @@ fn draws_reach_every_backend_equally_often() {
 }
 
 #[test]
-fn a_headless_service_has_no_portal() {
+fn headless_service_has_no_portal() {
     let rules = one(svc("s").tcp("", 80).external("192.0.2.1"), slice("s").tcp("", 80).at("10.1.0.1"));
     assert_eq!(rules.rules().count(), 0);
     assert_eq!(to(&rules, tcp("192.0.2.1:80")), Trace::Pass);
 }
 
 #[test]
-fn a_service_of_another_proxy_has_no_portal() {
+fn service_of_another_proxy_has_no_portal() {
     let mut service = four_kinds();
     service.has_portals = false;
     let rules = one(service, slice("s").tcp("", 80).at("10.1.0.1"));
@@ -101,7 +101,7 @@ fn a_service_of_another_proxy_has_no_portal() {
 }
 
 #[test]
-fn a_dual_stack_service_leads_each_family_to_its_own_endpoints() {
+fn each_family_of_a_dual_stack_service_reaches_its_own_endpoints() {
     let rules = rules([
         svc("s").ip("10.96.0.1").ip("fd00::1").tcp("", 80).into(),
         slice("s").named("four").tcp("", 80).at("10.1.0.1").into(),
@@ -112,7 +112,7 @@ fn a_dual_stack_service_leads_each_family_to_its_own_endpoints() {
 }
 
 #[test]
-fn a_family_of_a_dual_stack_service_without_endpoints_is_refused_alone() {
+fn only_the_family_without_endpoints_is_rejected() {
     let service = svc("s").ip("10.96.0.1").ip("fd00::1").tcp("", 80);
     let rules = one(service, slice("s").tcp("", 80).at("10.1.0.1"));
     assert_eq!(to(&rules, tcp(CLUSTER_IP)), forward("10.1.0.1:80"));
@@ -120,7 +120,7 @@ fn a_family_of_a_dual_stack_service_without_endpoints_is_refused_alone() {
 }
 
 #[test]
-fn a_service_of_one_family_has_no_portal_in_the_other() {
+fn service_of_one_family_has_no_portal_in_the_other() {
     let service = svc("s").ip("10.96.0.1").tcp("", 80).node_port(30080).external("2001:db8::1");
     let rules = one(service.balanced("2001:db8::2"), slice("s").tcp("", 80).at("10.1.0.1").at("fd01::1"));
     for destination in ["[2001:db8::1]:80", "[2001:db8::2]:80", "[2001:db8:f::5]:30080"] {
@@ -130,7 +130,7 @@ fn a_service_of_one_family_has_no_portal_in_the_other() {
 }
 
 #[test]
-fn three_protocols_on_one_number_are_three_portals() {
+fn three_protocols_on_one_port_are_three_portals() {
     let service = svc("s").ip("10.96.0.1").tcp("t", 80).udp("u", 80).port(Protocol::Sctp, "s", 80);
     let made = slice("s").tcp("t", 1001).udp("u", 1002).port(Protocol::Sctp, "s", 1003).at("10.1.0.1");
     let rules = one(service, made);
@@ -140,14 +140,14 @@ fn three_protocols_on_one_number_are_three_portals() {
 }
 
 #[test]
-fn a_slice_port_of_another_name_or_protocol_is_no_endpoint_though_the_number_is_right() {
+fn slice_port_with_another_name_or_protocol_is_not_an_endpoint() {
     let service = || svc("s").ip("10.96.0.1").tcp("web", 80);
     assert_eq!(to(&one(service(), slice("s").tcp("", 80).at("10.1.0.1")), tcp(CLUSTER_IP)), Trace::Reject);
     assert_eq!(to(&one(service(), slice("s").udp("web", 80).at("10.1.0.1")), tcp(CLUSTER_IP)), Trace::Reject);
 }
 
 #[test]
-fn pods_that_resolve_a_named_port_differently_are_reached_on_their_own_numbers() {
+fn pods_are_reached_at_their_own_numbers_of_a_named_port() {
     let rules = rules([
         svc("s").ip("10.96.0.1").tcp("web", 80).into(),
         slice("s").named("old").tcp("web", 8080).at("10.1.0.1").into(),
@@ -157,7 +157,7 @@ fn pods_that_resolve_a_named_port_differently_are_reached_on_their_own_numbers()
 }
 
 #[test]
-fn an_endpoint_in_two_slices_has_one_share() {
+fn endpoint_in_two_slices_is_drawn_once() {
     let rules = rules([
         svc("s").ip("10.96.0.1").tcp("", 80).into(),
         slice("s").named("a").tcp("", 80).at("10.1.0.1").at("10.1.0.2").terminating().into(),
@@ -168,7 +168,7 @@ fn an_endpoint_in_two_slices_has_one_share() {
 }
 
 #[test]
-fn an_endpoint_with_the_address_of_a_service_gets_no_connections() {
+fn endpoint_with_the_address_of_a_service_gets_no_connections() {
     let rules = rules([
         svc("s").ip("10.96.0.1").tcp("", 80).into(),
         slice("s").tcp("", 80).at("10.1.0.1").at("10.96.0.2").into(),
@@ -178,7 +178,7 @@ fn an_endpoint_with_the_address_of_a_service_gets_no_connections() {
 }
 
 #[test]
-fn without_endpoints_all_four_kinds_are_refused() {
+fn all_four_kinds_are_rejected_without_endpoints() {
     for made in [slice("s").tcp("", 80), slice("s").tcp("", 80).at("10.1.0.1").unready()] {
         let rules = one(four_kinds(), made);
         for destination in FOUR_KINDS {
@@ -189,25 +189,25 @@ fn without_endpoints_all_four_kinds_are_refused() {
 }
 
 #[test]
-fn an_orphan_slice_does_nothing() {
+fn slice_without_a_service_has_no_effect() {
     assert_eq!(rules([slice("s").tcp("", 80).at("10.1.0.1").into()]).rules().count(), 0);
 }
 
 #[test]
-fn a_pods_own_address_is_a_backend_like_any_other() {
+fn pods_own_address_is_a_normal_backend() {
     let rules = one(svc("s").ip("10.96.0.1").tcp("", 80), slice("s").tcp("", 80).at("10.1.0.99"));
     assert_eq!(to(&rules, tcp(CLUSTER_IP)), forward("10.1.0.99:80"));
 }
 
 #[test]
-fn internal_policy_local_leads_to_the_endpoints_of_this_node() {
+fn internal_policy_local_selects_endpoints_on_this_node() {
     let made = slice("s").tcp("", 80).at("10.1.0.1").on("n1").at("10.1.0.2").on("n2");
     let rules = one(svc("s").ip("10.96.0.1").tcp("", 80).internal_local(), made);
     assert_eq!(reached(&rules, tcp(CLUSTER_IP)), ["10.1.0.1:80"]);
 }
 
 #[test]
-fn internal_policy_local_drops_where_all_endpoints_are_elsewhere_and_refuses_where_there_are_none() {
+fn internal_policy_local_drops_if_all_endpoints_are_on_other_nodes() {
     let service = || svc("s").ip("10.96.0.1").tcp("", 80).internal_local();
     let elsewhere = one(service(), slice("s").tcp("", 80).at("10.1.0.2").on("n2"));
     assert_eq!(to(&elsewhere, tcp(CLUSTER_IP)), Trace::Drop);
@@ -216,14 +216,14 @@ fn internal_policy_local_drops_where_all_endpoints_are_elsewhere_and_refuses_whe
 }
 
 #[test]
-fn internal_policy_local_falls_back_to_what_terminates_on_this_node() {
+fn internal_policy_local_falls_back_to_terminating_endpoints_on_this_node() {
     let made = slice("s").tcp("", 80).at("10.1.0.1").on("n1").terminating().at("10.1.0.2").on("n2");
     let rules = one(svc("s").ip("10.96.0.1").tcp("", 80).internal_local(), made);
     assert_eq!(reached(&rules, tcp(CLUSTER_IP)), ["10.1.0.1:80"]);
 }
 
 #[test]
-fn internal_policy_local_binds_the_cluster_address_alone() {
+fn internal_policy_local_applies_to_the_cluster_address_only() {
     let rules = one(four_kinds().internal_local(), slice("s").tcp("", 80).at("10.1.0.2").on("n2"));
     assert_eq!(to(&rules, tcp(CLUSTER_IP)), Trace::Drop);
     for destination in &FOUR_KINDS[1..] {
@@ -232,7 +232,7 @@ fn internal_policy_local_binds_the_cluster_address_alone() {
 }
 
 #[test]
-fn external_policy_local_does_not_bind_a_pod() {
+fn external_policy_local_does_not_apply_to_a_pod() {
     let made = slice("s").tcp("", 80).at("10.1.0.1").on("n1").at("10.1.0.2").on("n2");
     let elsewhere = slice("s").tcp("", 80).at("10.1.0.2").on("n2");
     for destination in FOUR_KINDS {
@@ -244,7 +244,7 @@ fn external_policy_local_does_not_bind_a_pod() {
 }
 
 #[test]
-fn both_policies_local_bind_the_cluster_address_alone() {
+fn both_policies_local_apply_to_the_cluster_address_only() {
     let service = four_kinds().internal_local().external_local();
     let rules = one(service, slice("s").tcp("", 80).at("10.1.0.2").on("n2").at("10.1.0.3").on("n3"));
     assert_eq!(to(&rules, tcp(CLUSTER_IP)), Trace::Drop);
@@ -254,7 +254,7 @@ fn both_policies_local_bind_the_cluster_address_alone() {
 }
 
 #[test]
-fn hints_bind_external_addresses_as_they_bind_the_cluster_address() {
+fn hints_apply_to_external_addresses_and_the_cluster_address() {
     let made = slice("s").tcp("", 80).at("10.1.0.1").zone("a").at("10.1.0.2").zone("b");
     let rules = one(four_kinds(), made);
     for destination in FOUR_KINDS {
@@ -263,7 +263,7 @@ fn hints_bind_external_addresses_as_they_bind_the_cluster_address() {
 }
 
 #[test]
-fn hints_do_not_bind_the_local_endpoints_of_the_cluster_address() {
+fn hints_do_not_apply_with_internal_policy_local() {
     let made = slice("s").tcp("", 80).at("10.1.0.1").on("n1").zone("b").at("10.1.0.2").on("n2").zone("a");
     let rules = one(four_kinds().internal_local(), made);
     assert_eq!(reached(&rules, tcp(CLUSTER_IP)), ["10.1.0.1:80"]);
@@ -271,14 +271,14 @@ fn hints_do_not_bind_the_local_endpoints_of_the_cluster_address() {
 }
 
 #[test]
-fn what_terminates_gets_connections_only_while_nothing_is_ready() {
+fn terminating_endpoints_get_connections_only_if_none_is_ready() {
     let made = || slice("s").tcp("", 80).at("10.1.0.1").terminating().at("10.1.0.2").finished();
     assert_eq!(reached(&one(four_kinds(), made()), tcp(CLUSTER_IP)), ["10.1.0.1:80"]);
     assert_eq!(reached(&one(four_kinds(), made().at("10.1.0.3")), tcp(CLUSTER_IP)), ["10.1.0.3:80"]);
 }
 
 #[test]
-fn a_node_port_is_open_on_the_first_node_address_of_each_family_only() {
+fn node_port_is_a_portal_only_at_the_first_node_address_of_each_family() {
     let service = svc("s").ip("10.96.0.1").ip("fd00::1").tcp("", 80).node_port(30080);
     let changes = [service.into(), slice("s").tcp("", 80).at("10.1.0.1").at("fd01::1").into()];
     let mut here = node_context();
@@ -298,7 +298,7 @@ fn a_node_port_is_open_on_the_first_node_address_of_each_family_only() {
 }
 
 #[test]
-fn source_ranges_bar_others_from_the_load_balancer_address_and_from_nothing_else() {
+fn source_ranges_apply_only_to_the_load_balancer_address() {
     let service = four_kinds().only_from("10.2.0.0/16").only_from("10.3.0.0/24");
     let rules = one(service, slice("s").tcp("", 80).at("10.1.0.1"));
     let balanced = tcp("192.0.2.2:80");
@@ -313,14 +313,14 @@ fn source_ranges_bar_others_from_the_load_balancer_address_and_from_nothing_else
 }
 
 #[test]
-fn source_ranges_hold_without_endpoints_too() {
+fn source_ranges_apply_without_endpoints() {
     let rules = rules([four_kinds().only_from("10.2.0.0/16").into()]);
     assert_eq!(from("10.1.0.99", &rules, tcp("192.0.2.2:80")), Trace::SourceDenied);
     assert_eq!(from("10.2.0.1", &rules, tcp("192.0.2.2:80")), Trace::Reject);
 }
 
 #[test]
-fn a_range_of_everything_lifts_the_restriction() {
+fn source_range_of_length_0_removes_the_restriction() {
     let service = four_kinds().only_from("10.2.0.0/16").only_from("0.0.0.0/0");
     let rules = one(service, slice("s").tcp("", 80).at("10.1.0.1"));
     let destination = tcp("192.0.2.2:80");
@@ -330,7 +330,7 @@ fn a_range_of_everything_lifts_the_restriction() {
 }
 
 #[test]
-fn ranges_of_one_family_do_not_restrict_the_other() {
+fn source_ranges_of_one_family_do_not_restrict_the_other() {
     let service = svc("s").ip("10.96.0.1").ip("fd00::1").tcp("", 80).balanced("192.0.2.2");
     let service = service.balanced("2001:db8::2").only_from("fd02::/16");
     let rules = one(service, slice("s").tcp("", 80).at("10.1.0.1").at("fd01::1"));
@@ -340,7 +340,7 @@ fn ranges_of_one_family_do_not_restrict_the_other() {
 }
 
 #[test]
-fn a_range_of_everything_in_one_family_does_not_lift_the_others() {
+fn source_range_of_length_0_does_not_affect_the_other_family() {
     let service = svc("s").ip("10.96.0.1").tcp("", 80).balanced("192.0.2.2");
     let service = service.only_from("10.2.0.0/16").only_from("::/0");
     let rules = one(service, slice("s").tcp("", 80).at("10.1.0.1"));
@@ -348,7 +348,7 @@ fn a_range_of_everything_in_one_family_does_not_lift_the_others() {
 }
 
 #[test]
-fn ranges_that_hold_the_nodes_address_let_the_load_balancer_address_itself_in() {
+fn source_ranges_with_the_nodes_address_include_the_load_balancer_address() {
     let service = |range| four_kinds().balanced("192.0.2.3").only_from(range);
     let made = || slice("s").tcp("", 80).at("10.1.0.1");
     let (with, without) = (one(service("10.240.0.0/24"), made()), one(service("10.241.0.0/24"), made()));
@@ -361,7 +361,7 @@ fn ranges_that_hold_the_nodes_address_let_the_load_balancer_address_itself_in() 
 }
 
 #[test]
-fn another_port_of_a_cluster_address_is_refused() {
+fn other_port_of_a_cluster_address_is_rejected() {
     let rules = one(four_kinds(), slice("s").tcp("", 80).at("10.1.0.1"));
     assert_eq!(to(&rules, tcp("10.96.0.1:81")), Trace::WrongPort);
     assert_eq!(to(&rules, udp("10.96.0.1:80")), Trace::WrongPort);
@@ -372,7 +372,7 @@ fn another_port_of_a_cluster_address_is_refused() {
 }
 
 #[test]
-fn an_address_of_a_service_range_that_nobody_has_leads_nowhere() {
+fn unallocated_address_in_a_service_range_is_dropped() {
     let ranges = Change::ServiceRanges(vec!["10.96.0.0/16".parse().unwrap(), "fd00::/112".parse().unwrap()]);
     let rules = rules([ranges, four_kinds().into(), slice("s").tcp("", 80).at("10.1.0.1").into()]);
     for destination in ["10.96.0.0:80", "10.96.255.255:80", "[fd00::ffff]:80"] {
@@ -386,7 +386,7 @@ fn an_address_of_a_service_range_that_nobody_has_leads_nowhere() {
 }
 
 #[test]
-fn a_view_shows_its_services_only() {
+fn filter_makes_only_its_services_visible() {
     let changes = |name: &str, address: &str| -> [Change; 2] {
         [svc(name).ip(address).tcp("", 80).into(), slice(name).tcp("", 80).at("10.1.0.1").into()]
     };
@@ -398,7 +398,7 @@ fn a_view_shows_its_services_only() {
 }
 
 #[test]
-fn a_service_says_whether_it_is_relayed_and_else_the_standpoint_does() {
+fn mode_of_a_service_overrides_that_of_the_node_context() {
     let rules = |own: Option<Mode>, default: Mode| {
         let mut service = svc("s").ip("10.96.0.1").tcp("t", 80).udp("u", 80).port(Protocol::Sctp, "s", 80);
         service.mode = own;
@@ -421,7 +421,7 @@ fn a_service_says_whether_it_is_relayed_and_else_the_standpoint_does() {
 }
 
 #[test]
-fn a_relayed_portal_without_endpoints_is_refused_and_its_policy_and_ranges_hold() {
+fn relayed_portal_without_endpoints_is_rejected_and_keeps_policy_and_ranges() {
     let relayed = || four_kinds().mode(Mode::Relay).internal_local().only_from("10.2.0.0/16");
     assert_eq!(to(&rules([relayed().into()]), tcp(CLUSTER_IP)), Trace::Reject);
     let rules = one(relayed(), slice("s").tcp("", 80).at("10.1.0.2").on("n2"));
@@ -431,7 +431,7 @@ fn a_relayed_portal_without_endpoints_is_refused_and_its_policy_and_ranges_hold(
 }
 
 #[test]
-fn what_a_neighbour_sends_and_what_goes_to_the_pods_own_addresses_meets_no_portal() {
+fn packets_from_neighbours_and_to_the_pods_own_addresses_match_no_portal() {
     let rules = one(svc("web").ip("10.96.0.1").tcp("", 80), slice("web").tcp("", 80).at("10.1.0.1"));
     let met = |direction| {
         let packet = Packet { direction, ..Packet::sent(Some(ip("10.244.0.3")), tcp("10.96.0.1:80")) };
@@ -446,7 +446,7 @@ fn what_a_neighbour_sends_and_what_goes_to_the_pods_own_addresses_meets_no_porta
 }
 
 #[test]
-fn relayed_portals_refuse_while_the_relay_does_not_listen_and_others_go_on() {
+fn only_relayed_portals_reject_while_the_relay_does_not_listen() {
     let named = |name: &str, address: &str| svc(name).ip(address).tcp("", 80);
     let endpoint = |name: &str| slice(name).tcp("", 8080).at("10.1.0.1");
     let rules = rules([

@@ -1,7 +1,7 @@
 //! External addresses in a snapshot: whether one becomes a portal depends on other objects than its service.
 //!
-//! A cluster address of any service is never also an external address, and the API server's own address and port
-//! are never taken over. What must not go in here: which external addresses the operator allows.
+//! An external address is never the cluster address of a service, or the address and port of an API server.
+//! `ExternalPolicy` contains the rules of the operator.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -11,23 +11,23 @@ use crate::model::endpoint::EndpointSlice;
 use crate::model::portal_key::PortalKey;
 use crate::model::service::{Service, ServiceKey};
 
-/// The service whose endpoints are the API servers.
+/// Whether this is the service whose endpoints are the API servers.
 fn is_kubernetes(key: &ServiceKey) -> bool {
     &*key.namespace == "default" && &*key.name == "kubernetes"
 }
 
-fn outside(service: &Service) -> impl Iterator<Item = IpAddr> {
+fn external_addresses(service: &Service) -> impl Iterator<Item = IpAddr> {
     service.external_ips.iter().chain(&service.load_balancer_ips).copied()
 }
 
 impl Snapshot {
-    /// The services that have this external or load-balancer address, in order.
+    /// Returns the services that have this external or load-balancer address, in order.
     pub fn services_with_external_ip(&self, address: IpAddr) -> impl Iterator<Item = &ServiceKey> {
         let from = (address, ServiceKey::default());
         self.external_users.range(from..).take_while(move |(own, _)| *own == address).map(|(_, user)| user)
     }
 
-    /// Whether an API server listens there: it is an endpoint of the service default/kubernetes.
+    /// Whether this is the address and port of an API server: an endpoint of the service default/kubernetes.
     #[must_use]
     pub fn is_api_server(&self, key: PortalKey) -> bool {
         let listens = |slice: &Arc<EndpointSlice>| {
@@ -37,18 +37,22 @@ impl Snapshot {
         self.slices_of(&ServiceKey::new("default", "kubernetes")).any(listens)
     }
 
-    /// Lists a service at its external addresses, in place of what it was before.
-    pub(super) fn follow_outside(&mut self, old: Option<&Service>, new: Option<&Service>) {
-        for (service, address) in old.into_iter().flat_map(|old| outside(old).map(move |ip| (old, ip))) {
+    /// Replaces the external addresses of a service.
+    pub(super) fn update_external_users(&mut self, old: Option<&Service>, new: Option<&Service>) {
+        for (service, address) in
+            old.into_iter().flat_map(|old| external_addresses(old).map(move |ip| (old, ip)))
+        {
             self.external_users.remove_mut(&(address, service.key.clone()));
         }
-        for (service, address) in new.into_iter().flat_map(|new| outside(new).map(move |ip| (new, ip))) {
+        for (service, address) in
+            new.into_iter().flat_map(|new| external_addresses(new).map(move |ip| (new, ip)))
+        {
             self.external_users.insert_mut((address, service.key.clone()));
         }
     }
 
-    /// The services whose external addresses a slice of the API servers concerns.
-    pub(super) fn concerned_by(&self, slice: &EndpointSlice) -> ChangedServices {
+    /// Returns the services with an external address that is an endpoint in this slice of the API servers.
+    pub(super) fn services_affected_by(&self, slice: &EndpointSlice) -> ChangedServices {
         if !is_kubernetes(&slice.service) {
             return ChangedServices::new();
         }

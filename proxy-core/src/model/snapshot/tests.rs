@@ -1,6 +1,6 @@
-//! What a snapshot answers, and whose portals it says may differ after a change.
+//! The content of snapshots, and the services that a change affects.
 //!
-//! That a snapshot which followed many changes answers as a fresh one does is a property, in `plan`.
+//! That an incremental snapshot equals a fresh one is a property in `tests`.
 
 use super::*;
 use crate::sample::{ip, slice, snapshot, svc};
@@ -35,14 +35,14 @@ fn endpoints_join_by_port_name_and_protocol() {
 }
 
 #[test]
-fn slices_with_different_numbers_for_one_port_name_are_united() {
+fn slices_with_different_ports_of_one_name_are_merged() {
     let one = slice("s").named("s-1").tcp("", 8080).at("10.1.0.1").at("10.1.0.3");
     let two = slice("s").named("s-2").tcp("", 9090).at("10.1.0.2");
     assert_eq!(tcp_endpoints([one, two]), ["10.1.0.1:8080", "10.1.0.2:9090", "10.1.0.3:8080"]);
 }
 
 #[test]
-fn a_slice_belongs_to_the_service_of_its_namespace_and_name_only() {
+fn slice_belongs_only_to_the_service_of_its_namespace_and_name() {
     let mut elsewhere = slice("s").tcp("", 80).at("10.1.0.2");
     elsewhere.key.namespace = "team".into();
     elsewhere.service = ServiceKey::new("team", "s");
@@ -67,7 +67,7 @@ fn each_family_has_its_own_endpoints() {
 }
 
 #[test]
-fn an_address_and_port_in_two_slices_is_one_endpoint() {
+fn address_and_port_in_two_slices_is_one_endpoint() {
     let named = |name| slice("s").named(name).tcp("", 80).at("10.1.0.1");
     assert_eq!(tcp_endpoints([named("a"), named("b").at("10.1.0.2")]), ["10.1.0.1:80", "10.1.0.2:80"]);
     let other_number = slice("s").named("c").tcp("", 81).at("10.1.0.1");
@@ -75,7 +75,7 @@ fn an_address_and_port_in_two_slices_is_one_endpoint() {
 }
 
 #[test]
-fn of_duplicates_the_one_that_does_not_terminate_stands_whatever_their_order() {
+fn duplicate_that_does_not_terminate_is_used_in_any_order() {
     let ready = |name| slice("s").named(name).tcp("", 80).at("10.1.0.1").on("ready");
     let leaving = |name| slice("s").named(name).tcp("", 80).at("10.1.0.1").on("leaving").terminating();
     let node_of = |slices: Vec<EndpointSlice>| {
@@ -93,7 +93,7 @@ fn of_duplicates_the_one_that_does_not_terminate_stands_whatever_their_order() {
 }
 
 #[test]
-fn within_one_slice_a_duplicate_that_terminates_does_not_hide_the_other() {
+fn terminating_duplicate_in_one_slice_does_not_hide_the_other() {
     let made = slice("s").tcp("", 80).at("10.1.0.1").terminating().at("10.1.0.1").at("10.1.0.1").finished();
     let snapshot = snapshot([made.into()]);
     let key = key("s");
@@ -102,7 +102,7 @@ fn within_one_slice_a_duplicate_that_terminates_does_not_hide_the_other() {
 }
 
 #[test]
-fn an_endpoint_with_the_address_of_a_service_is_left_out_while_that_service_has_it() {
+fn endpoint_with_a_service_address_is_omitted_while_the_service_has_it() {
     let mut snapshot = snapshot([
         svc("s").ip("10.96.0.1").tcp("", 80).into(),
         slice("s").tcp("", 80).at("10.1.0.1").at("10.96.0.2").into(),
@@ -125,7 +125,7 @@ fn an_endpoint_with_the_address_of_a_service_is_left_out_while_that_service_has_
 }
 
 #[test]
-fn an_address_of_two_services_stays_one_until_both_are_gone() {
+fn address_of_two_services_is_a_service_address_until_both_are_deleted() {
     let owner = |name: &str| Change::Service(svc(name).ip("10.96.0.2").tcp("", 80));
     let mut snapshot = snapshot([owner("a"), owner("b"), slice("s").tcp("", 80).at("10.96.0.2").into()]);
     assert_eq!(snapshot.owner_of(ip("10.96.0.2")), Some(&key("a")));
@@ -138,7 +138,7 @@ fn an_address_of_two_services_stays_one_until_both_are_gone() {
 }
 
 #[test]
-fn both_addresses_of_a_dual_stack_service_are_refused_as_endpoints() {
+fn both_addresses_of_a_dual_stack_service_are_rejected_as_endpoints() {
     let snapshot = snapshot([
         slice("s").tcp("", 80).at("10.96.0.2").at("fd00::2").at("fd01::1").into(),
         svc("owner").ip("10.96.0.2").ip("fd00::2").tcp("", 80).into(),
@@ -147,7 +147,7 @@ fn both_addresses_of_a_dual_stack_service_are_refused_as_endpoints() {
 }
 
 #[test]
-fn a_service_of_another_proxy_keeps_its_address_from_being_an_endpoint() {
+fn address_of_another_proxys_service_is_not_an_endpoint() {
     let mut other = svc("other").ip("10.96.0.2").tcp("", 80);
     other.has_portals = false;
     let snapshot = snapshot([slice("s").tcp("", 80).at("10.96.0.2").into(), other.into()]);
@@ -155,7 +155,7 @@ fn a_service_of_another_proxy_keeps_its_address_from_being_an_endpoint() {
 }
 
 #[test]
-fn an_external_address_is_no_service_address() {
+fn external_address_is_not_a_service_address() {
     let balanced = svc("lb").ip("10.96.0.2").external("192.0.2.1").balanced("192.0.2.2").tcp("", 80);
     let made = slice("s").tcp("", 80).at("192.0.2.1").at("192.0.2.2");
     let snapshot = snapshot([balanced.into(), made.into()]);
@@ -163,7 +163,7 @@ fn an_external_address_is_no_service_address() {
 }
 
 #[test]
-fn a_change_names_its_own_service_alone() {
+fn change_returns_only_its_own_service() {
     let mut snapshot = snapshot(crate::sample::cluster(5, 2));
     let made = crate::sample::cluster_slice(3, 2, 1);
     assert_eq!(snapshot.apply(made.into()), changed(&["svc-3"]));
@@ -176,7 +176,7 @@ fn a_change_names_its_own_service_alone() {
 }
 
 #[test]
-fn a_change_that_changes_nothing_names_nobody() {
+fn change_without_effect_returns_no_service() {
     let service = || Change::Service(svc("s").ip("10.96.0.1").tcp("", 80));
     let made = || Change::Slice(slice("s").tcp("", 80).at("10.1.0.1"));
     let mut snapshot = snapshot([service(), made()]);
@@ -188,7 +188,7 @@ fn a_change_that_changes_nothing_names_nobody() {
 }
 
 #[test]
-fn a_slice_that_moves_to_another_service_names_both() {
+fn slice_that_moves_to_another_service_returns_both_services() {
     let mut snapshot = snapshot([slice("s").named("x").tcp("", 80).at("10.1.0.1").into()]);
     let moved = slice("t").named("x").tcp("", 80).at("10.1.0.1");
     assert_eq!(snapshot.apply(moved.into()), changed(&["s", "t"]));
@@ -197,13 +197,13 @@ fn a_slice_that_moves_to_another_service_names_both() {
 }
 
 #[test]
-fn a_slice_replaces_the_one_of_its_name() {
+fn slice_replaces_the_one_with_its_name() {
     let (one, two) = (slice("s").tcp("", 80).at("10.1.0.1"), slice("s").tcp("", 80).at("10.1.0.2"));
     assert_eq!(tcp_endpoints([one, two]), ["10.1.0.2:80"]);
 }
 
 #[test]
-fn a_clone_keeps_answering_as_before() {
+fn clone_is_independent_of_later_changes() {
     let mut snapshot = snapshot([slice("s").tcp("", 80).at("10.1.0.1").into()]);
     let before = snapshot.clone();
     snapshot.apply(slice("s").tcp("", 80).at("10.1.0.2").into());
@@ -212,7 +212,7 @@ fn a_clone_keeps_answering_as_before() {
 }
 
 #[test]
-fn the_services_of_a_namespace_stand_apart_from_those_of_longer_names() {
+fn services_of_a_namespace_exclude_those_of_namespaces_with_longer_names() {
     let snapshot = snapshot([
         svc("b").namespace("team").into(),
         svc("a").namespace("team").into(),
@@ -225,7 +225,7 @@ fn the_services_of_a_namespace_stand_apart_from_those_of_longer_names() {
 }
 
 #[test]
-fn free_addresses_belong_to_nobody_only_while_no_other_proxy_has_services() {
+fn addresses_are_unallocated_only_if_no_other_proxy_has_services() {
     let ranges = vec!["10.96.0.0/16".parse().unwrap()];
     let mut foreign = svc("other").ip("10.96.0.9").tcp("", 80);
     foreign.has_portals = false;
@@ -242,7 +242,7 @@ fn free_addresses_belong_to_nobody_only_while_no_other_proxy_has_services() {
 }
 
 #[test]
-fn a_new_service_address_finds_its_endpoint_among_slices_that_came_and_went() {
+fn new_service_address_finds_its_endpoint_after_slices_changed() {
     let near = |name: &str, address: &str| slice(name).tcp("", 80).at(address);
     let mut snapshot =
         snapshot([near("a", "10.1.0.1").into(), near("b", "10.1.0.2").into(), near("c", "10.1.0.3").into()]);

@@ -1,6 +1,6 @@
-//! The classic form as text, whole, for both families.
+//! The complete text for iptables, for both families.
 //!
-//! That `iptables-restore` takes it is tested with the real program in the system tests.
+//! A system test loads it with the real `iptables-restore`.
 
 use expect_test::{Expect, expect};
 
@@ -25,7 +25,7 @@ fn endpoints() -> EndpointSlice {
 }
 
 #[test]
-fn each_of_three_backends_is_taken_with_the_same_chance() {
+fn three_backends_have_equal_probability() {
     let made = endpoints().at("10.1.0.2").at("10.1.0.3");
     check(
         Family::V4,
@@ -51,7 +51,7 @@ fn each_of_three_backends_is_taken_with_the_same_chance() {
 }
 
 #[test]
-fn a_relayed_portal_is_one_redirect_with_the_name_of_its_service() {
+fn relayed_portal_is_one_redirect_with_the_name_of_its_service() {
     let apache = svc("apache-service").ip("10.11.0.1").tcp("", 12345).mode(Mode::Relay);
     let other = svc("dns").ip("10.11.0.2").udp("", 53).mode(Mode::Relay);
     check(
@@ -82,7 +82,7 @@ fn a_relayed_portal_is_one_redirect_with_the_name_of_its_service() {
 }
 
 #[test]
-fn without_endpoints_a_portal_is_refused_by_protocol() {
+fn portal_without_endpoints_is_rejected_by_protocol() {
     check(
         Family::V4,
         [service().udp("dns", 53).into()],
@@ -104,7 +104,7 @@ fn without_endpoints_a_portal_is_refused_by_protocol() {
 }
 
 #[test]
-fn what_the_policy_forbids_is_dropped() {
+fn portal_whose_policy_excludes_all_endpoints_is_dropped() {
     check(
         Family::V4,
         [service().internal_local().into(), endpoints().into()],
@@ -125,7 +125,7 @@ fn what_the_policy_forbids_is_dropped() {
 }
 
 #[test]
-fn source_ranges_let_some_in_and_drop_the_rest() {
+fn sources_outside_the_ranges_are_dropped() {
     let balanced = || service().balanced("192.0.2.2").only_from("10.2.0.0/16").only_from("10.4.0.0/24");
     check(
         Family::V4,
@@ -174,7 +174,7 @@ fn source_ranges_let_some_in_and_drop_the_rest() {
 }
 
 #[test]
-fn a_sticky_portal_remembers_each_clients_backend() {
+fn portal_with_affinity_records_each_clients_backend() {
     check(
         Family::V4,
         [service().sticky(600).into(), endpoints().at("10.1.0.2").into()],
@@ -204,7 +204,7 @@ fn a_sticky_portal_remembers_each_clients_backend() {
 }
 
 #[test]
-fn a_portal_in_turn_takes_every_nth_connection() {
+fn round_robin_portal_uses_every_nth_connection() {
     let made = endpoints().at("10.1.0.2").at("10.1.0.3");
     let portals =
         portals(&snapshot([service().scheduler(Scheduler::RoundRobin).into(), made.into()]), &node_context());
@@ -216,7 +216,7 @@ fn a_portal_in_turn_takes_every_nth_connection() {
 }
 
 #[test]
-fn ipv6_has_a_file_of_its_own_and_each_says_what_it_leaves_out() {
+fn each_family_has_its_own_text_that_names_omitted_portals() {
     let both = || -> [Change; 3] {
         let ranges = vec!["10.96.0.0/16".parse().unwrap(), "fd00::/112".parse().unwrap()];
         let udp = svc("u").ip("fd00::2").udp("", 53);
@@ -227,7 +227,7 @@ fn ipv6_has_a_file_of_its_own_and_each_says_what_it_leaves_out() {
         Family::V6,
         both().into_iter().chain([made()]),
         expect![[r##"
-            # 1 IPv4 portals are left out: they need a file of their own
+            # 1 IPv4 portals are omitted: they need a separate file
             *nat
             :PORTICO-PORTALS - [0:0]
             :PORTICO-1B01FBF89B19 - [0:0]
@@ -252,7 +252,7 @@ fn ipv6_has_a_file_of_its_own_and_each_says_what_it_leaves_out() {
         Family::V4,
         both().into_iter().chain([made()]),
         expect![[r##"
-            # 2 IPv6 portals are left out: they need a file of their own
+            # 2 IPv6 portals are omitted: they need a separate file
             *nat
             :PORTICO-PORTALS - [0:0]
             :PORTICO-E0D8B0B32362 - [0:0]
@@ -272,7 +272,7 @@ fn ipv6_has_a_file_of_its_own_and_each_says_what_it_leaves_out() {
 }
 
 #[test]
-fn a_portal_whose_chance_is_shared_by_many_is_fair_to_each() {
+fn many_backends_have_equal_probability() {
     // 1/n of what is left, for each: the shares must all be 1/n of the whole.
     let many = (1..=7).fold(endpoints(), |made, octet| made.at(&format!("10.1.1.{octet}")));
     let portals = portals(&snapshot([service().into(), many.into()]), &node_context());
@@ -290,7 +290,7 @@ fn a_portal_whose_chance_is_shared_by_many_is_fair_to_each() {
 }
 
 #[test]
-fn no_chain_is_longer_than_the_kernel_allows() {
+fn chain_names_fit_the_limit_of_the_kernel() {
     let service = svc("s").ip("2001:db8:1111:2222:3333:4444:5555:6666").tcp("web", 65_535).sticky(86_400);
     let many = (0..300).fold(slice("s").tcp("web", 65_535), |made, n| made.at(&format!("fd01::{n:x}")));
     let portals = portals(&snapshot([service.into(), many.into()]), &node_context());
@@ -300,7 +300,7 @@ fn no_chain_is_longer_than_the_kernel_allows() {
 }
 
 #[test]
-fn relayed_portals_beyond_the_last_port_are_left_out_by_name() {
+fn relayed_portals_beyond_the_last_port_are_omitted_and_named() {
     let last = u16::MAX - RELAY_PORT_MIN + 2; // two ports more than there are for relays
     let many = (1..=last + 1).fold(svc("s").ip("10.96.0.1"), |service, port| service.tcp("", port));
     let made = slice("s").tcp("", 80).at("10.1.0.1");
@@ -308,5 +308,5 @@ fn relayed_portals_beyond_the_last_port_are_left_out_by_name() {
     let text = Iptables { portals: &portals, family: Family::V4 }.to_string();
     assert_eq!(text.matches("-j REDIRECT").count(), 32_768);
     assert!(text.contains("--to-ports 65535\n"));
-    assert_eq!(text.matches("# default/s: clusterIP is left out").count(), 2);
+    assert_eq!(text.matches("# default/s: clusterIP is omitted").count(), 2);
 }

@@ -1,7 +1,6 @@
-//! Rulesets and plans as text, whole: a change of the text is seen here first.
+//! The complete text of rulesets and plans.
 //!
-//! That the kernel takes the text, and that packets meet in it what the tracer says, is tested with a real
-//! `nft` in the system tests.
+//! System tests load it with a real `nft`, and compare packets in the kernel with `trace`.
 
 use expect_test::expect;
 
@@ -26,7 +25,7 @@ fn endpoints(octets: &[u8]) -> EndpointSlice {
     octets.iter().fold(made, |made, octet| made.at(&format!("10.1.0.{octet}")))
 }
 
-/// A portal of each action: forward, guarded, sticky, in turn, refuse, drop and relay, and one of IPv6.
+/// A portal of each action (forward, guarded, with affinity, round robin, reject, drop, relay), and one of IPv6.
 fn every_action() -> Vec<Change> {
     let named = |name: &str, address: &str| svc(name).ip(address).tcp("", 80);
     let endpoint = |name: &str| slice(name).tcp("", 8080).at("10.1.0.1").on("n2");
@@ -49,9 +48,9 @@ fn every_action() -> Vec<Change> {
 
 #[test]
 #[allow(clippy::too_many_lines)] // the lines are the text's
-fn a_ruleset_is_a_table_with_a_chain_for_each_pick_and_an_element_for_each_portal() {
+fn ruleset_is_rendered_with_a_chain_per_dispatch_key_and_an_element_per_portal() {
     expect![[r#"
-        # Made anew as a whole: what stood in the table before is gone when this one is there.
+        # Replaces the whole table in one transaction.
         table inet portico
         delete table inet portico
 
@@ -306,7 +305,7 @@ fn a_ruleset_is_a_table_with_a_chain_for_each_pick_and_an_element_for_each_porta
 }
 
 #[test]
-fn no_table_is_a_comment() {
+fn empty_ruleset_is_rendered_as_a_comment() {
     expect![[r#"
         # no table
     "#]]
@@ -314,7 +313,7 @@ fn no_table_is_a_comment() {
 }
 
 #[test]
-fn on_demand_the_kernel_counts_and_what_is_free_is_relayed() {
+fn on_demand_table_counts_portals_and_relays_unmatched_addresses() {
     let text = |on_demand| {
         let settings = Settings { on_demand, ..Settings::default() };
         Ruleset::new(&portals(&snapshot([]), &node_context()), settings).to_string()
@@ -328,7 +327,7 @@ fn on_demand_the_kernel_counts_and_what_is_free_is_relayed() {
 }
 
 #[test]
-fn with_counters_portals_and_backends_count_in_every_table_and_nothing_else_does() {
+fn counters_are_only_on_portals_and_backends() {
     for on_demand in [false, true] {
         let settings = Settings { on_demand, counters: true, ..Settings::default() };
         let text = Ruleset::new(&portals(&snapshot([]), &node_context()), settings).to_string();
@@ -343,7 +342,7 @@ fn with_counters_portals_and_backends_count_in_every_table_and_nothing_else_does
 }
 
 #[test]
-fn settings_are_in_the_text() {
+fn rendered_table_contains_the_settings() {
     let settings = Settings { nat_priority: -150, relay_port: 12_345, on_demand: false, counters: false };
     let text = Ruleset::new(&portals(&snapshot([]), &node_context()), settings).to_string();
     assert!(text.contains("type nat hook output priority -150; policy accept;"), "{text}");
@@ -351,7 +350,7 @@ fn settings_are_in_the_text() {
 }
 
 #[test]
-fn one_changed_endpoint_is_two_commands() {
+fn changed_endpoint_is_rendered_as_two_commands() {
     let (before, after) = ([service().into(), endpoints(&[1, 2, 3]).into()], endpoints(&[1, 3, 9]));
     let mut snapshot = snapshot(before);
     let mut portals = portals(&snapshot, &node_context());
@@ -372,7 +371,7 @@ fn one_changed_endpoint_is_two_commands() {
 }
 
 #[test]
-fn a_count_that_nobody_had_is_a_new_chain() {
+fn new_backend_count_is_rendered_as_a_new_chain() {
     let applied = ruleset([service().into(), endpoints(&[1]).into()]);
     let desired = ruleset([service().into(), endpoints(&[1, 2]).into()]);
     expect![[r#"
@@ -399,7 +398,7 @@ fn a_count_that_nobody_had_is_a_new_chain() {
 }
 
 #[test]
-fn the_last_portal_goes_with_its_chain_and_leaves_the_table() {
+fn last_portal_is_deleted_with_its_chain_but_not_the_table() {
     let applied = ruleset([service().ip("fd00::1").into(), endpoints(&[1]).into()]);
     expect![[r#"
         delete element inet portico portals4 {
@@ -426,7 +425,7 @@ fn the_last_portal_goes_with_its_chain_and_leaves_the_table() {
 }
 
 #[test]
-fn to_no_table_is_one_command() {
+fn deletion_of_the_table_is_rendered_as_one_command() {
     expect![[r#"
         delete table inet portico
     "#]]
@@ -434,7 +433,7 @@ fn to_no_table_is_one_command() {
 }
 
 #[test]
-fn sources_and_ranges_are_replaced_in_their_sets() {
+fn changed_sources_and_ranges_are_rendered_in_their_sets() {
     let guarded = |range| service().balanced("192.0.2.2").only_from(range);
     let ranges = |text: &str| Change::ServiceRanges(vec![text.parse().unwrap()]);
     let applied = ruleset([ranges("10.96.0.0/16"), guarded("10.2.0.0/16").into()]);

@@ -1,6 +1,6 @@
-//! Which endpoints are chosen: what kube-proxy's topology.go and its test ask, row by row.
+//! Which endpoints are selected: the cases of kube-proxy's topology.go and its test.
 //!
-//! The node is `n1` in zone `a` unless a test says otherwise. Nothing about portals belongs here.
+//! The node is `n1` in zone `a` unless a test says otherwise.
 
 use super::*;
 use crate::model::address::Family;
@@ -10,7 +10,7 @@ use crate::sample::{slice, snapshot};
 
 const OURS: (&str, &str) = ("n1", "a");
 
-/// The choice, the chosen addresses and every endpoint's endpoint_status for a client on this node.
+/// Returns the rule, the selected addresses and the status of each endpoint.
 fn selected(
     made: EndpointSlice,
     policy: TrafficPolicy,
@@ -21,13 +21,10 @@ fn selected(
     let key = ServiceKey::new("default", "s");
     let endpoints = snapshot.endpoints_of(&key, "", Protocol::Tcp, Family::V4);
     let rule = selection_rule(&endpoints, policy, &node);
-    let fates: Vec<EndpointStatus> =
+    let statuses: Vec<EndpointStatus> =
         endpoints.iter().map(|e| endpoint_status(rule, e.endpoint, &node)).collect();
-    let chosen = endpoints
-        .iter()
-        .zip(&fates)
-        .filter(|(_, endpoint_status)| **endpoint_status == EndpointStatus::Chosen);
-    (rule, chosen.map(|(e, _)| e.endpoint.address.to_string()).collect(), fates)
+    let chosen = endpoints.iter().zip(&statuses).filter(|(_, status)| **status == EndpointStatus::Selected);
+    (rule, chosen.map(|(e, _)| e.endpoint.address.to_string()).collect(), statuses)
 }
 
 fn cluster(made: EndpointSlice) -> Vec<String> {
@@ -38,56 +35,56 @@ fn local(made: EndpointSlice) -> Vec<String> {
     selected(made, TrafficPolicy::Local, OURS).1
 }
 
-fn local_choice(made: EndpointSlice) -> SelectionRule {
+fn local_rule(made: EndpointSlice) -> SelectionRule {
     selected(made, TrafficPolicy::Local, OURS).0
 }
 
 const ONE: [&str; 1] = ["10.1.0.1"];
 const TWO: [&str; 1] = ["10.1.0.2"];
 const BOTH: [&str; 2] = ["10.1.0.1", "10.1.0.2"];
-const NOBODY: [&str; 0] = [];
+const NONE: [&str; 0] = [];
 
 #[test]
-fn ready_endpoints_are_chosen_wherever_they_are() {
+fn ready_endpoints_are_selected_on_all_nodes() {
     assert_eq!(cluster(slice("s").at("10.1.0.1").on("n1").at("10.1.0.2").on("n2")), BOTH);
 }
 
 #[test]
-fn an_unready_endpoint_is_not_chosen() {
+fn unready_endpoint_is_not_selected() {
     assert_eq!(cluster(slice("s").at("10.1.0.1").at("10.1.0.2").unready()), ONE);
 }
 
 #[test]
-fn an_endpoint_that_terminates_is_not_chosen_while_another_is_ready() {
+fn terminating_endpoint_is_not_selected_while_another_is_ready() {
     assert_eq!(cluster(slice("s").at("10.1.0.1").at("10.1.0.2").terminating()), ONE);
 }
 
 #[test]
-fn where_none_is_ready_those_that_serve_while_they_terminate_are_chosen() {
+fn serving_terminating_endpoints_are_selected_if_none_is_ready() {
     let made = slice("s").at("10.1.0.1").terminating().at("10.1.0.2").terminating();
     assert_eq!(cluster(made.at("10.1.0.3").unready().at("10.1.0.4").finished()), BOTH);
 }
 
 #[test]
-fn the_terminating_fallback_ignores_hints() {
+fn terminating_fallback_ignores_hints() {
     let made = slice("s").at("10.1.0.1").zone("a").for_node("n1").terminating();
     assert_eq!(cluster(made.at("10.1.0.2").zone("b").for_node("n2").terminating()), BOTH);
 }
 
 #[test]
-fn an_endpoint_that_is_unready_but_does_not_terminate_is_no_fallback() {
+fn unready_endpoint_that_does_not_terminate_is_not_a_fallback() {
     let (rule, chosen, _) = selected(slice("s").at("10.1.0.1").unready(), TrafficPolicy::Cluster, OURS);
     assert_eq!((rule, chosen), (SelectionRule::None, Vec::new()));
 }
 
 #[test]
-fn an_endpoint_that_serves_no_more_is_no_fallback() {
+fn endpoint_that_no_longer_serves_is_not_a_fallback() {
     let (rule, chosen, _) = selected(slice("s").at("10.1.0.1").finished(), TrafficPolicy::Cluster, OURS);
     assert_eq!((rule, chosen), (SelectionRule::None, Vec::new()));
 }
 
 #[test]
-fn an_endpoint_published_as_ready_is_ready_though_it_terminates_or_does_not_serve() {
+fn endpoint_published_as_ready_is_ready_even_if_it_terminates() {
     // publishNotReadyAddresses: the controller writes ready, whatever the pod is.
     let mut made = slice("s").at("10.1.0.1").at("10.1.0.2").finished();
     made.endpoints[1].conditions.ready = true;
@@ -96,68 +93,68 @@ fn an_endpoint_published_as_ready_is_ready_though_it_terminates_or_does_not_serv
 }
 
 #[test]
-fn zone_hints_count_where_all_ready_endpoints_have_them_and_one_names_our_zone() {
+fn zone_hints_apply_if_all_ready_endpoints_have_them_and_one_is_for_this_zone() {
     assert_eq!(cluster(slice("s").at("10.1.0.1").zone("a").at("10.1.0.2").zone("b")), ONE);
 }
 
 #[test]
-fn an_endpoint_may_be_hinted_for_several_zones() {
+fn endpoint_can_have_hints_for_several_zones() {
     let made = slice("s").at("10.1.0.1").zone("c").zone("a").at("10.1.0.2").zone("a").zone("b");
     assert_eq!(cluster(made.at("10.1.0.3").zone("b")), BOTH);
 }
 
 #[test]
-fn zone_hints_are_ignored_where_one_ready_endpoint_lacks_them() {
+fn zone_hints_are_ignored_if_one_ready_endpoint_has_none() {
     assert_eq!(cluster(slice("s").at("10.1.0.1").zone("a").at("10.1.0.2")), BOTH);
 }
 
 #[test]
-fn zone_hints_are_ignored_where_none_names_our_zone() {
+fn zone_hints_are_ignored_if_none_is_for_this_zone() {
     assert_eq!(cluster(slice("s").at("10.1.0.1").zone("b").at("10.1.0.2").zone("c")), BOTH);
 }
 
 #[test]
-fn a_node_without_a_zone_matches_no_zone_hint() {
+fn node_without_a_zone_matches_no_zone_hint() {
     let made = slice("s").at("10.1.0.1").zone("").at("10.1.0.2").zone("b");
     assert_eq!(selected(made, TrafficPolicy::Cluster, ("n1", "")).1, BOTH);
 }
 
 #[test]
-fn node_hints_count_where_all_ready_endpoints_have_them_and_one_names_our_node() {
+fn node_hints_apply_if_all_ready_endpoints_have_them_and_one_is_for_this_node() {
     assert_eq!(cluster(slice("s").at("10.1.0.1").for_node("n2").at("10.1.0.2").for_node("n1")), TWO);
 }
 
 #[test]
-fn node_hints_win_over_zone_hints() {
+fn node_hints_take_precedence_over_zone_hints() {
     let made = slice("s").at("10.1.0.1").zone("a").for_node("n2");
     assert_eq!(cluster(made.at("10.1.0.2").zone("b").for_node("n1")), TWO);
 }
 
 #[test]
-fn zone_hints_count_where_one_ready_endpoint_lacks_a_node_hint() {
+fn zone_hints_apply_if_one_ready_endpoint_has_no_node_hint() {
     let made = slice("s").at("10.1.0.1").zone("a");
     assert_eq!(cluster(made.at("10.1.0.2").zone("b").for_node("n1")), ONE);
 }
 
 #[test]
-fn zone_hints_count_where_no_node_hint_names_our_node() {
+fn zone_hints_apply_if_no_node_hint_is_for_this_node() {
     let made = slice("s").at("10.1.0.1").zone("a").for_node("n2");
     assert_eq!(cluster(made.at("10.1.0.2").zone("b").for_node("n3")), ONE);
 }
 
 #[test]
-fn node_hints_are_ignored_where_none_names_our_node_and_there_are_no_zone_hints() {
+fn node_hints_are_ignored_if_none_is_for_this_node() {
     assert_eq!(cluster(slice("s").at("10.1.0.1").for_node("n2").at("10.1.0.2").for_node("n3")), BOTH);
 }
 
 #[test]
-fn a_node_without_a_name_matches_no_node_hint() {
+fn node_without_a_name_matches_no_node_hint() {
     let made = slice("s").at("10.1.0.1").for_node("").at("10.1.0.2").for_node("n1");
     assert_eq!(selected(made, TrafficPolicy::Cluster, ("", "a")).1, BOTH);
 }
 
 #[test]
-fn an_unready_endpoint_without_hints_does_not_switch_hints_off() {
+fn unready_endpoint_without_hints_does_not_disable_hints() {
     let made = slice("s").at("10.1.0.1").zone("a").at("10.1.0.2").zone("b").at("10.1.0.3").unready();
     assert_eq!(cluster(made.at("10.1.0.4").terminating()), ONE);
     let made = slice("s").at("10.1.0.1").for_node("n1").at("10.1.0.2").for_node("n2");
@@ -165,7 +162,7 @@ fn an_unready_endpoint_without_hints_does_not_switch_hints_off() {
 }
 
 #[test]
-fn an_unready_endpoint_in_our_zone_does_not_switch_hints_on() {
+fn unready_endpoint_in_this_zone_does_not_enable_hints() {
     let made = slice("s").at("10.1.0.1").zone("b").at("10.1.0.2").zone("c");
     assert_eq!(cluster(made.at("10.1.0.3").zone("a").unready()), BOTH);
     let made = slice("s").at("10.1.0.1").for_node("n2").at("10.1.0.2").for_node("n3");
@@ -173,13 +170,13 @@ fn an_unready_endpoint_in_our_zone_does_not_switch_hints_on() {
 }
 
 #[test]
-fn an_unready_endpoint_is_not_chosen_by_its_hint() {
+fn unready_endpoint_is_not_selected_by_its_hint() {
     let made = slice("s").at("10.1.0.1").zone("a").at("10.1.0.2").zone("a").unready();
     assert_eq!(cluster(made), ONE);
 }
 
 #[test]
-fn policy_local_chooses_the_ready_endpoints_on_this_node() {
+fn policy_local_selects_ready_endpoints_on_this_node() {
     let made = slice("s").at("10.1.0.1").on("n1").at("10.1.0.2").on("n2").at("10.1.0.3");
     assert_eq!(local(made.at("10.1.0.4").on("n1").unready()), ONE);
 }
@@ -191,40 +188,40 @@ fn policy_local_ignores_hints() {
 }
 
 #[test]
-fn policy_local_falls_back_to_the_terminating_ones_on_this_node_though_others_are_ready_elsewhere() {
+fn policy_local_falls_back_to_terminating_endpoints_on_this_node() {
     let made = slice("s").at("10.1.0.1").on("n1").terminating().at("10.1.0.2").on("n2");
     assert_eq!(local(made.at("10.1.0.3").on("n1").finished().at("10.1.0.4").on("n2").terminating()), ONE);
 }
 
 #[test]
-fn policy_local_prefers_the_ready_one_on_this_node_to_the_terminating_one() {
+fn policy_local_prefers_ready_to_terminating_endpoints() {
     assert_eq!(local(slice("s").at("10.1.0.1").on("n1").terminating().at("10.1.0.2").on("n1")), TWO);
 }
 
 #[test]
-fn policy_local_chooses_nobody_where_all_are_elsewhere() {
+fn policy_local_selects_none_if_all_are_on_other_nodes() {
     let made = slice("s").at("10.1.0.1").on("n2").at("10.1.0.2");
-    assert_eq!(local_choice(made.clone()), SelectionRule::NoneLocal);
-    assert_eq!(local(made), NOBODY);
+    assert_eq!(local_rule(made.clone()), SelectionRule::NoneLocal);
+    assert_eq!(local(made), NONE);
 }
 
 #[test]
-fn an_unready_endpoint_on_this_node_does_not_count_as_local() {
+fn unready_endpoint_on_this_node_is_not_local() {
     let made = slice("s").at("10.1.0.1").on("n1").unready().at("10.1.0.2").on("n2");
-    assert_eq!(local_choice(made.clone()), SelectionRule::NoneLocal);
-    assert_eq!(local(made), NOBODY);
+    assert_eq!(local_rule(made.clone()), SelectionRule::NoneLocal);
+    assert_eq!(local(made), NONE);
 }
 
 #[test]
-fn an_endpoint_elsewhere_that_only_terminates_makes_the_difference_between_none_and_none_local() {
-    assert_eq!(local_choice(slice("s").at("10.1.0.1").on("n2").terminating()), SelectionRule::NoneLocal);
-    assert_eq!(local_choice(slice("s").at("10.1.0.1").on("n2").finished()), SelectionRule::None);
-    assert_eq!(local_choice(slice("s").at("10.1.0.1").on("n2").unready()), SelectionRule::None);
-    assert_eq!(local_choice(slice("s").at("10.1.0.1").on("n1").unready()), SelectionRule::None);
+fn serving_terminating_endpoint_on_another_node_makes_the_rule_none_local() {
+    assert_eq!(local_rule(slice("s").at("10.1.0.1").on("n2").terminating()), SelectionRule::NoneLocal);
+    assert_eq!(local_rule(slice("s").at("10.1.0.1").on("n2").finished()), SelectionRule::None);
+    assert_eq!(local_rule(slice("s").at("10.1.0.1").on("n2").unready()), SelectionRule::None);
+    assert_eq!(local_rule(slice("s").at("10.1.0.1").on("n1").unready()), SelectionRule::None);
 }
 
 #[test]
-fn where_our_own_name_is_not_known_nothing_is_local() {
+fn no_endpoint_is_local_to_a_node_without_a_name() {
     for node in ["", "n1"] {
         let (rule, chosen, _) = selected(slice("s").at("10.1.0.1").on(node), TrafficPolicy::Local, ("", "a"));
         assert_eq!((rule, chosen), (SelectionRule::NoneLocal, Vec::new()));
@@ -234,27 +231,27 @@ fn where_our_own_name_is_not_known_nothing_is_local() {
 }
 
 #[test]
-fn without_endpoints_both_policies_choose_nobody() {
+fn both_policies_select_none_without_endpoints() {
     for policy in [TrafficPolicy::Cluster, TrafficPolicy::Local] {
         assert_eq!(selected(slice("s"), policy, OURS), (SelectionRule::None, Vec::new(), Vec::new()));
     }
 }
 
 #[test]
-fn each_endpoint_that_is_not_chosen_has_its_own_reason() {
+fn each_endpoint_that_is_not_selected_has_its_own_reason() {
     let made = || {
         let made = slice("s").at("10.1.0.1").on("n1").at("10.1.0.2").on("n2").at("10.1.0.3").unready();
         made.at("10.1.0.4").terminating().at("10.1.0.5").finished()
     };
-    let fates = |policy| selected(made(), policy, OURS).2;
+    let statuses = |policy| selected(made(), policy, OURS).2;
     let (chosen, rest) = (
-        EndpointStatus::Chosen,
+        EndpointStatus::Selected,
         [EndpointStatus::NotReady, EndpointStatus::Terminating, EndpointStatus::Finished],
     );
-    assert_eq!(fates(TrafficPolicy::Cluster)[..2], [chosen, chosen]);
-    assert_eq!(fates(TrafficPolicy::Cluster)[2..], rest);
-    assert_eq!(fates(TrafficPolicy::Local)[..2], [chosen, EndpointStatus::NotLocal]);
-    assert_eq!(fates(TrafficPolicy::Local)[2..], rest);
+    assert_eq!(statuses(TrafficPolicy::Cluster)[..2], [chosen, chosen]);
+    assert_eq!(statuses(TrafficPolicy::Cluster)[2..], rest);
+    assert_eq!(statuses(TrafficPolicy::Local)[..2], [chosen, EndpointStatus::NotLocal]);
+    assert_eq!(statuses(TrafficPolicy::Local)[2..], rest);
 
     let zones = slice("s").at("10.1.0.1").zone("a").at("10.1.0.2").zone("b");
     assert_eq!(selected(zones, TrafficPolicy::Cluster, OURS).2, [chosen, EndpointStatus::OtherZone]);
@@ -263,8 +260,8 @@ fn each_endpoint_that_is_not_chosen_has_its_own_reason() {
 }
 
 #[test]
-fn a_ready_endpoint_elsewhere_is_told_apart_from_an_unready_one_when_local_ones_terminate() {
+fn ready_endpoint_on_another_node_differs_from_an_unready_one() {
     let made = slice("s").at("10.1.0.1").on("n1").terminating().at("10.1.0.2").on("n2");
-    let (_, _, fates) = selected(made.at("10.1.0.3").on("n1").unready(), TrafficPolicy::Local, OURS);
-    assert_eq!(fates, [EndpointStatus::Chosen, EndpointStatus::NotLocal, EndpointStatus::NotReady]);
+    let (_, _, statuses) = selected(made.at("10.1.0.3").on("n1").unready(), TrafficPolicy::Local, OURS);
+    assert_eq!(statuses, [EndpointStatus::Selected, EndpointStatus::NotLocal, EndpointStatus::NotReady]);
 }

@@ -1,24 +1,25 @@
-//! Which portals of a namespace there are: as many as its bound allows, in a fixed order.
+//! Admission of portals: as many of a namespace as its limit allows, in a fixed order.
 //!
-//! The order is that of `Rank`: cluster addresses before load balancers, external addresses and node ports; within a
-//! kind the service that was created first, then by name; within a service by address, protocol and port. Portals
-//! are taken in that order until one does not fit, so what is there does not depend on what was heard first, and
-//! a service that is created later takes nothing from one that is there. Other namespaces do not matter.
+//! The order is that of `Rank`: cluster addresses before load-balancer addresses, external addresses and node ports;
+//! within a kind the service that was created first, then by name; within a service by address, protocol and port.
+//! Portals are admitted in that order until one does not fit. The result therefore does not depend on the order of
+//! events, and a service that is created later takes nothing from an existing one. Other namespaces have no influence.
 //!
-//! While everything fits, a change costs the change. In a namespace that is beyond its bound it costs that bound.
+//! While everything fits, the cost of a change depends on the change only. In a namespace that exceeds its limit, it
+//! depends on the limit.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use ipnet::IpNet;
 
-use super::builder::Maker;
+use super::builder::PortalBuilder;
 use super::limits::{Cost, Meter};
 use super::{ChangedPortals, NodeContext, Portal, PortalKey, PortalKind, Portals, RefusalReason, Refusals};
 use crate::model::service::{Created, Service, ServiceKey};
 use crate::model::snapshot::Snapshot;
 
-/// Where a portal stands among those of its namespace: the first have what there is.
+/// The rank of a portal in its namespace: lower ranks are admitted first.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Rank {
     kind: PortalKind,
@@ -33,68 +34,73 @@ impl Rank {
     }
 }
 
-/// What is held of one service.
+/// The admitted portals of a service.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub(super) struct Held {
+pub(super) struct AdmittedService {
     /// Sorted by key.
     pub(super) portals: Arc<[Portal]>,
     pub(super) created: Created,
     pub(super) cost: Cost,
     pub(super) refused: Refusals,
-    /// Whether its cluster addresses hold a portal that no relay can take.
-    pub(super) is_special: bool,
+    /// Whether a cluster address has a portal that the relay cannot serve.
+    pub(super) needs_kernel: bool,
 }
 
-impl Held {
-    fn is_nothing(&self) -> bool {
+impl AdmittedService {
+    fn is_empty(&self) -> bool {
         self.portals.is_empty() && self.refused.is_empty()
     }
 
-    /// What is held of portals in the order of their ranks.
-    fn of(mut portals: Vec<Portal>, refused: Refusals, maker: &Maker<'_>, ranges: &[IpNet]) -> Self {
-        let (created, is_special) = (maker.created(), maker.is_special());
+    /// Sums up portals, which are in the order of their ranks.
+    fn new(
+        mut portals: Vec<Portal>,
+        refused: Refusals,
+        builder: &PortalBuilder<'_>,
+        ranges: &[IpNet],
+    ) -> Self {
+        let (created, needs_kernel) = (builder.created(), builder.needs_kernel());
         let mut cost = Cost::default();
-        let mut meter = Meter::new(ranges, is_special);
+        let mut meter = Meter::new(ranges, needs_kernel);
         portals.iter().for_each(|portal| cost += meter.cost(portal));
         portals.sort_unstable_by_key(|portal| portal.key);
-        Self { portals: portals.into(), created, cost, refused, is_special }
+        Self { portals: portals.into(), created, cost, refused, needs_kernel }
     }
 }
 
-/// What a namespace has.
+/// The usage of a namespace.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub(super) struct Allotment {
-    /// What its portals cost.
+pub(super) struct NamespaceUsage {
+    /// The cost of its portals.
     pub(super) cost: Cost,
-    /// Whether it has less than its services ask for.
-    pub(super) is_cut: bool,
-    /// In a full table, and in one on demand before anything is used: the first that is not there.
+    /// Whether its services request more than the limit.
+    pub(super) is_limited: bool,
+    /// By `TableKind`: the first portal that does not fit into the namespace's share.
     pub(super) cuts: [Option<Rank>; 2],
 }
 
 impl Portals {
-    /// Follows the services of one namespace that changed.
-    pub(super) fn follow_namespace(
+    /// Updates changed services of one namespace.
+    pub(super) fn update_namespace(
         &mut self,
         snapshot: &Snapshot,
         node_context: &NodeContext,
         changed: &[&ServiceKey],
-        touched: Option<&mut ChangedPortals>,
+        changed_portals: Option<&mut ChangedPortals>,
     ) {
         let Some(first) = changed.first() else { return };
         let namespace = &first.namespace;
-        let allotment = self.namespaces.get(namespace).cloned().unwrap_or_default();
-        let most = node_context.limits.namespace_elements;
-        let quick = if allotment.is_cut {
+        let usage = self.namespaces.get(namespace).cloned().unwrap_or_default();
+        let elements_max = node_context.limits.namespace_elements;
+        let unlimited = if usage.is_limited {
             None
         } else {
-            self.all_of(snapshot, node_context, changed, allotment.cost.full)
+            self.admit_all(snapshot, node_context, changed, usage.cost.full)
         };
-        let (new, is_cut) = match quick {
+        let (new, is_limited) = match unlimited {
             Some(new) => (new, false),
-            None => self.first_of(snapshot, node_context, namespace, most),
+            None => self.admit_ranked(snapshot, node_context, namespace, elements_max),
         };
-        let mut cost = allotment.cost;
+        let mut cost = usage.cost;
         let mut differing = ChangedPortals::new();
         for (key, held) in new {
             let old = self.by_service.get(&key).cloned().unwrap_or_default();
@@ -103,47 +109,47 @@ impl Portals {
             }
             cost -= old.cost;
             cost += held.cost;
-            if touched.is_some() && old.created == held.created {
-                differences(&old.portals, &held.portals, &mut differing);
-            } else if touched.is_some() {
+            if changed_portals.is_some() && old.created == held.created {
+                add_differences(&old.portals, &held.portals, &mut differing);
+            } else if changed_portals.is_some() {
                 // Its claims rank differently now, so the winner may differ even if its portals are the same.
                 differing.extend(old.portals.iter().chain(held.portals.iter()).map(|portal| portal.key));
             }
             self.replace(&key, &old, held);
         }
-        if let Some(touched) = touched {
-            touched.append(&mut differing);
+        if let Some(changed_portals) = changed_portals {
+            changed_portals.append(&mut differing);
         }
-        if (cost, is_cut) == (allotment.cost, allotment.is_cut) {
+        if (cost, is_limited) == (usage.cost, usage.is_limited) {
             return;
         }
-        self.total -= allotment.cost;
+        self.total -= usage.cost;
         self.total += cost;
-        if cost == Cost::default() && !is_cut {
+        if cost == Cost::default() && !is_limited {
             self.namespaces.remove_mut(namespace);
         } else {
-            self.namespaces.insert_mut(namespace.clone(), Allotment { cost, is_cut, ..allotment });
+            self.namespaces.insert_mut(namespace.clone(), NamespaceUsage { cost, is_limited, ..usage });
         }
     }
 
-    /// All that the changed services ask for, if it fits with what else the namespace has.
-    fn all_of(
+    /// Admits everything that the changed services request, if the namespace stays within its limit.
+    fn admit_all(
         &self,
         snapshot: &Snapshot,
         node_context: &NodeContext,
         changed: &[&ServiceKey],
         mut cost: usize,
-    ) -> Option<Vec<(ServiceKey, Held)>> {
+    ) -> Option<Vec<(ServiceKey, AdmittedService)>> {
         let mut new = Vec::with_capacity(changed.len());
         for key in changed {
             let old = self.by_service.get(*key);
-            let held = snapshot.service(key).map_or_else(Held::default, |service| {
-                let mut maker = Maker::new(snapshot, service, node_context);
-                let (portals, refused) = maker.up_to(PortalKind::NodePort);
-                Held::of(portals, refused, &maker, &self.service_ranges)
+            let held = snapshot.service(key).map_or_else(AdmittedService::default, |service| {
+                let mut builder = PortalBuilder::new(snapshot, service, node_context);
+                let (portals, refused) = builder.up_to(PortalKind::NodePort);
+                AdmittedService::new(portals, refused, &builder, &self.service_ranges)
             });
             cost = cost - old.map_or(0, |old| old.cost.full) + held.cost.full;
-            // Others may make room yet; but what is at hand must not grow without a bound either.
+            // Later services could release elements, but the memory of this loop must be limited, too.
             if cost > node_context.limits.namespace_elements {
                 return None;
             }
@@ -152,58 +158,62 @@ impl Portals {
         Some(new)
     }
 
-    /// As much as fits of what all services of a namespace ask for, in the order of ranks, and whether that is less.
-    pub(super) fn first_of(
+    /// Admits the portals of all services of a namespace in the order of their ranks, up to the limit. Returns also
+    /// whether portals exceed the limit.
+    pub(super) fn admit_ranked(
         &self,
         snapshot: &Snapshot,
         node_context: &NodeContext,
         namespace: &Arc<str>,
-        most: usize,
-    ) -> (Vec<(ServiceKey, Held)>, bool) {
+        elements_max: usize,
+    ) -> (Vec<(ServiceKey, AdmittedService)>, bool) {
         let mut services: Vec<&Arc<Service>> = snapshot.services_in(namespace).collect();
         services.sort_by_key(|service| service.created);
-        let makers = services.iter().map(|service| {
-            let maker = Maker::new(snapshot, service, node_context);
-            let meter = Meter::new(&self.service_ranges, maker.is_special());
-            (*service, maker, meter, Vec::new())
+        let builders = services.iter().map(|service| {
+            let builder = PortalBuilder::new(snapshot, service, node_context);
+            let meter = Meter::new(&self.service_ranges, builder.needs_kernel());
+            (*service, builder, meter, Vec::new())
         });
-        let mut makers: Vec<_> = makers.collect();
+        let mut builders: Vec<_> = builders.collect();
         let mut used = 0;
-        let mut is_cut = false;
-        'all: for kind in PortalKind::ALL {
-            for (_, maker, meter, taken) in &mut makers {
-                for portal in maker.of_kind(kind) {
+        let mut is_limited = false;
+        'kinds: for kind in PortalKind::ALL {
+            for (_, builder, meter, admitted) in &mut builders {
+                for portal in builder.of_kind(kind) {
                     used += meter.cost(&portal).full;
-                    is_cut = used > most;
-                    if is_cut {
-                        break 'all;
+                    is_limited = used > elements_max;
+                    if is_limited {
+                        break 'kinds;
                     }
-                    taken.push(portal);
+                    admitted.push(portal);
                 }
             }
         }
-        // What is gone is named, too.
+        // Deleted services are part of the result, too.
         let from = ServiceKey::new(namespace.clone(), "");
         let known = self.by_service.range(from..).take_while(|(key, _)| key.namespace == *namespace);
-        let mut new: BTreeMap<ServiceKey, Held> =
-            known.map(|(key, _)| (key.clone(), Held::default())).collect();
-        for (service, maker, _, taken) in makers {
-            let (count, mut refused) = maker.asked(!is_cut);
-            refused.add(RefusalReason::NamespaceElements, count.saturating_sub(taken.len()));
-            new.insert(service.key.clone(), Held::of(taken, refused, &maker, &self.service_ranges));
+        let mut new: BTreeMap<ServiceKey, AdmittedService> =
+            known.map(|(key, _)| (key.clone(), AdmittedService::default())).collect();
+        for (service, builder, _, admitted) in builders {
+            let (count, mut refused) = builder.count(!is_limited);
+            refused.add(RefusalReason::NamespaceElements, count.saturating_sub(admitted.len()));
+            new.insert(
+                service.key.clone(),
+                AdmittedService::new(admitted, refused, &builder, &self.service_ranges),
+            );
         }
-        (new.into_iter().collect(), is_cut)
+        (new.into_iter().collect(), is_limited)
     }
 
-    fn replace(&mut self, key: &ServiceKey, old: &Held, new: Held) {
+    fn replace(&mut self, key: &ServiceKey, old: &AdmittedService, new: AdmittedService) {
         let claim = |portal: &Portal, created| (portal.key, portal.kind, created, key.clone());
         for portal in old.portals.iter() {
             self.claims.remove_mut(&claim(portal, old.created));
         }
-        for (place, portal) in new.portals.iter().enumerate() {
-            self.claims.insert_mut(claim(portal, new.created), place);
+        for (index, portal) in new.portals.iter().enumerate() {
+            self.claims.insert_mut(claim(portal, new.created), index);
         }
-        if new.is_nothing() {
+        if new.is_empty() {
             self.by_service.remove_mut(key);
         } else {
             self.by_service.insert_mut(key.clone(), new);
@@ -211,14 +221,14 @@ impl Portals {
     }
 }
 
-/// The keys at which two lists differ, which are sorted by them.
-fn differences(old: &[Portal], new: &[Portal], found: &mut ChangedPortals) {
+/// Adds the keys at which two lists differ. The lists are sorted by key.
+fn add_differences(old: &[Portal], new: &[Portal], found: &mut ChangedPortals) {
     let (mut old, mut new) = (old.iter().peekable(), new.iter().peekable());
     loop {
         let (before, after) = match (old.peek(), new.peek()) {
             (None, None) => return,
-            (Some(one), Some(other)) if one.key == other.key => (old.next(), new.next()),
-            (Some(one), Some(other)) if one.key < other.key => (old.next(), None),
+            (Some(left), Some(right)) if left.key == right.key => (old.next(), new.next()),
+            (Some(left), Some(right)) if left.key < right.key => (old.next(), None),
             (Some(_), None) => (old.next(), None),
             _ => (None, new.next()),
         };

@@ -1,8 +1,8 @@
-//! The portals of one service: its addresses times its ports, and where each leads.
+//! The portals of one service: its addresses times its ports, with their backends.
 //!
-//! First everything is listed that the service asks for, by kind and then by key; what the operator does not allow
-//! and what is beyond the bound of a service is refused there, before anything is looked up about it. A pod always
-//! takes the short way: external addresses lead to the same endpoints as for any client inside the cluster.
+//! First all requests of the service are listed by kind and key. Those that the operator does not allow, and those
+//! beyond the limit of a service, are refused before endpoints are selected. A pod is always a client inside the
+//! cluster: external addresses have the same endpoints as for any such client.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -17,16 +17,16 @@ use crate::model::service::{Created, Mode, Protocol, Service, ServicePort, Traff
 use crate::model::snapshot::Snapshot;
 use crate::routing::endpoint_selection::{EndpointStatus, SelectionRule, endpoint_status, selection_rule};
 
-/// Something that a service asks for.
+/// A portal that a service requests.
 #[derive(Debug, Clone, Copy)]
 struct Request {
     kind: PortalKind,
     key: PortalKey,
-    /// Which of the service's ports.
+    /// The index of the service's port.
     port: usize,
 }
 
-/// Where a policy leads.
+/// The endpoints that a traffic policy selects.
 #[derive(Debug, Clone)]
 struct Target {
     verdict: Verdict,
@@ -34,8 +34,8 @@ struct Target {
     omitted_backends: usize,
 }
 
-/// Makes the portals of one service; endpoints are chosen once for each port, family and policy.
-pub(super) struct Maker<'a> {
+/// Builds the portals of one service. Endpoints are selected once per port, family and policy.
+pub(super) struct PortalBuilder<'a> {
     snapshot: &'a Snapshot,
     service: &'a Service,
     node_context: &'a NodeContext,
@@ -43,28 +43,29 @@ pub(super) struct Maker<'a> {
     sources: [Option<Option<Arc<[IpNet]>>>; 2],
 }
 
-impl<'a> Maker<'a> {
+impl<'a> PortalBuilder<'a> {
     pub(super) fn new(snapshot: &'a Snapshot, service: &'a Service, node_context: &'a NodeContext) -> Self {
         let (targets, sources) = Default::default();
         Self { snapshot, service, node_context, targets, sources }
     }
 
-    /// The portals up to a kind, in the order of kind and key, and what was refused.
+    /// Returns the portals up to a kind, in the order of kind and key, and the refusals.
     pub(super) fn up_to(&mut self, last: PortalKind) -> (Vec<Portal>, Refusals) {
         let (requests, refused) = self.requests(last);
         (requests.into_iter().map(|request| self.portal(request)).collect(), refused)
     }
 
-    /// The portals of one kind, made as they are taken, in the order of their keys.
+    /// Returns the portals of one kind in the order of their keys. They are built lazily.
     pub(super) fn of_kind(&mut self, kind: PortalKind) -> impl Iterator<Item = Portal> + use<'_, 'a> {
         let (requests, _) = self.requests(kind);
         requests.into_iter().filter(move |request| request.kind == kind).map(|request| self.portal(request))
     }
 
-    /// How many portals it asks for, and what is refused of them. Without a look at each portal where that is
-    /// enough: then the API server's address and addresses that are named twice are counted as any other.
-    pub(super) fn asked(&self, is_exact: bool) -> (usize, Refusals) {
-        if is_exact || !self.is_seen() {
+    /// Returns the number of requested portals that are not refused, and the refusals. If the result need not be exact,
+    /// it is computed without listing each portal, and the addresses of API servers and duplicate addresses are
+    /// counted.
+    pub(super) fn count(&self, is_exact: bool) -> (usize, Refusals) {
+        if is_exact || !self.is_visible() {
             let (requests, refused) = self.requests(PortalKind::NodePort);
             return (requests.len(), refused);
         }
@@ -76,12 +77,12 @@ impl<'a> Maker<'a> {
             let ports = ports.filter(|port| kind != PortalKind::NodePort || port.node_port.is_some()).count();
             count += ports * self.addresses(kind, family, &mut refused).len();
         }
-        let most = self.node_context.limits.service_portals;
-        refused.add(RefusalReason::ServicePortals, count.saturating_sub(most));
-        (count.min(most), refused)
+        let portals_max = self.node_context.limits.service_portals;
+        refused.add(RefusalReason::ServicePortals, count.saturating_sub(portals_max));
+        (count.min(portals_max), refused)
     }
 
-    fn is_seen(&self) -> bool {
+    fn is_visible(&self) -> bool {
         self.service.has_portals && self.node_context.filter.includes(&self.service.key)
     }
 
@@ -89,13 +90,13 @@ impl<'a> Maker<'a> {
         self.service.created
     }
 
-    /// Whether its cluster addresses hold a portal that no relay can take.
-    pub(super) fn is_special(&self) -> bool {
+    /// Whether a cluster address has a portal that the relay cannot serve.
+    pub(super) fn needs_kernel(&self) -> bool {
         let by_kernel = |protocol| self.service.mode_of(protocol, self.node_context.mode) == Mode::Kernel;
-        let is_special = |port: &ServicePort| {
+        let needs_kernel = |port: &ServicePort| {
             port.protocol == Protocol::Sctp || (self.service.affinity_s.is_some() && by_kernel(port.protocol))
         };
-        self.service.ports.iter().any(is_special)
+        self.service.ports.iter().any(needs_kernel)
     }
 
     fn addresses(&self, kind: PortalKind, family: Family, refused: &mut Refusals) -> Vec<IpAddr> {
@@ -103,49 +104,53 @@ impl<'a> Maker<'a> {
         if service.cluster_ips.of(family).is_none() {
             return Vec::new();
         }
-        let outside: &[IpAddr] = match kind {
+        let external: &[IpAddr] = match kind {
             PortalKind::ClusterIp => return service.cluster_ips.of(family).into_iter().collect(),
             PortalKind::NodePort => return self.node_context.node.primary(family).into_iter().collect(),
             PortalKind::LoadBalancer => &service.load_balancer_ips,
             PortalKind::ExternalIp => &service.external_ips,
         };
-        let own = outside.iter().copied().filter(|address| Family::of(*address) == family);
+        let of_family = external.iter().copied().filter(|address| Family::of(*address) == family);
         let mut is_allowed = |address: &IpAddr| {
             let refusal = self.node_context.external.refusal(self.snapshot, kind, *address);
             refusal.into_iter().for_each(|reason| refused.add(reason, service.ports.len()));
             refusal.is_none()
         };
-        own.filter(|address| is_allowed(address)).collect()
+        of_family.filter(|address| is_allowed(address)).collect()
     }
 
     fn requests(&self, last: PortalKind) -> (Vec<Request>, Refusals) {
         let (mut requests, mut refused) = (Vec::new(), Refusals::default());
-        if !self.is_seen() {
+        if !self.is_visible() {
             return (requests, refused);
         }
         let kinds = PortalKind::ALL.into_iter().take_while(|kind| *kind <= last);
         for (kind, family) in kinds.flat_map(|kind| Family::BOTH.map(|family| (kind, family))) {
             for address in self.addresses(kind, family, &mut refused) {
-                let ports = self.service.ports.iter().enumerate().filter_map(|(port, own)| {
-                    let number = if kind == PortalKind::NodePort { own.node_port? } else { own.port };
-                    let key = PortalKey { address, protocol: own.protocol, port: number };
+                let ports = self.service.ports.iter().enumerate().filter_map(|(port, service_port)| {
+                    let number = if kind == PortalKind::NodePort {
+                        service_port.node_port?
+                    } else {
+                        service_port.port
+                    };
+                    let key = PortalKey { address, protocol: service_port.protocol, port: number };
                     Some(Request { kind, key, port })
                 });
                 requests.extend(ports);
             }
         }
-        // One service may name an address twice, as load balancer and as external address: the first kind
-        // stands, as it does between services.
+        // A service can have an address both from a load balancer and as an external address. The first kind takes
+        // precedence, as it does between services.
         requests.sort_unstable_by_key(|request| (request.key, request.kind));
         requests.dedup_by_key(|request| request.key);
-        let is_outside = |kind| matches!(kind, PortalKind::LoadBalancer | PortalKind::ExternalIp);
+        let is_external = |kind| matches!(kind, PortalKind::LoadBalancer | PortalKind::ExternalIp);
         let before = requests.len();
-        requests.retain(|request| !is_outside(request.kind) || !self.snapshot.is_api_server(request.key));
+        requests.retain(|request| !is_external(request.kind) || !self.snapshot.is_api_server(request.key));
         refused.add(RefusalReason::ApiServer, before - requests.len());
         requests.sort_unstable_by_key(|request| (request.kind, request.key));
-        let most = self.node_context.limits.service_portals;
-        refused.add(RefusalReason::ServicePortals, requests.len().saturating_sub(most));
-        requests.truncate(most);
+        let portals_max = self.node_context.limits.service_portals;
+        refused.add(RefusalReason::ServicePortals, requests.len().saturating_sub(portals_max));
+        requests.truncate(portals_max);
         (requests, refused)
     }
 
@@ -188,8 +193,8 @@ impl<'a> Maker<'a> {
     }
 }
 
-/// Where the ranges hold the node's own address, a request from the node may come with a load-balancer
-/// address as its source, so these are let in too (kube-proxy, nftables/proxier.go `allowFromNode`).
+/// Returns the source ranges with access. If they contain the node's address, a request of the node can have a
+/// load-balancer address as its source, so these are added (kube-proxy, nftables/proxier.go `allowFromNode`).
 fn source_ranges(service: &Service, family: Family, node: &Node) -> Option<Arc<[IpNet]>> {
     let mut ranges = service.source_ranges_of(family)?;
     let from_node = node.primary(family).is_some_and(|own| ranges.iter().any(|net| net.contains(&own)));
@@ -209,9 +214,9 @@ fn target(
 ) -> Target {
     let endpoints = snapshot.endpoints_of(&service.key, &port.name, port.protocol, family);
     let rule = selection_rule(&endpoints, policy, node);
-    let chosen =
-        endpoints.iter().filter(|e| endpoint_status(rule, e.endpoint, node) == EndpointStatus::Chosen);
-    let mut backends: Vec<SocketAddr> = chosen.map(|e| e.backend).collect();
+    let selected =
+        endpoints.iter().filter(|e| endpoint_status(rule, e.endpoint, node) == EndpointStatus::Selected);
+    let mut backends: Vec<SocketAddr> = selected.map(|e| e.backend).collect();
     let omitted_backends = backends.len().saturating_sub(BACKENDS_MAX);
     backends.truncate(BACKENDS_MAX);
     let verdict = match rule {

@@ -1,4 +1,4 @@
-//! Which requests of services every node refuses, whatever its addresses and the endpoints of the services are.
+//! The portals that every node refuses, whatever its addresses and the endpoints of the services are.
 //!
 //! The agent of each node applies the limits to all portals of its pods. The limits of a service and of a namespace,
 //! and the rules for external addresses, can also be evaluated from services only, so that one component of the
@@ -25,7 +25,7 @@ pub fn refused_on_every_node(
     // A node without addresses has no node ports.
     let every_node = NodeContext { external: external.clone(), limits, ..NodeContext::default() };
     let (services, _) =
-        Portals::default().first_of(snapshot, &every_node, namespace, limits.namespace_elements);
-    let refused = services.into_iter().map(|(key, held)| (key, held.refused));
+        Portals::default().admit_ranked(snapshot, &every_node, namespace, limits.namespace_elements);
+    let refused = services.into_iter().map(|(key, service)| (key, service.refused));
     refused.filter(|(_, refused)| !refused.is_empty()).collect()
 }

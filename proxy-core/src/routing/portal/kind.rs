@@ -1,27 +1,25 @@
-//! `PortalKind`: where the address of a portal comes from.
-//!
-//! What must not go in here: which address it is.
+//! `PortalKind`: the kind of a portal's address, which is also its precedence.
 
 use serde::Serialize;
 
-/// Where the address of a portal comes from; where two services claim one portal, the earlier kind wins.
+/// The kind of a portal's address. If two services claim one portal, the earlier kind takes precedence.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub enum PortalKind {
-    /// The service's cluster address. Nobody else can take it over.
+    /// The service's cluster address. No other service can take it over.
     #[serde(rename = "clusterIP")]
     ClusterIp,
-    /// The address that a load balancer published.
+    /// An address from the status of a load balancer.
     LoadBalancer,
-    /// An external address of the service.
+    /// An address from `spec.externalIPs`.
     #[serde(rename = "externalIP")]
     ExternalIp,
-    /// The node's own address and the service's node port.
+    /// The node's address with the service's node port.
     NodePort,
 }
 
 impl PortalKind {
-    /// All of them, in their order.
+    /// All kinds, in their order.
     pub const ALL: [Self; 4] = [Self::ClusterIp, Self::LoadBalancer, Self::ExternalIp, Self::NodePort];
 
     /// The name in output.

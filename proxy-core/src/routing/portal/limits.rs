@@ -1,7 +1,7 @@
-//! `PortalLimits`: how much services may put into the table of a pod, and what a portal costs there.
+//! `PortalLimits`: how many portals and elements services can have, and the cost of a portal.
 //!
-//! The unit is an element of a map or set. What else a portal makes (a chain of its own) is counted as so many
-//! elements as it has memory. What must not go in here: who gets what there is; see `admit` and `share`.
+//! The unit of cost is an element of a map or set. A chain of a portal's own counts as many elements as take the same
+//! memory. `admit` and `share` distribute the elements.
 
 use std::ops::{AddAssign, SubAssign};
 
@@ -10,21 +10,21 @@ use ipnet::IpNet;
 use super::{Portal, PortalKind, Verdict};
 use crate::model::service::{AFFINITY_S_DEFAULT, Mode, Protocol};
 
-/// How much services may put into tables.
+/// The limits of portals and elements.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PortalLimits {
-    /// How many portals one service has at most.
+    /// The maximum number of portals of a service.
     pub service_portals: usize,
-    /// How many elements the services of one namespace make at most.
+    /// The maximum number of elements of the services of a namespace.
     pub namespace_elements: usize,
-    /// How many elements one table has at most.
+    /// The maximum number of elements of a full table.
     pub table_elements: usize,
-    /// How many elements a table on demand has at most before anything is used.
+    /// The maximum number of elements of an on-demand table without active portals.
     pub unused_elements: usize,
 }
 
 impl PortalLimits {
-    /// What the programs take where nothing else is asked for.
+    /// The default of the command line.
     pub const STANDARD: Self = Self {
         service_portals: 1_024,
         namespace_elements: 10_000,
@@ -45,17 +45,17 @@ impl Default for PortalLimits {
     }
 }
 
-/// A chain for backends in turn has the memory of so many elements.
+/// The cost of a round-robin chain: the number of elements with the same memory.
 pub const ROUND_ROBIN_CHAIN_ELEMENTS: usize = 8;
-/// A chain for sticky clients with a time-out of its own has the memory of so many elements.
+/// The cost of a chain for session affinity with a timeout other than the default.
 pub const STICKY_CHAIN_ELEMENTS: usize = 32;
 
-/// A number of elements: of what is always there in a table on demand, and of a full table.
+/// The cost of portals, in elements.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Cost {
     /// In a full table.
     pub full: usize,
-    /// In a table on demand, as long as nothing is used.
+    /// In an on-demand table without active portals.
     pub unused: usize,
 }
 
@@ -74,7 +74,7 @@ impl SubAssign for Cost {
 }
 
 impl Portal {
-    /// How many elements it makes in a full table, without that of its address.
+    /// Returns the number of its elements in a full table, without that of its address.
     #[must_use]
     pub fn elements(&self) -> usize {
         let sources = self.sources.as_ref().map_or(0, |sources| sources.len());
@@ -85,15 +85,15 @@ impl Portal {
         let per_backend = if self.affinity_s.is_some() { 2 } else { 1 };
         let chain = match self.affinity_s {
             None if self.is_round_robin() && backends > 1 => ROUND_ROBIN_CHAIN_ELEMENTS,
-            // All that have the usual time-out share a few chains.
+            // Portals with the default timeout share a few chains.
             Some(affinity_s) if affinity_s != AFFINITY_S_DEFAULT => STICKY_CHAIN_ELEMENTS,
             _ => 0,
         };
         1 + sources + backends * per_backend + chain
     }
 
-    /// Whether the first connection must meet what all later ones meet, so that no relay can take it: SCTP is not
-    /// relayed, and who may use a portal and where sticky clients go is known to the kernel alone.
+    /// Whether the relay cannot serve the first connection as the kernel serves later ones: the relay does not support
+    /// SCTP, and only the kernel knows source ranges and the clients of session affinity.
     #[must_use]
     pub fn is_kernel_only(&self) -> bool {
         let is_sticky = self.mode == Mode::Kernel && self.affinity_s.is_some();
@@ -101,31 +101,33 @@ impl Portal {
     }
 }
 
-/// Counts what the portals of one service cost, which come in the order of their ranks.
+/// Computes the cost of the portals of one service, in the order of their ranks.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Meter<'a> {
     ranges: &'a [IpNet],
-    /// Whether the cluster addresses of the service are always there with all their portals.
-    is_special: bool,
+    /// Whether the cluster addresses of the service are pinned in on-demand tables, with all their portals.
+    needs_kernel: bool,
     address: Option<std::net::IpAddr>,
 }
 
 impl<'a> Meter<'a> {
-    pub(super) fn new(ranges: &'a [IpNet], is_special: bool) -> Self {
-        Self { ranges, is_special, address: None }
+    pub(super) fn new(ranges: &'a [IpNet], needs_kernel: bool) -> Self {
+        Self { ranges, needs_kernel, address: None }
     }
 
-    /// What the next portal costs.
+    /// Returns the cost of the next portal.
     pub(super) fn cost(&mut self, portal: &Portal) -> Cost {
         let is_cluster_ip = portal.kind == PortalKind::ClusterIp;
         let is_new = is_cluster_ip && self.address.replace(portal.key.address) != Some(portal.key.address);
         let address = usize::from(is_new);
         let full = portal.elements() + address;
-        let is_whole = portal.is_kernel_only() || (is_cluster_ip && self.is_special);
-        let unused = match () {
-            () if is_whole => full,
-            () if !self.ranges.iter().any(|net| net.contains(&portal.key.address)) => 1 + address,
-            () => 0,
+        let is_pinned = portal.is_kernel_only() || (is_cluster_ip && self.needs_kernel);
+        let unused = if is_pinned {
+            full
+        } else if self.ranges.iter().any(|range| range.contains(&portal.key.address)) {
+            0
+        } else {
+            1 + address
         };
         Cost { full, unused }
     }

@@ -1,6 +1,4 @@
-//! `RefusalReason`: why an address and port that a service asks for is not a portal, and how often that happened.
-//!
-//! What must not go in here: the checks themselves.
+//! `RefusalReason`: why a requested address and port is not a portal, and the number of refusals by reason.
 
 use std::fmt;
 
@@ -11,30 +9,30 @@ use crate::model::address::Family;
 use crate::model::service::{Service, ServiceKey, ServicePort};
 use crate::model::snapshot::Snapshot;
 
-/// Why something that a service asks for is not a portal.
+/// Why a requested address and port is not a portal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum RefusalReason {
-    /// The operator does not allow external addresses of this kind.
+    /// The operator does not allow this kind of external addresses.
     ExternalAddresses,
-    /// The operator allows external addresses in other networks only.
+    /// The operator allows external addresses only in other CIDRs.
     ExternalCidrs,
-    /// No external address may be this: loopback, link-local, multicast, unspecified.
+    /// The address is loopback, link-local, multicast or unspecified.
     ForbiddenAddress,
-    /// It is the cluster address of a service.
+    /// The address is the cluster address of a service.
     ClusterAddress,
-    /// An API server listens there.
+    /// It is the address and port of an API server.
     ApiServer,
-    /// The service has more portals than one service may have.
+    /// The service exceeds the limit of portals.
     ServicePortals,
-    /// The services of the namespace need more elements than one namespace may have.
+    /// The namespace exceeds the limit of elements.
     NamespaceElements,
-    /// The namespace needs more than its fair share of a table.
+    /// The namespace exceeds its share of a table.
     TableElements,
 }
 
 impl RefusalReason {
-    /// All of them.
+    /// All reasons.
     pub const ALL: [Self; 8] = [
         Self::ExternalAddresses,
         Self::ExternalCidrs,
@@ -60,56 +58,48 @@ impl RefusalReason {
             Self::TableElements => "table-elements",
         }
     }
-
-    /// Whether a bound on numbers is the reason.
-    #[must_use]
-    pub const fn is_bound(self) -> bool {
-        matches!(self, Self::ServicePortals | Self::NamespaceElements | Self::TableElements)
-    }
 }
 
-/// As the end of a sentence about one portal or several.
+/// The text follows "refused: " in a message about one or more portals.
 impl fmt::Display for RefusalReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::ExternalAddresses => {
-                "external addresses of this kind are not allowed here (--external-addresses)"
+                "external addresses of this kind are not allowed (--external-addresses)"
             }
-            Self::ExternalCidrs => "the address is in none of the allowed networks (--external-cidrs)",
+            Self::ExternalCidrs => "the address is not in an allowed CIDR (--external-cidrs)",
             Self::ForbiddenAddress => {
-                "no service may have a loopback, link-local, multicast or unspecified address"
+                "loopback, link-local, multicast and unspecified addresses are not allowed"
             }
             Self::ClusterAddress => "the address is the cluster address of a service",
-            Self::ApiServer => "an API server listens there",
-            Self::ServicePortals => "the service has more portals than allowed (--service-portals-max)",
+            Self::ApiServer => "it is the address and port of an API server",
+            Self::ServicePortals => "the service exceeds the limit of portals (--service-portals-max)",
             Self::NamespaceElements => {
-                "the namespace needs more elements than allowed (--namespace-elements-max)"
+                "the namespace exceeds the limit of elements (--namespace-elements-max)"
             }
-            Self::TableElements => {
-                "the namespace needs more than its share of a table (--table-elements-max)"
-            }
+            Self::TableElements => "the namespace exceeds its share of a table (--table-elements-max)",
         })
     }
 }
 
-/// How many portals of a service were refused, by reason.
+/// The number of refused portals, by reason.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Refusals([u32; RefusalReason::ALL.len()]);
 
 impl Refusals {
-    /// Whether there are none.
+    /// Whether no portal was refused.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
     }
 
-    /// How many were refused for this reason.
+    /// Returns the number of portals that were refused for a reason.
     #[must_use]
     pub const fn count(&self, reason: RefusalReason) -> usize {
         self.0[reason as usize] as usize
     }
 
-    /// The reasons that occurred, and how often.
+    /// Returns the reasons of refusals with their numbers.
     pub fn iter(&self) -> impl Iterator<Item = (RefusalReason, usize)> {
         RefusalReason::ALL
             .into_iter()
@@ -124,19 +114,19 @@ impl Refusals {
 }
 
 impl Portals {
-    /// What was refused, by service: beyond the limits of services and namespaces, or not allowed at all.
+    /// Returns the refusals by service, without those of `TableElements`.
     pub fn refusals(&self) -> impl Iterator<Item = (&ServiceKey, Refusals)> {
-        let all = self.by_service.iter().map(|(key, held)| (key, held.refused));
+        let all = self.by_service.iter().map(|(key, admitted)| (key, admitted.refused));
         all.filter(|(_, refused)| !refused.is_empty())
     }
 
-    /// What was refused of one service.
+    /// Returns the refusals of a service, without those of `TableElements`.
     #[must_use]
     pub fn refusals_of(&self, service: &ServiceKey) -> Refusals {
-        self.by_service.get(service).map(|held| held.refused).unwrap_or_default()
+        self.by_service.get(service).map(|admitted| admitted.refused).unwrap_or_default()
     }
 
-    /// Why a service does not have this portal, if it asks for it in vain.
+    /// Returns why a service does not have a portal that it requests.
     #[must_use]
     pub fn refusal(
         &self,
@@ -148,8 +138,8 @@ impl Portals {
         if !service.has_portals || !node_context.filter.includes(&service.key) {
             return None;
         }
-        let held = self.by_service.get(&service.key);
-        let own = held.and_then(|held| held.portals.iter().find(|portal| portal.key == key));
+        let admitted = self.by_service.get(&service.key);
+        let own = admitted.and_then(|admitted| admitted.portals.iter().find(|portal| portal.key == key));
         if let Some(own) = own {
             return (!self.fits_share(TableKind::Full, own)).then_some(RefusalReason::TableElements);
         }
@@ -157,31 +147,34 @@ impl Portals {
         let has = |port: fn(&ServicePort) -> Option<u16>| {
             service.ports.iter().any(|own| (own.protocol, port(own)) == (key.protocol, Some(key.port)))
         };
-        let kind = match () {
-            () if service.cluster_ips.iter().any(|own| own == key.address) => PortalKind::ClusterIp,
-            () if service.load_balancer_ips.contains(&key.address) => PortalKind::LoadBalancer,
-            () if service.external_ips.contains(&key.address) => PortalKind::ExternalIp,
-            () => PortalKind::NodePort,
+        let kind = if service.cluster_ips.iter().any(|own| own == key.address) {
+            PortalKind::ClusterIp
+        } else if service.load_balancer_ips.contains(&key.address) {
+            PortalKind::LoadBalancer
+        } else if service.external_ips.contains(&key.address) {
+            PortalKind::ExternalIp
+        } else {
+            PortalKind::NodePort
         };
-        let is_asked = match kind {
+        let is_requested = match kind {
             PortalKind::NodePort => has(|port| port.node_port),
             _ => has(|port| Some(port.port)),
         };
-        let refused = held.map(|held| held.refused).unwrap_or_default();
-        let bound = [RefusalReason::ServicePortals, RefusalReason::NamespaceElements];
-        let bound = || bound.into_iter().find(|reason| refused.count(*reason) > 0);
+        let refused = admitted.map(|admitted| admitted.refused).unwrap_or_default();
+        let limits = [RefusalReason::ServicePortals, RefusalReason::NamespaceElements];
+        let limit = || limits.into_iter().find(|reason| refused.count(*reason) > 0);
         match kind {
-            _ if !is_asked => None,
-            PortalKind::ClusterIp | PortalKind::NodePort => bound(),
+            _ if !is_requested => None,
+            PortalKind::ClusterIp | PortalKind::NodePort => limit(),
             PortalKind::LoadBalancer | PortalKind::ExternalIp => {
-                let outside = node_context.external.refusal(snapshot, kind, key.address);
+                let policy = node_context.external.refusal(snapshot, kind, key.address);
                 let api_server = snapshot.is_api_server(key).then_some(RefusalReason::ApiServer);
-                outside.or(api_server).or_else(bound)
+                policy.or(api_server).or_else(limit)
             }
         }
     }
 
-    /// How many portals were refused for each reason, with those that are beyond their share of a table.
+    /// Returns all refusals, including those of a table.
     #[must_use]
     pub fn refusals_by_reason(&self, table: TableKind) -> Refusals {
         let mut sum = Refusals::default();

@@ -1,7 +1,7 @@
-//! `ServiceFilter`: which services a pod includes.
+//! `ServiceFilter`: which services are visible to a pod.
 //!
-//! Views are compared in every step of an agent, and their owners are pods: a list of a thousand names must not
-//! make that slow. So a selection is compared by its digest first, and name by name only where two digests are the same.
+//! An agent compares filters in every step, and pods choose them, so a list of a thousand names must not be slow: sets
+//! are compared by their digest first, and by name only if the digests are equal.
 
 use std::cmp::Ordering;
 use std::collections::BTreeSet;
@@ -10,8 +10,8 @@ use std::sync::Arc;
 use crate::model::digest::digest;
 use crate::model::service::ServiceKey;
 
-/// What a pod may see. The address of a service that it may not see is like any other address: it passes,
-/// or, in a known service range, leads nowhere.
+/// Which services are visible to a pod. Traffic to the address of an invisible service is not translated; inside a
+/// known service range it is rejected.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub enum ServiceFilter {
     /// Every service (the default).
@@ -22,17 +22,17 @@ pub enum ServiceFilter {
 }
 
 impl ServiceFilter {
-    /// Whether this service is in view.
+    /// Whether a service is visible.
     #[must_use]
     pub fn includes(&self, service: &ServiceKey) -> bool {
         match self {
             Self::All => true,
-            Self::Only(selection) => selection.services.contains(service),
+            Self::Only(set) => set.services.contains(service),
         }
     }
 }
 
-/// A set of services. Cloning one costs nothing, and neither does comparing two different ones.
+/// A set of services. Clones, and comparisons of different sets, take constant time.
 #[derive(Debug, Clone)]
 pub struct ServiceSet {
     digest: u64,
@@ -40,13 +40,13 @@ pub struct ServiceSet {
 }
 
 impl ServiceSet {
-    /// The services, in order.
+    /// Returns the services in order.
     #[must_use]
     pub fn services(&self) -> &BTreeSet<ServiceKey> {
         &self.services
     }
 
-    /// A number that follows from the services alone. Different selections may have the same one.
+    /// Returns a digest of the services. Different sets can have the same digest.
     #[must_use]
     pub fn digest(&self) -> u64 {
         self.digest

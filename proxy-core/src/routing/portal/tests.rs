@@ -1,8 +1,6 @@
-//! The portals of services: their kinds and attributes, who wins where two services claim one address,
-//! and which portals a change touches.
+//! The portals of services: kinds, attributes, precedence between services, and the portals that a change affects.
 //!
-//! What becomes of packets is told in `trace`; that following many changes gives the portals of a fresh
-//! start is a property, in `plan`.
+//! The tests of `trace` cover packets. That incremental updates equal a fresh start is a property in `tests`.
 
 use super::*;
 use crate::model::service::Service;
@@ -56,7 +54,7 @@ fn each_port_of_a_service_is_a_portal() {
 }
 
 #[test]
-fn the_verdict_tells_no_endpoint_from_none_allowed() {
+fn verdict_distinguishes_missing_from_excluded_endpoints() {
     let local = || svc("s").ip("10.96.0.1").tcp("", 80).internal_local();
     let verdict = |changes: Vec<Change>| made(changes).get(tcp("10.96.0.1:80")).unwrap().verdict;
     let on = |node| Change::from(slice("s").tcp("", 80).at("10.1.0.1").on(node));
@@ -66,7 +64,7 @@ fn the_verdict_tells_no_endpoint_from_none_allowed() {
 }
 
 #[test]
-fn backends_are_sorted_and_only_there_where_connections_are_forwarded() {
+fn backends_are_sorted_and_exist_only_if_connections_are_forwarded() {
     let ready = slice("s").tcp("", 80).at("10.1.0.3").at("10.1.0.1").at("10.1.0.2");
     let service = || svc("s").ip("10.96.0.1").tcp("", 80);
     let backends = |changes: [Change; 2]| made(changes).get(tcp("10.96.0.1:80")).unwrap().backends.clone();
@@ -76,14 +74,14 @@ fn backends_are_sorted_and_only_there_where_connections_are_forwarded() {
 }
 
 #[test]
-fn affinity_is_that_of_the_service_on_all_its_portals() {
+fn all_portals_have_the_affinity_of_their_service() {
     let service = svc("s").ip("10.96.0.1").tcp("", 80).node_port(30080).balanced("192.0.2.2").sticky(600);
     assert!(made(running(service)).iter().all(|portal| portal.affinity_s == Some(600)));
     assert!(made(running(svc("s").ip("10.96.0.1").tcp("", 80))).iter().all(|p| p.affinity_s.is_none()));
 }
 
 #[test]
-fn more_backends_than_a_count_can_hold_are_left_out_and_counted() {
+fn backends_beyond_the_limit_are_omitted_and_counted() {
     let mut slice = slice("s").tcp("", 80);
     for number in 0..=BACKENDS_MAX {
         slice = slice.at(&format!("10.1.{}.{}", number / 250, number % 250));
@@ -94,7 +92,7 @@ fn more_backends_than_a_count_can_hold_are_left_out_and_counted() {
 }
 
 #[test]
-fn a_cluster_address_wins_over_an_external_one_whatever_their_names() {
+fn cluster_address_takes_precedence_over_an_external_one() {
     let thief = svc("a-thief").ip("10.96.0.9").tcp("", 80).external("10.96.0.1").balanced("10.96.0.1");
     let portals = made([running(thief), running(svc("owner").ip("10.96.0.1").tcp("", 80))].concat());
     assert_eq!(owner(&portals, "10.96.0.1:80").as_deref(), Some("owner"));
@@ -103,7 +101,7 @@ fn a_cluster_address_wins_over_an_external_one_whatever_their_names() {
 }
 
 #[test]
-fn of_two_services_with_one_external_address_the_first_by_name_wins() {
+fn first_service_by_name_has_a_shared_external_address() {
     let claims = |name: &str, address: &str| svc(name).ip(address).tcp("", 80).external("192.0.2.1");
     let portals = made([running(claims("b", "10.96.0.2")), running(claims("a", "10.96.0.1"))].concat());
     assert_eq!(owner(&portals, "192.0.2.1:80").as_deref(), Some("a"));
@@ -112,7 +110,7 @@ fn of_two_services_with_one_external_address_the_first_by_name_wins() {
 }
 
 #[test]
-fn the_namespace_comes_before_the_name_in_that_order() {
+fn services_are_ordered_by_namespace_then_name() {
     let claims = |namespace: &str, name: &str| {
         let service = svc(name).namespace(namespace).tcp("", 80).external("192.0.2.1");
         Change::from(service.ip(if namespace == "x" { "10.96.0.1" } else { "10.96.0.2" }))
@@ -134,7 +132,7 @@ fn two_services_share_an_external_address_on_different_ports() {
 }
 
 #[test]
-fn one_address_named_twice_by_one_service_is_one_portal_with_its_source_ranges() {
+fn duplicate_address_of_a_service_is_one_portal_with_source_ranges() {
     let service = svc("s").ip("10.96.0.1").tcp("", 80).external("192.0.2.1").balanced("192.0.2.1");
     let portals = made(running(service.only_from("10.2.0.0/16")));
     let portal = portals.get(tcp("192.0.2.1:80")).unwrap();
@@ -144,7 +142,7 @@ fn one_address_named_twice_by_one_service_is_one_portal_with_its_source_ranges()
 }
 
 #[test]
-fn the_loser_takes_over_when_the_winner_goes_and_gives_back_when_it_returns() {
+fn external_address_follows_the_service_with_precedence() {
     let claims = |name: &str, address: &str| svc(name).ip(address).tcp("", 80).external("192.0.2.1");
     let winner = || Change::from(claims("a", "10.96.0.1"));
     let mut snapshot = snapshot([winner(), claims("b", "10.96.0.2").into()]);
@@ -165,7 +163,7 @@ fn the_loser_takes_over_when_the_winner_goes_and_gives_back_when_it_returns() {
 }
 
 #[test]
-fn a_changed_endpoint_touches_the_portals_of_its_port_only() {
+fn changed_endpoint_changes_only_portals_of_its_port() {
     let service = svc("s").ip("10.96.0.1").tcp("a", 80).tcp("b", 81).balanced("192.0.2.1");
     let ports = |address: &str| {
         let b = slice("s").named("b").tcp("b", 81).at("10.1.0.9");
@@ -180,7 +178,7 @@ fn a_changed_endpoint_touches_the_portals_of_its_port_only() {
 }
 
 #[test]
-fn an_endpoint_that_is_not_chosen_touches_nothing() {
+fn endpoint_that_is_not_selected_changes_nothing() {
     let slice = || slice("s").tcp("", 80).at("10.1.0.1");
     let mut snapshot = snapshot([svc("s").ip("10.96.0.1").tcp("", 80).into(), slice().into()]);
     let mut followed = portals(&snapshot, &node_context());
@@ -189,7 +187,7 @@ fn an_endpoint_that_is_not_chosen_touches_nothing() {
 }
 
 #[test]
-fn a_service_that_goes_touches_each_of_its_portals() {
+fn deleted_service_changes_each_of_its_portals() {
     let service = svc("s").ip("10.96.0.1").ip("fd00::1").tcp("", 80).external("192.0.2.1");
     let mut snapshot = snapshot([service.into()]);
     let mut followed = portals(&snapshot, &node_context());
@@ -200,7 +198,7 @@ fn a_service_that_goes_touches_each_of_its_portals() {
 }
 
 #[test]
-fn a_service_out_of_view_stays_out_when_it_changes() {
+fn invisible_service_stays_invisible_if_it_changes() {
     let node_context = NodeContext { filter: ServiceFilter::Only([key("seen")].into()), ..node_context() };
     let hidden = |address: &str| Change::from(svc("hidden").ip(address).tcp("", 80));
     let mut snapshot = snapshot([hidden("10.96.0.1"), svc("seen").ip("10.96.0.2").tcp("", 80).into()]);
@@ -211,7 +209,7 @@ fn a_service_out_of_view_stays_out_when_it_changes() {
 }
 
 #[test]
-fn service_ranges_are_followed_and_united() {
+fn service_ranges_are_updated_and_merged() {
     let ranges = |texts: &[&str]| Change::ServiceRanges(texts.iter().map(|t| t.parse().unwrap()).collect());
     let mut snapshot = snapshot([ranges(&["10.96.0.0/16"])]);
     let mut followed = portals(&snapshot, &node_context());
@@ -222,7 +220,7 @@ fn service_ranges_are_followed_and_united() {
 }
 
 #[test]
-fn a_node_without_an_address_of_a_family_has_no_node_ports_in_it() {
+fn node_without_an_address_of_a_family_has_no_node_ports_in_it() {
     let service = svc("s").ip("10.96.0.1").ip("fd00::1").tcp("", 80).node_port(30080);
     let mut here = node_context();
     here.node.addresses = vec![ip("2001:db8:f::5")];

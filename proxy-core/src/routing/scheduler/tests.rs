@@ -21,7 +21,7 @@ fn idle(_: &SocketAddr) -> Option<Load> {
 }
 
 #[test]
-fn in_turn_each_comes_once_and_who_is_not_to_be_had_is_passed_over() {
+fn round_robin_selects_each_once_and_skips_unavailable_ones() {
     let backends = backends(3);
     let from = |next| Scheduler::RoundRobin.select(&backends, idle, ScheduleInput { next, ..input() });
     assert_eq!([0, 1, 2, 3].map(from), [Some(0), Some(1), Some(2), Some(0)]);
@@ -32,7 +32,7 @@ fn in_turn_each_comes_once_and_who_is_not_to_be_had_is_passed_over() {
 }
 
 #[test]
-fn at_random_each_has_the_same_chance() {
+fn random_selects_each_with_equal_probability() {
     let (backends, mut seen) = (backends(3), BTreeMap::new());
     for draw in 0..300 {
         let place = Scheduler::Random.select(&backends, idle, ScheduleInput { draw, ..input() });
@@ -42,7 +42,7 @@ fn at_random_each_has_the_same_chance() {
 }
 
 #[test]
-fn the_one_with_the_fewest_connections_is_chosen_and_of_equals_the_next_in_input() {
+fn least_connection_selects_the_next_of_equal_backends() {
     let backends = backends(4);
     let connections = |counts: [u32; 4]| {
         move |backend: &SocketAddr| {
@@ -60,7 +60,7 @@ fn the_one_with_the_fewest_connections_is_chosen_and_of_equals_the_next_in_input
 }
 
 #[test]
-fn the_shortest_expected_delay_weighs_connections_with_the_time_to_answer() {
+fn shortest_expected_delay_weighs_connections_with_response_time() {
     let backends = backends(2);
     let choice = |scheduler: Scheduler, fast, slow| {
         let load = |backend: &SocketAddr| {
@@ -79,7 +79,7 @@ fn the_shortest_expected_delay_weighs_connections_with_the_time_to_answer() {
 }
 
 #[test]
-fn a_backend_that_was_never_asked_is_asked_first() {
+fn backend_without_a_measurement_is_preferred() {
     let backends = backends(2);
     let load = |backend: &SocketAddr| {
         Some(Load { connections: 5, delay_us: if *backend == backends[1] { 0 } else { 1 } })
@@ -88,7 +88,7 @@ fn a_backend_that_was_never_asked_is_asked_first() {
 }
 
 #[test]
-fn a_backend_that_accepts_and_never_answers_does_not_get_every_connection() {
+fn silent_backend_does_not_get_every_connection() {
     let (backends, mut counts) = (backends(2), [0; 2]);
     for _ in 0..100 {
         let load = |backend: &SocketAddr| {
@@ -102,7 +102,7 @@ fn a_backend_that_accepts_and_never_answers_does_not_get_every_connection() {
 }
 
 #[test]
-fn nobody_is_chosen_where_nobody_is_to_be_had() {
+fn nothing_is_selected_if_no_backend_is_available() {
     for scheduler in Scheduler::ALL {
         assert_eq!(scheduler.select(&backends(3), |_| None, input()), None, "{scheduler:?}");
         assert_eq!(scheduler.select(&[], idle, input()), None, "{scheduler:?}");
@@ -111,7 +111,7 @@ fn nobody_is_chosen_where_nobody_is_to_be_had() {
 
 proptest! {
     #[test]
-    fn hashes_spread_addresses_and_move_only_those_of_a_backend_that_goes(gone in 0_usize..5) {
+    fn hashing_moves_only_addresses_of_a_removed_backend(gone in 0_usize..5) {
         let backends = backends(5);
         let without = |backend: &SocketAddr| (*backend != backends[gone]).then(Load::default);
         for scheduler in [Scheduler::SourceHashing, Scheduler::DestinationHashing] {

@@ -1,6 +1,4 @@
-//! The numbers of dispatch_keys: each stands for one pick, and others for none.
-//!
-//! Which portal has which pick is told in `ruleset`.
+//! Codes of dispatch keys: each represents one key, and other numbers represent none.
 
 use proptest::prelude::*;
 
@@ -31,18 +29,18 @@ fn any_key() -> impl Strategy<Value = DispatchKey> {
 
 proptest! {
     #[test]
-    fn a_picks_number_stands_for_that_pick(dispatch in any_key()) {
+    fn code_of_a_key_is_parsed_to_that_key(dispatch in any_key()) {
         prop_assert_eq!(DispatchKey::from_code(dispatch.code()), Some(dispatch));
     }
 
     #[test]
-    fn different_picks_have_different_numbers_and_chains(one in any_key(), other in any_key()) {
+    fn different_keys_have_different_codes_and_chains(one in any_key(), other in any_key()) {
         prop_assert_eq!(one == other, one.code() == other.code());
         prop_assert_eq!(one == other, one.to_string() == other.to_string());
     }
 
     #[test]
-    fn a_number_stands_for_a_pick_only_if_that_pick_writes_it(code in any::<u32>()) {
+    fn parsed_code_is_that_of_its_key(code in any::<u32>()) {
         if let Some(dispatch) = DispatchKey::from_code(code) {
             prop_assert_eq!(dispatch.code(), code);
         }
@@ -50,7 +48,7 @@ proptest! {
 }
 
 #[test]
-fn numbers_that_no_ruleset_writes_stand_for_nothing() {
+fn codes_that_no_ruleset_contains_are_not_parsed() {
     // A time-out without backends, backends beside the marks of relay and drop, a turn above all.
     let above = (86_401 + u32::from(ROUND_ROBIN_CHAINS_MAX)) << 15 | 3;
     for code in [600 << 15, 600 << 15 | 1 << 14, (0x1_fffe << 15) | 3, (0x1_ffff << 15) | 3, above] {
@@ -59,7 +57,7 @@ fn numbers_that_no_ruleset_writes_stand_for_nothing() {
 }
 
 #[test]
-fn a_portal_that_is_refused_has_the_number_zero() {
+fn reject_has_code_zero() {
     assert_eq!(dispatch(Action::Reject, false).code(), 0);
     assert_eq!(dispatch(Action::Forward { count: 3, affinity_s: 0 }, false).code(), 3);
 }

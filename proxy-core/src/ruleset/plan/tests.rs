@@ -23,12 +23,12 @@ fn endpoints(octets: &[u8]) -> Change {
     octets.iter().fold(made, |made, octet| made.at(&format!("10.1.0.{octet}"))).into()
 }
 
-/// The service with these endpoints, 10.1.0.x.
+/// The ruleset of the service with the endpoints 10.1.0.x.
 fn with(octets: &[u8]) -> Ruleset {
     ruleset_of([service().into(), endpoints(octets)])
 }
 
-/// The ruleset of this snapshot before and after a change, followed by keys.
+/// The ruleset before and after a change, and the changed portals.
 fn change(
     changes: impl IntoIterator<Item = Change>,
     change: impl Into<Change>,
@@ -61,13 +61,13 @@ fn count_key(count: u16) -> DispatchKey {
 }
 
 #[test]
-fn between_equal_rulesets_there_is_nothing_to_do() {
+fn plan_between_equal_tables_has_no_operations() {
     assert!(plan(&with(&[1, 2]), &with(&[1, 2])).is_empty());
     assert!(plan(&Ruleset::empty(), &Ruleset::empty()).is_empty());
 }
 
 #[test]
-fn a_new_namespace_gets_the_table_its_chains_and_then_every_element() {
+fn new_namespace_gets_the_table_then_chains_then_elements() {
     let expected = [
         Op::AddTable(Settings::default()),
         Op::AddDispatch(count_key(2)),
@@ -80,7 +80,7 @@ fn a_new_namespace_gets_the_table_its_chains_and_then_every_element() {
 }
 
 #[test]
-fn a_cluster_without_services_has_a_table_all_the_same() {
+fn cluster_without_services_has_a_table() {
     // Its anchor keeps translated connections alive until services come back.
     assert_eq!(plan(&Ruleset::empty(), &ruleset_of([])).ops(), [Op::AddTable(Settings::default())]);
     let (before, after, touched) = change([service().into()], Change::ServiceDeleted(service().key));
@@ -89,13 +89,13 @@ fn a_cluster_without_services_has_a_table_all_the_same() {
 }
 
 #[test]
-fn to_empty_is_one_operation_and_none_where_there_is_no_table() {
+fn deletion_is_one_operation_and_none_without_a_table() {
     assert_eq!(plan(&with(&[1, 2]), &Ruleset::empty()).ops(), [Op::DeleteTable]);
     assert_eq!(plan_changed(&with(&[1]), &Ruleset::empty(), &ChangedPortals::new()).ops(), [Op::DeleteTable]);
 }
 
 #[test]
-fn another_setting_makes_the_table_anew_in_the_same_transaction() {
+fn changed_setting_replaces_the_table_in_one_transaction() {
     let settings = Settings { relay_port: 1, ..Settings::default() };
     let before = with(&[1, 2]);
     let after =
@@ -114,13 +114,13 @@ fn another_setting_makes_the_table_anew_in_the_same_transaction() {
 }
 
 #[test]
-fn one_changed_endpoint_is_one_deleted_and_one_added_slot() {
+fn changed_endpoint_deletes_and_adds_one_slot() {
     let ops = step([service().into(), endpoints(&[1, 2, 3])], endpoints(&[1, 3, 9]));
     assert_eq!(ops, [Op::Delete(slot(1, 2)), Op::Add(slot(1, 9))]);
 }
 
 #[test]
-fn one_changed_endpoint_behind_sticky_clients_is_two_of_each() {
+fn changed_endpoint_with_affinity_deletes_and_adds_two_elements() {
     let sticky = || service().sticky(60);
     let ops = step([sticky().into(), endpoints(&[1, 2, 3])], endpoints(&[1, 3, 9]));
     let [Op::Delete(gone), Op::Delete(held), Op::Add(come), Op::Add(holds)] = ops[..] else {
@@ -137,7 +137,7 @@ fn one_changed_endpoint_behind_sticky_clients_is_two_of_each() {
 }
 
 #[test]
-fn one_changed_endpoint_among_many_services_is_as_little() {
+fn changed_endpoint_among_many_services_is_two_operations() {
     let (before, after, touched) = change(cluster(50, 3), cluster_slice(17, 3, 1));
     assert_eq!(touched.len(), 1);
     let made = plan_changed(&before, &after, &touched);
@@ -146,7 +146,7 @@ fn one_changed_endpoint_among_many_services_is_as_little() {
 }
 
 #[test]
-fn one_endpoint_more_is_one_slot_more_and_another_count() {
+fn additional_endpoint_adds_a_slot_and_changes_the_count() {
     let others = [svc("t").ip("10.96.0.2").tcp("", 80).into(), slice("t").tcp("", 80).at("10.2.0.1").into()];
     let changes = || [service().into(), endpoints(&[1, 2])].into_iter().chain(others.clone());
     let expected = [
@@ -160,7 +160,7 @@ fn one_endpoint_more_is_one_slot_more_and_another_count() {
 }
 
 #[test]
-fn one_endpoint_fewer_moves_at_most_one() {
+fn removed_endpoint_moves_at_most_one() {
     let expected = [
         Op::AddDispatch(count_key(2)),
         Op::Delete(portal(3)),
@@ -182,7 +182,7 @@ fn one_endpoint_fewer_moves_at_most_one() {
 }
 
 #[test]
-fn a_count_that_another_portal_has_already_needs_no_new_chain() {
+fn count_of_another_portal_needs_no_new_chain() {
     let other = [svc("t").ip("10.96.0.2").tcp("", 80).into(), slice("t").tcp("", 80).at("10.2.0.1").into()];
     let ops = step([service().into(), endpoints(&[])].into_iter().chain(other), endpoints(&[1]));
     let reject = DispatchKey { action: Action::Reject, guarded: false };
@@ -196,7 +196,7 @@ fn a_count_that_another_portal_has_already_needs_no_new_chain() {
 }
 
 #[test]
-fn a_portal_that_goes_takes_its_slots_and_the_address_with_it() {
+fn deleted_portal_deletes_its_slots_and_address() {
     let ops =
         step([service().into(), endpoints(&[1])], Change::ServiceDeleted(ServiceKey::new("default", "s")));
     let expected = [
@@ -209,14 +209,14 @@ fn a_portal_that_goes_takes_its_slots_and_the_address_with_it() {
 }
 
 #[test]
-fn an_address_stays_while_one_of_its_ports_is_there() {
+fn address_exists_while_one_of_its_ports_does() {
     let two_ports = svc("s").ip("10.96.0.1").tcp("", 80).tcp("other", 81);
     let ops = step([two_ports.into()], service());
     assert!(!ops.iter().any(|op| matches!(op, Op::Delete(Element::Address(_)) | Op::Add(_))), "{ops:?}");
 }
 
 #[test]
-fn a_portal_that_changes_hands_between_a_cluster_and_an_external_address_keeps_the_marks_right() {
+fn address_element_follows_a_portal_between_cluster_and_external_address() {
     let borrower = svc("t").ip("10.96.0.2").tcp("", 80).external("10.96.0.1");
     let gone = Change::ServiceDeleted(ServiceKey::new("default", "s"));
     // Both are refused without endpoints: only the mark differs.
@@ -227,7 +227,7 @@ fn a_portal_that_changes_hands_between_a_cluster_and_an_external_address_keeps_t
 }
 
 #[test]
-fn other_source_ranges_change_the_set_of_sources_alone() {
+fn changed_source_ranges_change_only_the_set_of_sources() {
     let balanced = |range| service().balanced("192.0.2.1").only_from(range);
     let key = tcp("192.0.2.1:80");
     let ops = step([balanced("10.2.0.0/16").into(), endpoints(&[1])], balanced("10.2.0.0/24"));
@@ -236,7 +236,7 @@ fn other_source_ranges_change_the_set_of_sources_alone() {
 }
 
 #[test]
-fn other_service_ranges_change_the_set_of_ranges_alone() {
+fn changed_service_ranges_change_only_the_set_of_ranges() {
     let ranges = |texts: &[&str]| Change::ServiceRanges(texts.iter().map(|t| t.parse().unwrap()).collect());
     let ops = step([ranges(&["10.96.0.0/16"]), service().into()], ranges(&["10.96.0.0/17", "fd00::/112"]));
     let range = |text: &str| Element::Range(text.parse().unwrap());
@@ -246,7 +246,7 @@ fn other_service_ranges_change_the_set_of_ranges_alone() {
 }
 
 #[test]
-fn going_over_to_the_relay_takes_the_slots_away() {
+fn change_to_relay_mode_deletes_the_slots() {
     let ops = step([service().into(), endpoints(&[1])], service().mode(Mode::Relay));
     let relay = DispatchKey { action: Action::Relay, guarded: false };
     let expected = [
@@ -259,9 +259,9 @@ fn going_over_to_the_relay_takes_the_slots_away() {
     assert_eq!(ops, expected);
 }
 
-/// What the kernel refuses, `run` refuses, and then nothing has happened.
+/// `apply` rejects what the kernel rejects.
 #[test]
-fn what_does_not_fit_is_refused_and_names_the_operation() {
+fn invalid_operation_is_rejected_and_named() {
     let applied = Table::from(&with(&[1, 2]));
     let misfits = [
         Op::AddTable(Settings::default()),

@@ -1,4 +1,4 @@
-//! Refusals that every node shares: computed from services only, and never more than what a node refuses.
+//! Refusals of every node: computed from services only, and never more than a node refuses.
 
 use proptest::prelude::*;
 

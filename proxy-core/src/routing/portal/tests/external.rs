@@ -16,7 +16,7 @@ fn seen(external: ExternalPolicy, changes: impl IntoIterator<Item = Change>) -> 
 }
 
 #[test]
-fn by_default_load_balancer_addresses_are_portals_and_external_ips_are_not() {
+fn load_balancer_addresses_are_portals_by_default_and_external_ips_are_not() {
     assert_eq!(
         destinations(&seen(ExternalPolicy::default(), running(web()))),
         ["10.96.0.1:80", "192.0.2.2:80"]
@@ -28,7 +28,7 @@ fn by_default_load_balancer_addresses_are_portals_and_external_ips_are_not() {
 }
 
 #[test]
-fn external_addresses_outside_of_the_allowed_networks_are_no_portals() {
+fn external_addresses_outside_the_allowed_cidrs_are_not_portals() {
     let external =
         ExternalPolicy { cidrs: Arc::from(["192.0.2.2/31".parse().unwrap()]), ..ExternalPolicy::all() };
     let portals = seen(external, running(web()));
@@ -39,7 +39,7 @@ fn external_addresses_outside_of_the_allowed_networks_are_no_portals() {
 }
 
 #[test]
-fn no_kind_of_external_address_may_be_loopback_link_local_or_multicast() {
+fn external_address_is_never_loopback_link_local_or_multicast() {
     let forbidden =
         ["127.0.0.1", "169.254.169.254", "0.0.0.0", "224.0.1.1", "255.255.255.255", "::1", "fe80::1"];
     for address in forbidden {
@@ -58,7 +58,7 @@ fn no_kind_of_external_address_may_be_loopback_link_local_or_multicast() {
 }
 
 #[test]
-fn an_external_address_that_is_a_cluster_address_counts_on_no_port_whichever_comes_first() {
+fn cluster_address_is_never_an_external_address_in_any_order() {
     let thief = || svc("thief").ip("10.96.0.7").tcp("", 853).external("10.96.0.10").balanced("10.96.0.10");
     let dns = || svc("dns").ip("10.96.0.10").udp("", 53);
     for changes in [[dns().into(), thief().into()], [thief().into(), Change::from(dns())]] {
@@ -75,7 +75,7 @@ fn an_external_address_that_is_a_cluster_address_counts_on_no_port_whichever_com
 }
 
 #[test]
-fn an_api_servers_address_and_port_is_never_taken_over_whichever_comes_first() {
+fn address_of_an_api_server_is_never_taken_over_in_any_order() {
     let thief = || svc("thief").ip("10.96.0.7").tcp("", 6443).tcp("b", 80).external("192.0.2.1");
     let api: Change = slice("kubernetes").tcp("https", 6443).at("192.0.2.1").into();
     for changes in [[api.clone(), thief().into()], [thief().into(), api]] {
@@ -92,7 +92,7 @@ fn an_api_servers_address_and_port_is_never_taken_over_whichever_comes_first() {
 }
 
 #[test]
-fn of_two_services_with_one_external_address_the_one_that_was_created_first_has_it() {
+fn first_created_service_has_a_shared_external_address() {
     let older = svc("z").ip("10.96.0.1").tcp("", 80).external("192.0.2.1").created("2026-01-01T00:00:00Z");
     let newer = svc("a").ip("10.96.0.2").tcp("", 80).external("192.0.2.1").created("2026-01-02T00:00:00Z");
     let unknown = svc("0").ip("10.96.0.3").tcp("", 80).external("192.0.2.1");
@@ -101,7 +101,7 @@ fn of_two_services_with_one_external_address_the_one_that_was_created_first_has_
 }
 
 #[test]
-fn a_service_that_is_recreated_with_the_same_portals_loses_its_external_address_to_an_older_service() {
+fn recreated_service_loses_its_external_address_to_an_older_one() {
     let recreated = |created| svc("a").ip("10.96.0.1").tcp("", 80).external("192.0.2.1").created(created);
     let other = svc("b").ip("10.96.0.2").tcp("", 80).external("192.0.2.1").created("2026-01-02T00:00:00Z");
     let mut all = snapshot([recreated("2026-01-01T00:00:00Z").into(), Change::from(other)]);

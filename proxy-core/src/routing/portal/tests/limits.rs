@@ -1,4 +1,4 @@
-//! How much services may put into a table: who has what there is, and that nobody else loses by it.
+//! The limits of services, namespaces and tables: which portals are admitted, and that other services lose nothing.
 
 use std::collections::BTreeSet;
 
@@ -15,7 +15,7 @@ fn bounded(limits: PortalLimits) -> NodeContext {
     NodeContext { limits, ..node_context() }
 }
 
-/// A service of 64 ports and 63 external addresses with 10 endpoints: a few kilobytes that ask for 4,096 portals and
+/// A service with 64 ports, 63 external addresses and 10 endpoints: a few kilobytes that request 4,096 portals and
 /// 40,960 backends.
 fn hog(namespace: &str, number: u8) -> [Change; 2] {
     let name = format!("hog-{number}");
@@ -43,7 +43,7 @@ fn honest() -> [Change; 2] {
 }
 
 #[test]
-fn a_hundred_services_of_64_ports_and_63_external_addresses_are_bounded_and_honest_ones_work() {
+fn hundred_services_of_64_ports_and_63_external_addresses_are_limited_and_others_work() {
     let mut all = Snapshot::new();
     let node_context = bounded(PortalLimits::STANDARD);
     let mut followed = portals(&all, &node_context);
@@ -80,7 +80,7 @@ fn a_hundred_services_of_64_ports_and_63_external_addresses_are_bounded_and_hone
 }
 
 #[test]
-fn within_a_service_cluster_addresses_come_first() {
+fn cluster_addresses_of_a_service_take_precedence() {
     let changes = running(svc("s").ip("10.96.0.9").tcp("a", 80).tcp("b", 81).external("10.0.0.1"));
     let limits = PortalLimits { service_portals: 3, ..PortalLimits::default() };
     let portals = portals(&snapshot(changes), &bounded(limits));
@@ -90,7 +90,7 @@ fn within_a_service_cluster_addresses_come_first() {
 }
 
 #[test]
-fn a_namespace_beyond_its_bound_loses_external_addresses_before_cluster_addresses() {
+fn namespace_over_its_limit_loses_external_addresses_before_cluster_addresses() {
     let service = |name: &str, number: u8, created: &str| {
         let service = svc(name).ip(&format!("10.96.0.{number}")).tcp("", 80).created(created);
         running(service.external(&format!("192.0.2.{number}")))
@@ -208,7 +208,7 @@ fn limits() -> impl Strategy<Value = PortalLimits> {
     })
 }
 
-/// What a node holds after some steps, by following them.
+/// Applies steps incrementally, as a node does.
 fn follow(steps: &[Step], node_context: &NodeContext) -> (Snapshot, Portals, [Ruleset; 2]) {
     let mut all = Snapshot::new();
     let mut followed = portals(&all, node_context);
@@ -230,7 +230,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(256))]
 
     #[test]
-    fn with_bounds_following_changes_gives_what_a_fresh_start_gives(steps in steps(), limits in limits()) {
+    fn incremental_updates_with_limits_equal_a_fresh_start(steps in steps(), limits in limits()) {
         let node_context = bounded(limits);
         let (all, followed, rulesets) = follow(&steps, &node_context);
         let fresh = portals(&all, &node_context);
@@ -246,7 +246,7 @@ proptest! {
     }
 
     #[test]
-    fn no_table_is_larger_than_its_bound_nor_a_namespace_than_its_own(steps in steps(), limits in limits()) {
+    fn tables_and_namespaces_stay_within_their_limits(steps in steps(), limits in limits()) {
         let (_, followed, [full, unused]) = follow(&steps, &bounded(limits));
         prop_assert!(full.size() <= limits.table_elements, "{} in a full table", full.size());
         prop_assert!(unused.size() <= limits.unused_elements, "{} in one on demand", unused.size());
@@ -263,7 +263,7 @@ proptest! {
     }
 
     #[test]
-    fn who_has_what_does_not_depend_on_what_was_heard_first(
+    fn admitted_portals_do_not_depend_on_the_order_of_events(
         steps in steps(),
         limits in limits(),
         order in any::<prop::sample::Index>(),
@@ -283,7 +283,7 @@ proptest! {
     }
 
     #[test]
-    fn a_service_that_is_created_later_takes_nothing_from_its_namespace(
+    fn later_service_takes_nothing_from_its_namespace(
         steps in steps(),
         limits in limits(),
         late in small(),
@@ -309,7 +309,7 @@ proptest! {
     }
 
     #[test]
-    fn a_tenant_takes_nothing_from_a_namespace_that_needs_less_than_its_share(
+    fn tenant_takes_nothing_from_a_namespace_below_its_share(
         steps in steps(),
         limits in limits(),
     ) {
@@ -331,7 +331,7 @@ proptest! {
     }
 
     #[test]
-    fn what_services_cost_is_what_the_ruleset_makes_of_them(steps in steps()) {
+    fn cost_of_services_equals_the_size_of_the_ruleset(steps in steps()) {
         let (_, followed, [full, unused]) = follow(&steps, &node_context());
         let cost = ["t0", "t1", "t2"].map(|tenant| followed.namespace_elements(tenant)).iter().sum::<usize>();
         // Chains of sticky clients may be shared.
