@@ -5,13 +5,12 @@
 //!
 //! * `portals`: address . protocol . port -> verdict, as a number (`DispatchKey::code`),
 //! * `backends`: address . protocol . port . slot -> backend; with session affinity, the backend's id instead of the
-//! slot,
+//!   slot,
 //! * `ids`: address . protocol . port . slot -> the backend's id, with session affinity: entries of clients contain the
-//! id,
-//!   which does not change if the slot does,
+//!   id, which does not change if the slot does,
 //! * `addresses`: the cluster addresses, whose other ports are rejected,
 //! * `sources`: address . protocol . port . source range, for portals with source ranges,
-//! * `ranges`: the service ranges, whose unallocated addresses are rejected,
+//! * `ranges`: the service ranges, whose unallocated addresses are dropped,
 //!
 //! and both share one small verdict map, `picks`: number -> chain. Large maps contain no verdicts, because the kernel
 //! validates a verdict map at each commit. So there is one look-up, whatever the number of different backend counts
