@@ -52,7 +52,7 @@ fn service_beyond_a_limit_gets_one_event_of_two_replicas_and_others_get_none() {
     let event = event_of("large");
     assert_eq!(
         event["message"],
-        "76 portals refused: the service has more portals than allowed (--service-portals-max)"
+        "76 portals refused: the service exceeds the limit of portals (--service-portals-max)"
     );
     assert_eq!((&event["involvedObject"]["kind"], &event["type"]), (&"Service".into(), &"Warning".into()));
     assert_eq!(event["involvedObject"]["uid"], "uid-of-large");
@@ -90,8 +90,8 @@ fn limits_of_the_agents_are_flags() {
         (events.len() == 3).then(|| events.iter().map(message).collect::<Vec<_>>())
     });
     for start in [
-        "2 portals refused: the service has",
-        "5 portals refused: the address is in",
+        "2 portals refused: the service exceeds",
+        "5 portals refused: the address is not in an allowed CIDR",
         "1 portal refused: the namespace",
     ] {
         assert!(messages.iter().any(|message| message.starts_with(start)), "{start}: {messages:#?}");
