@@ -87,29 +87,39 @@ pub fn environment(snapshot: &Snapshot, namespace: &str, links: bool) -> Environ
 
 /// Returns the variables of services. If two define the same variable, the first takes precedence.
 pub(crate) fn definitions(services: &[Stemmed<'_>]) -> Definitions {
-    let mut found = Definitions::default();
-    let mut owners: HashMap<String, usize> = HashMap::new();
+    let mut standing: Vec<(usize, Variable)> = Vec::new();
+    let mut unaddressable = Vec::new();
     for (index, Stemmed { service, stem, forms }) in services.iter().enumerate() {
-        let mut has_variables = false;
-        define(service, stem, *forms, &mut |name, value| {
-            has_variables = true;
-            match owners.entry(name) {
-                Entry::Vacant(entry) => {
-                    found.standing.push((index, Variable { name: entry.key().clone(), value }));
-                    entry.insert(index);
-                }
-                Entry::Occupied(entry) => {
-                    let (kept, lost) = (services[*entry.get()].service, service);
-                    let (kept, lost) = (kept.key.clone(), lost.key.clone());
-                    found.clashes.push(Clash { name: entry.key().clone(), kept, lost });
-                }
-            }
-        });
-        if has_variables && stem.starts_with(|first: char| first.is_ascii_digit()) {
-            found.unaddressable.push(service.key.clone());
+        let before = standing.len();
+        define(service, stem, *forms, &mut |name, value| standing.push((index, Variable { name, value })));
+        if standing.len() > before && stem.starts_with(|first: char| first.is_ascii_digit()) {
+            unaddressable.push(service.key.clone());
         }
     }
-    found
+    let (positions, clashes) = conflicts(services, &standing);
+    let (mut positions, mut position) = (positions.into_iter().peekable(), 0..);
+    standing.retain(|_| position.next().is_none_or(|position| positions.next_if_eq(&position).is_none()));
+    Definitions { standing, clashes, unaddressable }
+}
+
+/// Returns the positions of definitions whose name an earlier one has, in order, and the conflicts. Names are borrowed:
+/// a namespace with many services has thousands.
+fn conflicts(services: &[Stemmed<'_>], defined: &[(usize, Variable)]) -> (Vec<usize>, Vec<Clash>) {
+    let mut owners: HashMap<&str, usize> = HashMap::with_capacity(defined.len());
+    let (mut positions, mut clashes) = (Vec::new(), Vec::new());
+    for (position, (index, Variable { name, .. })) in defined.iter().enumerate() {
+        match owners.entry(name) {
+            Entry::Vacant(entry) => {
+                entry.insert(*index);
+            }
+            Entry::Occupied(entry) => {
+                let key = |index: usize| services[index].service.key.clone();
+                clashes.push(Clash { name: name.clone(), kept: key(*entry.get()), lost: key(*index) });
+                positions.push(position);
+            }
+        }
+    }
+    (positions, clashes)
 }
 
 /// Returns the visible services by name. A service `kubernetes` in the pod's namespace replaces that of `default`
