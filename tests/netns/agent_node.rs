@@ -118,6 +118,8 @@ fn while_the_metrics_address_is_taken_pods_are_served_and_metrics_as_soon_as_it_
 fn idle_clients_of_the_metrics_page_are_bounded_and_keep_nobody_out() {
     node(|folder| {
         let agent = Agent::start(folder, &["--metrics", METRICS]);
+        // Pods are served first, and the metrics page a moment later.
+        agent.until("metrics are served", |_| get(METRICS).is_some());
         let idle: Vec<TcpStream> = (0..500).map(|_| TcpStream::connect(METRICS).expect("connect")).collect();
         let page = get(METRICS).expect("an answer beside idle clients");
         assert!(page.contains("portico_synced 1"), "{page}");
