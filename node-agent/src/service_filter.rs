@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use agent_ipc::{Attachment, PORTALS_ALL};
 use proxy_core::annotation::PORTALS;
 use proxy_core::portal::ServiceFilter;
-use proxy_core::service::ServiceKey;
+use proxy_core::service::{ServiceKey, is_service_name};
 
 /// The value that selects no service.
 const NONE: &str = "none";
@@ -43,12 +43,7 @@ fn service(item: &str, own: Option<&str>) -> Result<ServiceKey, String> {
             (own.ok_or_else(|| invalid("has no namespace, and the namespace of the pod is unknown"))?, item)
         }
     };
-    let is_label = |text: &str| {
-        !text.is_empty()
-            && text.len() <= 63
-            && text.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
-    };
-    if !is_label(namespace) || !is_label(name) {
+    if !is_service_name(namespace) || !is_service_name(name) {
         return Err(invalid("is not the name of a service"));
     }
     Ok(ServiceKey::new(namespace, name))

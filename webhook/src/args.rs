@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
+use daemon::LogFormat;
 use ipnet::IpNet;
 use proxy_core::admission::InjectMode;
 use proxy_core::portal::{ExternalKinds, ExternalPolicy, PortalLimits};
@@ -262,15 +263,6 @@ impl From<ModeArg> for InjectMode {
             ModeArg::Auto => Self::Auto,
         }
     }
-}
-
-/// The format of the log.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum LogFormat {
-    /// Human-readable text.
-    Text,
-    /// One JSON object per line.
-    Json,
 }
 
 fn seconds(text: &str) -> Result<Duration, String> {

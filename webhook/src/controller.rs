@@ -23,6 +23,7 @@ use kube_source::{
     MetadataEvent, MetadataSelection, ObjectMeta, RejectedObjects, WatchOptions, watch_metadata,
 };
 use proxy_core::annotation::{CONTENT, PARTS, SELECTION, VARIABLES, WARNINGS};
+use support::with_causes;
 use tokio::sync::mpsc::{Receiver, channel};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -40,7 +41,6 @@ use crate::controller::quota::{Exceeded, Quotas};
 use crate::controller::state::{GroupKey, Job, State};
 use crate::controller::work::{ALIVE, Worker};
 use crate::counters::Counters;
-use crate::log::chain;
 use crate::services::{ChangedNamespaces, ServiceState};
 
 /// The length of the queue of a watch.
@@ -265,7 +265,7 @@ impl ConfigMapController {
             Done::OldReferences(namespace, _, Err(error)) | Done::Relist(namespace, Err(error)) => {
                 self.state.relist_later(&namespace, now);
                 let namespace = &*namespace;
-                tracing::warn!(namespace, error = chain(error), "failed to list pods; will retry");
+                tracing::warn!(namespace, error = with_causes(&error), "failed to list pods; will retry");
             }
             Done::Limits(namespace, checked) => {
                 for refusal in self.limits.finish(&namespace, checked, now) {
@@ -299,7 +299,11 @@ impl ConfigMapController {
             match lookup::pod(&worker.api, &namespace, &name).await {
                 Ok(pod) => pod.iter().for_each(|pod| events.refused_config_map(pod, &message)),
                 Err(error) => {
-                    tracing::debug!(namespace = &*namespace, error = chain(error), "failed to look up a pod");
+                    tracing::debug!(
+                        namespace = &*namespace,
+                        error = with_causes(&error),
+                        "failed to look up a pod"
+                    );
                 }
             }
         });

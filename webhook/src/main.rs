@@ -19,7 +19,6 @@ mod counters;
 mod idle_timeout;
 mod listener;
 mod load;
-mod log;
 mod metrics;
 mod namespaces;
 mod registration;

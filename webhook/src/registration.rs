@@ -10,10 +10,10 @@ use std::time::Duration;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
+use support::with_causes;
 use tokio::sync::watch;
 
 use crate::api::{Api, ApiError, named};
-use crate::log::chain;
 
 const COLLECTION: &str = "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations";
 /// The time that the API server waits for a response, in seconds.
@@ -84,7 +84,7 @@ impl Registration {
                 Err(error) if error.is_conflict() => {}
                 Err(error) => {
                     tracing::error!(
-                        error = chain(error),
+                        error = with_causes(&error),
                         "failed to reconcile webhook configuration; will retry"
                     );
                     tokio::time::sleep(RETRY_DELAY).await;

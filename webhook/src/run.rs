@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use daemon::Shutdown;
+use daemon::{Shutdown, start_log};
 use kube_source::{FileWatch, ReadOptions, WatchScope, watch_cluster, watch_files};
 use proxy_core::admission::InjectOptions;
 use tokio::net::TcpListener;
@@ -33,7 +33,6 @@ use crate::clock::now_s;
 use crate::controller::{ConfigMapController, ControllerOptions, LimitOptions, Usage};
 use crate::counters::Counters;
 use crate::listener::{Phase, Server};
-use crate::log;
 use crate::namespaces::Namespaces;
 use crate::registration::{Address, CaBundle, Registration};
 use crate::render_cache::RenderCache;
@@ -47,7 +46,7 @@ const THREADS: usize = 2;
 
 /// Serves until SIGTERM or SIGINT.
 pub(crate) fn run(args: ServeArgs) -> anyhow::Result<()> {
-    log::start(args.log_format, args.log_level);
+    start_log(args.log_format, args.log_level);
     let runtime = Builder::new_multi_thread().worker_threads(THREADS).enable_all().build();
     let runtime = runtime.context("failed to start runtime")?;
     let served = runtime.block_on(serve(args));

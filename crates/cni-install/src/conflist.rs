@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::Path;
 
-use agent_ipc::{ON_AGENT_DOWN, OnAgentDown, PLUGIN_TYPE, POD_ANNOTATIONS, SOCKET, STATE_DIR};
+use agent_ipc::{ON_AGENT_DOWN, OnAgentDown, PLUGIN_TYPE, POD_ANNOTATIONS, SOCKET, STATE_DIR, is_cni_name};
 use anyhow::{Context, bail, ensure};
 use serde_json::Value;
 use serde_json::value::RawValue;
@@ -78,10 +78,8 @@ impl<'a> Conflist<'a> {
         let object: BTreeMap<String, &'a RawValue> =
             serde_json::from_str(text).context("not a JSON object")?;
         let name: String = value(&object, "name")?.context("no \"name\"")?;
-        // The characters that CNI allows. The name is also that of a directory.
-        let is_allowed = |c: char| c.is_ascii_alphanumeric() || "_.-".contains(c);
-        let is_name = name.starts_with(|c: char| c.is_ascii_alphanumeric()) && name.chars().all(is_allowed);
-        ensure!(is_name, "name: {name:?} is not a valid network name");
+        // The name is also that of a directory.
+        ensure!(is_cni_name(&name), "name: {name:?} is not a valid network name");
         let raw: Vec<&'a RawValue> =
             value(&object, "plugins")?.context("no \"plugins\" list: cannot chain")?;
         let span = |raw: &RawValue| {

@@ -13,7 +13,7 @@ use crate::admission::{Admission, InjectMode, InjectOptions};
 use crate::model::annotation::{
     Annotation, FORMS, INJECT, MAX_BYTES, ON_MISSING, REQUIRE, SERVICES, VARIABLE_PREFIX,
 };
-use crate::model::service::ServiceKey;
+use crate::model::service::{ServiceKey, is_service_name};
 
 /// The limit of services in a list.
 pub(super) const SERVICES_MAX: usize = 1_000;
@@ -191,7 +191,8 @@ fn parse_chosen(item: &str, own: &str) -> Option<Chosen> {
 
 fn parse_service(text: &str, own: &str) -> Option<ServiceKey> {
     let (namespace, name) = text.split_once('/').unwrap_or((own, text));
-    ((is_label(namespace) || namespace == own) && is_label(name)).then(|| ServiceKey::new(namespace, name))
+    ((is_service_name(namespace) || namespace == own) && is_service_name(name))
+        .then(|| ServiceKey::new(namespace, name))
 }
 
 /// Whether a shell can name this variable; `further` lists further allowed characters.
@@ -200,9 +201,4 @@ pub(super) fn is_identifier(text: &str, further: &str) -> bool {
     (1..=NAME_CHARS_MAX).contains(&text.len())
         && text.chars().all(is_valid)
         && text.starts_with(|first: char| first.is_ascii_alphabetic() || first == '_')
-}
-
-pub(super) fn is_label(text: &str) -> bool {
-    let is_valid = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
-    (1..=NAME_CHARS_MAX).contains(&text.len()) && text.bytes().all(is_valid)
 }

@@ -8,10 +8,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::admission::ENVIRONMENT_BYTES_WARN;
 use crate::admission::rendered::RenderedVariables;
-use crate::admission::request::{SERVICES_MAX, is_identifier, is_label};
+use crate::admission::request::{SERVICES_MAX, is_identifier};
 use crate::admission::warning::some_of;
 use crate::env::{Definitions, Forms, Stemmed, Variable, definitions, mangle};
-use crate::model::service::ServiceKey;
+use crate::model::service::{ServiceKey, is_service_name};
 use crate::model::snapshot::Snapshot;
 
 /// The limit of the text of a selection, which is stored as an annotation of pods.
@@ -70,7 +70,7 @@ impl Selection {
     /// Whether all names are valid, as in requests.
     fn is_valid(&self) -> bool {
         let Self { services, prefix, forms: _, bytes_max: _, wait_for } = self;
-        let is_service = |key: &ServiceKey| is_label(&key.namespace) && is_label(&key.name);
+        let is_service = |key: &ServiceKey| is_service_name(&key.namespace) && is_service_name(&key.name);
         let is_alias =
             |alias: &Option<String>| alias.as_deref().is_none_or(|alias| is_identifier(alias, "_-"));
         let services = services.as_deref().unwrap_or_default();

@@ -9,13 +9,13 @@ use std::time::Duration;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
+use support::with_causes;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
 use crate::api::{Api, ApiError, named};
 use crate::certificate::{CertLifetimes, CertResolver, CertificateAuthority};
 use crate::clock::now_s;
-use crate::log::chain;
 use crate::registration::CaBundle;
 
 /// The delay after a failure.
@@ -58,7 +58,7 @@ impl CaSecret {
                 Ok(current) => current,
                 Err(error) => {
                     tracing::error!(
-                        error = chain(error),
+                        error = with_causes(&error),
                         "certificate renewal failed; keeping the previous one"
                     );
                     tokio::time::sleep(RETRY_DELAY).await;
@@ -73,7 +73,7 @@ impl CaSecret {
                         tracing::info!(secret = self.name, ends_s = cert.ends_s, "certificate loaded");
                         resolver.set(cert);
                     }
-                    Err(error) => tracing::error!(error = chain(error), "failed to load certificate"),
+                    Err(error) => tracing::error!(error = with_causes(&error), "failed to load certificate"),
                 }
                 last = Some(ca.clone());
             }

@@ -17,6 +17,7 @@ use proxy_core::annotation::WARNINGS;
 use proxy_core::portal::RefusalReason;
 use proxy_core::service::{Created, ServiceKey};
 use serde_json::{Value, json};
+use support::with_causes;
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 use tokio::task::JoinSet;
 
@@ -25,7 +26,6 @@ use crate::clock::{now_s, rfc3339};
 use crate::controller::event_recorder::limiter::{EventLimiter, Verdict};
 use crate::controller::lookup;
 use crate::counters::Counters;
-use crate::log::chain;
 
 /// The length of the queue; the recorder drops what exceeds it.
 const QUEUE_LEN_MAX: usize = 256;
@@ -178,7 +178,7 @@ async fn write_all(api: Api, mut reports: Receiver<Report>, counters: Counters) 
                 Err(error) => {
                     counters.event("failed");
                     let namespace = &*report.namespace;
-                    tracing::warn!(namespace, error = chain(error), "failed to record Event");
+                    tracing::warn!(namespace, error = with_causes(&error), "failed to record Event");
                 }
             }
         });

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use http::Method;
 use proxy_core::admission::{WantedConfigMap, config_maps, part_name};
 use serde_json::Value;
+use support::with_causes;
 use tokio::sync::{Semaphore, SemaphorePermit, watch};
 
 use crate::api::{Api, ApiError};
@@ -18,7 +19,6 @@ use crate::controller::plan::{Action, must_wait, pad, plan, plan_deletion};
 use crate::controller::quota::{Exceeded, Quotas, Usage};
 use crate::controller::state::GroupKey;
 use crate::counters::Counters;
-use crate::log::chain;
 use crate::services::ServiceState;
 
 /// The budget of all jobs, in KiB.
@@ -86,7 +86,7 @@ impl Worker {
                 tracing::debug!(
                     namespace,
                     name,
-                    error = chain(error),
+                    error = with_causes(&error),
                     "ConfigMap was changed meanwhile; will retry"
                 );
                 Outcome::Conflict
@@ -96,7 +96,7 @@ impl Worker {
                 tracing::warn!(
                     namespace,
                     name,
-                    error = chain(error),
+                    error = with_causes(&error),
                     "failed to update ConfigMap; will retry"
                 );
                 Outcome::Failed
