@@ -40,7 +40,7 @@ const CHECK_INTERVAL: usize = 1_024;
 #[derive(Debug)]
 pub(crate) struct PodRelay {
     pub(crate) id: NetnsId,
-    pub(crate) view: ServiceFilter,
+    pub(crate) filter: ServiceFilter,
     /// Whether the relay serves guests of the pod, whose connections arrive at other interfaces than loopback.
     pub(crate) has_guests: bool,
     sockets: SocketPool,
@@ -67,7 +67,7 @@ impl PodRelay {
     /// If the file descriptor of the network namespace cannot be duplicated.
     pub(crate) fn new(
         netns: &Netns,
-        view: ServiceFilter,
+        filter: ServiceFilter,
         has_guests: bool,
         conntrack: Socket,
         port: u16,
@@ -76,7 +76,7 @@ impl PodRelay {
     ) -> io::Result<Self> {
         Ok(Self {
             id: netns.id(),
-            view,
+            filter,
             has_guests,
             sockets: SocketPool::new(netns.as_fd().try_clone_to_owned()?, factory),
             conntrack: Mutex::new(conntrack),

@@ -108,17 +108,17 @@ impl Relay {
     }
 
     /// Replaces the portals of a view.
-    pub fn set_portals(&self, view: &ServiceFilter, portals: Portals) {
+    pub fn set_portals(&self, filter: &ServiceFilter, portals: Portals) {
         let mut views = lock(&self.views);
-        match views.get(view) {
+        match views.get(filter) {
             Some(sender) => drop(sender.send_replace(portals)),
-            None => drop(views.insert(view.clone(), watch::channel(portals).0)),
+            None => drop(views.insert(filter.clone(), watch::channel(portals).0)),
         }
     }
 
     /// Removes a view that no pod has any more.
-    pub fn remove_view(&self, view: &ServiceFilter) {
-        lock(&self.views).remove(view);
+    pub fn remove_view(&self, filter: &ServiceFilter) {
+        lock(&self.views).remove(filter);
     }
 
     /// Listens in a network namespace for its pod, and for guests of the pod if it has any. Has no effect if the relay
@@ -126,8 +126,8 @@ impl Relay {
     ///
     /// # Errors
     /// If the network namespace cannot be entered, or its port is in use.
-    pub fn open_netns(&self, netns: &Netns, view: &ServiceFilter, has_guests: bool) -> Result<(), Error> {
-        let is_same = |pod: &Arc<PodRelay>| pod.view == *view && pod.has_guests == has_guests;
+    pub fn open_netns(&self, netns: &Netns, filter: &ServiceFilter, has_guests: bool) -> Result<(), Error> {
+        let is_same = |pod: &Arc<PodRelay>| pod.filter == *filter && pod.has_guests == has_guests;
         match lock(&self.pods).get(&netns.id()).map(is_same) {
             Some(true) => return Ok(()),
             Some(false) => self.close_netns(netns.id()),
@@ -140,11 +140,11 @@ impl Relay {
         let conntrack = opened.1.map_err(Error::Enter)?;
         let portals = {
             let mut views = lock(&self.views);
-            let sender = views.entry(view.clone()).or_insert_with(|| watch::channel(Portals::default()).0);
+            let sender = views.entry(filter.clone()).or_insert_with(|| watch::channel(Portals::default()).0);
             sender.subscribe()
         };
         let factory = self.factory.clone();
-        let pod = PodRelay::new(netns, view.clone(), has_guests, conntrack, port, factory, portals)
+        let pod = PodRelay::new(netns, filter.clone(), has_guests, conntrack, port, factory, portals)
             .map_err(|source| Error::Listen { port, source })?;
         let mut pods = lock(&self.pods);
         // If another thread was faster, these sockets are closed, and the kernel moves their pending connections to
