@@ -57,13 +57,13 @@ impl Budget {
 
     /// The limits with which on-demand tables of this number of pods fit as long as no portal is used, regardless of
     /// the services.
-    pub(crate) fn bounds(self, bounds: PortalLimits, pods: usize, settings: Settings) -> PortalLimits {
-        let Some(tables) = self.tables() else { return bounds };
+    pub(crate) fn portal_limits(self, limits: PortalLimits, pods: usize, settings: Settings) -> PortalLimits {
+        let Some(tables) = self.tables() else { return limits };
         let pods = pods.next_power_of_two().max(PODS_MIN);
         let on_demand = Settings { on_demand: true, ..settings };
         let each = (tables / pods).saturating_sub(TABLE_BYTES);
-        let unused_elements = self.elements_in(each, on_demand).min(bounds.unused_elements);
-        PortalLimits { unused_elements, ..bounds }
+        let unused_elements = self.elements_in(each, on_demand).min(limits.unused_elements);
+        PortalLimits { unused_elements, ..limits }
     }
 }
 
@@ -77,16 +77,16 @@ mod tests {
     fn on_demand_tables_of_all_pods_fit_the_memory_limit_of_the_chart() {
         let settings = Settings { on_demand: true, ..Settings::default() };
         for pods in [1, 110, 128, 250] {
-            let bounds = CHART.bounds(PortalLimits::STANDARD, pods, settings);
-            let each = CHART.table_bytes(bounds.unused_elements, settings);
+            let limits = CHART.portal_limits(PortalLimits::STANDARD, pods, settings);
+            let each = CHART.table_bytes(limits.unused_elements, settings);
             assert!(each * pods <= CHART.tables().expect("there is a limit"), "{pods} pods of {each} bytes");
-            assert!(bounds.unused_elements > 2_000, "{} elements for {pods} pods", bounds.unused_elements);
+            assert!(limits.unused_elements > 2_000, "{} elements for {pods} pods", limits.unused_elements);
         }
     }
 
     #[test]
     fn without_a_memory_limit_the_configured_limits_apply() {
-        let bounds = Budget::UNLIMITED.bounds(PortalLimits::STANDARD, 1_000, Settings::default());
-        assert_eq!(bounds, PortalLimits::STANDARD);
+        let limits = Budget::UNLIMITED.portal_limits(PortalLimits::STANDARD, 1_000, Settings::default());
+        assert_eq!(limits, PortalLimits::STANDARD);
     }
 }

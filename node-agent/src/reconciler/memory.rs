@@ -25,7 +25,7 @@ const REFUSALS_LOGGED_MAX: usize = 1_000;
 impl Reconciler {
     /// The limits of what services can add to tables.
     pub(super) fn portal_limits(&self) -> PortalLimits {
-        self.options.budget.bounds(self.options.limits, self.fleet.capacity(), self.options.settings)
+        self.options.budget.portal_limits(self.options.limits, self.fleet.capacity(), self.options.settings)
     }
 
     /// Adapts the limits to the number of pods.
