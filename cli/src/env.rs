@@ -21,12 +21,12 @@ pub(crate) fn run(args: &EnvArgs, out: &mut impl Write) -> anyhow::Result<bool> 
         let is_admitted = pod::run(file, (*inject).into(), namespace, objects, *output, out)?;
         return Ok(is_valid && is_admitted);
     }
-    let Environment { variables, clashes, unaddressable } =
+    let Environment { variables, conflicts, unaddressable } =
         environment(&objects.into_snapshot(), namespace, !no_links);
-    for clash in clashes {
+    for conflict in conflicts {
         print_warning(&format!(
             "{} is defined by {} and by {}; the first takes precedence",
-            clash.name, clash.kept, clash.lost
+            conflict.name, conflict.kept, conflict.lost
         ));
     }
     for service in unaddressable {

@@ -23,7 +23,7 @@ pub struct Variable {
 
 /// A variable that two services define.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Clash {
+pub struct VariableConflict {
     /// The name.
     pub name: String,
     /// The service whose value is used.
@@ -38,7 +38,7 @@ pub struct Environment {
     /// The variables, by service in the order of names, and in the order of the kubelet.
     pub variables: Vec<Variable>,
     /// The variables that two services define.
-    pub clashes: Vec<Clash>,
+    pub conflicts: Vec<VariableConflict>,
     /// Services whose variables a shell cannot use, because their names begin with a digit.
     pub unaddressable: Vec<ServiceKey>,
 }
@@ -56,11 +56,11 @@ pub enum Forms {
     All,
 }
 
-/// A service with the stem of its variables: the part of their names before `_SERVICE_HOST`.
+/// A service with the prefix of its variables: the part of their names before `_SERVICE_HOST`.
 #[derive(Debug)]
-pub(crate) struct Stemmed<'a> {
+pub(crate) struct VariableSource<'a> {
     pub(crate) service: &'a Service,
-    pub(crate) stem: String,
+    pub(crate) prefix: String,
     pub(crate) forms: Forms,
 }
 
@@ -68,8 +68,8 @@ pub(crate) struct Stemmed<'a> {
 #[derive(Debug, Default)]
 pub(crate) struct Definitions {
     /// The variables without conflicting ones, each with the index of its service.
-    pub(crate) standing: Vec<(usize, Variable)>,
-    pub(crate) clashes: Vec<Clash>,
+    pub(crate) variables: Vec<(usize, Variable)>,
+    pub(crate) conflicts: Vec<VariableConflict>,
     pub(crate) unaddressable: Vec<ServiceKey>,
 }
 
@@ -77,36 +77,43 @@ pub(crate) struct Definitions {
 #[must_use]
 pub fn environment(snapshot: &Snapshot, namespace: &str, links: bool) -> Environment {
     let services = visible(snapshot, namespace, links).into_values();
-    let services: Vec<Stemmed<'_>> = services
-        .map(|service| Stemmed { service, stem: mangle(&service.key.name), forms: Forms::All })
+    let services: Vec<VariableSource<'_>> = services
+        .map(|service| VariableSource {
+            service,
+            prefix: variable_name(&service.key.name),
+            forms: Forms::All,
+        })
         .collect();
-    let Definitions { standing, clashes, unaddressable } = definitions(&services);
-    let variables = standing.into_iter().map(|(_, variable)| variable).collect();
-    Environment { variables, clashes, unaddressable }
+    let Definitions { variables, conflicts, unaddressable } = definitions(&services);
+    let variables = variables.into_iter().map(|(_, variable)| variable).collect();
+    Environment { variables, conflicts, unaddressable }
 }
 
 /// Returns the variables of services. If two define the same variable, the first takes precedence.
-pub(crate) fn definitions(services: &[Stemmed<'_>]) -> Definitions {
-    let mut standing: Vec<(usize, Variable)> = Vec::new();
+pub(crate) fn definitions(services: &[VariableSource<'_>]) -> Definitions {
+    let mut variables: Vec<(usize, Variable)> = Vec::new();
     let mut unaddressable = Vec::new();
-    for (index, Stemmed { service, stem, forms }) in services.iter().enumerate() {
-        let before = standing.len();
-        define(service, stem, *forms, &mut |name, value| standing.push((index, Variable { name, value })));
-        if standing.len() > before && stem.starts_with(|first: char| first.is_ascii_digit()) {
+    for (index, VariableSource { service, prefix, forms }) in services.iter().enumerate() {
+        let before = variables.len();
+        define(service, prefix, *forms, &mut |name, value| variables.push((index, Variable { name, value })));
+        if variables.len() > before && prefix.starts_with(|first: char| first.is_ascii_digit()) {
             unaddressable.push(service.key.clone());
         }
     }
-    let (positions, clashes) = conflicts(services, &standing);
+    let (positions, conflicts) = duplicates(services, &variables);
     let (mut positions, mut position) = (positions.into_iter().peekable(), 0..);
-    standing.retain(|_| position.next().is_none_or(|position| positions.next_if_eq(&position).is_none()));
-    Definitions { standing, clashes, unaddressable }
+    variables.retain(|_| position.next().is_none_or(|position| positions.next_if_eq(&position).is_none()));
+    Definitions { variables, conflicts, unaddressable }
 }
 
 /// Returns the positions of definitions whose name an earlier one has, in order, and the conflicts. Names are borrowed:
 /// a namespace with many services has thousands.
-fn conflicts(services: &[Stemmed<'_>], defined: &[(usize, Variable)]) -> (Vec<usize>, Vec<Clash>) {
+fn duplicates(
+    services: &[VariableSource<'_>],
+    defined: &[(usize, Variable)],
+) -> (Vec<usize>, Vec<VariableConflict>) {
     let mut owners: HashMap<&str, usize> = HashMap::with_capacity(defined.len());
-    let (mut positions, mut clashes) = (Vec::new(), Vec::new());
+    let (mut positions, mut conflicts) = (Vec::new(), Vec::new());
     for (position, (index, Variable { name, .. })) in defined.iter().enumerate() {
         match owners.entry(name) {
             Entry::Vacant(entry) => {
@@ -114,12 +121,16 @@ fn conflicts(services: &[Stemmed<'_>], defined: &[(usize, Variable)]) -> (Vec<us
             }
             Entry::Occupied(entry) => {
                 let key = |index: usize| services[index].service.key.clone();
-                clashes.push(Clash { name: name.clone(), kept: key(*entry.get()), lost: key(*index) });
+                conflicts.push(VariableConflict {
+                    name: name.clone(),
+                    kept: key(*entry.get()),
+                    lost: key(*index),
+                });
                 positions.push(position);
             }
         }
     }
-    (positions, clashes)
+    (positions, conflicts)
 }
 
 /// Returns the visible services by name. A service `kubernetes` in the pod's namespace replaces that of `default`
@@ -132,14 +143,14 @@ fn visible<'a>(snapshot: &'a Snapshot, namespace: &'a str, links: bool) -> BTree
 }
 
 /// Defines the variables of a service in the order of the kubelet (envvars.go:43-60).
-fn define(service: &Service, stem: &str, forms: Forms, put: &mut impl FnMut(String, String)) {
+fn define(service: &Service, prefix: &str, forms: Forms, put: &mut impl FnMut(String, String)) {
     let Some(host) = service.cluster_ip_text.as_deref() else { return };
     let Some(first) = service.ports.first() else { return };
-    put([stem, "_SERVICE_HOST"].concat(), host.to_owned());
-    put([stem, "_SERVICE_PORT"].concat(), first.port.to_string());
+    put([prefix, "_SERVICE_HOST"].concat(), host.to_owned());
+    put([prefix, "_SERVICE_PORT"].concat(), first.port.to_string());
     if forms >= Forms::Named {
         for port in service.ports.iter().filter(|port| !port.name.is_empty()) {
-            put([stem, "_SERVICE_PORT_", &mangle(&port.name)].concat(), port.port.to_string());
+            put([prefix, "_SERVICE_PORT_", &variable_name(&port.name)].concat(), port.port.to_string());
         }
     }
     if forms < Forms::All {
@@ -149,9 +160,9 @@ fn define(service: &Service, stem: &str, forms: Forms, put: &mut impl FnMut(Stri
         let (number, protocol) = (port.port.to_string(), port.protocol);
         let url = [protocol.lower(), "://", &host_and_port(host, &number)].concat();
         if index == 0 {
-            put([stem, "_PORT"].concat(), url.clone());
+            put([prefix, "_PORT"].concat(), url.clone());
         }
-        let link = [stem, "_PORT_", &number, "_", protocol.upper()].concat();
+        let link = [prefix, "_PORT_", &number, "_", protocol.upper()].concat();
         put(link.clone(), url);
         put([&link, "_PROTO"].concat(), protocol.lower().to_owned());
         put([&link, "_PORT"].concat(), number);
@@ -160,7 +171,7 @@ fn define(service: &Service, stem: &str, forms: Forms, put: &mut impl FnMut(Stri
 }
 
 /// Converts the name of a service or port to the form in variables (envvars.go:64-70).
-pub(crate) fn mangle(name: &str) -> String {
+pub(crate) fn variable_name(name: &str) -> String {
     name.replace('-', "_").to_uppercase()
 }
 

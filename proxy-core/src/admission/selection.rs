@@ -10,7 +10,7 @@ use crate::admission::ENVIRONMENT_BYTES_WARN;
 use crate::admission::rendered::RenderedVariables;
 use crate::admission::request::{SERVICES_MAX, is_identifier};
 use crate::admission::warning::some_of;
-use crate::env::{Definitions, Forms, Stemmed, Variable, definitions, mangle};
+use crate::env::{Definitions, Forms, Variable, VariableSource, definitions, variable_name};
 use crate::model::service::{ServiceKey, is_service_name};
 use crate::model::snapshot::Snapshot;
 
@@ -109,20 +109,20 @@ pub fn render(snapshot: &Snapshot, namespace: &str, selection: &Selection) -> Re
     let needs_links = own.is_some() && selection.is_plain();
     // The kubelet gives these itself; other definitions must not hide them (kubelet_pods.go:740-747).
     let api_server = snapshot.service(&ServiceKey::new("default", API_SERVER));
-    let is_own = |named: &Stemmed<'_>| {
-        own.is_some_and(|own| own.key == named.service.key && named.stem == "KUBERNETES")
+    let is_own = |source: &VariableSource<'_>| {
+        own.is_some_and(|own| own.key == source.service.key && source.prefix == "KUBERNETES")
     };
     let given = if needs_links { own } else { api_server };
     let reserved = given.filter(|_| !services.iter().any(is_own));
     if let Some(service) = reserved {
         labels.insert(0, String::new());
-        services.insert(0, Stemmed { service, stem: mangle(API_SERVER), forms: Forms::All });
+        services.insert(0, VariableSource { service, prefix: variable_name(API_SERVER), forms: Forms::All });
     }
-    let Definitions { mut standing, clashes, unaddressable } = definitions(&services);
+    let Definitions { mut variables, conflicts, unaddressable } = definitions(&services);
     if reserved.is_some() {
-        standing.retain(|(index, _)| *index > 0);
+        variables.retain(|(index, _)| *index > 0);
     }
-    for pair in clashes.chunk_by(|a, b| (&a.kept, &a.lost) == (&b.kept, &b.lost)) {
+    for pair in conflicts.chunk_by(|a, b| (&a.kept, &a.lost) == (&b.kept, &b.lost)) {
         let [first, rest @ ..] = pair else { continue };
         let (name, kept, lost) = (&first.name, &first.kept, &first.lost);
         let more = if rest.is_empty() { String::new() } else { format!(" and {} more", rest.len()) };
@@ -131,8 +131,8 @@ pub fn render(snapshot: &Snapshot, namespace: &str, selection: &Selection) -> Re
     for key in unaddressable {
         warnings.push(format!("the variables of service {key} begin with a digit: a shell cannot name them"));
     }
-    let fits = fitting(&standing, &labels, selection.bytes_max, &mut warnings);
-    let variables = standing.into_iter().filter(|(index, _)| fits[*index]);
+    let fits = fitting(&variables, &labels, selection.bytes_max, &mut warnings);
+    let variables = variables.into_iter().filter(|(index, _)| fits[*index]);
     let variables: Vec<Variable> = variables.map(|(_, variable)| variable).collect();
     let services = labels.into_iter().zip(fits).filter(|(_, fits)| *fits).map(|(label, _)| label);
     let services = some_of(&services.collect::<Vec<_>>());
@@ -145,17 +145,17 @@ fn selected<'a>(
     namespace: &'a str,
     selection: &Selection,
     warnings: &mut Vec<String>,
-) -> (Vec<String>, Vec<Stemmed<'a>>) {
-    let stemmed = |service, name: &str| {
-        let stem = [&selection.prefix, mangle(name).as_str()].concat();
-        Stemmed { service, stem, forms: selection.forms }
+) -> (Vec<String>, Vec<VariableSource<'a>>) {
+    let source_of = |service, name: &str| {
+        let prefix = [&selection.prefix, variable_name(name).as_str()].concat();
+        VariableSource { service, prefix, forms: selection.forms }
     };
     let Some(chosen) = &selection.services else {
         let own = snapshot.services_in(namespace).filter(|service| service.cluster_ip_text.is_some());
-        let but_api_server =
+        let without_api_server =
             own.filter(|service| *service.key.name != *API_SERVER || !selection.prefix.is_empty());
-        let pairs =
-            but_api_server.map(|service| (service.key.name.to_string(), stemmed(service, &service.key.name)));
+        let pairs = without_api_server
+            .map(|service| (service.key.name.to_string(), source_of(service, &service.key.name)));
         return pairs.unzip();
     };
     let mut labels = Vec::new();
@@ -171,7 +171,7 @@ fn selected<'a>(
                     .push(format!("portico.dev/services: {label} has no cluster address, so no variables"));
             }
             Some(service) => {
-                services.push(stemmed(service, chosen.alias.as_deref().unwrap_or(&chosen.service.name)));
+                services.push(source_of(service, chosen.alias.as_deref().unwrap_or(&chosen.service.name)));
                 labels.push(label);
             }
         }
@@ -180,16 +180,16 @@ fn selected<'a>(
 }
 
 /// Returns how many of these services, in order, stay within the limit of rendered variables.
-fn count_within_limit(services: &[Stemmed<'_>]) -> usize {
+fn count_within_limit(services: &[VariableSource<'_>]) -> usize {
     let mut left = VARIABLES_BYTES_MAX;
-    let fits = |Stemmed { service, stem, forms }: &&Stemmed<'_>| {
+    let fits = |VariableSource { service, prefix, forms }: &&VariableSource<'_>| {
         let variables = match forms {
             Forms::HostPort => 2,
             Forms::Named => 2 + service.ports.len(),
             Forms::All => 3 + 5 * service.ports.len(),
         };
         // The prefix, the rest of the name, and a value.
-        let fits = left.checked_sub(variables * (stem.len() + 48));
+        let fits = left.checked_sub(variables * (prefix.len() + 48));
         left = fits.unwrap_or(left);
         fits.is_some()
     };
@@ -204,13 +204,13 @@ fn label(chosen: &Chosen, namespace: &str) -> String {
 
 /// Returns for each service whether all its variables still fit, in order.
 fn fitting(
-    standing: &[(usize, Variable)],
+    variables: &[(usize, Variable)],
     labels: &[String],
     bytes_max: Option<usize>,
     warnings: &mut Vec<String>,
 ) -> Vec<bool> {
     let mut bytes = vec![0_usize; labels.len()];
-    for (index, variable) in standing {
+    for (index, variable) in variables {
         // As a program gets it: NAME=value and a zero.
         bytes[*index] += variable.name.len() + variable.value.len() + 2;
     }

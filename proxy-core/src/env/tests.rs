@@ -140,15 +140,16 @@ fn service_named_kubernetes_replaces_the_api_server_only_with_links() {
 
 #[test]
 fn first_service_by_name_takes_precedence_for_a_variable() {
-    let clash = [svc("foo-service").ip("10.0.0.2").tcp("", 90), svc("foo").ip("10.0.0.1").tcp("", 80)];
-    let snapshot = snapshot(clash.map(Change::Service));
+    let conflict = [svc("foo-service").ip("10.0.0.2").tcp("", 90), svc("foo").ip("10.0.0.1").tcp("", 80)];
+    let snapshot = snapshot(conflict.map(Change::Service));
     let made = environment(&snapshot, "default", true);
     let values: Vec<&str> =
         made.variables.iter().filter(|v| v.name == "FOO_SERVICE_PORT").map(|v| &*v.value).collect();
     assert_eq!(values, ["80"]);
     let key = |name| ServiceKey::new("default", name);
-    let expected = Clash { name: "FOO_SERVICE_PORT".into(), kept: key("foo"), lost: key("foo-service") };
-    assert_eq!(made.clashes, [expected]);
+    let expected =
+        VariableConflict { name: "FOO_SERVICE_PORT".into(), kept: key("foo"), lost: key("foo-service") };
+    assert_eq!(made.conflicts, [expected]);
 }
 
 #[test]
