@@ -182,7 +182,7 @@ fn webhook_starts(initial: Option<InitialEvents>) {
     let page = page(admin, "/metrics");
     for line in [
         "portico_webhook_services 1",
-        "portico_webhook_objects_refused 215",
+        "portico_webhook_objects_rejected 215",
         "portico_webhook_source_outage 0",
     ] {
         assert!(has_line(&page, line), "{line}\n{page}");

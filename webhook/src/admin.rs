@@ -116,7 +116,7 @@ impl Admin {
             is_ready,
             is_synced: services.is_synced,
             has_outage: services.outage.is_some(),
-            objects_refused: services.rejected + self.namespaces.refused(),
+            objects_rejected: services.rejected + self.namespaces.refused(),
             services: services.snapshot.service_count(),
             connections: self.server.load().connections(),
             in_flight_bytes: self.server.load().bytes(),

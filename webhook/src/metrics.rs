@@ -11,7 +11,7 @@ pub(crate) struct Report {
     pub(crate) is_ready: bool,
     pub(crate) is_synced: bool,
     pub(crate) has_outage: bool,
-    pub(crate) objects_refused: usize,
+    pub(crate) objects_rejected: usize,
     pub(crate) services: usize,
     pub(crate) connections: usize,
     /// The memory of requests and responses.
@@ -23,7 +23,7 @@ pub(crate) struct Report {
 
 /// Renders the page.
 pub(crate) fn metrics(report: &Report) -> String {
-    let Report { is_ready, is_synced, has_outage, objects_refused, .. } = report;
+    let Report { is_ready, is_synced, has_outage, objects_rejected, .. } = report;
     let Report { services, connections, in_flight_bytes, certificate_expiry_s, counts, .. } = report;
     let mut page = String::new();
     let mut gauge = |name: &str, help: &str, value: &dyn Display| {
@@ -32,7 +32,7 @@ pub(crate) fn metrics(report: &Report) -> String {
     gauge("ready", "1 if this replica should receive requests", &u8::from(*is_ready));
     gauge("synced", "1 after the initial sync of services", &u8::from(*is_synced));
     gauge("source_outage", "1 while the source of services is unavailable", &u8::from(*has_outage));
-    gauge("objects_refused", "objects that are invalid or exceed a limit", objects_refused);
+    gauge("objects_rejected", "objects that are invalid or exceed a limit", objects_rejected);
     gauge("services", "known services", services);
     gauge("connections", "open connections of clients", connections);
     gauge("in_flight_bytes", "bytes of requests and responses in memory", in_flight_bytes);

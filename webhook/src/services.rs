@@ -76,7 +76,7 @@ pub(crate) async fn follow(
                 if let Some(reason) = reason {
                     tracing::warn!(
                         reason,
-                        objects_refused = count,
+                        objects_rejected = count,
                         "rejected a service; keeping its last known state"
                     );
                 }

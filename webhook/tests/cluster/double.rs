@@ -313,11 +313,11 @@ fn rejected_service_is_a_metric_and_not_an_outage() {
     broken["spec"]["ports"] =
         (1..=5000).map(|port| json!({"name": format!("p{port}"), "port": port})).collect();
     cluster.api.put(broken);
-    webhook.until("it is counted", |webhook| webhook.metric("objects_refused") == 1.0);
+    webhook.until("it is counted", |webhook| webhook.metric("objects_rejected") == 1.0);
     assert_eq!(webhook.metric("source_outage"), 0.0);
     assert_eq!(webhook.log().matches("Service default/broken").count(), 1, "{}", webhook.log());
     cluster.api.delete("Service", "default", "broken");
-    webhook.until("it is no longer counted", |webhook| webhook.metric("objects_refused") == 0.0);
+    webhook.until("it is no longer counted", |webhook| webhook.metric("objects_rejected") == 0.0);
 }
 
 #[test]
