@@ -168,12 +168,11 @@ pub struct ViewReport {
 
 /// The portals that are programmed in a network namespace.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum ProgrammedPortals {
     /// All visible portals.
-    #[serde(rename = "all")]
     All,
     /// Portals in use.
-    #[serde(rename = "on demand")]
     OnDemand,
 }
 
@@ -182,7 +181,7 @@ impl ProgrammedPortals {
     pub const fn name(self) -> &'static str {
         match self {
             Self::All => "all",
-            Self::OnDemand => "on demand",
+            Self::OnDemand => "on-demand",
         }
     }
 }

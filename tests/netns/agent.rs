@@ -184,7 +184,7 @@ fn on_demand_a_full_table_is_replaced_and_after_a_restart_what_is_used_is_in_the
         let args = ["--service-cidr", "10.96.0.0/16", "--portals", "on-demand"];
         let first = Agent::start(folder, &args);
         first.settled(1);
-        assert_eq!(told(&first), ("on demand".into(), 0.into()));
+        assert_eq!(told(&first), ("on-demand".into(), 0.into()));
         first.kill();
         // As the agent does when the pod uses it.
         let TableState::Intact(before) = socket().read_table().expect("look") else { panic!("no table") };
@@ -196,7 +196,7 @@ fn on_demand_a_full_table_is_replaced_and_after_a_restart_what_is_used_is_in_the
         let generation = socket().generation().expect("a generation");
         let second = Agent::start(folder, &args);
         second.settled(1);
-        assert_eq!(told(&second), ("on demand".into(), 1.into()));
+        assert_eq!(told(&second), ("on-demand".into(), 1.into()));
         assert_eq!(socket().generation().expect("a generation"), generation, "it wrote nothing");
         assert_eq!(says(&pod, "10.96.0.1:80"), "a");
     });

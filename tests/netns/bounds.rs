@@ -56,7 +56,7 @@ fn attach(agent: &Agent, number: usize, pod: &Pod) {
 /// How many pods of the status are on demand, and how many have full tables.
 fn provisions(status: &Value) -> (usize, usize) {
     let all = status["attachments"].as_array().expect("a list");
-    let on_demand = all.iter().filter(|attachment| attachment["portals"] == "on demand").count();
+    let on_demand = all.iter().filter(|attachment| attachment["portals"] == "on-demand").count();
     (on_demand, all.len() - on_demand)
 }
 

@@ -166,7 +166,7 @@ readOnly: true
 {{/* Not empty if the webhook itself sets the CA bundle in its registration. */}}
 {{- define "portico.fillsCaBundle" -}}
 {{- $tls := .Values.webhook.tls -}}
-{{- if or (eq $tls.mode "own") (and (eq $tls.mode "secret") $tls.caInSecret (not $tls.caBundle)) }}yes{{ end -}}
+{{- if or (eq $tls.mode "self-signed") (and (eq $tls.mode "secret") $tls.caInSecret (not $tls.caBundle)) }}yes{{ end -}}
 {{- end -}}
 
 {{/* The user name of the webhook at the API server, as a CEL string. */}}
