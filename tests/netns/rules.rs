@@ -5,7 +5,7 @@ use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
-use netns_nft::{Error, Netns, Socket, TableState, encode};
+use netns_nft::{BatchOp, Error, Netns, Socket, TableState, encode};
 use proxy_core::address::Family;
 use proxy_core::endpoint::EndpointSlice;
 use proxy_core::iptables::Iptables;
@@ -208,7 +208,7 @@ fn a_refusal_names_the_operation_however_large_its_message_is() {
         let socket = Socket::open().expect("open a netfilter socket");
         let other = encode(&plan(&ruleset_of([]), &ruleset_of(cluster(2_000, 2))));
         let error = socket.apply(&other).expect_err("the portals are there, with another number");
-        assert!(matches!(error, Error::Rejected { op: Some(Op::Add(Element::Portal(..))), .. }), "{error:?}");
+        assert!(matches!(error, Error::Rejected { op: Some(BatchOp::Pod(Op::Add(Element::Portal(..)))), .. }), "{error:?}");
         // And no answer is left over for whatever this socket asks next.
         assert_eq!(table_of(socket.read_table().expect("find out")), Table::from(&world));
     });

@@ -6,8 +6,9 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
-use proxy_core::plan::Op;
 use thiserror::Error;
+
+use crate::netlink::batch::BatchOp;
 
 /// Why a network namespace was not programmed or read.
 #[derive(Debug, Error)]
@@ -37,10 +38,10 @@ pub enum Error {
     #[error("failed to receive netlink reply")]
     Receive(#[source] io::Error),
     /// The kernel rejected an operation, and thereby the whole transaction.
-    #[error("kernel rejected {}", op.map_or_else(|| "the transaction".to_owned(), |op| format!("{op:?}")))]
+    #[error("kernel rejected {}", op.map_or_else(|| "the transaction".to_owned(), |op| op.to_string()))]
     Rejected {
         /// The first operation of the rejected message, if known.
-        op: Option<Op>,
+        op: Option<BatchOp>,
         /// The error of the kernel.
         #[source]
         source: io::Error,

@@ -16,7 +16,7 @@ mod nft;
 mod route;
 
 pub use error::Error;
-pub use netlink::batch::Batch;
+pub use netlink::batch::{Batch, BatchOp};
 pub use netlink::socket::Socket;
 pub use netns::{Netns, NetnsId};
 pub use nft::counters::Counters;

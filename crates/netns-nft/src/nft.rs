@@ -1,8 +1,8 @@
 //! nf_tables: Portico's table as netlink messages, and the way back from the kernel's replies.
 //!
 //! ```text
-//! names, element, expression ◄── sets, schema ◄── encode
-//!                                schema ◄── schema_check ◄── read ◄── counters
+//! names, element, expression, set_type ◄── table_writer ◄── sets, schema ◄── encode
+//!                                                              schema ◄── schema_check ◄── read ◄── counters
 //! ```
 
 pub(crate) mod counters;
@@ -13,5 +13,7 @@ pub(crate) mod names;
 pub(crate) mod read;
 pub(crate) mod schema;
 pub(crate) mod schema_check;
+pub(crate) mod set_type;
 pub(crate) mod sets;
 pub(crate) mod snapshot_file;
+pub(crate) mod table_writer;

@@ -3,6 +3,8 @@
 //! The kernel applies the messages between batch-begin and batch-end as a whole or not at all. The sequence number of
 //! a message is its index in the batch, so an error of the kernel names the operation.
 
+use std::fmt;
+
 use proxy_core::plan::Op;
 
 use crate::netlink::attributes::{HEADER_BYTES, MessageBuffer, NFGENMSG_BYTES, Open, nfgenmsg};
@@ -11,12 +13,30 @@ use crate::netlink::uapi::*;
 /// The length of batch-begin and batch-end.
 const FRAME_BYTES: usize = HEADER_BYTES + NFGENMSG_BYTES;
 
+/// The operation of a message, which an error of the kernel names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BatchOp {
+    /// An operation of a pod's plan.
+    Pod(Op),
+    /// The operation of a small table, as a text.
+    Table(&'static str),
+}
+
+impl fmt::Display for BatchOp {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Pod(op) => write!(formatter, "{op:?}"),
+            Self::Table(text) => formatter.write_str(text),
+        }
+    }
+}
+
 /// The messages of one transaction.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Batch {
     pub(crate) bytes: Vec<u8>,
     /// The first operation of each message; none for the first and the last, which frame the batch. Empty if unknown.
-    pub(crate) ops: Vec<Option<Op>>,
+    pub(crate) ops: Vec<Option<BatchOp>>,
 }
 
 impl Batch {
@@ -45,7 +65,7 @@ impl Batch {
     }
 
     /// The operation with which the message of this sequence number starts.
-    pub(crate) fn op(&self, sequence: u32) -> Option<Op> {
+    pub(crate) fn op(&self, sequence: u32) -> Option<BatchOp> {
         *self.ops.get(usize::try_from(sequence).ok()?)?
     }
 
@@ -68,8 +88,8 @@ impl Batch {
 pub(crate) struct BatchWriter {
     pub(crate) buffer: MessageBuffer,
     /// The operation to which the next messages belong.
-    pub(crate) op: Option<Op>,
-    ops: Vec<Option<Op>>,
+    pub(crate) op: Option<BatchOp>,
+    ops: Vec<Option<BatchOp>>,
     last: Option<Open>,
 }
 

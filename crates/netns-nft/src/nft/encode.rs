@@ -1,4 +1,4 @@
-//! Encodes a plan as one batch of netlink messages, which the kernel applies as a whole or not at all.
+//! Encodes a pod's plan as one batch of netlink messages, which the kernel applies as a whole or not at all.
 //!
 //! The bytes do not depend on the network namespace, so a plan is encoded once and sent to many. Consecutive elements
 //! of one set share a message as far as they fit.
@@ -7,26 +7,31 @@ use proxy_core::guest::GuestInterfaces;
 use proxy_core::plan::{Op, Plan, plan};
 use proxy_core::ruleset::{Element, Ruleset};
 
-use crate::netlink::batch::{Batch, BatchWriter};
+use crate::netlink::batch::{Batch, BatchOp, BatchWriter};
 use crate::netlink::uapi::*;
-use crate::nft::element::{ELEMENT_BYTES_MAX, put_element, put_interval};
+use crate::nft::element::{put_element, put_interval};
 use crate::nft::names::{TABLE, set};
 use crate::nft::schema;
+use crate::nft::table_writer::{ElementChange, TableWriter};
 
 /// Encodes a plan; a plan without operations results in an empty batch.
 #[must_use]
 pub fn encode(plan: &Plan) -> Batch {
-    if plan.is_empty() { Batch::default() } else { BatchWriter::batch(|writer| put_ops(writer, plan.ops())) }
+    if plan.is_empty() {
+        return Batch::default();
+    }
+    BatchWriter::batch(|batch| put_ops(&mut TableWriter::new(batch, TABLE), plan.ops()))
 }
 
 /// Encodes the transaction after which a network namespace contains exactly this ruleset, whatever its table contained
 /// before: nothing, drift, or another layout.
 #[must_use]
 pub fn encode_fresh(ruleset: &Ruleset) -> Batch {
-    BatchWriter::batch(|writer| {
-        writer.op = Some(Op::DeleteTable);
-        schema::clear_table(writer);
-        put_ops(writer, plan(&Ruleset::empty(), ruleset).ops());
+    BatchWriter::batch(|batch| {
+        let mut table = TableWriter::new(batch, TABLE);
+        table.batch.op = Some(BatchOp::Pod(Op::DeleteTable));
+        table.clear();
+        put_ops(&mut table, plan(&Ruleset::empty(), ruleset).ops());
     })
 }
 
@@ -50,55 +55,38 @@ impl Batch {
     }
 }
 
-fn put_ops(writer: &mut BatchWriter, mut ops: &[Op]) {
+fn put_ops(table: &mut TableWriter<'_>, mut ops: &[Op]) {
     while let [first, ..] = ops {
-        let count = put_op(writer, *first, ops);
+        let count = put_op(table, *first, ops);
         ops = &ops[count..];
     }
 }
 
 /// Writes the first of `ops`, with those after it that share its message. Returns their number.
-fn put_op(writer: &mut BatchWriter, op: Op, ops: &[Op]) -> usize {
-    writer.op = Some(op);
+fn put_op(table: &mut TableWriter<'_>, op: Op, ops: &[Op]) -> usize {
+    table.batch.op = Some(BatchOp::Pod(op));
     match op {
-        Op::DeleteTable => schema::delete_table(writer),
-        Op::AddTable(settings) => schema::add_table(writer, settings),
-        Op::AddDispatch(dispatch) => schema::add_dispatch_key(writer, dispatch),
-        Op::DeleteDispatch(dispatch) => schema::delete_dispatch_key(writer, dispatch),
-        Op::Add(first) => {
-            return put_elements(writer, (NFT_MSG_NEWSETELEM, NLM_F_CREATE), first, ops, Op::added);
-        }
-        Op::Delete(first) => return put_elements(writer, (NFT_MSG_DELSETELEM, 0), first, ops, Op::deleted),
+        Op::DeleteTable => table.delete(),
+        Op::AddTable(settings) => schema::add_table(table, settings),
+        Op::AddDispatch(dispatch) => schema::add_dispatch_key(table, dispatch),
+        Op::DeleteDispatch(dispatch) => schema::delete_dispatch_key(table, dispatch),
+        Op::Add(first) => return put_elements(table, ElementChange::Add, first, ops, Op::added),
+        Op::Delete(first) => return put_elements(table, ElementChange::Delete, first, ops, Op::deleted),
     }
     1
 }
 
 /// Writes a message with the first elements of `ops` that belong to the set of `first`, as far as they fit.
 fn put_elements(
-    writer: &mut BatchWriter,
-    (kind, flags): (u16, u16),
+    table: &mut TableWriter<'_>,
+    change: ElementChange,
     first: Element,
     ops: &[Op],
     element_of: fn(Op) -> Option<Element>,
 ) -> usize {
     let set = first.set();
-    let message = writer.begin(kind, flags);
-    writer.buffer.put_string(NFTA_SET_ELEM_LIST_TABLE, TABLE);
-    writer.buffer.put_string(NFTA_SET_ELEM_LIST_SET, set);
-    let list = writer.buffer.begin_nest(NFTA_SET_ELEM_LIST_ELEMENTS);
-    let mut count = 0;
     let elements = ops.iter().map_while(|op| element_of(*op)).take_while(|element| element.set() == set);
-    for element in elements {
-        // An interval consists of two elements.
-        if !writer.buffer.has_room(&list, 2 * ELEMENT_BYTES_MAX) {
-            break;
-        }
-        put_element(&mut writer.buffer, &element);
-        count += 1;
-    }
-    writer.buffer.end_nest(&list);
-    writer.end(message);
-    count
+    table.put_elements(change, set, elements, put_element)
 }
 
 #[cfg(test)]
@@ -209,9 +197,10 @@ mod tests {
                 Action::Forward { count: 3, affinity_s: 60 },
                 Action::RoundRobin { number: 5, count: 3 },
             ] {
-                let batch = BatchWriter::batch(|writer| {
-                    schema::add_dispatch_key(writer, DispatchKey { action, guarded });
-                    schema::delete_dispatch_key(writer, DispatchKey { action, guarded });
+                let batch = BatchWriter::batch(|batch| {
+                    let mut table = TableWriter::new(batch, TABLE);
+                    schema::add_dispatch_key(&mut table, DispatchKey { action, guarded });
+                    schema::delete_dispatch_key(&mut table, DispatchKey { action, guarded });
                 });
                 digests.push(digest_bytes(batch.as_bytes()));
             }

@@ -15,6 +15,7 @@ use crate::netlink::socket::{Message, split_message};
 use crate::netlink::uapi::*;
 use crate::nft::names::TABLE;
 use crate::nft::schema;
+use crate::nft::table_writer::TableWriter;
 
 /// The parts of a table, without elements.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -45,8 +46,9 @@ impl TableSchema {
     /// The schema for these settings and dispatch keys.
     pub(crate) fn new(settings: Settings, dispatch_keys: impl Iterator<Item = DispatchKey>) -> Self {
         let mut writer = BatchWriter::default();
-        schema::add_table(&mut writer, settings);
-        dispatch_keys.for_each(|dispatch| schema::add_dispatch_key(&mut writer, dispatch));
+        let mut desired = TableWriter::new(&mut writer, TABLE);
+        schema::add_table(&mut desired, settings);
+        dispatch_keys.for_each(|dispatch| schema::add_dispatch_key(&mut desired, dispatch));
         let (mut table, mut rest) = (Self::default(), &writer.buffer.0[..]);
         while let Some((message, after)) = split_message(rest) {
             table.insert(&message);
