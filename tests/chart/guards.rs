@@ -23,7 +23,7 @@ fn expressions(policy: &Value) -> String {
 }
 
 #[test]
-fn the_policy_compares_every_field_that_the_chart_registers_but_the_ca_bundle() {
+fn policy_compares_every_registered_field_except_the_ca_bundle() {
     let objects = objects(&["commonAnnotations.note=x"]);
     let policy = one(&objects, POLICY, "-registration");
     let text = expressions(policy);
@@ -46,7 +46,7 @@ fn the_policy_compares_every_field_that_the_chart_registers_but_the_ca_bundle() 
 }
 
 #[test]
-fn each_policy_is_bound_and_denies() {
+fn every_policy_is_bound_and_denies() {
     let objects = objects(&[]);
     let policies: Vec<&Value> = objects.iter().filter(|object| object["kind"] == POLICY).collect();
     assert!(policies.len() >= 3, "{policies:?}");
@@ -60,7 +60,7 @@ fn each_policy_is_bound_and_denies() {
 }
 
 #[test]
-fn a_webhook_that_need_not_write_its_registration_may_not() {
+fn webhook_that_does_not_register_itself_has_no_right_to() {
     for values in [
         &["webhook.tls.mode=cert-manager"][..],
         &[

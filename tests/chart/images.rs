@@ -40,7 +40,7 @@ fn containers<'a>(objects: &'a [Value], kind: &str, name: &str) -> Vec<(&'a Valu
 }
 
 #[test]
-fn what_the_chart_starts_is_in_its_image_and_runs_as_the_same_user() {
+fn programs_in_the_chart_are_in_their_images_and_run_as_the_same_user() {
     let (default, cleaning) = (objects(&[]), objects(&["agent.enabled=false", "cleanup.enabled=true"]));
     let mut started = BTreeSet::new();
     for (objects, kind, stage) in [
@@ -75,7 +75,7 @@ fn what_the_chart_starts_is_in_its_image_and_runs_as_the_same_user() {
 }
 
 #[test]
-fn what_is_released_is_what_the_images_are_made_of() {
+fn images_are_built_from_the_released_programs() {
     for stage in ["agent", "webhook"] {
         for file in image(stage).files {
             let program = file.trim_start_matches('/');

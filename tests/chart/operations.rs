@@ -12,7 +12,7 @@ fn quoted(page: &str) -> Vec<&str> {
 }
 
 #[test]
-fn every_metric_to_alert_on_is_there() {
+fn every_metric_of_an_alert_exists() {
     let page = text("docs/operations.md");
     // Those two are made from the code, see tests/reference.rs.
     let pages = ["agent", "webhook"].map(|program| text(&format!("docs/reference/{program}-metrics.md")));
@@ -28,7 +28,7 @@ fn every_metric_to_alert_on_is_there() {
 }
 
 #[test]
-fn every_value_that_is_named_is_one_of_the_chart() {
+fn every_value_in_the_page_exists_in_the_chart() {
     let values = documents(&text("deploy/helm/portico/values.yaml")).remove(0);
     let pages = ["operations", "security"].map(|page| text(&format!("docs/{page}.md")));
     let pages = pages.into_iter().chain([text("README.md")]).collect::<Vec<_>>();

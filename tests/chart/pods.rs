@@ -26,7 +26,7 @@ fn each_pod(objects: &[Value]) -> [&Value; 2] {
 }
 
 #[test]
-fn no_container_may_more_than_it_needs() {
+fn containers_have_only_the_privileges_that_they_need() {
     let objects = objects(&[]);
     let cleaning = test_support::helm::objects(&["agent.enabled=false", "cleanup.enabled=true"]);
     for pod in each_pod(&objects).into_iter().chain(each_pod(&cleaning)) {
@@ -53,7 +53,7 @@ fn no_container_may_more_than_it_needs() {
 }
 
 #[test]
-fn tokens_come_by_projection_with_an_end_and_to_those_who_need_them() {
+fn tokens_are_projected_expire_and_are_mounted_only_if_needed() {
     let objects = objects(&[]);
     for pod in each_pod(&objects) {
         let volumes = pod["volumes"].as_array().expect("volumes");
@@ -69,7 +69,7 @@ fn tokens_come_by_projection_with_an_end_and_to_those_who_need_them() {
 }
 
 #[test]
-fn each_volume_is_there_and_each_is_used() {
+fn every_mounted_volume_exists_and_every_volume_is_mounted() {
     for values in [
         &[][..],
         &["agent.install.enabled=false"],
@@ -90,7 +90,7 @@ fn each_volume_is_there_and_each_is_used() {
 }
 
 #[test]
-fn what_the_node_mounts_later_is_seen_by_the_agent_and_written_by_nobody() {
+fn later_mounts_of_the_node_reach_the_agent_and_are_read_only() {
     let objects = objects(&[]);
     let agent = &containers(spec(&objects, "DaemonSet"))[0];
     let mounts = agent["volumeMounts"].as_array().expect("mounts");
@@ -103,7 +103,7 @@ fn what_the_node_mounts_later_is_seen_by_the_agent_and_written_by_nobody() {
 }
 
 #[test]
-fn a_second_agent_fits_beside_the_first_and_takes_over() {
+fn second_agent_can_run_next_to_the_first_and_takes_over() {
     let objects = objects(&[]);
     let set = &one(&objects, "DaemonSet", "")["spec"];
     let pod = &set["template"]["spec"];
@@ -116,7 +116,7 @@ fn a_second_agent_fits_beside_the_first_and_takes_over() {
 }
 
 #[test]
-fn kernels_count_where_that_is_asked_for_alone() {
+fn counters_are_enabled_only_on_request() {
     for (values, counts) in [(&[][..], false), (&["agent.counters=true"], true)] {
         let objects = objects(values);
         let args = &containers(spec(&objects, "DaemonSet"))[0]["args"];
@@ -125,7 +125,7 @@ fn kernels_count_where_that_is_asked_for_alone() {
 }
 
 #[test]
-fn probes_ask_where_the_agent_listens() {
+fn probes_use_the_address_of_the_metrics_page() {
     for (host, probed) in [
         ("127.0.0.1", "127.0.0.1"),
         ("0.0.0.0", "127.0.0.1"),
@@ -151,7 +151,7 @@ fn takes(name: &str, args: &Value) {
 }
 
 #[test]
-fn the_programs_take_the_arguments_that_the_chart_gives() {
+fn programs_accept_the_arguments_in_the_chart() {
     for values in [
         &[][..],
         &[

@@ -74,13 +74,13 @@ fn kinds(objects: &[Value]) -> Vec<&str> {
 }
 
 #[test]
-fn the_chart_passes_lint() {
+fn chart_passes_lint() {
     let found = said(&["lint", "--strict", "deploy/helm/portico"]).unwrap_or_else(|why| panic!("{why}"));
     assert!(!found.contains("[WARNING]") && !found.contains("[ERROR]"), "{found}");
 }
 
 #[test]
-fn every_object_of_every_way_to_install_is_what_kubernetes_knows() {
+fn objects_of_every_variant_match_the_schemas_of_kubernetes() {
     for (way, values) in ways() {
         let faults: Vec<String> = objects(&values).iter().flat_map(faults).collect();
         assert!(faults.is_empty(), "{way}:\n{}", faults.join("\n"));
@@ -88,7 +88,7 @@ fn every_object_of_every_way_to_install_is_what_kubernetes_knows() {
 }
 
 #[test]
-fn no_two_objects_of_a_way_have_one_name_and_each_is_in_the_namespace_of_the_release() {
+fn objects_have_unique_names_in_the_namespace_of_the_release() {
     for (way, values) in ways() {
         let objects = objects(&values);
         let mut names: Vec<String> = objects
@@ -111,7 +111,7 @@ fn no_two_objects_of_a_way_have_one_name_and_each_is_in_the_namespace_of_the_rel
 }
 
 #[test]
-fn a_component_that_is_off_leaves_nothing() {
+fn disabled_component_has_no_objects() {
     let of = |values: &[&str], component: &str| {
         let objects = objects(values);
         objects
@@ -127,7 +127,7 @@ fn a_component_that_is_off_leaves_nothing() {
 }
 
 #[test]
-fn images_are_pinned_by_digest_where_one_is_given() {
+fn images_are_pinned_by_digest_if_one_is_set() {
     let image = |values: &[&str]| {
         one(&objects(values), "Deployment", "")["spec"]["template"]["spec"]["containers"][0]["image"].clone()
     };
@@ -138,7 +138,7 @@ fn images_are_pinned_by_digest_where_one_is_given() {
 }
 
 #[test]
-fn values_that_are_wrong_are_refused_by_the_schema() {
+fn invalid_values_are_rejected_by_the_schema() {
     for wrong in [
         "agnet.enabled=true",
         "agent.enabled=yes",
@@ -174,7 +174,7 @@ fn values_that_are_wrong_are_refused_by_the_schema() {
 }
 
 #[test]
-fn values_that_do_not_go_together_are_refused_with_a_reason() {
+fn inconsistent_values_are_rejected_with_a_reason() {
     for (values, reason) in [
         (
             &["webhook.tls.mode=secret", "webhook.tls.secretName=x", "webhook.tls.caInSecret=false"][..],
@@ -191,7 +191,7 @@ fn values_that_do_not_go_together_are_refused_with_a_reason() {
 }
 
 #[test]
-fn the_plain_manifests_are_what_the_chart_renders_today() {
+fn plain_manifests_equal_the_rendered_chart() {
     let plain = documents(&text("deploy/manifests/portico.yaml"));
     let (namespaces, mut plain): (Vec<Value>, Vec<Value>) =
         plain.into_iter().partition(|object| object["kind"] == "Namespace");
@@ -213,14 +213,14 @@ fn the_plain_manifests_are_what_the_chart_renders_today() {
 }
 
 #[test]
-fn the_chart_has_the_version_of_the_programs() {
+fn chart_has_the_version_of_the_programs() {
     let chart = documents(&text("deploy/helm/portico/Chart.yaml")).remove(0);
     assert_eq!(chart["version"], env!("CARGO_PKG_VERSION"));
     assert_eq!(chart["appVersion"], env!("CARGO_PKG_VERSION"));
 }
 
 #[test]
-fn cert_manager_vouches_for_the_name_by_which_the_webhook_is_called() {
+fn cert_manager_certificate_has_the_name_of_the_webhook_service() {
     let objects = objects(&BY_ISSUER);
     let (certificate, registered) =
         (one(&objects, "Certificate", ""), one(&objects, "MutatingWebhookConfiguration", ""));

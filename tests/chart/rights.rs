@@ -20,7 +20,7 @@ fn fill(api: &Api) {
 }
 
 #[test]
-fn the_role_of_the_agent_grants_what_it_calls_and_nothing_else() {
+fn role_of_the_agent_grants_exactly_what_it_calls() {
     let api = Api::double();
     // Where a server sends initial events, lists are not needed; where it does not, they are.
     api.fault(Fault::NoInitialEvents(InitialEvents::Status(422)));
@@ -36,7 +36,7 @@ fn the_role_of_the_agent_grants_what_it_calls_and_nothing_else() {
 
 #[test]
 #[cfg_attr(not(feature = "api-server"), ignore = "needs KUBEBUILDER_ASSETS and the feature api-server")]
-fn on_a_real_api_server_the_manifests_are_accepted_and_the_agent_needs_no_more_than_its_role() {
+fn real_api_server_accepts_the_manifests_and_the_agent_needs_only_its_role() {
     let api = Api::real();
     let manifests = test_support::program::repository().join("deploy/manifests/portico.yaml");
     let manifests = manifests.to_str().expect("a path");

@@ -109,7 +109,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_field_with_a_wrong_name_or_a_wrong_type_is_found() {
+    fn field_with_a_wrong_name_or_type_is_found() {
         let service = |spec: Value| json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "x"}, "spec": spec});
         assert_eq!(faults(&service(json!({"ports": [{"port": 1, "targetPort": "https"}]}))), [""; 0]);
         assert_eq!(faults(&service(json!({"ports": [{"port": 1, "targetPorts": "https"}]}))).len(), 1);

@@ -64,7 +64,7 @@ fn said(podman: &Podman, args: &[&str]) -> String {
 }
 
 #[test]
-fn the_images_hold_static_programs_that_run_with_nothing_beside_them() {
+fn images_contain_static_programs_that_need_no_other_file() {
     on_a_node(|_| {
         let podman = Podman::new();
         let release = unpacked();
@@ -87,7 +87,7 @@ fn the_images_hold_static_programs_that_run_with_nothing_beside_them() {
 }
 
 #[test]
-fn the_images_say_what_they_are_and_who_they_run_as() {
+fn images_have_labels_and_the_expected_user() {
     on_a_node(|_| {
         let podman = Podman::new();
         built(&unpacked());
@@ -106,7 +106,7 @@ fn the_images_say_what_they_are_and_who_they_run_as() {
 }
 
 #[test]
-fn the_webhook_serves_from_its_image_as_nobody() {
+fn webhook_image_serves_as_an_unprivileged_user() {
     on_a_node(|_| {
         let podman = Podman::new();
         built(&unpacked());
@@ -163,7 +163,7 @@ fn resolve(socket: &UdpSocket) -> std::io::Result<()> {
 /// A static program of the GNU C library resolves names by parts that may lie in shared libraries, which an image
 /// without any file has not.
 #[test]
-fn an_agent_finds_its_api_server_by_name_from_an_image_without_any_library() {
+fn agent_image_without_libraries_resolves_the_name_of_the_api_server() {
     on_a_node(|_| {
         let podman = Podman::new();
         built(&unpacked());

@@ -46,17 +46,17 @@ fn life(node: &Node, runtime: &dyn Runtime) {
 }
 
 #[test]
-fn a_container_of_containerd_follows_the_backends_and_leaves_nothing() {
+fn container_of_containerd_follows_the_backends_and_leaves_nothing() {
     on_a_node(|node| life(node, &Containerd::start()));
 }
 
 #[test]
-fn a_container_of_podman_follows_the_backends_and_leaves_nothing() {
+fn container_of_podman_follows_the_backends_and_leaves_nothing() {
     on_a_node(|node| life(node, &Podman::new()));
 }
 
 #[test]
-fn plugins_before_ours_in_the_chain_do_what_they_do_without_it() {
+fn earlier_plugins_in_the_chain_work_as_without_portico() {
     on_a_node(|node| {
         node.lan.bridge();
         network().configure();
@@ -109,28 +109,28 @@ fn connections_by(network: &Network, families: &[[&str; 2]], agent: &[&str]) {
 }
 
 #[test]
-fn behind_a_bridge_both_families_lead_to_services() {
+fn bridged_pod_reaches_services_of_both_families() {
     connections_in(&network(), &[V4, V6]);
 }
 
 #[test]
-fn behind_a_bridge_without_a_default_route_both_families_lead_to_services() {
+fn bridged_pod_without_a_default_route_reaches_services_of_both_families() {
     connections_in(&Network { has_default_route: false, ..network() }, &[V4, V6]);
 }
 
 #[test]
-fn on_a_macvlan_without_a_default_route_both_families_lead_to_services() {
+fn macvlan_pod_without_a_default_route_reaches_services_of_both_families() {
     connections_in(&Network { master: MACVLAN, has_default_route: false, ..network() }, &[V4, V6]);
 }
 
 #[test]
-fn on_a_macvlan_a_pod_with_ipv4_alone_reaches_services() {
+fn macvlan_pod_with_only_ipv4_reaches_services() {
     let network = Network { master: MACVLAN, has_default_route: false, is_ipv6: false, ..network() };
     connections_in(&network, &[V4]);
 }
 
 #[test]
-fn on_a_macvlan_a_pod_with_ipv6_alone_reaches_services() {
+fn macvlan_pod_with_only_ipv6_reaches_services() {
     let network = Network { master: MACVLAN, has_default_route: false, is_ipv4: false, ..network() };
     connections_in(&network, &[V6]);
 }
@@ -139,28 +139,28 @@ const RELAYED: [&str; 2] = ["--mode", "relay"];
 const ON_DEMAND: [&str; 2] = ["--portals", "on-demand"];
 
 #[test]
-fn behind_a_bridge_relayed_portals_lead_where_those_of_the_kernel_do() {
+fn bridged_pod_reaches_services_through_relayed_portals() {
     connections_by(&network(), &[V4, V6], &RELAYED);
 }
 
 #[test]
-fn on_a_macvlan_without_a_default_route_relayed_portals_lead_to_services() {
+fn macvlan_pod_without_a_default_route_reaches_services_through_relayed_portals() {
     connections_by(&Network { master: MACVLAN, has_default_route: false, ..network() }, &[V4, V6], &RELAYED);
 }
 
 #[test]
-fn on_a_macvlan_a_pod_with_ipv4_alone_has_relayed_portals() {
+fn macvlan_pod_with_only_ipv4_reaches_services_through_relayed_portals() {
     let network = Network { master: MACVLAN, has_default_route: false, is_ipv6: false, ..network() };
     connections_by(&network, &[V4], &RELAYED);
 }
 
 #[test]
-fn behind_a_bridge_portals_on_demand_lead_to_services() {
+fn bridged_pod_reaches_services_through_on_demand_portals() {
     connections_by(&network(), &[V4, V6], &ON_DEMAND);
 }
 
 #[test]
-fn on_a_macvlan_without_a_default_route_portals_on_demand_lead_to_services() {
+fn macvlan_pod_without_a_default_route_reaches_services_through_on_demand_portals() {
     connections_by(
         &Network { master: MACVLAN, has_default_route: false, ..network() },
         &[V4, V6],
@@ -183,17 +183,17 @@ fn never_sees_the_dead(node: &Node, runtime: &dyn Runtime) {
 }
 
 #[test]
-fn a_client_in_a_container_of_containerd_never_sees_a_dead_backend() {
+fn client_in_a_container_of_containerd_never_sees_a_dead_backend() {
     on_a_node(|node| never_sees_the_dead(node, &Containerd::start()));
 }
 
 #[test]
-fn a_client_in_a_container_of_podman_never_sees_a_dead_backend() {
+fn client_in_a_container_of_podman_never_sees_a_dead_backend() {
     on_a_node(|node| never_sees_the_dead(node, &Podman::new()));
 }
 
 #[test]
-fn pods_of_two_zones_on_one_machine_reach_backends_of_their_own_zone() {
+fn pods_of_two_zones_on_one_machine_reach_only_backends_of_their_zone() {
     on_a_node(|node| {
         node.lan.bridge();
         tell(&[A, B]);
@@ -241,17 +241,17 @@ fn leaves_a_network(node: &Node, is_adopted: bool, left: usize) {
 }
 
 #[test]
-fn a_container_on_two_networks_keeps_its_portals_when_it_leaves_one() {
+fn container_on_two_networks_keeps_its_portals_when_it_leaves_one() {
     on_a_node(|node| leaves_a_network(node, false, 1));
 }
 
 #[test]
-fn an_adopted_container_keeps_its_portals_when_it_leaves_a_network_and_nobody_says_so() {
+fn recovered_container_keeps_its_portals_after_an_unreported_disconnect() {
     on_a_node(|node| leaves_a_network(node, true, 2));
 }
 
 #[test]
-fn containers_that_start_at_the_same_time_all_have_their_portals() {
+fn containers_that_start_at_the_same_time_all_have_portals() {
     on_a_node(|node| {
         node.lan.bridge();
         network().configure();
@@ -291,12 +291,12 @@ fn adoption(node: &Node, runtime: &dyn Runtime) {
 }
 
 #[test]
-fn a_container_that_podman_started_before_the_install_is_adopted() {
+fn container_of_podman_from_before_the_install_is_recovered() {
     on_a_node(|node| adoption(node, &Podman::new()));
 }
 
 #[test]
-fn an_adopted_container_that_ends_while_no_agent_looks_is_forgotten() {
+fn recovered_container_that_ends_without_an_agent_is_removed() {
     on_a_node(|node| {
         node.lan.bridge();
         tell(&[A]);
@@ -314,7 +314,7 @@ fn an_adopted_container_that_ends_while_no_agent_looks_is_forgotten() {
 }
 
 #[test]
-fn a_container_that_containerd_started_before_the_install_is_adopted() {
+fn container_of_containerd_from_before_the_install_is_recovered() {
     on_a_node(|node| adoption(node, &Containerd::start()));
 }
 
@@ -337,17 +337,17 @@ fn absence(node: &Node, runtime: &dyn Runtime) {
 }
 
 #[test]
-fn a_container_of_podman_that_starts_without_an_agent_works_and_is_adopted() {
+fn container_of_podman_that_starts_without_an_agent_works_and_is_recovered() {
     on_a_node(|node| absence(node, &Podman::new()));
 }
 
 #[test]
-fn a_container_of_containerd_that_starts_without_an_agent_works_and_is_adopted() {
+fn container_of_containerd_that_starts_without_an_agent_works_and_is_recovered() {
     on_a_node(|node| absence(node, &Containerd::start()));
 }
 
 #[test]
-fn a_container_that_must_not_start_without_an_agent_does_not_and_leaves_nothing() {
+fn on_agent_down_fail_prevents_the_start_and_leaves_nothing() {
     on_a_node(|node| {
         node.lan.bridge();
         Network { portico: Some(json!({"onAgentDown": "fail"})), ..network() }.configure();
@@ -359,7 +359,7 @@ fn a_container_that_must_not_start_without_an_agent_does_not_and_leaves_nothing(
 }
 
 #[test]
-fn a_container_that_may_start_without_portals_gets_them_when_the_agent_comes() {
+fn container_that_started_without_portals_gets_them_from_the_agent() {
     on_a_node(|node| {
         node.lan.bridge();
         Network { portico: Some(json!({"onAgentDown": "ignore"})), ..network() }.configure();
@@ -376,7 +376,7 @@ fn a_container_that_may_start_without_portals_gets_them_when_the_agent_comes() {
 }
 
 #[test]
-fn an_agent_that_is_killed_and_comes_back_cuts_no_connection() {
+fn killed_and_restarted_agent_interrupts_no_connection() {
     on_a_node(|node| {
         node.lan.bridge();
         network().configure();
@@ -398,7 +398,7 @@ fn an_agent_that_is_killed_and_comes_back_cuts_no_connection() {
 }
 
 #[test]
-fn a_container_that_flushes_its_tables_is_repaired() {
+fn flushed_tables_of_a_container_are_restored() {
     on_a_node(|node| {
         node.lan.bridge();
         network().configure();
@@ -454,17 +454,17 @@ fn installation(node: &Node, runtime: &dyn Runtime) {
 }
 
 #[test]
-fn after_an_install_containers_of_podman_have_portals_and_after_an_uninstall_none() {
+fn containers_of_podman_have_portals_after_install_and_none_after_uninstall() {
     on_a_node(|node| installation(node, &Podman::new()));
 }
 
 #[test]
-fn after_an_install_containers_of_containerd_have_portals_and_after_an_uninstall_none() {
+fn containers_of_containerd_have_portals_after_install_and_none_after_uninstall() {
     on_a_node(|node| installation(node, &Containerd::start()));
 }
 
 #[test]
-fn an_entry_that_another_cni_drops_is_back_for_the_next_container() {
+fn entry_dropped_by_another_cni_is_restored_for_the_next_container() {
     on_a_node(|node| {
         node.lan.bridge();
         let other = Network { portico: None, ..network() };

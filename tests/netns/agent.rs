@@ -63,7 +63,7 @@ fn says(pod: &Pod, portal: &str) -> String {
 }
 
 #[test]
-fn an_attached_pod_reaches_services_and_follows_their_changes() {
+fn attached_pod_reaches_services_and_follows_their_changes() {
     node(|folder| {
         let agent = Agent::start(folder, &[]);
         let pod = pod();
@@ -79,7 +79,7 @@ fn an_attached_pod_reaches_services_and_follows_their_changes() {
 }
 
 #[test]
-fn a_pod_without_a_way_to_service_addresses_gets_one() {
+fn pod_without_a_route_to_service_addresses_gets_one() {
     node(|folder| {
         let agent = Agent::start(folder, &["--service-cidr", "10.96.0.0/16"]);
         let pod = Pod::new();
@@ -92,7 +92,7 @@ fn a_pod_without_a_way_to_service_addresses_gets_one() {
 }
 
 #[test]
-fn two_nodes_in_two_zones_program_two_different_tables() {
+fn nodes_in_two_zones_program_different_tables() {
     let zoned = |ip: &str, zone: &str| {
         format!(r#"{{"addresses":["{ip}"],"zone":"{zone}","hints":{{"forZones":[{{"name":"{zone}"}}]}}}}"#)
     };
@@ -119,7 +119,7 @@ fn two_nodes_in_two_zones_program_two_different_tables() {
 }
 
 #[test]
-fn a_killed_agent_cuts_nothing_and_the_next_one_goes_on() {
+fn killed_agent_interrupts_nothing_and_its_successor_continues() {
     node(|folder| {
         let pod = pod();
         let first = Agent::start(folder, &[]);
@@ -150,7 +150,7 @@ fn a_killed_agent_cuts_nothing_and_the_next_one_goes_on() {
 }
 
 #[test]
-fn a_restart_that_finds_everything_right_writes_nothing() {
+fn restart_without_drift_writes_nothing() {
     node(|folder| {
         let pod = pod();
         let first = Agent::start(folder, &[]);
@@ -167,7 +167,7 @@ fn a_restart_that_finds_everything_right_writes_nothing() {
 }
 
 #[test]
-fn on_demand_a_full_table_is_replaced_and_after_a_restart_what_is_used_is_in_the_kernel() {
+fn on_demand_mode_replaces_a_full_table_and_keeps_used_portals_over_a_restart() {
     node(|folder| {
         let pod = pod();
         let socket = || pod.netns.socket().expect("a socket");
@@ -203,7 +203,7 @@ fn on_demand_a_full_table_is_replaced_and_after_a_restart_what_is_used_is_in_the
 }
 
 #[test]
-fn a_pod_that_went_while_nobody_looked_is_forgotten() {
+fn pod_deleted_while_the_agent_was_down_is_removed() {
     node(|folder| {
         let first = Agent::start(folder, &[]);
         let (stays, goes) = (pod(), pod());
@@ -226,7 +226,7 @@ fn a_pod_that_went_while_nobody_looked_is_forgotten() {
 }
 
 #[test]
-fn a_held_namespace_ends_with_its_pod() {
+fn netns_ends_with_its_pod_although_the_agent_has_it_open() {
     node(|folder| {
         let agent = Agent::start(folder, &["--audit-interval", "1"]);
         let pod = pod();
@@ -240,7 +240,7 @@ fn a_held_namespace_ends_with_its_pod() {
 }
 
 #[test]
-fn a_connected_udp_socket_leaves_a_backend_that_is_gone() {
+fn connected_udp_socket_moves_off_a_removed_backend() {
     let dns = |backend: &str| {
         let tcp = web(&[backend]);
         tcp.replace(r#""port":80}"#, r#""port":80,"protocol":"UDP"}"#)
@@ -269,7 +269,7 @@ fn a_connected_udp_socket_leaves_a_backend_that_is_gone() {
 }
 
 #[test]
-fn what_a_pod_breaks_is_found_and_repaired() {
+fn drift_made_by_a_pod_is_detected_and_repaired() {
     node(|folder| {
         let agent = Agent::start(folder, &["--audit-interval", "1"]);
         let pod = pod();
@@ -289,7 +289,7 @@ fn what_a_pod_breaks_is_found_and_repaired() {
 }
 
 #[test]
-fn a_check_tells_what_is_wrong() {
+fn check_reports_each_difference() {
     node(|folder| {
         let agent = Agent::start(folder, &[]);
         let pod = pod();
@@ -306,7 +306,7 @@ fn a_check_tells_what_is_wrong() {
 }
 
 #[test]
-fn a_broken_manifest_takes_nothing_away_and_is_told() {
+fn invalid_manifest_removes_nothing_and_is_reported() {
     node(|folder| {
         let agent = Agent::start(folder, &[]);
         let pod = pod();
@@ -327,7 +327,7 @@ fn a_broken_manifest_takes_nothing_away_and_is_told() {
 }
 
 #[test]
-fn what_keeps_it_from_starting_is_told() {
+fn agent_reports_the_reason_if_it_cannot_start() {
     let refusal = |args: &[&str]| {
         let output =
             Command::new(program("portico")).arg("agent").args(args).output().expect("run the agent");
@@ -352,7 +352,7 @@ fn what_keeps_it_from_starting_is_told() {
 }
 
 #[test]
-fn no_pod_is_programmed_before_the_manifests_are_known() {
+fn pods_are_programmed_only_after_the_manifests_are_read() {
     node(|folder| {
         folder.put("web.json", "{");
         let agent = Agent::start(folder, &[]);
@@ -364,7 +364,7 @@ fn no_pod_is_programmed_before_the_manifests_are_known() {
 }
 
 #[test]
-fn its_own_namespace_and_what_is_none_are_refused() {
+fn own_netns_and_other_files_are_rejected() {
     node(|folder| {
         let agent = Agent::start(folder, &[]);
         let pod = pod();
@@ -390,7 +390,7 @@ fn its_own_namespace_and_what_is_none_are_refused() {
 }
 
 #[test]
-fn nonsense_on_the_socket_is_refused_and_the_agent_lives_on() {
+fn malformed_requests_are_rejected_and_the_agent_keeps_running() {
     node(|folder| {
         let agent = Agent::start(folder, &[]);
         assert!(UnixStream::connect(folder.socket()).is_err(), "a stream is not what it speaks");
@@ -407,7 +407,7 @@ fn nonsense_on_the_socket_is_refused_and_the_agent_lives_on() {
 
 #[test]
 #[cfg_attr(not(feature = "root"), ignore = "a user namespace has no user but root")]
-fn who_is_not_root_is_not_listened_to() {
+fn requests_from_non_root_are_rejected() {
     const NOBODY: u32 = 65_534;
     node(|folder| {
         let _agent = Agent::start(folder, &[]);
@@ -454,7 +454,7 @@ fn metrics_and_health_are_served() {
 }
 
 #[test]
-fn the_ruleset_for_when_nobody_is_there_programs_a_pod() {
+fn stored_ruleset_programs_a_pod_without_an_agent() {
     node(|folder| {
         let agent = Agent::start(folder, &[]);
         let path = agent_ipc::ruleset_path(&folder.state(), agent_ipc::VIEW_DEFAULT);
@@ -470,7 +470,7 @@ fn the_ruleset_for_when_nobody_is_there_programs_a_pod() {
 }
 
 #[test]
-fn a_selection_of_portals_is_all_that_a_pod_sees() {
+fn pod_has_only_the_portals_that_its_annotation_selects() {
     node(|folder| {
         folder
             .put("other.json", &web(&["10.1.0.2"]).replace("web", "other").replace("10.96.0.1", "10.96.0.2"));

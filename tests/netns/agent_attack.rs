@@ -166,12 +166,12 @@ fn a_flapping_udp_service_delays_no_attach(portals: &str) {
 }
 
 #[test]
-fn while_a_udp_service_flaps_a_pod_with_portals_on_demand_starts_within_half_a_second() {
+fn on_demand_pod_starts_within_500_ms_while_a_udp_service_flaps() {
     a_flapping_udp_service_delays_no_attach("on-demand");
 }
 
 #[test]
-fn while_a_udp_service_flaps_a_pod_with_all_portals_starts_within_half_a_second() {
+fn pod_with_all_portals_starts_within_500_ms_while_a_udp_service_flaps() {
     a_flapping_udp_service_delays_no_attach("all");
 }
 
@@ -203,7 +203,7 @@ fn repairs(agent: &Agent) -> u64 {
 }
 
 #[test]
-fn while_pods_crowd_their_own_tables_a_pod_starts_within_half_a_second() {
+fn pod_starts_within_500_ms_while_other_pods_fill_their_tables() {
     const PODS: u64 = 20;
     node(|folder| {
         // A service without endpoints, so that what the pods add are elements and nothing else.

@@ -65,7 +65,7 @@ fn adopted_after(agent: &Agent, count: usize) -> Duration {
 }
 
 #[test]
-fn pods_from_before_the_entry_are_adopted_as_soon_as_it_appears() {
+fn pods_from_before_the_cni_entry_are_recovered_once_it_appears() {
     node(|folder| {
         // The helper tells the agent to find configurations and results here; the folder is not there yet.
         let cni = folder.join("cni");
@@ -100,7 +100,7 @@ fn get(address: &str) -> Option<String> {
 }
 
 #[test]
-fn while_the_metrics_address_is_taken_pods_are_served_and_metrics_as_soon_as_it_is_free() {
+fn pods_are_served_while_the_metrics_address_is_in_use_and_metrics_once_it_is_free() {
     node(|folder| {
         let taken = TcpListener::bind(METRICS).expect("take the address");
         let agent = Agent::start(folder, &["--metrics", METRICS]);
@@ -115,7 +115,7 @@ fn while_the_metrics_address_is_taken_pods_are_served_and_metrics_as_soon_as_it_
 }
 
 #[test]
-fn idle_clients_of_the_metrics_page_are_bounded_and_keep_nobody_out() {
+fn idle_metrics_clients_are_bounded_and_block_no_other_client() {
     node(|folder| {
         let agent = Agent::start(folder, &["--metrics", METRICS]);
         // Pods are served first, and the metrics page a moment later.
@@ -159,12 +159,12 @@ fn relayed_portals_refuse_while_the_relays_port_is_taken(portals: &[&str]) {
 }
 
 #[test]
-fn while_the_relays_port_is_taken_relayed_portals_refuse_and_others_follow_their_changes() {
+fn only_relayed_portals_reject_while_the_relay_port_is_in_use() {
     relayed_portals_refuse_while_the_relays_port_is_taken(&[]);
 }
 
 #[test]
-fn while_the_relays_port_is_taken_portals_on_demand_refuse() {
+fn on_demand_portals_reject_while_the_relay_port_is_in_use() {
     relayed_portals_refuse_while_the_relays_port_is_taken(&[
         "--service-cidr",
         "10.96.0.0/16",
@@ -174,7 +174,7 @@ fn while_the_relays_port_is_taken_portals_on_demand_refuse() {
 }
 
 #[test]
-fn a_record_that_could_not_be_written_is_written_later() {
+fn failed_write_of_a_record_is_retried() {
     node(|folder| {
         fs::create_dir_all(folder.state()).expect("make the state directory");
         // Nothing can be written into a folder that is a file.

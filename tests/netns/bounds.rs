@@ -100,7 +100,7 @@ fn attack(limit: u64, pods: usize, args: &[&str]) -> Value {
 }
 
 #[test]
-fn with_the_limit_of_the_chart_110_pods_of_a_cluster_with_100_large_services_fit() {
+fn memory_limit_of_the_chart_suffices_for_110_pods_with_100_large_services() {
     let status = attack(512 << 20, 110, &RANGE);
     assert_eq!(provisions(&status), (110, 0), "a view of more than 2,000 portals is on demand");
     for reason in ["service-portals", "namespace-elements"] {
@@ -109,7 +109,7 @@ fn with_the_limit_of_the_chart_110_pods_of_a_cluster_with_100_large_services_fit
 }
 
 #[test]
-fn without_service_ranges_pods_beyond_the_budget_go_on_demand_and_none_is_refused() {
+fn pods_over_the_budget_are_on_demand_and_admitted_without_service_ranges() {
     let status = attack(256 << 20, 55, &["--portals", "all"]);
     let (on_demand, full) = provisions(&status);
     assert!(on_demand > 0 && full > 0, "{on_demand} on demand, {full} with full tables");
@@ -117,7 +117,7 @@ fn without_service_ranges_pods_beyond_the_budget_go_on_demand_and_none_is_refuse
 }
 
 #[test]
-fn pods_with_full_tables_are_moved_on_demand_when_services_grow() {
+fn pods_with_full_tables_become_on_demand_when_services_grow() {
     bare(|| {
         run("ip", &["link", "set", "lo", "up"], "");
         let folder = AgentDir::new();

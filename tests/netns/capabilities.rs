@@ -123,7 +123,7 @@ fn attachments(agent: &Agent) -> usize {
 }
 
 #[test]
-fn with_the_capabilities_of_the_chart_an_agent_does_everything() {
+fn capabilities_of_the_chart_suffice_for_every_function_of_the_agent() {
     node(|folder| {
         let audited = ["--audit-interval", "1"];
         let agent = agent_with(folder, CHART, &audited);
@@ -163,7 +163,7 @@ fn with_the_capabilities_of_the_chart_an_agent_does_everything() {
 }
 
 #[test]
-fn without_any_one_of_them_no_pod_can_be_attached() {
+fn every_capability_of_the_chart_is_needed_to_attach_a_pod() {
     for capabilities in ["", "+net_admin", "+sys_admin"] {
         node(|folder| {
             let _agent = agent_with(folder, capabilities, &[]);
@@ -178,7 +178,7 @@ fn without_any_one_of_them_no_pod_can_be_attached() {
 }
 
 #[test]
-fn a_network_namespace_that_is_named_by_its_process_is_found_again_with_one_more() {
+fn netns_path_of_a_process_is_reopened_with_one_more_capability() {
     for (capabilities, adopted) in [(CHART, 0), ("+net_admin,+sys_admin,+sys_ptrace", 1)] {
         node(|folder| {
             let pod = pod();

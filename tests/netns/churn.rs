@@ -181,7 +181,7 @@ fn change(folder: &AgentDir, is_over: &AtomicBool) {
 }
 
 #[test]
-fn churn_leaves_every_living_pod_right_and_nothing_else() {
+fn churn_leaves_running_pods_up_to_date_and_nothing_else() {
     bare(|| {
         run("ip", &["link", "set", "lo", "up"], "");
         let folder = AgentDir::new();

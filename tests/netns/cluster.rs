@@ -63,7 +63,7 @@ fn follows(agent: &Agent, api: &Api, pod: &Pod) {
 }
 
 #[test]
-fn a_pod_follows_the_services_of_an_api_server() {
+fn pod_follows_the_services_of_an_api_server() {
     cluster(Api::start, |api, folder, pod| {
         let agent = start(folder, api.kubeconfig());
         agent.until("it knows the services", |agent| agent.status()["synced"] == true);
@@ -74,7 +74,7 @@ fn a_pod_follows_the_services_of_an_api_server() {
 }
 
 #[test]
-fn while_the_api_server_is_away_what_was_known_stays_and_the_status_says_so() {
+fn outage_of_the_api_server_keeps_services_and_is_in_the_status() {
     cluster(Api::double, |api, folder, pod| {
         let agent = start(folder, api.kubeconfig());
         agent.until("it knows the services", |agent| agent.status()["synced"] == true);
@@ -92,7 +92,7 @@ fn while_the_api_server_is_away_what_was_known_stays_and_the_status_says_so() {
 }
 
 #[test]
-fn an_agent_that_restarts_while_the_api_server_is_away_leaves_its_pods_alone() {
+fn restart_during_an_outage_of_the_api_server_keeps_pods_unchanged() {
     cluster(Api::double, |api, folder, pod| {
         let first = start(folder, api.kubeconfig());
         first.until("it knows the services", |agent| agent.status()["synced"] == true);
@@ -112,7 +112,7 @@ fn an_agent_that_restarts_while_the_api_server_is_away_leaves_its_pods_alone() {
 }
 
 #[test]
-fn who_may_not_read_services_is_told_which_right_is_missing() {
+fn missing_right_to_read_services_is_named() {
     cluster(Api::start, |api, folder, _| {
         let agent = start(folder, api.kubeconfig_of_stranger());
         agent.until("it says so", |agent| !agent.status()["outage"].is_null());

@@ -21,7 +21,7 @@ use test_support::namespace::{add_address, within};
 use test_support::way::{Way, each_way, portals_of, ruleset_of};
 
 #[test]
-fn each_connection_reaches_one_of_all_backends() {
+fn connections_reach_every_backend() {
     each_way(|way| {
         serve("a", "10.1.0.1:8080");
         serve("b", "10.1.0.2:8080");
@@ -38,7 +38,7 @@ fn each_connection_reaches_one_of_all_backends() {
 }
 
 #[test]
-fn ipv6_portals_lead_to_ipv6_backends() {
+fn ipv6_portals_translate_to_ipv6_backends() {
     each_way(|way| {
         serve("six", "[2001:db8:1::1]:8080");
         let web = svc("web").ip("10.96.0.1").ip("2001:db8:96::1").tcp("http", 80);
@@ -51,7 +51,7 @@ fn ipv6_portals_lead_to_ipv6_backends() {
 }
 
 #[test]
-fn a_portal_without_backends_refuses_and_so_does_a_wrong_port() {
+fn portal_without_backends_and_unknown_port_reject() {
     each_way(|way| {
         way.program(&ruleset_of([svc("none").ip("10.96.0.2").tcp("http", 80).into()]));
         assert_refused("10.96.0.2:80");
@@ -60,7 +60,7 @@ fn a_portal_without_backends_refuses_and_so_does_a_wrong_port() {
 }
 
 #[test]
-fn udp_is_forwarded_and_refused_like_tcp() {
+fn udp_is_translated_and_rejected_like_tcp() {
     each_way(|way| {
         add_address("10.1.0.1");
         let server = UdpSocket::bind("10.1.0.1:5353").expect("bind the backend");
@@ -91,7 +91,7 @@ fn udp_is_forwarded_and_refused_like_tcp() {
 }
 
 #[test]
-fn policy_local_without_local_endpoints_drops() {
+fn internal_traffic_policy_local_without_local_endpoints_drops() {
     each_way(|way| {
         serve("remote", "10.1.0.1:8080");
         let near = svc("near").ip("10.96.0.3").tcp("http", 80).internal_local();
@@ -102,7 +102,7 @@ fn policy_local_without_local_endpoints_drops() {
 }
 
 #[test]
-fn a_free_address_of_a_service_range_leads_nowhere() {
+fn unassigned_address_in_a_service_range_rejects() {
     each_way(|way| {
         serve_beyond("past", "10.96.7.7:80");
         let range = Change::ServiceRanges(vec!["10.96.0.0/16".parse().expect("a network")]);
@@ -112,7 +112,7 @@ fn a_free_address_of_a_service_range_leads_nowhere() {
 }
 
 #[test]
-fn what_is_no_portal_is_left_alone() {
+fn traffic_to_other_addresses_is_unchanged() {
     each_way(|way| {
         serve("plain", "10.1.0.1:8080");
         way.program(&ruleset_of([svc("web").ip("10.96.0.1").tcp("", 80).into()]));
@@ -121,7 +121,7 @@ fn what_is_no_portal_is_left_alone() {
 }
 
 #[test]
-fn only_sources_in_range_use_a_load_balancer_address() {
+fn load_balancer_address_serves_only_sources_in_range() {
     let lb = || {
         let lb = svc("lb").ip("10.96.0.4").tcp("http", 80).balanced("192.0.2.4").only_from("10.200.0.0/16");
         [Change::from(lb), slice("lb").tcp("http", 8080).at("10.1.0.1").into()]
@@ -147,7 +147,7 @@ fn run_as(source: &str, body: impl FnOnce()) {
 }
 
 #[test]
-fn a_sticky_client_stays_until_its_backend_goes() {
+fn session_affinity_lasts_until_the_backend_is_removed() {
     each_way(|way| {
         serve("a", "10.1.0.1:8080");
         serve("b", "10.1.0.2:8080");
@@ -172,7 +172,7 @@ fn a_sticky_client_stays_until_its_backend_goes() {
 }
 
 #[test]
-fn no_sticky_client_moves_but_those_of_a_backend_that_goes() {
+fn removed_backend_moves_only_its_own_sticky_clients() {
     const PORTALS: u8 = 30;
     let names = BTreeMap::from([(1, "a"), (2, "b"), (3, "c"), (4, "d")]);
     let world = |octets: &[u8]| {
@@ -220,7 +220,7 @@ fn no_sticky_client_moves_but_those_of_a_backend_that_goes() {
 }
 
 #[test]
-fn connections_take_turns_at_each_portal_that_asks_for_it() {
+fn round_robin_portals_alternate_between_their_backends() {
     each_way(|way| {
         serve("a", "10.1.0.1:8080");
         serve("b", "10.1.0.2:8080");
@@ -258,7 +258,7 @@ fn connections_take_turns_at_each_portal_that_asks_for_it() {
 }
 
 #[test]
-fn an_established_connection_outlives_its_portal() {
+fn established_connection_outlives_its_portal() {
     each_way(|way| {
         add_address("10.1.0.1");
         let listener = TcpListener::bind("10.1.0.1:8080").expect("listen");
@@ -277,7 +277,7 @@ fn an_established_connection_outlives_its_portal() {
 }
 
 #[test]
-fn a_relayed_portal_is_redirected_to_the_relays_port() {
+fn relayed_portal_is_redirected_to_the_relay_port() {
     each_way(|way| {
         let port = Settings::default().relay_port;
         let listener = TcpListener::bind(("127.0.0.1", port)).expect("listen as the relay");
@@ -289,7 +289,7 @@ fn a_relayed_portal_is_redirected_to_the_relays_port() {
 }
 
 #[test]
-fn tracer_and_kernel_agree() {
+fn trace_agrees_with_the_kernel() {
     let changes = || -> Vec<Change> {
         vec![
             svc("web").ip("10.96.0.1").tcp("http", 80).external("192.0.2.1").into(),
@@ -323,7 +323,7 @@ fn tracer_and_kernel_agree() {
 }
 
 #[test]
-fn the_classic_form_forwards_refuses_and_drops() {
+fn classic_form_translates_rejects_and_drops() {
     let portals = portals_of([
         svc("w").ip("10.96.0.1").tcp("", 80).into(),
         slice("w").tcp("", 8080).at("10.1.0.1").at("10.1.0.2").into(),

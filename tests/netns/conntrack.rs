@@ -111,7 +111,7 @@ fn forget(portal: &str, backends: &[&str]) -> usize {
 }
 
 #[test]
-fn a_connected_socket_reaches_the_new_backend_once_its_flow_is_forgotten() {
+fn connected_socket_reaches_the_new_backend_after_its_conntrack_entry_is_deleted() {
     for ends in [V4, V6] {
         within(|| {
             let (a, b) = (server(ends.a), server(ends.b));
@@ -130,7 +130,7 @@ fn a_connected_socket_reaches_the_new_backend_once_its_flow_is_forgotten() {
 }
 
 #[test]
-fn a_connected_socket_is_refused_once_no_backend_is_left() {
+fn connected_socket_is_rejected_after_the_last_backend_is_removed() {
     for ends in [V4, V6] {
         within(|| {
             let a = server(ends.a);
@@ -147,7 +147,7 @@ fn a_connected_socket_is_refused_once_no_backend_is_left() {
 }
 
 #[test]
-fn the_flow_to_a_deleted_service_ends() {
+fn conntrack_entry_of_a_deleted_service_is_deleted() {
     within(|| {
         let a = server(V4.a);
         let before = world(&V4, &[V4.a]);
@@ -164,7 +164,7 @@ fn the_flow_to_a_deleted_service_ends() {
 }
 
 #[test]
-fn a_socket_that_was_there_before_its_portal_reaches_it_once_its_flow_is_forgotten() {
+fn older_socket_reaches_a_new_portal_after_its_conntrack_entry_is_deleted() {
     within(|| {
         let a = server(V4.a);
         let before = ruleset_of([]);
@@ -178,7 +178,7 @@ fn a_socket_that_was_there_before_its_portal_reaches_it_once_its_flow_is_forgott
 }
 
 #[test]
-fn flows_of_other_portals_protocols_and_namespaces_are_left_alone() {
+fn conntrack_entries_of_other_portals_protocols_and_namespaces_are_kept() {
     within(|| {
         let (a, b) = (server(V4.a), server(V4.b));
         let (before, after) = (world(&V4, &[V4.a]), world(&V4, &[V4.b]));
@@ -213,7 +213,7 @@ fn flows_of_other_portals_protocols_and_namespaces_are_left_alone() {
 }
 
 #[test]
-fn both_families_and_many_flows_are_forgotten_in_one_call() {
+fn many_conntrack_entries_of_both_families_are_deleted_in_one_call() {
     const FLOWS: usize = 1_000;
     within(|| {
         let _servers = [V4.a, V6.a].map(server);
@@ -236,7 +236,7 @@ fn both_families_and_many_flows_are_forgotten_in_one_call() {
 }
 
 #[test]
-fn without_any_flow_there_is_nothing_to_forget() {
+fn deletion_without_conntrack_entries_succeeds() {
     within(|| {
         assert_eq!(forget(V4.portal, &[]), 0);
         Way::Netlink.program(&world(&V4, &[]));

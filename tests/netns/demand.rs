@@ -63,7 +63,7 @@ fn hits() -> BTreeMap<PortalKey, u64> {
 }
 
 #[test]
-fn a_first_connection_comes_to_the_relay_which_sees_where_it_was_going() {
+fn first_connection_is_redirected_to_the_relay_with_its_original_destination() {
     each_way(|way| {
         let _relay = relay();
         way.program(&nothing_wanted(&world()));
@@ -74,7 +74,7 @@ fn a_first_connection_comes_to_the_relay_which_sees_where_it_was_going() {
 }
 
 #[test]
-fn what_is_wanted_goes_in_the_kernel_and_all_else_to_the_relay() {
+fn active_portals_are_in_the_kernel_and_others_are_relayed() {
     each_way(|way| {
         let _relay = relay();
         serve("kernel", "10.1.0.1:8080");
@@ -95,7 +95,7 @@ fn what_is_wanted_goes_in_the_kernel_and_all_else_to_the_relay() {
 }
 
 #[test]
-fn what_is_let_go_is_relayed_again_and_an_established_connection_lives_on() {
+fn evicted_portal_is_relayed_again_and_its_connections_continue() {
     each_way(|way| {
         let _relay = relay();
         add_address("10.1.0.1");
@@ -116,7 +116,7 @@ fn what_is_let_go_is_relayed_again_and_an_established_connection_lives_on() {
 }
 
 #[test]
-fn the_kernel_counts_the_connections_to_each_portal() {
+fn kernel_counts_the_connections_to_each_portal() {
     each_way(|way| {
         let _relay = relay();
         serve("kernel", "10.1.0.1:8080");
@@ -139,7 +139,7 @@ fn the_kernel_counts_the_connections_to_each_portal() {
 }
 
 #[test]
-fn who_comes_later_finds_what_is_used_in_the_kernel() {
+fn next_agent_finds_the_active_portals_in_the_kernel() {
     each_way(|way| {
         serve("kernel", "10.1.0.1:8080");
         let portals = world();
@@ -152,7 +152,7 @@ fn who_comes_later_finds_what_is_used_in_the_kernel() {
 }
 
 #[test]
-fn in_a_full_table_and_without_one_nothing_counts() {
+fn full_or_missing_table_has_no_on_demand_counters() {
     each_way(|way| {
         assert_eq!(hits(), BTreeMap::new());
         way.program(&Ruleset::new(&world(), Settings::default()));
@@ -161,7 +161,7 @@ fn in_a_full_table_and_without_one_nothing_counts() {
 }
 
 #[test]
-fn a_full_table_becomes_one_on_demand_in_one_transaction_and_back() {
+fn full_table_becomes_on_demand_and_full_again_in_one_transaction_each() {
     each_way(|way| {
         let _relay = relay();
         serve("kernel", "10.1.0.1:8080");
@@ -178,7 +178,7 @@ fn a_full_table_becomes_one_on_demand_in_one_transaction_and_back() {
 }
 
 #[test]
-fn while_nobody_relays_a_first_connection_is_refused_at_once_and_used_portals_go_on() {
+fn without_a_relay_inactive_portals_reject_at_once_and_active_ones_work() {
     each_way(|way| {
         serve("kernel", "10.1.0.1:8080");
         // Whoever passes the portal by ends up here.
@@ -196,7 +196,7 @@ fn while_nobody_relays_a_first_connection_is_refused_at_once_and_used_portals_go
 }
 
 #[test]
-fn datagrams_come_to_the_relay_until_their_portal_is_wanted() {
+fn datagrams_are_relayed_until_their_portal_is_active() {
     each_way(|way| {
         let relay = UdpSocket::bind(("127.0.0.1", Settings::default().relay_port)).expect("bind");
         add_address("10.1.0.1");
@@ -229,7 +229,7 @@ fn datagrams_come_to_the_relay_until_their_portal_is_wanted() {
 }
 
 #[test]
-fn what_the_relay_cannot_take_never_passes_by() {
+fn protocols_that_the_relay_does_not_support_are_rejected() {
     each_way(|way| {
         let there = "10.96.0.1";
         for (protocol, packet) in [(SockProtocol::Icmp, echo_request()), (SockProtocol::Sctp, sctp_init())] {

@@ -85,7 +85,7 @@ fn world() -> Ruleset {
 }
 
 #[test]
-fn a_guest_reaches_backends_through_the_portals_of_its_pod() {
+fn guest_reaches_backends_through_the_portals_of_its_pod() {
     each_way(|way| {
         let (guest, _backend) = line();
         way.program_with_guests(&world(), "to-gue*");
@@ -109,7 +109,7 @@ fn a_guest_reaches_backends_through_the_portals_of_its_pod() {
 }
 
 #[test]
-fn a_guest_is_refused_and_dropped_as_its_pod_is() {
+fn guest_is_rejected_and_dropped_like_its_pod() {
     each_way(|way| {
         let (guest, _backend) = line();
         way.program_with_guests(&world(), "to-gue*");
@@ -134,7 +134,7 @@ fn a_guest_is_refused_and_dropped_as_its_pod_is() {
 }
 
 #[test]
-fn a_guests_connection_to_a_relayed_portal_comes_to_the_relay_at_the_pods_address() {
+fn connection_of_a_guest_is_redirected_to_the_relay_at_the_address_of_the_pod() {
     each_way(|way| {
         let (guest, _backend) = line();
         way.program_with_guests(&world(), "to-gue*");

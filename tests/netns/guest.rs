@@ -58,7 +58,7 @@ fn served(guest: &Pod) -> [String; 2] {
 }
 
 #[test]
-fn a_guest_is_served_where_the_annotation_names_its_interface_and_stays_so() {
+fn guest_behind_the_annotated_interface_is_served_over_a_restart() {
     with_a_guest(|folder, pod, guest| {
         let agent = Agent::start(folder, &["--audit-interval", "1"]);
         assert_eq!(attach(&agent, pod, "tap*"), Reply::Done, "{}", agent.log());
@@ -79,7 +79,7 @@ fn a_guest_is_served_where_the_annotation_names_its_interface_and_stays_so() {
 }
 
 #[test]
-fn a_guest_behind_an_interface_that_is_not_named_is_not_served() {
+fn guest_behind_another_interface_is_not_served() {
     with_a_guest(|folder, pod, guest| {
         let agent = Agent::start(folder, &[]);
         assert_eq!(attach(&agent, pod, "tap1,k6t-*"), Reply::Done, "{}", agent.log());
@@ -89,7 +89,7 @@ fn a_guest_behind_an_interface_that_is_not_named_is_not_served() {
 }
 
 #[test]
-fn an_annotation_that_names_the_interface_of_the_attachment_is_refused() {
+fn annotation_with_the_interface_of_the_attachment_is_rejected() {
     with_a_guest(|folder, pod, _| {
         let agent = Agent::start(folder, &[]);
         for wrong in ["lo", "tap0,l*", "", "*"] {

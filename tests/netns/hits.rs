@@ -105,7 +105,7 @@ fn by_name(counted: &Counters, key: PortalKey) -> BTreeMap<String, u64> {
 }
 
 #[test]
-fn each_connection_and_each_flow_is_one_hit_at_its_portal_and_one_at_the_backend_that_answers() {
+fn each_connection_and_flow_is_one_hit_of_its_portal_and_one_of_its_backend() {
     each_way(|way| {
         serve_all();
         way.program(&counting());
@@ -136,7 +136,7 @@ fn each_connection_and_each_flow_is_one_hit_at_its_portal_and_one_at_the_backend
 }
 
 #[test]
-fn what_is_counted_changes_no_generation_and_nft_lists_it() {
+fn counting_keeps_the_generation_and_nft_lists_the_counters() {
     each_way(|way| {
         serve_all();
         way.program(&counting());
@@ -156,7 +156,7 @@ fn what_is_counted_changes_no_generation_and_nft_lists_it() {
 }
 
 #[test]
-fn a_backend_that_stays_counts_on_and_what_is_replaced_counts_anew() {
+fn remaining_backend_keeps_its_counter_and_replaced_table_starts_at_zero() {
     each_way(|way| {
         serve_all();
         let made = |backends: usize| {
@@ -179,7 +179,7 @@ fn a_backend_that_stays_counts_on_and_what_is_replaced_counts_anew() {
 }
 
 #[test]
-fn what_is_refused_or_relayed_counts_at_the_portal_alone() {
+fn rejected_and_relayed_connections_count_only_at_the_portal() {
     each_way(|way| {
         let portals = portals_of([
             svc("none").ip("10.96.0.5").tcp("t", 80).into(),
@@ -198,7 +198,7 @@ fn what_is_refused_or_relayed_counts_at_the_portal_alone() {
 }
 
 #[test]
-fn what_does_not_count_is_told_as_that() {
+fn table_without_counters_is_reported_as_such() {
     each_way(|way| {
         let socket = || Socket::open().expect("open a socket");
         assert!(
@@ -216,7 +216,7 @@ fn what_does_not_count_is_told_as_that() {
 
 /// IPv6 backends are written with brackets.
 #[test]
-fn backends_are_told_with_address_and_port() {
+fn backends_are_reported_with_address_and_port() {
     each_way(|way| {
         serve_all();
         way.program(&counting());

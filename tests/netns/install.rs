@@ -66,7 +66,7 @@ fn conf(folder: &TempDir) -> String {
 }
 
 #[test]
-fn where_there_is_no_space_everything_stays_as_it_was() {
+fn install_on_a_full_disk_changes_nothing() {
     for name in ["bin", "net.d"] {
         with_small(&format!("space-{name}"), name, |folder| {
             let filler = folder.join(name).join("filler");
@@ -86,7 +86,7 @@ fn where_there_is_no_space_everything_stays_as_it_was() {
 }
 
 #[test]
-fn a_read_only_folder_is_named_and_nothing_is_half_done() {
+fn read_only_directory_is_named_and_nothing_is_half_written() {
     for name in ["bin", "net.d"] {
         with_small(&format!("read-only-{name}"), name, |folder| {
             let place = folder.join(name).display().to_string();
@@ -106,7 +106,7 @@ fn a_read_only_folder_is_named_and_nothing_is_half_done() {
 }
 
 #[test]
-fn an_uninstall_that_cannot_write_says_so_and_keeps_the_plugin() {
+fn uninstall_that_cannot_write_fails_and_keeps_the_plugin() {
     with_small("uninstall", "net.d", |folder| {
         assert_eq!(portico(folder, "install").0, 0);
         let place = folder.join("net.d").display().to_string();

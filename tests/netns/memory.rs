@@ -121,17 +121,17 @@ fn agent_starts(initial: Option<InitialEvents>) {
 }
 
 #[test]
-fn an_agent_starts_beside_215_services_of_6000_ports_from_the_watch_cache() {
+fn agent_starts_with_215_services_of_6000_ports_from_the_watch_cache() {
     agent_starts(None);
 }
 
 #[test]
-fn an_agent_starts_beside_215_services_of_6000_ports_in_pages() {
+fn agent_starts_with_215_services_of_6000_ports_in_pages() {
     agent_starts(Some(InitialEvents::Error(500)));
 }
 
 #[test]
-fn a_refused_service_is_a_metric_until_it_is_deleted_and_no_outage() {
+fn rejected_service_is_a_metric_until_it_is_deleted_and_no_outage() {
     let (api, folder) = (Api::double(), AgentDir::new());
     let (metrics, mut broken) = (free_address(), service("broken", 2, 80));
     api.put(service("honest", 1, 80));
@@ -192,11 +192,11 @@ fn webhook_starts(initial: Option<InitialEvents>) {
 }
 
 #[test]
-fn a_webhook_starts_beside_215_services_of_6000_ports_from_the_watch_cache() {
+fn webhook_starts_with_215_services_of_6000_ports_from_the_watch_cache() {
     webhook_starts(None);
 }
 
 #[test]
-fn a_webhook_starts_beside_215_services_of_6000_ports_in_pages() {
+fn webhook_starts_with_215_services_of_6000_ports_in_pages() {
     webhook_starts(Some(InitialEvents::Error(500)));
 }

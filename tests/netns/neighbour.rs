@@ -168,7 +168,7 @@ fn ways() -> impl Iterator<Item = (Lan, &'static str, Vec<Change>, bool)> {
 }
 
 #[test]
-fn a_stranger_on_the_pods_network_reaches_no_backend_through_its_portals() {
+fn neighbour_reaches_no_backend_through_the_portals_of_a_pod() {
     for (lan, name, changes, on_demand) in ways() {
         for forwards in ["0", "1"] {
             beside_a_stranger(lan, &changes, on_demand, |world, stranger, servers| {
@@ -189,7 +189,7 @@ fn a_stranger_on_the_pods_network_reaches_no_backend_through_its_portals() {
 }
 
 #[test]
-fn frames_made_by_hand_are_answered_by_nobody() {
+fn crafted_frames_get_no_reply() {
     for (lan, name, changes, on_demand) in ways() {
         beside_a_stranger(lan, &changes, on_demand, |world, stranger, servers| {
             assert_serves_the_pod(world);
@@ -211,7 +211,7 @@ fn frames_made_by_hand_are_answered_by_nobody() {
 }
 
 #[test]
-fn an_external_address_that_is_the_pods_own_leads_to_the_pod() {
+fn external_address_that_is_the_pods_own_reaches_the_pod() {
     for (mode, forwards) in [(Mode::Kernel, "0"), (Mode::Kernel, "1"), (Mode::Relay, "0"), (Mode::Relay, "1")]
     {
         let hijack = web("10.96.0.1").external(POD).external(POD6).balanced("127.0.0.1").balanced("::1");
@@ -252,7 +252,7 @@ fn listen_as(name: &'static str, address: &str) {
 }
 
 #[test]
-fn datagrams_of_a_stranger_to_the_relays_port_cost_the_relay_no_processor_time() {
+fn datagrams_of_a_neighbour_to_the_relay_port_cost_no_cpu_time() {
     own_process!(|| {
         let (_, changes, _) = cases().into_iter().nth(1).expect("relay");
         beside_a_stranger(Lan::Bridge, &changes, false, |world, stranger, _| {

@@ -86,7 +86,7 @@ fn key() -> AttachmentKey {
 }
 
 #[test]
-fn a_result_passes_through_unchanged_in_every_version() {
+fn prev_result_is_returned_unchanged_in_every_version() {
     let folder = TempDir::new("through");
     FakeAgent::start(&folder.join("agent.sock"), |_, _| Reply::Done);
     let pod = Pod::new();
@@ -117,7 +117,7 @@ fn a_result_passes_through_unchanged_in_every_version() {
 }
 
 #[test]
-fn the_agent_is_told_all_that_is_known() {
+fn attach_request_contains_all_fields_of_the_attachment() {
     let folder = TempDir::new("told");
     let (seen, netns) = mpsc::channel();
     let agent = FakeAgent::start(&folder.join("agent.sock"), move |_, netns| {
@@ -150,7 +150,7 @@ fn the_agent_is_told_all_that_is_known() {
 }
 
 #[test]
-fn what_the_agent_refuses_is_told_with_the_right_code() {
+fn errors_of_the_agent_have_the_right_cni_code() {
     let pod = Pod::new();
     for (name, reply, code, words) in [
         (
@@ -171,7 +171,7 @@ fn what_the_agent_refuses_is_told_with_the_right_code() {
 }
 
 #[test]
-fn an_agent_that_ends_in_the_middle_may_be_asked_again() {
+fn connection_closed_by_the_agent_is_a_transient_error() {
     let folder = TempDir::new("ends");
     let listener = Listener::bind(&folder.join("agent.sock")).expect("listen");
     thread::spawn(move || drop(listener.accept()));
@@ -181,7 +181,7 @@ fn an_agent_that_ends_in_the_middle_may_be_asked_again() {
 }
 
 #[test]
-fn annotations_that_fit_into_no_message_are_refused() {
+fn annotations_beyond_the_size_of_a_message_are_rejected() {
     let folder = TempDir::new("oversized");
     FakeAgent::start(&folder.join("agent.sock"), |_, _| Reply::Done);
     let annotations = json!({"portico.dev/portals": "x".repeat(100_000)});
@@ -191,7 +191,7 @@ fn annotations_that_fit_into_no_message_are_refused() {
 }
 
 #[test]
-fn without_the_agent_a_pod_is_programmed_from_the_snapshot() {
+fn plugin_programs_a_pod_from_the_snapshot_without_an_agent() {
     within(|| {
         let folder = TempDir::new("snapshot");
         store_snapshot(&folder);
@@ -222,7 +222,7 @@ fn rules() -> String {
 }
 
 #[test]
-fn without_the_agent_check_looks_for_the_table() {
+fn check_without_an_agent_requires_the_table() {
     let folder = TempDir::new("check");
     store_snapshot(&folder);
     let pod = wired_within();
@@ -246,7 +246,7 @@ fn wired_within() -> Pod {
 }
 
 #[test]
-fn without_agent_and_snapshot_the_runtime_is_to_try_again() {
+fn missing_agent_and_snapshot_are_a_transient_error() {
     let folder = TempDir::new("nothing");
     let pod = Pod::new();
     call("ADD", &pod, &conf(folder.path()))
@@ -264,7 +264,7 @@ fn without_agent_and_snapshot_the_runtime_is_to_try_again() {
 }
 
 #[test]
-fn a_snapshot_that_release_0_1_0_left_is_none() {
+fn snapshot_of_release_0_1_0_is_not_used() {
     let folder = TempDir::new("earlier");
     let path = ruleset_path(folder.path(), "all");
     fs::create_dir_all(path.parent().expect("a folder")).expect("make the folder");
@@ -279,7 +279,7 @@ fn a_snapshot_that_release_0_1_0_left_is_none() {
 }
 
 #[test]
-fn a_pod_may_start_without_portals_where_the_operator_says_so() {
+fn on_agent_down_ignore_starts_a_pod_without_portals() {
     let folder = TempDir::new("ignore");
     let (pod, input) = (Pod::new(), on_agent_down(&folder, "ignore"));
     call("ADD", &pod, &input).run().said(&result(&folder));
@@ -291,7 +291,7 @@ fn a_pod_may_start_without_portals_where_the_operator_says_so() {
 }
 
 #[test]
-fn a_record_that_cannot_be_written_is_no_success() {
+fn failed_write_of_a_record_is_an_error() {
     let folder = TempDir::new("unwritten");
     fs::write(folder.join("attachments"), "in the way").unwrap();
     let input = on_agent_down(&folder, "ignore");
@@ -299,7 +299,7 @@ fn a_record_that_cannot_be_written_is_no_success() {
 }
 
 #[test]
-fn sixty_four_pods_start_at_once_with_and_without_the_agent() {
+fn sixty_four_pods_start_at_once_with_and_without_an_agent() {
     for is_agent_up in [true, false] {
         let folder = TempDir::new(if is_agent_up { "many-up" } else { "many-down" });
         store_snapshot(&folder);
@@ -330,7 +330,7 @@ fn sixty_four_pods_start_at_once_with_and_without_the_agent() {
 }
 
 #[test]
-fn a_plugin_that_is_killed_in_the_middle_leaves_nothing_that_del_stumbles_over() {
+fn del_succeeds_after_add_was_killed() {
     let folder = TempDir::new("killed");
     let (asked, is_asked) = mpsc::channel();
     let (go_on, may_go_on) = mpsc::channel::<()>();

@@ -7,7 +7,7 @@
 use test_support::namespace::run;
 
 #[test]
-fn the_namespace_is_empty_and_not_the_machines_own() {
+fn test_netns_is_empty_and_not_that_of_the_machine() {
     let links = run("ip", &["-o", "link"], "");
     assert_eq!(links.lines().count(), 1, "start these tests with scripts/netns-test; links here:\n{links}");
     assert_eq!(run("nft", &["list", "ruleset"], ""), "");
@@ -29,7 +29,7 @@ fn nft_loads_the_flat_map_layout() {
 }
 
 #[test]
-fn iptables_restore_takes_redirects_with_comments() {
+fn iptables_restore_accepts_redirects_with_comments() {
     let rules = "*nat\n-A OUTPUT -d 10.11.0.1/32 -p tcp -m comment --comment apache-service \
                  -m tcp --dport 12345 -j REDIRECT --to-ports 33945\nCOMMIT\n";
     run("unshare", &["-n", "iptables-restore", "--test"], rules);

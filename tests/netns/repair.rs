@@ -62,7 +62,7 @@ const DAMAGES: [(&str, &str); 22] = [
 ];
 
 #[test]
-fn what_somebody_did_to_a_table_is_found_and_repaired() {
+fn drift_of_a_table_is_detected_and_repaired() {
     for (damage, told) in DAMAGES {
         within(|| {
             apply(&encode_fresh(&world()));
@@ -78,7 +78,7 @@ fn what_somebody_did_to_a_table_is_found_and_repaired() {
 }
 
 #[test]
-fn an_element_more_or_less_is_read_back_as_it_is() {
+fn added_and_deleted_elements_are_read_back() {
     for damage in [
         "flush map inet portico portals4",
         "delete element inet portico backends4 { 10.96.0.1 . tcp . 80 . 0 }",
@@ -95,7 +95,7 @@ fn an_element_more_or_less_is_read_back_as_it_is() {
 }
 
 #[test]
-fn where_nothing_stands_nothing_is_found() {
+fn missing_table_is_read_back_as_absent() {
     within(|| {
         load("add table inet other { chain portals { drop; }; }");
         let find = || Socket::open().and_then(Socket::read_table).expect("find out");
@@ -108,7 +108,7 @@ fn where_nothing_stands_nothing_is_found() {
 }
 
 #[test]
-fn a_fresh_table_takes_the_place_of_whatever_bears_its_name() {
+fn new_table_replaces_any_table_of_its_name() {
     within(|| {
         load(
             "table inet portico { map portals4 { type ipv4_addr : verdict; }; chain output { type filter hook input priority 0; drop; }; }",
@@ -125,7 +125,7 @@ fn a_fresh_table_takes_the_place_of_whatever_bears_its_name() {
 }
 
 #[test]
-fn the_generation_tells_whether_anybody_changed_anything() {
+fn generation_changes_with_every_change_and_only_then() {
     within(|| {
         let socket = Socket::open().expect("open a netfilter socket");
         let generation = || socket.generation().expect("ask for the generation");
@@ -142,7 +142,7 @@ fn the_generation_tells_whether_anybody_changed_anything() {
 }
 
 #[test]
-fn a_batch_is_its_bytes() {
+fn decoded_batch_has_the_same_bytes() {
     within(|| {
         let batch = Batch::from_bytes(encode_fresh(&world()).as_bytes().to_vec());
         apply(&batch);
@@ -157,7 +157,7 @@ fn a_batch_is_its_bytes() {
 }
 
 #[test]
-fn an_established_connection_outlives_the_replacement_of_its_table() {
+fn established_connection_outlives_the_replacement_of_its_table() {
     within(|| {
         add_address("10.1.0.1");
         let listener = TcpListener::bind("10.1.0.1:8080").expect("listen");
@@ -215,7 +215,7 @@ fn earlier() -> Ruleset {
 }
 
 #[test]
-fn a_table_of_layout_8_is_replaced_without_a_gap_and_its_connections_live_on() {
+fn table_of_layout_8_is_replaced_atomically_and_its_connections_continue() {
     within(|| {
         serve_beyond("nobody", "10.96.0.1:80");
         add_address("10.1.0.1");
@@ -262,7 +262,7 @@ fn a_table_of_layout_8_is_replaced_without_a_gap_and_its_connections_live_on() {
 }
 
 #[test]
-fn no_connection_passes_a_portal_while_its_table_is_replaced() {
+fn no_connection_bypasses_a_portal_while_its_table_is_replaced() {
     within(|| {
         serve("backend", "10.1.0.1:8080");
         // Whoever passes the portal unprogrammed ends up here.

@@ -76,7 +76,7 @@ fn assert_reached(pod: &Pod) {
 }
 
 #[test]
-fn a_pod_without_a_route_reaches_services_after_and_not_before() {
+fn added_routes_let_a_pod_reach_services() {
     within(|| {
         let pod = programmed();
         for portal in [PORTAL, PORTAL6] {
@@ -94,7 +94,7 @@ fn a_pod_without_a_route_reaches_services_after_and_not_before() {
 }
 
 #[test]
-fn a_second_time_adds_nothing() {
+fn adding_routes_again_changes_nothing() {
     within(|| {
         let pod = programmed();
         assert_eq!(route(&pod, "net1"), ranges());
@@ -106,7 +106,7 @@ fn a_second_time_adds_nothing() {
 }
 
 #[test]
-fn a_pod_with_a_default_route_is_left_alone() {
+fn pod_with_a_default_route_is_unchanged() {
     within(|| {
         let pod = programmed();
         pod.ip(&["route", "add", "default", "via", "10.1.0.1"]);
@@ -117,7 +117,7 @@ fn a_pod_with_a_default_route_is_left_alone() {
 }
 
 #[test]
-fn a_route_over_another_interface_is_left_alone() {
+fn route_over_another_interface_is_unchanged() {
     within(|| {
         let pod = programmed();
         pod.wire("other", "eth0");
@@ -129,7 +129,7 @@ fn a_route_over_another_interface_is_left_alone() {
 }
 
 #[test]
-fn of_two_interfaces_the_named_one_is_taken() {
+fn routes_use_the_named_interface_of_two() {
     within(|| {
         let pod = programmed();
         pod.wire("other", "eth0");
@@ -140,7 +140,7 @@ fn of_two_interfaces_the_named_one_is_taken() {
 }
 
 #[test]
-fn a_range_of_which_a_part_has_a_route_gets_one_for_the_rest() {
+fn partly_routed_range_gets_a_route_for_the_rest() {
     within(|| {
         let pod = programmed();
         pod.ip(&["route", "add", "10.96.0.0/16", "dev", "net1"]);
@@ -149,7 +149,7 @@ fn a_range_of_which_a_part_has_a_route_gets_one_for_the_rest() {
 }
 
 #[test]
-fn a_route_that_leads_nowhere_is_none() {
+fn unreachable_route_counts_as_missing() {
     within(|| {
         for kind in ["unreachable", "blackhole", "prohibit"] {
             let pod = Pod::new();
@@ -164,7 +164,7 @@ fn a_route_that_leads_nowhere_is_none() {
 }
 
 #[test]
-fn a_macvlan_pod_reaches_services() {
+fn macvlan_pod_reaches_services() {
     within(|| {
         let pod = Pod::new();
         run("ip", &["link", "add", "lower", "type", "veth", "peer", "name", "outer"], "");
@@ -182,7 +182,7 @@ fn a_macvlan_pod_reaches_services() {
 }
 
 #[test]
-fn a_family_without_an_address_gets_no_route() {
+fn family_without_an_address_gets_no_route() {
     within(|| {
         let pod = programmed();
         let added = add_service_routes(&pod.netns, "net1", &[address(POD)], &ranges()).expect("add routes");
@@ -191,7 +191,7 @@ fn a_family_without_an_address_gets_no_route() {
 }
 
 #[test]
-fn a_global_address_is_the_source_before_a_link_local_one() {
+fn global_source_address_is_preferred_to_link_local() {
     within(|| {
         let pod = programmed();
         let local = pod.ip(&["-6", "address", "show", "dev", "net1", "scope", "link"]);
@@ -219,7 +219,7 @@ fn await_check(pod: &Pod, is_over: impl Fn(&str) -> bool) {
 }
 
 #[test]
-fn an_address_that_is_still_checked_is_the_source_once_it_may_be() {
+fn tentative_address_becomes_the_source_after_its_check() {
     within(|| {
         let pod = programmed();
         give_unchecked(&pod, "2001:db8:1::2/64");
@@ -230,7 +230,7 @@ fn an_address_that_is_still_checked_is_the_source_once_it_may_be() {
 }
 
 #[test]
-fn an_address_that_another_has_does_not_stop_the_routes() {
+fn duplicate_address_does_not_prevent_routes() {
     within(|| {
         let pod = programmed();
         give_unchecked(&pod, "2001:db8:1::1/64");
@@ -242,7 +242,7 @@ fn an_address_that_another_has_does_not_stop_the_routes() {
 }
 
 #[test]
-fn what_cannot_be_done_is_named() {
+fn error_of_a_route_names_its_cause() {
     within(|| {
         let pod = programmed();
         let refusal = |interface: &str, from: &str| {

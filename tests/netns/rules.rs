@@ -68,7 +68,7 @@ fn worlds() -> Vec<Ruleset> {
 }
 
 #[test]
-fn a_plan_leads_where_a_fresh_load_leads() {
+fn plan_produces_the_same_table_as_a_fresh_load() {
     let worlds = worlds();
     // The kernel bounds the map of sticky clients when a rule first fills it, and that stays.
     let listing = || {
@@ -98,7 +98,7 @@ fn a_plan_leads_where_a_fresh_load_leads() {
 }
 
 #[test]
-fn what_is_applied_is_what_is_read_back() {
+fn applied_ruleset_is_read_back_unchanged() {
     for world in &worlds() {
         within(|| {
             Way::Netlink.program(world);
@@ -108,7 +108,7 @@ fn what_is_applied_is_what_is_read_back() {
 }
 
 #[test]
-fn a_thousand_services_are_one_transaction_without_any_privilege() {
+fn thousand_services_are_one_transaction_without_privileges() {
     // Without privilege over its buffer a socket sends some 400 KB at once, and this is below.
     let world = ruleset_of(cluster(1_000, 3));
     within(|| {
@@ -118,7 +118,7 @@ fn a_thousand_services_are_one_transaction_without_any_privilege() {
 }
 
 #[test]
-fn a_socket_belongs_to_the_namespace_in_which_it_was_opened() {
+fn socket_belongs_to_the_netns_in_which_it_was_opened() {
     let worlds = worlds();
     // The descriptor keeps the other namespace alive after its thread has ended.
     let other = within(|| File::open("/proc/thread-self/ns/net").expect("open the namespace"));
@@ -134,7 +134,7 @@ fn a_socket_belongs_to_the_namespace_in_which_it_was_opened() {
 }
 
 #[test]
-fn what_is_no_namespace_cannot_be_entered() {
+fn file_that_is_not_a_netns_is_rejected() {
     let refusal = |path: &str| Netns::open(Path::new(path)).expect_err("no other network namespace");
     assert!(matches!(refusal("/dev/null"), Error::NotNetns));
     assert!(matches!(refusal("/proc/thread-self/ns/mnt"), Error::NotNetns));
@@ -142,14 +142,14 @@ fn what_is_no_namespace_cannot_be_entered() {
 }
 
 #[test]
-fn the_namespace_of_this_process_is_refused() {
+fn netns_of_this_process_is_rejected() {
     let refusal = |path: &str| Netns::open(Path::new(path)).expect_err("our own");
     assert!(matches!(refusal("/proc/thread-self/ns/net"), Error::OwnNetns));
     within(|| assert!(matches!(refusal("/proc/thread-self/ns/net"), Error::OwnNetns)));
 }
 
 #[test]
-fn a_namespace_has_an_identity_of_its_own() {
+fn netns_has_a_unique_identity() {
     let open = || File::open("/proc/thread-self/ns/net").expect("open the namespace").into();
     let [one, other]: [OwnedFd; 2] = [within(open), within(open)];
     let again = one.try_clone().expect("a second descriptor");
@@ -159,7 +159,7 @@ fn a_namespace_has_an_identity_of_its_own() {
 }
 
 #[test]
-fn nft_reads_the_same_elements_whichever_way_they_came() {
+fn netlink_and_nft_write_the_same_elements() {
     let elements = |way: Way, world: &Ruleset| {
         within(|| {
             way.program(world);
@@ -174,7 +174,7 @@ fn nft_reads_the_same_elements_whichever_way_they_came() {
 }
 
 #[test]
-fn a_netlink_plan_leads_where_it_should_from_any_world_to_any() {
+fn netlink_plan_leads_from_any_ruleset_to_any_other() {
     let worlds = worlds();
     for before in &worlds {
         for after in &worlds {
@@ -188,7 +188,7 @@ fn a_netlink_plan_leads_where_it_should_from_any_world_to_any() {
 }
 
 #[test]
-fn a_transaction_that_does_not_fit_changes_nothing_and_names_the_operation() {
+fn failed_transaction_changes_nothing_and_names_the_operation() {
     let worlds = worlds();
     let (before, after) = (&worlds[3], &worlds[4]);
     within(|| {
@@ -201,7 +201,7 @@ fn a_transaction_that_does_not_fit_changes_nothing_and_names_the_operation() {
 }
 
 #[test]
-fn a_refusal_names_the_operation_however_large_its_message_is() {
+fn rejection_of_a_large_message_names_the_operation() {
     let world = ruleset_of(cluster(2_000, 3));
     within(|| {
         Way::Netlink.program(&world);
@@ -215,7 +215,7 @@ fn a_refusal_names_the_operation_however_large_its_message_is() {
 }
 
 #[test]
-fn loading_a_ruleset_twice_leaves_one() {
+fn ruleset_loaded_twice_is_one_table() {
     let world = &worlds()[6];
     within(|| {
         load(&world.to_string());
@@ -226,7 +226,7 @@ fn loading_a_ruleset_twice_leaves_one() {
 }
 
 #[test]
-fn iptables_restore_takes_the_classic_form() {
+fn iptables_restore_accepts_the_classic_form() {
     let portals = portals_of([
         svc("w").ip("10.96.0.1").ip("2001:db8:96::1").tcp("", 80).udp("u", 53).external("192.0.2.9").into(),
         slice("w").tcp("", 80).udp("u", 53).at("10.1.0.1").at("10.1.0.2").at("2001:db8:1::1").into(),

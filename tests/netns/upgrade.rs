@@ -75,7 +75,7 @@ fn say(folder: &AgentDir, text: &str, pod: Option<&Pod>) -> String {
 }
 
 #[test]
-fn a_pod_that_0_1_0_programmed_is_adopted_with_its_connections() {
+fn pod_of_release_0_1_0_is_recovered_with_its_connections() {
     node(|folder| {
         let pod = pod();
         let socket = pod.netns.socket().expect("a socket in the pod");
@@ -107,7 +107,7 @@ fn a_pod_that_0_1_0_programmed_is_adopted_with_its_connections() {
 }
 
 #[test]
-fn a_plugin_of_0_1_0_is_served() {
+fn plugin_of_release_0_1_0_is_served() {
     node(|folder| {
         let (agent, pod) = (Agent::start(folder, &[]), pod());
         let [attach, check] = ["attach", "check"]

@@ -108,7 +108,7 @@ impl Watch {
 }
 
 #[test]
-fn it_shows_how_many_connections_came_to_each_portal_and_backend_and_who_served_them() {
+fn watch_shows_connections_per_portal_and_backend_with_the_serving_component() {
     node(|folder| {
         let agent = Agent::start(folder, &["--counters"]);
         let (one, other) = (pod(), pod());
@@ -131,7 +131,7 @@ fn it_shows_how_many_connections_came_to_each_portal_and_backend_and_who_served_
 }
 
 #[test]
-fn through_a_pipe_one_picture_follows_the_other() {
+fn refreshes_follow_one_another_on_a_pipe() {
     node(|folder| {
         let agent = Agent::start(folder, &["--counters"]);
         let pod = pod();
@@ -152,7 +152,7 @@ fn through_a_pipe_one_picture_follows_the_other() {
 }
 
 #[test]
-fn without_counters_it_says_how_to_have_them_and_shows_what_is_relayed() {
+fn watch_without_counters_refers_to_the_flag_and_shows_relayed_connections() {
     node(|folder| {
         let agent = Agent::start(folder, &[]);
         let pod = pod();
@@ -166,7 +166,7 @@ fn without_counters_it_says_how_to_have_them_and_shows_what_is_relayed() {
 }
 
 #[test]
-fn on_demand_a_portal_is_shown_twice_once_for_each_that_served_it() {
+fn on_demand_portal_has_one_row_for_the_relay_and_one_for_the_kernel() {
     node(|folder| {
         let args = [&["--counters", "--portals", "on-demand"], &RANGE[..]].concat();
         let agent = Agent::start(folder, &args);
@@ -183,7 +183,7 @@ fn on_demand_a_portal_is_shown_twice_once_for_each_that_served_it() {
 }
 
 #[test]
-fn after_a_change_of_backends_no_rate_is_negative_and_an_interrupt_ends_it_well() {
+fn changed_backends_cause_no_negative_rate_and_an_interrupt_exits_with_success() {
     node(|folder| {
         let agent = Agent::start(folder, &["--counters"]);
         let pod = pod();
@@ -212,7 +212,7 @@ fn after_a_change_of_backends_no_rate_is_negative_and_an_interrupt_ends_it_well(
 }
 
 #[test]
-fn an_agent_that_goes_is_told_and_watched_again_when_it_is_back() {
+fn stopped_agent_is_reported_and_watched_again_after_its_restart() {
     node(|folder| {
         let agent = Agent::start(folder, &["--counters"]);
         let mut watch = Watch::start(folder);
@@ -233,7 +233,7 @@ fn an_agent_that_goes_is_told_and_watched_again_when_it_is_back() {
 }
 
 #[test]
-fn a_namespace_that_cannot_be_read_is_named_and_others_are_shown() {
+fn unreadable_netns_is_named_and_others_are_shown() {
     node(|folder| {
         let agent = Agent::start(folder, &["--counters", "--audit-interval", "86400"]);
         let (whole, broken) = (pod(), pod());
@@ -251,7 +251,7 @@ fn a_namespace_that_cannot_be_read_is_named_and_others_are_shown() {
 }
 
 #[test]
-fn another_value_of_counters_replaces_the_table_in_one_transaction_and_connections_live_on() {
+fn changed_counters_setting_replaces_the_table_atomically_and_keeps_connections() {
     node(|folder| {
         let pod = pod();
         let generation = || pod.netns.socket().and_then(|socket| socket.generation()).expect("a number");
@@ -287,7 +287,7 @@ fn another_value_of_counters_replaces_the_table_in_one_transaction_and_connectio
 }
 
 #[test]
-fn without_watch_an_agent_that_is_away_is_a_failure_and_what_belongs_to_watch_is_refused() {
+fn status_without_watch_fails_without_an_agent_and_rejects_the_flags_of_watch() {
     node(|folder| {
         let status = |args: &[&str]| {
             let mut command = Command::new(program("portico"));

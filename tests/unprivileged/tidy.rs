@@ -72,7 +72,7 @@ fn pure_crates_have_no_input_or_output() {
 }
 
 #[test]
-fn the_core_depends_on_little() {
+fn core_depends_only_on_allowed_crates() {
     refuse(
         "proxy-core stays without runtimes and IO",
         &manifest::core_extras(&file("proxy-core/Cargo.toml")),
@@ -80,7 +80,7 @@ fn the_core_depends_on_little() {
 }
 
 #[test]
-fn the_plugin_depends_on_little() {
+fn plugin_depends_only_on_allowed_crates() {
     let tree = dependency::linked_into("cni-plugin");
     refuse(
         "the plugin starts for each pod, so it must be small",
@@ -207,7 +207,7 @@ fn every_annotation_is_in_the_table_of_the_core() {
 }
 
 #[test]
-fn code_uses_the_keys_of_that_table() {
+fn code_uses_the_keys_of_the_annotation_table() {
     refuse_each("use the constant", &sources(), annotation::spelled);
 }
 

@@ -17,7 +17,7 @@ use test_support::objects::{HEADLESS, OTHER_PROXY, labelled, node, service, serv
 /// More than a page.
 const MANY: u16 = 620;
 
-fn what_is_there_and_every_change_is_told(api: &Api) {
+fn existing_objects_and_every_change_are_reported(api: &Api) {
     api.put(service("change-a", 1, 80));
     api.put(slice("change-a-1", "change-a", &["10.1.0.1", "10.1.0.2"]));
     let mut seen = Seen::synced(api);
@@ -39,7 +39,7 @@ fn what_is_there_and_every_change_is_told(api: &Api) {
     assert_eq!((&seen.troubles[..], seen.recoveries), (&[][..], 0));
 }
 
-fn more_services_than_a_page_are_all_told_before_synced(api: &Api) {
+fn services_of_several_pages_are_reported_before_synced(api: &Api) {
     for number in 0..MANY {
         api.put(service(&format!("many-{number}"), 1000 + number, 80));
     }
@@ -128,7 +128,7 @@ fn the_own_node_is_followed_and_no_other(api: &Api) {
     assert_eq!(zone(&seen).as_deref(), Some("there"));
 }
 
-fn new_ranges_are_told(api: &Api) {
+fn new_ranges_are_reported(api: &Api) {
     let mut seen = Seen::synced(api);
     let covers = |seen: &Seen| {
         let address = IpAddr::from([10, 200, 0, 7]);
@@ -139,7 +139,7 @@ fn new_ranges_are_told(api: &Api) {
     seen.until(covers);
 }
 
-fn a_stranger_is_told_which_rule_is_missing(api: &Api) {
+fn missing_rule_of_an_unauthorized_client_is_named(api: &Api) {
     let mut seen = Seen::new(api.kubeconfig_of_stranger(), WatchScope::Proxy { node: None }, limits());
     let of = |seen: &Seen, resource: &str| {
         let text = seen.troubles.iter().find(|text| text.contains(&format!("resources: [\"{resource}\"]")));
@@ -160,7 +160,7 @@ fn many_changes_lead_where_the_server_stands(api: &Api) {
     calm(api);
 }
 
-fn a_watch_ends_when_nobody_listens(api: &Api) {
+fn watch_ends_when_its_receiver_is_dropped(api: &Api) {
     Seen::synced(api).end();
 }
 
@@ -179,16 +179,16 @@ mod tests {
     use super::*;
 
     behaviours! {
-        what_is_there_and_every_change_is_told
-        more_services_than_a_page_are_all_told_before_synced
+        existing_objects_and_every_change_are_reported
+        services_of_several_pages_are_reported_before_synced
         watches_that_the_server_ends_go_on_without_a_word
         services_of_others_are_known_and_hide_the_ranges
         a_service_that_changes_its_proxy_is_not_lost
         the_own_node_is_followed_and_no_other
-        new_ranges_are_told
-        a_stranger_is_told_which_rule_is_missing
+        new_ranges_are_reported
+        missing_rule_of_an_unauthorized_client_is_named
         many_changes_lead_where_the_server_stands
-        a_watch_ends_when_nobody_listens
+        watch_ends_when_its_receiver_is_dropped
     }
 
     /// The double with what a real one makes itself.
@@ -200,7 +200,7 @@ mod tests {
 
     #[test]
     #[cfg_attr(not(feature = "api-server"), ignore = "needs KUBEBUILDER_ASSETS and the feature api-server")]
-    fn a_real_api_server_shows_the_same() {
+    fn real_api_server_has_the_same_behaviour() {
         let api = Api::real();
         for (name, behaviour) in ALL {
             eprintln!("with a real API server: {name}");

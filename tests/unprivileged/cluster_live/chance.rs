@@ -104,7 +104,7 @@ pub(crate) fn calm(api: &Api) {
 }
 
 #[test]
-fn whatever_happens_in_the_end_all_is_as_the_server_has_it() {
+fn random_faults_leave_the_state_of_the_server() {
     for seed in 1..=12 {
         let mut chance = Chance(0x9e37_79b9_7f4a_7c15 ^ (seed << 20));
         let (api, mut world) = (Api::double(), World::default());

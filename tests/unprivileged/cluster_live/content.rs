@@ -28,7 +28,7 @@ fn with_version(mut object: Value, version: &str) -> Value {
 }
 
 #[test]
-fn after_any_garbage_in_a_watch_all_is_as_the_server_has_it() {
+fn malformed_watch_events_leave_the_state_of_the_server() {
     let deep = format!("{{\"type\":\"ADDED\",\"object\":{}{}}}", "[".repeat(5000), "]".repeat(5000));
     let long = format!("{{\"type\":\"ADDED\",\"object\":\"{}\"}}", "x".repeat(5 << 20));
     let cases: Vec<(&str, Vec<u8>)> = vec![
@@ -66,7 +66,7 @@ fn after_any_garbage_in_a_watch_all_is_as_the_server_has_it() {
 }
 
 #[test]
-fn an_object_that_cannot_be_used_keeps_its_last_good_state() {
+fn invalid_object_keeps_its_last_valid_state() {
     let (api, mut seen) = watched();
     let broken = |spec: Value| {
         let mut object = service("a", 1, 80);
@@ -94,7 +94,7 @@ fn an_object_that_cannot_be_used_keeps_its_last_good_state() {
 }
 
 #[test]
-fn an_object_without_a_name_is_told_and_hides_no_other() {
+fn object_without_a_name_is_reported_and_affects_no_other() {
     let (api, mut seen) = watched();
     api.fault(line(&json!({"type": "ADDED", "object": {"metadata": {"resourceVersion": "99"}, "spec": {}}})));
     api.fault(line(&json!({"type": "DELETED", "object": {"metadata": {}}})));
@@ -108,7 +108,7 @@ fn an_object_without_a_name_is_told_and_hides_no_other() {
 }
 
 #[test]
-fn a_huge_object_is_read_or_refused_and_hides_no_other() {
+fn huge_object_is_read_or_rejected_and_affects_no_other() {
     let (api, mut seen) = watched();
     let mut huge = service("huge", 3, 80);
     huge["metadata"]["annotations"] = json!({"note": "x".repeat(3 << 20)});
@@ -125,7 +125,7 @@ fn a_huge_object_is_read_or_refused_and_hides_no_other() {
 }
 
 #[test]
-fn a_list_that_is_no_list_takes_nothing_away() {
+fn malformed_list_removes_nothing() {
     let lists = [
         "",
         "garbage",

@@ -49,7 +49,7 @@ fn pages(requests: &[String]) -> Vec<(usize, Option<&str>)> {
 }
 
 #[test]
-fn all_that_there_is_comes_from_the_watch_cache_without_a_list() {
+fn initial_objects_come_from_the_watch_cache_without_a_list() {
     let api = Api::double();
     services(&api, MANY, |number| content(number, 0));
     let mut seen = watched(&api);
@@ -63,7 +63,7 @@ fn all_that_there_is_comes_from_the_watch_cache_without_a_list() {
 }
 
 #[test]
-fn each_way_to_refuse_initial_events_leads_to_a_list_in_pages() {
+fn every_refusal_of_initial_events_falls_back_to_a_paged_list() {
     use InitialEvents::{Ends, Error, NoBookmark, Status};
     for way in [Status(400), Status(422), Status(500), Error(400), Error(422), Error(500), Ends, NoBookmark] {
         let api = Api::double();
@@ -87,7 +87,7 @@ fn each_way_to_refuse_initial_events_leads_to_a_list_in_pages() {
 }
 
 #[test]
-fn the_annotation_that_ends_initial_events_means_nothing_on_an_object() {
+fn annotation_of_the_initial_bookmark_has_no_effect_on_an_object() {
     let api = Api::double();
     let mut fake = service("a", 1, 80);
     fake["metadata"]["annotations"] = json!({"k8s.io/initial-events-end": "true"});
@@ -98,7 +98,7 @@ fn the_annotation_that_ends_initial_events_means_nothing_on_an_object() {
 }
 
 #[test]
-fn a_page_too_large_is_asked_for_again_in_parts_from_the_same_token() {
+fn too_large_page_is_requested_again_in_parts_with_the_same_token() {
     let api = Api::double();
     api.fault(Fault::NoInitialEvents(InitialEvents::Status(400)));
     services(&api, MANY, |number| content(number, 1_300_000));
@@ -115,7 +115,7 @@ fn a_page_too_large_is_asked_for_again_in_parts_from_the_same_token() {
 }
 
 #[test]
-fn objects_too_large_even_alone_are_named_and_the_others_arrive() {
+fn too_large_objects_are_named_and_the_others_arrive() {
     for way in [None, Some(InitialEvents::Status(400))] {
         let api = Api::double();
         way.into_iter().for_each(|way| api.fault(Fault::NoInitialEvents(way)));
@@ -134,7 +134,7 @@ fn objects_too_large_even_alone_are_named_and_the_others_arrive() {
 }
 
 #[test]
-fn a_change_too_large_is_named_and_keeps_the_last_good_state_until_the_object_is_gone() {
+fn too_large_change_is_named_and_keeps_the_last_valid_state_until_deletion() {
     let api = Api::double();
     api.put(service("a", 1, 80));
     let mut seen = watched(&api);

@@ -90,7 +90,7 @@ fn config_map(name: &str, note: &str) -> Value {
         "annotations": {"portico.dev/selection": note, "other": "x"}}, "data": {"text": "x".repeat(100_000)}})
 }
 
-fn what_is_there_and_every_change_is_told_without_content(api: &Api) {
+fn existing_objects_and_every_change_are_reported_without_content(api: &Api) {
     api.put(config_map("first", "1"));
     let mut foreign = config_map("foreign", "1");
     foreign["metadata"]["labels"] = json!({});
@@ -120,15 +120,15 @@ fn what_is_there_and_every_change_is_told_without_content(api: &Api) {
 }
 
 #[test]
-fn the_double_tells_metadata_and_every_change_without_content() {
-    what_is_there_and_every_change_is_told_without_content(&Api::double());
+fn double_sends_metadata_and_every_change_without_content() {
+    existing_objects_and_every_change_are_reported_without_content(&Api::double());
 }
 
 #[test]
 #[cfg_attr(not(feature = "api-server"), ignore = "needs KUBEBUILDER_ASSETS and the feature api-server")]
-fn a_real_api_server_tells_metadata_and_every_change_without_content() {
+fn real_api_server_sends_metadata_and_every_change_without_content() {
     let api = Api::real();
-    what_is_there_and_every_change_is_told_without_content(&api);
+    existing_objects_and_every_change_are_reported_without_content(&api);
 }
 
 /// How many lists of the pods of all namespaces a real API server has answered.
@@ -155,7 +155,7 @@ fn sends_initial_events(api: &Api) -> bool {
 #[test]
 #[cfg_attr(not(feature = "api-server"), ignore = "needs KUBEBUILDER_ASSETS and the feature api-server")]
 #[allow(clippy::print_stderr)] // Which of the two was shown depends on the binaries.
-fn a_real_api_server_is_asked_for_no_list_after_a_change() {
+fn change_causes_no_list_on_a_real_api_server() {
     let api = Api::real();
     api.send("GET", "/api/v1/pods", "application/json", &Value::Null);
     assert!(lists_of_pods(&api) > 0, "the metric counts");
@@ -174,7 +174,7 @@ fn a_real_api_server_is_asked_for_no_list_after_a_change() {
 }
 
 #[test]
-fn a_change_causes_no_list() {
+fn change_causes_no_list() {
     for refused in [false, true] {
         let api = Api::double();
         if refused {
@@ -200,7 +200,7 @@ fn a_change_causes_no_list() {
 }
 
 #[test]
-fn what_went_while_a_server_was_away_is_told_as_deleted() {
+fn objects_deleted_during_an_outage_are_reported_as_deleted() {
     let api = Api::double();
     ["a", "b"].iter().for_each(|name| api.put(config_map(name, "1")));
     let mut objects = Objects::new(api.kubeconfig(), managed(), limits());
@@ -216,7 +216,7 @@ fn what_went_while_a_server_was_away_is_told_as_deleted() {
 }
 
 #[test]
-fn metadata_too_large_is_refused_and_the_others_are_told() {
+fn too_large_metadata_is_rejected_and_the_others_arrive() {
     let api = Api::double();
     api.generate(Generated {
         kind: "ConfigMap",

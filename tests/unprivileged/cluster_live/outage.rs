@@ -29,7 +29,7 @@ fn lists(requests: &[String]) -> usize {
 }
 
 #[test]
-fn watches_that_are_cut_go_on_where_they_stood() {
+fn interrupted_watches_resume_at_their_resource_version() {
     let (api, mut seen) = watched(limits());
     for port in 1..=20 {
         is_followed(&api, &mut seen, port);
@@ -43,7 +43,7 @@ fn watches_that_are_cut_go_on_where_they_stood() {
 }
 
 #[test]
-fn after_a_bookmark_a_watch_goes_on_from_there() {
+fn watch_resumes_from_a_bookmark() {
     let (api, mut seen) = watched(limits());
     for port in 1..=50 {
         api.put(slice("x", "a", &[&format!("10.1.0.{port}")]));
@@ -65,7 +65,7 @@ fn after_a_bookmark_a_watch_goes_on_from_there() {
 }
 
 #[test]
-fn what_the_server_has_forgotten_is_listed_and_the_difference_told() {
+fn expired_resource_version_causes_a_list_and_only_differences_are_reported() {
     let (api, mut seen) = watched(limits());
     api.put(service("gone", 2, 80));
     api.put(slice("s", "a", &["10.1.0.1"]));
@@ -84,7 +84,7 @@ fn what_the_server_has_forgotten_is_listed_and_the_difference_told() {
 }
 
 #[test]
-fn a_server_that_is_away_is_told_once_and_what_was_missed_is_told_when_it_is_back() {
+fn outage_is_reported_once_and_missed_changes_arrive_after_it() {
     let (api, mut seen) = watched(limits());
     for round in 1..=3 {
         api.fault(Fault::Away);
@@ -97,7 +97,7 @@ fn a_server_that_is_away_is_told_once_and_what_was_missed_is_told_when_it_is_bac
 }
 
 #[test]
-fn a_server_that_answers_with_errors_is_left_alone_for_as_long_as_it_asks() {
+fn retry_after_of_an_error_is_respected() {
     for (status, after) in [(500, None), (429, Some(1)), (503, Some(1))] {
         let (api, mut seen) = watched(limits());
         api.fault(Fault::Answer(status, after));
@@ -113,7 +113,7 @@ fn a_server_that_answers_with_errors_is_left_alone_for_as_long_as_it_asks() {
 }
 
 #[test]
-fn a_server_that_does_not_answer_is_told_once() {
+fn unresponsive_server_is_reported_once() {
     let (api, mut seen) = watched(WatchOptions { response_timeout: Duration::from_millis(200), ..limits() });
     api.fault(Fault::Hang);
     api.fault(Fault::EndWatches);
@@ -125,7 +125,7 @@ fn a_server_that_does_not_answer_is_told_once() {
 }
 
 #[test]
-fn a_connection_that_hangs_silently_is_noticed() {
+fn hanging_connection_is_detected() {
     let short = WatchOptions { watch_timeout_s: 1, watch_grace: Duration::from_millis(300), ..limits() };
     let (api, mut seen) = watched(short);
     api.fault(Fault::SilentWatches);
@@ -137,7 +137,7 @@ fn a_connection_that_hangs_silently_is_noticed() {
 }
 
 #[test]
-fn a_resource_that_may_not_be_read_holds_synced_back_until_it_may() {
+fn forbidden_resource_delays_synced_until_it_is_readable() {
     let api = Api::double();
     api.put(service("a", 1, 80));
     api.fault(Fault::Deny("endpointslices"));
@@ -152,7 +152,7 @@ fn a_resource_that_may_not_be_read_holds_synced_back_until_it_may() {
 }
 
 #[test]
-fn ranges_that_may_not_be_read_are_told_once_and_hold_nothing_back() {
+fn forbidden_ranges_are_reported_once_and_do_not_delay_synced() {
     let api = Api::double();
     api.fault(Fault::Deny("servicecidrs"));
     let mut seen = Seen::synced(&api);
@@ -165,7 +165,7 @@ fn ranges_that_may_not_be_read_are_told_once_and_hold_nothing_back() {
 }
 
 #[test]
-fn ranges_are_read_in_the_older_version_where_the_newer_is_not_known() {
+fn ranges_are_read_in_v1beta1_if_v1_is_missing() {
     let api = Api::double();
     api.put(service_cidr("kubernetes", "10.0.0.0/16"));
     api.fault(Fault::Absent("/apis/networking.k8s.io/v1/servicecidrs"));
@@ -177,7 +177,7 @@ fn ranges_are_read_in_the_older_version_where_the_newer_is_not_known() {
 }
 
 #[test]
-fn a_server_without_ranges_is_fine() {
+fn server_without_ranges_syncs() {
     let api = Api::double();
     api.fault(Fault::Absent("/apis/networking.k8s.io/v1/servicecidrs"));
     api.fault(Fault::Absent("/apis/networking.k8s.io/v1beta1/servicecidrs"));
@@ -187,7 +187,7 @@ fn a_server_without_ranges_is_fine() {
 }
 
 #[test]
-fn a_token_that_is_not_accepted_is_told() {
+fn rejected_token_is_reported() {
     let api = Api::double();
     let config = std::fs::read_to_string(api.kubeconfig()).unwrap().replace("may-do-everything", "unknown");
     let path = api.kubeconfig().with_file_name("unknown");
@@ -202,7 +202,7 @@ fn a_token_that_is_not_accepted_is_told() {
 }
 
 #[test]
-fn without_kubeconfig_and_service_account_both_are_named() {
+fn missing_kubeconfig_and_service_account_are_both_named() {
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     if std::env::var_os("KUBERNETES_SERVICE_HOST").is_none() {
         let error = runtime.block_on(kube_source::client(None)).err().expect("this is no pod").to_string();
@@ -213,7 +213,7 @@ fn without_kubeconfig_and_service_account_both_are_named() {
 }
 
 #[test]
-fn a_service_that_moves_is_not_lost_though_its_new_selection_is_heard_first() {
+fn service_that_changes_selection_is_not_lost_if_its_addition_arrives_first() {
     use test_support::objects::{OTHER_PROXY, labelled};
     let (api, mut seen) = watched(limits());
     // The old selection is held: its delete comes after the other's change.

@@ -180,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn a_banned_crate_is_found_except_below_its_wrapper() {
+    fn banned_crate_is_found_except_below_its_wrapper() {
         let found = banned(&parse_tree(TREE), &File::sample("deny.toml", POLICY));
         assert_eq!(found.len(), 2, "{found:?}");
         assert!(found[0].starts_with("other depends on native"), "{found:?}");
@@ -188,13 +188,13 @@ mod tests {
     }
 
     #[test]
-    fn what_is_too_much_for_the_plugin_is_found_at_any_depth() {
+    fn dependency_not_allowed_for_the_plugin_is_found_at_any_depth() {
         let tree = parse_tree("0 cni-plugin v0.1.0|MIT|\n1 good v1.0.0|MIT|\n2 tokio v1.0.0|MIT|\n");
         assert_eq!(too_much_for_the_plugin(&tree), ["tokio"]);
     }
 
     #[test]
-    fn licence_expressions_are_read_as_spdx_means_them() {
+    fn licence_expressions_are_parsed_as_spdx() {
         let allowed = ["MIT", "Apache-2.0", "Unicode-3.0"];
         for good in [
             "MIT",

@@ -215,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_without_a_header_is_found() {
+    fn file_without_a_header_is_found() {
         assert_eq!(header(&rust("use std::fmt;\n")).len(), 1);
         assert_eq!(header(&rust("\n//!\n")).len(), 1);
         assert_eq!(header(&rust("")).len(), 1);
@@ -223,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn a_long_file_is_found_and_tests_may_be_longer() {
+    fn long_file_is_found_and_tests_may_be_longer() {
         let text = "x\n".repeat(LINES_MAX + 1);
         assert_eq!(size(&rust(&text)).len(), 1);
         assert_eq!(size(&File::sample("some-crate/src/portal/tests.rs", &text)).len(), 0);
@@ -267,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn a_vague_file_name_is_found() {
+    fn vague_file_name_is_found() {
         assert_eq!(vague_name(&File::sample("some-crate/src/utils.rs", "")).len(), 1);
         assert_eq!(vague_name(&rust("")).len(), 0);
     }

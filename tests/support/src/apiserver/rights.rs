@@ -118,7 +118,7 @@ pub fn not_called<'a>(calls: &BTreeSet<ApiCall>, grants: &'a BTreeSet<Grant>) ->
 }
 
 #[test]
-fn what_is_granted_by_name_or_namespace_allows_no_more() {
+fn grant_by_name_or_namespace_allows_nothing_else() {
     let rule = |names: &[&str], namespace: Option<&str>| Grant {
         verb: "list".to_owned(),
         group: String::new(),
