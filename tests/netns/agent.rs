@@ -1,4 +1,5 @@
-//! The real agent and real network namespaces: what it programs, keeps right, survives and refuses.
+//! The real agent with real network namespaces: how it programs and repairs them, survives a restart, and rejects
+//! invalid requests.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -40,7 +41,7 @@ fn web(backends: &[&str]) -> String {
     )
 }
 
-/// A node of its own, with a folder in which `web` leads to a.
+/// Runs `body` on a node with manifests in which `web` has backend a.
 fn node(body: impl FnOnce(&AgentDir) + Send) {
     bare(|| {
         run("ip", &["link", "set", "lo", "up"], "");
@@ -50,7 +51,7 @@ fn node(body: impl FnOnce(&AgentDir) + Send) {
     });
 }
 
-/// The portals of `web`, as the agent sees them.
+/// The portals of `web`, as the agent computes them.
 fn portals() -> Portals {
     let range = Change::ServiceRanges(vec!["10.96.0.0/16".parse().expect("a network")]);
     let web = svc("web").ip("10.96.0.1").tcp("", 80);
@@ -133,19 +134,23 @@ fn killed_agent_interrupts_nothing_and_its_successor_continues() {
             (client, listener.accept().expect("accept").0)
         });
         first.kill();
-        let mut says_so = |words: &[u8]| {
+        let mut exchange = |words: &[u8]| {
             client.write_all(words).expect("write");
-            let mut heard = vec![0; words.len()];
-            server.read_exact(&mut heard).expect("read");
-            assert_eq!(heard, words);
+            let mut received = vec![0; words.len()];
+            server.read_exact(&mut received).expect("read");
+            assert_eq!(received, words);
         };
-        says_so(b"while nobody is there");
+        exchange(b"without an agent");
         folder.put("web.json", &web(&["10.1.0.2"]));
         let second = Agent::start(folder, &[]);
         second.settled(1);
-        assert_eq!(second.status()["attachments"].as_array().map(Vec::len), Some(1), "it was adopted");
-        assert_eq!(says(&pod, "10.96.0.1:80"), "b", "what changed meanwhile is there");
-        says_so(b"and after");
+        assert_eq!(
+            second.status()["attachments"].as_array().map(Vec::len),
+            Some(1),
+            "the attachment is recovered"
+        );
+        assert_eq!(says(&pod, "10.96.0.1:80"), "b", "the change is applied");
+        exchange(b"with the new agent");
     });
 }
 
@@ -157,9 +162,9 @@ fn restart_without_drift_writes_nothing() {
         first.attach("a", &pod);
         let generation = || pod.netns.socket().expect("a socket").generation().expect("a generation");
         let before = generation();
-        assert!(first.terminate().success(), "SIGTERM is a clean end");
-        assert!(!folder.socket().exists(), "who asks now is told at once that nobody is there");
-        assert_eq!(says(&pod, "10.96.0.1:80"), "a", "the kernel goes on");
+        assert!(first.terminate().success(), "the agent exits cleanly on SIGTERM");
+        assert!(!folder.socket().exists(), "clients get an error at once");
+        assert_eq!(says(&pod, "10.96.0.1:80"), "a", "the rules stay in the kernel");
         let second = Agent::start(folder, &[]);
         second.settled(1);
         assert_eq!(generation(), before);
@@ -171,23 +176,25 @@ fn on_demand_mode_replaces_a_full_table_and_keeps_used_portals_over_a_restart() 
     node(|folder| {
         let pod = pod();
         let socket = || pod.netns.socket().expect("a socket");
-        let told = |agent: &Agent| {
+        let reported = |agent: &Agent| {
             let status = agent.status();
             (status["attachments"][0]["portals"].clone(), status["attachments"][0]["programmed"].clone())
         };
-        // That a full table counts does not make its portals used ones.
+        // Counters in a full table do not activate its portals.
         let full =
             Agent::start(folder, &["--service-cidr", "10.96.0.0/16", "--portals", "all", "--counters"]);
         full.attach("a", &pod);
-        assert_eq!(told(&full), ("all".into(), 1.into()));
+        assert_eq!(reported(&full), ("all".into(), 1.into()));
         full.kill();
         let args = ["--service-cidr", "10.96.0.0/16", "--portals", "on-demand"];
         let first = Agent::start(folder, &args);
         first.settled(1);
-        assert_eq!(told(&first), ("on-demand".into(), 0.into()));
+        assert_eq!(reported(&first), ("on-demand".into(), 0.into()));
         first.kill();
-        // As the agent does when the pod uses it.
-        let TableState::Intact(before) = socket().read_table().expect("look") else { panic!("no table") };
+        // Activates the portal as the agent does at its first use.
+        let TableState::Intact(before) = socket().read_table().expect("read the table") else {
+            panic!("no table")
+        };
         let portals = portals();
         let empty = Ruleset::new(&portals, before.settings.expect("a table has settings"));
         let mut used = empty.clone();
@@ -196,8 +203,8 @@ fn on_demand_mode_replaces_a_full_table_and_keeps_used_portals_over_a_restart() 
         let generation = socket().generation().expect("a generation");
         let second = Agent::start(folder, &args);
         second.settled(1);
-        assert_eq!(told(&second), ("on-demand".into(), 1.into()));
-        assert_eq!(socket().generation().expect("a generation"), generation, "it wrote nothing");
+        assert_eq!(reported(&second), ("on-demand".into(), 1.into()));
+        assert_eq!(socket().generation().expect("a generation"), generation, "the agent writes nothing");
         assert_eq!(says(&pod, "10.96.0.1:80"), "a");
     });
 }
@@ -221,7 +228,7 @@ fn pod_deleted_while_the_agent_was_down_is_removed() {
         assert_eq!(names(&second), ["stays"]);
         assert_eq!(fs::read_dir(folder.state().join("attachments")).expect("the records").count(), 1);
         drop(stays);
-        second.until("the audit sees that the other is gone", |agent| names(agent).is_empty());
+        second.until("the audit notices the deletion of the other pod", |agent| names(agent).is_empty());
     });
 }
 
@@ -235,7 +242,7 @@ fn netns_ends_with_its_pod_although_the_agent_has_it_open() {
             || fs::read_dir(format!("/proc/{}/fd", agent.pid())).expect("its descriptors").count();
         let with = descriptors();
         assert_eq!(agent.ask(&Request::Detach { key: key("a") }, None), Reply::Done);
-        agent.until("its descriptors are closed", |_| descriptors() < with);
+        agent.until("the agent closes its descriptors", |_| descriptors() < with);
     });
 }
 
@@ -258,10 +265,10 @@ fn connected_udp_socket_moves_off_a_removed_backend() {
         a.set_read_timeout(Some(ANSWER)).expect("set a time-out");
         b.set_nonblocking(true).expect("do not wait");
         client.send(b"x").expect("send");
-        a.recv(&mut [0; 1]).expect("it comes to a");
+        a.recv(&mut [0; 1]).expect("a receives it");
         folder.put("web.json", &dns("10.1.0.2"));
         agent.settled(2);
-        agent.until("the same socket reaches b", |_| {
+        agent.until("b receives datagrams of the same socket", |_| {
             client.send(b"x").expect("send");
             b.recv(&mut [0; 1]).is_ok()
         });
@@ -279,7 +286,9 @@ fn drift_made_by_a_pod_is_detected_and_repaired() {
         {
             let repairs = agent.status()["counts"]["repairs"].as_u64();
             pod.within(|| load(damage));
-            agent.until("it is repaired", |agent| agent.status()["counts"]["repairs"].as_u64() > repairs);
+            agent.until("the table is repaired", |agent| {
+                agent.status()["counts"]["repairs"].as_u64() > repairs
+            });
             agent.settled(1);
             assert_eq!(says(&pod, "10.96.0.1:80"), "a", "after {damage}");
         }
@@ -294,14 +303,14 @@ fn check_reports_each_difference() {
         let agent = Agent::start(folder, &[]);
         let pod = pod();
         let check = |pod: &Pod| agent.ask(&Request::Check(attachment("a", pod)), Some(pod));
-        assert!(matches!(check(&pod), Reply::Refused { transient: false, .. }), "never attached");
+        assert!(matches!(check(&pod), Reply::Refused { transient: false, .. }), "the pod is not attached");
         agent.attach("a", &pod);
         assert_eq!(check(&pod), Reply::Done);
         pod.within(|| load("flush ruleset"));
         let Reply::Refused { message, transient: true } = check(&pod) else { panic!("{:?}", check(&pod)) };
         assert!(message.contains("the table is gone"), "{message}");
         agent.settled(1);
-        assert_eq!(check(&pod), Reply::Done, "and is repaired meanwhile");
+        assert_eq!(check(&pod), Reply::Done, "the agent has repaired the table");
     });
 }
 
@@ -312,15 +321,15 @@ fn invalid_manifest_removes_nothing_and_is_reported() {
         let pod = pod();
         agent.attach("a", &pod);
         folder.put("web.json", "{");
-        agent.until("it says so", |agent| !agent.status()["outage"].is_null());
+        agent.until("the outage is reported", |agent| !agent.status()["outage"].is_null());
         assert_eq!(says(&pod, "10.96.0.1:80"), "a");
         let shown =
             Command::new(program("portico")).args(["status", "--socket"]).arg(folder.socket()).output();
         let shown = shown.expect("run portico status");
-        assert_eq!(shown.status.code(), Some(1), "not as it should be");
+        assert_eq!(shown.status.code(), Some(1), "an outage is an error");
         assert!(String::from_utf8_lossy(&shown.stdout).contains("web.json"), "{shown:?}");
         folder.put("web.json", &web(&["10.1.0.2"]));
-        agent.until("it is well again", |agent| agent.status()["outage"].is_null());
+        agent.until("the outage is over", |agent| agent.status()["outage"].is_null());
         agent.settled(2);
         assert_eq!(says(&pod, "10.96.0.1:80"), "b");
     });
@@ -357,7 +366,7 @@ fn pods_are_programmed_only_after_the_manifests_are_read() {
         folder.put("web.json", "{");
         let agent = Agent::start(folder, &[]);
         let Reply::Refused { message, transient: true } = agent.ask(&Request::Ready, None) else {
-            panic!("it is not ready: {}", agent.log())
+            panic!("the agent is ready: {}", agent.log())
         };
         assert!(message.contains("initial sync not complete"), "{message}");
     });
@@ -368,7 +377,7 @@ fn own_netns_and_other_files_are_rejected() {
     node(|folder| {
         let agent = Agent::start(folder, &[]);
         let pod = pod();
-        let own = fs::File::open("/proc/thread-self/ns/net").expect("open our own");
+        let own = fs::File::open("/proc/thread-self/ns/net").expect("open the node's network namespace");
         let ask = |file: &fs::File| {
             let request = Request::Attach(attachment("a", &pod));
             agent_ipc::send_request(
@@ -380,10 +389,14 @@ fn own_netns_and_other_files_are_rejected() {
             .expect("an answer")
             .0
         };
-        let Reply::Refused { message, transient: false } = ask(&own) else { panic!("the node's own") };
+        let Reply::Refused { message, transient: false } = ask(&own) else {
+            panic!("the node's network namespace is accepted")
+        };
         assert!(message.contains("own"), "{message}");
         let file = fs::File::open("/dev/null").expect("open a file");
-        let Reply::Refused { message, transient: false } = ask(&file) else { panic!("no namespace") };
+        let Reply::Refused { message, transient: false } = ask(&file) else {
+            panic!("another file is accepted")
+        };
         assert!(message.contains("not a network namespace"), "{message}");
         assert_eq!(agent.status()["attachments"].as_array().map(Vec::len), Some(0));
     });
@@ -393,11 +406,11 @@ fn own_netns_and_other_files_are_rejected() {
 fn malformed_requests_are_rejected_and_the_agent_keeps_running() {
     node(|folder| {
         let agent = Agent::start(folder, &[]);
-        assert!(UnixStream::connect(folder.socket()).is_err(), "a stream is not what it speaks");
+        assert!(UnixStream::connect(folder.socket()).is_err(), "the socket is not a stream socket");
         let pod = pod();
         for _ in 0..20 {
             let mut unknown = attachment("a", &pod);
-            unknown.annotations.insert("portals".to_owned(), "no such thing".to_owned());
+            unknown.annotations.insert("portals".to_owned(), "no such service".to_owned());
             assert!(matches!(agent.ask(&Request::Attach(unknown), Some(&pod)), Reply::Refused { .. }));
         }
         agent.attach("a", &pod);
@@ -408,23 +421,23 @@ fn malformed_requests_are_rejected_and_the_agent_keeps_running() {
 #[test]
 #[cfg_attr(not(feature = "root"), ignore = "a user namespace has no user but root")]
 fn requests_from_non_root_are_rejected() {
-    const NOBODY: u32 = 65_534;
+    const UNPRIVILEGED: u32 = 65_534;
     node(|folder| {
         let _agent = Agent::start(folder, &[]);
         let open =
             |path: &Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("open it");
-        // Where the tests are built is perhaps nobody's to enter.
+        // The user may not be permitted to enter the build directory.
         let copy = folder.join("portico");
         fs::copy(program("portico"), &copy).expect("copy the program");
         open(folder.path(), 0o755);
         let status = || {
             let mut status = Command::new(&copy);
-            status.args(["status", "--socket"]).arg(folder.socket()).uid(NOBODY).gid(NOBODY);
+            status.args(["status", "--socket"]).arg(folder.socket()).uid(UNPRIVILEGED).gid(UNPRIVILEGED);
             let output = status.output().expect("run portico status");
             assert_eq!(output.status.code(), Some(1));
             String::from_utf8_lossy(&output.stderr).into_owned()
         };
-        assert!(status().contains("ermission denied"), "the socket is not for everybody: {}", status());
+        assert!(status().contains("ermission denied"), "only root may open the socket: {}", status());
         open(&folder.socket(), 0o666);
         assert!(status().contains("only root may connect"), "{}", status());
     });
@@ -442,7 +455,7 @@ fn metrics_and_health_are_served() {
             text
         };
         assert!(get("/healthz").starts_with("HTTP/1.1 200"));
-        agent.until("it is ready", |_| get("/readyz").starts_with("HTTP/1.1 200"));
+        agent.until("the agent is ready", |_| get("/readyz").starts_with("HTTP/1.1 200"));
         assert!(get("/nothing").starts_with("HTTP/1.1 404"));
         let pod = pod();
         agent.attach("a", &pod);
@@ -464,7 +477,7 @@ fn stored_ruleset_programs_a_pod_without_an_agent() {
         let pod = pod();
         let socket = pod.netns.socket().expect("a socket");
         socket.apply(&stored.batch).expect("apply it");
-        assert!(matches!(socket.read_table().expect("look"), TableState::Intact(_)));
+        assert!(matches!(socket.read_table().expect("read the table"), TableState::Intact(_)));
         assert_eq!(says(&pod, "10.96.0.1:80"), "a");
     });
 }
@@ -475,13 +488,13 @@ fn pod_has_only_the_portals_that_its_annotation_selects() {
         folder
             .put("other.json", &web(&["10.1.0.2"]).replace("web", "other").replace("10.96.0.1", "10.96.0.2"));
         let agent = Agent::start(folder, &[]);
-        let (picky, other) = (pod(), pod());
-        let mut wish = attachment("picky", &picky);
-        wish.annotations.insert("portals".to_owned(), "default/other".to_owned());
-        assert_eq!(agent.ask(&Request::Attach(wish), Some(&picky)), Reply::Done);
+        let (selective, other) = (pod(), pod());
+        let mut request = attachment("selective", &selective);
+        request.annotations.insert("portals".to_owned(), "default/other".to_owned());
+        assert_eq!(agent.ask(&Request::Attach(request), Some(&selective)), Reply::Done);
         agent.attach("other", &other);
-        assert_eq!(says(&picky, "10.96.0.2:80"), "b");
-        picky.within(|| {
+        assert_eq!(says(&selective, "10.96.0.2:80"), "b");
+        selective.within(|| {
             assert!(ask("10.96.0.1:80", conversation::SILENCE).is_err(), "web is out of its view");
         });
         assert_eq!(says(&other, "10.96.0.1:80"), "a");

@@ -1,6 +1,6 @@
-//! What one tenant or one pod does to the agent must not keep other pods from starting.
+//! Attacks on the agent by a tenant or a pod do not prevent other pods from starting.
 //!
-//! Each test attacks a real agent and measures what an innocent pod notices: the time that its attach takes.
+//! Each test attacks a real agent and measures how long the attachment of other pods takes.
 
 use std::net::UdpSocket;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -19,15 +19,15 @@ use test_support::kilobytes::kilobytes;
 use test_support::namespace::{add_address, bare, run};
 use test_support::pod::Pod;
 
-/// The median of attaches is less than this, whatever goes on. On a busy machine any single one may be scheduled late.
+/// The limit of the median. A single attachment can be scheduled late on a busy machine.
 const ATTACH_MAX: Duration = Duration::from_millis(500);
-/// Each attach takes less than this: the agent reads what a pod holds for at most two seconds, and repairs it after
-/// that, so one that waited for the threads of audits would take longer.
+/// The limit of each attachment. The agent reads a pod's table for at most two seconds and then repairs it, so an
+/// attachment that waited for an audit thread would take longer.
 const SLOWEST_MAX: Duration = Duration::from_secs(2);
-/// How much the agent may grow while an attack lasts, in KB.
+/// The limit of the growth of the agent's memory during an attack, in KB.
 const GROWTH_MAX_KB: f64 = 16_384.0;
 
-/// A node of its own.
+/// Runs `body` on a node.
 fn node(body: impl FnOnce(&AgentDir) + Send) {
     bare(|| {
         run("ip", &["link", "set", "lo", "up"], "");
@@ -51,7 +51,7 @@ fn resident_kb(agent: &Agent) -> f64 {
     kilobytes(&format!("/proc/{}/status", agent.pid()), "VmRSS:")
 }
 
-/// Pods that nobody attacks, and the time that the attach of each took.
+/// Pods that are not attacked, and the time that the attachment of each took.
 #[derive(Default)]
 struct Innocent {
     pods: Vec<Pod>,
@@ -81,7 +81,7 @@ impl Innocent {
         self.took.iter().copied().max().expect("some attaches")
     }
 
-    /// Their attaches took no longer than they may.
+    /// Asserts that the attachments took no longer than the limits.
     fn assert_fast(&self, attack: &str) {
         let (median, slowest) = (self.median(), self.slowest());
         assert!(median < ATTACH_MAX, "{attack}: the median of {} attaches is {median:?}", self.took.len());
@@ -89,7 +89,7 @@ impl Innocent {
     }
 }
 
-/// A pod with one UDP flow to the service, and both backends that the service may have.
+/// A pod with a UDP flow to the service, and with both backends of the service.
 struct Client {
     pod: Pod,
     socket: UdpSocket,
@@ -116,7 +116,7 @@ impl Client {
         Self { pod, socket, backends }
     }
 
-    /// Whether what it sends comes to this backend.
+    /// Returns whether this backend receives the client's datagrams.
     fn reaches(&self, backend: usize) -> bool {
         self.socket.send(b"x").expect("send");
         self.backends[backend].recv(&mut [0; 1]).is_ok()
@@ -142,7 +142,7 @@ fn a_flapping_udp_service_delays_no_attach(portals: &str) {
                     thread::sleep(Duration::from_millis(50));
                 }
             });
-            // What queues up has queued up by then.
+            // Long enough for a queue to build up.
             thread::sleep(Duration::from_secs(3));
             innocent.attach(&agent, "innocent");
             stop.store(true, Ordering::Relaxed);
@@ -152,8 +152,8 @@ fn a_flapping_udp_service_delays_no_attach(portals: &str) {
         let grown = resident_kb(&agent) - before;
         innocent.assert_fast(&format!("{portals}, {rate:.1} changes a second"));
         assert!(rate > 5.0, "the service changed {rate:.1} times a second only");
-        assert!(grown < GROWTH_MAX_KB, "{portals}: the agent grew by {grown} KB");
-        // Each flow follows in the end.
+        assert!(grown < GROWTH_MAX_KB, "{portals}: the agent's memory grew by {grown} KB");
+        // Eventually each flow moves to the new backend.
         folder.put("dns.json", &dns("10.1.0.2"));
         let mut left: Vec<&Client> = clients.iter().collect();
         let deadline = Instant::now() + Duration::from_secs(10);
@@ -175,8 +175,8 @@ fn pod_with_all_portals_starts_within_500_ms_while_a_udp_service_flaps() {
     a_flapping_udp_service_delays_no_attach("all");
 }
 
-/// A batch that adds 200,000 portals to the table of a pod that has one, which refuses.
-fn crowd(standing: &Ruleset) -> netns_nft::Batch {
+/// A batch that adds 200,000 portals to the table of a pod with one portal, which rejects.
+fn crowd(current: &Ruleset) -> netns_nft::Batch {
     let services = (0..2_000_u32).map(|number| {
         let [_, _, high, low] = number.to_be_bytes();
         let service = svc(&format!("s{number}")).ip(&format!("10.97.{high}.{low}"));
@@ -185,11 +185,11 @@ fn crowd(standing: &Ruleset) -> netns_nft::Batch {
     });
     let refused = Change::from(svc("refused").ip("10.96.0.1").tcp("", 80));
     let crowded = portals(&snapshot(services.chain([refused])), &NodeContext::default());
-    encode(&plan(standing, &Ruleset::new(&crowded, standing.settings().expect("settings"))))
+    encode(&plan(current, &Ruleset::new(&crowded, current.settings().expect("settings"))))
 }
 
-/// The time that the agent has had on processors.
-fn processor_time(agent: &Agent) -> Duration {
+/// The CPU time that the agent has used.
+fn cpu_time(agent: &Agent) -> Duration {
     let stat = std::fs::read_to_string(format!("/proc/{}/stat", agent.pid())).expect("read its times");
     let (_, fields) = stat.rsplit_once(')').expect("the name ends");
     // utime and stime, in hundredths of a second (proc(5)).
@@ -206,7 +206,7 @@ fn repairs(agent: &Agent) -> u64 {
 fn pod_starts_within_500_ms_while_other_pods_fill_their_tables() {
     const PODS: u64 = 20;
     node(|folder| {
-        // A service without endpoints, so that what the pods add are elements and nothing else.
+        // The service has no endpoints, so the pods add only elements.
         let refused = r#"{"apiVersion":"v1","kind":"Service","metadata":{"name":"refused"},
             "spec":{"clusterIP":"10.96.0.1","ports":[{"port":80}]}}"#;
         folder.put("refused.json", refused);
@@ -220,19 +220,19 @@ fn pod_starts_within_500_ms_while_other_pods_fill_their_tables() {
         before.attach(&agent, "before");
         before.assert_fast("without an attack");
         for pod in &pods {
-            pod.netns.socket().expect("a socket in the pod").apply(&crowd).expect("crowd the table");
+            pod.netns.socket().expect("a socket in the pod").apply(&crowd).expect("fill the table");
         }
-        let (began, mut innocent) = (processor_time(&agent), Innocent::default());
+        let (began, mut innocent) = (cpu_time(&agent), Innocent::default());
         let deadline = Instant::now() + agent::PATIENCE;
         while repairs(&agent) < PODS {
             innocent.attach(&agent, "innocent");
             assert!(Instant::now() < deadline, "{} of {PODS} pods were repaired", repairs(&agent));
         }
-        let each = (processor_time(&agent) - began).div_f64(PODS as f64);
+        let each = (cpu_time(&agent) - began).div_f64(PODS as f64);
         let peak = kilobytes(&format!("/proc/{}/status", agent.pid()), "VmHWM:");
         innocent.assert_fast("crowded tables");
-        assert!(peak < 131_072.0, "the agent held {peak} KB");
-        assert!(each < Duration::from_millis(500), "to find and repair a crowded table took {each:?}");
+        assert!(peak < 131_072.0, "the agent's memory peaked at {peak} KB");
+        assert!(each < Duration::from_millis(500), "the detection and repair of a full table took {each:?}");
         let log = agent.log();
         assert!(log.contains(r#"set \"portals4\" contains more than the 1 elements"#), "{log}");
     });

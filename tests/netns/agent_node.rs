@@ -1,4 +1,5 @@
-//! What the node around the agent does to it: CNI files that appear, an address or a port that is taken, a full disk.
+//! Conditions of the node: CNI files that appear later, an address or a port in use, and a directory that cannot be
+//! written.
 
 use std::fs;
 use std::io::{ErrorKind, Read, Write};
@@ -43,7 +44,7 @@ fn attachments(agent: &Agent) -> Vec<Value> {
     agent.status()["attachments"].as_array().expect("a list").clone()
 }
 
-/// What libcni keeps of a pod (its api.go).
+/// Writes the result that libcni caches for a pod (api.go).
 fn write_result(folder: &Path, name: &str, pod: &Pod) {
     let cached = json!({
         "kind": "cniCacheV1", "containerId": name, "networkName": "net", "ifName": "eth0", "config": "e30=",
@@ -57,17 +58,17 @@ fn conflist(entry: &Value) -> String {
     json!({"cniVersion": "1.0.0", "name": "net", "plugins": [{"type": "bridge"}, entry]}).to_string()
 }
 
-/// The time until the agent has so many attachments.
-fn adopted_after(agent: &Agent, count: usize) -> Duration {
+/// Returns the time until the agent has this number of attachments.
+fn recovered_after(agent: &Agent, count: usize) -> Duration {
     let start = Instant::now();
-    agent.until("the pods are adopted", |agent| attachments(agent).len() == count);
+    agent.until("the pods are recovered", |agent| attachments(agent).len() == count);
     start.elapsed()
 }
 
 #[test]
 fn pods_from_before_the_cni_entry_are_recovered_once_it_appears() {
     node(|folder| {
-        // The helper tells the agent to find configurations and results here; the folder is not there yet.
+        // The helper passes this directory to the agent for configurations and results; it does not exist yet.
         let cni = folder.join("cni");
         let agent = Agent::start(folder, &["--audit-interval", "3600"]);
         let (first, second) = (pod(), pod());
@@ -75,18 +76,18 @@ fn pods_from_before_the_cni_entry_are_recovered_once_it_appears() {
         write_result(&cni, "first", &first);
         fs::write(cni.join("10-net.conflist"), conflist(&json!({"type": "tuning"}))).expect("write");
         assert_eq!(attachments(&agent).len(), 0, "the network is not the agent's");
-        // As the installer does: beside, then renamed.
+        // Like the installer, write a new file and rename it.
         let entry = json!({"type": "portico-cni", "socket": folder.socket()});
-        fs::write(folder.join("beside"), conflist(&entry)).expect("write");
-        fs::rename(folder.join("beside"), cni.join("10-net.conflist")).expect("rename");
-        let took = adopted_after(&agent, 1);
-        assert!(took < Duration::from_secs(3), "adopted after {took:?}");
+        fs::write(folder.join("new.conflist"), conflist(&entry)).expect("write");
+        fs::rename(folder.join("new.conflist"), cni.join("10-net.conflist")).expect("rename");
+        let took = recovered_after(&agent, 1);
+        assert!(took < Duration::from_secs(3), "recovered after {took:?}");
         agent.settled(1);
         assert_eq!(first.within(|| answer("10.96.0.1:80")), "a");
-        // A pod whose ADD began before the entry was there, and ended after.
+        // The ADD of this pod began before the entry existed, and ended after it.
         write_result(&cni, "second", &second);
-        let took = adopted_after(&agent, 2);
-        assert!(took < Duration::from_secs(3), "adopted after {took:?}");
+        let took = recovered_after(&agent, 2);
+        assert!(took < Duration::from_secs(3), "recovered after {took:?}");
     });
 }
 
@@ -118,18 +119,18 @@ fn pods_are_served_while_the_metrics_address_is_in_use_and_metrics_once_it_is_fr
 fn idle_metrics_clients_are_bounded_and_block_no_other_client() {
     node(|folder| {
         let agent = Agent::start(folder, &["--metrics", METRICS]);
-        // Pods are served first, and the metrics page a moment later.
+        // The agent serves pods before the metrics page.
         agent.until("metrics are served", |_| get(METRICS).is_some());
         let idle: Vec<TcpStream> = (0..500).map(|_| TcpStream::connect(METRICS).expect("connect")).collect();
-        let page = get(METRICS).expect("an answer beside idle clients");
+        let page = get(METRICS).expect("a response while other clients are idle");
         assert!(page.contains("portico_synced 1"), "{page}");
         let descriptors = fs::read_dir(format!("/proc/{}/fd", agent.pid())).expect("its descriptors").count();
         assert!(descriptors < 250, "{descriptors} descriptors with {} idle clients", idle.len());
     });
 }
 
-/// Starts an agent and a pod of which a process has the relay's port, and gives that port up after a while.
-fn relayed_portals_refuse_while_the_relays_port_is_taken(portals: &[&str]) {
+/// Starts an agent and a pod in which a process occupies the relay's port, and later releases it.
+fn relayed_portals_reject_while_the_relay_port_is_in_use(portals: &[&str]) {
     node(|folder| {
         let agent = Agent::start(folder, portals);
         let pod = pod();
@@ -145,11 +146,11 @@ fn relayed_portals_refuse_while_the_relays_port_is_taken(portals: &[&str]) {
         assert!(error().as_str().is_some_and(|error| error.contains("port 15999")), "{}", error());
         folder.put("services.json", &services("10.1.0.2"));
         if portals.is_empty() {
-            agent.until("the change is there", |_| pod.within(|| answer("10.96.0.1:80")) == "b");
+            agent.until("the change is applied", |_| pod.within(|| answer("10.96.0.1:80")) == "b");
         }
         assert!(refused(), "after a change");
-        let came = taken.accept().map(|_| ()).expect_err("no connection comes to the pod's own process");
-        assert_eq!(came.kind(), ErrorKind::WouldBlock);
+        let accepted = taken.accept().map(|_| ()).expect_err("the pod's process gets no connection");
+        assert_eq!(accepted.kind(), ErrorKind::WouldBlock);
         drop(taken);
         agent.until("the relay listens", |_| error().is_null());
         agent.until("connections are relayed", |_| !refused());
@@ -160,12 +161,12 @@ fn relayed_portals_refuse_while_the_relays_port_is_taken(portals: &[&str]) {
 
 #[test]
 fn only_relayed_portals_reject_while_the_relay_port_is_in_use() {
-    relayed_portals_refuse_while_the_relays_port_is_taken(&[]);
+    relayed_portals_reject_while_the_relay_port_is_in_use(&[]);
 }
 
 #[test]
 fn on_demand_portals_reject_while_the_relay_port_is_in_use() {
-    relayed_portals_refuse_while_the_relays_port_is_taken(&[
+    relayed_portals_reject_while_the_relay_port_is_in_use(&[
         "--service-cidr",
         "10.96.0.0/16",
         "--portals",
@@ -177,15 +178,15 @@ fn on_demand_portals_reject_while_the_relay_port_is_in_use() {
 fn failed_write_of_a_record_is_retried() {
     node(|folder| {
         fs::create_dir_all(folder.state()).expect("make the state directory");
-        // Nothing can be written into a folder that is a file.
+        // A file in place of the directory makes each write fail.
         let records = folder.state().join("attachments");
         fs::write(&records, "").expect("write a file");
         let agent = Agent::start(folder, &[]);
         let pod = pod();
         agent.attach("a", &pod);
-        agent.until("it is told", |agent| agent.status()["recordsUnwritten"] == 1);
+        agent.until("the failure is reported", |agent| agent.status()["recordsUnwritten"] == 1);
         fs::remove_file(&records).expect("remove the file");
-        agent.until("it is written", |agent| agent.status()["recordsUnwritten"] == 0);
+        agent.until("the record is written", |agent| agent.status()["recordsUnwritten"] == 0);
         assert_eq!(fs::read_dir(&records).expect("the records").count(), 1);
     });
 }

@@ -1,4 +1,5 @@
-//! What a tenant may put into every pod, with the real agent under a memory limit that counts the kernel's memory.
+//! Limits of the portals that tenants can cause in every pod, with the real agent under a memory limit that includes
+//! the kernel's memory.
 
 use std::fmt::Write;
 
@@ -40,7 +41,7 @@ fn list(items: &[String]) -> String {
     format!(r#"{{"apiVersion":"v1","kind":"List","items":[{}]}}"#, items.join(","))
 }
 
-/// A pod in which the honest service's backend is, with a route to everything.
+/// A pod with the backend of the honest service and a default route.
 fn pod() -> Pod {
     let pod = Pod::new();
     pod.within(|| serve("honest", "10.1.0.1:8080"));
@@ -50,18 +51,18 @@ fn pod() -> Pod {
 
 fn attach(agent: &Agent, number: usize, pod: &Pod) {
     let reply = agent.ask(&Request::Attach(attachment(&format!("pod-{number}"), pod)), Some(pod));
-    assert_eq!(reply, Reply::Done, "no pod is refused for memory: pod {number}\n{}", agent.log());
+    assert_eq!(reply, Reply::Done, "pod {number} is rejected for lack of memory\n{}", agent.log());
 }
 
-/// How many pods of the status are on demand, and how many have full tables.
+/// Returns the numbers of pods in the status that are on demand, and that have full tables.
 fn provisions(status: &Value) -> (usize, usize) {
     let all = status["attachments"].as_array().expect("a list");
     let on_demand = all.iter().filter(|attachment| attachment["portals"] == "on-demand").count();
     (on_demand, all.len() - on_demand)
 }
 
-/// A hundred large services, so many pods and so much memory: the agent stays below nine tenths of its limit, pods
-/// reach the honest service, and what was refused is named.
+/// Runs an agent with a hundred large services under a memory limit, and attaches pods. The agent must stay below 90%
+/// of the limit and name the rejected portals, and the pods must reach the honest service.
 fn attack(limit: u64, pods: usize, args: &[&str]) -> Value {
     bare(|| {
         run("ip", &["link", "set", "lo", "up"], "");
@@ -75,7 +76,7 @@ fn attack(limit: u64, pods: usize, args: &[&str]) -> Value {
         let starter = cgroup.starter();
         let starter: Vec<&str> = starter.iter().map(String::as_str).collect();
         let agent = Agent::start_by(&folder, &starter, &[&own[..], args].concat());
-        agent.until("it knows the services", |agent| agent.status()["synced"] == true);
+        agent.until("the agent is synced", |agent| agent.status()["synced"] == true);
         let mut log = format!("without pods: {} MB", cgroup.charged() >> 20);
         let pods: Vec<Pod> = (0..pods).map(|_| pod()).collect();
         for (number, pod) in pods.iter().enumerate() {
@@ -129,7 +130,7 @@ fn pods_with_full_tables_become_on_demand_when_services_grow() {
         let starter = cgroup.starter();
         let starter: Vec<&str> = starter.iter().map(String::as_str).collect();
         let agent = Agent::start_by(&folder, &starter, &[&own[..], &RANGE, &["--portals", "all"]].concat());
-        agent.until("it knows the services", |agent| agent.status()["synced"] == true);
+        agent.until("the agent is synced", |agent| agent.status()["synced"] == true);
         let pods: Vec<Pod> = (0..32).map(|_| pod()).collect();
         pods.iter().enumerate().for_each(|(number, pod)| attach(&agent, number, pod));
         assert_eq!(provisions(&agent.status()), (0, 32));

@@ -1,7 +1,7 @@
-//! The real agent with no more capabilities than the chart gives it, and with fewer: which it needs, and for what.
+//! The real agent with the capabilities of the chart, and with fewer.
 //!
-//! setpriv takes all others away for good, as a container runtime does. The pod's network namespace is a file, as
-//! containerd and CRI-O make it.
+//! setpriv drops all other capabilities permanently, as a container runtime does. The pod's network namespace is
+//! bind-mounted to a file, as by containerd and CRI-O.
 
 use std::fs::{self, File};
 use std::net::UdpSocket;
@@ -15,7 +15,7 @@ use test_support::conversation::{ANSWER, answer, serve};
 use test_support::namespace::{add_address, bare, load, run};
 use test_support::pod::Pod;
 
-/// Those of the chart's DaemonSet; tests/chart/pods.rs holds it to them.
+/// The capabilities of the chart's DaemonSet. tests/chart/pods.rs checks that the chart has the same.
 const CHART: &str = "+net_admin,+sys_admin";
 const RANGE: [&str; 2] = ["--service-cidr", "10.96.0.0/16"];
 
@@ -35,7 +35,7 @@ fn services(backend: &str) -> String {
     format!(r#"{{"apiVersion":"v1","kind":"List","items":[{web},{slow}]}}"#)
 }
 
-/// A node of its own, whose mounts are its own, too.
+/// Runs `body` on a node with its own mount namespace.
 fn node(body: impl FnOnce(&AgentDir) + Send) {
     bare(|| {
         unshare(CloneFlags::CLONE_NEWNS).expect("a new mount namespace: start with scripts/netns-test");
@@ -47,7 +47,7 @@ fn node(body: impl FnOnce(&AgentDir) + Send) {
     });
 }
 
-/// An agent with these capabilities and no other.
+/// Starts an agent with only these capabilities.
 fn agent_with(folder: &AgentDir, capabilities: &str, args: &[&str]) -> Agent {
     let bounds =
         format!("--bounding-set=-all{}{capabilities}", if capabilities.is_empty() { "" } else { "," });
@@ -57,7 +57,7 @@ fn agent_with(folder: &AgentDir, capabilities: &str, args: &[&str]) -> Agent {
     Agent::start_by(folder, &by, &all)
 }
 
-/// A UDP server on this address that answers with its own name.
+/// Starts a UDP server on this address that replies with its name.
 fn serve_udp(name: &'static str, address: &str) {
     let socket = UdpSocket::bind(address).expect("listen");
     std::thread::spawn(move || {
@@ -68,7 +68,7 @@ fn serve_udp(name: &'static str, address: &str) {
     });
 }
 
-/// A pod with backends a and b of its own, without a way to services.
+/// A pod that contains backends a and b, without a route to services.
 fn pod() -> Pod {
     let pod = Pod::new();
     pod.within(|| {
@@ -81,7 +81,7 @@ fn pod() -> Pod {
     pod
 }
 
-/// The pod's network namespace as a file, where a runtime would put it.
+/// Bind-mounts the pod's network namespace to a file, as a runtime does.
 fn mounted(folder: &AgentDir, pod: &Pod) -> PathBuf {
     let path = folder.join("cni-1");
     File::create(&path).expect("make a file");
@@ -89,7 +89,7 @@ fn mounted(folder: &AgentDir, pod: &Pod) -> PathBuf {
     path
 }
 
-/// Attaches a pod as the plugin does, by a descriptor, whose path is told beside it.
+/// Attaches a pod as the plugin does: with a file descriptor of its network namespace, and the path in the request.
 fn attach(folder: &AgentDir, pod: &Pod, netns: &Path) -> Reply {
     let file = File::open(netns).expect("open the network namespace");
     let addresses = vec!["10.1.0.9".parse().expect("an address")];
@@ -103,15 +103,15 @@ fn says_udp(pod: &Pod, portal: &str) -> String {
         let socket = UdpSocket::bind("0.0.0.0:0").expect("a socket");
         socket.connect(portal).expect("a portal");
         socket.set_read_timeout(Some(ANSWER)).expect("a time-out");
-        socket.send(b"?").expect("ask");
+        socket.send(b"?").expect("send");
         let mut buffer = [0; 16];
-        let len = socket.recv(&mut buffer).unwrap_or_else(|why| panic!("{portal} does not answer: {why}"));
+        let len = socket.recv(&mut buffer).unwrap_or_else(|why| panic!("no reply from {portal}: {why}"));
         String::from_utf8_lossy(&buffer[..len]).into_owned()
     })
 }
 
-/// Both portals lead to this backend, by both protocols.
-fn all_lead_to(pod: &Pod, name: &str) {
+/// Asserts that both portals lead to this backend over both protocols.
+fn assert_all_reach(pod: &Pod, name: &str) {
     for portal in ["10.96.0.1:80", "10.96.0.2:80"] {
         assert_eq!(pod.within(|| answer(portal)), name, "{portal}");
         assert_eq!(says_udp(pod, portal), name, "{portal}");
@@ -130,34 +130,36 @@ fn capabilities_of_the_chart_suffice_for_every_function_of_the_agent() {
         let pod = pod();
         let netns = mounted(folder, &pod);
         assert_eq!(attach(folder, &pod, &netns), Reply::Done, "{}", agent.log());
-        all_lead_to(&pod, "a");
+        assert_all_reach(&pod, "a");
         folder.put("services.json", &services("10.1.0.2"));
-        agent.until("the change is there", |agent| {
+        agent.until("the change is applied", |agent| {
             agent.status()["views"]["all"]["revision"].as_u64() > Some(1)
         });
         agent.settled(2);
-        all_lead_to(&pod, "b");
+        assert_all_reach(&pod, "b");
         pod.within(|| load("flush ruleset\n"));
-        agent.until("it is repaired", |agent| agent.status()["counts"]["repairs"] == 1);
+        agent.until("the table is repaired", |agent| agent.status()["counts"]["repairs"] == 1);
         agent.settled(2);
-        all_lead_to(&pod, "b");
-        // Another one with no more takes over, and finds the pod again.
+        assert_all_reach(&pod, "b");
+        // A second agent with the same capabilities takes over and recovers the pod.
         let second = agent_with(folder, CHART, &[&audited[..], &["--take-over"]].concat());
-        // Until it serves everything, the first one does.
-        second.until("it has taken over", |agent| agent.log().contains("handover complete; standing by"));
+        // The first agent serves until the second one is ready.
+        second.until("the second agent has taken over", |agent| {
+            agent.log().contains("handover complete; standing by")
+        });
         assert_eq!(attachments(&second), 1);
-        all_lead_to(&pod, "b");
+        assert_all_reach(&pod, "b");
         drop(agent);
-        // A third adopts it from its record alone.
+        // A third agent recovers the pod only from its record.
         second.kill();
         let third = agent_with(folder, CHART, &audited);
         third.settled(1);
         assert_eq!(attachments(&third), 1);
-        all_lead_to(&pod, "b");
-        // As runtimes do, whoever has it open.
+        assert_all_reach(&pod, "b");
+        // Like runtimes, although the agent has it open.
         run("umount", &["--lazy", netns.to_str().expect("a path")], "");
         fs::remove_file(&netns).expect("remove the file");
-        third.until("it is let go", |agent| attachments(agent) == 0);
+        third.until("the attachment is removed", |agent| attachments(agent) == 0);
         assert!(!third.log().contains("ERROR"), "{}", third.log());
     });
 }
@@ -170,7 +172,7 @@ fn every_capability_of_the_chart_is_needed_to_attach_a_pod() {
             let pod = pod();
             let netns = mounted(folder, &pod);
             let Reply::Refused { message, .. } = attach(folder, &pod, &netns) else {
-                panic!("with {capabilities:?} alone a pod is attached");
+                panic!("a pod is attached with only {capabilities:?}");
             };
             assert!(message.contains("not permitted"), "{capabilities:?}: {message}");
         });
@@ -179,16 +181,16 @@ fn every_capability_of_the_chart_is_needed_to_attach_a_pod() {
 
 #[test]
 fn netns_path_of_a_process_is_reopened_with_one_more_capability() {
-    for (capabilities, adopted) in [(CHART, 0), ("+net_admin,+sys_admin,+sys_ptrace", 1)] {
+    for (capabilities, recovered) in [(CHART, 0), ("+net_admin,+sys_admin,+sys_ptrace", 1)] {
         node(|folder| {
             let pod = pod();
             let agent = agent_with(folder, capabilities, &[]);
-            // The descriptor needs no path, so the pod has its portals either way.
+            // The agent opens no path to attach the pod, because it has the file descriptor.
             assert_eq!(attach(folder, &pod, Path::new(&pod.path())), Reply::Done, "{}", agent.log());
-            all_lead_to(&pod, "a");
+            assert_all_reach(&pod, "a");
             agent.kill();
             let agent = agent_with(folder, capabilities, &[]);
-            assert_eq!(attachments(&agent), adopted, "{capabilities}: {}", agent.log());
+            assert_eq!(attachments(&agent), recovered, "{capabilities}: {}", agent.log());
         });
     }
 }

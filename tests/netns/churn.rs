@@ -1,5 +1,5 @@
-//! Everything at once: pods come and go by the real plugin, services change all the time, and the agent is
-//! killed again and again. Afterwards nothing is wrong, nothing is left over, and no connection was cut.
+//! Concurrent changes: the real plugin attaches and detaches pods, services change continuously, and the agent is
+//! killed repeatedly. Afterwards all pods are up to date, nothing is left over, and no connection was interrupted.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fs;
@@ -23,17 +23,17 @@ use test_support::namespace::{add_address, bare, run};
 use test_support::pod::Pod;
 use test_support::program::program;
 
-/// So many pods come and go.
+/// The number of pods that are attached.
 const ATTACHMENTS: usize = 200;
-/// So many live at the same time.
+/// The number of pods that exist at the same time.
 const ALIVE: usize = 20;
-/// The agent is killed after so many attachments.
+/// The agent is killed each time after this number of attachments.
 const KILL_EVERY: usize = 25;
-/// So many pods stay all the time and talk.
+/// The number of pods that exist for the whole test and exchange messages.
 const TALKERS: usize = 3;
 const SERVICES: usize = 40;
 
-/// All services at one step of time; the first leads to the talkers' own server all the time.
+/// All services at a step. The first one always leads to the talker's own server.
 fn world(step: usize) -> String {
     let mut items = Vec::new();
     for service in 0..SERVICES {
@@ -57,7 +57,7 @@ fn world(step: usize) -> String {
     json!({"apiVersion": "v1", "kind": "List", "items": items}).to_string()
 }
 
-/// Runs the real plugin as a runtime does.
+/// Runs the real plugin like a runtime.
 fn plugin(folder: &AgentDir, verb: &str, name: &str, pod: Option<&Pod>) {
     let conf = json!({"cniVersion": "1.0.0", "name": "net", "type": "portico-cni", "socket": folder.socket(),
         "stateDir": folder.state(), "prevResult": {"cniVersion": "1.0.0", "interfaces": [{"name": "lo"}], "ips": []}});
@@ -82,11 +82,11 @@ fn plugin(folder: &AgentDir, verb: &str, name: &str, pod: Option<&Pod>) {
         .write_all(conf.to_string().as_bytes())
         .expect("write the configuration");
     let output = child.wait_with_output().expect("wait for the plugin");
-    let said = String::from_utf8_lossy(&output.stdout);
-    assert!(output.status.success(), "{verb} {name}: {said}");
+    let stdout = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{verb} {name}: {stdout}");
 }
 
-/// A pod that talks with its own server through the first portal, over one connection.
+/// A pod that exchanges messages with its own server over one connection through the first portal.
 struct Talker {
     pod: Pod,
     client: TcpStream,
@@ -111,14 +111,14 @@ impl Talker {
 
     fn talk(&mut self, step: usize) {
         let words = step.to_ne_bytes();
-        self.client.write_all(&words).expect("the connection stands");
-        let mut heard = [0; size_of::<usize>()];
-        self.server.read_exact(&mut heard).expect("the connection stands");
-        assert_eq!(heard, words);
+        self.client.write_all(&words).expect("the connection is open");
+        let mut received = [0; size_of::<usize>()];
+        self.server.read_exact(&mut received).expect("the connection is open");
+        assert_eq!(received, words);
     }
 }
 
-/// What leads where, whatever slots it stands in.
+/// Returns the action and the backends of each portal, without the slots.
 fn meaning(table: &Table) -> BTreeMap<PortalKey, (String, BTreeSet<SocketAddr>)> {
     let mut meaning: BTreeMap<_, _> =
         table.portals.iter().map(|(key, pick)| (*key, (pick.to_string(), BTreeSet::new()))).collect();
@@ -139,7 +139,7 @@ fn descriptors(agent: &Agent) -> usize {
     fs::read_dir(format!("/proc/{}/fd", agent.pid())).expect("its descriptors").count()
 }
 
-/// Lets pods come and go while the agent is killed again and again, and the talkers talk.
+/// Attaches and detaches pods while the agent is killed repeatedly and the talkers exchange messages.
 fn come_and_go(folder: &AgentDir, first: Agent, talkers: &mut [Talker]) -> (Agent, VecDeque<(String, Pod)>) {
     let mut agent = Some(first);
     let mut alive: VecDeque<(String, Pod)> = VecDeque::new();
@@ -148,14 +148,14 @@ fn come_and_go(folder: &AgentDir, first: Agent, talkers: &mut [Talker]) -> (Agen
         plugin(folder, "ADD", &name, Some(&pod));
         alive.push_back((name, pod));
         if alive.len() > ALIVE {
-            let (name, pod) = alive.pop_front().expect("more than none");
-            // Every third ends as when the runtime has lost its namespace.
+            let (name, pod) = alive.pop_front().expect("more than ALIVE pods");
+            // For every third pod the runtime no longer knows the network namespace.
             plugin(folder, "DEL", &name, (number % 3 > 0).then_some(&pod));
         }
         if number % KILL_EVERY == KILL_EVERY - 1 {
             agent.take().expect("an agent").kill();
-            // This pod starts while nobody is there.
-            let (name, pod) = (format!("alone-{number}"), Pod::new());
+            // This pod starts without an agent.
+            let (name, pod) = (format!("no-agent-{number}"), Pod::new());
             plugin(folder, "ADD", &name, Some(&pod));
             alive.push_back((name, pod));
             agent = Some(start(folder));
@@ -169,7 +169,7 @@ fn start(folder: &AgentDir) -> Agent {
     Agent::start(folder, &["--audit-interval", "1"])
 }
 
-/// Changes the services at the pace of a busy cluster until it is over.
+/// Changes the services at the rate of a busy cluster until the test ends.
 fn change(folder: &AgentDir, is_over: &AtomicBool) {
     for step in 1.. {
         if is_over.load(Ordering::Relaxed) {
@@ -204,7 +204,7 @@ fn churn_leaves_running_pods_up_to_date_and_nothing_else() {
             Ok(TableState::Intact(table)) => meaning(&table) == wanted,
             _ => false,
         };
-        agent.until("every living pod is known and right", |agent| {
+        agent.until("every running pod is attached and up to date", |agent| {
             agent.status()["attachments"].as_array().map(Vec::len) == Some(count)
                 && alive.iter().all(|(_, pod)| holds(pod))
                 && talkers.iter().all(|talker| holds(&talker.pod))
@@ -212,7 +212,7 @@ fn churn_leaves_running_pods_up_to_date_and_nothing_else() {
         agent.settled(1);
         talkers.iter_mut().for_each(|talker| talker.talk(ATTACHMENTS));
         let records = || fs::read_dir(folder.state().join("attachments")).expect("the records").count();
-        assert_eq!(records(), count, "a record for each, and no other");
+        assert_eq!(records(), count, "one record per attachment");
         for (name, pod) in alive.drain(..) {
             plugin(&folder, "DEL", &name, Some(&pod));
         }
@@ -220,6 +220,6 @@ fn churn_leaves_running_pods_up_to_date_and_nothing_else() {
             plugin(&folder, "DEL", &format!("talker-{number}"), None);
         }
         assert_eq!(records(), 0);
-        agent.until("no namespace is held any more", |agent| descriptors(agent) <= empty);
+        agent.until("no network namespace is open", |agent| descriptors(agent) <= empty);
     });
 }

@@ -1,4 +1,4 @@
-//! The real agent on an API server: the double, or a real one where `KUBEBUILDER_ASSETS` names its binaries.
+//! The real agent with an API server: the double, or a real one if `KUBEBUILDER_ASSETS` is set.
 
 use std::path::Path;
 use std::process::Command;
@@ -12,10 +12,10 @@ use test_support::objects::{node, service, slice};
 use test_support::pod::Pod;
 use test_support::program::program;
 
-/// Where `service("web", 7, 80)` is.
+/// The portal of `service("web", 7, 80)`.
 const WEB: &str = "10.0.1.7:80";
 
-/// A node of its own with an API server on it, and a pod with backends a and b.
+/// Runs `body` on a node with an API server and a pod that contains backends a and b.
 fn cluster(api: fn() -> Api, body: impl FnOnce(&Api, &AgentDir, &Pod) + Send) {
     bare(|| {
         run("ip", &["link", "set", "lo", "up"], "");
@@ -66,7 +66,7 @@ fn follows(agent: &Agent, api: &Api, pod: &Pod) {
 fn pod_follows_the_services_of_an_api_server() {
     cluster(Api::start, |api, folder, pod| {
         let agent = start(folder, api.kubeconfig());
-        agent.until("it knows the services", |agent| agent.status()["synced"] == true);
+        agent.until("the agent is synced", |agent| agent.status()["synced"] == true);
         agent.attach("a", pod);
         assert_eq!(says(pod), "a");
         follows(&agent, api, pod);
@@ -77,15 +77,15 @@ fn pod_follows_the_services_of_an_api_server() {
 fn outage_of_the_api_server_keeps_services_and_is_in_the_status() {
     cluster(Api::double, |api, folder, pod| {
         let agent = start(folder, api.kubeconfig());
-        agent.until("it knows the services", |agent| agent.status()["synced"] == true);
+        agent.until("the agent is synced", |agent| agent.status()["synced"] == true);
         agent.attach("a", pod);
         api.fault(Fault::Away);
-        agent.until("it says so", |agent| !agent.status()["outage"].is_null());
+        agent.until("the outage is reported", |agent| !agent.status()["outage"].is_null());
         assert_eq!(says(pod), "a");
         let other = Pod::new();
         agent.attach("during the outage", &other);
         api.fault(Fault::Mended);
-        agent.until("it is well again", |agent| agent.status()["outage"].is_null());
+        agent.until("the outage is over", |agent| agent.status()["outage"].is_null());
         follows(&agent, api, pod);
         assert!(agent.status()["counts"]["outages"].as_u64() >= Some(1));
     });
@@ -95,15 +95,15 @@ fn outage_of_the_api_server_keeps_services_and_is_in_the_status() {
 fn restart_during_an_outage_of_the_api_server_keeps_pods_unchanged() {
     cluster(Api::double, |api, folder, pod| {
         let first = start(folder, api.kubeconfig());
-        first.until("it knows the services", |agent| agent.status()["synced"] == true);
+        first.until("the agent is synced", |agent| agent.status()["synced"] == true);
         first.attach("a", pod);
         first.kill();
         api.fault(Fault::Away);
         let second = start(folder, api.kubeconfig());
-        second.until("it says so", |agent| !agent.status()["outage"].is_null());
+        second.until("the outage is reported", |agent| !agent.status()["outage"].is_null());
         assert_eq!(says(pod), "a");
         let Reply::Refused { transient: true, .. } = second.ask(&Request::Ready, None) else {
-            panic!("it knows nothing yet")
+            panic!("the agent is ready before its initial sync")
         };
         api.fault(Fault::Mended);
         second.settled(1);
@@ -115,9 +115,9 @@ fn restart_during_an_outage_of_the_api_server_keeps_pods_unchanged() {
 fn missing_right_to_read_services_is_named() {
     cluster(Api::start, |api, folder, _| {
         let agent = start(folder, api.kubeconfig_of_stranger());
-        agent.until("it says so", |agent| !agent.status()["outage"].is_null());
+        agent.until("the outage is reported", |agent| !agent.status()["outage"].is_null());
         let Reply::Refused { message, transient: true } = agent.ask(&Request::Ready, None) else {
-            panic!("it knows nothing")
+            panic!("the agent is ready without its services")
         };
         // The lists run concurrently, and the first that is denied is reported.
         let resources = ["services", "endpointslices", "nodes"];

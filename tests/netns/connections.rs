@@ -1,5 +1,4 @@
-//! What rules do to real connections: each behaviour by both ways into the kernel. The kernel is the judge;
-//! the tracer must agree with it.
+//! The effect of rules on real connections, with both loaders. The trace must agree with the kernel.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{ErrorKind, Read, Write};
@@ -32,7 +31,7 @@ fn connections_reach_every_backend() {
         way.program(&ruleset_of([web.into(), made.into(), other.into()]));
         let tally = tally("10.96.0.1:80", 300);
         assert_eq!(tally.keys().collect::<Vec<_>>(), ["a", "b", "c"]);
-        // 300 fair draws of three stay within 60 to 140 but once in ten million runs.
+        // 300 fair draws of three are outside of 60 to 140 once in ten million runs.
         assert!(tally.values().all(|count| (60..=140).contains(count)), "{tally:?}");
     });
 }
@@ -74,10 +73,10 @@ fn udp_is_translated_and_rejected_like_tcp() {
         let mut buffer = [0; 16];
         let (length, from) = server.recv_from(&mut buffer).expect("the query arrives");
         assert_eq!(&buffer[..length], b"query");
-        server.send_to(b"answer", from).expect("answer");
+        server.send_to(b"reply", from).expect("reply");
         client.set_read_timeout(Some(ANSWER)).expect("set a time-out");
-        let length = client.recv(&mut buffer).expect("the answer comes from the portal's address");
-        assert_eq!(&buffer[..length], b"answer");
+        let length = client.recv(&mut buffer).expect("the reply comes from the portal's address");
+        assert_eq!(&buffer[..length], b"reply");
 
         let client = UdpSocket::bind("10.200.0.1:0").expect("bind the client");
         client.connect("10.96.0.10:54").expect("connect");
@@ -104,7 +103,7 @@ fn internal_traffic_policy_local_without_local_endpoints_drops() {
 #[test]
 fn unassigned_address_in_a_service_range_rejects() {
     each_way(|way| {
-        serve_beyond("past", "10.96.7.7:80");
+        serve_beyond("bypass", "10.96.7.7:80");
         let range = Change::ServiceRanges(vec!["10.96.0.0/16".parse().expect("a network")]);
         way.program(&ruleset_of([range, svc("web").ip("10.96.0.1").tcp("", 80).into()]));
         assert_silent("10.96.7.7:80");
@@ -137,7 +136,7 @@ fn load_balancer_address_serves_only_sources_in_range() {
     });
 }
 
-/// Lets what follows come from another address.
+/// Runs `body` with another source address.
 fn run_as(source: &str, body: impl FnOnce()) {
     add_address(source);
     namespace::run("ip", &["route", "replace", "default", "dev", "lo", "src", source], "");
@@ -166,7 +165,7 @@ fn session_affinity_lasts_until_the_backend_is_removed() {
         let left: Vec<&str> = all.iter().copied().filter(|address| *address != all[served]).collect();
         way.change(&before, &world(&left));
         let second = tally("10.96.0.5:80", 20);
-        assert_eq!(second.len(), 1, "it settles on another: {second:?}");
+        assert_eq!(second.len(), 1, "the client stays at another backend: {second:?}");
         assert_ne!(first.keys().next(), second.keys().next());
     });
 }
@@ -176,7 +175,7 @@ fn removed_backend_moves_only_its_own_sticky_clients() {
     const PORTALS: u8 = 30;
     let names = BTreeMap::from([(1, "a"), (2, "b"), (3, "c"), (4, "d")]);
     let world = |octets: &[u8]| {
-        // Each portal has a client of its own in this namespace's memory.
+        // Each portal has its own entry in the affinity map.
         let sticky = (1..=PORTALS).fold(svc("s").ip("10.96.0.5").ip("2001:db8:96::5"), |sticky, port| {
             sticky.tcp(&format!("p{port}"), port.into())
         });
@@ -188,7 +187,7 @@ fn removed_backend_moves_only_its_own_sticky_clients() {
     };
     each_way(|way| {
         let addresses: &[&str] = match way {
-            Way::Text => &["10.96.0.5"], // nft 1.0.6 cannot remember an IPv6 client
+            Way::Text => &["10.96.0.5"], // nft 1.0.6 does not support affinity of IPv6 clients
             Way::Netlink => &["10.96.0.5", "[2001:db8:96::5]"],
         };
         let portals =
@@ -201,9 +200,9 @@ fn removed_backend_moves_only_its_own_sticky_clients() {
         let mut applied = world(&[1, 2, 3]);
         way.program(&applied);
         let mut before = clients();
-        assert_eq!(clients(), before, "they stay");
+        assert_eq!(clients(), before, "clients keep their backends");
         assert_eq!(before.iter().collect::<BTreeSet<_>>().len(), 3, "all backends are used: {before:?}");
-        // One goes, one comes, one takes the place of another, one comes back.
+        // Backends are removed, added, replaced and added again.
         for octets in [&[2, 3][..], &[2, 3, 4], &[1, 2, 4], &[1, 2, 3, 4], &[4]] {
             let desired = world(octets);
             way.change(&applied, &desired);
@@ -213,7 +212,7 @@ fn removed_backend_moves_only_its_own_sticky_clients() {
                 assert!(serving.contains(&**after));
                 assert!(before == after || !serving.contains(&**before), "{octets:?}: {before} -> {after}");
             }
-            assert_eq!(clients(), after, "they stay");
+            assert_eq!(clients(), after, "clients keep their backends");
             (before, applied) = (after, desired);
         }
     });
@@ -249,7 +248,7 @@ fn round_robin_portals_alternate_between_their_backends() {
             }
             for (answers, count) in [(one, 2), (two, octets.len())] {
                 let turn: BTreeSet<&String> = answers[..count].iter().collect();
-                assert_eq!(turn.len(), count, "each once: {answers:?}");
+                assert_eq!(turn.len(), count, "each backend once: {answers:?}");
                 assert!(answers.chunks(count).all(|turn| turn == &answers[..count]), "{answers:?}");
             }
             before = after;
@@ -271,7 +270,7 @@ fn established_connection_outlives_its_portal() {
         client.write_all(b"still here").expect("write");
         let mut buffer = [0; 10];
         server.set_read_timeout(Some(ANSWER)).expect("set a time-out");
-        server.read_exact(&mut buffer).expect("the bytes arrive after the portal is gone");
+        server.read_exact(&mut buffer).expect("the bytes arrive after the portal was removed");
         assert_eq!(&buffer, b"still here");
     });
 }
@@ -316,8 +315,8 @@ fn trace_agrees_with_the_kernel() {
                 Trace::Reject | Trace::WrongPort => Err(ErrorKind::ConnectionRefused),
                 _ => Err(ErrorKind::TimedOut),
             };
-            let patience = if expected == Err(ErrorKind::TimedOut) { SILENCE } else { ANSWER };
-            assert_eq!(ask(&portal, patience).map_err(|why| why.kind()), expected, "{portal}");
+            let timeout = if expected == Err(ErrorKind::TimedOut) { SILENCE } else { ANSWER };
+            assert_eq!(ask(&portal, timeout).map_err(|why| why.kind()), expected, "{portal}");
         }
     });
 }

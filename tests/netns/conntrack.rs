@@ -1,4 +1,4 @@
-//! UDP flows after a change: a socket that stays open follows its portal once the flow is forgotten.
+//! UDP flows after a change: an open socket follows its portal after its conntrack entry is deleted.
 
 use std::collections::BTreeMap;
 use std::io::{ErrorKind, Read, Write};
@@ -15,9 +15,9 @@ use proxy_core::snapshot::Change;
 use test_support::namespace::{add_address, within};
 use test_support::way::{Way, ruleset_of};
 
-/// How long a datagram may take.
+/// The timeout of a datagram.
 const ANSWER: Duration = Duration::from_secs(10);
-/// How long nothing must come: a datagram within one machine takes 0.1 ms.
+/// The wait if no datagram must arrive. A datagram within one machine takes 0.1 ms.
 const SILENCE: Duration = Duration::from_millis(300);
 
 /// The addresses of one family.
@@ -74,15 +74,15 @@ fn client(ends: &Ends) -> UdpSocket {
     client
 }
 
-/// The client's question arrives there, and its answer comes back.
+/// Asserts that the client's query arrives at the server, and that the reply returns.
 fn assert_reaches(client: &UdpSocket, server: &UdpSocket) {
     client.send(b"query").expect("send");
     let mut buffer = [0; 16];
     let (length, from) = server.recv_from(&mut buffer).expect("the query arrives");
     assert_eq!(&buffer[..length], b"query");
-    server.send_to(b"answer", from).expect("answer");
-    let length = client.recv(&mut buffer).expect("the answer comes back");
-    assert_eq!(&buffer[..length], b"answer");
+    server.send_to(b"reply", from).expect("reply");
+    let length = client.recv(&mut buffer).expect("the reply arrives");
+    assert_eq!(&buffer[..length], b"reply");
 }
 
 fn assert_refused(client: &UdpSocket) {
@@ -91,7 +91,7 @@ fn assert_refused(client: &UdpSocket) {
     assert!(kinds.into_iter().all(is_refusal), "{kinds:?}");
 }
 
-/// What to forget: a portal and the backends that it has.
+/// Portals with their current backends.
 fn portals<'a>(
     protocol: Protocol,
     portals: impl IntoIterator<Item = (&'a str, &'a [&'a str])>,
@@ -104,10 +104,10 @@ fn portals<'a>(
     portals.into_iter().map(entry).collect()
 }
 
-/// Forgets the flows to a portal but for those to these backends.
-fn forget(portal: &str, backends: &[&str]) -> usize {
+/// Deletes the conntrack entries of a portal, except those of these backends. Returns their number.
+fn delete_stale(portal: &str, backends: &[&str]) -> usize {
     let socket = Socket::open().expect("open a netfilter socket");
-    socket.delete_stale_udp(&portals(Protocol::Udp, [(portal, backends)])).expect("forget")
+    socket.delete_stale_udp(&portals(Protocol::Udp, [(portal, backends)])).expect("delete")
 }
 
 #[test]
@@ -121,9 +121,9 @@ fn connected_socket_reaches_the_new_backend_after_its_conntrack_entry_is_deleted
             assert_reaches(&client, &a);
             Way::Netlink.change(&before, &after);
             assert_reaches(&client, &a);
-            assert_eq!(forget(ends.portal, &[ends.b]), 1);
+            assert_eq!(delete_stale(ends.portal, &[ends.b]), 1);
             assert_reaches(&client, &b);
-            assert_eq!(forget(ends.portal, &[ends.b]), 0, "it leads where it should");
+            assert_eq!(delete_stale(ends.portal, &[ends.b]), 0, "the entry is up to date");
             assert_reaches(&client, &b);
         });
     }
@@ -140,7 +140,7 @@ fn connected_socket_is_rejected_after_the_last_backend_is_removed() {
             assert_reaches(&client, &a);
             Way::Netlink.change(&before, &world(&ends, &[]));
             assert_reaches(&client, &a);
-            assert_eq!(forget(ends.portal, &[]), 1);
+            assert_eq!(delete_stale(ends.portal, &[]), 1);
             assert_refused(&client);
         });
     }
@@ -156,9 +156,9 @@ fn conntrack_entry_of_a_deleted_service_is_deleted() {
         assert_reaches(&client, &a);
         Way::Netlink.change(&before, &ruleset_of([]));
         assert_reaches(&client, &a);
-        assert_eq!(forget(V4.portal, &[]), 1);
+        assert_eq!(delete_stale(V4.portal, &[]), 1);
         a.set_read_timeout(Some(SILENCE)).expect("set a time-out");
-        client.send(b"nobody hears").expect("send");
+        client.send(b"dropped").expect("send");
         assert_eq!(a.recv(&mut [0; 16]).expect_err("silence").kind(), ErrorKind::WouldBlock);
     });
 }
@@ -172,7 +172,7 @@ fn older_socket_reaches_a_new_portal_after_its_conntrack_entry_is_deleted() {
         let client = client(&V4);
         client.send(b"lost").expect("send");
         Way::Netlink.change(&before, &world(&V4, &[V4.a]));
-        assert_eq!(forget(V4.portal, &[V4.a]), 1);
+        assert_eq!(delete_stale(V4.portal, &[V4.a]), 1);
         assert_reaches(&client, &a);
     });
 }
@@ -194,20 +194,20 @@ fn conntrack_entries_of_other_portals_protocols_and_namespaces_are_kept() {
             Way::Netlink.program(&before);
             let elsewhere = self::client(&V4);
             elsewhere.send(b"x").expect("send");
-            assert_eq!(forget(V4.portal, &[]), 1, "its own and no other");
+            assert_eq!(delete_stale(V4.portal, &[]), 1, "only the entry of its own namespace");
         });
-        assert_eq!(forget("10.96.0.11:53", &[]), 0, "another portal");
-        assert_eq!(forget("10.96.0.10:54", &[]), 0, "another port");
-        assert_eq!(forget(V6.portal, &[]), 0, "another family");
+        assert_eq!(delete_stale("10.96.0.11:53", &[]), 0, "another portal");
+        assert_eq!(delete_stale("10.96.0.10:54", &[]), 0, "another port");
+        assert_eq!(delete_stale(V6.portal, &[]), 0, "another family");
         let socket = Socket::open().expect("open a netfilter socket");
         let tcp = portals(Protocol::Tcp, [(V4.portal, &[][..])]);
-        assert_eq!(socket.delete_stale_udp(&tcp).expect("forget"), 0, "another protocol");
+        assert_eq!(socket.delete_stale_udp(&tcp).expect("delete"), 0, "another protocol");
         assert_reaches(&client, &a);
-        assert_eq!(forget(V4.portal, &[V4.b]), 1);
+        assert_eq!(delete_stale(V4.portal, &[V4.b]), 1);
         assert_reaches(&client, &b);
         stream.write_all(b"still here").expect("write");
         let mut buffer = [0; 10];
-        accepted.read_exact(&mut buffer).expect("the TCP connection is as it was");
+        accepted.read_exact(&mut buffer).expect("the TCP connection is unaffected");
         assert_eq!(&buffer, b"still here");
     });
 }
@@ -226,20 +226,20 @@ fn many_conntrack_entries_of_both_families_are_deleted_in_one_call() {
         }
         let socket = Socket::open().expect("open a netfilter socket");
         let kept = portals(Protocol::Udp, [(V4.portal, &[V4.a][..]), (V6.portal, &[V6.a][..])]);
-        assert_eq!(socket.delete_stale_udp(&kept).expect("forget"), 0);
+        assert_eq!(socket.delete_stale_udp(&kept).expect("delete"), 0);
         let gone = portals(Protocol::Udp, [(V4.portal, &[][..]), (V6.portal, &[][..])]);
-        let forgotten = socket.delete_stale_udp(&gone).expect("forget");
-        // Two clients may have had one port, one after the other.
-        assert!((FLOWS..=2 * FLOWS).contains(&forgotten), "{forgotten}");
-        assert_eq!(socket.delete_stale_udp(&gone).expect("forget"), 0);
+        let deleted = socket.delete_stale_udp(&gone).expect("delete");
+        // Two successive clients can have the same port.
+        assert!((FLOWS..=2 * FLOWS).contains(&deleted), "{deleted}");
+        assert_eq!(socket.delete_stale_udp(&gone).expect("delete"), 0);
     });
 }
 
 #[test]
 fn deletion_without_conntrack_entries_succeeds() {
     within(|| {
-        assert_eq!(forget(V4.portal, &[]), 0);
+        assert_eq!(delete_stale(V4.portal, &[]), 0);
         Way::Netlink.program(&world(&V4, &[]));
-        assert_eq!(forget(V4.portal, &[]), 0);
+        assert_eq!(delete_stale(V4.portal, &[]), 0);
     });
 }

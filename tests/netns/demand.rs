@@ -1,5 +1,5 @@
-//! Tables on demand in a real kernel, by both ways into it: what comes to a service range goes to the relay
-//! until it is wanted, nothing passes by, and the kernel tells what is used.
+//! On-demand tables in a real kernel, with both loaders: connections to a service range are redirected to the relay
+//! until their portal is active, none bypasses it, and the kernel counts the use of portals.
 
 use std::collections::BTreeMap;
 use std::io::{ErrorKind, Read, Write};
@@ -34,39 +34,41 @@ fn world() -> Portals {
     portals_of(changes)
 }
 
-/// The table in which nothing is wanted yet.
-fn nothing_wanted(portals: &Portals) -> Ruleset {
+/// The table without active portals.
+fn inactive(portals: &Portals) -> Ruleset {
     Ruleset::new(portals, Settings { on_demand: true, ..Settings::default() })
 }
 
-fn wanting(portals: &Portals, before: &Ruleset, address: &str) -> Ruleset {
+fn activated(portals: &Portals, before: &Ruleset, address: &str) -> Ruleset {
     let mut after = before.clone();
     after.activate(portals, ip(address));
     after
 }
 
-/// The relay's listener, which answers with the address that each client meant.
+/// Starts a listener on the relay's port that replies with the original destination of each client.
 fn relay() -> TcpListener {
     let listener = TcpListener::bind(("127.0.0.1", Settings::default().relay_port)).expect("listen");
     let answers = listener.try_clone().expect("a second descriptor");
     std::thread::spawn(move || {
         for mut stream in answers.incoming().flatten() {
-            let meant = getsockopt(&stream, sockopt::OriginalDst).expect("where it was going");
-            let _ = write!(stream, "{}", SockaddrIn::from(meant));
+            let destination = getsockopt(&stream, sockopt::OriginalDst).expect("the original destination");
+            let _ = write!(stream, "{}", SockaddrIn::from(destination));
         }
     });
     listener
 }
 
 fn hits() -> BTreeMap<PortalKey, u64> {
-    Socket::open().and_then(|socket| socket.on_demand_hits(&Limits::default(), None)).expect("what is used")
+    Socket::open()
+        .and_then(|socket| socket.on_demand_hits(&Limits::default(), None))
+        .expect("read the counters")
 }
 
 #[test]
 fn first_connection_is_redirected_to_the_relay_with_its_original_destination() {
     each_way(|way| {
         let _relay = relay();
-        way.program(&nothing_wanted(&world()));
+        way.program(&inactive(&world()));
         for portal in ["10.96.0.1:80", "10.96.0.2:81", "10.96.0.2:4711", "10.96.7.7:80"] {
             assert_eq!(answer(portal), portal);
         }
@@ -80,15 +82,15 @@ fn active_portals_are_in_the_kernel_and_others_are_relayed() {
         serve("kernel", "10.1.0.1:8080");
         serve("kernel", "[2001:db8:1::1]:8080");
         let portals = world();
-        let before = nothing_wanted(&portals);
+        let before = inactive(&portals);
         way.program(&before);
-        let after = wanting(&portals, &before, "10.96.0.1");
+        let after = activated(&portals, &before, "10.96.0.1");
         way.change(&before, &after);
         assert_eq!(answer("10.96.0.1:80"), "kernel");
         assert_eq!(answer("10.96.0.1:81"), "kernel", "the other port of the same address");
         assert_refused("10.96.0.1:4711");
         assert_eq!(answer("10.96.0.2:80"), "10.96.0.2:80");
-        way.change(&after, &wanting(&portals, &after, "2001:db8:96::1"));
+        way.change(&after, &activated(&portals, &after, "2001:db8:96::1"));
         assert_eq!(answer("[2001:db8:96::1]:80"), "kernel");
         assert_refused("[2001:db8:96::1]:4711");
     });
@@ -101,17 +103,17 @@ fn evicted_portal_is_relayed_again_and_its_connections_continue() {
         add_address("10.1.0.1");
         let listener = TcpListener::bind("10.1.0.1:8080").expect("listen");
         let portals = world();
-        let before = nothing_wanted(&portals);
-        let after = wanting(&portals, &before, "10.96.0.1");
+        let before = inactive(&portals);
+        let after = activated(&portals, &before, "10.96.0.1");
         way.program(&after);
         let mut client = TcpStream::connect_timeout(&backend("10.96.0.1:80"), ANSWER).expect("connect");
         let (mut server, _) = listener.accept().expect("accept");
         way.change(&after, &before);
         assert_eq!(answer("10.96.0.1:80"), "10.96.0.1:80");
         client.write_all(b"on").expect("write");
-        let mut heard = [0; 2];
+        let mut received = [0; 2];
         server.set_read_timeout(Some(ANSWER)).expect("set a time-out");
-        server.read_exact(&mut heard).expect("the bytes arrive");
+        server.read_exact(&mut received).expect("the bytes arrive");
     });
 }
 
@@ -121,7 +123,7 @@ fn kernel_counts_the_connections_to_each_portal() {
         let _relay = relay();
         serve("kernel", "10.1.0.1:8080");
         let portals = world();
-        let one = wanting(&portals, &nothing_wanted(&portals), "10.96.0.1");
+        let one = activated(&portals, &inactive(&portals), "10.96.0.1");
         way.program(&one);
         tally("10.96.0.1:80", 3);
         tally("10.96.0.2:80", 2);
@@ -129,8 +131,8 @@ fn kernel_counts_the_connections_to_each_portal() {
         let expected =
             |count| [(tcp("10.96.0.1:80"), count), (tcp("10.96.0.1:81"), 0), (of("10.96.0.1:53"), 0)];
         assert_eq!(hits(), BTreeMap::from(expected(3)));
-        // What is wanted besides starts no count anew.
-        way.change(&one, &wanting(&portals, &one, "10.96.0.2"));
+        // The activation of another portal does not reset counters.
+        way.change(&one, &activated(&portals, &one, "10.96.0.2"));
         tally("10.96.0.1:80", 1);
         let counted = hits();
         assert_eq!(counted.len(), 6);
@@ -143,9 +145,9 @@ fn next_agent_finds_the_active_portals_in_the_kernel() {
     each_way(|way| {
         serve("kernel", "10.1.0.1:8080");
         let portals = world();
-        let used = wanting(&portals, &nothing_wanted(&portals), "10.96.0.2");
+        let used = activated(&portals, &inactive(&portals), "10.96.0.2");
         way.program(&used);
-        let mut found = nothing_wanted(&portals);
+        let mut found = inactive(&portals);
         hits().into_keys().for_each(|key| drop(found.activate(&portals, key.address)));
         assert_eq!(Table::from(&found), Table::from(&used));
     });
@@ -166,7 +168,7 @@ fn full_table_becomes_on_demand_and_full_again_in_one_transaction_each() {
         let _relay = relay();
         serve("kernel", "10.1.0.1:8080");
         let portals = world();
-        let (full, none) = (Ruleset::new(&portals, Settings::default()), nothing_wanted(&portals));
+        let (full, none) = (Ruleset::new(&portals, Settings::default()), inactive(&portals));
         way.program(&full);
         assert_eq!(answer("10.96.0.1:80"), "kernel");
         way.change(&full, &none);
@@ -181,16 +183,16 @@ fn full_table_becomes_on_demand_and_full_again_in_one_transaction_each() {
 fn without_a_relay_inactive_portals_reject_at_once_and_active_ones_work() {
     each_way(|way| {
         serve("kernel", "10.1.0.1:8080");
-        // Whoever passes the portal by ends up here.
-        serve_beyond("past", "10.96.0.2:80");
+        // A connection that bypasses the portal would arrive here.
+        serve_beyond("bypass", "10.96.0.2:80");
         let portals = world();
-        way.program(&wanting(&portals, &nothing_wanted(&portals), "10.96.0.1"));
+        way.program(&activated(&portals, &inactive(&portals), "10.96.0.1"));
         assert_eq!(answer("10.96.0.1:80"), "kernel");
         assert_refused("10.96.0.2:80");
         let client = UdpSocket::bind("10.200.0.1:0").expect("bind");
         client.connect("10.96.0.2:53").expect("connect");
-        client.send(b"x").expect("the first goes out");
-        let refused = client.recv(&mut [0]).expect_err("nobody is there");
+        client.send(b"x").expect("the first datagram is sent");
+        let refused = client.recv(&mut [0]).expect_err("no listener on the relay's port");
         assert_eq!(refused.kind(), ErrorKind::ConnectionRefused);
     });
 }
@@ -212,16 +214,16 @@ fn datagrams_are_relayed_until_their_portal_is_active() {
         };
         let answered = |client: &UdpSocket, by: &UdpSocket| {
             let (_, from) = by.recv_from(&mut [0; 8]).expect("the query arrives");
-            by.send_to(b"answer", from).expect("answer");
+            by.send_to(b"reply", from).expect("reply");
             client.set_read_timeout(Some(ANSWER)).expect("set a time-out");
-            client.recv(&mut [0; 8]).expect("the answer comes from the portal's address");
+            client.recv(&mut [0; 8]).expect("the reply comes from the portal's address");
         };
         let portals = world();
-        let before = nothing_wanted(&portals);
+        let before = inactive(&portals);
         way.program(&before);
         let first = ask();
         answered(&first, &relay);
-        way.change(&before, &wanting(&portals, &before, "10.96.0.1"));
+        way.change(&before, &activated(&portals, &before, "10.96.0.1"));
         answered(&ask(), &server);
         first.send(b"more").expect("send");
         answered(&first, &relay);
@@ -233,16 +235,16 @@ fn protocols_that_the_relay_does_not_support_are_rejected() {
     each_way(|way| {
         let there = "10.96.0.1";
         for (protocol, packet) in [(SockProtocol::Icmp, echo_request()), (SockProtocol::Sctp, sctp_init())] {
-            assert!(leaves(protocol, there, &packet), "{protocol:?} leaves where nothing is programmed");
+            assert!(leaves(protocol, there, &packet), "{protocol:?} is sent without rules");
         }
-        way.program(&nothing_wanted(&world()));
+        way.program(&inactive(&world()));
         for (protocol, packet) in [(SockProtocol::Icmp, echo_request()), (SockProtocol::Sctp, sctp_init())] {
-            assert!(!leaves(protocol, there, &packet), "{protocol:?} passes by");
+            assert!(!leaves(protocol, there, &packet), "{protocol:?} bypasses the portal");
         }
     });
 }
 
-/// Whether a packet to this address leaves; if a rule drops it, sending it fails.
+/// Returns whether a packet to this address is sent. If a rule drops it, sending fails.
 fn leaves(protocol: SockProtocol, to: &str, packet: &[u8]) -> bool {
     let sender: OwnedFd =
         socket(AddressFamily::Inet, SockType::Raw, SockFlag::empty(), protocol).expect("a raw socket");
@@ -257,7 +259,7 @@ fn echo_request() -> Vec<u8> {
     [words[0], !sum, words[2], words[3]].into_iter().flat_map(u16::to_be_bytes).collect()
 }
 
-/// The first packet of an association: where conntrack finds it damaged it is no first packet.
+/// The first packet of an association. Its checksum must be correct, otherwise conntrack ignores it.
 fn sctp_init() -> Vec<u8> {
     let mut packet = Vec::new();
     packet.extend_from_slice(&[0x12, 0x34, 0, 80, 0, 0, 0, 0, 0, 0, 0, 0]);

@@ -1,7 +1,8 @@
-//! Portals for what a pod forwards: a guest behind the pod, a virtual machine say, has the pod's portals where the pod
-//! names the interface by which it comes.
+//! Portals for forwarded traffic: a guest behind the pod, such as a virtual machine, has the pod's portals if the pod
+//! names the guest's interface.
 //!
-//! Three namespaces in a line: guest, pod, backend. The rules are in the pod's; the guest opens connections.
+//! Three network namespaces are connected in a line: guest, pod, backend. The pod has the rules, and the guest opens
+//! connections.
 
 use std::fs::{self, File};
 use std::io::ErrorKind;
@@ -17,13 +18,13 @@ use test_support::conversation::{ANSWER, answer, ask, assert_refused, assert_sil
 use test_support::namespace::{run, within};
 use test_support::way::{each_way, ruleset_of};
 
-/// A new namespace behind a device of this one; the name ends both devices' names. `net` is the third byte
-/// of the addresses: .1 is here and .2 there, which sends everything here.
+/// Creates a network namespace, connected to this one by a veth pair `to-{name}` and `of-{name}`. `net` is the third
+/// byte of the addresses: this namespace has .1; the new one has .2 and a default route to .1.
 fn neighbour(name: &str, net: u8) -> Netns {
     let file = within(|| File::open("/proc/thread-self/ns/net").expect("open the namespace"));
-    let place = format!("/proc/{}/fd/{}", std::process::id(), file.as_raw_fd());
+    let path = format!("/proc/{}/fd/{}", std::process::id(), file.as_raw_fd());
     let (here, there) = (format!("to-{name}"), format!("of-{name}"));
-    run("ip", &["link", "add", &here, "type", "veth", "peer", "name", &there, "netns", &place], "");
+    run("ip", &["link", "add", &here, "type", "veth", "peer", "name", &there, "netns", &path], "");
     let addresses = |last: u8| [format!("10.50.{net}.{last}/24"), format!("2001:db8:50:{net}::{last}/64")];
     let start = |device: &str, last: u8| {
         for address in addresses(last) {
@@ -34,16 +35,16 @@ fn neighbour(name: &str, net: u8) -> Netns {
     };
     start(&here, 1);
     let netns = Netns::from_fd(file.into()).expect("a namespace");
-    let furnish = || {
+    let configure = || {
         start(&there, 2);
         run("ip", &["route", "replace", "default", "via", &format!("10.50.{net}.1")], "");
         run("ip", &["-6", "route", "replace", "default", "via", &format!("2001:db8:50:{net}::1")], "");
     };
-    netns.within(furnish).expect("enter the neighbour");
+    netns.within(configure).expect("enter the new namespace");
     netns
 }
 
-/// Makes this namespace forward, between a guest and backends 10.1.0.1 and 2001:db8:1::1.
+/// Enables forwarding in this namespace, between a guest and the backends 10.1.0.1 and 2001:db8:1::1.
 fn line() -> (Netns, Netns) {
     for key in ["ipv4/ip_forward", "ipv6/conf/all/forwarding"] {
         fs::write(format!("/proc/sys/net/{key}"), "1").expect("let this namespace forward");
@@ -56,7 +57,7 @@ fn line() -> (Netns, Netns) {
     let serving = || {
         serve("backend", "10.1.0.1:8080");
         serve("six", "[2001:db8:1::1]:8080");
-        serve("past", "10.96.0.77:80");
+        serve("bypass", "10.96.0.77:80");
     };
     backend.within(serving).expect("enter the backend's namespace");
     (guest, backend)
@@ -104,7 +105,7 @@ fn guest_reaches_backends_through_the_portals_of_its_pod() {
             }
         };
         guest.within(asking).expect("enter the guest");
-        assert_eq!(answer("10.96.0.1:80"), "backend", "and so does the pod");
+        assert_eq!(answer("10.96.0.1:80"), "backend", "the pod reaches the backend, too");
     });
 }
 
@@ -125,7 +126,7 @@ fn guest_is_rejected_and_dropped_like_its_pod() {
                 client.connect(portal).expect("connect");
                 client.set_read_timeout(Some(ANSWER)).expect("set a time-out");
                 client.send(b"query").expect("send");
-                let refused = client.recv(&mut [0; 8]).expect_err("nobody answers");
+                let refused = client.recv(&mut [0; 8]).expect_err("the datagram is rejected");
                 assert_eq!(refused.kind(), ErrorKind::ConnectionRefused, "{portal}");
             }
         };
@@ -138,7 +139,7 @@ fn connection_of_a_guest_is_redirected_to_the_relay_at_the_address_of_the_pod() 
     each_way(|way| {
         let (guest, _backend) = line();
         way.program_with_guests(&world(), "to-gue*");
-        // Redirected packets of a guest go to the address of the device they came by, not to loopback.
+        // Redirected packets of a guest go to the address of their ingress device, not to loopback.
         let relay =
             TcpListener::bind(("0.0.0.0", Settings::default().relay_port)).expect("listen as the relay");
         std::thread::scope(|scope| {

@@ -1,4 +1,4 @@
-//! Guests of a pod that the real agent keeps right: the pod's annotation names the interfaces behind which they are.
+//! Guests of a pod with the real agent: an annotation of the pod names the interfaces of its guests.
 
 use agent_ipc::{Attachment, Reply, Request};
 use netns_nft::TableState;
@@ -12,7 +12,7 @@ use test_support::served;
 const KERNEL: &str = "10.96.0.1:80";
 const RELAY: &str = "10.96.0.2:80";
 
-/// Runs `body` with a pod with backends, and its guest behind tap0.
+/// Runs `body` with a pod that contains backends, and its guest behind tap0.
 fn with_a_guest(body: impl FnOnce(&AgentDir, &Pod, &Pod) + Send) {
     bare(|| {
         run("ip", &["link", "set", "lo", "up"], "");
@@ -21,7 +21,7 @@ fn with_a_guest(body: impl FnOnce(&AgentDir, &Pod, &Pod) + Send) {
         folder.put("relay.json", &service("relay", "10.96.0.2", RELAYED, &["10.1.0.2"]));
         let (pod, guest) = (served::pod(), Pod::new());
         pod.within(|| {
-            std::fs::write("/proc/sys/net/ipv4/ip_forward", "1").expect("let the pod forward");
+            std::fs::write("/proc/sys/net/ipv4/ip_forward", "1").expect("enable forwarding in the pod");
             let peer = ["peer", "name", "eth0", "netns", &guest.path()];
             run("ip", &[&["link", "add", "tap0", "type", "veth"][..], &peer].concat(), "");
             run("ip", &["link", "set", "tap0", "up"], "");
@@ -46,9 +46,9 @@ fn attach(agent: &Agent, pod: &Pod, interfaces: &str) -> Reply {
     agent.ask(&Request::Attach(annotated(pod, interfaces)), Some(pod))
 }
 
-/// The guests that stand in the pod's kernel.
+/// The guest interfaces in the pod's table.
 fn guests(pod: &Pod) -> String {
-    let found = pod.netns.socket().and_then(|socket| socket.read_table()).expect("look");
+    let found = pod.netns.socket().and_then(|socket| socket.read_table()).expect("read the table");
     let TableState::Intact(table) = found else { panic!("no table of this layout: {found:?}") };
     table.guests.to_string()
 }
@@ -67,14 +67,16 @@ fn guest_behind_the_annotated_interface_is_served_over_a_restart() {
         agent.settled(2);
         assert_eq!((served(guest), guests(pod).as_str()), (["a", "b"].map(str::to_owned), "tap*"));
         pod.within(|| run("nft", &["flush", "set", "inet", "portico", "guests"], ""));
-        agent.until("an audit puts the guests back", |_| guests(pod) == "tap*");
+        agent.until("an audit restores the guests", |_| guests(pod) == "tap*");
         let repaired = |agent: &Agent| agent.status()["counts"]["repairs"].clone();
         assert_eq!(repaired(&agent), 1);
         agent.kill();
         let agent = Agent::start(folder, &["--audit-interval", "1"]);
-        agent.until("it is adopted", |agent| agent.status()["attachments"][0]["revision"].is_u64());
+        agent.until("the attachment is recovered", |agent| {
+            agent.status()["attachments"][0]["revision"].is_u64()
+        });
         assert_eq!((served(guest), guests(pod).as_str()), (["a", "b"].map(str::to_owned), "tap*"));
-        assert_eq!(repaired(&agent), 0, "it was right: {}", agent.log());
+        assert_eq!(repaired(&agent), 0, "there was no drift: {}", agent.log());
     });
 }
 

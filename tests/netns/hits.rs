@@ -1,5 +1,5 @@
-//! What the kernel counts where it is to count, by both ways into it: a hit at a portal is one connection or UDP
-//! flow, and each goes to the backend at which it is counted.
+//! Counters in the kernel, with both loaders: a hit of a portal is one connection or UDP flow, and it is also counted
+//! at its backend.
 
 use std::collections::BTreeMap;
 use std::net::UdpSocket;
@@ -20,7 +20,7 @@ const BACKENDS: [(&str, &str, &str); 3] = [
     ("b", "10.1.0.2", "2001:db8:1::2"),
     ("c", "10.1.0.3", "2001:db8:1::3"),
 ];
-/// So many connections to each portal.
+/// The number of connections to each portal.
 const TIMES: u16 = 12;
 
 /// The name of a service, its addresses, how its connections are spread, and over how many backends.
@@ -58,7 +58,7 @@ fn counting() -> Ruleset {
     ruleset(Settings { counters: true, ..Settings::default() })
 }
 
-/// Servers that say their names, TCP and UDP.
+/// Starts servers that send their names over TCP and UDP.
 fn serve_all() {
     for (name, v4, v6) in BACKENDS {
         for (tcp, udp) in
@@ -75,7 +75,7 @@ fn serve_all() {
     }
 }
 
-/// Who answers so many flows, each of a port of its own.
+/// Returns how many flows each backend answers. Each flow has its own source port.
 fn udp_tally(portal: &str, own: &str) -> BTreeMap<String, usize> {
     let mut tally = BTreeMap::new();
     for flow in 0..TIMES {
@@ -83,25 +83,27 @@ fn udp_tally(portal: &str, own: &str) -> BTreeMap<String, usize> {
         client.set_read_timeout(Some(ANSWER)).expect("set a time-out");
         client.connect(portal).expect("connect");
         let mut name = [0; 8];
-        client.send(b"who").expect("ask");
-        let length = client.recv(&mut name).expect("an answer");
+        client.send(b"who").expect("send");
+        let length = client.recv(&mut name).expect("a reply");
         *tally.entry(String::from_utf8_lossy(&name[..length]).into_owned()).or_default() += 1;
-        // A later datagram of the flow meets no rule.
-        client.send(b"who").expect("ask");
-        client.recv(&mut name).expect("an answer");
+        // Later datagrams of the flow are not evaluated by rules.
+        client.send(b"who").expect("send");
+        client.recv(&mut name).expect("a reply");
     }
     tally
 }
 
 fn counted() -> Counters {
-    Socket::open().and_then(|socket| socket.counters(&Limits::default(), None)).expect("what was counted")
+    Socket::open().and_then(|socket| socket.counters(&Limits::default(), None)).expect("read the counters")
 }
 
-/// What was counted at the backends of a portal, by their names.
+/// The hits of a portal's backends, by the names of the backends.
 fn by_name(counted: &Counters, key: PortalKey) -> BTreeMap<String, u64> {
     let of = |address: String| BACKENDS.iter().find(|(_, v4, v6)| address == *v4 || address == *v6);
     let backends = counted.backends[&key].iter();
-    backends.map(|(at, hits)| (of(at.ip().to_string()).expect("ours").0.to_owned(), *hits)).collect()
+    backends
+        .map(|(at, hits)| (of(at.ip().to_string()).expect("a backend of the test").0.to_owned(), *hits))
+        .collect()
 }
 
 #[test]
@@ -124,9 +126,9 @@ fn each_connection_and_flow_is_one_hit_of_its_portal_and_one_of_its_backend() {
         for (key, (spread, answered)) in answered {
             assert_eq!(counted.portals[&key], u64::from(TIMES), "{key}");
             let hits = by_name(&counted, key);
-            let heard = |name: &String| answered.get(name).copied().unwrap_or(0) as u64;
+            let replies = |name: &String| answered.get(name).copied().unwrap_or(0) as u64;
             assert_eq!(hits.len(), spread.backends, "{key}");
-            assert!(hits.iter().all(|(name, hits)| *hits == heard(name)), "{key}: {hits:?}, {answered:?}");
+            assert!(hits.iter().all(|(name, hits)| *hits == replies(name)), "{key}: {hits:?}, {answered:?}");
             assert_eq!(hits.values().sum::<u64>(), u64::from(TIMES), "{key}");
             if spread.name == "turns" {
                 assert!(hits.values().all(|hits| *hits == u64::from(TIMES) / 3), "{key}: {hits:?}");
@@ -144,7 +146,7 @@ fn counting_keeps_the_generation_and_nft_lists_the_counters() {
         let before = generation();
         tally("10.96.0.2:80", 6);
         tally("[2001:db8:96::2]:80", 3);
-        assert_eq!(generation(), before, "or an audit would read the whole table");
+        assert_eq!(generation(), before, "a changed generation would cause an audit");
         let listed = run("nft", &["list", "ruleset"], "");
         let lists = |key: &str, packets: u64| {
             listed.lines().any(|line| line.contains(&format!("{key} counter packets {packets} bytes")))
@@ -169,7 +171,7 @@ fn remaining_backend_keeps_its_counter_and_replaced_table_starts_at_zero() {
         way.change(&three, &two);
         let portal = tcp("10.96.0.2:80");
         let after = counted();
-        assert_eq!(after.portals[&portal], 0, "another number of backends is another element");
+        assert_eq!(after.portals[&portal], 0, "the element of the portal was replaced");
         let both = |a, b| BTreeMap::from([("a".to_owned(), a), ("b".to_owned(), b)]);
         assert_eq!(by_name(&after, portal), both(2, 2));
         tally("10.96.0.2:80", 4);
@@ -187,7 +189,7 @@ fn rejected_and_relayed_connections_count_only_at_the_portal() {
             slice("relayed").tcp("t", 8080).at("10.1.0.1").into(),
         ]);
         way.program(&Ruleset::new(&portals, Settings { counters: true, ..Settings::default() }));
-        // Nobody relays here, so each is refused.
+        // No process listens on the relay's port, so each connection is refused.
         for portal in ["10.96.0.5:80", "10.96.0.6:80"] {
             (0..3).for_each(|_| assert_refused(portal));
         }

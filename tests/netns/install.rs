@@ -1,6 +1,6 @@
-//! `portico install` where the file system refuses: no space, and folders that are read-only.
+//! `portico install` with errors of the file system: no space, and read-only directories.
 //!
-//! Each test mounts a small file system of its own, for which it has a mount namespace of its own.
+//! Each test mounts a small file system in its own mount namespace.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -12,13 +12,13 @@ use test_support::namespace::{bare, run};
 use test_support::temp_dir::TempDir;
 
 const BARE: &str = r#"{"cniVersion": "1.0.0", "name": "pods", "plugins": [{"type": "bridge"}]}"#;
-/// Speaks as the plugin does, and takes some space.
+/// Replies to VERSION like the plugin, and occupies some space.
 const PLUGIN: &str = "#!/bin/sh\necho '{\"supportedVersions\":[\"1.0.0\"]}'\n";
-/// What the small file systems hold.
+/// The size of the small file systems, in pages.
 const PAGES: usize = 8;
 const PAGE: usize = 4096;
 
-/// Gives `body` a node with a small file system at the folder of this name.
+/// Runs `body` on a node with a small file system at the directory of this name.
 fn with_small(test: &str, name: &str, body: impl FnOnce(&TempDir) + Send) {
     let folder = TempDir::new(test);
     bare(|| {
@@ -27,8 +27,8 @@ fn with_small(test: &str, name: &str, body: impl FnOnce(&TempDir) + Send) {
         for name in ["bin", "net.d"] {
             fs::create_dir_all(folder.join(name)).expect("a folder");
         }
-        let place = folder.join(name).display().to_string();
-        run("mount", &["-t", "tmpfs", "-o", &format!("size={}", PAGES * PAGE), "tmpfs", &place], "");
+        let path = folder.join(name).display().to_string();
+        run("mount", &["-t", "tmpfs", "-o", &format!("size={}", PAGES * PAGE), "tmpfs", &path], "");
         fs::write(folder.join("net.d/10-net.conflist"), BARE).expect("a configuration");
         fs::write(folder.join("portico-cni"), format!("{PLUGIN}#{}\n", "x".repeat(2 * PAGE)))
             .expect("a plugin");
@@ -38,7 +38,7 @@ fn with_small(test: &str, name: &str, body: impl FnOnce(&TempDir) + Send) {
     });
 }
 
-/// Exit code and what it said.
+/// Runs `portico`, and returns the exit code and the output.
 fn portico(folder: &TempDir, verb: &str) -> (i32, String) {
     let test = std::env::current_exe().expect("this test's own path");
     let program = test.ancestors().nth(2).expect("target/debug/deps/test").join("portico");
@@ -50,7 +50,7 @@ fn portico(folder: &TempDir, verb: &str) -> (i32, String) {
     }
     let output = command.output().expect("start portico: scripts/netns-test builds it");
     let said = [output.stdout, output.stderr].concat();
-    (output.status.code().expect("it ends by itself"), String::from_utf8(said).expect("text"))
+    (output.status.code().expect("an exit without a signal"), String::from_utf8(said).expect("text"))
 }
 
 fn names(folder: &Path) -> Vec<String> {
@@ -70,7 +70,7 @@ fn install_on_a_full_disk_changes_nothing() {
     for name in ["bin", "net.d"] {
         with_small(&format!("space-{name}"), name, |folder| {
             let filler = folder.join(name).join("filler");
-            // As much as goes.
+            // Fill the file system.
             let _ = fs::write(&filler, vec![7; PAGES * PAGE]);
             let (code, said) = portico(folder, "install");
             assert!(code == 1 && said.contains("No space left on device"), "{said}");
@@ -78,7 +78,7 @@ fn install_on_a_full_disk_changes_nothing() {
             assert_eq!(conf(folder), BARE);
             assert!(names(&folder.join("net.d")).iter().all(|name| name != ".portico.new"));
             assert!(names(&folder.join("bin")).iter().all(|name| name != ".portico.new"));
-            fs::remove_file(filler).expect("somebody makes space");
+            fs::remove_file(filler).expect("free the space");
             assert_eq!(portico(folder, "install").0, 0);
             assert!(conf(folder).contains("portico-cni"));
         });
@@ -89,16 +89,16 @@ fn install_on_a_full_disk_changes_nothing() {
 fn read_only_directory_is_named_and_nothing_is_half_written() {
     for name in ["bin", "net.d"] {
         with_small(&format!("read-only-{name}"), name, |folder| {
-            let place = folder.join(name).display().to_string();
-            run("mount", &["-o", "remount,ro", &place], "");
+            let path = folder.join(name).display().to_string();
+            run("mount", &["-o", "remount,ro", &path], "");
             let (code, said) = portico(folder, "install");
             assert!(code == 1 && said.contains("Read-only file system"), "{said}");
-            assert!(said.contains(&place), "{said}");
+            assert!(said.contains(&path), "{said}");
             assert_eq!(conf(folder), BARE);
-            run("mount", &["-o", "remount,rw", &place], "");
+            run("mount", &["-o", "remount,rw", &path], "");
             assert_eq!(portico(folder, "install").0, 0);
-            // What is whole needs no writing.
-            run("mount", &["-o", "remount,ro", &place], "");
+            // A complete installation is not written again.
+            run("mount", &["-o", "remount,ro", &path], "");
             let (code, said) = portico(folder, "install");
             assert_eq!(code, 0, "{said}");
         });
@@ -109,12 +109,12 @@ fn read_only_directory_is_named_and_nothing_is_half_written() {
 fn uninstall_that_cannot_write_fails_and_keeps_the_plugin() {
     with_small("uninstall", "net.d", |folder| {
         assert_eq!(portico(folder, "install").0, 0);
-        let place = folder.join("net.d").display().to_string();
-        run("mount", &["-o", "remount,ro", &place], "");
+        let path = folder.join("net.d").display().to_string();
+        run("mount", &["-o", "remount,ro", &path], "");
         let (code, said) = portico(folder, "uninstall");
         assert!(code == 1 && said.contains("Read-only file system"), "{said}");
         assert!(folder.join("bin/portico-cni").exists());
-        run("mount", &["-o", "remount,rw", &place], "");
+        run("mount", &["-o", "remount,rw", &path], "");
         let (code, said) = portico(folder, "uninstall");
         assert_eq!((code, conf(folder)), (0, BARE.to_owned()), "{said}");
     });

@@ -1,7 +1,7 @@
-//! The programs start within the chart's memory limits, whatever a tenant has put into the API server.
+//! The programs start within the memory limits of the chart with any objects that a tenant can create.
 //!
-//! Each runs in a memory cgroup with the limit that deploy/helm/portico/values.yaml sets. The double makes the objects
-//! when it sends them.
+//! Each program runs in a memory cgroup with the limit in deploy/helm/portico/values.yaml. The double generates the
+//! objects while it sends them.
 
 use std::fs::File;
 use std::io::{Read, Write};
@@ -19,13 +19,13 @@ use test_support::program::program;
 
 const AGENT_LIMIT: u64 = 512 << 20;
 const WEBHOOK_LIMIT: u64 = 256 << 20;
-/// Far more than a start takes, on a busy machine.
+/// The timeout of a start, generous for a busy machine.
 const PATIENCE: Duration = Duration::from_secs(180);
 
-/// How many services of 6,000 ports, 1.3 MB each: more than a page of 256 MiB held.
+/// The number of services of 6,000 ports, 1.3 MB each: more than fits into a page of 256 MiB.
 const LARGE: usize = 215;
 
-/// What a tenant with the role `edit` may put there, and a cluster of 5,000 namespaces.
+/// An API server with services that a tenant with the role `edit` can create, and with 5,000 namespaces.
 fn attacked(initial: Option<InitialEvents>) -> Api {
     let api = Api::double();
     api.put(service_cidr("kubernetes", "10.0.0.0/16"));
@@ -71,7 +71,7 @@ fn until(what: &str, mut is_so: impl FnMut() -> bool) {
     }
 }
 
-/// The metrics page at an address; empty while there is none.
+/// Returns a page at an address, or an empty text if no server listens.
 fn page(address: SocketAddr, path: &str) -> String {
     let mut text = String::new();
     if let Ok(mut stream) = TcpStream::connect(address) {
@@ -90,7 +90,7 @@ fn free_address() -> SocketAddr {
     listener.local_addr().expect("an address")
 }
 
-#[allow(clippy::print_stderr)] // The figure is for whoever reads the run.
+#[allow(clippy::print_stderr)] // The figure belongs in the log of the run.
 fn assert_below(what: &str, group: &MemoryCgroup, limit: u64) {
     let peak = group.most();
     eprintln!("{what}: at most {} MiB of {} MiB", peak >> 20, limit >> 20);
@@ -107,12 +107,12 @@ fn agent_starts(initial: Option<InitialEvents>) {
         &enter.each_ref().map(String::as_str),
         &["--kubeconfig", kubeconfig, "--node", "n1", "--metrics", &metrics.to_string()],
     );
-    until("the agent knows the services", || has_line(&page(metrics, "/metrics"), "portico_synced 1"));
+    until("the agent is synced", || has_line(&page(metrics, "/metrics"), "portico_synced 1"));
     let page = page(metrics, "/metrics");
     for line in ["portico_services 1", "portico_objects_rejected 215", "portico_source_outage 0"] {
         assert!(has_line(&page, line), "{line}\n{page}");
     }
-    // Each is named in one line, and no more than a hundred are.
+    // One line names each service, and at most a hundred are named.
     let log = agent.log();
     assert_eq!(log.matches("Service tenant/large-7:").count(), 1);
     assert_eq!(log.matches("Service tenant/large-").count(), 100);
@@ -143,18 +143,18 @@ fn rejected_service_is_a_metric_until_it_is_deleted_and_no_outage() {
         &folder,
         &["--kubeconfig", kubeconfig, "--node", "n1", "--metrics", &metrics.to_string()],
     );
-    let says = |line: &str| has_line(&page(metrics, "/metrics"), line);
-    until("the services are known", || says("portico_synced 1"));
-    assert!(says("portico_objects_rejected 0"));
+    let has = |line: &str| has_line(&page(metrics, "/metrics"), line);
+    until("the agent is synced", || has("portico_synced 1"));
+    assert!(has("portico_objects_rejected 0"));
     api.put(broken);
-    until("it is counted", || says("portico_objects_rejected 1"));
-    assert!(says("portico_source_outage 0") && says("portico_source_outages_total 0"));
+    until("the rejection is counted", || has("portico_objects_rejected 1"));
+    assert!(has("portico_source_outage 0") && has("portico_source_outages_total 0"));
     assert_eq!(agent.log().matches("Service default/broken: ").count(), 1, "{}", agent.log());
     api.delete("Service", "default", "broken");
-    until("it is no longer counted", || says("portico_objects_rejected 0"));
+    until("the rejection is no longer counted", || has("portico_objects_rejected 0"));
 }
 
-/// A program that ends with the value.
+/// A program that is killed when the value is dropped.
 struct Program(Child);
 
 impl Drop for Program {
@@ -175,7 +175,7 @@ fn webhook_starts(initial: Option<InitialEvents>) {
     let out = File::create(&log).expect("make the log");
     let mut webhook = Program(command.stdin(Stdio::null()).stderr(out).spawn().expect("start the webhook"));
     until("the webhook is ready", || {
-        let ended = webhook.0.try_wait().expect("ask for its end");
+        let ended = webhook.0.try_wait().expect("poll the webhook");
         assert!(ended.is_none(), "{ended:?}: {}", std::fs::read_to_string(&log).unwrap_or_default());
         page(admin, "/readyz").starts_with("HTTP/1.1 200")
     });

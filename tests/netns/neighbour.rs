@@ -1,7 +1,7 @@
-//! A pod's portals are for the pod: its neighbours on the same network reach nothing through them.
+//! Only a pod itself can use its portals: its neighbours on the same network reach nothing through them.
 //!
-//! The pod has a second interface on a LAN, by a bridge or by macvlan, on which a stranger tries with ordinary sockets
-//! and with frames made by hand, as a container with NET_RAW can.
+//! The pod has a second interface on a LAN (bridge or macvlan). A neighbour on this LAN uses ordinary sockets and
+//! crafted frames, as a container with NET_RAW can.
 
 mod frame;
 
@@ -22,7 +22,7 @@ use test_support::relayed;
 use test_support::relayed::{Relayed, Server, leads, relayed, web};
 use test_support::way::portals_of;
 
-/// The pod and the stranger on the LAN.
+/// The pod and the neighbour on the LAN.
 const POD: &str = "10.5.0.2";
 const POD6: &str = "2001:db8:5::2";
 const STRANGER: &str = "10.5.0.3";
@@ -30,12 +30,12 @@ const STRANGER6: &str = "2001:db8:5::3";
 const PORTAL: &str = "10.96.0.1:80";
 const PORTAL6: &str = "[2001:db8:96::1]:80";
 const RELAY_PORT: u16 = 15_999;
-/// How long a flood lasts.
+/// The duration of a flood.
 const FLOOD: Duration = Duration::from_secs(2);
-/// In what the kernel counts processor time (USER_HZ).
+/// The unit in which the kernel reports CPU time (USER_HZ).
 const TICK: Duration = Duration::from_millis(10);
 
-/// How two pods of a node are on one LAN.
+/// The kind of the LAN that two pods of a node share.
 #[derive(Debug, Clone, Copy)]
 enum Lan {
     Bridge,
@@ -43,7 +43,7 @@ enum Lan {
 }
 
 impl Lan {
-    /// A stranger on a LAN with the pod, who sends what goes to services to the pod.
+    /// Creates a neighbour on a LAN with the pod. The neighbour routes service addresses to the pod.
     fn stranger(self, pod: &Pod) -> Pod {
         let stranger = Pod::new();
         match self {
@@ -95,7 +95,7 @@ fn ranges() -> Change {
     Change::ServiceRanges(ranges.into())
 }
 
-/// What the pod is shown, and how it is programmed.
+/// The services of the pod, and whether it is programmed on demand.
 fn cases() -> [(&'static str, Vec<Change>, bool); 4] {
     let to = ["10.1.0.1", "2001:db8:1::1"];
     let [kernel, made] = leads(service(), &to);
@@ -110,8 +110,8 @@ fn cases() -> [(&'static str, Vec<Change>, bool); 4] {
     ]
 }
 
-/// Runs `body` with a pod that is programmed so, the stranger, and a backend that counts.
-fn beside_a_stranger(
+/// Runs `body` with a programmed pod, a neighbour, and backends that count their connections.
+fn with_neighbour(
     lan: Lan,
     changes: &[Change],
     on_demand: bool,
@@ -129,7 +129,7 @@ fn beside_a_stranger(
     });
 }
 
-/// The pod itself is served, so that what a stranger is refused is there.
+/// Asserts that the pod itself is served, so that the rejection of the neighbour is significant.
 fn assert_serves_the_pod(world: &Relayed) {
     for (portal, name) in [(PORTAL, 'a'), (PORTAL6, 'b')] {
         let mut stream = world.connect(portal);
@@ -141,10 +141,10 @@ fn counts(servers: &[Server; 2]) -> [usize; 2] {
     servers.each_ref().map(Server::count)
 }
 
-/// The stranger gets no answer, by any way.
+/// Asserts that the neighbour gets no reply over TCP or UDP.
 fn try_all(stranger: &Pod) {
     let connect = |to: &str| ask(to, SILENCE).map(drop);
-    let tell = |to: &str| -> std::io::Result<()> {
+    let send = |to: &str| -> std::io::Result<()> {
         let client = UdpSocket::bind(if to.starts_with('[') { "[::]:0" } else { "0.0.0.0:0" })?;
         client.set_read_timeout(Some(SILENCE))?;
         client.connect(to.replace(":80", ":53"))?;
@@ -155,7 +155,7 @@ fn try_all(stranger: &Pod) {
         std::thread::scope(|scope| {
             for to in [PORTAL, PORTAL6, "10.5.0.2:15999", "[2001:db8:5::2]:15999"] {
                 scope.spawn(move || assert!(connect(to).is_err(), "{to}"));
-                scope.spawn(move || assert!(tell(to).is_err(), "{to}"));
+                scope.spawn(move || assert!(send(to).is_err(), "{to}"));
             }
         });
     });
@@ -171,11 +171,10 @@ fn ways() -> impl Iterator<Item = (Lan, &'static str, Vec<Change>, bool)> {
 fn neighbour_reaches_no_backend_through_the_portals_of_a_pod() {
     for (lan, name, changes, on_demand) in ways() {
         for forwards in ["0", "1"] {
-            beside_a_stranger(lan, &changes, on_demand, |world, stranger, servers| {
+            with_neighbour(lan, &changes, on_demand, |world, stranger, servers| {
                 world.within(|| {
                     for key in ["ipv4/ip_forward", "ipv6/conf/all/forwarding"] {
-                        std::fs::write(format!("/proc/sys/net/{key}"), forwards)
-                            .expect("whether it forwards");
+                        std::fs::write(format!("/proc/sys/net/{key}"), forwards).expect("set forwarding");
                     }
                 });
                 assert_serves_the_pod(world);
@@ -191,7 +190,7 @@ fn neighbour_reaches_no_backend_through_the_portals_of_a_pod() {
 #[test]
 fn crafted_frames_get_no_reply() {
     for (lan, name, changes, on_demand) in ways() {
-        beside_a_stranger(lan, &changes, on_demand, |world, stranger, servers| {
+        with_neighbour(lan, &changes, on_demand, |world, stranger, servers| {
             assert_serves_the_pod(world);
             let before = counts(servers);
             let pod_mac = world.within(|| frame::mac_of("lan0"));
@@ -203,8 +202,8 @@ fn crafted_frames_get_no_reply() {
                     wire.send_syn(from, to);
                 }
             }
-            let answered = wire.syn_acks(SILENCE);
-            assert!(answered.is_empty(), "{lan:?}, {name}: {answered:?}");
+            let replies = wire.syn_acks(SILENCE);
+            assert!(replies.is_empty(), "{lan:?}, {name}: {replies:?}");
             assert_eq!((counts(servers), world.connections()), (before, 0), "{lan:?}, {name}");
         });
     }
@@ -218,9 +217,9 @@ fn external_address_that_is_the_pods_own_reaches_the_pod() {
         let [service, made] = leads(hijack, &["10.1.0.1", "2001:db8:1::1"]);
         let Change::Service(service) = service else { panic!("a service") };
         let service = Service { mode: Some(mode), ..service };
-        beside_a_stranger(Lan::Bridge, &[service.into(), made], false, |world, stranger, servers| {
+        with_neighbour(Lan::Bridge, &[service.into(), made], false, |world, stranger, servers| {
             world.within(|| {
-                std::fs::write("/proc/sys/net/ipv4/ip_forward", forwards).expect("whether it forwards");
+                std::fs::write("/proc/sys/net/ipv4/ip_forward", forwards).expect("set forwarding");
                 for address in [(POD, "v"), (POD6, "v"), ("127.0.0.1", "l"), ("::1", "l")] {
                     listen_as(address.1, address.0);
                 }
@@ -239,7 +238,7 @@ fn external_address_that_is_the_pods_own_reaches_the_pod() {
     }
 }
 
-/// A server of the pod's own at an address that it has.
+/// Starts a server in the pod on an address of the pod.
 fn listen_as(name: &'static str, address: &str) {
     let address: std::net::IpAddr = address.parse().expect("an address");
     let listener = TcpListener::bind((address, 80)).expect("listen");
@@ -255,7 +254,7 @@ fn listen_as(name: &'static str, address: &str) {
 fn datagrams_of_a_neighbour_to_the_relay_port_cost_no_cpu_time() {
     own_process!(|| {
         let (_, changes, _) = cases().into_iter().nth(1).expect("relay");
-        beside_a_stranger(Lan::Bridge, &changes, false, |world, stranger, _| {
+        with_neighbour(Lan::Bridge, &changes, false, |world, stranger, _| {
             assert_serves_the_pod(world);
             let (begun, before) = (Instant::now(), relay_cpu());
             let sent: u64 = stranger.within(|| {
@@ -267,14 +266,14 @@ fn datagrams_of_a_neighbour_to_the_relay_port_cost_no_cpu_time() {
                     .sum()
             });
             let (took, used) = (begun.elapsed(), relay_cpu() - before);
-            assert!(sent > 1_000, "{sent} datagrams are no flood");
-            assert!(used < took / 20, "{sent} datagrams in {took:?} took the relay {used:?}");
+            assert!(sent > 1_000, "only {sent} datagrams were sent");
+            assert!(used < took / 20, "{sent} datagrams in {took:?} cost the relay {used:?}");
             assert_eq!(world.relay.report(Instant::now()).unmatched, 0);
         });
     });
 }
 
-/// The processor time of the relay's threads.
+/// The CPU time of the relay's threads.
 fn relay_cpu() -> Duration {
     let tasks = std::fs::read_dir("/proc/self/task").expect("this process");
     let ticks = |stat: String| {

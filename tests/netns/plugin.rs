@@ -1,5 +1,5 @@
-//! The plugin on a pod: what it passes through and tells the agent, and what it does without one, up to a
-//! real connection through a portal.
+//! The plugin with a pod: its result, its requests to the agent, and its behaviour without an agent, up to a real
+//! connection through a portal.
 
 use std::fs;
 use std::io::{ErrorKind, Read, Write};
@@ -26,12 +26,12 @@ use test_support::way::ruleset_of;
 const ANSWER: Duration = Duration::from_secs(10);
 const PORTAL: &str = "10.96.0.1:80";
 
-/// A verb on a pod.
+/// A call of a verb for a pod.
 fn call(verb: &str, pod: &Pod, conf: &Value) -> Call {
     Call::new(&program("portico-cni"), verb, conf).env("CNI_NETNS", &pod.path())
 }
 
-/// What ADD prints for `conf`.
+/// The output of ADD for `conf`.
 fn result(folder: &TempDir) -> String {
     conf(folder.path())["prevResult"].to_string()
 }
@@ -40,7 +40,7 @@ fn on_agent_down(folder: &TempDir, what: &str) -> Value {
     with(conf(folder.path()), "onAgentDown", json!(what))
 }
 
-/// Leaves the snapshot of an agent that had one service, with its backend on this side of the wire.
+/// Stores the snapshot of an agent with one service, whose backend is on this side of the veth pair.
 fn store_snapshot(folder: &TempDir) {
     let made = slice("web").tcp("", 8080).at("10.244.1.1");
     let ruleset = ruleset_of([svc("web").ip("10.96.0.1").tcp("", 80).into(), made.into()]);
@@ -51,7 +51,7 @@ fn store_snapshot(folder: &TempDir) {
     fs::write(&path, RulesetSnapshot { revision: 7, ranges, batch }.encode()).expect("write the snapshot");
 }
 
-/// A pod with the address of `conf`, on a wire to a node that serves; no route leads further.
+/// A pod with the address of `conf`, connected by a veth pair to a node with a server. It has no other route.
 fn wired() -> Pod {
     let pod = Pod::new();
     pod.wire("veth0", "eth0");
@@ -66,7 +66,7 @@ fn wired() -> Pod {
     pod
 }
 
-/// Who answers at the portal, seen from the pod.
+/// Returns the name of the backend that the pod reaches through the portal.
 fn answer(pod: &Pod) -> std::io::Result<String> {
     pod.within(|| {
         let mut name = String::new();
@@ -95,15 +95,15 @@ fn prev_result_is_returned_unchanged_in_every_version() {
     {
         let ip = if ip_version { r#""version":"4","# } else { "" };
         for result in [
-            // bridge and host-local; portmap passes it on
+            // the result of bridge and host-local, which portmap returns unchanged
             format!(
                 r#"{{"cniVersion":"{version}","interfaces":[{{"name":"cni0","mac":"aa:bb:cc:dd:ee:ff"}},{{"name":"eth0","mac":"aa:bb:cc:dd:ee:01","sandbox":"/run/netns/x"}}],"ips":[{{{ip}"interface":1,"address":"10.88.0.2/16","gateway":"10.88.0.1"}}],"routes":[{{"dst":"0.0.0.0/0"}}],"dns":{{}}}}"#
             ),
-            // podman, by the Go types
+            // the form of podman, written from Go types
             format!(
                 "{{\n  \"cniVersion\": \"{version}\",\n  \"ips\": [ {{ {ip} \"address\": \"10.88.0.2/16\" }} ],\n  \"dns\": {{}}\n}}"
             ),
-            // what nobody knows, numbers that no type holds, and text that could be written in other ways
+            // unknown fields, numbers beyond all types, and text with optional escapes
             format!(
                 r#"{{"dns":{{"nameservers":["10.0.0.1"],"x":1}},"new":{{"a":[1.0,1e400,18446744073709551616],"b":"\u00e4\/ä"}},"interfaces":[{{"name":"eth0","mtu":1500,"socketPath":"","pciID":""}}],"cniVersion":"{version}","ips":null}}"#
             ),
@@ -118,7 +118,7 @@ fn prev_result_is_returned_unchanged_in_every_version() {
 
 #[test]
 fn attach_request_contains_all_fields_of_the_attachment() {
-    let folder = TempDir::new("told");
+    let folder = TempDir::new("fields");
     let (seen, netns) = mpsc::channel();
     let agent = FakeAgent::start(&folder.join("agent.sock"), move |_, netns| {
         seen.send(netns.map(netns_nft::Netns::id)).expect("the test listens");
@@ -128,7 +128,7 @@ fn attach_request_contains_all_fields_of_the_attachment() {
     let annotations = json!({"portico.dev/portals": "a,b", "other.io/x": "y"});
     let input = with(conf(folder.path()), "sokcet", json!("/typing/error"));
     let input = with(input, "runtimeConfig", json!({"io.kubernetes.cri.pod-annotations": annotations}));
-    let told = Attachment {
+    let expected = Attachment {
         key: key(),
         netns: pod.path().into(),
         pod: Some(PodName { namespace: "shop".into(), name: "web-0".into(), uid: "u1".into() }),
@@ -138,13 +138,15 @@ fn attach_request_contains_all_fields_of_the_attachment() {
     };
     call("ADD", &pod, &input).run().said(&result(&folder));
     call("CHECK", &pod, &input).run().said("");
-    assert_eq!(agent.requests(), [Request::Attach(told.clone()), Request::Check(told)]);
+    assert_eq!(agent.requests(), [Request::Attach(expected.clone()), Request::Check(expected)]);
     assert_eq!(netns.try_iter().collect::<Vec<_>>(), [Some(pod.netns.id()); 2]);
-    assert!(records(&folder).is_empty(), "the agent keeps its records itself");
+    assert!(records(&folder).is_empty(), "the agent writes the records");
 
-    call("ADD", &pod, &input).env("CNI_ARGS", "K8S_POD_NAME=alone").run().said(&result(&folder));
+    call("ADD", &pod, &input).env("CNI_ARGS", "K8S_POD_NAME=web-0").run().said(&result(&folder));
     match agent.requests().last() {
-        Some(Request::Attach(attachment)) => assert_eq!(attachment.pod, None, "no namespace, no pod"),
+        Some(Request::Attach(attachment)) => {
+            assert_eq!(attachment.pod, None, "a pod name requires a namespace")
+        }
         other => panic!("{other:?}"),
     }
 }
@@ -160,7 +162,7 @@ fn errors_of_the_agent_have_the_right_cni_code() {
             "no services yet",
         ),
         ("never", Reply::Refused { message: "no such view".into(), transient: false }, 100, "no such view"),
-        ("nonsense", Reply::File, 101, "file"),
+        ("unexpected", Reply::File, 101, "file"),
     ] {
         let folder = TempDir::new(name);
         FakeAgent::start(&folder.join("agent.sock"), move |_, _| reply.clone());
@@ -196,10 +198,10 @@ fn plugin_programs_a_pod_from_the_snapshot_without_an_agent() {
         let folder = TempDir::new("snapshot");
         store_snapshot(&folder);
         let pod = wired();
-        let kind = answer(&pod).expect_err("nothing is programmed yet").kind();
+        let kind = answer(&pod).expect_err("the pod is not programmed").kind();
         assert_eq!(kind, ErrorKind::NetworkUnreachable);
         call("ADD", &pod, &conf(folder.path())).run().said(&result(&folder));
-        assert_eq!(answer(&pod).expect("the portal answers"), "web");
+        assert_eq!(answer(&pod).expect("a reply through the portal"), "web");
         let [record] = records(&folder).try_into().expect("one record");
         assert_eq!((record.programmed_by, record.netns_id), (ProgrammedBy::Plugin, pod.netns.id()));
         assert_eq!(record.attachment.key, key());
@@ -208,7 +210,7 @@ fn plugin_programs_a_pod_from_the_snapshot_without_an_agent() {
         let listed = pod.within(rules);
         call("ADD", &pod, &conf(folder.path())).run().said(&result(&folder));
         assert_eq!(pod.within(rules), listed, "a second ADD adds nothing");
-        assert_eq!(answer(&pod).expect("the portal answers after a second ADD"), "web");
+        assert_eq!(answer(&pod).expect("a reply after a second ADD"), "web");
         for _ in 0..2 {
             call("DEL", &pod, &conf(folder.path())).run().said("");
             assert!(records(&folder).is_empty());
@@ -216,7 +218,7 @@ fn plugin_programs_a_pod_from_the_snapshot_without_an_agent() {
     });
 }
 
-/// All that stands in a namespace.
+/// The whole ruleset of this network namespace.
 fn rules() -> String {
     run("nft", &["list", "ruleset"], "")
 }
@@ -235,7 +237,7 @@ fn check_without_an_agent_requires_the_table() {
     call("CHECK", &pod, &conf(folder.path())).run().failed(102, &["table inet portico is missing"]);
 }
 
-/// A pod with the interface alone.
+/// A pod with only the interface.
 fn wired_within() -> Pod {
     let pod = Pod::new();
     pod.ip(&["link", "add", "eth0", "type", "veth", "peer", "name", "other"]);
@@ -285,7 +287,7 @@ fn on_agent_down_ignore_starts_a_pod_without_portals() {
     call("ADD", &pod, &input).run().said(&result(&folder));
     let [record] = records(&folder).try_into().expect("one record");
     assert_eq!((record.programmed_by, record.netns_id), (ProgrammedBy::NotYet, pod.netns.id()));
-    // CRI-O checks right after each ADD.
+    // CRI-O sends CHECK after each ADD.
     call("CHECK", &pod, &input).run().said("");
     assert_eq!(pod.within(|| run("nft", &["list", "ruleset"], "")), "");
 }
@@ -332,21 +334,21 @@ fn sixty_four_pods_start_at_once_with_and_without_an_agent() {
 #[test]
 fn del_succeeds_after_add_was_killed() {
     let folder = TempDir::new("killed");
-    let (asked, is_asked) = mpsc::channel();
+    let (requested, is_requested) = mpsc::channel();
     let (go_on, may_go_on) = mpsc::channel::<()>();
     let may_go_on = Mutex::new(may_go_on);
     let agent = FakeAgent::start(&folder.join("agent.sock"), move |request, _| {
         if matches!(request, Request::Attach(_)) {
-            asked.send(()).expect("the test listens");
+            requested.send(()).expect("the test listens");
             let _ = may_go_on.lock().expect("one at a time").recv();
         }
         Reply::Done
     });
     let pod = Pod::new();
     let mut child = call("ADD", &pod, &conf(folder.path())).start(Stdio::piped());
-    is_asked.recv_timeout(ANSWER).expect("the agent is asked");
+    is_requested.recv_timeout(ANSWER).expect("the agent gets the request");
     child.kill().expect("SIGKILL");
-    assert_eq!(child.wait().expect("it ends").code(), None);
+    assert_eq!(child.wait().expect("wait for the plugin").code(), None);
     go_on.send(()).expect("the agent waits");
     call("DEL", &pod, &conf(folder.path())).run().said("");
     assert_eq!(agent.requests().last(), Some(&Request::Detach { key: key() }));

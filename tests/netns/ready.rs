@@ -1,8 +1,8 @@
-//! The ground that the other namespace tests stand on: the namespace is empty and ours, and its kernel
-//! and tools can do what Portico asks of them.
+//! Prerequisites of the other tests: the network namespace is new and empty, and the kernel and the tools have the
+//! required features.
 //!
-//! When these fail, look at the machine, not at Portico. Each test that changes a table runs in a
-//! namespace of its own (`unshare -n`), so that tests can run side by side.
+//! A failure here has its cause in the machine, not in Portico. Each test that changes a table runs in its own network
+//! namespace (`unshare -n`), so that tests can run in parallel.
 
 use test_support::namespace::run;
 

@@ -164,7 +164,7 @@ fn on_demand_udp_portal_is_relayed_once_and_then_served_by_the_kernel() {
             pod.within(|| {
                 let client = UdpSocket::bind("0.0.0.0:0").expect("bind");
                 client.set_read_timeout(Some(ANSWER)).expect("a time-out");
-                client.send_to(b"who", "10.96.0.3:80").expect("ask");
+                client.send_to(b"who", "10.96.0.3:80").expect("send");
                 let mut buffer = [0; 64];
                 let (bytes, from) = client.recv_from(&mut buffer).expect("an answer");
                 (buffer[..bytes].to_vec(), from.to_string())

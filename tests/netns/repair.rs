@@ -1,5 +1,5 @@
-//! What somebody else did to a table is seen, and what should stand there is put in its place, whatever it
-//! was, without a packet that finds no portal and without a connection that ends.
+//! Drift detection and repair of tables: changes by other processes are found, and the table is replaced atomically, so
+//! that no packet bypasses a portal and no connection ends.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -29,7 +29,7 @@ fn changes() -> [Change; 3] {
     ]
 }
 
-/// What others may do to a table of ours.
+/// Changes that another process can make to Portico's table, and the text in the reason for the drift.
 const DAMAGES: [(&str, &str); 22] = [
     ("flush chain inet portico input", "chain \"input\""),
     ("flush chain inet portico prerouting", "chain \"prerouting\""),
@@ -63,12 +63,12 @@ const DAMAGES: [(&str, &str); 22] = [
 
 #[test]
 fn drift_of_a_table_is_detected_and_repaired() {
-    for (damage, told) in DAMAGES {
+    for (damage, reason) in DAMAGES {
         within(|| {
             apply(&encode_fresh(&world()));
             load(damage);
-            match Socket::open().and_then(|socket| socket.read_table()).expect("find out") {
-                TableState::Drifted(why) => assert!(why.contains(told), "{damage}: {why}"),
+            match Socket::open().and_then(|socket| socket.read_table()).expect("read the table") {
+                TableState::Drifted(why) => assert!(why.contains(reason), "{damage}: {why}"),
                 other => panic!("{damage}: {other:?}"),
             }
             apply(&encode_fresh(&world()));
@@ -98,7 +98,7 @@ fn added_and_deleted_elements_are_read_back() {
 fn missing_table_is_read_back_as_absent() {
     within(|| {
         load("add table inet other { chain portals { drop; }; }");
-        let find = || Socket::open().and_then(Socket::read_table).expect("find out");
+        let find = || Socket::open().and_then(Socket::read_table).expect("read the table");
         assert_eq!(find(), TableState::Missing);
         apply(&encode_fresh(&world()));
         assert_eq!(standing(), Table::from(&world()));
@@ -128,13 +128,13 @@ fn new_table_replaces_any_table_of_its_name() {
 fn generation_changes_with_every_change_and_only_then() {
     within(|| {
         let socket = Socket::open().expect("open a netfilter socket");
-        let generation = || socket.generation().expect("ask for the generation");
+        let generation = || socket.generation().expect("read the generation");
         let empty = generation();
         assert_eq!(generation(), empty);
         socket.apply(&encode_fresh(&world())).expect("apply");
         let own = generation();
         assert_eq!(own, empty + 1, "one transaction");
-        Socket::open().and_then(Socket::read_table).expect("find out");
+        Socket::open().and_then(Socket::read_table).expect("read the table");
         assert_eq!(generation(), own, "reading changes nothing");
         load("flush chain inet portico portals");
         assert_ne!(generation(), own);
@@ -150,7 +150,7 @@ fn decoded_batch_has_the_same_bytes() {
         let misfit = encode(&plan(&ruleset_of([svc("other").ip("10.96.0.9").tcp("", 80).into()]), &world()));
         let misfit = Batch::from_bytes(misfit.as_bytes().to_vec());
         let socket = Socket::open().expect("open a netfilter socket");
-        let error = socket.apply(&misfit).expect_err("what goes is not there");
+        let error = socket.apply(&misfit).expect_err("the batch deletes missing elements");
         assert!(matches!(error, Error::Rejected { op: None, .. }), "{error:?}");
         assert_eq!(standing(), Table::from(&world()));
     });
@@ -165,20 +165,20 @@ fn established_connection_outlives_the_replacement_of_its_table() {
         let mut client = TcpStream::connect_timeout(&backend("10.96.0.1:80"), ANSWER).expect("connect");
         let (mut server, _) = listener.accept().expect("accept");
         server.set_read_timeout(Some(ANSWER)).expect("set a time-out");
-        let mut says = |text: &[u8; 4]| {
+        let mut exchange = |text: &[u8; 4]| {
             client.write_all(text).expect("write");
             let mut buffer = [0; 4];
             server.read_exact(&mut buffer).expect("the bytes arrive");
             assert_eq!(&buffer, text);
         };
-        says(b"one ");
+        exchange(b"one ");
         apply(&encode_fresh(&world()));
-        says(b"two ");
+        exchange(b"two ");
         let other = Settings { nat_priority: -98, relay_port: 1, on_demand: true, counters: true };
         apply(&encode(&plan(&world(), &Ruleset::new(&portals_of(changes()), other))));
-        says(b"six ");
+        exchange(b"six ");
         apply(&encode_fresh(&ruleset_of([])));
-        says(b"ten ");
+        exchange(b"ten ");
     });
 }
 
@@ -200,7 +200,7 @@ fn assert_served(outcomes: &[io::Result<String>], refused_max: usize) {
 /// The transaction of an earlier release for the services of `earlier`: a table of layout 8.
 const LAYOUT_8: &[u8] = include_bytes!("table-of-layout-8.bin");
 
-/// What that release was asked to program.
+/// The ruleset of `LAYOUT_8`.
 fn earlier() -> Ruleset {
     let made = |name: &str| slice(name).tcp("", 8080).at("10.1.0.1");
     ruleset_of([
@@ -217,23 +217,23 @@ fn earlier() -> Ruleset {
 #[test]
 fn table_of_layout_8_is_replaced_atomically_and_its_connections_continue() {
     within(|| {
-        serve_beyond("nobody", "10.96.0.1:80");
+        serve_beyond("bypass", "10.96.0.1:80");
         add_address("10.1.0.1");
         let listener = TcpListener::bind("10.1.0.1:8080").expect("listen");
         apply(&Batch::from_bytes(LAYOUT_8.to_vec()));
-        let found = Socket::open().and_then(|socket| socket.read_table()).expect("find out");
+        let found = Socket::open().and_then(|socket| socket.read_table()).expect("read the table");
         let TableState::Drifted(why) = &found else { panic!("{found:?}") };
         assert!(why.contains("portico layout 8,"), "{why}");
         let mut client = TcpStream::connect_timeout(&backend("10.96.0.1:80"), ANSWER).expect("connect");
         let (mut server, _) = listener.accept().expect("accept");
         server.set_read_timeout(Some(ANSWER)).expect("set a time-out");
-        let mut says = |text: &[u8; 4]| {
+        let mut exchange = |text: &[u8; 4]| {
             client.write_all(text).expect("write");
             let mut buffer = [0; 4];
             server.read_exact(&mut buffer).expect("the bytes arrive");
             assert_eq!(&buffer, text);
         };
-        says(b"one ");
+        exchange(b"one ");
         thread::spawn(move || {
             for connection in listener.incoming() {
                 let _ = connection.and_then(|mut stream| stream.write_all(b"backend"));
@@ -253,10 +253,10 @@ fn table_of_layout_8_is_replaced_atomically_and_its_connections_continue() {
                 outcomes.push(ask("10.96.0.1:80", ANSWER));
             }
         });
-        // Rules of layout 8 refuse a packet that is among them at the instant in which they are replaced: what that layout
-        // lacks is the map `current`. No rule of a later layout decides about that packet.
+        // A packet that is between rules of layout 8 while they are replaced is rejected, because this layout lacks the map
+        // `current`. No rule of a later layout evaluates that packet.
         assert_served(&outcomes, 1 + outcomes.len() / 50);
-        says(b"two ");
+        exchange(b"two ");
         assert_eq!(standing(), Table::from(&earlier()));
     });
 }
@@ -265,8 +265,8 @@ fn table_of_layout_8_is_replaced_atomically_and_its_connections_continue() {
 fn no_connection_bypasses_a_portal_while_its_table_is_replaced() {
     within(|| {
         serve("backend", "10.1.0.1:8080");
-        // Whoever passes the portal unprogrammed ends up here.
-        serve_beyond("nobody", "10.96.0.1:80");
+        // A connection that bypasses the portal would arrive here.
+        serve_beyond("bypass", "10.96.0.1:80");
         let (batch, done) = (encode_fresh(&world()), AtomicBool::new(false));
         apply(&batch);
         let mut outcomes = Vec::new();

@@ -1,4 +1,4 @@
-//! Routes to the services: what the kernel needs before it translates anything.
+//! Routes to services, without which the kernel does not translate locally generated packets.
 
 use std::io::{self, ErrorKind};
 use std::net::{IpAddr, TcpListener, TcpStream};
@@ -33,7 +33,7 @@ fn route(pod: &Pod, interface: &str) -> Vec<IpNet> {
     add_service_routes(&pod.netns, interface, &[address(POD), address(POD6)], &ranges()).expect("add routes")
 }
 
-/// Gives the backends' addresses to `outer` here and the pod's to `inner` there.
+/// Assigns the backends' addresses to `outer` in this namespace, and the pod's to `inner` in the pod.
 fn address_both(pod: &Pod, outer: &str, inner: &str) {
     for address in ["10.1.0.1/24", "2001:db8:1::1/64"] {
         add_address_to(outer, address);
@@ -49,7 +49,7 @@ fn program(pod: &Pod) {
     pod.change(&Ruleset::empty(), &ruleset_of([web.into(), made.into()]));
 }
 
-/// A pod with portals, on a wire to the backends, and no other route.
+/// A pod with portals, connected to the backends by a veth pair, without another route.
 fn programmed() -> Pod {
     let pod = Pod::new();
     pod.wire("outer", "net1");
@@ -58,19 +58,19 @@ fn programmed() -> Pod {
     pod
 }
 
-/// From which address a connection to the portal comes.
-fn seen_at(pod: &Pod, listener: &TcpListener, portal: &str) -> io::Result<IpAddr> {
+/// Returns the source address that a backend sees of a connection to the portal.
+fn source_seen_by(pod: &Pod, listener: &TcpListener, portal: &str) -> io::Result<IpAddr> {
     let stream = pod.within(|| TcpStream::connect_timeout(&backend(portal), ANSWER))?;
     let (_, from) = listener.accept()?;
     assert_eq!(stream.local_addr()?.ip(), from.ip());
     Ok(from.ip())
 }
 
-/// Both portals are reached, and the backends see the addresses of the pod.
+/// Asserts that both portals are reachable, and that the backends see the addresses of the pod.
 fn assert_reached(pod: &Pod) {
     for (listen, portal, from) in [(BACKEND, PORTAL, POD), (BACKEND6, PORTAL6, POD6)] {
         let listener = TcpListener::bind(listen).expect("listen");
-        let seen = seen_at(pod, &listener, portal).unwrap_or_else(|why| panic!("{portal}: {why}"));
+        let seen = source_seen_by(pod, &listener, portal).unwrap_or_else(|why| panic!("{portal}: {why}"));
         assert_eq!(seen, address(from), "{portal}");
     }
 }
@@ -203,18 +203,18 @@ fn global_source_address_is_preferred_to_link_local() {
     });
 }
 
-/// Takes the pod's IPv6 address away and gives it this one, which the kernel checks for duplicates.
-fn give_unchecked(pod: &Pod, address: &str) {
+/// Replaces the pod's IPv6 address with this one, which the kernel checks for duplicates.
+fn replace_address(pod: &Pod, address: &str) {
     pod.ip(&["address", "del", "2001:db8:1::2/64", "dev", "net1"]);
     pod.ip(&["address", "add", address, "dev", "net1"]);
     assert!(pod.ip(&["address"]).contains("tentative"));
 }
 
-/// Waits for the end of the check.
+/// Waits for the end of duplicate address detection.
 fn await_check(pod: &Pod, is_over: impl Fn(&str) -> bool) {
     let start = Instant::now();
     while !is_over(&pod.ip(&["address"])) {
-        assert!(start.elapsed() < ANSWER, "the kernel checks for a second");
+        assert!(start.elapsed() < ANSWER, "duplicate address detection takes a second");
     }
 }
 
@@ -222,7 +222,7 @@ fn await_check(pod: &Pod, is_over: impl Fn(&str) -> bool) {
 fn tentative_address_becomes_the_source_after_its_check() {
     within(|| {
         let pod = programmed();
-        give_unchecked(&pod, "2001:db8:1::2/64");
+        replace_address(&pod, "2001:db8:1::2/64");
         assert_eq!(route(&pod, "net1"), ranges());
         await_check(&pod, |addresses| !addresses.contains("tentative"));
         assert_reached(&pod);
@@ -233,7 +233,7 @@ fn tentative_address_becomes_the_source_after_its_check() {
 fn duplicate_address_does_not_prevent_routes() {
     within(|| {
         let pod = programmed();
-        give_unchecked(&pod, "2001:db8:1::1/64");
+        replace_address(&pod, "2001:db8:1::1/64");
         await_check(&pod, |addresses| addresses.contains("dadfailed"));
         let addresses = [address(POD), address("2001:db8:1::1")];
         let added = add_service_routes(&pod.netns, "net1", &addresses, &ranges());
@@ -247,16 +247,16 @@ fn error_of_a_route_names_its_cause() {
         let pod = programmed();
         let refusal = |interface: &str, from: &str| {
             let refused = add_service_routes(&pod.netns, interface, &[address(from)], &ranges());
-            refused.expect_err("no such thing")
+            refused.expect_err("the route cannot be added")
         };
         let missing = refusal("net7", POD);
         assert!(matches!(missing, Error::NoInterface { .. }), "{missing:?}");
         assert_eq!(missing.to_string(), "interface net7 not found");
-        let strange = refusal("net1", "10.9.9.9");
-        assert_eq!(strange.to_string(), "failed to add route to 10.96.0.0/12 dev net1 src 10.9.9.9");
+        let foreign = refusal("net1", "10.9.9.9");
+        assert_eq!(foreign.to_string(), "failed to add route to 10.96.0.0/12 dev net1 src 10.9.9.9");
         pod.ip(&["link", "set", "net1", "down"]);
         let down = refusal("net1", POD);
         assert!(matches!(&down, Error::AddRoute { source, .. } if source.kind() == ErrorKind::NetworkDown));
-        assert!([missing, strange, down].iter().all(|error| !error.is_transient()));
+        assert!([missing, foreign, down].iter().all(|error| !error.is_transient()));
     });
 }

@@ -1,5 +1,5 @@
-//! Rules in a real kernel: a plan leads where a fresh load leads, by both ways, and what is applied is what
-//! is read back.
+//! Rules in a real kernel, with both loaders: a plan produces the same table as a fresh load, and an applied ruleset is
+//! read back unchanged.
 
 use std::fs::File;
 use std::os::fd::OwnedFd;
@@ -19,7 +19,7 @@ use test_support::namespace;
 use test_support::namespace::{listing, load, within};
 use test_support::way::{Way, portals_of, ruleset_of, standing, table_of};
 
-/// Worlds that differ in everything a plan can change.
+/// Rulesets that differ in everything that a plan can change.
 fn worlds() -> Vec<Ruleset> {
     let many =
         |n: u32, version| cluster(n, 3).chain((0..n).map(move |i| cluster_slice(i, 3, version).into()));
@@ -70,7 +70,7 @@ fn worlds() -> Vec<Ruleset> {
 #[test]
 fn plan_produces_the_same_table_as_a_fresh_load() {
     let worlds = worlds();
-    // The kernel bounds the map of sticky clients when a rule first fills it, and that stays.
+    // The kernel sets the size of the affinity map when a rule first adds an element, and keeps it.
     let listing = || {
         let mut entries = listing();
         entries.retain(|entry| !(entry.starts_with("map clients") && entry.ends_with(": size 65535")));
@@ -92,7 +92,7 @@ fn plan_produces_the_same_table_as_a_fresh_load() {
                 load(&plan(before, after).to_string());
                 listing()
             });
-            assert_eq!(planned, fresh[to], "from world {from} to world {to}:\n{}", plan(before, after));
+            assert_eq!(planned, fresh[to], "from ruleset {from} to ruleset {to}:\n{}", plan(before, after));
         }
     }
 }
@@ -109,7 +109,7 @@ fn applied_ruleset_is_read_back_unchanged() {
 
 #[test]
 fn thousand_services_are_one_transaction_without_privileges() {
-    // Without privilege over its buffer a socket sends some 400 KB at once, and this is below.
+    // Without a privilege for its buffer, a socket sends up to about 400 KB at once; this batch is smaller.
     let world = ruleset_of(cluster(1_000, 3));
     within(|| {
         Way::Netlink.program(&world);
@@ -120,15 +120,15 @@ fn thousand_services_are_one_transaction_without_privileges() {
 #[test]
 fn socket_belongs_to_the_netns_in_which_it_was_opened() {
     let worlds = worlds();
-    // The descriptor keeps the other namespace alive after its thread has ended.
+    // The file descriptor keeps the other namespace alive after its thread has ended.
     let other = within(|| File::open("/proc/thread-self/ns/net").expect("open the namespace"));
     within(|| {
         let here = Socket::open().expect("open a socket here");
         let other = Netns::from_fd(other.into()).expect("another namespace");
         let there = other.socket().expect("open a socket there");
         there.apply(&encode(&plan(&Ruleset::empty(), &worlds[3]))).expect("apply there");
-        assert_eq!(table_of(there.read_table().expect("find out there")), Table::from(&worlds[3]));
-        assert_eq!(here.read_table().expect("find out here"), TableState::Missing);
+        assert_eq!(table_of(there.read_table().expect("read the other table")), Table::from(&worlds[3]));
+        assert_eq!(here.read_table().expect("read the table here"), TableState::Missing);
         assert!(listing().is_empty());
     });
 }
@@ -138,12 +138,13 @@ fn file_that_is_not_a_netns_is_rejected() {
     let refusal = |path: &str| Netns::open(Path::new(path)).expect_err("no other network namespace");
     assert!(matches!(refusal("/dev/null"), Error::NotNetns));
     assert!(matches!(refusal("/proc/thread-self/ns/mnt"), Error::NotNetns));
-    assert!(matches!(refusal("/var/run/netns/nobody-made-this"), Error::Enter(_)));
+    assert!(matches!(refusal("/var/run/netns/missing"), Error::Enter(_)));
 }
 
 #[test]
 fn netns_of_this_process_is_rejected() {
-    let refusal = |path: &str| Netns::open(Path::new(path)).expect_err("our own");
+    let refusal =
+        |path: &str| Netns::open(Path::new(path)).expect_err("the network namespace of this process");
     assert!(matches!(refusal("/proc/thread-self/ns/net"), Error::OwnNetns));
     within(|| assert!(matches!(refusal("/proc/thread-self/ns/net"), Error::OwnNetns)));
 }
@@ -194,7 +195,8 @@ fn failed_transaction_changes_nothing_and_names_the_operation() {
     within(|| {
         Way::Netlink.program(before);
         let socket = Socket::open().expect("open a netfilter socket");
-        let error = socket.apply(&encode(&plan(after, before))).expect_err("what goes is not there");
+        let error =
+            socket.apply(&encode(&plan(after, before))).expect_err("the plan deletes missing elements");
         assert!(matches!(error, Error::Rejected { op: Some(_), .. }), "{error:?}");
         assert_eq!(standing(), Table::from(before));
     });
@@ -207,10 +209,13 @@ fn rejection_of_a_large_message_names_the_operation() {
         Way::Netlink.program(&world);
         let socket = Socket::open().expect("open a netfilter socket");
         let other = encode(&plan(&ruleset_of([]), &ruleset_of(cluster(2_000, 2))));
-        let error = socket.apply(&other).expect_err("the portals are there, with another number");
-        assert!(matches!(error, Error::Rejected { op: Some(BatchOp::Pod(Op::Add(Element::Portal(..)))), .. }), "{error:?}");
-        // And no answer is left over for whatever this socket asks next.
-        assert_eq!(table_of(socket.read_table().expect("find out")), Table::from(&world));
+        let error = socket.apply(&other).expect_err("the portals exist with another dispatch key");
+        assert!(
+            matches!(error, Error::Rejected { op: Some(BatchOp::Pod(Op::Add(Element::Portal(..)))), .. }),
+            "{error:?}"
+        );
+        // No reply is left in the socket for the next request.
+        assert_eq!(table_of(socket.read_table().expect("read the table")), Table::from(&world));
     });
 }
 

@@ -1,6 +1,6 @@
-//! The agent beside what release 0.1.0 left on a node: pods, records and plugins that still speak as it did.
+//! Upgrade from release 0.1.0: the agent recovers pods from its tables and records, and serves its plugin.
 //!
-//! Records and messages are the bytes that 0.1.0 wrote; only names of the pod's network namespace are put in.
+//! Records and messages are the bytes of 0.1.0, except for the identity and path of the pod's network namespace.
 
 use std::fs::{self, File};
 use std::io::{IoSlice, Read, Write};
@@ -45,8 +45,8 @@ fn node(body: impl FnOnce(&AgentDir) + Send) {
     });
 }
 
-/// The text with the names of this pod's network namespace.
-fn about(text: &str, pod: &Pod) -> String {
+/// Replaces the placeholders in a text by the identity and path of this pod's network namespace.
+fn filled_in(text: &str, pod: &Pod) -> String {
     let id = pod.netns.id();
     let text = text.replace("ATTACHMENT", ATTACHMENT).replace("NETNS", &pod.path());
     let text = text.replace("DEV", &id.dev.to_string()).replace("INODE", &id.inode.to_string());
@@ -58,19 +58,19 @@ fn records(folder: &AgentDir) -> Vec<String> {
     entries.map(|entry| entry.expect("an entry").file_name().into_string().expect("text")).collect()
 }
 
-/// What the agent answers to these bytes, with the pod's network namespace beside them.
-fn say(folder: &AgentDir, text: &str, pod: Option<&Pod>) -> String {
+/// Sends these bytes and the pod's network namespace to the agent. Returns the reply.
+fn send(folder: &AgentDir, text: &str, pod: Option<&Pod>) -> String {
     let socket =
         socket(AddressFamily::Unix, SockType::SeqPacket, SockFlag::SOCK_CLOEXEC, None).expect("a socket");
     connect(socket.as_raw_fd(), &UnixAddr::new(&folder.socket()).expect("a short path")).expect("connect");
     let file = pod.map(|pod| File::open(pod.path()).expect("open the network namespace"));
     let descriptors: Vec<_> = file.iter().map(AsRawFd::as_raw_fd).collect();
-    let beside = [ControlMessage::ScmRights(&descriptors)];
-    let beside = if descriptors.is_empty() { &[][..] } else { &beside[..] };
+    let control = [ControlMessage::ScmRights(&descriptors)];
+    let control = if descriptors.is_empty() { &[][..] } else { &control[..] };
     let bytes = [IoSlice::new(text.as_bytes())];
-    sendmsg::<()>(socket.as_raw_fd(), &bytes, beside, MsgFlags::empty(), None).expect("send");
+    sendmsg::<()>(socket.as_raw_fd(), &bytes, control, MsgFlags::empty(), None).expect("send");
     let mut reply = vec![0; 65_536];
-    let length = recv(socket.as_raw_fd(), &mut reply, MsgFlags::empty()).expect("an answer");
+    let length = recv(socket.as_raw_fd(), &mut reply, MsgFlags::empty()).expect("a reply");
     String::from_utf8(reply[..length].to_vec()).expect("text")
 }
 
@@ -82,9 +82,10 @@ fn pod_of_release_0_1_0_is_recovered_with_its_connections() {
         socket.apply(&Batch::from_bytes(TABLE.to_vec())).expect("program the pod as 0.1.0 did");
         let records_folder = folder.state().join("attachments");
         fs::create_dir_all(&records_folder).expect("make the folder");
-        fs::write(records_folder.join("net,c1,eth0.json"), about(RECORD, &pod)).expect("write the record");
+        fs::write(records_folder.join("net,c1,eth0.json"), filled_in(RECORD, &pod))
+            .expect("write the record");
         assert_eq!(pod.within(|| answer("10.96.0.1:80")), "a");
-        // A connection through a table of the same layout, to a backend that says something later.
+        // A connection that was opened with the old table, and sends data after the upgrade.
         let (mut client, mut server) = pod.within(|| {
             add_address("10.1.0.3");
             let listener = TcpListener::bind("10.1.0.3:8080").expect("listen");
@@ -92,14 +93,14 @@ fn pod_of_release_0_1_0_is_recovered_with_its_connections() {
             (client, listener.accept().expect("accept").0)
         });
         let agent = Agent::start(folder, &[]);
-        agent.until("the pod is adopted", |agent| {
+        agent.until("the pod is recovered", |agent| {
             let attachment = agent.status()["attachments"][0].clone();
             attachment["pod"]["name"] == "web-0" && attachment["lagMs"] == 0 && attachment["error"].is_null()
         });
         assert_eq!(pod.within(|| answer("10.96.0.1:80")), "a");
         client.write_all(b"after").expect("write");
-        let mut heard = [0; 5];
-        server.read_exact(&mut heard).expect("the connection goes on");
+        let mut received = [0; 5];
+        server.read_exact(&mut received).expect("the connection is open");
         folder.put("services.json", &service("10.1.0.2"));
         agent.until("the pod follows changes", |_| pod.within(|| answer("10.96.0.1:80")) == "b");
         assert_eq!(records(folder), ["net,c1,eth0.json"]);
@@ -111,22 +112,22 @@ fn plugin_of_release_0_1_0_is_served() {
     node(|folder| {
         let (agent, pod) = (Agent::start(folder, &[]), pod());
         let [attach, check] = ["attach", "check"]
-            .map(|verb| about(&format!(r#"{{"version":1,"verb":"{verb}",ATTACHMENT}}"#), &pod));
-        assert_eq!(say(folder, r#"{"version":1,"verb":"ready"}"#, None), DONE);
-        assert_eq!(say(folder, &attach, Some(&pod)), DONE);
+            .map(|verb| filled_in(&format!(r#"{{"version":1,"verb":"{verb}",ATTACHMENT}}"#), &pod));
+        assert_eq!(send(folder, r#"{"version":1,"verb":"ready"}"#, None), DONE);
+        assert_eq!(send(folder, &attach, Some(&pod)), DONE);
         assert_eq!(pod.within(|| answer("10.96.0.1:80")), "a");
-        assert_eq!(say(folder, &check, Some(&pod)), DONE);
+        assert_eq!(send(folder, &check, Some(&pod)), DONE);
         let gc = |valid: &str| format!(r#"{{"version":1,"verb":"gc","network":"net","valid":[{valid}]}}"#);
         let key = r#"{"network":"net","containerId":"c1","interface":"eth0"}"#;
-        assert_eq!(say(folder, &gc(key), None), DONE);
-        assert_eq!(records(folder), ["net,c1,eth0.json"], "what is valid stays");
-        assert_eq!(say(folder, &gc(""), None), DONE);
-        agent.until("what is not valid goes", |_| records(folder).is_empty());
-        assert_eq!(say(folder, &attach, Some(&pod)), DONE);
+        assert_eq!(send(folder, &gc(key), None), DONE);
+        assert_eq!(records(folder), ["net,c1,eth0.json"], "the valid attachment is kept");
+        assert_eq!(send(folder, &gc(""), None), DONE);
+        agent.until("the invalid attachment is removed", |_| records(folder).is_empty());
+        assert_eq!(send(folder, &attach, Some(&pod)), DONE);
         let detach =
             r#"{"version":1,"verb":"detach","key":{"network":"net","containerId":"c1","interface":"eth0"}}"#;
-        assert_eq!(say(folder, detach, None), DONE);
-        agent.until("the pod is let go", |_| records(folder).is_empty());
-        assert_eq!(say(folder, r#"{"version":1,"verb":"retire"}"#, None), DONE);
+        assert_eq!(send(folder, detach, None), DONE);
+        agent.until("the pod is detached", |_| records(folder).is_empty());
+        assert_eq!(send(folder, r#"{"version":1,"verb":"retire"}"#, None), DONE);
     });
 }

@@ -1,5 +1,5 @@
-//! `portico status --watch` beside the real agent: what it shows of portals, of an agent that goes and comes, and how
-//! it ends.
+//! `portico status --watch` with the real agent: the traffic of portals, an agent that stops and starts, and the end of
+//! the command.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -40,22 +40,22 @@ fn watch(folder: &AgentDir, args: &[&str]) -> Command {
     command
 }
 
-fn shown(folder: &AgentDir, args: &[&str]) -> Output {
+fn watch_output(folder: &AgentDir, args: &[&str]) -> Output {
     watch(folder, args).output().expect("run portico status --watch")
 }
 
 fn text(folder: &AgentDir, args: &[&str]) -> String {
-    String::from_utf8(shown(folder, args).stdout).expect("text")
+    String::from_utf8(watch_output(folder, args).stdout).expect("text")
 }
 
-/// What one picture says, as JSON.
-fn told(folder: &AgentDir, args: &[&str]) -> Value {
+/// One sample, as JSON.
+fn sample(folder: &AgentDir, args: &[&str]) -> Value {
     serde_json::from_str(&text(folder, &[&["-n", "1", "-o", "json"], args].concat())).expect("JSON")
 }
 
-/// The portals of a picture: who serves it, its hits, and those of its backends.
-fn portals(told: &Value) -> Vec<(String, String, u64, Vec<u64>)> {
-    let lines = told["rates"].as_array().expect("a list").iter();
+/// The portals of a sample: the serving component, the hits, and those of the backends.
+fn portals(sample: &Value) -> Vec<(String, String, u64, Vec<u64>)> {
+    let lines = sample["rates"].as_array().expect("a list").iter();
     let mut portals: Vec<_> = lines
         .map(|line| {
             let of = |key: &str| line[key].as_str().expect("text").to_owned();
@@ -68,7 +68,7 @@ fn portals(told: &Value) -> Vec<(String, String, u64, Vec<u64>)> {
     portals
 }
 
-/// Pictures as they come, one JSON object each.
+/// The samples of a running command, one JSON object each.
 struct Watch {
     child: Child,
     lines: BufReader<ChildStdout>,
@@ -84,16 +84,16 @@ impl Watch {
 
     fn next(&mut self) -> Value {
         let mut line = String::new();
-        self.lines.read_line(&mut line).expect("read a picture");
+        self.lines.read_line(&mut line).expect("read a sample");
         serde_json::from_str(&line).expect("JSON")
     }
 
-    /// The first picture of which something is so; each before it is looked at, too.
+    /// Returns the first sample that fulfils a condition. The condition is evaluated for each sample.
     fn until(&mut self, mut is_so: impl FnMut(&Value) -> bool) -> Value {
         loop {
-            let picture = self.next();
-            if is_so(&picture) {
-                return picture;
+            let sample = self.next();
+            if is_so(&sample) {
+                return sample;
             }
         }
     }
@@ -102,8 +102,8 @@ impl Watch {
         let pid = Pid::from_raw(self.child.id().try_into().expect("a process id"));
         kill(pid, Signal::SIGINT).expect("signal");
         let mut rest = String::new();
-        self.lines.read_to_string(&mut rest).expect("read what is left");
-        self.child.wait().expect("wait for it").code()
+        self.lines.read_to_string(&mut rest).expect("read the remaining output");
+        self.child.wait().expect("wait for the command").code()
     }
 }
 
@@ -121,11 +121,11 @@ fn watch_shows_connections_per_portal_and_backend_with_the_serving_component() {
             ("10.96.0.1/TCP/80".to_owned(), "kernel".to_owned(), hits, backends.to_vec())
         };
         let relay = ("10.96.0.2/TCP/80".to_owned(), "relay".to_owned(), 3, vec![3]);
-        assert_eq!(portals(&told(folder, &[])), [kernel(4, &[2, 2]), kernel(10, &[5, 5]), relay.clone()]);
-        assert_eq!(portals(&told(folder, &["--pod", "one"])), [kernel(10, &[5, 5]), relay]);
-        assert_eq!(portals(&told(folder, &["--pod", "oth"])), [kernel(4, &[2, 2])]);
-        assert_eq!(told(folder, &["--top", "1"])["rates"].as_array().map(Vec::len), Some(1));
-        // Who does not watch has nothing read.
+        assert_eq!(portals(&sample(folder, &[])), [kernel(4, &[2, 2]), kernel(10, &[5, 5]), relay.clone()]);
+        assert_eq!(portals(&sample(folder, &["--pod", "one"])), [kernel(10, &[5, 5]), relay]);
+        assert_eq!(portals(&sample(folder, &["--pod", "oth"])), [kernel(4, &[2, 2])]);
+        assert_eq!(sample(folder, &["--top", "1"])["rates"].as_array().map(Vec::len), Some(1));
+        // A status without traffic does not read the counters.
         assert_eq!((&agent.status()["counters"], &agent.status()["traffic"]), (&true.into(), &Value::Null));
     });
 }
@@ -137,7 +137,7 @@ fn refreshes_follow_one_another_on_a_pipe() {
         let pod = pod();
         agent.attach("a", &pod);
         connect(&pod, "10.96.0.1:80", 2);
-        let output = shown(folder, &["-n", "3"]);
+        let output = watch_output(folder, &["-n", "3"]);
         assert_eq!(output.status.code(), Some(0), "{output:?}");
         let text = String::from_utf8(output.stdout).expect("text");
         for (part, times) in
@@ -173,12 +173,12 @@ fn on_demand_portal_has_one_row_for_the_relay_and_one_for_the_kernel() {
         let pod = pod();
         agent.attach("a", &pod);
         connect(&pod, "10.96.0.1:80", 1);
-        agent.until("it is the kernel's", |agent| agent.status()["attachments"][0]["programmed"] == 2);
+        agent.until("the portal is active", |agent| agent.status()["attachments"][0]["programmed"] == 2);
         connect(&pod, "10.96.0.1:80", 4);
         let of = |by: &str, hits, backends: &[u64]| {
             ("10.96.0.1/TCP/80".to_owned(), by.to_owned(), hits, backends.to_vec())
         };
-        assert_eq!(portals(&told(folder, &[])), [of("kernel", 4, &[2, 2]), of("relay", 1, &[1])]);
+        assert_eq!(portals(&sample(folder, &[])), [of("kernel", 4, &[2, 2]), of("relay", 1, &[1])]);
     });
 }
 
@@ -190,22 +190,22 @@ fn changed_backends_cause_no_negative_rate_and_an_interrupt_exits_with_success()
         agent.attach("a", &pod);
         connect(&pod, "10.96.0.1:80", 20);
         let mut watch = Watch::start(folder);
-        let hits = |picture: &Value| picture["rates"][0]["hits"].as_u64();
+        let hits = |sample: &Value| sample["rates"][0]["hits"].as_u64();
         assert_eq!(hits(&watch.next()), Some(20));
         folder.put("web.json", &service("web", "10.96.0.1", TURNS, &["10.1.0.1"]));
         agent.settled(2);
         connect(&pod, "10.96.0.1:80", 4);
         let is_rate = |rate: &Value| rate.is_null() || rate.as_f64().is_some_and(|rate| rate >= 0.0);
-        let mut came = 0.0;
-        let last = watch.until(|picture| {
-            let line = &picture["rates"][0];
+        let mut counted = 0.0;
+        let last = watch.until(|sample| {
+            let line = &sample["rates"][0];
             let backends = line["backendsPerSecond"].as_array().into_iter().flatten();
-            assert!(backends.chain([&line["perSecond"]]).all(is_rate), "{picture}");
-            came += line["perSecond"].as_f64().unwrap_or(0.0);
-            hits(picture) == Some(4)
+            assert!(backends.chain([&line["perSecond"]]).all(is_rate), "{sample}");
+            counted += line["perSecond"].as_f64().unwrap_or(0.0);
+            hits(sample) == Some(4)
         });
-        assert!(came > 0.0, "{last}");
-        // The backend that stayed counts on.
+        assert!(counted > 0.0, "{last}");
+        // The remaining backend keeps its counter.
         assert_eq!(last["rates"][0]["backends"][0]["hits"], 14);
         assert_eq!(watch.interrupt(), Some(0));
     });
@@ -218,17 +218,17 @@ fn stopped_agent_is_reported_and_watched_again_after_its_restart() {
         let mut watch = Watch::start(folder);
         assert_eq!(watch.next()["synced"], true);
         agent.kill();
-        let away = watch.until(|picture| !picture["unreachable"].is_null());
+        let away = watch.until(|sample| !sample["unreachable"].is_null());
         assert_eq!(away["forSeconds"], 0);
-        let output = shown(folder, &["-n", "1"]);
+        let output = watch_output(folder, &["-n", "1"]);
         let text = String::from_utf8_lossy(&output.stdout);
         assert!(output.status.code() == Some(1) && text.contains("agent unreachable for 0 s"), "{output:?}");
         let _agent = Agent::start(folder, &["--counters"]);
-        watch.until(|picture| picture["synced"] == true);
-        // Whoever reads it has seen enough.
+        watch.until(|sample| sample["synced"] == true);
+        // The command exits if its output is closed.
         let Watch { mut child, lines } = watch;
         drop(lines);
-        assert_eq!(child.wait().expect("wait for it").code(), Some(0));
+        assert_eq!(child.wait().expect("wait for the command").code(), Some(0));
     });
 }
 
@@ -265,14 +265,14 @@ fn changed_counters_setting_replaces_the_table_atomically_and_keeps_connections(
             let client = TcpStream::connect_timeout(&backend("10.96.0.3:80"), ANSWER).expect("connect");
             (client, listener.accept().expect("accept").0)
         });
-        let mut says = |words: &[u8; 4]| {
+        let mut exchange = |words: &[u8; 4]| {
             client.write_all(words).expect("write");
-            let mut heard = [0; 4];
+            let mut received = [0; 4];
             server.set_read_timeout(Some(ANSWER)).expect("set a time-out");
-            server.read_exact(&mut heard).expect("read");
-            assert_eq!(&heard, words);
+            server.read_exact(&mut received).expect("read");
+            assert_eq!(&received, words);
         };
-        says(b"one ");
+        exchange(b"one ");
         let mut agent = first;
         for args in [&["--counters"][..], &[]] {
             agent.kill();
@@ -280,7 +280,7 @@ fn changed_counters_setting_replaces_the_table_atomically_and_keeps_connections(
             agent = Agent::start(folder, args);
             agent.settled(1);
             assert_eq!(generation(), before + 1);
-            says(b"and ");
+            exchange(b"and ");
             assert_eq!(agent.status()["counts"]["repairs"], 0);
         }
     });
@@ -291,7 +291,12 @@ fn status_without_watch_fails_without_an_agent_and_rejects_the_flags_of_watch() 
     node(|folder| {
         let status = |args: &[&str]| {
             let mut command = Command::new(program("portico"));
-            command.args(["status", "--socket"]).arg(folder.socket()).args(args).output().expect("run it")
+            command
+                .args(["status", "--socket"])
+                .arg(folder.socket())
+                .args(args)
+                .output()
+                .expect("run portico status")
         };
         let away = status(&[]);
         assert_eq!((away.status.code(), away.stdout.is_empty()), (Some(1), true), "{away:?}");

@@ -1,8 +1,8 @@
-//! Watching an API server: what a consumer sees of it, whatever the server does.
+//! Watching an API server: the events that a consumer receives, also if the server is faulty.
 //!
-//! Each behaviour is shown by the double, and by a real API server where `KUBEBUILDER_ASSETS` names its binaries;
-//! what a real one does not do on demand, the double does. Nothing sleeps: what must come is waited for, and what must
-//! not come is shown by something that comes later.
+//! Each behaviour is tested with the double, and with a real API server if `KUBEBUILDER_ASSETS` is set. Only the double
+//! can produce faults. No test sleeps: a test waits for an expected event, and proves that another event does not occur
+//! by waiting for a later one.
 
 mod behaviour;
 mod chance;

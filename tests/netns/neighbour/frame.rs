@@ -1,4 +1,4 @@
-//! `Wire`: frames made by hand on an interface, as a container with NET_RAW makes them.
+//! `Wire`: sends crafted frames on an interface, as a container with NET_RAW can.
 
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -15,7 +15,7 @@ const TCP: u8 = 6;
 /// The client's port in every frame.
 const PORT: u16 = 40_000;
 
-/// An interface, and the machine that frames go to.
+/// An interface, and the hardware address to which frames are sent.
 pub(crate) struct Wire {
     socket: OwnedFd,
     interface: LinkAddr,
@@ -56,7 +56,7 @@ impl Wire {
         sendto(self.socket.as_raw_fd(), &frame, &self.interface, MsgFlags::empty()).expect("send a frame");
     }
 
-    /// The acceptances that come within this time, as where they are from.
+    /// Returns the sources of the SYN-ACK segments that arrive within this time.
     pub(crate) fn syn_acks(&self, within: Duration) -> Vec<String> {
         let (mut found, until) = (Vec::new(), Instant::now() + within);
         let mut buffer = [0; 2_048];
@@ -71,7 +71,7 @@ impl Wire {
     }
 }
 
-/// Who accepts a connection of ours by this frame.
+/// Returns the source of a frame that is a SYN-ACK for one of the sent frames.
 fn accepted(frame: &[u8]) -> Option<String> {
     let (kind, packet) = (frame.get(12..14)?, frame.get(14..)?);
     let (from, tcp): (IpAddr, &[u8]) = match kind {

@@ -1,7 +1,7 @@
-//! What is seen of any API server: by the double, and by a real one where there is one.
+//! The events from any API server: the double, and a real one with the feature `api-server`.
 //!
-//! Objects of each behaviour have names of their own, since a real server is started once for all. What must not go
-//! in here: faults.
+//! The objects of each behaviour have distinct names, since all behaviours share one real server. Tests of faults are
+//! in other files.
 
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
@@ -23,7 +23,10 @@ fn existing_objects_and_every_change_are_reported(api: &Api) {
     let mut seen = Seen::synced(api);
     assert_eq!(seen.port("change-a"), Some(80));
     assert_eq!(seen.endpoints("change-a"), 2);
-    assert!(matches!(seen.service("change-a").expect("it was told").cluster_ips, ClusterIps::One(_)));
+    assert!(matches!(
+        seen.service("change-a").expect("the service was reported").cluster_ips,
+        ClusterIps::One(_)
+    ));
 
     api.put(service("change-b", 2, 81));
     seen.until(|seen| seen.port("change-b") == Some(81));
@@ -50,14 +53,14 @@ fn services_of_several_pages_are_reported_before_synced(api: &Api) {
     }
 }
 
-fn watches_that_the_server_ends_go_on_without_a_word(api: &Api) {
+fn watches_that_the_server_ends_resume_without_an_outage(api: &Api) {
     let mut seen = Seen::new(
         api.kubeconfig(),
         WatchScope::Proxy { node: None },
         kube_source::WatchOptions { watch_timeout_s: 1, ..limits() },
     );
     seen.until(|seen| seen.is_synced);
-    // Longer than two watches last.
+    // Longer than two watches.
     let began = Instant::now();
     let mut port = 0;
     while began.elapsed() < Duration::from_millis(2600) {
@@ -68,14 +71,14 @@ fn watches_that_the_server_ends_go_on_without_a_word(api: &Api) {
     assert_eq!(seen.troubles, [""; 0]);
 }
 
-fn services_of_others_are_known_and_hide_the_ranges(api: &Api) {
+fn services_of_other_proxies_are_known_and_hide_the_ranges(api: &Api) {
     api.put(labelled(service("selected-headless", 3000, 80), HEADLESS));
     api.put(labelled(service("selected-other", 3001, 80), OTHER_PROXY));
     api.put(service("selected-own", 3002, 80));
     let mut seen = Seen::synced(api);
     assert!(seen.service("selected-headless").is_none());
-    assert!(seen.service("selected-own").expect("it was told").has_portals);
-    assert!(!seen.service("selected-other").expect("it was told").has_portals);
+    assert!(seen.service("selected-own").expect("the service was reported").has_portals);
+    assert!(!seen.service("selected-other").expect("the service was reported").has_portals);
     assert!(seen.snapshot.service_ranges().is_empty());
     api.delete("Service", "default", "selected-other");
     seen.until(|seen| !seen.snapshot.service_ranges().is_empty());
@@ -86,7 +89,7 @@ fn services_of_others_are_known_and_hide_the_ranges(api: &Api) {
     assert!(all.snapshot.service_ranges().is_empty());
 }
 
-fn a_service_that_changes_its_proxy_is_not_lost(api: &Api) {
+fn service_that_changes_its_proxy_is_not_lost(api: &Api) {
     let (own, other) = (service("moved", 4000, 80), labelled(service("moved", 4000, 80), OTHER_PROXY));
     api.put(own.clone());
     let mut seen = Seen::synced(api);
@@ -97,7 +100,7 @@ fn a_service_that_changes_its_proxy_is_not_lost(api: &Api) {
         api.put(own.clone());
         seen.until(|seen| has_portals(seen) == Some(true));
     }
-    // To and fro, faster than it can be followed.
+    // Change between proxies faster than the watches follow.
     for _ in 0..10 {
         api.put(other.clone());
         api.put(own.clone());
@@ -111,7 +114,7 @@ fn a_service_that_changes_its_proxy_is_not_lost(api: &Api) {
     seen.until(|seen| seen.service("moved").is_none());
 }
 
-fn the_own_node_is_followed_and_no_other(api: &Api) {
+fn only_the_own_node_is_watched(api: &Api) {
     api.put(node("other", "far"));
     api.put(node("n", "here"));
     let mut seen = Seen::proxy(api);
@@ -148,15 +151,15 @@ fn missing_rule_of_an_unauthorized_client_is_named(api: &Api) {
     seen.until(|seen| {
         ["services", "endpointslices", "servicecidrs"].iter().all(|name| of(seen, name).is_some())
     });
-    let text = of(&seen, "endpointslices").expect("it was waited for");
+    let text = of(&seen, "endpointslices").expect("the outage was reported above");
     assert!(text.starts_with("failed to list endpointslices: API server returned 403"), "{text}");
     assert!(text.contains("apiGroups: [\"discovery.k8s.io\"]"), "{text}");
     assert!(!seen.is_synced);
-    // Two selections of services lack the same rule.
+    // Both selections of services lack the same rule.
     assert!(seen.troubles.len() <= 4, "{:?}", seen.troubles);
 }
 
-fn many_changes_lead_where_the_server_stands(api: &Api) {
+fn many_changes_leave_the_state_of_the_server(api: &Api) {
     calm(api);
 }
 
@@ -174,24 +177,24 @@ macro_rules! behaviours {
     };
 }
 
-/// Each by the double, and all by a real one.
+/// One test per behaviour with the double, and one test of all with a real server.
 mod tests {
     use super::*;
 
     behaviours! {
         existing_objects_and_every_change_are_reported
         services_of_several_pages_are_reported_before_synced
-        watches_that_the_server_ends_go_on_without_a_word
-        services_of_others_are_known_and_hide_the_ranges
-        a_service_that_changes_its_proxy_is_not_lost
-        the_own_node_is_followed_and_no_other
+        watches_that_the_server_ends_resume_without_an_outage
+        services_of_other_proxies_are_known_and_hide_the_ranges
+        service_that_changes_its_proxy_is_not_lost
+        only_the_own_node_is_watched
         new_ranges_are_reported
         missing_rule_of_an_unauthorized_client_is_named
-        many_changes_lead_where_the_server_stands
+        many_changes_leave_the_state_of_the_server
         watch_ends_when_its_receiver_is_dropped
     }
 
-    /// The double with what a real one makes itself.
+    /// The double with the objects that a real server creates itself.
     fn ready() -> Api {
         let api = Api::double();
         api.put(service_cidr("kubernetes", "10.0.0.0/16"));

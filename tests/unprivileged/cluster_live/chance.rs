@@ -1,6 +1,6 @@
-//! Many changes and faults by chance: in the end, what is seen is what the server has.
+//! Random changes and faults: finally the consumer has the state of the server.
 //!
-//! The chance is a number that a failure names, so that it can be repeated.
+//! The seed is in the message of a failure, so that the run can be repeated.
 
 use std::collections::BTreeMap;
 
@@ -8,7 +8,7 @@ use super::seen::Seen;
 use test_support::apiserver::{Api, Fault};
 use test_support::objects::{OTHER_PROXY, labelled, service, slice};
 
-/// Numbers that look like chance (xorshift).
+/// Pseudo-random numbers (xorshift).
 struct Chance(u64);
 
 impl Chance {
@@ -22,7 +22,7 @@ impl Chance {
 
 const NAMES: u64 = 12;
 
-/// What the server has: the port of each service, and whether it has portals; the endpoints of each slice.
+/// The state of the server: for each service its port and whether it has portals, and the endpoints of each slice.
 #[derive(Debug, Default, PartialEq)]
 struct World {
     services: BTreeMap<String, (u16, bool)>,
@@ -30,7 +30,7 @@ struct World {
 }
 
 impl World {
-    /// Changes something by chance.
+    /// Makes a random change.
     fn change(&mut self, api: &Api, chance: &mut Chance) {
         let number = chance.below(NAMES);
         let (name, port) = (format!("chance-{number}"), 1 + chance.below(1000) as u16);
@@ -90,7 +90,7 @@ fn fault(chance: &mut Chance) -> Fault {
     }
 }
 
-/// Changes by chance, and no faults: any API server can do that.
+/// Makes random changes without faults, which works with any API server.
 pub(crate) fn calm(api: &Api) {
     let (mut chance, mut world) = (Chance(7), World::default());
     let mut seen = Seen::synced(api);
@@ -121,7 +121,7 @@ fn random_faults_leave_the_state_of_the_server() {
                 world.change(&api, &mut chance);
             }
             api.fault(Fault::Mended);
-            // A watch that is silent for good is ended, as its time would end it.
+            // End silent watches, as their timeout would.
             api.fault(Fault::EndWatches);
             if round % 3 == 0 {
                 seen.until(|seen| World::of(seen) == world);

@@ -1,4 +1,4 @@
-//! A server that says what an API server would not say: the last good state stays, and each trouble is told once.
+//! Malformed content from an API server: the last valid state is kept, and each error is reported once.
 
 use serde_json::{Value, json};
 
@@ -11,13 +11,13 @@ fn watched() -> (Api, Seen) {
     api.put(service("a", 1, 80));
     api.put(service("b", 2, 80));
     let mut seen = Seen::synced(&api);
-    // Services are watched when this is told.
+    // The services are watched once this change arrives.
     api.put(service("b", 2, 81));
     seen.until(|seen| seen.port("b") == Some(81));
     (api, seen)
 }
 
-/// A line about a service into its watches.
+/// A line for the watches of services.
 fn line(value: &Value) -> Fault {
     Fault::Line("services", value.to_string().into_bytes())
 }
@@ -32,16 +32,16 @@ fn malformed_watch_events_leave_the_state_of_the_server() {
     let deep = format!("{{\"type\":\"ADDED\",\"object\":{}{}}}", "[".repeat(5000), "]".repeat(5000));
     let long = format!("{{\"type\":\"ADDED\",\"object\":\"{}\"}}", "x".repeat(5 << 20));
     let cases: Vec<(&str, Vec<u8>)> = vec![
-        ("no JSON", b"garbage".to_vec()),
-        ("cut", b"{\"type\":\"ADDED\",\"object\":{\"meta".to_vec()),
-        ("no UTF-8", b"{\"type\":\"\xff\"}".to_vec()),
+        ("not JSON", b"garbage".to_vec()),
+        ("truncated", b"{\"type\":\"ADDED\",\"object\":{\"meta".to_vec()),
+        ("not UTF-8", b"{\"type\":\"\xff\"}".to_vec()),
         ("NUL", vec![0; 100]),
         ("another value", b"[1, 2]".to_vec()),
         ("no type", b"{\"object\":{}}".to_vec()),
         ("no object", b"{\"type\":\"ADDED\"}".to_vec()),
         ("unknown type", b"{\"type\":\"EXPLODED\",\"object\":{}}".to_vec()),
-        ("error", b"{\"type\":\"ERROR\",\"object\":{\"code\":500,\"message\":\"etcd is away\"}}".to_vec()),
-        ("odd error", b"{\"type\":\"ERROR\",\"object\":{\"code\":\"x\"}}".to_vec()),
+        ("error", b"{\"type\":\"ERROR\",\"object\":{\"code\":500,\"message\":\"etcd is down\"}}".to_vec()),
+        ("malformed error", b"{\"type\":\"ERROR\",\"object\":{\"code\":\"x\"}}".to_vec()),
         ("error without object", b"{\"type\":\"ERROR\",\"object\":null}".to_vec()),
         (
             "older",
@@ -53,11 +53,11 @@ fn malformed_watch_events_leave_the_state_of_the_server() {
     for (what, text) in cases {
         let (api, mut seen) = watched();
         api.fault(Fault::Line("services", text));
-        // Until it has been heard, or the change below could end the watch first.
+        // Wait until the line was received, since the change below could end the watch first.
         seen.until(|seen| !seen.troubles.is_empty());
         api.put(service("a", 1, 81));
         seen.until(|seen| seen.port("a") == Some(81) && seen.recoveries > 0);
-        // Both selections of services have had the line.
+        // The watches of both selections of services got the line.
         assert!(seen.troubles.len() <= 2, "{what}: {:?}", seen.troubles);
         assert!(seen.troubles[0].starts_with("failed to watch services: "), "{what}: {:?}", seen.troubles);
         assert_eq!(seen.removed, [""; 0], "{what}");
@@ -82,14 +82,14 @@ fn invalid_object_keeps_its_last_valid_state() {
     let reasons = &seen.reasons;
     assert!(matches!(&reasons[..], [text] if text.starts_with("Service default/a: ")), "{reasons:?}");
     assert_eq!((seen.port("a"), seen.refused), (Some(80), 1));
-    // Nor does a new list take it away.
+    // A new list does not remove the object either.
     api.fault(Fault::Expire);
     api.put(service("c", 3, 80));
     seen.until(|seen| seen.port("c").is_some());
     assert_eq!(seen.port("a"), Some(80));
     api.put(service("a", 1, 82));
     seen.until(|seen| seen.port("a") == Some(82) && seen.refused == 0);
-    assert_eq!((seen.reasons.len(), seen.troubles.len()), (1, 0), "a refused object is no outage");
+    assert_eq!((seen.reasons.len(), seen.troubles.len()), (1, 0), "a rejected object is not an outage");
     assert_eq!(seen.removed, [""; 0]);
 }
 

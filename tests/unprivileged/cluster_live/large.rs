@@ -1,6 +1,6 @@
-//! Much, and large: all that there is arrives by initial events or in pages, and what is too large is named.
+//! Many and large objects: all arrive by initial events or in pages, and too large ones are reported by name.
 //!
-//! Objects of a generator are made when they are sent.
+//! Generated objects are created while they are sent.
 
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ fn metadata(number: usize) -> Value {
     json!({"name": format!("made-{number}"), "namespace": "default"})
 }
 
-/// The spec of a service, and this many bytes.
+/// The spec of a service, and a status with this number of bytes.
 fn content(number: usize, bytes: usize) -> String {
     let number = u16::try_from(number).expect("a small number");
     let spec = service("", number, 80)["spec"].to_string();
@@ -42,7 +42,7 @@ fn pages(requests: &[String]) -> Vec<(usize, Option<&str>)> {
     };
     let pages = requests.iter().filter(|request| request.contains("limit="));
     let pages = pages.map(|request| {
-        let limit = value(request, "limit=").expect("it has a limit").parse().expect("a number");
+        let limit = value(request, "limit=").expect("the request has a limit").parse().expect("a number");
         (limit, request.split("continue=").nth(1))
     });
     pages.collect()
@@ -58,7 +58,7 @@ fn initial_objects_come_from_the_watch_cache_without_a_list() {
     seen.until(|seen| seen.port("later") == Some(81));
     let requests = api.requests();
     assert_eq!(pages(&requests), [], "{requests:?}");
-    assert_eq!(requests.len(), 1, "changes come by the watch that has sent all: {requests:?}");
+    assert_eq!(requests.len(), 1, "the watch that sent the initial objects also sends changes: {requests:?}");
     assert!(requests[0].contains("sendInitialEvents=true&resourceVersionMatch=NotOlderThan"), "{requests:?}");
 }
 
@@ -76,7 +76,7 @@ fn every_refusal_of_initial_events_falls_back_to_a_paged_list() {
         assert_eq!(pages(&api.requests()), [(500, None)], "{way:?}");
         api.put(service("a", 1, 81));
         seen.until(|seen| seen.port("a") == Some(81));
-        // A server that has refused is not asked again each time.
+        // Initial events are not requested again from a server that has refused them.
         api.fault(Fault::Expire);
         api.put(service("a", 1, 82));
         seen.until(|seen| seen.port("a") == Some(82));
@@ -106,7 +106,7 @@ fn too_large_page_is_requested_again_in_parts_with_the_same_token() {
     assert!((0..MANY).all(|number| seen.port(&format!("made-{number}")) == Some(80)));
     let requests = api.requests();
     let pages = pages(&requests);
-    // 16 MiB hold 12 of them.
+    // 12 objects fit into 16 MiB.
     assert_eq!((pages[0], pages[1].1), ((500, None), None));
     assert!(pages[1].0 <= 6, "{pages:?}");
     assert!(pages.iter().skip(2).all(|(limit, token)| *limit <= 6 && token.is_some()), "{pages:?}");
@@ -146,10 +146,10 @@ fn too_large_change_is_named_and_keeps_the_last_valid_state_until_deletion() {
     api.put(service("b", 2, 80));
     seen.until(|seen| seen.port("b") == Some(80));
     assert_eq!(seen.port("a"), Some(80));
-    // In the line of its deletion it is as large.
+    // The deletion event is as large.
     api.delete("Service", "default", "a");
     seen.until(|seen| seen.refused == 0 && seen.port("a").is_none());
-    assert_eq!(seen.troubles, [""; 0], "a refused object is no outage");
+    assert_eq!(seen.troubles, [""; 0], "a rejected object is not an outage");
     let requests = api.requests();
-    assert_eq!(requests.len(), 1, "the watch goes on: {requests:?}");
+    assert_eq!(requests.len(), 1, "the watch continues: {requests:?}");
 }

@@ -1,4 +1,4 @@
-//! The metadata of any resource, watched without its content.
+//! Watching the metadata of any resource without the content.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -17,7 +17,7 @@ use test_support::apiserver::{Api, Fault, Generated, InitialEvents};
 const PATIENCE: Duration = Duration::from_secs(60);
 const MANAGED: &str = "example.com/managed";
 
-/// What a consumer of metadata sees.
+/// The state that results from the events of a metadata watch.
 struct Objects {
     known: BTreeMap<String, ObjectMeta>,
     deleted: Vec<String>,
@@ -33,8 +33,8 @@ impl Objects {
     fn new(kubeconfig: &Path, selection: MetadataSelection, limits: WatchOptions) -> Self {
         let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
         let client = runtime.block_on(client(Some(kubeconfig))).expect("a client");
-        let (tell, events) = channel(16);
-        runtime.spawn(watch_metadata(client, selection, limits, tell));
+        let (sender, events) = channel(16);
+        runtime.spawn(watch_metadata(client, selection, limits, sender));
         Self {
             known: BTreeMap::new(),
             deleted: Vec::new(),
@@ -51,17 +51,18 @@ impl Objects {
         while !is_so(self) {
             let received = async { tokio::time::timeout(PATIENCE, self.events.recv()).await };
             let event = self.runtime.block_on(received);
-            let event = event.unwrap_or_else(|_| panic!("nothing is told; troubles: {:?}", self.troubles));
-            match event.expect("the watch goes on") {
+            let event =
+                event.unwrap_or_else(|_| panic!("timed out without an event; outages: {:?}", self.troubles));
+            match event.expect("the watch continues") {
                 MetadataEvent::Applied(meta) => {
                     self.known.insert(meta.key.name.to_string(), meta);
                 }
                 MetadataEvent::Deleted(key) => {
-                    assert!(self.known.remove(&*key.name).is_some(), "{key:?} was known");
+                    assert!(self.known.remove(&*key.name).is_some(), "{key:?} exists");
                     self.deleted.push(key.name.to_string());
                 }
                 MetadataEvent::Synced => {
-                    assert!(!std::mem::replace(&mut self.is_synced, true), "synced once");
+                    assert!(!std::mem::replace(&mut self.is_synced, true), "synced is sent once");
                 }
                 MetadataEvent::Outage(why) => self.troubles.push(why),
                 MetadataEvent::Recovered => self.recoveries += 1,
@@ -109,7 +110,7 @@ fn existing_objects_and_every_change_are_reported_without_content(api: &Api) {
     assert_ne!(changed.resource_version, first.resource_version);
     api.put(config_map("second", "1"));
     objects.until(|objects| objects.known.contains_key("second"));
-    // One that no longer matches is gone as well.
+    // An object that no longer matches counts as deleted.
     let mut released = config_map("second", "1");
     released["metadata"]["labels"] = json!({});
     api.put(released);
@@ -131,7 +132,7 @@ fn real_api_server_sends_metadata_and_every_change_without_content() {
     existing_objects_and_every_change_are_reported_without_content(&api);
 }
 
-/// How many lists of the pods of all namespaces a real API server has answered.
+/// The number of lists of the pods of all namespaces that a real API server has served.
 fn lists_of_pods(api: &Api) -> u64 {
     let page = api.kubectl(&["get", "--raw", "/metrics"]).expect("the metrics of the server");
     let is_list = |line: &&str| {
@@ -144,7 +145,8 @@ fn lists_of_pods(api: &Api) -> u64 {
     counts.sum()
 }
 
-/// Whether a real API server sends initial events: its etcd must report progress (3.4.25, 3.5.8 and later).
+/// Whether a real API server sends initial events, which requires an etcd with progress notifications (3.4.25, 3.5.8
+/// and later).
 fn sends_initial_events(api: &Api) -> bool {
     let query = "watch=true&timeoutSeconds=1&allowWatchBookmarks=true&sendInitialEvents=true";
     let path = format!("/api/v1/pods?{query}&resourceVersionMatch=NotOlderThan");
@@ -154,7 +156,7 @@ fn sends_initial_events(api: &Api) -> bool {
 
 #[test]
 #[cfg_attr(not(feature = "api-server"), ignore = "needs KUBEBUILDER_ASSETS and the feature api-server")]
-#[allow(clippy::print_stderr)] // Which of the two was shown depends on the binaries.
+#[allow(clippy::print_stderr)] // The binaries determine which of the two cases was tested.
 fn change_causes_no_list_on_a_real_api_server() {
     let api = Api::real();
     api.send("GET", "/api/v1/pods", "application/json", &Value::Null);

@@ -1,4 +1,5 @@
-//! A server that is away, slow, full or forgetful: nothing is lost, and each outage is told once.
+//! A server that is down, slow or overloaded, or has expired its history: nothing is lost, and each outage is reported
+//! once.
 
 use std::time::Duration;
 
@@ -17,7 +18,7 @@ fn watched(limits: WatchOptions) -> (Api, Seen) {
     (api, seen)
 }
 
-/// Something new is told: services are watched.
+/// Changes a service and waits for the change, so that the services are watched afterwards.
 fn is_followed(api: &Api, seen: &mut Seen, port: u16) {
     api.put(service("probe", 999, port));
     seen.until(|seen| seen.port("probe") == Some(port));
@@ -49,7 +50,7 @@ fn watch_resumes_from_a_bookmark() {
         api.put(slice("x", "a", &[&format!("10.1.0.{port}")]));
     }
     seen.until(|seen| seen.endpoints("a") == 1 && seen.snapshot.revision() >= 50);
-    // Services have not changed since version 1; now they stand where slices stand.
+    // The services have not changed since version 1. The bookmark moves them to the version of the slices.
     api.fault(Fault::Bookmark);
     is_followed(&api, &mut seen, 1);
     api.requests();
@@ -78,9 +79,9 @@ fn expired_resource_version_causes_a_list_and_only_differences_are_reported() {
     api.fault(Fault::Mended);
     seen.until(|seen| seen.port("new").is_some() && seen.port("gone").is_none());
     assert_eq!(seen.removed, ["gone"]);
-    assert_eq!(seen.snapshot.revision() - revision, 2, "what had not changed was not told again");
+    assert_eq!(seen.snapshot.revision() - revision, 2, "unchanged objects are not reported again");
     is_followed(&api, &mut seen, 1);
-    assert_eq!(seen.troubles, [""; 0], "to forget is no trouble");
+    assert_eq!(seen.troubles, [""; 0], "an expired version is not an outage");
 }
 
 #[test]
@@ -205,18 +206,22 @@ fn rejected_token_is_reported() {
 fn missing_kubeconfig_and_service_account_are_both_named() {
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     if std::env::var_os("KUBERNETES_SERVICE_HOST").is_none() {
-        let error = runtime.block_on(kube_source::client(None)).err().expect("this is no pod").to_string();
+        let error = runtime
+            .block_on(kube_source::client(None))
+            .err()
+            .expect("this process is not in a pod")
+            .to_string();
         assert!(error.contains("pass --kubeconfig") && error.contains("service account"), "{error}");
     }
     let missing = runtime.block_on(kube_source::client(Some("missing.yaml".as_ref()))).err();
-    assert_eq!(missing.expect("there is none").to_string(), "invalid kubeconfig missing.yaml");
+    assert_eq!(missing.expect("the file is missing").to_string(), "invalid kubeconfig missing.yaml");
 }
 
 #[test]
 fn service_that_changes_selection_is_not_lost_if_its_addition_arrives_first() {
     use test_support::objects::{OTHER_PROXY, labelled};
     let (api, mut seen) = watched(limits());
-    // The old selection is held: its delete comes after the other's change.
+    // The watch of the old selection is delayed, so its deletion arrives after the other's addition.
     api.fault(Fault::HoldWatches("!service.kubernetes.io/service-proxy-name"));
     api.put(labelled(service("a", 1, 81), OTHER_PROXY));
     seen.until(|seen| seen.port("a") == Some(81));

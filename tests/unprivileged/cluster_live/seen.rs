@@ -1,4 +1,4 @@
-//! What a consumer sees of an API server: the events, and what they add up to.
+//! `Consumer`: receives the events of a watched API server, and holds the resulting state.
 
 use std::path::Path;
 use std::time::Duration;
@@ -13,10 +13,10 @@ use tokio::task::JoinHandle;
 
 use test_support::apiserver::Api;
 
-/// Far more than anything here takes, on a busy machine.
+/// The timeout of each wait, generous for a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Short, so that a test need not wait; a watch is ended by the server every few seconds.
+/// Short limits, so that tests need not wait. The server ends each watch after a few seconds.
 pub(crate) fn limits() -> WatchOptions {
     WatchOptions {
         watch_timeout_s: 4,
@@ -29,17 +29,17 @@ pub(crate) fn limits() -> WatchOptions {
     }
 }
 
-/// What a consumer sees.
+/// The state that results from the events.
 pub(crate) struct Seen {
     pub(crate) snapshot: Snapshot,
     pub(crate) node: Option<Node>,
     pub(crate) is_synced: bool,
     pub(crate) troubles: Vec<String>,
     pub(crate) recoveries: usize,
-    /// How many objects cannot be used, and why those cannot that were named.
+    /// The number of rejected objects, and the reported reasons.
     pub(crate) refused: usize,
     pub(crate) reasons: Vec<String>,
-    /// Services that were told as gone.
+    /// The services that were deleted.
     pub(crate) removed: Vec<String>,
     events: Receiver<Event>,
     watch: JoinHandle<()>,
@@ -52,7 +52,7 @@ impl Seen {
         Self::new(api.kubeconfig(), WatchScope::Proxy { node: Some("n".to_owned()) }, limits())
     }
 
-    /// A proxy without a node, from the moment at which all has been told.
+    /// A proxy without a node, after its initial sync.
     pub(crate) fn synced(api: &Api) -> Self {
         let mut seen = Self::new(api.kubeconfig(), WatchScope::Proxy { node: None }, limits());
         seen.until(|seen| seen.is_synced);
@@ -62,8 +62,8 @@ impl Seen {
     pub(crate) fn new(kubeconfig: &Path, watched: WatchScope, limits: WatchOptions) -> Self {
         let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
         let client = runtime.block_on(client(Some(kubeconfig))).expect("a client");
-        let (tell, events) = channel(16);
-        let watch = runtime.spawn(watch_cluster_with(client, watched, limits, tell));
+        let (sender, events) = channel(16);
+        let watch = runtime.spawn(watch_cluster_with(client, watched, limits, sender));
         Self {
             snapshot: Snapshot::new(),
             node: None,
@@ -82,8 +82,9 @@ impl Seen {
     pub(crate) fn next(&mut self) {
         let received = async { tokio::time::timeout(PATIENCE, self.events.recv()).await };
         let event = self.runtime.block_on(received);
-        let event = event.unwrap_or_else(|_| panic!("nothing is told; troubles: {:?}", self.troubles));
-        match event.expect("the watch goes on") {
+        let event =
+            event.unwrap_or_else(|_| panic!("timed out without an event; outages: {:?}", self.troubles));
+        match event.expect("the watch continues") {
             Event::Changes(changes) => {
                 assert!(!changes.is_empty());
                 for change in changes {
@@ -95,7 +96,7 @@ impl Seen {
             }
             Event::Node(node) => self.node = Some(node),
             Event::Synced => {
-                assert!(!self.is_synced, "synced once");
+                assert!(!self.is_synced, "synced is sent once");
                 self.is_synced = true;
             }
             Event::Outage(text) => {
@@ -111,7 +112,7 @@ impl Seen {
         }
     }
 
-    /// Takes what is told until it is so.
+    /// Receives events until a condition is true.
     pub(crate) fn until(&mut self, is_so: impl Fn(&Self) -> bool) {
         while !is_so(self) {
             self.next();
@@ -122,7 +123,7 @@ impl Seen {
         self.snapshot.service(&ServiceKey::new("default", name)).map(|service| &**service)
     }
 
-    /// The port of a service, if it is there.
+    /// The port of a service, if the service exists.
     pub(crate) fn port(&self, name: &str) -> Option<u16> {
         Some(self.service(name)?.ports.first()?.port)
     }
@@ -132,11 +133,11 @@ impl Seen {
         self.snapshot.slices_of(&key).map(|slice| slice.endpoints.len()).sum()
     }
 
-    /// Stops listening and waits for the watch to end.
+    /// Drops the receiver and waits for the end of the watch.
     pub(crate) fn end(self) {
         let Self { events, watch, runtime, .. } = self;
         drop(events);
         let end = async { tokio::time::timeout(PATIENCE, watch).await };
-        runtime.block_on(end).expect("the watch ends").expect("it does not panic");
+        runtime.block_on(end).expect("the watch ends").expect("the watch does not panic");
     }
 }
