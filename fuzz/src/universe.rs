@@ -164,6 +164,7 @@ impl ServiceSeed {
             external_ips: sorted(&self.external_ips),
             load_balancer_ips: sorted(&self.load_balancer_ips),
             source_ranges: self.source_ranges.iter().map(|pick| pick.net()).collect(),
+            health_check_node_port: None,
             affinity_s: self.affinity.of(&AFFINITIES),
             has_portals: !self.has_other_proxy,
             mode: self.mode.of(&MODES),
@@ -307,6 +308,7 @@ impl Story {
             name: self.node.of(&NODES).into(),
             zone: self.zone.of(&ZONES).into(),
             addresses: self.addresses.iter().map(|pick| pick.ip()).collect(),
+            ..Node::default()
         };
         let only = |picks: &Vec<Pick>| ServiceFilter::Only(picks.iter().map(|pick| pick.service()).collect());
         let filter = self.only.as_ref().map_or(ServiceFilter::All, only);

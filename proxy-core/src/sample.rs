@@ -55,8 +55,12 @@ pub fn snapshot(changes: impl IntoIterator<Item = Change>) -> Snapshot {
 /// Returns the context of node `n1` in zone `a` with address 10.240.0.5. All external addresses are allowed.
 #[must_use]
 pub fn node_context() -> NodeContext {
-    let node =
-        Node { name: "n1".into(), zone: "a".into(), addresses: vec![ip("10.240.0.5"), ip("2001:db8:f::5")] };
+    let node = Node {
+        name: "n1".into(),
+        zone: "a".into(),
+        addresses: vec![ip("10.240.0.5"), ip("2001:db8:f::5")],
+        ..Node::default()
+    };
     NodeContext { node, external: ExternalPolicy::all(), ..NodeContext::default() }
 }
 
@@ -80,6 +84,7 @@ pub fn svc(name: &str) -> Service {
         external_ips: Vec::new(),
         load_balancer_ips: Vec::new(),
         source_ranges: Vec::new(),
+        health_check_node_port: None,
         affinity_s: None,
         has_portals: true,
         mode: None,

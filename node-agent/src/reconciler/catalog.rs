@@ -107,7 +107,7 @@ impl Catalog {
 
     /// Replaces the node.
     pub(super) fn set_node(&mut self, node: Node, now: Instant) {
-        self.is_rebuild_due |= self.node != node;
+        self.is_rebuild_due |= !self.node.has_same_portals(&node);
         self.node = node;
         self.mark_changed(now);
     }

@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use ipnet::IpNet;
 use serde::Serialize;
 
 use crate::model::address::Family;
@@ -18,6 +19,11 @@ pub struct Node {
     pub zone: Arc<str>,
     /// The internal addresses, or if there are none, the external ones, in the order of the object.
     pub addresses: Vec<IpAddr>,
+    /// The CIDRs of the node's pods, at most one of each family.
+    pub pod_cidrs: Vec<IpNet>,
+    /// Whether the node is being deleted, or the cluster autoscaler is about to delete it: load balancers must not send
+    /// new connections (KEP-3836).
+    pub is_leaving: bool,
 }
 
 impl Node {
@@ -25,5 +31,12 @@ impl Node {
     #[must_use]
     pub fn primary(&self, family: Family) -> Option<IpAddr> {
         self.addresses.iter().copied().find(|address| Family::of(*address) == family)
+    }
+
+    /// Whether the two nodes have the same name, zone and addresses, on which the portals of pods depend.
+    #[must_use]
+    pub fn has_same_portals(&self, other: &Self) -> bool {
+        let Self { name, zone, addresses, pod_cidrs: _, is_leaving: _ } = self;
+        *name == other.name && *zone == other.zone && *addresses == other.addresses
     }
 }

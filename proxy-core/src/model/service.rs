@@ -322,6 +322,9 @@ pub struct Service {
     pub load_balancer_ips: Vec<IpAddr>,
     /// Source ranges with access to the load-balancer addresses; empty means all.
     pub source_ranges: Vec<IpNet>,
+    /// The port at which each node reports the number of its endpoints to load balancers: only for type `LoadBalancer`
+    /// with `externalTrafficPolicy: Local`.
+    pub health_check_node_port: Option<u16>,
     /// The timeout of `sessionAffinity: ClientIP`, in seconds.
     pub affinity_s: Option<u32>,
     /// Whether Portico is responsible: false for services of another proxy (label

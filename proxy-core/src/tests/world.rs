@@ -125,6 +125,7 @@ fn service() -> impl Strategy<Value = Service> {
                 external_ips: ips,
                 load_balancer_ips: balanced,
                 source_ranges: nets(ranges),
+                health_check_node_port: None,
                 affinity_s: affinity,
                 has_portals,
                 mode,
@@ -206,6 +207,7 @@ pub(super) fn any_node_context() -> impl Strategy<Value = NodeContext> {
             name: if name { all.name } else { Arc::default() },
             zone: if zone { all.zone } else { Arc::default() },
             addresses: if addresses { all.addresses } else { Vec::new() },
+            ..Node::default()
         };
         NodeContext { node, filter, mode, external: ExternalPolicy::all(), ..NodeContext::default() }
     })

@@ -1,13 +1,14 @@
 //! Parses Node, Namespace and `ServiceCIDR` objects.
 //!
-//! The caller selects its own node by name; that does not belong here.
+//! The caller selects its own node by name; that does not belong here. The API server has validated a node, so a value
+//! that cannot be parsed is skipped with a warning.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnet::IpNet;
-use proxy_core::address::{Family, parse_ip_sloppy};
+use proxy_core::address::{Family, parse_ip_sloppy, parse_net_sloppy};
 use proxy_core::annotation;
 use proxy_core::node::Node;
 
@@ -16,6 +17,8 @@ use crate::objects::metadata::{NameRule, Names, object_name};
 use crate::objects::validate;
 
 const ZONE_LABEL: &str = "topology.kubernetes.io/zone";
+/// The taint of a node that the cluster autoscaler is about to delete (cluster-autoscaler/utils/taints).
+const TO_BE_DELETED_TAINT: &str = "ToBeDeletedByClusterAutoscaler";
 
 /// Parses a node. Returns `None` after recording an error if its name is invalid.
 pub(crate) fn node(object: &Field<'_, '_>, names: &mut Names) -> Option<Node> {
@@ -25,7 +28,26 @@ pub(crate) fn node(object: &Field<'_, '_>, names: &mut Names) -> Option<Node> {
     let labels = meta.map("labels").texts();
     let zone = labels.iter().find(|(label, _)| *label == ZONE_LABEL).map_or("", |(_, zone)| *zone);
     let addresses = addresses(&object.map("status"));
-    Some(Node { name: names.get(name?), zone: names.get(zone), addresses })
+    let spec = object.map("spec");
+    let is_leaving = meta.at("deletionTimestamp").text().is_some() || has_to_be_deleted_taint(&spec);
+    let pod_cidrs = pod_cidrs(&spec);
+    Some(Node { name: names.get(name?), zone: names.get(zone), addresses, pod_cidrs, is_leaving })
+}
+
+fn has_to_be_deleted_taint(spec: &Field<'_, '_>) -> bool {
+    spec.maps("taints").any(|taint| taint.at("key").text() == Some(TO_BE_DELETED_TAINT))
+}
+
+fn pod_cidrs(spec: &Field<'_, '_>) -> Vec<IpNet> {
+    let mut cidrs = Vec::new();
+    for field in spec.list("podCIDRs") {
+        let Some(text) = field.text() else { continue };
+        match parse_net_sloppy(text) {
+            Some(cidr) => cidrs.push(cidr),
+            None => field.warn(format_args!("{} is not a CIDR; skipped", field.shown())),
+        }
+    }
+    cidrs
 }
 
 /// Parses the name of a namespace and its `portico.dev/` annotations.

@@ -47,6 +47,7 @@ pub(crate) fn service(object: &Field<'_, '_>, names: &mut Names) -> Option<Servi
     check_type(&spec, kind, &drafts);
     let external_ips = external_ips(&spec);
     let (internal_policy, external_policy) = policies(&spec, kind, !external_ips.is_empty());
+    let health_check_node_port = health_check_node_port(&spec, kind, external_policy);
     let source_ranges = source_ranges(&spec, kind);
     let affinity_s = affinity(&spec);
     let publish_not_ready = spec.at("publishNotReadyAddresses").boolean().unwrap_or(false);
@@ -70,6 +71,7 @@ pub(crate) fn service(object: &Field<'_, '_>, names: &mut Names) -> Option<Servi
         external_ips,
         load_balancer_ips,
         source_ranges,
+        health_check_node_port,
         affinity_s,
         has_portals: kind != ServiceType::ExternalName && !has_other_proxy,
         mode,
@@ -163,6 +165,18 @@ fn policies(
         );
     }
     (internal, external.unwrap_or_default())
+}
+
+fn health_check_node_port(spec: &Field<'_, '_>, kind: ServiceType, external: TrafficPolicy) -> Option<u16> {
+    let field = spec.at("healthCheckNodePort");
+    let port = validate::port_or_zero(&field)?;
+    if kind == ServiceType::LoadBalancer && external == TrafficPolicy::Local {
+        return Some(port);
+    }
+    field.error(format_args!(
+        "{port}: only a service of type LoadBalancer with externalTrafficPolicy Local has this port"
+    ));
+    None
 }
 
 fn source_ranges(spec: &Field<'_, '_>, kind: ServiceType) -> Vec<IpNet> {

@@ -211,6 +211,17 @@ fn node_port_service_has_policies_external_ips_and_node_ports() {
     assert_eq!(service.external_ips, ["80.11.12.10".parse::<std::net::IpAddr>().unwrap()]);
 }
 
+#[test]
+fn load_balancer_service_with_external_policy_local_has_a_health_check_node_port() {
+    let spec = "  type: LoadBalancer\n  externalTrafficPolicy: Local\n  ports: [{port: 80}]\n";
+    assert_eq!(
+        service_of(&format!("{spec}  healthCheckNodePort: 31234")).health_check_node_port,
+        Some(31_234)
+    );
+    assert_eq!(service_of(&format!("{spec}  healthCheckNodePort: 0")).health_check_node_port, None);
+    assert_eq!(service_of(spec).health_check_node_port, None);
+}
+
 /// Specs that every API server rejects, with the message.
 const REJECTED: &[(&str, &str)] = &[
     ("  type: ClusterIP", "spec.ports: missing: a service that is not headless needs at least one port"),
@@ -350,6 +361,14 @@ const REJECTED: &[(&str, &str)] = &[
     (
         "  ports: [{port: 1}]\n  externalTrafficPolicy: Local",
         "spec.externalTrafficPolicy: only a service of type NodePort or LoadBalancer, or one with externalIPs, has this policy",
+    ),
+    (
+        "  type: LoadBalancer\n  ports: [{port: 1}]\n  healthCheckNodePort: 31234",
+        "spec.healthCheckNodePort: 31234: only a service of type LoadBalancer with externalTrafficPolicy Local has this port",
+    ),
+    (
+        "  type: NodePort\n  externalTrafficPolicy: Local\n  ports: [{port: 1}]\n  healthCheckNodePort: 31234",
+        "spec.healthCheckNodePort: 31234: only a service of type LoadBalancer with externalTrafficPolicy Local has this port",
     ),
     (
         "  type: LoadBalancer\n  ports: [{port: 1}]\n  loadBalancerSourceRanges: [10.0.0.0]",

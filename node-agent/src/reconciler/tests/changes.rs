@@ -110,9 +110,21 @@ fn zone_of_the_node_selects_endpoints() {
     agent.source(SourceEvent::Changes(vec![hinted.into()]));
     agent.attached(1);
     agent.now += INTERVAL;
-    let node = Node { name: "n".into(), zone: "z1".into(), addresses: Vec::new() };
+    let node = Node { name: "n".into(), zone: "z1".into(), ..Node::default() };
     let effects = agent.source(SourceEvent::Node(node));
     assert_eq!(sent(&effects).len(), 1, "{effects:?}");
+}
+
+#[test]
+fn node_that_is_leaving_requests_no_rebuild_of_views() {
+    let mut agent = TestAgent::synced();
+    agent.attached(1);
+    agent.now += INTERVAL;
+    let node = agent.reconciler.catalog.node().clone();
+    let pod_cidrs = vec!["10.1.0.0/24".parse().unwrap()];
+    agent.source(SourceEvent::Node(Node { is_leaving: true, pod_cidrs, ..node }));
+    assert_eq!(agent.reconciler.catalog.publish_at(), None);
+    assert!(agent.reconciler.catalog.node().is_leaving);
 }
 
 #[test]

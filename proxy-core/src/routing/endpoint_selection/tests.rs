@@ -16,7 +16,7 @@ fn selected(
     policy: TrafficPolicy,
     (name, zone): (&str, &str),
 ) -> (SelectionRule, Vec<String>, Vec<EndpointStatus>) {
-    let node = Node { name: name.into(), zone: zone.into(), addresses: Vec::new() };
+    let node = Node { name: name.into(), zone: zone.into(), ..Node::default() };
     let snapshot = snapshot([made.tcp("", 80).into()]);
     let key = ServiceKey::new("default", "s");
     let endpoints = snapshot.endpoints_of(&key, "", Protocol::Tcp, Family::V4);

@@ -126,6 +126,35 @@ fn slice_of_a_headless_service_is_unused() {
 }
 
 #[test]
+fn node_is_leaving_if_it_is_deleted_or_has_the_taint_of_the_cluster_autoscaler() {
+    let decode_node =
+        |metadata: Value, spec: Value| match decode(Kind::Node, &json!({"metadata": metadata, "spec": spec}))
+        {
+            Content::Node(node) => node,
+            other => panic!("{other:?}"),
+        };
+    let cordoned = json!([{"key": "node.kubernetes.io/unschedulable", "effect": "NoSchedule"}]);
+    let to_be_deleted =
+        json!([{"key": "ToBeDeletedByClusterAutoscaler", "value": "1790000000", "effect": "NoSchedule"}]);
+    let present = json!({"name": "n"});
+    let deleted = json!({"name": "n", "deletionTimestamp": "2026-11-28T00:00:00Z"});
+    assert!(!decode_node(present.clone(), json!({})).is_leaving);
+    assert!(!decode_node(present.clone(), json!({"taints": cordoned})).is_leaving);
+    assert!(decode_node(present, json!({"taints": to_be_deleted})).is_leaving);
+    assert!(decode_node(deleted, json!({})).is_leaving);
+}
+
+#[test]
+fn node_has_its_valid_pod_cidrs() {
+    let spec = json!({"podCIDR": "10.1.0.0/24", "podCIDRs": ["10.1.0.0/24", "x", "fd00:1::/64"]});
+    let Content::Node(node) = decode(Kind::Node, &json!({"metadata": {"name": "n"}, "spec": spec})) else {
+        panic!("node was rejected");
+    };
+    let expected = ["10.1.0.0/24", "fd00:1::/64"].map(|text| text.parse().unwrap());
+    assert_eq!(node.pod_cidrs, expected);
+}
+
+#[test]
 fn node_and_service_cidr_are_decoded() {
     let node = json!({"metadata": {"name": "n", "labels": {"topology.kubernetes.io/zone": "z"}},
                       "status": {"addresses": [{"type": "InternalIP", "address": "192.0.2.1"}]}});
