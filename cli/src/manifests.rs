@@ -8,7 +8,7 @@ use std::io::Write;
 use anstyle::{AnsiColor, Style};
 use kube_source::{Objects, ReadOptions, Report, Severity, Source, read};
 use proxy_core::node::Node;
-use proxy_core::portal::{NodeContext, ServiceFilter};
+use proxy_core::portal::{NodeContext, Place, ServiceFilter};
 
 use crate::args::{InputArgs, NodeContextArgs};
 
@@ -78,5 +78,12 @@ pub(crate) fn node_context(args: &NodeContextArgs, objects: &Objects) -> NodeCon
         node.zone = zone.as_str().into();
     }
     let (external, limits) = (allowed.external_policy(), allowed.portal_limits());
-    NodeContext { node, filter: ServiceFilter::All, mode: (*mode).into(), external, limits }
+    NodeContext {
+        node,
+        place: Place::Pod,
+        filter: ServiceFilter::All,
+        mode: (*mode).into(),
+        external,
+        limits,
+    }
 }

@@ -355,6 +355,7 @@ impl Ruleset {
 
 pub mod dispatch;
 pub mod kernel_model;
+pub mod node;
 mod on_demand;
 pub mod plan;
 mod rule;

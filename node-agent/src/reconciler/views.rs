@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use netns_nft::NetnsId;
-use proxy_core::portal::{NodeContext, ServiceFilter};
+use proxy_core::portal::{NodeContext, Place, ServiceFilter};
 
 use super::catalog::Publication;
 use super::{Reconciler, Rollout};
@@ -17,6 +17,7 @@ impl Reconciler {
     fn node_context(&self, filter: &ServiceFilter) -> NodeContext {
         NodeContext {
             node: self.catalog.node().clone(),
+            place: Place::Pod,
             filter: filter.clone(),
             mode: self.options.mode,
             external: self.options.external.clone(),

@@ -32,7 +32,10 @@ pub struct GuestInterfaces(BTreeSet<InterfacePattern>);
 
 impl InterfacePattern {
     /// Parses `tap0`, or `k6t-*` for all names with that prefix.
-    fn parse(text: &str) -> Result<Self, &'static str> {
+    ///
+    /// # Errors
+    /// If it is not the name of an interface; the text follows the pattern in a message.
+    pub fn parse(text: &str) -> Result<Self, &'static str> {
         let (name, is_prefix) = text.strip_suffix('*').map_or((text, false), |name| (name, true));
         if name.is_empty() || name.len() >= usize::from(INTERFACE_BYTES) {
             return Err("is not 1 to 15 characters long");

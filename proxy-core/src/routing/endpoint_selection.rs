@@ -86,7 +86,9 @@ fn is_serving_terminating(endpoint: &Endpoint) -> bool {
     !endpoint.conditions.ready && endpoint.conditions.serving && endpoint.conditions.terminating
 }
 
-fn is_local(endpoint: &Endpoint, node: &Node) -> bool {
+/// Whether an endpoint is on this node.
+#[must_use]
+pub fn is_local(endpoint: &Endpoint, node: &Node) -> bool {
     !node.name.is_empty() && endpoint.node.as_ref() == Some(&node.name)
 }
 

@@ -13,7 +13,7 @@ use rpds::RedBlackTreeMapSync as Map;
 use serde::{Serialize, Serializer};
 
 use crate::model::node::Node;
-use crate::model::service::{Created, Dial, Mode, Protocol, Scheduler, ServiceKey};
+use crate::model::service::{Created, Dial, Mode, Protocol, Scheduler, ServiceKey, TrafficPolicy};
 use crate::model::snapshot::{ChangedServices, Snapshot};
 
 pub use crate::model::portal_key::PortalKey;
@@ -22,6 +22,7 @@ pub use every_node::refused_on_every_node;
 pub use external::{ExternalKinds, ExternalPolicy};
 pub use kind::PortalKind;
 pub use limits::{Cost, PortalLimits, ROUND_ROBIN_CHAIN_ELEMENTS, STICKY_CHAIN_ELEMENTS};
+pub use place::{ExternalTarget, NodeEndpoints, Place, node_port_address};
 pub use refusal::{RefusalReason, Refusals};
 pub use service_filter::{ServiceFilter, ServiceSet};
 pub use share::TableKind;
@@ -91,6 +92,12 @@ pub struct Portal {
     /// Whether the kernel or the relay forwards connections.
     #[serde(skip)]
     pub mode: Mode,
+    /// The traffic policy that selected the backends.
+    #[serde(skip)]
+    pub policy: TrafficPolicy,
+    /// What the portal has only on the node; `None` in pods, and if there is nothing.
+    #[serde(skip)]
+    pub node: Option<Arc<NodeEndpoints>>,
 }
 
 impl Portal {
@@ -126,6 +133,8 @@ fn service_fields<S: Serializer>(key: &ServiceKey, serializer: S) -> Result<S::O
 pub struct NodeContext {
     /// The node.
     pub node: Node,
+    /// Whether the portals are those of a pod or of the node itself.
+    pub place: Place,
     /// The services that are visible to the pod.
     pub filter: ServiceFilter,
     /// The mode of services without one.
@@ -237,6 +246,7 @@ mod every_node;
 mod external;
 mod kind;
 mod limits;
+mod place;
 mod precedence;
 mod refusal;
 mod service_filter;

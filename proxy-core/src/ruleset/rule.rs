@@ -95,7 +95,7 @@ pub(super) fn rule(portal: &Portal, old: Option<&Rule>, action: Action) -> Rule 
     let is_sticky = matches!(action, Action::Forward { affinity_s: 1.., .. });
     Rule {
         dispatch: DispatchKey { action, guarded: portal.sources.is_some() },
-        ids: if is_sticky { ids(&backends, old).into() } else { Arc::default() },
+        ids: if is_sticky { ids(&backends, known_ids(old)).into() } else { Arc::default() },
         backends,
         sources: portal.sources.clone().unwrap_or_default(),
         is_cluster_ip: portal.kind == PortalKind::ClusterIp,
@@ -104,9 +104,11 @@ pub(super) fn rule(portal: &Portal, old: Option<&Rule>, action: Action) -> Rule 
 
 /// Returns the id of each backend: its present one, or the first free one of the portal after the backend's digest. Ids
 /// do not depend on history unless two digests are equal.
-pub(super) fn ids(backends: &[SocketAddr], old: Option<&Rule>) -> Vec<u32> {
-    let old = old.into_iter().flat_map(|old| old.backends.iter().zip(old.ids.iter()));
-    let known: BTreeMap<&SocketAddr, u32> = old.map(|(backend, id)| (backend, *id)).collect();
+pub(super) fn ids<'a>(
+    backends: &[SocketAddr],
+    known: impl Iterator<Item = (&'a SocketAddr, &'a u32)>,
+) -> Vec<u32> {
+    let known: BTreeMap<&SocketAddr, u32> = known.map(|(backend, id)| (backend, *id)).collect();
     let mut used: BTreeSet<u32> = backends.iter().filter_map(|backend| known.get(backend)).copied().collect();
     let free_id = |backend: &SocketAddr, used: &mut BTreeSet<u32>| {
         let mut id = id(backend);
@@ -119,6 +121,10 @@ pub(super) fn ids(backends: &[SocketAddr], old: Option<&Rule>) -> Vec<u32> {
         .iter()
         .map(|backend| known.get(backend).copied().unwrap_or_else(|| free_id(backend, &mut used)))
         .collect()
+}
+
+pub(super) fn known_ids(old: Option<&Rule>) -> impl Iterator<Item = (&SocketAddr, &u32)> {
+    old.into_iter().flat_map(|old| old.backends.iter().zip(old.ids.iter()))
 }
 
 /// Returns the preferred id of a backend.

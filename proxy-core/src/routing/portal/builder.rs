@@ -10,12 +10,17 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 
-use super::{BACKENDS_MAX, NodeContext, Portal, PortalKey, PortalKind, RefusalReason, Refusals, Verdict};
+use super::{
+    BACKENDS_MAX, ExternalTarget, NodeContext, NodeEndpoints, Place, Portal, PortalKey, PortalKind,
+    RefusalReason, Refusals, Verdict, node_port_address,
+};
 use crate::model::address::Family;
 use crate::model::node::Node;
 use crate::model::service::{Created, Mode, Protocol, Service, ServicePort, TrafficPolicy};
 use crate::model::snapshot::Snapshot;
-use crate::routing::endpoint_selection::{EndpointStatus, SelectionRule, endpoint_status, selection_rule};
+use crate::routing::endpoint_selection::{
+    EndpointStatus, SelectionRule, endpoint_status, is_local, selection_rule,
+};
 
 /// A portal that a service requests.
 #[derive(Debug, Clone, Copy)]
@@ -32,6 +37,8 @@ struct Target {
     verdict: Verdict,
     backends: Arc<[SocketAddr]>,
     omitted_backends: usize,
+    /// The addresses of its backends on this node, sorted. Empty in pods.
+    local: Vec<IpAddr>,
 }
 
 /// Builds the portals of one service. Endpoints are selected once per port, family and policy.
@@ -106,7 +113,14 @@ impl<'a> PortalBuilder<'a> {
         }
         let external: &[IpAddr] = match kind {
             PortalKind::ClusterIp => return service.cluster_ips.of(family).into_iter().collect(),
-            PortalKind::NodePort => return self.node_context.node.primary(family).into_iter().collect(),
+            PortalKind::NodePort => {
+                let primary = || self.node_context.node.primary(family);
+                let address = match self.node_context.place {
+                    Place::Pod => primary(),
+                    Place::Node => Some(node_port_address(family)),
+                };
+                return address.into_iter().collect();
+            }
             PortalKind::LoadBalancer => &service.load_balancer_ips,
             PortalKind::ExternalIp => &service.external_ips,
         };
@@ -161,8 +175,17 @@ impl<'a> PortalBuilder<'a> {
             PortalKind::ClusterIp => self.service.internal_policy,
             _ => TrafficPolicy::Cluster,
         };
-        let Target { verdict, backends, omitted_backends } = self.target(port, family, policy);
+        let Target { verdict, backends, omitted_backends, local } = self.target(port, family, policy);
         let service = self.service;
+        let is_on_node = self.node_context.place == Place::Node;
+        let has_external = is_on_node && kind != PortalKind::ClusterIp;
+        let external = (has_external && service.external_policy == TrafficPolicy::Local).then(|| {
+            let Target { verdict, backends, .. } = self.target(port, family, TrafficPolicy::Local);
+            ExternalTarget { verdict, backends }
+        });
+        let node = (external.is_some() || !local.is_empty()).then_some(NodeEndpoints { external, local });
+        let mode =
+            if is_on_node { Mode::Kernel } else { service.mode_of(key.protocol, self.node_context.mode) };
         Portal {
             service: service.key.clone(),
             port_name: service.ports[port].name.clone(),
@@ -174,9 +197,11 @@ impl<'a> PortalBuilder<'a> {
             affinity_s: service.affinity_s,
             scheduler: service.scheduler,
             dial: service.dial,
-            hold_ms: service.hold_ms,
+            hold_ms: service.hold_ms.filter(|_| !is_on_node),
             sources,
-            mode: service.mode_of(key.protocol, self.node_context.mode),
+            mode,
+            policy,
+            node: node.map(Arc::new),
         }
     }
 
@@ -188,7 +213,7 @@ impl<'a> PortalBuilder<'a> {
     fn target(&mut self, port: usize, family: Family, policy: TrafficPolicy) -> Target {
         let Self { snapshot, service, node_context, .. } = *self;
         let key = (port, family, policy == TrafficPolicy::Local);
-        let target = || target(snapshot, service, &service.ports[port], family, (policy, &node_context.node));
+        let target = || target(snapshot, service, &service.ports[port], family, (policy, node_context));
         self.targets.entry(key).or_insert_with(target).clone()
     }
 }
@@ -210,13 +235,19 @@ fn target(
     service: &Service,
     port: &ServicePort,
     family: Family,
-    (policy, node): (TrafficPolicy, &Node),
+    (policy, node_context): (TrafficPolicy, &NodeContext),
 ) -> Target {
+    let node = &node_context.node;
     let endpoints = snapshot.endpoints_of(&service.key, &port.name, port.protocol, family);
     let rule = selection_rule(&endpoints, policy, node);
     let selected =
-        endpoints.iter().filter(|e| endpoint_status(rule, e.endpoint, node) == EndpointStatus::Selected);
-    let mut backends: Vec<SocketAddr> = selected.map(|e| e.backend).collect();
+        || endpoints.iter().filter(|e| endpoint_status(rule, e.endpoint, node) == EndpointStatus::Selected);
+    let mut backends: Vec<SocketAddr> = selected().map(|e| e.backend).collect();
+    let mut local: Vec<IpAddr> = match node_context.place {
+        Place::Pod => Vec::new(),
+        Place::Node => selected().filter(|e| is_local(e.endpoint, node)).map(|e| e.backend.ip()).collect(),
+    };
+    local.dedup();
     let omitted_backends = backends.len().saturating_sub(BACKENDS_MAX);
     backends.truncate(BACKENDS_MAX);
     let verdict = match rule {
@@ -224,5 +255,5 @@ fn target(
         SelectionRule::NoneLocal => Verdict::Drop,
         _ => Verdict::Forward,
     };
-    Target { verdict, backends: backends.into(), omitted_backends }
+    Target { verdict, backends: backends.into(), omitted_backends, local }
 }

@@ -1,0 +1,83 @@
+//! The elements of a `NodeRuleset`.
+
+use super::chain::NodeChain;
+use super::changes::NodeChanges;
+use super::element::NodeElement;
+use super::settings::NodeEnvironment;
+use super::target::{Target, TargetNumber};
+use super::{Frontend, NodeRuleset};
+use crate::routing::portal::PortalKey;
+
+impl NodeRuleset {
+    /// Returns the number of elements.
+    #[must_use]
+    pub fn size(&self) -> usize {
+        self.elements().len()
+    }
+
+    /// Returns all elements.
+    #[must_use]
+    pub fn elements(&self) -> Vec<NodeElement> {
+        let all = NodeChanges {
+            portals: self.frontends.keys().copied().collect(),
+            targets: self.targets.keys().copied().collect(),
+            chains: self.chains.keys().copied().collect(),
+            addresses: self.frontends.keys().map(|key| key.address).collect(),
+            endpoints: self.endpoints.keys().copied().collect(),
+            environment: true,
+        };
+        self.elements_of(&all)
+    }
+
+    /// Returns the elements that changes affect.
+    pub(super) fn elements_of(&self, changes: &NodeChanges) -> Vec<NodeElement> {
+        let mut elements = Vec::new();
+        for key in &changes.portals {
+            if let Some(frontend) = self.frontends.get(key) {
+                frontend_elements(*key, frontend, &mut elements);
+            }
+        }
+        for number in &changes.targets {
+            if let Some(target) = self.targets.get(number) {
+                target_elements(*number, target, &mut elements);
+            }
+        }
+        let chains = changes.chains.iter().filter(|chain| self.chains.contains_key(*chain));
+        elements.extend(chains.map(|chain| match chain {
+            NodeChain::Pick(count) => NodeElement::Pick(*count),
+            NodeChain::Own(own) => NodeElement::Own(*own),
+        }));
+        let addresses = changes.addresses.iter().filter(|address| self.has_address(**address));
+        elements.extend(addresses.copied().map(NodeElement::Address));
+        let keeps_client_address = self.settings.is_some_and(|settings| settings.keep_client_address);
+        for address in changes.endpoints.iter().filter(|address| self.is_local_endpoint(**address)) {
+            elements.push(NodeElement::Hairpin(*address));
+            elements.extend(keeps_client_address.then_some(NodeElement::LocalEndpoint(*address)));
+        }
+        if changes.environment {
+            let NodeEnvironment { addresses, pod_ranges, pod_interfaces } = &self.environment;
+            elements.extend(self.ranges.iter().copied().map(NodeElement::Range));
+            elements.extend(addresses.iter().copied().map(NodeElement::NodeAddress));
+            elements.extend(pod_ranges.iter().copied().map(NodeElement::PodRange));
+            elements.extend(pod_interfaces.iter().copied().map(NodeElement::PodInterface));
+        }
+        elements
+    }
+}
+
+fn frontend_elements(key: PortalKey, frontend: &Frontend, elements: &mut Vec<NodeElement>) {
+    elements.push(NodeElement::Frontend(key, frontend.action));
+    elements.extend(frontend.short.map(|short| NodeElement::Short(key, short)));
+    if let Some(sources) = &frontend.sources {
+        elements.push(NodeElement::Guarded(key));
+        elements.extend(sources.iter().map(|net| NodeElement::Source(key, *net)));
+    }
+}
+
+fn target_elements(number: TargetNumber, target: &Target, elements: &mut Vec<NodeElement>) {
+    for (slot, backend) in (0_u16..).zip(target.backends.iter()) {
+        let id = target.ids.get(usize::from(slot)).copied();
+        elements.push(NodeElement::Backend(number, id.unwrap_or(u32::from(slot)), *backend));
+        elements.extend(id.map(|id| NodeElement::Id(target.family, number, slot, id)));
+    }
+}

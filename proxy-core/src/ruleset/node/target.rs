@@ -1,0 +1,263 @@
+//! `Target`: one set of backends of a service port, with its number in the kernel and the slots of its backends.
+//!
+//! The cluster address, the external addresses and the node port of a port share a target, so a changed endpoint is one
+//! or two changed elements, however many addresses a service has. A port has two targets if it serves clients outside
+//! the cluster by local endpoints only.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use super::chain::{NodeChain, OwnChain, Selection};
+use crate::model::address::Family;
+use crate::model::digest::digest;
+use crate::model::service::{AFFINITY_S_MAX, Protocol, ServiceKey, TrafficPolicy};
+use crate::routing::portal::{ExternalTarget, Portal, Verdict};
+use crate::ruleset::rule::{ids, slots};
+
+/// The number of targets that a table can contain: a number has 18 bits.
+pub const TARGETS_MAX: u32 = 1 << 18;
+/// The maximum number of backends of a target: the codes above are constants.
+const TARGET_BACKENDS_MAX: u16 = OWN_CHAIN - 1;
+
+const CODE_BITS: u32 = 14;
+const CODE_MASK: u32 = (1 << CODE_BITS) - 1;
+const REJECT: u16 = 0;
+const OWN_CHAIN: u16 = 0x3ffe;
+const DROP: u16 = 0x3fff;
+
+/// The number of a target.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct TargetNumber(u32);
+
+impl TargetNumber {
+    /// Returns the number; `None` if it is too large.
+    #[must_use]
+    pub fn new(number: u32) -> Option<Self> {
+        (number < TARGETS_MAX).then_some(Self(number))
+    }
+
+    /// Returns the number in the key of a backend. The code of a frontend is masked out of its value, so the number
+    /// stays in the upper bits.
+    #[must_use]
+    pub const fn key(self) -> u32 {
+        self.0 << CODE_BITS
+    }
+
+    /// Parses the number in the key of a backend.
+    #[must_use]
+    pub fn from_key(key: u32) -> Option<Self> {
+        (key & CODE_MASK == 0).then_some(Self(key >> CODE_BITS))
+    }
+
+    pub(super) const fn next(self) -> Self {
+        Self((self.0 + 1) % TARGETS_MAX)
+    }
+}
+
+impl fmt::Display for TargetNumber {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// What happens to the first packet of a connection to a frontend.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum FrontendAction {
+    /// It is rejected.
+    Reject,
+    /// It is dropped.
+    Drop,
+    /// It is forwarded to one of the backends, in slots 0 to count - 1, at random.
+    Forward(TargetNumber, u16),
+    /// The target's own chain selects the backend.
+    OwnChain(TargetNumber),
+}
+
+impl FrontendAction {
+    /// The mask of the code, which selects the chain.
+    pub const CODE_MASK: u32 = CODE_MASK;
+
+    /// Returns the value in the kernel: the code in bits 0 to 13, the number of the target above.
+    #[must_use]
+    pub const fn value(self) -> u32 {
+        match self {
+            Self::Reject => REJECT as u32,
+            Self::Drop => DROP as u32,
+            Self::Forward(target, count) => target.key() | count as u32,
+            Self::OwnChain(target) => target.key() | OWN_CHAIN as u32,
+        }
+    }
+
+    /// Parses a value; `None` if no table contains it.
+    #[must_use]
+    pub fn from_value(value: u32) -> Option<Self> {
+        let target = TargetNumber(value >> CODE_BITS);
+        match u16::try_from(value & CODE_MASK).ok()? {
+            REJECT => (target.0 == 0).then_some(Self::Reject),
+            DROP => (target.0 == 0).then_some(Self::Drop),
+            OWN_CHAIN => Some(Self::OwnChain(target)),
+            count => Some(Self::Forward(target, count)),
+        }
+    }
+
+    /// Returns the target.
+    #[must_use]
+    pub const fn target(self) -> Option<TargetNumber> {
+        match self {
+            Self::Reject | Self::Drop => None,
+            Self::Forward(target, _) | Self::OwnChain(target) => Some(target),
+        }
+    }
+}
+
+/// The code of actions without a chain per number of backends, as keys of the map `picks`.
+pub mod code {
+    /// Rejected.
+    pub const REJECT: u16 = super::REJECT;
+    /// Handled by the target's own chain.
+    pub const OWN_CHAIN: u16 = super::OWN_CHAIN;
+    /// Dropped.
+    pub const DROP: u16 = super::DROP;
+}
+
+/// Identifies a target.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct TargetKey {
+    service: ServiceKey,
+    port_name: Arc<str>,
+    protocol: Protocol,
+    pub(super) family: Family,
+    is_local: bool,
+}
+
+impl TargetKey {
+    fn new(portal: &Portal, policy: TrafficPolicy) -> Self {
+        Self {
+            service: portal.service.clone(),
+            port_name: portal.port_name.clone(),
+            protocol: portal.key.protocol,
+            family: Family::of(portal.key.address),
+            is_local: policy == TrafficPolicy::Local,
+        }
+    }
+
+    /// Returns the preferred number.
+    pub(super) fn preferred(&self) -> TargetNumber {
+        let Self { service, port_name, protocol, family, is_local } = self;
+        let digest = digest(format_args!("{service} {port_name} {protocol} {family} {is_local}"));
+        // FNV-1a mixes its low bits worst, so the high half is folded in.
+        let folded = digest ^ (digest >> 32);
+        TargetNumber(u32::try_from(folded % u64::from(TARGETS_MAX)).unwrap_or_default())
+    }
+}
+
+/// The desired backends of a target.
+#[derive(Debug, Clone)]
+pub(super) struct Desired {
+    pub(super) key: TargetKey,
+    selection: Selection,
+    backends: Arc<[SocketAddr]>,
+}
+
+/// What a portal requires for one kind of clients.
+#[derive(Debug, Clone)]
+pub(super) enum Requirement {
+    Reject,
+    Drop,
+    Forward(Desired),
+}
+
+impl Requirement {
+    /// Returns what clients in the cluster and on the node get.
+    pub(super) fn in_cluster(portal: &Portal) -> Self {
+        Self::new(portal, portal.verdict, &portal.backends, portal.policy)
+    }
+
+    /// Returns what clients outside the cluster get, if the portal's service has `externalTrafficPolicy: Local`.
+    pub(super) fn external(portal: &Portal) -> Option<Self> {
+        let ExternalTarget { verdict, backends } = portal.node.as_ref()?.external.as_ref()?;
+        Some(Self::new(portal, *verdict, backends, TrafficPolicy::Local))
+    }
+
+    fn new(portal: &Portal, verdict: Verdict, backends: &Arc<[SocketAddr]>, policy: TrafficPolicy) -> Self {
+        match verdict {
+            Verdict::Reject => Self::Reject,
+            Verdict::Drop => Self::Drop,
+            Verdict::Forward if backends.is_empty() => Self::Reject,
+            Verdict::Forward => {
+                let selection = match portal.affinity_s {
+                    Some(affinity_s) => Selection::Affinity(affinity_s.clamp(1, AFFINITY_S_MAX)),
+                    None if portal.is_round_robin() && backends.len() > 1 => Selection::RoundRobin,
+                    None => Selection::Random,
+                };
+                Self::Forward(Desired {
+                    key: TargetKey::new(portal, policy),
+                    selection,
+                    backends: Arc::clone(backends),
+                })
+            }
+        }
+    }
+}
+
+/// A target in a table.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Target {
+    /// `None` if the target was read from the kernel, and no portal has claimed it yet.
+    pub(super) key: Option<TargetKey>,
+    /// The address family.
+    pub family: Family,
+    /// How a backend is selected.
+    pub selection: Selection,
+    /// The backends by slot.
+    pub backends: Arc<[SocketAddr]>,
+    /// With session affinity: the id of each backend, which does not change if its slot does.
+    pub ids: Arc<[u32]>,
+    /// The number of frontends that lead to it.
+    pub(super) users: usize,
+}
+
+impl Target {
+    /// Returns the target for the desired backends. A remaining backend keeps its slot and its id.
+    pub(super) fn new(desired: &Desired, old: Option<&Self>) -> Self {
+        let Desired { key, selection, backends } = desired;
+        let max = usize::from(TARGET_BACKENDS_MAX);
+        let wanted = backends.get(..max.min(backends.len())).unwrap_or_default();
+        let backends: Arc<[SocketAddr]> = match old {
+            Some(old) => slots(&old.backends, wanted).into(),
+            None if wanted.len() == backends.len() => Arc::clone(backends),
+            None => wanted.into(),
+        };
+        let known = old.into_iter().flat_map(|old| old.backends.iter().zip(old.ids.iter()));
+        let ids = match selection {
+            Selection::Affinity(_) => ids(&backends, known).into(),
+            Selection::Random | Selection::RoundRobin => Arc::default(),
+        };
+        let users = old.map_or(0, |old| old.users);
+        Self { key: Some(key.clone()), family: key.family, selection: *selection, backends, ids, users }
+    }
+
+    /// Returns the number of backends.
+    #[must_use]
+    pub fn count(&self) -> u16 {
+        u16::try_from(self.backends.len()).unwrap_or(TARGET_BACKENDS_MAX)
+    }
+
+    /// Returns the action of a frontend that leads to this target.
+    pub(super) fn action(&self, number: TargetNumber) -> FrontendAction {
+        match self.selection {
+            Selection::Random => FrontendAction::Forward(number, self.count()),
+            Selection::Affinity(_) | Selection::RoundRobin => FrontendAction::OwnChain(number),
+        }
+    }
+
+    /// Returns the chain that selects a backend.
+    pub(super) fn chain(&self, number: TargetNumber) -> NodeChain {
+        let (family, count) = (self.family, self.count());
+        match self.selection {
+            Selection::Random => NodeChain::Pick(count),
+            selection => NodeChain::Own(OwnChain { number, family, selection, count }),
+        }
+    }
+}
