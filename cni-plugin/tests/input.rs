@@ -73,7 +73,7 @@ fn unknown_command_is_rejected_and_an_empty_one_prints_the_version() {
     call("add", &good()).run().failed(4, &["CNI_COMMAND", "add"]);
     for call in [call("", &good()), call(" ", &good()), call("", &good()).without("CNI_COMMAND")] {
         let outcome = call.run();
-        outcome.said("");
+        outcome.succeeded("");
         assert!(outcome.stderr.contains("portico-cni"), "{outcome:?}");
     }
 }

@@ -69,8 +69,8 @@ fn version_ignores_its_input() {
         r#""supportedVersions":["0.3.0","0.3.1","0.4.0","1.0.0","1.1.0"]}"#
     );
     let call = call("VERSION", &json!({"cniVersion": "9.9.9"}));
-    call.run().said(supported);
-    call.input("{").env("CNI_NETNS", "dummy").env("CNI_CONTAINERID", "").run().said(supported);
+    call.run().succeeded(supported);
+    call.input("{").env("CNI_NETNS", "dummy").env("CNI_CONTAINERID", "").run().succeeded(supported);
 }
 
 #[test]
@@ -101,7 +101,7 @@ fn del_succeeds_for_any_input() {
         del(&conf).input([0xff; 100]),
         del(&conf).input(vec![b' '; 17 << 20]),
     ] {
-        call.run().said("");
+        call.run().succeeded("");
     }
 }
 
@@ -110,11 +110,11 @@ fn del_succeeds_if_the_agent_refuses_or_sends_an_unexpected_reply() {
     for (name, answer) in [("no", refused("broken", false)), ("later", refused("busy", true))] {
         let dir = TempDir::new(name);
         agent(&dir, answer);
-        call("DEL", &conf(dir.path())).run().said("");
+        call("DEL", &conf(dir.path())).run().succeeded("");
     }
     let dir = TempDir::new("nonsense");
     agent(&dir, |_, _| Reply::File);
-    call("DEL", &conf(dir.path())).run().said("");
+    call("DEL", &conf(dir.path())).run().succeeded("");
 }
 
 #[test]
@@ -124,7 +124,7 @@ fn del_removes_the_record_with_and_without_an_agent() {
         let agent = is_agent_up.then(|| agent(&dir, done));
         write_records(&dir, [key("net", "c1"), key("net", "c2"), key("other", "c1")]);
         for _ in 0..2 {
-            call("DEL", &conf(dir.path())).run().said("");
+            call("DEL", &conf(dir.path())).run().succeeded("");
             assert_eq!(left(&dir), [key("net", "c2"), key("other", "c1")]);
         }
         if let Some(agent) = agent {
@@ -141,9 +141,9 @@ fn gc(dir: &TempDir, valid: Value) -> Call {
 fn gc_sends_the_valid_attachments_to_the_agent() {
     let dir = TempDir::new("gc-up");
     let agent = agent(&dir, done);
-    gc(&dir, json!([{"containerID": "c1", "ifname": "eth0", "new": 1}])).run().said("");
-    gc(&dir, json!([])).run().said("");
-    gc(&dir, json!(null)).run().said("");
+    gc(&dir, json!([{"containerID": "c1", "ifname": "eth0", "new": 1}])).run().succeeded("");
+    gc(&dir, json!([])).run().succeeded("");
+    gc(&dir, json!(null)).run().succeeded("");
     let request = |valid: &[AttachmentKey]| Request::Gc { network: "net".into(), valid: valid.to_vec() };
     assert_eq!(agent.requests(), [request(&[key("net", "c1")]), request(&[]), request(&[])]);
 }
@@ -159,7 +159,7 @@ fn gc_without_an_agent_prunes_the_records_of_its_network() {
     ] {
         let dir = TempDir::new("gc-down");
         write_records(&dir, all.clone());
-        gc(&dir, valid).run().said("");
+        gc(&dir, valid).run().succeeded("");
         assert_eq!(left(&dir), kept);
     }
 }
@@ -170,7 +170,7 @@ fn gc_without_valid_attachments_deletes_nothing() {
         let dir = TempDir::new(if is_agent_up { "gc-absent-up" } else { "gc-absent-down" });
         let agent = is_agent_up.then(|| agent(&dir, done));
         write_records(&dir, [key("net", "c1")]);
-        call("GC", &conf(dir.path())).run().said("");
+        call("GC", &conf(dir.path())).run().succeeded("");
         for nonsense in [json!("x"), json!([{"ifname": "eth0"}]), json!([1]), json!({"c1": "eth0"})] {
             gc(&dir, nonsense).run().failed(7, &["cni.dev/valid-attachments"]);
         }
@@ -183,7 +183,7 @@ fn gc_without_valid_attachments_deletes_nothing() {
 fn gc_beyond_the_size_of_a_message_sends_all_valid_attachments() {
     let dir = TempDir::new("gc-list");
     let agent = agent(&dir, done);
-    gc(&dir, many()).run().said("");
+    gc(&dir, many()).run().succeeded("");
     let [Request::Gc { network, valid }] = &agent.requests()[..] else { panic!("{:?}", agent.requests()) };
     assert_eq!((network.as_str(), valid.len()), ("net", 20_000));
     assert_eq!(valid[19_999], key("net", "c19999"));
@@ -210,7 +210,7 @@ fn gc_detaches_one_by_one_if_an_old_agent_refuses_the_list() {
         _ => done(request, netns),
     });
     write_records(&dir, [key("net", "c1"), key("net", "gone"), key("other", "gone")]);
-    gc(&dir, many()).run().said("");
+    gc(&dir, many()).run().succeeded("");
     assert_eq!(agent.requests()[1..], [Request::Detach { key: key("net", "gone") }]);
     assert_eq!(left(&dir), [key("net", "c1"), key("other", "gone")]);
 }
@@ -226,7 +226,7 @@ fn gc_returns_the_agents_error() {
 fn status_returns_the_agents_error() {
     let dir = TempDir::new("status-done");
     let asked = agent(&dir, done);
-    call("STATUS", &conf(dir.path())).run().said("");
+    call("STATUS", &conf(dir.path())).run().succeeded("");
     assert_eq!(asked.requests(), [Request::Ready]);
     let dir = TempDir::new("status-later");
     agent(&dir, refused("no services yet", true));
@@ -243,7 +243,7 @@ fn status_without_an_agent_depends_on_on_agent_down() {
         let conf = with(conf(dir.path()), "onAgentDown", json!(on_agent_down));
         call("STATUS", &without(conf, "prevResult")).run()
     };
-    status("ignore").said("");
+    status("ignore").succeeded("");
     status("fail").failed(50, &["no agent is listening on", "agent.sock"]);
     status("snapshot").failed(50, &["no agent is listening on", "no usable snapshot", "all.ruleset"]);
     let path = ruleset_path(dir.path(), "all");

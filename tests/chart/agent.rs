@@ -1,4 +1,4 @@
-//! `Agent`: the real program on an API server, without a pod.
+//! `Agent`: a running agent with an API server, without a pod.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -8,10 +8,10 @@ use std::time::{Duration, Instant};
 
 use agent_ipc::{Reply, Request, send_request};
 
-/// What must come comes within this time.
+/// The timeout of each wait.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// A program of this workspace; `cargo test --workspace` builds it beside the tests.
+/// The path of a program of this workspace, which `cargo test --workspace` builds.
 pub(crate) fn program(name: &str) -> PathBuf {
     let test = std::env::current_exe().expect("the path of this test");
     let path = test.ancestors().nth(2).expect("the target folder").join(name);
@@ -19,18 +19,18 @@ pub(crate) fn program(name: &str) -> PathBuf {
     path
 }
 
-/// A running agent and its folder, which end with it.
+/// A running agent and its directory. Both are removed when the value is dropped.
 pub(crate) struct Agent {
     child: Child,
     folder: PathBuf,
 }
 
 impl Agent {
-    /// One that knows the services of this server.
+    /// Starts an agent with this server, and waits until it is synced.
     pub(crate) fn start(name: &str, kubeconfig: &Path) -> Self {
         let folder = std::env::temp_dir().join(format!("portico-chart-{}-{name}", std::process::id()));
         fs::create_dir_all(&folder).expect("make a folder");
-        let log = File::create(folder.join("log")).expect("make the log");
+        let log = File::create(folder.join("log")).expect("create the log");
         let mut command = Command::new(program("portico"));
         command.args(["agent", "--node", "n1", "--take-over", "--metrics", "none", "--log-level", "debug"]);
         command.arg("--kubeconfig").arg(kubeconfig);
@@ -45,13 +45,13 @@ impl Agent {
         let child = command.stdin(Stdio::null()).stderr(log).spawn().expect("start the agent");
         let agent = Self { child, folder };
         let socket = agent.folder.join("agent.sock");
-        agent.until("it knows the services", || {
+        agent.until("the agent is synced", || {
             matches!(send_request(&socket, &Request::Ready, None, PATIENCE), Ok((Reply::Done, _)))
         });
         agent
     }
 
-    /// Waits until something is so.
+    /// Waits until a condition is true.
     pub(crate) fn until(&self, what: &str, is_so: impl Fn() -> bool) {
         let deadline = Instant::now() + PATIENCE;
         while !is_so() {
@@ -60,7 +60,7 @@ impl Agent {
         }
     }
 
-    /// Everything that it wrote.
+    /// The agent's log.
     pub(crate) fn log(&self) -> String {
         fs::read_to_string(self.folder.join("log")).unwrap_or_default()
     }

@@ -1,7 +1,6 @@
-//! The policies by which the chart limits what the webhook's service account may write.
+//! The admission policies of the chart, which limit the writes of the webhook's service account.
 //!
-//! Whether an API server refuses what they should is tried in the webhook's own tests, on a real one. What must not go
-//! in here: an API server.
+//! The webhook's tests check on a real API server that the policies deny such writes. The tests here need no API server.
 
 use std::collections::BTreeSet;
 

@@ -1,4 +1,4 @@
-//! Whether the chart and the images agree: what is started is in the image, and runs as the image says.
+//! Consistency of the chart and the images: the programs in the chart are in their images, and run as the same user.
 
 use std::collections::BTreeSet;
 
@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use test_support::helm::{objects, one, text};
 
-/// What a stage of the Dockerfile says: the files at its root, its user, its first command.
+/// A stage of the Dockerfile: the files at the root, the user and the entry point.
 #[derive(Debug, PartialEq)]
 struct Image {
     files: BTreeSet<String>,
@@ -18,18 +18,20 @@ fn image(stage: &str) -> Image {
     let file = text("deploy/images/Dockerfile");
     let start = format!("FROM both AS {stage}\n");
     let of = file.split_once(&start).expect("the stage").1.split("\nFROM ").next().expect("its text");
-    let said = |word: &str| of.lines().filter_map(|line| line.strip_prefix(word)).collect::<Vec<_>>();
-    let at_the_root = said("COPY ").into_iter().filter_map(|line| line.strip_suffix(" /"));
+    let arguments = |word: &str| of.lines().filter_map(|line| line.strip_prefix(word)).collect::<Vec<_>>();
+    let at_the_root = arguments("COPY ").into_iter().filter_map(|line| line.strip_suffix(" /"));
     let files = at_the_root.flat_map(str::split_whitespace).filter_map(|path| path.rsplit('/').next());
-    let one = |words: Vec<&str>| words.first().expect("it is said").trim_matches(['[', ']', '"']).to_owned();
+    let one = |words: Vec<&str>| {
+        words.first().expect("the instruction exists").trim_matches(['[', ']', '"']).to_owned()
+    };
     Image {
         files: files.map(|name| format!("/{name}")).collect(),
-        user: one(said("USER ")),
-        entry: one(said("ENTRYPOINT ")),
+        user: one(arguments("USER ")),
+        entry: one(arguments("ENTRYPOINT ")),
     }
 }
 
-/// The containers of an object whose image ends so.
+/// The pod and the containers of an object whose image has this name.
 fn containers<'a>(objects: &'a [Value], kind: &str, name: &str) -> Vec<(&'a Value, &'a Value)> {
     let pod = &one(objects, kind, "")["spec"]["template"]["spec"];
     let lists = ["containers", "initContainers"].into_iter().filter_map(|list| pod[list].as_array());

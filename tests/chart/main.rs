@@ -1,4 +1,4 @@
-//! The Helm chart: what it renders, what it refuses, what its pods may do, and what its roles grant.
+//! The Helm chart: rendered objects, rejected values, privileges of pods, and grants of roles.
 
 mod agent;
 mod guards;

@@ -1,4 +1,4 @@
-//! Whether docs/operations.md speaks of what there is: of no metric and no value of the chart that is none.
+//! References in docs/operations.md: every metric and every value of the chart that the page names exists.
 
 use std::collections::BTreeSet;
 
@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use test_support::helm::{documents, text};
 
-/// Whatever stands between backticks.
+/// The texts in backticks.
 fn quoted(page: &str) -> Vec<&str> {
     page.split('`').skip(1).step_by(2).collect()
 }
@@ -14,7 +14,7 @@ fn quoted(page: &str) -> Vec<&str> {
 #[test]
 fn every_metric_of_an_alert_exists() {
     let page = text("docs/operations.md");
-    // Those two are made from the code, see tests/reference.rs.
+    // Both pages are generated from the code, see tests/unprivileged/reference.rs.
     let pages = ["agent", "webhook"].map(|program| text(&format!("docs/reference/{program}-metrics.md")));
     let there: BTreeSet<&str> = pages.iter().flat_map(|page| quoted(page)).collect();
     let words =

@@ -1,4 +1,4 @@
-//! What the pods of the chart may do on a node and in a cluster, and whether the programs take what they are told.
+//! The pods of the chart: their privileges on the node and in the cluster, and the arguments of their programs.
 
 use std::collections::BTreeSet;
 use std::process::Command;
@@ -16,7 +16,7 @@ fn containers(spec: &Value) -> &Vec<Value> {
     spec["containers"].as_array().expect("containers")
 }
 
-/// Those that come first, too.
+/// All containers, including init containers.
 fn all_containers(spec: &Value) -> impl Iterator<Item = &Value> {
     containers(spec).iter().chain(spec["initContainers"].as_array().into_iter().flatten())
 }
@@ -41,7 +41,7 @@ fn containers_have_only_the_privileges_that_they_need() {
             assert!(context["privileged"].is_null());
             let added = &context["capabilities"]["add"];
             match container["name"].as_str() {
-                // The test netns_capabilities runs it so.
+                // tests/netns/capabilities.rs runs the agent with these.
                 Some("agent") => assert_eq!(*added, json!(["NET_ADMIN", "SYS_ADMIN"])),
                 _ => assert!(added.is_null(), "{}", container["name"]),
             }
@@ -108,7 +108,7 @@ fn second_agent_can_run_next_to_the_first_and_takes_over() {
     let set = &one(&objects, "DaemonSet", "")["spec"];
     let pod = &set["template"]["spec"];
     assert_eq!(pod["hostNetwork"], true);
-    // On the node's network each port of a container is one of the node's, and two pods with one do not fit there.
+    // With `hostNetwork` container ports are node ports, and the scheduler would not place two pods with one port on a node.
     assert!(containers(pod).iter().all(|container| container["ports"].is_null()));
     assert!(containers(pod)[0]["args"].as_array().expect("args").contains(&json!("--take-over")));
     assert_eq!(set["updateStrategy"]["rollingUpdate"], json!({"maxSurge": "10%", "maxUnavailable": 0}));
@@ -138,15 +138,15 @@ fn probes_use_the_address_of_the_metrics_page() {
         for probe in ["livenessProbe", "readinessProbe"] {
             assert_eq!(agent[probe]["httpGet"]["host"], probed);
         }
-        let told = json!(format!("--metrics={host}:9477"));
-        assert!(agent["args"].as_array().expect("args").contains(&told));
+        let flag = json!(format!("--metrics={host}:9477"));
+        assert!(agent["args"].as_array().expect("args").contains(&flag));
     }
 }
 
-/// Asks the program for help behind all arguments: a flag that it does not know comes first.
-fn takes(name: &str, args: &Value) {
+/// Asserts that a program accepts arguments. With `--help` last, the program reports an unknown flag but does not run.
+fn assert_accepts(name: &str, args: &Value) {
     let args: Vec<&str> = args.as_array().expect("args").iter().filter_map(Value::as_str).collect();
-    let output = Command::new(program(name)).args(&args).arg("--help").output().expect("run it");
+    let output = Command::new(program(name)).args(&args).arg("--help").output().expect("run the program");
     assert!(output.status.success(), "{name} {args:?}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
@@ -164,10 +164,10 @@ fn programs_accept_the_arguments_in_the_chart() {
     ] {
         let objects = objects(values);
         for container in containers(spec(&objects, "DaemonSet")) {
-            takes("portico", &container["args"]);
+            assert_accepts("portico", &container["args"]);
         }
-        takes("portico-webhook", &containers(spec(&objects, "Deployment"))[0]["args"]);
+        assert_accepts("portico-webhook", &containers(spec(&objects, "Deployment"))[0]["args"]);
     }
     let cleaning = objects(&["agent.enabled=false", "cleanup.enabled=true"]);
-    takes("portico", &spec(&cleaning, "DaemonSet")["initContainers"][0]["args"]);
+    assert_accepts("portico", &spec(&cleaning, "DaemonSet")["initContainers"][0]["args"]);
 }

@@ -1,9 +1,9 @@
-//! What the chart renders: objects that Kubernetes knows, whatever is turned on; and what it refuses.
+//! The objects that the chart renders for each variant, and the values that it rejects.
 
 use serde_json::{Value, json};
 
 use crate::schema::faults;
-use test_support::helm::{NAMESPACE, documents, objects, one, rendered, said, text};
+use test_support::helm::{NAMESPACE, documents, objects, one, rendered, run_helm, text};
 
 const ALL_ON: [&str; 18] = [
     "agent.install.capabilities={DAC_OVERRIDE}",
@@ -39,24 +39,24 @@ const BY_SECRET: [&str; 3] = [
     "webhook.tls.caBundle=-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----",
 ];
 
-/// Every way to install that the documentation names.
-pub(crate) fn ways() -> Vec<(&'static str, Vec<&'static str>)> {
+/// Every variant of the installation in the documentation.
+pub(crate) fn variants() -> Vec<(&'static str, Vec<&'static str>)> {
     vec![
         ("defaults", vec![]),
         ("everything on", ALL_ON.to_vec()),
-        ("the agent alone", vec!["webhook.enabled=false"]),
-        ("the webhook alone", vec!["agent.enabled=false"]),
+        ("only the agent", vec!["webhook.enabled=false"]),
+        ("only the webhook", vec!["agent.enabled=false"]),
         ("nothing", vec!["agent.enabled=false", "webhook.enabled=false"]),
         ("no installer", vec!["agent.install.enabled=false"]),
         ("before an uninstall", vec!["agent.install.enabled=false", "cleanup.enabled=true"]),
         ("no rights", vec!["rbac.create=false"]),
         ("cert-manager", CERT_MANAGER.to_vec()),
         ("cert-manager with an issuer", BY_ISSUER.to_vec()),
-        ("a Secret of somebody else", BY_SECRET.to_vec()),
-        ("a Secret with its authority", vec!["webhook.tls.mode=secret", "webhook.tls.secretName=mine"]),
+        ("an existing Secret", BY_SECRET.to_vec()),
+        ("an existing Secret with its CA", vec!["webhook.tls.mode=secret", "webhook.tls.secretName=mine"]),
         ("another name", vec!["fullnameOverride=portals", "webhook.networkPolicy.enabled=false"]),
         (
-            "little",
+            "minimal",
             vec![
                 "webhook.replicas=1",
                 "webhook.podDisruptionBudget.enabled=false",
@@ -75,21 +75,21 @@ fn kinds(objects: &[Value]) -> Vec<&str> {
 
 #[test]
 fn chart_passes_lint() {
-    let found = said(&["lint", "--strict", "deploy/helm/portico"]).unwrap_or_else(|why| panic!("{why}"));
+    let found = run_helm(&["lint", "--strict", "deploy/helm/portico"]).unwrap_or_else(|why| panic!("{why}"));
     assert!(!found.contains("[WARNING]") && !found.contains("[ERROR]"), "{found}");
 }
 
 #[test]
 fn objects_of_every_variant_match_the_schemas_of_kubernetes() {
-    for (way, values) in ways() {
+    for (variant, values) in variants() {
         let faults: Vec<String> = objects(&values).iter().flat_map(faults).collect();
-        assert!(faults.is_empty(), "{way}:\n{}", faults.join("\n"));
+        assert!(faults.is_empty(), "{variant}:\n{}", faults.join("\n"));
     }
 }
 
 #[test]
 fn objects_have_unique_names_in_the_namespace_of_the_release() {
-    for (way, values) in ways() {
+    for (variant, values) in variants() {
         let objects = objects(&values);
         let mut names: Vec<String> = objects
             .iter()
@@ -98,13 +98,13 @@ fn objects_have_unique_names_in_the_namespace_of_the_release() {
         let count = names.len();
         names.sort();
         names.dedup();
-        assert_eq!(names.len(), count, "{way}");
+        assert_eq!(names.len(), count, "{variant}");
         for object in &objects {
             let namespace = &object["metadata"]["namespace"];
-            assert!(namespace.is_null() || *namespace == NAMESPACE, "{way}: {object}");
+            assert!(namespace.is_null() || *namespace == NAMESPACE, "{variant}: {object}");
             assert_eq!(
                 object["metadata"]["labels"]["app.kubernetes.io/part-of"], "portico",
-                "{way}: {object}"
+                "{variant}: {object}"
             );
         }
     }
@@ -197,19 +197,19 @@ fn plain_manifests_equal_the_rendered_chart() {
         plain.into_iter().partition(|object| object["kind"] == "Namespace");
     assert_eq!(namespaces.len(), 1);
     assert_eq!(faults(&namespaces[0]), [""; 0]);
-    let mut today = objects(&[]);
-    for object in plain.iter_mut().chain(&mut today) {
-        let labels = object["metadata"]["labels"].as_object_mut().expect("each has labels");
+    let mut rendered = objects(&[]);
+    for object in plain.iter_mut().chain(&mut rendered) {
+        let labels = object["metadata"]["labels"].as_object_mut().expect("every object has labels");
         labels.remove("helm.sh/chart");
         labels.remove("app.kubernetes.io/managed-by");
     }
     let key = |object: &Value| format!("{} {}", object["kind"], object["metadata"]["name"]);
     plain.sort_by_key(key);
-    today.sort_by_key(key);
-    for (plain, today) in plain.iter().zip(&today) {
-        assert_eq!(plain, today, "run scripts/manifests");
+    rendered.sort_by_key(key);
+    for (plain, rendered) in plain.iter().zip(&rendered) {
+        assert_eq!(plain, rendered, "run scripts/manifests");
     }
-    assert_eq!(plain.len(), today.len(), "run scripts/manifests");
+    assert_eq!(plain.len(), rendered.len(), "run scripts/manifests");
 }
 
 #[test]
@@ -234,6 +234,6 @@ fn cert_manager_certificate_has_the_name_of_the_webhook_service() {
     let tls = volumes.iter().find(|volume| volume["name"] == "tls").expect("the certificate");
     assert_eq!(tls["secret"]["secretName"], certificate["spec"]["secretName"]);
     assert_eq!(registered["webhooks"][0]["failurePolicy"], "Fail");
-    let spared = &registered["webhooks"][1]["namespaceSelector"]["matchExpressions"][0]["values"];
-    assert_eq!(*spared, json!(["kube-system", NAMESPACE, "storage"]));
+    let excluded = &registered["webhooks"][1]["namespaceSelector"]["matchExpressions"][0]["values"];
+    assert_eq!(*excluded, json!(["kube-system", NAMESPACE, "storage"]));
 }

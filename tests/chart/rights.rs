@@ -1,15 +1,15 @@
-//! What the role of the agent grants, and what the agent asks for. The webhook's are compared in its own tests.
+//! Compares the grants of the agent's role with the agent's calls. The webhook's tests do the same for the webhook.
 
 use serde_json::{Value, json};
 
 use crate::agent::Agent;
-use crate::rendering::ways;
+use crate::rendering::variants;
 use crate::upgrade;
 use test_support::apiserver::rights::{Grant, not_called, not_granted};
 use test_support::apiserver::{Api, Fault, InitialEvents};
-use test_support::helm::{documents, objects, said, text};
+use test_support::helm::{documents, objects, run_helm, text};
 
-/// Kinds that an operator brings.
+/// API groups of operators, which a bare server lacks.
 const FOREIGN: [&str; 2] = ["cert-manager.io/v1", "monitoring.coreos.com/v1"];
 
 fn fill(api: &Api) {
@@ -22,14 +22,14 @@ fn fill(api: &Api) {
 #[test]
 fn role_of_the_agent_grants_exactly_what_it_calls() {
     let api = Api::double();
-    // Where a server sends initial events, lists are not needed; where it does not, they are.
+    // Lists are only called if the server sends no initial events.
     api.fault(Fault::NoInitialEvents(InitialEvents::Status(422)));
     fill(&api);
     api.put(json!({"kind": "ServiceCIDR", "metadata": {"name": "kubernetes"}, "spec": {"cidrs": ["10.0.0.0/16"]}}));
     let grants = Grant::all(&objects(&[]), "portico-agent");
     assert!(!grants.is_empty());
     let agent = Agent::start("double", &api.kubeconfig_of_account("portico-agent"));
-    agent.until("it watches everything", || not_called(&api.calls("portico-agent"), &grants).is_empty());
+    agent.until("the agent uses all grants", || not_called(&api.calls("portico-agent"), &grants).is_empty());
     let calls = api.calls("portico-agent");
     assert!(not_granted(&calls, &grants).is_empty(), "not granted: {:#?}", not_granted(&calls, &grants));
 }
@@ -44,13 +44,13 @@ fn real_api_server_accepts_the_manifests_and_the_agent_needs_only_its_role() {
     let applied = api.kubectl(&apply).unwrap_or_else(|why| panic!("{why}"));
     let made: Vec<Value> = documents(&text("deploy/manifests/portico.yaml"));
     assert_eq!(applied.lines().count(), made.len(), "{applied}");
-    // A second time nothing is different, and nothing of it is refused.
+    // Applying the manifests again succeeds.
     api.kubectl(&apply).unwrap_or_else(|why| panic!("{why}"));
     fill(&api);
     let agent = Agent::start("real", &api.kubeconfig_of_account("portico-agent"));
     let log = agent.log();
     assert!(!log.contains("forbidden") && !log.contains("WARN") && !log.contains("ERROR"), "{log}");
-    // The same account may do nothing else: its role is what lets it do what it does.
+    // The account has no other rights than those of its role.
     let can = |verb: &str, resource: &str| {
         let account = "system:serviceaccount:portico-system:portico-agent";
         api.kubectl(&["auth", "can-i", verb, resource, "--as", account, "-A"]).is_ok()
@@ -62,22 +62,22 @@ fn real_api_server_accepts_the_manifests_and_the_agent_needs_only_its_role() {
         assert!(!can(verb, resource), "{verb} {resource}");
     }
     api.kubectl(&["delete", "-f", manifests, "--wait=false"]).unwrap_or_else(|why| panic!("{why}"));
-    every_way_is_accepted(&api);
+    every_variant_is_accepted(&api);
     helm_installs_upgrades_and_leaves_nothing(&api);
-    upgrade::the_registration_of_0_1_0_becomes_the_charts_and_keeps_the_ca_bundle(&api);
+    upgrade::registration_of_0_1_0_becomes_that_of_the_chart_and_keeps_the_ca_bundle(&api);
 }
 
-/// The life of a release, on a server without a single controller.
+/// The life of a release, on a server without controllers.
 fn helm_installs_upgrades_and_leaves_nothing(api: &Api) {
     let kubeconfig = api.kubeconfig().to_str().expect("a path").to_owned();
     let release = |verb: &str, args: &[&str]| {
         let on = ["--namespace", "by-helm", "--kubeconfig", &kubeconfig];
-        said(&[&[verb, "portico"][..], args, &on].concat()).unwrap_or_else(|why| panic!("{verb}: {why}"))
+        run_helm(&[&[verb, "portico"][..], args, &on].concat()).unwrap_or_else(|why| panic!("{verb}: {why}"))
     };
     let chart = "deploy/helm/portico";
     let notes = release("install", &[chart, "--create-namespace"]);
     assert!(notes.contains("rollout status daemonset/portico-agent"), "{notes}");
-    // What the webhook fills stays through an upgrade.
+    // An upgrade keeps the data that the webhook wrote.
     let secret = "/api/v1/namespaces/by-helm/secrets/portico-webhook-tls";
     let filled = json!({"data": {"tls.crt": "AAAA"}});
     assert_eq!(api.send("PATCH", secret, "application/merge-patch+json", &filled).status, 200);
@@ -92,11 +92,11 @@ fn helm_installs_upgrades_and_leaves_nothing(api: &Api) {
     assert_eq!(api.kubectl(&left).unwrap_or_else(|why| panic!("{why}")), "");
 }
 
-/// Whatever the chart renders, but for kinds of which a bare server knows nothing.
-fn every_way_is_accepted(api: &Api) {
+/// Applies the objects of every variant, except for kinds that a bare server lacks.
+fn every_variant_is_accepted(api: &Api) {
     api.kubectl(&["create", "namespace", "elsewhere"]).unwrap_or_else(|why| panic!("{why}"));
     let file = std::env::temp_dir().join(format!("portico-chart-{}.json", std::process::id()));
-    for (way, values) in ways() {
+    for (variant, values) in variants() {
         let mut objects = objects(&values);
         objects.retain(|object| {
             object["apiVersion"].as_str().is_some_and(|version| !FOREIGN.contains(&version))
@@ -113,7 +113,7 @@ fn every_way_is_accepted(api: &Api) {
         std::fs::write(&file, list.to_string()).expect("write the objects");
         let file = file.to_str().expect("a path");
         let apply = ["apply", "--server-side", "--dry-run=server", "--validate=strict", "-f", file];
-        api.kubectl(&apply).unwrap_or_else(|why| panic!("{way}: {why}"));
+        api.kubectl(&apply).unwrap_or_else(|why| panic!("{variant}: {why}"));
     }
-    std::fs::remove_file(&file).expect("it was written");
+    std::fs::remove_file(&file).expect("remove the file");
 }

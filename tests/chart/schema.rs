@@ -1,7 +1,7 @@
-//! Whether an object is what Kubernetes' API says: read into its type and written again, nothing may be lost.
+//! Validates objects against the Kubernetes API: an object that is deserialized and serialized again must lose nothing.
 //!
-//! The types leave out fields that they do not know, as an API server would; a field that is lost is a field with a
-//! wrong name or at the wrong place. Two kinds are other projects' own, and of these the fields are listed here.
+//! The types drop unknown fields, so a lost field has a wrong name or a wrong position. The fields of kinds of other
+//! projects are listed here.
 
 use k8s_openapi::api::admissionregistration::v1::{
     MutatingWebhookConfiguration, ValidatingAdmissionPolicy, ValidatingAdmissionPolicyBinding,
@@ -15,7 +15,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-/// The fields of `spec` that kinds of other projects have here: cert-manager's and the Prometheus operator's.
+/// The fields of `spec` of kinds of other projects: cert-manager and the Prometheus operator.
 const FOREIGN: [(&str, &str, &[&str]); 3] = [
     ("cert-manager.io/v1", "Issuer", &["selfSigned"]),
     (
@@ -26,74 +26,74 @@ const FOREIGN: [(&str, &str, &[&str]); 3] = [
     ("monitoring.coreos.com/v1", "ServiceMonitor", &["selector", "namespaceSelector", "endpoints"]),
 ];
 
-/// What is wrong with an object; nothing, if it is as Kubernetes wants it.
+/// Returns the errors of an object.
 pub(crate) fn faults(object: &Value) -> Vec<String> {
     let (version, kind) = (text(object, "apiVersion"), text(object, "kind"));
     let found = match (version, kind) {
-        ("v1", "Namespace") => again::<Namespace>(object),
-        ("v1", "Secret") => again::<Secret>(object),
-        ("v1", "Service") => again::<Service>(object),
-        ("v1", "ServiceAccount") => again::<ServiceAccount>(object),
-        ("apps/v1", "DaemonSet") => again::<DaemonSet>(object),
-        ("apps/v1", "Deployment") => again::<Deployment>(object),
-        ("networking.k8s.io/v1", "NetworkPolicy") => again::<NetworkPolicy>(object),
-        ("policy/v1", "PodDisruptionBudget") => again::<PodDisruptionBudget>(object),
-        ("rbac.authorization.k8s.io/v1", "ClusterRole") => again::<ClusterRole>(object),
-        ("rbac.authorization.k8s.io/v1", "ClusterRoleBinding") => again::<ClusterRoleBinding>(object),
-        ("rbac.authorization.k8s.io/v1", "Role") => again::<Role>(object),
-        ("rbac.authorization.k8s.io/v1", "RoleBinding") => again::<RoleBinding>(object),
+        ("v1", "Namespace") => round_trip::<Namespace>(object),
+        ("v1", "Secret") => round_trip::<Secret>(object),
+        ("v1", "Service") => round_trip::<Service>(object),
+        ("v1", "ServiceAccount") => round_trip::<ServiceAccount>(object),
+        ("apps/v1", "DaemonSet") => round_trip::<DaemonSet>(object),
+        ("apps/v1", "Deployment") => round_trip::<Deployment>(object),
+        ("networking.k8s.io/v1", "NetworkPolicy") => round_trip::<NetworkPolicy>(object),
+        ("policy/v1", "PodDisruptionBudget") => round_trip::<PodDisruptionBudget>(object),
+        ("rbac.authorization.k8s.io/v1", "ClusterRole") => round_trip::<ClusterRole>(object),
+        ("rbac.authorization.k8s.io/v1", "ClusterRoleBinding") => round_trip::<ClusterRoleBinding>(object),
+        ("rbac.authorization.k8s.io/v1", "Role") => round_trip::<Role>(object),
+        ("rbac.authorization.k8s.io/v1", "RoleBinding") => round_trip::<RoleBinding>(object),
         ("admissionregistration.k8s.io/v1", "MutatingWebhookConfiguration") => {
-            again::<MutatingWebhookConfiguration>(object)
+            round_trip::<MutatingWebhookConfiguration>(object)
         }
         ("admissionregistration.k8s.io/v1", "ValidatingAdmissionPolicy") => {
-            again::<ValidatingAdmissionPolicy>(object)
+            round_trip::<ValidatingAdmissionPolicy>(object)
         }
         ("admissionregistration.k8s.io/v1", "ValidatingAdmissionPolicyBinding") => {
-            again::<ValidatingAdmissionPolicyBinding>(object)
+            round_trip::<ValidatingAdmissionPolicyBinding>(object)
         }
         _ => foreign(object),
     };
-    let place = format!("{kind} {}", object["metadata"]["name"]);
-    found.into_iter().map(|fault| format!("{place}: {fault}")).collect()
+    let name = format!("{kind} {}", object["metadata"]["name"]);
+    found.into_iter().map(|fault| format!("{name}: {fault}")).collect()
 }
 
 fn text<'a>(object: &'a Value, field: &str) -> &'a str {
     object[field].as_str().unwrap_or_default()
 }
 
-fn again<T: DeserializeOwned + Serialize>(object: &Value) -> Vec<String> {
+fn round_trip<T: DeserializeOwned + Serialize>(object: &Value) -> Vec<String> {
     match serde_json::from_value::<T>(object.clone()) {
         Err(error) => vec![error.to_string()],
         Ok(read) => {
             let mut faults = Vec::new();
-            lost("", object, &serde_json::to_value(read).expect("what was JSON"), &mut faults);
+            find_lost("", object, &serde_json::to_value(read).expect("the object is JSON"), &mut faults);
             faults
         }
     }
 }
 
-/// What is in the first and not in the second. What is empty says nothing, and may be left out.
-fn lost(path: &str, object: &Value, read: &Value, faults: &mut Vec<String>) {
+/// Collects the fields that are in the first value and not in the second. Empty fields may be lost.
+fn find_lost(path: &str, object: &Value, read: &Value, faults: &mut Vec<String>) {
     match (object, read) {
         (Value::Object(fields), _) if !read.is_null() => {
             for (name, value) in fields {
-                lost(&format!("{path}.{name}"), value, &read[name], faults);
+                find_lost(&format!("{path}.{name}"), value, &read[name], faults);
             }
         }
         (Value::Array(items), Value::Array(others)) if items.len() == others.len() => {
             for (index, (item, other)) in items.iter().zip(others).enumerate() {
-                lost(&format!("{path}[{index}]"), item, other, faults);
+                find_lost(&format!("{path}[{index}]"), item, other, faults);
             }
         }
         (object, read) if object == read => {}
-        (object, read) => faults.push(format!("{path} is {object}, and Kubernetes reads {read}")),
+        (object, read) => faults.push(format!("{path} is {object}, but Kubernetes reads {read}")),
     }
 }
 
 fn foreign(object: &Value) -> Vec<String> {
     let (version, kind) = (text(object, "apiVersion"), text(object, "kind"));
     let Some((.., known)) = FOREIGN.iter().find(|(of, name, _)| *of == version && *name == kind) else {
-        return vec![format!("no kind {kind} of {version} is known to this test")];
+        return vec![format!("kind {kind} of {version} is unknown to this test")];
     };
     let fields = object["spec"].as_object().into_iter().flatten().map(|(name, _)| name);
     fields

@@ -1,4 +1,4 @@
-//! From a release of 0.1.0, whose webhook wrote its registration itself, to one whose chart writes it.
+//! Upgrade from release 0.1.0, whose webhook wrote its registration itself, to a chart that writes it.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -6,13 +6,13 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 
 use test_support::apiserver::Api;
-use test_support::helm::{documents, objects, one, said, text};
+use test_support::helm::{documents, objects, one, run_helm, text};
 use test_support::program::repository;
 
 const REGISTRATION: &str = "MutatingWebhookConfiguration";
 const NAME: &str = "portico-webhook";
 const PATH: &str = "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations/portico-webhook";
-/// What 0.1.0 rendered by default: the webhook filled it.
+/// The registration that the chart of 0.1.0 rendered, which the webhook completed.
 const RENDERED_BY_0_1_0: &str = r#"apiVersion: admissionregistration.k8s.io/v1
 kind: MutatingWebhookConfiguration
 metadata:
@@ -20,13 +20,13 @@ metadata:
   {{- include "portico.labelled" (list . "webhook") | nindent 2 }}
 "#;
 
-/// The chart with what 0.1.0 rendered instead of the registration.
+/// The chart with the registration of 0.1.0.
 fn chart_of_0_1_0() -> PathBuf {
     let folder = std::env::temp_dir().join(format!("portico-chart-0.1.0-{}", std::process::id()));
     copy(&repository().join("deploy/helm/portico"), &folder);
     let templates = folder.join("templates/webhook");
     fs::write(templates.join("registration.yaml"), RENDERED_BY_0_1_0).expect("write");
-    fs::remove_file(templates.join("registrationguard.yaml")).expect("it is there");
+    fs::remove_file(templates.join("registrationguard.yaml")).expect("remove the file");
     folder
 }
 
@@ -43,9 +43,9 @@ fn copy(from: &Path, to: &Path) {
     }
 }
 
-/// Fills the registration as the webhook of 0.1.0 did: both webhooks, whole, in a way of its own.
+/// Completes the registration as the webhook of 0.1.0 did: it replaces both webhooks.
 fn filled(api: &Api, namespace: &str) -> Value {
-    let mut object = api.get(REGISTRATION, "", NAME).expect("the chart's");
+    let mut object = api.get(REGISTRATION, "", NAME).expect("the registration of the chart");
     let mut webhooks = one(&objects(&[]), REGISTRATION, "")["webhooks"].clone();
     for webhook in webhooks.as_array_mut().expect("a list") {
         webhook["sideEffects"] = "NoneOnDryRun".into();
@@ -54,14 +54,14 @@ fn filled(api: &Api, namespace: &str) -> Value {
         webhook["failurePolicy"] = "Ignore".into();
     }
     object["webhooks"] = webhooks;
-    let answer = api.send("PUT", PATH, "application/json", &object);
-    assert_eq!(answer.status, 200, "{}", answer.object);
-    answer.object
+    let response = api.send("PUT", PATH, "application/json", &object);
+    assert_eq!(response.status, 200, "{}", response.object);
+    response.object
 }
 
-/// What is registered is the chart's, with what the webhook had filled in.
-fn is_charts(api: &Api, namespace: &str, policy: &str) {
-    let found = api.get(REGISTRATION, "", NAME).expect("it is there");
+/// Asserts that the registration is that of the chart, with the CA bundle that the webhook wrote.
+fn assert_is_of_chart(api: &Api, namespace: &str, policy: &str) {
+    let found = api.get(REGISTRATION, "", NAME).expect("remove the file");
     let mut wanted = one(&objects(&[]), REGISTRATION, "")["webhooks"].clone();
     for webhook in wanted.as_array_mut().expect("a list") {
         webhook["clientConfig"]["caBundle"] = "AAAA".into();
@@ -72,22 +72,22 @@ fn is_charts(api: &Api, namespace: &str, policy: &str) {
     assert_eq!(found["webhooks"], wanted);
 }
 
-/// With Helm, and with the plain manifests.
-pub(crate) fn the_registration_of_0_1_0_becomes_the_charts_and_keeps_the_ca_bundle(api: &Api) {
+/// Upgrades with Helm, and with the plain manifests.
+pub(crate) fn registration_of_0_1_0_becomes_that_of_the_chart_and_keeps_the_ca_bundle(api: &Api) {
     let kubeconfig = api.kubeconfig().to_str().expect("a path").to_owned();
     let release = |verb: &str, args: &[&str]| {
         let on = ["--namespace", "from-old", "--kubeconfig", &kubeconfig];
-        said(&[&[verb, "portico"][..], args, &on].concat()).unwrap_or_else(|why| panic!("{verb}: {why}"))
+        run_helm(&[&[verb, "portico"][..], args, &on].concat()).unwrap_or_else(|why| panic!("{verb}: {why}"))
     };
     let old = chart_of_0_1_0();
     release("install", &[old.to_str().expect("a path"), "--create-namespace"]);
     filled(api, "from-old");
     release("upgrade", &["deploy/helm/portico", "--set", "webhook.registration.failurePolicy=Fail"]);
-    is_charts(api, "from-old", "Fail");
+    assert_is_of_chart(api, "from-old", "Fail");
     release("uninstall", &[]);
-    fs::remove_dir_all(old).expect("it is there");
+    fs::remove_dir_all(old).expect("remove the file");
 
-    // Of the plain manifests this object alone: the namespace of the others may be on its way out.
+    // Only this object of the plain manifests, since the namespace of the others may still be terminating.
     let plain = documents(&text("deploy/manifests/portico.yaml"));
     let file = std::env::temp_dir().join(format!("portico-registration-{}.json", std::process::id()));
     fs::write(&file, one(&plain, REGISTRATION, "").to_string()).expect("write the object");
@@ -100,7 +100,7 @@ pub(crate) fn the_registration_of_0_1_0_becomes_the_charts_and_keeps_the_ca_bund
     assert_eq!(emptied.status, 200, "{}", emptied.object);
     filled(api, "portico-system");
     kubectl(&["apply", "--server-side", "--force-conflicts"]);
-    is_charts(api, "portico-system", "Ignore");
+    assert_is_of_chart(api, "portico-system", "Ignore");
     kubectl(&["delete"]);
-    fs::remove_file(&file).expect("it was written");
+    fs::remove_file(&file).expect("remove the file");
 }

@@ -1,4 +1,4 @@
-//! `Agent`: the real node agent, and what it says of itself.
+//! `Agent`: a running node agent, and its status.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -17,12 +17,12 @@ pub(crate) struct Agent {
 }
 
 impl Agent {
-    /// The node's agent, at the places where everybody looks for it, when it knows all services.
+    /// Starts the node's agent at the default paths, and waits until it is synced.
     pub(crate) fn start() -> Self {
         Self::start_as(Path::new("/run/portico"), &[])
     }
 
-    /// An agent with its socket and its files in this folder.
+    /// Starts an agent with its socket and its files in this directory.
     pub(crate) fn start_as(folder: &Path, args: &[&str]) -> Self {
         let name = folder.file_name().expect("a folder with a name").to_string_lossy().into_owned();
         let mut command = Command::new(built("portico"));
@@ -34,7 +34,7 @@ impl Agent {
         }
         let process = Process::start(&mut command, &Path::new(HOME).join(format!("{name}.log")));
         let mut agent = Self { process, folder: folder.to_owned() };
-        until("the agent knows all services", || agent.is_ready());
+        until("the agent is synced", || agent.is_ready());
         agent
     }
 
@@ -49,29 +49,29 @@ impl Agent {
     fn status(&self) -> Result<Value, String> {
         let mut command = Command::new(built("portico"));
         command.args(["status", "-o", "json", "--socket"]).arg(self.folder.join("agent.sock"));
-        // Exit code 1 says that something is behind; the report says what.
+        // Exit code 1 means that an attachment is not up to date. The report has the details.
         let output = command.output().map_err(|why| why.to_string())?;
-        let refused = || String::from_utf8_lossy(&output.stderr).into_owned();
-        serde_json::from_slice(&output.stdout).map_err(|_| refused())
+        let stderr = || String::from_utf8_lossy(&output.stderr).into_owned();
+        serde_json::from_slice(&output.stdout).map_err(|_| stderr())
     }
 
-    /// The attachments that it knows, when all are as they should be.
+    /// Returns the attachments if all are up to date, otherwise the status.
     pub(crate) fn attachments(&self) -> Result<Vec<Value>, String> {
         let status = self.status()?;
         let attachments = status["attachments"].as_array().cloned().unwrap_or_default();
-        let is_right = |a: &Value| a["error"].is_null() && a["lagMs"] == 0 && !a["revision"].is_null();
-        if attachments.iter().all(is_right) { Ok(attachments) } else { Err(status.to_string()) }
+        let is_up_to_date = |a: &Value| a["error"].is_null() && a["lagMs"] == 0 && !a["revision"].is_null();
+        if attachments.iter().all(is_up_to_date) { Ok(attachments) } else { Err(status.to_string()) }
     }
 
-    /// Waits until it keeps so many attachments right.
+    /// Waits until this number of attachments exists, and all are up to date.
     pub(crate) fn until_attached(&self, count: usize) -> Vec<Value> {
-        until(&format!("the agent keeps {count} attachments right"), || {
+        until(&format!("{count} attachments are up to date"), || {
             let attachments = self.attachments()?;
             if attachments.len() == count { Ok(attachments) } else { Err(format!("{attachments:?}")) }
         })
     }
 
-    /// Waits until the ruleset for when it is not there lies on disk.
+    /// Waits until the ruleset snapshot is on disk.
     pub(crate) fn until_stored(&self) {
         let folder = self.folder.join("rulesets");
         until("the ruleset is stored", || {
@@ -79,7 +79,7 @@ impl Agent {
         });
     }
 
-    /// Ends it without a chance to clean up.
+    /// Kills the agent with SIGKILL.
     pub(crate) fn kill(mut self) {
         self.process.kill();
     }

@@ -1,6 +1,6 @@
-//! Backends on the network beside the node, and clients that ask who answers.
+//! Backends on a network next to the node, and clients that ask for the name of a backend.
 //!
-//! A backend speaks lines: to each it answers with its name, to an HTTP request as a web server would.
+//! A backend replies with its name to each line, and to an HTTP request like a web server.
 
 use std::collections::BTreeSet;
 use std::io::{self, BufRead, BufReader, Write};
@@ -11,12 +11,12 @@ use std::time::Duration;
 use test_support::namespace::run;
 use test_support::pod::Pod;
 
-/// A lost packet is sent again after a second.
+/// The timeout of a reply. A lost packet is sent again after a second.
 const ANSWER: Duration = Duration::from_secs(5);
-/// So many questions that none of three backends is missed, but once in ten million times.
+/// The number of questions, enough to miss one of three backends only once in ten million runs.
 const QUESTIONS: usize = 40;
 
-/// A backend: who it is and where. Its zone is `zone-` and its name.
+/// The name and the addresses of a backend. Its zone is `zone-` and its name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Backend {
     pub(crate) name: &'static str,
@@ -28,20 +28,20 @@ pub(crate) const A: Backend = Backend { name: "a", address: "10.77.0.101", addre
 pub(crate) const B: Backend = Backend { name: "b", address: "10.77.0.102", address6: "fd77::102" };
 pub(crate) const C: Backend = Backend { name: "c", address: "10.77.0.103", address6: "fd77::103" };
 
-/// Told as a backend, and nowhere.
+/// An endpoint without a server.
 pub(crate) const GONE: Backend = Backend { name: "gone", address: "10.77.0.109", address6: "fd77::109" };
 
 pub(crate) const TCP_PORT: u16 = 8080;
 pub(crate) const UDP_PORT: u16 = 5353;
 
-/// The network beside the node, with its backends.
+/// The network next to the node, with its backends.
 pub(crate) struct Lan {
-    /// Keeps the network namespace.
+    /// Keeps the network namespace open.
     _netns: Pod,
 }
 
 impl Lan {
-    /// All backends, at the other end of the node's `wire`.
+    /// Starts all backends at the other end of the node's interface `wire`.
     pub(crate) fn new() -> Self {
         let lan = Pod::new();
         lan.wire("wire", "lan0");
@@ -53,7 +53,7 @@ impl Lan {
         Self { _netns: lan }
     }
 
-    /// Puts the node's end into the bridge of the pods.
+    /// Adds the node's end to the bridge of the pods.
     pub(crate) fn bridge(&self) {
         run("ip", &["link", "add", "pods0", "type", "bridge"], "");
         run("ip", &["link", "set", "pods0", "up"], "");
@@ -67,7 +67,7 @@ impl Backend {
         let listener = TcpListener::bind(at(TCP_PORT)).expect("listen on a backend's address");
         thread::spawn(move || {
             for stream in listener.incoming().flatten() {
-                // A client that goes away is no fault.
+                // A client may close its connection at any time.
                 thread::spawn(move || drop(self.converse(&stream)));
             }
         });
@@ -93,7 +93,7 @@ impl Backend {
     }
 }
 
-/// A connection that stays.
+/// A persistent connection to a backend.
 pub(crate) struct Conversation(BufReader<TcpStream>);
 
 impl Conversation {
@@ -103,7 +103,7 @@ impl Conversation {
         Ok(Self(BufReader::new(stream)))
     }
 
-    /// Who is at the other end.
+    /// Returns the name of the backend.
     pub(crate) fn ask(&mut self) -> io::Result<String> {
         self.0.get_mut().write_all(b"who?\n")?;
         let mut name = String::new();
@@ -112,12 +112,12 @@ impl Conversation {
     }
 }
 
-/// Who answers at a portal over TCP, a new connection for each question; a failure is among the answers.
+/// Returns the backends that reply over TCP, with a new connection for each question. A failure counts as a reply.
 pub(crate) fn tcp_answers(portal: SocketAddr) -> BTreeSet<String> {
     answers(|| Conversation::open(portal)?.ask())
 }
 
-/// The same over UDP, a new socket for each question.
+/// Returns the backends that reply over UDP, with a new socket for each question.
 pub(crate) fn udp_answers(portal: SocketAddr) -> BTreeSet<String> {
     answers(|| {
         let own = if portal.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
@@ -150,7 +150,7 @@ pub(crate) fn names(backends: &[Backend]) -> BTreeSet<String> {
     backends.iter().map(|backend| backend.name.to_owned()).collect()
 }
 
-/// A shell command that asks so often by `wget`; all answers must come.
+/// A shell command that asks with `wget`, and fails without a reply.
 pub(crate) fn wgets(portal: SocketAddr) -> String {
     let once = format!("timeout 5 wget -q -O - http://{portal}/");
     format!("i=0; while [ $i -lt {QUESTIONS} ]; do {once} || exit 1; i=$((i+1)); done")

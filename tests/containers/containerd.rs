@@ -1,4 +1,4 @@
-//! `Containerd`: the real one without its Kubernetes part, told by `ctr run --cni`.
+//! `Containerd`: containerd without its CRI plugin, controlled with `ctr run --cni`.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
@@ -20,9 +20,9 @@ disabled_plugins = ["io.containerd.grpc.v1.cri", "io.containerd.internal.v1.opt"
 address = "HOME/containerd.sock"
 "#;
 
-/// Containerd.
+/// A running containerd.
 pub(crate) struct Containerd {
-    /// The `ctr run` of each container, which waits for its end to release its network. They go first.
+    /// The `ctr run` process of each container, which releases the network after the container ends. Dropped first.
     running: RefCell<BTreeMap<String, Process>>,
     execs: Cell<u32>,
     _daemon: Process,
@@ -34,7 +34,7 @@ impl Containerd {
         fs::write(&conf, CONF.replace("HOME", HOME)).expect("write containerd's configuration");
         let log = Path::new(HOME).join("containerd.log");
         let daemon = Process::start(Command::new("containerd").args(["--config", &conf]), &log);
-        until("containerd answers", || attempt(&mut ctr(&["version"])));
+        until("containerd replies", || attempt(&mut ctr(&["version"])));
         Self { running: RefCell::default(), execs: Cell::new(0), _daemon: daemon }
     }
 }
@@ -46,14 +46,14 @@ fn ctr(args: &[&str]) -> Command {
 }
 
 impl Runtime for Containerd {
-    /// The network is the first one that is configured.
+    /// Containerd uses the first configured network.
     fn run(&self, name: &str, _network: &str) -> Result<(), String> {
         let mut command = ctr(&["run", "--rm", "--cni", "--cgroup", "", "--rootfs", ROOTFS, name]);
         command.args(COMMAND);
         let log = Path::new(HOME).join(format!("ctr-run-{name}.log"));
         let mut process = Process::start(&mut command, &log);
-        until("the container runs, or not", || match process.ended() {
-            Some(status) => Ok(Err(format!("{status}: {}", process.said()))),
+        until("the container runs or fails", || match process.ended() {
+            Some(status) => Ok(Err(format!("{status}: {}", process.output()))),
             None => self.pid(name).map(|_| Ok(())),
         })?;
         self.running.borrow_mut().insert(name.to_owned(), process);

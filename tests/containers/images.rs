@@ -1,4 +1,4 @@
-//! The images of a release: built by scripts/images, and run with nothing beside them.
+//! The images of a release: built by scripts/images, and run without other files.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -15,15 +15,15 @@ use crate::process::{Process, attempt};
 use test_support::apiserver::certificates::Certificates;
 use test_support::eventually::{in_time, until};
 
-/// The programs as scripts/container-test builds them for this: static, and otherwise those of the other tests.
+/// The directory of the static programs that scripts/container-test builds.
 fn static_programs() -> PathBuf {
     let test = std::env::current_exe().expect("this test's own path");
     let folder = test.ancestors().nth(3).expect("target/debug/deps/test").join("static");
-    assert!(folder.join("portico").exists(), "no {}: scripts/container-test makes it", folder.display());
+    assert!(folder.join("portico").exists(), "no {}: scripts/container-test builds them", folder.display());
     folder
 }
 
-/// A folder with what an archive of a release holds.
+/// Creates a directory with the contents of a release archive.
 fn unpacked() -> PathBuf {
     let folder = Path::new(HOME).join("release");
     let (bin, documents) = (folder.join("bin"), folder.join("share/doc/portico"));
@@ -43,7 +43,7 @@ fn unpacked() -> PathBuf {
     folder
 }
 
-/// What scripts/images says: the images and their identities.
+/// Runs scripts/images and returns its output: the images and their identities.
 fn built(from: &Path) -> String {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../scripts/images");
     let mut command = Command::new(script);
@@ -55,11 +55,11 @@ const AGENT: &str = "localhost/portico-agent:0.0.1";
 const WEBHOOK: &str = "localhost/portico-webhook:0.0.1";
 
 fn inspected(podman: &Podman, image: &str) -> Value {
-    let said = attempt(&mut podman.podman(&["image", "inspect", image])).expect("an image");
-    serde_json::from_str::<Value>(&said).expect("JSON")[0].take()
+    let output = attempt(&mut podman.podman(&["image", "inspect", image])).expect("an image");
+    serde_json::from_str::<Value>(&output).expect("JSON")[0].take()
 }
 
-fn said(podman: &Podman, args: &[&str]) -> String {
+fn output_of(podman: &Podman, args: &[&str]) -> String {
     attempt(&mut podman.contained(args)).unwrap_or_else(|why| panic!("{why}"))
 }
 
@@ -69,17 +69,20 @@ fn images_contain_static_programs_that_need_no_other_file() {
         let podman = Podman::new();
         let release = unpacked();
         let first = built(&release);
-        assert_eq!(first, built(&release), "two builds of one release are one image");
+        assert_eq!(first, built(&release), "builds are reproducible");
         let version = env!("CARGO_PKG_VERSION");
-        assert_eq!(said(&podman, &["--network", "none", AGENT, "--version"]), format!("portico {version}\n"));
         assert_eq!(
-            said(&podman, &["--network", "none", WEBHOOK, "--version"]),
+            output_of(&podman, &["--network", "none", AGENT, "--version"]),
+            format!("portico {version}\n")
+        );
+        assert_eq!(
+            output_of(&podman, &["--network", "none", WEBHOOK, "--version"]),
             format!("portico-webhook {version}\n")
         );
         let plugin =
             ["--network", "none", "--entrypoint", "/portico-cni", "--env", "CNI_COMMAND=VERSION", AGENT];
-        assert!(said(&podman, &plugin).contains("\"supportedVersions\""));
-        // Without a capability nothing can be programmed, and it says so instead of falling over.
+        assert!(output_of(&podman, &plugin).contains("\"supportedVersions\""));
+        // Without a capability the command reports the missing one.
         let refused = attempt(&mut podman.contained(&["--network", "none", AGENT, "check"]))
             .expect_err("no capability");
         assert!(refused.contains("exit status: 1") && refused.contains("CAP_NET_ADMIN"), "{refused}");
@@ -123,7 +126,7 @@ fn webhook_image_serves_as_an_unprivileged_user() {
             "/manifests",
         ];
         let _process = Process::start(&mut podman.contained(&args), Path::new("/run/webhook.log"));
-        until("it is ready", || {
+        until("the webhook is ready", || {
             let mut stream = TcpStream::connect("127.0.0.1:9478").map_err(|why| why.to_string())?;
             stream
                 .write_all(b"GET /readyz HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
@@ -132,15 +135,16 @@ fn webhook_image_serves_as_an_unprivileged_user() {
             stream.read_to_string(&mut answer).map_err(|why| why.to_string())?;
             if answer.starts_with("HTTP/1.1 200") { Ok(()) } else { Err(answer) }
         });
-        attempt(&mut podman.podman(&["rm", "--force", "--time", "0", "webhook"])).expect("end it");
+        attempt(&mut podman.podman(&["rm", "--force", "--time", "0", "webhook"]))
+            .expect("remove the container");
     });
 }
 
-/// The name that a resolver knows, and which only the search list makes whole.
+/// A name that the resolver only knows with a suffix from the search list.
 const BY_DNS: &str = "api.cluster";
-const WHOLE: &[u8] = b"\x03api\x07cluster\x04test\0";
+const FULL_NAME: &[u8] = b"\x03api\x07cluster\x04test\0";
 
-/// Answers `WHOLE` with 127.0.0.7 over IPv4, and says of everything else that there is none.
+/// Resolves `FULL_NAME` to 127.0.0.7, and replies NXDOMAIN to other names.
 fn resolve(socket: &UdpSocket) -> std::io::Result<()> {
     loop {
         let mut query = [0; 512];
@@ -148,7 +152,7 @@ fn resolve(socket: &UdpSocket) -> std::io::Result<()> {
         let query = &query[..len];
         let name_len = query[12..].iter().position(|byte| *byte == 0).expect("an end of the name") + 1;
         let question = &query[12..12 + name_len + 4];
-        let is_known = &question[..name_len] == WHOLE;
+        let is_known = &question[..name_len] == FULL_NAME;
         let answers = is_known && question[name_len..] == [0, 1, 0, 1];
         let mut answer = query[..2].to_vec();
         answer.extend([0x81, if is_known { 0x80 } else { 0x83 }, 0, 1, 0, u8::from(answers), 0, 0, 0, 0]);
@@ -160,8 +164,7 @@ fn resolve(socket: &UdpSocket) -> std::io::Result<()> {
     }
 }
 
-/// A static program of the GNU C library resolves names by parts that may lie in shared libraries, which an image
-/// without any file has not.
+/// A static program with the GNU C library can need shared libraries to resolve names, which the image lacks.
 #[test]
 fn agent_image_without_libraries_resolves_the_name_of_the_api_server() {
     on_a_node(|_| {
@@ -175,7 +178,7 @@ fn agent_image_without_libraries_resolves_the_name_of_the_api_server() {
         fs::write("/run/ca.pem", Certificates::new().authority).expect("write a file");
         for (name, address) in [(BY_DNS, "127.0.0.7:6443"), ("api.hosts", "127.0.0.8:6443")] {
             let listener = TcpListener::bind(address).expect("listen");
-            listener.set_nonblocking(true).expect("look without waiting");
+            listener.set_nonblocking(true).expect("do not block");
             let kubeconfig = format!(
                 "{{apiVersion: v1, kind: Config, current-context: c, contexts: [{{name: c, context: {{cluster: c, user: u}}}}], \
                  clusters: [{{name: c, cluster: {{server: 'http://{name}:6443', certificate-authority: /ca.pem}}}}], users: [{{name: u, user: {{}}}}]}}"
@@ -202,9 +205,10 @@ fn agent_image_without_libraries_resolves_the_name_of_the_api_server() {
                 "none",
             ]);
             let process = Process::start(&mut command, Path::new("/run/agent.log"));
-            let came = in_time(|| listener.accept().map(drop).map_err(|why| why.to_string()));
-            assert!(came.is_ok(), "{name}: {came:?}\n{}", process.said());
-            attempt(&mut podman.podman(&["rm", "--force", "--time", "0", "agent"])).expect("end it");
+            let connected = in_time(|| listener.accept().map(drop).map_err(|why| why.to_string()));
+            assert!(connected.is_ok(), "{name}: {connected:?}\n{}", process.output());
+            attempt(&mut podman.podman(&["rm", "--force", "--time", "0", "agent"]))
+                .expect("remove the container");
         }
     });
 }

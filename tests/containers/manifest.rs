@@ -12,7 +12,7 @@ pub(crate) const SERVICE_RANGES: [&str; 2] = ["10.96.0.0/16", "fd96::/112"];
 /// The portals of the service `web`.
 pub(crate) const WEB: &str = "10.96.0.80";
 pub(crate) const WEB6: &str = "fd96::80";
-/// The portal of a service whose only endpoint is the pod that asks.
+/// The portal of a service whose only endpoint is the client pod.
 pub(crate) const ITSELF: &str = "10.96.0.81";
 pub(crate) const ITSELF6: &str = "fd96::81";
 
@@ -21,8 +21,8 @@ pub(crate) fn portal(address: &str, port: u16) -> SocketAddr {
     SocketAddr::new(address.parse().expect("an address"), port)
 }
 
-/// Tells the agents that these are the backends of `web`.
-pub(crate) fn tell(backends: &[Backend]) {
+/// Sets the backends of `web`.
+pub(crate) fn set_backends(backends: &[Backend]) {
     let endpoint = |address: &str, name: &str| {
         let zone = format!("zone-{name}");
         json!({"addresses": [address], "zone": zone, "hints": {"forZones": [{"name": zone}]}})
@@ -32,15 +32,15 @@ pub(crate) fn tell(backends: &[Backend]) {
     write("web", vec![service("web", WEB, WEB6), slice("web", "IPv4", v4), slice("web", "IPv6", v6)]);
 }
 
-/// Tells the agents that the pod with these addresses has a service of its own.
-pub(crate) fn tell_itself(address: &str, address6: &str) {
+/// Adds a service whose only endpoint is the pod with these addresses.
+pub(crate) fn set_own_service(address: &str, address6: &str) {
     let endpoint = |address: &str| vec![json!({"addresses": [address]})];
     let slices = [slice("itself", "IPv4", endpoint(address)), slice("itself", "IPv6", endpoint(address6))];
     write("itself", [vec![service("itself", ITSELF, ITSELF6)], slices.to_vec()].concat());
 }
 
-/// Tells the agents of two nodes in zones of their own.
-pub(crate) fn tell_zones() {
+/// Adds two nodes in different zones.
+pub(crate) fn set_zones() {
     let node = |name: &str| {
         let labels = json!({"topology.kubernetes.io/zone": format!("zone-{name}")});
         json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": format!("node-{name}"), "labels": labels}})
@@ -52,7 +52,7 @@ fn write(name: &str, items: Vec<Value>) {
     let text = json!({"apiVersion": "v1", "kind": "List", "items": items}).to_string();
     let path = format!("{HOME}/manifests/{name}.json");
     fs::write(format!("{HOME}/{name}.new"), text).expect("write a manifest");
-    fs::rename(format!("{HOME}/{name}.new"), path).expect("put a manifest in place");
+    fs::rename(format!("{HOME}/{name}.new"), path).expect("rename a manifest");
 }
 
 fn service(name: &str, address: &str, address6: &str) -> Value {

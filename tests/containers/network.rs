@@ -1,4 +1,4 @@
-//! `Network`: a CNI network of the pods, as its administrator would configure it.
+//! `Network`: a CNI network of pods, as an administrator would configure it.
 
 use std::fs;
 
@@ -6,16 +6,16 @@ use serde_json::{Value, json};
 
 use crate::node::CNI_CONF;
 
-/// How pods reach the wire.
+/// How pods are connected to the node's interface `wire`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Master {
-    /// A veth of each is in the bridge `pods0`.
+    /// Each pod has a veth pair whose other end is in the bridge `pods0`.
     Bridge,
-    /// Each has a macvlan on `wire`: the node's own netfilter never sees a packet.
+    /// Each pod has a macvlan on `wire`, so packets bypass the node's netfilter.
     Macvlan,
 }
 
-/// A network.
+/// A CNI network.
 #[derive(Debug, Clone)]
 pub(crate) struct Network {
     pub(crate) name: &'static str,
@@ -23,13 +23,13 @@ pub(crate) struct Network {
     pub(crate) is_ipv4: bool,
     pub(crate) is_ipv6: bool,
     pub(crate) has_default_route: bool,
-    /// The tens of its pods' addresses: no two networks of a node have the same.
+    /// The tens of the pods' addresses, distinct for each network of a node.
     pub(crate) tens: u8,
-    /// Our plugin's entry; none: not installed.
+    /// The plugin's entry; `None` if it is not installed.
     pub(crate) portico: Option<Value>,
 }
 
-/// The plugin, behind a bridge with both families and default routes.
+/// A bridged network of both families, with default routes and the plugin.
 pub(crate) fn network() -> Network {
     Network {
         name: "pods",
@@ -43,7 +43,7 @@ pub(crate) fn network() -> Network {
 }
 
 impl Network {
-    /// Writes the configuration, in place of an earlier one.
+    /// Writes the configuration, and replaces an earlier one.
     pub(crate) fn configure(&self) {
         let mut plugins =
             vec![self.interface(), json!({"type": "portmap", "capabilities": {"portMappings": true}})];
@@ -56,7 +56,7 @@ impl Network {
         let text = json!({"cniVersion": "1.0.0", "name": self.name, "plugins": plugins}).to_string();
         let path = format!("{CNI_CONF}/{}.conflist", self.name);
         fs::write(format!("{path}.new"), text).expect("write a configuration");
-        fs::rename(format!("{path}.new"), path).expect("put a configuration in place");
+        fs::rename(format!("{path}.new"), path).expect("rename a configuration");
     }
 
     fn interface(&self) -> Value {

@@ -1,11 +1,11 @@
-//! `Node`: a machine of a test's own, and the network that it stands in.
+//! `Node`: a simulated machine for one test, and its network.
 //!
 //! ```text
-//! node: wire ═ veth ═ lan0 :lan, where the backends are        10.77.0.101.. fd77::101..
+//! node: wire ═ veth ═ lan0 :lan, with the backends             10.77.0.101.. fd77::101..
 //!        │ in the bridge pods0, or the master of macvlans      pods: 10.77.0.10.. fd77::10..
 //! ```
-//! It has network and mount namespaces of its own, so containers, CNI configuration and state of the real
-//! machine are neither seen nor touched, and all files are gone with it.
+//! It has its own network and mount namespaces, so it is isolated from the containers, the CNI configuration and the
+//! state of the real machine, and its files disappear with it.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -21,21 +21,21 @@ use crate::backend::Lan;
 use test_support::eventually::until_equal;
 use test_support::namespace::{bare, run};
 
-/// Where the node keeps what is its own; `/run` is empty when it begins.
+/// The directory of the node's files. `/run` is empty at the start.
 pub(crate) const HOME: &str = "/run/node";
-/// What every container is made of.
+/// The root file system of every container.
 pub(crate) const ROOTFS: &str = "/run/node/rootfs";
-/// Where runtimes find the configuration of networks.
+/// The directory from which runtimes read the configuration of networks.
 pub(crate) const CNI_CONF: &str = "/etc/cni/net.d";
-/// Where Debian keeps the plugins of the CNI project.
+/// The directory of the CNI project's plugins in Debian.
 const CNI_PLUGINS: &str = "/usr/lib/cni";
-/// Where containerd looks for plugins.
+/// The directory from which containerd executes plugins.
 pub(crate) const CNI_BIN: &str = "/opt/cni/bin";
 const CNI_STATE: &str = "/var/lib/cni";
-/// Places that runtimes share with the whole machine unless something else is mounted there.
-const PLACES: [&str; 5] = ["/run", "/dev/shm", "/opt", "/etc/cni", CNI_STATE];
+/// Directories that runtimes would share with the real machine.
+const MOUNTS: [&str; 5] = ["/run", "/dev/shm", "/opt", "/etc/cni", CNI_STATE];
 
-/// A machine.
+/// A simulated machine.
 pub(crate) struct Node {
     pub(crate) lan: Lan,
 }
@@ -43,20 +43,20 @@ pub(crate) struct Node {
 /// Shared by the tests with containers, and held exclusively by a test that counts the processes of the whole machine.
 pub(crate) static MACHINE: RwLock<()> = RwLock::new(());
 
-/// Runs `body` on a new machine, and sees to it that it leaves nothing behind.
+/// Runs `body` on a new machine, and asserts that nothing is left over.
 pub(crate) fn on_a_node(body: impl FnOnce(&Node) + Send) {
     // If another test panicked, it has failed by itself.
     let _shared = MACHINE.read().unwrap_or_else(PoisonError::into_inner);
     bare(|| {
         unshare(CloneFlags::CLONE_NEWNS).expect("a mount namespace: start with scripts/container-test");
         run("mount", &["--make-rprivate", "/"], "");
-        for place in PLACES {
-            fs::create_dir_all(place).expect("a place to mount on");
-            run("mount", &["-t", "tmpfs", "tmpfs", place], "");
+        for path in MOUNTS {
+            fs::create_dir_all(path).expect("create a mount point");
+            run("mount", &["-t", "tmpfs", "tmpfs", path], "");
         }
         run("ip", &["link", "set", "lo", "up"], "");
         let sweep = Sweep;
-        furnish();
+        set_up();
         let node = Node { lan: Lan::new() };
         body(&node);
         node.assert_nothing_is_left();
@@ -64,8 +64,8 @@ pub(crate) fn on_a_node(body: impl FnOnce(&Node) + Send) {
     });
 }
 
-/// Makes the folders, the containers' files and the plugins.
-fn furnish() {
+/// Creates the directories, the containers' files and the links to plugins.
+fn set_up() {
     for folder in ["bin", "dev", "etc", "host", "proc", "sys", "tmp", "www"] {
         fs::create_dir_all(Path::new(ROOTFS).join(folder)).expect("a folder of the containers");
     }
@@ -82,10 +82,10 @@ fn furnish() {
     for plugin in ["bridge", "host-local", "loopback", "macvlan", "portmap"] {
         symlink(format!("{CNI_PLUGINS}/{plugin}"), format!("{CNI_BIN}/{plugin}")).expect("a plugin");
     }
-    symlink(built("portico-cni"), format!("{CNI_BIN}/portico-cni")).expect("our plugin");
+    symlink(built("portico-cni"), format!("{CNI_BIN}/portico-cni")).expect("Portico's plugin");
 }
 
-/// One of our programs: cargo puts it beside the folder of the tests.
+/// The path of one of Portico's programs, which cargo builds next to the directory of the tests.
 pub(crate) fn built(name: &str) -> PathBuf {
     let test = std::env::current_exe().expect("this test's own path");
     let program = test.ancestors().nth(2).expect("target/debug/deps/test").join(name);
@@ -94,7 +94,7 @@ pub(crate) fn built(name: &str) -> PathBuf {
 }
 
 impl Node {
-    /// What CNI plugins keep of pods: addresses that are taken, and results of the runtimes.
+    /// The state of CNI for pods: assigned addresses, and cached results.
     fn cni_state(&self) -> BTreeSet<String> {
         let is_of_a_pod = |name: &str| !matches!(name, "lock") && !name.starts_with("last_reserved_ip");
         files(Path::new(CNI_STATE)).into_iter().filter(|path| is_of_a_pod(name(path))).collect()
@@ -121,7 +121,7 @@ fn name(path: &str) -> &str {
     path.rsplit('/').next().unwrap_or(path)
 }
 
-/// The files in a folder and in those below it.
+/// The files in a directory and its subdirectories.
 fn files(folder: &Path) -> BTreeSet<String> {
     let mut found = BTreeSet::new();
     for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
@@ -133,8 +133,8 @@ fn files(folder: &Path) -> BTreeSet<String> {
     found
 }
 
-/// Other programs on this node: they share its mount namespace. Containers have their own, but each has a
-/// keeper that is among these.
+/// The processes in this node's mount namespace. Containers have their own mount namespaces, but each has a monitor
+/// process in this one.
 fn processes() -> Vec<Pid> {
     let own = fs::read_link("/proc/thread-self/ns/mnt").expect("this thread's mount namespace");
     let numbers = fs::read_dir("/proc").expect("list processes").flatten();
@@ -143,13 +143,13 @@ fn processes() -> Vec<Pid> {
         .collect()
 }
 
-/// Ends whatever still runs on the node, also after a panic.
+/// Kills all remaining processes of the node, also after a panic.
 struct Sweep;
 
 impl Drop for Sweep {
     fn drop(&mut self) {
         for pid in processes() {
-            // It may be gone already.
+            // The process may have exited already.
             let _ = kill(pid, Signal::SIGKILL);
         }
     }

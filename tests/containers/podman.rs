@@ -1,6 +1,6 @@
-//! `Podman`: the real one, with its CNI backend and everything it keeps on the node's own places.
+//! `Podman`: podman with its CNI backend and with all state in the node's directories.
 //!
-//! Containers are made from a folder, so no image is needed.
+//! Containers are created from a root file system, so no image is needed.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -14,7 +14,7 @@ use crate::process::{Process, attempt, show};
 use crate::runtime::{COMMAND, Runtime};
 use test_support::eventually::in_time;
 
-/// runc, because crun refuses machines with cgroups of both versions.
+/// It uses runc, because crun does not support machines with both versions of cgroups.
 const CONF: &str = r#"
 [network]
 network_backend = "cni"
@@ -27,16 +27,16 @@ events_logger = "none"
 runtime = "runc"
 "#;
 
-/// The node's port that leads to the first container; the next ones get the next.
+/// The node port that is published for the first container. Each further container gets the next port.
 pub(crate) const PUBLISHED: u16 = 18080;
 
-/// Where its configuration is.
+/// The path of the configuration.
 pub(crate) const CONTAINERS_CONF: &str = "/run/node/containers.conf";
 
-/// Without CAP_SYS_RESOURCE it cannot raise limits to its defaults.
+/// Without CAP_SYS_RESOURCE podman cannot raise limits to its defaults.
 const LIMITS: [&str; 4] = ["--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1024:1024"];
 
-/// Podman.
+/// Podman and its settings.
 pub(crate) struct Podman {
     cgroup: String,
     published: AtomicU16,
@@ -54,12 +54,13 @@ impl Podman {
         }
     }
 
-    /// Takes a running container out of a network.
+    /// Disconnects a running container from a network.
     pub(crate) fn disconnect(&self, name: &str, network: &str) {
-        attempt(&mut self.podman(&["network", "disconnect", network, name])).expect("leave a network");
+        attempt(&mut self.podman(&["network", "disconnect", network, name]))
+            .expect("disconnect from a network");
     }
 
-    /// Its name and the options that keep it within this node.
+    /// The command and the options that restrict it to this node.
     pub(crate) fn words() -> Vec<String> {
         let folders = [("--root", "root"), ("--runroot", "runroot"), ("--tmpdir", "tmp")];
         let own = folders.map(|(option, folder)| [option.to_owned(), format!("{HOME}/podman/{folder}")]);
@@ -67,7 +68,7 @@ impl Podman {
         words.chain(["--storage-driver".to_owned(), "vfs".to_owned()]).collect()
     }
 
-    /// A container from an image, as the chart has it run: it may write nothing, and has no capability.
+    /// A container from an image, restricted as in the chart: read-only and without capabilities.
     pub(crate) fn contained(&self, args: &[&str]) -> Command {
         let mut command = self.podman(&["run", "--rm", "--read-only", "--cap-drop", "ALL"]);
         command.args(["--cgroup-parent", &self.cgroup]).args(LIMITS).args(args);
@@ -78,7 +79,7 @@ impl Podman {
         let words = Self::words();
         let mut command = Command::new(&words[0]);
         command.env("CONTAINERS_CONF", CONTAINERS_CONF);
-        // As the kubelet's runtimes tell it; podman adds the container's name.
+        // Like runtimes of the kubelet; podman adds the container's name.
         command.env("CNI_ARGS", "K8S_POD_NAMESPACE=default;K8S_POD_UID=uid-1");
         command.args(&words[1..]).args(args);
         command
@@ -92,13 +93,13 @@ impl Runtime for Podman {
         command.args(["--cgroup-parent", &self.cgroup]);
         command.args(["--dns", "none", "--no-hosts", "--publish", &format!("{port}:{TCP_PORT}")]);
         command.args(LIMITS);
-        // The machine's own nft is there for a pod that plays tricks.
+        // The machine's nft is mounted for a pod that changes its rules.
         command.args(["--cap-add", "NET_ADMIN", "--volume", "/:/host:ro"]);
         command.args(["--rootfs", ROOTFS]).args(COMMAND);
-        // To a file: what keeps the container inherits the other end of a pipe.
+        // The output goes to a file, since the monitor of the container would inherit a pipe.
         let log = format!("{HOME}/podman-run-{name}.log");
         let mut process = Process::start(&mut command, Path::new(&log));
-        if process.wait().success() { Ok(()) } else { Err(process.said()) }
+        if process.wait().success() { Ok(()) } else { Err(process.output()) }
     }
 
     fn remove(&self, name: &str) -> Result<(), String> {
@@ -123,11 +124,11 @@ impl Runtime for Podman {
 
 impl Drop for Podman {
     fn drop(&mut self) {
-        // Both versions of cgroups: one folder, or one in each hierarchy.
+        // For both versions of cgroups: one directory, or one in each hierarchy.
         let roots = fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten().map(|entry| entry.path());
         let roots = roots.chain([Path::new("/sys/fs/cgroup").to_owned()]);
         for path in roots.map(|root| root.join(&self.cgroup)).filter(|path| path.exists()) {
-            // A process that was killed is in its cgroup for a moment longer.
+            // A killed process remains in its cgroup for a moment.
             if let Err(why) = in_time(|| remove_cgroup(&path)) {
                 show(&format!("remove {}", path.display()), &why);
             }
@@ -135,7 +136,7 @@ impl Drop for Podman {
     }
 }
 
-/// Removes a cgroup and those below it. The files in it cannot be removed, and need not.
+/// Removes a cgroup and its descendants. The kernel removes the files.
 fn remove_cgroup(path: &Path) -> Result<(), String> {
     for entry in fs::read_dir(path).into_iter().flatten().flatten() {
         if entry.file_type().is_ok_and(|kind| kind.is_dir()) {

@@ -1,6 +1,6 @@
-//! `Process`: a program that runs beside the test and ends with it; and commands that may fail.
+//! `Process`: a program that runs during a test; and commands that may fail.
 //!
-//! What it says goes to a file of the node, and is shown when the test fails.
+//! The output goes to a file of the node, and is printed if the test fails.
 
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -17,7 +17,7 @@ pub(crate) struct Process {
 }
 
 impl Process {
-    /// Starts a program; `log` is where it writes.
+    /// Starts a program, and appends its output to `log`.
     pub(crate) fn start(command: &mut Command, log: &Path) -> Self {
         let file = File::options().create(true).append(true).open(log).expect("open a log");
         let second = file.try_clone().expect("a second descriptor of the log");
@@ -26,24 +26,26 @@ impl Process {
         Self { child, log: log.to_owned() }
     }
 
-    /// What it has said so far.
-    pub(crate) fn said(&self) -> String {
+    /// The output so far.
+    pub(crate) fn output(&self) -> String {
         fs::read_to_string(&self.log).unwrap_or_default()
     }
 
-    /// How it ended, if it did.
+    /// The exit status, if the process has exited.
     pub(crate) fn ended(&mut self) -> Option<ExitStatus> {
-        self.child.try_wait().expect("look after a child")
+        self.child.try_wait().expect("poll a child")
     }
 
-    /// Waits until it ends by itself.
+    /// Waits for the exit.
     pub(crate) fn wait(&mut self) -> ExitStatus {
-        until(&format!("{} ends", self.log.display()), || self.ended().ok_or_else(|| "it runs".to_owned()))
+        until(&format!("{} ends", self.log.display()), || {
+            self.ended().ok_or_else(|| "the process runs".to_owned())
+        })
     }
 
-    /// Ends it at once, as `kill -9` does.
+    /// Kills the process with SIGKILL.
     pub(crate) fn kill(&mut self) {
-        // It may have ended by itself.
+        // The process may have exited.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
@@ -52,25 +54,25 @@ impl Process {
 impl Drop for Process {
     fn drop(&mut self) {
         if thread::panicking() {
-            show(&self.log.display().to_string(), &self.said());
+            show(&self.log.display().to_string(), &self.output());
         }
         self.kill();
     }
 }
 
-/// Shows whoever looks into a failed test what somebody said.
-pub(crate) fn show(who: &str, said: &str) {
-    // Where nobody can be shown anything, the test has failed all the same.
-    let _ = writeln!(io::stderr(), "--- {who}\n{said}");
+/// Prints an output for the report of a failed test.
+pub(crate) fn show(title: &str, output: &str) {
+    // An error of standard error is ignored, since the test fails anyway.
+    let _ = writeln!(io::stderr(), "--- {title}\n{output}");
 }
 
-/// What a command says, or how it failed.
+/// Runs a command and returns its standard output, or a description of its failure.
 pub(crate) fn attempt(command: &mut Command) -> Result<String, String> {
     let output = command.output().map_err(|why: io::Error| format!("start {command:?}: {why}"))?;
-    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    let stdout = String::from_utf8_lossy(&output.stdout).into_owned();
     if output.status.success() {
-        return Ok(said);
+        return Ok(stdout);
     }
     let why = String::from_utf8_lossy(&output.stderr);
-    Err(format!("{command:?}: {}\n{said}{why}", output.status))
+    Err(format!("{command:?}: {}\n{stdout}{why}", output.status))
 }

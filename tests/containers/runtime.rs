@@ -1,4 +1,4 @@
-//! `Runtime` and `Container`: what the tests ask of podman and of containerd alike.
+//! `Runtime` and `Container`: the common interface of podman and containerd.
 
 use std::cell::Cell;
 use std::collections::BTreeSet;
@@ -12,24 +12,24 @@ use crate::backend::{tcp_answers, udp_answers, wgets};
 use crate::process::show;
 use test_support::namespace::run;
 
-/// What runs in each container: a web server that says "itself".
+/// The command of each container: a web server that replies "itself".
 pub(crate) const COMMAND: [&str; 6] = ["/bin/httpd", "-f", "-p", "8080", "-h", "/www"];
 
-/// A container runtime. Failures of the runtime itself are told, so that a test can expect them.
+/// A container runtime. Its methods return failures, so that a test can expect them.
 pub(crate) trait Runtime {
     /// Starts a container in a network.
     fn run(&self, name: &str, network: &str) -> Result<(), String>;
-    /// Ends and removes it; that it is gone is no fault.
+    /// Stops and removes a container if it exists.
     fn remove(&self, name: &str) -> Result<(), String>;
-    /// The first process in it.
+    /// Returns the first process of a container.
     fn pid(&self, name: &str) -> Result<u32, String>;
-    /// Runs a command in it.
+    /// Runs a command in a container.
     fn exec(&self, name: &str, command: &[&str]) -> Result<String, String>;
-    /// The containers that it knows.
+    /// Returns the names of all containers.
     fn names(&self) -> BTreeSet<String>;
 }
 
-/// A running container, which ends with the test.
+/// A container, which is removed at the end of the test.
 pub(crate) struct Container<'a> {
     runtime: &'a dyn Runtime,
     name: &'static str,
@@ -37,56 +37,56 @@ pub(crate) struct Container<'a> {
 }
 
 impl<'a> Container<'a> {
-    /// Starts one.
+    /// Starts a container.
     pub(crate) fn start(runtime: &'a dyn Runtime, name: &'static str, network: &str) -> Self {
         let container = Self::new(runtime, name);
         runtime.run(name, network).unwrap_or_else(|why| panic!("start container {name}: {why}"));
         container
     }
 
-    /// Looks after one that somebody else starts.
+    /// Wraps a container that the caller starts.
     pub(crate) fn new(runtime: &'a dyn Runtime, name: &'static str) -> Self {
         Self { runtime, name, is_removed: Cell::new(false) }
     }
 
-    /// Ends it; nothing of it is left with the runtime.
+    /// Removes the container, and asserts that the runtime has removed it.
     pub(crate) fn remove(self) {
         self.is_removed.set(true);
         self.runtime.remove(self.name).unwrap_or_else(|why| panic!("remove container {}: {why}", self.name));
-        assert!(!self.runtime.names().contains(self.name), "{} is still there", self.name);
+        assert!(!self.runtime.names().contains(self.name), "{} still exists", self.name);
     }
 
-    /// What a command in it says.
+    /// Runs a command in the container.
     pub(crate) fn exec(&self, command: &[&str]) -> Result<String, String> {
         self.runtime.exec(self.name, command)
     }
 
-    /// Who answers its own `wget`; a failure is among the answers.
+    /// Returns the backends that reply to `wget` in the container. A failure counts as a reply.
     pub(crate) fn wget(&self, portal: SocketAddr) -> BTreeSet<String> {
-        let said =
+        let output =
             self.exec(&["/bin/sh", "-c", &wgets(portal)]).unwrap_or_else(|why| format!("failed: {why}"));
-        said.lines().map(str::to_owned).collect()
+        output.lines().map(str::to_owned).collect()
     }
 
-    /// Who answers over TCP.
+    /// Returns the backends that reply over TCP.
     pub(crate) fn tcp(&self, portal: SocketAddr) -> BTreeSet<String> {
         self.within(|| tcp_answers(portal))
     }
 
-    /// Who answers over UDP.
+    /// Returns the backends that reply over UDP.
     pub(crate) fn udp(&self, portal: SocketAddr) -> BTreeSet<String> {
         self.within(|| udp_answers(portal))
     }
 
-    /// Runs `body` in its network namespace, as a program in the container would.
+    /// Runs `body` in the container's network namespace.
     pub(crate) fn within<T: Send>(&self, body: impl FnOnce() -> T + Send) -> T {
         let pid = self.runtime.pid(self.name).expect("a running container");
-        // Opened each time: one that is held open would not go with the container.
+        // Opened for each call, since an open file would keep the namespace after the container.
         let netns = Netns::open(&PathBuf::from(format!("/proc/{pid}/ns/net"))).expect("a pod's namespace");
         netns.within(body).expect("enter the pod")
     }
 
-    /// Its address of a family.
+    /// The container's address of a family.
     pub(crate) fn address(&self, family: &str) -> String {
         let listing =
             self.within(|| run("ip", &[family, "-o", "address", "show", "eth0", "scope", "global"], ""));

@@ -1,7 +1,7 @@
-//! Real container runtimes, the real plugin and the real agent: what a pod gets when it starts, what happens
-//! to it while it runs, and what is left when it ends.
+//! Real container runtimes with the real plugin and the real agent: the portals of a pod at its start, during its life,
+//! and after its end.
 //!
-//! Each test has a machine of its own (`Node`). scripts/container-test makes the namespaces around all of them.
+//! Each test has its own simulated machine (`Node`). scripts/container-test creates the namespaces around all of them.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -12,7 +12,7 @@ use std::thread;
 use crate::agent::Agent;
 use crate::backend::{A, B, C, Conversation, GONE, names};
 use crate::containerd::Containerd;
-use crate::manifest::{ITSELF, ITSELF6, WEB, WEB6, portal, tell, tell_itself, tell_zones};
+use crate::manifest::{ITSELF, ITSELF6, WEB, WEB6, portal, set_backends, set_own_service, set_zones};
 use crate::network::{Master, Network, network};
 use crate::node::{CNI_BIN, CNI_CONF, Node, built, on_a_node};
 use crate::podman::{PUBLISHED, Podman};
@@ -27,20 +27,20 @@ fn itself() -> BTreeSet<String> {
     ["itself".to_owned()].into()
 }
 
-/// A container's life: it reaches every backend, follows changes, and leaves nothing.
+/// The life of a container: it reaches every backend, follows changes, and leaves nothing.
 fn life(node: &Node, runtime: &dyn Runtime) {
     node.lan.bridge();
     network().configure();
-    tell(&[A, B]);
+    set_backends(&[A, B]);
     let agent = Agent::start();
     let container = Container::start(runtime, "web", "pods");
     assert_eq!(container.wget(portal(WEB, 80)), names(&[A, B]));
     assert_eq!(agent.until_attached(1)[0]["interface"], "eth0");
-    tell(&[B, C]);
-    until_equal("the answers follow", &names(&[B, C]), || container.wget(portal(WEB, 80)));
-    tell(&[]);
+    set_backends(&[B, C]);
+    until_equal("the container follows the backends", &names(&[B, C]), || container.wget(portal(WEB, 80)));
+    set_backends(&[]);
     let refused = || container.wget(portal(WEB, 80)).iter().any(|answer| answer.contains("refused"));
-    until_equal("a portal without backends refuses", &true, refused);
+    until_equal("a portal without backends rejects", &true, refused);
     container.remove();
     agent.until_attached(0);
 }
@@ -60,7 +60,7 @@ fn earlier_plugins_in_the_chain_work_as_without_portico() {
     on_a_node(|node| {
         node.lan.bridge();
         network().configure();
-        tell(&[A]);
+        set_backends(&[A]);
         let (_agent, podman) = (Agent::start(), Podman::new());
         let container = Container::start(&podman, "web", "pods");
         let published = || {
@@ -72,13 +72,13 @@ fn earlier_plugins_in_the_chain_work_as_without_portico() {
     });
 }
 
-/// TCP and UDP, to backends and to itself, over these families.
+/// Asserts that TCP and UDP reach all backends, and that the pod reaches itself, over these families.
 fn every_kind_of_connection(container: &Container<'_>, families: &[[&str; 2]]) {
     let two = names(&[A, B]);
     for [web, own] in families.iter().copied() {
         until_equal("TCP reaches each backend", &two, || container.tcp(portal(web, 80)));
         until_equal("UDP reaches each backend", &two, || container.udp(portal(web, 53)));
-        until_equal("it reaches itself", &itself(), || container.wget(portal(own, 80)));
+        until_equal("the pod reaches itself", &itself(), || container.wget(portal(own, 80)));
     }
 }
 
@@ -89,19 +89,19 @@ fn connections_in(network: &Network, families: &[[&str; 2]]) {
     connections_by(network, families, &[]);
 }
 
-/// The same with an agent that was started so.
+/// Like `connections_in`, with flags of the agent.
 fn connections_by(network: &Network, families: &[[&str; 2]], agent: &[&str]) {
     on_a_node(|node| {
         if network.master == Master::Bridge {
             node.lan.bridge();
         }
         network.configure();
-        tell(&[A, B]);
+        set_backends(&[A, B]);
         let (agent, podman) = (Agent::start_as(Path::new("/run/portico"), agent), Podman::new());
         let container = Container::start(&podman, "web", "pods");
         let own =
             |has: bool, family, other: &str| if has { container.address(family) } else { other.to_owned() };
-        tell_itself(&own(network.is_ipv4, "-4", A.address), &own(network.is_ipv6, "-6", A.address6));
+        set_own_service(&own(network.is_ipv4, "-4", A.address), &own(network.is_ipv6, "-6", A.address6));
         every_kind_of_connection(&container, families);
         container.remove();
         agent.until_attached(0);
@@ -168,11 +168,11 @@ fn macvlan_pod_without_a_default_route_reaches_services_through_on_demand_portal
     );
 }
 
-/// An unmodified client, and a backend that is dead all the time.
+/// An unmodified client with a dead backend.
 fn never_sees_the_dead(node: &Node, runtime: &dyn Runtime) {
     node.lan.bridge();
     network().configure();
-    tell(&[A, GONE, B]);
+    set_backends(&[A, GONE, B]);
     let agent = Agent::start_as(Path::new("/run/portico"), &RELAYED);
     let container = Container::start(runtime, "web", "pods");
     for web in [WEB, WEB6] {
@@ -196,8 +196,8 @@ fn client_in_a_container_of_podman_never_sees_a_dead_backend() {
 fn pods_of_two_zones_on_one_machine_reach_only_backends_of_their_zone() {
     on_a_node(|node| {
         node.lan.bridge();
-        tell(&[A, B]);
-        tell_zones();
+        set_backends(&[A, B]);
+        set_zones();
         let agents = [("node-a", 1), ("node-b", 2)].map(|(name, tens)| {
             let folder = format!("/run/{name}");
             let portico = json!({"socket": format!("{folder}/agent.sock"), "stateDir": folder});
@@ -214,18 +214,19 @@ fn pods_of_two_zones_on_one_machine_reach_only_backends_of_their_zone() {
     });
 }
 
-/// A container on two networks leaves the one with the default route; `left` attachments are known then.
-fn leaves_a_network(node: &Node, is_adopted: bool, left: usize) {
+/// Disconnects a container from the one of its two networks that has the default route. Afterwards `left` attachments
+/// remain.
+fn leaves_a_network(node: &Node, is_recovered: bool, left: usize) {
     node.lan.bridge();
     let first = network();
     let second = Network { name: "second", tens: 2, has_default_route: false, ..network() };
     let both = [first, second];
     let without = |network: &Network| Network { portico: None, ..network.clone() };
     both.iter()
-        .for_each(|network| if is_adopted { without(network).configure() } else { network.configure() });
-    tell(&[A, B]);
+        .for_each(|network| if is_recovered { without(network).configure() } else { network.configure() });
+    set_backends(&[A, B]);
     let podman = Podman::new();
-    let early = is_adopted.then(|| Container::start(&podman, "web", "pods,second"));
+    let early = is_recovered.then(|| Container::start(&podman, "web", "pods,second"));
     both.iter().for_each(Network::configure);
     let agent = Agent::start();
     let container = early.unwrap_or_else(|| Container::start(&podman, "web", "pods,second"));
@@ -233,9 +234,9 @@ fn leaves_a_network(node: &Node, is_adopted: bool, left: usize) {
     assert_eq!(container.wget(portal(WEB, 80)), names(&[A, B]));
     podman.disconnect("web", "pods");
     agent.until_attached(left);
-    tell(&[B, C]);
+    set_backends(&[B, C]);
     let reached = || container.wget(portal(WEB, 80));
-    until_equal("the answers follow by the other network", &names(&[B, C]), reached);
+    until_equal("the container follows the backends over the other network", &names(&[B, C]), reached);
     container.remove();
     agent.until_attached(0);
 }
@@ -255,7 +256,7 @@ fn containers_that_start_at_the_same_time_all_have_portals() {
     on_a_node(|node| {
         node.lan.bridge();
         network().configure();
-        tell(&[A, B]);
+        set_backends(&[A, B]);
         let (agent, podman) = (Agent::start(), &Podman::new());
         let all = ["c1", "c2", "c3", "c4", "c5", "c6"];
         let containers = all.map(|name| Container::new(podman, name));
@@ -273,33 +274,33 @@ fn containers_that_start_at_the_same_time_all_have_portals() {
     });
 }
 
-/// A container that ran before there was a plugin or an agent.
-fn adoption(node: &Node, runtime: &dyn Runtime) {
+/// A container that was started without a plugin and an agent.
+fn recovery(node: &Node, runtime: &dyn Runtime) {
     node.lan.bridge();
-    tell(&[A, B]);
+    set_backends(&[A, B]);
     Network { portico: None, ..network() }.configure();
     let container = Container::start(runtime, "web", "pods");
-    assert_ne!(container.wget(portal(WEB, 80)), names(&[A, B]), "nobody has programmed it");
+    assert_ne!(container.wget(portal(WEB, 80)), names(&[A, B]), "the container has no portals");
     network().configure();
     let agent = Agent::start();
     assert_eq!(agent.until_attached(1)[0]["network"], "pods");
     assert_eq!(container.wget(portal(WEB, 80)), names(&[A, B]));
-    tell(&[C]);
-    until_equal("the answers follow", &names(&[C]), || container.wget(portal(WEB, 80)));
+    set_backends(&[C]);
+    until_equal("the container follows the backends", &names(&[C]), || container.wget(portal(WEB, 80)));
     container.remove();
     agent.until_attached(0);
 }
 
 #[test]
 fn container_of_podman_from_before_the_install_is_recovered() {
-    on_a_node(|node| adoption(node, &Podman::new()));
+    on_a_node(|node| recovery(node, &Podman::new()));
 }
 
 #[test]
 fn recovered_container_that_ends_without_an_agent_is_removed() {
     on_a_node(|node| {
         node.lan.bridge();
-        tell(&[A]);
+        set_backends(&[A]);
         Network { portico: None, ..network() }.configure();
         let podman = Podman::new();
         let container = Container::start(&podman, "web", "pods");
@@ -307,7 +308,7 @@ fn recovered_container_that_ends_without_an_agent_is_removed() {
         let agent = Agent::start();
         agent.until_attached(1);
         agent.kill();
-        // Podman ends it as it began it: without the plugin.
+        // Podman removes the container without the plugin, as it was started.
         container.remove();
         Agent::start().until_attached(0);
     });
@@ -315,23 +316,25 @@ fn recovered_container_that_ends_without_an_agent_is_removed() {
 
 #[test]
 fn container_of_containerd_from_before_the_install_is_recovered() {
-    on_a_node(|node| adoption(node, &Containerd::start()));
+    on_a_node(|node| recovery(node, &Containerd::start()));
 }
 
-/// A container that starts while there is no agent.
+/// A container that starts without an agent.
 fn absence(node: &Node, runtime: &dyn Runtime) {
     node.lan.bridge();
     network().configure();
-    tell(&[A, B]);
+    set_backends(&[A, B]);
     let agent = Agent::start();
     agent.until_stored();
     agent.kill();
     let container = Container::start(runtime, "web", "pods");
-    assert_eq!(container.wget(portal(WEB, 80)), names(&[A, B]), "it works from the stored ruleset");
-    tell(&[B, C]);
+    assert_eq!(container.wget(portal(WEB, 80)), names(&[A, B]), "the plugin uses the stored ruleset");
+    set_backends(&[B, C]);
     let agent = Agent::start();
     assert_eq!(agent.until_attached(1)[0]["programmedBy"], "plugin");
-    until_equal("the answers follow again", &names(&[B, C]), || container.wget(portal(WEB, 80)));
+    until_equal("the container follows the backends again", &names(&[B, C]), || {
+        container.wget(portal(WEB, 80))
+    });
     agent.kill();
     container.remove();
 }
@@ -354,7 +357,7 @@ fn on_agent_down_fail_prevents_the_start_and_leaves_nothing() {
         let podman = Podman::new();
         let why = podman.run("web", "pods").expect_err("no agent");
         assert!(why.contains("no agent is listening on /run/portico/agent.sock"), "{why}");
-        podman.remove("web").expect("remove what is left");
+        podman.remove("web").expect("remove the container");
     });
 }
 
@@ -363,7 +366,7 @@ fn container_that_started_without_portals_gets_them_from_the_agent() {
     on_a_node(|node| {
         node.lan.bridge();
         Network { portico: Some(json!({"onAgentDown": "ignore"})), ..network() }.configure();
-        tell(&[A, B]);
+        set_backends(&[A, B]);
         let podman = Podman::new();
         let container = Container::start(&podman, "web", "pods");
         assert!(container.tcp(portal(WEB, 80)).is_disjoint(&names(&[A, B])));
@@ -380,18 +383,18 @@ fn killed_and_restarted_agent_interrupts_no_connection() {
     on_a_node(|node| {
         node.lan.bridge();
         network().configure();
-        tell(&[A]);
+        set_backends(&[A]);
         let (agent, podman) = (Agent::start(), Podman::new());
         let container = Container::start(&podman, "web", "pods");
         let mut old = container.within(|| Conversation::open(portal(WEB, 80))).expect("a connection");
-        assert_eq!(old.ask().expect("an answer"), "a");
+        assert_eq!(old.ask().expect("a reply"), "a");
         agent.kill();
-        assert_eq!(old.ask().expect("an answer without an agent"), "a");
-        tell(&[B]);
+        assert_eq!(old.ask().expect("a reply without an agent"), "a");
+        set_backends(&[B]);
         let agent = Agent::start();
         agent.until_attached(1);
         until_equal("new connections follow", &names(&[B]), || container.tcp(portal(WEB, 80)));
-        assert_eq!(old.ask().expect("the old connection lives"), "a");
+        assert_eq!(old.ask().expect("the old connection is open"), "a");
         container.remove();
         agent.until_attached(0);
     });
@@ -402,18 +405,18 @@ fn flushed_tables_of_a_container_are_restored() {
     on_a_node(|node| {
         node.lan.bridge();
         network().configure();
-        tell(&[A, B]);
+        set_backends(&[A, B]);
         let (agent, podman) = (Agent::start(), Podman::new());
         let container = Container::start(&podman, "web", "pods");
         let mut old = container.within(|| Conversation::open(portal(WEB, 80))).expect("a connection");
-        let name = old.ask().expect("an answer");
-        container.exec(&["/bin/chroot", "/host", "nft", "flush", "ruleset"]).expect("it may, with NET_ADMIN");
-        until("the audit notices", || {
+        let name = old.ask().expect("a reply");
+        container.exec(&["/bin/chroot", "/host", "nft", "flush", "ruleset"]).expect("flush with NET_ADMIN");
+        until("an audit repairs the table", || {
             let repairs = agent.until_attached(1)[0]["repairs"].clone();
             if repairs == 1 { Ok(()) } else { Err(format!("{repairs} repairs")) }
         });
         assert_eq!(container.wget(portal(WEB, 80)), names(&[A, B]));
-        assert_eq!(old.ask().expect("an old connection lives on"), name);
+        assert_eq!(old.ask().expect("the old connection is open"), name);
         container.remove();
         agent.until_attached(0);
     });
@@ -423,7 +426,7 @@ fn portico(args: &[&str]) -> Result<String, String> {
     attempt(Command::new(built("portico")).args(args))
 }
 
-/// A node on which everything is installed and uninstalled while containers run.
+/// Installs and uninstalls the plugin while containers run.
 fn installation(node: &Node, runtime: &dyn Runtime) {
     node.lan.bridge();
     Network { portico: None, ..network() }.configure();
@@ -431,12 +434,12 @@ fn installation(node: &Node, runtime: &dyn Runtime) {
     fs::remove_file(&plugin).expect("a node without the plugin");
     let conf = || fs::read_to_string(format!("{CNI_CONF}/pods.conflist")).expect("a configuration");
     let untouched = conf();
-    tell(&[A, B]);
+    set_backends(&[A, B]);
     let agent = Agent::start();
     let before = Container::start(runtime, "before", "pods");
     portico(&["check"]).expect_err("nothing is installed");
     portico(&["install"]).expect("an installation");
-    portico(&["check"]).expect("all is whole");
+    portico(&["check"]).expect("the installation is complete");
     let web = Container::start(runtime, "web", "pods");
     assert_eq!(web.wget(portal(WEB, 80)), names(&[A, B]));
     agent.until_attached(2);
@@ -445,11 +448,11 @@ fn installation(node: &Node, runtime: &dyn Runtime) {
     assert_eq!(conf(), untouched);
     let after = Container::start(runtime, "after", "pods");
     assert!(after.wget(portal(WEB, 80)).is_disjoint(&names(&[A, B])));
-    let refused = portico(&["uninstall", "--purge"]).expect_err("a container runs that has it");
+    let refused = portico(&["uninstall", "--purge"]).expect_err("a running container uses the plugin");
     assert!(refused.contains("/var/lib/cni/results/") && Path::new(&plugin).exists(), "{refused}");
     [before, web, after].into_iter().for_each(Container::remove);
     agent.until_attached(0);
-    portico(&["uninstall", "--purge"]).expect("nothing names it any more");
+    portico(&["uninstall", "--purge"]).expect("nothing references the plugin");
     assert!(!Path::new(&plugin).exists());
 }
 
@@ -468,7 +471,7 @@ fn entry_dropped_by_another_cni_is_restored_for_the_next_container() {
     on_a_node(|node| {
         node.lan.bridge();
         let other = Network { portico: None, ..network() };
-        tell(&[A, B]);
+        set_backends(&[A, B]);
         let (agent, podman) = (Agent::start(), Podman::new());
         let mut command = Command::new(built("portico"));
         let _installer = Process::start(command.args(["install", "--watch"]), Path::new("/run/install.log"));
@@ -478,7 +481,7 @@ fn entry_dropped_by_another_cni_is_restored_for_the_next_container() {
         };
         for name in ["one", "two"] {
             other.configure();
-            until_equal("our entry is put in", &true, is_in);
+            until_equal("the entry is added", &true, is_in);
             let container = Container::start(&podman, name, "pods");
             assert_eq!(container.wget(portal(WEB, 80)), names(&[A, B]));
             container.remove();

@@ -86,7 +86,7 @@ fn attack(limit: u64, pods: usize, args: &[&str]) -> Value {
             }
         }
         let status = agent.status();
-        let most = cgroup.most();
+        let most = cgroup.peak();
         let counted = status["memory"]["tables"].as_u64().expect("a number");
         assert!(most < limit / 10 * 9, "{log}; at most {most} of {limit}; tables modelled {counted}");
         assert_eq!(cgroup.failures(), 0, "{log}");
@@ -137,7 +137,7 @@ fn pods_with_full_tables_become_on_demand_when_services_grow() {
         folder.put("hogs.json", &list(&(1..=10).map(hog).collect::<Vec<_>>()));
         agent.until("some pods are on demand", |agent| provisions(&agent.status()).0 > 0);
         agent.settled(2);
-        assert!(cgroup.most() < limit / 10 * 9, "{} of {limit}", cgroup.most());
+        assert!(cgroup.peak() < limit / 10 * 9, "{} of {limit}", cgroup.peak());
         for pod in &pods {
             assert_eq!(pod.within(|| answer("10.96.0.1:80")), "honest");
         }

@@ -114,7 +114,7 @@ fn restart_during_an_outage_of_the_api_server_keeps_pods_unchanged() {
 #[test]
 fn missing_right_to_read_services_is_named() {
     cluster(Api::start, |api, folder, _| {
-        let agent = start(folder, api.kubeconfig_of_stranger());
+        let agent = start(folder, api.kubeconfig_without_rights());
         agent.until("the outage is reported", |agent| !agent.status()["outage"].is_null());
         let Reply::Refused { message, transient: true } = agent.ask(&Request::Ready, None) else {
             panic!("the agent is ready without its services")
@@ -129,7 +129,7 @@ fn missing_right_to_read_services_is_named() {
             .arg("--socket")
             .arg(folder.socket())
             .arg("--kubeconfig")
-            .arg(api.kubeconfig_of_stranger())
+            .arg(api.kubeconfig_without_rights())
             .output()
             .expect("run portico check");
         let text = String::from_utf8_lossy(&check.stdout).into_owned();

@@ -92,7 +92,7 @@ fn free_address() -> SocketAddr {
 
 #[allow(clippy::print_stderr)] // The figure belongs in the log of the run.
 fn assert_below(what: &str, group: &MemoryCgroup, limit: u64) {
-    let peak = group.most();
+    let peak = group.peak();
     eprintln!("{what}: at most {} MiB of {} MiB", peak >> 20, limit >> 20);
     assert!(peak < limit / 10 * 9, "{what}: {} MiB of {} MiB", peak >> 20, limit >> 20);
 }

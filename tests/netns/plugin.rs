@@ -111,7 +111,7 @@ fn prev_result_is_returned_unchanged_in_every_version() {
             let input = with(conf(folder.path()), "cniVersion", json!(version));
             let input = without(input, "prevResult").to_string();
             let input = input.replacen('{', &format!("{{\"prevResult\":{result},"), 1);
-            call("ADD", &pod, &json!({})).input(input).run().said(&result);
+            call("ADD", &pod, &json!({})).input(input).run().succeeded(&result);
         }
     }
 }
@@ -136,13 +136,13 @@ fn attach_request_contains_all_fields_of_the_attachment() {
         annotations: [("portals".into(), "a,b".into())].into(),
         notes: vec!["unknown configuration key \"sokcet\"".into()],
     };
-    call("ADD", &pod, &input).run().said(&result(&folder));
-    call("CHECK", &pod, &input).run().said("");
+    call("ADD", &pod, &input).run().succeeded(&result(&folder));
+    call("CHECK", &pod, &input).run().succeeded("");
     assert_eq!(agent.requests(), [Request::Attach(expected.clone()), Request::Check(expected)]);
     assert_eq!(netns.try_iter().collect::<Vec<_>>(), [Some(pod.netns.id()); 2]);
     assert!(records(&folder).is_empty(), "the agent writes the records");
 
-    call("ADD", &pod, &input).env("CNI_ARGS", "K8S_POD_NAME=web-0").run().said(&result(&folder));
+    call("ADD", &pod, &input).env("CNI_ARGS", "K8S_POD_NAME=web-0").run().succeeded(&result(&folder));
     match agent.requests().last() {
         Some(Request::Attach(attachment)) => {
             assert_eq!(attachment.pod, None, "a pod name requires a namespace")
@@ -200,19 +200,19 @@ fn plugin_programs_a_pod_from_the_snapshot_without_an_agent() {
         let pod = wired();
         let kind = answer(&pod).expect_err("the pod is not programmed").kind();
         assert_eq!(kind, ErrorKind::NetworkUnreachable);
-        call("ADD", &pod, &conf(folder.path())).run().said(&result(&folder));
+        call("ADD", &pod, &conf(folder.path())).run().succeeded(&result(&folder));
         assert_eq!(answer(&pod).expect("a reply through the portal"), "web");
         let [record] = records(&folder).try_into().expect("one record");
         assert_eq!((record.programmed_by, record.netns_id), (ProgrammedBy::Plugin, pod.netns.id()));
         assert_eq!(record.attachment.key, key());
-        call("CHECK", &pod, &conf(folder.path())).run().said("");
-        call("STATUS", &pod, &conf(folder.path())).run().said("");
+        call("CHECK", &pod, &conf(folder.path())).run().succeeded("");
+        call("STATUS", &pod, &conf(folder.path())).run().succeeded("");
         let listed = pod.within(rules);
-        call("ADD", &pod, &conf(folder.path())).run().said(&result(&folder));
+        call("ADD", &pod, &conf(folder.path())).run().succeeded(&result(&folder));
         assert_eq!(pod.within(rules), listed, "a second ADD adds nothing");
         assert_eq!(answer(&pod).expect("a reply after a second ADD"), "web");
         for _ in 0..2 {
-            call("DEL", &pod, &conf(folder.path())).run().said("");
+            call("DEL", &pod, &conf(folder.path())).run().succeeded("");
             assert!(records(&folder).is_empty());
         }
     });
@@ -229,8 +229,8 @@ fn check_without_an_agent_requires_the_table() {
     store_snapshot(&folder);
     let pod = wired_within();
     call("CHECK", &pod, &conf(folder.path())).run().failed(102, &["table inet portico is missing"]);
-    call("ADD", &pod, &conf(folder.path())).run().said(&result(&folder));
-    call("CHECK", &pod, &conf(folder.path())).run().said("");
+    call("ADD", &pod, &conf(folder.path())).run().succeeded(&result(&folder));
+    call("CHECK", &pod, &conf(folder.path())).run().succeeded("");
     pod.within(|| load("flush chain inet portico output"));
     call("CHECK", &pod, &conf(folder.path())).run().failed(102, &["has drifted"]);
     pod.within(|| load("flush ruleset"));
@@ -276,7 +276,7 @@ fn snapshot_of_release_0_1_0_is_not_used() {
     call("ADD", &pod, &conf(folder.path())).run().failed(11, &words);
     assert!(records(&folder).is_empty());
     assert_eq!(pod.within(rules), "");
-    call("ADD", &pod, &on_agent_down(&folder, "ignore")).run().said(&result(&folder));
+    call("ADD", &pod, &on_agent_down(&folder, "ignore")).run().succeeded(&result(&folder));
     assert_eq!(pod.within(rules), "");
 }
 
@@ -284,11 +284,11 @@ fn snapshot_of_release_0_1_0_is_not_used() {
 fn on_agent_down_ignore_starts_a_pod_without_portals() {
     let folder = TempDir::new("ignore");
     let (pod, input) = (Pod::new(), on_agent_down(&folder, "ignore"));
-    call("ADD", &pod, &input).run().said(&result(&folder));
+    call("ADD", &pod, &input).run().succeeded(&result(&folder));
     let [record] = records(&folder).try_into().expect("one record");
     assert_eq!((record.programmed_by, record.netns_id), (ProgrammedBy::NotYet, pod.netns.id()));
     // CRI-O sends CHECK after each ADD.
-    call("CHECK", &pod, &input).run().said("");
+    call("CHECK", &pod, &input).run().succeeded("");
     assert_eq!(pod.within(|| run("nft", &["list", "ruleset"], "")), "");
 }
 
@@ -350,8 +350,8 @@ fn del_succeeds_after_add_was_killed() {
     child.kill().expect("SIGKILL");
     assert_eq!(child.wait().expect("wait for the plugin").code(), None);
     go_on.send(()).expect("the agent waits");
-    call("DEL", &pod, &conf(folder.path())).run().said("");
+    call("DEL", &pod, &conf(folder.path())).run().succeeded("");
     assert_eq!(agent.requests().last(), Some(&Request::Detach { key: key() }));
     drop(go_on);
-    call("ADD", &pod, &conf(folder.path())).run().said(&result(&folder));
+    call("ADD", &pod, &conf(folder.path())).run().succeeded(&result(&folder));
 }

@@ -15,7 +15,7 @@ use proxy_core::service::Mode;
 use proxy_core::snapshot::Change;
 use test_support::conversation::{ANSWER, ask, serve, serve_beyond};
 use test_support::namespace::{add_address, listing, load, within};
-use test_support::way::{apply, portals_of, ruleset_of, standing};
+use test_support::way::{apply, current_table, portals_of, ruleset_of};
 
 fn world() -> Ruleset {
     ruleset_of(changes())
@@ -72,7 +72,7 @@ fn drift_of_a_table_is_detected_and_repaired() {
                 other => panic!("{damage}: {other:?}"),
             }
             apply(&encode_fresh(&world()));
-            assert_eq!(standing(), Table::from(&world()), "{damage}");
+            assert_eq!(current_table(), Table::from(&world()), "{damage}");
         });
     }
 }
@@ -87,9 +87,9 @@ fn added_and_deleted_elements_are_read_back() {
         within(|| {
             apply(&encode_fresh(&world()));
             load(damage);
-            assert_ne!(standing(), Table::from(&world()), "{damage}");
+            assert_ne!(current_table(), Table::from(&world()), "{damage}");
             apply(&encode_fresh(&world()));
-            assert_eq!(standing(), Table::from(&world()), "{damage}");
+            assert_eq!(current_table(), Table::from(&world()), "{damage}");
         });
     }
 }
@@ -101,7 +101,7 @@ fn missing_table_is_read_back_as_absent() {
         let find = || Socket::open().and_then(Socket::read_table).expect("read the table");
         assert_eq!(find(), TableState::Missing);
         apply(&encode_fresh(&world()));
-        assert_eq!(standing(), Table::from(&world()));
+        assert_eq!(current_table(), Table::from(&world()));
         apply(&encode_fresh(&Ruleset::empty()));
         assert_eq!(find(), TableState::Missing);
     });
@@ -115,7 +115,7 @@ fn new_table_replaces_any_table_of_its_name() {
         );
         apply(&encode_fresh(&world()));
         let replaced = listing();
-        assert_eq!(standing(), Table::from(&world()));
+        assert_eq!(current_table(), Table::from(&world()));
         let fresh = within(|| {
             apply(&encode(&plan(&Ruleset::empty(), &world())));
             listing()
@@ -146,13 +146,13 @@ fn decoded_batch_has_the_same_bytes() {
     within(|| {
         let batch = Batch::from_bytes(encode_fresh(&world()).as_bytes().to_vec());
         apply(&batch);
-        assert_eq!(standing(), Table::from(&world()));
+        assert_eq!(current_table(), Table::from(&world()));
         let misfit = encode(&plan(&ruleset_of([svc("other").ip("10.96.0.9").tcp("", 80).into()]), &world()));
         let misfit = Batch::from_bytes(misfit.as_bytes().to_vec());
         let socket = Socket::open().expect("open a netfilter socket");
         let error = socket.apply(&misfit).expect_err("the batch deletes missing elements");
         assert!(matches!(error, Error::Rejected { op: None, .. }), "{error:?}");
-        assert_eq!(standing(), Table::from(&world()));
+        assert_eq!(current_table(), Table::from(&world()));
     });
 }
 
@@ -257,7 +257,7 @@ fn table_of_layout_8_is_replaced_atomically_and_its_connections_continue() {
         // `current`. No rule of a later layout evaluates that packet.
         assert_served(&outcomes, 1 + outcomes.len() / 50);
         exchange(b"two ");
-        assert_eq!(standing(), Table::from(&earlier()));
+        assert_eq!(current_table(), Table::from(&earlier()));
     });
 }
 

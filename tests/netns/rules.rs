@@ -17,7 +17,7 @@ use proxy_core::service::{Mode, Protocol, Scheduler};
 use proxy_core::snapshot::Change;
 use test_support::namespace;
 use test_support::namespace::{listing, load, within};
-use test_support::way::{Way, portals_of, ruleset_of, standing, table_of};
+use test_support::way::{Way, current_table, portals_of, ruleset_of, table_of};
 
 /// Rulesets that differ in everything that a plan can change.
 fn worlds() -> Vec<Ruleset> {
@@ -102,7 +102,7 @@ fn applied_ruleset_is_read_back_unchanged() {
     for world in &worlds() {
         within(|| {
             Way::Netlink.program(world);
-            assert_eq!(standing(), Table::from(world));
+            assert_eq!(current_table(), Table::from(world));
         });
     }
 }
@@ -113,7 +113,7 @@ fn thousand_services_are_one_transaction_without_privileges() {
     let world = ruleset_of(cluster(1_000, 3));
     within(|| {
         Way::Netlink.program(&world);
-        assert_eq!(standing(), Table::from(&world));
+        assert_eq!(current_table(), Table::from(&world));
     });
 }
 
@@ -182,7 +182,7 @@ fn netlink_plan_leads_from_any_ruleset_to_any_other() {
             within(|| {
                 Way::Netlink.program(before);
                 Way::Netlink.change(before, after);
-                assert_eq!(standing(), Table::from(after), "{}", plan(before, after));
+                assert_eq!(current_table(), Table::from(after), "{}", plan(before, after));
             });
         }
     }
@@ -198,7 +198,7 @@ fn failed_transaction_changes_nothing_and_names_the_operation() {
         let error =
             socket.apply(&encode(&plan(after, before))).expect_err("the plan deletes missing elements");
         assert!(matches!(error, Error::Rejected { op: Some(_), .. }), "{error:?}");
-        assert_eq!(standing(), Table::from(before));
+        assert_eq!(current_table(), Table::from(before));
     });
 }
 

@@ -1,6 +1,6 @@
-//! `Agent`: the real program, as a test starts it, and what a plugin would say to it.
+//! `Agent`: a running agent, and the requests of a plugin to it.
 //!
-//! It ends with the test that started it, and shows its log where that fails.
+//! The agent is killed at the end of the test. If the test fails, the agent's log is printed.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -21,7 +21,7 @@ use crate::pod::Pod;
 use crate::program::program;
 use crate::temp_dir::TempDir;
 
-/// What must come comes within this time.
+/// The timeout of each wait.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
 /// The directories of an agent: its manifests, state and socket.
@@ -69,34 +69,34 @@ pub struct Agent {
 }
 
 impl Agent {
-    /// An agent on the manifests of a folder.
+    /// Starts an agent with the manifests of a directory.
     pub fn start(folder: &AgentDir, args: &[&str]) -> Self {
         let manifests = folder.manifests();
         Self::start_with(folder, &[&["--manifests", manifests.to_str().expect("a path")], args].concat())
     }
 
-    /// An agent with these sources of services.
+    /// Starts an agent with the sources of services in `args`.
     pub fn start_with(folder: &AgentDir, args: &[&str]) -> Self {
         Self::start_by(folder, &[], args)
     }
 
-    /// The same by another program, which becomes the agent: its arguments end where the agent's path follows.
+    /// Starts an agent through another program, which executes its last arguments.
     pub fn start_by(folder: &AgentDir, by: &[&str], args: &[&str]) -> Self {
         let log = folder.join("agent.log");
-        let out = File::options().create(true).append(true).open(&log).expect("make the log");
+        let out = File::options().create(true).append(true).open(&log).expect("create the log");
         let agent = program("portico");
         let words: Vec<&OsStr> = by.iter().map(OsStr::new).chain([agent.as_os_str()]).collect();
         let mut command = Command::new(words[0]);
         command.args(&words[1..]);
         command.arg("agent").arg("--socket").arg(folder.socket()).arg("--state-dir").arg(folder.state());
-        let nowhere = folder.join("cni");
-        command.arg("--cni-cache").arg(&nowhere).arg("--cni-conf").arg(&nowhere);
+        let cni = folder.join("cni");
+        command.arg("--cni-cache").arg(&cni).arg("--cni-conf").arg(&cni);
         if !args.contains(&"--metrics") {
             command.args(["--metrics", "none"]);
         }
         let child = command.args(args).stdin(Stdio::null()).stderr(out).spawn().expect("start the agent");
         let agent = Self { child, socket: folder.socket(), log };
-        agent.until("it answers", |agent| agent.try_ask(&Request::Ready, None).is_some());
+        agent.until("the agent replies", |agent| agent.try_ask(&Request::Ready, None).is_some());
         agent
     }
 
@@ -104,12 +104,12 @@ impl Agent {
         self.child.id()
     }
 
-    /// Everything that it wrote.
+    /// The agent's log.
     pub fn log(&self) -> String {
         fs::read_to_string(&self.log).unwrap_or_default()
     }
 
-    /// Waits until something is so.
+    /// Waits until a condition is true.
     pub fn until(&self, what: &str, is_so: impl Fn(&Self) -> bool) {
         let deadline = Instant::now() + PATIENCE;
         while !is_so(self) {
@@ -123,9 +123,9 @@ impl Agent {
         agent_ipc::send_request(&self.socket, request, file.as_ref().map(AsFd::as_fd), PATIENCE).ok()
     }
 
-    /// Asks, and has an answer.
+    /// Sends a request and returns the reply.
     pub fn ask(&self, request: &Request, pod: Option<&Pod>) -> Reply {
-        self.try_ask(request, pod).unwrap_or_else(|| panic!("no answer; the log:\n{}", self.log())).0
+        self.try_ask(request, pod).unwrap_or_else(|| panic!("no reply; the log:\n{}", self.log())).0
     }
 
     /// Attaches a pod as the plugin does.
@@ -138,12 +138,12 @@ impl Agent {
         );
     }
 
-    /// What `portico status` shows.
+    /// The agent's status, as `portico status -o json` prints it.
     pub fn status(&self) -> Value {
-        self.try_status().expect("an answer")
+        self.try_status().expect("a reply")
     }
 
-    /// The same; none while no agent answers, or one that is about to leave.
+    /// Like `status`; `None` if no agent replies, or if the agent is about to exit.
     pub fn try_status(&self) -> Option<Value> {
         let (reply, file) = self.try_ask(&Request::status(), None)?;
         if matches!(reply, Reply::Refused { transient: true, .. }) {
@@ -157,7 +157,7 @@ impl Agent {
 
     /// Waits until every attachment holds this revision or a later one.
     pub fn settled(&self, revision: u64) {
-        self.until("every pod is right", |agent| {
+        self.until("every pod is up to date", |agent| {
             let status = agent.status();
             let attachments = status["attachments"].as_array().expect("a list");
             status["views"]["all"]["revision"].as_u64().is_some_and(|reached| reached >= revision)
@@ -167,13 +167,13 @@ impl Agent {
         });
     }
 
-    /// Ends it without a chance to do anything.
+    /// Kills the agent with SIGKILL.
     pub fn kill(mut self) {
         self.child.kill().expect("kill the agent");
         self.child.wait().expect("wait for the agent");
     }
 
-    /// Asks it to end, and says how it did.
+    /// Sends SIGTERM to the agent and returns its exit status.
     pub fn terminate(mut self) -> std::process::ExitStatus {
         kill(Pid::from_raw(self.child.id().try_into().expect("a process id")), Signal::SIGTERM)
             .expect("signal");
@@ -182,7 +182,7 @@ impl Agent {
 }
 
 impl Drop for Agent {
-    #[allow(clippy::print_stderr)] // It belongs to the report of the test that failed.
+    #[allow(clippy::print_stderr)] // The log is part of the report of a failed test.
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
@@ -192,7 +192,7 @@ impl Drop for Agent {
     }
 }
 
-/// The attachment of a pod, as the plugin would bring it.
+/// The attachment of a pod, as the plugin would send it.
 pub fn attachment(name: &str, pod: &Pod) -> Attachment {
     Attachment {
         key: key(name),

@@ -1,7 +1,7 @@
-//! An API server for tests: a double that speaks real list and watch over HTTPS, or a real one.
+//! An API server for tests: a double that supports list and watch over HTTPS, or a real one.
 //!
-//! Programs and libraries reach it by its kubeconfig, tests change what it has. The double can also do wrong what a
-//! server can do wrong. `KUBEBUILDER_ASSETS` names the folder with the binaries of a real one.
+//! Clients connect to it with a kubeconfig, and tests change its objects. The double can also produce the faults of a
+//! server. `KUBEBUILDER_ASSETS` names the directory with the binaries of a real one.
 
 pub mod certificates;
 mod double;
@@ -28,61 +28,60 @@ use real::Real;
 use request::{Answer, send};
 use rights::ApiCall;
 
-/// Service accounts whose tokens are their names; no controller makes real ones here.
+/// Service accounts, whose tokens are their names because no controller creates real tokens.
 pub const ACCOUNTS: [&str; 2] = ["portico-agent", "portico-webhook"];
-/// Where they are.
+/// The namespace of the service accounts.
 const NAMESPACE: &str = "portico-system";
 
-/// What the double does wrong, from now on or once.
+/// A fault of the double, which lasts or occurs once.
 #[derive(Debug, Clone)]
 pub enum Fault {
-    /// All faults that last end.
+    /// Ends all lasting faults.
     Mended,
-    /// The connections of all watches break in the middle of a change, once.
+    /// Closes the connections of all watches in the middle of a change, once.
     CutWatches,
-    /// All watches end as they should, once.
+    /// Ends all watches in order, once.
     EndWatches,
-    /// The server forgets all versions but the last, and open watches are told so.
+    /// Expires all versions except the last, and reports this to open watches.
     Expire,
-    /// A line into all watches of a resource, once.
+    /// Sends a line to all watches of a resource, once.
     Line(&'static str, Vec<u8>),
-    /// A bookmark into all watches, once.
+    /// Sends a bookmark to all watches, once.
     Bookmark,
-    /// Nothing more comes in watches, though they stay open.
+    /// Sends nothing more to watches, but keeps them open.
     SilentWatches,
-    /// Requests are taken and not answered.
+    /// Accepts requests without a response.
     Hang,
-    /// Writes in a namespace are taken and not answered.
+    /// Accepts writes in a namespace without a response.
     HangIn(&'static str),
-    /// Connections are closed as soon as they come, and those that are there.
+    /// Closes new and existing connections.
     Away,
-    /// Every request is answered with this status, and perhaps `Retry-After` in seconds.
+    /// Responds to each request with this status, and with `Retry-After` in seconds if set.
     Answer(u16, Option<u64>),
-    /// A resource may not be read.
+    /// Forbids to read a resource.
     Deny(&'static str),
-    /// A path is not known.
+    /// Responds with 404 for a path.
     Absent(&'static str),
-    /// Watches do not send all that there is first.
+    /// Watches send no initial events.
     NoInitialEvents(InitialEvents),
-    /// Lists of a resource are this text instead.
+    /// Responds with this text to lists of a resource.
     GarbageList(&'static str, &'static str),
-    /// Changes of the services with this label (or without it, where `!` stands before it) come later than others:
-    /// not before this fault is mended.
+    /// Delays changes of the services with this label (or without it, if it is prefixed with `!`) until the fault ends.
     HoldWatches(&'static str),
-    /// Before the next write of this resource somebody else puts this object, once.
+    /// Another client writes this object before the next write of this resource, once.
     Race(&'static str, Value),
 }
 
-/// How a server refuses to send all that there is at the beginning of a watch.
+/// The way in which a server refuses initial events.
 #[derive(Debug, Clone, Copy)]
 pub enum InitialEvents {
-    /// By this status.
+    /// With this status.
     Status(u16),
-    /// By status 200 and an error with this code.
+    /// With status 200 and an error event with this code.
     Error(u16),
-    /// It sends all that there is, and ends without the bookmark.
+    /// The watch sends all objects, and ends without the bookmark.
     Ends,
-    /// It sends all that there is, and changes, and never the bookmark.
+    /// The watch sends all objects and changes, but never the bookmark.
     NoBookmark,
 }
 
@@ -91,14 +90,14 @@ fn assets() -> Option<OsString> {
     std::env::var_os("KUBEBUILDER_ASSETS").filter(|assets| !assets.is_empty())
 }
 
-/// An API server for tests. It ends with the value.
+/// An API server for tests, which is stopped when the value is dropped.
 pub enum Api {
     Double(Double),
     Real(Real),
 }
 
 impl Api {
-    /// Starts a real one if `KUBEBUILDER_ASSETS` is set, otherwise the double.
+    /// Starts a real API server if `KUBEBUILDER_ASSETS` is set, otherwise the double.
     pub fn start() -> Self {
         if assets().is_some() { Self::real() } else { Self::double() }
     }
@@ -108,13 +107,13 @@ impl Api {
         Self::Double(Double::start())
     }
 
-    /// Starts a real one. A test that needs one is ignored without the feature `api-server` of its package.
+    /// Starts a real API server. A test that needs one is ignored without the feature `api-server` of its package.
     pub fn real() -> Self {
         let assets = assets().expect("KUBEBUILDER_ASSETS: the directory of etcd, kube-apiserver and kubectl");
         Self::Real(Real::start(Path::new(&assets)))
     }
 
-    /// A kubeconfig of somebody who may do everything.
+    /// The kubeconfig of an administrator.
     pub fn kubeconfig(&self) -> &Path {
         match self {
             Self::Double(double) => &double.kubeconfig,
@@ -122,15 +121,15 @@ impl Api {
         }
     }
 
-    /// A kubeconfig of somebody who may do nothing.
-    pub fn kubeconfig_of_stranger(&self) -> &Path {
+    /// The kubeconfig of a user without rights.
+    pub fn kubeconfig_without_rights(&self) -> &Path {
         match self {
-            Self::Double(double) => &double.stranger,
-            Self::Real(real) => &real.stranger,
+            Self::Double(double) => &double.kubeconfig_without_rights,
+            Self::Real(real) => &real.kubeconfig_without_rights,
         }
     }
 
-    /// Creates or updates an object, with its status.
+    /// Creates or updates an object, including its status.
     pub fn put(&self, object: Value) {
         match self {
             Self::Double(double) => double.put(object),
@@ -138,7 +137,7 @@ impl Api {
         }
     }
 
-    /// Has objects that are made when they are sent; the double alone can.
+    /// Adds objects that are generated while they are sent; only with the double.
     pub fn generate(&self, generated: Generated) {
         match self {
             Self::Double(double) => double.generate(generated),
@@ -146,7 +145,7 @@ impl Api {
         }
     }
 
-    /// Deletes an object, which may be gone already. The namespace is empty for what has none.
+    /// Deletes an object if it exists. The namespace is empty for a cluster-scoped kind.
     pub fn delete(&self, kind: &str, namespace: &str, name: &str) {
         match self {
             Self::Double(double) => double.delete(kind, namespace, name),
@@ -154,12 +153,12 @@ impl Api {
         }
     }
 
-    /// Sends any request as somebody who may do everything.
+    /// Sends a request as an administrator.
     pub fn send(&self, method: &str, path: &str, content_type: &str, object: &Value) -> Answer {
         send(self.kubeconfig(), method, path, content_type, object)
     }
 
-    /// An object as the server has it; none: it has none.
+    /// Returns an object, or `None` if it does not exist.
     pub fn get(&self, kind: &str, namespace: &str, name: &str) -> Option<Value> {
         let path = kind::Kind::named(kind).path(namespace, name);
         let Answer { status, object, .. } = self.send("GET", &path, "application/json", &Value::Null);
@@ -167,7 +166,7 @@ impl Api {
         (status == 200).then_some(object)
     }
 
-    /// Makes an object by a request of its own, as kubectl does.
+    /// Creates an object with a POST request, as kubectl does.
     pub fn create(&self, query: &str, object: &Value) -> Answer {
         let kind = kind::Kind::of(object);
         let namespace = object["metadata"]["namespace"].as_str().unwrap_or("default");
@@ -178,47 +177,47 @@ impl Api {
         self.send("POST", &path, "application/json", &object)
     }
 
-    /// Does something wrong; the double alone can.
+    /// Causes a fault; only with the double.
     pub fn fault(&self, fault: Fault) {
         match self {
             Self::Double(double) => double.fault(fault),
-            Self::Real(_) => panic!("a real API server has no {fault:?} on demand"),
+            Self::Real(_) => panic!("a real API server cannot produce {fault:?}"),
         }
     }
 
-    /// The requests that have come since the last call, path and query; the double alone tells.
+    /// The paths and queries of the requests since the last call; only with the double.
     pub fn requests(&self) -> Vec<String> {
         match self {
             Self::Double(double) => double.requests(),
-            Self::Real(_) => panic!("a real API server does not tell its requests"),
+            Self::Real(_) => panic!("a real API server does not report its requests"),
         }
     }
 
-    /// What a service account has written or tried to: methods and paths; the double alone tells.
+    /// The methods and paths of the writes of a service account, including denied ones; only with the double.
     pub fn writes(&self, account: &str) -> Vec<String> {
         match self {
             Self::Double(double) => double.writes(account),
-            Self::Real(_) => panic!("a real API server does not tell its requests"),
+            Self::Real(_) => panic!("a real API server does not report its requests"),
         }
     }
 
-    /// When each object of a kind was made, by namespace and name; the double alone tells.
+    /// The namespace, name and time of creation of each object of a kind; only with the double.
     pub fn made(&self, kind: &str) -> Vec<(String, String, Instant)> {
         match self {
             Self::Double(double) => double.made(kind),
-            Self::Real(_) => panic!("a real API server does not tell when"),
+            Self::Real(_) => panic!("a real API server does not report the time"),
         }
     }
 
-    /// What a service account has asked for; the double alone tells.
+    /// The calls of a service account; only with the double.
     pub fn calls(&self, account: &str) -> BTreeSet<ApiCall> {
         match self {
             Self::Double(double) => double.calls(account),
-            Self::Real(_) => panic!("a real API server does not tell its requests"),
+            Self::Real(_) => panic!("a real API server does not report its requests"),
         }
     }
 
-    /// A kubeconfig of a service account: of a real server with the rights that roles grant it, of the double with all.
+    /// The kubeconfig of a service account. A real server grants the rights of its roles, the double grants all.
     pub fn kubeconfig_of_account(&self, account: &str) -> PathBuf {
         assert!(ACCOUNTS.contains(&account), "no account {account}");
         match self {
@@ -227,10 +226,10 @@ impl Api {
         }
     }
 
-    /// Runs kubectl as somebody who may do everything, and says what it says; a real server alone has one.
+    /// Runs kubectl as an administrator and returns its output; only with a real server.
     pub fn kubectl(&self, args: &[&str]) -> Result<String, String> {
         match self {
-            Self::Double(_) => panic!("kubectl asks more than the double answers"),
+            Self::Double(_) => panic!("the double does not support kubectl"),
             Self::Real(real) => real.kubectl(args),
         }
     }

@@ -1,6 +1,6 @@
-//! `Caller`: a client that calls the webhook as an API server does, over one connection that it keeps.
+//! `Caller`: a client that calls the webhook like an API server, over one persistent connection.
 //!
-//! By hand, so that a test can be slow, wrong or silent.
+//! It writes HTTP itself, so that a test can be slow, malformed or silent.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -19,7 +19,7 @@ use tokio_rustls::rustls::{
 /// A TLS connection.
 pub type Stream = StreamOwned<ClientConnection, TcpStream>;
 
-/// Trusts whatever is shown: what a test wants to know of certificates, an API server tells.
+/// Accepts any certificate. Tests with an API server cover the verification.
 #[derive(Debug)]
 struct Trusting(Arc<CryptoProvider>);
 
@@ -64,7 +64,7 @@ pub struct Signed {
     pub key: String,
 }
 
-/// Connects, as whoever looks for this name, perhaps with a certificate, and offers these protocols.
+/// Connects with this server name, optionally with a client certificate, and offers these protocols.
 pub fn connected(
     address: SocketAddr,
     name: &str,
@@ -96,57 +96,57 @@ pub fn connected(
     Ok(stream)
 }
 
-/// A connection.
+/// A connection to the webhook.
 pub struct Caller(BufReader<Stream>);
 
 impl Caller {
-    /// Connects, as whoever looks for this name.
+    /// Connects with this server name.
     pub fn new(address: SocketAddr, name: &str) -> io::Result<Self> {
         Self::known(address, name, None)
     }
 
-    /// The same with a certificate of its own.
+    /// Connects with this server name and optionally with a client certificate.
     pub fn known(address: SocketAddr, name: &str, own: Option<&Signed>) -> io::Result<Self> {
         Ok(Self(BufReader::new(connected(address, name, own, &[])?)))
     }
 
-    /// As an API server on the same machine.
+    /// Connects like an API server on the same machine.
     pub fn local(address: SocketAddr) -> io::Result<Self> {
         Self::new(address, "127.0.0.1")
     }
 
-    /// What the server has shown.
+    /// The certificate of the server.
     pub fn shown(&self) -> Vec<u8> {
         self.0.get_ref().conn.peer_certificates().expect("a certificate")[0].to_vec()
     }
 
-    /// Sends bytes as they are.
+    /// Sends raw bytes.
     pub fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.0.get_mut().write_all(bytes)?;
         self.0.get_mut().flush()
     }
 
-    /// The head of a request with a body of so many bytes.
+    /// The head of a request whose body has this length.
     pub fn head(method: &str, path: &str, len: usize) -> String {
         format!(
             "{method} {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {len}\r\n\r\n"
         )
     }
 
-    /// Sends a request and reads the status, the head and the body of the answer.
+    /// Sends a request and reads the status, the head and the body of the response.
     pub fn ask(&mut self, method: &str, path: &str, body: &[u8]) -> io::Result<(u16, String, Vec<u8>)> {
         self.send(&[Self::head(method, path, body.len()).as_bytes(), body].concat())?;
         self.answer()
     }
 
-    /// Calls as the API server does, and reads the answer, which must be one.
+    /// Sends a review like the API server, and returns the response, which must have status 200.
     pub fn review(&mut self, body: &[u8]) -> io::Result<Value> {
         let (status, head, body) = self.ask("POST", "/mutate?timeout=10s", body)?;
         assert_eq!(status, 200, "{head}{}", String::from_utf8_lossy(&body));
         Ok(serde_json::from_slice(&body).expect("JSON"))
     }
 
-    /// The next answer.
+    /// Reads the next response.
     pub fn answer(&mut self) -> io::Result<(u16, String, Vec<u8>)> {
         let mut head = String::new();
         while !head.ends_with("\r\n\r\n") {
@@ -164,7 +164,7 @@ impl Caller {
         Ok((status, head, body))
     }
 
-    /// Waits until the other end closes.
+    /// Waits until the server closes the connection.
     pub fn closed(&mut self) {
         let _ = self.0.get_mut().sock.set_read_timeout(Some(Duration::from_secs(60)));
         let _ = self.0.read_to_end(&mut Vec::new());

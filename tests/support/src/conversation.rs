@@ -1,4 +1,4 @@
-//! Conversations with what is behind a portal: servers that say their name, and clients that ask for it.
+//! Servers that send their names, and clients that connect to them through a portal.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -13,12 +13,12 @@ use proxy_core::sample::backend;
 
 use crate::namespace::{add_address, add_address_to, run};
 
-/// How long an answer may take: a lost packet is sent again after a second, and after three.
+/// The timeout of a reply. A lost packet is sent again after one second and after three.
 pub const ANSWER: Duration = Duration::from_secs(10);
-/// How long nothing must come where everything is dropped: an answer within one machine takes 0.1 ms.
+/// The timeout if packets are expected to be dropped. A reply within one machine takes 0.1 ms.
 pub const SILENCE: Duration = Duration::from_millis(300);
 
-/// A server on this address that answers each connection with its own name.
+/// Starts a server on this address that sends its name on each connection.
 pub fn serve(name: &'static str, address: &str) {
     add_address(address.rsplit_once(':').expect("a port").0.trim_matches(['[', ']']));
     let listener = TcpListener::bind(address).expect("listen on the backend's address");
@@ -29,31 +29,30 @@ pub fn serve(name: &'static str, address: &str) {
     });
 }
 
-/// The same on another machine: this address is not the namespace's own, and what passes the portals goes there.
+/// Starts a server in another network namespace. Connections to this address that bypass the portals reach it.
 pub fn serve_beyond(name: &'static str, address: &str) {
-    let (tell, beyond) = channel();
-    let (wired, go_on) = channel::<()>();
+    let (sender, beyond) = channel();
+    let (wired, is_wired) = channel::<()>();
     let listen_at = address.to_owned();
     let ip = address.rsplit_once(':').expect("a port").0.to_owned();
     let there = ip.clone();
     std::thread::spawn(move || {
         unshare(CloneFlags::CLONE_NEWNET).expect("a new network namespace");
         let netns = File::open("/proc/thread-self/ns/net").expect("open the namespace");
-        tell.send(netns.as_raw_fd()).expect("the test waits");
-        go_on.recv().expect("a wire");
+        sender.send(netns.as_raw_fd()).expect("the test waits");
+        is_wired.recv().expect("a veth pair");
         add_address_to("beyond", "10.209.0.2/24");
         run("ip", &["link", "set", "beyond", "up"], "");
         run("ip", &["route", "add", "default", "via", "10.209.0.1"], "");
-        serve_on(name, &there, &listen_at, &tell);
+        serve_on(name, &there, &listen_at, &sender);
     });
-    let patience = ANSWER;
-    let netns = beyond.recv_timeout(patience).expect("a namespace beyond");
+    let netns = beyond.recv_timeout(ANSWER).expect("a namespace beyond");
     let path = format!("/proc/{}/fd/{netns}", std::process::id());
     run("ip", &["link", "add", "to-beyond", "type", "veth", "peer", "name", "beyond", "netns", &path], "");
     add_address_to("to-beyond", "10.209.0.1/24");
     run("ip", &["link", "set", "to-beyond", "up"], "");
     wired.send(()).expect("the server waits");
-    beyond.recv_timeout(patience).expect("a server beyond");
+    beyond.recv_timeout(ANSWER).expect("a server beyond");
     run("ip", &["route", "add", &ip, "via", "10.209.0.2"], "");
 }
 
@@ -67,17 +66,17 @@ fn serve_on(name: &'static str, ip: &str, address: &str, ready: &Sender<i32>) {
     }
 }
 
-/// Who answers at a portal.
-pub fn ask(portal: &str, patience: Duration) -> io::Result<String> {
-    let mut stream = TcpStream::connect_timeout(&backend(portal), patience)?;
+/// Connects to a portal and returns the name that the server sends.
+pub fn ask(portal: &str, timeout: Duration) -> io::Result<String> {
+    let mut stream = TcpStream::connect_timeout(&backend(portal), timeout)?;
     let mut name = String::new();
-    stream.set_read_timeout(Some(patience))?;
+    stream.set_read_timeout(Some(timeout))?;
     stream.read_to_string(&mut name)?;
     Ok(name)
 }
 
 pub fn answer(portal: &str) -> String {
-    ask(portal, ANSWER).unwrap_or_else(|why| panic!("{portal} does not answer: {why}"))
+    ask(portal, ANSWER).unwrap_or_else(|why| panic!("no reply from {portal}: {why}"))
 }
 
 pub fn tally(portal: &str, times: usize) -> BTreeMap<String, usize> {
@@ -89,11 +88,11 @@ pub fn tally(portal: &str, times: usize) -> BTreeMap<String, usize> {
 }
 
 pub fn assert_refused(portal: &str) {
-    let kind = ask(portal, ANSWER).expect_err("nobody answers").kind();
+    let kind = ask(portal, ANSWER).expect_err("no server replies").kind();
     assert_eq!(kind, ErrorKind::ConnectionRefused, "{portal}");
 }
 
 pub fn assert_silent(portal: &str) {
-    let kind = ask(portal, SILENCE).expect_err("nobody answers").kind();
+    let kind = ask(portal, SILENCE).expect_err("no server replies").kind();
     assert_eq!(kind, ErrorKind::TimedOut, "{portal}");
 }

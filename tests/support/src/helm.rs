@@ -1,6 +1,6 @@
-//! Helm, as a test asks it: what the chart renders with given values, or why it refuses them.
+//! Runs Helm: returns the objects that the chart renders with given values, or the errors.
 //!
-//! `scripts/helm` says where it comes from; where it cannot be had these tests fail.
+//! `scripts/helm` downloads it. Without it, these tests fail.
 
 use std::process::{Command, Output};
 
@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use crate::program::repository;
 
-/// Where the chart is to be, in all tests.
+/// The namespace of the release in all tests.
 pub const NAMESPACE: &str = "portico-system";
 
 /// A file of the repository.
@@ -16,12 +16,12 @@ pub fn text(path: &str) -> String {
     std::fs::read_to_string(repository().join(path)).unwrap_or_else(|why| panic!("read {path}: {why}"))
 }
 
-/// Runs Helm; what it says, where it is good or where it is not.
-pub fn said(args: &[&str]) -> Result<String, String> {
+/// Runs Helm and returns its output, as an error if it failed.
+pub fn run_helm(args: &[&str]) -> Result<String, String> {
     let output = helm(args);
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    let said = text(&output.stdout) + &text(&output.stderr);
-    if output.status.success() { Ok(said) } else { Err(said) }
+    let text = text(&output.stdout) + &text(&output.stderr);
+    if output.status.success() { Ok(text) } else { Err(text) }
 }
 
 fn helm(args: &[&str]) -> Output {
@@ -36,7 +36,7 @@ pub fn documents(yaml: &str) -> Vec<Value> {
     documents.into_iter().filter(|document| !document.is_null()).collect()
 }
 
-/// The objects that the chart renders with these values (`--set` of Helm), or what Helm says against them.
+/// Returns the objects that the chart renders with these values (`--set` of Helm), or Helm's error.
 pub fn rendered(values: &[&str]) -> Result<Vec<Value>, String> {
     let mut args = vec!["template", "portico", "deploy/helm/portico", "--namespace", NAMESPACE];
     args.extend(["--kube-version", "1.33.0"]);
@@ -48,12 +48,12 @@ pub fn rendered(values: &[&str]) -> Result<Vec<Value>, String> {
     Err(String::from_utf8_lossy(&output.stderr).into_owned())
 }
 
-/// The same, where nothing may be wrong.
+/// Like `rendered`, but panics on errors.
 pub fn objects(values: &[&str]) -> Vec<Value> {
     rendered(values).unwrap_or_else(|why| panic!("{values:?}: {why}"))
 }
 
-/// The only object of a kind whose name ends so.
+/// Returns the only object of a kind whose name has this suffix.
 pub fn one<'a>(objects: &'a [Value], kind: &str, end: &str) -> &'a Value {
     let mut found = objects.iter().filter(|object| {
         object["kind"] == kind && object["metadata"]["name"].as_str().is_some_and(|name| name.ends_with(end))

@@ -1,4 +1,4 @@
-//! `Frames`: HTTP/2 frames written by hand over TLS, so that a test can break the protocol.
+//! `Frames`: sends raw HTTP/2 frames over TLS, so that a test can violate the protocol.
 
 use std::io::{self, Read, Write};
 use std::net::SocketAddr;
@@ -14,11 +14,11 @@ pub const CONTINUATION: u8 = 9;
 pub const END_STREAM: u8 = 1;
 pub const END_HEADERS: u8 = 4;
 
-/// A connection.
+/// An HTTP/2 connection.
 pub struct Frames(Stream);
 
 impl Frames {
-    /// Connects, with these settings (identifier and value).
+    /// Connects and sends these settings (identifier and value).
     pub fn new(address: SocketAddr, settings: &[(u16, u32)]) -> io::Result<Self> {
         let mut frames = Self(connected(address, "127.0.0.1", None, &[b"h2"])?);
         frames.0.write_all(PREFACE)?;
@@ -30,19 +30,19 @@ impl Frames {
         Ok(frames)
     }
 
-    /// Sends bytes as they are.
+    /// Sends raw bytes.
     pub fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.0.write_all(bytes)?;
         self.0.flush()
     }
 
-    /// Reads until the other end closes, or is silent for long.
+    /// Reads until the server closes the connection, or until the read timeout.
     pub fn drained(&mut self) {
         let _ = self.0.read_to_end(&mut Vec::new());
     }
 }
 
-/// A frame.
+/// Encodes a frame.
 pub fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     let len = u32::try_from(payload.len()).expect("a short payload").to_be_bytes();
     [&len[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
@@ -55,7 +55,7 @@ pub fn head() -> Vec<u8> {
     [&[0x83, 0x87, 0x04, len][..], path, &[0x01, 1, b'x']].concat()
 }
 
-/// A whole request.
+/// Encodes a complete request.
 pub fn request(stream: u32, body: &[u8]) -> Vec<u8> {
     let head = frame(HEADERS, END_HEADERS, stream, &head());
     let pieces: Vec<&[u8]> = body.chunks(16_000).collect();

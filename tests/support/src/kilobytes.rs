@@ -1,4 +1,4 @@
-//! What the kernel says of memory, of a process or of the whole machine.
+//! Reads the kernel's figures for the memory of a process or of the machine.
 
 /// One line of `/proc/PID/status` or `/proc/meminfo`, such as `VmRSS:`, in KB.
 pub fn kilobytes(file: &str, key: &str) -> f64 {
@@ -8,7 +8,7 @@ pub fn kilobytes(file: &str, key: &str) -> f64 {
     line.trim().trim_end_matches(" kB").parse().expect("a number")
 }
 
-/// What this process holds in memory, in KB.
+/// The resident memory of this process, in KB.
 pub fn resident_kb() -> f64 {
     kilobytes("/proc/self/status", "VmRSS:")
 }

@@ -1,6 +1,6 @@
-//! Services and their endpoints as the manifests that an agent watches.
+//! Services and their endpoints as manifests for an agent.
 
-/// The annotation of a service whose connections are relayed.
+/// The annotation of a service in relay mode.
 pub const RELAYED: &str = r#""portico.dev/mode":"relay""#;
 
 /// A service of this name and address, port 80, TCP and UDP, with these annotations and backends at port 8080.

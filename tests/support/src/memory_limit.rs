@@ -1,21 +1,21 @@
-//! `MemoryLimit`: a memory cgroup for a program, and what the program took at most.
+//! `MemoryLimit`: a memory cgroup for a running program, and the peak of its memory.
 //!
-//! Version 1 and 2 both; making one needs root, and without it the peak of the resident set is all that is known.
+//! It supports cgroup versions 1 and 2, and requires root. Without root, only the peak of the resident set is available.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
-/// A memory cgroup that a test has made.
+/// A memory cgroup of a running program.
 pub struct MemoryLimit {
-    /// None: this user may not make one.
+    /// `None` if the user may not create a cgroup.
     folder: Option<PathBuf>,
     is_v2: bool,
     pid: u32,
 }
 
 impl MemoryLimit {
-    /// Limits a program that runs.
+    /// Limits the memory of a running program.
     pub fn new(pid: u32, bytes: usize) -> Self {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
@@ -32,7 +32,7 @@ impl MemoryLimit {
         Self { folder: is_made.then_some(folder), is_v2, pid }
     }
 
-    /// The most that the program has ever taken, in bytes; with a cgroup also what the kernel took for it.
+    /// The peak of the program's memory in bytes, including kernel memory if there is a cgroup.
     pub fn peak(&self) -> usize {
         let status = fs::read_to_string(format!("/proc/{}/status", self.pid)).expect("the program runs");
         let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("a peak");
@@ -51,8 +51,8 @@ fn number(path: &Path) -> usize {
 impl Drop for MemoryLimit {
     fn drop(&mut self) {
         let Some(folder) = &self.folder else { return };
-        // A group with a program in it cannot be removed.
-        let parent = folder.parent().expect("it has one");
+        // A cgroup that contains a process cannot be removed.
+        let parent = folder.parent().expect("a cgroup has a parent");
         let _ = fs::write(parent.join("cgroup.procs"), self.pid.to_string());
         let _ = fs::remove_dir(folder);
     }

@@ -1,8 +1,7 @@
-//! `Namespace`: a network namespace of a test's own, and what stands in it.
+//! Network namespaces for tests, and their contents.
 //!
-//! A test's body runs on a thread that leaves for a namespace of its own before anything else; whatever
-//! it opens or starts is in there, and the namespace goes when the thread ends. The thread never comes
-//! back, so no other test can see it.
+//! The body of a test runs on a thread that first enters a new network namespace, so everything that it opens or starts
+//! is in that namespace. The namespace is deleted when the thread ends.
 
 use std::collections::BTreeSet;
 use std::io::Write;
@@ -12,10 +11,10 @@ use std::time::{Duration, Instant};
 
 use nix::sched::{CloneFlags, unshare};
 
-/// How long the kernel may take to route an address of its own: it takes a millisecond.
+/// The timeout until the kernel has a route for a new address, which takes about a millisecond.
 const ROUTED: Duration = Duration::from_secs(10);
 
-/// Runs `body` in a new network namespace with the loopback device up, and a route for everything.
+/// Runs `body` in a new network namespace with the loopback device up and default routes.
 pub fn within<T: Send>(body: impl FnOnce() -> T + Send) -> T {
     bare(|| {
         run("ip", &["link", "set", "lo", "up"], "");
@@ -27,7 +26,7 @@ pub fn within<T: Send>(body: impl FnOnce() -> T + Send) -> T {
     })
 }
 
-/// Runs `body` in a new network namespace as the kernel makes it.
+/// Runs `body` in a new network namespace as the kernel creates it.
 pub fn bare<T: Send>(body: impl FnOnce() -> T + Send) -> T {
     thread::scope(|scope| {
         let thread = scope.spawn(|| {
@@ -39,21 +38,21 @@ pub fn bare<T: Send>(body: impl FnOnce() -> T + Send) -> T {
     })
 }
 
-/// Gives this namespace an address.
+/// Adds an address to the loopback device of this namespace.
 pub fn add_address(address: &str) {
     let length = if address.contains(':') { 128 } else { 32 };
     add_address_to("lo", &format!("{address}/{length}"));
 }
 
-/// Gives a device in this namespace an address.
+/// Adds an address to a device of this namespace.
 pub fn add_address_to(device: &str, address: &str) {
     let add = ["address", "add", address, "dev", device];
     if !address.contains(':') {
         run("ip", &add, "");
         return;
     }
-    // Usable at once, without asking the neighbours whether somebody has it; but the kernel adds its route
-    // a little later, and what is sent until then is lost.
+    // `nodad` makes the address usable at once, without duplicate address detection. But the kernel adds its route a
+    // little later, and packets that are sent until then are lost.
     run("ip", &[&add[..], &["nodad"]].concat(), "");
     let (own, _) = address.split_once('/').expect("a length");
     let start = Instant::now();
@@ -62,13 +61,13 @@ pub fn add_address_to(device: &str, address: &str) {
     }
 }
 
-/// Loads text with the real nft.
+/// Loads a text with nft.
 pub fn load(text: &str) {
     run("nft", &["-f", "-"], text);
 }
 
-/// What the kernel holds, as the real nft lists it: one entry for each element, rule and declaration, in
-/// no order, since the kernel keeps none.
+/// Returns the ruleset as nft lists it, with one entry per element, rule and declaration. The entries are sorted, since
+/// the kernel keeps no order.
 pub fn listing() -> BTreeSet<String> {
     let text = run("nft", &["list", "ruleset"], "");
     let (mut entries, mut block, mut elements) = (BTreeSet::new(), String::new(), String::new());
@@ -89,7 +88,7 @@ pub fn listing() -> BTreeSet<String> {
     entries
 }
 
-/// Runs a command with this input; a failure is a panic that shows what the command said.
+/// Runs a command with this input, and returns its standard output. Panics with the standard error if it fails.
 pub fn run(program: &str, args: &[&str], input: &str) -> String {
     let mut child = Command::new(program)
         .args(args)
@@ -100,7 +99,7 @@ pub fn run(program: &str, args: &[&str], input: &str) -> String {
         .unwrap_or_else(|why| panic!("start {program}: {why}; scripts/setup installs it"));
     let mut stdin = child.stdin.take().expect("piped above");
     let input = input.to_owned();
-    // Beside the reading: a command may answer before it has read everything.
+    // In a thread, because the command may write before it has read all input.
     let writer = thread::spawn(move || stdin.write_all(input.as_bytes()));
     let Output { status, stdout, stderr } = child.wait_with_output().expect("wait for the command");
     let written = writer.join().expect("the writer does not panic");

@@ -1,4 +1,4 @@
-//! Objects as users and controllers write them.
+//! Kubernetes objects as users and controllers create them.
 
 use serde_json::{Value, json};
 
@@ -12,7 +12,7 @@ pub fn service(name: &str, number: u16, port: u16) -> Value {
         "clusterIP": format!("10.0.{high}.{low}"), "ports": [{"name": "main", "port": port, "protocol": "TCP"}]}})
 }
 
-/// The same with a label.
+/// Adds a label to a service.
 pub fn labelled(mut service: Value, label: &str) -> Value {
     service["metadata"]["labels"] = json!({label: "x"});
     service

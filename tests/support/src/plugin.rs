@@ -1,4 +1,4 @@
-//! `Call`: one start of the real plugin, as a runtime would start it, and what came of it.
+//! `Call`: a call of the real plugin as by a runtime, and its outcome.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -6,7 +6,7 @@ use std::process::{Child, Command, Output, Stdio};
 
 use serde_json::{Value, json};
 
-/// What a runtime passes: environment and configuration.
+/// The input from a runtime: environment and configuration.
 #[derive(Clone)]
 pub struct Call {
     program: PathBuf,
@@ -14,7 +14,7 @@ pub struct Call {
     input: Vec<u8>,
 }
 
-/// How it ended.
+/// The result of a call.
 #[derive(Debug)]
 pub struct Outcome {
     pub status: Option<i32>,
@@ -23,7 +23,7 @@ pub struct Outcome {
 }
 
 impl Call {
-    /// A verb for interface eth0 of container c1.
+    /// A call of a verb for interface eth0 of container c1.
     pub fn new(program: &Path, verb: &str, conf: &Value) -> Self {
         let call = Self { program: program.to_owned(), env: Vec::new(), input: conf.to_string().into() };
         let pod = "IgnoreUnknown=1;K8S_POD_NAMESPACE=shop;K8S_POD_NAME=web-0;K8S_POD_UID=u1";
@@ -58,7 +58,7 @@ impl Call {
             .stderr(Stdio::piped())
             .spawn()
             .unwrap_or_else(|why| panic!("start {}: {why}", self.program.display()));
-        // A plugin that has seen enough does not read on.
+        // The plugin may exit before it has read all input.
         let _ = child.stdin.take().expect("piped above").write_all(&self.input);
         child
     }
@@ -72,13 +72,13 @@ impl Call {
 }
 
 impl Outcome {
-    /// It succeeded and said this.
+    /// Asserts that the plugin succeeded with this output.
     #[track_caller]
-    pub fn said(&self, stdout: &str) {
+    pub fn succeeded(&self, stdout: &str) {
         assert!(self.status == Some(0) && self.stdout == stdout, "{self:?}");
     }
 
-    /// It failed with this code, and a message that has all these words in it.
+    /// Asserts that the plugin failed with this code and a message that contains these words.
     #[track_caller]
     pub fn failed(&self, code: u32, words: &[&str]) {
         let failure: Value = serde_json::from_str(&self.stdout).unwrap_or_else(|_| panic!("{self:?}"));
@@ -89,7 +89,7 @@ impl Outcome {
     }
 }
 
-/// A configuration with what the plugins before made, for an agent and a state below this folder.
+/// A configuration with a `prevResult`, and with the agent's socket and the state in this directory.
 pub fn conf(folder: &Path) -> Value {
     json!({
         "cniVersion": "1.1.0",

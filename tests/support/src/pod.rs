@@ -1,6 +1,6 @@
-//! `Pod`: a network namespace beside the test's own, on a wire to it, as a pod is beside its node.
+//! `Pod`: a network namespace that represents a pod, while the test's own represents the node.
 //!
-//! It has what it is given and no more: no route but those that come with its addresses.
+//! It contains only the interfaces, addresses and routes that the test adds.
 
 use std::fs::File;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -17,7 +17,7 @@ pub struct Pod {
 }
 
 impl Pod {
-    /// A pod without any interface but loopback, which is up.
+    /// Creates a pod with only the loopback interface, which is up.
     pub fn new() -> Self {
         let file: OwnedFd = bare(|| {
             run("ip", &["link", "set", "lo", "up"], "");
@@ -27,7 +27,7 @@ impl Pod {
         Self { netns, file }
     }
 
-    /// A wire between `outer` here and `inner` in the pod; both ends are up.
+    /// Adds a veth pair with `outer` in this namespace and `inner` in the pod; both ends are up.
     pub fn wire(&self, outer: &str, inner: &str) {
         let peer = ["peer", "name", inner, "netns", &self.path()];
         run("ip", &[&["link", "add", outer, "type", "veth"][..], &peer].concat(), "");
@@ -35,7 +35,7 @@ impl Pod {
         self.ip(&["link", "set", inner, "up"]);
     }
 
-    /// Where other programs find it.
+    /// The path of the network namespace for other programs.
     pub fn path(&self) -> String {
         format!("/proc/{}/fd/{}", std::process::id(), self.file.as_raw_fd())
     }
@@ -50,7 +50,7 @@ impl Pod {
         self.netns.within(body).expect("enter the pod")
     }
 
-    /// Programs the pod, which held `before`.
+    /// Replaces the ruleset `before` of the pod with `after`.
     pub fn change(&self, before: &Ruleset, after: &Ruleset) {
         let socket = self.netns.socket().expect("a socket in the pod");
         socket.apply(&encode(&plan(before, after))).unwrap_or_else(|error| panic!("{error}: {error:?}"));

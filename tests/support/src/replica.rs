@@ -1,4 +1,4 @@
-//! A cluster for the webhook: an API server with a service, and replicas that it can call.
+//! A cluster for the webhook: an API server with a service, and webhook replicas that it can call.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -10,10 +10,10 @@ use crate::webhook::{Webhook, free_port, until};
 
 pub const CONFIGURATION: &str = "MutatingWebhookConfiguration";
 pub const SYSTEM: &str = "portico-system";
-/// Ours among the ConfigMaps.
+/// The prefix of the names of managed ConfigMaps.
 pub const OURS: &str = "portico-env-";
 
-/// An API server and a folder.
+/// An API server and a directory for logs.
 pub struct Cluster {
     pub api: Api,
     pub folder: TempDir,
@@ -29,7 +29,7 @@ impl Cluster {
         Self { api, folder: TempDir::new("webhook"), port: free_port() }
     }
 
-    /// A replica that is ready, at this port; the API server calls `self.port`.
+    /// Starts a replica at this port and waits until it is ready. The API server calls `self.port`.
     pub fn replica_at(&self, port: u16, args: &[&str]) -> Webhook {
         let kubeconfig = self.api.kubeconfig().to_str().expect("a path").to_owned();
         let url = format!("https://127.0.0.1:{}/mutate", self.port);
@@ -38,20 +38,20 @@ impl Cluster {
         Webhook::ready(self.folder.path(), port, &all)
     }
 
-    /// A replica where the API server calls.
+    /// Starts a replica at the port that the API server calls.
     pub fn replica(&self, args: &[&str]) -> Webhook {
         self.replica_at(self.port, args)
     }
 
-    /// The configuration once it is there and names who vouches.
+    /// Waits until the webhook configuration exists and has a CA bundle, and returns it.
     pub fn configuration(&self) -> Value {
-        until("it is registered", || {
+        until("the webhook is registered", || {
             let found = self.api.get(CONFIGURATION, "", "portico-webhook")?;
             found["webhooks"][0]["clientConfig"]["caBundle"].is_string().then_some(found)
         })
     }
 
-    /// What the Secret holds.
+    /// The Secret of the certificates.
     pub fn secret(&self) -> Option<Value> {
         self.api.get("Secret", SYSTEM, "portico-webhook-tls")
     }
@@ -61,14 +61,14 @@ impl Cluster {
         let path = format!("/api/v1/namespaces/{namespace}/configmaps");
         let list = self.api.send("GET", &path, "application/json", &Value::Null).object;
         let items = list["items"].as_array().cloned().unwrap_or_default();
-        let is_ours =
+        let is_managed =
             |map: &Value| map["metadata"]["name"].as_str().is_some_and(|name| name.starts_with(OURS));
-        // In a list, objects do not say what they are.
+        // Objects in a list have no kind.
         let with_kind = |mut map: Value| {
             map["kind"] = "ConfigMap".into();
             map
         };
-        items.into_iter().filter(is_ours).map(with_kind).collect()
+        items.into_iter().filter(is_managed).map(with_kind).collect()
     }
 }
 
@@ -78,7 +78,7 @@ pub fn service(name: &str, number: u8, port: u16) -> Value {
         "clusterIP": format!("10.0.0.{number}"), "ports": [{"port": port, "protocol": "TCP"}]}})
 }
 
-/// A text in the Secret.
+/// Decodes an entry of the Secret.
 pub fn text(secret: &Value, name: &str) -> String {
     let bytes = STANDARD.decode(secret["data"][name].as_str().expect("an entry")).expect("base64");
     String::from_utf8(bytes).expect("text")

@@ -1,10 +1,10 @@
-//! Pods and reviews of them, as an API server sends them, and what comes of an answer.
+//! Pods, AdmissionReviews for them as an API server sends them, and the result of a response.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
-/// Service redis, in YAML.
+/// The service `redis`, in YAML.
 pub const REDIS: &str = "apiVersion: v1\nkind: Service\nmetadata: {name: redis, namespace: default}\n\
     spec: {clusterIP: 10.0.0.11, ports: [{port: 6379}]}\n";
 
@@ -14,7 +14,7 @@ pub fn pod(name: &str) -> Value {
         "spec": {"containers": [{"name": "main", "image": "x"}]}})
 }
 
-/// A pod that also says this.
+/// Adds annotations to a pod.
 pub fn annotated(mut pod: Value, annotations: &[(&str, &str)]) -> Value {
     for (name, value) in annotations {
         pod["metadata"]["annotations"][*name] = (*value).into();
@@ -22,7 +22,7 @@ pub fn annotated(mut pod: Value, annotations: &[(&str, &str)]) -> Value {
     pod
 }
 
-/// The review of a new pod, the uid first, as an API server has it.
+/// The review of a new pod, with the uid first as by an API server.
 pub fn review(uid: &str, pod: &Value) -> Vec<u8> {
     let rest = json!({"kind": {"group": "", "version": "v1", "kind": "Pod"}, "operation": "CREATE",
         "namespace": "default", "object": pod});
@@ -32,10 +32,10 @@ pub fn review(uid: &str, pod: &Value) -> Vec<u8> {
     format!("{review},\"request\":{{\"uid\":\"{uid}\",{rest}}}").into_bytes()
 }
 
-/// The pod after the patch of an answer.
-pub fn patched(pod: &Value, answer: &Value) -> Value {
+/// Applies the patch of a response to a pod.
+pub fn patched(pod: &Value, response: &Value) -> Value {
     let mut pod = pod.clone();
-    let Some(patch) = answer["response"]["patch"].as_str() else { return pod };
+    let Some(patch) = response["response"]["patch"].as_str() else { return pod };
     let patch = STANDARD.decode(patch).expect("base64");
     let patch: json_patch::Patch = serde_json::from_slice(&patch).expect("a JSON patch");
     json_patch::patch(&mut pod, &patch).expect("a patch that applies");

@@ -1,10 +1,10 @@
-//! A pod with backends of its own, so that a test of the agent needs no other machine.
+//! A pod that contains backends, so that a test of the agent needs no other network namespace.
 
 use crate::conversation::serve;
 use crate::namespace::run;
 use crate::pod::Pod;
 
-/// A pod with backends a and b at port 8080, and a way for everything.
+/// A pod with backends a and b at port 8080, and a default route.
 pub fn pod() -> Pod {
     let pod = Pod::new();
     pod.within(|| {

@@ -1,6 +1,6 @@
-//! `Way`: the two ways into the kernel, text by the real nft and our own netlink transaction.
+//! `Way`: the two loaders of rules into the kernel, text through nft and Portico's netlink transaction.
 //!
-//! What is true of one must be true of the other, so tests of behaviour run both.
+//! Both must have the same effect, so tests of behaviour run with both.
 
 use netns_nft::{Batch, Socket, TableState, encode};
 use proxy_core::guest::GuestInterfaces;
@@ -21,12 +21,12 @@ pub fn ruleset_of(changes: impl IntoIterator<Item = Change>) -> Ruleset {
     Ruleset::new(&portals_of(changes), Settings::default())
 }
 
-/// A way into the kernel.
+/// A loader of rules.
 #[derive(Clone, Copy)]
 pub enum Way {
-    /// Text, by the real nft.
+    /// Text through nft.
     Text,
-    /// Our own netlink transaction.
+    /// Portico's netlink transaction.
     Netlink,
 }
 
@@ -47,10 +47,10 @@ impl Way {
             }
             Self::Netlink => apply(&encode(&plan(&Ruleset::empty(), ruleset)).with_guests(&guests)),
         }
-        assert_eq!(standing_guests(), guests);
+        assert_eq!(current_guests(), guests);
     }
 
-    /// Turns what is there into what is to be there.
+    /// Replaces the ruleset `before` with `after`.
     pub fn change(self, before: &Ruleset, after: &Ruleset) {
         let plan = plan(before, after);
         match self {
@@ -66,28 +66,28 @@ pub fn apply(batch: &Batch) {
     socket.apply(batch).unwrap_or_else(|error| panic!("{error}: {error:?}"));
 }
 
-/// The table that stands in this thread's namespace; an empty one where there is none.
-pub fn standing() -> Table {
-    table_of(Socket::open().and_then(|socket| socket.read_table()).expect("find out what stands here"))
+/// The table in this thread's network namespace, or an empty one if there is no table.
+pub fn current_table() -> Table {
+    table_of(Socket::open().and_then(|socket| socket.read_table()).expect("read the table"))
 }
 
 /// The guests of this thread's namespace, as nft lists them.
-fn standing_guests() -> GuestInterfaces {
+fn current_guests() -> GuestInterfaces {
     let listed = run("nft", &["list", "set", "inet", "portico", "guests"], "");
     let elements = listed.split_once("elements = {").expect("elements").1.split_once('}').expect("an end").0;
     GuestInterfaces::parse(&elements.replace(['"', ' ', '\n', '\t'], "")).expect("interfaces")
 }
 
-/// The table that was found; an empty one where there is none.
+/// Returns the table that was read, or an empty one if there is no table.
 pub fn table_of(found: TableState) -> Table {
     match found {
         TableState::Missing => Table::default(),
         TableState::Intact(table) => table,
-        TableState::Drifted(why) => panic!("what stands here is no table of this layout: {why}"),
+        TableState::Drifted(why) => panic!("the table has drifted: {why}"),
     }
 }
 
-/// Runs `body` in a namespace of its own for each way.
+/// Runs `body` with each loader, in a new network namespace each.
 pub fn each_way(body: impl Fn(Way) + Sync) {
     for way in [Way::Text, Way::Netlink] {
         within(|| body(way));

@@ -1,6 +1,6 @@
-//! `Webhook`: the real program, as a test starts it.
+//! `Webhook`: a running webhook.
 //!
-//! It ends with the test that started it, and shows its log where that fails.
+//! The webhook is killed at the end of the test. If the test fails, the end of its log is printed.
 
 use std::fs::{self, File};
 use std::io::{Read, Write};
@@ -17,10 +17,10 @@ use nix::unistd::Pid;
 use crate::program::program;
 use crate::temp_dir::TempDir;
 
-/// What must come comes within this time.
+/// The timeout of each wait.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Waits until something is so.
+/// Waits until there is a result.
 pub fn until<T>(what: &str, mut found: impl FnMut() -> Option<T>) -> T {
     let deadline = Instant::now() + PATIENCE;
     loop {
@@ -32,7 +32,7 @@ pub fn until<T>(what: &str, mut found: impl FnMut() -> Option<T>) -> T {
     }
 }
 
-/// A port that was free a moment ago.
+/// Returns a port that was free a moment ago.
 pub fn free_port() -> u16 {
     let listener = TcpListener::bind(("127.0.0.1", 0)).expect("listen on loopback");
     listener.local_addr().expect("an address").port()
@@ -47,31 +47,31 @@ pub struct Webhook {
 }
 
 impl Webhook {
-    /// Starts it with these arguments, and waits until it says where it listens.
+    /// Starts a webhook with these arguments, and waits until it logs its addresses.
     pub fn start(folder: &Path, port: u16, args: &[&str]) -> Self {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let log = folder.join(format!("webhook-{}.log", NUMBER.fetch_add(1, Ordering::Relaxed)));
-        let out = File::create(&log).expect("make the log");
+        let out = File::create(&log).expect("create the log");
         let mut command = Command::new(program("portico-webhook"));
         command.args(["--listen", &format!("127.0.0.1:{port}"), "--admin", "127.0.0.1:0"]);
         let child = command.args(args).stdin(Stdio::null()).stderr(out).spawn().expect("start the webhook");
-        let nowhere = SocketAddr::from(([0, 0, 0, 0], 0));
-        let mut webhook = Self { child, log, address: nowhere, admin: nowhere };
-        webhook.address = webhook.said("serving /mutate");
-        webhook.admin = webhook.said("serving /metrics");
+        let unknown = SocketAddr::from(([0, 0, 0, 0], 0));
+        let mut webhook = Self { child, log, address: unknown, admin: unknown };
+        webhook.address = webhook.logged_address("serving /mutate");
+        webhook.admin = webhook.logged_address("serving /metrics");
         webhook
     }
 
-    /// The same, ready.
+    /// Starts a webhook and waits until it is ready.
     pub fn ready(folder: &Path, port: u16, args: &[&str]) -> Self {
         let webhook = Self::start(folder, port, args);
-        webhook.until("it is ready", |webhook| webhook.readyz().0 == 200);
+        webhook.until("the webhook is ready", |webhook| webhook.readyz().0 == 200);
         webhook
     }
 
-    /// On manifests, with an own authority; who vouches for it is in the folder.
+    /// Starts a webhook with manifests and a self-managed CA, whose certificate is written to `ca.pem`.
     pub fn on_manifests(folder: &TempDir, manifest: &str, args: &[&str]) -> Self {
-        // Beside the log every line of that would be a change to look at.
+        // In its own directory, so that the watch does not see changes of the log.
         fs::create_dir_all(folder.join("manifests")).expect("make a folder");
         let manifests = folder.write("manifests/services.yaml", manifest);
         let authority = folder.join("ca.pem");
@@ -82,7 +82,7 @@ impl Webhook {
         Self::ready(folder.path(), 0, &all)
     }
 
-    fn said(&self, what: &str) -> SocketAddr {
+    fn logged_address(&self, what: &str) -> SocketAddr {
         until(what, || {
             let log = self.log();
             let line = log.lines().find(|line| line.contains(what))?;
@@ -99,10 +99,10 @@ impl Webhook {
         until(what, || is_so(self).then_some(()));
     }
 
-    /// The status and text of a page of the administrator's.
+    /// Returns the status and the text of a page at the admin address.
     fn page(&self, path: &str) -> (u16, String) {
-        let mut stream = TcpStream::connect(self.admin).expect("connect to the administrator's address");
-        write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").expect("ask");
+        let mut stream = TcpStream::connect(self.admin).expect("connect to the admin address");
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").expect("send");
         let mut text = String::new();
         let _ = stream.read_to_string(&mut text);
         let status = text.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or(0);
@@ -113,7 +113,7 @@ impl Webhook {
         self.page("/readyz")
     }
 
-    /// One number of the metrics page; zero where it is not there.
+    /// Returns a metric, or 0 if it is missing.
     pub fn metric(&self, name: &str) -> f64 {
         let page = self.page("/metrics").1;
         let line = page.lines().find_map(|line| line.strip_prefix("portico_webhook_")?.strip_prefix(name));
@@ -124,13 +124,13 @@ impl Webhook {
         self.child.id()
     }
 
-    /// Asks it to end.
+    /// Sends SIGTERM.
     pub fn terminate(&self) {
         let pid = Pid::from_raw(self.child.id().try_into().expect("a process id"));
         kill(pid, Signal::SIGTERM).expect("signal");
     }
 
-    /// Waits until it has ended.
+    /// Waits for the exit.
     pub fn ended(mut self) -> ExitStatus {
         self.child.wait().expect("wait for the webhook")
     }

@@ -143,7 +143,7 @@ fn new_ranges_are_reported(api: &Api) {
 }
 
 fn missing_rule_of_an_unauthorized_client_is_named(api: &Api) {
-    let mut seen = Seen::new(api.kubeconfig_of_stranger(), WatchScope::Proxy { node: None }, limits());
+    let mut seen = Seen::new(api.kubeconfig_without_rights(), WatchScope::Proxy { node: None }, limits());
     let of = |seen: &Seen, resource: &str| {
         let text = seen.troubles.iter().find(|text| text.contains(&format!("resources: [\"{resource}\"]")));
         text.cloned()

@@ -1,8 +1,8 @@
-//! Certificates of a server on the loopback address, from an authority that lives as long as the test.
+//! Certificates of a server on the loopback address, signed by a CA for the test.
 
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 
-/// A certificate, its key, and who vouches for it, all as PEM.
+/// A certificate, its key, and the CA certificate, all as PEM.
 pub struct Certificates {
     pub authority: String,
     pub certificate: String,
@@ -12,10 +12,10 @@ pub struct Certificates {
 
 impl Certificates {
     pub fn new() -> Self {
-        let mut params = CertificateParams::new([]).expect("an authority");
+        let mut params = CertificateParams::new([]).expect("parameters of a CA");
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let key = KeyPair::generate().expect("a key");
-        let authority = params.self_signed(&key).expect("a certificate of the authority").pem();
+        let authority = params.self_signed(&key).expect("a CA certificate").pem();
         let issuer = Issuer::new(params, key);
         let names = ["127.0.0.1".to_owned(), "localhost".to_owned()];
         let key = KeyPair::generate().expect("a key");

@@ -1,6 +1,6 @@
 //! The double: an HTTPS server with the objects of a store, and faults on demand.
 //!
-//! It has a runtime of its own, so that a test needs none.
+//! It has its own runtime, so that a test needs none.
 
 use std::collections::BTreeSet;
 use std::convert::Infallible;
@@ -36,62 +36,62 @@ use super::{ACCOUNTS, Fault, InitialEvents};
 use crate::temp_dir::TempDir;
 
 const TOKEN: &str = "may-do-everything";
-const TOKEN_OF_STRANGER: &str = "may-do-nothing";
+const TOKEN_WITHOUT_RIGHTS: &str = "may-do-nothing";
 
 pub(crate) type Body = BoxBody<Bytes, std::io::Error>;
 
-/// A server that does as an API server does, and wrong if asked to.
+/// A simulated API server with faults on demand.
 pub struct Double {
     pub kubeconfig: PathBuf,
-    pub stranger: PathBuf,
+    pub kubeconfig_without_rights: PathBuf,
     url: String,
     authority: PathBuf,
     state: Arc<State>,
     folder: TempDir,
-    /// Its tasks end with it.
+    /// Dropping the runtime ends its tasks.
     _runtime: Runtime,
 }
 
-/// What the double has and does.
+/// The shared state of the double.
 pub(crate) struct State {
     inner: Mutex<Inner>,
-    /// Counts what happens, so that whoever waits can look again.
+    /// Counts changes of the state, so that waiting tasks evaluate their conditions again.
     pub happened: watch::Sender<u64>,
-    /// What is to be done once with all watches.
+    /// Faults that occur once in all watches.
     pub once: broadcast::Sender<Fault>,
 }
 
 #[derive(Default)]
 pub(crate) struct Inner {
     pub store: Store,
-    /// Objects that are made when they are sent.
+    /// Objects that are generated while they are sent.
     pub generated: Vec<Generated>,
     pub faults: Faults,
-    /// Whose token, the method, and path and query, of each.
+    /// The token, the method, and the path with query of each request.
     requests: Vec<(String, Method, String)>,
 }
 
-/// The faults that last.
+/// The lasting faults.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Faults {
     pub silent: bool,
     pub held: Option<&'static str>,
     pub away: bool,
     hang: bool,
-    /// Writes in this namespace are not answered.
+    /// Writes in this namespace get no response.
     hang_in: Option<String>,
     answer: Option<(u16, Option<u64>)>,
     denied: BTreeSet<&'static str>,
     absent: BTreeSet<&'static str>,
     garbage: Option<(&'static str, &'static str)>,
     initial: Option<InitialEvents>,
-    /// What somebody else puts before the next write of a resource.
+    /// The object that another client writes before the next write of a resource.
     pub race: Option<(&'static str, Value)>,
 }
 
 impl State {
     pub(crate) fn lock(&self) -> MutexGuard<'_, Inner> {
-        self.inner.lock().expect("nobody panics while holding it")
+        self.inner.lock().expect("no thread panics while it holds the lock")
     }
 
     fn happen(&self) {
@@ -111,8 +111,9 @@ impl Double {
         let authority = folder.write("authority.pem", &certificates.authority);
         let url = format!("https://{address}");
         let kubeconfig = kubeconfig::write(&folder, "kubeconfig", &url, &authority, TOKEN);
-        let stranger = kubeconfig::write(&folder, "stranger", &url, &authority, TOKEN_OF_STRANGER);
-        Self { kubeconfig, stranger, url, authority, state, folder, _runtime: runtime }
+        let kubeconfig_without_rights =
+            kubeconfig::write(&folder, "without-rights", &url, &authority, TOKEN_WITHOUT_RIGHTS);
+        Self { kubeconfig, kubeconfig_without_rights, url, authority, state, folder, _runtime: runtime }
     }
 
     pub fn put(&self, object: Value) {
@@ -178,7 +179,7 @@ impl Double {
             }
             Fault::Expire => {
                 inner.store.expire();
-                // There may be no watch at this moment.
+                // Sending fails if there is no watch.
                 let _ = self.state.once.send(Fault::Expire);
             }
             Fault::CutWatches | Fault::EndWatches | Fault::Line(..) | Fault::Bookmark => {
@@ -207,7 +208,7 @@ async fn serve(listener: TcpListener, acceptor: TlsAcceptor, state: Arc<State>) 
             let connection = async {
                 let Ok(stream) = acceptor.accept(stream).await else { return };
                 let service = service_fn(|request| answer(Arc::clone(&state), request));
-                // It ends with whoever has opened it.
+                // An error means that the client closed the connection.
                 let _ = http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
             };
             let away = happened.wait_for(|_| state.lock().faults.away);
@@ -225,17 +226,17 @@ async fn answer(state: Arc<State>, request: Request<Incoming>) -> Result<Respons
     let token = request.headers().get("Authorization").and_then(|value| value.to_str().ok());
     let user = token.and_then(|token| token.strip_prefix("Bearer ")).unwrap_or_default().to_owned();
     state.lock().requests.push((user.clone(), request.method().clone(), uri.to_string()));
-    // The sender is a field of the state, so this waits until it is so.
+    // The sender is a field of the state, so this waits until the condition is true.
     let _ = state.happened.subscribe().wait_for(|_| !state.lock().faults.hang).await;
     let faults = state.lock().faults.clone();
     if let Some((code, after)) = faults.answer {
-        let mut response = refusal(code, "it was asked for");
+        let mut response = refusal(code, "requested by the test");
         if let Some(after) = after {
             response.headers_mut().insert("Retry-After", after.into());
         }
         return Ok(response);
     }
-    if ![TOKEN, TOKEN_OF_STRANGER].iter().chain(&ACCOUNTS).any(|known| *known == user) {
+    if ![TOKEN, TOKEN_WITHOUT_RIGHTS].iter().chain(&ACCOUNTS).any(|known| *known == user) {
         return Ok(refusal(401, "Unauthorized"));
     }
     if path == "/version" {
@@ -247,7 +248,7 @@ async fn answer(state: Arc<State>, request: Request<Incoming>) -> Result<Respons
     let Some(Target { kind, namespace, name }) = Target::at(&path) else {
         return Ok(refusal(404, "the server could not find the resource"));
     };
-    if user == TOKEN_OF_STRANGER || faults.denied.contains(kind.resource) {
+    if user == TOKEN_WITHOUT_RIGHTS || faults.denied.contains(kind.resource) {
         let what = format!("{} is forbidden: User cannot read resource \"{0}\"", kind.resource);
         return Ok(refusal(403, &what));
     }
@@ -286,13 +287,13 @@ async fn answer(state: Arc<State>, request: Request<Incoming>) -> Result<Respons
     Ok(listing(&state.lock(), shape, &selector, &query))
 }
 
-/// Whether the metadata of objects is asked for, and no more.
+/// Whether only the metadata of objects is requested.
 fn is_partial(request: &Request<Incoming>) -> bool {
     let accept = request.headers().get("Accept").and_then(|value| value.to_str().ok());
     accept.is_some_and(|text| text.contains("as=PartialObjectMetadata"))
 }
 
-/// What a status object says.
+/// Returns a status object.
 pub(crate) fn status(code: u16, message: &str) -> Value {
     json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "message": message, "code": code})
 }

@@ -1,4 +1,4 @@
-//! The kinds that a test server knows, and their paths.
+//! The kinds that a test server supports, and their paths.
 
 use serde_json::Value;
 
@@ -7,7 +7,7 @@ use serde_json::Value;
 pub(crate) struct Kind {
     pub name: &'static str,
     pub resource: &'static str,
-    /// Where its versions are, the one in which it is stored first.
+    /// The paths of the versions, beginning with the storage version.
     pub bases: &'static [&'static str],
     pub is_namespaced: bool,
 }
@@ -65,25 +65,25 @@ impl Kind {
     }
 }
 
-/// What a path leads to.
+/// The objects at a path.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Target {
     pub kind: Kind,
-    /// None: all namespaces, or a kind that has none.
+    /// `None` for all namespaces and for a cluster-scoped kind.
     pub namespace: Option<String>,
-    /// None: all objects.
+    /// `None` for all objects.
     pub name: Option<String>,
 }
 
 impl Target {
-    /// What this path leads to.
+    /// Parses a path.
     pub(crate) fn at(path: &str) -> Option<Self> {
         KINDS.into_iter().find_map(|kind| {
             let rest = kind.bases.iter().find_map(|base| path.strip_prefix(base)?.strip_prefix('/'))?;
             let mut parts = rest.split('/');
             let mut first = parts.next()?;
             let mut namespace = None;
-            // A namespace itself, and what is in one, begin alike.
+            // The path of a namespace is a prefix of the paths of its objects.
             if kind.is_namespaced && first == "namespaces" {
                 namespace = Some(parts.next()?.to_owned());
                 first = parts.next()?;

@@ -1,6 +1,6 @@
-//! Lists of the double, page by page, in the order of fields in which a real server writes them.
+//! Lists of the double, in pages, with fields in the order of a real server.
 //!
-//! Objects of a generator are made when they are sent, so that hundreds of megabytes cost no memory.
+//! Generated objects are created while they are sent, so that hundreds of megabytes need no memory.
 
 use std::io;
 
@@ -15,25 +15,25 @@ use super::kind::Kind;
 use super::store::Selector;
 use super::watching::Pieces;
 
-/// Objects that are made when they are sent.
+/// Objects that are generated while they are sent.
 #[derive(Debug, Clone)]
 pub struct Generated {
     pub kind: &'static str,
     pub count: usize,
     /// Name, namespace and labels of the object with this number.
     pub metadata: fn(usize) -> Value,
-    /// What follows its metadata, as `"spec":{}`.
+    /// The fields after the metadata, such as `"spec":{}`.
     pub content: fn(usize) -> String,
 }
 
-/// The kind of the objects that are sent, and whether their metadata is all of them.
+/// The kind of the objects that are sent, and whether only their metadata is sent.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Shape {
     pub kind: Kind,
     pub is_partial: bool,
 }
 
-/// An object to be sent.
+/// An object to send.
 pub(crate) enum Sent {
     Stored(Value),
     Generated(Generated, usize),
@@ -48,7 +48,7 @@ impl Shape {
         if self.is_partial { "meta.k8s.io/v1" } else { self.kind.api_version() }
     }
 
-    /// The text of an object; in a list, objects do not say what they are.
+    /// Returns the text of an object. Objects in a list have no kind.
     pub(crate) fn text(self, sent: &Sent, is_listed: bool) -> String {
         let head = format!("\"kind\":\"{}\",\"apiVersion\":\"{}\",", self.kind_name(), self.api_version());
         let head = if is_listed && !self.is_partial { "" } else { &head };
@@ -90,7 +90,7 @@ fn metadata_text(metadata: &Value) -> String {
 }
 
 impl Inner {
-    /// All objects of a kind as they were at a version.
+    /// Returns all objects of a kind at a version.
     pub(crate) fn all(&self, version: u64, kind: Kind, selector: &Selector) -> Vec<Sent> {
         let stored =
             self.store.at(version, kind, selector).into_iter().map(|(_, object)| Sent::Stored(object));
@@ -104,7 +104,7 @@ impl Inner {
     }
 }
 
-/// A page of a list. The token says at which version the list was begun, and after which object it goes on.
+/// Responds with a page of a list. The token contains the version of the list and the number of objects so far.
 pub(crate) fn listing(
     inner: &Inner,
     shape: Shape,
@@ -132,26 +132,27 @@ pub(crate) fn listing(
         shape.api_version()
     );
     let page: Vec<Sent> = all.into_iter().skip(skip).take(limit).collect();
-    let (say, pieces) = channel(2);
-    tokio::spawn(send(say, shape, head, page));
+    let (sender, pieces) = channel(2);
+    tokio::spawn(send(sender, shape, head, page));
     let mut response = Response::new(Pieces(pieces).boxed());
     response.headers_mut().insert("Content-Type", "application/json".parse().expect("a header"));
     response
 }
 
-async fn send(say: Sender<io::Result<Frame<Bytes>>>, shape: Shape, head: String, page: Vec<Sent>) {
+async fn send(sender: Sender<io::Result<Frame<Bytes>>>, shape: Shape, head: String, page: Vec<Sent>) {
     let mut text = head;
     for (number, object) in page.iter().enumerate() {
         if number > 0 {
             text.push(',');
         }
         text.push_str(&shape.text(object, true));
-        if text.len() > 64 << 10 && say.send(Ok(Frame::data(std::mem::take(&mut text).into()))).await.is_err()
+        if text.len() > 64 << 10
+            && sender.send(Ok(Frame::data(std::mem::take(&mut text).into()))).await.is_err()
         {
             return;
         }
     }
     text.push_str("]}\n");
-    // Nobody reads it only where the reader has gone.
-    let _ = say.send(Ok(Frame::data(text.into()))).await;
+    // Sending fails if the reader closed the connection.
+    let _ = sender.send(Ok(Frame::data(text.into()))).await;
 }

@@ -1,4 +1,4 @@
-//! A real API server: `etcd` and `kube-apiserver` from a folder of binaries, on free ports of the loopback address.
+//! A real API server: `etcd` and `kube-apiserver` from a directory of binaries, on free ports of the loopback address.
 
 use std::future::Future;
 use std::net::TcpListener;
@@ -19,18 +19,18 @@ use super::{ACCOUNTS, NAMESPACE};
 use crate::temp_dir::TempDir;
 
 const TOKEN: &str = "may-do-everything";
-const TOKEN_OF_STRANGER: &str = "may-do-nothing";
-/// How long the programs may take to come up, on a busy machine.
+const TOKEN_WITHOUT_RIGHTS: &str = "may-do-nothing";
+/// The timeout of the start, generous for a busy machine.
 const PATIENCE: Duration = Duration::from_secs(180);
 const SERVER_LOG: &str = "kube-apiserver.log";
-/// How often a server that is coming up is asked.
-const ASK_INTERVAL: Duration = Duration::from_millis(100);
+/// The interval of requests to a starting server.
+const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
-/// Sends a request to the server and says whether it was granted.
+/// Sends a request to the server and returns whether it succeeded.
 type Asking = Box<dyn Fn(Request<Vec<u8>>) -> Granted + Send + Sync>;
 type Granted = Pin<Box<dyn Future<Output = Result<(), String>> + Send>>;
 
-/// A program that ends with the value.
+/// A program that is killed when the value is dropped.
 struct Program(Child);
 
 impl Drop for Program {
@@ -40,10 +40,10 @@ impl Drop for Program {
     }
 }
 
-/// A real API server. Fields end in this order.
+/// A real API server. Its fields are dropped in this order.
 pub struct Real {
     pub kubeconfig: PathBuf,
-    pub stranger: PathBuf,
+    pub kubeconfig_without_rights: PathBuf,
     kubectl: PathBuf,
     url: String,
     authority: PathBuf,
@@ -67,7 +67,13 @@ impl Real {
         let real = Self {
             ask: asking(&runtime, kubeconfig.clone()),
             kubeconfig,
-            stranger: kubeconfig::write(&folder, "stranger", &url, &authority, TOKEN_OF_STRANGER),
+            kubeconfig_without_rights: kubeconfig::write(
+                &folder,
+                "without-rights",
+                &url,
+                &authority,
+                TOKEN_WITHOUT_RIGHTS,
+            ),
             kubectl: assets.join("kubectl"),
             url,
             authority,
@@ -76,9 +82,9 @@ impl Real {
             _etcd: etcd,
             folder,
         };
-        // It makes this namespace and these ranges itself, some time after it has begun to answer.
+        // The server creates the default namespace some time after its first responses.
         for path in ["/readyz?verbose", "/api/v1/namespaces/default"] {
-            real.until_well(|| Request::get(path).body(Vec::new()).expect("a request"));
+            real.retry(|| Request::get(path).body(Vec::new()).expect("a request"));
         }
         real
     }
@@ -90,7 +96,7 @@ impl Real {
     pub fn kubectl(&self, args: &[&str]) -> Result<String, String> {
         let mut command = Command::new(&self.kubectl);
         command.arg("--kubeconfig").arg(&self.kubeconfig).args(args);
-        // What it finds out of a server it keeps.
+        // kubectl caches what it discovers.
         command.arg("--cache-dir").arg(self.folder.path().join("kubectl"));
         let output =
             command.output().unwrap_or_else(|error| panic!("start {}: {error}", self.kubectl.display()));
@@ -111,7 +117,7 @@ impl Real {
         }
     }
 
-    /// Server-side apply creates or updates, and what is left out goes.
+    /// Applies an object on the server, which removes omitted fields.
     fn apply(&self, path: &str, object: &Value) {
         let request = || {
             Request::patch(format!("{path}?fieldManager=tests&force=true"))
@@ -119,7 +125,7 @@ impl Real {
                 .body(object.to_string().into_bytes())
                 .expect("a request")
         };
-        self.until_well(request);
+        self.retry(request);
     }
 
     pub fn delete(&self, kind: &str, namespace: &str, name: &str) {
@@ -133,8 +139,8 @@ impl Real {
         assert!(answer.is_ok() || answer.as_ref().is_err_and(|why| why.contains("not found")), "{answer:?}");
     }
 
-    /// Asks until the answer is good: a server that has just begun refuses some things for a while.
-    fn until_well(&self, request: impl Fn() -> Request<Vec<u8>>) {
+    /// Sends a request until it succeeds, since a starting server rejects some requests.
+    fn retry(&self, request: impl Fn() -> Request<Vec<u8>>) {
         let began = Instant::now();
         loop {
             match self.ask(request()) {
@@ -146,11 +152,11 @@ impl Real {
                     let uri = request().uri().to_string();
                     assert!(
                         began.elapsed() < PATIENCE,
-                        "{uri}: {why}; its log ends backwards with {last:#?}"
+                        "{uri}: {why}; the last lines of the log in reverse order: {last:#?}"
                     );
                 }
             }
-            wait(&self.runtime, async { tokio::time::sleep(ASK_INTERVAL).await });
+            wait(&self.runtime, async { tokio::time::sleep(POLL_INTERVAL).await });
         }
     }
 
@@ -170,14 +176,14 @@ fn asking(runtime: &Runtime, kubeconfig: PathBuf) -> Asking {
     })
 }
 
-/// Waits on a runtime of its own, so that a test may be on any.
+/// Waits on another runtime, so that a test can use any runtime.
 fn wait<T: Send + 'static>(runtime: &Runtime, step: impl Future<Output = T> + Send + 'static) -> T {
-    let (say, heard) = std::sync::mpsc::channel();
+    let (sender, receiver) = std::sync::mpsc::channel();
     runtime.spawn(async move {
-        // Nobody listens only where the test has failed already.
-        let _ = say.send(step.await);
+        // Sending fails only if the test has failed already.
+        let _ = sender.send(step.await);
     });
-    heard.recv().expect("the step ends")
+    receiver.recv().expect("the step ends")
 }
 
 fn etcd(assets: &Path, folder: &TempDir, port: u16, peer_port: u16) -> Program {
@@ -187,7 +193,7 @@ fn etcd(assets: &Path, folder: &TempDir, port: u16, peer_port: u16) -> Program {
     command.args(["--listen-client-urls", &url, "--advertise-client-urls", &url]);
     command.args(["--listen-peer-urls", &peer_url, "--initial-advertise-peer-urls", &peer_url]);
     command.arg("--initial-cluster").arg(format!("default={peer_url}"));
-    // It is thrown away: nothing needs to reach a disk.
+    // The data is temporary and need not be durable.
     command.arg("--unsafe-no-fsync");
     start(command, folder, "etcd.log")
 }
@@ -203,7 +209,7 @@ fn server(
         let user = format!("system:serviceaccount:{NAMESPACE}:{name}");
         format!("{name},{user},{name},\"system:serviceaccounts,system:serviceaccounts:{NAMESPACE}\"\n")
     });
-    let tokens = format!("{TOKEN},admin,1,system:masters\n{TOKEN_OF_STRANGER},stranger,2,\n");
+    let tokens = format!("{TOKEN},admin,1,system:masters\n{TOKEN_WITHOUT_RIGHTS},without-rights,2,\n");
     let tokens = folder.write("tokens", &(tokens + &accounts.concat()));
     let certificate = folder.write("server.pem", &certificates.certificate);
     let key = folder.write("server.key", &certificates.key);
@@ -211,7 +217,7 @@ fn server(
     command.arg(format!("--etcd-servers=http://127.0.0.1:{etcd_port}"));
     command.arg("--cert-dir").arg(folder.path().join("certificates"));
     command.arg("--tls-cert-file").arg(&certificate).arg("--tls-private-key-file").arg(&key);
-    // An address to advertise, since a namespace of a test's own may have no default route to guess it from.
+    // Without a default route, as in the network namespace of a test, the server cannot determine an address.
     command.args(["--bind-address=127.0.0.1", "--advertise-address=192.0.2.1"]);
     command.arg(format!("--secure-port={port}"));
     command.arg("--service-account-issuer=https://portico.test");
@@ -225,13 +231,13 @@ fn server(
 }
 
 fn start(mut command: Command, folder: &TempDir, log: &str) -> Program {
-    let log = std::fs::File::create(folder.path().join(log)).expect("make a log");
+    let log = std::fs::File::create(folder.path().join(log)).expect("create a log");
     let errors = log.try_clone().expect("a second handle");
     command.stdin(Stdio::null()).stdout(log).stderr(errors);
     Program(command.spawn().unwrap_or_else(|error| panic!("start {:?}: {error}", command.get_program())))
 }
 
-/// Free a moment ago, all at once, so that no two are the same.
+/// Returns distinct ports that were free at the same time.
 fn free_ports<const N: usize>() -> [u16; N] {
     let listeners: [TcpListener; N] =
         std::array::from_fn(|_| TcpListener::bind(("127.0.0.1", 0)).expect("listen on loopback"));

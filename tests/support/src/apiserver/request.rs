@@ -1,4 +1,4 @@
-//! One request to a server of any kind, and all of its answer.
+//! A request to any server, and its complete response.
 
 use std::path::Path;
 
@@ -8,7 +8,7 @@ use kube_source::client;
 use serde_json::Value;
 use tokio::runtime::{Builder, Runtime};
 
-/// What a server answers.
+/// A response of a server.
 #[derive(Debug, Clone)]
 pub struct Answer {
     pub status: u16,
@@ -17,9 +17,9 @@ pub struct Answer {
     pub object: Value,
 }
 
-/// Sends requests over connections that it keeps.
+/// Sends requests over persistent connections.
 pub struct Sender {
-    /// In a box, since its type is another crate's to name.
+    /// Boxed, since the type of the client is private to another crate.
     ask: Box<dyn Fn(Request<Vec<u8>>) -> Answer + Send>,
 }
 
@@ -29,13 +29,13 @@ impl Sender {
         let client = runtime.block_on(client(Some(kubeconfig))).expect("a client for the kubeconfig");
         let ask = move |request: Request<Vec<u8>>| {
             runtime.block_on(async {
-                let response = client.send(request.map(Into::into)).await.expect("an answer");
+                let response = client.send(request.map(Into::into)).await.expect("a response");
                 let (head, body) = response.into_parts();
                 let warnings = head.headers.get_all("Warning").iter();
                 let warnings =
                     warnings.filter_map(|value| value.to_str().ok()?.split('"').nth(1)).map(str::to_owned);
                 let warnings = warnings.collect();
-                let body = body.collect().await.expect("a whole answer").to_bytes();
+                let body = body.collect().await.expect("a complete response").to_bytes();
                 let object = serde_json::from_slice(&body).unwrap_or(Value::Null);
                 Answer { status: head.status.as_u16(), warnings, object }
             })
@@ -54,6 +54,6 @@ impl Sender {
 pub fn send(kubeconfig: &Path, method: &str, path: &str, content_type: &str, object: &Value) -> Answer {
     std::thread::scope(|scope| {
         let sent = scope.spawn(|| Sender::new(kubeconfig).send(method, path, content_type, object));
-        sent.join().expect("an answer")
+        sent.join().expect("a response")
     })
 }

@@ -1,4 +1,4 @@
-//! What was asked of a server, and what roles grant: compared both ways.
+//! Compares the calls to a server with the rights that roles grant, in both directions.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -8,20 +8,20 @@ use serde_json::Value;
 use super::double::query;
 use super::kind::Target;
 
-/// Something that a client did.
+/// A call of a client.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ApiCall {
     verb: &'static str,
     group: String,
     resource: &'static str,
-    /// None: in all of them, or there is none.
+    /// `None` for all namespaces and for a cluster-scoped resource.
     namespace: Option<String>,
-    /// None: any.
+    /// `None` for all objects.
     name: Option<String>,
 }
 
 impl ApiCall {
-    /// What a request does; none: what everybody may do.
+    /// Returns the call of a request, or `None` if it needs no rights.
     pub fn of(method: &str, uri: &str) -> Option<Self> {
         let (path, query_text) = uri.split_once('?').unwrap_or((uri, ""));
         let query = query(query_text);
@@ -35,9 +35,9 @@ impl ApiCall {
             "GET" if query("watch") == "true" => "watch",
             "GET" if name.is_some() => "get",
             "GET" => "list",
-            other => panic!("what is {other} {uri}?"),
+            other => panic!("unsupported request {other} {uri}"),
         };
-        // A list of one object by its name is allowed to whoever is granted that name.
+        // A list that selects one object by its name is covered by a grant of that name.
         let selected = query("fieldSelector").strip_prefix("metadata.name=").map(str::to_owned);
         Some(Self { verb, group, resource: kind.resource, namespace, name: name.or(selected) })
     }
@@ -50,20 +50,20 @@ impl fmt::Display for ApiCall {
     }
 }
 
-/// One verb on one resource that an account may.
+/// One verb on one resource that is granted to an account.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Grant {
     pub verb: String,
     group: String,
     pub resource: String,
-    /// None: in all of them.
+    /// `None` for all namespaces.
     namespace: Option<String>,
-    /// Empty: any.
+    /// Empty for all objects.
     names: Vec<String>,
 }
 
 impl Grant {
-    /// What roles among these objects grant a service account.
+    /// Returns the grants of a service account by the roles among these objects.
     pub fn all(objects: &[Value], account: &str) -> BTreeSet<Self> {
         let texts = |list: &Value| -> Vec<String> {
             list.as_array().into_iter().flatten().filter_map(|text| Some(text.as_str()?.to_owned())).collect()
@@ -95,7 +95,7 @@ impl Grant {
         granted
     }
 
-    /// Whether it allows a call.
+    /// Whether the grant allows a call.
     fn allows(&self, call: &ApiCall) -> bool {
         let Self { verb, group, resource, namespace, names } = self;
         let is_named = |name: &String| names.contains(name);
@@ -107,12 +107,12 @@ impl Grant {
     }
 }
 
-/// What was called and is not granted.
+/// Returns the calls that are not granted.
 pub fn not_granted<'a>(calls: &'a BTreeSet<ApiCall>, grants: &BTreeSet<Grant>) -> Vec<&'a ApiCall> {
     calls.iter().filter(|call| !grants.iter().any(|grant| grant.allows(call))).collect()
 }
 
-/// What is granted and was not called.
+/// Returns the grants without a call.
 pub fn not_called<'a>(calls: &BTreeSet<ApiCall>, grants: &'a BTreeSet<Grant>) -> Vec<&'a Grant> {
     grants.iter().filter(|grant| !calls.iter().any(|call| grant.allows(call))).collect()
 }

@@ -1,4 +1,4 @@
-//! `Store`: the objects of the double, with versions and a history, and the selection of some of them.
+//! `Store`: the objects of the double with their versions and history, and selectors.
 
 use std::collections::BTreeMap;
 use std::time::Instant;
@@ -10,7 +10,7 @@ use super::kind::Kind;
 /// The resource, the namespace and the name.
 pub(crate) type Key = (&'static str, String, String);
 
-/// One change, with what was before and after it.
+/// One change, with the object before and after it.
 #[derive(Debug, Clone)]
 struct Logged {
     at: Instant,
@@ -24,14 +24,14 @@ struct Logged {
 #[derive(Debug, Default)]
 pub(crate) struct Store {
     pub version: u64,
-    /// The first version that is still known.
+    /// The oldest version that has not expired.
     oldest: u64,
     objects: BTreeMap<Key, Value>,
     log: Vec<Logged>,
 }
 
 impl Store {
-    /// The object of this name, as it is.
+    /// The current object of this name.
     pub(crate) fn get(&self, kind: Kind, namespace: &str, name: &str) -> Option<&Value> {
         self.objects.get(&(kind.resource, namespace.to_owned(), name.to_owned()))
     }
@@ -65,14 +65,14 @@ impl Store {
         self.log.push(Logged { at: Instant::now(), version: self.version, key, old: Some(old), new: None });
     }
 
-    /// Forgets the history.
+    /// Expires the history.
     pub(crate) fn expire(&mut self) {
         self.version += 1;
         self.oldest = self.version;
         self.log.clear();
     }
 
-    /// When each object of a kind was made, by namespace and name.
+    /// The namespace, name and time of creation of each object of a kind.
     pub(crate) fn made(&self, kind: Kind) -> Vec<(String, String, Instant)> {
         let made = self.log.iter().filter(|logged| logged.old.is_none() && logged.key.0 == kind.resource);
         made.map(|Logged { key: (_, namespace, name), at, .. }| (namespace.clone(), name.clone(), *at))
@@ -83,7 +83,7 @@ impl Store {
         version >= self.oldest
     }
 
-    /// The objects of a kind as they were at a version.
+    /// The objects of a kind at a version.
     pub(crate) fn at(&self, version: u64, kind: Kind, selector: &Selector) -> Vec<(Key, Value)> {
         let mut objects = self.objects.clone();
         for logged in self.log.iter().rev().filter(|logged| logged.version > version) {
@@ -96,9 +96,9 @@ impl Store {
         of_kind.filter(|(_, object)| selector.selects(object)).collect()
     }
 
-    /// The changes of a kind after a version, as a watch sees them.
+    /// The changes of a kind after a version, as watch events.
     pub(crate) fn after(&self, version: u64, kind: Kind, selector: &Selector) -> Vec<Value> {
-        // Versions grow along the log.
+        // The log is ordered by version.
         let from = self.log.partition_point(|logged| logged.version <= version);
         let log = self.log[from..].iter().filter(|logged| logged.key.0 == kind.resource);
         let selects = |object: &Option<Value>| object.clone().filter(|object| selector.selects(object));
@@ -106,7 +106,7 @@ impl Store {
             (None, None) => None,
             (None, Some(new)) => Some(json!({"type": "ADDED", "object": new})),
             (Some(_), Some(new)) => Some(json!({"type": "MODIFIED", "object": new})),
-            // As it was, with the version of its end: so does a real one.
+            // Like a real server, send the old object with the version of its deletion.
             (Some(mut old), None) => {
                 old["metadata"]["resourceVersion"] = logged.version.to_string().into();
                 Some(json!({"type": "DELETED", "object": old}))
@@ -119,7 +119,7 @@ impl Store {
 /// Labels and fields that objects must have.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Selector {
-    /// None: any.
+    /// `None` for all namespaces.
     pub namespace: Option<String>,
     pub labels: String,
     pub fields: String,
@@ -136,7 +136,7 @@ impl Selector {
         let is = |part: &str| match part.split_once('=') {
             Some(("metadata.name", name)) => object["metadata"]["name"] == name,
             Some(("status.phase!", phase)) => object["status"]["phase"] != phase,
-            other => panic!("the double knows no field selector {other:?}"),
+            other => panic!("the double does not support the field selector {other:?}"),
         };
         let is_there =
             self.namespace.as_ref().is_none_or(|namespace| object["metadata"]["namespace"] == **namespace);

@@ -1,4 +1,4 @@
-//! A watch of the double: changes line by line, until its time is over or a fault ends it.
+//! A watch of the double: sends changes line by line, until its timeout or until a fault ends it.
 
 use std::io;
 use std::pin::Pin;
@@ -18,18 +18,18 @@ use super::listing::{Sent, Shape};
 use super::store::Selector;
 use super::{Fault, InitialEvents};
 
-/// What is watched, and from where on.
+/// The selection and the start of a watch.
 pub(crate) struct Watching {
     pub state: Arc<State>,
     pub shape: Shape,
     pub selector: Selector,
     pub version: u64,
     pub seconds: u64,
-    /// All that there is comes first, or that is refused in a way.
+    /// Whether initial events are requested, and in which way they are refused.
     pub initial: Option<Option<InitialEvents>>,
 }
 
-/// The pieces of an answer as they come.
+/// The body of a response in pieces.
 pub(crate) struct Pieces(pub Receiver<io::Result<Frame<Bytes>>>);
 
 impl HttpBody for Pieces {
@@ -44,22 +44,22 @@ impl HttpBody for Pieces {
     }
 }
 
-/// The answer to a watch, which goes on.
+/// Responds to a watch.
 pub(crate) fn watching(watching: Watching) -> Response<Body> {
-    let (say, pieces) = channel(64);
-    // What happens from now on is not missed.
+    let (sender, pieces) = channel(64);
+    // Subscribe now, so that no fault is missed.
     let once = watching.state.once.subscribe();
-    tokio::spawn(watching.run(say, once));
+    tokio::spawn(watching.run(sender, once));
     Response::new(Pieces(pieces).boxed())
 }
 
-/// The reader is gone, or the watch is over.
+/// The reader closed the connection, or the watch has ended.
 struct Over;
 
 impl Watching {
     async fn run(
         mut self,
-        say: Sender<io::Result<Frame<Bytes>>>,
+        sender: Sender<io::Result<Frame<Bytes>>>,
         mut once: tokio::sync::broadcast::Receiver<Fault>,
     ) {
         let state = Arc::clone(&self.state);
@@ -67,46 +67,46 @@ impl Watching {
         let end = Instant::now() + Duration::from_secs(self.seconds);
         loop {
             happened.mark_unchanged();
-            if self.catch_up(&say).await.is_err() {
+            if self.catch_up(&sender).await.is_err() {
                 return;
             }
             let is_silent = state.lock().faults.silent;
-            let went_on = tokio::select! {
+            let result = tokio::select! {
                 _ = happened.changed() => Ok(()),
                 fault = once.recv() => match fault {
-                    Ok(fault) => self.once(fault, &say).await,
+                    Ok(fault) => self.once(fault, &sender).await,
                     Err(_) => Err(Over),
                 },
                 () = sleep_until(end), if !is_silent => {
-                    let _ = self.bookmark(&say, Value::Null).await;
+                    let _ = self.bookmark(&sender, Value::Null).await;
                     Err(Over)
                 }
-                () = say.closed() => Err(Over),
+                () = sender.closed() => Err(Over),
             };
-            if went_on.is_err() {
+            if result.is_err() {
                 return;
             }
         }
     }
 
-    async fn say_change(
+    async fn send_change(
         &self,
-        say: &Sender<io::Result<Frame<Bytes>>>,
+        sender: &Sender<io::Result<Frame<Bytes>>>,
         kind: &str,
         object: &Sent,
     ) -> Result<(), Over> {
         let object = self.shape.text(object, false);
-        piece(say, format!("{{\"type\":\"{kind}\",\"object\":{object}}}\n").into_bytes()).await
+        piece(sender, format!("{{\"type\":\"{kind}\",\"object\":{object}}}\n").into_bytes()).await
     }
 
-    /// Says all that there is, and that this is all; or does not, in the way that was asked for.
+    /// Sends all objects and the bookmark, or refuses in the requested way.
     async fn initial(
         &mut self,
         refused: Option<InitialEvents>,
-        say: &Sender<io::Result<Frame<Bytes>>>,
+        sender: &Sender<io::Result<Frame<Bytes>>>,
     ) -> Result<(), Over> {
         if let Some(InitialEvents::Error(code)) = refused {
-            line(say, &json!({"type": "ERROR", "object": status(code, "no initial events")})).await?;
+            line(sender, &json!({"type": "ERROR", "object": status(code, "no initial events")})).await?;
             return Err(Over);
         }
         let (objects, version) = {
@@ -114,24 +114,24 @@ impl Watching {
             (inner.all(inner.store.version, self.shape.kind, &self.selector), inner.store.version)
         };
         for object in &objects {
-            self.say_change(say, "ADDED", object).await?;
+            self.send_change(sender, "ADDED", object).await?;
         }
         self.version = version;
         match refused {
             Some(InitialEvents::Ends) => Err(Over),
-            // As a server that does not know of it.
+            // Like a server that does not support initial events.
             Some(InitialEvents::NoBookmark) => Ok(()),
-            _ => self.bookmark(say, json!({"k8s.io/initial-events-end": "true"})).await,
+            _ => self.bookmark(sender, json!({"k8s.io/initial-events-end": "true"})).await,
         }
     }
 
-    /// Says what has changed since the last time, if it may.
-    async fn catch_up(&mut self, say: &Sender<io::Result<Frame<Bytes>>>) -> Result<(), Over> {
+    /// Sends the changes since the last call, unless a fault prevents it.
+    async fn catch_up(&mut self, sender: &Sender<io::Result<Frame<Bytes>>>) -> Result<(), Over> {
         if self.state.lock().faults.silent {
             return Ok(());
         }
         if let Some(refused) = self.initial.take() {
-            return self.initial(refused, say).await;
+            return self.initial(refused, sender).await;
         }
         let (changes, version) = {
             let inner = self.state.lock();
@@ -144,42 +144,46 @@ impl Watching {
             (changes, inner.store.version)
         };
         let Some(changes) = changes else {
-            line(say, &expired()).await?;
+            line(sender, &expired()).await?;
             return Err(Over);
         };
         for change in changes {
             let kind = change["type"].as_str().expect("a change has a type");
-            self.say_change(say, kind, &Sent::Stored(change["object"].clone())).await?;
+            self.send_change(sender, kind, &Sent::Stored(change["object"].clone())).await?;
         }
         self.version = version;
         Ok(())
     }
 
-    async fn once(&mut self, fault: Fault, say: &Sender<io::Result<Frame<Bytes>>>) -> Result<(), Over> {
+    async fn once(&mut self, fault: Fault, sender: &Sender<io::Result<Frame<Bytes>>>) -> Result<(), Over> {
         match fault {
             Fault::EndWatches => Err(Over),
             Fault::CutWatches => {
-                let _ = piece(say, b"{\"type\":\"MODIFIED\",\"object\":{\"meta".to_vec()).await;
-                let _ = say.send(Err(io::Error::other("cut"))).await;
+                let _ = piece(sender, b"{\"type\":\"MODIFIED\",\"object\":{\"meta".to_vec()).await;
+                let _ = sender.send(Err(io::Error::other("cut"))).await;
                 Err(Over)
             }
             Fault::Expire => {
-                // Even if nothing is said otherwise.
-                line(say, &expired()).await?;
+                // Also if watches are silent.
+                line(sender, &expired()).await?;
                 Err(Over)
             }
-            Fault::Bookmark => self.bookmark(say, Value::Null).await,
+            Fault::Bookmark => self.bookmark(sender, Value::Null).await,
             Fault::Line(resource, mut text) if resource == self.shape.kind.resource => {
                 text.push(b'\n');
-                piece(say, text).await
+                piece(sender, text).await
             }
             _ => Ok(()),
         }
     }
 
-    async fn bookmark(&self, say: &Sender<io::Result<Frame<Bytes>>>, annotations: Value) -> Result<(), Over> {
+    async fn bookmark(
+        &self,
+        sender: &Sender<io::Result<Frame<Bytes>>>,
+        annotations: Value,
+    ) -> Result<(), Over> {
         let metadata = json!({"resourceVersion": self.version.to_string(), "annotations": annotations});
-        self.say_change(say, "BOOKMARK", &Sent::Stored(json!({"metadata": metadata}))).await
+        self.send_change(sender, "BOOKMARK", &Sent::Stored(json!({"metadata": metadata}))).await
     }
 }
 
@@ -187,10 +191,10 @@ fn expired() -> Value {
     json!({"type": "ERROR", "object": status(410, "too old resource version")})
 }
 
-async fn line(say: &Sender<io::Result<Frame<Bytes>>>, value: &Value) -> Result<(), Over> {
-    piece(say, format!("{value}\n").into_bytes()).await
+async fn line(sender: &Sender<io::Result<Frame<Bytes>>>, value: &Value) -> Result<(), Over> {
+    piece(sender, format!("{value}\n").into_bytes()).await
 }
 
-async fn piece(say: &Sender<io::Result<Frame<Bytes>>>, bytes: Vec<u8>) -> Result<(), Over> {
-    say.send(Ok(Frame::data(bytes.into()))).await.map_err(|_| Over)
+async fn piece(sender: &Sender<io::Result<Frame<Bytes>>>, bytes: Vec<u8>) -> Result<(), Over> {
+    sender.send(Ok(Frame::data(bytes.into()))).await.map_err(|_| Over)
 }

@@ -1,4 +1,4 @@
-//! Single objects of the double: read, made, replaced and deleted, with the conflicts of a real one.
+//! Requests for single objects of the double: get, create, replace and delete, with the conflicts of a real server.
 
 use http::Method;
 use serde_json::Value;
@@ -6,7 +6,7 @@ use serde_json::Value;
 use super::double::{Inner, status};
 use super::kind::Target;
 
-/// The status and the object of an answer.
+/// The status and the object of a response.
 pub(crate) fn written(inner: &mut Inner, method: &Method, target: &Target, body: &[u8]) -> (u16, Value) {
     let Target { kind, namespace, name } = target;
     let refuse = |code: u16, what: &str| (code, status(code, what));
@@ -49,6 +49,6 @@ pub(crate) fn written(inner: &mut Inner, method: &Method, target: &Target, body:
             inner.store.delete(*kind, &namespace, &name);
             (200, status(200, "deleted"))
         }
-        _ => refuse(405, "the double does not do this"),
+        _ => refuse(405, "the double does not support this method"),
     }
 }
