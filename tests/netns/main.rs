@@ -7,6 +7,7 @@
 mod agent;
 mod agent_attack;
 mod agent_node;
+mod anchor;
 mod bounds;
 mod capabilities;
 mod churn;

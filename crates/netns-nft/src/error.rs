@@ -46,6 +46,12 @@ pub enum Error {
         #[source]
         source: io::Error,
     },
+    /// The kernel has no tables that are owned by a socket and persist without it (before Linux 6.9).
+    #[error("kernel does not support the anchor table (Linux 6.9 and later)")]
+    AnchorUnsupported(#[source] io::Error),
+    /// A socket of another process owns the anchor: the agent that this one replaces.
+    #[error("anchor table is owned by another process")]
+    AnchorOwned,
     /// The kernel did not report a part of its state.
     #[error("failed to read {what}")]
     Read {
@@ -105,12 +111,14 @@ impl Error {
     #[must_use]
     pub fn is_transient(&self) -> bool {
         let source = match self {
+            Self::AnchorOwned => return true,
             Self::NotNetns | Self::OwnNetns | Self::NoCounters(_) | Self::NoInterface { .. } => return false,
             Self::Enter(source)
             | Self::Open(source)
             | Self::Receive(source)
             | Self::Send { source, .. }
             | Self::Rejected { source, .. }
+            | Self::AnchorUnsupported(source)
             | Self::Read { source, .. }
             | Self::LookUpRoute { source, .. }
             | Self::AddRoute { source, .. }

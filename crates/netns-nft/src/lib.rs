@@ -19,6 +19,7 @@ pub use error::Error;
 pub use netlink::batch::{Batch, BatchOp};
 pub use netlink::socket::Socket;
 pub use netns::{Netns, NetnsId};
+pub use nft::anchor::Anchor;
 pub use nft::counters::Counters;
 pub use nft::encode::{encode, encode_fresh};
 pub use nft::read::{Limits, TableState, read_recorded, recorded_replies};

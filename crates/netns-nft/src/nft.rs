@@ -1,10 +1,13 @@
 //! nf_tables: Portico's table as netlink messages, and the way back from the kernel's replies.
 //!
+//! `anchor` is a second table, which keeps NAT registered.
+//!
 //! ```text
 //! names, element, expression, set_type ◄── table_writer ◄── sets, schema ◄── encode
 //!                                                              schema ◄── schema_check ◄── read ◄── counters
 //! ```
 
+pub(crate) mod anchor;
 pub(crate) mod counters;
 pub(crate) mod element;
 pub(crate) mod encode;

@@ -31,6 +31,7 @@ pub(crate) const NFPROTO_IPV6: u8 = libc::NFPROTO_IPV6 as u8;
 pub(crate) const NF_INET_PRE_ROUTING: u32 = libc::NF_INET_PRE_ROUTING as u32;
 pub(crate) const NF_INET_LOCAL_IN: u32 = libc::NF_INET_LOCAL_IN as u32;
 pub(crate) const NF_INET_LOCAL_OUT: u32 = libc::NF_INET_LOCAL_OUT as u32;
+pub(crate) const NF_INET_POST_ROUTING: u32 = libc::NF_INET_POST_ROUTING as u32;
 pub(crate) const NF_ACCEPT: u32 = libc::NF_ACCEPT as u32;
 pub(crate) const NF_DROP: i32 = libc::NF_DROP;
 /// Source translation (linux/netfilter_ipv4.h); it follows every destination translation.
@@ -59,6 +60,10 @@ pub(crate) const NFTA_LIST_ELEM: u16 = 1;
 pub(crate) const NFTA_TABLE_NAME: u16 = 1;
 pub(crate) const NFTA_TABLE_FLAGS: u16 = 2;
 pub(crate) const NFTA_TABLE_USERDATA: u16 = 6;
+/// Only the socket that created the table can change it (5.12).
+pub(crate) const NFT_TABLE_F_OWNER: u32 = 0x2;
+/// The table stays when its owner's socket is closed (6.9).
+pub(crate) const NFT_TABLE_F_PERSIST: u32 = 0x4;
 pub(crate) const NFTA_GEN_ID: u16 = 1;
 
 // Chains.
@@ -154,6 +159,7 @@ pub(crate) const NFTA_FIB_DREG: u16 = 1;
 pub(crate) const NFTA_FIB_RESULT: u16 = 2;
 pub(crate) const NFTA_FIB_FLAGS: u16 = 3;
 pub(crate) const NFT_FIB_RESULT_ADDRTYPE: u32 = 3;
+pub(crate) const NFTA_FIB_F_SADDR: u32 = 1 << 0;
 pub(crate) const NFTA_FIB_F_DADDR: u32 = 1 << 1;
 /// The result for a local address.
 pub(crate) const RTN_LOCAL: u32 = libc::RTN_LOCAL as u32;
@@ -200,7 +206,7 @@ pub(crate) const NFTA_DYNSET_TIMEOUT: u16 = 6;
 pub(crate) const NFT_DYNSET_OP_UPDATE: u32 = libc::NFT_DYNSET_OP_UPDATE as u32;
 pub(crate) const NFT_DYNSET_OP_DELETE: u32 = 2;
 
-// Expressions "nat" and "redir".
+// Expressions "nat", "redir" and "masq".
 pub(crate) const NFTA_NAT_TYPE: u16 = 1;
 pub(crate) const NFTA_NAT_FAMILY: u16 = 2;
 pub(crate) const NFTA_NAT_REG_ADDR_MIN: u16 = 3;
@@ -208,7 +214,9 @@ pub(crate) const NFTA_NAT_REG_PROTO_MIN: u16 = 5;
 pub(crate) const NFT_NAT_DNAT: u32 = libc::NFT_NAT_DNAT as u32;
 pub(crate) const NFTA_REDIR_REG_PROTO_MIN: u16 = 1;
 pub(crate) const NFTA_REDIR_FLAGS: u16 = 3;
+pub(crate) const NFTA_MASQ_FLAGS: u16 = 1;
 pub(crate) const NF_NAT_RANGE_PROTO_SPECIFIED: u32 = 1 << 1;
+pub(crate) const NF_NAT_RANGE_PROTO_RANDOM_FULLY: u32 = 1 << 4;
 
 // Expression "reject".
 pub(crate) const NFTA_REJECT_TYPE: u16 = 1;

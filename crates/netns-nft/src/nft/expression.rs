@@ -5,6 +5,9 @@
 
 use proxy_core::address::Family;
 
+mod conntrack;
+mod nat;
+
 use crate::netlink::attributes::MessageBuffer;
 use crate::netlink::uapi::*;
 use crate::nft::element::{family_number, put_value, put_verdict};
@@ -99,44 +102,43 @@ impl RuleBuilder<'_> {
         self
     }
 
-    /// Continues with packets only that do not leave through loopback (`oif != lo`).
-    pub(crate) fn match_not_loopback(&mut self) -> &mut Self {
+    /// Continues with packets only that leave through loopback, or only with the others (`oif lo`, `oif != lo`).
+    pub(crate) fn match_loopback(&mut self, is_loopback: bool) -> &mut Self {
         self.load_meta(NFT_META_OIF, KEY_REGISTER);
-        self.compare(NFT_CMP_NEQ, &LOOPBACK_INDEX.to_ne_bytes());
+        self.compare(if is_loopback { NFT_CMP_EQ } else { NFT_CMP_NEQ }, &LOOPBACK_INDEX.to_ne_bytes());
         self
     }
 
-    /// Continues with packets to a local address only (`fib daddr type local`).
-    pub(crate) fn match_local_address(&mut self) -> &mut Self {
+    /// Continues with packets only whose source or destination is a local address (`fib saddr type local`,
+    /// `fib daddr type local`).
+    pub(crate) fn match_local(&mut self, address: HeaderField) -> &mut Self {
+        let address =
+            if matches!(address, HeaderField::SourceAddress) { NFTA_FIB_F_SADDR } else { NFTA_FIB_F_DADDR };
         self.expression("fib", |buffer| {
             buffer.put_u32(NFTA_FIB_DREG, KEY_REGISTER);
             buffer.put_u32(NFTA_FIB_RESULT, NFT_FIB_RESULT_ADDRTYPE);
-            buffer.put_u32(NFTA_FIB_FLAGS, NFTA_FIB_F_DADDR);
+            buffer.put_u32(NFTA_FIB_FLAGS, address);
         });
         self.compare(NFT_CMP_EQ, &RTN_LOCAL.to_ne_bytes());
-        self
-    }
-
-    /// Continues with packets only whose destination was not translated (`ct status ! dnat`).
-    pub(crate) fn match_not_translated(&mut self) -> &mut Self {
-        self.expression("ct", |buffer| {
-            buffer.put_u32(NFTA_CT_DREG, KEY_REGISTER);
-            buffer.put_u32(NFTA_CT_KEY, NFT_CT_STATUS);
-        });
-        self.expression("bitwise", |buffer| {
-            buffer.put_u32(NFTA_BITWISE_SREG, KEY_REGISTER);
-            buffer.put_u32(NFTA_BITWISE_DREG, KEY_REGISTER);
-            buffer.put_u32(NFTA_BITWISE_LEN, NFT_REG32_SIZE);
-            put_value(buffer, NFTA_BITWISE_MASK, &IPS_DST_NAT.to_ne_bytes());
-            put_value(buffer, NFTA_BITWISE_XOR, &[0; 4]);
-        });
-        self.compare(NFT_CMP_EQ, &[0; 4]);
         self
     }
 
     /// Loads the name of the input interface, padded with zeros (`iifname`).
     pub(crate) fn load_input_interface(&mut self) -> &mut Self {
         self.load_meta(NFT_META_IIFNAME, KEY_REGISTER);
+        self
+    }
+
+    /// Writes those bits of a register that the mask contains to another register. The mask has the byte order of the
+    /// value.
+    pub(crate) fn mask(&mut self, source: u32, mask: [u8; 4], target: u32) -> &mut Self {
+        self.expression("bitwise", |buffer| {
+            buffer.put_u32(NFTA_BITWISE_SREG, source);
+            buffer.put_u32(NFTA_BITWISE_DREG, target);
+            buffer.put_u32(NFTA_BITWISE_LEN, NFT_REG32_SIZE);
+            put_value(buffer, NFTA_BITWISE_MASK, &mask);
+            put_value(buffer, NFTA_BITWISE_XOR, &[0; 4]);
+        });
         self
     }
 
@@ -274,29 +276,6 @@ impl RuleBuilder<'_> {
             }
         });
         self
-    }
-
-    /// Translates the destination to the address and port in the key's registers.
-    pub(crate) fn translate(&mut self, family: Family) {
-        let address_registers = match family {
-            Family::V4 => 1,
-            Family::V6 => 4,
-        };
-        self.expression("nat", |buffer| {
-            buffer.put_u32(NFTA_NAT_TYPE, NFT_NAT_DNAT);
-            buffer.put_u32(NFTA_NAT_FAMILY, u32::from(family_number(family)));
-            buffer.put_u32(NFTA_NAT_REG_ADDR_MIN, KEY_REGISTER);
-            buffer.put_u32(NFTA_NAT_REG_PROTO_MIN, KEY_REGISTER + address_registers);
-        });
-    }
-
-    /// Redirects the connection to a local port.
-    pub(crate) fn redirect(&mut self, port: u16) {
-        self.load_immediate(KEY_REGISTER, &port.to_be_bytes());
-        self.expression("redir", |buffer| {
-            buffer.put_u32(NFTA_REDIR_REG_PROTO_MIN, KEY_REGISTER);
-            buffer.put_u32(NFTA_REDIR_FLAGS, NF_NAT_RANGE_PROTO_SPECIFIED);
-        });
     }
 
     /// Rejects: TCP with a reset, other protocols as an unreachable port.

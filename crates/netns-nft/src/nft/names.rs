@@ -1,11 +1,13 @@
-//! The names of Portico's table, and of its sets and chains.
+//! The names of Portico's tables, and of its sets and chains.
 //!
 //! The text form of the ruleset (`proxy_core::nft`) has the same names. A change of a name is a change of the layout.
 
 use proxy_core::address::Family;
 
-/// The table, in family inet.
+/// The table of a pod, in family inet.
 pub(crate) const TABLE: &str = "portico";
+/// The table that keeps NAT registered, in family inet.
+pub(crate) const ANCHOR_TABLE: &str = "portico-anchor";
 
 /// Sets and maps. Those of addresses exist once per IP family, see [`per_family`].
 pub(crate) mod set {

@@ -136,22 +136,24 @@ fn add_base_rules(table: &mut TableWriter<'_>, relay_port: u16) {
     // Packets to a local address leave through loopback, so all others can go on at once: a lookup fails if the table
     // was just replaced, and each additional lookup makes that more likely.
     table.add_rule(chain::OUTPUT, |rule| {
-        rule.match_not_loopback().verdict(NFT_GOTO, Some(chain::PORTALS));
+        rule.match_loopback(false).verdict(NFT_GOTO, Some(chain::PORTALS));
     });
     // The pod's own packets to the relay's port were not redirected; redirection happens after these rules.
     for protocol in [TCP, UDP] {
         table.add_rule(chain::OUTPUT, |rule| {
-            rule.match_protocol(protocol).match_port(relay_port).match_local_address();
+            rule.match_protocol(protocol).match_port(relay_port).match_local(HeaderField::DestinationAddress);
             rule.verdict(NFT_GOTO, Some(chain::REFUSE));
         });
     }
     for (name, _) in PORTAL_HOOKS {
-        table.add_rule(name, |rule| rule.match_local_address().verdict(NFT_RETURN, None));
+        table.add_rule(name, |rule| {
+            rule.match_local(HeaderField::DestinationAddress).verdict(NFT_RETURN, None);
+        });
         table.add_rule(name, |rule| rule.verdict(NFT_JUMP, Some(chain::PORTALS)));
     }
     for protocol in [TCP, UDP] {
         table.add_rule(chain::INPUT, |rule| {
-            rule.match_protocol(protocol).match_port(relay_port).match_not_translated();
+            rule.match_protocol(protocol).match_port(relay_port).match_translated(false);
             rule.verdict(NF_DROP, None);
         });
     }

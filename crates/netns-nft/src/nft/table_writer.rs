@@ -59,12 +59,20 @@ impl<'a> TableWriter<'a> {
 
     /// Adds the table with a comment, which is shorter than 255 bytes.
     pub(crate) fn add(&mut self, comment: &str) {
+        self.add_with_flags(comment, 0);
+    }
+
+    /// As `add`, with flags.
+    pub(crate) fn add_with_flags(&mut self, comment: &str, flags: u32) {
         let length = u8::try_from(comment.len() + 1).expect("the comment of a table is below 255 bytes");
         let mut data = vec![TABLE_COMMENT, length];
         data.extend_from_slice(comment.as_bytes());
         data.push(0);
         self.batch.message(NFT_MSG_NEWTABLE, NLM_F_CREATE, |buffer| {
             buffer.put_string(NFTA_TABLE_NAME, self.table);
+            if flags != 0 {
+                buffer.put_u32(NFTA_TABLE_FLAGS, flags);
+            }
             buffer.put(NFTA_TABLE_USERDATA, &data);
         });
     }
