@@ -20,6 +20,7 @@ mod guest;
 mod hits;
 mod install;
 mod memory;
+mod monitor;
 mod neighbour;
 mod plugin;
 mod ready;

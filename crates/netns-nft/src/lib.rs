@@ -22,6 +22,7 @@ pub use netns::{Netns, NetnsId};
 pub use nft::anchor::Anchor;
 pub use nft::counters::Counters;
 pub use nft::encode::{encode, encode_fresh};
+pub use nft::monitor::{Changes, Monitor, TableChange};
 pub use nft::read::{Limits, TableState, read_recorded, recorded_replies};
 pub use nft::snapshot_file::{RulesetSnapshot, SnapshotError};
 pub use route::{add_service_routes, has_route};

@@ -1,6 +1,6 @@
 //! nf_tables: Portico's table as netlink messages, and the way back from the kernel's replies.
 //!
-//! `anchor` is a second table, which keeps NAT registered.
+//! `anchor` is a second table, which keeps NAT registered; `monitor` reports what other processes change.
 //!
 //! ```text
 //! names, element, expression, set_type ◄── table_writer ◄── sets, schema ◄── encode
@@ -12,6 +12,7 @@ pub(crate) mod counters;
 pub(crate) mod element;
 pub(crate) mod encode;
 pub(crate) mod expression;
+pub(crate) mod monitor;
 pub(crate) mod names;
 pub(crate) mod read;
 pub(crate) mod schema;

@@ -8,8 +8,8 @@ use std::ops::ControlFlow;
 use std::os::fd::{AsRawFd, OwnedFd};
 
 use nix::sys::socket::{
-    AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, getsockopt, recv, sendto,
-    setsockopt, socket, sockopt,
+    AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, getsockname, getsockopt,
+    recv, sendto, setsockopt, socket, sockopt,
 };
 use nix::{getsockopt_impl, libc, setsockopt_impl, sockopt_impl};
 
@@ -19,7 +19,7 @@ use crate::netlink::batch::Batch;
 use crate::netlink::uapi::*;
 
 /// The size of the receive buffer; messages of the kernel are smaller.
-const RECEIVE_BYTES: usize = 64 << 10;
+pub(crate) const RECEIVE_BYTES: usize = 64 << 10;
 /// The kernel counts its overhead against the buffer of a socket as well.
 const SEND_BUFFER_FACTOR: usize = 2;
 
@@ -78,6 +78,12 @@ impl Socket {
     /// If the kernel has no such cookies (before 5.14).
     pub(crate) fn netns_cookie(&self) -> Result<u64, Error> {
         getsockopt(&self.0, NetnsCookie).map_err(|error| Error::Open(error.into()))
+    }
+
+    /// The port id of this socket, which the kernel's notifications of its transactions contain.
+    pub(crate) fn port(&self) -> Result<u32, Error> {
+        let address = getsockname::<NetlinkAddr>(self.0.as_raw_fd());
+        address.map(|address| address.pid()).map_err(|error| Error::Open(error.into()))
     }
 
     /// Applies a transaction: either all of it, or nothing.

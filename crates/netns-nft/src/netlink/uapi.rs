@@ -22,6 +22,8 @@ pub(crate) const ALIGNMENT: usize = libc::NLA_ALIGNTO as usize;
 // Netfilter.
 pub(crate) const NFNL_SUBSYS_CTNETLINK: u16 = libc::NFNL_SUBSYS_CTNETLINK as u16;
 pub(crate) const NFNL_SUBSYS_NFTABLES: u16 = libc::NFNL_SUBSYS_NFTABLES as u16;
+/// The group of the notifications of nf_tables (linux/netfilter/nfnetlink.h).
+pub(crate) const NFNLGRP_NFTABLES: u32 = libc::NFNLGRP_NFTABLES as u32;
 pub(crate) const NFNL_MSG_BATCH_BEGIN: u16 = libc::NFNL_MSG_BATCH_BEGIN as u16;
 pub(crate) const NFNL_MSG_BATCH_END: u16 = libc::NFNL_MSG_BATCH_END as u16;
 pub(crate) const NFPROTO_UNSPEC: u8 = libc::NFPROTO_UNSPEC as u8;
@@ -51,6 +53,7 @@ pub(crate) const NFT_MSG_GETSET: u16 = libc::NFT_MSG_GETSET as u16;
 pub(crate) const NFT_MSG_NEWSETELEM: u16 = libc::NFT_MSG_NEWSETELEM as u16;
 pub(crate) const NFT_MSG_GETSETELEM: u16 = libc::NFT_MSG_GETSETELEM as u16;
 pub(crate) const NFT_MSG_DELSETELEM: u16 = libc::NFT_MSG_DELSETELEM as u16;
+pub(crate) const NFT_MSG_NEWGEN: u16 = libc::NFT_MSG_NEWGEN as u16;
 pub(crate) const NFT_MSG_GETGEN: u16 = libc::NFT_MSG_GETGEN as u16;
 
 /// An item of any list of nf_tables.

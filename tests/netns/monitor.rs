@@ -1,0 +1,112 @@
+//! The monitor of a table: it reports what other processes change, and nothing else.
+
+use std::collections::BTreeSet;
+use std::os::fd::AsFd;
+
+use netns_nft::{Changes, Monitor, Socket, TableChange, encode, encode_fresh};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use proxy_core::plan::plan;
+use proxy_core::portal::{NodeContext, portals};
+use proxy_core::ruleset::{Ruleset, Settings};
+use proxy_core::sample::cluster;
+use proxy_core::snapshot::Snapshot;
+use test_support::namespace::{bare, load, run};
+
+/// The name of a pod's table.
+const TABLE: &str = "portico";
+/// The limit of a notification in milliseconds; it takes less than 1 ms.
+const DEADLINE_MS: u16 = 10_000;
+/// The number of transactions that fill the buffer: each takes about 1 MB there.
+const TRANSACTIONS: usize = 20;
+
+fn ruleset(services: u32) -> Ruleset {
+    let snapshot: Snapshot = cluster(services, 3).collect();
+    Ruleset::new(&portals(&snapshot, &NodeContext::default()), Settings::default())
+}
+
+fn open() -> (Socket, Monitor) {
+    let writer = Socket::open().expect("a socket");
+    let monitor = Monitor::open(TABLE, &writer).expect("the monitor");
+    (writer, monitor)
+}
+
+fn is_readable(monitor: &Monitor, timeout_ms: u16) -> bool {
+    let mut polled = [PollFd::new(monitor.as_fd(), PollFlags::POLLIN)];
+    poll(&mut polled, PollTimeout::from(timeout_ms)).expect("poll") == 1
+}
+
+/// The next change, for which the file descriptor becomes readable.
+fn next_change(monitor: &mut Monitor) -> TableChange {
+    assert!(is_readable(monitor, DEADLINE_MS), "no notification");
+    monitor.next_changes().expect("the changes").table
+}
+
+/// Reads until no notification is left.
+fn drain(monitor: &mut Monitor) {
+    while !monitor.next_changes().expect("the changes").is_drained {}
+}
+
+#[test]
+fn changes_by_other_processes_are_reported() {
+    bare(|| {
+        let (writer, mut monitor) = open();
+        let fresh = encode_fresh(&ruleset(10));
+        for (command, expected) in [
+            ("add rule inet portico send counter", TableChange::Changed),
+            ("delete element inet portico addresses4 { 10.96.0.1 }", TableChange::Changed),
+            ("delete table inet portico", TableChange::Deleted),
+            ("flush ruleset", TableChange::Deleted),
+            ("delete table inet portico; add table inet portico", TableChange::Deleted),
+        ] {
+            writer.apply(&fresh).expect("apply");
+            load(command);
+            assert_eq!(next_change(&mut monitor), expected, "{command}");
+            drain(&mut monitor);
+        }
+    });
+}
+
+#[test]
+fn own_transactions_and_other_tables_are_not_reported() {
+    bare(|| {
+        let (writer, mut monitor) = open();
+        let (small, large) = (ruleset(10), ruleset(5_000));
+        writer.apply(&encode_fresh(&small)).expect("apply");
+        for _ in 0..10 {
+            writer.apply(&encode(&plan(&small, &large))).expect("apply");
+            writer.apply(&encode(&plan(&large, &small))).expect("apply");
+        }
+        assert!(!is_readable(&monitor, 0), "the kernel discards notifications of the writer");
+        run("nft", &["add", "table", "ip", TABLE], "");
+        run("nft", &["delete", "table", "ip", TABLE], "");
+        run("nft", &["add", "table", "inet", "other"], "");
+        assert_eq!(next_change(&mut monitor), TableChange::None);
+        let next = Socket::open().expect("a socket");
+        monitor.set_writer(&next).expect("the next writer");
+        drain(&mut monitor);
+        next.apply(&encode(&plan(&small, &large))).expect("apply");
+        assert!(!is_readable(&monitor, 0), "the kernel discards notifications of the next writer");
+        writer.apply(&encode(&plan(&large, &small))).expect("apply");
+        assert_eq!(next_change(&mut monitor), TableChange::Changed, "the old writer is another process");
+    });
+}
+
+#[test]
+fn lost_notifications_are_reported_as_unknown() {
+    bare(|| {
+        let (writer, other) = (Socket::open().expect("a socket"), Socket::open().expect("a socket"));
+        // Notifications about other tables need room as well, and a lost one may have been about this table.
+        let mut monitor = Monitor::open("portico-node", &writer).expect("the monitor");
+        let batch = encode_fresh(&ruleset(5_000));
+        for _ in 0..TRANSACTIONS {
+            other.apply(&batch).expect("apply");
+        }
+        let mut changes = Vec::new();
+        while changes.last().is_none_or(|last: &Changes| !last.is_drained) {
+            changes.push(monitor.next_changes().expect("the changes"));
+        }
+        assert!(changes.len() > 1, "a call reads a bounded number of notifications");
+        let reported: BTreeSet<TableChange> = changes.into_iter().map(|changes| changes.table).collect();
+        assert_eq!(reported, [TableChange::None, TableChange::Unknown].into());
+    });
+}
