@@ -43,7 +43,7 @@ pub use allowed::AllowedArgs;
 pub use args::AgentArgs;
 pub use mode_arg::ModeArg;
 pub use report::{
-    AttachmentReport, AuditReport, Counts, Histogram, MemoryReport, ProgrammedPortals, Report, ViewReport,
+    AttachmentReport, AuditReport, Counts, MemoryReport, ProgrammedPortals, Report, ViewReport,
 };
 pub use run::{probe_api_server, run};
 pub use traffic::{BackendHits, NetnsTraffic, PortalHits, ServedBy, TrafficReport};

@@ -1,18 +1,15 @@
 //! The metrics page: the agent's report in version 0.0.4 of the Prometheus text format.
 
-use std::fmt::Write;
-
 use agent_ipc::PORTALS_ALL;
+use daemon::MetricsPage;
 use relay::{RefusalCounts, RelayReport, TrafficTotals};
 
-use crate::report::{AttachmentReport, Histogram, MemoryReport, ProgrammedPortals, Report};
+use crate::report::{APPLY_BOUNDS_S, AttachmentReport, MemoryReport, ProgrammedPortals, Report};
 
 /// Returns the metrics page.
 pub(crate) fn metrics(report: &Report) -> String {
-    let mut page = Page(String::new());
+    let mut page = MetricsPage::new("portico_", &report.version);
     let flag = |is_set: bool| f64::from(u8::from(is_set));
-    page.help("build_info", "gauge", "1, with the version of the program");
-    let _ = writeln!(page.0, "portico_build_info{{version=\"{}\"}} 1", report.version);
     page.gauge("synced", "1 if the initial sync is complete", flag(report.synced));
     page.gauge("source_outage", "1 while the service source cannot be read", flag(report.outage.is_some()));
     let rejected = report.objects_rejected as f64;
@@ -23,12 +20,12 @@ pub(crate) fn metrics(report: &Report) -> String {
     events(&mut page, report);
     relay(&mut page, &report.relay);
     let help = "time from a service change to the kernel's acknowledgement";
-    page.histogram("apply_duration_seconds", help, &report.counts.apply_duration_seconds);
-    page.0
+    page.histogram("apply_duration_seconds", help, &APPLY_BOUNDS_S, &report.counts.apply_duration_seconds);
+    page.into_text()
 }
 
 /// Attachments by state.
-fn attachments(page: &mut Page, report: &Report) {
+fn attachments(page: &mut MetricsPage, report: &Report) {
     let count = |is_counted: fn(&AttachmentReport) -> bool| {
         report.attachments.iter().filter(|attachment| is_counted(attachment)).count() as f64
     };
@@ -52,15 +49,13 @@ fn attachments(page: &mut Page, report: &Report) {
 }
 
 /// The contents of tables. Pods choose the names of other views, so these are only counted.
-fn tables(page: &mut Page, report: &Report) {
+fn tables(page: &mut MetricsPage, report: &Report) {
     let all = report.views.get(PORTALS_ALL).map_or(0, |view| view.portals);
     page.gauge("portals", "portals of all services", all as f64);
     let others = report.views.keys().filter(|view| *view != PORTALS_ALL).count();
     page.gauge("views_selected", "views of pods that select services", others as f64);
-    page.help("portals_refused", "gauge", "refused portals of services, by reason");
-    for (reason, count) in &report.refused {
-        let _ = writeln!(page.0, "portico_portals_refused{{reason=\"{reason}\"}} {count}");
-    }
+    let refused = report.refused.iter().map(|(reason, count)| (reason, *count as u64));
+    page.gauges("portals_refused", "refused portals of services, by reason", "reason", refused);
     let MemoryReport { limit, tables_max, tables } = report.memory;
     let bytes = |bytes: Option<u64>| bytes.map_or(f64::INFINITY, |bytes| bytes as f64);
     page.gauge("memory_limit_bytes", "memory limit of the agent, including kernel memory", bytes(limit));
@@ -69,7 +64,7 @@ fn tables(page: &mut Page, report: &Report) {
 }
 
 /// Numbers of events since the start.
-fn events(page: &mut Page, report: &Report) {
+fn events(page: &mut MetricsPage, report: &Report) {
     let counts = &report.counts;
     page.counter("applied_total", "transactions that the kernel committed", counts.applied);
     page.counter("apply_failed_total", "failed jobs in network namespaces", counts.failed);
@@ -96,7 +91,7 @@ fn events(page: &mut Page, report: &Report) {
 }
 
 /// Sums over all pods; `portico top` shows each pod.
-fn relay(page: &mut Page, relay: &RelayReport) {
+fn relay(page: &mut MetricsPage, relay: &RelayReport) {
     let portals = || relay.namespaces.iter().flat_map(|netns| &netns.portals);
     let backends = portals().flat_map(|portal| &portal.backends);
     let ejected = backends.filter(|backend| backend.is_ejected).count();
@@ -113,15 +108,13 @@ fn relay(page: &mut Page, relay: &RelayReport) {
     page.counter("relay_received_bytes_total", "bytes from backends to clients", received);
     page.counter("relay_retries_total", "attempts to connect to another backend after a failure", retries);
     page.counter("relay_failed_total", "connections for which no backend was reachable", failed);
-    page.help(
-        "relay_over_limit_total",
-        "counter",
-        "connections and flows refused because of a limit, by limit",
-    );
     let RefusalCounts { node, pod, sockets } = relay.refused;
-    for (limit, count) in [("node", node), ("pod", pod), ("sockets", sockets)] {
-        let _ = writeln!(page.0, "portico_relay_over_limit_total{{limit=\"{limit}\"}} {count}");
-    }
+    page.counters(
+        "relay_over_limit_total",
+        "connections and flows refused because of a limit, by limit",
+        "limit",
+        [("node", node), ("pod", pod), ("sockets", sockets)],
+    );
     page.counter(
         "relay_evicted_total",
         "stalled connections reset because their buffers exceeded the memory limit",
@@ -134,36 +127,6 @@ fn relay(page: &mut Page, relay: &RelayReport) {
     );
 }
 
-struct Page(String);
-
-impl Page {
-    fn help(&mut self, name: &str, kind: &str, help: &str) {
-        let _ = writeln!(self.0, "# HELP portico_{name} {help}\n# TYPE portico_{name} {kind}");
-    }
-
-    fn gauge(&mut self, name: &str, help: &str, value: f64) {
-        self.help(name, "gauge", help);
-        let value = if value.is_infinite() { "+Inf".to_owned() } else { value.to_string() };
-        let _ = writeln!(self.0, "portico_{name} {value}");
-    }
-
-    fn counter(&mut self, name: &str, help: &str, value: u64) {
-        self.help(name, "counter", help);
-        let _ = writeln!(self.0, "portico_{name} {value}");
-    }
-
-    fn histogram(&mut self, name: &str, help: &str, histogram: &Histogram) {
-        self.help(name, "histogram", help);
-        for (index, bound) in Histogram::BOUNDS_S.iter().enumerate() {
-            let count = histogram.buckets.get(index).copied().unwrap_or(0);
-            let _ = writeln!(self.0, "portico_{name}_bucket{{le=\"{bound}\"}} {count}");
-        }
-        let Histogram { count, sum, .. } = histogram;
-        let _ = writeln!(self.0, "portico_{name}_bucket{{le=\"+Inf\"}} {count}");
-        let _ = writeln!(self.0, "portico_{name}_sum {sum}\nportico_{name}_count {count}");
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
@@ -173,7 +136,7 @@ mod tests {
 
     fn report() -> Report {
         let mut counts = Counts { applied: 3, ..Counts::default() };
-        counts.apply_duration_seconds.observe(0.002);
+        counts.apply_duration_seconds.observe(&APPLY_BOUNDS_S, 0.002);
         Report {
             version: "1.2.3".to_owned(),
             node: String::new(),

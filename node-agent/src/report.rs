@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use agent_ipc::{AttachmentKey, PodName, ProgrammedBy};
+use daemon::Histogram;
 use relay::RelayReport;
 use serde::{Deserialize, Serialize};
 
@@ -40,31 +41,8 @@ pub struct Counts {
     pub apply_duration_seconds: Histogram,
 }
 
-/// A cumulative histogram, as in Prometheus.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub struct Histogram {
-    /// For each of `BOUNDS_S`, the number of observations up to it.
-    pub buckets: Vec<u64>,
-    /// The number of observations.
-    pub count: u64,
-    /// The sum of the observations.
-    pub sum: f64,
-}
-
-impl Histogram {
-    /// The upper bounds of the buckets, in seconds.
-    pub const BOUNDS_S: [f64; 9] = [0.0005, 0.001, 0.005, 0.01, 0.03, 0.1, 0.3, 1.0, 10.0];
-
-    /// Adds an observation.
-    pub fn observe(&mut self, seconds: f64) {
-        self.buckets.resize(Self::BOUNDS_S.len(), 0);
-        for (bucket, bound) in self.buckets.iter_mut().zip(Self::BOUNDS_S) {
-            *bucket += u64::from(seconds <= bound);
-        }
-        self.count += 1;
-        self.sum += seconds;
-    }
-}
+/// The upper bounds of the buckets of `Counts::apply_duration_seconds`, in seconds.
+pub(crate) const APPLY_BOUNDS_S: [f64; 9] = [0.0005, 0.001, 0.005, 0.01, 0.03, 0.1, 0.3, 1.0, 10.0];
 
 /// The audits of network namespaces.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -1,37 +1,21 @@
 //! `Admin`: serves /metrics, /healthz and /readyz over plain HTTP, for Prometheus and for the kubelet.
 
-use std::convert::Infallible;
 use std::sync::Arc;
-use std::time::Duration;
 
-use hyper::body::Incoming;
-use hyper::header::{CONTENT_TYPE, HeaderValue};
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
-use hyper::{Method, Request, Response, StatusCode};
-use hyper_util::rt::{TokioIo, TokioTimer};
+use daemon::{ConnectionLimits, Page, PageConnections, Pages, StatusCode, serve_pages};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
-use tokio::time::timeout;
 
-use crate::body::Body;
 use crate::certificate::CertResolver;
 use crate::clock::now_s;
 use crate::counters::Counters;
 use crate::listener::{Phase, Server};
-use crate::load::{Limits, Load};
 use crate::metrics::{Report, metrics};
 use crate::namespaces::Namespaces;
 use crate::services::ServiceState;
 
-/// The limits at a time. Beyond them, the oldest connection without a request is closed, of the peer with most
-/// connections: probes of the kubelet are answered even if other clients are silent.
-const LIMITS: Limits =
-    Limits { connections: 64, connections_of_a_peer: 16, requests: 64, bytes: 0, large: 0 };
-/// The time limit of a connection.
-const CLIENT_MAX: Duration = Duration::from_secs(5);
-/// The wait after a failed accept.
-const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
+/// The limits of connections; probes of the kubelet are answered even if other clients are silent.
+const LIMITS: ConnectionLimits = ConnectionLimits { total: 64, of_a_peer: 16 };
 
 /// The data of the pages.
 pub(crate) struct Admin {
@@ -43,54 +27,26 @@ pub(crate) struct Admin {
     pub(crate) counters: Counters,
 }
 
+impl Pages for Admin {
+    async fn page(&self, path: &str) -> Option<Page> {
+        let reasons = self.unready_reasons();
+        Some(match path {
+            "/metrics" => Page::metrics(metrics(&self.report(reasons.is_empty()))),
+            "/healthz" => Page::line(StatusCode::OK, "ok"),
+            "/readyz" if reasons.is_empty() => Page::line(StatusCode::OK, "ok"),
+            "/readyz" => {
+                let text = format!("not ready: {}", reasons.join("; "));
+                Page::line(StatusCode::SERVICE_UNAVAILABLE, &text)
+            }
+            _ => return None,
+        })
+    }
+}
+
 impl Admin {
     /// Serves until the process exits.
-    pub(crate) async fn serve(self: Arc<Self>, listener: TcpListener) {
-        let load = Load::new(LIMITS);
-        loop {
-            let Ok((stream, peer)) = listener.accept().await else {
-                load.close_one();
-                tokio::time::sleep(ACCEPT_BACKOFF).await;
-                continue;
-            };
-            let Some(permit) = load.connection(peer.ip()) else { continue };
-            let admin = Arc::clone(&self);
-            tokio::spawn(async move {
-                let service =
-                    service_fn(|request| std::future::ready(Ok::<_, Infallible>(admin.respond(&request))));
-                let mut builder = http1::Builder::new();
-                builder.timer(TokioTimer::new()).keep_alive(false);
-                let serving = builder.serve_connection(TokioIo::new(stream), service);
-                // A client can disconnect at any time.
-                tokio::select! {
-                    _ = timeout(CLIENT_MAX, serving) => {}
-                    () = permit.closed() => {}
-                }
-            });
-            load.at_most(LIMITS.connections * 2).await;
-        }
-    }
-
-    fn respond(&self, request: &Request<Incoming>) -> Response<Body> {
-        let reasons = self.unready_reasons();
-        let (status, text) = match (request.method(), request.uri().path()) {
-            (&Method::GET, "/healthz") => (StatusCode::OK, "ok\n".to_owned()),
-            (&Method::GET, "/readyz") if reasons.is_empty() => (StatusCode::OK, "ok\n".to_owned()),
-            (&Method::GET, "/readyz") => {
-                (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {}\n", reasons.join("; ")))
-            }
-            (&Method::GET, "/metrics") => (StatusCode::OK, metrics(&self.report(reasons.is_empty()))),
-            (&Method::GET, _) => (
-                StatusCode::NOT_FOUND,
-                "not found; this server serves /metrics, /healthz and /readyz\n".to_owned(),
-            ),
-            _ => (StatusCode::METHOD_NOT_ALLOWED, "the method must be GET\n".to_owned()),
-        };
-        let mut response = Response::new(Body::from(text));
-        *response.status_mut() = status;
-        let text_type = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
-        response.headers_mut().insert(CONTENT_TYPE, text_type);
-        response
+    pub(crate) async fn serve(self, listener: TcpListener) {
+        serve_pages(listener, PageConnections::new(LIMITS), Arc::new(self)).await;
     }
 
     /// Returns the reasons why no requests should be sent to this replica.

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use daemon::Histogram;
+
 /// The upper bounds of the buckets of request durations, in seconds.
 pub(crate) const BOUNDS_S: [f64; 8] = [0.0005, 0.001, 0.003, 0.01, 0.03, 0.1, 1.0, 3.0];
 
@@ -24,12 +26,8 @@ pub(crate) struct Counts {
     pub(crate) warnings: u64,
     /// Bytes of responses with a patch.
     pub(crate) patch_bytes: u64,
-    /// The number of requests up to each of `BOUNDS_S`.
-    pub(crate) buckets: [u64; BOUNDS_S.len()],
-    /// The number of requests.
-    pub(crate) request_count: u64,
-    /// The sum of their durations, in seconds.
-    pub(crate) request_seconds: f64,
+    /// The durations of requests, in seconds, with the buckets of `BOUNDS_S`.
+    pub(crate) request_duration_seconds: Histogram,
 }
 
 /// Counters that many tasks increment. Clones share them.
@@ -46,11 +44,7 @@ impl Counters {
     pub(crate) fn request(&self, outcome: &'static str, duration: Duration) {
         self.update(|counts| {
             *counts.requests.entry(outcome).or_default() += 1;
-            for (bucket, bound) in counts.buckets.iter_mut().zip(BOUNDS_S) {
-                *bucket += u64::from(duration.as_secs_f64() <= bound);
-            }
-            counts.request_count += 1;
-            counts.request_seconds += duration.as_secs_f64();
+            counts.request_duration_seconds.observe(&BOUNDS_S, duration.as_secs_f64());
         });
     }
 

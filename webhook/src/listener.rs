@@ -10,6 +10,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use daemon::ConnectionLimits;
 use hyper::body::Incoming;
 use hyper::header::{CONNECTION, HeaderValue};
 use hyper::service::service_fn;
@@ -30,8 +31,12 @@ use crate::load::{ConnectionLoad, Limits, Load};
 use crate::request_handler::RequestHandler;
 
 /// The limits at a time. An API server has one or two connections, with several requests.
-const LIMITS: Limits =
-    Limits { connections: 1_000, connections_of_a_peer: 250, requests: 512, bytes: 44 << 20, large: 4 };
+const LIMITS: Limits = Limits {
+    connections: ConnectionLimits { total: 1_000, of_a_peer: 250 },
+    requests: 512,
+    bytes: 44 << 20,
+    large: 4,
+};
 /// The limit of connections that are closing while further ones are accepted.
 const CLOSING_MAX: usize = 250;
 /// The limits of buffers of a connection that are not charged to a request: in the kernel for each direction, and in HTTP
@@ -120,7 +125,7 @@ impl Server {
                     server.counters.closed(reason);
                 }
             });
-            self.load.at_most(LIMITS.connections + CLOSING_MAX).await;
+            self.load.at_most(LIMITS.connections.total + CLOSING_MAX).await;
         }
         drop(listener);
         if timeout(SHUTDOWN_MAX, self.load.at_most(0)).await.is_err() {

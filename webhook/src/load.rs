@@ -40,7 +40,7 @@ impl Load {
 
     /// The number of connections.
     pub(crate) fn connections(&self) -> usize {
-        self.state().connections()
+        self.state().connections.count()
     }
 
     /// The bytes that requests and responses hold.
@@ -51,18 +51,18 @@ impl Load {
     /// Registers a connection of a peer, and closes another one if the limit is reached; `None` if all of those are
     /// being answered.
     pub(crate) fn connection(&self, peer: IpAddr) -> Option<ConnectionLoad> {
-        let (id, close) = self.state().connect(&self.0.limits, peer)?;
+        let (id, close) = self.state().connections.connect(self.0.limits.connections, peer)?;
         Some(ConnectionLoad { load: self.clone(), id, close })
     }
 
     /// Closes the connection that is first in the order of `state`.
     pub(crate) fn close_one(&self) {
-        self.state().close_one();
+        self.state().connections.close_one();
     }
 
     /// Waits until there are at most this many connections, including closing ones.
     pub(crate) async fn at_most(&self, connections: usize) {
-        self.until(&self.0.freed, |state| state.connections() <= connections).await;
+        self.until(&self.0.freed, |state| state.connections.count() <= connections).await;
     }
 
     async fn until(&self, changed: &Notify, mut condition: impl FnMut(&mut State) -> bool) {
@@ -109,7 +109,7 @@ impl ConnectionLoad {
 
 impl Drop for ConnectionLoad {
     fn drop(&mut self) {
-        self.load.state().disconnect(self.id);
+        self.load.state().connections.disconnect(self.id);
         self.load.0.freed.notify_waiters();
     }
 }

@@ -1,7 +1,8 @@
 //! The metrics page, in version 0.0.4 of Prometheus's text format.
 
 use std::collections::BTreeMap;
-use std::fmt::{Display, Write};
+
+use daemon::MetricsPage;
 
 use crate::counters::{BOUNDS_S, Counts};
 
@@ -23,58 +24,42 @@ pub(crate) struct Report {
 
 /// Renders the page.
 pub(crate) fn metrics(report: &Report) -> String {
-    let Report { is_ready, is_synced, has_outage, objects_rejected, .. } = report;
-    let Report { services, connections, in_flight_bytes, certificate_expiry_s, counts, .. } = report;
-    let mut page = String::new();
-    let mut gauge = |name: &str, help: &str, value: &dyn Display| {
-        metric(&mut page, "gauge", name, help, &[(String::new(), value.to_string())]);
-    };
-    gauge("ready", "1 if this replica should receive requests", &u8::from(*is_ready));
-    gauge("synced", "1 after the initial sync of services", &u8::from(*is_synced));
-    gauge("source_outage", "1 while the source of services is unavailable", &u8::from(*has_outage));
-    gauge("objects_rejected", "objects that are invalid or exceed a limit", objects_rejected);
-    gauge("services", "known services", services);
-    gauge("connections", "open connections of clients", connections);
-    gauge("in_flight_bytes", "bytes of requests and responses in memory", in_flight_bytes);
+    let Report { is_ready, is_synced, has_outage, objects_rejected, .. } = *report;
+    let Report { services, connections, in_flight_bytes, certificate_expiry_s, .. } = *report;
+    let mut page = MetricsPage::new("portico_webhook_", env!("CARGO_PKG_VERSION"));
+    let flag = |is_set: bool| f64::from(u8::from(is_set));
+    page.gauge("ready", "1 if this replica should receive requests", flag(is_ready));
+    page.gauge("synced", "1 after the initial sync of services", flag(is_synced));
+    page.gauge("source_outage", "1 while the source of services is unavailable", flag(has_outage));
+    let rejected = objects_rejected as f64;
+    page.gauge("objects_rejected", "objects that are invalid or exceed a limit", rejected);
+    page.gauge("services", "known services", services as f64);
+    page.gauge("connections", "open connections of clients", connections as f64);
+    page.gauge("in_flight_bytes", "bytes of requests and responses in memory", in_flight_bytes as f64);
     if let Some(expiry_s) = certificate_expiry_s {
         let help = "expiry of the serving certificate, in seconds since 1970";
-        gauge("certificate_expiry_timestamp_seconds", help, expiry_s);
+        page.gauge("certificate_expiry_timestamp_seconds", help, expiry_s as f64);
     }
-    let mut counter = |name: &str, help: &str, label: &str, counts: &BTreeMap<&str, u64>| {
-        let values: Vec<_> = counts
-            .iter()
-            .map(|(value, count)| (format!("{{{label}=\"{value}\"}}"), count.to_string()))
-            .collect();
-        metric(&mut page, "counter", name, help, &values);
-    };
-    counter("requests_total", "requests by outcome", "outcome", &counts.requests);
-    let help = "connections closed because of an error or a limit, by reason";
-    counter("connections_closed_total", help, "reason", &counts.connections_closed);
-    counter("config_map_operations_total", "operations on ConfigMaps", "operation", &counts.config_maps);
-    let help = "ConfigMaps that were not created, by reason";
-    counter("config_maps_refused_total", help, "reason", &counts.config_maps_refused);
-    counter("events_total", "Events by result", "result", &counts.events);
-    let mut total = |name: &str, help: &str, value: u64| {
-        metric(&mut page, "counter", name, help, &[(String::new(), value.to_string())]);
-    };
-    total("warnings_total", "warnings to clients that create pods", counts.warnings);
-    total("patch_bytes_total", "bytes of responses with a patch", counts.patch_bytes);
-    let bounds = BOUNDS_S.iter().map(f64::to_string).chain(["+Inf".to_owned()]);
-    let buckets = bounds.zip(counts.buckets.iter().chain([&counts.request_count]));
-    let mut values: Vec<_> =
-        buckets.map(|(bound, count)| (format!("_bucket{{le=\"{bound}\"}}"), count.to_string())).collect();
-    values.push(("_sum".to_owned(), counts.request_seconds.to_string()));
-    values.push(("_count".to_owned(), counts.request_count.to_string()));
-    metric(&mut page, "histogram", "request_duration_seconds", "duration of requests", &values);
-    page
+    counts(&mut page, &report.counts);
+    page.into_text()
 }
 
-/// Appends one metric. Each value has a suffix of the name, with its labels.
-fn metric(page: &mut String, kind: &str, name: &str, help: &str, values: &[(String, String)]) {
-    let _ = writeln!(page, "# HELP portico_webhook_{name} {help}\n# TYPE portico_webhook_{name} {kind}");
-    for (suffix, value) in values {
-        let _ = writeln!(page, "portico_webhook_{name}{suffix} {value}");
-    }
+/// Numbers of events since the start.
+fn counts(page: &mut MetricsPage, counts: &Counts) {
+    let mut counters = |name: &str, help: &str, label: &str, counts: &BTreeMap<&str, u64>| {
+        page.counters(name, help, label, counts.iter().map(|(value, count)| (value, *count)));
+    };
+    counters("requests_total", "requests by outcome", "outcome", &counts.requests);
+    let help = "connections closed because of an error or a limit, by reason";
+    counters("connections_closed_total", help, "reason", &counts.connections_closed);
+    counters("config_map_operations_total", "operations on ConfigMaps", "operation", &counts.config_maps);
+    let help = "ConfigMaps that were not created, by reason";
+    counters("config_maps_refused_total", help, "reason", &counts.config_maps_refused);
+    counters("events_total", "Events by result", "result", &counts.events);
+    page.counter("warnings_total", "warnings to clients that create pods", counts.warnings);
+    page.counter("patch_bytes_total", "bytes of responses with a patch", counts.patch_bytes);
+    let durations = &counts.request_duration_seconds;
+    page.histogram("request_duration_seconds", "duration of requests", &BOUNDS_S, durations);
 }
 
 #[cfg(test)]

@@ -92,7 +92,7 @@ async fn serve(args: ServeArgs) -> anyhow::Result<()> {
     let address = listener.local_addr().context("failed to read the listen address of metrics")?;
     tracing::info!(%address, "serving /metrics, /healthz and /readyz");
     let admin = Admin { server, resolver, services: services.clone(), namespaces, phase, counters };
-    tokio::spawn(Arc::new(admin).serve(listener));
+    tokio::spawn(admin.serve(listener));
     if let Some(api) = api.filter(|_| cluster.register != RegisterArg::None) {
         let mut services = services.clone();
         tokio::spawn(async move {

@@ -8,6 +8,7 @@ use netns_nft::NetnsId;
 use super::Reconciler;
 use crate::event::{Effect, LogEvent, Outcome};
 use crate::netns_state::{Conclusion, JobResult, KernelState};
+use crate::report::APPLY_BOUNDS_S;
 use crate::service_filter::view_name;
 
 impl Reconciler {
@@ -103,7 +104,7 @@ impl Reconciler {
         }
         if !has_failed {
             let took = now.duration_since(rollout.since);
-            self.counts.apply_duration_seconds.observe(took.as_secs_f64());
+            self.counts.apply_duration_seconds.observe(&APPLY_BOUNDS_S, took.as_secs_f64());
         }
         rollout.failed += usize::from(has_failed);
         if !rollout.pending.is_empty() {

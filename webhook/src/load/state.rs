@@ -1,14 +1,15 @@
 //! `State`: the connections and requests, their charges, and the order in which they are closed.
 //!
-//! Everything that waits for its client can be closed: a connection without a request that is being answered, an
-//! incomplete request, a response that the client does not read. The peer with the most is first, and of its own the
-//! oldest. Large requests take turns, so that of many at once some complete. Pure: no waiting, sockets or clocks.
+//! Everything that waits for its client can be closed: a connection without a request that is being answered (see
+//! `ConnectionTable`), an incomplete request, a response that the client does not read. The peer with the most is first,
+//! and of its own the oldest. Large requests take turns, so that of many at once some complete. Pure: no waiting, sockets or clocks.
 
 use std::collections::{BTreeMap, HashMap};
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use daemon::{ConnectionLimits, ConnectionTable};
 use tokio::sync::Notify;
 
 /// A request with more bytes is large. Smaller ones always have room: the maximum number of them takes 16 MiB.
@@ -24,8 +25,7 @@ const SEARCH_INTERVAL: Duration = Duration::from_millis(50);
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Limits {
     /// Connections in total, and of one peer.
-    pub(crate) connections: usize,
-    pub(crate) connections_of_a_peer: usize,
+    pub(crate) connections: ConnectionLimits,
     /// Requests in total.
     pub(crate) requests: usize,
     /// Bytes of requests and responses; small requests can exceed it.
@@ -43,16 +43,6 @@ pub(super) enum Stage {
     Answering,
     /// The client is reading the response.
     Sending,
-}
-
-#[derive(Debug)]
-struct Connection {
-    peer: IpAddr,
-    /// The number of its last event: the smaller, the longer it has been idle.
-    last_used: u64,
-    answering: usize,
-    is_closing: bool,
-    close: Arc<Notify>,
 }
 
 #[derive(Debug)]
@@ -85,12 +75,12 @@ impl Request {
 /// All connections and requests.
 #[derive(Debug, Default)]
 pub(super) struct State {
-    events: u64,
-    connections: BTreeMap<u64, Connection>,
+    pub(super) connections: ConnectionTable,
+    /// The number of requests so far.
+    begun: u64,
     requests: BTreeMap<u64, Request>,
     bytes: usize,
-    /// What closing connections and evicted requests will release.
-    closing: usize,
+    /// What evicted requests will release.
     evicted_bytes: usize,
     evicted_requests: usize,
     /// The time of the last search for slow requests.
@@ -98,80 +88,19 @@ pub(super) struct State {
 }
 
 impl State {
-    fn event(&mut self) -> u64 {
-        self.events += 1;
-        self.events
-    }
-
-    pub(super) fn connections(&self) -> usize {
-        self.connections.len()
-    }
-
     pub(super) fn bytes(&self) -> usize {
         self.bytes
     }
 
-    /// Adds a connection of a peer, and closes another one if needed; `None` if none can be closed.
-    pub(super) fn connect(&mut self, limits: &Limits, peer: IpAddr) -> Option<(u64, Arc<Notify>)> {
-        let peer = peer_of(peer);
-        let counts = self.counts();
-        let own = counts.get(&peer).copied().unwrap_or_default();
-        if own >= limits.connections_of_a_peer {
-            self.close_one_of(Some(peer), &counts)?;
-        } else if self.connections.len() - self.closing >= limits.connections {
-            self.close_one_of(None, &counts)?;
-        }
-        let (id, close) = (self.event(), Arc::new(Notify::new()));
-        let connection =
-            Connection { peer, last_used: id, answering: 0, is_closing: false, close: Arc::clone(&close) };
-        self.connections.insert(id, connection);
-        Some((id, close))
-    }
-
-    /// Closes the first connection in order; returns false if none can be closed.
-    pub(super) fn close_one(&mut self) -> bool {
-        let counts = self.counts();
-        self.close_one_of(None, &counts).is_some()
-    }
-
-    /// Returns the number of connections of each peer, without closing ones.
-    fn counts(&self) -> HashMap<IpAddr, usize> {
-        let mut counts = HashMap::new();
-        for connection in self.connections.values().filter(|connection| !connection.is_closing) {
-            *counts.entry(connection.peer).or_default() += 1;
-        }
-        counts
-    }
-
-    fn close_one_of(&mut self, peer: Option<IpAddr>, counts: &HashMap<IpAddr, usize>) -> Option<()> {
-        let can_close = |connection: &Connection| {
-            connection.answering == 0
-                && !connection.is_closing
-                && peer.is_none_or(|peer| peer == connection.peer)
-        };
-        let candidates = self.connections.values_mut().filter(|connection| can_close(connection));
-        let first = candidates.min_by_key(|connection| {
-            let count = counts.get(&connection.peer).copied().unwrap_or_default();
-            (usize::MAX - count, connection.last_used)
-        })?;
-        close(first, &mut self.closing);
-        Some(())
-    }
-
-    pub(super) fn disconnect(&mut self, id: u64) {
-        if let Some(connection) = self.connections.remove(&id) {
-            self.closing -= usize::from(connection.is_closing);
-        }
-    }
-
     /// Adds a request on a connection, and evicts another one if needed; `None` if none can be evicted.
     pub(super) fn begin(&mut self, limits: &Limits, connection: u64) -> Option<(u64, Arc<Notify>)> {
-        let peer = self.connections.get(&connection)?.peer;
+        let peer = self.connections.peer(connection)?;
         if self.requests.len() - self.evicted_requests >= limits.requests {
             let sizes = self.sizes(|_| 1);
             self.evict_one(&sizes, |_| true)?;
         }
-        let (id, evict) = (self.event(), Arc::new(Notify::new()));
+        self.begun += 1;
+        let (id, evict) = (self.begun, Arc::new(Notify::new()));
         let (stage, evict_too) = (Stage::Arriving, Arc::clone(&evict));
         self.requests.insert(
             id,
@@ -267,10 +196,8 @@ impl State {
         self.evicted_requests += 1;
         request.evict.notify_one();
         // A response that the client does not read ends with its connection.
-        if request.stage == Stage::Sending
-            && let Some(connection) = self.connections.get_mut(&request.connection)
-        {
-            close(connection, &mut self.closing);
+        if request.stage == Stage::Sending {
+            self.connections.close(request.connection);
         }
         Some(())
     }
@@ -281,19 +208,14 @@ impl State {
             return false;
         };
         request.stage = Stage::Answering;
-        if let Some(connection) = self.connections.get_mut(&request.connection) {
-            connection.answering += 1;
-        }
+        self.connections.begin_answer(request.connection);
         true
     }
 
     /// Releases a request whose response is ready; returns whether that ends a turn.
     pub(super) fn answered(&mut self, id: u64) -> bool {
-        let event = self.event();
         let Some(request) = self.requests.get_mut(&id) else { return false };
-        if let Some(connection) = self.connections.get_mut(&request.connection) {
-            connection.last_used = event;
-        }
+        self.connections.touch(request.connection);
         self.bytes -= request.bytes;
         if request.is_evicted {
             // The client may not read the response with the error, either.
@@ -311,8 +233,8 @@ impl State {
             return false;
         }
         let Some(request) = self.requests.get_mut(&id) else { return true };
-        if let Some(connection) = self.connections.get_mut(&request.connection) {
-            connection.answering -= usize::from(request.stage == Stage::Answering);
+        if request.stage == Stage::Answering {
+            self.connections.end_answer(request.connection);
         }
         request.stage = Stage::Sending;
         true
@@ -331,28 +253,10 @@ impl State {
             self.evicted_bytes -= request.bytes;
             self.evicted_requests -= 1;
         }
-        if request.stage == Stage::Answering
-            && let Some(connection) = self.connections.get_mut(&request.connection)
-        {
-            connection.answering -= 1;
+        if request.stage == Stage::Answering {
+            self.connections.end_answer(request.connection);
         }
         request.is_large()
-    }
-}
-
-fn close(connection: &mut Connection, closing: &mut usize) {
-    if !connection.is_closing {
-        connection.is_closing = true;
-        *closing += 1;
-        connection.close.notify_one();
-    }
-}
-
-/// Returns the address that identifies a peer: for IPv6 its /64, since a node has that many addresses.
-fn peer_of(peer: IpAddr) -> IpAddr {
-    match peer.to_canonical() {
-        IpAddr::V4(address) => address.into(),
-        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() >> 64 << 64).into(),
     }
 }
 
