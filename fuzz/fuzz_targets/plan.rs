@@ -1,4 +1,4 @@
-//! Any sequence of changes of a small cluster: following them comes to the same as starting anew.
+//! Any sequence of changes of a small cluster: incremental updates equal a computation from the start.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

@@ -1,6 +1,6 @@
-//! Following changes step by step comes to the same as starting anew, and plans lead where they should.
+//! Checks that incremental updates equal a computation from the start, and that plans produce the desired rules.
 //!
-//! The model is a plain map of the last state of each object. What must not go in here: how a story is made.
+//! The model is a plain map of the last state of each object. `universe` generates the story.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -44,7 +44,7 @@ impl Model {
     }
 }
 
-/// Follows a story and holds each step to every claim.
+/// Follows a story and checks every claim at each step.
 pub fn check(story: &Story) {
     let (node_context, [settings, later_settings]) = (story.node_context(), story.settings());
     let (mut model, mut snapshot) = (Model::default(), Snapshot::new());
@@ -61,66 +61,70 @@ pub fn check(story: &Story) {
         let new = followed.refresh(&snapshot, &node_context, &changed);
         desired.refresh(&followed, &new);
         touched.extend(new);
-        let anew = portals(&model.snapshot(), &node_context);
-        check_portals(&followed, &anew);
-        check_ruleset(&desired, &Ruleset::new(&anew, settings));
+        let fresh = portals(&model.snapshot(), &node_context);
+        check_portals(&followed, &fresh);
+        check_ruleset(&desired, &Ruleset::new(&fresh, settings));
         let step = plan(&applied, &desired);
-        assert_eq!(step, plan_changed(&applied, &desired, &touched), "touched says all that differs");
-        let next = led(&step, &table, &desired);
+        assert_eq!(
+            step,
+            plan_changed(&applied, &desired, &touched),
+            "every difference is among the touched portals"
+        );
+        let next = run(&step, &table, &desired);
         if batch.is_applied {
             (applied, table) = (desired.clone(), next);
             touched.clear();
         }
     }
-    assert!(plan(&desired, &desired).is_empty(), "nothing to do where nothing differs");
+    assert!(plan(&desired, &desired).is_empty(), "the plan between equal rulesets is empty");
     check_jumps(&applied, &desired, &Ruleset::new(&followed, later_settings));
     check_node_context(&snapshot, &node_context);
 }
 
-/// Runs a plan; it must lead from this table to the desired rules.
-fn led(plan: &Plan, table: &Table, desired: &Ruleset) -> Table {
+/// Runs a plan on a table, and asserts that the result is the desired ruleset.
+fn run(plan: &Plan, table: &Table, desired: &Ruleset) -> Table {
     let text = plan.to_string();
-    assert_eq!(text.matches('{').count(), text.matches('}').count(), "brackets come in pairs");
+    assert_eq!(text.matches('{').count(), text.matches('}').count(), "brackets are balanced");
     let next = apply(plan, table).unwrap_or_else(|misfit| panic!("{misfit}: {plan:?}"));
-    assert_eq!(next, Table::from(desired), "the plan leads to the desired rules: {plan:?}");
+    assert_eq!(next, Table::from(desired), "the plan produces the desired rules: {plan:?}");
     next
 }
 
-/// Any of these rulesets may follow any other.
-fn check_jumps(applied: &Ruleset, desired: &Ruleset, resettled: &Ruleset) {
-    let all = [&Ruleset::empty(), applied, desired, resettled];
+/// Checks the plans between any two of these rulesets.
+fn check_jumps(applied: &Ruleset, desired: &Ruleset, with_other_settings: &Ruleset) {
+    let all = [&Ruleset::empty(), applied, desired, with_other_settings];
     for from in all {
         for to in all {
-            led(&plan(from, to), &Table::from(from), to);
+            run(&plan(from, to), &Table::from(from), to);
         }
     }
 }
 
-fn check_portals(followed: &Portals, anew: &Portals) {
+fn check_portals(followed: &Portals, fresh: &Portals) {
     let all = |portals: &Portals| portals.by_service().cloned().collect::<Vec<Portal>>();
-    assert_eq!(all(followed), all(anew), "the portals of each service are followed");
+    assert_eq!(all(followed), all(fresh), "the portals of each service are equal");
     let in_force = |portals: &Portals| portals.iter().cloned().collect::<Vec<Portal>>();
-    assert_eq!(in_force(followed), in_force(anew), "the portals in force are followed");
+    assert_eq!(in_force(followed), in_force(fresh), "the portals in force are equal");
     for portal in followed.iter() {
         assert_eq!(followed.get(portal.key), Some(portal), "a portal in force is found by its key");
     }
-    assert_eq!(followed.service_ranges(), anew.service_ranges(), "the ranges are followed");
+    assert_eq!(followed.service_ranges(), fresh.service_ranges(), "the service ranges are equal");
 }
 
-/// The same rules, but a backend that stayed may have kept its slot.
-fn check_ruleset(followed: &Ruleset, anew: &Ruleset) {
-    let (followed_keys, anew_keys) = (followed.rules().map(|rule| rule.0), anew.rules().map(|rule| rule.0));
-    assert!(followed_keys.eq(anew_keys), "rules are there for the same portals");
-    for ((key, rule), (_, fresh)) in followed.rules().zip(anew.rules()) {
+/// Checks that the rules are equal, except that a remaining backend can have another slot.
+fn check_ruleset(followed: &Ruleset, fresh: &Ruleset) {
+    let (followed_keys, fresh_keys) = (followed.rules().map(|rule| rule.0), fresh.rules().map(|rule| rule.0));
+    assert!(followed_keys.eq(fresh_keys), "the rules are for the same portals");
+    for ((key, rule), (_, fresh)) in followed.rules().zip(fresh.rules()) {
         let followed = (rule.dispatch, &rule.sources, rule.is_cluster_ip, rule.backends.len());
         assert_eq!(followed, (fresh.dispatch, &fresh.sources, fresh.is_cluster_ip, fresh.backends.len()));
         let set = |backends: &[SocketAddr]| backends.iter().copied().collect::<BTreeSet<_>>();
         assert_eq!(set(&rule.backends), set(&fresh.backends), "{key:?} keeps its backends");
     }
-    assert!(followed.dispatch_keys().eq(anew.dispatch_keys()), "the same chains are there");
+    assert!(followed.dispatch_keys().eq(fresh.dispatch_keys()), "the chains are equal");
     for pick in followed.dispatch_keys() {
-        assert_eq!(DispatchKey::from_code(pick.code()), Some(pick), "the number of {pick} stands for it");
+        assert_eq!(DispatchKey::from_code(pick.code()), Some(pick), "the code of {pick} is unique");
     }
-    assert_eq!(followed.ranges(), anew.ranges(), "the ranges are followed");
-    assert!(followed.addresses().eq(anew.addresses()), "the same addresses are marked");
+    assert_eq!(followed.ranges(), fresh.ranges(), "the service ranges are equal");
+    assert!(followed.addresses().eq(fresh.addresses()), "the addresses are equal");
 }

@@ -59,7 +59,11 @@ pub fn check_review(body: &[u8]) {
     let body = response(&pod.uid, &done);
     assert_eq!(response_len(&pod.uid, &done), body.len(), "the length is known in advance");
     let sent: Value = serde_json::from_slice(&body).expect("a response is JSON");
-    assert_eq!(sent["response"]["uid"], Value::String(pod.uid.clone()), "the response has the uid of the request");
+    assert_eq!(
+        sent["response"]["uid"],
+        Value::String(pod.uid.clone()),
+        "the response has the uid of the request"
+    );
 }
 
 /// Checks that any annotations yield a valid pod.

@@ -1,7 +1,7 @@
-//! A small cluster in which everything collides: bytes to services, slices and standpoints.
+//! A small cluster with many conflicts: generates services, slices and node contexts from bytes.
 //!
-//! All names, addresses and ports come from short lists, so that two services claim one portal, endpoints
-//! have the address of a service, slices move from one service to another. What must not go in here: claims.
+//! All names, addresses and ports come from short lists, so that two services claim one portal, endpoints have the
+//! address of a service, and slices move from one service to another. The checks are in `follow`.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -30,7 +30,7 @@ const NODE_PORTS: [Option<u16>; 4] = [None, None, Some(30_080), Some(80)];
 const AFFINITIES: [Option<u32>; 4] = [None, Some(1), Some(10_800), Some(86_400)];
 const MODES: [Option<Mode>; 3] = [None, Some(Mode::Kernel), Some(Mode::Relay)];
 const POLICIES: [TrafficPolicy; 2] = [TrafficPolicy::Cluster, TrafficPolicy::Local];
-/// Addresses of services, nodes and endpoints alike; neighbours of one another, and some apart.
+/// The addresses of services, nodes and endpoints: some adjacent, some in other networks.
 const V4: [&str; 8] =
     ["10.96.0.1", "10.96.0.2", "10.96.16.3", "10.240.0.5", "10.1.0.1", "10.1.0.2", "10.1.0.3", "192.0.2.1"];
 const V6: [&str; 4] = ["fd00::1", "fd00::2", "fd00:1::1", "2001:db8:f::5"];
@@ -46,12 +46,12 @@ const NETS: [&str; 9] = [
     "::/0",
 ];
 
-/// How many batches a story has; each is compared with a start anew.
+/// The maximum number of batches of a story. Each is compared with a computation from the start.
 const BATCHES_MAX: usize = 32;
-/// How many changes are followed at once.
+/// The maximum number of changes in a batch.
 const CHANGES_MAX: usize = 4;
 
-/// A byte that stands for an element of a list.
+/// A byte that selects an element of a list.
 #[derive(Debug, Clone, Copy, Arbitrary)]
 struct Pick(u8);
 
@@ -137,13 +137,13 @@ impl ServiceSeed {
                 port: seed.port.of(&PORTS),
                 node_port: seed.node_port.of(&NODE_PORTS),
             };
-            // An API server refuses the rest.
-            let clashes = |other: &ServicePort| {
+            // An API server rejects ports that conflict.
+            let conflicts = |other: &ServicePort| {
                 let same_node_port = other.node_port.is_some() && other.node_port == port.node_port;
                 other.name == port.name
                     || other.protocol == port.protocol && (other.port == port.port || same_node_port)
             };
-            if !ports.iter().any(clashes) {
+            if !ports.iter().any(conflicts) {
                 ports.push(port);
             }
         }
@@ -254,11 +254,11 @@ impl ChangeSeed {
 #[derive(Debug)]
 struct BatchSeed {
     changes: Vec<ChangeSeed>,
-    /// The kernel took the plan; false: the applied rules stay, and what was touched is kept.
+    /// Whether the kernel accepts the plan. Otherwise the applied rules and the touched portals are kept.
     is_applied: bool,
 }
 
-/// What happens to a cluster, and from where it is seen.
+/// A sequence of changes of a cluster, and a node context.
 #[derive(Debug)]
 pub struct Story {
     node: Pick,
@@ -270,7 +270,8 @@ pub struct Story {
     batches: Vec<BatchSeed>,
 }
 
-/// The more bytes, the longer: a list of the usual kind would end at each element by the toss of a coin.
+/// The length of a story depends on the number of bytes. A derived list would end after each element with probability
+/// one half.
 impl<'a> Arbitrary<'a> for Story {
     fn arbitrary(bytes: &mut Unstructured<'a>) -> arbitrary::Result<Self> {
         let mut story = Self {
@@ -291,7 +292,7 @@ impl<'a> Arbitrary<'a> for Story {
     }
 }
 
-/// Changes that are followed at once, and whether the plan for them is applied.
+/// Changes in one batch, and whether the plan for them is applied.
 #[derive(Debug)]
 pub struct Batch {
     /// The changes.
@@ -301,7 +302,7 @@ pub struct Batch {
 }
 
 impl Story {
-    /// From where it is seen.
+    /// The node context.
     #[must_use]
     pub fn node_context(&self) -> NodeContext {
         let node = Node {
@@ -325,7 +326,7 @@ impl Story {
         })
     }
 
-    /// What happens.
+    /// The batches of changes.
     pub fn batches(&self) -> impl Iterator<Item = Batch> {
         self.batches.iter().map(|seed| Batch {
             changes: seed.changes.iter().map(ChangeSeed::change).collect(),

@@ -1,9 +1,9 @@
-//! What the agent costs: its memory, and the time from a change at the API server to the kernels of all pods.
+//! The cost of the agent: its memory, and the time from a change at the API server until all pods are programmed.
 //!
 //! The real program on an API server double with 10,000 services of three endpoints each, and 100 attached
-//! network namespaces (fewer with `PORTICO_BENCH_QUICK`). A change is one endpoint of one service; it has
-//! arrived where the generation of a namespace's rules has moved on. There is no peer that does this:
-//! kube-proxy programs one namespace, and `program` measures its shape there.
+//! network namespaces (fewer with `PORTICO_BENCH_QUICK`). A change is one endpoint of one service. It is applied once
+//! the generation of the namespace's rules has changed. There is no peer, since kube-proxy programs one namespace;
+//! `program` measures its shape there.
 
 use std::time::{Duration, Instant};
 
@@ -16,7 +16,7 @@ use test_support::kilobytes::kilobytes;
 use test_support::namespace::{bare, run};
 use test_support::pod::Pod;
 
-/// Between two changes, so that each is the first of its burst.
+/// The pause between two changes, so that each begins a new burst.
 const PAUSE: Duration = Duration::from_millis(30);
 
 pub(crate) fn bench() {
@@ -34,7 +34,7 @@ pub(crate) fn bench() {
         let bounds = ["--namespace-elements-max", "1000000", "--table-elements-max", "1000000"];
         let args = ["--kubeconfig", &kubeconfig, "--portals", "all"];
         let agent = Agent::start_with(&folder, &[&args, &bounds[..]].concat());
-        agent.until("it knows the services", |agent| agent.status()["synced"] == true);
+        agent.until("the agent is synced", |agent| agent.status()["synced"] == true);
         let synced = Spread::one(start.elapsed().as_secs_f64() * 1e3);
         let empty = memory(&agent, "VmRSS:");
         let mut members = vec![Member::attach(&agent, 0)];
@@ -52,9 +52,13 @@ pub(crate) fn bench() {
         let target = Verdict::at_most("p50, ms", alone.median, 1.0);
         table.put("from a change at the API server to the commit, 1 network namespace", &alone, &[target]);
         let target = Verdict::at_most("p99, ms", together.p99, 30.0);
-        table.put(&format!("the same, until the last of {pods} has it"), &together, &[target]);
+        table.put(
+            &format!("the same, until all {pods} network namespaces are programmed"),
+            &together,
+            &[target],
+        );
         table.put("attach a pod, all portals: the whole exchange with the agent", &attached, &[]);
-        table.put("from its start to knowing all services", &synced, &[]);
+        table.put("from its start to its initial sync", &synced, &[]);
         let table = sheet.rows("memory", "memory of that agent", "MB");
         table.put("resident, no pods", &empty, &[]);
         let [resident, most] = ["VmRSS:", "VmHWM:"].map(|key| memory(&agent, key));
@@ -64,7 +68,7 @@ pub(crate) fn bench() {
             &resident,
             &[],
         );
-        table.put("at most, ever", &most, &[target]);
+        table.put("peak", &most, &[target]);
     });
 }
 
@@ -96,7 +100,7 @@ fn measure(api: &Api, members: &[Member], services: usize, changes: std::ops::Ra
         api.put(changed);
         for (member, before) in members.iter().zip(before) {
             while member.generation() == before {
-                assert!(start.elapsed() < Duration::from_secs(10), "the change never came");
+                assert!(start.elapsed() < Duration::from_secs(10), "the change was not applied");
                 std::thread::yield_now();
             }
         }
@@ -105,7 +109,7 @@ fn measure(api: &Api, members: &[Member], services: usize, changes: std::ops::Ra
     Spread::of(changes.map(one).collect())
 }
 
-/// What the kernel says of the agent's memory, in MB.
+/// Reads a figure for the agent's memory, in MB.
 fn memory(agent: &Agent, key: &str) -> Spread {
     Spread::one(kilobytes(&format!("/proc/{}/status", agent.pid()), key) / 1024.0)
 }

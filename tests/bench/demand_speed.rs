@@ -1,8 +1,8 @@
-//! What portals on demand cost: to attach a pod, and in the kernel's memory.
+//! The cost of on-demand portals: the time to attach a pod, and the kernel's memory.
 //!
 //! The real program on API server doubles: one cluster of 10 services and one of 10,000 (fewer with
-//! `PORTICO_BENCH_QUICK`), on demand and with full tables; the agents take turns. Memory is what the kernel's
-//! slabs grow by, as in `netns_path`: an empty table, one with 20 of all services used, a full one.
+//! `PORTICO_BENCH_QUICK`), on demand and with full tables; the agents take turns. Memory is the growth of the kernel's
+//! slabs, for an empty table, one with 20 used services, and a full one.
 
 use std::time::Instant;
 
@@ -18,10 +18,10 @@ use test_support::apiserver::Api;
 use test_support::namespace::{bare, run};
 use test_support::pod::Pod;
 
-/// Where the services of both worlds are.
+/// The service range of both clusters.
 const RANGE: &str = "10.96.0.0/12";
 const FEW: usize = 10;
-/// How many services a pod uses.
+/// The number of services that a pod uses.
 const USED: u32 = 20;
 
 pub(crate) fn bench() {
@@ -75,7 +75,7 @@ fn attach(sheet: &Sheet, services: usize, pods: usize) {
         let args = ["--kubeconfig", &kubeconfig, "--service-cidr", RANGE, "--portals", portals];
         let bounds = ["--namespace-elements-max", "1000000", "--table-elements-max", "1000000"];
         let agent = Agent::start_with(&folder, &[&args, &bounds[..]].concat());
-        agent.until("it knows the services", |agent| agent.status()["synced"] == true);
+        agent.until("the agent is synced", |agent| agent.status()["synced"] == true);
         (api, folder, agent)
     };
     let kinds = [(FEW, "on-demand"), (services, "on-demand"), (FEW, "all"), (services, "all")];
@@ -86,7 +86,7 @@ fn attach(sheet: &Sheet, services: usize, pods: usize) {
         let start = Instant::now();
         agent.attach(&format!("pod-{}", all.len()), &pod);
         let took = start.elapsed().as_secs_f64() * 1e3;
-        // The kernel takes a namespace apart beside us, and that would be measured.
+        // Kept, since the deletion of a namespace in the kernel would disturb the measurement.
         all.push(pod);
         took
     });

@@ -1,11 +1,12 @@
-//! What the first packet of a connection costs, by layout of the rules; later packets never see them.
+//! The cost of the first packet of a connection for several layouts of the rules. Later packets are not evaluated by
+//! rules.
 //!
-//! One datagram of a new flow is sent to a portal whose backend is in the same network namespace, and
-//! only the `send` is timed. The layouts take turns in each round, so that what disturbs the machine
-//! disturbs all. Ours is `Ruleset`; the peers are one rule for each backend count (the other way to keep verdicts out
-//! of big maps), kube-proxy's nftables mode and the classic form of iptables.
+//! One datagram of a new flow is sent to a portal whose backend is in the same network namespace, and only the `send` is
+//! timed. The layouts take turns in each round, so that disturbances affect all. Portico's layout is `Ruleset`; the
+//! peers are one rule for each backend count (the alternative without verdicts in big maps), kube-proxy's nftables mode
+//! and the classic form of iptables.
 //!
-//! Needs a network namespace of its own: `scripts/bench` makes one.
+//! It needs its own network namespace, which `scripts/bench` creates.
 
 use std::net::{IpAddr, Ipv4Addr, UdpSocket};
 use std::time::Instant;
@@ -22,15 +23,15 @@ use proxy_core::sample::{node_context, slice, snapshot, svc};
 use proxy_core::snapshot::Change;
 use test_support::namespace::{load, run, within};
 
-/// Backend counts in use, from 1 up, and how many portals there are then; the measured portal has the highest.
+/// The highest backend counts, and the number of portals. The measured portal has the highest count.
 const COUNTS: [u32; 3] = [1, 3, 50];
 const PORTALS: u32 = 2_000;
-/// How many portals there are, and how many backends each has then.
+/// The numbers of portals, and the number of backends of each.
 const SIZES: [u32; 3] = [100, 1_000, 10_000];
 const BACKENDS: u32 = 3;
 const PORT: u16 = 9_000;
 
-/// A way to write the same portals.
+/// A layout of rules for the same portals.
 #[derive(Clone, Copy)]
 enum Layout {
     None,
@@ -66,7 +67,7 @@ pub(crate) fn bench() {
     }
 }
 
-/// The medians of the rounds of each layout.
+/// Returns the medians of the rounds of each layout.
 fn compared<'a>(layouts: &[(Layout, &'a str)], size: u32, counts: u32) -> Vec<(&'a str, Spread)> {
     let (rounds, flows) = if is_quick() { (3, 300) } else { (7, 3_000) };
     let portals = world(size, counts);
@@ -75,9 +76,9 @@ fn compared<'a>(layouts: &[(Layout, &'a str)], size: u32, counts: u32) -> Vec<(&
     layouts.iter().map(|(_, name)| *name).zip(medians).collect()
 }
 
-/// The times of the first packets of so many flows to the last portal, in microseconds.
+/// Measures the time of the first packet of each flow to the last portal, in microseconds.
 fn measure(layout: Layout, portals: &Portals, counts: u32, flows: usize) -> Spread {
-    // The whole net is local, so one server answers for all backends.
+    // All addresses of the network are local, so one server receives the packets for all backends.
     run("ip", &["route", "add", "local", "10.1.0.0/16", "dev", "lo"], "");
     match layout {
         Layout::None => {}
@@ -105,7 +106,7 @@ fn measure(layout: Layout, portals: &Portals, counts: u32, flows: usize) -> Spre
             let start = Instant::now();
             client.send(b"x").expect("send");
             let took = start.elapsed();
-            server.recv(&mut buffer).expect("it arrives");
+            server.recv(&mut buffer).expect("receive the datagram");
             took.as_secs_f64() * 1e6
         })
         .collect();
@@ -116,7 +117,7 @@ fn address(index: u32) -> IpAddr {
     IpAddr::V4(Ipv4Addr::from(0x0a60_0001 + index))
 }
 
-/// So many portals with 1 to `counts` backends in turn; the last has `counts`.
+/// Returns `size` portals with 1 to `counts` backends in turn; the last has `counts`.
 fn world(size: u32, counts: u32) -> Portals {
     let changes = (0..size).flat_map(|index| {
         let count = counts - (size - 1 - index) % counts;
@@ -129,8 +130,8 @@ fn world(size: u32, counts: u32) -> Portals {
     portals(&snapshot(changes), &node_context())
 }
 
-/// The peer: the count is folded into the slot, and each count has its rule, which a portal of another
-/// count misses.
+/// The peer with one rule for each backend count. The count is a part of the slot, so a portal of another count does not
+/// match the rule.
 fn rule_per_count(portals: &Portals, counts: u32) -> String {
     let key = "ip daddr . meta l4proto . th dport";
     let mut elements = Vec::new();

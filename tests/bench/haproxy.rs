@@ -1,7 +1,6 @@
-//! `HaProxy`: Debian's HAProxy in TCP mode, a peer that relays connections as we do.
+//! `HaProxy`: Debian's HAProxy in TCP mode, a peer of the relay.
 //!
-//! It has as many threads as there are processors, and no limit that it would meet (descriptors of a process may be
-//! 20,000).
+//! It has one thread per CPU, and limits beyond the load (the limit of file descriptors may be 20,000).
 
 use std::fs;
 use std::net::{SocketAddr, TcpStream};
@@ -9,14 +8,14 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// How long a program may take until it listens.
+/// The timeout until a program listens.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// A program that ends with this.
+/// A program that is killed when the value is dropped.
 pub(crate) struct Ending(Child);
 
 impl Ending {
-    /// Starts it in the network namespace of this thread.
+    /// Starts a program in the network namespace of this thread.
     pub(crate) fn start(program: &str, args: &[&str]) -> Self {
         let mut command = Command::new(program);
         command.args(args).stdin(Stdio::null()).stdout(Stdio::null());
@@ -32,7 +31,7 @@ impl Drop for Ending {
     }
 }
 
-/// Whether bytes go through pipes.
+/// Whether HAProxy copies data through pipes.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Splice {
     Off,
@@ -46,7 +45,7 @@ pub(crate) struct HaProxy {
 }
 
 impl HaProxy {
-    /// Listens on the loopback address, on `first` and a number more, each for a server's address and port.
+    /// Listens on the loopback address. Each server has an offset that is added to the port `first`, a host and a port.
     pub(crate) fn start(first: u16, servers: &[(u16, &str, u16)], splice: Splice) -> Self {
         let threads = std::thread::available_parallelism().map_or(2, usize::from);
         let mut text = format!(

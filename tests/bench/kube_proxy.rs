@@ -1,9 +1,9 @@
-//! The rules of kube-proxy's nftables mode, as a peer: the same portals in its shape.
+//! The rules of kube-proxy's nftables mode for the same portals, as a peer.
 
 use proxy_core::portal::{Portal, Portals};
 
-/// What kube-proxy's nftables mode writes (pkg/proxy/nftables/proxier.go): a chain for each service with
-/// an anonymous map of its endpoints, and one map of verdicts that leads there.
+/// The rules of kube-proxy's nftables mode (pkg/proxy/nftables/proxier.go): a chain with an anonymous map of endpoints for
+/// each service, and one verdict map to these chains.
 pub(crate) fn kube_proxy_shape(portals: &Portals) -> String {
     let (mut chains, mut elements) = (String::new(), Vec::new());
     for (index, portal) in portals.iter().enumerate() {
@@ -28,9 +28,9 @@ fn service_rule(portal: &Portal, shift: usize) -> String {
     format!("meta l4proto {protocol} dnat ip to numgen random mod {count} map {{ {slots} }}")
 }
 
-/// One service's chain written anew, as kube-proxy does when an endpoint changes.
+/// Replaces the chain of one service, as kube-proxy does when an endpoint changes.
 pub(crate) fn kube_proxy_change(portals: &Portals, round: usize) -> String {
-    let portal = portals.iter().nth(round * 7).expect("so many portals are there");
+    let portal = portals.iter().nth(round * 7).expect("a portal for each round");
     let chain = format!("service-{:08}", round * 7);
     format!("flush chain ip peer {chain}\nadd rule ip peer {chain} {}\n", service_rule(portal, 1))
 }

@@ -1,4 +1,4 @@
-//! The benchmarks that need a network namespace: `scripts/bench` starts each in a process and a namespace of its own.
+//! The benchmarks that need a network namespace: `scripts/bench` starts each in its own process and namespace.
 //!
 //! usage: cargo bench -p system-tests --features netns --bench bench -- NAME
 

@@ -1,7 +1,7 @@
-//! What portals cost a pod: the way of its packets.
+//! The cost of portals for a pod's connections.
 //!
-//! The way leads over two veths and a forwarding node: straight to the server, through a portal with 10,000 portals
-//! loaded in the client's network namespace, or through one NAT rule on the node. All take turns in each round.
+//! The path consists of two veth pairs and a forwarding node. It leads directly to the server, through a portal with
+//! 10,000 portals in the client's network namespace, or through one NAT rule on the node. All take turns in each round.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -20,8 +20,8 @@ use test_support::namespace::{bare, load, run};
 const DIRECT: &str = "10.1.2.2:8080";
 const PORTAL: &str = "10.200.0.1:80";
 const NODE: &str = "10.201.0.1:80";
-/// What a client asks for: a connection that is closed at once, or bytes until it has enough.
-const TALK: Duration = Duration::from_millis(500);
+/// The duration of a stream.
+const STREAM_TIME: Duration = Duration::from_millis(500);
 
 pub(crate) fn bench() {
     let (loaded, connects, rounds) = if is_quick() { (1_000, 200, 2) } else { (10_000, 3_000, 10) };
@@ -64,11 +64,11 @@ fn way(loaded: u32, connects: usize, rounds: usize) {
     let title = format!("connect, {loaded} portals loaded");
     put(sheet.rows("connect", &title, "us"), took, |ours, straight| straight.times(ours));
     let rates = Spread::in_turns(rounds, &ways, |(_, pod, from)| pod.within(|| stream(from)));
-    let title = format!("one stream for {TALK:?}");
+    let title = format!("one stream for {STREAM_TIME:?}");
     put(sheet.rows("stream", &title, "Gbit/s"), rates, |ours, straight| ours.times(straight));
 }
 
-/// A server that sends as much as anybody takes.
+/// Starts a server that sends as much as the client reads.
 fn serve() {
     let listener = TcpListener::bind("10.1.2.2:8080").expect("listen");
     thread::spawn(move || {
@@ -79,8 +79,8 @@ fn serve() {
 }
 
 fn send(mut connection: TcpStream) {
-    let mut wish = [0; 1];
-    if connection.read_exact(&mut wish).is_ok() {
+    let mut request = [0; 1];
+    if connection.read_exact(&mut request).is_ok() {
         let bytes = vec![7; 1 << 18];
         while connection.write_all(&bytes).is_ok() {}
     }
@@ -100,7 +100,7 @@ fn stream(from: &str) -> f64 {
     connection.write_all(&[1]).expect("ask for bytes");
     let (mut buffer, mut taken) = (vec![0; 1 << 18], 0);
     let start = Instant::now();
-    while start.elapsed() < TALK {
+    while start.elapsed() < STREAM_TIME {
         taken += connection.read(&mut buffer).expect("bytes");
     }
     taken as f64 * 8.0 / start.elapsed().as_secs_f64() / 1e9

@@ -1,10 +1,10 @@
-//! What starting the plugin costs: the whole process, from `exec` to its end, as a runtime waits for it.
+//! The cost of the plugin: the whole process, from `exec` to its exit, as a runtime waits for it.
 //!
-//! ADD is on a new pod with 100 services: the real agent programs it, or without one the plugin sends what is
-//! stored. The peers are `/bin/true` (what no program undercuts), and the
-//! plugins `tuning` and `portmap` with nothing to do. All take turns in each round.
+//! ADD is for a new pod with 100 services: the real agent programs it, or without an agent the plugin applies the
+//! snapshot. The peers are `/bin/true` (the minimum), and the plugins `tuning` and `portmap` with nothing to do. All take
+//! turns in each round.
 //!
-//! Needs a network namespace of its own and the binary of scripts/build-plugin: `scripts/bench` sees to both.
+//! It needs its own network namespace and the binary of scripts/build-plugin. `scripts/bench` provides both.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -25,7 +25,7 @@ use test_support::temp_dir::TempDir;
 
 const SERVICES: u32 = 100;
 const ENDPOINTS: u32 = 3;
-/// Where Debian's containernetworking-plugins puts them.
+/// The directory of Debian's package containernetworking-plugins.
 const PEERS: &str = "/usr/lib/cni";
 
 pub(crate) fn bench() {
@@ -64,7 +64,7 @@ pub(crate) fn bench() {
         let pod = Pod::new();
         pod.ip(&["link", "add", "eth0", "type", "veth", "peer", "name", "other"]);
         let call = call.clone().env("CNI_NETNS", &pod.path()).env("CNI_PATH", PEERS);
-        // The kernel takes a namespace apart beside us, and that would be measured.
+        // Kept, since the deletion of a namespace in the kernel would disturb the measurement.
         pods.push(pod);
         let start = Instant::now();
         let outcome = call.run();
@@ -89,7 +89,7 @@ pub(crate) fn bench() {
     }
 }
 
-/// The services of a small cluster, as the agent reads them.
+/// The manifest of the services of a small cluster.
 fn manifest() -> String {
     let service = |index: u32| {
         let name = format!("s{index}");
@@ -108,14 +108,14 @@ fn manifest() -> String {
     json!({"apiVersion": "v1", "kind": "List", "items": items}).to_string()
 }
 
-/// What programs a pod that sees the services of a small cluster.
+/// The batch that programs a pod with the services of a small cluster.
 fn batch() -> Batch {
     let snapshot: Snapshot = cluster(SERVICES, ENDPOINTS).collect();
     let portals = portals(&snapshot, &NodeContext::default());
     encode_fresh(&Ruleset::new(&portals, Settings::default()))
 }
 
-/// The plugin as it is installed.
+/// The path of the release build of the plugin.
 fn installed() -> PathBuf {
     let this = std::env::current_exe().expect("the path of this program");
     let program = this.ancestors().nth(3).expect("target/release/deps").join("plugin/portico-cni");

@@ -1,7 +1,8 @@
-//! What a relayed portal costs: streams, connections, requests and the first byte, against HAProxy in TCP mode in the
-//! same network namespace, and against no proxy at all.
+//! The cost of a relayed portal: streams, connections, requests and the first byte, compared with HAProxy in TCP mode in
+//! the same network namespace, and without a proxy.
 //!
-//! Client and server are two network namespaces on wires to a node that forwards. All ways take turns in each round.
+//! Client and server are two network namespaces, connected by veth pairs to a forwarding node. All paths take turns in
+//! each round.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -26,17 +27,17 @@ use test_support::pod::Pod;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::runtime::Builder;
 
-/// How long the server of streams and that of requests are driven in each round.
+/// The duration of a round of streams, connections or requests.
 const ROUND: Duration = Duration::from_secs(1);
 const PORTAL: &str = "10.200.0.1";
 const SERVER: &str = "10.1.2.2";
-/// What streams are sent to, and what answers each byte with one.
+/// The ports of the iperf3 server and of the echo server.
 const STREAM_PORT: u16 = 5201;
 const ECHO_PORT: u16 = 8080;
-/// Clients that connect, or have connections, at the same time.
+/// The number of concurrent clients.
 const CLIENTS: usize = 8;
 
-/// A way from client to server.
+/// A path from client to server.
 struct Way {
     name: &'static str,
     stream: SocketAddr,
@@ -105,11 +106,11 @@ fn way(name: &'static str, host: &str, stream: u16, echo: u16) -> Way {
     Way { name, stream: to(stream), echo: to(echo) }
 }
 
-/// A pod on a wire to this node that forgets old connections: else the search for a free port is what is measured after
-/// some ten thousand.
+/// A pod connected to this node, without connections in TIME-WAIT. Otherwise the search for a free port would dominate
+/// after some ten thousand connections.
 fn forgetful(number: u8) -> Pod {
     let pod = wired(number);
-    pod.within(|| fs::write("/proc/sys/net/ipv4/tcp_max_tw_buckets", "1")).expect("forget old connections");
+    pod.within(|| fs::write("/proc/sys/net/ipv4/tcp_max_tw_buckets", "1")).expect("limit TIME-WAIT");
     pod
 }
 
@@ -132,7 +133,7 @@ fn relay_in(client: &Pod) -> Relay {
     relay
 }
 
-/// The servers: iperf3's, and one that answers each message with as much.
+/// Starts an iperf3 server and an echo server.
 fn serve() -> Ending {
     let listener = TcpListener::bind((SERVER, ECHO_PORT)).expect("listen");
     listener.set_nonblocking(true).expect("for an event loop");
@@ -167,8 +168,8 @@ fn stream(to: SocketAddr) -> f64 {
 
 fn talk(connection: &mut TcpStream, bytes: usize) {
     let mut buffer = [7; 64];
-    connection.write_all(&buffer[..bytes]).expect("ask");
-    connection.read_exact(&mut buffer[..bytes]).expect("an answer");
+    connection.write_all(&buffer[..bytes]).expect("send");
+    connection.read_exact(&mut buffer[..bytes]).expect("receive");
 }
 
 fn connect(to: SocketAddr) -> TcpStream {
@@ -177,7 +178,7 @@ fn connect(to: SocketAddr) -> TcpStream {
     connection
 }
 
-/// How often all clients together do something, in thousands a second.
+/// Returns the rate of all clients together, in thousands per second.
 fn driven(work: impl Fn(&mut Option<TcpStream>) + Sync) -> f64 {
     let (done, is_over) = (AtomicU64::new(0), AtomicBool::new(false));
     let start = Instant::now();
@@ -211,8 +212,8 @@ fn first_byte(to: SocketAddr) -> f64 {
     start.elapsed().as_secs_f64() * 1e6
 }
 
-/// What an idle connection costs the relay. Clients and servers are in this process, too, and their part is what it
-/// costs without a relay.
+/// Measures the memory of an idle connection in the relay. Clients and servers are in this process, too; a connection
+/// without a relay measures their part.
 fn memory(sheet: &Sheet, client: &Pod, ways: &[Way], idle: usize) {
     let grown = |way: &Way| {
         let before = resident_kb();
@@ -222,7 +223,7 @@ fn memory(sheet: &Sheet, client: &Pod, ways: &[Way], idle: usize) {
         let grown = (resident_kb() - before) / idle as f64;
         (grown, kept)
     };
-    // The first round warms up what all later ones use again; all connections stay.
+    // The first round allocates memory that later ones reuse; all connections stay open.
     let (none, _kept) = grown(&ways[0]);
     let (relayed, _relayed) = grown(&ways[3]);
     let table = sheet.rows("memory", &format!("memory of an idle connection, of {idle}"), "KB");

@@ -1,9 +1,9 @@
-//! How the cost of a network namespace grows with the number of services: to program it, to change one endpoint in it, and
-//! the kernel's memory.
+//! The growth of the cost of a network namespace with the number of services: the time to program it and to change one
+//! endpoint, and the kernel's memory.
 //!
-//! Services with three endpoints each. The peer is kube-proxy's shape, a chain and an anonymous map for each service,
-//! through `nft -f` as kube-proxy does it, up to 10,000 services: its time grows faster than they do. Our own flat maps
-//! through `nft -f` tell what the layout and what the way is worth. Rounds take turns.
+//! Services have three endpoints each. The peer is kube-proxy's shape, a chain and an anonymous map for each service,
+//! loaded with `nft -f` like kube-proxy, up to 10,000 services since its time grows faster than linearly. Portico's flat
+//! maps through `nft -f` separate the effect of the layout from that of the loader. Rounds take turns.
 
 use std::time::Instant;
 
@@ -19,7 +19,7 @@ use proxy_core::snapshot::{Change, Snapshot};
 use test_support::namespace::{bare, load, run, within};
 
 const ENDPOINTS: u32 = 3;
-/// The size that the targets speak of; those of memory speak of the smaller one.
+/// The number of services of the targets; the targets for memory use `FEW`.
 const MANY: u32 = 10_000;
 const FEW: u32 = 1_000;
 const OURS: &str = "portico";
@@ -39,7 +39,7 @@ pub(crate) fn bench() {
     });
 }
 
-/// A cluster, and what stands in a pod that sees all of it.
+/// A cluster, and the rules of a pod with all its services.
 struct World {
     services: u32,
     snapshot: Snapshot,
@@ -60,7 +60,7 @@ impl World {
         Self { services, peer: kube_proxy_shape(&portals), snapshot, portals, ruleset, on_demand }
     }
 
-    /// How often what takes long is done: ten seconds each time for the peer of many services.
+    /// The number of rounds of slow measurements; the peer with many services takes ten seconds per round.
     fn rounds(&self) -> usize {
         match self.services {
             _ if is_quick() => 2,
@@ -136,7 +136,7 @@ fn changed_endpoints(world: &World, changes: u32) -> Spread {
     socket.apply(&world.batch()).expect("apply");
     let (mut snapshot, mut portals, mut applied) = (snapshot.clone(), portals.clone(), ruleset.clone());
     let one = |number: u32| {
-        // Whoever comes again is changed again.
+        // A service that is changed for the second time gets another endpoint.
         let change =
             Change::Slice(cluster_slice(number * 7_919 % services, ENDPOINTS, 1 + number / services % 2));
         milliseconds(|| {

@@ -1,15 +1,15 @@
-//! `Grown`: what the kernel's memory grows by when network namespaces are programmed.
+//! `Grown`: measures the growth of the kernel's memory when network namespaces are programmed.
 
 use test_support::kilobytes::kilobytes;
 use test_support::pod::Pod;
 
-/// Network namespaces that were measured. None goes before the end: the kernel takes namespaces apart beside
-/// us, and that would be measured.
+/// The measured network namespaces. They are kept until the end, since their deletion in the kernel would disturb the
+/// measurement.
 #[derive(Default)]
 pub(crate) struct Grown(Vec<Pod>);
 
 impl Grown {
-    /// Programs so many network namespaces, and says by how much the kernel grew for each, in KB.
+    /// Programs this number of network namespaces, and returns the growth of the kernel's memory for each, in KB.
     pub(crate) fn by(&mut self, namespaces: u16, program: impl Fn(&Pod)) -> f64 {
         let pods: Vec<Pod> = (0..namespaces).map(|_| Pod::new()).collect();
         let before = slabs();
@@ -20,7 +20,7 @@ impl Grown {
     }
 }
 
-/// What the kernel holds that it cannot give back, in KB.
+/// The kernel memory that cannot be reclaimed, in KB.
 fn slabs() -> f64 {
     ["SUnreclaim:", "Percpu:"].map(|key| kilobytes("/proc/meminfo", key)).iter().sum()
 }

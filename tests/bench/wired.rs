@@ -1,9 +1,9 @@
-//! A pod on a wire to this node, for benchmarks of the way.
+//! A pod that is connected to this node by a veth pair, for benchmarks of connections.
 
 use test_support::namespace::run;
 use test_support::pod::Pod;
 
-/// A pod on a wire to this node, with the second address of a net in which the node has the first.
+/// Creates a pod with the second address of a network in which the node has the first.
 pub(crate) fn wired(number: u8) -> Pod {
     let pod = Pod::new();
     let (outer, net) = (format!("w{number}"), format!("10.1.{number}"));

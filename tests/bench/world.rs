@@ -1,4 +1,4 @@
-//! Services of a cluster and their endpoints, as an API server tells them.
+//! Services of a cluster and their endpoints, as an API server sends them.
 
 use serde_json::{Value, json};
 
@@ -8,7 +8,7 @@ pub(crate) fn service(index: usize) -> Value {
             "ports": [{"name": "http", "port": 80, "targetPort": 8080, "protocol": "TCP"}]}})
 }
 
-/// The endpoints of a service; another version has another last endpoint.
+/// The endpoints of a service. Each version has another last endpoint.
 pub(crate) fn slice(index: usize, version: usize) -> Value {
     let address = |number: usize| format!("10.{}.{}.{}", 128 + number, index / 250, index % 250 + 1);
     let last = if version == 0 { 3 } else { 4 + version % 49 };

@@ -18,6 +18,7 @@ use crate::node::{CNI_BIN, CNI_CONF, Node, built, on_a_node};
 use crate::podman::{PUBLISHED, Podman};
 use crate::process::{Process, attempt};
 use crate::runtime::{Container, Runtime};
+use agent_ipc::ProgrammedBy;
 use serde_json::json;
 use test_support::eventually::{until, until_equal};
 
@@ -371,7 +372,7 @@ fn container_that_started_without_portals_gets_them_from_the_agent() {
         let container = Container::start(&podman, "web", "pods");
         assert!(container.tcp(portal(WEB, 80)).is_disjoint(&names(&[A, B])));
         let agent = Agent::start();
-        assert_eq!(agent.until_attached(1)[0]["programmedBy"], "nobody");
+        assert_eq!(agent.until_attached(1)[0]["programmedBy"], json!(ProgrammedBy::NotYet));
         assert_eq!(container.wget(portal(WEB, 80)), names(&[A, B]));
         container.remove();
         agent.until_attached(0);

@@ -15,7 +15,7 @@ use crate::model::guest::InterfacePattern;
 pub struct NodeSettings {
     /// The priority of the NAT chains at prerouting and output; -101 is before kube-proxy's.
     pub nat_priority: i32,
-    /// The port of the listener on the loopback addresses that serves node ports there; 0: there is none.
+    /// The port of the listener on the loopback addresses that serves node ports there; 0 if there is no listener.
     pub loopback_port: u16,
     /// Whether `NodeEnvironment` describes the addresses or interfaces of pods, so that other clients of cluster
     /// addresses are masqueraded.
