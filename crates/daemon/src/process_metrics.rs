@@ -6,7 +6,7 @@ use std::fs;
 /// standard library supports on Linux.
 const TICKS_PER_S: f64 = 100.0;
 
-/// Values of this process. What cannot be read is none.
+/// Values of this process. A value that cannot be read is absent.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct ProcessMetrics {
     /// User and system time.
