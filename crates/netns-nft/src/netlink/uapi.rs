@@ -170,6 +170,11 @@ pub(crate) const RTN_LOCAL: u32 = libc::RTN_LOCAL as u32;
 // Expression "ct".
 pub(crate) const NFTA_CT_DREG: u16 = 1;
 pub(crate) const NFTA_CT_KEY: u16 = 2;
+pub(crate) const NFTA_CT_DIRECTION: u16 = 3;
+pub(crate) const IP_CT_DIR_ORIGINAL: u8 = 0;
+pub(crate) const NFT_CT_PROTO_DST: u32 = libc::NFT_CT_PROTO_DST as u32;
+pub(crate) const NFT_CT_DST_IP: u32 = 20;
+pub(crate) const NFT_CT_DST_IP6: u32 = 22;
 pub(crate) const NFT_CT_STATUS: u32 = libc::NFT_CT_STATUS as u32;
 /// The status of a connection whose destination was translated.
 pub(crate) const IPS_DST_NAT: u32 = 1 << 5;

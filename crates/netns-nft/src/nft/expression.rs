@@ -5,7 +5,7 @@
 
 use proxy_core::address::Family;
 
-mod conntrack;
+pub(crate) mod conntrack;
 mod nat;
 
 use crate::netlink::attributes::MessageBuffer;
