@@ -22,6 +22,8 @@ mod install;
 mod memory;
 mod monitor;
 mod neighbour;
+mod node_network;
+mod node_portals;
 mod plugin;
 mod ready;
 mod relay_agent;

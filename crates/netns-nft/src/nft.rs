@@ -14,6 +14,7 @@ pub(crate) mod encode;
 pub(crate) mod expression;
 pub(crate) mod monitor;
 pub(crate) mod names;
+pub(crate) mod node;
 pub(crate) mod read;
 pub(crate) mod schema;
 pub(crate) mod schema_check;

@@ -6,6 +6,7 @@
 use std::fmt;
 
 use proxy_core::plan::Op;
+use proxy_core::ruleset::node::NodeOp;
 
 use crate::netlink::attributes::{HEADER_BYTES, MessageBuffer, NFGENMSG_BYTES, Open, nfgenmsg};
 use crate::netlink::uapi::*;
@@ -18,6 +19,8 @@ const FRAME_BYTES: usize = HEADER_BYTES + NFGENMSG_BYTES;
 pub enum BatchOp {
     /// An operation of a pod's plan.
     Pod(Op),
+    /// An operation of the node's plan.
+    Node(NodeOp),
     /// The operation of a small table, as a text.
     Table(&'static str),
 }
@@ -26,6 +29,7 @@ impl fmt::Display for BatchOp {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Pod(op) => write!(formatter, "{op:?}"),
+            Self::Node(op) => write!(formatter, "{op:?}"),
             Self::Table(text) => formatter.write_str(text),
         }
     }

@@ -49,6 +49,7 @@ pub(crate) const NFT_MSG_DELCHAIN: u16 = libc::NFT_MSG_DELCHAIN as u16;
 pub(crate) const NFT_MSG_NEWRULE: u16 = libc::NFT_MSG_NEWRULE as u16;
 pub(crate) const NFT_MSG_GETRULE: u16 = libc::NFT_MSG_GETRULE as u16;
 pub(crate) const NFT_MSG_NEWSET: u16 = libc::NFT_MSG_NEWSET as u16;
+pub(crate) const NFT_MSG_DELSET: u16 = libc::NFT_MSG_DELSET as u16;
 pub(crate) const NFT_MSG_GETSET: u16 = libc::NFT_MSG_GETSET as u16;
 pub(crate) const NFT_MSG_NEWSETELEM: u16 = libc::NFT_MSG_NEWSETELEM as u16;
 pub(crate) const NFT_MSG_GETSETELEM: u16 = libc::NFT_MSG_GETSETELEM as u16;

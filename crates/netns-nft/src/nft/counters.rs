@@ -13,7 +13,7 @@ use proxy_core::ruleset::Settings;
 
 use crate::error::Error;
 use crate::netlink::socket::Socket;
-use crate::nft::names::{per_family, set};
+use crate::nft::names::{TABLE, per_family, set};
 use crate::nft::read::decode::{portal, socket_address};
 use crate::nft::read::reader::{ReadError, Reader, ReplySource};
 use crate::nft::read::{Limits, SocketSource};
@@ -40,7 +40,9 @@ impl Socket {
         deadline: Option<Instant>,
     ) -> Result<BTreeMap<PortalKey, u64>, Error> {
         let source = SocketSource { socket: &self, deadline };
-        match (Reader { source: &source, limits }).portal_counters(|settings| settings.on_demand) {
+        match (Reader { source: &source, table: TABLE, limits })
+            .portal_counters(|settings| settings.on_demand)
+        {
             Ok(portals) => Ok(portals),
             Err(ReadError::Drifted(_) | ReadError::LimitExceeded(_)) => Ok(BTreeMap::new()),
             Err(ReadError::Failed(error)) => Err(error),
@@ -54,7 +56,9 @@ impl Socket {
     /// kernel does not report it, or if the deadline has passed.
     pub fn counters(self, limits: &Limits, deadline: Option<Instant>) -> Result<Counters, Error> {
         let source = SocketSource { socket: &self, deadline };
-        match self.read_consistent(deadline, || Reader { source: &source, limits }.counters())? {
+        match self
+            .read_consistent(deadline, || Reader { source: &source, table: TABLE, limits }.counters())?
+        {
             Ok(counters) => Ok(counters),
             Err(ReadError::Drifted(why) | ReadError::LimitExceeded(why)) => Err(Error::NoCounters(why)),
             Err(ReadError::Failed(error)) => Err(error),

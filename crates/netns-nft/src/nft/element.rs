@@ -62,13 +62,12 @@ pub(crate) fn put_element(buffer: &mut MessageBuffer, element: &Element) {
         Element::Id(key, slot, id) => {
             put_mapping(buffer, &portal_key(key, &u32::from(*slot).to_ne_bytes()), &id.to_ne_bytes());
         }
-        Element::Address(address) => buffer.nest(NFTA_LIST_ELEM, |buffer| {
-            put_value(buffer, NFTA_SET_ELEM_KEY, &octets(*address));
-        }),
-        Element::Source(key, cidr) => buffer.nest(NFTA_LIST_ELEM, |buffer| {
-            put_value(buffer, NFTA_SET_ELEM_KEY, &portal_key(key, &octets(cidr.network())));
-            put_value(buffer, NFTA_SET_ELEM_KEY_END, &portal_key(key, &octets(cidr.broadcast())));
-        }),
+        Element::Address(address) => put_key(buffer, &octets(*address)),
+        Element::Source(key, cidr) => put_key_range(
+            buffer,
+            &portal_key(key, &octets(cidr.network())),
+            &portal_key(key, &octets(cidr.broadcast())),
+        ),
         Element::Range(cidr) => {
             let end = next_address_after(cidr).map(octets);
             put_interval(buffer, &octets(cidr.network()), end.as_deref());
@@ -76,10 +75,23 @@ pub(crate) fn put_element(buffer: &mut MessageBuffer, element: &Element) {
     }
 }
 
+/// Writes an element of a set.
+pub(crate) fn put_key(buffer: &mut MessageBuffer, key: &[u8]) {
+    buffer.nest(NFTA_LIST_ELEM, |buffer| put_value(buffer, NFTA_SET_ELEM_KEY, key));
+}
+
+/// Writes a range of a concatenated key as one element, with its first and its last key.
+pub(crate) fn put_key_range(buffer: &mut MessageBuffer, first: &[u8], last: &[u8]) {
+    buffer.nest(NFTA_LIST_ELEM, |buffer| {
+        put_value(buffer, NFTA_SET_ELEM_KEY, first);
+        put_value(buffer, NFTA_SET_ELEM_KEY_END, last);
+    });
+}
+
 /// Writes an interval as two elements: the first key, and the first key after the interval. Without `end` it includes
 /// the last key of all.
 pub(crate) fn put_interval(buffer: &mut MessageBuffer, first: &[u8], end: Option<&[u8]>) {
-    buffer.nest(NFTA_LIST_ELEM, |buffer| put_value(buffer, NFTA_SET_ELEM_KEY, first));
+    put_key(buffer, first);
     if let Some(end) = end {
         buffer.nest(NFTA_LIST_ELEM, |buffer| {
             put_value(buffer, NFTA_SET_ELEM_KEY, end);
@@ -111,7 +123,7 @@ pub(crate) fn put_value(buffer: &mut MessageBuffer, kind: u16, value: &[u8]) {
     buffer.nest(kind, |buffer| buffer.put(NFTA_DATA_VALUE, value));
 }
 
-fn put_mapping(buffer: &mut MessageBuffer, key: &[u8], data: &[u8]) {
+pub(crate) fn put_mapping(buffer: &mut MessageBuffer, key: &[u8], data: &[u8]) {
     buffer.nest(NFTA_LIST_ELEM, |buffer| {
         put_value(buffer, NFTA_SET_ELEM_KEY, key);
         put_value(buffer, NFTA_SET_ELEM_DATA, data);
@@ -125,7 +137,7 @@ pub(crate) fn dispatch_key(dispatch: &DispatchKey) -> [u8; 4] {
 }
 
 /// Address, protocol and port, followed by `rest`.
-fn portal_key(key: &PortalKey, rest: &[u8]) -> Vec<u8> {
+pub(crate) fn portal_key(key: &PortalKey, rest: &[u8]) -> Vec<u8> {
     let mut bytes = octets(key.address);
     bytes.extend_from_slice(&[protocol_number(key.protocol), 0, 0, 0]);
     bytes.extend_from_slice(&key.port.to_be_bytes());
@@ -134,7 +146,7 @@ fn portal_key(key: &PortalKey, rest: &[u8]) -> Vec<u8> {
     bytes
 }
 
-fn socket_address(backend: &SocketAddr) -> Vec<u8> {
+pub(crate) fn socket_address(backend: &SocketAddr) -> Vec<u8> {
     let mut bytes = octets(backend.ip());
     bytes.extend_from_slice(&backend.port().to_be_bytes());
     bytes.extend_from_slice(&[0, 0]);

@@ -3,6 +3,8 @@
 //! An expression reads and writes registers of 32 bits. A value that was looked up stays in a register, which the text
 //! form of nft cannot express: it passes such values through the packet mark. Which rules exist is in `schema`.
 
+use std::net::{Ipv4Addr, Ipv6Addr};
+
 use proxy_core::address::Family;
 
 pub(crate) mod conntrack;
@@ -106,6 +108,19 @@ impl RuleBuilder<'_> {
     pub(crate) fn match_loopback(&mut self, is_loopback: bool) -> &mut Self {
         self.load_meta(NFT_META_OIF, KEY_REGISTER);
         self.compare(if is_loopback { NFT_CMP_EQ } else { NFT_CMP_NEQ }, &LOOPBACK_INDEX.to_ne_bytes());
+        self
+    }
+
+    /// Continues with packets to a loopback address only (127.0.0.0/8, ::1).
+    pub(crate) fn match_loopback_address(&mut self, family: Family) -> &mut Self {
+        self.load(family, &[HeaderField::DestinationAddress]);
+        match family {
+            Family::V4 => {
+                self.mask(KEY_REGISTER, [u8::MAX, 0, 0, 0], KEY_REGISTER);
+                self.compare(NFT_CMP_EQ, &[Ipv4Addr::LOCALHOST.octets()[0], 0, 0, 0]);
+            }
+            Family::V6 => self.compare(NFT_CMP_EQ, &Ipv6Addr::LOCALHOST.octets()),
+        }
         self
     }
 

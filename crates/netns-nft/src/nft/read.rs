@@ -11,6 +11,7 @@ use crate::error::Error;
 use crate::netlink::attributes::Attributes;
 use crate::netlink::socket::Socket;
 use crate::netlink::uapi::*;
+use crate::nft::names::TABLE;
 
 pub(crate) mod decode;
 mod limits;
@@ -57,7 +58,7 @@ impl Socket {
     /// has passed.
     pub fn read_table_within(self, limits: &Limits, deadline: Option<Instant>) -> Result<TableState, Error> {
         let source = SocketSource { socket: &self, deadline };
-        self.read_consistent(deadline, || Reader { source: &source, limits }.read_state())?
+        self.read_consistent(deadline, || Reader { source: &source, table: TABLE, limits }.read_state())?
             .or_else(ReadError::into_state)
     }
 

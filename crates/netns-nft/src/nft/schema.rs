@@ -117,7 +117,7 @@ fn add_relay_rules(table: &mut TableWriter<'_>, settings: Settings) {
 /// full: the kernel removes the elements of maps only. Such a packet would be rejected as one to a port without a
 /// portal. So the table rejects only while its map `current` has its elements; otherwise it drops the packet, the
 /// client retransmits it, and the new table processes it.
-fn add_refusal(table: &mut TableWriter<'_>) {
+pub(crate) fn add_refusal(table: &mut TableWriter<'_>) {
     table.add_rule(chain::REFUSE, |rule| rule.load_family().lookup_verdict(set::CURRENT, KEY_REGISTER));
     table.add_rule(chain::REFUSE, |rule| rule.verdict(NF_DROP, None));
     table.add_rule(chain::REFUSE_CURRENT, |rule| rule.match_protocol(TCP).reject(true));

@@ -43,27 +43,33 @@ struct Chain {
 }
 
 impl TableSchema {
-    /// The schema for these settings and dispatch keys.
+    /// The schema of a pod's table with these settings and dispatch keys.
     pub(crate) fn new(settings: Settings, dispatch_keys: impl Iterator<Item = DispatchKey>) -> Self {
+        Self::written(TABLE, |desired| {
+            schema::add_table(desired, settings);
+            dispatch_keys.for_each(|dispatch| schema::add_dispatch_key(desired, dispatch));
+        })
+    }
+
+    /// The schema of the table that `write` writes.
+    pub(crate) fn written(table_name: &'static str, write: impl FnOnce(&mut TableWriter<'_>)) -> Self {
         let mut writer = BatchWriter::default();
-        let mut desired = TableWriter::new(&mut writer, TABLE);
-        schema::add_table(&mut desired, settings);
-        dispatch_keys.for_each(|dispatch| schema::add_dispatch_key(&mut desired, dispatch));
+        write(&mut TableWriter::new(&mut writer, table_name));
         let (mut table, mut rest) = (Self::default(), &writer.buffer.0[..]);
         while let Some((message, after)) = split_message(rest) {
-            table.insert(&message);
+            table.insert(table_name, &message);
             rest = after;
         }
         table
     }
 
     /// Records the set, chain or rule in a message. Messages about other tables have no effect.
-    pub(crate) fn insert(&mut self, message: &Message<'_>) {
+    pub(crate) fn insert(&mut self, table: &str, message: &Message<'_>) {
         const NEWSET: u16 = NFNL_SUBSYS_NFTABLES << 8 | NFT_MSG_NEWSET;
         const NEWCHAIN: u16 = NFNL_SUBSYS_NFTABLES << 8 | NFT_MSG_NEWCHAIN;
         const NEWRULE: u16 = NFNL_SUBSYS_NFTABLES << 8 | NFT_MSG_NEWRULE;
         let attributes = Attributes::of_netfilter(message.body);
-        let is_of_table = |kind| attributes.string(kind) == TABLE;
+        let is_of_table = |kind| attributes.string(kind) == table;
         match message.kind {
             NEWSET if is_of_table(NFTA_SET_TABLE) => {
                 let set = Set {
@@ -87,6 +93,16 @@ impl TableSchema {
             }
             _ => {}
         }
+    }
+
+    /// The names of the chains.
+    pub(crate) fn chains(&self) -> impl Iterator<Item = &str> {
+        self.chains.keys().map(String::as_str)
+    }
+
+    /// The names of the sets.
+    pub(crate) fn sets(&self) -> impl Iterator<Item = &str> {
+        self.sets.keys().map(String::as_str)
     }
 
     /// The number of sets, chains and rules.

@@ -129,6 +129,13 @@ impl<'a> TableWriter<'a> {
         });
     }
 
+    pub(crate) fn delete_set(&mut self, name: &str) {
+        self.batch.message(NFT_MSG_DELSET, 0, |buffer| {
+            buffer.put_string(NFTA_SET_TABLE, self.table);
+            buffer.put_string(NFTA_SET_NAME, name);
+        });
+    }
+
     /// Adds or deletes elements of a set in one message, as far as they fit; `put` writes an element. Returns their
     /// number.
     pub(crate) fn put_elements<E>(

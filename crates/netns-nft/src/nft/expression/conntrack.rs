@@ -42,4 +42,11 @@ impl RuleBuilder<'_> {
         });
         register + u32::div_ceil(bytes, NFT_REG32_SIZE)
     }
+
+    /// Loads the protocol and the original destination port, from this register on.
+    pub(crate) fn load_original_port(&mut self, register: u32) -> &mut Self {
+        self.load_meta(NFT_META_L4PROTO, register);
+        self.load_original(register + 1, Original::DestinationPort);
+        self
+    }
 }

@@ -13,7 +13,7 @@ use crate::error::Error;
 use crate::netlink::attributes::{Attributes, MessageBuffer, nfgenmsg};
 use crate::netlink::socket::Message;
 use crate::netlink::uapi::*;
-use crate::nft::names::{TABLE, per_family, set};
+use crate::nft::names::{per_family, set};
 use crate::nft::read::decode::{self, RawElement};
 use crate::nft::read::limits::{Limits, MESSAGES_MAX};
 use crate::nft::schema::{LAYOUT, settings};
@@ -66,10 +66,12 @@ pub(crate) trait ReplySource {
     fn request(&self, request: &[u8], handle: Handler<'_>) -> io::Result<()>;
 }
 
-/// Reads the table of one network namespace.
+/// Reads a table of one network namespace.
 #[derive(Debug)]
 pub(crate) struct Reader<'a, S> {
     pub(crate) source: &'a S,
+    /// The name of the table.
+    pub(crate) table: &'static str,
     pub(crate) limits: &'a Limits,
 }
 
@@ -98,7 +100,7 @@ impl<S: ReplySource> Reader<'_, S> {
     }
 
     /// Lists the sets, chains and rules.
-    fn schema(&self) -> Result<TableSchema, ReadError> {
+    pub(crate) fn schema(&self) -> Result<TableSchema, ReadError> {
         const WHAT: &str = "sets, chains and rules";
         let mut schema = TableSchema::default();
         for (kind, table) in [
@@ -106,10 +108,10 @@ impl<S: ReplySource> Reader<'_, S> {
             (NFT_MSG_GETCHAIN, NFTA_CHAIN_TABLE),
             (NFT_MSG_GETRULE, NFTA_RULE_TABLE),
         ] {
-            let request = request(kind, NLM_F_DUMP, |buffer| buffer.put_string(table, TABLE));
+            let request = request(kind, NLM_F_DUMP, |buffer| buffer.put_string(table, self.table));
             let (mut messages, mut is_exceeded) = (0, false);
             let result = self.source.request(&request, &mut |message| {
-                schema.insert(message);
+                schema.insert(self.table, message);
                 messages += 1;
                 is_exceeded = schema.counts().iter().zip(self.limits.parts).any(|(count, max)| *count > max);
                 if is_exceeded || messages > MESSAGES_MAX {
@@ -149,7 +151,7 @@ impl<S: ReplySource> Reader<'_, S> {
     }
 
     /// Reads the elements of a set into a collection. An element that `decode` rejects is drift.
-    fn read_set<T>(
+    pub(crate) fn read_set<T>(
         &self,
         set: &str,
         target: &mut impl Extend<T>,
@@ -163,9 +165,18 @@ impl<S: ReplySource> Reader<'_, S> {
 
     /// The settings, from the table's comment; none if there is no table.
     pub(crate) fn settings(&self) -> Result<Option<Settings>, ReadError> {
+        self.settings_from(LAYOUT, settings)
+    }
+
+    /// The settings that `parse` returns for the table's comment; none if there is no table.
+    pub(crate) fn settings_from<T>(
+        &self,
+        layout: u32,
+        parse: impl FnOnce(&str) -> Option<T>,
+    ) -> Result<Option<T>, ReadError> {
         let (mut comment, mut flags) = (String::new(), None);
         let request =
-            request(NFT_MSG_GETTABLE, NLM_F_ACK, |buffer| buffer.put_string(NFTA_TABLE_NAME, TABLE));
+            request(NFT_MSG_GETTABLE, NLM_F_ACK, |buffer| buffer.put_string(NFTA_TABLE_NAME, self.table));
         let result = self.source.request(&request, &mut |message| {
             let attributes = Attributes::of_netfilter(message.body);
             // nft's form of a comment: type, length, text.
@@ -182,15 +193,15 @@ impl<S: ReplySource> Reader<'_, S> {
         if flags.is_some_and(|flags| flags != 0) {
             return Err(ReadError::Drifted("the table has flags, such as dormant".to_owned()));
         }
-        settings(&comment).map(Some).ok_or_else(|| {
-            ReadError::Drifted(format!("the table's comment is {comment:?}, not that of layout {LAYOUT}"))
+        parse(&comment).map(Some).ok_or_else(|| {
+            ReadError::Drifted(format!("the table's comment is {comment:?}, not that of layout {layout}"))
         })
     }
 
     /// Lists the elements of a set, up to the limit.
     pub(crate) fn elements(&self, set: &str) -> Result<Vec<RawElement>, ReadError> {
         let request = request(NFT_MSG_GETSETELEM, NLM_F_DUMP, |buffer| {
-            buffer.put_string(NFTA_SET_ELEM_LIST_TABLE, TABLE);
+            buffer.put_string(NFTA_SET_ELEM_LIST_TABLE, self.table);
             buffer.put_string(NFTA_SET_ELEM_LIST_SET, set);
         });
         let (max, mut elements) = (self.limits.of_set(set), Vec::new());
@@ -225,6 +236,6 @@ pub(crate) fn failed_to_read(what: &str, source: io::Error) -> Error {
     Error::Read { what: what.to_owned(), source }
 }
 
-fn unexpected_element(set: &str) -> ReadError {
+pub(crate) fn unexpected_element(set: &str) -> ReadError {
     ReadError::Drifted(format!("set {set:?} contains an unexpected element"))
 }

@@ -13,6 +13,7 @@ use crate::netlink::attributes::{Attributes, MessageBuffer};
 use crate::netlink::socket::{final_result, split_message};
 use crate::netlink::uapi::*;
 use crate::nft::encode::encode_fresh;
+use crate::nft::names::TABLE;
 use crate::nft::read::limits::Limits;
 use crate::nft::read::reader::{Handler, ReadError, Reader, ReplySource, TableState};
 
@@ -41,7 +42,7 @@ impl ReplySource for RecordedReplies<'_> {
 /// If the replies contain an error.
 pub fn read_recorded(replies: &[u8], limits: &Limits) -> Result<TableState, Error> {
     let source = RecordedReplies(Cell::new(replies));
-    Reader { source: &source, limits }.read_state().or_else(ReadError::into_state)
+    Reader { source: &source, table: TABLE, limits }.read_state().or_else(ReadError::into_state)
 }
 
 /// The replies of a kernel that contains this ruleset, in the order in which `read_recorded` expects them.
@@ -49,7 +50,7 @@ pub fn read_recorded(replies: &[u8], limits: &Limits) -> Result<TableState, Erro
 pub fn recorded_replies(ruleset: &Ruleset) -> Vec<u8> {
     let kernel = EchoKernel { batch: encode_fresh(ruleset).bytes, replies: RefCell::default() };
     // The table is known; the replies to the requests are recorded.
-    let _ = Reader { source: &kernel, limits: &Limits::default() }.read_state();
+    let _ = Reader { source: &kernel, table: TABLE, limits: &Limits::default() }.read_state();
     kernel.replies.into_inner()
 }
 

@@ -1,0 +1,126 @@
+//! A node with its neighbours: a host outside the cluster, a pod on the node, and a pod on another node.
+//!
+//! ```text
+//! outside 192.0.2.2 ── 192.0.2.1 node 10.240.0.5 ── 10.1.0.2 local pod
+//!                                      └── 198.51.100.2 other node, 10.1.1.2 its pod
+//! ```
+//! The node is this network namespace. Each server sends its name and the address of its client.
+
+use std::io::Write;
+use std::net::{IpAddr, TcpListener};
+
+use netns_nft::{NodeTableState, Socket, encode_node_fresh};
+use proxy_core::portal::{NodeContext, Place, portals};
+use proxy_core::ruleset::node::{NodeEnvironment, NodeRuleset, NodeSettings, NodeTable};
+use proxy_core::sample::{ip, node_context, snapshot};
+use proxy_core::snapshot::Change;
+use test_support::namespace::{add_address, add_address_to, bare, run};
+use test_support::pod::Pod;
+
+/// The addresses of one party in both families.
+pub(crate) const NODE: [&str; 2] = ["10.240.0.5", "2001:db8:f::5"];
+pub(crate) const OUTSIDE: [&str; 2] = ["192.0.2.2", "2001:db8:2::2"];
+pub(crate) const LOCAL_POD: [&str; 2] = ["10.1.0.2", "2001:db8:10::2"];
+pub(crate) const REMOTE_POD: [&str; 2] = ["10.1.1.2", "2001:db8:11::2"];
+/// The addresses of the node on the link to the other node: what masqueraded clients of its pod have.
+pub(crate) const NODE_ON_LINK: [&str; 2] = ["198.51.100.1", "2001:db8:51::1"];
+
+pub(crate) struct NodeNetwork {
+    pub(crate) outside: Pod,
+    pub(crate) local: Pod,
+    pub(crate) remote: Pod,
+}
+
+impl NodeNetwork {
+    fn new() -> Self {
+        run("ip", &["link", "set", "lo", "up"], "");
+        NODE.iter().for_each(|address| add_address(address));
+        for key in ["ipv4/ip_forward", "ipv6/conf/all/forwarding"] {
+            std::fs::write(format!("/proc/sys/net/{key}"), "1").expect("enable forwarding");
+        }
+        let outside = neighbour("outside", ["192.0.2.1/24", "2001:db8:2::1/64"], &OUTSIDE);
+        let local = neighbour("local", ["10.1.0.1/24", "2001:db8:10::1/64"], &LOCAL_POD);
+        let on_link = ["198.51.100.1/24", "2001:db8:51::1/64"];
+        let remote = neighbour("remote", on_link, &["198.51.100.2", "2001:db8:51::2"]);
+        remote.within(|| REMOTE_POD.iter().for_each(|address| add_address(address)));
+        run("ip", &["route", "add", "10.1.1.0/24", "via", "198.51.100.2"], "");
+        run("ip", &["-6", "route", "add", "2001:db8:11::/64", "via", "2001:db8:51::2"], "");
+        // Addresses of services that no interface has.
+        run("ip", &["route", "add", "10.96.0.0/16", "dev", "to-outside", "src", NODE[0]], "");
+        run("ip", &["-6", "route", "add", "2001:db8:96::/64", "dev", "to-outside", "src", NODE[1]], "");
+        Self { outside, local, remote }
+    }
+}
+
+/// Runs `body` in a new network namespace with these neighbours, which serve on port 8080.
+pub(crate) fn on_node<T: Send>(body: impl FnOnce(&NodeNetwork) -> T + Send) -> T {
+    bare(|| {
+        let network = NodeNetwork::new();
+        network.local.within(|| serve("local", &LOCAL_POD, 8080));
+        network.remote.within(|| serve("remote", &REMOTE_POD, 8080));
+        body(&network)
+    })
+}
+
+fn neighbour(name: &str, node: [&str; 2], own: &[&str; 2]) -> Pod {
+    let pod = Pod::new();
+    let outer = format!("to-{name}");
+    pod.wire(&outer, "eth0");
+    node.iter().for_each(|address| add_address_to(&outer, address));
+    pod.within(|| {
+        for (address, node) in own.iter().zip(node) {
+            let (gateway, length) = node.split_once('/').expect("a length");
+            add_address_to("eth0", &format!("{address}/{length}"));
+            run("ip", &["route", "add", "default", "via", gateway], "");
+        }
+    });
+    pod
+}
+
+/// Serves on these addresses of this network namespace: sends the name, and the address of the client.
+pub(crate) fn serve(name: &'static str, addresses: &[&str], port: u16) {
+    for address in addresses {
+        let listener = TcpListener::bind((ip(address), port)).expect("listen");
+        std::thread::spawn(move || {
+            for connection in listener.incoming().flatten() {
+                let mut connection = connection;
+                let client = connection.peer_addr().map_or_else(|e| e.to_string(), |a| a.ip().to_string());
+                let _ = connection.write_all(format!("{name} {client}").as_bytes());
+            }
+        });
+    }
+}
+
+pub(crate) fn node_place() -> NodeContext {
+    NodeContext { place: Place::Node, ..node_context() }
+}
+
+pub(crate) fn environment() -> NodeEnvironment {
+    let addresses: Vec<IpAddr> = NODE.iter().map(|address| ip(address)).collect();
+    let pods = ["10.1.0.0/16", "2001:db8:10::/60"].map(|net| net.parse().expect("a CIDR"));
+    NodeEnvironment {
+        addresses: addresses.into_iter().collect::<std::collections::BTreeSet<_>>().into(),
+        pod_ranges: std::collections::BTreeSet::from(pods).into(),
+        ..NodeEnvironment::default()
+    }
+}
+
+pub(crate) fn node_ruleset(changes: impl IntoIterator<Item = Change>, settings: NodeSettings) -> NodeRuleset {
+    NodeRuleset::new(&portals(&snapshot(changes), &node_place()), settings, environment())
+}
+
+/// Programs this network namespace, and verifies that the table is read back unchanged.
+pub(crate) fn program(ruleset: &NodeRuleset) {
+    let socket = Socket::open().expect("a socket");
+    let batch = encode_node_fresh(ruleset);
+    socket.apply(&batch).unwrap_or_else(|error| panic!("{error}: {error:?}"));
+    let elements = ruleset.elements().into_iter().collect();
+    assert_eq!(current_node_table().elements, elements);
+}
+
+pub(crate) fn current_node_table() -> NodeTable {
+    match Socket::open().and_then(Socket::read_node_table).expect("read the table") {
+        NodeTableState::Intact(table) => table,
+        other => panic!("{other:?}"),
+    }
+}
