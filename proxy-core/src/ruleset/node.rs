@@ -23,7 +23,7 @@ use rpds::RedBlackTreeMapSync as Map;
 
 use crate::routing::portal::{ChangedPortals, Portal, PortalKey, PortalKind, Portals, TableKind};
 
-pub use chain::{NodeChain, OwnChain, Selection};
+pub use chain::{BackendSelection, NodeChain, OwnChain};
 pub use changes::NodeChanges;
 pub use element::NodeElement;
 pub use plan::{NodeOp, NodePlan, node_plan};

@@ -7,7 +7,7 @@ use crate::model::address::Family;
 
 /// How a target selects a backend.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Selection {
+pub enum BackendSelection {
     /// At random.
     Random,
     /// At random for new clients; known clients stay with their backend for this time, in seconds.
@@ -24,7 +24,7 @@ pub struct OwnChain {
     /// Its address family.
     pub family: Family,
     /// How it selects a backend.
-    pub selection: Selection,
+    pub selection: BackendSelection,
     /// The number of its backends.
     pub count: u16,
 }
@@ -46,7 +46,7 @@ impl fmt::Display for NodeChain {
             Self::Own(OwnChain { number, family, selection, count }) => {
                 let family = if *family == Family::V4 { 4 } else { 6 };
                 match selection {
-                    Selection::Affinity(seconds) => {
+                    BackendSelection::Affinity(seconds) => {
                         write!(f, "own{family}-{number}-{count}-sticky-{seconds}s")
                     }
                     _ => write!(f, "own{family}-{number}-{count}-turn"),
@@ -76,8 +76,8 @@ impl NodeChain {
         let (number, rest) = name.get(5..)?.split_once('-')?;
         let (count, selection) = rest.split_once('-')?;
         let selection = match selection.strip_prefix("sticky-") {
-            Some(seconds) => Selection::Affinity(seconds.strip_suffix('s')?.parse().ok()?),
-            None if selection == "turn" => Selection::RoundRobin,
+            Some(seconds) => BackendSelection::Affinity(seconds.strip_suffix('s')?.parse().ok()?),
+            None if selection == "turn" => BackendSelection::RoundRobin,
             None => return None,
         };
         let number = TargetNumber::new(number.parse().ok()?)?;

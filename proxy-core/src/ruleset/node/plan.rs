@@ -5,7 +5,7 @@
 
 use std::collections::BTreeSet;
 
-use super::chain::{NodeChain, OwnChain, Selection};
+use super::chain::{BackendSelection, NodeChain, OwnChain};
 use super::element::NodeElement;
 use super::settings::NodeSettings;
 use super::target::TargetNumber;
@@ -117,7 +117,7 @@ fn difference(old: &[NodeElement], new: &[NodeElement]) -> Vec<NodeOp> {
 /// Returns the targets that have a map of clients.
 fn clients(elements: &[NodeElement]) -> BTreeSet<(Family, TargetNumber)> {
     let own = elements.iter().filter_map(|element| match element {
-        NodeElement::Own(OwnChain { number, family, selection: Selection::Affinity(_), .. }) => {
+        NodeElement::Own(OwnChain { number, family, selection: BackendSelection::Affinity(_), .. }) => {
             Some((*family, *number))
         }
         _ => None,

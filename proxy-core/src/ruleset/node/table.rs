@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 
-use super::chain::{NodeChain, OwnChain, Selection};
+use super::chain::{BackendSelection, NodeChain, OwnChain};
 use super::element::NodeElement;
 use super::settings::{NodeEnvironment, NodeSettings};
 use super::target::{FrontendAction, Target, TargetNumber};
@@ -55,7 +55,7 @@ struct Parts {
 impl TargetParts {
     fn target(&self, users: usize) -> Option<Target> {
         let in_slot = |slot: u32| match self.chain.map(|chain| chain.selection) {
-            Some(Selection::Affinity(_)) => {
+            Some(BackendSelection::Affinity(_)) => {
                 let id = self.ids.get(&u16::try_from(slot).ok()?)?;
                 self.backends.get(id)
             }
@@ -63,7 +63,7 @@ impl TargetParts {
         };
         let backends: Vec<SocketAddr> = (0..).map_while(in_slot).copied().collect();
         let family = Family::of(backends.first()?.ip());
-        let selection = self.chain.map_or(Selection::Random, |chain| chain.selection);
+        let selection = self.chain.map_or(BackendSelection::Random, |chain| chain.selection);
         let ids: Vec<u32> = self.ids.values().copied().collect();
         Some(Target { key: None, family, selection, backends: backends.into(), ids: ids.into(), users })
     }

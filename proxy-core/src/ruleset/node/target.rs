@@ -8,7 +8,7 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use super::chain::{NodeChain, OwnChain, Selection};
+use super::chain::{BackendSelection, NodeChain, OwnChain};
 use crate::model::address::Family;
 use crate::model::digest::digest;
 use crate::model::service::{AFFINITY_S_MAX, Protocol, ServiceKey, TrafficPolicy};
@@ -156,7 +156,7 @@ impl TargetKey {
 #[derive(Debug, Clone)]
 pub(super) struct Desired {
     pub(super) key: TargetKey,
-    selection: Selection,
+    selection: BackendSelection,
     backends: Arc<[SocketAddr]>,
 }
 
@@ -187,9 +187,9 @@ impl Requirement {
             Verdict::Forward if backends.is_empty() => Self::Reject,
             Verdict::Forward => {
                 let selection = match portal.affinity_s {
-                    Some(affinity_s) => Selection::Affinity(affinity_s.clamp(1, AFFINITY_S_MAX)),
-                    None if portal.is_round_robin() && backends.len() > 1 => Selection::RoundRobin,
-                    None => Selection::Random,
+                    Some(affinity_s) => BackendSelection::Affinity(affinity_s.clamp(1, AFFINITY_S_MAX)),
+                    None if portal.is_round_robin() && backends.len() > 1 => BackendSelection::RoundRobin,
+                    None => BackendSelection::Random,
                 };
                 Self::Forward(Desired {
                     key: TargetKey::new(portal, policy),
@@ -209,7 +209,7 @@ pub struct Target {
     /// The address family.
     pub family: Family,
     /// How a backend is selected.
-    pub selection: Selection,
+    pub selection: BackendSelection,
     /// The backends by slot.
     pub backends: Arc<[SocketAddr]>,
     /// With session affinity: the id of each backend, which does not change if its slot does.
@@ -231,8 +231,8 @@ impl Target {
         };
         let known = old.into_iter().flat_map(|old| old.backends.iter().zip(old.ids.iter()));
         let ids = match selection {
-            Selection::Affinity(_) => ids(&backends, known).into(),
-            Selection::Random | Selection::RoundRobin => Arc::default(),
+            BackendSelection::Affinity(_) => ids(&backends, known).into(),
+            BackendSelection::Random | BackendSelection::RoundRobin => Arc::default(),
         };
         let users = old.map_or(0, |old| old.users);
         Self { key: Some(key.clone()), family: key.family, selection: *selection, backends, ids, users }
@@ -247,8 +247,8 @@ impl Target {
     /// Returns the action of a frontend that leads to this target.
     pub(super) fn action(&self, number: TargetNumber) -> FrontendAction {
         match self.selection {
-            Selection::Random => FrontendAction::Forward(number, self.count()),
-            Selection::Affinity(_) | Selection::RoundRobin => FrontendAction::OwnChain(number),
+            BackendSelection::Random => FrontendAction::Forward(number, self.count()),
+            BackendSelection::Affinity(_) | BackendSelection::RoundRobin => FrontendAction::OwnChain(number),
         }
     }
 
@@ -256,7 +256,7 @@ impl Target {
     pub(super) fn chain(&self, number: TargetNumber) -> NodeChain {
         let (family, count) = (self.family, self.count());
         match self.selection {
-            Selection::Random => NodeChain::Pick(count),
+            BackendSelection::Random => NodeChain::Pick(count),
             selection => NodeChain::Own(OwnChain { number, family, selection, count }),
         }
     }

@@ -1,3 +1,5 @@
+//! Tests of the node's table: frontends and targets, plans, and recovery.
+
 use std::collections::BTreeSet;
 
 use super::*;
@@ -44,7 +46,10 @@ fn apply(table: &mut NodeTable, plan: &NodePlan) {
             NodeOp::AddChain(chain) => {
                 assert!(table.chains.insert(chain));
                 if let NodeChain::Own(OwnChain {
-                    number, family, selection: Selection::Affinity(_), ..
+                    number,
+                    family,
+                    selection: BackendSelection::Affinity(_),
+                    ..
                 }) = chain
                 {
                     assert!(table.clients.contains(&(family, number)), "rules of {chain} need the map");
@@ -165,7 +170,7 @@ fn names_of_chains_and_values_of_frontends_are_parsed_back() {
     ] {
         assert_eq!(FrontendAction::from_value(action.value()), Some(action));
     }
-    for selection in [Selection::Affinity(10_800), Selection::RoundRobin] {
+    for selection in [BackendSelection::Affinity(10_800), BackendSelection::RoundRobin] {
         for family in crate::address::Family::BOTH {
             let chain = NodeChain::Own(OwnChain { number, family, selection, count: 3 });
             assert_eq!(NodeChain::parse(&chain.to_string()), Some(chain));

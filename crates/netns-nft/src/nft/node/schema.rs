@@ -10,7 +10,7 @@
 //! priority carries the action of the frontend from a lookup to the next one, as in pods.
 
 use proxy_core::address::Family;
-use proxy_core::ruleset::node::{FrontendAction, NodeChain, NodeSettings, OwnChain, Selection, code};
+use proxy_core::ruleset::node::{BackendSelection, FrontendAction, NodeChain, NodeSettings, OwnChain, code};
 use proxy_core::service::Protocol;
 
 use crate::netlink::uapi::*;
@@ -301,8 +301,8 @@ pub(crate) fn add_target_chain(table: &mut TableWriter<'_>, target: NodeChain) {
             }
         }
         NodeChain::Own(own) => match own.selection {
-            Selection::Affinity(seconds) => add_affinity_rules(table, &name, own, seconds),
-            Selection::Random | Selection::RoundRobin => table.add_rule(&name, |rule| {
+            BackendSelection::Affinity(seconds) => add_affinity_rules(table, &name, own, seconds),
+            BackendSelection::Random | BackendSelection::RoundRobin => table.add_rule(&name, |rule| {
                 rule.load_immediate(KEY_REGISTER, &own.number.key().to_ne_bytes());
                 rule.generate_number(NumberGenerator::Incremental(own.count), KEY_REGISTER + 1);
                 translate(rule, own.family);
@@ -362,7 +362,7 @@ mod tests {
         for bits in 0..8_u8 {
             let settings = NodeSettings {
                 nat_priority: -101,
-                loopback_port: u16::from(bits) * 15_999,
+                loopback_port: u16::from(bits),
                 detects_pods: bits & 1 != 0,
                 masquerade_all: bits & 2 != 0,
                 keep_client_address: bits & 4 != 0,
