@@ -1,11 +1,11 @@
-//! On a real API server, which calls the webhook itself: pods made through its API, and what becomes of them.
+//! A real API server, which calls the webhook itself when pods are created.
 //!
-//! One server serves all claims, since it takes long to start; each claim names its own pods. What must not go in here:
-//! what the double shows as well.
+//! All tests share one server, since its start takes long. Each test has exclusive access to it, starts its own webhook and
+//! uses its own names of pods. Behaviour that the double supports as well is tested with the double.
 
 use std::net::{TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use std::{io, thread};
 
@@ -41,110 +41,138 @@ fn wait_for_calls(cluster: &Cluster) {
     });
 }
 
-#[test]
-#[cfg_attr(not(feature = "api-server"), ignore = "needs KUBEBUILDER_ASSETS and the feature api-server")]
-fn pods_created_through_a_real_api_server_get_their_variables() {
-    let api = Api::real();
-    let cluster = Cluster::new(api);
+/// Returns the shared cluster, for exclusive use.
+fn shared_cluster() -> MutexGuard<'static, Cluster> {
+    static CLUSTER: LazyLock<Mutex<Cluster>> = LazyLock::new(|| Mutex::new(Cluster::new(Api::real())));
+    // A failed test leaves the server intact.
+    CLUSTER.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Runs `body` with the shared cluster and a webhook that the API server calls.
+fn with_webhook(body: impl FnOnce(&Cluster, &Webhook)) {
+    let cluster = shared_cluster();
     let webhook = cluster.replica(&[]);
     wait_for_calls(&cluster);
-    each_mode_injects_variables_at_its_place(&cluster);
-    warnings_reach_the_creator_of_the_pod(&cluster);
-    pod_is_denied_with_a_reason(&cluster);
-    dry_run_shows_all_and_creates_nothing(&cluster);
-    only_new_ephemeral_containers_are_changed(&cluster);
-    pods_that_need_no_change_cause_no_review(&cluster, &webhook);
-    drop(webhook);
-    pods_are_created_while_the_webhook_is_down(&cluster);
-    certificates_are_renewed_under_load_without_missing_a_pod(&cluster);
-    one_of_two_replicas_restarts_under_load(cluster);
+    body(&cluster, &webhook);
 }
 
-fn each_mode_injects_variables_at_its_place(cluster: &Cluster) {
-    let made = created(cluster, &pod("inline")).object;
-    assert_eq!(names(&made, 0).len(), 7, "{made}");
-    assert_eq!(made["spec"]["enableServiceLinks"], false);
-    assert!(made["metadata"]["annotations"]["portico.dev/injected"].is_string());
-    let made = created(cluster, &annotated(pod("by-map"), &[("portico.dev/inject", "configmap")])).object;
-    let name = made["spec"]["containers"][0]["envFrom"][0]["configMapRef"]["name"].as_str().expect("a name");
-    let map = until("it is created", || cluster.api.get("ConfigMap", "default", name));
-    assert_eq!(map["data"]["REDIS_PORT"], "tcp://10.0.0.11:6379");
-    // Inline would not be exact here, and the pod has a controller.
-    let mut owned = pod("auto");
-    owned["spec"]["containers"][0]["envFrom"] = json!([{"secretRef": {"name": "x"}}]);
-    owned["metadata"]["ownerReferences"] = json!([{"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "web",
+#[test]
+#[cfg_attr(not(feature = "api-server"), ignore = "needs KUBEBUILDER_ASSETS and the feature api-server")]
+fn each_mode_injects_variables_at_its_place() {
+    with_webhook(|cluster, _| {
+        let made = created(cluster, &pod("inline")).object;
+        assert_eq!(names(&made, 0).len(), 7, "{made}");
+        assert_eq!(made["spec"]["enableServiceLinks"], false);
+        assert!(made["metadata"]["annotations"]["portico.dev/injected"].is_string());
+        let made = created(cluster, &annotated(pod("by-map"), &[("portico.dev/inject", "configmap")])).object;
+        let name =
+            made["spec"]["containers"][0]["envFrom"][0]["configMapRef"]["name"].as_str().expect("a name");
+        let map = until("it is created", || cluster.api.get("ConfigMap", "default", name));
+        assert_eq!(map["data"]["REDIS_PORT"], "tcp://10.0.0.11:6379");
+        // Inline would not be exact here, and the pod has a controller.
+        let mut owned = pod("auto");
+        owned["spec"]["containers"][0]["envFrom"] = json!([{"secretRef": {"name": "x"}}]);
+        owned["metadata"]["ownerReferences"] = json!([{"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "web",
         "uid": "5a0c9c3e-0000-4000-8000-000000000001", "controller": true}]);
-    let made = created(cluster, &owned).object;
-    assert_eq!(made["spec"]["containers"][0]["envFrom"][0]["configMapRef"]["name"], name);
-    assert_eq!(made["spec"]["containers"][0]["envFrom"][1]["secretRef"]["name"], "x");
+        let made = created(cluster, &owned).object;
+        assert_eq!(made["spec"]["containers"][0]["envFrom"][0]["configMapRef"]["name"], name);
+        assert_eq!(made["spec"]["containers"][0]["envFrom"][1]["secretRef"]["name"], "x");
+    });
 }
 
-fn warnings_reach_the_creator_of_the_pod(cluster: &Cluster) {
-    let response = created(cluster, &annotated(pod("warned"), &[("portico.dev/max-bytes", "lots")]));
-    assert!(
-        response.warnings.iter().any(|text| text.contains("portico.dev/max-bytes")),
-        "{:?}",
-        response.warnings
-    );
-}
-
-fn pod_is_denied_with_a_reason(cluster: &Cluster) {
-    let annotations = [("portico.dev/require", "nowhere"), ("portico.dev/on-missing", "deny")];
-    let response = cluster.api.create("", &annotated(pod("denied"), &annotations));
-    assert_eq!(response.status, 403);
-    assert!(response.object["message"].as_str().is_some_and(|why| why.contains("service nowhere")));
-}
-
-fn dry_run_shows_all_and_creates_nothing(cluster: &Cluster) {
-    let before = cluster.config_maps("default").len();
-    let annotations = [("portico.dev/inject", "configmap"), ("portico.dev/prefix", "DRY_")];
-    let response = cluster.api.create("?dryRun=All", &annotated(pod("dry"), &annotations));
-    assert_eq!(response.status, 201);
-    assert!(response.object["spec"]["containers"][0]["envFrom"][0]["configMapRef"].is_object());
-    assert_eq!(cluster.config_maps("default").len(), before);
-    assert_eq!(cluster.api.get("Pod", "default", "dry"), None);
-}
-
-fn only_new_ephemeral_containers_are_changed(cluster: &Cluster) {
-    created(cluster, &pod("debugged"));
-    let path = format!("{PODS}/debugged/ephemeralcontainers");
-    for count in 1..=2 {
-        let mut pod = cluster.api.get("Pod", "default", "debugged").expect("it exists");
-        let mut containers = pod["spec"]["ephemeralContainers"].as_array().cloned().unwrap_or_default();
-        containers.push(
-            json!({"name": format!("debug-{count}"), "image": "x", "terminationMessagePolicy": "File"}),
+#[test]
+#[cfg_attr(not(feature = "api-server"), ignore = "needs KUBEBUILDER_ASSETS and the feature api-server")]
+fn warnings_reach_the_creator_of_the_pod() {
+    with_webhook(|cluster, _| {
+        let response = created(cluster, &annotated(pod("warned"), &[("portico.dev/max-bytes", "lots")]));
+        assert!(
+            response.warnings.iter().any(|text| text.contains("portico.dev/max-bytes")),
+            "{:?}",
+            response.warnings
         );
-        pod["spec"]["ephemeralContainers"] = containers.into();
-        let response = cluster.api.send("PUT", &path, JSON, &pod);
-        assert_eq!(response.status, 200, "{}", response.object);
-        let containers = response.object["spec"]["ephemeralContainers"].as_array().expect("a list").clone();
-        assert_eq!(containers.len(), count);
-        for container in containers {
-            assert_eq!(container["env"].as_array().map(Vec::len), Some(7), "{container}");
+    });
+}
+
+#[test]
+#[cfg_attr(not(feature = "api-server"), ignore = "needs KUBEBUILDER_ASSETS and the feature api-server")]
+fn pod_is_denied_with_a_reason() {
+    with_webhook(|cluster, _| {
+        let annotations = [("portico.dev/require", "nowhere"), ("portico.dev/on-missing", "deny")];
+        let response = cluster.api.create("", &annotated(pod("denied"), &annotations));
+        assert_eq!(response.status, 403);
+        assert!(response.object["message"].as_str().is_some_and(|why| why.contains("service nowhere")));
+    });
+}
+
+#[test]
+#[cfg_attr(not(feature = "api-server"), ignore = "needs KUBEBUILDER_ASSETS and the feature api-server")]
+fn dry_run_shows_all_and_creates_nothing() {
+    with_webhook(|cluster, _| {
+        let before = cluster.config_maps("default").len();
+        let annotations = [("portico.dev/inject", "configmap"), ("portico.dev/prefix", "DRY_")];
+        let response = cluster.api.create("?dryRun=All", &annotated(pod("dry"), &annotations));
+        assert_eq!(response.status, 201);
+        assert!(response.object["spec"]["containers"][0]["envFrom"][0]["configMapRef"].is_object());
+        assert_eq!(cluster.config_maps("default").len(), before);
+        assert_eq!(cluster.api.get("Pod", "default", "dry"), None);
+    });
+}
+
+#[test]
+#[cfg_attr(not(feature = "api-server"), ignore = "needs KUBEBUILDER_ASSETS and the feature api-server")]
+fn only_new_ephemeral_containers_are_changed() {
+    with_webhook(|cluster, _| {
+        created(cluster, &pod("debugged"));
+        let path = format!("{PODS}/debugged/ephemeralcontainers");
+        for count in 1..=2 {
+            let mut pod = cluster.api.get("Pod", "default", "debugged").expect("it exists");
+            let mut containers = pod["spec"]["ephemeralContainers"].as_array().cloned().unwrap_or_default();
+            containers.push(
+                json!({"name": format!("debug-{count}"), "image": "x", "terminationMessagePolicy": "File"}),
+            );
+            pod["spec"]["ephemeralContainers"] = containers.into();
+            let response = cluster.api.send("PUT", &path, JSON, &pod);
+            assert_eq!(response.status, 200, "{}", response.object);
+            let containers =
+                response.object["spec"]["ephemeralContainers"].as_array().expect("a list").clone();
+            assert_eq!(containers.len(), count);
+            for container in containers {
+                assert_eq!(container["env"].as_array().map(Vec::len), Some(7), "{container}");
+            }
         }
-    }
+    });
 }
 
-fn pods_that_need_no_change_cause_no_review(cluster: &Cluster, webhook: &Webhook) {
-    let asked = || webhook.metric("request_duration_seconds_count");
-    let before = asked();
-    let refused = created(cluster, &annotated(pod("refused"), &[("portico.dev/inject", "false")])).object;
-    assert!(!has_redis(&refused) && refused["spec"]["enableServiceLinks"] == true);
-    let mut mirror = annotated(pod("mirror"), &[("kubernetes.io/config.mirror", "x")]);
-    mirror["spec"]["nodeName"] = "n1".into();
-    assert!(!has_redis(&created(cluster, &mirror).object));
-    let mut own = pod("agent");
-    own["metadata"]["labels"] = json!({"app.kubernetes.io/part-of": "portico"});
-    assert!(!has_redis(&created(cluster, &own).object));
-    cluster.api.put(json!({"kind": "Namespace", "metadata": {"name": "kube-system"}}));
-    let mut system = pod("system");
-    system["metadata"]["namespace"] = "kube-system".into();
-    assert!(!has_redis(&created(cluster, &system).object));
-    assert_eq!(asked(), before);
+#[test]
+#[cfg_attr(not(feature = "api-server"), ignore = "needs KUBEBUILDER_ASSETS and the feature api-server")]
+fn pods_that_need_no_change_cause_no_review() {
+    with_webhook(|cluster, webhook| {
+        let asked = || webhook.metric("request_duration_seconds_count");
+        let before = asked();
+        let refused = created(cluster, &annotated(pod("refused"), &[("portico.dev/inject", "false")])).object;
+        assert!(!has_redis(&refused) && refused["spec"]["enableServiceLinks"] == true);
+        let mut mirror = annotated(pod("mirror"), &[("kubernetes.io/config.mirror", "x")]);
+        mirror["spec"]["nodeName"] = "n1".into();
+        assert!(!has_redis(&created(cluster, &mirror).object));
+        let mut own = pod("agent");
+        own["metadata"]["labels"] = json!({"app.kubernetes.io/part-of": "portico"});
+        assert!(!has_redis(&created(cluster, &own).object));
+        cluster.api.put(json!({"kind": "Namespace", "metadata": {"name": "kube-system"}}));
+        let mut system = pod("system");
+        system["metadata"]["namespace"] = "kube-system".into();
+        assert!(!has_redis(&created(cluster, &system).object));
+        assert_eq!(asked(), before);
+    });
 }
 
-fn pods_are_created_while_the_webhook_is_down(cluster: &Cluster) {
-    let made = created(cluster, &pod("alone")).object;
+#[test]
+#[cfg_attr(not(feature = "api-server"), ignore = "needs KUBEBUILDER_ASSETS and the feature api-server")]
+fn pods_are_created_while_the_webhook_is_down() {
+    let cluster = shared_cluster();
+    let webhook = cluster.replica(&[]);
+    wait_for_calls(&cluster);
+    drop(webhook);
+    let made = created(&cluster, &pod("webhook-down")).object;
     assert!(!has_redis(&made));
     // The kubelet provides the variables.
     assert_eq!(made["spec"]["enableServiceLinks"], true);
@@ -185,12 +213,15 @@ impl Load {
     }
 }
 
-fn certificates_are_renewed_under_load_without_missing_a_pod(cluster: &Cluster) {
+#[test]
+#[cfg_attr(not(feature = "api-server"), ignore = "needs KUBEBUILDER_ASSETS and the feature api-server")]
+fn certificates_are_renewed_under_load_without_missing_a_pod() {
+    let cluster = shared_cluster();
     // A valid certificate would not be renewed for a shorter lifetime.
     cluster.api.delete("Secret", SYSTEM, "portico-webhook-tls");
     let _webhook = cluster.replica(&["--leaf-life", "6", "--ca-life", "12"]);
-    wait_for_calls(cluster);
-    let load = Load::start(cluster, "renewal");
+    wait_for_calls(&cluster);
+    let load = Load::start(&cluster, "renewal");
     let (mut leaves, mut bundles) = (Vec::new(), Vec::new());
     until("certificate and CA were renewed", || {
         let secret = cluster.secret()?;
@@ -205,31 +236,45 @@ fn certificates_are_renewed_under_load_without_missing_a_pod(cluster: &Cluster) 
     load.end();
 }
 
-/// One address for several replicas, as of a service.
-struct Balancer(Arc<Mutex<Vec<u16>>>);
+/// Distributes connections to one port among several replicas, like a service.
+struct Balancer {
+    port: u16,
+    replicas: Arc<Mutex<Vec<u16>>>,
+    thread: Option<thread::JoinHandle<()>>,
+}
 
 impl Balancer {
     fn start(port: u16, replicas: Vec<u16>) -> Self {
         let listener = TcpListener::bind(("127.0.0.1", port)).expect("listen");
         let replicas = Arc::new(Mutex::new(replicas));
         let turns = Arc::clone(&replicas);
-        thread::spawn(move || {
+        let thread = thread::spawn(move || {
             for (turn, client) in listener.incoming().enumerate() {
-                let port = {
-                    let replicas = turns.lock().expect("no thread panics with it");
-                    replicas[turn % replicas.len()]
-                };
+                let replicas = turns.lock().expect("no thread panics with it").clone();
+                if replicas.is_empty() {
+                    return;
+                }
+                let port = replicas[turn % replicas.len()];
                 if let (Ok(client), Ok(replica)) = (client, TcpStream::connect(("127.0.0.1", port))) {
                     copy(&client, &replica);
                     copy(&replica, &client);
                 }
             }
         });
-        Self(replicas)
+        Self { port, replicas, thread: Some(thread) }
     }
 
     fn set(&self, replicas: Vec<u16>) {
-        *self.0.lock().expect("no thread panics with it") = replicas;
+        *self.replicas.lock().expect("no thread panics with it") = replicas;
+    }
+}
+
+impl Drop for Balancer {
+    /// Closes the listener.
+    fn drop(&mut self) {
+        self.set(Vec::new());
+        let _ = TcpStream::connect(("127.0.0.1", self.port));
+        self.thread.take().expect("only once").join().expect("the thread does not panic");
     }
 }
 
@@ -242,7 +287,10 @@ fn copy(from: &TcpStream, to: &TcpStream) {
     });
 }
 
-fn one_of_two_replicas_restarts_under_load(cluster: Cluster) {
+#[test]
+#[cfg_attr(not(feature = "api-server"), ignore = "needs KUBEBUILDER_ASSETS and the feature api-server")]
+fn restart_of_one_of_two_replicas_misses_no_pod() {
+    let cluster = shared_cluster();
     let ports = [free_port(), free_port()];
     let mut replicas = ports.map(|port| Some(cluster.replica_at(port, &[])));
     let balancer = Balancer::start(cluster.port, ports.to_vec());

@@ -30,12 +30,16 @@ const POLL_INTERVAL: Duration = Duration::from_millis(100);
 type Asking = Box<dyn Fn(Request<Vec<u8>>) -> Granted + Send + Sync>;
 type Granted = Pin<Box<dyn Future<Output = Result<(), String>> + Send>>;
 
-/// A program that is killed when the value is dropped.
+/// Runs a program, and kills it at the end of its standard input. Then removes the directory with the data, since a server
+/// in a static variable is not dropped. Arguments: the directory, and the command.
+const SUPERVISOR: &str = r#"dir="$1"; shift; "$@" & cat >&2; kill -KILL $!; wait; rm -rf "$dir""#;
+
+/// A program that is killed when the value is dropped, or when the test process exits.
 struct Program(Child);
 
 impl Drop for Program {
     fn drop(&mut self) {
-        let _ = self.0.kill();
+        drop(self.0.stdin.take());
         let _ = self.0.wait();
     }
 }
@@ -195,7 +199,7 @@ fn etcd(assets: &Path, folder: &TempDir, port: u16, peer_port: u16) -> Program {
     command.arg("--initial-cluster").arg(format!("default={peer_url}"));
     // The data is temporary and need not be durable.
     command.arg("--unsafe-no-fsync");
-    start(command, folder, "etcd.log")
+    start(&command, folder, "etcd.log")
 }
 
 fn server(
@@ -227,14 +231,20 @@ fn server(
     command.args(["--service-cluster-ip-range=10.0.0.0/16", "--authorization-mode=RBAC"]);
     command.arg("--token-auth-file").arg(&tokens);
     command.arg("--disable-admission-plugins=ServiceAccount");
-    start(command, folder, SERVER_LOG)
+    start(&command, folder, SERVER_LOG)
 }
 
-fn start(mut command: Command, folder: &TempDir, log: &str) -> Program {
+fn start(program: &Command, folder: &TempDir, log: &str) -> Program {
     let log = std::fs::File::create(folder.path().join(log)).expect("create a log");
     let errors = log.try_clone().expect("a second handle");
-    command.stdin(Stdio::null()).stdout(log).stderr(errors);
-    Program(command.spawn().unwrap_or_else(|error| panic!("start {:?}: {error}", command.get_program())))
+    let mut command = Command::new("sh");
+    command
+        .args(["-c", SUPERVISOR, "sh"])
+        .arg(folder.path())
+        .arg(program.get_program())
+        .args(program.get_args());
+    command.stdin(Stdio::piped()).stdout(log).stderr(errors);
+    Program(command.spawn().unwrap_or_else(|error| panic!("start {:?}: {error}", program.get_program())))
 }
 
 /// Returns distinct ports that were free at the same time.
