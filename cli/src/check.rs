@@ -10,9 +10,10 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use agent_ipc::{Reply, Request, send_request, with_causes};
+use agent_ipc::{Reply, Request, send_request};
 use anstyle::{AnsiColor, Style};
 use clap::Args;
+use support::with_causes;
 
 use crate::install::CniDirs;
 

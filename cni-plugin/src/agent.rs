@@ -8,9 +8,10 @@ use std::time::Duration;
 
 use agent_ipc::{
     AttachmentKey, Records, Reply, Request, RequestError, SOCKET_DEFAULT, STATE_DIR_DEFAULT, request_gc,
-    send_request, with_causes,
+    send_request,
 };
 use netns_nft::Netns;
+use support::with_causes;
 
 use crate::conf::Conf;
 use crate::error::{CniError, Code};

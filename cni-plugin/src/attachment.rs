@@ -4,8 +4,9 @@
 
 use std::path::Path;
 
-use agent_ipc::{Attachment, AttachmentKey, with_causes};
+use agent_ipc::{Attachment, AttachmentKey};
 use netns_nft::Netns;
+use support::with_causes;
 
 use crate::cni_args::CniArgs;
 use crate::conf::Conf;

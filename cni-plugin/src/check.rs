@@ -5,8 +5,9 @@
 
 use std::time::{Duration, Instant};
 
-use agent_ipc::{OnAgentDown, Request, with_causes};
+use agent_ipc::{OnAgentDown, Request};
 use netns_nft::{Limits, Netns, TableState};
+use support::with_causes;
 
 use crate::agent::{Agent, AgentOutcome, refused};
 use crate::attachment::{attachment, open_netns};

@@ -5,9 +5,10 @@
 
 use std::path::Path;
 
-use agent_ipc::{Attachment, VIEW_DEFAULT, ruleset_path, with_causes};
+use agent_ipc::{Attachment, VIEW_DEFAULT, ruleset_path};
 use netns_nft::{Error, Netns, RulesetSnapshot, SnapshotError, add_service_routes};
 use proxy_core::annotation::PORTALS;
+use support::with_causes;
 
 use crate::error::{CniError, Code};
 use crate::json::invalid;

@@ -8,14 +8,13 @@ use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
 use std::time::Instant;
 
-use agent_ipc::{
-    Attachment, OutgoingAgent, Record, Records, Reply, Request, VIEW_DEFAULT, ruleset_path, with_causes,
-};
+use agent_ipc::{Attachment, OutgoingAgent, Record, Records, Reply, Request, VIEW_DEFAULT, ruleset_path};
 use anyhow::Context;
 use kube_source::Event as SourceEvent;
 use netns_nft::{NetnsId, encode_fresh};
 use proxy_core::portal::Portals;
 use relay::{PortalUse, Relay};
+use support::with_causes;
 use tokio::sync::mpsc::{Receiver, Sender, UnboundedReceiver, UnboundedSender, channel};
 use tokio::sync::oneshot;
 use tokio::time::sleep_until;

@@ -10,13 +10,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use agent_ipc::with_causes;
 use ipnet::IpNet;
 use netns_nft::{Counters, Error, Limits, Netns, NetnsId, Socket, TableState, add_service_routes};
 use proxy_core::guest::GuestInterfaces;
 use proxy_core::kernel_model::Table;
 use proxy_core::ruleset::Ruleset;
 use relay::Relay;
+use support::with_causes;
 
 use crate::event::{Egress, Job, Operation, Outcome, UdpBackends};
 use crate::view::EncodedBatch;

@@ -11,12 +11,12 @@ use std::sync::Arc;
 
 use agent_ipc::{
     Attachment, AttachmentKey, PLUGIN_TYPE, POD_ANNOTATIONS, PodName, ProgrammedBy, Record, Records, SOCKET,
-    with_causes,
 };
 use cni_install::{DropIn, configurations};
 use ipnet::IpNet;
 use proxy_core::annotation::PREFIX;
 use serde_json::Value;
+use support::with_causes;
 
 use crate::netns_worker::NetnsWorker;
 

@@ -11,9 +11,10 @@ use std::sync::mpsc::sync_channel;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use agent_ipc::{Connection, Listener, Reply, Request, with_causes};
+use agent_ipc::{Connection, Listener, Reply, Request};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use proxy_core::portal::Portals;
+use support::with_causes;
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::oneshot;
 

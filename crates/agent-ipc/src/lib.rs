@@ -27,4 +27,3 @@ pub use connection::{
 pub use message::{Message, Reply, Request, VERSION, is_supported_version};
 pub use packet::{MESSAGE_BYTES_MAX, MessageError};
 pub use record::{CorruptRecord, Records, STATE_DIR_DEFAULT, VIEW_DEFAULT, ruleset_path};
-pub use support::with_causes;

@@ -4,11 +4,12 @@
 //! directory, and a running program cannot be overwritten (`ETXTBSY`).
 
 use std::fs::{self, File, Metadata, Permissions};
-use std::io::{self, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
+use std::io;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, fchown};
 use std::path::Path;
 
 use anyhow::Context;
+use support::TemporaryFile;
 
 /// Runtimes ignore a file of this name. One name suffices, because the `InstallLock` admits one writer.
 const TEMPORARY: &str = ".portico.new";
@@ -42,24 +43,18 @@ pub(crate) fn atomic_write(
     let dir = path.parent().with_context(|| format!("{} has no parent directory", path.display()))?;
     remove_temporary(dir)?;
     let temporary = dir.join(TEMPORARY);
-    let write = || {
-        let mut file = File::options().write(true).create_new(true).mode(0o600).open(&temporary)?;
-        file.write_all(bytes)?;
+    let set_attributes = |file: &File| {
         if let Some((user, group)) = attributes.owner {
-            fchown(&file, Some(user), Some(group))?;
+            fchown(file, Some(user), Some(group))?;
         }
-        file.set_permissions(attributes.permissions.clone())?;
-        file.sync_all()
+        file.set_permissions(attributes.permissions.clone())
     };
-    let replace = || {
-        write().with_context(|| format!("failed to write {}", temporary.display()))?;
-        verify(&temporary)?;
-        fs::rename(&temporary, path).with_context(|| format!("failed to replace {}", path.display()))?;
-        let synced = File::open(dir).and_then(|dir| dir.sync_all());
-        synced.with_context(|| format!("failed to sync {}", dir.display()))
-    };
-    // The temporary file no longer exists if the rename succeeded.
-    replace().inspect_err(|_| drop(fs::remove_file(&temporary)))
+    let file = TemporaryFile::create(&temporary, 0o600, bytes, set_attributes)
+        .with_context(|| format!("failed to write {}", temporary.display()))?;
+    verify(&temporary)?;
+    file.rename(path).with_context(|| format!("failed to replace {}", path.display()))?;
+    let synced = File::open(dir).and_then(|dir| dir.sync_all());
+    synced.with_context(|| format!("failed to sync {}", dir.display()))
 }
 
 /// Removes the temporary file of a process that was interrupted.

@@ -10,7 +10,7 @@ mod backoff;
 mod error_chain;
 mod percent;
 
-pub use atomic_file::write_atomically;
+pub use atomic_file::{TemporaryFile, write_atomically};
 pub use backoff::{Backoff, jitter};
 pub use error_chain::{error_chain, with_causes};
 pub use percent::{percent_encode, percent_encode_query};
