@@ -28,12 +28,12 @@ pub(crate) fn bench() {
             api.put(service(index));
             api.put(slice(index, 0));
         }
-        let folder = AgentDir::new();
+        let dir = AgentDir::new();
         let start = Instant::now();
         let kubeconfig = api.kubeconfig().to_str().expect("a path").to_owned();
         let bounds = ["--namespace-elements-max", "1000000", "--table-elements-max", "1000000"];
         let args = ["--kubeconfig", &kubeconfig, "--portals", "all"];
-        let agent = Agent::start_with(&folder, &[&args, &bounds[..]].concat());
+        let agent = Agent::start_with(&dir, &[&args, &bounds[..]].concat());
         agent.until("the agent is synced", |agent| agent.status()["synced"] == true);
         let synced = Spread::one(start.elapsed().as_secs_f64() * 1e3);
         let empty = memory(&agent, "VmRSS:");

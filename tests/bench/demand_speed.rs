@@ -70,13 +70,13 @@ fn attach(sheet: &Sheet, services: usize, pods: usize) {
             api.put(service(index));
             api.put(slice(index, 0));
         }
-        let folder = AgentDir::new();
+        let dir = AgentDir::new();
         let kubeconfig = api.kubeconfig().to_str().expect("a path").to_owned();
         let args = ["--kubeconfig", &kubeconfig, "--service-cidr", RANGE, "--portals", portals];
         let bounds = ["--namespace-elements-max", "1000000", "--table-elements-max", "1000000"];
-        let agent = Agent::start_with(&folder, &[&args, &bounds[..]].concat());
+        let agent = Agent::start_with(&dir, &[&args, &bounds[..]].concat());
         agent.until("the agent is synced", |agent| agent.status()["synced"] == true);
-        (api, folder, agent)
+        (api, dir, agent)
     };
     let kinds = [(FEW, "on-demand"), (services, "on-demand"), (FEW, "all"), (services, "all")];
     let agents = kinds.map(|(services, portals)| start(services, portals));

@@ -9,7 +9,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 /// The timeout until a program listens.
-const PATIENCE: Duration = Duration::from_secs(10);
+const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A program that is killed when the value is dropped.
 pub(crate) struct Ending(Child);
@@ -64,7 +64,7 @@ impl HaProxy {
         let start = Instant::now();
         for (more, ..) in servers {
             while TcpStream::connect(SocketAddr::from(([127, 0, 0, 1], first + more))).is_err() {
-                assert!(start.elapsed() < PATIENCE, "HAProxy does not listen");
+                assert!(start.elapsed() < TIMEOUT, "HAProxy does not listen");
                 std::thread::yield_now();
             }
         }

@@ -33,7 +33,7 @@ pub(crate) fn bench() {
     let (with_agent, without) = (agent::AgentDir::new(), TempDir::new("speed-down"));
     let stored = RulesetSnapshot { revision: 1, ranges: Vec::new(), batch: batch() };
     let path = ruleset_path(without.path(), "all");
-    fs::create_dir_all(path.parent().expect("a folder")).expect("make the folder");
+    fs::create_dir_all(path.parent().expect("a directory")).expect("create the directory");
     stored.write(&path).expect("write the snapshot");
     with_agent.put("services.json", &manifest());
     let _agent = agent::Agent::start(&with_agent, &[]);

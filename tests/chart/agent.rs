@@ -9,12 +9,12 @@ use std::time::{Duration, Instant};
 use agent_ipc::{Reply, Request, send_request};
 
 /// The timeout of each wait.
-const PATIENCE: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// The path of a program of this workspace, which `cargo test --workspace` builds.
 pub(crate) fn program(name: &str) -> PathBuf {
     let test = std::env::current_exe().expect("the path of this test");
-    let path = test.ancestors().nth(2).expect("the target folder").join(name);
+    let path = test.ancestors().nth(2).expect("the target directory").join(name);
     assert!(path.exists(), "{} is not built; run: cargo build -p cli -p webhook", path.display());
     path
 }
@@ -22,15 +22,15 @@ pub(crate) fn program(name: &str) -> PathBuf {
 /// A running agent and its directory. Both are removed when the value is dropped.
 pub(crate) struct Agent {
     child: Child,
-    folder: PathBuf,
+    dir: PathBuf,
 }
 
 impl Agent {
     /// Starts an agent with this server, and waits until it is synced.
     pub(crate) fn start(name: &str, kubeconfig: &Path) -> Self {
-        let folder = std::env::temp_dir().join(format!("portico-chart-{}-{name}", std::process::id()));
-        fs::create_dir_all(&folder).expect("make a folder");
-        let log = File::create(folder.join("log")).expect("create the log");
+        let dir = std::env::temp_dir().join(format!("portico-chart-{}-{name}", std::process::id()));
+        fs::create_dir_all(&dir).expect("create the directory");
+        let log = File::create(dir.join("log")).expect("create the log");
         let mut command = Command::new(program("portico"));
         command.args(["agent", "--node", "n1", "--take-over", "--metrics", "none", "--log-level", "debug"]);
         command.arg("--kubeconfig").arg(kubeconfig);
@@ -40,29 +40,29 @@ impl Agent {
             ("--cni-cache", "cni"),
             ("--cni-conf", "cni"),
         ] {
-            command.arg(flag).arg(folder.join(at));
+            command.arg(flag).arg(dir.join(at));
         }
         let child = command.stdin(Stdio::null()).stderr(log).spawn().expect("start the agent");
-        let agent = Self { child, folder };
-        let socket = agent.folder.join("agent.sock");
+        let agent = Self { child, dir };
+        let socket = agent.dir.join("agent.sock");
         agent.until("the agent is synced", || {
-            matches!(send_request(&socket, &Request::Ready, None, PATIENCE), Ok((Reply::Done, _)))
+            matches!(send_request(&socket, &Request::Ready, None, TIMEOUT), Ok((Reply::Done, _)))
         });
         agent
     }
 
     /// Waits until a condition is true.
     pub(crate) fn until(&self, what: &str, is_so: impl Fn() -> bool) {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         while !is_so() {
-            assert!(Instant::now() < deadline, "{what}: not within {PATIENCE:?}; the log:\n{}", self.log());
+            assert!(Instant::now() < deadline, "{what}: not within {TIMEOUT:?}; the log:\n{}", self.log());
             thread::sleep(Duration::from_millis(5));
         }
     }
 
     /// The agent's log.
     pub(crate) fn log(&self) -> String {
-        fs::read_to_string(self.folder.join("log")).unwrap_or_default()
+        fs::read_to_string(self.dir.join("log")).unwrap_or_default()
     }
 }
 
@@ -70,6 +70,6 @@ impl Drop for Agent {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
-        let _ = fs::remove_dir_all(&self.folder);
+        let _ = fs::remove_dir_all(&self.dir);
     }
 }

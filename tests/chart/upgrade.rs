@@ -22,17 +22,17 @@ metadata:
 
 /// The chart with the registration of 0.1.0.
 fn chart_of_0_1_0() -> PathBuf {
-    let folder = std::env::temp_dir().join(format!("portico-chart-0.1.0-{}", std::process::id()));
-    copy(&repository().join("deploy/helm/portico"), &folder);
-    let templates = folder.join("templates/webhook");
+    let dir = std::env::temp_dir().join(format!("portico-chart-0.1.0-{}", std::process::id()));
+    copy(&repository().join("deploy/helm/portico"), &dir);
+    let templates = dir.join("templates/webhook");
     fs::write(templates.join("registration.yaml"), RENDERED_BY_0_1_0).expect("write");
     fs::remove_file(templates.join("registrationguard.yaml")).expect("remove the file");
-    folder
+    dir
 }
 
 fn copy(from: &Path, to: &Path) {
-    fs::create_dir_all(to).expect("make a folder");
-    for entry in fs::read_dir(from).expect("a folder") {
+    fs::create_dir_all(to).expect("create the directory");
+    for entry in fs::read_dir(from).expect("a directory") {
         let entry = entry.expect("an entry");
         let (from, to) = (entry.path(), to.join(entry.file_name()));
         if from.is_dir() {

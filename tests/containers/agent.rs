@@ -13,7 +13,7 @@ use test_support::eventually::until;
 /// A running agent.
 pub(crate) struct Agent {
     process: Process,
-    folder: PathBuf,
+    dir: PathBuf,
 }
 
 impl Agent {
@@ -23,17 +23,17 @@ impl Agent {
     }
 
     /// Starts an agent with its socket and its files in this directory.
-    pub(crate) fn start_as(folder: &Path, args: &[&str]) -> Self {
-        let name = folder.file_name().expect("a folder with a name").to_string_lossy().into_owned();
+    pub(crate) fn start_as(dir: &Path, args: &[&str]) -> Self {
+        let name = dir.file_name().expect("a directory with a name").to_string_lossy().into_owned();
         let mut command = Command::new(built("portico"));
-        command.arg("agent").arg("--socket").arg(folder.join("agent.sock"));
-        command.arg("--state-dir").arg(folder).args(["--manifests", &format!("{HOME}/manifests")]);
+        command.arg("agent").arg("--socket").arg(dir.join("agent.sock"));
+        command.arg("--state-dir").arg(dir).args(["--manifests", &format!("{HOME}/manifests")]);
         command.args(["--metrics", "none", "--audit-interval", "1"]).args(args);
         for range in SERVICE_RANGES {
             command.args(["--service-cidr", range]);
         }
         let process = Process::start(&mut command, &Path::new(HOME).join(format!("{name}.log")));
-        let mut agent = Self { process, folder: folder.to_owned() };
+        let mut agent = Self { process, dir: dir.to_owned() };
         until("the agent is synced", || agent.is_ready());
         agent
     }
@@ -48,7 +48,7 @@ impl Agent {
 
     fn status(&self) -> Result<Value, String> {
         let mut command = Command::new(built("portico"));
-        command.args(["status", "-o", "json", "--socket"]).arg(self.folder.join("agent.sock"));
+        command.args(["status", "-o", "json", "--socket"]).arg(self.dir.join("agent.sock"));
         // Exit code 1 means that an attachment is not up to date. The report has the details.
         let output = command.output().map_err(|why| why.to_string())?;
         let stderr = || String::from_utf8_lossy(&output.stderr).into_owned();
@@ -73,9 +73,9 @@ impl Agent {
 
     /// Waits until the ruleset snapshot is on disk.
     pub(crate) fn until_stored(&self) {
-        let folder = self.folder.join("rulesets");
+        let dir = self.dir.join("rulesets");
         until("the ruleset is stored", || {
-            attempt(Command::new("test").arg("-s").arg(folder.join("all.ruleset")))
+            attempt(Command::new("test").arg("-s").arg(dir.join("all.ruleset")))
         });
     }
 

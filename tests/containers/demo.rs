@@ -88,7 +88,7 @@ fn repository() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tests/ is in the root").to_owned()
 }
 
-/// What a demo could leave on the machine.
+/// Remains that a demo could leave on the machine.
 #[derive(Debug, PartialEq)]
 struct Traces {
     processes: BTreeSet<String>,

@@ -18,17 +18,17 @@ use test_support::eventually::{in_time, until};
 /// The directory of the static programs that scripts/container-test builds.
 fn static_programs() -> PathBuf {
     let test = std::env::current_exe().expect("this test's own path");
-    let folder = test.ancestors().nth(3).expect("target/debug/deps/test").join("static");
-    assert!(folder.join("portico").exists(), "no {}: scripts/container-test builds them", folder.display());
-    folder
+    let dir = test.ancestors().nth(3).expect("target/debug/deps/test").join("static");
+    assert!(dir.join("portico").exists(), "no {}: scripts/container-test builds them", dir.display());
+    dir
 }
 
 /// Creates a directory with the contents of a release archive.
 fn unpacked() -> PathBuf {
-    let folder = Path::new(HOME).join("release");
-    let (bin, documents) = (folder.join("bin"), folder.join("share/doc/portico"));
-    for folder in [&bin, &documents] {
-        fs::create_dir_all(folder).expect("make a folder");
+    let dir = Path::new(HOME).join("release");
+    let (bin, documents) = (dir.join("bin"), dir.join("share/doc/portico"));
+    for dir in [&bin, &documents] {
+        fs::create_dir_all(dir).expect("create the directory");
     }
     for program in ["portico", "portico-cni", "portico-webhook"] {
         fs::copy(static_programs().join(program), bin.join(program)).expect("copy a program");
@@ -40,7 +40,7 @@ fn unpacked() -> PathBuf {
     ] {
         fs::write(documents.join(name), text).expect("write a document");
     }
-    folder
+    dir
 }
 
 /// Runs scripts/images and returns its output: the images and their identities.

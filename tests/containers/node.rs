@@ -66,8 +66,8 @@ pub(crate) fn on_a_node(body: impl FnOnce(&Node) + Send) {
 
 /// Creates the directories, the containers' files and the links to plugins.
 fn set_up() {
-    for folder in ["bin", "dev", "etc", "host", "proc", "sys", "tmp", "www"] {
-        fs::create_dir_all(Path::new(ROOTFS).join(folder)).expect("a folder of the containers");
+    for dir in ["bin", "dev", "etc", "host", "proc", "sys", "tmp", "www"] {
+        fs::create_dir_all(Path::new(ROOTFS).join(dir)).expect("a directory of the containers");
     }
     let inside = |path: &str| format!("{ROOTFS}/{path}");
     let busybox = run("sh", &["-c", "command -v busybox"], "");
@@ -76,8 +76,8 @@ fn set_up() {
         symlink("busybox", inside(&format!("bin/{applet}"))).expect("an applet");
     }
     fs::write(inside("www/index.html"), "itself\n").expect("a page");
-    for folder in [&format!("{HOME}/manifests"), CNI_CONF, CNI_BIN] {
-        fs::create_dir_all(folder).expect("a folder of the node");
+    for dir in [&format!("{HOME}/manifests"), CNI_CONF, CNI_BIN] {
+        fs::create_dir_all(dir).expect("a directory of the node");
     }
     for plugin in ["bridge", "host-local", "loopback", "macvlan", "portmap"] {
         symlink(format!("{CNI_PLUGINS}/{plugin}"), format!("{CNI_BIN}/{plugin}")).expect("a plugin");
@@ -122,9 +122,9 @@ fn name(path: &str) -> &str {
 }
 
 /// The files in a directory and its subdirectories.
-fn files(folder: &Path) -> BTreeSet<String> {
+fn files(dir: &Path) -> BTreeSet<String> {
     let mut found = BTreeSet::new();
-    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+    for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
         match entry.file_type() {
             Ok(kind) if kind.is_dir() => found.append(&mut files(&entry.path())),
             _ => drop(found.insert(entry.path().display().to_string())),

@@ -62,8 +62,8 @@ impl Podman {
 
     /// The command and the options that restrict it to this node.
     pub(crate) fn words() -> Vec<String> {
-        let folders = [("--root", "root"), ("--runroot", "runroot"), ("--tmpdir", "tmp")];
-        let own = folders.map(|(option, folder)| [option.to_owned(), format!("{HOME}/podman/{folder}")]);
+        let dirs = [("--root", "root"), ("--runroot", "runroot"), ("--tmpdir", "tmp")];
+        let own = dirs.map(|(option, dir)| [option.to_owned(), format!("{HOME}/podman/{dir}")]);
         let words = ["podman".to_owned()].into_iter().chain(own.into_iter().flatten());
         words.chain(["--storage-driver".to_owned(), "vfs".to_owned()]).collect()
     }

@@ -200,10 +200,10 @@ fn pods_of_two_zones_on_one_machine_reach_only_backends_of_their_zone() {
         set_backends(&[A, B]);
         set_zones();
         let agents = [("node-a", 1), ("node-b", 2)].map(|(name, tens)| {
-            let folder = format!("/run/{name}");
-            let portico = json!({"socket": format!("{folder}/agent.sock"), "stateDir": folder});
+            let dir = format!("/run/{name}");
+            let portico = json!({"socket": format!("{dir}/agent.sock"), "stateDir": dir});
             Network { name, tens, portico: Some(portico), ..network() }.configure();
-            Agent::start_as(Path::new(&folder), &["--node", name])
+            Agent::start_as(Path::new(&dir), &["--node", name])
         });
         let podman = Podman::new();
         let one = Container::start(&podman, "one", "node-a");

@@ -45,9 +45,9 @@ fn web(backends: &[&str]) -> String {
 fn node(body: impl FnOnce(&AgentDir) + Send) {
     bare(|| {
         run("ip", &["link", "set", "lo", "up"], "");
-        let folder = AgentDir::new();
-        folder.put("web.json", &web(&["10.1.0.1"]));
-        body(&folder);
+        let dir = AgentDir::new();
+        dir.put("web.json", &web(&["10.1.0.1"]));
+        body(&dir);
     });
 }
 
@@ -65,15 +65,15 @@ fn says(pod: &Pod, portal: &str) -> String {
 
 #[test]
 fn attached_pod_reaches_services_and_follows_their_changes() {
-    node(|folder| {
-        let agent = Agent::start(folder, &[]);
+    node(|dir| {
+        let agent = Agent::start(dir, &[]);
         let pod = pod();
         agent.attach("a", &pod);
         assert_eq!(says(&pod, "10.96.0.1:80"), "a");
-        folder.put("web.json", &web(&["10.1.0.2"]));
+        dir.put("web.json", &web(&["10.1.0.2"]));
         agent.settled(2);
         assert_eq!(says(&pod, "10.96.0.1:80"), "b");
-        folder.put("web.json", &web(&[]));
+        dir.put("web.json", &web(&[]));
         agent.settled(3);
         pod.within(|| assert_refused("10.96.0.1:80"));
     });
@@ -81,8 +81,8 @@ fn attached_pod_reaches_services_and_follows_their_changes() {
 
 #[test]
 fn pod_without_a_route_to_service_addresses_gets_one() {
-    node(|folder| {
-        let agent = Agent::start(folder, &["--service-cidr", "10.96.0.0/16"]);
+    node(|dir| {
+        let agent = Agent::start(dir, &["--service-cidr", "10.96.0.0/16"]);
         let pod = Pod::new();
         pod.within(|| serve("a", "10.1.0.1:8080"));
         let mut attachment = attachment("a", &pod);
@@ -104,12 +104,12 @@ fn nodes_in_two_zones_program_different_tables() {
             "labels":{{"topology.kubernetes.io/zone":"{zone}"}}}}}}"#
         )
     };
-    node(|folder| {
-        folder.put("web.json", &web(&["10.1.0.9"]).replace(r#"{"addresses":["10.1.0.9"]}"#, &endpoints));
-        folder.put("n1.json", &node_of("n1", "z1"));
-        folder.put("n2.json", &node_of("n2", "z2"));
+    node(|dir| {
+        dir.put("web.json", &web(&["10.1.0.9"]).replace(r#"{"addresses":["10.1.0.9"]}"#, &endpoints));
+        dir.put("n1.json", &node_of("n1", "z1"));
+        dir.put("n2.json", &node_of("n2", "z2"));
         for (name, expected) in [("n1", "a"), ("n2", "b")] {
-            let agent = Agent::start(folder, &["--node", name]);
+            let agent = Agent::start(dir, &["--node", name]);
             let pod = pod();
             agent.attach(name, &pod);
             for _ in 0..8 {
@@ -121,14 +121,14 @@ fn nodes_in_two_zones_program_different_tables() {
 
 #[test]
 fn killed_agent_interrupts_nothing_and_its_successor_continues() {
-    node(|folder| {
+    node(|dir| {
         let pod = pod();
-        let first = Agent::start(folder, &[]);
+        let first = Agent::start(dir, &[]);
         first.attach("a", &pod);
         let (mut client, mut server) = pod.within(|| {
             namespace::add_address("10.1.0.3");
             let listener = TcpListener::bind("10.1.0.3:8080").expect("listen");
-            folder.put("web.json", &web(&["10.1.0.3"]));
+            dir.put("web.json", &web(&["10.1.0.3"]));
             first.settled(2);
             let client = TcpStream::connect_timeout(&backend("10.96.0.1:80"), ANSWER).expect("connect");
             (client, listener.accept().expect("accept").0)
@@ -141,8 +141,8 @@ fn killed_agent_interrupts_nothing_and_its_successor_continues() {
             assert_eq!(received, words);
         };
         exchange(b"without an agent");
-        folder.put("web.json", &web(&["10.1.0.2"]));
-        let second = Agent::start(folder, &[]);
+        dir.put("web.json", &web(&["10.1.0.2"]));
+        let second = Agent::start(dir, &[]);
         second.settled(1);
         assert_eq!(
             second.status()["attachments"].as_array().map(Vec::len),
@@ -156,16 +156,16 @@ fn killed_agent_interrupts_nothing_and_its_successor_continues() {
 
 #[test]
 fn restart_without_drift_writes_nothing() {
-    node(|folder| {
+    node(|dir| {
         let pod = pod();
-        let first = Agent::start(folder, &[]);
+        let first = Agent::start(dir, &[]);
         first.attach("a", &pod);
         let generation = || pod.netns.socket().expect("a socket").generation().expect("a generation");
         let before = generation();
         assert!(first.terminate().success(), "the agent exits cleanly on SIGTERM");
-        assert!(!folder.socket().exists(), "clients get an error at once");
+        assert!(!dir.socket().exists(), "clients get an error at once");
         assert_eq!(says(&pod, "10.96.0.1:80"), "a", "the rules stay in the kernel");
-        let second = Agent::start(folder, &[]);
+        let second = Agent::start(dir, &[]);
         second.settled(1);
         assert_eq!(generation(), before);
     });
@@ -173,7 +173,7 @@ fn restart_without_drift_writes_nothing() {
 
 #[test]
 fn on_demand_mode_replaces_a_full_table_and_keeps_used_portals_over_a_restart() {
-    node(|folder| {
+    node(|dir| {
         let pod = pod();
         let socket = || pod.netns.socket().expect("a socket");
         let reported = |agent: &Agent| {
@@ -181,13 +181,12 @@ fn on_demand_mode_replaces_a_full_table_and_keeps_used_portals_over_a_restart() 
             (status["attachments"][0]["portals"].clone(), status["attachments"][0]["programmed"].clone())
         };
         // Counters in a full table do not activate its portals.
-        let full =
-            Agent::start(folder, &["--service-cidr", "10.96.0.0/16", "--portals", "all", "--counters"]);
+        let full = Agent::start(dir, &["--service-cidr", "10.96.0.0/16", "--portals", "all", "--counters"]);
         full.attach("a", &pod);
         assert_eq!(reported(&full), ("all".into(), 1.into()));
         full.kill();
         let args = ["--service-cidr", "10.96.0.0/16", "--portals", "on-demand"];
-        let first = Agent::start(folder, &args);
+        let first = Agent::start(dir, &args);
         first.settled(1);
         assert_eq!(reported(&first), ("on-demand".into(), 0.into()));
         first.kill();
@@ -201,7 +200,7 @@ fn on_demand_mode_replaces_a_full_table_and_keeps_used_portals_over_a_restart() 
         used.activate(&portals, ip("10.96.0.1"));
         socket().apply(&encode(&plan(&empty, &used))).expect("apply");
         let generation = socket().generation().expect("a generation");
-        let second = Agent::start(folder, &args);
+        let second = Agent::start(dir, &args);
         second.settled(1);
         assert_eq!(reported(&second), ("on-demand".into(), 1.into()));
         assert_eq!(socket().generation().expect("a generation"), generation, "the agent writes nothing");
@@ -211,14 +210,14 @@ fn on_demand_mode_replaces_a_full_table_and_keeps_used_portals_over_a_restart() 
 
 #[test]
 fn pod_deleted_while_the_agent_was_down_is_removed() {
-    node(|folder| {
-        let first = Agent::start(folder, &[]);
+    node(|dir| {
+        let first = Agent::start(dir, &[]);
         let (stays, goes) = (pod(), pod());
         first.attach("stays", &stays);
         first.attach("goes", &goes);
         first.kill();
         drop(goes);
-        let second = Agent::start(folder, &["--audit-interval", "1"]);
+        let second = Agent::start(dir, &["--audit-interval", "1"]);
         second.settled(1);
         let names = |agent: &Agent| -> Vec<String> {
             let status = agent.status();
@@ -226,7 +225,7 @@ fn pod_deleted_while_the_agent_was_down_is_removed() {
             all.map(|a| a["containerId"].as_str().expect("a name").to_owned()).collect()
         };
         assert_eq!(names(&second), ["stays"]);
-        assert_eq!(fs::read_dir(folder.state().join("attachments")).expect("the records").count(), 1);
+        assert_eq!(fs::read_dir(dir.state().join("attachments")).expect("the records").count(), 1);
         drop(stays);
         second.until("the audit notices the deletion of the other pod", |agent| names(agent).is_empty());
     });
@@ -234,8 +233,8 @@ fn pod_deleted_while_the_agent_was_down_is_removed() {
 
 #[test]
 fn netns_ends_with_its_pod_although_the_agent_has_it_open() {
-    node(|folder| {
-        let agent = Agent::start(folder, &["--audit-interval", "1"]);
+    node(|dir| {
+        let agent = Agent::start(dir, &["--audit-interval", "1"]);
         let pod = pod();
         agent.attach("a", &pod);
         let descriptors =
@@ -253,9 +252,9 @@ fn connected_udp_socket_moves_off_a_removed_backend() {
         tcp.replace(r#""port":80}"#, r#""port":80,"protocol":"UDP"}"#)
             .replace(r#""port":8080}"#, r#""port":8080,"protocol":"UDP"}"#)
     };
-    node(|folder| {
-        folder.put("web.json", &dns("10.1.0.1"));
-        let agent = Agent::start(folder, &[]);
+    node(|dir| {
+        dir.put("web.json", &dns("10.1.0.1"));
+        let agent = Agent::start(dir, &[]);
         let pod = pod();
         agent.attach("a", &pod);
         let [a, b, client] = pod.within(|| {
@@ -266,7 +265,7 @@ fn connected_udp_socket_moves_off_a_removed_backend() {
         b.set_nonblocking(true).expect("do not wait");
         client.send(b"x").expect("send");
         a.recv(&mut [0; 1]).expect("a receives it");
-        folder.put("web.json", &dns("10.1.0.2"));
+        dir.put("web.json", &dns("10.1.0.2"));
         agent.settled(2);
         agent.until("b receives datagrams of the same socket", |_| {
             client.send(b"x").expect("send");
@@ -277,8 +276,8 @@ fn connected_udp_socket_moves_off_a_removed_backend() {
 
 #[test]
 fn drift_made_by_a_pod_is_detected_and_repaired() {
-    node(|folder| {
-        let agent = Agent::start(folder, &["--audit-interval", "1"]);
+    node(|dir| {
+        let agent = Agent::start(dir, &["--audit-interval", "1"]);
         let pod = pod();
         agent.attach("a", &pod);
         for damage in
@@ -299,8 +298,8 @@ fn drift_made_by_a_pod_is_detected_and_repaired() {
 
 #[test]
 fn check_reports_each_difference() {
-    node(|folder| {
-        let agent = Agent::start(folder, &[]);
+    node(|dir| {
+        let agent = Agent::start(dir, &[]);
         let pod = pod();
         let check = |pod: &Pod| agent.ask(&Request::Check(attachment("a", pod)), Some(pod));
         assert!(matches!(check(&pod), Reply::Refused { transient: false, .. }), "the pod is not attached");
@@ -316,19 +315,18 @@ fn check_reports_each_difference() {
 
 #[test]
 fn invalid_manifest_removes_nothing_and_is_reported() {
-    node(|folder| {
-        let agent = Agent::start(folder, &[]);
+    node(|dir| {
+        let agent = Agent::start(dir, &[]);
         let pod = pod();
         agent.attach("a", &pod);
-        folder.put("web.json", "{");
+        dir.put("web.json", "{");
         agent.until("the outage is reported", |agent| !agent.status()["outage"].is_null());
         assert_eq!(says(&pod, "10.96.0.1:80"), "a");
-        let shown =
-            Command::new(program("portico")).args(["status", "--socket"]).arg(folder.socket()).output();
+        let shown = Command::new(program("portico")).args(["status", "--socket"]).arg(dir.socket()).output();
         let shown = shown.expect("run portico status");
         assert_eq!(shown.status.code(), Some(1), "an outage is an error");
         assert!(String::from_utf8_lossy(&shown.stdout).contains("web.json"), "{shown:?}");
-        folder.put("web.json", &web(&["10.1.0.2"]));
+        dir.put("web.json", &web(&["10.1.0.2"]));
         agent.until("the outage is over", |agent| agent.status()["outage"].is_null());
         agent.settled(2);
         assert_eq!(says(&pod, "10.96.0.1:80"), "b");
@@ -343,15 +341,14 @@ fn agent_reports_the_reason_if_it_cannot_start() {
         assert_eq!(output.status.code(), Some(1));
         String::from_utf8_lossy(&output.stderr).into_owned()
     };
-    node(|folder| {
-        let [manifests, socket] =
-            [folder.manifests(), folder.socket()].map(|path| path.display().to_string());
+    node(|dir| {
+        let [manifests, socket] = [dir.manifests(), dir.socket()].map(|path| path.display().to_string());
         let with =
             |more: &[&str]| refusal(&[&["--manifests", &manifests, "--socket", &socket], more].concat());
         let text = with(&["--state-dir", "/proc/no"]);
         assert!(text.contains("state directory /proc/no"), "{text}");
-        let _agent = Agent::start(folder, &[]);
-        let state = folder.state().display().to_string();
+        let _agent = Agent::start(dir, &[]);
+        let state = dir.state().display().to_string();
         let text = with(&["--state-dir", &state]);
         assert!(text.contains("an agent is already listening on") && text.contains(&socket), "{text}");
         let text =
@@ -362,9 +359,9 @@ fn agent_reports_the_reason_if_it_cannot_start() {
 
 #[test]
 fn pods_are_programmed_only_after_the_manifests_are_read() {
-    node(|folder| {
-        folder.put("web.json", "{");
-        let agent = Agent::start(folder, &[]);
+    node(|dir| {
+        dir.put("web.json", "{");
+        let agent = Agent::start(dir, &[]);
         let Reply::Refused { message, transient: true } = agent.ask(&Request::Ready, None) else {
             panic!("the agent is ready: {}", agent.log())
         };
@@ -374,17 +371,17 @@ fn pods_are_programmed_only_after_the_manifests_are_read() {
 
 #[test]
 fn own_netns_and_other_files_are_rejected() {
-    node(|folder| {
-        let agent = Agent::start(folder, &[]);
+    node(|dir| {
+        let agent = Agent::start(dir, &[]);
         let pod = pod();
         let own = fs::File::open("/proc/thread-self/ns/net").expect("open the node's network namespace");
         let ask = |file: &fs::File| {
             let request = Request::Attach(attachment("a", &pod));
             agent_ipc::send_request(
-                &folder.socket(),
+                &dir.socket(),
                 &request,
                 Some(std::os::fd::AsFd::as_fd(file)),
-                agent::PATIENCE,
+                agent::TIMEOUT,
             )
             .expect("an answer")
             .0
@@ -404,9 +401,9 @@ fn own_netns_and_other_files_are_rejected() {
 
 #[test]
 fn malformed_requests_are_rejected_and_the_agent_keeps_running() {
-    node(|folder| {
-        let agent = Agent::start(folder, &[]);
-        assert!(UnixStream::connect(folder.socket()).is_err(), "the socket is not a stream socket");
+    node(|dir| {
+        let agent = Agent::start(dir, &[]);
+        assert!(UnixStream::connect(dir.socket()).is_err(), "the socket is not a stream socket");
         let pod = pod();
         for _ in 0..20 {
             let mut unknown = attachment("a", &pod);
@@ -422,31 +419,31 @@ fn malformed_requests_are_rejected_and_the_agent_keeps_running() {
 #[cfg_attr(not(feature = "root"), ignore = "a user namespace has no user but root")]
 fn requests_from_non_root_are_rejected() {
     const UNPRIVILEGED: u32 = 65_534;
-    node(|folder| {
-        let _agent = Agent::start(folder, &[]);
+    node(|dir| {
+        let _agent = Agent::start(dir, &[]);
         let open =
             |path: &Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("open it");
         // The user may not be permitted to enter the build directory.
-        let copy = folder.join("portico");
+        let copy = dir.join("portico");
         fs::copy(program("portico"), &copy).expect("copy the program");
-        open(folder.path(), 0o755);
+        open(dir.path(), 0o755);
         let status = || {
             let mut status = Command::new(&copy);
-            status.args(["status", "--socket"]).arg(folder.socket()).uid(UNPRIVILEGED).gid(UNPRIVILEGED);
+            status.args(["status", "--socket"]).arg(dir.socket()).uid(UNPRIVILEGED).gid(UNPRIVILEGED);
             let output = status.output().expect("run portico status");
             assert_eq!(output.status.code(), Some(1));
             String::from_utf8_lossy(&output.stderr).into_owned()
         };
         assert!(status().contains("ermission denied"), "only root may open the socket: {}", status());
-        open(&folder.socket(), 0o666);
+        open(&dir.socket(), 0o666);
         assert!(status().contains("only root may connect"), "{}", status());
     });
 }
 
 #[test]
 fn metrics_and_health_are_served() {
-    node(|folder| {
-        let agent = Agent::start(folder, &["--metrics", "127.0.0.1:9477"]);
+    node(|dir| {
+        let agent = Agent::start(dir, &["--metrics", "127.0.0.1:9477"]);
         let get = |path: &str| {
             let mut stream = TcpStream::connect("127.0.0.1:9477").expect("connect to the metrics");
             write!(stream, "GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").expect("ask");
@@ -468,9 +465,9 @@ fn metrics_and_health_are_served() {
 
 #[test]
 fn stored_ruleset_programs_a_pod_without_an_agent() {
-    node(|folder| {
-        let agent = Agent::start(folder, &[]);
-        let path = agent_ipc::ruleset_path(&folder.state(), agent_ipc::VIEW_DEFAULT);
+    node(|dir| {
+        let agent = Agent::start(dir, &[]);
+        let path = agent_ipc::ruleset_path(&dir.state(), agent_ipc::VIEW_DEFAULT);
         agent.until("the ruleset is stored", |_| path.exists());
         agent.kill();
         let stored = netns_nft::RulesetSnapshot::read(&path).expect("a stored ruleset");
@@ -484,10 +481,9 @@ fn stored_ruleset_programs_a_pod_without_an_agent() {
 
 #[test]
 fn pod_has_only_the_portals_that_its_annotation_selects() {
-    node(|folder| {
-        folder
-            .put("other.json", &web(&["10.1.0.2"]).replace("web", "other").replace("10.96.0.1", "10.96.0.2"));
-        let agent = Agent::start(folder, &[]);
+    node(|dir| {
+        dir.put("other.json", &web(&["10.1.0.2"]).replace("web", "other").replace("10.96.0.1", "10.96.0.2"));
+        let agent = Agent::start(dir, &[]);
         let (selective, other) = (pod(), pod());
         let mut request = attachment("selective", &selective);
         request.annotations.insert("portals".to_owned(), "default/other".to_owned());

@@ -124,9 +124,9 @@ impl Client {
 }
 
 fn a_flapping_udp_service_delays_no_attach(portals: &str) {
-    node(|folder| {
-        folder.put("dns.json", &dns("10.1.0.1"));
-        let agent = Agent::start(folder, &["--service-cidr", "10.96.0.0/16", "--portals", portals]);
+    node(|dir| {
+        dir.put("dns.json", &dns("10.1.0.1"));
+        let agent = Agent::start(dir, &["--service-cidr", "10.96.0.0/16", "--portals", portals]);
         let clients: Vec<Client> =
             (0..60).map(|number| Client::new(&agent, &format!("client-{number}"))).collect();
         let revision = |agent: &Agent| agent.status()["views"]["all"]["revision"].as_u64().expect("a number");
@@ -138,7 +138,7 @@ fn a_flapping_udp_service_delays_no_attach(portals: &str) {
                     if stop.load(Ordering::Relaxed) {
                         break;
                     }
-                    folder.put("dns.json", &dns(backend));
+                    dir.put("dns.json", &dns(backend));
                     thread::sleep(Duration::from_millis(50));
                 }
             });
@@ -154,7 +154,7 @@ fn a_flapping_udp_service_delays_no_attach(portals: &str) {
         assert!(rate > 5.0, "the service changed {rate:.1} times a second only");
         assert!(grown < GROWTH_MAX_KB, "{portals}: the agent's memory grew by {grown} KB");
         // Eventually each flow moves to the new backend.
-        folder.put("dns.json", &dns("10.1.0.2"));
+        dir.put("dns.json", &dns("10.1.0.2"));
         let mut left: Vec<&Client> = clients.iter().collect();
         let deadline = Instant::now() + Duration::from_secs(10);
         while !left.is_empty() {
@@ -205,12 +205,12 @@ fn repairs(agent: &Agent) -> u64 {
 #[test]
 fn pod_starts_within_500_ms_while_other_pods_fill_their_tables() {
     const PODS: u64 = 20;
-    node(|folder| {
+    node(|dir| {
         // The service has no endpoints, so the pods add only elements.
         let refused = r#"{"apiVersion":"v1","kind":"Service","metadata":{"name":"refused"},
             "spec":{"clusterIP":"10.96.0.1","ports":[{"port":80}]}}"#;
-        folder.put("refused.json", refused);
-        let agent = Agent::start(folder, &["--portals", "all", "--audit-interval", "5"]);
+        dir.put("refused.json", refused);
+        let agent = Agent::start(dir, &["--portals", "all", "--audit-interval", "5"]);
         let pods: Vec<Pod> = (0..PODS).map(|_| Pod::new()).collect();
         pods.iter().enumerate().for_each(|(number, pod)| agent.attach(&format!("crowded-{number}"), pod));
         let service = Change::from(svc("refused").ip("10.96.0.1").tcp("", 80));
@@ -223,7 +223,7 @@ fn pod_starts_within_500_ms_while_other_pods_fill_their_tables() {
             pod.netns.socket().expect("a socket in the pod").apply(&crowd).expect("fill the table");
         }
         let (began, mut innocent) = (cpu_time(&agent), Innocent::default());
-        let deadline = Instant::now() + agent::PATIENCE;
+        let deadline = Instant::now() + agent::TIMEOUT;
         while repairs(&agent) < PODS {
             innocent.attach(&agent, "innocent");
             assert!(Instant::now() < deadline, "{} of {PODS} pods were repaired", repairs(&agent));

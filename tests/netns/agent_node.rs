@@ -34,9 +34,9 @@ fn services(backend: &str) -> String {
 fn node(body: impl FnOnce(&AgentDir) + Send) {
     bare(|| {
         run("ip", &["link", "set", "lo", "up"], "");
-        let folder = AgentDir::new();
-        folder.put("services.json", &services("10.1.0.1"));
-        body(&folder);
+        let dir = AgentDir::new();
+        dir.put("services.json", &services("10.1.0.1"));
+        body(&dir);
     });
 }
 
@@ -45,13 +45,13 @@ fn attachments(agent: &Agent) -> Vec<Value> {
 }
 
 /// Writes the result that libcni caches for a pod (api.go).
-fn write_result(folder: &Path, name: &str, pod: &Pod) {
+fn write_result(dir: &Path, name: &str, pod: &Pod) {
     let cached = json!({
         "kind": "cniCacheV1", "containerId": name, "networkName": "net", "ifName": "eth0", "config": "e30=",
         "netns": pod.path(),
         "result": {"cniVersion": "1.0.0", "interfaces": [{"name": "eth0", "sandbox": pod.path()}]},
     });
-    fs::write(folder.join(format!("net-{name}-eth0")), cached.to_string()).expect("write a CNI result");
+    fs::write(dir.join(format!("net-{name}-eth0")), cached.to_string()).expect("write a CNI result");
 }
 
 fn conflist(entry: &Value) -> String {
@@ -67,19 +67,19 @@ fn recovered_after(agent: &Agent, count: usize) -> Duration {
 
 #[test]
 fn pods_from_before_the_cni_entry_are_recovered_once_it_appears() {
-    node(|folder| {
+    node(|dir| {
         // The helper passes this directory to the agent for configurations and results; it does not exist yet.
-        let cni = folder.join("cni");
-        let agent = Agent::start(folder, &["--audit-interval", "3600"]);
+        let cni = dir.join("cni");
+        let agent = Agent::start(dir, &["--audit-interval", "3600"]);
         let (first, second) = (pod(), pod());
-        fs::create_dir_all(&cni).expect("make the folder");
+        fs::create_dir_all(&cni).expect("create the directory");
         write_result(&cni, "first", &first);
         fs::write(cni.join("10-net.conflist"), conflist(&json!({"type": "tuning"}))).expect("write");
         assert_eq!(attachments(&agent).len(), 0, "the network is not the agent's");
         // Like the installer, write a new file and rename it.
-        let entry = json!({"type": "portico-cni", "socket": folder.socket()});
-        fs::write(folder.join("new.conflist"), conflist(&entry)).expect("write");
-        fs::rename(folder.join("new.conflist"), cni.join("10-net.conflist")).expect("rename");
+        let entry = json!({"type": "portico-cni", "socket": dir.socket()});
+        fs::write(dir.join("new.conflist"), conflist(&entry)).expect("write");
+        fs::rename(dir.join("new.conflist"), cni.join("10-net.conflist")).expect("rename");
         let took = recovered_after(&agent, 1);
         assert!(took < Duration::from_secs(3), "recovered after {took:?}");
         agent.settled(1);
@@ -102,9 +102,9 @@ fn get(address: &str) -> Option<String> {
 
 #[test]
 fn pods_are_served_while_the_metrics_address_is_in_use_and_metrics_once_it_is_free() {
-    node(|folder| {
+    node(|dir| {
         let taken = TcpListener::bind(METRICS).expect("take the address");
-        let agent = Agent::start(folder, &["--metrics", METRICS]);
+        let agent = Agent::start(dir, &["--metrics", METRICS]);
         let pod = pod();
         agent.attach("a", &pod);
         assert_eq!(pod.within(|| answer("10.96.0.1:80")), "a");
@@ -117,8 +117,8 @@ fn pods_are_served_while_the_metrics_address_is_in_use_and_metrics_once_it_is_fr
 
 #[test]
 fn idle_metrics_clients_are_bounded_and_block_no_other_client() {
-    node(|folder| {
-        let agent = Agent::start(folder, &["--metrics", METRICS]);
+    node(|dir| {
+        let agent = Agent::start(dir, &["--metrics", METRICS]);
         // The agent serves pods before the metrics page.
         agent.until("metrics are served", |_| get(METRICS).is_some());
         let idle: Vec<TcpStream> = (0..500).map(|_| TcpStream::connect(METRICS).expect("connect")).collect();
@@ -131,8 +131,8 @@ fn idle_metrics_clients_are_bounded_and_block_no_other_client() {
 
 /// Starts an agent and a pod in which a process occupies the relay's port, and later releases it.
 fn relayed_portals_reject_while_the_relay_port_is_in_use(portals: &[&str]) {
-    node(|folder| {
-        let agent = Agent::start(folder, portals);
+    node(|dir| {
+        let agent = Agent::start(dir, portals);
         let pod = pod();
         let taken = pod.within(|| TcpListener::bind("0.0.0.0:15999").expect("take the port"));
         taken.set_nonblocking(true).expect("do not wait");
@@ -144,7 +144,7 @@ fn relayed_portals_reject_while_the_relay_port_is_in_use(portals: &[&str]) {
         assert!(refused(), "the first connection after the attach");
         let error = || attachments(&agent)[0]["error"].clone();
         assert!(error().as_str().is_some_and(|error| error.contains("port 15999")), "{}", error());
-        folder.put("services.json", &services("10.1.0.2"));
+        dir.put("services.json", &services("10.1.0.2"));
         if portals.is_empty() {
             agent.until("the change is applied", |_| pod.within(|| answer("10.96.0.1:80")) == "b");
         }
@@ -176,12 +176,12 @@ fn on_demand_portals_reject_while_the_relay_port_is_in_use() {
 
 #[test]
 fn failed_write_of_a_record_is_retried() {
-    node(|folder| {
-        fs::create_dir_all(folder.state()).expect("make the state directory");
+    node(|dir| {
+        fs::create_dir_all(dir.state()).expect("make the state directory");
         // A file in place of the directory makes each write fail.
-        let records = folder.state().join("attachments");
+        let records = dir.state().join("attachments");
         fs::write(&records, "").expect("write a file");
-        let agent = Agent::start(folder, &[]);
+        let agent = Agent::start(dir, &[]);
         let pod = pod();
         agent.attach("a", &pod);
         agent.until("the failure is reported", |agent| agent.status()["recordsUnwritten"] == 1);

@@ -66,16 +66,16 @@ fn provisions(status: &Value) -> (usize, usize) {
 fn attack(limit: u64, pods: usize, args: &[&str]) -> Value {
     bare(|| {
         run("ip", &["link", "set", "lo", "up"], "");
-        let folder = AgentDir::new();
+        let dir = AgentDir::new();
         let hogs: Vec<String> = (1..=100).map(hog).collect();
-        folder.put("hogs.json", &list(&hogs));
-        folder.put("honest.json", &list(&[HONEST.to_owned()]));
+        dir.put("hogs.json", &list(&hogs));
+        dir.put("honest.json", &list(&[HONEST.to_owned()]));
         let cgroup = MemoryCgroup::new(limit);
-        let manifests = folder.manifests();
+        let manifests = dir.manifests();
         let own = ["--manifests", manifests.to_str().expect("a path"), "--external-addresses", "all"];
         let starter = cgroup.starter();
         let starter: Vec<&str> = starter.iter().map(String::as_str).collect();
-        let agent = Agent::start_by(&folder, &starter, &[&own[..], args].concat());
+        let agent = Agent::start_by(&dir, &starter, &[&own[..], args].concat());
         agent.until("the agent is synced", |agent| agent.status()["synced"] == true);
         let mut log = format!("without pods: {} MB", cgroup.charged() >> 20);
         let pods: Vec<Pod> = (0..pods).map(|_| pod()).collect();
@@ -121,20 +121,20 @@ fn pods_over_the_budget_are_on_demand_and_admitted_without_service_ranges() {
 fn pods_with_full_tables_become_on_demand_when_services_grow() {
     bare(|| {
         run("ip", &["link", "set", "lo", "up"], "");
-        let folder = AgentDir::new();
-        folder.put("honest.json", &list(&[HONEST.to_owned()]));
+        let dir = AgentDir::new();
+        dir.put("honest.json", &list(&[HONEST.to_owned()]));
         let limit = 192 << 20;
         let cgroup = MemoryCgroup::new(limit);
-        let manifests = folder.manifests();
+        let manifests = dir.manifests();
         let own = ["--manifests", manifests.to_str().expect("a path"), "--external-addresses", "all"];
         let starter = cgroup.starter();
         let starter: Vec<&str> = starter.iter().map(String::as_str).collect();
-        let agent = Agent::start_by(&folder, &starter, &[&own[..], &RANGE, &["--portals", "all"]].concat());
+        let agent = Agent::start_by(&dir, &starter, &[&own[..], &RANGE, &["--portals", "all"]].concat());
         agent.until("the agent is synced", |agent| agent.status()["synced"] == true);
         let pods: Vec<Pod> = (0..32).map(|_| pod()).collect();
         pods.iter().enumerate().for_each(|(number, pod)| attach(&agent, number, pod));
         assert_eq!(provisions(&agent.status()), (0, 32));
-        folder.put("hogs.json", &list(&(1..=10).map(hog).collect::<Vec<_>>()));
+        dir.put("hogs.json", &list(&(1..=10).map(hog).collect::<Vec<_>>()));
         agent.until("some pods are on demand", |agent| provisions(&agent.status()).0 > 0);
         agent.settled(2);
         assert!(cgroup.peak() < limit / 10 * 9, "{} of {limit}", cgroup.peak());

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use agent_ipc::{Attachment, Reply, Request};
 use nix::sched::{CloneFlags, unshare};
-use test_support::agent::{Agent, AgentDir, PATIENCE, attachment};
+use test_support::agent::{Agent, AgentDir, TIMEOUT, attachment};
 use test_support::conversation::{ANSWER, answer, serve};
 use test_support::namespace::{add_address, bare, load, run};
 use test_support::pod::Pod;
@@ -41,20 +41,20 @@ fn node(body: impl FnOnce(&AgentDir) + Send) {
         unshare(CloneFlags::CLONE_NEWNS).expect("a new mount namespace: start with scripts/netns-test");
         run("mount", &["--make-rprivate", "/"], "");
         run("ip", &["link", "set", "lo", "up"], "");
-        let folder = AgentDir::new();
-        folder.put("services.json", &services("10.1.0.1"));
-        body(&folder);
+        let dir = AgentDir::new();
+        dir.put("services.json", &services("10.1.0.1"));
+        body(&dir);
     });
 }
 
 /// Starts an agent with only these capabilities.
-fn agent_with(folder: &AgentDir, capabilities: &str, args: &[&str]) -> Agent {
+fn agent_with(dir: &AgentDir, capabilities: &str, args: &[&str]) -> Agent {
     let bounds =
         format!("--bounding-set=-all{}{capabilities}", if capabilities.is_empty() { "" } else { "," });
     let by = ["setpriv", &bounds, "--inh-caps=-all", "--no-new-privs"];
-    let manifests = folder.manifests();
+    let manifests = dir.manifests();
     let all = [&["--manifests", manifests.to_str().expect("a path")][..], &RANGE, args].concat();
-    Agent::start_by(folder, &by, &all)
+    Agent::start_by(dir, &by, &all)
 }
 
 /// Starts a UDP server on this address that replies with its name.
@@ -82,20 +82,20 @@ fn pod() -> Pod {
 }
 
 /// Bind-mounts the pod's network namespace to a file, as a runtime does.
-fn mounted(folder: &AgentDir, pod: &Pod) -> PathBuf {
-    let path = folder.join("cni-1");
+fn mounted(dir: &AgentDir, pod: &Pod) -> PathBuf {
+    let path = dir.join("cni-1");
     File::create(&path).expect("make a file");
     pod.within(|| run("mount", &["--bind", "/proc/self/ns/net", path.to_str().expect("a path")], ""));
     path
 }
 
 /// Attaches a pod as the plugin does: with a file descriptor of its network namespace, and the path in the request.
-fn attach(folder: &AgentDir, pod: &Pod, netns: &Path) -> Reply {
+fn attach(dir: &AgentDir, pod: &Pod, netns: &Path) -> Reply {
     let file = File::open(netns).expect("open the network namespace");
     let addresses = vec!["10.1.0.9".parse().expect("an address")];
     let attachment = Attachment { netns: netns.to_owned(), addresses, ..attachment("a", pod) };
     let request = Request::Attach(attachment);
-    agent_ipc::send_request(&folder.socket(), &request, Some(file.as_fd()), PATIENCE).expect("an answer").0
+    agent_ipc::send_request(&dir.socket(), &request, Some(file.as_fd()), TIMEOUT).expect("an answer").0
 }
 
 fn says_udp(pod: &Pod, portal: &str) -> String {
@@ -124,14 +124,14 @@ fn attachments(agent: &Agent) -> usize {
 
 #[test]
 fn capabilities_of_the_chart_suffice_for_every_function_of_the_agent() {
-    node(|folder| {
+    node(|dir| {
         let audited = ["--audit-interval", "1"];
-        let agent = agent_with(folder, CHART, &audited);
+        let agent = agent_with(dir, CHART, &audited);
         let pod = pod();
-        let netns = mounted(folder, &pod);
-        assert_eq!(attach(folder, &pod, &netns), Reply::Done, "{}", agent.log());
+        let netns = mounted(dir, &pod);
+        assert_eq!(attach(dir, &pod, &netns), Reply::Done, "{}", agent.log());
         assert_all_reach(&pod, "a");
-        folder.put("services.json", &services("10.1.0.2"));
+        dir.put("services.json", &services("10.1.0.2"));
         agent.until("the change is applied", |agent| {
             agent.status()["views"]["all"]["revision"].as_u64() > Some(1)
         });
@@ -142,7 +142,7 @@ fn capabilities_of_the_chart_suffice_for_every_function_of_the_agent() {
         agent.settled(2);
         assert_all_reach(&pod, "b");
         // A second agent with the same capabilities takes over and recovers the pod.
-        let second = agent_with(folder, CHART, &[&audited[..], &["--take-over"]].concat());
+        let second = agent_with(dir, CHART, &[&audited[..], &["--take-over"]].concat());
         // The first agent serves until the second one is ready.
         second.until("the second agent has taken over", |agent| {
             agent.log().contains("handover complete; standing by")
@@ -152,7 +152,7 @@ fn capabilities_of_the_chart_suffice_for_every_function_of_the_agent() {
         drop(agent);
         // A third agent recovers the pod only from its record.
         second.kill();
-        let third = agent_with(folder, CHART, &audited);
+        let third = agent_with(dir, CHART, &audited);
         third.settled(1);
         assert_eq!(attachments(&third), 1);
         assert_all_reach(&pod, "b");
@@ -167,11 +167,11 @@ fn capabilities_of_the_chart_suffice_for_every_function_of_the_agent() {
 #[test]
 fn every_capability_of_the_chart_is_needed_to_attach_a_pod() {
     for capabilities in ["", "+net_admin", "+sys_admin"] {
-        node(|folder| {
-            let _agent = agent_with(folder, capabilities, &[]);
+        node(|dir| {
+            let _agent = agent_with(dir, capabilities, &[]);
             let pod = pod();
-            let netns = mounted(folder, &pod);
-            let Reply::Refused { message, .. } = attach(folder, &pod, &netns) else {
+            let netns = mounted(dir, &pod);
+            let Reply::Refused { message, .. } = attach(dir, &pod, &netns) else {
                 panic!("a pod is attached with only {capabilities:?}");
             };
             assert!(message.contains("not permitted"), "{capabilities:?}: {message}");
@@ -182,14 +182,14 @@ fn every_capability_of_the_chart_is_needed_to_attach_a_pod() {
 #[test]
 fn netns_path_of_a_process_is_reopened_with_one_more_capability() {
     for (capabilities, recovered) in [(CHART, 0), ("+net_admin,+sys_admin,+sys_ptrace", 1)] {
-        node(|folder| {
+        node(|dir| {
             let pod = pod();
-            let agent = agent_with(folder, capabilities, &[]);
+            let agent = agent_with(dir, capabilities, &[]);
             // The agent opens no path to attach the pod, because it has the file descriptor.
-            assert_eq!(attach(folder, &pod, Path::new(&pod.path())), Reply::Done, "{}", agent.log());
+            assert_eq!(attach(dir, &pod, Path::new(&pod.path())), Reply::Done, "{}", agent.log());
             assert_all_reach(&pod, "a");
             agent.kill();
-            let agent = agent_with(folder, capabilities, &[]);
+            let agent = agent_with(dir, capabilities, &[]);
             assert_eq!(attachments(&agent), recovered, "{capabilities}: {}", agent.log());
         });
     }

@@ -58,9 +58,9 @@ fn world(step: usize) -> String {
 }
 
 /// Runs the real plugin like a runtime.
-fn plugin(folder: &AgentDir, verb: &str, name: &str, pod: Option<&Pod>) {
-    let conf = json!({"cniVersion": "1.0.0", "name": "net", "type": "portico-cni", "socket": folder.socket(),
-        "stateDir": folder.state(), "prevResult": {"cniVersion": "1.0.0", "interfaces": [{"name": "lo"}], "ips": []}});
+fn plugin(dir: &AgentDir, verb: &str, name: &str, pod: Option<&Pod>) {
+    let conf = json!({"cniVersion": "1.0.0", "name": "net", "type": "portico-cni", "socket": dir.socket(),
+        "stateDir": dir.state(), "prevResult": {"cniVersion": "1.0.0", "interfaces": [{"name": "lo"}], "ips": []}});
     let netns = pod.map(Pod::path).unwrap_or_default();
     let mut child = Command::new(program("portico-cni"))
         .env_clear()
@@ -94,9 +94,9 @@ struct Talker {
 }
 
 impl Talker {
-    fn new(folder: &AgentDir, name: &str) -> Self {
+    fn new(dir: &AgentDir, name: &str) -> Self {
         let pod = Pod::new();
-        plugin(folder, "ADD", name, Some(&pod));
+        plugin(dir, "ADD", name, Some(&pod));
         let (client, server) = pod.within(|| {
             add_address("10.1.0.1");
             run("ip", &["route", "add", "default", "dev", "lo"], "");
@@ -128,8 +128,8 @@ fn meaning(table: &Table) -> BTreeMap<PortalKey, (String, BTreeSet<SocketAddr>)>
     meaning
 }
 
-fn wanted(folder: &AgentDir) -> BTreeMap<PortalKey, (String, BTreeSet<SocketAddr>)> {
-    let (objects, report) = kube_source::read(&[Source::Path(folder.manifests())], &ReadOptions::default());
+fn wanted(dir: &AgentDir) -> BTreeMap<PortalKey, (String, BTreeSet<SocketAddr>)> {
+    let (objects, report) = kube_source::read(&[Source::Path(dir.manifests())], &ReadOptions::default());
     assert!(!report.has_errors());
     let portals = portals(&objects.into_snapshot(), &NodeContext::default());
     meaning(&Table::from(&Ruleset::new(&portals, Settings::default())))
@@ -140,42 +140,42 @@ fn descriptors(agent: &Agent) -> usize {
 }
 
 /// Attaches and detaches pods while the agent is killed repeatedly and the talkers exchange messages.
-fn come_and_go(folder: &AgentDir, first: Agent, talkers: &mut [Talker]) -> (Agent, VecDeque<(String, Pod)>) {
+fn come_and_go(dir: &AgentDir, first: Agent, talkers: &mut [Talker]) -> (Agent, VecDeque<(String, Pod)>) {
     let mut agent = Some(first);
     let mut alive: VecDeque<(String, Pod)> = VecDeque::new();
     for number in 0..ATTACHMENTS {
         let (name, pod) = (format!("pod-{number}"), Pod::new());
-        plugin(folder, "ADD", &name, Some(&pod));
+        plugin(dir, "ADD", &name, Some(&pod));
         alive.push_back((name, pod));
         if alive.len() > ALIVE {
             let (name, pod) = alive.pop_front().expect("more than ALIVE pods");
             // For every third pod the runtime no longer knows the network namespace.
-            plugin(folder, "DEL", &name, (number % 3 > 0).then_some(&pod));
+            plugin(dir, "DEL", &name, (number % 3 > 0).then_some(&pod));
         }
         if number % KILL_EVERY == KILL_EVERY - 1 {
             agent.take().expect("an agent").kill();
             // This pod starts without an agent.
             let (name, pod) = (format!("no-agent-{number}"), Pod::new());
-            plugin(folder, "ADD", &name, Some(&pod));
+            plugin(dir, "ADD", &name, Some(&pod));
             alive.push_back((name, pod));
-            agent = Some(start(folder));
+            agent = Some(start(dir));
         }
         talkers.iter_mut().for_each(|talker| talker.talk(number));
     }
     (agent.expect("an agent"), alive)
 }
 
-fn start(folder: &AgentDir) -> Agent {
-    Agent::start(folder, &["--audit-interval", "1"])
+fn start(dir: &AgentDir) -> Agent {
+    Agent::start(dir, &["--audit-interval", "1"])
 }
 
 /// Changes the services at the rate of a busy cluster until the test ends.
-fn change(folder: &AgentDir, is_over: &AtomicBool) {
+fn change(dir: &AgentDir, is_over: &AtomicBool) {
     for step in 1.. {
         if is_over.load(Ordering::Relaxed) {
             return;
         }
-        folder.put("world.json", &world(step));
+        dir.put("world.json", &world(step));
         thread::sleep(Duration::from_millis(20));
     }
 }
@@ -184,21 +184,21 @@ fn change(folder: &AgentDir, is_over: &AtomicBool) {
 fn churn_leaves_running_pods_up_to_date_and_nothing_else() {
     bare(|| {
         run("ip", &["link", "set", "lo", "up"], "");
-        let folder = AgentDir::new();
-        folder.put("world.json", &world(0));
-        let agent = start(&folder);
+        let dir = AgentDir::new();
+        dir.put("world.json", &world(0));
+        let agent = start(&dir);
         agent.settled(1);
         let empty = descriptors(&agent);
         let mut talkers: Vec<Talker> =
-            (0..TALKERS).map(|number| Talker::new(&folder, &format!("talker-{number}"))).collect();
+            (0..TALKERS).map(|number| Talker::new(&dir, &format!("talker-{number}"))).collect();
         let is_over = AtomicBool::new(false);
         let (agent, mut alive) = thread::scope(|scope| {
-            scope.spawn(|| change(&folder, &is_over));
-            let done = come_and_go(&folder, agent, &mut talkers);
+            scope.spawn(|| change(&dir, &is_over));
+            let done = come_and_go(&dir, agent, &mut talkers);
             is_over.store(true, Ordering::Relaxed);
             done
         });
-        let wanted = wanted(&folder);
+        let wanted = wanted(&dir);
         let count = alive.len() + TALKERS;
         let holds = |pod: &Pod| match pod.netns.socket().and_then(|socket| socket.read_table()) {
             Ok(TableState::Intact(table)) => meaning(&table) == wanted,
@@ -211,13 +211,13 @@ fn churn_leaves_running_pods_up_to_date_and_nothing_else() {
         });
         agent.settled(1);
         talkers.iter_mut().for_each(|talker| talker.talk(ATTACHMENTS));
-        let records = || fs::read_dir(folder.state().join("attachments")).expect("the records").count();
+        let records = || fs::read_dir(dir.state().join("attachments")).expect("the records").count();
         assert_eq!(records(), count, "one record per attachment");
         for (name, pod) in alive.drain(..) {
-            plugin(&folder, "DEL", &name, Some(&pod));
+            plugin(&dir, "DEL", &name, Some(&pod));
         }
         for number in 0..TALKERS {
-            plugin(&folder, "DEL", &format!("talker-{number}"), None);
+            plugin(&dir, "DEL", &format!("talker-{number}"), None);
         }
         assert_eq!(records(), 0);
         agent.until("no network namespace is open", |agent| descriptors(agent) <= empty);

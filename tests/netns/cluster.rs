@@ -33,9 +33,9 @@ fn cluster(api: fn() -> Api, body: impl FnOnce(&Api, &AgentDir, &Pod) + Send) {
     });
 }
 
-fn start(folder: &AgentDir, kubeconfig: &Path) -> Agent {
+fn start(dir: &AgentDir, kubeconfig: &Path) -> Agent {
     let kubeconfig = kubeconfig.to_str().expect("a path");
-    Agent::start_with(folder, &["--kubeconfig", kubeconfig, "--node", "n1"])
+    Agent::start_with(dir, &["--kubeconfig", kubeconfig, "--node", "n1"])
 }
 
 fn says(pod: &Pod) -> String {
@@ -64,8 +64,8 @@ fn follows(agent: &Agent, api: &Api, pod: &Pod) {
 
 #[test]
 fn pod_follows_the_services_of_an_api_server() {
-    cluster(Api::start, |api, folder, pod| {
-        let agent = start(folder, api.kubeconfig());
+    cluster(Api::start, |api, dir, pod| {
+        let agent = start(dir, api.kubeconfig());
         agent.until("the agent is synced", |agent| agent.status()["synced"] == true);
         agent.attach("a", pod);
         assert_eq!(says(pod), "a");
@@ -75,16 +75,16 @@ fn pod_follows_the_services_of_an_api_server() {
 
 #[test]
 fn outage_of_the_api_server_keeps_services_and_is_in_the_status() {
-    cluster(Api::double, |api, folder, pod| {
-        let agent = start(folder, api.kubeconfig());
+    cluster(Api::double, |api, dir, pod| {
+        let agent = start(dir, api.kubeconfig());
         agent.until("the agent is synced", |agent| agent.status()["synced"] == true);
         agent.attach("a", pod);
-        api.fault(Fault::Away);
+        api.fault(Fault::Down);
         agent.until("the outage is reported", |agent| !agent.status()["outage"].is_null());
         assert_eq!(says(pod), "a");
         let other = Pod::new();
         agent.attach("during the outage", &other);
-        api.fault(Fault::Mended);
+        api.fault(Fault::Cleared);
         agent.until("the outage is over", |agent| agent.status()["outage"].is_null());
         follows(&agent, api, pod);
         assert!(agent.status()["counts"]["outages"].as_u64() >= Some(1));
@@ -93,19 +93,19 @@ fn outage_of_the_api_server_keeps_services_and_is_in_the_status() {
 
 #[test]
 fn restart_during_an_outage_of_the_api_server_keeps_pods_unchanged() {
-    cluster(Api::double, |api, folder, pod| {
-        let first = start(folder, api.kubeconfig());
+    cluster(Api::double, |api, dir, pod| {
+        let first = start(dir, api.kubeconfig());
         first.until("the agent is synced", |agent| agent.status()["synced"] == true);
         first.attach("a", pod);
         first.kill();
-        api.fault(Fault::Away);
-        let second = start(folder, api.kubeconfig());
+        api.fault(Fault::Down);
+        let second = start(dir, api.kubeconfig());
         second.until("the outage is reported", |agent| !agent.status()["outage"].is_null());
         assert_eq!(says(pod), "a");
         let Reply::Refused { transient: true, .. } = second.ask(&Request::Ready, None) else {
             panic!("the agent is ready before its initial sync")
         };
-        api.fault(Fault::Mended);
+        api.fault(Fault::Cleared);
         second.settled(1);
         follows(&second, api, pod);
     });
@@ -113,8 +113,8 @@ fn restart_during_an_outage_of_the_api_server_keeps_pods_unchanged() {
 
 #[test]
 fn missing_right_to_read_services_is_named() {
-    cluster(Api::start, |api, folder, _| {
-        let agent = start(folder, api.kubeconfig_without_rights());
+    cluster(Api::start, |api, dir, _| {
+        let agent = start(dir, api.kubeconfig_without_rights());
         agent.until("the outage is reported", |agent| !agent.status()["outage"].is_null());
         let Reply::Refused { message, transient: true } = agent.ask(&Request::Ready, None) else {
             panic!("the agent is ready without its services")
@@ -127,7 +127,7 @@ fn missing_right_to_read_services_is_named() {
         let check = Command::new(program("portico"))
             .arg("check")
             .arg("--socket")
-            .arg(folder.socket())
+            .arg(dir.socket())
             .arg("--kubeconfig")
             .arg(api.kubeconfig_without_rights())
             .output()

@@ -16,9 +16,9 @@ const RELAY: &str = "10.96.0.2:80";
 fn with_a_guest(body: impl FnOnce(&AgentDir, &Pod, &Pod) + Send) {
     bare(|| {
         run("ip", &["link", "set", "lo", "up"], "");
-        let folder = AgentDir::new();
-        folder.put("kernel.json", &service("kernel", "10.96.0.1", "", &["10.1.0.1"]));
-        folder.put("relay.json", &service("relay", "10.96.0.2", RELAYED, &["10.1.0.2"]));
+        let dir = AgentDir::new();
+        dir.put("kernel.json", &service("kernel", "10.96.0.1", "", &["10.1.0.1"]));
+        dir.put("relay.json", &service("relay", "10.96.0.2", RELAYED, &["10.1.0.2"]));
         let (pod, guest) = (served::pod(), Pod::new());
         pod.within(|| {
             std::fs::write("/proc/sys/net/ipv4/ip_forward", "1").expect("enable forwarding in the pod");
@@ -32,7 +32,7 @@ fn with_a_guest(body: impl FnOnce(&AgentDir, &Pod, &Pod) + Send) {
             add_address_to("eth0", "10.50.0.2/24");
             run("ip", &["route", "add", "default", "via", "10.50.0.1"], "");
         });
-        body(&folder, &pod, &guest);
+        body(&dir, &pod, &guest);
     });
 }
 
@@ -59,11 +59,11 @@ fn served(guest: &Pod) -> [String; 2] {
 
 #[test]
 fn guest_behind_the_annotated_interface_is_served_over_a_restart() {
-    with_a_guest(|folder, pod, guest| {
-        let agent = Agent::start(folder, &["--audit-interval", "1"]);
+    with_a_guest(|dir, pod, guest| {
+        let agent = Agent::start(dir, &["--audit-interval", "1"]);
         assert_eq!(attach(&agent, pod, "tap*"), Reply::Done, "{}", agent.log());
         assert_eq!((served(guest), guests(pod)), (["a", "b"].map(str::to_owned), "tap*".to_owned()));
-        folder.put("more.json", &service("more", "10.96.0.3", "", &["10.1.0.1"]));
+        dir.put("more.json", &service("more", "10.96.0.3", "", &["10.1.0.1"]));
         agent.settled(2);
         assert_eq!((served(guest), guests(pod).as_str()), (["a", "b"].map(str::to_owned), "tap*"));
         pod.within(|| run("nft", &["flush", "set", "inet", "portico", "guests"], ""));
@@ -71,7 +71,7 @@ fn guest_behind_the_annotated_interface_is_served_over_a_restart() {
         let repaired = |agent: &Agent| agent.status()["counts"]["repairs"].clone();
         assert_eq!(repaired(&agent), 1);
         agent.kill();
-        let agent = Agent::start(folder, &["--audit-interval", "1"]);
+        let agent = Agent::start(dir, &["--audit-interval", "1"]);
         agent.until("the attachment is recovered", |agent| {
             agent.status()["attachments"][0]["revision"].is_u64()
         });
@@ -82,8 +82,8 @@ fn guest_behind_the_annotated_interface_is_served_over_a_restart() {
 
 #[test]
 fn guest_behind_another_interface_is_not_served() {
-    with_a_guest(|folder, pod, guest| {
-        let agent = Agent::start(folder, &[]);
+    with_a_guest(|dir, pod, guest| {
+        let agent = Agent::start(dir, &[]);
         assert_eq!(attach(&agent, pod, "tap1,k6t-*"), Reply::Done, "{}", agent.log());
         guest.within(|| [KERNEL, RELAY].map(|portal| assert!(ask(portal, SILENCE).is_err(), "{portal}")));
         assert_eq!(pod.within(|| answer(KERNEL)), "a", "the pod itself is served");
@@ -92,8 +92,8 @@ fn guest_behind_another_interface_is_not_served() {
 
 #[test]
 fn annotation_with_the_interface_of_the_attachment_is_rejected() {
-    with_a_guest(|folder, pod, _| {
-        let agent = Agent::start(folder, &[]);
+    with_a_guest(|dir, pod, _| {
+        let agent = Agent::start(dir, &[]);
         for wrong in ["lo", "tap0,l*", "", "*"] {
             let reply = attach(&agent, pod, wrong);
             let Reply::Refused { message, transient: false } = &reply else { panic!("{wrong}: {reply:?}") };

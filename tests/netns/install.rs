@@ -20,67 +20,66 @@ const PAGE: usize = 4096;
 
 /// Runs `body` on a node with a small file system at the directory of this name.
 fn with_small(test: &str, name: &str, body: impl FnOnce(&TempDir) + Send) {
-    let folder = TempDir::new(test);
+    let dir = TempDir::new(test);
     bare(|| {
         unshare(CloneFlags::CLONE_NEWNS).expect("a mount namespace: start with scripts/netns-test");
         run("mount", &["--make-rprivate", "/"], "");
         for name in ["bin", "net.d"] {
-            fs::create_dir_all(folder.join(name)).expect("a folder");
+            fs::create_dir_all(dir.join(name)).expect("a directory");
         }
-        let path = folder.join(name).display().to_string();
+        let path = dir.join(name).display().to_string();
         run("mount", &["-t", "tmpfs", "-o", &format!("size={}", PAGES * PAGE), "tmpfs", &path], "");
-        fs::write(folder.join("net.d/10-net.conflist"), BARE).expect("a configuration");
-        fs::write(folder.join("portico-cni"), format!("{PLUGIN}#{}\n", "x".repeat(2 * PAGE)))
-            .expect("a plugin");
+        fs::write(dir.join("net.d/10-net.conflist"), BARE).expect("a configuration");
+        fs::write(dir.join("portico-cni"), format!("{PLUGIN}#{}\n", "x".repeat(2 * PAGE))).expect("a plugin");
         let mode = fs::Permissions::from_mode(0o755);
-        fs::set_permissions(folder.join("portico-cni"), mode).expect("a mode");
-        body(&folder);
+        fs::set_permissions(dir.join("portico-cni"), mode).expect("a mode");
+        body(&dir);
     });
 }
 
 /// Runs `portico`, and returns the exit code and the output.
-fn portico(folder: &TempDir, verb: &str) -> (i32, String) {
+fn portico(dir: &TempDir, verb: &str) -> (i32, String) {
     let test = std::env::current_exe().expect("this test's own path");
     let program = test.ancestors().nth(2).expect("target/debug/deps/test").join("portico");
     let mut command = Command::new(program);
-    command.arg(verb).arg("--cni-bin-dir").arg(folder.join("bin"));
-    command.arg("--cni-conf-dir").arg(folder.join("net.d"));
+    command.arg(verb).arg("--cni-bin-dir").arg(dir.join("bin"));
+    command.arg("--cni-conf-dir").arg(dir.join("net.d"));
     if verb == "install" {
-        command.arg("--plugin").arg(folder.join("portico-cni"));
+        command.arg("--plugin").arg(dir.join("portico-cni"));
     }
     let output = command.output().expect("start portico: scripts/netns-test builds it");
     let said = [output.stdout, output.stderr].concat();
     (output.status.code().expect("an exit without a signal"), String::from_utf8(said).expect("text"))
 }
 
-fn names(folder: &Path) -> Vec<String> {
-    let entries = fs::read_dir(folder).expect("a folder").flatten();
+fn names(dir: &Path) -> Vec<String> {
+    let entries = fs::read_dir(dir).expect("a directory").flatten();
     let mut names: Vec<String> =
         entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
     names.sort();
     names
 }
 
-fn conf(folder: &TempDir) -> String {
-    fs::read_to_string(folder.join("net.d/10-net.conflist")).expect("a configuration")
+fn conf(dir: &TempDir) -> String {
+    fs::read_to_string(dir.join("net.d/10-net.conflist")).expect("a configuration")
 }
 
 #[test]
 fn install_on_a_full_disk_changes_nothing() {
     for name in ["bin", "net.d"] {
-        with_small(&format!("space-{name}"), name, |folder| {
-            let filler = folder.join(name).join("filler");
+        with_small(&format!("space-{name}"), name, |dir| {
+            let filler = dir.join(name).join("filler");
             // Fill the file system.
             let _ = fs::write(&filler, vec![7; PAGES * PAGE]);
-            let (code, said) = portico(folder, "install");
+            let (code, said) = portico(dir, "install");
             assert!(code == 1 && said.contains("No space left on device"), "{said}");
             assert!(said.contains(&format!("{name}/.portico.new")), "{said}");
-            assert_eq!(conf(folder), BARE);
-            assert!(names(&folder.join("net.d")).iter().all(|name| name != ".portico.new"));
-            assert!(names(&folder.join("bin")).iter().all(|name| name != ".portico.new"));
+            assert_eq!(conf(dir), BARE);
+            assert!(names(&dir.join("net.d")).iter().all(|name| name != ".portico.new"));
+            assert!(names(&dir.join("bin")).iter().all(|name| name != ".portico.new"));
             fs::remove_file(filler).expect("free the space");
-            assert_eq!(portico(folder, "install").0, 0);
-            assert!(conf(folder).contains("portico-cni"));
+            assert_eq!(portico(dir, "install").0, 0);
+            assert!(conf(dir).contains("portico-cni"));
         });
     }
 }
@@ -88,18 +87,18 @@ fn install_on_a_full_disk_changes_nothing() {
 #[test]
 fn read_only_directory_is_named_and_nothing_is_half_written() {
     for name in ["bin", "net.d"] {
-        with_small(&format!("read-only-{name}"), name, |folder| {
-            let path = folder.join(name).display().to_string();
+        with_small(&format!("read-only-{name}"), name, |dir| {
+            let path = dir.join(name).display().to_string();
             run("mount", &["-o", "remount,ro", &path], "");
-            let (code, said) = portico(folder, "install");
+            let (code, said) = portico(dir, "install");
             assert!(code == 1 && said.contains("Read-only file system"), "{said}");
             assert!(said.contains(&path), "{said}");
-            assert_eq!(conf(folder), BARE);
+            assert_eq!(conf(dir), BARE);
             run("mount", &["-o", "remount,rw", &path], "");
-            assert_eq!(portico(folder, "install").0, 0);
+            assert_eq!(portico(dir, "install").0, 0);
             // A complete installation is not written again.
             run("mount", &["-o", "remount,ro", &path], "");
-            let (code, said) = portico(folder, "install");
+            let (code, said) = portico(dir, "install");
             assert_eq!(code, 0, "{said}");
         });
     }
@@ -107,15 +106,15 @@ fn read_only_directory_is_named_and_nothing_is_half_written() {
 
 #[test]
 fn uninstall_that_cannot_write_fails_and_keeps_the_plugin() {
-    with_small("uninstall", "net.d", |folder| {
-        assert_eq!(portico(folder, "install").0, 0);
-        let path = folder.join("net.d").display().to_string();
+    with_small("uninstall", "net.d", |dir| {
+        assert_eq!(portico(dir, "install").0, 0);
+        let path = dir.join("net.d").display().to_string();
         run("mount", &["-o", "remount,ro", &path], "");
-        let (code, said) = portico(folder, "uninstall");
+        let (code, said) = portico(dir, "uninstall");
         assert!(code == 1 && said.contains("Read-only file system"), "{said}");
-        assert!(folder.join("bin/portico-cni").exists());
+        assert!(dir.join("bin/portico-cni").exists());
         run("mount", &["-o", "remount,rw", &path], "");
-        let (code, said) = portico(folder, "uninstall");
-        assert_eq!((code, conf(folder)), (0, BARE.to_owned()), "{said}");
+        let (code, said) = portico(dir, "uninstall");
+        assert_eq!((code, conf(dir)), (0, BARE.to_owned()), "{said}");
     });
 }

@@ -20,7 +20,7 @@ use test_support::program::program;
 const AGENT_LIMIT: u64 = 512 << 20;
 const WEBHOOK_LIMIT: u64 = 256 << 20;
 /// The timeout of a start, generous for a busy machine.
-const PATIENCE: Duration = Duration::from_secs(180);
+const TIMEOUT: Duration = Duration::from_secs(180);
 
 /// The number of services of 6,000 ports, 1.3 MB each: more than fits into a page of 256 MiB.
 const LARGE: usize = 215;
@@ -64,9 +64,9 @@ fn large_spec() -> &'static str {
 }
 
 fn until(what: &str, mut is_so: impl FnMut() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TIMEOUT;
     while !is_so() {
-        assert!(Instant::now() < deadline, "{what}: not within {PATIENCE:?}");
+        assert!(Instant::now() < deadline, "{what}: not within {TIMEOUT:?}");
         std::thread::sleep(Duration::from_millis(20));
     }
 }
@@ -98,12 +98,12 @@ fn assert_below(what: &str, group: &MemoryCgroup, limit: u64) {
 }
 
 fn agent_starts(initial: Option<InitialEvents>) {
-    let (api, folder, group) = (attacked(initial), AgentDir::new(), MemoryCgroup::new(AGENT_LIMIT));
+    let (api, dir, group) = (attacked(initial), AgentDir::new(), MemoryCgroup::new(AGENT_LIMIT));
     let metrics = free_address();
     let kubeconfig = api.kubeconfig().to_str().expect("a path");
     let enter = group.starter();
     let agent = Agent::start_by(
-        &folder,
+        &dir,
         &enter.each_ref().map(String::as_str),
         &["--kubeconfig", kubeconfig, "--node", "n1", "--metrics", &metrics.to_string()],
     );
@@ -132,7 +132,7 @@ fn agent_starts_with_215_services_of_6000_ports_in_pages() {
 
 #[test]
 fn rejected_service_is_a_metric_until_it_is_deleted_and_no_outage() {
-    let (api, folder) = (Api::double(), AgentDir::new());
+    let (api, dir) = (Api::double(), AgentDir::new());
     let (metrics, mut broken) = (free_address(), service("broken", 2, 80));
     api.put(service("honest", 1, 80));
     broken["spec"]["ports"] = (1..=5_000)
@@ -140,7 +140,7 @@ fn rejected_service_is_a_metric_until_it_is_deleted_and_no_outage() {
         .collect();
     let kubeconfig = api.kubeconfig().to_str().expect("a path");
     let agent = Agent::start_with(
-        &folder,
+        &dir,
         &["--kubeconfig", kubeconfig, "--node", "n1", "--metrics", &metrics.to_string()],
     );
     let has = |line: &str| has_line(&page(metrics, "/metrics"), line);
@@ -165,13 +165,13 @@ impl Drop for Program {
 }
 
 fn webhook_starts(initial: Option<InitialEvents>) {
-    let (api, folder, group) = (attacked(initial), AgentDir::new(), MemoryCgroup::new(WEBHOOK_LIMIT));
+    let (api, dir, group) = (attacked(initial), AgentDir::new(), MemoryCgroup::new(WEBHOOK_LIMIT));
     let admin = free_address();
     let [shell, rest @ ..] = group.starter();
     let mut command = Command::new(shell);
     command.args(rest).arg(program("portico-webhook")).arg("--kubeconfig").arg(api.kubeconfig());
     command.args(["--register", "none", "--listen", "127.0.0.1:0", "--admin", &admin.to_string()]);
-    let log = folder.join("webhook.log");
+    let log = dir.join("webhook.log");
     let out = File::create(&log).expect("make the log");
     let mut webhook = Program(command.stdin(Stdio::null()).stderr(out).spawn().expect("start the webhook"));
     until("the webhook is ready", || {

@@ -25,8 +25,8 @@ use test_support::way::portals_of;
 /// The pod and the neighbour on the LAN.
 const POD: &str = "10.5.0.2";
 const POD6: &str = "2001:db8:5::2";
-const STRANGER: &str = "10.5.0.3";
-const STRANGER6: &str = "2001:db8:5::3";
+const NEIGHBOUR: &str = "10.5.0.3";
+const NEIGHBOUR6: &str = "2001:db8:5::3";
 const PORTAL: &str = "10.96.0.1:80";
 const PORTAL6: &str = "[2001:db8:96::1]:80";
 const RELAY_PORT: u16 = 15_999;
@@ -44,8 +44,8 @@ enum Lan {
 
 impl Lan {
     /// Creates a neighbour on a LAN with the pod. The neighbour routes service addresses to the pod.
-    fn stranger(self, pod: &Pod) -> Pod {
-        let stranger = Pod::new();
+    fn neighbour(self, pod: &Pod) -> Pod {
+        let neighbour = Pod::new();
         match self {
             Self::Bridge => run("ip", &["link", "add", "lan", "type", "bridge"], ""),
             Self::Macvlan => {
@@ -54,7 +54,7 @@ impl Lan {
         };
         run("ip", &["link", "set", "lan", "up"], "");
         for (number, (member, own, own6)) in
-            [(pod, POD, POD6), (&stranger, STRANGER, STRANGER6)].into_iter().enumerate()
+            [(pod, POD, POD6), (&neighbour, NEIGHBOUR, NEIGHBOUR6)].into_iter().enumerate()
         {
             match self {
                 Self::Bridge => {
@@ -80,9 +80,9 @@ impl Lan {
                 add_address_to("lan0", &format!("{own6}/64"));
             });
         }
-        stranger.ip(&["route", "add", "default", "via", POD]);
-        stranger.ip(&["-6", "route", "add", "default", "via", POD6]);
-        stranger
+        neighbour.ip(&["route", "add", "default", "via", POD]);
+        neighbour.ip(&["-6", "route", "add", "default", "via", POD6]);
+        neighbour
     }
 }
 
@@ -124,8 +124,8 @@ fn with_neighbour(
         let socket = world.pod.netns.socket().expect("a socket");
         socket.apply(&encode_fresh(&Ruleset::new(&portals, settings))).expect("program the pod");
         world.relay.set_portals(&proxy_core::portal::ServiceFilter::All, portals);
-        let stranger = lan.stranger(&world.pod);
-        body(world, &stranger, &servers);
+        let neighbour = lan.neighbour(&world.pod);
+        body(world, &neighbour, &servers);
     });
 }
 
@@ -142,7 +142,7 @@ fn counts(servers: &[Server; 2]) -> [usize; 2] {
 }
 
 /// Asserts that the neighbour gets no reply over TCP or UDP.
-fn try_all(stranger: &Pod) {
+fn try_all(neighbour: &Pod) {
     let connect = |to: &str| ask(to, SILENCE).map(drop);
     let send = |to: &str| -> std::io::Result<()> {
         let client = UdpSocket::bind(if to.starts_with('[') { "[::]:0" } else { "0.0.0.0:0" })?;
@@ -151,7 +151,7 @@ fn try_all(stranger: &Pod) {
         client.send(b"?")?;
         client.recv(&mut [0; 16]).map(drop)
     };
-    stranger.within(|| {
+    neighbour.within(|| {
         std::thread::scope(|scope| {
             for to in [PORTAL, PORTAL6, "10.5.0.2:15999", "[2001:db8:5::2]:15999"] {
                 scope.spawn(move || assert!(connect(to).is_err(), "{to}"));
@@ -171,7 +171,7 @@ fn ways() -> impl Iterator<Item = (Lan, &'static str, Vec<Change>, bool)> {
 fn neighbour_reaches_no_backend_through_the_portals_of_a_pod() {
     for (lan, name, changes, on_demand) in ways() {
         for forwards in ["0", "1"] {
-            with_neighbour(lan, &changes, on_demand, |world, stranger, servers| {
+            with_neighbour(lan, &changes, on_demand, |world, neighbour, servers| {
                 world.within(|| {
                     for key in ["ipv4/ip_forward", "ipv6/conf/all/forwarding"] {
                         std::fs::write(format!("/proc/sys/net/{key}"), forwards).expect("set forwarding");
@@ -179,7 +179,7 @@ fn neighbour_reaches_no_backend_through_the_portals_of_a_pod() {
                 });
                 assert_serves_the_pod(world);
                 let before = (counts(servers), world.relay.report(Instant::now()).totals.connections);
-                try_all(stranger);
+                try_all(neighbour);
                 let after = (counts(servers), world.relay.report(Instant::now()).totals.connections);
                 assert_eq!(after, before, "{lan:?}, {name}, forwards: {forwards}");
             });
@@ -190,15 +190,15 @@ fn neighbour_reaches_no_backend_through_the_portals_of_a_pod() {
 #[test]
 fn crafted_frames_get_no_reply() {
     for (lan, name, changes, on_demand) in ways() {
-        with_neighbour(lan, &changes, on_demand, |world, stranger, servers| {
+        with_neighbour(lan, &changes, on_demand, |world, neighbour, servers| {
             assert_serves_the_pod(world);
             let before = counts(servers);
             let pod_mac = world.within(|| frame::mac_of("lan0"));
-            let wire = stranger.within(|| Wire::open("lan0", pod_mac));
+            let wire = neighbour.within(|| Wire::open("lan0", pod_mac));
             for to in
                 [PORTAL, PORTAL6, "127.0.0.1:15999", "[::1]:15999", "10.5.0.2:15999", "[2001:db8:5::2]:15999"]
             {
-                for from in [STRANGER, STRANGER6, POD, POD6, "127.0.0.1", "::1"] {
+                for from in [NEIGHBOUR, NEIGHBOUR6, POD, POD6, "127.0.0.1", "::1"] {
                     wire.send_syn(from, to);
                 }
             }
@@ -217,7 +217,7 @@ fn external_address_that_is_the_pods_own_reaches_the_pod() {
         let [service, made] = leads(hijack, &["10.1.0.1", "2001:db8:1::1"]);
         let Change::Service(service) = service else { panic!("a service") };
         let service = Service { mode: Some(mode), ..service };
-        with_neighbour(Lan::Bridge, &[service.into(), made], false, |world, stranger, servers| {
+        with_neighbour(Lan::Bridge, &[service.into(), made], false, |world, neighbour, servers| {
             world.within(|| {
                 std::fs::write("/proc/sys/net/ipv4/ip_forward", forwards).expect("set forwarding");
                 for address in [(POD, "v"), (POD6, "v"), ("127.0.0.1", "l"), ("::1", "l")] {
@@ -226,7 +226,7 @@ fn external_address_that_is_the_pods_own_reaches_the_pod() {
                 let own = ["10.5.0.2:80", "[2001:db8:5::2]:80", "127.0.0.1:80", "[::1]:80"];
                 assert_eq!(own.map(answer), ["v", "v", "l", "l"], "{mode:?}");
             });
-            stranger.within(|| {
+            neighbour.within(|| {
                 assert_eq!(
                     ["10.5.0.2:80", "[2001:db8:5::2]:80"].map(answer),
                     ["v", "v"],
@@ -254,10 +254,10 @@ fn listen_as(name: &'static str, address: &str) {
 fn datagrams_of_a_neighbour_to_the_relay_port_cost_no_cpu_time() {
     own_process!(|| {
         let (_, changes, _) = cases().into_iter().nth(1).expect("relay");
-        with_neighbour(Lan::Bridge, &changes, false, |world, stranger, _| {
+        with_neighbour(Lan::Bridge, &changes, false, |world, neighbour, _| {
             assert_serves_the_pod(world);
             let (begun, before) = (Instant::now(), relay_cpu());
-            let sent: u64 = stranger.within(|| {
+            let sent: u64 = neighbour.within(|| {
                 let client = UdpSocket::bind("0.0.0.0:0").expect("bind");
                 client.connect(("10.5.0.2", RELAY_PORT)).expect("connect");
                 (0..)

@@ -32,22 +32,22 @@ fn call(verb: &str, pod: &Pod, conf: &Value) -> Call {
 }
 
 /// The output of ADD for `conf`.
-fn result(folder: &TempDir) -> String {
-    conf(folder.path())["prevResult"].to_string()
+fn result(dir: &TempDir) -> String {
+    conf(dir.path())["prevResult"].to_string()
 }
 
-fn on_agent_down(folder: &TempDir, what: &str) -> Value {
-    with(conf(folder.path()), "onAgentDown", json!(what))
+fn on_agent_down(dir: &TempDir, what: &str) -> Value {
+    with(conf(dir.path()), "onAgentDown", json!(what))
 }
 
 /// Stores the snapshot of an agent with one service, whose backend is on this side of the veth pair.
-fn store_snapshot(folder: &TempDir) {
+fn store_snapshot(dir: &TempDir) {
     let made = slice("web").tcp("", 8080).at("10.244.1.1");
     let ruleset = ruleset_of([svc("web").ip("10.96.0.1").tcp("", 80).into(), made.into()]);
     let batch = encode_fresh(&ruleset);
     let ranges = vec!["10.96.0.0/12".parse().expect("a network")];
-    let path = ruleset_path(folder.path(), "all");
-    fs::create_dir_all(path.parent().expect("a folder")).expect("make the folder");
+    let path = ruleset_path(dir.path(), "all");
+    fs::create_dir_all(path.parent().expect("a directory")).expect("create the directory");
     fs::write(&path, RulesetSnapshot { revision: 7, ranges, batch }.encode()).expect("write the snapshot");
 }
 
@@ -77,8 +77,8 @@ fn answer(pod: &Pod) -> std::io::Result<String> {
     })
 }
 
-fn records(folder: &TempDir) -> Vec<Record> {
-    Records::new(folder.path()).read_all().expect("read the records").0
+fn records(dir: &TempDir) -> Vec<Record> {
+    Records::new(dir.path()).read_all().expect("read the records").0
 }
 
 fn key() -> AttachmentKey {
@@ -87,8 +87,8 @@ fn key() -> AttachmentKey {
 
 #[test]
 fn prev_result_is_returned_unchanged_in_every_version() {
-    let folder = TempDir::new("through");
-    FakeAgent::start(&folder.join("agent.sock"), |_, _| Reply::Done);
+    let dir = TempDir::new("through");
+    FakeAgent::start(&dir.join("agent.sock"), |_, _| Reply::Done);
     let pod = Pod::new();
     for (version, ip_version) in
         [("0.3.0", true), ("0.3.1", true), ("0.4.0", true), ("1.0.0", false), ("1.1.0", false)]
@@ -108,7 +108,7 @@ fn prev_result_is_returned_unchanged_in_every_version() {
                 r#"{{"dns":{{"nameservers":["10.0.0.1"],"x":1}},"new":{{"a":[1.0,1e400,18446744073709551616],"b":"\u00e4\/ä"}},"interfaces":[{{"name":"eth0","mtu":1500,"socketPath":"","pciID":""}}],"cniVersion":"{version}","ips":null}}"#
             ),
         ] {
-            let input = with(conf(folder.path()), "cniVersion", json!(version));
+            let input = with(conf(dir.path()), "cniVersion", json!(version));
             let input = without(input, "prevResult").to_string();
             let input = input.replacen('{', &format!("{{\"prevResult\":{result},"), 1);
             call("ADD", &pod, &json!({})).input(input).run().succeeded(&result);
@@ -118,15 +118,15 @@ fn prev_result_is_returned_unchanged_in_every_version() {
 
 #[test]
 fn attach_request_contains_all_fields_of_the_attachment() {
-    let folder = TempDir::new("fields");
+    let dir = TempDir::new("fields");
     let (seen, netns) = mpsc::channel();
-    let agent = FakeAgent::start(&folder.join("agent.sock"), move |_, netns| {
+    let agent = FakeAgent::start(&dir.join("agent.sock"), move |_, netns| {
         seen.send(netns.map(netns_nft::Netns::id)).expect("the test listens");
         Reply::Done
     });
     let pod = Pod::new();
     let annotations = json!({"portico.dev/portals": "a,b", "other.io/x": "y"});
-    let input = with(conf(folder.path()), "sokcet", json!("/typing/error"));
+    let input = with(conf(dir.path()), "sokcet", json!("/typing/error"));
     let input = with(input, "runtimeConfig", json!({"io.kubernetes.cri.pod-annotations": annotations}));
     let expected = Attachment {
         key: key(),
@@ -136,13 +136,13 @@ fn attach_request_contains_all_fields_of_the_attachment() {
         annotations: [("portals".into(), "a,b".into())].into(),
         notes: vec!["unknown configuration key \"sokcet\"".into()],
     };
-    call("ADD", &pod, &input).run().succeeded(&result(&folder));
+    call("ADD", &pod, &input).run().succeeded(&result(&dir));
     call("CHECK", &pod, &input).run().succeeded("");
     assert_eq!(agent.requests(), [Request::Attach(expected.clone()), Request::Check(expected)]);
     assert_eq!(netns.try_iter().collect::<Vec<_>>(), [Some(pod.netns.id()); 2]);
-    assert!(records(&folder).is_empty(), "the agent writes the records");
+    assert!(records(&dir).is_empty(), "the agent writes the records");
 
-    call("ADD", &pod, &input).env("CNI_ARGS", "K8S_POD_NAME=web-0").run().succeeded(&result(&folder));
+    call("ADD", &pod, &input).env("CNI_ARGS", "K8S_POD_NAME=web-0").run().succeeded(&result(&dir));
     match agent.requests().last() {
         Some(Request::Attach(attachment)) => {
             assert_eq!(attachment.pod, None, "a pod name requires a namespace")
@@ -164,56 +164,54 @@ fn errors_of_the_agent_have_the_right_cni_code() {
         ("never", Reply::Refused { message: "no such view".into(), transient: false }, 100, "no such view"),
         ("unexpected", Reply::File, 101, "file"),
     ] {
-        let folder = TempDir::new(name);
-        FakeAgent::start(&folder.join("agent.sock"), move |_, _| reply.clone());
+        let dir = TempDir::new(name);
+        FakeAgent::start(&dir.join("agent.sock"), move |_, _| reply.clone());
         for verb in ["ADD", "CHECK"] {
-            call(verb, &pod, &conf(folder.path())).run().failed(code, &[words]);
+            call(verb, &pod, &conf(dir.path())).run().failed(code, &[words]);
         }
     }
 }
 
 #[test]
 fn connection_closed_by_the_agent_is_a_transient_error() {
-    let folder = TempDir::new("ends");
-    let listener = Listener::bind(&folder.join("agent.sock")).expect("listen");
+    let dir = TempDir::new("ends");
+    let listener = Listener::bind(&dir.join("agent.sock")).expect("listen");
     thread::spawn(move || drop(listener.accept()));
-    call("ADD", &Pod::new(), &conf(folder.path()))
-        .run()
-        .failed(11, &["agent.sock", "closed without a message"]);
+    call("ADD", &Pod::new(), &conf(dir.path())).run().failed(11, &["agent.sock", "closed without a message"]);
 }
 
 #[test]
 fn annotations_beyond_the_size_of_a_message_are_rejected() {
-    let folder = TempDir::new("oversized");
-    FakeAgent::start(&folder.join("agent.sock"), |_, _| Reply::Done);
+    let dir = TempDir::new("oversized");
+    FakeAgent::start(&dir.join("agent.sock"), |_, _| Reply::Done);
     let annotations = json!({"portico.dev/portals": "x".repeat(100_000)});
     let input =
-        with(conf(folder.path()), "runtimeConfig", json!({"io.kubernetes.cri.pod-annotations": annotations}));
+        with(conf(dir.path()), "runtimeConfig", json!({"io.kubernetes.cri.pod-annotations": annotations}));
     call("ADD", &Pod::new(), &input).run().failed(104, &["exceeds 65536 bytes"]);
 }
 
 #[test]
 fn plugin_programs_a_pod_from_the_snapshot_without_an_agent() {
     within(|| {
-        let folder = TempDir::new("snapshot");
-        store_snapshot(&folder);
+        let dir = TempDir::new("snapshot");
+        store_snapshot(&dir);
         let pod = wired();
         let kind = answer(&pod).expect_err("the pod is not programmed").kind();
         assert_eq!(kind, ErrorKind::NetworkUnreachable);
-        call("ADD", &pod, &conf(folder.path())).run().succeeded(&result(&folder));
+        call("ADD", &pod, &conf(dir.path())).run().succeeded(&result(&dir));
         assert_eq!(answer(&pod).expect("a reply through the portal"), "web");
-        let [record] = records(&folder).try_into().expect("one record");
+        let [record] = records(&dir).try_into().expect("one record");
         assert_eq!((record.programmed_by, record.netns_id), (ProgrammedBy::Plugin, pod.netns.id()));
         assert_eq!(record.attachment.key, key());
-        call("CHECK", &pod, &conf(folder.path())).run().succeeded("");
-        call("STATUS", &pod, &conf(folder.path())).run().succeeded("");
+        call("CHECK", &pod, &conf(dir.path())).run().succeeded("");
+        call("STATUS", &pod, &conf(dir.path())).run().succeeded("");
         let listed = pod.within(rules);
-        call("ADD", &pod, &conf(folder.path())).run().succeeded(&result(&folder));
+        call("ADD", &pod, &conf(dir.path())).run().succeeded(&result(&dir));
         assert_eq!(pod.within(rules), listed, "a second ADD adds nothing");
         assert_eq!(answer(&pod).expect("a reply after a second ADD"), "web");
         for _ in 0..2 {
-            call("DEL", &pod, &conf(folder.path())).run().succeeded("");
-            assert!(records(&folder).is_empty());
+            call("DEL", &pod, &conf(dir.path())).run().succeeded("");
+            assert!(records(&dir).is_empty());
         }
     });
 }
@@ -225,16 +223,16 @@ fn rules() -> String {
 
 #[test]
 fn check_without_an_agent_requires_the_table() {
-    let folder = TempDir::new("check");
-    store_snapshot(&folder);
+    let dir = TempDir::new("check");
+    store_snapshot(&dir);
     let pod = wired_within();
-    call("CHECK", &pod, &conf(folder.path())).run().failed(102, &["table inet portico is missing"]);
-    call("ADD", &pod, &conf(folder.path())).run().succeeded(&result(&folder));
-    call("CHECK", &pod, &conf(folder.path())).run().succeeded("");
+    call("CHECK", &pod, &conf(dir.path())).run().failed(102, &["table inet portico is missing"]);
+    call("ADD", &pod, &conf(dir.path())).run().succeeded(&result(&dir));
+    call("CHECK", &pod, &conf(dir.path())).run().succeeded("");
     pod.within(|| load("flush chain inet portico output"));
-    call("CHECK", &pod, &conf(folder.path())).run().failed(102, &["has drifted"]);
+    call("CHECK", &pod, &conf(dir.path())).run().failed(102, &["has drifted"]);
     pod.within(|| load("flush ruleset"));
-    call("CHECK", &pod, &conf(folder.path())).run().failed(102, &["table inet portico is missing"]);
+    call("CHECK", &pod, &conf(dir.path())).run().failed(102, &["table inet portico is missing"]);
 }
 
 /// A pod with only the interface.
@@ -249,43 +247,43 @@ fn wired_within() -> Pod {
 
 #[test]
 fn missing_agent_and_snapshot_are_a_transient_error() {
-    let folder = TempDir::new("nothing");
+    let dir = TempDir::new("nothing");
     let pod = Pod::new();
-    call("ADD", &pod, &conf(folder.path()))
+    call("ADD", &pod, &conf(dir.path()))
         .run()
         .failed(11, &["no agent is listening on", "no usable snapshot"]);
-    store_snapshot(&folder);
+    store_snapshot(&dir);
     let annotations = json!({"io.kubernetes.cri.pod-annotations": {"portico.dev/portals": "a"}});
-    let selecting = with(conf(folder.path()), "runtimeConfig", annotations);
+    let selecting = with(conf(dir.path()), "runtimeConfig", annotations);
     call("ADD", &pod, &selecting).run().failed(11, &["no usable snapshot", "portico.dev/portals"]);
-    fs::write(ruleset_path(folder.path(), "all"), "garbage").unwrap();
-    call("ADD", &pod, &conf(folder.path())).run().failed(11, &["no usable snapshot", "all.ruleset"]);
-    call("ADD", &pod, &on_agent_down(&folder, "fail")).run().failed(11, &["no agent is listening on"]);
-    assert!(records(&folder).is_empty());
+    fs::write(ruleset_path(dir.path(), "all"), "garbage").unwrap();
+    call("ADD", &pod, &conf(dir.path())).run().failed(11, &["no usable snapshot", "all.ruleset"]);
+    call("ADD", &pod, &on_agent_down(&dir, "fail")).run().failed(11, &["no agent is listening on"]);
+    assert!(records(&dir).is_empty());
     assert_eq!(pod.within(|| run("nft", &["list", "ruleset"], "")), "");
 }
 
 #[test]
 fn snapshot_of_release_0_1_0_is_not_used() {
-    let folder = TempDir::new("earlier");
-    let path = ruleset_path(folder.path(), "all");
-    fs::create_dir_all(path.parent().expect("a folder")).expect("make the folder");
+    let dir = TempDir::new("earlier");
+    let path = ruleset_path(dir.path(), "all");
+    fs::create_dir_all(path.parent().expect("a directory")).expect("create the directory");
     fs::write(&path, include_bytes!("snapshot-of-0.1.0.bin")).expect("write the snapshot");
     let pod = Pod::new();
     let words = ["no agent is listening on", "no usable snapshot", "unsupported layout 8"];
-    call("ADD", &pod, &conf(folder.path())).run().failed(11, &words);
-    assert!(records(&folder).is_empty());
+    call("ADD", &pod, &conf(dir.path())).run().failed(11, &words);
+    assert!(records(&dir).is_empty());
     assert_eq!(pod.within(rules), "");
-    call("ADD", &pod, &on_agent_down(&folder, "ignore")).run().succeeded(&result(&folder));
+    call("ADD", &pod, &on_agent_down(&dir, "ignore")).run().succeeded(&result(&dir));
     assert_eq!(pod.within(rules), "");
 }
 
 #[test]
 fn on_agent_down_ignore_starts_a_pod_without_portals() {
-    let folder = TempDir::new("ignore");
-    let (pod, input) = (Pod::new(), on_agent_down(&folder, "ignore"));
-    call("ADD", &pod, &input).run().succeeded(&result(&folder));
-    let [record] = records(&folder).try_into().expect("one record");
+    let dir = TempDir::new("ignore");
+    let (pod, input) = (Pod::new(), on_agent_down(&dir, "ignore"));
+    call("ADD", &pod, &input).run().succeeded(&result(&dir));
+    let [record] = records(&dir).try_into().expect("one record");
     assert_eq!((record.programmed_by, record.netns_id), (ProgrammedBy::NotYet, pod.netns.id()));
     // CRI-O sends CHECK after each ADD.
     call("CHECK", &pod, &input).run().succeeded("");
@@ -294,37 +292,36 @@ fn on_agent_down_ignore_starts_a_pod_without_portals() {
 
 #[test]
 fn failed_write_of_a_record_is_an_error() {
-    let folder = TempDir::new("unwritten");
-    fs::write(folder.join("attachments"), "in the way").unwrap();
-    let input = on_agent_down(&folder, "ignore");
+    let dir = TempDir::new("unwritten");
+    fs::write(dir.join("attachments"), "in the way").unwrap();
+    let input = on_agent_down(&dir, "ignore");
     call("ADD", &Pod::new(), &input).run().failed(5, &["failed to write record of net/c1/eth0"]);
 }
 
 #[test]
 fn sixty_four_pods_start_at_once_with_and_without_an_agent() {
     for is_agent_up in [true, false] {
-        let folder = TempDir::new(if is_agent_up { "many-up" } else { "many-down" });
-        store_snapshot(&folder);
-        let agent = is_agent_up.then(|| FakeAgent::start(&folder.join("agent.sock"), |_, _| Reply::Done));
+        let dir = TempDir::new(if is_agent_up { "many-up" } else { "many-down" });
+        store_snapshot(&dir);
+        let agent = is_agent_up.then(|| FakeAgent::start(&dir.join("agent.sock"), |_, _| Reply::Done));
         let pods: Vec<Pod> = (0..64).map(|_| wired_within()).collect();
         let started: Vec<_> = pods
             .iter()
             .enumerate()
             .map(|(number, pod)| {
-                let call =
-                    call("ADD", pod, &conf(folder.path())).env("CNI_CONTAINERID", &format!("c{number}"));
+                let call = call("ADD", pod, &conf(dir.path())).env("CNI_CONTAINERID", &format!("c{number}"));
                 call.start(Stdio::piped())
             })
             .collect();
         for child in started {
             let output = child.wait_with_output().expect("wait for the plugin");
             assert!(output.status.success(), "{output:?}");
-            assert_eq!(String::from_utf8(output.stdout).unwrap(), result(&folder));
+            assert_eq!(String::from_utf8(output.stdout).unwrap(), result(&dir));
         }
         match agent {
             Some(agent) => assert_eq!(agent.requests().len(), 64),
             None => {
-                let found: Vec<_> = records(&folder).iter().map(|record| record.netns_id).collect();
+                let found: Vec<_> = records(&dir).iter().map(|record| record.netns_id).collect();
                 assert!(pods.iter().all(|pod| found.contains(&pod.netns.id())) && found.len() == 64);
             }
         }
@@ -333,11 +330,11 @@ fn sixty_four_pods_start_at_once_with_and_without_an_agent() {
 
 #[test]
 fn del_succeeds_after_add_was_killed() {
-    let folder = TempDir::new("killed");
+    let dir = TempDir::new("killed");
     let (requested, is_requested) = mpsc::channel();
     let (go_on, may_go_on) = mpsc::channel::<()>();
     let may_go_on = Mutex::new(may_go_on);
-    let agent = FakeAgent::start(&folder.join("agent.sock"), move |request, _| {
+    let agent = FakeAgent::start(&dir.join("agent.sock"), move |request, _| {
         if matches!(request, Request::Attach(_)) {
             requested.send(()).expect("the test listens");
             let _ = may_go_on.lock().expect("one at a time").recv();
@@ -345,13 +342,13 @@ fn del_succeeds_after_add_was_killed() {
         Reply::Done
     });
     let pod = Pod::new();
-    let mut child = call("ADD", &pod, &conf(folder.path())).start(Stdio::piped());
+    let mut child = call("ADD", &pod, &conf(dir.path())).start(Stdio::piped());
     is_requested.recv_timeout(ANSWER).expect("the agent gets the request");
     child.kill().expect("SIGKILL");
     assert_eq!(child.wait().expect("wait for the plugin").code(), None);
     go_on.send(()).expect("the agent waits");
-    call("DEL", &pod, &conf(folder.path())).run().succeeded("");
+    call("DEL", &pod, &conf(dir.path())).run().succeeded("");
     assert_eq!(agent.requests().last(), Some(&Request::Detach { key: key() }));
     drop(go_on);
-    call("ADD", &pod, &conf(folder.path())).run().succeeded(&result(&folder));
+    call("ADD", &pod, &conf(dir.path())).run().succeeded(&result(&dir));
 }

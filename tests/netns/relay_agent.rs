@@ -11,7 +11,7 @@ use netns_nft::TableState;
 use proxy_core::sample::backend;
 use serde_json::Value;
 use test_support::agent;
-use test_support::agent::{Agent, AgentDir, PATIENCE};
+use test_support::agent::{Agent, AgentDir, TIMEOUT};
 use test_support::conversation::{ANSWER, answer, ask, assert_refused, serve, serve_beyond};
 use test_support::manifest::{RELAYED, service};
 use test_support::namespace::{add_address, bare, run};
@@ -288,7 +288,7 @@ fn takeover_under_load_loses_no_connection() {
             let loads = [scope.spawn(load), scope.spawn(load)];
             let after = |count| {
                 let target = requests.load(Ordering::Relaxed) + count;
-                let deadline = Instant::now() + PATIENCE;
+                let deadline = Instant::now() + TIMEOUT;
                 while requests.load(Ordering::Relaxed) < target {
                     let is_running =
                         Instant::now() < deadline && !loads.iter().any(|load| load.is_finished());

@@ -10,7 +10,7 @@ use proxy_core::sample::{backend, tcp};
 use proxy_core::service::Scheduler;
 use test_support::conversation::{answer, assert_refused, serve};
 use test_support::namespace::{add_address, load, run};
-use test_support::relayed::{PATIENCE, Server, connected, end_of, eventually, leads, name, relayed, web};
+use test_support::relayed::{Server, TIMEOUT, connected, end_of, eventually, leads, name, relayed, web};
 
 const BACKENDS: [&str; 3] = ["10.1.0.1", "10.1.0.2", "10.1.0.3"];
 const PORTAL: &str = "10.96.0.1:80";
@@ -176,7 +176,7 @@ fn held_connection_is_reset_after_its_hold_time_or_if_its_service_is_deleted() {
         let start = Instant::now();
         assert_eq!(world.outcome(PORTAL), Err(ErrorKind::ConnectionReset));
         let taken = start.elapsed();
-        assert!(taken >= Duration::from_millis(300) && taken < PATIENCE / 2, "{taken:?}");
+        assert!(taken >= Duration::from_millis(300) && taken < TIMEOUT / 2, "{taken:?}");
         world.show(leads(web("10.96.0.1").hold_ms(60_000), &[]));
         let mut stream = world.connect(PORTAL);
         eventually("the connection is pending", || world.pending() == 1);

@@ -14,7 +14,7 @@ use test_support::kilobytes::resident_kb;
 use test_support::own_process;
 use test_support::relayed;
 use test_support::relayed::{
-    OPTIONS, PATIENCE, Relayed, Server, end_of, eventually, leads, listener, name, relayed, relayed_with,
+    OPTIONS, Relayed, Server, TIMEOUT, end_of, eventually, leads, listener, name, relayed, relayed_with,
     talk, web,
 };
 
@@ -111,6 +111,6 @@ fn outcome(stream: &mut TcpStream) -> Result<(), ErrorKind> {
     let SocketAddr::V4(portal) = backend(PORTAL) else { panic!("an IPv4 portal") };
     let connected = connect(stream.as_raw_fd(), &SockaddrIn::from(portal));
     connected.map_err(|error| std::io::Error::from(error).kind())?;
-    stream.set_read_timeout(Some(PATIENCE)).expect("set a time-out");
+    stream.set_read_timeout(Some(TIMEOUT)).expect("set a time-out");
     end_of(stream)
 }

@@ -39,9 +39,9 @@ fn service(backend: &str) -> String {
 fn node(body: impl FnOnce(&AgentDir) + Send) {
     bare(|| {
         run("ip", &["link", "set", "lo", "up"], "");
-        let folder = AgentDir::new();
-        folder.put("services.json", &service("10.1.0.1"));
-        body(&folder);
+        let dir = AgentDir::new();
+        dir.put("services.json", &service("10.1.0.1"));
+        body(&dir);
     });
 }
 
@@ -53,16 +53,16 @@ fn filled_in(text: &str, pod: &Pod) -> String {
     text.replace("COOKIE", &id.cookie.to_string())
 }
 
-fn records(folder: &AgentDir) -> Vec<String> {
-    let entries = fs::read_dir(folder.state().join("attachments")).expect("the records");
+fn records(dir: &AgentDir) -> Vec<String> {
+    let entries = fs::read_dir(dir.state().join("attachments")).expect("the records");
     entries.map(|entry| entry.expect("an entry").file_name().into_string().expect("text")).collect()
 }
 
 /// Sends these bytes and the pod's network namespace to the agent. Returns the reply.
-fn send(folder: &AgentDir, text: &str, pod: Option<&Pod>) -> String {
+fn send(dir: &AgentDir, text: &str, pod: Option<&Pod>) -> String {
     let socket =
         socket(AddressFamily::Unix, SockType::SeqPacket, SockFlag::SOCK_CLOEXEC, None).expect("a socket");
-    connect(socket.as_raw_fd(), &UnixAddr::new(&folder.socket()).expect("a short path")).expect("connect");
+    connect(socket.as_raw_fd(), &UnixAddr::new(&dir.socket()).expect("a short path")).expect("connect");
     let file = pod.map(|pod| File::open(pod.path()).expect("open the network namespace"));
     let descriptors: Vec<_> = file.iter().map(AsRawFd::as_raw_fd).collect();
     let control = [ControlMessage::ScmRights(&descriptors)];
@@ -76,14 +76,13 @@ fn send(folder: &AgentDir, text: &str, pod: Option<&Pod>) -> String {
 
 #[test]
 fn pod_of_release_0_1_0_is_recovered_with_its_connections() {
-    node(|folder| {
+    node(|dir| {
         let pod = pod();
         let socket = pod.netns.socket().expect("a socket in the pod");
         socket.apply(&Batch::from_bytes(TABLE.to_vec())).expect("program the pod as 0.1.0 did");
-        let records_folder = folder.state().join("attachments");
-        fs::create_dir_all(&records_folder).expect("make the folder");
-        fs::write(records_folder.join("net,c1,eth0.json"), filled_in(RECORD, &pod))
-            .expect("write the record");
+        let records_dir = dir.state().join("attachments");
+        fs::create_dir_all(&records_dir).expect("create the directory");
+        fs::write(records_dir.join("net,c1,eth0.json"), filled_in(RECORD, &pod)).expect("write the record");
         assert_eq!(pod.within(|| answer("10.96.0.1:80")), "a");
         // A connection that was opened with the old table, and sends data after the upgrade.
         let (mut client, mut server) = pod.within(|| {
@@ -92,7 +91,7 @@ fn pod_of_release_0_1_0_is_recovered_with_its_connections() {
             let client = TcpStream::connect("10.1.0.3:8080").expect("connect");
             (client, listener.accept().expect("accept").0)
         });
-        let agent = Agent::start(folder, &[]);
+        let agent = Agent::start(dir, &[]);
         agent.until("the pod is recovered", |agent| {
             let attachment = agent.status()["attachments"][0].clone();
             attachment["pod"]["name"] == "web-0" && attachment["lagMs"] == 0 && attachment["error"].is_null()
@@ -101,33 +100,33 @@ fn pod_of_release_0_1_0_is_recovered_with_its_connections() {
         client.write_all(b"after").expect("write");
         let mut received = [0; 5];
         server.read_exact(&mut received).expect("the connection is open");
-        folder.put("services.json", &service("10.1.0.2"));
+        dir.put("services.json", &service("10.1.0.2"));
         agent.until("the pod follows changes", |_| pod.within(|| answer("10.96.0.1:80")) == "b");
-        assert_eq!(records(folder), ["net,c1,eth0.json"]);
+        assert_eq!(records(dir), ["net,c1,eth0.json"]);
     });
 }
 
 #[test]
 fn plugin_of_release_0_1_0_is_served() {
-    node(|folder| {
-        let (agent, pod) = (Agent::start(folder, &[]), pod());
+    node(|dir| {
+        let (agent, pod) = (Agent::start(dir, &[]), pod());
         let [attach, check] = ["attach", "check"]
             .map(|verb| filled_in(&format!(r#"{{"version":1,"verb":"{verb}",ATTACHMENT}}"#), &pod));
-        assert_eq!(send(folder, r#"{"version":1,"verb":"ready"}"#, None), DONE);
-        assert_eq!(send(folder, &attach, Some(&pod)), DONE);
+        assert_eq!(send(dir, r#"{"version":1,"verb":"ready"}"#, None), DONE);
+        assert_eq!(send(dir, &attach, Some(&pod)), DONE);
         assert_eq!(pod.within(|| answer("10.96.0.1:80")), "a");
-        assert_eq!(send(folder, &check, Some(&pod)), DONE);
+        assert_eq!(send(dir, &check, Some(&pod)), DONE);
         let gc = |valid: &str| format!(r#"{{"version":1,"verb":"gc","network":"net","valid":[{valid}]}}"#);
         let key = r#"{"network":"net","containerId":"c1","interface":"eth0"}"#;
-        assert_eq!(send(folder, &gc(key), None), DONE);
-        assert_eq!(records(folder), ["net,c1,eth0.json"], "the valid attachment is kept");
-        assert_eq!(send(folder, &gc(""), None), DONE);
-        agent.until("the invalid attachment is removed", |_| records(folder).is_empty());
-        assert_eq!(send(folder, &attach, Some(&pod)), DONE);
+        assert_eq!(send(dir, &gc(key), None), DONE);
+        assert_eq!(records(dir), ["net,c1,eth0.json"], "the valid attachment is kept");
+        assert_eq!(send(dir, &gc(""), None), DONE);
+        agent.until("the invalid attachment is removed", |_| records(dir).is_empty());
+        assert_eq!(send(dir, &attach, Some(&pod)), DONE);
         let detach =
             r#"{"version":1,"verb":"detach","key":{"network":"net","containerId":"c1","interface":"eth0"}}"#;
-        assert_eq!(send(folder, detach, None), DONE);
-        agent.until("the pod is detached", |_| records(folder).is_empty());
-        assert_eq!(send(folder, r#"{"version":1,"verb":"retire"}"#, None), DONE);
+        assert_eq!(send(dir, detach, None), DONE);
+        agent.until("the pod is detached", |_| records(dir).is_empty());
+        assert_eq!(send(dir, r#"{"version":1,"verb":"retire"}"#, None), DONE);
     });
 }

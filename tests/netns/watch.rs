@@ -23,10 +23,10 @@ const RANGE: [&str; 2] = ["--service-cidr", "10.96.0.0/16"];
 fn node(body: impl FnOnce(&AgentDir) + Send) {
     bare(|| {
         run("ip", &["link", "set", "lo", "up"], "");
-        let folder = AgentDir::new();
-        folder.put("web.json", &service("web", "10.96.0.1", TURNS, &["10.1.0.1", "10.1.0.2"]));
-        folder.put("slow.json", &service("slow", "10.96.0.2", RELAYED, &["10.1.0.2"]));
-        body(&folder);
+        let dir = AgentDir::new();
+        dir.put("web.json", &service("web", "10.96.0.1", TURNS, &["10.1.0.1", "10.1.0.2"]));
+        dir.put("slow.json", &service("slow", "10.96.0.2", RELAYED, &["10.1.0.2"]));
+        body(&dir);
     });
 }
 
@@ -34,23 +34,23 @@ fn connect(pod: &Pod, portal: &str, times: usize) {
     pod.within(|| (0..times).for_each(|_| drop(answer(portal))));
 }
 
-fn watch(folder: &AgentDir, args: &[&str]) -> Command {
+fn watch(dir: &AgentDir, args: &[&str]) -> Command {
     let mut command = Command::new(program("portico"));
-    command.args(["status", "--watch", "--interval", "0.1", "--socket"]).arg(folder.socket()).args(args);
+    command.args(["status", "--watch", "--interval", "0.1", "--socket"]).arg(dir.socket()).args(args);
     command
 }
 
-fn watch_output(folder: &AgentDir, args: &[&str]) -> Output {
-    watch(folder, args).output().expect("run portico status --watch")
+fn watch_output(dir: &AgentDir, args: &[&str]) -> Output {
+    watch(dir, args).output().expect("run portico status --watch")
 }
 
-fn text(folder: &AgentDir, args: &[&str]) -> String {
-    String::from_utf8(watch_output(folder, args).stdout).expect("text")
+fn text(dir: &AgentDir, args: &[&str]) -> String {
+    String::from_utf8(watch_output(dir, args).stdout).expect("text")
 }
 
 /// One sample, as JSON.
-fn sample(folder: &AgentDir, args: &[&str]) -> Value {
-    serde_json::from_str(&text(folder, &[&["-n", "1", "-o", "json"], args].concat())).expect("JSON")
+fn sample(dir: &AgentDir, args: &[&str]) -> Value {
+    serde_json::from_str(&text(dir, &[&["-n", "1", "-o", "json"], args].concat())).expect("JSON")
 }
 
 /// The portals of a sample: the serving component, the hits, and those of the backends.
@@ -75,8 +75,8 @@ struct Watch {
 }
 
 impl Watch {
-    fn start(folder: &AgentDir) -> Self {
-        let mut command = watch(folder, &["-o", "json"]);
+    fn start(dir: &AgentDir) -> Self {
+        let mut command = watch(dir, &["-o", "json"]);
         let mut child = command.stdout(Stdio::piped()).spawn().expect("start portico status --watch");
         let lines = BufReader::new(child.stdout.take().expect("piped above"));
         Self { child, lines }
@@ -109,8 +109,8 @@ impl Watch {
 
 #[test]
 fn watch_shows_connections_per_portal_and_backend_with_the_serving_component() {
-    node(|folder| {
-        let agent = Agent::start(folder, &["--counters"]);
+    node(|dir| {
+        let agent = Agent::start(dir, &["--counters"]);
         let (one, other) = (pod(), pod());
         agent.attach("one", &one);
         agent.attach("other", &other);
@@ -121,10 +121,10 @@ fn watch_shows_connections_per_portal_and_backend_with_the_serving_component() {
             ("10.96.0.1/TCP/80".to_owned(), "kernel".to_owned(), hits, backends.to_vec())
         };
         let relay = ("10.96.0.2/TCP/80".to_owned(), "relay".to_owned(), 3, vec![3]);
-        assert_eq!(portals(&sample(folder, &[])), [kernel(4, &[2, 2]), kernel(10, &[5, 5]), relay.clone()]);
-        assert_eq!(portals(&sample(folder, &["--pod", "one"])), [kernel(10, &[5, 5]), relay]);
-        assert_eq!(portals(&sample(folder, &["--pod", "oth"])), [kernel(4, &[2, 2])]);
-        assert_eq!(sample(folder, &["--top", "1"])["rates"].as_array().map(Vec::len), Some(1));
+        assert_eq!(portals(&sample(dir, &[])), [kernel(4, &[2, 2]), kernel(10, &[5, 5]), relay.clone()]);
+        assert_eq!(portals(&sample(dir, &["--pod", "one"])), [kernel(10, &[5, 5]), relay]);
+        assert_eq!(portals(&sample(dir, &["--pod", "oth"])), [kernel(4, &[2, 2])]);
+        assert_eq!(sample(dir, &["--top", "1"])["rates"].as_array().map(Vec::len), Some(1));
         // A status without traffic does not read the counters.
         assert_eq!((&agent.status()["counters"], &agent.status()["traffic"]), (&true.into(), &Value::Null));
     });
@@ -132,12 +132,12 @@ fn watch_shows_connections_per_portal_and_backend_with_the_serving_component() {
 
 #[test]
 fn refreshes_follow_one_another_on_a_pipe() {
-    node(|folder| {
-        let agent = Agent::start(folder, &["--counters"]);
+    node(|dir| {
+        let agent = Agent::start(dir, &["--counters"]);
         let pod = pod();
         agent.attach("a", &pod);
         connect(&pod, "10.96.0.1:80", 2);
-        let output = watch_output(folder, &["-n", "3"]);
+        let output = watch_output(dir, &["-n", "3"]);
         assert_eq!(output.status.code(), Some(0), "{output:?}");
         let text = String::from_utf8(output.stdout).expect("text");
         for (part, times) in
@@ -153,13 +153,13 @@ fn refreshes_follow_one_another_on_a_pipe() {
 
 #[test]
 fn watch_without_counters_refers_to_the_flag_and_shows_relayed_connections() {
-    node(|folder| {
-        let agent = Agent::start(folder, &[]);
+    node(|dir| {
+        let agent = Agent::start(dir, &[]);
         let pod = pod();
         agent.attach("a", &pod);
         connect(&pod, "10.96.0.1:80", 2);
         connect(&pod, "10.96.0.2:80", 2);
-        let text = text(folder, &["-n", "1"]);
+        let text = text(dir, &["-n", "1"]);
         assert!(text.contains("--counters") && text.contains("10.96.0.2/TCP/80"), "{text}");
         assert!(!text.contains("10.96.0.1/TCP/80"), "{text}");
     });
@@ -167,9 +167,9 @@ fn watch_without_counters_refers_to_the_flag_and_shows_relayed_connections() {
 
 #[test]
 fn on_demand_portal_has_one_row_for_the_relay_and_one_for_the_kernel() {
-    node(|folder| {
+    node(|dir| {
         let args = [&["--counters", "--portals", "on-demand"], &RANGE[..]].concat();
-        let agent = Agent::start(folder, &args);
+        let agent = Agent::start(dir, &args);
         let pod = pod();
         agent.attach("a", &pod);
         connect(&pod, "10.96.0.1:80", 1);
@@ -178,21 +178,21 @@ fn on_demand_portal_has_one_row_for_the_relay_and_one_for_the_kernel() {
         let of = |by: &str, hits, backends: &[u64]| {
             ("10.96.0.1/TCP/80".to_owned(), by.to_owned(), hits, backends.to_vec())
         };
-        assert_eq!(portals(&sample(folder, &[])), [of("kernel", 4, &[2, 2]), of("relay", 1, &[1])]);
+        assert_eq!(portals(&sample(dir, &[])), [of("kernel", 4, &[2, 2]), of("relay", 1, &[1])]);
     });
 }
 
 #[test]
 fn changed_backends_cause_no_negative_rate_and_an_interrupt_exits_with_success() {
-    node(|folder| {
-        let agent = Agent::start(folder, &["--counters"]);
+    node(|dir| {
+        let agent = Agent::start(dir, &["--counters"]);
         let pod = pod();
         agent.attach("a", &pod);
         connect(&pod, "10.96.0.1:80", 20);
-        let mut watch = Watch::start(folder);
+        let mut watch = Watch::start(dir);
         let hits = |sample: &Value| sample["rates"][0]["hits"].as_u64();
         assert_eq!(hits(&watch.next()), Some(20));
-        folder.put("web.json", &service("web", "10.96.0.1", TURNS, &["10.1.0.1"]));
+        dir.put("web.json", &service("web", "10.96.0.1", TURNS, &["10.1.0.1"]));
         agent.settled(2);
         connect(&pod, "10.96.0.1:80", 4);
         let is_rate = |rate: &Value| rate.is_null() || rate.as_f64().is_some_and(|rate| rate >= 0.0);
@@ -213,17 +213,17 @@ fn changed_backends_cause_no_negative_rate_and_an_interrupt_exits_with_success()
 
 #[test]
 fn stopped_agent_is_reported_and_watched_again_after_its_restart() {
-    node(|folder| {
-        let agent = Agent::start(folder, &["--counters"]);
-        let mut watch = Watch::start(folder);
+    node(|dir| {
+        let agent = Agent::start(dir, &["--counters"]);
+        let mut watch = Watch::start(dir);
         assert_eq!(watch.next()["synced"], true);
         agent.kill();
         let away = watch.until(|sample| !sample["unreachable"].is_null());
         assert_eq!(away["forSeconds"], 0);
-        let output = watch_output(folder, &["-n", "1"]);
+        let output = watch_output(dir, &["-n", "1"]);
         let text = String::from_utf8_lossy(&output.stdout);
         assert!(output.status.code() == Some(1) && text.contains("agent unreachable for 0 s"), "{output:?}");
-        let _agent = Agent::start(folder, &["--counters"]);
+        let _agent = Agent::start(dir, &["--counters"]);
         watch.until(|sample| sample["synced"] == true);
         // The command exits if its output is closed.
         let Watch { mut child, lines } = watch;
@@ -234,14 +234,14 @@ fn stopped_agent_is_reported_and_watched_again_after_its_restart() {
 
 #[test]
 fn unreadable_netns_is_named_and_others_are_shown() {
-    node(|folder| {
-        let agent = Agent::start(folder, &["--counters", "--audit-interval", "86400"]);
+    node(|dir| {
+        let agent = Agent::start(dir, &["--counters", "--audit-interval", "86400"]);
         let (whole, broken) = (pod(), pod());
         agent.attach("whole", &whole);
         agent.attach("broken", &broken);
         connect(&whole, "10.96.0.1:80", 2);
         broken.within(|| run("nft", &["delete", "table", "inet", "portico"], ""));
-        let text = text(folder, &["-n", "1"]);
+        let text = text(dir, &["-n", "1"]);
         assert!(
             text.contains("traffic of broken unavailable: failed to read counters: the table is gone"),
             "{text}"
@@ -252,14 +252,14 @@ fn unreadable_netns_is_named_and_others_are_shown() {
 
 #[test]
 fn changed_counters_setting_replaces_the_table_atomically_and_keeps_connections() {
-    node(|folder| {
+    node(|dir| {
         let pod = pod();
         let generation = || pod.netns.socket().and_then(|socket| socket.generation()).expect("a number");
-        let first = Agent::start(folder, &[]);
+        let first = Agent::start(dir, &[]);
         first.attach("a", &pod);
         let (mut client, mut server) = pod.within(|| {
             add_address("10.1.0.3");
-            folder.put("echo.json", &service("echo", "10.96.0.3", "", &["10.1.0.3"]));
+            dir.put("echo.json", &service("echo", "10.96.0.3", "", &["10.1.0.3"]));
             first.settled(2);
             let listener = TcpListener::bind("10.1.0.3:8080").expect("listen");
             let client = TcpStream::connect_timeout(&backend("10.96.0.3:80"), ANSWER).expect("connect");
@@ -277,7 +277,7 @@ fn changed_counters_setting_replaces_the_table_atomically_and_keeps_connections(
         for args in [&["--counters"][..], &[]] {
             agent.kill();
             let before = generation();
-            agent = Agent::start(folder, args);
+            agent = Agent::start(dir, args);
             agent.settled(1);
             assert_eq!(generation(), before + 1);
             exchange(b"and ");
@@ -288,12 +288,12 @@ fn changed_counters_setting_replaces_the_table_atomically_and_keeps_connections(
 
 #[test]
 fn status_without_watch_fails_without_an_agent_and_rejects_the_flags_of_watch() {
-    node(|folder| {
+    node(|dir| {
         let status = |args: &[&str]| {
             let mut command = Command::new(program("portico"));
             command
                 .args(["status", "--socket"])
-                .arg(folder.socket())
+                .arg(dir.socket())
                 .args(args)
                 .output()
                 .expect("run portico status")

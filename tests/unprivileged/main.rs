@@ -1,4 +1,4 @@
-//! What needs neither root nor a network namespace: the rules of the repository, its pages, and API servers.
+//! Tests without root and network namespaces: the rules of the repository, its pages, and API servers.
 
 mod cluster_live;
 mod reference;

@@ -26,8 +26,8 @@ fn refuse_each(rule: &str, files: &[File], findings: impl Fn(&File) -> Vec<Strin
     refuse(rule, &files.iter().flat_map(findings).collect::<Vec<_>>());
 }
 
-fn files_in(folder: &str) -> Vec<File> {
-    files().into_iter().filter(|file| file.path.starts_with(folder)).collect()
+fn files_in(dir: &str) -> Vec<File> {
+    files().into_iter().filter(|file| file.path.starts_with(dir)).collect()
 }
 
 fn pages() -> Vec<File> {
@@ -61,10 +61,10 @@ fn text_is_plain_english() {
 
 #[test]
 fn pure_crates_have_no_input_or_output() {
-    for folder in ["proxy-core/src/", "crates/admission-review/src/"] {
+    for dir in ["proxy-core/src/", "crates/admission-review/src/"] {
         refuse_each(
             "time, randomness and data are arguments of a pure crate",
-            &files_in(folder),
+            &files_in(dir),
             source::impure,
         );
     }

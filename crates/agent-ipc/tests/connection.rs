@@ -21,7 +21,7 @@ use rustix::net::{
 use test_support::temp_dir::TempDir;
 
 /// No operation of these tests takes this long.
-const PATIENCE: Duration = Duration::from_secs(20);
+const TIMEOUT: Duration = Duration::from_secs(20);
 /// A wait that is expected to time out.
 const SHORT: Duration = Duration::from_millis(50);
 
@@ -90,7 +90,7 @@ fn assert_refused(test: &str, bytes: &[u8], descriptors: usize, words: &str) {
             other => panic!("{other:?}"),
         }
     };
-    received(test, peer, PATIENCE).expect_err("rejected");
+    received(test, peer, TIMEOUT).expect_err("rejected");
 }
 
 #[test]
@@ -101,7 +101,7 @@ fn request_and_reply_arrive_with_their_file_descriptors() {
     thread::scope(|scope| {
         scope.spawn(|| {
             let connection = listener.accept().expect("accept");
-            let (message, descriptor) = connection.receive(PATIENCE).expect("a request");
+            let (message, descriptor) = connection.receive(TIMEOUT).expect("a request");
             assert_eq!(message, Message { version: VERSION, body: Request::Attach(attachment()) });
             let (got, sent) = (File::from(descriptor.unwrap()).metadata(), netns.metadata());
             assert_eq!(got.unwrap().ino(), sent.unwrap().ino());
@@ -110,8 +110,8 @@ fn request_and_reply_arrive_with_their_file_descriptors() {
             connection.reply(&Reply::File, Some(reader.as_fd())).expect("reply");
         });
         let request = Request::Attach(attachment());
-        let (reply, file) = send_request(&dir.join("agent.sock"), &request, Some(netns.as_fd()), PATIENCE)
-            .expect("an answer");
+        let (reply, file) =
+            send_request(&dir.join("agent.sock"), &request, Some(netns.as_fd()), TIMEOUT).expect("an answer");
         assert_eq!(reply, Reply::File);
         let mut text = String::new();
         File::from(file.expect("a file")).read_to_string(&mut text).unwrap();
@@ -131,7 +131,7 @@ fn requests_of_all_kinds_arrive_unchanged() {
     for request in requests {
         let text = serde_json::to_vec(&Message { version: VERSION, body: request.clone() }).unwrap();
         let (message, descriptor) =
-            received("verb", |socket| send(&socket, &text, &[]), PATIENCE).expect("accepted");
+            received("verb", |socket| send(&socket, &text, &[]), TIMEOUT).expect("accepted");
         assert!(message.body == request && descriptor.is_none(), "{message:?}");
     }
 }
@@ -176,7 +176,7 @@ fn messages_have_the_same_form_as_in_0_1_0() {
 fn next_version_is_accepted_with_its_additional_fields() {
     let text = format!(r#"{{"version":{},"verb":"ready","newer":[1]}}"#, VERSION + 1);
     let (message, _) =
-        received("neighbour", |socket| send(&socket, text.as_bytes(), &[]), PATIENCE).expect("accepted");
+        received("neighbour", |socket| send(&socket, text.as_bytes(), &[]), TIMEOUT).expect("accepted");
     assert_eq!(message, Message { version: VERSION + 1, body: Request::Ready });
 }
 
@@ -184,7 +184,7 @@ fn next_version_is_accepted_with_its_additional_fields() {
 fn status_request_without_hits_is_the_default_one() {
     let text = format!(r#"{{"version":{VERSION},"verb":"status"}}"#);
     let (message, _) =
-        received("plain", |socket| send(&socket, text.as_bytes(), &[]), PATIENCE).expect("accepted");
+        received("plain", |socket| send(&socket, text.as_bytes(), &[]), TIMEOUT).expect("accepted");
     assert_eq!(message.body, Request::status());
 }
 
@@ -205,7 +205,7 @@ fn reply_of_an_unsupported_version_is_not_an_absent_agent() {
             send(&connection, br#"{"version":7,"answer":"sung"}"#, &[]);
         });
         let error =
-            send_request(&dir.join("agent.sock"), &Request::Ready, None, PATIENCE).expect_err("not accepted");
+            send_request(&dir.join("agent.sock"), &Request::Ready, None, TIMEOUT).expect_err("not accepted");
         assert!(matches!(error, RequestError::Failed { source: MessageError::Version { theirs: 7 }, .. }));
         assert!(!error.is_agent_down() && !error.is_transient(), "{error:?}");
     });
@@ -230,7 +230,7 @@ fn message_of_64_kib_is_accepted_and_a_larger_one_rejected() {
     };
     assert_refused("large", &padded(MESSAGE_BYTES_MAX + 1), 0, "exceeds 65536 bytes");
     let fits = padded(MESSAGE_BYTES_MAX);
-    received("fits", |socket| send(&socket, &fits, &[]), PATIENCE).expect("it fits");
+    received("fits", |socket| send(&socket, &fits, &[]), TIMEOUT).expect("it fits");
 }
 
 #[test]
@@ -238,7 +238,7 @@ fn too_large_request_is_not_sent() {
     let dir = TempDir::new("unsent");
     let _listener = Listener::bind(&dir.join("agent.sock")).expect("listen");
     let request = Request::Gc { network: "n".into(), valid: vec![key(); 2_000] };
-    let error = send_request(&dir.join("agent.sock"), &request, None, PATIENCE).expect_err("too large");
+    let error = send_request(&dir.join("agent.sock"), &request, None, TIMEOUT).expect_err("too large");
     assert!(error.is_too_large() && !error.is_transient(), "{error:?}");
 }
 
@@ -258,7 +258,7 @@ fn rejected_file_descriptors_are_closed() {
         reply(&socket);
         drop(writer);
     };
-    received("closed", peer, PATIENCE).expect_err("two are rejected");
+    received("closed", peer, TIMEOUT).expect_err("two are rejected");
     // The pipe ends once all file descriptors of its other end are closed.
     assert_eq!(reader.read(&mut [0]).unwrap(), 0);
 }
@@ -269,12 +269,12 @@ fn silent_client_times_out() {
     let peer = |socket: OwnedFd| assert!(matches!(reply(&socket), Reply::Refused { .. }));
     let error = received("silent", peer, SHORT).expect_err("timed out");
     assert!(matches!(error, ReceiveError::Message(MessageError::TimedOut)), "{error:?}");
-    assert!(start.elapsed() < PATIENCE);
+    assert!(start.elapsed() < TIMEOUT);
 }
 
 #[test]
 fn closed_connection_is_not_a_request() {
-    let error = received("gone", drop, PATIENCE).expect_err("no agent");
+    let error = received("gone", drop, TIMEOUT).expect_err("no agent");
     assert!(matches!(error, ReceiveError::Message(MessageError::Closed)), "{error:?}");
 }
 
@@ -294,7 +294,7 @@ fn connection_closed_by_the_agent_is_a_transient_error() {
     thread::scope(|scope| {
         scope.spawn(|| drop(listener.accept().expect("accept")));
         let error =
-            send_request(&dir.join("agent.sock"), &Request::Ready, None, PATIENCE).expect_err("no answer");
+            send_request(&dir.join("agent.sock"), &Request::Ready, None, TIMEOUT).expect_err("no answer");
         assert!(matches!(error, RequestError::Failed { source: MessageError::Closed, .. }), "{error:?}");
         assert!(error.is_transient() && !error.is_agent_down());
     });
@@ -303,7 +303,7 @@ fn connection_closed_by_the_agent_is_a_transient_error() {
 #[test]
 fn missing_listener_means_that_the_agent_is_down() {
     let dir = TempDir::new("absent");
-    let down = |path: PathBuf| send_request(&path, &Request::Ready, None, PATIENCE).expect_err("no agent");
+    let down = |path: PathBuf| send_request(&path, &Request::Ready, None, TIMEOUT).expect_err("no agent");
     assert!(down(dir.join("agent.sock")).is_agent_down());
     drop(Listener::bind(&dir.join("agent.sock")).expect("listen"));
     assert!(dir.join("agent.sock").exists(), "left by a killed agent");

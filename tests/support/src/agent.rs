@@ -22,7 +22,7 @@ use crate::program::program;
 use crate::temp_dir::TempDir;
 
 /// The timeout of each wait.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+pub const TIMEOUT: Duration = Duration::from_secs(20);
 
 /// The directories of an agent: its manifests, state and socket.
 pub struct AgentDir(TempDir);
@@ -70,32 +70,32 @@ pub struct Agent {
 
 impl Agent {
     /// Starts an agent with the manifests of a directory.
-    pub fn start(folder: &AgentDir, args: &[&str]) -> Self {
-        let manifests = folder.manifests();
-        Self::start_with(folder, &[&["--manifests", manifests.to_str().expect("a path")], args].concat())
+    pub fn start(dir: &AgentDir, args: &[&str]) -> Self {
+        let manifests = dir.manifests();
+        Self::start_with(dir, &[&["--manifests", manifests.to_str().expect("a path")], args].concat())
     }
 
     /// Starts an agent with the sources of services in `args`.
-    pub fn start_with(folder: &AgentDir, args: &[&str]) -> Self {
-        Self::start_by(folder, &[], args)
+    pub fn start_with(dir: &AgentDir, args: &[&str]) -> Self {
+        Self::start_by(dir, &[], args)
     }
 
     /// Starts an agent through another program, which executes its last arguments.
-    pub fn start_by(folder: &AgentDir, by: &[&str], args: &[&str]) -> Self {
-        let log = folder.join("agent.log");
+    pub fn start_by(dir: &AgentDir, by: &[&str], args: &[&str]) -> Self {
+        let log = dir.join("agent.log");
         let out = File::options().create(true).append(true).open(&log).expect("create the log");
         let agent = program("portico");
         let words: Vec<&OsStr> = by.iter().map(OsStr::new).chain([agent.as_os_str()]).collect();
         let mut command = Command::new(words[0]);
         command.args(&words[1..]);
-        command.arg("agent").arg("--socket").arg(folder.socket()).arg("--state-dir").arg(folder.state());
-        let cni = folder.join("cni");
+        command.arg("agent").arg("--socket").arg(dir.socket()).arg("--state-dir").arg(dir.state());
+        let cni = dir.join("cni");
         command.arg("--cni-cache").arg(&cni).arg("--cni-conf").arg(&cni);
         if !args.contains(&"--metrics") {
             command.args(["--metrics", "none"]);
         }
         let child = command.args(args).stdin(Stdio::null()).stderr(out).spawn().expect("start the agent");
-        let agent = Self { child, socket: folder.socket(), log };
+        let agent = Self { child, socket: dir.socket(), log };
         agent.until("the agent replies", |agent| agent.try_ask(&Request::Ready, None).is_some());
         agent
     }
@@ -111,16 +111,16 @@ impl Agent {
 
     /// Waits until a condition is true.
     pub fn until(&self, what: &str, is_so: impl Fn(&Self) -> bool) {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         while !is_so(self) {
-            assert!(Instant::now() < deadline, "{what}: not within {PATIENCE:?}; the log:\n{}", self.log());
+            assert!(Instant::now() < deadline, "{what}: not within {TIMEOUT:?}; the log:\n{}", self.log());
             thread::sleep(Duration::from_millis(2));
         }
     }
 
     fn try_ask(&self, request: &Request, pod: Option<&Pod>) -> Option<(Reply, Option<std::os::fd::OwnedFd>)> {
         let file = pod.map(|pod| File::open(pod.path()).expect("open the pod's namespace"));
-        agent_ipc::send_request(&self.socket, request, file.as_ref().map(AsFd::as_fd), PATIENCE).ok()
+        agent_ipc::send_request(&self.socket, request, file.as_ref().map(AsFd::as_fd), TIMEOUT).ok()
     }
 
     /// Sends a request and returns the reply.

@@ -37,7 +37,7 @@ const NAMESPACE: &str = "portico-system";
 #[derive(Debug, Clone)]
 pub enum Fault {
     /// Ends all lasting faults.
-    Mended,
+    Cleared,
     /// Closes the connections of all watches in the middle of a change, once.
     CutWatches,
     /// Ends all watches in order, once.
@@ -55,7 +55,7 @@ pub enum Fault {
     /// Accepts writes in a namespace without a response.
     HangIn(&'static str),
     /// Closes new and existing connections.
-    Away,
+    Down,
     /// Responds to each request with this status, and with `Retry-After` in seconds if set.
     Answer(u16, Option<u64>),
     /// Forbids to read a resource.

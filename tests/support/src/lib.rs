@@ -1,10 +1,9 @@
-//! What the tests of several crates share: network namespaces and pods, the real programs, and an API server.
+//! Helpers for the tests of several crates: network namespaces and pods, the real programs, and an API server.
 //!
 //! A helper that only one test program uses is a module of that program instead, where rustc reports it if it is
 //! unused. Assertions about Portico belong in the tests.
 
-// The name of a helper says what it does; those that are not obvious are documented. A new pod or directory is no
-// default value.
+// Helpers whose names are clear need no documentation. A new pod or directory is not a default value.
 #![allow(missing_docs, clippy::new_without_default)]
 
 pub mod agent;

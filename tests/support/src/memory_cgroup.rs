@@ -14,9 +14,9 @@ impl MemoryCgroup {
     pub fn new(limit: u64) -> Self {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        let folder = PathBuf::from(HIERARCHY).join(format!("portico-{}-{number}", std::process::id()));
-        fs::create_dir(&folder).expect("create a memory cgroup: this test needs cgroup version 1 and root");
-        let cgroup = Self(folder);
+        let dir = PathBuf::from(HIERARCHY).join(format!("portico-{}-{number}", std::process::id()));
+        fs::create_dir(&dir).expect("create a memory cgroup: this test needs cgroup version 1 and root");
+        let cgroup = Self(dir);
         fs::write(cgroup.0.join("memory.limit_in_bytes"), limit.to_string()).expect("set the limit");
         cgroup
     }

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 /// A memory cgroup of a running program.
 pub struct MemoryLimit {
     /// `None` if the user may not create a cgroup.
-    folder: Option<PathBuf>,
+    dir: Option<PathBuf>,
     is_v2: bool,
     pid: u32,
 }
@@ -21,15 +21,15 @@ impl MemoryLimit {
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let is_v2 = Path::new("/sys/fs/cgroup/cgroup.controllers").exists();
         let root = if is_v2 { "/sys/fs/cgroup" } else { "/sys/fs/cgroup/memory" };
-        let folder = Path::new(root).join(format!("portico-webhook-{}-{number}", std::process::id()));
+        let dir = Path::new(root).join(format!("portico-webhook-{}-{number}", std::process::id()));
         let limit = if is_v2 { "memory.max" } else { "memory.limit_in_bytes" };
-        let is_made = fs::create_dir(&folder).is_ok()
-            && fs::write(folder.join(limit), bytes.to_string()).is_ok()
-            && fs::write(folder.join("cgroup.procs"), pid.to_string()).is_ok();
+        let is_made = fs::create_dir(&dir).is_ok()
+            && fs::write(dir.join(limit), bytes.to_string()).is_ok()
+            && fs::write(dir.join("cgroup.procs"), pid.to_string()).is_ok();
         if !is_made {
-            let _ = fs::remove_dir(&folder);
+            let _ = fs::remove_dir(&dir);
         }
-        Self { folder: is_made.then_some(folder), is_v2, pid }
+        Self { dir: is_made.then_some(dir), is_v2, pid }
     }
 
     /// The peak of the program's memory in bytes, including kernel memory if there is a cgroup.
@@ -38,7 +38,7 @@ impl MemoryLimit {
         let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("a peak");
         let resident: usize = line.trim().trim_end_matches(" kB").parse().expect("a number");
         let name = if self.is_v2 { "memory.peak" } else { "memory.max_usage_in_bytes" };
-        let charged = self.folder.as_ref().map(|folder| number(&folder.join(name)));
+        let charged = self.dir.as_ref().map(|dir| number(&dir.join(name)));
         charged.unwrap_or_default().max(resident * 1_024)
     }
 }
@@ -50,10 +50,10 @@ fn number(path: &Path) -> usize {
 
 impl Drop for MemoryLimit {
     fn drop(&mut self) {
-        let Some(folder) = &self.folder else { return };
+        let Some(dir) = &self.dir else { return };
         // A cgroup that contains a process cannot be removed.
-        let parent = folder.parent().expect("a cgroup has a parent");
+        let parent = dir.parent().expect("a cgroup has a parent");
         let _ = fs::write(parent.join("cgroup.procs"), self.pid.to_string());
-        let _ = fs::remove_dir(folder);
+        let _ = fs::remove_dir(dir);
     }
 }

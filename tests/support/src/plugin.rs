@@ -90,13 +90,13 @@ impl Outcome {
 }
 
 /// A configuration with a `prevResult`, and with the agent's socket and the state in this directory.
-pub fn conf(folder: &Path) -> Value {
+pub fn conf(dir: &Path) -> Value {
     json!({
         "cniVersion": "1.1.0",
         "name": "net",
         "type": "portico-cni",
-        "socket": folder.join("agent.sock"),
-        "stateDir": folder,
+        "socket": dir.join("agent.sock"),
+        "stateDir": dir,
         "prevResult": {
             "cniVersion": "1.1.0",
             "interfaces": [{"name": "veth0", "mac": "aa:bb:cc:dd:ee:01"}, {"name": "eth0", "sandbox": "/x"}],

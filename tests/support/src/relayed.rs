@@ -27,7 +27,7 @@ use crate::pod::Pod;
 use crate::way::portals_of;
 
 /// The timeout of each wait.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+pub const TIMEOUT: Duration = Duration::from_secs(20);
 /// The addresses of the pod.
 pub const POD: &str = "10.244.0.2";
 pub const POD6: &str = "2001:db8:244::2";
@@ -115,7 +115,7 @@ impl Relayed {
     pub fn outcome(&self, portal: &str) -> Result<(), ErrorKind> {
         self.within(|| {
             let mut stream = TcpStream::connect(backend(portal)).map_err(|error| error.kind())?;
-            stream.set_read_timeout(Some(PATIENCE)).expect("set a time-out");
+            stream.set_read_timeout(Some(TIMEOUT)).expect("set a time-out");
             end_of(&mut stream)
         })
     }
@@ -134,8 +134,8 @@ impl Relayed {
 /// Connects with timeouts for reads and writes.
 pub fn connected(to: &str) -> TcpStream {
     let stream = TcpStream::connect_timeout(&backend(to), ANSWER).unwrap_or_else(|why| panic!("{to}: {why}"));
-    stream.set_read_timeout(Some(PATIENCE)).expect("set a time-out");
-    stream.set_write_timeout(Some(PATIENCE)).expect("set a time-out");
+    stream.set_read_timeout(Some(TIMEOUT)).expect("set a time-out");
+    stream.set_write_timeout(Some(TIMEOUT)).expect("set a time-out");
     stream
 }
 
@@ -143,7 +143,7 @@ pub fn connected(to: &str) -> TcpStream {
 pub fn eventually(what: &str, mut is_true: impl FnMut() -> bool) {
     let start = Instant::now();
     while !is_true() {
-        assert!(start.elapsed() < PATIENCE, "timed out: {what}");
+        assert!(start.elapsed() < TIMEOUT, "timed out: {what}");
         thread::sleep(Duration::from_millis(1));
     }
 }
@@ -164,8 +164,8 @@ pub fn accepted(listener: &TcpListener) -> (TcpStream, SocketAddr) {
     });
     let (stream, from) = connection.expect("accepted above");
     stream.set_nonblocking(false).expect("block");
-    stream.set_read_timeout(Some(PATIENCE)).expect("set a time-out");
-    stream.set_write_timeout(Some(PATIENCE)).expect("set a time-out");
+    stream.set_read_timeout(Some(TIMEOUT)).expect("set a time-out");
+    stream.set_write_timeout(Some(TIMEOUT)).expect("set a time-out");
     (stream, from)
 }
 

@@ -16,7 +16,7 @@ pub const OURS: &str = "portico-env-";
 /// An API server and a directory for logs.
 pub struct Cluster {
     pub api: Api,
-    pub folder: TempDir,
+    pub dir: TempDir,
     pub port: u16,
 }
 
@@ -26,7 +26,7 @@ impl Cluster {
             api.put(json!({"kind": "Namespace", "metadata": {"name": namespace}}));
         }
         api.put(service("redis", 11, 6379));
-        Self { api, folder: TempDir::new("webhook"), port: free_port() }
+        Self { api, dir: TempDir::new("webhook"), port: free_port() }
     }
 
     /// Starts a replica at this port and waits until it is ready. The API server calls `self.port`.
@@ -35,7 +35,7 @@ impl Cluster {
         let url = format!("https://127.0.0.1:{}/mutate", self.port);
         let mut all = vec!["--kubeconfig", &kubeconfig, "--url", &url, "--drain", "1"];
         all.extend(args);
-        Webhook::ready(self.folder.path(), port, &all)
+        Webhook::ready(self.dir.path(), port, &all)
     }
 
     /// Starts a replica at the port that the API server calls.

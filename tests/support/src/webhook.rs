@@ -18,16 +18,16 @@ use crate::program::program;
 use crate::temp_dir::TempDir;
 
 /// The timeout of each wait.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Waits until there is a result.
 pub fn until<T>(what: &str, mut found: impl FnMut() -> Option<T>) -> T {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TIMEOUT;
     loop {
         if let Some(found) = found() {
             return found;
         }
-        assert!(Instant::now() < deadline, "{what}: not within {PATIENCE:?}");
+        assert!(Instant::now() < deadline, "{what}: not within {TIMEOUT:?}");
         thread::sleep(Duration::from_millis(5));
     }
 }
@@ -48,9 +48,9 @@ pub struct Webhook {
 
 impl Webhook {
     /// Starts a webhook with these arguments, and waits until it logs its addresses.
-    pub fn start(folder: &Path, port: u16, args: &[&str]) -> Self {
+    pub fn start(dir: &Path, port: u16, args: &[&str]) -> Self {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
-        let log = folder.join(format!("webhook-{}.log", NUMBER.fetch_add(1, Ordering::Relaxed)));
+        let log = dir.join(format!("webhook-{}.log", NUMBER.fetch_add(1, Ordering::Relaxed)));
         let out = File::create(&log).expect("create the log");
         let mut command = Command::new(program("portico-webhook"));
         command.args(["--listen", &format!("127.0.0.1:{port}"), "--admin", "127.0.0.1:0"]);
@@ -63,23 +63,23 @@ impl Webhook {
     }
 
     /// Starts a webhook and waits until it is ready.
-    pub fn ready(folder: &Path, port: u16, args: &[&str]) -> Self {
-        let webhook = Self::start(folder, port, args);
+    pub fn ready(dir: &Path, port: u16, args: &[&str]) -> Self {
+        let webhook = Self::start(dir, port, args);
         webhook.until("the webhook is ready", |webhook| webhook.readyz().0 == 200);
         webhook
     }
 
     /// Starts a webhook with manifests and a self-managed CA, whose certificate is written to `ca.pem`.
-    pub fn on_manifests(folder: &TempDir, manifest: &str, args: &[&str]) -> Self {
+    pub fn on_manifests(dir: &TempDir, manifest: &str, args: &[&str]) -> Self {
         // In its own directory, so that the watch does not see changes of the log.
-        fs::create_dir_all(folder.join("manifests")).expect("make a folder");
-        let manifests = folder.write("manifests/services.yaml", manifest);
-        let authority = folder.join("ca.pem");
+        fs::create_dir_all(dir.join("manifests")).expect("create the directory");
+        let manifests = dir.write("manifests/services.yaml", manifest);
+        let authority = dir.join("ca.pem");
         let text = |path: &Path| path.to_str().expect("a path").to_owned();
         let (manifests, authority) = (text(&manifests), text(&authority));
         let mut all = vec!["--manifests", &manifests, "--ca-out", &authority];
         all.extend(args);
-        Self::ready(folder.path(), 0, &all)
+        Self::ready(dir.path(), 0, &all)
     }
 
     fn logged_address(&self, what: &str) -> SocketAddr {

@@ -39,7 +39,7 @@ fn existing_objects_and_every_change_are_reported(api: &Api) {
     seen.until(|seen| seen.endpoints("change-a") == 2);
     api.delete("Service", "default", "change-a");
     seen.until(|seen| seen.port("change-a").is_none());
-    assert_eq!((&seen.troubles[..], seen.recoveries), (&[][..], 0));
+    assert_eq!((&seen.outages[..], seen.recoveries), (&[][..], 0));
 }
 
 fn services_of_several_pages_are_reported_before_synced(api: &Api) {
@@ -68,7 +68,7 @@ fn watches_that_the_server_ends_resume_without_an_outage(api: &Api) {
         api.put(service("ended", 2000, port));
         seen.until(|seen| seen.port("ended") == Some(port));
     }
-    assert_eq!(seen.troubles, [""; 0]);
+    assert_eq!(seen.outages, [""; 0]);
 }
 
 fn services_of_other_proxies_are_known_and_hide_the_ranges(api: &Api) {
@@ -145,7 +145,7 @@ fn new_ranges_are_reported(api: &Api) {
 fn missing_rule_of_an_unauthorized_client_is_named(api: &Api) {
     let mut seen = Seen::new(api.kubeconfig_without_rights(), WatchScope::Proxy { node: None }, limits());
     let of = |seen: &Seen, resource: &str| {
-        let text = seen.troubles.iter().find(|text| text.contains(&format!("resources: [\"{resource}\"]")));
+        let text = seen.outages.iter().find(|text| text.contains(&format!("resources: [\"{resource}\"]")));
         text.cloned()
     };
     seen.until(|seen| {
@@ -156,7 +156,7 @@ fn missing_rule_of_an_unauthorized_client_is_named(api: &Api) {
     assert!(text.contains("apiGroups: [\"discovery.k8s.io\"]"), "{text}");
     assert!(!seen.is_synced);
     // Both selections of services lack the same rule.
-    assert!(seen.troubles.len() <= 4, "{:?}", seen.troubles);
+    assert!(seen.outages.len() <= 4, "{:?}", seen.outages);
 }
 
 fn many_changes_leave_the_state_of_the_server(api: &Api) {

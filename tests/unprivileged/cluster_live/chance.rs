@@ -81,7 +81,7 @@ fn fault(chance: &mut Chance) -> Fault {
         3 => Fault::Line("services", b"garbage".to_vec()),
         4 => Fault::Line("endpointslices", b"{\"type\":\"ERROR\",\"object\":{\"code\":500}}".to_vec()),
         5 => Fault::Bookmark,
-        6 => Fault::Away,
+        6 => Fault::Down,
         7 => Fault::Answer(503, None),
         8 => Fault::Deny("services"),
         9 => Fault::GarbageList("endpointslices", "{"),
@@ -100,7 +100,7 @@ pub(crate) fn calm(api: &Api) {
         }
         seen.until(|seen| World::of(seen) == world);
     }
-    assert_eq!(seen.troubles, [""; 0]);
+    assert_eq!(seen.outages, [""; 0]);
 }
 
 #[test]
@@ -120,7 +120,7 @@ fn random_faults_leave_the_state_of_the_server() {
             for _ in 0..chance.below(10) {
                 world.change(&api, &mut chance);
             }
-            api.fault(Fault::Mended);
+            api.fault(Fault::Cleared);
             // End silent watches, as their timeout would.
             api.fault(Fault::EndWatches);
             if round % 3 == 0 {
@@ -130,6 +130,6 @@ fn random_faults_leave_the_state_of_the_server() {
         let probe = service("probe", 99, 7);
         api.put(probe);
         seen.until(|seen| seen.port("probe") == Some(7) && World::of(seen) == world);
-        assert!(seen.recoveries <= seen.troubles.len(), "seed {seed}");
+        assert!(seen.recoveries <= seen.outages.len(), "seed {seed}");
     }
 }

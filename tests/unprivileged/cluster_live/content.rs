@@ -54,14 +54,14 @@ fn malformed_watch_events_leave_the_state_of_the_server() {
         let (api, mut seen) = watched();
         api.fault(Fault::Line("services", text));
         // Wait until the line was received, since the change below could end the watch first.
-        seen.until(|seen| !seen.troubles.is_empty());
+        seen.until(|seen| !seen.outages.is_empty());
         api.put(service("a", 1, 81));
         seen.until(|seen| seen.port("a") == Some(81) && seen.recoveries > 0);
         // The watches of both selections of services got the line.
-        assert!(seen.troubles.len() <= 2, "{what}: {:?}", seen.troubles);
-        assert!(seen.troubles[0].starts_with("failed to watch services: "), "{what}: {:?}", seen.troubles);
+        assert!(seen.outages.len() <= 2, "{what}: {:?}", seen.outages);
+        assert!(seen.outages[0].starts_with("failed to watch services: "), "{what}: {:?}", seen.outages);
         assert_eq!(seen.removed, [""; 0], "{what}");
-        assert!(seen.troubles.iter().all(|text| text.len() < 500), "{what}");
+        assert!(seen.outages.iter().all(|text| text.len() < 500), "{what}");
     }
 }
 
@@ -81,15 +81,15 @@ fn invalid_object_keeps_its_last_valid_state() {
     }
     let reasons = &seen.reasons;
     assert!(matches!(&reasons[..], [text] if text.starts_with("Service default/a: ")), "{reasons:?}");
-    assert_eq!((seen.port("a"), seen.refused), (Some(80), 1));
+    assert_eq!((seen.port("a"), seen.rejected), (Some(80), 1));
     // A new list does not remove the object either.
     api.fault(Fault::Expire);
     api.put(service("c", 3, 80));
     seen.until(|seen| seen.port("c").is_some());
     assert_eq!(seen.port("a"), Some(80));
     api.put(service("a", 1, 82));
-    seen.until(|seen| seen.port("a") == Some(82) && seen.refused == 0);
-    assert_eq!((seen.reasons.len(), seen.troubles.len()), (1, 0), "a rejected object is not an outage");
+    seen.until(|seen| seen.port("a") == Some(82) && seen.rejected == 0);
+    assert_eq!((seen.reasons.len(), seen.outages.len()), (1, 0), "a rejected object is not an outage");
     assert_eq!(seen.removed, [""; 0]);
 }
 
@@ -98,7 +98,7 @@ fn object_without_a_name_is_reported_and_affects_no_other() {
     let (api, mut seen) = watched();
     api.fault(line(&json!({"type": "ADDED", "object": {"metadata": {"resourceVersion": "99"}, "spec": {}}})));
     api.fault(line(&json!({"type": "DELETED", "object": {"metadata": {}}})));
-    seen.until(|seen| seen.refused == 1);
+    seen.until(|seen| seen.rejected == 1);
     assert_eq!(seen.reasons, ["Service without a name"]);
     for port in 81..181 {
         api.put(service("a", 1, port));
@@ -117,7 +117,7 @@ fn huge_object_is_read_or_rejected_and_affects_no_other() {
     huge["spec"]["ports"] =
         (1..=5000).map(|port| json!({"name": format!("p{port}"), "port": port, "protocol": "TCP"})).collect();
     api.put(huge);
-    seen.until(|seen| seen.refused == 1);
+    seen.until(|seen| seen.rejected == 1);
     assert!(seen.reasons[0].starts_with("Service default/huge: "), "{:?}", seen.reasons);
     api.put(service("a", 1, 81));
     seen.until(|seen| seen.port("a") == Some(81));
@@ -140,12 +140,12 @@ fn malformed_list_removes_nothing() {
         let (api, mut seen) = watched();
         api.fault(Fault::GarbageList("services", text));
         api.fault(Fault::Expire);
-        seen.until(|seen| !seen.troubles.is_empty());
-        assert!(seen.troubles[0].starts_with("failed to list services: "), "{text}: {:?}", seen.troubles);
+        seen.until(|seen| !seen.outages.is_empty());
+        assert!(seen.outages[0].starts_with("failed to list services: "), "{text}: {:?}", seen.outages);
         api.put(service("a", 1, 81));
-        api.fault(Fault::Mended);
+        api.fault(Fault::Cleared);
         seen.until(|seen| seen.port("a") == Some(81) && seen.recoveries == 1);
         assert_eq!(seen.removed, [""; 0], "{text}");
-        assert!(seen.troubles.len() <= 2, "{text}: {:?}", seen.troubles);
+        assert!(seen.outages.len() <= 2, "{text}: {:?}", seen.outages);
     }
 }

@@ -80,7 +80,7 @@ fn every_refusal_of_initial_events_falls_back_to_a_paged_list() {
         api.fault(Fault::Expire);
         api.put(service("a", 1, 82));
         seen.until(|seen| seen.port("a") == Some(82));
-        assert_eq!((&seen.troubles[..], &seen.removed[..]), (&[][..], &[][..]), "{way:?}");
+        assert_eq!((&seen.outages[..], &seen.removed[..]), (&[][..], &[][..]), "{way:?}");
         let again = api.requests().iter().filter(|request| request.contains("sendInitialEvents")).count();
         assert!(again == 0 || matches!(way, Status(500)), "{way:?}");
     }
@@ -111,7 +111,7 @@ fn too_large_page_is_requested_again_in_parts_with_the_same_token() {
     assert!(pages[1].0 <= 6, "{pages:?}");
     assert!(pages.iter().skip(2).all(|(limit, token)| *limit <= 6 && token.is_some()), "{pages:?}");
     assert!(pages.len() < 40, "{pages:?}");
-    assert_eq!((&seen.troubles[..], seen.refused), (&[][..], 0));
+    assert_eq!((&seen.outages[..], seen.rejected), (&[][..], 0));
 }
 
 #[test]
@@ -124,7 +124,7 @@ fn too_large_objects_are_named_and_the_others_arrive() {
         let missing: Vec<usize> =
             (0..9).filter(|number| seen.port(&format!("made-{number}")).is_none()).collect();
         assert_eq!(missing, [2, 6], "{way:?}");
-        assert_eq!((seen.refused, &seen.troubles[..]), (2, &[][..]), "{way:?}");
+        assert_eq!((seen.rejected, &seen.outages[..]), (2, &[][..]), "{way:?}");
         let reasons = &seen.reasons;
         assert!(reasons.len() == 2 && reasons[0].starts_with("Service default/made-2: "), "{reasons:?}");
         let requests = api.requests();
@@ -141,15 +141,15 @@ fn too_large_change_is_named_and_keeps_the_last_valid_state_until_deletion() {
     let mut large = service("a", 1, 81);
     large["status"] = json!({"padding": "x".repeat(6 << 20)});
     api.put(large.clone());
-    seen.until(|seen| seen.refused == 1);
+    seen.until(|seen| seen.rejected == 1);
     assert!(seen.reasons[0].starts_with("Service default/a: longer than"), "{:?}", seen.reasons);
     api.put(service("b", 2, 80));
     seen.until(|seen| seen.port("b") == Some(80));
     assert_eq!(seen.port("a"), Some(80));
     // The deletion event is as large.
     api.delete("Service", "default", "a");
-    seen.until(|seen| seen.refused == 0 && seen.port("a").is_none());
-    assert_eq!(seen.troubles, [""; 0], "a rejected object is not an outage");
+    seen.until(|seen| seen.rejected == 0 && seen.port("a").is_none());
+    assert_eq!(seen.outages, [""; 0], "a rejected object is not an outage");
     let requests = api.requests();
     assert_eq!(requests.len(), 1, "the watch continues: {requests:?}");
 }

@@ -14,7 +14,7 @@ use tokio::sync::mpsc::{Receiver, channel};
 use super::seen::limits;
 use test_support::apiserver::{Api, Fault, Generated, InitialEvents};
 
-const PATIENCE: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(60);
 const MANAGED: &str = "example.com/managed";
 
 /// The state that results from the events of a metadata watch.
@@ -22,8 +22,8 @@ struct Objects {
     known: BTreeMap<String, ObjectMeta>,
     deleted: Vec<String>,
     is_synced: bool,
-    refused: usize,
-    troubles: Vec<String>,
+    rejected: usize,
+    outages: Vec<String>,
     recoveries: usize,
     events: Receiver<MetadataEvent>,
     runtime: Runtime,
@@ -39,8 +39,8 @@ impl Objects {
             known: BTreeMap::new(),
             deleted: Vec::new(),
             is_synced: false,
-            refused: 0,
-            troubles: Vec::new(),
+            rejected: 0,
+            outages: Vec::new(),
             recoveries: 0,
             events,
             runtime,
@@ -49,10 +49,10 @@ impl Objects {
 
     fn until(&mut self, is_so: impl Fn(&Self) -> bool) {
         while !is_so(self) {
-            let received = async { tokio::time::timeout(PATIENCE, self.events.recv()).await };
+            let received = async { tokio::time::timeout(TIMEOUT, self.events.recv()).await };
             let event = self.runtime.block_on(received);
             let event =
-                event.unwrap_or_else(|_| panic!("timed out without an event; outages: {:?}", self.troubles));
+                event.unwrap_or_else(|_| panic!("timed out without an event; outages: {:?}", self.outages));
             match event.expect("the watch continues") {
                 MetadataEvent::Applied(meta) => {
                     self.known.insert(meta.key.name.to_string(), meta);
@@ -64,9 +64,9 @@ impl Objects {
                 MetadataEvent::Synced => {
                     assert!(!std::mem::replace(&mut self.is_synced, true), "synced is sent once");
                 }
-                MetadataEvent::Outage(why) => self.troubles.push(why),
+                MetadataEvent::Outage(why) => self.outages.push(why),
                 MetadataEvent::Recovered => self.recoveries += 1,
-                MetadataEvent::Rejected(RejectedObjects { count, .. }) => self.refused = count,
+                MetadataEvent::Rejected(RejectedObjects { count, .. }) => self.rejected = count,
             }
         }
     }
@@ -117,7 +117,7 @@ fn existing_objects_and_every_change_are_reported_without_content(api: &Api) {
     objects.until(|objects| objects.deleted == ["second"]);
     api.delete("ConfigMap", "default", "first");
     objects.until(|objects| objects.known.is_empty());
-    assert_eq!((&objects.troubles[..], objects.refused), (&[][..], 0));
+    assert_eq!((&objects.outages[..], objects.rejected), (&[][..], 0));
 }
 
 #[test]
@@ -207,14 +207,14 @@ fn objects_deleted_during_an_outage_are_reported_as_deleted() {
     ["a", "b"].iter().for_each(|name| api.put(config_map(name, "1")));
     let mut objects = Objects::new(api.kubeconfig(), managed(), limits());
     objects.until(|objects| objects.is_synced);
-    api.fault(Fault::Away);
-    objects.until(|objects| !objects.troubles.is_empty());
+    api.fault(Fault::Down);
+    objects.until(|objects| !objects.outages.is_empty());
     api.delete("ConfigMap", "default", "a");
     api.fault(Fault::Expire);
-    api.fault(Fault::Mended);
+    api.fault(Fault::Cleared);
     objects.until(|objects| objects.recoveries == 1 && objects.deleted == ["a"]);
     assert_eq!(objects.names(), ["b"]);
-    assert_eq!(objects.troubles.len(), 1, "{:?}", objects.troubles);
+    assert_eq!(objects.outages.len(), 1, "{:?}", objects.outages);
 }
 
 #[test]
@@ -229,7 +229,7 @@ fn too_large_metadata_is_rejected_and_the_others_arrive() {
     api.put(config_map("hostile", &"x".repeat(200_000)));
     let mut objects = Objects::new(api.kubeconfig(), managed(), limits());
     objects.until(|objects| objects.is_synced);
-    assert_eq!((objects.known.len(), objects.refused), (100, 1));
+    assert_eq!((objects.known.len(), objects.rejected), (100, 1));
     api.put(config_map("hostile", "small"));
-    objects.until(|objects| objects.refused == 0 && objects.known.contains_key("hostile"));
+    objects.until(|objects| objects.rejected == 0 && objects.known.contains_key("hostile"));
 }

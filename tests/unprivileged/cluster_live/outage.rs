@@ -38,7 +38,7 @@ fn interrupted_watches_resume_at_their_resource_version() {
         api.put(service("b", 2, port));
         seen.until(|seen| seen.port("b") == Some(port));
     }
-    seen.until(|seen| !seen.troubles.is_empty() && seen.recoveries == seen.troubles.len());
+    seen.until(|seen| !seen.outages.is_empty() && seen.recoveries == seen.outages.len());
     assert_eq!(seen.removed, [""; 0]);
     assert_eq!(lists(&api.requests()), 4, "each of the four resources was listed once");
 }
@@ -62,7 +62,7 @@ fn watch_resumes_from_a_bookmark() {
         let version = request.split("resourceVersion=").nth(1).and_then(|rest| rest.split('&').next());
         assert!(version.unwrap().parse::<u64>().unwrap() >= 51, "{request}");
     }
-    assert_eq!(seen.troubles, [""; 0]);
+    assert_eq!(seen.outages, [""; 0]);
 }
 
 #[test]
@@ -76,22 +76,22 @@ fn expired_resource_version_causes_a_list_and_only_differences_are_reported() {
     api.delete("Service", "default", "gone");
     api.put(service("new", 3, 80));
     api.fault(Fault::Expire);
-    api.fault(Fault::Mended);
+    api.fault(Fault::Cleared);
     seen.until(|seen| seen.port("new").is_some() && seen.port("gone").is_none());
     assert_eq!(seen.removed, ["gone"]);
     assert_eq!(seen.snapshot.revision() - revision, 2, "unchanged objects are not reported again");
     is_followed(&api, &mut seen, 1);
-    assert_eq!(seen.troubles, [""; 0], "an expired version is not an outage");
+    assert_eq!(seen.outages, [""; 0], "an expired version is not an outage");
 }
 
 #[test]
 fn outage_is_reported_once_and_missed_changes_arrive_after_it() {
     let (api, mut seen) = watched(limits());
     for round in 1..=3 {
-        api.fault(Fault::Away);
-        seen.until(|seen| seen.troubles.len() == round);
+        api.fault(Fault::Down);
+        seen.until(|seen| seen.outages.len() == round);
         api.put(service("a", 1, 80 + round as u16));
-        api.fault(Fault::Mended);
+        api.fault(Fault::Cleared);
         seen.until(|seen| seen.recoveries == round && seen.port("a") == Some(80 + round as u16));
     }
     assert_eq!(seen.removed, [""; 0]);
@@ -103,11 +103,11 @@ fn retry_after_of_an_error_is_respected() {
         let (api, mut seen) = watched(limits());
         api.fault(Fault::Answer(status, after));
         api.fault(Fault::EndWatches);
-        seen.until(|seen| seen.troubles.iter().any(|text| text.contains(&format!("returned {status}"))));
+        seen.until(|seen| seen.outages.iter().any(|text| text.contains(&format!("returned {status}"))));
         api.put(service("a", 1, 81));
-        api.fault(Fault::Mended);
+        api.fault(Fault::Cleared);
         seen.until(|seen| seen.port("a") == Some(81) && seen.recoveries > 0);
-        assert!(seen.recoveries <= seen.troubles.len());
+        assert!(seen.recoveries <= seen.outages.len());
         let asked = api.requests().len();
         assert!(after.is_none() || asked < 40, "{asked} requests");
     }
@@ -118,11 +118,11 @@ fn unresponsive_server_is_reported_once() {
     let (api, mut seen) = watched(WatchOptions { response_timeout: Duration::from_millis(200), ..limits() });
     api.fault(Fault::Hang);
     api.fault(Fault::EndWatches);
-    seen.until(|seen| seen.troubles.iter().any(|text| text.contains("timed out after 200ms")));
+    seen.until(|seen| seen.outages.iter().any(|text| text.contains("timed out after 200ms")));
     api.put(service("a", 1, 81));
-    api.fault(Fault::Mended);
+    api.fault(Fault::Cleared);
     seen.until(|seen| seen.port("a") == Some(81) && seen.recoveries == 1);
-    assert_eq!(seen.troubles.len(), 1, "{:?}", seen.troubles);
+    assert_eq!(seen.outages.len(), 1, "{:?}", seen.outages);
 }
 
 #[test]
@@ -131,8 +131,8 @@ fn hanging_connection_is_detected() {
     let (api, mut seen) = watched(short);
     api.fault(Fault::SilentWatches);
     api.put(service("a", 1, 81));
-    seen.until(|seen| seen.troubles.iter().any(|text| text.contains("no event for 1 s")));
-    api.fault(Fault::Mended);
+    seen.until(|seen| seen.outages.iter().any(|text| text.contains("no event for 1 s")));
+    api.fault(Fault::Cleared);
     seen.until(|seen| seen.port("a") == Some(81) && seen.recoveries > 0);
     assert_eq!(seen.removed, [""; 0]);
 }
@@ -143,13 +143,13 @@ fn forbidden_resource_delays_synced_until_it_is_readable() {
     api.put(service("a", 1, 80));
     api.fault(Fault::Deny("endpointslices"));
     let mut seen = Seen::new(api.kubeconfig(), WatchScope::Proxy { node: None }, limits());
-    seen.until(|seen| !seen.troubles.is_empty() && seen.port("a").is_some());
-    assert!(seen.troubles[0].contains("endpointslices"), "{:?}", seen.troubles);
+    seen.until(|seen| !seen.outages.is_empty() && seen.port("a").is_some());
+    assert!(seen.outages[0].contains("endpointslices"), "{:?}", seen.outages);
     is_followed(&api, &mut seen, 1);
     assert!(!seen.is_synced);
-    api.fault(Fault::Mended);
+    api.fault(Fault::Cleared);
     seen.until(|seen| seen.is_synced && seen.recoveries == 1);
-    assert_eq!(seen.troubles.len(), 1);
+    assert_eq!(seen.outages.len(), 1);
 }
 
 #[test]
@@ -157,11 +157,11 @@ fn forbidden_ranges_are_reported_once_and_do_not_delay_synced() {
     let api = Api::double();
     api.fault(Fault::Deny("servicecidrs"));
     let mut seen = Seen::synced(&api);
-    assert!(matches!(&seen.troubles[..], [text] if text.contains("resources: [\"servicecidrs\"]")));
+    assert!(matches!(&seen.outages[..], [text] if text.contains("resources: [\"servicecidrs\"]")));
     is_followed(&api, &mut seen, 1);
-    api.fault(Fault::Away);
-    seen.until(|seen| seen.troubles.len() == 2);
-    api.fault(Fault::Mended);
+    api.fault(Fault::Down);
+    seen.until(|seen| seen.outages.len() == 2);
+    api.fault(Fault::Cleared);
     seen.until(|seen| seen.recoveries == 1);
 }
 
@@ -174,7 +174,7 @@ fn ranges_are_read_in_v1beta1_if_v1_is_missing() {
     seen.until(|seen| !seen.snapshot.service_ranges().is_empty());
     api.put(service_cidr("kubernetes", "10.0.0.0/15"));
     seen.until(|seen| seen.snapshot.service_ranges()[0].prefix_len() == 15);
-    assert_eq!(seen.troubles, [""; 0]);
+    assert_eq!(seen.outages, [""; 0]);
 }
 
 #[test]
@@ -184,7 +184,7 @@ fn server_without_ranges_syncs() {
     api.fault(Fault::Absent("/apis/networking.k8s.io/v1beta1/servicecidrs"));
     let mut seen = Seen::synced(&api);
     is_followed(&api, &mut seen, 1);
-    assert_eq!(seen.troubles, [""; 0]);
+    assert_eq!(seen.outages, [""; 0]);
 }
 
 #[test]
@@ -194,11 +194,11 @@ fn rejected_token_is_reported() {
     let path = api.kubeconfig().with_file_name("unknown");
     std::fs::write(&path, config).unwrap();
     let mut seen = Seen::new(&path, WatchScope::Services, limits());
-    seen.until(|seen| !seen.troubles.is_empty());
+    seen.until(|seen| !seen.outages.is_empty());
     assert!(
-        seen.troubles[0].starts_with("failed to list services: API server returned 401"),
+        seen.outages[0].starts_with("failed to list services: API server returned 401"),
         "{:?}",
-        seen.troubles
+        seen.outages
     );
 }
 
@@ -225,7 +225,7 @@ fn service_that_changes_selection_is_not_lost_if_its_addition_arrives_first() {
     api.fault(Fault::HoldWatches("!service.kubernetes.io/service-proxy-name"));
     api.put(labelled(service("a", 1, 81), OTHER_PROXY));
     seen.until(|seen| seen.port("a") == Some(81));
-    api.fault(Fault::Mended);
+    api.fault(Fault::Cleared);
     is_followed(&api, &mut seen, 1);
     assert_eq!(seen.removed, [""; 0]);
     assert!(!seen.service("a").unwrap().has_portals);

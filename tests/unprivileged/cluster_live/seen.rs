@@ -14,7 +14,7 @@ use tokio::task::JoinHandle;
 use test_support::apiserver::Api;
 
 /// The timeout of each wait, generous for a busy machine.
-const PATIENCE: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Short limits, so that tests need not wait. The server ends each watch after a few seconds.
 pub(crate) fn limits() -> WatchOptions {
@@ -34,10 +34,10 @@ pub(crate) struct Seen {
     pub(crate) snapshot: Snapshot,
     pub(crate) node: Option<Node>,
     pub(crate) is_synced: bool,
-    pub(crate) troubles: Vec<String>,
+    pub(crate) outages: Vec<String>,
     pub(crate) recoveries: usize,
     /// The number of rejected objects, and the reported reasons.
-    pub(crate) refused: usize,
+    pub(crate) rejected: usize,
     pub(crate) reasons: Vec<String>,
     /// The services that were deleted.
     pub(crate) removed: Vec<String>,
@@ -68,9 +68,9 @@ impl Seen {
             snapshot: Snapshot::new(),
             node: None,
             is_synced: false,
-            troubles: Vec::new(),
+            outages: Vec::new(),
             recoveries: 0,
-            refused: 0,
+            rejected: 0,
             reasons: Vec::new(),
             removed: Vec::new(),
             events,
@@ -80,10 +80,10 @@ impl Seen {
     }
 
     pub(crate) fn next(&mut self) {
-        let received = async { tokio::time::timeout(PATIENCE, self.events.recv()).await };
+        let received = async { tokio::time::timeout(TIMEOUT, self.events.recv()).await };
         let event = self.runtime.block_on(received);
         let event =
-            event.unwrap_or_else(|_| panic!("timed out without an event; outages: {:?}", self.troubles));
+            event.unwrap_or_else(|_| panic!("timed out without an event; outages: {:?}", self.outages));
         match event.expect("the watch continues") {
             Event::Changes(changes) => {
                 assert!(!changes.is_empty());
@@ -101,11 +101,11 @@ impl Seen {
             }
             Event::Outage(text) => {
                 assert_eq!(text.lines().count(), 1, "{text}");
-                self.troubles.push(text);
+                self.outages.push(text);
             }
             Event::Recovered => self.recoveries += 1,
             Event::Rejected(RejectedObjects { count, reason }) => {
-                self.refused = count;
+                self.rejected = count;
                 assert!(reason.as_ref().is_none_or(|text| text.lines().count() == 1), "{reason:?}");
                 self.reasons.extend(reason);
             }
@@ -137,7 +137,7 @@ impl Seen {
     pub(crate) fn end(self) {
         let Self { events, watch, runtime, .. } = self;
         drop(events);
-        let end = async { tokio::time::timeout(PATIENCE, watch).await };
+        let end = async { tokio::time::timeout(TIMEOUT, watch).await };
         runtime.block_on(end).expect("the watch ends").expect("the watch does not panic");
     }
 }

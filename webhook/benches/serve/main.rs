@@ -34,10 +34,10 @@ fn main() {
     let (rounds, seconds) = if is_quick() { (1, 1) } else { (6, 5) };
     let sheet = Sheet::open("serve");
 
-    let folder = TempDir::new("webhook");
+    let dir = TempDir::new("webhook");
     let manifest = services(0..100, 50);
     let began = Instant::now();
-    let webhook = Webhook::on_manifests(&folder, &manifest, &[]);
+    let webhook = Webhook::on_manifests(&dir, &manifest, &[]);
     let ready = Spread::one(began.elapsed().as_secs_f64() * 1e3);
     let large = review("ns-7");
     let paced_rounds: Vec<Spread> =
@@ -63,7 +63,7 @@ fn main() {
 
     // One namespace of those has 20 services.
     let webhook =
-        Webhook::on_manifests(&folder, &(services(0..1, 20) + &services(1..100, 50)), &["--mode", "inline"]);
+        Webhook::on_manifests(&dir, &(services(0..1, 20) + &services(1..100, 50)), &["--mode", "inline"]);
     let body = review("ns-0");
     let answer = Caller::local(webhook.address).and_then(|mut caller| caller.ask("POST", "/mutate", &body));
     let answer_len = answer.expect("an answer").2.len();

@@ -325,15 +325,14 @@ fn ca_bundle_of_certificate_files_comes_from_a_file_or_stays() {
     let (maker, cluster) = (cluster(), cluster());
     let _maker = maker.replica(&[]);
     let created = maker.secret().expect("a Secret");
-    let write = |entry: &str| {
-        cluster.folder.write(entry, &text(&created, entry)).to_str().expect("a path").to_owned()
-    };
+    let write =
+        |entry: &str| cluster.dir.write(entry, &text(&created, entry)).to_str().expect("a path").to_owned();
     let (certificate, key, authority) = (write("tls.crt"), write("tls.key"), write("ca.crt"));
     let files = ["--tls-cert", &certificate, "--tls-key", &key];
     let first = cluster.replica(&[&files[..], &["--tls-ca", &authority]].concat());
     let bundle = |found: &serde_json::Value| found["webhooks"][0]["clientConfig"]["caBundle"].clone();
     assert_eq!(bundle(&cluster.configuration()), created["data"]["ca.crt"]);
-    cluster.folder.write("ca.crt", "renewed");
+    cluster.dir.write("ca.crt", "renewed");
     until("the change is registered", || (bundle(&cluster.configuration()) == "cmVuZXdlZA==").then_some(()));
     drop(first);
     // Without a file what is registered stays, however it is repaired otherwise.

@@ -92,7 +92,7 @@ fn namespace_with_hanging_writes_does_not_delay_others() {
     // A request times out after ten seconds; another namespace does not wait for that.
     assert!(start.elapsed().as_secs() < 5, "{:?}", start.elapsed());
     assert_eq!(cluster.config_maps("slow").len(), 0);
-    cluster.api.fault(Fault::Mended);
+    cluster.api.fault(Fault::Cleared);
     maps_of(&cluster, "slow", 40);
 }
 

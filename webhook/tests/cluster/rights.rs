@@ -22,7 +22,7 @@ fn replica(cluster: &Cluster) -> Webhook {
     let kubeconfig = kubeconfig.to_str().expect("a path");
     let args =
         ["--kubeconfig", kubeconfig, "--register", "ca-bundle", "--drain", "1", "--config-map-grace", "1"];
-    Webhook::ready(cluster.folder.path(), cluster.port, &args)
+    Webhook::ready(cluster.dir.path(), cluster.port, &args)
 }
 
 /// Has the webhook create, update and delete a ConfigMap, and write Events on a controller and on a service.
@@ -126,7 +126,7 @@ fn chart_and_webhook_register_the_same() {
     let cluster = Cluster::new(Api::double());
     let kubeconfig = cluster.api.kubeconfig().to_str().expect("a path").to_owned();
     let _webhook =
-        Webhook::ready(cluster.folder.path(), cluster.port, &["--kubeconfig", &kubeconfig, "--drain", "1"]);
+        Webhook::ready(cluster.dir.path(), cluster.port, &["--kubeconfig", &kubeconfig, "--drain", "1"]);
     let mut own = cluster.configuration()["webhooks"].clone();
     let rendered = objects(&[]);
     let charts = &one(&rendered, CONFIGURATION, "")["webhooks"];

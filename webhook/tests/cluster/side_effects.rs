@@ -21,7 +21,7 @@ fn replica(cluster: &Cluster, args: &[&str]) -> Webhook {
     let url = format!("https://127.0.0.1:{}/mutate", cluster.port);
     let mut all = vec!["--kubeconfig", kubeconfig.to_str().expect("a path"), "--url", &url, "--drain", "1"];
     all.extend(args);
-    Webhook::ready(cluster.folder.path(), cluster.port, &all)
+    Webhook::ready(cluster.dir.path(), cluster.port, &all)
 }
 
 /// Returns the review of a pod that does not exist: each requests another ConfigMap, and an Event on an operator's object.
@@ -148,10 +148,10 @@ fn hundred_large_config_maps_with_the_label_take_no_memory() {
 
 #[test]
 fn review_command_shows_the_label_for_the_controller() {
-    let folder = test_support::temp_dir::TempDir::new("review");
-    let services = folder.write("services.yaml", test_support::review::REDIS);
+    let dir = test_support::temp_dir::TempDir::new("review");
+    let services = dir.write("services.yaml", test_support::review::REDIS);
     let body = review("u", &annotated(pod("a"), &[("portico.dev/inject", "configmap")]));
-    let body = folder.write("review.json", &String::from_utf8(body).expect("text"));
+    let body = dir.write("review.json", &String::from_utf8(body).expect("text"));
     let output = Command::new(env!("CARGO_BIN_EXE_portico-webhook"))
         .args(["review", "-f", services.to_str().expect("a path")])
         .stdin(std::fs::File::open(body).expect("the review"))

@@ -26,54 +26,54 @@ fn signed(year: i32) -> (String, Signed) {
 }
 
 /// Updates files as the kubelet does: a new directory, then the link to it is replaced.
-fn mount(folder: &Path, name: &str, certificate: &str, key: &str) {
-    let new = folder.join(name);
-    fs::create_dir(&new).expect("make a folder");
+fn mount(dir: &Path, name: &str, certificate: &str, key: &str) {
+    let new = dir.join(name);
+    fs::create_dir(&new).expect("create the directory");
     fs::write(new.join("tls.crt"), certificate).expect("write");
     fs::write(new.join("tls.key"), key).expect("write");
-    symlink(&new, folder.join("..new")).expect("make a link");
-    fs::rename(folder.join("..new"), folder.join("..data")).expect("replace the link");
+    symlink(&new, dir.join("..new")).expect("make a link");
+    fs::rename(dir.join("..new"), dir.join("..data")).expect("replace the link");
 }
 
 #[test]
 fn changed_certificate_files_apply_to_new_connections_only() {
-    let folder = TempDir::new("webhook");
+    let dir = TempDir::new("webhook");
     let (_, first) = signed(4000);
     let (_, second) = signed(4000);
-    mount(folder.path(), "one", &first.certificate, &first.key);
-    let manifests = folder.write("services.yaml", REDIS);
+    mount(dir.path(), "one", &first.certificate, &first.key);
+    let manifests = dir.write("services.yaml", REDIS);
     for name in ["tls.crt", "tls.key"] {
-        symlink(Path::new("..data").join(name), folder.join(name)).expect("make a link");
+        symlink(Path::new("..data").join(name), dir.join(name)).expect("make a link");
     }
-    let text = |name: &str| folder.join(name).to_str().expect("a path").to_owned();
+    let text = |name: &str| dir.join(name).to_str().expect("a path").to_owned();
     let (certificate, key) = (text("tls.crt"), text("tls.key"));
     let manifests = manifests.to_str().expect("a path");
     let args = ["--manifests", manifests, "--tls-cert", &certificate, "--tls-key", &key];
-    let webhook = Webhook::ready(folder.path(), 0, &args);
+    let webhook = Webhook::ready(dir.path(), 0, &args);
     let mut early = Caller::local(webhook.address).expect("connect");
-    mount(folder.path(), "two", &second.certificate, &second.key);
+    mount(dir.path(), "two", &second.certificate, &second.key);
     let now = || Caller::local(webhook.address).expect("connect").shown();
     until("the second certificate is used", || (now() != early.shown()).then_some(()));
     early.review(&review("u", &pod("a"))).expect("the old connection works");
     // A key of another certificate: the last valid one stays.
     let shown = now();
-    mount(folder.path(), "three", &first.certificate, &second.key);
+    mount(dir.path(), "three", &first.certificate, &second.key);
     webhook.until("it says so", |webhook| {
         webhook.log().contains("invalid certificate; keeping the previous one")
     });
     assert_eq!(now(), shown);
-    mount(folder.path(), "four", &first.certificate, &first.key);
+    mount(dir.path(), "four", &first.certificate, &first.key);
     until("the first certificate is used again", || (now() == early.shown()).then_some(()));
 }
 
 #[test]
 fn clients_without_a_valid_certificate_are_closed_and_counted() {
-    let folder = TempDir::new("webhook");
+    let dir = TempDir::new("webhook");
     let (ca, good) = signed(4000);
     let (other_ca, expired) = signed(2020);
-    let bundle = folder.write("clients.pem", &[ca, other_ca].concat());
+    let bundle = dir.write("clients.pem", &[ca, other_ca].concat());
     let bundle = bundle.to_str().expect("a path");
-    let webhook = Webhook::on_manifests(&folder, REDIS, &["--client-ca", bundle]);
+    let webhook = Webhook::on_manifests(&dir, REDIS, &["--client-ca", bundle]);
     let ask = |own: Option<&Signed>| {
         let mut caller = Caller::known(webhook.address, "127.0.0.1", own)?;
         caller.review(&review("u", &pod("a")))

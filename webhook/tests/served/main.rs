@@ -20,14 +20,14 @@ const NAMESPACE: &str = "apiVersion: v1\nkind: Namespace\nmetadata: {name: defau
     configmap}}\n---\n";
 
 fn webhook() -> (TempDir, Webhook) {
-    let folder = TempDir::new("webhook");
-    let webhook = Webhook::on_manifests(&folder, REDIS, &["--drain", "1"]);
-    (folder, webhook)
+    let dir = TempDir::new("webhook");
+    let webhook = Webhook::on_manifests(&dir, REDIS, &["--drain", "1"]);
+    (dir, webhook)
 }
 
 #[test]
 fn pod_gets_the_variables_of_the_services_of_its_namespace() {
-    let (folder, webhook) = webhook();
+    let (dir, webhook) = webhook();
     let mut caller = Caller::local(webhook.address).expect("connect");
     let answer = caller.review(&review("u-1", &pod("a"))).expect("a response");
     assert_eq!((&answer["response"]["uid"], &answer["response"]["allowed"]), (&"u-1".into(), &true.into()));
@@ -37,12 +37,12 @@ fn pod_gets_the_variables_of_the_services_of_its_namespace() {
     // A pod that has the variables is not changed again.
     let again = caller.review(&review("u-2", &changed)).expect("a response");
     assert_eq!(patched(&changed, &again), changed);
-    folder.write("manifests/services.yaml", &REDIS.replace("redis", "mysql"));
+    dir.write("manifests/services.yaml", &REDIS.replace("redis", "mysql"));
     until("the changed service is used", || {
         let answer = caller.review(&review("u-3", &pod("a"))).expect("a response");
         names(&patched(&pod("a"), &answer), 0).contains(&"MYSQL_PORT".to_owned()).then_some(())
     });
-    folder.write("manifests/services.yaml", &[NAMESPACE, REDIS].concat());
+    dir.write("manifests/services.yaml", &[NAMESPACE, REDIS].concat());
     until("the annotation of the namespace is used", || {
         let answer = caller.review(&review("u-4", &pod("a"))).expect("a response");
         patched(&pod("a"), &answer)["spec"]["containers"][0]["envFrom"].is_array().then_some(())
@@ -211,8 +211,8 @@ fn graceful_shutdown_fails_no_request() {
 
 #[test]
 fn review_command_explains_the_result_offline() {
-    let folder = TempDir::new("webhook");
-    let manifests = folder.write("services.yaml", REDIS);
+    let dir = TempDir::new("webhook");
+    let manifests = dir.write("services.yaml", REDIS);
     let run = |args: &[&str], body: &[u8]| {
         let mut command = Command::new(env!("CARGO_BIN_EXE_portico-webhook"));
         command.arg("review").arg("-f").arg(&manifests).args(args);
@@ -231,7 +231,7 @@ fn review_command_explains_the_result_offline() {
         succeeds && changed["spec"]["containers"][0]["envFrom"][0]["configMapRef"].is_object(),
         "{changed}"
     );
-    folder.write("services.yaml", &[NAMESPACE, REDIS].concat());
+    dir.write("services.yaml", &[NAMESPACE, REDIS].concat());
     let (succeeds, text) = run(&[], &review("u", &pod("a")));
     assert!(succeeds && text.contains("containers main: ConfigMap portico-env-"), "{text}");
     let (succeeds, text) = run(&[], b"{}");
@@ -240,13 +240,13 @@ fn review_command_explains_the_result_offline() {
 
 #[test]
 fn manual_pages_and_completions_contain_every_flag() {
-    let folder = TempDir::new("webhook");
+    let dir = TempDir::new("webhook");
     let output = |args: &[&str]| {
         let result = Command::new(env!("CARGO_BIN_EXE_portico-webhook")).args(args).output().expect("start");
         assert!(result.status.success(), "{args:?}: {}", String::from_utf8_lossy(&result.stderr));
         String::from_utf8(result.stdout).expect("text")
     };
-    let at = folder.write("of-the-man-pages", "").parent().expect("a folder").to_owned();
+    let at = dir.write("of-the-man-pages", "").parent().expect("a directory").to_owned();
     output(&["man", at.to_str().expect("text")]);
     let page = |name: &str| std::fs::read_to_string(at.join(name)).expect(name).replace("\\-", "-");
     let script = output(&["completions", "bash"]);

@@ -39,10 +39,10 @@ fn at_once(webhook: &Webhook, bodies: &[Vec<u8>]) -> Vec<u16> {
 }
 
 fn limited() -> (TempDir, Webhook, MemoryLimit) {
-    let folder = TempDir::new("webhook");
-    let webhook = Webhook::on_manifests(&folder, REDIS, &[]);
+    let dir = TempDir::new("webhook");
+    let webhook = Webhook::on_manifests(&dir, REDIS, &[]);
     let limit = MemoryLimit::new(webhook.pid(), LIMIT);
-    (folder, webhook, limit)
+    (dir, webhook, limit)
 }
 
 /// Asserts that it responds, and that its peak is below the limit.

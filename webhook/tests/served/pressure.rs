@@ -25,10 +25,10 @@ const NOISE: Duration = Duration::from_millis(10);
 const ROUNDS: usize = 3;
 
 fn limited(args: &[&str]) -> (TempDir, Webhook, MemoryLimit) {
-    let folder = TempDir::new("webhook");
-    let webhook = Webhook::on_manifests(&folder, REDIS, args);
+    let dir = TempDir::new("webhook");
+    let webhook = Webhook::on_manifests(&dir, REDIS, args);
     let limit = MemoryLimit::new(webhook.pid(), LIMIT);
-    (folder, webhook, limit)
+    (dir, webhook, limit)
 }
 
 /// A webhook without attackers, called alternately with the attacked one, so that other load slows both.
@@ -39,9 +39,9 @@ struct Control {
 
 impl Control {
     fn start() -> Self {
-        let folder = TempDir::new("webhook");
-        let webhook = Webhook::on_manifests(&folder, REDIS, &[]);
-        Self { webhook, _folder: folder }
+        let dir = TempDir::new("webhook");
+        let webhook = Webhook::on_manifests(&dir, REDIS, &[]);
+        Self { webhook, _folder: dir }
     }
 
     /// Asserts that the p99 of reviews on one connection under attack is at peak_held twice that of the control, and that
@@ -220,7 +220,7 @@ fn rapid_reset_and_endless_header_end_only_their_connection() {
 
 #[test]
 fn unread_responses_are_bounded_and_end_with_their_connection() {
-    let folder = TempDir::new("webhook");
+    let dir = TempDir::new("webhook");
     // With this many services a response is about a megabyte.
     let services: String = (0..1_500)
         .map(|number| {
@@ -229,7 +229,7 @@ fn unread_responses_are_bounded_and_end_with_their_connection() {
             service.replace("10.0.0.11", &address) + "---\n"
         })
         .collect();
-    let webhook = Webhook::on_manifests(&folder, &services, &["--mode", "inline"]);
+    let webhook = Webhook::on_manifests(&dir, &services, &["--mode", "inline"]);
     let limit = MemoryLimit::new(webhook.pid(), LIMIT);
     let body = review("u", &pod("a"));
     let mut peak_held: f64 = 0.0;

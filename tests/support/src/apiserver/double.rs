@@ -47,7 +47,7 @@ pub struct Double {
     url: String,
     authority: PathBuf,
     state: Arc<State>,
-    folder: TempDir,
+    dir: TempDir,
     /// Dropping the runtime ends its tasks.
     _runtime: Runtime,
 }
@@ -76,7 +76,7 @@ pub(crate) struct Inner {
 pub(crate) struct Faults {
     pub silent: bool,
     pub held: Option<&'static str>,
-    pub away: bool,
+    pub down: bool,
     hang: bool,
     /// Writes in this namespace get no response.
     hang_in: Option<String>,
@@ -104,16 +104,16 @@ impl Double {
         let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
         let (happened, once) = (watch::Sender::new(0), broadcast::Sender::new(64));
         let state = Arc::new(State { inner: Mutex::default(), happened, once });
-        let (folder, certificates) = (TempDir::new("apiserver"), Certificates::new());
+        let (dir, certificates) = (TempDir::new("apiserver"), Certificates::new());
         let listener = runtime.block_on(TcpListener::bind(("127.0.0.1", 0))).expect("listen on loopback");
         let address: SocketAddr = listener.local_addr().expect("an address");
         runtime.spawn(serve(listener, acceptor(&certificates), Arc::clone(&state)));
-        let authority = folder.write("authority.pem", &certificates.authority);
+        let authority = dir.write("authority.pem", &certificates.authority);
         let url = format!("https://{address}");
-        let kubeconfig = kubeconfig::write(&folder, "kubeconfig", &url, &authority, TOKEN);
+        let kubeconfig = kubeconfig::write(&dir, "kubeconfig", &url, &authority, TOKEN);
         let kubeconfig_without_rights =
-            kubeconfig::write(&folder, "without-rights", &url, &authority, TOKEN_WITHOUT_RIGHTS);
-        Self { kubeconfig, kubeconfig_without_rights, url, authority, state, folder, _runtime: runtime }
+            kubeconfig::write(&dir, "without-rights", &url, &authority, TOKEN_WITHOUT_RIGHTS);
+        Self { kubeconfig, kubeconfig_without_rights, url, authority, state, dir, _runtime: runtime }
     }
 
     pub fn put(&self, object: Value) {
@@ -154,19 +154,19 @@ impl Double {
     }
 
     pub fn kubeconfig_of_account(&self, account: &str) -> PathBuf {
-        kubeconfig::write(&self.folder, account, &self.url, &self.authority, account)
+        kubeconfig::write(&self.dir, account, &self.url, &self.authority, account)
     }
 
     pub fn fault(&self, fault: Fault) {
         let mut inner = self.state.lock();
         let faults = &mut inner.faults;
         match fault {
-            Fault::Mended => *faults = Faults::default(),
+            Fault::Cleared => *faults = Faults::default(),
             Fault::SilentWatches => faults.silent = true,
             Fault::HoldWatches(label) => faults.held = Some(label),
             Fault::HangIn(namespace) => faults.hang_in = Some(namespace.to_owned()),
             Fault::Hang => faults.hang = true,
-            Fault::Away => faults.away = true,
+            Fault::Down => faults.down = true,
             Fault::Answer(status, after) => faults.answer = Some((status, after)),
             Fault::GarbageList(resource, text) => faults.garbage = Some((resource, text)),
             Fault::NoInitialEvents(how) => faults.initial = Some(how),
@@ -211,10 +211,10 @@ async fn serve(listener: TcpListener, acceptor: TlsAcceptor, state: Arc<State>) 
                 // An error means that the client closed the connection.
                 let _ = http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
             };
-            let away = happened.wait_for(|_| state.lock().faults.away);
+            let down = happened.wait_for(|_| state.lock().faults.down);
             tokio::select! {
                 () = connection => {}
-                _ = away => {}
+                _ = down => {}
             }
         });
     }
@@ -256,8 +256,8 @@ async fn answer(state: Arc<State>, request: Request<Incoming>) -> Result<Respons
         return Ok(refusal(404, "the server could not find the requested resource"));
     }
     if request.method() != Method::GET && namespace.is_some() && namespace == faults.hang_in {
-        let mended = |_: &u64| state.lock().faults.hang_in != namespace;
-        let _ = state.happened.subscribe().wait_for(mended).await;
+        let cleared = |_: &u64| state.lock().faults.hang_in != namespace;
+        let _ = state.happened.subscribe().wait_for(cleared).await;
     }
     if request.method() != Method::GET || name.is_some() {
         let target = Target { kind, namespace, name };

@@ -21,7 +21,7 @@ use crate::temp_dir::TempDir;
 const TOKEN: &str = "may-do-everything";
 const TOKEN_WITHOUT_RIGHTS: &str = "may-do-nothing";
 /// The timeout of the start, generous for a busy machine.
-const PATIENCE: Duration = Duration::from_secs(180);
+const TIMEOUT: Duration = Duration::from_secs(180);
 const SERVER_LOG: &str = "kube-apiserver.log";
 /// The interval of requests to a starting server.
 const POLL_INTERVAL: Duration = Duration::from_millis(100);
@@ -55,24 +55,24 @@ pub struct Real {
     runtime: Runtime,
     _server: Program,
     _etcd: Program,
-    folder: TempDir,
+    dir: TempDir,
 }
 
 impl Real {
     pub fn start(assets: &Path) -> Self {
-        let (folder, certificates) = (TempDir::new("apiserver"), Certificates::new());
+        let (dir, certificates) = (TempDir::new("apiserver"), Certificates::new());
         let [etcd_port, peer_port, port] = free_ports();
-        let etcd = etcd(assets, &folder, etcd_port, peer_port);
-        let server = server(assets, &folder, &certificates, etcd_port, port);
-        let authority = folder.write("authority.pem", &certificates.authority);
+        let etcd = etcd(assets, &dir, etcd_port, peer_port);
+        let server = server(assets, &dir, &certificates, etcd_port, port);
+        let authority = dir.write("authority.pem", &certificates.authority);
         let url = format!("https://127.0.0.1:{port}");
         let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
-        let kubeconfig = kubeconfig::write(&folder, "kubeconfig", &url, &authority, TOKEN);
+        let kubeconfig = kubeconfig::write(&dir, "kubeconfig", &url, &authority, TOKEN);
         let real = Self {
             ask: asking(&runtime, kubeconfig.clone()),
             kubeconfig,
             kubeconfig_without_rights: kubeconfig::write(
-                &folder,
+                &dir,
                 "without-rights",
                 &url,
                 &authority,
@@ -84,7 +84,7 @@ impl Real {
             runtime,
             _server: server,
             _etcd: etcd,
-            folder,
+            dir,
         };
         // The server creates the default namespace some time after its first responses.
         for path in ["/readyz?verbose", "/api/v1/namespaces/default"] {
@@ -94,14 +94,14 @@ impl Real {
     }
 
     pub fn kubeconfig_of_account(&self, account: &str) -> PathBuf {
-        kubeconfig::write(&self.folder, account, &self.url, &self.authority, account)
+        kubeconfig::write(&self.dir, account, &self.url, &self.authority, account)
     }
 
     pub fn kubectl(&self, args: &[&str]) -> Result<String, String> {
         let mut command = Command::new(&self.kubectl);
         command.arg("--kubeconfig").arg(&self.kubeconfig).args(args);
         // kubectl caches what it discovers.
-        command.arg("--cache-dir").arg(self.folder.path().join("kubectl"));
+        command.arg("--cache-dir").arg(self.dir.path().join("kubectl"));
         let output =
             command.output().unwrap_or_else(|error| panic!("start {}: {error}", self.kubectl.display()));
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
@@ -150,12 +150,12 @@ impl Real {
             match self.ask(request()) {
                 Ok(()) => return,
                 Err(why) => {
-                    let log = self.folder.path().join(SERVER_LOG);
+                    let log = self.dir.path().join(SERVER_LOG);
                     let log = std::fs::read_to_string(log).unwrap_or_default();
                     let last: Vec<&str> = log.lines().rev().take(5).collect();
                     let uri = request().uri().to_string();
                     assert!(
-                        began.elapsed() < PATIENCE,
+                        began.elapsed() < TIMEOUT,
                         "{uri}: {why}; the last lines of the log in reverse order: {last:#?}"
                     );
                 }
@@ -190,57 +190,51 @@ fn wait<T: Send + 'static>(runtime: &Runtime, step: impl Future<Output = T> + Se
     receiver.recv().expect("the step ends")
 }
 
-fn etcd(assets: &Path, folder: &TempDir, port: u16, peer_port: u16) -> Program {
+fn etcd(assets: &Path, dir: &TempDir, port: u16, peer_port: u16) -> Program {
     let (url, peer_url) = (format!("http://127.0.0.1:{port}"), format!("http://127.0.0.1:{peer_port}"));
     let mut command = Command::new(assets.join("etcd"));
-    command.arg("--data-dir").arg(folder.path().join("etcd"));
+    command.arg("--data-dir").arg(dir.path().join("etcd"));
     command.args(["--listen-client-urls", &url, "--advertise-client-urls", &url]);
     command.args(["--listen-peer-urls", &peer_url, "--initial-advertise-peer-urls", &peer_url]);
     command.arg("--initial-cluster").arg(format!("default={peer_url}"));
     // The data is temporary and need not be durable.
     command.arg("--unsafe-no-fsync");
-    start(&command, folder, "etcd.log")
+    start(&command, dir, "etcd.log")
 }
 
-fn server(
-    assets: &Path,
-    folder: &TempDir,
-    certificates: &Certificates,
-    etcd_port: u16,
-    port: u16,
-) -> Program {
+fn server(assets: &Path, dir: &TempDir, certificates: &Certificates, etcd_port: u16, port: u16) -> Program {
     let accounts = ACCOUNTS.map(|name| {
         let user = format!("system:serviceaccount:{NAMESPACE}:{name}");
         format!("{name},{user},{name},\"system:serviceaccounts,system:serviceaccounts:{NAMESPACE}\"\n")
     });
     let tokens = format!("{TOKEN},admin,1,system:masters\n{TOKEN_WITHOUT_RIGHTS},without-rights,2,\n");
-    let tokens = folder.write("tokens", &(tokens + &accounts.concat()));
-    let certificate = folder.write("server.pem", &certificates.certificate);
-    let key = folder.write("server.key", &certificates.key);
+    let tokens = dir.write("tokens", &(tokens + &accounts.concat()));
+    let certificate = dir.write("server.pem", &certificates.certificate);
+    let key = dir.write("server.key", &certificates.key);
     let mut command = Command::new(assets.join("kube-apiserver"));
     command.arg(format!("--etcd-servers=http://127.0.0.1:{etcd_port}"));
-    command.arg("--cert-dir").arg(folder.path().join("certificates"));
+    command.arg("--cert-dir").arg(dir.path().join("certificates"));
     command.arg("--tls-cert-file").arg(&certificate).arg("--tls-private-key-file").arg(&key);
     // Without a default route, as in the network namespace of a test, the server cannot determine an address.
     command.args(["--bind-address=127.0.0.1", "--advertise-address=192.0.2.1"]);
     command.arg(format!("--secure-port={port}"));
     command.arg("--service-account-issuer=https://portico.test");
-    let public_key = folder.write("server.pub", &certificates.public_key);
+    let public_key = dir.write("server.pub", &certificates.public_key);
     command.arg("--service-account-key-file").arg(&public_key);
     command.arg("--service-account-signing-key-file").arg(&key);
     command.args(["--service-cluster-ip-range=10.0.0.0/16", "--authorization-mode=RBAC"]);
     command.arg("--token-auth-file").arg(&tokens);
     command.arg("--disable-admission-plugins=ServiceAccount");
-    start(&command, folder, SERVER_LOG)
+    start(&command, dir, SERVER_LOG)
 }
 
-fn start(program: &Command, folder: &TempDir, log: &str) -> Program {
-    let log = std::fs::File::create(folder.path().join(log)).expect("create a log");
+fn start(program: &Command, dir: &TempDir, log: &str) -> Program {
+    let log = std::fs::File::create(dir.path().join(log)).expect("create a log");
     let errors = log.try_clone().expect("a second handle");
     let mut command = Command::new("sh");
     command
         .args(["-c", SUPERVISOR, "sh"])
-        .arg(folder.path())
+        .arg(dir.path())
         .arg(program.get_program())
         .args(program.get_args());
     command.stdin(Stdio::piped()).stdout(log).stderr(errors);
