@@ -145,7 +145,7 @@ fn attach_request_contains_all_fields_of_the_attachment() {
     call("ADD", &pod, &input).env("CNI_ARGS", "K8S_POD_NAME=web-0").run().succeeded(&result(&dir));
     match agent.requests().last() {
         Some(Request::Attach(attachment)) => {
-            assert_eq!(attachment.pod, None, "a pod name requires a namespace")
+            assert_eq!(attachment.pod, None, "a pod name requires a namespace");
         }
         other => panic!("{other:?}"),
     }
