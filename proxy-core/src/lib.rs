@@ -24,7 +24,7 @@ pub mod sample;
 #[cfg(test)]
 mod tests;
 
-pub use inspect::{explain, trace};
+pub use inspect::{explain, node_trace, trace};
 pub use model::{address, annotation, digest, endpoint, guest, node, service, snapshot};
 pub use render::{iptables, nft};
 pub use routing::{endpoint_selection, portal, scheduler};
