@@ -24,6 +24,7 @@ mod metrics;
 mod mode_arg;
 mod netns_state;
 mod netns_worker;
+pub mod node_portals;
 mod on_demand;
 mod reconciler;
 mod record_retries;

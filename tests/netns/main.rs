@@ -22,6 +22,7 @@ mod install;
 mod memory;
 mod monitor;
 mod neighbour;
+mod node_addresses;
 mod node_network;
 mod node_portals;
 mod plugin;
