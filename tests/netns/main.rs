@@ -17,6 +17,7 @@ mod conntrack;
 mod demand;
 mod forward;
 mod guest;
+mod health_check;
 mod hits;
 mod install;
 mod memory;

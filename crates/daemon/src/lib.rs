@@ -10,6 +10,7 @@ mod shutdown;
 
 pub use connection_table::{ConnectionLimits, ConnectionTable};
 pub use hyper::StatusCode;
+pub use hyper::header::{HeaderName, HeaderValue};
 pub use log::{LogFormat, start_log};
 pub use metrics_page::{Histogram, MetricsPage};
 pub use page_server::{Page, PageConnections, Pages, serve_pages};

@@ -64,6 +64,12 @@ impl Page {
         Self::new(StatusCode::OK, METRICS_TYPE, text)
     }
 
+    /// Returns the status code.
+    #[must_use]
+    pub fn status(&self) -> StatusCode {
+        self.status
+    }
+
     /// Adds a header.
     #[must_use]
     pub fn with_header(mut self, name: HeaderName, value: HeaderValue) -> Self {
@@ -83,6 +89,11 @@ impl Page {
 pub trait Pages: Send + Sync + 'static {
     /// Returns the page at this path for a GET request, or none if there is no such page.
     fn page(&self, path: &str) -> impl Future<Output = Option<Page>> + Send;
+
+    /// Whether requests with other methods get the same pages. Load balancers also check with HEAD and OPTIONS.
+    fn has_any_method(&self) -> bool {
+        false
+    }
 }
 
 /// The connections of one or several page servers, within common limits. Clones share them.
@@ -162,7 +173,7 @@ async fn serve_connection(stream: TcpStream, permit: ConnectionPermit, pages: Ar
 }
 
 async fn respond(pages: &impl Pages, request: &Request<Incoming>) -> Page {
-    if request.method() != Method::GET {
+    if request.method() != Method::GET && !pages.has_any_method() {
         return Page::line(StatusCode::METHOD_NOT_ALLOWED, "method not allowed; use GET");
     }
     let page = pages.page(request.uri().path()).await;
