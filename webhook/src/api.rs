@@ -1,7 +1,7 @@
 //! `Api`: requests to an API server, with objects as JSON.
 //!
-//! A reconciler reads an object, writes it with the resource version as a precondition, and waits for the next change.
-//! If another client was faster, the write is a conflict, and the reconciler starts again.
+//! A reconciler reads an object, writes it with the resource version as a precondition, and waits for the next change
+//! (`ObjectWatch`). If another client was faster, the write is a conflict, and the reconciler starts again.
 
 use std::future::Future;
 use std::time::Duration;
@@ -14,16 +14,10 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use support::percent_encode_query;
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 
 /// The timeout of a request.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
-/// The timeout of a watch, in seconds; then the reconciler reads the object again.
-const WATCH_S: u64 = 60;
-/// The delay after a change, so that changes in quick succession are read together.
-const DEBOUNCE: Duration = Duration::from_millis(50);
-/// The page size of lists.
-const PAGE_LEN: usize = 100;
 
 /// Requests only the metadata of an object.
 pub(crate) const METADATA: &str =
@@ -100,10 +94,11 @@ impl ApiError {
 pub(crate) struct Api(pub(crate) Client);
 
 impl Api {
-    /// Returns the object of this name in a collection, and the version from which to watch it.
-    pub(crate) async fn find(&self, path: &str, name: &str) -> Result<(Option<Value>, String), ApiError> {
-        let (mut found, version) = self.list(path, &named(name), |object| Some(object.clone())).await?;
-        Ok((found.pop(), version))
+    /// Returns the object of this name in a collection.
+    pub(crate) async fn find(&self, path: &str, name: &str) -> Result<Option<Value>, ApiError> {
+        let mut page =
+            self.send(Method::GET, "list", &format!("{path}?limit=1{}", named(name)), None).await?;
+        Ok(page["items"].as_array_mut().and_then(Vec::pop))
     }
 
     /// Creates an object in a collection.
@@ -135,29 +130,6 @@ impl Api {
         match self.send(Method::DELETE, "delete", path, Some(&options)).await {
             Err(error) if error.is_absent() => Ok(()),
             other => other.map(drop),
-        }
-    }
-
-    /// Lists a collection; `keep` converts each object as it is read.
-    pub(crate) async fn list<T>(
-        &self,
-        path: &str,
-        selectors: &str,
-        mut keep: impl FnMut(&Value) -> Option<T>,
-    ) -> Result<(Vec<T>, String), ApiError> {
-        let (mut kept, mut token) = (Vec::new(), String::new());
-        loop {
-            let query = format!("{path}?limit={PAGE_LEN}{selectors}{token}");
-            let page = self.send(Method::GET, "list", &query, None).await?;
-            let items = page["items"].as_array().map(Vec::as_slice).unwrap_or_default();
-            kept.extend(items.iter().filter_map(&mut keep));
-            match page["metadata"]["continue"].as_str().filter(|more| !more.is_empty()) {
-                Some(more) => token = format!("&continue={}", percent_encode_query(more)),
-                None => {
-                    let version = page["metadata"]["resourceVersion"].as_str().unwrap_or_default();
-                    return Ok((kept, version.to_owned()));
-                }
-            }
         }
     }
 
@@ -200,22 +172,6 @@ impl Api {
                 None => return Ok(()),
             }
         }
-    }
-
-    /// Waits until a matching object has changed since a version, or until the watch times out.
-    pub(crate) async fn changed(&self, path: &str, selectors: &str, version: &str) -> Result<(), ApiError> {
-        let query = format!(
-            "{path}?watch=true&timeoutSeconds={WATCH_S}&resourceVersion={}{selectors}",
-            percent_encode_query(version)
-        );
-        let rejected = |source| rejected("watch", path, source);
-        let request = Request::get(&query).body(Body::empty());
-        let request = request.map_err(|error| rejected(kube::Error::HttpError(error)))?;
-        let response = with_timeout("watch", path, self.0.send(request)).await?.map_err(rejected)?;
-        // The first frame is enough, because the caller lists again; so it does after a timeout or an error.
-        let _ = timeout(Duration::from_secs(WATCH_S), response.into_body().frame()).await;
-        sleep(DEBOUNCE).await;
-        Ok(())
     }
 
     async fn send(

@@ -21,6 +21,7 @@ mod listener;
 mod load;
 mod metrics;
 mod namespaces;
+mod object_watch;
 mod registration;
 mod render_cache;
 mod request_handler;

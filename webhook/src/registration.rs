@@ -13,7 +13,8 @@ use serde_json::{Value, json};
 use support::with_causes;
 use tokio::sync::watch;
 
-use crate::api::{Api, ApiError, named};
+use crate::api::{Api, ApiError};
+use crate::object_watch::ObjectWatch;
 
 const COLLECTION: &str = "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations";
 /// The time that the API server waits for a response, in seconds.
@@ -64,14 +65,16 @@ pub(crate) struct Registration {
 impl Registration {
     /// Reconciles the object whenever it or the CA bundle changes.
     pub(crate) async fn run(self, api: Api, mut ca_bundle: watch::Receiver<CaBundle>) {
+        let mut object = ObjectWatch::start(&api, COLLECTION, &self.name);
         loop {
             let current = ca_bundle.borrow_and_update().clone();
             let step = async {
-                let version = match current {
+                match current {
                     CaBundle::Unknown => std::future::pending().await,
                     ca_bundle => self.reconcile(&api, &ca_bundle).await?,
-                };
-                api.changed(COLLECTION, &named(&self.name), &version).await
+                }
+                object.changed().await;
+                Ok::<_, ApiError>(())
             };
             let result = tokio::select! {
                 result = step => result,
@@ -94,17 +97,17 @@ impl Registration {
         }
     }
 
-    /// Creates or corrects the object, and returns the version from which to watch it.
-    async fn reconcile(&self, api: &Api, ca_bundle: &CaBundle) -> Result<String, ApiError> {
-        let (found, version) = api.find(COLLECTION, &self.name).await?;
+    /// Creates or corrects the object.
+    async fn reconcile(&self, api: &Api, ca_bundle: &CaBundle) -> Result<(), ApiError> {
+        let found = api.find(COLLECTION, &self.name).await?;
         let Some(mut object) = found else {
             if !self.is_managed {
                 tracing::warn!(name = self.name, "the MutatingWebhookConfiguration does not exist");
-                return Ok(version);
+                return Ok(());
             }
             api.create(COLLECTION, &self.object(ca_bundle)).await?;
             tracing::info!(name = self.name, "webhook configuration created");
-            return Ok(version);
+            return Ok(());
         };
         let webhooks = if self.is_managed {
             self.webhooks(ca_bundle, &object["webhooks"])
@@ -116,7 +119,7 @@ impl Registration {
             api.replace(&format!("{COLLECTION}/{}", self.name), &object).await?;
             tracing::info!(name = self.name, whole = self.is_managed, "webhook configuration corrected");
         }
-        Ok(version)
+        Ok(())
     }
 
     /// Returns the whole object.

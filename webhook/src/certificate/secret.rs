@@ -13,9 +13,10 @@ use support::with_causes;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
-use crate::api::{Api, ApiError, named};
+use crate::api::{Api, ApiError};
 use crate::certificate::{CertLifetimes, CertResolver, CertificateAuthority};
 use crate::clock::now_s;
+use crate::object_watch::ObjectWatch;
 use crate::registration::CaBundle;
 
 /// The delay after a failure.
@@ -52,9 +53,10 @@ pub(crate) enum SecretError {
 impl CaSecret {
     /// Reconciles the Secret, serves its certificate, and sends its CA bundle.
     pub(crate) async fn run(self, resolver: Arc<CertResolver>, ca_bundle: watch::Sender<CaBundle>) {
+        let mut secret = ObjectWatch::start(&self.api, &self.collection(), &self.name);
         let mut last = None;
         loop {
-            let (ca, version) = match self.reconcile(last.as_ref()).await {
+            let ca = match self.reconcile(last.as_ref()).await {
                 Ok(current) => current,
                 Err(error) => {
                     tracing::error!(
@@ -78,20 +80,15 @@ impl CaSecret {
                 last = Some(ca.clone());
             }
             let due = ca.renewal_in(&self.names, now_s()).max(RENEWAL_MIN);
-            let selector = named(&self.name);
-            let collection = self.collection();
-            let changed = self.api.changed(&collection, &selector, &version);
-            if let Ok(Err(_)) = timeout(due, changed).await {
-                tokio::time::sleep(RETRY_DELAY).await;
-            }
+            let _ = timeout(due, secret.changed()).await;
         }
     }
 
-    /// Reconciles the Secret until there is no conflict; returns the CA, and the version of the Secret.
+    /// Reconciles the Secret until there is no conflict, and returns the CA.
     async fn reconcile(
         &self,
         last: Option<&CertificateAuthority>,
-    ) -> Result<(CertificateAuthority, String), SecretError> {
+    ) -> Result<CertificateAuthority, SecretError> {
         let mut conflicts = 0;
         loop {
             match self.try_reconcile(last).await {
@@ -106,8 +103,8 @@ impl CaSecret {
     async fn try_reconcile(
         &self,
         last: Option<&CertificateAuthority>,
-    ) -> Result<(CertificateAuthority, String), SecretError> {
-        let (found, version) = self.api.find(&self.collection(), &self.name).await?;
+    ) -> Result<CertificateAuthority, SecretError> {
+        let found = self.api.find(&self.collection(), &self.name).await?;
         let Some(found) = found else {
             // If the Secret was deleted, restore the CA that clients trust.
             let ca = match last {
@@ -116,11 +113,11 @@ impl CaSecret {
             };
             self.api.create(&self.collection(), &self.object(&ca, None)).await?;
             tracing::info!(secret = self.name, is_new = last.is_none(), "created CA secret");
-            return Ok((ca, version));
+            return Ok(ca);
         };
         let ca = parse(&found);
         let Some(renewed) = ca.renew(&self.names, self.lifetimes, now_s())? else {
-            return Ok((ca, version));
+            return Ok(ca);
         };
         let path = format!("{}/{}", self.collection(), self.name);
         self.api.replace(&path, &self.object(&renewed, Some(&found))).await?;
@@ -130,7 +127,7 @@ impl CaSecret {
             certificate = renewed.certificate != ca.certificate,
             "renewed certificates"
         );
-        Ok((renewed, version))
+        Ok(renewed)
     }
 
     fn collection(&self) -> String {
