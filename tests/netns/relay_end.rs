@@ -86,6 +86,21 @@ fn closing_a_netns_resets_both_ends_of_its_connections() {
 }
 
 #[test]
+fn netns_with_another_view_or_guests_is_opened_again() {
+    relayed(leads(web("10.96.0.1"), &[BACKEND]), |world| {
+        let _server = Server::start("a", "10.1.0.1:8080");
+        let view = ServiceFilter::Only([web("10.96.0.1").key].into());
+        world.relay.set_portals(&view, way::portals_of(leads(web("10.96.0.1"), &[BACKEND])));
+        for (filter, has_guests) in [(&view, false), (&view, true), (&ServiceFilter::All, true)] {
+            let mut before = connect(world);
+            world.relay.open_netns(&world.pod.netns, filter, has_guests).expect("listen again");
+            assert_eq!(end_of(&mut before), Err(ErrorKind::ConnectionReset), "connections of the old view");
+            connect(world);
+        }
+    });
+}
+
+#[test]
 fn connections_outlive_their_service_and_leave_no_state() {
     relayed(leads(web("10.96.0.1"), &[BACKEND]), |world| {
         let _server = Server::start("a", "10.1.0.1:8080");

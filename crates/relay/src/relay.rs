@@ -128,7 +128,9 @@ impl Relay {
     /// If the network namespace cannot be entered, or its port is in use.
     pub fn open_netns(&self, netns: &Netns, filter: &ServiceFilter, has_guests: bool) -> Result<(), Error> {
         let is_same = |pod: &Arc<PodRelay>| pod.filter == *filter && pod.has_guests == has_guests;
-        match lock(&self.pods).get(&netns.id()).map(is_same) {
+        // The lock is released before `close_netns` acquires it.
+        let is_open = lock(&self.pods).get(&netns.id()).map(is_same);
+        match is_open {
             Some(true) => return Ok(()),
             Some(false) => self.close_netns(netns.id()),
             None => {}
