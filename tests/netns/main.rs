@@ -35,6 +35,7 @@ mod relay_dial;
 mod relay_end;
 mod relay_limit;
 mod relay_memory;
+mod relay_node;
 mod relay_schedule;
 mod relay_stream;
 mod relay_unmatched;

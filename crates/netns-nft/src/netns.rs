@@ -31,6 +31,17 @@ pub struct NetnsId {
     pub cookie: u64,
 }
 
+impl NetnsId {
+    /// The identity of the network namespace of this thread.
+    ///
+    /// # Errors
+    /// If it cannot be read, or no socket can be opened.
+    pub fn current() -> Result<Self, Error> {
+        let (dev, inode) = dev_and_inode(&File::open(OWN_NETNS).map_err(Error::Enter)?)?;
+        Ok(Self { dev, inode, cookie: Socket::open()?.netns_cookie()? })
+    }
+}
+
 /// A handle of another network namespace, which it keeps alive.
 #[derive(Debug)]
 pub struct Netns {

@@ -66,7 +66,7 @@ async fn establish(
     attempts: &mut Attempts,
 ) -> Option<(Arc<TrafficCounters>, BackendConnection)> {
     let source = peer.ip().to_canonical();
-    let Some(key) = original_destination(pod, client, peer) else {
+    let Some(key) = redirected_from(pod, client, peer) else {
         context.limits.count_unmatched();
         return None;
     };
@@ -120,11 +120,11 @@ pub(crate) fn admit(
     is_admitted.then_some(portal)
 }
 
-/// Returns the original destination of a redirected connection, or `None` if it was not redirected or comes neither
-/// from the pod nor from one of its guests.
-fn original_destination(pod: &PodRelay, client: &TcpStream, peer: SocketAddr) -> Option<PortalKey> {
+/// Returns the portal of a redirected connection, by its original destination, or `None` if it was not redirected or comes neither
+/// from this network namespace nor from a guest of its pod.
+fn redirected_from(pod: &PodRelay, client: &TcpStream, peer: SocketAddr) -> Option<PortalKey> {
     let local = client.local_addr().ok()?;
-    if !pod.serves_at(local.ip().to_canonical()) {
+    if !pod.netns.serves_at(local.ip().to_canonical()) {
         return None;
     }
     let is_v4 = peer.ip().to_canonical().is_ipv4();
@@ -136,5 +136,5 @@ fn original_destination(pod: &PodRelay, client: &TcpStream, peer: SocketAddr) ->
     if (original.ip(), original.port()) == (local.ip().to_canonical(), local.port()) {
         return None;
     }
-    Some(PortalKey { address: original.ip(), protocol: Protocol::Tcp, port: original.port() })
+    pod.netns.portal_key(Protocol::Tcp, original)
 }

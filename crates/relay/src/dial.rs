@@ -209,10 +209,12 @@ pub(crate) async fn connect_from_pod_or_node<T>(
     }
     let family = Family::of(selection.backend.ip());
     let connect_via = async |via_node| {
-        let socket = pod.open_socket(kind, family, via_node).await.map_err(|_| AttemptError::NoSocket)?;
+        let socket =
+            pod.netns.open_socket(kind, family, via_node).await.map_err(|_| AttemptError::NoSocket)?;
         connect(socket).await
     };
     let via_node = match portal.dial {
+        _ if pod.netns.is_node() => true,
         Dial::Pod => false,
         Dial::Node => true,
         Dial::Auto => selection.via_node,
@@ -225,12 +227,14 @@ pub(crate) async fn connect_from_pod_or_node<T>(
     }
 }
 
-/// Whether a backend is a portal of the pod, or in a service range. A connection to it would be redirected to the
+/// Whether a backend is a portal, in a service range, or on the node a loopback address. A connection to it would be redirected to the
 /// relay again, without end. The kernel translates an address only once, and the relay does the same.
 fn is_portal(pod: &PodRelay, backend: SocketAddr, protocol: Protocol) -> bool {
     let key = PortalKey { address: backend.ip(), protocol, port: backend.port() };
     let portals = pod.portals.borrow();
-    portals.get(key).is_some() || portals.service_ranges().iter().any(|range| range.contains(&backend.ip()))
+    pod.netns.redirects_to_relay(backend.ip())
+        || portals.get(key).is_some()
+        || portals.service_ranges().iter().any(|range| range.contains(&backend.ip()))
 }
 
 async fn connect(socket: OwnedFd, backend: SocketAddr, max: Duration) -> Result<TcpStream, AttemptError> {

@@ -7,7 +7,7 @@
 //! A rule in the pod's network namespace redirects connections to relayed portals to one port, on which the relay
 //! listens there. The original destination of a connection is its portal. The relay selects a backend with the
 //! portal's scheduler, and retries others until one accepts. It neither writes rules nor reads services:
-//! `Relay::set_portals` passes the portals in.
+//! `Relay::set_portals` passes the portals in. On the node it serves node ports at the loopback addresses likewise.
 
 mod connection;
 mod copy_bidirectional;
@@ -25,6 +25,7 @@ mod pod_relay;
 mod poll_io;
 mod relay;
 mod report;
+mod served_netns;
 mod socket_pool;
 mod stall;
 mod udp_listener;

@@ -1,8 +1,9 @@
-//! The sockets on which the relay listens in a network namespace.
+//! The sockets on which the relay listens in a network namespace: a pod's, or the node's.
 //!
 //! Each worker has its own sockets on the same port (SO_REUSEPORT). The kernel distributes connections over them, and
-//! a new agent can listen while the old one still does. They listen on all addresses, since connections that a pod
-//! forwards for a guest are redirected to the address of the interface on which they arrived.
+//! a new agent can listen while the old one still does. In a pod they listen on all addresses, since connections that
+//! a pod forwards for a guest are redirected to the address of the interface on which they arrived. On the node they
+//! listen on the loopback addresses only, so that other hosts cannot connect to them.
 
 use std::fs;
 use std::io;
@@ -23,21 +24,44 @@ const MIGRATE_REQUESTS: &str = "/proc/sys/net/ipv4/tcp_migrate_req";
 /// The sockets of one worker.
 #[derive(Debug)]
 pub(crate) struct ListenerSockets {
-    pub(crate) stream: OwnedFd,
-    pub(crate) datagram: OwnedFd,
+    pub(crate) streams: Vec<OwnedFd>,
+    /// None on the node.
+    pub(crate) datagram: Option<OwnedFd>,
 }
 
-/// Opens the sockets of all workers in the network namespace of the calling thread.
+/// Opens the sockets of all workers in the network namespace of the calling thread, that of a pod.
 pub(crate) fn open_listeners(port: u16, workers: usize) -> io::Result<Vec<ListenerSockets>> {
-    // If /proc is read-only, an upgrade of the agent can reset connections that are not accepted yet.
-    let _ = fs::write(MIGRATE_REQUESTS, "1");
-    (0..workers)
-        .map(|_| Ok(ListenerSockets { stream: listen(port)?, datagram: bind(SocketKind::Datagram, port)? }))
-        .collect()
+    migrate_requests();
+    let open = |_| {
+        let streams = vec![listen(bind(SocketKind::Stream, port)?)?];
+        Ok(ListenerSockets { streams, datagram: Some(bind(SocketKind::Datagram, port)?) })
+    };
+    (0..workers).map(open).collect()
 }
 
-fn listen(port: u16) -> io::Result<OwnedFd> {
-    let socket = bind(SocketKind::Stream, port)?;
+/// Opens the sockets of all workers at the loopback addresses of the network namespace of the calling thread, that of
+/// the node. Without IPv6 they listen only at the address of IPv4.
+pub(crate) fn open_loopback_listeners(port: u16, workers: usize) -> io::Result<Vec<ListenerSockets>> {
+    migrate_requests();
+    let open = |_| {
+        let v4 = bind_to(Family::V4, SocketKind::Stream, SocketAddr::from((Ipv4Addr::LOCALHOST, port)))?;
+        let mut streams = vec![listen(v4)?];
+        match bind_to(Family::V6, SocketKind::Stream, SocketAddr::from((Ipv6Addr::LOCALHOST, port))) {
+            Ok(v6) => streams.push(listen(v6)?),
+            Err(Errno::AFNOSUPPORT | Errno::ADDRNOTAVAIL) => {}
+            Err(error) => return Err(error.into()),
+        }
+        Ok(ListenerSockets { streams, datagram: None })
+    };
+    (0..workers).map(open).collect()
+}
+
+/// Moves connections that are not accepted yet to the next agent. If /proc is read-only, an upgrade can reset them.
+fn migrate_requests() {
+    let _ = fs::write(MIGRATE_REQUESTS, "1");
+}
+
+fn listen(socket: OwnedFd) -> io::Result<OwnedFd> {
     set_stream_options(&socket)?;
     rustix::net::listen(&socket, BACKLOG)?;
     Ok(socket)

@@ -1,27 +1,23 @@
-//! `PodRelay`: the relay's state for one network namespace.
+//! `PodRelay`: the relay's state for one network namespace: a pod's, or the node's.
 //!
 //! Schedulers, the health of backends and session affinity are tracked for each network namespace, as kernel rules
 //! do: a backend that one pod cannot reach may be reachable from another. The memory for this state is bounded; the
 //! traffic totals of evicted portals are kept.
 
 use std::collections::HashMap;
-use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
-use netns_nft::{Netns, NetnsId, Socket};
-use proxy_core::address::Family;
-use proxy_core::portal::{Portal, PortalKey, Portals, ServiceFilter};
+use netns_nft::NetnsId;
+use proxy_core::portal::{Portal, PortalKey, Portals};
 use tokio::sync::watch;
 
 use crate::load_balancer::{LoadBalancer, Selection};
 use crate::lock::lock;
-use crate::netns_socket_factory::{NetnsSocketFactory, SocketKind, open_socket};
 use crate::report::TrafficTotals;
-use crate::socket_pool::SocketPool;
+use crate::served_netns::ServedNetns;
 use crate::udp_socket::FlowKey;
 
 /// The maximum number of addresses in `reported_at`. The use of further addresses is reported once there is room.
@@ -40,13 +36,9 @@ const CHECK_INTERVAL: usize = 1_024;
 #[derive(Debug)]
 pub(crate) struct PodRelay {
     pub(crate) id: NetnsId,
-    pub(crate) filter: ServiceFilter,
-    /// Whether the relay serves guests of the pod, whose connections arrive at other interfaces than loopback.
-    pub(crate) has_guests: bool,
-    sockets: SocketPool,
-    /// Reads the original destination of datagrams.
-    conntrack: Mutex<Socket>,
-    port: u16,
+    pub(crate) netns: ServedNetns,
+    /// The port on which the relay listens.
+    pub(crate) port: u16,
     pub(crate) portals: watch::Receiver<Portals>,
     load_balancers: Mutex<HashMap<PortalKey, LoadBalancer>>,
     /// The totals of evicted load balancers, until the next `gc`.
@@ -62,24 +54,10 @@ pub(crate) struct PodRelay {
 
 impl PodRelay {
     /// Returns the initial state.
-    ///
-    /// # Errors
-    /// If the file descriptor of the network namespace cannot be duplicated.
-    pub(crate) fn new(
-        netns: &Netns,
-        filter: ServiceFilter,
-        has_guests: bool,
-        conntrack: Socket,
-        port: u16,
-        factory: NetnsSocketFactory,
-        portals: watch::Receiver<Portals>,
-    ) -> io::Result<Self> {
-        Ok(Self {
-            id: netns.id(),
-            filter,
-            has_guests,
-            sockets: SocketPool::new(netns.as_fd().try_clone_to_owned()?, factory),
-            conntrack: Mutex::new(conntrack),
+    pub(crate) fn new(id: NetnsId, netns: ServedNetns, port: u16, portals: watch::Receiver<Portals>) -> Self {
+        Self {
+            id,
+            netns,
             port,
             portals,
             load_balancers: Mutex::default(),
@@ -88,20 +66,12 @@ impl PodRelay {
             reported_at: Mutex::default(),
             connections: Arc::default(),
             pending: Arc::default(),
-        })
-    }
-
-    /// Whether the relay serves clients that were redirected to this local address. The kernel redirects the pod's own
-    /// connections to loopback, and connections that the pod forwards for a guest to the address of the interface on
-    /// which they arrived.
-    pub(crate) fn serves_at(&self, local: IpAddr) -> bool {
-        self.has_guests || local.is_loopback()
+        }
     }
 
     /// Returns the original destination of a redirected UDP flow.
     pub(crate) fn original_destination(&self, flow: FlowKey) -> Option<SocketAddr> {
-        let local = SocketAddr::new(flow.local, self.port);
-        lock(&self.conntrack).original_destination(flow.client, local).ok().flatten()
+        self.netns.original_udp_destination(flow.client, SocketAddr::new(flow.local, self.port))
     }
 
     /// Returns the current state of a portal.
@@ -109,10 +79,10 @@ impl PodRelay {
         self.portals.borrow().get(key).cloned()
     }
 
-    /// Whether to report the use of an address: it belongs to a service, and its use was not reported within
-    /// `REPORT_INTERVAL`.
+    /// Whether to report the use of an address: it belongs to a service, its use was not reported within
+    /// `REPORT_INTERVAL`, and the network namespace is a pod's, which can have portals on demand.
     pub(crate) fn should_report_use(&self, address: IpAddr, now: Instant) -> bool {
-        if self.portals.borrow().at(address).next().is_none() {
+        if self.netns.is_node() || self.portals.borrow().at(address).next().is_none() {
             return false;
         }
         let mut reported_at = lock(&self.reported_at);
@@ -129,24 +99,10 @@ impl PodRelay {
         is_due
     }
 
-    /// Opens a socket for a connection to a backend, in this network namespace or in the node's.
-    pub(crate) async fn open_socket(
-        &self,
-        kind: SocketKind,
-        family: Family,
-        via_node: bool,
-    ) -> io::Result<OwnedFd> {
-        match kind {
-            _ if via_node => open_socket(family, kind).map_err(io::Error::from),
-            SocketKind::Stream => self.sockets.stream_socket(family).await,
-            SocketKind::Datagram => self.sockets.datagram_socket(family).await,
-        }
-    }
-
     /// Closes pooled sockets, and removes portals that no longer exist. Returns the traffic totals of all load
     /// balancers that were removed since the last call.
     pub(crate) fn gc(&self, now: Instant) -> TrafficTotals {
-        self.sockets.clear();
+        self.netns.clear_sockets();
         lock(&self.reported_at).clear();
         let portals = self.portals.borrow().clone();
         let mut removed = std::mem::take(&mut *lock(&self.evicted_totals));

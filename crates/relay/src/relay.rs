@@ -6,6 +6,7 @@ use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::AsFd;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -17,14 +18,18 @@ use tokio::sync::mpsc::Sender;
 use tokio::sync::watch;
 
 use crate::limits::Limits;
-use crate::listener_sockets::open_listeners;
+use crate::listener_sockets::{ListenerSockets, open_listeners};
 use crate::load_balancer::{BackendState, LoadBalancer};
 use crate::lock::lock;
 use crate::netns_socket_factory::NetnsSocketFactory;
 use crate::pipe::{PIPE_BYTES, PIPES_MAX};
 use crate::pod_relay::PodRelay;
 use crate::report::{BackendReport, NetnsReport, PortalReport, RelayReport, TrafficTotals};
+use crate::served_netns::{PodNetns, ServedNetns};
+use crate::socket_pool::SocketPool;
 use crate::worker::{Worker, WorkerCommand};
+
+mod node;
 
 /// The settings of the relay.
 #[derive(Debug, Clone, Copy)]
@@ -59,6 +64,15 @@ pub enum Error {
     /// The network namespace could not be entered.
     #[error("failed to enter netns for relay listener")]
     Enter(#[source] netns_nft::Error),
+    /// The port is in use at a loopback address of the node, or sockets are exhausted.
+    #[error("failed to listen on port {port} at the loopback addresses of the node")]
+    ListenOnNode {
+        /// The port.
+        port: u16,
+        /// The cause.
+        #[source]
+        source: io::Error,
+    },
     /// The port is in use, or sockets are exhausted.
     #[error("failed to listen on relay port {port} in pod netns")]
     Listen {
@@ -79,6 +93,8 @@ pub struct Relay {
     limits: Arc<Limits>,
     views: Mutex<BTreeMap<ServiceFilter, watch::Sender<Portals>>>,
     pods: Mutex<HashMap<NetnsId, Arc<PodRelay>>>,
+    /// The portals of the node.
+    node_portals: watch::Sender<Portals>,
     /// The traffic of portals and network namespaces that were removed.
     removed_totals: Mutex<TrafficTotals>,
 }
@@ -102,6 +118,7 @@ impl Relay {
             workers,
             limits,
             views: Mutex::default(),
+            node_portals: watch::Sender::default(),
             pods: Mutex::default(),
             removed_totals: Mutex::default(),
         })
@@ -127,9 +144,8 @@ impl Relay {
     /// # Errors
     /// If the network namespace cannot be entered, or its port is in use.
     pub fn open_netns(&self, netns: &Netns, filter: &ServiceFilter, has_guests: bool) -> Result<(), Error> {
-        let is_same = |pod: &Arc<PodRelay>| pod.filter == *filter && pod.has_guests == has_guests;
         // The lock is released before `close_netns` acquires it.
-        let is_open = lock(&self.pods).get(&netns.id()).map(is_same);
+        let is_open = lock(&self.pods).get(&netns.id()).map(|pod| pod.netns.is_pod(filter, has_guests));
         match is_open {
             Some(true) => return Ok(()),
             Some(false) => self.close_netns(netns.id()),
@@ -139,24 +155,29 @@ impl Relay {
         // All sockets are opened in one visit, since entering is the expensive part.
         let opened = netns.within(|| (open_listeners(port, count), Socket::open())).map_err(Error::Enter)?;
         let listeners = opened.0.map_err(|source| Error::Listen { port, source })?;
-        let conntrack = opened.1.map_err(Error::Enter)?;
+        let conntrack = Mutex::new(opened.1.map_err(Error::Enter)?);
+        let file = netns.as_fd().try_clone_to_owned().map_err(|source| Error::Listen { port, source })?;
+        let sockets = SocketPool::new(file, self.factory.clone());
         let portals = {
             let mut views = lock(&self.views);
             let sender = views.entry(filter.clone()).or_insert_with(|| watch::channel(Portals::default()).0);
             sender.subscribe()
         };
-        let factory = self.factory.clone();
-        let pod = PodRelay::new(netns, filter.clone(), has_guests, conntrack, port, factory, portals)
-            .map_err(|source| Error::Listen { port, source })?;
+        let served = ServedNetns::Pod(PodNetns { filter: filter.clone(), has_guests, sockets, conntrack });
+        self.listen(PodRelay::new(netns.id(), served, port, portals), listeners);
+        Ok(())
+    }
+
+    /// Passes the listeners of a network namespace to the workers.
+    fn listen(&self, pod: PodRelay, listeners: Vec<ListenerSockets>) {
         let mut pods = lock(&self.pods);
         // If another thread was faster, these sockets are closed, and the kernel moves their pending connections to
         // the sockets of the other.
-        let Entry::Vacant(vacant) = pods.entry(netns.id()) else { return Ok(()) };
+        let Entry::Vacant(vacant) = pods.entry(pod.id) else { return };
         let pod = Arc::clone(vacant.insert(Arc::new(pod)));
         for (worker, sockets) in self.workers.iter().zip(listeners) {
             worker.send(WorkerCommand::OpenNetns(Arc::clone(&pod), sockets));
         }
-        Ok(())
     }
 
     /// Closes the listeners and all connections of a network namespace, since its sockets keep it alive.

@@ -94,11 +94,11 @@ impl UdpSessions {
 
 /// Returns the portal of a new flow, unless it matches none or the portal does not admit the client.
 fn requested_portal(context: &WorkerContext, pod: &PodRelay, flow: FlowKey) -> Option<PortalKey> {
-    let redirected = Some(flow).filter(|flow| pod.serves_at(flow.local));
+    let redirected = Some(flow).filter(|flow| pod.netns.serves_at(flow.local));
     let Some(destination) = redirected.and_then(|flow| pod.original_destination(flow)) else {
         context.limits.count_unmatched();
         return None;
     };
-    let key = PortalKey { address: destination.ip(), protocol: Protocol::Udp, port: destination.port() };
+    let key = pod.netns.portal_key(Protocol::Udp, destination)?;
     admit(context, pod, key, flow.client.ip()).map(|_| key)
 }

@@ -114,13 +114,17 @@ async fn run(context: Rc<WorkerContext>, commands: &mut UnboundedReceiver<Worker
         };
         match command {
             Some(WorkerCommand::OpenNetns(..)) if is_shutting_down => {}
-            Some(WorkerCommand::OpenNetns(pod, ListenerSockets { stream, datagram })) => {
+            Some(WorkerCommand::OpenNetns(pod, ListenerSockets { streams, datagram })) => {
                 let tasks = tasks.entry(pod.id).or_default();
-                let (context, pod) = (&context, &pod);
-                let udp =
-                    udp_listener::listen(Rc::clone(context), Arc::clone(pod), datagram, shutdown.clone());
-                tasks.spawn_local(udp);
-                tasks.spawn_local(listen(Rc::clone(context), Arc::clone(pod), stream, shutdown.clone()));
+                let shared = || (Rc::clone(&context), Arc::clone(&pod));
+                if let Some(datagram) = datagram {
+                    let (context, pod) = shared();
+                    tasks.spawn_local(udp_listener::listen(context, pod, datagram, shutdown.clone()));
+                }
+                for stream in streams {
+                    let (context, pod) = shared();
+                    tasks.spawn_local(listen(context, pod, stream, shutdown.clone()));
+                }
             }
             Some(WorkerCommand::CloseNetns(netns)) => drop(tasks.remove(&netns)),
             Some(WorkerCommand::ShutDown) => drop(shutdown_sender.send(true)),
