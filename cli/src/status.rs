@@ -13,6 +13,7 @@ use anstyle::Style;
 use anyhow::{Context, bail};
 use clap::{Args, ValueEnum};
 
+use crate::node_status::{is_node_healthy, write_node_portals};
 use crate::table::{Cell, HEALTHY, Table, UNHEALTHY};
 use crate::watch::{self, WatchArgs};
 use node_agent::{AttachmentReport, Report};
@@ -63,7 +64,11 @@ pub(crate) fn run(args: &StatusArgs, out: &mut impl Write) -> anyhow::Result<boo
 /// Whether the agent is synced without an outage, and all attachments are up to date.
 pub(crate) fn is_healthy(report: &Report) -> bool {
     let is_up_to_date = |attachment: &AttachmentReport| attachment.error.is_none() && attachment.lag_ms == 0;
-    report.synced && report.outage.is_none() && report.attachments.iter().all(is_up_to_date)
+    let is_node_up_to_date = report.node_portals.as_ref().is_none_or(is_node_healthy);
+    report.synced
+        && report.outage.is_none()
+        && is_node_up_to_date
+        && report.attachments.iter().all(is_up_to_date)
 }
 
 /// Requests the agent's report. Returns it as text and parsed.
@@ -112,6 +117,9 @@ pub(crate) fn write_summary(report: &Report, out: &mut impl Write) -> anyhow::Re
         counts.applied, counts.failed, counts.audits, counts.repairs
     )?;
     write_limits(report, out)?;
+    if let Some(node_portals) = &report.node_portals {
+        write_node_portals(node_portals, out)?;
+    }
     if audit.interval_ms > 0 {
         let last = audit.last_ms.map(|ms| format!("last one {} s ago", ms / 1_000));
         let last = last.as_deref().unwrap_or("none yet");

@@ -11,6 +11,7 @@ use proxy_core::ruleset::Settings;
 
 use crate::allowed::AllowedArgs;
 use crate::mode_arg::ModeArg;
+use crate::node_portals::NodePortalsArgs;
 use crate::on_demand::{ON_DEMAND_ABOVE, ProgrammingMode};
 
 /// `portico agent`.
@@ -65,6 +66,8 @@ pub struct AgentArgs {
     pub(crate) relay_port: u16,
     #[command(flatten)]
     pub(crate) allowed: AllowedArgs,
+    #[command(flatten)]
+    pub(crate) node_portals: NodePortalsArgs,
     /// Comma-separated namespaces in which the annotation portico.dev/dial has an effect: backends of their services
     /// may be dialled from the node. "*" is every namespace. Repeatable.
     #[arg(long, value_name = "NAMESPACES", value_delimiter = ',')]

@@ -14,7 +14,7 @@ use nix::errno::Errno;
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use tokio::sync::mpsc::UnboundedSender;
 
-use crate::event_loop::Message;
+use crate::message::Message;
 
 /// A change of one file is often followed by changes of others.
 const DEBOUNCE: Duration = Duration::from_millis(100);

@@ -16,6 +16,7 @@ use proxy_core::portal::{PortalKey, Portals, RefusalReason, ServiceFilter};
 use proxy_core::ruleset::Ruleset;
 use proxy_core::service::ServiceKey;
 
+use crate::node_portals::NodeEvent;
 use crate::thread_pools::WorkKind;
 use crate::view::EncodedBatch;
 
@@ -79,6 +80,8 @@ pub(crate) enum Effect {
     SetRelayPortals(ServiceFilter, Portals),
     /// Remove an unused view from the relay.
     RemoveRelayView(ServiceFilter),
+    /// Pass changes on to node portals.
+    UpdateNode(NodeEvent),
     /// Write a log message.
     Log(LogEvent),
 }

@@ -16,52 +16,18 @@ use proxy_core::portal::Portals;
 use relay::{PortalUse, Relay};
 use support::with_causes;
 use tokio::sync::mpsc::{Receiver, Sender, UnboundedReceiver, UnboundedSender, channel};
-use tokio::sync::oneshot;
 use tokio::time::sleep_until;
 
 use crate::cni_watch::ScanGuard;
 use crate::event::{Effect, Event, Job, Outcome, RequestId, StoredRuleset, UdpBackends};
 use crate::event_log;
+use crate::message::{HandoverRequest, Message, NetnsPortals};
 use crate::netns_worker::NetnsWorker;
+use crate::node_portals::NodePortals;
 use crate::reconciler::Reconciler;
 use crate::recovery::{FoundAttachment, Recovery};
 use crate::report::Report;
 use crate::thread_pools::{ThreadPools, WorkKind};
-
-/// A message to the event loop from other threads and tasks.
-#[derive(Debug)]
-pub(crate) enum Message {
-    /// A request of the plugin, with the opened netns if it carries one.
-    Request(Request, Option<Arc<NetnsWorker>>, SyncSender<Reply>),
-    /// An attachment was found in a record or in the CNI cache.
-    Found(Box<FoundAttachment>),
-    /// The CNI configuration or the CNI cache changed.
-    CniChanged(ScanGuard),
-    /// An event of the reconciler.
-    Event(Event),
-    /// A request for the agent's report.
-    Report(oneshot::Sender<Report>),
-    /// A request for all network namespaces and their portals.
-    ListNetns(oneshot::Sender<Vec<NetnsPortals>>),
-    /// Another agent takes over.
-    Handover(HandoverRequest),
-}
-
-/// A network namespace and its visible portals.
-#[derive(Debug)]
-pub(crate) struct NetnsPortals {
-    pub(crate) worker: Arc<NetnsWorker>,
-    pub(crate) portals: Portals,
-}
-
-/// The request of another agent to take over.
-#[derive(Debug)]
-pub(crate) struct HandoverRequest {
-    /// Receives the reply as soon as this agent changes nothing any more.
-    pub(crate) reply: SyncSender<Reply>,
-    /// Completes when the other agent is ready.
-    pub(crate) is_served: oneshot::Receiver<()>,
-}
 
 /// Why the event loop ended.
 #[derive(Debug)]
@@ -86,6 +52,7 @@ pub(crate) struct EventLoop {
     sender: UnboundedSender<Message>,
     /// The previous agent, which relays until this one is ready.
     predecessor: Option<OutgoingAgent>,
+    node_portals: Option<NodePortals>,
     /// Each running job holds a clone of the sender, so the receiver ends when no job is left.
     job_guard: Sender<()>,
     jobs_done: Receiver<()>,
@@ -113,9 +80,15 @@ impl EventLoop {
             recovery: Arc::new(recovery),
             sender,
             predecessor,
+            node_portals: None,
             job_guard,
             jobs_done,
         }
+    }
+
+    /// Passes changes on to these node portals from now on.
+    pub(crate) fn set_node_portals(&mut self, node_portals: NodePortals) {
+        self.node_portals = Some(node_portals);
     }
 
     /// Runs until the service source ends, another agent takes over, or `shutdown` completes.
@@ -196,7 +169,9 @@ impl EventLoop {
             }
             Message::Report(receiver) => {
                 let now = Instant::now();
-                let report = Report { relay: self.relay.report(now), ..self.reconciler.report(now) };
+                let node_portals = self.node_portals.as_ref().map(NodePortals::report);
+                let report =
+                    Report { relay: self.relay.report(now), node_portals, ..self.reconciler.report(now) };
                 // The client may have disconnected.
                 let _ = receiver.send(report);
                 None
@@ -282,6 +257,11 @@ impl EventLoop {
             Effect::StoreRuleset(ruleset) => self.store_ruleset(ruleset),
             Effect::SetRelayPortals(filter, portals) => self.relay.set_portals(&filter, portals),
             Effect::RemoveRelayView(filter) => self.relay.remove_view(&filter),
+            Effect::UpdateNode(event) => {
+                if let Some(node_portals) = &self.node_portals {
+                    node_portals.send(event);
+                }
+            }
             Effect::Log(event) => event_log::log(&event),
         }
     }
@@ -389,11 +369,4 @@ impl EventLoop {
             }
         });
     }
-}
-
-/// Requests the agent's report from its event loop.
-pub(crate) async fn report(sender: &UnboundedSender<Message>) -> anyhow::Result<Report> {
-    let (receiver, report) = oneshot::channel();
-    sender.send(Message::Report(receiver)).context("the agent is stopping")?;
-    report.await.context("the agent is stopping")
 }

@@ -22,7 +22,7 @@ use daemon::Shutdown;
 use relay::Relay;
 use tokio::sync::oneshot;
 
-use crate::event_loop::HandoverRequest;
+use crate::message::HandoverRequest;
 
 /// The time in which the previous agent must finish its running jobs.
 const HANDOVER_TIMEOUT: Duration = Duration::from_secs(30);

@@ -10,7 +10,7 @@ use tokio::net::TcpListener;
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::task::AbortHandle;
 
-use crate::event_loop::{Message, report};
+use crate::message::{Message, report};
 use crate::metrics::metrics;
 
 /// The limits of connections. The address can be reachable only through one node, so a peer can have all of them.

@@ -20,6 +20,7 @@ mod event_loop;
 mod handover;
 mod http;
 mod memory_limit;
+mod message;
 mod metrics;
 mod mode_arg;
 mod netns_state;
@@ -43,6 +44,7 @@ mod view;
 pub use allowed::AllowedArgs;
 pub use args::AgentArgs;
 pub use mode_arg::ModeArg;
+pub use node_portals::{ConflictReport, HealthCheckPort, NodeReport};
 pub use report::{
     AttachmentReport, AuditReport, Counts, MemoryReport, ProgrammedPortals, Report, ViewReport,
 };

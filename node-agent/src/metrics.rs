@@ -4,6 +4,7 @@ use agent_ipc::PORTALS_ALL;
 use daemon::MetricsPage;
 use relay::{RefusalCounts, RelayReport, TrafficTotals};
 
+use crate::node_portals::add_node_metrics;
 use crate::report::{APPLY_BOUNDS_S, AttachmentReport, MemoryReport, ProgrammedPortals, Report};
 
 /// Returns the metrics page.
@@ -19,6 +20,9 @@ pub(crate) fn metrics(report: &Report) -> String {
     tables(&mut page, report);
     events(&mut page, report);
     relay(&mut page, &report.relay);
+    if let Some(node) = &report.node_portals {
+        add_node_metrics(&mut page, node);
+    }
     let help = "time from a service change to the kernel's acknowledgement";
     page.histogram("apply_duration_seconds", help, &APPLY_BOUNDS_S, &report.counts.apply_duration_seconds);
     page.into_text()
@@ -152,6 +156,7 @@ mod tests {
             attachments: Vec::new(),
             records_unwritten: 0,
             counts,
+            node_portals: Some(crate::node_portals::NodeReport::default()),
             relay: Default::default(),
             audit: Default::default(),
             counters: false,

@@ -1,7 +1,113 @@
 //! Portals in the node's network namespace: for traffic that arrives from outside, and for the node's own processes.
 //!
+//! ```text
+//! reconciler ─ services, node ─┐
+//! follow_addresses ────────────┼─ NodeEvent ─► NodeWorker (thread) ─► transactions, health checks, loopback listener
+//! watch_table, audits ─────────┘               NodeState (pure)
+//! ```
 //! The parts do not depend on each other. `node_addresses` follows the addresses at which node ports are served, and
-//! `health_check` answers load balancers and tools.
+//! `health_check` answers load balancers and tools. Pods' updates never wait for the node's.
 
+use std::sync::Arc;
+use std::sync::mpsc::{Sender, channel};
+use std::thread;
+use std::time::Duration;
+
+use anyhow::Context;
+use netns_nft::Socket;
+use tokio::runtime::Handle;
+use tokio::task::JoinSet;
+
+use health_check::{HEALTH_TIMEOUT, HealthCheckServers, ProxyHealth, serve_proxy_pages};
+use node_addresses::follow_addresses;
+use node_status::NodeStatus;
+use state::{NodeOptions, NodeState};
+use table_watch::watch_table;
+use udp_flows::UdpFlows;
+use worker::{NodeWorker, Outputs};
+
+pub(crate) use args::NodePortalsArgs;
+pub(crate) use node_metrics::add_node_metrics;
+pub use node_status::{ConflictReport, HealthCheckPort, NodeReport};
+pub(crate) use worker::NodeEvent;
+
+mod args;
+mod detect_local;
 pub mod health_check;
 pub mod node_addresses;
+mod node_metrics;
+mod node_status;
+mod state;
+mod table_watch;
+mod udp_flows;
+mod worker;
+
+/// The options of node portals.
+#[derive(Debug)]
+pub(crate) struct NodePortalsOptions {
+    pub(crate) state: NodeOptions,
+    pub(crate) has_anchor: bool,
+    pub(crate) audit_interval: Duration,
+}
+
+/// The running parts of node portals. Dropping it ends them; the rules stay in place.
+#[derive(Debug)]
+pub(crate) struct NodePortals {
+    events: Sender<NodeEvent>,
+    status: NodeStatus,
+    _tasks: JoinSet<()>,
+}
+
+impl NodePortals {
+    /// Starts all parts in this network namespace, which is that of the node.
+    pub(crate) fn start(options: NodePortalsOptions) -> anyhow::Result<Self> {
+        let NodePortalsOptions { state, has_anchor, audit_interval } = options;
+        let (events, receiver) = channel();
+        let runtime = Handle::current();
+        let health = Arc::new(ProxyHealth::new(HEALTH_TIMEOUT));
+        let status = NodeStatus::default();
+        let socket = Socket::open().context("failed to open nf_tables socket of the node")?;
+        let changes = events.clone();
+        let watched = watch_table(&socket, move |change| changes.send(NodeEvent::Table(change)).is_ok());
+        if let Err(error) = watched {
+            tracing::warn!(%error, "failed to watch the table of node portals; audits find its changes");
+        }
+        let mut tasks = JoinSet::new();
+        let addresses = events.clone();
+        tasks.spawn(async move {
+            follow_addresses(move |local| drop(addresses.send(NodeEvent::Addresses(local)))).await;
+        });
+        tasks.spawn(serve_proxy_pages(Arc::clone(&health)));
+        let audits = events.clone();
+        tasks.spawn(async move {
+            let mut interval = tokio::time::interval(audit_interval);
+            while audits.send(NodeEvent::Audit).is_ok() {
+                interval.tick().await;
+            }
+        });
+        let outputs = Outputs {
+            servers: HealthCheckServers::new(runtime, Arc::clone(&health)),
+            health,
+            udp: UdpFlows::start().context("failed to start thread for UDP flows of the node")?,
+            status: status.clone(),
+        };
+        let worker = NodeWorker::new(NodeState::new(state), socket, outputs, has_anchor);
+        let run = move || worker.run(&receiver);
+        thread::Builder::new()
+            .name("node-portals".to_owned())
+            .spawn(run)
+            .context("failed to start thread of node portals")?;
+        Ok(Self { events, status, _tasks: tasks })
+    }
+
+    /// Sends an event to the worker.
+    pub(crate) fn send(&self, event: NodeEvent) {
+        // The worker ends only with this sender.
+        let _ = self.events.send(event);
+    }
+
+    /// Returns the report.
+    pub(crate) fn report(&self) -> NodeReport {
+        self.status.report()
+    }
+}

@@ -18,10 +18,12 @@ use proxy_core::node::Node;
 use proxy_core::portal::{ExternalPolicy, PortalLimits, ServiceFilter};
 use proxy_core::ruleset::Settings;
 use proxy_core::service::{Mode, ServiceKey};
+use proxy_core::snapshot::ChangedServices;
 
 use crate::budget::Budget;
 use crate::event::{Effect, Event, LogEvent, Operation, RequestId};
 use crate::netns_state::NetnsState;
+use crate::node_portals::NodeEvent;
 use crate::on_demand::ProgrammingMode;
 use crate::record_retries::RecordRetries;
 use crate::report::Counts;
@@ -61,6 +63,8 @@ pub(crate) struct Options {
     pub(crate) limits: PortalLimits,
     /// The kernel memory that tables can use.
     pub(crate) budget: Budget,
+    /// Whether the node itself has portals.
+    pub(crate) has_node_portals: bool,
     /// Service ranges in addition to those of the service source.
     pub(crate) service_ranges: Vec<IpNet>,
     /// The minimum time between two publications of changes.
@@ -159,7 +163,12 @@ impl Reconciler {
                     self.log(LogEvent::DialIgnored(service));
                 }
             }
-            SourceEvent::Node(node) => self.catalog.set_node(node, now),
+            SourceEvent::Node(node) => {
+                if self.options.has_node_portals {
+                    self.effects.push(Effect::UpdateNode(NodeEvent::Node(node.clone())));
+                }
+                self.catalog.set_node(node, now);
+            }
             SourceEvent::Synced => {
                 if !self.catalog.is_synced() {
                     self.complete_sync(now);
@@ -212,9 +221,19 @@ impl Reconciler {
         Reply::Refused { message: format!("initial sync not complete: {reason}"), transient: true }
     }
 
+    /// Passes services on to node portals; all of them without `changed`.
+    fn update_node(&mut self, changed: Option<&ChangedServices>, since: Instant) {
+        if self.options.has_node_portals {
+            let snapshot = self.catalog.snapshot().clone();
+            let event = NodeEvent::Services { snapshot, changed: changed.cloned(), since };
+            self.effects.push(Effect::UpdateNode(event));
+        }
+    }
+
     /// Computes the views of all network namespaces after the initial sync.
     fn complete_sync(&mut self, now: Instant) {
         self.catalog.complete_sync(now);
+        self.update_node(None, now);
         self.ensure_view(&ServiceFilter::All, now);
         let namespaces: Vec<(NetnsId, ServiceFilter)> =
             self.fleet.iter().map(|(netns, namespace)| (netns, namespace.filter.clone())).collect();

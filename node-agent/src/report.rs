@@ -10,6 +10,7 @@ use daemon::Histogram;
 use relay::RelayReport;
 use serde::{Deserialize, Serialize};
 
+use crate::node_portals::NodeReport;
 use crate::traffic::TrafficReport;
 
 /// Numbers of events since the agent started.
@@ -101,6 +102,9 @@ pub struct Report {
     /// The state of the relay.
     #[serde(default)]
     pub relay: RelayReport,
+    /// The state of node portals, if they are enabled.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node_portals: Option<NodeReport>,
     /// The audits of network namespaces.
     #[serde(default)]
     pub audit: AuditReport,

@@ -18,7 +18,7 @@ use support::with_causes;
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::oneshot;
 
-use crate::event_loop::{HandoverRequest, Message, NetnsPortals};
+use crate::message::{HandoverRequest, Message, NetnsPortals};
 use crate::netns_worker::NetnsWorker;
 use crate::report::Report;
 use crate::traffic::{NetnsTraffic, TrafficReport, portal_hits};

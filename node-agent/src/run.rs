@@ -10,6 +10,7 @@ use daemon::{Shutdown, start_log};
 use ipnet::IpNet;
 use kube_source::{Event, ReadOptions, WatchScope, watch_cluster, watch_files};
 use proxy_core::node::Node;
+use proxy_core::portal::NodeContext;
 use proxy_core::ruleset::Settings;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::runtime::{Builder, Runtime};
@@ -19,6 +20,7 @@ use crate::args::AgentArgs;
 use crate::budget::Budget;
 use crate::event_loop::{EventLoop, ExitReason};
 use crate::memory_limit::memory_limit;
+use crate::node_portals::{NodePortals, NodePortalsOptions};
 use crate::reconciler::{Options, Reconciler};
 use crate::recovery::Recovery;
 use crate::{allocator, cni_watch, handover, http, rpc_server, thread_pools};
@@ -62,6 +64,7 @@ fn runtime() -> anyhow::Result<Runtime> {
 
 async fn serve(args: AgentArgs) -> anyhow::Result<()> {
     let options = options(&args);
+    let node_options = node_portals_options(&args, &options)?;
     let AgentArgs {
         socket,
         state_dir,
@@ -95,6 +98,9 @@ async fn serve(args: AgentArgs) -> anyhow::Result<()> {
     let mut event_loop =
         EventLoop::new(reconciler, recovery, Arc::clone(&relay), predecessor, sender.clone());
     event_loop.recover().await?;
+    if let Some(options) = node_options {
+        event_loop.set_node_portals(NodePortals::start(options)?);
+    }
     let (source, _file_watch) = if manifests.is_empty() {
         (cluster_source(kubeconfig.as_deref(), node).await?, None)
     } else {
@@ -142,10 +148,30 @@ fn options(args: &AgentArgs) -> Options {
             limit: memory_limit(),
             processors: std::thread::available_parallelism().map_or(1, usize::from),
         },
+        has_node_portals: args.node_portals.node_portals,
         service_ranges: args.service_ranges.clone(),
         apply_interval: args.apply_interval,
         audit_interval: args.audit_interval,
     }
+}
+
+/// The options of node portals, if they are enabled.
+fn node_portals_options(args: &AgentArgs, options: &Options) -> anyhow::Result<Option<NodePortalsOptions>> {
+    if !args.node_portals.node_portals {
+        return Ok(None);
+    }
+    let pods = NodeContext {
+        node: options.node.clone(),
+        external: options.external.clone(),
+        limits: options.limits,
+        ..NodeContext::default()
+    };
+    let state = args.node_portals.options(pods).map_err(anyhow::Error::msg)?;
+    Ok(Some(NodePortalsOptions {
+        state,
+        has_anchor: !args.node_portals.no_anchor_table,
+        audit_interval: args.audit_interval,
+    }))
 }
 
 /// The options of the relay. The number of connections is limited by descriptors and by memory.

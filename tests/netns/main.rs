@@ -24,6 +24,7 @@ mod memory;
 mod monitor;
 mod neighbour;
 mod node_addresses;
+mod node_agent;
 mod node_network;
 mod node_portals;
 mod plugin;

@@ -45,6 +45,7 @@ fn report(namespaces: Vec<NetnsTraffic>) -> Report {
         counts: Default::default(),
         refused: BTreeMap::new(),
         memory: Default::default(),
+        node_portals: None,
         relay: Default::default(),
         audit: Default::default(),
         counters: true,

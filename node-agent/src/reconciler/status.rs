@@ -51,6 +51,7 @@ impl Reconciler {
             memory: self.memory_report(),
             counts: Counts { dial_ignored: self.catalog.dial_ignored() as u64, ..self.counts.clone() },
             relay: RelayReport::default(),
+            node_portals: None,
             audit: AuditReport {
                 interval_ms: milliseconds(self.options.audit_interval),
                 last_ms: self.timers.audited_at().map(|at| milliseconds(now.duration_since(at))),

@@ -58,6 +58,7 @@ impl TestAgent {
             external: ExternalPolicy::all(),
             limits: PortalLimits::STANDARD,
             budget: Budget::UNLIMITED,
+            has_node_portals: false,
             service_ranges: Vec::new(),
             apply_interval: INTERVAL,
             audit_interval: AUDIT,

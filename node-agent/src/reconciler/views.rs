@@ -63,6 +63,9 @@ impl Reconciler {
     /// Applies changes of the catalog to all views, and starts their rollouts.
     pub(super) fn publish(&mut self, now: Instant) {
         let publication = self.catalog.take_changes(now);
+        if publication.has_new_ranges || !publication.changed.is_empty() {
+            self.update_node(Some(&publication.changed), publication.since);
+        }
         if publication.has_new_ranges {
             self.fleet.iter_mut().for_each(|(_, namespace)| namespace.request_routes());
         }

@@ -14,7 +14,6 @@
 //! Slots and numbers depend on history. `NodeTable::to_ruleset` returns the table as it was read from the kernel: after
 //! a restart it is refreshed with the current portals, so that nothing is written unless something changed.
 
-use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -64,7 +63,7 @@ pub struct NodeRuleset {
     targets: Map<TargetNumber, Target>,
     numbers: Map<TargetKey, TargetNumber>,
     /// The chains, and the number of targets that use each.
-    chains: BTreeMap<NodeChain, usize>,
+    chains: Map<NodeChain, usize>,
     /// The endpoints on this node, and the number of frontends that lead to each.
     endpoints: Map<IpAddr, usize>,
 }
@@ -256,13 +255,10 @@ impl NodeRuleset {
     }
 
     fn change_chain(&mut self, chain: NodeChain, by: isize, changes: &mut NodeChanges) {
-        let users = self.chains.entry(chain).or_default();
-        let before = std::mem::replace(users, users.saturating_add_signed(by));
-        if (before == 0) != (*users == 0) {
+        let before = self.chains.get(&chain).copied().unwrap_or_default();
+        let users = change_count(&mut self.chains, chain, by);
+        if (before == 0) != (users == 0) {
             changes.chains.insert(chain);
-        }
-        if *users == 0 {
-            self.chains.remove(&chain);
         }
     }
 
@@ -286,6 +282,12 @@ impl NodeRuleset {
     /// Returns the frontends in the order of their keys.
     pub fn frontends(&self) -> impl Iterator<Item = (&PortalKey, &Frontend)> {
         self.frontends.iter()
+    }
+
+    /// Returns the number of frontends.
+    #[must_use]
+    pub fn frontend_count(&self) -> usize {
+        self.frontends.size()
     }
 
     /// Returns a frontend.
@@ -320,13 +322,15 @@ impl NodeRuleset {
     }
 }
 
-fn change_count(counts: &mut Map<IpAddr, usize>, address: IpAddr, by: isize) {
-    let count = counts.get(&address).copied().unwrap_or_default().saturating_add_signed(by);
+/// Changes the number of users of something, and returns it. What has no users is removed.
+fn change_count<K: Ord + Clone>(counts: &mut Map<K, usize>, key: K, by: isize) -> usize {
+    let count = counts.get(&key).copied().unwrap_or_default().saturating_add_signed(by);
     if count == 0 {
-        counts.remove_mut(&address);
+        counts.remove_mut(&key);
     } else {
-        counts.insert_mut(address, count);
+        counts.insert_mut(key, count);
     }
+    count
 }
 
 mod chain;

@@ -10,7 +10,7 @@ use super::chain::{BackendSelection, NodeChain, OwnChain};
 use super::element::NodeElement;
 use super::settings::{NodeEnvironment, NodeSettings};
 use super::target::{FrontendAction, Target, TargetNumber};
-use super::{Frontend, NodeRuleset};
+use super::{Frontend, NodeRuleset, change_count};
 use crate::model::address::Family;
 use crate::routing::portal::PortalKey;
 
@@ -90,7 +90,7 @@ impl NodeTable {
         }
         for (number, parts) in targets {
             let target = parts.target(users.get(&number).copied().unwrap_or_default())?;
-            *ruleset.chains.entry(target.chain(number)).or_default() += 1;
+            change_count(&mut ruleset.chains, target.chain(number), 1);
             ruleset.targets.insert_mut(number, target);
         }
         let same: BTreeSet<NodeElement> = ruleset.elements().into_iter().collect();

@@ -1,0 +1,172 @@
+//! `NodeStatus`: the state of node portals for the agent's report, shared between the worker and the event loop.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use daemon::Histogram;
+use proxy_core::portal::{Portals, TableKind};
+use proxy_core::ruleset::node::NodeRuleset;
+use serde::{Deserialize, Serialize};
+
+use crate::node_portals::health_check::{HealthCheckReport, HealthChecks};
+use crate::report::APPLY_BOUNDS_S;
+
+/// The maximum of conflicts in a report.
+const CONFLICTS_MAX: usize = 100;
+
+/// Two services that claim one address and port.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConflictReport {
+    /// The address, protocol and port.
+    pub portal: String,
+    /// The service that has it.
+    pub owner: String,
+    /// The service that does not.
+    pub refused: String,
+}
+
+/// A health-check port of a service.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct HealthCheckPort {
+    /// The port.
+    pub port: u16,
+    /// The service.
+    pub service: String,
+    /// The number of its ready endpoints on this node.
+    pub local_endpoints: usize,
+    /// Why the node does not answer, if attempts to listen failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+}
+
+/// The state of node portals.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct NodeReport {
+    /// Whether the kernel has had a complete table since the start.
+    pub programmed: bool,
+    /// Why the last attempt to program the table failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+    /// The number of portals: addresses and ports, and node ports.
+    pub portals: usize,
+    /// The number of elements of the table.
+    pub elements: usize,
+    /// The addresses on which node ports are served.
+    pub addresses: Vec<String>,
+    /// Services that claim an address and port of an older service; at most 100.
+    #[serde(default)]
+    pub conflicts: Vec<ConflictReport>,
+    /// The number of conflicts.
+    #[serde(default)]
+    pub conflict_count: usize,
+    /// The health-check ports of services.
+    #[serde(default)]
+    pub health_checks: Vec<HealthCheckPort>,
+    /// The number of portals beyond the share of their namespace.
+    #[serde(default)]
+    pub beyond_share: usize,
+    /// Committed transactions.
+    pub applied: u64,
+    /// Failed attempts.
+    pub failed: u64,
+    /// Replacements of a table that another process changed.
+    pub repairs: u64,
+    /// Whether the anchor table exists; if not, why.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub anchor_error: Option<String>,
+    /// The time from a change to the kernel's acknowledgement.
+    pub apply_duration_seconds: Histogram,
+}
+
+/// The report, and the values from which the rest of it is computed on request. Clones of these are cheap.
+#[derive(Debug, Default)]
+struct State {
+    report: NodeReport,
+    table: Option<(Portals, NodeRuleset)>,
+}
+
+/// The shared state.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct NodeStatus(Arc<Mutex<State>>);
+
+impl NodeStatus {
+    pub(crate) fn record_applied(&self) {
+        self.state().report.applied += 1;
+    }
+
+    pub(crate) fn record_repair(&self) {
+        self.state().report.repairs += 1;
+    }
+
+    pub(crate) fn record_failure(&self, error: String) {
+        let mut state = self.state();
+        state.report.failed += 1;
+        state.report.error = Some(error);
+    }
+
+    pub(crate) fn set_anchor_error(&self, error: Option<String>) {
+        self.state().report.anchor_error = error;
+    }
+
+    /// Records that the kernel has this table. `took` is the time since the first change that is new in it.
+    pub(crate) fn record_state(&self, portals: &Portals, ruleset: &NodeRuleset, took: Option<Duration>) {
+        let mut state = self.state();
+        state.table = Some((portals.clone(), ruleset.clone()));
+        let report = &mut state.report;
+        (report.programmed, report.error) = (true, None);
+        if let Some(took) = took {
+            report.apply_duration_seconds.observe(&APPLY_BOUNDS_S, took.as_secs_f64());
+        }
+    }
+
+    /// Records the state of the health-check ports, and the services that claim one of another service.
+    pub(crate) fn set_health_checks(&self, servers: Vec<HealthCheckReport>, checks: &HealthChecks) {
+        let conflicts = checks.conflicts().map(|conflict| ConflictReport {
+            portal: format!("health-check port {}", conflict.port),
+            owner: conflict.owner.to_string(),
+            refused: conflict.refused.to_string(),
+        });
+        let ports = servers.into_iter().map(|server| HealthCheckPort {
+            port: server.port,
+            service: server.service.to_string(),
+            local_endpoints: server.local_endpoints,
+            error: server.error,
+        });
+        let mut state = self.state();
+        state.report.health_checks = ports.collect();
+        state.report.conflicts = conflicts.take(CONFLICTS_MAX).collect();
+    }
+
+    /// Returns the report.
+    pub(crate) fn report(&self) -> NodeReport {
+        let (mut report, table) = {
+            let state = self.state();
+            (state.report.clone(), state.table.clone())
+        };
+        report.conflict_count = report.conflicts.len();
+        let Some((portals, ruleset)) = table else { return report };
+        report.portals = ruleset.frontend_count();
+        report.elements = ruleset.size();
+        report.addresses = ruleset.environment().addresses.iter().map(ToString::to_string).collect();
+        for portal in portals.by_service() {
+            let owner = portals.get(portal.key).filter(|owner| owner.service != portal.service);
+            let Some(owner) = owner else { continue };
+            report.conflict_count += 1;
+            if report.conflicts.len() < CONFLICTS_MAX {
+                report.conflicts.push(ConflictReport {
+                    portal: portal.key.to_string(),
+                    owner: owner.service.to_string(),
+                    refused: portal.service.to_string(),
+                });
+            }
+        }
+        report.beyond_share = portals.beyond_share(TableKind::Full).map(|(_, count)| count).sum();
+        report
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,261 @@
+//! `NodeWorker`: the thread that keeps the node's table up to date.
+//!
+//! It owns a `NodeState` and a socket to nf_tables. All events that have arrived are handled before one transaction, so
+//! a burst of changes is coalesced while the previous transaction is being committed. Updates of pods never wait for it.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::time::{Duration, Instant, SystemTime};
+
+use netns_nft::{Anchor, Error, Socket, TableChange};
+use proxy_core::node::Node;
+use proxy_core::snapshot::{ChangedServices, Snapshot};
+use support::{Backoff, with_causes};
+
+use crate::node_portals::health_check::{HealthCheck, HealthCheckServers, HealthChecks, ProxyHealth};
+use crate::node_portals::node_status::NodeStatus;
+use crate::node_portals::state::{NodeState, Work};
+use crate::node_portals::udp_flows::UdpFlows;
+
+/// The delays before another attempt after a failure.
+const RETRY_FIRST: Duration = Duration::from_millis(50);
+const RETRY_MAX: Duration = Duration::from_secs(10);
+/// The minimum time between two readings of the table because of changes by other processes.
+const CHECK_INTERVAL: Duration = Duration::from_secs(1);
+/// The same after a deletion of the table, which interrupts services.
+const RESTORE_INTERVAL: Duration = Duration::from_millis(50);
+
+/// An input of the worker.
+#[derive(Debug)]
+pub(crate) enum NodeEvent {
+    /// Services changed; The first snapshot has no `changed`.
+    Services { snapshot: Snapshot, changed: Option<ChangedServices>, since: Instant },
+    /// The node object changed.
+    Node(Node),
+    /// The addresses of the network namespace changed.
+    Addresses(BTreeSet<IpAddr>),
+    /// Another process changed the table.
+    Table(TableChange),
+    /// It is time to check whether another process changed the table.
+    Audit,
+}
+
+/// The parts of the worker that serve what it computes.
+#[derive(Debug)]
+pub(crate) struct Outputs {
+    pub(crate) health: Arc<ProxyHealth>,
+    pub(crate) servers: HealthCheckServers,
+    pub(crate) udp: UdpFlows,
+    pub(crate) status: NodeStatus,
+}
+
+/// Keeps the node's table up to date.
+#[derive(Debug)]
+pub(crate) struct NodeWorker {
+    state: NodeState,
+    socket: Socket,
+    checks: HealthChecks,
+    outputs: Outputs,
+    /// The time of the first change that is not in the kernel.
+    changed_since: Option<Instant>,
+    backoff: Backoff,
+    retry_at: Option<Instant>,
+    /// When the table was last read because of other processes, and when it must be read again.
+    checked_at: Option<Instant>,
+    check_at: Option<Instant>,
+    /// The generation of the rulesets after the last transaction or reading.
+    generation: Option<u32>,
+    anchor: AnchorState,
+}
+
+/// The anchor table, which keeps translated connections alive if the ruleset is flushed.
+#[derive(Debug)]
+enum AnchorState {
+    /// It is not wanted, or the kernel does not support it.
+    Disabled,
+    /// It must be created, or a previous agent still owns it.
+    Wanted,
+    Held(#[expect(dead_code, reason = "the table is owned as long as its socket is open")] Anchor),
+}
+
+impl NodeWorker {
+    /// A worker that writes with this socket.
+    pub(crate) fn new(state: NodeState, socket: Socket, outputs: Outputs, has_anchor: bool) -> Self {
+        Self {
+            state,
+            socket,
+            checks: HealthChecks::default(),
+            outputs,
+            changed_since: None,
+            backoff: Backoff::new(RETRY_FIRST, RETRY_MAX),
+            retry_at: None,
+            checked_at: None,
+            check_at: None,
+            generation: None,
+            anchor: if has_anchor { AnchorState::Wanted } else { AnchorState::Disabled },
+        }
+    }
+
+    /// Handles events until their sender is dropped.
+    pub(crate) fn run(mut self, events: &Receiver<NodeEvent>) {
+        loop {
+            let due = [self.retry_at, self.check_at].into_iter().flatten().min();
+            let event = match due {
+                None => events.recv().map_err(|_| RecvTimeoutError::Disconnected),
+                Some(at) => events.recv_timeout(at.saturating_duration_since(Instant::now())),
+            };
+            match event {
+                Ok(event) => self.handle(event),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+            while let Ok(event) = events.try_recv() {
+                self.handle(event);
+            }
+            self.reconcile(Instant::now());
+        }
+    }
+
+    fn handle(&mut self, event: NodeEvent) {
+        let now = Instant::now();
+        match event {
+            NodeEvent::Services { snapshot, changed, since } => {
+                self.mark_changed(since);
+                let all = || snapshot.services().map(|service| service.key.clone()).collect();
+                let keys = changed.clone().unwrap_or_else(all);
+                self.apply_checks(|checks, node| checks.refresh(&snapshot, node, &keys));
+                self.state.set_services(snapshot, changed.as_ref());
+            }
+            NodeEvent::Node(node) => {
+                self.mark_changed(now);
+                self.outputs.health.set_leaving(node.is_leaving);
+                self.state.set_node(node);
+                let snapshot = self.state.snapshot().clone();
+                self.apply_checks(|checks, node| checks.refresh(&snapshot, node, &ChangedServices::new()));
+            }
+            NodeEvent::Addresses(addresses) => {
+                self.mark_changed(now);
+                self.state.set_local_addresses(addresses);
+            }
+            NodeEvent::Table(TableChange::None) => {}
+            NodeEvent::Table(TableChange::Deleted) => self.schedule_check(now, RESTORE_INTERVAL),
+            NodeEvent::Table(TableChange::Changed | TableChange::Unknown) => {
+                self.schedule_check(now, CHECK_INTERVAL);
+            }
+            NodeEvent::Audit => {
+                self.hold_anchor();
+                let reports = self.outputs.servers.reports();
+                self.outputs.status.set_health_checks(reports, &self.checks);
+                let generation = self.socket.generation().ok();
+                if generation != self.generation {
+                    self.schedule_check(now, CHECK_INTERVAL);
+                }
+            }
+        }
+    }
+
+    fn apply_checks(
+        &mut self,
+        refresh: impl FnOnce(&mut HealthChecks, &Node) -> Vec<(u16, Option<HealthCheck>)>,
+    ) {
+        let changes = refresh(&mut self.checks, self.state.node());
+        if !changes.is_empty() {
+            self.outputs.servers.apply(changes);
+            self.outputs.status.set_health_checks(self.outputs.servers.reports(), &self.checks);
+        }
+    }
+
+    fn mark_changed(&mut self, since: Instant) {
+        self.changed_since.get_or_insert(since);
+        self.outputs.health.set_pending(since);
+    }
+
+    fn schedule_check(&mut self, now: Instant, interval: Duration) {
+        let at = self.checked_at.map_or(now, |checked_at| now.max(checked_at + interval));
+        self.check_at = Some(self.check_at.map_or(at, |check_at| check_at.min(at)));
+    }
+
+    /// Brings the kernel to the desired state.
+    fn reconcile(&mut self, now: Instant) {
+        if self.check_at.is_some_and(|at| at <= now) {
+            (self.check_at, self.checked_at) = (None, Some(now));
+            self.state.mark_unknown();
+        }
+        if self.retry_at.is_some_and(|at| at > now) {
+            return;
+        }
+        self.retry_at = None;
+        match self.do_work() {
+            Ok(()) => self.finish(),
+            Err(error) => {
+                // The transaction may have been committed although its result is unknown.
+                self.state.mark_unknown();
+                let delay = self.backoff.next_delay();
+                self.retry_at = Some(now + delay);
+                let (error, retry_in_ms) = (with_causes(&error), delay.as_millis());
+                tracing::warn!(error, retry_in_ms, "failed to program node portals; will retry");
+                self.outputs.status.record_failure(error);
+            }
+        }
+    }
+
+    fn do_work(&mut self) -> Result<(), Error> {
+        while let Some(work) = self.state.work() {
+            match work {
+                Work::Read => {
+                    let table = Socket::open()?.read_node_table()?;
+                    if let Some(why) = self.state.on_read(table) {
+                        tracing::warn!(why, "table of node portals has drifted; replacing it");
+                        self.outputs.status.record_repair();
+                    }
+                }
+                Work::Apply(batch) => {
+                    self.socket.apply(&batch)?;
+                    self.state.on_applied();
+                    self.outputs.status.record_applied();
+                }
+            }
+            self.generation = self.socket.generation().ok();
+        }
+        Ok(())
+    }
+
+    /// Creates the anchor table, or owns the one of the previous agent.
+    fn hold_anchor(&mut self) {
+        if !matches!(self.anchor, AnchorState::Wanted) {
+            return;
+        }
+        let error = match Socket::open().and_then(Anchor::hold) {
+            Ok(anchor) => {
+                self.anchor = AnchorState::Held(anchor);
+                None
+            }
+            Err(error) => {
+                if !error.is_transient() {
+                    tracing::warn!(error = with_causes(&error), "failed to create the anchor table");
+                    self.anchor = AnchorState::Disabled;
+                }
+                Some(with_causes(&error))
+            }
+        };
+        self.outputs.status.set_anchor_error(error);
+    }
+
+    /// Publishes the state in the kernel, unless the initial sync is not complete.
+    fn finish(&mut self) {
+        self.backoff.reset();
+        if !self.state.is_applied() {
+            return;
+        }
+        self.outputs.health.set_updated(SystemTime::now());
+        let took = self.changed_since.take().map(|since| since.elapsed());
+        if let Some(portals) = self.state.portals() {
+            self.outputs.status.record_state(portals, self.state.desired(), took);
+        }
+        if let Some(stale) = self.state.take_stale_udp() {
+            self.outputs.udp.check(stale);
+        }
+    }
+}

@@ -1,0 +1,100 @@
+//! The agent with node portals: it programs the node, follows its addresses, repairs its table and recovers it.
+
+use serde_json::{Value, json};
+use test_support::agent::{Agent, AgentDir};
+use test_support::conversation::{ANSWER, answer, ask};
+use test_support::namespace::{add_address, run};
+
+use crate::node_network::{LOCAL_POD, NODE, NODE_ON_LINK, NodeNetwork, REMOTE_POD, on_node};
+
+const NODE_PORT: u16 = 30_080;
+const FLAGS: [&str; 5] = ["--node", "n1", "--node-portals", "--cluster-cidr", "10.1.0.0/16"];
+
+fn node() -> Value {
+    let addresses = NODE.map(|address| json!({"type": "InternalIP", "address": address}));
+    json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "n1"}, "status": {"addresses": addresses}})
+}
+
+fn service(endpoints: &[&str]) -> Value {
+    let endpoints: Vec<Value> = endpoints.iter().map(|address| json!({"addresses": [address]})).collect();
+    json!({"apiVersion": "v1", "kind": "List", "items": [
+        {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "web"}, "spec": {
+            "type": "NodePort", "clusterIP": "10.96.0.1", "ports": [{"port": 80, "nodePort": NODE_PORT}]}},
+        {"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
+            "metadata": {"name": "web-1", "labels": {"kubernetes.io/service-name": "web"}},
+            "ports": [{"name": "", "port": 8080}], "endpoints": endpoints}]})
+}
+
+/// Runs `body` on a node with a service whose endpoint is the pod on the other node.
+fn with_service(body: impl FnOnce(&NodeNetwork, &AgentDir) + Send) {
+    on_node(|network| {
+        let folder = AgentDir::new();
+        folder.put("node.json", &node().to_string());
+        folder.put("web.json", &service(&[REMOTE_POD[0]]).to_string());
+        body(network, &folder);
+    });
+}
+
+fn node_report(agent: &Agent) -> Value {
+    agent.status()["nodePortals"].clone()
+}
+
+fn start(folder: &AgentDir, flags: &[&str]) -> Agent {
+    let agent = Agent::start(folder, &[&FLAGS, flags].concat());
+    agent.until("the node is programmed", |agent| node_report(agent)["programmed"] == true);
+    agent
+}
+
+fn from_outside(network: &NodeNetwork, address: &str) -> String {
+    network.outside.within(|| answer(&format!("{address}:{NODE_PORT}")))
+}
+
+#[test]
+fn agent_serves_node_ports_and_follows_endpoints() {
+    with_service(|network, folder| {
+        let agent = start(folder, &[]);
+        assert_eq!(from_outside(network, NODE[0]), format!("remote {}", NODE_ON_LINK[0]));
+        assert_eq!(answer("10.96.0.1:80"), format!("remote {}", NODE_ON_LINK[0]));
+        folder.put("web.json", &service(&[LOCAL_POD[0]]).to_string());
+        agent.until("the new endpoint is served", |_| from_outside(network, NODE[0]).starts_with("local"));
+    });
+}
+
+#[test]
+fn table_is_restored_after_a_flush_of_the_ruleset_and_connections_survive() {
+    with_service(|network, folder| {
+        let agent = start(folder, &[]);
+        agent.until("the anchor table is held", |agent| node_report(agent)["anchorError"].is_null());
+        run("nft", &["flush", "ruleset"], "");
+        agent.until("the table is restored", |_| {
+            network.outside.within(|| ask(&format!("{}:{NODE_PORT}", NODE[0]), ANSWER)).is_ok()
+        });
+    });
+}
+
+#[test]
+fn restart_without_changes_writes_nothing() {
+    with_service(|network, folder| {
+        let agent = start(folder, &[]);
+        assert_eq!(node_report(&agent)["applied"], 1);
+        drop(agent);
+        assert_eq!(from_outside(network, NODE[0]), format!("remote {}", NODE_ON_LINK[0]));
+        let agent = start(folder, &[]);
+        assert_eq!(node_report(&agent)["applied"], 0, "{}", agent.log());
+        assert_eq!(from_outside(network, NODE[0]), format!("remote {}", NODE_ON_LINK[0]));
+    });
+}
+
+#[test]
+fn addresses_that_appear_on_the_node_serve_node_ports() {
+    with_service(|network, folder| {
+        let agent = start(folder, &["--nodeport-addresses", "all"]);
+        add_address("192.0.2.77");
+        let served = |agent: &Agent| {
+            let report = node_report(agent);
+            report["addresses"].as_array().is_some_and(|all| all.contains(&json!("192.0.2.77")))
+        };
+        agent.until("the new address is served", served);
+        assert_eq!(from_outside(network, "192.0.2.77"), format!("remote {}", NODE_ON_LINK[0]));
+    });
+}
