@@ -15,10 +15,12 @@ use std::time::Duration;
 
 use anyhow::Context;
 use netns_nft::Socket;
+use relay::Relay;
 use tokio::runtime::Handle;
 use tokio::task::JoinSet;
 
 use health_check::{HEALTH_TIMEOUT, HealthCheckServers, ProxyHealth, serve_proxy_pages};
+use loopback::open_loopback;
 use node_addresses::follow_addresses;
 use node_status::NodeStatus;
 use state::{NodeOptions, NodeState};
@@ -34,6 +36,7 @@ pub(crate) use worker::NodeEvent;
 mod args;
 mod detect_local;
 pub mod health_check;
+mod loopback;
 pub mod node_addresses;
 mod node_metrics;
 mod node_status;
@@ -46,6 +49,8 @@ mod worker;
 #[derive(Debug)]
 pub(crate) struct NodePortalsOptions {
     pub(crate) state: NodeOptions,
+    /// The port of the listener on the loopback addresses; 0: node ports are not served there.
+    pub(crate) loopback_port: u16,
     pub(crate) has_anchor: bool,
     pub(crate) audit_interval: Duration,
 }
@@ -60,8 +65,8 @@ pub(crate) struct NodePortals {
 
 impl NodePortals {
     /// Starts all parts in this network namespace, which is that of the node.
-    pub(crate) fn start(options: NodePortalsOptions) -> anyhow::Result<Self> {
-        let NodePortalsOptions { state, has_anchor, audit_interval } = options;
+    pub(crate) fn start(options: NodePortalsOptions, relay: &Arc<Relay>) -> anyhow::Result<Self> {
+        let NodePortalsOptions { state, loopback_port, has_anchor, audit_interval } = options;
         let (events, receiver) = channel();
         let runtime = Handle::current();
         let health = Arc::new(ProxyHealth::new(HEALTH_TIMEOUT));
@@ -85,9 +90,17 @@ impl NodePortals {
                 interval.tick().await;
             }
         });
+        if loopback_port != 0 {
+            let (relay, opened) = (Arc::clone(relay), events.clone());
+            tasks.spawn(async move {
+                open_loopback(&relay, loopback_port).await;
+                let _ = opened.send(NodeEvent::LoopbackOpen(loopback_port));
+            });
+        }
         let outputs = Outputs {
             servers: HealthCheckServers::new(runtime, Arc::clone(&health)),
             health,
+            relay: Arc::clone(relay),
             udp: UdpFlows::start().context("failed to start thread for UDP flows of the node")?,
             status: status.clone(),
         };

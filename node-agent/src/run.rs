@@ -9,6 +9,7 @@ use anyhow::Context;
 use daemon::{Shutdown, start_log};
 use ipnet::IpNet;
 use kube_source::{Event, ReadOptions, WatchScope, watch_cluster, watch_files};
+use proxy_core::address::Family;
 use proxy_core::node::Node;
 use proxy_core::portal::NodeContext;
 use proxy_core::ruleset::Settings;
@@ -99,7 +100,7 @@ async fn serve(args: AgentArgs) -> anyhow::Result<()> {
         EventLoop::new(reconciler, recovery, Arc::clone(&relay), predecessor, sender.clone());
     event_loop.recover().await?;
     if let Some(options) = node_options {
-        event_loop.set_node_portals(NodePortals::start(options)?);
+        event_loop.set_node_portals(NodePortals::start(options, &relay)?);
     }
     let (source, _file_watch) = if manifests.is_empty() {
         (cluster_source(kubeconfig.as_deref(), node).await?, None)
@@ -167,8 +168,10 @@ fn node_portals_options(args: &AgentArgs, options: &Options) -> anyhow::Result<O
         ..NodeContext::default()
     };
     let state = args.node_portals.options(pods).map_err(anyhow::Error::msg)?;
+    let has_loopback = Family::BOTH.into_iter().any(|family| state.addresses.has_localhost(family));
     Ok(Some(NodePortalsOptions {
         state,
+        loopback_port: if has_loopback { args.relay_port } else { 0 },
         has_anchor: !args.node_portals.no_anchor_table,
         audit_interval: args.audit_interval,
     }))

@@ -98,3 +98,16 @@ fn addresses_that_appear_on_the_node_serve_node_ports() {
         assert_eq!(from_outside(network, "192.0.2.77"), format!("remote {}", NODE_ON_LINK[0]));
     });
 }
+
+#[test]
+fn node_ports_are_served_at_the_loopback_address_on_request() {
+    with_service(|_, folder| {
+        let agent = start(folder, &["--nodeport-addresses", "primary,localhost"]);
+        let portal = format!("127.0.0.1:{NODE_PORT}");
+        agent.until("the loopback address is served", |_| ask(&portal, ANSWER).is_ok());
+        assert_eq!(answer(&portal), format!("remote {}", NODE_ON_LINK[0]));
+        drop(agent);
+        // Without an agent there is no listener, but the rules of other addresses stay.
+        assert!(ask(&portal, ANSWER).is_err());
+    });
+}

@@ -113,6 +113,12 @@ impl NodeState {
         self.update_environment();
     }
 
+    /// Redirects connections to node ports at the loopback addresses to this port.
+    pub(crate) fn set_loopback_port(&mut self, port: u16) {
+        self.options.settings.loopback_port = port;
+        self.update_environment();
+    }
+
     fn rebuild(&mut self) {
         let portals = portals(&self.snapshot, &self.options.context);
         self.pending.append(self.desired.refresh_all(&portals, self.environment()));

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant, SystemTime};
 use netns_nft::{Anchor, Error, Socket, TableChange};
 use proxy_core::node::Node;
 use proxy_core::snapshot::{ChangedServices, Snapshot};
+use relay::Relay;
 use support::{Backoff, with_causes};
 
 use crate::node_portals::health_check::{HealthCheck, HealthCheckServers, HealthChecks, ProxyHealth};
@@ -38,6 +39,8 @@ pub(crate) enum NodeEvent {
     Addresses(BTreeSet<IpAddr>),
     /// Another process changed the table.
     Table(TableChange),
+    /// The relay listens at the loopback addresses, with this port.
+    LoopbackOpen(u16),
     /// It is time to check whether another process changed the table.
     Audit,
 }
@@ -47,6 +50,7 @@ pub(crate) enum NodeEvent {
 pub(crate) struct Outputs {
     pub(crate) health: Arc<ProxyHealth>,
     pub(crate) servers: HealthCheckServers,
+    pub(crate) relay: Arc<Relay>,
     pub(crate) udp: UdpFlows,
     pub(crate) status: NodeStatus,
 }
@@ -144,6 +148,7 @@ impl NodeWorker {
             NodeEvent::Table(TableChange::Changed | TableChange::Unknown) => {
                 self.schedule_check(now, CHECK_INTERVAL);
             }
+            NodeEvent::LoopbackOpen(port) => self.state.set_loopback_port(port),
             NodeEvent::Audit => {
                 self.hold_anchor();
                 let reports = self.outputs.servers.reports();
@@ -252,6 +257,7 @@ impl NodeWorker {
         self.outputs.health.set_updated(SystemTime::now());
         let took = self.changed_since.take().map(|since| since.elapsed());
         if let Some(portals) = self.state.portals() {
+            self.outputs.relay.set_node_portals(portals.clone());
             self.outputs.status.record_state(portals, self.state.desired(), took);
         }
         if let Some(stale) = self.state.take_stale_udp() {
