@@ -2,3 +2,4 @@
 
 pub mod iptables;
 pub mod nft;
+pub mod node_nft;

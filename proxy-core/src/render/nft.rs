@@ -18,7 +18,7 @@ use crate::ruleset::{Element, Ruleset, Settings};
 pub const TABLE: &str = "inet portico";
 
 /// Matches the protocols with ports; nft requires it before the translation of a port.
-const PORTS: &str = "meta l4proto { tcp, udp, sctp }";
+pub(super) const PORTS: &str = "meta l4proto { tcp, udp, sctp }";
 
 impl Display for Ruleset {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
@@ -29,7 +29,7 @@ impl Display for Ruleset {
         writeln!(f, "table {TABLE}\ndelete table {TABLE}\n")?;
         write_table(f, settings)?;
         self.dispatch_keys().try_for_each(|dispatch| write_dispatch_chain(f, dispatch))?;
-        write_elements(f, "add", self.elements())
+        write_elements(f, "add", TABLE, self.elements().map(text_of))
     }
 }
 
@@ -60,7 +60,7 @@ fn write_leading(
 ) -> Result<usize, fmt::Error> {
     let leading: Vec<Element> = ops.iter().map_while(|op| element(*op)).collect();
     let count = leading.len();
-    write_elements(f, verb, leading.into_iter())?;
+    write_elements(f, verb, TABLE, leading.into_iter().map(text_of))?;
     Ok(count)
 }
 
@@ -78,13 +78,13 @@ fn write_single(f: &mut Formatter<'_>, op: &Op) -> fmt::Result {
 }
 
 /// The keywords that differ between the families.
-struct Keywords {
-    suffix: char,
-    ip: &'static str,
-    address: &'static str,
+pub(super) struct Keywords {
+    pub(super) suffix: char,
+    pub(super) ip: &'static str,
+    pub(super) address: &'static str,
 }
 
-const fn keywords(family: Family) -> Keywords {
+pub(super) const fn keywords(family: Family) -> Keywords {
     match family {
         Family::V4 => Keywords { suffix: '4', ip: "ip", address: "ipv4_addr" },
         Family::V6 => Keywords { suffix: '6', ip: "ip6", address: "ipv6_addr" },
@@ -96,18 +96,11 @@ fn write_table(f: &mut Formatter<'_>, settings: Settings) -> fmt::Result {
     for family in Family::BOTH {
         write_sets(f, &keywords(family), settings)?;
     }
-    writeln!(f, "\tmap current {{\n\t\ttype nf_proto : verdict")?;
-    writeln!(f, "\t\telements = {{ ipv4 : goto refuse-current, ipv6 : goto refuse-current }}\n\t}}\n")?;
+    write_current(f)?;
     writeln!(f, "\tmap picks {{\n\t\ttype mark : verdict\n\t}}\n")?;
     // The agent adds the interfaces in a pod's annotation.
     writeln!(f, "\tset {GUESTS_SET} {{\n\t\ttype ifname\n\t\tflags interval\n\t}}\n")?;
-    // Without any NAT rule, a network namespace does not translate, and if the last such rule is deleted, translated
-    // connections freeze. This rule never matches and is never deleted.
-    writeln!(f, "\tchain anchor {{\n\t\tip daddr 0.0.0.0 tcp dport 1 redirect\n\t}}\n")?;
-    // While the table is replaced, its maps are empty for a moment, but its sets are not. A packet that arrives here
-    // then is dropped, so that the client sends it again, and the new table handles it.
-    writeln!(f, "\tchain refuse {{\n\t\tmeta nfproto vmap @current\n\t\tdrop\n\t}}\n")?;
-    writeln!(f, "\tchain refuse-current {{\n\t\tmeta l4proto tcp reject with tcp reset\n\t\treject\n\t}}\n")?;
+    write_refusal(f)?;
     let relay = match settings.has_relay() {
         true => format!("meta l4proto {{ tcp, udp }} redirect to :{}", settings.relay_port),
         false => "meta l4proto { tcp, udp } goto refuse".to_owned(),
@@ -131,6 +124,23 @@ fn write_table(f: &mut Formatter<'_>, settings: Settings) -> fmt::Result {
     writeln!(f, "\t}}")?;
     write_base_chains(f, settings)?;
     writeln!(f, "}}\n")
+}
+
+/// Writes the map on which `refuse` depends.
+pub(super) fn write_current(f: &mut Formatter<'_>) -> fmt::Result {
+    writeln!(f, "\tmap current {{\n\t\ttype nf_proto : verdict")?;
+    writeln!(f, "\t\telements = {{ ipv4 : goto refuse-current, ipv6 : goto refuse-current }}\n\t}}\n")
+}
+
+/// Writes the chains that keep NAT registered and that reject.
+pub(super) fn write_refusal(f: &mut Formatter<'_>) -> fmt::Result {
+    // Without any NAT rule, a network namespace does not translate, and if the last such rule is deleted, translated
+    // connections freeze. This rule never matches and is never deleted.
+    writeln!(f, "\tchain anchor {{\n\t\tip daddr 0.0.0.0 tcp dport 1 redirect\n\t}}\n")?;
+    // While the table is replaced, its maps are empty for a moment, but its sets are not. A packet that arrives here
+    // then is dropped, so that the client sends it again, and the new table handles it.
+    writeln!(f, "\tchain refuse {{\n\t\tmeta nfproto vmap @current\n\t\tdrop\n\t}}\n")?;
+    writeln!(f, "\tchain refuse-current {{\n\t\tmeta l4proto tcp reject with tcp reset\n\t\treject\n\t}}\n")
 }
 
 /// Writes the base chains. Portals apply to packets that the pod sends, or forwards for a guest, but not to packets to
@@ -213,7 +223,7 @@ fn write_affinity(f: &mut Formatter<'_>, keywords: &Keywords, count: u16, affini
     writeln!(f, "\t\t{PORTS} meta mark set numgen random mod {count} {identify} {update} goto send")
 }
 
-fn portal(ip: &str) -> String {
+pub(super) fn portal(ip: &str) -> String {
     format!("{ip} daddr . meta l4proto . th dport")
 }
 
@@ -224,30 +234,38 @@ fn client(ip: &str) -> String {
     format!("meta l4proto . th dport . {ip} daddr")
 }
 
-/// Writes elements. Consecutive elements of one set become one command.
-fn write_elements(f: &mut Formatter<'_>, verb: &str, elements: impl Iterator<Item = Element>) -> fmt::Result {
+/// Writes elements, each with the name of its set. Consecutive elements of one set become one command.
+pub(super) fn write_elements(
+    f: &mut Formatter<'_>,
+    verb: &str,
+    table: &str,
+    elements: impl Iterator<Item = (&'static str, impl Display)>,
+) -> fmt::Result {
     let mut open: Option<&str> = None;
-    for element in elements {
-        let set = element.set();
+    for (set, element) in elements {
         if open != Some(set) {
             if open.is_some() {
                 writeln!(f, "\n}}")?;
             }
-            write!(f, "{verb} element {TABLE} {set} {{")?;
+            write!(f, "{verb} element {table} {set} {{")?;
             open = Some(set);
         } else {
             f.write_str(",")?;
         }
-        write!(f, "\n\t{}", ElementText(&element))?;
+        write!(f, "\n\t{element}")?;
     }
     if open.is_some() { writeln!(f, "\n}}") } else { Ok(()) }
 }
 
-struct ElementText<'a>(&'a Element);
+fn text_of(element: Element) -> (&'static str, ElementText) {
+    (element.set(), ElementText(element))
+}
 
-impl Display for ElementText<'_> {
+struct ElementText(Element);
+
+impl Display for ElementText {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        match self.0 {
+        match &self.0 {
             Element::Portal(key, dispatch) => {
                 write_key(f, key)?;
                 write!(f, " : {}", dispatch.code())
@@ -271,11 +289,11 @@ impl Display for ElementText<'_> {
     }
 }
 
-fn write_key(f: &mut Formatter<'_>, key: &PortalKey) -> fmt::Result {
+pub(super) fn write_key(f: &mut Formatter<'_>, key: &PortalKey) -> fmt::Result {
     write!(f, "{} . {} . {}", key.address, key.protocol.lower(), key.port)
 }
 
-fn write_backend(f: &mut Formatter<'_>, backend: &SocketAddr) -> fmt::Result {
+pub(super) fn write_backend(f: &mut Formatter<'_>, backend: &SocketAddr) -> fmt::Result {
     write!(f, "{} . {}", backend.ip(), backend.port())
 }
 

@@ -1,0 +1,306 @@
+//! The node's table and its plans as text for `nft -f`.
+//!
+//! The text is equivalent to the netlink form, as far as nft 1.0.6 can express it. nft cannot pass a looked-up value
+//! from one expression to another, so the packet's mark carries the action of a frontend and then its target, and the
+//! packet's priority carries the slot and the id of a backend. The netlink form sets no mark. Both are reset at
+//! postrouting, before other tables can read them.
+//!
+//! The text is for people, for `portico rules --node-portals`, and for tests.
+
+use std::fmt::{self, Display, Formatter};
+
+use crate::model::address::Family;
+use crate::render::nft::{
+    Keywords, PORTS, keywords, portal, write_backend, write_current, write_elements, write_key, write_refusal,
+};
+use crate::routing::portal::PortalKey;
+use crate::ruleset::node::{
+    BackendSelection, FrontendAction, NodeChain, NodeChanges, NodeElement, NodeOp, NodePlan, NodeRuleset,
+    NodeSettings, OwnChain, TargetNumber, code, node_plan,
+};
+
+/// The name of the table.
+pub const NODE_TABLE: &str = "inet portico-node";
+
+/// The priority of the chain that masquerades.
+const MASQUERADE_PRIORITY: i32 = 99;
+const NODE_PORT: &str = "meta l4proto . th dport";
+/// The type of a target and a slot, or a target and an id.
+const NUMBERED: &str = "mark . classid";
+const RESET: &str = "meta mark set 0 meta priority set none";
+const MASQUERADE: &str = "masquerade fully-random";
+
+impl Display for NodeRuleset {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        if self.settings().is_none() {
+            return writeln!(f, "# no table");
+        }
+        writeln!(f, "# Replaces the whole table in one transaction.")?;
+        writeln!(f, "table {NODE_TABLE}\ndelete table {NODE_TABLE}\n")?;
+        node_plan(&Self::empty(), self, &NodeChanges::default()).fmt(f)
+    }
+}
+
+impl Display for NodePlan {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let is_same_kind = |left: &NodeOp, right: &NodeOp| {
+            left.added().is_some() == right.added().is_some()
+                && left.deleted().is_some() == right.deleted().is_some()
+        };
+        for ops in self.ops().chunk_by(is_same_kind) {
+            write_elements(f, "add", NODE_TABLE, ops.iter().filter_map(|op| op.added()).map(text_of))?;
+            write_elements(f, "delete", NODE_TABLE, ops.iter().filter_map(|op| op.deleted()).map(text_of))?;
+            ops.iter().try_for_each(|op| write_op(f, *op))?;
+        }
+        Ok(())
+    }
+}
+
+fn write_op(f: &mut Formatter<'_>, op: NodeOp) -> fmt::Result {
+    match op {
+        NodeOp::DeleteTable => writeln!(f, "delete table {NODE_TABLE}"),
+        NodeOp::AddTable(settings) => write_table(f, settings),
+        NodeOp::AddClients(family, number) => {
+            let ip = keywords(family).ip;
+            writeln!(f, "table {NODE_TABLE} {{\n\tmap {} {{", clients(family, number))?;
+            writeln!(f, "\t\ttypeof {ip} saddr : meta priority\n\t\tflags dynamic,timeout\n\t}}\n}}\n")
+        }
+        NodeOp::AddChain(chain) => write_target_chain(f, chain),
+        NodeOp::DeleteChain(chain) => writeln!(f, "delete chain {NODE_TABLE} {chain}"),
+        NodeOp::DeleteClients(family, number) => {
+            writeln!(f, "delete map {NODE_TABLE} {}", clients(family, number))
+        }
+        NodeOp::Add(_) | NodeOp::Delete(_) => Ok(()),
+    }
+}
+
+/// Returns the name of the map of a target's clients.
+fn clients(family: Family, number: TargetNumber) -> String {
+    format!("clients{}-{number}", keywords(family).suffix)
+}
+
+fn write_table(f: &mut Formatter<'_>, settings: NodeSettings) -> fmt::Result {
+    writeln!(f, "table {NODE_TABLE} {{")?;
+    Family::BOTH.into_iter().try_for_each(|family| write_sets(f, &keywords(family)))?;
+    write_current(f)?;
+    writeln!(f, "\tmap picks {{\n\t\ttype mark : verdict\n\t\telements = {{")?;
+    writeln!(f, "\t\t\t{} : goto refuse,\n\t\t\t{} : goto own,", code::REJECT, code::OWN_CHAIN)?;
+    writeln!(f, "\t\t\t{} : drop\n\t\t}}\n\t}}\n", code::DROP)?;
+    writeln!(f, "\tmap own {{\n\t\ttype mark : verdict\n\t}}\n")?;
+    writeln!(f, "\tset pod-interfaces {{\n\t\ttype ifname\n\t\tflags interval\n\t}}\n")?;
+    write_refusal(f)?;
+    // All chains of targets jump here with a slot or an id.
+    writeln!(f, "\tchain send {{")?;
+    for Keywords { suffix, ip, .. } in Family::BOTH.map(keywords) {
+        writeln!(f, "\t\t{PORTS} dnat {ip} to meta mark . meta priority map @backends{suffix}")?;
+    }
+    writeln!(f, "\t}}\n\n\tchain own {{\n\t\t{} meta mark vmap @own\n\t}}\n", keep_target())?;
+    write_service_chains(f)?;
+    write_base_chains(f, settings)?;
+    write_masquerade_chains(f, settings)?;
+    writeln!(f, "}}\n")
+}
+
+fn write_sets(f: &mut Formatter<'_>, Keywords { suffix, address, .. }: &Keywords) -> fmt::Result {
+    let frontend = format!("{address} . inet_proto . inet_service");
+    for (name, key) in [("services", &*frontend), ("short", &frontend)]
+        .into_iter()
+        .chain([("nodeports", "inet_proto . inet_service"), ("shortports", "inet_proto . inet_service")])
+    {
+        writeln!(f, "\tmap {name}{suffix} {{\n\t\ttype {key} : mark\n\t}}\n")?;
+    }
+    writeln!(f, "\tmap backends{suffix} {{\n\t\ttype {NUMBERED} : {address} . inet_service\n\t}}\n")?;
+    writeln!(f, "\tmap ids{suffix} {{\n\t\ttype {NUMBERED} : classid\n\t}}\n")?;
+    writeln!(f, "\tset guarded{suffix} {{\n\t\ttype {frontend}\n\t}}\n")?;
+    writeln!(f, "\tset sources{suffix} {{\n\t\ttype {frontend} . {address}\n\t\tflags interval\n\t}}\n")?;
+    for name in ["addresses", "node-addresses", "local-endpoints"] {
+        writeln!(f, "\tset {name}{suffix} {{\n\t\ttype {address}\n\t}}\n")?;
+    }
+    for name in ["ranges", "pods"] {
+        writeln!(f, "\tset {name}{suffix} {{\n\t\ttype {address}\n\t\tflags interval\n\t}}\n")?;
+    }
+    writeln!(f, "\tset hairpin{suffix} {{\n\t\ttype {address} . {address}\n\t}}\n")
+}
+
+/// Returns the statement that removes the code from the action in the mark.
+fn keep_target() -> String {
+    format!("meta mark set meta mark and {:#010x}", !FrontendAction::CODE_MASK)
+}
+
+/// Returns the statements that look the key up in a map of frontends, and continue in the chain of the action.
+fn dispatch(key: &str, map: &str, suffix: char) -> String {
+    let mask = FrontendAction::CODE_MASK;
+    format!("meta mark set {key} map @{map}{suffix} meta mark and {mask:#010x} vmap @picks")
+}
+
+/// Writes the chains that look up frontends: by address and port, then by the port of a node address.
+fn write_service_chains(f: &mut Formatter<'_>) -> fmt::Result {
+    let families = || Family::BOTH.map(keywords);
+    writeln!(f, "\tchain guard {{")?;
+    for Keywords { suffix, ip, .. } in families() {
+        let frontend = portal(ip);
+        writeln!(f, "\t\t{frontend} @guarded{suffix} {frontend} . {ip} saddr != @sources{suffix} drop")?;
+    }
+    writeln!(f, "\t}}\n\n\tchain short {{")?;
+    for Keywords { suffix, ip, .. } in families() {
+        writeln!(f, "\t\t{PORTS} {}", dispatch(&portal(ip), "short", suffix))?;
+        write_node_port_rule(f, ip, suffix, "shortports")?;
+    }
+    writeln!(f, "\t}}\n\n\tchain services {{")?;
+    for Keywords { suffix, ip, .. } in families() {
+        writeln!(f, "\t\t{PORTS} {}", dispatch(&portal(ip), "services", suffix))?;
+        writeln!(f, "\t\t{ip} daddr @addresses{suffix} goto refuse")?;
+        writeln!(f, "\t\t{ip} daddr @ranges{suffix} drop")?;
+        write_node_port_rule(f, ip, suffix, "nodeports")?;
+    }
+    writeln!(f, "\t}}\n")
+}
+
+fn write_node_port_rule(f: &mut Formatter<'_>, ip: &str, suffix: char, map: &str) -> fmt::Result {
+    writeln!(f, "\t\t{PORTS} {ip} daddr @node-addresses{suffix} {}", dispatch(NODE_PORT, map, suffix))
+}
+
+/// Writes the base chains that translate destinations. The node itself is a client in the cluster.
+fn write_base_chains(f: &mut Formatter<'_>, settings: NodeSettings) -> fmt::Result {
+    let NodeSettings { nat_priority, loopback_port, detects_pods, .. } = settings;
+    writeln!(
+        f,
+        "\tchain prerouting {{\n\t\ttype nat hook prerouting priority {nat_priority}; policy accept;"
+    )?;
+    writeln!(f, "\t\tjump guard")?;
+    if detects_pods {
+        write_pod_rules(f, "jump short")?;
+    }
+    writeln!(f, "\t\tjump services\n\t}}\n")?;
+    writeln!(f, "\tchain output {{\n\t\ttype nat hook output priority {nat_priority}; policy accept;")?;
+    if loopback_port != 0 {
+        for (Keywords { suffix, ip, .. }, loopback) in
+            Family::BOTH.map(keywords).into_iter().zip(["127.0.0.0/8", "::1"])
+        {
+            write!(f, "\t\tmeta l4proto tcp {ip} daddr {loopback} {NODE_PORT} @nodeports{suffix} ")?;
+            writeln!(f, "redirect to :{loopback_port}")?;
+        }
+    }
+    writeln!(f, "\t\tjump guard\n\t\tjump short\n\t\tjump services\n\t}}\n")
+}
+
+/// Writes rules for packets from pods.
+fn write_pod_rules(f: &mut Formatter<'_>, verdict: &str) -> fmt::Result {
+    for Keywords { suffix, ip, .. } in Family::BOTH.map(keywords) {
+        writeln!(f, "\t\t{ip} saddr @pods{suffix} {verdict}")?;
+    }
+    writeln!(f, "\t\tiifname @pod-interfaces {verdict}")
+}
+
+/// Writes the chains that masquerade connections whose destination this table translated.
+fn write_masquerade_chains(f: &mut Formatter<'_>, settings: NodeSettings) -> fmt::Result {
+    let NodeSettings { detects_pods, masquerade_all, keep_client_address, .. } = settings;
+    writeln!(f, "\tchain internal {{")?;
+    if detects_pods && !masquerade_all {
+        write_pod_rules(f, "return")?;
+    }
+    if detects_pods || masquerade_all {
+        writeln!(f, "\t\t{MASQUERADE}")?;
+    }
+    let from_node = if masquerade_all { "" } else { "fib saddr type local " };
+    writeln!(f, "\t}}\n\n\tchain local-policy {{\n\t\t{from_node}{MASQUERADE}\n\t}}\n\n\tchain external {{")?;
+    for Keywords { suffix, ip, .. } in Family::BOTH.map(keywords) {
+        if keep_client_address && !masquerade_all {
+            writeln!(f, "\t\t{ip} daddr @local-endpoints{suffix} return")?;
+        }
+    }
+    writeln!(f, "\t\t{MASQUERADE}\n\t}}\n\n\tchain postrouting {{")?;
+    writeln!(f, "\t\ttype nat hook postrouting priority {MASQUERADE_PRIORITY}; policy accept;")?;
+    writeln!(f, "\t\tct status & dnat == 0 return\n\t\toif lo return")?;
+    for Keywords { suffix, ip, .. } in Family::BOTH.map(keywords) {
+        writeln!(f, "\t\t{ip} saddr . {ip} daddr @hairpin{suffix} {RESET} {MASQUERADE}")?;
+    }
+    for Keywords { suffix, ip, .. } in Family::BOTH.map(keywords) {
+        let (address, port) = (format!("ct original {ip} daddr"), "meta l4proto . ct original proto-dst");
+        writeln!(f, "\t\t{address} @addresses{suffix} {RESET} goto internal")?;
+        for (services, ports, chain) in
+            [("short", "shortports", "local-policy"), ("services", "nodeports", "external")]
+        {
+            writeln!(f, "\t\t{PORTS} {address} . {port} @{services}{suffix} {RESET} goto {chain}")?;
+            write!(f, "\t\t{PORTS} {address} @node-addresses{suffix} {port} @{ports}{suffix} ")?;
+            writeln!(f, "{RESET} goto {chain}")?;
+        }
+    }
+    writeln!(f, "\t}}")
+}
+
+/// Writes the chain that selects a backend.
+fn write_target_chain(f: &mut Formatter<'_>, chain: NodeChain) -> fmt::Result {
+    writeln!(f, "table {NODE_TABLE} {{\n\tchain {chain} {{")?;
+    match chain {
+        NodeChain::Pick(count) => {
+            writeln!(f, "\t\t{} meta priority set numgen random mod {count} goto send", keep_target())?;
+        }
+        NodeChain::Own(own) => match own.selection {
+            BackendSelection::Affinity(seconds) => write_affinity(f, own, seconds)?,
+            BackendSelection::Random => {
+                writeln!(f, "\t\tmeta priority set numgen random mod {} goto send", own.count)?;
+            }
+            BackendSelection::RoundRobin => {
+                writeln!(f, "\t\tmeta priority set numgen inc mod {} goto send", own.count)?;
+            }
+        },
+    }
+    writeln!(f, "\t}}\n}}\n")
+}
+
+/// Writes the rules of session affinity: a known client goes to the same backend; an entry whose backend was removed is
+/// deleted; a new client is recorded. If the map of clients is full, the client is balanced like one without affinity.
+fn write_affinity(f: &mut Formatter<'_>, own: OwnChain, seconds: u32) -> fmt::Result {
+    let OwnChain { number, family, count, .. } = own;
+    let (Keywords { suffix, ip, .. }, clients) = (keywords(family), clients(family, number));
+    let update = format!("update @{clients} {{ {ip} saddr timeout {seconds}s : meta priority }}");
+    writeln!(f, "\t\tmeta priority set {ip} saddr map @{clients} {update} jump send")?;
+    writeln!(f, "\t\tdelete @{clients} {{ {ip} saddr : none }}")?;
+    let target_and_slot = "meta mark . meta priority";
+    write!(f, "\t\tmeta priority set numgen random mod {count} ")?;
+    writeln!(f, "meta priority set {target_and_slot} map @ids{suffix}\n\t\t{update}\n\t\tgoto send")
+}
+
+fn text_of(element: NodeElement) -> (&'static str, ElementText) {
+    (element.set(), ElementText(element))
+}
+
+struct ElementText(NodeElement);
+
+impl Display for ElementText {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        match &self.0 {
+            NodeElement::Pick(count) => write!(f, "{count} : goto {}", NodeChain::Pick(*count)),
+            NodeElement::Own(own) => write!(f, "{:#010x} : goto {}", own.number.key(), NodeChain::Own(*own)),
+            NodeElement::Frontend(key, action) | NodeElement::Short(key, action) => {
+                write_frontend(f, key)?;
+                write!(f, " : {:#010x}", action.value())
+            }
+            NodeElement::Backend(number, slot, backend) => {
+                write!(f, "{:#010x} . {slot:#x} : ", number.key())?;
+                write_backend(f, backend)
+            }
+            NodeElement::Id(_, number, slot, id) => write!(f, "{:#010x} . {slot:#x} : {id:#x}", number.key()),
+            NodeElement::Address(address)
+            | NodeElement::NodeAddress(address)
+            | NodeElement::LocalEndpoint(address) => write!(f, "{address}"),
+            NodeElement::Range(net) | NodeElement::PodRange(net) => write!(f, "{net}"),
+            NodeElement::Guarded(key) => write_key(f, key),
+            NodeElement::Source(key, net) => {
+                write_key(f, key)?;
+                write!(f, " . {net}")
+            }
+            NodeElement::PodInterface(pattern) => write!(f, "\"{pattern}\""),
+            NodeElement::Hairpin(address) => write!(f, "{address} . {address}"),
+        }
+    }
+}
+
+/// Writes the key of a frontend. The address of a node port is not a part of it.
+fn write_frontend(f: &mut Formatter<'_>, key: &PortalKey) -> fmt::Result {
+    if key.is_node_port() { write!(f, "{} . {}", key.protocol.lower(), key.port) } else { write_key(f, key) }
+}
+
+#[cfg(test)]
+mod tests;
