@@ -95,6 +95,27 @@ pub(crate) struct NodeContextArgs {
     pub(crate) allowed: AllowedArgs,
 }
 
+/// The table of the node's network namespace.
+#[derive(Debug, ClapArgs)]
+pub(crate) struct NodePortalArgs {
+    /// Address of the node on which node ports are served (default: the first address of the Node object in each
+    /// family). Repeatable.
+    #[arg(long = "nodeport-address", value_name = "IP")]
+    pub(crate) nodeport_addresses: Vec<IpAddr>,
+    /// Comma-separated CIDRs of pods. Connections to cluster addresses from other clients are masqueraded.
+    #[arg(long = "cluster-cidr", value_name = "CIDR", value_delimiter = ',')]
+    pub(crate) cluster_cidrs: Vec<IpNet>,
+    /// Masquerade all connections to services.
+    #[arg(long)]
+    pub(crate) masquerade_all: bool,
+    /// Keep the client's address if the endpoint of a connection from outside is on this node.
+    #[arg(long)]
+    pub(crate) keep_client_address: bool,
+    /// Port of the listener that serves node ports on the loopback addresses (0: none).
+    #[arg(long, value_name = "PORT", default_value_t = 0)]
+    pub(crate) loopback_port: u16,
+}
+
 /// Arguments of `portico env`.
 #[derive(Debug, ClapArgs)]
 pub(crate) struct EnvArgs {
@@ -176,9 +197,14 @@ pub(crate) struct RulesArgs {
     pub(crate) input: InputArgs,
     #[command(flatten)]
     pub(crate) context: NodeContextArgs,
-    /// Priority of the NAT chain.
-    #[arg(long, default_value_t = -99, allow_negative_numbers = true)]
-    pub(crate) nat_priority: i32,
+    /// Print the table of the node's own network namespace, for clients outside the cluster and for the node itself.
+    #[arg(long, conflicts_with_all = ["counters", "output"])]
+    pub(crate) node_portals: bool,
+    #[command(flatten)]
+    pub(crate) node: NodePortalArgs,
+    /// Priority of the NAT chain (default: -99, with --node-portals -101).
+    #[arg(long, value_name = "NUMBER", allow_negative_numbers = true)]
+    pub(crate) nat_priority: Option<i32>,
     /// Add per-portal and per-backend counters.
     #[arg(long)]
     pub(crate) counters: bool,
@@ -213,6 +239,8 @@ pub(crate) struct ExplainArgs {
     /// Source address.
     #[arg(long, value_name = "IP")]
     pub(crate) source: Option<IpAddr>,
+    #[command(flatten)]
+    pub(crate) node: NodePortalArgs,
     /// Output format.
     #[arg(short, long, value_enum, default_value_t = ExplainOutput::Text)]
     pub(crate) output: ExplainOutput,
@@ -224,10 +252,12 @@ pub(crate) struct ExplainArgs {
 /// The client of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum ClientArg {
-    /// A pod on the node.
+    /// A pod on the node, by the portals in its network namespace.
     Pod,
-    /// The node itself.
+    /// A process in the node's network namespace, by the node's portals.
     Node,
+    /// A client that reaches the node from outside, by the node's portals.
+    Outside,
 }
 
 /// Output formats of `portico explain`.

@@ -6,26 +6,30 @@ use std::net::SocketAddr;
 use anstyle::{AnsiColor, Style};
 use clap::CommandFactory;
 use clap::error::ErrorKind;
-use proxy_core::explain::{Client, Outcome, Query, explain};
+use proxy_core::explain::{NodeQuery, Outcome, Query, explain, explain_node};
 
 use crate::args::{Args, ClientArg, ExplainArgs, ExplainOutput};
-use crate::manifests;
+use crate::{manifests, node_portals};
 
 /// Runs `portico explain`. Returns whether all of the input was valid.
 pub(crate) fn run(args: &ExplainArgs, out: &mut impl Write) -> anyhow::Result<bool> {
-    let ExplainArgs { input, context, from, source, output, destination } = args;
+    let ExplainArgs { input, context, from, source, node, output, destination } = args;
     if source.is_some_and(|source| source.is_ipv4() != destination.address.is_ipv4()) {
         let message = "--source and the destination must have the same IP family";
         Args::command().error(ErrorKind::ValueValidation, message).exit();
     }
     let (objects, is_valid) = manifests::read_objects(input);
     let context = manifests::node_context(context, &objects);
-    let client = match from {
-        ClientArg::Pod => Client::Pod,
-        ClientArg::Node => Client::Node,
+    let (destination, source) = (*destination, *source);
+    let snapshot = objects.into_snapshot();
+    let explanation = match from {
+        ClientArg::Pod => explain(&snapshot, &context, &Query { destination, source }),
+        ClientArg::Node | ClientArg::Outside => {
+            let query = NodeQuery { destination, is_from_node: *from == ClientArg::Node, source };
+            let (settings, environment) = node_portals::table_inputs(node, &context);
+            explain_node(&snapshot, &context, settings, environment, &query)
+        }
     };
-    let question = Query { destination: *destination, client, source: *source };
-    let explanation = explain(&objects.into_snapshot(), &context, &question);
     match output {
         ExplainOutput::Json => {
             serde_json::to_writer_pretty(&mut *out, &explanation)?;

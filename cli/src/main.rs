@@ -11,6 +11,7 @@ mod explain;
 mod install;
 mod live_view;
 mod manifests;
+mod node_portals;
 mod node_status;
 mod portals;
 mod rules;

@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use kube_source::{MAX_PROBLEMS, Objects, ReadOptions, Report, read_str};
 use proxy_core::address::{Family, forbidden};
 use proxy_core::env::environment;
-use proxy_core::explain::{Client, Outcome, Query, explain};
+use proxy_core::explain::{Outcome, Query, explain};
 use proxy_core::iptables::Iptables;
 use proxy_core::kernel_model::{Table, apply};
 use proxy_core::node::Node;
@@ -85,15 +85,14 @@ pub fn check_node_context(snapshot: &Snapshot, node_context: &NodeContext) {
     assert!(plan(&ruleset, &ruleset).is_empty(), "a plan without differences is empty");
     // Spread over all portals, so that each kind is covered at some point.
     let step = portals.iter().count() / EXPLAINED_MAX + 1;
-    let clients = [Client::Pod, Client::Node].into_iter().cycle();
-    for (portal, client) in portals.iter().step_by(step).zip(clients) {
-        check_explanation(snapshot, node_context, portal, client);
+    for portal in portals.iter().step_by(step) {
+        check_explanation(snapshot, node_context, portal);
     }
 }
 
-fn check_explanation(snapshot: &Snapshot, node_context: &NodeContext, portal: &Portal, client: Client) {
+fn check_explanation(snapshot: &Snapshot, node_context: &NodeContext, portal: &Portal) {
     let source = portal.sources.as_ref().and_then(|nets| nets.first()).map(|net| net.addr());
-    let answer = explain(snapshot, node_context, &Query { destination: portal.key, client, source });
+    let answer = explain(snapshot, node_context, &Query { destination: portal.key, source });
     let forwards = answer.verdict == Outcome::Forward;
     assert_eq!(forwards, portal.verdict == Verdict::Forward, "{portal:?}: {answer:?}");
     assert_eq!(answer.backends, if forwards { portal.backends.to_vec() } else { Vec::new() });

@@ -8,35 +8,28 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
+use crate::inspect::node_trace::Origin;
 use crate::inspect::trace::{Packet, Trace, trace};
 use crate::model::address::Family;
-use crate::model::service::{Dial, Mode, Service, ServiceKey, TrafficPolicy};
+use crate::model::service::{Dial, Mode, Service, ServiceKey};
 use crate::model::snapshot::Snapshot;
-use crate::routing::endpoint_selection::{endpoint_status, selection_rule};
-use crate::routing::portal::{NodeContext, Portal, PortalKey, PortalKind, Portals, TableKind, portals};
+use crate::routing::portal::{
+    NodeContext, Place, Portal, PortalKey, PortalKind, Portals, TableKind, portals,
+};
 use crate::ruleset::{Ruleset, Settings};
+
+pub use node::{NodeQuery, explain_node};
 
 /// The maximum number of refused services that an explanation names.
 const REFUSALS_MAX: usize = 5;
+const NO_ENDPOINT: &str = "rejected: no endpoint is ready or serving";
 
-/// The client of a connection.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Client {
-    /// A pod on the node.
-    #[default]
-    Pod,
-    /// The node itself.
-    Node,
-}
-
-/// A connection to explain.
+/// A connection of a pod to explain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Query {
     /// The destination.
     pub destination: PortalKey,
-    /// The client.
-    pub client: Client,
-    /// The source address. The default is the node's address if the client is the node, otherwise unknown.
+    /// The source address, unless it is unknown.
     pub source: Option<IpAddr>,
 }
 
@@ -76,6 +69,9 @@ pub struct Explanation {
     pub portal: Option<String>,
     /// The backends, sorted.
     pub backends: Vec<SocketAddr>,
+    /// On the node: the backends that see an address of the node instead of the client's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub masqueraded: Option<Vec<SocketAddr>>,
     /// The reason, in one sentence.
     pub reason: String,
     /// The steps that lead to the result.
@@ -83,17 +79,15 @@ pub struct Explanation {
     pub steps: Vec<String>,
 }
 
-/// Explains a connection.
+/// Explains a connection of a pod through the portals in its network namespace.
 #[must_use]
 pub fn explain(snapshot: &Snapshot, node_context: &NodeContext, query: &Query) -> Explanation {
     let portals = portals(snapshot, node_context);
     let ruleset = Ruleset::new(&portals, Settings::default());
-    let family = Family::of(query.destination.address);
-    let own = node_context.node.primary(family).filter(|_| query.client == Client::Node);
-    let source = query.source.or(own);
-    let packet = Packet::sent(source, query.destination);
-    let explainer = Explainer { snapshot, node_context, portals: &portals, packet };
-    let outcome = trace(&ruleset, &packet, 0);
+    let Query { destination, source } = *query;
+    let outcome = trace(&ruleset, &Packet::sent(source, destination), 0);
+    let explainer =
+        Explainer { snapshot, node_context, portals: &portals, destination, source, client: Origin::Pod };
     match portals.get(query.destination).filter(|portal| portals.fits_share(TableKind::Full, portal)) {
         Some(portal) => explainer.at_portal(portal, outcome),
         None => explainer.without_portal(outcome),
@@ -104,39 +98,43 @@ struct Explainer<'a> {
     snapshot: &'a Snapshot,
     node_context: &'a NodeContext,
     portals: &'a Portals,
-    packet: Packet,
+    destination: PortalKey,
+    /// `None` if it is unknown.
+    source: Option<IpAddr>,
+    client: Origin,
 }
 
 impl Explainer<'_> {
     fn at_portal(&self, portal: &Portal, outcome: Trace) -> Explanation {
-        let mut steps = vec![self.describe(portal)];
-        steps.extend(self.conflicting_claims(portal));
-        steps.extend(self.refusals());
-        steps.extend(self.source_step(portal));
+        let mut steps = self.claim_steps(portal);
         if outcome != Trace::SourceDenied {
             steps.extend(self.endpoint_steps(portal));
         }
         let count = portal.backends.len();
         let backends = portal.backends.to_vec();
-        let one_of =
-            if count == 1 { "the only backend".to_owned() } else { format!("one of {count} backends") };
+        let one_of = one_of(count);
         let (verdict, backends, reason) = match outcome {
             Trace::Forward(_) => (Outcome::Forward, backends, format!("forwarded to {one_of}")),
             Trace::Relay if count == 0 => (Outcome::Forward, backends, on_hold(portal)),
             Trace::Relay => (Outcome::Forward, backends, format!("relayed to {one_of}")),
             Trace::SourceDenied => (Outcome::Drop, Vec::new(), self.source_denied(portal)),
-            Trace::Drop => {
-                let reason = "dropped: the service has endpoints, but none on this node, and its internal traffic policy is Local";
-                (Outcome::Drop, Vec::new(), reason.to_owned())
-            }
-            _ => (Outcome::Reject, Vec::new(), "rejected: no endpoint is ready or serving".to_owned()),
+            Trace::Drop => (Outcome::Drop, Vec::new(), no_local_endpoint(portal)),
+            _ => (Outcome::Reject, Vec::new(), NO_ENDPOINT.to_owned()),
         };
         if verdict == Outcome::Forward {
             steps.extend(forwarding_steps(portal));
         }
         steps.push(reason.clone());
-        let name = format!("{}:{}", portal.service, portal.key.port);
-        Explanation { verdict, portal: Some(name), backends, reason, steps }
+        Explanation { verdict, portal: Some(name_of(portal)), backends, masqueraded: None, reason, steps }
+    }
+
+    /// Returns the steps about the portal, the services that claim it, and the source.
+    fn claim_steps(&self, portal: &Portal) -> Vec<String> {
+        let mut steps = vec![self.describe(portal)];
+        steps.extend(self.conflicting_claims(portal));
+        steps.extend(self.refusals());
+        steps.extend(self.source_step(portal));
+        steps
     }
 
     fn describe(&self, portal: &Portal) -> String {
@@ -146,7 +144,7 @@ impl Explainer<'_> {
             PortalKind::ExternalIp => "an external address",
             PortalKind::NodePort => "this node's address, with a node port,",
         };
-        let PortalKey { address, protocol, port } = portal.key;
+        let PortalKey { address, protocol, port } = self.destination;
         let name =
             if portal.port_name.is_empty() { String::new() } else { format!(" named {}", portal.port_name) };
         format!("{address} is {kind} of service {}, and {protocol} {port} is its port{name}", portal.service)
@@ -169,81 +167,20 @@ impl Explainer<'_> {
 
     fn source_step(&self, portal: &Portal) -> Option<String> {
         let ranges = portal.sources.as_ref()?.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
-        let who =
-            self.packet.source.map_or_else(|| "an unknown source".to_owned(), |source| source.to_string());
+        let who = self.source.map_or_else(|| "an unknown source".to_owned(), |source| source.to_string());
         Some(format!("access is limited to {ranges} and this connection is from {who}"))
     }
 
     fn source_denied(&self, portal: &Portal) -> String {
         let service = &portal.service;
-        match self.packet.source {
+        match self.source {
             Some(source) => format!("dropped: {source} is not in the source ranges of {service}"),
             None => format!("dropped unless the source is in the source ranges of {service}; set --source"),
         }
     }
 
-    fn endpoint_steps(&self, portal: &Portal) -> Vec<String> {
-        let Some(service) = self.snapshot.service(&portal.service) else { return Vec::new() };
-        let family = Family::of(portal.key.address);
-        let (policy, mut steps) = policy_of(service, portal);
-        let node = &self.node_context.node;
-        let endpoints =
-            self.snapshot.endpoints_of(&service.key, &portal.port_name, portal.key.protocol, family);
-        let rule = selection_rule(&endpoints, policy, node);
-        steps.push(rule.to_string());
-        for candidate in &endpoints {
-            let place =
-                candidate.endpoint.node.as_ref().map(|node| format!(" on node {node}")).unwrap_or_default();
-            steps.push(format!(
-                "  {}{place}: {}",
-                candidate.backend,
-                endpoint_status(rule, candidate.endpoint, node)
-            ));
-        }
-        steps.extend(self.unusable(service, portal, family));
-        if portal.omitted_backends > 0 {
-            steps.push(format!(
-                "  {} more are omitted because of the limit of backends",
-                portal.omitted_backends
-            ));
-        }
-        steps
-    }
-
-    /// Returns the reasons why content of the slices is not an endpoint of the port.
-    fn unusable(&self, service: &Service, portal: &Portal, family: Family) -> Vec<String> {
-        let mut steps = Vec::new();
-        for slice in self.snapshot.slices_of(&service.key) {
-            let joins = slice
-                .ports
-                .iter()
-                .any(|port| port.name == portal.port_name && port.protocol == portal.key.protocol);
-            if !joins {
-                let has: Vec<String> =
-                    slice.ports.iter().map(|port| format!("{:?} {}", port.name, port.protocol)).collect();
-                steps.push(format!(
-                    "  slice {} has no port {:?} {} (it has: {})",
-                    slice.key,
-                    portal.port_name,
-                    portal.key.protocol,
-                    has.join(", ")
-                ));
-                continue;
-            }
-            for endpoint in slice.endpoints.iter().filter(|endpoint| Family::of(endpoint.address) == family) {
-                if let Some(owner) = self.snapshot.owner_of(endpoint.address) {
-                    steps.push(format!(
-                        "  {}: not used: it is the address of service {owner}",
-                        endpoint.address
-                    ));
-                }
-            }
-        }
-        steps
-    }
-
     fn without_portal(&self, outcome: Trace) -> Explanation {
-        let PortalKey { address, protocol, port } = self.packet.destination;
+        let PortalKey { address, protocol, port } = self.destination;
         let owner = self.snapshot.owner_of(address);
         let (verdict, reason) = match (outcome, owner) {
             (Trace::WrongPort, _) => {
@@ -266,12 +203,12 @@ impl Explainer<'_> {
             steps.extend(self.hint());
         }
         steps.push(reason.clone());
-        Explanation { verdict, portal: None, backends: Vec::new(), reason, steps }
+        Explanation { verdict, portal: None, backends: Vec::new(), masqueraded: None, reason, steps }
     }
 
     /// Returns the services that request this portal and are refused, with the reasons.
     fn refusals(&self) -> Vec<String> {
-        let to = self.packet.destination;
+        let to = self.destination;
         let mut requesting: Vec<&ServiceKey> =
             self.snapshot.services_with_external_ip(to.address).take(REFUSALS_MAX).collect();
         requesting.extend(self.snapshot.owner_of(to.address));
@@ -297,7 +234,7 @@ impl Explainer<'_> {
 
     /// Returns why an address that looks like that of a service is not a portal.
     fn hint(&self) -> Option<String> {
-        let PortalKey { address, protocol, port } = self.packet.destination;
+        let PortalKey { address, protocol, port } = self.destination;
         let owner = self.snapshot.owner_of(address).and_then(|owner| self.snapshot.service(owner));
         if let Some(service) = owner {
             let why = if !service.has_portals {
@@ -314,7 +251,9 @@ impl Explainer<'_> {
             service.ports.iter().any(|other| other.node_port == Some(port) && other.protocol == protocol)
         };
         let service = self.snapshot.services().find(has_node_port)?;
-        let why = if self.node_context.node.addresses.is_empty() {
+        let why = if self.node_context.place == Place::Node {
+            format!("node ports are not served on {address}")
+        } else if self.node_context.node.addresses.is_empty() {
             "the node's addresses are unknown: set --node".to_owned()
         } else {
             format!("{address} is not the address of this node")
@@ -323,18 +262,19 @@ impl Explainer<'_> {
     }
 }
 
-fn policy_of(service: &Service, portal: &Portal) -> (TrafficPolicy, Vec<String>) {
-    match (portal.kind, service.external_policy) {
-        (PortalKind::ClusterIp, _) => {
-            let policy = service.internal_policy;
-            (policy, vec![format!("its internal traffic policy is {policy:?}")])
-        }
-        (_, TrafficPolicy::Cluster) => (TrafficPolicy::Cluster, Vec::new()),
-        (_, TrafficPolicy::Local) => {
-            let why = "its external traffic policy Local applies to clients outside the cluster: for clients inside, all endpoints are eligible";
-            (TrafficPolicy::Cluster, vec![why.to_owned()])
-        }
-    }
+fn name_of(portal: &Portal) -> String {
+    format!("{}:{}", portal.service, portal.key.port)
+}
+
+fn no_local_endpoint(portal: &Portal) -> String {
+    let policy = if portal.kind == PortalKind::ClusterIp { "internal" } else { "external" };
+    format!(
+        "dropped: the service has endpoints, but none on this node, and its {policy} traffic policy is Local"
+    )
+}
+
+fn one_of(count: usize) -> String {
+    if count == 1 { "the only backend".to_owned() } else { format!("one of {count} backends") }
 }
 
 fn on_hold(portal: &Portal) -> String {
@@ -377,5 +317,7 @@ fn forwarding_steps(portal: &Portal) -> Vec<String> {
     steps
 }
 
+mod endpoints;
+mod node;
 #[cfg(test)]
 mod tests;

@@ -10,7 +10,7 @@ use proptest::prelude::*;
 
 use super::oracle::{Fortune, fortune};
 use super::world::{Revision, World, any_node_context, changes, destinations};
-use crate::inspect::explain::{Client, Outcome, Query, explain};
+use crate::inspect::explain::{Outcome, Query, explain};
 use crate::inspect::trace::{Packet, Trace, trace};
 use crate::model::address::Family;
 use crate::model::service::{Mode, Protocol, Scheduler, ServiceKey};
@@ -267,16 +267,12 @@ proptest! {
     fn explanation_agrees_with_the_trace(
         changes in changes(),
         node_context in any_node_context(),
-        from_node in any::<bool>(),
     ) {
         let world = World::follow(changes, &node_context);
         for destination in destinations() {
-            let family = Family::of(destination.address);
-            let node_address = node_context.node.primary(family).filter(|_| from_node);
-            let client = if from_node { Client::Node } else { Client::Pod };
-            for source in [None, Some(ip("10.1.0.7"))] {
-                let explanation = explain(&world.snapshot, &node_context, &Query { destination, client, source });
-                let packet = Packet::sent(source.or(node_address), destination);
+            for source in [None, Some(ip("10.1.0.7")), Some(ip("10.240.0.5"))] {
+                let explanation = explain(&world.snapshot, &node_context, &Query { destination, source });
+                let packet = Packet::sent(source, destination);
                 let met = met(world.ruleset(), &packet);
                 let backends: BTreeSet<SocketAddr> = explanation.backends.iter().copied().collect();
                 let expected = match fortune_of(&met, backends.clone()) {

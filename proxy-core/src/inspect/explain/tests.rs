@@ -17,7 +17,7 @@ fn ask(changes: &[Change], query: &Query) -> Explanation {
 }
 
 fn from_pod(destination: PortalKey) -> Query {
-    Query { destination, client: Client::Pod, source: None }
+    Query { destination, source: None }
 }
 
 /// Formats verdict, portal, backends and reason.
@@ -216,35 +216,19 @@ fn only_sources_in_the_ranges_are_forwarded() {
     let balanced = service().balanced("192.0.2.2").only_from("10.2.0.0/16");
     let changes = [balanced.into(), endpoints().at("10.1.0.1").into()];
     let destination = tcp("192.0.2.2:80");
-    let denied = |source: Option<&str>, client| {
-        short(&ask(&changes, &Query { destination, client, source: source.map(ip) }))
-    };
+    let denied = |source: Option<&str>| short(&ask(&changes, &Query { destination, source: source.map(ip) }));
     expect![[r#"
         drop default/s:80 []
         dropped: 10.1.0.99 is not in the source ranges of default/s"#]]
-    .assert_eq(&denied(Some("10.1.0.99"), Client::Pod));
+    .assert_eq(&denied(Some("10.1.0.99")));
     expect![[r#"
         forward default/s:80 [10.1.0.1:8080]
         forwarded to the only backend"#]]
-    .assert_eq(&denied(Some("10.2.0.1"), Client::Pod));
+    .assert_eq(&denied(Some("10.2.0.1")));
     expect![[r#"
         drop default/s:80 []
         dropped unless the source is in the source ranges of default/s; set --source"#]]
-    .assert_eq(&denied(None, Client::Pod));
-    expect![[r#"
-        drop default/s:80 []
-        dropped: 10.240.0.5 is not in the source ranges of default/s"#]]
-    .assert_eq(&denied(None, Client::Node));
-}
-
-#[test]
-fn node_is_a_client_with_its_own_address() {
-    let balanced = service().balanced("192.0.2.2").only_from("10.240.0.0/24");
-    let changes = [balanced.into(), endpoints().at("10.1.0.1").into()];
-    let verdict =
-        |client| ask(&changes, &Query { destination: tcp("192.0.2.2:80"), client, source: None }).verdict;
-    assert_eq!(verdict(Client::Node), Outcome::Forward);
-    assert_eq!(verdict(Client::Pod), Outcome::Drop);
+    .assert_eq(&denied(None));
 }
 
 #[test]

@@ -1,0 +1,33 @@
+//! The arguments that describe the table of the node's network namespace.
+
+use std::sync::Arc;
+
+use ipnet::IpNet;
+use proxy_core::address::Family;
+use proxy_core::portal::NodeContext;
+use proxy_core::ruleset::node::{NodeEnvironment, NodeSettings};
+
+use crate::args::NodePortalArgs;
+
+/// Returns what the table depends on in addition to the portals.
+pub(crate) fn table_inputs(args: &NodePortalArgs, context: &NodeContext) -> (NodeSettings, NodeEnvironment) {
+    let NodePortalArgs { nodeport_addresses, cluster_cidrs, .. } = args;
+    let settings = NodeSettings {
+        detects_pods: !cluster_cidrs.is_empty(),
+        masquerade_all: args.masquerade_all,
+        keep_client_address: args.keep_client_address,
+        loopback_port: args.loopback_port,
+        ..NodeSettings::default()
+    };
+    let primary = Family::BOTH.into_iter().filter_map(|family| context.node.primary(family));
+    let environment = NodeEnvironment {
+        addresses: Arc::new(match nodeport_addresses.is_empty() {
+            true => primary.collect(),
+            false => nodeport_addresses.iter().copied().collect(),
+        }),
+        // Intervals in the kernel must not overlap.
+        pod_ranges: Arc::new(IpNet::aggregate(cluster_cidrs).into_iter().collect()),
+        ..NodeEnvironment::default()
+    };
+    (settings, environment)
+}
