@@ -35,6 +35,7 @@ pub(crate) use worker::NodeEvent;
 
 mod args;
 mod detect_local;
+mod grace;
 pub mod health_check;
 mod loopback;
 pub mod node_addresses;

@@ -1,5 +1,7 @@
 //! The flags of node portals. The doc comment of a flag is its help text.
 
+use std::time::Duration;
+
 use clap::Args;
 use proxy_core::portal::{NodeContext, Place, PortalLimits};
 use proxy_core::ruleset::node::NodeSettings;
@@ -31,6 +33,10 @@ pub(crate) struct NodePortalsArgs {
     /// such connections unless externalTrafficPolicy is Local.
     #[arg(long)]
     pub(crate) keep_client_address: bool,
+    /// After the last endpoint on this node of a service with externalTrafficPolicy Local was removed, serve clients
+    /// outside the cluster by other endpoints for this many seconds, masqueraded. kube-proxy drops them at once (0).
+    #[arg(long, value_name = "S", default_value_t = 0)]
+    pub(crate) external_policy_grace: u32,
     /// Priority of the node's NAT chains: -101 runs before kube-proxy's.
     #[arg(long, value_name = "NUMBER", default_value_t = -101, allow_negative_numbers = true)]
     pub(crate) node_nat_priority: i32,
@@ -62,6 +68,7 @@ impl NodePortalsArgs {
             },
             addresses: self.nodeport_addresses.iter().copied().collect(),
             detect_local: self.detect_local.detect_local()?,
+            grace: Duration::from_secs(u64::from(self.external_policy_grace)),
         })
     }
 }

@@ -6,6 +6,7 @@
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
 use netns_nft::{Batch, NodeTableState, encode_node, encode_node_fresh};
@@ -17,6 +18,7 @@ use proxy_core::snapshot::{ChangedServices, Snapshot};
 
 use crate::event::UdpBackends;
 use crate::node_portals::detect_local::DetectLocal;
+use crate::node_portals::grace::Grace;
 use crate::node_portals::node_addresses::NodePortAddresses;
 
 /// What the state depends on in addition to services and the node.
@@ -30,6 +32,8 @@ pub(crate) struct NodeOptions {
     pub(crate) addresses: NodePortAddresses,
     /// How pods are detected.
     pub(crate) detect_local: DetectLocal,
+    /// How long all endpoints serve clients of `externalTrafficPolicy: Local` after the last local one was removed.
+    pub(crate) grace: Duration,
 }
 
 /// What is known about the kernel's table.
@@ -65,6 +69,7 @@ pub(crate) struct NodeState {
     applied: Applied,
     /// What can differ between `desired` and `applied`.
     pending: NodeChanges,
+    grace: Grace,
     /// UDP portals whose flows were not checked since they changed.
     stale_udp: ChangedPortals,
 }
@@ -73,6 +78,7 @@ impl NodeState {
     /// A state before the initial sync.
     pub(crate) fn new(options: NodeOptions) -> Self {
         Self {
+            grace: Grace::new(options.grace),
             options,
             local: BTreeSet::new(),
             snapshot: Snapshot::new(),
@@ -85,16 +91,37 @@ impl NodeState {
     }
 
     /// Applies changes of services. The first snapshot has no `changed`.
-    pub(crate) fn set_services(&mut self, snapshot: Snapshot, changed: Option<&ChangedServices>) {
+    pub(crate) fn set_services(
+        &mut self,
+        snapshot: Snapshot,
+        changed: Option<&ChangedServices>,
+        now: Instant,
+    ) {
         self.snapshot = snapshot;
         match (&mut self.portals, changed) {
             (Some(portals), Some(changed)) => {
                 let changed = portals.refresh(&self.snapshot, &self.options.context, changed);
+                let candidates = self.grace.candidates(&self.desired, &changed);
                 self.pending.append(self.desired.refresh(portals, &changed));
+                let graceful = self.grace.start(portals, &candidates, now);
+                self.pending.append(self.desired.set_grace(portals, &graceful, true));
                 self.stale_udp.extend(changed.iter().filter(|key| key.protocol == Protocol::Udp));
             }
             _ => self.rebuild(),
         }
+    }
+
+    /// Ends the grace of frontends for which it is due.
+    pub(crate) fn end_grace(&mut self, now: Instant) {
+        let ended = self.grace.take_ended(now);
+        if let Some(portals) = &self.portals {
+            self.pending.append(self.desired.set_grace(portals, &ended, false));
+        }
+    }
+
+    /// Returns the next time at which a grace ends.
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        self.grace.deadline()
     }
 
     /// Replaces the node object.
@@ -270,3 +297,6 @@ impl NodeState {
         &self.desired
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -105,7 +105,7 @@ impl NodeWorker {
     /// Handles events until their sender is dropped.
     pub(crate) fn run(mut self, events: &Receiver<NodeEvent>) {
         loop {
-            let due = [self.retry_at, self.check_at].into_iter().flatten().min();
+            let due = [self.retry_at, self.check_at, self.state.deadline()].into_iter().flatten().min();
             let event = match due {
                 None => events.recv().map_err(|_| RecvTimeoutError::Disconnected),
                 Some(at) => events.recv_timeout(at.saturating_duration_since(Instant::now())),
@@ -130,7 +130,7 @@ impl NodeWorker {
                 let all = || snapshot.services().map(|service| service.key.clone()).collect();
                 let keys = changed.clone().unwrap_or_else(all);
                 self.apply_checks(|checks, node| checks.refresh(&snapshot, node, &keys));
-                self.state.set_services(snapshot, changed.as_ref());
+                self.state.set_services(snapshot, changed.as_ref(), now);
             }
             NodeEvent::Node(node) => {
                 self.mark_changed(now);
@@ -184,6 +184,7 @@ impl NodeWorker {
 
     /// Brings the kernel to the desired state.
     fn reconcile(&mut self, now: Instant) {
+        self.state.end_grace(now);
         if self.check_at.is_some_and(|at| at <= now) {
             (self.check_at, self.checked_at) = (None, Some(now));
             self.state.mark_unknown();

@@ -18,7 +18,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnet::IpNet;
-use rpds::RedBlackTreeMapSync as Map;
+use rpds::{RedBlackTreeMapSync as Map, RedBlackTreeSetSync as Set};
 
 use crate::routing::portal::{ChangedPortals, Portal, PortalKey, PortalKind, Portals, TableKind};
 
@@ -64,6 +64,9 @@ pub struct NodeRuleset {
     numbers: Map<TargetKey, TargetNumber>,
     /// The chains, and the number of targets that use each.
     chains: Map<NodeChain, usize>,
+    /// Frontends with `externalTrafficPolicy: Local` that serve clients outside the cluster by all endpoints for a while,
+    /// because the last endpoint on this node was removed.
+    graceful: Set<PortalKey>,
     /// The endpoints on this node, and the number of frontends that lead to each.
     endpoints: Map<IpAddr, usize>,
 }
@@ -127,6 +130,19 @@ impl NodeRuleset {
         NodeChanges { environment: has_changed, ..NodeChanges::default() }
     }
 
+    /// Starts or ends the grace of frontends: the time in which all endpoints serve clients outside the cluster. Returns
+    /// what can differ.
+    pub fn set_grace(&mut self, portals: &Portals, keys: &ChangedPortals, is_graceful: bool) -> NodeChanges {
+        for key in keys {
+            if is_graceful {
+                self.graceful.insert_mut(*key);
+            } else {
+                self.graceful.remove_mut(key);
+            }
+        }
+        self.refresh(portals, keys)
+    }
+
     fn update(&mut self, key: PortalKey, portal: Option<&Portal>, changes: &mut NodeChanges) {
         let old = self.frontends.get(&key).cloned();
         let new = portal.and_then(|portal| self.frontend(portal, old.as_ref(), changes));
@@ -172,7 +188,9 @@ impl NodeRuleset {
         changes: &mut NodeChanges,
     ) -> Option<Frontend> {
         let in_cluster = Requirement::in_cluster(portal);
-        let external = Requirement::external(portal);
+        let external = Requirement::external(portal).filter(|external| {
+            !matches!(external, Requirement::Drop) || !self.graceful.contains(&portal.key)
+        });
         let (old_action, old_short) = (old.map(|old| old.action), old.and_then(|old| old.short));
         let (action, short) = match external {
             None => (self.action(&in_cluster, old_action, changes)?, None),
