@@ -1,8 +1,10 @@
-//! `portico uninstall`: removes the CNI configuration entry, and with `--purge` the plugin binary.
+//! `portico uninstall`: removes the CNI configuration entry, with `--purge` the plugin binary, and with `--node-portals`
+//! the tables of node portals.
 
 use std::io::Write;
 use std::path::PathBuf;
 
+use anyhow::Context;
 use clap::Args;
 use cni_install::{PluginFate, Removal};
 
@@ -20,11 +22,21 @@ pub(crate) struct UninstallArgs {
     /// Also delete the plugin binary if nothing references it; restart the runtime first.
     #[arg(long)]
     purge: bool,
+    /// Also delete the tables of node portals. Connections through them end unless another service proxy, such as
+    /// kube-proxy, is already running on the node.
+    #[arg(long)]
+    node_portals: bool,
 }
 
 /// Runs `portico uninstall`. Returns whether everything was removed that should be.
 pub(crate) fn run(args: &UninstallArgs, out: &mut impl Write) -> anyhow::Result<bool> {
-    let UninstallArgs { dirs: CniDirs { cni_bin_dir, cni_conf_dir }, cni_cache, purge } = args;
+    let UninstallArgs { dirs: CniDirs { cni_bin_dir, cni_conf_dir }, cni_cache, purge, node_portals } = args;
+    if *node_portals {
+        netns_nft::Socket::open()?.remove_node_tables().context(
+            "failed to delete the tables of node portals; is an agent with --node-portals running?",
+        )?;
+        writeln!(out, "tables of node portals: removed")?;
+    }
     let removal = cni_install::uninstall(cni_bin_dir, cni_conf_dir, cni_cache, *purge)?;
     let Removal { edited, plugin, fate, errors } = removal;
     for path in &edited {

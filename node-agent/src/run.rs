@@ -101,6 +101,11 @@ async fn serve(args: AgentArgs) -> anyhow::Result<()> {
     event_loop.recover().await?;
     if let Some(options) = node_options {
         event_loop.set_node_portals(NodePortals::start(options, &relay)?);
+    } else if netns_nft::Socket::open().and_then(|socket| socket.has_node_table()).unwrap_or(false) {
+        tracing::warn!(
+            "the node has a table of node portals, which no agent updates; enable --node-portals, or remove it with \
+             `portico uninstall --node-portals`"
+        );
     }
     let (source, _file_watch) = if manifests.is_empty() {
         (cluster_source(kubeconfig.as_deref(), node).await?, None)

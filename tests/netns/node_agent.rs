@@ -1,9 +1,12 @@
 //! The agent with node portals: it programs the node, follows its addresses, repairs its table and recovers it.
 
+use std::process::Command;
+
 use serde_json::{Value, json};
 use test_support::agent::{Agent, AgentDir};
 use test_support::conversation::{ANSWER, answer, ask};
 use test_support::namespace::{add_address, run};
+use test_support::program::program;
 
 use crate::node_network::{LOCAL_POD, NODE, NODE_ON_LINK, NodeNetwork, REMOTE_POD, on_node};
 
@@ -109,5 +112,26 @@ fn node_ports_are_served_at_the_loopback_address_on_request() {
         drop(agent);
         // Without an agent there is no listener, but the rules of other addresses stay.
         assert!(ask(&portal, ANSWER).is_err());
+    });
+}
+
+#[test]
+fn tables_of_node_portals_are_removed_on_request() {
+    with_service(|_, folder| {
+        let agent = start(folder, &[]);
+        let tables = || run("nft", &["list", "tables"], "");
+        agent.until("the anchor table exists", |_| tables().contains("portico-anchor"));
+        let (portico, cni) = (program("portico"), folder.join("cni"));
+        let cni = cni.to_str().expect("a path");
+        let args =
+            ["uninstall", "--node-portals", "--cni-bin-dir", cni, "--cni-conf-dir", cni, "--cni-cache", cni];
+        let uninstall = || Command::new(&portico).args(args).output().expect("run portico");
+        let refused = uninstall();
+        assert!(!refused.status.success(), "the agent owns the anchor table");
+        assert!(tables().contains("portico-node"));
+        drop(agent);
+        let removed = uninstall();
+        assert!(String::from_utf8_lossy(&removed.stdout).contains("removed"), "{removed:?}");
+        assert_eq!(tables().trim(), "");
     });
 }

@@ -56,6 +56,9 @@ impl NodePortalsArgs {
             table_elements: pods.limits.table_elements.saturating_mul(NODE_LIMIT_FACTOR),
             ..pods.limits
         };
+        if pods.node.name.is_empty() {
+            return Err("--node-portals needs --node, the name of the node");
+        }
         Ok(NodeOptions {
             context: NodeContext { place: Place::Node, limits, ..pods },
             settings: NodeSettings {

@@ -42,6 +42,16 @@ impl Socket {
         generation.ok_or_else(|| failed(io::ErrorKind::InvalidData.into()))
     }
 
+    /// Whether a table of family inet exists.
+    pub(crate) fn has_table(&self, name: &str) -> Result<bool, Error> {
+        let request = request(NFT_MSG_GETTABLE, NLM_F_ACK, |buffer| buffer.put_string(NFTA_TABLE_NAME, name));
+        match self.request(&request, |_| {}) {
+            Ok(()) => Ok(true),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(source) => Err(failed_to_read("the table", source)),
+        }
+    }
+
     /// Reads the table with all of its elements.
     ///
     /// # Errors

@@ -2,7 +2,10 @@
 
 use proxy_core::ruleset::node::{NodeChanges, NodeElement, NodeOp, NodePlan, NodeRuleset, node_plan};
 
+use crate::error::Error;
 use crate::netlink::batch::{Batch, BatchOp, BatchWriter};
+use crate::netlink::socket::Socket;
+use crate::nft::names::ANCHOR_TABLE;
 use crate::nft::node::element::put_node_element;
 use crate::nft::node::names::{NODE_TABLE, clients};
 use crate::nft::node::schema;
@@ -27,6 +30,29 @@ pub fn encode_node_fresh(ruleset: &NodeRuleset) -> Batch {
         table.clear();
         put_ops(&mut table, node_plan(&NodeRuleset::empty(), ruleset, &NodeChanges::default()).ops());
     })
+}
+
+impl Socket {
+    /// Deletes the node's table, and the anchor table if no process owns it. Connections that these tables translate end
+    /// unless another table has a NAT chain.
+    ///
+    /// # Errors
+    /// If the kernel rejects the transaction, for example because an agent owns the anchor table.
+    pub fn remove_node_tables(&self) -> Result<(), Error> {
+        self.apply(&BatchWriter::batch(|batch| {
+            batch.op = Some(BatchOp::Table("the deletion of the node's tables"));
+            TableWriter::new(batch, NODE_TABLE).clear();
+            TableWriter::new(batch, ANCHOR_TABLE).clear();
+        }))
+    }
+
+    /// Whether the node has a table of Portico.
+    ///
+    /// # Errors
+    /// If the kernel does not report it.
+    pub fn has_node_table(&self) -> Result<bool, Error> {
+        self.has_table(NODE_TABLE)
+    }
 }
 
 fn put_ops(table: &mut TableWriter<'_>, mut ops: &[NodeOp]) {
