@@ -99,14 +99,7 @@ async fn serve(args: AgentArgs) -> anyhow::Result<()> {
     let mut event_loop =
         EventLoop::new(reconciler, recovery, Arc::clone(&relay), predecessor, sender.clone());
     event_loop.recover().await?;
-    if let Some(options) = node_options {
-        event_loop.set_node_portals(NodePortals::start(options, &relay)?);
-    } else if netns_nft::Socket::open().and_then(|socket| socket.has_node_table()).unwrap_or(false) {
-        tracing::warn!(
-            "the node has a table of node portals, which no agent updates; enable --node-portals, or remove it with \
-             `portico uninstall --node-portals`"
-        );
-    }
+    start_node_portals(node_options, &mut event_loop, &relay)?;
     let (source, _file_watch) = if manifests.is_empty() {
         (cluster_source(kubeconfig.as_deref(), node).await?, None)
     } else {
@@ -159,6 +152,23 @@ fn options(args: &AgentArgs) -> Options {
         apply_interval: args.apply_interval,
         audit_interval: args.audit_interval,
     }
+}
+
+/// Starts node portals if they are enabled, otherwise warns of a table that no agent updates.
+fn start_node_portals(
+    options: Option<NodePortalsOptions>,
+    event_loop: &mut EventLoop,
+    relay: &Arc<relay::Relay>,
+) -> anyhow::Result<()> {
+    if let Some(options) = options {
+        event_loop.set_node_portals(NodePortals::start(options, relay)?);
+    } else if netns_nft::Socket::open().and_then(|socket| socket.has_node_table()).unwrap_or(false) {
+        tracing::warn!(
+            "the node has a table of node portals, which no agent updates; enable --node-portals, or remove it with \
+             `portico uninstall --node-portals`"
+        );
+    }
+    Ok(())
 }
 
 /// The options of node portals, if they are enabled.
