@@ -75,7 +75,7 @@ impl NodePortals {
         let socket = Socket::open().context("failed to open nf_tables socket of the node")?;
         let changes = events.clone();
         let watched = watch_table(&socket, move |change| changes.send(NodeEvent::Table(change)).is_ok());
-        if let Err(error) = watched {
+        if let Err(error) = &watched {
             tracing::warn!(%error, "failed to watch the table of node portals; audits find its changes");
         }
         let mut tasks = JoinSet::new();
@@ -102,6 +102,7 @@ impl NodePortals {
             servers: HealthCheckServers::new(runtime, Arc::clone(&health)),
             health,
             relay: Arc::clone(relay),
+            is_watched: watched.is_ok(),
             udp: UdpFlows::start().context("failed to start thread for UDP flows of the node")?,
             status: status.clone(),
         };

@@ -51,6 +51,8 @@ pub(crate) struct Outputs {
     pub(crate) health: Arc<ProxyHealth>,
     pub(crate) servers: HealthCheckServers,
     pub(crate) relay: Arc<Relay>,
+    /// Whether changes of the table by other processes are reported; otherwise audits find them.
+    pub(crate) is_watched: bool,
     pub(crate) udp: UdpFlows,
     pub(crate) status: NodeStatus,
 }
@@ -153,8 +155,7 @@ impl NodeWorker {
                 self.hold_anchor();
                 let reports = self.outputs.servers.reports();
                 self.outputs.status.set_health_checks(reports, &self.checks);
-                let generation = self.socket.generation().ok();
-                if generation != self.generation {
+                if !self.outputs.is_watched && self.socket.generation().ok() != self.generation {
                     self.schedule_check(now, CHECK_INTERVAL);
                 }
             }
