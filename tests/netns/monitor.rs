@@ -11,13 +11,14 @@ use proxy_core::ruleset::{Ruleset, Settings};
 use proxy_core::sample::cluster;
 use proxy_core::snapshot::Snapshot;
 use test_support::namespace::{bare, load, run};
+use test_support::own_process;
 
 /// The name of a pod's table.
 const TABLE: &str = "portico";
 /// The limit of a notification in milliseconds; it takes less than 1 ms.
 const DEADLINE_MS: u16 = 10_000;
-/// The number of transactions that fill the buffer: each takes about 1 MB there.
-const TRANSACTIONS: usize = 20;
+/// The number of transactions that fill the buffer: each takes about 50 kB there.
+const TRANSACTIONS: usize = 500;
 
 fn ruleset(services: u32) -> Ruleset {
     let snapshot: Snapshot = cluster(services, 3).collect();
@@ -41,14 +42,28 @@ fn next_change(monitor: &mut Monitor) -> TableChange {
     monitor.next_changes().expect("the changes").table
 }
 
-/// Reads until no notification is left.
-fn drain(monitor: &mut Monitor) {
-    while !monitor.next_changes().expect("the changes").is_drained {}
+/// Reads until no notification is left. Returns the most important change.
+fn drain(monitor: &mut Monitor) -> TableChange {
+    let mut change = TableChange::None;
+    loop {
+        let changes = monitor.next_changes().expect("the changes");
+        change = change.max(changes.table);
+        if changes.is_drained {
+            return change;
+        }
+    }
+}
+
+/// Runs `body` in a network namespace, and in a process without large transactions of other tests.
+macro_rules! in_own_process {
+    ($body:expr) => {
+        own_process!(|| bare($body))
+    };
 }
 
 #[test]
 fn changes_by_other_processes_are_reported() {
-    bare(|| {
+    in_own_process!(|| {
         let (writer, mut monitor) = open();
         let fresh = encode_fresh(&ruleset(10));
         for (command, expected) in [
@@ -68,36 +83,59 @@ fn changes_by_other_processes_are_reported() {
 
 #[test]
 fn own_transactions_and_other_tables_are_not_reported() {
-    bare(|| {
+    in_own_process!(|| {
         let (writer, mut monitor) = open();
         let (small, large) = (ruleset(10), ruleset(5_000));
         writer.apply(&encode_fresh(&small)).expect("apply");
+        writer.apply(&encode_fresh(&small)).expect("apply");
+        assert!(!is_readable(&monitor, 0), "the kernel discards notifications of the writer");
         for _ in 0..10 {
             writer.apply(&encode(&plan(&small, &large))).expect("apply");
             writer.apply(&encode(&plan(&large, &small))).expect("apply");
         }
-        assert!(!is_readable(&monitor, 0), "the kernel discards notifications of the writer");
+        assert_eq!(drain(&mut monitor), TableChange::None);
         run("nft", &["add", "table", "ip", TABLE], "");
         run("nft", &["delete", "table", "ip", TABLE], "");
         run("nft", &["add", "table", "inet", "other"], "");
         assert_eq!(next_change(&mut monitor), TableChange::None);
         let next = Socket::open().expect("a socket");
         monitor.set_writer(&next).expect("the next writer");
-        drain(&mut monitor);
         next.apply(&encode(&plan(&small, &large))).expect("apply");
-        assert!(!is_readable(&monitor, 0), "the kernel discards notifications of the next writer");
-        writer.apply(&encode(&plan(&large, &small))).expect("apply");
+        assert_eq!(drain(&mut monitor), TableChange::None, "the next writer");
+        writer.apply(&encode(&plan(&ruleset(20), &ruleset(10)))).expect("apply");
         assert_eq!(next_change(&mut monitor), TableChange::Changed, "the old writer is another process");
     });
 }
 
 #[test]
+fn large_transaction_elsewhere_is_no_change_and_loses_none_after_it() {
+    in_own_process!(|| {
+        let (writer, mut monitor) = open();
+        writer.apply(&encode_fresh(&ruleset(10))).expect("apply");
+        bare(|| Socket::open().and_then(|pod| pod.apply(&encode_fresh(&ruleset(5_000)))).expect("apply"));
+        assert_eq!(drain(&mut monitor), TableChange::None);
+        load("flush ruleset");
+        assert_eq!(next_change(&mut monitor), TableChange::Deleted);
+    });
+}
+
+#[test]
+fn change_during_a_large_transaction_is_unknown() {
+    in_own_process!(|| {
+        let (_writer, mut monitor) = open();
+        // No notifications are sent during this transaction, which is not the writer's.
+        Socket::open().and_then(|other| other.apply(&encode_fresh(&ruleset(5_000)))).expect("apply");
+        assert_eq!(next_change(&mut monitor), TableChange::Unknown);
+    });
+}
+
+#[test]
 fn lost_notifications_are_reported_as_unknown() {
-    bare(|| {
+    in_own_process!(|| {
         let (writer, other) = (Socket::open().expect("a socket"), Socket::open().expect("a socket"));
         // Notifications about other tables need room as well, and a lost one may have been about this table.
         let mut monitor = Monitor::open("portico-node", &writer).expect("the monitor");
-        let batch = encode_fresh(&ruleset(5_000));
+        let batch = encode_fresh(&ruleset(100));
         for _ in 0..TRANSACTIONS {
             other.apply(&batch).expect("apply");
         }

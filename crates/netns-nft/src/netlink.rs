@@ -4,6 +4,7 @@
 
 pub(crate) mod attributes;
 pub(crate) mod batch;
+pub(crate) mod membership;
 pub(crate) mod multicast;
 pub(crate) mod socket;
 pub(crate) mod uapi;

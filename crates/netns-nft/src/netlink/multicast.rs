@@ -5,13 +5,16 @@
 //! fill the buffer.
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
 
 use nix::sys::socket::{
-    AddressFamily, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recvfrom, setsockopt, socket, sockopt,
+    AddressFamily, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, getsockname, recvfrom, setsockopt,
+    socket, sockopt,
 };
 use nix::{libc, setsockopt_impl, sockopt_impl};
 
 use crate::error::Error;
+use crate::netlink::membership::{Membership, WriterId};
 use crate::netlink::socket::RECEIVE_BYTES;
 
 /// The size of the receive buffer in the kernel.
@@ -31,7 +34,8 @@ sockopt_impl!(
 /// A socket that receives notifications.
 #[derive(Debug)]
 pub(crate) struct MulticastSocket {
-    fd: OwnedFd,
+    member: Arc<Membership>,
+    port: u32,
     buffer: Vec<u8>,
 }
 
@@ -48,7 +52,8 @@ pub(crate) enum Received<'a> {
 
 impl MulticastSocket {
     /// Opens a socket in the network namespace of this thread that receives the notifications of a group of netfilter.
-    pub(crate) fn open(group: u32) -> Result<Self, Error> {
+    /// Those of the writer's transactions are discarded.
+    pub(crate) fn open(group: u32, writer: WriterId) -> Result<Self, Error> {
         let open = || {
             let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
             let protocol = SockProtocol::NetlinkNetFilter;
@@ -57,24 +62,29 @@ impl MulticastSocket {
             if setsockopt(&fd, sockopt::RcvBufForce, &BUFFER_BYTES).is_err() {
                 let _ = setsockopt(&fd, sockopt::RcvBuf, &BUFFER_BYTES);
             }
-            bind(fd.as_raw_fd(), &NetlinkAddr::new(0, 1 << (group - 1)))?;
-            Ok::<_, nix::Error>(fd)
+            bind(fd.as_raw_fd(), &NetlinkAddr::new(0, 0))?;
+            let port = getsockname::<NetlinkAddr>(fd.as_raw_fd())?.pid();
+            discard_from(&fd, writer.port)?;
+            Ok::<_, nix::Error>((Membership::new(fd, group, writer)?, port))
         };
-        let fd = open().map_err(|error| Error::Open(error.into()))?;
-        Ok(Self { fd, buffer: vec![0; RECEIVE_BYTES] })
+        let (member, port) = open().map_err(|error| Error::Open(error.into()))?;
+        Ok(Self { member, port, buffer: vec![0; RECEIVE_BYTES] })
     }
 
-    /// Discards the notifications of the transactions of the socket with this port id from now on.
-    pub(crate) fn discard_from(&self, port: u32) -> Result<(), Error> {
-        let mut program = port_filter(port);
-        let length = u16::try_from(program.len()).expect("a program of four instructions");
-        let program = libc::sock_fprog { len: length, filter: program.as_mut_ptr() };
-        setsockopt(&self.fd, AttachFilter, &program).map_err(|error| Error::Open(error.into()))
+    /// The port id of this socket, which the replies to its own requests have.
+    pub(crate) fn port(&self) -> u32 {
+        self.port
+    }
+
+    /// Replaces the writer.
+    pub(crate) fn set_writer(&self, writer: WriterId) -> Result<(), Error> {
+        self.member.set_writer(writer);
+        discard_from(&self.member.fd, writer.port).map_err(|error| Error::Open(error.into()))
     }
 
     /// Receives one datagram, without waiting.
     pub(crate) fn receive(&mut self) -> Result<Received<'_>, Error> {
-        match recvfrom::<NetlinkAddr>(self.fd.as_raw_fd(), &mut self.buffer) {
+        match recvfrom::<NetlinkAddr>(self.member.fd.as_raw_fd(), &mut self.buffer) {
             Ok((length, sender)) => {
                 // A process can send to this socket as well; the port id of the kernel is 0.
                 let is_from_kernel = sender.is_some_and(|sender| sender.pid() == 0);
@@ -90,8 +100,15 @@ impl MulticastSocket {
 
 impl AsFd for MulticastSocket {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.fd.as_fd()
+        self.member.fd.as_fd()
     }
+}
+
+/// Discards the notifications of the transactions of the socket with this port id from now on.
+fn discard_from(fd: &OwnedFd, port: u32) -> nix::Result<()> {
+    let mut program = port_filter(port);
+    let length = u16::try_from(program.len()).expect("a program of four instructions");
+    setsockopt(fd, AttachFilter, &libc::sock_fprog { len: length, filter: program.as_mut_ptr() })
 }
 
 /// A program of the kernel's packet filter: discards a datagram whose first message has this port id. All messages of

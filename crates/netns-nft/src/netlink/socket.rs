@@ -16,10 +16,13 @@ use nix::{getsockopt_impl, libc, setsockopt_impl, sockopt_impl};
 use crate::error::Error;
 use crate::netlink::attributes::HEADER_BYTES;
 use crate::netlink::batch::Batch;
+use crate::netlink::membership::{Suspension, WriterId};
 use crate::netlink::uapi::*;
 
 /// The size of the receive buffer; messages of the kernel are smaller.
 pub(crate) const RECEIVE_BYTES: usize = 64 << 10;
+/// The size of a large transaction, of about 300 services. Notifications of a smaller one take less than 0.5 ms.
+const LARGE_BYTES: usize = 64 << 10;
 /// The kernel counts its overhead against the buffer of a socket as well.
 const SEND_BUFFER_FACTOR: usize = 2;
 
@@ -49,6 +52,8 @@ pub struct Socket(OwnedFd);
 pub(crate) struct Message<'a> {
     pub(crate) kind: u16,
     pub(crate) sequence: u32,
+    /// The port id of the socket whose request or transaction caused the message.
+    pub(crate) port: u32,
     pub(crate) body: &'a [u8],
 }
 
@@ -80,10 +85,11 @@ impl Socket {
         getsockopt(&self.0, NetnsCookie).map_err(|error| Error::Open(error.into()))
     }
 
-    /// The port id of this socket, which the kernel's notifications of its transactions contain.
-    pub(crate) fn port(&self) -> Result<u32, Error> {
+    /// The identity of this socket; the kernel's notifications of its transactions contain the port id.
+    pub(crate) fn writer_id(&self) -> Result<WriterId, Error> {
         let address = getsockname::<NetlinkAddr>(self.0.as_raw_fd());
-        address.map(|address| address.pid()).map_err(|error| Error::Open(error.into()))
+        let port = address.map(|address| address.pid()).map_err(|error| Error::Open(error.into()))?;
+        Ok(WriterId { netns_cookie: self.netns_cookie()?, port })
     }
 
     /// Applies a transaction: either all of it, or nothing.
@@ -100,7 +106,17 @@ impl Socket {
         if setsockopt(&self.0, sockopt::SndBufForce, &buffer_size).is_err() {
             let _ = setsockopt(&self.0, sockopt::SndBuf, &buffer_size);
         }
+        let suspension = if bytes >= LARGE_BYTES { Suspension::begin() } else { None };
         self.send(&batch.bytes).map_err(|source| Error::Send { bytes, source })?;
+        let result = self.receive_result(batch);
+        if let (Some(suspension), Ok(())) = (&suspension, &result) {
+            suspension.count(self.writer_id()?);
+        }
+        result
+    }
+
+    /// Receives the result of a transaction.
+    fn receive_result(&self, batch: &Batch) -> Result<(), Error> {
         let (mut rejected, mut is_acknowledged) = (None, false);
         let end = self.receive(|message| {
             match error_of(message) {
@@ -191,6 +207,7 @@ pub(crate) fn split_message(bytes: &[u8]) -> Option<(Message<'_>, &[u8])> {
     let message = Message {
         kind: u16::from_ne_bytes([header[4], header[5]]),
         sequence: u32::from_ne_bytes([header[8], header[9], header[10], header[11]]),
+        port: u32::from_ne_bytes([header[12], header[13], header[14], header[15]]),
         body: bytes.get(HEADER_BYTES..length)?,
     };
     Some((message, bytes.get(length.next_multiple_of(ALIGNMENT)..).unwrap_or_default()))

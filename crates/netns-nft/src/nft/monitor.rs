@@ -4,13 +4,14 @@
 //! tables, and those of the transactions of one socket, with which the agent itself changes the table. If notifications
 //! were lost, the table may have changed.
 //!
-//! While a monitor exists, the kernel creates notifications for the transactions in *all* network namespaces (its check
-//! for listeners is global): one that adds 10,000 services takes 300 ms instead of 90 ms.
+//! While this process applies a large transaction, in whichever network namespace, there are no notifications: see
+//! `netlink::membership`. If the generation was changed meanwhile, the change is unknown.
 
 use std::os::fd::{AsFd, BorrowedFd};
 
 use crate::error::Error;
 use crate::netlink::attributes::{Attributes, NFGENMSG_BYTES};
+use crate::netlink::membership::JOIN;
 use crate::netlink::multicast::{MulticastSocket, Received};
 use crate::netlink::socket::{Message, Socket, split_message};
 use crate::netlink::uapi::*;
@@ -47,6 +48,8 @@ pub struct Changes {
 pub struct Monitor {
     socket: MulticastSocket,
     table: String,
+    /// The generation at the time from which on there were no notifications.
+    suspended_at: Option<u32>,
 }
 
 impl Monitor {
@@ -56,9 +59,8 @@ impl Monitor {
     /// # Errors
     /// If the kernel has no netfilter netlink, no file descriptor is available, or without CAP_NET_ADMIN.
     pub fn open(table: &str, writer: &Socket) -> Result<Self, Error> {
-        let socket = MulticastSocket::open(NFNLGRP_NFTABLES)?;
-        socket.discard_from(writer.port()?)?;
-        Ok(Self { socket, table: table.to_owned() })
+        let socket = MulticastSocket::open(NFNLGRP_NFTABLES, writer.writer_id()?)?;
+        Ok(Self { socket, table: table.to_owned(), suspended_at: None })
     }
 
     /// Replaces the socket whose transactions are not reported.
@@ -66,7 +68,7 @@ impl Monitor {
     /// # Errors
     /// If the kernel does not accept the filter.
     pub fn set_writer(&self, writer: &Socket) -> Result<(), Error> {
-        self.socket.discard_from(writer.port()?)
+        self.socket.set_writer(writer.writer_id()?)
     }
 
     /// Reads the notifications that have arrived, up to a maximum, without waiting.
@@ -74,11 +76,12 @@ impl Monitor {
     /// # Errors
     /// If they cannot be read.
     pub fn next_changes(&mut self) -> Result<Changes, Error> {
-        let mut changes = Changes::default();
+        let (mut changes, port) = (Changes::default(), self.socket.port());
         for _ in 0..DATAGRAMS_MAX {
             match self.socket.receive()? {
                 Received::Messages(messages) => {
-                    changes.table = changes.table.max(change_in(messages, &self.table));
+                    let change = change_in(messages, &self.table, port, &mut self.suspended_at);
+                    changes.table = changes.table.max(change);
                 }
                 Received::Lost => changes.table = changes.table.max(TableChange::Unknown),
                 Received::Nothing => {
@@ -97,14 +100,31 @@ impl AsFd for Monitor {
     }
 }
 
-/// The most important change of a table in the messages of a datagram.
-fn change_in(mut messages: &[u8], table: &str) -> TableChange {
+/// The most important change of a table in the messages of a datagram. The replies to requests of the monitor have its
+/// port.
+fn change_in(mut messages: &[u8], table: &str, port: u32, suspended_at: &mut Option<u32>) -> TableChange {
     let mut change = TableChange::None;
     while let Some((message, rest)) = split_message(messages) {
-        change = change.max(change_of(&message, table));
+        let this = if message.port == port {
+            change_while_suspended(&message, suspended_at)
+        } else {
+            change_of(&message, table)
+        };
+        change = change.max(this);
         messages = rest;
     }
     change
+}
+
+/// What happened between the two generations around a time without notifications.
+fn change_while_suspended(reply: &Message<'_>, suspended_at: &mut Option<u32>) -> TableChange {
+    let generation = Attributes::of_netfilter(reply.body).u32(NFTA_GEN_ID);
+    let Some(own) = reply.sequence.checked_sub(JOIN) else {
+        *suspended_at = generation;
+        return TableChange::None;
+    };
+    let expected = suspended_at.take().map(|generation| generation.wrapping_add(own));
+    if expected.is_some() && expected == generation { TableChange::None } else { TableChange::Unknown }
 }
 
 fn change_of(message: &Message<'_>, table: &str) -> TableChange {
@@ -127,6 +147,13 @@ fn change_of(message: &Message<'_>, table: &str) -> TableChange {
 mod tests {
     use super::*;
     use crate::netlink::attributes::{MessageBuffer, nfgenmsg};
+    use crate::netlink::membership::LEAVE;
+
+    const OWN_PORT: u32 = 7;
+
+    fn change_in(messages: &[u8], table: &str) -> TableChange {
+        super::change_in(messages, table, OWN_PORT, &mut None)
+    }
 
     fn notification(family: u8, kind: u16, table: &str) -> Vec<u8> {
         MessageBuffer::message(NFNL_SUBSYS_NFTABLES << 8 | kind, 0, &nfgenmsg(family, 0), |buffer| {
@@ -148,6 +175,30 @@ mod tests {
             notification(NFPROTO_INET, NFT_MSG_NEWTABLE, "a"),
         ];
         assert_eq!(change_in(&messages.concat(), "a"), TableChange::Deleted);
+    }
+
+    /// The reply to a request of the monitor.
+    fn generation(sequence: u32, generation: u32) -> Vec<u8> {
+        let mut buffer = MessageBuffer::default();
+        let kind = NFNL_SUBSYS_NFTABLES << 8 | NFT_MSG_NEWGEN;
+        let open = buffer.begin_message(kind, 0, sequence, &nfgenmsg(NFPROTO_UNSPEC, 0));
+        buffer.put_u32(NFTA_GEN_ID, generation);
+        buffer.end_message(&open);
+        buffer.0[12..16].copy_from_slice(&OWN_PORT.to_ne_bytes());
+        buffer.0
+    }
+
+    #[test]
+    fn other_generation_after_a_suspension_is_an_unknown_change() {
+        let around = |before, own, after| {
+            let replies = [generation(LEAVE, before), generation(JOIN + own, after)].concat();
+            change_in(&replies, "a")
+        };
+        assert_eq!(around(5, 0, 5), TableChange::None);
+        assert_eq!(around(5, 2, 7), TableChange::None, "the writer's transactions");
+        assert_eq!(around(5, 0, 6), TableChange::Unknown);
+        assert_eq!(around(5, 1, 7), TableChange::Unknown, "one of them is not the writer's");
+        assert_eq!(change_in(&generation(JOIN, 5), "a"), TableChange::Unknown, "the first reply was lost");
     }
 
     #[test]
