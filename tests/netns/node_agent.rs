@@ -1,5 +1,6 @@
-//! The agent with node portals: it programs the node, follows its addresses, repairs its table and recovers it.
+//! The agent with node portals: it programs the node, follows its addresses, and recovers its table.
 
+use std::fmt;
 use std::process::Command;
 
 use serde_json::{Value, json};
@@ -8,47 +9,74 @@ use test_support::conversation::{ANSWER, answer, ask};
 use test_support::namespace::{add_address, run};
 use test_support::program::program;
 
-use crate::node_network::{LOCAL_POD, NODE, NODE_ON_LINK, NodeNetwork, REMOTE_POD, on_node};
+use crate::node_network::{CLUSTER_IP, LOCAL_POD, NODE, NODE_ON_LINK, NodeNetwork, REMOTE_POD, on_node};
 
-const NODE_PORT: u16 = 30_080;
+pub(crate) const NODE_PORT: u16 = 30_080;
 const FLAGS: [&str; 5] = ["--node", "n1", "--node-portals", "--cluster-cidr", "10.1.0.0/16"];
 
-fn node() -> Value {
-    let addresses = NODE.map(|address| json!({"type": "InternalIP", "address": address}));
-    json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "n1"}, "status": {"addresses": addresses}})
+/// The node object.
+pub(crate) const NODE_OBJECT: &str = r#"{"apiVersion": "v1", "kind": "Node", "metadata": {"name": "n1"}, "status":
+    {"addresses": [{"type": "InternalIP", "address": "10.240.0.5"},
+        {"type": "InternalIP", "address": "2001:db8:f::5"}]}}"#;
+
+/// A service and its slice of IPv4 endpoints, as a manifest.
+pub(crate) struct Objects<'a> {
+    pub(crate) name: &'a str,
+    pub(crate) spec: Value,
+    pub(crate) protocol: &'a str,
+    /// The port of the endpoints.
+    pub(crate) port: u16,
+    /// The addresses of the endpoints, and their nodes.
+    pub(crate) endpoints: &'a [(&'a str, &'a str)],
 }
 
-fn service(endpoints: &[&str]) -> Value {
-    let endpoints: Vec<Value> = endpoints.iter().map(|address| json!({"addresses": [address]})).collect();
-    json!({"apiVersion": "v1", "kind": "List", "items": [
-        {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "web"}, "spec": {
-            "type": "NodePort", "clusterIP": "10.96.0.1", "ports": [{"port": 80, "nodePort": NODE_PORT}]}},
-        {"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
-            "metadata": {"name": "web-1", "labels": {"kubernetes.io/service-name": "web"}},
-            "ports": [{"name": "", "port": 8080}], "endpoints": endpoints}]})
+impl fmt::Display for Objects<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { name, spec, protocol, port, endpoints } = self;
+        let endpoint = |(address, node): &(&str, &str)| json!({"addresses": [address], "nodeName": node});
+        let endpoints: Vec<Value> = endpoints.iter().map(endpoint).collect();
+        let mut service =
+            json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": name}, "spec": spec});
+        // Only the status has the addresses of a load balancer.
+        if let Some(status) = service["spec"].as_object_mut().and_then(|spec| spec.remove("status")) {
+            service["status"] = status;
+        }
+        let list = json!({"apiVersion": "v1", "kind": "List", "items": [service,
+            {"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
+                "metadata": {"name": format!("{name}-1"), "labels": {"kubernetes.io/service-name": name}},
+                "ports": [{"name": "", "protocol": protocol, "port": port}], "endpoints": endpoints}]});
+        list.fmt(f)
+    }
+}
+
+/// A service at 10.96.0.1:80 and the node port 30080 with this endpoint.
+pub(crate) fn service(endpoint: (&str, &str)) -> String {
+    let spec = json!({"type": "NodePort", "clusterIP": CLUSTER_IP[0],
+        "ports": [{"port": 80, "nodePort": NODE_PORT}]});
+    Objects { name: "web", spec, protocol: "TCP", port: 8080, endpoints: &[endpoint] }.to_string()
 }
 
 /// Runs `body` on a node with a service whose endpoint is the pod on the other node.
-fn with_service(body: impl FnOnce(&NodeNetwork, &AgentDir) + Send) {
+pub(crate) fn with_service(body: impl FnOnce(&NodeNetwork, &AgentDir) + Send) {
     on_node(|network| {
         let folder = AgentDir::new();
-        folder.put("node.json", &node().to_string());
-        folder.put("web.json", &service(&[REMOTE_POD[0]]).to_string());
+        folder.put("node.json", NODE_OBJECT);
+        folder.put("web.json", &service((REMOTE_POD[0], "n2")));
         body(network, &folder);
     });
 }
 
-fn node_report(agent: &Agent) -> Value {
+pub(crate) fn node_report(agent: &Agent) -> Value {
     agent.status()["nodePortals"].clone()
 }
 
-fn start(folder: &AgentDir, flags: &[&str]) -> Agent {
+pub(crate) fn start(folder: &AgentDir, flags: &[&str]) -> Agent {
     let agent = Agent::start(folder, &[&FLAGS, flags].concat());
     agent.until("the node is programmed", |agent| node_report(agent)["programmed"] == true);
     agent
 }
 
-fn from_outside(network: &NodeNetwork, address: &str) -> String {
+pub(crate) fn from_outside(network: &NodeNetwork, address: &str) -> String {
     network.outside.within(|| answer(&format!("{address}:{NODE_PORT}")))
 }
 
@@ -58,20 +86,8 @@ fn agent_serves_node_ports_and_follows_endpoints() {
         let agent = start(folder, &[]);
         assert_eq!(from_outside(network, NODE[0]), format!("remote {}", NODE_ON_LINK[0]));
         assert_eq!(answer("10.96.0.1:80"), format!("remote {}", NODE_ON_LINK[0]));
-        folder.put("web.json", &service(&[LOCAL_POD[0]]).to_string());
+        folder.put("web.json", &service((LOCAL_POD[0], "n1")));
         agent.until("the new endpoint is served", |_| from_outside(network, NODE[0]).starts_with("local"));
-    });
-}
-
-#[test]
-fn table_is_restored_after_a_flush_of_the_ruleset_and_connections_survive() {
-    with_service(|network, folder| {
-        let agent = start(folder, &[]);
-        agent.until("the anchor table is held", |agent| node_report(agent)["anchorError"].is_null());
-        run("nft", &["flush", "ruleset"], "");
-        agent.until("the table is restored", |_| {
-            network.outside.within(|| ask(&format!("{}:{NODE_PORT}", NODE[0]), ANSWER)).is_ok()
-        });
     });
 }
 

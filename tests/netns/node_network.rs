@@ -1,18 +1,20 @@
 //! A node with its neighbours: a host outside the cluster, a pod on the node, and a pod on another node.
 //!
 //! ```text
-//! outside 192.0.2.2 ── 192.0.2.1 node 10.240.0.5 ── 10.1.0.2 local pod
+//! outside 192.0.2.2 ── 192.0.2.1 node 10.240.0.5 ── 10.1.0.2 local pod, 10.1.3.2 client pod
 //!                                      └── 198.51.100.2 other node, 10.1.1.2 its pod
 //! ```
-//! The node is this network namespace. Each server sends its name and the address of its client.
+//! The node is this network namespace. Each server sends its name and the address of its client. The client pod serves
+//! nothing.
 
 use std::io::Write;
-use std::net::{IpAddr, TcpListener};
+use std::net::{IpAddr, TcpListener, UdpSocket};
 
 use netns_nft::{NodeTableState, Socket, encode_node_fresh};
 use proxy_core::portal::{NodeContext, Place, portals};
 use proxy_core::ruleset::node::{NodeEnvironment, NodeRuleset, NodeSettings, NodeTable};
-use proxy_core::sample::{ip, node_context, snapshot};
+use proxy_core::sample::{ip, node_context, slice, snapshot, svc};
+use proxy_core::service::Service;
 use proxy_core::snapshot::Change;
 use test_support::namespace::{add_address, add_address_to, bare, run};
 use test_support::pod::Pod;
@@ -21,13 +23,21 @@ use test_support::pod::Pod;
 pub(crate) const NODE: [&str; 2] = ["10.240.0.5", "2001:db8:f::5"];
 pub(crate) const OUTSIDE: [&str; 2] = ["192.0.2.2", "2001:db8:2::2"];
 pub(crate) const LOCAL_POD: [&str; 2] = ["10.1.0.2", "2001:db8:10::2"];
+pub(crate) const CLIENT_POD: [&str; 2] = ["10.1.3.2", "2001:db8:10:1::2"];
 pub(crate) const REMOTE_POD: [&str; 2] = ["10.1.1.2", "2001:db8:11::2"];
 /// The addresses of the node on the link to the other node: what masqueraded clients of its pod have.
 pub(crate) const NODE_ON_LINK: [&str; 2] = ["198.51.100.1", "2001:db8:51::1"];
+/// The addresses of the node on the link to the local pod.
+pub(crate) const GATEWAY: [&str; 2] = ["10.1.0.1", "2001:db8:10::1"];
+/// Addresses of a service: its cluster addresses, external addresses and load-balancer addresses.
+pub(crate) const CLUSTER_IP: [&str; 2] = ["10.96.0.1", "2001:db8:96::1"];
+pub(crate) const EXTERNAL_IP: [&str; 2] = ["203.0.113.8", "2001:db8:cb::8"];
+pub(crate) const BALANCED: [&str; 2] = ["203.0.113.9", "2001:db8:cb::9"];
 
 pub(crate) struct NodeNetwork {
     pub(crate) outside: Pod,
     pub(crate) local: Pod,
+    pub(crate) client: Pod,
     pub(crate) remote: Pod,
 }
 
@@ -40,15 +50,20 @@ impl NodeNetwork {
         }
         let outside = neighbour("outside", ["192.0.2.1/24", "2001:db8:2::1/64"], &OUTSIDE);
         let local = neighbour("local", ["10.1.0.1/24", "2001:db8:10::1/64"], &LOCAL_POD);
+        let client = neighbour("client", ["10.1.3.1/24", "2001:db8:10:1::1/64"], &CLIENT_POD);
         let on_link = ["198.51.100.1/24", "2001:db8:51::1/64"];
         let remote = neighbour("remote", on_link, &["198.51.100.2", "2001:db8:51::2"]);
         remote.within(|| REMOTE_POD.iter().for_each(|address| add_address(address)));
         run("ip", &["route", "add", "10.1.1.0/24", "via", "198.51.100.2"], "");
         run("ip", &["-6", "route", "add", "2001:db8:11::/64", "via", "2001:db8:51::2"], "");
         // Addresses of services that no interface has.
-        run("ip", &["route", "add", "10.96.0.0/16", "dev", "to-outside", "src", NODE[0]], "");
-        run("ip", &["-6", "route", "add", "2001:db8:96::/64", "dev", "to-outside", "src", NODE[1]], "");
-        Self { outside, local, remote }
+        for net in ["10.96.0.0/16", "203.0.113.0/24"] {
+            run("ip", &["route", "add", net, "dev", "to-outside", "src", NODE[0]], "");
+        }
+        for net in ["2001:db8:96::/64", "2001:db8:cb::/64"] {
+            run("ip", &["-6", "route", "add", net, "dev", "to-outside", "src", NODE[1]], "");
+        }
+        Self { outside, local, client, remote }
     }
 }
 
@@ -75,6 +90,46 @@ fn neighbour(name: &str, node: [&str; 2], own: &[&str; 2]) -> Pod {
         }
     });
     pod
+}
+
+/// Replies to datagrams at these addresses of this network namespace with the name, and the address of the client.
+pub(crate) fn serve_datagrams(name: &'static str, addresses: &[&str], port: u16) {
+    for address in addresses {
+        let socket = UdpSocket::bind((ip(address), port)).expect("bind");
+        std::thread::spawn(move || {
+            while let Ok((_, client)) = socket.recv_from(&mut [0; 128]) {
+                let _ = socket.send_to(format!("{name} {}", client.ip()).as_bytes(), client);
+            }
+        });
+    }
+}
+
+/// A service at the cluster addresses and the node port 30080.
+pub(crate) fn web() -> Service {
+    svc("web").ip(CLUSTER_IP[0]).ip(CLUSTER_IP[1]).tcp("", 80).node_port(30_080)
+}
+
+/// A service with all kinds of addresses.
+pub(crate) fn web_with_all_kinds() -> Service {
+    let both =
+        |service: Service, [v4, v6]: [&str; 2], add: fn(Service, &str) -> Service| add(add(service, v4), v6);
+    both(both(web(), EXTERNAL_IP, Service::external), BALANCED, Service::balanced)
+}
+
+/// The settings of a node that recognises pods.
+pub(crate) fn detecting() -> NodeSettings {
+    NodeSettings { detects_pods: true, ..NodeSettings::default() }
+}
+
+/// A slice with the pod on this node, on the other one, or both.
+pub(crate) fn endpoints(name: &str, is_local: bool, is_remote: bool) -> Change {
+    let mut slice = slice(name).tcp("", 8080);
+    for (pods, node, is_used) in [(LOCAL_POD, "n1", is_local), (REMOTE_POD, "n2", is_remote)] {
+        for address in pods.iter().filter(|_| is_used) {
+            slice = slice.at(address).on(node);
+        }
+    }
+    slice.into()
 }
 
 /// Serves on these addresses of this network namespace: sends the name, and the address of the client.

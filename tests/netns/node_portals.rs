@@ -1,40 +1,18 @@
 //! The portals of a node in a real kernel: who reaches which backend, and with which source address.
 
 use proxy_core::ruleset::node::{NodeChanges, NodePlan, NodeSettings, node_plan};
-use proxy_core::sample::{slice, svc};
-use proxy_core::service::Service;
+use proxy_core::sample::svc;
 use proxy_core::snapshot::Change;
 use test_support::conversation::{answer, assert_refused, assert_silent};
 use test_support::namespace::run;
 
 use crate::node_network::{
-    LOCAL_POD, NODE, NODE_ON_LINK, OUTSIDE, REMOTE_POD, current_node_table, environment, node_place,
-    node_ruleset, on_node, program,
+    CLUSTER_IP, LOCAL_POD, NODE, NODE_ON_LINK, OUTSIDE, current_node_table, detecting, endpoints,
+    environment, node_place, node_ruleset, on_node, program, web,
 };
-
-const CLUSTER_IP: [&str; 2] = ["10.96.0.1", "2001:db8:96::1"];
 
 fn socket(address: &str, port: u16) -> String {
     if address.contains(':') { format!("[{address}]:{port}") } else { format!("{address}:{port}") }
-}
-
-fn web() -> Service {
-    svc("web").ip(CLUSTER_IP[0]).ip(CLUSTER_IP[1]).tcp("", 80).node_port(30_080)
-}
-
-fn detecting() -> NodeSettings {
-    NodeSettings { detects_pods: true, ..NodeSettings::default() }
-}
-
-/// A slice with the pod on this node, on the other one, or both.
-fn endpoints(name: &str, is_local: bool, is_remote: bool) -> Change {
-    let mut slice = slice(name).tcp("", 8080);
-    for (pods, node, is_used) in [(LOCAL_POD, "n1", is_local), (REMOTE_POD, "n2", is_remote)] {
-        for address in pods.iter().filter(|_| is_used) {
-            slice = slice.at(address).on(node);
-        }
-    }
-    slice.into()
 }
 
 #[test]

@@ -1,0 +1,105 @@
+//! Upgrade and failure of the agent under load: no connection through the node fails, and none breaks.
+
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use test_support::agent::TIMEOUT;
+use test_support::conversation::{ANSWER, ask};
+
+use crate::node_agent::{NODE_PORT, service, start, with_service};
+use crate::node_faults::{broken, echo_service, open_connections, serve_echo};
+use crate::node_network::{LOCAL_POD, NODE, REMOTE_POD};
+
+/// The desired number of new connections per second; a busy machine achieves fewer.
+const RATE: u32 = 2_000;
+const THREADS: u32 = 4;
+const LONG_CONNECTIONS: usize = 200;
+/// The number of connections before and after each event.
+const BETWEEN_EVENTS: usize = 2_000;
+
+/// The load: new connections from outside, at a limited rate.
+#[derive(Default)]
+struct Load {
+    is_over: AtomicBool,
+    served: AtomicUsize,
+    failed: AtomicUsize,
+}
+
+impl Load {
+    /// Opens connections until the load is over.
+    fn run(&self) {
+        let portal = format!("{}:{NODE_PORT}", NODE[0]);
+        let (start, mut count) = (Instant::now(), 0);
+        while !self.is_over.load(Relaxed) {
+            match ask(&portal, ANSWER) {
+                Ok(_) => drop(self.served.fetch_add(1, Relaxed)),
+                Err(error) => {
+                    println!("after {:?}: {error}", start.elapsed());
+                    self.failed.fetch_add(1, Relaxed);
+                }
+            }
+            count += 1;
+            thread::sleep((Duration::from_secs(1) * THREADS / RATE * count).saturating_sub(start.elapsed()));
+        }
+    }
+
+    /// Waits until this number of further connections was served.
+    fn advance(&self, count: usize) {
+        let target = self.served.load(Relaxed) + count;
+        let deadline = Instant::now() + 3 * TIMEOUT;
+        while self.served.load(Relaxed) < target && self.failed.load(Relaxed) == 0 {
+            assert!(Instant::now() < deadline, "the clients make no progress");
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
+}
+
+/// Ends the load when it is dropped, also by a failed assertion.
+struct Running<'a>(&'a Load);
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        self.0.is_over.store(true, Relaxed);
+    }
+}
+
+#[test]
+fn upgrade_and_kill_of_the_agent_fail_and_break_no_connection() {
+    with_service(|network, folder| {
+        network.remote.within(|| serve_echo(REMOTE_POD[0], 9090));
+        folder.put("echo.json", &echo_service());
+        let old = start(folder, &["--take-over"]);
+        let mut open = open_connections(network, LONG_CONNECTIONS);
+        let load = Load::default();
+        let start_time = Instant::now();
+        thread::scope(|scope| {
+            for _ in 0..THREADS {
+                scope.spawn(|| network.outside.within(|| load.run()));
+            }
+            let running = Running(&load);
+            load.advance(BETWEEN_EVENTS);
+            let new = start(folder, &["--take-over"]);
+            new.until("the new agent has taken over", |agent| agent.log().contains("takeover complete"));
+            load.advance(BETWEEN_EVENTS);
+            assert!(old.terminate().success());
+            assert_eq!(broken(&mut open), 0);
+            new.kill();
+            load.advance(BETWEEN_EVENTS);
+            let next = start(folder, &["--take-over"]);
+            // The new agent applies changes under load.
+            for endpoint in [(LOCAL_POD[0], "n1"), (REMOTE_POD[0], "n2")] {
+                folder.put("web.json", &service(endpoint));
+                load.advance(BETWEEN_EVENTS / 4);
+            }
+            next.kill();
+            load.advance(BETWEEN_EVENTS);
+            drop(running);
+        });
+        let served = load.served.load(Relaxed);
+        let rate = served as f64 / start_time.elapsed().as_secs_f64();
+        println!("{served} connections, {rate:.0} per second");
+        assert_eq!(load.failed.load(Relaxed), 0, "of {served} connections");
+        assert_eq!(broken(&mut open), 0, "of {LONG_CONNECTIONS} connections");
+    });
+}
