@@ -15,6 +15,7 @@ use proxy_core::portal::PortalKey;
 use proxy_core::service::Protocol;
 
 use crate::check::CheckArgs;
+use crate::conntrack::ConntrackArgs;
 use crate::install::InstallArgs;
 use crate::status::StatusArgs;
 use crate::top::TopArgs;
@@ -48,6 +49,8 @@ pub(crate) enum Command {
     Top(TopArgs),
     /// Check this node's prerequisites.
     Check(CheckArgs),
+    /// Raise the limits and timeouts of connection tracking on this node, as kube-proxy does.
+    Conntrack(ConntrackArgs),
     /// Install the CNI plugin and add it to the CNI configuration.
     Install(Box<InstallArgs>),
     /// Remove the CNI configuration entry, and with --purge the plugin.

@@ -5,6 +5,7 @@
 
 mod cni;
 mod kernel;
+mod node;
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -32,6 +33,10 @@ pub(crate) struct CheckArgs {
     /// Network to check (default: the first configuration by file name, which is the one that runtimes use).
     #[arg(long, value_name = "NAME")]
     pub(crate) network: Option<String>,
+    /// Also check this network namespace for an agent with --node-portals: forwarding, connection tracking, local ports,
+    /// firewalls, kube-proxy and the anchor table.
+    #[arg(long)]
+    pub(crate) node_portals: bool,
     /// Path to a kubeconfig (default: in-cluster service account).
     #[arg(long, value_name = "FILE", env = "KUBECONFIG")]
     pub(crate) kubeconfig: Option<PathBuf>,
@@ -68,6 +73,11 @@ pub(crate) fn run(args: &CheckArgs, out: &mut impl Write) -> anyhow::Result<bool
     report("CNI plugin order", order)?;
     report("CNI entry", entry)?;
     report("CNI plugin", plugin)?;
+    if args.node_portals {
+        for (name, finding) in node::findings() {
+            report(name, finding)?;
+        }
+    }
     report("agent", agent(args))?;
     report("API server", api_server(args))?;
     Ok(passed)

@@ -6,6 +6,7 @@
 
 mod args;
 mod check;
+mod conntrack;
 mod env;
 mod explain;
 mod install;
@@ -17,6 +18,7 @@ mod portals;
 mod rules;
 mod status;
 mod table;
+mod temporary_netns;
 mod top;
 mod traffic_rates;
 mod uninstall;
@@ -61,6 +63,7 @@ fn run(command: Command, out: &mut impl Write) -> anyhow::Result<bool> {
         Command::Status(args) => status::run(&args, out),
         Command::Top(args) => top::run(&args, out),
         Command::Check(args) => check::run(&args, out),
+        Command::Conntrack(args) => conntrack::run(&args, out).map(|()| true),
         Command::Install(args) => install::run(*args, out).map(|()| true),
         Command::Uninstall(args) => uninstall::run(&args, out),
         Command::Completions { shell } => {

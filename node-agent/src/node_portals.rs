@@ -20,6 +20,7 @@ use tokio::runtime::Handle;
 use tokio::task::JoinSet;
 
 use health_check::{HEALTH_TIMEOUT, HealthCheckServers, ProxyHealth, serve_proxy_pages};
+use local_ports::LocalPortOverlap;
 use loopback::open_loopback;
 use node_addresses::follow_addresses;
 use node_status::NodeStatus;
@@ -37,6 +38,7 @@ mod args;
 mod detect_local;
 mod grace;
 pub mod health_check;
+pub mod local_ports;
 mod loopback;
 pub mod node_addresses;
 mod node_metrics;
@@ -68,6 +70,10 @@ impl NodePortals {
     /// Starts all parts in this network namespace, which is that of the node.
     pub(crate) fn start(options: NodePortalsOptions, relay: &Arc<Relay>) -> anyhow::Result<Self> {
         let NodePortalsOptions { state, loopback_port, has_anchor, audit_interval } = options;
+        if let Some(LocalPortOverlap { ports }) = LocalPortOverlap::of_this_node() {
+            let (first, last) = (ports.start(), ports.end());
+            tracing::warn!(first, last, "local ports overlap with node ports; set ip_local_reserved_ports");
+        }
         let (events, receiver) = channel();
         let runtime = Handle::current();
         let health = Arc::new(ProxyHealth::new(HEALTH_TIMEOUT));

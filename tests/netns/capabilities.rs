@@ -4,7 +4,8 @@
 //! bind-mounted to a file, as by containerd and CRI-O.
 
 use std::fs::{self, File};
-use std::net::UdpSocket;
+use std::io::{Read, Write};
+use std::net::{TcpStream, UdpSocket};
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
@@ -14,6 +15,9 @@ use test_support::agent::{Agent, AgentDir, TIMEOUT, attachment};
 use test_support::conversation::{ANSWER, answer, serve};
 use test_support::namespace::{add_address, bare, load, run};
 use test_support::pod::Pod;
+
+use crate::node_agent::{from_outside, node_report, with_service};
+use crate::node_network::{NODE, NODE_ON_LINK};
 
 /// The capabilities of the chart's DaemonSet. tests/chart/pods.rs checks that the chart has the same.
 const CHART: &str = "+net_admin,+sys_admin";
@@ -193,4 +197,29 @@ fn netns_path_of_a_process_is_reopened_with_one_more_capability() {
             assert_eq!(attachments(&agent), recovered, "{capabilities}: {}", agent.log());
         });
     }
+}
+
+#[test]
+fn capabilities_of_the_chart_suffice_for_node_portals() {
+    with_service(|network, dir| {
+        let flags = ["--node", "n1", "--node-portals", "--cluster-cidr", "10.1.0.0/16"];
+        let agent = agent_with(dir, CHART, &flags);
+        agent.until("the node is programmed", |agent| node_report(agent)["programmed"] == true);
+        assert_eq!(from_outside(network, NODE[0]), format!("remote {}", NODE_ON_LINK[0]));
+        let tables = || run("nft", &["list", "tables"], "");
+        agent.until("the anchor table exists", |_| tables().contains("portico-anchor"));
+        agent.until("the health of the node is served", |_| serves_health());
+        assert!(!agent.log().contains("ERROR") && !agent.log().contains("failed"), "{}", agent.log());
+    });
+}
+
+/// Whether the page that load balancers request of kube-proxy reports a healthy node.
+fn serves_health() -> bool {
+    let request = |mut stream: TcpStream| -> std::io::Result<String> {
+        stream.write_all(b"GET /healthz HTTP/1.0\r\n\r\n")?;
+        let mut reply = String::new();
+        stream.read_to_string(&mut reply)?;
+        Ok(reply)
+    };
+    TcpStream::connect((NODE[0], 10_256)).and_then(request).is_ok_and(|reply| reply.contains(" 200 "))
 }

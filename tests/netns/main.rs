@@ -26,6 +26,7 @@ mod neighbour;
 mod node_addresses;
 mod node_agent;
 mod node_case;
+mod node_check;
 mod node_faults;
 mod node_network;
 mod node_portals;

@@ -1,15 +1,7 @@
 //! Checks of the process's capabilities, and whether the kernel accepts a ruleset.
 
-use std::os::fd::OwnedFd;
-use std::thread;
-
-use netns_nft::{Netns, TableState, encode_fresh};
-use nix::sched::{CloneFlags, unshare};
-use proxy_core::portal::{NodeContext, portals};
-use proxy_core::ruleset::{Ruleset, Settings};
-use proxy_core::snapshot::Snapshot;
-
 use crate::check::Finding::{self, Fail, Pass};
+use crate::temporary_netns::program_and_verify;
 
 /// The capabilities that the agent needs: number (linux/capability.h), name, purpose.
 const REQUIRED: [(u32, &str, &str); 2] =
@@ -55,26 +47,6 @@ pub(super) fn ruleset() -> Finding {
         ),
         Err(error) => Fail(format!("{error:#}"), remedy.to_owned()),
     }
-}
-
-/// Programs an empty ruleset in a new network namespace and reads it back. Returns the difference, if there is one.
-fn program_and_verify() -> anyhow::Result<Option<String>> {
-    let thread = thread::spawn(|| {
-        unshare(CloneFlags::CLONE_NEWNET)?;
-        Ok::<_, anyhow::Error>(OwnedFd::from(std::fs::File::open("/proc/thread-self/ns/net")?))
-    });
-    let created =
-        thread.join().map_err(|_| anyhow::anyhow!("the thread that created a network namespace panicked"))?;
-    let created = created.map_err(|error| error.context("failed to create network namespace"))?;
-    let netns = Netns::from_fd(created)?;
-    let socket = netns.socket()?;
-    let no_portals = portals(&Snapshot::new(), &NodeContext::default());
-    socket.apply(&encode_fresh(&Ruleset::new(&no_portals, Settings::default())))?;
-    Ok(match socket.read_table()? {
-        TableState::Intact(_) => None,
-        TableState::Missing => Some("no table".to_owned()),
-        TableState::Drifted(difference) => Some(difference),
-    })
 }
 
 #[cfg(test)]

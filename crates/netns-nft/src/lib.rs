@@ -20,6 +20,7 @@ pub use netlink::batch::{Batch, BatchOp};
 pub use netlink::socket::Socket;
 pub use netns::{Netns, NetnsId};
 pub use nft::anchor::Anchor;
+pub use nft::chain_list::ChainSummary;
 pub use nft::counters::Counters;
 pub use nft::encode::{encode, encode_fresh};
 pub use nft::monitor::{Changes, Monitor, TableChange};

@@ -1,6 +1,7 @@
 //! nf_tables: Portico's table as netlink messages, and the way back from the kernel's replies.
 //!
-//! `anchor` is a second table, which keeps NAT registered; `monitor` reports what other processes change.
+//! `anchor` is a second table, which keeps NAT registered; `monitor` reports what other processes change; `chain_list`
+//! lists the chains of all tables.
 //!
 //! ```text
 //! names, element, expression, set_type ◄── table_writer ◄── sets, schema ◄── encode
@@ -8,6 +9,7 @@
 //! ```
 
 pub(crate) mod anchor;
+pub(crate) mod chain_list;
 pub(crate) mod counters;
 pub(crate) mod element;
 pub(crate) mod encode;

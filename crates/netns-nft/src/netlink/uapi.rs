@@ -32,6 +32,7 @@ pub(crate) const NFPROTO_IPV4: u8 = libc::NFPROTO_IPV4 as u8;
 pub(crate) const NFPROTO_IPV6: u8 = libc::NFPROTO_IPV6 as u8;
 pub(crate) const NF_INET_PRE_ROUTING: u32 = libc::NF_INET_PRE_ROUTING as u32;
 pub(crate) const NF_INET_LOCAL_IN: u32 = libc::NF_INET_LOCAL_IN as u32;
+pub(crate) const NF_INET_FORWARD: u32 = libc::NF_INET_FORWARD as u32;
 pub(crate) const NF_INET_LOCAL_OUT: u32 = libc::NF_INET_LOCAL_OUT as u32;
 pub(crate) const NF_INET_POST_ROUTING: u32 = libc::NF_INET_POST_ROUTING as u32;
 pub(crate) const NF_ACCEPT: u32 = libc::NF_ACCEPT as u32;

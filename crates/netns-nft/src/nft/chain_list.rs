@@ -1,0 +1,63 @@
+//! `ChainSummary`: the chains of all tables of a network namespace, of which other programs have most.
+//!
+//! `portico check` finds by them the firewalls that drop forwarded packets, and the rules of other proxies. Chains of
+//! iptables are among them if its rules are in nf_tables (iptables-nft).
+
+use crate::error::Error;
+use crate::netlink::attributes::{Attributes, MessageBuffer, nfgenmsg};
+use crate::netlink::socket::Socket;
+use crate::netlink::uapi::*;
+use crate::nft::read::reader::failed_to_read;
+
+/// A chain of any table.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ChainSummary {
+    /// The family of its table, as nft writes it.
+    pub family: &'static str,
+    /// The name of its table.
+    pub table: String,
+    /// Its name.
+    pub name: String,
+    /// Whether it filters forwarded packets, and drops those that no rule of it accepts.
+    pub drops_forwarded: bool,
+}
+
+impl Socket {
+    /// Lists the chains of all tables.
+    ///
+    /// # Errors
+    /// If the kernel does not report them.
+    pub fn chains(&self) -> Result<Vec<ChainSummary>, Error> {
+        let kind = NFNL_SUBSYS_NFTABLES << 8 | NFT_MSG_GETCHAIN;
+        let header = nfgenmsg(NFPROTO_UNSPEC, 0);
+        let request = MessageBuffer::message(kind, NLM_F_REQUEST | NLM_F_DUMP, &header, |_| {});
+        let mut chains = Vec::new();
+        let result = self.request(&request, |message| chains.push(summary(message.body)));
+        result.map_err(|source| failed_to_read("the chains", source))?;
+        Ok(chains)
+    }
+}
+
+fn summary(body: &[u8]) -> ChainSummary {
+    let attributes = Attributes::of_netfilter(body);
+    let family = body.first().copied().unwrap_or_default();
+    let is_forward = attributes.nested(NFTA_CHAIN_HOOK).u32(NFTA_HOOK_HOOKNUM) == Some(NF_INET_FORWARD);
+    let is_routed = [NFPROTO_INET, NFPROTO_IPV4, NFPROTO_IPV6].contains(&family);
+    let drops = attributes.u32(NFTA_CHAIN_POLICY) == Some(NF_DROP.unsigned_abs());
+    ChainSummary {
+        family: family_name(family),
+        table: attributes.string(NFTA_CHAIN_TABLE),
+        name: attributes.string(NFTA_CHAIN_NAME),
+        drops_forwarded: is_forward && is_routed && drops,
+    }
+}
+
+fn family_name(family: u8) -> &'static str {
+    match family {
+        NFPROTO_INET => "inet",
+        NFPROTO_IPV4 => "ip",
+        NFPROTO_IPV6 => "ip6",
+        // Bridges, ARP and devices: no portal depends on them.
+        _ => "other",
+    }
+}
