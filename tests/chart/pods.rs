@@ -124,6 +124,70 @@ fn counters_are_enabled_only_on_request() {
     }
 }
 
+/// All values of node portals that have an effect, apart from the modes of detection.
+const NODE_PORTALS: [&str; 9] = [
+    "agent.nodePortals.enabled=true",
+    "agent.nodePortals.nodeportAddresses={primary,192.0.2.0/24}",
+    "agent.nodePortals.clusterCidr={10.244.0.0/16,fd00:10::/56}",
+    "agent.nodePortals.masqueradeAll=true",
+    "agent.nodePortals.keepClientAddress=true",
+    "agent.nodePortals.externalPolicyGraceSeconds=30",
+    "agent.nodePortals.anchorTable=false",
+    "agent.nodePortals.natPriority=-102",
+    "agent.nodePortals.conntrack.enabled=true",
+];
+
+fn args_of_agent(values: &[&str]) -> BTreeSet<String> {
+    let objects = objects(values);
+    let args = containers(spec(&objects, "DaemonSet"))[0]["args"].as_array().expect("args").clone();
+    args.iter().filter_map(Value::as_str).map(str::to_owned).collect()
+}
+
+#[test]
+fn node_portals_are_enabled_only_on_request() {
+    let all = [
+        "--node-portals",
+        "--nodeport-addresses=primary,192.0.2.0/24",
+        "--detect-local-mode=cluster-cidr",
+        "--cluster-cidr=10.244.0.0/16,fd00:10::/56",
+        "--masquerade-all",
+        "--keep-client-address",
+        "--external-policy-grace=30",
+        "--no-anchor-table",
+        "--node-nat-priority=-102",
+    ];
+    let defaults = [
+        "--node-portals",
+        "--nodeport-addresses=primary",
+        "--detect-local-mode=cluster-cidr",
+        "--node-nat-priority=-101",
+    ];
+    let enabled = ["agent.nodePortals.enabled=true"];
+    for (values, expected) in [(&NODE_PORTALS[1..], &[][..]), (&enabled, &defaults), (&NODE_PORTALS, &all)] {
+        let (with, without) = (args_of_agent(values), args_of_agent(&[]));
+        let added: BTreeSet<&str> = with.difference(&without).map(String::as_str).collect();
+        assert_eq!(added, expected.iter().copied().collect(), "{values:?}");
+    }
+}
+
+#[test]
+fn only_a_container_without_token_that_ends_is_privileged_and_only_on_request() {
+    for values in [&NODE_PORTALS[1..], &NODE_PORTALS[..8], &["agent.nodePortals.enabled=true"]] {
+        assert!(spec(&objects(values), "DaemonSet")["initContainers"].is_null(), "{values:?}");
+    }
+    let objects = objects(&NODE_PORTALS);
+    let pod = spec(&objects, "DaemonSet");
+    let [conntrack] = &pod["initContainers"].as_array().expect("init containers")[..] else {
+        panic!("{}", pod["initContainers"]);
+    };
+    assert_eq!(conntrack["securityContext"]["privileged"], true);
+    assert!(conntrack["volumeMounts"].is_null());
+    assert_eq!(conntrack["args"][0], "conntrack");
+    for container in containers(pod) {
+        assert!(container["securityContext"]["privileged"].is_null(), "{}", container["name"]);
+    }
+}
+
 #[test]
 fn probes_use_the_address_of_the_metrics_page() {
     for (host, probed) in [
@@ -161,9 +225,20 @@ fn programs_accept_the_arguments_in_the_chart() {
             "agent.metrics.host=[::]",
             "agent.install.network=pods",
         ],
+        &NODE_PORTALS,
+        &[
+            "agent.nodePortals.enabled=true",
+            "agent.nodePortals.detectLocalMode=bridge-interface",
+            "agent.nodePortals.podBridgeInterface=cbr0",
+        ],
+        &[
+            "agent.nodePortals.enabled=true",
+            "agent.nodePortals.detectLocalMode=interface-name-prefix",
+            "agent.nodePortals.podInterfaceNamePrefix=veth",
+        ],
     ] {
         let objects = objects(values);
-        for container in containers(spec(&objects, "DaemonSet")) {
+        for container in all_containers(spec(&objects, "DaemonSet")) {
             assert_accepts("portico", &container["args"]);
         }
         assert_accepts("portico-webhook", &containers(spec(&objects, "Deployment"))[0]["args"]);

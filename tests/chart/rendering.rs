@@ -5,13 +5,15 @@ use serde_json::{Value, json};
 use crate::schema::faults;
 use test_support::helm::{NAMESPACE, documents, objects, one, rendered, run_helm, text};
 
-const ALL_ON: [&str; 18] = [
+const ALL_ON: [&str; 20] = [
     "agent.install.capabilities={DAC_OVERRIDE}",
     "serviceMonitor.enabled=true",
     "serviceMonitor.labels.release=prometheus",
     "agent.metrics.host=0.0.0.0",
     "agent.hostPID=true",
     "agent.counters=true",
+    "agent.nodePortals.enabled=true",
+    "agent.nodePortals.conntrack.enabled=true",
     "agent.serviceCidrs={10.96.0.0/12,fd00::/112}",
     "agent.seLinuxOptions.type=spc_t",
     "agent.appArmorProfile.type=Unconfined",
@@ -153,6 +155,17 @@ fn invalid_values_are_rejected_by_the_schema() {
         "agent.install.cniBinDir=opt/cni/bin",
         "agent.image.digest=sha256:abc",
         "agent.drainSeconds=0",
+        "agent.nodePortals.enabled=yes",
+        "agent.nodePortals.nodeportAddresses={}",
+        "agent.nodePortals.nodeportAddresses={eth0}",
+        "agent.nodePortals.detectLocalMode=cluster",
+        "agent.nodePortals.detectLocalMode=bridge-interface",
+        "agent.nodePortals.detectLocalMode=interface-name-prefix",
+        "agent.nodePortals.clusterCidr={10.244.0.0}",
+        "agent.nodePortals.podBridgeInterface=a-name-of-16-byt",
+        "agent.nodePortals.natPriority=first",
+        "agent.nodePortals.externalPolicyGraceSeconds=-1",
+        "agent.nodePortals.conntrack.min=-1",
         "agent.tokenExpirationSeconds=60",
         "agent.updateStrategy.type=Recreate",
         "webhook.registration.by=webhook",
