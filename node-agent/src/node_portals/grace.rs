@@ -50,6 +50,11 @@ impl Grace {
         lost
     }
 
+    /// Returns the frontends in grace.
+    pub(crate) fn frontends(&self) -> ChangedPortals {
+        self.ends.keys().copied().collect()
+    }
+
     /// Returns the frontends whose grace has ended.
     pub(crate) fn take_ended(&mut self, now: Instant) -> ChangedPortals {
         let ended: ChangedPortals =

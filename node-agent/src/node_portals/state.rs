@@ -217,7 +217,9 @@ impl NodeState {
         };
         let mut desired = recovered.clone();
         if let Some(portals) = &self.portals {
-            self.pending = desired.refresh_all(portals, self.environment());
+            // First, because the kernel's table does not record grace.
+            self.pending = desired.set_grace(portals, &self.grace.frontends(), true);
+            self.pending.append(desired.refresh_all(portals, self.environment()));
         }
         desired.set_settings(self.desired.settings().unwrap_or_default());
         self.desired = desired;

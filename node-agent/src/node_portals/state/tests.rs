@@ -1,7 +1,7 @@
 //! The state of node portals without a kernel: what is written, and when.
 
 use proxy_core::portal::{Place, node_port_address};
-use proxy_core::ruleset::node::FrontendAction;
+use proxy_core::ruleset::node::{FrontendAction, NodeElement, NodeTable};
 use proxy_core::sample::{ip, node_context, slice, snapshot, svc};
 use proxy_core::snapshot::Change;
 
@@ -86,6 +86,27 @@ fn other_endpoints_serve_during_the_grace_only() {
     state.end_grace(now + GRACE);
     assert_eq!(action(&state), FrontendAction::Drop);
     assert_eq!(state.deadline(), None);
+}
+
+#[test]
+fn grace_continues_when_the_table_is_read_again() {
+    let mut state = NodeState::new(options(GRACE));
+    let now = Instant::now();
+    state.set_services(services(&["10.1.0.1"]), None, now);
+    state.set_services(services(&[]), Some(&changed()), now);
+    let elements = state.desired().elements();
+    let table = NodeTable {
+        settings: state.desired().settings(),
+        chains: elements.iter().filter_map(NodeElement::chain).collect(),
+        elements: elements.into_iter().collect(),
+        ..NodeTable::default()
+    };
+    state.mark_unknown();
+    assert_eq!(state.on_read(NodeTableState::Intact(table)), None);
+    assert!(matches!(action(&state), FrontendAction::Forward(_, 1)));
+    assert!(state.work().is_none(), "nothing is written");
+    state.end_grace(now + GRACE);
+    assert_eq!(action(&state), FrontendAction::Drop);
 }
 
 #[test]
