@@ -36,7 +36,7 @@ impl LocalPortOverlap {
             |port: &u16| local.contains(port) && !reserved.iter().any(|range| range.contains(port));
         let mut overlap = NODE_PORTS.filter(is_local);
         let first = overlap.next()?;
-        Some(Self { ports: first..=overlap.last().unwrap_or(first) })
+        Some(Self { ports: first..=overlap.next_back().unwrap_or(first) })
     }
 }
 
