@@ -150,6 +150,13 @@ impl Service {
         self
     }
 
+    /// Sets the health-check node port.
+    #[must_use]
+    pub fn health_check(mut self, port: u16) -> Self {
+        self.health_check_node_port = Some(port);
+        self
+    }
+
     /// Adds an external address.
     #[must_use]
     pub fn external(mut self, text: &str) -> Self {

@@ -18,6 +18,7 @@ use crate::model::snapshot::{ChangedServices, Snapshot};
 
 pub use crate::model::portal_key::PortalKey;
 use admit::{AdmittedService, NamespaceUsage};
+pub use conflict::{ClaimedPort, PortalConflict, conflicts_on_every_node};
 pub use every_node::refused_on_every_node;
 pub use external::{ExternalKinds, ExternalPolicy};
 pub use kind::PortalKind;
@@ -242,6 +243,7 @@ impl Portals {
 
 mod admit;
 mod builder;
+mod conflict;
 mod every_node;
 mod external;
 mod kind;

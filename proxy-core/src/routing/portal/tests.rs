@@ -233,6 +233,7 @@ fn node_without_an_address_of_a_family_has_no_node_ports_in_it() {
     assert_eq!(node_ports, ["2001:db8:f::5"]);
 }
 
+mod conflict;
 mod every_node;
 mod external;
 mod limits;
