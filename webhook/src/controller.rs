@@ -5,6 +5,8 @@
 //! leader election: an object that another replica created first is as good. It reads only the metadata of pods and
 //! ConfigMaps. `state` decides, and `work` executes.
 
+mod check_pacer;
+mod conflict_checker;
 mod event_recorder;
 mod group;
 mod limit_checker;
@@ -30,6 +32,7 @@ use tokio::task::JoinSet;
 use tokio::time::{sleep_until, timeout};
 
 use crate::api::{Api, ApiError};
+use crate::controller::conflict_checker::{ConflictChecker, FoundConflicts};
 use crate::controller::event_recorder::EventRecorder;
 use crate::controller::group::Outcome;
 pub(crate) use crate::controller::limit_checker::LimitOptions;
@@ -71,12 +74,14 @@ enum Done {
     OldReferences(Arc<str>, Vec<Arc<str>>, Result<HashSet<Arc<str>>, ApiError>),
     Relist(Arc<str>, Result<(Vec<ObjectMeta>, bool), ApiError>),
     Limits(Arc<str>, Option<Checked>),
+    Conflicts(Option<FoundConflicts>),
 }
 
 /// Creates, updates and deletes managed ConfigMaps, and writes Events.
 pub(crate) struct ConfigMapController {
     state: State,
     limits: LimitChecker,
+    conflicts: ConflictChecker,
     worker: Arc<Worker>,
     events: EventRecorder,
     counters: Counters,
@@ -99,7 +104,8 @@ impl ConfigMapController {
         let quotas = Quotas::new(quota);
         Self {
             state: State::new(grace, quotas.clone(), excepted),
-            limits: LimitChecker::new(limits),
+            limits: LimitChecker::new(limits.clone()),
+            conflicts: ConflictChecker::new(limits),
             events: EventRecorder::start(api.clone(), counters.clone()),
             worker: Arc::new(Worker::new(api, services.clone(), quotas, counters.clone())),
             counters,
@@ -122,8 +128,7 @@ impl ConfigMapController {
         let mut refresh_at = Instant::now();
         loop {
             self.start_jobs();
-            let due = [self.state.next_due(), self.limits.next_due(Instant::now())];
-            let due = due.into_iter().flatten().min().filter(|_| self.is_synced());
+            let due = self.next_due(Instant::now()).filter(|_| self.is_synced());
             tokio::select! {
                 count = pods.recv_many(&mut pod_events, EVENT_BATCH_MAX) => {
                     if count == 0 { return }
@@ -152,6 +157,11 @@ impl ConfigMapController {
         let client = self.worker.api.0.clone();
         tokio::spawn(watch_metadata(client, selection, WatchOptions::default(), sender));
         events
+    }
+
+    fn next_due(&self, now: Instant) -> Option<Instant> {
+        let due = [self.state.next_due(), self.limits.next_due(now), self.conflicts.next_due(now)];
+        due.into_iter().flatten().min()
     }
 
     fn is_synced(&self) -> bool {
@@ -205,6 +215,7 @@ impl ConfigMapController {
         };
         self.limits.services_changed(&namespaces);
         if all || !namespaces.is_empty() {
+            self.conflicts.services_changed();
             self.state.services_changed(&namespaces, all, Instant::now());
         }
     }
@@ -219,6 +230,14 @@ impl ConfigMapController {
                 let checked = tokio::task::spawn_blocking(move || check(&snapshot)).await;
                 let checked = checked.inspect_err(|error| tracing::error!(%error, "failed to check limits"));
                 Done::Limits(namespace, checked.ok())
+            });
+        }
+        if let Some(check) = self.conflicts.start(Instant::now()) {
+            let snapshot = self.services.borrow().snapshot.clone();
+            self.jobs.spawn(async move {
+                let found = tokio::task::spawn_blocking(move || check(&snapshot)).await;
+                let found = found.inspect_err(|error| tracing::error!(%error, "failed to check conflicts"));
+                Done::Conflicts(found.ok())
             });
         }
         for job in self.state.jobs(Instant::now()) {
@@ -272,6 +291,12 @@ impl ConfigMapController {
                     let Refusal { service, created, reason, count } = refusal;
                     tracing::debug!(%service, %reason, count, "portals refused");
                     self.events.refused_portals(&service, created, reason, count);
+                }
+            }
+            Done::Conflicts(found) => {
+                for (service, conflict) in self.conflicts.finish(found, now) {
+                    tracing::debug!(%service, %conflict, "portal conflict");
+                    self.events.portal_conflict(&service, &conflict);
                 }
             }
         }

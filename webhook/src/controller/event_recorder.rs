@@ -2,8 +2,8 @@
 //!
 //! A ReplicaSet drops the warnings of an admission response, so admission stores them on the pod, and the recorder
 //! writes an Event on the ReplicaSet. A tenant controls that text, so it is quoted and truncated, and each namespace
-//! has a limited rate of Events. The name of an Event is a digest of its object and text, so two replicas that report
-//! the same write one Event.
+//! has a limited rate of Events. The name of an Event is a digest of its object and text and the number of the
+//! occurrence, so two replicas that report the same write one Event.
 
 mod limiter;
 
@@ -14,7 +14,7 @@ use std::time::Instant;
 use http::Method;
 use kube_source::ObjectMeta;
 use proxy_core::annotation::WARNINGS;
-use proxy_core::portal::RefusalReason;
+use proxy_core::portal::{PortalConflict, RefusalReason};
 use proxy_core::service::{Created, ServiceKey};
 use serde_json::{Value, json};
 use support::with_causes;
@@ -49,6 +49,17 @@ struct Target {
     identity: Identity,
 }
 
+impl Target {
+    fn service(key: &ServiceKey, created: Created) -> Self {
+        Self {
+            api_version: "v1".to_owned(),
+            kind: "Service".to_owned(),
+            name: key.name.to_string(),
+            identity: Identity::Created(created),
+        }
+    }
+}
+
 /// What distinguishes an object from another one of the same name.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 enum Identity {
@@ -64,6 +75,14 @@ struct Report {
     target: Target,
     reason: &'static str,
     message: String,
+}
+
+impl Report {
+    /// Whether a second report with the same text is another occurrence, and not the same one: checks report a service
+    /// once until the cause ends.
+    fn can_recur(&self) -> bool {
+        matches!(self.target.identity, Identity::Created(_))
+    }
 }
 
 /// Queues Events for writing.
@@ -103,7 +122,7 @@ impl EventRecorder {
         self.report(&pod.key.namespace, target, "ServiceVariablesRefused", why.to_owned());
     }
 
-    /// Reports on a service that every node refuses portals of it.
+    /// Reports on a service that every node refuses portals of it. The caller reports a refusal once until it ends.
     pub(crate) fn refused_portals(
         &self,
         service: &ServiceKey,
@@ -111,14 +130,15 @@ impl EventRecorder {
         reason: RefusalReason,
         count: usize,
     ) {
-        let target = Target {
-            api_version: "v1".to_owned(),
-            kind: "Service".to_owned(),
-            name: service.name.to_string(),
-            identity: Identity::Created(created),
-        };
+        let target = Target::service(service, created);
         let portals = if count == 1 { "1 portal" } else { &format!("{count} portals") };
         self.report(&service.namespace, target, "PortalsRefused", format!("{portals} refused: {reason}"));
+    }
+
+    /// Reports on a service that it claims a port of another service. The caller reports a conflict once until it ends.
+    pub(crate) fn portal_conflict(&self, service: &ServiceKey, conflict: &PortalConflict) {
+        let target = Target::service(service, conflict.created);
+        self.report(&service.namespace, target, "PortalConflict", conflict.to_string());
     }
 
     fn report(&self, namespace: &Arc<str>, target: Target, reason: &'static str, message: String) {
@@ -156,20 +176,21 @@ fn quoted(text: &str) -> String {
 async fn write_all(api: Api, mut reports: Receiver<Report>, counters: Counters) {
     let (mut limiter, mut writes) = (EventLimiter::default(), JoinSet::new());
     while let Some(report) = reports.recv().await {
-        match limiter.check(&report.namespace, digest(&report), Instant::now()) {
+        let digest = digest(&report);
+        let occurrence = match limiter.check(&report.namespace, digest, report.can_recur(), Instant::now()) {
             Verdict::Duplicate => continue,
             Verdict::Limited => {
                 counters.event("limited");
                 continue;
             }
-            Verdict::Write => {}
-        }
+            Verdict::Write { occurrence } => occurrence,
+        };
         if writes.len() >= WRITES_MAX {
             writes.join_next().await;
         }
         let (api, counters) = (api.clone(), counters.clone());
         writes.spawn(async move {
-            match write(&api, &report).await {
+            match write(&api, &report, occurrence).await {
                 Ok(true) => counters.event("written"),
                 // The object is gone.
                 Ok(false) => {}
@@ -186,7 +207,7 @@ async fn write_all(api: Api, mut reports: Receiver<Report>, counters: Counters) 
 }
 
 /// Writes an Event; false if its object does not exist.
-async fn write(api: &Api, report: &Report) -> Result<bool, ApiError> {
+async fn write(api: &Api, report: &Report, occurrence: u32) -> Result<bool, ApiError> {
     let uid = match &report.target.identity {
         Identity::Uid(uid) => uid.clone(),
         Identity::Created(_) => {
@@ -197,7 +218,7 @@ async fn write(api: &Api, report: &Report) -> Result<bool, ApiError> {
         }
     };
     let path = format!("/api/v1/namespaces/{}/events", report.namespace);
-    api.write(Method::POST, &path, &event(report, &uid, now_s())).await?;
+    api.write(Method::POST, &path, &event(report, occurrence, &uid, now_s())).await?;
     Ok(true)
 }
 
@@ -207,14 +228,15 @@ fn digest(Report { namespace, target, reason, message }: &Report) -> u64 {
     hasher.finish()
 }
 
-fn event(report: &Report, uid: &str, time_s: i64) -> Value {
+fn event(report: &Report, occurrence: u32, uid: &str, time_s: i64) -> Value {
     let Report { namespace, target, reason, message } = report;
     let time = rfc3339(time_s);
     let name: String = target.name.chars().take(OBJECT_NAME_CHARS_MAX).collect();
+    let digest = digest(report).wrapping_add(occurrence.into());
     json!({
         "apiVersion": "v1",
         "kind": "Event",
-        "metadata": {"name": format!("{name}.{:016x}", digest(report)), "namespace": **namespace},
+        "metadata": {"name": format!("{name}.{digest:016x}"), "namespace": **namespace},
         "involvedObject": {
             "apiVersion": target.api_version, "kind": target.kind, "name": target.name,
             "namespace": **namespace, "uid": uid,
@@ -243,16 +265,10 @@ mod tests {
     #[test]
     fn event_of_a_recreated_service_has_another_name() {
         let report = |created: &str| {
-            let identity = Identity::Created(Created::parse(created));
-            let target = Target {
-                api_version: "v1".to_owned(),
-                kind: "Service".to_owned(),
-                name: "web".to_owned(),
-                identity,
-            };
+            let target = Target::service(&ServiceKey::new("a", "web"), Created::parse(created));
             Report { namespace: "a".into(), target, reason: "PortalsRefused", message: "1 portal".to_owned() }
         };
-        let name = |created: &str| event(&report(created), "u", 0)["metadata"]["name"].clone();
+        let name = |created: &str| event(&report(created), 0, "u", 0)["metadata"]["name"].clone();
         let [first, second] = ["2026-01-01T00:00:00Z", "2026-01-02T00:00:00Z"];
         assert_eq!(name(first), name(first));
         assert_ne!(name(first), name(second));

@@ -13,8 +13,8 @@ use proxy_core::portal::{ExternalPolicy, PortalLimits, RefusalReason, Refusals, 
 use proxy_core::service::{Created, ServiceKey};
 use proxy_core::snapshot::Snapshot;
 
-/// After a check the next one waits this many times as long as the check took.
-const PAUSE_FACTOR: u32 = 9;
+use super::check_pacer::CheckPacer;
+
 /// The number of reports that one check of a namespace can cause; the others follow at its next checks.
 const REPORTS_PER_CHECK_MAX: usize = 20;
 /// The number of services of a namespace that can be reported at a time.
@@ -48,8 +48,7 @@ pub(crate) struct LimitChecker {
     options: LimitOptions,
     /// The namespaces to check.
     pending: BTreeSet<Arc<str>>,
-    is_checking: bool,
-    not_before: Option<Instant>,
+    pacer: CheckPacer,
     reported: BTreeMap<ServiceKey, (Created, BTreeSet<RefusalReason>)>,
 }
 
@@ -65,8 +64,7 @@ impl LimitChecker {
 
     /// The time of the next check, if one is pending and none is running.
     pub(crate) fn next_due(&self, now: Instant) -> Option<Instant> {
-        let is_due = !self.is_checking && !self.pending.is_empty();
-        is_due.then(|| self.not_before.unwrap_or(now))
+        self.pacer.next_start(now).filter(|_| !self.pending.is_empty())
     }
 
     /// Starts a check if one is due: the caller runs the closure on a thread of its own, and passes its result, or
@@ -79,7 +77,7 @@ impl LimitChecker {
             return None;
         }
         let namespace = self.pending.pop_first()?;
-        self.is_checking = true;
+        self.pacer.start();
         let (options, checked) = (self.options.clone(), Arc::clone(&namespace));
         Some((namespace, move |snapshot: &Snapshot| check(snapshot, &checked, &options)))
     }
@@ -91,9 +89,8 @@ impl LimitChecker {
         checked: Option<Checked>,
         now: Instant,
     ) -> Vec<Refusal> {
-        self.is_checking = false;
-        let Some(Checked { refused, took }) = checked else { return Vec::new() };
-        self.not_before = Some(now + took * PAUSE_FACTOR);
+        self.pacer.finish(checked.as_ref().map(|checked| checked.took), now);
+        let Some(Checked { refused, .. }) = checked else { return Vec::new() };
         let before = self.take_reported(namespace);
         let (mut refusals, mut reported) = (Vec::new(), 0);
         for (service, created, refused) in refused {

@@ -6,6 +6,7 @@ mod attacks;
 mod double;
 mod events;
 mod parts;
+mod portal_conflicts;
 mod portal_limits;
 mod quota;
 mod real;

@@ -1,6 +1,6 @@
 //! `EventLimiter`: a token bucket for each namespace, and the Events that were written recently.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -10,13 +10,16 @@ pub(super) const NAMESPACE_BURST: u32 = 20;
 const REFILL_INTERVAL: Duration = Duration::from_secs(30);
 /// The number of recent Events that are not written again. The API server deletes Events after an hour.
 const RECENT_MAX: usize = 4_096;
+/// The number of occurrences of a recent Event that are written, if its cause ends and begins again.
+const OCCURRENCES_MAX: u32 = 5;
 
 /// Decides which Events are written.
 #[derive(Debug, Default)]
 pub(super) struct EventLimiter {
-    /// Digests of recent Events, in two generations, so that old ones can be dropped at once.
-    recent: HashSet<u64>,
-    older: HashSet<u64>,
+    /// The number of the last occurrence of recent Events, by digest, in two generations, so that old ones can be
+    /// dropped at once.
+    recent: HashMap<u64, u32>,
+    older: HashMap<u64, u32>,
     /// The number of tokens that each namespace has used, and the time as of which that is so.
     used: HashMap<Arc<str>, (u32, Instant)>,
 }
@@ -24,7 +27,8 @@ pub(super) struct EventLimiter {
 /// The decision about an Event.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
-    Write,
+    /// It is written; the first occurrence is number 0.
+    Write { occurrence: u32 },
     /// It was written recently.
     Duplicate,
     /// The namespace has no token left.
@@ -32,9 +36,18 @@ pub(super) enum Verdict {
 }
 
 impl EventLimiter {
-    /// Decides whether an Event with this digest is written, and takes a token of its namespace if it is.
-    pub(super) fn check(&mut self, namespace: &Arc<str>, digest: u64, now: Instant) -> Verdict {
-        if self.recent.contains(&digest) || self.older.contains(&digest) {
+    /// Decides whether an Event with this digest is written, and takes a token of its namespace if it is. If it can
+    /// recur, a recent Event with this digest was another occurrence.
+    pub(super) fn check(
+        &mut self,
+        namespace: &Arc<str>,
+        digest: u64,
+        can_recur: bool,
+        now: Instant,
+    ) -> Verdict {
+        let last = self.recent.get(&digest).or_else(|| self.older.get(&digest));
+        let occurrence = last.map_or(0, |last| last + 1);
+        if occurrence > 0 && !can_recur || occurrence >= OCCURRENCES_MAX {
             return Verdict::Duplicate;
         }
         // A namespace with all of its tokens needs no entry.
@@ -49,8 +62,8 @@ impl EventLimiter {
         if self.recent.len() >= RECENT_MAX / 2 {
             self.older = std::mem::take(&mut self.recent);
         }
-        self.recent.insert(digest);
-        Verdict::Write
+        self.recent.insert(digest, occurrence);
+        Verdict::Write { occurrence }
     }
 }
 
@@ -70,9 +83,9 @@ mod tests {
         let mut written = |namespace: &str, count: u32, at: Instant| {
             let verdicts = (0..count).map(|_| {
                 digest += 1;
-                limiter.check(&namespace.into(), digest, at)
+                limiter.check(&namespace.into(), digest, false, at)
             });
-            verdicts.filter(|verdict| *verdict == Verdict::Write).count()
+            verdicts.filter(|verdict| *verdict == Verdict::Write { occurrence: 0 }).count()
         };
         assert_eq!(written("a", 1_000, start), 20);
         assert_eq!(written("b", 5, start), 5);
@@ -84,12 +97,21 @@ mod tests {
     #[test]
     fn recent_event_is_a_duplicate_and_memory_is_bounded() {
         let (mut limiter, now) = (EventLimiter::default(), Instant::now());
-        assert_eq!(limiter.check(&"a".into(), 0, now), Verdict::Write);
-        assert_eq!(limiter.check(&"a".into(), 0, now), Verdict::Duplicate);
+        assert_eq!(limiter.check(&"a".into(), 0, false, now), Verdict::Write { occurrence: 0 });
+        assert_eq!(limiter.check(&"a".into(), 0, false, now), Verdict::Duplicate);
         for number in 1..=3 * RECENT_MAX as u64 {
-            limiter.check(&format!("n{number}").into(), number, now + REFILL_INTERVAL * 2);
+            limiter.check(&format!("n{number}").into(), number, false, now + REFILL_INTERVAL * 2);
         }
         assert!(limiter.recent.len() + limiter.older.len() <= RECENT_MAX);
         assert!(limiter.used.len() <= 3 * RECENT_MAX);
+    }
+
+    #[test]
+    fn recurring_event_is_written_again_up_to_the_maximum_of_occurrences() {
+        let (mut limiter, now) = (EventLimiter::default(), Instant::now());
+        let verdicts: Vec<Verdict> = (0..7).map(|_| limiter.check(&"a".into(), 0, true, now)).collect();
+        let written = |occurrence| Verdict::Write { occurrence };
+        assert_eq!(verdicts[..5], [0, 1, 2, 3, 4].map(written));
+        assert_eq!(verdicts[5..], [Verdict::Duplicate, Verdict::Duplicate]);
     }
 }
