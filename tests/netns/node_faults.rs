@@ -102,7 +102,7 @@ pub(crate) fn open_connections(network: &NodeNetwork, count: usize) -> Vec<TcpSt
 
 /// Exchanges bytes over each connection, and returns the number of those that are broken.
 pub(crate) fn broken(streams: &mut [TcpStream]) -> usize {
-    let mut exchange = |stream: &mut TcpStream| -> std::io::Result<()> {
+    let exchange = |stream: &mut TcpStream| -> std::io::Result<()> {
         stream.write_all(b"ping")?;
         stream.read_exact(&mut [0; 4])
     };
@@ -320,7 +320,7 @@ fn killed_agent_leaves_its_rules_and_the_next_one_completes_them() {
             let changes = 3 * round;
             thread::scope(|scope| {
                 scope.spawn(|| {
-                    (changes..changes + 3).for_each(|number| folder.put("all.json", &version(number).0))
+                    (changes..changes + 3).for_each(|number| folder.put("all.json", &version(number).0));
                 });
                 random =
                     random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);

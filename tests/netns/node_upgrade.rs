@@ -1,6 +1,7 @@
 //! Upgrade and failure of the agent under load: no connection through the node fails, and none breaks.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
+use std::sync::{Mutex, MutexGuard};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -23,7 +24,7 @@ const BETWEEN_EVENTS: usize = 2_000;
 struct Load {
     is_over: AtomicBool,
     served: AtomicUsize,
-    failed: AtomicUsize,
+    failures: Mutex<Vec<String>>,
 }
 
 impl Load {
@@ -34,21 +35,22 @@ impl Load {
         while !self.is_over.load(Relaxed) {
             match ask(&portal, ANSWER) {
                 Ok(_) => drop(self.served.fetch_add(1, Relaxed)),
-                Err(error) => {
-                    println!("after {:?}: {error}", start.elapsed());
-                    self.failed.fetch_add(1, Relaxed);
-                }
+                Err(error) => self.failures().push(format!("after {:?}: {error}", start.elapsed())),
             }
             count += 1;
             thread::sleep((Duration::from_secs(1) * THREADS / RATE * count).saturating_sub(start.elapsed()));
         }
     }
 
+    fn failures(&self) -> MutexGuard<'_, Vec<String>> {
+        self.failures.lock().expect("no client panics")
+    }
+
     /// Waits until this number of further connections was served.
     fn advance(&self, count: usize) {
         let target = self.served.load(Relaxed) + count;
         let deadline = Instant::now() + 3 * TIMEOUT;
-        while self.served.load(Relaxed) < target && self.failed.load(Relaxed) == 0 {
+        while self.served.load(Relaxed) < target && self.failures().is_empty() {
             assert!(Instant::now() < deadline, "the clients make no progress");
             thread::sleep(Duration::from_millis(5));
         }
@@ -99,7 +101,7 @@ fn upgrade_and_kill_of_the_agent_fail_and_break_no_connection() {
         let served = load.served.load(Relaxed);
         let rate = served as f64 / start_time.elapsed().as_secs_f64();
         println!("{served} connections, {rate:.0} per second");
-        assert_eq!(load.failed.load(Relaxed), 0, "of {served} connections");
+        assert_eq!(*load.failures(), [""; 0], "of {served} connections");
         assert_eq!(broken(&mut open), 0, "of {LONG_CONNECTIONS} connections");
     });
 }
