@@ -24,7 +24,7 @@ impl CheckPacer {
         self.is_checking = true;
     }
 
-    /// Records the duration of a check, which is `None` if the check failed.
+    /// Records the end of a check, with its duration unless the check failed.
     pub(super) fn finish(&mut self, took: Option<Duration>, now: Instant) {
         self.is_checking = false;
         self.not_before = took.map(|took| now + took * PAUSE_FACTOR).or(self.not_before);
