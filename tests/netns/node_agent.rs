@@ -151,3 +151,21 @@ fn tables_of_node_portals_are_removed_on_request() {
         assert_eq!(tables().trim(), "");
     });
 }
+
+#[test]
+fn node_without_a_route_to_the_service_range_gets_one() {
+    with_service(|_, folder| {
+        run("ip", &["route", "del", "10.96.0.0/16"], "");
+        // A route needs an interface, and the address of the node is on one that is not the loopback device.
+        run("ip", &["address", "add", "10.240.0.6/32", "dev", "to-outside"], "");
+        let address = json!({"type": "InternalIP", "address": "10.240.0.6"});
+        let node = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "n1"},
+            "status": {"addresses": [address]}});
+        folder.put("node.json", &node.to_string());
+        let agent = start(folder, &["--service-cidr", "10.96.0.0/16"]);
+        agent.until("the node has a route", |_| {
+            run("ip", &["route", "show", "10.96.0.0/16"], "").contains("src 10.240.0.6")
+        });
+        assert_eq!(answer("10.96.0.1:80"), format!("remote {}", NODE_ON_LINK[0]));
+    });
+}

@@ -12,6 +12,7 @@ use std::io::{self, ErrorKind};
 use std::net::IpAddr;
 
 use ipnet::IpNet;
+use nix::ifaddrs::{InterfaceAddress, getifaddrs};
 use nix::libc;
 use nix::net::if_::if_nametoindex;
 use nix::sys::socket::SockProtocol;
@@ -49,24 +50,59 @@ pub fn add_service_routes(
     addresses: &[IpAddr],
     ranges: &[IpNet],
 ) -> Result<Vec<IpNet>, Error> {
-    netns.within(|| {
-        let index = if_nametoindex(interface)
-            .map_err(|error| Error::NoInterface { name: interface.to_owned(), source: error.into() })?;
-        let routes = Routes::open()?;
-        let mut added = Vec::new();
-        for range in ranges.iter().map(IpNet::trunc) {
-            let Some(from) = source(addresses, Family::of_net(&range)) else { continue };
-            if routes.has_route_to(range.network())? && routes.has_route_to(range.broadcast())? {
-                continue;
-            }
-            let rejected =
-                |source| Error::AddRoute { to: range, interface: interface.to_owned(), from, source };
-            if routes.add(range, index, from).map_err(rejected)? {
-                added.push(range);
-            }
+    netns.within(|| add_routes(interface, addresses, ranges))?
+}
+
+/// Adds a route to each service range that has none in the network namespace of this thread, via the interface that has
+/// one of these addresses. The first address of each family that an interface has is the source. Returns the ranges for
+/// which a route was added.
+///
+/// # Errors
+/// As `add_service_routes`, or if the interfaces cannot be listed.
+pub fn add_node_routes(addresses: &[IpAddr], ranges: &[IpNet]) -> Result<Vec<IpNet>, Error> {
+    let interfaces: Vec<InterfaceAddress> =
+        getifaddrs().map_err(|error| Error::Open(error.into()))?.collect();
+    let mut added = Vec::new();
+    for family in Family::BOTH {
+        let ranges: Vec<IpNet> =
+            ranges.iter().copied().filter(|range| Family::of_net(range) == family).collect();
+        let of_family = addresses.iter().filter(|address| Family::of(**address) == family);
+        let source =
+            of_family.copied().find_map(|address| Some((address, interface_with(&interfaces, address)?)));
+        if let Some((address, interface)) = source.filter(|_| !ranges.is_empty()) {
+            added.append(&mut add_routes(interface, &[address], &ranges)?);
         }
-        Ok(added)
-    })?
+    }
+    Ok(added)
+}
+
+/// The name of the interface with an address.
+fn interface_with(interfaces: &[InterfaceAddress], address: IpAddr) -> Option<&str> {
+    let has_address = |interface: &&InterfaceAddress| {
+        let storage = interface.address.as_ref();
+        let v4 = storage.and_then(|storage| storage.as_sockaddr_in()).map(|v4| IpAddr::V4(v4.ip()));
+        let v6 = storage.and_then(|storage| storage.as_sockaddr_in6()).map(|v6| IpAddr::V6(v6.ip()));
+        v4.or(v6) == Some(address)
+    };
+    interfaces.iter().find(has_address).map(|interface| interface.interface_name.as_str())
+}
+
+fn add_routes(interface: &str, addresses: &[IpAddr], ranges: &[IpNet]) -> Result<Vec<IpNet>, Error> {
+    let index = if_nametoindex(interface)
+        .map_err(|error| Error::NoInterface { name: interface.to_owned(), source: error.into() })?;
+    let routes = Routes::open()?;
+    let mut added = Vec::new();
+    for range in ranges.iter().map(IpNet::trunc) {
+        let Some(from) = source(addresses, Family::of_net(&range)) else { continue };
+        if routes.has_route_to(range.network())? && routes.has_route_to(range.broadcast())? {
+            continue;
+        }
+        let rejected = |source| Error::AddRoute { to: range, interface: interface.to_owned(), from, source };
+        if routes.add(range, index, from).map_err(rejected)? {
+            added.push(range);
+        }
+    }
+    Ok(added)
 }
 
 /// Whether there is a route to an address.

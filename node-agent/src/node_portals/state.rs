@@ -294,6 +294,11 @@ impl NodeState {
         &self.options.context.node
     }
 
+    /// Returns the addresses of the node, those of the node object first: the sources of routes to service ranges.
+    pub(crate) fn addresses(&self) -> Vec<IpAddr> {
+        self.node().addresses.iter().chain(&self.local).copied().collect()
+    }
+
     /// Returns the desired table.
     pub(crate) fn desired(&self) -> &NodeRuleset {
         &self.desired

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant, SystemTime};
 
-use netns_nft::{Anchor, Error, Socket, TableChange};
+use netns_nft::{Anchor, Error, Socket, TableChange, add_node_routes};
 use proxy_core::node::Node;
 use proxy_core::snapshot::{ChangedServices, Snapshot};
 use relay::Relay;
@@ -74,6 +74,8 @@ pub(crate) struct NodeWorker {
     /// The generation of the rulesets after the last transaction or reading.
     generation: Option<u32>,
     anchor: AnchorState,
+    /// Whether the node may lack a route to a service range.
+    are_routes_due: bool,
 }
 
 /// The anchor table, which keeps translated connections alive if the ruleset is flushed.
@@ -100,6 +102,7 @@ impl NodeWorker {
             checked_at: None,
             check_at: None,
             generation: None,
+            are_routes_due: true,
             anchor: if has_anchor { AnchorState::Wanted } else { AnchorState::Disabled },
         }
     }
@@ -132,9 +135,11 @@ impl NodeWorker {
                 let all = || snapshot.services().map(|service| service.key.clone()).collect();
                 let keys = changed.clone().unwrap_or_else(all);
                 self.apply_checks(|checks, node| checks.refresh(&snapshot, node, &keys));
+                self.are_routes_due |= self.state.snapshot().service_ranges() != snapshot.service_ranges();
                 self.state.set_services(snapshot, changed.as_ref(), now);
             }
             NodeEvent::Node(node) => {
+                self.are_routes_due = true;
                 self.mark_changed(now);
                 self.outputs.health.set_leaving(node.is_leaving);
                 self.state.set_node(node);
@@ -142,6 +147,7 @@ impl NodeWorker {
                 self.apply_checks(|checks, node| checks.refresh(&snapshot, node, &ChangedServices::new()));
             }
             NodeEvent::Addresses(addresses) => {
+                self.are_routes_due = true;
                 self.mark_changed(now);
                 self.state.set_local_addresses(addresses);
             }
@@ -152,6 +158,7 @@ impl NodeWorker {
             }
             NodeEvent::LoopbackOpen(port) => self.state.set_loopback_port(port),
             NodeEvent::Audit => {
+                self.are_routes_due = true;
                 self.hold_anchor();
                 let reports = self.outputs.servers.reports();
                 self.outputs.status.set_health_checks(reports, &self.checks);
@@ -229,6 +236,26 @@ impl NodeWorker {
         Ok(())
     }
 
+    /// Adds a route to each service range that has none: without a route, the kernel rejects the node's own connections
+    /// before it translates them. kube-proxy relies on a default route.
+    fn add_routes(&mut self) {
+        if !std::mem::take(&mut self.are_routes_due) {
+            return;
+        }
+        match add_node_routes(&self.state.addresses(), self.state.desired().ranges()) {
+            Ok(added) => added
+                .iter()
+                .for_each(|range| tracing::info!(%range, "added route to service range on the node")),
+            Err(error) => {
+                let error = with_causes(&error);
+                tracing::warn!(
+                    error,
+                    "failed to add routes to service ranges on the node; the next audit will retry"
+                );
+            }
+        }
+    }
+
     /// Creates the anchor table, or owns the one of the previous agent.
     fn hold_anchor(&mut self) {
         if !matches!(self.anchor, AnchorState::Wanted) {
@@ -256,6 +283,7 @@ impl NodeWorker {
         if !self.state.is_applied() {
             return;
         }
+        self.add_routes();
         self.outputs.health.set_updated(SystemTime::now());
         let took = self.changed_since.take().map(|since| since.elapsed());
         if let Some(portals) = self.state.portals() {
