@@ -69,7 +69,7 @@ pub(crate) struct NodePortals {
 impl NodePortals {
     /// Starts all parts in this network namespace, which is that of the node.
     pub(crate) fn start(options: NodePortalsOptions, relay: &Arc<Relay>) -> anyhow::Result<Self> {
-        let NodePortalsOptions { state, loopback_port, has_anchor, audit_interval } = options;
+        let NodePortalsOptions { mut state, loopback_port, has_anchor, audit_interval } = options;
         if let Some(LocalPortOverlap { ports }) = LocalPortOverlap::of_this_node() {
             let (first, last) = (ports.start(), ports.end());
             tracing::warn!(first, last, "local ports overlap with node ports; set ip_local_reserved_ports");
@@ -97,7 +97,10 @@ impl NodePortals {
                 interval.tick().await;
             }
         });
-        if loopback_port != 0 {
+        // Before the table is read, so that a restart finds the settings that it wrote.
+        if loopback_port != 0 && relay.open_node(loopback_port).is_ok() {
+            state.settings.loopback_port = loopback_port;
+        } else if loopback_port != 0 {
             let (relay, opened) = (Arc::clone(relay), events.clone());
             tasks.spawn(async move {
                 open_loopback(&relay, loopback_port).await;

@@ -94,11 +94,12 @@ fn agent_serves_node_ports_and_follows_endpoints() {
 #[test]
 fn restart_without_changes_writes_nothing() {
     with_service(|network, folder| {
-        let agent = start(folder, &[]);
+        let flags = ["--nodeport-addresses", "primary,localhost"];
+        let agent = start(folder, &flags);
         assert_eq!(node_report(&agent)["applied"], 1);
         drop(agent);
         assert_eq!(from_outside(network, NODE[0]), format!("remote {}", NODE_ON_LINK[0]));
-        let agent = start(folder, &[]);
+        let agent = start(folder, &flags);
         assert_eq!(node_report(&agent)["applied"], 0, "{}", agent.log());
         assert_eq!(from_outside(network, NODE[0]), format!("remote {}", NODE_ON_LINK[0]));
     });
