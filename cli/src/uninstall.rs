@@ -1,5 +1,5 @@
-//! `portico uninstall`: removes the CNI configuration entry, with `--purge` the plugin binary, and with `--node-portals`
-//! the tables of node portals.
+//! `portico uninstall`: removes the CNI configuration entry, and with `--purge` the plugin binary; with
+//! `--node-portals` only the tables of node portals.
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -22,9 +22,9 @@ pub(crate) struct UninstallArgs {
     /// Also delete the plugin binary if nothing references it; restart the runtime first.
     #[arg(long)]
     purge: bool,
-    /// Also delete the tables of node portals. Connections through them end unless another service proxy, such as
+    /// Delete only the tables of node portals. Connections through them end unless another service proxy, such as
     /// kube-proxy, is already running on the node.
-    #[arg(long)]
+    #[arg(long, conflicts_with = "purge")]
     node_portals: bool,
 }
 
@@ -36,6 +36,7 @@ pub(crate) fn run(args: &UninstallArgs, out: &mut impl Write) -> anyhow::Result<
             "failed to delete the tables of node portals; is an agent with --node-portals running?",
         )?;
         writeln!(out, "tables of node portals: removed")?;
+        return Ok(true);
     }
     let removal = cni_install::uninstall(cni_bin_dir, cni_conf_dir, cni_cache, *purge)?;
     let Removal { edited, plugin, fate, errors } = removal;
