@@ -4,15 +4,19 @@
 use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::path::Path;
+use std::sync::Arc;
 
 use netns_nft::{BatchOp, Error, Netns, Socket, TableState, encode};
 use proxy_core::address::Family;
 use proxy_core::endpoint::EndpointSlice;
+use proxy_core::guest::InterfacePattern;
 use proxy_core::iptables::Iptables;
 use proxy_core::kernel_model::Table;
 use proxy_core::plan::{Op, plan};
+use proxy_core::portal::{NodeContext, Place, Portals, portals};
+use proxy_core::ruleset::node::{NodeEnvironment, NodeRuleset, NodeSettings, node_plan};
 use proxy_core::ruleset::{Element, Ruleset, Settings};
-use proxy_core::sample::{cluster, cluster_slice, ip, slice, svc};
+use proxy_core::sample::{cluster, cluster_slice, ip, node_context, slice, snapshot, svc};
 use proxy_core::service::{Mode, Protocol, Scheduler};
 use proxy_core::snapshot::Change;
 use test_support::namespace;
@@ -93,6 +97,71 @@ fn plan_produces_the_same_table_as_a_fresh_load() {
                 listing()
             });
             assert_eq!(planned, fresh[to], "from ruleset {from} to ruleset {to}:\n{}", plan(before, after));
+        }
+    }
+}
+
+/// Settings, environments and portals of a node that differ in everything that a plan can change.
+fn node_worlds() -> Vec<(NodeSettings, NodeEnvironment, Portals)> {
+    let environment = |addresses: &[&str]| NodeEnvironment {
+        addresses: Arc::new(addresses.iter().copied().map(ip).collect()),
+        pod_ranges: Arc::new(
+            ["10.1.0.0/16", "2001:db8:1::/64"].map(|net| net.parse().expect("a network")).into(),
+        ),
+        pod_interfaces: Arc::new(
+            ["cni0", "veth*"].map(|i| InterfacePattern::parse(i).expect("a name")).into(),
+        ),
+    };
+    let world = |settings, addresses: &[&str], changes: Vec<Change>| {
+        let context = NodeContext { place: Place::Node, ..node_context() };
+        (settings, environment(addresses), portals(&snapshot(changes), &context))
+    };
+    let web = || {
+        let addressed = svc("w").ip("10.99.0.1").ip("2001:db8:96::1");
+        addressed.tcp("", 80).node_port(30080).udp("u", 53).node_port(30053)
+    };
+    let endpoints = |n: u8| {
+        let made = slice("w").tcp("", 80).udp("u", 53).at("2001:db8:1::1").on("n1");
+        (1..=n).fold(made, |made, i| made.at(&format!("10.1.0.{i}")).on(if i == 1 { "n1" } else { "n2" }))
+    };
+    let guarded = || web().balanced("192.0.2.1").balanced("2001:db8:2::1").only_from("10.0.0.0/8");
+    let plain = NodeSettings::default();
+    let detecting = NodeSettings { loopback_port: 9478, detects_pods: true, ..plain };
+    let keeping = NodeSettings { keep_client_address: true, ..detecting };
+    let ranges = ["10.99.0.0/16", "2001:db8:96::/64"].map(|net| net.parse().expect("a network"));
+    let local = || vec![guarded().external_local().into(), endpoints(4).into()];
+    vec![
+        world(plain, &[], vec![]),
+        world(plain, &["10.240.0.5"], vec![web().into(), endpoints(3).into()]),
+        world(plain, &["10.240.0.5", "2001:db8:f::5"], vec![web().sticky(60).into(), endpoints(2).into()]),
+        world(plain, &["10.240.0.6"], vec![web().sticky(90).into(), endpoints(3).into()]),
+        world(plain, &["10.240.0.5"], [local(), vec![Change::ServiceRanges(ranges.into())]].concat()),
+        world(detecting, &["10.240.0.5"], local()),
+        world(keeping, &[], vec![web().scheduler(Scheduler::RoundRobin).into(), endpoints(3).into()]),
+        world(NodeSettings { masquerade_all: true, ..plain }, &[], vec![web().internal_local().into()]),
+    ]
+}
+
+#[test]
+fn nft_loads_the_table_of_the_node_and_a_plan_produces_the_same_table_as_a_fresh_load() {
+    let worlds = node_worlds();
+    for (from, (settings, environment, portals)) in worlds.iter().enumerate() {
+        let before = NodeRuleset::new(portals, *settings, environment.clone());
+        for (to, (settings, environment, portals)) in worlds.iter().enumerate() {
+            let mut after = before.clone();
+            let changes = after.refresh_all(portals, environment.clone());
+            after.set_settings(*settings);
+            let plan = node_plan(&before, &after, &changes);
+            let listing_after = |texts: &[String]| {
+                within(|| {
+                    texts.iter().for_each(|text| load(text));
+                    listing()
+                })
+            };
+            let planned = listing_after(&[before.to_string(), plan.to_string()]);
+            let fresh = listing_after(&[after.to_string()]);
+            assert!(!fresh.is_empty(), "table {to}");
+            assert_eq!(planned, fresh, "from table {from} to table {to}:\n{plan}");
         }
     }
 }
