@@ -9,10 +9,22 @@ use super::{Frontend, NodeRuleset};
 use crate::routing::portal::PortalKey;
 
 impl NodeRuleset {
-    /// Returns the number of elements.
+    /// Returns the number of elements. It visits all frontends and targets, but allocates nothing: the status contains it.
     #[must_use]
     pub fn size(&self) -> usize {
-        self.elements().len()
+        let frontends: usize = self.frontends.values().map(Frontend::size).sum();
+        let targets: usize =
+            self.targets.values().map(|target| target.backends.len() + target.ids.len()).sum();
+        // Frontends are in the order of their addresses.
+        let mut previous = None;
+        let cluster_ips = self.frontends.iter().filter(|(_, frontend)| frontend.is_cluster_ip);
+        let addresses =
+            cluster_ips.filter(|(key, _)| previous.replace(key.address) != Some(key.address)).count();
+        let keeps_client_address = self.settings.is_some_and(|settings| settings.keep_client_address);
+        let endpoints = self.endpoints.size() * (1 + usize::from(keeps_client_address));
+        let NodeEnvironment { addresses: node, pod_ranges, pod_interfaces } = &self.environment;
+        let environment = self.ranges.len() + node.len() + pod_ranges.len() + pod_interfaces.len();
+        frontends + targets + self.chains.size() + addresses + endpoints + environment
     }
 
     /// Returns all elements.
@@ -62,6 +74,13 @@ impl NodeRuleset {
             elements.extend(pod_interfaces.iter().copied().map(NodeElement::PodInterface));
         }
         elements
+    }
+}
+
+impl Frontend {
+    fn size(&self) -> usize {
+        let sources = self.sources.as_ref().map_or(0, |sources| 1 + sources.len());
+        1 + usize::from(self.short.is_some()) + sources
     }
 }
 

@@ -255,3 +255,13 @@ fn incremental_plans_lead_to_the_table_of_the_ruleset_and_a_restart_writes_nothi
         assert_eq!(node_plan(&recovered, &desired, &changes), NodePlan::default(), "seed {seed}");
     }
 }
+
+#[test]
+fn size_is_the_number_of_elements() {
+    for seed in 0..50 {
+        let settings = NodeSettings { keep_client_address: true, ..NodeSettings::default() };
+        let portals = portals(&snapshot(steps(seed)), &context());
+        let ruleset = NodeRuleset::new(&portals, settings, environment());
+        assert_eq!(ruleset.size(), ruleset.elements().len(), "seed {seed}");
+    }
+}
