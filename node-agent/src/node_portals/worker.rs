@@ -131,6 +131,10 @@ impl NodeWorker {
         let now = Instant::now();
         match event {
             NodeEvent::Services { snapshot, changed, since } => {
+                if self.state.portals().is_none() {
+                    // Nothing could be applied before the lists were complete.
+                    self.changed_since = None;
+                }
                 self.mark_changed(since);
                 let all = || snapshot.services().map(|service| service.key.clone()).collect();
                 let keys = changed.clone().unwrap_or_else(all);
