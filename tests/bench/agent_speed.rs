@@ -36,7 +36,7 @@ pub(crate) fn bench() {
         let agent = Agent::start_with(&dir, &[&args, &bounds[..]].concat());
         agent.until("the agent is synced", |agent| agent.status()["synced"] == true);
         let synced = Spread::one(start.elapsed().as_secs_f64() * 1e3);
-        let empty = memory(&agent, "VmRSS:");
+        let empty = memory(agent.pid(), "VmRSS:");
         let mut members = vec![Member::attach(&agent, 0)];
         let alone = measure(&api, &members, services, 0..changes);
         let one = |number| {
@@ -61,7 +61,7 @@ pub(crate) fn bench() {
         table.put("from its start to its initial sync", &synced, &[]);
         let table = sheet.rows("memory", "memory of that agent", "MB");
         table.put("resident, no pods", &empty, &[]);
-        let [resident, most] = ["VmRSS:", "VmHWM:"].map(|key| memory(&agent, key));
+        let [resident, most] = ["VmRSS:", "VmHWM:"].map(|key| memory(agent.pid(), key));
         let target = Verdict::at_most("MB", most.median, 60.0);
         table.put(
             &format!("resident, {pods} network namespaces, {} changes later", 2 * changes),
@@ -73,13 +73,13 @@ pub(crate) fn bench() {
 }
 
 /// A pod and a socket in it.
-struct Member {
+pub(crate) struct Member {
     _pod: Pod,
     socket: Socket,
 }
 
 impl Member {
-    fn attach(agent: &Agent, number: usize) -> Self {
+    pub(crate) fn attach(agent: &Agent, number: usize) -> Self {
         let pod = Pod::new();
         let socket = pod.netns.socket().expect("a socket");
         agent.attach(&format!("pod-{number}"), &pod);
@@ -109,7 +109,7 @@ fn measure(api: &Api, members: &[Member], services: usize, changes: std::ops::Ra
     Spread::of(changes.map(one).collect())
 }
 
-/// Reads a figure for the agent's memory, in MB.
-fn memory(agent: &Agent, key: &str) -> Spread {
-    Spread::one(kilobytes(&format!("/proc/{}/status", agent.pid()), key) / 1024.0)
+/// Reads a figure for the memory of a process, in MB.
+pub(crate) fn memory(pid: u32, key: &str) -> Spread {
+    Spread::one(kilobytes(&format!("/proc/{pid}/status"), key) / 1024.0)
 }

@@ -1,22 +1,38 @@
 //! The rules of kube-proxy's nftables mode for the same portals, as a peer.
+//!
+//! `kube_proxy_process` runs the real one.
 
 use proxy_core::portal::{Portal, Portals};
 
 /// The rules of kube-proxy's nftables mode (pkg/proxy/nftables/proxier.go): a chain with an anonymous map of endpoints for
-/// each service, and one verdict map to these chains.
+/// each service, and one verdict map to these chains; for node ports another one.
 pub(crate) fn kube_proxy_shape(portals: &Portals) -> String {
-    let (mut chains, mut elements) = (String::new(), Vec::new());
+    let (mut chains, mut elements, mut node_ports) = (String::new(), Vec::new(), Vec::new());
     for (index, portal) in portals.iter().enumerate() {
         let (key, chain) = (portal.key, format!("service-{index:08}"));
         chains.push_str(&format!(" chain {chain} {{\n  {}\n }}\n", service_rule(portal, 0)));
-        elements.push(format!("{} . {} . {} : goto {chain}", key.address, key.protocol.lower(), key.port));
+        let port = format!("{} . {} : goto {chain}", key.protocol.lower(), key.port);
+        if key.is_node_port() {
+            node_ports.push(port);
+        } else {
+            elements.push(format!("{} . {port}", key.address));
+        }
     }
     format!(
-        "table ip peer {{\n map service-ips {{\n  type ipv4_addr . inet_proto . inet_service : verdict\n }}\n{chains} \
+        "table ip peer {{\n map service-ips {{\n  type ipv4_addr . inet_proto . inet_service : verdict\n }}\n \
+         map service-nodeports {{\n  type inet_proto . inet_service : verdict\n }}\n{chains} \
          chain output {{\n  type nat hook output priority -100\n  ip daddr . meta l4proto . th dport vmap @service-ips\n \
-         }}\n}}\nadd element ip peer service-ips {{ {} }}\n",
-        elements.join(", ")
+         }}\n}}\n{}{}",
+        elements_of("service-ips", &elements),
+        elements_of("service-nodeports", &node_ports)
     )
+}
+
+fn elements_of(map: &str, elements: &[String]) -> String {
+    if elements.is_empty() {
+        return String::new();
+    }
+    format!("add element ip peer {map} {{ {} }}\n", elements.join(", "))
 }
 
 fn service_rule(portal: &Portal, shift: usize) -> String {

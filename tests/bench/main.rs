@@ -6,7 +6,12 @@ mod agent_speed;
 mod demand_speed;
 mod first_packet;
 mod haproxy;
+mod http_status;
 mod kube_proxy;
+mod kube_proxy_process;
+mod node_agent;
+mod node_path;
+mod node_speed;
 mod path;
 mod plugin_speed;
 mod relay_speed;
@@ -16,10 +21,12 @@ mod wired;
 mod world;
 
 /// The benchmarks by name.
-const BENCHMARKS: [(&str, fn()); 7] = [
+const BENCHMARKS: [(&str, fn()); 9] = [
     ("agent_speed", agent_speed::bench),
     ("demand_speed", demand_speed::bench),
     ("first_packet", first_packet::bench),
+    ("node_path", node_path::bench),
+    ("node_speed", node_speed::bench),
     ("path", path::bench),
     ("plugin_speed", plugin_speed::bench),
     ("relay_speed", relay_speed::bench),

@@ -223,6 +223,8 @@ fn server(assets: &Path, dir: &TempDir, certificates: &Certificates, etcd_port: 
     command.arg("--service-account-key-file").arg(&public_key);
     command.arg("--service-account-signing-key-file").arg(&key);
     command.args(["--service-cluster-ip-range=10.0.0.0/16", "--authorization-mode=RBAC"]);
+    // Benchmarks have more services than the standard range of node ports.
+    command.arg("--service-node-port-range=1024-65535");
     command.arg("--token-auth-file").arg(&tokens);
     command.arg("--disable-admission-plugins=ServiceAccount");
     start(&command, dir, SERVER_LOG)
