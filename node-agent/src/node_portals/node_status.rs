@@ -150,7 +150,9 @@ impl NodeStatus {
         report.portals = ruleset.frontend_count();
         report.elements = ruleset.size();
         report.addresses = ruleset.environment().addresses.iter().map(ToString::to_string).collect();
-        for portal in portals.by_service() {
+        // Without conflicts, each claim has a frontend: comparing all portals would delay the event loop.
+        let has_conflicts = portals.claim_count() != ruleset.frontend_count();
+        for portal in portals.by_service().filter(|_| has_conflicts) {
             let owner = portals.get(portal.key).filter(|owner| owner.service != portal.service);
             let Some(owner) = owner else { continue };
             report.conflict_count += 1;
@@ -168,5 +170,34 @@ impl NodeStatus {
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proxy_core::portal::{NodeContext, Place, portals};
+    use proxy_core::ruleset::node::{NodeEnvironment, NodeSettings};
+    use proxy_core::sample::{node_context, snapshot, svc};
+
+    use super::*;
+
+    #[test]
+    fn report_names_the_owner_and_the_refused_service_of_a_conflict() {
+        let service = |name: &str, address: &str| svc(name).ip(address).tcp("", 80).external("192.0.2.9");
+        let first = service("first", "10.96.0.1").created("2026-01-01T00:00:00Z");
+        let second = service("second", "10.96.0.2").created("2026-02-01T00:00:00Z");
+        let context = NodeContext { place: Place::Node, ..node_context() };
+        let report = |services: Vec<proxy_core::snapshot::Change>| {
+            let portals = portals(&snapshot(services), &context);
+            let ruleset = NodeRuleset::new(&portals, NodeSettings::default(), NodeEnvironment::default());
+            let status = NodeStatus::default();
+            status.record_state(&portals, &ruleset, None);
+            status.report()
+        };
+        let report_of_both = report(vec![second.into(), first.clone().into()]);
+        assert_eq!(report_of_both.conflict_count, 1);
+        let conflict = &report_of_both.conflicts[0];
+        assert_eq!((&*conflict.owner, &*conflict.refused), ("default/first", "default/second"));
+        assert_eq!(report(vec![first.into()]).conflict_count, 0);
     }
 }

@@ -229,6 +229,12 @@ impl Portals {
             .filter_map(|((.., service), index)| self.by_service.get(service)?.portals.get(*index))
     }
 
+    /// Returns the number of claims. It exceeds the number of keys if services claim the same portal.
+    #[must_use]
+    pub fn claim_count(&self) -> usize {
+        self.claims.size()
+    }
+
     /// Returns all portals by service, including those of services without precedence.
     pub fn by_service(&self) -> impl Iterator<Item = &Portal> {
         self.by_service.values().flat_map(|service| service.portals.iter())
