@@ -123,12 +123,11 @@ fn thousand_conflicts_in_a_namespace_cause_a_bounded_number_of_events() {
     }
     // Another namespace gets its Event meanwhile.
     barrier(&cluster, "barrier");
-    webhook.until("further Events are limited", |webhook| {
-        webhook.metric("events_total{result=\"limited\"}") >= 1.0
-    });
+    // Each check reports some of the services only, so the burst is not necessarily used up.
+    until("the namespace has Events", || Some(events(&cluster, "team").len()).filter(|count| *count >= 10));
     // The burst, and one more every 30 s.
     let max = 20 + start.elapsed().as_secs() / 30 + 1;
     let written = events(&cluster, "team").len() as u64;
-    assert!((20..=max).contains(&written), "{written} Events, at most {max}");
+    assert!(written <= max, "{written} Events, at most {max}");
     assert_eq!(webhook.metric("events_total{result=\"failed\"}"), 0.0);
 }
