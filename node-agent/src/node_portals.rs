@@ -10,7 +10,7 @@
 
 use std::sync::Arc;
 use std::sync::mpsc::{Sender, channel};
-use std::thread;
+use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use anyhow::Context;
@@ -58,11 +58,13 @@ pub(crate) struct NodePortalsOptions {
     pub(crate) audit_interval: Duration,
 }
 
-/// The running parts of node portals. Dropping it ends them; the rules stay in place.
+/// The running parts of node portals. Dropping it ends them, so that another agent can take over; the rules stay in
+/// place.
 #[derive(Debug)]
 pub(crate) struct NodePortals {
     events: Sender<NodeEvent>,
     status: NodeStatus,
+    worker: Option<JoinHandle<()>>,
     _tasks: JoinSet<()>,
 }
 
@@ -117,21 +119,31 @@ impl NodePortals {
         };
         let worker = NodeWorker::new(NodeState::new(state), socket, outputs, has_anchor);
         let run = move || worker.run(&receiver);
-        thread::Builder::new()
+        let worker = thread::Builder::new()
             .name("node-portals".to_owned())
             .spawn(run)
             .context("failed to start thread of node portals")?;
-        Ok(Self { events, status, _tasks: tasks })
+        Ok(Self { events, status, worker: Some(worker), _tasks: tasks })
     }
 
     /// Sends an event to the worker.
     pub(crate) fn send(&self, event: NodeEvent) {
-        // The worker ends only with this sender.
+        // The worker runs until this is dropped.
         let _ = self.events.send(event);
     }
 
     /// Returns the report.
     pub(crate) fn report(&self) -> NodeReport {
         self.status.report()
+    }
+}
+
+impl Drop for NodePortals {
+    /// Waits until the worker has ended: from then on, this agent neither writes the table nor holds its ports.
+    fn drop(&mut self) {
+        self.send(NodeEvent::Stop);
+        if let Some(worker) = self.worker.take() {
+            let _ = worker.join();
+        }
     }
 }

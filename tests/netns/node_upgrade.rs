@@ -5,8 +5,9 @@ use std::sync::{Mutex, MutexGuard};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use test_support::agent::TIMEOUT;
+use test_support::agent::{Agent, TIMEOUT};
 use test_support::conversation::{ANSWER, ask};
+use test_support::namespace::run;
 
 use crate::node_agent::{NODE_PORT, service, start, with_service};
 use crate::node_faults::{broken, echo_service, open_connections, serve_echo};
@@ -103,5 +104,34 @@ fn upgrade_and_kill_of_the_agent_fail_and_break_no_connection() {
         println!("{served} connections, {rate:.0} per second");
         assert_eq!(*load.failures(), [""; 0], "of {served} connections");
         assert_eq!(broken(&mut open), 0, "of {LONG_CONNECTIONS} connections");
+    });
+}
+
+#[test]
+fn agent_that_was_replaced_no_longer_maintains_the_node() {
+    with_service(|network, folder| {
+        let flags = ["--take-over", "--audit-interval", "1"];
+        let old = start(folder, &flags);
+        old.until("the old agent holds the anchor table", |agent| {
+            agent.status()["nodePortals"]["anchorError"].is_null()
+                && run("nft", &["list", "tables"], "").contains("portico-anchor")
+        });
+        let new = start(folder, &flags);
+        // The old process waits in reserve; it must have released what only one agent can own.
+        let owns_anchor = |agent: &Agent| {
+            let report = agent.status()["nodePortals"].clone();
+            report["programmed"] == true && report["anchorError"].is_null()
+        };
+        new.until("an audit took place", |agent| agent.log().contains("takeover complete"));
+        new.until("the new agent holds the anchor table", owns_anchor);
+        new.until("the new agent has the ports of kube-proxy", |agent| {
+            agent.log().matches("serving a port of kube-proxy").count() >= 4
+        });
+        folder.put("web.json", &service((LOCAL_POD[0], "n1")));
+        let portal = format!("{}:{NODE_PORT}", NODE[0]);
+        new.until("the new agent follows endpoints", |_| {
+            network.outside.within(|| ask(&portal, ANSWER)).is_ok_and(|reply| reply.starts_with("local"))
+        });
+        assert!(old.terminate().success());
     });
 }

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant, SystemTime};
@@ -31,7 +32,7 @@ const RESTORE_INTERVAL: Duration = Duration::from_millis(50);
 /// An input of the worker.
 #[derive(Debug)]
 pub(crate) enum NodeEvent {
-    /// Services changed; The first snapshot has no `changed`.
+    /// Services changed. The first snapshot has no `changed`.
     Services { snapshot: Snapshot, changed: Option<ChangedServices>, since: Instant },
     /// The node object changed.
     Node(Node),
@@ -43,6 +44,8 @@ pub(crate) enum NodeEvent {
     LoopbackOpen(u16),
     /// It is time to check whether another process changed the table.
     Audit,
+    /// The worker must end. The thread that watches the table has a sender, too, so the channel is not closed.
+    Stop,
 }
 
 /// The parts of the worker that serve what it computes.
@@ -107,7 +110,7 @@ impl NodeWorker {
         }
     }
 
-    /// Handles events until their sender is dropped.
+    /// Handles events until the one that stops it.
     pub(crate) fn run(mut self, events: &Receiver<NodeEvent>) {
         loop {
             let due = [self.retry_at, self.check_at, self.state.deadline()].into_iter().flatten().min();
@@ -115,19 +118,21 @@ impl NodeWorker {
                 None => events.recv().map_err(|_| RecvTimeoutError::Disconnected),
                 Some(at) => events.recv_timeout(at.saturating_duration_since(Instant::now())),
             };
-            match event {
-                Ok(event) => self.handle(event),
-                Err(RecvTimeoutError::Timeout) => {}
+            let first = match event {
+                Ok(event) => Some(event),
+                Err(RecvTimeoutError::Timeout) => None,
                 Err(RecvTimeoutError::Disconnected) => return,
-            }
-            while let Ok(event) = events.try_recv() {
-                self.handle(event);
+            };
+            for event in first.into_iter().chain(events.try_iter()) {
+                if self.handle(event).is_break() {
+                    return;
+                }
             }
             self.reconcile(Instant::now());
         }
     }
 
-    fn handle(&mut self, event: NodeEvent) {
+    fn handle(&mut self, event: NodeEvent) -> ControlFlow<()> {
         let now = Instant::now();
         match event {
             NodeEvent::Services { snapshot, changed, since } => {
@@ -170,7 +175,9 @@ impl NodeWorker {
                     self.schedule_check(now, CHECK_INTERVAL);
                 }
             }
+            NodeEvent::Stop => return ControlFlow::Break(()),
         }
+        ControlFlow::Continue(())
     }
 
     fn apply_checks(
