@@ -10,7 +10,7 @@ use crate::node_portals::detect_local::DetectLocalArgs;
 use crate::node_portals::node_addresses::AddressSelector;
 use crate::node_portals::state::NodeOptions;
 
-/// The share of the limits of a pod's table that the node's table has: it exists once.
+/// The node's table exists once, so it can have this many times the elements of a pod's.
 const NODE_LIMIT_FACTOR: usize = 10;
 
 /// Flags of node portals.

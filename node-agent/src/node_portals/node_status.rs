@@ -152,9 +152,7 @@ impl NodeStatus {
         report.addresses = ruleset.environment().addresses.iter().map(ToString::to_string).collect();
         // Without conflicts, each claim has a frontend: comparing all portals would delay the event loop.
         let has_conflicts = portals.claim_count() != ruleset.frontend_count();
-        for portal in portals.by_service().filter(|_| has_conflicts) {
-            let owner = portals.get(portal.key).filter(|owner| owner.service != portal.service);
-            let Some(owner) = owner else { continue };
+        for (portal, owner) in has_conflicts.then(|| portals.conflicts()).into_iter().flatten() {
             report.conflict_count += 1;
             if report.conflicts.len() < CONFLICTS_MAX {
                 report.conflicts.push(ConflictReport {

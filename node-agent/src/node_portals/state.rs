@@ -156,18 +156,10 @@ impl NodeState {
     }
 
     fn update_environment(&mut self) {
-        let settings =
-            NodeSettings { detects_pods: !self.pod_sources_are_unknown(), ..self.options.settings };
-        if self.desired.settings() != Some(settings) {
-            self.desired.set_settings(settings);
-        }
         let environment = self.environment();
+        let detects_pods = !environment.pod_ranges.is_empty() || !environment.pod_interfaces.is_empty();
+        self.desired.set_settings(NodeSettings { detects_pods, ..self.options.settings });
         self.pending.append(self.desired.set_environment(environment));
-    }
-
-    fn pod_sources_are_unknown(&self) -> bool {
-        let NodeEnvironment { pod_ranges, pod_interfaces, .. } = self.environment();
-        pod_ranges.is_empty() && pod_interfaces.is_empty()
     }
 
     fn environment(&self) -> NodeEnvironment {

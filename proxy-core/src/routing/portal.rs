@@ -229,6 +229,14 @@ impl Portals {
             .filter_map(|((.., service), index)| self.by_service.get(service)?.portals.get(*index))
     }
 
+    /// Returns each portal that another service has, with that service's portal. It looks each portal up.
+    pub fn conflicts(&self) -> impl Iterator<Item = (&Portal, &Portal)> {
+        self.by_service().filter_map(|portal| {
+            let owner = self.get(portal.key).filter(|owner| owner.service != portal.service)?;
+            Some((portal, owner))
+        })
+    }
+
     /// Returns the number of claims. It exceeds the number of keys if services claim the same portal.
     #[must_use]
     pub fn claim_count(&self) -> usize {

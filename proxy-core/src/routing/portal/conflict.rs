@@ -85,11 +85,8 @@ pub fn conflicts_on_every_node(
     let mut owners: BTreeMap<&ServiceKey, BTreeMap<ClaimedPort, &ServiceKey>> = BTreeMap::new();
     let portals = contested_portals(snapshot, external, limits);
     // The cluster assigns each cluster address once.
-    for portal in portals.by_service().filter(|portal| portal.kind != PortalKind::ClusterIp) {
-        let owner = portals.get(portal.key).filter(|owner| owner.service != portal.service);
-        if let Some(owner) = owner {
-            owners.entry(&portal.service).or_default().entry(portal.key.into()).or_insert(&owner.service);
-        }
+    for (portal, owner) in portals.conflicts().filter(|(portal, _)| portal.kind != PortalKind::ClusterIp) {
+        owners.entry(&portal.service).or_default().entry(portal.key.into()).or_insert(&owner.service);
     }
     let mut checks: Vec<(u16, Created, &ServiceKey)> = snapshot
         .services()

@@ -142,13 +142,11 @@ fn add_service_rules(table: &mut TableWriter<'_>) {
             rule.match_in(&per_family(set::GUARDED, family)).match_not_in(&per_family(set::SOURCES, family));
             rule.verdict(NF_DROP, None);
         });
-        add_lookup(table, family, chain::SHORT, [set::SHORT, set::SHORT_PORTS]);
+        add_frontend_lookup(table, family, chain::SHORT, set::SHORT);
+        add_node_port_lookup(table, family, chain::SHORT, set::SHORT_PORTS);
     }
     for family in Family::BOTH {
-        table.add_rule(chain::SERVICES, |rule| {
-            rule.match_family(family).load(family, &FRONTEND_KEY);
-            dispatch(rule, &per_family(set::SERVICES, family));
-        });
+        add_frontend_lookup(table, family, chain::SERVICES, set::SERVICES);
         for (name, (verdict, target)) in
             [(set::ADDRESSES, (NFT_GOTO, Some(chain::REFUSE))), (set::RANGES, (NF_DROP, None))]
         {
@@ -161,15 +159,15 @@ fn add_service_rules(table: &mut TableWriter<'_>) {
     }
 }
 
-/// Adds the rules that look frontends up in a map by address and port, and in another one by node port.
-fn add_lookup(table: &mut TableWriter<'_>, family: Family, chain: &str, [services, ports]: [&str; 2]) {
+/// Adds a rule that looks frontends up in a map by address and port.
+fn add_frontend_lookup(table: &mut TableWriter<'_>, family: Family, chain: &str, map: &str) {
     table.add_rule(chain, |rule| {
         rule.match_family(family).load(family, &FRONTEND_KEY);
-        dispatch(rule, &per_family(services, family));
+        dispatch(rule, &per_family(map, family));
     });
-    add_node_port_lookup(table, family, chain, ports);
 }
 
+/// Adds a rule that looks frontends up in a map by the port of a node address.
 fn add_node_port_lookup(table: &mut TableWriter<'_>, family: Family, chain: &str, map: &str) {
     table.add_rule(chain, |rule| {
         rule.match_family(family).load(family, &[HeaderField::DestinationAddress]);
