@@ -120,7 +120,7 @@ fn missing_right_to_read_services_is_named() {
             panic!("the agent is ready without its services")
         };
         // The lists run concurrently, and the first that is denied is reported.
-        let resources = ["services", "endpointslices", "nodes"];
+        let resources = ["services", "endpointslices", "nodes", "servicecidrs"];
         let rule =
             |resource: &str| message.contains(&format!("resources: [\"{resource}\"], verbs: [\"list\""));
         assert!(resources.into_iter().any(rule), "{message}");
