@@ -1,11 +1,13 @@
 //! `LimitChecker`: finds services that ask for more portals than any node programs, so that the owner gets an Event.
 //!
 //! Every node refuses the same requests if the reason depends neither on the node nor on endpoints; proxy-core computes
-//! these from the services of a namespace. A namespace is checked after each change of its services, one at a time, and
-//! the checks take a limited share of a CPU. A refusal is reported once for each service and reason until it ends. The
+//! these from the services of a namespace. A namespace is checked after each change of its services, one at a time and
+//! in turn, so that a namespace that changes all the time does not delay others. The checks take a limited share of a
+//! CPU. A refusal is reported once for each service and reason until it ends. The
 //! type contains no clock and calls no API server.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::ops::Bound::{Excluded, Unbounded};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -48,6 +50,8 @@ pub(crate) struct LimitChecker {
     options: LimitOptions,
     /// The namespaces to check.
     pending: BTreeSet<Arc<str>>,
+    /// The namespace of the last check.
+    last: Option<Arc<str>>,
     pacer: CheckPacer,
     reported: BTreeMap<ServiceKey, (Created, BTreeSet<RefusalReason>)>,
 }
@@ -76,10 +80,20 @@ impl LimitChecker {
         if self.next_due(now).is_none_or(|due| due > now) {
             return None;
         }
-        let namespace = self.pending.pop_first()?;
+        let namespace = self.take_next()?;
         self.pacer.start();
         let (options, checked) = (self.options.clone(), Arc::clone(&namespace));
         Some((namespace, move |snapshot: &Snapshot| check(snapshot, &checked, &options)))
+    }
+
+    /// Removes and returns the next pending namespace after the last one in alphabetical order, or the first.
+    fn take_next(&mut self) -> Option<Arc<str>> {
+        let after = self.last.clone().map_or(Unbounded, Excluded);
+        let mut following = self.pending.range::<Arc<str>, _>((after, Unbounded));
+        let next = following.next().or_else(|| self.pending.first()).cloned()?;
+        self.pending.remove(&next);
+        self.last = Some(Arc::clone(&next));
+        Some(next)
     }
 
     /// Records the result of a check, and returns what must be reported.
