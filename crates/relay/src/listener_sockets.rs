@@ -40,9 +40,9 @@ pub(crate) fn open_listeners(port: u16, workers: usize) -> io::Result<Vec<Listen
 }
 
 /// Opens the sockets of all workers at the loopback addresses of the network namespace of the calling thread, that of
-/// the node. Without IPv6 they listen only at the address of IPv4.
+/// the node. Without IPv6 they listen only at the address of IPv4. The node's sysctls stay as they are, so the kernel may
+/// reset connections that the previous agent has not accepted yet.
 pub(crate) fn open_loopback_listeners(port: u16, workers: usize) -> io::Result<Vec<ListenerSockets>> {
-    migrate_requests();
     let open = |_| {
         let v4 = bind_to(Family::V4, SocketKind::Stream, SocketAddr::from((Ipv4Addr::LOCALHOST, port)))?;
         let mut streams = vec![listen(v4)?];
@@ -56,7 +56,7 @@ pub(crate) fn open_loopback_listeners(port: u16, workers: usize) -> io::Result<V
     (0..workers).map(open).collect()
 }
 
-/// Moves connections that are not accepted yet to the next agent. If /proc is read-only, an upgrade can reset them.
+/// Moves connections of a pod that are not accepted yet to the next agent. If /proc is read-only, an upgrade can reset them.
 fn migrate_requests() {
     let _ = fs::write(MIGRATE_REQUESTS, "1");
 }
