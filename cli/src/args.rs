@@ -99,7 +99,7 @@ pub(crate) struct NodeContextArgs {
 }
 
 /// The table of the node's network namespace.
-#[derive(Debug, ClapArgs)]
+#[derive(Debug, Default, ClapArgs)]
 pub(crate) struct NodePortalArgs {
     /// Address of the node on which node ports are served (default: the first address of the Node object in each
     /// family). Repeatable.
@@ -201,10 +201,10 @@ pub(crate) struct RulesArgs {
     #[command(flatten)]
     pub(crate) context: NodeContextArgs,
     /// Print the table of the node's own network namespace, for clients outside the cluster and for the node itself.
-    #[arg(long, conflicts_with_all = ["counters", "output"])]
+    #[arg(long, conflicts_with = "counters")]
     pub(crate) node_portals: bool,
     #[command(flatten)]
-    pub(crate) node: NodePortalArgs,
+    pub(crate) node: Option<NodePortalArgs>,
     /// Priority of the NAT chain (default: -99, with --node-portals -101).
     #[arg(long, value_name = "NUMBER", allow_negative_numbers = true)]
     pub(crate) nat_priority: Option<i32>,
@@ -221,9 +221,9 @@ pub(crate) struct RulesArgs {
 pub(crate) enum RulesOutput {
     /// Input for nft -f.
     Nft,
-    /// Input for iptables-restore (IPv4).
+    /// Input for iptables-restore (IPv4), without --node-portals.
     Iptables,
-    /// Input for ip6tables-restore (IPv6).
+    /// Input for ip6tables-restore (IPv6), without --node-portals.
     Ip6tables,
     /// One JSON object.
     Json,
@@ -243,7 +243,7 @@ pub(crate) struct ExplainArgs {
     #[arg(long, value_name = "IP")]
     pub(crate) source: Option<IpAddr>,
     #[command(flatten)]
-    pub(crate) node: NodePortalArgs,
+    pub(crate) node: Option<NodePortalArgs>,
     /// Output format.
     #[arg(short, long, value_enum, default_value_t = ExplainOutput::Text)]
     pub(crate) output: ExplainOutput,

@@ -23,10 +23,13 @@ pub(crate) fn run(args: &ExplainArgs, out: &mut impl Write) -> anyhow::Result<bo
     let (destination, source) = (*destination, *source);
     let snapshot = objects.into_snapshot();
     let explanation = match from {
-        ClientArg::Pod => explain(&snapshot, &context, &Query { destination, source }),
+        ClientArg::Pod => {
+            node_portals::refuse_unused(node.as_ref(), "--from node or --from outside");
+            explain(&snapshot, &context, &Query { destination, source })
+        }
         ClientArg::Node | ClientArg::Outside => {
             let query = NodeQuery { destination, is_from_node: *from == ClientArg::Node, source };
-            let (settings, environment) = node_portals::table_inputs(node, &context);
+            let (settings, environment) = node_portals::table_inputs(node.as_ref(), &context);
             explain_node(&snapshot, &context, settings, environment, &query)
         }
     };

@@ -2,15 +2,30 @@
 
 use std::sync::Arc;
 
+use clap::CommandFactory;
+use clap::error::ErrorKind;
 use ipnet::IpNet;
 use proxy_core::address::Family;
 use proxy_core::portal::NodeContext;
 use proxy_core::ruleset::node::{NodeEnvironment, NodeSettings};
 
-use crate::args::NodePortalArgs;
+use crate::args::{Args, NodePortalArgs};
+
+/// Exits with a usage error if the arguments were given for a network namespace that does not use them.
+pub(crate) fn refuse_unused(args: Option<&NodePortalArgs>, requirement: &str) {
+    if args.is_some() {
+        let message = format!("arguments of the node's table require {requirement}");
+        Args::command().error(ErrorKind::MissingRequiredArgument, message).exit();
+    }
+}
 
 /// Returns what the table depends on in addition to the portals.
-pub(crate) fn table_inputs(args: &NodePortalArgs, context: &NodeContext) -> (NodeSettings, NodeEnvironment) {
+pub(crate) fn table_inputs(
+    args: Option<&NodePortalArgs>,
+    context: &NodeContext,
+) -> (NodeSettings, NodeEnvironment) {
+    let defaults = NodePortalArgs::default();
+    let args = args.unwrap_or(&defaults);
     let NodePortalArgs { nodeport_addresses, cluster_cidrs, .. } = args;
     let settings = NodeSettings {
         detects_pods: !cluster_cidrs.is_empty(),

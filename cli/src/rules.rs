@@ -1,18 +1,20 @@
 //! `portico rules`: the ruleset of a pod's network namespace, as text for nft or iptables, or as JSON; with
-//! `--node-portals`, the table of the node's network namespace, as text for nft.
+//! `--node-portals`, the table of the node's network namespace, as text for nft or as JSON.
 
 use std::io::Write;
 
+use clap::CommandFactory;
+use clap::error::ErrorKind;
 use proxy_core::address::Family;
 use proxy_core::iptables::Iptables;
 use proxy_core::portal::{NodeContext, Place, portals};
-use proxy_core::ruleset::node::{NodeRuleset, NodeSettings};
+use proxy_core::ruleset::node::{FrontendAction, NodeRuleset, NodeSettings};
 use proxy_core::ruleset::{Rule, Ruleset, Settings};
 use serde_json::{Value, json};
 
-use crate::args::{RulesArgs, RulesOutput};
+use crate::args::{Args, RulesArgs, RulesOutput};
 use crate::manifests;
-use crate::node_portals::table_inputs;
+use crate::node_portals::{refuse_unused, table_inputs};
 use crate::portals::warn_conflicts;
 
 /// Runs `portico rules`. Returns whether all of the input was valid.
@@ -24,12 +26,13 @@ pub(crate) fn run(args: &RulesArgs, out: &mut impl Write) -> anyhow::Result<bool
     let portals = portals(&objects.into_snapshot(), &context);
     warn_conflicts(&portals);
     if *node_portals {
-        let (settings, environment) = table_inputs(node, &context);
+        let (settings, environment) = table_inputs(node.as_ref(), &context);
         let nat_priority = nat_priority.unwrap_or(settings.nat_priority);
         let settings = NodeSettings { nat_priority, ..settings };
-        write!(out, "{}", NodeRuleset::new(&portals, settings, environment))?;
+        write_node_table(&NodeRuleset::new(&portals, settings, environment), *output, out)?;
         return Ok(is_valid);
     }
+    refuse_unused(node.as_ref(), "--node-portals");
     let defaults = Settings::default();
     let nat_priority = nat_priority.unwrap_or(defaults.nat_priority);
     let settings = Settings { nat_priority, counters: *counters, ..defaults };
@@ -37,12 +40,25 @@ pub(crate) fn run(args: &RulesArgs, out: &mut impl Write) -> anyhow::Result<bool
         RulesOutput::Nft => write!(out, "{}", Ruleset::new(&portals, settings))?,
         RulesOutput::Iptables => write!(out, "{}", Iptables { portals: &portals, family: Family::V4 })?,
         RulesOutput::Ip6tables => write!(out, "{}", Iptables { portals: &portals, family: Family::V6 })?,
-        RulesOutput::Json => {
-            serde_json::to_writer_pretty(&mut *out, &to_json(&Ruleset::new(&portals, settings)))?;
-            writeln!(out)?;
-        }
+        RulesOutput::Json => write_json(&to_json(&Ruleset::new(&portals, settings)), out)?,
     }
     Ok(is_valid)
+}
+
+fn write_node_table(ruleset: &NodeRuleset, output: RulesOutput, out: &mut impl Write) -> anyhow::Result<()> {
+    match output {
+        RulesOutput::Nft => Ok(write!(out, "{ruleset}")?),
+        RulesOutput::Json => write_json(&node_to_json(ruleset), out),
+        RulesOutput::Iptables | RulesOutput::Ip6tables => {
+            let message = "the node's table has no form for iptables; use --output nft or json";
+            Args::command().error(ErrorKind::ArgumentConflict, message).exit()
+        }
+    }
+}
+
+fn write_json(value: &Value, out: &mut impl Write) -> anyhow::Result<()> {
+    serde_json::to_writer_pretty(&mut *out, value)?;
+    Ok(writeln!(out)?)
 }
 
 fn to_json(ruleset: &Ruleset) -> Value {
@@ -60,5 +76,32 @@ fn to_json(ruleset: &Ruleset) -> Value {
     json!({
         "table": proxy_core::nft::TABLE, "settings": ruleset.settings(),
         "portals": portals, "addresses": addresses, "ranges": ruleset.ranges(),
+    })
+}
+
+fn node_to_json(ruleset: &NodeRuleset) -> Value {
+    let action = |action: FrontendAction| match action {
+        FrontendAction::Reject => json!("reject"),
+        FrontendAction::Drop => json!("drop"),
+        FrontendAction::Forward(target, _) | FrontendAction::OwnChain(target) => {
+            let target = ruleset.target(target).expect("every frontend's target is in the table");
+            json!({"backends": target.backends, "selection": target.selection})
+        }
+    };
+    let frontends: Vec<Value> = ruleset
+        .frontends()
+        .map(|(key, frontend)| {
+            json!({
+                "address": (!key.is_node_port()).then_some(key.address), "family": Family::of(key.address),
+                "protocol": key.protocol, "port": key.port, "action": action(frontend.action),
+                "actionInCluster": frontend.short.map(action), "sources": frontend.sources,
+                "clusterAddress": frontend.is_cluster_ip,
+            })
+        })
+        .collect();
+    let environment = ruleset.environment();
+    json!({
+        "table": proxy_core::node_nft::NODE_TABLE, "frontends": frontends, "ranges": ruleset.ranges(),
+        "nodeAddresses": environment.addresses, "podRanges": environment.pod_ranges,
     })
 }

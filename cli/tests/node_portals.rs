@@ -1,6 +1,7 @@
 //! `portico rules --node-portals` and `portico explain --from outside|node`: the table of the node's network namespace.
 
 use expect_test::{Expect, expect};
+use serde_json::{Value, json};
 use test_support::command::portico_with;
 
 const OBJECTS: &str = r"
@@ -115,9 +116,31 @@ fn rules_of_the_node_depend_on_the_arguments() {
 }
 
 #[test]
-fn rules_of_the_node_have_one_format() {
-    for other in [&["-o", "iptables"][..], &["--counters"]] {
-        let output = portico_with(&[&["rules", "--node-portals", "-f", "-"], other].concat(), OBJECTS);
-        assert_eq!(output.code, 2, "{}", output.stderr);
+fn rules_of_the_node_as_json_name_frontends_and_backends() {
+    let json = run(&["rules", "--node-portals", "-o", "json", "--cluster-cidr", "10.1.0.0/16"]);
+    let rules: Value = serde_json::from_str(&json).expect("one JSON object");
+    let [node_port, cluster_ip] = &rules["frontends"].as_array().expect("an array")[..] else {
+        panic!("two frontends: {json}")
+    };
+    assert_eq!((&cluster_ip["address"], &cluster_ip["port"]), (&json!("10.0.0.9"), &json!(80)));
+    assert_eq!((&node_port["address"], &node_port["port"]), (&Value::Null, &json!(30080)));
+    assert_eq!(node_port["action"], json!({"backends": ["10.1.0.1:8080"], "selection": "random"}));
+    let all = json!({"backends": ["10.1.0.1:8080", "10.1.9.1:8080"], "selection": "random"});
+    assert_eq!((&node_port["actionInCluster"], &cluster_ip["action"]), (&all, &all));
+    assert_eq!(rules["nodeAddresses"], json!(["10.240.0.5"]));
+    assert_eq!(rules["podRanges"], json!(["10.1.0.0/16"]));
+}
+
+#[test]
+fn arguments_without_an_effect_are_usage_errors() {
+    let node_address = ["--nodeport-address", "10.240.0.5"];
+    for args in [
+        &["rules", "--node-portals", "-o", "iptables"][..],
+        &["rules", "--node-portals", "--counters"],
+        &[&["rules"], &node_address[..]].concat(),
+        &[&["explain", "tcp://10.0.0.9:80", "--from", "pod"], &node_address[..]].concat(),
+    ] {
+        let output = portico_with(&[args, &["-f", "-"]].concat(), OBJECTS);
+        assert_eq!((output.code, &*output.stdout), (2, ""), "{args:?}: {}", output.stderr);
     }
 }
