@@ -8,7 +8,7 @@ use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use agent_ipc::{Reply, Request, send_request};
+use agent_ipc::{AttachmentKey, Reply, Request, send_request};
 use anstyle::Style;
 use anyhow::{Context, bail};
 use clap::{Args, ValueEnum};
@@ -16,11 +16,14 @@ use clap::{Args, ValueEnum};
 use crate::node_status::{is_node_healthy, write_node_portals};
 use crate::table::{Cell, HEALTHY, Table, UNHEALTHY};
 use crate::watch::{self, WatchArgs};
-use node_agent::{AttachmentReport, Report};
+use node_agent::{AttachmentReport, Report, UnservedPod, UnservedReport};
+use proxy_core::annotation::PORTALS;
 
 const AGENT_TIMEOUT: Duration = Duration::from_secs(5);
 /// The length to which container IDs are truncated.
 const SHORT_ID_LEN: usize = 13;
+/// The maximum number of pods that are named as not served.
+const UNSERVED_NAMES_MAX: usize = 20;
 
 /// Arguments of `portico status`.
 #[derive(Debug, Args)]
@@ -117,6 +120,7 @@ pub(crate) fn write_summary(report: &Report, out: &mut impl Write) -> anyhow::Re
         counts.applied, counts.failed, counts.audits, counts.repairs
     )?;
     write_limits(report, out)?;
+    write_unserved(&report.unserved, out)?;
     if let Some(node_portals) = &report.node_portals {
         write_node_portals(node_portals, out)?;
     }
@@ -140,6 +144,23 @@ fn write_limits(report: &Report, out: &mut impl Write) -> anyhow::Result<()> {
         let tables = report.memory.tables;
         writeln!(out, "estimated memory of all tables: {} of {} MiB", tables >> 20, tables_max >> 20)?;
     }
+    Ok(())
+}
+
+/// Writes the number of attachments that are not served, and the names of their pods.
+fn write_unserved(unserved: &UnservedReport, out: &mut impl Write) -> anyhow::Result<()> {
+    let UnservedReport { attachments, pods } = unserved;
+    if *attachments == 0 {
+        return Ok(());
+    }
+    let name = |UnservedPod { key, pod }: &UnservedPod| match pod {
+        Some(pod) => pod.to_string(),
+        None => short_id(key),
+    };
+    let names: Vec<String> = pods.iter().take(UNSERVED_NAMES_MAX).map(name).collect();
+    let more = if pods.len() > names.len() { ", ..." } else { "" };
+    let names = names.join(", ");
+    writeln!(out, "not served ({}: off): {attachments} attachments, of {names}{more}", PORTALS.key)?;
     Ok(())
 }
 
@@ -188,7 +209,6 @@ fn row(attachment: &AttachmentReport) -> [Cell; 10] {
         programmed,
         programmed_by: _,
     } = attachment;
-    let short_id: String = key.container_id.chars().take(SHORT_ID_LEN).collect();
     let (style, state) = match error {
         Some(error) => (UNHEALTHY, error.clone()),
         None if *lag_ms > 0 => (Style::new(), "behind".to_owned()),
@@ -199,7 +219,7 @@ fn row(attachment: &AttachmentReport) -> [Cell; 10] {
     };
     [
         Cell::plain(&key.network),
-        Cell::plain(short_id),
+        Cell::plain(short_id(key)),
         Cell::plain(&key.interface),
         Cell::plain(pod.as_ref().map_or_else(|| "-".to_owned(), ToString::to_string)),
         Cell::plain(view),
@@ -209,4 +229,43 @@ fn row(attachment: &AttachmentReport) -> [Cell; 10] {
         Cell::plain(repairs.to_string()),
         Cell { text: state, style },
     ]
+}
+
+fn short_id(key: &AttachmentKey) -> String {
+    key.container_id.chars().take(SHORT_ID_LEN).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use agent_ipc::PodName;
+
+    use super::*;
+
+    fn written(count: usize) -> String {
+        let pod = |number: usize| UnservedPod {
+            key: AttachmentKey {
+                network: "net".to_owned(),
+                container_id: format!("{number}-0123456789abcdef"),
+                interface: "eth0".to_owned(),
+            },
+            pod: (number != 1).then(|| PodName {
+                namespace: "a".to_owned(),
+                name: format!("pod-{number}"),
+                uid: String::new(),
+            }),
+        };
+        let unserved = UnservedReport { attachments: count, pods: (0..count).map(pod).collect() };
+        let mut out = Vec::new();
+        write_unserved(&unserved, &mut out).expect("a buffer");
+        String::from_utf8(out).expect("text")
+    }
+
+    #[test]
+    fn pods_that_are_not_served_are_named_up_to_a_limit() {
+        assert_eq!(written(0), "");
+        let expected = "not served (portico.dev/portals: off): 2 attachments, of a/pod-0, 1-0123456789a\n";
+        assert_eq!(written(2), expected);
+        let many = written(21);
+        assert!(many.contains("21 attachments") && many.ends_with("a/pod-19, ...\n"), "{many}");
+    }
 }

@@ -1,7 +1,8 @@
 //! ADD: programs the pod's portals before it succeeds, unless the configuration allows the pod to start without them.
 //!
 //! The agent programs the pod. If none is running, the plugin does what `onAgentDown` requires, and writes a record
-//! from which the agent recovers the attachment.
+//! from which the agent recovers the attachment. A pod that is off (`portico.dev/portals: off`) only becomes known to
+//! the agent, and does not depend on it.
 
 use std::time::Duration;
 
@@ -18,6 +19,8 @@ use crate::version::Version;
 
 /// An agent that is starting lists the whole cluster first. Runtimes wait at least four minutes.
 const TIMEOUT: Duration = Duration::from_secs(30);
+/// The agent replies at once if a pod is off, so an agent that does not reply is not worth a long wait.
+const OFF_TIMEOUT: Duration = Duration::from_secs(2);
 
 pub(crate) fn add(args: &CniArgs, conf: &Conf<'_>, version: Version) -> Result<String, CniError> {
     let agent = Agent::new(conf)?;
@@ -25,6 +28,9 @@ pub(crate) fn add(args: &CniArgs, conf: &Conf<'_>, version: Version) -> Result<S
     let attachment = attachment(args, conf)?;
     let result = conf.prev_result()?.in_version(version);
     let netns = open_netns(&args.netns)?;
+    if attachment.is_off() {
+        return leave_alone(&agent, attachment, &netns).map(|()| result);
+    }
     let request = Request::Attach(attachment.clone());
     let mut outcome = agent.request(&request, Some(&netns), TIMEOUT)?;
     if let AgentOutcome::Down(why) = &outcome {
@@ -50,7 +56,7 @@ fn program_without_agent(
 ) -> Result<ProgrammedBy, CniError> {
     match on_agent_down {
         OnAgentDown::Snapshot => {
-            let snapshot = snapshot::read(&agent.state_dir, attachment.selection()).map_err(|unusable| {
+            let snapshot = snapshot::read_for(&agent.state_dir, attachment).map_err(|unusable| {
                 CniError::new(Code::TryAgainLater, format!("{why}; no usable snapshot: {unusable}"))
             })?;
             snapshot::program(netns, attachment, &snapshot)?;
@@ -61,6 +67,18 @@ fn program_without_agent(
                 .hint("onAgentDown is \"fail\": pods wait for the agent"))
         }
         OnAgentDown::Ignore => Ok(ProgrammedBy::NotYet),
+    }
+}
+
+/// Leaves a pod to other service proxies. The agent only lists it. If it does not confirm that, for any reason, it finds
+/// the record at its start or at its next audit.
+fn leave_alone(agent: &Agent, attachment: Attachment, netns: &Netns) -> Result<(), CniError> {
+    let request = Request::Attach(attachment.clone());
+    match agent.request(&request, Some(netns), OFF_TIMEOUT) {
+        Ok(AgentOutcome::Done) => Ok(()),
+        Ok(AgentOutcome::Down(_) | AgentOutcome::Refused(..)) | Err(_) => {
+            write_record(agent, attachment, netns, ProgrammedBy::NotYet)
+        }
     }
 }
 

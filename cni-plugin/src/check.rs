@@ -1,7 +1,7 @@
 //! CHECK: verifies that the pod's network namespace is in the desired state.
 //!
 //! The agent knows the desired state. Without an agent, CHECK verifies that the table is complete. It repairs nothing;
-//! the agent does.
+//! the agent does. A pod that is off has no desired state.
 
 use std::time::{Duration, Instant};
 
@@ -25,6 +25,9 @@ pub(crate) fn check(args: &CniArgs, conf: &Conf<'_>, version: Version) -> Result
     let on_agent_down = conf.on_agent_down()?;
     let attachment = attachment(args, conf)?;
     let netns = open_netns(&args.netns)?;
+    if attachment.is_off() {
+        return Ok(String::new());
+    }
     match agent.request(&Request::Check(attachment), Some(&netns), TIMEOUT)? {
         AgentOutcome::Done => Ok(String::new()),
         AgentOutcome::Refused(message, is_transient) => Err(refused(&message, is_transient)),

@@ -8,17 +8,23 @@ use std::path::Path;
 use agent_ipc::{Attachment, VIEW_DEFAULT, ruleset_path};
 use netns_nft::{Error, Netns, RulesetSnapshot, SnapshotError, add_service_routes};
 use proxy_core::annotation::PORTALS;
+use proxy_core::portals_request::PortalsRequest;
 use support::with_causes;
 
 use crate::error::{CniError, Code};
 use crate::json::invalid;
 
-/// Reads the snapshot for a pod with this selection of services. It fails with the reason if there is no usable one:
-/// only the agent can compute a selection.
-pub(crate) fn read(state_dir: &Path, selection: Option<&str>) -> Result<RulesetSnapshot, String> {
-    if selection.is_some() {
+/// Reads the snapshot for a pod. It fails with the reason if there is no usable one: only the agent can compute a
+/// selection of services.
+pub(crate) fn read_for(state_dir: &Path, attachment: &Attachment) -> Result<RulesetSnapshot, String> {
+    if attachment.portals() != Ok(PortalsRequest::All) {
         return Err(format!("the pod selects services (annotation {})", PORTALS.key));
     }
+    read(state_dir)
+}
+
+/// Reads the snapshot. It fails with the reason if there is no usable one.
+pub(crate) fn read(state_dir: &Path) -> Result<RulesetSnapshot, String> {
     let path = ruleset_path(state_dir, VIEW_DEFAULT);
     RulesetSnapshot::read(&path).map_err(|error| match error {
         SnapshotError::Read { .. } => with_causes(&error),

@@ -33,7 +33,7 @@ fn status_without_agent(agent: &Agent, on_agent_down: OnAgentDown, why: &str) ->
     match on_agent_down {
         OnAgentDown::Ignore => Ok(String::new()),
         OnAgentDown::Fail => Err(CniError::new(Code::NotAvailable, why)),
-        OnAgentDown::Snapshot => match snapshot::read(&agent.state_dir, None) {
+        OnAgentDown::Snapshot => match snapshot::read(&agent.state_dir) {
             Ok(_) => Ok(String::new()),
             Err(unusable) => {
                 Err(CniError::new(Code::NotAvailable, format!("{why}; no usable snapshot: {unusable}")))

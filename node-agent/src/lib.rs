@@ -33,20 +33,21 @@ mod recovery;
 mod report;
 mod rpc_server;
 mod run;
-mod service_filter;
 #[cfg(test)]
 mod test_builders;
 mod thread_pools;
 mod traffic;
 mod udp_cleanup;
 mod view;
+mod view_name;
 
 pub use allowed::AllowedArgs;
 pub use args::AgentArgs;
 pub use mode_arg::ModeArg;
 pub use node_portals::{ConflictReport, HealthCheckPort, NodeReport};
 pub use report::{
-    AttachmentReport, AuditReport, Counts, MemoryReport, ProgrammedPortals, Report, ViewReport,
+    AttachmentReport, AuditReport, Counts, MemoryReport, ProgrammedPortals, Report, UnservedPod,
+    UnservedReport, ViewReport,
 };
 pub use run::{probe_api_server, run};
 pub use traffic::{BackendHits, NetnsTraffic, PortalHits, ServedBy, TrafficReport};

@@ -1,7 +1,7 @@
 //! The metrics page: the agent's report in version 0.0.4 of the Prometheus text format.
 
-use agent_ipc::PORTALS_ALL;
 use daemon::MetricsPage;
+use proxy_core::portals_request::PORTALS_ALL;
 use relay::{RefusalCounts, RelayReport, TrafficTotals};
 
 use crate::node_portals::add_node_metrics;
@@ -46,6 +46,11 @@ fn attachments(page: &mut MetricsPage, report: &Report) {
         "attachments_on_demand",
         "attachments with on-demand portals",
         count(|a| a.portals == ProgrammedPortals::OnDemand),
+    );
+    page.gauge(
+        "attachments_unserved",
+        "attachments of pods that Portico does not serve (portico.dev/portals: off)",
+        report.unserved.attachments as f64,
     );
     let unwritten = report.records_unwritten as f64;
     page.gauge("records_unwritten", "attachment records that could not be written yet", unwritten);
@@ -136,7 +141,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
-    use crate::report::{Counts, ViewReport};
+    use crate::report::{Counts, UnservedReport, ViewReport};
 
     fn report() -> Report {
         let mut counts = Counts { applied: 3, ..Counts::default() };
@@ -154,6 +159,7 @@ mod tests {
             refused: BTreeMap::from([("service-portals".to_owned(), 3)]),
             memory: MemoryReport { limit: None, tables_max: None, tables: 7 },
             attachments: Vec::new(),
+            unserved: UnservedReport { attachments: 5, pods: Vec::new() },
             records_unwritten: 0,
             counts,
             node_portals: Some(crate::node_portals::NodeReport::default()),
@@ -194,6 +200,7 @@ mod tests {
             "portico_build_info{version=\"1.2.3\"} 1",
             "portico_portals 4",
             "portico_views_selected 1",
+            "portico_attachments_unserved 5",
             "portico_portals_refused{reason=\"service-portals\"} 3",
             "portico_memory_limit_bytes +Inf",
             "portico_apply_duration_seconds_bucket{le=\"0.001\"} 0",

@@ -31,6 +31,7 @@ use crate::view::ViewState;
 use catalog::Catalog;
 use fleet::Fleet;
 use timers::Timers;
+use unserved::UnservedAttachments;
 
 mod attachments;
 mod catalog;
@@ -42,6 +43,7 @@ mod status;
 #[cfg(test)]
 mod tests;
 mod timers;
+mod unserved;
 mod views;
 
 /// The settings of the operator.
@@ -92,6 +94,7 @@ pub(crate) struct Reconciler {
     options: Options,
     catalog: Catalog,
     fleet: Fleet,
+    unserved: UnservedAttachments,
     timers: Timers,
     views: BTreeMap<ServiceFilter, ViewState>,
     rollouts: BTreeMap<ServiceFilter, Rollout>,
@@ -116,6 +119,7 @@ impl Reconciler {
             timers: Timers::new(now + options.audit_interval),
             options,
             fleet: Fleet::default(),
+            unserved: UnservedAttachments::default(),
             views: BTreeMap::new(),
             rollouts: BTreeMap::new(),
             outage: None,

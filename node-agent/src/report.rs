@@ -88,6 +88,9 @@ pub struct Report {
     pub views: BTreeMap<String, ViewReport>,
     /// The attachments, in the order of their keys.
     pub attachments: Vec<AttachmentReport>,
+    /// The attachments of pods that Portico does not serve.
+    #[serde(default)]
+    pub unserved: UnservedReport,
     /// The number of attachment records that could not be written yet.
     #[serde(default)]
     pub records_unwritten: usize,
@@ -136,6 +139,30 @@ impl Report {
             })
         })
     }
+}
+
+/// The maximum number of pods in `UnservedReport`.
+pub(crate) const UNSERVED_LISTED_MAX: usize = 500;
+
+/// The attachments of pods that Portico does not serve (`portico.dev/portals: off`).
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct UnservedReport {
+    /// The number of attachments.
+    pub attachments: usize,
+    /// The first 500 pods, by an attachment of each.
+    pub pods: Vec<UnservedPod>,
+}
+
+/// A pod that Portico does not serve.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct UnservedPod {
+    /// One of its attachments.
+    #[serde(flatten)]
+    pub key: AttachmentKey,
+    /// The pod, if known.
+    pub pod: Option<PodName>,
 }
 
 /// The state of a view.

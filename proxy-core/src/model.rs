@@ -9,6 +9,7 @@ pub mod endpoint;
 pub mod guest;
 pub mod node;
 pub(crate) mod portal_key;
+pub mod portals_request;
 pub mod service;
 pub(crate) mod sha256;
 pub mod snapshot;

@@ -52,5 +52,7 @@ mod relay_unmatched;
 mod repair;
 mod routes;
 mod rules;
+mod unserved;
 mod upgrade;
 mod watch;
+mod wired_pod;

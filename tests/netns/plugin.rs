@@ -2,8 +2,8 @@
 //! connection through a portal.
 
 use std::fs;
-use std::io::{ErrorKind, Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::io::{ErrorKind, Read};
+use std::net::TcpStream;
 use std::process::Stdio;
 use std::sync::{Mutex, mpsc};
 use std::thread;
@@ -22,6 +22,8 @@ use test_support::pod::Pod;
 use test_support::program::program;
 use test_support::temp_dir::TempDir;
 use test_support::way::ruleset_of;
+
+use crate::wired_pod::wired_pod;
 
 const ANSWER: Duration = Duration::from_secs(10);
 const PORTAL: &str = "10.96.0.1:80";
@@ -49,21 +51,6 @@ fn store_snapshot(dir: &TempDir) {
     let path = ruleset_path(dir.path(), "all");
     fs::create_dir_all(path.parent().expect("a directory")).expect("create the directory");
     fs::write(&path, RulesetSnapshot { revision: 7, ranges, batch }.encode()).expect("write the snapshot");
-}
-
-/// A pod with the address of `conf`, connected by a veth pair to a node with a server. It has no other route.
-fn wired() -> Pod {
-    let pod = Pod::new();
-    pod.wire("veth0", "eth0");
-    run("ip", &["address", "add", "10.244.1.1/24", "dev", "veth0"], "");
-    pod.ip(&["address", "add", "10.244.1.5/24", "dev", "eth0"]);
-    let listener = TcpListener::bind("10.244.1.1:8080").expect("listen");
-    thread::spawn(move || {
-        for connection in listener.incoming() {
-            let _ = connection.and_then(|mut stream| stream.write_all(b"web"));
-        }
-    });
-    pod
 }
 
 /// Returns the name of the backend that the pod reaches through the portal.
@@ -195,7 +182,7 @@ fn plugin_programs_a_pod_from_the_snapshot_without_an_agent() {
     within(|| {
         let dir = TempDir::new("snapshot");
         store_snapshot(&dir);
-        let pod = wired();
+        let pod = wired_pod();
         let kind = answer(&pod).expect_err("the pod is not programmed").kind();
         assert_eq!(kind, ErrorKind::NetworkUnreachable);
         call("ADD", &pod, &conf(dir.path())).run().succeeded(&result(&dir));

@@ -42,6 +42,7 @@ fn report(namespaces: Vec<NetnsTraffic>) -> Report {
         views: BTreeMap::new(),
         records_unwritten: 0,
         attachments: vec![attachment(1, "one"), attachment(2, "two")],
+        unserved: Default::default(),
         counts: Default::default(),
         refused: BTreeMap::new(),
         memory: Default::default(),

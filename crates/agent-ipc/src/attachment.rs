@@ -11,6 +11,7 @@ use std::path::PathBuf;
 use netns_nft::NetnsId;
 use proxy_core::annotation::{GUEST_INTERFACES, PORTALS};
 use proxy_core::guest::GuestInterfaces;
+use proxy_core::portals_request::PortalsRequest;
 use serde::{Deserialize, Serialize};
 
 /// The identity of an attachment, as the CNI specification defines it.
@@ -30,9 +31,6 @@ impl fmt::Display for AttachmentKey {
         write!(f, "{}/{}/{}", self.network, self.container_id, self.interface)
     }
 }
-
-/// The value of the annotation `PORTALS` for all services, which is also the default.
-pub const PORTALS_ALL: &str = "all";
 
 /// The identity of a pod, if the runtime reports it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -75,10 +73,20 @@ pub struct Attachment {
 }
 
 impl Attachment {
-    /// The services that the pod selects by annotation; none: all.
+    /// The portals that the pod requests.
+    ///
+    /// # Errors
+    /// If the annotation is invalid.
+    pub fn portals(&self) -> Result<PortalsRequest, String> {
+        let namespace = self.pod.as_ref().map(|pod| pod.namespace.as_str());
+        let text = self.annotations.get(PORTALS.name());
+        text.map_or(Ok(PortalsRequest::default()), |text| PortalsRequest::parse(text, namespace))
+    }
+
+    /// Whether Portico does not serve the pod, and leaves it to other service proxies.
     #[must_use]
-    pub fn selection(&self) -> Option<&str> {
-        self.annotations.get(PORTALS.name()).map(|text| text.trim()).filter(|text| *text != PORTALS_ALL)
+    pub fn is_off(&self) -> bool {
+        self.portals() == Ok(PortalsRequest::Off)
     }
 
     /// The interfaces of the pod that lead to guests, such as virtual machines.

@@ -15,7 +15,7 @@ mod message;
 mod packet;
 mod record;
 
-pub use attachment::{Attachment, AttachmentKey, PORTALS_ALL, PodName, ProgrammedBy, Record};
+pub use attachment::{Attachment, AttachmentKey, PodName, ProgrammedBy, Record};
 pub use cni_entry::{
     ConfigKey, ON_AGENT_DOWN, OnAgentDown, PLUGIN_KEYS, PLUGIN_TYPE, POD_ANNOTATIONS, SOCKET, STATE_DIR,
     is_cni_name, is_known_key,

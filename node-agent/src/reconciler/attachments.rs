@@ -6,11 +6,11 @@ use std::time::{Duration, Instant};
 use agent_ipc::{Attachment, AttachmentKey, ProgrammedBy, Record, Reply};
 use netns_nft::NetnsId;
 use proxy_core::portal::ServiceFilter;
+use proxy_core::portals_request::PortalsRequest;
 
 use super::Reconciler;
 use crate::event::{Effect, LogEvent, RequestId};
 use crate::netns_state::{AttachedPod, KernelState};
-use crate::service_filter::service_filter;
 
 /// The time in which the initial sync must complete and a pod must be programmed, before its ADD is refused.
 pub(super) const ATTACH_TIMEOUT: Duration = Duration::from_secs(20);
@@ -19,17 +19,24 @@ impl Reconciler {
     /// Attaches a pod for the plugin. The reply is sent as soon as the pod is programmed.
     pub(super) fn attach(&mut self, id: RequestId, attachment: Attachment, netns: NetnsId, now: Instant) {
         let key = attachment.key.clone();
-        let filter = match service_filter(&attachment).and_then(|filter| attachment.guests().map(|_| filter))
-        {
-            Ok(filter) => filter,
+        let request = match valid_request(&attachment) {
+            Ok(request) => request,
             Err(message) => {
                 self.close_if_unused(netns);
                 return self.refuse(id, message, false);
             }
         };
-        if self.fleet.netns_of(&key).is_some_and(|previous| previous != netns) {
-            self.detach(&key, "the attachment moved to another network namespace");
+        match self.netns_of(&key) {
+            Some(previous) if previous != netns => {
+                self.detach(&key, "the attachment moved to another network namespace");
+            }
+            Some(_) => drop(self.unserved.remove(&key)),
+            None => {}
         }
+        let Some(filter) = self.filter_in(netns, &key, request) else {
+            self.leave_alone(Record { attachment, netns_id: netns, programmed_by: ProgrammedBy::NotYet });
+            return self.reply(id, Reply::Done);
+        };
         for what in &attachment.notes {
             self.log(LogEvent::SuspiciousConfig { attachment: key.clone(), what: what.clone() });
         }
@@ -42,10 +49,11 @@ impl Reconciler {
     pub(super) fn recover(&mut self, record: Record, now: Instant) {
         let Record { attachment, netns_id, programmed_by } = record.clone();
         let key = attachment.key.clone();
-        if self.fleet.netns_of(&key).is_some() || self.fleet.has_ended(&key) {
+        if self.netns_of(&key).is_some() || self.fleet.has_ended(&key) {
             return self.close_if_unused(netns_id);
         }
-        let filter = service_filter(&attachment).unwrap_or_default();
+        let request = attachment.portals().unwrap_or_default();
+        let Some(filter) = self.filter_in(netns_id, &key, request) else { return self.leave_alone(record) };
         let pod_name = attachment.pod.as_ref().map(ToString::to_string);
         let pod = AttachedPod { attachment, programmed_by, waiting: None };
         self.add_to_netns(pod, netns_id, filter, KernelState::Found, now);
@@ -88,13 +96,21 @@ impl Reconciler {
 
     /// Closes a netns that was opened for a rejected attachment, unless it has other attachments.
     fn close_if_unused(&mut self, netns: NetnsId) {
-        if !self.fleet.contains(netns) {
+        if !self.fleet.contains(netns) && !self.unserved.contains(netns) {
             self.effects.push(Effect::CloseNetns(netns));
         }
     }
 
+    /// The network namespace of a known attachment.
+    fn netns_of(&self, key: &AttachmentKey) -> Option<NetnsId> {
+        self.fleet.netns_of(key).or_else(|| self.unserved.netns_of(key))
+    }
+
     /// Verifies a netns for the plugin. The reply is sent when the result is known.
     pub(super) fn check(&mut self, id: RequestId, netns: NetnsId) {
+        if self.unserved.contains(netns) {
+            return self.reply(id, Reply::Done);
+        }
         if !self.fleet.contains(netns) {
             let message = "unknown network namespace: it was never attached".to_owned();
             return self.refuse(id, message, false);
@@ -111,9 +127,8 @@ impl Reconciler {
     /// Removes the attachments of a network that the runtime does not list.
     pub(super) fn gc(&mut self, id: RequestId, network: &str, valid: &[AttachmentKey], now: Instant) {
         let valid: BTreeSet<&AttachmentKey> = valid.iter().collect();
-        let of_network = self.fleet.attachments().filter(|(key, _)| key.network == network);
-        let invalid = of_network.filter(|(key, _)| !valid.contains(key));
-        let invalid: Vec<AttachmentKey> = invalid.map(|(key, _)| key.clone()).collect();
+        let of_network = self.attachment_keys().filter(|key| key.network == network);
+        let invalid: Vec<AttachmentKey> = of_network.filter(|key| !valid.contains(key)).cloned().collect();
         for key in invalid {
             self.end(key, "the runtime no longer lists it", now);
         }
@@ -131,8 +146,8 @@ impl Reconciler {
 
     /// Removes a netns that no longer exists, with its attachments and their records.
     pub(super) fn remove_netns(&mut self, netns: NetnsId, why: &'static str) {
-        let Some(namespace) = self.fleet.get(netns) else { return };
-        let keys: Vec<AttachmentKey> = namespace.pods.keys().cloned().collect();
+        let served = self.fleet.get(netns).into_iter().flat_map(|namespace| namespace.pods.keys());
+        let keys: Vec<AttachmentKey> = served.chain(self.unserved.keys_in(netns)).cloned().collect();
         for key in keys {
             self.detach(&key, why);
             self.records.remove(&key);
@@ -151,6 +166,10 @@ impl Reconciler {
 
     /// Removes an attachment, and sends the reply to the requests that wait for it. Returns whether it was known.
     fn drop_attachment(&mut self, key: &AttachmentKey, reply: &Reply) -> bool {
+        if let Some(netns) = self.unserved.remove(key) {
+            self.close_if_unused(netns);
+            return true;
+        }
         let Some(removed) = self.fleet.remove(key) else { return false };
         if removed.is_last {
             if let Some(rollout) = self.rollouts.get_mut(&removed.filter) {
@@ -190,4 +209,13 @@ impl Reconciler {
             self.drop_attachment(&key, &reply);
         }
     }
+}
+
+/// Returns the portals that the pod requests. A pod that is off needs no guests, so those are not validated.
+fn valid_request(attachment: &Attachment) -> Result<PortalsRequest, String> {
+    let request = attachment.portals()?;
+    if request != PortalsRequest::Off {
+        attachment.guests()?;
+    }
+    Ok(request)
 }

@@ -9,7 +9,7 @@ use super::Reconciler;
 use crate::event::{Effect, LogEvent, Outcome};
 use crate::netns_state::{Conclusion, JobResult, KernelState};
 use crate::report::APPLY_BOUNDS_S;
-use crate::service_filter::view_name;
+use crate::view_name::view_name;
 
 impl Reconciler {
     /// Handles the outcome of a job.

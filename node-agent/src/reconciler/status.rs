@@ -13,12 +13,12 @@ use crate::netns_state::{AttachedPod, NetnsState};
 use crate::report::{
     AttachmentReport, AuditReport, Counts, MemoryReport, ProgrammedPortals, Report, ViewReport,
 };
-use crate::service_filter::view_name;
+use crate::view_name::view_name;
 
 impl Reconciler {
     /// The keys of the known attachments.
     pub(crate) fn attachment_keys(&self) -> impl Iterator<Item = &AttachmentKey> {
-        self.fleet.attachments().map(|(key, _)| key)
+        self.fleet.attachments().map(|(key, _)| key).chain(self.unserved.keys())
     }
 
     /// The network namespaces and their visible portals.
@@ -46,6 +46,7 @@ impl Reconciler {
             services: self.catalog.snapshot().service_count(),
             views: views.collect(),
             attachments: attachments.collect(),
+            unserved: self.unserved.report(),
             records_unwritten: self.records.len(),
             refused: self.refused_portals(),
             memory: self.memory_report(),

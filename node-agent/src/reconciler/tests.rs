@@ -154,3 +154,4 @@ mod memory;
 mod on_demand;
 mod recovery;
 mod relay;
+mod unserved;

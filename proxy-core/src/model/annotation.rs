@@ -106,11 +106,13 @@ pub const EXPORT: Annotation = Annotation {
 pub const PORTALS: Annotation = Annotation {
     key: "portico.dev/portals",
     applies_to: AppliesTo::Pod,
-    values: "all, none, or a comma-separated list of NAME and NAMESPACE/NAME",
+    values: "all, none, off, or a comma-separated list of NAME and NAMESPACE/NAME",
     default: "`all`",
     description: "The services that have portals in the pod. A name without a namespace is in the pod's namespace. \
-                  It is read when the pod starts; an invalid value prevents the start, and an event contains the \
-                  reason. A list must include the cluster's DNS service.",
+                  A list must include the cluster's DNS service. `none`: no service; the pod cannot reach service \
+                  addresses. `off`: Portico does nothing in the pod, and leaves it to another service proxy, such as \
+                  kube-proxy. It is read when the pod starts; an invalid value prevents the start, and an event \
+                  contains the reason.",
     reader: "plugin, agent",
 };
 

@@ -8,6 +8,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use crate::model::digest::digest;
+use crate::model::portals_request::PortalsRequest;
 use crate::model::service::ServiceKey;
 
 /// Which services are visible to a pod. Traffic to the address of an invisible service is not translated; inside a
@@ -22,6 +23,16 @@ pub enum ServiceFilter {
 }
 
 impl ServiceFilter {
+    /// Returns the filter of a pod that requests these portals. None: Portico does not serve the pod.
+    #[must_use]
+    pub fn of(request: PortalsRequest) -> Option<Self> {
+        match request {
+            PortalsRequest::All => Some(Self::All),
+            PortalsRequest::Only(services) => Some(Self::Only(services.into_iter().collect())),
+            PortalsRequest::Off => None,
+        }
+    }
+
     /// Whether a service is visible.
     #[must_use]
     pub fn includes(&self, service: &ServiceKey) -> bool {
