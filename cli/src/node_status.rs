@@ -2,7 +2,7 @@
 
 use std::io::Write;
 
-use node_agent::NodeReport;
+use node_agent::{KubeProxyReport, MigrationReport, NodeReport};
 
 use crate::table::{HEALTHY, UNHEALTHY};
 
@@ -13,6 +13,7 @@ pub(crate) fn write_node_portals(report: &NodeReport, out: &mut impl Write) -> a
     let (style, state) = match (&report.error, report.programmed) {
         (Some(error), _) => (UNHEALTHY, error.as_str()),
         (None, true) => (HEALTHY, "programmed"),
+        (None, false) if report.is_up_to_date() => (HEALTHY, "not programmed, because of the node's label"),
         (None, false) => (UNHEALTHY, "not programmed yet"),
     };
     writeln!(
@@ -22,6 +23,9 @@ pub(crate) fn write_node_portals(report: &NodeReport, out: &mut impl Write) -> a
     )?;
     if let Some(error) = &report.anchor_error {
         writeln!(out, "node: no anchor table: {error}")?;
+    }
+    if let Some(migration) = &report.migration {
+        write_migration(migration, out)?;
     }
     if report.conflict_count > 0 {
         writeln!(out, "node: {} conflicts between services", report.conflict_count)?;
@@ -41,7 +45,58 @@ pub(crate) fn write_node_portals(report: &NodeReport, out: &mut impl Write) -> a
     Ok(())
 }
 
-/// Whether the node has the desired table.
-pub(crate) fn is_node_healthy(report: &NodeReport) -> bool {
-    report.programmed && report.error.is_none()
+/// Writes the state of the node between kube-proxy and Portico.
+fn write_migration(report: &MigrationReport, out: &mut impl Write) -> anyhow::Result<()> {
+    let MigrationReport { label, kept, anchor_kept, kube_proxy, others, .. } = report;
+    writeln!(out, "node: label portico.dev/service-proxy is {label}; {}", describe_kube_proxy(kube_proxy))?;
+    if let Some(why) = kept {
+        writeln!(
+            out,
+            "{UNHEALTHY}node: the table is kept although the label excludes it: {why}{UNHEALTHY:#}"
+        )?;
+    }
+    if let Some(why) = anchor_kept {
+        writeln!(out, "node: the anchor table is kept: {why}")?;
+    }
+    if !others.is_empty() {
+        writeln!(out, "node: other programs that affect services: {}", others.join(", "))?;
+    }
+    Ok(())
+}
+
+/// Describes the kube-proxy of a node.
+pub(crate) fn describe_kube_proxy(report: &KubeProxyReport) -> String {
+    let KubeProxyReport { running, synced, mode, rules, .. } = report;
+    let state = match (running, synced) {
+        (false, _) => "not running",
+        (true, false) => "running, not synced yet",
+        (true, true) => "running",
+    };
+    let mode = mode.as_ref().map(|mode| format!(" in mode {mode}")).unwrap_or_default();
+    let rules = if rules.is_empty() { "no rules" } else { rules };
+    format!("kube-proxy: {state}{mode}, {rules}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn node_of_kube_proxy_is_healthy_and_a_kept_table_is_not() {
+        let report = |kept: Option<&str>| {
+            let label = "kube-proxy".to_owned();
+            let migration =
+                MigrationReport { label, kept: kept.map(str::to_owned), ..MigrationReport::default() };
+            NodeReport { migration: Some(migration), ..NodeReport::default() }
+        };
+        let text = |report: &NodeReport| {
+            let mut out = Vec::new();
+            write_node_portals(report, &mut out).expect("a buffer");
+            String::from_utf8(out).expect("UTF-8")
+        };
+        let handed_back = report(None);
+        assert!(handed_back.is_up_to_date() && text(&handed_back).contains("because of the node's label"));
+        let kept = report(Some("no kube-proxy responds on the node"));
+        assert!(!kept.is_up_to_date() && text(&kept).contains("no kube-proxy responds"), "{}", text(&kept));
+    }
 }

@@ -13,10 +13,10 @@ use anstyle::Style;
 use anyhow::{Context, bail};
 use clap::{Args, ValueEnum};
 
-use crate::node_status::{is_node_healthy, write_node_portals};
+use crate::node_status::write_node_portals;
 use crate::table::{Cell, HEALTHY, Table, UNHEALTHY};
 use crate::watch::{self, WatchArgs};
-use node_agent::{AttachmentReport, Report, UnservedPod, UnservedReport};
+use node_agent::{AttachmentReport, NodeReport, Report, UnservedPod, UnservedReport};
 use proxy_core::annotation::PORTALS;
 
 const AGENT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -67,7 +67,7 @@ pub(crate) fn run(args: &StatusArgs, out: &mut impl Write) -> anyhow::Result<boo
 /// Whether the agent is synced without an outage, and all attachments are up to date.
 pub(crate) fn is_healthy(report: &Report) -> bool {
     let is_up_to_date = |attachment: &AttachmentReport| attachment.error.is_none() && attachment.lag_ms == 0;
-    let is_node_up_to_date = report.node_portals.as_ref().is_none_or(is_node_healthy);
+    let is_node_up_to_date = report.node_portals.as_ref().is_none_or(NodeReport::is_up_to_date);
     report.synced
         && report.outage.is_none()
         && is_node_up_to_date

@@ -44,7 +44,10 @@ mod view_name;
 pub use allowed::AllowedArgs;
 pub use args::AgentArgs;
 pub use mode_arg::ModeArg;
-pub use node_portals::{ConflictReport, HealthCheckPort, NodeReport};
+pub use node_portals::{
+    ConflictReport, ConnectionReport, HealthCheckPort, KubeProxyReport, MigrationReport, NodeReport,
+    NodeSettingsReport, RuleRemovalReport, VerificationReport,
+};
 pub use report::{
     AttachmentReport, AuditReport, Counts, MemoryReport, ProgrammedPortals, Report, UnservedPod,
     UnservedReport, ViewReport,

@@ -4,6 +4,7 @@
 //! reconciler ─ services, node ─┐
 //! follow_addresses ────────────┼─ NodeEvent ─► NodeWorker (thread) ─► transactions, health checks, loopback listener
 //! watch_table, audits ─────────┘               NodeState (pure)
+//! ProxyObserver ◄─ state ─ NodeWorker          (mode label: other service proxies, requests of `portico migrate`)
 //! ```
 //! The parts do not depend on each other. `node_addresses` follows the addresses at which node ports are served, and
 //! `health_check` answers load balancers and tools. Pods' updates never wait for the node's.
@@ -17,6 +18,7 @@ use anyhow::Context;
 use netns_nft::Socket;
 use relay::Relay;
 use tokio::runtime::Handle;
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use health_check::{HEALTH_TIMEOUT, HealthCheckServers, ProxyHealth, serve_proxy_pages};
@@ -24,33 +26,45 @@ use local_ports::LocalPortOverlap;
 use loopback::open_loopback;
 use node_addresses::follow_addresses;
 use node_status::NodeStatus;
+use proxy_observer::ProxyObserver;
+use service_proxy::{NodePortalsMode, ServiceProxyRole};
 use state::{NodeOptions, NodeState};
 use table_watch::watch_table;
 use udp_flows::UdpFlows;
 use worker::{NodeWorker, Outputs};
 
 pub(crate) use args::NodePortalsArgs;
+pub use migration_report::{
+    ConnectionReport, KubeProxyReport, MigrationReport, RuleRemovalReport, VerificationReport,
+};
 pub(crate) use node_metrics::add_node_metrics;
-pub use node_status::{ConflictReport, HealthCheckPort, NodeReport};
+pub use node_status::{ConflictReport, HealthCheckPort, NodeReport, NodeSettingsReport};
 pub(crate) use worker::NodeEvent;
 
 mod args;
 mod detect_local;
 mod grace;
 pub mod health_check;
+pub mod kube_proxy_probe;
 pub mod local_ports;
 mod loopback;
+mod migration_report;
 pub mod node_addresses;
 mod node_metrics;
 mod node_status;
+mod other_proxies;
+mod proxy_observer;
+mod service_proxy;
 mod state;
 mod table_watch;
 mod udp_flows;
+mod verification;
 mod worker;
 
 /// The options of node portals.
 #[derive(Debug)]
 pub(crate) struct NodePortalsOptions {
+    pub(crate) mode: NodePortalsMode,
     pub(crate) state: NodeOptions,
     /// The port of the listener on the loopback addresses; 0: node ports are not served there.
     pub(crate) loopback_port: u16,
@@ -71,7 +85,8 @@ pub(crate) struct NodePortals {
 impl NodePortals {
     /// Starts all parts in this network namespace, which is that of the node.
     pub(crate) fn start(options: NodePortalsOptions, relay: &Arc<Relay>) -> anyhow::Result<Self> {
-        let NodePortalsOptions { mut state, loopback_port, has_anchor, audit_interval } = options;
+        let NodePortalsOptions { mode, mut state, loopback_port, has_anchor, audit_interval } = options;
+        let role = ServiceProxyRole::new(mode);
         if let Some(LocalPortOverlap { ports }) = LocalPortOverlap::of_this_node() {
             let (first, last) = (ports.start(), ports.end());
             tracing::warn!(first, last, "local ports overlap with node ports; set ip_local_reserved_ports");
@@ -91,7 +106,8 @@ impl NodePortals {
         tasks.spawn(async move {
             follow_addresses(move |local| drop(addresses.send(NodeEvent::Addresses(local)))).await;
         });
-        tasks.spawn(serve_proxy_pages(Arc::clone(&health)));
+        let (claims, claimed) = watch::channel(role.claims());
+        tasks.spawn(serve_proxy_pages(Arc::clone(&health), claimed));
         let audits = events.clone();
         tasks.spawn(async move {
             let mut interval = tokio::time::interval(audit_interval);
@@ -109,15 +125,20 @@ impl NodePortals {
                 let _ = opened.send(NodeEvent::LoopbackOpen(loopback_port));
             });
         }
+        let mut servers = HealthCheckServers::new(runtime, Arc::clone(&health));
+        servers.set_paused(!role.claims().health);
+        let observer = role.follows_label().then(|| ProxyObserver::start(events.clone(), status.clone()));
         let outputs = Outputs {
-            servers: HealthCheckServers::new(runtime, Arc::clone(&health)),
+            servers,
+            observer: observer.transpose().context("failed to start thread for other service proxies")?,
+            claims,
             health,
             relay: Arc::clone(relay),
             is_watched: watched.is_ok(),
             udp: UdpFlows::start().context("failed to start thread for UDP flows of the node")?,
             status: status.clone(),
         };
-        let worker = NodeWorker::new(NodeState::new(state), socket, outputs, has_anchor);
+        let worker = NodeWorker::new(NodeState::new(state), socket, outputs, has_anchor, role);
         let run = move || worker.run(&receiver);
         let worker = thread::Builder::new()
             .name("node-portals".to_owned())

@@ -147,7 +147,7 @@ fn options(args: &AgentArgs) -> Options {
             limit: memory_limit(),
             processors: std::thread::available_parallelism().map_or(1, usize::from),
         },
-        has_node_portals: args.node_portals.node_portals,
+        has_node_portals: args.node_portals.node_portals.is_some(),
         service_ranges: args.service_ranges.clone(),
         apply_interval: args.apply_interval,
         audit_interval: args.audit_interval,
@@ -173,9 +173,7 @@ fn start_node_portals(
 
 /// The options of node portals, if they are enabled.
 fn node_portals_options(args: &AgentArgs, options: &Options) -> anyhow::Result<Option<NodePortalsOptions>> {
-    if !args.node_portals.node_portals {
-        return Ok(None);
-    }
+    let Some(mode) = args.node_portals.node_portals else { return Ok(None) };
     let pods = NodeContext {
         node: options.node.clone(),
         external: options.external.clone(),
@@ -185,6 +183,7 @@ fn node_portals_options(args: &AgentArgs, options: &Options) -> anyhow::Result<O
     let state = args.node_portals.options(pods).map_err(anyhow::Error::msg)?;
     let has_loopback = Family::BOTH.into_iter().any(|family| state.addresses.has_localhost(family));
     Ok(Some(NodePortalsOptions {
+        mode,
         state,
         loopback_port: if has_loopback { args.relay_port } else { 0 },
         has_anchor: !args.node_portals.no_anchor_table,

@@ -125,8 +125,9 @@ fn counters_are_enabled_only_on_request() {
 }
 
 /// All values of node portals that have an effect, apart from the modes of detection.
-const NODE_PORTALS: [&str; 9] = [
+const NODE_PORTALS: [&str; 10] = [
     "agent.nodePortals.enabled=true",
+    "agent.nodePortals.mode=label",
     "agent.nodePortals.nodeportAddresses={primary,192.0.2.0/24}",
     "agent.nodePortals.clusterCidr={10.244.0.0/16,fd00:10::/56}",
     "agent.nodePortals.masqueradeAll=true",
@@ -146,7 +147,7 @@ fn args_of_agent(values: &[&str]) -> BTreeSet<String> {
 #[test]
 fn node_portals_are_enabled_only_on_request() {
     let all = [
-        "--node-portals",
+        "--node-portals=label",
         "--nodeport-addresses=primary,192.0.2.0/24",
         "--detect-local-mode=cluster-cidr",
         "--cluster-cidr=10.244.0.0/16,fd00:10::/56",
@@ -157,7 +158,7 @@ fn node_portals_are_enabled_only_on_request() {
         "--node-nat-priority=-102",
     ];
     let defaults = [
-        "--node-portals",
+        "--node-portals=always",
         "--nodeport-addresses=primary",
         "--detect-local-mode=cluster-cidr",
         "--node-nat-priority=-101",
@@ -172,7 +173,7 @@ fn node_portals_are_enabled_only_on_request() {
 
 #[test]
 fn only_a_container_without_token_that_ends_is_privileged_and_only_on_request() {
-    for values in [&NODE_PORTALS[1..], &NODE_PORTALS[..8], &["agent.nodePortals.enabled=true"]] {
+    for values in [&NODE_PORTALS[1..], &NODE_PORTALS[..9], &["agent.nodePortals.enabled=true"]] {
         assert!(spec(&objects(values), "DaemonSet")["initContainers"].is_null(), "{values:?}");
     }
     let objects = objects(&NODE_PORTALS);

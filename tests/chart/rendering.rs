@@ -156,6 +156,7 @@ fn invalid_values_are_rejected_by_the_schema() {
         "agent.image.digest=sha256:abc",
         "agent.drainSeconds=0",
         "agent.nodePortals.enabled=yes",
+        "agent.nodePortals.mode=node",
         "agent.nodePortals.nodeportAddresses={}",
         "agent.nodePortals.nodeportAddresses={eth0}",
         "agent.nodePortals.detectLocalMode=cluster",

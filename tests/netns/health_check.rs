@@ -6,12 +6,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use node_agent::node_portals::health_check::{
-    HEALTH_TIMEOUT, HealthCheck, HealthCheckServers, ProxyHealth, serve_proxy_pages,
+    HEALTH_TIMEOUT, HealthCheck, HealthCheckServers, PortClaims, ProxyHealth, serve_proxy_pages,
 };
 use proxy_core::service::ServiceKey;
 use test_support::eventually::until;
 use test_support::namespace::{bare, run};
 use tokio::runtime::Runtime;
+use tokio::sync::watch;
 
 const RESPONSE: Duration = Duration::from_secs(10);
 /// The time in which a check must follow a change.
@@ -203,7 +204,8 @@ fn health_check_port_answers_while_ipv6_is_disabled() {
 fn pages_of_kube_proxy_follow_the_node_and_pending_updates() {
     on_node(|runtime| {
         let health = Arc::new(ProxyHealth::new(HEALTH_TIMEOUT));
-        runtime.spawn(serve_proxy_pages(Arc::clone(&health)));
+        let (_claims, claimed) = watch::channel(PortClaims::both(true));
+        runtime.spawn(serve_proxy_pages(Arc::clone(&health), claimed));
         let statuses = || ["/healthz", "/livez"].map(|path| get(10_256, path)[9..12].to_owned());
         assert_eq!(statuses(), ["200", "200"]);
         let response = get(10_256, "/healthz");
@@ -228,7 +230,8 @@ fn pages_of_kube_proxy_follow_the_node_and_pending_updates() {
 fn running_kube_proxy_keeps_its_ports_until_it_stops() {
     on_node(|runtime| {
         let kube_proxy = TcpListener::bind("[::]:10256").expect("listen");
-        runtime.spawn(serve_proxy_pages(Arc::new(ProxyHealth::new(HEALTH_TIMEOUT))));
+        let (_claims, claimed) = watch::channel(PortClaims::both(true));
+        runtime.spawn(serve_proxy_pages(Arc::new(ProxyHealth::new(HEALTH_TIMEOUT)), claimed));
         assert!(has_status(&get(10_249, "/proxyMode"), 200));
         // kube-proxy gets the connection.
         let client = connect(local(10_256)).expect("a connection");
@@ -237,4 +240,35 @@ fn running_kube_proxy_keeps_its_ports_until_it_stops() {
         drop(kube_proxy);
         assert!(has_status(&get(10_256, "/healthz"), 200));
     });
+}
+
+#[test]
+fn ports_are_released_for_a_kube_proxy_and_taken_again() {
+    on_node(|runtime| {
+        let (mut servers, health) = new_servers(runtime);
+        servers.apply(vec![(PORT, check("web", 1))]);
+        let (claims, claimed) = watch::channel(PortClaims::both(true));
+        runtime.spawn(serve_proxy_pages(health, claimed));
+        assert!(has_status(&get(10_256, "/healthz"), 200) && has_status(&get(PORT, "/"), 200));
+        claims.send_replace(PortClaims { health: true, mode: false });
+        drop(listen_soon(10_249));
+        assert!(has_status(&get(10_256, "/healthz"), 200), "another port is kept");
+        claims.send_replace(PortClaims::both(false));
+        servers.set_paused(true);
+        drop([listen_soon(10_256), listen_soon(PORT)]);
+        claims.send_replace(PortClaims::both(true));
+        servers.set_paused(false);
+        assert!(has_status(&get(10_256, "/healthz"), 200) && has_status(&get(PORT, "/"), 200));
+    });
+}
+
+/// Listens as soon as no other process has the port.
+fn listen_soon(port: u16) -> TcpListener {
+    let start = Instant::now();
+    loop {
+        match TcpListener::bind(("127.0.0.1", port)) {
+            Ok(listener) => return listener,
+            Err(error) => assert!(start.elapsed() < Duration::from_secs(10), "{port}: {error}"),
+        }
+    }
 }

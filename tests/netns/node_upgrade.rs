@@ -15,14 +15,14 @@ use crate::node_network::{LOCAL_POD, NODE, REMOTE_POD};
 
 /// The desired number of new connections per second; a busy machine achieves fewer.
 const RATE: u32 = 2_000;
-const THREADS: u32 = 4;
+pub(crate) const THREADS: u32 = 4;
 const LONG_CONNECTIONS: usize = 200;
 /// The number of connections before and after each event.
 const BETWEEN_EVENTS: usize = 2_000;
 
 /// The load: new connections from outside, at a limited rate.
 #[derive(Default)]
-struct Load {
+pub(crate) struct Load {
     is_over: AtomicBool,
     served: AtomicUsize,
     failures: Mutex<Vec<String>>,
@@ -30,7 +30,7 @@ struct Load {
 
 impl Load {
     /// Opens connections until the load is over.
-    fn run(&self) {
+    pub(crate) fn run(&self) {
         let portal = format!("{}:{NODE_PORT}", NODE[0]);
         let (start, mut count) = (Instant::now(), 0);
         while !self.is_over.load(Relaxed) {
@@ -43,12 +43,17 @@ impl Load {
         }
     }
 
-    fn failures(&self) -> MutexGuard<'_, Vec<String>> {
+    /// The number of served connections.
+    pub(crate) fn served(&self) -> usize {
+        self.served.load(Relaxed)
+    }
+
+    pub(crate) fn failures(&self) -> MutexGuard<'_, Vec<String>> {
         self.failures.lock().expect("no client panics")
     }
 
     /// Waits until this number of further connections was served.
-    fn advance(&self, count: usize) {
+    pub(crate) fn advance(&self, count: usize) {
         let target = self.served.load(Relaxed) + count;
         let deadline = Instant::now() + 3 * TIMEOUT;
         while self.served.load(Relaxed) < target && self.failures().is_empty() {
@@ -59,7 +64,7 @@ impl Load {
 }
 
 /// Ends the load when it is dropped, also by a failed assertion.
-struct Running<'a>(&'a Load);
+pub(crate) struct Running<'a>(pub(crate) &'a Load);
 
 impl Drop for Running<'_> {
     fn drop(&mut self) {

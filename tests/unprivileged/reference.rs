@@ -50,6 +50,11 @@ fn annotations_page_equals_their_table() {
             AppliesTo::PodOrNamespace,
             "They are read when the pod is created. The namespace has the defaults of its pods.",
         ),
+        (
+            "On a node",
+            AppliesTo::Node,
+            "They apply immediately. For their use, see [migrating](../migrating.md).",
+        ),
         ("Written by Portico", AppliesTo::Written, "Do not edit these."),
     ];
     let chapter = |(title, applies_to, when): (&str, AppliesTo, &str)| {

@@ -3,12 +3,11 @@
 //! They read settings of the kernel and rules of other programs that decide whether packets from outside reach a pod.
 
 use std::fs;
-use std::io::{ErrorKind, Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::io::ErrorKind;
 use std::path::Path;
-use std::time::Duration;
 
-use netns_nft::{Anchor, ChainSummary, Error, Socket};
+use netns_nft::{Anchor, ChainSummary, Error, KubeProxyRules, Socket};
+use node_agent::node_portals::kube_proxy_probe::probe_kube_proxy;
 use node_agent::node_portals::local_ports::LocalPortOverlap;
 use support::with_causes;
 
@@ -18,11 +17,6 @@ use crate::temporary_netns::temporary_netns;
 
 const IPV4_FORWARDING: &str = "/proc/sys/net/ipv4/ip_forward";
 const IPV6_FORWARDING: &str = "/proc/sys/net/ipv6/conf/all/forwarding";
-/// The port of kube-proxy's metrics, which are not among the pages that the agent serves there.
-const KUBE_PROXY_PORT: u16 = 10_249;
-const TIMEOUT: Duration = Duration::from_secs(2);
-/// The maximum that is read of a response.
-const RESPONSE_BYTES_MAX: u64 = 1 << 20;
 
 /// The results of all checks, with their names.
 pub(super) fn findings() -> Vec<(&'static str, Finding)> {
@@ -35,7 +29,9 @@ pub(super) fn findings() -> Vec<(&'static str, Finding)> {
         ("firewall", chains.as_deref().map_or_else(unreadable, firewall)),
         (
             "kube-proxy",
-            chains.as_deref().map_or_else(unreadable, |chains| kube_proxy(chains, kube_proxy_runs())),
+            chains
+                .as_deref()
+                .map_or_else(unreadable, |chains| kube_proxy(chains, probe_kube_proxy().is_some())),
         ),
         ("anchor table", anchor_table()),
     ]
@@ -110,29 +106,14 @@ fn kube_proxy(chains: &[ChainSummary], is_running: bool) -> Finding {
     if is_running {
         return Pass("running; the node's rules of Portico run before its rules".to_owned());
     }
-    // The tables of its nftables mode, and the chains of its iptables mode.
-    let is_left = |chain: &&ChainSummary| chain.table == "kube-proxy" || chain.name.starts_with("KUBE-SVC-");
-    let Some(chain) = chains.iter().find(is_left) else {
+    let rules = KubeProxyRules::of(chains);
+    if rules.is_empty() {
         return Pass("not running; no rules of it".to_owned());
-    };
+    }
     Warn(
-        format!("not running, but its rules are still there: table {} {}", chain.family, chain.table),
+        format!("not running, but its rules are still there: {rules}"),
         "run kube-proxy --cleanup, or restart the node".to_owned(),
     )
-}
-
-/// Whether a kube-proxy responds at the port of its metrics.
-fn kube_proxy_runs() -> bool {
-    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, KUBE_PROXY_PORT));
-    let request = || -> std::io::Result<String> {
-        let mut stream = TcpStream::connect_timeout(&address, TIMEOUT)?;
-        stream.set_read_timeout(Some(TIMEOUT))?;
-        stream.write_all(b"GET /metrics HTTP/1.0\r\n\r\n")?;
-        let mut response = String::new();
-        stream.take(RESPONSE_BYTES_MAX).read_to_string(&mut response)?;
-        Ok(response)
-    };
-    request().is_ok_and(|response| response.contains("kubeproxy_"))
 }
 
 /// Creates the anchor table in a temporary network namespace.
@@ -155,7 +136,8 @@ mod tests {
     use super::*;
 
     fn chain(table: &str, name: &str, drops_forwarded: bool) -> ChainSummary {
-        ChainSummary { family: "ip", table: table.to_owned(), name: name.to_owned(), drops_forwarded }
+        let (table, name) = (table.to_owned(), name.to_owned());
+        ChainSummary { family: "ip", table, name, drops_forwarded, destination_nat: None, is_nat: false }
     }
 
     #[test]

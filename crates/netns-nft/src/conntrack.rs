@@ -28,6 +28,7 @@ use crate::nft::read::decode::address;
 /// The current backends of portals.
 type Backends = BTreeMap<PortalKey, Arc<[SocketAddr]>>;
 
+const TCP: u8 = protocol_number(Protocol::Tcp);
 const UDP: u8 = protocol_number(Protocol::Udp);
 /// The maximum of stale flows that are kept in memory; a pod can create as many flows as the node has room for.
 const FLOWS_MAX: usize = 16_384;
@@ -79,26 +80,39 @@ impl Socket {
     ) -> Result<Option<SocketAddr>, Error> {
         let family = Family::of(client.ip());
         let attributes_of = AddressAttributes::of(family);
-        let request = message(IPCTNL_MSG_CT_GET, NLM_F_ACK, family_number(family), |buffer| {
-            buffer.nest(CTA_TUPLE_REPLY, |buffer| {
-                buffer.nest(CTA_TUPLE_IP, |buffer| {
-                    buffer.put(attributes_of.source, &octets(local.ip()));
-                    buffer.put(attributes_of.destination, &octets(client.ip()));
-                });
-                buffer.nest(CTA_TUPLE_PROTO, |buffer| {
-                    buffer.put(CTA_PROTO_NUM, &[UDP]);
-                    buffer.put(CTA_PROTO_SRC_PORT, &local.port().to_be_bytes());
-                    buffer.put(CTA_PROTO_DST_PORT, &client.port().to_be_bytes());
-                });
-            });
-        });
+        let tuple = Tuple { kind: CTA_TUPLE_REPLY, protocol: UDP, source: local, destination: client };
         let mut destination = None;
-        let result = self.request(&request, |message| {
+        let result = self.request(&tuple.request(), |message| {
             let original = Attributes::of_netfilter(message.body).nested(CTA_TUPLE_ORIG);
             destination = endpoint(original, family, attributes_of.destination, CTA_PROTO_DST_PORT);
         });
         match result {
             Ok(()) => Ok(destination.filter(|destination| *destination != local)),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+            Err(source) => Err(failed_to_read(source)),
+        }
+    }
+
+    /// The destination of a TCP connection of this network namespace after translation: equal to `portal` if it was not
+    /// translated, none if the kernel does not track the connection.
+    ///
+    /// # Errors
+    /// If the kernel does not report the connection.
+    pub fn translated_destination(
+        &self,
+        client: SocketAddr,
+        portal: SocketAddr,
+    ) -> Result<Option<SocketAddr>, Error> {
+        let family = Family::of(client.ip());
+        let attributes_of = AddressAttributes::of(family);
+        let tuple = Tuple { kind: CTA_TUPLE_ORIG, protocol: TCP, source: client, destination: portal };
+        let mut translated = None;
+        let result = self.request(&tuple.request(), |message| {
+            let reply = Attributes::of_netfilter(message.body).nested(CTA_TUPLE_REPLY);
+            translated = endpoint(reply, family, attributes_of.source, CTA_PROTO_SRC_PORT);
+        });
+        match result {
+            Ok(()) => Ok(translated),
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
             Err(source) => Err(failed_to_read(source)),
         }
@@ -177,6 +191,37 @@ impl AddressAttributes {
             Family::V4 => Self { source: CTA_IP_V4_SRC, destination: CTA_IP_V4_DST },
             Family::V6 => Self { source: CTA_IP_V6_SRC, destination: CTA_IP_V6_DST },
         }
+    }
+}
+
+/// One direction of a flow, by which the kernel finds it.
+struct Tuple {
+    /// `CTA_TUPLE_ORIG` or `CTA_TUPLE_REPLY`.
+    kind: u16,
+    protocol: u8,
+    source: SocketAddr,
+    destination: SocketAddr,
+}
+
+impl Tuple {
+    /// Encodes a request for the flow.
+    fn request(&self) -> Vec<u8> {
+        let Self { kind, protocol, source, destination } = self;
+        let family = Family::of(source.ip());
+        let attributes_of = AddressAttributes::of(family);
+        message(IPCTNL_MSG_CT_GET, NLM_F_ACK, family_number(family), |buffer| {
+            buffer.nest(*kind, |buffer| {
+                buffer.nest(CTA_TUPLE_IP, |buffer| {
+                    buffer.put(attributes_of.source, &octets(source.ip()));
+                    buffer.put(attributes_of.destination, &octets(destination.ip()));
+                });
+                buffer.nest(CTA_TUPLE_PROTO, |buffer| {
+                    buffer.put(CTA_PROTO_NUM, &[*protocol]);
+                    buffer.put(CTA_PROTO_SRC_PORT, &source.port().to_be_bytes());
+                    buffer.put(CTA_PROTO_DST_PORT, &destination.port().to_be_bytes());
+                });
+            });
+        })
     }
 }
 

@@ -52,6 +52,9 @@ pub enum Error {
     /// A socket of another process owns the anchor: the agent that this one replaces.
     #[error("anchor table is owned by another process")]
     AnchorOwned,
+    /// The rules of kube-proxy cannot be removed; nothing was removed.
+    #[error("kube-proxy's rules cannot be removed here: {0}")]
+    KubeProxyInUse(String),
     /// The kernel did not report a part of its state.
     #[error("failed to read {what}")]
     Read {
@@ -112,7 +115,11 @@ impl Error {
     pub fn is_transient(&self) -> bool {
         let source = match self {
             Self::AnchorOwned => return true,
-            Self::NotNetns | Self::OwnNetns | Self::NoCounters(_) | Self::NoInterface { .. } => return false,
+            Self::NotNetns
+            | Self::OwnNetns
+            | Self::KubeProxyInUse(_)
+            | Self::NoCounters(_)
+            | Self::NoInterface { .. } => return false,
             Self::Enter(source)
             | Self::Open(source)
             | Self::Receive(source)

@@ -23,6 +23,7 @@ pub use nft::anchor::Anchor;
 pub use nft::chain_list::ChainSummary;
 pub use nft::counters::Counters;
 pub use nft::encode::{encode, encode_fresh};
+pub use nft::kube_proxy::KubeProxyRules;
 pub use nft::monitor::{Changes, Monitor, TableChange};
 pub use nft::node::encode::{encode_node, encode_node_fresh};
 pub use nft::node::names::NODE_TABLE;

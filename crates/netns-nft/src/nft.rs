@@ -1,7 +1,7 @@
 //! nf_tables: Portico's table as netlink messages, and the way back from the kernel's replies.
 //!
 //! `anchor` is a second table, which keeps NAT registered; `monitor` reports what other processes change; `chain_list`
-//! lists the chains of all tables.
+//! lists the chains of all tables, and `kube_proxy` finds and removes those of kube-proxy.
 //!
 //! ```text
 //! names, element, expression, set_type ◄── table_writer ◄── sets, schema ◄── encode
@@ -14,6 +14,7 @@ pub(crate) mod counters;
 pub(crate) mod element;
 pub(crate) mod encode;
 pub(crate) mod expression;
+pub(crate) mod kube_proxy;
 pub(crate) mod monitor;
 pub(crate) mod names;
 pub(crate) mod node;

@@ -8,6 +8,7 @@ use proxy_core::ruleset::node::NodeSettings;
 
 use crate::node_portals::detect_local::DetectLocalArgs;
 use crate::node_portals::node_addresses::AddressSelector;
+use crate::node_portals::service_proxy::NodePortalsMode;
 use crate::node_portals::state::NodeOptions;
 
 /// The node's table exists once, so it can have this many times the elements of a pod's.
@@ -17,9 +18,11 @@ const NODE_LIMIT_FACTOR: usize = 10;
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Node portals")]
 pub(crate) struct NodePortalsArgs {
-    /// Serve node ports, external addresses and the node's own connections, in place of kube-proxy.
-    #[arg(long)]
-    pub(crate) node_portals: bool,
+    /// Serve node ports, external addresses and the node's own connections, in place of kube-proxy: always, or on nodes
+    /// whose label portico.dev/service-proxy is both or portico.
+    #[arg(long, value_name = "MODE", value_enum, num_args = 0..=1, require_equals = true)]
+    #[arg(default_missing_value = "always")]
+    pub(crate) node_portals: Option<NodePortalsMode>,
     /// Addresses that serve node ports: CIDRs, primary (the first address of each family in the node object), all, or
     /// localhost (in addition 127.0.0.1 and ::1, TCP only). Comma-separated.
     #[arg(long, value_name = "ADDRESSES", value_delimiter = ',', default_value = "primary")]

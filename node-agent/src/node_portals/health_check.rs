@@ -6,7 +6,7 @@
 //!
 //! ```text
 //! let health = Arc::new(ProxyHealth::new(HEALTH_TIMEOUT));
-//! runtime.spawn(serve_proxy_pages(Arc::clone(&health)));       // :10256 and 127.0.0.1:10249
+//! runtime.spawn(serve_proxy_pages(Arc::clone(&health), claims)); // :10256 and 127.0.0.1:10249
 //! let mut servers = HealthCheckServers::new(runtime.clone(), Arc::clone(&health));
 //! let mut checks = HealthChecks::default();
 //! health.set_pending(now);                                     // a change was received
@@ -27,4 +27,5 @@ mod proxy_pages;
 pub use check_server::{HealthCheckReport, HealthCheckServers};
 pub use check_table::{HealthCheck, HealthCheckConflict, HealthChecks};
 pub use proxy_health::{HEALTH_TIMEOUT, ProxyHealth};
-pub use proxy_pages::serve_proxy_pages;
+pub(crate) use proxy_pages::{HEALTH_PORT, MODE_PORT, SERVER_NAME};
+pub use proxy_pages::{PortClaims, serve_proxy_pages};

@@ -8,8 +8,8 @@ use crate::report::APPLY_BOUNDS_S;
 /// Adds the metrics of node portals to the page.
 pub(crate) fn add_node_metrics(page: &mut MetricsPage, report: &NodeReport) {
     let flag = |is_set: bool| f64::from(u8::from(is_set));
-    let programmed = report.programmed && report.error.is_none();
-    page.gauge("node_programmed", "1 if the node has the desired table", flag(programmed));
+    let programmed = flag(report.is_up_to_date());
+    page.gauge("node_programmed", "1 if the node has the desired table, or is to have none", programmed);
     page.gauge("node_portals", "addresses and ports, and node ports, of services", report.portals as f64);
     page.gauge("node_table_elements", "elements of the node's table", report.elements as f64);
     page.gauge("node_addresses", "addresses on which node ports are served", report.addresses.len() as f64);

@@ -4,11 +4,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use daemon::Histogram;
+use proxy_core::node::ServiceProxy;
 use proxy_core::portal::{Portals, TableKind};
 use proxy_core::ruleset::node::NodeRuleset;
 use serde::{Deserialize, Serialize};
 
 use crate::node_portals::health_check::{HealthCheckReport, HealthChecks};
+use crate::node_portals::migration_report::MigrationReport;
 use crate::report::APPLY_BOUNDS_S;
 
 /// The maximum of conflicts in a report.
@@ -38,6 +40,20 @@ pub struct HealthCheckPort {
     /// Why the node does not answer, if attempts to listen failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
+}
+
+/// The settings of node portals that clients notice.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct NodeSettingsReport {
+    /// The addresses on which node ports are served, or would be served.
+    pub node_port_addresses: Vec<String>,
+    /// Whether node ports are served at the loopback addresses.
+    pub localhost: bool,
+    /// Whether clients of cluster addresses that are not pods are masqueraded.
+    pub detects_pods: bool,
+    /// Whether all connections are masqueraded.
+    pub masquerade_all: bool,
 }
 
 /// The state of node portals.
@@ -76,8 +92,25 @@ pub struct NodeReport {
     /// Whether the anchor table exists; if not, why.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub anchor_error: Option<String>,
+    /// The settings, also if the node has no table.
+    #[serde(default)]
+    pub settings: NodeSettingsReport,
+    /// The state of the node between kube-proxy and Portico, in the mode `label`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub migration: Option<MigrationReport>,
     /// The time from a change to the kernel's acknowledgement.
     pub apply_duration_seconds: Histogram,
+}
+
+impl NodeReport {
+    /// Whether the node has the desired table, or is to have none.
+    #[must_use]
+    pub fn is_up_to_date(&self) -> bool {
+        let is_withdrawn = self.migration.as_ref().is_some_and(|migration| {
+            migration.label == ServiceProxy::KubeProxy.name() && migration.kept.is_none()
+        });
+        self.error.is_none() && (self.programmed || is_withdrawn)
+    }
 }
 
 /// The report, and the values from which the rest of it is computed on request. Clones of these are cheap.
@@ -85,6 +118,11 @@ pub struct NodeReport {
 struct State {
     report: NodeReport,
     table: Option<(Portals, NodeRuleset)>,
+    /// The table that the node has, or would have.
+    desired: NodeRuleset,
+    /// Why the table, and the anchor table, are kept.
+    kept: Option<String>,
+    anchor_kept: Option<String>,
 }
 
 /// The shared state.
@@ -121,6 +159,33 @@ impl NodeStatus {
         }
     }
 
+    /// Records the table that the node is to have, or would have.
+    pub(crate) fn set_desired(&self, desired: &NodeRuleset) {
+        self.state().desired = desired.clone();
+    }
+
+    /// Records that the table was removed, because another proxy serves the node.
+    pub(crate) fn record_withdrawal(&self) {
+        let mut state = self.state();
+        (state.table, state.kept) = (None, None);
+        (state.report.programmed, state.report.error) = (false, None);
+    }
+
+    /// Records why the table is kept although the label of the node excludes it.
+    pub(crate) fn set_kept(&self, why: Option<String>) {
+        self.state().kept = why;
+    }
+
+    /// Records why the anchor table is kept without the table.
+    pub(crate) fn set_anchor_kept(&self, why: Option<String>) {
+        self.state().anchor_kept = why;
+    }
+
+    /// Records what the observer of other proxies found.
+    pub(crate) fn set_migration(&self, migration: MigrationReport) {
+        self.state().report.migration = Some(migration);
+    }
+
     /// Records the state of the health-check ports, and the services that claim one of another service.
     pub(crate) fn set_health_checks(&self, servers: Vec<HealthCheckReport>, checks: &HealthChecks) {
         let conflicts = checks.conflicts().map(|conflict| ConflictReport {
@@ -141,10 +206,15 @@ impl NodeStatus {
 
     /// Returns the report.
     pub(crate) fn report(&self) -> NodeReport {
-        let (mut report, table) = {
+        let (mut report, table, desired) = {
             let state = self.state();
-            (state.report.clone(), state.table.clone())
+            let mut report = state.report.clone();
+            if let Some(migration) = &mut report.migration {
+                (migration.kept, migration.anchor_kept) = (state.kept.clone(), state.anchor_kept.clone());
+            }
+            (report, state.table.clone(), state.desired.clone())
         };
+        report.settings = settings_report(&desired);
         report.conflict_count = report.conflicts.len();
         let Some((portals, ruleset)) = table else { return report };
         report.portals = ruleset.frontend_count();
@@ -168,6 +238,16 @@ impl NodeStatus {
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn settings_report(desired: &NodeRuleset) -> NodeSettingsReport {
+    let settings = desired.settings().unwrap_or_default();
+    NodeSettingsReport {
+        node_port_addresses: desired.environment().addresses.iter().map(ToString::to_string).collect(),
+        localhost: settings.loopback_port != 0,
+        detects_pods: settings.detects_pods,
+        masquerade_all: settings.masquerade_all,
     }
 }
 

@@ -230,6 +230,13 @@ impl NodeState {
         self.applied = Applied::Unknown;
     }
 
+    /// Records that there is no table to keep up to date. The next `work` reads the kernel's table.
+    pub(crate) fn forget_table(&mut self) {
+        self.applied = Applied::Unknown;
+        self.pending = NodeChanges::default();
+        self.stale_udp.clear();
+    }
+
     /// Whether the kernel has the desired table.
     pub(crate) fn is_applied(&self) -> bool {
         let is_known = |applied: &NodeRuleset| applied.settings() == self.desired.settings();

@@ -15,11 +15,19 @@ use proxy_core::node::Node;
 use proxy_core::snapshot::{ChangedServices, Snapshot};
 use relay::Relay;
 use support::{Backoff, with_causes};
+use tokio::sync::watch;
 
-use crate::node_portals::health_check::{HealthCheck, HealthCheckServers, HealthChecks, ProxyHealth};
+use crate::node_portals::health_check::{
+    HealthCheck, HealthCheckServers, HealthChecks, PortClaims, ProxyHealth,
+};
 use crate::node_portals::node_status::NodeStatus;
+use crate::node_portals::proxy_observer::{Observed, ProxyObserver};
+use crate::node_portals::service_proxy::{KubeProxyState, ServiceProxyRole, TableDuty};
 use crate::node_portals::state::{NodeState, Work};
 use crate::node_portals::udp_flows::UdpFlows;
+use crate::node_portals::verification::VerifiedPortals;
+
+mod withdrawal;
 
 /// The delays before another attempt after a failure.
 const RETRY_FIRST: Duration = Duration::from_millis(50);
@@ -28,6 +36,8 @@ const RETRY_MAX: Duration = Duration::from_secs(10);
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 /// The same after a deletion of the table, which interrupts services.
 const RESTORE_INTERVAL: Duration = Duration::from_millis(50);
+/// The time between two attempts to hand the node back.
+const WITHDRAWAL_INTERVAL: Duration = Duration::from_secs(1);
 
 /// An input of the worker.
 #[derive(Debug)]
@@ -40,6 +50,8 @@ pub(crate) enum NodeEvent {
     Addresses(BTreeSet<IpAddr>),
     /// Another process changed the table.
     Table(TableChange),
+    /// A kube-proxy on the node started, is synced, or stopped.
+    KubeProxy(KubeProxyState),
     /// The relay listens at the loopback addresses, with this port.
     LoopbackOpen(u16),
     /// It is time to check whether another process changed the table.
@@ -58,6 +70,9 @@ pub(crate) struct Outputs {
     pub(crate) is_watched: bool,
     pub(crate) udp: UdpFlows,
     pub(crate) status: NodeStatus,
+    /// Observes other service proxies, in the mode `label`.
+    pub(crate) observer: Option<ProxyObserver>,
+    pub(crate) claims: watch::Sender<PortClaims>,
 }
 
 /// Keeps the node's table up to date.
@@ -79,6 +94,9 @@ pub(crate) struct NodeWorker {
     anchor: AnchorState,
     /// Whether the node may lack a route to a service range.
     are_routes_due: bool,
+    role: ServiceProxyRole,
+    /// Whether the table was removed, because another proxy serves the node.
+    is_withdrawn: bool,
 }
 
 /// The anchor table, which keeps translated connections alive if the ruleset is flushed.
@@ -88,12 +106,19 @@ enum AnchorState {
     Disabled,
     /// It must be created, or a previous agent still owns it.
     Wanted,
-    Held(#[expect(dead_code, reason = "the table is owned as long as its socket is open")] Anchor),
+    /// The table is owned as long as its socket is open.
+    Held(Anchor),
 }
 
 impl NodeWorker {
     /// A worker that writes with this socket.
-    pub(crate) fn new(state: NodeState, socket: Socket, outputs: Outputs, has_anchor: bool) -> Self {
+    pub(crate) fn new(
+        state: NodeState,
+        socket: Socket,
+        outputs: Outputs,
+        has_anchor: bool,
+        role: ServiceProxyRole,
+    ) -> Self {
         Self {
             state,
             socket,
@@ -106,6 +131,8 @@ impl NodeWorker {
             check_at: None,
             generation: None,
             are_routes_due: true,
+            role,
+            is_withdrawn: false,
             anchor: if has_anchor { AnchorState::Wanted } else { AnchorState::Disabled },
         }
     }
@@ -151,6 +178,10 @@ impl NodeWorker {
                 self.are_routes_due = true;
                 self.mark_changed(now);
                 self.outputs.health.set_leaving(node.is_leaving);
+                if self.role.set_label(node.service_proxy) {
+                    self.retry_at = None;
+                }
+                self.update_claims();
                 self.state.set_node(node);
                 let snapshot = self.state.snapshot().clone();
                 self.apply_checks(|checks, node| checks.refresh(&snapshot, node, &ChangedServices::new()));
@@ -165,10 +196,20 @@ impl NodeWorker {
             NodeEvent::Table(TableChange::Changed | TableChange::Unknown) => {
                 self.schedule_check(now, CHECK_INTERVAL);
             }
+            NodeEvent::KubeProxy(state) => {
+                self.role.set_kube_proxy(state);
+                self.update_claims();
+                self.retry_at = None;
+            }
             NodeEvent::LoopbackOpen(port) => self.state.set_loopback_port(port),
             NodeEvent::Audit => {
                 self.are_routes_due = true;
-                self.hold_anchor();
+                if self.is_withdrawn {
+                    // The anchor table can have become superfluous.
+                    self.is_withdrawn = !matches!(self.anchor, AnchorState::Held(_));
+                } else if self.role.duty() == TableDuty::Serve {
+                    self.hold_anchor();
+                }
                 let reports = self.outputs.servers.reports();
                 self.outputs.status.set_health_checks(reports, &self.checks);
                 if !self.outputs.is_watched && self.socket.generation().ok() != self.generation {
@@ -212,8 +253,9 @@ impl NodeWorker {
             return;
         }
         self.retry_at = None;
-        match self.do_work() {
-            Ok(()) => self.finish(),
+        self.outputs.status.set_desired(self.state.desired());
+        match self.fulfil(now) {
+            Ok(()) => self.report_to_observer(),
             Err(error) => {
                 // The transaction may have been committed although its result is unknown.
                 self.state.mark_unknown();
@@ -224,6 +266,48 @@ impl NodeWorker {
                 self.outputs.status.record_failure(error);
             }
         }
+    }
+
+    fn fulfil(&mut self, now: Instant) -> Result<(), Error> {
+        match self.role.duty() {
+            TableDuty::Wait => return Ok(()),
+            TableDuty::Withdraw if self.withdraw()? => {
+                self.backoff.reset();
+                self.changed_since = None;
+                return Ok(());
+            }
+            // Until another proxy serves the node, the table is maintained.
+            TableDuty::Withdraw => self.retry_at = Some(now + WITHDRAWAL_INTERVAL),
+            TableDuty::Serve => self.outputs.status.set_kept(None),
+        }
+        self.is_withdrawn = false;
+        self.do_work()?;
+        self.finish();
+        Ok(())
+    }
+
+    /// Publishes the ports of kube-proxy that the agent has, or waits for.
+    fn update_claims(&mut self) {
+        let claims = self.role.claims();
+        let previous = self.outputs.claims.send_replace(claims);
+        if previous.health != claims.health {
+            self.outputs.servers.set_paused(!claims.health);
+        }
+    }
+
+    fn report_to_observer(&self) {
+        let Some(observer) = self.outputs.observer.as_ref().filter(|_| self.role.label().is_some()) else {
+            return;
+        };
+        let Some(portals) = self.state.portals() else { return };
+        let desired = self.state.desired();
+        let verified = VerifiedPortals {
+            portals: portals.clone(),
+            addresses: desired.environment().addresses.iter().copied().collect(),
+            nat_priority: desired.settings().unwrap_or_default().nat_priority,
+            is_serving: !self.is_withdrawn && self.state.is_applied(),
+        };
+        observer.update(Observed { node: self.state.node().clone(), verified });
     }
 
     fn do_work(&mut self) -> Result<(), Error> {

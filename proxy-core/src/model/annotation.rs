@@ -15,6 +15,8 @@ pub enum AppliesTo {
     Pod,
     /// A pod, or its namespace as the default of its pods.
     PodOrNamespace,
+    /// A node.
+    Node,
     /// Objects on which Portico itself writes the annotation.
     Written,
 }
@@ -206,6 +208,42 @@ pub const MAX_BYTES: Annotation = Annotation {
     reader: "webhook",
 };
 
+/// The service proxies of a node.
+pub const SERVICE_PROXY: Annotation = Annotation {
+    key: "portico.dev/service-proxy",
+    applies_to: AppliesTo::Node,
+    values: "kube-proxy, both or portico",
+    default: "`kube-proxy`",
+    description: "A label on a node, for agents with `--node-portals=label`. `kube-proxy`: the node has no table of \
+                  node portals. `both`: it has one, next to the rules of kube-proxy. `portico`: the same, and \
+                  kube-proxy must not run on the node. If the label excludes a table that the node has, the agent \
+                  removes the table as soon as another proxy has rules.",
+    reader: "agent",
+};
+
+/// A request to verify a node.
+pub const VERIFY_NODE: Annotation = Annotation {
+    key: "portico.dev/verify-node",
+    applies_to: AppliesTo::Node,
+    values: "any text that no earlier request had",
+    default: "none",
+    description: "The agent of the node opens connections to some services, and its status reports the result with \
+                  this text. `portico migrate` writes it.",
+    reader: "agent",
+};
+
+/// A request to remove the rules of kube-proxy from a node.
+pub const REMOVE_KUBE_PROXY_RULES: Annotation = Annotation {
+    key: "portico.dev/remove-kube-proxy-rules",
+    applies_to: AppliesTo::Node,
+    values: "any text that no earlier request had",
+    default: "none",
+    description: "The agent of the node removes the rules that `kube-proxy --cleanup` removes, and its status reports \
+                  the result with this text. It has an effect only if `portico.dev/service-proxy` is `portico`, and \
+                  no kube-proxy runs on the node. `portico migrate` writes it.",
+    reader: "agent",
+};
+
 /// A summary of the injection.
 pub const INJECTED: Annotation = Annotation {
     key: "portico.dev/injected",
@@ -281,7 +319,7 @@ pub const USED: Annotation = Annotation {
 };
 
 /// All annotations.
-pub const ALL: [Annotation; 21] = [
+pub const ALL: [Annotation; 24] = [
     MODE,
     SCHEDULER,
     DIAL,
@@ -296,6 +334,9 @@ pub const ALL: [Annotation; 21] = [
     REQUIRE,
     ON_MISSING,
     MAX_BYTES,
+    SERVICE_PROXY,
+    VERIFY_NODE,
+    REMOVE_KUBE_PROXY_RULES,
     INJECTED,
     VARIABLES,
     SELECTION,
@@ -308,6 +349,7 @@ pub const ALL: [Annotation; 21] = [
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::node::ServiceProxy;
     use crate::model::service::{Dial, HOLD_MS_MAX, Scheduler};
 
     #[test]
@@ -320,6 +362,12 @@ mod tests {
             );
             assert!(ALL[..index].iter().all(|earlier| earlier.key != annotation.key), "{}", annotation.key);
         }
+    }
+
+    #[test]
+    fn values_list_every_service_proxy() {
+        let words: Vec<&str> = SERVICE_PROXY.values.split([',', ' ']).collect();
+        assert!(ServiceProxy::ALL.iter().all(|proxy| words.contains(&proxy.name())));
     }
 
     #[test]

@@ -10,13 +10,15 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use proxy_core::address::{Family, parse_ip_sloppy, parse_net_sloppy};
 use proxy_core::annotation;
-use proxy_core::node::Node;
+use proxy_core::node::{Node, ServiceProxy};
 
 use crate::objects::field::Field;
 use crate::objects::metadata::{NameRule, Names, object_name};
 use crate::objects::validate;
 
 const ZONE_LABEL: &str = "topology.kubernetes.io/zone";
+/// The maximum length of a request in an annotation of a node.
+const REQUEST_BYTES_MAX: usize = 128;
 /// The taint of a node that the cluster autoscaler is about to delete (cluster-autoscaler/utils/taints).
 const TO_BE_DELETED_TAINT: &str = "ToBeDeletedByClusterAutoscaler";
 
@@ -31,7 +33,35 @@ pub(crate) fn node(object: &Field<'_, '_>, names: &mut Names) -> Option<Node> {
     let spec = object.map("spec");
     let is_leaving = meta.at("deletionTimestamp").text().is_some() || has_to_be_deleted_taint(&spec);
     let pod_cidrs = pod_cidrs(&spec);
-    Some(Node { name: names.get(name?), zone: names.get(zone), addresses, pod_cidrs, is_leaving })
+    let service_proxy = service_proxy(&meta, &labels);
+    let annotations = meta.map("annotations").texts();
+    let request = |key: &str| {
+        let text = annotations.iter().find(|(name, _)| *name == key).map_or("", |(_, text)| *text);
+        // A longer text is no request of `portico migrate`.
+        if text.len() <= REQUEST_BYTES_MAX { text.into() } else { "".into() }
+    };
+    Some(Node {
+        name: names.get(name?),
+        zone: names.get(zone),
+        addresses,
+        pod_cidrs,
+        is_leaving,
+        service_proxy,
+        verification: request(annotation::VERIFY_NODE.key),
+        rule_removal: request(annotation::REMOVE_KUBE_PROXY_RULES.key),
+    })
+}
+
+fn service_proxy(meta: &Field<'_, '_>, labels: &[(&str, &str)]) -> ServiceProxy {
+    let key = annotation::SERVICE_PROXY.key;
+    let Some((_, value)) = labels.iter().find(|(label, _)| *label == key) else {
+        return ServiceProxy::default();
+    };
+    ServiceProxy::parse(value).unwrap_or_else(|| {
+        let field = meta.at("labels");
+        field.warn(format_args!("{key} must be one of: {}", annotation::SERVICE_PROXY.values));
+        ServiceProxy::default()
+    })
 }
 
 fn has_to_be_deleted_taint(spec: &Field<'_, '_>) -> bool {

@@ -79,7 +79,7 @@ impl Batch {
         let (operations, batch_end) = self.bytes.split_at(at);
         let mut buffer = MessageBuffer(operations.to_vec());
         // No operation of the plan has this sequence number.
-        let open = begin_nft_message(&mut buffer, kind, flags, u32::MAX);
+        let open = begin_nft_message(&mut buffer, NFPROTO_INET, kind, flags, u32::MAX);
         fill(&mut buffer);
         buffer.end_message(&open);
         buffer.0.extend_from_slice(batch_end);
@@ -129,7 +129,7 @@ impl BatchWriter {
     /// Starts a message of nf_tables.
     pub(crate) fn begin(&mut self, kind: u16, flags: u16) -> Open {
         let sequence = self.sequence();
-        begin_nft_message(&mut self.buffer, kind, flags, sequence)
+        begin_nft_message(&mut self.buffer, NFPROTO_INET, kind, flags, sequence)
     }
 
     /// Ends a message.
@@ -145,9 +145,17 @@ impl BatchWriter {
         fill(&mut self.buffer);
         self.end(open);
     }
+
+    /// As `message` without flags, for a table of another family.
+    pub(crate) fn message_of(&mut self, family: u8, kind: u16, fill: impl FnOnce(&mut MessageBuffer)) {
+        let sequence = self.sequence();
+        let open = begin_nft_message(&mut self.buffer, family, kind, 0, sequence);
+        fill(&mut self.buffer);
+        self.end(open);
+    }
 }
 
-fn begin_nft_message(buffer: &mut MessageBuffer, kind: u16, flags: u16, sequence: u32) -> Open {
+fn begin_nft_message(buffer: &mut MessageBuffer, family: u8, kind: u16, flags: u16, sequence: u32) -> Open {
     let kind = NFNL_SUBSYS_NFTABLES << 8 | kind;
-    buffer.begin_message(kind, NLM_F_REQUEST | flags, sequence, &nfgenmsg(NFPROTO_INET, 0))
+    buffer.begin_message(kind, NLM_F_REQUEST | flags, sequence, &nfgenmsg(family, 0))
 }

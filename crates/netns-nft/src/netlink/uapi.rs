@@ -49,6 +49,7 @@ pub(crate) const NFT_MSG_GETCHAIN: u16 = libc::NFT_MSG_GETCHAIN as u16;
 pub(crate) const NFT_MSG_DELCHAIN: u16 = libc::NFT_MSG_DELCHAIN as u16;
 pub(crate) const NFT_MSG_NEWRULE: u16 = libc::NFT_MSG_NEWRULE as u16;
 pub(crate) const NFT_MSG_GETRULE: u16 = libc::NFT_MSG_GETRULE as u16;
+pub(crate) const NFT_MSG_DELRULE: u16 = libc::NFT_MSG_DELRULE as u16;
 pub(crate) const NFT_MSG_NEWSET: u16 = libc::NFT_MSG_NEWSET as u16;
 pub(crate) const NFT_MSG_DELSET: u16 = libc::NFT_MSG_DELSET as u16;
 pub(crate) const NFT_MSG_GETSET: u16 = libc::NFT_MSG_GETSET as u16;
@@ -83,6 +84,7 @@ pub(crate) const NFTA_HOOK_PRIORITY: u16 = 2;
 // Rules.
 pub(crate) const NFTA_RULE_TABLE: u16 = 1;
 pub(crate) const NFTA_RULE_CHAIN: u16 = 2;
+pub(crate) const NFTA_RULE_HANDLE: u16 = 3;
 pub(crate) const NFTA_RULE_EXPRESSIONS: u16 = 4;
 pub(crate) const NFTA_EXPR_NAME: u16 = 1;
 pub(crate) const NFTA_EXPR_DATA: u16 = 2;

@@ -1,13 +1,16 @@
 //! `ChainSummary`: the chains of all tables of a network namespace, of which other programs have most.
 //!
-//! `portico check` finds by them the firewalls that drop forwarded packets, and the rules of other proxies. Chains of
-//! iptables are among them if its rules are in nf_tables (iptables-nft).
+//! `portico check` finds by them the firewalls that drop forwarded packets, and the agent the rules of other proxies.
+//! Chains of iptables are among them if its rules are in nf_tables (iptables-nft).
 
 use crate::error::Error;
 use crate::netlink::attributes::{Attributes, MessageBuffer, nfgenmsg};
 use crate::netlink::socket::Socket;
 use crate::netlink::uapi::*;
+use crate::nft::names::ANCHOR_TABLE;
+use crate::nft::node::names::NODE_TABLE;
 use crate::nft::read::reader::failed_to_read;
+use crate::nft::table_writer::NAT_CHAIN;
 
 /// A chain of any table.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,6 +23,25 @@ pub struct ChainSummary {
     pub name: String,
     /// Whether it filters forwarded packets, and drops those that no rule of it accepts.
     pub drops_forwarded: bool,
+    /// The priority, if it translates destinations: a NAT chain at the hook prerouting or output.
+    pub destination_nat: Option<i32>,
+    /// Whether it is a NAT chain at any hook.
+    pub is_nat: bool,
+}
+
+impl ChainSummary {
+    /// Whether it is in one of the node's tables of Portico.
+    #[must_use]
+    pub fn is_own(&self) -> bool {
+        self.family == "inet" && [NODE_TABLE, ANCHOR_TABLE].contains(&&*self.table)
+    }
+
+    /// Whether it keeps NAT registered in a family (`ip` or `ip6`), so that the kernel translates the packets of open
+    /// connections.
+    #[must_use]
+    pub fn keeps_nat(&self, family: &str) -> bool {
+        self.is_nat && (self.family == family || self.family == "inet")
+    }
 }
 
 impl Socket {
@@ -41,14 +63,21 @@ impl Socket {
 fn summary(body: &[u8]) -> ChainSummary {
     let attributes = Attributes::of_netfilter(body);
     let family = body.first().copied().unwrap_or_default();
-    let is_forward = attributes.nested(NFTA_CHAIN_HOOK).u32(NFTA_HOOK_HOOKNUM) == Some(NF_INET_FORWARD);
+    let hook = attributes.nested(NFTA_CHAIN_HOOK);
+    let number = hook.u32(NFTA_HOOK_HOOKNUM);
     let is_routed = [NFPROTO_INET, NFPROTO_IPV4, NFPROTO_IPV6].contains(&family);
     let drops = attributes.u32(NFTA_CHAIN_POLICY) == Some(NF_DROP.unsigned_abs());
+    let is_nat = attributes.string(NFTA_CHAIN_TYPE) == NAT_CHAIN;
+    let is_destination =
+        number.is_some_and(|number| [NF_INET_PRE_ROUTING, NF_INET_LOCAL_OUT].contains(&number));
+    let priority = hook.u32(NFTA_HOOK_PRIORITY).map(u32::cast_signed);
     ChainSummary {
         family: family_name(family),
         table: attributes.string(NFTA_CHAIN_TABLE),
         name: attributes.string(NFTA_CHAIN_NAME),
-        drops_forwarded: is_forward && is_routed && drops,
+        drops_forwarded: number == Some(NF_INET_FORWARD) && is_routed && drops,
+        destination_nat: priority.filter(|_| is_nat && is_destination),
+        is_nat,
     }
 }
 

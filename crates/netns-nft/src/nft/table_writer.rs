@@ -11,7 +11,7 @@ use crate::nft::expression::RuleBuilder;
 use crate::nft::set_type::SetType;
 
 /// The type of all base chains. Only the first packet of a connection passes a chain of this type.
-const NAT_CHAIN: &str = "nat";
+pub(crate) const NAT_CHAIN: &str = "nat";
 /// The type of nft's user data of a table that contains its comment (`NFTNL_UDATA_TABLE_COMMENT`).
 const TABLE_COMMENT: u8 = 0;
 

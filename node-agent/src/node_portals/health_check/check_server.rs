@@ -46,6 +46,8 @@ pub struct HealthCheckServers {
     connections: PageConnections,
     listeners_max: usize,
     servers: BTreeMap<u16, Server>,
+    /// Whether another process is to have the ports.
+    is_paused: bool,
 }
 
 #[derive(Debug)]
@@ -69,7 +71,14 @@ impl HealthCheckServers {
     #[must_use]
     pub fn new(runtime: Handle, health: Arc<ProxyHealth>) -> Self {
         let connections = PageConnections::new(LIMITS);
-        Self { runtime, health, connections, listeners_max: LISTENERS_MAX, servers: BTreeMap::new() }
+        Self {
+            runtime,
+            health,
+            connections,
+            listeners_max: LISTENERS_MAX,
+            servers: BTreeMap::new(),
+            is_paused: false,
+        }
     }
 
     /// Applies changes of health checks. A port whose check changed answers with the new one immediately.
@@ -98,7 +107,23 @@ impl HealthCheckServers {
         self.servers.iter().map(report).collect()
     }
 
+    /// Closes all ports, so that another process can have them, or opens them again.
+    pub fn set_paused(&mut self, is_paused: bool) {
+        self.is_paused = is_paused;
+        if is_paused {
+            for server in self.servers.values_mut() {
+                server.task = None;
+                let mut state = server.port.state();
+                (state.is_listening, state.error) = (false, None);
+            }
+        }
+        self.start_servers();
+    }
+
     fn start_servers(&mut self) {
+        if self.is_paused {
+            return;
+        }
         let running = self.servers.values().filter(|server| server.task.is_some()).count();
         let idle = self.servers.iter_mut().filter(|(_, server)| server.task.is_none());
         for (index, (number, server)) in idle.enumerate() {

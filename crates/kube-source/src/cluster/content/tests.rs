@@ -1,5 +1,6 @@
 //! Tests of decoding objects in the form in which an API server stores them.
 
+use proxy_core::node::ServiceProxy;
 use proxy_core::service::{ClusterIps, Export};
 use serde_json::{Value, json};
 
@@ -142,6 +143,22 @@ fn node_is_leaving_if_it_is_deleted_or_has_the_taint_of_the_cluster_autoscaler()
     assert!(!decode_node(present.clone(), json!({"taints": cordoned})).is_leaving);
     assert!(decode_node(present, json!({"taints": to_be_deleted})).is_leaving);
     assert!(decode_node(deleted, json!({})).is_leaving);
+}
+
+#[test]
+fn node_has_its_service_proxy_and_requests() {
+    let decode_node = |label: &str, request: &str| {
+        let metadata = json!({"name": "n", "labels": {"portico.dev/service-proxy": label},
+            "annotations": {"portico.dev/verify-node": request, "portico.dev/remove-kube-proxy-rules": "r"}});
+        match decode(Kind::Node, &json!({"metadata": metadata})) {
+            Content::Node(node) => (node.service_proxy, node.verification, node.rule_removal),
+            other => panic!("{other:?}"),
+        }
+    };
+    for proxy in ServiceProxy::ALL {
+        assert_eq!(decode_node(proxy.name(), "v"), (proxy, "v".into(), "r".into()));
+    }
+    assert_eq!(decode_node("portica", &"v".repeat(129)), (ServiceProxy::KubeProxy, "".into(), "r".into()));
 }
 
 #[test]

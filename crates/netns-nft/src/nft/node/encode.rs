@@ -46,6 +46,17 @@ impl Socket {
         }))
     }
 
+    /// Deletes the node's table. Translated connections go on only while another table has a NAT chain, such as the anchor.
+    ///
+    /// # Errors
+    /// If the kernel rejects the transaction.
+    pub fn remove_node_table(&self) -> Result<(), Error> {
+        self.apply(&BatchWriter::batch(|batch| {
+            batch.op = Some(BatchOp::Table("the deletion of the node's table"));
+            TableWriter::new(batch, NODE_TABLE).clear();
+        }))
+    }
+
     /// Whether the node has a table of Portico.
     ///
     /// # Errors
