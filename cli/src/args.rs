@@ -17,6 +17,7 @@ use proxy_core::service::Protocol;
 use crate::check::CheckArgs;
 use crate::conntrack::ConntrackArgs;
 use crate::install::InstallArgs;
+use crate::migrate::MigrateArgs;
 use crate::status::StatusArgs;
 use crate::top::TopArgs;
 use crate::uninstall::UninstallArgs;
@@ -49,6 +50,10 @@ pub(crate) enum Command {
     Top(TopArgs),
     /// Check this node's prerequisites.
     Check(CheckArgs),
+    /// Move nodes from kube-proxy to Portico, and back, without a drain.
+    ///
+    /// Call it again after an interruption: it continues from the state of the node.
+    Migrate(Box<MigrateArgs>),
     /// Raise the limits and timeouts of connection tracking on this node, as kube-proxy does.
     Conntrack(ConntrackArgs),
     /// Install the CNI plugin and add it to the CNI configuration.

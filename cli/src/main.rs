@@ -12,6 +12,7 @@ mod explain;
 mod install;
 mod live_view;
 mod manifests;
+mod migrate;
 mod node_portals;
 mod node_status;
 mod portals;
@@ -63,6 +64,7 @@ fn run(command: Command, out: &mut impl Write) -> anyhow::Result<bool> {
         Command::Status(args) => status::run(&args, out),
         Command::Top(args) => top::run(&args, out),
         Command::Check(args) => check::run(&args, out),
+        Command::Migrate(args) => migrate::run(&args, out),
         Command::Conntrack(args) => conntrack::run(&args, out).map(|()| true),
         Command::Install(args) => install::run(*args, out).map(|()| true),
         Command::Uninstall(args) => uninstall::run(&args, out),

@@ -19,8 +19,9 @@ mod objects;
 mod tests;
 
 pub use cluster::{
-    ClientError, MetadataEvent, MetadataSelection, ObjectKey, ObjectMeta, OwnerReference, ProbeError,
-    WatchOptions, WatchScope, client, probe, watch_cluster, watch_cluster_with, watch_metadata,
+    ClientError, MetadataEvent, MetadataSelection, ObjectClient, ObjectError, ObjectKey, ObjectMeta,
+    OwnerReference, ProbeError, WatchOptions, WatchScope, client, probe, watch_cluster, watch_cluster_with,
+    watch_metadata,
 };
 pub use event::{Event, RejectedObjects};
 pub use files::{FileWatch, FilesError, watch_files, watch_paths};

@@ -12,13 +12,14 @@ pub(crate) struct Kind {
     pub is_namespaced: bool,
 }
 
-const KINDS: [Kind; 10] = [
+const KINDS: [Kind; 11] = [
     Kind { name: "Service", resource: "services", bases: &["/api/v1"], is_namespaced: true },
     Kind { name: "Pod", resource: "pods", bases: &["/api/v1"], is_namespaced: true },
     Kind { name: "Node", resource: "nodes", bases: &["/api/v1"], is_namespaced: false },
     Kind { name: "Namespace", resource: "namespaces", bases: &["/api/v1"], is_namespaced: false },
     Kind { name: "Secret", resource: "secrets", bases: &["/api/v1"], is_namespaced: true },
     Kind { name: "ConfigMap", resource: "configmaps", bases: &["/api/v1"], is_namespaced: true },
+    Kind { name: "DaemonSet", resource: "daemonsets", bases: &["/apis/apps/v1"], is_namespaced: true },
     Kind { name: "Event", resource: "events", bases: &["/api/v1"], is_namespaced: true },
     Kind {
         name: "MutatingWebhookConfiguration",

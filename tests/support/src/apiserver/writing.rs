@@ -1,4 +1,4 @@
-//! Requests for single objects of the double: get, create, replace and delete, with the conflicts of a real server.
+//! Requests for single objects of the double: get, create, replace, merge patch and delete, with the conflicts of a real server.
 
 use http::Method;
 use serde_json::Value;
@@ -26,11 +26,19 @@ pub(crate) fn written(inner: &mut Inner, method: &Method, target: &Target, body:
     let found = inner.store.get(*kind, &namespace, &name).cloned();
     let version = |object: &Value| object["metadata"]["resourceVersion"].clone();
     match (method.as_str(), found) {
-        ("GET" | "PUT" | "DELETE", None) => refuse(404, "not found"),
+        ("GET" | "PUT" | "PATCH" | "DELETE", None) => refuse(404, "not found"),
         ("GET", Some(found)) => (200, found),
         ("POST", Some(_)) => refuse(409, "already exists"),
         ("PUT", Some(found)) if !version(&object).is_null() && version(&object) != version(&found) => {
             refuse(409, "the object has been modified")
+        }
+        ("PATCH", Some(found)) => {
+            let wanted = version(&object);
+            if !wanted.is_null() && wanted != version(&found) {
+                return refuse(409, "the object has been modified");
+            }
+            inner.store.put(merged(found, object));
+            (200, inner.store.get(*kind, &namespace, &name).cloned().unwrap_or_default())
         }
         ("POST" | "PUT", _) => {
             object["kind"] = kind.name.into();
@@ -51,4 +59,22 @@ pub(crate) fn written(inner: &mut Inner, method: &Method, target: &Target, body:
         }
         _ => refuse(405, "the double does not support this method"),
     }
+}
+
+/// Applies a JSON merge patch (RFC 7386).
+fn merged(mut object: Value, patch: Value) -> Value {
+    let Value::Object(patch) = patch else { return patch };
+    if !object.is_object() {
+        object = Value::Object(Default::default());
+    }
+    for (key, value) in patch {
+        if value.is_null() {
+            if let Some(fields) = object.as_object_mut() {
+                fields.remove(&key);
+            }
+        } else {
+            object[&key] = merged(object[&key].take(), value);
+        }
+    }
+    object
 }
