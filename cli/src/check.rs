@@ -4,6 +4,7 @@
 //! which disappears with the check. A check never changes the node.
 
 mod cni;
+mod differences;
 mod kernel;
 mod node;
 
@@ -34,7 +35,7 @@ pub(crate) struct CheckArgs {
     #[arg(long, value_name = "NAME")]
     pub(crate) network: Option<String>,
     /// Also check this network namespace for an agent with --node-portals: forwarding, connection tracking, local ports,
-    /// firewalls, kube-proxy and the anchor table.
+    /// firewalls, kube-proxy, the anchor table, and differences from the settings of kube-proxy.
     #[arg(long)]
     pub(crate) node_portals: bool,
     /// Path to a kubeconfig (default: in-cluster service account).
@@ -74,7 +75,7 @@ pub(crate) fn run(args: &CheckArgs, out: &mut impl Write) -> anyhow::Result<bool
     report("CNI entry", entry)?;
     report("CNI plugin", plugin)?;
     if args.node_portals {
-        for (name, finding) in node::findings() {
+        for (name, finding) in node::findings().into_iter().chain(differences::findings(&args.socket)) {
             report(name, finding)?;
         }
     }
