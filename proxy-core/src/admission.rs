@@ -13,6 +13,7 @@ mod container;
 mod patch;
 mod patch_builder;
 mod pod;
+mod portals;
 mod record;
 mod rendered;
 mod report;
@@ -42,10 +43,11 @@ pub use crate::admission::selection::{Chosen, SELECTION_BYTES_MAX, Selection, re
 
 use crate::admission::patch_builder::PatchBuilder;
 use crate::admission::pod::{PodView, pod_view};
+use crate::admission::portals::{PodPortals, pod_portals};
 use crate::admission::record::Marks;
 use crate::admission::request::{InjectionRequest, OnMissing, injection_request};
 use crate::admission::warning::Warnings;
-use crate::model::annotation::SELECTION;
+use crate::model::annotation::{PORTALS, SELECTION};
 use crate::model::service::ServiceKey;
 use crate::model::snapshot::Snapshot;
 
@@ -103,6 +105,9 @@ pub struct Injection<'a> {
     pub config_maps: Vec<ReferredConfigMap>,
     /// The value of the label `portico.dev/variables`, by which that controller finds the pod.
     pub label: Option<&'static str>,
+    /// The value of `portico.dev/portals` that the pod gets from its namespace.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub portals: Option<String>,
     /// The result for each container, with the reason.
     pub containers: Vec<InjectionReport>,
     /// The reason why the pod as a whole is not changed.
@@ -146,23 +151,60 @@ pub fn inject_with<'a>(
     if pod.is_mirror() {
         return Injection::skipped("a mirror pod shows what the kubelet already runs", warnings);
     }
-    let mut request = injection_request(options, admission, &pod);
+    let portals = pod_portals(admission, &pod, &mut warnings);
+    let request = injection_request(options, admission, &pod);
+    let (mut injection, mut marks) = match skip_reason(&pod, &portals, &request, &mut warnings) {
+        Some(reason) => (Injection::skipped(reason, warnings), Marks::default()),
+        None => inject_variables(snapshot, admission, &pod, request, portals.added_len(), warnings, render),
+    };
+    if injection.denied.is_none() {
+        marks.annotations.extend(portals.inherited.clone().map(|value| (PORTALS.key, value)));
+        (injection.portals, injection.label) = (portals.inherited, marks.label);
+        injection.patch.extend(pod.marking(marks));
+    }
+    injection
+}
+
+/// Returns the reason if the containers of a pod are not changed.
+fn skip_reason(
+    pod: &PodView<'_>,
+    portals: &PodPortals,
+    request: &InjectionRequest,
+    warnings: &mut Warnings,
+) -> Option<String> {
     if !request.is_enabled {
-        return Injection::skipped("portico.dev/inject is false", warnings);
+        return Some("portico.dev/inject is false".to_owned());
+    }
+    if portals.is_off && !request.is_own {
+        return Some("portico.dev/portals is off, and the pod itself requests no variables".to_owned());
     }
     if pod.containers.len() > CONTAINERS_MAX {
         let reason = format!("it has more than {CONTAINERS_MAX} containers");
         warnings.push(format_args!("nothing is injected: {reason}"));
-        return Injection::skipped(reason, warnings);
+        return Some(reason);
     }
+    None
+}
+
+/// Injects variables into the containers of a pod, whose annotations will have `added_len` more bytes. Returns the marks
+/// for the pod, too.
+fn inject_variables<'a>(
+    snapshot: &Snapshot,
+    admission: &Admission<'a>,
+    pod: &PodView<'a>,
+    mut request: InjectionRequest,
+    added_len: usize,
+    mut warnings: Warnings,
+    render: &dyn Fn(&Selection) -> Arc<RenderedVariables>,
+) -> (Injection<'a>, Marks) {
     if let Some(reason) = refusal(snapshot, admission.namespace, &request, &mut warnings) {
-        return Injection::denied(&reason, warnings);
+        return (Injection::denied(&reason, warnings), Marks::default());
     }
     if !pod.links && !request.names_services && !pod.is_injected() {
-        return without_links(admission, &pod, warnings);
+        return without_links(admission, warnings);
     }
     let mut text = request.selection.text();
-    let mut cannot_refer = record::refuses(&text, pod.annotations_len());
+    let mut cannot_refer = record::refuses(&text, pod.annotations_len() + added_len);
     if admission.old_pod.is_some() {
         // The subresource cannot change annotations, so only the recorded selection is available.
         let recorded = pod.annotation(SELECTION.key);
@@ -178,20 +220,19 @@ pub fn inject_with<'a>(
         };
     }
     let rendered = render(&request.selection);
-    PatchBuilder { snapshot, admission, pod: &pod, request: &request, text, cannot_refer, rendered, warnings }
+    PatchBuilder { snapshot, admission, pod, request: &request, text, cannot_refer, rendered, warnings }
         .build()
 }
 
 /// Returns the result for a pod without service links: warnings are recorded, and nothing is injected.
-fn without_links<'a>(admission: &Admission<'a>, pod: &PodView<'a>, warnings: Warnings) -> Injection<'a> {
+fn without_links<'a>(admission: &Admission<'a>, warnings: Warnings) -> (Injection<'a>, Marks) {
     let reason = "enableServiceLinks is false, and no annotation names services";
     let warnings = warnings.finish();
     let mut marks = Marks::default();
     if !warnings.is_empty() && admission.old_pod.is_none() {
         marks.warn(&warnings);
     }
-    let (label, patch) = (marks.label, pod.marking(marks));
-    Injection { skipped: Some(reason.to_owned()), warnings, label, patch, ..Injection::default() }
+    (Injection { skipped: Some(reason.to_owned()), warnings, ..Injection::default() }, marks)
 }
 
 /// Validates a request. Returns the reason if the pod must be denied; otherwise problems become warnings.

@@ -88,7 +88,8 @@ impl AdmissionHandler {
 
 /// Logs a denial as a warning. An injection is recorded on the pod, so that its level is debug.
 fn log(review: &PodReview, injection: &Injection<'_>, start: Instant) {
-    let Injection { patch, warnings, denied, containers, skipped, config_maps: _, label: _ } = injection;
+    let Injection { patch, warnings, denied, containers, skipped, portals, config_maps: _, label: _ } =
+        injection;
     let PodReview { uid, namespace, dry_run, pod, old_pod } = review;
     let metadata = &pod["metadata"];
     let name = metadata["name"].as_str().or(metadata["generateName"].as_str()).unwrap_or_default();
@@ -107,6 +108,7 @@ fn log(review: &PodReview, injection: &Injection<'_>, start: Instant) {
             variables,
             warnings = warnings.len(),
             ephemeral = old_pod.is_some(),
+            portals,
             dry_run,
             duration_us = start.elapsed().as_micros(),
             "injected"

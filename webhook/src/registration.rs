@@ -29,6 +29,12 @@ const NO_MIRROR: &str = "!has(object.metadata.annotations) || \
 const NOT_REFUSED: &str = "!has(object.metadata.annotations) || \
      !('portico.dev/inject' in object.metadata.annotations) || \
      object.metadata.annotations['portico.dev/inject'] != 'false'";
+/// A refused pod still gets `portico.dev/portals` from its namespace, unless it has its own or no portals.
+const NOT_REFUSED_OR_WITHOUT_PORTALS: &str = "!has(object.metadata.annotations) || \
+     !('portico.dev/inject' in object.metadata.annotations) || \
+     object.metadata.annotations['portico.dev/inject'] != 'false' || \
+     (!('portico.dev/portals' in object.metadata.annotations) && \
+     (!has(object.spec.hostNetwork) || !object.spec.hostNetwork))";
 const NEW_EPHEMERAL: &str = "has(object.spec.ephemeralContainers) && \
      (!has(oldObject.spec.ephemeralContainers) || \
      size(object.spec.ephemeralContainers) > size(oldObject.spec.ephemeralContainers))";
@@ -136,18 +142,18 @@ impl Registration {
     /// Returns two webhooks, so that each fails separately. Every field is set, so that the API server's defaults are
     /// not a difference.
     fn webhooks(&self, ca_bundle: &CaBundle, found: &Value) -> Value {
-        let conditions = |last: (&str, &str)| {
-            let all = [("no-mirror", NO_MIRROR), ("not-refused", NOT_REFUSED), last];
-            let conditions = all.into_iter().filter(|(name, _)| !name.is_empty());
+        let conditions = |refused: &str, more: &[(&str, &str)]| {
+            let conditions = [("no-mirror", NO_MIRROR), ("not-refused", refused)];
+            let conditions = conditions.iter().chain(more);
             conditions.map(|(name, expression)| json!({"name": name, "expression": expression})).collect()
         };
         let entries: [(&str, &str, &str, Vec<Value>); 2] = [
-            ("pods.portico.dev", "CREATE", "pods", conditions(("", ""))),
+            ("pods.portico.dev", "CREATE", "pods", conditions(NOT_REFUSED_OR_WITHOUT_PORTALS, &[])),
             (
                 "ephemeralcontainers.portico.dev",
                 "UPDATE",
                 "pods/ephemeralcontainers",
-                conditions(("new-ephemeral", NEW_EPHEMERAL)),
+                conditions(NOT_REFUSED, &[("new-ephemeral", NEW_EPHEMERAL)]),
             ),
         ];
         let entries = entries.into_iter().enumerate().map(|(index, (name, operation, resource, conditions))| {

@@ -8,7 +8,7 @@ use admission_review::{PodReview, Review, allow, allow_too_large, parse_review, 
 use anyhow::{Context, bail};
 use kube_source::{Objects, ReadOptions, Severity, Source, read};
 use proxy_core::admission::{InjectOptions, InjectedVia, Injection, InjectionReport, inject};
-use proxy_core::annotation::VARIABLES;
+use proxy_core::annotation::{PORTALS, VARIABLES};
 
 use crate::args::{ReviewArgs, ReviewOutput};
 
@@ -54,7 +54,7 @@ fn objects(files: &[std::path::PathBuf], portal_nets: Vec<ipnet::IpNet>) -> anyh
 
 /// Formats the result with its reasons.
 fn text(review: &PodReview, injection: &Injection<'_>) -> String {
-    let Injection { patch, warnings, denied, config_maps, label, containers, skipped } = injection;
+    let Injection { patch, warnings, denied, config_maps, label, portals, containers, skipped } = injection;
     let mut lines = vec![format!("a pod in namespace {}", review.namespace)];
     lines.extend(denied.iter().map(|reason| format!("denied: {reason}")));
     lines.extend(skipped.iter().map(|reason| format!("nothing is injected: {reason}")));
@@ -79,6 +79,9 @@ fn text(review: &PodReview, injection: &Injection<'_>) -> String {
         lines.push(format!("ConfigMap {}: {state}", map.name));
     }
     lines.extend(label.iter().map(|label| format!("label {}={label}", VARIABLES.key)));
+    lines.extend(
+        portals.iter().map(|value| format!("annotation {}: {value}, from its namespace", PORTALS.key)),
+    );
     lines.extend(warnings.iter().map(|warning| format!("warning: {warning}")));
     if patch.is_empty() && denied.is_none() && skipped.is_none() {
         lines.push("nothing is changed: the pod already has everything".to_owned());

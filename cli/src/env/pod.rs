@@ -12,7 +12,7 @@ use kube_source::{Objects, parse_manifest};
 use proxy_core::admission::{
     Admission, InjectMode, InjectOptions, InjectedVia, Injection, InjectionReport, inject,
 };
-use proxy_core::annotation::VARIABLES;
+use proxy_core::annotation::{PORTALS, VARIABLES};
 use serde_json::{Value, json};
 
 use crate::args::EnvOutput;
@@ -85,6 +85,9 @@ fn write_text(injection: &Injection<'_>, out: &mut impl Write) -> anyhow::Result
     }
     if let Some(label) = injection.label {
         writeln!(out, "label {}={label}", VARIABLES.key)?;
+    }
+    if let Some(value) = &injection.portals {
+        writeln!(out, "annotation {}: {value}, from its namespace", PORTALS.key)?;
     }
     for map in &injection.config_maps {
         let waits: Vec<String> = map.waits_for.iter().map(ToString::to_string).collect();

@@ -68,6 +68,7 @@ const METADATA: Keep = Keep::Fields(&[
 ]);
 const SPEC: Keep = Keep::Fields(&[
     ("enableServiceLinks", Keep::All),
+    ("hostNetwork", Keep::All),
     ("initContainers", Keep::Each(&CONTAINER)),
     ("containers", Keep::Each(&CONTAINER)),
     ("ephemeralContainers", Keep::Each(&CONTAINER)),

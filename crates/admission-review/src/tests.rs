@@ -53,12 +53,14 @@ fn pod_of(body: &[u8]) -> PodReview {
 
 #[test]
 fn only_relevant_parts_of_a_pod_are_kept() {
-    let pod = pod_of(&request(|_| ()));
+    let pod = pod_of(&request(|review| {
+        review["request"]["object"]["spec"]["hostNetwork"] = true.into();
+    }));
     assert_eq!((pod.uid.as_str(), pod.namespace.as_str(), pod.dry_run), ("u-1", "default", false));
     let expected = json!({
         // The patch adds a label to those that there are.
         "metadata": { "name": "p", "labels": { "a": "b" } },
-        "spec": { "containers": [{ "name": "app", "env": [] }] },
+        "spec": { "hostNetwork": true, "containers": [{ "name": "app", "env": [] }] },
     });
     assert_eq!((pod.pod, pod.old_pod), (expected, None));
 }

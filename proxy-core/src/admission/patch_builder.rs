@@ -32,7 +32,7 @@ pub(super) struct PatchBuilder<'p, 'a> {
 }
 
 impl<'a> PatchBuilder<'_, 'a> {
-    pub(super) fn build(mut self) -> Injection<'a> {
+    pub(super) fn build(mut self) -> (Injection<'a>, Marks) {
         if let (Some(reason), true, None) =
             (self.cannot_refer, !self.request.selection.wait_for.is_empty(), self.admission.old_pod)
         {
@@ -46,7 +46,7 @@ impl<'a> PatchBuilder<'_, 'a> {
         let Some(choices) = self.choices(&inlined) else {
             let reason = "inlined variables would make the pod too large, and it cannot refer to a ConfigMap";
             self.warnings.push(format_args!("nothing is injected: {reason}"));
-            return Injection::skipped(reason, self.warnings);
+            return (Injection::skipped(reason, self.warnings), Marks::default());
         };
         let refers = choices.iter().any(|(via, _)| *via == InjectedVia::ConfigMap);
         let (config_maps, references) = if refers { self.config_maps() } else { Default::default() };
@@ -61,12 +61,12 @@ impl<'a> PatchBuilder<'_, 'a> {
             reports.push(report);
         }
         let warnings = std::mem::take(&mut self.warnings).finish();
-        let mut label = None;
+        let mut marks = Marks::default();
         // The subresource can change only ephemeral containers.
         if self.admission.old_pod.is_none() {
-            label = self.patch_pod(&reports, config_maps.len(), &warnings, &mut patch);
+            marks = self.patch_pod(&reports, config_maps.len(), &warnings, &mut patch);
         }
-        Injection { patch, warnings, denied: None, config_maps, label, containers: reports, skipped: None }
+        (Injection { patch, warnings, config_maps, containers: reports, ..Injection::default() }, marks)
     }
 
     /// Chooses how each container gets the variables, with the reason. Returns none if there is no way.
@@ -140,15 +140,15 @@ impl<'a> PatchBuilder<'_, 'a> {
         }
     }
 
-    /// Patches the pod as a whole: the kubelet adds no links, a summary is recorded, and a controller finds the pod.
-    /// Returns the label.
+    /// Patches the pod as a whole, so that the kubelet adds no links. Returns the marks with a summary, and those by which
+    /// a controller finds the pod.
     fn patch_pod(
         &self,
         reports: &[InjectionReport],
         parts: usize,
         warnings: &[String],
         patch: &mut Vec<PatchOp<'a>>,
-    ) -> Option<&'static str> {
+    ) -> Marks {
         if self.pod.links && !self.rendered.needs_links {
             patch.push(PatchOp::add("/spec/enableServiceLinks", false));
         }
@@ -163,8 +163,6 @@ impl<'a> PatchBuilder<'_, 'a> {
         if !warnings.is_empty() && (!patch.is_empty() || !self.pod.is_injected()) {
             marks.warn(warnings);
         }
-        let label = marks.label;
-        patch.extend(self.pod.marking(marks));
-        label
+        marks
     }
 }

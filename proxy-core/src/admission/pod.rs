@@ -50,6 +50,8 @@ pub(super) struct PodView<'a> {
     /// `enableServiceLinks`; true if it is absent.
     pub(super) links: bool,
     pub(super) has_controller: bool,
+    /// Whether it has the network namespace of the node.
+    pub(super) is_host_network: bool,
     /// The containers that can be changed.
     pub(super) containers: Vec<ContainerView<'a>>,
 }
@@ -76,10 +78,8 @@ pub(super) fn pod_view<'a>(pod: &'a Value, old: Option<&'a Value>) -> Result<Pod
     let annotations = metadata.map(|metadata| map(metadata, "annotations")).transpose()?.flatten();
     let labels = metadata.map(|metadata| map(metadata, "labels")).transpose()?.flatten();
     let spec = map(pod, "spec")?.ok_or("the pod has no spec")?;
-    let links = match present(spec, "enableServiceLinks") {
-        None => true,
-        Some(value) => value.as_bool().ok_or("enableServiceLinks is neither true nor false")?,
-    };
+    let links = flag(spec, "enableServiceLinks", true)?;
+    let is_host_network = flag(spec, "hostNetwork", false)?;
     let owners = metadata.map(|metadata| list(metadata, "ownerReferences")).transpose()?.flatten();
     let is_controller = |owner: &Value| owner.get("controller").and_then(Value::as_bool) == Some(true);
     let has_controller = owners.is_some_and(|owners| owners.iter().any(is_controller));
@@ -92,7 +92,7 @@ pub(super) fn pod_view<'a>(pod: &'a Value, old: Option<&'a Value>) -> Result<Pod
         containers.extend(containers_in(spec, ContainerKind::InitContainer)?);
         containers.extend(containers_in(spec, ContainerKind::Container)?);
     }
-    Ok(PodView { metadata, annotations, labels, links, has_controller, containers })
+    Ok(PodView { metadata, annotations, labels, links, has_controller, is_host_network, containers })
 }
 
 fn names_before(old: &Value) -> HashSet<&str> {
@@ -134,6 +134,13 @@ fn is_variable(entry: &Value) -> bool {
 
 fn present<'a>(map: &'a Map<String, Value>, key: &str) -> Option<&'a Value> {
     map.get(key).filter(|value| !value.is_null())
+}
+
+fn flag(parent: &Map<String, Value>, key: &str, default: bool) -> Result<bool, String> {
+    let value = present(parent, key);
+    value.map_or(Ok(default), |value| {
+        value.as_bool().ok_or_else(|| format!("{key} is neither true nor false"))
+    })
 }
 
 fn map<'a>(parent: &'a Map<String, Value>, key: &str) -> Result<Option<&'a Map<String, Value>>, String> {

@@ -21,6 +21,10 @@ const NAME_CHARS_MAX: usize = 63;
 /// The limit of reported problems: there can be as many as the annotations have commas.
 const PROBLEMS_MAX: usize = 256;
 
+/// The annotations of a pod that request variables. The others only limit what is injected, or say what happens if it
+/// is not possible.
+const OWN_REQUESTS: [Annotation; 5] = [INJECT, SERVICES, VARIABLE_PREFIX, FORMS, REQUIRE];
+
 /// The result for a pod whose required services do not exist.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -42,6 +46,8 @@ pub(super) struct InjectionRequest {
     pub(super) selection: Selection,
     /// Whether it lists services, instead of those that the kubelet would give.
     pub(super) names_services: bool,
+    /// Whether the pod itself, and not only its namespace, requests variables.
+    pub(super) is_own: bool,
     pub(super) required: Vec<ServiceKey>,
     pub(super) on_missing: OnMissing,
     /// Values that could not be parsed.
@@ -72,6 +78,7 @@ pub(super) fn injection_request(
         mode: if let Inject::Mode(mode) = inject { mode } else { options.mode },
         selection: Selection { services, prefix, forms, bytes_max, wait_for },
         names_services,
+        is_own: OWN_REQUESTS.iter().any(|annotation| pod.annotation(annotation.key).is_some()),
         required,
         on_missing,
         problems: reader.problems,

@@ -3,6 +3,7 @@
 mod annotations;
 mod kubelet;
 mod patching;
+mod portals;
 mod random;
 mod valid;
 mod world;

@@ -113,9 +113,11 @@ pub const PORTALS: Annotation = Annotation {
     description: "The services that have portals in the pod. A name without a namespace is in the pod's namespace. \
                   A list must include the cluster's DNS service. `none`: no service; the pod cannot reach service \
                   addresses. `off`: Portico does nothing in the pod, and leaves it to another service proxy, such as \
-                  kube-proxy. It is read when the pod starts; an invalid value prevents the start, and an event \
-                  contains the reason.",
-    reader: "plugin, agent",
+                  kube-proxy; the webhook adds only variables that the pod itself requests. It is read when the pod \
+                  starts; an invalid value prevents the start, and an event contains the reason. The webhook writes \
+                  the annotation of a namespace on its new pods that have none, unless it is invalid; pods on the \
+                  host network have no portals.",
+    reader: "plugin, agent, webhook",
 };
 
 /// The interfaces of a pod behind which guests are.

@@ -8,6 +8,7 @@ mod events;
 mod parts;
 mod portal_conflicts;
 mod portal_limits;
+mod portals;
 mod quota;
 mod real;
 mod rights;

@@ -49,7 +49,7 @@ fn shared_cluster() -> MutexGuard<'static, Cluster> {
 }
 
 /// Runs `body` with the shared cluster and a webhook that the API server calls.
-fn with_webhook(body: impl FnOnce(&Cluster, &Webhook)) {
+pub(crate) fn with_webhook(body: impl FnOnce(&Cluster, &Webhook)) {
     let cluster = shared_cluster();
     let webhook = cluster.replica(&[]);
     wait_for_calls(&cluster);
@@ -149,7 +149,8 @@ fn pods_that_need_no_change_cause_no_review() {
     with_webhook(|cluster, webhook| {
         let asked = || webhook.metric("request_duration_seconds_count");
         let before = asked();
-        let refused = created(cluster, &annotated(pod("refused"), &[("portico.dev/inject", "false")])).object;
+        let annotations = [("portico.dev/inject", "false"), ("portico.dev/portals", "all")];
+        let refused = created(cluster, &annotated(pod("refused"), &annotations)).object;
         assert!(!has_redis(&refused) && refused["spec"]["enableServiceLinks"] == true);
         let mut mirror = annotated(pod("mirror"), &[("kubernetes.io/config.mirror", "x")]);
         mirror["spec"]["nodeName"] = "n1".into();
