@@ -244,6 +244,10 @@ pub(crate) struct ExplainArgs {
     /// Client type.
     #[arg(long, value_enum, default_value_t = ClientArg::Pod)]
     pub(crate) from: ClientArg,
+    /// The client is the Pod (or workload such as a Deployment) in this file, with the portals that portico.dev/portals
+    /// on it or on its namespace selects.
+    #[arg(long, value_name = "FILE", conflicts_with = "from")]
+    pub(crate) pod: Option<PathBuf>,
     /// Source address.
     #[arg(long, value_name = "IP")]
     pub(crate) source: Option<IpAddr>,

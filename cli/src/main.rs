@@ -15,6 +15,7 @@ mod manifests;
 mod migrate;
 mod node_portals;
 mod node_status;
+mod pod_manifest;
 mod portals;
 mod rules;
 mod status;

@@ -3,20 +3,18 @@
 //! The pod comes from its manifest, or from the pod template of a workload. The result is that of the webhook's own
 //! injector (`proxy_core::admission`). The annotations of the pod's namespace apply if the input contains the namespace.
 
-use std::fs;
 use std::io::Write;
 use std::path::Path;
 
-use anyhow::{Context, anyhow};
-use kube_source::{Objects, parse_manifest};
+use kube_source::Objects;
 use proxy_core::admission::{
     Admission, InjectMode, InjectOptions, InjectedVia, Injection, InjectionReport, inject,
 };
 use proxy_core::annotation::{PORTALS, VARIABLES};
-use serde_json::{Value, json};
 
 use crate::args::EnvOutput;
 use crate::manifests::{print_error, print_warning};
+use crate::pod_manifest::PodManifest;
 
 /// Prints the injection into the pod in this file. Returns false if the webhook would deny the pod.
 pub(super) fn run(
@@ -27,12 +25,7 @@ pub(super) fn run(
     output: EnvOutput,
     out: &mut impl Write,
 ) -> anyhow::Result<bool> {
-    let context = || format!("failed to read pod from {}", file.display());
-    let text = fs::read_to_string(file).with_context(context)?;
-    let object = parse_manifest(&text).map_err(|error| anyhow!(error)).with_context(context)?;
-    let namespace =
-        object.pointer("/metadata/namespace").and_then(Value::as_str).unwrap_or(namespace).to_owned();
-    let pod = pod_of(object).with_context(context)?;
+    let PodManifest { namespace, pod } = PodManifest::read(file, namespace)?;
     let options = InjectOptions { mode, ..InjectOptions::default() };
     let namespace_annotations = objects.namespaces.get(namespace.as_str()).cloned().unwrap_or_default();
     let admission = Admission {
@@ -50,24 +43,6 @@ pub(super) fn run(
         EnvOutput::Env => write_text(&injection, out)?,
     }
     Ok(injection.denied.is_none())
-}
-
-/// Returns the object itself if it is a pod, otherwise the pod that a controller would create from its template.
-fn pod_of(object: Value) -> anyhow::Result<Value> {
-    if object.get("kind").and_then(Value::as_str) == Some("Pod") {
-        return Ok(object);
-    }
-    let templates = ["/spec/template", "/spec/jobTemplate/spec/template"];
-    let template = templates.into_iter().find_map(|path| object.pointer(path));
-    let mut pod =
-        template.cloned().ok_or_else(|| anyhow!("neither a Pod nor an object with a pod template"))?;
-    if let Some(template) = pod.as_object_mut() {
-        let metadata = template.entry("metadata").or_insert_with(|| json!({}));
-        if let Some(metadata) = metadata.as_object_mut() {
-            metadata.insert("ownerReferences".to_owned(), json!([{ "controller": true }]));
-        }
-    }
-    Ok(pod)
 }
 
 fn write_text(injection: &Injection<'_>, out: &mut impl Write) -> anyhow::Result<()> {

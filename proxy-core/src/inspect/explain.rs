@@ -19,6 +19,7 @@ use crate::routing::portal::{
 use crate::ruleset::{Ruleset, Settings};
 
 pub use node::{NodeQuery, explain_node};
+pub use unserved::explain_unserved;
 
 /// The maximum number of refused services that an explanation names.
 const REFUSALS_MAX: usize = 5;
@@ -321,3 +322,4 @@ mod endpoints;
 mod node;
 #[cfg(test)]
 mod tests;
+mod unserved;
