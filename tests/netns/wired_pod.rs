@@ -8,11 +8,11 @@ use test_support::namespace::run;
 use test_support::pod::Pod;
 
 /// The address of the server on the node.
-pub const SERVER: &str = "10.244.1.1:8080";
+const SERVER: &str = "10.244.1.1:8080";
 
 /// A pod with the address of `test_support::plugin::conf`, connected by a veth pair to this network namespace, in which a
 /// server sends its name `web`.
-pub fn wired_pod() -> Pod {
+pub(crate) fn wired_pod() -> Pod {
     let pod = Pod::new();
     pod.wire("veth0", "eth0");
     run("ip", &["address", "add", "10.244.1.1/24", "dev", "veth0"], "");
