@@ -1,4 +1,4 @@
-//! `portico migrate` with an API server, an agent and the controller of DaemonSets that react as real ones do.
+//! `portico migrate` with an API server, and agents and a controller of DaemonSets that react as real ones do.
 
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -31,23 +31,28 @@ struct World {
 }
 
 impl World {
-    fn new(nodes: &'static [&'static str], broken: Option<&'static str>) -> Self {
-        let (api, dir) = (Api::double(), TempDir::new("migrate"));
-        // The fourth last argument is the command; the pod is named after its node.
+    fn new(api: Api, nodes: &'static [&'static str], broken: Option<&'static str>) -> Self {
+        let dir = TempDir::new("migrate");
+        // A pod of the agent is named after its node.
         let script = format!(
             "#!/bin/sh\nfor word; do case \"$word\" in agent-*) exec cat {}/\"$word\".json;; esac; done\n",
             dir.path().display()
         );
         let kubectl = dir.write("kubectl", &script);
         fs::set_permissions(&kubectl, fs::Permissions::from_mode(0o755)).expect("make it executable");
+        for namespace in ["kube-system", "portico-system"] {
+            api.put(json!({"kind": "Namespace", "metadata": {"name": namespace}}));
+        }
+        let labels = json!({"k8s-app": "kube-proxy"});
+        let template = json!({"metadata": {"labels": labels}, "spec": {"containers": containers(),
+            "nodeSelector": {"kubernetes.io/os": "linux"}}});
         api.put(json!({"kind": "DaemonSet", "metadata": {"name": "kube-proxy", "namespace": "kube-system"},
-            "spec": {"template": {"spec": {"nodeSelector": {"kubernetes.io/os": "linux"}}}}}));
+            "spec": {"selector": {"matchLabels": labels}, "template": template}}));
         for node in nodes {
             api.put(json!({"kind": "Node", "metadata": {"name": node}}));
-            let ready = json!({"conditions": [{"type": "Ready", "status": "True"}]});
-            api.put(json!({"kind": "Pod", "metadata": {"name": format!("agent-{node}"),
-                "namespace": "portico-system", "labels": {"app.kubernetes.io/component": "agent"}},
-                "spec": {"nodeName": node}, "status": ready}));
+            let metadata = json!({"name": format!("agent-{node}"), "namespace": "portico-system",
+                "labels": {"app.kubernetes.io/component": "agent"}});
+            api.put(ready_pod(node, metadata));
         }
         let world = Self { api, dir, kubectl, nodes, broken, is_over: AtomicBool::new(false) };
         nodes.iter().for_each(|node| world.react(node));
@@ -95,9 +100,10 @@ impl World {
         let pod = format!("kube-proxy-{node}");
         if runs != self.has_proxy_pod(node) {
             if runs {
-                self.api.put(json!({"kind": "Pod", "metadata": {"name": pod, "namespace": "kube-system",
-                    "ownerReferences": [{"kind": "DaemonSet", "name": "kube-proxy"}]},
-                    "spec": {"nodeName": node}, "status": {"conditions": [{"type": "Ready", "status": "True"}]}}));
+                let owner =
+                    json!({"apiVersion": "apps/v1", "kind": "DaemonSet", "name": "kube-proxy", "uid": "1"});
+                let metadata = json!({"name": pod, "namespace": "kube-system", "ownerReferences": [owner]});
+                self.api.put(ready_pod(node, metadata));
             } else {
                 self.api.delete("Pod", "kube-system", &pod);
             }
@@ -172,6 +178,16 @@ impl World {
     }
 }
 
+fn containers() -> Value {
+    json!([{"name": "agent", "image": "agent"}])
+}
+
+/// A pod that is ready on a node.
+fn ready_pod(node: &str, metadata: Value) -> Value {
+    json!({"kind": "Pod", "metadata": metadata, "spec": {"nodeName": node, "containers": containers()},
+        "status": {"conditions": [{"type": "Ready", "status": "True"}]}})
+}
+
 /// Ends the reactions when it is dropped, also by a failed assertion.
 struct Ending<'a>(&'a AtomicBool);
 
@@ -183,7 +199,7 @@ impl Drop for Ending<'_> {
 
 #[test]
 fn node_moves_over_and_back_and_the_requests_are_removed() {
-    let world = World::new(&["n1"], None);
+    let world = World::new(Api::start(), &["n1"], None);
     world.run(|| {
         let (is_success, text, error) = world.migrate(&["n1"]);
         assert!(is_success && world.is_at_goal("n1", true), "{text}{error}");
@@ -199,7 +215,7 @@ fn node_moves_over_and_back_and_the_requests_are_removed() {
 
 #[test]
 fn dry_run_prints_the_steps_and_changes_nothing() {
-    let world = World::new(&["n1"], None);
+    let world = World::new(Api::double(), &["n1"], None);
     world.api.requests();
     let (is_success, text, error) = world.migrate(&["n1", "--dry-run"]);
     assert!(is_success, "{text}{error}");
@@ -216,9 +232,9 @@ fn dry_run_prints_the_steps_and_changes_nothing() {
     assert!(world.daemon_set()["spec"]["template"]["spec"]["affinity"].is_null());
 }
 
-/// Kills a move to Portico after this number of lines of its output, and moves the node again.
-fn interrupt_after(lines: usize) {
-    let world = World::new(&["n1"], None);
+/// Kills a move to Portico after this number of lines of its output, and moves the node again or back.
+fn interrupt_after(lines: usize, is_back: bool) {
+    let world = World::new(Api::double(), &["n1"], None);
     world.run(|| {
         let mut command = world.command(&["n1"]);
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("run portico");
@@ -228,22 +244,25 @@ fn interrupt_after(lines: usize) {
         }
         let _ = child.kill();
         child.wait().expect("wait for portico");
-        let (is_success, text, error) = world.migrate(&["n1"]);
-        assert!(is_success && world.is_at_goal("n1", true), "after {lines} lines: {text}{error}");
+        let args: &[&str] = if is_back { &["n1", "--back"] } else { &["n1"] };
+        let (is_success, text, error) = world.migrate(args);
+        assert!(is_success && world.is_at_goal("n1", !is_back), "after {lines} lines: {text}{error}");
     });
 }
 
 #[test]
 fn call_after_an_interruption_at_each_line_of_output_reaches_the_goal() {
     // The lines of a complete move.
-    thread::scope(|scope| {
-        (1..=10).for_each(|lines| drop(scope.spawn(move || interrupt_after(lines))));
-    });
+    for is_back in [false, true] {
+        thread::scope(|scope| {
+            (1..=10).for_each(|lines| drop(scope.spawn(move || interrupt_after(lines, is_back))));
+        });
+    }
 }
 
 #[test]
 fn all_nodes_stop_at_the_first_that_is_not_as_before() {
-    let world = World::new(&["n1", "n2", "n3"], Some("n2"));
+    let world = World::new(Api::double(), &["n1", "n2", "n3"], Some("n2"));
     world.run(|| {
         let (is_success, text, error) = world.migrate(&["--all"]);
         assert!(!is_success, "{text}");
@@ -261,7 +280,7 @@ fn all_nodes_stop_at_the_first_that_is_not_as_before() {
 
 #[test]
 fn all_nodes_move_over_and_back_two_at_a_time() {
-    let world = World::new(&["n1", "n2", "n3"], None);
+    let world = World::new(Api::double(), &["n1", "n2", "n3"], None);
     world.run(|| {
         for (args, is_portico) in [
             (&["--all", "--max-unavailable", "2"][..], true),
@@ -276,7 +295,7 @@ fn all_nodes_move_over_and_back_two_at_a_time() {
 
 #[test]
 fn concurrent_change_of_the_daemon_set_is_kept() {
-    let world = World::new(&["n1"], None);
+    let world = World::new(Api::double(), &["n1"], None);
     let mut changed = world.daemon_set();
     changed["metadata"]["labels"] = json!({"changed": "concurrently"});
     world.api.fault(Fault::Race("daemonsets", changed));

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::net::UdpSocket;
+use std::process::Command;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::thread;
@@ -10,6 +11,7 @@ use serde_json::{Value, json};
 use test_support::agent::{Agent, AgentDir};
 use test_support::conversation::{ANSWER, answer, ask};
 use test_support::namespace::run;
+use test_support::program::program;
 
 use crate::migration_peer::{DNS_IP, ECHO_IP, KubeProxy, ProxyMode, WEB_IP, has_kube_proxy_rules};
 use crate::node_agent::{NODE_PORT, Objects, node_report};
@@ -121,60 +123,80 @@ fn verify(agent: &Agent, folder: &AgentDir, state: NodeState<'_>) -> Value {
     result(agent)
 }
 
-/// Moves the node over and back. `start` starts kube-proxy, whose rules are in the network namespace.
-pub(crate) fn move_over_and_back(
-    folder: &AgentDir,
-    agent: &Agent,
-    load: &Load,
-    start: &dyn Fn() -> KubeProxy,
-) {
-    let kube_proxy = start();
-    until_kube_proxy_is_synced(agent);
-    assert!(!tables().contains("portico"), "{}", tables());
-    load.advance(BETWEEN_STEPS);
-    let before =
-        verify(agent, folder, NodeState { label: "kube-proxy", verification: "1", rule_removal: "" });
-    assert_eq!((&before["serving"], before["problem"].is_null()), (&json!(false), true), "{before}");
-    let both = verify(agent, folder, NodeState { label: "both", verification: "2", rule_removal: "" });
-    assert_eq!((&both["serving"], both["problem"].is_null()), (&json!(true), true), "{both}");
-    let connections = both["connections"].as_array().expect("connections").clone();
-    assert!(connections.len() >= 4, "{both}");
-    for connection in connections {
-        assert!(connection["backend"].is_string() && connection["error"].is_null(), "{connection}");
+/// The agent of a node that moves.
+struct MovingAgent<'a> {
+    folder: &'a AgentDir,
+    agent: Option<Agent>,
+    /// Whether the agent is killed after each step.
+    is_killed: bool,
+}
+
+impl MovingAgent<'_> {
+    /// Ends a step, and returns the agent for the next one.
+    fn next(&mut self, load: &Load) -> &Agent {
+        load.advance(BETWEEN_STEPS);
+        if self.is_killed {
+            self.agent.take().expect("an agent").kill();
+            self.agent = Some(start_agent(self.folder));
+        }
+        self.agent.as_ref().expect("an agent")
     }
-    load.advance(BETWEEN_STEPS);
-    set_node(folder, NodeState { label: "portico", verification: "2", rule_removal: "3" });
-    agent.until("the removal waits for kube-proxy", |agent| {
-        migration(agent)["ruleRemoval"]["problem"].as_str().is_some_and(|why| why.contains("kube-proxy runs"))
-    });
-    assert!(has_kube_proxy_rules());
-    kube_proxy.stop();
-    agent.until("the rules are removed", |agent| {
-        let removal = migration(agent)["ruleRemoval"].clone();
-        removal["problem"].is_null() && removal["removed"].as_str().is_some_and(|text| !text.is_empty())
-    });
-    assert!(!has_kube_proxy_rules(), "{}", run("nft", &["list", "ruleset"], ""));
-    load.advance(BETWEEN_STEPS);
-    set_node(folder, NodeState { label: "both", ..NodeState::default() });
-    let kube_proxy = start();
-    until_kube_proxy_is_synced(agent);
-    load.advance(BETWEEN_STEPS);
-    set_node(folder, NodeState { label: "kube-proxy", ..NodeState::default() });
-    agent.until("the node's table is removed", |_| !tables().contains("portico-node"));
-    agent.until("the agent reports it", |agent| migration(agent)["serving"] == false);
-    assert!(!tables().contains("portico-anchor"), "both families have NAT chains of kube-proxy");
-    load.advance(BETWEEN_STEPS);
-    kube_proxy.stop();
+
+    /// Moves the node over and back. `start` starts kube-proxy, whose rules are in the network namespace.
+    fn move_over_and_back(&mut self, load: &Load, start: &dyn Fn() -> KubeProxy) {
+        let folder = self.folder;
+        let kube_proxy = start();
+        let agent = self.next(load);
+        until_kube_proxy_is_synced(agent);
+        assert!(!tables().contains("portico"), "{}", tables());
+        let before =
+            verify(agent, folder, NodeState { label: "kube-proxy", verification: "1", rule_removal: "" });
+        assert_eq!((&before["serving"], before["problem"].is_null()), (&json!(false), true), "{before}");
+        let both = verify(agent, folder, NodeState { label: "both", verification: "2", rule_removal: "" });
+        assert_eq!((&both["serving"], both["problem"].is_null()), (&json!(true), true), "{both}");
+        let connections = both["connections"].as_array().expect("connections").clone();
+        assert!(connections.len() >= 4, "{both}");
+        for connection in connections {
+            assert!(connection["backend"].is_string() && connection["error"].is_null(), "{connection}");
+        }
+        let agent = self.next(load);
+        set_node(folder, NodeState { label: "portico", verification: "2", rule_removal: "3" });
+        agent.until("the removal waits for kube-proxy", |agent| {
+            let problem = migration(agent)["ruleRemoval"]["problem"].clone();
+            problem.as_str().is_some_and(|why| why.contains("kube-proxy runs"))
+        });
+        assert!(has_kube_proxy_rules());
+        kube_proxy.stop();
+        agent.until("the rules are removed", |agent| {
+            let removal = migration(agent)["ruleRemoval"].clone();
+            removal["problem"].is_null() && removal["removed"].as_str().is_some_and(|text| !text.is_empty())
+        });
+        assert!(!has_kube_proxy_rules(), "{}", run("nft", &["list", "ruleset"], ""));
+        let agent = self.next(load);
+        set_node(folder, NodeState { label: "both", ..NodeState::default() });
+        // kube-proxy's pod is created because of the label.
+        agent.until("the agent follows the label", |agent| migration(agent)["label"] == "both");
+        let kube_proxy = start();
+        until_kube_proxy_is_synced(agent);
+        let agent = self.next(load);
+        set_node(folder, NodeState { label: "kube-proxy", ..NodeState::default() });
+        agent.until("the node's table is removed", |_| !tables().contains("portico-node"));
+        agent.until("the agent reports it", |agent| migration(agent)["serving"] == false);
+        assert!(!tables().contains("portico-anchor"), "both families have NAT chains of kube-proxy");
+        self.next(load);
+        kube_proxy.stop();
+    }
 }
 
 /// Moves a node over and back under load, and verifies that no connection failed and none broke. Returns the load.
 pub(crate) fn move_under_load(
     network: &NodeNetwork,
     folder: &AgentDir,
+    is_killed: bool,
     start: &dyn Fn() -> KubeProxy,
 ) -> String {
     drop(start());
-    let agent = start_agent(folder);
+    let mut agent = MovingAgent { folder, agent: Some(start_agent(folder)), is_killed };
     let mut open = open_connections(network, LONG_CONNECTIONS);
     let load = Load::default();
     let (is_over, datagrams, lost) = (AtomicBool::new(false), AtomicUsize::new(0), Mutex::new(Vec::new()));
@@ -184,7 +206,7 @@ pub(crate) fn move_under_load(
         }
         scope.spawn(|| network.outside.within(|| exchange_datagrams(&is_over, &datagrams, &lost)));
         let running = (Running(&load), Ending(&is_over));
-        move_over_and_back(folder, &agent, &load, start);
+        agent.move_over_and_back(&load, start);
         drop(running);
     });
     let (served, datagrams) = (load.served(), datagrams.load(Relaxed));
@@ -206,14 +228,50 @@ impl Drop for Ending<'_> {
 #[test]
 fn node_moves_from_recorded_nftables_rules_and_back_without_a_failure() {
     with_services(|network, folder| {
-        println!("{}", move_under_load(network, folder, &|| KubeProxy::recorded(ProxyMode::Nftables)));
+        println!("{}", move_under_load(network, folder, false, &|| KubeProxy::recorded(ProxyMode::Nftables)));
     });
 }
 
 #[test]
 fn node_moves_from_recorded_iptables_rules_and_back_without_a_failure() {
     with_services(|network, folder| {
-        println!("{}", move_under_load(network, folder, &|| KubeProxy::recorded(ProxyMode::Iptables)));
+        println!("{}", move_under_load(network, folder, false, &|| KubeProxy::recorded(ProxyMode::Iptables)));
+    });
+}
+
+#[test]
+fn agent_that_is_killed_after_each_step_fails_and_breaks_no_connection() {
+    with_services(|network, folder| {
+        println!("{}", move_under_load(network, folder, true, &|| KubeProxy::recorded(ProxyMode::Nftables)));
+    });
+}
+
+#[test]
+fn check_names_the_differences_from_the_kube_proxy_on_the_node() {
+    with_services(|_, folder| {
+        let proxy = KubeProxy::recorded(ProxyMode::Iptables);
+        let agent = start_agent(folder);
+        agent.until("the agent knows its settings", |agent| {
+            node_report(agent)["settings"]["nodePortAddresses"] == json!([NODE[0]])
+        });
+        let check = || {
+            let socket = folder.socket();
+            let command = ["check", "--node-portals", "--socket", socket.to_str().expect("a path")];
+            let output = Command::new(program("portico")).args(command).output().expect("run portico");
+            String::from_utf8_lossy(&output.stdout).into_owned()
+        };
+        let text = check();
+        for expected in [
+            "! node port addresses: kube-proxy serves node ports also at",
+            "! node ports on localhost: kube-proxy serves node ports at 127.0.0.1",
+            "✓ health checks",
+            "✓ source addresses: both masquerade",
+        ] {
+            assert!(text.contains(expected), "{expected}: {text}");
+        }
+        proxy.stop();
+        let text = check();
+        assert!(text.contains(&format!("✓ node port addresses: {}", NODE[0])), "{text}");
     });
 }
 

@@ -62,12 +62,17 @@ impl KubeProxy {
     pub(crate) fn recorded(mode: ProxyMode) -> Self {
         mode.load_rules();
         let is_over = Arc::new(AtomicBool::new(false));
+        let config = json!({"kubeproxy.config.k8s.io": {"mode": mode.name(), "nodePortAddresses": null,
+            "clusterCIDR": "10.1.0.0/16", "detectLocalMode": "ClusterCIDR", "healthzBindAddress": "0.0.0.0:10256",
+            "metricsBindAddress": "127.0.0.1:10249", "iptables": {"localhostNodePorts": true}}});
+        let config = config.to_string();
         let pages = [
-            (10_249, vec![("/proxyMode", mode.name()), ("/metrics", SYNCED)]),
+            (10_249, vec![("/proxyMode", mode.name()), ("/metrics", SYNCED), ("/configz", &config)]),
             (10_256, vec![("/healthz", "{\"lastUpdated\": \"2026-11-28T00:00:00Z\"}")]),
         ];
         let servers = pages.map(|(port, pages)| {
             let is_over = Arc::clone(&is_over);
+            let pages = pages.into_iter().map(|(path, body)| (path, body.to_owned())).collect::<Vec<_>>();
             thread::spawn(move || serve(port, &pages, &is_over))
         });
         Self::Recorded { is_over, servers: servers.into() }
@@ -108,7 +113,7 @@ impl Drop for KubeProxy {
 }
 
 /// Serves pages at a port, as soon as no other process has it.
-fn serve(port: u16, pages: &[(&str, &str)], is_over: &AtomicBool) {
+fn serve(port: u16, pages: &[(&str, String)], is_over: &AtomicBool) {
     let start = Instant::now();
     let address = SocketAddr::from(([0, 0, 0, 0], port));
     let listener = loop {
@@ -130,7 +135,7 @@ fn serve(port: u16, pages: &[(&str, &str)], is_over: &AtomicBool) {
         let length = stream.read(&mut request).unwrap_or_default();
         let request = String::from_utf8_lossy(&request[..length]).into_owned();
         let page = pages.iter().find(|(path, _)| request.starts_with(&format!("GET {path} ")));
-        let (status, body) = page.map_or(("404 Not Found", ""), |(_, body)| ("200 OK", *body));
+        let (status, body) = page.map_or(("404 Not Found", ""), |(_, body)| ("200 OK", body.as_str()));
         let _ = write!(stream, "HTTP/1.0 {status}\r\n\r\n{body}");
     }
 }

@@ -68,7 +68,7 @@ fn move_with_the_real_kube_proxy(mode: ProxyMode) -> String {
         let first = KubeProxy::real(mode, &api);
         until_programmed(folder, mode);
         first.stop();
-        load = move_under_load(network, folder, &|| KubeProxy::real(mode, &api));
+        load = move_under_load(network, folder, false, &|| KubeProxy::real(mode, &api));
     });
     load
 }

@@ -75,7 +75,9 @@ impl Cluster {
         match step {
             Step::SetLabel(label) => {
                 let value = (*label != ServiceProxy::KubeProxy).then(|| label.name());
-                self.patch_node(node, &json!({"labels": {SERVICE_PROXY.key: value}}))
+                // An interrupted call can have left a request, which would remove the rules of a kube-proxy that starts.
+                let requests = json!({REMOVE_KUBE_PROXY_RULES.key: null});
+                self.patch_node(node, &json!({"labels": {SERVICE_PROXY.key: value}, "annotations": requests}))
             }
             Step::Verify(phase) => {
                 let request = migration.verification_request(*phase);
