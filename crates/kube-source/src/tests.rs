@@ -9,7 +9,6 @@ mod input;
 mod pods;
 mod services;
 mod sources;
-pub(crate) mod temp_dir;
 
 use crate::{Objects, ReadOptions, Report, Severity, read_str};
 use proxy_core::endpoint::EndpointSlice;
@@ -21,7 +20,7 @@ fn read_text(text: &str) -> (Objects, Report) {
 }
 
 /// Reads a text without errors and warnings.
-fn clean(text: &str) -> Objects {
+fn read_valid(text: &str) -> Objects {
     let (objects, report) = read_text(text);
     assert_eq!(lines(&report), Vec::<String>::new(), "{text}");
     objects
@@ -51,7 +50,7 @@ fn with_spec(spec: &str) -> String {
 
 /// Reads the service with these lines as its `spec`.
 fn service_of(spec: &str) -> Service {
-    let objects = clean(&with_spec(spec));
+    let objects = read_valid(&with_spec(spec));
     objects.services[&key("db")].clone()
 }
 

@@ -65,31 +65,14 @@ impl Drop for TemporaryFile<'_> {
 mod tests {
     use std::fs::Permissions;
     use std::os::unix::fs::PermissionsExt;
-    use std::path::PathBuf;
 
     use super::*;
-
-    /// A directory that is removed with this value.
-    struct TemporaryDir(PathBuf);
-
-    impl TemporaryDir {
-        fn new(name: &str) -> Self {
-            let path = std::env::temp_dir().join(format!("support-{name}-{}", std::process::id()));
-            fs::create_dir(&path).expect("create a directory");
-            Self(path)
-        }
-    }
-
-    impl Drop for TemporaryDir {
-        fn drop(&mut self) {
-            let _ = fs::remove_dir_all(&self.0);
-        }
-    }
+    use crate::temp_dir::TempDir;
 
     #[test]
     fn file_is_replaced_and_has_its_mode() {
-        let dir = TemporaryDir::new("replace");
-        let (path, temporary) = (dir.0.join("file"), dir.0.join("file.new"));
+        let dir = TempDir::new("replace");
+        let (path, temporary) = (dir.join("file"), dir.join("file.new"));
         write_atomically(&path, &temporary, 0o600, b"first").expect("write");
         write_atomically(&path, &temporary, 0o600, b"second").expect("replace");
         assert_eq!(fs::read(&path).expect("read"), b"second");
@@ -99,8 +82,8 @@ mod tests {
 
     #[test]
     fn failed_write_leaves_the_old_file_only() {
-        let dir = TemporaryDir::new("fail");
-        let (path, temporary) = (dir.0.join("dir"), dir.0.join("dir.new"));
+        let dir = TempDir::new("fail");
+        let (path, temporary) = (dir.join("dir"), dir.join("dir.new"));
         fs::create_dir(&path).expect("create a directory");
         fs::set_permissions(&path, Permissions::from_mode(0o700)).expect("set the mode");
         write_atomically(&path, &temporary, 0o600, b"x")

@@ -11,18 +11,18 @@ use std::path::Path;
 use std::time::Duration;
 
 use proxy_core::snapshot::{Change, Snapshot};
+use support::temp_dir::TempDir;
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::mpsc::{Receiver, channel};
 
 use super::{FileWatch, watch_files};
-use crate::tests::temp_dir::TempDir;
 use crate::{Event, ReadOptions};
 
 /// Far more than any step takes.
 const TIMEOUT: Duration = Duration::from_secs(20);
 
 /// A running watch, and the state that its events add up to.
-struct Watched {
+struct TestWatch {
     events: Receiver<Event>,
     runtime: Runtime,
     snapshot: Snapshot,
@@ -31,7 +31,7 @@ struct Watched {
     _watch: FileWatch,
 }
 
-impl Watched {
+impl TestWatch {
     fn new(path: &Path) -> Self {
         Self::with_node(path, None)
     }
@@ -46,7 +46,7 @@ impl Watched {
 
     /// Watches a directory, and waits for the initial sync.
     fn synced(directory: &TempDir) -> Self {
-        let mut watched = Self::new(&directory.0);
+        let mut watched = Self::new(directory.path());
         watched.until(|event, _| *event == Event::Synced);
         watched
     }
@@ -147,7 +147,7 @@ fn all_objects_are_sent_before_synced_and_then_only_changes() {
     let directory = TempDir::new("live-difference");
     directory.write("a.yaml", service("a"));
     directory.write("b.yaml", service("b"));
-    let mut watched = Watched::synced(&directory);
+    let mut watched = TestWatch::synced(&directory);
     assert_eq!(watched.snapshot.service_count(), 2);
 
     directory.write("c.yaml", service("c"));
@@ -158,7 +158,7 @@ fn all_objects_are_sent_before_synced_and_then_only_changes() {
     });
     assert_eq!(change_counts.sum::<usize>(), 1);
 
-    fs::remove_file(directory.0.join("a.yaml")).unwrap();
+    fs::remove_file(directory.join("a.yaml")).unwrap();
     watched.until_services(&["b", "c"]);
     assert_eq!(watched.removed, ["default/a"]);
 }
@@ -166,11 +166,11 @@ fn all_objects_are_sent_before_synced_and_then_only_changes() {
 #[test]
 fn empty_directory_syncs_without_objects() {
     let directory = TempDir::new("live-empty");
-    let mut watched = Watched::new(&directory.0);
+    let mut watched = TestWatch::new(directory.path());
     assert_eq!(watched.next(), Event::Synced);
     directory.write("a.yaml", service("a"));
     watched.until_services(&["a"]);
-    fs::remove_file(directory.0.join("a.yaml")).unwrap();
+    fs::remove_file(directory.join("a.yaml")).unwrap();
     watched.until_services(&[]);
 }
 
@@ -179,11 +179,11 @@ fn no_object_is_removed_while_a_file_is_invalid() {
     let directory = TempDir::new("live-broken");
     directory.write("a.yaml", [service("a"), service("b")].join("---\n"));
     directory.write("c.yaml", service("c"));
-    let mut watched = Watched::synced(&directory);
+    let mut watched = TestWatch::synced(&directory);
 
     directory.write("a.yaml", "kind: [");
     assert!(watched.next_error().contains("a.yaml:1"), "the error has its location");
-    fs::remove_file(directory.0.join("c.yaml")).unwrap();
+    fs::remove_file(directory.join("c.yaml")).unwrap();
     directory.write("d.yaml", service("d"));
     watched.until_services(&["a", "b", "c", "d"]);
     assert_eq!(watched.removed, [""; 0]);
@@ -198,7 +198,7 @@ fn no_object_is_removed_while_a_file_is_invalid() {
 fn rejected_object_keeps_its_last_valid_state() {
     let directory = TempDir::new("live-rejected");
     directory.write("a.yaml", service("a"));
-    let mut watched = Watched::synced(&directory);
+    let mut watched = TestWatch::synced(&directory);
     directory.write("a.yaml", service("a").replace("port: 1", "port: 0"));
     let error = watched.next_error();
     assert!(error.contains("Service default/a"), "{error}");
@@ -212,14 +212,14 @@ fn rejected_object_keeps_its_last_valid_state() {
 fn new_service_does_not_change_the_addresses_of_others() {
     let directory = TempDir::new("live-addresses");
     directory.write("p.yaml", [service("p"), service("q")].join("---\n"));
-    let mut watched = Watched::synced(&directory);
+    let mut watched = TestWatch::synced(&directory);
     let before = (watched.address("p"), watched.address("q"));
     directory.write("a.yaml", service("a"));
     watched.until_services(&["a", "p", "q"]);
     assert_eq!((watched.address("p"), watched.address("q")), before);
 
     // The address of a deleted service is not assigned again at once.
-    fs::remove_file(directory.0.join("p.yaml")).unwrap();
+    fs::remove_file(directory.join("p.yaml")).unwrap();
     directory.write("b.yaml", service("b"));
     watched.until_services(&["a", "b"]);
     assert!(![before.0, before.1].contains(&watched.address("b")));
@@ -231,12 +231,12 @@ fn unparsable_pod_keeps_its_endpoint() {
     directory.write("s.yaml", service_with_selector("web"));
     directory.write("p.yaml", pod("p", "web", "10.1.0.1"));
     directory.write("q.yaml", pod("q", "web", "10.1.0.2"));
-    let mut watched = Watched::synced(&directory);
+    let mut watched = TestWatch::synced(&directory);
     assert_eq!(watched.endpoint_count("web"), 2);
     directory.write("q.yaml", "kind: [");
     watched.next_error();
     assert_eq!(watched.endpoint_count("web"), 2);
-    fs::remove_file(directory.0.join("q.yaml")).unwrap();
+    fs::remove_file(directory.join("q.yaml")).unwrap();
     watched.until(|event, _| *event == Event::Recovered);
     watched.next();
     assert_eq!(watched.endpoint_count("web"), 1);
@@ -248,7 +248,7 @@ fn pods_do_not_replace_an_unparsable_slice() {
     directory.write("s.yaml", service_with_selector("web"));
     directory.write("e.yaml", slice("web", "10.1.0.9"));
     directory.write("p.yaml", pod("p", "web", "10.1.0.1"));
-    let mut watched = Watched::synced(&directory);
+    let mut watched = TestWatch::synced(&directory);
     directory.write("e.yaml", "kind: [");
     watched.next_error();
     directory.write("x.yaml", service("x"));
@@ -261,7 +261,7 @@ fn pods_do_not_replace_an_unparsable_slice() {
 fn own_node_is_sent_initially_and_on_change() {
     let directory = TempDir::new("live-node");
     directory.write("n.yaml", [node("one", "a"), node("two", "b")].join("---\n"));
-    let mut watched = Watched::with_node(&directory.0, Some("two"));
+    let mut watched = TestWatch::with_node(directory.path(), Some("two"));
     let zones = |events: Vec<Event>| -> Vec<String> {
         let zones = events.into_iter().filter_map(|event| match event {
             Event::Node(node) => Some(format!("{} {}", node.name, node.zone)),
@@ -279,7 +279,7 @@ fn own_node_is_sent_initially_and_on_change() {
 #[test]
 fn dropping_the_watch_ends_its_thread() {
     let directory = TempDir::new("live-end");
-    let Watched { mut events, runtime, _watch, .. } = Watched::synced(&directory);
+    let TestWatch { mut events, runtime, _watch, .. } = TestWatch::synced(&directory);
     drop(_watch);
     let end = async { tokio::time::timeout(TIMEOUT, events.recv()).await };
     assert_eq!(runtime.block_on(end).expect("the thread ends"), None);

@@ -2,7 +2,7 @@
 //!
 //! Also tests of nodes and service ranges. Errors within one service are tested in `services`.
 
-use super::{clean, key, lines, messages, read_text};
+use super::{key, lines, messages, read_text, read_valid};
 use crate::{Objects, ReadOptions, Report, read_str};
 use proxy_core::service::ServiceKey;
 
@@ -24,7 +24,7 @@ fn addresses(objects: &Objects, name: &str) -> Vec<String> {
 #[test]
 fn first_free_address_is_assigned_to_the_first_name() {
     let text = service("b", "") + &service("a", "") + &service("c", ", clusterIP: 10.11.0.2");
-    let objects = clean(&text);
+    let objects = read_valid(&text);
     assert_eq!(addresses(&objects, "a"), ["10.11.0.1"]);
     assert_eq!(addresses(&objects, "b"), ["10.11.0.3"]);
     assert_eq!(objects.services[&key("a")].cluster_ip_text.as_deref(), Some("10.11.0.1"));
@@ -34,7 +34,7 @@ fn first_free_address_is_assigned_to_the_first_name() {
 fn addresses_are_assigned_by_namespace_and_then_by_name() {
     let text = "apiVersion: v1\nkind: Service\nmetadata: {name: a, namespace: w}\nspec: {ports: [{port: 1}]}\n---\n\
                 apiVersion: v1\nkind: Service\nmetadata: {name: b, namespace: v}\nspec: {ports: [{port: 1}]}\n";
-    let objects = clean(text);
+    let objects = read_valid(text);
     let of = |namespace, name| objects.services[&ServiceKey::new(namespace, name)].cluster_ip_text.clone();
     assert_eq!((of("v", "b").as_deref(), of("w", "a").as_deref()), (Some("10.11.0.1"), Some("10.11.0.2")));
 }
@@ -97,7 +97,7 @@ fn ip_families_and_policy_select_the_families() {
 #[test]
 fn missing_portal_net_of_a_second_family_is_an_error_only_if_the_family_is_required() {
     let prefer = ", ipFamilyPolicy: PreferDualStack, ipFamilies: [IPv4, IPv6]";
-    assert_eq!(addresses(&clean(&service("a", prefer)), "a"), ["10.11.0.1"]);
+    assert_eq!(addresses(&read_valid(&service("a", prefer)), "a"), ["10.11.0.1"]);
     assert_eq!(
         messages(&service("a", ", ipFamilyPolicy: RequireDualStack")),
         ["failed to assign an IPv6 address: no portal net of this family"]
@@ -110,7 +110,7 @@ fn missing_portal_net_of_a_second_family_is_an_error_only_if_the_family_is_requi
 
 #[test]
 fn address_with_leading_zeros_is_accepted_and_its_text_is_kept() {
-    let objects = clean(&service("a", ", clusterIP: 172.30.0.041"));
+    let objects = read_valid(&service("a", ", clusterIP: 172.30.0.041"));
     assert_eq!(addresses(&objects, "a"), ["172.30.0.41"]);
     assert_eq!(objects.services[&key("a")].cluster_ip_text.as_deref(), Some("172.30.0.041"));
 }
@@ -166,7 +166,7 @@ fn service_ranges_come_from_all_service_cidrs() {
         )
     };
     let text = cidr("v1", "a", "10.96.0.0/12, 'fd00::/108'") + &cidr("v1beta1", "b", "10.0.0.0/24");
-    let objects = clean(&text);
+    let objects = read_valid(&text);
     let ranges: Vec<String> = objects.service_ranges.iter().map(ToString::to_string).collect();
     assert_eq!(ranges, ["10.96.0.0/12", "fd00::/108", "10.0.0.0/24"]);
     assert_eq!(objects.snapshot().service_ranges().len(), 3);
@@ -187,7 +187,7 @@ status:
   - {type: InternalIP, address: 10.240.0.6}
   - {type: ExternalIP, address: '2001:db8::5'}
 ";
-    let node = &clean(text).nodes["n1"];
+    let node = &read_valid(text).nodes["n1"];
     let addresses: Vec<String> = node.addresses.iter().map(ToString::to_string).collect();
     assert_eq!(
         (&*node.zone, addresses),

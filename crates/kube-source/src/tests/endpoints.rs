@@ -2,7 +2,7 @@
 //!
 //! They cover which endpoints are used, which are skipped with a warning, and which form takes precedence.
 
-use super::{backends, clean, key, lines, messages, read_text};
+use super::{backends, key, lines, messages, read_text, read_valid};
 use crate::{Defaults, Objects, ParsedSlice, endpoint_slice};
 use proxy_core::endpoint::{Conditions, EndpointSlice, SliceKey};
 use proxy_core::service::Protocol;
@@ -25,7 +25,7 @@ fn slice_belongs_to_the_service_in_its_label() {
         "ports: [{name: sql, port: 5432}]\nendpoints:\n- {addresses: [10.1.0.9, 10.1.0.10], nodeName: n1, zone: z1, \
          hints: {forZones: [{name: z1}], forNodes: [{name: n1}]}}",
     );
-    let slice = slice_of(&clean(&text), "db-1");
+    let slice = slice_of(&read_valid(&text), "db-1");
     assert_eq!(slice.service, key("db"));
     assert_eq!(backends(&slice), ["sql 10.1.0.9:5432"], "only the first address is used");
     let endpoint = &slice.endpoints[0];
@@ -42,7 +42,7 @@ fn missing_conditions_default_to_ready_serving_and_not_terminating() {
          terminating: true}}",
     );
     let conditions: Vec<Conditions> =
-        slice_of(&clean(&text), "db-1").endpoints.iter().map(|endpoint| endpoint.conditions).collect();
+        slice_of(&read_valid(&text), "db-1").endpoints.iter().map(|endpoint| endpoint.conditions).collect();
     let is = |ready, serving, terminating| Conditions { ready, serving, terminating };
     assert_eq!(conditions, [is(true, true, false), is(false, true, false), is(true, false, true)]);
 }
@@ -169,7 +169,7 @@ fn slice_that_no_api_server_accepts_is_rejected() {
 fn v1beta1_slice_has_its_node_in_the_topology() {
     let text = slice_text("endpoints: [{addresses: [10.0.0.1], topology: {kubernetes.io/hostname: n7}}]")
         .replace("k8s.io/v1\n", "k8s.io/v1beta1\n");
-    assert_eq!(slice_of(&clean(&text), "db-1").endpoints[0].node.as_deref(), Some("n7"));
+    assert_eq!(slice_of(&read_valid(&text), "db-1").endpoints[0].node.as_deref(), Some("n7"));
 }
 
 const ENDPOINTS: &str = "---
@@ -186,7 +186,7 @@ subsets:
 
 #[test]
 fn endpoints_become_one_slice_per_subset_and_family() {
-    let objects = clean(ENDPOINTS);
+    let objects = read_valid(ENDPOINTS);
     let all: Vec<(String, Vec<String>)> =
         objects.slices.values().map(|slice| (slice.key.to_string(), backends(slice))).collect();
     let is =
@@ -206,7 +206,7 @@ fn endpoints_become_one_slice_per_subset_and_family() {
 
 #[test]
 fn endpoints_are_ignored_if_the_service_has_a_slice() {
-    let objects = clean(&(slice_text("ports: [{port: 1}]") + ENDPOINTS));
+    let objects = read_valid(&(slice_text("ports: [{port: 1}]") + ENDPOINTS));
     let names: Vec<&str> = objects.slices.keys().map(|key| &*key.name).collect();
     assert_eq!(names, ["db-1"]);
 }
@@ -219,7 +219,7 @@ fn v1beta1_services_and_endpoints_are_read() {
 {"id":"dns","kind":"Service","apiVersion":"v1beta1","port":53,"protocol":"udp","portalIP":"10.0.0.10","publicIPs":["80.11.12.10"],"createExternalLoadBalancer":true,"sessionAffinity":"ClientIP"}
 {"id":"dns","kind":"Endpoints","apiVersion":"v1beta1","endpoints":["10.1.1.1:53"]}
 "#;
-    let objects = clean(text);
+    let objects = read_valid(text);
     let apache = &objects.services[&key("apache-service")];
     assert_eq!((apache.cluster_ip_text.as_deref(), apache.ports[0].port), (Some("10.11.0.1"), 12_345));
     let all: Vec<Vec<String>> = objects.slices.values().map(backends).collect();
@@ -264,7 +264,7 @@ fn v1beta1_errors_have_v1beta1_field_names() {
 #[test]
 fn slice_with_more_endpoints_than_an_api_server_allows_is_rejected() {
     let endpoints = |count| format!("endpoints: [{}]", vec!["{addresses: [10.1.0.1]}"; count].join(", "));
-    assert_eq!(clean(&slice_text(&endpoints(1_000))).slices.len(), 1);
+    assert_eq!(read_valid(&slice_text(&endpoints(1_000))).slices.len(), 1);
     assert_eq!(
         messages(&slice_text(&endpoints(1_001))),
         ["endpoints: 1001 entries: a slice has at most 1000"]

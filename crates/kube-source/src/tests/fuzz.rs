@@ -61,7 +61,7 @@ fn check_both(text: &str) {
 }
 
 /// Returns a text with some parts removed, duplicated or replaced.
-fn damaged(text: &'static str) -> impl Strategy<Value = String> {
+fn mutated_text(text: &'static str) -> impl Strategy<Value = String> {
     let edit =
         (any::<prop::sample::Index>(), 0..40_usize, prop::sample::select(&FRAGMENTS[..]), any::<bool>());
     prop::collection::vec(edit, 1..8).prop_map(move |edits| {
@@ -97,12 +97,12 @@ proptest! {
     }
 
     #[test]
-    fn reading_damaged_yaml_terminates(text in damaged(WHOLE)) {
+    fn reading_damaged_yaml_terminates(text in mutated_text(WHOLE)) {
         check("a.yaml", &text);
     }
 
     #[test]
-    fn reading_damaged_json_terminates(text in damaged(WHOLE_JSON)) {
+    fn reading_damaged_json_terminates(text in mutated_text(WHOLE_JSON)) {
         check_both(&text);
     }
 }

@@ -3,7 +3,7 @@
 //! Each error must be reported with its location and must not affect the rest of the input. The meaning of objects is
 //! tested elsewhere.
 
-use super::{clean, key, lines, read_text};
+use super::{key, lines, read_text, read_valid};
 use crate::{MAX_PROBLEMS, ReadOptions, read_str};
 use std::fmt::Write as _;
 use std::time::{Duration, Instant};
@@ -86,7 +86,7 @@ fn items_of_a_typed_list_have_its_kind_before_or_after_it() {
     for text in [format!("{{{items},{kind}}}"), format!("{{{kind},{items}}}")] {
         assert_eq!(names(&text), ["a", "b"]);
         assert_eq!(read_text(&text).1.objects, 2);
-        clean(&text);
+        read_valid(&text);
     }
     assert_eq!(
         lines(&read_text(&format!("{{{items}}}")).1),
@@ -106,8 +106,8 @@ fn lists_can_be_nested_twice_but_not_deeper() {
         lines(&report),
         ["a.yaml:1: document 1: items[0]: lists are nested too deep: at most 2 levels"]
     );
-    clean(&list(""));
-    clean("apiVersion: v1\nkind: ServiceList\nitems: null\n");
+    read_valid(&list(""));
+    read_valid("apiVersion: v1\nkind: ServiceList\nitems: null\n");
 }
 
 #[test]
@@ -185,7 +185,7 @@ fn binary_input_is_rejected() {
     assert_eq!(binary, ["a.yaml: failed to read file: binary file: starts with a NUL byte"]);
     for empty in ["", "\n\n", "---\n", "# only\n", "\u{feff}", "...\n...\n"] {
         assert_eq!(read_text(empty).1.documents, 0);
-        clean(empty);
+        read_valid(empty);
     }
 }
 

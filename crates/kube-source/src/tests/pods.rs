@@ -3,7 +3,7 @@
 //! The results are those of the endpointslice controller, for services that have a selector and neither slices nor
 //! Endpoints.
 
-use super::{backends, clean, key, lines, read_text};
+use super::{backends, key, lines, read_text, read_valid};
 use crate::Objects;
 use proxy_core::endpoint::Conditions;
 
@@ -36,7 +36,7 @@ fn service_endpoints_are_the_running_pods_that_match_its_selector() {
         + &pod("d", "", "", &format!("podIP: 10.0.0.4, phase: Succeeded, {READY}"))
         + &pod("e", "", "", "podIP: 10.0.0.5, phase: Failed")
         + &pod("f", "", "", &format!("podIP: 10.0.0.6, {READY}")).replace("app: db", "app: web");
-    let objects = clean(&text);
+    let objects = read_valid(&text);
     assert_eq!(all_backends(&objects), ["sql 10.0.0.1:5432", "sql 10.0.0.2:5432 not ready"]);
     let slice = objects.slices.values().next().unwrap();
     assert_eq!((&slice.service, slice.endpoints[0].node.as_deref()), (&key("db"), Some("n1")));
@@ -49,14 +49,14 @@ fn pod_must_match_all_labels_of_the_selector() {
     let text = service
         + &pod("a", "", "", &format!("podIP: 10.0.0.1, {READY}"))
         + &pod("b", "", "", &format!("podIP: 10.0.0.2, {READY}")).replace("app: db", "app: db, tier: x");
-    assert_eq!(all_backends(&clean(&text)), ["sql 10.0.0.2:5432"]);
+    assert_eq!(all_backends(&read_valid(&text)), ["sql 10.0.0.2:5432"]);
 }
 
 #[test]
 fn deleted_pod_is_terminating_and_serving_while_ready() {
     let deleted = ", deletionTimestamp: '2026-01-01T00:00:00Z'";
     let text = SERVICE.to_owned() + &pod("a", deleted, "", &format!("podIP: 10.0.0.1, {READY}"));
-    let objects = clean(&text);
+    let objects = read_valid(&text);
     let conditions = objects.slices.values().next().unwrap().endpoints[0].conditions;
     assert_eq!(conditions, Conditions { ready: false, serving: true, terminating: true });
 }
@@ -64,7 +64,7 @@ fn deleted_pod_is_terminating_and_serving_while_ready() {
 #[test]
 fn publish_not_ready_addresses_makes_unready_pods_ready() {
     let service = SERVICE.replace("spec: {", "spec: {publishNotReadyAddresses: true, ");
-    let objects = clean(&(service + &pod("a", "", "", "podIP: 10.0.0.1")));
+    let objects = read_valid(&(service + &pod("a", "", "", "podIP: 10.0.0.1")));
     let conditions = objects.slices.values().next().unwrap().endpoints[0].conditions;
     assert_eq!(conditions, Conditions { ready: true, serving: false, terminating: false });
 }
@@ -83,7 +83,7 @@ fn named_target_port_is_resolved_per_pod_and_protocol() {
         + &pod("c", "", &container("{name: sql, containerPort: 5432, protocol: UDP}"), &status(3))
         + &pod("d", "", &sidecar("Always"), &status(4))
         + &pod("e", "", &sidecar("Never"), &status(5));
-    let objects = clean(&text);
+    let objects = read_valid(&text);
     assert_eq!(all_backends(&objects), ["sql 10.0.0.4:7", "sql 10.0.0.1:5432", "sql 10.0.0.2:5433"]);
     assert_eq!(objects.slices.len(), 3);
 }
@@ -105,7 +105,7 @@ fn pod_without_one_of_the_named_ports_keeps_the_others() {
 fn target_port_defaults_to_the_service_port() {
     let service = SERVICE.replace(", targetPort: 5432", "");
     let text = service + &pod("a", "", "", &format!("podIP: 10.0.0.1, {READY}"));
-    assert_eq!(all_backends(&clean(&text)), ["sql 10.0.0.1:80"]);
+    assert_eq!(all_backends(&read_valid(&text)), ["sql 10.0.0.1:80"]);
 }
 
 #[test]
@@ -113,7 +113,7 @@ fn pod_addresses_are_used_for_the_ip_families_of_the_service() {
     let service = SERVICE.replace("spec: {", "spec: {clusterIPs: [10.9.9.9, 'fd99::9'], ");
     let text =
         service + &pod("a", "", "", &format!("podIPs: [{{ip: 'fd00::1'}}, {{ip: 10.0.0.1}}], {READY}"));
-    assert_eq!(all_backends(&clean(&text)), ["sql 10.0.0.1:5432", "sql fd00::1:5432"]);
+    assert_eq!(all_backends(&read_valid(&text)), ["sql 10.0.0.1:5432", "sql fd00::1:5432"]);
 }
 
 #[test]
@@ -145,10 +145,10 @@ fn pods_are_ignored_if_the_service_has_endpoints_or_slices_or_is_headless() {
     let slice = "---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {name: s, labels: \
                  {kubernetes.io/service-name: db}}\naddressType: IPv4\n";
     for other in [endpoints, slice] {
-        assert_eq!(all_backends(&clean(&(SERVICE.to_owned() + &pod + other))), Vec::<String>::new());
+        assert_eq!(all_backends(&read_valid(&(SERVICE.to_owned() + &pod + other))), Vec::<String>::new());
     }
     let headless = SERVICE.replace("spec: {", "spec: {clusterIP: None, ");
-    assert_eq!(all_backends(&clean(&(headless + &pod))), Vec::<String>::new());
+    assert_eq!(all_backends(&read_valid(&(headless + &pod))), Vec::<String>::new());
 }
 
 #[test]

@@ -3,7 +3,7 @@
 //! Rejections are tested with the whole message, because users see only the message. Rules that involve several objects
 //! are tested in `addresses`.
 
-use super::{clean, key, lines, messages, read_text, service_of, with_spec};
+use super::{key, lines, messages, read_text, read_valid, service_of, with_spec};
 use proxy_core::address::Family;
 use proxy_core::service::{ClusterIps, Dial, Export, Mode, Protocol, Scheduler, TrafficPolicy};
 
@@ -52,7 +52,7 @@ fn external_name_has_no_portals() {
 fn service_of_another_proxy_has_an_address_but_no_portals() {
     let text = "apiVersion: v1\nkind: Service\nmetadata:\n  name: db\n  labels: \
                 {service.kubernetes.io/service-proxy-name: ''}\nspec: {clusterIP: 10.0.0.1, ports: [{port: 1}]}";
-    let service = &clean(text).services[&key("db")];
+    let service = &read_valid(text).services[&key("db")];
     assert!(!service.has_portals);
     assert!(service.cluster_ips.of(Family::V4).is_some());
 }
@@ -65,8 +65,8 @@ fn mode_annotation_with_an_unknown_value_is_ignored_with_a_warning() {
              spec: {{ports: [{{port: 1}}]}}"
         )
     };
-    assert_eq!(clean(&text("relay")).services[&key("db")].mode, Some(Mode::Relay));
-    assert_eq!(clean(&text("kernel")).services[&key("db")].mode, Some(Mode::Kernel));
+    assert_eq!(read_valid(&text("relay")).services[&key("db")].mode, Some(Mode::Relay));
+    assert_eq!(read_valid(&text("kernel")).services[&key("db")].mode, Some(Mode::Kernel));
     let (objects, report) = read_text(&text("fast"));
     assert_eq!(objects.services[&key("db")].mode, None);
     assert_eq!(
@@ -88,7 +88,7 @@ fn scheduler_annotation_with_an_unknown_value_is_ignored_with_a_warning() {
     };
     for scheduler in Scheduler::ALL {
         let text = text(&format!("portico.dev/scheduler: {}", scheduler.name()));
-        assert_eq!(clean(&text).services[&key("db")].scheduler, Some(scheduler));
+        assert_eq!(read_valid(&text).services[&key("db")].scheduler, Some(scheduler));
     }
     let warning = |annotations: &str| {
         let (objects, report) = read_text(&text(annotations));
@@ -421,7 +421,7 @@ fn names_follow_the_rules_of_the_api() {
         format!("apiVersion: v1\nkind: Service\nmetadata: {{name: {name}}}\nspec: {{ports: [{{port: 1}}]}}\n")
     };
     for good in ["db", "a-b", "1st", &"a".repeat(63)] {
-        clean(&named(&format!("'{good}'")));
+        read_valid(&named(&format!("'{good}'")));
     }
     let bad = ["A", "a_b", "-a", "a-", "a.b", &"a".repeat(64)];
     for name in bad {

@@ -2,13 +2,22 @@
 //!
 //! Each test uses its own temporary directory.
 
-use super::lines;
-use super::temp_dir::TempDir;
-use crate::{Objects, ReadOptions, Report, Source, read};
 use std::path::Path;
+
+use support::temp_dir::TempDir;
+
+use super::lines;
+use crate::{Objects, ReadOptions, Report, Source, read};
 
 fn read_path(path: &Path) -> (Objects, Report) {
     read(&[Source::Path(path.to_owned())], &ReadOptions::default())
+}
+
+/// Reads a directory, and returns the messages with paths relative to it.
+fn read_dir(directory: &TempDir) -> (Objects, Vec<String>) {
+    let (objects, report) = read_path(directory.path());
+    let prefix = format!("{}/", directory.path().display());
+    (objects, lines(&report).iter().map(|line| line.replace(&prefix, "")).collect())
 }
 
 fn service(name: &str) -> String {
@@ -24,10 +33,10 @@ fn directory_is_searched_recursively_for_manifests() {
     directory.write("readme.md", "# no manifest");
     directory.write(".hidden.yaml", "[");
     directory.write(".git/x.yaml", "[");
-    let (objects, lines) = directory.read();
+    let (objects, lines) = read_dir(&directory);
     assert_eq!(lines, Vec::<String>::new());
     assert_eq!(objects.services.len(), 2);
-    assert_eq!(read_path(&directory.0).1.ignored.len(), 1);
+    assert_eq!(read_path(directory.path()).1.ignored.len(), 1);
 }
 
 #[test]
@@ -35,7 +44,7 @@ fn files_are_read_in_path_order() {
     let directory = TempDir::new("order");
     directory.write("b.yaml", service("x"));
     directory.write("a/z.yaml", service("x"));
-    let (_, lines) = directory.read();
+    let (_, lines) = read_dir(&directory);
     assert_eq!(
         lines,
         ["warning: b.yaml:1: document 1: Service default/x: replaces the object at a/z.yaml:1: document 1"]
@@ -47,10 +56,10 @@ fn files_are_read_in_path_order() {
 fn link_loops_end_and_broken_links_are_reported() {
     let directory = TempDir::new("loops");
     directory.write("a/x.yaml", service("x"));
-    std::os::unix::fs::symlink("..", directory.0.join("a/up")).unwrap();
-    std::os::unix::fs::symlink(".", directory.0.join("self")).unwrap();
-    std::os::unix::fs::symlink("nowhere", directory.0.join("broken.yaml")).unwrap();
-    let (objects, lines) = directory.read();
+    std::os::unix::fs::symlink("..", directory.join("a/up")).unwrap();
+    std::os::unix::fs::symlink(".", directory.join("self")).unwrap();
+    std::os::unix::fs::symlink("nowhere", directory.join("broken.yaml")).unwrap();
+    let (objects, lines) = read_dir(&directory);
     assert_eq!(objects.services.len(), 1);
     assert_eq!(lines, ["broken.yaml: failed to open file: No such file or directory (os error 2)"]);
 }
@@ -65,11 +74,11 @@ fn missing_empty_and_undecodable_sources_do_not_affect_others() {
     );
     directory.write("utf16.yaml", b"\xff\xfea\0");
     directory.write("good.yaml", service("c"));
-    let path = |name: &str| Source::Path(directory.0.join(name));
+    let path = |name: &str| Source::Path(directory.join(name));
     let sources = ["none.yaml", "empty", "bad.yaml", "utf16.yaml", "good.yaml"].map(path);
     let (objects, report) = read(&sources, &ReadOptions::default());
     assert_eq!(objects.services.len(), 3);
-    let prefix = format!("{}/", directory.0.display());
+    let prefix = format!("{}/", directory.path().display());
     let lines: Vec<String> = lines(&report).iter().map(|line| line.replace(&prefix, "")).collect();
     assert_eq!(
         lines,

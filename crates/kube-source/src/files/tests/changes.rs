@@ -6,27 +6,28 @@ use std::fs::{self, File};
 use std::io::Write;
 use std::os::unix::fs::{PermissionsExt, symlink};
 
-use super::{Watched, service};
+use support::temp_dir::TempDir;
+
+use super::{TestWatch, service};
 use crate::Event;
-use crate::tests::temp_dir::TempDir;
 
 #[test]
 fn swap_of_a_kubernetes_mount_changes_only_what_differs() {
     let directory = TempDir::new("live-mount");
     directory.write("..1/a.yaml", service("a"));
     directory.write("..1/b.yaml", service("b"));
-    symlink("..1", directory.0.join("..data")).unwrap();
+    symlink("..1", directory.join("..data")).unwrap();
     for name in ["a.yaml", "b.yaml"] {
-        symlink(format!("..data/{name}"), directory.0.join(name)).unwrap();
+        symlink(format!("..data/{name}"), directory.join(name)).unwrap();
     }
-    let mut watched = Watched::synced(&directory);
+    let mut watched = TestWatch::synced(&directory);
     assert_eq!(watched.snapshot.service_count(), 2);
 
     directory.write("..2/a.yaml", service("a2"));
     directory.write("..2/b.yaml", service("b"));
-    symlink("..2", directory.0.join("..data_tmp")).unwrap();
-    fs::rename(directory.0.join("..data_tmp"), directory.0.join("..data")).unwrap();
-    fs::remove_dir_all(directory.0.join("..1")).unwrap();
+    symlink("..2", directory.join("..data_tmp")).unwrap();
+    fs::rename(directory.join("..data_tmp"), directory.join("..data")).unwrap();
+    fs::remove_dir_all(directory.join("..1")).unwrap();
     watched.until_services(&["a2", "b"]);
     assert_eq!(watched.removed, ["default/a"]);
 }
@@ -35,13 +36,13 @@ fn swap_of_a_kubernetes_mount_changes_only_what_differs() {
 fn file_in_a_kubernetes_mount_is_followed_through_its_links() {
     let directory = TempDir::new("live-mount-file");
     directory.write("..1/a.yaml", service("a"));
-    symlink("..1", directory.0.join("..data")).unwrap();
-    symlink("..data/a.yaml", directory.0.join("a.yaml")).unwrap();
-    let mut watched = Watched::new(&directory.0.join("a.yaml"));
+    symlink("..1", directory.join("..data")).unwrap();
+    symlink("..data/a.yaml", directory.join("a.yaml")).unwrap();
+    let mut watched = TestWatch::new(&directory.join("a.yaml"));
     watched.until(|event, _| *event == Event::Synced);
     directory.write("..2/a.yaml", service("b"));
-    symlink("..2", directory.0.join("..data_tmp")).unwrap();
-    fs::rename(directory.0.join("..data_tmp"), directory.0.join("..data")).unwrap();
+    symlink("..2", directory.join("..data_tmp")).unwrap();
+    fs::rename(directory.join("..data_tmp"), directory.join("..data")).unwrap();
     watched.until_services(&["b"]);
 }
 
@@ -49,8 +50,8 @@ fn file_in_a_kubernetes_mount_is_followed_through_its_links() {
 fn target_of_a_link_is_watched() {
     let (directory, elsewhere) = (TempDir::new("live-link"), TempDir::new("live-elsewhere"));
     elsewhere.write("x", service("a"));
-    symlink(elsewhere.0.join("x"), directory.0.join("a.yaml")).unwrap();
-    let mut watched = Watched::synced(&directory);
+    symlink(elsewhere.join("x"), directory.join("a.yaml")).unwrap();
+    let mut watched = TestWatch::synced(&directory);
     elsewhere.write("x", service("b"));
     watched.until_services(&["b"]);
 }
@@ -59,9 +60,9 @@ fn target_of_a_link_is_watched() {
 fn file_replaced_by_rename_loses_no_object() {
     let directory = TempDir::new("live-rename");
     directory.write("a.yaml", service("a"));
-    let mut watched = Watched::synced(&directory);
+    let mut watched = TestWatch::synced(&directory);
     directory.write("a.yaml.tmp", [service("a"), service("b")].join("---\n"));
-    fs::rename(directory.0.join("a.yaml.tmp"), directory.0.join("a.yaml")).unwrap();
+    fs::rename(directory.join("a.yaml.tmp"), directory.join("a.yaml")).unwrap();
     watched.until_services(&["a", "b"]);
     assert_eq!(watched.removed, [""; 0]);
 }
@@ -70,10 +71,10 @@ fn file_replaced_by_rename_loses_no_object() {
 fn file_moved_aside_by_an_editor_loses_no_object() {
     let directory = TempDir::new("live-aside");
     directory.write("a.yaml", service("a"));
-    let path = directory.0.join("a.yaml");
-    let mut watched = Watched::new(&path);
+    let path = directory.join("a.yaml");
+    let mut watched = TestWatch::new(&path);
     watched.until(|event, _| *event == Event::Synced);
-    fs::rename(&path, directory.0.join("a.yaml~")).unwrap();
+    fs::rename(&path, directory.join("a.yaml~")).unwrap();
     fs::write(&path, [service("a"), service("b")].join("---\n")).unwrap();
     watched.until_services(&["a", "b"]);
     assert_eq!(watched.removed, [""; 0]);
@@ -83,9 +84,9 @@ fn file_moved_aside_by_an_editor_loses_no_object() {
 fn half_written_file_is_not_read() {
     let directory = TempDir::new("live-half");
     directory.write("a.yaml", [service("a"), service("b")].join("---\n"));
-    let mut watched = Watched::synced(&directory);
+    let mut watched = TestWatch::synced(&directory);
     // The content so far ends with a complete document, so it would be valid.
-    let mut file = File::create(directory.0.join("a.yaml")).unwrap();
+    let mut file = File::create(directory.join("a.yaml")).unwrap();
     file.write_all(service("a").as_bytes()).unwrap();
     directory.write("c.yaml", service("c"));
     file.write_all(format!("---\n{}---\n{}", service("b"), service("d")).as_bytes()).unwrap();
@@ -98,7 +99,7 @@ fn half_written_file_is_not_read() {
 fn truncated_file_has_no_objects_once_closed() {
     let directory = TempDir::new("live-truncated");
     directory.write("a.yaml", service("a"));
-    let mut watched = Watched::synced(&directory);
+    let mut watched = TestWatch::synced(&directory);
     directory.write("a.yaml", "");
     watched.until_services(&[]);
 }
@@ -107,9 +108,9 @@ fn truncated_file_has_no_objects_once_closed() {
 fn recreated_directory_is_watched_again() {
     let outer = TempDir::new("live-directory");
     outer.write("in/deep/a.yaml", service("a"));
-    let mut watched = Watched::new(&outer.0.join("in/deep"));
+    let mut watched = TestWatch::new(&outer.join("in/deep"));
     watched.until(|event, _| *event == Event::Synced);
-    fs::remove_dir_all(outer.0.join("in")).unwrap();
+    fs::remove_dir_all(outer.join("in")).unwrap();
     assert!(watched.next_error().contains("in/deep"));
     assert_eq!(watched.removed, [""; 0]);
 
@@ -123,12 +124,12 @@ fn recreated_directory_is_watched_again() {
 #[test]
 fn new_subdirectories_are_watched() {
     let directory = TempDir::new("live-below");
-    let mut watched = Watched::synced(&directory);
+    let mut watched = TestWatch::synced(&directory);
     directory.write("one/two/a.yaml", service("a"));
     watched.until_services(&["a"]);
     directory.write("one/two/three/b.yaml", service("b"));
     watched.until_services(&["a", "b"]);
-    fs::rename(directory.0.join("one/two"), directory.0.join("moved")).unwrap();
+    fs::rename(directory.join("one/two"), directory.join("moved")).unwrap();
     directory.write("moved/c.yaml", service("c"));
     watched.until_services(&["a", "b", "c"]);
     assert_eq!(watched.removed, [""; 0]);
@@ -137,7 +138,7 @@ fn new_subdirectories_are_watched() {
 #[test]
 fn missing_path_syncs_once_it_exists() {
     let directory = TempDir::new("live-later");
-    let mut watched = Watched::new(&directory.0.join("later/a.yaml"));
+    let mut watched = TestWatch::new(&directory.join("later/a.yaml"));
     let events = watched.until(|event, _| matches!(event, Event::Outage(_)));
     assert_eq!(events.len(), 1, "a missing path cannot be synced: {events:?}");
     directory.write("later/a.yaml", service("a"));
@@ -149,8 +150,8 @@ fn missing_path_syncs_once_it_exists() {
 fn unreadable_file_keeps_its_objects() {
     let directory = TempDir::new("live-forbidden");
     directory.write("a.yaml", service("a"));
-    let mut watched = Watched::synced(&directory);
-    let path = directory.0.join("a.yaml");
+    let mut watched = TestWatch::synced(&directory);
+    let path = directory.join("a.yaml");
     fs::set_permissions(&path, fs::Permissions::from_mode(0o000)).unwrap();
     if File::open(&path).is_ok() {
         // Root can read any file, so use a link to itself, which no process can open.

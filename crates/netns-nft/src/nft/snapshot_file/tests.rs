@@ -7,6 +7,7 @@ use std::os::unix::fs::PermissionsExt;
 
 use super::*;
 use proptest::prelude::*;
+use support::temp_dir::TempDir;
 
 fn sample() -> RulesetSnapshot {
     let ranges = ["10.96.0.0/12", "2001:db8:96::/108"].map(|range| range.parse().expect("a CIDR"));
@@ -19,23 +20,6 @@ fn sample() -> RulesetSnapshot {
 
 fn rejection(bytes: &[u8]) -> SnapshotError {
     RulesetSnapshot::decode(bytes).expect_err("not what was written")
-}
-
-/// A directory that is removed with this value.
-struct TemporaryDir(PathBuf);
-
-impl TemporaryDir {
-    fn new(name: &str) -> Self {
-        let path = std::env::temp_dir().join(format!("portico-{name}-{}", std::process::id()));
-        fs::create_dir(&path).expect("create a directory");
-        Self(path)
-    }
-}
-
-impl Drop for TemporaryDir {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
-    }
 }
 
 #[test]
@@ -88,31 +72,31 @@ fn trailing_data_is_rejected() {
 
 #[test]
 fn file_is_replaced_atomically_and_readable_by_its_owner_only() {
-    let dir = TemporaryDir::new("snapshot");
-    let path = dir.0.join("ruleset");
+    let dir = TempDir::new("snapshot");
+    let path = dir.join("ruleset");
     assert!(matches!(RulesetSnapshot::read(&path), Err(SnapshotError::Read { .. })));
     sample().write(&path).expect("write");
     let mut old = fs::File::open(&path).expect("open the first");
-    fs::write(dir.0.join("ruleset.new"), b"left by a crash").expect("write");
+    fs::write(dir.join("ruleset.new"), b"left by a crash").expect("write");
     let next = RulesetSnapshot { revision: 8, ..sample() };
     next.write(&path).expect("write again");
     assert_eq!(RulesetSnapshot::read(&path).expect("read"), next);
     let mut first = Vec::new();
     old.read_to_end(&mut first).expect("read on");
     assert_eq!(RulesetSnapshot::decode(&first).expect("the first is whole"), sample());
-    let names = fs::read_dir(&dir.0).expect("list").map(|entry| entry.expect("an entry").file_name());
+    let names = fs::read_dir(dir.path()).expect("list").map(|entry| entry.expect("an entry").file_name());
     assert_eq!(names.collect::<Vec<_>>(), ["ruleset"]);
     assert_eq!(fs::metadata(&path).expect("metadata").permissions().mode() & 0o777, 0o600);
 }
 
 #[test]
 fn failed_replacement_leaves_the_old_file() {
-    let dir = TemporaryDir::new("unwritable");
-    let path = dir.0.join("ruleset");
+    let dir = TempDir::new("unwritable");
+    let path = dir.join("ruleset");
     fs::create_dir(&path).expect("create a directory in place of the file");
     fs::write(path.join("inside"), b"x").expect("write");
     sample().write(&path).expect_err("a directory cannot be replaced by a file");
-    let names = fs::read_dir(&dir.0).expect("list").map(|entry| entry.expect("an entry").file_name());
+    let names = fs::read_dir(dir.path()).expect("list").map(|entry| entry.expect("an entry").file_name());
     assert_eq!(names.collect::<Vec<_>>(), ["ruleset"]);
 }
 
