@@ -18,7 +18,7 @@ mod route;
 pub use error::Error;
 pub use netlink::batch::{Batch, BatchOp};
 pub use netlink::socket::Socket;
-pub use netns::{Netns, NetnsId};
+pub use netns::{Netns, NetnsId, enter_netns};
 pub use nft::anchor::Anchor;
 pub use nft::chain_list::ChainSummary;
 pub use nft::counters::Counters;

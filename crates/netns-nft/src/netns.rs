@@ -10,6 +10,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::thread;
 
+use nix::libc::EINVAL;
 use nix::sched::{CloneFlags, setns};
 use nix::sys::stat::fstat;
 use serde::{Deserialize, Serialize};
@@ -116,6 +117,14 @@ impl AsFd for Netns {
     }
 }
 
+/// Moves the calling thread into a network namespace. Only a thread that does no other work should enter one.
+///
+/// # Errors
+/// If the file is not a network namespace, or entering it is not permitted.
+pub fn enter_netns(file: impl AsFd) -> io::Result<()> {
+    Ok(setns(file, CloneFlags::CLONE_NEWNET)?)
+}
+
 fn dev_and_inode(file: &impl AsFd) -> Result<(u64, u64), Error> {
     let stat = fstat(file).map_err(|error| Error::Enter(error.into()))?;
     Ok((stat.st_dev, stat.st_ino))
@@ -123,9 +132,9 @@ fn dev_and_inode(file: &impl AsFd) -> Result<(u64, u64), Error> {
 
 fn within<T: Send>(file: &OwnedFd, work: impl FnOnce() -> T + Send) -> Result<T, Error> {
     let enter_and_work = || {
-        setns(file, CloneFlags::CLONE_NEWNET).map_err(|error| match error {
-            nix::Error::EINVAL => Error::NotNetns,
-            other => Error::Enter(other.into()),
+        enter_netns(file).map_err(|error| match error.raw_os_error() {
+            Some(EINVAL) => Error::NotNetns,
+            _ => Error::Enter(error),
         })?;
         Ok(work())
     };

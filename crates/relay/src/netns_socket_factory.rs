@@ -6,16 +6,16 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
+use netns_nft::enter_netns;
 use proxy_core::address::Family;
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
-use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use tokio::sync::oneshot;
 
 use crate::lock::lock;
@@ -76,18 +76,14 @@ fn serve(requests: &Receiver<OpenRequest>, home: &File) {
     while let Ok(first) = requests.recv() {
         let mut next = Some(first);
         while let Some(OpenRequest { netns, family, kind, count, reply }) = next {
-            let sockets = enter(netns.as_ref()).and_then(|()| open_sockets(family, kind, count));
+            let sockets = enter_netns(netns.as_ref()).and_then(|()| open_sockets(family, kind, count));
             // The connection that needs the socket may have been closed.
             let _ = reply.send(sockets);
             next = requests.try_recv().ok();
         }
         // The thread was in this network namespace before, so it has the permission to return.
-        let _ = enter(home);
+        let _ = enter_netns(home);
     }
-}
-
-fn enter(netns: impl AsFd) -> io::Result<()> {
-    Ok(move_into_link_name_space(netns.as_fd(), Some(LinkNameSpaceType::Network))?)
 }
 
 /// Opens `count` sockets, or fewer if file descriptors run out after the first.
