@@ -19,6 +19,8 @@ pub(crate) mod monitor;
 pub(crate) mod names;
 pub(crate) mod node;
 pub(crate) mod read;
+#[cfg(test)]
+pub(crate) mod sample;
 pub(crate) mod schema;
 pub(crate) mod schema_check;
 pub(crate) mod set_type;

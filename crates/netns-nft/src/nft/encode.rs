@@ -97,11 +97,12 @@ mod tests {
     use proxy_core::plan::{plan, plan_changed};
     use proxy_core::portal::{NodeContext, portals};
     use proxy_core::ruleset::{Ruleset, Settings};
-    use proxy_core::sample::{cluster, cluster_slice, slice, snapshot, svc};
+    use proxy_core::sample::{cluster, cluster_slice};
     use proxy_core::snapshot::{Change, Snapshot};
 
     use super::*;
     use crate::netlink::attributes::{Attributes, HEADER_BYTES, NFGENMSG_BYTES};
+    use crate::nft::sample::sample_ruleset;
 
     fn messages(batch: &Batch) -> Vec<(u16, &[u8])> {
         let (mut rest, mut found) = (&batch.bytes[..], Vec::new());
@@ -156,22 +157,6 @@ mod tests {
         let kinds: Vec<u16> = messages(&batch).into_iter().map(|(kind, _)| kind).collect();
         assert_eq!(kinds, [NFNL_MSG_BATCH_BEGIN, NFT_MSG_DELSETELEM, NFT_MSG_NEWSETELEM, NFNL_MSG_BATCH_END]);
         assert!(batch.len() < 400, "{} bytes", batch.len());
-    }
-
-    /// A ruleset with elements in most of its sets.
-    fn sample_ruleset(settings: Settings) -> Ruleset {
-        let endpoints = |name: &str| slice(name).tcp("", 8080).at("10.1.0.1").at("10.1.0.2").at("fd01::1");
-        let changes = [
-            Change::ServiceRanges(vec!["10.96.0.0/16".parse().unwrap(), "fd00::/112".parse().unwrap()]),
-            svc("web").ip("10.96.0.1").ip("fd00::1").tcp("", 80).into(),
-            endpoints("web").into(),
-            svc("sticky").ip("10.96.0.2").tcp("", 80).sticky(10_800).into(),
-            endpoints("sticky").into(),
-            svc("guarded").ip("10.96.0.3").tcp("", 80).balanced("192.0.2.2").only_from("10.2.0.0/16").into(),
-            endpoints("guarded").into(),
-            svc("refused").ip("10.96.0.4").tcp("", 80).into(),
-        ];
-        Ruleset::new(&portals(&snapshot(changes), &NodeContext::default()), settings)
     }
 
     #[cfg(target_endian = "little")]

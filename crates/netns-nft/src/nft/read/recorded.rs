@@ -86,27 +86,13 @@ impl ReplySource for EchoKernel {
 mod tests {
     use proptest::prelude::*;
     use proxy_core::kernel_model::Table;
-    use proxy_core::portal::{NodeContext, portals};
     use proxy_core::ruleset::Settings;
-    use proxy_core::sample::{slice, snapshot, svc};
-    use proxy_core::snapshot::Change;
 
     use super::*;
+    use crate::nft::sample::sample_ruleset;
 
-    /// A ruleset with elements in most of its sets.
     fn ruleset() -> Ruleset {
-        let endpoints = |name: &str| slice(name).tcp("", 8080).at("10.1.0.1").at("10.1.0.2").at("fd01::1");
-        let changes = [
-            Change::ServiceRanges(vec!["10.96.0.0/16".parse().unwrap(), "fd00::/112".parse().unwrap()]),
-            svc("web").ip("10.96.0.1").ip("fd00::1").tcp("", 80).into(),
-            endpoints("web").into(),
-            svc("sticky").ip("10.96.0.2").tcp("", 80).sticky(10_800).into(),
-            endpoints("sticky").into(),
-            svc("guarded").ip("10.96.0.3").tcp("", 80).balanced("192.0.2.2").only_from("10.2.0.0/16").into(),
-            endpoints("guarded").into(),
-            svc("refused").ip("10.96.0.4").tcp("", 80).into(),
-        ];
-        Ruleset::new(&portals(&snapshot(changes), &NodeContext::default()), Settings::default())
+        sample_ruleset(Settings::default())
     }
 
     #[test]
