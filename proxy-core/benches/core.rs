@@ -59,17 +59,17 @@ fn main() {
 
 fn objects_to_ruleset(services: u32) -> Spread {
     let changes: Vec<Change> = cluster(services, 3).collect();
-    Spread::timed(FEW_RUNS, MS, || changes.clone(), world)
+    Spread::timed(FEW_RUNS, MS, || changes.clone(), ruleset_of)
 }
 
 fn plan_from_empty(services: u32) -> Spread {
-    let (_, _, ruleset) = world(cluster(services, 3).collect());
+    let (_, _, ruleset) = ruleset_of(cluster(services, 3).collect());
     Spread::timed(FEW_RUNS, MS, || (), |()| plan(&Ruleset::empty(), black_box(&ruleset)))
 }
 
 /// Measures the plan only, after the ruleset was updated.
 fn plan_of_one_changed_endpoint(services: u32) -> Spread {
-    let (mut snapshot, mut portals, ruleset) = world(cluster(services, 3).collect());
+    let (mut snapshot, mut portals, ruleset) = ruleset_of(cluster(services, 3).collect());
     let changed = snapshot.apply(Change::Slice(cluster_slice(services / 2, 3, 1)));
     let touched = portals.refresh(&snapshot, &NodeContext::default(), &changed);
     let mut desired = ruleset.clone();
@@ -79,7 +79,7 @@ fn plan_of_one_changed_endpoint(services: u32) -> Spread {
 
 /// Measures change -> snapshot -> portals -> ruleset -> plan.
 fn one_changed_endpoint(services: u32) -> Spread {
-    let (snapshot, portals, ruleset) = world(cluster(services, 3).collect());
+    let (snapshot, portals, ruleset) = ruleset_of(cluster(services, 3).collect());
     let mut index = 0_u32;
     let input = || {
         index = index.wrapping_add(7_919);
@@ -96,7 +96,7 @@ fn one_changed_endpoint(services: u32) -> Spread {
     })
 }
 
-fn world(changes: Vec<Change>) -> (Snapshot, Portals, Ruleset) {
+fn ruleset_of(changes: Vec<Change>) -> (Snapshot, Portals, Ruleset) {
     let snapshot: Snapshot = changes.into_iter().collect();
     let portals = portals(&snapshot, &NodeContext::default());
     let ruleset = Ruleset::new(&portals, Settings::default());

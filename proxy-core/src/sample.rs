@@ -352,13 +352,13 @@ pub fn cluster_ip(index: u32) -> IpAddr {
 /// Returns slice `index` of `cluster` with a number of endpoints, the last of which depends on `version`.
 #[must_use]
 pub fn cluster_slice(index: u32, endpoints: u32, version: u32) -> EndpointSlice {
-    let mut made = slice(&format!("svc-{index}")).tcp("http", 8080);
+    let mut slice = slice(&format!("svc-{index}")).tcp("http", 8080);
     for number in 0..endpoints {
         let shift = if number + 1 == endpoints { version * 0x0010_0000 } else { 0 };
         let address = Ipv4Addr::from(0x0b00_0000 + index * endpoints + number + shift);
-        made = made.at(&address.to_string()).on(&format!("node-{}", (index + number) % 100));
+        slice = slice.at(&address.to_string()).on(&format!("node-{}", (index + number) % 100));
     }
-    made
+    slice
 }
 
 /// Returns the changes that create services with one TCP port, and a number of endpoints each.

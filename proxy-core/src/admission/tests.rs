@@ -1,12 +1,12 @@
 //! Tests of the injector and their helpers.
 
 mod annotations;
+mod generator;
 mod kubelet;
 mod patching;
 mod portals;
 mod random;
 mod valid;
-mod world;
 
 use std::collections::BTreeMap;
 
@@ -21,13 +21,13 @@ fn with_mode(mode: InjectMode) -> InjectOptions {
 }
 
 /// A pod in a namespace without annotations.
-fn asking<'a>(namespace: &'a str, pod: &'a Value) -> Admission<'a> {
+fn admission_of<'a>(namespace: &'a str, pod: &'a Value) -> Admission<'a> {
     static NONE: BTreeMap<String, String> = BTreeMap::new();
     Admission { namespace, namespace_annotations: &NONE, pod, old_pod: None }
 }
 
 /// Returns the patched pod, by an independent implementation of JSON patches.
-fn applied(pod: &Value, injection: &Injection<'_>) -> Value {
+fn patched_pod(pod: &Value, injection: &Injection<'_>) -> Value {
     let mut patched = pod.clone();
     let patch: json_patch::Patch = serde_json::from_value(json!(injection.patch)).unwrap();
     json_patch::patch(&mut patched, &patch).unwrap();
@@ -44,7 +44,7 @@ fn postgres() -> Service {
     svc("postgres").namespace("team-b").ip("10.0.0.12").tcp("", 5432).export(Export::Everywhere)
 }
 
-fn of(services: impl IntoIterator<Item = Service>) -> Snapshot {
+fn snapshot_of(services: impl IntoIterator<Item = Service>) -> Snapshot {
     snapshot(services.into_iter().map(Into::into))
 }
 
@@ -59,22 +59,22 @@ fn pod(annotations: &[(&str, &str)], env: Value, env_from: Value) -> Value {
 }
 
 /// A pod of one container that has nothing of its own.
-fn plain(annotations: &[(&str, &str)]) -> Value {
+fn pod_with(annotations: &[(&str, &str)]) -> Value {
     pod(annotations, Value::Null, Value::Null)
 }
 
-fn controlled(mut pod: Value) -> Value {
+fn with_controller(mut pod: Value) -> Value {
     pod["metadata"]["ownerReferences"] = json!([{ "kind": "ReplicaSet", "name": "r", "controller": true }]);
     pod
 }
 
 /// Injects into a pod in namespace `default`.
-fn done(services: impl IntoIterator<Item = Service>, pod: &Value) -> Injection<'_> {
-    inject(&of(services), &InjectOptions::default(), &asking("default", pod))
+fn inject_into(services: impl IntoIterator<Item = Service>, pod: &Value) -> Injection<'_> {
+    inject(&snapshot_of(services), &InjectOptions::default(), &admission_of("default", pod))
 }
 
 /// Returns the ConfigMaps of a patched pod, as a controller creates them from its record.
-fn made(services: &Snapshot, namespace: &str, patched: &Value) -> Vec<WantedConfigMap> {
+fn created_config_maps(services: &Snapshot, namespace: &str, patched: &Value) -> Vec<WantedConfigMap> {
     let metadata = &patched["metadata"];
     let annotation = |key: &str| metadata["annotations"][key].as_str();
     let record = Record::read(metadata["labels"]["portico.dev/variables"].as_str(), annotation);
@@ -87,8 +87,8 @@ fn made(services: &Snapshot, namespace: &str, patched: &Value) -> Vec<WantedConf
 }
 
 /// Returns the names in the first container's `env` after the patch.
-fn names(pod: &Value, injection: &Injection<'_>) -> Vec<String> {
-    let patched = applied(pod, injection);
+fn env_names(pod: &Value, injection: &Injection<'_>) -> Vec<String> {
+    let patched = patched_pod(pod, injection);
     let env = patched["spec"]["containers"][0]["env"].as_array().cloned().unwrap_or_default();
     env.iter().map(|entry| entry["name"].as_str().unwrap().to_owned()).collect()
 }

@@ -7,7 +7,12 @@ use crate::model::service::Protocol;
 use crate::model::snapshot::Change;
 use crate::sample::{snapshot, svc};
 
-fn check(services: impl IntoIterator<Item = Service>, namespace: &str, links: bool, expected: Expect) {
+fn assert_environment(
+    services: impl IntoIterator<Item = Service>,
+    namespace: &str,
+    links: bool,
+    expected: Expect,
+) {
     let snapshot = snapshot(services.into_iter().map(Change::Service));
     let lines = environment(&snapshot, namespace, links).variables;
     let text: String = lines.iter().map(|v| format!("{}={}\n", v.name, v.value)).collect();
@@ -21,7 +26,7 @@ fn names(services: impl IntoIterator<Item = Service>, namespace: &str, links: bo
 
 #[test]
 fn unnamed_port_has_seven_variables_in_the_kubelets_order() {
-    check(
+    assert_environment(
         [svc("redis-master").ip("10.0.0.11").tcp("", 6379)],
         "default",
         true,
@@ -39,7 +44,7 @@ fn unnamed_port_has_seven_variables_in_the_kubelets_order() {
 
 #[test]
 fn short_variables_describe_the_first_port_of_the_object() {
-    check(
+    assert_environment(
         [svc("dns").ip("10.0.0.10").udp("dns", 53).tcp("dns-tcp", 53).port(Protocol::Sctp, "sig", 36)],
         "default",
         true,
@@ -70,7 +75,7 @@ fn short_variables_describe_the_first_port_of_the_object() {
 fn ipv6_is_bracketed_in_urls_only_and_never_rewritten() {
     let mut service = svc("six").ip("2001:db8::").tcp("", 80);
     service.cluster_ip_text = Some("2001:DB8::".into());
-    check(
+    assert_environment(
         [service],
         "default",
         true,
@@ -142,20 +147,20 @@ fn service_named_kubernetes_replaces_the_api_server_only_with_links() {
 fn first_service_by_name_takes_precedence_for_a_variable() {
     let conflict = [svc("foo-service").ip("10.0.0.2").tcp("", 90), svc("foo").ip("10.0.0.1").tcp("", 80)];
     let snapshot = snapshot(conflict.map(Change::Service));
-    let made = environment(&snapshot, "default", true);
+    let environment = environment(&snapshot, "default", true);
     let values: Vec<&str> =
-        made.variables.iter().filter(|v| v.name == "FOO_SERVICE_PORT").map(|v| &*v.value).collect();
+        environment.variables.iter().filter(|v| v.name == "FOO_SERVICE_PORT").map(|v| &*v.value).collect();
     assert_eq!(values, ["80"]);
     let key = |name| ServiceKey::new("default", name);
     let expected =
         VariableConflict { name: "FOO_SERVICE_PORT".into(), kept: key("foo"), lost: key("foo-service") };
-    assert_eq!(made.conflicts, [expected]);
+    assert_eq!(environment.conflicts, [expected]);
 }
 
 #[test]
 fn name_with_a_leading_digit_is_reported() {
     let snapshot = snapshot([Change::Service(svc("1api").ip("10.0.0.1").tcp("", 80))]);
-    let made = environment(&snapshot, "default", true);
-    assert_eq!(made.variables[0].name, "1API_SERVICE_HOST");
-    assert_eq!(made.unaddressable, [ServiceKey::new("default", "1api")]);
+    let environment = environment(&snapshot, "default", true);
+    assert_eq!(environment.variables[0].name, "1API_SERVICE_HOST");
+    assert_eq!(environment.unaddressable, [ServiceKey::new("default", "1api")]);
 }

@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 
-use super::world::Objects;
+use super::generators::ObjectModel;
 use crate::inspect::trace::Packet;
 use crate::model::address::Family;
 use crate::model::endpoint::Endpoint;
@@ -16,7 +16,7 @@ use crate::routing::portal::{NodeContext, PortalKind};
 
 /// The result for a connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Fortune {
+pub(super) enum ConnectionResult {
     /// Translated to one of these backends.
     Forward(BTreeSet<SocketAddr>),
     /// Relayed to one of these backends.
@@ -30,13 +30,17 @@ pub(super) enum Fortune {
 }
 
 /// Returns what kube-proxy would do with a connection of a pod on the node.
-pub(super) fn fortune(objects: &Objects, node_context: &NodeContext, packet: &Packet) -> Fortune {
+pub(super) fn expected_result(
+    objects: &ObjectModel,
+    node_context: &NodeContext,
+    packet: &Packet,
+) -> ConnectionResult {
     let address = packet.destination.address;
-    let seen = || {
+    let visible = || {
         let all = objects.services.values();
         all.filter(|service| service.has_portals && node_context.filter.includes(&service.key))
     };
-    let claims = seen().flat_map(|service| {
+    let claims = visible().flat_map(|service| {
         let ports = service.ports.iter();
         ports.filter_map(move |port| {
             let kind = kind_of(service, port, node_context, packet)?;
@@ -51,17 +55,17 @@ pub(super) fn fortune(objects: &Objects, node_context: &NodeContext, packet: &Pa
     if let Some((_, (kind, service, port))) = claims.min_by_key(|(rank, _)| rank.clone()) {
         return at_portal(objects, node_context, packet, (kind, service, port));
     }
-    if seen().any(|service| service.cluster_ips.iter().any(|own| own == address)) {
-        Fortune::WrongPort
+    if visible().any(|service| service.cluster_ips.iter().any(|own| own == address)) {
+        ConnectionResult::WrongPort
     } else if !has_foreign(objects) && objects.ranges.iter().any(|range| range.contains(&address)) {
-        Fortune::Unallocated
+        ConnectionResult::Unallocated
     } else {
-        Fortune::Pass
+        ConnectionResult::Pass
     }
 }
 
 /// If another proxy has services, an address that looks unallocated can be one of them.
-fn has_foreign(objects: &Objects) -> bool {
+fn has_foreign(objects: &ObjectModel) -> bool {
     objects
         .services
         .values()
@@ -93,22 +97,24 @@ fn kind_of(
 }
 
 fn at_portal(
-    objects: &Objects,
+    objects: &ObjectModel,
     node_context: &NodeContext,
     packet: &Packet,
     (kind, service, port): (PortalKind, &Service, &ServicePort),
-) -> Fortune {
+) -> ConnectionResult {
     let family = Family::of(packet.destination.address);
-    if kind == PortalKind::LoadBalancer && !may_enter(service, family, &node_context.node, packet.source) {
-        return Fortune::SourceDenied;
+    if kind == PortalKind::LoadBalancer
+        && !is_source_allowed(service, family, &node_context.node, packet.source)
+    {
+        return ConnectionResult::SourceDenied;
     }
     let endpoints = endpoints_of(objects, service, port, family);
     let (cluster, local, any) = categorize(&endpoints, &node_context.node);
     if !any {
         if service.hold_ms.is_some() && port.protocol != Protocol::Sctp {
-            return Fortune::Relay(BTreeSet::new());
+            return ConnectionResult::Relay(BTreeSet::new());
         }
-        return Fortune::Reject;
+        return ConnectionResult::Reject;
     }
     let bound = kind == PortalKind::ClusterIp && service.internal_policy == TrafficPolicy::Local;
     let backends = if bound { local } else { cluster };
@@ -117,13 +123,13 @@ fn at_portal(
         _ => Mode::Relay,
     };
     match mode {
-        _ if backends.is_empty() => Fortune::Drop,
-        Mode::Relay if port.protocol != Protocol::Sctp => Fortune::Relay(backends),
-        _ => Fortune::Forward(backends),
+        _ if backends.is_empty() => ConnectionResult::Drop,
+        Mode::Relay if port.protocol != Protocol::Sctp => ConnectionResult::Relay(backends),
+        _ => ConnectionResult::Forward(backends),
     }
 }
 
-fn may_enter(service: &Service, family: Family, node: &Node, source: Option<IpAddr>) -> bool {
+fn is_source_allowed(service: &Service, family: Family, node: &Node, source: Option<IpAddr>) -> bool {
     let ranges: Vec<_> = service.source_ranges.iter().filter(|net| Family::of_net(net) == family).collect();
     let holds = |address: IpAddr| ranges.iter().any(|net| net.contains(&address));
     if ranges.is_empty() || ranges.iter().any(|net| net.prefix_len() == 0) {
@@ -135,7 +141,7 @@ fn may_enter(service: &Service, family: Family, node: &Node, source: Option<IpAd
 }
 
 fn endpoints_of<'a>(
-    objects: &'a Objects,
+    objects: &'a ObjectModel,
     service: &Service,
     port: &ServicePort,
     family: Family,

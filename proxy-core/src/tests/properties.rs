@@ -1,15 +1,15 @@
 //! Properties of every cluster and every change, from the snapshot to the plan.
 //!
-//! `world` generates the clusters. The expected values are those of a fresh start and of `oracle`, never of incremental
-//! updates.
+//! `generators` generates the clusters. The expected values are those of a fresh start and of `oracle`, never of
+//! incremental updates.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 
 use proptest::prelude::*;
 
-use super::oracle::{Fortune, fortune};
-use super::world::{Revision, World, any_node_context, changes, destinations};
+use super::generators::{IncrementalCluster, Revision, any_node_context, changes, destinations};
+use super::oracle::{ConnectionResult, expected_result};
 use crate::inspect::explain::{Outcome, Query, explain};
 use crate::inspect::trace::{Packet, Trace, trace};
 use crate::model::address::Family;
@@ -29,43 +29,43 @@ pub(super) fn sources(family: Family) -> Vec<Option<IpAddr>> {
 }
 
 /// The results of a packet over all draws.
-pub(super) fn met(ruleset: &Ruleset, packet: &Packet) -> Vec<Trace> {
+pub(super) fn traces(ruleset: &Ruleset, packet: &Packet) -> Vec<Trace> {
     let slots = ruleset.rule(packet.destination).map_or(0, |rule| rule.backends.len());
     (0..u32::try_from(slots).unwrap().max(1)).map(|draw| trace(ruleset, packet, draw)).collect()
 }
 
-fn fortune_of(met: &[Trace], relayed: BTreeSet<SocketAddr>) -> Fortune {
-    let mut met = met.to_vec();
-    met.dedup();
-    match met.as_slice() {
-        [Trace::Relay] => Fortune::Relay(relayed),
-        [Trace::Reject] => Fortune::Reject,
-        [Trace::Drop] => Fortune::Drop,
-        [Trace::SourceDenied] => Fortune::SourceDenied,
-        [Trace::WrongPort] => Fortune::WrongPort,
-        [Trace::Unallocated] => Fortune::Unallocated,
-        [Trace::Pass] => Fortune::Pass,
+fn result_of(traces: &[Trace], relayed: BTreeSet<SocketAddr>) -> ConnectionResult {
+    let mut traces = traces.to_vec();
+    traces.dedup();
+    match traces.as_slice() {
+        [Trace::Relay] => ConnectionResult::Relay(relayed),
+        [Trace::Reject] => ConnectionResult::Reject,
+        [Trace::Drop] => ConnectionResult::Drop,
+        [Trace::SourceDenied] => ConnectionResult::SourceDenied,
+        [Trace::WrongPort] => ConnectionResult::WrongPort,
+        [Trace::Unallocated] => ConnectionResult::Unallocated,
+        [Trace::Pass] => ConnectionResult::Pass,
         forwarded => {
             let backend = |trace: &Trace| match trace {
                 Trace::Forward(backend) => *backend,
-                other => panic!("some draws are forwarded, and one meets {other:?}"),
+                other => panic!("some draws are forwarded, and one results in {other:?}"),
             };
-            Fortune::Forward(forwarded.iter().map(backend).collect())
+            ConnectionResult::Forward(forwarded.iter().map(backend).collect())
         }
     }
 }
 
 /// A ruleset without what depends on its history: the order of slots, and the numbers of round-robin chains.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Essence {
+pub(super) struct NormalizedRuleset {
     rules: BTreeMap<PortalKey, Rule>,
     dispatch_keys: Vec<DispatchKey>,
     addresses: Vec<IpAddr>,
     ranges: Vec<ipnet::IpNet>,
 }
 
-pub(super) fn essence(ruleset: &Ruleset) -> Essence {
-    let timeless = |dispatch: DispatchKey| match dispatch.action {
+pub(super) fn normalize(ruleset: &Ruleset) -> NormalizedRuleset {
+    let without_number = |dispatch: DispatchKey| match dispatch.action {
         Action::RoundRobin { count, .. } => {
             DispatchKey { action: Action::RoundRobin { number: 0, count }, ..dispatch }
         }
@@ -76,11 +76,14 @@ pub(super) fn essence(ruleset: &Ruleset) -> Essence {
         backends.sort_unstable();
         let ids: BTreeMap<&SocketAddr, u32> = rule.backends.iter().zip(rule.ids.iter().copied()).collect();
         let ids = ids.into_values().collect();
-        (*key, Rule { dispatch: timeless(rule.dispatch), backends: backends.into(), ids, ..rule.clone() })
+        (
+            *key,
+            Rule { dispatch: without_number(rule.dispatch), backends: backends.into(), ids, ..rule.clone() },
+        )
     });
-    let mut dispatch_keys: Vec<DispatchKey> = ruleset.dispatch_keys().map(timeless).collect();
+    let mut dispatch_keys: Vec<DispatchKey> = ruleset.dispatch_keys().map(without_number).collect();
     dispatch_keys.sort_unstable();
-    Essence {
+    NormalizedRuleset {
         rules: rules.collect(),
         dispatch_keys,
         addresses: ruleset.addresses().collect(),
@@ -88,12 +91,12 @@ pub(super) fn essence(ruleset: &Ruleset) -> Essence {
     }
 }
 
-fn in_force(portals: &Portals) -> Vec<crate::routing::portal::Portal> {
+fn winning_portals(portals: &Portals) -> Vec<crate::routing::portal::Portal> {
     portals.iter().cloned().collect()
 }
 
 /// Everything that a snapshot returns about services and endpoints.
-fn answers(snapshot: &Snapshot) -> impl PartialEq + std::fmt::Debug + use<> {
+fn query_all(snapshot: &Snapshot) -> impl PartialEq + std::fmt::Debug + use<> {
     let services: Vec<_> = snapshot.services().cloned().collect();
     let mut endpoints = Vec::new();
     let mut slices = Vec::new();
@@ -117,22 +120,22 @@ proptest! {
 
     #[test]
     fn packet_is_handled_as_by_kube_proxy(changes in changes(), node_context in any_node_context()) {
-        let world = World::follow(changes, &node_context);
+        let cluster = IncrementalCluster::after(changes, &node_context);
         for destination in destinations() {
             for source in sources(Family::of(destination.address)) {
                 let packet = Packet::sent(source, destination);
-                let relayed = world.portals.get(destination).map(|portal| portal.backends.to_vec());
-                let met = met(world.ruleset(), &packet);
-                let met = fortune_of(&met, relayed.unwrap_or_default().into_iter().collect());
-                prop_assert_eq!(met, fortune(&world.objects, &node_context, &packet), "{:?}", packet);
+                let relayed = cluster.portals.get(destination).map(|portal| portal.backends.to_vec());
+                let traces = traces(cluster.ruleset(), &packet);
+                let result = result_of(&traces, relayed.unwrap_or_default().into_iter().collect());
+                prop_assert_eq!(result, expected_result(&cluster.objects, &node_context, &packet), "{:?}", packet);
             }
         }
     }
 
     #[test]
     fn incremental_snapshot_equals_a_fresh_one(changes in changes()) {
-        let world = World::follow(changes, &crate::sample::node_context());
-        prop_assert_eq!(answers(&world.snapshot), answers(&world.objects.snapshot()));
+        let cluster = IncrementalCluster::after(changes, &crate::sample::node_context());
+        prop_assert_eq!(query_all(&cluster.snapshot), query_all(&cluster.objects.snapshot()));
     }
 
     #[test]
@@ -140,13 +143,13 @@ proptest! {
         changes in changes(),
         node_context in any_node_context(),
     ) {
-        let world = World::follow(changes, &node_context);
-        let fresh = portals(&world.objects.snapshot(), &node_context);
-        prop_assert_eq!(in_force(&world.portals), in_force(&fresh));
+        let cluster = IncrementalCluster::after(changes, &node_context);
+        let fresh = portals(&cluster.objects.snapshot(), &node_context);
+        prop_assert_eq!(winning_portals(&cluster.portals), winning_portals(&fresh));
         let claims = |portals: &Portals| portals.by_service().cloned().collect::<Vec<_>>();
-        prop_assert_eq!(claims(&world.portals), claims(&fresh));
+        prop_assert_eq!(claims(&cluster.portals), claims(&fresh));
         let fresh = Ruleset::new(&fresh, Settings::default());
-        prop_assert_eq!(essence(world.ruleset()), essence(&fresh));
+        prop_assert_eq!(normalize(cluster.ruleset()), normalize(&fresh));
     }
 
     #[test]
@@ -155,7 +158,7 @@ proptest! {
         node_context in any_node_context(),
         (from, to) in any::<(prop::sample::Index, prop::sample::Index)>(),
     ) {
-        let revisions = World::follow(changes, &node_context).revisions;
+        let revisions = IncrementalCluster::after(changes, &node_context).revisions;
         let mut pairs: Vec<_> = revisions.windows(2).map(|two| (&two[0].ruleset, &two[1].ruleset)).collect();
         let empty = Ruleset::empty();
         let (from, to) = (from.get(&revisions), to.get(&revisions));
@@ -165,8 +168,8 @@ proptest! {
         pairs.extend([(&from.ruleset, &to.ruleset), (&empty, &to.ruleset), (&from.ruleset, &empty)]);
         pairs.extend([(&other_settings, &to.ruleset), (&from.ruleset, &other_settings)]);
         for (applied, desired) in pairs {
-            let made = apply(&plan(applied, desired), &Table::from(applied));
-            prop_assert_eq!(made, Ok(Table::from(desired)));
+            let result = apply(&plan(applied, desired), &Table::from(applied));
+            prop_assert_eq!(result, Ok(Table::from(desired)));
         }
     }
 
@@ -176,23 +179,23 @@ proptest! {
         node_context in any_node_context(),
         (one, other) in any::<(prop::sample::Index, prop::sample::Index)>(),
     ) {
-        let revisions = World::follow(changes, &node_context).revisions;
+        let revisions = IncrementalCluster::after(changes, &node_context).revisions;
         for two in revisions.windows(2) {
             let (old, new) = (&two[0].ruleset, &two[1].ruleset);
             prop_assert_eq!(plan_changed(old, new, &two[1].touched), plan(old, new));
         }
-        // Also over several changes at once, with all that was touched on the way.
+        // Also over several changes at once, with all portals that were touched in between.
         let (one, other) = (one.index(revisions.len()), other.index(revisions.len()));
-        let way: &[Revision] = &revisions[one.min(other)..=one.max(other)];
-        let touched = way.iter().skip(1).flat_map(|revision| revision.touched.iter().copied()).collect();
-        let (old, new) = (&way[0].ruleset, &way[way.len() - 1].ruleset);
+        let range: &[Revision] = &revisions[one.min(other)..=one.max(other)];
+        let touched = range.iter().skip(1).flat_map(|revision| revision.touched.iter().copied()).collect();
+        let (old, new) = (&range[0].ruleset, &range[range.len() - 1].ruleset);
         prop_assert_eq!(plan_changed(old, new, &touched), plan(old, new));
         prop_assert_eq!(plan_changed(new, old, &touched), plan(new, old));
     }
 
     #[test]
     fn plan_between_equal_rulesets_is_empty(changes in changes(), node_context in any_node_context()) {
-        for Revision { ruleset, touched } in World::follow(changes, &node_context).revisions {
+        for Revision { ruleset, touched } in IncrementalCluster::after(changes, &node_context).revisions {
             prop_assert!(plan(&ruleset, &ruleset).is_empty());
             prop_assert!(plan_changed(&ruleset, &ruleset, &touched).is_empty());
         }
@@ -200,11 +203,11 @@ proptest! {
 
     #[test]
     fn round_robin_portal_has_its_own_chain(changes in changes(), node_context in any_node_context()) {
-        let world = World::follow(changes, &node_context);
+        let cluster = IncrementalCluster::after(changes, &node_context);
         let mut chains = BTreeSet::new();
-        for (key, rule) in world.ruleset().rules() {
-            let Some(portal) = world.portals.get(*key) else { panic!("{key} has a rule and no portal") };
-            let service = &world.objects.services[&portal.service];
+        for (key, rule) in cluster.ruleset().rules() {
+            let Some(portal) = cluster.portals.get(*key) else { panic!("{key} has a rule and no portal") };
+            let service = &cluster.objects.services[&portal.service];
             let by_kernel = portal.mode == Mode::Kernel && !rule.backends.is_empty();
             let asks = service.scheduler == Some(Scheduler::RoundRobin) && service.affinity_s.is_none();
             let in_turn = matches!(rule.dispatch.action, Action::RoundRobin { .. });
@@ -221,9 +224,9 @@ proptest! {
         changes in changes(),
         node_context in any_node_context(),
     ) {
-        // What each number of a portal stood for last; a portal that is not sticky for a while forgets.
+        // The last backend of each id. A portal that is not sticky loses its ids.
         let mut held: BTreeMap<(PortalKey, u32), SocketAddr> = BTreeMap::new();
-        for Revision { ruleset, .. } in World::follow(changes, &node_context).revisions {
+        for Revision { ruleset, .. } in IncrementalCluster::after(changes, &node_context).revisions {
             let table = Table::from(&ruleset);
             let mut holds = BTreeMap::new();
             for (key, rule) in ruleset.rules() {
@@ -232,7 +235,7 @@ proptest! {
                 for (slot, backend) in (0..).zip(rule.backends.iter()).filter(|_| is_sticky) {
                     let id = table.ids[&(*key, slot)];
                     prop_assert_eq!(table.backends[&(*key, id)], *backend);
-                    prop_assert!(holds.insert((*key, id), *backend).is_none(), "two backends have one number");
+                    prop_assert!(holds.insert((*key, id), *backend).is_none(), "two backends have the same id");
                     let before = held.iter().find(|((portal, _), other)| portal == key && *other == backend);
                     prop_assert!(before.is_none_or(|((_, before), _)| *before == id), "{} changed", backend);
                 }
@@ -244,12 +247,12 @@ proptest! {
 
     #[test]
     fn every_draw_selects_a_different_backend(changes in changes(), node_context in any_node_context()) {
-        let world = World::follow(changes, &node_context);
-        for (key, rule) in world.ruleset().rules() {
+        let cluster = IncrementalCluster::after(changes, &node_context);
+        for (key, rule) in cluster.ruleset().rules() {
             let source = rule.sources.first().map(ipnet::IpNet::addr);
-            let met = met(world.ruleset(), &Packet::sent(source, *key));
+            let traces = traces(cluster.ruleset(), &Packet::sent(source, *key));
             let mut backends: Vec<SocketAddr> = Vec::new();
-            backends.extend(met.iter().filter_map(|t| if let Trace::Forward(b) = t { Some(*b) } else { None }));
+            backends.extend(traces.iter().filter_map(|t| if let Trace::Forward(b) = t { Some(*b) } else { None }));
             backends.sort_unstable();
             let mut slots = rule.backends.to_vec();
             slots.sort_unstable();
@@ -268,26 +271,26 @@ proptest! {
         changes in changes(),
         node_context in any_node_context(),
     ) {
-        let world = World::follow(changes, &node_context);
+        let cluster = IncrementalCluster::after(changes, &node_context);
         for destination in destinations() {
             for source in [None, Some(ip("10.1.0.7")), Some(ip("10.240.0.5"))] {
-                let explanation = explain(&world.snapshot, &node_context, &Query { destination, source });
+                let explanation = explain(&cluster.snapshot, &node_context, &Query { destination, source });
                 let packet = Packet::sent(source, destination);
-                let met = met(world.ruleset(), &packet);
+                let traces = traces(cluster.ruleset(), &packet);
                 let backends: BTreeSet<SocketAddr> = explanation.backends.iter().copied().collect();
-                let expected = match fortune_of(&met, backends.clone()) {
-                    Fortune::Forward(met) => {
-                        prop_assert_eq!(&met, &backends);
+                let expected = match result_of(&traces, backends.clone()) {
+                    ConnectionResult::Forward(found) => {
+                        prop_assert_eq!(&found, &backends);
                         Outcome::Forward
                     }
-                    Fortune::Relay(_) => Outcome::Forward,
-                    Fortune::Reject | Fortune::WrongPort => Outcome::Reject,
-                    Fortune::Drop | Fortune::SourceDenied | Fortune::Unallocated => Outcome::Drop,
-                    Fortune::Pass => Outcome::Pass,
+                    ConnectionResult::Relay(_) => Outcome::Forward,
+                    ConnectionResult::Reject | ConnectionResult::WrongPort => Outcome::Reject,
+                    ConnectionResult::Drop | ConnectionResult::SourceDenied | ConnectionResult::Unallocated => Outcome::Drop,
+                    ConnectionResult::Pass => Outcome::Pass,
                 };
                 prop_assert_eq!(explanation.verdict, expected);
                 prop_assert!(explanation.backends.is_sorted());
-                let portal = world.portals.get(destination);
+                let portal = cluster.portals.get(destination);
                 let is_held = portal.is_some_and(|portal| portal.is_relayed() && portal.backends.is_empty());
                 prop_assert_eq!(explanation.backends.is_empty(), is_held || expected != Outcome::Forward);
                 prop_assert_eq!(explanation.portal.is_some(), portal.is_some());

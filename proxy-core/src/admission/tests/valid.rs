@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 const LISTS: [&str; 3] = ["initContainers", "containers", "ephemeralContainers"];
 
 /// Returns all violations in a pod.
-pub(super) fn mistakes(pod: &Value) -> Vec<String> {
+pub(super) fn violations(pod: &Value) -> Vec<String> {
     let mut found = Vec::new();
     let annotations = pod["metadata"].get("annotations").map(|value| value.as_object().expect("a map"));
     for (name, text) in annotations.into_iter().flatten() {

@@ -12,7 +12,7 @@ use crate::model::snapshot::Change;
 use crate::routing::portal::ServiceFilter;
 use crate::sample::{ip, node_context, slice, snapshot, svc, tcp, udp};
 
-fn ask(changes: &[Change], query: &Query) -> Explanation {
+fn explain_query(changes: &[Change], query: &Query) -> Explanation {
     explain(&snapshot(changes.to_vec()), &node_context(), query)
 }
 
@@ -21,21 +21,21 @@ fn from_pod(destination: PortalKey) -> Query {
 }
 
 /// Formats verdict, portal, backends and reason.
-fn short(explanation: &Explanation) -> String {
+fn summary(explanation: &Explanation) -> String {
     let portal = explanation.portal.as_deref().unwrap_or("no portal");
     let backends: Vec<String> = explanation.backends.iter().map(ToString::to_string).collect();
     format!("{} {portal} [{}]\n{}", explanation.verdict.name(), backends.join(" "), explanation.reason)
 }
 
-fn check(changes: impl IntoIterator<Item = Change>, destination: &str, expected: Expect) {
+fn assert_explanation(changes: impl IntoIterator<Item = Change>, destination: &str, expected: Expect) {
     let changes: Vec<Change> = changes.into_iter().collect();
-    expected.assert_eq(&short(&ask(&changes, &from_pod(tcp(destination)))));
+    expected.assert_eq(&summary(&explain_query(&changes, &from_pod(tcp(destination)))));
 }
 
 /// Checks the steps of the text form.
-fn check_steps(changes: impl IntoIterator<Item = Change>, destination: &str, expected: Expect) {
+fn assert_steps(changes: impl IntoIterator<Item = Change>, destination: &str, expected: Expect) {
     let changes: Vec<Change> = changes.into_iter().collect();
-    let explanation = ask(&changes, &from_pod(tcp(destination)));
+    let explanation = explain_query(&changes, &from_pod(tcp(destination)));
     expected.assert_eq(&explanation.steps.iter().map(|step| format!("{step}\n")).collect::<String>());
 }
 
@@ -49,7 +49,7 @@ fn endpoints() -> EndpointSlice {
 
 #[test]
 fn connection_to_one_endpoint_is_forwarded() {
-    check(
+    assert_explanation(
         [service().into(), endpoints().at("10.1.0.1").into()],
         "10.96.0.1:80",
         expect![[r#"
@@ -60,9 +60,9 @@ fn connection_to_one_endpoint_is_forwarded() {
 
 #[test]
 fn several_backends_are_listed_in_order() {
-    let made = endpoints().at("10.1.0.2").at("10.1.0.1");
-    check(
-        [service().into(), made.into()],
+    let slice = endpoints().at("10.1.0.2").at("10.1.0.1");
+    assert_explanation(
+        [service().into(), slice.into()],
         "10.96.0.1:80",
         expect![[r#"
             forward default/s:80 [10.1.0.1:8080 10.1.0.2:8080]
@@ -72,14 +72,14 @@ fn several_backends_are_listed_in_order() {
 
 #[test]
 fn service_without_endpoints_rejects() {
-    check(
+    assert_explanation(
         [service().into()],
         "10.96.0.1:80",
         expect![[r#"
             reject default/s:80 []
             rejected: no endpoint is ready or serving"#]],
     );
-    check(
+    assert_explanation(
         [service().into(), endpoints().at("10.1.0.1").unready().into()],
         "10.96.0.1:80",
         expect![[r#"
@@ -90,9 +90,9 @@ fn service_without_endpoints_rejects() {
 
 #[test]
 fn policy_local_without_local_endpoints_drops() {
-    let made = endpoints().at("10.1.0.1").on("n2");
-    check(
-        [service().internal_local().into(), made.into()],
+    let slice = endpoints().at("10.1.0.1").on("n2");
+    assert_explanation(
+        [service().internal_local().into(), slice.into()],
         "10.96.0.1:80",
         expect![[r#"
             drop default/s:80 []
@@ -102,7 +102,7 @@ fn policy_local_without_local_endpoints_drops() {
 
 #[test]
 fn policy_local_without_any_endpoint_rejects() {
-    check(
+    assert_explanation(
         [service().internal_local().into()],
         "10.96.0.1:80",
         expect![[r#"
@@ -113,9 +113,9 @@ fn policy_local_without_any_endpoint_rejects() {
 
 #[test]
 fn relayed_connection_lists_its_backends() {
-    let made = endpoints().at("10.1.0.1").at("10.1.0.2");
-    check(
-        [service().mode(Mode::Relay).into(), made.into()],
+    let slice = endpoints().at("10.1.0.1").at("10.1.0.2");
+    assert_explanation(
+        [service().mode(Mode::Relay).into(), slice.into()],
         "10.96.0.1:80",
         expect![[r#"
             forward default/s:80 [10.1.0.1:8080 10.1.0.2:8080]
@@ -125,7 +125,7 @@ fn relayed_connection_lists_its_backends() {
 
 #[test]
 fn other_port_of_a_service_is_rejected() {
-    check(
+    assert_explanation(
         [service().into(), endpoints().at("10.1.0.1").into()],
         "10.96.0.1:81",
         expect![[r#"
@@ -136,7 +136,7 @@ fn other_port_of_a_service_is_rejected() {
 
 #[test]
 fn unknown_address_is_not_translated() {
-    check(
+    assert_explanation(
         [service().into()],
         "10.97.0.1:80",
         expect![[r#"
@@ -148,7 +148,7 @@ fn unknown_address_is_not_translated() {
 #[test]
 fn unallocated_address_in_a_service_range_is_dropped() {
     let ranges = Change::ServiceRanges(vec!["10.96.0.0/16".parse().unwrap()]);
-    check(
+    assert_explanation(
         [ranges, service().into()],
         "10.96.0.2:80",
         expect![[r#"
@@ -162,7 +162,7 @@ fn address_of_another_proxys_service_in_a_service_range_is_not_translated() {
     let ranges = Change::ServiceRanges(vec!["10.96.0.0/16".parse().unwrap()]);
     let mut other = service();
     other.has_portals = false;
-    check_steps(
+    assert_steps(
         [ranges, other.into()],
         "10.96.0.1:80",
         expect![[r#"
@@ -176,7 +176,7 @@ fn address_of_another_proxys_service_in_a_service_range_is_not_translated() {
 fn service_of_another_proxy_is_named() {
     let mut other = service();
     other.has_portals = false;
-    check_steps(
+    assert_steps(
         [other.into()],
         "10.96.0.1:80",
         expect![[r#"
@@ -216,7 +216,9 @@ fn only_sources_in_the_ranges_are_forwarded() {
     let balanced = service().balanced("192.0.2.2").only_from("10.2.0.0/16");
     let changes = [balanced.into(), endpoints().at("10.1.0.1").into()];
     let destination = tcp("192.0.2.2:80");
-    let denied = |source: Option<&str>| short(&ask(&changes, &Query { destination, source: source.map(ip) }));
+    let denied = |source: Option<&str>| {
+        summary(&explain_query(&changes, &Query { destination, source: source.map(ip) }))
+    };
     expect![[r#"
         drop default/s:80 []
         dropped: 10.1.0.99 is not in the source ranges of default/s"#]]
@@ -234,7 +236,7 @@ fn only_sources_in_the_ranges_are_forwarded() {
 #[test]
 fn denied_source_has_no_steps_about_endpoints() {
     let balanced = service().balanced("192.0.2.2").only_from("10.2.0.0/16");
-    check_steps(
+    assert_steps(
         [balanced.into(), endpoints().at("10.1.0.1").into()],
         "192.0.2.2:80",
         expect![[r#"
@@ -248,7 +250,7 @@ fn denied_source_has_no_steps_about_endpoints() {
 #[test]
 fn node_port_is_explained_for_this_node_and_another_one() {
     let changes = [service().node_port(30080).into(), endpoints().at("10.1.0.1").into()];
-    check_steps(
+    assert_steps(
         changes.clone(),
         "10.240.0.5:30080",
         expect![[r#"
@@ -258,7 +260,7 @@ fn node_port_is_explained_for_this_node_and_another_one() {
             forwarded to the only backend
         "#]],
     );
-    check_steps(
+    assert_steps(
         changes,
         "10.240.0.6:30080",
         expect![[r#"
@@ -283,9 +285,9 @@ fn node_port_is_explained_for_an_unknown_node() {
 
 #[test]
 fn external_policy_local_is_explained_not_to_apply_to_a_pod() {
-    let made = endpoints().at("10.1.0.1").on("n2");
-    let changes = [service().external("192.0.2.1").external_local().into(), made.into()];
-    check_steps(
+    let slice = endpoints().at("10.1.0.1").on("n2");
+    let changes = [service().external("192.0.2.1").external_local().into(), slice.into()];
+    assert_steps(
         changes,
         "192.0.2.1:80",
         expect![[r#"
@@ -300,10 +302,10 @@ fn external_policy_local_is_explained_not_to_apply_to_a_pod() {
 
 #[test]
 fn every_endpoint_is_listed_with_its_status() {
-    let made = endpoints().at("10.1.0.1").on("n1").at("10.1.0.2").on("n2").at("10.1.0.3").unready();
-    let made = made.at("10.1.0.4").terminating().at("10.1.0.5").finished();
-    check_steps(
-        [service().into(), made.clone().into()],
+    let slice = endpoints().at("10.1.0.1").on("n1").at("10.1.0.2").on("n2").at("10.1.0.3").unready();
+    let slice = slice.at("10.1.0.4").terminating().at("10.1.0.5").finished();
+    assert_steps(
+        [service().into(), slice.clone().into()],
         "10.96.0.1:80",
         expect![[r#"
             10.96.0.1 is the cluster address of service default/s, and TCP 80 is its port named web
@@ -317,8 +319,8 @@ fn every_endpoint_is_listed_with_its_status() {
             forwarded to one of 2 backends
         "#]],
     );
-    check_steps(
-        [service().internal_local().into(), made.into()],
+    assert_steps(
+        [service().internal_local().into(), slice.into()],
         "10.96.0.1:80",
         expect![[r#"
             10.96.0.1 is the cluster address of service default/s, and TCP 80 is its port named web
@@ -336,9 +338,9 @@ fn every_endpoint_is_listed_with_its_status() {
 
 #[test]
 fn terminating_fallback_is_explained() {
-    let made = endpoints().at("10.1.0.1").on("n1").terminating().at("10.1.0.2").unready();
-    check_steps(
-        [service().into(), made.into()],
+    let slice = endpoints().at("10.1.0.1").on("n1").terminating().at("10.1.0.2").unready();
+    assert_steps(
+        [service().into(), slice.into()],
         "10.96.0.1:80",
         expect![[r#"
             10.96.0.1 is the cluster address of service default/s, and TCP 80 is its port named web
@@ -349,9 +351,9 @@ fn terminating_fallback_is_explained() {
             forwarded to the only backend
         "#]],
     );
-    let made = endpoints().at("10.1.0.1").on("n1").terminating().at("10.1.0.2").on("n2");
-    check_steps(
-        [service().internal_local().into(), made.into()],
+    let slice = endpoints().at("10.1.0.1").on("n1").terminating().at("10.1.0.2").on("n2");
+    assert_steps(
+        [service().internal_local().into(), slice.into()],
         "10.96.0.1:80",
         expect![[r#"
             10.96.0.1 is the cluster address of service default/s, and TCP 80 is its port named web
@@ -366,9 +368,9 @@ fn terminating_fallback_is_explained() {
 
 #[test]
 fn hints_are_explained() {
-    let made = endpoints().at("10.1.0.1").zone("a").at("10.1.0.2").zone("b");
-    check_steps(
-        [service().into(), made.into()],
+    let slice = endpoints().at("10.1.0.1").zone("a").at("10.1.0.2").zone("b");
+    assert_steps(
+        [service().into(), slice.into()],
         "10.96.0.1:80",
         expect![[r#"
             10.96.0.1 is the cluster address of service default/s, and TCP 80 is its port named web
@@ -379,9 +381,9 @@ fn hints_are_explained() {
             forwarded to the only backend
         "#]],
     );
-    let made = endpoints().at("10.1.0.1").for_node("n2").at("10.1.0.2").for_node("n1");
-    check_steps(
-        [service().into(), made.into()],
+    let slice = endpoints().at("10.1.0.1").for_node("n2").at("10.1.0.2").for_node("n1");
+    assert_steps(
+        [service().into(), slice.into()],
         "10.96.0.1:80",
         expect![[r#"
             10.96.0.1 is the cluster address of service default/s, and TCP 80 is its port named web
@@ -397,7 +399,7 @@ fn hints_are_explained() {
 #[test]
 fn conflicting_claim_is_explained() {
     let other = svc("a").ip("10.96.0.2").tcp("", 80).external("10.96.0.1");
-    check_steps(
+    assert_steps(
         [service().into(), other.into(), endpoints().at("10.1.0.1").into()],
         "10.96.0.1:80",
         expect![[r#"
@@ -414,9 +416,9 @@ fn conflicting_claim_is_explained() {
 #[test]
 fn endpoint_with_the_address_of_a_service_is_explained() {
     let other = svc("a").ip("10.96.0.2").tcp("", 80);
-    let made = endpoints().at("10.96.0.2").at("10.1.0.1");
-    check_steps(
-        [service().into(), other.into(), made.into()],
+    let slice = endpoints().at("10.96.0.2").at("10.1.0.1");
+    assert_steps(
+        [service().into(), other.into(), slice.into()],
         "10.96.0.1:80",
         expect![[r#"
             10.96.0.1 is the cluster address of service default/s, and TCP 80 is its port named web
@@ -431,9 +433,9 @@ fn endpoint_with_the_address_of_a_service_is_explained() {
 
 #[test]
 fn slice_without_the_port_is_explained() {
-    let made = slice("s").tcp("http", 80).udp("web", 80).at("10.1.0.1");
-    check_steps(
-        [service().into(), made.into()],
+    let slice = slice("s").tcp("http", 80).udp("web", 80).at("10.1.0.1");
+    assert_steps(
+        [service().into(), slice.into()],
         "10.96.0.1:80",
         expect![[r#"
             10.96.0.1 is the cluster address of service default/s, and TCP 80 is its port named web
@@ -447,9 +449,9 @@ fn slice_without_the_port_is_explained() {
 
 #[test]
 fn affinity_and_the_relay_are_explained() {
-    let made = || Change::from(endpoints().at("10.1.0.1"));
-    check_steps(
-        [service().sticky(600).into(), made()],
+    let slice = || Change::from(endpoints().at("10.1.0.1"));
+    assert_steps(
+        [service().sticky(600).into(), slice()],
         "10.96.0.1:80",
         expect![[r#"
             10.96.0.1 is the cluster address of service default/s, and TCP 80 is its port named web
@@ -460,8 +462,8 @@ fn affinity_and_the_relay_are_explained() {
             forwarded to the only backend
         "#]],
     );
-    check_steps(
-        [service().mode(Mode::Relay).into(), made()],
+    assert_steps(
+        [service().mode(Mode::Relay).into(), slice()],
         "10.96.0.1:80",
         expect![[r#"
             10.96.0.1 is the cluster address of service default/s, and TCP 80 is its port named web
@@ -477,8 +479,8 @@ fn affinity_and_the_relay_are_explained() {
 #[test]
 fn scheduler_is_explained_unless_affinity_takes_precedence() {
     let steps = |service: Service| {
-        let made = endpoints().at("10.1.0.1").at("10.1.0.2");
-        let explanation = ask(&[service.into(), made.into()], &from_pod(tcp("10.96.0.1:80")));
+        let slice = endpoints().at("10.1.0.1").at("10.1.0.2");
+        let explanation = explain_query(&[service.into(), slice.into()], &from_pod(tcp("10.96.0.1:80")));
         explanation.steps[5..].join("\n")
     };
     expect![[r#"
@@ -498,20 +500,20 @@ fn scheduler_is_explained_unless_affinity_takes_precedence() {
 
 #[test]
 fn connection_on_hold_is_explained() {
-    let explanation = ask(&[service().hold_ms(2_500).into()], &from_pod(tcp("10.96.0.1:80")));
+    let explanation = explain_query(&[service().hold_ms(2_500).into()], &from_pod(tcp("10.96.0.1:80")));
     expect![[r#"
         forward default/s:80 []
         no endpoint is ready or serving: the relay holds the connection until one is, for 2.5 s at most"#]]
-    .assert_eq(&short(&explanation));
+    .assert_eq(&summary(&explanation));
 }
 
 #[test]
 fn ipv6_and_udp_are_explained() {
     let both = svc("s").ip("10.96.0.1").ip("fd00::1").udp("dns", 53);
-    let made = slice("s").udp("dns", 5353).at("10.1.0.1").at("fd01::1");
-    let explanation = ask(&[both.into(), made.into()], &from_pod(udp("[fd00::1]:53")));
+    let slice = slice("s").udp("dns", 5353).at("10.1.0.1").at("fd01::1");
+    let explanation = explain_query(&[both.into(), slice.into()], &from_pod(udp("[fd00::1]:53")));
     expect![[r#"
         forward default/s:53 [[fd01::1]:5353]
         forwarded to the only backend"#]]
-    .assert_eq(&short(&explanation));
+    .assert_eq(&summary(&explanation));
 }

@@ -32,7 +32,7 @@ fn endpoints() -> EndpointSlice {
     slice("s").tcp("", 8080).at("10.1.0.1").on("n1").at("10.1.9.1").on("n2")
 }
 
-fn elsewhere() -> EndpointSlice {
+fn remote_endpoint() -> EndpointSlice {
     slice("s").tcp("", 8080).at("10.1.9.1").on("n2")
 }
 
@@ -62,8 +62,8 @@ fn table(changes: impl IntoIterator<Item = Change>) -> NodeRuleset {
     table_with(changes, settings(), environment())
 }
 
-fn one(service: Service, made: EndpointSlice) -> NodeRuleset {
-    table([service.into(), made.into()])
+fn table_of(service: Service, slice: EndpointSlice) -> NodeRuleset {
+    table([service.into(), slice.into()])
 }
 
 /// Returns a packet from the address at the interface; no interface: from the node itself.
@@ -89,11 +89,11 @@ fn from_node(destination: PortalKey) -> NodePacket<'static> {
 }
 
 /// Returns a packet of a client outside, of a pod, and of the node.
-fn from_everywhere(destination: PortalKey) -> [NodePacket<'static>; 3] {
+fn from_each_client(destination: PortalKey) -> [NodePacket<'static>; 3] {
     [from_outside(destination), from_pod(destination), from_node(destination)]
 }
 
-fn kept(text: &str) -> NodeTrace {
+fn forwarded(text: &str) -> NodeTrace {
     NodeTrace::Forward { backend: backend(text), source: SeenSource::Same }
 }
 
@@ -102,7 +102,7 @@ fn masqueraded(text: &str) -> NodeTrace {
 }
 
 /// Returns the results over all draws, each once, in the order of their text.
-fn reached(table: &NodeRuleset, packet: &NodePacket<'_>) -> Vec<NodeTrace> {
+fn possible_traces(table: &NodeRuleset, packet: &NodePacket<'_>) -> Vec<NodeTrace> {
     let traces = (0..DRAWS).map(|draw| trace_node(table, packet, draw));
     let by_text: BTreeMap<String, NodeTrace> = traces.map(|found| (format!("{found:?}"), found)).collect();
     by_text.into_values().collect()
@@ -110,24 +110,24 @@ fn reached(table: &NodeRuleset, packet: &NodePacket<'_>) -> Vec<NodeTrace> {
 
 #[test]
 fn cluster_address_leads_to_every_endpoint_and_pods_keep_their_address() {
-    let table = one(four_kinds(), endpoints());
+    let table = table_of(four_kinds(), endpoints());
     let pod = from_pod(tcp(CLUSTER_IP));
-    assert_eq!(reached(&table, &pod), [kept("10.1.0.1:8080"), kept("10.1.9.1:8080")]);
+    assert_eq!(possible_traces(&table, &pod), [forwarded("10.1.0.1:8080"), forwarded("10.1.9.1:8080")]);
 }
 
 #[test]
 fn internal_policy_local_leads_to_local_endpoints() {
-    let table = one(four_kinds().internal_local(), endpoints());
-    assert_eq!(reached(&table, &from_pod(tcp(CLUSTER_IP))), [kept("10.1.0.1:8080")]);
-    assert_eq!(reached(&table, &from_node(tcp(CLUSTER_IP))), [masqueraded("10.1.0.1:8080")]);
+    let table = table_of(four_kinds().internal_local(), endpoints());
+    assert_eq!(possible_traces(&table, &from_pod(tcp(CLUSTER_IP))), [forwarded("10.1.0.1:8080")]);
+    assert_eq!(possible_traces(&table, &from_node(tcp(CLUSTER_IP))), [masqueraded("10.1.0.1:8080")]);
 }
 
 #[test]
 fn service_without_endpoints_is_rejected_on_every_address_for_every_client() {
     for service in [four_kinds(), four_kinds().external_local(), four_kinds().internal_local()] {
-        let table = one(service, slice("s").tcp("", 8080).at("10.1.0.1").unready());
+        let table = table_of(service, slice("s").tcp("", 8080).at("10.1.0.1").unready());
         for destination in [&[CLUSTER_IP], &EXTERNAL[..]].concat() {
-            for packet in from_everywhere(tcp(destination)) {
+            for packet in from_each_client(tcp(destination)) {
                 assert_eq!(trace_node(&table, &packet, 0), NodeTrace::Reject, "{packet:?}");
             }
         }
@@ -136,85 +136,93 @@ fn service_without_endpoints_is_rejected_on_every_address_for_every_client() {
 
 #[test]
 fn internal_policy_local_without_local_endpoint_drops_at_the_cluster_address_only() {
-    let table = one(four_kinds().internal_local(), elsewhere());
-    for packet in from_everywhere(tcp(CLUSTER_IP)) {
+    let table = table_of(four_kinds().internal_local(), remote_endpoint());
+    for packet in from_each_client(tcp(CLUSTER_IP)) {
         assert_eq!(trace_node(&table, &packet, 0), NodeTrace::Drop(DropReason::NoLocalEndpoint));
     }
-    assert_eq!(reached(&table, &from_outside(tcp(NODE_PORT))), [masqueraded("10.1.9.1:8080")]);
+    assert_eq!(possible_traces(&table, &from_outside(tcp(NODE_PORT))), [masqueraded("10.1.9.1:8080")]);
 }
 
 #[test]
 fn external_policy_local_without_local_endpoint_drops_outside_and_serves_the_cluster() {
-    let table = one(four_kinds().external_local(), elsewhere());
+    let table = table_of(four_kinds().external_local(), remote_endpoint());
     for destination in EXTERNAL.map(tcp) {
         let outside = trace_node(&table, &from_outside(destination), 0);
         assert_eq!(outside, NodeTrace::Drop(DropReason::NoLocalEndpoint), "{destination}");
-        assert_eq!(reached(&table, &from_pod(destination)), [kept("10.1.9.1:8080")], "{destination}");
-        assert_eq!(reached(&table, &from_node(destination)), [masqueraded("10.1.9.1:8080")], "{destination}");
+        assert_eq!(
+            possible_traces(&table, &from_pod(destination)),
+            [forwarded("10.1.9.1:8080")],
+            "{destination}"
+        );
+        assert_eq!(
+            possible_traces(&table, &from_node(destination)),
+            [masqueraded("10.1.9.1:8080")],
+            "{destination}"
+        );
     }
 }
 
 #[test]
 fn external_policy_cluster_masquerades_every_client() {
-    let table = one(four_kinds(), endpoints());
-    for packet in EXTERNAL.map(tcp).into_iter().flat_map(from_everywhere) {
+    let table = table_of(four_kinds(), endpoints());
+    for packet in EXTERNAL.map(tcp).into_iter().flat_map(from_each_client) {
         let both = [masqueraded("10.1.0.1:8080"), masqueraded("10.1.9.1:8080")];
-        assert_eq!(reached(&table, &packet), both, "{packet:?}");
+        assert_eq!(possible_traces(&table, &packet), both, "{packet:?}");
     }
 }
 
 #[test]
 fn external_policy_local_keeps_the_client_address_and_serves_by_local_endpoints() {
-    let table = one(four_kinds().external_local(), endpoints());
+    let table = table_of(four_kinds().external_local(), endpoints());
     for destination in EXTERNAL.map(tcp) {
         let outside = from_outside(destination);
-        assert_eq!(reached(&table, &outside), [kept("10.1.0.1:8080")], "{destination}");
+        assert_eq!(possible_traces(&table, &outside), [forwarded("10.1.0.1:8080")], "{destination}");
     }
 }
 
 #[test]
 fn external_policy_local_leads_pods_to_every_endpoint_with_their_address() {
-    let table = one(four_kinds().external_local(), endpoints());
+    let table = table_of(four_kinds().external_local(), endpoints());
     for destination in EXTERNAL.map(tcp) {
-        let both = [kept("10.1.0.1:8080"), kept("10.1.9.1:8080")];
-        assert_eq!(reached(&table, &from_pod(destination)), both, "{destination}");
+        let both = [forwarded("10.1.0.1:8080"), forwarded("10.1.9.1:8080")];
+        assert_eq!(possible_traces(&table, &from_pod(destination)), both, "{destination}");
     }
 }
 
 #[test]
 fn external_policy_local_leads_the_node_to_every_endpoint_masqueraded() {
-    let table = one(four_kinds().external_local(), endpoints());
+    let table = table_of(four_kinds().external_local(), endpoints());
     for destination in EXTERNAL.map(tcp) {
         let both = [masqueraded("10.1.0.1:8080"), masqueraded("10.1.9.1:8080")];
-        assert_eq!(reached(&table, &from_node(destination)), both, "{destination}");
+        assert_eq!(possible_traces(&table, &from_node(destination)), both, "{destination}");
     }
 }
 
 #[test]
 fn pod_that_is_not_detected_is_a_client_outside() {
     let unknown = NodeEnvironment { pod_ranges: Arc::default(), ..environment() };
-    let changes = [four_kinds().external_local().into(), elsewhere().into()];
+    let changes = [four_kinds().external_local().into(), remote_endpoint().into()];
     let table = table_with(changes, settings(), unknown);
     let dropped = NodeTrace::Drop(DropReason::NoLocalEndpoint);
     assert_eq!(trace_node(&table, &from_pod(tcp(NODE_PORT)), 0), dropped);
     let by_interface = packet("10.1.0.99", Some("veth12"), tcp(NODE_PORT));
-    assert_eq!(reached(&table, &by_interface), [kept("10.1.9.1:8080")]);
+    assert_eq!(possible_traces(&table, &by_interface), [forwarded("10.1.9.1:8080")]);
 }
 
 #[test]
 fn pods_are_clients_outside_if_they_are_not_to_be_detected() {
-    let changes = [four_kinds().external_local().into(), elsewhere().into()];
+    let changes = [four_kinds().external_local().into(), remote_endpoint().into()];
     let table = table_with(changes, NodeSettings::default(), environment());
     let dropped = NodeTrace::Drop(DropReason::NoLocalEndpoint);
     assert_eq!(trace_node(&table, &from_pod(tcp(NODE_PORT)), 0), dropped);
-    assert_eq!(reached(&table, &from_node(tcp(NODE_PORT))), [masqueraded("10.1.9.1:8080")]);
+    assert_eq!(possible_traces(&table, &from_node(tcp(NODE_PORT))), [masqueraded("10.1.9.1:8080")]);
 }
 
 #[test]
 fn other_port_and_protocol_of_a_cluster_address_are_rejected() {
-    let table = one(four_kinds(), endpoints());
+    let table = table_of(four_kinds(), endpoints());
     for destination in [tcp("10.96.0.1:81"), udp(CLUSTER_IP), tcp("10.96.0.1:30080")] {
-        for packet in from_everywhere(destination) {
+        for packet in from_each_client(destination) {
             assert_eq!(trace_node(&table, &packet, 0), NodeTrace::WrongPort, "{packet:?}");
         }
     }
@@ -227,7 +235,7 @@ fn other_port_and_protocol_of_a_cluster_address_are_rejected() {
 fn unallocated_address_of_a_service_range_is_dropped() {
     let ranges = ["10.96.0.0/16", "fd00:96::/112"].map(|net| net.parse().expect("a CIDR"));
     let table = table([Change::ServiceRanges(ranges.into()), four_kinds().into(), endpoints().into()]);
-    for packet in [tcp("10.96.7.7:80"), tcp("[fd00:96::7]:80")].into_iter().flat_map(from_everywhere) {
+    for packet in [tcp("10.96.7.7:80"), tcp("[fd00:96::7]:80")].into_iter().flat_map(from_each_client) {
         assert_eq!(trace_node(&table, &packet, 0), NodeTrace::Drop(DropReason::Unallocated), "{packet:?}");
     }
     assert_eq!(trace_node(&table, &from_pod(tcp("10.97.0.1:80")), 0), NodeTrace::Pass);
@@ -235,15 +243,15 @@ fn unallocated_address_of_a_service_range_is_dropped() {
 
 #[test]
 fn source_ranges_limit_load_balancer_addresses_only() {
-    let table = one(four_kinds().only_from("198.51.100.0/24"), endpoints());
+    let table = table_of(four_kinds().only_from("198.51.100.0/24"), endpoints());
     let denied = NodeTrace::Drop(DropReason::SourceDenied);
-    for packet in from_everywhere(tcp("192.0.2.2:80")) {
+    for packet in from_each_client(tcp("192.0.2.2:80")) {
         assert_eq!(trace_node(&table, &packet, 0), denied, "{packet:?}");
     }
     let allowed = packet("198.51.100.9", Some("eth0"), tcp("192.0.2.2:80"));
-    assert_eq!(reached(&table, &allowed).len(), 2);
+    assert_eq!(possible_traces(&table, &allowed).len(), 2);
     for destination in ["192.0.2.1:80", NODE_PORT, CLUSTER_IP] {
-        assert_eq!(reached(&table, &from_outside(tcp(destination))).len(), 2, "{destination}");
+        assert_eq!(possible_traces(&table, &from_outside(tcp(destination))).len(), 2, "{destination}");
     }
 }
 
@@ -251,8 +259,8 @@ fn source_ranges_limit_load_balancer_addresses_only() {
 fn source_ranges_are_checked_before_the_endpoints_and_for_the_cluster_too() {
     let service = || four_kinds().only_from("198.51.100.0/24");
     let balanced = tcp("192.0.2.2:80");
-    for table in [one(service(), slice("s")), one(service().external_local(), endpoints())] {
-        for packet in from_everywhere(balanced) {
+    for table in [table_of(service(), slice("s")), table_of(service().external_local(), endpoints())] {
+        for packet in from_each_client(balanced) {
             assert_eq!(trace_node(&table, &packet, 0), NodeTrace::Drop(DropReason::SourceDenied));
         }
     }
@@ -260,28 +268,28 @@ fn source_ranges_are_checked_before_the_endpoints_and_for_the_cluster_too() {
 
 #[test]
 fn source_range_with_the_node_address_allows_the_load_balancer_address_as_source() {
-    let table = one(four_kinds().only_from("10.240.0.0/16"), endpoints());
+    let table = table_of(four_kinds().only_from("10.240.0.0/16"), endpoints());
     let own = packet("192.0.2.2", None, tcp("192.0.2.2:80"));
-    assert_eq!(reached(&table, &own), [masqueraded("10.1.0.1:8080"), masqueraded("10.1.9.1:8080")]);
+    assert_eq!(possible_traces(&table, &own), [masqueraded("10.1.0.1:8080"), masqueraded("10.1.9.1:8080")]);
 }
 
 #[test]
 fn node_port_is_served_on_the_selected_addresses_only() {
-    let table = one(four_kinds(), endpoints());
+    let table = table_of(four_kinds(), endpoints());
     for address in ["10.240.0.6:30080", "127.0.0.1:30080", "10.1.0.1:30080"] {
-        for packet in from_everywhere(tcp(address)) {
+        for packet in from_each_client(tcp(address)) {
             assert_eq!(trace_node(&table, &packet, 0), NodeTrace::Pass, "{packet:?}");
         }
     }
     let two = [ip("10.240.0.5"), ip("10.240.0.6")];
     let both = NodeEnvironment { addresses: Arc::new(two.into()), ..environment() };
     let table = table_with([four_kinds().into(), endpoints().into()], settings(), both);
-    assert_eq!(reached(&table, &from_outside(tcp("10.240.0.6:30080"))).len(), 2);
+    assert_eq!(possible_traces(&table, &from_outside(tcp("10.240.0.6:30080"))).len(), 2);
 }
 
 #[test]
 fn packet_to_the_unspecified_address_is_not_translated() {
-    let table = one(four_kinds(), endpoints());
+    let table = table_of(four_kinds(), endpoints());
     assert_eq!(trace_node(&table, &from_node(tcp("0.0.0.0:30080")), 0), NodeTrace::Pass);
 }
 
@@ -303,58 +311,62 @@ fn node_port_on_loopback_leads_the_node_to_the_listener_by_tcp() {
 #[test]
 fn ipv6_service_has_the_same_results() {
     let service = svc("s").ip("fd00:96::1").tcp("", 80).node_port(30080).balanced("2001:db8:2::2");
-    let made = slice("s").tcp("", 8080).at("2001:db8:1::1").on("n1").at("2001:db8:2::1").on("n2");
-    let table = one(service.external_local(), made);
+    let slice = slice("s").tcp("", 8080).at("2001:db8:1::1").on("n1").at("2001:db8:2::1").on("n2");
+    let table = table_of(service.external_local(), slice);
     let [local, other] = ["[2001:db8:1::1]:8080", "[2001:db8:2::1]:8080"];
     for destination in [tcp("[2001:db8:2::2]:80"), tcp("[2001:db8:f::5]:30080")] {
-        assert_eq!(reached(&table, &from_outside(destination)), [kept(local)]);
-        assert_eq!(reached(&table, &from_pod(destination)), [kept(local), kept(other)]);
-        assert_eq!(reached(&table, &from_node(destination)), [masqueraded(local), masqueraded(other)]);
+        assert_eq!(possible_traces(&table, &from_outside(destination)), [forwarded(local)]);
+        assert_eq!(possible_traces(&table, &from_pod(destination)), [forwarded(local), forwarded(other)]);
+        assert_eq!(
+            possible_traces(&table, &from_node(destination)),
+            [masqueraded(local), masqueraded(other)]
+        );
     }
     let cluster = tcp("[fd00:96::1]:80");
-    assert_eq!(reached(&table, &from_pod(cluster)), [kept(local), kept(other)]);
-    assert_eq!(reached(&table, &from_outside(cluster)), [masqueraded(local), masqueraded(other)]);
+    assert_eq!(possible_traces(&table, &from_pod(cluster)), [forwarded(local), forwarded(other)]);
+    assert_eq!(possible_traces(&table, &from_outside(cluster)), [masqueraded(local), masqueraded(other)]);
 }
 
 #[test]
 fn sticky_and_round_robin_services_have_the_same_backends_and_sources() {
     for service in [four_kinds().sticky(60), four_kinds().scheduler(Scheduler::RoundRobin)] {
-        let table = one(service.external_local(), endpoints());
-        assert_eq!(reached(&table, &from_outside(tcp(NODE_PORT))), [kept("10.1.0.1:8080")]);
-        let both = [kept("10.1.0.1:8080"), kept("10.1.9.1:8080")];
-        assert_eq!(reached(&table, &from_pod(tcp(CLUSTER_IP))), both);
+        let table = table_of(service.external_local(), endpoints());
+        assert_eq!(possible_traces(&table, &from_outside(tcp(NODE_PORT))), [forwarded("10.1.0.1:8080")]);
+        let both = [forwarded("10.1.0.1:8080"), forwarded("10.1.9.1:8080")];
+        assert_eq!(possible_traces(&table, &from_pod(tcp(CLUSTER_IP))), both);
     }
 }
 
 #[test]
 fn endpoint_that_reaches_itself_is_masqueraded() {
     for service in [four_kinds(), four_kinds().external_local()] {
-        let table = one(service, endpoints());
+        let table = table_of(service, endpoints());
         let own = packet("10.1.0.1", Some("veth1"), tcp(CLUSTER_IP));
-        assert_eq!(reached(&table, &own), [masqueraded("10.1.0.1:8080"), kept("10.1.9.1:8080")]);
+        assert_eq!(possible_traces(&table, &own), [masqueraded("10.1.0.1:8080"), forwarded("10.1.9.1:8080")]);
     }
-    let table = one(four_kinds().external_local(), endpoints());
+    let table = table_of(four_kinds().external_local(), endpoints());
     let own = packet("10.1.0.1", Some("veth1"), tcp(NODE_PORT));
-    assert_eq!(reached(&table, &own), [masqueraded("10.1.0.1:8080"), kept("10.1.9.1:8080")]);
+    assert_eq!(possible_traces(&table, &own), [masqueraded("10.1.0.1:8080"), forwarded("10.1.9.1:8080")]);
 }
 
 #[test]
 fn endpoint_on_another_node_is_no_hairpin() {
-    let table = one(four_kinds(), elsewhere());
+    let table = table_of(four_kinds(), remote_endpoint());
     let own = packet("10.1.9.1", Some("eth0"), tcp(CLUSTER_IP));
-    assert_eq!(reached(&table, &own), [kept("10.1.9.1:8080")]);
+    assert_eq!(possible_traces(&table, &own), [forwarded("10.1.9.1:8080")]);
 }
 
 #[test]
 fn clients_of_a_cluster_address_other_than_pods_are_masqueraded_if_pods_are_detected() {
-    let changes = || [four_kinds().into(), elsewhere().into()];
+    let changes = || [four_kinds().into(), remote_endpoint().into()];
     let cluster = tcp(CLUSTER_IP);
-    for (detects_pods, result) in [(true, masqueraded("10.1.9.1:8080")), (false, kept("10.1.9.1:8080"))] {
+    for (detects_pods, result) in [(true, masqueraded("10.1.9.1:8080")), (false, forwarded("10.1.9.1:8080"))]
+    {
         let settings = NodeSettings { detects_pods, ..NodeSettings::default() };
         let table = table_with(changes(), settings, environment());
-        assert_eq!(reached(&table, &from_outside(cluster)), [result]);
-        assert_eq!(reached(&table, &from_node(cluster)), [result]);
-        assert_eq!(reached(&table, &from_pod(cluster)), [kept("10.1.9.1:8080")]);
+        assert_eq!(possible_traces(&table, &from_outside(cluster)), [result]);
+        assert_eq!(possible_traces(&table, &from_node(cluster)), [result]);
+        assert_eq!(possible_traces(&table, &from_pod(cluster)), [forwarded("10.1.9.1:8080")]);
     }
 }
 
@@ -363,8 +375,8 @@ fn masquerade_all_masquerades_every_client() {
     let all = NodeSettings { masquerade_all: true, ..NodeSettings::default() };
     let table = table_with([four_kinds().external_local().into(), endpoints().into()], all, environment());
     for destination in [CLUSTER_IP, NODE_PORT] {
-        for packet in from_everywhere(tcp(destination)) {
-            let results = reached(&table, &packet);
+        for packet in from_each_client(tcp(destination)) {
+            let results = possible_traces(&table, &packet);
             let is_masqueraded = |result: &NodeTrace| {
                 matches!(result, NodeTrace::Forward { source: SeenSource::NodeAddress, .. })
             };
@@ -376,12 +388,12 @@ fn masquerade_all_masquerades_every_client() {
 #[test]
 fn packet_on_loopback_is_never_masqueraded() {
     let all = NodeSettings { masquerade_all: true, ..settings() };
-    let made = slice("s").tcp("", 8080).at("10.240.0.5").on("n1");
-    let table = table_with([four_kinds().into(), made.into()], all, environment());
+    let slice = slice("s").tcp("", 8080).at("10.240.0.5").on("n1");
+    let table = table_with([four_kinds().into(), slice.into()], all, environment());
     for destination in [CLUSTER_IP, NODE_PORT].map(tcp) {
         let on_loopback = NodePacket { is_on_loopback: true, ..from_node(destination) };
-        assert_eq!(reached(&table, &on_loopback), [kept("10.240.0.5:8080")]);
-        assert_eq!(reached(&table, &from_node(destination)), [masqueraded("10.240.0.5:8080")]);
+        assert_eq!(possible_traces(&table, &on_loopback), [forwarded("10.240.0.5:8080")]);
+        assert_eq!(possible_traces(&table, &from_node(destination)), [masqueraded("10.240.0.5:8080")]);
     }
 }
 
@@ -391,14 +403,14 @@ fn kept_client_address_applies_to_local_endpoints_only() {
     let keeping = NodeSettings { keep_client_address: true, ..settings() };
     let table = table_with([four_kinds().into(), endpoints().into()], keeping, environment());
     for destination in EXTERNAL.map(tcp) {
-        let outside = reached(&table, &from_outside(destination));
-        assert_eq!(outside, [kept("10.1.0.1:8080"), masqueraded("10.1.9.1:8080")], "{destination}");
+        let outside = possible_traces(&table, &from_outside(destination));
+        assert_eq!(outside, [forwarded("10.1.0.1:8080"), masqueraded("10.1.9.1:8080")], "{destination}");
     }
 }
 
 #[test]
 fn absent_table_translates_nothing() {
-    for packet in [CLUSTER_IP, NODE_PORT].map(tcp).into_iter().flat_map(from_everywhere) {
+    for packet in [CLUSTER_IP, NODE_PORT].map(tcp).into_iter().flat_map(from_each_client) {
         assert_eq!(trace_node(&NodeRuleset::empty(), &packet, 0), NodeTrace::Pass);
     }
 }

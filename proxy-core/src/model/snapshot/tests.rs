@@ -25,8 +25,8 @@ fn tcp_endpoints(slices: impl IntoIterator<Item = EndpointSlice>) -> Vec<String>
 
 #[test]
 fn endpoints_join_by_port_name_and_protocol() {
-    let made = slice("s").tcp("web", 8080).udp("web", 8081).tcp("admin", 9090).at("10.1.0.1");
-    let snapshot = snapshot([made.into()]);
+    let slice = slice("s").tcp("web", 8080).udp("web", 8081).tcp("admin", 9090).at("10.1.0.1");
+    let snapshot = snapshot([slice.into()]);
     assert_eq!(endpoints(&snapshot, "web", Protocol::Tcp), ["10.1.0.1:8080"]);
     assert_eq!(endpoints(&snapshot, "web", Protocol::Udp), ["10.1.0.1:8081"]);
     assert_eq!(endpoints(&snapshot, "admin", Protocol::Tcp), ["10.1.0.1:9090"]);
@@ -94,8 +94,8 @@ fn duplicate_that_does_not_terminate_is_used_in_any_order() {
 
 #[test]
 fn terminating_duplicate_in_one_slice_does_not_hide_the_other() {
-    let made = slice("s").tcp("", 80).at("10.1.0.1").terminating().at("10.1.0.1").at("10.1.0.1").finished();
-    let snapshot = snapshot([made.into()]);
+    let slice = slice("s").tcp("", 80).at("10.1.0.1").terminating().at("10.1.0.1").at("10.1.0.1").finished();
+    let snapshot = snapshot([slice.into()]);
     let key = key("s");
     let found = snapshot.endpoints_of(&key, "", Protocol::Tcp, Family::V4);
     assert_eq!(found.iter().map(|e| e.endpoint.conditions.ready).collect::<Vec<_>>(), [true]);
@@ -157,16 +157,16 @@ fn address_of_another_proxys_service_is_not_an_endpoint() {
 #[test]
 fn external_address_is_not_a_service_address() {
     let balanced = svc("lb").ip("10.96.0.2").external("192.0.2.1").balanced("192.0.2.2").tcp("", 80);
-    let made = slice("s").tcp("", 80).at("192.0.2.1").at("192.0.2.2");
-    let snapshot = snapshot([balanced.into(), made.into()]);
+    let slice = slice("s").tcp("", 80).at("192.0.2.1").at("192.0.2.2");
+    let snapshot = snapshot([balanced.into(), slice.into()]);
     assert_eq!(endpoints(&snapshot, "", Protocol::Tcp), ["192.0.2.1:80", "192.0.2.2:80"]);
 }
 
 #[test]
 fn change_returns_only_its_own_service() {
     let mut snapshot = snapshot(crate::sample::cluster(5, 2));
-    let made = crate::sample::cluster_slice(3, 2, 1);
-    assert_eq!(snapshot.apply(made.into()), changed(&["svc-3"]));
+    let slice = crate::sample::cluster_slice(3, 2, 1);
+    assert_eq!(snapshot.apply(slice.into()), changed(&["svc-3"]));
     assert_eq!(snapshot.apply(svc("svc-2").ip("10.96.9.9").tcp("", 81).into()), changed(&["svc-2"]));
     assert_eq!(
         snapshot.apply(Change::SliceDeleted(SliceKey::new("default", "svc-1-1"))),
@@ -178,10 +178,10 @@ fn change_returns_only_its_own_service() {
 #[test]
 fn change_without_effect_returns_no_service() {
     let service = || Change::Service(svc("s").ip("10.96.0.1").tcp("", 80));
-    let made = || Change::Slice(slice("s").tcp("", 80).at("10.1.0.1"));
-    let mut snapshot = snapshot([service(), made()]);
+    let slice = || Change::Slice(slice("s").tcp("", 80).at("10.1.0.1"));
+    let mut snapshot = snapshot([service(), slice()]);
     for change in
-        [service(), made(), Change::ServiceDeleted(key("x")), Change::SliceDeleted(SliceKey::new("x", "y"))]
+        [service(), slice(), Change::ServiceDeleted(key("x")), Change::SliceDeleted(SliceKey::new("x", "y"))]
     {
         assert_eq!(snapshot.apply(change), ChangedServices::new());
     }

@@ -26,10 +26,10 @@ fn endpoints() -> EndpointSlice {
 
 #[test]
 fn three_backends_have_equal_probability() {
-    let made = endpoints().at("10.1.0.2").at("10.1.0.3");
+    let slice = endpoints().at("10.1.0.2").at("10.1.0.3");
     check(
         Family::V4,
-        [service().into(), made.into()],
+        [service().into(), slice.into()],
         expect![[r#"
             *nat
             :PORTICO-PORTALS - [0:0]
@@ -205,9 +205,11 @@ fn portal_with_affinity_records_each_clients_backend() {
 
 #[test]
 fn round_robin_portal_uses_every_nth_connection() {
-    let made = endpoints().at("10.1.0.2").at("10.1.0.3");
-    let portals =
-        portals(&snapshot([service().scheduler(Scheduler::RoundRobin).into(), made.into()]), &node_context());
+    let slice = endpoints().at("10.1.0.2").at("10.1.0.3");
+    let portals = portals(
+        &snapshot([service().scheduler(Scheduler::RoundRobin).into(), slice.into()]),
+        &node_context(),
+    );
     let text = Iptables { portals: &portals, family: Family::V4 }.to_string();
     let statistics: Vec<&str> = text.lines().filter(|line| line.contains("statistic")).collect();
     expect![[r#"
@@ -222,10 +224,10 @@ fn each_family_has_its_own_text_that_names_omitted_portals() {
         let udp = svc("u").ip("fd00::2").udp("", 53);
         [Change::ServiceRanges(ranges), service().ip("fd00::1").into(), udp.into()]
     };
-    let made = || Change::from(endpoints().at("fd01::1").at("fd01::2"));
+    let slices = || Change::from(endpoints().at("fd01::1").at("fd01::2"));
     check(
         Family::V6,
-        both().into_iter().chain([made()]),
+        both().into_iter().chain([slices()]),
         expect![[r##"
             # 1 IPv4 portals are omitted: they need a separate file
             *nat
@@ -250,7 +252,7 @@ fn each_family_has_its_own_text_that_names_omitted_portals() {
     );
     check(
         Family::V4,
-        both().into_iter().chain([made()]),
+        both().into_iter().chain([slices()]),
         expect![[r##"
             # 2 IPv6 portals are omitted: they need a separate file
             *nat
@@ -274,7 +276,7 @@ fn each_family_has_its_own_text_that_names_omitted_portals() {
 #[test]
 fn many_backends_have_equal_probability() {
     // 1/n of what is left, for each: the shares must all be 1/n of the whole.
-    let many = (1..=7).fold(endpoints(), |made, octet| made.at(&format!("10.1.1.{octet}")));
+    let many = (1..=7).fold(endpoints(), |slice, octet| slice.at(&format!("10.1.1.{octet}")));
     let portals = portals(&snapshot([service().into(), many.into()]), &node_context());
     let text = Iptables { portals: &portals, family: Family::V4 }.to_string();
     let mut left = 1.0_f64;
@@ -292,7 +294,7 @@ fn many_backends_have_equal_probability() {
 #[test]
 fn chain_names_fit_the_limit_of_the_kernel() {
     let service = svc("s").ip("2001:db8:1111:2222:3333:4444:5555:6666").tcp("web", 65_535).sticky(86_400);
-    let many = (0..300).fold(slice("s").tcp("web", 65_535), |made, n| made.at(&format!("fd01::{n:x}")));
+    let many = (0..300).fold(slice("s").tcp("web", 65_535), |slice, n| slice.at(&format!("fd01::{n:x}")));
     let portals = portals(&snapshot([service.into(), many.into()]), &node_context());
     let text = Iptables { portals: &portals, family: Family::V6 }.to_string();
     let mut names = text.lines().filter_map(|line| line.strip_prefix(':')?.split(' ').next());
@@ -303,8 +305,8 @@ fn chain_names_fit_the_limit_of_the_kernel() {
 fn relayed_portals_beyond_the_last_port_are_omitted_and_named() {
     let last = u16::MAX - RELAY_PORT_MIN + 2; // two ports more than there are for relays
     let many = (1..=last + 1).fold(svc("s").ip("10.96.0.1"), |service, port| service.tcp("", port));
-    let made = slice("s").tcp("", 80).at("10.1.0.1");
-    let portals = portals(&snapshot([many.mode(Mode::Relay).into(), made.into()]), &node_context());
+    let slice = slice("s").tcp("", 80).at("10.1.0.1");
+    let portals = portals(&snapshot([many.mode(Mode::Relay).into(), slice.into()]), &node_context());
     let text = Iptables { portals: &portals, family: Family::V4 }.to_string();
     assert_eq!(text.matches("-j REDIRECT").count(), 32_768);
     assert!(text.contains("--to-ports 65535\n"));

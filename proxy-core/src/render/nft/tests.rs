@@ -21,8 +21,8 @@ fn service() -> Service {
 }
 
 fn endpoints(octets: &[u8]) -> EndpointSlice {
-    let made = slice("s").tcp("", 8080);
-    octets.iter().fold(made, |made, octet| made.at(&format!("10.1.0.{octet}")))
+    let slice = slice("s").tcp("", 8080);
+    octets.iter().fold(slice, |slice, octet| slice.at(&format!("10.1.0.{octet}")))
 }
 
 /// A portal of each action (forward, guarded, with affinity, round robin, reject, drop, relay), and one of IPv6.

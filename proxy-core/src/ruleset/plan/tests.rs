@@ -19,17 +19,17 @@ fn service() -> Service {
 }
 
 fn endpoints(octets: &[u8]) -> Change {
-    let made = slice("s").tcp("", 80);
-    octets.iter().fold(made, |made, octet| made.at(&format!("10.1.0.{octet}"))).into()
+    let slice = slice("s").tcp("", 80);
+    octets.iter().fold(slice, |slice, octet| slice.at(&format!("10.1.0.{octet}"))).into()
 }
 
 /// The ruleset of the service with the endpoints 10.1.0.x.
-fn with(octets: &[u8]) -> Ruleset {
+fn ruleset_with(octets: &[u8]) -> Ruleset {
     ruleset_of([service().into(), endpoints(octets)])
 }
 
 /// The ruleset before and after a change, and the changed portals.
-fn change(
+fn apply_change(
     changes: impl IntoIterator<Item = Change>,
     change: impl Into<Change>,
 ) -> (Ruleset, Ruleset, ChangedPortals) {
@@ -43,8 +43,8 @@ fn change(
     (before, after, touched)
 }
 
-fn step(changes: impl IntoIterator<Item = Change>, changed: impl Into<Change>) -> Vec<Op> {
-    let (before, after, touched) = change(changes, changed);
+fn ops_of_change(changes: impl IntoIterator<Item = Change>, changed: impl Into<Change>) -> Vec<Op> {
+    let (before, after, touched) = apply_change(changes, changed);
     plan_changed(&before, &after, &touched).ops().to_vec()
 }
 
@@ -62,7 +62,7 @@ fn count_key(count: u16) -> DispatchKey {
 
 #[test]
 fn plan_between_equal_tables_has_no_operations() {
-    assert!(plan(&with(&[1, 2]), &with(&[1, 2])).is_empty());
+    assert!(plan(&ruleset_with(&[1, 2]), &ruleset_with(&[1, 2])).is_empty());
     assert!(plan(&Ruleset::empty(), &Ruleset::empty()).is_empty());
 }
 
@@ -76,31 +76,34 @@ fn new_namespace_gets_the_table_then_chains_then_elements() {
         Op::Add(slot(1, 2)),
         Op::Add(Element::Address(ip("10.96.0.1"))),
     ];
-    assert_eq!(plan(&Ruleset::empty(), &with(&[1, 2])).ops(), expected);
+    assert_eq!(plan(&Ruleset::empty(), &ruleset_with(&[1, 2])).ops(), expected);
 }
 
 #[test]
 fn cluster_without_services_has_a_table() {
     // Its anchor keeps translated connections alive until services come back.
     assert_eq!(plan(&Ruleset::empty(), &ruleset_of([])).ops(), [Op::AddTable(Settings::default())]);
-    let (before, after, touched) = change([service().into()], Change::ServiceDeleted(service().key));
+    let (before, after, touched) = apply_change([service().into()], Change::ServiceDeleted(service().key));
     let table = apply(&plan_changed(&before, &after, &touched), &Table::from(&before)).unwrap();
     assert_eq!(table, Table { settings: Some(Settings::default()), ..Table::default() });
 }
 
 #[test]
 fn deletion_is_one_operation_and_none_without_a_table() {
-    assert_eq!(plan(&with(&[1, 2]), &Ruleset::empty()).ops(), [Op::DeleteTable]);
-    assert_eq!(plan_changed(&with(&[1]), &Ruleset::empty(), &ChangedPortals::new()).ops(), [Op::DeleteTable]);
+    assert_eq!(plan(&ruleset_with(&[1, 2]), &Ruleset::empty()).ops(), [Op::DeleteTable]);
+    assert_eq!(
+        plan_changed(&ruleset_with(&[1]), &Ruleset::empty(), &ChangedPortals::new()).ops(),
+        [Op::DeleteTable]
+    );
 }
 
 #[test]
 fn changed_setting_replaces_the_table_in_one_transaction() {
     let settings = Settings { relay_port: 1, ..Settings::default() };
-    let before = with(&[1, 2]);
+    let before = ruleset_with(&[1, 2]);
     let after =
         Ruleset::new(&portals(&snapshot([service().into(), endpoints(&[1])]), &node_context()), settings);
-    let made = plan(&before, &after);
+    let slice = plan(&before, &after);
     let expected = [
         Op::DeleteTable,
         Op::AddTable(settings),
@@ -109,20 +112,20 @@ fn changed_setting_replaces_the_table_in_one_transaction() {
         Op::Add(slot(0, 1)),
         Op::Add(Element::Address(ip("10.96.0.1"))),
     ];
-    assert_eq!(made.ops(), expected);
-    assert_eq!(plan_changed(&before, &after, &ChangedPortals::new()), made);
+    assert_eq!(slice.ops(), expected);
+    assert_eq!(plan_changed(&before, &after, &ChangedPortals::new()), slice);
 }
 
 #[test]
 fn changed_endpoint_deletes_and_adds_one_slot() {
-    let ops = step([service().into(), endpoints(&[1, 2, 3])], endpoints(&[1, 3, 9]));
+    let ops = ops_of_change([service().into(), endpoints(&[1, 2, 3])], endpoints(&[1, 3, 9]));
     assert_eq!(ops, [Op::Delete(slot(1, 2)), Op::Add(slot(1, 9))]);
 }
 
 #[test]
 fn changed_endpoint_with_affinity_deletes_and_adds_two_elements() {
     let sticky = || service().sticky(60);
-    let ops = step([sticky().into(), endpoints(&[1, 2, 3])], endpoints(&[1, 3, 9]));
+    let ops = ops_of_change([sticky().into(), endpoints(&[1, 2, 3])], endpoints(&[1, 3, 9]));
     let [Op::Delete(gone), Op::Delete(held), Op::Add(come), Op::Add(holds)] = ops[..] else {
         panic!("{ops:?}")
     };
@@ -138,11 +141,11 @@ fn changed_endpoint_with_affinity_deletes_and_adds_two_elements() {
 
 #[test]
 fn changed_endpoint_among_many_services_is_two_operations() {
-    let (before, after, touched) = change(cluster(50, 3), cluster_slice(17, 3, 1));
+    let (before, after, touched) = apply_change(cluster(50, 3), cluster_slice(17, 3, 1));
     assert_eq!(touched.len(), 1);
-    let made = plan_changed(&before, &after, &touched);
-    assert!(matches!(made.ops(), [Op::Delete(Element::Backend(..)), Op::Add(Element::Backend(..))]));
-    assert_eq!(plan(&before, &after), made);
+    let slice = plan_changed(&before, &after, &touched);
+    assert!(matches!(slice.ops(), [Op::Delete(Element::Backend(..)), Op::Add(Element::Backend(..))]));
+    assert_eq!(plan(&before, &after), slice);
 }
 
 #[test]
@@ -156,7 +159,7 @@ fn additional_endpoint_adds_a_slot_and_changes_the_count() {
         Op::Add(slot(2, 3)),
         Op::DeleteDispatch(count_key(2)),
     ];
-    assert_eq!(step(changes(), endpoints(&[1, 2, 3])), expected);
+    assert_eq!(ops_of_change(changes(), endpoints(&[1, 2, 3])), expected);
 }
 
 #[test]
@@ -170,7 +173,7 @@ fn removed_endpoint_moves_at_most_one() {
         Op::Add(slot(0, 3)),
         Op::DeleteDispatch(count_key(3)),
     ];
-    assert_eq!(step([service().into(), endpoints(&[1, 2, 3])], endpoints(&[2, 3])), expected);
+    assert_eq!(ops_of_change([service().into(), endpoints(&[1, 2, 3])], endpoints(&[2, 3])), expected);
     let expected = [
         Op::AddDispatch(count_key(2)),
         Op::Delete(portal(3)),
@@ -178,13 +181,13 @@ fn removed_endpoint_moves_at_most_one() {
         Op::Add(portal(2)),
         Op::DeleteDispatch(count_key(3)),
     ];
-    assert_eq!(step([service().into(), endpoints(&[1, 2, 3])], endpoints(&[1, 2])), expected);
+    assert_eq!(ops_of_change([service().into(), endpoints(&[1, 2, 3])], endpoints(&[1, 2])), expected);
 }
 
 #[test]
 fn count_of_another_portal_needs_no_new_chain() {
     let other = [svc("t").ip("10.96.0.2").tcp("", 80).into(), slice("t").tcp("", 80).at("10.2.0.1").into()];
-    let ops = step([service().into(), endpoints(&[])].into_iter().chain(other), endpoints(&[1]));
+    let ops = ops_of_change([service().into(), endpoints(&[])].into_iter().chain(other), endpoints(&[1]));
     let reject = DispatchKey { action: Action::Reject, guarded: false };
     let expected = [
         Op::Delete(Element::Portal(tcp(KEY), reject)),
@@ -197,8 +200,10 @@ fn count_of_another_portal_needs_no_new_chain() {
 
 #[test]
 fn deleted_portal_deletes_its_slots_and_address() {
-    let ops =
-        step([service().into(), endpoints(&[1])], Change::ServiceDeleted(ServiceKey::new("default", "s")));
+    let ops = ops_of_change(
+        [service().into(), endpoints(&[1])],
+        Change::ServiceDeleted(ServiceKey::new("default", "s")),
+    );
     let expected = [
         Op::Delete(portal(1)),
         Op::Delete(slot(0, 1)),
@@ -211,7 +216,7 @@ fn deleted_portal_deletes_its_slots_and_address() {
 #[test]
 fn address_exists_while_one_of_its_ports_does() {
     let two_ports = svc("s").ip("10.96.0.1").tcp("", 80).tcp("other", 81);
-    let ops = step([two_ports.into()], service());
+    let ops = ops_of_change([two_ports.into()], service());
     assert!(!ops.iter().any(|op| matches!(op, Op::Delete(Element::Address(_)) | Op::Add(_))), "{ops:?}");
 }
 
@@ -221,7 +226,7 @@ fn address_element_follows_a_portal_between_cluster_and_external_address() {
     let gone = Change::ServiceDeleted(ServiceKey::new("default", "s"));
     // Both are refused without endpoints: only the mark differs.
     assert_eq!(
-        step([service().into(), borrower.into()], gone),
+        ops_of_change([service().into(), borrower.into()], gone),
         [Op::Delete(Element::Address(ip("10.96.0.1")))]
     );
 }
@@ -230,7 +235,7 @@ fn address_element_follows_a_portal_between_cluster_and_external_address() {
 fn changed_source_ranges_change_only_the_set_of_sources() {
     let balanced = |range| service().balanced("192.0.2.1").only_from(range);
     let key = tcp("192.0.2.1:80");
-    let ops = step([balanced("10.2.0.0/16").into(), endpoints(&[1])], balanced("10.2.0.0/24"));
+    let ops = ops_of_change([balanced("10.2.0.0/16").into(), endpoints(&[1])], balanced("10.2.0.0/24"));
     let source = |text: &str| Element::Source(key, text.parse().unwrap());
     assert_eq!(ops, [Op::Delete(source("10.2.0.0/16")), Op::Add(source("10.2.0.0/24"))]);
 }
@@ -238,7 +243,8 @@ fn changed_source_ranges_change_only_the_set_of_sources() {
 #[test]
 fn changed_service_ranges_change_only_the_set_of_ranges() {
     let ranges = |texts: &[&str]| Change::ServiceRanges(texts.iter().map(|t| t.parse().unwrap()).collect());
-    let ops = step([ranges(&["10.96.0.0/16"]), service().into()], ranges(&["10.96.0.0/17", "fd00::/112"]));
+    let ops =
+        ops_of_change([ranges(&["10.96.0.0/16"]), service().into()], ranges(&["10.96.0.0/17", "fd00::/112"]));
     let range = |text: &str| Element::Range(text.parse().unwrap());
     let expected =
         [Op::Delete(range("10.96.0.0/16")), Op::Add(range("10.96.0.0/17")), Op::Add(range("fd00::/112"))];
@@ -247,7 +253,7 @@ fn changed_service_ranges_change_only_the_set_of_ranges() {
 
 #[test]
 fn change_to_relay_mode_deletes_the_slots() {
-    let ops = step([service().into(), endpoints(&[1])], service().mode(Mode::Relay));
+    let ops = ops_of_change([service().into(), endpoints(&[1])], service().mode(Mode::Relay));
     let relay = DispatchKey { action: Action::Relay, guarded: false };
     let expected = [
         Op::AddDispatch(relay),
@@ -262,7 +268,7 @@ fn change_to_relay_mode_deletes_the_slots() {
 /// `apply` rejects what the kernel rejects.
 #[test]
 fn invalid_operation_is_rejected_and_named() {
-    let applied = Table::from(&with(&[1, 2]));
+    let applied = Table::from(&ruleset_with(&[1, 2]));
     let misfits = [
         Op::AddTable(Settings::default()),
         Op::AddDispatch(count_key(2)),

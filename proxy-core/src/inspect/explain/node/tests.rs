@@ -32,8 +32,8 @@ fn endpoints() -> EndpointSlice {
     slice("s").tcp("", 8080).at("10.1.0.1").on("n1").at("10.1.9.1").on("n2")
 }
 
-fn ask(service: Service, made: EndpointSlice, query: &NodeQuery) -> Explanation {
-    let snapshot = snapshot([Change::from(service), Change::from(made)]);
+fn explain_query(service: Service, slice: EndpointSlice, query: &NodeQuery) -> Explanation {
+    let snapshot = snapshot([Change::from(service), Change::from(slice)]);
     explain_node(&snapshot, &node_context(), settings(), environment(), query)
 }
 
@@ -46,7 +46,7 @@ fn from_node(destination: &str) -> NodeQuery {
 }
 
 /// Checks verdict, backends, masqueraded backends and reason.
-fn check(explanation: &Explanation, expected: Expect) {
+fn assert_explanation(explanation: &Explanation, expected: Expect) {
     let Explanation { verdict, backends, masqueraded, reason, .. } = explanation;
     let masqueraded = masqueraded.as_deref().unwrap_or_default();
     expected.assert_eq(&format!("{} {backends:?} masqueraded {masqueraded:?}\n{reason}", verdict.name()));
@@ -54,7 +54,7 @@ fn check(explanation: &Explanation, expected: Expect) {
 
 #[test]
 fn steps_name_portal_client_policy_candidates_and_source() {
-    let explanation = ask(service(), endpoints(), &from_outside(NODE_PORT));
+    let explanation = explain_query(service(), endpoints(), &from_outside(NODE_PORT));
     expect![[r#"
         10.240.0.5 is this node's address, with a node port, of service default/s, and TCP 30080 is its port
         the client is outside the cluster, or a pod that the node does not detect
@@ -67,8 +67,8 @@ fn steps_name_portal_client_policy_candidates_and_source() {
 
 #[test]
 fn policy_local_leads_clients_outside_to_local_endpoints_with_their_address() {
-    let explanation = ask(service().external_local(), endpoints(), &from_outside(NODE_PORT));
-    check(
+    let explanation = explain_query(service().external_local(), endpoints(), &from_outside(NODE_PORT));
+    assert_explanation(
         &explanation,
         expect![[r#"
         forward [10.1.0.1:8080] masqueraded []
@@ -88,15 +88,15 @@ fn policy_local_leads_clients_outside_to_local_endpoints_with_their_address() {
 #[test]
 fn policy_local_without_local_endpoint_drops_outside_and_serves_the_node() {
     let elsewhere = || slice("s").tcp("", 8080).at("10.1.9.1").on("n2");
-    let outside = ask(service().external_local(), elsewhere(), &from_outside("192.0.2.2:80"));
-    check(
+    let outside = explain_query(service().external_local(), elsewhere(), &from_outside("192.0.2.2:80"));
+    assert_explanation(
         &outside,
         expect![[r#"
         drop [] masqueraded []
         dropped: the service has endpoints, but none on this node, and its external traffic policy is Local"#]],
     );
-    let node = ask(service().external_local(), elsewhere(), &from_node("192.0.2.2:80"));
-    check(
+    let node = explain_query(service().external_local(), elsewhere(), &from_node("192.0.2.2:80"));
+    assert_explanation(
         &node,
         expect![[r#"
         forward [10.1.9.1:8080] masqueraded [10.1.9.1:8080]
@@ -107,8 +107,8 @@ fn policy_local_without_local_endpoint_drops_outside_and_serves_the_node() {
 #[test]
 fn pod_is_recognised_by_its_address() {
     let pod = NodeQuery { source: Some(ip("10.1.0.1")), ..from_outside("10.96.0.1:80") };
-    let explanation = ask(service(), endpoints(), &pod);
-    check(
+    let explanation = explain_query(service(), endpoints(), &pod);
+    assert_explanation(
         &explanation,
         expect![[r#"
         forward [10.1.0.1:8080, 10.1.9.1:8080] masqueraded [10.1.0.1:8080]
@@ -121,14 +121,14 @@ fn pod_is_recognised_by_its_address() {
 fn source_ranges_apply_to_an_unknown_source() {
     let limited = || service().only_from("198.51.100.0/24");
     let unknown = NodeQuery { source: None, ..from_outside("192.0.2.2:80") };
-    check(
-        &ask(limited(), endpoints(), &unknown),
+    assert_explanation(
+        &explain_query(limited(), endpoints(), &unknown),
         expect![[r#"
         drop [] masqueraded []
         dropped unless the source is in the source ranges of default/s; set --source"#]],
     );
-    check(
-        &ask(limited(), endpoints(), &from_node("192.0.2.2:80")),
+    assert_explanation(
+        &explain_query(limited(), endpoints(), &from_node("192.0.2.2:80")),
         expect![[r#"
         drop [] masqueraded []
         dropped: 10.240.0.5 is not in the source ranges of default/s"#]],
@@ -138,8 +138,8 @@ fn source_ranges_apply_to_an_unknown_source() {
 #[test]
 fn backend_in_the_network_namespace_of_the_node_is_not_masqueraded() {
     let own = slice("s").tcp("", 8080).at("10.240.0.5").on("n1");
-    check(
-        &ask(service(), own, &from_node("10.96.0.1:80")),
+    assert_explanation(
+        &explain_query(service(), own, &from_node("10.96.0.1:80")),
         expect![[r#"
         forward [10.240.0.5:8080] masqueraded []
         forwarded to the only backend; not masqueraded: the backend sees the address of the client"#]],
@@ -148,8 +148,8 @@ fn backend_in_the_network_namespace_of_the_node_is_not_masqueraded() {
 
 #[test]
 fn node_port_on_loopback_is_redirected_for_the_node() {
-    check(
-        &ask(service(), endpoints(), &from_node("127.0.0.1:30080")),
+    assert_explanation(
+        &explain_query(service(), endpoints(), &from_node("127.0.0.1:30080")),
         expect![[r#"
         forward [] masqueraded []
         redirected to the agent's listener on the loopback address, which connects to an endpoint"#]],
@@ -158,14 +158,14 @@ fn node_port_on_loopback_is_redirected_for_the_node() {
 
 #[test]
 fn destinations_without_a_portal_have_a_reason() {
-    check(
-        &ask(service(), endpoints(), &from_outside("10.96.0.1:81")),
+    assert_explanation(
+        &explain_query(service(), endpoints(), &from_outside("10.96.0.1:81")),
         expect![[r#"
         reject [] masqueraded []
         rejected: 10.96.0.1 is the address of service default/s, which has no port TCP 81"#]],
     );
-    let other = ask(service(), endpoints(), &from_outside("10.240.0.6:30080"));
-    check(
+    let other = explain_query(service(), endpoints(), &from_outside("10.240.0.6:30080"));
+    assert_explanation(
         &other,
         expect![[r#"
         pass [] masqueraded []
@@ -173,8 +173,8 @@ fn destinations_without_a_portal_have_a_reason() {
     );
     assert!(other.steps[0].ends_with("but node ports are not served on 10.240.0.6"), "{:?}", other.steps);
     let by_udp = NodeQuery { destination: udp(NODE_PORT), ..from_outside(NODE_PORT) };
-    check(
-        &ask(service(), endpoints(), &by_udp),
+    assert_explanation(
+        &explain_query(service(), endpoints(), &by_udp),
         expect![[r#"
         pass [] masqueraded []
         not translated: UDP 10.240.0.5 port 30080 is not a portal"#]],

@@ -5,13 +5,13 @@ use proptest::prelude::*;
 
 use super::*;
 
-fn found(snapshot: &Snapshot) -> Vec<(String, String)> {
+fn conflicts_of(snapshot: &Snapshot) -> Vec<(String, String)> {
     let conflicts = conflicts_on_every_node(snapshot, &ExternalPolicy::all(), PortalLimits::STANDARD);
     conflicts.into_iter().map(|(service, conflict)| (service.to_string(), conflict.to_string())).collect()
 }
 
 /// Services with cluster addresses of their own, created on the 1st, 2nd and 3rd.
-fn three(names: [&str; 3], with: impl Fn(Service) -> Service) -> Snapshot {
+fn three_services(names: [&str; 3], with: impl Fn(Service) -> Service) -> Snapshot {
     let service = |(number, name): (usize, &&str)| {
         let service = svc(name).namespace(&format!("of-{name}")).ip(&format!("10.96.0.{}", number + 1));
         Change::from(with(service.created(&format!("2026-01-0{}T00:00:00Z", number + 1))))
@@ -19,7 +19,7 @@ fn three(names: [&str; 3], with: impl Fn(Service) -> Service) -> Snapshot {
     snapshot(names.iter().enumerate().map(service))
 }
 
-fn texts(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
+fn owned(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
     pairs.iter().map(|(service, text)| ((*service).to_owned(), (*text).to_owned())).collect()
 }
 
@@ -27,52 +27,52 @@ fn texts(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
 fn younger_services_conflict_at_an_external_address() {
     let text = "192.0.2.1/TCP/80 conflicts with service of-z/z, which takes precedence";
     for with in [Service::external as fn(Service, &str) -> Service, Service::balanced] {
-        let services = three(["z", "m", "a"], |service| with(service, "192.0.2.1").tcp("", 80));
-        assert_eq!(found(&services), texts(&[("of-a/a", text), ("of-m/m", text)]));
+        let services = three_services(["z", "m", "a"], |service| with(service, "192.0.2.1").tcp("", 80));
+        assert_eq!(conflicts_of(&services), owned(&[("of-a/a", text), ("of-m/m", text)]));
     }
 }
 
 #[test]
 fn younger_services_conflict_at_node_ports_and_health_check_node_ports() {
     let text = "node port TCP/30080 conflicts with service of-z/z, which takes precedence; 1 more conflict";
-    let services = three(["z", "m", "a"], |service| {
+    let services = three_services(["z", "m", "a"], |service| {
         service.ip("fd00::1").tcp("", 80).node_port(30_080).health_check(31_000)
     });
-    assert_eq!(found(&services), texts(&[("of-a/a", text), ("of-m/m", text)]));
+    assert_eq!(conflicts_of(&services), owned(&[("of-a/a", text), ("of-m/m", text)]));
     let text = "health-check node port 31000 conflicts with service of-z/z, which takes precedence";
-    let services = three(["z", "m", "a"], |service| service.tcp("", 80).health_check(31_000));
-    assert_eq!(found(&services), texts(&[("of-a/a", text), ("of-m/m", text)]));
+    let services = three_services(["z", "m", "a"], |service| service.tcp("", 80).health_check(31_000));
+    assert_eq!(conflicts_of(&services), owned(&[("of-a/a", text), ("of-m/m", text)]));
 }
 
 #[test]
 fn services_that_share_an_address_without_a_port_have_no_conflict() {
     let port = |service: Service| u16::from(service.key.name.as_bytes()[0]);
-    let services = three(["z", "m", "a"], |service| {
+    let services = three_services(["z", "m", "a"], |service| {
         let port = port(service.clone());
         service.balanced("192.0.2.1").tcp("", port).node_port(30_000 + port).health_check(31_000 + port)
     });
-    assert_eq!(found(&services), []);
+    assert_eq!(conflicts_of(&services), []);
 }
 
 #[test]
 fn service_of_another_proxy_has_no_conflict() {
-    let services = three(["z", "m", "a"], |mut service| {
+    let services = three_services(["z", "m", "a"], |mut service| {
         service.has_portals = &*service.key.name == "z";
         service.balanced("192.0.2.1").tcp("", 80).node_port(30_080).health_check(31_000)
     });
-    assert_eq!(found(&services), []);
+    assert_eq!(conflicts_of(&services), []);
 }
 
 #[test]
 fn address_that_the_operator_does_not_allow_has_no_conflict() {
-    let services = three(["z", "m", "a"], |service| service.external("192.0.2.1").tcp("", 80));
+    let services = three_services(["z", "m", "a"], |service| service.external("192.0.2.1").tcp("", 80));
     let conflicts = conflicts_on_every_node(&services, &ExternalPolicy::default(), PortalLimits::STANDARD);
     assert_eq!(conflicts, std::collections::BTreeMap::new());
 }
 
 #[test]
 fn portal_beyond_the_limit_of_its_service_has_no_conflict() {
-    let services = three(["z", "m", "a"], |service| {
+    let services = three_services(["z", "m", "a"], |service| {
         let ports = if &*service.key.name == "z" { 1..=3 } else { 3..=3 };
         ports.fold(service.external("192.0.2.1"), |service, port| service.tcp(&format!("p{port}"), port))
     });
@@ -94,21 +94,23 @@ fn conflicts_of_the_youngest_services_beyond_the_bound_are_ignored() {
     };
     // Each can have five portals at each port: 20 services reach the bound.
     let names: Vec<String> =
-        found(&snapshot((0..100).map(service))).into_iter().map(|(name, _)| name).collect();
+        conflicts_of(&snapshot((0..100).map(service))).into_iter().map(|(name, _)| name).collect();
     let expected: Vec<String> = (1..20).map(|number| format!("default/s{number:03}")).collect();
     assert_eq!(names, expected);
 }
 
 /// A service's day of creation, ports, node ports, external addresses, load-balancer addresses, and whether it has
 /// portals.
-type Random = (u8, Vec<u8>, Vec<u8>, Vec<u8>, Vec<u8>, bool);
+type RandomService = (u8, Vec<u8>, Vec<u8>, Vec<u8>, Vec<u8>, bool);
 
-fn random() -> impl Strategy<Value = Random> {
+fn random_service() -> impl Strategy<Value = RandomService> {
     let few = || vec(0_u8..4, 0..3);
     (1_u8..4, vec(0_u8..3, 1..3), few(), few(), few(), prop::bool::weighted(0.9))
 }
 
-fn service((number, (day, ports, node_ports, external, balanced, has_portals)): (usize, Random)) -> Service {
+fn build_service(
+    (number, (day, ports, node_ports, external, balanced, has_portals)): (usize, RandomService),
+) -> Service {
     let mut service = svc(&format!("s{number}")).namespace(if number % 2 == 0 { "a" } else { "b" });
     service = service.ip(&format!("10.96.0.{}", number + 1)).created(&format!("2026-01-0{day}T00:00:00Z"));
     let ports: std::collections::BTreeSet<u8> = ports.into_iter().collect();
@@ -126,8 +128,8 @@ fn service((number, (day, ports, node_ports, external, balanced, has_portals)): 
 
 proptest! {
     #[test]
-    fn conflicts_have_the_precedence_of_portals(services in vec(random(), 0..7), service_portals in 1_usize..12) {
-        let snapshot = snapshot(services.into_iter().enumerate().map(|random| service(random).into()));
+    fn conflicts_have_the_precedence_of_portals(services in vec(random_service(), 0..7), service_portals in 1_usize..12) {
+        let snapshot = snapshot(services.into_iter().enumerate().map(|random| build_service(random).into()));
         let limits = PortalLimits { service_portals, ..PortalLimits::default() };
         let context = NodeContext { place: Place::Node, limits, ..node_context() };
         let portals = portals(&snapshot, &context);

@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 
-fn refused(
+fn refusals_of(
     snapshot: &Snapshot,
     external: &ExternalPolicy,
     limits: PortalLimits,
@@ -17,7 +17,7 @@ fn refused(
 fn service_within_the_limits_is_not_refused() {
     let services =
         ["a", "b"].map(|name| Change::from(svc(name).ip("10.96.0.1").tcp("", 80).node_port(30_080)));
-    assert_eq!(refused(&snapshot(services), &ExternalPolicy::default(), PortalLimits::STANDARD), []);
+    assert_eq!(refusals_of(&snapshot(services), &ExternalPolicy::default(), PortalLimits::STANDARD), []);
 }
 
 #[test]
@@ -26,7 +26,7 @@ fn service_beyond_its_portal_limit_is_refused_by_count() {
     for port in 1..=1_100 {
         service = service.tcp(&format!("p{port}"), port);
     }
-    let found = refused(&snapshot([service.into()]), &ExternalPolicy::default(), PortalLimits::STANDARD);
+    let found = refusals_of(&snapshot([service.into()]), &ExternalPolicy::default(), PortalLimits::STANDARD);
     assert_eq!(found, [("big".to_owned(), vec![(RefusalReason::ServicePortals, 76)])]);
 }
 
@@ -39,7 +39,8 @@ fn younger_services_of_a_namespace_beyond_its_limit_are_refused() {
     let services = [service("z", 1, 1), service("m", 2, 2), service("a", 3, 3)];
     // Two portals and an address each, without endpoints.
     let limits = |namespace_elements| PortalLimits { namespace_elements, ..PortalLimits::STANDARD };
-    let found = |elements| refused(&snapshot(services.clone()), &ExternalPolicy::default(), limits(elements));
+    let found =
+        |elements| refusals_of(&snapshot(services.clone()), &ExternalPolicy::default(), limits(elements));
     assert_eq!(found(9), []);
     assert_eq!(found(8), [("a".to_owned(), vec![(RefusalReason::NamespaceElements, 1)])]);
     let both = [("a", 2), ("m", 1)];
@@ -52,7 +53,7 @@ fn external_addresses_are_refused_by_the_operators_rules() {
     let service = svc("web").ip("10.96.0.1").tcp("", 80).external("192.0.2.1").external("127.0.0.1");
     let other = svc("other").ip("10.96.0.2").tcp("", 80).external("10.96.0.1");
     let services = snapshot([service.into(), other.into()]);
-    let of = |external: &ExternalPolicy| refused(&services, external, PortalLimits::STANDARD);
+    let of = |external: &ExternalPolicy| refusals_of(&services, external, PortalLimits::STANDARD);
     let named = |name: &str, reason, count| (name.to_owned(), vec![(reason, count)]);
     let kinds = [
         named("other", RefusalReason::ExternalAddresses, 1),
@@ -68,18 +69,18 @@ fn external_addresses_are_refused_by_the_operators_rules() {
 fn service_of_another_proxy_is_not_refused() {
     let mut service = svc("other").ip("10.96.0.1").tcp("", 80).external("127.0.0.1");
     service.has_portals = false;
-    assert_eq!(refused(&snapshot([service.into()]), &ExternalPolicy::all(), PortalLimits::STANDARD), []);
+    assert_eq!(refusals_of(&snapshot([service.into()]), &ExternalPolicy::all(), PortalLimits::STANDARD), []);
 }
 
 /// A service with a few ports, external addresses, a node port, and endpoints.
-fn service() -> impl Strategy<Value = (u8, u8, u8, u8, u8)> {
+fn any_service() -> impl Strategy<Value = (u8, u8, u8, u8, u8)> {
     (0_u8..5, 1_u8..4, 1_u8..5, 0_u8..4, 0_u8..4)
 }
 
 proptest! {
     #[test]
     fn a_node_refuses_at_least_what_every_node_refuses(
-        services in prop::collection::vec(service(), 0..6),
+        services in prop::collection::vec(any_service(), 0..6),
         service_portals in 1_usize..12,
         namespace_elements in 1_usize..60,
     ) {

@@ -1,8 +1,8 @@
-//! Random clusters in a small universe: addresses collide, services are recreated, and endpoints have the addresses of
-//! services.
+//! Random clusters with few names and addresses: addresses collide, services are recreated, and endpoints have the
+//! addresses of services.
 //!
-//! `World` applies changes incrementally, as an agent does, and keeps the objects, from which everything can be
-//! computed again.
+//! `IncrementalCluster` applies changes incrementally, as an agent does, and keeps the objects, from which everything
+//! can be computed again.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -194,7 +194,7 @@ pub(super) fn changes() -> impl Strategy<Value = Vec<Change>> {
     vec(change(), 1..24)
 }
 
-/// Mostly that of `sample`; sometimes a part is unknown, or not all services are visible.
+/// Mostly the node context of `sample`; sometimes a part is unknown, or not all services are visible.
 pub(super) fn any_node_context() -> impl Strategy<Value = NodeContext> {
     let known = prop::bool::weighted(0.85);
     let filter = btree_set(service_key(), 0..4)
@@ -227,15 +227,15 @@ pub(super) fn destinations() -> Vec<PortalKey> {
     addresses.into_iter().flat_map(of).collect()
 }
 
-/// The present objects, without derived state.
+/// The last state of each object, without derived state.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Objects {
+pub(super) struct ObjectModel {
     pub(super) services: BTreeMap<ServiceKey, Service>,
     pub(super) slices: BTreeMap<SliceKey, EndpointSlice>,
     pub(super) ranges: Vec<IpNet>,
 }
 
-impl Objects {
+impl ObjectModel {
     fn apply(&mut self, change: Change) {
         match change {
             Change::Service(service) => {
@@ -254,7 +254,7 @@ impl Objects {
         }
     }
 
-    /// Returns a snapshot of them, built from slices before services, in reverse order of names.
+    /// Returns a snapshot of these objects, built from slices before services, in reverse order of names.
     pub(super) fn snapshot(&self) -> Snapshot {
         let slices = self.slices.values().rev().cloned().map(Change::Slice);
         let services = self.services.values().rev().cloned().map(Change::Service);
@@ -271,16 +271,16 @@ pub(super) struct Revision {
 
 /// A cluster that was updated change by change.
 #[derive(Debug)]
-pub(super) struct World {
-    pub(super) objects: Objects,
+pub(super) struct IncrementalCluster {
+    pub(super) objects: ObjectModel,
     pub(super) snapshot: Snapshot,
     pub(super) portals: Portals,
     pub(super) revisions: Vec<Revision>,
 }
 
-impl World {
-    pub(super) fn follow(changes: Vec<Change>, node_context: &NodeContext) -> Self {
-        let (mut objects, mut snapshot) = (Objects::default(), Snapshot::new());
+impl IncrementalCluster {
+    pub(super) fn after(changes: Vec<Change>, node_context: &NodeContext) -> Self {
+        let (mut objects, mut snapshot) = (ObjectModel::default(), Snapshot::new());
         let mut portals = portals(&snapshot, node_context);
         let mut ruleset = Ruleset::new(&portals, Settings::default());
         let mut revisions = vec![Revision { ruleset: ruleset.clone(), touched: ChangedPortals::new() }];
