@@ -2,8 +2,8 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use portico_fuzz::injected;
+use portico_fuzz::injection;
 
-fuzz_target!(|annotations: injected::Annotations| {
-    injected::check_annotations(&annotations);
+fuzz_target!(|annotations: injection::Annotations| {
+    injection::check_annotations(&annotations);
 });

@@ -2,8 +2,8 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use portico_fuzz::{follow, universe::Story};
+use portico_fuzz::{incremental, scenario::Scenario};
 
-fuzz_target!(|story: Story| {
-    follow::check(&story);
+fuzz_target!(|scenario: Scenario| {
+    incremental::check(&scenario);
 });

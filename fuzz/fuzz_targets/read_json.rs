@@ -4,19 +4,12 @@
 #![no_main]
 
 use libfuzzer_sys::{fuzz_mutator, fuzz_target, fuzzer_mutate};
-use portico_fuzz::{downstream, manifest};
+use portico_fuzz::{derived, manifest};
 
 fuzz_target!(|bytes: &[u8]| {
-    downstream::check("fuzz.json", &String::from_utf8_lossy(bytes));
+    derived::check("fuzz.json", &String::from_utf8_lossy(bytes));
 });
 
 fuzz_mutator!(|data: &mut [u8], size: usize, max_size: usize, seed: u32| {
-    let text = String::from_utf8_lossy(&data[..size]);
-    match manifest::mutated(&text, seed).filter(|mutated| mutated.len() <= max_size) {
-        Some(mutated) => {
-            data[..mutated.len()].copy_from_slice(mutated.as_bytes());
-            mutated.len()
-        }
-        None => fuzzer_mutate(data, size, max_size),
-    }
+    manifest::mutate_buffer(data, size, max_size, seed).unwrap_or_else(|| fuzzer_mutate(data, size, max_size))
 });

@@ -2,8 +2,8 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use portico_fuzz::downstream;
+use portico_fuzz::derived;
 
 fuzz_target!(|bytes: &[u8]| {
-    downstream::check("fuzz.yaml", &String::from_utf8_lossy(bytes));
+    derived::check("fuzz.yaml", &String::from_utf8_lossy(bytes));
 });

@@ -1,18 +1,18 @@
 //! Shared code of the fuzz targets: the assertions, and the generation of inputs.
 //!
 //! ```text
-//! read_yaml, read_json: text ─ kube_source::read_str ─► Objects ─► downstream (assertions about them)
-//! review, annotations:  bytes, annotations ─► injector ─► injected (assertions about patch and response)
-//! plan:                 bytes ─ universe ─► Changes, batch by batch ─► follow (incremental = from the start)
+//! read_yaml, read_json: text ─ kube_source::read_str ─► Objects ─► derived (assertions about objects and rules)
+//! review, annotations:  bytes, annotations ─► injector ─► injection (assertions about patch and response)
+//! plan:                 bytes ─ scenario ─► Changes, batch by batch ─► incremental (incremental = from the start)
 //! table:                bytes ─ replies ─► netns_nft::read_recorded ─► TableState (within the limits)
 //! ```
 //! Each assertion has a message with its claim. This crate does not call libFuzzer, so all of it can also be run on a
 //! single input.
 
-pub mod downstream;
-pub mod draw;
-pub mod follow;
-pub mod injected;
+pub mod derived;
+pub mod incremental;
+pub mod injection;
 pub mod manifest;
 pub mod replies;
-pub mod universe;
+pub mod rng;
+pub mod scenario;

@@ -15,17 +15,17 @@ use proxy_core::ruleset::{Ruleset, Settings};
 const SERVICES: &str = include_str!("../seeds/every-field.json");
 
 /// A table as the agent wrote it, and the kernel's replies about it.
-struct Written {
+struct WrittenTable {
     table: Table,
     replies: Vec<u8>,
 }
 
-static WRITTEN: LazyLock<[Written; 2]> = LazyLock::new(|| {
+static WRITTEN: LazyLock<[WrittenTable; 2]> = LazyLock::new(|| {
     let (objects, _) = read_str("every-field.json", SERVICES, &ReadOptions::default());
     let all = portals(&objects.snapshot(), &NodeContext::default());
     [false, true].map(|on_demand| {
         let ruleset = Ruleset::new(&all, Settings { on_demand, ..Settings::default() });
-        let written = Written { table: Table::from(&ruleset), replies: recorded_replies(&ruleset) };
+        let written = WrittenTable { table: Table::from(&ruleset), replies: recorded_replies(&ruleset) };
         let state = read_recorded(&written.replies, &Limits::of(&written.table)).ok();
         assert_eq!(
             state,
@@ -39,7 +39,7 @@ static WRITTEN: LazyLock<[Written; 2]> = LazyLock::new(|| {
 /// Reads the replies for an input, and asserts that the result respects the limits and is deterministic.
 pub fn check(bytes: &[u8]) {
     let Some((kind, rest)) = bytes.split_first() else { return };
-    let Written { table, replies } = &WRITTEN[usize::from(kind & 1)];
+    let WrittenTable { table, replies } = &WRITTEN[usize::from(kind & 1)];
     let replies = if kind & 2 == 0 { mutate(replies, rest) } else { rest.to_vec() };
     let limits = Limits::of(table);
     let state = read_recorded(&replies, &limits);

@@ -1,6 +1,6 @@
 //! Checks that incremental updates equal a computation from the start, and that plans produce the desired rules.
 //!
-//! The model is a plain map of the last state of each object. `universe` generates the story.
+//! The model is a plain map of the last state of each object. `scenario` generates the changes.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -15,8 +15,8 @@ use proxy_core::ruleset::Ruleset;
 use proxy_core::service::{Service, ServiceKey};
 use proxy_core::snapshot::{Change, ChangedServices, Snapshot};
 
-use crate::downstream::check_node_context;
-use crate::universe::Story;
+use crate::derived::check_node_context;
+use crate::scenario::Scenario;
 
 /// The last state of each object.
 #[derive(Default)]
@@ -44,25 +44,25 @@ impl Model {
     }
 }
 
-/// Follows a story and checks every claim at each step.
-pub fn check(story: &Story) {
-    let (node_context, [settings, later_settings]) = (story.node_context(), story.settings());
+/// Applies a scenario batch by batch, and checks every claim after each batch.
+pub fn check(scenario: &Scenario) {
+    let (node_context, [settings, later_settings]) = (scenario.node_context(), scenario.settings());
     let (mut model, mut snapshot) = (Model::default(), Snapshot::new());
-    let mut followed = portals(&snapshot, &node_context);
-    let mut desired = Ruleset::new(&followed, settings);
+    let mut incremental = portals(&snapshot, &node_context);
+    let mut desired = Ruleset::new(&incremental, settings);
     let (mut applied, mut touched) = (Ruleset::empty(), ChangedPortals::new());
     let mut table = Table::default();
-    for batch in story.batches() {
+    for batch in scenario.batches() {
         let mut changed = ChangedServices::new();
         for change in batch.changes {
             model.apply(change.clone());
             changed.extend(snapshot.apply(change));
         }
-        let new = followed.refresh(&snapshot, &node_context, &changed);
-        desired.refresh(&followed, &new);
+        let new = incremental.refresh(&snapshot, &node_context, &changed);
+        desired.refresh(&incremental, &new);
         touched.extend(new);
         let fresh = portals(&model.snapshot(), &node_context);
-        check_portals(&followed, &fresh);
+        check_portals(&incremental, &fresh);
         check_ruleset(&desired, &Ruleset::new(&fresh, settings));
         let step = plan(&applied, &desired);
         assert_eq!(
@@ -77,7 +77,7 @@ pub fn check(story: &Story) {
         }
     }
     assert!(plan(&desired, &desired).is_empty(), "the plan between equal rulesets is empty");
-    check_jumps(&applied, &desired, &Ruleset::new(&followed, later_settings));
+    check_jumps(&applied, &desired, &Ruleset::new(&incremental, later_settings));
     check_node_context(&snapshot, &node_context);
 }
 
@@ -85,7 +85,7 @@ pub fn check(story: &Story) {
 fn run(plan: &Plan, table: &Table, desired: &Ruleset) -> Table {
     let text = plan.to_string();
     assert_eq!(text.matches('{').count(), text.matches('}').count(), "brackets are balanced");
-    let next = apply(plan, table).unwrap_or_else(|misfit| panic!("{misfit}: {plan:?}"));
+    let next = apply(plan, table).unwrap_or_else(|error| panic!("{error}: {plan:?}"));
     assert_eq!(next, Table::from(desired), "the plan produces the desired rules: {plan:?}");
     next
 }
@@ -100,31 +100,36 @@ fn check_jumps(applied: &Ruleset, desired: &Ruleset, with_other_settings: &Rules
     }
 }
 
-fn check_portals(followed: &Portals, fresh: &Portals) {
+fn check_portals(incremental: &Portals, fresh: &Portals) {
     let all = |portals: &Portals| portals.by_service().cloned().collect::<Vec<Portal>>();
-    assert_eq!(all(followed), all(fresh), "the portals of each service are equal");
-    let in_force = |portals: &Portals| portals.iter().cloned().collect::<Vec<Portal>>();
-    assert_eq!(in_force(followed), in_force(fresh), "the portals in force are equal");
-    for portal in followed.iter() {
-        assert_eq!(followed.get(portal.key), Some(portal), "a portal in force is found by its key");
+    assert_eq!(all(incremental), all(fresh), "the portals of each service are equal");
+    let winners = |portals: &Portals| portals.iter().cloned().collect::<Vec<Portal>>();
+    assert_eq!(winners(incremental), winners(fresh), "the portals that take precedence are equal");
+    for portal in incremental.iter() {
+        assert_eq!(
+            incremental.get(portal.key),
+            Some(portal),
+            "a portal that takes precedence is found by its key"
+        );
     }
-    assert_eq!(followed.service_ranges(), fresh.service_ranges(), "the service ranges are equal");
+    assert_eq!(incremental.service_ranges(), fresh.service_ranges(), "the service ranges are equal");
 }
 
 /// Checks that the rules are equal, except that a remaining backend can have another slot.
-fn check_ruleset(followed: &Ruleset, fresh: &Ruleset) {
-    let (followed_keys, fresh_keys) = (followed.rules().map(|rule| rule.0), fresh.rules().map(|rule| rule.0));
-    assert!(followed_keys.eq(fresh_keys), "the rules are for the same portals");
-    for ((key, rule), (_, fresh)) in followed.rules().zip(fresh.rules()) {
-        let followed = (rule.dispatch, &rule.sources, rule.is_cluster_ip, rule.backends.len());
-        assert_eq!(followed, (fresh.dispatch, &fresh.sources, fresh.is_cluster_ip, fresh.backends.len()));
+fn check_ruleset(incremental: &Ruleset, fresh: &Ruleset) {
+    let (incremental_keys, fresh_keys) =
+        (incremental.rules().map(|rule| rule.0), fresh.rules().map(|rule| rule.0));
+    assert!(incremental_keys.eq(fresh_keys), "the rules are for the same portals");
+    for ((key, rule), (_, fresh)) in incremental.rules().zip(fresh.rules()) {
+        let incremental = (rule.dispatch, &rule.sources, rule.is_cluster_ip, rule.backends.len());
+        assert_eq!(incremental, (fresh.dispatch, &fresh.sources, fresh.is_cluster_ip, fresh.backends.len()));
         let set = |backends: &[SocketAddr]| backends.iter().copied().collect::<BTreeSet<_>>();
         assert_eq!(set(&rule.backends), set(&fresh.backends), "{key:?} keeps its backends");
     }
-    assert!(followed.dispatch_keys().eq(fresh.dispatch_keys()), "the chains are equal");
-    for pick in followed.dispatch_keys() {
-        assert_eq!(DispatchKey::from_code(pick.code()), Some(pick), "the code of {pick} is unique");
+    assert!(incremental.dispatch_keys().eq(fresh.dispatch_keys()), "the chains are equal");
+    for key in incremental.dispatch_keys() {
+        assert_eq!(DispatchKey::from_code(key.code()), Some(key), "the code of {key} is unique");
     }
-    assert_eq!(followed.ranges(), fresh.ranges(), "the service ranges are equal");
-    assert!(followed.addresses().eq(fresh.addresses()), "the addresses are equal");
+    assert_eq!(incremental.ranges(), fresh.ranges(), "the service ranges are equal");
+    assert!(incremental.addresses().eq(fresh.addresses()), "the addresses are equal");
 }

@@ -1,12 +1,12 @@
-//! `Draw`: pseudo-random numbers from a seed (SplitMix64).
+//! `Rng`: pseudo-random numbers from a seed (SplitMix64).
 //!
 //! The fuzzer passes a seed to each mutation, and the same seed must give the same mutation.
 
 /// A pseudo-random number generator.
 #[derive(Debug)]
-pub struct Draw(u64);
+pub struct Rng(u64);
 
-impl Draw {
+impl Rng {
     /// Creates a generator from a seed.
     #[must_use]
     pub fn new(seed: u32) -> Self {
@@ -23,7 +23,7 @@ impl Draw {
     }
 
     /// Returns one of the elements, or `None` if there are none.
-    pub fn one_of<'a, T>(&mut self, all: &'a [T]) -> Option<&'a T> {
+    pub fn choose<'a, T>(&mut self, all: &'a [T]) -> Option<&'a T> {
         all.get(self.below(all.len()))
     }
 }

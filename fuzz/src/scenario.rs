@@ -1,7 +1,7 @@
 //! A small cluster with many conflicts: generates services, slices and node contexts from bytes.
 //!
 //! All names, addresses and ports come from short lists, so that two services claim one portal, endpoints have the
-//! address of a service, and slices move from one service to another. The checks are in `follow`.
+//! address of a service, and slices move from one service to another. The checks are in `incremental`.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -46,16 +46,16 @@ const NETS: [&str; 9] = [
     "::/0",
 ];
 
-/// The maximum number of batches of a story. Each is compared with a computation from the start.
+/// The maximum number of batches of a scenario. Each is compared with a computation from the start.
 const BATCHES_MAX: usize = 32;
 /// The maximum number of changes in a batch.
 const CHANGES_MAX: usize = 4;
 
-/// A byte that selects an element of a list.
+/// A byte of the input, which selects an element of a list.
 #[derive(Debug, Clone, Copy, Arbitrary)]
-struct Pick(u8);
+struct Choice(u8);
 
-impl Pick {
+impl Choice {
     fn of<T: Clone>(self, all: &[T]) -> T {
         all[usize::from(self.0) % all.len()].clone()
     }
@@ -88,43 +88,43 @@ impl Pick {
 }
 
 #[derive(Debug, Arbitrary)]
-enum Family4Or6 {
+enum ClusterIpsSeed {
     Headless,
-    V4(Pick),
-    V6(Pick),
-    Both(Pick, Pick),
+    V4(Choice),
+    V6(Choice),
+    Both(Choice, Choice),
 }
 
 #[derive(Debug, Arbitrary)]
 struct PortSeed {
-    name: Pick,
-    protocol: Pick,
-    port: Pick,
-    node_port: Pick,
+    name: Choice,
+    protocol: Choice,
+    port: Choice,
+    node_port: Choice,
 }
 
 #[derive(Debug, Arbitrary)]
 struct ServiceSeed {
-    key: Pick,
-    cluster_ips: Family4Or6,
+    key: Choice,
+    cluster_ips: ClusterIpsSeed,
     ports: Vec<PortSeed>,
-    policies: [Pick; 2],
-    external_ips: Vec<Pick>,
-    load_balancer_ips: Vec<Pick>,
-    source_ranges: Vec<Pick>,
-    affinity: Pick,
-    mode: Pick,
-    scheduler: Pick,
+    policies: [Choice; 2],
+    external_ips: Vec<Choice>,
+    load_balancer_ips: Vec<Choice>,
+    source_ranges: Vec<Choice>,
+    affinity: Choice,
+    mode: Choice,
+    scheduler: Choice,
     has_other_proxy: bool,
 }
 
 impl ServiceSeed {
     fn service(&self) -> Service {
         let cluster_ips = match self.cluster_ips {
-            Family4Or6::Headless => ClusterIps::Headless,
-            Family4Or6::V4(pick) => ClusterIps::One(pick.v4()),
-            Family4Or6::V6(pick) => ClusterIps::One(pick.v6()),
-            Family4Or6::Both(first, second) => match (first.v4(), second.v6()) {
+            ClusterIpsSeed::Headless => ClusterIps::Headless,
+            ClusterIpsSeed::V4(choice) => ClusterIps::One(choice.v4()),
+            ClusterIpsSeed::V6(choice) => ClusterIps::One(choice.v6()),
+            ClusterIpsSeed::Both(first, second) => match (first.v4(), second.v6()) {
                 (IpAddr::V4(v4), IpAddr::V6(v6)) => ClusterIps::Dual(v4, v6),
                 (other, _) => ClusterIps::One(other),
             },
@@ -147,8 +147,8 @@ impl ServiceSeed {
                 ports.push(port);
             }
         }
-        let sorted = |picks: &[Pick]| {
-            let mut addresses: Vec<IpAddr> = picks.iter().map(|pick| pick.ip()).collect();
+        let sorted = |choices: &[Choice]| {
+            let mut addresses: Vec<IpAddr> = choices.iter().map(|choice| choice.ip()).collect();
             addresses.sort_unstable();
             addresses.dedup();
             addresses
@@ -163,7 +163,7 @@ impl ServiceSeed {
             external_policy: self.policies[1].of(&POLICIES),
             external_ips: sorted(&self.external_ips),
             load_balancer_ips: sorted(&self.load_balancer_ips),
-            source_ranges: self.source_ranges.iter().map(|pick| pick.net()).collect(),
+            source_ranges: self.source_ranges.iter().map(|choice| choice.net()).collect(),
             health_check_node_port: None,
             affinity_s: self.affinity.of(&AFFINITIES),
             has_portals: !self.has_other_proxy,
@@ -178,20 +178,20 @@ impl ServiceSeed {
 
 #[derive(Debug, Arbitrary)]
 struct EndpointSeed {
-    address: Pick,
+    address: Choice,
     /// Ready, serving, terminating.
     conditions: [bool; 3],
-    node: Pick,
-    zone_hints: Vec<Pick>,
-    node_hints: Vec<Pick>,
+    node: Choice,
+    zone_hints: Vec<Choice>,
+    node_hints: Vec<Choice>,
 }
 
 impl EndpointSeed {
     fn endpoint(&self, family: Family) -> Option<Endpoint> {
         let address = if family == Family::V4 { self.address.v4() } else { self.address.v6() };
         let [ready, serving, terminating] = self.conditions;
-        let texts = |picks: &[Pick], all: &[&'static str]| -> Vec<Arc<str>> {
-            picks.iter().map(|pick| pick.of(all).into()).collect()
+        let texts = |choices: &[Choice], all: &[&'static str]| -> Vec<Arc<str>> {
+            choices.iter().map(|choice| choice.of(all).into()).collect()
         };
         let node = self.node.of(&NODES);
         Some(Endpoint {
@@ -207,10 +207,10 @@ impl EndpointSeed {
 
 #[derive(Debug, Arbitrary)]
 struct SliceSeed {
-    key: Pick,
-    service: Pick,
+    key: Choice,
+    service: Choice,
     is_v6: bool,
-    ports: Vec<[Pick; 3]>,
+    ports: Vec<[Choice; 3]>,
     endpoints: Vec<EndpointSeed>,
 }
 
@@ -233,19 +233,19 @@ impl SliceSeed {
 #[derive(Debug, Arbitrary)]
 enum ChangeSeed {
     Service(ServiceSeed),
-    NoService(Pick),
+    ServiceDeleted(Choice),
     Slice(SliceSeed),
-    NoSlice(Pick),
-    Ranges(Vec<Pick>),
+    SliceDeleted(Choice),
+    Ranges(Vec<Choice>),
 }
 
 impl ChangeSeed {
     fn change(&self) -> Change {
         match self {
             Self::Service(seed) => Change::Service(seed.service()),
-            Self::NoService(key) => Change::ServiceDeleted(key.service()),
+            Self::ServiceDeleted(key) => Change::ServiceDeleted(key.service()),
             Self::Slice(seed) => Change::Slice(seed.slice()),
-            Self::NoSlice(key) => Change::SliceDeleted(key.slice()),
+            Self::SliceDeleted(key) => Change::SliceDeleted(key.slice()),
             Self::Ranges(nets) => Change::ServiceRanges(nets.iter().map(|net| net.net()).collect()),
         }
     }
@@ -260,21 +260,21 @@ struct BatchSeed {
 
 /// A sequence of changes of a cluster, and a node context.
 #[derive(Debug)]
-pub struct Story {
-    node: Pick,
-    zone: Pick,
-    addresses: Vec<Pick>,
-    only: Option<Vec<Pick>>,
-    mode: Pick,
+pub struct Scenario {
+    node: Choice,
+    zone: Choice,
+    addresses: Vec<Choice>,
+    only: Option<Vec<Choice>>,
+    mode: Choice,
     settings: [bool; 2],
     batches: Vec<BatchSeed>,
 }
 
-/// The length of a story depends on the number of bytes. A derived list would end after each element with probability
-/// one half.
-impl<'a> Arbitrary<'a> for Story {
+/// The length of a scenario depends on the number of bytes. A derived list would end after each element with a
+/// probability of one half.
+impl<'a> Arbitrary<'a> for Scenario {
     fn arbitrary(bytes: &mut Unstructured<'a>) -> arbitrary::Result<Self> {
-        let mut story = Self {
+        let mut scenario = Self {
             node: bytes.arbitrary()?,
             zone: bytes.arbitrary()?,
             addresses: bytes.arbitrary()?,
@@ -283,12 +283,12 @@ impl<'a> Arbitrary<'a> for Story {
             settings: bytes.arbitrary()?,
             batches: Vec::new(),
         };
-        while !bytes.is_empty() && story.batches.len() < BATCHES_MAX {
+        while !bytes.is_empty() && scenario.batches.len() < BATCHES_MAX {
             let count = bytes.int_in_range(1..=CHANGES_MAX)?;
             let changes = (0..count).map(|_| bytes.arbitrary()).collect::<Result<_, _>>()?;
-            story.batches.push(BatchSeed { changes, is_applied: bytes.arbitrary()? });
+            scenario.batches.push(BatchSeed { changes, is_applied: bytes.arbitrary()? });
         }
-        Ok(story)
+        Ok(scenario)
     }
 }
 
@@ -301,17 +301,19 @@ pub struct Batch {
     pub is_applied: bool,
 }
 
-impl Story {
+impl Scenario {
     /// The node context.
     #[must_use]
     pub fn node_context(&self) -> NodeContext {
         let node = Node {
             name: self.node.of(&NODES).into(),
             zone: self.zone.of(&ZONES).into(),
-            addresses: self.addresses.iter().map(|pick| pick.ip()).collect(),
+            addresses: self.addresses.iter().map(|choice| choice.ip()).collect(),
             ..Node::default()
         };
-        let only = |picks: &Vec<Pick>| ServiceFilter::Only(picks.iter().map(|pick| pick.service()).collect());
+        let only = |choices: &Vec<Choice>| {
+            ServiceFilter::Only(choices.iter().map(|choice| choice.service()).collect())
+        };
         let filter = self.only.as_ref().map_or(ServiceFilter::All, only);
         let mode = self.mode.of(&MODES).unwrap_or_default();
         NodeContext { node, filter, mode, external: ExternalPolicy::all(), ..NodeContext::default() }

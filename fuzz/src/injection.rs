@@ -97,7 +97,7 @@ fn check<'a>(admission: &Admission<'a>, mode: InjectMode) -> Injection<'a> {
     assert!(!done.warnings.concat().contains(char::is_control), "a warning is one line");
     assert!(done.denied.is_none() || done.patch.is_empty(), "a denied pod has no patch");
     let mut patched = admission.pod.clone();
-    if let Some(sent) = sent(&done) {
+    if let Some(sent) = response_patch(&done) {
         assert_eq!(sent, json!(done.patch), "the response contains the patch");
         let patch: json_patch::Patch = serde_json::from_value(sent).expect("it is a patch");
         json_patch::patch(&mut patched, &patch).expect("a patch applies");
@@ -119,7 +119,7 @@ fn check<'a>(admission: &Admission<'a>, mode: InjectMode) -> Injection<'a> {
 }
 
 /// Returns the patch in a response.
-fn sent(done: &Injection<'_>) -> Option<Value> {
+fn response_patch(done: &Injection<'_>) -> Option<Value> {
     let body: Value = serde_json::from_slice(&response("u", done)).expect("a response is JSON");
     let patch = body["response"]["patch"].as_str()?;
     let patch = STANDARD.decode(patch).expect("a patch is base64");
