@@ -37,7 +37,7 @@ impl TestAgent {
     /// An agent with one service with one backend.
     fn synced() -> Self {
         let mut agent = Self::new();
-        agent.source(SourceEvent::Changes(world("10.1.0.1")));
+        agent.source(SourceEvent::Changes(dns_objects("10.1.0.1")));
         agent.source(SourceEvent::Synced);
         agent
     }
@@ -74,7 +74,7 @@ impl TestAgent {
         self.step(Event::Source(event))
     }
 
-    fn later(&mut self, by: Duration) -> Vec<Effect> {
+    fn tick_after(&mut self, by: Duration) -> Vec<Effect> {
         self.now += by;
         self.step(Event::Tick)
     }
@@ -85,25 +85,25 @@ impl TestAgent {
     }
 
     /// Attaches a pod, and commits its transaction.
-    fn attached(&mut self, number: u64) {
-        assert_eq!(runs(&self.attach(number)).len(), 1, "one job for a new pod");
+    fn attach_and_commit(&mut self, number: u64) {
+        assert_eq!(operations(&self.attach(number)).len(), 1, "one job for a new pod");
         self.step(Event::JobDone(netns(number), OK));
     }
 
     /// Replaces the backend, some time after the last change.
-    fn change(&mut self, backend: &str) -> Vec<Effect> {
+    fn change_backend(&mut self, backend: &str) -> Vec<Effect> {
         self.now += INTERVAL;
-        self.source(SourceEvent::Changes(world(backend)))
+        self.source(SourceEvent::Changes(dns_objects(backend)))
     }
 }
 
-fn world(backend: &str) -> Vec<Change> {
+fn dns_objects(backend: &str) -> Vec<Change> {
     let dns = svc("dns").ip("10.96.0.10").tcp("tcp", 53).udp("udp", 53);
     let endpoints = slice("dns").tcp("tcp", 5353).udp("udp", 5353).at(backend);
     vec![dns.into(), endpoints.into()]
 }
 
-fn runs(effects: &[Effect]) -> Vec<(u64, &Operation)> {
+fn operations(effects: &[Effect]) -> Vec<(u64, &Operation)> {
     effects
         .iter()
         .filter_map(|effect| match effect {
@@ -113,8 +113,8 @@ fn runs(effects: &[Effect]) -> Vec<(u64, &Operation)> {
         .collect()
 }
 
-fn sent(effects: &[Effect]) -> Vec<(u64, &Arc<EncodedBatch>)> {
-    let runs = runs(effects).into_iter();
+fn batches(effects: &[Effect]) -> Vec<(u64, &Arc<EncodedBatch>)> {
+    let runs = operations(effects).into_iter();
     runs.filter_map(
         |(netns, operation)| {
             if let Operation::Apply(batch) = operation { Some((netns, batch)) } else { None }
@@ -133,7 +133,7 @@ fn replies(effects: &[Effect]) -> Vec<(u64, &Reply)> {
     replies
 }
 
-fn logged(effects: &[Effect]) -> Vec<&LogEvent> {
+fn log_events(effects: &[Effect]) -> Vec<&LogEvent> {
     effects.iter().filter_map(|e| if let Effect::Log(event) = e { Some(event) } else { None }).collect()
 }
 

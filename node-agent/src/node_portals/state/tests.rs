@@ -34,7 +34,7 @@ fn services(local: &[&str]) -> Snapshot {
     snapshot([service.into(), endpoints.into()])
 }
 
-fn changed() -> ChangedServices {
+fn changed_services() -> ChangedServices {
     services(&[]).services().map(|service| service.key.clone()).collect()
 }
 
@@ -70,7 +70,7 @@ fn connections_are_dropped_at_once_without_grace() {
     let mut state = NodeState::new(options(Duration::ZERO));
     let now = Instant::now();
     state.set_services(services(&["10.1.0.1"]), None, now);
-    state.set_services(services(&[]), Some(&changed()), now);
+    state.set_services(services(&[]), Some(&changed_services()), now);
     assert_eq!(action(&state), FrontendAction::Drop);
     assert_eq!(state.deadline(), None);
 }
@@ -80,7 +80,7 @@ fn other_endpoints_serve_during_the_grace_only() {
     let mut state = NodeState::new(options(GRACE));
     let now = Instant::now();
     state.set_services(services(&["10.1.0.1"]), None, now);
-    state.set_services(services(&[]), Some(&changed()), now);
+    state.set_services(services(&[]), Some(&changed_services()), now);
     assert!(matches!(action(&state), FrontendAction::Forward(_, 1)));
     assert_eq!(state.deadline(), Some(now + GRACE));
     state.end_grace(now + GRACE);
@@ -93,7 +93,7 @@ fn grace_continues_when_the_table_is_read_again() {
     let mut state = NodeState::new(options(GRACE));
     let now = Instant::now();
     state.set_services(services(&["10.1.0.1"]), None, now);
-    state.set_services(services(&[]), Some(&changed()), now);
+    state.set_services(services(&[]), Some(&changed_services()), now);
     let elements = state.desired().elements();
     let table = NodeTable {
         settings: state.desired().settings(),
@@ -114,7 +114,7 @@ fn services_that_never_had_a_local_endpoint_have_no_grace() {
     let mut state = NodeState::new(options(GRACE));
     let now = Instant::now();
     state.set_services(services(&[]), None, now);
-    state.set_services(services(&[]), Some(&changed()), now);
+    state.set_services(services(&[]), Some(&changed_services()), now);
     assert_eq!(action(&state), FrontendAction::Drop);
 }
 

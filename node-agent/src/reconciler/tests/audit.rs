@@ -5,13 +5,13 @@ use super::*;
 #[test]
 fn audit_finds_drift_repairs_and_logs_it() {
     let mut agent = TestAgent::synced();
-    agent.attached(1);
-    let effects = agent.later(AUDIT);
-    assert!(matches!(runs(&effects)[..], [(1, Operation::Verify(_, Some(7)))]), "{effects:?}");
+    agent.attach_and_commit(1);
+    let effects = agent.tick_after(AUDIT);
+    assert!(matches!(operations(&effects)[..], [(1, Operation::Verify(_, Some(7)))]), "{effects:?}");
     assert!(effects.iter().any(|e| matches!(e, Effect::Sweep)));
     let effects = agent.step(Event::JobDone(netns(1), Outcome::Drifted("the table is gone".to_owned())));
-    assert!(matches!(logged(&effects)[..], [LogEvent::Drift { .. }]), "{effects:?}");
-    assert_eq!(sent(&effects).len(), 1);
+    assert!(matches!(log_events(&effects)[..], [LogEvent::Drift { .. }]), "{effects:?}");
+    assert_eq!(batches(&effects).len(), 1);
     agent.step(Event::JobDone(netns(1), OK));
     let report = agent.reconciler.report(agent.now);
     assert_eq!((report.counts.repairs, report.attachments[0].repairs), (1, 1));
@@ -20,19 +20,19 @@ fn audit_finds_drift_repairs_and_logs_it() {
 #[test]
 fn audits_of_a_pod_with_repeated_drift_back_off_and_others_do_not() {
     let mut agent = TestAgent::synced();
-    agent.attached(1);
-    agent.attached(2);
+    agent.attach_and_commit(1);
+    agent.attach_and_commit(2);
     let mut audits = [0, 0];
     for _ in 0..100 {
-        let effects = agent.later(AUDIT);
-        for (number, _) in runs(&effects) {
+        let effects = agent.tick_after(AUDIT);
+        for (number, _) in operations(&effects) {
             audits[usize::try_from(number - 1).expect("a small number")] += 1;
             let outcome = match number {
                 1 => Outcome::Drifted("elements too many".to_owned()),
                 _ => Outcome::Matches(Some(7)),
             };
             let effects = agent.step(Event::JobDone(netns(number), outcome));
-            if !sent(&effects).is_empty() {
+            if !batches(&effects).is_empty() {
                 agent.step(Event::JobDone(netns(number), OK));
             }
         }
@@ -48,11 +48,11 @@ fn audits_of_a_pod_with_repeated_drift_back_off_and_others_do_not() {
 #[test]
 fn failed_audit_leaves_no_deadline_in_the_past() {
     let mut agent = TestAgent::synced();
-    agent.attached(1);
+    agent.attach_and_commit(1);
     agent.step(Event::Check(RequestId(50), netns(1)));
     let failed = Outcome::Failed { message: "the table changes".to_owned(), transient: true };
     agent.step(Event::JobDone(netns(1), failed));
-    agent.later(Duration::from_secs(1));
+    agent.tick_after(Duration::from_secs(1));
     let deadline = agent.reconciler.deadline().expect("the next audit");
     assert!(deadline > agent.now, "the driver would go on and on without a pause");
 }
@@ -60,17 +60,17 @@ fn failed_audit_leaves_no_deadline_in_the_past() {
 #[test]
 fn audit_includes_routes() {
     let mut agent = TestAgent::synced();
-    agent.attached(1);
-    let effects = agent.later(AUDIT);
+    agent.attach_and_commit(1);
+    let effects = agent.tick_after(AUDIT);
     assert!(effects.iter().any(|e| matches!(e, Effect::Run(_, job) if job.routes.is_some())), "{effects:?}");
 }
 
 #[test]
 fn check_verifies_the_kernel_before_the_reply() {
     let mut agent = TestAgent::synced();
-    agent.attached(1);
+    agent.attach_and_commit(1);
     let effects = agent.step(Event::Check(RequestId(50), netns(1)));
-    assert!(matches!(runs(&effects)[..], [(1, Operation::Verify(_, None))]), "{effects:?}");
+    assert!(matches!(operations(&effects)[..], [(1, Operation::Verify(_, None))]), "{effects:?}");
     assert_eq!(
         replies(&agent.step(Event::JobDone(netns(1), Outcome::Matches(Some(7))))),
         [(50, &Reply::Done)]

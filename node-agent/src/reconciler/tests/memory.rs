@@ -24,7 +24,7 @@ fn services(count: u8) -> Vec<Change> {
 }
 
 /// An agent with a memory limit and this number of services.
-fn limited(limit: u64, count: u8) -> TestAgent {
+fn agent_with_limit(limit: u64, count: u8) -> TestAgent {
     let mut agent = TestAgent::with(ProgrammingMode::All);
     agent.reconciler.options.budget = Budget { limit: Some(limit), processors: 2 };
     agent.source(SourceEvent::Changes(services(count)));
@@ -32,44 +32,44 @@ fn limited(limit: u64, count: u8) -> TestAgent {
     agent
 }
 
-fn on_demand(agent: &TestAgent) -> Vec<bool> {
+fn are_on_demand(agent: &TestAgent) -> Vec<bool> {
     let report = agent.reconciler.report(agent.now);
     report.attachments.iter().map(|attachment| attachment.portals == ProgrammedPortals::OnDemand).collect()
 }
 
 fn finish_jobs(agent: &mut TestAgent, effects: &[Effect]) {
-    let mut jobs: Vec<u64> = runs(effects).into_iter().map(|(netns, _)| netns).collect();
+    let mut jobs: Vec<u64> = operations(effects).into_iter().map(|(netns, _)| netns).collect();
     while let Some(number) = jobs.pop() {
         let effects = agent.step(Event::JobDone(netns(number), OK));
-        jobs.extend(runs(&effects).into_iter().map(|(netns, _)| netns));
+        jobs.extend(operations(&effects).into_iter().map(|(netns, _)| netns));
     }
 }
 
 #[test]
 fn pods_beyond_the_memory_budget_are_attached_on_demand() {
     // A full table has an estimated size of 200 KB, and half of the limit is for tables: two of them fit.
-    let mut agent = limited(1_100_000, 100);
+    let mut agent = agent_with_limit(1_100_000, 100);
     for number in 1..=4 {
         let effects = agent.attach(number);
-        assert_eq!(sent(&effects).len(), 1, "pod {number} is programmed: {effects:?}");
+        assert_eq!(batches(&effects).len(), 1, "pod {number} is programmed: {effects:?}");
         let effects = agent.step(Event::JobDone(netns(number), OK));
         assert_eq!(replies(&effects), [(number, &Reply::Done)]);
     }
-    assert_eq!(on_demand(&agent), [false, false, true, true]);
+    assert_eq!(are_on_demand(&agent), [false, false, true, true]);
 }
 
 #[test]
 fn pods_are_switched_to_on_demand_when_services_grow_beyond_the_budget() {
-    let mut agent = limited(1_100_000, 5);
-    (1..=4).for_each(|number| agent.attached(number));
-    assert_eq!(on_demand(&agent), [false; 4]);
+    let mut agent = agent_with_limit(1_100_000, 5);
+    (1..=4).for_each(|number| agent.attach_and_commit(number));
+    assert_eq!(are_on_demand(&agent), [false; 4]);
     agent.now += INTERVAL;
     let effects = agent.source(SourceEvent::Changes(services(100)));
     let moved =
-        logged(&effects).into_iter().any(|note| matches!(note, LogEvent::MovedOnDemand { pods: 2, .. }));
-    assert!(moved, "{:?}", logged(&effects));
+        log_events(&effects).into_iter().any(|note| matches!(note, LogEvent::MovedOnDemand { pods: 2, .. }));
+    assert!(moved, "{:?}", log_events(&effects));
     finish_jobs(&mut agent, &effects);
-    assert_eq!(on_demand(&agent), [false, false, true, true]);
+    assert_eq!(are_on_demand(&agent), [false, false, true, true]);
     let report = agent.reconciler.report(agent.now);
     assert!(report.memory.tables <= report.memory.tables_max.expect("a limit"), "{:?}", report.memory);
     let programmed: Vec<usize> = report.attachments.iter().map(|attachment| attachment.programmed).collect();
@@ -85,16 +85,16 @@ fn services_with_refused_portals_are_logged_once_and_counted_by_reason() {
             LogEvent::PortalsRefused { service, .. } => Some(service.name.to_string()),
             _ => None,
         };
-        logged(effects).iter().filter_map(of).collect()
+        log_events(effects).iter().filter_map(of).collect()
     };
-    agent.source(SourceEvent::Changes(world("10.1.0.1")));
+    agent.source(SourceEvent::Changes(dns_objects("10.1.0.1")));
     assert_eq!(named(&agent.source(SourceEvent::Synced)), ["dns"]);
-    assert_eq!(named(&agent.change("10.1.0.2")), [""; 0], "it was named before");
+    assert_eq!(named(&agent.change_backend("10.1.0.2")), [""; 0], "it was named before");
     assert_eq!(agent.reconciler.report(agent.now).refused["service-portals"], 1);
 }
 
 /// An agent with this number of pods, each of which has its own list of 999 services, or sees all.
-fn pods(count: u64, has_own_lists: bool) -> TestAgent {
+fn agent_with_pods(count: u64, has_own_lists: bool) -> TestAgent {
     let mut agent = TestAgent::synced();
     for number in 1..=count {
         let mut attachment = attachment(&format!("pod-{number}"));
@@ -114,7 +114,7 @@ fn long_service_lists_do_not_slow_down_changes() {
     let took = |agent: &mut TestAgent| -> Duration {
         let start = Instant::now();
         for round in 0..50 {
-            agent.change(&format!("10.1.1.{round}"));
+            agent.change_backend(&format!("10.1.1.{round}"));
             for number in 1..=110 {
                 agent.step(Event::JobDone(netns(number), OK));
             }
@@ -123,14 +123,14 @@ fn long_service_lists_do_not_slow_down_changes() {
     };
     // Uses the fastest of several runs, because other programs run at the same time.
     let fastest = |agent: &mut TestAgent| (0..3).map(|_| took(agent)).min().expect("three runs");
-    let (all, own) = (fastest(&mut pods(110, false)), fastest(&mut pods(110, true)));
+    let (all, own) = (fastest(&mut agent_with_pods(110, false)), fastest(&mut agent_with_pods(110, true)));
     // Each of 110 views processes the change. Comparing whole lists took fifty times as long.
     assert!(own < all * 3 + Duration::from_millis(50), "{own:?} with lists of their own, {all:?} without");
 }
 
 #[test]
 fn size_of_metrics_and_status_does_not_depend_on_service_lists() {
-    let agent = pods(110, true);
+    let agent = agent_with_pods(110, true);
     let report = agent.reconciler.report(agent.now);
     let page = metrics(&report);
     assert!(page.lines().any(|line| line == "portico_views_selected 110"), "{page}");

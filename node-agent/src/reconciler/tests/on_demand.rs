@@ -16,42 +16,42 @@ const DNS: &str = "10.96.0.10";
 const WEB: &str = "10.96.0.20";
 
 /// A service range, `dns` with two portals, `web` with two in it and one outside.
-fn cluster(web: &str) -> Vec<Change> {
+fn dns_and_web(web: &str) -> Vec<Change> {
     let service = svc("web").ip(WEB).tcp("a", 80).tcp("b", 81).external("192.0.2.1");
     let endpoints = slice("web").tcp("a", 8080).tcp("b", 8081).at(web);
     let range = Change::ServiceRanges(vec!["10.96.0.0/16".parse().expect("a network")]);
-    world("10.1.0.1").into_iter().chain([range, service.into(), endpoints.into()]).collect()
+    dns_objects("10.1.0.1").into_iter().chain([range, service.into(), endpoints.into()]).collect()
 }
 
-fn on_demand() -> TestAgent {
-    synced(ProgrammingMode::OnDemand)
+fn on_demand_agent() -> TestAgent {
+    agent_in_mode(ProgrammingMode::OnDemand)
 }
 
-fn synced(programming_mode: ProgrammingMode) -> TestAgent {
+fn agent_in_mode(programming_mode: ProgrammingMode) -> TestAgent {
     let mut agent = TestAgent::with(programming_mode);
-    agent.source(SourceEvent::Changes(cluster("10.1.0.2")));
+    agent.source(SourceEvent::Changes(dns_and_web("10.1.0.2")));
     agent.source(SourceEvent::Synced);
     agent
 }
 
 impl TestAgent {
-    fn uses(&mut self, number: u64, key: PortalKey) -> Vec<Effect> {
+    fn use_portal(&mut self, number: u64, key: PortalKey) -> Vec<Effect> {
         self.step(Event::PortalUsed(netns(number), key))
     }
 
     /// A connection to a portal, which is then programmed.
-    fn activated(&mut self, number: u64, key: PortalKey) {
-        assert_eq!(sent(&self.uses(number, key)).len(), 1, "{key} is programmed");
+    fn activate(&mut self, number: u64, key: PortalKey) {
+        assert_eq!(batches(&self.use_portal(number, key)).len(), 1, "{key} is programmed");
         self.step(Event::JobDone(netns(number), OK));
     }
 
-    fn web(&mut self, backend: &str) -> Vec<Effect> {
+    fn change_web_backend(&mut self, backend: &str) -> Vec<Effect> {
         self.now += INTERVAL;
-        self.source(SourceEvent::Changes(cluster(backend)))
+        self.source(SourceEvent::Changes(dns_and_web(backend)))
     }
 
     /// The portals that are programmed, according to the agent.
-    fn programmed(&self, number: u64) -> Vec<String> {
+    fn programmed_portals(&self, number: u64) -> Vec<String> {
         let ruleset = self.ruleset(number).expect("the table is known");
         ruleset.rules().map(|(key, _)| key.to_string()).collect()
     }
@@ -65,10 +65,10 @@ impl TestAgent {
 
     /// An audit without drift, with these hits.
     fn audit(&mut self, number: u64, hits: &HitCounts) -> Vec<Effect> {
-        let effects = self.later(AUDIT);
-        assert!(matches!(runs(&effects)[..], [(_, Operation::Verify(..))]), "{effects:?}");
+        let effects = self.tick_after(AUDIT);
+        assert!(matches!(operations(&effects)[..], [(_, Operation::Verify(..))]), "{effects:?}");
         let effects = self.step(Event::JobDone(netns(number), Outcome::Matches(Some(7))));
-        assert!(matches!(runs(&effects)[..], [(_, Operation::CountHits(_))]), "{effects:?}");
+        assert!(matches!(operations(&effects)[..], [(_, Operation::CountHits(_))]), "{effects:?}");
         self.step(Event::JobDone(netns(number), Outcome::Counted(hits.clone())))
     }
 }
@@ -86,11 +86,11 @@ fn stale_udp(effects: &[Effect]) -> BTreeMap<PortalKey, Vec<SocketAddr>> {
 
 #[test]
 fn new_pods_get_portals_outside_of_service_ranges_and_the_same_bytes() {
-    let mut agent = on_demand();
+    let mut agent = on_demand_agent();
     let (first, second) = (agent.attach(1), agent.attach(2));
-    assert!(Arc::ptr_eq(sent(&first)[0].1, sent(&second)[0].1));
+    assert!(Arc::ptr_eq(batches(&first)[0].1, batches(&second)[0].1));
     agent.step(Event::JobDone(netns(1), OK));
-    assert_eq!(agent.programmed(1), ["192.0.2.1/TCP/80", "192.0.2.1/TCP/81"]);
+    assert_eq!(agent.programmed_portals(1), ["192.0.2.1/TCP/80", "192.0.2.1/TCP/81"]);
     let report = agent.reconciler.report(agent.now);
     assert_eq!(
         (report.attachments[0].portals, report.attachments[0].programmed),
@@ -100,82 +100,82 @@ fn new_pods_get_portals_outside_of_service_ranges_and_the_same_bytes() {
 
 #[test]
 fn used_portal_is_activated_immediately_with_all_ports_of_its_address_only() {
-    let mut agent = on_demand();
-    agent.attached(1);
-    agent.attached(2);
-    let effects = agent.uses(1, tcp("10.96.0.20:81"));
-    let [(1, batch)] = sent(&effects)[..] else { panic!("{effects:?}") };
+    let mut agent = on_demand_agent();
+    agent.attach_and_commit(1);
+    agent.attach_and_commit(2);
+    let effects = agent.use_portal(1, tcp("10.96.0.20:81"));
+    let [(1, batch)] = batches(&effects)[..] else { panic!("{effects:?}") };
     assert_eq!(batch.operations, 6, "two portals, their backends, one address, one chain");
     agent.step(Event::JobDone(netns(1), OK));
-    let programmed = agent.programmed(1);
+    let programmed = agent.programmed_portals(1);
     assert_eq!(programmed.iter().filter(|key| key.starts_with(WEB)).count(), 2, "{programmed:?}");
-    assert_eq!(agent.programmed(2).len(), 2, "another pod's use is not one's own");
-    assert!(runs(&agent.uses(1, tcp("10.96.0.20:80"))).is_empty(), "it is active");
+    assert_eq!(agent.programmed_portals(2).len(), 2, "another pod's use is not one's own");
+    assert!(operations(&agent.use_portal(1, tcp("10.96.0.20:80"))).is_empty(), "it is active");
     assert_eq!(agent.reconciler.report(agent.now).counts.activated, 1);
 }
 
 #[test]
 fn concurrent_uses_are_one_transaction() {
-    let mut agent = on_demand();
-    agent.attached(1);
-    assert_eq!(sent(&agent.uses(1, tcp("10.96.0.20:80"))).len(), 1);
-    assert!(runs(&agent.uses(1, udp("10.96.0.10:53"))).is_empty(), "a job is under way");
+    let mut agent = on_demand_agent();
+    agent.attach_and_commit(1);
+    assert_eq!(batches(&agent.use_portal(1, tcp("10.96.0.20:80"))).len(), 1);
+    assert!(operations(&agent.use_portal(1, udp("10.96.0.10:53"))).is_empty(), "a job is under way");
     let effects = agent.step(Event::JobDone(netns(1), OK));
-    assert_eq!(sent(&effects).len(), 1);
+    assert_eq!(batches(&effects).len(), 1);
     agent.step(Event::JobDone(netns(1), OK));
-    assert_eq!(agent.programmed(1).len(), 6);
+    assert_eq!(agent.programmed_portals(1).len(), 6);
 }
 
 #[test]
 fn unused_port_activates_its_address_and_an_unassigned_address_does_not() {
-    let mut agent = on_demand();
-    agent.attached(1);
+    let mut agent = on_demand_agent();
+    agent.attach_and_commit(1);
     for unassigned in ["10.96.7.7:80", "203.0.113.9:80", "192.0.2.1:4711"] {
-        assert!(runs(&agent.uses(1, tcp(unassigned))).is_empty(), "{unassigned}");
+        assert!(operations(&agent.use_portal(1, tcp(unassigned))).is_empty(), "{unassigned}");
     }
-    agent.activated(1, tcp("10.96.0.20:4711"));
+    agent.activate(1, tcp("10.96.0.20:4711"));
     assert!(agent.ruleset(1).expect("known").has_address(ip(WEB)), "the kernel refuses it from now on");
-    assert!(runs(&agent.uses(1, tcp("10.96.0.20:4712"))).is_empty(), "one that was on its way");
+    assert!(operations(&agent.use_portal(1, tcp("10.96.0.20:4712"))).is_empty(), "one that was on its way");
 }
 
 #[test]
 fn use_of_a_relayed_portal_or_in_a_full_table_changes_nothing() {
-    let mut agent = on_demand();
-    agent.attached(1);
+    let mut agent = on_demand_agent();
+    agent.attach_and_commit(1);
     agent.now += INTERVAL;
     agent.source(SourceEvent::Changes(vec![svc("web").ip(WEB).tcp("a", 80).mode(Mode::Relay).into()]));
     agent.now += INTERVAL;
-    assert!(runs(&agent.uses(1, tcp("10.96.0.20:80"))).is_empty());
-    let mut agent = synced(ProgrammingMode::All);
-    agent.attached(1);
-    assert!(runs(&agent.uses(1, tcp("10.96.0.20:80"))).is_empty());
+    assert!(operations(&agent.use_portal(1, tcp("10.96.0.20:80"))).is_empty());
+    let mut agent = agent_in_mode(ProgrammingMode::All);
+    agent.attach_and_commit(1);
+    assert!(operations(&agent.use_portal(1, tcp("10.96.0.20:80"))).is_empty());
 }
 
 #[test]
 fn relayed_portal_without_backends_is_refused_by_the_kernel() {
-    let mut agent = on_demand();
-    agent.attached(1);
+    let mut agent = on_demand_agent();
+    agent.attach_and_commit(1);
     agent.now += INTERVAL;
     let none = svc("none").ip("10.96.0.30").tcp("", 80).mode(Mode::Relay);
     agent.source(SourceEvent::Changes(vec![none.into()]));
-    agent.activated(1, tcp("10.96.0.30:80"));
+    agent.activate(1, tcp("10.96.0.30:80"));
 }
 
 #[test]
 fn change_is_sent_only_to_pods_with_the_portal() {
-    let mut agent = on_demand();
-    (1..=3).for_each(|number| agent.attached(number));
+    let mut agent = on_demand_agent();
+    (1..=3).for_each(|number| agent.attach_and_commit(number));
     agent.now += INTERVAL;
     agent.source(SourceEvent::Changes(vec![svc("web").ip(WEB).tcp("a", 80).tcp("b", 81).into()]));
     (1..=3).for_each(|number| drop(agent.step(Event::JobDone(netns(number), OK))));
-    agent.activated(2, tcp("10.96.0.20:80"));
+    agent.activate(2, tcp("10.96.0.20:80"));
     agent.now += INTERVAL;
     let endpoints = slice("web").tcp("a", 8080).tcp("b", 8081).at("10.1.0.9");
     let effects = agent.source(SourceEvent::Changes(vec![endpoints.into()]));
-    let [(2, batch)] = sent(&effects)[..] else { panic!("{effects:?}") };
+    let [(2, batch)] = batches(&effects)[..] else { panic!("{effects:?}") };
     assert_eq!(batch.operations, 4, "two backends go, two come");
     let effects = agent.step(Event::JobDone(netns(2), OK));
-    assert!(matches!(logged(&effects)[..], [LogEvent::Applied { namespaces: 1, .. }]), "{effects:?}");
+    assert!(matches!(log_events(&effects)[..], [LogEvent::Applied { namespaces: 1, .. }]), "{effects:?}");
     let report = agent.reconciler.report(agent.now);
     let revision = Some(report.views["all"].revision);
     assert!(report.attachments.iter().all(|a| a.revision == revision && a.lag_ms == 0), "{report:?}");
@@ -183,148 +183,154 @@ fn change_is_sent_only_to_pods_with_the_portal() {
 
 #[test]
 fn change_of_a_pinned_portal_is_sent_to_all_pods() {
-    let mut agent = on_demand();
-    (1..=2).for_each(|number| agent.attached(number));
+    let mut agent = on_demand_agent();
+    (1..=2).for_each(|number| agent.attach_and_commit(number));
     let sticky = |backend: &str| -> Vec<Change> {
         let endpoints = slice("sticky").tcp("", 8080).at(backend);
         vec![svc("sticky").ip("10.96.0.40").tcp("", 80).sticky(60).into(), endpoints.into()]
     };
     agent.now += INTERVAL;
     assert_eq!(
-        sent(&agent.source(SourceEvent::Changes(sticky("10.1.0.3")))).len(),
+        batches(&agent.source(SourceEvent::Changes(sticky("10.1.0.3")))).len(),
         2,
         "only the kernel serves it"
     );
     (1..=2).for_each(|number| drop(agent.step(Event::JobDone(netns(number), OK))));
-    assert!(sent(&agent.web("10.1.0.3")).is_empty(), "an external address leads to the relay as before");
+    assert!(
+        batches(&agent.change_web_backend("10.1.0.3")).is_empty(),
+        "an external address leads to the relay as before"
+    );
 }
 
 #[test]
 fn idle_portal_is_evicted() {
-    let mut agent = on_demand();
-    agent.attached(1);
-    agent.activated(1, tcp("10.96.0.20:80"));
-    agent.activated(1, udp("10.96.0.10:53"));
+    let mut agent = on_demand_agent();
+    agent.attach_and_commit(1);
+    agent.activate(1, tcp("10.96.0.20:80"));
+    agent.activate(1, udp("10.96.0.10:53"));
     let counted = |dns| hits(&[("10.96.0.20:80", 3), ("10.96.0.20:81", 0), ("10.96.0.10:53", dns)]);
-    assert!(sent(&agent.audit(1, &counted(0))).is_empty(), "three connections since the activation");
+    assert!(batches(&agent.audit(1, &counted(0))).is_empty(), "three connections since the activation");
     for round in 1..3 {
-        assert!(sent(&agent.audit(1, &counted(round))).is_empty(), "dns is used, web was used recently");
+        assert!(batches(&agent.audit(1, &counted(round))).is_empty(), "dns is used, web was used recently");
     }
     let effects = agent.audit(1, &counted(3));
-    assert_eq!(sent(&effects).len(), 1, "web was not used for three audits");
+    assert_eq!(batches(&effects).len(), 1, "web was not used for three audits");
     agent.step(Event::JobDone(netns(1), OK));
-    let programmed = agent.programmed(1);
+    let programmed = agent.programmed_portals(1);
     assert!(!programmed.iter().any(|key| key.starts_with(WEB)), "{programmed:?}");
     assert!(programmed.iter().any(|key| key.starts_with(DNS)), "{programmed:?}");
     assert_eq!(agent.reconciler.report(agent.now).counts.evicted, 1);
-    agent.activated(1, tcp("10.96.0.20:80"));
+    agent.activate(1, tcp("10.96.0.20:80"));
 }
 
 #[test]
 fn restarted_counters_evict_nothing() {
-    let mut agent = on_demand();
-    agent.attached(1);
-    agent.activated(1, tcp("10.96.0.20:80"));
+    let mut agent = on_demand_agent();
+    agent.attach_and_commit(1);
+    agent.activate(1, tcp("10.96.0.20:80"));
     agent.audit(1, &hits(&[("10.96.0.20:80", 3)]));
     agent.audit(1, &hits(&[("10.96.0.20:80", 3)]));
     agent.audit(1, &hits(&[("10.96.0.20:80", 1)]));
-    assert!(sent(&agent.audit(1, &hits(&[("10.96.0.20:80", 1)]))).is_empty());
+    assert!(batches(&agent.audit(1, &hits(&[("10.96.0.20:80", 1)]))).is_empty());
 }
 
 #[test]
 fn used_portals_are_restored_from_the_kernel_after_a_restart() {
     let mut agent = TestAgent::with(ProgrammingMode::OnDemand);
     agent.step(Event::Recover(record(1)));
-    agent.source(SourceEvent::Changes(cluster("10.1.0.2")));
+    agent.source(SourceEvent::Changes(dns_and_web("10.1.0.2")));
     let effects = agent.source(SourceEvent::Synced);
-    assert!(matches!(runs(&effects)[..], [(1, Operation::CountHits(_))]), "{effects:?}");
+    assert!(matches!(operations(&effects)[..], [(1, Operation::CountHits(_))]), "{effects:?}");
     // One of them is no longer a portal.
     let counted =
         hits(&[("10.96.0.20:80", 3), ("10.96.0.20:81", 0), ("10.96.0.99:80", 1), ("192.0.2.1:80", 9)]);
     let effects = agent.step(Event::JobDone(netns(1), Outcome::Counted(counted.clone())));
-    let [(1, Operation::Verify(wanted, None))] = runs(&effects)[..] else { panic!("{effects:?}") };
+    let [(1, Operation::Verify(wanted, None))] = operations(&effects)[..] else { panic!("{effects:?}") };
     assert_eq!(wanted.active_addresses().collect::<Vec<IpAddr>>(), [ip(WEB), ip("192.0.2.1")]);
     assert!(
-        runs(&agent.step(Event::JobDone(netns(1), Outcome::Matches(Some(7))))).is_empty(),
+        operations(&agent.step(Event::JobDone(netns(1), Outcome::Matches(Some(7))))).is_empty(),
         "it is up to date"
     );
-    assert!(sent(&agent.audit(1, &counted)).is_empty(), "and is not idle because of that");
-    assert!(runs(&agent.uses(1, tcp("10.96.0.20:80"))).is_empty());
+    assert!(batches(&agent.audit(1, &counted)).is_empty(), "and is not idle because of that");
+    assert!(operations(&agent.use_portal(1, tcp("10.96.0.20:80"))).is_empty());
 }
 
 #[test]
 fn unused_external_address_has_one_element_per_portal_after_a_restart() {
     let mut agent = TestAgent::with(ProgrammingMode::OnDemand);
     agent.step(Event::Recover(record(1)));
-    agent.source(SourceEvent::Changes(cluster("10.1.0.2")));
+    agent.source(SourceEvent::Changes(dns_and_web("10.1.0.2")));
     agent.source(SourceEvent::Synced);
     let counted = hits(&[("192.0.2.1:80", 0), ("192.0.2.1:81", 0)]);
     let effects = agent.step(Event::JobDone(netns(1), Outcome::Counted(counted)));
-    let [(1, Operation::Verify(wanted, None))] = runs(&effects)[..] else { panic!("{effects:?}") };
+    let [(1, Operation::Verify(wanted, None))] = operations(&effects)[..] else { panic!("{effects:?}") };
     assert_eq!((wanted.active_addresses().count(), wanted.portal_count(), wanted.size()), (0, 2, 2));
 }
 
 #[test]
 fn full_table_activates_no_portal() {
-    let mut agent = on_demand();
+    let mut agent = on_demand_agent();
     agent.reconciler.options.limits.table_elements = 6;
-    agent.attached(1);
-    assert!(runs(&agent.uses(1, tcp("10.96.0.20:80"))).is_empty(), "2 elements, and 5 more are too many");
+    agent.attach_and_commit(1);
+    assert!(
+        operations(&agent.use_portal(1, tcp("10.96.0.20:80"))).is_empty(),
+        "2 elements, and 5 more are too many"
+    );
     agent.reconciler.options.limits.table_elements = 7;
-    agent.activated(1, tcp("10.96.0.20:80"));
+    agent.activate(1, tcp("10.96.0.20:80"));
 }
 
 #[test]
 fn full_table_of_the_plugin_is_replaced_in_one_transaction() {
-    let mut agent = on_demand();
-    assert!(matches!(runs(&agent.step(Event::Recover(record(1))))[..], [(1, Operation::CountHits(_))]));
+    let mut agent = on_demand_agent();
+    assert!(matches!(operations(&agent.step(Event::Recover(record(1))))[..], [(1, Operation::CountHits(_))]));
     // A full table has no counters.
     agent.step(Event::JobDone(netns(1), Outcome::Counted(HitCounts::new())));
     let effects = agent.step(Event::JobDone(netns(1), Outcome::Drifted("other settings".to_owned())));
-    assert_eq!(sent(&effects).len(), 1);
+    assert_eq!(batches(&effects).len(), 1);
     agent.step(Event::JobDone(netns(1), OK));
-    assert_eq!(agent.programmed(1).len(), 2);
+    assert_eq!(agent.programmed_portals(1).len(), 2);
 }
 
 #[test]
 fn failed_read_of_hits_is_retried() {
-    let mut agent = on_demand();
+    let mut agent = on_demand_agent();
     agent.step(Event::Recover(record(1)));
     let busy = Outcome::Failed { message: "read back portals4".to_owned(), transient: true };
     let effects = agent.step(Event::JobDone(netns(1), busy));
-    let [LogEvent::JobFailed { retry_in, .. }] = logged(&effects)[..] else { panic!("{effects:?}") };
-    assert!(matches!(runs(&agent.later(*retry_in))[..], [(1, Operation::CountHits(_))]));
+    let [LogEvent::JobFailed { retry_in, .. }] = log_events(&effects)[..] else { panic!("{effects:?}") };
+    assert!(matches!(operations(&agent.tick_after(*retry_in))[..], [(1, Operation::CountHits(_))]));
 }
 
 #[test]
 fn drifted_table_is_restored_with_its_used_portals() {
-    let mut agent = on_demand();
-    agent.attached(1);
-    agent.activated(1, tcp("10.96.0.20:80"));
-    agent.later(AUDIT);
+    let mut agent = on_demand_agent();
+    agent.attach_and_commit(1);
+    agent.activate(1, tcp("10.96.0.20:80"));
+    agent.tick_after(AUDIT);
     let effects = agent.step(Event::JobDone(netns(1), Outcome::Drifted("the table is gone".to_owned())));
-    assert_eq!(sent(&effects).len(), 1);
+    assert_eq!(batches(&effects).len(), 1);
     agent.step(Event::JobDone(netns(1), OK));
-    assert_eq!(agent.programmed(1).len(), 4);
+    assert_eq!(agent.programmed_portals(1).len(), 4);
 }
 
 #[test]
 fn pod_with_more_portals_than_the_threshold_is_on_demand() {
     for (number, programmed) in [(5, 2), (6, 6)] {
-        let mut agent = synced(ProgrammingMode::OnDemandAbove(number));
-        agent.attached(1);
-        assert_eq!(agent.programmed(1).len(), programmed, "six portals, more than {number}");
+        let mut agent = agent_in_mode(ProgrammingMode::OnDemandAbove(number));
+        agent.attach_and_commit(1);
+        assert_eq!(agent.programmed_portals(1).len(), programmed, "six portals, more than {number}");
     }
 }
 
 #[test]
 fn pod_keeps_its_mode_when_the_number_of_portals_changes() {
-    let mut agent = synced(ProgrammingMode::OnDemandAbove(6));
-    agent.attached(1);
+    let mut agent = agent_in_mode(ProgrammingMode::OnDemandAbove(6));
+    agent.attach_and_commit(1);
     agent.now += INTERVAL;
     agent.source(SourceEvent::Changes(vec![svc("more").ip("10.96.0.40").tcp("", 80).into()]));
     agent.step(Event::JobDone(netns(1), OK));
-    agent.attached(2);
+    agent.attach_and_commit(2);
     let of = |agent: &TestAgent| -> Vec<ProgrammedPortals> {
         agent.reconciler.report(agent.now).attachments.iter().map(|a| a.portals).collect()
     };
@@ -337,25 +343,25 @@ fn pod_keeps_its_mode_when_the_number_of_portals_changes() {
 #[test]
 fn without_a_service_range_all_portals_are_programmed_and_the_reason_is_logged_once() {
     let mut agent = TestAgent::with(ProgrammingMode::OnDemand);
-    agent.source(SourceEvent::Changes(world("10.1.0.1")));
+    agent.source(SourceEvent::Changes(dns_objects("10.1.0.1")));
     agent.source(SourceEvent::Synced);
     let effects = agent.attach(1);
     assert!(
-        matches!(logged(&effects)[..], [LogEvent::OnDemandUnavailable(why)] if why.contains("--service-cidr")),
+        matches!(log_events(&effects)[..], [LogEvent::OnDemandUnavailable(why)] if why.contains("--service-cidr")),
         "{effects:?}"
     );
     agent.step(Event::JobDone(netns(1), OK));
-    assert_eq!(agent.programmed(1).len(), 2);
-    assert!(logged(&agent.attach(2)).is_empty());
+    assert_eq!(agent.programmed_portals(1).len(), 2);
+    assert!(log_events(&agent.attach(2)).is_empty());
 }
 
 #[test]
 fn udp_flows_follow_their_backends_also_without_an_active_portal() {
-    let mut agent = on_demand();
-    agent.attached(1);
+    let mut agent = on_demand_agent();
+    agent.attach_and_commit(1);
     agent.now += INTERVAL;
-    let effects = agent.source(SourceEvent::Changes(world("10.1.0.7")));
-    assert!(runs(&effects).is_empty(), "it does not hold the portal");
+    let effects = agent.source(SourceEvent::Changes(dns_objects("10.1.0.7")));
+    assert!(operations(&effects).is_empty(), "it does not hold the portal");
     let to = |text: &str| text.parse::<SocketAddr>().expect("an address");
     let expected = vec![to("10.1.0.7:5353"), to("127.0.0.1:15999")];
     assert_eq!(stale_udp(&effects), BTreeMap::from([(udp("10.96.0.10:53"), expected)]));
@@ -363,15 +369,19 @@ fn udp_flows_follow_their_backends_also_without_an_active_portal() {
 
 #[test]
 fn udp_flows_leave_the_relay_some_time_after_the_activation_of_their_portal() {
-    let mut agent = on_demand();
-    agent.attached(1);
-    assert_eq!(stale_udp(&agent.uses(1, udp("10.96.0.10:53"))), BTreeMap::new(), "replies are on their way");
+    let mut agent = on_demand_agent();
+    agent.attach_and_commit(1);
+    assert_eq!(
+        stale_udp(&agent.use_portal(1, udp("10.96.0.10:53"))),
+        BTreeMap::new(),
+        "replies are on their way"
+    );
     agent.step(Event::JobDone(netns(1), OK));
-    assert_eq!(stale_udp(&agent.later(AUDIT)), BTreeMap::new());
+    assert_eq!(stale_udp(&agent.tick_after(AUDIT)), BTreeMap::new());
     agent.step(Event::JobDone(netns(1), Outcome::Matches(Some(7))));
     agent.step(Event::JobDone(netns(1), Outcome::Counted(hits(&[("10.96.0.10:53", 1)]))));
     let backend = "10.1.0.1:5353".parse().expect("an address");
-    assert_eq!(stale_udp(&agent.later(AUDIT)), BTreeMap::from([(udp("10.96.0.10:53"), vec![backend])]));
+    assert_eq!(stale_udp(&agent.tick_after(AUDIT)), BTreeMap::from([(udp("10.96.0.10:53"), vec![backend])]));
 }
 
 #[test]
@@ -383,8 +393,8 @@ fn relay_receives_its_network_namespaces_and_portals() {
     let updates = |effects: &[Effect]| {
         effects.iter().filter(|e| matches!(e, Effect::SetRelayPortals(ServiceFilter::All, _))).count()
     };
-    assert_eq!(relays(&on_demand().attach(1)), [Some(ServiceFilter::All)]);
-    let mut agent = synced(ProgrammingMode::All);
+    assert_eq!(relays(&on_demand_agent().attach(1)), [Some(ServiceFilter::All)]);
+    let mut agent = agent_in_mode(ProgrammingMode::All);
     assert_eq!(relays(&agent.attach(1)), [None]);
     agent.step(Event::JobDone(netns(1), OK));
     agent.now += INTERVAL;
@@ -402,7 +412,7 @@ fn relay_receives_its_network_namespaces_and_portals() {
 
 #[test]
 fn relay_receives_a_view_before_its_use_and_its_removal_afterwards() {
-    let mut agent = on_demand();
+    let mut agent = on_demand_agent();
     let mut selective = attachment("selective");
     selective.annotations.insert("portals".to_owned(), "web".to_owned());
     let effects = agent.step(Event::Attach(RequestId(1), selective, netns(1)));
@@ -412,7 +422,7 @@ fn relay_receives_a_view_before_its_use_and_its_removal_afterwards() {
     );
     assert!(updates < position(|e| matches!(e, Effect::Run(..))));
     agent.step(Event::Detach(RequestId(2), key("selective")));
-    let effects = agent.later(AUDIT);
+    let effects = agent.tick_after(AUDIT);
     assert!(
         effects.iter().any(|e| matches!(e, Effect::RemoveRelayView(ServiceFilter::Only(_)))),
         "{effects:?}"

@@ -6,21 +6,24 @@ use super::*;
 fn up_to_date_table_is_not_changed_after_a_restart() {
     let mut agent = TestAgent::new();
     agent.step(Event::Recover(record(1)));
-    agent.source(SourceEvent::Changes(world("10.1.0.1")));
+    agent.source(SourceEvent::Changes(dns_objects("10.1.0.1")));
     let effects = agent.source(SourceEvent::Synced);
-    assert!(matches!(runs(&effects)[..], [(1, Operation::Verify(_, None))]), "{effects:?}");
+    assert!(matches!(operations(&effects)[..], [(1, Operation::Verify(_, None))]), "{effects:?}");
     let effects = agent.step(Event::JobDone(netns(1), Outcome::Matches(Some(3))));
-    assert!(runs(&effects).is_empty());
-    assert_eq!(sent(&agent.change("10.1.0.2")).len(), 1, "and follows from then on");
+    assert!(operations(&effects).is_empty());
+    assert_eq!(batches(&agent.change_backend("10.1.0.2")).len(), 1, "and follows from then on");
 }
 
 #[test]
 fn outdated_table_is_replaced_in_one_transaction_after_a_restart() {
     let mut agent = TestAgent::synced();
-    assert!(matches!(runs(&agent.step(Event::Recover(record(1))))[..], [(1, Operation::Verify(_, None))]));
+    assert!(matches!(
+        operations(&agent.step(Event::Recover(record(1))))[..],
+        [(1, Operation::Verify(_, None))]
+    ));
     let effects = agent.step(Event::JobDone(netns(1), Outcome::Drifted("1 backend".to_owned())));
-    assert_eq!(sent(&effects).len(), 1);
-    assert!(logged(&effects).is_empty(), "an outdated table is not drift: {effects:?}");
+    assert_eq!(batches(&effects).len(), 1);
+    assert!(log_events(&effects).is_empty(), "an outdated table is not drift: {effects:?}");
     agent.step(Event::JobDone(netns(1), OK));
     assert_eq!(agent.reconciler.report(agent.now).attachments[0].repairs, 0);
 }
@@ -28,7 +31,7 @@ fn outdated_table_is_replaced_in_one_transaction_after_a_restart() {
 #[test]
 fn ended_attachment_is_not_recovered_from_an_outdated_record() {
     let mut agent = TestAgent::synced();
-    agent.attached(1);
+    agent.attach_and_commit(1);
     agent.step(Event::Detach(RequestId(2), key("pod-1")));
     let effects = agent.step(Event::Recover(record(1)));
     assert!(
@@ -36,7 +39,7 @@ fn ended_attachment_is_not_recovered_from_an_outdated_record() {
         "it is not held open: {effects:?}"
     );
     assert_eq!(agent.reconciler.report(agent.now).attachments, []);
-    agent.attached(1);
+    agent.attach_and_commit(1);
     assert_eq!(agent.reconciler.report(agent.now).attachments.len(), 1, "it may be attached again");
 }
 
@@ -56,7 +59,7 @@ fn unwritten_record_is_retried_until_it_is_written() {
         assert_eq!(agent.reconciler.report(agent.now).records_unwritten, 1);
         let delay = agent.reconciler.deadline().expect("a retry is due") - agent.now;
         assert!(delay <= Duration::from_secs(8), "{delay:?}");
-        assert_eq!(written(&agent.later(delay)), Some(record.clone()));
+        assert_eq!(written(&agent.tick_after(delay)), Some(record.clone()));
     }
     agent.step(Event::RecordWritten(Box::new(record.clone()), true));
     assert_eq!(agent.reconciler.report(agent.now).records_unwritten, 0);

@@ -17,11 +17,11 @@ fn relayed_portals_refuse_while_the_relay_cannot_listen_and_others_follow_change
     assert!(wants_relay(&agent.attach(1)));
     let port_in_use = || Event::RelayListening(netns(1), Some("the port is in use".to_owned()));
     let effects = agent.step(port_in_use());
-    assert!(matches!(logged(&effects)[..], [LogEvent::RelayUnavailable { .. }]), "{effects:?}");
+    assert!(matches!(log_events(&effects)[..], [LogEvent::RelayUnavailable { .. }]), "{effects:?}");
     // The batch that redirects connections is not sent; the one that refuses them is sent immediately.
     let effects = agent.step(Event::JobDone(netns(1), Outcome::RelayUnavailable));
     assert!(replies(&effects).is_empty() && !wants_relay(&effects), "{effects:?}");
-    assert_eq!(sent(&effects).len(), 1, "{effects:?}");
+    assert_eq!(batches(&effects).len(), 1, "{effects:?}");
     assert_eq!(replies(&agent.step(Event::JobDone(netns(1), OK))), [(1, &Reply::Done)]);
     let has_relay =
         |agent: &TestAgent| match &agent.reconciler.fleet.get(netns(1)).expect("the netns is known").kernel {
@@ -29,32 +29,32 @@ fn relayed_portals_refuse_while_the_relay_cannot_listen_and_others_follow_change
             other => panic!("{other:?}"),
         };
     assert!(!has_relay(&agent));
-    assert_eq!(sent(&agent.change("10.1.0.9")).len(), 1, "the kernel's portals follow");
+    assert_eq!(batches(&agent.change_backend("10.1.0.9")).len(), 1, "the kernel's portals follow");
     agent.step(Event::JobDone(netns(1), OK));
     assert_eq!(
         agent.reconciler.report(agent.now).attachments[0].error.as_deref(),
         Some("the port is in use")
     );
     agent.source(SourceEvent::Changes(relayed("10.1.0.2")));
-    agent.later(INTERVAL);
+    agent.tick_after(INTERVAL);
     agent.step(Event::JobDone(netns(1), OK));
-    let effects = agent.later(Duration::from_secs(5));
+    let effects = agent.tick_after(Duration::from_secs(5));
     assert!(
-        matches!(runs(&effects)[..], [(1, Operation::RoutesOnly)]) && wants_relay(&effects),
+        matches!(operations(&effects)[..], [(1, Operation::RoutesOnly)]) && wants_relay(&effects),
         "{effects:?}"
     );
-    assert!(logged(&agent.step(port_in_use())).is_empty(), "it is logged once");
-    assert!(runs(&agent.step(Event::JobDone(netns(1), Outcome::RelayUnavailable))).is_empty());
-    agent.later(Duration::from_secs(5));
+    assert!(log_events(&agent.step(port_in_use())).is_empty(), "it is logged once");
+    assert!(operations(&agent.step(Event::JobDone(netns(1), Outcome::RelayUnavailable))).is_empty());
+    agent.tick_after(Duration::from_secs(5));
     agent.step(Event::RelayListening(netns(1), None));
     let effects = agent.step(Event::JobDone(netns(1), Outcome::Applied(None)));
     assert_eq!(
-        sent(&effects).len(),
+        batches(&effects).len(),
         1,
         "connections are redirected as soon as the relay listens: {effects:?}"
     );
     agent.step(Event::JobDone(netns(1), OK));
     assert!(has_relay(&agent));
     assert_eq!(agent.reconciler.report(agent.now).attachments[0].error, None);
-    assert!(runs(&agent.later(Duration::from_secs(5))).is_empty());
+    assert!(operations(&agent.tick_after(Duration::from_secs(5))).is_empty());
 }

@@ -18,7 +18,7 @@ fn checker() -> ConflictChecker {
 }
 
 /// Runs the pending check, and returns the services that are reported.
-fn check(checker: &mut ConflictChecker, snapshot: &Snapshot) -> Vec<String> {
+fn run_check(checker: &mut ConflictChecker, snapshot: &Snapshot) -> Vec<String> {
     let now = checker.next_due(Instant::now()).expect("a check is pending");
     let check = checker.start(now).expect("it is due");
     assert!(checker.start(now).is_none(), "one check at a time");
@@ -26,9 +26,9 @@ fn check(checker: &mut ConflictChecker, snapshot: &Snapshot) -> Vec<String> {
     reports.into_iter().map(|(service, conflict)| format!("{service}: {}", conflict.port)).collect()
 }
 
-fn reported(checker: &mut ConflictChecker, snapshot: &Snapshot) -> Vec<String> {
+fn check_after_change(checker: &mut ConflictChecker, snapshot: &Snapshot) -> Vec<String> {
     checker.services_changed();
-    check(checker, snapshot)
+    run_check(checker, snapshot)
 }
 
 #[test]
@@ -36,15 +36,15 @@ fn conflict_is_reported_once_until_it_ends() {
     let (mut checker, mut snapshot) = (checker(), Snapshot::new());
     snapshot.apply(service("a", "old", 80, 1).into());
     snapshot.apply(service("b", "young", 80, 2).into());
-    assert_eq!(reported(&mut checker, &snapshot), ["b/young: 192.0.2.1/TCP/80"]);
+    assert_eq!(check_after_change(&mut checker, &snapshot), ["b/young: 192.0.2.1/TCP/80"]);
     snapshot.apply(service("b", "young", 80, 2).tcp("more", 81).into());
-    assert_eq!(reported(&mut checker, &snapshot), [""; 0], "it was reported");
+    assert_eq!(check_after_change(&mut checker, &snapshot), [""; 0], "it was reported");
     // The end of the conflict is a change in another namespace.
     snapshot.apply(Change::ServiceDeleted(ServiceKey::new("a", "old")));
-    assert_eq!(reported(&mut checker, &snapshot), [""; 0]);
+    assert_eq!(check_after_change(&mut checker, &snapshot), [""; 0]);
     assert!(checker.reported.is_empty());
     snapshot.apply(service("a", "old", 80, 1).into());
-    assert_eq!(reported(&mut checker, &snapshot), ["b/young: 192.0.2.1/TCP/80"]);
+    assert_eq!(check_after_change(&mut checker, &snapshot), ["b/young: 192.0.2.1/TCP/80"]);
 }
 
 #[test]
@@ -52,12 +52,16 @@ fn conflict_is_reported_again_if_the_service_or_the_owner_is_another_one() {
     let (mut checker, mut snapshot) = (checker(), Snapshot::new());
     snapshot.apply(service("a", "old", 80, 5).into());
     snapshot.apply(service("b", "young", 80, 6).into());
-    assert_eq!(reported(&mut checker, &snapshot).len(), 1);
+    assert_eq!(check_after_change(&mut checker, &snapshot).len(), 1);
     snapshot.apply(service("b", "young", 80, 7).into());
-    assert_eq!(reported(&mut checker, &snapshot), ["b/young: 192.0.2.1/TCP/80"], "it was recreated");
+    assert_eq!(
+        check_after_change(&mut checker, &snapshot),
+        ["b/young: 192.0.2.1/TCP/80"],
+        "it was recreated"
+    );
     snapshot.apply(service("c", "older", 80, 4).into());
     let both = ["a/old: 192.0.2.1/TCP/80", "b/young: 192.0.2.1/TCP/80"];
-    assert_eq!(reported(&mut checker, &snapshot), both);
+    assert_eq!(check_after_change(&mut checker, &snapshot), both);
 }
 
 #[test]
@@ -68,12 +72,12 @@ fn reports_and_memory_of_a_namespace_are_bounded() {
         snapshot.apply(service("b", &format!("young-{number:04}"), 80, 2).into());
     }
     snapshot.apply(service("c", "young", 80, 2).into());
-    let first = reported(&mut checker, &snapshot);
+    let first = check_after_change(&mut checker, &snapshot);
     assert_eq!(first.len(), REPORTS_OF_NAMESPACE_MAX + 1);
     assert_eq!(first.last().map(String::as_str), Some("c/young: 192.0.2.1/TCP/80"));
     assert_eq!(checker.next_due(Instant::now()), None, "the others wait for a change");
     for _ in 0..100 {
-        assert!(reported(&mut checker, &snapshot).len() <= REPORTS_OF_NAMESPACE_MAX);
+        assert!(check_after_change(&mut checker, &snapshot).len() <= REPORTS_OF_NAMESPACE_MAX);
     }
     assert_eq!(checker.reported.len(), REPORTED_OF_NAMESPACE_MAX + 1);
 }
@@ -85,9 +89,9 @@ fn reports_of_many_namespaces_are_distributed_over_several_checks() {
     for number in 0..250 {
         snapshot.apply(service(&format!("b-{number:03}"), "young", 80, 2).into());
     }
-    assert_eq!(reported(&mut checker, &snapshot).len(), REPORTS_PER_CHECK_MAX);
-    assert_eq!(check(&mut checker, &snapshot).len(), REPORTS_PER_CHECK_MAX);
-    assert_eq!(check(&mut checker, &snapshot).len(), 50);
+    assert_eq!(check_after_change(&mut checker, &snapshot).len(), REPORTS_PER_CHECK_MAX);
+    assert_eq!(run_check(&mut checker, &snapshot).len(), REPORTS_PER_CHECK_MAX);
+    assert_eq!(run_check(&mut checker, &snapshot).len(), 50);
     assert_eq!(checker.next_due(Instant::now()), None);
 }
 

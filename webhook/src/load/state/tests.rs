@@ -62,7 +62,7 @@ fn connection_with_a_request_being_answered_is_not_closed() {
 }
 
 /// Starts a large request of this size.
-fn large(state: &mut State, connection: u64, bytes: usize) -> (u64, Arc<Notify>) {
+fn begin_large(state: &mut State, connection: u64, bytes: usize) -> (u64, Arc<Notify>) {
     let request = begin(state, connection);
     assert!(
         state.has_turn(&LIMITS, Instant::now(), request.0, bytes) && state.grow(&LIMITS, request.0, bytes)
@@ -75,8 +75,8 @@ fn oldest_incomplete_request_of_the_largest_peer_is_evicted_first() {
     let mut state = State::default();
     let (honest, _) = connect(&mut state, 1);
     let (hostile, _) = connect(&mut state, 2);
-    let few = large(&mut state, honest, 40 << 10);
-    let many = large(&mut state, hostile, 60 << 10);
+    let few = begin_large(&mut state, honest, 40 << 10);
+    let many = begin_large(&mut state, hostile, 60 << 10);
     // Memory is only charged after it was released.
     assert!(!state.grow(&LIMITS, few.0, 20 << 10));
     assert!(is_notified(&many.1) && !is_notified(&few.1));
@@ -90,7 +90,7 @@ fn oldest_incomplete_request_of_the_largest_peer_is_evicted_first() {
 fn small_request_always_has_room() {
     let mut state = State::default();
     let (connection, _) = connect(&mut state, 1);
-    let all = large(&mut state, connection, LIMITS.bytes);
+    let all = begin_large(&mut state, connection, LIMITS.bytes);
     let small = begin(&mut state, connection);
     assert!(state.has_turn(&LIMITS, Instant::now(), small.0, 10_000) && state.grow(&LIMITS, small.0, 10_000));
     assert!(is_notified(&all.1) && !is_notified(&small.1));
@@ -100,7 +100,7 @@ fn small_request_always_has_room() {
 fn unread_response_is_closed_and_one_being_prepared_is_not() {
     let mut state = State::default();
     let (connection, close) = connect(&mut state, 1);
-    let answering = large(&mut state, connection, 40 << 10).0;
+    let answering = begin_large(&mut state, connection, 40 << 10).0;
     let (sent, _) = begin(&mut state, connection);
     assert!(state.arrived(answering) && state.arrived(sent));
     state.answered(sent);

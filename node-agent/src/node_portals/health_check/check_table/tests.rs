@@ -8,13 +8,13 @@ use proxy_core::snapshot::Change;
 use super::*;
 
 /// A cluster, seen from node `n1`.
-struct Cluster {
+struct TestCluster {
     snapshot: Snapshot,
     node: Node,
     checks: HealthChecks,
 }
 
-impl Cluster {
+impl TestCluster {
     fn new() -> Self {
         Self { snapshot: Snapshot::new(), node: node_context().node, checks: HealthChecks::default() }
     }
@@ -44,13 +44,13 @@ impl Cluster {
     }
 }
 
-fn checked(name: &str, created: &str) -> Service {
+fn service_with_health_check(name: &str, created: &str) -> Service {
     let service = svc(name).created(created).tcp("http", 80).tcp("https", 443);
     Service { health_check_node_port: Some(31_000), ..service }
 }
 
 fn web() -> Service {
-    checked("web", "2026-01-01T00:00:00Z")
+    service_with_health_check("web", "2026-01-01T00:00:00Z")
 }
 
 fn endpoints(name: &str) -> EndpointSlice {
@@ -59,7 +59,7 @@ fn endpoints(name: &str) -> EndpointSlice {
 
 #[test]
 fn ready_endpoints_on_this_node_are_counted_by_address() {
-    let mut cluster = Cluster::new();
+    let mut cluster = TestCluster::new();
     assert_eq!(cluster.apply(web()), ["31000 default/web 0"]);
     let first = endpoints("web").at("10.1.0.1").on("n1").at("10.1.0.2").on("n1").at("10.2.0.1").on("n2");
     assert_eq!(cluster.apply(first), ["31000 default/web 2"]);
@@ -70,7 +70,7 @@ fn ready_endpoints_on_this_node_are_counted_by_address() {
 
 #[test]
 fn endpoints_that_are_not_ready_or_terminate_are_not_counted() {
-    let mut cluster = Cluster::new();
+    let mut cluster = TestCluster::new();
     cluster.apply(web());
     cluster.apply(endpoints("web").at("10.1.0.1").on("n1"));
     let mut terminating = endpoints("web").at("10.1.0.1").on("n1");
@@ -82,7 +82,7 @@ fn endpoints_that_are_not_ready_or_terminate_are_not_counted() {
 
 #[test]
 fn unrelated_changes_change_no_check() {
-    let mut cluster = Cluster::new();
+    let mut cluster = TestCluster::new();
     cluster.apply(web());
     assert_eq!(cluster.apply(svc("other").ip("10.96.0.9").tcp("", 80)), [""; 0]);
     assert_eq!(cluster.apply(endpoints("other").at("10.1.0.1").on("n1")), [""; 0]);
@@ -91,14 +91,14 @@ fn unrelated_changes_change_no_check() {
 
 #[test]
 fn moved_and_removed_ports_are_closed() {
-    let mut cluster = Cluster::new();
+    let mut cluster = TestCluster::new();
     cluster.apply(web());
     let moved = Service { health_check_node_port: Some(31_001), ..web() };
     assert_eq!(cluster.apply(moved), ["31000 closed", "31001 default/web 0"]);
     assert_eq!(
         cluster.apply(Service { health_check_node_port: None, ..web() }),
         ["31001 closed"],
-        "externalTrafficPolicy became Cluster"
+        "externalTrafficPolicy became TestCluster"
     );
     cluster.apply(web());
     assert_eq!(cluster.apply(Service { has_portals: false, ..web() }), ["31000 closed"], "another proxy");
@@ -109,11 +109,14 @@ fn moved_and_removed_ports_are_closed() {
 
 #[test]
 fn oldest_service_has_a_port_that_several_claim_and_others_are_reported() {
-    let mut cluster = Cluster::new();
+    let mut cluster = TestCluster::new();
     cluster.apply(endpoints("web").at("10.1.0.1").on("n1"));
-    assert_eq!(cluster.apply(checked("young", "2026-03-01T00:00:00Z")), ["31000 default/young 0"]);
+    assert_eq!(
+        cluster.apply(service_with_health_check("young", "2026-03-01T00:00:00Z")),
+        ["31000 default/young 0"]
+    );
     assert_eq!(cluster.apply(web()), ["31000 default/web 1"]);
-    assert_eq!(cluster.apply(checked("middle", "2026-02-01T00:00:00Z")), [""; 0]);
+    assert_eq!(cluster.apply(service_with_health_check("middle", "2026-02-01T00:00:00Z")), [""; 0]);
     assert_eq!(cluster.conflicts(), ["31000 default/web default/middle", "31000 default/web default/young"]);
     assert_eq!(cluster.apply(Change::ServiceDeleted(web().key)), ["31000 default/middle 0"]);
     assert_eq!(cluster.conflicts(), ["31000 default/middle default/young"]);
@@ -121,7 +124,7 @@ fn oldest_service_has_a_port_that_several_claim_and_others_are_reported() {
 
 #[test]
 fn name_of_the_node_that_becomes_known_changes_all_checks() {
-    let mut cluster = Cluster::new();
+    let mut cluster = TestCluster::new();
     let name = std::mem::take(&mut cluster.node.name);
     cluster.apply(web());
     assert_eq!(cluster.apply(endpoints("web").at("10.1.0.1").on("n1")), [""; 0]);
@@ -134,7 +137,7 @@ fn name_of_the_node_that_becomes_known_changes_all_checks() {
 
 #[test]
 fn endpoint_with_the_address_of_a_service_is_not_counted() {
-    let mut cluster = Cluster::new();
+    let mut cluster = TestCluster::new();
     cluster.apply(web());
     cluster.apply(endpoints("web").at("10.96.0.7").on("n1"));
     assert_eq!(cluster.apply(svc("victim").ip("10.96.0.7").tcp("", 80)), ["31000 default/web 0"]);
