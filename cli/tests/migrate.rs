@@ -10,18 +10,18 @@ use std::thread;
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use test_support::apiserver::{Api, Fault};
+use test_support::apiserver::{ApiServer, Fault};
 use test_support::program::program;
 use test_support::temp_dir::TempDir;
 
 const LABEL: &str = "portico.dev/service-proxy";
 const RULES: &str = "table ip kube-proxy, table ip6 kube-proxy";
-/// The interval at which the world reacts.
+/// The interval at which the cluster reacts.
 const REACTION: Duration = Duration::from_millis(5);
 
 /// A cluster whose nodes kube-proxy serves.
-struct World {
-    api: Api,
+struct TestCluster {
+    api: ApiServer,
     dir: TempDir,
     kubectl: PathBuf,
     nodes: &'static [&'static str],
@@ -30,8 +30,8 @@ struct World {
     is_over: AtomicBool,
 }
 
-impl World {
-    fn new(api: Api, nodes: &'static [&'static str], broken: Option<&'static str>) -> Self {
+impl TestCluster {
+    fn new(api: ApiServer, nodes: &'static [&'static str], broken: Option<&'static str>) -> Self {
         let dir = TempDir::new("migrate");
         // A pod of the agent is named after its node.
         let script = format!(
@@ -54,9 +54,9 @@ impl World {
                 "labels": {"app.kubernetes.io/component": "agent"}});
             api.put(ready_pod(node, metadata));
         }
-        let world = Self { api, dir, kubectl, nodes, broken, is_over: AtomicBool::new(false) };
-        nodes.iter().for_each(|node| world.react(node));
-        world
+        let cluster = Self { api, dir, kubectl, nodes, broken, is_over: AtomicBool::new(false) };
+        nodes.iter().for_each(|node| cluster.react(node));
+        cluster
     }
 
     /// Runs `body` while the agents and the controller react.
@@ -122,7 +122,7 @@ impl World {
         );
         let report = json!({"nodePortals": {"migration": report}});
         if report != before {
-            let temporary = self.dir.write(&format!("agent-{node}.new"), &report.to_string());
+            let temporary = self.dir.write(&format!("agent-{node}.new"), report.to_string());
             fs::rename(temporary, file).expect("replace the report");
         }
     }
@@ -199,25 +199,25 @@ impl Drop for Ending<'_> {
 
 #[test]
 fn node_moves_over_and_back_and_the_requests_are_removed() {
-    let world = World::new(Api::start(), &["n1"], None);
-    world.run(|| {
-        let (is_success, text, error) = world.migrate(&["n1"]);
-        assert!(is_success && world.is_at_goal("n1", true), "{text}{error}");
+    let cluster = TestCluster::new(ApiServer::start(), &["n1"], None);
+    cluster.run(|| {
+        let (is_success, text, error) = cluster.migrate(&["n1"]);
+        assert!(is_success && cluster.is_at_goal("n1", true), "{text}{error}");
         assert!(text.contains(&format!("n1: removed {RULES}")), "{text}");
-        let template = world.daemon_set()["spec"]["template"]["spec"].clone();
+        let template = cluster.daemon_set()["spec"]["template"]["spec"].clone();
         assert_eq!(template["nodeSelector"], json!({"kubernetes.io/os": "linux"}), "the rest is kept");
-        let (is_success, text, error) = world.migrate(&["n1", "--back"]);
-        assert!(is_success && world.is_at_goal("n1", false), "{text}{error}");
-        let (is_success, text, _) = world.migrate(&["n1", "--back"]);
+        let (is_success, text, error) = cluster.migrate(&["n1", "--back"]);
+        assert!(is_success && cluster.is_at_goal("n1", false), "{text}{error}");
+        let (is_success, text, _) = cluster.migrate(&["n1", "--back"]);
         assert!(is_success && !text.contains("label"), "a second call changes nothing: {text}");
     });
 }
 
 #[test]
 fn dry_run_prints_the_steps_and_changes_nothing() {
-    let world = World::new(Api::double(), &["n1"], None);
-    world.api.requests();
-    let (is_success, text, error) = world.migrate(&["n1", "--dry-run"]);
+    let cluster = TestCluster::new(ApiServer::double(), &["n1"], None);
+    cluster.api.requests();
+    let (is_success, text, error) = cluster.migrate(&["n1", "--dry-run"]);
     assert!(is_success, "{text}{error}");
     for expected in [
         "n1: label kube-proxy; kube-proxy: running in mode nftables, table ip kube-proxy",
@@ -228,15 +228,15 @@ fn dry_run_prints_the_steps_and_changes_nothing() {
     ] {
         assert!(text.contains(expected), "{expected}: {text}");
     }
-    assert_eq!(world.label("n1"), "kube-proxy");
-    assert!(world.daemon_set()["spec"]["template"]["spec"]["affinity"].is_null());
+    assert_eq!(cluster.label("n1"), "kube-proxy");
+    assert!(cluster.daemon_set()["spec"]["template"]["spec"]["affinity"].is_null());
 }
 
 /// Kills a move to Portico after this number of lines of its output, and moves the node again or back.
 fn interrupt_after(lines: usize, is_back: bool) {
-    let world = World::new(Api::double(), &["n1"], None);
-    world.run(|| {
-        let mut command = world.command(&["n1"]);
+    let cluster = TestCluster::new(ApiServer::double(), &["n1"], None);
+    cluster.run(|| {
+        let mut command = cluster.command(&["n1"]);
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("run portico");
         let mut output = BufReader::new(child.stdout.take().expect("piped above"));
         for _ in 0..lines {
@@ -245,8 +245,8 @@ fn interrupt_after(lines: usize, is_back: bool) {
         let _ = child.kill();
         child.wait().expect("wait for portico");
         let args: &[&str] = if is_back { &["n1", "--back"] } else { &["n1"] };
-        let (is_success, text, error) = world.migrate(args);
-        assert!(is_success && world.is_at_goal("n1", !is_back), "after {lines} lines: {text}{error}");
+        let (is_success, text, error) = cluster.migrate(args);
+        assert!(is_success && cluster.is_at_goal("n1", !is_back), "after {lines} lines: {text}{error}");
     });
 }
 
@@ -262,9 +262,9 @@ fn call_after_an_interruption_at_each_line_of_output_reaches_the_goal() {
 
 #[test]
 fn all_nodes_stop_at_the_first_that_is_not_as_before() {
-    let world = World::new(Api::double(), &["n1", "n2", "n3"], Some("n2"));
-    world.run(|| {
-        let (is_success, text, error) = world.migrate(&["--all"]);
+    let cluster = TestCluster::new(ApiServer::double(), &["n1", "n2", "n3"], Some("n2"));
+    cluster.run(|| {
+        let (is_success, text, error) = cluster.migrate(&["--all"]);
         assert!(!is_success, "{text}");
         assert!(
             error.contains("node n2: default/kubernetes at 10.96.0.1:443 is not reachable any more"),
@@ -272,22 +272,22 @@ fn all_nodes_stop_at_the_first_that_is_not_as_before() {
         );
         assert!(text.contains("the way back: portico migrate n2 --back"), "{text}");
         assert!(text.contains("moved before, and as before: n1"), "{text}");
-        assert_eq!(["n1", "n2", "n3"].map(|node| world.label(node)), ["portico", "both", "kube-proxy"]);
-        let (is_success, text, error) = world.migrate(&["n2", "--back"]);
-        assert!(is_success && world.is_at_goal("n2", false), "{text}{error}");
+        assert_eq!(["n1", "n2", "n3"].map(|node| cluster.label(node)), ["portico", "both", "kube-proxy"]);
+        let (is_success, text, error) = cluster.migrate(&["n2", "--back"]);
+        assert!(is_success && cluster.is_at_goal("n2", false), "{text}{error}");
     });
 }
 
 #[test]
 fn all_nodes_move_over_and_back_two_at_a_time() {
-    let world = World::new(Api::double(), &["n1", "n2", "n3"], None);
-    world.run(|| {
+    let cluster = TestCluster::new(ApiServer::double(), &["n1", "n2", "n3"], None);
+    cluster.run(|| {
         for (args, is_portico) in [
             (&["--all", "--max-unavailable", "2"][..], true),
             (&["--all", "--max-unavailable", "2", "--back"], false),
         ] {
-            let (is_success, text, error) = world.migrate(args);
-            let is_moved = world.nodes.iter().all(|node| world.is_at_goal(node, is_portico));
+            let (is_success, text, error) = cluster.migrate(args);
+            let is_moved = cluster.nodes.iter().all(|node| cluster.is_at_goal(node, is_portico));
             assert!(is_success && is_moved, "{text}{error}");
         }
     });
@@ -295,14 +295,14 @@ fn all_nodes_move_over_and_back_two_at_a_time() {
 
 #[test]
 fn concurrent_change_of_the_daemon_set_is_kept() {
-    let world = World::new(Api::double(), &["n1"], None);
-    let mut changed = world.daemon_set();
+    let cluster = TestCluster::new(ApiServer::double(), &["n1"], None);
+    let mut changed = cluster.daemon_set();
     changed["metadata"]["labels"] = json!({"changed": "concurrently"});
-    world.api.fault(Fault::Race("daemonsets", changed));
-    world.run(|| {
-        let (is_success, text, error) = world.migrate(&["n1"]);
+    cluster.api.fault(Fault::Race("daemonsets", changed));
+    cluster.run(|| {
+        let (is_success, text, error) = cluster.migrate(&["n1"]);
         assert!(is_success && text.contains("will retry"), "{text}{error}");
-        assert_eq!(world.daemon_set()["metadata"]["labels"]["changed"], "concurrently");
-        assert!(world.is_at_goal("n1", true));
+        assert_eq!(cluster.daemon_set()["metadata"]["labels"]["changed"], "concurrently");
+        assert!(cluster.is_at_goal("n1", true));
     });
 }

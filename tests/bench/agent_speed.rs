@@ -7,23 +7,23 @@
 
 use std::time::{Duration, Instant};
 
-use crate::world::{service, slice};
+use crate::cluster_objects::{service, slice};
 use bench_report::{Sheet, Spread, Verdict, is_quick};
 use netns_nft::Socket;
 use test_support::agent::{Agent, AgentDir};
-use test_support::apiserver::Api;
-use test_support::kilobytes::kilobytes;
-use test_support::namespace::{bare, run};
+use test_support::apiserver::ApiServer;
+use test_support::namespace::{in_new_netns, run};
 use test_support::pod::Pod;
+use test_support::proc_memory::proc_memory_kb;
 
 /// The pause between two changes, so that each begins a new burst.
 const PAUSE: Duration = Duration::from_millis(30);
 
 pub(crate) fn bench() {
     let (services, pods, changes) = if is_quick() { (1_000, 10, 20) } else { (10_000, 100, 200) };
-    bare(|| {
+    in_new_netns(|| {
         run("ip", &["link", "set", "lo", "up"], "");
-        let api = Api::double();
+        let api = ApiServer::double();
         for index in 0..services {
             api.put(service(index));
             api.put(slice(index, 0));
@@ -34,18 +34,18 @@ pub(crate) fn bench() {
         let bounds = ["--namespace-elements-max", "1000000", "--table-elements-max", "1000000"];
         let args = ["--kubeconfig", &kubeconfig, "--portals", "all"];
         let agent = Agent::start_with(&dir, &[&args, &bounds[..]].concat());
-        agent.until("the agent is synced", |agent| agent.status()["synced"] == true);
+        agent.wait_until("the agent is synced", |agent| agent.status()["synced"] == true);
         let synced = Spread::one(start.elapsed().as_secs_f64() * 1e3);
-        let empty = memory(agent.pid(), "VmRSS:");
-        let mut members = vec![Member::attach(&agent, 0)];
-        let alone = measure(&api, &members, services, 0..changes);
+        let empty = memory_mb(agent.pid(), "VmRSS:");
+        let mut attached_pods = vec![AttachedPod::attach(&agent, 0)];
+        let alone = change_times(&api, &attached_pods, services, 0..changes);
         let one = |number| {
             let start = Instant::now();
-            members.push(Member::attach(&agent, number));
+            attached_pods.push(AttachedPod::attach(&agent, number));
             start.elapsed().as_secs_f64() * 1e3
         };
         let attached = Spread::of((1..pods).map(one).collect());
-        let together = measure(&api, &members, services, changes..2 * changes);
+        let together = change_times(&api, &attached_pods, services, changes..2 * changes);
 
         let sheet = Sheet::open("agent_speed");
         let table = sheet.rows("time", &format!("the agent, {services} services of three endpoints"), "ms");
@@ -61,7 +61,7 @@ pub(crate) fn bench() {
         table.put("from its start to its initial sync", &synced, &[]);
         let table = sheet.rows("memory", "memory of that agent", "MB");
         table.put("resident, no pods", &empty, &[]);
-        let [resident, most] = ["VmRSS:", "VmHWM:"].map(|key| memory(agent.pid(), key));
+        let [resident, most] = ["VmRSS:", "VmHWM:"].map(|key| memory_mb(agent.pid(), key));
         let target = Verdict::at_most("MB", most.median, 60.0);
         table.put(
             &format!("resident, {pods} network namespaces, {} changes later", 2 * changes),
@@ -73,12 +73,12 @@ pub(crate) fn bench() {
 }
 
 /// A pod and a socket in it.
-pub(crate) struct Member {
+pub(crate) struct AttachedPod {
     _pod: Pod,
     socket: Socket,
 }
 
-impl Member {
+impl AttachedPod {
     pub(crate) fn attach(agent: &Agent, number: usize) -> Self {
         let pod = Pod::new();
         let socket = pod.netns.socket().expect("a socket");
@@ -91,14 +91,19 @@ impl Member {
     }
 }
 
-fn measure(api: &Api, members: &[Member], services: usize, changes: std::ops::Range<usize>) -> Spread {
+fn change_times(
+    api: &ApiServer,
+    pods: &[AttachedPod],
+    services: usize,
+    changes: std::ops::Range<usize>,
+) -> Spread {
     let one = |number| {
-        let before: Vec<u32> = members.iter().map(Member::generation).collect();
+        let before: Vec<u32> = pods.iter().map(AttachedPod::generation).collect();
         let changed = slice(number * 7_919 % services, number + 1);
         std::thread::sleep(PAUSE);
         let start = Instant::now();
         api.put(changed);
-        for (member, before) in members.iter().zip(before) {
+        for (member, before) in pods.iter().zip(before) {
             while member.generation() == before {
                 assert!(start.elapsed() < Duration::from_secs(10), "the change was not applied");
                 std::thread::yield_now();
@@ -110,6 +115,6 @@ fn measure(api: &Api, members: &[Member], services: usize, changes: std::ops::Ra
 }
 
 /// Reads a figure for the memory of a process, in MB.
-pub(crate) fn memory(pid: u32, key: &str) -> Spread {
-    Spread::one(kilobytes(&format!("/proc/{pid}/status"), key) / 1024.0)
+pub(crate) fn memory_mb(pid: u32, key: &str) -> Spread {
+    Spread::one(proc_memory_kb(&format!("/proc/{pid}/status"), key) / 1024.0)
 }

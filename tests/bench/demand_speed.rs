@@ -6,16 +6,16 @@
 
 use std::time::Instant;
 
-use crate::slabs::Grown;
-use crate::world::{service, slice};
+use crate::cluster_objects::{service, slice};
+use crate::kernel_memory::KernelMemory;
 use bench_report::{Sheet, Spread, Verdict, is_quick};
 use proxy_core::portal::{NodeContext, portals};
 use proxy_core::ruleset::{Ruleset, Settings};
 use proxy_core::sample::{cluster, cluster_ip};
 use proxy_core::snapshot::{Change, Snapshot};
 use test_support::agent::{Agent, AgentDir};
-use test_support::apiserver::Api;
-use test_support::namespace::{bare, run};
+use test_support::apiserver::ApiServer;
+use test_support::namespace::{in_new_netns, run};
 use test_support::pod::Pod;
 
 /// The service range of both clusters.
@@ -26,15 +26,15 @@ const USED: u32 = 20;
 
 pub(crate) fn bench() {
     let (services, pods, rounds) = if is_quick() { (1_000, 10, 2) } else { (10_000, 100, 10) };
-    bare(|| {
+    in_new_netns(|| {
         run("ip", &["link", "set", "lo", "up"], "");
         let sheet = Sheet::open("demand_speed");
-        memory(&sheet, u32::try_from(services).expect("a few thousand"), rounds);
-        attach(&sheet, services, pods);
+        measure_memory(&sheet, u32::try_from(services).expect("a few thousand"), rounds);
+        measure_attach(&sheet, services, pods);
     });
 }
 
-fn memory(sheet: &Sheet, services: u32, rounds: usize) {
+fn measure_memory(sheet: &Sheet, services: u32, rounds: usize) {
     let range = Change::ServiceRanges(vec![RANGE.parse().expect("a network")]);
     let snapshot: Snapshot = cluster(services, 3).chain([range]).collect();
     let portals = portals(&snapshot, &NodeContext::default());
@@ -42,7 +42,7 @@ fn memory(sheet: &Sheet, services: u32, rounds: usize) {
     let (empty, full) = (Ruleset::new(&portals, on_demand), Ruleset::new(&portals, Settings::default()));
     let mut used = empty.clone();
     (0..USED).for_each(|number| drop(used.activate(&portals, cluster_ip(number * services / USED))));
-    let mut grown = Grown::default();
+    let mut kernel_memory = KernelMemory::default();
     let nothing = Ruleset::new(&Default::default(), Settings::default());
     let kinds = [
         ("a full table of no services".to_owned(), &nothing, 10),
@@ -51,7 +51,7 @@ fn memory(sheet: &Sheet, services: u32, rounds: usize) {
         ("all portals".to_owned(), &full, 1),
     ];
     let program = |(_, ruleset, pods): &(String, &Ruleset, u16)| {
-        grown.by(*pods, |pod| pod.change(&Ruleset::empty(), ruleset))
+        kernel_memory.growth_kb(*pods, |pod| pod.change(&Ruleset::empty(), ruleset))
     };
     let took = Spread::in_turns(rounds, &kinds, program);
     let title = format!("the kernel's memory of a network namespace, {services} services of three endpoints");
@@ -63,9 +63,9 @@ fn memory(sheet: &Sheet, services: u32, rounds: usize) {
     }
 }
 
-fn attach(sheet: &Sheet, services: usize, pods: usize) {
+fn measure_attach(sheet: &Sheet, services: usize, pods: usize) {
     let start = |count: usize, portals: &str| {
-        let api = Api::double();
+        let api = ApiServer::double();
         for index in 0..count {
             api.put(service(index));
             api.put(slice(index, 0));
@@ -75,7 +75,7 @@ fn attach(sheet: &Sheet, services: usize, pods: usize) {
         let args = ["--kubeconfig", &kubeconfig, "--service-cidr", RANGE, "--portals", portals];
         let bounds = ["--namespace-elements-max", "1000000", "--table-elements-max", "1000000"];
         let agent = Agent::start_with(&dir, &[&args, &bounds[..]].concat());
-        agent.until("the agent is synced", |agent| agent.status()["synced"] == true);
+        agent.wait_until("the agent is synced", |agent| agent.status()["synced"] == true);
         (api, dir, agent)
     };
     let kinds = [(FEW, "on-demand"), (services, "on-demand"), (FEW, "all"), (services, "all")];

@@ -21,7 +21,7 @@ use proxy_core::portal::{Portals, portals};
 use proxy_core::ruleset::{Ruleset, Settings};
 use proxy_core::sample::{node_context, slice, snapshot, svc};
 use proxy_core::snapshot::Change;
-use test_support::namespace::{load, run, within};
+use test_support::namespace::{in_routed_netns, load, run};
 
 /// The highest backend counts, and the number of portals. The measured portal has the highest count.
 const COUNTS: [u32; 3] = [1, 3, 50];
@@ -54,24 +54,25 @@ pub(crate) fn bench() {
     let title = format!("First packet by backend counts in use, {PORTALS} portals");
     let table = sheet.scale("counts", &title, "us", "counts");
     for counts in if is_quick() { &COUNTS[..2] } else { &COUNTS } {
-        for (name, spread) in compared(&[NONE, TEXT, NETLINK, PER_COUNT, CLASSIC], PORTALS, *counts) {
+        for (name, spread) in measure_layouts(&[NONE, TEXT, NETLINK, PER_COUNT, CLASSIC], PORTALS, *counts) {
             table.put(name, *counts, &spread, &[]);
         }
     }
     let title = "First packet of a connection by portals, three backends each";
     let table = sheet.scale("portals", title, "us", "portals");
     for size in if is_quick() { &SIZES[..2] } else { &SIZES } {
-        for (name, spread) in compared(&[NONE, NETLINK, KUBE_PROXY, CLASSIC], *size, BACKENDS) {
+        for (name, spread) in measure_layouts(&[NONE, NETLINK, KUBE_PROXY, CLASSIC], *size, BACKENDS) {
             table.put(name, *size, &spread, &[]);
         }
     }
 }
 
 /// Returns the medians of the rounds of each layout.
-fn compared<'a>(layouts: &[(Layout, &'a str)], size: u32, counts: u32) -> Vec<(&'a str, Spread)> {
+fn measure_layouts<'a>(layouts: &[(Layout, &'a str)], size: u32, counts: u32) -> Vec<(&'a str, Spread)> {
     let (rounds, flows) = if is_quick() { (3, 300) } else { (7, 3_000) };
-    let portals = world(size, counts);
-    let median = |(layout, _): &(Layout, _)| within(|| measure(*layout, &portals, counts, flows)).median;
+    let portals = udp_portals(size, counts);
+    let median =
+        |(layout, _): &(Layout, _)| in_routed_netns(|| measure(*layout, &portals, counts, flows)).median;
     let medians = Spread::in_turns(rounds, layouts, median);
     layouts.iter().map(|(_, name)| *name).zip(medians).collect()
 }
@@ -118,14 +119,14 @@ fn address(index: u32) -> IpAddr {
 }
 
 /// Returns `size` portals with 1 to `counts` backends in turn; the last has `counts`.
-fn world(size: u32, counts: u32) -> Portals {
+fn udp_portals(size: u32, counts: u32) -> Portals {
     let changes = (0..size).flat_map(|index| {
         let count = counts - (size - 1 - index) % counts;
         let name = format!("svc-{index}");
         let service = svc(&name).ip(&address(index).to_string()).udp("", 80);
         let backends = (1..=count).map(|number| Ipv4Addr::from(0x0a01_0000 + number).to_string());
-        let made = backends.fold(slice(&name).udp("", PORT), |made, address| made.at(&address));
-        [Change::Service(service), Change::Slice(made)]
+        let slice = backends.fold(slice(&name).udp("", PORT), |slice, address| slice.at(&address));
+        [Change::Service(service), Change::Slice(slice)]
     });
     portals(&snapshot(changes), &node_context())
 }

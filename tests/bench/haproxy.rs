@@ -5,31 +5,10 @@
 use std::fs;
 use std::net::{SocketAddr, TcpStream};
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::process::{Command, Stdio};
 
-/// The timeout until a program listens.
-const TIMEOUT: Duration = Duration::from_secs(10);
-
-/// A program that is killed when the value is dropped.
-pub(crate) struct Ending(Child);
-
-impl Ending {
-    /// Starts a program in the network namespace of this thread.
-    pub(crate) fn start(program: &str, args: &[&str]) -> Self {
-        let mut command = Command::new(program);
-        command.args(args).stdin(Stdio::null()).stdout(Stdio::null());
-        let child = command.spawn();
-        Self(child.unwrap_or_else(|why| panic!("start {program}: {why}; scripts/setup installs it")))
-    }
-}
-
-impl Drop for Ending {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
+use test_support::child_guard::ChildGuard;
+use test_support::eventually::eventually;
 
 /// Whether HAProxy copies data through pipes.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -40,7 +19,7 @@ pub(crate) enum Splice {
 
 /// A running HAProxy.
 pub(crate) struct HaProxy {
-    _process: Ending,
+    _process: ChildGuard,
     config: PathBuf,
 }
 
@@ -60,13 +39,12 @@ impl HaProxy {
         }
         let config = std::env::temp_dir().join(format!("portico-haproxy-{}-{first}.cfg", std::process::id()));
         fs::write(&config, text).expect("write HAProxy's configuration");
-        let process = Ending::start("haproxy", &["-q", "-db", "-f", config.to_str().expect("a path")]);
-        let start = Instant::now();
+        let mut command = Command::new("haproxy");
+        command.args(["-q", "-db", "-f"]).arg(&config).stdin(Stdio::null()).stdout(Stdio::null());
+        let process = ChildGuard::spawn(&mut command);
         for (more, ..) in servers {
-            while TcpStream::connect(SocketAddr::from(([127, 0, 0, 1], first + more))).is_err() {
-                assert!(start.elapsed() < TIMEOUT, "HAProxy does not listen");
-                std::thread::yield_now();
-            }
+            let address = SocketAddr::from(([127, 0, 0, 1], first + more));
+            eventually("HAProxy listens", || TcpStream::connect(address));
         }
         Self { _process: process, config }
     }

@@ -4,26 +4,28 @@
 //! of etcd and kube-apiserver. kube-proxy is in the nftables mode with its default intervals.
 
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::agent_speed::memory;
+use crate::agent_speed::memory_mb;
+use crate::cluster_objects::{NODE, node, node_port_service, slice};
 use crate::http_status::get;
-use crate::world::{NODE, node, node_port_service, slice};
 use bench_report::Spread;
 use netns_nft::Socket;
 use serde_json::json;
-use test_support::apiserver::Api;
+use test_support::apiserver::ApiServer;
+use test_support::child_guard::ChildGuard;
+use test_support::eventually::Wait;
 use test_support::temp_dir::TempDir;
 
 /// The number of clients that create objects.
 const CLIENTS: usize = 4;
-/// The namespaces of `world::service`.
+/// The namespaces of `cluster_objects::service`.
 const NAMESPACES: usize = 100;
 /// kube-proxy programs changes at most once a second, the first one immediately.
 const PAUSE: Duration = Duration::from_secs(3);
-const TIMEOUT: Duration = Duration::from_secs(300);
+const WAIT: Wait = Wait { timeout: Duration::from_secs(300), interval: Duration::from_millis(1) };
 /// The interval of requests for metrics, which must not disturb the sync.
 const METRICS_INTERVAL: Duration = Duration::from_millis(200);
 const FULL_SYNC: &str = "kubeproxy_sync_full_proxy_rules_duration_seconds";
@@ -39,7 +41,7 @@ pub(crate) struct KubeProxyFigures {
 /// Measures kube-proxy in this network namespace, if there is one.
 pub(crate) fn kube_proxy(services: usize, changes: usize) -> Option<KubeProxyFigures> {
     let program = PathBuf::from(std::env::var_os("KUBE_PROXY").filter(|path| !path.is_empty())?);
-    let api = Api::real();
+    let api = ApiServer::real();
     create_objects(&api, services);
     let proxy = KubeProxy::start(&program, &api);
     let program = proxy.first_sync();
@@ -49,7 +51,7 @@ pub(crate) fn kube_proxy(services: usize, changes: usize) -> Option<KubeProxyFig
         let before = socket.generation().expect("a generation");
         let start = Instant::now();
         api.put(slice(number * 7_919 % services, number + 1));
-        until("kube-proxy applies the change", || {
+        WAIT.until("kube-proxy applies the change", || {
             (socket.generation().expect("a generation") != before)
                 .then(|| start.elapsed().as_secs_f64() * 1e3)
         })
@@ -57,12 +59,12 @@ pub(crate) fn kube_proxy(services: usize, changes: usize) -> Option<KubeProxyFig
     Some(KubeProxyFigures {
         program,
         change: Spread::of((0..changes).map(one).collect()),
-        resident: memory(proxy.child.id(), "VmRSS:"),
-        peak: memory(proxy.child.id(), "VmHWM:"),
+        resident: memory_mb(proxy.child.id(), "VmRSS:"),
+        peak: memory_mb(proxy.child.id(), "VmHWM:"),
     })
 }
 
-fn create_objects(api: &Api, services: usize) {
+fn create_objects(api: &ApiServer, services: usize) {
     api.put(node());
     for number in 0..NAMESPACES {
         api.put(json!({"kind": "Namespace", "metadata": {"name": format!("n{number}")}}));
@@ -80,28 +82,28 @@ fn create_objects(api: &Api, services: usize) {
 }
 
 struct KubeProxy {
-    child: Child,
+    child: ChildGuard,
     _dir: TempDir,
 }
 
 impl KubeProxy {
-    fn start(program: &Path, api: &Api) -> Self {
+    fn start(program: &Path, api: &ApiServer) -> Self {
         let dir = TempDir::new("kube-proxy");
         let config = json!({
             "apiVersion": "kubeproxy.config.k8s.io/v1alpha1", "kind": "KubeProxyConfiguration", "mode": "nftables",
             "clientConnection": {"kubeconfig": api.kubeconfig()}, "hostnameOverride": NODE,
             "clusterCIDR": "10.128.0.0/9",
             "conntrack": {"maxPerCore": 0, "tcpEstablishedTimeout": "0s", "tcpCloseWaitTimeout": "0s"}});
-        let config = dir.write("config.json", &config.to_string());
+        let config = dir.write("config.json", config.to_string());
         let log = std::fs::File::create(dir.join("log")).expect("create a log");
         let mut command = Command::new(program);
         command.arg("--config").arg(config).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
-        Self { child: command.spawn().expect("start kube-proxy"), _dir: dir }
+        Self { child: ChildGuard::spawn(&mut command), _dir: dir }
     }
 
     /// Returns the duration of the first sync of the rules of IPv4, of which kube-proxy keeps the sum and the number.
     fn first_sync(&self) -> Spread {
-        let seconds = until("kube-proxy is synced", || {
+        let seconds = WAIT.until("kube-proxy is synced", || {
             let page = get(10_249, "/metrics")?;
             let value = |suffix: &str| {
                 let name = format!("{FULL_SYNC}_{suffix}{{ip_family=\"IPv4\"}} ");
@@ -111,23 +113,5 @@ impl KubeProxy {
             Some(value("sum")? / value("count").filter(|count| *count > 0.0)?)
         });
         Spread::one(seconds * 1e3)
-    }
-}
-
-impl Drop for KubeProxy {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-fn until<T>(what: &str, attempt: impl Fn() -> Option<T>) -> T {
-    let start = Instant::now();
-    loop {
-        if let Some(result) = attempt() {
-            return result;
-        }
-        assert!(start.elapsed() < TIMEOUT, "{what}: not within {TIMEOUT:?}");
-        thread::sleep(Duration::from_millis(1));
     }
 }

@@ -3,10 +3,12 @@
 //! usage: cargo bench -p system-tests --features netns --bench bench -- NAME
 
 mod agent_speed;
+mod cluster_objects;
 mod demand_speed;
 mod first_packet;
 mod haproxy;
 mod http_status;
+mod kernel_memory;
 mod kube_proxy;
 mod kube_proxy_process;
 mod node_agent;
@@ -15,10 +17,8 @@ mod node_speed;
 mod path;
 mod plugin_speed;
 mod relay_speed;
+mod routed_pod;
 mod scaling;
-mod slabs;
-mod wired;
-mod world;
 
 /// The benchmarks by name.
 const BENCHMARKS: [(&str, fn()); 9] = [

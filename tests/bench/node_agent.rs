@@ -6,29 +6,32 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::agent_speed::{Member, memory};
+use crate::agent_speed::{AttachedPod, memory_mb};
+use crate::cluster_objects::{NODE, NODE_ADDRESS, node, node_port_service, slice};
 use crate::http_status::status;
-use crate::world::{NODE, NODE_ADDRESS, node, node_port_service, slice};
 use bench_report::Spread;
 use netns_nft::{NODE_TABLE, Socket};
 use serde_json::{Value, json};
 use test_support::agent::{Agent, AgentDir};
-use test_support::apiserver::Api;
+use test_support::apiserver::ApiServer;
+use test_support::eventually::{Wait, eventually};
 use test_support::namespace::{add_address, run};
 
 /// The pause between two changes, so that each begins a new burst.
 const PAUSE: Duration = Duration::from_millis(30);
+/// Programming many services takes long on a busy machine.
+const PROGRAM: Wait = Wait { timeout: TIMEOUT, ..Wait::DEFAULT };
 const TIMEOUT: Duration = Duration::from_secs(180);
 const HEALTH_CHECK_PORT: u16 = 9_000;
 
 /// An agent that serves node ports of many services.
 pub(crate) struct NodeAgent {
-    api: Api,
+    api: ApiServer,
     services: usize,
     agent: Agent,
     dir: AgentDir,
     socket: Socket,
-    members: Vec<Member>,
+    pods: Vec<AttachedPod>,
 }
 
 impl NodeAgent {
@@ -36,7 +39,7 @@ impl NodeAgent {
     pub(crate) fn start(services: usize) -> Self {
         run("ip", &["link", "set", "lo", "up"], "");
         add_address(NODE_ADDRESS);
-        let api = Api::double();
+        let api = ApiServer::double();
         api.put(node());
         for index in 0..services {
             api.put(node_port_service(index));
@@ -44,21 +47,21 @@ impl NodeAgent {
         }
         let dir = AgentDir::new();
         let agent = start_agent(&api, &dir);
-        Self { api, services, agent, dir, socket: Socket::open().expect("a socket"), members: Vec::new() }
+        Self { api, services, agent, dir, socket: Socket::open().expect("a socket"), pods: Vec::new() }
     }
 
     /// Starts the agent again on a node without the table.
     pub(crate) fn start_from_nothing(self) -> Self {
-        let Self { api, services, agent, dir, socket, members } = self;
+        let Self { api, services, agent, dir, socket, pods } = self;
         agent.kill();
         run("nft", &["delete", "table", "inet", NODE_TABLE], "");
         let agent = start_agent(&api, &dir);
-        Self { api, services, agent, dir, socket, members }
+        Self { api, services, agent, dir, socket, pods }
     }
 
     /// The time from the complete lists to the commit, in ms.
     pub(crate) fn program_time(&self) -> f64 {
-        let Applied { count, seconds } = Applied::of(&self.agent);
+        let ApplyDurations { count, seconds } = ApplyDurations::of(&self.agent);
         assert_eq!(count, 1, "the agent programs the node once");
         seconds * 1e3
     }
@@ -69,7 +72,7 @@ impl NodeAgent {
     }
 
     fn change_time(&self, number: usize) -> f64 {
-        let (before, generation) = (Applied::of(&self.agent), self.generation());
+        let (before, generation) = (ApplyDurations::of(&self.agent), self.generation());
         thread::sleep(PAUSE);
         self.api.put(slice(number * 7_919 % self.services, number + 1));
         let start = Instant::now();
@@ -77,8 +80,8 @@ impl NodeAgent {
             assert!(start.elapsed() < TIMEOUT, "the change was not applied");
             thread::sleep(Duration::from_millis(1));
         }
-        until(&self.agent, |agent| {
-            let after = Applied::of(agent);
+        self.agent.wait_until("the change is in the status", |agent| {
+            let after = ApplyDurations::of(agent);
             let count = after.count.checked_sub(before.count).filter(|count| *count > 0)?;
             Some((after.seconds - before.seconds) * 1e3 / f64::from(count))
         })
@@ -92,7 +95,7 @@ impl NodeAgent {
     pub(crate) fn attach_times(&mut self, pods: usize) -> Spread {
         let one = |number| {
             let start = Instant::now();
-            self.members.push(Member::attach(&self.agent, number));
+            self.pods.push(AttachedPod::attach(&self.agent, number));
             start.elapsed().as_secs_f64() * 1e3
         };
         Spread::of((0..pods).map(one).collect())
@@ -100,7 +103,7 @@ impl NodeAgent {
 
     /// Reads a figure for the agent's memory, in MB.
     pub(crate) fn memory(&self, key: &str) -> Spread {
-        memory(self.agent.pid(), key)
+        memory_mb(self.agent.pid(), key)
     }
 
     /// The times from a change of the only endpoint on this node to the first other answer of the health-check port,
@@ -108,7 +111,7 @@ impl NodeAgent {
     pub(crate) fn health_check_times(&self, flips: usize) -> Spread {
         self.api.put(health_checked_service());
         self.api.put(local_slice(false));
-        until(&self.agent, |_| (status(HEALTH_CHECK_PORT) == Some(503)).then_some(()));
+        eventually("the health-check port is served", || status(HEALTH_CHECK_PORT) == Some(503));
         let one = |number| {
             let is_ready = number % 2 == 0;
             thread::sleep(PAUSE);
@@ -124,13 +127,13 @@ impl NodeAgent {
     }
 }
 
-fn start_agent(api: &Api, dir: &AgentDir) -> Agent {
+fn start_agent(api: &ApiServer, dir: &AgentDir) -> Agent {
     let kubeconfig = api.kubeconfig().to_str().expect("a path");
     let args = ["--kubeconfig", kubeconfig, "--node", NODE, "--portals", "all"];
     let node = ["--node-portals", "--cluster-cidr", "10.128.0.0/9"];
     let bounds = ["--namespace-elements-max", "1000000", "--table-elements-max", "1000000"];
     let agent = Agent::start_with(dir, &[&args, &node[..], &bounds[..]].concat());
-    until(&agent, |agent| (node_report(agent)["programmed"] == true).then_some(()));
+    PROGRAM.until("the node is programmed", || node_report(&agent)["programmed"] == true);
     agent
 }
 
@@ -139,27 +142,16 @@ fn node_report(agent: &Agent) -> Value {
 }
 
 /// The number of applied changes, and the sum of their times.
-struct Applied {
+struct ApplyDurations {
     count: u32,
     seconds: f64,
 }
 
-impl Applied {
+impl ApplyDurations {
     fn of(agent: &Agent) -> Self {
         let duration = &node_report(agent)["applyDurationSeconds"];
         let count = duration["count"].as_u64().and_then(|count| count.try_into().ok());
         Self { count: count.expect("a number"), seconds: duration["sum"].as_f64().expect("a number") }
-    }
-}
-
-fn until<T>(agent: &Agent, attempt: impl Fn(&Agent) -> Option<T>) -> T {
-    let start = Instant::now();
-    loop {
-        if let Some(result) = attempt(agent) {
-            return result;
-        }
-        assert!(start.elapsed() < TIMEOUT, "not within {TIMEOUT:?}; the log:\n{}", agent.log());
-        thread::sleep(Duration::from_millis(2));
     }
 }
 

@@ -9,8 +9,8 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::time::Instant;
 use std::{fs, thread};
 
-use crate::wired::wired;
-use crate::world::node_port_snapshot;
+use crate::cluster_objects::node_port_snapshot;
+use crate::routed_pod::routed_pod;
 use bench_report::{Rows, Sheet, Spread, Verdict, is_quick};
 use netns_nft::{Socket, encode_node_fresh};
 use nix::sys::socket::{setsockopt, sockopt};
@@ -20,7 +20,7 @@ use proxy_core::sample::{node_context, slice, svc};
 use test_support::namespace::load;
 use test_support::pod::Pod;
 
-/// The addresses of `wired`: the node on the client's link, and the server.
+/// The addresses of `routed_pod`: the node on the client's link, and the server.
 const NODE_ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 1, 1, 1);
 const SERVER: &str = "10.1.2.2:8080";
 /// A port above those of the other services.
@@ -31,40 +31,40 @@ const CLIENTS: usize = 4;
 pub(crate) fn bench() {
     let (services, connects, rounds, connections) =
         if is_quick() { (1_000, 200, 2, 40) } else { (10_000, 5_000, 40, 400) };
-    let ways = [
-        ("a handwritten rule with DNAT and masquerade", Way::new(|| load(&handwritten()))),
-        ("through a node port", Way::new(|| program(services))),
+    let paths = [
+        ("a handwritten rule with DNAT and masquerade", NodePath::new(|| load(&handwritten_rules()))),
+        ("through a node port", NodePath::new(|| program(services))),
     ];
     let sheet = Sheet::open("node_path");
     let put = |table: Rows<'_>, took: Vec<Spread>, speed: fn(&Spread, &Spread) -> f64| {
-        for (number, ((name, _), took_by)) in ways.iter().zip(&took).enumerate() {
+        for (number, ((name, _), took_by)) in paths.iter().zip(&took).enumerate() {
             let target = (number == 1)
                 .then(|| Verdict::at_least("of the speed of the rule", speed(took_by, &took[0]), 0.97));
             table.put(name, took_by, target.as_slice());
         }
     };
-    let took = Spread::in_turns(connects, &ways, |(_, way)| way.connect_time());
+    let took = Spread::in_turns(connects, &paths, |(_, path)| path.connect_time());
     let title = format!("connect, {services} services with node ports");
     put(sheet.rows("connect", &title, "us"), took, |ours, rule| rule.times(ours));
-    let rates = Spread::in_turns(rounds, &ways, |(_, way)| way.connection_rate(connections));
+    let rates = Spread::in_turns(rounds, &paths, |(_, path)| path.connection_rate(connections));
     let title = format!("connections of {CLIENTS} clients, {services} services with node ports");
     put(sheet.rows("connections", &title, "thousands a second"), rates, |ours, rule| ours.times(rule));
 }
 
 /// A client, a node and a server.
-struct Way {
+struct NodePath {
     _node: Pod,
     client: Pod,
     _server: Pod,
 }
 
-impl Way {
+impl NodePath {
     /// Creates the network, and the rules of the node with `program`.
     fn new(program: impl FnOnce() + Send) -> Self {
         let node = Pod::new();
         let (client, server) = node.within(|| {
             fs::write("/proc/sys/net/ipv4/ip_forward", "1").expect("forward packets");
-            let ends = (wired(1), wired(2));
+            let ends = (routed_pod(1), routed_pod(2));
             program();
             // The entries of closed connections would fill the table. The file exists with connection tracking.
             fs::write("/proc/sys/net/netfilter/nf_conntrack_tcp_timeout_close", "1").expect("a time-out");
@@ -117,7 +117,7 @@ fn serve() {
     thread::spawn(move || listener.incoming().flatten().for_each(drop));
 }
 
-fn handwritten() -> String {
+fn handwritten_rules() -> String {
     format!(
         "table ip node {{\n chain prerouting {{\n  type nat hook prerouting priority -100\n  \
          ip daddr {NODE_ADDRESS} tcp dport {NODE_PORT} dnat to {SERVER}\n }}\n \
@@ -128,8 +128,8 @@ fn handwritten() -> String {
 
 fn program(services: u32) {
     let mut snapshot = node_port_snapshot(services, 3);
-    snapshot.apply(svc("way").ip("10.200.0.1").tcp("", 80).node_port(NODE_PORT).into());
-    snapshot.apply(slice("way").tcp("", 8080).at("10.1.2.2").into());
+    snapshot.apply(svc("path").ip("10.200.0.1").tcp("", 80).node_port(NODE_PORT).into());
+    snapshot.apply(slice("path").tcp("", 8080).at("10.1.2.2").into());
     let context = NodeContext { place: Place::Node, ..node_context() };
     let environment = NodeEnvironment {
         addresses: std::collections::BTreeSet::from([NODE_ADDRESS.into()]).into(),

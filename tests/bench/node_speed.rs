@@ -6,16 +6,16 @@
 
 use std::time::Instant;
 
+use crate::cluster_objects::{NODE_ADDRESS, node_port_snapshot};
 use crate::kube_proxy::{kube_proxy_change, kube_proxy_shape};
 use crate::kube_proxy_process::{KubeProxyFigures, kube_proxy};
 use crate::node_agent::NodeAgent;
-use crate::world::{NODE_ADDRESS, node_port_snapshot};
 use bench_report::{Sheet, Spread, Verdict, is_quick};
 use netns_nft::{Socket, encode_node_fresh};
 use proxy_core::portal::{NodeContext, Place, portals};
 use proxy_core::ruleset::node::{NodeEnvironment, NodeRuleset, NodeSettings};
 use proxy_core::sample::{ip, node_context};
-use test_support::namespace::{add_address, bare, load, run};
+use test_support::namespace::{add_address, in_new_netns, load, run};
 
 const ENDPOINTS: u32 = 3;
 
@@ -48,7 +48,7 @@ pub(crate) fn bench() {
     };
     let core = program_times(&size);
     let agent = agent_figures(&size);
-    let peer = bare(|| {
+    let peer = in_new_netns(|| {
         run("ip", &["link", "set", "lo", "up"], "");
         add_address(NODE_ADDRESS);
         kube_proxy(size.services, size.peer_changes)
@@ -65,30 +65,30 @@ pub(crate) fn bench() {
     table.put("until the health-check port of its service answers otherwise", &agent.health_check, &[target]);
 }
 
-fn node_place() -> NodeContext {
+fn node_table_context() -> NodeContext {
     NodeContext { place: Place::Node, ..node_context() }
 }
 
-fn small(number: usize) -> u32 {
+fn to_u32(number: usize) -> u32 {
     number.try_into().expect("a small number")
 }
 
 /// Measures the way from the snapshot to the commit in this process.
 fn program_times(size: &Size) -> Spread {
-    let snapshot = node_port_snapshot(small(size.services), ENDPOINTS);
+    let snapshot = node_port_snapshot(to_u32(size.services), ENDPOINTS);
     let environment = NodeEnvironment {
         addresses: std::collections::BTreeSet::from([ip(NODE_ADDRESS)]).into(),
         ..NodeEnvironment::default()
     };
     let program = || {
         let start = Instant::now();
-        let portals = portals(&snapshot, &node_place());
+        let portals = portals(&snapshot, &node_table_context());
         let ruleset = NodeRuleset::new(&portals, NodeSettings::default(), environment.clone());
         let batch = encode_node_fresh(&ruleset);
         Socket::open().and_then(|socket| socket.apply(&batch)).expect("apply");
         start.elapsed().as_secs_f64() * 1e3
     };
-    Spread::of((0..size.rounds).map(|_| bare(program)).collect())
+    Spread::of((0..size.rounds).map(|_| in_new_netns(program)).collect())
 }
 
 fn agent_figures(size: &Size) -> AgentFigures {
@@ -106,8 +106,8 @@ fn agent_figures(size: &Size) -> AgentFigures {
         let [resident, peak] = ["VmRSS:", "VmHWM:"].map(|key| agent.memory(key));
         (Spread::of(program), few, health_check, attach, resident, peak)
     };
-    let (program, few, health_check, attach, resident, peak) = bare(measure);
-    let many = bare(|| NodeAgent::start(size.services_max).change_times(0..size.changes));
+    let (program, few, health_check, attach, resident, peak) = in_new_netns(measure);
+    let many = in_new_netns(|| NodeAgent::start(size.services_max).change_times(0..size.changes));
     AgentFigures { program, changes: [few, many], attach, resident, peak, health_check }
 }
 
@@ -187,7 +187,7 @@ fn with_shape(
     size: &Size,
     measure: impl FnOnce(&str, &proxy_core::portal::Portals) -> Vec<f64> + Send,
 ) -> Spread {
-    let portals = portals(&node_port_snapshot(small(size.services), ENDPOINTS), &node_place());
+    let portals = portals(&node_port_snapshot(to_u32(size.services), ENDPOINTS), &node_table_context());
     let shape = kube_proxy_shape(&portals);
-    Spread::of(bare(|| measure(&shape, &portals)))
+    Spread::of(in_new_netns(|| measure(&shape, &portals)))
 }

@@ -19,7 +19,7 @@ use proxy_core::sample::cluster;
 use proxy_core::snapshot::Snapshot;
 use serde_json::json;
 use test_support::agent;
-use test_support::plugin::{Call, conf, with};
+use test_support::plugin::{PluginCall, conf, with};
 use test_support::pod::Pod;
 use test_support::temp_dir::TempDir;
 
@@ -35,17 +35,17 @@ pub(crate) fn bench() {
     let path = ruleset_path(without.path(), "all");
     fs::create_dir_all(path.parent().expect("a directory")).expect("create the directory");
     stored.write(&path).expect("write the snapshot");
-    with_agent.put("services.json", &manifest());
+    with_agent.write_manifest("services.json", &manifest());
     let _agent = agent::Agent::start(&with_agent, &[]);
 
-    let ours = installed();
+    let ours = plugin_path();
     let peer = |name: &str| Path::new(PEERS).join(name);
     let meta = |name: &str| {
         let mut conf = with(with(conf(without.path()), "cniVersion", json!("1.0.0")), "type", json!(name));
         conf["prevResult"]["cniVersion"] = json!("1.0.0");
         conf
     };
-    let idle = |program: &Path, verb: &str| Call::new(program, verb, &json!({"cniVersion": "1.0.0"}));
+    let idle = |program: &Path, verb: &str| PluginCall::new(program, verb, &json!({"cniVersion": "1.0.0"}));
     let calls = [
         ("/bin/true", idle(Path::new("/bin/true"), "")),
         ("portico-cni VERSION", idle(&ours, "VERSION")),
@@ -53,11 +53,14 @@ pub(crate) fn bench() {
         ("portmap VERSION", idle(&peer("portmap"), "VERSION")),
         (
             "portico-cni ADD, the agent programs 100 services",
-            Call::new(&ours, "ADD", &conf(with_agent.path())),
+            PluginCall::new(&ours, "ADD", &conf(with_agent.path())),
         ),
-        ("portico-cni ADD, no agent, 100 services stored", Call::new(&ours, "ADD", &conf(without.path()))),
-        ("tuning ADD, nothing to tune", Call::new(&peer("tuning"), "ADD", &meta("tuning"))),
-        ("portmap ADD, nothing to map", Call::new(&peer("portmap"), "ADD", &meta("portmap"))),
+        (
+            "portico-cni ADD, no agent, 100 services stored",
+            PluginCall::new(&ours, "ADD", &conf(without.path())),
+        ),
+        ("tuning ADD, nothing to tune", PluginCall::new(&peer("tuning"), "ADD", &meta("tuning"))),
+        ("portmap ADD, nothing to map", PluginCall::new(&peer("portmap"), "ADD", &meta("portmap"))),
     ];
     let mut pods = Vec::new();
     let took = Spread::in_turns(rounds, &calls, |(name, call)| {
@@ -116,7 +119,7 @@ fn batch() -> Batch {
 }
 
 /// The path of the release build of the plugin.
-fn installed() -> PathBuf {
+fn plugin_path() -> PathBuf {
     let this = std::env::current_exe().expect("the path of this program");
     let program = this.ancestors().nth(3).expect("target/release/deps").join("plugin/portico-cni");
     assert!(program.exists(), "no {}: start with scripts/bench", program.display());

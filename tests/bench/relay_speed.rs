@@ -7,12 +7,13 @@
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::haproxy::{Ending, HaProxy, Splice};
-use crate::wired::wired;
+use crate::haproxy::{HaProxy, Splice};
+use crate::routed_pod::routed_pod;
 use bench_report::{Sheet, Spread, Verdict, is_quick};
 use proxy_core::portal::{NodeContext, ServiceFilter, portals};
 use proxy_core::ruleset::{Ruleset, Settings};
@@ -21,9 +22,10 @@ use proxy_core::service::Mode;
 use proxy_core::snapshot::Snapshot;
 use relay::{Options, Relay};
 use serde_json::Value;
-use test_support::kilobytes::resident_kb;
-use test_support::namespace::{bare, run};
+use test_support::child_guard::ChildGuard;
+use test_support::namespace::{in_new_netns, run};
 use test_support::pod::Pod;
+use test_support::proc_memory::resident_kb;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::runtime::Builder;
 
@@ -38,7 +40,7 @@ const ECHO_PORT: u16 = 8080;
 const CLIENTS: usize = 8;
 
 /// A path from client to server.
-struct Way {
+struct Path {
     name: &'static str,
     stream: SocketAddr,
     echo: SocketAddr,
@@ -46,23 +48,23 @@ struct Way {
 
 pub(crate) fn bench() {
     let (rounds, firsts, idle) = if is_quick() { (1, 300, 200) } else { (7, 5_000, 2_000) };
-    bare(|| {
+    in_new_netns(|| {
         run("ip", &["link", "set", "lo", "up"], "");
         fs::write("/proc/sys/net/ipv4/ip_forward", "1").expect("forward packets");
-        let (client, server) = (forgetful(1), forgetful(2));
+        let (client, server) = (pod_without_time_wait(1), pod_without_time_wait(2));
         let _iperf = server.within(serve);
-        let _relay = relay_in(&client);
+        let _relay = start_relay(&client);
         let _peers = client.within(|| {
             [
                 HaProxy::start(7_000, &[(0, SERVER, STREAM_PORT), (1, SERVER, ECHO_PORT)], Splice::Off),
                 HaProxy::start(7_010, &[(0, SERVER, STREAM_PORT), (1, SERVER, ECHO_PORT)], Splice::Auto),
             ]
         });
-        let ways = [
-            way("no proxy", SERVER, STREAM_PORT, ECHO_PORT),
-            way("peer: HAProxy", "127.0.0.1", 7_000, 7_001),
-            way("peer: HAProxy with option splice-auto", "127.0.0.1", 7_010, 7_011),
-            way("relay", PORTAL, STREAM_PORT, ECHO_PORT),
+        let paths = [
+            path("no proxy", SERVER, STREAM_PORT, ECHO_PORT),
+            path("peer: HAProxy", "127.0.0.1", 7_000, 7_001),
+            path("peer: HAProxy with option splice-auto", "127.0.0.1", 7_010, 7_011),
+            path("relay", PORTAL, STREAM_PORT, ECHO_PORT),
         ];
         let sheet = Sheet::open("relay_speed");
         let times_the_peer = |took: &[Spread], least: f64| {
@@ -71,14 +73,14 @@ pub(crate) fn bench() {
         };
         let put = |table, title: &str, unit, took: Vec<Spread>, targets: Vec<Verdict>| {
             let table = sheet.rows(table, title, unit);
-            for (number, (way, took)) in ways.iter().zip(&took).enumerate() {
-                table.put(way.name, took, if number == 3 { &targets } else { &[] });
+            for (number, (path, took)) in paths.iter().zip(&took).enumerate() {
+                table.put(path.name, took, if number == 3 { &targets } else { &[] });
             }
         };
-        let took = Spread::in_turns(rounds, &ways, |way| client.within(|| stream(way.stream)));
+        let took = Spread::in_turns(rounds, &paths, |path| client.within(|| stream(path.stream)));
         let targets = times_the_peer(&took, 1.05);
         put("stream", "one stream, iperf3", "Gbit/s", took, targets);
-        let took = Spread::in_turns(rounds, &ways, |way| client.within(|| connections(way.echo)));
+        let took = Spread::in_turns(rounds, &paths, |path| client.within(|| connections(path.echo)));
         let targets = times_the_peer(&took, 0.8);
         put(
             "connections",
@@ -87,34 +89,34 @@ pub(crate) fn bench() {
             took,
             targets,
         );
-        let took = Spread::in_turns(rounds, &ways, |way| client.within(|| requests(way.echo)));
+        let took = Spread::in_turns(rounds, &paths, |path| client.within(|| requests(path.echo)));
         let targets = times_the_peer(&took, 1.0);
         let title = format!("requests of 64 bytes on {CLIENTS} kept connections");
         put("requests", &title, "thousands a second", took, targets);
-        let took = Spread::in_turns(firsts, &ways, |way| client.within(|| first_byte(way.echo)));
+        let took = Spread::in_turns(firsts, &paths, |path| client.within(|| first_byte(path.echo)));
         let targets = vec![
             Verdict::at_most("us over no proxy", took[3].median - took[0].median, 60.0),
             Verdict::at_most("p99, us over no proxy", took[3].p99 - took[0].p99, 300.0),
         ];
         put("first_byte", "connect to first byte", "us", took, targets);
-        memory(&sheet, &client, &ways, idle);
+        measure_memory(&sheet, &client, &paths, idle);
     });
 }
 
-fn way(name: &'static str, host: &str, stream: u16, echo: u16) -> Way {
+fn path(name: &'static str, host: &str, stream: u16, echo: u16) -> Path {
     let to = |port| SocketAddr::new(host.parse().expect("an address"), port);
-    Way { name, stream: to(stream), echo: to(echo) }
+    Path { name, stream: to(stream), echo: to(echo) }
 }
 
 /// A pod connected to this node, without connections in TIME-WAIT. Otherwise the search for a free port would dominate
 /// after some ten thousand connections.
-fn forgetful(number: u8) -> Pod {
-    let pod = wired(number);
+fn pod_without_time_wait(number: u8) -> Pod {
+    let pod = routed_pod(number);
     pod.within(|| fs::write("/proc/sys/net/ipv4/tcp_max_tw_buckets", "1")).expect("limit TIME-WAIT");
     pod
 }
 
-fn relay_in(client: &Pod) -> Relay {
+fn start_relay(client: &Pod) -> Relay {
     let service = svc("s").ip(PORTAL).tcp("stream", STREAM_PORT).tcp("echo", ECHO_PORT).mode(Mode::Relay);
     let slice = slice("s").tcp("stream", STREAM_PORT).tcp("echo", ECHO_PORT).at(SERVER);
     let snapshot: Snapshot = [service.into(), slice.into()].into_iter().collect();
@@ -134,7 +136,7 @@ fn relay_in(client: &Pod) -> Relay {
 }
 
 /// Starts an iperf3 server and an echo server.
-fn serve() -> Ending {
+fn serve() -> ChildGuard {
     let listener = TcpListener::bind((SERVER, ECHO_PORT)).expect("listen");
     listener.set_nonblocking(true).expect("for an event loop");
     thread::spawn(move || {
@@ -146,7 +148,9 @@ fn serve() -> Ending {
             }
         });
     });
-    Ending::start("iperf3", &["-s", "-p", &STREAM_PORT.to_string()])
+    let mut command = Command::new("iperf3");
+    command.args(["-s", "-p", &STREAM_PORT.to_string()]).stdin(Stdio::null()).stdout(Stdio::null());
+    ChildGuard::spawn(&mut command)
 }
 
 async fn echo(mut connection: tokio::net::TcpStream) {
@@ -166,7 +170,7 @@ fn stream(to: SocketAddr) -> f64 {
     answer["end"]["sum_received"]["bits_per_second"].as_f64().expect("a rate") / 1e9
 }
 
-fn talk(connection: &mut TcpStream, bytes: usize) {
+fn exchange(connection: &mut TcpStream, bytes: usize) {
     let mut buffer = [7; 64];
     connection.write_all(&buffer[..bytes]).expect("send");
     connection.read_exact(&mut buffer[..bytes]).expect("receive");
@@ -179,7 +183,7 @@ fn connect(to: SocketAddr) -> TcpStream {
 }
 
 /// Returns the rate of all clients together, in thousands per second.
-fn driven(work: impl Fn(&mut Option<TcpStream>) + Sync) -> f64 {
+fn total_rate(work: impl Fn(&mut Option<TcpStream>) + Sync) -> f64 {
     let (done, is_over) = (AtomicU64::new(0), AtomicBool::new(false));
     let start = Instant::now();
     thread::scope(|scope| {
@@ -199,33 +203,33 @@ fn driven(work: impl Fn(&mut Option<TcpStream>) + Sync) -> f64 {
 }
 
 fn connections(to: SocketAddr) -> f64 {
-    driven(|_| talk(&mut connect(to), 1))
+    total_rate(|_| exchange(&mut connect(to), 1))
 }
 
 fn requests(to: SocketAddr) -> f64 {
-    driven(|kept| talk(kept.get_or_insert_with(|| connect(to)), 64))
+    total_rate(|kept| exchange(kept.get_or_insert_with(|| connect(to)), 64))
 }
 
 fn first_byte(to: SocketAddr) -> f64 {
     let start = Instant::now();
-    talk(&mut connect(to), 1);
+    exchange(&mut connect(to), 1);
     start.elapsed().as_secs_f64() * 1e6
 }
 
 /// Measures the memory of an idle connection in the relay. Clients and servers are in this process, too; a connection
 /// without a relay measures their part.
-fn memory(sheet: &Sheet, client: &Pod, ways: &[Way], idle: usize) {
-    let grown = |way: &Way| {
+fn measure_memory(sheet: &Sheet, client: &Pod, paths: &[Path], idle: usize) {
+    let grown = |path: &Path| {
         let before = resident_kb();
-        let open = || (0..idle).map(|_| connect(way.echo)).collect::<Vec<_>>();
+        let open = || (0..idle).map(|_| connect(path.echo)).collect::<Vec<_>>();
         let mut kept = client.within(open);
-        kept.iter_mut().for_each(|connection| talk(connection, 1));
+        kept.iter_mut().for_each(|connection| exchange(connection, 1));
         let grown = (resident_kb() - before) / idle as f64;
         (grown, kept)
     };
     // The first round allocates memory that later ones reuse; all connections stay open.
-    let (none, _kept) = grown(&ways[0]);
-    let (relayed, _relayed) = grown(&ways[3]);
+    let (none, _kept) = grown(&paths[0]);
+    let (relayed, _relayed) = grown(&paths[3]);
     let table = sheet.rows("memory", &format!("memory of an idle connection, of {idle}"), "KB");
     table.put("client and server", &Spread::one(none), &[]);
     let ours = relayed - none;

@@ -7,8 +7,8 @@
 
 use std::time::Instant;
 
+use crate::kernel_memory::KernelMemory;
 use crate::kube_proxy::{kube_proxy_change, kube_proxy_shape};
-use crate::slabs::Grown;
 use bench_report::{Sheet, Spread, Verdict, is_quick};
 use netns_nft::{Socket, encode};
 use proxy_core::plan::{plan, plan_changed};
@@ -16,7 +16,7 @@ use proxy_core::portal::{NodeContext, Portals, portals};
 use proxy_core::ruleset::{Ruleset, Settings};
 use proxy_core::sample::{cluster, cluster_ip, cluster_slice};
 use proxy_core::snapshot::{Change, Snapshot};
-use test_support::namespace::{bare, load, run, within};
+use test_support::namespace::{in_new_netns, in_routed_netns, load, run};
 
 const ENDPOINTS: u32 = 3;
 /// The number of services of the targets; the targets for memory use `FEW`.
@@ -30,17 +30,18 @@ const PEER: &str = "kube-proxy's shape";
 pub(crate) fn bench() {
     let sizes: &[u32] = if is_quick() { &[100, FEW] } else { &[100, FEW, MANY, 50_000] };
     let sheet = Sheet::open("scaling");
-    bare(|| {
+    in_new_netns(|| {
         run("ip", &["link", "set", "lo", "up"], "");
-        let worlds: Vec<World> = sizes.iter().map(|services| World::of(*services)).collect();
-        program(&sheet, &worlds);
-        change(&sheet, &worlds);
-        memory(&sheet, &worlds);
+        let clusters: Vec<ScaledCluster> =
+            sizes.iter().map(|services| ScaledCluster::new(*services)).collect();
+        measure_programming(&sheet, &clusters);
+        measure_change(&sheet, &clusters);
+        measure_memory(&sheet, &clusters);
     });
 }
 
 /// A cluster, and the rules of a pod with all its services.
-struct World {
+struct ScaledCluster {
     services: u32,
     snapshot: Snapshot,
     portals: Portals,
@@ -49,8 +50,8 @@ struct World {
     peer: String,
 }
 
-impl World {
-    fn of(services: u32) -> Self {
+impl ScaledCluster {
+    fn new(services: u32) -> Self {
         let range = Change::ServiceRanges(vec!["10.96.0.0/12".parse().expect("a network")]);
         let snapshot: Snapshot = cluster(services, ENDPOINTS).chain([range]).collect();
         let portals = portals(&snapshot, &NodeContext::default());
@@ -84,56 +85,56 @@ fn milliseconds(work: impl FnOnce()) -> f64 {
     start.elapsed().as_secs_f64() * 1e3
 }
 
-fn program(sheet: &Sheet, worlds: &[World]) {
+fn measure_programming(sheet: &Sheet, clusters: &[ScaledCluster]) {
     let table = sheet.scale("program", "Programming an empty network namespace", "ms", "services");
-    for world in worlds {
+    for cluster in clusters {
         let (mut netlink, mut text, mut chains) = (Vec::new(), Vec::new(), Vec::new());
-        for _ in 0..world.rounds() {
-            let apply = || Socket::open().and_then(|socket| socket.apply(&world.batch())).expect("apply");
-            netlink.push(within(|| milliseconds(apply)));
-            text.push(within(|| milliseconds(|| load(&world.ruleset.to_string()))));
-            if world.has_peer() {
-                chains.push(within(|| milliseconds(|| load(&world.peer))));
+        for _ in 0..cluster.rounds() {
+            let apply = || Socket::open().and_then(|socket| socket.apply(&cluster.batch())).expect("apply");
+            netlink.push(in_routed_netns(|| milliseconds(apply)));
+            text.push(in_routed_netns(|| milliseconds(|| load(&cluster.ruleset.to_string()))));
+            if cluster.has_peer() {
+                chains.push(in_routed_netns(|| milliseconds(|| load(&cluster.peer))));
             }
         }
         let [netlink, text] = [netlink, text].map(Spread::of);
-        let chains = world.has_peer().then(|| Spread::of(chains));
-        let targets = chains.filter(|_| world.services == MANY).map(|chains| {
+        let chains = cluster.has_peer().then(|| Spread::of(chains));
+        let targets = chains.filter(|_| cluster.services == MANY).map(|chains| {
             [
                 Verdict::at_most("ms at 10,000", netlink.median, 120.0),
                 Verdict::at_least("times faster than kube-proxy's shape", chains.times(&netlink), 60.0),
             ]
         });
-        table.put(OURS, world.services, &netlink, targets.as_ref().map_or(&[], |targets| targets));
-        table.put(OURS_AS_TEXT, world.services, &text, &[]);
+        table.put(OURS, cluster.services, &netlink, targets.as_ref().map_or(&[], |targets| targets));
+        table.put(OURS_AS_TEXT, cluster.services, &text, &[]);
         if let Some(chains) = chains {
-            table.put(PEER, world.services, &chains, &[]);
+            table.put(PEER, cluster.services, &chains, &[]);
         }
     }
 }
 
-fn change(sheet: &Sheet, worlds: &[World]) {
+fn measure_change(sheet: &Sheet, clusters: &[ScaledCluster]) {
     let title = "One changed endpoint, from the change to the commit";
     let table = sheet.scale("change", title, "ms", "services");
-    for world in worlds {
-        let netlink = within(|| changed_endpoints(world, if is_quick() { 50 } else { 500 }));
+    for cluster in clusters {
+        let netlink = in_routed_netns(|| endpoint_change_times(cluster, if is_quick() { 50 } else { 500 }));
         let target = [Verdict::at_most("ms at 10,000", netlink.median, 1.0)];
-        table.put(OURS, world.services, &netlink, if world.services == MANY { &target } else { &[] });
-        if world.has_peer() {
-            let chains = within(|| {
-                load(&world.peer);
-                let one = |round| milliseconds(|| load(&kube_proxy_change(&world.portals, round)));
+        table.put(OURS, cluster.services, &netlink, if cluster.services == MANY { &target } else { &[] });
+        if cluster.has_peer() {
+            let chains = in_routed_netns(|| {
+                load(&cluster.peer);
+                let one = |round| milliseconds(|| load(&kube_proxy_change(&cluster.portals, round)));
                 Spread::of((0..7).map(one).collect())
             });
-            table.put(PEER, world.services, &chains, &[]);
+            table.put(PEER, cluster.services, &chains, &[]);
         }
     }
 }
 
-fn changed_endpoints(world: &World, changes: u32) -> Spread {
-    let World { services, snapshot, portals, ruleset, .. } = world;
+fn endpoint_change_times(cluster: &ScaledCluster, changes: u32) -> Spread {
+    let ScaledCluster { services, snapshot, portals, ruleset, .. } = cluster;
     let socket = Socket::open().expect("open a netfilter socket");
-    socket.apply(&world.batch()).expect("apply");
+    socket.apply(&cluster.batch()).expect("apply");
     let (mut snapshot, mut portals, mut applied) = (snapshot.clone(), portals.clone(), ruleset.clone());
     let one = |number: u32| {
         // A service that is changed for the second time gets another endpoint.
@@ -151,25 +152,28 @@ fn changed_endpoints(world: &World, changes: u32) -> Spread {
     Spread::of((0..changes).map(one).collect())
 }
 
-fn memory(sheet: &Sheet, worlds: &[World]) {
+fn measure_memory(sheet: &Sheet, clusters: &[ScaledCluster]) {
     let table = sheet.scale("memory", "The kernel's memory of one network namespace", "KB", "services");
-    let mut grown = Grown::default();
-    for world in worlds {
+    let mut kernel_memory = KernelMemory::default();
+    for cluster in clusters {
         let (mut ours, mut on_demand, mut peer) = (Vec::new(), Vec::new(), Vec::new());
-        let namespaces = if world.services <= FEW { 10 } else { 1 };
-        for _ in 0..world.rounds() {
-            ours.push(grown.by(namespaces, |pod| pod.change(&Ruleset::empty(), &world.ruleset)));
-            on_demand.push(grown.by(10, |pod| pod.change(&Ruleset::empty(), &world.on_demand)));
-            if world.has_peer() {
-                peer.push(grown.by(namespaces, |pod| pod.within(|| load(&world.peer))));
+        let namespaces = if cluster.services <= FEW { 10 } else { 1 };
+        for _ in 0..cluster.rounds() {
+            ours.push(
+                kernel_memory.growth_kb(namespaces, |pod| pod.change(&Ruleset::empty(), &cluster.ruleset)),
+            );
+            on_demand
+                .push(kernel_memory.growth_kb(10, |pod| pod.change(&Ruleset::empty(), &cluster.on_demand)));
+            if cluster.has_peer() {
+                peer.push(kernel_memory.growth_kb(namespaces, |pod| pod.within(|| load(&cluster.peer))));
             }
         }
         let [ours, on_demand] = [ours, on_demand].map(Spread::of);
         let target = [Verdict::at_most("KB at 1,000", ours.median, 400.0)];
-        table.put(OURS, world.services, &ours, if world.services == FEW { &target } else { &[] });
-        table.put(ON_DEMAND, world.services, &on_demand, &[]);
-        if world.has_peer() {
-            table.put(PEER, world.services, &Spread::of(peer), &[]);
+        table.put(OURS, cluster.services, &ours, if cluster.services == FEW { &target } else { &[] });
+        table.put(ON_DEMAND, cluster.services, &on_demand, &[]);
+        if cluster.has_peer() {
+            table.put(PEER, cluster.services, &Spread::of(peer), &[]);
         }
     }
 }

@@ -1,6 +1,5 @@
 //! The Helm chart: rendered objects, rejected values, privileges of pods, and grants of roles.
 
-mod agent;
 mod guards;
 mod images;
 mod operations;

@@ -5,8 +5,8 @@ use std::process::Command;
 
 use serde_json::{Value, json};
 
-use crate::agent::program;
 use test_support::helm::{objects, one};
+use test_support::program::program;
 
 fn spec<'a>(objects: &'a [Value], kind: &str) -> &'a Value {
     &one(objects, kind, "")["spec"]["template"]["spec"]

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::schema::faults;
+use crate::schema::schema_errors;
 use test_support::helm::{NAMESPACE, documents, objects, one, rendered, run_helm, text};
 
 const ALL_ON: [&str; 20] = [
@@ -84,8 +84,8 @@ fn chart_passes_lint() {
 #[test]
 fn objects_of_every_variant_match_the_schemas_of_kubernetes() {
     for (variant, values) in variants() {
-        let faults: Vec<String> = objects(&values).iter().flat_map(faults).collect();
-        assert!(faults.is_empty(), "{variant}:\n{}", faults.join("\n"));
+        let errors: Vec<String> = objects(&values).iter().flat_map(schema_errors).collect();
+        assert!(errors.is_empty(), "{variant}:\n{}", errors.join("\n"));
     }
 }
 
@@ -210,7 +210,7 @@ fn plain_manifests_equal_the_rendered_chart() {
     let (namespaces, mut plain): (Vec<Value>, Vec<Value>) =
         plain.into_iter().partition(|object| object["kind"] == "Namespace");
     assert_eq!(namespaces.len(), 1);
-    assert_eq!(faults(&namespaces[0]), [""; 0]);
+    assert_eq!(schema_errors(&namespaces[0]), [""; 0]);
     let mut rendered = objects(&[]);
     for object in plain.iter_mut().chain(&mut rendered) {
         let labels = object["metadata"]["labels"].as_object_mut().expect("every object has labels");

@@ -1,35 +1,50 @@
 //! Compares the grants of the agent's role with the agent's calls. The webhook's tests do the same for the webhook.
 
+use std::path::Path;
+
+use agent_ipc::{Reply, Request};
 use serde_json::{Value, json};
 
-use crate::agent::Agent;
 use crate::rendering::variants;
 use crate::upgrade;
+use test_support::agent::{Agent, AgentDir};
 use test_support::apiserver::rights::{Grant, not_called, not_granted};
-use test_support::apiserver::{Api, Fault, InitialEvents};
+use test_support::apiserver::{ApiServer, Fault, InitialEvents};
 use test_support::helm::{documents, objects, run_helm, text};
 
 /// API groups of operators, which a bare server lacks.
-const FOREIGN: [&str; 2] = ["cert-manager.io/v1", "monitoring.coreos.com/v1"];
+const OPERATOR_GROUPS: [&str; 2] = ["cert-manager.io/v1", "monitoring.coreos.com/v1"];
 
-fn fill(api: &Api) {
+fn put_objects(api: &ApiServer) {
     api.put(json!({"kind": "Namespace", "metadata": {"name": "portico-system"}}));
     api.put(json!({"kind": "Node", "metadata": {"name": "n1"}, "status": {}}));
     api.put(json!({"kind": "Service", "metadata": {"name": "redis", "namespace": "default"}, "spec": {
         "clusterIP": "10.0.0.11", "ports": [{"port": 6379, "protocol": "TCP"}]}}));
 }
 
+/// Starts an agent with this server, and waits until it is synced.
+fn start_agent(dir: &AgentDir, kubeconfig: &Path) -> Agent {
+    let kubeconfig = kubeconfig.to_str().expect("a path");
+    let args = ["--kubeconfig", kubeconfig, "--node", "n1", "--take-over", "--log-level", "debug"];
+    let agent = Agent::start_with(dir, &args);
+    agent.wait_until("the agent is synced", |agent| agent.request(&Request::Ready, None) == Reply::Done);
+    agent
+}
+
 #[test]
 fn role_of_the_agent_grants_exactly_what_it_calls() {
-    let api = Api::double();
+    let api = ApiServer::double();
     // Lists are only called if the server sends no initial events.
     api.fault(Fault::NoInitialEvents(InitialEvents::Status(422)));
-    fill(&api);
+    put_objects(&api);
     api.put(json!({"kind": "ServiceCIDR", "metadata": {"name": "kubernetes"}, "spec": {"cidrs": ["10.0.0.0/16"]}}));
     let grants = Grant::all(&objects(&[]), "portico-agent");
     assert!(!grants.is_empty());
-    let agent = Agent::start("double", &api.kubeconfig_of_account("portico-agent"));
-    agent.until("the agent uses all grants", || not_called(&api.calls("portico-agent"), &grants).is_empty());
+    let dir = AgentDir::new();
+    let agent = start_agent(&dir, &api.kubeconfig_of_account("portico-agent"));
+    agent.wait_until("the agent uses all grants", |_| {
+        not_called(&api.calls("portico-agent"), &grants).is_empty()
+    });
     let calls = api.calls("portico-agent");
     assert!(not_granted(&calls, &grants).is_empty(), "not granted: {:#?}", not_granted(&calls, &grants));
 }
@@ -37,7 +52,7 @@ fn role_of_the_agent_grants_exactly_what_it_calls() {
 #[test]
 #[cfg_attr(not(feature = "api-server"), ignore = "needs KUBEBUILDER_ASSETS and the feature api-server")]
 fn real_api_server_accepts_the_manifests_and_the_agent_needs_only_its_role() {
-    let api = Api::real();
+    let api = ApiServer::real();
     let manifests = test_support::program::repository().join("deploy/manifests/portico.yaml");
     let manifests = manifests.to_str().expect("a path");
     let apply = ["apply", "--server-side", "--validate=strict", "-f", manifests];
@@ -46,8 +61,9 @@ fn real_api_server_accepts_the_manifests_and_the_agent_needs_only_its_role() {
     assert_eq!(applied.lines().count(), made.len(), "{applied}");
     // Applying the manifests again succeeds.
     api.kubectl(&apply).unwrap_or_else(|why| panic!("{why}"));
-    fill(&api);
-    let agent = Agent::start("real", &api.kubeconfig_of_account("portico-agent"));
+    put_objects(&api);
+    let dir = AgentDir::new();
+    let agent = start_agent(&dir, &api.kubeconfig_of_account("portico-agent"));
     let log = agent.log();
     assert!(!log.contains("forbidden") && !log.contains("WARN") && !log.contains("ERROR"), "{log}");
     // The account has no other rights than those of its role.
@@ -68,7 +84,7 @@ fn real_api_server_accepts_the_manifests_and_the_agent_needs_only_its_role() {
 }
 
 /// The life of a release, on a server without controllers.
-fn helm_installs_upgrades_and_leaves_nothing(api: &Api) {
+fn helm_installs_upgrades_and_leaves_nothing(api: &ApiServer) {
     let kubeconfig = api.kubeconfig().to_str().expect("a path").to_owned();
     let release = |verb: &str, args: &[&str]| {
         let on = ["--namespace", "by-helm", "--kubeconfig", &kubeconfig];
@@ -93,13 +109,13 @@ fn helm_installs_upgrades_and_leaves_nothing(api: &Api) {
 }
 
 /// Applies the objects of every variant, except for kinds that a bare server lacks.
-fn every_variant_is_accepted(api: &Api) {
+fn every_variant_is_accepted(api: &ApiServer) {
     api.kubectl(&["create", "namespace", "elsewhere"]).unwrap_or_else(|why| panic!("{why}"));
     let file = std::env::temp_dir().join(format!("portico-chart-{}.json", std::process::id()));
     for (variant, values) in variants() {
         let mut objects = objects(&values);
         objects.retain(|object| {
-            object["apiVersion"].as_str().is_some_and(|version| !FOREIGN.contains(&version))
+            object["apiVersion"].as_str().is_some_and(|version| !OPERATOR_GROUPS.contains(&version))
         });
         for object in &mut objects {
             if object["metadata"]["namespace"].is_string() {

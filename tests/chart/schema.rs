@@ -27,7 +27,7 @@ const FOREIGN: [(&str, &str, &[&str]); 3] = [
 ];
 
 /// Returns the errors of an object.
-pub(crate) fn faults(object: &Value) -> Vec<String> {
+pub(crate) fn schema_errors(object: &Value) -> Vec<String> {
     let (version, kind) = (text(object, "apiVersion"), text(object, "kind"));
     let found = match (version, kind) {
         ("v1", "Namespace") => round_trip::<Namespace>(object),
@@ -51,7 +51,7 @@ pub(crate) fn faults(object: &Value) -> Vec<String> {
         ("admissionregistration.k8s.io/v1", "ValidatingAdmissionPolicyBinding") => {
             round_trip::<ValidatingAdmissionPolicyBinding>(object)
         }
-        _ => foreign(object),
+        _ => unknown_fields(object),
     };
     let name = format!("{kind} {}", object["metadata"]["name"]);
     found.into_iter().map(|fault| format!("{name}: {fault}")).collect()
@@ -65,32 +65,32 @@ fn round_trip<T: DeserializeOwned + Serialize>(object: &Value) -> Vec<String> {
     match serde_json::from_value::<T>(object.clone()) {
         Err(error) => vec![error.to_string()],
         Ok(read) => {
-            let mut faults = Vec::new();
-            find_lost("", object, &serde_json::to_value(read).expect("the object is JSON"), &mut faults);
-            faults
+            let mut errors = Vec::new();
+            find_lost("", object, &serde_json::to_value(read).expect("the object is JSON"), &mut errors);
+            errors
         }
     }
 }
 
 /// Collects the fields that are in the first value and not in the second. Empty fields may be lost.
-fn find_lost(path: &str, object: &Value, read: &Value, faults: &mut Vec<String>) {
+fn find_lost(path: &str, object: &Value, read: &Value, errors: &mut Vec<String>) {
     match (object, read) {
         (Value::Object(fields), _) if !read.is_null() => {
             for (name, value) in fields {
-                find_lost(&format!("{path}.{name}"), value, &read[name], faults);
+                find_lost(&format!("{path}.{name}"), value, &read[name], errors);
             }
         }
         (Value::Array(items), Value::Array(others)) if items.len() == others.len() => {
             for (index, (item, other)) in items.iter().zip(others).enumerate() {
-                find_lost(&format!("{path}[{index}]"), item, other, faults);
+                find_lost(&format!("{path}[{index}]"), item, other, errors);
             }
         }
         (object, read) if object == read => {}
-        (object, read) => faults.push(format!("{path} is {object}, but Kubernetes reads {read}")),
+        (object, read) => errors.push(format!("{path} is {object}, but Kubernetes reads {read}")),
     }
 }
 
-fn foreign(object: &Value) -> Vec<String> {
+fn unknown_fields(object: &Value) -> Vec<String> {
     let (version, kind) = (text(object, "apiVersion"), text(object, "kind"));
     let Some((.., known)) = FOREIGN.iter().find(|(of, name, _)| *of == version && *name == kind) else {
         return vec![format!("kind {kind} of {version} is unknown to this test")];
@@ -111,9 +111,9 @@ mod tests {
     #[test]
     fn field_with_a_wrong_name_or_type_is_found() {
         let service = |spec: Value| json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "x"}, "spec": spec});
-        assert_eq!(faults(&service(json!({"ports": [{"port": 1, "targetPort": "https"}]}))), [""; 0]);
-        assert_eq!(faults(&service(json!({"ports": [{"port": 1, "targetPorts": "https"}]}))).len(), 1);
-        assert_eq!(faults(&service(json!({"ports": [{"port": "1"}]}))).len(), 1);
-        assert_eq!(faults(&json!({"apiVersion": "v2", "kind": "Service"})).len(), 1);
+        assert_eq!(schema_errors(&service(json!({"ports": [{"port": 1, "targetPort": "https"}]}))), [""; 0]);
+        assert_eq!(schema_errors(&service(json!({"ports": [{"port": 1, "targetPorts": "https"}]}))).len(), 1);
+        assert_eq!(schema_errors(&service(json!({"ports": [{"port": "1"}]}))).len(), 1);
+        assert_eq!(schema_errors(&json!({"apiVersion": "v2", "kind": "Service"})).len(), 1);
     }
 }

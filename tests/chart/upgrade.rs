@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
-use test_support::apiserver::Api;
+use test_support::apiserver::ApiServer;
 use test_support::helm::{documents, objects, one, run_helm, text};
 use test_support::program::repository;
 
@@ -44,7 +44,7 @@ fn copy(from: &Path, to: &Path) {
 }
 
 /// Completes the registration as the webhook of 0.1.0 did: it replaces both webhooks.
-fn filled(api: &Api, namespace: &str) -> Value {
+fn complete_registration(api: &ApiServer, namespace: &str) -> Value {
     let mut object = api.get(REGISTRATION, "", NAME).expect("the registration of the chart");
     let mut webhooks = one(&objects(&[]), REGISTRATION, "")["webhooks"].clone();
     for webhook in webhooks.as_array_mut().expect("a list") {
@@ -60,7 +60,7 @@ fn filled(api: &Api, namespace: &str) -> Value {
 }
 
 /// Asserts that the registration is that of the chart, with the CA bundle that the webhook wrote.
-fn assert_is_of_chart(api: &Api, namespace: &str, policy: &str) {
+fn assert_is_of_chart(api: &ApiServer, namespace: &str, policy: &str) {
     let found = api.get(REGISTRATION, "", NAME).expect("remove the file");
     let mut wanted = one(&objects(&[]), REGISTRATION, "")["webhooks"].clone();
     for webhook in wanted.as_array_mut().expect("a list") {
@@ -73,7 +73,7 @@ fn assert_is_of_chart(api: &Api, namespace: &str, policy: &str) {
 }
 
 /// Upgrades with Helm, and with the plain manifests.
-pub(crate) fn registration_of_0_1_0_becomes_that_of_the_chart_and_keeps_the_ca_bundle(api: &Api) {
+pub(crate) fn registration_of_0_1_0_becomes_that_of_the_chart_and_keeps_the_ca_bundle(api: &ApiServer) {
     let kubeconfig = api.kubeconfig().to_str().expect("a path").to_owned();
     let release = |verb: &str, args: &[&str]| {
         let on = ["--namespace", "from-old", "--kubeconfig", &kubeconfig];
@@ -81,7 +81,7 @@ pub(crate) fn registration_of_0_1_0_becomes_that_of_the_chart_and_keeps_the_ca_b
     };
     let old = chart_of_0_1_0();
     release("install", &[old.to_str().expect("a path"), "--create-namespace"]);
-    filled(api, "from-old");
+    complete_registration(api, "from-old");
     release("upgrade", &["deploy/helm/portico", "--set", "webhook.registration.failurePolicy=Fail"]);
     assert_is_of_chart(api, "from-old", "Fail");
     release("uninstall", &[]);
@@ -98,7 +98,7 @@ pub(crate) fn registration_of_0_1_0_becomes_that_of_the_chart_and_keeps_the_ca_b
     kubectl(&["apply", "--server-side"]);
     let emptied = api.send("PATCH", PATH, "application/merge-patch+json", &json!({"webhooks": []}));
     assert_eq!(emptied.status, 200, "{}", emptied.object);
-    filled(api, "portico-system");
+    complete_registration(api, "portico-system");
     kubectl(&["apply", "--server-side", "--force-conflicts"]);
     assert_is_of_chart(api, "portico-system", "Ignore");
     kubectl(&["delete"]);

@@ -7,8 +7,8 @@ use serde_json::Value;
 
 use crate::manifest::SERVICE_RANGES;
 use crate::node::{HOME, built};
-use crate::process::{Process, attempt};
-use test_support::eventually::until;
+use crate::process::{Process, try_command};
+use test_support::eventually::eventually;
 
 /// A running agent.
 pub(crate) struct Agent {
@@ -34,12 +34,12 @@ impl Agent {
         }
         let process = Process::start(&mut command, &Path::new(HOME).join(format!("{name}.log")));
         let mut agent = Self { process, dir: dir.to_owned() };
-        until("the agent is synced", || agent.is_ready());
+        eventually("the agent is synced", || agent.is_ready());
         agent
     }
 
     fn is_ready(&mut self) -> Result<(), String> {
-        if let Some(status) = self.process.ended() {
+        if let Some(status) = self.process.exit_status() {
             panic!("the agent ended: {status}");
         }
         let status = self.status()?;
@@ -64,18 +64,18 @@ impl Agent {
     }
 
     /// Waits until this number of attachments exists, and all are up to date.
-    pub(crate) fn until_attached(&self, count: usize) -> Vec<Value> {
-        until(&format!("{count} attachments are up to date"), || {
+    pub(crate) fn wait_until_attached(&self, count: usize) -> Vec<Value> {
+        eventually(&format!("{count} attachments are up to date"), || {
             let attachments = self.attachments()?;
             if attachments.len() == count { Ok(attachments) } else { Err(format!("{attachments:?}")) }
         })
     }
 
     /// Waits until the ruleset snapshot is on disk.
-    pub(crate) fn until_stored(&self) {
+    pub(crate) fn wait_until_stored(&self) {
         let dir = self.dir.join("rulesets");
-        until("the ruleset is stored", || {
-            attempt(Command::new("test").arg("-s").arg(dir.join("all.ruleset")))
+        eventually("the ruleset is stored", || {
+            try_command(Command::new("test").arg("-s").arg(dir.join("all.ruleset")))
         });
     }
 

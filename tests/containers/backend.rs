@@ -12,7 +12,7 @@ use test_support::namespace::run;
 use test_support::pod::Pod;
 
 /// The timeout of a reply. A lost packet is sent again after a second.
-const ANSWER: Duration = Duration::from_secs(5);
+const REPLY_TIMEOUT: Duration = Duration::from_secs(5);
 /// The number of questions, enough to miss one of three backends only once in ten million runs.
 const QUESTIONS: usize = 40;
 
@@ -35,12 +35,12 @@ pub(crate) const TCP_PORT: u16 = 8080;
 pub(crate) const UDP_PORT: u16 = 5353;
 
 /// The network next to the node, with its backends.
-pub(crate) struct Lan {
+pub(crate) struct BackendNetwork {
     /// Keeps the network namespace open.
     _netns: Pod,
 }
 
-impl Lan {
+impl BackendNetwork {
     /// Starts all backends at the other end of the node's interface `wire`.
     pub(crate) fn new() -> Self {
         let lan = Pod::new();
@@ -68,7 +68,7 @@ impl Backend {
         thread::spawn(move || {
             for stream in listener.incoming().flatten() {
                 // A client may close its connection at any time.
-                thread::spawn(move || drop(self.converse(&stream)));
+                thread::spawn(move || drop(self.reply_to_each_question(&stream)));
             }
         });
         let socket = UdpSocket::bind(at(UDP_PORT)).expect("bind to a backend's address");
@@ -80,7 +80,7 @@ impl Backend {
         });
     }
 
-    fn converse(self, mut stream: &TcpStream) -> io::Result<()> {
+    fn reply_to_each_question(self, mut stream: &TcpStream) -> io::Result<()> {
         let mut lines = BufReader::new(stream).lines();
         while let Some(line) = lines.next().transpose()? {
             if line.starts_with("GET ") {
@@ -98,8 +98,8 @@ pub(crate) struct Conversation(BufReader<TcpStream>);
 
 impl Conversation {
     pub(crate) fn open(portal: SocketAddr) -> io::Result<Self> {
-        let stream = TcpStream::connect_timeout(&portal, ANSWER)?;
-        stream.set_read_timeout(Some(ANSWER))?;
+        let stream = TcpStream::connect_timeout(&portal, REPLY_TIMEOUT)?;
+        stream.set_read_timeout(Some(REPLY_TIMEOUT))?;
         Ok(Self(BufReader::new(stream)))
     }
 
@@ -122,7 +122,7 @@ pub(crate) fn udp_answers(portal: SocketAddr) -> BTreeSet<String> {
     answers(|| {
         let own = if portal.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
         let socket = UdpSocket::bind(own)?;
-        socket.set_read_timeout(Some(ANSWER))?;
+        socket.set_read_timeout(Some(REPLY_TIMEOUT))?;
         socket.connect(portal)?;
         socket.send(b"who?")?;
         let mut name = [0; 16];

@@ -7,9 +7,9 @@ use std::path::Path;
 use std::process::Command;
 
 use crate::node::{HOME, ROOTFS};
-use crate::process::{Process, attempt};
+use crate::process::{Process, try_command};
 use crate::runtime::{COMMAND, Runtime};
-use test_support::eventually::until;
+use test_support::eventually::eventually;
 
 const CONF: &str = r#"
 version = 2
@@ -34,7 +34,7 @@ impl Containerd {
         fs::write(&conf, CONF.replace("HOME", HOME)).expect("write containerd's configuration");
         let log = Path::new(HOME).join("containerd.log");
         let daemon = Process::start(Command::new("containerd").args(["--config", &conf]), &log);
-        until("containerd replies", || attempt(&mut ctr(&["version"])));
+        eventually("containerd replies", || try_command(&mut ctr(&["version"])));
         Self { running: RefCell::default(), execs: Cell::new(0), _daemon: daemon }
     }
 }
@@ -52,7 +52,7 @@ impl Runtime for Containerd {
         command.args(COMMAND);
         let log = Path::new(HOME).join(format!("ctr-run-{name}.log"));
         let mut process = Process::start(&mut command, &log);
-        until("the container runs or fails", || match process.ended() {
+        eventually("the container runs or fails", || match process.exit_status() {
             Some(status) => Ok(Err(format!("{status}: {}", process.output()))),
             None => self.pid(name).map(|_| Ok(())),
         })?;
@@ -62,13 +62,13 @@ impl Runtime for Containerd {
 
     fn remove(&self, name: &str) -> Result<(), String> {
         let Some(mut process) = self.running.borrow_mut().remove(name) else { return Ok(()) };
-        attempt(&mut ctr(&["task", "kill", "--signal", "KILL", name]))?;
+        try_command(&mut ctr(&["task", "kill", "--signal", "KILL", name]))?;
         process.wait();
         Ok(())
     }
 
     fn pid(&self, name: &str) -> Result<u32, String> {
-        let tasks = attempt(&mut ctr(&["task", "list"]))?;
+        let tasks = try_command(&mut ctr(&["task", "list"]))?;
         let mut words = tasks.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
         let running = words.find(|words| words.len() == 3 && words[0] == name && words[2] == "RUNNING");
         running.and_then(|words| words[1].parse().ok()).ok_or(tasks)
@@ -77,11 +77,11 @@ impl Runtime for Containerd {
     fn exec(&self, name: &str, command: &[&str]) -> Result<String, String> {
         self.execs.set(self.execs.get() + 1);
         let id = format!("exec-{}", self.execs.get());
-        attempt(ctr(&["task", "exec", "--exec-id", &id, name]).args(command))
+        try_command(ctr(&["task", "exec", "--exec-id", &id, name]).args(command))
     }
 
     fn names(&self) -> BTreeSet<String> {
-        let text = attempt(&mut ctr(&["container", "list", "--quiet"])).expect("list containers");
+        let text = try_command(&mut ctr(&["container", "list", "--quiet"])).expect("list containers");
         text.lines().map(str::to_owned).collect()
     }
 }

@@ -17,7 +17,7 @@ use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;
 
 use crate::node::MACHINE;
-use test_support::eventually::until_equal;
+use test_support::eventually::eventually_equal;
 
 /// The limit for the end of a demo that was interrupted or killed.
 const END_TIMEOUT: Duration = Duration::from_secs(2);
@@ -137,17 +137,17 @@ fn collect(path: &Path, files: &mut BTreeSet<PathBuf>) {
 }
 
 /// Runs `body` while no other test runs, because traces are counted on the whole machine, and waits until the traces are those from before.
-fn leaving_nothing(body: impl FnOnce()) {
+fn assert_leaves_nothing(body: impl FnOnce()) {
     // If another test panicked, it has failed by itself.
     let exclusive = MACHINE.write().unwrap_or_else(PoisonError::into_inner);
     let before = Traces::now();
     body();
-    until_equal("nothing is left", &before, Traces::now);
+    eventually_equal("nothing is left", &before, Traces::now);
     drop(exclusive);
 }
 
 /// The output under a heading.
-fn section(text: &str, number: u32) -> &str {
+fn output_under_heading(text: &str, number: u32) -> &str {
     let from = text.split_once(&format!("\n## {number} of 9 ")).unwrap_or_else(|| panic!("{text}")).1;
     from.split("\n## ").next().unwrap_or(from)
 }
@@ -167,19 +167,19 @@ fn counts(text: &str) -> BTreeMap<&str, u32> {
 }
 
 /// The table of growth: services, rules, entries, rules in the classic form.
-fn table(text: &str) -> Vec<Vec<u32>> {
+fn growth_table(text: &str) -> Vec<Vec<u32>> {
     let numbers = |line: &str| line.split_whitespace().map_while(|word| word.parse().ok()).take(4).collect();
     text.lines().map(numbers).filter(|row: &Vec<u32>| row.len() == 4).collect()
 }
 
 fn assert_story(text: &str) {
-    assert!(section(text, 3).contains("\nREDIS_MASTER_SERVICE_HOST=10.0.0.11\n"), "{text}");
-    let turns = names(section(text, 4));
+    assert!(output_under_heading(text, 3).contains("\nREDIS_MASTER_SERVICE_HOST=10.0.0.11\n"), "{text}");
+    let turns = names(output_under_heading(text, 4));
     let first: BTreeSet<_> = turns.iter().take(3).copied().collect();
     assert_eq!((turns.len(), first.len()), (6, 3), "{text}");
     assert_eq!(turns[..3], turns[3..], "{text}");
 
-    let killed = section(text, 5);
+    let killed = output_under_heading(text, 5);
     let responses = counts(killed);
     assert_eq!(responses.values().sum::<u32>(), 200, "{text}");
     assert_eq!((responses.get("web-2"), responses.get("FAILED")), (Some(&20), None), "{text}");
@@ -187,23 +187,23 @@ fn assert_story(text: &str) {
     let after: BTreeSet<_> = names(killed).into_iter().collect();
     assert_eq!(after, ["web-1", "web-3"].into(), "{text}");
 
-    let new = section(text, 6);
+    let new = output_under_heading(text, 6);
     assert!(new.contains("\nno response\n"), "{text}");
     assert_eq!(names(new), ["web-1"], "{text}");
 
-    let [few, .., many] = &table(section(text, 7))[..] else { panic!("{text}") };
+    let [few, .., many] = &growth_table(output_under_heading(text, 7))[..] else { panic!("{text}") };
     assert_eq!((many[0] - few[0], many[2] - few[2]), (5000, 4 * 5000), "a portal, three backends: {text}");
     assert!(many[1] <= few[1] + 1, "{text}");
 
-    assert_eq!(names(section(text, 8)).len(), 2, "without an agent: {text}");
-    let end = section(text, 9);
+    assert_eq!(names(output_under_heading(text, 8)).len(), 2, "without an agent: {text}");
+    let end = output_under_heading(text, 9);
     assert!(end.contains("\nno attachments\n") && end.contains("| wc -l\n0\n"), "{text}");
     assert!(end.contains("\nThis machine has the mounts, network interfaces, control"), "{text}");
 }
 
 #[test]
 fn story_is_true_for_root_and_a_user_at_once_and_leaves_nothing() {
-    leaving_nothing(|| {
+    assert_leaves_nothing(|| {
         let demos = [AS_ROOT, AS_USER].map(|who| Demo::start(&[], who, ""));
         let ends = thread::scope(|scope| {
             let threads = demos.map(|demo| scope.spawn(|| demo.finish()));
@@ -221,7 +221,7 @@ fn interrupted_demo_ends_at_once_and_leaves_nothing() {
     let cases =
         [(AS_ROOT, "## 1 of 9"), (AS_ROOT, "$ ctr run"), (AS_ROOT, "$ kill -KILL"), (AS_USER, "## 4 of 9")];
     for (who, step) in cases {
-        leaving_nothing(|| {
+        assert_leaves_nothing(|| {
             let mut demo = Demo::start(&[], who, "");
             demo.read_until(step);
             // A terminal sends it to the whole group.
@@ -238,7 +238,7 @@ fn interrupted_demo_ends_at_once_and_leaves_nothing() {
 #[test]
 fn killed_demo_leaves_nothing() {
     for who in [AS_ROOT, AS_USER] {
-        leaving_nothing(|| {
+        assert_leaves_nothing(|| {
             let mut demo = Demo::start(&[], who, "");
             demo.read_until("## 5 of 9");
             kill(demo.pid(), Signal::SIGKILL).expect("a running demo");
@@ -256,7 +256,7 @@ fn demo_without_permission_for_namespaces_prints_advice() {
         (WITHOUT_NAMESPACES_FOR_USERS, "run: sudo -E env PATH=\"$PATH\" ./scripts/demo\n"),
     ];
     for (script, advice) in cases {
-        leaving_nothing(|| {
+        assert_leaves_nothing(|| {
             let (status, text) = Demo::start(&["-U", "-r"], script, "").finish();
             assert_eq!(status.code(), Some(1), "{text}");
             assert!(text.contains(advice), "{text}");

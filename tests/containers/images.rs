@@ -11,9 +11,9 @@ use serde_json::Value;
 
 use crate::node::{HOME, on_a_node};
 use crate::podman::{CONTAINERS_CONF, Podman};
-use crate::process::{Process, attempt};
+use crate::process::{Process, try_command};
 use test_support::apiserver::certificates::Certificates;
-use test_support::eventually::{in_time, until};
+use test_support::eventually::{Wait, eventually};
 
 /// The directory of the static programs that scripts/container-test builds.
 fn static_programs() -> PathBuf {
@@ -24,7 +24,7 @@ fn static_programs() -> PathBuf {
 }
 
 /// Creates a directory with the contents of a release archive.
-fn unpacked() -> PathBuf {
+fn unpack_release() -> PathBuf {
     let dir = Path::new(HOME).join("release");
     let (bin, documents) = (dir.join("bin"), dir.join("share/doc/portico"));
     for dir in [&bin, &documents] {
@@ -44,32 +44,32 @@ fn unpacked() -> PathBuf {
 }
 
 /// Runs scripts/images and returns its output: the images and their identities.
-fn built(from: &Path) -> String {
+fn build_images(from: &Path) -> String {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../scripts/images");
     let mut command = Command::new(script);
     command.arg(from).env("BUILDER", Podman::words().join(" ")).env("REGISTRY", "localhost");
-    attempt(command.env("CONTAINERS_CONF", CONTAINERS_CONF)).unwrap_or_else(|why| panic!("{why}"))
+    try_command(command.env("CONTAINERS_CONF", CONTAINERS_CONF)).unwrap_or_else(|why| panic!("{why}"))
 }
 
 const AGENT: &str = "localhost/portico-agent:0.0.1";
 const WEBHOOK: &str = "localhost/portico-webhook:0.0.1";
 
-fn inspected(podman: &Podman, image: &str) -> Value {
-    let output = attempt(&mut podman.podman(&["image", "inspect", image])).expect("an image");
+fn inspect_image(podman: &Podman, image: &str) -> Value {
+    let output = try_command(&mut podman.podman(&["image", "inspect", image])).expect("an image");
     serde_json::from_str::<Value>(&output).expect("JSON")[0].take()
 }
 
 fn output_of(podman: &Podman, args: &[&str]) -> String {
-    attempt(&mut podman.contained(args)).unwrap_or_else(|why| panic!("{why}"))
+    try_command(&mut podman.restricted_container(args)).unwrap_or_else(|why| panic!("{why}"))
 }
 
 #[test]
 fn images_contain_static_programs_that_need_no_other_file() {
     on_a_node(|_| {
         let podman = Podman::new();
-        let release = unpacked();
-        let first = built(&release);
-        assert_eq!(first, built(&release), "builds are reproducible");
+        let release = unpack_release();
+        let first = build_images(&release);
+        assert_eq!(first, build_images(&release), "builds are reproducible");
         let version = env!("CARGO_PKG_VERSION");
         assert_eq!(
             output_of(&podman, &["--network", "none", AGENT, "--version"]),
@@ -83,7 +83,7 @@ fn images_contain_static_programs_that_need_no_other_file() {
             ["--network", "none", "--entrypoint", "/portico-cni", "--env", "CNI_COMMAND=VERSION", AGENT];
         assert!(output_of(&podman, &plugin).contains("\"supportedVersions\""));
         // Without a capability the command reports the missing one.
-        let refused = attempt(&mut podman.contained(&["--network", "none", AGENT, "check"]))
+        let refused = try_command(&mut podman.restricted_container(&["--network", "none", AGENT, "check"]))
             .expect_err("no capability");
         assert!(refused.contains("exit status: 1") && refused.contains("CAP_NET_ADMIN"), "{refused}");
     });
@@ -93,10 +93,10 @@ fn images_contain_static_programs_that_need_no_other_file() {
 fn images_have_labels_and_the_expected_user() {
     on_a_node(|_| {
         let podman = Podman::new();
-        built(&unpacked());
+        build_images(&unpack_release());
         for (image, user, entry) in [(AGENT, "0:0", "/portico"), (WEBHOOK, "65532:65532", "/portico-webhook")]
         {
-            let found = inspected(&podman, image);
+            let found = inspect_image(&podman, image);
             assert_eq!(found["Config"]["User"], user, "{found}");
             assert_eq!(found["Config"]["Entrypoint"][0], entry, "{found}");
             let labels = &found["Labels"];
@@ -112,7 +112,7 @@ fn images_have_labels_and_the_expected_user() {
 fn webhook_image_serves_as_an_unprivileged_user() {
     on_a_node(|_| {
         let podman = Podman::new();
-        built(&unpacked());
+        build_images(&unpack_release());
         let manifests = format!("{HOME}/manifests:/manifests:ro");
         let args = [
             "--network",
@@ -125,8 +125,8 @@ fn webhook_image_serves_as_an_unprivileged_user() {
             "--manifests",
             "/manifests",
         ];
-        let _process = Process::start(&mut podman.contained(&args), Path::new("/run/webhook.log"));
-        until("the webhook is ready", || {
+        let _process = Process::start(&mut podman.restricted_container(&args), Path::new("/run/webhook.log"));
+        eventually("the webhook is ready", || {
             let mut stream = TcpStream::connect("127.0.0.1:9478").map_err(|why| why.to_string())?;
             stream
                 .write_all(b"GET /readyz HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
@@ -135,7 +135,7 @@ fn webhook_image_serves_as_an_unprivileged_user() {
             stream.read_to_string(&mut answer).map_err(|why| why.to_string())?;
             if answer.starts_with("HTTP/1.1 200") { Ok(()) } else { Err(answer) }
         });
-        attempt(&mut podman.podman(&["rm", "--force", "--time", "0", "webhook"]))
+        try_command(&mut podman.podman(&["rm", "--force", "--time", "0", "webhook"]))
             .expect("remove the container");
     });
 }
@@ -169,13 +169,13 @@ fn resolve(socket: &UdpSocket) -> std::io::Result<()> {
 fn agent_image_without_libraries_resolves_the_name_of_the_api_server() {
     on_a_node(|_| {
         let podman = Podman::new();
-        built(&unpacked());
+        build_images(&unpack_release());
         let socket = UdpSocket::bind("127.0.0.1:53").expect("the port of a resolver");
         thread::spawn(move || resolve(&socket));
         fs::write("/run/resolv.conf", "nameserver 127.0.0.1\nsearch no.test test\noptions ndots:5\n")
             .expect("write a file");
         fs::write("/run/hosts", "127.0.0.8 api.hosts\n").expect("write a file");
-        fs::write("/run/ca.pem", Certificates::new().authority).expect("write a file");
+        fs::write("/run/ca.pem", Certificates::new().ca_certificate).expect("write a file");
         for (name, address) in [(BY_DNS, "127.0.0.7:6443"), ("api.hosts", "127.0.0.8:6443")] {
             let listener = TcpListener::bind(address).expect("listen");
             listener.set_nonblocking(true).expect("do not block");
@@ -184,8 +184,14 @@ fn agent_image_without_libraries_resolves_the_name_of_the_api_server() {
                  clusters: [{{name: c, cluster: {{server: 'http://{name}:6443', certificate-authority: /ca.pem}}}}], users: [{{name: u, user: {{}}}}]}}"
             );
             fs::write("/run/kubeconfig", kubeconfig).expect("write a file");
-            let mut command =
-                podman.contained(&["--network", "host", "--name", "agent", "--tmpfs", "/run/portico"]);
+            let mut command = podman.restricted_container(&[
+                "--network",
+                "host",
+                "--name",
+                "agent",
+                "--tmpfs",
+                "/run/portico",
+            ]);
             for file in [
                 "/run/kubeconfig:/kubeconfig",
                 "/run/ca.pem:/ca.pem",
@@ -205,9 +211,10 @@ fn agent_image_without_libraries_resolves_the_name_of_the_api_server() {
                 "none",
             ]);
             let process = Process::start(&mut command, Path::new("/run/agent.log"));
-            let connected = in_time(|| listener.accept().map(drop).map_err(|why| why.to_string()));
+            let connected =
+                Wait::DEFAULT.try_until(|| listener.accept().map(drop).map_err(|why| why.to_string()));
             assert!(connected.is_ok(), "{name}: {connected:?}\n{}", process.output());
-            attempt(&mut podman.podman(&["rm", "--force", "--time", "0", "agent"]))
+            try_command(&mut podman.podman(&["rm", "--force", "--time", "0", "agent"]))
                 .expect("remove the container");
         }
     });

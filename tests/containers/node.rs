@@ -17,9 +17,9 @@ use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::backend::Lan;
-use test_support::eventually::until_equal;
-use test_support::namespace::{bare, run};
+use crate::backend::BackendNetwork;
+use test_support::eventually::eventually_equal;
+use test_support::namespace::{in_new_netns, run};
 
 /// The directory of the node's files. `/run` is empty at the start.
 pub(crate) const HOME: &str = "/run/node";
@@ -37,7 +37,7 @@ const MOUNTS: [&str; 5] = ["/run", "/dev/shm", "/opt", "/etc/cni", CNI_STATE];
 
 /// A simulated machine.
 pub(crate) struct Node {
-    pub(crate) lan: Lan,
+    pub(crate) lan: BackendNetwork,
 }
 
 /// Shared by the tests with containers, and held exclusively by a test that counts the processes of the whole machine.
@@ -47,7 +47,7 @@ pub(crate) static MACHINE: RwLock<()> = RwLock::new(());
 pub(crate) fn on_a_node(body: impl FnOnce(&Node) + Send) {
     // If another test panicked, it has failed by itself.
     let _shared = MACHINE.read().unwrap_or_else(PoisonError::into_inner);
-    bare(|| {
+    in_new_netns(|| {
         unshare(CloneFlags::CLONE_NEWNS).expect("a mount namespace: start with scripts/container-test");
         run("mount", &["--make-rprivate", "/"], "");
         for path in MOUNTS {
@@ -55,9 +55,9 @@ pub(crate) fn on_a_node(body: impl FnOnce(&Node) + Send) {
             run("mount", &["-t", "tmpfs", "tmpfs", path], "");
         }
         run("ip", &["link", "set", "lo", "up"], "");
-        let sweep = Sweep;
+        let sweep = KillAllOnDrop;
         set_up();
-        let node = Node { lan: Lan::new() };
+        let node = Node { lan: BackendNetwork::new() };
         body(&node);
         node.assert_nothing_is_left();
         drop(sweep);
@@ -108,12 +108,12 @@ impl Node {
 
     fn assert_nothing_is_left(&self) {
         let nothing = BTreeSet::new();
-        until_equal("processes end", &nothing, || processes().iter().map(ToString::to_string).collect());
-        until_equal("addresses and results of pods go", &nothing, || self.cni_state());
-        until_equal("network namespaces go", &nothing, || files(Path::new("/run/netns")));
-        until_equal("records go", &nothing, || files(Path::new("/run/portico/attachments")));
+        eventually_equal("processes end", &nothing, || processes().iter().map(ToString::to_string).collect());
+        eventually_equal("addresses and results of pods go", &nothing, || self.cni_state());
+        eventually_equal("network namespaces go", &nothing, || files(Path::new("/run/netns")));
+        eventually_equal("records go", &nothing, || files(Path::new("/run/portico/attachments")));
         let own = ["lo", "pods0", "wire"].map(str::to_owned).into();
-        until_equal("interfaces of pods go", &nothing, || &self.interfaces() - &own);
+        eventually_equal("interfaces of pods go", &nothing, || &self.interfaces() - &own);
     }
 }
 
@@ -144,9 +144,9 @@ fn processes() -> Vec<Pid> {
 }
 
 /// Kills all remaining processes of the node, also after a panic.
-struct Sweep;
+struct KillAllOnDrop;
 
-impl Drop for Sweep {
+impl Drop for KillAllOnDrop {
     fn drop(&mut self) {
         for pid in processes() {
             // The process may have exited already.

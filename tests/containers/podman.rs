@@ -10,9 +10,9 @@ use std::sync::atomic::{AtomicU16, Ordering};
 
 use crate::backend::TCP_PORT;
 use crate::node::{CNI_BIN, CNI_CONF, HOME, ROOTFS};
-use crate::process::{Process, attempt, show};
+use crate::process::{Process, show, try_command};
 use crate::runtime::{COMMAND, Runtime};
-use test_support::eventually::in_time;
+use test_support::eventually::Wait;
 
 /// It uses runc, because crun does not support machines with both versions of cgroups.
 const CONF: &str = r#"
@@ -56,7 +56,7 @@ impl Podman {
 
     /// Disconnects a running container from a network.
     pub(crate) fn disconnect(&self, name: &str, network: &str) {
-        attempt(&mut self.podman(&["network", "disconnect", network, name]))
+        try_command(&mut self.podman(&["network", "disconnect", network, name]))
             .expect("disconnect from a network");
     }
 
@@ -69,7 +69,7 @@ impl Podman {
     }
 
     /// A container from an image, restricted as in the chart: read-only and without capabilities.
-    pub(crate) fn contained(&self, args: &[&str]) -> Command {
+    pub(crate) fn restricted_container(&self, args: &[&str]) -> Command {
         let mut command = self.podman(&["run", "--rm", "--read-only", "--cap-drop", "ALL"]);
         command.args(["--cgroup-parent", &self.cgroup]).args(LIMITS).args(args);
         command
@@ -103,21 +103,21 @@ impl Runtime for Podman {
     }
 
     fn remove(&self, name: &str) -> Result<(), String> {
-        attempt(&mut self.podman(&["rm", "--force", "--ignore", "--time", "0", name])).map(drop)
+        try_command(&mut self.podman(&["rm", "--force", "--ignore", "--time", "0", name])).map(drop)
     }
 
     fn pid(&self, name: &str) -> Result<u32, String> {
-        let text = attempt(&mut self.podman(&["inspect", "--format", "{{.State.Pid}}", name]))?;
+        let text = try_command(&mut self.podman(&["inspect", "--format", "{{.State.Pid}}", name]))?;
         text.trim().parse().ok().filter(|pid| *pid > 0).ok_or(text)
     }
 
     fn exec(&self, name: &str, command: &[&str]) -> Result<String, String> {
-        attempt(self.podman(&["exec", name]).args(command))
+        try_command(self.podman(&["exec", name]).args(command))
     }
 
     fn names(&self) -> BTreeSet<String> {
-        let text =
-            attempt(&mut self.podman(&["ps", "--all", "--format", "{{.Names}}"])).expect("list containers");
+        let text = try_command(&mut self.podman(&["ps", "--all", "--format", "{{.Names}}"]))
+            .expect("list containers");
         text.lines().map(str::to_owned).collect()
     }
 }
@@ -129,7 +129,7 @@ impl Drop for Podman {
         let roots = roots.chain([Path::new("/sys/fs/cgroup").to_owned()]);
         for path in roots.map(|root| root.join(&self.cgroup)).filter(|path| path.exists()) {
             // A killed process remains in its cgroup for a moment.
-            if let Err(why) = in_time(|| remove_cgroup(&path)) {
+            if let Err(why) = Wait::DEFAULT.try_until(|| remove_cgroup(&path)) {
                 show(&format!("remove {}", path.display()), &why);
             }
         }

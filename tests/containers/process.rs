@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus};
 use std::thread;
 
-use test_support::eventually::until;
+use test_support::eventually::eventually;
 
 /// A running program.
 pub(crate) struct Process {
@@ -32,14 +32,14 @@ impl Process {
     }
 
     /// The exit status, if the process has exited.
-    pub(crate) fn ended(&mut self) -> Option<ExitStatus> {
+    pub(crate) fn exit_status(&mut self) -> Option<ExitStatus> {
         self.child.try_wait().expect("poll a child")
     }
 
     /// Waits for the exit.
     pub(crate) fn wait(&mut self) -> ExitStatus {
-        until(&format!("{} ends", self.log.display()), || {
-            self.ended().ok_or_else(|| "the process runs".to_owned())
+        eventually(&format!("{} ends", self.log.display()), || {
+            self.exit_status().ok_or_else(|| "the process runs".to_owned())
         })
     }
 
@@ -67,7 +67,7 @@ pub(crate) fn show(title: &str, output: &str) {
 }
 
 /// Runs a command and returns its standard output, or a description of its failure.
-pub(crate) fn attempt(command: &mut Command) -> Result<String, String> {
+pub(crate) fn try_command(command: &mut Command) -> Result<String, String> {
     let output = command.output().map_err(|why: io::Error| format!("start {command:?}: {why}"))?;
     let stdout = String::from_utf8_lossy(&output.stdout).into_owned();
     if output.status.success() {

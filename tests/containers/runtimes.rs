@@ -16,44 +16,46 @@ use crate::manifest::{ITSELF, ITSELF6, WEB, WEB6, portal, set_backends, set_own_
 use crate::network::{Master, Network, network};
 use crate::node::{CNI_BIN, CNI_CONF, Node, built, on_a_node};
 use crate::podman::{PUBLISHED, Podman};
-use crate::process::{Process, attempt};
+use crate::process::{Process, try_command};
 use crate::runtime::{Container, Runtime};
 use agent_ipc::ProgrammedBy;
 use serde_json::json;
-use test_support::eventually::{until, until_equal};
+use test_support::eventually::{eventually, eventually_equal};
 
 const MACVLAN: Master = Master::Macvlan;
 
-fn itself() -> BTreeSet<String> {
+fn own_name() -> BTreeSet<String> {
     ["itself".to_owned()].into()
 }
 
 /// The life of a container: it reaches every backend, follows changes, and leaves nothing.
-fn life(node: &Node, runtime: &dyn Runtime) {
+fn assert_life_cycle(node: &Node, runtime: &dyn Runtime) {
     node.lan.bridge();
     network().configure();
     set_backends(&[A, B]);
     let agent = Agent::start();
     let container = Container::start(runtime, "web", "pods");
     assert_eq!(container.wget(portal(WEB, 80)), names(&[A, B]));
-    assert_eq!(agent.until_attached(1)[0]["interface"], "eth0");
+    assert_eq!(agent.wait_until_attached(1)[0]["interface"], "eth0");
     set_backends(&[B, C]);
-    until_equal("the container follows the backends", &names(&[B, C]), || container.wget(portal(WEB, 80)));
+    eventually_equal("the container follows the backends", &names(&[B, C]), || {
+        container.wget(portal(WEB, 80))
+    });
     set_backends(&[]);
     let refused = || container.wget(portal(WEB, 80)).iter().any(|answer| answer.contains("refused"));
-    until_equal("a portal without backends rejects", &true, refused);
+    eventually_equal("a portal without backends rejects", &true, refused);
     container.remove();
-    agent.until_attached(0);
+    agent.wait_until_attached(0);
 }
 
 #[test]
 fn container_of_containerd_follows_the_backends_and_leaves_nothing() {
-    on_a_node(|node| life(node, &Containerd::start()));
+    on_a_node(|node| assert_life_cycle(node, &Containerd::start()));
 }
 
 #[test]
 fn container_of_podman_follows_the_backends_and_leaves_nothing() {
-    on_a_node(|node| life(node, &Podman::new()));
+    on_a_node(|node| assert_life_cycle(node, &Podman::new()));
 }
 
 #[test]
@@ -66,7 +68,9 @@ fn earlier_plugins_in_the_chain_work_as_without_portico() {
         let container = Container::start(&podman, "web", "pods");
         let published = || {
             let url = format!("http://10.77.0.1:{PUBLISHED}/");
-            attempt(Command::new("busybox").args(["timeout", "5", "busybox", "wget", "-q", "-O", "-", &url]))
+            try_command(
+                Command::new("busybox").args(["timeout", "5", "busybox", "wget", "-q", "-O", "-", &url]),
+            )
         };
         assert_eq!(published().as_deref(), Ok("itself\n"));
         container.remove();
@@ -74,24 +78,24 @@ fn earlier_plugins_in_the_chain_work_as_without_portico() {
 }
 
 /// Asserts that TCP and UDP reach all backends, and that the pod reaches itself, over these families.
-fn every_kind_of_connection(container: &Container<'_>, families: &[[&str; 2]]) {
+fn assert_every_kind_of_connection(container: &Container<'_>, families: &[[&str; 2]]) {
     let two = names(&[A, B]);
     for [web, own] in families.iter().copied() {
-        until_equal("TCP reaches each backend", &two, || container.tcp(portal(web, 80)));
-        until_equal("UDP reaches each backend", &two, || container.udp(portal(web, 53)));
-        until_equal("the pod reaches itself", &itself(), || container.wget(portal(own, 80)));
+        eventually_equal("TCP reaches each backend", &two, || container.tcp(portal(web, 80)));
+        eventually_equal("UDP reaches each backend", &two, || container.udp(portal(web, 53)));
+        eventually_equal("the pod reaches itself", &own_name(), || container.wget(portal(own, 80)));
     }
 }
 
 const V4: [&str; 2] = [WEB, ITSELF];
 const V6: [&str; 2] = [WEB6, ITSELF6];
 
-fn connections_in(network: &Network, families: &[[&str; 2]]) {
-    connections_by(network, families, &[]);
+fn assert_connections_in(network: &Network, families: &[[&str; 2]]) {
+    assert_connections_with(network, families, &[]);
 }
 
-/// Like `connections_in`, with flags of the agent.
-fn connections_by(network: &Network, families: &[[&str; 2]], agent: &[&str]) {
+/// Like `assert_connections_in`, with flags of the agent.
+fn assert_connections_with(network: &Network, families: &[[&str; 2]], agent: &[&str]) {
     on_a_node(|node| {
         if network.master == Master::Bridge {
             node.lan.bridge();
@@ -103,37 +107,37 @@ fn connections_by(network: &Network, families: &[[&str; 2]], agent: &[&str]) {
         let own =
             |has: bool, family, other: &str| if has { container.address(family) } else { other.to_owned() };
         set_own_service(&own(network.is_ipv4, "-4", A.address), &own(network.is_ipv6, "-6", A.address6));
-        every_kind_of_connection(&container, families);
+        assert_every_kind_of_connection(&container, families);
         container.remove();
-        agent.until_attached(0);
+        agent.wait_until_attached(0);
     });
 }
 
 #[test]
 fn bridged_pod_reaches_services_of_both_families() {
-    connections_in(&network(), &[V4, V6]);
+    assert_connections_in(&network(), &[V4, V6]);
 }
 
 #[test]
 fn bridged_pod_without_a_default_route_reaches_services_of_both_families() {
-    connections_in(&Network { has_default_route: false, ..network() }, &[V4, V6]);
+    assert_connections_in(&Network { has_default_route: false, ..network() }, &[V4, V6]);
 }
 
 #[test]
 fn macvlan_pod_without_a_default_route_reaches_services_of_both_families() {
-    connections_in(&Network { master: MACVLAN, has_default_route: false, ..network() }, &[V4, V6]);
+    assert_connections_in(&Network { master: MACVLAN, has_default_route: false, ..network() }, &[V4, V6]);
 }
 
 #[test]
 fn macvlan_pod_with_only_ipv4_reaches_services() {
     let network = Network { master: MACVLAN, has_default_route: false, is_ipv6: false, ..network() };
-    connections_in(&network, &[V4]);
+    assert_connections_in(&network, &[V4]);
 }
 
 #[test]
 fn macvlan_pod_with_only_ipv6_reaches_services() {
     let network = Network { master: MACVLAN, has_default_route: false, is_ipv4: false, ..network() };
-    connections_in(&network, &[V6]);
+    assert_connections_in(&network, &[V6]);
 }
 
 const RELAYED: [&str; 2] = ["--mode", "relay"];
@@ -141,28 +145,32 @@ const ON_DEMAND: [&str; 2] = ["--portals", "on-demand"];
 
 #[test]
 fn bridged_pod_reaches_services_through_relayed_portals() {
-    connections_by(&network(), &[V4, V6], &RELAYED);
+    assert_connections_with(&network(), &[V4, V6], &RELAYED);
 }
 
 #[test]
 fn macvlan_pod_without_a_default_route_reaches_services_through_relayed_portals() {
-    connections_by(&Network { master: MACVLAN, has_default_route: false, ..network() }, &[V4, V6], &RELAYED);
+    assert_connections_with(
+        &Network { master: MACVLAN, has_default_route: false, ..network() },
+        &[V4, V6],
+        &RELAYED,
+    );
 }
 
 #[test]
 fn macvlan_pod_with_only_ipv4_reaches_services_through_relayed_portals() {
     let network = Network { master: MACVLAN, has_default_route: false, is_ipv6: false, ..network() };
-    connections_by(&network, &[V4], &RELAYED);
+    assert_connections_with(&network, &[V4], &RELAYED);
 }
 
 #[test]
 fn bridged_pod_reaches_services_through_on_demand_portals() {
-    connections_by(&network(), &[V4, V6], &ON_DEMAND);
+    assert_connections_with(&network(), &[V4, V6], &ON_DEMAND);
 }
 
 #[test]
 fn macvlan_pod_without_a_default_route_reaches_services_through_on_demand_portals() {
-    connections_by(
+    assert_connections_with(
         &Network { master: MACVLAN, has_default_route: false, ..network() },
         &[V4, V6],
         &ON_DEMAND,
@@ -170,7 +178,7 @@ fn macvlan_pod_without_a_default_route_reaches_services_through_on_demand_portal
 }
 
 /// An unmodified client with a dead backend.
-fn never_sees_the_dead(node: &Node, runtime: &dyn Runtime) {
+fn assert_dead_backend_is_hidden(node: &Node, runtime: &dyn Runtime) {
     node.lan.bridge();
     network().configure();
     set_backends(&[A, GONE, B]);
@@ -180,17 +188,17 @@ fn never_sees_the_dead(node: &Node, runtime: &dyn Runtime) {
         assert_eq!(container.wget(portal(web, 80)), names(&[A, B]));
     }
     container.remove();
-    agent.until_attached(0);
+    agent.wait_until_attached(0);
 }
 
 #[test]
 fn client_in_a_container_of_containerd_never_sees_a_dead_backend() {
-    on_a_node(|node| never_sees_the_dead(node, &Containerd::start()));
+    on_a_node(|node| assert_dead_backend_is_hidden(node, &Containerd::start()));
 }
 
 #[test]
 fn client_in_a_container_of_podman_never_sees_a_dead_backend() {
-    on_a_node(|node| never_sees_the_dead(node, &Podman::new()));
+    on_a_node(|node| assert_dead_backend_is_hidden(node, &Podman::new()));
 }
 
 #[test]
@@ -211,13 +219,13 @@ fn pods_of_two_zones_on_one_machine_reach_only_backends_of_their_zone() {
         assert_eq!((one.wget(portal(WEB, 80)), other.wget(portal(WEB, 80))), (names(&[A]), names(&[B])));
         one.remove();
         other.remove();
-        agents.iter().for_each(|agent| drop(agent.until_attached(0)));
+        agents.iter().for_each(|agent| drop(agent.wait_until_attached(0)));
     });
 }
 
 /// Disconnects a container from the one of its two networks that has the default route. Afterwards `left` attachments
 /// remain.
-fn leaves_a_network(node: &Node, is_recovered: bool, left: usize) {
+fn assert_network_is_left(node: &Node, is_recovered: bool, left: usize) {
     node.lan.bridge();
     let first = network();
     let second = Network { name: "second", tens: 2, has_default_route: false, ..network() };
@@ -231,25 +239,25 @@ fn leaves_a_network(node: &Node, is_recovered: bool, left: usize) {
     both.iter().for_each(Network::configure);
     let agent = Agent::start();
     let container = early.unwrap_or_else(|| Container::start(&podman, "web", "pods,second"));
-    agent.until_attached(2);
+    agent.wait_until_attached(2);
     assert_eq!(container.wget(portal(WEB, 80)), names(&[A, B]));
     podman.disconnect("web", "pods");
-    agent.until_attached(left);
+    agent.wait_until_attached(left);
     set_backends(&[B, C]);
     let reached = || container.wget(portal(WEB, 80));
-    until_equal("the container follows the backends over the other network", &names(&[B, C]), reached);
+    eventually_equal("the container follows the backends over the other network", &names(&[B, C]), reached);
     container.remove();
-    agent.until_attached(0);
+    agent.wait_until_attached(0);
 }
 
 #[test]
 fn container_on_two_networks_keeps_its_portals_when_it_leaves_one() {
-    on_a_node(|node| leaves_a_network(node, false, 1));
+    on_a_node(|node| assert_network_is_left(node, false, 1));
 }
 
 #[test]
 fn recovered_container_keeps_its_portals_after_an_unreported_disconnect() {
-    on_a_node(|node| leaves_a_network(node, true, 2));
+    on_a_node(|node| assert_network_is_left(node, true, 2));
 }
 
 #[test]
@@ -266,17 +274,17 @@ fn containers_that_start_at_the_same_time_all_have_portals() {
                 scope.spawn(move || podman.run(name, "pods").expect("a container"));
             }
         });
-        agent.until_attached(containers.len());
+        agent.wait_until_attached(containers.len());
         for container in containers {
             assert_eq!(container.tcp(portal(WEB, 80)), names(&[A, B]));
             container.remove();
         }
-        agent.until_attached(0);
+        agent.wait_until_attached(0);
     });
 }
 
 /// A container that was started without a plugin and an agent.
-fn recovery(node: &Node, runtime: &dyn Runtime) {
+fn assert_recovery(node: &Node, runtime: &dyn Runtime) {
     node.lan.bridge();
     set_backends(&[A, B]);
     Network { portico: None, ..network() }.configure();
@@ -284,17 +292,17 @@ fn recovery(node: &Node, runtime: &dyn Runtime) {
     assert_ne!(container.wget(portal(WEB, 80)), names(&[A, B]), "the container has no portals");
     network().configure();
     let agent = Agent::start();
-    assert_eq!(agent.until_attached(1)[0]["network"], "pods");
+    assert_eq!(agent.wait_until_attached(1)[0]["network"], "pods");
     assert_eq!(container.wget(portal(WEB, 80)), names(&[A, B]));
     set_backends(&[C]);
-    until_equal("the container follows the backends", &names(&[C]), || container.wget(portal(WEB, 80)));
+    eventually_equal("the container follows the backends", &names(&[C]), || container.wget(portal(WEB, 80)));
     container.remove();
-    agent.until_attached(0);
+    agent.wait_until_attached(0);
 }
 
 #[test]
 fn container_of_podman_from_before_the_install_is_recovered() {
-    on_a_node(|node| recovery(node, &Podman::new()));
+    on_a_node(|node| assert_recovery(node, &Podman::new()));
 }
 
 #[test]
@@ -307,33 +315,33 @@ fn recovered_container_that_ends_without_an_agent_is_removed() {
         let container = Container::start(&podman, "web", "pods");
         network().configure();
         let agent = Agent::start();
-        agent.until_attached(1);
+        agent.wait_until_attached(1);
         agent.kill();
         // Podman removes the container without the plugin, as it was started.
         container.remove();
-        Agent::start().until_attached(0);
+        Agent::start().wait_until_attached(0);
     });
 }
 
 #[test]
 fn container_of_containerd_from_before_the_install_is_recovered() {
-    on_a_node(|node| recovery(node, &Containerd::start()));
+    on_a_node(|node| assert_recovery(node, &Containerd::start()));
 }
 
 /// A container that starts without an agent.
-fn absence(node: &Node, runtime: &dyn Runtime) {
+fn assert_start_without_agent(node: &Node, runtime: &dyn Runtime) {
     node.lan.bridge();
     network().configure();
     set_backends(&[A, B]);
     let agent = Agent::start();
-    agent.until_stored();
+    agent.wait_until_stored();
     agent.kill();
     let container = Container::start(runtime, "web", "pods");
     assert_eq!(container.wget(portal(WEB, 80)), names(&[A, B]), "the plugin uses the stored ruleset");
     set_backends(&[B, C]);
     let agent = Agent::start();
-    assert_eq!(agent.until_attached(1)[0]["programmedBy"], "plugin");
-    until_equal("the container follows the backends again", &names(&[B, C]), || {
+    assert_eq!(agent.wait_until_attached(1)[0]["programmedBy"], "plugin");
+    eventually_equal("the container follows the backends again", &names(&[B, C]), || {
         container.wget(portal(WEB, 80))
     });
     agent.kill();
@@ -342,12 +350,12 @@ fn absence(node: &Node, runtime: &dyn Runtime) {
 
 #[test]
 fn container_of_podman_that_starts_without_an_agent_works_and_is_recovered() {
-    on_a_node(|node| absence(node, &Podman::new()));
+    on_a_node(|node| assert_start_without_agent(node, &Podman::new()));
 }
 
 #[test]
 fn container_of_containerd_that_starts_without_an_agent_works_and_is_recovered() {
-    on_a_node(|node| absence(node, &Containerd::start()));
+    on_a_node(|node| assert_start_without_agent(node, &Containerd::start()));
 }
 
 #[test]
@@ -372,10 +380,10 @@ fn container_that_started_without_portals_gets_them_from_the_agent() {
         let container = Container::start(&podman, "web", "pods");
         assert!(container.tcp(portal(WEB, 80)).is_disjoint(&names(&[A, B])));
         let agent = Agent::start();
-        assert_eq!(agent.until_attached(1)[0]["programmedBy"], json!(ProgrammedBy::NotYet));
+        assert_eq!(agent.wait_until_attached(1)[0]["programmedBy"], json!(ProgrammedBy::NotYet));
         assert_eq!(container.wget(portal(WEB, 80)), names(&[A, B]));
         container.remove();
-        agent.until_attached(0);
+        agent.wait_until_attached(0);
     });
 }
 
@@ -393,11 +401,11 @@ fn killed_and_restarted_agent_interrupts_no_connection() {
         assert_eq!(old.ask().expect("a reply without an agent"), "a");
         set_backends(&[B]);
         let agent = Agent::start();
-        agent.until_attached(1);
-        until_equal("new connections follow", &names(&[B]), || container.tcp(portal(WEB, 80)));
+        agent.wait_until_attached(1);
+        eventually_equal("new connections follow", &names(&[B]), || container.tcp(portal(WEB, 80)));
         assert_eq!(old.ask().expect("the old connection is open"), "a");
         container.remove();
-        agent.until_attached(0);
+        agent.wait_until_attached(0);
     });
 }
 
@@ -412,23 +420,23 @@ fn flushed_tables_of_a_container_are_restored() {
         let mut old = container.within(|| Conversation::open(portal(WEB, 80))).expect("a connection");
         let name = old.ask().expect("a reply");
         container.exec(&["/bin/chroot", "/host", "nft", "flush", "ruleset"]).expect("flush with NET_ADMIN");
-        until("an audit repairs the table", || {
-            let repairs = agent.until_attached(1)[0]["repairs"].clone();
+        eventually("an audit repairs the table", || {
+            let repairs = agent.wait_until_attached(1)[0]["repairs"].clone();
             if repairs == 1 { Ok(()) } else { Err(format!("{repairs} repairs")) }
         });
         assert_eq!(container.wget(portal(WEB, 80)), names(&[A, B]));
         assert_eq!(old.ask().expect("the old connection is open"), name);
         container.remove();
-        agent.until_attached(0);
+        agent.wait_until_attached(0);
     });
 }
 
 fn portico(args: &[&str]) -> Result<String, String> {
-    attempt(Command::new(built("portico")).args(args))
+    try_command(Command::new(built("portico")).args(args))
 }
 
 /// Installs and uninstalls the plugin while containers run.
-fn installation(node: &Node, runtime: &dyn Runtime) {
+fn assert_installation(node: &Node, runtime: &dyn Runtime) {
     node.lan.bridge();
     Network { portico: None, ..network() }.configure();
     let plugin = format!("{CNI_BIN}/portico-cni");
@@ -443,7 +451,7 @@ fn installation(node: &Node, runtime: &dyn Runtime) {
     portico(&["check"]).expect("the installation is complete");
     let web = Container::start(runtime, "web", "pods");
     assert_eq!(web.wget(portal(WEB, 80)), names(&[A, B]));
-    agent.until_attached(2);
+    agent.wait_until_attached(2);
     assert_eq!(before.wget(portal(WEB, 80)), names(&[A, B]));
     portico(&["uninstall"]).expect("no entry");
     assert_eq!(conf(), untouched);
@@ -452,19 +460,19 @@ fn installation(node: &Node, runtime: &dyn Runtime) {
     let refused = portico(&["uninstall", "--purge"]).expect_err("a running container uses the plugin");
     assert!(refused.contains("/var/lib/cni/results/") && Path::new(&plugin).exists(), "{refused}");
     [before, web, after].into_iter().for_each(Container::remove);
-    agent.until_attached(0);
+    agent.wait_until_attached(0);
     portico(&["uninstall", "--purge"]).expect("nothing references the plugin");
     assert!(!Path::new(&plugin).exists());
 }
 
 #[test]
 fn containers_of_podman_have_portals_after_install_and_none_after_uninstall() {
-    on_a_node(|node| installation(node, &Podman::new()));
+    on_a_node(|node| assert_installation(node, &Podman::new()));
 }
 
 #[test]
 fn containers_of_containerd_have_portals_after_install_and_none_after_uninstall() {
-    on_a_node(|node| installation(node, &Containerd::start()));
+    on_a_node(|node| assert_installation(node, &Containerd::start()));
 }
 
 #[test]
@@ -482,11 +490,11 @@ fn entry_dropped_by_another_cni_is_restored_for_the_next_container() {
         };
         for name in ["one", "two"] {
             other.configure();
-            until_equal("the entry is added", &true, is_in);
+            eventually_equal("the entry is added", &true, is_in);
             let container = Container::start(&podman, name, "pods");
             assert_eq!(container.wget(portal(WEB, 80)), names(&[A, B]));
             container.remove();
         }
-        agent.until_attached(0);
+        agent.wait_until_attached(0);
     });
 }

@@ -19,76 +19,64 @@ use proxy_core::sample::{backend, ip, slice, snapshot, svc};
 use proxy_core::snapshot::Change;
 use test_support::agent;
 use test_support::agent::{Agent, AgentDir, attachment, key};
-use test_support::conversation;
-use test_support::conversation::{ANSWER, answer, ask, assert_refused, serve};
+use test_support::backend_pod::pod_with_backends;
+use test_support::backend_server::{
+    DROP_TIMEOUT, REPLY_TIMEOUT, assert_refused, backend_of, serve, try_backend_of,
+};
+use test_support::manifest::web_manifest;
 use test_support::namespace;
-use test_support::namespace::{bare, load, run};
+use test_support::namespace::{in_new_netns, load, run};
 use test_support::pod::Pod;
 use test_support::program::program;
-use test_support::served::pod;
-
-/// A service `web` at 10.96.0.1:80 with these backends.
-fn web(backends: &[&str]) -> String {
-    let endpoints: Vec<String> = backends.iter().map(|ip| format!(r#"{{"addresses":["{ip}"]}}"#)).collect();
-    format!(
-        r#"{{"apiVersion":"v1","kind":"List","items":[
-        {{"apiVersion":"v1","kind":"Service","metadata":{{"name":"web"}},
-          "spec":{{"clusterIP":"10.96.0.1","ports":[{{"port":80}}]}}}},
-        {{"apiVersion":"discovery.k8s.io/v1","kind":"EndpointSlice","addressType":"IPv4",
-          "metadata":{{"name":"web-1","labels":{{"kubernetes.io/service-name":"web"}}}},
-          "ports":[{{"name":"","port":8080}}],"endpoints":[{}]}}]}}"#,
-        endpoints.join(",")
-    )
-}
 
 /// Runs `body` on a node with manifests in which `web` has backend a.
-fn node(body: impl FnOnce(&AgentDir) + Send) {
-    bare(|| {
+fn with_node(body: impl FnOnce(&AgentDir) + Send) {
+    in_new_netns(|| {
         run("ip", &["link", "set", "lo", "up"], "");
         let dir = AgentDir::new();
-        dir.put("web.json", &web(&["10.1.0.1"]));
+        dir.write_manifest("web.json", &web_manifest(&["10.1.0.1"]));
         body(&dir);
     });
 }
 
 /// The portals of `web`, as the agent computes them.
-fn portals() -> Portals {
+fn expected_portals() -> Portals {
     let range = Change::ServiceRanges(vec!["10.96.0.0/16".parse().expect("a network")]);
     let web = svc("web").ip("10.96.0.1").tcp("", 80);
     let made = slice("web").named("web-1").tcp("", 8080).at("10.1.0.1");
     proxy_core::portal::portals(&snapshot([range, web.into(), made.into()]), &NodeContext::default())
 }
 
-fn says(pod: &Pod, portal: &str) -> String {
-    pod.within(|| answer(portal))
+fn backend_seen_by(pod: &Pod, portal: &str) -> String {
+    pod.within(|| backend_of(portal))
 }
 
 #[test]
 fn attached_pod_reaches_services_and_follows_their_changes() {
-    node(|dir| {
+    with_node(|dir| {
         let agent = Agent::start(dir, &[]);
-        let pod = pod();
+        let pod = pod_with_backends();
         agent.attach("a", &pod);
-        assert_eq!(says(&pod, "10.96.0.1:80"), "a");
-        dir.put("web.json", &web(&["10.1.0.2"]));
-        agent.settled(2);
-        assert_eq!(says(&pod, "10.96.0.1:80"), "b");
-        dir.put("web.json", &web(&[]));
-        agent.settled(3);
+        assert_eq!(backend_seen_by(&pod, "10.96.0.1:80"), "a");
+        dir.write_manifest("web.json", &web_manifest(&["10.1.0.2"]));
+        agent.wait_until_converged(2);
+        assert_eq!(backend_seen_by(&pod, "10.96.0.1:80"), "b");
+        dir.write_manifest("web.json", &web_manifest(&[]));
+        agent.wait_until_converged(3);
         pod.within(|| assert_refused("10.96.0.1:80"));
     });
 }
 
 #[test]
 fn pod_without_a_route_to_service_addresses_gets_one() {
-    node(|dir| {
+    with_node(|dir| {
         let agent = Agent::start(dir, &["--service-cidr", "10.96.0.0/16"]);
         let pod = Pod::new();
         pod.within(|| serve("a", "10.1.0.1:8080"));
         let mut attachment = attachment("a", &pod);
         attachment.addresses = vec!["10.1.0.1".parse().expect("an address")];
-        assert_eq!(agent.ask(&Request::Attach(attachment), Some(&pod)), Reply::Done, "{}", agent.log());
-        assert_eq!(says(&pod, "10.96.0.1:80"), "a");
+        assert_eq!(agent.request(&Request::Attach(attachment), Some(&pod)), Reply::Done, "{}", agent.log());
+        assert_eq!(backend_seen_by(&pod, "10.96.0.1:80"), "a");
     });
 }
 
@@ -104,16 +92,19 @@ fn nodes_in_two_zones_program_different_tables() {
             "labels":{{"topology.kubernetes.io/zone":"{zone}"}}}}}}"#
         )
     };
-    node(|dir| {
-        dir.put("web.json", &web(&["10.1.0.9"]).replace(r#"{"addresses":["10.1.0.9"]}"#, &endpoints));
-        dir.put("n1.json", &node_of("n1", "z1"));
-        dir.put("n2.json", &node_of("n2", "z2"));
+    with_node(|dir| {
+        dir.write_manifest(
+            "web.json",
+            &web_manifest(&["10.1.0.9"]).replace(r#"{"addresses":["10.1.0.9"]}"#, &endpoints),
+        );
+        dir.write_manifest("n1.json", &node_of("n1", "z1"));
+        dir.write_manifest("n2.json", &node_of("n2", "z2"));
         for (name, expected) in [("n1", "a"), ("n2", "b")] {
             let agent = Agent::start(dir, &["--node", name]);
-            let pod = pod();
+            let pod = pod_with_backends();
             agent.attach(name, &pod);
             for _ in 0..8 {
-                assert_eq!(says(&pod, "10.96.0.1:80"), expected, "a pod on {name}");
+                assert_eq!(backend_seen_by(&pod, "10.96.0.1:80"), expected, "a pod on {name}");
             }
         }
     });
@@ -121,16 +112,17 @@ fn nodes_in_two_zones_program_different_tables() {
 
 #[test]
 fn killed_agent_interrupts_nothing_and_its_successor_continues() {
-    node(|dir| {
-        let pod = pod();
+    with_node(|dir| {
+        let pod = pod_with_backends();
         let first = Agent::start(dir, &[]);
         first.attach("a", &pod);
         let (mut client, mut server) = pod.within(|| {
             namespace::add_address("10.1.0.3");
             let listener = TcpListener::bind("10.1.0.3:8080").expect("listen");
-            dir.put("web.json", &web(&["10.1.0.3"]));
-            first.settled(2);
-            let client = TcpStream::connect_timeout(&backend("10.96.0.1:80"), ANSWER).expect("connect");
+            dir.write_manifest("web.json", &web_manifest(&["10.1.0.3"]));
+            first.wait_until_converged(2);
+            let client =
+                TcpStream::connect_timeout(&backend("10.96.0.1:80"), REPLY_TIMEOUT).expect("connect");
             (client, listener.accept().expect("accept").0)
         });
         first.kill();
@@ -141,40 +133,40 @@ fn killed_agent_interrupts_nothing_and_its_successor_continues() {
             assert_eq!(received, words);
         };
         exchange(b"without an agent");
-        dir.put("web.json", &web(&["10.1.0.2"]));
+        dir.write_manifest("web.json", &web_manifest(&["10.1.0.2"]));
         let second = Agent::start(dir, &[]);
-        second.settled(1);
+        second.wait_until_converged(1);
         assert_eq!(
             second.status()["attachments"].as_array().map(Vec::len),
             Some(1),
             "the attachment is recovered"
         );
-        assert_eq!(says(&pod, "10.96.0.1:80"), "b", "the change is applied");
+        assert_eq!(backend_seen_by(&pod, "10.96.0.1:80"), "b", "the change is applied");
         exchange(b"with the new agent");
     });
 }
 
 #[test]
 fn restart_without_drift_writes_nothing() {
-    node(|dir| {
-        let pod = pod();
+    with_node(|dir| {
+        let pod = pod_with_backends();
         let first = Agent::start(dir, &[]);
         first.attach("a", &pod);
         let generation = || pod.netns.socket().expect("a socket").generation().expect("a generation");
         let before = generation();
         assert!(first.terminate().success(), "the agent exits cleanly on SIGTERM");
         assert!(!dir.socket().exists(), "clients get an error at once");
-        assert_eq!(says(&pod, "10.96.0.1:80"), "a", "the rules stay in the kernel");
+        assert_eq!(backend_seen_by(&pod, "10.96.0.1:80"), "a", "the rules stay in the kernel");
         let second = Agent::start(dir, &[]);
-        second.settled(1);
+        second.wait_until_converged(1);
         assert_eq!(generation(), before);
     });
 }
 
 #[test]
 fn on_demand_mode_replaces_a_full_table_and_keeps_used_portals_over_a_restart() {
-    node(|dir| {
-        let pod = pod();
+    with_node(|dir| {
+        let pod = pod_with_backends();
         let socket = || pod.netns.socket().expect("a socket");
         let reported = |agent: &Agent| {
             let status = agent.status();
@@ -187,38 +179,38 @@ fn on_demand_mode_replaces_a_full_table_and_keeps_used_portals_over_a_restart() 
         full.kill();
         let args = ["--service-cidr", "10.96.0.0/16", "--portals", "on-demand"];
         let first = Agent::start(dir, &args);
-        first.settled(1);
+        first.wait_until_converged(1);
         assert_eq!(reported(&first), ("on-demand".into(), 0.into()));
         first.kill();
         // Activates the portal as the agent does at its first use.
         let TableState::Intact(before) = socket().read_table().expect("read the table") else {
             panic!("no table")
         };
-        let portals = portals();
+        let portals = expected_portals();
         let empty = Ruleset::new(&portals, before.settings.expect("a table has settings"));
         let mut used = empty.clone();
         used.activate(&portals, ip("10.96.0.1"));
         socket().apply(&encode(&plan(&empty, &used))).expect("apply");
         let generation = socket().generation().expect("a generation");
         let second = Agent::start(dir, &args);
-        second.settled(1);
+        second.wait_until_converged(1);
         assert_eq!(reported(&second), ("on-demand".into(), 1.into()));
         assert_eq!(socket().generation().expect("a generation"), generation, "the agent writes nothing");
-        assert_eq!(says(&pod, "10.96.0.1:80"), "a");
+        assert_eq!(backend_seen_by(&pod, "10.96.0.1:80"), "a");
     });
 }
 
 #[test]
 fn pod_deleted_while_the_agent_was_down_is_removed() {
-    node(|dir| {
+    with_node(|dir| {
         let first = Agent::start(dir, &[]);
-        let (stays, goes) = (pod(), pod());
+        let (stays, goes) = (pod_with_backends(), pod_with_backends());
         first.attach("stays", &stays);
         first.attach("goes", &goes);
         first.kill();
         drop(goes);
         let second = Agent::start(dir, &["--audit-interval", "1"]);
-        second.settled(1);
+        second.wait_until_converged(1);
         let names = |agent: &Agent| -> Vec<String> {
             let status = agent.status();
             let all = status["attachments"].as_array().expect("a list").iter();
@@ -227,47 +219,47 @@ fn pod_deleted_while_the_agent_was_down_is_removed() {
         assert_eq!(names(&second), ["stays"]);
         assert_eq!(fs::read_dir(dir.state().join("attachments")).expect("the records").count(), 1);
         drop(stays);
-        second.until("the audit notices the deletion of the other pod", |agent| names(agent).is_empty());
+        second.wait_until("the audit notices the deletion of the other pod", |agent| names(agent).is_empty());
     });
 }
 
 #[test]
 fn netns_ends_with_its_pod_although_the_agent_has_it_open() {
-    node(|dir| {
+    with_node(|dir| {
         let agent = Agent::start(dir, &["--audit-interval", "1"]);
-        let pod = pod();
+        let pod = pod_with_backends();
         agent.attach("a", &pod);
         let descriptors =
             || fs::read_dir(format!("/proc/{}/fd", agent.pid())).expect("its descriptors").count();
         let with = descriptors();
-        assert_eq!(agent.ask(&Request::Detach { key: key("a") }, None), Reply::Done);
-        agent.until("the agent closes its descriptors", |_| descriptors() < with);
+        assert_eq!(agent.request(&Request::Detach { key: key("a") }, None), Reply::Done);
+        agent.wait_until("the agent closes its descriptors", |_| descriptors() < with);
     });
 }
 
 #[test]
 fn connected_udp_socket_moves_off_a_removed_backend() {
     let dns = |backend: &str| {
-        let tcp = web(&[backend]);
+        let tcp = web_manifest(&[backend]);
         tcp.replace(r#""port":80}"#, r#""port":80,"protocol":"UDP"}"#)
             .replace(r#""port":8080}"#, r#""port":8080,"protocol":"UDP"}"#)
     };
-    node(|dir| {
-        dir.put("web.json", &dns("10.1.0.1"));
+    with_node(|dir| {
+        dir.write_manifest("web.json", &dns("10.1.0.1"));
         let agent = Agent::start(dir, &[]);
-        let pod = pod();
+        let pod = pod_with_backends();
         agent.attach("a", &pod);
         let [a, b, client] = pod.within(|| {
             ["10.1.0.1:8080", "10.1.0.2:8080", "10.1.0.1:0"].map(|at| UdpSocket::bind(at).expect("bind"))
         });
         client.connect("10.96.0.1:80").expect("connect");
-        a.set_read_timeout(Some(ANSWER)).expect("set a time-out");
+        a.set_read_timeout(Some(REPLY_TIMEOUT)).expect("set a time-out");
         b.set_nonblocking(true).expect("do not wait");
         client.send(b"x").expect("send");
         a.recv(&mut [0; 1]).expect("a receives it");
-        dir.put("web.json", &dns("10.1.0.2"));
-        agent.settled(2);
-        agent.until("b receives datagrams of the same socket", |_| {
+        dir.write_manifest("web.json", &dns("10.1.0.2"));
+        agent.wait_until_converged(2);
+        agent.wait_until("b receives datagrams of the same socket", |_| {
             client.send(b"x").expect("send");
             b.recv(&mut [0; 1]).is_ok()
         });
@@ -276,20 +268,20 @@ fn connected_udp_socket_moves_off_a_removed_backend() {
 
 #[test]
 fn drift_made_by_a_pod_is_detected_and_repaired() {
-    node(|dir| {
+    with_node(|dir| {
         let agent = Agent::start(dir, &["--audit-interval", "1"]);
-        let pod = pod();
+        let pod = pod_with_backends();
         agent.attach("a", &pod);
         for damage in
             ["flush ruleset", "flush chain inet portico portals", "flush map inet portico backends4"]
         {
             let repairs = agent.status()["counts"]["repairs"].as_u64();
             pod.within(|| load(damage));
-            agent.until("the table is repaired", |agent| {
+            agent.wait_until("the table is repaired", |agent| {
                 agent.status()["counts"]["repairs"].as_u64() > repairs
             });
-            agent.settled(1);
-            assert_eq!(says(&pod, "10.96.0.1:80"), "a", "after {damage}");
+            agent.wait_until_converged(1);
+            assert_eq!(backend_seen_by(&pod, "10.96.0.1:80"), "a", "after {damage}");
         }
         let log = agent.log();
         assert!(log.contains("ruleset drift detected") && log.contains("the table is gone"), "{log}");
@@ -298,38 +290,38 @@ fn drift_made_by_a_pod_is_detected_and_repaired() {
 
 #[test]
 fn check_reports_each_difference() {
-    node(|dir| {
+    with_node(|dir| {
         let agent = Agent::start(dir, &[]);
-        let pod = pod();
-        let check = |pod: &Pod| agent.ask(&Request::Check(attachment("a", pod)), Some(pod));
+        let pod = pod_with_backends();
+        let check = |pod: &Pod| agent.request(&Request::Check(attachment("a", pod)), Some(pod));
         assert!(matches!(check(&pod), Reply::Refused { transient: false, .. }), "the pod is not attached");
         agent.attach("a", &pod);
         assert_eq!(check(&pod), Reply::Done);
         pod.within(|| load("flush ruleset"));
         let Reply::Refused { message, transient: true } = check(&pod) else { panic!("{:?}", check(&pod)) };
         assert!(message.contains("the table is gone"), "{message}");
-        agent.settled(1);
+        agent.wait_until_converged(1);
         assert_eq!(check(&pod), Reply::Done, "the agent has repaired the table");
     });
 }
 
 #[test]
 fn invalid_manifest_removes_nothing_and_is_reported() {
-    node(|dir| {
+    with_node(|dir| {
         let agent = Agent::start(dir, &[]);
-        let pod = pod();
+        let pod = pod_with_backends();
         agent.attach("a", &pod);
-        dir.put("web.json", "{");
-        agent.until("the outage is reported", |agent| !agent.status()["outage"].is_null());
-        assert_eq!(says(&pod, "10.96.0.1:80"), "a");
+        dir.write_manifest("web.json", "{");
+        agent.wait_until("the outage is reported", |agent| !agent.status()["outage"].is_null());
+        assert_eq!(backend_seen_by(&pod, "10.96.0.1:80"), "a");
         let shown = Command::new(program("portico")).args(["status", "--socket"]).arg(dir.socket()).output();
         let shown = shown.expect("run portico status");
         assert_eq!(shown.status.code(), Some(1), "an outage is an error");
         assert!(String::from_utf8_lossy(&shown.stdout).contains("web.json"), "{shown:?}");
-        dir.put("web.json", &web(&["10.1.0.2"]));
-        agent.until("the outage is over", |agent| agent.status()["outage"].is_null());
-        agent.settled(2);
-        assert_eq!(says(&pod, "10.96.0.1:80"), "b");
+        dir.write_manifest("web.json", &web_manifest(&["10.1.0.2"]));
+        agent.wait_until("the outage is over", |agent| agent.status()["outage"].is_null());
+        agent.wait_until_converged(2);
+        assert_eq!(backend_seen_by(&pod, "10.96.0.1:80"), "b");
     });
 }
 
@@ -341,7 +333,7 @@ fn agent_reports_the_reason_if_it_cannot_start() {
         assert_eq!(output.status.code(), Some(1));
         String::from_utf8_lossy(&output.stderr).into_owned()
     };
-    node(|dir| {
+    with_node(|dir| {
         let [manifests, socket] = [dir.manifests(), dir.socket()].map(|path| path.display().to_string());
         let with =
             |more: &[&str]| refusal(&[&["--manifests", &manifests, "--socket", &socket], more].concat());
@@ -359,10 +351,10 @@ fn agent_reports_the_reason_if_it_cannot_start() {
 
 #[test]
 fn pods_are_programmed_only_after_the_manifests_are_read() {
-    node(|dir| {
-        dir.put("web.json", "{");
+    with_node(|dir| {
+        dir.write_manifest("web.json", "{");
         let agent = Agent::start(dir, &[]);
-        let Reply::Refused { message, transient: true } = agent.ask(&Request::Ready, None) else {
+        let Reply::Refused { message, transient: true } = agent.request(&Request::Ready, None) else {
             panic!("the agent is ready: {}", agent.log())
         };
         assert!(message.contains("initial sync not complete"), "{message}");
@@ -371,9 +363,9 @@ fn pods_are_programmed_only_after_the_manifests_are_read() {
 
 #[test]
 fn own_netns_and_other_files_are_rejected() {
-    node(|dir| {
+    with_node(|dir| {
         let agent = Agent::start(dir, &[]);
-        let pod = pod();
+        let pod = pod_with_backends();
         let own = fs::File::open("/proc/thread-self/ns/net").expect("open the node's network namespace");
         let ask = |file: &fs::File| {
             let request = Request::Attach(attachment("a", &pod));
@@ -401,17 +393,17 @@ fn own_netns_and_other_files_are_rejected() {
 
 #[test]
 fn malformed_requests_are_rejected_and_the_agent_keeps_running() {
-    node(|dir| {
+    with_node(|dir| {
         let agent = Agent::start(dir, &[]);
         assert!(UnixStream::connect(dir.socket()).is_err(), "the socket is not a stream socket");
-        let pod = pod();
+        let pod = pod_with_backends();
         for _ in 0..20 {
             let mut unknown = attachment("a", &pod);
             unknown.annotations.insert("portals".to_owned(), "no such service".to_owned());
-            assert!(matches!(agent.ask(&Request::Attach(unknown), Some(&pod)), Reply::Refused { .. }));
+            assert!(matches!(agent.request(&Request::Attach(unknown), Some(&pod)), Reply::Refused { .. }));
         }
         agent.attach("a", &pod);
-        assert_eq!(says(&pod, "10.96.0.1:80"), "a");
+        assert_eq!(backend_seen_by(&pod, "10.96.0.1:80"), "a");
     });
 }
 
@@ -419,7 +411,7 @@ fn malformed_requests_are_rejected_and_the_agent_keeps_running() {
 #[cfg_attr(not(feature = "root"), ignore = "a user namespace has no user but root")]
 fn requests_from_non_root_are_rejected() {
     const UNPRIVILEGED: u32 = 65_534;
-    node(|dir| {
+    with_node(|dir| {
         let _agent = Agent::start(dir, &[]);
         let open =
             |path: &Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("open it");
@@ -442,7 +434,7 @@ fn requests_from_non_root_are_rejected() {
 
 #[test]
 fn metrics_and_health_are_served() {
-    node(|dir| {
+    with_node(|dir| {
         let agent = Agent::start(dir, &["--metrics", "127.0.0.1:9477"]);
         let get = |path: &str| {
             let mut stream = TcpStream::connect("127.0.0.1:9477").expect("connect to the metrics");
@@ -452,9 +444,9 @@ fn metrics_and_health_are_served() {
             text
         };
         assert!(get("/healthz").starts_with("HTTP/1.1 200"));
-        agent.until("the agent is ready", |_| get("/readyz").starts_with("HTTP/1.1 200"));
+        agent.wait_until("the agent is ready", |_| get("/readyz").starts_with("HTTP/1.1 200"));
         assert!(get("/nothing").starts_with("HTTP/1.1 404"));
-        let pod = pod();
+        let pod = pod_with_backends();
         agent.attach("a", &pod);
         let page = get("/metrics");
         for line in ["portico_attachments 1", "portico_applied_total 1", "portico_portals 1"] {
@@ -465,34 +457,37 @@ fn metrics_and_health_are_served() {
 
 #[test]
 fn stored_ruleset_programs_a_pod_without_an_agent() {
-    node(|dir| {
+    with_node(|dir| {
         let agent = Agent::start(dir, &[]);
         let path = agent_ipc::ruleset_path(&dir.state(), agent_ipc::VIEW_DEFAULT);
-        agent.until("the ruleset is stored", |_| path.exists());
+        agent.wait_until("the ruleset is stored", |_| path.exists());
         agent.kill();
         let stored = netns_nft::RulesetSnapshot::read(&path).expect("a stored ruleset");
-        let pod = pod();
+        let pod = pod_with_backends();
         let socket = pod.netns.socket().expect("a socket");
         socket.apply(&stored.batch).expect("apply it");
         assert!(matches!(socket.read_table().expect("read the table"), TableState::Intact(_)));
-        assert_eq!(says(&pod, "10.96.0.1:80"), "a");
+        assert_eq!(backend_seen_by(&pod, "10.96.0.1:80"), "a");
     });
 }
 
 #[test]
 fn pod_has_only_the_portals_that_its_annotation_selects() {
-    node(|dir| {
-        dir.put("other.json", &web(&["10.1.0.2"]).replace("web", "other").replace("10.96.0.1", "10.96.0.2"));
+    with_node(|dir| {
+        dir.write_manifest(
+            "other.json",
+            &web_manifest(&["10.1.0.2"]).replace("web", "other").replace("10.96.0.1", "10.96.0.2"),
+        );
         let agent = Agent::start(dir, &[]);
-        let (selective, other) = (pod(), pod());
+        let (selective, other) = (pod_with_backends(), pod_with_backends());
         let mut request = attachment("selective", &selective);
         request.annotations.insert("portals".to_owned(), "default/other".to_owned());
-        assert_eq!(agent.ask(&Request::Attach(request), Some(&selective)), Reply::Done);
+        assert_eq!(agent.request(&Request::Attach(request), Some(&selective)), Reply::Done);
         agent.attach("other", &other);
-        assert_eq!(says(&selective, "10.96.0.2:80"), "b");
+        assert_eq!(backend_seen_by(&selective, "10.96.0.2:80"), "b");
         selective.within(|| {
-            assert!(ask("10.96.0.1:80", conversation::SILENCE).is_err(), "web is out of its view");
+            assert!(try_backend_of("10.96.0.1:80", DROP_TIMEOUT).is_err(), "web is out of its view");
         });
-        assert_eq!(says(&other, "10.96.0.1:80"), "a");
+        assert_eq!(backend_seen_by(&other, "10.96.0.1:80"), "a");
     });
 }

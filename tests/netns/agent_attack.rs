@@ -15,9 +15,9 @@ use proxy_core::sample::{snapshot, svc};
 use proxy_core::snapshot::Change;
 use test_support::agent;
 use test_support::agent::{Agent, AgentDir};
-use test_support::kilobytes::kilobytes;
-use test_support::namespace::{add_address, bare, run};
+use test_support::namespace::{add_address, in_new_netns, run};
 use test_support::pod::Pod;
+use test_support::proc_memory::proc_memory_kb;
 
 /// The limit of the median. A single attachment can be scheduled late on a busy machine.
 const ATTACH_MAX: Duration = Duration::from_millis(500);
@@ -28,15 +28,15 @@ const SLOWEST_MAX: Duration = Duration::from_secs(2);
 const GROWTH_MAX_KB: f64 = 16_384.0;
 
 /// Runs `body` on a node.
-fn node(body: impl FnOnce(&AgentDir) + Send) {
-    bare(|| {
+fn with_node(body: impl FnOnce(&AgentDir) + Send) {
+    in_new_netns(|| {
         run("ip", &["link", "set", "lo", "up"], "");
         body(&AgentDir::new());
     });
 }
 
 /// A UDP service at 10.96.0.10:53 with this backend at port 5353.
-fn dns(backend: &str) -> String {
+fn dns_manifest(backend: &str) -> String {
     format!(
         r#"{{"apiVersion":"v1","kind":"List","items":[
         {{"apiVersion":"v1","kind":"Service","metadata":{{"name":"dns"}},
@@ -48,17 +48,17 @@ fn dns(backend: &str) -> String {
 }
 
 fn resident_kb(agent: &Agent) -> f64 {
-    kilobytes(&format!("/proc/{}/status", agent.pid()), "VmRSS:")
+    proc_memory_kb(&format!("/proc/{}/status", agent.pid()), "VmRSS:")
 }
 
 /// Pods that are not attacked, and the time that the attachment of each took.
 #[derive(Default)]
-struct Innocent {
+struct HonestPods {
     pods: Vec<Pod>,
     took: Vec<Duration>,
 }
 
-impl Innocent {
+impl HonestPods {
     /// Attaches some pods, one after the other.
     fn attach(&mut self, agent: &Agent, name: &str) {
         for _ in 0..8 {
@@ -71,19 +71,19 @@ impl Innocent {
         }
     }
 
-    fn median(&self) -> Duration {
+    fn median_time(&self) -> Duration {
         let mut sorted = self.took.clone();
         sorted.sort();
         sorted[sorted.len() / 2]
     }
 
-    fn slowest(&self) -> Duration {
+    fn slowest_time(&self) -> Duration {
         self.took.iter().copied().max().expect("some attaches")
     }
 
     /// Asserts that the attachments took no longer than the limits.
     fn assert_fast(&self, attack: &str) {
-        let (median, slowest) = (self.median(), self.slowest());
+        let (median, slowest) = (self.median_time(), self.slowest_time());
         assert!(median < ATTACH_MAX, "{attack}: the median of {} attaches is {median:?}", self.took.len());
         assert!(slowest < SLOWEST_MAX, "{attack}: an attach took {slowest:?}");
     }
@@ -124,13 +124,13 @@ impl Client {
 }
 
 fn a_flapping_udp_service_delays_no_attach(portals: &str) {
-    node(|dir| {
-        dir.put("dns.json", &dns("10.1.0.1"));
+    with_node(|dir| {
+        dir.write_manifest("dns.json", &dns_manifest("10.1.0.1"));
         let agent = Agent::start(dir, &["--service-cidr", "10.96.0.0/16", "--portals", portals]);
         let clients: Vec<Client> =
             (0..60).map(|number| Client::new(&agent, &format!("client-{number}"))).collect();
         let revision = |agent: &Agent| agent.status()["views"]["all"]["revision"].as_u64().expect("a number");
-        let (stop, mut innocent) = (AtomicBool::new(false), Innocent::default());
+        let (stop, mut innocent) = (AtomicBool::new(false), HonestPods::default());
         let (first, before, began) = (revision(&agent), resident_kb(&agent), Instant::now());
         thread::scope(|scope| {
             let flap = scope.spawn(|| {
@@ -138,7 +138,7 @@ fn a_flapping_udp_service_delays_no_attach(portals: &str) {
                     if stop.load(Ordering::Relaxed) {
                         break;
                     }
-                    dir.put("dns.json", &dns(backend));
+                    dir.write_manifest("dns.json", &dns_manifest(backend));
                     thread::sleep(Duration::from_millis(50));
                 }
             });
@@ -154,7 +154,7 @@ fn a_flapping_udp_service_delays_no_attach(portals: &str) {
         assert!(rate > 5.0, "the service changed {rate:.1} times a second only");
         assert!(grown < GROWTH_MAX_KB, "{portals}: the agent's memory grew by {grown} KB");
         // Eventually each flow moves to the new backend.
-        dir.put("dns.json", &dns("10.1.0.2"));
+        dir.write_manifest("dns.json", &dns_manifest("10.1.0.2"));
         let mut left: Vec<&Client> = clients.iter().collect();
         let deadline = Instant::now() + Duration::from_secs(10);
         while !left.is_empty() {
@@ -176,7 +176,7 @@ fn pod_with_all_portals_starts_within_500_ms_while_a_udp_service_flaps() {
 }
 
 /// A batch that adds 200,000 portals to the table of a pod with one portal, which rejects.
-fn crowd(current: &Ruleset) -> netns_nft::Batch {
+fn batch_of_200_000_portals(current: &Ruleset) -> netns_nft::Batch {
     let services = (0..2_000_u32).map(|number| {
         let [_, _, high, low] = number.to_be_bytes();
         let service = svc(&format!("s{number}")).ip(&format!("10.97.{high}.{low}"));
@@ -198,38 +198,40 @@ fn cpu_time(agent: &Agent) -> Duration {
     Duration::from_millis(10 * ticks.sum::<u64>())
 }
 
-fn repairs(agent: &Agent) -> u64 {
+fn repair_count(agent: &Agent) -> u64 {
     agent.status()["counts"]["repairs"].as_u64().expect("a number")
 }
 
 #[test]
 fn pod_starts_within_500_ms_while_other_pods_fill_their_tables() {
     const PODS: u64 = 20;
-    node(|dir| {
+    with_node(|dir| {
         // The service has no endpoints, so the pods add only elements.
         let refused = r#"{"apiVersion":"v1","kind":"Service","metadata":{"name":"refused"},
             "spec":{"clusterIP":"10.96.0.1","ports":[{"port":80}]}}"#;
-        dir.put("refused.json", refused);
+        dir.write_manifest("refused.json", refused);
         let agent = Agent::start(dir, &["--portals", "all", "--audit-interval", "5"]);
         let pods: Vec<Pod> = (0..PODS).map(|_| Pod::new()).collect();
         pods.iter().enumerate().for_each(|(number, pod)| agent.attach(&format!("crowded-{number}"), pod));
         let service = Change::from(svc("refused").ip("10.96.0.1").tcp("", 80));
-        let crowd =
-            crowd(&Ruleset::new(&portals(&snapshot([service]), &NodeContext::default()), Default::default()));
-        let mut before = Innocent::default();
+        let crowd = batch_of_200_000_portals(&Ruleset::new(
+            &portals(&snapshot([service]), &NodeContext::default()),
+            Default::default(),
+        ));
+        let mut before = HonestPods::default();
         before.attach(&agent, "before");
         before.assert_fast("without an attack");
         for pod in &pods {
             pod.netns.socket().expect("a socket in the pod").apply(&crowd).expect("fill the table");
         }
-        let (began, mut innocent) = (cpu_time(&agent), Innocent::default());
+        let (began, mut innocent) = (cpu_time(&agent), HonestPods::default());
         let deadline = Instant::now() + agent::TIMEOUT;
-        while repairs(&agent) < PODS {
+        while repair_count(&agent) < PODS {
             innocent.attach(&agent, "innocent");
-            assert!(Instant::now() < deadline, "{} of {PODS} pods were repaired", repairs(&agent));
+            assert!(Instant::now() < deadline, "{} of {PODS} pods were repaired", repair_count(&agent));
         }
         let each = (cpu_time(&agent) - began).div_f64(PODS as f64);
-        let peak = kilobytes(&format!("/proc/{}/status", agent.pid()), "VmHWM:");
+        let peak = proc_memory_kb(&format!("/proc/{}/status", agent.pid()), "VmHWM:");
         innocent.assert_fast("crowded tables");
         assert!(peak < 131_072.0, "the agent's memory peaked at {peak} KB");
         assert!(each < Duration::from_millis(500), "the detection and repair of a full table took {each:?}");

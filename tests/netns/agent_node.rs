@@ -9,15 +9,15 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use test_support::agent::{Agent, AgentDir};
-use test_support::conversation::answer;
-use test_support::namespace::{bare, run};
+use test_support::backend_pod::pod_with_backends;
+use test_support::backend_server::backend_of;
+use test_support::namespace::{in_new_netns, run};
 use test_support::pod::Pod;
-use test_support::served::pod;
 
 const METRICS: &str = "127.0.0.1:9477";
 
 /// A service at 10.96.0.1:80 with this backend, and one at 10.96.0.2:80 that is relayed.
-fn services(backend: &str) -> String {
+fn manifest(backend: &str) -> String {
     let of = |name: &str, address: &str, mode: &str| {
         format!(
             r#"{{"apiVersion":"v1","kind":"Service","metadata":{{"name":"{name}","annotations":{{"portico.dev/mode":"{mode}"}}}},
@@ -31,11 +31,11 @@ fn services(backend: &str) -> String {
     format!(r#"{{"apiVersion":"v1","kind":"List","items":[{kernel},{relayed}]}}"#)
 }
 
-fn node(body: impl FnOnce(&AgentDir) + Send) {
-    bare(|| {
+fn with_node(body: impl FnOnce(&AgentDir) + Send) {
+    in_new_netns(|| {
         run("ip", &["link", "set", "lo", "up"], "");
         let dir = AgentDir::new();
-        dir.put("services.json", &services("10.1.0.1"));
+        dir.write_manifest("services.json", &manifest("10.1.0.1"));
         body(&dir);
     });
 }
@@ -59,19 +59,19 @@ fn conflist(entry: &Value) -> String {
 }
 
 /// Returns the time until the agent has this number of attachments.
-fn recovered_after(agent: &Agent, count: usize) -> Duration {
+fn recovery_time(agent: &Agent, count: usize) -> Duration {
     let start = Instant::now();
-    agent.until("the pods are recovered", |agent| attachments(agent).len() == count);
+    agent.wait_until("the pods are recovered", |agent| attachments(agent).len() == count);
     start.elapsed()
 }
 
 #[test]
 fn pods_from_before_the_cni_entry_are_recovered_once_it_appears() {
-    node(|dir| {
+    with_node(|dir| {
         // The helper passes this directory to the agent for configurations and results; it does not exist yet.
         let cni = dir.join("cni");
         let agent = Agent::start(dir, &["--audit-interval", "3600"]);
-        let (first, second) = (pod(), pod());
+        let (first, second) = (pod_with_backends(), pod_with_backends());
         fs::create_dir_all(&cni).expect("create the directory");
         write_result(&cni, "first", &first);
         fs::write(cni.join("10-net.conflist"), conflist(&json!({"type": "tuning"}))).expect("write");
@@ -80,13 +80,13 @@ fn pods_from_before_the_cni_entry_are_recovered_once_it_appears() {
         let entry = json!({"type": "portico-cni", "socket": dir.socket()});
         fs::write(dir.join("new.conflist"), conflist(&entry)).expect("write");
         fs::rename(dir.join("new.conflist"), cni.join("10-net.conflist")).expect("rename");
-        let took = recovered_after(&agent, 1);
+        let took = recovery_time(&agent, 1);
         assert!(took < Duration::from_secs(3), "recovered after {took:?}");
-        agent.settled(1);
-        assert_eq!(first.within(|| answer("10.96.0.1:80")), "a");
+        agent.wait_until_converged(1);
+        assert_eq!(first.within(|| backend_of("10.96.0.1:80")), "a");
         // The ADD of this pod began before the entry existed, and ended after it.
         write_result(&cni, "second", &second);
-        let took = recovered_after(&agent, 2);
+        let took = recovery_time(&agent, 2);
         assert!(took < Duration::from_secs(3), "recovered after {took:?}");
     });
 }
@@ -102,14 +102,14 @@ fn get(address: &str) -> Option<String> {
 
 #[test]
 fn pods_are_served_while_the_metrics_address_is_in_use_and_metrics_once_it_is_free() {
-    node(|dir| {
+    with_node(|dir| {
         let taken = TcpListener::bind(METRICS).expect("take the address");
         let agent = Agent::start(dir, &["--metrics", METRICS]);
-        let pod = pod();
+        let pod = pod_with_backends();
         agent.attach("a", &pod);
-        assert_eq!(pod.within(|| answer("10.96.0.1:80")), "a");
+        assert_eq!(pod.within(|| backend_of("10.96.0.1:80")), "a");
         drop(taken);
-        agent.until("metrics are served", |_| {
+        agent.wait_until("metrics are served", |_| {
             get(METRICS).is_some_and(|page| page.contains("portico_synced 1"))
         });
     });
@@ -117,10 +117,10 @@ fn pods_are_served_while_the_metrics_address_is_in_use_and_metrics_once_it_is_fr
 
 #[test]
 fn idle_metrics_clients_are_bounded_and_block_no_other_client() {
-    node(|dir| {
+    with_node(|dir| {
         let agent = Agent::start(dir, &["--metrics", METRICS]);
         // The agent serves pods before the metrics page.
-        agent.until("metrics are served", |_| get(METRICS).is_some());
+        agent.wait_until("metrics are served", |_| get(METRICS).is_some());
         let idle: Vec<TcpStream> = (0..500).map(|_| TcpStream::connect(METRICS).expect("connect")).collect();
         let page = get(METRICS).expect("a response while other clients are idle");
         assert!(page.contains("portico_synced 1"), "{page}");
@@ -131,9 +131,9 @@ fn idle_metrics_clients_are_bounded_and_block_no_other_client() {
 
 /// Starts an agent and a pod in which a process occupies the relay's port, and later releases it.
 fn relayed_portals_reject_while_the_relay_port_is_in_use(portals: &[&str]) {
-    node(|dir| {
+    with_node(|dir| {
         let agent = Agent::start(dir, portals);
-        let pod = pod();
+        let pod = pod_with_backends();
         let taken = pod.within(|| TcpListener::bind("0.0.0.0:15999").expect("take the port"));
         taken.set_nonblocking(true).expect("do not wait");
         agent.attach("a", &pod);
@@ -144,18 +144,18 @@ fn relayed_portals_reject_while_the_relay_port_is_in_use(portals: &[&str]) {
         assert!(refused(), "the first connection after the attach");
         let error = || attachments(&agent)[0]["error"].clone();
         assert!(error().as_str().is_some_and(|error| error.contains("port 15999")), "{}", error());
-        dir.put("services.json", &services("10.1.0.2"));
+        dir.write_manifest("services.json", &manifest("10.1.0.2"));
         if portals.is_empty() {
-            agent.until("the change is applied", |_| pod.within(|| answer("10.96.0.1:80")) == "b");
+            agent.wait_until("the change is applied", |_| pod.within(|| backend_of("10.96.0.1:80")) == "b");
         }
         assert!(refused(), "after a change");
         let accepted = taken.accept().map(|_| ()).expect_err("the pod's process gets no connection");
         assert_eq!(accepted.kind(), ErrorKind::WouldBlock);
         drop(taken);
-        agent.until("the relay listens", |_| error().is_null());
-        agent.until("connections are relayed", |_| !refused());
-        assert_eq!(pod.within(|| answer("10.96.0.2:80")), "b", "through the relay");
-        assert_eq!(pod.within(|| answer("10.96.0.1:80")), "b");
+        agent.wait_until("the relay listens", |_| error().is_null());
+        agent.wait_until("connections are relayed", |_| !refused());
+        assert_eq!(pod.within(|| backend_of("10.96.0.2:80")), "b", "through the relay");
+        assert_eq!(pod.within(|| backend_of("10.96.0.1:80")), "b");
     });
 }
 
@@ -176,17 +176,17 @@ fn on_demand_portals_reject_while_the_relay_port_is_in_use() {
 
 #[test]
 fn failed_write_of_a_record_is_retried() {
-    node(|dir| {
+    with_node(|dir| {
         fs::create_dir_all(dir.state()).expect("make the state directory");
         // A file in place of the directory makes each write fail.
         let records = dir.state().join("attachments");
         fs::write(&records, "").expect("write a file");
         let agent = Agent::start(dir, &[]);
-        let pod = pod();
+        let pod = pod_with_backends();
         agent.attach("a", &pod);
-        agent.until("the failure is reported", |agent| agent.status()["recordsUnwritten"] == 1);
+        agent.wait_until("the failure is reported", |agent| agent.status()["recordsUnwritten"] == 1);
         fs::remove_file(&records).expect("remove the file");
-        agent.until("the record is written", |agent| agent.status()["recordsUnwritten"] == 0);
+        agent.wait_until("the record is written", |agent| agent.status()["recordsUnwritten"] == 0);
         assert_eq!(fs::read_dir(&records).expect("the records").count(), 1);
     });
 }

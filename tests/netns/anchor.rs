@@ -6,12 +6,12 @@ use std::thread;
 use std::time::Duration;
 
 use netns_nft::{Anchor, Error, Socket};
-use test_support::namespace::{add_address, listing, load, run, within};
+use test_support::namespace::{add_address, in_routed_netns, listing, load, run};
 
 /// The limit of an exchange that must succeed.
 const DEADLINE: Duration = Duration::from_secs(10);
 /// The limit of an exchange that must fail: one within this machine takes 0.1 ms.
-const SILENCE: Duration = Duration::from_millis(300);
+const DROP_TIMEOUT: Duration = Duration::from_millis(300);
 
 /// The addresses of a service and of its server, for each family.
 const WAYS: [[&str; 2]; 2] =
@@ -75,7 +75,7 @@ fn flush() {
 
 #[test]
 fn open_connections_survive_a_flush_with_the_anchor() {
-    within(|| {
+    in_routed_netns(|| {
         serve();
         load(RULES);
         let anchor = hold().expect("the anchor");
@@ -88,13 +88,13 @@ fn open_connections_survive_a_flush_with_the_anchor() {
         // This is what the anchor prevents.
         anchor.remove().expect("remove the anchor");
         flush();
-        assert!(!streams.iter_mut().any(|stream| has_reply(stream, SILENCE)));
+        assert!(!streams.iter_mut().any(|stream| has_reply(stream, DROP_TIMEOUT)));
     });
 }
 
 #[test]
 fn anchor_persists_without_its_owner_until_the_next_owner() {
-    within(|| {
+    in_routed_netns(|| {
         drop(hold().expect("the anchor"));
         let without_owner = listing();
         assert!(without_owner.iter().any(|line| line.contains("masquerade")), "{without_owner:?}");
@@ -108,7 +108,7 @@ fn anchor_persists_without_its_owner_until_the_next_owner() {
 
 #[test]
 fn anchor_without_an_owner_is_replaced_whatever_it_contains() {
-    within(|| {
+    in_routed_netns(|| {
         load(OTHER_CONTENT);
         let anchor = hold().expect("the anchor");
         let replaced = listing();
@@ -122,7 +122,7 @@ fn anchor_without_an_owner_is_replaced_whatever_it_contains() {
 
 #[test]
 fn owned_anchor_is_refused_to_others() {
-    within(|| {
+    in_routed_netns(|| {
         let first = hold().expect("the anchor");
         let error = hold().expect_err("a second owner");
         assert!(matches!(error, Error::AnchorOwned), "{error:?}");

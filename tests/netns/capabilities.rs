@@ -12,8 +12,8 @@ use std::path::{Path, PathBuf};
 use agent_ipc::{Attachment, Reply, Request};
 use nix::sched::{CloneFlags, unshare};
 use test_support::agent::{Agent, AgentDir, TIMEOUT, attachment};
-use test_support::conversation::{ANSWER, answer, serve};
-use test_support::namespace::{add_address, bare, load, run};
+use test_support::backend_server::{REPLY_TIMEOUT, backend_of, serve};
+use test_support::namespace::{add_address, in_new_netns, load, run};
 use test_support::pod::Pod;
 
 use crate::node_agent::{from_outside, node_report, with_service};
@@ -24,7 +24,7 @@ const CHART: &str = "+net_admin,+sys_admin";
 const RANGE: [&str; 2] = ["--service-cidr", "10.96.0.0/16"];
 
 /// Services `web` at 10.96.0.1 (the kernel's) and `slow` at 10.96.0.2 (the relay's), port 80, TCP and UDP, at `backend`.
-fn services(backend: &str) -> String {
+fn manifest(backend: &str) -> String {
     let of = |name: &str, address: &str, annotations: &str| {
         format!(
             r#"{{"apiVersion":"v1","kind":"Service","metadata":{{"name":"{name}","annotations":{{{annotations}}}}},
@@ -40,25 +40,25 @@ fn services(backend: &str) -> String {
 }
 
 /// Runs `body` on a node with its own mount namespace.
-fn node(body: impl FnOnce(&AgentDir) + Send) {
-    bare(|| {
+fn with_node(body: impl FnOnce(&AgentDir) + Send) {
+    in_new_netns(|| {
         unshare(CloneFlags::CLONE_NEWNS).expect("a new mount namespace: start with scripts/netns-test");
         run("mount", &["--make-rprivate", "/"], "");
         run("ip", &["link", "set", "lo", "up"], "");
         let dir = AgentDir::new();
-        dir.put("services.json", &services("10.1.0.1"));
+        dir.write_manifest("services.json", &manifest("10.1.0.1"));
         body(&dir);
     });
 }
 
 /// Starts an agent with only these capabilities.
-fn agent_with(dir: &AgentDir, capabilities: &str, args: &[&str]) -> Agent {
+fn start_agent_with_capabilities(dir: &AgentDir, capabilities: &str, args: &[&str]) -> Agent {
     let bounds =
         format!("--bounding-set=-all{}{capabilities}", if capabilities.is_empty() { "" } else { "," });
     let by = ["setpriv", &bounds, "--inh-caps=-all", "--no-new-privs"];
     let manifests = dir.manifests();
     let all = [&["--manifests", manifests.to_str().expect("a path")][..], &RANGE, args].concat();
-    Agent::start_by(dir, &by, &all)
+    Agent::start_through(dir, &by, &all)
 }
 
 /// Starts a UDP server on this address that replies with its name.
@@ -73,7 +73,7 @@ fn serve_udp(name: &'static str, address: &str) {
 }
 
 /// A pod that contains backends a and b, without a route to services.
-fn pod() -> Pod {
+fn pod_with_backends() -> Pod {
     let pod = Pod::new();
     pod.within(|| {
         for (name, address) in [("a", "10.1.0.1"), ("b", "10.1.0.2")] {
@@ -86,7 +86,7 @@ fn pod() -> Pod {
 }
 
 /// Bind-mounts the pod's network namespace to a file, as a runtime does.
-fn mounted(dir: &AgentDir, pod: &Pod) -> PathBuf {
+fn bind_mount_netns(dir: &AgentDir, pod: &Pod) -> PathBuf {
     let path = dir.join("cni-1");
     File::create(&path).expect("make a file");
     pod.within(|| run("mount", &["--bind", "/proc/self/ns/net", path.to_str().expect("a path")], ""));
@@ -102,11 +102,11 @@ fn attach(dir: &AgentDir, pod: &Pod, netns: &Path) -> Reply {
     agent_ipc::send_request(&dir.socket(), &request, Some(file.as_fd()), TIMEOUT).expect("an answer").0
 }
 
-fn says_udp(pod: &Pod, portal: &str) -> String {
+fn udp_backend_of(pod: &Pod, portal: &str) -> String {
     pod.within(|| {
         let socket = UdpSocket::bind("0.0.0.0:0").expect("a socket");
         socket.connect(portal).expect("a portal");
-        socket.set_read_timeout(Some(ANSWER)).expect("a time-out");
+        socket.set_read_timeout(Some(REPLY_TIMEOUT)).expect("a time-out");
         socket.send(b"?").expect("send");
         let mut buffer = [0; 16];
         let len = socket.recv(&mut buffer).unwrap_or_else(|why| panic!("no reply from {portal}: {why}"));
@@ -117,53 +117,53 @@ fn says_udp(pod: &Pod, portal: &str) -> String {
 /// Asserts that both portals lead to this backend over both protocols.
 fn assert_all_reach(pod: &Pod, name: &str) {
     for portal in ["10.96.0.1:80", "10.96.0.2:80"] {
-        assert_eq!(pod.within(|| answer(portal)), name, "{portal}");
-        assert_eq!(says_udp(pod, portal), name, "{portal}");
+        assert_eq!(pod.within(|| backend_of(portal)), name, "{portal}");
+        assert_eq!(udp_backend_of(pod, portal), name, "{portal}");
     }
 }
 
-fn attachments(agent: &Agent) -> usize {
+fn attachment_count(agent: &Agent) -> usize {
     agent.status()["attachments"].as_array().map(Vec::len).expect("a list")
 }
 
 #[test]
 fn capabilities_of_the_chart_suffice_for_every_function_of_the_agent() {
-    node(|dir| {
+    with_node(|dir| {
         let audited = ["--audit-interval", "1"];
-        let agent = agent_with(dir, CHART, &audited);
-        let pod = pod();
-        let netns = mounted(dir, &pod);
+        let agent = start_agent_with_capabilities(dir, CHART, &audited);
+        let pod = pod_with_backends();
+        let netns = bind_mount_netns(dir, &pod);
         assert_eq!(attach(dir, &pod, &netns), Reply::Done, "{}", agent.log());
         assert_all_reach(&pod, "a");
-        dir.put("services.json", &services("10.1.0.2"));
-        agent.until("the change is applied", |agent| {
+        dir.write_manifest("services.json", &manifest("10.1.0.2"));
+        agent.wait_until("the change is applied", |agent| {
             agent.status()["views"]["all"]["revision"].as_u64() > Some(1)
         });
-        agent.settled(2);
+        agent.wait_until_converged(2);
         assert_all_reach(&pod, "b");
         pod.within(|| load("flush ruleset\n"));
-        agent.until("the table is repaired", |agent| agent.status()["counts"]["repairs"] == 1);
-        agent.settled(2);
+        agent.wait_until("the table is repaired", |agent| agent.status()["counts"]["repairs"] == 1);
+        agent.wait_until_converged(2);
         assert_all_reach(&pod, "b");
         // A second agent with the same capabilities takes over and recovers the pod.
-        let second = agent_with(dir, CHART, &[&audited[..], &["--take-over"]].concat());
+        let second = start_agent_with_capabilities(dir, CHART, &[&audited[..], &["--take-over"]].concat());
         // The first agent serves until the second one is ready.
-        second.until("the second agent has taken over", |agent| {
+        second.wait_until("the second agent has taken over", |agent| {
             agent.log().contains("handover complete; standing by")
         });
-        assert_eq!(attachments(&second), 1);
+        assert_eq!(attachment_count(&second), 1);
         assert_all_reach(&pod, "b");
         drop(agent);
         // A third agent recovers the pod only from its record.
         second.kill();
-        let third = agent_with(dir, CHART, &audited);
-        third.settled(1);
-        assert_eq!(attachments(&third), 1);
+        let third = start_agent_with_capabilities(dir, CHART, &audited);
+        third.wait_until_converged(1);
+        assert_eq!(attachment_count(&third), 1);
         assert_all_reach(&pod, "b");
         // Like runtimes, although the agent has it open.
         run("umount", &["--lazy", netns.to_str().expect("a path")], "");
         fs::remove_file(&netns).expect("remove the file");
-        third.until("the attachment is removed", |agent| attachments(agent) == 0);
+        third.wait_until("the attachment is removed", |agent| attachment_count(agent) == 0);
         assert!(!third.log().contains("ERROR"), "{}", third.log());
     });
 }
@@ -171,10 +171,10 @@ fn capabilities_of_the_chart_suffice_for_every_function_of_the_agent() {
 #[test]
 fn every_capability_of_the_chart_is_needed_to_attach_a_pod() {
     for capabilities in ["", "+net_admin", "+sys_admin"] {
-        node(|dir| {
-            let _agent = agent_with(dir, capabilities, &[]);
-            let pod = pod();
-            let netns = mounted(dir, &pod);
+        with_node(|dir| {
+            let _agent = start_agent_with_capabilities(dir, capabilities, &[]);
+            let pod = pod_with_backends();
+            let netns = bind_mount_netns(dir, &pod);
             let Reply::Refused { message, .. } = attach(dir, &pod, &netns) else {
                 panic!("a pod is attached with only {capabilities:?}");
             };
@@ -186,15 +186,15 @@ fn every_capability_of_the_chart_is_needed_to_attach_a_pod() {
 #[test]
 fn netns_path_of_a_process_is_reopened_with_one_more_capability() {
     for (capabilities, recovered) in [(CHART, 0), ("+net_admin,+sys_admin,+sys_ptrace", 1)] {
-        node(|dir| {
-            let pod = pod();
-            let agent = agent_with(dir, capabilities, &[]);
+        with_node(|dir| {
+            let pod = pod_with_backends();
+            let agent = start_agent_with_capabilities(dir, capabilities, &[]);
             // The agent opens no path to attach the pod, because it has the file descriptor.
             assert_eq!(attach(dir, &pod, Path::new(&pod.path())), Reply::Done, "{}", agent.log());
             assert_all_reach(&pod, "a");
             agent.kill();
-            let agent = agent_with(dir, capabilities, &[]);
-            assert_eq!(attachments(&agent), recovered, "{capabilities}: {}", agent.log());
+            let agent = start_agent_with_capabilities(dir, capabilities, &[]);
+            assert_eq!(attachment_count(&agent), recovered, "{capabilities}: {}", agent.log());
         });
     }
 }
@@ -203,18 +203,18 @@ fn netns_path_of_a_process_is_reopened_with_one_more_capability() {
 fn capabilities_of_the_chart_suffice_for_node_portals() {
     with_service(|network, dir| {
         let flags = ["--node", "n1", "--node-portals", "--cluster-cidr", "10.1.0.0/16"];
-        let agent = agent_with(dir, CHART, &flags);
-        agent.until("the node is programmed", |agent| node_report(agent)["programmed"] == true);
+        let agent = start_agent_with_capabilities(dir, CHART, &flags);
+        agent.wait_until("the node is programmed", |agent| node_report(agent)["programmed"] == true);
         assert_eq!(from_outside(network, NODE[0]), format!("remote {}", NODE_ON_LINK[0]));
         let tables = || run("nft", &["list", "tables"], "");
-        agent.until("the anchor table exists", |_| tables().contains("portico-anchor"));
-        agent.until("the health of the node is served", |_| serves_health());
+        agent.wait_until("the anchor table exists", |_| tables().contains("portico-anchor"));
+        agent.wait_until("the health of the node is served", |_| is_healthy_page());
         assert!(!agent.log().contains("ERROR") && !agent.log().contains("failed"), "{}", agent.log());
     });
 }
 
 /// Whether the page that load balancers request of kube-proxy reports a healthy node.
-fn serves_health() -> bool {
+fn is_healthy_page() -> bool {
     let request = |mut stream: TcpStream| -> std::io::Result<String> {
         stream.write_all(b"GET /healthz HTTP/1.0\r\n\r\n")?;
         let mut reply = String::new();

@@ -18,8 +18,8 @@ use proxy_core::ruleset::{Ruleset, Settings};
 use proxy_core::sample::backend;
 use serde_json::json;
 use test_support::agent::{Agent, AgentDir};
-use test_support::conversation::ANSWER;
-use test_support::namespace::{add_address, bare, run};
+use test_support::backend_server::REPLY_TIMEOUT;
+use test_support::namespace::{add_address, in_new_netns, run};
 use test_support::pod::Pod;
 use test_support::program::program;
 
@@ -34,7 +34,7 @@ const TALKERS: usize = 3;
 const SERVICES: usize = 40;
 
 /// All services at a step. The first one always leads to the talker's own server.
-fn world(step: usize) -> String {
+fn manifest_at(step: usize) -> String {
     let mut items = Vec::new();
     for service in 0..SERVICES {
         let name = format!("s{service}");
@@ -58,7 +58,7 @@ fn world(step: usize) -> String {
 }
 
 /// Runs the real plugin like a runtime.
-fn plugin(dir: &AgentDir, verb: &str, name: &str, pod: Option<&Pod>) {
+fn run_plugin(dir: &AgentDir, verb: &str, name: &str, pod: Option<&Pod>) {
     let conf = json!({"cniVersion": "1.0.0", "name": "net", "type": "portico-cni", "socket": dir.socket(),
         "stateDir": dir.state(), "prevResult": {"cniVersion": "1.0.0", "interfaces": [{"name": "lo"}], "ips": []}});
     let netns = pod.map(Pod::path).unwrap_or_default();
@@ -87,29 +87,30 @@ fn plugin(dir: &AgentDir, verb: &str, name: &str, pod: Option<&Pod>) {
 }
 
 /// A pod that exchanges messages with its own server over one connection through the first portal.
-struct Talker {
+struct LongConnection {
     pod: Pod,
     client: TcpStream,
     server: TcpStream,
 }
 
-impl Talker {
+impl LongConnection {
     fn new(dir: &AgentDir, name: &str) -> Self {
         let pod = Pod::new();
-        plugin(dir, "ADD", name, Some(&pod));
+        run_plugin(dir, "ADD", name, Some(&pod));
         let (client, server) = pod.within(|| {
             add_address("10.1.0.1");
             run("ip", &["route", "add", "default", "dev", "lo"], "");
             let listener = TcpListener::bind("10.1.0.1:8080").expect("listen");
-            let client = TcpStream::connect_timeout(&backend("10.96.0.1:80"), ANSWER).expect("connect");
+            let client =
+                TcpStream::connect_timeout(&backend("10.96.0.1:80"), REPLY_TIMEOUT).expect("connect");
             (client, listener.accept().expect("accept").0)
         });
-        client.set_write_timeout(Some(ANSWER)).expect("set a time-out");
-        server.set_read_timeout(Some(ANSWER)).expect("set a time-out");
+        client.set_write_timeout(Some(REPLY_TIMEOUT)).expect("set a time-out");
+        server.set_read_timeout(Some(REPLY_TIMEOUT)).expect("set a time-out");
         Self { pod, client, server }
     }
 
-    fn talk(&mut self, step: usize) {
+    fn exchange(&mut self, step: usize) {
         let words = step.to_ne_bytes();
         self.client.write_all(&words).expect("the connection is open");
         let mut received = [0; size_of::<usize>()];
@@ -119,7 +120,7 @@ impl Talker {
 }
 
 /// Returns the action and the backends of each portal, without the slots.
-fn meaning(table: &Table) -> BTreeMap<PortalKey, (String, BTreeSet<SocketAddr>)> {
+fn actions_and_backends(table: &Table) -> BTreeMap<PortalKey, (String, BTreeSet<SocketAddr>)> {
     let mut meaning: BTreeMap<_, _> =
         table.portals.iter().map(|(key, pick)| (*key, (pick.to_string(), BTreeSet::new()))).collect();
     for ((key, _), to) in &table.backends {
@@ -128,98 +129,102 @@ fn meaning(table: &Table) -> BTreeMap<PortalKey, (String, BTreeSet<SocketAddr>)>
     meaning
 }
 
-fn wanted(dir: &AgentDir) -> BTreeMap<PortalKey, (String, BTreeSet<SocketAddr>)> {
+fn expected_portals(dir: &AgentDir) -> BTreeMap<PortalKey, (String, BTreeSet<SocketAddr>)> {
     let (objects, report) = kube_source::read(&[Source::Path(dir.manifests())], &ReadOptions::default());
     assert!(!report.has_errors());
     let portals = portals(&objects.into_snapshot(), &NodeContext::default());
-    meaning(&Table::from(&Ruleset::new(&portals, Settings::default())))
+    actions_and_backends(&Table::from(&Ruleset::new(&portals, Settings::default())))
 }
 
-fn descriptors(agent: &Agent) -> usize {
+fn open_descriptors(agent: &Agent) -> usize {
     fs::read_dir(format!("/proc/{}/fd", agent.pid())).expect("its descriptors").count()
 }
 
-/// Attaches and detaches pods while the agent is killed repeatedly and the talkers exchange messages.
-fn come_and_go(dir: &AgentDir, first: Agent, talkers: &mut [Talker]) -> (Agent, VecDeque<(String, Pod)>) {
+/// Attaches and detaches pods while the agent is killed repeatedly and the connections exchange messages.
+fn attach_and_detach_pods(
+    dir: &AgentDir,
+    first: Agent,
+    connections: &mut [LongConnection],
+) -> (Agent, VecDeque<(String, Pod)>) {
     let mut agent = Some(first);
     let mut alive: VecDeque<(String, Pod)> = VecDeque::new();
     for number in 0..ATTACHMENTS {
         let (name, pod) = (format!("pod-{number}"), Pod::new());
-        plugin(dir, "ADD", &name, Some(&pod));
+        run_plugin(dir, "ADD", &name, Some(&pod));
         alive.push_back((name, pod));
         if alive.len() > ALIVE {
             let (name, pod) = alive.pop_front().expect("more than ALIVE pods");
             // For every third pod the runtime no longer knows the network namespace.
-            plugin(dir, "DEL", &name, (number % 3 > 0).then_some(&pod));
+            run_plugin(dir, "DEL", &name, (number % 3 > 0).then_some(&pod));
         }
         if number % KILL_EVERY == KILL_EVERY - 1 {
             agent.take().expect("an agent").kill();
             // This pod starts without an agent.
             let (name, pod) = (format!("no-agent-{number}"), Pod::new());
-            plugin(dir, "ADD", &name, Some(&pod));
+            run_plugin(dir, "ADD", &name, Some(&pod));
             alive.push_back((name, pod));
-            agent = Some(start(dir));
+            agent = Some(start_agent(dir));
         }
-        talkers.iter_mut().for_each(|talker| talker.talk(number));
+        connections.iter_mut().for_each(|talker| talker.exchange(number));
     }
     (agent.expect("an agent"), alive)
 }
 
-fn start(dir: &AgentDir) -> Agent {
+fn start_agent(dir: &AgentDir) -> Agent {
     Agent::start(dir, &["--audit-interval", "1"])
 }
 
 /// Changes the services at the rate of a busy cluster until the test ends.
-fn change(dir: &AgentDir, is_over: &AtomicBool) {
+fn change_services(dir: &AgentDir, is_over: &AtomicBool) {
     for step in 1.. {
         if is_over.load(Ordering::Relaxed) {
             return;
         }
-        dir.put("world.json", &world(step));
+        dir.write_manifest("world.json", &manifest_at(step));
         thread::sleep(Duration::from_millis(20));
     }
 }
 
 #[test]
 fn churn_leaves_running_pods_up_to_date_and_nothing_else() {
-    bare(|| {
+    in_new_netns(|| {
         run("ip", &["link", "set", "lo", "up"], "");
         let dir = AgentDir::new();
-        dir.put("world.json", &world(0));
-        let agent = start(&dir);
-        agent.settled(1);
-        let empty = descriptors(&agent);
-        let mut talkers: Vec<Talker> =
-            (0..TALKERS).map(|number| Talker::new(&dir, &format!("talker-{number}"))).collect();
+        dir.write_manifest("world.json", &manifest_at(0));
+        let agent = start_agent(&dir);
+        agent.wait_until_converged(1);
+        let empty = open_descriptors(&agent);
+        let mut connections: Vec<LongConnection> =
+            (0..TALKERS).map(|number| LongConnection::new(&dir, &format!("talker-{number}"))).collect();
         let is_over = AtomicBool::new(false);
         let (agent, mut alive) = thread::scope(|scope| {
-            scope.spawn(|| change(&dir, &is_over));
-            let done = come_and_go(&dir, agent, &mut talkers);
+            scope.spawn(|| change_services(&dir, &is_over));
+            let done = attach_and_detach_pods(&dir, agent, &mut connections);
             is_over.store(true, Ordering::Relaxed);
             done
         });
-        let wanted = wanted(&dir);
+        let wanted = expected_portals(&dir);
         let count = alive.len() + TALKERS;
         let holds = |pod: &Pod| match pod.netns.socket().and_then(|socket| socket.read_table()) {
-            Ok(TableState::Intact(table)) => meaning(&table) == wanted,
+            Ok(TableState::Intact(table)) => actions_and_backends(&table) == wanted,
             _ => false,
         };
-        agent.until("every running pod is attached and up to date", |agent| {
+        agent.wait_until("every running pod is attached and up to date", |agent| {
             agent.status()["attachments"].as_array().map(Vec::len) == Some(count)
                 && alive.iter().all(|(_, pod)| holds(pod))
-                && talkers.iter().all(|talker| holds(&talker.pod))
+                && connections.iter().all(|talker| holds(&talker.pod))
         });
-        agent.settled(1);
-        talkers.iter_mut().for_each(|talker| talker.talk(ATTACHMENTS));
+        agent.wait_until_converged(1);
+        connections.iter_mut().for_each(|talker| talker.exchange(ATTACHMENTS));
         let records = || fs::read_dir(dir.state().join("attachments")).expect("the records").count();
         assert_eq!(records(), count, "one record per attachment");
         for (name, pod) in alive.drain(..) {
-            plugin(&dir, "DEL", &name, Some(&pod));
+            run_plugin(&dir, "DEL", &name, Some(&pod));
         }
         for number in 0..TALKERS {
-            plugin(&dir, "DEL", &format!("talker-{number}"), None);
+            run_plugin(&dir, "DEL", &format!("talker-{number}"), None);
         }
         assert_eq!(records(), 0);
-        agent.until("no network namespace is open", |agent| descriptors(agent) <= empty);
+        agent.wait_until("no network namespace is open", |agent| open_descriptors(agent) <= empty);
     });
 }

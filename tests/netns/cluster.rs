@@ -5,9 +5,9 @@ use std::process::Command;
 
 use agent_ipc::{Reply, Request};
 use test_support::agent::{Agent, AgentDir};
-use test_support::apiserver::{Api, Fault};
-use test_support::conversation::{answer, assert_refused, serve};
-use test_support::namespace::{bare, run};
+use test_support::apiserver::{ApiServer, Fault};
+use test_support::backend_server::{assert_refused, backend_of, serve};
+use test_support::namespace::{in_new_netns, run};
 use test_support::objects::{node, service, slice};
 use test_support::pod::Pod;
 use test_support::program::program;
@@ -16,8 +16,8 @@ use test_support::program::program;
 const WEB: &str = "10.0.1.7:80";
 
 /// Runs `body` on a node with an API server and a pod that contains backends a and b.
-fn cluster(api: fn() -> Api, body: impl FnOnce(&Api, &AgentDir, &Pod) + Send) {
-    bare(|| {
+fn with_cluster(api: fn() -> ApiServer, body: impl FnOnce(&ApiServer, &AgentDir, &Pod) + Send) {
+    in_new_netns(|| {
         run("ip", &["link", "set", "lo", "up"], "");
         let api = api();
         let pod = Pod::new();
@@ -33,25 +33,25 @@ fn cluster(api: fn() -> Api, body: impl FnOnce(&Api, &AgentDir, &Pod) + Send) {
     });
 }
 
-fn start(dir: &AgentDir, kubeconfig: &Path) -> Agent {
+fn start_agent(dir: &AgentDir, kubeconfig: &Path) -> Agent {
     let kubeconfig = kubeconfig.to_str().expect("a path");
     Agent::start_with(dir, &["--kubeconfig", kubeconfig, "--node", "n1"])
 }
 
-fn says(pod: &Pod) -> String {
-    pod.within(|| answer(WEB))
+fn backend_seen_by(pod: &Pod) -> String {
+    pod.within(|| backend_of(WEB))
 }
 
-fn follows(agent: &Agent, api: &Api, pod: &Pod) {
+fn assert_follows_changes(agent: &Agent, api: &ApiServer, pod: &Pod) {
     let wait = |what: &str, revision: u64| {
-        agent.until(what, |agent| agent.status()["views"]["all"]["revision"].as_u64() > Some(revision));
-        agent.settled(0);
+        agent.wait_until(what, |agent| agent.status()["views"]["all"]["revision"].as_u64() > Some(revision));
+        agent.wait_until_converged(0);
     };
     let revision = || agent.status()["views"]["all"]["revision"].as_u64().expect("a number");
     let before = revision();
     api.put(slice("web-1", "web", &["10.1.0.2"]));
     wait("another backend", before);
-    assert_eq!(says(pod), "b");
+    assert_eq!(backend_seen_by(pod), "b");
     let before = revision();
     api.delete("EndpointSlice", "default", "web-1");
     wait("no backend", before);
@@ -59,64 +59,64 @@ fn follows(agent: &Agent, api: &Api, pod: &Pod) {
     let before = revision();
     api.put(slice("web-1", "web", &["10.1.0.1"]));
     wait("a backend again", before);
-    assert_eq!(says(pod), "a");
+    assert_eq!(backend_seen_by(pod), "a");
 }
 
 #[test]
 fn pod_follows_the_services_of_an_api_server() {
-    cluster(Api::start, |api, dir, pod| {
-        let agent = start(dir, api.kubeconfig());
-        agent.until("the agent is synced", |agent| agent.status()["synced"] == true);
+    with_cluster(ApiServer::start, |api, dir, pod| {
+        let agent = start_agent(dir, api.kubeconfig());
+        agent.wait_until("the agent is synced", |agent| agent.status()["synced"] == true);
         agent.attach("a", pod);
-        assert_eq!(says(pod), "a");
-        follows(&agent, api, pod);
+        assert_eq!(backend_seen_by(pod), "a");
+        assert_follows_changes(&agent, api, pod);
     });
 }
 
 #[test]
 fn outage_of_the_api_server_keeps_services_and_is_in_the_status() {
-    cluster(Api::double, |api, dir, pod| {
-        let agent = start(dir, api.kubeconfig());
-        agent.until("the agent is synced", |agent| agent.status()["synced"] == true);
+    with_cluster(ApiServer::double, |api, dir, pod| {
+        let agent = start_agent(dir, api.kubeconfig());
+        agent.wait_until("the agent is synced", |agent| agent.status()["synced"] == true);
         agent.attach("a", pod);
         api.fault(Fault::Down);
-        agent.until("the outage is reported", |agent| !agent.status()["outage"].is_null());
-        assert_eq!(says(pod), "a");
+        agent.wait_until("the outage is reported", |agent| !agent.status()["outage"].is_null());
+        assert_eq!(backend_seen_by(pod), "a");
         let other = Pod::new();
         agent.attach("during the outage", &other);
         api.fault(Fault::Cleared);
-        agent.until("the outage is over", |agent| agent.status()["outage"].is_null());
-        follows(&agent, api, pod);
+        agent.wait_until("the outage is over", |agent| agent.status()["outage"].is_null());
+        assert_follows_changes(&agent, api, pod);
         assert!(agent.status()["counts"]["outages"].as_u64() >= Some(1));
     });
 }
 
 #[test]
 fn restart_during_an_outage_of_the_api_server_keeps_pods_unchanged() {
-    cluster(Api::double, |api, dir, pod| {
-        let first = start(dir, api.kubeconfig());
-        first.until("the agent is synced", |agent| agent.status()["synced"] == true);
+    with_cluster(ApiServer::double, |api, dir, pod| {
+        let first = start_agent(dir, api.kubeconfig());
+        first.wait_until("the agent is synced", |agent| agent.status()["synced"] == true);
         first.attach("a", pod);
         first.kill();
         api.fault(Fault::Down);
-        let second = start(dir, api.kubeconfig());
-        second.until("the outage is reported", |agent| !agent.status()["outage"].is_null());
-        assert_eq!(says(pod), "a");
-        let Reply::Refused { transient: true, .. } = second.ask(&Request::Ready, None) else {
+        let second = start_agent(dir, api.kubeconfig());
+        second.wait_until("the outage is reported", |agent| !agent.status()["outage"].is_null());
+        assert_eq!(backend_seen_by(pod), "a");
+        let Reply::Refused { transient: true, .. } = second.request(&Request::Ready, None) else {
             panic!("the agent is ready before its initial sync")
         };
         api.fault(Fault::Cleared);
-        second.settled(1);
-        follows(&second, api, pod);
+        second.wait_until_converged(1);
+        assert_follows_changes(&second, api, pod);
     });
 }
 
 #[test]
 fn missing_right_to_read_services_is_named() {
-    cluster(Api::start, |api, dir, _| {
-        let agent = start(dir, api.kubeconfig_without_rights());
-        agent.until("the outage is reported", |agent| !agent.status()["outage"].is_null());
-        let Reply::Refused { message, transient: true } = agent.ask(&Request::Ready, None) else {
+    with_cluster(ApiServer::start, |api, dir, _| {
+        let agent = start_agent(dir, api.kubeconfig_without_rights());
+        agent.wait_until("the outage is reported", |agent| !agent.status()["outage"].is_null());
+        let Reply::Refused { message, transient: true } = agent.request(&Request::Ready, None) else {
             panic!("the agent is ready without its services")
         };
         // The lists run concurrently, and the first that is denied is reported.

@@ -12,24 +12,25 @@ use proxy_core::sample::{backend, slice, svc, tcp};
 use proxy_core::service::{Mode, Scheduler};
 use proxy_core::snapshot::Change;
 use proxy_core::trace::{Packet, Trace, trace};
-use test_support::conversation::{
-    ANSWER, SILENCE, answer, ask, assert_refused, assert_silent, serve, serve_beyond, tally,
+use test_support::backend_server::{
+    DROP_TIMEOUT, REPLY_TIMEOUT, assert_refused, assert_silent, backend_of, count_backends, serve,
+    serve_outside, try_backend_of,
 };
 use test_support::namespace;
-use test_support::namespace::{add_address, within};
-use test_support::way::{Way, each_way, portals_of, ruleset_of};
+use test_support::namespace::{add_address, in_routed_netns};
+use test_support::ruleset_loader::{RulesetLoader, portals_of, ruleset_of, with_each_loader};
 
 #[test]
 fn connections_reach_every_backend() {
-    each_way(|way| {
+    with_each_loader(|loader| {
         serve("a", "10.1.0.1:8080");
         serve("b", "10.1.0.2:8080");
         serve("c", "10.1.0.3:9090");
         let made = slice("web").tcp("http", 8080).at("10.1.0.1").at("10.1.0.2");
         let other = slice("web").named("web-2").tcp("http", 9090).at("10.1.0.3");
         let web = svc("web").ip("10.96.0.1").tcp("http", 80);
-        way.program(&ruleset_of([web.into(), made.into(), other.into()]));
-        let tally = tally("10.96.0.1:80", 300);
+        loader.program(&ruleset_of([web.into(), made.into(), other.into()]));
+        let tally = count_backends("10.96.0.1:80", 300);
         assert_eq!(tally.keys().collect::<Vec<_>>(), ["a", "b", "c"]);
         // 300 fair draws of three are outside of 60 to 140 once in ten million runs.
         assert!(tally.values().all(|count| (60..=140).contains(count)), "{tally:?}");
@@ -38,12 +39,12 @@ fn connections_reach_every_backend() {
 
 #[test]
 fn ipv6_portals_translate_to_ipv6_backends() {
-    each_way(|way| {
+    with_each_loader(|loader| {
         serve("six", "[2001:db8:1::1]:8080");
         let web = svc("web").ip("10.96.0.1").ip("2001:db8:96::1").tcp("http", 80);
         let made = slice("web").tcp("http", 8080).at("2001:db8:1::1");
-        way.program(&ruleset_of([web.into(), made.into()]));
-        assert_eq!(tally("[2001:db8:96::1]:80", 5), BTreeMap::from([("six".to_owned(), 5)]));
+        loader.program(&ruleset_of([web.into(), made.into()]));
+        assert_eq!(count_backends("[2001:db8:96::1]:80", 5), BTreeMap::from([("six".to_owned(), 5)]));
         assert_refused("10.96.0.1:80");
         assert_refused("[2001:db8:96::1]:81");
     });
@@ -51,8 +52,8 @@ fn ipv6_portals_translate_to_ipv6_backends() {
 
 #[test]
 fn portal_without_backends_and_unknown_port_reject() {
-    each_way(|way| {
-        way.program(&ruleset_of([svc("none").ip("10.96.0.2").tcp("http", 80).into()]));
+    with_each_loader(|loader| {
+        loader.program(&ruleset_of([svc("none").ip("10.96.0.2").tcp("http", 80).into()]));
         assert_refused("10.96.0.2:80");
         assert_refused("10.96.0.2:81");
     });
@@ -60,13 +61,13 @@ fn portal_without_backends_and_unknown_port_reject() {
 
 #[test]
 fn udp_is_translated_and_rejected_like_tcp() {
-    each_way(|way| {
+    with_each_loader(|loader| {
         add_address("10.1.0.1");
         let server = UdpSocket::bind("10.1.0.1:5353").expect("bind the backend");
-        server.set_read_timeout(Some(ANSWER)).expect("set a time-out");
+        server.set_read_timeout(Some(REPLY_TIMEOUT)).expect("set a time-out");
         let dns = svc("dns").ip("10.96.0.10").udp("dns", 53).udp("none", 54);
         let made = slice("dns").udp("dns", 5353).at("10.1.0.1");
-        way.program(&ruleset_of([dns.into(), made.into()]));
+        loader.program(&ruleset_of([dns.into(), made.into()]));
         let client = UdpSocket::bind("10.200.0.1:0").expect("bind the client");
         client.connect("10.96.0.10:53").expect("connect");
         client.send(b"query").expect("send");
@@ -74,7 +75,7 @@ fn udp_is_translated_and_rejected_like_tcp() {
         let (length, from) = server.recv_from(&mut buffer).expect("the query arrives");
         assert_eq!(&buffer[..length], b"query");
         server.send_to(b"reply", from).expect("reply");
-        client.set_read_timeout(Some(ANSWER)).expect("set a time-out");
+        client.set_read_timeout(Some(REPLY_TIMEOUT)).expect("set a time-out");
         let length = client.recv(&mut buffer).expect("the reply comes from the portal's address");
         assert_eq!(&buffer[..length], b"reply");
 
@@ -91,31 +92,31 @@ fn udp_is_translated_and_rejected_like_tcp() {
 
 #[test]
 fn internal_traffic_policy_local_without_local_endpoints_drops() {
-    each_way(|way| {
+    with_each_loader(|loader| {
         serve("remote", "10.1.0.1:8080");
         let near = svc("near").ip("10.96.0.3").tcp("http", 80).internal_local();
         let made = slice("near").tcp("http", 8080).at("10.1.0.1").on("n2");
-        way.program(&ruleset_of([near.into(), made.into()]));
+        loader.program(&ruleset_of([near.into(), made.into()]));
         assert_silent("10.96.0.3:80");
     });
 }
 
 #[test]
 fn unassigned_address_in_a_service_range_rejects() {
-    each_way(|way| {
-        serve_beyond("bypass", "10.96.7.7:80");
+    with_each_loader(|loader| {
+        serve_outside("bypass", "10.96.7.7:80");
         let range = Change::ServiceRanges(vec!["10.96.0.0/16".parse().expect("a network")]);
-        way.program(&ruleset_of([range, svc("web").ip("10.96.0.1").tcp("", 80).into()]));
+        loader.program(&ruleset_of([range, svc("web").ip("10.96.0.1").tcp("", 80).into()]));
         assert_silent("10.96.7.7:80");
     });
 }
 
 #[test]
 fn traffic_to_other_addresses_is_unchanged() {
-    each_way(|way| {
+    with_each_loader(|loader| {
         serve("plain", "10.1.0.1:8080");
-        way.program(&ruleset_of([svc("web").ip("10.96.0.1").tcp("", 80).into()]));
-        assert_eq!(answer("10.1.0.1:8080"), "plain");
+        loader.program(&ruleset_of([svc("web").ip("10.96.0.1").tcp("", 80).into()]));
+        assert_eq!(backend_of("10.1.0.1:8080"), "plain");
     });
 }
 
@@ -125,13 +126,13 @@ fn load_balancer_address_serves_only_sources_in_range() {
         let lb = svc("lb").ip("10.96.0.4").tcp("http", 80).balanced("192.0.2.4").only_from("10.200.0.0/16");
         [Change::from(lb), slice("lb").tcp("http", 8080).at("10.1.0.1").into()]
     };
-    each_way(|way| {
+    with_each_loader(|loader| {
         serve("a", "10.1.0.1:8080");
-        way.program(&ruleset_of(lb()));
-        assert_eq!(answer("192.0.2.4:80"), "a");
+        loader.program(&ruleset_of(lb()));
+        assert_eq!(backend_of("192.0.2.4:80"), "a");
         run_as("10.201.0.1", || assert_silent("192.0.2.4:80"));
         run_as("10.201.0.1", || {
-            assert_eq!(answer("10.96.0.4:80"), "a");
+            assert_eq!(backend_of("10.96.0.4:80"), "a");
         });
     });
 }
@@ -147,7 +148,7 @@ fn run_as(source: &str, body: impl FnOnce()) {
 
 #[test]
 fn session_affinity_lasts_until_the_backend_is_removed() {
-    each_way(|way| {
+    with_each_loader(|loader| {
         serve("a", "10.1.0.1:8080");
         serve("b", "10.1.0.2:8080");
         serve("c", "10.1.0.3:8080");
@@ -158,13 +159,13 @@ fn session_affinity_lasts_until_the_backend_is_removed() {
             ruleset_of([sticky.into(), made.into()])
         };
         let before = world(&all);
-        way.program(&before);
-        let first = tally("10.96.0.5:80", 20);
+        loader.program(&before);
+        let first = count_backends("10.96.0.5:80", 20);
         assert_eq!(first.len(), 1, "one client, one backend: {first:?}");
         let served = ["a", "b", "c"].iter().position(|name| first.contains_key(*name)).expect("one of three");
         let left: Vec<&str> = all.iter().copied().filter(|address| *address != all[served]).collect();
-        way.change(&before, &world(&left));
-        let second = tally("10.96.0.5:80", 20);
+        loader.change(&before, &world(&left));
+        let second = count_backends("10.96.0.5:80", 20);
         assert_eq!(second.len(), 1, "the client stays at another backend: {second:?}");
         assert_ne!(first.keys().next(), second.keys().next());
     });
@@ -185,27 +186,27 @@ fn removed_backend_moves_only_its_own_sticky_clients() {
         };
         ruleset_of([sticky.sticky(10_800).into(), octets.iter().fold(made, at).into()])
     };
-    each_way(|way| {
-        let addresses: &[&str] = match way {
-            Way::Text => &["10.96.0.5"], // nft 1.0.6 does not support affinity of IPv6 clients
-            Way::Netlink => &["10.96.0.5", "[2001:db8:96::5]"],
+    with_each_loader(|loader| {
+        let addresses: &[&str] = match loader {
+            RulesetLoader::Text => &["10.96.0.5"], // nft 1.0.6 does not support affinity of IPv6 clients
+            RulesetLoader::Netlink => &["10.96.0.5", "[2001:db8:96::5]"],
         };
         let portals =
             || addresses.iter().flat_map(|ip| (1..=PORTALS).map(move |port| format!("{ip}:{port}")));
-        let clients = || -> Vec<String> { portals().map(|portal| answer(&portal)).collect() };
+        let clients = || -> Vec<String> { portals().map(|portal| backend_of(&portal)).collect() };
         for (octet, name) in &names {
             serve(name, &format!("10.1.0.{octet}:8080"));
             serve(name, &format!("[2001:db8:1::{octet}]:8080"));
         }
         let mut applied = world(&[1, 2, 3]);
-        way.program(&applied);
+        loader.program(&applied);
         let mut before = clients();
         assert_eq!(clients(), before, "clients keep their backends");
         assert_eq!(before.iter().collect::<BTreeSet<_>>().len(), 3, "all backends are used: {before:?}");
         // Backends are removed, added, replaced and added again.
         for octets in [&[2, 3][..], &[2, 3, 4], &[1, 2, 4], &[1, 2, 3, 4], &[4]] {
             let desired = world(octets);
-            way.change(&applied, &desired);
+            loader.change(&applied, &desired);
             let (after, serving) = (clients(), octets.iter().map(|octet| names[octet]));
             let serving: BTreeSet<&str> = serving.collect();
             for (before, after) in before.iter().zip(&after) {
@@ -220,7 +221,7 @@ fn removed_backend_moves_only_its_own_sticky_clients() {
 
 #[test]
 fn round_robin_portals_alternate_between_their_backends() {
-    each_way(|way| {
+    with_each_loader(|loader| {
         serve("a", "10.1.0.1:8080");
         serve("b", "10.1.0.2:8080");
         serve("c", "10.1.0.3:8080");
@@ -239,12 +240,12 @@ fn round_robin_portals_alternate_between_their_backends() {
         let mut before = Ruleset::empty();
         for octets in [&[1, 2, 3][..], &[1, 2], &[1, 2, 3], &[1, 3], &[3]] {
             let after = world(octets);
-            way.change(&before, &after);
+            loader.change(&before, &after);
             let (mut one, mut two) = (Vec::new(), Vec::new());
             for _ in 0..6 * octets.len() {
-                one.push(answer("10.96.0.5:80"));
-                two.push(answer("10.96.0.6:80"));
-                answer("10.96.0.7:80");
+                one.push(backend_of("10.96.0.5:80"));
+                two.push(backend_of("10.96.0.6:80"));
+                backend_of("10.96.0.7:80");
             }
             for (answers, count) in [(one, 2), (two, octets.len())] {
                 let turn: BTreeSet<&String> = answers[..count].iter().collect();
@@ -258,18 +259,19 @@ fn round_robin_portals_alternate_between_their_backends() {
 
 #[test]
 fn established_connection_outlives_its_portal() {
-    each_way(|way| {
+    with_each_loader(|loader| {
         add_address("10.1.0.1");
         let listener = TcpListener::bind("10.1.0.1:8080").expect("listen");
         let web = svc("web").ip("10.96.0.1").tcp("http", 80);
         let before = ruleset_of([web.into(), slice("web").tcp("http", 8080).at("10.1.0.1").into()]);
-        way.program(&before);
-        let mut client = TcpStream::connect_timeout(&backend("10.96.0.1:80"), ANSWER).expect("connect");
+        loader.program(&before);
+        let mut client =
+            TcpStream::connect_timeout(&backend("10.96.0.1:80"), REPLY_TIMEOUT).expect("connect");
         let (mut server, _) = listener.accept().expect("accept");
-        way.change(&before, &ruleset_of([]));
+        loader.change(&before, &ruleset_of([]));
         client.write_all(b"still here").expect("write");
         let mut buffer = [0; 10];
-        server.set_read_timeout(Some(ANSWER)).expect("set a time-out");
+        server.set_read_timeout(Some(REPLY_TIMEOUT)).expect("set a time-out");
         server.read_exact(&mut buffer).expect("the bytes arrive after the portal was removed");
         assert_eq!(&buffer, b"still here");
     });
@@ -277,12 +279,12 @@ fn established_connection_outlives_its_portal() {
 
 #[test]
 fn relayed_portal_is_redirected_to_the_relay_port() {
-    each_way(|way| {
+    with_each_loader(|loader| {
         let port = Settings::default().relay_port;
         let listener = TcpListener::bind(("127.0.0.1", port)).expect("listen as the relay");
         let web = svc("web").ip("10.96.0.1").tcp("http", 80).mode(Mode::Relay);
-        way.program(&ruleset_of([web.into(), slice("web").tcp("http", 8080).at("10.1.0.1").into()]));
-        TcpStream::connect_timeout(&backend("10.96.0.1:80"), ANSWER).expect("the relay accepts");
+        loader.program(&ruleset_of([web.into(), slice("web").tcp("http", 8080).at("10.1.0.1").into()]));
+        TcpStream::connect_timeout(&backend("10.96.0.1:80"), REPLY_TIMEOUT).expect("the relay accepts");
         listener.accept().expect("accept");
     });
 }
@@ -302,10 +304,10 @@ fn trace_agrees_with_the_kernel() {
             slice("node").tcp("http", 8080).at("10.1.0.1").into(),
         ]
     };
-    each_way(|way| {
+    with_each_loader(|loader| {
         serve("web", "10.1.0.1:8080");
         let ruleset = ruleset_of(changes());
-        way.program(&ruleset);
+        loader.program(&ruleset);
         let portals =
             ["10.96.0", "192.0.2"].iter().flat_map(|net| (1..=4).map(move |n| format!("{net}.{n}:80")));
         for portal in portals.chain(["10.96.0.1:81".to_owned(), "10.240.0.5:30080".to_owned()]) {
@@ -315,8 +317,8 @@ fn trace_agrees_with_the_kernel() {
                 Trace::Reject | Trace::WrongPort => Err(ErrorKind::ConnectionRefused),
                 _ => Err(ErrorKind::TimedOut),
             };
-            let timeout = if expected == Err(ErrorKind::TimedOut) { SILENCE } else { ANSWER };
-            assert_eq!(ask(&portal, timeout).map_err(|why| why.kind()), expected, "{portal}");
+            let timeout = if expected == Err(ErrorKind::TimedOut) { DROP_TIMEOUT } else { REPLY_TIMEOUT };
+            assert_eq!(try_backend_of(&portal, timeout).map_err(|why| why.kind()), expected, "{portal}");
         }
     });
 }
@@ -330,7 +332,7 @@ fn classic_form_translates_rejects_and_drops() {
         svc("near").ip("10.96.0.3").tcp("", 80).internal_local().into(),
         slice("near").tcp("", 80).at("10.1.0.1").on("n2").into(),
     ]);
-    within(|| {
+    in_routed_netns(|| {
         serve("a", "10.1.0.1:8080");
         serve("b", "10.1.0.2:8080");
         namespace::run(
@@ -338,7 +340,7 @@ fn classic_form_translates_rejects_and_drops() {
             &[],
             &Iptables { portals: &portals, family: Family::V4 }.to_string(),
         );
-        assert_eq!(tally("10.96.0.1:80", 60).len(), 2);
+        assert_eq!(count_backends("10.96.0.1:80", 60).len(), 2);
         assert_refused("10.96.0.2:80");
         assert_refused("10.96.0.1:81");
         assert_silent("10.96.0.3:80");

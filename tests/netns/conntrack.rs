@@ -12,16 +12,16 @@ use proxy_core::ruleset::Ruleset;
 use proxy_core::sample::{backend, slice, svc};
 use proxy_core::service::Protocol;
 use proxy_core::snapshot::Change;
-use test_support::namespace::{add_address, within};
-use test_support::way::{Way, ruleset_of};
+use test_support::namespace::{add_address, in_routed_netns};
+use test_support::ruleset_loader::{RulesetLoader, ruleset_of};
 
 /// The timeout of a datagram.
-const ANSWER: Duration = Duration::from_secs(10);
+const REPLY_TIMEOUT: Duration = Duration::from_secs(10);
 /// The wait if no datagram must arrive. A datagram within one machine takes 0.1 ms.
-const SILENCE: Duration = Duration::from_millis(300);
+const DROP_TIMEOUT: Duration = Duration::from_millis(300);
 
 /// The addresses of one family.
-struct Ends {
+struct Addresses {
     client: &'static str,
     address: &'static str,
     portal: &'static str,
@@ -29,14 +29,14 @@ struct Ends {
     b: &'static str,
 }
 
-const V4: Ends = Ends {
+const V4: Addresses = Addresses {
     client: "10.200.0.1:0",
     address: "10.96.0.10",
     portal: "10.96.0.10:53",
     a: "10.1.0.1",
     b: "10.1.0.2",
 };
-const V6: Ends = Ends {
+const V6: Addresses = Addresses {
     client: "[2001:db8:200::1]:0",
     address: "2001:db8:96::10",
     portal: "[2001:db8:96::10]:53",
@@ -45,12 +45,12 @@ const V6: Ends = Ends {
 };
 
 /// A service with UDP and TCP at port 53, and these backends at port 5353.
-fn world(ends: &Ends, backends: &[&str]) -> Ruleset {
-    ruleset_of(service("dns", ends, backends))
+fn dns_ruleset(addresses: &Addresses, backends: &[&str]) -> Ruleset {
+    ruleset_of(service("dns", addresses, backends))
 }
 
-fn service(name: &str, ends: &Ends, backends: &[&str]) -> [Change; 2] {
-    let dns = svc(name).ip(ends.address).udp("dns", 53).tcp("dns-tcp", 53);
+fn service(name: &str, addresses: &Addresses, backends: &[&str]) -> [Change; 2] {
+    let dns = svc(name).ip(addresses.address).udp("dns", 53).tcp("dns-tcp", 53);
     let made = slice(name).udp("dns", 5353).tcp("dns-tcp", 5353);
     let made = backends.iter().fold(made, |made, address| made.at(address));
     [dns.into(), made.into()]
@@ -60,17 +60,17 @@ fn port_5353(address: &str) -> SocketAddr {
     SocketAddr::new(address.parse().expect("an address"), 5353)
 }
 
-fn server(address: &str) -> UdpSocket {
+fn bind_server(address: &str) -> UdpSocket {
     add_address(address);
     let server = UdpSocket::bind(port_5353(address)).expect("bind the backend");
-    server.set_read_timeout(Some(ANSWER)).expect("set a time-out");
+    server.set_read_timeout(Some(REPLY_TIMEOUT)).expect("set a time-out");
     server
 }
 
-fn client(ends: &Ends) -> UdpSocket {
-    let client = UdpSocket::bind(ends.client).expect("bind the client");
-    client.connect(ends.portal).expect("connect");
-    client.set_read_timeout(Some(ANSWER)).expect("set a time-out");
+fn bind_client(addresses: &Addresses) -> UdpSocket {
+    let client = UdpSocket::bind(addresses.client).expect("bind the client");
+    client.connect(addresses.portal).expect("connect");
+    client.set_read_timeout(Some(REPLY_TIMEOUT)).expect("set a time-out");
     client
 }
 
@@ -112,18 +112,19 @@ fn delete_stale(portal: &str, backends: &[&str]) -> usize {
 
 #[test]
 fn connected_socket_reaches_the_new_backend_after_its_conntrack_entry_is_deleted() {
-    for ends in [V4, V6] {
-        within(|| {
-            let (a, b) = (server(ends.a), server(ends.b));
-            let (before, after) = (world(&ends, &[ends.a]), world(&ends, &[ends.b]));
-            Way::Netlink.program(&before);
-            let client = client(&ends);
+    for addresses in [V4, V6] {
+        in_routed_netns(|| {
+            let (a, b) = (bind_server(addresses.a), bind_server(addresses.b));
+            let (before, after) =
+                (dns_ruleset(&addresses, &[addresses.a]), dns_ruleset(&addresses, &[addresses.b]));
+            RulesetLoader::Netlink.program(&before);
+            let client = bind_client(&addresses);
             assert_reaches(&client, &a);
-            Way::Netlink.change(&before, &after);
+            RulesetLoader::Netlink.change(&before, &after);
             assert_reaches(&client, &a);
-            assert_eq!(delete_stale(ends.portal, &[ends.b]), 1);
+            assert_eq!(delete_stale(addresses.portal, &[addresses.b]), 1);
             assert_reaches(&client, &b);
-            assert_eq!(delete_stale(ends.portal, &[ends.b]), 0, "the entry is up to date");
+            assert_eq!(delete_stale(addresses.portal, &[addresses.b]), 0, "the entry is up to date");
             assert_reaches(&client, &b);
         });
     }
@@ -131,16 +132,16 @@ fn connected_socket_reaches_the_new_backend_after_its_conntrack_entry_is_deleted
 
 #[test]
 fn connected_socket_is_rejected_after_the_last_backend_is_removed() {
-    for ends in [V4, V6] {
-        within(|| {
-            let a = server(ends.a);
-            let before = world(&ends, &[ends.a]);
-            Way::Netlink.program(&before);
-            let client = client(&ends);
+    for addresses in [V4, V6] {
+        in_routed_netns(|| {
+            let a = bind_server(addresses.a);
+            let before = dns_ruleset(&addresses, &[addresses.a]);
+            RulesetLoader::Netlink.program(&before);
+            let client = bind_client(&addresses);
             assert_reaches(&client, &a);
-            Way::Netlink.change(&before, &world(&ends, &[]));
+            RulesetLoader::Netlink.change(&before, &dns_ruleset(&addresses, &[]));
             assert_reaches(&client, &a);
-            assert_eq!(delete_stale(ends.portal, &[]), 1);
+            assert_eq!(delete_stale(addresses.portal, &[]), 1);
             assert_refused(&client);
         });
     }
@@ -148,16 +149,16 @@ fn connected_socket_is_rejected_after_the_last_backend_is_removed() {
 
 #[test]
 fn conntrack_entry_of_a_deleted_service_is_deleted() {
-    within(|| {
-        let a = server(V4.a);
-        let before = world(&V4, &[V4.a]);
-        Way::Netlink.program(&before);
-        let client = client(&V4);
+    in_routed_netns(|| {
+        let a = bind_server(V4.a);
+        let before = dns_ruleset(&V4, &[V4.a]);
+        RulesetLoader::Netlink.program(&before);
+        let client = bind_client(&V4);
         assert_reaches(&client, &a);
-        Way::Netlink.change(&before, &ruleset_of([]));
+        RulesetLoader::Netlink.change(&before, &ruleset_of([]));
         assert_reaches(&client, &a);
         assert_eq!(delete_stale(V4.portal, &[]), 1);
-        a.set_read_timeout(Some(SILENCE)).expect("set a time-out");
+        a.set_read_timeout(Some(DROP_TIMEOUT)).expect("set a time-out");
         client.send(b"dropped").expect("send");
         assert_eq!(a.recv(&mut [0; 16]).expect_err("silence").kind(), ErrorKind::WouldBlock);
     });
@@ -165,13 +166,13 @@ fn conntrack_entry_of_a_deleted_service_is_deleted() {
 
 #[test]
 fn older_socket_reaches_a_new_portal_after_its_conntrack_entry_is_deleted() {
-    within(|| {
-        let a = server(V4.a);
+    in_routed_netns(|| {
+        let a = bind_server(V4.a);
         let before = ruleset_of([]);
-        Way::Netlink.program(&before);
-        let client = client(&V4);
+        RulesetLoader::Netlink.program(&before);
+        let client = bind_client(&V4);
         client.send(b"lost").expect("send");
-        Way::Netlink.change(&before, &world(&V4, &[V4.a]));
+        RulesetLoader::Netlink.change(&before, &dns_ruleset(&V4, &[V4.a]));
         assert_eq!(delete_stale(V4.portal, &[V4.a]), 1);
         assert_reaches(&client, &a);
     });
@@ -179,20 +180,20 @@ fn older_socket_reaches_a_new_portal_after_its_conntrack_entry_is_deleted() {
 
 #[test]
 fn conntrack_entries_of_other_portals_protocols_and_namespaces_are_kept() {
-    within(|| {
-        let (a, b) = (server(V4.a), server(V4.b));
-        let (before, after) = (world(&V4, &[V4.a]), world(&V4, &[V4.b]));
-        Way::Netlink.program(&before);
+    in_routed_netns(|| {
+        let (a, b) = (bind_server(V4.a), bind_server(V4.b));
+        let (before, after) = (dns_ruleset(&V4, &[V4.a]), dns_ruleset(&V4, &[V4.b]));
+        RulesetLoader::Netlink.program(&before);
         let listener = TcpListener::bind(port_5353(V4.a)).expect("listen");
-        let mut stream = TcpStream::connect_timeout(&backend(V4.portal), ANSWER).expect("connect");
+        let mut stream = TcpStream::connect_timeout(&backend(V4.portal), REPLY_TIMEOUT).expect("connect");
         let (mut accepted, _) = listener.accept().expect("accept");
-        let client = client(&V4);
+        let client = bind_client(&V4);
         assert_reaches(&client, &a);
-        Way::Netlink.change(&before, &after);
-        within(|| {
-            let _a = server(V4.a);
-            Way::Netlink.program(&before);
-            let elsewhere = self::client(&V4);
+        RulesetLoader::Netlink.change(&before, &after);
+        in_routed_netns(|| {
+            let _a = bind_server(V4.a);
+            RulesetLoader::Netlink.program(&before);
+            let elsewhere = self::bind_client(&V4);
             elsewhere.send(b"x").expect("send");
             assert_eq!(delete_stale(V4.portal, &[]), 1, "only the entry of its own namespace");
         });
@@ -215,13 +216,13 @@ fn conntrack_entries_of_other_portals_protocols_and_namespaces_are_kept() {
 #[test]
 fn many_conntrack_entries_of_both_families_are_deleted_in_one_call() {
     const FLOWS: usize = 1_000;
-    within(|| {
-        let _servers = [V4.a, V6.a].map(server);
+    in_routed_netns(|| {
+        let _servers = [V4.a, V6.a].map(bind_server);
         let changes = [service("dns", &V4, &[V4.a]), service("dns6", &V6, &[V6.a])];
-        Way::Netlink.program(&ruleset_of(changes.into_iter().flatten()));
-        for ends in [V4, V6] {
+        RulesetLoader::Netlink.program(&ruleset_of(changes.into_iter().flatten()));
+        for addresses in [V4, V6] {
             for _ in 0..FLOWS {
-                client(&ends).send(b"x").expect("send");
+                bind_client(&addresses).send(b"x").expect("send");
             }
         }
         let socket = Socket::open().expect("open a netfilter socket");
@@ -237,9 +238,9 @@ fn many_conntrack_entries_of_both_families_are_deleted_in_one_call() {
 
 #[test]
 fn deletion_without_conntrack_entries_succeeds() {
-    within(|| {
+    in_routed_netns(|| {
         assert_eq!(delete_stale(V4.portal, &[]), 0);
-        Way::Netlink.program(&world(&V4, &[]));
+        RulesetLoader::Netlink.program(&dns_ruleset(&V4, &[]));
         assert_eq!(delete_stale(V4.portal, &[]), 0);
     });
 }

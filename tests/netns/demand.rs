@@ -17,12 +17,14 @@ use proxy_core::ruleset::{Ruleset, Settings};
 use proxy_core::sample::{backend, ip, slice, svc, tcp};
 use proxy_core::service::Protocol;
 use proxy_core::snapshot::Change;
-use test_support::conversation::{ANSWER, answer, assert_refused, assert_silent, serve, serve_beyond, tally};
+use test_support::backend_server::{
+    REPLY_TIMEOUT, assert_refused, assert_silent, backend_of, count_backends, serve, serve_outside,
+};
 use test_support::namespace::add_address;
-use test_support::way::{each_way, portals_of};
+use test_support::ruleset_loader::{portals_of, with_each_loader};
 
 /// Two services with two ports each, in a service range.
-fn world() -> Portals {
+fn two_services() -> Portals {
     let range = |net: &str| net.parse().expect("a network");
     let mut changes = vec![Change::ServiceRanges(vec![range("10.96.0.0/16"), range("2001:db8:96::/112")])];
     for (name, octet) in [("one", 1), ("two", 2)] {
@@ -35,18 +37,18 @@ fn world() -> Portals {
 }
 
 /// The table without active portals.
-fn inactive(portals: &Portals) -> Ruleset {
+fn without_active_portals(portals: &Portals) -> Ruleset {
     Ruleset::new(portals, Settings { on_demand: true, ..Settings::default() })
 }
 
-fn activated(portals: &Portals, before: &Ruleset, address: &str) -> Ruleset {
+fn activate(portals: &Portals, before: &Ruleset, address: &str) -> Ruleset {
     let mut after = before.clone();
     after.activate(portals, ip(address));
     after
 }
 
 /// Starts a listener on the relay's port that replies with the original destination of each client.
-fn relay() -> TcpListener {
+fn start_relay_listener() -> TcpListener {
     let listener = TcpListener::bind(("127.0.0.1", Settings::default().relay_port)).expect("listen");
     let answers = listener.try_clone().expect("a second descriptor");
     std::thread::spawn(move || {
@@ -58,7 +60,7 @@ fn relay() -> TcpListener {
     listener
 }
 
-fn hits() -> BTreeMap<PortalKey, u64> {
+fn read_hits() -> BTreeMap<PortalKey, u64> {
     Socket::open()
         .and_then(|socket| socket.on_demand_hits(&Limits::default(), None))
         .expect("read the counters")
@@ -66,75 +68,76 @@ fn hits() -> BTreeMap<PortalKey, u64> {
 
 #[test]
 fn first_connection_is_redirected_to_the_relay_with_its_original_destination() {
-    each_way(|way| {
-        let _relay = relay();
-        way.program(&inactive(&world()));
+    with_each_loader(|loader| {
+        let _relay = start_relay_listener();
+        loader.program(&without_active_portals(&two_services()));
         for portal in ["10.96.0.1:80", "10.96.0.2:81", "10.96.0.2:4711", "10.96.7.7:80"] {
-            assert_eq!(answer(portal), portal);
+            assert_eq!(backend_of(portal), portal);
         }
     });
 }
 
 #[test]
 fn active_portals_are_in_the_kernel_and_others_are_relayed() {
-    each_way(|way| {
-        let _relay = relay();
+    with_each_loader(|loader| {
+        let _relay = start_relay_listener();
         serve("kernel", "10.1.0.1:8080");
         serve("kernel", "[2001:db8:1::1]:8080");
-        let portals = world();
-        let before = inactive(&portals);
-        way.program(&before);
-        let after = activated(&portals, &before, "10.96.0.1");
-        way.change(&before, &after);
-        assert_eq!(answer("10.96.0.1:80"), "kernel");
-        assert_eq!(answer("10.96.0.1:81"), "kernel", "the other port of the same address");
+        let portals = two_services();
+        let before = without_active_portals(&portals);
+        loader.program(&before);
+        let after = activate(&portals, &before, "10.96.0.1");
+        loader.change(&before, &after);
+        assert_eq!(backend_of("10.96.0.1:80"), "kernel");
+        assert_eq!(backend_of("10.96.0.1:81"), "kernel", "the other port of the same address");
         assert_refused("10.96.0.1:4711");
-        assert_eq!(answer("10.96.0.2:80"), "10.96.0.2:80");
-        way.change(&after, &activated(&portals, &after, "2001:db8:96::1"));
-        assert_eq!(answer("[2001:db8:96::1]:80"), "kernel");
+        assert_eq!(backend_of("10.96.0.2:80"), "10.96.0.2:80");
+        loader.change(&after, &activate(&portals, &after, "2001:db8:96::1"));
+        assert_eq!(backend_of("[2001:db8:96::1]:80"), "kernel");
         assert_refused("[2001:db8:96::1]:4711");
     });
 }
 
 #[test]
 fn evicted_portal_is_relayed_again_and_its_connections_continue() {
-    each_way(|way| {
-        let _relay = relay();
+    with_each_loader(|loader| {
+        let _relay = start_relay_listener();
         add_address("10.1.0.1");
         let listener = TcpListener::bind("10.1.0.1:8080").expect("listen");
-        let portals = world();
-        let before = inactive(&portals);
-        let after = activated(&portals, &before, "10.96.0.1");
-        way.program(&after);
-        let mut client = TcpStream::connect_timeout(&backend("10.96.0.1:80"), ANSWER).expect("connect");
+        let portals = two_services();
+        let before = without_active_portals(&portals);
+        let after = activate(&portals, &before, "10.96.0.1");
+        loader.program(&after);
+        let mut client =
+            TcpStream::connect_timeout(&backend("10.96.0.1:80"), REPLY_TIMEOUT).expect("connect");
         let (mut server, _) = listener.accept().expect("accept");
-        way.change(&after, &before);
-        assert_eq!(answer("10.96.0.1:80"), "10.96.0.1:80");
+        loader.change(&after, &before);
+        assert_eq!(backend_of("10.96.0.1:80"), "10.96.0.1:80");
         client.write_all(b"on").expect("write");
         let mut received = [0; 2];
-        server.set_read_timeout(Some(ANSWER)).expect("set a time-out");
+        server.set_read_timeout(Some(REPLY_TIMEOUT)).expect("set a time-out");
         server.read_exact(&mut received).expect("the bytes arrive");
     });
 }
 
 #[test]
 fn kernel_counts_the_connections_to_each_portal() {
-    each_way(|way| {
-        let _relay = relay();
+    with_each_loader(|loader| {
+        let _relay = start_relay_listener();
         serve("kernel", "10.1.0.1:8080");
-        let portals = world();
-        let one = activated(&portals, &inactive(&portals), "10.96.0.1");
-        way.program(&one);
-        tally("10.96.0.1:80", 3);
-        tally("10.96.0.2:80", 2);
+        let portals = two_services();
+        let one = activate(&portals, &without_active_portals(&portals), "10.96.0.1");
+        loader.program(&one);
+        count_backends("10.96.0.1:80", 3);
+        count_backends("10.96.0.2:80", 2);
         let of = |text: &str| PortalKey { protocol: Protocol::Udp, ..tcp(text) };
         let expected =
             |count| [(tcp("10.96.0.1:80"), count), (tcp("10.96.0.1:81"), 0), (of("10.96.0.1:53"), 0)];
-        assert_eq!(hits(), BTreeMap::from(expected(3)));
+        assert_eq!(read_hits(), BTreeMap::from(expected(3)));
         // The activation of another portal does not reset counters.
-        way.change(&one, &activated(&portals, &one, "10.96.0.2"));
-        tally("10.96.0.1:80", 1);
-        let counted = hits();
+        loader.change(&one, &activate(&portals, &one, "10.96.0.2"));
+        count_backends("10.96.0.1:80", 1);
+        let counted = read_hits();
         assert_eq!(counted.len(), 6);
         assert!(expected(4).iter().all(|(key, count)| counted[key] == *count), "{counted:?}");
     });
@@ -142,52 +145,52 @@ fn kernel_counts_the_connections_to_each_portal() {
 
 #[test]
 fn next_agent_finds_the_active_portals_in_the_kernel() {
-    each_way(|way| {
+    with_each_loader(|loader| {
         serve("kernel", "10.1.0.1:8080");
-        let portals = world();
-        let used = activated(&portals, &inactive(&portals), "10.96.0.2");
-        way.program(&used);
-        let mut found = inactive(&portals);
-        hits().into_keys().for_each(|key| drop(found.activate(&portals, key.address)));
+        let portals = two_services();
+        let used = activate(&portals, &without_active_portals(&portals), "10.96.0.2");
+        loader.program(&used);
+        let mut found = without_active_portals(&portals);
+        read_hits().into_keys().for_each(|key| drop(found.activate(&portals, key.address)));
         assert_eq!(Table::from(&found), Table::from(&used));
     });
 }
 
 #[test]
 fn full_or_missing_table_has_no_on_demand_counters() {
-    each_way(|way| {
-        assert_eq!(hits(), BTreeMap::new());
-        way.program(&Ruleset::new(&world(), Settings::default()));
-        assert_eq!(hits(), BTreeMap::new());
+    with_each_loader(|loader| {
+        assert_eq!(read_hits(), BTreeMap::new());
+        loader.program(&Ruleset::new(&two_services(), Settings::default()));
+        assert_eq!(read_hits(), BTreeMap::new());
     });
 }
 
 #[test]
 fn full_table_becomes_on_demand_and_full_again_in_one_transaction_each() {
-    each_way(|way| {
-        let _relay = relay();
+    with_each_loader(|loader| {
+        let _relay = start_relay_listener();
         serve("kernel", "10.1.0.1:8080");
-        let portals = world();
-        let (full, none) = (Ruleset::new(&portals, Settings::default()), inactive(&portals));
-        way.program(&full);
-        assert_eq!(answer("10.96.0.1:80"), "kernel");
-        way.change(&full, &none);
-        assert_eq!(answer("10.96.0.1:80"), "10.96.0.1:80");
-        way.change(&none, &full);
-        assert_eq!(answer("10.96.0.1:80"), "kernel");
+        let portals = two_services();
+        let (full, none) = (Ruleset::new(&portals, Settings::default()), without_active_portals(&portals));
+        loader.program(&full);
+        assert_eq!(backend_of("10.96.0.1:80"), "kernel");
+        loader.change(&full, &none);
+        assert_eq!(backend_of("10.96.0.1:80"), "10.96.0.1:80");
+        loader.change(&none, &full);
+        assert_eq!(backend_of("10.96.0.1:80"), "kernel");
         assert_silent("10.96.7.7:80");
     });
 }
 
 #[test]
 fn without_a_relay_inactive_portals_reject_at_once_and_active_ones_work() {
-    each_way(|way| {
+    with_each_loader(|loader| {
         serve("kernel", "10.1.0.1:8080");
         // A connection that bypasses the portal would arrive here.
-        serve_beyond("bypass", "10.96.0.2:80");
-        let portals = world();
-        way.program(&activated(&portals, &inactive(&portals), "10.96.0.1"));
-        assert_eq!(answer("10.96.0.1:80"), "kernel");
+        serve_outside("bypass", "10.96.0.2:80");
+        let portals = two_services();
+        loader.program(&activate(&portals, &without_active_portals(&portals), "10.96.0.1"));
+        assert_eq!(backend_of("10.96.0.1:80"), "kernel");
         assert_refused("10.96.0.2:80");
         let client = UdpSocket::bind("10.200.0.1:0").expect("bind");
         client.connect("10.96.0.2:53").expect("connect");
@@ -199,12 +202,12 @@ fn without_a_relay_inactive_portals_reject_at_once_and_active_ones_work() {
 
 #[test]
 fn datagrams_are_relayed_until_their_portal_is_active() {
-    each_way(|way| {
+    with_each_loader(|loader| {
         let relay = UdpSocket::bind(("127.0.0.1", Settings::default().relay_port)).expect("bind");
         add_address("10.1.0.1");
         let server = UdpSocket::bind("10.1.0.1:5353").expect("bind");
         for socket in [&relay, &server] {
-            socket.set_read_timeout(Some(ANSWER)).expect("set a time-out");
+            socket.set_read_timeout(Some(REPLY_TIMEOUT)).expect("set a time-out");
         }
         let ask = || {
             let client = UdpSocket::bind("10.200.0.1:0").expect("bind");
@@ -215,15 +218,15 @@ fn datagrams_are_relayed_until_their_portal_is_active() {
         let answered = |client: &UdpSocket, by: &UdpSocket| {
             let (_, from) = by.recv_from(&mut [0; 8]).expect("the query arrives");
             by.send_to(b"reply", from).expect("reply");
-            client.set_read_timeout(Some(ANSWER)).expect("set a time-out");
+            client.set_read_timeout(Some(REPLY_TIMEOUT)).expect("set a time-out");
             client.recv(&mut [0; 8]).expect("the reply comes from the portal's address");
         };
-        let portals = world();
-        let before = inactive(&portals);
-        way.program(&before);
+        let portals = two_services();
+        let before = without_active_portals(&portals);
+        loader.program(&before);
         let first = ask();
         answered(&first, &relay);
-        way.change(&before, &activated(&portals, &before, "10.96.0.1"));
+        loader.change(&before, &activate(&portals, &before, "10.96.0.1"));
         answered(&ask(), &server);
         first.send(b"more").expect("send");
         answered(&first, &relay);
@@ -232,20 +235,20 @@ fn datagrams_are_relayed_until_their_portal_is_active() {
 
 #[test]
 fn protocols_that_the_relay_does_not_support_are_rejected() {
-    each_way(|way| {
+    with_each_loader(|loader| {
         let there = "10.96.0.1";
         for (protocol, packet) in [(SockProtocol::Icmp, echo_request()), (SockProtocol::Sctp, sctp_init())] {
-            assert!(leaves(protocol, there, &packet), "{protocol:?} is sent without rules");
+            assert!(is_sent(protocol, there, &packet), "{protocol:?} is sent without rules");
         }
-        way.program(&inactive(&world()));
+        loader.program(&without_active_portals(&two_services()));
         for (protocol, packet) in [(SockProtocol::Icmp, echo_request()), (SockProtocol::Sctp, sctp_init())] {
-            assert!(!leaves(protocol, there, &packet), "{protocol:?} bypasses the portal");
+            assert!(!is_sent(protocol, there, &packet), "{protocol:?} bypasses the portal");
         }
     });
 }
 
 /// Returns whether a packet to this address is sent. If a rule drops it, sending fails.
-fn leaves(protocol: SockProtocol, to: &str, packet: &[u8]) -> bool {
+fn is_sent(protocol: SockProtocol, to: &str, packet: &[u8]) -> bool {
     let sender: OwnedFd =
         socket(AddressFamily::Inet, SockType::Raw, SockFlag::empty(), protocol).expect("a raw socket");
     let SocketAddr::V4(to) = backend(&format!("{to}:0")) else { panic!("an IPv4 address") };

@@ -14,14 +14,16 @@ use proxy_core::ruleset::{Ruleset, Settings};
 use proxy_core::sample::{slice, svc};
 use proxy_core::service::{Mode, Scheduler};
 use proxy_core::snapshot::Change;
-use test_support::conversation::{ANSWER, answer, ask, assert_refused, assert_silent, serve};
-use test_support::namespace::{run, within};
-use test_support::way::{each_way, ruleset_of};
+use test_support::backend_server::{
+    REPLY_TIMEOUT, assert_refused, assert_silent, backend_of, serve, try_backend_of,
+};
+use test_support::namespace::{in_routed_netns, run};
+use test_support::ruleset_loader::{ruleset_of, with_each_loader};
 
 /// Creates a network namespace, connected to this one by a veth pair `to-{name}` and `of-{name}`. `net` is the third
 /// byte of the addresses: this namespace has .1; the new one has .2 and a default route to .1.
-fn neighbour(name: &str, net: u8) -> Netns {
-    let file = within(|| File::open("/proc/thread-self/ns/net").expect("open the namespace"));
+fn connected_netns(name: &str, net: u8) -> Netns {
+    let file = in_routed_netns(|| File::open("/proc/thread-self/ns/net").expect("open the namespace"));
     let path = format!("/proc/{}/fd/{}", std::process::id(), file.as_raw_fd());
     let (here, there) = (format!("to-{name}"), format!("of-{name}"));
     run("ip", &["link", "add", &here, "type", "veth", "peer", "name", &there, "netns", &path], "");
@@ -45,11 +47,11 @@ fn neighbour(name: &str, net: u8) -> Netns {
 }
 
 /// Enables forwarding in this namespace, between a guest and the backends 10.1.0.1 and 2001:db8:1::1.
-fn line() -> (Netns, Netns) {
+fn guest_and_backends() -> (Netns, Netns) {
     for key in ["ipv4/ip_forward", "ipv6/conf/all/forwarding"] {
         fs::write(format!("/proc/sys/net/{key}"), "1").expect("let this namespace forward");
     }
-    let (guest, backend) = (neighbour("guest", 1), neighbour("backend", 2));
+    let (guest, backend) = (connected_netns("guest", 1), connected_netns("backend", 2));
     run("ip", &["route", "add", "10.1.0.0/16", "via", "10.50.2.2"], "");
     // Every namespace has 10.200.0.1.
     run("ip", &["route", "replace", "default", "dev", "lo", "src", "10.50.2.1"], "");
@@ -63,7 +65,7 @@ fn line() -> (Netns, Netns) {
     (guest, backend)
 }
 
-fn world() -> Ruleset {
+fn forwarding_ruleset() -> Ruleset {
     let made = |name: &str| slice(name).tcp("", 8080).at("10.1.0.1");
     ruleset_of([
         Change::ServiceRanges(vec!["10.96.0.0/16".parse().expect("a network")]),
@@ -87,9 +89,9 @@ fn world() -> Ruleset {
 
 #[test]
 fn guest_reaches_backends_through_the_portals_of_its_pod() {
-    each_way(|way| {
-        let (guest, _backend) = line();
-        way.program_with_guests(&world(), "to-gue*");
+    with_each_loader(|loader| {
+        let (guest, _backend) = guest_and_backends();
+        loader.program_with_guests(&forwarding_ruleset(), "to-gue*");
         let asking = || {
             for (portal, name) in [
                 ("10.96.0.1:80", "backend"),
@@ -101,19 +103,19 @@ fn guest_reaches_backends_through_the_portals_of_its_pod() {
                 ("192.0.2.7:80", "backend"),
                 ("10.1.0.1:8080", "backend"),
             ] {
-                assert_eq!(answer(portal), name, "{portal}");
+                assert_eq!(backend_of(portal), name, "{portal}");
             }
         };
         guest.within(asking).expect("enter the guest");
-        assert_eq!(answer("10.96.0.1:80"), "backend", "the pod reaches the backend, too");
+        assert_eq!(backend_of("10.96.0.1:80"), "backend", "the pod reaches the backend, too");
     });
 }
 
 #[test]
 fn guest_is_rejected_and_dropped_like_its_pod() {
-    each_way(|way| {
-        let (guest, _backend) = line();
-        way.program_with_guests(&world(), "to-gue*");
+    with_each_loader(|loader| {
+        let (guest, _backend) = guest_and_backends();
+        loader.program_with_guests(&forwarding_ruleset(), "to-gue*");
         let asking = || {
             for portal in ["10.96.0.2:80", "[2001:db8:96::2]:80", "10.96.0.1:81", "[2001:db8:96::1]:81"] {
                 assert_refused(portal);
@@ -124,7 +126,7 @@ fn guest_is_rejected_and_dropped_like_its_pod() {
             for (own, portal) in [("0.0.0.0:0", "10.96.0.2:53"), ("[::]:0", "[2001:db8:96::2]:53")] {
                 let client = UdpSocket::bind(own).expect("bind the client");
                 client.connect(portal).expect("connect");
-                client.set_read_timeout(Some(ANSWER)).expect("set a time-out");
+                client.set_read_timeout(Some(REPLY_TIMEOUT)).expect("set a time-out");
                 client.send(b"query").expect("send");
                 let refused = client.recv(&mut [0; 8]).expect_err("the datagram is rejected");
                 assert_eq!(refused.kind(), ErrorKind::ConnectionRefused, "{portal}");
@@ -136,14 +138,16 @@ fn guest_is_rejected_and_dropped_like_its_pod() {
 
 #[test]
 fn connection_of_a_guest_is_redirected_to_the_relay_at_the_address_of_the_pod() {
-    each_way(|way| {
-        let (guest, _backend) = line();
-        way.program_with_guests(&world(), "to-gue*");
+    with_each_loader(|loader| {
+        let (guest, _backend) = guest_and_backends();
+        loader.program_with_guests(&forwarding_ruleset(), "to-gue*");
         // Redirected packets of a guest go to the address of their ingress device, not to loopback.
         let relay =
             TcpListener::bind(("0.0.0.0", Settings::default().relay_port)).expect("listen as the relay");
         std::thread::scope(|scope| {
-            scope.spawn(|| guest.within(|| ask("10.96.0.6:80", ANSWER)).expect("enter the guest"));
+            scope.spawn(|| {
+                guest.within(|| try_backend_of("10.96.0.6:80", REPLY_TIMEOUT)).expect("enter the guest")
+            });
             let (connection, client) = relay.accept().expect("accept");
             assert_eq!(client.ip().to_string(), "10.50.1.2");
             assert_eq!(connection.local_addr().expect("an address").ip().to_string(), "10.50.1.1");

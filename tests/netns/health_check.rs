@@ -9,8 +9,8 @@ use node_agent::node_portals::health_check::{
     HEALTH_TIMEOUT, HealthCheck, HealthCheckServers, PortClaims, ProxyHealth, serve_proxy_pages,
 };
 use proxy_core::service::ServiceKey;
-use test_support::eventually::until;
-use test_support::namespace::{bare, run};
+use test_support::eventually::eventually;
+use test_support::namespace::{in_new_netns, run};
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
 
@@ -22,7 +22,7 @@ const PORT: u16 = 31_000;
 
 /// Runs `body` in a new network namespace with a runtime there.
 fn on_node(body: impl FnOnce(&Runtime) + Send) {
-    bare(|| {
+    in_new_netns(|| {
         run("ip", &["link", "set", "lo", "up"], "");
         let mut builder = tokio::runtime::Builder::new_multi_thread();
         body(&builder.worker_threads(1).enable_all().build().expect("a runtime"));
@@ -63,7 +63,7 @@ fn local(port: u16) -> SocketAddr {
 
 /// Requests a path until a server answers.
 fn get(port: u16, path: &str) -> String {
-    until("a response", || request(local(port), &format!("GET {path}")))
+    eventually("a response", || request(local(port), &format!("GET {path}")))
 }
 
 fn has_status(response: &str, status: u16) -> bool {
@@ -150,7 +150,8 @@ fn port_of_another_process_is_reported_and_taken_over_when_it_is_free() {
         let other = TcpListener::bind(local(PORT)).expect("listen");
         servers.apply(vec![(PORT, check("web", 1)), (PORT + 1, check("api", 1))]);
         assert!(has_status(&get(PORT + 1, "/"), 200), "another service");
-        let error = until("a report", || servers.reports()[0].error.clone().ok_or("no error".to_owned()));
+        let error =
+            eventually("a report", || servers.reports()[0].error.clone().ok_or("no error".to_owned()));
         assert!(error.contains("in use"), "{error}");
         assert!(!servers.reports()[0].is_listening && servers.reports()[1].is_listening);
         drop(other);
@@ -166,14 +167,14 @@ fn removed_health_check_closes_its_port() {
         servers.apply(vec![(PORT, check("web", 1))]);
         get(PORT, "/");
         servers.apply(vec![(PORT, None)]);
-        until("a closed port", || match request(local(PORT), "GET /") {
+        eventually("a closed port", || match request(local(PORT), "GET /") {
             Err(error) if error.contains("refused") => Ok(()),
             other => Err(format!("{other:?}")),
         });
         servers.apply(vec![(PORT, check("api", 1))]);
         assert!(get(PORT, "/").contains("\"name\": \"api\""));
         drop(servers);
-        until("a closed port", || request(local(PORT), "GET /").map_or(Ok(()), Err));
+        eventually("a closed port", || request(local(PORT), "GET /").map_or(Ok(()), Err));
     });
 }
 

@@ -10,9 +10,9 @@ use proxy_core::ruleset::{Ruleset, Settings};
 use proxy_core::sample::{backend, slice, svc, tcp, udp};
 use proxy_core::service::{Mode, Scheduler};
 use proxy_core::snapshot::Change;
-use test_support::conversation::{ANSWER, assert_refused, serve, tally};
+use test_support::backend_server::{REPLY_TIMEOUT, assert_refused, count_backends, serve};
 use test_support::namespace::run;
-use test_support::way::{each_way, portals_of};
+use test_support::ruleset_loader::{portals_of, with_each_loader};
 
 /// The backends by their names, IPv4 and IPv6.
 const BACKENDS: [(&str, &str, &str); 3] = [
@@ -25,36 +25,39 @@ const TIMES: u16 = 12;
 
 /// The name of a service, its addresses, how its connections are spread, and over how many backends.
 #[derive(Clone, Copy)]
-struct Spread {
+struct TestService {
     name: &'static str,
     v4: &'static str,
     v6: &'static str,
     backends: usize,
 }
 
-const RANDOM: Spread = Spread { name: "random", v4: "10.96.0.1", v6: "2001:db8:96::1", backends: 3 };
-const TURNS: Spread = Spread { name: "turns", v4: "10.96.0.2", v6: "2001:db8:96::2", backends: 3 };
-const STICKY: Spread = Spread { name: "sticky", v4: "10.96.0.3", v6: "2001:db8:96::3", backends: 3 };
-const SINGLE: Spread = Spread { name: "single", v4: "10.96.0.4", v6: "2001:db8:96::4", backends: 1 };
+const RANDOM: TestService =
+    TestService { name: "random", v4: "10.96.0.1", v6: "2001:db8:96::1", backends: 3 };
+const TURNS: TestService = TestService { name: "turns", v4: "10.96.0.2", v6: "2001:db8:96::2", backends: 3 };
+const STICKY: TestService =
+    TestService { name: "sticky", v4: "10.96.0.3", v6: "2001:db8:96::3", backends: 3 };
+const SINGLE: TestService =
+    TestService { name: "single", v4: "10.96.0.4", v6: "2001:db8:96::4", backends: 1 };
 
-fn changes(spread: Spread) -> [Change; 2] {
-    let service = svc(spread.name).ip(spread.v4).ip(spread.v6).tcp("t", 80).udp("u", 53);
-    let service = match spread.name {
+fn changes_of(test: TestService) -> [Change; 2] {
+    let service = svc(test.name).ip(test.v4).ip(test.v6).tcp("t", 80).udp("u", 53);
+    let service = match test.name {
         "turns" => service.scheduler(Scheduler::RoundRobin),
         "sticky" => service.sticky(60),
         _ => service,
     };
-    let made = slice(spread.name).tcp("t", 8080).udp("u", 5353);
-    let used = &BACKENDS[..spread.backends];
-    let made = used.iter().fold(made, |made, (_, v4, v6)| made.at(v4).at(v6));
-    [service.into(), made.into()]
+    let slice = slice(test.name).tcp("t", 8080).udp("u", 5353);
+    let used = &BACKENDS[..test.backends];
+    let slice = used.iter().fold(slice, |slice, (_, v4, v6)| slice.at(v4).at(v6));
+    [service.into(), slice.into()]
 }
 
 fn ruleset(settings: Settings) -> Ruleset {
-    Ruleset::new(&portals_of([RANDOM, TURNS, STICKY, SINGLE].into_iter().flat_map(changes)), settings)
+    Ruleset::new(&portals_of([RANDOM, TURNS, STICKY, SINGLE].into_iter().flat_map(changes_of)), settings)
 }
 
-fn counting() -> Ruleset {
+fn ruleset_with_counters() -> Ruleset {
     ruleset(Settings { counters: true, ..Settings::default() })
 }
 
@@ -76,11 +79,11 @@ fn serve_all() {
 }
 
 /// Returns how many flows each backend answers. Each flow has its own source port.
-fn udp_tally(portal: &str, own: &str) -> BTreeMap<String, usize> {
+fn count_udp_backends(portal: &str, own: &str) -> BTreeMap<String, usize> {
     let mut tally = BTreeMap::new();
     for flow in 0..TIMES {
         let client = UdpSocket::bind(format!("{own}:{}", 40_000 + flow)).expect("bind");
-        client.set_read_timeout(Some(ANSWER)).expect("set a time-out");
+        client.set_read_timeout(Some(REPLY_TIMEOUT)).expect("set a time-out");
         client.connect(portal).expect("connect");
         let mut name = [0; 8];
         client.send(b"who").expect("send");
@@ -93,12 +96,12 @@ fn udp_tally(portal: &str, own: &str) -> BTreeMap<String, usize> {
     tally
 }
 
-fn counted() -> Counters {
+fn read_counters() -> Counters {
     Socket::open().and_then(|socket| socket.counters(&Limits::default(), None)).expect("read the counters")
 }
 
 /// The hits of a portal's backends, by the names of the backends.
-fn by_name(counted: &Counters, key: PortalKey) -> BTreeMap<String, u64> {
+fn hits_by_backend(counted: &Counters, key: PortalKey) -> BTreeMap<String, u64> {
     let of = |address: String| BACKENDS.iter().find(|(_, v4, v6)| address == *v4 || address == *v6);
     let backends = counted.backends[&key].iter();
     backends
@@ -108,29 +111,29 @@ fn by_name(counted: &Counters, key: PortalKey) -> BTreeMap<String, u64> {
 
 #[test]
 fn each_connection_and_flow_is_one_hit_of_its_portal_and_one_of_its_backend() {
-    each_way(|way| {
+    with_each_loader(|loader| {
         serve_all();
-        way.program(&counting());
+        loader.program(&ruleset_with_counters());
         let mut answered = BTreeMap::new();
-        for spread in [RANDOM, TURNS, STICKY, SINGLE] {
+        for service in [RANDOM, TURNS, STICKY, SINGLE] {
             for (at, own) in
-                [(spread.v4.to_owned(), "10.200.0.1"), (format!("[{}]", spread.v6), "[2001:db8:200::1]")]
+                [(service.v4.to_owned(), "10.200.0.1"), (format!("[{}]", service.v6), "[2001:db8:200::1]")]
             {
                 let (web, dns) = (format!("{at}:80"), format!("{at}:53"));
-                answered.insert(tcp(&web), (spread, tally(&web, TIMES.into())));
-                answered.insert(udp(&dns), (spread, udp_tally(&dns, own)));
+                answered.insert(tcp(&web), (service, count_backends(&web, TIMES.into())));
+                answered.insert(udp(&dns), (service, count_udp_backends(&dns, own)));
             }
         }
-        let counted = counted();
+        let counted = read_counters();
         assert_eq!(counted.portals.len(), answered.len());
-        for (key, (spread, answered)) in answered {
+        for (key, (service, answered)) in answered {
             assert_eq!(counted.portals[&key], u64::from(TIMES), "{key}");
-            let hits = by_name(&counted, key);
+            let hits = hits_by_backend(&counted, key);
             let replies = |name: &String| answered.get(name).copied().unwrap_or(0) as u64;
-            assert_eq!(hits.len(), spread.backends, "{key}");
+            assert_eq!(hits.len(), service.backends, "{key}");
             assert!(hits.iter().all(|(name, hits)| *hits == replies(name)), "{key}: {hits:?}, {answered:?}");
             assert_eq!(hits.values().sum::<u64>(), u64::from(TIMES), "{key}");
-            if spread.name == "turns" {
+            if service.name == "turns" {
                 assert!(hits.values().all(|hits| *hits == u64::from(TIMES) / 3), "{key}: {hits:?}");
             }
         }
@@ -139,13 +142,13 @@ fn each_connection_and_flow_is_one_hit_of_its_portal_and_one_of_its_backend() {
 
 #[test]
 fn counting_keeps_the_generation_and_nft_lists_the_counters() {
-    each_way(|way| {
+    with_each_loader(|loader| {
         serve_all();
-        way.program(&counting());
+        loader.program(&ruleset_with_counters());
         let generation = || Socket::open().and_then(|socket| socket.generation()).expect("a number");
         let before = generation();
-        tally("10.96.0.2:80", 6);
-        tally("[2001:db8:96::2]:80", 3);
+        count_backends("10.96.0.2:80", 6);
+        count_backends("[2001:db8:96::2]:80", 3);
         assert_eq!(generation(), before, "a changed generation would cause an audit");
         let listed = run("nft", &["list", "ruleset"], "");
         let lists = |key: &str, packets: u64| {
@@ -159,41 +162,41 @@ fn counting_keeps_the_generation_and_nft_lists_the_counters() {
 
 #[test]
 fn remaining_backend_keeps_its_counter_and_replaced_table_starts_at_zero() {
-    each_way(|way| {
+    with_each_loader(|loader| {
         serve_all();
         let made = |backends: usize| {
             let settings = Settings { counters: true, ..Settings::default() };
-            Ruleset::new(&portals_of(changes(Spread { backends, ..TURNS })), settings)
+            Ruleset::new(&portals_of(changes_of(TestService { backends, ..TURNS })), settings)
         };
         let (three, two) = (made(3), made(2));
-        way.program(&three);
-        tally("10.96.0.2:80", 6);
-        way.change(&three, &two);
+        loader.program(&three);
+        count_backends("10.96.0.2:80", 6);
+        loader.change(&three, &two);
         let portal = tcp("10.96.0.2:80");
-        let after = counted();
+        let after = read_counters();
         assert_eq!(after.portals[&portal], 0, "the element of the portal was replaced");
         let both = |a, b| BTreeMap::from([("a".to_owned(), a), ("b".to_owned(), b)]);
-        assert_eq!(by_name(&after, portal), both(2, 2));
-        tally("10.96.0.2:80", 4);
-        assert_eq!(counted().portals[&portal], 4);
-        assert_eq!(by_name(&counted(), portal), both(4, 4));
+        assert_eq!(hits_by_backend(&after, portal), both(2, 2));
+        count_backends("10.96.0.2:80", 4);
+        assert_eq!(read_counters().portals[&portal], 4);
+        assert_eq!(hits_by_backend(&read_counters(), portal), both(4, 4));
     });
 }
 
 #[test]
 fn rejected_and_relayed_connections_count_only_at_the_portal() {
-    each_way(|way| {
+    with_each_loader(|loader| {
         let portals = portals_of([
             svc("none").ip("10.96.0.5").tcp("t", 80).into(),
             svc("relayed").ip("10.96.0.6").tcp("t", 80).mode(Mode::Relay).into(),
             slice("relayed").tcp("t", 8080).at("10.1.0.1").into(),
         ]);
-        way.program(&Ruleset::new(&portals, Settings { counters: true, ..Settings::default() }));
+        loader.program(&Ruleset::new(&portals, Settings { counters: true, ..Settings::default() }));
         // No process listens on the relay's port, so each connection is refused.
         for portal in ["10.96.0.5:80", "10.96.0.6:80"] {
             (0..3).for_each(|_| assert_refused(portal));
         }
-        let Counters { portals, backends } = counted();
+        let Counters { portals, backends } = read_counters();
         let expected = BTreeMap::from([(tcp("10.96.0.5:80"), 3), (tcp("10.96.0.6:80"), 3)]);
         assert_eq!((portals, backends), (expected, BTreeMap::new()));
     });
@@ -201,13 +204,13 @@ fn rejected_and_relayed_connections_count_only_at_the_portal() {
 
 #[test]
 fn table_without_counters_is_reported_as_such() {
-    each_way(|way| {
+    with_each_loader(|loader| {
         let socket = || Socket::open().expect("open a socket");
         assert!(
             matches!(socket().counters(&Limits::default(), None), Err(Error::NoCounters(why)) if why.contains("gone"))
         );
-        way.program(&ruleset(Settings::default()));
-        assert_eq!(counted(), Counters::default());
+        loader.program(&ruleset(Settings::default()));
+        assert_eq!(read_counters(), Counters::default());
         run("nft", &["delete", "table", "inet", "portico"], "");
         run("nft", &["add", "table", "inet", "portico"], "");
         assert!(
@@ -219,11 +222,11 @@ fn table_without_counters_is_reported_as_such() {
 /// IPv6 backends are written with brackets.
 #[test]
 fn backends_are_reported_with_address_and_port() {
-    each_way(|way| {
+    with_each_loader(|loader| {
         serve_all();
-        way.program(&counting());
-        tally("[2001:db8:96::4]:80", 1);
+        loader.program(&ruleset_with_counters());
+        count_backends("[2001:db8:96::4]:80", 1);
         let key = tcp("[2001:db8:96::4]:80");
-        assert_eq!(counted().backends[&key], [(backend("[2001:db8:1::1]:8080"), 1)]);
+        assert_eq!(read_counters().backends[&key], [(backend("[2001:db8:1::1]:8080"), 1)]);
     });
 }

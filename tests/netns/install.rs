@@ -8,7 +8,7 @@ use std::path::Path;
 use std::process::Command;
 
 use nix::sched::{CloneFlags, unshare};
-use test_support::namespace::{bare, run};
+use test_support::namespace::{in_new_netns, run};
 use test_support::temp_dir::TempDir;
 
 const BARE: &str = r#"{"cniVersion": "1.0.0", "name": "pods", "plugins": [{"type": "bridge"}]}"#;
@@ -19,9 +19,9 @@ const PAGES: usize = 8;
 const PAGE: usize = 4096;
 
 /// Runs `body` on a node with a small file system at the directory of this name.
-fn with_small(test: &str, name: &str, body: impl FnOnce(&TempDir) + Send) {
+fn with_small_file_system(test: &str, name: &str, body: impl FnOnce(&TempDir) + Send) {
     let dir = TempDir::new(test);
-    bare(|| {
+    in_new_netns(|| {
         unshare(CloneFlags::CLONE_NEWNS).expect("a mount namespace: start with scripts/netns-test");
         run("mount", &["--make-rprivate", "/"], "");
         for name in ["bin", "net.d"] {
@@ -67,7 +67,7 @@ fn conf(dir: &TempDir) -> String {
 #[test]
 fn install_on_a_full_disk_changes_nothing() {
     for name in ["bin", "net.d"] {
-        with_small(&format!("space-{name}"), name, |dir| {
+        with_small_file_system(&format!("space-{name}"), name, |dir| {
             let filler = dir.join(name).join("filler");
             // Fill the file system.
             let _ = fs::write(&filler, vec![7; PAGES * PAGE]);
@@ -87,7 +87,7 @@ fn install_on_a_full_disk_changes_nothing() {
 #[test]
 fn read_only_directory_is_named_and_nothing_is_half_written() {
     for name in ["bin", "net.d"] {
-        with_small(&format!("read-only-{name}"), name, |dir| {
+        with_small_file_system(&format!("read-only-{name}"), name, |dir| {
             let path = dir.join(name).display().to_string();
             run("mount", &["-o", "remount,ro", &path], "");
             let (code, said) = portico(dir, "install");
@@ -106,7 +106,7 @@ fn read_only_directory_is_named_and_nothing_is_half_written() {
 
 #[test]
 fn uninstall_that_cannot_write_fails_and_keeps_the_plugin() {
-    with_small("uninstall", "net.d", |dir| {
+    with_small_file_system("uninstall", "net.d", |dir| {
         assert_eq!(portico(dir, "install").0, 0);
         let path = dir.join("net.d").display().to_string();
         run("mount", &["-o", "remount,ro", &path], "");

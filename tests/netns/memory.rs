@@ -6,28 +6,30 @@
 use std::fs::File;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::sync::OnceLock;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde_json::json;
 use test_support::agent::{Agent, AgentDir};
-use test_support::apiserver::{Api, Fault, Generated, InitialEvents};
+use test_support::apiserver::{ApiServer, Fault, Generated, InitialEvents};
+use test_support::child_guard::ChildGuard;
+use test_support::eventually::Wait;
 use test_support::memory_cgroup::MemoryCgroup;
 use test_support::objects::{service, service_cidr};
 use test_support::program::program;
 
 const AGENT_LIMIT: u64 = 512 << 20;
 const WEBHOOK_LIMIT: u64 = 256 << 20;
-/// The timeout of a start, generous for a busy machine.
-const TIMEOUT: Duration = Duration::from_secs(180);
+/// A start takes long on a busy machine.
+const START: Wait = Wait { timeout: Duration::from_secs(180), ..Wait::DEFAULT };
 
 /// The number of services of 6,000 ports, 1.3 MB each: more than fits into a page of 256 MiB.
 const LARGE: usize = 215;
 
 /// An API server with services that a tenant with the role `edit` can create, and with 5,000 namespaces.
-fn attacked(initial: Option<InitialEvents>) -> Api {
-    let api = Api::double();
+fn api_with_large_services(initial: Option<InitialEvents>) -> ApiServer {
+    let api = ApiServer::double();
     api.put(service_cidr("kubernetes", "10.0.0.0/16"));
     api.put(service("honest", 1, 80));
     api.generate(Generated {
@@ -63,16 +65,8 @@ fn large_spec() -> &'static str {
     })
 }
 
-fn until(what: &str, mut is_so: impl FnMut() -> bool) {
-    let deadline = Instant::now() + TIMEOUT;
-    while !is_so() {
-        assert!(Instant::now() < deadline, "{what}: not within {TIMEOUT:?}");
-        std::thread::sleep(Duration::from_millis(20));
-    }
-}
-
 /// Returns a page at an address, or an empty text if no server listens.
-fn page(address: SocketAddr, path: &str) -> String {
+fn get_page(address: SocketAddr, path: &str) -> String {
     let mut text = String::new();
     if let Ok(mut stream) = TcpStream::connect(address) {
         let _ = write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
@@ -97,18 +91,19 @@ fn assert_below(what: &str, group: &MemoryCgroup, limit: u64) {
     assert!(peak < limit / 10 * 9, "{what}: {} MiB of {} MiB", peak >> 20, limit >> 20);
 }
 
-fn agent_starts(initial: Option<InitialEvents>) {
-    let (api, dir, group) = (attacked(initial), AgentDir::new(), MemoryCgroup::new(AGENT_LIMIT));
+fn assert_agent_starts(initial: Option<InitialEvents>) {
+    let (api, dir, group) =
+        (api_with_large_services(initial), AgentDir::new(), MemoryCgroup::new(AGENT_LIMIT));
     let metrics = free_address();
     let kubeconfig = api.kubeconfig().to_str().expect("a path");
-    let enter = group.starter();
-    let agent = Agent::start_by(
+    let enter = group.launcher();
+    let agent = Agent::start_through(
         &dir,
         &enter.each_ref().map(String::as_str),
         &["--kubeconfig", kubeconfig, "--node", "n1", "--metrics", &metrics.to_string()],
     );
-    until("the agent is synced", || has_line(&page(metrics, "/metrics"), "portico_synced 1"));
-    let page = page(metrics, "/metrics");
+    START.until("the agent is synced", || has_line(&get_page(metrics, "/metrics"), "portico_synced 1"));
+    let page = get_page(metrics, "/metrics");
     for line in ["portico_services 1", "portico_objects_rejected 215", "portico_source_outage 0"] {
         assert!(has_line(&page, line), "{line}\n{page}");
     }
@@ -122,17 +117,17 @@ fn agent_starts(initial: Option<InitialEvents>) {
 
 #[test]
 fn agent_starts_with_215_services_of_6000_ports_from_the_watch_cache() {
-    agent_starts(None);
+    assert_agent_starts(None);
 }
 
 #[test]
 fn agent_starts_with_215_services_of_6000_ports_in_pages() {
-    agent_starts(Some(InitialEvents::Error(500)));
+    assert_agent_starts(Some(InitialEvents::Error(500)));
 }
 
 #[test]
 fn rejected_service_is_a_metric_until_it_is_deleted_and_no_outage() {
-    let (api, dir) = (Api::double(), AgentDir::new());
+    let (api, dir) = (ApiServer::double(), AgentDir::new());
     let (metrics, mut broken) = (free_address(), service("broken", 2, 80));
     api.put(service("honest", 1, 80));
     broken["spec"]["ports"] = (1..=5_000)
@@ -143,43 +138,34 @@ fn rejected_service_is_a_metric_until_it_is_deleted_and_no_outage() {
         &dir,
         &["--kubeconfig", kubeconfig, "--node", "n1", "--metrics", &metrics.to_string()],
     );
-    let has = |line: &str| has_line(&page(metrics, "/metrics"), line);
-    until("the agent is synced", || has("portico_synced 1"));
+    let has = |line: &str| has_line(&get_page(metrics, "/metrics"), line);
+    START.until("the agent is synced", || has("portico_synced 1"));
     assert!(has("portico_objects_rejected 0"));
     api.put(broken);
-    until("the rejection is counted", || has("portico_objects_rejected 1"));
+    START.until("the rejection is counted", || has("portico_objects_rejected 1"));
     assert!(has("portico_source_outage 0") && has("portico_source_outages_total 0"));
     assert_eq!(agent.log().matches("Service default/broken: ").count(), 1, "{}", agent.log());
     api.delete("Service", "default", "broken");
-    until("the rejection is no longer counted", || has("portico_objects_rejected 0"));
+    START.until("the rejection is no longer counted", || has("portico_objects_rejected 0"));
 }
 
-/// A program that is killed when the value is dropped.
-struct Program(Child);
-
-impl Drop for Program {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-fn webhook_starts(initial: Option<InitialEvents>) {
-    let (api, dir, group) = (attacked(initial), AgentDir::new(), MemoryCgroup::new(WEBHOOK_LIMIT));
+fn assert_webhook_starts(initial: Option<InitialEvents>) {
+    let (api, dir, group) =
+        (api_with_large_services(initial), AgentDir::new(), MemoryCgroup::new(WEBHOOK_LIMIT));
     let admin = free_address();
-    let [shell, rest @ ..] = group.starter();
+    let [shell, rest @ ..] = group.launcher();
     let mut command = Command::new(shell);
     command.args(rest).arg(program("portico-webhook")).arg("--kubeconfig").arg(api.kubeconfig());
     command.args(["--register", "none", "--listen", "127.0.0.1:0", "--admin", &admin.to_string()]);
     let log = dir.join("webhook.log");
     let out = File::create(&log).expect("make the log");
-    let mut webhook = Program(command.stdin(Stdio::null()).stderr(out).spawn().expect("start the webhook"));
-    until("the webhook is ready", || {
-        let ended = webhook.0.try_wait().expect("poll the webhook");
+    let mut webhook = ChildGuard::spawn(command.stdin(Stdio::null()).stderr(out));
+    START.until("the webhook is ready", || {
+        let ended = webhook.try_wait().expect("poll the webhook");
         assert!(ended.is_none(), "{ended:?}: {}", std::fs::read_to_string(&log).unwrap_or_default());
-        page(admin, "/readyz").starts_with("HTTP/1.1 200")
+        get_page(admin, "/readyz").starts_with("HTTP/1.1 200")
     });
-    let page = page(admin, "/metrics");
+    let page = get_page(admin, "/metrics");
     for line in [
         "portico_webhook_services 1",
         "portico_webhook_objects_rejected 215",
@@ -193,10 +179,10 @@ fn webhook_starts(initial: Option<InitialEvents>) {
 
 #[test]
 fn webhook_starts_with_215_services_of_6000_ports_from_the_watch_cache() {
-    webhook_starts(None);
+    assert_webhook_starts(None);
 }
 
 #[test]
 fn webhook_starts_with_215_services_of_6000_ports_in_pages() {
-    webhook_starts(Some(InitialEvents::Error(500)));
+    assert_webhook_starts(Some(InitialEvents::Error(500)));
 }

@@ -9,15 +9,15 @@ use std::thread;
 
 use serde_json::{Value, json};
 use test_support::agent::{Agent, AgentDir};
-use test_support::conversation::{ANSWER, answer, ask};
+use test_support::backend_server::{REPLY_TIMEOUT, backend_of, try_backend_of};
 use test_support::namespace::run;
 use test_support::program::program;
 
 use crate::migration_peer::{DNS_IP, ECHO_IP, KubeProxy, ProxyMode, WEB_IP, has_kube_proxy_rules};
 use crate::node_agent::{NODE_PORT, Objects, node_report};
-use crate::node_faults::{broken, open_connections, serve_echo};
+use crate::node_faults::{count_broken, open_connections, serve_echo};
 use crate::node_network::{NODE, NodeNetwork, REMOTE_POD, on_node, serve_datagrams};
-use crate::node_upgrade::{Load, Running, THREADS};
+use crate::node_upgrade::{Load, StopOnDrop, THREADS};
 
 const LONG_CONNECTIONS: usize = 200;
 /// The number of connections between two steps.
@@ -68,14 +68,14 @@ pub(crate) fn with_services(body: impl FnOnce(&NodeNetwork, &AgentDir) + Send) {
         });
         run("ip", &["route", "add", "10.0.5.0/24", "dev", "to-outside", "src", NODE[0]], "");
         let folder = AgentDir::new();
-        services().iter().for_each(|(name, text)| folder.put(name, text));
+        services().iter().for_each(|(name, text)| folder.write_manifest(name, text));
         set_node(&folder, NodeState { label: "kube-proxy", ..NodeState::default() });
         body(network, &folder);
     });
 }
 
 pub(crate) fn set_node(folder: &AgentDir, state: NodeState<'_>) {
-    folder.put("node.json", &state.to_string());
+    folder.write_manifest("node.json", &state.to_string());
 }
 
 pub(crate) fn start_agent(folder: &AgentDir) -> Agent {
@@ -87,7 +87,7 @@ pub(crate) fn migration(agent: &Agent) -> Value {
 }
 
 pub(crate) fn until_kube_proxy_is_synced(agent: &Agent) {
-    agent.until("kube-proxy is synced", |agent| migration(agent)["kubeProxy"]["synced"] == true);
+    agent.wait_until("kube-proxy is synced", |agent| migration(agent)["kubeProxy"]["synced"] == true);
 }
 
 fn tables() -> String {
@@ -98,7 +98,7 @@ fn tables() -> String {
 fn exchange_datagrams(is_over: &AtomicBool, count: &AtomicUsize, failures: &Mutex<Vec<String>>) {
     let open = || {
         let socket = UdpSocket::bind("0.0.0.0:0").expect("a socket");
-        socket.set_read_timeout(Some(ANSWER)).expect("set a timeout");
+        socket.set_read_timeout(Some(REPLY_TIMEOUT)).expect("set a timeout");
         socket.connect((NODE[0], UDP_NODE_PORT)).expect("connect");
         socket
     };
@@ -119,7 +119,7 @@ fn exchange_datagrams(is_over: &AtomicBool, count: &AtomicUsize, failures: &Mute
 fn verify(agent: &Agent, folder: &AgentDir, state: NodeState<'_>) -> Value {
     set_node(folder, state);
     let result = |agent: &Agent| migration(agent)["verification"].clone();
-    agent.until("the node is verified", |agent| result(agent)["request"] == state.verification);
+    agent.wait_until("the node is verified", |agent| result(agent)["request"] == state.verification);
     result(agent)
 }
 
@@ -161,13 +161,13 @@ impl MovingAgent<'_> {
         }
         let agent = self.next(load);
         set_node(folder, NodeState { label: "portico", verification: "2", rule_removal: "3" });
-        agent.until("the removal waits for kube-proxy", |agent| {
+        agent.wait_until("the removal waits for kube-proxy", |agent| {
             let problem = migration(agent)["ruleRemoval"]["problem"].clone();
             problem.as_str().is_some_and(|why| why.contains("kube-proxy runs"))
         });
         assert!(has_kube_proxy_rules());
         kube_proxy.stop();
-        agent.until("the rules are removed", |agent| {
+        agent.wait_until("the rules are removed", |agent| {
             let removal = migration(agent)["ruleRemoval"].clone();
             removal["problem"].is_null() && removal["removed"].as_str().is_some_and(|text| !text.is_empty())
         });
@@ -175,13 +175,13 @@ impl MovingAgent<'_> {
         let agent = self.next(load);
         set_node(folder, NodeState { label: "both", ..NodeState::default() });
         // kube-proxy's pod is created because of the label.
-        agent.until("the agent follows the label", |agent| migration(agent)["label"] == "both");
+        agent.wait_until("the agent follows the label", |agent| migration(agent)["label"] == "both");
         let kube_proxy = start();
         until_kube_proxy_is_synced(agent);
         let agent = self.next(load);
         set_node(folder, NodeState { label: "kube-proxy", ..NodeState::default() });
-        agent.until("the node's table is removed", |_| !tables().contains("portico-node"));
-        agent.until("the agent reports it", |agent| migration(agent)["serving"] == false);
+        agent.wait_until("the node's table is removed", |_| !tables().contains("portico-node"));
+        agent.wait_until("the agent reports it", |agent| migration(agent)["serving"] == false);
         assert!(!tables().contains("portico-anchor"), "both families have NAT chains of kube-proxy");
         self.next(load);
         kube_proxy.stop();
@@ -205,14 +205,14 @@ pub(crate) fn move_under_load(
             scope.spawn(|| network.outside.within(|| load.run()));
         }
         scope.spawn(|| network.outside.within(|| exchange_datagrams(&is_over, &datagrams, &lost)));
-        let running = (Running(&load), Ending(&is_over));
+        let running = (StopOnDrop(&load), Ending(&is_over));
         agent.move_over_and_back(&load, start);
         drop(running);
     });
     let (served, datagrams) = (load.served(), datagrams.load(Relaxed));
     assert_eq!(*load.failures(), [""; 0], "of {served} connections");
     assert_eq!(*lost.lock().expect("no client panics"), [""; 0], "of {datagrams} datagrams");
-    assert_eq!(broken(&mut open), 0, "of {LONG_CONNECTIONS} connections");
+    assert_eq!(count_broken(&mut open), 0, "of {LONG_CONNECTIONS} connections");
     format!("{served} connections, {datagrams} datagrams, {LONG_CONNECTIONS} long connections")
 }
 
@@ -251,7 +251,7 @@ fn check_names_the_differences_from_the_kube_proxy_on_the_node() {
     with_services(|_, folder| {
         let proxy = KubeProxy::recorded(ProxyMode::Iptables);
         let agent = start_agent(folder);
-        agent.until("the agent knows its settings", |agent| {
+        agent.wait_until("the agent knows its settings", |agent| {
             node_report(agent)["settings"]["nodePortAddresses"] == json!([NODE[0]])
         });
         let check = || {
@@ -281,22 +281,24 @@ fn node_keeps_its_table_until_another_proxy_serves_it() {
         set_node(folder, NodeState { label: "portico", ..NodeState::default() });
         let agent = start_agent(folder);
         let portal = format!("{}:{NODE_PORT}", NODE[0]);
-        let from_outside = || network.outside.within(|| ask(&portal, ANSWER));
-        agent.until("the node is served", |_| from_outside().is_ok());
+        let from_outside = || network.outside.within(|| try_backend_of(&portal, REPLY_TIMEOUT));
+        agent.wait_until("the node is served", |_| from_outside().is_ok());
         set_node(folder, NodeState { label: "kube-proxy", ..NodeState::default() });
         let kept = |agent: &Agent| migration(agent)["kept"].as_str().map(str::to_owned);
-        agent.until("the status has the reason", |agent| {
+        agent.wait_until("the status has the reason", |agent| {
             kept(agent).is_some_and(|why| why.contains("no kube-proxy responds"))
         });
         // Also a new agent keeps it, and follows changes.
         drop(agent);
         let agent = start_agent(folder);
-        agent.until("the status has the reason", |agent| kept(agent).is_some());
-        folder.put("web.json", &crate::node_agent::service((REMOTE_POD[0], "n2")));
-        agent.until("the cluster address is served", |_| ask("10.96.0.1:80", ANSWER).is_ok());
+        agent.wait_until("the status has the reason", |agent| kept(agent).is_some());
+        folder.write_manifest("web.json", &crate::node_agent::service((REMOTE_POD[0], "n2")));
+        agent.wait_until("the cluster address is served", |_| {
+            try_backend_of("10.96.0.1:80", REPLY_TIMEOUT).is_ok()
+        });
         let proxy = KubeProxy::recorded(ProxyMode::Iptables);
-        agent.until("the node's table is removed", |_| !tables().contains("portico-node"));
-        assert!(answer(&format!("{WEB_IP}:80")).starts_with("remote"));
+        agent.wait_until("the node's table is removed", |_| !tables().contains("portico-node"));
+        assert!(backend_of(&format!("{WEB_IP}:80")).starts_with("remote"));
         proxy.stop();
     });
 }
@@ -310,8 +312,8 @@ fn rules_of_the_kubelet_and_of_users_stay_when_those_of_kube_proxy_are_removed()
         set_node(folder, NodeState { label: "portico", verification: "", rule_removal: "1" });
         let agent = start_agent(folder);
         let removal = |agent: &Agent| migration(agent)["ruleRemoval"].clone();
-        agent.until("the rules are removed", |agent| removal(agent)["removed"].is_string());
-        agent.until("the status has no rules", |agent| migration(agent)["kubeProxy"]["rules"] == "");
+        agent.wait_until("the rules are removed", |agent| removal(agent)["removed"].is_string());
+        agent.wait_until("the status has no rules", |agent| migration(agent)["kubeProxy"]["rules"] == "");
         let left = run("iptables-save", &[], "");
         for rule in ["-A INPUT -j KUBE-FIREWALL", "-N KUBE-MARK-DROP", "192.0.2.0/24"] {
             let chain = rule.replace("-N ", ":");
@@ -330,7 +332,7 @@ fn chain_that_a_user_jumps_to_is_an_error_and_nothing_is_removed() {
         let before = run("iptables-save", &["-t", "nat"], "");
         set_node(folder, NodeState { label: "portico", verification: "", rule_removal: "1" });
         let agent = start_agent(folder);
-        agent.until("the status has the reason", |agent| {
+        agent.wait_until("the status has the reason", |agent| {
             let problem = migration(agent)["ruleRemoval"]["problem"].clone();
             problem.as_str().is_some_and(|why| why.contains("chain CUSTOM of table ip nat"))
         });

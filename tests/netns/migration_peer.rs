@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 use test_support::agent::TIMEOUT;
-use test_support::apiserver::Api;
+use test_support::apiserver::ApiServer;
 use test_support::namespace::{load, run};
 use test_support::temp_dir::TempDir;
 
@@ -79,14 +79,14 @@ impl KubeProxy {
     }
 
     /// Starts the program that the variable `KUBE_PROXY` names.
-    pub(crate) fn real(mode: ProxyMode, api: &Api) -> Self {
+    pub(crate) fn real(mode: ProxyMode, api: &ApiServer) -> Self {
         let program = std::env::var_os("KUBE_PROXY").expect("KUBE_PROXY: the path of kube-proxy");
         let dir = TempDir::new("kube-proxy");
         let config = json!({
             "apiVersion": "kubeproxy.config.k8s.io/v1alpha1", "kind": "KubeProxyConfiguration", "mode": mode.name(),
             "clientConnection": {"kubeconfig": api.kubeconfig()}, "hostnameOverride": "n1", "clusterCIDR": "10.1.0.0/16",
             "conntrack": {"maxPerCore": 0, "tcpEstablishedTimeout": "0s", "tcpCloseWaitTimeout": "0s"}});
-        let config = dir.write("config.json", &config.to_string());
+        let config = dir.write("config.json", config.to_string());
         let log = std::fs::File::create(dir.join("log")).expect("create a log");
         let mut command = Command::new(PathBuf::from(program));
         command.arg("--config").arg(config).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);

@@ -8,8 +8,8 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 use test_support::agent::AgentDir;
-use test_support::apiserver::Api;
-use test_support::eventually::until;
+use test_support::apiserver::ApiServer;
+use test_support::eventually::eventually;
 use test_support::namespace::run;
 
 use crate::migration::{migration, move_under_load, services, start_agent, with_services};
@@ -17,10 +17,10 @@ use crate::migration_peer::{KubeProxy, ProxyMode};
 
 /// A server with the services of `migration`. kube-proxy ignores the service of the server, whose port is another one in
 /// each test.
-fn api() -> Api {
-    let api = Api::real();
+fn api() -> ApiServer {
+    let api = ApiServer::real();
     let ignored = json!({"metadata": {"labels": {"service.kubernetes.io/service-proxy-name": "other"}}});
-    until("the server has a service", || {
+    eventually("the server has a service", || {
         let path = "/api/v1/namespaces/default/services/kubernetes";
         let answer = api.send("PATCH", path, "application/merge-patch+json", &ignored);
         if answer.status == 200 { Ok(()) } else { Err(answer.object.to_string()) }
@@ -41,7 +41,7 @@ fn api() -> Api {
 /// Waits until kube-proxy has programmed all services.
 fn until_programmed(folder: &AgentDir, mode: ProxyMode) {
     let agent = start_agent(folder);
-    agent.until("kube-proxy has programmed the services", |agent| {
+    agent.wait_until("kube-proxy has programmed the services", |agent| {
         let rules = match mode {
             ProxyMode::Nftables => run("nft", &["list", "ruleset"], ""),
             ProxyMode::Iptables => run("iptables-save", &[], ""),

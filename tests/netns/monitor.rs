@@ -10,7 +10,7 @@ use proxy_core::portal::{NodeContext, portals};
 use proxy_core::ruleset::{Ruleset, Settings};
 use proxy_core::sample::cluster;
 use proxy_core::snapshot::Snapshot;
-use test_support::namespace::{bare, load, run};
+use test_support::namespace::{in_new_netns, load, run};
 use test_support::own_process;
 
 /// The name of a pod's table.
@@ -57,7 +57,7 @@ fn drain(monitor: &mut Monitor) -> TableChange {
 /// Runs `body` in a network namespace, and in a process without large transactions of other tests.
 macro_rules! in_own_process {
     ($body:expr) => {
-        own_process!(|| bare($body))
+        own_process!(|| in_new_netns($body))
     };
 }
 
@@ -112,7 +112,9 @@ fn large_transaction_elsewhere_is_no_change_and_loses_none_after_it() {
     in_own_process!(|| {
         let (writer, mut monitor) = open();
         writer.apply(&encode_fresh(&ruleset(10))).expect("apply");
-        bare(|| Socket::open().and_then(|pod| pod.apply(&encode_fresh(&ruleset(5_000)))).expect("apply"));
+        in_new_netns(|| {
+            Socket::open().and_then(|pod| pod.apply(&encode_fresh(&ruleset(5_000)))).expect("apply");
+        });
         assert_eq!(drain(&mut monitor), TableChange::None);
         load("flush ruleset");
         assert_eq!(next_change(&mut monitor), TableChange::Deleted);

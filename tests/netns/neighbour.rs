@@ -14,13 +14,14 @@ use proxy_core::portal::Portals;
 use proxy_core::ruleset::{Ruleset, Settings};
 use proxy_core::service::{Dial, Mode, Service};
 use proxy_core::snapshot::Change;
-use test_support::conversation::{SILENCE, answer, ask};
+use test_support::backend_server::{DROP_TIMEOUT, backend_of, try_backend_of};
 use test_support::namespace::{add_address_to, run};
 use test_support::own_process;
 use test_support::pod::Pod;
-use test_support::relayed;
-use test_support::relayed::{Relayed, Server, leads, relayed, web};
-use test_support::way::portals_of;
+use test_support::relay_fixture::{
+    RelayFixture, Server, read_name, relayed_service, web_service, with_relay,
+};
+use test_support::ruleset_loader::portals_of;
 
 /// The pod and the neighbour on the LAN.
 const POD: &str = "10.5.0.2";
@@ -87,10 +88,10 @@ impl Lan {
 }
 
 fn service() -> Service {
-    web("10.96.0.1").ip("2001:db8:96::1")
+    web_service("10.96.0.1").ip("2001:db8:96::1")
 }
 
-fn ranges() -> Change {
+fn service_ranges() -> Change {
     let ranges = ["10.96.0.0/16", "2001:db8:96::/64"].map(|net| net.parse().expect("a network"));
     Change::ServiceRanges(ranges.into())
 }
@@ -98,15 +99,15 @@ fn ranges() -> Change {
 /// The services of the pod, and whether it is programmed on demand.
 fn cases() -> [(&'static str, Vec<Change>, bool); 4] {
     let to = ["10.1.0.1", "2001:db8:1::1"];
-    let [kernel, made] = leads(service(), &to);
+    let [kernel, made] = relayed_service(service(), &to);
     let Change::Service(kernel) = kernel else { panic!("a service") };
     let kernel = Service { mode: Some(Mode::Kernel), ..kernel };
-    let of = |service: Service| [leads(service, &to).to_vec(), vec![ranges()]].concat();
+    let of = |service: Service| [relayed_service(service, &to).to_vec(), vec![service_ranges()]].concat();
     [
-        ("kernel", vec![kernel.clone().into(), made.clone(), ranges()], false),
+        ("kernel", vec![kernel.clone().into(), made.clone(), service_ranges()], false),
         ("relay", of(service()), false),
         ("relay, dialled from the node", of(service().dial(Dial::Node)), false),
-        ("on demand", vec![kernel.into(), made, ranges()], true),
+        ("on demand", vec![kernel.into(), made, service_ranges()], true),
     ]
 }
 
@@ -115,38 +116,38 @@ fn with_neighbour(
     lan: Lan,
     changes: &[Change],
     on_demand: bool,
-    body: impl FnOnce(&Relayed, &Pod, &[Server; 2]) + Send,
+    body: impl FnOnce(&RelayFixture, &Pod, &[Server; 2]) + Send,
 ) {
-    relayed([], |world| {
+    with_relay([], |fixture| {
         let servers = [Server::start("a", "10.1.0.1:8080"), Server::start("b", "[2001:db8:1::1]:8080")];
         let portals: Portals = portals_of(changes.to_vec());
         let settings = Settings { on_demand, ..Settings::default() };
-        let socket = world.pod.netns.socket().expect("a socket");
+        let socket = fixture.pod.netns.socket().expect("a socket");
         socket.apply(&encode_fresh(&Ruleset::new(&portals, settings))).expect("program the pod");
-        world.relay.set_portals(&proxy_core::portal::ServiceFilter::All, portals);
-        let neighbour = lan.neighbour(&world.pod);
-        body(world, &neighbour, &servers);
+        fixture.relay.set_portals(&proxy_core::portal::ServiceFilter::All, portals);
+        let neighbour = lan.neighbour(&fixture.pod);
+        body(fixture, &neighbour, &servers);
     });
 }
 
 /// Asserts that the pod itself is served, so that the rejection of the neighbour is significant.
-fn assert_serves_the_pod(world: &Relayed) {
+fn assert_serves_the_pod(fixture: &RelayFixture) {
     for (portal, name) in [(PORTAL, 'a'), (PORTAL6, 'b')] {
-        let mut stream = world.connect(portal);
-        assert_eq!(relayed::name(&mut stream), name.to_string(), "{portal}");
+        let mut stream = fixture.connect(portal);
+        assert_eq!(read_name(&mut stream), name.to_string(), "{portal}");
     }
 }
 
-fn counts(servers: &[Server; 2]) -> [usize; 2] {
+fn connection_counts(servers: &[Server; 2]) -> [usize; 2] {
     servers.each_ref().map(Server::count)
 }
 
 /// Asserts that the neighbour gets no reply over TCP or UDP.
-fn try_all(neighbour: &Pod) {
-    let connect = |to: &str| ask(to, SILENCE).map(drop);
+fn assert_no_reply(neighbour: &Pod) {
+    let connect = |to: &str| try_backend_of(to, DROP_TIMEOUT).map(drop);
     let send = |to: &str| -> std::io::Result<()> {
         let client = UdpSocket::bind(if to.starts_with('[') { "[::]:0" } else { "0.0.0.0:0" })?;
-        client.set_read_timeout(Some(SILENCE))?;
+        client.set_read_timeout(Some(DROP_TIMEOUT))?;
         client.connect(to.replace(":80", ":53"))?;
         client.send(b"?")?;
         client.recv(&mut [0; 16]).map(drop)
@@ -161,7 +162,7 @@ fn try_all(neighbour: &Pod) {
     });
 }
 
-fn ways() -> impl Iterator<Item = (Lan, &'static str, Vec<Change>, bool)> {
+fn all_cases() -> impl Iterator<Item = (Lan, &'static str, Vec<Change>, bool)> {
     [Lan::Bridge, Lan::Macvlan]
         .into_iter()
         .flat_map(|lan| cases().map(|(name, changes, on_demand)| (lan, name, changes, on_demand)))
@@ -169,18 +170,20 @@ fn ways() -> impl Iterator<Item = (Lan, &'static str, Vec<Change>, bool)> {
 
 #[test]
 fn neighbour_reaches_no_backend_through_the_portals_of_a_pod() {
-    for (lan, name, changes, on_demand) in ways() {
+    for (lan, name, changes, on_demand) in all_cases() {
         for forwards in ["0", "1"] {
-            with_neighbour(lan, &changes, on_demand, |world, neighbour, servers| {
-                world.within(|| {
+            with_neighbour(lan, &changes, on_demand, |fixture, neighbour, servers| {
+                fixture.within(|| {
                     for key in ["ipv4/ip_forward", "ipv6/conf/all/forwarding"] {
                         std::fs::write(format!("/proc/sys/net/{key}"), forwards).expect("set forwarding");
                     }
                 });
-                assert_serves_the_pod(world);
-                let before = (counts(servers), world.relay.report(Instant::now()).totals.connections);
-                try_all(neighbour);
-                let after = (counts(servers), world.relay.report(Instant::now()).totals.connections);
+                assert_serves_the_pod(fixture);
+                let before =
+                    (connection_counts(servers), fixture.relay.report(Instant::now()).totals.connections);
+                assert_no_reply(neighbour);
+                let after =
+                    (connection_counts(servers), fixture.relay.report(Instant::now()).totals.connections);
                 assert_eq!(after, before, "{lan:?}, {name}, forwards: {forwards}");
             });
         }
@@ -189,11 +192,11 @@ fn neighbour_reaches_no_backend_through_the_portals_of_a_pod() {
 
 #[test]
 fn crafted_frames_get_no_reply() {
-    for (lan, name, changes, on_demand) in ways() {
-        with_neighbour(lan, &changes, on_demand, |world, neighbour, servers| {
-            assert_serves_the_pod(world);
-            let before = counts(servers);
-            let pod_mac = world.within(|| frame::mac_of("lan0"));
+    for (lan, name, changes, on_demand) in all_cases() {
+        with_neighbour(lan, &changes, on_demand, |fixture, neighbour, servers| {
+            assert_serves_the_pod(fixture);
+            let before = connection_counts(servers);
+            let pod_mac = fixture.within(|| frame::mac_of("lan0"));
             let wire = neighbour.within(|| Wire::open("lan0", pod_mac));
             for to in
                 [PORTAL, PORTAL6, "127.0.0.1:15999", "[::1]:15999", "10.5.0.2:15999", "[2001:db8:5::2]:15999"]
@@ -202,9 +205,9 @@ fn crafted_frames_get_no_reply() {
                     wire.send_syn(from, to);
                 }
             }
-            let replies = wire.syn_acks(SILENCE);
+            let replies = wire.syn_acks(DROP_TIMEOUT);
             assert!(replies.is_empty(), "{lan:?}, {name}: {replies:?}");
-            assert_eq!((counts(servers), world.connections()), (before, 0), "{lan:?}, {name}");
+            assert_eq!((connection_counts(servers), fixture.connections()), (before, 0), "{lan:?}, {name}");
         });
     }
 }
@@ -213,27 +216,28 @@ fn crafted_frames_get_no_reply() {
 fn external_address_that_is_the_pods_own_reaches_the_pod() {
     for (mode, forwards) in [(Mode::Kernel, "0"), (Mode::Kernel, "1"), (Mode::Relay, "0"), (Mode::Relay, "1")]
     {
-        let hijack = web("10.96.0.1").external(POD).external(POD6).balanced("127.0.0.1").balanced("::1");
-        let [service, made] = leads(hijack, &["10.1.0.1", "2001:db8:1::1"]);
+        let hijack =
+            web_service("10.96.0.1").external(POD).external(POD6).balanced("127.0.0.1").balanced("::1");
+        let [service, made] = relayed_service(hijack, &["10.1.0.1", "2001:db8:1::1"]);
         let Change::Service(service) = service else { panic!("a service") };
         let service = Service { mode: Some(mode), ..service };
-        with_neighbour(Lan::Bridge, &[service.into(), made], false, |world, neighbour, servers| {
-            world.within(|| {
+        with_neighbour(Lan::Bridge, &[service.into(), made], false, |fixture, neighbour, servers| {
+            fixture.within(|| {
                 std::fs::write("/proc/sys/net/ipv4/ip_forward", forwards).expect("set forwarding");
                 for address in [(POD, "v"), (POD6, "v"), ("127.0.0.1", "l"), ("::1", "l")] {
                     listen_as(address.1, address.0);
                 }
                 let own = ["10.5.0.2:80", "[2001:db8:5::2]:80", "127.0.0.1:80", "[::1]:80"];
-                assert_eq!(own.map(answer), ["v", "v", "l", "l"], "{mode:?}");
+                assert_eq!(own.map(backend_of), ["v", "v", "l", "l"], "{mode:?}");
             });
             neighbour.within(|| {
                 assert_eq!(
-                    ["10.5.0.2:80", "[2001:db8:5::2]:80"].map(answer),
+                    ["10.5.0.2:80", "[2001:db8:5::2]:80"].map(backend_of),
                     ["v", "v"],
                     "{mode:?} {forwards}"
                 );
             });
-            assert_eq!(counts(servers), [0, 0], "{mode:?} {forwards}");
+            assert_eq!(connection_counts(servers), [0, 0], "{mode:?} {forwards}");
         });
     }
 }
@@ -254,8 +258,8 @@ fn listen_as(name: &'static str, address: &str) {
 fn datagrams_of_a_neighbour_to_the_relay_port_cost_no_cpu_time() {
     own_process!(|| {
         let (_, changes, _) = cases().into_iter().nth(1).expect("relay");
-        with_neighbour(Lan::Bridge, &changes, false, |world, neighbour, _| {
-            assert_serves_the_pod(world);
+        with_neighbour(Lan::Bridge, &changes, false, |fixture, neighbour, _| {
+            assert_serves_the_pod(fixture);
             let (begun, before) = (Instant::now(), relay_cpu());
             let sent: u64 = neighbour.within(|| {
                 let client = UdpSocket::bind("0.0.0.0:0").expect("bind");
@@ -268,7 +272,7 @@ fn datagrams_of_a_neighbour_to_the_relay_port_cost_no_cpu_time() {
             let (took, used) = (begun.elapsed(), relay_cpu() - before);
             assert!(sent > 1_000, "only {sent} datagrams were sent");
             assert!(used < took / 20, "{sent} datagrams in {took:?} cost the relay {used:?}");
-            assert_eq!(world.relay.report(Instant::now()).unmatched, 0);
+            assert_eq!(fixture.relay.report(Instant::now()).unmatched, 0);
         });
     });
 }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use node_agent::node_portals::node_addresses::{NODE_ADDRESSES_MAX, follow_addresses};
 use proxy_core::sample::ip;
-use test_support::namespace::{bare, run};
+use test_support::namespace::{in_new_netns, run};
 use tokio::sync::oneshot;
 
 /// The time in which node ports must follow a change of the node's addresses.
@@ -21,7 +21,7 @@ const CHANGES: u8 = 11;
 
 /// Follows the addresses of this network namespace on another thread while `body` runs. Before it sends addresses, the
 /// thread waits as long as `gate` is locked.
-fn following(gate: &Mutex<()>, body: impl FnOnce(&Receiver<BTreeSet<IpAddr>>)) {
+fn with_address_watch(gate: &Mutex<()>, body: impl FnOnce(&Receiver<BTreeSet<IpAddr>>)) {
     let (stop, stopped) = oneshot::channel::<()>();
     let (sender, receiver) = channel();
     thread::scope(|scope| {
@@ -62,26 +62,26 @@ fn with_loopback(addresses: impl IntoIterator<Item = IpAddr>) -> BTreeSet<IpAddr
 }
 
 fn new_node(body: impl FnOnce() + Send) {
-    bare(|| {
+    in_new_netns(|| {
         run("ip", &["link", "set", "lo", "up"], "");
         body();
     });
 }
 
 /// Adds or removes many addresses of `lo` at once.
-fn change_many(verb: &str, addresses: impl IntoIterator<Item = IpAddr>) {
+fn change_addresses(verb: &str, addresses: impl IntoIterator<Item = IpAddr>) {
     let lines = addresses.into_iter().map(|address| format!("address {verb} {address}/32 dev lo\n"));
     run("ip", &["-batch", "-"], &lines.collect::<String>());
 }
 
-fn many(count: u32) -> impl Iterator<Item = IpAddr> {
+fn numbered_addresses(count: u32) -> impl Iterator<Item = IpAddr> {
     (1..=count).map(|number| std::net::Ipv4Addr::from_bits(0x0a64_0000 + number).into())
 }
 
 #[test]
 fn added_and_removed_addresses_are_followed_within_100_ms() {
     new_node(|| {
-        following(&Mutex::default(), |receiver| {
+        with_address_watch(&Mutex::default(), |receiver| {
             await_addresses(receiver, &with_loopback([]));
             let mut latencies = Vec::new();
             for number in 1..=CHANGES {
@@ -114,7 +114,7 @@ fn addresses_of_a_removed_link_are_removed() {
         }
         run("ip", &["address", "add", "192.0.2.1/24", "dev", "outer"], "");
         run("ip", &["address", "add", "fd00::1/64", "dev", "outer", "nodad"], "");
-        following(&Mutex::default(), |receiver| {
+        with_address_watch(&Mutex::default(), |receiver| {
             await_addresses(receiver, &with_loopback(["192.0.2.1", "fd00::1"].map(ip)));
             run("ip", &["link", "del", "outer"], "");
             await_addresses(receiver, &with_loopback([]));
@@ -128,7 +128,7 @@ fn interface_of_kube_proxys_ipvs_mode_has_no_addresses_of_the_node() {
         run("ip", &["link", "add", "kube-ipvs0", "type", "veth", "peer", "name", "other"], "");
         run("ip", &["address", "add", "10.96.0.1/32", "dev", "kube-ipvs0"], "");
         run("ip", &["address", "add", "192.0.2.1/32", "dev", "other"], "");
-        following(&Mutex::default(), |receiver| {
+        with_address_watch(&Mutex::default(), |receiver| {
             await_addresses(receiver, &with_loopback([ip("192.0.2.1")]));
         });
     });
@@ -138,17 +138,17 @@ fn interface_of_kube_proxys_ipvs_mode_has_no_addresses_of_the_node() {
 fn addresses_are_complete_after_notifications_were_lost() {
     new_node(|| {
         let gate = Mutex::default();
-        following(&gate, |receiver| {
+        with_address_watch(&gate, |receiver| {
             // While the gate is locked, the watching thread does not read its socket, until that is full.
             let locked = gate.lock().expect("the gate");
             await_addresses(receiver, &with_loopback([]));
-            change_many("add", many(3_000));
-            change_many("del", many(1_000));
+            change_addresses("add", numbered_addresses(3_000));
+            change_addresses("del", numbered_addresses(1_000));
             assert!(lost_notifications() > 0, "the socket did not overflow");
             drop(locked);
-            await_addresses(receiver, &with_loopback(many(3_000).skip(1_000)));
+            await_addresses(receiver, &with_loopback(numbered_addresses(3_000).skip(1_000)));
             // Later changes are followed as before.
-            change_many("del", many(3_000).skip(1_000));
+            change_addresses("del", numbered_addresses(3_000).skip(1_000));
             await_addresses(receiver, &with_loopback([]));
         });
     });
@@ -167,13 +167,13 @@ fn lost_notifications() -> u64 {
 fn addresses_beyond_the_limit_are_ignored() {
     new_node(|| {
         let limit = u32::try_from(NODE_ADDRESSES_MAX).expect("a small number");
-        change_many("add", many(limit + 100));
-        following(&Mutex::default(), |receiver| {
+        change_addresses("add", numbered_addresses(limit + 100));
+        with_address_watch(&Mutex::default(), |receiver| {
             let found = receiver.recv_timeout(DEADLINE).expect("addresses");
             assert_eq!(found.len(), NODE_ADDRESSES_MAX);
             // Removed addresses make room for ignored ones, so all of the others are found.
-            change_many("del", many(200));
-            await_addresses(receiver, &with_loopback(many(limit + 100).skip(200)));
+            change_addresses("del", numbered_addresses(200));
+            await_addresses(receiver, &with_loopback(numbered_addresses(limit + 100).skip(200)));
         });
     });
 }

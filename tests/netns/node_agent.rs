@@ -5,7 +5,7 @@ use std::process::Command;
 
 use serde_json::{Value, json};
 use test_support::agent::{Agent, AgentDir};
-use test_support::conversation::{ANSWER, answer, ask};
+use test_support::backend_server::{REPLY_TIMEOUT, backend_of, try_backend_of};
 use test_support::namespace::{add_address, run};
 use test_support::program::program;
 
@@ -60,8 +60,8 @@ pub(crate) fn service(endpoint: (&str, &str)) -> String {
 pub(crate) fn with_service(body: impl FnOnce(&NodeNetwork, &AgentDir) + Send) {
     on_node(|network| {
         let folder = AgentDir::new();
-        folder.put("node.json", NODE_OBJECT);
-        folder.put("web.json", &service((REMOTE_POD[0], "n2")));
+        folder.write_manifest("node.json", NODE_OBJECT);
+        folder.write_manifest("web.json", &service((REMOTE_POD[0], "n2")));
         body(network, &folder);
     });
 }
@@ -72,12 +72,12 @@ pub(crate) fn node_report(agent: &Agent) -> Value {
 
 pub(crate) fn start(folder: &AgentDir, flags: &[&str]) -> Agent {
     let agent = Agent::start(folder, &[&FLAGS, flags].concat());
-    agent.until("the node is programmed", |agent| node_report(agent)["programmed"] == true);
+    agent.wait_until("the node is programmed", |agent| node_report(agent)["programmed"] == true);
     agent
 }
 
 pub(crate) fn from_outside(network: &NodeNetwork, address: &str) -> String {
-    network.outside.within(|| answer(&format!("{address}:{NODE_PORT}")))
+    network.outside.within(|| backend_of(&format!("{address}:{NODE_PORT}")))
 }
 
 #[test]
@@ -85,9 +85,11 @@ fn agent_serves_node_ports_and_follows_endpoints() {
     with_service(|network, folder| {
         let agent = start(folder, &[]);
         assert_eq!(from_outside(network, NODE[0]), format!("remote {}", NODE_ON_LINK[0]));
-        assert_eq!(answer("10.96.0.1:80"), format!("remote {}", NODE_ON_LINK[0]));
-        folder.put("web.json", &service((LOCAL_POD[0], "n1")));
-        agent.until("the new endpoint is served", |_| from_outside(network, NODE[0]).starts_with("local"));
+        assert_eq!(backend_of("10.96.0.1:80"), format!("remote {}", NODE_ON_LINK[0]));
+        folder.write_manifest("web.json", &service((LOCAL_POD[0], "n1")));
+        agent.wait_until("the new endpoint is served", |_| {
+            from_outside(network, NODE[0]).starts_with("local")
+        });
     });
 }
 
@@ -114,7 +116,7 @@ fn addresses_that_appear_on_the_node_serve_node_ports() {
             let report = node_report(agent);
             report["addresses"].as_array().is_some_and(|all| all.contains(&json!("192.0.2.77")))
         };
-        agent.until("the new address is served", served);
+        agent.wait_until("the new address is served", served);
         assert_eq!(from_outside(network, "192.0.2.77"), format!("remote {}", NODE_ON_LINK[0]));
     });
 }
@@ -124,11 +126,12 @@ fn node_ports_are_served_at_the_loopback_address_on_request() {
     with_service(|_, folder| {
         let agent = start(folder, &["--nodeport-addresses", "primary,localhost"]);
         let portal = format!("127.0.0.1:{NODE_PORT}");
-        agent.until("the loopback address is served", |_| ask(&portal, ANSWER).is_ok());
-        assert_eq!(answer(&portal), format!("remote {}", NODE_ON_LINK[0]));
+        agent
+            .wait_until("the loopback address is served", |_| try_backend_of(&portal, REPLY_TIMEOUT).is_ok());
+        assert_eq!(backend_of(&portal), format!("remote {}", NODE_ON_LINK[0]));
         drop(agent);
         // Without an agent there is no listener, but the rules of other addresses stay.
-        assert!(ask(&portal, ANSWER).is_err());
+        assert!(try_backend_of(&portal, REPLY_TIMEOUT).is_err());
     });
 }
 
@@ -137,7 +140,7 @@ fn tables_of_node_portals_are_removed_on_request() {
     with_service(|_, folder| {
         let agent = start(folder, &[]);
         let tables = || run("nft", &["list", "tables"], "");
-        agent.until("the anchor table exists", |_| tables().contains("portico-anchor"));
+        agent.wait_until("the anchor table exists", |_| tables().contains("portico-anchor"));
         let (portico, cni) = (program("portico"), folder.join("cni"));
         let cni = cni.to_str().expect("a path");
         let args =
@@ -162,11 +165,11 @@ fn node_without_a_route_to_the_service_range_gets_one() {
         let address = json!({"type": "InternalIP", "address": "10.240.0.6"});
         let node = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "n1"},
             "status": {"addresses": [address]}});
-        folder.put("node.json", &node.to_string());
+        folder.write_manifest("node.json", &node.to_string());
         let agent = start(folder, &["--service-cidr", "10.96.0.0/16"]);
-        agent.until("the node has a route", |_| {
+        agent.wait_until("the node has a route", |_| {
             run("ip", &["route", "show", "10.96.0.0/16"], "").contains("src 10.240.0.6")
         });
-        assert_eq!(answer("10.96.0.1:80"), format!("remote {}", NODE_ON_LINK[0]));
+        assert_eq!(backend_of("10.96.0.1:80"), format!("remote {}", NODE_ON_LINK[0]));
     });
 }

@@ -14,7 +14,7 @@ use proxy_core::ruleset::node::{NodeRuleset, NodeSettings};
 use proxy_core::sample::ip;
 use proxy_core::service::Protocol;
 use proxy_core::snapshot::Change;
-use test_support::conversation::{ANSWER, SILENCE, ask};
+use test_support::backend_server::{DROP_TIMEOUT, REPLY_TIMEOUT, try_backend_of};
 
 use crate::node_network::{
     CLIENT_POD, GATEWAY, LOCAL_POD, NODE, NODE_ON_LINK, NodeNetwork, OUTSIDE, REMOTE_POD, node_ruleset,
@@ -87,13 +87,17 @@ impl<'a> NodeCase<'a> {
         let expected: BTreeSet<String> = expected.iter().map(|result| (*result).to_owned()).collect();
         for family in [0, 1] {
             let key = destination.key(family);
-            assert_eq!(self.traced(client, key), expected, "the tracer: {client:?} to {key}");
-            assert_eq!(self.seen(client, key, &expected), expected, "the kernel: {client:?} to {key}");
+            assert_eq!(self.trace_results(client, key), expected, "the tracer: {client:?} to {key}");
+            assert_eq!(
+                self.kernel_results(client, key, &expected),
+                expected,
+                "the kernel: {client:?} to {key}"
+            );
         }
     }
 
     /// Returns the results of the tracer.
-    pub(crate) fn traced(&self, client: Client, key: PortalKey) -> BTreeSet<String> {
+    pub(crate) fn trace_results(&self, client: Client, key: PortalKey) -> BTreeSet<String> {
         let family = usize::from(key.address.is_ipv6());
         let (source, interface) = match client {
             Client::Outside => (OUTSIDE[family], Some("to-outside")),
@@ -106,10 +110,10 @@ impl<'a> NodeCase<'a> {
     }
 
     fn trace(&self, packet: NodePacket<'_>, draw: u32) -> String {
-        let client = name(packet.source);
+        let client = address_name(packet.source);
         match trace_node(&self.ruleset, &packet, draw) {
             NodeTrace::Forward { backend, source } => {
-                let server = name(backend.ip());
+                let server = address_name(backend.ip());
                 // The kernel masquerades no connection that ends on the node.
                 if server == "node" && !packet.is_on_loopback {
                     return self.trace(NodePacket { is_on_loopback: true, ..packet }, draw);
@@ -125,12 +129,17 @@ impl<'a> NodeCase<'a> {
     }
 
     /// Returns the results of the kernel.
-    fn seen(&self, client: Client, key: PortalKey, expected: &BTreeSet<String>) -> BTreeSet<String> {
-        let timeout = if expected.contains("silent") { SILENCE } else { ANSWER };
+    fn kernel_results(
+        &self,
+        client: Client,
+        key: PortalKey,
+        expected: &BTreeSet<String>,
+    ) -> BTreeSet<String> {
+        let timeout = if expected.contains("silent") { DROP_TIMEOUT } else { REPLY_TIMEOUT };
         // The kernel limits the rate of ICMP errors, so not every connection gets one.
         let is_served = !expected.contains("silent") && !expected.contains("refused");
         let times = if is_served { CONNECTIONS } else { 1 };
-        let connect = || (0..times).map(|_| result(key, timeout)).collect();
+        let connect = || (0..times).map(|_| connection_result(key, timeout)).collect();
         match client {
             Client::Outside => self.network.outside.within(connect),
             Client::Pod => self.network.client.within(connect),
@@ -141,11 +150,11 @@ impl<'a> NodeCase<'a> {
 }
 
 /// Returns the result of one connection.
-fn result(key: PortalKey, timeout: Duration) -> String {
+fn connection_result(key: PortalKey, timeout: Duration) -> String {
     let socket = SocketAddr::new(key.address, key.port);
     let reply = match key.protocol {
         Protocol::Udp => ask_datagram(socket, timeout),
-        _ => ask(&socket.to_string(), timeout),
+        _ => try_backend_of(&socket.to_string(), timeout),
     };
     let reply = match reply {
         Ok(reply) => reply,
@@ -156,7 +165,7 @@ fn result(key: PortalKey, timeout: Duration) -> String {
         },
     };
     let (server, source) = reply.split_once(' ').expect("a name and an address");
-    format!("{server} {}", name(source.parse().expect("an address")))
+    format!("{server} {}", address_name(source.parse().expect("an address")))
 }
 
 fn ask_datagram(server: SocketAddr, timeout: Duration) -> std::io::Result<String> {
@@ -171,7 +180,7 @@ fn ask_datagram(server: SocketAddr, timeout: Duration) -> std::io::Result<String
 }
 
 /// Returns the name of an address, which is the same in both families.
-fn name(address: IpAddr) -> &'static str {
+fn address_name(address: IpAddr) -> &'static str {
     let names = [
         (OUTSIDE, "outside"),
         (CLIENT_POD, "pod"),

@@ -5,7 +5,7 @@ use std::process::Command;
 
 use netns_nft::{ChainSummary, Socket};
 use test_support::agent::{Agent, AgentDir};
-use test_support::namespace::{bare, load, run};
+use test_support::namespace::{in_new_netns, load, run};
 use test_support::program::program;
 
 /// A firewall, and chains that are similar but drop no forwarded packets.
@@ -37,7 +37,7 @@ fn finding(name: &str) -> String {
 
 #[test]
 fn chains_of_all_tables_are_listed_with_those_that_drop_forwarded_packets() {
-    bare(|| {
+    in_new_netns(|| {
         let socket = Socket::open().expect("a socket");
         assert_eq!(socket.chains().expect("no chains"), []);
         load(FIREWALL);
@@ -49,7 +49,7 @@ fn chains_of_all_tables_are_listed_with_those_that_drop_forwarded_packets() {
 
 #[test]
 fn check_names_the_firewall_and_the_rules_of_a_stopped_kube_proxy() {
-    bare(|| {
+    in_new_netns(|| {
         assert!(finding("firewall").starts_with('✓'), "{}", finding("firewall"));
         assert!(finding("kube-proxy").starts_with('✓'), "{}", finding("kube-proxy"));
         load(FIREWALL);
@@ -63,7 +63,7 @@ fn check_names_the_firewall_and_the_rules_of_a_stopped_kube_proxy() {
 
 #[test]
 fn check_follows_forwarding_and_local_ports() {
-    bare(|| {
+    in_new_netns(|| {
         for (range, mark) in [("32768 60999", '✓'), ("1024 65535", '!')] {
             fs::write("/proc/sys/net/ipv4/ip_local_port_range", range).expect("set the local ports");
             assert!(finding("local ports").starts_with(mark), "{range}");
@@ -80,7 +80,7 @@ fn check_follows_forwarding_and_local_ports() {
 
 #[test]
 fn agent_warns_about_local_ports_that_are_node_ports() {
-    bare(|| {
+    in_new_netns(|| {
         run("ip", &["link", "set", "lo", "up"], "");
         for (range, is_warned) in [("32768 60999", false), ("1024 65535", true)] {
             fs::write("/proc/sys/net/ipv4/ip_local_port_range", range).expect("set the local ports");
@@ -98,7 +98,7 @@ fn agent_warns_about_local_ports_that_are_node_ports() {
 
 #[test]
 fn conntrack_timeouts_are_raised_and_never_lowered() {
-    bare(|| {
+    in_new_netns(|| {
         // The maximum can be set only in the first network namespace of a machine.
         let raise = |seconds: &str| {
             let command =

@@ -16,7 +16,7 @@ use proxy_core::ruleset::node::{NodeEnvironment, NodeRuleset, NodeSettings, Node
 use proxy_core::sample::{ip, node_context, slice, snapshot, svc};
 use proxy_core::service::Service;
 use proxy_core::snapshot::Change;
-use test_support::namespace::{add_address, add_address_to, bare, run};
+use test_support::namespace::{add_address, add_address_to, in_new_netns, run};
 use test_support::pod::Pod;
 
 /// The addresses of one party in both families.
@@ -69,7 +69,7 @@ impl NodeNetwork {
 
 /// Runs `body` in a new network namespace with these neighbours, which serve on port 8080.
 pub(crate) fn on_node<T: Send>(body: impl FnOnce(&NodeNetwork) -> T + Send) -> T {
-    bare(|| {
+    in_new_netns(|| {
         let network = NodeNetwork::new();
         network.local.within(|| serve("local", &LOCAL_POD, 8080));
         network.remote.within(|| serve("remote", &REMOTE_POD, 8080));
@@ -105,7 +105,7 @@ pub(crate) fn serve_datagrams(name: &'static str, addresses: &[&str], port: u16)
 }
 
 /// A service at the cluster addresses and the node port 30080.
-pub(crate) fn web() -> Service {
+pub(crate) fn web_service() -> Service {
     svc("web").ip(CLUSTER_IP[0]).ip(CLUSTER_IP[1]).tcp("", 80).node_port(30_080)
 }
 
@@ -113,7 +113,7 @@ pub(crate) fn web() -> Service {
 pub(crate) fn web_with_all_kinds() -> Service {
     let both =
         |service: Service, [v4, v6]: [&str; 2], add: fn(Service, &str) -> Service| add(add(service, v4), v6);
-    both(both(web(), EXTERNAL_IP, Service::external), BALANCED, Service::balanced)
+    both(both(web_service(), EXTERNAL_IP, Service::external), BALANCED, Service::balanced)
 }
 
 /// The settings of a node that recognises pods.
@@ -146,7 +146,7 @@ pub(crate) fn serve(name: &'static str, addresses: &[&str], port: u16) {
     }
 }
 
-pub(crate) fn node_place() -> NodeContext {
+pub(crate) fn node_table_context() -> NodeContext {
     NodeContext { place: Place::Node, ..node_context() }
 }
 
@@ -161,7 +161,7 @@ pub(crate) fn environment() -> NodeEnvironment {
 }
 
 pub(crate) fn node_ruleset(changes: impl IntoIterator<Item = Change>, settings: NodeSettings) -> NodeRuleset {
-    NodeRuleset::new(&portals(&snapshot(changes), &node_place()), settings, environment())
+    NodeRuleset::new(&portals(&snapshot(changes), &node_table_context()), settings, environment())
 }
 
 /// Programs this network namespace, and verifies that the table is read back unchanged.

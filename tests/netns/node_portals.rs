@@ -3,12 +3,12 @@
 use proxy_core::ruleset::node::{NodeChanges, NodePlan, NodeSettings, node_plan};
 use proxy_core::sample::svc;
 use proxy_core::snapshot::Change;
-use test_support::conversation::{answer, assert_refused, assert_silent};
+use test_support::backend_server::{assert_refused, assert_silent, backend_of};
 use test_support::namespace::run;
 
 use crate::node_network::{
     CLUSTER_IP, LOCAL_POD, NODE, NODE_ON_LINK, OUTSIDE, current_node_table, detecting, endpoints,
-    environment, node_place, node_ruleset, on_node, program, web,
+    environment, node_ruleset, node_table_context, on_node, program, web_service,
 };
 
 fn socket(address: &str, port: u16) -> String {
@@ -18,9 +18,9 @@ fn socket(address: &str, port: u16) -> String {
 #[test]
 fn node_port_is_masqueraded_for_clients_outside() {
     on_node(|network| {
-        program(&node_ruleset([web().into(), endpoints("web", false, true)], detecting()));
+        program(&node_ruleset([web_service().into(), endpoints("web", false, true)], detecting()));
         for family in [0, 1] {
-            let reply = network.outside.within(|| answer(&socket(NODE[family], 30_080)));
+            let reply = network.outside.within(|| backend_of(&socket(NODE[family], 30_080)));
             assert_eq!(reply, format!("remote {}", NODE_ON_LINK[family]));
         }
     });
@@ -29,14 +29,14 @@ fn node_port_is_masqueraded_for_clients_outside() {
 #[test]
 fn cluster_address_is_masqueraded_for_clients_that_are_not_pods() {
     on_node(|network| {
-        program(&node_ruleset([web().into(), endpoints("web", false, true)], detecting()));
+        program(&node_ruleset([web_service().into(), endpoints("web", false, true)], detecting()));
         for family in [0, 1] {
             let portal = socket(CLUSTER_IP[family], 80);
-            let from_pod = network.local.within(|| answer(&portal));
+            let from_pod = network.local.within(|| backend_of(&portal));
             assert_eq!(from_pod, format!("remote {}", LOCAL_POD[family]));
-            let from_outside = network.outside.within(|| answer(&portal));
+            let from_outside = network.outside.within(|| backend_of(&portal));
             assert_eq!(from_outside, format!("remote {}", NODE_ON_LINK[family]));
-            let from_node = answer(&portal);
+            let from_node = backend_of(&portal);
             assert_eq!(from_node, format!("remote {}", NODE_ON_LINK[family]));
         }
     });
@@ -45,11 +45,14 @@ fn cluster_address_is_masqueraded_for_clients_that_are_not_pods() {
 #[test]
 fn external_policy_local_keeps_the_address_of_clients_outside() {
     on_node(|network| {
-        program(&node_ruleset([web().external_local().into(), endpoints("web", true, true)], detecting()));
+        program(&node_ruleset(
+            [web_service().external_local().into(), endpoints("web", true, true)],
+            detecting(),
+        ));
         for family in [0, 1] {
             let portal = socket(NODE[family], 30_080);
             for _ in 0..8 {
-                let reply = network.outside.within(|| answer(&portal));
+                let reply = network.outside.within(|| backend_of(&portal));
                 assert_eq!(reply, format!("local {}", OUTSIDE[family]));
             }
         }
@@ -59,12 +62,15 @@ fn external_policy_local_keeps_the_address_of_clients_outside() {
 #[test]
 fn external_policy_local_without_local_endpoint_is_silent_outside_and_served_in_the_cluster() {
     on_node(|network| {
-        program(&node_ruleset([web().external_local().into(), endpoints("web", false, true)], detecting()));
+        program(&node_ruleset(
+            [web_service().external_local().into(), endpoints("web", false, true)],
+            detecting(),
+        ));
         for family in [0, 1] {
             let portal = socket(NODE[family], 30_080);
             network.outside.within(|| assert_silent(&portal));
-            assert_eq!(network.local.within(|| answer(&portal)), format!("remote {}", LOCAL_POD[family]));
-            assert_eq!(answer(&portal), format!("remote {}", NODE_ON_LINK[family]));
+            assert_eq!(network.local.within(|| backend_of(&portal)), format!("remote {}", LOCAL_POD[family]));
+            assert_eq!(backend_of(&portal), format!("remote {}", NODE_ON_LINK[family]));
         }
     });
 }
@@ -76,7 +82,7 @@ fn nft_lists_the_table_of_the_node() {
         let settings = NodeSettings { loopback_port: 15_999, keep_client_address: true, ..detecting() };
         let changes = [
             Change::ServiceRanges(vec!["10.96.0.0/16".parse().expect("a CIDR")]),
-            web().into(),
+            web_service().into(),
             endpoints("web", true, true),
             sticky.into(),
             endpoints("sticky", true, true),
@@ -95,7 +101,7 @@ fn unused_addresses_and_ports_of_services_are_refused() {
     on_node(|network| {
         let ranges = Change::ServiceRanges(vec!["10.96.0.0/16".parse().expect("a CIDR")]);
         let empty = svc("empty").ip("10.96.0.2").tcp("", 80).node_port(30_090);
-        let changes = [ranges, web().into(), endpoints("web", true, false), empty.into()];
+        let changes = [ranges, web_service().into(), endpoints("web", true, false), empty.into()];
         program(&node_ruleset(changes, detecting()));
         for refused in ["10.96.0.1:81", "10.96.0.2:80", "10.240.0.5:30090"] {
             network.outside.within(|| assert_refused(refused));
@@ -109,18 +115,18 @@ fn unused_addresses_and_ports_of_services_are_refused() {
 #[test]
 fn client_with_affinity_stays_with_its_backend_until_it_is_removed() {
     on_node(|network| {
-        let sticky = || web().sticky(60);
+        let sticky = || web_service().sticky(60);
         let both = node_ruleset([sticky().into(), endpoints("web", true, true)], detecting());
         program(&both);
         let portal = socket(NODE[0], 30_080);
         let name = |reply: String| reply.split(' ').next().expect("a name").to_owned();
-        let ask = || network.outside.within(|| name(answer(&portal)));
+        let ask = || network.outside.within(|| name(backend_of(&portal)));
         let first = ask();
         for _ in 0..12 {
             assert_eq!(ask(), first);
         }
         // The cluster address shares the client's entry.
-        assert_eq!(network.outside.within(|| name(answer(&socket(CLUSTER_IP[0], 80)))), first);
+        assert_eq!(network.outside.within(|| name(backend_of(&socket(CLUSTER_IP[0], 80)))), first);
         let (is_local, is_remote) = (first != "local", first != "remote");
         program(&node_ruleset([sticky().into(), endpoints("web", is_local, is_remote)], detecting()));
         assert_ne!(ask(), first);
@@ -132,7 +138,7 @@ fn restart_recovers_the_table_and_writes_nothing() {
     on_node(|_| {
         let changes = [
             Change::ServiceRanges(vec!["10.96.0.0/16".parse().expect("a CIDR")]),
-            web().external_local().balanced("203.0.113.9").only_from("192.0.2.0/24").into(),
+            web_service().external_local().balanced("203.0.113.9").only_from("192.0.2.0/24").into(),
             endpoints("web", true, true),
             svc("sticky").ip("10.96.0.3").tcp("", 80).sticky(60).node_port(30_081).into(),
             endpoints("sticky", true, true),
@@ -140,7 +146,8 @@ fn restart_recovers_the_table_and_writes_nothing() {
         let ruleset = node_ruleset(changes.clone(), detecting());
         program(&ruleset);
         let recovered = current_node_table().to_ruleset().expect("the table of a ruleset");
-        let portals = proxy_core::portal::portals(&proxy_core::sample::snapshot(changes), &node_place());
+        let portals =
+            proxy_core::portal::portals(&proxy_core::sample::snapshot(changes), &node_table_context());
         let mut desired = recovered.clone();
         let changes: NodeChanges = desired.refresh_all(&portals, environment());
         assert_eq!(node_plan(&recovered, &desired, &changes), NodePlan::default());

@@ -10,7 +10,7 @@ use crate::node_case::Client::{Node, Outside, Pod};
 use crate::node_case::{NodeCase, at, udp_at};
 use crate::node_network::{
     BALANCED, CLUSTER_IP, EXTERNAL_IP, LOCAL_POD, NODE, REMOTE_POD, detecting, endpoints, on_node, serve,
-    serve_datagrams, web, web_with_all_kinds,
+    serve_datagrams, web_service, web_with_all_kinds,
 };
 
 const BOTH_MASQUERADED: [&str; 2] = ["local masqueraded", "remote masqueraded"];
@@ -30,7 +30,7 @@ fn only_from(nets: &[&str]) -> Service {
 #[test]
 fn ports_without_a_service_at_cluster_addresses_are_refused() {
     on_node(|network| {
-        let changes = [ranges(), web().into(), endpoints("web", true, true)];
+        let changes = [ranges(), web_service().into(), endpoints("web", true, true)];
         let case = NodeCase::new(network, changes, detecting());
         for client in [Outside, Pod, Node] {
             case.assert(client, at(CLUSTER_IP, 81), &["refused"]);
@@ -42,7 +42,7 @@ fn ports_without_a_service_at_cluster_addresses_are_refused() {
 #[test]
 fn addresses_of_service_ranges_without_a_service_are_silent() {
     on_node(|network| {
-        let changes = [ranges(), web().into(), endpoints("web", true, true)];
+        let changes = [ranges(), web_service().into(), endpoints("web", true, true)];
         let case = NodeCase::new(network, changes, detecting());
         for client in [Outside, Pod, Node] {
             case.assert(client, at(UNALLOCATED, 80), &["silent"]);
@@ -55,7 +55,7 @@ fn addresses_of_service_ranges_without_a_service_are_silent() {
 fn node_ports_are_served_at_selected_addresses_of_the_node_only() {
     on_node(|network| {
         serve("node", &OTHER_OF_NODE, 30_080);
-        let case = NodeCase::new(network, [web().into(), endpoints("web", true, true)], detecting());
+        let case = NodeCase::new(network, [web_service().into(), endpoints("web", true, true)], detecting());
         for client in [Outside, Pod, Node] {
             case.assert(client, at(NODE, 30_080), &BOTH_MASQUERADED);
         }

@@ -12,13 +12,13 @@ use proxy_core::ruleset::node::{NodeRuleset, node_plan};
 use proxy_core::sample::{ip, slice, snapshot};
 use proxy_core::service::Protocol;
 use proxy_core::snapshot::Change;
-use test_support::conversation::ANSWER;
+use test_support::backend_server::REPLY_TIMEOUT;
 use test_support::namespace::{add_address, add_address_to, load, run};
 
 use crate::node_case::{Client, NodeCase};
 use crate::node_network::{
     CLUSTER_IP, LOCAL_POD, NODE, NodeNetwork, REMOTE_POD, current_node_table, detecting, endpoints,
-    environment, node_place, node_ruleset, on_node, program, serve, web,
+    environment, node_ruleset, node_table_context, on_node, program, serve, web_service,
 };
 
 /// The number of clients: all of them select the same of two backends with a probability of 2^-19.
@@ -56,7 +56,7 @@ fn ask_from(client: IpAddr, server: &str, port: u16) -> String {
     let server = SocketAddr::new(ip(server), port);
     connect(fd.as_raw_fd(), &SockaddrStorage::from(server)).expect("connect");
     let mut stream = TcpStream::from(fd);
-    stream.set_read_timeout(Some(ANSWER)).expect("set a timeout");
+    stream.set_read_timeout(Some(REPLY_TIMEOUT)).expect("set a timeout");
     let mut reply = String::new();
     stream.read_to_string(&mut reply).expect("a reply");
     reply.split(' ').next().expect("a name").to_owned()
@@ -83,13 +83,13 @@ fn node_port(family: usize) -> PortalKey {
 fn clients_outside_have_independent_backends() {
     on_node(|network| {
         add_clients(network);
-        let changes = [web().sticky(60).into(), endpoints("web", true, true)];
+        let changes = [web_service().sticky(60).into(), endpoints("web", true, true)];
         let case = NodeCase::new(network, changes, detecting());
         for family in [0, 1] {
             let chosen = backends_of_clients(network, family);
             let names: BTreeSet<&str> = chosen.values().map(String::as_str).collect();
             assert_eq!(names, BTreeSet::from(["local", "remote"]));
-            let traced = case.traced(Client::Outside, node_port(family));
+            let traced = case.trace_results(Client::Outside, node_port(family));
             assert_eq!(traced, BTreeSet::from(["local masqueraded".into(), "remote masqueraded".into()]));
             // The cluster address shares the entries of the node port.
             let (client, name) = chosen.first_key_value().expect("a client");
@@ -100,7 +100,7 @@ fn clients_outside_have_independent_backends() {
 }
 
 /// The slice of three backends, or of the first two.
-fn three(has_third: bool) -> Change {
+fn three_backends(has_third: bool) -> Change {
     let mut three = slice("web").tcp("", 8080);
     for family in [0, 1] {
         three = three.at(LOCAL_POD[family]).on("n1").at(REMOTE_POD[family]).on("n2");
@@ -119,13 +119,13 @@ fn clients_of_remaining_backends_stay_if_another_backend_is_removed() {
             THIRD.iter().for_each(|address| add_address(address));
             serve("third", &THIRD, 8080);
         });
-        let mut services = snapshot([web().sticky(60).into(), three(true)]);
-        let mut portals = portals(&services, &node_place());
+        let mut services = snapshot([web_service().sticky(60).into(), three_backends(true)]);
+        let mut portals = portals(&services, &node_table_context());
         let before = NodeRuleset::new(&portals, detecting(), environment());
         program(&before);
         let first: Vec<_> = [0, 1].map(|family| backends_of_clients(network, family)).into();
-        let changed = services.apply(three(false));
-        let keys = portals.refresh(&services, &node_place(), &changed);
+        let changed = services.apply(three_backends(false));
+        let keys = portals.refresh(&services, &node_table_context(), &changed);
         let mut after = before.clone();
         let changes = after.refresh(&portals, &keys);
         let batch = encode_node(&node_plan(&before, &after, &changes));
@@ -162,7 +162,8 @@ fn fill_clients(ruleset: &NodeRuleset, family: usize, count: usize) {
 fn full_map_of_clients_balances_new_clients_and_keeps_known_ones() {
     on_node(|network| {
         add_clients(network);
-        let ruleset = node_ruleset([web().sticky(3_600).into(), endpoints("web", true, true)], detecting());
+        let ruleset =
+            node_ruleset([web_service().sticky(3_600).into(), endpoints("web", true, true)], detecting());
         program(&ruleset);
         for family in [0, 1] {
             let ask = |index| {

@@ -12,7 +12,7 @@ use proxy_core::sample::{slice, snapshot};
 use crate::node_case::Client::{LocalEndpoint, Node, Outside, Pod};
 use crate::node_case::{NodeCase, at};
 use crate::node_network::{
-    CLUSTER_IP, NODE, detecting, endpoints, environment, node_place, on_node, serve, web,
+    CLUSTER_IP, NODE, detecting, endpoints, environment, node_table_context, on_node, serve, web_service,
 };
 
 const BOTH_MASQUERADED: [&str; 2] = ["local masqueraded", "remote masqueraded"];
@@ -21,11 +21,11 @@ const BOTH_MASQUERADED: [&str; 2] = ["local masqueraded", "remote masqueraded"];
 fn masquerade_all_masquerades_every_client() {
     on_node(|network| {
         let settings = NodeSettings { masquerade_all: true, ..detecting() };
-        let case = NodeCase::new(network, [web().into(), endpoints("web", true, true)], settings);
+        let case = NodeCase::new(network, [web_service().into(), endpoints("web", true, true)], settings);
         for client in [Outside, Pod, Node] {
             case.assert(client, at(CLUSTER_IP, 80), &BOTH_MASQUERADED);
         }
-        let service = web().external_local();
+        let service = web_service().external_local();
         let case = NodeCase::new(network, [service.into(), endpoints("web", true, true)], settings);
         case.assert(Outside, at(NODE, 30_080), &["local masqueraded"]);
         case.assert(Pod, at(NODE, 30_080), &BOTH_MASQUERADED);
@@ -36,7 +36,7 @@ fn masquerade_all_masquerades_every_client() {
 fn client_address_is_kept_for_endpoints_on_the_node_if_set() {
     on_node(|network| {
         let settings = NodeSettings { keep_client_address: true, ..detecting() };
-        let case = NodeCase::new(network, [web().into(), endpoints("web", true, true)], settings);
+        let case = NodeCase::new(network, [web_service().into(), endpoints("web", true, true)], settings);
         case.assert(Outside, at(NODE, 30_080), &["local outside", "remote masqueraded"]);
         case.assert(Pod, at(NODE, 30_080), &["local pod", "remote masqueraded"]);
         case.assert(Node, at(NODE, 30_080), &["local node", "remote masqueraded"]);
@@ -49,12 +49,12 @@ fn client_address_is_kept_for_endpoints_on_the_node_if_set() {
 fn clients_of_cluster_addresses_keep_their_address_if_pods_are_not_detected() {
     on_node(|network| {
         let settings = NodeSettings::default();
-        let case = NodeCase::new(network, [web().into(), endpoints("web", true, true)], settings);
+        let case = NodeCase::new(network, [web_service().into(), endpoints("web", true, true)], settings);
         case.assert(Outside, at(CLUSTER_IP, 80), &["local outside", "remote outside"]);
         case.assert(Pod, at(CLUSTER_IP, 80), &["local pod", "remote pod"]);
         case.assert(Node, at(CLUSTER_IP, 80), &["local node", "remote node"]);
         case.assert(Outside, at(NODE, 30_080), &BOTH_MASQUERADED);
-        let service = web().external_local();
+        let service = web_service().external_local();
         let case = NodeCase::new(network, [service.into(), endpoints("web", true, true)], settings);
         case.assert(Pod, at(NODE, 30_080), &["local pod"]);
         case.assert(Node, at(NODE, 30_080), &BOTH_MASQUERADED);
@@ -70,8 +70,8 @@ fn pods_are_detected_by_their_interface() {
             pod_interfaces: BTreeSet::from([pattern]).into(),
             ..environment()
         };
-        let changes = [web().external_local().into(), endpoints("web", true, true)];
-        let portals = portals(&snapshot(changes), &node_place());
+        let changes = [web_service().external_local().into(), endpoints("web", true, true)];
+        let portals = portals(&snapshot(changes), &node_table_context());
         let case = NodeCase::with(network, NodeRuleset::new(&portals, detecting(), environment));
         case.assert(Pod, at(CLUSTER_IP, 80), &["local pod", "remote pod"]);
         case.assert(Pod, at(NODE, 30_080), &["local pod", "remote pod"]);
@@ -88,7 +88,7 @@ fn endpoint_in_the_nodes_own_network_is_reached_with_the_clients_address() {
     on_node(|network| {
         serve("node", &NODE, 8080);
         let host = NODE.iter().fold(slice("web").tcp("", 8080), |slice, address| slice.at(address).on("n1"));
-        let case = NodeCase::new(network, [web().into(), host.into()], detecting());
+        let case = NodeCase::new(network, [web_service().into(), host.into()], detecting());
         for destination in [at(CLUSTER_IP, 80), at(NODE, 30_080)] {
             case.assert(Outside, destination, &["node outside"]);
             case.assert(Pod, destination, &["node pod"]);

@@ -51,8 +51,8 @@ fn flows_to_a_removed_backend_reach_the_new_one_within_a_second() {
         network.local.within(|| serve_datagrams("local", &LOCAL_POD, 5353));
         network.remote.within(|| serve_datagrams("remote", &REMOTE_POD, 5353));
         let folder = AgentDir::new();
-        folder.put("node.json", NODE_OBJECT);
-        folder.put("dns.json", &service((REMOTE_POD[0], "n2")));
+        folder.write_manifest("node.json", NODE_OBJECT);
+        folder.write_manifest("dns.json", &service((REMOTE_POD[0], "n2")));
         let _agent = start(&folder, &["--external-addresses", "all"]);
         let flows = network.outside.within(|| {
             [
@@ -71,7 +71,7 @@ fn flows_to_a_removed_backend_reach_the_new_one_within_a_second() {
             for flow in &flows {
                 assert_eq!(flow.ask().as_deref(), Some(old), "{}", flow.what);
             }
-            folder.put("dns.json", &service(endpoint));
+            folder.write_manifest("dns.json", &service(endpoint));
             let start = Instant::now();
             for flow in &flows {
                 while flow.ask().as_deref() != Some(new) {

@@ -6,11 +6,11 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use test_support::agent::{Agent, TIMEOUT};
-use test_support::conversation::{ANSWER, ask};
+use test_support::backend_server::{REPLY_TIMEOUT, try_backend_of};
 use test_support::namespace::run;
 
 use crate::node_agent::{NODE_PORT, service, start, with_service};
-use crate::node_faults::{broken, echo_service, open_connections, serve_echo};
+use crate::node_faults::{count_broken, echo_service, open_connections, serve_echo};
 use crate::node_network::{LOCAL_POD, NODE, REMOTE_POD};
 
 /// The desired number of new connections per second; a busy machine achieves fewer.
@@ -34,7 +34,7 @@ impl Load {
         let portal = format!("{}:{NODE_PORT}", NODE[0]);
         let (start, mut count) = (Instant::now(), 0);
         while !self.is_over.load(Relaxed) {
-            match ask(&portal, ANSWER) {
+            match try_backend_of(&portal, REPLY_TIMEOUT) {
                 Ok(_) => drop(self.served.fetch_add(1, Relaxed)),
                 Err(error) => self.failures().push(format!("after {:?}: {error}", start.elapsed())),
             }
@@ -64,9 +64,9 @@ impl Load {
 }
 
 /// Ends the load when it is dropped, also by a failed assertion.
-pub(crate) struct Running<'a>(pub(crate) &'a Load);
+pub(crate) struct StopOnDrop<'a>(pub(crate) &'a Load);
 
-impl Drop for Running<'_> {
+impl Drop for StopOnDrop<'_> {
     fn drop(&mut self) {
         self.0.is_over.store(true, Relaxed);
     }
@@ -76,7 +76,7 @@ impl Drop for Running<'_> {
 fn upgrade_and_kill_of_the_agent_fail_and_break_no_connection() {
     with_service(|network, folder| {
         network.remote.within(|| serve_echo(REMOTE_POD[0], 9090));
-        folder.put("echo.json", &echo_service());
+        folder.write_manifest("echo.json", &echo_service());
         let old = start(folder, &["--take-over"]);
         let mut open = open_connections(network, LONG_CONNECTIONS);
         let load = Load::default();
@@ -85,19 +85,19 @@ fn upgrade_and_kill_of_the_agent_fail_and_break_no_connection() {
             for _ in 0..THREADS {
                 scope.spawn(|| network.outside.within(|| load.run()));
             }
-            let running = Running(&load);
+            let running = StopOnDrop(&load);
             load.advance(BETWEEN_EVENTS);
             let new = start(folder, &["--take-over"]);
-            new.until("the new agent has taken over", |agent| agent.log().contains("takeover complete"));
+            new.wait_until("the new agent has taken over", |agent| agent.log().contains("takeover complete"));
             load.advance(BETWEEN_EVENTS);
             assert!(old.terminate().success());
-            assert_eq!(broken(&mut open), 0);
+            assert_eq!(count_broken(&mut open), 0);
             new.kill();
             load.advance(BETWEEN_EVENTS);
             let next = start(folder, &["--take-over"]);
             // The new agent applies changes under load.
             for endpoint in [(LOCAL_POD[0], "n1"), (REMOTE_POD[0], "n2")] {
-                folder.put("web.json", &service(endpoint));
+                folder.write_manifest("web.json", &service(endpoint));
                 load.advance(BETWEEN_EVENTS / 4);
             }
             next.kill();
@@ -108,7 +108,7 @@ fn upgrade_and_kill_of_the_agent_fail_and_break_no_connection() {
         let rate = served as f64 / start_time.elapsed().as_secs_f64();
         println!("{served} connections, {rate:.0} per second");
         assert_eq!(*load.failures(), [""; 0], "of {served} connections");
-        assert_eq!(broken(&mut open), 0, "of {LONG_CONNECTIONS} connections");
+        assert_eq!(count_broken(&mut open), 0, "of {LONG_CONNECTIONS} connections");
     });
 }
 
@@ -117,7 +117,7 @@ fn agent_that_was_replaced_no_longer_maintains_the_node() {
     with_service(|network, folder| {
         let flags = ["--take-over", "--audit-interval", "1"];
         let old = start(folder, &flags);
-        old.until("the old agent holds the anchor table", |agent| {
+        old.wait_until("the old agent holds the anchor table", |agent| {
             agent.status()["nodePortals"]["anchorError"].is_null()
                 && run("nft", &["list", "tables"], "").contains("portico-anchor")
         });
@@ -127,15 +127,18 @@ fn agent_that_was_replaced_no_longer_maintains_the_node() {
             let report = agent.status()["nodePortals"].clone();
             report["programmed"] == true && report["anchorError"].is_null()
         };
-        new.until("an audit took place", |agent| agent.log().contains("takeover complete"));
-        new.until("the new agent holds the anchor table", owns_anchor);
-        new.until("the new agent has the ports of kube-proxy", |agent| {
+        new.wait_until("an audit took place", |agent| agent.log().contains("takeover complete"));
+        new.wait_until("the new agent holds the anchor table", owns_anchor);
+        new.wait_until("the new agent has the ports of kube-proxy", |agent| {
             agent.log().matches("serving a port of kube-proxy").count() >= 4
         });
-        folder.put("web.json", &service((LOCAL_POD[0], "n1")));
+        folder.write_manifest("web.json", &service((LOCAL_POD[0], "n1")));
         let portal = format!("{}:{NODE_PORT}", NODE[0]);
-        new.until("the new agent follows endpoints", |_| {
-            network.outside.within(|| ask(&portal, ANSWER)).is_ok_and(|reply| reply.starts_with("local"))
+        new.wait_until("the new agent follows endpoints", |_| {
+            network
+                .outside
+                .within(|| try_backend_of(&portal, REPLY_TIMEOUT))
+                .is_ok_and(|reply| reply.starts_with("local"))
         });
         assert!(old.terminate().success());
     });

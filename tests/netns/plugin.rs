@@ -15,22 +15,22 @@ use agent_ipc::{
 use netns_nft::{RulesetSnapshot, encode_fresh};
 use proxy_core::sample::{backend, slice, svc};
 use serde_json::{Value, json};
-use test_support::namespace::{load, run, within};
-use test_support::plugin::{Call, conf, with, without};
+use test_support::namespace::{in_routed_netns, load, run};
+use test_support::plugin::{PluginCall, conf, with, without};
 use test_support::plugin_agent::FakeAgent;
 use test_support::pod::Pod;
 use test_support::program::program;
+use test_support::ruleset_loader::ruleset_of;
 use test_support::temp_dir::TempDir;
-use test_support::way::ruleset_of;
 
 use crate::wired_pod::wired_pod;
 
-const ANSWER: Duration = Duration::from_secs(10);
+const REPLY_TIMEOUT: Duration = Duration::from_secs(10);
 const PORTAL: &str = "10.96.0.1:80";
 
 /// A call of a verb for a pod.
-fn call(verb: &str, pod: &Pod, conf: &Value) -> Call {
-    Call::new(&program("portico-cni"), verb, conf).env("CNI_NETNS", &pod.path())
+fn call(verb: &str, pod: &Pod, conf: &Value) -> PluginCall {
+    PluginCall::new(&program("portico-cni"), verb, conf).env("CNI_NETNS", &pod.path())
 }
 
 /// The output of ADD for `conf`.
@@ -54,11 +54,11 @@ fn store_snapshot(dir: &TempDir) {
 }
 
 /// Returns the name of the backend that the pod reaches through the portal.
-fn answer(pod: &Pod) -> std::io::Result<String> {
+fn backend_of(pod: &Pod) -> std::io::Result<String> {
     pod.within(|| {
         let mut name = String::new();
-        let mut stream = TcpStream::connect_timeout(&backend(PORTAL), ANSWER)?;
-        stream.set_read_timeout(Some(ANSWER))?;
+        let mut stream = TcpStream::connect_timeout(&backend(PORTAL), REPLY_TIMEOUT)?;
+        stream.set_read_timeout(Some(REPLY_TIMEOUT))?;
         stream.read_to_string(&mut name)?;
         Ok(name)
     })
@@ -98,7 +98,7 @@ fn prev_result_is_returned_unchanged_in_every_version() {
             let input = with(conf(dir.path()), "cniVersion", json!(version));
             let input = without(input, "prevResult").to_string();
             let input = input.replacen('{', &format!("{{\"prevResult\":{result},"), 1);
-            call("ADD", &pod, &json!({})).input(input).run().succeeded(&result);
+            call("ADD", &pod, &json!({})).input(input).run().assert_success(&result);
         }
     }
 }
@@ -123,13 +123,13 @@ fn attach_request_contains_all_fields_of_the_attachment() {
         annotations: [("portals".into(), "a,b".into())].into(),
         notes: vec!["unknown configuration key \"sokcet\"".into()],
     };
-    call("ADD", &pod, &input).run().succeeded(&result(&dir));
-    call("CHECK", &pod, &input).run().succeeded("");
+    call("ADD", &pod, &input).run().assert_success(&result(&dir));
+    call("CHECK", &pod, &input).run().assert_success("");
     assert_eq!(agent.requests(), [Request::Attach(expected.clone()), Request::Check(expected)]);
     assert_eq!(netns.try_iter().collect::<Vec<_>>(), [Some(pod.netns.id()); 2]);
     assert!(records(&dir).is_empty(), "the agent writes the records");
 
-    call("ADD", &pod, &input).env("CNI_ARGS", "K8S_POD_NAME=web-0").run().succeeded(&result(&dir));
+    call("ADD", &pod, &input).env("CNI_ARGS", "K8S_POD_NAME=web-0").run().assert_success(&result(&dir));
     match agent.requests().last() {
         Some(Request::Attach(attachment)) => {
             assert_eq!(attachment.pod, None, "a pod name requires a namespace");
@@ -154,7 +154,7 @@ fn errors_of_the_agent_have_the_right_cni_code() {
         let dir = TempDir::new(name);
         FakeAgent::start(&dir.join("agent.sock"), move |_, _| reply.clone());
         for verb in ["ADD", "CHECK"] {
-            call(verb, &pod, &conf(dir.path())).run().failed(code, &[words]);
+            call(verb, &pod, &conf(dir.path())).run().assert_error(code, &[words]);
         }
     }
 }
@@ -164,7 +164,9 @@ fn connection_closed_by_the_agent_is_a_transient_error() {
     let dir = TempDir::new("ends");
     let listener = Listener::bind(&dir.join("agent.sock")).expect("listen");
     thread::spawn(move || drop(listener.accept()));
-    call("ADD", &Pod::new(), &conf(dir.path())).run().failed(11, &["agent.sock", "closed without a message"]);
+    call("ADD", &Pod::new(), &conf(dir.path()))
+        .run()
+        .assert_error(11, &["agent.sock", "closed without a message"]);
 }
 
 #[test]
@@ -174,30 +176,30 @@ fn annotations_beyond_the_size_of_a_message_are_rejected() {
     let annotations = json!({"portico.dev/portals": "x".repeat(100_000)});
     let input =
         with(conf(dir.path()), "runtimeConfig", json!({"io.kubernetes.cri.pod-annotations": annotations}));
-    call("ADD", &Pod::new(), &input).run().failed(104, &["exceeds 65536 bytes"]);
+    call("ADD", &Pod::new(), &input).run().assert_error(104, &["exceeds 65536 bytes"]);
 }
 
 #[test]
 fn plugin_programs_a_pod_from_the_snapshot_without_an_agent() {
-    within(|| {
+    in_routed_netns(|| {
         let dir = TempDir::new("snapshot");
         store_snapshot(&dir);
         let pod = wired_pod();
-        let kind = answer(&pod).expect_err("the pod is not programmed").kind();
+        let kind = backend_of(&pod).expect_err("the pod is not programmed").kind();
         assert_eq!(kind, ErrorKind::NetworkUnreachable);
-        call("ADD", &pod, &conf(dir.path())).run().succeeded(&result(&dir));
-        assert_eq!(answer(&pod).expect("a reply through the portal"), "web");
+        call("ADD", &pod, &conf(dir.path())).run().assert_success(&result(&dir));
+        assert_eq!(backend_of(&pod).expect("a reply through the portal"), "web");
         let [record] = records(&dir).try_into().expect("one record");
         assert_eq!((record.programmed_by, record.netns_id), (ProgrammedBy::Plugin, pod.netns.id()));
         assert_eq!(record.attachment.key, key());
-        call("CHECK", &pod, &conf(dir.path())).run().succeeded("");
-        call("STATUS", &pod, &conf(dir.path())).run().succeeded("");
+        call("CHECK", &pod, &conf(dir.path())).run().assert_success("");
+        call("STATUS", &pod, &conf(dir.path())).run().assert_success("");
         let listed = pod.within(rules);
-        call("ADD", &pod, &conf(dir.path())).run().succeeded(&result(&dir));
+        call("ADD", &pod, &conf(dir.path())).run().assert_success(&result(&dir));
         assert_eq!(pod.within(rules), listed, "a second ADD adds nothing");
-        assert_eq!(answer(&pod).expect("a reply after a second ADD"), "web");
+        assert_eq!(backend_of(&pod).expect("a reply after a second ADD"), "web");
         for _ in 0..2 {
-            call("DEL", &pod, &conf(dir.path())).run().succeeded("");
+            call("DEL", &pod, &conf(dir.path())).run().assert_success("");
             assert!(records(&dir).is_empty());
         }
     });
@@ -212,18 +214,18 @@ fn rules() -> String {
 fn check_without_an_agent_requires_the_table() {
     let dir = TempDir::new("check");
     store_snapshot(&dir);
-    let pod = wired_within();
-    call("CHECK", &pod, &conf(dir.path())).run().failed(102, &["table inet portico is missing"]);
-    call("ADD", &pod, &conf(dir.path())).run().succeeded(&result(&dir));
-    call("CHECK", &pod, &conf(dir.path())).run().succeeded("");
+    let pod = pod_with_interface();
+    call("CHECK", &pod, &conf(dir.path())).run().assert_error(102, &["table inet portico is missing"]);
+    call("ADD", &pod, &conf(dir.path())).run().assert_success(&result(&dir));
+    call("CHECK", &pod, &conf(dir.path())).run().assert_success("");
     pod.within(|| load("flush chain inet portico output"));
-    call("CHECK", &pod, &conf(dir.path())).run().failed(102, &["has drifted"]);
+    call("CHECK", &pod, &conf(dir.path())).run().assert_error(102, &["has drifted"]);
     pod.within(|| load("flush ruleset"));
-    call("CHECK", &pod, &conf(dir.path())).run().failed(102, &["table inet portico is missing"]);
+    call("CHECK", &pod, &conf(dir.path())).run().assert_error(102, &["table inet portico is missing"]);
 }
 
 /// A pod with only the interface.
-fn wired_within() -> Pod {
+fn pod_with_interface() -> Pod {
     let pod = Pod::new();
     pod.ip(&["link", "add", "eth0", "type", "veth", "peer", "name", "other"]);
     pod.ip(&["address", "add", "10.244.1.5/24", "dev", "eth0"]);
@@ -238,14 +240,14 @@ fn missing_agent_and_snapshot_are_a_transient_error() {
     let pod = Pod::new();
     call("ADD", &pod, &conf(dir.path()))
         .run()
-        .failed(11, &["no agent is listening on", "no usable snapshot"]);
+        .assert_error(11, &["no agent is listening on", "no usable snapshot"]);
     store_snapshot(&dir);
     let annotations = json!({"io.kubernetes.cri.pod-annotations": {"portico.dev/portals": "a"}});
     let selecting = with(conf(dir.path()), "runtimeConfig", annotations);
-    call("ADD", &pod, &selecting).run().failed(11, &["no usable snapshot", "portico.dev/portals"]);
+    call("ADD", &pod, &selecting).run().assert_error(11, &["no usable snapshot", "portico.dev/portals"]);
     fs::write(ruleset_path(dir.path(), "all"), "garbage").unwrap();
-    call("ADD", &pod, &conf(dir.path())).run().failed(11, &["no usable snapshot", "all.ruleset"]);
-    call("ADD", &pod, &on_agent_down(&dir, "fail")).run().failed(11, &["no agent is listening on"]);
+    call("ADD", &pod, &conf(dir.path())).run().assert_error(11, &["no usable snapshot", "all.ruleset"]);
+    call("ADD", &pod, &on_agent_down(&dir, "fail")).run().assert_error(11, &["no agent is listening on"]);
     assert!(records(&dir).is_empty());
     assert_eq!(pod.within(|| run("nft", &["list", "ruleset"], "")), "");
 }
@@ -258,10 +260,10 @@ fn snapshot_of_release_0_1_0_is_not_used() {
     fs::write(&path, include_bytes!("snapshot-of-0.1.0.bin")).expect("write the snapshot");
     let pod = Pod::new();
     let words = ["no agent is listening on", "no usable snapshot", "unsupported layout 8"];
-    call("ADD", &pod, &conf(dir.path())).run().failed(11, &words);
+    call("ADD", &pod, &conf(dir.path())).run().assert_error(11, &words);
     assert!(records(&dir).is_empty());
     assert_eq!(pod.within(rules), "");
-    call("ADD", &pod, &on_agent_down(&dir, "ignore")).run().succeeded(&result(&dir));
+    call("ADD", &pod, &on_agent_down(&dir, "ignore")).run().assert_success(&result(&dir));
     assert_eq!(pod.within(rules), "");
 }
 
@@ -269,20 +271,20 @@ fn snapshot_of_release_0_1_0_is_not_used() {
 fn on_agent_down_ignore_starts_a_pod_without_portals() {
     let dir = TempDir::new("ignore");
     let (pod, input) = (Pod::new(), on_agent_down(&dir, "ignore"));
-    call("ADD", &pod, &input).run().succeeded(&result(&dir));
+    call("ADD", &pod, &input).run().assert_success(&result(&dir));
     let [record] = records(&dir).try_into().expect("one record");
     assert_eq!((record.programmed_by, record.netns_id), (ProgrammedBy::NotYet, pod.netns.id()));
     // CRI-O sends CHECK after each ADD.
-    call("CHECK", &pod, &input).run().succeeded("");
+    call("CHECK", &pod, &input).run().assert_success("");
     assert_eq!(pod.within(|| run("nft", &["list", "ruleset"], "")), "");
 }
 
 #[test]
 fn failed_write_of_a_record_is_an_error() {
     let dir = TempDir::new("unwritten");
-    fs::write(dir.join("attachments"), "in the way").unwrap();
+    fs::write(dir.join("attachments"), "in the loader").unwrap();
     let input = on_agent_down(&dir, "ignore");
-    call("ADD", &Pod::new(), &input).run().failed(5, &["failed to write record of net/c1/eth0"]);
+    call("ADD", &Pod::new(), &input).run().assert_error(5, &["failed to write record of net/c1/eth0"]);
 }
 
 #[test]
@@ -291,7 +293,7 @@ fn sixty_four_pods_start_at_once_with_and_without_an_agent() {
         let dir = TempDir::new(if is_agent_up { "many-up" } else { "many-down" });
         store_snapshot(&dir);
         let agent = is_agent_up.then(|| FakeAgent::start(&dir.join("agent.sock"), |_, _| Reply::Done));
-        let pods: Vec<Pod> = (0..64).map(|_| wired_within()).collect();
+        let pods: Vec<Pod> = (0..64).map(|_| pod_with_interface()).collect();
         let started: Vec<_> = pods
             .iter()
             .enumerate()
@@ -330,12 +332,12 @@ fn del_succeeds_after_add_was_killed() {
     });
     let pod = Pod::new();
     let mut child = call("ADD", &pod, &conf(dir.path())).start(Stdio::piped());
-    is_requested.recv_timeout(ANSWER).expect("the agent gets the request");
+    is_requested.recv_timeout(REPLY_TIMEOUT).expect("the agent gets the request");
     child.kill().expect("SIGKILL");
     assert_eq!(child.wait().expect("wait for the plugin").code(), None);
     go_on.send(()).expect("the agent waits");
-    call("DEL", &pod, &conf(dir.path())).run().succeeded("");
+    call("DEL", &pod, &conf(dir.path())).run().assert_success("");
     assert_eq!(agent.requests().last(), Some(&Request::Detach { key: key() }));
     drop(go_on);
-    call("ADD", &pod, &conf(dir.path())).run().succeeded(&result(&dir));
+    call("ADD", &pod, &conf(dir.path())).run().assert_success(&result(&dir));
 }

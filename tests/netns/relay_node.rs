@@ -7,10 +7,11 @@ use std::time::{Duration, Instant};
 use proxy_core::portal::{NodeContext, Place, Portals, portals};
 use proxy_core::sample::{backend, node_context, slice, snapshot, svc};
 use relay::{Options, Relay};
-use test_support::conversation::assert_refused;
-use test_support::namespace::{load, within};
-use test_support::relayed::{
-    OPTIONS, Server, TIMEOUT, accepted, connected, end_of, eventually, listener, name, talk,
+use test_support::backend_server::assert_refused;
+use test_support::eventually::eventually;
+use test_support::namespace::{in_routed_netns, load};
+use test_support::relay_fixture::{
+    OPTIONS, Server, TIMEOUT, accept, connect_with_timeouts, exchange_byte, listen, read_name, read_to_end,
 };
 use tokio::runtime::Builder;
 use tokio::sync::mpsc::channel;
@@ -49,16 +50,16 @@ fn on_node(addresses: &[&str], body: impl FnOnce(&Relay) + Send) {
 }
 
 fn on_node_with(options: Options, addresses: &[&str], body: impl FnOnce(&Relay) + Send) {
-    within(|| {
+    in_routed_netns(|| {
         load(RULES);
         body(&start(options, addresses));
     });
 }
 
-fn outcome(address: &str) -> Result<(), ErrorKind> {
+fn connect_outcome(address: &str) -> Result<(), ErrorKind> {
     let mut stream = TcpStream::connect(backend(address)).map_err(|error| error.kind())?;
     stream.set_read_timeout(Some(TIMEOUT)).expect("set a time-out");
-    end_of(&mut stream)
+    read_to_end(&mut stream)
 }
 
 fn unmatched(relay: &Relay) -> u64 {
@@ -70,12 +71,17 @@ fn node_port_is_served_at_the_loopback_addresses_of_both_families() {
     on_node(&["10.1.0.1", "10.1.0.2", "2001:db8:1::1"], |relay| {
         let _servers = [("a", BACKENDS[0]), ("b", "10.1.0.2:8080"), ("c", BACKENDS[1])]
             .map(|(name, address)| Server::start(name, address));
-        let names: Vec<String> = (0..10).map(|_| name(&mut connected(LOOPBACK[0]))).collect();
+        let names: Vec<String> =
+            (0..10).map(|_| read_name(&mut connect_with_timeouts(LOOPBACK[0]))).collect();
         assert_eq!(names.iter().filter(|name| *name == "a").count(), 5, "{names:?}");
-        assert_eq!(name(&mut connected("127.0.0.2:30080")).len(), 1, "every IPv4 loopback address");
-        let mut stream = connected(LOOPBACK[1]);
-        assert_eq!(name(&mut stream), "c");
-        talk(&mut stream).expect("the connection is copied");
+        assert_eq!(
+            read_name(&mut connect_with_timeouts("127.0.0.2:30080")).len(),
+            1,
+            "every IPv4 loopback address"
+        );
+        let mut stream = connect_with_timeouts(LOOPBACK[1]);
+        assert_eq!(read_name(&mut stream), "c");
+        exchange_byte(&mut stream).expect("the connection is copied");
         let report = relay.report(Instant::now());
         let portals: Vec<&str> = (report.namespaces.iter())
             .flat_map(|netns| &netns.portals)
@@ -88,9 +94,9 @@ fn node_port_is_served_at_the_loopback_addresses_of_both_families() {
 #[test]
 fn backend_sees_an_address_of_the_node() {
     on_node(&["10.1.0.1"], |_| {
-        let listener = listener(BACKENDS[0]);
-        let _client = connected(LOOPBACK[0]);
-        let (_stream, from) = accepted(&listener);
+        let listener = listen(BACKENDS[0]);
+        let _client = connect_with_timeouts(LOOPBACK[0]);
+        let (_stream, from) = accept(&listener);
         assert!(!from.ip().is_loopback(), "{from}");
     });
 }
@@ -100,7 +106,7 @@ fn connection_to_the_listener_itself_is_closed_at_once() {
     on_node(&["10.1.0.1"], |relay| {
         let server = Server::start("a", BACKENDS[0]);
         for own in ["127.0.0.1:15998", "[::1]:15998"] {
-            assert_eq!(outcome(own), Err(ErrorKind::ConnectionReset), "{own}");
+            assert_eq!(connect_outcome(own), Err(ErrorKind::ConnectionReset), "{own}");
         }
         assert_eq!((unmatched(relay), server.count()), (2, 0));
     });
@@ -120,13 +126,13 @@ fn listener_of_the_node_is_only_at_its_loopback_addresses() {
 fn port_without_a_portal_is_reset_and_not_dialled() {
     on_node(&["10.1.0.1"], |relay| {
         let server = Server::start("a", BACKENDS[0]);
-        assert_eq!(outcome("127.0.0.1:30081"), Err(ErrorKind::ConnectionReset));
+        assert_eq!(connect_outcome("127.0.0.1:30081"), Err(ErrorKind::ConnectionReset));
         // The portal of IPv6 exists, and has no backend.
-        assert_eq!(outcome(LOOPBACK[1]), Err(ErrorKind::ConnectionReset));
+        assert_eq!(connect_outcome(LOOPBACK[1]), Err(ErrorKind::ConnectionReset));
         assert_eq!((unmatched(relay), server.count()), (1, 0));
         relay.set_node_portals(node_portals(&["2001:db8:1::1"]));
         let _server = Server::start("c", BACKENDS[1]);
-        assert_eq!(name(&mut connected(LOOPBACK[1])), "c", "portals are replaced");
+        assert_eq!(read_name(&mut connect_with_timeouts(LOOPBACK[1])), "c", "portals are replaced");
     });
 }
 
@@ -135,7 +141,7 @@ fn backend_at_a_loopback_address_is_not_dialled() {
     on_node(&["127.0.0.1"], |relay| {
         let own = TcpListener::bind("127.0.0.1:8080").expect("a server of the node");
         own.set_nonblocking(true).expect("do not block");
-        assert_eq!(outcome(LOOPBACK[0]), Err(ErrorKind::ConnectionReset));
+        assert_eq!(connect_outcome(LOOPBACK[0]), Err(ErrorKind::ConnectionReset));
         assert_eq!(own.accept().expect_err("no connection").kind(), ErrorKind::WouldBlock);
         eventually("no connection is left", || relay.report(Instant::now()).connections == 0);
     });
@@ -146,16 +152,16 @@ fn node_has_the_share_of_one_pod() {
     let options = Options { connections_max: 256, ..OPTIONS };
     on_node_with(options, &["10.1.0.1"], |relay| {
         let _server = Server::start("a", BACKENDS[0]);
-        let mut streams: Vec<TcpStream> = (0..64).map(|_| connected(LOOPBACK[0])).collect();
-        streams.iter_mut().for_each(|stream| assert_eq!(name(stream), "a"));
-        assert_eq!(outcome(LOOPBACK[0]), Err(ErrorKind::ConnectionReset));
+        let mut streams: Vec<TcpStream> = (0..64).map(|_| connect_with_timeouts(LOOPBACK[0])).collect();
+        streams.iter_mut().for_each(|stream| assert_eq!(read_name(stream), "a"));
+        assert_eq!(connect_outcome(LOOPBACK[0]), Err(ErrorKind::ConnectionReset));
         assert_eq!(relay.report(Instant::now()).refused.pod, 1);
     });
 }
 
 #[test]
 fn port_in_use_is_an_error_and_closed_port_is_free() {
-    within(|| {
+    in_routed_netns(|| {
         load(RULES);
         let relay = Relay::start(OPTIONS, &channel(16).0).expect("start the relay");
         let other = TcpListener::bind(("127.0.0.1", PORT)).expect("another process");
@@ -172,12 +178,12 @@ fn port_in_use_is_an_error_and_closed_port_is_free() {
 
 #[test]
 fn node_without_ipv6_is_served_over_ipv4() {
-    within(|| {
+    in_routed_netns(|| {
         load(RULES);
         std::fs::write("/proc/sys/net/ipv6/conf/all/disable_ipv6", "1").expect("turn IPv6 off");
         let _relay = start(OPTIONS, &["10.1.0.1"]);
         let _server = Server::start("a", BACKENDS[0]);
-        assert_eq!(name(&mut connected(LOOPBACK[0])), "a");
+        assert_eq!(read_name(&mut connect_with_timeouts(LOOPBACK[0])), "a");
     });
 }
 
@@ -185,21 +191,21 @@ fn node_without_ipv6_is_served_over_ipv4() {
 fn shutdown_hands_the_node_over_to_the_successor() {
     on_node(&["10.1.0.1"], |relay| {
         let _server = Server::start("a", BACKENDS[0]);
-        let mut open: Vec<TcpStream> = (0..20).map(|_| connected(LOOPBACK[0])).collect();
-        open.iter_mut().for_each(|stream| assert_eq!(name(stream), "a"));
+        let mut open: Vec<TcpStream> = (0..20).map(|_| connect_with_timeouts(LOOPBACK[0])).collect();
+        open.iter_mut().for_each(|stream| assert_eq!(read_name(stream), "a"));
         let successor = start(OPTIONS, &["10.1.0.1"]);
         let runtime = Builder::new_current_thread().enable_all().build().expect("a runtime");
         std::thread::scope(|scope| {
             let shutdown = scope.spawn(|| runtime.block_on(relay.shut_down(Duration::from_secs(60))));
             for _ in 0..100 {
-                assert_eq!(name(&mut connected(LOOPBACK[0])), "a");
-                open.iter_mut().for_each(|stream| talk(stream).expect("open connections go on"));
+                assert_eq!(read_name(&mut connect_with_timeouts(LOOPBACK[0])), "a");
+                open.iter_mut().for_each(|stream| exchange_byte(stream).expect("open connections go on"));
             }
             assert!(!shutdown.is_finished(), "open connections are drained");
             open.clear();
             shutdown.join().expect("no panic");
         });
-        assert_eq!(name(&mut connected(LOOPBACK[0])), "a");
+        assert_eq!(read_name(&mut connect_with_timeouts(LOOPBACK[0])), "a");
         drop(successor);
     });
 }

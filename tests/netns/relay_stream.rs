@@ -7,10 +7,11 @@ use std::thread;
 use std::time::Duration;
 
 use proxy_core::sample::tcp;
+use test_support::eventually::eventually;
 use test_support::namespace::run;
-use test_support::relayed;
-use test_support::relayed::{
-    Relayed, accepted, connected, end_of, eventually, leads, listener, relayed, reset, web,
+use test_support::relay_fixture::{
+    RelayFixture, Server, accept, close_with_reset, connect_with_timeouts, listen, read_to_end,
+    relayed_service, web_service, with_relay,
 };
 
 const BACKEND: &str = "10.1.0.1";
@@ -23,9 +24,9 @@ struct Pair {
 }
 
 impl Pair {
-    fn new(world: &Relayed, listener: &TcpListener) -> Self {
-        let client = world.connect(PORTAL);
-        Self { client, backend: accepted(listener).0 }
+    fn new(fixture: &RelayFixture, listener: &TcpListener) -> Self {
+        let client = fixture.connect(PORTAL);
+        Self { client, backend: accept(listener).0 }
     }
 
     /// Returns both ends, the one that acts first in front.
@@ -34,13 +35,13 @@ impl Pair {
     }
 }
 
-fn both_ways(body: impl Fn(&Relayed, TcpStream, TcpStream) + Sync) {
-    relayed(leads(web("10.96.0.1"), &[BACKEND]), |world| {
-        let listener = listener("10.1.0.1:8080");
+fn in_both_directions(body: impl Fn(&RelayFixture, TcpStream, TcpStream) + Sync) {
+    with_relay(relayed_service(web_service("10.96.0.1"), &[BACKEND]), |fixture| {
+        let listener = listen("10.1.0.1:8080");
         for is_client_first in [true, false] {
-            let (one, other) = Pair::new(world, &listener).sides(is_client_first);
-            body(world, one, other);
-            eventually("the connection is closed", || world.connections() == 0);
+            let (one, other) = Pair::new(fixture, &listener).sides(is_client_first);
+            body(fixture, one, other);
+            eventually("the connection is closed", || fixture.connections() == 0);
         }
     });
 }
@@ -53,7 +54,7 @@ fn expect_stream(stream: &mut TcpStream, expected: &[u8]) {
 
 #[test]
 fn half_closed_end_still_receives() {
-    both_ways(|_, mut one, mut other| {
+    in_both_directions(|_, mut one, mut other| {
         one.write_all(b"question").expect("send");
         one.shutdown(Shutdown::Write).expect("shut down");
         expect_stream(&mut other, b"question");
@@ -65,11 +66,11 @@ fn half_closed_end_still_receives() {
 
 #[test]
 fn reset_is_forwarded_as_a_reset() {
-    both_ways(|_, mut one, mut other| {
+    in_both_directions(|_, mut one, mut other| {
         one.write_all(b"half a").expect("send");
         other.read_exact(&mut [0; 6]).expect("receive");
-        reset(one);
-        assert_eq!(end_of(&mut other), Err(ErrorKind::ConnectionReset));
+        close_with_reset(one);
+        assert_eq!(read_to_end(&mut other), Err(ErrorKind::ConnectionReset));
     });
 }
 
@@ -101,14 +102,14 @@ fn kernel_buffers() -> u64 {
 fn unread_bytes_stop_the_sender() {
     /// The maximum that the relay buffers in one direction: a pipe.
     const PIPE_BYTES: u64 = 512 << 10;
-    both_ways(|world, mut one, other| {
+    in_both_directions(|fixture, mut one, other| {
         let written = fill(&mut one);
         // Twice, for the connection to the relay and the connection from it.
         assert!(written <= 2 * kernel_buffers() + PIPE_BYTES, "{written}");
-        let report = world.report(tcp(PORTAL));
+        let report = fixture.report(tcp(PORTAL));
         let taken = report.totals.sent.max(report.totals.received);
         assert!(taken <= kernel_buffers() + PIPE_BYTES, "{taken} taken of {written}");
-        reset(other);
+        close_with_reset(other);
         eventually("the sender is reset", || {
             one.write(&[7]).is_err_and(|error| {
                 matches!(error.kind(), ErrorKind::ConnectionReset | ErrorKind::BrokenPipe)
@@ -119,10 +120,10 @@ fn unread_bytes_stop_the_sender() {
 
 #[test]
 fn reset_is_noticed_while_the_receiver_does_not_read() {
-    both_ways(|world, mut one, mut other| {
+    in_both_directions(|fixture, mut one, mut other| {
         fill(&mut one);
-        reset(one);
-        eventually("the relay has closed the connection", || world.connections() == 0);
+        close_with_reset(one);
+        eventually("the relay has closed the connection", || fixture.connections() == 0);
         // The receiver gets most of the bytes, and then a reset instead of the end of the stream.
         let mut received = Vec::new();
         let ended = other.read_to_end(&mut received).map_err(|error| error.kind());
@@ -132,7 +133,7 @@ fn reset_is_noticed_while_the_receiver_does_not_read() {
 
 #[test]
 fn slow_reader_receives_all_bytes_sent_before_close() {
-    both_ways(|_, mut one, mut other| {
+    in_both_directions(|_, mut one, mut other| {
         let (bytes, mut received) = (vec![7; 3 << 20], Vec::new());
         thread::scope(|scope| {
             scope.spawn(|| {
@@ -152,7 +153,7 @@ const TRANSFER_BYTES: u64 = 1 << 30;
 const BLOCK_BYTES: usize = 1 << 20;
 
 /// Marks block `number` of a transfer, so that all blocks differ.
-fn stamp(block: &mut [u8], seed: u64, number: u64) {
+fn mark_block(block: &mut [u8], seed: u64, number: u64) {
     for (place, chunk) in block.chunks_exact_mut(64 << 10).enumerate() {
         chunk[..8].copy_from_slice(&(seed << 56 | number << 8 | place as u64).to_be_bytes());
     }
@@ -165,7 +166,7 @@ fn pattern() -> Vec<u8> {
 fn send(stream: &mut TcpStream, seed: u64) {
     let mut block = pattern();
     for number in 0..TRANSFER_BYTES / BLOCK_BYTES as u64 {
-        stamp(&mut block, seed, number);
+        mark_block(&mut block, seed, number);
         stream.write_all(&block).expect("send");
     }
     stream.shutdown(Shutdown::Write).expect("shut down");
@@ -175,7 +176,7 @@ fn receive(stream: &mut TcpStream, seed: u64) {
     let (mut expected, mut block) = (pattern(), vec![0; BLOCK_BYTES]);
     for number in 0..TRANSFER_BYTES / BLOCK_BYTES as u64 {
         stream.read_exact(&mut block).expect("receive");
-        stamp(&mut expected, seed, number);
+        mark_block(&mut expected, seed, number);
         assert!(block == expected, "block {number} of transfer {seed} differs");
     }
     assert_eq!(stream.read(&mut block).expect("the end of the stream"), 0);
@@ -183,9 +184,9 @@ fn receive(stream: &mut TcpStream, seed: u64) {
 
 #[test]
 fn eight_concurrent_transfers_arrive_intact_and_are_answered_after_half_close() {
-    relayed(leads(web("10.96.0.1"), &[BACKEND]), |world| {
-        let listener = listener("10.1.0.1:8080");
-        let pairs: Vec<Pair> = (0..8).map(|_| Pair::new(world, &listener)).collect();
+    with_relay(relayed_service(web_service("10.96.0.1"), &[BACKEND]), |fixture| {
+        let listener = listen("10.1.0.1:8080");
+        let pairs: Vec<Pair> = (0..8).map(|_| Pair::new(fixture, &listener)).collect();
         thread::scope(|scope| {
             for (seed, pair) in pairs.into_iter().enumerate() {
                 let (mut from, mut to) = pair.sides(seed % 2 == 0);
@@ -200,8 +201,8 @@ fn eight_concurrent_transfers_arrive_intact_and_are_answered_after_half_close() 
                 });
             }
         });
-        eventually("all are closed", || world.connections() == 0);
-        let report = world.report(tcp(PORTAL));
+        eventually("all are closed", || fixture.connections() == 0);
+        let report = fixture.report(tcp(PORTAL));
         let sum = 4 * TRANSFER_BYTES + 4 * "received".len() as u64;
         assert_eq!((report.totals.sent, report.totals.received), (sum, sum));
     });
@@ -209,27 +210,27 @@ fn eight_concurrent_transfers_arrive_intact_and_are_answered_after_half_close() 
 
 #[test]
 fn mute_backend_does_not_disturb_other_clients() {
-    relayed(leads(web("10.96.0.1"), &[BACKEND]), |world| {
-        let listener = listener("10.1.0.1:8080");
-        let mute: Vec<Pair> = (0..50).map(|_| Pair::new(world, &listener)).collect();
-        let mut pair = Pair::new(world, &listener);
+    with_relay(relayed_service(web_service("10.96.0.1"), &[BACKEND]), |fixture| {
+        let listener = listen("10.1.0.1:8080");
+        let mute: Vec<Pair> = (0..50).map(|_| Pair::new(fixture, &listener)).collect();
+        let mut pair = Pair::new(fixture, &listener);
         pair.backend.write_all(b"x").expect("send");
         pair.client.read_exact(&mut [0]).expect("receive");
         drop(pair);
-        eventually("the others are still open", || world.connections() == mute.len());
-        mute.into_iter().for_each(|pair| reset(pair.client));
-        eventually("all are closed", || world.connections() == 0);
+        eventually("the others are still open", || fixture.connections() == mute.len());
+        mute.into_iter().for_each(|pair| close_with_reset(pair.client));
+        eventually("all are closed", || fixture.connections() == 0);
     });
 }
 
 #[test]
 fn keepalive_is_active_on_both_sockets() {
-    relayed(leads(web("10.96.0.1"), &[BACKEND]), |world| {
-        let listener = listener("10.1.0.1:8080");
-        let _pair = Pair::new(world, &listener);
+    with_relay(relayed_service(web_service("10.96.0.1"), &[BACKEND]), |fixture| {
+        let listener = listen("10.1.0.1:8080");
+        let _pair = Pair::new(fixture, &listener);
         // The keepalive timer is visible once all handshakes have ended.
         eventually("both sockets of the relay have a keepalive timer", || {
-            let sockets = world.within(|| run("ss", &["-Htno", "state", "established"], ""));
+            let sockets = fixture.within(|| run("ss", &["-Htno", "state", "established"], ""));
             let has_keepalive = |socket: &&str| socket.contains("timer:(keepalive,");
             sockets.lines().filter(has_keepalive).count() == 2
         });
@@ -238,15 +239,15 @@ fn keepalive_is_active_on_both_sockets() {
 
 #[test]
 fn aborted_clients_leave_no_connection() {
-    relayed(leads(web("10.96.0.1"), &[BACKEND]), |world| {
-        let _server = relayed::Server::on(listener("10.1.0.1:8080"), "a");
-        world.within(|| {
+    with_relay(relayed_service(web_service("10.96.0.1"), &[BACKEND]), |fixture| {
+        let _server = Server::on(listen("10.1.0.1:8080"), "a");
+        fixture.within(|| {
             for _ in 0..100 {
-                drop(connected(PORTAL));
-                reset(connected(PORTAL));
+                drop(connect_with_timeouts(PORTAL));
+                close_with_reset(connect_with_timeouts(PORTAL));
             }
         });
-        eventually("no connection is left", || world.connections() == 0);
-        assert_eq!(world.report(tcp(PORTAL)).active, 0);
+        eventually("no connection is left", || fixture.connections() == 0);
+        assert_eq!(fixture.report(tcp(PORTAL)).active, 0);
     });
 }

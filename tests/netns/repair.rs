@@ -13,11 +13,11 @@ use proxy_core::ruleset::{Ruleset, Settings};
 use proxy_core::sample::{backend, slice, svc};
 use proxy_core::service::Mode;
 use proxy_core::snapshot::Change;
-use test_support::conversation::{ANSWER, ask, serve, serve_beyond};
-use test_support::namespace::{add_address, listing, load, within};
-use test_support::way::{apply, current_table, portals_of, ruleset_of};
+use test_support::backend_server::{REPLY_TIMEOUT, serve, serve_outside, try_backend_of};
+use test_support::namespace::{add_address, in_routed_netns, listing, load};
+use test_support::ruleset_loader::{apply, current_table, portals_of, ruleset_of};
 
-fn world() -> Ruleset {
+fn portals_ruleset() -> Ruleset {
     ruleset_of(changes())
 }
 
@@ -64,15 +64,15 @@ const DAMAGES: [(&str, &str); 22] = [
 #[test]
 fn drift_of_a_table_is_detected_and_repaired() {
     for (damage, reason) in DAMAGES {
-        within(|| {
-            apply(&encode_fresh(&world()));
+        in_routed_netns(|| {
+            apply(&encode_fresh(&portals_ruleset()));
             load(damage);
             match Socket::open().and_then(|socket| socket.read_table()).expect("read the table") {
                 TableState::Drifted(why) => assert!(why.contains(reason), "{damage}: {why}"),
                 other => panic!("{damage}: {other:?}"),
             }
-            apply(&encode_fresh(&world()));
-            assert_eq!(current_table(), Table::from(&world()), "{damage}");
+            apply(&encode_fresh(&portals_ruleset()));
+            assert_eq!(current_table(), Table::from(&portals_ruleset()), "{damage}");
         });
     }
 }
@@ -84,24 +84,24 @@ fn added_and_deleted_elements_are_read_back() {
         "delete element inet portico backends4 { 10.96.0.1 . tcp . 80 . 0 }",
         "add element inet portico addresses4 { 10.96.0.9 }",
     ] {
-        within(|| {
-            apply(&encode_fresh(&world()));
+        in_routed_netns(|| {
+            apply(&encode_fresh(&portals_ruleset()));
             load(damage);
-            assert_ne!(current_table(), Table::from(&world()), "{damage}");
-            apply(&encode_fresh(&world()));
-            assert_eq!(current_table(), Table::from(&world()), "{damage}");
+            assert_ne!(current_table(), Table::from(&portals_ruleset()), "{damage}");
+            apply(&encode_fresh(&portals_ruleset()));
+            assert_eq!(current_table(), Table::from(&portals_ruleset()), "{damage}");
         });
     }
 }
 
 #[test]
 fn missing_table_is_read_back_as_absent() {
-    within(|| {
+    in_routed_netns(|| {
         load("add table inet other { chain portals { drop; }; }");
         let find = || Socket::open().and_then(Socket::read_table).expect("read the table");
         assert_eq!(find(), TableState::Missing);
-        apply(&encode_fresh(&world()));
-        assert_eq!(current_table(), Table::from(&world()));
+        apply(&encode_fresh(&portals_ruleset()));
+        assert_eq!(current_table(), Table::from(&portals_ruleset()));
         apply(&encode_fresh(&Ruleset::empty()));
         assert_eq!(find(), TableState::Missing);
     });
@@ -109,15 +109,15 @@ fn missing_table_is_read_back_as_absent() {
 
 #[test]
 fn new_table_replaces_any_table_of_its_name() {
-    within(|| {
+    in_routed_netns(|| {
         load(
             "table inet portico { map portals4 { type ipv4_addr : verdict; }; chain output { type filter hook input priority 0; drop; }; }",
         );
-        apply(&encode_fresh(&world()));
+        apply(&encode_fresh(&portals_ruleset()));
         let replaced = listing();
-        assert_eq!(current_table(), Table::from(&world()));
-        let fresh = within(|| {
-            apply(&encode(&plan(&Ruleset::empty(), &world())));
+        assert_eq!(current_table(), Table::from(&portals_ruleset()));
+        let fresh = in_routed_netns(|| {
+            apply(&encode(&plan(&Ruleset::empty(), &portals_ruleset())));
             listing()
         });
         assert_eq!(replaced, fresh);
@@ -126,12 +126,12 @@ fn new_table_replaces_any_table_of_its_name() {
 
 #[test]
 fn generation_changes_with_every_change_and_only_then() {
-    within(|| {
+    in_routed_netns(|| {
         let socket = Socket::open().expect("open a netfilter socket");
         let generation = || socket.generation().expect("read the generation");
         let empty = generation();
         assert_eq!(generation(), empty);
-        socket.apply(&encode_fresh(&world())).expect("apply");
+        socket.apply(&encode_fresh(&portals_ruleset())).expect("apply");
         let own = generation();
         assert_eq!(own, empty + 1, "one transaction");
         Socket::open().and_then(Socket::read_table).expect("read the table");
@@ -143,42 +143,58 @@ fn generation_changes_with_every_change_and_only_then() {
 
 #[test]
 fn decoded_batch_has_the_same_bytes() {
-    within(|| {
-        let batch = Batch::from_bytes(encode_fresh(&world()).as_bytes().to_vec());
+    in_routed_netns(|| {
+        let batch = Batch::from_bytes(encode_fresh(&portals_ruleset()).as_bytes().to_vec());
         apply(&batch);
-        assert_eq!(current_table(), Table::from(&world()));
-        let misfit = encode(&plan(&ruleset_of([svc("other").ip("10.96.0.9").tcp("", 80).into()]), &world()));
+        assert_eq!(current_table(), Table::from(&portals_ruleset()));
+        let misfit =
+            encode(&plan(&ruleset_of([svc("other").ip("10.96.0.9").tcp("", 80).into()]), &portals_ruleset()));
         let misfit = Batch::from_bytes(misfit.as_bytes().to_vec());
         let socket = Socket::open().expect("open a netfilter socket");
         let error = socket.apply(&misfit).expect_err("the batch deletes missing elements");
         assert!(matches!(error, Error::Rejected { op: None, .. }), "{error:?}");
-        assert_eq!(current_table(), Table::from(&world()));
+        assert_eq!(current_table(), Table::from(&portals_ruleset()));
     });
+}
+
+/// Both ends of a connection through the portal.
+struct EstablishedConnection {
+    client: TcpStream,
+    server: TcpStream,
+}
+
+impl EstablishedConnection {
+    fn open(listener: &TcpListener) -> Self {
+        let client = TcpStream::connect_timeout(&backend("10.96.0.1:80"), REPLY_TIMEOUT).expect("connect");
+        let (server, _) = listener.accept().expect("accept");
+        server.set_read_timeout(Some(REPLY_TIMEOUT)).expect("set a time-out");
+        Self { client, server }
+    }
+
+    /// Asserts that bytes of the client arrive at the server.
+    fn exchange(&mut self, text: &[u8; 4]) {
+        self.client.write_all(text).expect("write");
+        let mut buffer = [0; 4];
+        self.server.read_exact(&mut buffer).expect("the bytes arrive");
+        assert_eq!(&buffer, text);
+    }
 }
 
 #[test]
 fn established_connection_outlives_the_replacement_of_its_table() {
-    within(|| {
+    in_routed_netns(|| {
         add_address("10.1.0.1");
         let listener = TcpListener::bind("10.1.0.1:8080").expect("listen");
-        apply(&encode_fresh(&world()));
-        let mut client = TcpStream::connect_timeout(&backend("10.96.0.1:80"), ANSWER).expect("connect");
-        let (mut server, _) = listener.accept().expect("accept");
-        server.set_read_timeout(Some(ANSWER)).expect("set a time-out");
-        let mut exchange = |text: &[u8; 4]| {
-            client.write_all(text).expect("write");
-            let mut buffer = [0; 4];
-            server.read_exact(&mut buffer).expect("the bytes arrive");
-            assert_eq!(&buffer, text);
-        };
-        exchange(b"one ");
-        apply(&encode_fresh(&world()));
-        exchange(b"two ");
+        apply(&encode_fresh(&portals_ruleset()));
+        let mut connection = EstablishedConnection::open(&listener);
+        connection.exchange(b"one ");
+        apply(&encode_fresh(&portals_ruleset()));
+        connection.exchange(b"two ");
         let other = Settings { nat_priority: -98, relay_port: 1, on_demand: true, counters: true };
-        apply(&encode(&plan(&world(), &Ruleset::new(&portals_of(changes()), other))));
-        exchange(b"six ");
+        apply(&encode(&plan(&portals_ruleset(), &Ruleset::new(&portals_of(changes()), other))));
+        connection.exchange(b"six ");
         apply(&encode_fresh(&ruleset_of([])));
-        exchange(b"ten ");
+        connection.exchange(b"ten ");
     });
 }
 
@@ -197,11 +213,11 @@ fn assert_served(outcomes: &[io::Result<String>], refused_max: usize) {
     assert!(refused <= refused_max, "{refused} of {} connections were refused", outcomes.len());
 }
 
-/// The transaction of an earlier release for the services of `earlier`: a table of layout 8.
+/// The transaction of an earlier release for the services of `ruleset_of_layout_8`: a table of layout 8.
 const LAYOUT_8: &[u8] = include_bytes!("table-of-layout-8.bin");
 
 /// The ruleset of `LAYOUT_8`.
-fn earlier() -> Ruleset {
+fn ruleset_of_layout_8() -> Ruleset {
     let made = |name: &str| slice(name).tcp("", 8080).at("10.1.0.1");
     ruleset_of([
         Change::ServiceRanges(vec!["10.96.0.0/16".parse().expect("a network")]),
@@ -216,24 +232,16 @@ fn earlier() -> Ruleset {
 
 #[test]
 fn table_of_layout_8_is_replaced_atomically_and_its_connections_continue() {
-    within(|| {
-        serve_beyond("bypass", "10.96.0.1:80");
+    in_routed_netns(|| {
+        serve_outside("bypass", "10.96.0.1:80");
         add_address("10.1.0.1");
         let listener = TcpListener::bind("10.1.0.1:8080").expect("listen");
         apply(&Batch::from_bytes(LAYOUT_8.to_vec()));
         let found = Socket::open().and_then(|socket| socket.read_table()).expect("read the table");
         let TableState::Drifted(why) = &found else { panic!("{found:?}") };
         assert!(why.contains("portico layout 8,"), "{why}");
-        let mut client = TcpStream::connect_timeout(&backend("10.96.0.1:80"), ANSWER).expect("connect");
-        let (mut server, _) = listener.accept().expect("accept");
-        server.set_read_timeout(Some(ANSWER)).expect("set a time-out");
-        let mut exchange = |text: &[u8; 4]| {
-            client.write_all(text).expect("write");
-            let mut buffer = [0; 4];
-            server.read_exact(&mut buffer).expect("the bytes arrive");
-            assert_eq!(&buffer, text);
-        };
-        exchange(b"one ");
+        let mut connection = EstablishedConnection::open(&listener);
+        connection.exchange(b"one ");
         thread::spawn(move || {
             for connection in listener.incoming() {
                 let _ = connection.and_then(|mut stream| stream.write_all(b"backend"));
@@ -245,29 +253,29 @@ fn table_of_layout_8_is_replaced_atomically_and_its_connections_continue() {
             scope.spawn(|| {
                 for _ in 0..50 {
                     apply(&Batch::from_bytes(LAYOUT_8.to_vec()));
-                    apply(&encode_fresh(&earlier()));
+                    apply(&encode_fresh(&ruleset_of_layout_8()));
                 }
                 done.store(true, Ordering::Relaxed);
             });
             while !done.load(Ordering::Relaxed) {
-                outcomes.push(ask("10.96.0.1:80", ANSWER));
+                outcomes.push(try_backend_of("10.96.0.1:80", REPLY_TIMEOUT));
             }
         });
         // A packet that is between rules of layout 8 while they are replaced is rejected, because this layout lacks the map
         // `current`. No rule of a later layout evaluates that packet.
         assert_served(&outcomes, 1 + outcomes.len() / 50);
-        exchange(b"two ");
-        assert_eq!(current_table(), Table::from(&earlier()));
+        connection.exchange(b"two ");
+        assert_eq!(current_table(), Table::from(&ruleset_of_layout_8()));
     });
 }
 
 #[test]
 fn no_connection_bypasses_a_portal_while_its_table_is_replaced() {
-    within(|| {
+    in_routed_netns(|| {
         serve("backend", "10.1.0.1:8080");
         // A connection that bypasses the portal would arrive here.
-        serve_beyond("bypass", "10.96.0.1:80");
-        let (batch, done) = (encode_fresh(&world()), AtomicBool::new(false));
+        serve_outside("bypass", "10.96.0.1:80");
+        let (batch, done) = (encode_fresh(&portals_ruleset()), AtomicBool::new(false));
         apply(&batch);
         let mut outcomes = Vec::new();
         thread::scope(|scope| {
@@ -276,7 +284,7 @@ fn no_connection_bypasses_a_portal_while_its_table_is_replaced() {
                 done.store(true, Ordering::Relaxed);
             });
             while !done.load(Ordering::Relaxed) {
-                outcomes.push(ask("10.96.0.1:80", ANSWER));
+                outcomes.push(try_backend_of("10.96.0.1:80", REPLY_TIMEOUT));
             }
         });
         assert_served(&outcomes, 0);

@@ -8,11 +8,11 @@ use ipnet::IpNet;
 use netns_nft::{Error, add_service_routes, has_route};
 use proxy_core::ruleset::Ruleset;
 use proxy_core::sample::{backend, slice, svc};
-use test_support::namespace::{add_address_to, run, within};
+use test_support::namespace::{add_address_to, in_routed_netns, run};
 use test_support::pod::Pod;
-use test_support::way::ruleset_of;
+use test_support::ruleset_loader::ruleset_of;
 
-const ANSWER: Duration = Duration::from_secs(10);
+const REPLY_TIMEOUT: Duration = Duration::from_secs(10);
 const PORTAL: &str = "10.96.0.1:80";
 const PORTAL6: &str = "[2001:db8:96::1]:80";
 const BACKEND: &str = "10.1.0.1:8080";
@@ -50,7 +50,7 @@ fn program(pod: &Pod) {
 }
 
 /// A pod with portals, connected to the backends by a veth pair, without another route.
-fn programmed() -> Pod {
+fn programmed_pod() -> Pod {
     let pod = Pod::new();
     pod.wire("outer", "net1");
     address_both(&pod, "outer", "net1");
@@ -60,7 +60,7 @@ fn programmed() -> Pod {
 
 /// Returns the source address that a backend sees of a connection to the portal.
 fn source_seen_by(pod: &Pod, listener: &TcpListener, portal: &str) -> io::Result<IpAddr> {
-    let stream = pod.within(|| TcpStream::connect_timeout(&backend(portal), ANSWER))?;
+    let stream = pod.within(|| TcpStream::connect_timeout(&backend(portal), REPLY_TIMEOUT))?;
     let (_, from) = listener.accept()?;
     assert_eq!(stream.local_addr()?.ip(), from.ip());
     Ok(from.ip())
@@ -77,10 +77,10 @@ fn assert_reached(pod: &Pod) {
 
 #[test]
 fn added_routes_let_a_pod_reach_services() {
-    within(|| {
-        let pod = programmed();
+    in_routed_netns(|| {
+        let pod = programmed_pod();
         for portal in [PORTAL, PORTAL6] {
-            let connect = || TcpStream::connect_timeout(&backend(portal), ANSWER);
+            let connect = || TcpStream::connect_timeout(&backend(portal), REPLY_TIMEOUT);
             let kind = pod.within(connect).expect_err("there is no route").kind();
             assert_eq!(kind, ErrorKind::NetworkUnreachable, "{portal}");
             assert!(!has_route(&pod.netns, backend(portal).ip()).expect("look up"), "{portal}");
@@ -95,8 +95,8 @@ fn added_routes_let_a_pod_reach_services() {
 
 #[test]
 fn adding_routes_again_changes_nothing() {
-    within(|| {
-        let pod = programmed();
+    in_routed_netns(|| {
+        let pod = programmed_pod();
         assert_eq!(route(&pod, "net1"), ranges());
         let routes = pod.ip(&["route"]);
         assert!(routes.contains("10.96.0.0/12 dev net1 proto static scope link src 10.1.0.2"), "{routes}");
@@ -107,8 +107,8 @@ fn adding_routes_again_changes_nothing() {
 
 #[test]
 fn pod_with_a_default_route_is_unchanged() {
-    within(|| {
-        let pod = programmed();
+    in_routed_netns(|| {
+        let pod = programmed_pod();
         pod.ip(&["route", "add", "default", "via", "10.1.0.1"]);
         pod.ip(&["-6", "route", "add", "default", "via", "2001:db8:1::1"]);
         assert_eq!(route(&pod, "net1"), []);
@@ -118,8 +118,8 @@ fn pod_with_a_default_route_is_unchanged() {
 
 #[test]
 fn route_over_another_interface_is_unchanged() {
-    within(|| {
-        let pod = programmed();
+    in_routed_netns(|| {
+        let pod = programmed_pod();
         pod.wire("other", "eth0");
         pod.ip(&["address", "add", "10.2.0.2/24", "dev", "eth0"]);
         pod.ip(&["route", "add", "10.0.0.0/8", "dev", "eth0"]);
@@ -130,8 +130,8 @@ fn route_over_another_interface_is_unchanged() {
 
 #[test]
 fn routes_use_the_named_interface_of_two() {
-    within(|| {
-        let pod = programmed();
+    in_routed_netns(|| {
+        let pod = programmed_pod();
         pod.wire("other", "eth0");
         pod.ip(&["address", "add", "10.2.0.2/24", "dev", "eth0"]);
         assert_eq!(route(&pod, "net1"), ranges());
@@ -141,8 +141,8 @@ fn routes_use_the_named_interface_of_two() {
 
 #[test]
 fn partly_routed_range_gets_a_route_for_the_rest() {
-    within(|| {
-        let pod = programmed();
+    in_routed_netns(|| {
+        let pod = programmed_pod();
         pod.ip(&["route", "add", "10.96.0.0/16", "dev", "net1"]);
         assert_eq!(route(&pod, "net1"), ranges());
     });
@@ -150,7 +150,7 @@ fn partly_routed_range_gets_a_route_for_the_rest() {
 
 #[test]
 fn unreachable_route_counts_as_missing() {
-    within(|| {
+    in_routed_netns(|| {
         for kind in ["unreachable", "blackhole", "prohibit"] {
             let pod = Pod::new();
             pod.wire(kind, "net1");
@@ -165,7 +165,7 @@ fn unreachable_route_counts_as_missing() {
 
 #[test]
 fn macvlan_pod_reaches_services() {
-    within(|| {
+    in_routed_netns(|| {
         let pod = Pod::new();
         run("ip", &["link", "add", "lower", "type", "veth", "peer", "name", "outer"], "");
         run("ip", &["link", "set", "lower", "up"], "");
@@ -183,8 +183,8 @@ fn macvlan_pod_reaches_services() {
 
 #[test]
 fn family_without_an_address_gets_no_route() {
-    within(|| {
-        let pod = programmed();
+    in_routed_netns(|| {
+        let pod = programmed_pod();
         let added = add_service_routes(&pod.netns, "net1", &[address(POD)], &ranges()).expect("add routes");
         assert_eq!(added, [ranges()[0]]);
     });
@@ -192,8 +192,8 @@ fn family_without_an_address_gets_no_route() {
 
 #[test]
 fn global_source_address_is_preferred_to_link_local() {
-    within(|| {
-        let pod = programmed();
+    in_routed_netns(|| {
+        let pod = programmed_pod();
         let local = pod.ip(&["-6", "address", "show", "dev", "net1", "scope", "link"]);
         let local = local.split_whitespace().find_map(|word| word.strip_suffix("/64")).expect("fe80");
         let addresses = [address(local), address(POD6)];
@@ -214,14 +214,14 @@ fn replace_address(pod: &Pod, address: &str) {
 fn await_check(pod: &Pod, is_over: impl Fn(&str) -> bool) {
     let start = Instant::now();
     while !is_over(&pod.ip(&["address"])) {
-        assert!(start.elapsed() < ANSWER, "duplicate address detection takes a second");
+        assert!(start.elapsed() < REPLY_TIMEOUT, "duplicate address detection takes a second");
     }
 }
 
 #[test]
 fn tentative_address_becomes_the_source_after_its_check() {
-    within(|| {
-        let pod = programmed();
+    in_routed_netns(|| {
+        let pod = programmed_pod();
         replace_address(&pod, "2001:db8:1::2/64");
         assert_eq!(route(&pod, "net1"), ranges());
         await_check(&pod, |addresses| !addresses.contains("tentative"));
@@ -231,8 +231,8 @@ fn tentative_address_becomes_the_source_after_its_check() {
 
 #[test]
 fn duplicate_address_does_not_prevent_routes() {
-    within(|| {
-        let pod = programmed();
+    in_routed_netns(|| {
+        let pod = programmed_pod();
         replace_address(&pod, "2001:db8:1::1/64");
         await_check(&pod, |addresses| addresses.contains("dadfailed"));
         let addresses = [address(POD), address("2001:db8:1::1")];
@@ -243,8 +243,8 @@ fn duplicate_address_does_not_prevent_routes() {
 
 #[test]
 fn error_of_a_route_names_its_cause() {
-    within(|| {
-        let pod = programmed();
+    in_routed_netns(|| {
+        let pod = programmed_pod();
         let refusal = |interface: &str, from: &str| {
             let refused = add_service_routes(&pod.netns, interface, &[address(from)], &ranges());
             refused.expect_err("the route cannot be added")

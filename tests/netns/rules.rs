@@ -20,11 +20,11 @@ use proxy_core::sample::{cluster, cluster_slice, ip, node_context, slice, snapsh
 use proxy_core::service::{Mode, Protocol, Scheduler};
 use proxy_core::snapshot::Change;
 use test_support::namespace;
-use test_support::namespace::{listing, load, within};
-use test_support::way::{Way, current_table, portals_of, ruleset_of, table_of};
+use test_support::namespace::{in_routed_netns, listing, load};
+use test_support::ruleset_loader::{RulesetLoader, current_table, portals_of, ruleset_of, table_of};
 
 /// Rulesets that differ in everything that a plan can change.
-fn worlds() -> Vec<Ruleset> {
+fn sample_rulesets() -> Vec<Ruleset> {
     let many =
         |n: u32, version| cluster(n, 3).chain((0..n).map(move |i| cluster_slice(i, 3, version).into()));
     let range = |net: &str| Change::ServiceRanges(vec![net.parse().expect("a network")]);
@@ -73,7 +73,7 @@ fn worlds() -> Vec<Ruleset> {
 
 #[test]
 fn plan_produces_the_same_table_as_a_fresh_load() {
-    let worlds = worlds();
+    let worlds = sample_rulesets();
     // The kernel sets the size of the affinity map when a rule first adds an element, and keeps it.
     let listing = || {
         let mut entries = listing();
@@ -83,7 +83,7 @@ fn plan_produces_the_same_table_as_a_fresh_load() {
     let fresh: Vec<_> = worlds
         .iter()
         .map(|world| {
-            within(|| {
+            in_routed_netns(|| {
                 load(&world.to_string());
                 listing()
             })
@@ -91,7 +91,7 @@ fn plan_produces_the_same_table_as_a_fresh_load() {
         .collect();
     for (from, before) in worlds.iter().enumerate() {
         for (to, after) in worlds.iter().enumerate() {
-            let planned = within(|| {
+            let planned = in_routed_netns(|| {
                 load(&before.to_string());
                 load(&plan(before, after).to_string());
                 listing()
@@ -102,7 +102,7 @@ fn plan_produces_the_same_table_as_a_fresh_load() {
 }
 
 /// Settings, environments and portals of a node that differ in everything that a plan can change.
-fn node_worlds() -> Vec<(NodeSettings, NodeEnvironment, Portals)> {
+fn sample_node_rulesets() -> Vec<(NodeSettings, NodeEnvironment, Portals)> {
     let environment = |addresses: &[&str]| NodeEnvironment {
         addresses: Arc::new(addresses.iter().copied().map(ip).collect()),
         pod_ranges: Arc::new(
@@ -144,7 +144,7 @@ fn node_worlds() -> Vec<(NodeSettings, NodeEnvironment, Portals)> {
 
 #[test]
 fn nft_loads_the_table_of_the_node_and_a_plan_produces_the_same_table_as_a_fresh_load() {
-    let worlds = node_worlds();
+    let worlds = sample_node_rulesets();
     for (from, (settings, environment, portals)) in worlds.iter().enumerate() {
         let before = NodeRuleset::new(portals, *settings, environment.clone());
         for (to, (settings, environment, portals)) in worlds.iter().enumerate() {
@@ -153,7 +153,7 @@ fn nft_loads_the_table_of_the_node_and_a_plan_produces_the_same_table_as_a_fresh
             after.set_settings(*settings);
             let plan = node_plan(&before, &after, &changes);
             let listing_after = |texts: &[String]| {
-                within(|| {
+                in_routed_netns(|| {
                     texts.iter().for_each(|text| load(text));
                     listing()
                 })
@@ -168,9 +168,9 @@ fn nft_loads_the_table_of_the_node_and_a_plan_produces_the_same_table_as_a_fresh
 
 #[test]
 fn applied_ruleset_is_read_back_unchanged() {
-    for world in &worlds() {
-        within(|| {
-            Way::Netlink.program(world);
+    for world in &sample_rulesets() {
+        in_routed_netns(|| {
+            RulesetLoader::Netlink.program(world);
             assert_eq!(current_table(), Table::from(world));
         });
     }
@@ -180,18 +180,18 @@ fn applied_ruleset_is_read_back_unchanged() {
 fn thousand_services_are_one_transaction_without_privileges() {
     // Without a privilege for its buffer, a socket sends up to about 400 KB at once; this batch is smaller.
     let world = ruleset_of(cluster(1_000, 3));
-    within(|| {
-        Way::Netlink.program(&world);
+    in_routed_netns(|| {
+        RulesetLoader::Netlink.program(&world);
         assert_eq!(current_table(), Table::from(&world));
     });
 }
 
 #[test]
 fn socket_belongs_to_the_netns_in_which_it_was_opened() {
-    let worlds = worlds();
+    let worlds = sample_rulesets();
     // The file descriptor keeps the other namespace alive after its thread has ended.
-    let other = within(|| File::open("/proc/thread-self/ns/net").expect("open the namespace"));
-    within(|| {
+    let other = in_routed_netns(|| File::open("/proc/thread-self/ns/net").expect("open the namespace"));
+    in_routed_netns(|| {
         let here = Socket::open().expect("open a socket here");
         let other = Netns::from_fd(other.into()).expect("another namespace");
         let there = other.socket().expect("open a socket there");
@@ -215,13 +215,13 @@ fn netns_of_this_process_is_rejected() {
     let refusal =
         |path: &str| Netns::open(Path::new(path)).expect_err("the network namespace of this process");
     assert!(matches!(refusal("/proc/thread-self/ns/net"), Error::OwnNetns));
-    within(|| assert!(matches!(refusal("/proc/thread-self/ns/net"), Error::OwnNetns)));
+    in_routed_netns(|| assert!(matches!(refusal("/proc/thread-self/ns/net"), Error::OwnNetns)));
 }
 
 #[test]
 fn netns_has_a_unique_identity() {
     let open = || File::open("/proc/thread-self/ns/net").expect("open the namespace").into();
-    let [one, other]: [OwnedFd; 2] = [within(open), within(open)];
+    let [one, other]: [OwnedFd; 2] = [in_routed_netns(open), in_routed_netns(open)];
     let again = one.try_clone().expect("a second descriptor");
     let [one, other, again] = [one, other, again].map(|fd| Netns::from_fd(fd).expect("a namespace").id());
     assert_eq!(one, again);
@@ -230,27 +230,27 @@ fn netns_has_a_unique_identity() {
 
 #[test]
 fn netlink_and_nft_write_the_same_elements() {
-    let elements = |way: Way, world: &Ruleset| {
-        within(|| {
-            way.program(world);
+    let elements = |loader: RulesetLoader, world: &Ruleset| {
+        in_routed_netns(|| {
+            loader.program(world);
             let mut entries = listing();
             entries.retain(|entry| ["map", "set"].iter().any(|kind| entry.starts_with(kind)));
             entries
         })
     };
-    for world in &worlds()[2..] {
-        assert_eq!(elements(Way::Netlink, world), elements(Way::Text, world));
+    for world in &sample_rulesets()[2..] {
+        assert_eq!(elements(RulesetLoader::Netlink, world), elements(RulesetLoader::Text, world));
     }
 }
 
 #[test]
 fn netlink_plan_leads_from_any_ruleset_to_any_other() {
-    let worlds = worlds();
+    let worlds = sample_rulesets();
     for before in &worlds {
         for after in &worlds {
-            within(|| {
-                Way::Netlink.program(before);
-                Way::Netlink.change(before, after);
+            in_routed_netns(|| {
+                RulesetLoader::Netlink.program(before);
+                RulesetLoader::Netlink.change(before, after);
                 assert_eq!(current_table(), Table::from(after), "{}", plan(before, after));
             });
         }
@@ -259,10 +259,10 @@ fn netlink_plan_leads_from_any_ruleset_to_any_other() {
 
 #[test]
 fn failed_transaction_changes_nothing_and_names_the_operation() {
-    let worlds = worlds();
+    let worlds = sample_rulesets();
     let (before, after) = (&worlds[3], &worlds[4]);
-    within(|| {
-        Way::Netlink.program(before);
+    in_routed_netns(|| {
+        RulesetLoader::Netlink.program(before);
         let socket = Socket::open().expect("open a netfilter socket");
         let error =
             socket.apply(&encode(&plan(after, before))).expect_err("the plan deletes missing elements");
@@ -274,8 +274,8 @@ fn failed_transaction_changes_nothing_and_names_the_operation() {
 #[test]
 fn rejection_of_a_large_message_names_the_operation() {
     let world = ruleset_of(cluster(2_000, 3));
-    within(|| {
-        Way::Netlink.program(&world);
+    in_routed_netns(|| {
+        RulesetLoader::Netlink.program(&world);
         let socket = Socket::open().expect("open a netfilter socket");
         let other = encode(&plan(&ruleset_of([]), &ruleset_of(cluster(2_000, 2))));
         let error = socket.apply(&other).expect_err("the portals exist with another dispatch key");
@@ -290,8 +290,8 @@ fn rejection_of_a_large_message_names_the_operation() {
 
 #[test]
 fn ruleset_loaded_twice_is_one_table() {
-    let world = &worlds()[6];
-    within(|| {
+    let world = &sample_rulesets()[6];
+    in_routed_netns(|| {
         load(&world.to_string());
         let once = listing();
         load(&world.to_string());
@@ -314,7 +314,7 @@ fn iptables_restore_accepts_the_classic_form() {
         svc("relayed").ip("10.96.0.6").tcp("", 80).udp("u", 53).mode(Mode::Relay).into(),
         slice("relayed").tcp("", 80).udp("u", 53).at("10.1.0.1").into(),
     ]);
-    within(|| {
+    in_routed_netns(|| {
         for (family, program) in [(Family::V4, "iptables-restore"), (Family::V6, "ip6tables-restore")] {
             namespace::run(program, &["--test"], &Iptables { portals: &portals, family }.to_string());
         }

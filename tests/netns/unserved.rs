@@ -7,13 +7,13 @@ use std::sync::{Mutex, mpsc};
 use agent_ipc::{ProgrammedBy, Records, Reply};
 use serde_json::{Value, json};
 use test_support::agent::{Agent, AgentDir};
-use test_support::conversation::answer;
-use test_support::namespace::{load, run, within};
-use test_support::plugin::{Call, conf, with};
+use test_support::backend_pod::pod_with_backends;
+use test_support::backend_server::backend_of;
+use test_support::namespace::{in_routed_netns, load, run};
+use test_support::plugin::{PluginCall, conf, with};
 use test_support::plugin_agent::FakeAgent;
 use test_support::pod::Pod;
 use test_support::program::program;
-use test_support::served::pod;
 
 use crate::wired_pod::wired_pod;
 
@@ -37,7 +37,7 @@ table ip other {
 
 fn agent_dir() -> AgentDir {
     let dir = AgentDir::new();
-    dir.put("services.json", SERVICES);
+    dir.write_manifest("services.json", SERVICES);
     dir
 }
 
@@ -47,8 +47,8 @@ fn off(dir: &AgentDir) -> Value {
     with(with(conf(dir.path()), "stateDir", json!(dir.state())), "runtimeConfig", annotations)
 }
 
-fn call(verb: &str, pod: &Pod, conf: &Value) -> Call {
-    Call::new(&program("portico-cni"), verb, conf).env("CNI_NETNS", &pod.path())
+fn call(verb: &str, pod: &Pod, conf: &Value) -> PluginCall {
+    PluginCall::new(&program("portico-cni"), verb, conf).env("CNI_NETNS", &pod.path())
 }
 
 /// The routes of a pod, in both families.
@@ -70,7 +70,7 @@ fn unserved(agent: &Agent) -> Value {
     agent.status()["unserved"].clone()
 }
 
-/// What the status has of the pod of `Call`.
+/// What the status has of the pod of `PluginCall`.
 fn listed() -> Value {
     let pod = json!({"namespace": "shop", "name": "web-0", "uid": "u1"});
     let attachment = json!({"network": "net", "containerId": "c1", "interface": "eth0", "pod": pod});
@@ -81,21 +81,21 @@ fn listed() -> Value {
 fn await_audits(agent: &Agent) {
     let audits = || agent.status()["counts"]["audits"].as_u64().expect("a number");
     let until = audits() + 2;
-    agent.until("two audits", |_| audits() >= until);
+    agent.wait_until("two audits", |_| audits() >= until);
 }
 
 #[test]
 fn pod_that_is_off_is_untouched_and_another_proxy_serves_it() {
-    within(|| {
+    in_routed_netns(|| {
         let (dir, pod) = (agent_dir(), wired_pod());
         let (conf, before) = (off(&dir), routes(&pod));
         let agent = Agent::start(&dir, &AGENT);
-        call("ADD", &pod, &conf).run().succeeded(&conf["prevResult"].to_string());
+        call("ADD", &pod, &conf).run().assert_success(&conf["prevResult"].to_string());
         assert_untouched(&pod, &before, "after ADD");
-        call("CHECK", &pod, &conf).run().succeeded("");
+        call("CHECK", &pod, &conf).run().assert_success("");
         assert_eq!(unserved(&agent), listed());
 
-        let served = self::pod();
+        let served = pod_with_backends();
         agent.attach("served", &served);
         assert!(served.within(|| run("nft", &["list", "tables"], "")).contains("inet portico"));
         await_audits(&agent);
@@ -103,32 +103,32 @@ fn pod_that_is_off_is_untouched_and_another_proxy_serves_it() {
 
         agent.kill();
         let agent = Agent::start(&dir, &AGENT);
-        agent.settled(0);
+        agent.wait_until_converged(0);
         await_audits(&agent);
         assert_eq!(unserved(&agent), listed(), "recovered from its record");
         assert_untouched(&pod, &before, "after a restart and audits");
-        call("CHECK", &pod, &conf).run().succeeded("");
+        call("CHECK", &pod, &conf).run().assert_success("");
 
         load(OTHER_PROXY);
         pod.ip(&["route", "add", "default", "via", "10.244.1.1"]);
-        assert_eq!(pod.within(|| answer("10.96.0.1:80")), "web", "by the other proxy");
+        assert_eq!(pod.within(|| backend_of("10.96.0.1:80")), "web", "by the other proxy");
         for _ in 0..2 {
-            call("DEL", &pod, &conf).run().succeeded("");
+            call("DEL", &pod, &conf).run().assert_success("");
         }
         assert_eq!(unserved(&agent), json!({"attachments": 0, "pods": []}));
         assert_eq!(agent.status()["attachments"].as_array().map(Vec::len), Some(1));
-        assert_eq!(pod.within(|| answer("10.96.0.1:80")), "web", "after DEL, too");
+        assert_eq!(pod.within(|| backend_of("10.96.0.1:80")), "web", "after DEL, too");
     });
 }
 
 #[test]
 fn pod_that_is_off_needs_no_agent_whatever_the_configuration_requires() {
     for on_agent_down in ["snapshot", "fail", "ignore"] {
-        within(|| {
+        in_routed_netns(|| {
             let (dir, pod) = (agent_dir(), wired_pod());
             let (conf, before) = (with(off(&dir), "onAgentDown", json!(on_agent_down)), routes(&pod));
-            call("ADD", &pod, &conf).run().succeeded(&conf["prevResult"].to_string());
-            call("CHECK", &pod, &conf).run().succeeded("");
+            call("ADD", &pod, &conf).run().assert_success(&conf["prevResult"].to_string());
+            call("CHECK", &pod, &conf).run().assert_success("");
             let records = || Records::new(&dir.state()).read_all().expect("read the records").0;
             let [record] = records().try_into().expect("one record");
             assert_eq!((record.programmed_by, record.netns_id), (ProgrammedBy::NotYet, pod.netns.id()));
@@ -136,7 +136,7 @@ fn pod_that_is_off_needs_no_agent_whatever_the_configuration_requires() {
             assert_eq!(unserved(&agent), listed(), "{on_agent_down}");
             assert_untouched(&pod, &before, on_agent_down);
             agent.kill();
-            call("DEL", &pod, &conf).run().succeeded("");
+            call("DEL", &pod, &conf).run().assert_success("");
             assert!(records().is_empty(), "{on_agent_down}");
         });
     }
@@ -144,7 +144,7 @@ fn pod_that_is_off_needs_no_agent_whatever_the_configuration_requires() {
 
 #[test]
 fn pod_that_is_off_starts_whatever_the_agent_replies() {
-    within(|| {
+    in_routed_netns(|| {
         let (dir, pod) = (agent_dir(), wired_pod());
         let conf = off(&dir);
         let records = || Records::new(&dir.state()).read_all().expect("read the records").0;
@@ -162,7 +162,7 @@ fn pod_that_is_off_starts_whatever_the_agent_replies() {
             })
         });
         for _ in 0..3 {
-            call("ADD", &pod, &conf).run().succeeded(&conf["prevResult"].to_string());
+            call("ADD", &pod, &conf).run().assert_success(&conf["prevResult"].to_string());
             assert_eq!(records().len(), 1, "the agent finds the pod later");
             fs::remove_dir_all(dir.state()).expect("remove the record");
         }
@@ -172,7 +172,7 @@ fn pod_that_is_off_starts_whatever_the_agent_replies() {
 
 #[test]
 fn running_pod_that_is_off_is_left_alone_when_it_is_found_in_the_cni_cache() {
-    within(|| {
+    in_routed_netns(|| {
         let (dir, pod) = (agent_dir(), wired_pod());
         let before = routes(&pod);
         let cni = dir.join("cni");
@@ -190,12 +190,12 @@ fn running_pod_that_is_off_is_left_alone_when_it_is_found_in_the_cni_cache() {
         });
         fs::write(cni.join("net-c1-eth0"), cached.to_string()).expect("write a CNI result");
         let agent = Agent::start(&dir, &AGENT);
-        agent.until("the pod is found", |agent| unserved(agent) == listed());
-        let served = self::pod();
+        agent.wait_until("the pod is found", |agent| unserved(agent) == listed());
+        let served = pod_with_backends();
         agent.attach("served", &served);
         await_audits(&agent);
         assert_untouched(&pod, &before, "after audits");
-        call("GC", &pod, &with(off(&dir), "cni.dev/valid-attachments", json!([]))).run().succeeded("");
+        call("GC", &pod, &with(off(&dir), "cni.dev/valid-attachments", json!([]))).run().assert_success("");
         assert_eq!(unserved(&agent)["attachments"], 0);
         assert_untouched(&pod, &before, "after GC");
     });

@@ -12,10 +12,11 @@ use nix::sys::socket::{
     AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, UnixAddr, connect, recv, sendmsg, socket,
 };
 use test_support::agent::{Agent, AgentDir};
-use test_support::conversation::answer;
-use test_support::namespace::{add_address, bare, run};
+use test_support::backend_pod::pod_with_backends;
+use test_support::backend_server::backend_of;
+use test_support::manifest::web_manifest;
+use test_support::namespace::{add_address, in_new_netns, run};
 use test_support::pod::Pod;
-use test_support::served::pod;
 
 /// The transaction by which 0.1.0 programmed a pod: 10.96.0.1:80 leads to 10.1.0.1:8080.
 const TABLE: &[u8] = include_bytes!("table-of-layout-8.bin");
@@ -24,23 +25,11 @@ const RECORD: &str =
     r#"{"attachment":{ATTACHMENT},"netnsId":{"dev":DEV,"inode":INODE,"cookie":COOKIE},"programmer":"agent"}"#;
 const DONE: &str = r#"{"version":1,"answer":"done"}"#;
 
-/// A service at 10.96.0.1:80 with this backend.
-fn service(backend: &str) -> String {
-    format!(
-        r#"{{"apiVersion":"v1","kind":"List","items":[
-        {{"apiVersion":"v1","kind":"Service","metadata":{{"name":"web"}},
-          "spec":{{"clusterIP":"10.96.0.1","ports":[{{"port":80}}]}}}},
-        {{"apiVersion":"discovery.k8s.io/v1","kind":"EndpointSlice","addressType":"IPv4",
-          "metadata":{{"name":"web-1","labels":{{"kubernetes.io/service-name":"web"}}}},
-          "ports":[{{"name":"","port":8080}}],"endpoints":[{{"addresses":["{backend}"]}}]}}]}}"#
-    )
-}
-
-fn node(body: impl FnOnce(&AgentDir) + Send) {
-    bare(|| {
+fn with_node(body: impl FnOnce(&AgentDir) + Send) {
+    in_new_netns(|| {
         run("ip", &["link", "set", "lo", "up"], "");
         let dir = AgentDir::new();
-        dir.put("services.json", &service("10.1.0.1"));
+        dir.write_manifest("services.json", &web_manifest(&["10.1.0.1"]));
         body(&dir);
     });
 }
@@ -76,14 +65,14 @@ fn send(dir: &AgentDir, text: &str, pod: Option<&Pod>) -> String {
 
 #[test]
 fn pod_of_release_0_1_0_is_recovered_with_its_connections() {
-    node(|dir| {
-        let pod = pod();
+    with_node(|dir| {
+        let pod = pod_with_backends();
         let socket = pod.netns.socket().expect("a socket in the pod");
         socket.apply(&Batch::from_bytes(TABLE.to_vec())).expect("program the pod as 0.1.0 did");
         let records_dir = dir.state().join("attachments");
         fs::create_dir_all(&records_dir).expect("create the directory");
         fs::write(records_dir.join("net,c1,eth0.json"), filled_in(RECORD, &pod)).expect("write the record");
-        assert_eq!(pod.within(|| answer("10.96.0.1:80")), "a");
+        assert_eq!(pod.within(|| backend_of("10.96.0.1:80")), "a");
         // A connection that was opened with the old table, and sends data after the upgrade.
         let (mut client, mut server) = pod.within(|| {
             add_address("10.1.0.3");
@@ -92,41 +81,41 @@ fn pod_of_release_0_1_0_is_recovered_with_its_connections() {
             (client, listener.accept().expect("accept").0)
         });
         let agent = Agent::start(dir, &[]);
-        agent.until("the pod is recovered", |agent| {
+        agent.wait_until("the pod is recovered", |agent| {
             let attachment = agent.status()["attachments"][0].clone();
             attachment["pod"]["name"] == "web-0" && attachment["lagMs"] == 0 && attachment["error"].is_null()
         });
-        assert_eq!(pod.within(|| answer("10.96.0.1:80")), "a");
+        assert_eq!(pod.within(|| backend_of("10.96.0.1:80")), "a");
         client.write_all(b"after").expect("write");
         let mut received = [0; 5];
         server.read_exact(&mut received).expect("the connection is open");
-        dir.put("services.json", &service("10.1.0.2"));
-        agent.until("the pod follows changes", |_| pod.within(|| answer("10.96.0.1:80")) == "b");
+        dir.write_manifest("services.json", &web_manifest(&["10.1.0.2"]));
+        agent.wait_until("the pod follows changes", |_| pod.within(|| backend_of("10.96.0.1:80")) == "b");
         assert_eq!(records(dir), ["net,c1,eth0.json"]);
     });
 }
 
 #[test]
 fn plugin_of_release_0_1_0_is_served() {
-    node(|dir| {
-        let (agent, pod) = (Agent::start(dir, &[]), pod());
+    with_node(|dir| {
+        let (agent, pod) = (Agent::start(dir, &[]), pod_with_backends());
         let [attach, check] = ["attach", "check"]
             .map(|verb| filled_in(&format!(r#"{{"version":1,"verb":"{verb}",ATTACHMENT}}"#), &pod));
         assert_eq!(send(dir, r#"{"version":1,"verb":"ready"}"#, None), DONE);
         assert_eq!(send(dir, &attach, Some(&pod)), DONE);
-        assert_eq!(pod.within(|| answer("10.96.0.1:80")), "a");
+        assert_eq!(pod.within(|| backend_of("10.96.0.1:80")), "a");
         assert_eq!(send(dir, &check, Some(&pod)), DONE);
         let gc = |valid: &str| format!(r#"{{"version":1,"verb":"gc","network":"net","valid":[{valid}]}}"#);
         let key = r#"{"network":"net","containerId":"c1","interface":"eth0"}"#;
         assert_eq!(send(dir, &gc(key), None), DONE);
         assert_eq!(records(dir), ["net,c1,eth0.json"], "the valid attachment is kept");
         assert_eq!(send(dir, &gc(""), None), DONE);
-        agent.until("the invalid attachment is removed", |_| records(dir).is_empty());
+        agent.wait_until("the invalid attachment is removed", |_| records(dir).is_empty());
         assert_eq!(send(dir, &attach, Some(&pod)), DONE);
         let detach =
             r#"{"version":1,"verb":"detach","key":{"network":"net","containerId":"c1","interface":"eth0"}}"#;
         assert_eq!(send(dir, detach, None), DONE);
-        agent.until("the pod is detached", |_| records(dir).is_empty());
+        agent.wait_until("the pod is detached", |_| records(dir).is_empty());
         assert_eq!(send(dir, r#"{"version":1,"verb":"retire"}"#, None), DONE);
     });
 }

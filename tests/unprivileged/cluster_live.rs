@@ -5,9 +5,9 @@
 //! by waiting for a later one.
 
 mod behaviour;
-mod chance;
 mod content;
 mod large;
 mod metadata;
+mod observed_cluster;
 mod outage;
-mod seen;
+mod random_changes;

@@ -65,7 +65,7 @@ fn pure_crates_have_no_input_or_output() {
         refuse_each(
             "time, randomness and data are arguments of a pure crate",
             &files_in(dir),
-            source::impure,
+            source::impure_paths,
         );
     }
 }
@@ -89,7 +89,10 @@ fn plugin_depends_only_on_allowed_crates() {
 
 #[test]
 fn every_dependency_has_a_reason() {
-    refuse("default features off, and a reason on the line", &manifest::unreasoned(&file("Cargo.toml")));
+    refuse(
+        "default features off, and a reason on the line",
+        &manifest::dependencies_without_reason(&file("Cargo.toml")),
+    );
 }
 
 #[test]
@@ -97,7 +100,7 @@ fn members_inherit_their_dependencies() {
     // The fuzz targets are a workspace of their own, with nothing to inherit from.
     let is_member = |file: &File| file.path.ends_with("/Cargo.toml") && !file.path.starts_with("fuzz/");
     let members: Vec<_> = files().into_iter().filter(is_member).collect();
-    refuse_each("versions are only in the root Cargo.toml", &members, manifest::uninherited);
+    refuse_each("versions are only in the root Cargo.toml", &members, manifest::own_versions);
 }
 
 #[test]
@@ -110,7 +113,7 @@ fn every_licence_is_allowed() {
 
 #[test]
 fn no_crate_is_banned() {
-    refuse("deny.toml has the reason", &dependency::banned(&dependency::tree(), &file("deny.toml")));
+    refuse("deny.toml has the reason", &dependency::banned_crates(&dependency::tree(), &file("deny.toml")));
 }
 
 #[test]
@@ -162,12 +165,12 @@ fn every_example_explains_itself() {
 
 #[test]
 fn groups_of_the_core_use_only_groups_below() {
-    refuse_each("groups of proxy-core have an order", &files_in("proxy-core/src/"), layer::upward);
+    refuse_each("groups of proxy-core have an order", &files_in("proxy-core/src/"), layer::upward_imports);
 }
 
 #[test]
 fn public_type_names_are_unique_within_a_crate() {
-    refuse("a name stands for one type", &type_name::repeated(&sources()));
+    refuse("a name stands for one type", &type_name::repeated_names(&sources()));
 }
 
 #[test]
@@ -202,18 +205,22 @@ fn every_script_is_executable() {
 
 #[test]
 fn every_annotation_is_in_the_table_of_the_core() {
-    refuse_each("docs/reference contains only annotations of that table", &files(), annotation::unknown);
+    refuse_each(
+        "docs/reference contains only annotations of that table",
+        &files(),
+        annotation::unknown_names,
+    );
 }
 
 #[test]
 fn code_uses_the_keys_of_the_annotation_table() {
-    refuse_each("use the constant", &sources(), annotation::spelled);
+    refuse_each("use the constant", &sources(), annotation::literal_keys);
 }
 
 #[test]
 fn every_link_is_valid() {
     let pages = pages();
-    refuse_each("update the links to a page that moves", &pages, |page| link::dead(page, &pages));
+    refuse_each("update the links to a page that moves", &pages, |page| link::broken_links(page, &pages));
 }
 
 #[test]

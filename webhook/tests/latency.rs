@@ -13,11 +13,12 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use test_support::apiserver::Api;
+use test_support::apiserver::ApiServer;
 use test_support::caller::Caller;
-use test_support::replica::Cluster;
-use test_support::review::{annotated, patched, pod, review};
-use test_support::webhook::{Webhook, free_port, until};
+use test_support::eventually::eventually;
+use test_support::review::{apply_patch, pod, review, with_annotations};
+use test_support::webhook::{Webhook, free_port};
+use test_support::webhook_cluster::WebhookCluster;
 
 const SELECTIONS_PER_S: u32 = 50;
 const SECONDS: u32 = 3;
@@ -27,14 +28,14 @@ const P99_MAX: Duration = Duration::from_millis(200);
 const ROUNDS: u32 = 4;
 
 /// Creates pods with new selections at the given rate, and returns the times to their ConfigMaps, sorted.
-fn round(cluster: &Cluster, webhook: &Webhook, round: u32) -> Vec<Duration> {
+fn round(cluster: &WebhookCluster, webhook: &Webhook, round: u32) -> Vec<Duration> {
     // The time of admission is not measured.
     let mut caller = Caller::local(webhook.address).expect("connect");
     let mut admitted = |number: u32| {
         let prefix = format!("P{round}_{number}_");
         let annotations = [("portico.dev/inject", "configmap"), ("portico.dev/prefix", prefix.as_str())];
-        let pod = annotated(pod(&format!("pod-{round}-{number}")), &annotations);
-        patched(&pod, &caller.review(&review("u", &pod)).expect("a response"))
+        let pod = with_annotations(pod(&format!("pod-{round}-{number}")), &annotations);
+        apply_patch(&pod, &caller.review(&review("u", &pod)).expect("a response"))
     };
     let pods: Vec<Value> = (0..COUNT).map(&mut admitted).collect();
     let start = Instant::now();
@@ -46,8 +47,8 @@ fn round(cluster: &Cluster, webhook: &Webhook, round: u32) -> Vec<Duration> {
         put.insert(map.as_str().expect("a name").to_owned(), Instant::now());
         cluster.api.put(pod);
     }
-    let mut took = until("all ConfigMaps exist", || {
-        let made = cluster.api.made("ConfigMap").into_iter();
+    let mut took = eventually("all ConfigMaps exist", || {
+        let made = cluster.api.created_objects("ConfigMap").into_iter();
         let took = made.filter_map(|(_, name, at)| Some(at.saturating_duration_since(*put.get(&name)?)));
         let took: Vec<Duration> = took.collect();
         (took.len() == put.len()).then_some(took)
@@ -59,7 +60,7 @@ fn round(cluster: &Cluster, webhook: &Webhook, round: u32) -> Vec<Duration> {
 #[test]
 #[allow(clippy::print_stderr)] // The figures are worth a line.
 fn config_maps_exist_within_200_ms_at_50_new_selections_a_second() {
-    let cluster = Cluster::new(Api::double());
+    let cluster = WebhookCluster::new(ApiServer::double());
     let max = (COUNT * ROUNDS).to_string();
     let first = cluster.replica(&["--config-maps-max", &max]);
     let _second = cluster.replica_at(free_port(), &["--config-maps-max", &max]);

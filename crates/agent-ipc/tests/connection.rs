@@ -41,10 +41,10 @@ fn attachment() -> Attachment {
 }
 
 /// What the agent receives on a connection whose peer runs this function.
-fn received(
+fn receive_from(
     test: &str,
     peer: impl FnOnce(OwnedFd) + Send,
-    patience: Duration,
+    timeout: Duration,
 ) -> Result<(Message<Request>, Option<OwnedFd>), ReceiveError> {
     let dir = TempDir::new(test);
     let listener = Listener::bind(&dir.join("agent.sock")).expect("listen");
@@ -57,7 +57,7 @@ fn received(
             peer(socket);
         });
         let connection = listener.accept().expect("accept");
-        let received = connection.receive(patience);
+        let received = connection.receive(timeout);
         drop(connection);
         peer.join().expect("the peer does not panic");
         received
@@ -73,7 +73,7 @@ fn send(socket: &OwnedFd, bytes: &[u8], descriptors: &[BorrowedFd<'_>]) {
     sendmsg(socket, &[IoSlice::new(bytes)], &mut ancillary, SendFlags::NOSIGNAL).expect("send");
 }
 
-fn reply(socket: &OwnedFd) -> Reply {
+fn receive_reply(socket: &OwnedFd) -> Reply {
     let mut bytes = vec![0; MESSAGE_BYTES_MAX];
     let (length, _) = recv(socket, &mut bytes[..], RecvFlags::empty()).expect("a reply");
     serde_json::from_slice::<Message<Reply>>(&bytes[..length]).expect("a reply is JSON").body
@@ -85,12 +85,12 @@ fn assert_refused(test: &str, bytes: &[u8], descriptors: usize, words: &str) {
     let peer = |socket: OwnedFd| {
         let file = File::open("/dev/null").expect("open");
         send(&socket, bytes, &vec![file.as_fd(); descriptors]);
-        match reply(&socket) {
+        match receive_reply(&socket) {
             Reply::Refused { message, transient: false } => assert!(message.contains(words), "{message}"),
             other => panic!("{other:?}"),
         }
     };
-    received(test, peer, TIMEOUT).expect_err("rejected");
+    receive_from(test, peer, TIMEOUT).expect_err("rejected");
 }
 
 #[test]
@@ -131,7 +131,7 @@ fn requests_of_all_kinds_arrive_unchanged() {
     for request in requests {
         let text = serde_json::to_vec(&Message { version: VERSION, body: request.clone() }).unwrap();
         let (message, descriptor) =
-            received("verb", |socket| send(&socket, &text, &[]), TIMEOUT).expect("accepted");
+            receive_from("verb", |socket| send(&socket, &text, &[]), TIMEOUT).expect("accepted");
         assert!(message.body == request && descriptor.is_none(), "{message:?}");
     }
 }
@@ -176,7 +176,7 @@ fn messages_have_the_same_form_as_in_0_1_0() {
 fn next_version_is_accepted_with_its_additional_fields() {
     let text = format!(r#"{{"version":{},"verb":"ready","newer":[1]}}"#, VERSION + 1);
     let (message, _) =
-        received("neighbour", |socket| send(&socket, text.as_bytes(), &[]), TIMEOUT).expect("accepted");
+        receive_from("neighbour", |socket| send(&socket, text.as_bytes(), &[]), TIMEOUT).expect("accepted");
     assert_eq!(message, Message { version: VERSION + 1, body: Request::Ready });
 }
 
@@ -184,7 +184,7 @@ fn next_version_is_accepted_with_its_additional_fields() {
 fn status_request_without_hits_is_the_default_one() {
     let text = format!(r#"{{"version":{VERSION},"verb":"status"}}"#);
     let (message, _) =
-        received("plain", |socket| send(&socket, text.as_bytes(), &[]), TIMEOUT).expect("accepted");
+        receive_from("plain", |socket| send(&socket, text.as_bytes(), &[]), TIMEOUT).expect("accepted");
     assert_eq!(message.body, Request::status());
 }
 
@@ -230,7 +230,7 @@ fn message_of_64_kib_is_accepted_and_a_larger_one_rejected() {
     };
     assert_refused("large", &padded(MESSAGE_BYTES_MAX + 1), 0, "exceeds 65536 bytes");
     let fits = padded(MESSAGE_BYTES_MAX);
-    received("fits", |socket| send(&socket, &fits, &[]), TIMEOUT).expect("it fits");
+    receive_from("fits", |socket| send(&socket, &fits, &[]), TIMEOUT).expect("it fits");
 }
 
 #[test]
@@ -255,10 +255,10 @@ fn rejected_file_descriptors_are_closed() {
     let (mut reader, writer) = std::io::pipe().unwrap();
     let peer = |socket: OwnedFd| {
         send(&socket, b"{}", &[writer.as_fd(), writer.as_fd()]);
-        reply(&socket);
+        receive_reply(&socket);
         drop(writer);
     };
-    received("closed", peer, TIMEOUT).expect_err("two are rejected");
+    receive_from("closed", peer, TIMEOUT).expect_err("two are rejected");
     // The pipe ends once all file descriptors of its other end are closed.
     assert_eq!(reader.read(&mut [0]).unwrap(), 0);
 }
@@ -266,15 +266,15 @@ fn rejected_file_descriptors_are_closed() {
 #[test]
 fn silent_client_times_out() {
     let start = Instant::now();
-    let peer = |socket: OwnedFd| assert!(matches!(reply(&socket), Reply::Refused { .. }));
-    let error = received("silent", peer, SHORT).expect_err("timed out");
+    let peer = |socket: OwnedFd| assert!(matches!(receive_reply(&socket), Reply::Refused { .. }));
+    let error = receive_from("silent", peer, SHORT).expect_err("timed out");
     assert!(matches!(error, ReceiveError::Message(MessageError::TimedOut)), "{error:?}");
     assert!(start.elapsed() < TIMEOUT);
 }
 
 #[test]
 fn closed_connection_is_not_a_request() {
-    let error = received("gone", drop, TIMEOUT).expect_err("no agent");
+    let error = receive_from("gone", drop, TIMEOUT).expect_err("no agent");
     assert!(matches!(error, ReceiveError::Message(MessageError::Closed)), "{error:?}");
 }
 

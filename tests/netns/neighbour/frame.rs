@@ -62,7 +62,7 @@ impl Wire {
         let mut buffer = [0; 2_048];
         while Instant::now() < until {
             match recv(self.socket.as_raw_fd(), &mut buffer, MsgFlags::empty()) {
-                Ok(length) => found.extend(accepted(&buffer[..length])),
+                Ok(length) => found.extend(syn_ack_source(&buffer[..length])),
                 Err(nix::Error::EAGAIN) => std::thread::yield_now(),
                 Err(why) => panic!("{why}"),
             }
@@ -72,7 +72,7 @@ impl Wire {
 }
 
 /// Returns the source of a frame that is a SYN-ACK for one of the sent frames.
-fn accepted(frame: &[u8]) -> Option<String> {
+fn syn_ack_source(frame: &[u8]) -> Option<String> {
     let (kind, packet) = (frame.get(12..14)?, frame.get(14..)?);
     let (from, tcp): (IpAddr, &[u8]) = match kind {
         [0x08, 0x00] if packet.get(9) == Some(&TCP) => {

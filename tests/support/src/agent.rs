@@ -8,20 +8,21 @@ use std::fs::File;
 use std::io::Read;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use agent_ipc::{Attachment, AttachmentKey, Reply, Request};
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::sys::signal::Signal;
 use serde_json::Value;
 
+use crate::child_guard::ChildGuard;
+use crate::eventually::{Attempt, eventually};
 use crate::pod::Pod;
 use crate::program::program;
 use crate::temp_dir::TempDir;
 
-/// The timeout of each wait.
+/// The timeout of a request.
 pub const TIMEOUT: Duration = Duration::from_secs(20);
 
 /// The directories of an agent: its manifests, state and socket.
@@ -55,7 +56,7 @@ impl AgentDir {
     }
 
     /// Writes a manifest with a rename, as tools do.
-    pub fn put(&self, name: &str, text: &str) {
+    pub fn write_manifest(&self, name: &str, text: &str) {
         let temporary = self.0.write("manifest.tmp", text);
         fs::rename(temporary, self.manifests().join(name)).expect("rename a manifest");
     }
@@ -63,7 +64,7 @@ impl AgentDir {
 
 /// A running agent.
 pub struct Agent {
-    child: Child,
+    child: ChildGuard,
     socket: PathBuf,
     log: PathBuf,
 }
@@ -77,15 +78,15 @@ impl Agent {
 
     /// Starts an agent with the sources of services in `args`.
     pub fn start_with(dir: &AgentDir, args: &[&str]) -> Self {
-        Self::start_by(dir, &[], args)
+        Self::start_through(dir, &[], args)
     }
 
     /// Starts an agent through another program, which executes its last arguments.
-    pub fn start_by(dir: &AgentDir, by: &[&str], args: &[&str]) -> Self {
+    pub fn start_through(dir: &AgentDir, launcher: &[&str], args: &[&str]) -> Self {
         let log = dir.join("agent.log");
         let out = File::options().create(true).append(true).open(&log).expect("create the log");
         let agent = program("portico");
-        let words: Vec<&OsStr> = by.iter().map(OsStr::new).chain([agent.as_os_str()]).collect();
+        let words: Vec<&OsStr> = launcher.iter().map(OsStr::new).chain([agent.as_os_str()]).collect();
         let mut command = Command::new(words[0]);
         command.args(&words[1..]);
         command.arg("agent").arg("--socket").arg(dir.socket()).arg("--state-dir").arg(dir.state());
@@ -94,9 +95,9 @@ impl Agent {
         if !args.contains(&"--metrics") {
             command.args(["--metrics", "none"]);
         }
-        let child = command.args(args).stdin(Stdio::null()).stderr(out).spawn().expect("start the agent");
+        let child = ChildGuard::spawn(command.args(args).stdin(Stdio::null()).stderr(out));
         let agent = Self { child, socket: dir.socket(), log };
-        agent.until("the agent replies", |agent| agent.try_ask(&Request::Ready, None).is_some());
+        agent.wait_until("the agent replies", |agent| agent.try_request(&Request::Ready, None));
         agent
     }
 
@@ -109,29 +110,30 @@ impl Agent {
         fs::read_to_string(&self.log).unwrap_or_default()
     }
 
-    /// Waits until a condition is true.
-    pub fn until(&self, what: &str, is_so: impl Fn(&Self) -> bool) {
-        let deadline = Instant::now() + TIMEOUT;
-        while !is_so(self) {
-            assert!(Instant::now() < deadline, "{what}: not within {TIMEOUT:?}; the log:\n{}", self.log());
-            thread::sleep(Duration::from_millis(2));
-        }
+    /// Waits until a condition is true, or returns a value.
+    #[track_caller]
+    pub fn wait_until<A: Attempt>(&self, what: &str, attempt: impl Fn(&Self) -> A) -> A::Value {
+        eventually(what, || attempt(self))
     }
 
-    fn try_ask(&self, request: &Request, pod: Option<&Pod>) -> Option<(Reply, Option<std::os::fd::OwnedFd>)> {
+    fn try_request(
+        &self,
+        request: &Request,
+        pod: Option<&Pod>,
+    ) -> Option<(Reply, Option<std::os::fd::OwnedFd>)> {
         let file = pod.map(|pod| File::open(pod.path()).expect("open the pod's namespace"));
         agent_ipc::send_request(&self.socket, request, file.as_ref().map(AsFd::as_fd), TIMEOUT).ok()
     }
 
     /// Sends a request and returns the reply.
-    pub fn ask(&self, request: &Request, pod: Option<&Pod>) -> Reply {
-        self.try_ask(request, pod).unwrap_or_else(|| panic!("no reply; the log:\n{}", self.log())).0
+    pub fn request(&self, request: &Request, pod: Option<&Pod>) -> Reply {
+        self.try_request(request, pod).unwrap_or_else(|| panic!("no reply; the log:\n{}", self.log())).0
     }
 
     /// Attaches a pod as the plugin does.
     pub fn attach(&self, name: &str, pod: &Pod) {
         assert_eq!(
-            self.ask(&Request::Attach(attachment(name, pod)), Some(pod)),
+            self.request(&Request::Attach(attachment(name, pod)), Some(pod)),
             Reply::Done,
             "{}",
             self.log()
@@ -145,7 +147,7 @@ impl Agent {
 
     /// Like `status`; `None` if no agent replies, or if the agent is about to exit.
     pub fn try_status(&self) -> Option<Value> {
-        let (reply, file) = self.try_ask(&Request::status(), None)?;
+        let (reply, file) = self.try_request(&Request::status(), None)?;
         if matches!(reply, Reply::Refused { transient: true, .. }) {
             return None;
         }
@@ -156,8 +158,8 @@ impl Agent {
     }
 
     /// Waits until every attachment holds this revision or a later one.
-    pub fn settled(&self, revision: u64) {
-        self.until("every pod is up to date", |agent| {
+    pub fn wait_until_converged(&self, revision: u64) {
+        self.wait_until("every pod is up to date", |agent| {
             let status = agent.status();
             let attachments = status["attachments"].as_array().expect("a list");
             status["views"]["all"]["revision"].as_u64().is_some_and(|reached| reached >= revision)
@@ -169,14 +171,12 @@ impl Agent {
 
     /// Kills the agent with SIGKILL.
     pub fn kill(mut self) {
-        self.child.kill().expect("kill the agent");
-        self.child.wait().expect("wait for the agent");
+        self.child.kill_and_wait();
     }
 
     /// Sends SIGTERM to the agent and returns its exit status.
     pub fn terminate(mut self) -> std::process::ExitStatus {
-        kill(Pid::from_raw(self.child.id().try_into().expect("a process id")), Signal::SIGTERM)
-            .expect("signal");
+        self.child.signal(Signal::SIGTERM);
         self.child.wait().expect("wait for the agent")
     }
 }
@@ -184,8 +184,7 @@ impl Agent {
 impl Drop for Agent {
     #[allow(clippy::print_stderr)] // The log is part of the report of a failed test.
     fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        self.child.kill_and_wait();
         if thread::panicking() {
             eprintln!("the agent's log:\n{}", self.log());
         }

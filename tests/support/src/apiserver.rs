@@ -12,7 +12,7 @@ mod real;
 pub mod request;
 pub mod rights;
 mod store;
-mod watching;
+mod watch_stream;
 mod writing;
 
 use std::collections::BTreeSet;
@@ -24,8 +24,8 @@ use serde_json::Value;
 
 use double::Double;
 pub use listing::Generated;
-use real::Real;
-use request::{Answer, send};
+use real::RealServer;
+use request::{ApiResponse, send};
 use rights::ApiCall;
 
 /// Service accounts, whose tokens are their names because no controller creates real tokens.
@@ -91,12 +91,12 @@ fn assets() -> Option<OsString> {
 }
 
 /// An API server for tests, which is stopped when the value is dropped.
-pub enum Api {
+pub enum ApiServer {
     Double(Double),
-    Real(Real),
+    Real(RealServer),
 }
 
-impl Api {
+impl ApiServer {
     /// Starts a real API server if `KUBEBUILDER_ASSETS` is set, otherwise the double.
     pub fn start() -> Self {
         if assets().is_some() { Self::real() } else { Self::double() }
@@ -110,7 +110,7 @@ impl Api {
     /// Starts a real API server. A test that needs one is ignored without the feature `api-server` of its package.
     pub fn real() -> Self {
         let assets = assets().expect("KUBEBUILDER_ASSETS: the directory of etcd, kube-apiserver and kubectl");
-        Self::Real(Real::start(Path::new(&assets)))
+        Self::Real(RealServer::start(Path::new(&assets)))
     }
 
     /// The kubeconfig of an administrator.
@@ -154,20 +154,20 @@ impl Api {
     }
 
     /// Sends a request as an administrator.
-    pub fn send(&self, method: &str, path: &str, content_type: &str, object: &Value) -> Answer {
+    pub fn send(&self, method: &str, path: &str, content_type: &str, object: &Value) -> ApiResponse {
         send(self.kubeconfig(), method, path, content_type, object)
     }
 
     /// Returns an object, or `None` if it does not exist.
     pub fn get(&self, kind: &str, namespace: &str, name: &str) -> Option<Value> {
         let path = kind::Kind::named(kind).path(namespace, name);
-        let Answer { status, object, .. } = self.send("GET", &path, "application/json", &Value::Null);
+        let ApiResponse { status, object, .. } = self.send("GET", &path, "application/json", &Value::Null);
         assert!(status == 200 || status == 404, "{path}: {status} {object}");
         (status == 200).then_some(object)
     }
 
     /// Creates an object with a POST request, as kubectl does.
-    pub fn create(&self, query: &str, object: &Value) -> Answer {
+    pub fn create(&self, query: &str, object: &Value) -> ApiResponse {
         let kind = kind::Kind::of(object);
         let namespace = object["metadata"]["namespace"].as_str().unwrap_or("default");
         let path = kind.path(namespace, "");
@@ -202,9 +202,9 @@ impl Api {
     }
 
     /// The namespace, name and time of creation of each object of a kind; only with the double.
-    pub fn made(&self, kind: &str) -> Vec<(String, String, Instant)> {
+    pub fn created_objects(&self, kind: &str) -> Vec<(String, String, Instant)> {
         match self {
-            Self::Double(double) => double.made(kind),
+            Self::Double(double) => double.created_objects(kind),
             Self::Real(_) => panic!("a real API server does not report the time"),
         }
     }

@@ -21,9 +21,9 @@ pub type Stream = StreamOwned<ClientConnection, TcpStream>;
 
 /// Accepts any certificate. Tests with an API server cover the verification.
 #[derive(Debug)]
-struct Trusting(Arc<CryptoProvider>);
+struct AcceptAnyCertificate(Arc<CryptoProvider>);
 
-impl ServerCertVerifier for Trusting {
+impl ServerCertVerifier for AcceptAnyCertificate {
     fn verify_server_cert(
         &self,
         _: &CertificateDer<'_>,
@@ -59,26 +59,27 @@ impl ServerCertVerifier for Trusting {
 }
 
 /// A certificate and its key, PEM.
-pub struct Signed {
+pub struct CertificateAndKey {
     pub certificate: String,
     pub key: String,
 }
 
 /// Connects with this server name, optionally with a client certificate, and offers these protocols.
-pub fn connected(
+pub fn connect_tls(
     address: SocketAddr,
     name: &str,
-    own: Option<&Signed>,
+    own: Option<&CertificateAndKey>,
     protocols: &[&[u8]],
 ) -> io::Result<Stream> {
     let provider = Arc::new(ring::default_provider());
     let config = ClientConfig::builder_with_provider(Arc::clone(&provider));
     let config = config.with_safe_default_protocol_versions().expect("TLS");
-    let config = config.dangerous().with_custom_certificate_verifier(Arc::new(Trusting(provider)));
+    let config =
+        config.dangerous().with_custom_certificate_verifier(Arc::new(AcceptAnyCertificate(provider)));
     let name = ServerName::try_from(name.to_owned()).expect("a name");
     let mut config = match own {
         None => config.with_no_client_auth(),
-        Some(Signed { certificate, key }) => {
+        Some(CertificateAndKey { certificate, key }) => {
             let chain = vec![CertificateDer::from_pem_slice(certificate.as_bytes()).expect("PEM")];
             let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).expect("PEM");
             config.with_client_auth_cert(chain, key).expect("a certificate with its key")
@@ -102,12 +103,16 @@ pub struct Caller(BufReader<Stream>);
 impl Caller {
     /// Connects with this server name.
     pub fn new(address: SocketAddr, name: &str) -> io::Result<Self> {
-        Self::known(address, name, None)
+        Self::with_certificate(address, name, None)
     }
 
     /// Connects with this server name and optionally with a client certificate.
-    pub fn known(address: SocketAddr, name: &str, own: Option<&Signed>) -> io::Result<Self> {
-        Ok(Self(BufReader::new(connected(address, name, own, &[])?)))
+    pub fn with_certificate(
+        address: SocketAddr,
+        name: &str,
+        own: Option<&CertificateAndKey>,
+    ) -> io::Result<Self> {
+        Ok(Self(BufReader::new(connect_tls(address, name, own, &[])?)))
     }
 
     /// Connects like an API server on the same machine.
@@ -116,7 +121,7 @@ impl Caller {
     }
 
     /// The certificate of the server.
-    pub fn shown(&self) -> Vec<u8> {
+    pub fn server_certificate(&self) -> Vec<u8> {
         self.0.get_ref().conn.peer_certificates().expect("a certificate")[0].to_vec()
     }
 
@@ -134,20 +139,20 @@ impl Caller {
     }
 
     /// Sends a request and reads the status, the head and the body of the response.
-    pub fn ask(&mut self, method: &str, path: &str, body: &[u8]) -> io::Result<(u16, String, Vec<u8>)> {
+    pub fn request(&mut self, method: &str, path: &str, body: &[u8]) -> io::Result<(u16, String, Vec<u8>)> {
         self.send(&[Self::head(method, path, body.len()).as_bytes(), body].concat())?;
-        self.answer()
+        self.read_response()
     }
 
     /// Sends a review like the API server, and returns the response, which must have status 200.
     pub fn review(&mut self, body: &[u8]) -> io::Result<Value> {
-        let (status, head, body) = self.ask("POST", "/mutate?timeout=10s", body)?;
+        let (status, head, body) = self.request("POST", "/mutate?timeout=10s", body)?;
         assert_eq!(status, 200, "{head}{}", String::from_utf8_lossy(&body));
         Ok(serde_json::from_slice(&body).expect("JSON"))
     }
 
     /// Reads the next response.
-    pub fn answer(&mut self) -> io::Result<(u16, String, Vec<u8>)> {
+    pub fn read_response(&mut self) -> io::Result<(u16, String, Vec<u8>)> {
         let mut head = String::new();
         while !head.ends_with("\r\n\r\n") {
             if self.0.read_line(&mut head)? == 0 {
@@ -165,7 +170,7 @@ impl Caller {
     }
 
     /// Waits until the server closes the connection.
-    pub fn closed(&mut self) {
+    pub fn wait_until_closed(&mut self) {
         let _ = self.0.get_mut().sock.set_read_timeout(Some(Duration::from_secs(60)));
         let _ = self.0.read_to_end(&mut Vec::new());
     }

@@ -6,11 +6,13 @@ use std::fs;
 use std::io::{BufRead, BufReader};
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
-use std::process::{Child, ChildStderr, Command, Stdio};
+use std::process::{ChildStderr, Command, Stdio};
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
+use nix::sys::signal::Signal;
 
+use crate::child_guard::ChildGuard;
 use crate::command::{CommandOutput, portico};
 use crate::program::program;
 use crate::temp_dir::TempDir;
@@ -110,23 +112,23 @@ impl Node {
     }
 
     /// Starts `portico install --watch`.
-    pub fn watch(&self, more: &[&str]) -> Watch {
+    pub fn watch(&self, more: &[&str]) -> InstallWatch {
         let plugin = self.plugin.display().to_string();
         let args = self.args("install", &[&["--plugin", &plugin, "--watch"], more].concat());
         let mut command = Command::new(program("portico"));
-        let mut child = command.args(args).stderr(Stdio::piped()).spawn().expect("start portico");
+        let mut child = ChildGuard::spawn(command.args(args).stderr(Stdio::piped()));
         let log = BufReader::new(child.stderr.take().expect("piped above"));
-        Watch { child, log }
+        InstallWatch { child, log }
     }
 }
 
 /// A running `portico install --watch`.
-pub struct Watch {
-    child: Child,
+pub struct InstallWatch {
+    child: ChildGuard,
     log: BufReader<ChildStderr>,
 }
 
-impl Watch {
+impl InstallWatch {
     /// Reads the log until a line contains this text. Returns the line.
     pub fn wait_for_log(&mut self, text: &str) -> String {
         let mut log = String::new();
@@ -142,16 +144,7 @@ impl Watch {
 
     /// Sends SIGTERM, as the kubelet does, and waits for the process.
     pub fn terminate(mut self) {
-        let pid = self.child.id().to_string();
-        assert!(Command::new("kill").arg(&pid).status().expect("kill").success());
+        self.child.signal(Signal::SIGTERM);
         assert!(self.child.wait().expect("wait for the process").success());
-    }
-}
-
-impl Drop for Watch {
-    fn drop(&mut self) {
-        // The process may have ended already.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }

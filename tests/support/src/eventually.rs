@@ -1,37 +1,86 @@
 //! Waiting for a condition, which is evaluated repeatedly until it is true or a timeout expires.
 //!
-//! The tests with containers and of the chart wait only here.
+//! [`eventually`] is the wait of most tests. [`Wait`] has another timeout or interval, or returns the failure.
 
+use std::fmt::{Debug, Display};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// A container starts in half a second, but a busy machine can take several times as long.
-const DEADLINE: Duration = Duration::from_secs(30);
-const BETWEEN: Duration = Duration::from_millis(20);
+/// One evaluation of a condition: a `bool`, or an `Option` or `Result` with the value that the caller waits for.
+pub trait Attempt {
+    type Value;
 
-/// Returns the result of `attempt` once it succeeds, otherwise its last error.
-pub fn in_time<T>(mut attempt: impl FnMut() -> Result<T, String>) -> Result<T, String> {
-    let deadline = Instant::now() + DEADLINE;
-    loop {
-        match attempt() {
-            Err(why) if Instant::now() >= deadline => {
-                return Err(format!("timed out after {DEADLINE:?}: {why}"));
-            }
-            Err(_) => thread::sleep(BETWEEN),
-            found => return found,
-        }
+    /// Returns the value, or why it is missing.
+    fn outcome(self) -> Result<Self::Value, String>;
+}
+
+impl Attempt for bool {
+    type Value = ();
+
+    fn outcome(self) -> Result<(), String> {
+        self.then_some(()).ok_or_else(|| "the condition is false".to_owned())
     }
 }
 
-/// Like `in_time`, but panics at the timeout.
-pub fn until<T>(what: &str, attempt: impl FnMut() -> Result<T, String>) -> T {
-    in_time(attempt).unwrap_or_else(|why| panic!("{what}: {why}"))
+impl<T> Attempt for Option<T> {
+    type Value = T;
+
+    fn outcome(self) -> Result<T, String> {
+        self.ok_or_else(|| "no value".to_owned())
+    }
+}
+
+impl<T, E: Display> Attempt for Result<T, E> {
+    type Value = T;
+
+    fn outcome(self) -> Result<T, String> {
+        self.map_err(|error| error.to_string())
+    }
+}
+
+/// A timeout, and the interval between two evaluations.
+#[derive(Debug, Clone, Copy)]
+pub struct Wait {
+    pub timeout: Duration,
+    pub interval: Duration,
+}
+
+impl Wait {
+    /// The timeout is generous, since a busy machine can be several times slower than an idle one.
+    pub const DEFAULT: Self = Self { timeout: Duration::from_secs(60), interval: Duration::from_millis(5) };
+
+    /// Returns the value of the first attempt that has one, or the failure of the last attempt.
+    pub fn try_until<A: Attempt>(self, mut attempt: impl FnMut() -> A) -> Result<A::Value, String> {
+        let deadline = Instant::now() + self.timeout;
+        loop {
+            match attempt().outcome() {
+                Err(why) if Instant::now() >= deadline => {
+                    return Err(format!("timed out after {:?}: {why}", self.timeout));
+                }
+                Err(_) => thread::sleep(self.interval),
+                value => return value,
+            }
+        }
+    }
+
+    /// Like `try_until`, but panics at the timeout.
+    #[track_caller]
+    pub fn until<A: Attempt>(self, what: &str, attempt: impl FnMut() -> A) -> A::Value {
+        self.try_until(attempt).unwrap_or_else(|why| panic!("{what}: {why}"))
+    }
+}
+
+/// Waits with the default timeout, and panics when it expires.
+#[track_caller]
+pub fn eventually<A: Attempt>(what: &str, attempt: impl FnMut() -> A) -> A::Value {
+    Wait::DEFAULT.until(what, attempt)
 }
 
 /// Waits until a value equals the expected one.
-pub fn until_equal<T: PartialEq + std::fmt::Debug>(what: &str, wanted: &T, look: impl Fn() -> T) {
-    until(what, || {
-        let found = look();
-        if found == *wanted { Ok(()) } else { Err(format!("{found:?} instead of {wanted:?}")) }
+#[track_caller]
+pub fn eventually_equal<T: PartialEq + Debug>(what: &str, expected: &T, current: impl Fn() -> T) {
+    eventually(what, || {
+        let found = current();
+        if found == *expected { Ok(()) } else { Err(format!("{found:?} instead of {expected:?}")) }
     });
 }

@@ -3,7 +3,7 @@
 use std::io::{self, Read, Write};
 use std::net::SocketAddr;
 
-use crate::caller::{Stream, connected};
+use crate::caller::{Stream, connect_tls};
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 pub const DATA: u8 = 0;
@@ -20,7 +20,7 @@ pub struct Frames(Stream);
 impl Frames {
     /// Connects and sends these settings (identifier and value).
     pub fn new(address: SocketAddr, settings: &[(u16, u32)]) -> io::Result<Self> {
-        let mut frames = Self(connected(address, "127.0.0.1", None, &[b"h2"])?);
+        let mut frames = Self(connect_tls(address, "127.0.0.1", None, &[b"h2"])?);
         frames.0.write_all(PREFACE)?;
         let payload: Vec<u8> = settings
             .iter()
@@ -37,7 +37,7 @@ impl Frames {
     }
 
     /// Reads until the server closes the connection, or until the read timeout.
-    pub fn drained(&mut self) {
+    pub fn read_until_closed(&mut self) {
         let _ = self.0.read_to_end(&mut Vec::new());
     }
 }

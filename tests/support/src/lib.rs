@@ -8,14 +8,15 @@
 
 pub mod agent;
 pub mod apiserver;
+pub mod backend_pod;
+pub mod backend_server;
 pub mod caller;
+pub mod child_guard;
 pub mod cni_node;
 pub mod command;
-pub mod conversation;
 pub mod eventually;
 pub mod helm;
 pub mod http2;
-pub mod kilobytes;
 pub mod manifest;
 pub mod memory_cgroup;
 pub mod memory_limit;
@@ -25,11 +26,12 @@ pub mod own_process;
 pub mod plugin;
 pub mod plugin_agent;
 pub mod pod;
+pub mod proc_memory;
 pub mod program;
-pub mod relayed;
-pub mod replica;
+pub mod relay_fixture;
 pub mod review;
-pub mod served;
-pub mod temp_dir;
-pub mod way;
+pub mod ruleset_loader;
 pub mod webhook;
+pub mod webhook_cluster;
+
+pub use support::temp_dir;

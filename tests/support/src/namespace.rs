@@ -15,8 +15,8 @@ use nix::sched::{CloneFlags, unshare};
 const ROUTED: Duration = Duration::from_secs(10);
 
 /// Runs `body` in a new network namespace with the loopback device up and default routes.
-pub fn within<T: Send>(body: impl FnOnce() -> T + Send) -> T {
-    bare(|| {
+pub fn in_routed_netns<T: Send>(body: impl FnOnce() -> T + Send) -> T {
+    in_new_netns(|| {
         run("ip", &["link", "set", "lo", "up"], "");
         add_address("10.200.0.1");
         add_address("2001:db8:200::1");
@@ -27,7 +27,7 @@ pub fn within<T: Send>(body: impl FnOnce() -> T + Send) -> T {
 }
 
 /// Runs `body` in a new network namespace as the kernel creates it.
-pub fn bare<T: Send>(body: impl FnOnce() -> T + Send) -> T {
+pub fn in_new_netns<T: Send>(body: impl FnOnce() -> T + Send) -> T {
     thread::scope(|scope| {
         let thread = scope.spawn(|| {
             unshare(CloneFlags::CLONE_NEWNET)

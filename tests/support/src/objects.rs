@@ -13,7 +13,7 @@ pub fn service(name: &str, number: u16, port: u16) -> Value {
 }
 
 /// Adds a label to a service.
-pub fn labelled(mut service: Value, label: &str) -> Value {
+pub fn with_label(mut service: Value, label: &str) -> Value {
     service["metadata"]["labels"] = json!({label: "x"});
     service
 }

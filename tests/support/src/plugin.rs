@@ -1,4 +1,4 @@
-//! `Call`: a call of the real plugin as by a runtime, and its outcome.
+//! `PluginCall`: a call of the real plugin as by a runtime, and its outcome.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 /// The input from a runtime: environment and configuration.
 #[derive(Clone)]
-pub struct Call {
+pub struct PluginCall {
     program: PathBuf,
     env: Vec<(String, String)>,
     input: Vec<u8>,
@@ -22,7 +22,7 @@ pub struct Outcome {
     pub stderr: String,
 }
 
-impl Call {
+impl PluginCall {
     /// A call of a verb for interface eth0 of container c1.
     pub fn new(program: &Path, verb: &str, conf: &Value) -> Self {
         let call = Self { program: program.to_owned(), env: Vec::new(), input: conf.to_string().into() };
@@ -74,13 +74,13 @@ impl Call {
 impl Outcome {
     /// Asserts that the plugin succeeded with this output.
     #[track_caller]
-    pub fn succeeded(&self, stdout: &str) {
+    pub fn assert_success(&self, stdout: &str) {
         assert!(self.status == Some(0) && self.stdout == stdout, "{self:?}");
     }
 
     /// Asserts that the plugin failed with this code and a message that contains these words.
     #[track_caller]
-    pub fn failed(&self, code: u32, words: &[&str]) {
+    pub fn assert_error(&self, code: u32, words: &[&str]) {
         let failure: Value = serde_json::from_str(&self.stdout).unwrap_or_else(|_| panic!("{self:?}"));
         let message = failure["msg"].as_str().unwrap_or_else(|| panic!("{self:?}"));
         assert!(self.status == Some(1) && failure["code"] == code, "{self:?}");

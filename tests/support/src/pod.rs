@@ -9,7 +9,7 @@ use netns_nft::{Netns, encode};
 use proxy_core::plan::plan;
 use proxy_core::ruleset::Ruleset;
 
-use crate::namespace::{bare, run};
+use crate::namespace::{add_address_to, in_new_netns, run};
 
 pub struct Pod {
     pub netns: Netns,
@@ -19,7 +19,7 @@ pub struct Pod {
 impl Pod {
     /// Creates a pod with only the loopback interface, which is up.
     pub fn new() -> Self {
-        let file: OwnedFd = bare(|| {
+        let file: OwnedFd = in_new_netns(|| {
             run("ip", &["link", "set", "lo", "up"], "");
             File::open("/proc/thread-self/ns/net").expect("open the namespace").into()
         });
@@ -33,6 +33,22 @@ impl Pod {
         run("ip", &[&["link", "add", outer, "type", "veth"][..], &peer].concat(), "");
         run("ip", &["link", "set", outer, "up"], "");
         self.ip(&["link", "set", inner, "up"]);
+    }
+
+    /// Creates a pod with a veth pair and a default route in both families. The pod has the second address of each
+    /// network, and this namespace the first. `net` and `net6` are the addresses without the last part.
+    pub fn routed(outer: &str, net: &str, net6: &str) -> Self {
+        let pod = Self::new();
+        pod.wire(outer, "eth0");
+        add_address_to(outer, &format!("{net}.1/24"));
+        add_address_to(outer, &format!("{net6}:1/64"));
+        pod.within(|| {
+            add_address_to("eth0", &format!("{net}.2/24"));
+            add_address_to("eth0", &format!("{net6}:2/64"));
+        });
+        pod.ip(&["route", "add", "default", "via", &format!("{net}.1")]);
+        pod.ip(&["-6", "route", "add", "default", "via", &format!("{net6}:1")]);
+        pod
     }
 
     /// The path of the network namespace for other programs.

@@ -15,7 +15,7 @@ pub fn pod(name: &str) -> Value {
 }
 
 /// Adds annotations to a pod.
-pub fn annotated(mut pod: Value, annotations: &[(&str, &str)]) -> Value {
+pub fn with_annotations(mut pod: Value, annotations: &[(&str, &str)]) -> Value {
     for (name, value) in annotations {
         pod["metadata"]["annotations"][*name] = (*value).into();
     }
@@ -33,7 +33,7 @@ pub fn review(uid: &str, pod: &Value) -> Vec<u8> {
 }
 
 /// Applies the patch of a response to a pod.
-pub fn patched(pod: &Value, response: &Value) -> Value {
+pub fn apply_patch(pod: &Value, response: &Value) -> Value {
     let mut pod = pod.clone();
     let Some(patch) = response["response"]["patch"].as_str() else { return pod };
     let patch = STANDARD.decode(patch).expect("base64");

@@ -6,31 +6,16 @@ use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
-use std::time::{Duration, Instant};
 
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::sys::signal::Signal;
 
+use crate::child_guard::ChildGuard;
+use crate::eventually::{Attempt, eventually};
 use crate::program::program;
 use crate::temp_dir::TempDir;
-
-/// The timeout of each wait.
-pub const TIMEOUT: Duration = Duration::from_secs(60);
-
-/// Waits until there is a result.
-pub fn until<T>(what: &str, mut found: impl FnMut() -> Option<T>) -> T {
-    let deadline = Instant::now() + TIMEOUT;
-    loop {
-        if let Some(found) = found() {
-            return found;
-        }
-        assert!(Instant::now() < deadline, "{what}: not within {TIMEOUT:?}");
-        thread::sleep(Duration::from_millis(5));
-    }
-}
 
 /// Returns a port that was free a moment ago.
 pub fn free_port() -> u16 {
@@ -40,7 +25,7 @@ pub fn free_port() -> u16 {
 
 /// A running webhook.
 pub struct Webhook {
-    child: Child,
+    child: ChildGuard,
     log: PathBuf,
     pub address: SocketAddr,
     pub admin: SocketAddr,
@@ -54,7 +39,7 @@ impl Webhook {
         let out = File::create(&log).expect("create the log");
         let mut command = Command::new(program("portico-webhook"));
         command.args(["--listen", &format!("127.0.0.1:{port}"), "--admin", "127.0.0.1:0"]);
-        let child = command.args(args).stdin(Stdio::null()).stderr(out).spawn().expect("start the webhook");
+        let child = ChildGuard::spawn(command.args(args).stdin(Stdio::null()).stderr(out));
         let unknown = SocketAddr::from(([0, 0, 0, 0], 0));
         let mut webhook = Self { child, log, address: unknown, admin: unknown };
         webhook.address = webhook.logged_address("serving /mutate");
@@ -63,9 +48,9 @@ impl Webhook {
     }
 
     /// Starts a webhook and waits until it is ready.
-    pub fn ready(dir: &Path, port: u16, args: &[&str]) -> Self {
+    pub fn start_ready(dir: &Path, port: u16, args: &[&str]) -> Self {
         let webhook = Self::start(dir, port, args);
-        webhook.until("the webhook is ready", |webhook| webhook.readyz().0 == 200);
+        webhook.wait_until("the webhook is ready", |webhook| webhook.readyz().0 == 200);
         webhook
     }
 
@@ -74,16 +59,16 @@ impl Webhook {
         // In its own directory, so that the watch does not see changes of the log.
         fs::create_dir_all(dir.join("manifests")).expect("create the directory");
         let manifests = dir.write("manifests/services.yaml", manifest);
-        let authority = dir.join("ca.pem");
+        let ca_certificate = dir.join("ca.pem");
         let text = |path: &Path| path.to_str().expect("a path").to_owned();
-        let (manifests, authority) = (text(&manifests), text(&authority));
-        let mut all = vec!["--manifests", &manifests, "--ca-out", &authority];
+        let (manifests, ca_certificate) = (text(&manifests), text(&ca_certificate));
+        let mut all = vec!["--manifests", &manifests, "--ca-out", &ca_certificate];
         all.extend(args);
-        Self::ready(dir.path(), 0, &all)
+        Self::start_ready(dir.path(), 0, &all)
     }
 
     fn logged_address(&self, what: &str) -> SocketAddr {
-        until(what, || {
+        eventually(what, || {
             let log = self.log();
             let line = log.lines().find(|line| line.contains(what))?;
             let rest = line.split("address=").nth(1)?;
@@ -95,8 +80,9 @@ impl Webhook {
         fs::read_to_string(&self.log).unwrap_or_default()
     }
 
-    pub fn until(&self, what: &str, is_so: impl Fn(&Self) -> bool) {
-        until(what, || is_so(self).then_some(()));
+    #[track_caller]
+    pub fn wait_until<A: Attempt>(&self, what: &str, attempt: impl Fn(&Self) -> A) -> A::Value {
+        eventually(what, || attempt(self))
     }
 
     /// Returns the status and the text of a page at the admin address.
@@ -126,20 +112,18 @@ impl Webhook {
 
     /// Sends SIGTERM.
     pub fn terminate(&self) {
-        let pid = Pid::from_raw(self.child.id().try_into().expect("a process id"));
-        kill(pid, Signal::SIGTERM).expect("signal");
+        self.child.signal(Signal::SIGTERM);
     }
 
     /// Waits for the exit.
-    pub fn ended(mut self) -> ExitStatus {
+    pub fn wait(mut self) -> ExitStatus {
         self.child.wait().expect("wait for the webhook")
     }
 }
 
 impl Drop for Webhook {
     fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        self.child.kill_and_wait();
         if thread::panicking() {
             let log = self.log();
             let lines: Vec<&str> = log.lines().collect();

@@ -9,96 +9,96 @@ use std::time::{Duration, Instant};
 use kube_source::WatchScope;
 use proxy_core::service::ClusterIps;
 
-use super::chance::calm;
-use super::seen::{Seen, limits};
-use test_support::apiserver::Api;
-use test_support::objects::{HEADLESS, OTHER_PROXY, labelled, node, service, service_cidr, slice};
+use super::observed_cluster::{ObservedCluster, limits};
+use super::random_changes::without_faults;
+use test_support::apiserver::ApiServer;
+use test_support::objects::{HEADLESS, OTHER_PROXY, node, service, service_cidr, slice, with_label};
 
 /// More than a page.
 const MANY: u16 = 620;
 
-fn existing_objects_and_every_change_are_reported(api: &Api) {
+fn existing_objects_and_every_change_are_reported(api: &ApiServer) {
     api.put(service("change-a", 1, 80));
     api.put(slice("change-a-1", "change-a", &["10.1.0.1", "10.1.0.2"]));
-    let mut seen = Seen::synced(api);
-    assert_eq!(seen.port("change-a"), Some(80));
-    assert_eq!(seen.endpoints("change-a"), 2);
+    let mut cluster = ObservedCluster::synced(api);
+    assert_eq!(cluster.port("change-a"), Some(80));
+    assert_eq!(cluster.endpoints("change-a"), 2);
     assert!(matches!(
-        seen.service("change-a").expect("the service was reported").cluster_ips,
+        cluster.service("change-a").expect("the service was reported").cluster_ips,
         ClusterIps::One(_)
     ));
 
     api.put(service("change-b", 2, 81));
-    seen.until(|seen| seen.port("change-b") == Some(81));
+    cluster.until(|cluster| cluster.port("change-b") == Some(81));
     api.put(service("change-a", 1, 90));
-    seen.until(|seen| seen.port("change-a") == Some(90));
+    cluster.until(|cluster| cluster.port("change-a") == Some(90));
     api.put(slice("change-a-1", "change-a", &["10.1.0.2"]));
     api.put(slice("change-a-2", "change-a", &["10.1.0.3", "10.1.0.4"]));
-    seen.until(|seen| seen.endpoints("change-a") == 3);
+    cluster.until(|cluster| cluster.endpoints("change-a") == 3);
     api.delete("EndpointSlice", "default", "change-a-1");
-    seen.until(|seen| seen.endpoints("change-a") == 2);
+    cluster.until(|cluster| cluster.endpoints("change-a") == 2);
     api.delete("Service", "default", "change-a");
-    seen.until(|seen| seen.port("change-a").is_none());
-    assert_eq!((&seen.outages[..], seen.recoveries), (&[][..], 0));
+    cluster.until(|cluster| cluster.port("change-a").is_none());
+    assert_eq!((&cluster.outages[..], cluster.recoveries), (&[][..], 0));
 }
 
-fn services_of_several_pages_are_reported_before_synced(api: &Api) {
+fn services_of_several_pages_are_reported_before_synced(api: &ApiServer) {
     for number in 0..MANY {
         api.put(service(&format!("many-{number}"), 1000 + number, 80));
     }
-    let seen = Seen::synced(api);
-    assert!((0..MANY).all(|number| seen.port(&format!("many-{number}")) == Some(80)));
+    let cluster = ObservedCluster::synced(api);
+    assert!((0..MANY).all(|number| cluster.port(&format!("many-{number}")) == Some(80)));
     for number in 0..MANY {
         api.delete("Service", "default", &format!("many-{number}"));
     }
 }
 
-fn watches_that_the_server_ends_resume_without_an_outage(api: &Api) {
-    let mut seen = Seen::new(
+fn watches_that_the_server_ends_resume_without_an_outage(api: &ApiServer) {
+    let mut cluster = ObservedCluster::new(
         api.kubeconfig(),
         WatchScope::Proxy { node: None },
         kube_source::WatchOptions { watch_timeout_s: 1, ..limits() },
     );
-    seen.until(|seen| seen.is_synced);
+    cluster.until(|cluster| cluster.is_synced);
     // Longer than two watches.
     let began = Instant::now();
     let mut port = 0;
     while began.elapsed() < Duration::from_millis(2600) {
         port = port % 60_000 + 1;
         api.put(service("ended", 2000, port));
-        seen.until(|seen| seen.port("ended") == Some(port));
+        cluster.until(|cluster| cluster.port("ended") == Some(port));
     }
-    assert_eq!(seen.outages, [""; 0]);
+    assert_eq!(cluster.outages, [""; 0]);
 }
 
-fn services_of_other_proxies_are_known_and_hide_the_ranges(api: &Api) {
-    api.put(labelled(service("selected-headless", 3000, 80), HEADLESS));
-    api.put(labelled(service("selected-other", 3001, 80), OTHER_PROXY));
+fn services_of_other_proxies_are_known_and_hide_the_ranges(api: &ApiServer) {
+    api.put(with_label(service("selected-headless", 3000, 80), HEADLESS));
+    api.put(with_label(service("selected-other", 3001, 80), OTHER_PROXY));
     api.put(service("selected-own", 3002, 80));
-    let mut seen = Seen::synced(api);
-    assert!(seen.service("selected-headless").is_none());
-    assert!(seen.service("selected-own").expect("the service was reported").has_portals);
-    assert!(!seen.service("selected-other").expect("the service was reported").has_portals);
-    assert!(seen.snapshot.service_ranges().is_empty());
+    let mut cluster = ObservedCluster::synced(api);
+    assert!(cluster.service("selected-headless").is_none());
+    assert!(cluster.service("selected-own").expect("the service was reported").has_portals);
+    assert!(!cluster.service("selected-other").expect("the service was reported").has_portals);
+    assert!(cluster.snapshot.service_ranges().is_empty());
     api.delete("Service", "default", "selected-other");
-    seen.until(|seen| !seen.snapshot.service_ranges().is_empty());
+    cluster.until(|cluster| !cluster.snapshot.service_ranges().is_empty());
 
-    let mut all = Seen::new(api.kubeconfig(), WatchScope::Services, limits());
+    let mut all = ObservedCluster::new(api.kubeconfig(), WatchScope::Services, limits());
     all.until(|all| all.is_synced);
     assert!(all.service("selected-headless").is_some());
     assert!(all.snapshot.service_ranges().is_empty());
 }
 
-fn service_that_changes_its_proxy_is_not_lost(api: &Api) {
-    let (own, other) = (service("moved", 4000, 80), labelled(service("moved", 4000, 80), OTHER_PROXY));
+fn service_that_changes_its_proxy_is_not_lost(api: &ApiServer) {
+    let (own, other) = (service("moved", 4000, 80), with_label(service("moved", 4000, 80), OTHER_PROXY));
     api.put(own.clone());
-    let mut seen = Seen::synced(api);
-    let has_portals = |seen: &Seen| seen.service("moved").map(|service| service.has_portals);
+    let mut cluster = ObservedCluster::synced(api);
+    let has_portals = |cluster: &ObservedCluster| cluster.service("moved").map(|service| service.has_portals);
     for _ in 0..10 {
         api.put(other.clone());
-        seen.until(|seen| has_portals(seen) == Some(false));
+        cluster.until(|cluster| has_portals(cluster) == Some(false));
         api.put(own.clone());
-        seen.until(|seen| has_portals(seen) == Some(true));
+        cluster.until(|cluster| has_portals(cluster) == Some(true));
     }
     // Change between proxies faster than the watches follow.
     for _ in 0..10 {
@@ -106,70 +106,71 @@ fn service_that_changes_its_proxy_is_not_lost(api: &Api) {
         api.put(own.clone());
     }
     api.put(service("moved", 4000, 99));
-    seen.until(|seen| seen.port("moved") == Some(99));
+    cluster.until(|cluster| cluster.port("moved") == Some(99));
     api.put(service("moved-later", 4001, 80));
-    seen.until(|seen| seen.port("moved-later").is_some());
-    assert_eq!(has_portals(&seen), Some(true));
+    cluster.until(|cluster| cluster.port("moved-later").is_some());
+    assert_eq!(has_portals(&cluster), Some(true));
     api.delete("Service", "default", "moved");
-    seen.until(|seen| seen.service("moved").is_none());
+    cluster.until(|cluster| cluster.service("moved").is_none());
 }
 
-fn only_the_own_node_is_watched(api: &Api) {
+fn only_the_own_node_is_watched(api: &ApiServer) {
     api.put(node("other", "far"));
     api.put(node("n", "here"));
-    let mut seen = Seen::proxy(api);
-    seen.until(|seen| seen.is_synced);
-    let zone = |seen: &Seen| seen.node.as_ref().map(|node| node.zone.to_string());
-    assert_eq!(zone(&seen).as_deref(), Some("here"));
-    assert_eq!(seen.node.as_ref().map(|node| node.addresses.len()), Some(1));
+    let mut cluster = ObservedCluster::proxy(api);
+    cluster.until(|cluster| cluster.is_synced);
+    let zone = |cluster: &ObservedCluster| cluster.node.as_ref().map(|node| node.zone.to_string());
+    assert_eq!(zone(&cluster).as_deref(), Some("here"));
+    assert_eq!(cluster.node.as_ref().map(|node| node.addresses.len()), Some(1));
     api.put(node("other", "farther"));
     api.put(node("n", "there"));
-    seen.until(|seen| zone(seen).as_deref() == Some("there"));
+    cluster.until(|cluster| zone(cluster).as_deref() == Some("there"));
     api.delete("Node", "", "n");
     api.put(service("node-later", 5000, 80));
-    seen.until(|seen| seen.port("node-later").is_some());
-    assert_eq!(zone(&seen).as_deref(), Some("there"));
+    cluster.until(|cluster| cluster.port("node-later").is_some());
+    assert_eq!(zone(&cluster).as_deref(), Some("there"));
 }
 
-fn new_ranges_are_reported(api: &Api) {
-    let mut seen = Seen::synced(api);
-    let covers = |seen: &Seen| {
+fn new_ranges_are_reported(api: &ApiServer) {
+    let mut cluster = ObservedCluster::synced(api);
+    let covers = |cluster: &ObservedCluster| {
         let address = IpAddr::from([10, 200, 0, 7]);
-        seen.snapshot.service_ranges().iter().any(|range| range.contains(&address))
+        cluster.snapshot.service_ranges().iter().any(|range| range.contains(&address))
     };
-    assert!(!covers(&seen));
+    assert!(!covers(&cluster));
     api.put(service_cidr("more", "10.200.0.0/24"));
-    seen.until(covers);
+    cluster.until(covers);
 }
 
-fn missing_rule_of_an_unauthorized_client_is_named(api: &Api) {
-    let mut seen = Seen::new(api.kubeconfig_without_rights(), WatchScope::Proxy { node: None }, limits());
-    let of = |seen: &Seen, resource: &str| {
-        let text = seen.outages.iter().find(|text| text.contains(&format!("resources: [\"{resource}\"]")));
+fn missing_rule_of_an_unauthorized_client_is_named(api: &ApiServer) {
+    let mut cluster =
+        ObservedCluster::new(api.kubeconfig_without_rights(), WatchScope::Proxy { node: None }, limits());
+    let of = |cluster: &ObservedCluster, resource: &str| {
+        let text = cluster.outages.iter().find(|text| text.contains(&format!("resources: [\"{resource}\"]")));
         text.cloned()
     };
-    seen.until(|seen| {
-        ["services", "endpointslices", "servicecidrs"].iter().all(|name| of(seen, name).is_some())
+    cluster.until(|cluster| {
+        ["services", "endpointslices", "servicecidrs"].iter().all(|name| of(cluster, name).is_some())
     });
-    let text = of(&seen, "endpointslices").expect("the outage was reported above");
+    let text = of(&cluster, "endpointslices").expect("the outage was reported above");
     assert!(text.starts_with("failed to list endpointslices: API server returned 403"), "{text}");
     assert!(text.contains("apiGroups: [\"discovery.k8s.io\"]"), "{text}");
-    assert!(!seen.is_synced);
+    assert!(!cluster.is_synced);
     // Both selections of services lack the same rule.
-    assert!(seen.outages.len() <= 4, "{:?}", seen.outages);
+    assert!(cluster.outages.len() <= 4, "{:?}", cluster.outages);
 }
 
-fn many_changes_leave_the_state_of_the_server(api: &Api) {
-    calm(api);
+fn many_changes_leave_the_state_of_the_server(api: &ApiServer) {
+    without_faults(api);
 }
 
-fn watch_ends_when_its_receiver_is_dropped(api: &Api) {
-    Seen::synced(api).end();
+fn watch_ends_when_its_receiver_is_dropped(api: &ApiServer) {
+    ObservedCluster::synced(api).end();
 }
 
 macro_rules! behaviours {
     ($($name:ident)*) => {
-        const ALL: &[(&str, fn(&Api))] = &[$((stringify!($name), super::$name)),*];
+        const ALL: &[(&str, fn(&ApiServer))] = &[$((stringify!($name), super::$name)),*];
         $(#[test]
         fn $name() {
             super::$name(&ready());
@@ -195,8 +196,8 @@ mod tests {
     }
 
     /// The double with the objects that a real server creates itself.
-    fn ready() -> Api {
-        let api = Api::double();
+    fn ready() -> ApiServer {
+        let api = ApiServer::double();
         api.put(service_cidr("kubernetes", "10.0.0.0/16"));
         api
     }
@@ -204,7 +205,7 @@ mod tests {
     #[test]
     #[cfg_attr(not(feature = "api-server"), ignore = "needs KUBEBUILDER_ASSETS and the feature api-server")]
     fn real_api_server_has_the_same_behaviour() {
-        let api = Api::real();
+        let api = ApiServer::real();
         for (name, behaviour) in ALL {
             eprintln!("with a real API server: {name}");
             behaviour(&api);

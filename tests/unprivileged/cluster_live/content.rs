@@ -2,19 +2,19 @@
 
 use serde_json::{Value, json};
 
-use super::seen::Seen;
-use test_support::apiserver::{Api, Fault};
+use super::observed_cluster::ObservedCluster;
+use test_support::apiserver::{ApiServer, Fault};
 use test_support::objects::service;
 
-fn watched() -> (Api, Seen) {
-    let api = Api::double();
+fn start_watch() -> (ApiServer, ObservedCluster) {
+    let api = ApiServer::double();
     api.put(service("a", 1, 80));
     api.put(service("b", 2, 80));
-    let mut seen = Seen::synced(&api);
+    let mut cluster = ObservedCluster::synced(&api);
     // The services are watched once this change arrives.
     api.put(service("b", 2, 81));
-    seen.until(|seen| seen.port("b") == Some(81));
-    (api, seen)
+    cluster.until(|cluster| cluster.port("b") == Some(81));
+    (api, cluster)
 }
 
 /// A line for the watches of services.
@@ -51,23 +51,27 @@ fn malformed_watch_events_leave_the_state_of_the_server() {
         ("long", long.into_bytes()),
     ];
     for (what, text) in cases {
-        let (api, mut seen) = watched();
+        let (api, mut cluster) = start_watch();
         api.fault(Fault::Line("services", text));
         // Wait until the line was received, since the change below could end the watch first.
-        seen.until(|seen| !seen.outages.is_empty());
+        cluster.until(|cluster| !cluster.outages.is_empty());
         api.put(service("a", 1, 81));
-        seen.until(|seen| seen.port("a") == Some(81) && seen.recoveries > 0);
+        cluster.until(|cluster| cluster.port("a") == Some(81) && cluster.recoveries > 0);
         // The watches of both selections of services got the line.
-        assert!(seen.outages.len() <= 2, "{what}: {:?}", seen.outages);
-        assert!(seen.outages[0].starts_with("failed to watch services: "), "{what}: {:?}", seen.outages);
-        assert_eq!(seen.removed, [""; 0], "{what}");
-        assert!(seen.outages.iter().all(|text| text.len() < 500), "{what}");
+        assert!(cluster.outages.len() <= 2, "{what}: {:?}", cluster.outages);
+        assert!(
+            cluster.outages[0].starts_with("failed to watch services: "),
+            "{what}: {:?}",
+            cluster.outages
+        );
+        assert_eq!(cluster.removed, [""; 0], "{what}");
+        assert!(cluster.outages.iter().all(|text| text.len() < 500), "{what}");
     }
 }
 
 #[test]
 fn invalid_object_keeps_its_last_valid_state() {
-    let (api, mut seen) = watched();
+    let (api, mut cluster) = start_watch();
     let broken = |spec: Value| {
         let mut object = service("a", 1, 80);
         object["spec"] = spec;
@@ -77,51 +81,51 @@ fn invalid_object_keeps_its_last_valid_state() {
         api.put(broken(spec));
         api.put(service("b", 2, 90));
         api.put(service("b", 2, 91));
-        seen.until(|seen| seen.port("b") == Some(91));
+        cluster.until(|cluster| cluster.port("b") == Some(91));
     }
-    let reasons = &seen.reasons;
+    let reasons = &cluster.reasons;
     assert!(matches!(&reasons[..], [text] if text.starts_with("Service default/a: ")), "{reasons:?}");
-    assert_eq!((seen.port("a"), seen.rejected), (Some(80), 1));
+    assert_eq!((cluster.port("a"), cluster.rejected), (Some(80), 1));
     // A new list does not remove the object either.
     api.fault(Fault::Expire);
     api.put(service("c", 3, 80));
-    seen.until(|seen| seen.port("c").is_some());
-    assert_eq!(seen.port("a"), Some(80));
+    cluster.until(|cluster| cluster.port("c").is_some());
+    assert_eq!(cluster.port("a"), Some(80));
     api.put(service("a", 1, 82));
-    seen.until(|seen| seen.port("a") == Some(82) && seen.rejected == 0);
-    assert_eq!((seen.reasons.len(), seen.outages.len()), (1, 0), "a rejected object is not an outage");
-    assert_eq!(seen.removed, [""; 0]);
+    cluster.until(|cluster| cluster.port("a") == Some(82) && cluster.rejected == 0);
+    assert_eq!((cluster.reasons.len(), cluster.outages.len()), (1, 0), "a rejected object is not an outage");
+    assert_eq!(cluster.removed, [""; 0]);
 }
 
 #[test]
 fn object_without_a_name_is_reported_and_affects_no_other() {
-    let (api, mut seen) = watched();
+    let (api, mut cluster) = start_watch();
     api.fault(line(&json!({"type": "ADDED", "object": {"metadata": {"resourceVersion": "99"}, "spec": {}}})));
     api.fault(line(&json!({"type": "DELETED", "object": {"metadata": {}}})));
-    seen.until(|seen| seen.rejected == 1);
-    assert_eq!(seen.reasons, ["Service without a name"]);
+    cluster.until(|cluster| cluster.rejected == 1);
+    assert_eq!(cluster.reasons, ["Service without a name"]);
     for port in 81..181 {
         api.put(service("a", 1, port));
     }
-    seen.until(|seen| seen.port("a") == Some(180));
-    assert_eq!(seen.removed, [""; 0]);
+    cluster.until(|cluster| cluster.port("a") == Some(180));
+    assert_eq!(cluster.removed, [""; 0]);
 }
 
 #[test]
 fn huge_object_is_read_or_rejected_and_affects_no_other() {
-    let (api, mut seen) = watched();
+    let (api, mut cluster) = start_watch();
     let mut huge = service("huge", 3, 80);
     huge["metadata"]["annotations"] = json!({"note": "x".repeat(3 << 20)});
     api.put(huge.clone());
-    seen.until(|seen| seen.port("huge") == Some(80));
+    cluster.until(|cluster| cluster.port("huge") == Some(80));
     huge["spec"]["ports"] =
         (1..=5000).map(|port| json!({"name": format!("p{port}"), "port": port, "protocol": "TCP"})).collect();
     api.put(huge);
-    seen.until(|seen| seen.rejected == 1);
-    assert!(seen.reasons[0].starts_with("Service default/huge: "), "{:?}", seen.reasons);
+    cluster.until(|cluster| cluster.rejected == 1);
+    assert!(cluster.reasons[0].starts_with("Service default/huge: "), "{:?}", cluster.reasons);
     api.put(service("a", 1, 81));
-    seen.until(|seen| seen.port("a") == Some(81));
-    assert_eq!(seen.port("huge"), Some(80));
+    cluster.until(|cluster| cluster.port("a") == Some(81));
+    assert_eq!(cluster.port("huge"), Some(80));
 }
 
 #[test]
@@ -137,15 +141,15 @@ fn malformed_list_removes_nothing() {
         r#"{"kind":"Status","metadata":{},"code":200,"items":[]}"#,
     ];
     for text in lists {
-        let (api, mut seen) = watched();
+        let (api, mut cluster) = start_watch();
         api.fault(Fault::GarbageList("services", text));
         api.fault(Fault::Expire);
-        seen.until(|seen| !seen.outages.is_empty());
-        assert!(seen.outages[0].starts_with("failed to list services: "), "{text}: {:?}", seen.outages);
+        cluster.until(|cluster| !cluster.outages.is_empty());
+        assert!(cluster.outages[0].starts_with("failed to list services: "), "{text}: {:?}", cluster.outages);
         api.put(service("a", 1, 81));
         api.fault(Fault::Cleared);
-        seen.until(|seen| seen.port("a") == Some(81) && seen.recoveries == 1);
-        assert_eq!(seen.removed, [""; 0], "{text}");
-        assert!(seen.outages.len() <= 2, "{text}: {:?}", seen.outages);
+        cluster.until(|cluster| cluster.port("a") == Some(81) && cluster.recoveries == 1);
+        assert_eq!(cluster.removed, [""; 0], "{text}");
+        assert!(cluster.outages.len() <= 2, "{text}: {:?}", cluster.outages);
     }
 }

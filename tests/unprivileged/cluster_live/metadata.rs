@@ -11,14 +11,14 @@ use serde_json::{Value, json};
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::mpsc::{Receiver, channel};
 
-use super::seen::limits;
-use test_support::apiserver::{Api, Fault, Generated, InitialEvents};
+use super::observed_cluster::limits;
+use test_support::apiserver::{ApiServer, Fault, Generated, InitialEvents};
 
 const TIMEOUT: Duration = Duration::from_secs(60);
 const MANAGED: &str = "example.com/managed";
 
 /// The state that results from the events of a metadata watch.
-struct Objects {
+struct ObservedMetadata {
     known: BTreeMap<String, ObjectMeta>,
     deleted: Vec<String>,
     is_synced: bool,
@@ -29,7 +29,7 @@ struct Objects {
     runtime: Runtime,
 }
 
-impl Objects {
+impl ObservedMetadata {
     fn new(kubeconfig: &Path, selection: MetadataSelection, limits: WatchOptions) -> Self {
         let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
         let client = runtime.block_on(client(Some(kubeconfig))).expect("a client");
@@ -76,7 +76,7 @@ impl Objects {
     }
 }
 
-fn managed() -> MetadataSelection {
+fn managed_selection() -> MetadataSelection {
     MetadataSelection {
         path: "/api/v1/configmaps".to_owned(),
         label_selector: Some(format!("{MANAGED}=yes")),
@@ -91,19 +91,20 @@ fn config_map(name: &str, note: &str) -> Value {
         "annotations": {"portico.dev/selection": note, "other": "x"}}, "data": {"text": "x".repeat(100_000)}})
 }
 
-fn existing_objects_and_every_change_are_reported_without_content(api: &Api) {
+fn existing_objects_and_every_change_are_reported_without_content(api: &ApiServer) {
     api.put(config_map("first", "1"));
     let mut foreign = config_map("foreign", "1");
     foreign["metadata"]["labels"] = json!({});
     api.put(foreign);
-    let mut objects = Objects::new(api.kubeconfig(), managed(), limits());
+    let mut objects = ObservedMetadata::new(api.kubeconfig(), managed_selection(), limits());
     objects.until(|objects| objects.is_synced);
     assert_eq!(objects.names(), ["first"]);
     let first = objects.known["first"].clone();
     assert_eq!(first.labels.keys().map(|key| &**key).collect::<Vec<_>>(), [MANAGED]);
     assert_eq!(first.annotations.keys().map(|key| &**key).collect::<Vec<_>>(), ["portico.dev/selection"]);
     api.put(config_map("first", "2"));
-    let note = |objects: &Objects| objects.known["first"].annotations["portico.dev/selection"].to_string();
+    let note =
+        |objects: &ObservedMetadata| objects.known["first"].annotations["portico.dev/selection"].to_string();
     objects.until(|objects| note(objects) == "2");
     let changed = &objects.known["first"];
     assert_eq!(changed.uid, first.uid);
@@ -122,18 +123,18 @@ fn existing_objects_and_every_change_are_reported_without_content(api: &Api) {
 
 #[test]
 fn double_sends_metadata_and_every_change_without_content() {
-    existing_objects_and_every_change_are_reported_without_content(&Api::double());
+    existing_objects_and_every_change_are_reported_without_content(&ApiServer::double());
 }
 
 #[test]
 #[cfg_attr(not(feature = "api-server"), ignore = "needs KUBEBUILDER_ASSETS and the feature api-server")]
 fn real_api_server_sends_metadata_and_every_change_without_content() {
-    let api = Api::real();
+    let api = ApiServer::real();
     existing_objects_and_every_change_are_reported_without_content(&api);
 }
 
 /// The number of lists of the pods of all namespaces that a real API server has served.
-fn lists_of_pods(api: &Api) -> u64 {
+fn lists_of_pods(api: &ApiServer) -> u64 {
     let page = api.kubectl(&["get", "--raw", "/metrics"]).expect("the metrics of the server");
     let is_list = |line: &&str| {
         line.starts_with("apiserver_request_total{")
@@ -147,7 +148,7 @@ fn lists_of_pods(api: &Api) -> u64 {
 
 /// Whether a real API server sends initial events, which requires an etcd with progress notifications (3.4.25, 3.5.8
 /// and later).
-fn sends_initial_events(api: &Api) -> bool {
+fn sends_initial_events(api: &ApiServer) -> bool {
     let query = "watch=true&timeoutSeconds=1&allowWatchBookmarks=true&sendInitialEvents=true";
     let path = format!("/api/v1/pods?{query}&resourceVersionMatch=NotOlderThan");
     let answer = api.kubectl(&["get", "--raw", &path]).unwrap_or_else(|why| why);
@@ -158,12 +159,12 @@ fn sends_initial_events(api: &Api) -> bool {
 #[cfg_attr(not(feature = "api-server"), ignore = "needs KUBEBUILDER_ASSETS and the feature api-server")]
 #[allow(clippy::print_stderr)] // The binaries determine which of the two cases was tested.
 fn change_causes_no_list_on_a_real_api_server() {
-    let api = Api::real();
+    let api = ApiServer::real();
     api.send("GET", "/api/v1/pods", "application/json", &Value::Null);
     assert!(lists_of_pods(&api) > 0, "the metric counts");
     eprintln!("this API server sends initial events: {}", sends_initial_events(&api));
     let selection = MetadataSelection { path: "/api/v1/pods".to_owned(), ..MetadataSelection::default() };
-    let mut objects = Objects::new(api.kubeconfig(), selection, limits());
+    let mut objects = ObservedMetadata::new(api.kubeconfig(), selection, limits());
     objects.until(|objects| objects.is_synced);
     let before = lists_of_pods(&api);
     let spec = json!({"containers": [{"name": "c", "image": "i"}]});
@@ -178,14 +179,14 @@ fn change_causes_no_list_on_a_real_api_server() {
 #[test]
 fn change_causes_no_list() {
     for refused in [false, true] {
-        let api = Api::double();
+        let api = ApiServer::double();
         if refused {
             api.fault(Fault::NoInitialEvents(InitialEvents::Status(422)));
         }
         let selection =
             |kind: &str| MetadataSelection { path: format!("/api/v1/{kind}"), ..Default::default() };
         let kinds = ["namespaces", "pods", "configmaps"];
-        let mut all = kinds.map(|kind| Objects::new(api.kubeconfig(), selection(kind), limits()));
+        let mut all = kinds.map(|kind| ObservedMetadata::new(api.kubeconfig(), selection(kind), limits()));
         all.iter_mut().for_each(|objects| objects.until(|objects| objects.is_synced));
         api.requests();
         for round in 0..20 {
@@ -203,9 +204,9 @@ fn change_causes_no_list() {
 
 #[test]
 fn objects_deleted_during_an_outage_are_reported_as_deleted() {
-    let api = Api::double();
+    let api = ApiServer::double();
     ["a", "b"].iter().for_each(|name| api.put(config_map(name, "1")));
-    let mut objects = Objects::new(api.kubeconfig(), managed(), limits());
+    let mut objects = ObservedMetadata::new(api.kubeconfig(), managed_selection(), limits());
     objects.until(|objects| objects.is_synced);
     api.fault(Fault::Down);
     objects.until(|objects| !objects.outages.is_empty());
@@ -219,7 +220,7 @@ fn objects_deleted_during_an_outage_are_reported_as_deleted() {
 
 #[test]
 fn too_large_metadata_is_rejected_and_the_others_arrive() {
-    let api = Api::double();
+    let api = ApiServer::double();
     api.generate(Generated {
         kind: "ConfigMap",
         count: 100,
@@ -227,7 +228,7 @@ fn too_large_metadata_is_rejected_and_the_others_arrive() {
         content: |_| format!("\"data\":{{\"text\":\"{}\"}}", "x".repeat(600_000)),
     });
     api.put(config_map("hostile", &"x".repeat(200_000)));
-    let mut objects = Objects::new(api.kubeconfig(), managed(), limits());
+    let mut objects = ObservedMetadata::new(api.kubeconfig(), managed_selection(), limits());
     objects.until(|objects| objects.is_synced);
     assert_eq!((objects.known.len(), objects.rejected), (100, 1));
     api.put(config_map("hostile", "small"));

@@ -10,7 +10,7 @@ use super::repository::File;
 const TABLE: &str = "proxy-core/src/model/annotation.rs";
 
 /// Finds names with Portico's prefix that are not in the table.
-pub(crate) fn unknown(file: &File) -> Vec<String> {
+pub(crate) fn unknown_names(file: &File) -> Vec<String> {
     let named = file.lines().flat_map(|(number, line)| names(line).map(move |name| (number, name)));
     let unknown = named.filter(|(_, name)| !ALL.iter().any(|annotation| annotation.name() == *name));
     unknown
@@ -19,7 +19,7 @@ pub(crate) fn unknown(file: &File) -> Vec<String> {
 }
 
 /// Finds literal keys in code. Tests may contain them, because users write them.
-pub(crate) fn spelled(file: &File) -> Vec<String> {
+pub(crate) fn literal_keys(file: &File) -> Vec<String> {
     let is_test = file.path == TABLE || file.path.split('/').any(|part| matches!(part, "tests" | "tests.rs"));
     if is_test {
         return Vec::new();
@@ -46,7 +46,7 @@ mod tests {
     fn unknown_annotation_is_found() {
         let line = format!("{PREFIX}mode, {PREFIX}speed: fast, {PREFIX}{{name}} and {PREFIX}\n");
         assert_eq!(
-            unknown(&File::sample("docs/x.md", &line)),
+            unknown_names(&File::sample("docs/x.md", &line)),
             [format!("docs/x.md:1: {PREFIX}speed is not in {TABLE}")]
         );
     }
@@ -54,9 +54,9 @@ mod tests {
     #[test]
     fn literal_key_in_code_is_found() {
         let line = format!("const MODE: &str = \"{PREFIX}mode\";\n");
-        assert_eq!(spelled(&File::sample("a/src/x.rs", &line)).len(), 1);
-        assert_eq!(spelled(&File::sample("a/src/tests.rs", &line)).len(), 0);
+        assert_eq!(literal_keys(&File::sample("a/src/x.rs", &line)).len(), 1);
+        assert_eq!(literal_keys(&File::sample("a/src/tests.rs", &line)).len(), 0);
         let message = format!("format!(\"{PREFIX}mode says no\");\n");
-        assert_eq!(spelled(&File::sample("a/src/x.rs", &message)).len(), 0);
+        assert_eq!(literal_keys(&File::sample("a/src/x.rs", &message)).len(), 0);
     }
 }

@@ -48,20 +48,20 @@ pub(crate) fn too_much_for_the_plugin(tree: &Tree) -> Vec<String> {
 }
 
 /// Whether the policy permits a licence.
-pub(crate) fn permitted(licence: &str, policy: &File) -> bool {
+pub(crate) fn is_permitted(licence: &str, policy: &File) -> bool {
     let allowed: Vec<&str> = list(&policy.text, "allow").map(|line| strings(line)[0]).collect();
     assert!(!allowed.is_empty(), "{} has no `allow` list", policy.path);
-    permits(licence, &allowed)
+    satisfies(licence, &allowed)
 }
 
 pub(crate) fn refused_licences(tree: &Tree, policy: &File) -> Vec<String> {
-    let refused = tree.licences.iter().filter(|(_, licence)| !permitted(licence, policy));
+    let refused = tree.licences.iter().filter(|(_, licence)| !is_permitted(licence, policy));
     refused
         .map(|(name, licence)| format!("{name}: \"{licence}\" is not in the list of {}", policy.path))
         .collect()
 }
 
-pub(crate) fn banned(tree: &Tree, policy: &File) -> Vec<String> {
+pub(crate) fn banned_crates(tree: &Tree, policy: &File) -> Vec<String> {
     let mut findings = Vec::new();
     let bans: Vec<_> = list(&policy.text, "deny").map(strings).collect();
     assert!(!bans.is_empty(), "{} has no `deny` list", policy.path);
@@ -112,7 +112,7 @@ fn strings(line: &str) -> Vec<&str> {
 }
 
 /// Whether permitted licences satisfy an SPDX expression. `MIT/ISC` is an old form of `MIT OR ISC`.
-fn permits(expression: &str, allowed: &[&str]) -> bool {
+fn satisfies(expression: &str, allowed: &[&str]) -> bool {
     let spaced = expression.replace('/', " OR ").replace('(', " ( ").replace(')', " ) ");
     let tokens: Vec<&str> = spaced.split_whitespace().collect();
     let mut rest = tokens.as_slice();
@@ -181,7 +181,7 @@ mod tests {
 
     #[test]
     fn banned_crate_is_found_except_below_its_wrapper() {
-        let found = banned(&parse_tree(TREE), &File::sample("deny.toml", POLICY));
+        let found = banned_crates(&parse_tree(TREE), &File::sample("deny.toml", POLICY));
         assert_eq!(found.len(), 2, "{found:?}");
         assert!(found[0].starts_with("other depends on native"), "{found:?}");
         assert!(found[1].starts_with("ours depends on copyleft"), "{found:?}");
@@ -203,7 +203,7 @@ mod tests {
             "(MIT OR GPL-2.0) AND Unicode-3.0",
             "GPL-2.0 OR MIT AND Apache-2.0",
         ] {
-            assert!(permits(good, &allowed), "{good}");
+            assert!(satisfies(good, &allowed), "{good}");
         }
         for bad in [
             "",
@@ -213,7 +213,7 @@ mod tests {
             "Apache-2.0 WITH LLVM-exception",
             "MIT GPL-2.0",
         ] {
-            assert!(!permits(bad, &allowed), "{bad}");
+            assert!(!satisfies(bad, &allowed), "{bad}");
         }
     }
 }

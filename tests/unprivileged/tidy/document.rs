@@ -11,10 +11,10 @@ const MACHINE_DIRECTORIES: [&str; 3] = [concat!("/wo", "rk/"), concat!("/ho", "m
 
 pub(crate) fn untested_invariants(architecture: &File, sources: &[File]) -> Vec<String> {
     let mut findings = Vec::new();
-    let mut seen = BTreeMap::new();
+    let mut cluster = BTreeMap::new();
     for Invariant { line, number, text } in invariants(&architecture.text) {
         let place = format!("{}:{line}: Invariant {number}", architecture.path);
-        if let Some(earlier) = seen.insert(number, line) {
+        if let Some(earlier) = cluster.insert(number, line) {
             findings.push(format!("{place}: this number is taken on line {earlier}"));
         }
         let paths = cited_tests(&text);
@@ -24,7 +24,7 @@ pub(crate) fn untested_invariants(architecture: &File, sources: &[File]) -> Vec<
         let errors = citation_errors(&paths, sources).into_iter();
         findings.extend(errors.map(|error| format!("{place}: {error}")));
     }
-    if seen.is_empty() {
+    if cluster.is_empty() {
         findings.push(format!("{}: no line begins with \"Invariant 1\"", architecture.path));
     }
     findings

@@ -31,7 +31,7 @@ const KUBE_SOURCE: &[Group] = &[
 const CRATES: [(&str, &[Group]); 2] = [("crates/kube-source/src/", KUBE_SOURCE), ("proxy-core/src/", CORE)];
 
 /// Returns the uses of groups that are not below that of the file.
-pub(crate) fn upward(file: &File) -> Vec<String> {
+pub(crate) fn upward_imports(file: &File) -> Vec<String> {
     let in_crate = |(source, groups)| Some((file.path.strip_prefix(source)?, groups));
     let Some((path, groups)) = CRATES.into_iter().find_map(in_crate) else { return Vec::new() };
     let mut parts = path.split('/').map(|part| part.trim_end_matches(".rs"));
@@ -62,13 +62,13 @@ mod tests {
         let found = ["{}:2: crate::", "{}:3: crate::ruleset"];
         let found = |path: &str| found.map(|line| line.replace("{}", path));
         let path = "proxy-core/src/routing/portal.rs";
-        assert_eq!(upward(&File::sample(path, text)), found(path));
-        assert_eq!(upward(&File::sample("proxy-core/src/routing/portal/tests.rs", text)), [""; 0]);
-        assert_eq!(upward(&File::sample("proxy-core/src/sample.rs", text)), [""; 0]);
-        assert_eq!(upward(&File::sample("relay/src/routing.rs", text)), [""; 0]);
+        assert_eq!(upward_imports(&File::sample(path, text)), found(path));
+        assert_eq!(upward_imports(&File::sample("proxy-core/src/routing/portal/tests.rs", text)), [""; 0]);
+        assert_eq!(upward_imports(&File::sample("proxy-core/src/sample.rs", text)), [""; 0]);
+        assert_eq!(upward_imports(&File::sample("relay/src/routing.rs", text)), [""; 0]);
         let (objects, text) = ("crates/kube-source/src/objects/node.rs", "use crate::manifests::Report;\n");
-        assert_eq!(upward(&File::sample(objects, text)), [format!("{objects}:1: crate::manifests")]);
+        assert_eq!(upward_imports(&File::sample(objects, text)), [format!("{objects}:1: crate::manifests")]);
         let tests = format!("#[cfg(test)]\nmod tests {{\n{text}}}\n");
-        assert_eq!(upward(&File::sample(objects, &tests)), [""; 0]);
+        assert_eq!(upward_imports(&File::sample(objects, &tests)), [""; 0]);
     }
 }

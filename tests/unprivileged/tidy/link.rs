@@ -8,7 +8,7 @@ use std::path::{Component, Path, PathBuf};
 use super::repository::{File, root};
 
 /// Finds broken links. `pages` are all Markdown files.
-pub(crate) fn dead(page: &File, pages: &[File]) -> Vec<String> {
+pub(crate) fn broken_links(page: &File, pages: &[File]) -> Vec<String> {
     let links =
         prose(&page.text).into_iter().flat_map(|(number, line)| targets(line).map(move |to| (number, to)));
     let here = links.filter(|(_, target)| !target.contains("://") && !target.starts_with("mailto:"));
@@ -21,7 +21,7 @@ pub(crate) fn dead(page: &File, pages: &[File]) -> Vec<String> {
 
 fn problem(page: &File, target: &str, pages: &[File]) -> Option<String> {
     let (path, anchor) = target.split_once('#').map_or((target, None), |(path, anchor)| (path, Some(anchor)));
-    let path = if path.is_empty() { PathBuf::from(&page.path) } else { joined(&page.path, path) };
+    let path = if path.is_empty() { PathBuf::from(&page.path) } else { resolve(&page.path, path) };
     let Some(anchor) = anchor else {
         return (!root().join(&path).exists()).then(|| "no such file".to_owned());
     };
@@ -32,7 +32,7 @@ fn problem(page: &File, target: &str, pages: &[File]) -> Option<String> {
 }
 
 /// Resolves a link of a page to a path from the root.
-fn joined(page: &str, path: &str) -> PathBuf {
+fn resolve(page: &str, path: &str) -> PathBuf {
     let mut whole = PathBuf::from(page);
     whole.pop();
     for part in Path::new(path).components() {
@@ -87,7 +87,7 @@ mod tests {
             "docs/page.md",
             "# A page: one\n[a](#a-page-one)\n[b](#gone)\n[c](gone.md)\n[d](../Cargo.toml)\n[e](https://x.org/#y)\n```\n[f](gone)\n```\n",
         );
-        let found = dead(&page, std::slice::from_ref(&page));
+        let found = broken_links(&page, std::slice::from_ref(&page));
         assert_eq!(
             found,
             ["docs/page.md:3: (#gone): no such heading", "docs/page.md:4: (gone.md): no such file"]

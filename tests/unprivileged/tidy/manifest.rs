@@ -21,7 +21,7 @@ struct Entry {
     comment: String,
 }
 
-pub(crate) fn unreasoned(root: &File) -> Vec<String> {
+pub(crate) fn dependencies_without_reason(root: &File) -> Vec<String> {
     let mut findings = Vec::new();
     for entry in entries(&root.text) {
         let place = format!("{}:{}: {}", root.path, entry.line, entry.key);
@@ -41,7 +41,7 @@ pub(crate) fn unreasoned(root: &File) -> Vec<String> {
     findings
 }
 
-pub(crate) fn uninherited(member: &File) -> Vec<String> {
+pub(crate) fn own_versions(member: &File) -> Vec<String> {
     let mut findings = Vec::new();
     for entry in entries(&member.text) {
         let place = format!("{}:{}: {}", member.path, entry.line, entry.key);
@@ -177,7 +177,7 @@ mod tests {
                    defaults = { version = \"1\" } # a reason that says why\n\
                    silent = { version = \"1\", default-features = false, features = [\n  \"#1\",\n] }\n\
                    [workspace.dependencies.table]\nversion = \"1\"\n";
-        let findings = unreasoned(&File::sample("Cargo.toml", bad));
+        let findings = dependencies_without_reason(&File::sample("Cargo.toml", bad));
         let keys: Vec<_> = findings.iter().map(|finding| finding.split(": ").nth(1).unwrap_or("")).collect();
         assert_eq!(keys, ["bare", "bare", "defaults", "silent", "version"]);
         assert!(findings[0].starts_with("Cargo.toml:4: "), "{findings:?}");
@@ -192,7 +192,7 @@ mod tests {
                    version = \"1.0\"\n\
                    local = { path = \"../local\" }\n\
                    [target.'cfg(unix)'.dependencies]\nnix = { version = \"1\", workspace = true }\n";
-        assert_eq!(uninherited(&File::sample("a/Cargo.toml", bad)).len(), 3);
+        assert_eq!(own_versions(&File::sample("a/Cargo.toml", bad)).len(), 3);
     }
 
     #[test]

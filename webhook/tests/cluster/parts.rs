@@ -8,18 +8,18 @@ use std::ops::Range;
 
 use serde_json::{Value, json};
 
-use crate::double::maps_of;
-use test_support::apiserver::Api;
+use crate::double::wait_for_config_maps;
+use test_support::apiserver::ApiServer;
 use test_support::caller::Caller;
-use test_support::replica::{Cluster, service};
-use test_support::review::{annotated, patched, pod, review};
-use test_support::webhook::until;
+use test_support::eventually::eventually;
+use test_support::review::{apply_patch, pod, review, with_annotations};
+use test_support::webhook_cluster::{WebhookCluster, service};
 
 /// This number of services fills one part, and half of the next.
 const SERVICES: u32 = 900;
 
 /// Returns a service whose variables have names of the maximum length.
-fn long(number: u32) -> Value {
+fn service_with_long_names(number: u32) -> Value {
     let name = format!("s{number:04}-{}", "x".repeat(57));
     let (high, low) = (number / 250, number % 250 + 1);
     json!({"kind": "Service", "metadata": {"name": name, "namespace": "default"}, "spec": {
@@ -33,7 +33,7 @@ fn host(number: u32) -> String {
 
 /// Returns the number of parts with variables, and the variables, with which a container of a pod would start now.
 /// Asserts that all required parts exist.
-fn started(cluster: &Cluster, pod: &Value) -> (usize, BTreeSet<String>) {
+fn environment_at_start(cluster: &WebhookCluster, pod: &Value) -> (usize, BTreeSet<String>) {
     let listed = cluster.config_maps("default").into_iter();
     let maps: BTreeMap<String, Value> =
         listed.map(|map| (map["metadata"]["name"].as_str().expect("a name").to_owned(), map)).collect();
@@ -53,7 +53,7 @@ fn started(cluster: &Cluster, pod: &Value) -> (usize, BTreeSet<String>) {
 }
 
 /// Returns the first ConfigMap to which a pod refers.
-fn base_of(cluster: &Cluster, pod: &str) -> String {
+fn base_of(cluster: &WebhookCluster, pod: &str) -> String {
     let pod = cluster.api.get("Pod", "default", pod).expect("the pod exists");
     let name = &pod["spec"]["containers"][0]["envFrom"][0]["configMapRef"]["name"];
     name.as_str().expect("a name").to_owned()
@@ -61,27 +61,27 @@ fn base_of(cluster: &Cluster, pod: &str) -> String {
 
 #[test]
 fn changing_parts_never_lack_a_variable_of_their_pod() {
-    let cluster = Cluster::new(Api::double());
-    (0..SERVICES).for_each(|number| cluster.api.put(long(number)));
+    let cluster = WebhookCluster::new(ApiServer::double());
+    (0..SERVICES).for_each(|number| cluster.api.put(service_with_long_names(number)));
     let webhook = cluster.replica(&["--config-map-grace", "5"]);
-    let request = annotated(pod("a"), &[("portico.dev/inject", "configmap")]);
+    let request = with_annotations(pod("a"), &[("portico.dev/inject", "configmap")]);
     let mut caller = Caller::local(webhook.address).expect("connect");
-    let made = patched(&request, &caller.review(&review("u", &request)).expect("a response"));
+    let made = apply_patch(&request, &caller.review(&review("u", &request)).expect("a response"));
     cluster.api.put(made.clone());
     let referred = made["spec"]["containers"][0]["envFrom"].as_array().expect("sources");
     let must = referred.iter().filter(|source| source["configMapRef"]["optional"] != true).count();
-    maps_of(&cluster, "default", must);
-    let (before, names) = started(&cluster, &made);
+    wait_for_config_maps(&cluster, "default", must);
+    let (before, names) = environment_at_start(&cluster, &made);
     assert!(before >= 2 && names.contains(&host(0)) && names.contains(&host(SERVICES - 1)), "{before} parts");
 
     // One service before all others, so that these move, and three quarters as many after them.
     let has_all = |names: &BTreeSet<String>, numbers: Range<u32>| {
         numbers.into_iter().all(|number| names.contains(&host(number)))
     };
-    (SERVICES..SERVICES * 7 / 4).for_each(|number| cluster.api.put(long(number)));
+    (SERVICES..SERVICES * 7 / 4).for_each(|number| cluster.api.put(service_with_long_names(number)));
     cluster.api.put(service("a-first", 99, 80));
-    until("all variables exist", || {
-        let (parts, names) = started(&cluster, &made);
+    eventually("all variables exist", || {
+        let (parts, names) = environment_at_start(&cluster, &made);
         assert!(has_all(&names, 0..SERVICES), "a variable is missing while it moves");
         (parts > before && has_all(&names, 0..SERVICES * 7 / 4) && names.contains("A_FIRST_PORT"))
             .then_some(())
@@ -89,26 +89,28 @@ fn changing_parts_never_lack_a_variable_of_their_pod() {
 
     cluster.api.delete("Service", "default", "a-first");
     (1..SERVICES * 7 / 4).for_each(|number| {
-        let name = long(number)["metadata"]["name"].as_str().expect("a name").to_owned();
+        let name = service_with_long_names(number)["metadata"]["name"].as_str().expect("a name").to_owned();
         cluster.api.delete("Service", "default", &name);
     });
-    until("the others are removed", || {
-        let (parts, names) = started(&cluster, &made);
+    eventually("the others are removed", || {
+        let (parts, names) = environment_at_start(&cluster, &made);
         assert!(has_all(&names, 0..1), "a variable is missing while it moves");
         (parts == 1 && !names.contains(&host(1))).then_some(())
     });
     // The ConfigMap of another pod is created and deleted meanwhile.
-    let other =
-        annotated(pod("b"), &[("portico.dev/inject", "configmap"), ("portico.dev/forms", "host-port")]);
-    cluster.api.put(patched(&other, &caller.review(&review("u", &other)).expect("a response")));
-    until("the other pod has its ConfigMap", || {
+    let other = with_annotations(
+        pod("b"),
+        &[("portico.dev/inject", "configmap"), ("portico.dev/forms", "host-port")],
+    );
+    cluster.api.put(apply_patch(&other, &caller.review(&review("u", &other)).expect("a response")));
+    eventually("the other pod has its ConfigMap", || {
         let name = base_of(&cluster, "b");
         cluster.api.get("ConfigMap", "default", &name).map(drop)
     });
     cluster.api.delete("Pod", "default", "b");
     let collected = || webhook.metric("config_map_operations_total{operation=\"collected\"}");
-    until("it is deleted", || (collected() >= 1.0).then_some(()));
-    assert_eq!(started(&cluster, &made).0, 1);
+    eventually("it is deleted", || (collected() >= 1.0).then_some(()));
+    assert_eq!(environment_at_start(&cluster, &made).0, 1);
     cluster.api.delete("Pod", "default", "a");
-    until("all are deleted", || cluster.config_maps("default").is_empty().then_some(()));
+    eventually("all are deleted", || cluster.config_maps("default").is_empty().then_some(()));
 }

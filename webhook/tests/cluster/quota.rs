@@ -2,28 +2,34 @@
 
 use serde_json::{Value, json};
 
-use crate::double::{admitted, maps_of, reviewed};
-use test_support::apiserver::{Api, Fault};
-use test_support::replica::Cluster;
-use test_support::review::{annotated, pod};
-use test_support::webhook::{Webhook, until};
+use crate::double::{create_admitted_pod, review_pod, wait_for_config_maps};
+use test_support::apiserver::{ApiServer, Fault};
+use test_support::eventually::eventually;
+use test_support::review::{pod, with_annotations};
+use test_support::webhook::Webhook;
+use test_support::webhook_cluster::WebhookCluster;
 
 /// Creates pods with different selections.
-fn many(cluster: &Cluster, webhook: &Webhook, namespace: &str, numbers: std::ops::Range<usize>) {
+fn create_pods(
+    cluster: &WebhookCluster,
+    webhook: &Webhook,
+    namespace: &str,
+    numbers: std::ops::Range<usize>,
+) {
     for number in numbers {
         let prefix = format!("P{number}_");
         let annotations = [("portico.dev/inject", "configmap"), ("portico.dev/prefix", prefix.as_str())];
-        let mut pod = annotated(pod(&format!("{namespace}-{number}")), &annotations);
+        let mut pod = with_annotations(pod(&format!("{namespace}-{number}")), &annotations);
         pod["metadata"]["ownerReferences"] = json!([{"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "web",
             "uid": "r-1", "controller": true}]);
         // The request of a pod does not depend on its namespace.
-        let mut pod = reviewed(webhook, &pod);
+        let mut pod = review_pod(webhook, &pod);
         pod["metadata"]["namespace"] = namespace.into();
         cluster.api.put(pod);
     }
 }
 
-fn events(cluster: &Cluster, namespace: &str) -> Vec<Value> {
+fn events(cluster: &WebhookCluster, namespace: &str) -> Vec<Value> {
     let path = format!("/api/v1/namespaces/{namespace}/events");
     let list = cluster.api.send("GET", &path, "application/json", &Value::Null).object;
     list["items"].as_array().cloned().unwrap_or_default()
@@ -31,14 +37,14 @@ fn events(cluster: &Cluster, namespace: &str) -> Vec<Value> {
 
 #[test]
 fn namespace_over_its_quota_is_refused_by_name_and_others_are_served() {
-    let cluster = Cluster::new(Api::double());
+    let cluster = WebhookCluster::new(ApiServer::double());
     let webhook = cluster.replica(&["--config-maps-max", "5", "--config-map-grace", "1"]);
-    many(&cluster, &webhook, "default", 0..12);
-    maps_of(&cluster, "default", 5);
-    webhook.until("seven are refused", |webhook| {
+    create_pods(&cluster, &webhook, "default", 0..12);
+    wait_for_config_maps(&cluster, "default", 5);
+    webhook.wait_until("seven are refused", |webhook| {
         webhook.metric("config_maps_refused_total{reason=\"count\"}") >= 7.0
     });
-    let event = until("the refusal is reported", || {
+    let event = eventually("the refusal is reported", || {
         let events = events(&cluster, "default");
         events.iter().find(|event| event["reason"] == "ServiceVariablesRefused").cloned()
     });
@@ -52,11 +58,11 @@ fn namespace_over_its_quota_is_refused_by_name_and_others_are_served() {
     let mut other = cluster.api.get("Pod", "default", "default-0").expect("it is there");
     other["metadata"]["namespace"] = "other".into();
     cluster.api.put(other);
-    maps_of(&cluster, "other", 1);
+    wait_for_config_maps(&cluster, "other", 1);
     assert_eq!(cluster.config_maps("default").len(), 5);
     // Once there is room, the refused ones are created.
     (0..8).for_each(|number| cluster.api.delete("Pod", "default", &format!("default-{number}")));
-    until("the remaining pods have their ConfigMaps", || {
+    eventually("the remaining pods have their ConfigMaps", || {
         let wanted = (8..12).map(|number| {
             let pod = cluster.api.get("Pod", "default", &format!("default-{number}")).expect("it is there");
             pod["spec"]["containers"][0]["envFrom"][0]["configMapRef"]["name"].clone()
@@ -69,12 +75,12 @@ fn namespace_over_its_quota_is_refused_by_name_and_others_are_served() {
 
 #[test]
 fn bytes_of_a_namespace_are_limited_and_existing_config_maps_stay() {
-    let cluster = Cluster::new(Api::double());
+    let cluster = WebhookCluster::new(ApiServer::double());
     // The seven variables of one service are some 200 bytes.
     let webhook = cluster.replica(&["--config-map-bytes-max", "500"]);
-    many(&cluster, &webhook, "default", 0..4);
-    let maps = maps_of(&cluster, "default", 2);
-    webhook.until("two are refused", |webhook| {
+    create_pods(&cluster, &webhook, "default", 0..4);
+    let maps = wait_for_config_maps(&cluster, "default", 2);
+    webhook.wait_until("two are refused", |webhook| {
         webhook.metric("config_maps_refused_total{reason=\"bytes\"}") >= 2.0
     });
     assert!(maps.iter().all(|map| map["data"].as_object().is_some_and(|data| data.len() == 7)));
@@ -82,35 +88,36 @@ fn bytes_of_a_namespace_are_limited_and_existing_config_maps_stay() {
 
 #[test]
 fn namespace_with_hanging_writes_does_not_delay_others() {
-    let cluster = Cluster::new(Api::double());
+    let cluster = WebhookCluster::new(ApiServer::double());
     let webhook = cluster.replica(&[]);
     cluster.api.fault(Fault::HangIn("slow"));
-    many(&cluster, &webhook, "slow", 0..40);
-    admitted(&cluster, &webhook, "a", &[("portico.dev/inject", "configmap")]);
+    create_pods(&cluster, &webhook, "slow", 0..40);
+    create_admitted_pod(&cluster, &webhook, "a", &[("portico.dev/inject", "configmap")]);
     let start = std::time::Instant::now();
-    maps_of(&cluster, "default", 1);
+    wait_for_config_maps(&cluster, "default", 1);
     // A request times out after ten seconds; another namespace does not wait for that.
     assert!(start.elapsed().as_secs() < 5, "{:?}", start.elapsed());
     assert_eq!(cluster.config_maps("slow").len(), 0);
     cluster.api.fault(Fault::Cleared);
-    maps_of(&cluster, "slow", 40);
+    wait_for_config_maps(&cluster, "slow", 40);
 }
 
 #[test]
 fn forged_record_gets_only_variables_of_its_own_namespace() {
-    let cluster = Cluster::new(Api::double());
-    let mut secret = test_support::replica::service("secret", 66, 80);
+    let cluster = WebhookCluster::new(ApiServer::double());
+    let mut secret = test_support::webhook_cluster::service("secret", 66, 80);
     secret["metadata"]["namespace"] = "other".into();
     cluster.api.put(secret);
     let webhook = cluster.replica(&[]);
     let text = r#"{"services":[{"alias":"x","service":{"namespace":"other","name":"secret"}},{"service":{"namespace":"default","name":"redis"}}],"forms":"all"}"#;
     let marked = |name: &str, text: &str, parts: &str| {
-        let mut pod = annotated(pod(name), &[("portico.dev/selection", text), ("portico.dev/parts", parts)]);
+        let mut pod =
+            with_annotations(pod(name), &[("portico.dev/selection", text), ("portico.dev/parts", parts)]);
         pod["metadata"]["labels"] = json!({"portico.dev/variables": "configmap"});
         cluster.api.put(pod);
     };
     marked("a", text, "1");
-    let maps = maps_of(&cluster, "default", 1);
+    let maps = wait_for_config_maps(&cluster, "default", 1);
     let data = maps[0]["data"].as_object().expect("data");
     assert!(data.contains_key("REDIS_PORT") && !maps[0].to_string().contains("10.0.0.66"), "{data:?}");
     let long = "x".repeat(200 << 10);
@@ -121,9 +128,9 @@ fn forged_record_gets_only_variables_of_its_own_namespace() {
     {
         marked(&format!("bad-{number}"), text, parts);
     }
-    webhook.until("they are refused", |webhook| {
+    webhook.wait_until("they are refused", |webhook| {
         webhook.metric("config_maps_refused_total{reason=\"record\"}") >= 3.0
     });
-    admitted(&cluster, &webhook, "good", &[("portico.dev/inject", "configmap")]);
-    maps_of(&cluster, "default", 2);
+    create_admitted_pod(&cluster, &webhook, "good", &[("portico.dev/inject", "configmap")]);
+    wait_for_config_maps(&cluster, "default", 2);
 }

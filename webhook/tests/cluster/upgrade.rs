@@ -2,10 +2,10 @@
 
 use serde_json::{Value, json};
 
-use test_support::apiserver::Api;
-use test_support::replica::{Cluster, service};
+use test_support::apiserver::ApiServer;
+use test_support::eventually::eventually;
 use test_support::review::pod;
-use test_support::webhook::until;
+use test_support::webhook_cluster::{WebhookCluster, service};
 
 /// The text of the selection of all services.
 const ALL: &str = "{\"forms\":\"all\"}";
@@ -34,7 +34,7 @@ fn old_pod(name: &str, map: &str) -> Value {
 
 #[test]
 fn config_maps_of_release_0_1_0_are_deleted_after_their_pods() {
-    let (text, cluster) = (ALL, Cluster::new(Api::double()));
+    let (text, cluster) = (ALL, WebhookCluster::new(ApiServer::double()));
     let name = old_name(text);
     let unused = old_name("{\"prefix\":\"GONE_\",\"forms\":\"all\"}");
     cluster.api.put(old_map(&name, text, json!({"REDIS_SERVICE_HOST": "10.0.0.1"})));
@@ -43,21 +43,21 @@ fn config_maps_of_release_0_1_0_are_deleted_after_their_pods() {
     (0..30).for_each(|number| cluster.api.put(pod(&format!("other-{number}"))));
     let _webhook = cluster.replica(&["--config-map-grace", "1"]);
     let map = || cluster.api.get("ConfigMap", "default", &name);
-    until("it is updated", || (map()?["data"]["REDIS_SERVICE_HOST"] == "10.0.0.11").then_some(()));
-    until("the unused one is deleted", || {
+    eventually("it is updated", || (map()?["data"]["REDIS_SERVICE_HOST"] == "10.0.0.11").then_some(()));
+    eventually("the unused one is deleted", || {
         cluster.api.get("ConfigMap", "default", &unused).is_none().then_some(())
     });
     cluster.api.put(service("mysql", 13, 3306));
-    until("it follows services", || map()?["data"]["MYSQL_PORT"].is_string().then_some(()));
+    eventually("it follows services", || map()?["data"]["MYSQL_PORT"].is_string().then_some(()));
     cluster.api.delete("ConfigMap", "default", &name);
-    until("it is created again", || map()?["data"]["MYSQL_PORT"].is_string().then_some(()));
+    eventually("it is created again", || map()?["data"]["MYSQL_PORT"].is_string().then_some(()));
     cluster.api.delete("Pod", "default", "a");
-    until("it is deleted", || map().is_none().then_some(()));
+    eventually("it is deleted", || map().is_none().then_some(()));
 }
 
 #[test]
 fn waiting_pod_of_release_0_1_0_gets_its_config_map() {
-    let cluster = Cluster::new(Api::double());
+    let cluster = WebhookCluster::new(ApiServer::double());
     let text = r#"{"forms":"all","wait_for":[{"namespace":"default","name":"mysql"}]}"#;
     let name = old_name(text);
     let reminder = format!("portico-reminder-{name}");
@@ -67,13 +67,13 @@ fn waiting_pod_of_release_0_1_0_gets_its_config_map() {
     let found = |name: &str| cluster.api.get("ConfigMap", "default", name);
     assert_eq!(found(&name), None);
     cluster.api.put(service("mysql", 13, 3306));
-    until("it is created", || (found(&name)?["data"]["MYSQL_SERVICE_PORT"] == "3306").then_some(()));
-    until("the reminder is deleted", || found(&reminder).is_none().then_some(()));
+    eventually("it is created", || (found(&name)?["data"]["MYSQL_SERVICE_PORT"] == "3306").then_some(()));
+    eventually("the reminder is deleted", || found(&reminder).is_none().then_some(()));
     cluster.api.delete("Service", "default", "mysql");
-    until("it is deleted", || found(&name).is_none().then_some(()));
+    eventually("it is deleted", || found(&name).is_none().then_some(()));
     assert!(found(&reminder).is_some(), "release 0.1.0 needs the reminder after a rollback");
     cluster.api.put(service("mysql", 14, 3306));
-    until("it is created again", || {
+    eventually("it is created again", || {
         (found(&name)?["data"]["MYSQL_SERVICE_HOST"] == "10.0.0.14").then_some(())
     });
 }

@@ -6,13 +6,14 @@ use std::path::Path;
 
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, date_time_ymd};
 
-use test_support::caller::{Caller, Signed};
+use test_support::caller::{Caller, CertificateAndKey};
+use test_support::eventually::eventually;
 use test_support::review::{REDIS, pod, review};
 use test_support::temp_dir::TempDir;
-use test_support::webhook::{Webhook, until};
+use test_support::webhook::Webhook;
 
 /// Returns a CA certificate, and a certificate for this machine that it issued and that expires in this year.
-fn signed(year: i32) -> (String, Signed) {
+fn certificate_until(year: i32) -> (String, CertificateAndKey) {
     let mut params = CertificateParams::new([]).expect("a CA");
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     let key = KeyPair::generate().expect("a key");
@@ -22,7 +23,7 @@ fn signed(year: i32) -> (String, Signed) {
     params.not_after = date_time_ymd(year, 1, 1);
     let key = KeyPair::generate().expect("a key");
     let certificate = params.signed_by(&key, &issuer).expect("a certificate").pem();
-    (ca, Signed { certificate, key: key.serialize_pem() })
+    (ca, CertificateAndKey { certificate, key: key.serialize_pem() })
 }
 
 /// Updates files as the kubelet does: a new directory, then the link to it is replaced.
@@ -38,8 +39,8 @@ fn mount(dir: &Path, name: &str, certificate: &str, key: &str) {
 #[test]
 fn changed_certificate_files_apply_to_new_connections_only() {
     let dir = TempDir::new("webhook");
-    let (_, first) = signed(4000);
-    let (_, second) = signed(4000);
+    let (_, first) = certificate_until(4000);
+    let (_, second) = certificate_until(4000);
     mount(dir.path(), "one", &first.certificate, &first.key);
     let manifests = dir.write("services.yaml", REDIS);
     for name in ["tls.crt", "tls.key"] {
@@ -49,39 +50,39 @@ fn changed_certificate_files_apply_to_new_connections_only() {
     let (certificate, key) = (text("tls.crt"), text("tls.key"));
     let manifests = manifests.to_str().expect("a path");
     let args = ["--manifests", manifests, "--tls-cert", &certificate, "--tls-key", &key];
-    let webhook = Webhook::ready(dir.path(), 0, &args);
+    let webhook = Webhook::start_ready(dir.path(), 0, &args);
     let mut early = Caller::local(webhook.address).expect("connect");
     mount(dir.path(), "two", &second.certificate, &second.key);
-    let now = || Caller::local(webhook.address).expect("connect").shown();
-    until("the second certificate is used", || (now() != early.shown()).then_some(()));
+    let now = || Caller::local(webhook.address).expect("connect").server_certificate();
+    eventually("the second certificate is used", || (now() != early.server_certificate()).then_some(()));
     early.review(&review("u", &pod("a"))).expect("the old connection works");
     // A key of another certificate: the last valid one stays.
     let shown = now();
     mount(dir.path(), "three", &first.certificate, &second.key);
-    webhook.until("it says so", |webhook| {
+    webhook.wait_until("it says so", |webhook| {
         webhook.log().contains("invalid certificate; keeping the previous one")
     });
     assert_eq!(now(), shown);
     mount(dir.path(), "four", &first.certificate, &first.key);
-    until("the first certificate is used again", || (now() == early.shown()).then_some(()));
+    eventually("the first certificate is used again", || (now() == early.server_certificate()).then_some(()));
 }
 
 #[test]
 fn clients_without_a_valid_certificate_are_closed_and_counted() {
     let dir = TempDir::new("webhook");
-    let (ca, good) = signed(4000);
-    let (other_ca, expired) = signed(2020);
-    let bundle = dir.write("clients.pem", &[ca, other_ca].concat());
+    let (ca, good) = certificate_until(4000);
+    let (other_ca, expired) = certificate_until(2020);
+    let bundle = dir.write("clients.pem", [ca, other_ca].concat());
     let bundle = bundle.to_str().expect("a path");
     let webhook = Webhook::on_manifests(&dir, REDIS, &["--client-ca", bundle]);
-    let ask = |own: Option<&Signed>| {
-        let mut caller = Caller::known(webhook.address, "127.0.0.1", own)?;
+    let ask = |own: Option<&CertificateAndKey>| {
+        let mut caller = Caller::with_certificate(webhook.address, "127.0.0.1", own)?;
         caller.review(&review("u", &pod("a")))
     };
     ask(Some(&good)).expect("a response");
     ask(None).expect_err("no certificate");
     ask(Some(&expired)).expect_err("an expired certificate");
-    webhook.until("both are counted", |webhook| {
+    webhook.wait_until("both are counted", |webhook| {
         webhook.metric("connections_closed_total{reason=\"client_certificate\"}") == 2.0
     });
 }

@@ -15,8 +15,8 @@ use test_support::review::{REDIS, pod, review};
 use test_support::temp_dir::TempDir;
 use test_support::webhook::Webhook;
 
-const LIMIT: usize = 256 << 20;
-const PEAK_MAX: usize = LIMIT / 10 * 9;
+const LIMIT: u64 = 256 << 20;
+const PEAK_MAX: u64 = LIMIT / 10 * 9;
 /// The limit of requests and responses: 44 MiB, and 512 small requests of 32 KiB.
 const HELD_MAX: f64 = (60 << 20) as f64;
 /// The delay that the scheduler of a busy machine can add to a request.
@@ -24,7 +24,7 @@ const NOISE: Duration = Duration::from_millis(10);
 /// Other programs on the machine can only slow a round down, so one good round suffices.
 const ROUNDS: usize = 3;
 
-fn limited(args: &[&str]) -> (TempDir, Webhook, MemoryLimit) {
+fn webhook_with_limit(args: &[&str]) -> (TempDir, Webhook, MemoryLimit) {
     let dir = TempDir::new("webhook");
     let webhook = Webhook::on_manifests(&dir, REDIS, args);
     let limit = MemoryLimit::new(webhook.pid(), LIMIT);
@@ -32,12 +32,12 @@ fn limited(args: &[&str]) -> (TempDir, Webhook, MemoryLimit) {
 }
 
 /// A webhook without attackers, called alternately with the attacked one, so that other load slows both.
-struct Control {
+struct ControlWebhook {
     webhook: Webhook,
     _folder: TempDir,
 }
 
-impl Control {
+impl ControlWebhook {
     fn start() -> Self {
         let dir = TempDir::new("webhook");
         let webhook = Webhook::on_manifests(&dir, REDIS, &[]);
@@ -71,16 +71,16 @@ impl Control {
 }
 
 /// Ends the threads of the attackers, also if the test fails.
-struct Attack<'a>(&'a AtomicBool);
+struct StopOnDrop<'a>(&'a AtomicBool);
 
-impl Drop for Attack<'_> {
+impl Drop for StopOnDrop<'_> {
     fn drop(&mut self) {
         self.0.store(true, Ordering::Relaxed);
     }
 }
 
 /// Clients that send their bodies byte by byte, and start again after they are closed.
-fn trickle(address: SocketAddr, count: usize, stop: &AtomicBool) {
+fn send_byte_by_byte(address: SocketAddr, count: usize, stop: &AtomicBool) {
     const HEAD: &[u8] = b"POST /mutate?timeout=30s HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n";
     let begin = || {
         let mut caller = Caller::local(address).ok()?;
@@ -101,14 +101,14 @@ fn trickle(address: SocketAddr, count: usize, stop: &AtomicBool) {
 
 #[test]
 fn forty_slow_and_two_thousand_idle_clients_do_not_delay_an_honest_one() {
-    let (_folder, webhook, limit) = limited(&[]);
+    let (_folder, webhook, limit) = webhook_with_limit(&[]);
     let address = webhook.address;
     let mut honest = Caller::local(address).expect("connect");
-    let control = Control::start();
+    let control = ControlWebhook::start();
     let stop = AtomicBool::new(false);
     thread::scope(|scope| {
-        let attack = Attack(&stop);
-        scope.spawn(|| trickle(address, 40, &stop));
+        let attack = StopOnDrop(&stop);
+        scope.spawn(|| send_byte_by_byte(address, 40, &stop));
         let idle: Vec<_> = (0..4)
             .map(|_| {
                 scope.spawn(|| {
@@ -142,7 +142,7 @@ fn forty_slow_and_two_thousand_idle_clients_do_not_delay_an_honest_one() {
 
 #[test]
 fn unfinished_handshakes_do_not_block_other_clients() {
-    let (_folder, webhook, _limit) = limited(&[]);
+    let (_folder, webhook, _limit) = webhook_with_limit(&[]);
     let silent: Vec<TcpStream> =
         (0..2_000).map(|_| TcpStream::connect(webhook.address).expect("connect")).collect();
     let mut honest = Caller::local(webhook.address).expect("connect");
@@ -153,7 +153,7 @@ fn unfinished_handshakes_do_not_block_other_clients() {
 
 #[test]
 fn incomplete_requests_are_charged_as_they_arrive_and_the_oldest_are_closed() {
-    let (_folder, webhook, limit) = limited(&[]);
+    let (_folder, webhook, limit) = webhook_with_limit(&[]);
     let part = vec![b' '; 6 << 20];
     // Each is incomplete; together they would hold 240 MiB.
     let hostile: Vec<Caller> = (0..40)
@@ -175,13 +175,13 @@ fn incomplete_requests_are_charged_as_they_arrive_and_the_oldest_are_closed() {
 
 #[test]
 fn rapid_reset_and_endless_header_end_only_their_connection() {
-    let (_folder, webhook, limit) = limited(&[]);
+    let (_folder, webhook, limit) = webhook_with_limit(&[]);
     let mut honest = Caller::local(webhook.address).expect("connect");
-    let control = Control::start();
+    let control = ControlWebhook::start();
     let stop = AtomicBool::new(false);
     let address = webhook.address;
     thread::scope(|scope| {
-        let attack = Attack(&stop);
+        let attack = StopOnDrop(&stop);
         let stop = &stop;
         scope.spawn(move || {
             while !stop.load(Ordering::Relaxed) {
@@ -194,7 +194,7 @@ fn rapid_reset_and_endless_header_end_only_their_connection() {
                         break;
                     }
                 }
-                client.drained();
+                client.read_until_closed();
             }
         });
         scope.spawn(move || {
@@ -207,7 +207,7 @@ fn rapid_reset_and_endless_header_end_only_their_connection() {
                 while sent.is_ok() && !stop.load(Ordering::Relaxed) {
                     sent = client.send(&frame(CONTINUATION, 0, 1, &more));
                 }
-                client.drained();
+                client.read_until_closed();
             }
         });
         control.assert_as_fast(&mut honest);
@@ -246,7 +246,7 @@ fn unread_responses_are_bounded_and_end_with_their_connection() {
     }
     let mut honest = Caller::local(webhook.address).expect("connect");
     honest.review(&body).expect("a response");
-    webhook.until("connections with unread responses are closed", |webhook| {
+    webhook.wait_until("connections with unread responses are closed", |webhook| {
         webhook.metric("connections_closed_total{reason=\"pressure\"}") >= 10.0
     });
     assert!((f64::from(20 << 20)..=HELD_MAX).contains(&peak_held), "{peak_held}");
@@ -257,7 +257,7 @@ fn unread_responses_are_bounded_and_end_with_their_connection() {
 
 #[test]
 fn two_thousand_silent_metrics_clients_do_not_delay_a_probe() {
-    let (_folder, webhook, _limit) = limited(&[]);
+    let (_folder, webhook, _limit) = webhook_with_limit(&[]);
     let silent: Vec<TcpStream> = (0..2_000)
         .map(|number| {
             let mut client = TcpStream::connect(webhook.admin).expect("connect");

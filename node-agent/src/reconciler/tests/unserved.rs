@@ -44,11 +44,14 @@ fn pod_that_is_off_is_attached_at_once_and_only_listed() {
     let known: Vec<_> = agent.reconciler.attachment_keys().collect();
     assert_eq!(known, [&key("pod-1")], "no scan finds it again");
 
-    agent.source(SourceEvent::Changes(world("10.1.0.1")));
-    assert!(runs(&agent.source(SourceEvent::Synced)).is_empty());
-    assert!(runs(&agent.change("10.1.0.2")).is_empty());
-    let audited = agent.later(AUDIT);
-    assert!(runs(&audited).is_empty() && audited.iter().any(|e| matches!(e, Effect::Sweep)), "{audited:?}");
+    agent.source(SourceEvent::Changes(dns_objects("10.1.0.1")));
+    assert!(operations(&agent.source(SourceEvent::Synced)).is_empty());
+    assert!(operations(&agent.change_backend("10.1.0.2")).is_empty());
+    let audited = agent.tick_after(AUDIT);
+    assert!(
+        operations(&audited).is_empty() && audited.iter().any(|e| matches!(e, Effect::Sweep)),
+        "{audited:?}"
+    );
     let report = agent.reconciler.report(agent.now);
     assert_eq!((report.attachments.len(), report.views.len(), report.counts.attached), (0, 1, 1));
     assert_eq!(names(&agent), (1, vec!["default/pod-1".to_owned()]));
@@ -70,7 +73,7 @@ fn pod_that_is_off_is_not_programmed_after_a_restart() {
     let effects = agent.step(Event::Recover(record));
     assert!(acts(&effects).is_empty(), "{effects:?}");
     assert_eq!(names(&agent), (1, vec!["default/pod-1".to_owned()]));
-    assert!(acts(&agent.later(AUDIT)).is_empty());
+    assert!(acts(&agent.tick_after(AUDIT)).is_empty());
 }
 
 #[test]
@@ -121,15 +124,18 @@ fn second_interface_of_a_pod_that_is_off_is_not_served_whatever_it_requests() {
 fn second_interface_of_a_served_pod_cannot_be_off() {
     for is_recovered in [false, true] {
         let mut agent = TestAgent::synced();
-        agent.attached(1);
+        agent.attach_and_commit(1);
         let second = second_interface(off(1));
         let effects = if is_recovered {
             agent.step(Event::Recover(Record { attachment: second, ..record(1) }))
         } else {
             agent.step(Event::Attach(RequestId(2), second, netns(1)))
         };
-        assert!(matches!(runs(&effects)[..], [(1, Operation::RoutesOnly)]), "it keeps its view: {effects:?}");
-        let warned = logged(&effects).iter().any(|e| matches!(e, LogEvent::SuspiciousConfig { .. }));
+        assert!(
+            matches!(operations(&effects)[..], [(1, Operation::RoutesOnly)]),
+            "it keeps its view: {effects:?}"
+        );
+        let warned = log_events(&effects).iter().any(|e| matches!(e, LogEvent::SuspiciousConfig { .. }));
         assert!(warned, "{effects:?}");
         assert_eq!((names(&agent).0, agent.reconciler.report(agent.now).attachments.len()), (0, 2));
     }
@@ -139,7 +145,7 @@ fn second_interface_of_a_served_pod_cannot_be_off() {
 fn attachment_that_is_not_off_any_more_is_served() {
     let mut agent = TestAgent::synced();
     agent.step(Event::Attach(RequestId(1), off(1), netns(1)));
-    agent.attached(1);
+    agent.attach_and_commit(1);
     assert_eq!((names(&agent).0, agent.reconciler.report(agent.now).attachments.len()), (0, 1));
 }
 

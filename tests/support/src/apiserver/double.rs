@@ -27,11 +27,11 @@ use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use super::certificates::Certificates;
 use super::kind::{Kind, Target};
 use super::kubeconfig;
-use super::listing::{Generated, Shape, listing};
+use super::listing::{Generated, ObjectFormat, list_response};
 use super::rights::ApiCall;
 use super::store::{Selector, Store};
-use super::watching::{Watching, watching};
-use super::writing::written;
+use super::watch_stream::{WatchStream, watch_response};
+use super::writing::handle_object_request;
 use super::{ACCOUNTS, Fault, InitialEvents};
 use crate::temp_dir::TempDir;
 
@@ -45,7 +45,7 @@ pub struct Double {
     pub kubeconfig: PathBuf,
     pub kubeconfig_without_rights: PathBuf,
     url: String,
-    authority: PathBuf,
+    ca_certificate: PathBuf,
     state: Arc<State>,
     dir: TempDir,
     /// Dropping the runtime ends its tasks.
@@ -94,7 +94,7 @@ impl State {
         self.inner.lock().expect("no thread panics while it holds the lock")
     }
 
-    fn happen(&self) {
+    fn notify(&self) {
         self.happened.send_modify(|count| *count += 1);
     }
 }
@@ -108,27 +108,27 @@ impl Double {
         let listener = runtime.block_on(TcpListener::bind(("127.0.0.1", 0))).expect("listen on loopback");
         let address: SocketAddr = listener.local_addr().expect("an address");
         runtime.spawn(serve(listener, acceptor(&certificates), Arc::clone(&state)));
-        let authority = dir.write("authority.pem", &certificates.authority);
+        let ca_certificate = dir.write("ca_certificate.pem", &certificates.ca_certificate);
         let url = format!("https://{address}");
-        let kubeconfig = kubeconfig::write(&dir, "kubeconfig", &url, &authority, TOKEN);
+        let kubeconfig = kubeconfig::write(&dir, "kubeconfig", &url, &ca_certificate, TOKEN);
         let kubeconfig_without_rights =
-            kubeconfig::write(&dir, "without-rights", &url, &authority, TOKEN_WITHOUT_RIGHTS);
-        Self { kubeconfig, kubeconfig_without_rights, url, authority, state, dir, _runtime: runtime }
+            kubeconfig::write(&dir, "without-rights", &url, &ca_certificate, TOKEN_WITHOUT_RIGHTS);
+        Self { kubeconfig, kubeconfig_without_rights, url, ca_certificate, state, dir, _runtime: runtime }
     }
 
     pub fn put(&self, object: Value) {
         self.state.lock().store.put(object);
-        self.state.happen();
+        self.state.notify();
     }
 
     pub fn generate(&self, generated: Generated) {
         self.state.lock().generated.push(generated);
-        self.state.happen();
+        self.state.notify();
     }
 
     pub fn delete(&self, kind: &str, namespace: &str, name: &str) {
         self.state.lock().store.delete(Kind::named(kind), namespace, name);
-        self.state.happen();
+        self.state.notify();
     }
 
     pub fn requests(&self) -> Vec<String> {
@@ -143,8 +143,8 @@ impl Double {
         own.map(|(_, method, uri)| format!("{method} {uri}")).collect()
     }
 
-    pub fn made(&self, kind: &str) -> Vec<(String, String, Instant)> {
-        self.state.lock().store.made(Kind::named(kind))
+    pub fn created_objects(&self, kind: &str) -> Vec<(String, String, Instant)> {
+        self.state.lock().store.created_objects(Kind::named(kind))
     }
 
     pub fn calls(&self, account: &str) -> BTreeSet<ApiCall> {
@@ -154,7 +154,7 @@ impl Double {
     }
 
     pub fn kubeconfig_of_account(&self, account: &str) -> PathBuf {
-        kubeconfig::write(&self.dir, account, &self.url, &self.authority, account)
+        kubeconfig::write(&self.dir, account, &self.url, &self.ca_certificate, account)
     }
 
     pub fn fault(&self, fault: Fault) {
@@ -187,7 +187,7 @@ impl Double {
             }
         }
         drop(inner);
-        self.state.happen();
+        self.state.notify();
     }
 }
 
@@ -207,7 +207,7 @@ async fn serve(listener: TcpListener, acceptor: TlsAcceptor, state: Arc<State>) 
             let mut happened = state.happened.subscribe();
             let connection = async {
                 let Ok(stream) = acceptor.accept(stream).await else { return };
-                let service = service_fn(|request| answer(Arc::clone(&state), request));
+                let service = service_fn(|request| handle(Arc::clone(&state), request));
                 // An error means that the client closed the connection.
                 let _ = http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
             };
@@ -220,7 +220,7 @@ async fn serve(listener: TcpListener, acceptor: TlsAcceptor, state: Arc<State>) 
     }
 }
 
-async fn answer(state: Arc<State>, request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
+async fn handle(state: Arc<State>, request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
     let uri = request.uri().clone();
     let (path, query) = (uri.path().to_owned(), query(uri.query().unwrap_or_default()));
     let token = request.headers().get("Authorization").and_then(|value| value.to_str().ok());
@@ -263,12 +263,12 @@ async fn answer(state: Arc<State>, request: Request<Incoming>) -> Result<Respons
         let target = Target { kind, namespace, name };
         let method = request.method().clone();
         let body = request.into_body().collect().await.map(|body| body.to_bytes()).unwrap_or_default();
-        let (code, answer) = written(&mut state.lock(), &method, &target, &body);
-        state.happen();
+        let (code, answer) = handle_object_request(&mut state.lock(), &method, &target, &body);
+        state.notify();
         return Ok(response(code, answer.to_string()));
     }
     let selector = Selector { namespace, labels: query("labelSelector"), fields: query("fieldSelector") };
-    let shape = Shape { kind, is_partial: is_partial(&request) };
+    let format = ObjectFormat { kind, is_partial: is_partial(&request) };
     let garbage = faults.garbage.filter(|(resource, _)| *resource == kind.resource);
     if query("watch") == "true" {
         let is_initial = query("sendInitialEvents") == "true";
@@ -279,12 +279,12 @@ async fn answer(state: Arc<State>, request: Request<Incoming>) -> Result<Respons
         let version = query("resourceVersion").parse().unwrap_or(0);
         let seconds = query("timeoutSeconds").parse().unwrap_or(300);
         let initial = is_initial.then_some(refused);
-        return Ok(watching(Watching { state, shape, selector, version, seconds, initial }));
+        return Ok(watch_response(WatchStream { state, format, selector, version, seconds, initial }));
     }
     if let Some((_, text)) = garbage {
         return Ok(response(200, text.to_owned()));
     }
-    Ok(listing(&state.lock(), shape, &selector, &query))
+    Ok(list_response(&state.lock(), format, &selector, &query))
 }
 
 /// Whether only the metadata of objects is requested.

@@ -15,5 +15,5 @@ pub(super) fn write(dir: &TempDir, name: &str, server: &str, ca: &Path, token: &
         "contexts": [{"name": "test", "context": {"cluster": "test", "user": "test"}}],
         "current-context": "test",
     });
-    dir.write(name, &config.to_string())
+    dir.write(name, config.to_string())
 }

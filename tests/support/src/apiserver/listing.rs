@@ -13,7 +13,7 @@ use tokio::sync::mpsc::{Sender, channel};
 use super::double::{Body, Inner, refusal};
 use super::kind::Kind;
 use super::store::Selector;
-use super::watching::Pieces;
+use super::watch_stream::ChannelBody;
 
 /// Objects that are generated while they are sent.
 #[derive(Debug, Clone)]
@@ -28,18 +28,18 @@ pub struct Generated {
 
 /// The kind of the objects that are sent, and whether only their metadata is sent.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Shape {
+pub(crate) struct ObjectFormat {
     pub kind: Kind,
     pub is_partial: bool,
 }
 
 /// An object to send.
-pub(crate) enum Sent {
+pub(crate) enum OutgoingObject {
     Stored(Value),
     Generated(Generated, usize),
 }
 
-impl Shape {
+impl ObjectFormat {
     pub(crate) fn kind_name(self) -> &'static str {
         if self.is_partial { "PartialObjectMetadata" } else { self.kind.name }
     }
@@ -49,11 +49,11 @@ impl Shape {
     }
 
     /// Returns the text of an object. Objects in a list have no kind.
-    pub(crate) fn text(self, sent: &Sent, is_listed: bool) -> String {
+    pub(crate) fn text(self, sent: &OutgoingObject, is_listed: bool) -> String {
         let head = format!("\"kind\":\"{}\",\"apiVersion\":\"{}\",", self.kind_name(), self.api_version());
         let head = if is_listed && !self.is_partial { "" } else { &head };
         match sent {
-            Sent::Stored(object) => {
+            OutgoingObject::Stored(object) => {
                 let fields = object.as_object().expect("an object").iter();
                 let others =
                     fields.filter(|(key, _)| !["kind", "apiVersion", "metadata"].contains(&key.as_str()));
@@ -64,7 +64,7 @@ impl Shape {
                 };
                 format!("{{{head}\"metadata\":{}{others}}}", metadata_text(&object["metadata"]))
             }
-            Sent::Generated(generated, number) => {
+            OutgoingObject::Generated(generated, number) => {
                 let mut metadata = (generated.metadata)(*number);
                 metadata["resourceVersion"] = "1".into();
                 metadata["uid"] = format!("generated-{number}").into();
@@ -91,23 +91,28 @@ fn metadata_text(metadata: &Value) -> String {
 
 impl Inner {
     /// Returns all objects of a kind at a version.
-    pub(crate) fn all(&self, version: u64, kind: Kind, selector: &Selector) -> Vec<Sent> {
-        let stored =
-            self.store.at(version, kind, selector).into_iter().map(|(_, object)| Sent::Stored(object));
+    pub(crate) fn all(&self, version: u64, kind: Kind, selector: &Selector) -> Vec<OutgoingObject> {
+        let stored = self
+            .store
+            .at(version, kind, selector)
+            .into_iter()
+            .map(|(_, object)| OutgoingObject::Stored(object));
         let of_kind = self.generated.iter().filter(|generated| generated.kind == kind.name);
         let made = of_kind.flat_map(|generated| {
             let selected =
                 move |number: &usize| selector.selects(&json!({"metadata": (generated.metadata)(*number)}));
-            (0..generated.count).filter(selected).map(|number| Sent::Generated(generated.clone(), number))
+            (0..generated.count)
+                .filter(selected)
+                .map(|number| OutgoingObject::Generated(generated.clone(), number))
         });
         stored.chain(made).collect()
     }
 }
 
 /// Responds with a page of a list. The token contains the version of the list and the number of objects so far.
-pub(crate) fn listing(
+pub(crate) fn list_response(
     inner: &Inner,
-    shape: Shape,
+    format: ObjectFormat,
     selector: &Selector,
     query: &impl Fn(&str) -> String,
 ) -> Response<Body> {
@@ -117,10 +122,10 @@ pub(crate) fn listing(
         Some((version, skip)) => (version.parse().unwrap_or(0), skip.parse().unwrap_or(0)),
         None => (inner.store.version, 0),
     };
-    if !inner.store.knows(version) {
+    if !inner.store.has_version(version) {
         return refusal(410, "The provided continue parameter is too old");
     }
-    let all = inner.all(version, shape.kind, selector);
+    let all = inner.all(version, format.kind, selector);
     let left = all.len().saturating_sub(skip).saturating_sub(limit);
     let mut metadata = json!({"resourceVersion": version.to_string()});
     if left > 0 {
@@ -128,24 +133,29 @@ pub(crate) fn listing(
     }
     let head = format!(
         "{{\"kind\":\"{}List\",\"apiVersion\":\"{}\",\"metadata\":{metadata},\"items\":[",
-        shape.kind_name(),
-        shape.api_version()
+        format.kind_name(),
+        format.api_version()
     );
-    let page: Vec<Sent> = all.into_iter().skip(skip).take(limit).collect();
+    let page: Vec<OutgoingObject> = all.into_iter().skip(skip).take(limit).collect();
     let (sender, pieces) = channel(2);
-    tokio::spawn(send(sender, shape, head, page));
-    let mut response = Response::new(Pieces(pieces).boxed());
+    tokio::spawn(send(sender, format, head, page));
+    let mut response = Response::new(ChannelBody(pieces).boxed());
     response.headers_mut().insert("Content-Type", "application/json".parse().expect("a header"));
     response
 }
 
-async fn send(sender: Sender<io::Result<Frame<Bytes>>>, shape: Shape, head: String, page: Vec<Sent>) {
+async fn send(
+    sender: Sender<io::Result<Frame<Bytes>>>,
+    format: ObjectFormat,
+    head: String,
+    page: Vec<OutgoingObject>,
+) {
     let mut text = head;
     for (number, object) in page.iter().enumerate() {
         if number > 0 {
             text.push(',');
         }
-        text.push_str(&shape.text(object, true));
+        text.push_str(&format.text(object, true));
         if text.len() > 64 << 10
             && sender.send(Ok(Frame::data(std::mem::take(&mut text).into()))).await.is_err()
         {

@@ -5,7 +5,7 @@ use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use http::Request;
 use kube_source::client;
@@ -16,28 +16,27 @@ use super::certificates::Certificates;
 use super::kind::Kind;
 use super::kubeconfig;
 use super::{ACCOUNTS, NAMESPACE};
+use crate::eventually::Wait;
 use crate::temp_dir::TempDir;
 
 const TOKEN: &str = "may-do-everything";
 const TOKEN_WITHOUT_RIGHTS: &str = "may-do-nothing";
-/// The timeout of the start, generous for a busy machine.
-const TIMEOUT: Duration = Duration::from_secs(180);
+/// The start takes long on a busy machine.
+const START: Wait = Wait { timeout: Duration::from_secs(180), interval: Duration::from_millis(100) };
 const SERVER_LOG: &str = "kube-apiserver.log";
-/// The interval of requests to a starting server.
-const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Sends a request to the server and returns whether it succeeded.
-type Asking = Box<dyn Fn(Request<Vec<u8>>) -> Granted + Send + Sync>;
-type Granted = Pin<Box<dyn Future<Output = Result<(), String>> + Send>>;
+type SendFn = Box<dyn Fn(Request<Vec<u8>>) -> SendFuture + Send + Sync>;
+type SendFuture = Pin<Box<dyn Future<Output = Result<(), String>> + Send>>;
 
 /// Runs a program, and kills it at the end of its standard input. Then removes the directory with the data, since a server
 /// in a static variable is not dropped. Arguments: the directory, and the command.
 const SUPERVISOR: &str = r#"dir="$1"; shift; "$@" & cat >&2; kill -KILL $!; wait; rm -rf "$dir""#;
 
 /// A program that is killed when the value is dropped, or when the test process exits.
-struct Program(Child);
+struct SupervisedProgram(Child);
 
-impl Drop for Program {
+impl Drop for SupervisedProgram {
     fn drop(&mut self) {
         drop(self.0.stdin.take());
         let _ = self.0.wait();
@@ -45,42 +44,42 @@ impl Drop for Program {
 }
 
 /// A real API server. Its fields are dropped in this order.
-pub struct Real {
+pub struct RealServer {
     pub kubeconfig: PathBuf,
     pub kubeconfig_without_rights: PathBuf,
     kubectl: PathBuf,
     url: String,
-    authority: PathBuf,
-    ask: Asking,
+    ca_certificate: PathBuf,
+    send: SendFn,
     runtime: Runtime,
-    _server: Program,
-    _etcd: Program,
+    _server: SupervisedProgram,
+    _etcd: SupervisedProgram,
     dir: TempDir,
 }
 
-impl Real {
+impl RealServer {
     pub fn start(assets: &Path) -> Self {
         let (dir, certificates) = (TempDir::new("apiserver"), Certificates::new());
         let [etcd_port, peer_port, port] = free_ports();
         let etcd = etcd(assets, &dir, etcd_port, peer_port);
         let server = server(assets, &dir, &certificates, etcd_port, port);
-        let authority = dir.write("authority.pem", &certificates.authority);
+        let ca_certificate = dir.write("ca_certificate.pem", &certificates.ca_certificate);
         let url = format!("https://127.0.0.1:{port}");
         let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
-        let kubeconfig = kubeconfig::write(&dir, "kubeconfig", &url, &authority, TOKEN);
+        let kubeconfig = kubeconfig::write(&dir, "kubeconfig", &url, &ca_certificate, TOKEN);
         let real = Self {
-            ask: asking(&runtime, kubeconfig.clone()),
+            send: send_fn(&runtime, kubeconfig.clone()),
             kubeconfig,
             kubeconfig_without_rights: kubeconfig::write(
                 &dir,
                 "without-rights",
                 &url,
-                &authority,
+                &ca_certificate,
                 TOKEN_WITHOUT_RIGHTS,
             ),
             kubectl: assets.join("kubectl"),
             url,
-            authority,
+            ca_certificate,
             runtime,
             _server: server,
             _etcd: etcd,
@@ -94,7 +93,7 @@ impl Real {
     }
 
     pub fn kubeconfig_of_account(&self, account: &str) -> PathBuf {
-        kubeconfig::write(&self.dir, account, &self.url, &self.authority, account)
+        kubeconfig::write(&self.dir, account, &self.url, &self.ca_certificate, account)
     }
 
     pub fn kubectl(&self, args: &[&str]) -> Result<String, String> {
@@ -139,37 +138,25 @@ impl Real {
             let request = Request::delete(&path).header("Content-Type", "application/json");
             request.body(options.to_string().into_bytes()).expect("a request")
         };
-        let answer = self.ask(request());
-        assert!(answer.is_ok() || answer.as_ref().is_err_and(|why| why.contains("not found")), "{answer:?}");
+        let result = self.send(request());
+        assert!(result.is_ok() || result.as_ref().is_err_and(|why| why.contains("not found")), "{result:?}");
     }
 
     /// Sends a request until it succeeds, since a starting server rejects some requests.
     fn retry(&self, request: impl Fn() -> Request<Vec<u8>>) {
-        let began = Instant::now();
-        loop {
-            match self.ask(request()) {
-                Ok(()) => return,
-                Err(why) => {
-                    let log = self.dir.path().join(SERVER_LOG);
-                    let log = std::fs::read_to_string(log).unwrap_or_default();
-                    let last: Vec<&str> = log.lines().rev().take(5).collect();
-                    let uri = request().uri().to_string();
-                    assert!(
-                        began.elapsed() < TIMEOUT,
-                        "{uri}: {why}; the last lines of the log in reverse order: {last:#?}"
-                    );
-                }
-            }
-            wait(&self.runtime, async { tokio::time::sleep(POLL_INTERVAL).await });
-        }
+        START.try_until(|| self.send(request())).unwrap_or_else(|why| {
+            let log = std::fs::read_to_string(self.dir.path().join(SERVER_LOG)).unwrap_or_default();
+            let last: Vec<&str> = log.lines().rev().take(5).collect();
+            panic!("{}: {why}; the last lines of the log in reverse order: {last:#?}", request().uri());
+        });
     }
 
-    fn ask(&self, request: Request<Vec<u8>>) -> Result<(), String> {
-        wait(&self.runtime, (self.ask)(request))
+    fn send(&self, request: Request<Vec<u8>>) -> Result<(), String> {
+        wait(&self.runtime, (self.send)(request))
     }
 }
 
-fn asking(runtime: &Runtime, kubeconfig: PathBuf) -> Asking {
+fn send_fn(runtime: &Runtime, kubeconfig: PathBuf) -> SendFn {
     let client = wait(runtime, async move { client(Some(&kubeconfig)).await });
     let client = client.expect("a client for the kubeconfig just written");
     Box::new(move |request| {
@@ -190,7 +177,7 @@ fn wait<T: Send + 'static>(runtime: &Runtime, step: impl Future<Output = T> + Se
     receiver.recv().expect("the step ends")
 }
 
-fn etcd(assets: &Path, dir: &TempDir, port: u16, peer_port: u16) -> Program {
+fn etcd(assets: &Path, dir: &TempDir, port: u16, peer_port: u16) -> SupervisedProgram {
     let (url, peer_url) = (format!("http://127.0.0.1:{port}"), format!("http://127.0.0.1:{peer_port}"));
     let mut command = Command::new(assets.join("etcd"));
     command.arg("--data-dir").arg(dir.path().join("etcd"));
@@ -202,7 +189,13 @@ fn etcd(assets: &Path, dir: &TempDir, port: u16, peer_port: u16) -> Program {
     start(&command, dir, "etcd.log")
 }
 
-fn server(assets: &Path, dir: &TempDir, certificates: &Certificates, etcd_port: u16, port: u16) -> Program {
+fn server(
+    assets: &Path,
+    dir: &TempDir,
+    certificates: &Certificates,
+    etcd_port: u16,
+    port: u16,
+) -> SupervisedProgram {
     let accounts = ACCOUNTS.map(|name| {
         let user = format!("system:serviceaccount:{NAMESPACE}:{name}");
         format!("{name},{user},{name},\"system:serviceaccounts,system:serviceaccounts:{NAMESPACE}\"\n")
@@ -230,7 +223,7 @@ fn server(assets: &Path, dir: &TempDir, certificates: &Certificates, etcd_port: 
     start(&command, dir, SERVER_LOG)
 }
 
-fn start(program: &Command, dir: &TempDir, log: &str) -> Program {
+fn start(program: &Command, dir: &TempDir, log: &str) -> SupervisedProgram {
     let log = std::fs::File::create(dir.path().join(log)).expect("create a log");
     let errors = log.try_clone().expect("a second handle");
     let mut command = Command::new("sh");
@@ -240,7 +233,9 @@ fn start(program: &Command, dir: &TempDir, log: &str) -> Program {
         .arg(program.get_program())
         .args(program.get_args());
     command.stdin(Stdio::piped()).stdout(log).stderr(errors);
-    Program(command.spawn().unwrap_or_else(|error| panic!("start {:?}: {error}", program.get_program())))
+    SupervisedProgram(
+        command.spawn().unwrap_or_else(|error| panic!("start {:?}: {error}", program.get_program())),
+    )
 }
 
 /// Returns distinct ports that were free at the same time.

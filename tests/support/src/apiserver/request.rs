@@ -10,7 +10,7 @@ use tokio::runtime::{Builder, Runtime};
 
 /// A response of a server.
 #[derive(Debug, Clone)]
-pub struct Answer {
+pub struct ApiResponse {
     pub status: u16,
     /// The texts of its Warning headers.
     pub warnings: Vec<String>,
@@ -20,7 +20,7 @@ pub struct Answer {
 /// Sends requests over persistent connections.
 pub struct Sender {
     /// Boxed, since the type of the client is private to another crate.
-    ask: Box<dyn Fn(Request<Vec<u8>>) -> Answer + Send>,
+    ask: Box<dyn Fn(Request<Vec<u8>>) -> ApiResponse + Send>,
 }
 
 impl Sender {
@@ -37,13 +37,13 @@ impl Sender {
                 let warnings = warnings.collect();
                 let body = body.collect().await.expect("a complete response").to_bytes();
                 let object = serde_json::from_slice(&body).unwrap_or(Value::Null);
-                Answer { status: head.status.as_u16(), warnings, object }
+                ApiResponse { status: head.status.as_u16(), warnings, object }
             })
         };
         Self { ask: Box::new(ask) }
     }
 
-    pub fn send(&self, method: &str, path: &str, content_type: &str, object: &Value) -> Answer {
+    pub fn send(&self, method: &str, path: &str, content_type: &str, object: &Value) -> ApiResponse {
         let body = if object.is_null() { Vec::new() } else { object.to_string().into_bytes() };
         let request = Request::builder().method(method).uri(path).header("Content-Type", content_type);
         (self.ask)(request.body(body).expect("a request"))
@@ -51,7 +51,7 @@ impl Sender {
 }
 
 /// Sends one request, from any thread.
-pub fn send(kubeconfig: &Path, method: &str, path: &str, content_type: &str, object: &Value) -> Answer {
+pub fn send(kubeconfig: &Path, method: &str, path: &str, content_type: &str, object: &Value) -> ApiResponse {
     std::thread::scope(|scope| {
         let sent = scope.spawn(|| Sender::new(kubeconfig).send(method, path, content_type, object));
         sent.join().expect("a response")

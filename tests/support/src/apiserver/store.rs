@@ -12,7 +12,7 @@ pub(crate) type Key = (&'static str, String, String);
 
 /// One change, with the object before and after it.
 #[derive(Debug, Clone)]
-struct Logged {
+struct LogEntry {
     at: Instant,
     version: u64,
     key: Key,
@@ -27,7 +27,7 @@ pub(crate) struct Store {
     /// The oldest version that has not expired.
     oldest: u64,
     objects: BTreeMap<Key, Value>,
-    log: Vec<Logged>,
+    log: Vec<LogEntry>,
 }
 
 impl Store {
@@ -55,14 +55,14 @@ impl Store {
         self.version += 1;
         object["metadata"]["resourceVersion"] = self.version.to_string().into();
         self.objects.insert(key.clone(), object.clone());
-        self.log.push(Logged { at: Instant::now(), version: self.version, key, old, new: Some(object) });
+        self.log.push(LogEntry { at: Instant::now(), version: self.version, key, old, new: Some(object) });
     }
 
     pub(crate) fn delete(&mut self, kind: Kind, namespace: &str, name: &str) {
         let key = (kind.resource, namespace.to_owned(), name.to_owned());
         let Some(old) = self.objects.remove(&key) else { return };
         self.version += 1;
-        self.log.push(Logged { at: Instant::now(), version: self.version, key, old: Some(old), new: None });
+        self.log.push(LogEntry { at: Instant::now(), version: self.version, key, old: Some(old), new: None });
     }
 
     /// Expires the history.
@@ -73,23 +73,23 @@ impl Store {
     }
 
     /// The namespace, name and time of creation of each object of a kind.
-    pub(crate) fn made(&self, kind: Kind) -> Vec<(String, String, Instant)> {
-        let made = self.log.iter().filter(|logged| logged.old.is_none() && logged.key.0 == kind.resource);
-        made.map(|Logged { key: (_, namespace, name), at, .. }| (namespace.clone(), name.clone(), *at))
+    pub(crate) fn created_objects(&self, kind: Kind) -> Vec<(String, String, Instant)> {
+        let made = self.log.iter().filter(|entry| entry.old.is_none() && entry.key.0 == kind.resource);
+        made.map(|LogEntry { key: (_, namespace, name), at, .. }| (namespace.clone(), name.clone(), *at))
             .collect()
     }
 
-    pub(crate) fn knows(&self, version: u64) -> bool {
+    pub(crate) fn has_version(&self, version: u64) -> bool {
         version >= self.oldest
     }
 
     /// The objects of a kind at a version.
     pub(crate) fn at(&self, version: u64, kind: Kind, selector: &Selector) -> Vec<(Key, Value)> {
         let mut objects = self.objects.clone();
-        for logged in self.log.iter().rev().filter(|logged| logged.version > version) {
-            match &logged.old {
-                Some(old) => objects.insert(logged.key.clone(), old.clone()),
-                None => objects.remove(&logged.key),
+        for entry in self.log.iter().rev().filter(|entry| entry.version > version) {
+            match &entry.old {
+                Some(old) => objects.insert(entry.key.clone(), old.clone()),
+                None => objects.remove(&entry.key),
             };
         }
         let of_kind = objects.into_iter().filter(|((resource, _, _), _)| *resource == kind.resource);
@@ -99,16 +99,16 @@ impl Store {
     /// The changes of a kind after a version, as watch events.
     pub(crate) fn after(&self, version: u64, kind: Kind, selector: &Selector) -> Vec<Value> {
         // The log is ordered by version.
-        let from = self.log.partition_point(|logged| logged.version <= version);
-        let log = self.log[from..].iter().filter(|logged| logged.key.0 == kind.resource);
+        let from = self.log.partition_point(|entry| entry.version <= version);
+        let log = self.log[from..].iter().filter(|entry| entry.key.0 == kind.resource);
         let selects = |object: &Option<Value>| object.clone().filter(|object| selector.selects(object));
-        let changes = log.filter_map(|logged| match (selects(&logged.old), selects(&logged.new)) {
+        let changes = log.filter_map(|entry| match (selects(&entry.old), selects(&entry.new)) {
             (None, None) => None,
             (None, Some(new)) => Some(json!({"type": "ADDED", "object": new})),
             (Some(_), Some(new)) => Some(json!({"type": "MODIFIED", "object": new})),
             // Like a real server, send the old object with the version of its deletion.
             (Some(mut old), None) => {
-                old["metadata"]["resourceVersion"] = logged.version.to_string().into();
+                old["metadata"]["resourceVersion"] = entry.version.to_string().into();
                 Some(json!({"type": "DELETED", "object": old}))
             }
         });

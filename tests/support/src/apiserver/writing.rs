@@ -7,7 +7,12 @@ use super::double::{Inner, status};
 use super::kind::Target;
 
 /// The status and the object of a response.
-pub(crate) fn written(inner: &mut Inner, method: &Method, target: &Target, body: &[u8]) -> (u16, Value) {
+pub(crate) fn handle_object_request(
+    inner: &mut Inner,
+    method: &Method,
+    target: &Target,
+    body: &[u8],
+) -> (u16, Value) {
     let Target { kind, namespace, name } = target;
     let refuse = |code: u16, what: &str| (code, status(code, what));
     if *method != Method::GET

@@ -102,13 +102,13 @@ fn next_check_waits_after_a_slow_one_and_a_failed_one_does_not_block() {
 
 #[test]
 fn namespace_that_changes_all_the_time_does_not_delay_others() {
-    let (mut limits, now) = (limits(), Instant::now());
-    limits.services_changed(&["b", "c"].map(Arc::from).into());
+    let (mut checker, now) = (checker(), Instant::now());
+    checker.services_changed(&["b", "c"].map(Arc::from).into());
     let mut checked = Vec::new();
     for _ in 0..5 {
-        limits.services_changed(&["a"].map(Arc::from).into());
-        let (namespace, _) = limits.start(now).expect("it is due");
-        assert_eq!(limits.finish(&namespace, None, now), []);
+        checker.services_changed(&["a"].map(Arc::from).into());
+        let (namespace, _) = checker.start(now).expect("it is due");
+        assert_eq!(checker.finish(&namespace, None, now), []);
         checked.push(namespace.to_string());
     }
     assert_eq!(checked, ["a", "b", "c", "a", "a"]);

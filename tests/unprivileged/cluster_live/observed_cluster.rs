@@ -11,7 +11,7 @@ use tokio::runtime::{Builder, Runtime};
 use tokio::sync::mpsc::{Receiver, channel};
 use tokio::task::JoinHandle;
 
-use test_support::apiserver::Api;
+use test_support::apiserver::ApiServer;
 
 /// The timeout of each wait, generous for a busy machine.
 const TIMEOUT: Duration = Duration::from_secs(60);
@@ -30,7 +30,7 @@ pub(crate) fn limits() -> WatchOptions {
 }
 
 /// The state that results from the events.
-pub(crate) struct Seen {
+pub(crate) struct ObservedCluster {
     pub(crate) snapshot: Snapshot,
     pub(crate) node: Option<Node>,
     pub(crate) is_synced: bool,
@@ -46,17 +46,17 @@ pub(crate) struct Seen {
     runtime: Runtime,
 }
 
-impl Seen {
+impl ObservedCluster {
     /// A proxy of the node `n`.
-    pub(crate) fn proxy(api: &Api) -> Self {
+    pub(crate) fn proxy(api: &ApiServer) -> Self {
         Self::new(api.kubeconfig(), WatchScope::Proxy { node: Some("n".to_owned()) }, limits())
     }
 
     /// A proxy without a node, after its initial sync.
-    pub(crate) fn synced(api: &Api) -> Self {
-        let mut seen = Self::new(api.kubeconfig(), WatchScope::Proxy { node: None }, limits());
-        seen.until(|seen| seen.is_synced);
-        seen
+    pub(crate) fn synced(api: &ApiServer) -> Self {
+        let mut cluster = Self::new(api.kubeconfig(), WatchScope::Proxy { node: None }, limits());
+        cluster.until(|cluster| cluster.is_synced);
+        cluster
     }
 
     pub(crate) fn new(kubeconfig: &Path, watched: WatchScope, limits: WatchOptions) -> Self {

@@ -14,9 +14,9 @@ use proxy_core::sample::backend;
 use crate::namespace::{add_address, add_address_to, run};
 
 /// The timeout of a reply. A lost packet is sent again after one second and after three.
-pub const ANSWER: Duration = Duration::from_secs(10);
+pub const REPLY_TIMEOUT: Duration = Duration::from_secs(10);
 /// The timeout if packets are expected to be dropped. A reply within one machine takes 0.1 ms.
-pub const SILENCE: Duration = Duration::from_millis(300);
+pub const DROP_TIMEOUT: Duration = Duration::from_millis(300);
 
 /// Starts a server on this address that sends its name on each connection.
 pub fn serve(name: &'static str, address: &str) {
@@ -30,7 +30,7 @@ pub fn serve(name: &'static str, address: &str) {
 }
 
 /// Starts a server in another network namespace. Connections to this address that bypass the portals reach it.
-pub fn serve_beyond(name: &'static str, address: &str) {
+pub fn serve_outside(name: &'static str, address: &str) {
     let (sender, beyond) = channel();
     let (wired, is_wired) = channel::<()>();
     let listen_at = address.to_owned();
@@ -46,13 +46,13 @@ pub fn serve_beyond(name: &'static str, address: &str) {
         run("ip", &["route", "add", "default", "via", "10.209.0.1"], "");
         serve_on(name, &there, &listen_at, &sender);
     });
-    let netns = beyond.recv_timeout(ANSWER).expect("a namespace beyond");
+    let netns = beyond.recv_timeout(REPLY_TIMEOUT).expect("a namespace beyond");
     let path = format!("/proc/{}/fd/{netns}", std::process::id());
     run("ip", &["link", "add", "to-beyond", "type", "veth", "peer", "name", "beyond", "netns", &path], "");
     add_address_to("to-beyond", "10.209.0.1/24");
     run("ip", &["link", "set", "to-beyond", "up"], "");
     wired.send(()).expect("the server waits");
-    beyond.recv_timeout(ANSWER).expect("a server beyond");
+    beyond.recv_timeout(REPLY_TIMEOUT).expect("a server beyond");
     run("ip", &["route", "add", &ip, "via", "10.209.0.2"], "");
 }
 
@@ -67,7 +67,7 @@ fn serve_on(name: &'static str, ip: &str, address: &str, ready: &Sender<i32>) {
 }
 
 /// Connects to a portal and returns the name that the server sends.
-pub fn ask(portal: &str, timeout: Duration) -> io::Result<String> {
+pub fn try_backend_of(portal: &str, timeout: Duration) -> io::Result<String> {
     let mut stream = TcpStream::connect_timeout(&backend(portal), timeout)?;
     let mut name = String::new();
     stream.set_read_timeout(Some(timeout))?;
@@ -75,24 +75,24 @@ pub fn ask(portal: &str, timeout: Duration) -> io::Result<String> {
     Ok(name)
 }
 
-pub fn answer(portal: &str) -> String {
-    ask(portal, ANSWER).unwrap_or_else(|why| panic!("no reply from {portal}: {why}"))
+pub fn backend_of(portal: &str) -> String {
+    try_backend_of(portal, REPLY_TIMEOUT).unwrap_or_else(|why| panic!("no reply from {portal}: {why}"))
 }
 
-pub fn tally(portal: &str, times: usize) -> BTreeMap<String, usize> {
+pub fn count_backends(portal: &str, times: usize) -> BTreeMap<String, usize> {
     let mut tally = BTreeMap::new();
     for _ in 0..times {
-        *tally.entry(answer(portal)).or_default() += 1;
+        *tally.entry(backend_of(portal)).or_default() += 1;
     }
     tally
 }
 
 pub fn assert_refused(portal: &str) {
-    let kind = ask(portal, ANSWER).expect_err("no server replies").kind();
+    let kind = try_backend_of(portal, REPLY_TIMEOUT).expect_err("no server replies").kind();
     assert_eq!(kind, ErrorKind::ConnectionRefused, "{portal}");
 }
 
 pub fn assert_silent(portal: &str) {
-    let kind = ask(portal, SILENCE).expect_err("no server replies").kind();
+    let kind = try_backend_of(portal, DROP_TIMEOUT).expect_err("no server replies").kind();
     assert_eq!(kind, ErrorKind::TimedOut, "{portal}");
 }

@@ -1,4 +1,4 @@
-//! `Way`: the two loaders of rules into the kernel, text through nft and Portico's netlink transaction.
+//! `RulesetLoader`: the two loaders of rules into the kernel, text through nft and Portico's netlink transaction.
 //!
 //! Both must have the same effect, so tests of behaviour run with both.
 
@@ -11,7 +11,7 @@ use proxy_core::ruleset::{Ruleset, Settings};
 use proxy_core::sample::{node_context, snapshot};
 use proxy_core::snapshot::Change;
 
-use crate::namespace::{load, run, within};
+use crate::namespace::{in_routed_netns, load, run};
 
 pub fn portals_of(changes: impl IntoIterator<Item = Change>) -> Portals {
     portals(&snapshot(changes), &node_context())
@@ -23,14 +23,14 @@ pub fn ruleset_of(changes: impl IntoIterator<Item = Change>) -> Ruleset {
 
 /// A loader of rules.
 #[derive(Clone, Copy)]
-pub enum Way {
+pub enum RulesetLoader {
     /// Text through nft.
     Text,
     /// Portico's netlink transaction.
     Netlink,
 }
 
-impl Way {
+impl RulesetLoader {
     /// Programs a new namespace.
     pub fn program(self, ruleset: &Ruleset) {
         self.change(&Ruleset::empty(), ruleset);
@@ -88,8 +88,8 @@ pub fn table_of(found: TableState) -> Table {
 }
 
 /// Runs `body` with each loader, in a new network namespace each.
-pub fn each_way(body: impl Fn(Way) + Sync) {
-    for way in [Way::Text, Way::Netlink] {
-        within(|| body(way));
+pub fn with_each_loader(body: impl Fn(RulesetLoader) + Sync) {
+    for loader in [RulesetLoader::Text, RulesetLoader::Netlink] {
+        in_routed_netns(|| body(loader));
     }
 }

@@ -1,4 +1,4 @@
-//! `Relayed`: a pod with relayed portals, connected to its node by a veth pair, and the relay that serves it.
+//! `RelayFixture`: a pod with relayed portals, connected to its node by a veth pair, and the relay that serves it.
 //!
 //! The node is a network namespace of the test, and has the addresses of all backends. The pod has a default route to
 //! it in both families.
@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsRawFd;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -21,12 +22,13 @@ use proxy_core::snapshot::Change;
 use relay::{Options, PortalReport, PortalUse, Relay};
 use tokio::sync::mpsc::{Receiver, channel};
 
-use crate::conversation::ANSWER;
-use crate::namespace::{add_address, add_address_to, bare, run};
+use crate::backend_server::REPLY_TIMEOUT;
+use crate::eventually::eventually;
+use crate::namespace::{add_address, in_new_netns, run};
 use crate::pod::Pod;
-use crate::way::portals_of;
+use crate::ruleset_loader::portals_of;
 
-/// The timeout of each wait.
+/// The timeout of reads and writes.
 pub const TIMEOUT: Duration = Duration::from_secs(20);
 /// The addresses of the pod.
 pub const POD: &str = "10.244.0.2";
@@ -36,7 +38,7 @@ pub const OPTIONS: Options =
     Options { workers: 2, port: 15_999, connections_max: 20_000, buffer_bytes_max: 1 << 30 };
 
 /// A pod, its node and the relay.
-pub struct Relayed {
+pub struct RelayFixture {
     pub pod: Pod,
     pub relay: Relay,
     pub used: Mutex<Receiver<PortalUse>>,
@@ -44,47 +46,32 @@ pub struct Relayed {
 }
 
 /// Runs `body` on a node with a pod that uses these services.
-pub fn relayed<const N: usize>(changes: [Change; N], body: impl FnOnce(&Relayed) + Send) {
-    relayed_with(OPTIONS, changes, body);
+pub fn with_relay<const N: usize>(changes: [Change; N], body: impl FnOnce(&RelayFixture) + Send) {
+    with_relay_options(OPTIONS, changes, body);
 }
 
-/// Like `relayed`, with options of the relay.
-pub fn relayed_with<const N: usize>(
+/// Like `with_relay`, with options of the relay.
+pub fn with_relay_options<const N: usize>(
     options: Options,
     changes: [Change; N],
-    body: impl FnOnce(&Relayed) + Send,
+    body: impl FnOnce(&RelayFixture) + Send,
 ) {
-    bare(|| {
+    in_new_netns(|| {
         run("ip", &["link", "set", "lo", "up"], "");
-        let pod = wired("10.244.0", "2001:db8:244:", "w1");
+        let pod = Pod::routed("w1", "10.244.0", "2001:db8:244:");
         let (sender, used) = channel(4_096);
         let relay = Relay::start(options, &sender).expect("start the relay");
         let applied = Mutex::new(Ruleset::empty());
-        let world = Relayed { pod, relay, used: Mutex::new(used), applied };
-        world.show(changes);
-        world.relay.open_netns(&world.pod.netns, &ServiceFilter::All, false).expect("listen in the pod");
-        body(&world);
+        let fixture = RelayFixture { pod, relay, used: Mutex::new(used), applied };
+        fixture.set_services(changes);
+        fixture.relay.open_netns(&fixture.pod.netns, &ServiceFilter::All, false).expect("listen in the pod");
+        body(&fixture);
     });
 }
 
-/// A pod with the second address of each of these networks; the node has the first.
-pub fn wired(net: &str, net6: &str, outer: &str) -> Pod {
-    let pod = Pod::new();
-    pod.wire(outer, "eth0");
-    add_address_to(outer, &format!("{net}.1/24"));
-    add_address_to(outer, &format!("{net6}:1/64"));
-    pod.within(|| {
-        add_address_to("eth0", &format!("{net}.2/24"));
-        add_address_to("eth0", &format!("{net6}:2/64"));
-    });
-    pod.ip(&["route", "add", "default", "via", &format!("{net}.1")]);
-    pod.ip(&["-6", "route", "add", "default", "via", &format!("{net6}:1")]);
-    pod
-}
-
-impl Relayed {
+impl RelayFixture {
     /// Replaces the services of the pod.
-    pub fn show(&self, changes: impl IntoIterator<Item = Change>) {
+    pub fn set_services(&self, changes: impl IntoIterator<Item = Change>) {
         let portals = portals_of(changes);
         let after = Ruleset::new(&portals, Settings::default());
         // The relay gets the portals before the kernel redirects connections to it.
@@ -101,7 +88,17 @@ impl Relayed {
 
     /// Connects from the pod.
     pub fn connect(&self, portal: &str) -> TcpStream {
-        self.within(|| connected(portal))
+        self.within(|| connect_with_timeouts(portal))
+    }
+
+    /// Opens connections from the pod, one after the other, until `is_over`, and counts them.
+    pub fn connect_repeatedly(&self, portal: &str, count: &AtomicUsize, is_over: &AtomicBool) {
+        self.within(|| {
+            while !is_over.load(Ordering::Relaxed) {
+                read_name(&mut connect_with_timeouts(portal));
+                count.fetch_add(1, Ordering::Relaxed);
+            }
+        });
     }
 
     /// The relay's report on a portal.
@@ -112,11 +109,11 @@ impl Relayed {
     }
 
     /// Returns how a connection ends if the client sends nothing. It may be reset before it is established.
-    pub fn outcome(&self, portal: &str) -> Result<(), ErrorKind> {
+    pub fn connect_outcome(&self, portal: &str) -> Result<(), ErrorKind> {
         self.within(|| {
             let mut stream = TcpStream::connect(backend(portal)).map_err(|error| error.kind())?;
             stream.set_read_timeout(Some(TIMEOUT)).expect("set a time-out");
-            end_of(&mut stream)
+            read_to_end(&mut stream)
         })
     }
 
@@ -132,37 +129,24 @@ impl Relayed {
 }
 
 /// Connects with timeouts for reads and writes.
-pub fn connected(to: &str) -> TcpStream {
-    let stream = TcpStream::connect_timeout(&backend(to), ANSWER).unwrap_or_else(|why| panic!("{to}: {why}"));
+pub fn connect_with_timeouts(to: &str) -> TcpStream {
+    let stream =
+        TcpStream::connect_timeout(&backend(to), REPLY_TIMEOUT).unwrap_or_else(|why| panic!("{to}: {why}"));
     stream.set_read_timeout(Some(TIMEOUT)).expect("set a time-out");
     stream.set_write_timeout(Some(TIMEOUT)).expect("set a time-out");
     stream
 }
 
-/// Waits for a condition.
-pub fn eventually(what: &str, mut is_true: impl FnMut() -> bool) {
-    let start = Instant::now();
-    while !is_true() {
-        assert!(start.elapsed() < TIMEOUT, "timed out: {what}");
-        thread::sleep(Duration::from_millis(1));
-    }
-}
-
 /// Listens on an address of this node's own.
-pub fn listener(address: &str) -> TcpListener {
+pub fn listen(address: &str) -> TcpListener {
     add_address(address.rsplit_once(':').expect("a port").0.trim_matches(['[', ']']));
     TcpListener::bind(address).expect("listen on the backend's address")
 }
 
 /// Accepts a connection, or panics after the timeout.
-pub fn accepted(listener: &TcpListener) -> (TcpStream, SocketAddr) {
+pub fn accept(listener: &TcpListener) -> (TcpStream, SocketAddr) {
     listener.set_nonblocking(true).expect("do not block");
-    let mut connection = None;
-    eventually("a connection to the backend", || {
-        connection = listener.accept().ok();
-        connection.is_some()
-    });
-    let (stream, from) = connection.expect("accepted above");
+    let (stream, from) = eventually("a connection to the backend", || listener.accept());
     stream.set_nonblocking(false).expect("block");
     stream.set_read_timeout(Some(TIMEOUT)).expect("set a time-out");
     stream.set_write_timeout(Some(TIMEOUT)).expect("set a time-out");
@@ -185,7 +169,7 @@ struct Connections {
 
 impl Server {
     pub fn start(name: &str, address: &str) -> Self {
-        Self::on(listener(address), name)
+        Self::on(listen(address), name)
     }
 
     /// Starts a server with a listener.
@@ -228,40 +212,40 @@ impl Drop for Server {
 }
 
 /// Reads the name that a server sends.
-pub fn name(stream: &mut TcpStream) -> String {
+pub fn read_name(stream: &mut TcpStream) -> String {
     let mut name = [0];
     stream.read_exact(&mut name).expect("a server sends its name");
     String::from_utf8_lossy(&name).into_owned()
 }
 
 /// Closes a connection with a reset.
-pub fn reset(stream: TcpStream) {
+pub fn close_with_reset(stream: TcpStream) {
     let linger = linger { l_onoff: 1, l_linger: 0 };
     setsockopt(&stream, sockopt::Linger, &linger).expect("set SO_LINGER");
     drop(stream);
 }
 
 /// Reads until the connection ends, and returns the error if it was not closed in order.
-pub fn end_of(stream: &mut TcpStream) -> Result<(), ErrorKind> {
+pub fn read_to_end(stream: &mut TcpStream) -> Result<(), ErrorKind> {
     let mut rest = Vec::new();
     stream.read_to_end(&mut rest).map(drop).map_err(|error| error.kind())
 }
 
 /// Sends a byte and receives its echo.
-pub fn talk(stream: &mut TcpStream) -> std::io::Result<()> {
+pub fn exchange_byte(stream: &mut TcpStream) -> std::io::Result<()> {
     let mut buffer = [7];
     stream.write_all(&buffer)?;
     stream.read_exact(&mut buffer)
 }
 
 /// A relayed service and its endpoints: port 80 leads to port 8080 of these addresses, UDP port 53 to 5353.
-pub fn leads(service: Service, addresses: &[&str]) -> [Change; 2] {
+pub fn relayed_service(service: Service, addresses: &[&str]) -> [Change; 2] {
     let slice = slice(&service.key.name).tcp("http", 8080).udp("dns", 5353);
     let slice = addresses.iter().fold(slice, |slice, address| slice.at(address));
     [service.mode(Mode::Relay).into(), slice.into()]
 }
 
 /// A service with these two ports at an address.
-pub fn web(address: &str) -> Service {
+pub fn web_service(address: &str) -> Service {
     svc("web").ip(address).tcp("http", 80).udp("dns", 53)
 }

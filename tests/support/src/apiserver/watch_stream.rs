@@ -14,14 +14,14 @@ use tokio::sync::mpsc::{Receiver, Sender, channel};
 use tokio::time::{Instant, sleep_until};
 
 use super::double::{Body, State, status};
-use super::listing::{Sent, Shape};
+use super::listing::{ObjectFormat, OutgoingObject};
 use super::store::Selector;
 use super::{Fault, InitialEvents};
 
 /// The selection and the start of a watch.
-pub(crate) struct Watching {
+pub(crate) struct WatchStream {
     pub state: Arc<State>,
-    pub shape: Shape,
+    pub format: ObjectFormat,
     pub selector: Selector,
     pub version: u64,
     pub seconds: u64,
@@ -30,9 +30,9 @@ pub(crate) struct Watching {
 }
 
 /// The body of a response in pieces.
-pub(crate) struct Pieces(pub Receiver<io::Result<Frame<Bytes>>>);
+pub(crate) struct ChannelBody(pub Receiver<io::Result<Frame<Bytes>>>);
 
-impl HttpBody for Pieces {
+impl HttpBody for ChannelBody {
     type Data = Bytes;
     type Error = io::Error;
 
@@ -45,18 +45,18 @@ impl HttpBody for Pieces {
 }
 
 /// Responds to a watch.
-pub(crate) fn watching(watching: Watching) -> Response<Body> {
+pub(crate) fn watch_response(watching: WatchStream) -> Response<Body> {
     let (sender, pieces) = channel(64);
     // Subscribe now, so that no fault is missed.
     let once = watching.state.once.subscribe();
     tokio::spawn(watching.run(sender, once));
-    Response::new(Pieces(pieces).boxed())
+    Response::new(ChannelBody(pieces).boxed())
 }
 
 /// The reader closed the connection, or the watch has ended.
-struct Over;
+struct WatchEnded;
 
-impl Watching {
+impl WatchStream {
     async fn run(
         mut self,
         sender: Sender<io::Result<Frame<Bytes>>>,
@@ -75,13 +75,13 @@ impl Watching {
                 _ = happened.changed() => Ok(()),
                 fault = once.recv() => match fault {
                     Ok(fault) => self.once(fault, &sender).await,
-                    Err(_) => Err(Over),
+                    Err(_) => Err(WatchEnded),
                 },
                 () = sleep_until(end), if !is_silent => {
                     let _ = self.bookmark(&sender, Value::Null).await;
-                    Err(Over)
+                    Err(WatchEnded)
                 }
-                () = sender.closed() => Err(Over),
+                () = sender.closed() => Err(WatchEnded),
             };
             if result.is_err() {
                 return;
@@ -93,10 +93,10 @@ impl Watching {
         &self,
         sender: &Sender<io::Result<Frame<Bytes>>>,
         kind: &str,
-        object: &Sent,
-    ) -> Result<(), Over> {
-        let object = self.shape.text(object, false);
-        piece(sender, format!("{{\"type\":\"{kind}\",\"object\":{object}}}\n").into_bytes()).await
+        object: &OutgoingObject,
+    ) -> Result<(), WatchEnded> {
+        let object = self.format.text(object, false);
+        send_bytes(sender, format!("{{\"type\":\"{kind}\",\"object\":{object}}}\n").into_bytes()).await
     }
 
     /// Sends all objects and the bookmark, or refuses in the requested way.
@@ -104,21 +104,21 @@ impl Watching {
         &mut self,
         refused: Option<InitialEvents>,
         sender: &Sender<io::Result<Frame<Bytes>>>,
-    ) -> Result<(), Over> {
+    ) -> Result<(), WatchEnded> {
         if let Some(InitialEvents::Error(code)) = refused {
-            line(sender, &json!({"type": "ERROR", "object": status(code, "no initial events")})).await?;
-            return Err(Over);
+            send_line(sender, &json!({"type": "ERROR", "object": status(code, "no initial events")})).await?;
+            return Err(WatchEnded);
         }
         let (objects, version) = {
             let inner = self.state.lock();
-            (inner.all(inner.store.version, self.shape.kind, &self.selector), inner.store.version)
+            (inner.all(inner.store.version, self.format.kind, &self.selector), inner.store.version)
         };
         for object in &objects {
             self.send_change(sender, "ADDED", object).await?;
         }
         self.version = version;
         match refused {
-            Some(InitialEvents::Ends) => Err(Over),
+            Some(InitialEvents::Ends) => Err(WatchEnded),
             // Like a server that does not support initial events.
             Some(InitialEvents::NoBookmark) => Ok(()),
             _ => self.bookmark(sender, json!({"k8s.io/initial-events-end": "true"})).await,
@@ -126,7 +126,7 @@ impl Watching {
     }
 
     /// Sends the changes since the last call, unless a fault prevents it.
-    async fn catch_up(&mut self, sender: &Sender<io::Result<Frame<Bytes>>>) -> Result<(), Over> {
+    async fn catch_up(&mut self, sender: &Sender<io::Result<Frame<Bytes>>>) -> Result<(), WatchEnded> {
         if self.state.lock().faults.silent {
             return Ok(());
         }
@@ -135,43 +135,47 @@ impl Watching {
         }
         let (changes, version) = {
             let inner = self.state.lock();
-            let is_known = inner.store.knows(self.version);
+            let is_known = inner.store.has_version(self.version);
             let is_held = inner.faults.held.is_some_and(|label| self.selector.labels.ends_with(label));
-            if is_held && self.shape.kind.name == "Service" {
+            if is_held && self.format.kind.name == "Service" {
                 return Ok(());
             }
-            let changes = is_known.then(|| inner.store.after(self.version, self.shape.kind, &self.selector));
+            let changes = is_known.then(|| inner.store.after(self.version, self.format.kind, &self.selector));
             (changes, inner.store.version)
         };
         let Some(changes) = changes else {
-            line(sender, &expired()).await?;
-            return Err(Over);
+            send_line(sender, &expired()).await?;
+            return Err(WatchEnded);
         };
         for change in changes {
             let kind = change["type"].as_str().expect("a change has a type");
-            self.send_change(sender, kind, &Sent::Stored(change["object"].clone())).await?;
+            self.send_change(sender, kind, &OutgoingObject::Stored(change["object"].clone())).await?;
         }
         self.version = version;
         Ok(())
     }
 
-    async fn once(&mut self, fault: Fault, sender: &Sender<io::Result<Frame<Bytes>>>) -> Result<(), Over> {
+    async fn once(
+        &mut self,
+        fault: Fault,
+        sender: &Sender<io::Result<Frame<Bytes>>>,
+    ) -> Result<(), WatchEnded> {
         match fault {
-            Fault::EndWatches => Err(Over),
+            Fault::EndWatches => Err(WatchEnded),
             Fault::CutWatches => {
-                let _ = piece(sender, b"{\"type\":\"MODIFIED\",\"object\":{\"meta".to_vec()).await;
+                let _ = send_bytes(sender, b"{\"type\":\"MODIFIED\",\"object\":{\"meta".to_vec()).await;
                 let _ = sender.send(Err(io::Error::other("cut"))).await;
-                Err(Over)
+                Err(WatchEnded)
             }
             Fault::Expire => {
                 // Also if watches are silent.
-                line(sender, &expired()).await?;
-                Err(Over)
+                send_line(sender, &expired()).await?;
+                Err(WatchEnded)
             }
             Fault::Bookmark => self.bookmark(sender, Value::Null).await,
-            Fault::Line(resource, mut text) if resource == self.shape.kind.resource => {
+            Fault::Line(resource, mut text) if resource == self.format.kind.resource => {
                 text.push(b'\n');
-                piece(sender, text).await
+                send_bytes(sender, text).await
             }
             _ => Ok(()),
         }
@@ -181,9 +185,9 @@ impl Watching {
         &self,
         sender: &Sender<io::Result<Frame<Bytes>>>,
         annotations: Value,
-    ) -> Result<(), Over> {
+    ) -> Result<(), WatchEnded> {
         let metadata = json!({"resourceVersion": self.version.to_string(), "annotations": annotations});
-        self.send_change(sender, "BOOKMARK", &Sent::Stored(json!({"metadata": metadata}))).await
+        self.send_change(sender, "BOOKMARK", &OutgoingObject::Stored(json!({"metadata": metadata}))).await
     }
 }
 
@@ -191,10 +195,10 @@ fn expired() -> Value {
     json!({"type": "ERROR", "object": status(410, "too old resource version")})
 }
 
-async fn line(sender: &Sender<io::Result<Frame<Bytes>>>, value: &Value) -> Result<(), Over> {
-    piece(sender, format!("{value}\n").into_bytes()).await
+async fn send_line(sender: &Sender<io::Result<Frame<Bytes>>>, value: &Value) -> Result<(), WatchEnded> {
+    send_bytes(sender, format!("{value}\n").into_bytes()).await
 }
 
-async fn piece(sender: &Sender<io::Result<Frame<Bytes>>>, bytes: Vec<u8>) -> Result<(), Over> {
-    sender.send(Ok(Frame::data(bytes.into()))).await.map_err(|_| Over)
+async fn send_bytes(sender: &Sender<io::Result<Frame<Bytes>>>, bytes: Vec<u8>) -> Result<(), WatchEnded> {
+    sender.send(Ok(Frame::data(bytes.into()))).await.map_err(|_| WatchEnded)
 }

@@ -4,24 +4,25 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
-use crate::apiserver::Api;
+use crate::apiserver::ApiServer;
+use crate::eventually::eventually;
 use crate::temp_dir::TempDir;
-use crate::webhook::{Webhook, free_port, until};
+use crate::webhook::{Webhook, free_port};
 
-pub const CONFIGURATION: &str = "MutatingWebhookConfiguration";
+pub const WEBHOOK_CONFIGURATION: &str = "MutatingWebhookConfiguration";
 pub const SYSTEM: &str = "portico-system";
 /// The prefix of the names of managed ConfigMaps.
-pub const OURS: &str = "portico-env-";
+pub const MANAGED_PREFIX: &str = "portico-env-";
 
 /// An API server and a directory for logs.
-pub struct Cluster {
-    pub api: Api,
+pub struct WebhookCluster {
+    pub api: ApiServer,
     pub dir: TempDir,
     pub port: u16,
 }
 
-impl Cluster {
-    pub fn new(api: Api) -> Self {
+impl WebhookCluster {
+    pub fn new(api: ApiServer) -> Self {
         for namespace in [SYSTEM, "default", "team"] {
             api.put(json!({"kind": "Namespace", "metadata": {"name": namespace}}));
         }
@@ -35,7 +36,7 @@ impl Cluster {
         let url = format!("https://127.0.0.1:{}/mutate", self.port);
         let mut all = vec!["--kubeconfig", &kubeconfig, "--url", &url, "--drain", "1"];
         all.extend(args);
-        Webhook::ready(self.dir.path(), port, &all)
+        Webhook::start_ready(self.dir.path(), port, &all)
     }
 
     /// Starts a replica at the port that the API server calls.
@@ -45,8 +46,8 @@ impl Cluster {
 
     /// Waits until the webhook configuration exists and has a CA bundle, and returns it.
     pub fn configuration(&self) -> Value {
-        until("the webhook is registered", || {
-            let found = self.api.get(CONFIGURATION, "", "portico-webhook")?;
+        eventually("the webhook is registered", || {
+            let found = self.api.get(WEBHOOK_CONFIGURATION, "", "portico-webhook")?;
             found["webhooks"][0]["clientConfig"]["caBundle"].is_string().then_some(found)
         })
     }
@@ -61,8 +62,9 @@ impl Cluster {
         let path = format!("/api/v1/namespaces/{namespace}/configmaps");
         let list = self.api.send("GET", &path, "application/json", &Value::Null).object;
         let items = list["items"].as_array().cloned().unwrap_or_default();
-        let is_managed =
-            |map: &Value| map["metadata"]["name"].as_str().is_some_and(|name| name.starts_with(OURS));
+        let is_managed = |map: &Value| {
+            map["metadata"]["name"].as_str().is_some_and(|name| name.starts_with(MANAGED_PREFIX))
+        };
         // Objects in a list have no kind.
         let with_kind = |mut map: Value| {
             map["kind"] = "ConfigMap".into();
