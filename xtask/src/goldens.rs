@@ -1,4 +1,4 @@
-//! `cargo xtask goldens`: writes what the code returns now into the expected outputs of tests.
+//! `cargo xtask goldens`: updates the expected outputs of tests to what the code returns now.
 //!
 //! A golden that changed is a behaviour that changed: review the difference as code, and add it to CHANGELOG.md. The
 //! pages of docs/reference are goldens, too.

@@ -3,9 +3,10 @@
 //! ```text
 //! Commit, Platform ─► OutputDir (lock, staging) ─► build ─► documents ─► archive, bills, checksums ─► publish
 //! ```
-//! Everyone who builds the same commit with the same tools gets the same bytes: no name of the machine, of its user or
-//! of the day goes into them. The output directory is replaced in one step, after everything in it is complete and
-//! checked; after a failure or an interruption the earlier release is unchanged. `scripts/release` sets the umask.
+//! Everyone who builds the same commit with the same tools gets the same bytes: the output contains neither the date
+//! nor names of the machine and its user. The output directory is replaced in one step, after everything in it is
+//! complete and checked; after a failure or an interruption the earlier release is unchanged. `scripts/release` sets
+//! the umask.
 
 mod archive;
 mod build;

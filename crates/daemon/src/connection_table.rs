@@ -1,8 +1,8 @@
 //! `ConnectionTable`: the connections of a server by peer, and the order in which they are closed.
 //!
-//! At a limit, a connection of the peer with the most connections is closed, and of its own the one that has been idle
-//! for longest, so that one peer cannot keep others out. Connections that the server is answering are not closed.
-//! Pure: no sockets and no clocks.
+//! At a limit, the peer with the most connections loses the one that has been idle for the longest time, so that one
+//! peer cannot keep others out. Connections that the server is answering are not closed. Pure: no sockets and no
+//! clocks.
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, Ipv6Addr};

@@ -6,7 +6,7 @@
 //! ```text
 //! delay = 7/8 * delay + 1/8 * sample        (the first sample as it is)
 //! ```
-//! `Scheduler::choice` of proxy-core computes the expected delay of a backend as `(connections + 1) * delay`. The
+//! `Scheduler::select` of proxy-core computes the expected delay of a backend as `(connections + 1) * delay`. The
 //! load balancer has no I/O, and its methods take the time as an argument.
 
 use std::collections::HashMap;

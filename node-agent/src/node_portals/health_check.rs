@@ -1,4 +1,5 @@
-//! What load balancers and tools ask a node: the health-check ports of services, and the pages of kube-proxy.
+//! The pages that load balancers and tools request from a node: the health-check ports of services, and the pages of
+//! kube-proxy.
 //!
 //! All contents are those of kube-proxy (pkg/proxy/healthcheck). The state is pure: `HealthChecks` computes the checks
 //! from snapshots, and `ProxyHealth` records whether updates are applied. The servers read the state at each request, so

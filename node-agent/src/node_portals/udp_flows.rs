@@ -1,6 +1,6 @@
 //! `UdpFlows`: deletes the conntrack entries of UDP flows to removed backends, on a thread of its own.
 //!
-//! Listing the flows of a busy node takes longer than a transaction, so it runs beside the updates. Frontends that
+//! Listing the flows of a busy node takes longer than a transaction, so it runs concurrently with the updates. Frontends that
 //! change while the thread is busy are collected for its next run.
 
 use std::collections::BTreeMap;

@@ -1,8 +1,8 @@
 //! `trace_node`: what the node's table does with the first packet of a connection.
 //!
 //! It simulates the kernel on the typed ruleset, in the order of the kernel's rules: translation at prerouting or
-//! output, then masquerade at postrouting. Tests state behaviour by it, and `explain` and tests in a kernel compare with
-//! it. The random number is an argument.
+//! output, then masquerade at postrouting. Unit tests state behaviour with it, `explain` uses its
+//! result, and tests with a real kernel compare the kernel with it. The random number is an argument.
 
 use std::net::{IpAddr, SocketAddr};
 

@@ -3,8 +3,8 @@
 //! Every node refuses the same requests if the reason depends neither on the node nor on endpoints; proxy-core computes
 //! these from the services of a namespace. A namespace is checked after each change of its services, one at a time and
 //! in turn, so that a namespace that changes all the time does not delay others. The checks take a limited share of a
-//! CPU. A refusal is reported once for each service and reason until it ends. The
-//! type contains no clock and calls no API server.
+//! CPU. A refusal is reported once for each service and reason until it ends. The type contains no clock and calls no
+//! API server.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::ops::Bound::{Excluded, Unbounded};

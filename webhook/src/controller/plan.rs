@@ -1,8 +1,8 @@
 //! The requests that bring the ConfigMaps of a selection to their wanted state.
 //!
-//! A pure function from the known and the wanted state to actions in order; `work` executes them. With more variables
-//! some move to a later part, with fewer to an earlier one. The order of writes makes a variable that moves exist in
-//! both parts for a moment, and never in none.
+//! A pure function from the known and the wanted state to actions in order; `work` executes them. If the
+//! number of variables changes, some move to another part. A variable is written to its new part before it is removed
+//! from the old one, so it is never missing.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -1,8 +1,9 @@
 //! `State`: the connections and requests, their charges, and the order in which they are closed.
 //!
 //! Everything that waits for its client can be closed: a connection without a request that is being answered (see
-//! `ConnectionTable`), an incomplete request, a response that the client does not read. The peer with the most is first,
-//! and of its own the oldest. Large requests take turns, so that of many at once some complete. Pure: no waiting, sockets or clocks.
+//! `ConnectionTable`), an incomplete request, a response that the client does not read. The peer with the most of
+//! them is first, and among its own the oldest one. Large requests take turns, so that some of many concurrent ones
+//! complete. Pure: no waiting, sockets or clocks.
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;

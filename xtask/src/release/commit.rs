@@ -1,6 +1,6 @@
 //! `Commit`: which sources are released.
 //!
-//! Git knows it. In a source archive without git, `SOURCE_DATE_EPOCH` and `REVISION` must say it.
+//! Git determines them. In a source archive without git, `SOURCE_DATE_EPOCH` and `REVISION` do.
 
 use std::env;
 use std::fs;

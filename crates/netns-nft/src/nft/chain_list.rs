@@ -1,7 +1,7 @@
 //! `ChainSummary`: the chains of all tables of a network namespace, of which other programs have most.
 //!
-//! `portico check` finds by them the firewalls that drop forwarded packets, and the agent the rules of other proxies.
-//! Chains of iptables are among them if its rules are in nf_tables (iptables-nft).
+//! With this list, `portico check` finds firewalls that drop forwarded packets, and the agent finds rules of other
+//! proxies. It includes the chains of iptables if its rules are in nf_tables (iptables-nft).
 
 use crate::error::Error;
 use crate::netlink::attributes::{Attributes, MessageBuffer, nfgenmsg};

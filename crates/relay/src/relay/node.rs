@@ -1,8 +1,8 @@
 //! The relay in the node's network namespace: it serves node ports at the loopback addresses.
 //!
 //! A rule redirects connections to 127.0.0.1 or ::1 and the port of a node port to one port, on which the relay listens
-//! at these addresses only. A kernel rule without the relay cannot serve them: it would need `route_localnet`, and IPv6
-//! has nothing like it.
+//! at these addresses only. A kernel rule without the relay cannot serve them: it would need `route_localnet`, which
+//! IPv6 does not have.
 
 use netns_nft::NetnsId;
 use proxy_core::portal::Portals;
