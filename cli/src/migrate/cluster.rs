@@ -79,8 +79,8 @@ impl Cluster {
                 let requests = json!({REMOVE_KUBE_PROXY_RULES.key: null});
                 self.patch_node(node, &json!({"labels": {SERVICE_PROXY.key: value}, "annotations": requests}))
             }
-            Step::Verify(phase) => {
-                let request = migration.verification_request(*phase);
+            Step::Verify(phase, attempt) => {
+                let request = migration.verification_request(*phase, *attempt);
                 self.patch_node(node, &json!({"annotations": {VERIFY_NODE.key: request}}))
             }
             Step::RemoveRules => {

@@ -38,8 +38,8 @@ pub(super) fn expected(migration: &Migration, goal: Goal, before: Observation, s
             after.label = Ok(*label);
             label.name().clone_into(&mut report.label);
         }
-        Step::Verify(phase) => {
-            let request = migration.verification_request(*phase);
+        Step::Verify(phase, attempt) => {
+            let request = migration.verification_request(*phase, *attempt);
             let serving = report.serving;
             report.verification =
                 Some(VerificationReport { request, serving, ..VerificationReport::default() });

@@ -51,11 +51,14 @@ impl Phase {
     }
 }
 
+/// A verification fails only after this number of attempts: a backend that restarts fails one.
+const ATTEMPTS_MAX: u32 = 3;
+
 /// What to do next.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Step {
-    /// Request a verification.
-    Verify(Phase),
+    /// Request a verification; with the number of the attempt, from 1.
+    Verify(Phase, u32),
     /// Set the label of the node, or remove it for `KubeProxy`.
     SetLabel(ServiceProxy),
     /// Make the pods of kube-proxy's DaemonSet avoid nodes with the label `portico`.
@@ -77,16 +80,18 @@ pub(super) struct Migration {
     /// Distinguishes the requests of this call from those of earlier ones.
     run: String,
     before: Option<VerificationReport>,
+    /// The number of the current attempt of a verification.
+    attempt: u32,
 }
 
 impl Migration {
     pub(super) fn new(goal: Goal, run: String) -> Self {
-        Self { goal, run, before: None }
+        Self { goal, run, before: None, attempt: 1 }
     }
 
     /// The text of the request for a verification.
-    pub(super) fn verification_request(&self, phase: Phase) -> String {
-        format!("{}-{}", self.run, phase.name())
+    pub(super) fn verification_request(&self, phase: Phase, attempt: u32) -> String {
+        format!("{}-{}-{attempt}", self.run, phase.name())
     }
 
     /// The text of the request to remove rules.
@@ -109,7 +114,7 @@ impl Migration {
         if report.label != label.name() {
             return wait("the agent to follow the label of the node");
         }
-        if let Some(found) = self.verification(report, Phase::Before) {
+        if let Some(found) = self.verification(report, Phase::Before, 1) {
             self.before = Some(found.clone());
         }
         match self.goal {
@@ -119,7 +124,7 @@ impl Migration {
     }
 
     fn next_to_portico(
-        &self,
+        &mut self,
         label: ServiceProxy,
         report: &MigrationReport,
         daemon_set: Option<ProxyDaemonSet>,
@@ -132,7 +137,7 @@ impl Migration {
             ));
         }
         match label {
-            ServiceProxy::KubeProxy if self.before.is_none() => Step::Verify(Phase::Before),
+            ServiceProxy::KubeProxy if self.before.is_none() => Step::Verify(Phase::Before, 1),
             ServiceProxy::KubeProxy => Step::SetLabel(ServiceProxy::Both),
             _ if !report.serving => wait("the node's table to be programmed"),
             ServiceProxy::Both => match (self.verified(report, Phase::Both), daemon_set) {
@@ -145,7 +150,7 @@ impl Migration {
     }
 
     /// The steps while the label is `portico`.
-    fn finish_portico(&self, report: &MigrationReport, daemon_set: Option<ProxyDaemonSet>) -> Step {
+    fn finish_portico(&mut self, report: &MigrationReport, daemon_set: Option<ProxyDaemonSet>) -> Step {
         let KubeProxyReport { running, rules, ipvs, ipvs_connections, .. } = &report.kube_proxy;
         match daemon_set {
             Some(daemon_set) if !daemon_set.avoids_portico => return Step::ExcludeFromDaemonSet,
@@ -172,14 +177,14 @@ impl Migration {
     }
 
     fn next_to_kube_proxy(
-        &self,
+        &mut self,
         label: ServiceProxy,
         report: &MigrationReport,
         daemon_set: Option<ProxyDaemonSet>,
     ) -> Step {
         let KubeProxyReport { running, synced, .. } = &report.kube_proxy;
         match label {
-            ServiceProxy::Portico if self.before.is_none() => Step::Verify(Phase::Before),
+            ServiceProxy::Portico if self.before.is_none() => Step::Verify(Phase::Before, 1),
             ServiceProxy::Portico => Step::SetLabel(ServiceProxy::Both),
             ServiceProxy::Both => match daemon_set.map(|daemon_set| daemon_set.pod) {
                 Some(ProxyPod::Absent | ProxyPod::NotReady) if !*running => {
@@ -197,8 +202,14 @@ impl Migration {
         }
     }
 
-    fn verification<'a>(&self, report: &'a MigrationReport, phase: Phase) -> Option<&'a VerificationReport> {
-        report.verification.as_ref().filter(|found| found.request == self.verification_request(phase))
+    fn verification<'a>(
+        &self,
+        report: &'a MigrationReport,
+        phase: Phase,
+        attempt: u32,
+    ) -> Option<&'a VerificationReport> {
+        let request = self.verification_request(phase, attempt);
+        report.verification.as_ref().filter(|found| found.request == request)
     }
 
     fn removal<'a>(&self, report: &'a MigrationReport) -> Option<&'a RuleRemovalReport> {
@@ -206,10 +217,20 @@ impl Migration {
     }
 
     /// Succeeds if the node was verified in this phase. Otherwise returns the step to take.
-    fn verified(&self, report: &MigrationReport, phase: Phase) -> Result<(), Step> {
-        let Some(found) = self.verification(report, phase) else { return Err(Step::Verify(phase)) };
+    fn verified(&mut self, report: &MigrationReport, phase: Phase) -> Result<(), Step> {
+        let Some(found) = self.verification(report, phase, self.attempt) else {
+            return Err(Step::Verify(phase, self.attempt));
+        };
         let problems = regressions(self.before.as_ref(), found);
-        if problems.is_empty() { Ok(()) } else { Err(Step::Stop(problems)) }
+        if problems.is_empty() {
+            self.attempt = 1;
+            return Ok(());
+        }
+        if self.attempt == ATTEMPTS_MAX {
+            return Err(Step::Stop(problems));
+        }
+        self.attempt += 1;
+        Err(Step::Verify(phase, self.attempt))
     }
 
     /// What the agent did with the rules of kube-proxy in this call, and what is left to do.

@@ -50,7 +50,7 @@ pub(super) fn run(
                 bail!("{}", reasons.join("; "));
             }
             // A request was made; its result is not observed yet.
-            Step::Wait(_) | Step::Verify(_) | Step::RemoveRules if !is_new => thread::sleep(INTERVAL),
+            Step::Wait(_) | Step::Verify(..) | Step::RemoveRules if !is_new => thread::sleep(INTERVAL),
             Step::Wait(_) => thread::sleep(INTERVAL),
             step => {
                 if let Err(error) = cluster.execute(node, &migration, step) {
@@ -102,9 +102,14 @@ fn summary(observation: &Observation) -> String {
 
 fn description(step: &Step) -> String {
     match step {
-        Step::Verify(Phase::Before) => "verify connections to services, to compare with later".to_owned(),
-        Step::Verify(Phase::Both) => "verify that the node's table translates connections".to_owned(),
-        Step::Verify(Phase::After) => "verify that the node is as before".to_owned(),
+        Step::Verify(phase, attempt) => {
+            let what = match phase {
+                Phase::Before => "verify connections to services, to compare with later",
+                Phase::Both => "verify that the node's table translates connections",
+                Phase::After => "verify that the node is as before",
+            };
+            if *attempt == 1 { what.to_owned() } else { format!("{what}, attempt {attempt}") }
+        }
         Step::SetLabel(ServiceProxy::KubeProxy) => "remove the label portico.dev/service-proxy".to_owned(),
         Step::SetLabel(label) => format!("set the label portico.dev/service-proxy={}", label.name()),
         Step::ExcludeFromDaemonSet => {

@@ -48,22 +48,22 @@ fn last(goal: Goal, start: &Observation) -> Observation {
 
 /// The steps that change something.
 fn changes(steps: &[Step]) -> Vec<&Step> {
-    steps.iter().filter(|step| !matches!(step, Step::Wait(_) | Step::Verify(_))).collect()
+    steps.iter().filter(|step| !matches!(step, Step::Wait(_) | Step::Verify(..))).collect()
 }
 
 #[test]
 fn steps_to_portico_are_verified_before_kube_proxy_stops() {
     let (_, steps) = way(Goal::Portico, &node_of_kube_proxy(true));
     let expected = [
-        Step::Verify(Phase::Before),
+        Step::Verify(Phase::Before, 1),
         Step::SetLabel(ServiceProxy::Both),
         wait("the node's table to be programmed"),
-        Step::Verify(Phase::Both),
+        Step::Verify(Phase::Both, 1),
         Step::ExcludeFromDaemonSet,
         Step::SetLabel(ServiceProxy::Portico),
         wait("the pod of kube-proxy on the node to end"),
         Step::RemoveRules,
-        Step::Verify(Phase::After),
+        Step::Verify(Phase::After, 1),
         Step::Done,
     ];
     assert_eq!(steps, expected);
@@ -73,12 +73,12 @@ fn steps_to_portico_are_verified_before_kube_proxy_stops() {
 fn steps_back_remove_the_label_after_kube_proxy_is_synced() {
     let (_, steps) = way(Goal::KubeProxy, &last(Goal::Portico, &node_of_kube_proxy(true)));
     let expected = [
-        Step::Verify(Phase::Before),
+        Step::Verify(Phase::Before, 1),
         Step::SetLabel(ServiceProxy::Both),
         wait("the pod of kube-proxy on the node to be ready"),
         Step::SetLabel(ServiceProxy::KubeProxy),
         wait("the agent to remove the node's table"),
-        Step::Verify(Phase::After),
+        Step::Verify(Phase::After, 1),
         Step::Done,
     ];
     assert_eq!(steps, expected);
@@ -173,31 +173,51 @@ fn node_of_another_owner_is_not_changed() {
     }
 }
 
-#[test]
-fn node_that_is_not_as_before_stops_before_kube_proxy_does() {
+/// Verifies a node before and with both proxies, and returns the steps. A service is reachable before, and with both
+/// proxies as these attempts say.
+fn verify_both(attempts: &[Option<&str>]) -> Vec<Step> {
     let connection = |error: Option<&str>| ConnectionReport {
         service: "default/web".to_owned(),
         portal: "10.96.0.7:80".to_owned(),
         backend: Some("10.1.0.2:8080".to_owned()),
         error: error.map(str::to_owned),
     };
-    let mut migration = Migration::new(Goal::Portico, "1".to_owned());
-    let mut observation = node_of_kube_proxy(true);
-    let verified = |migration: &Migration, phase, serving, error| VerificationReport {
-        request: migration.verification_request(phase),
+    let verified = |request: String, serving, error| VerificationReport {
+        request,
         serving,
         problem: None,
         connections: vec![connection(error)],
     };
-    let before = verified(&migration, Phase::Before, false, None);
+    let mut migration = Migration::new(Goal::Portico, "1".to_owned());
+    let mut observation = node_of_kube_proxy(true);
+    let before = verified(migration.verification_request(Phase::Before, 1), false, None);
     observation.agent.as_mut().expect("a report").verification = Some(before);
-    assert_eq!(migration.next(&observation), Step::SetLabel(ServiceProxy::Both));
+    let mut steps = vec![migration.next(&observation)];
     observation.label = Ok(ServiceProxy::Both);
-    let failed = verified(&migration, Phase::Both, true, Some("timed out"));
     let report = observation.agent.as_mut().expect("a report");
-    (report.label, report.serving, report.verification) = ("both".to_owned(), true, Some(failed));
-    let step = migration.next(&observation);
-    assert!(matches!(&step, Step::Stop(why) if why[0].contains("default/web")), "{step:?}");
+    (report.label, report.serving) = ("both".to_owned(), true);
+    for (attempt, error) in (1..).zip(attempts) {
+        let found = verified(migration.verification_request(Phase::Both, attempt), true, *error);
+        observation.agent.as_mut().expect("a report").verification = Some(found);
+        steps.push(migration.next(&observation));
+    }
+    steps
+}
+
+#[test]
+fn node_that_is_not_as_before_stops_before_kube_proxy_does() {
+    let steps = verify_both(&[Some("timed out"); 3]);
+    assert_eq!(
+        steps[..3],
+        [Step::SetLabel(ServiceProxy::Both), Step::Verify(Phase::Both, 2), Step::Verify(Phase::Both, 3),]
+    );
+    assert!(matches!(&steps[3], Step::Stop(why) if why[0].contains("default/web")), "{steps:?}");
+}
+
+#[test]
+fn service_that_fails_in_one_attempt_stops_nothing() {
+    let steps = verify_both(&[Some("refused"), None]);
+    assert_eq!(steps[1..], [Step::Verify(Phase::Both, 2), Step::ExcludeFromDaemonSet]);
 }
 
 #[test]
