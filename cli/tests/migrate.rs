@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use test_support::apiserver::{ApiServer, Fault};
+use test_support::objects::{agent_pod, has_proxy_pod, proxy_daemon_set, proxy_pod};
 use test_support::program::program;
 use test_support::temp_dir::TempDir;
 
@@ -43,16 +44,10 @@ impl TestCluster {
         for namespace in ["kube-system", "portico-system"] {
             api.put(json!({"kind": "Namespace", "metadata": {"name": namespace}}));
         }
-        let labels = json!({"k8s-app": "kube-proxy"});
-        let template = json!({"metadata": {"labels": labels}, "spec": {"containers": containers(),
-            "nodeSelector": {"kubernetes.io/os": "linux"}}});
-        api.put(json!({"kind": "DaemonSet", "metadata": {"name": "kube-proxy", "namespace": "kube-system"},
-            "spec": {"selector": {"matchLabels": labels}, "template": template}}));
+        api.put(proxy_daemon_set());
         for node in nodes {
             api.put(json!({"kind": "Node", "metadata": {"name": node}}));
-            let metadata = json!({"name": format!("agent-{node}"), "namespace": "portico-system",
-                "labels": {"app.kubernetes.io/component": "agent"}});
-            api.put(ready_pod(node, metadata));
+            api.put(agent_pod(node));
         }
         let cluster = Self { api, dir, kubectl, nodes, broken, is_over: AtomicBool::new(false) };
         nodes.iter().for_each(|node| cluster.react(node));
@@ -95,15 +90,11 @@ impl TestCluster {
     fn react(&self, node: &str) {
         let object = self.node(node);
         let label = object["metadata"]["labels"][LABEL].as_str().unwrap_or("kube-proxy").to_owned();
-        let avoids = self.daemon_set()["spec"]["template"]["spec"]["affinity"].to_string().contains("NotIn");
-        let runs = !(avoids && label == "portico");
+        let runs = has_proxy_pod(&self.daemon_set(), &object);
         let pod = format!("kube-proxy-{node}");
         if runs != self.has_proxy_pod(node) {
             if runs {
-                let owner =
-                    json!({"apiVersion": "apps/v1", "kind": "DaemonSet", "name": "kube-proxy", "uid": "1"});
-                let metadata = json!({"name": pod, "namespace": "kube-system", "ownerReferences": [owner]});
-                self.api.put(ready_pod(node, metadata));
+                self.api.put(proxy_pod(node));
             } else {
                 self.api.delete("Pod", "kube-system", &pod);
             }
@@ -176,16 +167,6 @@ impl TestCluster {
             && self.has_proxy_pod(node) != is_portico
             && !annotations.contains("portico.dev/")
     }
-}
-
-fn containers() -> Value {
-    json!([{"name": "agent", "image": "agent"}])
-}
-
-/// A pod that is ready on a node.
-fn ready_pod(node: &str, metadata: Value) -> Value {
-    json!({"kind": "Pod", "metadata": metadata, "spec": {"nodeName": node, "containers": containers()},
-        "status": {"conditions": [{"type": "Ready", "status": "True"}]}})
 }
 
 /// Ends the reactions when it is dropped, also by a failed assertion.

@@ -22,6 +22,7 @@ mod hits;
 mod install;
 mod memory;
 mod migration;
+mod migration_command;
 mod migration_peer;
 mod migration_real;
 mod monitor;

@@ -21,9 +21,9 @@ use crate::node_upgrade::{Load, StopOnDrop, THREADS};
 
 const LONG_CONNECTIONS: usize = 200;
 /// The number of connections between two steps.
-const BETWEEN_STEPS: usize = 1_000;
+pub(crate) const BETWEEN_STEPS: usize = 1_000;
 const UDP_NODE_PORT: u16 = 30_082;
-const FLAGS: [&str; 5] = ["--node", "n1", "--node-portals=label", "--cluster-cidr", "10.1.0.0/16"];
+pub(crate) const FLAGS: [&str; 5] = ["--node", "n1", "--node-portals=label", "--cluster-cidr", "10.1.0.0/16"];
 
 /// The node object with its label and the requests of `portico migrate`.
 #[derive(Debug, Clone, Copy, Default)]
@@ -90,7 +90,7 @@ pub(crate) fn until_kube_proxy_is_synced(agent: &Agent) {
     agent.wait_until("kube-proxy is synced", |agent| migration(agent)["kubeProxy"]["synced"] == true);
 }
 
-fn tables() -> String {
+pub(crate) fn tables() -> String {
     run("nft", &["list", "tables"], "")
 }
 
@@ -188,7 +188,7 @@ impl MovingAgent<'_> {
     }
 }
 
-/// Moves a node over and back under load, and verifies that no connection failed and none broke. Returns the load.
+/// Moves a node over and back under load. Returns the load.
 pub(crate) fn move_under_load(
     network: &NodeNetwork,
     folder: &AgentDir,
@@ -197,6 +197,11 @@ pub(crate) fn move_under_load(
 ) -> String {
     drop(start());
     let mut agent = MovingAgent { folder, agent: Some(start_agent(folder)), is_killed };
+    under_load(network, |load| agent.move_over_and_back(load, start))
+}
+
+/// Runs `body` under load, and verifies that no connection failed and none broke. Returns the load.
+pub(crate) fn under_load(network: &NodeNetwork, body: impl FnOnce(&Load)) -> String {
     let mut open = open_connections(network, LONG_CONNECTIONS);
     let load = Load::default();
     let (is_over, datagrams, lost) = (AtomicBool::new(false), AtomicUsize::new(0), Mutex::new(Vec::new()));
@@ -206,7 +211,7 @@ pub(crate) fn move_under_load(
         }
         scope.spawn(|| network.outside.within(|| exchange_datagrams(&is_over, &datagrams, &lost)));
         let running = (StopOnDrop(&load), Ending(&is_over));
-        agent.move_over_and_back(&load, start);
+        body(&load);
         drop(running);
     });
     let (served, datagrams) = (load.served(), datagrams.load(Relaxed));
@@ -217,7 +222,7 @@ pub(crate) fn move_under_load(
 }
 
 /// Ends the datagrams when it is dropped, also by a failed assertion.
-struct Ending<'a>(&'a AtomicBool);
+pub(crate) struct Ending<'a>(pub(crate) &'a AtomicBool);
 
 impl Drop for Ending<'_> {
     fn drop(&mut self) {

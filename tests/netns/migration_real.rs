@@ -6,18 +6,19 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use serde_json::{Value, json};
+use serde_json::json;
 use test_support::agent::AgentDir;
 use test_support::apiserver::ApiServer;
 use test_support::eventually::eventually;
 use test_support::namespace::run;
 
-use crate::migration::{migration, move_under_load, services, start_agent, with_services};
+use crate::migration::{migration, move_under_load, start_agent, with_services};
+use crate::migration_command::put_objects;
 use crate::migration_peer::{KubeProxy, ProxyMode};
 
 /// A server with the services of `migration`. kube-proxy ignores the service of the server, whose port is another one in
 /// each test.
-fn api() -> ApiServer {
+pub(crate) fn real_api() -> ApiServer {
     let api = ApiServer::real();
     let ignored = json!({"metadata": {"labels": {"service.kubernetes.io/service-proxy-name": "other"}}});
     eventually("the server has a service", || {
@@ -25,16 +26,7 @@ fn api() -> ApiServer {
         let answer = api.send("PATCH", path, "application/merge-patch+json", &ignored);
         if answer.status == 200 { Ok(()) } else { Err(answer.object.to_string()) }
     });
-    api.put(json!({"kind": "Node", "metadata": {"name": "n1"},
-        "status": {"addresses": [{"type": "InternalIP", "address": "10.240.0.5"}]}}));
-    for (_, list) in services() {
-        let list: Value = serde_json::from_str(&list).expect("a list");
-        for object in list["items"].as_array().expect("items") {
-            let mut object = object.clone();
-            object["metadata"]["namespace"] = "default".into();
-            api.put(object);
-        }
-    }
+    put_objects(&api);
     api
 }
 
@@ -64,7 +56,7 @@ fn has_ipv6_rules(mode: ProxyMode) -> bool {
 fn move_with_the_real_kube_proxy(mode: ProxyMode) -> String {
     let mut load = String::new();
     with_services(|network, folder| {
-        let api = api();
+        let api = real_api();
         let first = KubeProxy::real(mode, &api);
         until_programmed(folder, mode);
         first.stop();
@@ -123,7 +115,7 @@ fn normalized(rules: &str) -> String {
 fn recorded_rules_are_those_of_kube_proxy() {
     for mode in [ProxyMode::Nftables, ProxyMode::Iptables] {
         with_services(|_, folder| {
-            let api = api();
+            let api = real_api();
             let proxy = KubeProxy::real(mode, &api);
             until_programmed(folder, mode);
             match mode {
