@@ -107,10 +107,10 @@ fn rules_of_the_node_depend_on_the_arguments() {
     let plain = run(&["rules", "--node-portals"]);
     assert!(plain.contains("table inet portico-node"), "{plain}");
     assert!(plain.contains("hook prerouting priority -101"), "{plain}");
-    assert!(!plain.contains("@pods4 jump short") && !plain.contains("redirect to :"), "{plain}");
+    assert!(!plain.contains("@pods4 goto short") && !plain.contains("redirect to :"), "{plain}");
     let detecting =
         run(&["rules", "--node-portals", "--cluster-cidr", "10.1.0.0/16", "--loopback-port", "9478"]);
-    assert!(detecting.contains("ip saddr @pods4 jump short"), "{detecting}");
+    assert!(detecting.contains("ip saddr @pods4 goto short"), "{detecting}");
     assert!(detecting.contains("pods4 {\n\t10.1.0.0/16\n}"), "{detecting}");
     assert!(detecting.contains("redirect to :9478"), "{detecting}");
 }

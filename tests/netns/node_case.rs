@@ -15,6 +15,7 @@ use proxy_core::sample::ip;
 use proxy_core::service::Protocol;
 use proxy_core::snapshot::Change;
 use test_support::backend_server::{DROP_TIMEOUT, REPLY_TIMEOUT, try_backend_of};
+use test_support::namespace::load;
 
 use crate::node_network::{
     CLIENT_POD, GATEWAY, LOCAL_POD, NODE, NODE_ON_LINK, NodeNetwork, OUTSIDE, REMOTE_POD, node_ruleset,
@@ -79,6 +80,12 @@ impl<'a> NodeCase<'a> {
     /// Programs the node with this table.
     pub(crate) fn with(network: &'a NodeNetwork, ruleset: NodeRuleset) -> Self {
         program(&ruleset);
+        Self { network, ruleset }
+    }
+
+    /// Programs the node with the text of this table.
+    pub(crate) fn with_text(network: &'a NodeNetwork, ruleset: NodeRuleset) -> Self {
+        load(&ruleset.to_string());
         Self { network, ruleset }
     }
 

@@ -9,8 +9,8 @@ use proxy_core::snapshot::Change;
 use crate::node_case::Client::{Node, Outside, Pod};
 use crate::node_case::{NodeCase, at, udp_at};
 use crate::node_network::{
-    BALANCED, CLUSTER_IP, EXTERNAL_IP, LOCAL_POD, NODE, REMOTE_POD, detecting, endpoints, on_node, serve,
-    serve_datagrams, web_service, web_with_all_kinds,
+    BALANCED, CLUSTER_IP, EXTERNAL_IP, LOCAL_POD, NODE, REMOTE_POD, detecting, endpoints, node_ruleset,
+    on_node, serve, serve_datagrams, web_service, web_with_all_kinds,
 };
 
 const BOTH_MASQUERADED: [&str; 2] = ["local masqueraded", "remote masqueraded"];
@@ -48,6 +48,18 @@ fn addresses_of_service_ranges_without_a_service_are_silent() {
             case.assert(client, at(UNALLOCATED, 80), &["silent"]);
         }
         case.assert(Outside, udp_at(UNALLOCATED, 80), &["silent"]);
+    });
+}
+
+#[test]
+fn node_ports_are_served_on_addresses_in_service_ranges() {
+    on_node(|network| {
+        let nets = ["10.240.0.0/16", "2001:db8:f::/64"].map(|net| net.parse().expect("a CIDR"));
+        let changes =
+            [Change::ServiceRanges(nets.into()), web_service().into(), endpoints("web", true, true)];
+        let case = NodeCase::new(network, changes, detecting());
+        case.assert(Outside, at(NODE, 30_080), &BOTH_MASQUERADED);
+        case.assert(Outside, at(NODE, 30_081), &["silent"]);
     });
 }
 
@@ -148,6 +160,35 @@ fn source_range_of_length_0_admits_all_clients() {
         let case = NodeCase::new(network, [service.into(), endpoints("web", true, true)], detecting());
         for client in [Outside, Pod, Node] {
             case.assert(client, at(BALANCED, 80), &BOTH_MASQUERADED);
+        }
+    });
+}
+
+/// The service `owner` at an address and port of the node, which is also the node port of `web`.
+fn owner_of_the_node_address() -> Service {
+    NODE.iter().fold(svc("owner").ip("10.96.0.2").ip("2001:db8:96::2").tcp("", 30_080), |service, address| {
+        service.external(address)
+    })
+}
+
+#[test]
+fn service_of_the_address_takes_precedence_over_the_node_port_of_another_service() {
+    let table = |owner: Service, web: Service| {
+        let endpoints = [endpoints("owner", true, false), endpoints("web", false, true)];
+        node_ruleset([owner.into(), web.into()].into_iter().chain(endpoints), detecting())
+    };
+    on_node(|network| {
+        let cluster = table(owner_of_the_node_address(), web_service().external_local());
+        let local = table(owner_of_the_node_address().external_local(), web_service());
+        for load in [NodeCase::with, NodeCase::with_text] {
+            let case = load(network, cluster.clone());
+            for client in [Outside, Pod, Node] {
+                case.assert(client, at(NODE, 30_080), &["local masqueraded"]);
+            }
+            let case = load(network, local.clone());
+            case.assert(Outside, at(NODE, 30_080), &["local outside"]);
+            case.assert(Pod, at(NODE, 30_080), &["local pod"]);
+            case.assert(Node, at(NODE, 30_080), &["local masqueraded"]);
         }
     });
 }

@@ -256,14 +256,16 @@ impl NodeState {
         Some(Arc::new(entries.collect()))
     }
 
-    /// Returns the keys by which conntrack knows a frontend: those of a node port have the node's addresses.
+    /// Returns the keys by which conntrack knows a frontend: those of a node port have the node's addresses, unless another
+    /// service has the address and port.
     fn keys_of(&self, key: PortalKey) -> Vec<PortalKey> {
         if !key.is_node_port() {
             return vec![key];
         }
         let addresses = self.desired.environment().addresses.iter();
         let of_family = addresses.filter(|address| address.is_ipv4() == key.address.is_ipv4());
-        of_family.map(|address| PortalKey { address: *address, ..key }).collect()
+        let keys = of_family.map(|address| PortalKey { address: *address, ..key });
+        keys.filter(|key| self.desired.frontend_at(*key).is_none()).collect()
     }
 
     /// Returns the backends to which flows to a frontend may go.

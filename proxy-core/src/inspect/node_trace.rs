@@ -6,6 +6,8 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use ipnet::IpNet;
+
 use crate::model::address::Family;
 use crate::model::service::Protocol;
 use crate::routing::portal::{PortalKey, node_port_address};
@@ -101,9 +103,11 @@ impl NodePacket<'_> {
 pub fn trace_node(ruleset: &NodeRuleset, packet: &NodePacket<'_>, draw: u32) -> NodeTrace {
     let Some(settings) = ruleset.settings() else { return NodeTrace::Pass };
     let tracer = Tracer { ruleset, settings, packet, draw };
-    let result = tracer.guard().or_else(|| tracer.on_loopback()).or_else(|| tracer.in_cluster());
-    let result = result.or_else(|| tracer.at_service()).or_else(|| tracer.without_service());
-    result.or_else(|| tracer.at_node_port()).unwrap_or(NodeTrace::Pass)
+    let result = match tracer.frontend() {
+        Some(frontend) => tracer.at_frontend(frontend),
+        None => tracer.without_service().or_else(|| tracer.on_loopback()),
+    };
+    result.unwrap_or(NodeTrace::Pass)
 }
 
 /// Returns the key by which the table finds the node port of a destination.
@@ -120,7 +124,11 @@ struct Tracer<'a> {
 }
 
 impl Tracer<'_> {
-    /// Returns the frontend at the address and port.
+    /// Returns the frontend at the address and port, otherwise the one of the node port.
+    fn frontend(&self) -> Option<&Frontend> {
+        self.service().or_else(|| self.node_port())
+    }
+
     fn service(&self) -> Option<&Frontend> {
         let destination = self.packet.destination;
         self.ruleset.frontend_at(destination).filter(|_| !destination.is_node_port())
@@ -133,10 +141,22 @@ impl Tracer<'_> {
         self.ruleset.frontend_at(node_port_key(destination)).filter(|_| is_served)
     }
 
-    fn guard(&self) -> Option<NodeTrace> {
-        let sources = self.service()?.sources.as_deref()?;
-        let is_allowed = sources.iter().any(|net| net.contains(&self.packet.source));
-        (!is_allowed).then_some(NodeTrace::Drop(DropReason::SourceDenied))
+    fn at_frontend(&self, Frontend { action, short, sources, .. }: &Frontend) -> Option<NodeTrace> {
+        let is_in = |sources: &[IpNet]| sources.iter().any(|net| net.contains(&self.packet.source));
+        if !sources.as_deref().is_none_or(is_in) {
+            return Some(NodeTrace::Drop(DropReason::SourceDenied));
+        }
+        let short = short.filter(|_| self.packet.origin(self.ruleset) != Origin::Outside);
+        self.act(short.unwrap_or(*action))
+    }
+
+    fn without_service(&self) -> Option<NodeTrace> {
+        let address = self.packet.destination.address;
+        if self.ruleset.has_address(address) {
+            return Some(NodeTrace::WrongPort);
+        }
+        let is_in_range = self.ruleset.ranges().iter().any(|net| net.contains(&address));
+        is_in_range.then_some(NodeTrace::Drop(DropReason::Unallocated))
     }
 
     fn on_loopback(&self) -> Option<NodeTrace> {
@@ -149,32 +169,7 @@ impl Tracer<'_> {
         is_node_port.then_some(NodeTrace::Loopback)
     }
 
-    fn in_cluster(&self) -> Option<NodeTrace> {
-        if self.packet.origin(self.ruleset) == Origin::Outside {
-            return None;
-        }
-        let short = |frontend: &Frontend| frontend.short.and_then(|short| self.act(short));
-        self.service().and_then(short).or_else(|| self.node_port().and_then(short))
-    }
-
-    fn at_service(&self) -> Option<NodeTrace> {
-        self.act(self.service()?.action)
-    }
-
-    fn without_service(&self) -> Option<NodeTrace> {
-        let address = self.packet.destination.address;
-        if self.ruleset.has_address(address) {
-            return Some(NodeTrace::WrongPort);
-        }
-        let is_in_range = self.ruleset.ranges().iter().any(|net| net.contains(&address));
-        is_in_range.then_some(NodeTrace::Drop(DropReason::Unallocated))
-    }
-
-    fn at_node_port(&self) -> Option<NodeTrace> {
-        self.act(self.node_port()?.action)
-    }
-
-    /// Returns the result of an action. `None`: the slot is empty, and the packet continues after the rule.
+    /// Returns the result of an action; `None` if the slot is empty.
     fn act(&self, action: FrontendAction) -> Option<NodeTrace> {
         let target = match action {
             FrontendAction::Reject => return Some(NodeTrace::Reject),
@@ -199,12 +194,10 @@ impl Tracer<'_> {
         if self.settings.masquerade_all || (is_local && backend == self.packet.source) {
             return true;
         }
-        let has_local_policy = |frontend: &Frontend| frontend.short.is_some();
-        if self.ruleset.has_address(self.packet.destination.address) {
+        let Some(frontend) = self.frontend() else { return false };
+        if frontend.is_cluster_ip {
             self.settings.detects_pods && !self.packet.is_of_pod(self.ruleset.environment())
-        } else if self.service().is_some_and(has_local_policy)
-            || self.node_port().is_some_and(has_local_policy)
-        {
+        } else if frontend.short.is_some() {
             self.packet.interface.is_none()
         } else {
             !(is_local && self.settings.keep_client_address)

@@ -15,8 +15,8 @@ use crate::render::nft::{
 };
 use crate::routing::portal::PortalKey;
 use crate::ruleset::node::{
-    BackendSelection, FrontendAction, NodeChain, NodeChanges, NodeElement, NodeOp, NodePlan, NodeRuleset,
-    NodeSettings, OwnChain, TargetNumber, code, node_plan,
+    BackendSelection, NodeChain, NodeChanges, NodeElement, NodeOp, NodePlan, NodeRuleset, NodeSettings,
+    OwnChain, TargetNumber, code, node_plan,
 };
 
 /// The name of the table.
@@ -29,6 +29,8 @@ const NODE_PORT: &str = "meta l4proto . th dport";
 const NUMBERED: &str = "mark . classid";
 const RESET: &str = "meta mark set 0 meta priority set none";
 const MASQUERADE: &str = "masquerade fully-random";
+/// The verdict of codes with flags.
+const FLAGGED: &str = "goto flagged";
 
 impl Display for NodeRuleset {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
@@ -83,9 +85,17 @@ fn write_table(f: &mut Formatter<'_>, settings: NodeSettings) -> fmt::Result {
     writeln!(f, "table {NODE_TABLE} {{")?;
     Family::BOTH.into_iter().try_for_each(|family| write_sets(f, &keywords(family)))?;
     write_current(f)?;
-    writeln!(f, "\tmap picks {{\n\t\ttype mark : verdict\n\t\telements = {{")?;
-    writeln!(f, "\t\t\t{} : goto refuse,\n\t\t\t{} : goto own,", code::REJECT, code::OWN_CHAIN)?;
-    writeln!(f, "\t\t\t{} : drop\n\t\t}}\n\t}}\n", code::DROP)?;
+    let constants = [(code::REJECT, "goto refuse"), (code::OWN_CHAIN, "goto own"), (code::DROP, "drop")];
+    for (map, all_flags) in [("picks", &[0][..]), ("codes", &code::ALL_FLAGS)] {
+        writeln!(f, "\tmap {map} {{\n\t\ttype mark : verdict\n\t\telements = {{")?;
+        for (code, verdict) in constants {
+            for flags in all_flags {
+                let verdict = if *flags == 0 { verdict } else { FLAGGED };
+                writeln!(f, "\t\t\t{:#x} : {verdict},", code | flags)?;
+            }
+        }
+        writeln!(f, "\t\t}}\n\t}}\n")?;
+    }
     writeln!(f, "\tmap own {{\n\t\ttype mark : verdict\n\t}}\n")?;
     writeln!(f, "\tset pod-interfaces {{\n\t\ttype ifname\n\t\tflags interval\n\t}}\n")?;
     write_refusal(f)?;
@@ -95,7 +105,8 @@ fn write_table(f: &mut Formatter<'_>, settings: NodeSettings) -> fmt::Result {
         writeln!(f, "\t\t{PORTS} dnat {ip} to meta mark . meta priority map @backends{suffix}")?;
     }
     writeln!(f, "\t}}\n\n\tchain own {{\n\t\t{} meta mark vmap @own\n\t}}\n", keep_target())?;
-    write_service_chains(f)?;
+    write_flagged_chains(f, settings)?;
+    write_service_chain(f)?;
     write_base_chains(f, settings)?;
     write_masquerade_chains(f, settings)?;
     writeln!(f, "}}\n")
@@ -111,7 +122,6 @@ fn write_sets(f: &mut Formatter<'_>, Keywords { suffix, address, .. }: &Keywords
     }
     writeln!(f, "\tmap backends{suffix} {{\n\t\ttype {NUMBERED} : {address} . inet_service\n\t}}\n")?;
     writeln!(f, "\tmap ids{suffix} {{\n\t\ttype {NUMBERED} : classid\n\t}}\n")?;
-    writeln!(f, "\tset guarded{suffix} {{\n\t\ttype {frontend}\n\t}}\n")?;
     writeln!(f, "\tset sources{suffix} {{\n\t\ttype {frontend} . {address}\n\t\tflags interval\n\t}}\n")?;
     for name in ["addresses", "node-addresses", "local-endpoints"] {
         writeln!(f, "\tset {name}{suffix} {{\n\t\ttype {address}\n\t}}\n")?;
@@ -122,66 +132,74 @@ fn write_sets(f: &mut Formatter<'_>, Keywords { suffix, address, .. }: &Keywords
     writeln!(f, "\tset hairpin{suffix} {{\n\t\ttype {address} . {address}\n\t}}\n")
 }
 
-/// Returns the statement that removes the code from the action in the mark.
+/// Returns the statement that removes the code from the value of a frontend in the mark.
 fn keep_target() -> String {
-    format!("meta mark set meta mark and {:#010x}", !FrontendAction::CODE_MASK)
+    format!("meta mark set meta mark and {:#010x}", !u32::from(code::MASK))
 }
 
-/// Returns the statements that look the key up in a map of frontends, and continue in the chain of the action.
+/// Returns the statements that continue in the chain of the code in the mark.
+fn dispatch_by(map: &str, mask: u16) -> String {
+    format!("meta mark and {mask:#010x} vmap @{map}")
+}
+
+/// Returns the statements that look the key up in a map of frontends, and continue in the chain of the code.
 fn dispatch(key: &str, map: &str, suffix: char) -> String {
-    let mask = FrontendAction::CODE_MASK;
-    format!("meta mark set {key} map @{map}{suffix} meta mark and {mask:#010x} vmap @picks")
+    format!("meta mark set {key} map @{map}{suffix} {}", dispatch_by("codes", code::MASK))
 }
 
-/// Writes the chains that look up frontends: by address and port, then by the port of a node address.
-fn write_service_chains(f: &mut Formatter<'_>) -> fmt::Result {
-    let families = || Family::BOTH.map(keywords);
-    writeln!(f, "\tchain guard {{")?;
-    for Keywords { suffix, ip, .. } in families() {
-        let frontend = portal(ip);
-        writeln!(f, "\t\t{frontend} @guarded{suffix} {frontend} . {ip} saddr != @sources{suffix} drop")?;
+/// Writes the chains of frontends with flags: the check of sources, and another action for clients in the cluster. The node
+/// itself, whose packets have no input interface, is a client in the cluster.
+fn write_flagged_chains(f: &mut Formatter<'_>, settings: NodeSettings) -> fmt::Result {
+    let pick = dispatch_by("picks", code::MASK & !code::FLAGS);
+    writeln!(f, "\tchain short {{")?;
+    for Keywords { suffix, ip, .. } in Family::BOTH.map(keywords) {
+        writeln!(f, "\t\t{PORTS} meta mark set {} map @short{suffix} {pick}", portal(ip))?;
+        // Only a node port leads here without an element of `short`.
+        let family = format!("meta nfproto ipv{suffix}");
+        writeln!(f, "\t\t{PORTS} {family} meta mark set {NODE_PORT} map @shortports{suffix} {pick}")?;
     }
-    writeln!(f, "\t}}\n\n\tchain short {{")?;
-    for Keywords { suffix, ip, .. } in families() {
-        writeln!(f, "\t\t{PORTS} {}", dispatch(&portal(ip), "short", suffix))?;
-        write_node_port_rule(f, ip, suffix, "shortports")?;
+    writeln!(f, "\t}}\n\n\tchain by-client {{\n\t\tiif 0 goto short")?;
+    if settings.detects_pods {
+        write_pod_rules(f, "goto short")?;
     }
-    writeln!(f, "\t}}\n\n\tchain services {{")?;
-    for Keywords { suffix, ip, .. } in families() {
+    writeln!(f, "\t}}\n\n\tchain flagged {{")?;
+    for Keywords { suffix, ip, .. } in Family::BOTH.map(keywords) {
+        write!(f, "\t\tmeta mark & {:#010x} != 0 ", code::GUARDED)?;
+        writeln!(f, "{} . {ip} saddr != @sources{suffix} drop", portal(ip))?;
+    }
+    writeln!(f, "\t\tmeta mark & {:#010x} != 0 jump by-client\n\t\t{pick}\n\t}}\n", code::SHORT)
+}
+
+/// Writes the chain that looks up frontends: by address and port, otherwise by the port of a node address.
+fn write_service_chain(f: &mut Formatter<'_>) -> fmt::Result {
+    writeln!(f, "\tchain services {{")?;
+    for Keywords { suffix, ip, .. } in Family::BOTH.map(keywords) {
         writeln!(f, "\t\t{PORTS} {}", dispatch(&portal(ip), "services", suffix))?;
+        let node_port = dispatch(NODE_PORT, "nodeports", suffix);
+        writeln!(f, "\t\t{PORTS} {ip} daddr @node-addresses{suffix} {node_port}")?;
         writeln!(f, "\t\t{ip} daddr @addresses{suffix} goto refuse")?;
         writeln!(f, "\t\t{ip} daddr @ranges{suffix} drop")?;
-        write_node_port_rule(f, ip, suffix, "nodeports")?;
     }
     writeln!(f, "\t}}\n")
 }
 
-fn write_node_port_rule(f: &mut Formatter<'_>, ip: &str, suffix: char, map: &str) -> fmt::Result {
-    writeln!(f, "\t\t{PORTS} {ip} daddr @node-addresses{suffix} {}", dispatch(NODE_PORT, map, suffix))
-}
-
-/// Writes the base chains that translate destinations. The node itself is a client in the cluster.
+/// Writes the base chains that translate destinations.
 fn write_base_chains(f: &mut Formatter<'_>, settings: NodeSettings) -> fmt::Result {
-    let NodeSettings { nat_priority, loopback_port, detects_pods, .. } = settings;
-    writeln!(
-        f,
-        "\tchain prerouting {{\n\t\ttype nat hook prerouting priority {nat_priority}; policy accept;"
-    )?;
-    writeln!(f, "\t\tjump guard")?;
-    if detects_pods {
-        write_pod_rules(f, "jump short")?;
-    }
-    writeln!(f, "\t\tjump services\n\t}}\n")?;
-    writeln!(f, "\tchain output {{\n\t\ttype nat hook output priority {nat_priority}; policy accept;")?;
-    if loopback_port != 0 {
-        for (Keywords { suffix, ip, .. }, loopback) in
-            Family::BOTH.map(keywords).into_iter().zip(["127.0.0.0/8", "::1"])
-        {
-            write!(f, "\t\tmeta l4proto tcp {ip} daddr {loopback} {NODE_PORT} @nodeports{suffix} ")?;
-            writeln!(f, "redirect to :{loopback_port}")?;
+    let NodeSettings { nat_priority, loopback_port, .. } = settings;
+    for hook in ["prerouting", "output"] {
+        writeln!(f, "\tchain {hook} {{\n\t\ttype nat hook {hook} priority {nat_priority}; policy accept;")?;
+        writeln!(f, "\t\tjump services")?;
+        if hook == "output" && loopback_port != 0 {
+            for (Keywords { suffix, ip, .. }, loopback) in
+                Family::BOTH.map(keywords).into_iter().zip(["127.0.0.0/8", "::1"])
+            {
+                write!(f, "\t\tmeta l4proto tcp {ip} daddr {loopback} {NODE_PORT} @nodeports{suffix} ")?;
+                writeln!(f, "redirect to :{loopback_port}")?;
+            }
         }
+        writeln!(f, "\t}}\n")?;
     }
-    writeln!(f, "\t\tjump guard\n\t\tjump short\n\t\tjump services\n\t}}\n")
+    Ok(())
 }
 
 /// Writes rules for packets from pods.
@@ -195,36 +213,54 @@ fn write_pod_rules(f: &mut Formatter<'_>, verdict: &str) -> fmt::Result {
 /// Writes the chains that masquerade connections whose destination this table translated.
 fn write_masquerade_chains(f: &mut Formatter<'_>, settings: NodeSettings) -> fmt::Result {
     let NodeSettings { detects_pods, masquerade_all, keep_client_address, .. } = settings;
-    writeln!(f, "\tchain internal {{")?;
-    if detects_pods && !masquerade_all {
-        write_pod_rules(f, "return")?;
-    }
-    if detects_pods || masquerade_all {
-        writeln!(f, "\t\t{MASQUERADE}")?;
-    }
-    let from_node = if masquerade_all { "" } else { "fib saddr type local " };
-    writeln!(f, "\t}}\n\n\tchain local-policy {{\n\t\t{from_node}{MASQUERADE}\n\t}}\n\n\tchain external {{")?;
-    for Keywords { suffix, ip, .. } in Family::BOTH.map(keywords) {
-        if keep_client_address && !masquerade_all {
-            writeln!(f, "\t\t{ip} daddr @local-endpoints{suffix} return")?;
+    for chain in ["internal", "local-policy", "external"] {
+        writeln!(f, "\tchain {chain} {{")?;
+        if chain == "external" {
+            writeln!(f, "\t\tmeta mark & {:#010x} != 0 goto local-policy", code::SHORT)?;
         }
+        writeln!(f, "\t\t{RESET}")?;
+        if masquerade_all || (chain == "external" && !keep_client_address) {
+            writeln!(f, "\t\t{MASQUERADE}\n\t}}\n")?;
+            continue;
+        }
+        for Keywords { suffix, ip, .. } in Family::BOTH.map(keywords) {
+            writeln!(f, "\t\t{ip} saddr . {ip} daddr @hairpin{suffix} {MASQUERADE}")?;
+        }
+        match chain {
+            "internal" if detects_pods => {
+                write_pod_rules(f, "return")?;
+                writeln!(f, "\t\t{MASQUERADE}")?;
+            }
+            "local-policy" => writeln!(f, "\t\tfib saddr type local {MASQUERADE}")?,
+            "external" => {
+                for Keywords { suffix, ip, .. } in Family::BOTH.map(keywords) {
+                    writeln!(f, "\t\t{ip} daddr @local-endpoints{suffix} return")?;
+                }
+                writeln!(f, "\t\t{MASQUERADE}")?;
+            }
+            _ => {}
+        }
+        writeln!(f, "\t}}\n")?;
     }
-    writeln!(f, "\t\t{MASQUERADE}\n\t}}\n\n\tchain postrouting {{")?;
+    write_postrouting(f)
+}
+
+/// Writes the chains that look up the frontend of a translated connection: in the order of the chain `services`.
+fn write_postrouting(f: &mut Formatter<'_>) -> fmt::Result {
+    let families = || Family::BOTH.map(keywords);
+    writeln!(f, "\tchain at-address {{")?;
+    for Keywords { suffix, ip, .. } in families() {
+        writeln!(f, "\t\tct original {ip} daddr @addresses{suffix} goto internal")?;
+    }
+    writeln!(f, "\t\tgoto external\n\t}}\n\n\tchain postrouting {{")?;
     writeln!(f, "\t\ttype nat hook postrouting priority {MASQUERADE_PRIORITY}; policy accept;")?;
     writeln!(f, "\t\tct status & dnat == 0 return\n\t\toif lo return")?;
-    for Keywords { suffix, ip, .. } in Family::BOTH.map(keywords) {
-        writeln!(f, "\t\t{ip} saddr . {ip} daddr @hairpin{suffix} {RESET} {MASQUERADE}")?;
-    }
-    for Keywords { suffix, ip, .. } in Family::BOTH.map(keywords) {
+    for Keywords { suffix, ip, .. } in families() {
         let (address, port) = (format!("ct original {ip} daddr"), "meta l4proto . ct original proto-dst");
-        writeln!(f, "\t\t{address} @addresses{suffix} {RESET} goto internal")?;
-        for (services, ports, chain) in
-            [("short", "shortports", "local-policy"), ("services", "nodeports", "external")]
-        {
-            writeln!(f, "\t\t{PORTS} {address} . {port} @{services}{suffix} {RESET} goto {chain}")?;
-            write!(f, "\t\t{PORTS} {address} @node-addresses{suffix} {port} @{ports}{suffix} ")?;
-            writeln!(f, "{RESET} goto {chain}")?;
-        }
+        write!(f, "\t\t{PORTS} meta mark set {address} . {port} map @services{suffix} ")?;
+        writeln!(f, "goto at-address")?;
+        write!(f, "\t\t{PORTS} {address} @node-addresses{suffix} ")?;
+        writeln!(f, "meta mark set {port} map @nodeports{suffix} goto external")?;
     }
     writeln!(f, "\t}}")
 }
@@ -271,12 +307,13 @@ struct ElementText(NodeElement);
 impl Display for ElementText {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         match &self.0 {
-            NodeElement::Pick(count) => write!(f, "{count} : goto {}", NodeChain::Pick(*count)),
-            NodeElement::Own(own) => write!(f, "{:#010x} : goto {}", own.number.key(), NodeChain::Own(*own)),
-            NodeElement::Frontend(key, action) | NodeElement::Short(key, action) => {
-                write_frontend(f, key)?;
-                write!(f, " : {:#010x}", action.value())
+            NodeElement::Code(code) if code & code::FLAGS != 0 => write!(f, "{code:#x} : {FLAGGED}"),
+            NodeElement::Pick(code) | NodeElement::Code(code) => {
+                write!(f, "{code:#x} : goto {}", NodeChain::Pick(*code))
             }
+            NodeElement::Own(own) => write!(f, "{:#010x} : goto {}", own.number.key(), NodeChain::Own(*own)),
+            NodeElement::Frontend(key, value) => write_frontend(f, key, value.value()),
+            NodeElement::Short(key, action) => write_frontend(f, key, action.value()),
             NodeElement::Backend(number, slot, backend) => {
                 write!(f, "{:#010x} . {slot:#x} : ", number.key())?;
                 write_backend(f, backend)
@@ -286,7 +323,6 @@ impl Display for ElementText {
             | NodeElement::NodeAddress(address)
             | NodeElement::LocalEndpoint(address) => write!(f, "{address}"),
             NodeElement::Range(net) | NodeElement::PodRange(net) => write!(f, "{net}"),
-            NodeElement::Guarded(key) => write_key(f, key),
             NodeElement::Source(key, net) => {
                 write_key(f, key)?;
                 write!(f, " . {net}")
@@ -297,9 +333,14 @@ impl Display for ElementText {
     }
 }
 
-/// Writes the key of a frontend. The address of a node port is not a part of it.
-fn write_frontend(f: &mut Formatter<'_>, key: &PortalKey) -> fmt::Result {
-    if key.is_node_port() { write!(f, "{} . {}", key.protocol.lower(), key.port) } else { write_key(f, key) }
+/// Writes a frontend and its value. The address of a node port is not a part of its key.
+fn write_frontend(f: &mut Formatter<'_>, key: &PortalKey, value: u32) -> fmt::Result {
+    if key.is_node_port() {
+        write!(f, "{} . {}", key.protocol.lower(), key.port)?;
+    } else {
+        write_key(f, key)?;
+    }
+    write!(f, " : {value:#010x}")
 }
 
 #[cfg(test)]

@@ -6,10 +6,11 @@
 //! * `services`: address . protocol . port -> action; `nodeports`: protocol . port -> action,
 //! * `short`, `shortports`: the same for frontends with `externalTrafficPolicy: Local`, for clients in the cluster,
 //! * `backends`: target . slot -> backend; `ids`: target . slot -> id, with session affinity,
-//! * `addresses`, `ranges`, `guarded`, `sources`, `node-addresses`, `pods`, `hairpin`, `local-endpoints`: plain sets,
+//! * `addresses`, `ranges`, `sources`, `node-addresses`, `pods`, `hairpin`, `local-endpoints`: plain sets,
 //!
-//! and both share `picks` (number of backends -> chain), `own` (target -> its own chain) and `pod-interfaces`. Frontends
-//! lead to targets (`target`), so a cluster address and a node port share their backends.
+//! and both share `codes` and `picks` (number of backends -> chain), `own` (target -> its own chain) and `pod-interfaces`. Frontends
+//! lead to targets (`target`), so a cluster address and a node port share their backends. A frontend is looked up once, by
+//! address before node ports; flags in its value lead to the other look-ups that it needs.
 //!
 //! Slots and numbers depend on history. `NodeTable::to_ruleset` returns the table as it was read from the kernel: after
 //! a restart it is refreshed with the current portals, so that nothing is written unless something changed.
@@ -28,7 +29,7 @@ pub use element::NodeElement;
 pub use plan::{NodeOp, NodePlan, node_plan};
 pub use settings::{NodeEnvironment, NodeSettings};
 pub use table::NodeTable;
-pub use target::{FrontendAction, TARGETS_MAX, Target, TargetNumber, code};
+pub use target::{FrontendAction, FrontendValue, TARGETS_MAX, Target, TargetNumber, code};
 use target::{Requirement, TargetKey};
 
 /// What a connection to an address and port, or to a node port, leads to.
@@ -47,6 +48,15 @@ pub struct Frontend {
 }
 
 impl Frontend {
+    /// Returns what the maps of frontends contain.
+    fn value(&self) -> FrontendValue {
+        FrontendValue {
+            action: self.action,
+            has_short: self.short.is_some(),
+            is_guarded: self.sources.is_some(),
+        }
+    }
+
     fn targets(&self) -> impl Iterator<Item = TargetNumber> {
         [Some(self.action), self.short].into_iter().flatten().filter_map(FrontendAction::target)
     }

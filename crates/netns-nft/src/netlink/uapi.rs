@@ -141,6 +141,7 @@ pub(crate) const NFTA_META_DREG: u16 = 1;
 pub(crate) const NFTA_META_KEY: u16 = 2;
 pub(crate) const NFTA_META_SREG: u16 = 3;
 pub(crate) const NFT_META_PRIORITY: u32 = libc::NFT_META_PRIORITY as u32;
+pub(crate) const NFT_META_IIF: u32 = libc::NFT_META_IIF as u32;
 pub(crate) const NFT_META_OIF: u32 = libc::NFT_META_OIF as u32;
 pub(crate) const NFT_META_IIFNAME: u32 = libc::NFT_META_IIFNAME as u32;
 pub(crate) const NFT_META_NFPROTO: u32 = libc::NFT_META_NFPROTO as u32;

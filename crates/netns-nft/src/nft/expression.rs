@@ -111,6 +111,21 @@ impl RuleBuilder<'_> {
         self
     }
 
+    /// Continues with packets only that this network namespace sends: they have no input interface (`iif 0`).
+    pub(crate) fn match_no_input_interface(&mut self) -> &mut Self {
+        self.load_meta(NFT_META_IIF, KEY_REGISTER);
+        self.compare(NFT_CMP_EQ, &[0; 4]);
+        self
+    }
+
+    /// Continues if the number that `store_in_priority` stored has this flag.
+    pub(crate) fn match_flag(&mut self, flag: u16) -> &mut Self {
+        self.load_from_priority(KEY_REGISTER);
+        self.mask(KEY_REGISTER, u32::from(flag).to_ne_bytes(), KEY_REGISTER);
+        self.compare(NFT_CMP_NEQ, &[0; 4]);
+        self
+    }
+
     /// Continues with packets to a loopback address only (127.0.0.0/8, ::1).
     pub(crate) fn match_loopback_address(&mut self, family: Family) -> &mut Self {
         self.load(family, &[HeaderField::DestinationAddress]);

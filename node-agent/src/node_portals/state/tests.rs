@@ -131,3 +131,21 @@ fn flows_to_a_node_port_are_checked_at_the_addresses_of_the_node() {
     let keys: Vec<String> = stale.keys().map(ToString::to_string).collect();
     assert_eq!(keys, ["10.96.0.9/UDP/53", "10.240.0.5/UDP/30053"]);
 }
+
+#[test]
+fn flows_to_a_service_at_an_address_of_the_node_are_not_those_of_a_node_port() {
+    let mut state = NodeState::new(options(Duration::ZERO));
+    let dns = || svc("dns").ip("10.96.0.9").udp("", 53).node_port(30_053);
+    let owner = svc("owner").ip("10.96.0.8").udp("", 30_053).external("10.240.0.5");
+    let mut services = snapshot([dns().into(), slice("dns").udp("", 53).at("10.1.0.1").into(), owner.into()]);
+    state.set_services(services.clone(), None, Instant::now());
+    state.on_read(NodeTableState::Missing);
+    state.on_applied();
+    state.take_stale_udp().expect("UDP portals");
+    let changed = services.apply(slice("dns").udp("", 53).at("10.1.0.2").into());
+    state.set_services(services, Some(&changed), Instant::now());
+    state.on_applied();
+    let stale = state.take_stale_udp().expect("UDP portals");
+    let keys: Vec<String> = stale.keys().map(ToString::to_string).collect();
+    assert_eq!(keys, ["10.96.0.9/UDP/53"]);
+}

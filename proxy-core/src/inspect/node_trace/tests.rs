@@ -241,6 +241,18 @@ fn unallocated_address_of_a_service_range_is_dropped() {
     assert_eq!(trace_node(&table, &from_pod(tcp("10.97.0.1:80")), 0), NodeTrace::Pass);
 }
 
+/// As with kube-proxy, which checks service ranges after the translation.
+#[test]
+fn node_port_on_an_address_in_a_service_range_is_served() {
+    let range = Change::ServiceRanges(vec!["10.240.0.0/16".parse().expect("a CIDR")]);
+    let table = table([range, four_kinds().into(), endpoints().into()]);
+    for packet in from_each_client(tcp(NODE_PORT)) {
+        assert_eq!(possible_traces(&table, &packet).len(), 2, "{packet:?}");
+    }
+    let other = from_outside(tcp("10.240.0.5:30081"));
+    assert_eq!(trace_node(&table, &other, 0), NodeTrace::Drop(DropReason::Unallocated));
+}
+
 #[test]
 fn source_ranges_limit_load_balancer_addresses_only() {
     let table = table_of(four_kinds().only_from("198.51.100.0/24"), endpoints());
@@ -285,6 +297,25 @@ fn node_port_is_served_on_the_selected_addresses_only() {
     let both = NodeEnvironment { addresses: Arc::new(two.into()), ..environment() };
     let table = table_with([four_kinds().into(), endpoints().into()], settings(), both);
     assert_eq!(possible_traces(&table, &from_outside(tcp("10.240.0.6:30080"))).len(), 2);
+}
+
+/// `owner` has the address of the node as an external address, and `s` a node port with the same number.
+#[test]
+fn service_of_the_address_takes_precedence_over_the_node_port_of_another_service() {
+    let owner = svc("owner").ip("10.96.0.2").tcp("", 30080).external("10.240.0.5");
+    let other = slice("owner").tcp("", 8080).at("10.1.0.2").on("n1");
+    for is_owner_local in [false, true] {
+        let (owner, service, seen): (_, _, fn(&str) -> NodeTrace) = if is_owner_local {
+            (owner.clone().external_local(), four_kinds(), forwarded)
+        } else {
+            (owner.clone(), four_kinds().external_local(), masqueraded)
+        };
+        let table = table([owner.into(), other.clone().into(), service.into(), endpoints().into()]);
+        let destination = tcp(NODE_PORT);
+        assert_eq!(possible_traces(&table, &from_outside(destination)), [seen("10.1.0.2:8080")]);
+        assert_eq!(possible_traces(&table, &from_pod(destination)), [seen("10.1.0.2:8080")]);
+        assert_eq!(possible_traces(&table, &from_node(destination)), [masqueraded("10.1.0.2:8080")]);
+    }
 }
 
 #[test]

@@ -89,10 +89,6 @@ fn table_of_the_node_is_rendered_with_flat_maps_and_a_chain_per_number_of_backen
         		type mark . classid : classid
         	}
 
-        	set guarded4 {
-        		type ipv4_addr . inet_proto . inet_service
-        	}
-
         	set sources4 {
         		type ipv4_addr . inet_proto . inet_service . ipv4_addr
         		flags interval
@@ -148,10 +144,6 @@ fn table_of_the_node_is_rendered_with_flat_maps_and_a_chain_per_number_of_backen
         		type mark . classid : classid
         	}
 
-        	set guarded6 {
-        		type ipv6_addr . inet_proto . inet_service
-        	}
-
         	set sources6 {
         		type ipv6_addr . inet_proto . inet_service . ipv6_addr
         		flags interval
@@ -191,9 +183,27 @@ fn table_of_the_node_is_rendered_with_flat_maps_and_a_chain_per_number_of_backen
         	map picks {
         		type mark : verdict
         		elements = {
-        			0 : goto refuse,
-        			16382 : goto own,
-        			16383 : drop
+        			0x0 : goto refuse,
+        			0xffe : goto own,
+        			0xfff : drop,
+        		}
+        	}
+
+        	map codes {
+        		type mark : verdict
+        		elements = {
+        			0x0 : goto refuse,
+        			0x1000 : goto flagged,
+        			0x2000 : goto flagged,
+        			0x3000 : goto flagged,
+        			0xffe : goto own,
+        			0x1ffe : goto flagged,
+        			0x2ffe : goto flagged,
+        			0x3ffe : goto flagged,
+        			0xfff : drop,
+        			0x1fff : goto flagged,
+        			0x2fff : goto flagged,
+        			0x3fff : goto flagged,
         		}
         	}
 
@@ -229,48 +239,54 @@ fn table_of_the_node_is_rendered_with_flat_maps_and_a_chain_per_number_of_backen
         		meta mark set meta mark and 0xffffc000 meta mark vmap @own
         	}
 
-        	chain guard {
-        		ip daddr . meta l4proto . th dport @guarded4 ip daddr . meta l4proto . th dport . ip saddr != @sources4 drop
-        		ip6 daddr . meta l4proto . th dport @guarded6 ip6 daddr . meta l4proto . th dport . ip6 saddr != @sources6 drop
+        	chain short {
+        		meta l4proto { tcp, udp, sctp } meta mark set ip daddr . meta l4proto . th dport map @short4 meta mark and 0x00000fff vmap @picks
+        		meta l4proto { tcp, udp, sctp } meta nfproto ipv4 meta mark set meta l4proto . th dport map @shortports4 meta mark and 0x00000fff vmap @picks
+        		meta l4proto { tcp, udp, sctp } meta mark set ip6 daddr . meta l4proto . th dport map @short6 meta mark and 0x00000fff vmap @picks
+        		meta l4proto { tcp, udp, sctp } meta nfproto ipv6 meta mark set meta l4proto . th dport map @shortports6 meta mark and 0x00000fff vmap @picks
         	}
 
-        	chain short {
-        		meta l4proto { tcp, udp, sctp } meta mark set ip daddr . meta l4proto . th dport map @short4 meta mark and 0x00003fff vmap @picks
-        		meta l4proto { tcp, udp, sctp } ip daddr @node-addresses4 meta mark set meta l4proto . th dport map @shortports4 meta mark and 0x00003fff vmap @picks
-        		meta l4proto { tcp, udp, sctp } meta mark set ip6 daddr . meta l4proto . th dport map @short6 meta mark and 0x00003fff vmap @picks
-        		meta l4proto { tcp, udp, sctp } ip6 daddr @node-addresses6 meta mark set meta l4proto . th dport map @shortports6 meta mark and 0x00003fff vmap @picks
+        	chain by-client {
+        		iif 0 goto short
+        		ip saddr @pods4 goto short
+        		ip6 saddr @pods6 goto short
+        		iifname @pod-interfaces goto short
+        	}
+
+        	chain flagged {
+        		meta mark & 0x00002000 != 0 ip daddr . meta l4proto . th dport . ip saddr != @sources4 drop
+        		meta mark & 0x00002000 != 0 ip6 daddr . meta l4proto . th dport . ip6 saddr != @sources6 drop
+        		meta mark & 0x00001000 != 0 jump by-client
+        		meta mark and 0x00000fff vmap @picks
         	}
 
         	chain services {
-        		meta l4proto { tcp, udp, sctp } meta mark set ip daddr . meta l4proto . th dport map @services4 meta mark and 0x00003fff vmap @picks
+        		meta l4proto { tcp, udp, sctp } meta mark set ip daddr . meta l4proto . th dport map @services4 meta mark and 0x00003fff vmap @codes
+        		meta l4proto { tcp, udp, sctp } ip daddr @node-addresses4 meta mark set meta l4proto . th dport map @nodeports4 meta mark and 0x00003fff vmap @codes
         		ip daddr @addresses4 goto refuse
         		ip daddr @ranges4 drop
-        		meta l4proto { tcp, udp, sctp } ip daddr @node-addresses4 meta mark set meta l4proto . th dport map @nodeports4 meta mark and 0x00003fff vmap @picks
-        		meta l4proto { tcp, udp, sctp } meta mark set ip6 daddr . meta l4proto . th dport map @services6 meta mark and 0x00003fff vmap @picks
+        		meta l4proto { tcp, udp, sctp } meta mark set ip6 daddr . meta l4proto . th dport map @services6 meta mark and 0x00003fff vmap @codes
+        		meta l4proto { tcp, udp, sctp } ip6 daddr @node-addresses6 meta mark set meta l4proto . th dport map @nodeports6 meta mark and 0x00003fff vmap @codes
         		ip6 daddr @addresses6 goto refuse
         		ip6 daddr @ranges6 drop
-        		meta l4proto { tcp, udp, sctp } ip6 daddr @node-addresses6 meta mark set meta l4proto . th dport map @nodeports6 meta mark and 0x00003fff vmap @picks
         	}
 
         	chain prerouting {
         		type nat hook prerouting priority -101; policy accept;
-        		jump guard
-        		ip saddr @pods4 jump short
-        		ip6 saddr @pods6 jump short
-        		iifname @pod-interfaces jump short
         		jump services
         	}
 
         	chain output {
         		type nat hook output priority -101; policy accept;
+        		jump services
         		meta l4proto tcp ip daddr 127.0.0.0/8 meta l4proto . th dport @nodeports4 redirect to :9478
         		meta l4proto tcp ip6 daddr ::1 meta l4proto . th dport @nodeports6 redirect to :9478
-        		jump guard
-        		jump short
-        		jump services
         	}
 
         	chain internal {
+        		meta mark set 0 meta priority set none
+        		ip saddr . ip daddr @hairpin4 masquerade fully-random
+        		ip6 saddr . ip6 daddr @hairpin6 masquerade fully-random
         		ip saddr @pods4 return
         		ip6 saddr @pods6 return
         		iifname @pod-interfaces return
@@ -278,31 +294,36 @@ fn table_of_the_node_is_rendered_with_flat_maps_and_a_chain_per_number_of_backen
         	}
 
         	chain local-policy {
+        		meta mark set 0 meta priority set none
+        		ip saddr . ip daddr @hairpin4 masquerade fully-random
+        		ip6 saddr . ip6 daddr @hairpin6 masquerade fully-random
         		fib saddr type local masquerade fully-random
         	}
 
         	chain external {
+        		meta mark & 0x00001000 != 0 goto local-policy
+        		meta mark set 0 meta priority set none
+        		ip saddr . ip daddr @hairpin4 masquerade fully-random
+        		ip6 saddr . ip6 daddr @hairpin6 masquerade fully-random
         		ip daddr @local-endpoints4 return
         		ip6 daddr @local-endpoints6 return
         		masquerade fully-random
+        	}
+
+        	chain at-address {
+        		ct original ip daddr @addresses4 goto internal
+        		ct original ip6 daddr @addresses6 goto internal
+        		goto external
         	}
 
         	chain postrouting {
         		type nat hook postrouting priority 99; policy accept;
         		ct status & dnat == 0 return
         		oif lo return
-        		ip saddr . ip daddr @hairpin4 meta mark set 0 meta priority set none masquerade fully-random
-        		ip6 saddr . ip6 daddr @hairpin6 meta mark set 0 meta priority set none masquerade fully-random
-        		ct original ip daddr @addresses4 meta mark set 0 meta priority set none goto internal
-        		meta l4proto { tcp, udp, sctp } ct original ip daddr . meta l4proto . ct original proto-dst @short4 meta mark set 0 meta priority set none goto local-policy
-        		meta l4proto { tcp, udp, sctp } ct original ip daddr @node-addresses4 meta l4proto . ct original proto-dst @shortports4 meta mark set 0 meta priority set none goto local-policy
-        		meta l4proto { tcp, udp, sctp } ct original ip daddr . meta l4proto . ct original proto-dst @services4 meta mark set 0 meta priority set none goto external
-        		meta l4proto { tcp, udp, sctp } ct original ip daddr @node-addresses4 meta l4proto . ct original proto-dst @nodeports4 meta mark set 0 meta priority set none goto external
-        		ct original ip6 daddr @addresses6 meta mark set 0 meta priority set none goto internal
-        		meta l4proto { tcp, udp, sctp } ct original ip6 daddr . meta l4proto . ct original proto-dst @short6 meta mark set 0 meta priority set none goto local-policy
-        		meta l4proto { tcp, udp, sctp } ct original ip6 daddr @node-addresses6 meta l4proto . ct original proto-dst @shortports6 meta mark set 0 meta priority set none goto local-policy
-        		meta l4proto { tcp, udp, sctp } ct original ip6 daddr . meta l4proto . ct original proto-dst @services6 meta mark set 0 meta priority set none goto external
-        		meta l4proto { tcp, udp, sctp } ct original ip6 daddr @node-addresses6 meta l4proto . ct original proto-dst @nodeports6 meta mark set 0 meta priority set none goto external
+        		meta l4proto { tcp, udp, sctp } meta mark set ct original ip daddr . meta l4proto . ct original proto-dst map @services4 goto at-address
+        		meta l4proto { tcp, udp, sctp } ct original ip daddr @node-addresses4 meta mark set meta l4proto . ct original proto-dst map @nodeports4 goto external
+        		meta l4proto { tcp, udp, sctp } meta mark set ct original ip6 daddr . meta l4proto . ct original proto-dst map @services6 goto at-address
+        		meta l4proto { tcp, udp, sctp } ct original ip6 daddr @node-addresses6 meta mark set meta l4proto . ct original proto-dst map @nodeports6 goto external
         	}
         }
 
@@ -342,26 +363,36 @@ fn table_of_the_node_is_rendered_with_flat_maps_and_a_chain_per_number_of_backen
         }
 
         add element inet portico-node picks {
-        	1 : goto pick-1,
-        	2 : goto pick-2
+        	0x1 : goto pick-1,
+        	0x2 : goto pick-2
+        }
+        add element inet portico-node codes {
+        	0x1 : goto pick-1,
+        	0x2 : goto pick-2,
+        	0x1001 : goto flagged,
+        	0x1002 : goto flagged,
+        	0x2001 : goto flagged,
+        	0x2002 : goto flagged,
+        	0x3001 : goto flagged,
+        	0x3002 : goto flagged
         }
         add element inet portico-node own {
         	0x1132c000 : goto own4-17611-1-sticky-10800s,
         	0xf658c000 : goto own4-252259-2-turn
         }
         add element inet portico-node nodeports4 {
-        	tcp . 30080 : 0xb8158001
+        	tcp . 30080 : 0xb8159001
         }
         add element inet portico-node services4 {
         	10.96.0.1 . tcp . 80 : 0xd17d8002,
         	10.96.0.2 . tcp . 80 : 0x00000000,
-        	10.96.0.3 . tcp . 80 : 0x00003fff,
-        	10.96.0.4 . tcp . 80 : 0x1132fffe,
-        	10.96.0.5 . tcp . 80 : 0xf658fffe,
-        	192.0.2.1 . tcp . 80 : 0xb8158001
+        	10.96.0.3 . tcp . 80 : 0x00000fff,
+        	10.96.0.4 . tcp . 80 : 0x1132cffe,
+        	10.96.0.5 . tcp . 80 : 0xf658cffe,
+        	192.0.2.1 . tcp . 80 : 0xb815b001
         }
         add element inet portico-node nodeports6 {
-        	tcp . 30080 : 0x00003fff
+        	tcp . 30080 : 0x00001fff
         }
         add element inet portico-node services6 {
         	fd00::1 . tcp . 80 : 0x77038001
@@ -404,9 +435,6 @@ fn table_of_the_node_is_rendered_with_flat_maps_and_a_chain_per_number_of_backen
         add element inet portico-node ranges4 {
         	10.96.0.0/16
         }
-        add element inet portico-node guarded4 {
-        	192.0.2.1 . tcp . 80
-        }
         add element inet portico-node sources4 {
         	192.0.2.1 . tcp . 80 . 198.51.100.0/24
         }
@@ -441,9 +469,9 @@ fn settings_change_the_base_chains_and_the_masquerade_only() {
     let missing: Vec<&String> = everything.iter().filter(|line| !plain.contains(line)).collect();
     expect![[r#"
         [
-            "\t\tip saddr @pods4 jump short",
-            "\t\tip6 saddr @pods6 jump short",
-            "\t\tiifname @pod-interfaces jump short",
+            "\t\tip saddr @pods4 goto short",
+            "\t\tip6 saddr @pods6 goto short",
+            "\t\tiifname @pod-interfaces goto short",
             "\t\tmeta l4proto tcp ip daddr 127.0.0.0/8 meta l4proto . th dport @nodeports4 redirect to :9478",
             "\t\tmeta l4proto tcp ip6 daddr ::1 meta l4proto . th dport @nodeports6 redirect to :9478",
             "\t\tip saddr @pods4 return",
@@ -477,17 +505,23 @@ fn plan_deletes_before_it_adds_and_deletes_chains_last() {
     let changes = after.refresh_all(&portals(&snapshot, &context), environment());
     expect![[r#"
         delete element inet portico-node picks {
-        	2 : goto pick-2
+        	0x2 : goto pick-2
+        }
+        delete element inet portico-node codes {
+        	0x2 : goto pick-2,
+        	0x1002 : goto flagged,
+        	0x2002 : goto flagged,
+        	0x3002 : goto flagged
         }
         delete element inet portico-node own {
         	0x1132c000 : goto own4-17611-1-sticky-10800s
         }
         delete element inet portico-node services4 {
         	10.96.0.1 . tcp . 80 : 0xd17d8002,
-        	10.96.0.4 . tcp . 80 : 0x1132fffe
+        	10.96.0.4 . tcp . 80 : 0x1132cffe
         }
         delete element inet portico-node nodeports6 {
-        	tcp . 30080 : 0x00003fff
+        	tcp . 30080 : 0x00001fff
         }
         delete element inet portico-node services6 {
         	fd00::1 . tcp . 80 : 0x77038001
@@ -518,7 +552,7 @@ fn plan_deletes_before_it_adds_and_deletes_chains_last() {
         	10.96.0.4 . tcp . 80 : 0x1132c001
         }
         add element inet portico-node nodeports6 {
-        	tcp . 30080 : 0x00000000
+        	tcp . 30080 : 0x00001000
         }
         add element inet portico-node services6 {
         	fd00::1 . tcp . 80 : 0x00000000

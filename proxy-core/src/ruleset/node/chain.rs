@@ -19,7 +19,7 @@ pub enum BackendSelection {
     RoundRobin,
 }
 
-/// The chain of a target with session affinity or strict round robin.
+/// The chain of a target with session affinity, with strict round robin, or with more backends than shared chains have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct OwnChain {
     /// The target.
@@ -52,7 +52,8 @@ impl fmt::Display for NodeChain {
                     BackendSelection::Affinity(seconds) => {
                         write!(f, "own{family}-{number}-{count}-sticky-{seconds}s")
                     }
-                    _ => write!(f, "own{family}-{number}-{count}-turn"),
+                    BackendSelection::RoundRobin => write!(f, "own{family}-{number}-{count}-turn"),
+                    BackendSelection::Random => write!(f, "own{family}-{number}-{count}-random"),
                 }
             }
         }
@@ -81,6 +82,7 @@ impl NodeChain {
         let selection = match selection.strip_prefix("sticky-") {
             Some(seconds) => BackendSelection::Affinity(seconds.strip_suffix('s')?.parse().ok()?),
             None if selection == "turn" => BackendSelection::RoundRobin,
+            None if selection == "random" => BackendSelection::Random,
             None => return None,
         };
         let number = TargetNumber::new(number.parse().ok()?)?;

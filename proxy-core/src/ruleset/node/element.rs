@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use ipnet::IpNet;
 
 use super::chain::{NodeChain, OwnChain};
-use super::target::{FrontendAction, TargetNumber};
+use super::target::{FrontendAction, FrontendValue, TargetNumber};
 use crate::model::address::Family;
 use crate::model::guest::InterfacePattern;
 use crate::routing::portal::PortalKey;
@@ -15,10 +15,12 @@ use crate::routing::portal::PortalKey;
 pub enum NodeElement {
     /// `picks`: the chain for a number of backends.
     Pick(u16),
+    /// `codes`: the same for a number of backends with flags.
+    Code(u16),
     /// `own`: the chain of a target.
     Own(OwnChain),
     /// `services` or `nodeports`: what happens to connections to a frontend.
-    Frontend(PortalKey, FrontendAction),
+    Frontend(PortalKey, FrontendValue),
     /// `short` or `shortports`: what happens to connections from the cluster to a frontend with
     /// `externalTrafficPolicy: Local`.
     Short(PortalKey, FrontendAction),
@@ -30,8 +32,6 @@ pub enum NodeElement {
     Address(IpAddr),
     /// `ranges`: a service range.
     Range(IpNet),
-    /// `guarded`: a frontend with source ranges.
-    Guarded(PortalKey),
     /// `sources`: a source range with access to a frontend.
     Source(PortalKey, IpNet),
     /// `node-addresses`: an address on which node ports are served.
@@ -58,6 +58,7 @@ impl NodeElement {
         }
         match self {
             Self::Pick(_) => "picks",
+            Self::Code(_) => "codes",
             Self::Own(_) => "own",
             Self::PodInterface(_) => "pod-interfaces",
             Self::Frontend(key, _) if key.is_node_port() => {
@@ -75,7 +76,6 @@ impl NodeElement {
             Self::Id(family, ..) => of(*family, ["ids4", "ids6"]),
             Self::Address(address) => of(Family::of(*address), ["addresses4", "addresses6"]),
             Self::Range(net) => of(Family::of_net(net), ["ranges4", "ranges6"]),
-            Self::Guarded(key) => of(Family::of(key.address), ["guarded4", "guarded6"]),
             Self::Source(key, _) => of(Family::of(key.address), ["sources4", "sources6"]),
             Self::NodeAddress(address) => of(Family::of(*address), ["node-addresses4", "node-addresses6"]),
             Self::PodRange(net) => of(Family::of_net(net), ["pods4", "pods6"]),
@@ -86,7 +86,7 @@ impl NodeElement {
         }
     }
 
-    /// Returns the chain to which it leads, as the verdict of a map.
+    /// Returns the chain of a target that exists because of this element, as its verdict.
     #[must_use]
     pub const fn chain(&self) -> Option<NodeChain> {
         match self {

@@ -4,7 +4,7 @@ use super::chain::NodeChain;
 use super::changes::NodeChanges;
 use super::element::NodeElement;
 use super::settings::NodeEnvironment;
-use super::target::{Target, TargetNumber};
+use super::target::{Target, TargetNumber, code};
 use super::{Frontend, NodeRuleset};
 use crate::routing::portal::PortalKey;
 
@@ -24,7 +24,9 @@ impl NodeRuleset {
         let endpoints = self.endpoints.size() * (1 + usize::from(keeps_client_address));
         let NodeEnvironment { addresses: node, pod_ranges, pod_interfaces } = &self.environment;
         let environment = self.ranges.len() + node.len() + pod_ranges.len() + pod_interfaces.len();
-        frontends + targets + self.chains.size() + addresses + endpoints + environment
+        let shared = self.chains.keys().filter(|chain| matches!(chain, NodeChain::Pick(_))).count();
+        let chains = self.chains.size() + shared * code::ALL_FLAGS.len();
+        frontends + targets + chains + addresses + endpoints + environment
     }
 
     /// Returns all elements.
@@ -55,10 +57,15 @@ impl NodeRuleset {
             }
         }
         let chains = changes.chains.iter().filter(|chain| self.chains.contains_key(*chain));
-        elements.extend(chains.map(|chain| match chain {
-            NodeChain::Pick(count) => NodeElement::Pick(*count),
-            NodeChain::Own(own) => NodeElement::Own(*own),
-        }));
+        for chain in chains {
+            match chain {
+                NodeChain::Pick(count) => {
+                    elements.push(NodeElement::Pick(*count));
+                    elements.extend(code::ALL_FLAGS.map(|flags| NodeElement::Code(count | flags)));
+                }
+                NodeChain::Own(own) => elements.push(NodeElement::Own(*own)),
+            }
+        }
         let addresses = changes.addresses.iter().filter(|address| self.has_address(**address));
         elements.extend(addresses.copied().map(NodeElement::Address));
         let keeps_client_address = self.settings.is_some_and(|settings| settings.keep_client_address);
@@ -79,18 +86,16 @@ impl NodeRuleset {
 
 impl Frontend {
     fn size(&self) -> usize {
-        let sources = self.sources.as_ref().map_or(0, |sources| 1 + sources.len());
+        let sources = self.sources.as_ref().map_or(0, |sources| sources.len());
         1 + usize::from(self.short.is_some()) + sources
     }
 }
 
 fn frontend_elements(key: PortalKey, frontend: &Frontend, elements: &mut Vec<NodeElement>) {
-    elements.push(NodeElement::Frontend(key, frontend.action));
+    elements.push(NodeElement::Frontend(key, frontend.value()));
     elements.extend(frontend.short.map(|short| NodeElement::Short(key, short)));
-    if let Some(sources) = &frontend.sources {
-        elements.push(NodeElement::Guarded(key));
-        elements.extend(sources.iter().map(|net| NodeElement::Source(key, *net)));
-    }
+    let sources = frontend.sources.iter().flat_map(|sources| sources.iter());
+    elements.extend(sources.map(|net| NodeElement::Source(key, *net)));
 }
 
 fn target_elements(number: TargetNumber, target: &Target, elements: &mut Vec<NodeElement>) {

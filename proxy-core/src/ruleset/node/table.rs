@@ -9,7 +9,7 @@ use ipnet::IpNet;
 use super::chain::{BackendSelection, NodeChain, OwnChain};
 use super::element::NodeElement;
 use super::settings::{NodeEnvironment, NodeSettings};
-use super::target::{FrontendAction, Target, TargetNumber};
+use super::target::{FrontendAction, FrontendValue, Target, TargetNumber};
 use super::{Frontend, NodeRuleset, change_count};
 use crate::model::address::Family;
 use crate::routing::portal::PortalKey;
@@ -30,10 +30,9 @@ pub struct NodeTable {
 /// The parts of a frontend in a table.
 #[derive(Debug, Default)]
 struct FrontendParts {
-    action: Option<FrontendAction>,
+    value: Option<FrontendValue>,
     short: Option<FrontendAction>,
     sources: Vec<IpNet>,
-    is_guarded: bool,
 }
 
 /// The parts of a target in a table.
@@ -78,10 +77,11 @@ impl NodeTable {
         let Parts { frontends, targets, cluster_ips } = self.parts(&mut ruleset);
         let mut users: BTreeMap<TargetNumber, usize> = BTreeMap::new();
         for (key, parts) in frontends {
+            let FrontendValue { action, is_guarded, .. } = parts.value?;
             let frontend = Frontend {
-                action: parts.action?,
+                action,
                 short: parts.short,
-                sources: parts.is_guarded.then(|| parts.sources.into()),
+                sources: is_guarded.then(|| parts.sources.into()),
                 is_cluster_ip: cluster_ips.contains(&key.address),
                 local: [].into(),
             };
@@ -107,13 +107,10 @@ impl NodeTable {
         let mut ranges = Vec::new();
         for element in &self.elements {
             match *element {
-                NodeElement::Pick(_) | NodeElement::LocalEndpoint(_) => {}
+                NodeElement::Pick(_) | NodeElement::Code(_) | NodeElement::LocalEndpoint(_) => {}
                 NodeElement::Own(chain) => targets.entry(chain.number).or_default().chain = Some(chain),
-                NodeElement::Frontend(key, action) => {
-                    frontends.entry(key).or_default().action = Some(action);
-                }
+                NodeElement::Frontend(key, value) => frontends.entry(key).or_default().value = Some(value),
                 NodeElement::Short(key, action) => frontends.entry(key).or_default().short = Some(action),
-                NodeElement::Guarded(key) => frontends.entry(key).or_default().is_guarded = true,
                 NodeElement::Source(key, net) => frontends.entry(key).or_default().sources.push(net),
                 NodeElement::Backend(number, slot, backend) => {
                     targets.entry(number).or_default().backends.insert(slot, backend);

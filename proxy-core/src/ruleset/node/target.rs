@@ -17,14 +17,8 @@ use crate::ruleset::rule::{ids, slots};
 
 /// The number of targets that a table can contain: a number has 18 bits.
 pub const TARGETS_MAX: u32 = 1 << 18;
-/// The maximum number of backends of a target: the codes above are constants.
-const TARGET_BACKENDS_MAX: u16 = OWN_CHAIN - 1;
 
 const CODE_BITS: u32 = 14;
-const CODE_MASK: u32 = (1 << CODE_BITS) - 1;
-const REJECT: u16 = 0;
-const OWN_CHAIN: u16 = 0x3ffe;
-const DROP: u16 = 0x3fff;
 
 /// The number of a target.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -47,7 +41,7 @@ impl TargetNumber {
     /// Parses the number in the key of a backend.
     #[must_use]
     pub fn from_key(key: u32) -> Option<Self> {
-        (key & CODE_MASK == 0).then_some(Self(key >> CODE_BITS))
+        (key & u32::from(code::MASK) == 0).then_some(Self(key >> CODE_BITS))
     }
 
     pub(super) const fn next(self) -> Self {
@@ -75,29 +69,27 @@ pub enum FrontendAction {
 }
 
 impl FrontendAction {
-    /// The mask of the code, which selects the chain.
-    pub const CODE_MASK: u32 = CODE_MASK;
-
-    /// Returns the value in the kernel: the code in bits 0 to 13, the number of the target above.
+    /// Returns its number in the kernel: the code, and above it the number of the target.
     #[must_use]
     pub const fn value(self) -> u32 {
         match self {
-            Self::Reject => REJECT as u32,
-            Self::Drop => DROP as u32,
+            Self::Reject => code::REJECT as u32,
+            Self::Drop => code::DROP as u32,
             Self::Forward(target, count) => target.key() | count as u32,
-            Self::OwnChain(target) => target.key() | OWN_CHAIN as u32,
+            Self::OwnChain(target) => target.key() | code::OWN_CHAIN as u32,
         }
     }
 
-    /// Parses a value; `None` if no table contains it.
+    /// Parses a number; `None` if no table contains it.
     #[must_use]
     pub fn from_value(value: u32) -> Option<Self> {
         let target = TargetNumber(value >> CODE_BITS);
-        match u16::try_from(value & CODE_MASK).ok()? {
-            REJECT => (target.0 == 0).then_some(Self::Reject),
-            DROP => (target.0 == 0).then_some(Self::Drop),
-            OWN_CHAIN => Some(Self::OwnChain(target)),
-            count => Some(Self::Forward(target, count)),
+        match u16::try_from(value & u32::from(code::MASK)).ok()? {
+            code::REJECT => (target.0 == 0).then_some(Self::Reject),
+            code::DROP => (target.0 == 0).then_some(Self::Drop),
+            code::OWN_CHAIN => Some(Self::OwnChain(target)),
+            count @ 1..=code::COUNT_MAX => Some(Self::Forward(target, count)),
+            _ => None,
         }
     }
 
@@ -111,14 +103,61 @@ impl FrontendAction {
     }
 }
 
-/// The code of actions without a chain per number of backends, as keys of the map `picks`.
+/// What the maps of frontends contain: an action, and whether other rules are evaluated before it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct FrontendValue {
+    /// The action; with `has_short`, only for clients outside the cluster.
+    pub action: FrontendAction,
+    /// Whether clients in the cluster have another action.
+    pub has_short: bool,
+    /// Whether the source of a connection is checked.
+    pub is_guarded: bool,
+}
+
+impl FrontendValue {
+    /// Returns its number in the kernel: that of the action, with flags in the code.
+    #[must_use]
+    pub const fn value(self) -> u32 {
+        let short = if self.has_short { code::SHORT } else { 0 };
+        let guarded = if self.is_guarded { code::GUARDED } else { 0 };
+        self.action.value() | (short | guarded) as u32
+    }
+
+    /// Parses a number; `None` if no table contains it.
+    #[must_use]
+    pub fn from_value(value: u32) -> Option<Self> {
+        let flags = u32::from(code::FLAGS);
+        Some(Self {
+            action: FrontendAction::from_value(value & !flags)?,
+            has_short: value & u32::from(code::SHORT) != 0,
+            is_guarded: value & u32::from(code::GUARDED) != 0,
+        })
+    }
+}
+
+/// Codes: bits 0 to 13 of a frontend's number, and the keys of the maps `codes` and `picks`, which lead to chains.
+///
+/// A code is a number of backends, or a constant, with flags. A code with flags leads to the chain that evaluates them,
+/// and continues with `picks`, whose keys have no flags: the kernel rejects maps that lead back to a chain that uses them.
 pub mod code {
+    /// All bits of a code.
+    pub const MASK: u16 = (1 << super::CODE_BITS) - 1;
+    /// The source of a connection is checked first.
+    pub const GUARDED: u16 = 1 << 13;
+    /// Clients in the cluster have another action.
+    pub const SHORT: u16 = 1 << 12;
+    /// The flags.
+    pub const FLAGS: u16 = GUARDED | SHORT;
+    /// The combinations of flags.
+    pub const ALL_FLAGS: [u16; 4] = [0, SHORT, GUARDED, FLAGS];
     /// Rejected.
-    pub const REJECT: u16 = super::REJECT;
+    pub const REJECT: u16 = 0;
     /// Handled by the target's own chain.
-    pub const OWN_CHAIN: u16 = super::OWN_CHAIN;
+    pub const OWN_CHAIN: u16 = SHORT - 2;
     /// Dropped.
-    pub const DROP: u16 = super::DROP;
+    pub const DROP: u16 = SHORT - 1;
+    /// The largest number of backends with a shared chain.
+    pub const COUNT_MAX: u16 = OWN_CHAIN - 1;
 }
 
 /// Identifies a target.
@@ -222,12 +261,9 @@ impl Target {
     /// Returns the target for the desired backends. A remaining backend keeps its slot and its id.
     pub(super) fn new(desired: &Desired, old: Option<&Self>) -> Self {
         let Desired { key, selection, backends } = desired;
-        let max = usize::from(TARGET_BACKENDS_MAX);
-        let wanted = backends.get(..max.min(backends.len())).unwrap_or_default();
         let backends: Arc<[SocketAddr]> = match old {
-            Some(old) => slots(&old.backends, wanted).into(),
-            None if wanted.len() == backends.len() => Arc::clone(backends),
-            None => wanted.into(),
+            Some(old) => slots(&old.backends, backends).into(),
+            None => Arc::clone(backends),
         };
         let known = old.into_iter().flat_map(|old| old.backends.iter().zip(old.ids.iter()));
         let ids = match selection {
@@ -241,23 +277,32 @@ impl Target {
     /// Returns the number of backends.
     #[must_use]
     pub fn count(&self) -> u16 {
-        u16::try_from(self.backends.len()).unwrap_or(TARGET_BACKENDS_MAX)
+        // A portal has fewer (`BACKENDS_MAX`).
+        u16::try_from(self.backends.len()).unwrap_or(u16::MAX)
+    }
+
+    /// Whether it shares its chain with other targets that have the same number of backends.
+    fn has_shared_chain(&self) -> bool {
+        self.selection == BackendSelection::Random && self.count() <= code::COUNT_MAX
     }
 
     /// Returns the action of a frontend that leads to this target.
     pub(super) fn action(&self, number: TargetNumber) -> FrontendAction {
-        match self.selection {
-            BackendSelection::Random => FrontendAction::Forward(number, self.count()),
-            BackendSelection::Affinity(_) | BackendSelection::RoundRobin => FrontendAction::OwnChain(number),
+        if self.has_shared_chain() {
+            FrontendAction::Forward(number, self.count())
+        } else {
+            FrontendAction::OwnChain(number)
         }
     }
 
     /// Returns the chain that selects a backend.
     pub(super) fn chain(&self, number: TargetNumber) -> NodeChain {
-        let (family, count) = (self.family, self.count());
-        match self.selection {
-            BackendSelection::Random => NodeChain::Pick(count),
-            selection => NodeChain::Own(OwnChain { number, family, selection, count }),
+        let Self { family, selection, .. } = *self;
+        let count = self.count();
+        if self.has_shared_chain() {
+            NodeChain::Pick(count)
+        } else {
+            NodeChain::Own(OwnChain { number, family, selection, count })
         }
     }
 }

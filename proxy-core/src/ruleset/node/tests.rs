@@ -169,8 +169,14 @@ fn names_of_chains_and_values_of_frontends_are_parsed_back() {
         FrontendAction::OwnChain(number),
     ] {
         assert_eq!(FrontendAction::from_value(action.value()), Some(action));
+        for (has_short, is_guarded) in [(false, false), (false, true), (true, false), (true, true)] {
+            let value = FrontendValue { action, has_short, is_guarded };
+            assert_eq!(FrontendValue::from_value(value.value()), Some(value));
+        }
     }
-    for selection in [BackendSelection::Affinity(10_800), BackendSelection::RoundRobin] {
+    for selection in
+        [BackendSelection::Affinity(10_800), BackendSelection::RoundRobin, BackendSelection::Random]
+    {
         for family in crate::address::Family::BOTH {
             let chain = NodeChain::Own(OwnChain { number, family, selection, count: 3 });
             assert_eq!(NodeChain::parse(&chain.to_string()), Some(chain));
@@ -179,6 +185,20 @@ fn names_of_chains_and_values_of_frontends_are_parsed_back() {
     assert_eq!(NodeChain::parse("pick-12"), Some(NodeChain::Pick(12)));
     assert_eq!(NodeChain::parse("pick-012"), None);
     assert_eq!(NodeChain::parse("own4-1-2-turns"), None);
+}
+
+#[test]
+fn target_with_more_backends_than_shared_chains_have_has_its_own_chain() {
+    let most = u32::from(code::COUNT_MAX);
+    for (count, is_shared) in [(most, true), (most + 1, false)] {
+        let addresses = (0..count).map(|number| std::net::Ipv4Addr::from_bits(0x0a01_0000 + number));
+        let endpoints = addresses.fold(slice("web").tcp("", 8080), |slice, at| slice.at(&at.to_string()));
+        let ruleset = ruleset([web().into(), endpoints.into()]);
+        let action = ruleset.frontend_at(tcp("10.96.0.1:80")).expect("a frontend").action;
+        assert_eq!(matches!(action, FrontendAction::Forward(..)), is_shared);
+        assert_eq!(backends_of(&ruleset, action).len(), usize::try_from(count).expect("a small number"));
+        assert!(table_of(&ruleset).to_ruleset().is_some());
+    }
 }
 
 #[test]

@@ -6,22 +6,43 @@ use std::net::IpAddr;
 
 use proxy_core::address::Family;
 use proxy_core::portal::{PortalKey, node_port_address};
-use proxy_core::ruleset::node::{FrontendAction, NodeChain, NodeElement, TargetNumber};
+use proxy_core::ruleset::node::{FrontendAction, FrontendValue, NodeChain, NodeElement, TargetNumber, code};
 
 use crate::nft::element::octets;
-use crate::nft::node::element::{CONSTANT_CODES, code_key};
+use crate::nft::node::element::CONSTANT_CODES;
+use crate::nft::node::names::chain;
 use crate::nft::node::schema::constant_chain;
 use crate::nft::read::decode::{RawElement, address, portal, socket_address, source_entry};
 
 /// An element of `picks`; the constant ones are `None` inside.
 pub(crate) fn pick(raw: &RawElement) -> Option<Option<NodeElement>> {
-    let constant = CONSTANT_CODES.into_iter().find(|code| raw.key == code_key(*code));
-    if let Some(code) = constant {
-        return (raw.chain == constant_chain(code)).then_some(None);
-    }
-    match NodeChain::parse(&raw.chain)? {
-        NodeChain::Pick(count) if raw.key == code_key(count) => Some(Some(NodeElement::Pick(count))),
-        _ => None,
+    let code = code_of(raw).filter(|code| code & code::FLAGS == 0)?;
+    is_chain_of(raw, code).then_some(number_of_backends(code).map(NodeElement::Pick))
+}
+
+/// An element of `codes`; the constant ones are `None` inside.
+pub(crate) fn code(raw: &RawElement) -> Option<Option<NodeElement>> {
+    let code = code_of(raw)?;
+    let is_known = if code & code::FLAGS == 0 { is_chain_of(raw, code) } else { raw.chain == chain::FLAGGED };
+    is_known.then_some(number_of_backends(code).map(|_| NodeElement::Code(code)))
+}
+
+fn code_of(raw: &RawElement) -> Option<u16> {
+    let code = u16::try_from(u32::from_ne_bytes(raw.key.as_slice().try_into().ok()?)).ok()?;
+    (code <= code::MASK).then_some(code)
+}
+
+/// The number of backends in a code; `None` if it is a constant.
+fn number_of_backends(code: u16) -> Option<u16> {
+    let count = code & !code::FLAGS;
+    (!CONSTANT_CODES.contains(&count)).then_some(count)
+}
+
+/// Whether an element leads to the chain of a code without flags.
+fn is_chain_of(raw: &RawElement, code: u16) -> bool {
+    match number_of_backends(code) {
+        None => raw.chain == constant_chain(code),
+        Some(count) => NodeChain::parse(&raw.chain) == Some(NodeChain::Pick(count)),
     }
 }
 
@@ -34,21 +55,31 @@ pub(crate) fn own(raw: &RawElement) -> Option<NodeElement> {
 }
 
 /// An element of a map of frontends by address and port.
-pub(crate) fn frontend(raw: &RawElement, family: Family) -> Option<(PortalKey, FrontendAction)> {
+pub(crate) fn frontend(raw: &RawElement, family: Family) -> Option<(PortalKey, u32)> {
     let (key, rest) = portal(&raw.key, family)?;
-    (rest.is_empty() && !key.is_node_port()).then_some((key, action(raw)?))
+    (rest.is_empty() && !key.is_node_port()).then_some((key, value(raw)?))
 }
 
 /// An element of a map of node ports.
-pub(crate) fn node_port(raw: &RawElement, family: Family) -> Option<(PortalKey, FrontendAction)> {
+pub(crate) fn node_port(raw: &RawElement, family: Family) -> Option<(PortalKey, u32)> {
     let mut key = octets(node_port_address(family));
     key.extend_from_slice(&raw.key);
     let (key, rest) = portal(&key, family)?;
-    rest.is_empty().then_some((key, action(raw)?))
+    rest.is_empty().then_some((key, value(raw)?))
 }
 
-fn action(raw: &RawElement) -> Option<FrontendAction> {
-    FrontendAction::from_value(u32::from_ne_bytes(raw.data.as_slice().try_into().ok()?))
+fn value(raw: &RawElement) -> Option<u32> {
+    raw.data.as_slice().try_into().ok().map(u32::from_ne_bytes)
+}
+
+/// A frontend with its value, as an element of `services` or `nodeports`.
+pub(crate) fn with_value((key, value): (PortalKey, u32)) -> Option<NodeElement> {
+    FrontendValue::from_value(value).map(|value| NodeElement::Frontend(key, value))
+}
+
+/// A frontend with its value, as an element of `short` or `shortports`.
+pub(crate) fn with_action((key, value): (PortalKey, u32)) -> Option<NodeElement> {
+    FrontendAction::from_value(value).map(|action| NodeElement::Short(key, action))
 }
 
 /// An element of `backends`.
@@ -60,8 +91,7 @@ pub(crate) fn backend(raw: &RawElement, family: Family) -> Option<NodeElement> {
 /// An element of `ids`.
 pub(crate) fn id(raw: &RawElement, family: Family) -> Option<NodeElement> {
     let (number, slot) = numbered(raw)?;
-    let id = u32::from_ne_bytes(raw.data.as_slice().try_into().ok()?);
-    Some(NodeElement::Id(family, number, u16::try_from(slot).ok()?, id))
+    Some(NodeElement::Id(family, number, u16::try_from(slot).ok()?, value(raw)?))
 }
 
 fn numbered(raw: &RawElement) -> Option<(TargetNumber, u32)> {
@@ -81,12 +111,6 @@ pub(crate) fn hairpin(raw: &RawElement, family: Family) -> Option<NodeElement> {
     let (source, rest) = address(&raw.key, family)?;
     let (destination, rest) = address(rest, family)?;
     (rest.is_empty() && source == destination).then_some(NodeElement::Hairpin(source))
-}
-
-/// An element of `guarded`.
-pub(crate) fn guarded(raw: &RawElement, family: Family) -> Option<NodeElement> {
-    let (key, rest) = portal(&raw.key, family)?;
-    rest.is_empty().then_some(NodeElement::Guarded(key))
 }
 
 /// An element of `sources`.

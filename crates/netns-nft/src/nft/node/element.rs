@@ -11,19 +11,26 @@ use crate::nft::element::{
     next_address_after, octets, portal_key, protocol_number, put_interval, put_key, put_key_range,
     put_mapping, put_verdict_element, socket_address,
 };
+use crate::nft::node::names::chain;
 
 /// Writes an element.
 pub(crate) fn put_node_element(buffer: &mut MessageBuffer, element: &NodeElement) {
     match element {
-        NodeElement::Pick(count) => {
-            let chain = NodeChain::Pick(*count).to_string();
-            put_verdict_element(buffer, &code_key(*count), NFT_GOTO, &chain);
+        NodeElement::Code(code) if code & code::FLAGS != 0 => {
+            put_verdict_element(buffer, &code_key(*code), NFT_GOTO, chain::FLAGGED);
+        }
+        NodeElement::Pick(code) | NodeElement::Code(code) => {
+            let chain = NodeChain::Pick(*code).to_string();
+            put_verdict_element(buffer, &code_key(*code), NFT_GOTO, &chain);
         }
         NodeElement::Own(own) => {
             let chain = NodeChain::Own(*own).to_string();
             put_verdict_element(buffer, &own.number.key().to_ne_bytes(), NFT_GOTO, &chain);
         }
-        NodeElement::Frontend(key, action) | NodeElement::Short(key, action) => {
+        NodeElement::Frontend(key, value) => {
+            put_mapping(buffer, &frontend_key(key), &value.value().to_ne_bytes());
+        }
+        NodeElement::Short(key, action) => {
             put_mapping(buffer, &frontend_key(key), &action.value().to_ne_bytes());
         }
         NodeElement::Backend(number, slot, backend) => {
@@ -36,7 +43,6 @@ pub(crate) fn put_node_element(buffer: &mut MessageBuffer, element: &NodeElement
         | NodeElement::NodeAddress(address)
         | NodeElement::LocalEndpoint(address) => put_key(buffer, &octets(*address)),
         NodeElement::Hairpin(address) => put_key(buffer, &octets(*address).repeat(2)),
-        NodeElement::Guarded(key) => put_key(buffer, &portal_key(key, &[])),
         NodeElement::Source(key, cidr) => put_key_range(
             buffer,
             &portal_key(key, &octets(cidr.network())),

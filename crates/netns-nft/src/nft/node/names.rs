@@ -26,8 +26,6 @@ pub(crate) mod set {
     pub(crate) const ADDRESSES: &str = "addresses";
     /// Service ranges.
     pub(crate) const RANGES: &str = "ranges";
-    /// Frontends with source ranges.
-    pub(crate) const GUARDED: &str = "guarded";
     /// Source ranges with access to a frontend.
     pub(crate) const SOURCES: &str = "sources";
     /// Addresses on which node ports are served.
@@ -42,6 +40,8 @@ pub(crate) mod set {
     pub(crate) const POD_INTERFACES: &str = "pod-interfaces";
     /// Map from the code of an action to the verdict that goes to its chain.
     pub(crate) const PICKS: &str = "picks";
+    /// The same for codes with flags.
+    pub(crate) const CODES: &str = "codes";
     /// Map from a target to the verdict that goes to its own chain.
     pub(crate) const OWN: &str = "own";
 }
@@ -52,9 +52,11 @@ pub(crate) mod chain {
 
     /// Base chain: masquerades.
     pub(crate) const POSTROUTING: &str = "postrouting";
-    /// Drops clients outside the source ranges.
-    pub(crate) const GUARD: &str = "guard";
-    /// Frontends with `externalTrafficPolicy: Local`, for clients in the cluster.
+    /// Frontends with flags: drops clients outside the source ranges.
+    pub(crate) const FLAGGED: &str = "flagged";
+    /// Frontends with `externalTrafficPolicy: Local`: clients in the cluster continue in `short`.
+    pub(crate) const BY_CLIENT: &str = "by-client";
+    /// The actions of these frontends for clients in the cluster.
     pub(crate) const SHORT: &str = "short";
     /// All frontends.
     pub(crate) const SERVICES: &str = "services";
@@ -62,6 +64,8 @@ pub(crate) mod chain {
     pub(crate) const DROP: &str = "drop";
     /// Continues in the own chain of a target.
     pub(crate) const OWN: &str = "own";
+    /// Translated connections to a frontend by address.
+    pub(crate) const AT_ADDRESS: &str = "at-address";
     /// Masquerades clients of cluster addresses that are not pods.
     pub(crate) const INTERNAL: &str = "internal";
     /// Masquerades the node's own connections to frontends with `externalTrafficPolicy: Local`.

@@ -66,9 +66,10 @@ fn read_state<S: ReplySource>(reader: &Reader<'_, S>) -> Result<Option<NodeTable
     if !is_current(&reader.elements(crate::nft::names::set::CURRENT)?) {
         return Err(unexpected_element(crate::nft::names::set::CURRENT));
     }
-    let mut picks = Vec::new();
-    reader.read_set(set::PICKS, &mut picks, decode::pick)?;
-    table.elements.extend(picks.into_iter().flatten());
+    let mut codes = Vec::new();
+    reader.read_set(set::PICKS, &mut codes, decode::pick)?;
+    reader.read_set(set::CODES, &mut codes, decode::code)?;
+    table.elements.extend(codes.into_iter().flatten());
     reader.read_set(set::OWN, &mut table.elements, decode::own)?;
     let interfaces = guests(&reader.elements(set::POD_INTERFACES)?);
     let interfaces = interfaces.ok_or_else(|| unexpected_element(set::POD_INTERFACES))?;
@@ -89,13 +90,12 @@ fn read_family<S: ReplySource>(
     };
     let frontend = |raw: &RawElement| decode::frontend(raw, family);
     let node_port = |raw: &RawElement| decode::node_port(raw, family);
-    read(set::SERVICES, &|raw| frontend(raw).map(|(key, action)| NodeElement::Frontend(key, action)))?;
-    read(set::NODE_PORTS, &|raw| node_port(raw).map(|(key, action)| NodeElement::Frontend(key, action)))?;
-    read(set::SHORT, &|raw| frontend(raw).map(|(key, action)| NodeElement::Short(key, action)))?;
-    read(set::SHORT_PORTS, &|raw| node_port(raw).map(|(key, action)| NodeElement::Short(key, action)))?;
+    read(set::SERVICES, &|raw| decode::with_value(frontend(raw)?))?;
+    read(set::NODE_PORTS, &|raw| decode::with_value(node_port(raw)?))?;
+    read(set::SHORT, &|raw| decode::with_action(frontend(raw)?))?;
+    read(set::SHORT_PORTS, &|raw| decode::with_action(node_port(raw)?))?;
     read(set::BACKENDS, &|raw| decode::backend(raw, family))?;
     read(set::IDS, &|raw| decode::id(raw, family))?;
-    read(set::GUARDED, &|raw| decode::guarded(raw, family))?;
     read(set::SOURCES, &|raw| decode::source(raw, family))?;
     read(set::HAIRPIN, &|raw| decode::hairpin(raw, family))?;
     let address = |raw: &RawElement| decode::plain_address(raw, family);

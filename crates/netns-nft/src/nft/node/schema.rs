@@ -1,31 +1,33 @@
 //! The schema of the node's table: its chains and rules, as netlink messages; its sets are in `sets`.
 //!
 //! ```text
-//! prerouting ─► guard ─► (pods) short ─► services ─► (action ─► map picks) ─► pick-N, own ─► backend
-//! output ─────► loopback, guard ─► short ─► services             └─► refuse, drop
-//! postrouting ─► hairpin, internal, local-policy, external ─► masquerade
+//! prerouting, output ─► services ─► (code ─► map codes) ─► pick-N, own ─► backend
+//!                          │                        ├────► flagged, by-client, short ─► (map picks) ─► pick-N
+//!                          └─► loopback             └────► refuse, drop
+//! postrouting ─► at-address, external ─► internal, local-policy ─► masquerade
 //! ```
 //! All chains are of type nat, so only the first packet of a connection passes them. No rule sets a packet mark: the
 //! original destination in conntrack determines at postrouting whether the connection is masqueraded. The packet's
-//! priority carries the action of the frontend from a lookup to the next one, as in pods.
+//! priority carries the value of the frontend from a lookup to the next one, as in pods. The first packet of a connection to
+//! a node port takes eight lookups: maps by address come before maps by port, and others follow only from flags.
 
 use proxy_core::address::Family;
-use proxy_core::ruleset::node::{BackendSelection, FrontendAction, NodeChain, NodeSettings, OwnChain, code};
+use proxy_core::ruleset::node::{BackendSelection, NodeChain, NodeSettings, OwnChain, code};
 use proxy_core::service::Protocol;
 
 use crate::netlink::uapi::*;
 use crate::nft::element::protocol_number;
-use crate::nft::expression::conntrack::Original;
 use crate::nft::expression::{HeaderField, KEY_REGISTER, NumberGenerator, RuleBuilder};
 use crate::nft::names::per_family;
 use crate::nft::node::element::{CONSTANT_CODES, code_key};
+use crate::nft::node::masquerade::add_masquerade_rules;
 use crate::nft::node::names::{chain, clients, set};
 use crate::nft::node::sets::add_sets;
 use crate::nft::schema::add_refusal;
 use crate::nft::table_writer::{ElementChange, TableWriter};
 
 /// The version of the schema, which is a part of the table's comment. A table of another version is replaced.
-pub(crate) const NODE_LAYOUT: u32 = 1;
+pub(crate) const NODE_LAYOUT: u32 = 2;
 /// The priority of the chain that masquerades, before those of kube-proxy and of CNI plugins.
 const MASQUERADE_PRIORITY: i32 = NF_IP_PRI_NAT_SRC - 1;
 const TCP: u8 = protocol_number(Protocol::Tcp);
@@ -83,10 +85,12 @@ pub(crate) fn add_table(table: &mut TableWriter<'_>, settings: NodeSettings) {
         chain::REFUSE,
         chain::REFUSE_CURRENT,
         chain::DROP,
-        chain::GUARD,
+        chain::FLAGGED,
+        chain::BY_CLIENT,
         chain::SHORT,
         chain::OWN,
         chain::SERVICES,
+        chain::AT_ADDRESS,
         chain::INTERNAL,
         chain::LOCAL_POLICY,
         chain::EXTERNAL,
@@ -103,9 +107,15 @@ pub(crate) fn add_table(table: &mut TableWriter<'_>, settings: NodeSettings) {
     table.add_rule(chain::OWN, |rule| {
         load_target(rule).lookup_verdict(set::OWN, KEY_REGISTER);
     });
-    for (code, target) in CONSTANT_CODES.into_iter().map(|code| (code, constant_chain(code))) {
-        table.put_verdict(ElementChange::Add, set::PICKS, &code_key(code), (NFT_GOTO, target));
+    for code in CONSTANT_CODES {
+        let chain = constant_chain(code);
+        table.put_verdict(ElementChange::Add, set::PICKS, &code_key(code), (NFT_GOTO, chain));
+        for flags in code::ALL_FLAGS {
+            let chain = if flags == 0 { chain } else { chain::FLAGGED };
+            table.put_verdict(ElementChange::Add, set::CODES, &code_key(code | flags), (NFT_GOTO, chain));
+        }
     }
+    add_flagged_rules(table, settings);
     add_service_rules(table);
     add_base_rules(table, settings);
     add_masquerade_rules(table, settings);
@@ -120,33 +130,70 @@ pub(crate) const fn constant_chain(code: u16) -> &'static str {
     }
 }
 
-/// Loads the target of the frontend, which `dispatch` stored.
+/// Loads the target of the frontend, which `lookup_frontend` stored.
 fn load_target<'a, 'b>(rule: &'a mut RuleBuilder<'b>) -> &'a mut RuleBuilder<'b> {
-    let mask = (!FrontendAction::CODE_MASK).to_ne_bytes();
+    let mask = (!u32::from(code::MASK)).to_ne_bytes();
     rule.load_from_priority(KEY_REGISTER).mask(KEY_REGISTER, mask, KEY_REGISTER)
 }
 
-/// Looks the key in the registers up in a map of frontends, and continues in the chain of the action.
-fn dispatch(rule: &mut RuleBuilder<'_>, map: &str) {
-    rule.lookup(map, KEY_REGISTER).via_priority(KEY_REGISTER);
-    let mask = FrontendAction::CODE_MASK.to_ne_bytes();
-    rule.mask(KEY_REGISTER, mask, KEY_REGISTER).lookup_verdict(set::PICKS, KEY_REGISTER);
+/// Looks the key in the registers up in a map of frontends, and stores the value.
+fn lookup_frontend<'a, 'b>(rule: &'a mut RuleBuilder<'b>, map: &str) -> &'a mut RuleBuilder<'b> {
+    rule.lookup(map, KEY_REGISTER).store_in_priority(KEY_REGISTER)
 }
 
-/// Adds the rules that look up frontends: by address and port, then by the port of a node address.
-fn add_service_rules(table: &mut TableWriter<'_>) {
+/// Continues in the chain of the code that `lookup_frontend` stored.
+fn dispatch(rule: &mut RuleBuilder<'_>, map: &str, mask: u16) {
+    rule.load_from_priority(KEY_REGISTER).mask(KEY_REGISTER, u32::from(mask).to_ne_bytes(), KEY_REGISTER);
+    rule.lookup_verdict(map, KEY_REGISTER);
+}
+
+/// As `dispatch`, without the flags of the code.
+fn dispatch_without_flags(rule: &mut RuleBuilder<'_>) {
+    dispatch(rule, set::PICKS, code::MASK & !code::FLAGS);
+}
+
+/// Adds the rules of frontends with flags: the check of sources, and another action for clients in the cluster.
+fn add_flagged_rules(table: &mut TableWriter<'_>, settings: NodeSettings) {
     for family in Family::BOTH {
-        table.add_rule(chain::GUARD, |rule| {
-            rule.match_family(family).load(family, &SOURCE_KEY);
-            // The key of a frontend is the start of the key of a source.
-            rule.match_in(&per_family(set::GUARDED, family)).match_not_in(&per_family(set::SOURCES, family));
-            rule.verdict(NF_DROP, None);
+        table.add_rule(chain::FLAGGED, |rule| {
+            rule.match_flag(code::GUARDED).match_family(family).load(family, &SOURCE_KEY);
+            rule.match_not_in(&per_family(set::SOURCES, family)).verdict(NF_DROP, None);
         });
-        add_frontend_lookup(table, family, chain::SHORT, set::SHORT);
-        add_node_port_lookup(table, family, chain::SHORT, set::SHORT_PORTS);
+    }
+    table.add_rule(chain::FLAGGED, |rule| {
+        rule.match_flag(code::SHORT).verdict(NFT_JUMP, Some(chain::BY_CLIENT));
+    });
+    table.add_rule(chain::FLAGGED, dispatch_without_flags);
+    // The node itself, whose packets have no input interface, is a client in the cluster.
+    table.add_rule(chain::BY_CLIENT, |rule| {
+        rule.match_no_input_interface().verdict(NFT_GOTO, Some(chain::SHORT));
+    });
+    if settings.detects_pods {
+        for_pods(table, chain::BY_CLIENT, (NFT_GOTO, Some(chain::SHORT)));
     }
     for family in Family::BOTH {
-        add_frontend_lookup(table, family, chain::SERVICES, set::SERVICES);
+        // Only a node port leads here without an element of the first map.
+        for (key, map) in [(&FRONTEND_KEY[..], set::SHORT), (&PORT_KEY, set::SHORT_PORTS)] {
+            table.add_rule(chain::SHORT, |rule| {
+                rule.match_family(family).load(family, key);
+                dispatch_without_flags(lookup_frontend(rule, &per_family(map, family)));
+            });
+        }
+    }
+}
+
+/// Adds the rules that look up frontends: by address and port, otherwise by the port of a node address.
+fn add_service_rules(table: &mut TableWriter<'_>) {
+    for family in Family::BOTH {
+        table.add_rule(chain::SERVICES, |rule| {
+            rule.match_family(family).load(family, &FRONTEND_KEY);
+            dispatch(lookup_frontend(rule, &per_family(set::SERVICES, family)), set::CODES, code::MASK);
+        });
+        table.add_rule(chain::SERVICES, |rule| {
+            rule.match_family(family).load(family, &[HeaderField::DestinationAddress]);
+            rule.match_in(&per_family(set::NODE_ADDRESSES, family)).load(family, &PORT_KEY);
+            dispatch(lookup_frontend(rule, &per_family(set::NODE_PORTS, family)), set::CODES, code::MASK);
+        });
         for (name, (verdict, target)) in
             [(set::ADDRESSES, (NFT_GOTO, Some(chain::REFUSE))), (set::RANGES, (NF_DROP, None))]
         {
@@ -155,53 +202,30 @@ fn add_service_rules(table: &mut TableWriter<'_>) {
                 rule.match_in(&per_family(name, family)).verdict(verdict, target);
             });
         }
-        add_node_port_lookup(table, family, chain::SERVICES, set::NODE_PORTS);
     }
-}
-
-/// Adds a rule that looks frontends up in a map by address and port.
-fn add_frontend_lookup(table: &mut TableWriter<'_>, family: Family, chain: &str, map: &str) {
-    table.add_rule(chain, |rule| {
-        rule.match_family(family).load(family, &FRONTEND_KEY);
-        dispatch(rule, &per_family(map, family));
-    });
-}
-
-/// Adds a rule that looks frontends up in a map by the port of a node address.
-fn add_node_port_lookup(table: &mut TableWriter<'_>, family: Family, chain: &str, map: &str) {
-    table.add_rule(chain, |rule| {
-        rule.match_family(family).load(family, &[HeaderField::DestinationAddress]);
-        rule.match_in(&per_family(set::NODE_ADDRESSES, family)).load(family, &PORT_KEY);
-        dispatch(rule, &per_family(map, family));
-    });
 }
 
 /// Adds the rules of the base chains that translate destinations.
 fn add_base_rules(table: &mut TableWriter<'_>, settings: NodeSettings) {
-    table.add_rule(chain::PREROUTING, |rule| rule.verdict(NFT_JUMP, Some(chain::GUARD)));
-    if settings.detects_pods {
-        for_pods(table, chain::PREROUTING, (NFT_JUMP, Some(chain::SHORT)));
+    for hook in [chain::PREROUTING, chain::OUTPUT] {
+        table.add_rule(hook, |rule| rule.verdict(NFT_JUMP, Some(chain::SERVICES)));
     }
-    table.add_rule(chain::PREROUTING, |rule| rule.verdict(NFT_JUMP, Some(chain::SERVICES)));
-    if settings.loopback_port != 0 {
-        for family in Family::BOTH {
-            table.add_rule(chain::OUTPUT, |rule| {
-                rule.match_family(family).match_protocol(TCP).match_loopback_address(family);
-                rule.load(family, &PORT_KEY);
-                // Only whether there is such a node port matters; the listener finds its backends.
-                rule.lookup(&per_family(set::NODE_PORTS, family), KEY_REGISTER);
-                rule.store_in_priority(KEY_REGISTER).redirect(settings.loopback_port);
-            });
-        }
+    if settings.loopback_port == 0 {
+        return;
     }
-    table.add_rule(chain::OUTPUT, |rule| rule.verdict(NFT_JUMP, Some(chain::GUARD)));
-    // The node itself is a client in the cluster.
-    table.add_rule(chain::OUTPUT, |rule| rule.verdict(NFT_JUMP, Some(chain::SHORT)));
-    table.add_rule(chain::OUTPUT, |rule| rule.verdict(NFT_JUMP, Some(chain::SERVICES)));
+    for family in Family::BOTH {
+        table.add_rule(chain::OUTPUT, |rule| {
+            rule.match_family(family).match_protocol(TCP).match_loopback_address(family);
+            rule.load(family, &PORT_KEY);
+            // Only whether there is such a node port matters; the listener finds its backends.
+            rule.lookup(&per_family(set::NODE_PORTS, family), KEY_REGISTER);
+            rule.store_in_priority(KEY_REGISTER).redirect(settings.loopback_port);
+        });
+    }
 }
 
 /// Adds rules with a verdict for packets from pods.
-fn for_pods(table: &mut TableWriter<'_>, chain: &str, (verdict, target): (i32, Option<&str>)) {
+pub(super) fn for_pods(table: &mut TableWriter<'_>, chain: &str, (verdict, target): (i32, Option<&str>)) {
     for family in Family::BOTH {
         table.add_rule(chain, |rule| {
             rule.match_family(family).load(family, &[HeaderField::SourceAddress]);
@@ -211,77 +235,6 @@ fn for_pods(table: &mut TableWriter<'_>, chain: &str, (verdict, target): (i32, O
     table.add_rule(chain, |rule| {
         rule.load_input_interface().match_in(set::POD_INTERFACES).verdict(verdict, target);
     });
-}
-
-/// Adds the rules that masquerade connections whose destination this table translated.
-fn add_masquerade_rules(table: &mut TableWriter<'_>, settings: NodeSettings) {
-    table.add_rule(chain::POSTROUTING, |rule| rule.match_translated(false).verdict(NFT_RETURN, None));
-    table.add_rule(chain::POSTROUTING, |rule| rule.match_loopback(true).verdict(NFT_RETURN, None));
-    for family in Family::BOTH {
-        table.add_rule(chain::POSTROUTING, |rule| {
-            rule.match_family(family);
-            rule.load(family, &[HeaderField::SourceAddress, HeaderField::DestinationAddress]);
-            reset_priority(rule.match_in(&per_family(set::HAIRPIN, family))).masquerade();
-        });
-    }
-    for family in Family::BOTH {
-        table.add_rule(chain::POSTROUTING, |rule| {
-            rule.match_family(family).load_original(KEY_REGISTER, Original::DestinationAddress(family));
-            reset_priority(rule.match_in(&per_family(set::ADDRESSES, family)));
-            rule.verdict(NFT_GOTO, Some(chain::INTERNAL));
-        });
-        for (services, ports, target) in [
-            (set::SHORT, set::SHORT_PORTS, chain::LOCAL_POLICY),
-            (set::SERVICES, set::NODE_PORTS, chain::EXTERNAL),
-        ] {
-            table.add_rule(chain::POSTROUTING, |rule| {
-                let address = Original::DestinationAddress(family);
-                let port = rule.match_family(family).load_original(KEY_REGISTER, address);
-                rule.load_original_port(port);
-                match_key_of(rule, &per_family(services, family)).verdict(NFT_GOTO, Some(target));
-            });
-            table.add_rule(chain::POSTROUTING, |rule| {
-                rule.match_family(family).load_original(KEY_REGISTER, Original::DestinationAddress(family));
-                rule.match_in(&per_family(set::NODE_ADDRESSES, family)).load_original_port(KEY_REGISTER);
-                match_key_of(rule, &per_family(ports, family)).verdict(NFT_GOTO, Some(target));
-            });
-        }
-    }
-    add_masquerade_chains(table, settings);
-}
-
-/// Continues if a map contains the key in the registers. The kernel requires a target for the value, and nft lists the
-/// lookup only if the value is used.
-fn match_key_of<'a, 'b>(rule: &'a mut RuleBuilder<'b>, map: &str) -> &'a mut RuleBuilder<'b> {
-    reset_priority(rule.lookup(map, KEY_REGISTER).store_in_priority(KEY_REGISTER))
-}
-
-/// Resets the packet's priority, which carried the action of its frontend: queues of network devices read it.
-fn reset_priority<'a, 'b>(rule: &'a mut RuleBuilder<'b>) -> &'a mut RuleBuilder<'b> {
-    rule.load_immediate(KEY_REGISTER, &[0; 4]).store_in_priority(KEY_REGISTER)
-}
-
-fn add_masquerade_chains(table: &mut TableWriter<'_>, settings: NodeSettings) {
-    if settings.masquerade_all {
-        for name in [chain::INTERNAL, chain::LOCAL_POLICY, chain::EXTERNAL] {
-            table.add_rule(name, |rule| rule.masquerade());
-        }
-        return;
-    }
-    if settings.detects_pods {
-        for_pods(table, chain::INTERNAL, (NFT_RETURN, None));
-        table.add_rule(chain::INTERNAL, |rule| rule.masquerade());
-    }
-    table.add_rule(chain::LOCAL_POLICY, |rule| rule.match_local(HeaderField::SourceAddress).masquerade());
-    if settings.keep_client_address {
-        for family in Family::BOTH {
-            table.add_rule(chain::EXTERNAL, |rule| {
-                rule.match_family(family).load(family, &[HeaderField::DestinationAddress]);
-                rule.match_in(&per_family(set::LOCAL_ENDPOINTS, family)).verdict(NFT_RETURN, None);
-            });
-        }
-    }
-    table.add_rule(chain::EXTERNAL, |rule| rule.masquerade());
 }
 
 /// Adds the chain that selects a backend, with its rules.
@@ -298,14 +251,18 @@ pub(crate) fn add_target_chain(table: &mut TableWriter<'_>, target: NodeChain) {
                 });
             }
         }
-        NodeChain::Own(own) => match own.selection {
-            BackendSelection::Affinity(seconds) => add_affinity_rules(table, &name, own, seconds),
-            BackendSelection::Random | BackendSelection::RoundRobin => table.add_rule(&name, |rule| {
+        NodeChain::Own(own) => {
+            let generator = match own.selection {
+                BackendSelection::Affinity(seconds) => return add_affinity_rules(table, &name, own, seconds),
+                BackendSelection::Random => NumberGenerator::Random(own.count),
+                BackendSelection::RoundRobin => NumberGenerator::Incremental(own.count),
+            };
+            table.add_rule(&name, |rule| {
                 rule.load_immediate(KEY_REGISTER, &own.number.key().to_ne_bytes());
-                rule.generate_number(NumberGenerator::Incremental(own.count), KEY_REGISTER + 1);
+                rule.generate_number(generator, KEY_REGISTER + 1);
                 translate(rule, own.family);
-            }),
-        },
+            });
+        }
     }
 }
 
@@ -367,7 +324,7 @@ mod tests {
             };
             assert_eq!(super::settings(&comment(settings)), Some(settings));
         }
-        assert_eq!(super::settings("portico node layout 0, nat priority -101, loopback port 0"), None);
+        assert_eq!(super::settings("portico node layout 1, nat priority -101, loopback port 0"), None);
         assert_eq!(super::settings("portico layout 1, nat priority -101, relay port 0"), None);
     }
 }

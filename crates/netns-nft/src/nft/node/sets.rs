@@ -28,7 +28,7 @@ pub(crate) fn add_sets(table: &mut TableWriter<'_>) {
     let current = SetType { flags: NFT_SET_MAP, key_type: datatype::NFPROTO, key_bytes: 1 };
     table.add_set(crate::nft::names::set::CURRENT, current, put_verdict_type);
     let numbers = SetType { flags: NFT_SET_MAP, key_type: MARK, key_bytes: REGISTER_BYTES };
-    for name in [set::PICKS, set::OWN] {
+    for name in [set::PICKS, set::CODES, set::OWN] {
         table.add_set(name, numbers, |buffer| {
             put_verdict_type(buffer);
             put_host_byte_order(buffer, HostEndian::Keys);
@@ -72,8 +72,6 @@ fn add_maps(table: &mut TableWriter<'_>, family: Family) {
         put_data_type(buffer, concatenation(&[address, INET_SERVICE]), address_bytes + REGISTER_BYTES);
     });
     table.add_set(&per_family(set::IDS, family), numbered, number);
-    let guarded = SetType { flags: 0, ..frontend };
-    table.add_set(&per_family(set::GUARDED, family), guarded, |_| {});
     let sources = SetType {
         flags: NFT_SET_INTERVAL | NFT_SET_CONCAT,
         key_type: concatenation(&[address, INET_PROTOCOL, INET_SERVICE, address]),
