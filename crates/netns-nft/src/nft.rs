@@ -27,3 +27,4 @@ pub(crate) mod set_type;
 pub(crate) mod sets;
 pub(crate) mod snapshot_file;
 pub(crate) mod table_writer;
+pub(crate) mod value_bytes;

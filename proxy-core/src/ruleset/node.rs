@@ -71,7 +71,8 @@ pub struct NodeRuleset {
     ranges: Arc<[IpNet]>,
     frontends: Map<PortalKey, Frontend>,
     targets: Map<TargetNumber, Target>,
-    numbers: Map<TargetKey, TargetNumber>,
+    /// The numbers of targets that have another one than their preferred number.
+    other_numbers: Map<TargetKey, TargetNumber>,
     /// The chains, and the number of targets that use each.
     chains: Map<NodeChain, usize>,
     /// Frontends with `externalTrafficPolicy: Local` that serve clients outside the cluster by all endpoints for a while,
@@ -98,9 +99,18 @@ impl NodeRuleset {
 
     /// Updates everything, for example after the table was read from the kernel. Returns what can differ.
     pub fn refresh_all(&mut self, portals: &Portals, environment: NodeEnvironment) -> NodeChanges {
-        let mut keys: ChangedPortals = self.frontends.keys().copied().collect();
-        keys.extend(portals.iter().map(|portal| portal.key));
-        let mut changes = self.refresh(portals, &keys);
+        let mut changes = NodeChanges::default();
+        self.refresh_ranges(portals, &mut changes);
+        let mut removed: ChangedPortals = self.frontends.keys().copied().collect();
+        for portal in portals.iter() {
+            removed.remove(&portal.key);
+            self.update(
+                portal.key,
+                Some(portal).filter(|portal| portals.fits_share(TableKind::Full, portal)),
+                &mut changes,
+            );
+        }
+        removed.into_iter().for_each(|key| self.update(key, None, &mut changes));
         // Targets that were read from the kernel, and that nothing uses.
         let unused: Vec<TargetNumber> =
             self.targets.iter().filter(|(_, target)| target.users == 0).map(|(number, _)| *number).collect();
@@ -122,15 +132,19 @@ impl NodeRuleset {
     /// Updates the frontends of changed portals. Returns what can differ.
     pub fn refresh(&mut self, portals: &Portals, changed: &ChangedPortals) -> NodeChanges {
         let mut changes = NodeChanges::default();
-        if *self.ranges != *portals.service_ranges() {
-            self.ranges = portals.service_ranges().into();
-            changes.environment = true;
-        }
+        self.refresh_ranges(portals, &mut changes);
         for key in changed {
             let portal = portals.get(*key).filter(|portal| portals.fits_share(TableKind::Full, portal));
             self.update(*key, portal, &mut changes);
         }
         changes
+    }
+
+    fn refresh_ranges(&mut self, portals: &Portals, changes: &mut NodeChanges) {
+        if *self.ranges != *portals.service_ranges() {
+            self.ranges = portals.service_ranges().into();
+            changes.environment = true;
+        }
     }
 
     /// Replaces the addresses and interfaces of the node.
@@ -245,7 +259,11 @@ impl NodeRuleset {
     /// Returns the number of a target: its present one, that of the frontend in the kernel, or the first free one after
     /// the preferred one.
     fn number(&mut self, key: &TargetKey, in_kernel: Option<TargetNumber>) -> Option<TargetNumber> {
-        if let Some(number) = self.numbers.get(key) {
+        let preferred = key.preferred();
+        if self.targets.get(&preferred).is_some_and(|target| target.key.as_ref() == Some(key)) {
+            return Some(preferred);
+        }
+        if let Some(number) = self.other_numbers.get(key) {
             return Some(*number);
         }
         let is_unclaimed = |number: &TargetNumber| {
@@ -255,14 +273,16 @@ impl NodeRuleset {
             Some(number) => number,
             None if self.targets.size() >= TARGETS_MAX as usize => return None,
             None => {
-                let mut number = key.preferred();
+                let mut number = preferred;
                 while self.targets.contains_key(&number) {
                     number = number.next();
                 }
                 number
             }
         };
-        self.numbers.insert_mut(key.clone(), number);
+        if number != preferred {
+            self.other_numbers.insert_mut(key.clone(), number);
+        }
         Some(number)
     }
 
@@ -276,7 +296,7 @@ impl NodeRuleset {
         let Some(target) = self.targets.get(&number).cloned() else { return };
         self.targets.remove_mut(&number);
         if let Some(key) = &target.key {
-            self.numbers.remove_mut(key);
+            self.other_numbers.remove_mut(key);
         }
         changes.targets.insert(number);
         self.change_chain(target.chain(number), -1, changes);

@@ -121,10 +121,12 @@ impl MessageBuffer {
 
     /// Writes a text with a terminating zero byte.
     pub(crate) fn put_string(&mut self, kind: u16, text: &str) {
-        let mut value = Vec::with_capacity(text.len() + 1);
-        value.extend_from_slice(text.as_bytes());
-        value.push(0);
-        self.put(kind, &value);
+        let length = u16::try_from(ATTRIBUTE_HEADER_BYTES + text.len() + 1).expect("a text fits 64 KiB");
+        self.0.extend_from_slice(&length.to_ne_bytes());
+        self.0.extend_from_slice(&kind.to_ne_bytes());
+        self.0.extend_from_slice(text.as_bytes());
+        self.0.push(0);
+        self.0.resize(self.0.len().next_multiple_of(ALIGNMENT), 0);
     }
 
     /// Writes a nested attribute with the content that `fill` writes.

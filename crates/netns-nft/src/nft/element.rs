@@ -15,6 +15,7 @@ use proxy_core::service::Protocol;
 
 use crate::netlink::attributes::MessageBuffer;
 use crate::netlink::uapi::*;
+use crate::nft::value_bytes::ValueBytes;
 
 /// An upper bound of the encoded size of an element.
 pub(crate) const ELEMENT_BYTES_MAX: usize = 160;
@@ -37,10 +38,10 @@ pub(crate) const fn protocol_number(protocol: Protocol) -> u8 {
 }
 
 /// The bytes of an address in network byte order.
-pub(crate) fn octets(address: IpAddr) -> Vec<u8> {
+pub(crate) fn octets(address: IpAddr) -> ValueBytes {
     match address {
-        IpAddr::V4(v4) => v4.octets().to_vec(),
-        IpAddr::V6(v6) => v6.octets().to_vec(),
+        IpAddr::V4(v4) => ValueBytes::new(&v4.octets()),
+        IpAddr::V6(v6) => ValueBytes::new(&v6.octets()),
     }
 }
 
@@ -137,7 +138,7 @@ pub(crate) fn dispatch_key(dispatch: &DispatchKey) -> [u8; 4] {
 }
 
 /// Address, protocol and port, followed by `rest`.
-pub(crate) fn portal_key(key: &PortalKey, rest: &[u8]) -> Vec<u8> {
+pub(crate) fn portal_key(key: &PortalKey, rest: &[u8]) -> ValueBytes {
     let mut bytes = octets(key.address);
     bytes.extend_from_slice(&[protocol_number(key.protocol), 0, 0, 0]);
     bytes.extend_from_slice(&key.port.to_be_bytes());
@@ -146,7 +147,7 @@ pub(crate) fn portal_key(key: &PortalKey, rest: &[u8]) -> Vec<u8> {
     bytes
 }
 
-pub(crate) fn socket_address(backend: &SocketAddr) -> Vec<u8> {
+pub(crate) fn socket_address(backend: &SocketAddr) -> ValueBytes {
     let mut bytes = octets(backend.ip());
     bytes.extend_from_slice(&backend.port().to_be_bytes());
     bytes.extend_from_slice(&[0, 0]);

@@ -14,9 +14,16 @@ impl Portals {
         self.first_claims(claims)
     }
 
-    /// Returns all portals, in the order of their keys.
+    /// Returns all portals, in the order of their keys. It sorts them, which is faster than looking up each one.
     pub fn iter(&self) -> impl Iterator<Item = &Portal> {
-        self.first_claims(self.claims.iter())
+        let services = self.by_service.values();
+        let mut claims: Vec<(&Portal, Created)> = services
+            .flat_map(|service| service.portals.iter().map(|portal| (portal, service.created)))
+            .collect();
+        // The sort is stable: services of the same age stay in the order of their keys.
+        claims.sort_by_key(|(portal, created)| (portal.key, portal.kind, *created));
+        claims.dedup_by_key(|(portal, _)| portal.key);
+        claims.into_iter().map(|(portal, _)| portal)
     }
 
     fn first_claims<'a>(

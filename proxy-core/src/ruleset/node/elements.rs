@@ -1,11 +1,17 @@
 //! The elements of a `NodeRuleset`.
 
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+
+use ipnet::IpNet;
+
 use super::chain::NodeChain;
 use super::changes::NodeChanges;
 use super::element::NodeElement;
 use super::settings::NodeEnvironment;
 use super::target::{Target, TargetNumber, code};
 use super::{Frontend, NodeRuleset};
+use crate::model::address::Family;
 use crate::routing::portal::PortalKey;
 
 impl NodeRuleset {
@@ -29,18 +35,72 @@ impl NodeRuleset {
         frontends + targets + chains + addresses + endpoints + environment
     }
 
-    /// Returns all elements.
+    /// Returns all elements, in their order.
     #[must_use]
     pub fn elements(&self) -> Vec<NodeElement> {
-        let all = NodeChanges {
-            portals: self.frontends.keys().copied().collect(),
-            targets: self.targets.keys().copied().collect(),
-            chains: self.chains.keys().copied().collect(),
-            addresses: self.frontends.keys().map(|key| key.address).collect(),
-            endpoints: self.endpoints.keys().copied().collect(),
-            environment: true,
+        let mut elements = Vec::with_capacity(self.size());
+        self.for_each_element(|element| elements.push(element));
+        elements
+    }
+
+    /// Visits all elements in their order, without a list of them: a table has tens of thousands.
+    pub(super) fn for_each_element(&self, mut visit: impl FnMut(NodeElement)) {
+        let picks = || {
+            self.chains.keys().filter_map(|chain| match chain {
+                NodeChain::Pick(count) => Some(*count),
+                NodeChain::Own(_) => None,
+            })
         };
-        self.elements_of(&all)
+        picks().for_each(|count| visit(NodeElement::Pick(count)));
+        for flags in code::ALL_FLAGS {
+            picks().for_each(|count| visit(NodeElement::Code(count | flags)));
+        }
+        for chain in self.chains.keys() {
+            if let NodeChain::Own(own) = chain {
+                visit(NodeElement::Own(*own));
+            }
+        }
+        for (key, frontend) in self.frontends.iter() {
+            visit(NodeElement::Frontend(*key, frontend.value()));
+        }
+        for (key, frontend) in self.frontends.iter() {
+            frontend.short.into_iter().for_each(|short| visit(NodeElement::Short(*key, short)));
+        }
+        for (number, target) in self.targets.iter() {
+            backends_in_order(*number, target, &mut visit);
+        }
+        for family in Family::BOTH {
+            for (number, target) in self.targets.iter().filter(|(_, target)| target.family == family) {
+                for (slot, id) in (0..).zip(target.ids.iter()) {
+                    visit(NodeElement::Id(family, *number, slot, *id));
+                }
+            }
+        }
+        self.visit_sets(&mut visit);
+    }
+
+    fn visit_sets(&self, visit: &mut impl FnMut(NodeElement)) {
+        let mut previous = None;
+        for (key, _) in self.frontends.iter().filter(|(_, frontend)| frontend.is_cluster_ip) {
+            if previous.replace(key.address) != Some(key.address) {
+                visit(NodeElement::Address(key.address));
+            }
+        }
+        let NodeEnvironment { addresses, pod_ranges, pod_interfaces } = &self.environment;
+        let ranges: BTreeSet<IpNet> = self.ranges.iter().copied().collect();
+        ranges.into_iter().for_each(|range| visit(NodeElement::Range(range)));
+        for (key, frontend) in self.frontends.iter() {
+            let sources: BTreeSet<IpNet> =
+                frontend.sources.iter().flat_map(|nets| nets.iter()).copied().collect();
+            sources.into_iter().for_each(|net| visit(NodeElement::Source(*key, net)));
+        }
+        addresses.iter().for_each(|address| visit(NodeElement::NodeAddress(*address)));
+        pod_ranges.iter().for_each(|net| visit(NodeElement::PodRange(*net)));
+        pod_interfaces.iter().for_each(|pattern| visit(NodeElement::PodInterface(*pattern)));
+        self.endpoints.keys().for_each(|address| visit(NodeElement::Hairpin(*address)));
+        if self.settings.is_some_and(|settings| settings.keep_client_address) {
+            self.endpoints.keys().for_each(|address| visit(NodeElement::LocalEndpoint(*address)));
+        }
     }
 
     /// Returns the elements that changes affect.
@@ -104,4 +164,15 @@ fn target_elements(number: TargetNumber, target: &Target, elements: &mut Vec<Nod
         elements.push(NodeElement::Backend(number, id.unwrap_or(u32::from(slot)), *backend));
         elements.extend(id.map(|id| NodeElement::Id(target.family, number, slot, id)));
     }
+}
+
+/// Visits the backends of a target in the order of their slots, or of their ids with session affinity.
+fn backends_in_order(number: TargetNumber, target: &Target, visit: &mut impl FnMut(NodeElement)) {
+    if target.ids.is_empty() {
+        let slots = (0_u32..).zip(target.backends.iter());
+        return slots.for_each(|(slot, backend)| visit(NodeElement::Backend(number, slot, *backend)));
+    }
+    let by_id: BTreeMap<u32, SocketAddr> =
+        target.ids.iter().copied().zip(target.backends.iter().copied()).collect();
+    by_id.into_iter().for_each(|(id, backend)| visit(NodeElement::Backend(number, id, backend)));
 }

@@ -80,14 +80,19 @@ pub fn node_plan(applied: &NodeRuleset, desired: &NodeRuleset, changes: &NodeCha
         new.sort_unstable();
         return NodePlan { ops: difference(&old, &new) };
     }
-    let mut ops = Vec::new();
+    let mut ops = Vec::with_capacity(desired.size() + 2);
     if applied.settings().is_some() {
         ops.push(NodeOp::DeleteTable);
     }
     ops.push(NodeOp::AddTable(settings));
-    let mut elements = desired.elements();
-    elements.sort_unstable();
-    ops.append(&mut difference(&[], &elements));
+    let chains: Vec<NodeChain> = desired.chains.keys().copied().collect();
+    ops.extend(
+        clients(chains.iter().copied())
+            .into_iter()
+            .map(|(family, number)| NodeOp::AddClients(family, number)),
+    );
+    ops.extend(chains.into_iter().map(NodeOp::AddChain));
+    desired.for_each_element(|element| ops.push(NodeOp::Add(element)));
     NodePlan { ops }
 }
 
@@ -97,10 +102,10 @@ fn difference(old: &[NodeElement], new: &[NodeElement]) -> Vec<NodeOp> {
         elements.iter().filter(|element| all.binary_search(element).is_err()).copied().collect()
     };
     let (deleted, added) = (missing_in(new, old), missing_in(old, new));
-    let (old_clients, new_clients) = (clients(old), clients(new));
     let chains = |elements: &[NodeElement]| -> Vec<NodeChain> {
         elements.iter().filter_map(NodeElement::chain).collect()
     };
+    let (old_clients, new_clients) = (clients(chains(old)), clients(chains(new)));
     let clients_op = |op: fn(Family, TargetNumber) -> NodeOp| {
         move |(family, number): &(Family, TargetNumber)| op(*family, *number)
     };
@@ -115,10 +120,10 @@ fn difference(old: &[NodeElement], new: &[NodeElement]) -> Vec<NodeOp> {
 }
 
 /// Returns the targets that have a map of clients.
-fn clients(elements: &[NodeElement]) -> BTreeSet<(Family, TargetNumber)> {
-    let own = elements.iter().filter_map(|element| match element {
-        NodeElement::Own(OwnChain { number, family, selection: BackendSelection::Affinity(_), .. }) => {
-            Some((*family, *number))
+fn clients(chains: impl IntoIterator<Item = NodeChain>) -> BTreeSet<(Family, TargetNumber)> {
+    let own = chains.into_iter().filter_map(|chain| match chain {
+        NodeChain::Own(OwnChain { number, family, selection: BackendSelection::Affinity(_), .. }) => {
+            Some((family, number))
         }
         _ => None,
     });

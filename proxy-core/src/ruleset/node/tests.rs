@@ -277,11 +277,13 @@ fn incremental_plans_lead_to_the_table_of_the_ruleset_and_a_restart_writes_nothi
 }
 
 #[test]
-fn size_is_the_number_of_elements() {
+fn elements_are_in_their_order_and_size_is_their_number() {
     for seed in 0..50 {
         let settings = NodeSettings { keep_client_address: true, ..NodeSettings::default() };
         let portals = portals(&snapshot(steps(seed)), &context());
         let ruleset = NodeRuleset::new(&portals, settings, environment());
-        assert_eq!(ruleset.size(), ruleset.elements().len(), "seed {seed}");
+        let elements = ruleset.elements();
+        assert!(elements.is_sorted(), "seed {seed}");
+        assert_eq!(ruleset.size(), elements.len(), "seed {seed}");
     }
 }

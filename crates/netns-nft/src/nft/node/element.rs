@@ -12,6 +12,7 @@ use crate::nft::element::{
     put_mapping, put_verdict_element, socket_address,
 };
 use crate::nft::node::names::chain;
+use crate::nft::value_bytes::ValueBytes;
 
 /// Writes an element.
 pub(crate) fn put_node_element(buffer: &mut MessageBuffer, element: &NodeElement) {
@@ -65,12 +66,12 @@ pub(crate) fn code_key(code: u16) -> [u8; 4] {
 }
 
 /// A frontend as a key; the address of a node port is not a part of it.
-fn frontend_key(key: &PortalKey) -> Vec<u8> {
+fn frontend_key(key: &PortalKey) -> ValueBytes {
     if !key.is_node_port() {
         return portal_key(key, &[]);
     }
     let [first, second] = key.port.to_be_bytes();
-    vec![protocol_number(key.protocol), 0, 0, 0, first, second, 0, 0]
+    ValueBytes::new(&[protocol_number(key.protocol), 0, 0, 0, first, second, 0, 0])
 }
 
 fn numbered_key(number: TargetNumber, slot: u32) -> [u8; 8] {
