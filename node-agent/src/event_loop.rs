@@ -146,7 +146,11 @@ impl EventLoop {
     }
 
     fn handle(&mut self, event: Event) {
-        for effect in self.reconciler.step(Instant::now(), event) {
+        let now = Instant::now();
+        for effect in self.reconciler.effects_before(now, &event) {
+            self.execute(effect);
+        }
+        for effect in self.reconciler.step(now, event) {
             self.execute(effect);
         }
         if self.predecessor.is_some() && self.reconciler.is_settled() {

@@ -132,6 +132,15 @@ impl Reconciler {
         }
     }
 
+    /// Returns the effects to execute before an event is handled: at the end of the initial sync the thread of node portals
+    /// starts to program the node, while this one computes the views of pods.
+    pub(crate) fn effects_before(&mut self, now: Instant, event: &Event) -> Vec<Effect> {
+        if matches!(event, Event::Source(SourceEvent::Synced)) && !self.catalog.is_synced() {
+            self.update_node(None, now);
+        }
+        std::mem::take(&mut self.effects)
+    }
+
     /// Handles an event, and returns the effects to execute.
     pub(crate) fn step(&mut self, now: Instant, event: Event) -> Vec<Effect> {
         match event {
@@ -237,7 +246,6 @@ impl Reconciler {
     /// Computes the views of all network namespaces after the initial sync.
     fn complete_sync(&mut self, now: Instant) {
         self.catalog.complete_sync(now);
-        self.update_node(None, now);
         self.ensure_view(&ServiceFilter::All, now);
         let namespaces: Vec<(NetnsId, ServiceFilter)> =
             self.fleet.iter().map(|(netns, namespace)| (netns, namespace.filter.clone())).collect();

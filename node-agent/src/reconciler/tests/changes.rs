@@ -1,6 +1,7 @@
 //! Changes of services: when they are applied, to which network namespaces, and retries.
 
 use super::*;
+use crate::node_portals::NodeEvent;
 
 #[test]
 fn first_change_is_applied_immediately_and_a_burst_is_coalesced() {
@@ -138,4 +139,18 @@ fn ruleset_is_stored_after_the_initial_sync_and_then_at_most_once_per_second() {
     assert!(!stores(&agent.change_backend("10.1.0.2")));
     assert!(stores(&agent.tick_after(Duration::from_secs(1))));
     assert!(!stores(&agent.tick_after(Duration::from_secs(1))), "nothing new");
+}
+
+#[test]
+fn node_portals_have_the_services_before_the_views_of_pods_are_computed() {
+    let mut agent = TestAgent::new();
+    agent.reconciler.options.has_node_portals = true;
+    agent.source(SourceEvent::Changes(dns_objects("10.1.0.1")));
+    let synced = || Event::Source(SourceEvent::Synced);
+    let effects = agent.reconciler.effects_before(agent.now, &synced());
+    assert!(matches!(effects[..], [Effect::UpdateNode(NodeEvent::Services { changed: None, .. })]));
+    assert!(agent.reconciler.views.is_empty());
+    let is_of_node = |effect: &Effect| matches!(effect, Effect::UpdateNode(_));
+    assert!(!agent.step(synced()).iter().any(is_of_node));
+    assert!(agent.reconciler.effects_before(agent.now, &synced()).is_empty());
 }
