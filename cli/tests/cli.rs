@@ -376,6 +376,8 @@ fn manual_pages_cover_every_command_and_flag() {
         let page = page(&format!("portico-{name}.1")).replace("\\-", "-");
         let help = portico(&[name, "--help"]).expect_success();
         for flag in help.split_whitespace().filter(|word| word.starts_with("--") && word.len() > 2) {
+            // The value of a flag can be optional: --flag[=<VALUE>].
+            let flag = flag.split('[').next().unwrap_or_default();
             let flag = flag.trim_end_matches(|c: char| !c.is_ascii_alphanumeric());
             assert!(page.contains(flag), "{name}: {flag}");
         }
