@@ -17,7 +17,8 @@ use test_support::backend_server::{
     serve_outside, try_backend_of,
 };
 use test_support::namespace;
-use test_support::namespace::{add_address, in_routed_netns};
+use test_support::namespace::{add_address, add_address_to, in_routed_netns, run};
+use test_support::pod::Pod;
 use test_support::ruleset_loader::{RulesetLoader, portals_of, ruleset_of, with_each_loader};
 
 #[test]
@@ -274,6 +275,34 @@ fn established_connection_outlives_its_portal() {
         server.set_read_timeout(Some(REPLY_TIMEOUT)).expect("set a time-out");
         server.read_exact(&mut buffer).expect("the bytes arrive after the portal was removed");
         assert_eq!(&buffer, b"still here");
+    });
+}
+
+#[test]
+fn open_connection_through_the_node_continues_if_the_pod_gets_portals() {
+    with_each_loader(|loader| {
+        // A node whose kube-proxy serves the service.
+        let node = Pod::new();
+        node.wire("eth0", "to-pod");
+        add_address_to("eth0", "10.209.0.1/24");
+        node.within(|| {
+            add_address_to("to-pod", "10.209.0.2/24");
+            add_address("10.96.0.1");
+        });
+        run("ip", &["route", "add", "10.96.0.1", "via", "10.209.0.2"], "");
+        let listener = node.within(|| TcpListener::bind("10.96.0.1:80").expect("listen"));
+        let mut client =
+            TcpStream::connect_timeout(&backend("10.96.0.1:80"), REPLY_TIMEOUT).expect("connect");
+        let (mut server, _) = listener.accept().expect("accept");
+        serve("portal", "10.1.0.1:8080");
+        let web = svc("web").ip("10.96.0.1").tcp("http", 80);
+        loader.program(&ruleset_of([web.into(), slice("web").tcp("http", 8080).at("10.1.0.1").into()]));
+        client.write_all(b"still here").expect("write");
+        let mut buffer = [0; 10];
+        server.set_read_timeout(Some(REPLY_TIMEOUT)).expect("set a time-out");
+        server.read_exact(&mut buffer).expect("the bytes arrive at the server that accepted the connection");
+        assert_eq!(&buffer, b"still here");
+        assert_eq!(backend_of("10.96.0.1:80"), "portal");
     });
 }
 

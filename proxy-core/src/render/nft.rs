@@ -112,6 +112,10 @@ fn write_table(f: &mut Formatter<'_>, settings: Settings) -> fmt::Result {
         writeln!(f, "\t\t{PORTS} dnat {ip} to {} . meta mark map @backends{suffix}", portal(ip))?;
     }
     writeln!(f, "\t}}\n\n\tchain portals {{")?;
+    // A pod that gets portals while it runs can have open connections that kube-proxy translates on the node. The kernel
+    // did not track them in the pod, so their next packet is the first one of a connection to it. It must not be
+    // translated, because the node would then send it from another port or to another backend.
+    writeln!(f, "\t\ttcp flags & (fin | syn | rst | ack) != syn return")?;
     for Keywords { suffix, ip, .. } in Family::BOTH.map(keywords) {
         writeln!(f, "\t\t{PORTS} meta mark set {} map @portals{suffix} meta mark vmap @picks", portal(ip))?;
     }

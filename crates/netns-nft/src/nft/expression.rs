@@ -22,6 +22,13 @@ const LOOPBACK_INDEX: u32 = 1;
 /// A port, and the offset of the destination port in the transport header.
 const PORT_BYTES: u32 = 2;
 const DESTINATION_PORT_OFFSET: u32 = 2;
+/// The flags in the header of TCP, and those by which the first segment of a connection differs from all others.
+const TCP_FLAGS_BYTES: u32 = 1;
+const TCP_FLAGS_OFFSET: u32 = 13;
+const FIN: u8 = 0x01;
+const SYN: u8 = 0x02;
+const RST: u8 = 0x04;
+const ACK: u8 = 0x10;
 
 /// A header field of a packet, as a part of a key.
 #[derive(Debug, Clone, Copy)]
@@ -104,6 +111,14 @@ impl RuleBuilder<'_> {
         self
     }
 
+    /// Continues with TCP segments only that do not open a connection (`tcp flags & (fin | syn | rst | ack) != syn`).
+    pub(crate) fn match_open_connection(&mut self) -> &mut Self {
+        self.load_payload(KEY_REGISTER, NFT_PAYLOAD_TRANSPORT_HEADER, TCP_FLAGS_OFFSET, TCP_FLAGS_BYTES);
+        self.mask(KEY_REGISTER, [FIN | SYN | RST | ACK], KEY_REGISTER);
+        self.compare(NFT_CMP_NEQ, &[SYN]);
+        self
+    }
+
     /// Continues with packets only that leave through loopback, or only with the others (`oif lo`, `oif != lo`).
     pub(crate) fn match_loopback(&mut self, is_loopback: bool) -> &mut Self {
         self.load_meta(NFT_META_OIF, KEY_REGISTER);
@@ -159,15 +174,20 @@ impl RuleBuilder<'_> {
         self
     }
 
-    /// Writes those bits of a register that the mask contains to another register. The mask has the byte order of the
-    /// value.
-    pub(crate) fn mask(&mut self, source: u32, mask: [u8; 4], target: u32) -> &mut Self {
+    /// Writes those bits of a register that the mask contains to another register. The mask has the length and the byte
+    /// order of the value, which is at most one register long.
+    pub(crate) fn mask<const BYTES: usize>(
+        &mut self,
+        source: u32,
+        mask: [u8; BYTES],
+        target: u32,
+    ) -> &mut Self {
         self.expression("bitwise", |buffer| {
             buffer.put_u32(NFTA_BITWISE_SREG, source);
             buffer.put_u32(NFTA_BITWISE_DREG, target);
-            buffer.put_u32(NFTA_BITWISE_LEN, NFT_REG32_SIZE);
+            buffer.put_u32(NFTA_BITWISE_LEN, u32::try_from(BYTES).unwrap_or(NFT_REG32_SIZE));
             put_value(buffer, NFTA_BITWISE_MASK, &mask);
-            put_value(buffer, NFTA_BITWISE_XOR, &[0; 4]);
+            put_value(buffer, NFTA_BITWISE_XOR, &[0; BYTES]);
         });
         self
     }

@@ -21,7 +21,7 @@ use crate::nft::sets::add_sets;
 use crate::nft::table_writer::{ElementChange, TableWriter};
 
 /// The version of the schema, which is a part of the table's comment. A table of another version is replaced.
-pub(crate) const LAYOUT: u32 = 9;
+pub(crate) const LAYOUT: u32 = 10;
 /// The part of the comment that states on-demand mode.
 const ON_DEMAND: &str = ", portals on demand";
 /// The part of the comment that states counters.
@@ -160,6 +160,10 @@ fn add_base_rules(table: &mut TableWriter<'_>, relay_port: u16) {
 }
 
 fn add_portal_rules(table: &mut TableWriter<'_>, on_demand: bool) {
+    // Connections that were opened before the pod had portals keep their backends: see `proxy_core::nft`.
+    table.add_rule(chain::PORTALS, |rule| {
+        rule.match_protocol(TCP).match_open_connection().verdict(NFT_RETURN, None);
+    });
     let (range_verdict, range_chain) =
         if on_demand { (NFT_GOTO, Some(chain::RELAY)) } else { (NF_DROP, None) };
     for family in Family::BOTH {

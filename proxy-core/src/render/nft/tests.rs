@@ -156,6 +156,7 @@ fn ruleset_is_rendered_with_a_chain_per_dispatch_key_and_an_element_per_portal()
         	}
 
         	chain portals {
+        		tcp flags & (fin | syn | rst | ack) != syn return
         		meta l4proto { tcp, udp, sctp } meta mark set ip daddr . meta l4proto . th dport map @portals4 meta mark vmap @picks
         		meta l4proto { tcp, udp, sctp } meta mark set ip6 daddr . meta l4proto . th dport map @portals6 meta mark vmap @picks
         		ip daddr @addresses4 goto refuse
