@@ -113,7 +113,7 @@ pub(crate) struct NodePortalArgs {
     /// Comma-separated CIDRs of pods. Connections to cluster addresses from other clients are masqueraded.
     #[arg(long = "cluster-cidr", value_name = "CIDR", value_delimiter = ',')]
     pub(crate) cluster_cidrs: Vec<IpNet>,
-    /// Masquerade all connections to services.
+    /// Masquerade pods, too, as clients of cluster addresses.
     #[arg(long)]
     pub(crate) masquerade_all: bool,
     /// Keep the client's address if the endpoint of a connection from outside is on this node.

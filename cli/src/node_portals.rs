@@ -7,7 +7,7 @@ use clap::error::ErrorKind;
 use ipnet::IpNet;
 use proxy_core::address::Family;
 use proxy_core::portal::NodeContext;
-use proxy_core::ruleset::node::{NodeEnvironment, NodeSettings};
+use proxy_core::ruleset::node::{NodeEnvironment, NodeSettings, PodDetection};
 
 use crate::args::{Args, NodePortalArgs};
 
@@ -27,13 +27,6 @@ pub(crate) fn table_inputs(
     let defaults = NodePortalArgs::default();
     let args = args.unwrap_or(&defaults);
     let NodePortalArgs { nodeport_addresses, cluster_cidrs, .. } = args;
-    let settings = NodeSettings {
-        detects_pods: !cluster_cidrs.is_empty(),
-        masquerade_all: args.masquerade_all,
-        keep_client_address: args.keep_client_address,
-        loopback_port: args.loopback_port,
-        ..NodeSettings::default()
-    };
     let primary = Family::BOTH.into_iter().filter_map(|family| context.node.primary(family));
     let environment = NodeEnvironment {
         addresses: Arc::new(match nodeport_addresses.is_empty() {
@@ -43,6 +36,13 @@ pub(crate) fn table_inputs(
         // Intervals in the kernel must not overlap.
         pod_ranges: Arc::new(IpNet::aggregate(cluster_cidrs).into_iter().collect()),
         ..NodeEnvironment::default()
+    };
+    let settings = NodeSettings {
+        detects_pods: PodDetection::of(&environment),
+        masquerade_all: args.masquerade_all,
+        keep_client_address: args.keep_client_address,
+        loopback_port: args.loopback_port,
+        ..NodeSettings::default()
     };
     (settings, environment)
 }

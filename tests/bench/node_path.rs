@@ -15,7 +15,7 @@ use bench_report::{Rows, Sheet, Spread, Verdict, is_quick};
 use netns_nft::{Socket, encode_node_fresh};
 use nix::sys::socket::{setsockopt, sockopt};
 use proxy_core::portal::{NodeContext, Place, portals};
-use proxy_core::ruleset::node::{NodeEnvironment, NodeRuleset, NodeSettings};
+use proxy_core::ruleset::node::{NodeEnvironment, NodeRuleset, NodeSettings, PodDetection};
 use proxy_core::sample::{node_context, slice, svc};
 use test_support::namespace::load;
 use test_support::pod::Pod;
@@ -136,7 +136,7 @@ fn program(services: u32) {
         pod_ranges: std::collections::BTreeSet::from(["11.0.0.0/8".parse().expect("a network")]).into(),
         ..NodeEnvironment::default()
     };
-    let settings = NodeSettings { detects_pods: true, ..NodeSettings::default() };
+    let settings = NodeSettings { detects_pods: PodDetection::BOTH, ..NodeSettings::default() };
     let ruleset = NodeRuleset::new(&portals(&snapshot, &context), settings, environment);
     let socket = Socket::open().expect("a socket");
     socket.apply(&encode_node_fresh(&ruleset)).expect("apply");

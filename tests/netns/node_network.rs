@@ -12,7 +12,7 @@ use std::net::{IpAddr, TcpListener, UdpSocket};
 
 use netns_nft::{NodeTableState, Socket, encode_node_fresh};
 use proxy_core::portal::{NodeContext, Place, portals};
-use proxy_core::ruleset::node::{NodeEnvironment, NodeRuleset, NodeSettings, NodeTable};
+use proxy_core::ruleset::node::{NodeEnvironment, NodeRuleset, NodeSettings, NodeTable, PodDetection};
 use proxy_core::sample::{ip, node_context, slice, snapshot, svc};
 use proxy_core::service::Service;
 use proxy_core::snapshot::Change;
@@ -118,7 +118,7 @@ pub(crate) fn web_with_all_kinds() -> Service {
 
 /// The settings of a node that recognises pods.
 pub(crate) fn detecting() -> NodeSettings {
-    NodeSettings { detects_pods: true, ..NodeSettings::default() }
+    NodeSettings { detects_pods: PodDetection::BOTH, ..NodeSettings::default() }
 }
 
 /// A slice with the pod on this node, on the other one, or both.

@@ -14,7 +14,7 @@ use proxy_core::iptables::Iptables;
 use proxy_core::kernel_model::Table;
 use proxy_core::plan::{Op, plan};
 use proxy_core::portal::{NodeContext, Place, Portals, portals};
-use proxy_core::ruleset::node::{NodeEnvironment, NodeRuleset, NodeSettings, node_plan};
+use proxy_core::ruleset::node::{NodeEnvironment, NodeRuleset, NodeSettings, PodDetection, node_plan};
 use proxy_core::ruleset::{Element, Ruleset, Settings};
 use proxy_core::sample::{cluster, cluster_slice, ip, node_context, slice, snapshot, svc};
 use proxy_core::service::{Mode, Protocol, Scheduler};
@@ -126,7 +126,7 @@ fn sample_node_rulesets() -> Vec<(NodeSettings, NodeEnvironment, Portals)> {
     };
     let guarded = || web().balanced("192.0.2.1").balanced("2001:db8:2::1").only_from("10.0.0.0/8");
     let plain = NodeSettings::default();
-    let detecting = NodeSettings { loopback_port: 9478, detects_pods: true, ..plain };
+    let detecting = NodeSettings { loopback_port: 9478, detects_pods: PodDetection::BOTH, ..plain };
     let keeping = NodeSettings { keep_client_address: true, ..detecting };
     let ranges = ["10.99.0.0/16", "2001:db8:96::/64"].map(|net| net.parse().expect("a network"));
     let local = || vec![guarded().external_local().into(), endpoints(4).into()];

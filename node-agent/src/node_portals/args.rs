@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use clap::Args;
 use proxy_core::portal::{NodeContext, Place, PortalLimits};
-use proxy_core::ruleset::node::NodeSettings;
+use proxy_core::ruleset::node::{NodeSettings, PodDetection};
 
 use crate::node_portals::detect_local::DetectLocalArgs;
 use crate::node_portals::node_addresses::AddressSelector;
@@ -29,7 +29,7 @@ pub(crate) struct NodePortalsArgs {
     pub(crate) nodeport_addresses: Vec<AddressSelector>,
     #[command(flatten)]
     pub(crate) detect_local: DetectLocalArgs,
-    /// Masquerade all connections to services.
+    /// Masquerade pods, too, as clients of cluster addresses.
     #[arg(long)]
     pub(crate) masquerade_all: bool,
     /// Keep the client's address if the endpoint of a connection from outside is on this node. kube-proxy masquerades
@@ -68,7 +68,8 @@ impl NodePortalsArgs {
                 nat_priority: self.node_nat_priority,
                 // Set as soon as the relay listens.
                 loopback_port: 0,
-                detects_pods: false,
+                // Follows from `detect_local`.
+                detects_pods: PodDetection::NONE,
                 masquerade_all: self.masquerade_all,
                 keep_client_address: self.keep_client_address,
             },

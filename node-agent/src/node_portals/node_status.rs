@@ -6,7 +6,7 @@ use std::time::Duration;
 use daemon::Histogram;
 use proxy_core::node::ServiceProxy;
 use proxy_core::portal::{Portals, TableKind};
-use proxy_core::ruleset::node::NodeRuleset;
+use proxy_core::ruleset::node::{NodeRuleset, PodDetection};
 use serde::{Deserialize, Serialize};
 
 use crate::node_portals::health_check::{HealthCheckReport, HealthChecks};
@@ -246,7 +246,7 @@ fn settings_report(desired: &NodeRuleset) -> NodeSettingsReport {
     NodeSettingsReport {
         node_port_addresses: desired.environment().addresses.iter().map(ToString::to_string).collect(),
         localhost: settings.loopback_port != 0,
-        detects_pods: settings.detects_pods,
+        detects_pods: settings.detects_pods != PodDetection::NONE,
         masquerade_all: settings.masquerade_all,
     }
 }

@@ -12,7 +12,9 @@ use ipnet::IpNet;
 use netns_nft::{Batch, NodeTableState, encode_node, encode_node_fresh};
 use proxy_core::node::Node;
 use proxy_core::portal::{ChangedPortals, NodeContext, PortalKey, Portals, portals};
-use proxy_core::ruleset::node::{NodeChanges, NodeEnvironment, NodeRuleset, NodeSettings, node_plan};
+use proxy_core::ruleset::node::{
+    NodeChanges, NodeEnvironment, NodeRuleset, NodeSettings, PodDetection, node_plan,
+};
 use proxy_core::service::Protocol;
 use proxy_core::snapshot::{ChangedServices, Snapshot};
 
@@ -157,7 +159,7 @@ impl NodeState {
 
     fn update_environment(&mut self) {
         let environment = self.environment();
-        let detects_pods = !environment.pod_ranges.is_empty() || !environment.pod_interfaces.is_empty();
+        let detects_pods = PodDetection::of(&environment);
         self.desired.set_settings(NodeSettings { detects_pods, ..self.options.settings });
         self.pending.append(self.desired.set_environment(environment));
     }

@@ -83,18 +83,26 @@ impl NodePacket<'_> {
     /// Returns the client as the table recognises it.
     #[must_use]
     pub fn origin(&self, ruleset: &NodeRuleset) -> Origin {
-        let detects_pods = ruleset.settings().is_some_and(|settings| settings.detects_pods);
         match self.interface {
             None => Origin::Node,
-            Some(_) if detects_pods && self.is_of_pod(ruleset.environment()) => Origin::Pod,
+            Some(_) if self.is_detected_pod(ruleset) => Origin::Pod,
             Some(_) => Origin::Outside,
         }
+    }
+
+    fn is_detected_pod(&self, ruleset: &NodeRuleset) -> bool {
+        detects_pods(ruleset, self) && self.is_of_pod(ruleset.environment())
     }
 
     fn is_of_pod(&self, NodeEnvironment { pod_ranges, pod_interfaces, .. }: &NodeEnvironment) -> bool {
         let matches = |interface: &str| pod_interfaces.iter().any(|pattern| pattern.matches(interface));
         pod_ranges.iter().any(|range| range.contains(&self.source)) || self.interface.is_some_and(matches)
     }
+}
+
+fn detects_pods(ruleset: &NodeRuleset, packet: &NodePacket<'_>) -> bool {
+    let family = Family::of(packet.source);
+    ruleset.settings().is_some_and(|settings| settings.detects_pods.in_family(family))
 }
 
 /// Simulates a packet. `draw` is the random number that selects a slot, or with round robin the number of previous
@@ -191,14 +199,15 @@ impl Tracer<'_> {
             return false;
         }
         let is_local = self.ruleset.is_local_endpoint(backend);
-        if self.settings.masquerade_all || (is_local && backend == self.packet.source) {
+        if is_local && backend == self.packet.source {
             return true;
         }
+        let is_pod = self.packet.is_detected_pod(self.ruleset);
         let Some(frontend) = self.frontend() else { return false };
         if frontend.is_cluster_ip {
-            self.settings.detects_pods && !self.packet.is_of_pod(self.ruleset.environment())
+            self.settings.masquerade_all || (detects_pods(self.ruleset, self.packet) && !is_pod)
         } else if frontend.short.is_some() {
-            self.packet.interface.is_none()
+            self.packet.interface.is_none() && !is_pod
         } else {
             !(is_local && self.settings.keep_client_address)
         }

@@ -16,7 +16,7 @@ use crate::render::nft::{
 use crate::routing::portal::PortalKey;
 use crate::ruleset::node::{
     BackendSelection, NodeChain, NodeChanges, NodeElement, NodeOp, NodePlan, NodeRuleset, NodeSettings,
-    OwnChain, TargetNumber, code, node_plan,
+    OwnChain, PodDetection, TargetNumber, code, node_plan,
 };
 
 /// The name of the table.
@@ -159,9 +159,7 @@ fn write_flagged_chains(f: &mut Formatter<'_>, settings: NodeSettings) -> fmt::R
         writeln!(f, "\t\t{PORTS} {family} meta mark set {NODE_PORT} map @shortports{suffix} {pick}")?;
     }
     writeln!(f, "\t}}\n\n\tchain by-client {{\n\t\tiif 0 goto short")?;
-    if settings.detects_pods {
-        write_pod_rules(f, "goto short")?;
-    }
+    write_pod_rules(f, settings.detects_pods, "goto short")?;
     writeln!(f, "\t}}\n\n\tchain flagged {{")?;
     for Keywords { suffix, ip, .. } in Family::BOTH.map(keywords) {
         write!(f, "\t\tmeta mark & {:#010x} != 0 ", code::GUARDED)?;
@@ -203,11 +201,15 @@ fn write_base_chains(f: &mut Formatter<'_>, settings: NodeSettings) -> fmt::Resu
 }
 
 /// Writes rules for packets from pods.
-fn write_pod_rules(f: &mut Formatter<'_>, verdict: &str) -> fmt::Result {
-    for Keywords { suffix, ip, .. } in Family::BOTH.map(keywords) {
+fn write_pod_rules(f: &mut Formatter<'_>, detects_pods: PodDetection, verdict: &str) -> fmt::Result {
+    for family in Family::BOTH.into_iter().filter(|family| detects_pods.in_family(*family)) {
+        let Keywords { suffix, ip, .. } = keywords(family);
         writeln!(f, "\t\t{ip} saddr @pods{suffix} {verdict}")?;
     }
-    writeln!(f, "\t\tiifname @pod-interfaces {verdict}")
+    if detects_pods != PodDetection::NONE {
+        writeln!(f, "\t\tiifname @pod-interfaces {verdict}")?;
+    }
+    Ok(())
 }
 
 /// Writes the chains that masquerade connections whose destination this table translated.
@@ -219,7 +221,12 @@ fn write_masquerade_chains(f: &mut Formatter<'_>, settings: NodeSettings) -> fmt
             writeln!(f, "\t\tmeta mark & {:#010x} != 0 goto local-policy", code::SHORT)?;
         }
         writeln!(f, "\t\t{RESET}")?;
-        if masquerade_all || (chain == "external" && !keep_client_address) {
+        let masquerades_all = match chain {
+            "internal" => masquerade_all,
+            "external" => !keep_client_address,
+            _ => false,
+        };
+        if masquerades_all {
             writeln!(f, "\t\t{MASQUERADE}\n\t}}\n")?;
             continue;
         }
@@ -227,11 +234,16 @@ fn write_masquerade_chains(f: &mut Formatter<'_>, settings: NodeSettings) -> fmt
             writeln!(f, "\t\t{ip} saddr . {ip} daddr @hairpin{suffix} {MASQUERADE}")?;
         }
         match chain {
-            "internal" if detects_pods => {
-                write_pod_rules(f, "return")?;
-                writeln!(f, "\t\t{MASQUERADE}")?;
+            "internal" => {
+                write_pod_rules(f, detects_pods, "return")?;
+                for family in Family::BOTH.into_iter().filter(|family| detects_pods.in_family(*family)) {
+                    writeln!(f, "\t\tmeta nfproto ipv{} {MASQUERADE}", keywords(family).suffix)?;
+                }
             }
-            "local-policy" => writeln!(f, "\t\tfib saddr type local {MASQUERADE}")?,
+            "local-policy" => {
+                write_pod_rules(f, detects_pods, "return")?;
+                writeln!(f, "\t\tfib saddr type local {MASQUERADE}")?;
+            }
             "external" => {
                 for Keywords { suffix, ip, .. } in Family::BOTH.map(keywords) {
                     writeln!(f, "\t\t{ip} daddr @local-endpoints{suffix} return")?;

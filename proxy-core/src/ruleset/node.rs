@@ -27,7 +27,7 @@ pub use chain::{BackendSelection, NodeChain, OwnChain};
 pub use changes::NodeChanges;
 pub use element::NodeElement;
 pub use plan::{NodeOp, NodePlan, node_plan};
-pub use settings::{NodeEnvironment, NodeSettings};
+pub use settings::{NodeEnvironment, NodeSettings, PodDetection};
 pub use table::NodeTable;
 pub use target::{FrontendAction, FrontendValue, TARGETS_MAX, Target, TargetNumber, code};
 use target::{Requirement, TargetKey};

@@ -12,6 +12,7 @@ use crate::model::guest::InterfacePattern;
 use crate::model::service::{Scheduler, Service};
 use crate::model::snapshot::Change;
 use crate::routing::portal::{NodeContext, Place, portals};
+use crate::ruleset::node::PodDetection;
 use crate::sample::{backend, ip, node_context, slice, snapshot, svc, tcp, udp};
 
 /// A multiple of the number of backends in any test.
@@ -37,7 +38,7 @@ fn remote_endpoint() -> EndpointSlice {
 }
 
 fn settings() -> NodeSettings {
-    NodeSettings { detects_pods: true, ..NodeSettings::default() }
+    NodeSettings { detects_pods: PodDetection::BOTH, ..NodeSettings::default() }
 }
 
 fn environment() -> NodeEnvironment {
@@ -381,6 +382,17 @@ fn endpoint_that_reaches_itself_is_masqueraded() {
 }
 
 #[test]
+fn endpoint_that_only_the_local_policy_selects_reaches_itself() {
+    let slice = slice("s").tcp("", 8080).at("10.1.0.1").on("n1").terminating().at("10.1.9.1").on("n2");
+    let changes = [four_kinds().external_local().into(), slice.into()];
+    let table = table_with(changes, NodeSettings::default(), environment());
+    for destination in EXTERNAL.map(tcp) {
+        let own = packet("10.1.0.1", Some("veth1"), destination);
+        assert_eq!(possible_traces(&table, &own), [masqueraded("10.1.0.1:8080")], "{destination}");
+    }
+}
+
+#[test]
 fn endpoint_on_another_node_is_no_hairpin() {
     let table = table_of(four_kinds(), remote_endpoint());
     let own = packet("10.1.9.1", Some("eth0"), tcp(CLUSTER_IP));
@@ -391,8 +403,12 @@ fn endpoint_on_another_node_is_no_hairpin() {
 fn clients_of_a_cluster_address_other_than_pods_are_masqueraded_if_pods_are_detected() {
     let changes = || [four_kinds().into(), remote_endpoint().into()];
     let cluster = tcp(CLUSTER_IP);
-    for (detects_pods, result) in [(true, masqueraded("10.1.9.1:8080")), (false, forwarded("10.1.9.1:8080"))]
-    {
+    let v6 = PodDetection { v4: false, v6: true };
+    for (detects_pods, result) in [
+        (PodDetection::BOTH, masqueraded("10.1.9.1:8080")),
+        (PodDetection::NONE, forwarded("10.1.9.1:8080")),
+        (v6, forwarded("10.1.9.1:8080")),
+    ] {
         let settings = NodeSettings { detects_pods, ..NodeSettings::default() };
         let table = table_with(changes(), settings, environment());
         assert_eq!(possible_traces(&table, &from_outside(cluster)), [result]);
@@ -402,17 +418,27 @@ fn clients_of_a_cluster_address_other_than_pods_are_masqueraded_if_pods_are_dete
 }
 
 #[test]
-fn masquerade_all_masquerades_every_client() {
-    let all = NodeSettings { masquerade_all: true, ..NodeSettings::default() };
+fn masquerade_all_masquerades_every_client_of_a_cluster_address() {
+    let all = NodeSettings { masquerade_all: true, ..settings() };
     let table = table_with([four_kinds().external_local().into(), endpoints().into()], all, environment());
-    for destination in [CLUSTER_IP, NODE_PORT] {
-        for packet in from_each_client(tcp(destination)) {
-            let results = possible_traces(&table, &packet);
-            let is_masqueraded = |result: &NodeTrace| {
-                matches!(result, NodeTrace::Forward { source: SeenSource::NodeAddress, .. })
-            };
-            assert!(results.iter().all(is_masqueraded), "{packet:?}: {results:?}");
-        }
+    for packet in from_each_client(tcp(CLUSTER_IP)) {
+        let results = possible_traces(&table, &packet);
+        let is_masqueraded =
+            |result: &NodeTrace| matches!(result, NodeTrace::Forward { source: SeenSource::NodeAddress, .. });
+        assert!(results.iter().all(is_masqueraded), "{packet:?}: {results:?}");
+    }
+    for destination in EXTERNAL.map(tcp) {
+        assert_eq!(possible_traces(&table, &from_outside(destination)), [forwarded("10.1.0.1:8080")]);
+    }
+}
+
+/// As with kube-proxy, which checks the addresses of pods before those of the node.
+#[test]
+fn process_of_the_node_with_an_address_of_pods_counts_as_a_pod() {
+    let table = table_of(four_kinds().external_local(), endpoints());
+    let both = [forwarded("10.1.0.1:8080"), forwarded("10.1.9.1:8080")];
+    for destination in EXTERNAL.into_iter().chain([CLUSTER_IP]).map(tcp) {
+        assert_eq!(possible_traces(&table, &packet("10.1.0.254", None, destination)), both, "{destination}");
     }
 }
 

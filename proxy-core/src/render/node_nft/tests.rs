@@ -17,7 +17,7 @@ use crate::sample::{ip, node_context, slice, snapshot, svc};
 const EVERYTHING: NodeSettings = NodeSettings {
     nat_priority: -101,
     loopback_port: 9478,
-    detects_pods: true,
+    detects_pods: PodDetection::BOTH,
     masquerade_all: false,
     keep_client_address: true,
 };
@@ -290,13 +290,17 @@ fn table_of_the_node_is_rendered_with_flat_maps_and_a_chain_per_number_of_backen
         		ip saddr @pods4 return
         		ip6 saddr @pods6 return
         		iifname @pod-interfaces return
-        		masquerade fully-random
+        		meta nfproto ipv4 masquerade fully-random
+        		meta nfproto ipv6 masquerade fully-random
         	}
 
         	chain local-policy {
         		meta mark set 0 meta priority set none
         		ip saddr . ip daddr @hairpin4 masquerade fully-random
         		ip6 saddr . ip6 daddr @hairpin6 masquerade fully-random
+        		ip saddr @pods4 return
+        		ip6 saddr @pods6 return
+        		iifname @pod-interfaces return
         		fib saddr type local masquerade fully-random
         	}
 
@@ -477,14 +481,18 @@ fn settings_change_the_base_chains_and_the_masquerade_only() {
             "\t\tip saddr @pods4 return",
             "\t\tip6 saddr @pods6 return",
             "\t\tiifname @pod-interfaces return",
+            "\t\tmeta nfproto ipv4 masquerade fully-random",
+            "\t\tmeta nfproto ipv6 masquerade fully-random",
+            "\t\tip saddr @pods4 return",
+            "\t\tip6 saddr @pods6 return",
+            "\t\tiifname @pod-interfaces return",
             "\t\tip daddr @local-endpoints4 return",
             "\t\tip6 daddr @local-endpoints6 return",
         ]
     "#]]
     .assert_debug_eq(&missing);
     let all = lines(NodeSettings { masquerade_all: true, ..NodeSettings::default() });
-    assert!(all.iter().all(|line| !line.contains("fib saddr")));
-    assert_eq!(all.iter().filter(|line| line.trim() == MASQUERADE).count(), 3);
+    assert_eq!(all.iter().filter(|line| line.trim() == MASQUERADE).count(), 2);
 }
 
 #[test]

@@ -175,12 +175,17 @@ impl<'a> PortalBuilder<'a> {
             PortalKind::ClusterIp => self.service.internal_policy,
             _ => TrafficPolicy::Cluster,
         };
-        let Target { verdict, backends, omitted_backends, local } = self.target(port, family, policy);
+        let Target { verdict, backends, omitted_backends, mut local } = self.target(port, family, policy);
         let service = self.service;
         let is_on_node = self.node_context.place == Place::Node;
         let has_external = is_on_node && kind != PortalKind::ClusterIp;
         let external = (has_external && service.external_policy == TrafficPolicy::Local).then(|| {
-            let Target { verdict, backends, .. } = self.target(port, family, TrafficPolicy::Local);
+            let Target { verdict, backends, local: on_node, .. } =
+                self.target(port, family, TrafficPolicy::Local);
+            // The policies select terminating endpoints separately, and only one of them follows hints.
+            local.extend(on_node);
+            local.sort_unstable();
+            local.dedup();
             ExternalTarget { verdict, backends }
         });
         let node = (external.is_some() || !local.is_empty()).then_some(NodeEndpoints { external, local });

@@ -11,7 +11,7 @@ use crate::nft::expression::conntrack::Original;
 use crate::nft::expression::{HeaderField, KEY_REGISTER, RuleBuilder};
 use crate::nft::names::per_family;
 use crate::nft::node::names::{chain, set};
-use crate::nft::node::schema::for_pods;
+use crate::nft::node::schema::{detecting_families, for_pods};
 use crate::nft::table_writer::TableWriter;
 
 /// Adds the rules that look up the frontends of translated connections, in the order of the chain `services`.
@@ -51,7 +51,12 @@ fn reset_priority<'a, 'b>(rule: &'a mut RuleBuilder<'b>) -> &'a mut RuleBuilder<
 /// Adds the rules that masquerade. An endpoint that reaches itself is masqueraded in any case.
 fn add_masquerade_chains(table: &mut TableWriter<'_>, settings: NodeSettings) {
     for name in [chain::INTERNAL, chain::LOCAL_POLICY, chain::EXTERNAL] {
-        if settings.masquerade_all || (name == chain::EXTERNAL && !settings.keep_client_address) {
+        let masquerades_all = match name {
+            chain::INTERNAL => settings.masquerade_all,
+            chain::EXTERNAL => !settings.keep_client_address,
+            _ => false,
+        };
+        if masquerades_all {
             table.add_rule(name, |rule| reset_priority(rule).masquerade());
             continue;
         }
@@ -67,12 +72,14 @@ fn add_masquerade_chains(table: &mut TableWriter<'_>, settings: NodeSettings) {
         }
         match name {
             chain::INTERNAL => {
-                if settings.detects_pods {
-                    for_pods(table, name, (NFT_RETURN, None));
-                    table.add_rule(name, |rule| rule.masquerade());
+                for_pods(table, settings, name, (NFT_RETURN, None));
+                for family in detecting_families(settings) {
+                    table.add_rule(name, |rule| rule.match_family(family).masquerade());
                 }
             }
             chain::LOCAL_POLICY => {
+                // As with kube-proxy, a process of the node with a source address of pods counts as a pod.
+                for_pods(table, settings, name, (NFT_RETURN, None));
                 table.add_rule(name, |rule| rule.match_local(HeaderField::SourceAddress).masquerade());
             }
             _ => add_kept_addresses(table, name),

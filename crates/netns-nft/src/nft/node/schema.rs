@@ -12,7 +12,7 @@
 //! a node port takes eight lookups: maps by address come before maps by port, and others follow only from flags.
 
 use proxy_core::address::Family;
-use proxy_core::ruleset::node::{BackendSelection, NodeChain, NodeSettings, OwnChain, code};
+use proxy_core::ruleset::node::{BackendSelection, NodeChain, NodeSettings, OwnChain, PodDetection, code};
 use proxy_core::service::Protocol;
 
 use crate::netlink::uapi::*;
@@ -54,7 +54,9 @@ pub(crate) fn comment(settings: NodeSettings) -> String {
 fn options(settings: NodeSettings) -> String {
     let NodeSettings { detects_pods, masquerade_all, keep_client_address, .. } = settings;
     let options = [
-        (detects_pods, ", detects pods"),
+        (detects_pods == PodDetection::BOTH, ", detects pods"),
+        (detects_pods.v4 && !detects_pods.v6, ", detects pods in IPv4"),
+        (detects_pods.v6 && !detects_pods.v4, ", detects pods in IPv6"),
         (masquerade_all, ", masquerades all"),
         (keep_client_address, ", keeps client addresses"),
     ];
@@ -66,10 +68,16 @@ pub(crate) fn settings(text: &str) -> Option<NodeSettings> {
     let rest = text.strip_prefix(&format!("portico node layout {NODE_LAYOUT}, nat priority "))?;
     let (nat_priority, rest) = rest.split_once(", loopback port ")?;
     let port = rest.split(',').next()?;
+    let detects_pods = match () {
+        () if rest.contains(", detects pods in IPv4") => PodDetection { v4: true, v6: false },
+        () if rest.contains(", detects pods in IPv6") => PodDetection { v4: false, v6: true },
+        () if rest.contains(", detects pods") => PodDetection::BOTH,
+        () => PodDetection::NONE,
+    };
     let settings = NodeSettings {
         nat_priority: nat_priority.parse().ok()?,
         loopback_port: port.parse().ok()?,
-        detects_pods: rest.contains(", detects pods"),
+        detects_pods,
         masquerade_all: rest.contains(", masquerades all"),
         keep_client_address: rest.contains(", keeps client addresses"),
     };
@@ -168,9 +176,7 @@ fn add_flagged_rules(table: &mut TableWriter<'_>, settings: NodeSettings) {
     table.add_rule(chain::BY_CLIENT, |rule| {
         rule.match_no_input_interface().verdict(NFT_GOTO, Some(chain::SHORT));
     });
-    if settings.detects_pods {
-        for_pods(table, chain::BY_CLIENT, (NFT_GOTO, Some(chain::SHORT)));
-    }
+    for_pods(table, settings, chain::BY_CLIENT, (NFT_GOTO, Some(chain::SHORT)));
     for family in Family::BOTH {
         // Only a node port leads here without an element of the first map.
         for (key, map) in [(&FRONTEND_KEY[..], set::SHORT), (&PORT_KEY, set::SHORT_PORTS)] {
@@ -224,17 +230,29 @@ fn add_base_rules(table: &mut TableWriter<'_>, settings: NodeSettings) {
     }
 }
 
-/// Adds rules with a verdict for packets from pods.
-pub(super) fn for_pods(table: &mut TableWriter<'_>, chain: &str, (verdict, target): (i32, Option<&str>)) {
-    for family in Family::BOTH {
+/// Adds rules with a verdict for packets from pods, in the families in which they are detected.
+pub(super) fn for_pods(
+    table: &mut TableWriter<'_>,
+    settings: NodeSettings,
+    chain: &str,
+    (verdict, target): (i32, Option<&str>),
+) {
+    for family in detecting_families(settings) {
         table.add_rule(chain, |rule| {
             rule.match_family(family).load(family, &[HeaderField::SourceAddress]);
             rule.match_in(&per_family(set::PODS, family)).verdict(verdict, target);
         });
     }
-    table.add_rule(chain, |rule| {
-        rule.load_input_interface().match_in(set::POD_INTERFACES).verdict(verdict, target);
-    });
+    if settings.detects_pods != PodDetection::NONE {
+        table.add_rule(chain, |rule| {
+            rule.load_input_interface().match_in(set::POD_INTERFACES).verdict(verdict, target);
+        });
+    }
+}
+
+/// Returns the families in which pods are detected.
+pub(super) fn detecting_families(settings: NodeSettings) -> impl Iterator<Item = Family> {
+    Family::BOTH.into_iter().filter(move |family| settings.detects_pods.in_family(*family))
 }
 
 /// Adds the chain that selects a backend, with its rules.
@@ -314,11 +332,11 @@ mod tests {
 
     #[test]
     fn comment_contains_the_settings() {
-        for bits in 0..8_u8 {
+        for bits in 0..16_u8 {
             let settings = NodeSettings {
                 nat_priority: -101,
                 loopback_port: u16::from(bits),
-                detects_pods: bits & 1 != 0,
+                detects_pods: PodDetection { v4: bits & 1 != 0, v6: bits & 8 != 0 },
                 masquerade_all: bits & 2 != 0,
                 keep_client_address: bits & 4 != 0,
             };

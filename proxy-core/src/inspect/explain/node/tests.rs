@@ -8,6 +8,7 @@ use super::*;
 use crate::model::endpoint::EndpointSlice;
 use crate::model::service::Service;
 use crate::model::snapshot::Change;
+use crate::ruleset::node::PodDetection;
 use crate::sample::{ip, node_context, slice, snapshot, svc, tcp, udp};
 
 const NODE_PORT: &str = "10.240.0.5:30080";
@@ -21,7 +22,7 @@ fn environment() -> NodeEnvironment {
 }
 
 fn settings() -> NodeSettings {
-    NodeSettings { detects_pods: true, loopback_port: 9478, ..NodeSettings::default() }
+    NodeSettings { detects_pods: PodDetection::BOTH, loopback_port: 9478, ..NodeSettings::default() }
 }
 
 fn service() -> Service {
