@@ -15,6 +15,7 @@ mod cluster;
 mod connections;
 mod conntrack;
 mod demand;
+mod differential;
 mod forward;
 mod guest;
 mod health_check;

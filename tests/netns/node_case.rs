@@ -175,7 +175,8 @@ fn connection_result(key: PortalKey, timeout: Duration) -> String {
     format!("{server} {}", address_name(source.parse().expect("an address")))
 }
 
-fn ask_datagram(server: SocketAddr, timeout: Duration) -> std::io::Result<String> {
+/// Sends a datagram, and returns the reply.
+pub(crate) fn ask_datagram(server: SocketAddr, timeout: Duration) -> std::io::Result<String> {
     let own = if server.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
     let socket = UdpSocket::bind(own)?;
     socket.connect(server)?;

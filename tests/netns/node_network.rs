@@ -17,18 +17,11 @@ use proxy_core::sample::{ip, node_context, slice, snapshot, svc};
 use proxy_core::service::Service;
 use proxy_core::snapshot::Change;
 use test_support::namespace::{add_address, add_address_to, in_new_netns, run};
+pub(crate) use test_support::node_places::{
+    CLIENT_POD, GATEWAY, LOCAL_POD, NODE, NODE_ON_LINK, OUTSIDE, REMOTE_POD,
+};
 use test_support::pod::Pod;
 
-/// The addresses of one party in both families.
-pub(crate) const NODE: [&str; 2] = ["10.240.0.5", "2001:db8:f::5"];
-pub(crate) const OUTSIDE: [&str; 2] = ["192.0.2.2", "2001:db8:2::2"];
-pub(crate) const LOCAL_POD: [&str; 2] = ["10.1.0.2", "2001:db8:10::2"];
-pub(crate) const CLIENT_POD: [&str; 2] = ["10.1.3.2", "2001:db8:10:1::2"];
-pub(crate) const REMOTE_POD: [&str; 2] = ["10.1.1.2", "2001:db8:11::2"];
-/// The addresses of the node on the link to the other node: what masqueraded clients of its pod have.
-pub(crate) const NODE_ON_LINK: [&str; 2] = ["198.51.100.1", "2001:db8:51::1"];
-/// The addresses of the node on the link to the local pod.
-pub(crate) const GATEWAY: [&str; 2] = ["10.1.0.1", "2001:db8:10::1"];
 /// Addresses of a service: its cluster addresses, external addresses and load-balancer addresses.
 pub(crate) const CLUSTER_IP: [&str; 2] = ["10.96.0.1", "2001:db8:96::1"];
 pub(crate) const EXTERNAL_IP: [&str; 2] = ["203.0.113.8", "2001:db8:cb::8"];
@@ -69,12 +62,16 @@ impl NodeNetwork {
 
 /// Runs `body` in a new network namespace with these neighbours, which serve on port 8080.
 pub(crate) fn on_node<T: Send>(body: impl FnOnce(&NodeNetwork) -> T + Send) -> T {
-    in_new_netns(|| {
-        let network = NodeNetwork::new();
+    on_node_without_servers(|network| {
         network.local.within(|| serve("local", &LOCAL_POD, 8080));
         network.remote.within(|| serve("remote", &REMOTE_POD, 8080));
-        body(&network)
+        body(network)
     })
+}
+
+/// Runs `body` in a new network namespace with these neighbours, which serve nothing.
+pub(crate) fn on_node_without_servers<T: Send>(body: impl FnOnce(&NodeNetwork) -> T + Send) -> T {
+    in_new_netns(|| body(&NodeNetwork::new()))
 }
 
 fn neighbour(name: &str, node: [&str; 2], own: &[&str; 2]) -> Pod {

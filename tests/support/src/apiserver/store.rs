@@ -136,6 +136,7 @@ impl Selector {
         let is = |part: &str| match part.split_once('=') {
             Some(("metadata.name", name)) => object["metadata"]["name"] == name,
             Some(("spec.nodeName", name)) => object["spec"]["nodeName"] == name,
+            Some(("spec.clusterIP!", address)) => object["spec"]["clusterIP"] != address,
             Some(("status.phase!", phase)) => object["status"]["phase"] != phase,
             other => panic!("the double does not support the field selector {other:?}"),
         };
