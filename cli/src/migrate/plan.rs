@@ -190,6 +190,9 @@ impl Migration {
                 Some(ProxyPod::Absent | ProxyPod::NotReady) if !*running => {
                     wait("the pod of kube-proxy on the node to be ready")
                 }
+                Some(ProxyPod::Ready) if !*running => {
+                    wait("the agent to observe kube-proxy, whose pod on the node is ready")
+                }
                 _ if !*running => wait(START_KUBE_PROXY),
                 _ if !*synced => wait("kube-proxy to program its rules"),
                 _ => Step::SetLabel(ServiceProxy::KubeProxy),

@@ -15,8 +15,10 @@ const TIMEOUT: Duration = Duration::from_secs(2);
 /// The maximum that is read of a response.
 const RESPONSE_BYTES_MAX: u64 = 4 << 20;
 const LOOPBACK: [IpAddr; 2] = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
-/// The time of its last sync, in each family; 0 before the first one.
+/// The time of its last sync, in each family; absent or 0 before the first one.
 const LAST_SYNC: &str = "kubeproxy_sync_proxy_rules_last_timestamp_seconds";
+/// The time at which the last sync was queued, in each family. kube-proxy sets it when it starts.
+const LAST_QUEUED: &str = "kubeproxy_sync_proxy_rules_last_queued_timestamp_seconds";
 
 /// A kube-proxy that responds.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -43,11 +45,20 @@ pub fn is_kube_proxy_synced() -> bool {
 }
 
 fn is_synced(metrics: &str) -> bool {
-    let mut times = metrics
-        .lines()
-        .filter_map(|line| line.strip_prefix(LAST_SYNC)?.rsplit(' ').next()?.parse::<f64>().ok())
-        .peekable();
-    times.peek().is_some() && times.all(|time| time > 0.0)
+    let synced: Vec<(&str, f64)> = times(metrics, LAST_SYNC).collect();
+    let has_time = |family: &str| synced.iter().any(|(other, time)| *other == family && *time > 0.0);
+    !synced.is_empty()
+        && synced.iter().all(|(family, _)| has_time(family))
+        && times(metrics, LAST_QUEUED).all(|(family, _)| has_time(family))
+}
+
+/// The times of a metric, with the labels of each.
+fn times<'a>(metrics: &'a str, name: &'a str) -> impl Iterator<Item = (&'a str, f64)> {
+    let time = move |line: &'a str| {
+        let (labels, time) = line.strip_prefix(name)?.rsplit_once(' ')?;
+        Some((labels, time.parse().ok()?))
+    };
+    metrics.lines().filter_map(time)
 }
 
 /// Returns the configuration of the kube-proxy, if it responds.
@@ -82,15 +93,22 @@ fn request(address: SocketAddr, path: &str, statuses: &[&str]) -> io::Result<Opt
 mod tests {
     use super::*;
 
+    /// The pages of the real kube-proxy: a family that has not been programmed has no time, or 0.
     #[test]
     fn kube_proxy_is_synced_once_every_family_has_a_time() {
-        let page = |v4: &str, v6: &str| {
-            format!(
-                "# TYPE {LAST_SYNC} gauge\n{LAST_SYNC}{{ip_family=\"IPv4\"}} {v4}\n{LAST_SYNC}{{ip_family=\"IPv6\"}} {v6}\n"
-            )
+        let line =
+            |name: &str, family: &str, time: &str| format!("{name}{{ip_family=\"{family}\"}} {time}\n");
+        let page = |v6: &str| {
+            let queued = line(LAST_QUEUED, "IPv4", "1.78e+09") + &line(LAST_QUEUED, "IPv6", "1.78e+09");
+            format!("# TYPE {LAST_SYNC} gauge\n{queued}{}{v6}", line(LAST_SYNC, "IPv4", "1.79e+09"))
         };
-        assert!(is_synced(&page("1.79e+09", "1.79e+09")));
-        assert!(!is_synced(&page("1.79e+09", "0")));
+        assert!(is_synced(&page(&line(LAST_SYNC, "IPv6", "1.79e+09"))));
+        assert!(!is_synced(&page(&line(LAST_SYNC, "IPv6", "0"))));
+        assert!(!is_synced(&page("")), "IPv6 is queued, and not programmed");
+        assert!(
+            is_synced(&format!("{LAST_QUEUED} 1.78e+09\n{LAST_SYNC} 1.79e+09\n")),
+            "an older kube-proxy without the label"
+        );
         assert!(!is_synced("process_start_time_seconds 1\n"), "another program");
     }
 }

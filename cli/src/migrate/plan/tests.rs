@@ -85,6 +85,16 @@ fn steps_back_remove_the_label_after_kube_proxy_is_synced() {
 }
 
 #[test]
+fn agent_that_has_not_observed_a_ready_pod_is_waited_for_without_a_request_to_start_kube_proxy() {
+    let mut observation = last(Goal::Portico, &node_of_kube_proxy(true));
+    observation.label = Ok(ServiceProxy::Both);
+    observation.agent.as_mut().expect("a report").label = "both".to_owned();
+    observation.daemon_set = Some(ProxyDaemonSet { avoids_portico: true, pod: ProxyPod::Ready });
+    let step = Migration::new(Goal::KubeProxy, "2".to_owned()).next(&observation);
+    assert_eq!(step, wait("the agent to observe kube-proxy, whose pod on the node is ready"));
+}
+
+#[test]
 fn embedded_kube_proxy_is_stopped_and_started_by_the_operator() {
     let (_, steps) = way(Goal::Portico, &node_of_kube_proxy(false));
     assert!(steps.iter().any(|step| matches!(step, Step::Wait(text) if text.contains("disable-kube-proxy"))));
