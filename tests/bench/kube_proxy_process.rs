@@ -3,8 +3,7 @@
 //! It runs if the environment variable `KUBE_PROXY` is the path of the program; `KUBEBUILDER_ASSETS` then is the directory
 //! of etcd and kube-apiserver. kube-proxy is in the nftables mode with its default intervals.
 
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -15,9 +14,8 @@ use bench_report::Spread;
 use netns_nft::Socket;
 use serde_json::json;
 use test_support::apiserver::ApiServer;
-use test_support::child_guard::ChildGuard;
 use test_support::eventually::Wait;
-use test_support::temp_dir::TempDir;
+use test_support::kube_proxy::KubeProxy;
 
 /// The number of clients that create objects.
 const CLIENTS: usize = 4;
@@ -40,11 +38,11 @@ pub(crate) struct KubeProxyFigures {
 
 /// Measures kube-proxy in this network namespace, if there is one.
 pub(crate) fn kube_proxy(services: usize, changes: usize) -> Option<KubeProxyFigures> {
-    let program = PathBuf::from(std::env::var_os("KUBE_PROXY").filter(|path| !path.is_empty())?);
+    let program = KubeProxy::program()?;
     let api = ApiServer::real();
     create_objects(&api, services);
-    let proxy = KubeProxy::start(&program, &api);
-    let program = proxy.first_sync();
+    let proxy = start(&program, &api);
+    let program = first_sync();
     let socket = Socket::open().expect("a socket");
     let one = |number: usize| {
         thread::sleep(PAUSE);
@@ -59,8 +57,8 @@ pub(crate) fn kube_proxy(services: usize, changes: usize) -> Option<KubeProxyFig
     Some(KubeProxyFigures {
         program,
         change: Spread::of((0..changes).map(one).collect()),
-        resident: memory_mb(proxy.child.id(), "VmRSS:"),
-        peak: memory_mb(proxy.child.id(), "VmHWM:"),
+        resident: memory_mb(proxy.id(), "VmRSS:"),
+        peak: memory_mb(proxy.id(), "VmHWM:"),
     })
 }
 
@@ -81,37 +79,22 @@ fn create_objects(api: &ApiServer, services: usize) {
     });
 }
 
-struct KubeProxy {
-    child: ChildGuard,
-    _dir: TempDir,
+fn start(program: &Path, api: &ApiServer) -> KubeProxy {
+    let config = json!({"mode": "nftables", "clientConnection": {"kubeconfig": api.kubeconfig()},
+        "hostnameOverride": NODE, "clusterCIDR": "10.128.0.0/9"});
+    KubeProxy::start(program, config)
 }
 
-impl KubeProxy {
-    fn start(program: &Path, api: &ApiServer) -> Self {
-        let dir = TempDir::new("kube-proxy");
-        let config = json!({
-            "apiVersion": "kubeproxy.config.k8s.io/v1alpha1", "kind": "KubeProxyConfiguration", "mode": "nftables",
-            "clientConnection": {"kubeconfig": api.kubeconfig()}, "hostnameOverride": NODE,
-            "clusterCIDR": "10.128.0.0/9",
-            "conntrack": {"maxPerCore": 0, "tcpEstablishedTimeout": "0s", "tcpCloseWaitTimeout": "0s"}});
-        let config = dir.write("config.json", config.to_string());
-        let log = std::fs::File::create(dir.join("log")).expect("create a log");
-        let mut command = Command::new(program);
-        command.arg("--config").arg(config).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
-        Self { child: ChildGuard::spawn(&mut command), _dir: dir }
-    }
-
-    /// Returns the duration of the first sync of the rules of IPv4, of which kube-proxy keeps the sum and the number.
-    fn first_sync(&self) -> Spread {
-        let seconds = WAIT.until("kube-proxy is synced", || {
-            let page = get(10_249, "/metrics")?;
-            let value = |suffix: &str| {
-                let name = format!("{FULL_SYNC}_{suffix}{{ip_family=\"IPv4\"}} ");
-                page.lines().find_map(|line| line.strip_prefix(&name)?.parse::<f64>().ok())
-            };
-            thread::sleep(METRICS_INTERVAL);
-            Some(value("sum")? / value("count").filter(|count| *count > 0.0)?)
-        });
-        Spread::one(seconds * 1e3)
-    }
+/// Returns the duration of the first sync of the rules of IPv4, of which kube-proxy keeps the sum and the number.
+fn first_sync() -> Spread {
+    let seconds = WAIT.until("kube-proxy is synced", || {
+        let page = get(10_249, "/metrics")?;
+        let value = |suffix: &str| {
+            let name = format!("{FULL_SYNC}_{suffix}{{ip_family=\"IPv4\"}} ");
+            page.lines().find_map(|line| line.strip_prefix(&name)?.parse::<f64>().ok())
+        };
+        thread::sleep(METRICS_INTERVAL);
+        Some(value("sum")? / value("count").filter(|count| *count > 0.0)?)
+    });
+    Spread::one(seconds * 1e3)
 }

@@ -13,7 +13,7 @@ use test_support::backend_server::{REPLY_TIMEOUT, backend_of, try_backend_of};
 use test_support::namespace::run;
 use test_support::program::program;
 
-use crate::migration_peer::{DNS_IP, ECHO_IP, KubeProxy, ProxyMode, WEB_IP, has_kube_proxy_rules};
+use crate::migration_peer::{DNS_IP, ECHO_IP, PeerProxy, ProxyMode, WEB_IP, has_kube_proxy_rules};
 use crate::node_agent::{NODE_PORT, Objects, node_report};
 use crate::node_faults::{count_broken, open_connections, serve_echo};
 use crate::node_network::{NODE, NodeNetwork, REMOTE_POD, on_node, serve_datagrams};
@@ -143,7 +143,7 @@ impl MovingAgent<'_> {
     }
 
     /// Moves the node over and back. `start` starts kube-proxy, whose rules are in the network namespace.
-    fn move_over_and_back(&mut self, load: &Load, start: &dyn Fn() -> KubeProxy) {
+    fn move_over_and_back(&mut self, load: &Load, start: &dyn Fn() -> PeerProxy) {
         let folder = self.folder;
         let kube_proxy = start();
         let agent = self.next(load);
@@ -193,7 +193,7 @@ pub(crate) fn move_under_load(
     network: &NodeNetwork,
     folder: &AgentDir,
     is_killed: bool,
-    start: &dyn Fn() -> KubeProxy,
+    start: &dyn Fn() -> PeerProxy,
 ) -> String {
     drop(start());
     let mut agent = MovingAgent { folder, agent: Some(start_agent(folder)), is_killed };
@@ -233,28 +233,28 @@ impl Drop for Ending<'_> {
 #[test]
 fn node_moves_from_recorded_nftables_rules_and_back_without_a_failure() {
     with_services(|network, folder| {
-        println!("{}", move_under_load(network, folder, false, &|| KubeProxy::recorded(ProxyMode::Nftables)));
+        println!("{}", move_under_load(network, folder, false, &|| PeerProxy::recorded(ProxyMode::Nftables)));
     });
 }
 
 #[test]
 fn node_moves_from_recorded_iptables_rules_and_back_without_a_failure() {
     with_services(|network, folder| {
-        println!("{}", move_under_load(network, folder, false, &|| KubeProxy::recorded(ProxyMode::Iptables)));
+        println!("{}", move_under_load(network, folder, false, &|| PeerProxy::recorded(ProxyMode::Iptables)));
     });
 }
 
 #[test]
 fn agent_that_is_killed_after_each_step_fails_and_breaks_no_connection() {
     with_services(|network, folder| {
-        println!("{}", move_under_load(network, folder, true, &|| KubeProxy::recorded(ProxyMode::Nftables)));
+        println!("{}", move_under_load(network, folder, true, &|| PeerProxy::recorded(ProxyMode::Nftables)));
     });
 }
 
 #[test]
 fn check_names_the_differences_from_the_kube_proxy_on_the_node() {
     with_services(|_, folder| {
-        let proxy = KubeProxy::recorded(ProxyMode::Iptables);
+        let proxy = PeerProxy::recorded(ProxyMode::Iptables);
         let agent = start_agent(folder);
         agent.wait_until("the agent knows its settings", |agent| {
             node_report(agent)["settings"]["nodePortAddresses"] == json!([NODE[0]])
@@ -301,7 +301,7 @@ fn node_keeps_its_table_until_another_proxy_serves_it() {
         agent.wait_until("the cluster address is served", |_| {
             try_backend_of("10.96.0.1:80", REPLY_TIMEOUT).is_ok()
         });
-        let proxy = KubeProxy::recorded(ProxyMode::Iptables);
+        let proxy = PeerProxy::recorded(ProxyMode::Iptables);
         agent.wait_until("the node's table is removed", |_| !tables().contains("portico-node"));
         assert!(backend_of(&format!("{WEB_IP}:80")).starts_with("remote"));
         proxy.stop();

@@ -16,7 +16,7 @@ use test_support::objects::{agent_pod, has_proxy_pod, proxy_daemon_set, proxy_po
 use test_support::program::program;
 
 use crate::migration::{BETWEEN_STEPS, Ending, FLAGS, services, tables, under_load, with_services};
-use crate::migration_peer::{KubeProxy, ProxyMode, has_kube_proxy_rules};
+use crate::migration_peer::{PeerProxy, ProxyMode, has_kube_proxy_rules};
 use crate::migration_real::real_api;
 use crate::node_network::{NODE, NodeNetwork};
 use crate::node_upgrade::Load;
@@ -39,7 +39,7 @@ pub(crate) fn put_objects(api: &ApiServer) {
 }
 
 /// Starts and stops kube-proxy on the node as its DaemonSet demands, until the end.
-fn control(api: &ApiServer, start: &dyn Fn() -> KubeProxy, is_over: &AtomicBool) {
+fn control(api: &ApiServer, start: &dyn Fn() -> PeerProxy, is_over: &AtomicBool) {
     let mut kube_proxy = None;
     while !is_over.load(Relaxed) {
         let daemon_set = api.get("DaemonSet", "kube-system", "kube-proxy").expect("the DaemonSet exists");
@@ -75,7 +75,7 @@ fn migrate_under_load(
     network: &NodeNetwork,
     folder: &AgentDir,
     api: &ApiServer,
-    start: &(dyn Fn() -> KubeProxy + Sync),
+    start: &(dyn Fn() -> PeerProxy + Sync),
 ) -> String {
     for namespace in ["kube-system", "portico-system"] {
         api.put(json!({"kind": "Namespace", "metadata": {"name": namespace}}));
@@ -119,7 +119,7 @@ fn command_moves_a_node_over_and_back_without_a_failure() {
     with_services(|network, folder| {
         let api = ApiServer::double();
         put_objects(&api);
-        let start = || KubeProxy::recorded(ProxyMode::Nftables);
+        let start = || PeerProxy::recorded(ProxyMode::Nftables);
         println!("{}", migrate_under_load(network, folder, &api, &start));
     });
 }
@@ -133,7 +133,7 @@ fn command_moves_a_node_from_the_real_kube_proxy_in_each_mode_and_back() {
     for mode in [ProxyMode::Nftables, ProxyMode::Iptables] {
         with_services(|network, folder| {
             let api = real_api();
-            let start = || KubeProxy::real(mode, &api);
+            let start = || PeerProxy::real(mode, &api);
             println!("{mode:?}: {}", migrate_under_load(network, folder, &api, &start));
         });
     }

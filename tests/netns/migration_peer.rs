@@ -1,12 +1,10 @@
-//! `KubeProxy`: the service proxy from which a node moves to Portico, and back.
+//! `PeerProxy`: the service proxy from which a node moves to Portico, and back.
 //!
 //! Without the real program, its rules were recorded, and a server answers at its ports. `migration_real` records the
 //! rules again.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener};
-use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread::{self, JoinHandle};
@@ -15,8 +13,8 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 use test_support::agent::TIMEOUT;
 use test_support::apiserver::ApiServer;
+use test_support::kube_proxy::KubeProxy;
 use test_support::namespace::{load, run};
-use test_support::temp_dir::TempDir;
 
 pub(crate) const WEB_IP: &str = "10.0.5.11";
 pub(crate) const ECHO_IP: &str = "10.0.5.17";
@@ -52,12 +50,12 @@ impl ProxyMode {
 }
 
 /// A running kube-proxy.
-pub(crate) enum KubeProxy {
+pub(crate) enum PeerProxy {
     Recorded { is_over: Arc<AtomicBool>, servers: Vec<JoinHandle<()>> },
-    Real { child: Child, _dir: TempDir },
+    Real { _process: KubeProxy },
 }
 
-impl KubeProxy {
+impl PeerProxy {
     /// Loads the recorded rules, and answers at the ports.
     pub(crate) fn recorded(mode: ProxyMode) -> Self {
         mode.load_rules();
@@ -80,34 +78,21 @@ impl KubeProxy {
 
     /// Starts the program that the variable `KUBE_PROXY` names.
     pub(crate) fn real(mode: ProxyMode, api: &ApiServer) -> Self {
-        let program = std::env::var_os("KUBE_PROXY").expect("KUBE_PROXY: the path of kube-proxy");
-        let dir = TempDir::new("kube-proxy");
-        let config = json!({
-            "apiVersion": "kubeproxy.config.k8s.io/v1alpha1", "kind": "KubeProxyConfiguration", "mode": mode.name(),
-            "clientConnection": {"kubeconfig": api.kubeconfig()}, "hostnameOverride": "n1", "clusterCIDR": "10.1.0.0/16",
-            "conntrack": {"maxPerCore": 0, "tcpEstablishedTimeout": "0s", "tcpCloseWaitTimeout": "0s"}});
-        let config = dir.write("config.json", config.to_string());
-        let log = std::fs::File::create(dir.join("log")).expect("create a log");
-        let mut command = Command::new(PathBuf::from(program));
-        command.arg("--config").arg(config).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
-        Self::Real { child: command.spawn().expect("start kube-proxy"), _dir: dir }
+        let program = KubeProxy::program().expect("KUBE_PROXY: the path of kube-proxy");
+        let config = json!({"mode": mode.name(), "clientConnection": {"kubeconfig": api.kubeconfig()},
+            "hostnameOverride": "n1", "clusterCIDR": "10.1.0.0/16"});
+        Self::Real { _process: KubeProxy::start(&program, config) }
     }
 
     /// Ends the proxy. Its rules stay, as those of the real one.
     pub(crate) fn stop(self) {}
 }
 
-impl Drop for KubeProxy {
+impl Drop for PeerProxy {
     fn drop(&mut self) {
-        match self {
-            Self::Recorded { is_over, servers } => {
-                is_over.store(true, Relaxed);
-                servers.drain(..).for_each(|server| drop(server.join()));
-            }
-            Self::Real { child, .. } => {
-                let _ = child.kill();
-                let _ = child.wait();
-            }
+        if let Self::Recorded { is_over, servers } = self {
+            is_over.store(true, Relaxed);
+            servers.drain(..).for_each(|server| drop(server.join()));
         }
     }
 }

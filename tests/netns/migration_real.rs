@@ -14,7 +14,7 @@ use test_support::namespace::run;
 
 use crate::migration::{migration, move_under_load, start_agent, with_services};
 use crate::migration_command::put_objects;
-use crate::migration_peer::{KubeProxy, ProxyMode};
+use crate::migration_peer::{PeerProxy, ProxyMode};
 
 /// A server with the services of `migration`. kube-proxy ignores the service of the server, whose port is another one in
 /// each test.
@@ -57,10 +57,10 @@ fn move_with_the_real_kube_proxy(mode: ProxyMode) -> String {
     let mut load = String::new();
     with_services(|network, folder| {
         let api = real_api();
-        let first = KubeProxy::real(mode, &api);
+        let first = PeerProxy::real(mode, &api);
         until_programmed(folder, mode);
         first.stop();
-        load = move_under_load(network, folder, false, &|| KubeProxy::real(mode, &api));
+        load = move_under_load(network, folder, false, &|| PeerProxy::real(mode, &api));
     });
     load
 }
@@ -116,7 +116,7 @@ fn recorded_rules_are_those_of_kube_proxy() {
     for mode in [ProxyMode::Nftables, ProxyMode::Iptables] {
         with_services(|_, folder| {
             let api = real_api();
-            let proxy = KubeProxy::real(mode, &api);
+            let proxy = PeerProxy::real(mode, &api);
             until_programmed(folder, mode);
             match mode {
                 ProxyMode::Nftables => {

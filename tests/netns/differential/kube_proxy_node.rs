@@ -38,7 +38,7 @@ impl KubeProxyNode {
         let program = KubeProxy::program().expect("KUBE_PROXY");
         let api = ApiServer::double();
         profile.objects().into_iter().for_each(|object| api.put(object));
-        let proxy = KubeProxy::start(&program, &profile.kube_proxy_config(api.kubeconfig()));
+        let proxy = KubeProxy::start(&program, profile.kube_proxy_config(api.kubeconfig()));
         let socket = Socket::open().expect("a socket");
         Self { api, profile: *profile, proxy, socket, objects: BTreeSet::new() }
     }

@@ -137,14 +137,13 @@ impl NodeProfile {
             _ => String::new(),
         };
         json!({
-            "apiVersion": "kubeproxy.config.k8s.io/v1alpha1", "kind": "KubeProxyConfiguration", "mode": "nftables",
+            "mode": "nftables",
             "clientConnection": {"kubeconfig": kubeconfig, "contentType": "application/json",
                 "acceptContentTypes": "application/json"},
             "hostnameOverride": NODE_NAME, "clusterCIDR": cidrs, "detectLocalMode": mode,
             "detectLocal": {"bridgeInterface": bridge, "interfaceNamePrefix": prefix},
             "nodePortAddresses": self.node_port_addresses,
-            "nftables": {"masqueradeAll": self.masquerade_all, "minSyncPeriod": "50ms"},
-            "conntrack": {"maxPerCore": 0, "tcpEstablishedTimeout": "0s", "tcpCloseWaitTimeout": "0s"}})
+            "nftables": {"masqueradeAll": self.masquerade_all, "minSyncPeriod": "50ms"}})
     }
 
     /// Returns the settings of Portico's table in this environment.
