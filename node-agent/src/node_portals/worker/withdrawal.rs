@@ -21,8 +21,7 @@ impl NodeWorker {
     pub(super) fn withdraw(&mut self) -> Result<bool, Error> {
         self.state.forget_table();
         if self.socket.has_node_table()? {
-            let chains = Socket::open()?.chains()?;
-            if let Some(why) = self.reason_to_serve(&chains) {
+            if let Some(why) = self.reason_to_serve()? {
                 self.outputs.status.set_kept(Some(why));
                 return Ok(false);
             }
@@ -40,15 +39,15 @@ impl NodeWorker {
     }
 
     /// Why the other proxy does not serve all that the node's table serves.
-    fn reason_to_serve(&self, chains: &[ChainSummary]) -> Option<String> {
+    fn reason_to_serve(&self) -> Result<Option<String>, Error> {
         match self.role.kube_proxy() {
-            KubeProxyState::Absent => return Some("no kube-proxy responds on the node".to_owned()),
+            KubeProxyState::Absent => return Ok(Some("no kube-proxy responds on the node".to_owned())),
             KubeProxyState::Starting => {
-                return Some("kube-proxy has not programmed its rules yet".to_owned());
+                return Ok(Some("kube-proxy has not programmed its rules yet".to_owned()));
             }
             KubeProxyState::Synced => {}
         }
-        let mut serving = KubeProxyRules::of(chains).serving;
+        let mut serving = KubeProxyRules::of(&Socket::open()?.chains()?).serving;
         // Their rules are not in nf_tables.
         serving.extend(legacy_nat_families());
         if has_ipvs_services() {
@@ -58,8 +57,8 @@ impl NodeWorker {
         let used: BTreeSet<&str> =
             portals.map(|portal| if portal.key.address.is_ipv4() { "ip" } else { "ip6" }).collect();
         let missing: Vec<&str> = used.into_iter().filter(|family| !serving.contains(family)).collect();
-        (!missing.is_empty())
-            .then(|| format!("kube-proxy has no rules in nf_tables for: {}", missing.join(", ")))
+        Ok((!missing.is_empty())
+            .then(|| format!("kube-proxy has no rules in nf_tables for: {}", missing.join(", "))))
     }
 
     /// Deletes the anchor table unless it is the last one with a NAT chain in a family.
