@@ -30,10 +30,7 @@ const NOT_REFUSED: &str = "!has(object.metadata.annotations) || \
      !('portico.dev/inject' in object.metadata.annotations) || \
      object.metadata.annotations['portico.dev/inject'] != 'false'";
 /// A refused pod still gets `portico.dev/portals` from its namespace, unless it has its own or no portals.
-const NOT_REFUSED_OR_WITHOUT_PORTALS: &str = "!has(object.metadata.annotations) || \
-     !('portico.dev/inject' in object.metadata.annotations) || \
-     object.metadata.annotations['portico.dev/inject'] != 'false' || \
-     (!('portico.dev/portals' in object.metadata.annotations) && \
+const WITHOUT_PORTALS: &str = "(!('portico.dev/portals' in object.metadata.annotations) && \
      (!has(object.spec.hostNetwork) || !object.spec.hostNetwork))";
 const NEW_EPHEMERAL: &str = "has(object.spec.ephemeralContainers) && \
      (!has(oldObject.spec.ephemeralContainers) || \
@@ -147,8 +144,9 @@ impl Registration {
             let conditions = conditions.iter().chain(more);
             conditions.map(|(name, expression)| json!({"name": name, "expression": expression})).collect()
         };
+        let reviewed = format!("{NOT_REFUSED} || {WITHOUT_PORTALS}");
         let entries: [(&str, &str, &str, Vec<Value>); 2] = [
-            ("pods.portico.dev", "CREATE", "pods", conditions(NOT_REFUSED_OR_WITHOUT_PORTALS, &[])),
+            ("pods.portico.dev", "CREATE", "pods", conditions(&reviewed, &[])),
             (
                 "ephemeralcontainers.portico.dev",
                 "UPDATE",

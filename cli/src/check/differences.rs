@@ -12,15 +12,12 @@ use agent_ipc::Request;
 use ipnet::IpNet;
 use nix::ifaddrs::getifaddrs;
 use node_agent::NodeSettingsReport;
+use node_agent::node_portals::health_check::{HEALTH_PORT, MODE_PORT};
 use node_agent::node_portals::kube_proxy_probe::kube_proxy_config;
 use serde_json::Value;
 
 use crate::check::Finding::{self, Pass, Skip, Warn};
 use crate::status::fetch;
-
-/// The ports at which load balancers and tools expect kube-proxy.
-const HEALTH_PORT: &str = ":10256";
-const METRICS_PORT: &str = ":10249";
 
 /// The results of the comparison, with their names.
 pub(super) fn findings(socket: &Path) -> Vec<(&'static str, Finding)> {
@@ -118,11 +115,11 @@ fn localhost(config: &Value, settings: &NodeSettingsReport) -> Finding {
 }
 
 fn health_checks(config: &Value) -> Finding {
-    let at = |key: &str, port: &str| {
+    let at = |key: &str, port: u16| {
         let address = text(config, key);
-        (!address.is_empty() && !address.ends_with(port)).then(|| format!("{key} {address}"))
+        (!address.is_empty() && !address.ends_with(&format!(":{port}"))).then(|| format!("{key} {address}"))
     };
-    let other: Vec<String> = [at("healthzBindAddress", HEALTH_PORT), at("metricsBindAddress", METRICS_PORT)]
+    let other: Vec<String> = [at("healthzBindAddress", HEALTH_PORT), at("metricsBindAddress", MODE_PORT)]
         .into_iter()
         .flatten()
         .collect();

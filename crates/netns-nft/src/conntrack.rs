@@ -81,16 +81,10 @@ impl Socket {
         let family = Family::of(client.ip());
         let attributes_of = AddressAttributes::of(family);
         let tuple = Tuple { kind: CTA_TUPLE_REPLY, protocol: UDP, source: local, destination: client };
-        let mut destination = None;
-        let result = self.request(&tuple.request(), |message| {
-            let original = Attributes::of_netfilter(message.body).nested(CTA_TUPLE_ORIG);
-            destination = endpoint(original, family, attributes_of.destination, CTA_PROTO_DST_PORT);
-        });
-        match result {
-            Ok(()) => Ok(destination.filter(|destination| *destination != local)),
-            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
-            Err(source) => Err(failed_to_read(source)),
-        }
+        let destination = self.endpoint_of(&tuple, |flow| {
+            endpoint(flow.nested(CTA_TUPLE_ORIG), family, attributes_of.destination, CTA_PROTO_DST_PORT)
+        })?;
+        Ok(destination.filter(|destination| *destination != local))
     }
 
     /// The destination of a TCP connection of this network namespace after translation: equal to `portal` if it was not
@@ -106,13 +100,22 @@ impl Socket {
         let family = Family::of(client.ip());
         let attributes_of = AddressAttributes::of(family);
         let tuple = Tuple { kind: CTA_TUPLE_ORIG, protocol: TCP, source: client, destination: portal };
-        let mut translated = None;
-        let result = self.request(&tuple.request(), |message| {
-            let reply = Attributes::of_netfilter(message.body).nested(CTA_TUPLE_REPLY);
-            translated = endpoint(reply, family, attributes_of.source, CTA_PROTO_SRC_PORT);
-        });
+        self.endpoint_of(&tuple, |flow| {
+            endpoint(flow.nested(CTA_TUPLE_REPLY), family, attributes_of.source, CTA_PROTO_SRC_PORT)
+        })
+    }
+
+    /// Reads one endpoint of the flow with a tuple; none if the kernel does not track the flow.
+    fn endpoint_of(
+        &self,
+        tuple: &Tuple,
+        read: impl Fn(Attributes<'_>) -> Option<SocketAddr>,
+    ) -> Result<Option<SocketAddr>, Error> {
+        let mut found = None;
+        let result =
+            self.request(&tuple.request(), |message| found = read(Attributes::of_netfilter(message.body)));
         match result {
-            Ok(()) => Ok(translated),
+            Ok(()) => Ok(found),
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
             Err(source) => Err(failed_to_read(source)),
         }

@@ -28,5 +28,6 @@ mod proxy_pages;
 pub use check_server::{HealthCheckReport, HealthCheckServers};
 pub use check_table::{HealthCheck, HealthCheckConflict, HealthChecks};
 pub use proxy_health::{HEALTH_TIMEOUT, ProxyHealth};
-pub(crate) use proxy_pages::{HEALTH_PORT, MODE_PORT, SERVER_NAME};
+pub(crate) use proxy_pages::SERVER_NAME;
+pub use proxy_pages::{HEALTH_PORT, MODE_PORT};
 pub use proxy_pages::{PortClaims, serve_proxy_pages};

@@ -182,10 +182,11 @@ impl RuleBuilder<'_> {
         mask: [u8; BYTES],
         target: u32,
     ) -> &mut Self {
+        let length = u32::try_from(BYTES).expect("a mask is at most one register long");
         self.expression("bitwise", |buffer| {
             buffer.put_u32(NFTA_BITWISE_SREG, source);
             buffer.put_u32(NFTA_BITWISE_DREG, target);
-            buffer.put_u32(NFTA_BITWISE_LEN, u32::try_from(BYTES).unwrap_or(NFT_REG32_SIZE));
+            buffer.put_u32(NFTA_BITWISE_LEN, length);
             put_value(buffer, NFTA_BITWISE_MASK, &mask);
             put_value(buffer, NFTA_BITWISE_XOR, &[0; BYTES]);
         });

@@ -14,8 +14,10 @@ use super::check_page::{healthz_page, livez_page, proxy_mode_page};
 use super::port_binding::{ListenScope, listen};
 use super::proxy_health::ProxyHealth;
 
-pub(crate) const HEALTH_PORT: u16 = 10_256;
-pub(crate) const MODE_PORT: u16 = 10_249;
+/// The port at which load balancers check kube-proxy.
+pub const HEALTH_PORT: u16 = 10_256;
+/// The port of the metrics and the mode of kube-proxy.
+pub const MODE_PORT: u16 = 10_249;
 /// The header by which the pages of Portico are distinguished from those of kube-proxy.
 const SERVER: HeaderName = HeaderName::from_static("server");
 pub(crate) const SERVER_NAME: &str = "portico";
