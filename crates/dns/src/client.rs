@@ -1,0 +1,18 @@
+//! `Client`: one pod as a client of DNS.
+//!
+//! The server knows the pod of each query from the socket on which the query arrives.
+
+use std::sync::Arc;
+
+use proxy_core::portal::ServiceFilter;
+
+/// A pod whose queries the agent answers.
+#[derive(Debug, Clone, Default)]
+pub struct Client {
+    /// The identity of the pod in the agent.
+    pub id: u64,
+    /// The namespace of the pod.
+    pub namespace: Arc<str>,
+    /// The services that are visible to the pod: others have no names.
+    pub view: ServiceFilter,
+}
