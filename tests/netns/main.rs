@@ -16,6 +16,7 @@ mod connections;
 mod conntrack;
 mod demand;
 mod differential;
+mod dns_table;
 mod forward;
 mod guest;
 mod health_check;

@@ -52,6 +52,15 @@ pub enum Error {
     /// A socket of another process owns the anchor: the agent that this one replaces.
     #[error("anchor table is owned by another process")]
     AnchorOwned,
+    /// The kernel has no tables that are owned by a socket (before Linux 5.12).
+    #[error("kernel does not support the DNS table (Linux 5.12 and later)")]
+    DnsTableUnsupported(#[source] io::Error),
+    /// Another socket owns the DNS table: that of an agent that still runs.
+    #[error("DNS table is owned by another socket")]
+    DnsTableOwned,
+    /// The socket does not own a DNS table.
+    #[error("socket owns no DNS table")]
+    DnsTableMissing,
     /// The rules of kube-proxy cannot be removed; nothing was removed.
     #[error("kube-proxy's rules cannot be removed here: {0}")]
     KubeProxyInUse(String),
@@ -114,9 +123,10 @@ impl Error {
     #[must_use]
     pub fn is_transient(&self) -> bool {
         let source = match self {
-            Self::AnchorOwned => return true,
+            Self::AnchorOwned | Self::DnsTableOwned => return true,
             Self::NotNetns
             | Self::OwnNetns
+            | Self::DnsTableMissing
             | Self::KubeProxyInUse(_)
             | Self::NoCounters(_)
             | Self::NoInterface { .. } => return false,
@@ -126,6 +136,7 @@ impl Error {
             | Self::Send { source, .. }
             | Self::Rejected { source, .. }
             | Self::AnchorUnsupported(source)
+            | Self::DnsTableUnsupported(source)
             | Self::Read { source, .. }
             | Self::LookUpRoute { source, .. }
             | Self::AddRoute { source, .. }

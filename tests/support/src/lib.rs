@@ -15,6 +15,7 @@ pub mod child_guard;
 pub mod cni_node;
 pub mod command;
 pub mod differential;
+pub mod dns_pod;
 pub mod eventually;
 pub mod helm;
 pub mod http2;

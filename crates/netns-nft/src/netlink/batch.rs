@@ -11,7 +11,7 @@ use proxy_core::ruleset::node::NodeOp;
 use crate::netlink::attributes::{HEADER_BYTES, MessageBuffer, NFGENMSG_BYTES, Open, nfgenmsg};
 use crate::netlink::uapi::*;
 
-/// The length of batch-begin and batch-end.
+/// The length of batch-end.
 const FRAME_BYTES: usize = HEADER_BYTES + NFGENMSG_BYTES;
 
 /// The operation of a message, which an error of the kernel names.
@@ -100,17 +100,28 @@ pub(crate) struct BatchWriter {
 impl BatchWriter {
     /// Encodes a batch with the messages that `fill` writes.
     pub(crate) fn batch(fill: impl FnOnce(&mut Self)) -> Batch {
+        Self::framed(|_| {}, fill)
+    }
+
+    /// As `batch`, but the kernel rejects it with `ERESTART` unless this is the current generation of the rulesets. An
+    /// accepted batch creates the next generation.
+    pub(crate) fn batch_at(generation: u32, fill: impl FnOnce(&mut Self)) -> Batch {
+        Self::framed(|buffer| buffer.put_u32(NFNL_BATCH_GENID, generation), fill)
+    }
+
+    fn framed(condition: impl FnOnce(&mut MessageBuffer), fill: impl FnOnce(&mut Self)) -> Batch {
         let mut writer = Self::default();
-        writer.frame(NFNL_MSG_BATCH_BEGIN);
+        writer.frame(NFNL_MSG_BATCH_BEGIN, condition);
         fill(&mut writer);
         writer.request_ack();
-        writer.frame(NFNL_MSG_BATCH_END);
+        writer.frame(NFNL_MSG_BATCH_END, |_| {});
         Batch { bytes: writer.buffer.0, ops: writer.ops }
     }
 
-    fn frame(&mut self, kind: u16) {
+    fn frame(&mut self, kind: u16, fill: impl FnOnce(&mut MessageBuffer)) {
         let header = nfgenmsg(NFPROTO_UNSPEC, NFNL_SUBSYS_NFTABLES);
         let open = self.buffer.begin_message(kind, NLM_F_REQUEST, self.sequence(), &header);
+        fill(&mut self.buffer);
         self.buffer.end_message(&open);
         self.ops.push(None);
     }

@@ -5,7 +5,7 @@
 
 use std::io;
 use std::ops::ControlFlow;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use nix::sys::socket::{
     AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, getsockname, getsockopt,
@@ -46,6 +46,19 @@ sockopt_impl!(
 /// A netlink socket to netfilter in one network namespace.
 #[derive(Debug)]
 pub struct Socket(OwnedFd);
+
+impl From<OwnedFd> for Socket {
+    /// Wraps a netlink socket to netfilter that another process opened.
+    fn from(fd: OwnedFd) -> Self {
+        Self(fd)
+    }
+}
+
+impl AsFd for Socket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
 
 /// A netlink message from the kernel.
 #[derive(Debug)]

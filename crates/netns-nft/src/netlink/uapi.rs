@@ -26,6 +26,8 @@ pub(crate) const NFNL_SUBSYS_NFTABLES: u16 = libc::NFNL_SUBSYS_NFTABLES as u16;
 pub(crate) const NFNLGRP_NFTABLES: u32 = libc::NFNLGRP_NFTABLES as u32;
 pub(crate) const NFNL_MSG_BATCH_BEGIN: u16 = libc::NFNL_MSG_BATCH_BEGIN as u16;
 pub(crate) const NFNL_MSG_BATCH_END: u16 = libc::NFNL_MSG_BATCH_END as u16;
+/// The generation that a transaction expects (an attribute of batch-begin).
+pub(crate) const NFNL_BATCH_GENID: u16 = 1;
 pub(crate) const NFPROTO_UNSPEC: u8 = libc::NFPROTO_UNSPEC as u8;
 pub(crate) const NFPROTO_INET: u8 = libc::NFPROTO_INET as u8;
 pub(crate) const NFPROTO_IPV4: u8 = libc::NFPROTO_IPV4 as u8;
@@ -37,7 +39,10 @@ pub(crate) const NF_INET_LOCAL_OUT: u32 = libc::NF_INET_LOCAL_OUT as u32;
 pub(crate) const NF_INET_POST_ROUTING: u32 = libc::NF_INET_POST_ROUTING as u32;
 pub(crate) const NF_ACCEPT: u32 = libc::NF_ACCEPT as u32;
 pub(crate) const NF_DROP: i32 = libc::NF_DROP;
-/// Source translation (linux/netfilter_ipv4.h); it follows every destination translation.
+/// The last priority before connection tracking (linux/netfilter_ipv4.h).
+pub(crate) const NF_IP_PRI_RAW: i32 = -300;
+pub(crate) const NF_IP_PRI_FILTER: i32 = 0;
+/// Source translation; it follows every destination translation.
 pub(crate) const NF_IP_PRI_NAT_SRC: i32 = 100;
 
 // Messages of nf_tables.
@@ -66,6 +71,7 @@ pub(crate) const NFTA_LIST_ELEM: u16 = 1;
 pub(crate) const NFTA_TABLE_NAME: u16 = 1;
 pub(crate) const NFTA_TABLE_FLAGS: u16 = 2;
 pub(crate) const NFTA_TABLE_USERDATA: u16 = 6;
+pub(crate) const NFTA_TABLE_OWNER: u16 = 7;
 /// Only the socket that created the table can change it (5.12).
 pub(crate) const NFT_TABLE_F_OWNER: u32 = 0x2;
 /// The table stays when its owner's socket is closed (6.9).
@@ -99,6 +105,8 @@ pub(crate) const NFTA_SET_DATA_TYPE: u16 = 6;
 pub(crate) const NFTA_SET_DATA_LEN: u16 = 7;
 pub(crate) const NFTA_SET_DESC: u16 = 9;
 pub(crate) const NFTA_SET_ID: u16 = 10;
+pub(crate) const NFTA_SET_TIMEOUT: u16 = 11;
+pub(crate) const NFTA_SET_GC_INTERVAL: u16 = 12;
 pub(crate) const NFTA_SET_USERDATA: u16 = 13;
 pub(crate) const NFTA_SET_EXPR: u16 = 17;
 pub(crate) const NFTA_SET_DESC_CONCAT: u16 = 2;
@@ -159,6 +167,14 @@ pub(crate) const NFTA_PAYLOAD_DREG: u16 = 1;
 pub(crate) const NFTA_PAYLOAD_BASE: u16 = 2;
 pub(crate) const NFTA_PAYLOAD_OFFSET: u16 = 3;
 pub(crate) const NFTA_PAYLOAD_LEN: u16 = 4;
+pub(crate) const NFTA_PAYLOAD_SREG: u16 = 5;
+pub(crate) const NFTA_PAYLOAD_CSUM_TYPE: u16 = 6;
+pub(crate) const NFTA_PAYLOAD_CSUM_OFFSET: u16 = 7;
+pub(crate) const NFTA_PAYLOAD_CSUM_FLAGS: u16 = 8;
+pub(crate) const NFT_PAYLOAD_CSUM_NONE: u32 = 0;
+pub(crate) const NFT_PAYLOAD_CSUM_INET: u32 = 1;
+/// The field is a part of the pseudo header, so the checksum of the transport header changes with it.
+pub(crate) const NFT_PAYLOAD_L4CSUM_PSEUDOHDR: u32 = 1 << 0;
 pub(crate) const NFT_PAYLOAD_NETWORK_HEADER: u32 = libc::NFT_PAYLOAD_NETWORK_HEADER as u32;
 pub(crate) const NFT_PAYLOAD_TRANSPORT_HEADER: u32 = libc::NFT_PAYLOAD_TRANSPORT_HEADER as u32;
 

@@ -6,15 +6,12 @@
 //! closed if it persists (6.9). The table then has no owner until the next agent creates it again; a transaction that
 //! replaces it registers the new chain before it removes the old one. The only rule of the table never matches.
 
-use std::io::{self, ErrorKind};
-
-use nix::libc;
-
 use crate::error::Error;
 use crate::netlink::batch::{Batch, BatchOp, BatchWriter};
 use crate::netlink::socket::Socket;
 use crate::netlink::uapi::*;
 use crate::nft::names::ANCHOR_TABLE;
+use crate::nft::ownership::OwnershipRejection;
 use crate::nft::table_writer::TableWriter;
 
 const CHAIN: &str = "postrouting";
@@ -63,27 +60,20 @@ fn creation() -> Batch {
     })
 }
 
-/// Distinguishes the reasons for which the kernel rejects the table.
 fn describe(error: Error) -> Error {
-    match error {
-        Error::Rejected { op: Some(_), source } if is_unsupported(&source) => {
-            Error::AnchorUnsupported(source)
-        }
-        // Without CAP_NET_ADMIN, the kernel rejects the batch before its first operation.
-        Error::Rejected { op: Some(_), source } if source.kind() == ErrorKind::PermissionDenied => {
-            Error::AnchorOwned
-        }
-        other => other,
+    match OwnershipRejection::of(error) {
+        OwnershipRejection::Unsupported(source) => Error::AnchorUnsupported(source),
+        OwnershipRejection::Owned => Error::AnchorOwned,
+        OwnershipRejection::Other(error) => error,
     }
-}
-
-/// Whether the kernel does not know a flag of the table. Before 5.12 the error was `EINVAL`.
-fn is_unsupported(error: &io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(libc::EOPNOTSUPP | libc::EINVAL))
 }
 
 #[cfg(test)]
 mod tests {
+    use std::io;
+
+    use nix::libc;
+
     use super::*;
 
     fn rejected(op: Option<BatchOp>, code: i32) -> Error {

@@ -9,6 +9,7 @@ use proxy_core::address::Family;
 
 pub(crate) mod conntrack;
 mod nat;
+mod rewrite;
 
 use crate::netlink::attributes::MessageBuffer;
 use crate::netlink::uapi::*;
@@ -19,8 +20,9 @@ pub(crate) const KEY_REGISTER: u32 = NFT_REG32_00;
 
 /// The index of the loopback device, in every network namespace.
 const LOOPBACK_INDEX: u32 = 1;
-/// A port, and the offset of the destination port in the transport header.
+/// A port, and the offsets of the ports in the transport header.
 const PORT_BYTES: u32 = 2;
+const SOURCE_PORT_OFFSET: u32 = 0;
 const DESTINATION_PORT_OFFSET: u32 = 2;
 /// The flags in the header of TCP, and those by which the first segment of a connection differs from all others.
 const TCP_FLAGS_BYTES: u32 = 1;
@@ -38,6 +40,33 @@ pub(crate) enum HeaderField {
     /// The transport protocol.
     Protocol,
     DestinationPort,
+    SourcePort,
+}
+
+/// The place of a field in a packet: the header, and the offset and length in it.
+#[derive(Debug, Clone, Copy)]
+struct FieldPlace {
+    base: u32,
+    offset: u32,
+    length: u32,
+}
+
+impl HeaderField {
+    /// The place of the field in a packet of this family; none for the protocol, which can be in an extension header.
+    fn place(self, family: Family) -> Option<FieldPlace> {
+        use NFT_PAYLOAD_NETWORK_HEADER as NETWORK;
+        use NFT_PAYLOAD_TRANSPORT_HEADER as TRANSPORT;
+        let (base, offset, length) = match (self, family) {
+            (Self::Protocol, _) => return None,
+            (Self::SourcePort, _) => (TRANSPORT, SOURCE_PORT_OFFSET, PORT_BYTES),
+            (Self::DestinationPort, _) => (TRANSPORT, DESTINATION_PORT_OFFSET, PORT_BYTES),
+            (Self::SourceAddress, Family::V4) => (NETWORK, 12, 4),
+            (Self::DestinationAddress, Family::V4) => (NETWORK, 16, 4),
+            (Self::SourceAddress, Family::V6) => (NETWORK, 8, 16),
+            (Self::DestinationAddress, Family::V6) => (NETWORK, 24, 16),
+        };
+        Some(FieldPlace { base, offset, length })
+    }
 }
 
 /// How a number from 0 to `count - 1` is generated.
@@ -126,6 +155,13 @@ impl RuleBuilder<'_> {
         self
     }
 
+    /// Continues with packets only that arrived through another interface than loopback (`iif != lo`).
+    pub(crate) fn match_input_from_outside(&mut self) -> &mut Self {
+        self.load_meta(NFT_META_IIF, KEY_REGISTER);
+        self.compare(NFT_CMP_NEQ, &LOOPBACK_INDEX.to_ne_bytes());
+        self
+    }
+
     /// Continues with packets only that this network namespace sends: they have no input interface (`iif 0`).
     pub(crate) fn match_no_input_interface(&mut self) -> &mut Self {
         self.load_meta(NFT_META_IIF, KEY_REGISTER);
@@ -197,22 +233,16 @@ impl RuleBuilder<'_> {
     pub(crate) fn load(&mut self, family: Family, fields: &[HeaderField]) -> u32 {
         let mut register = KEY_REGISTER;
         for field in fields {
-            // The offsets and lengths of the addresses in the headers of IPv4 and IPv6.
-            let (base, offset, length) = match (field, family) {
-                (HeaderField::Protocol, _) => {
+            let length = match field.place(family) {
+                None => {
                     self.load_meta(NFT_META_L4PROTO, register);
-                    register += 1;
-                    continue;
+                    NFT_REG32_SIZE
                 }
-                (HeaderField::DestinationPort, _) => {
-                    (NFT_PAYLOAD_TRANSPORT_HEADER, DESTINATION_PORT_OFFSET, PORT_BYTES)
+                Some(FieldPlace { base, offset, length }) => {
+                    self.load_payload(register, base, offset, length);
+                    length
                 }
-                (HeaderField::SourceAddress, Family::V4) => (NFT_PAYLOAD_NETWORK_HEADER, 12, 4),
-                (HeaderField::DestinationAddress, Family::V4) => (NFT_PAYLOAD_NETWORK_HEADER, 16, 4),
-                (HeaderField::SourceAddress, Family::V6) => (NFT_PAYLOAD_NETWORK_HEADER, 8, 16),
-                (HeaderField::DestinationAddress, Family::V6) => (NFT_PAYLOAD_NETWORK_HEADER, 24, 16),
             };
-            self.load_payload(register, base, offset, length);
             register += u32::div_ceil(length, NFT_REG32_SIZE);
         }
         register

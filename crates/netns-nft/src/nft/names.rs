@@ -8,6 +8,8 @@ use proxy_core::address::Family;
 pub(crate) const TABLE: &str = "portico";
 /// The table that keeps NAT registered, in family inet.
 pub(crate) const ANCHOR_TABLE: &str = "portico-anchor";
+/// The table that passes DNS queries of a pod to the agent, in family inet.
+pub(crate) const DNS_TABLE: &str = "portico-dns";
 
 /// Sets and maps. Those of addresses exist once per IP family, see [`per_family`].
 pub(crate) mod set {

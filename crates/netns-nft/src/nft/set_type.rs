@@ -3,6 +3,8 @@
 //! nft needs more than the kernel to list a set: the type of each part of a key, and the byte order. The kernel stores
 //! both for it.
 
+use std::time::Duration;
+
 use proxy_core::address::Family;
 
 use crate::netlink::attributes::MessageBuffer;
@@ -73,6 +75,13 @@ pub(crate) fn put_host_byte_order(buffer: &mut MessageBuffer, values: HostEndian
     const HOST_ENDIAN: u32 = 1;
     let [first, second, third, fourth] = HOST_ENDIAN.to_ne_bytes();
     buffer.put(NFTA_SET_USERDATA, &[values as u8, 4, first, second, third, fourth]);
+}
+
+/// Sets the timeout of elements, and the interval at which the kernel frees expired elements.
+pub(crate) fn put_timeout(buffer: &mut MessageBuffer, timeout: Duration, gc_interval: Duration) {
+    let milliseconds = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+    buffer.put_u64(NFTA_SET_TIMEOUT, milliseconds(timeout));
+    buffer.put_u32(NFTA_SET_GC_INTERVAL, u32::try_from(gc_interval.as_millis()).unwrap_or(u32::MAX));
 }
 
 /// Describes the fields of a concatenation of intervals.

@@ -10,8 +10,11 @@ use crate::nft::element::{ELEMENT_BYTES_MAX, put_verdict_element};
 use crate::nft::expression::RuleBuilder;
 use crate::nft::set_type::SetType;
 
-/// The type of all base chains. Only the first packet of a connection passes a chain of this type.
+/// A type of chain that only the first packet of a connection passes.
 pub(crate) const NAT_CHAIN: &str = "nat";
+/// A type of chain after which the kernel looks up the route again if the packet's addresses changed.
+pub(crate) const ROUTE_CHAIN: &str = "route";
+pub(crate) const FILTER_CHAIN: &str = "filter";
 /// The type of nft's user data of a table that contains its comment (`NFTNL_UDATA_TABLE_COMMENT`).
 const TABLE_COMMENT: u8 = 0;
 
@@ -86,6 +89,11 @@ impl<'a> TableWriter<'a> {
 
     /// Adds a NAT chain that accepts at the end.
     pub(crate) fn add_base_chain(&mut self, name: &str, hook: u32, priority: i32) {
+        self.add_base_chain_of(NAT_CHAIN, name, hook, priority);
+    }
+
+    /// Adds a chain of this type that accepts at the end.
+    pub(crate) fn add_base_chain_of(&mut self, chain_type: &str, name: &str, hook: u32, priority: i32) {
         self.batch.message(NFT_MSG_NEWCHAIN, NLM_F_CREATE, |buffer| {
             buffer.put_string(NFTA_CHAIN_TABLE, self.table);
             buffer.put_string(NFTA_CHAIN_NAME, name);
@@ -93,7 +101,7 @@ impl<'a> TableWriter<'a> {
                 buffer.put_u32(NFTA_HOOK_HOOKNUM, hook);
                 buffer.put(NFTA_HOOK_PRIORITY, &priority.to_be_bytes());
             });
-            buffer.put_string(NFTA_CHAIN_TYPE, NAT_CHAIN);
+            buffer.put_string(NFTA_CHAIN_TYPE, chain_type);
             buffer.put_u32(NFTA_CHAIN_POLICY, NF_ACCEPT);
         });
     }
@@ -163,6 +171,14 @@ impl<'a> TableWriter<'a> {
         buffer.end_nest(&list);
         self.batch.end(message);
         count
+    }
+
+    /// Deletes all elements of a set.
+    pub(crate) fn flush_set(&mut self, set: &str) {
+        self.batch.message(NFT_MSG_DELSETELEM, 0, |buffer| {
+            buffer.put_string(NFTA_SET_ELEM_LIST_TABLE, self.table);
+            buffer.put_string(NFTA_SET_ELEM_LIST_SET, set);
+        });
     }
 
     /// Adds or deletes an element of a map of verdicts.
