@@ -34,6 +34,7 @@ impl Model {
             Change::Slice(slice) => drop(self.slices.insert(slice.key.clone(), slice)),
             Change::SliceDeleted(key) => drop(self.slices.remove(&key)),
             Change::ServiceRanges(ranges) => self.ranges = ranges,
+            Change::Namespace(_) | Change::NamespaceDeleted(_) => {}
         }
     }
 

@@ -167,11 +167,14 @@ impl ServiceSeed {
             health_check_node_port: None,
             affinity_s: self.affinity.of(&AFFINITIES),
             has_portals: !self.has_other_proxy,
+            is_unproxied: false,
+            external_name: None,
             mode: self.mode.of(&MODES),
             scheduler: Some(self.scheduler.of(&Scheduler::ALL)),
             dial: Dial::Pod,
             hold_ms: None,
             export: Export::Nowhere,
+            dns_endpoints: DnsEndpoints::All,
         }
     }
 }
@@ -198,6 +201,8 @@ impl EndpointSeed {
             address,
             conditions: Conditions { ready, serving, terminating },
             node: (!node.is_empty()).then(|| node.into()),
+            zone: None,
+            hostname: None,
             zone_hints: texts(&self.zone_hints, &ZONES[1..]),
             node_hints: texts(&self.node_hints, &NODES[1..]),
         })
@@ -210,6 +215,7 @@ struct SliceSeed {
     key: Choice,
     service: Choice,
     is_v6: bool,
+    has_names_only: bool,
     ports: Vec<[Choice; 3]>,
     endpoints: Vec<EndpointSeed>,
 }
@@ -226,7 +232,7 @@ impl SliceSeed {
         });
         let ports = ports.collect();
         let endpoints = self.endpoints.iter().filter_map(|seed| seed.endpoint(family)).collect();
-        EndpointSlice { key, service, ports, endpoints }
+        EndpointSlice { key, service, has_portals: !self.has_names_only, ports, endpoints }
     }
 }
 

@@ -25,7 +25,9 @@ pub mod sample;
 mod tests;
 
 pub use inspect::{explain, node_trace, trace};
-pub use model::{address, annotation, digest, endpoint, guest, node, portals_request, service, snapshot};
+pub use model::{
+    address, annotation, digest, dns, endpoint, guest, node, portals_request, service, snapshot,
+};
 pub use render::{iptables, nft, node_nft};
 pub use routing::{endpoint_selection, portal, scheduler};
 pub use ruleset::{dispatch, kernel_model, plan};

@@ -5,6 +5,7 @@
 pub mod address;
 pub mod annotation;
 pub mod digest;
+pub mod dns;
 pub mod endpoint;
 pub mod guest;
 pub mod node;

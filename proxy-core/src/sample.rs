@@ -6,6 +6,7 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::{Arc, LazyLock};
 
+use crate::model::dns::DnsEndpoints;
 use crate::model::endpoint::{Conditions, Endpoint, EndpointPort, EndpointSlice, SliceKey};
 use crate::model::node::Node;
 use crate::model::service::{
@@ -87,11 +88,14 @@ pub fn svc(name: &str) -> Service {
         health_check_node_port: None,
         affinity_s: None,
         has_portals: true,
+        is_unproxied: false,
+        external_name: None,
         mode: None,
         scheduler: None,
         dial: Dial::Pod,
         hold_ms: None,
         export: Export::Nowhere,
+        dns_endpoints: DnsEndpoints::All,
     }
 }
 
@@ -249,6 +253,7 @@ pub fn slice(name: &str) -> EndpointSlice {
         key: SliceKey::new(namespace(), format!("{name}-1")),
         service: ServiceKey::new(namespace(), name),
         ports: Vec::new(),
+        has_portals: true,
         endpoints: Vec::new(),
     }
 }
@@ -287,6 +292,8 @@ impl EndpointSlice {
             address: ip(address),
             conditions: Conditions::default(),
             node: None,
+            zone: None,
+            hostname: None,
             zone_hints: Vec::new(),
             node_hints: Vec::new(),
         });
@@ -302,6 +309,18 @@ impl EndpointSlice {
     #[must_use]
     pub fn on(self, node: &str) -> Self {
         self.last(|endpoint| endpoint.node = Some(node.into()))
+    }
+
+    /// Sets the zone of the last endpoint.
+    #[must_use]
+    pub fn in_zone(self, zone: &str) -> Self {
+        self.last(|endpoint| endpoint.zone = Some(zone.into()))
+    }
+
+    /// Sets the host name of the last endpoint.
+    #[must_use]
+    pub fn hostname(self, hostname: &str) -> Self {
+        self.last(|endpoint| endpoint.hostname = Some(hostname.into()))
     }
 
     /// Makes the last endpoint unready.

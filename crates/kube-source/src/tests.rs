@@ -6,6 +6,7 @@ mod addresses;
 mod endpoints;
 mod fuzz;
 mod input;
+mod names;
 mod pods;
 mod services;
 mod sources;

@@ -133,6 +133,30 @@ pub const GUEST_INTERFACES: Annotation = Annotation {
     reader: "plugin, agent",
 };
 
+/// The endpoints that responses to DNS queries contain.
+pub const DNS_ENDPOINTS: Annotation = Annotation {
+    key: "portico.dev/dns-endpoints",
+    applies_to: AppliesTo::Service,
+    values: "all, node or zone",
+    default: "`all`",
+    description: "The endpoints of a headless service that the agent's responses to DNS queries contain. `all`. \
+                  `node`: those on the pod's own node. `zone`: those in the zone of the pod's node.",
+    reader: "agent",
+};
+
+/// Whether the agent answers the DNS queries of a pod.
+pub const DNS: Annotation = Annotation {
+    key: "portico.dev/dns",
+    applies_to: AppliesTo::PodOrNamespace,
+    values: "on or off",
+    default: "`on`, if the agent has `--dns`",
+    description: "Whether the agent answers the DNS queries of the pod. `off`: they reach the cluster's DNS servers. \
+                  The annotation of a pod is read when the pod starts, and an invalid value prevents the start; a \
+                  change of the namespace's annotation applies to running pods, and an invalid value there is \
+                  ignored.",
+    reader: "plugin, agent",
+};
+
 /// Whether and how variables are injected.
 pub const INJECT: Annotation = Annotation {
     key: "portico.dev/inject",
@@ -321,14 +345,16 @@ pub const USED: Annotation = Annotation {
 };
 
 /// All annotations.
-pub const ALL: [Annotation; 24] = [
+pub const ALL: [Annotation; 26] = [
     MODE,
     SCHEDULER,
     DIAL,
     HOLD,
     EXPORT,
+    DNS_ENDPOINTS,
     PORTALS,
     GUEST_INTERFACES,
+    DNS,
     INJECT,
     SERVICES,
     VARIABLE_PREFIX,
@@ -349,38 +375,4 @@ pub const ALL: [Annotation; 24] = [
 ];
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::model::node::ServiceProxy;
-    use crate::model::service::{Dial, HOLD_MS_MAX, Scheduler};
-
-    #[test]
-    fn keys_have_the_prefix_and_are_unique() {
-        for (index, annotation) in ALL.iter().enumerate() {
-            assert!(
-                annotation.key.starts_with(PREFIX) && !annotation.name().is_empty(),
-                "{}",
-                annotation.key
-            );
-            assert!(ALL[..index].iter().all(|earlier| earlier.key != annotation.key), "{}", annotation.key);
-        }
-    }
-
-    #[test]
-    fn values_list_every_service_proxy() {
-        let words: Vec<&str> = SERVICE_PROXY.values.split([',', ' ']).collect();
-        assert!(ServiceProxy::ALL.iter().all(|proxy| words.contains(&proxy.name())));
-    }
-
-    #[test]
-    fn values_list_every_scheduler_dial_and_the_maximum_hold() {
-        let words = |values: &'static str| values.split([',', ' ']).collect::<Vec<_>>();
-        for scheduler in Scheduler::ALL {
-            assert!(words(SCHEDULER.values).contains(&scheduler.name()), "{}", scheduler.name());
-        }
-        for (name, _) in Dial::NAMES {
-            assert!(words(DIAL.values).contains(&name), "{name}");
-        }
-        assert!(words(HOLD.values).contains(&format!("{}s", HOLD_MS_MAX / 1_000).as_str()));
-    }
-}
+mod tests;

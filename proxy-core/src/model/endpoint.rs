@@ -85,6 +85,10 @@ pub struct Endpoint {
     pub conditions: Conditions,
     /// The node on which it runs.
     pub node: Option<Arc<str>>,
+    /// The zone in which it runs.
+    pub zone: Option<Arc<str>>,
+    /// The host name, a DNS label: it has the name `HOSTNAME.SERVICE.NAMESPACE.svc`.
+    pub hostname: Option<Arc<str>>,
     /// Hints: the zones whose clients should use it.
     pub zone_hints: Vec<Arc<str>>,
     /// Hints: the nodes whose clients should use it.
@@ -98,6 +102,9 @@ pub struct EndpointSlice {
     pub key: SliceKey,
     /// The service.
     pub service: ServiceKey,
+    /// Whether the endpoints are backends of portals: false for slices with the label `service.kubernetes.io/headless`
+    /// or `service.kubernetes.io/service-proxy-name`, which kube-proxy does not watch. They have names only.
+    pub has_portals: bool,
     /// The ports, which all endpoints have.
     pub ports: Vec<EndpointPort>,
     /// The endpoints.

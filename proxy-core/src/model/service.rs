@@ -13,6 +13,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use crate::model::address::Family;
+use crate::model::dns::DnsEndpoints;
 
 /// The default timeout of session affinity, in seconds (core/v1 defaults.go).
 pub const AFFINITY_S_DEFAULT: u32 = 10_800;
@@ -328,8 +329,15 @@ pub struct Service {
     /// The timeout of `sessionAffinity: ClientIP`, in seconds.
     pub affinity_s: Option<u32>,
     /// Whether Portico is responsible: false for services of another proxy (label
-    /// `service.kubernetes.io/service-proxy-name`) and for external names, which have variables but no portals.
+    /// `service.kubernetes.io/service-proxy-name`), for services that no proxy serves (label
+    /// `service.kubernetes.io/headless`) and for external names. They have variables and names, but no portals.
     pub has_portals: bool,
+    /// Whether no proxy serves the addresses: label `service.kubernetes.io/headless` without another proxy's label.
+    /// kube-proxy does not watch such a service, so it has no effect on the portals of other services.
+    pub is_unproxied: bool,
+    /// The name to which `spec.externalName` refers, in lower case and without a trailing dot: only for type
+    /// `ExternalName`.
+    pub external_name: Option<Arc<str>>,
     /// Annotation `portico.dev/mode`; `None`: the default of the `NodeContext`.
     pub mode: Option<Mode>,
     /// Annotation `portico.dev/scheduler`. A scheduler that the kernel lacks takes precedence over the mode, except for
@@ -341,6 +349,8 @@ pub struct Service {
     pub hold_ms: Option<u32>,
     /// Annotation `portico.dev/export`.
     pub export: Export,
+    /// Annotation `portico.dev/dns-endpoints`.
+    pub dns_endpoints: DnsEndpoints,
 }
 
 impl Service {

@@ -12,6 +12,7 @@ use ipnet::IpNet;
 use rpds::{RedBlackTreeMapSync as Map, RedBlackTreeSetSync as Set};
 
 use crate::model::address::Family;
+use crate::model::dns::Namespace;
 use crate::model::endpoint::{Endpoint, EndpointSlice, SliceKey};
 use crate::model::service::{ClusterIps, Protocol, Service, ServiceKey};
 
@@ -28,6 +29,10 @@ pub enum Change {
     SliceDeleted(SliceKey),
     /// The CIDRs from which the cluster assigns service addresses.
     ServiceRanges(Vec<IpNet>),
+    /// A namespace was created or changed.
+    Namespace(Namespace),
+    /// The namespace with this name was deleted.
+    NamespaceDeleted(Arc<str>),
 }
 
 /// The services whose portals can differ after a change.
@@ -49,6 +54,7 @@ pub struct Snapshot {
     /// is searched for endpoints that the address forbids; usually there are none.
     prefixes: Map<AddressPrefix, usize>,
     service_ranges: Arc<[IpNet]>,
+    namespaces: Map<Arc<str>, Namespace>,
     /// The number of services of another proxy that have an address.
     foreign: usize,
 }
@@ -67,7 +73,12 @@ fn prefix(address: IpAddr) -> AddressPrefix {
 }
 
 fn is_foreign(service: &Service) -> bool {
-    !service.has_portals && service.cluster_ips != ClusterIps::Headless
+    !service.has_portals && portal_addresses(service) != ClusterIps::Headless
+}
+
+/// Returns the cluster addresses at which a proxy serves the service.
+fn portal_addresses(service: &Service) -> ClusterIps {
+    if service.is_unproxied { ClusterIps::Headless } else { service.cluster_ips }
 }
 
 /// An endpoint of one service port.
@@ -131,7 +142,7 @@ impl Snapshot {
         &self.service_ranges
     }
 
-    /// Returns the slices of a service in the order of their names.
+    /// Returns the slices of a service in the order of their names, including those without portals.
     pub fn slices_of<'a>(&'a self, service: &'a ServiceKey) -> impl Iterator<Item = &'a Arc<EndpointSlice>> {
         let from = (service.clone(), Arc::default());
         self.slices_by_service
@@ -140,7 +151,15 @@ impl Snapshot {
             .map(|(_, slice)| slice)
     }
 
-    /// Returns the service that has this cluster address.
+    /// Returns the slices of a service whose endpoints are backends of portals, in the order of their names.
+    pub fn portal_slices_of<'a>(
+        &'a self,
+        service: &'a ServiceKey,
+    ) -> impl Iterator<Item = &'a Arc<EndpointSlice>> {
+        self.slices_of(service).filter(|slice| slice.has_portals)
+    }
+
+    /// Returns the service that has this cluster address, unless no proxy serves it.
     #[must_use]
     pub fn owner_of(&self, address: IpAddr) -> Option<&ServiceKey> {
         self.service_addresses.get(&address)?.first()
@@ -160,7 +179,7 @@ impl Snapshot {
         family: Family,
     ) -> Vec<PortEndpoint<'a>> {
         let mut found: Vec<PortEndpoint<'a>> = Vec::new();
-        for slice in self.slices_of(service) {
+        for slice in self.portal_slices_of(service) {
             let ports =
                 slice.ports.iter().filter(|port| port.protocol == protocol && *port.name == *port_name);
             for port in ports {
@@ -198,6 +217,14 @@ impl Snapshot {
                 self.service_ranges = IpNet::aggregate(&ranges).into();
                 ChangedServices::new()
             }
+            Change::Namespace(namespace) => {
+                self.namespaces.insert_mut(namespace.name.clone(), namespace);
+                ChangedServices::new()
+            }
+            Change::NamespaceDeleted(name) => {
+                self.namespaces.remove_mut(&name);
+                ChangedServices::new()
+            }
         }
     }
 
@@ -211,9 +238,10 @@ impl Snapshot {
         self.foreign -= old.as_deref().map_or(0, |old| usize::from(is_foreign(old)));
         self.update_external_users(old.as_deref(), Some(&service));
         let mut changed = ChangedServices::from([key.clone()]);
-        let old_ips = old.map_or(ClusterIps::Headless, |old| old.cluster_ips);
+        let old_ips = old.map_or(ClusterIps::Headless, |old| portal_addresses(&old));
+        let new_ips = portal_addresses(&service);
         for family in Family::BOTH {
-            let (old, new) = (old_ips.of(family), service.cluster_ips.of(family));
+            let (old, new) = (old_ips.of(family), new_ips.of(family));
             if old != new {
                 changed.extend(old.into_iter().flat_map(|address| self.release_address(address, &key)));
                 changed.extend(new.into_iter().flat_map(|address| self.claim_address(address, &key)));
@@ -228,7 +256,7 @@ impl Snapshot {
         self.foreign -= usize::from(is_foreign(&old));
         self.update_external_users(Some(&old), None);
         let mut changed = ChangedServices::from([key.clone()]);
-        for address in old.cluster_ips.iter() {
+        for address in portal_addresses(&old).iter() {
             changed.extend(self.release_address(address, key));
         }
         self.services.remove_mut(key);
@@ -333,5 +361,6 @@ impl FromIterator<Change> for Snapshot {
 }
 
 mod external;
+mod names;
 #[cfg(test)]
 mod tests;

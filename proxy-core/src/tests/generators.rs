@@ -13,6 +13,7 @@ use proptest::option;
 use proptest::prelude::*;
 use proptest::sample::{select, subsequence};
 
+use crate::model::dns::{DnsEndpoints, Namespace};
 use crate::model::endpoint::{Conditions, Endpoint, EndpointPort, EndpointSlice, SliceKey};
 use crate::model::node::Node;
 use crate::model::service::{
@@ -103,10 +104,13 @@ fn service() -> impl Strategy<Value = Service> {
     let hold_ms = prop_oneof![4 => Just(None), 1 => Just(Some(10_000))];
     let manner = (mode, scheduler, hold_ms);
     let created = select(vec!["", "2026-01-01T00:00:00Z", "2026-01-02T00:00:00Z"]).prop_map(Created::parse);
-    let identity = ((service_key(), created), cluster_ips(), ports(), prop::bool::weighted(0.9), manner);
+    let proxied = select(
+        vec![(true, false); 18].into_iter().chain([(false, false), (false, true)]).collect::<Vec<_>>(),
+    );
+    let identity = ((service_key(), created), cluster_ips(), ports(), proxied, manner);
     (identity, policy(), policy(), addresses(), addresses(), ranges, affinity).prop_map(
         |(
-            ((key, created), cluster_ips, ports, has_portals, (mode, scheduler, hold_ms)),
+            ((key, created), cluster_ips, ports, (has_portals, is_unproxied), (mode, scheduler, hold_ms)),
             internal,
             external,
             ips,
@@ -128,11 +132,14 @@ fn service() -> impl Strategy<Value = Service> {
                 health_check_node_port: None,
                 affinity_s: affinity,
                 has_portals,
+                is_unproxied,
+                external_name: None,
                 mode,
                 scheduler,
                 dial: Dial::Pod,
                 hold_ms,
                 export: Export::Nowhere,
+                dns_endpoints: DnsEndpoints::All,
             }
         },
     )
@@ -157,6 +164,8 @@ fn endpoint(hinted: bool) -> impl Strategy<Value = Endpoint> {
             address: ip(address),
             conditions,
             node: node.map(Arc::from),
+            zone: None,
+            hostname: None,
             zone_hints,
             node_hints,
         },
@@ -167,14 +176,16 @@ fn endpoint(hinted: bool) -> impl Strategy<Value = Endpoint> {
 fn slice() -> impl Strategy<Value = EndpointSlice> {
     let ports = subsequence(PORTS.to_vec(), 1..=PORTS.len());
     let endpoints = any::<bool>().prop_flat_map(|hinted| vec(endpoint(hinted), 0..5));
-    (slice_key(), service_key(), ports, select(vec![8080, 9090]), endpoints).prop_map(
-        |(key, service, ports, port, endpoints)| {
+    let keys = (slice_key(), service_key(), prop::bool::weighted(0.9));
+    (keys, ports, select(vec![8080, 9090]), endpoints).prop_map(
+        |((key, service, has_portals), ports, port, endpoints)| {
             let port_of = |(name, protocol, _): (&str, Protocol, u16)| EndpointPort {
                 name: name.into(),
                 protocol,
                 port,
             };
-            EndpointSlice { key, service, ports: ports.into_iter().map(port_of).collect(), endpoints }
+            let ports = ports.into_iter().map(port_of).collect();
+            EndpointSlice { key, service, has_portals, ports, endpoints }
         },
     )
 }
@@ -187,6 +198,7 @@ fn change() -> impl Strategy<Value = Change> {
         1 => service_key().prop_map(Change::ServiceDeleted),
         2 => slice_key().prop_map(Change::SliceDeleted),
         1 => ranges.prop_map(|texts| Change::ServiceRanges(nets(texts))),
+        1 => any::<bool>().prop_map(|is_dns_off| Change::Namespace(Namespace { name: "default".into(), is_dns_off })),
     ]
 }
 
@@ -251,7 +263,16 @@ impl ObjectModel {
                 self.slices.remove(&key);
             }
             Change::ServiceRanges(ranges) => self.ranges = ranges,
+            Change::Namespace(_) | Change::NamespaceDeleted(_) => {}
         }
+    }
+
+    /// Returns the objects that kube-proxy watches: the others have names only.
+    pub(super) fn proxied(&self) -> Self {
+        let mut proxied = self.clone();
+        proxied.services.retain(|_, service| !service.is_unproxied);
+        proxied.slices.retain(|_, slice| slice.has_portals);
+        proxied
     }
 
     /// Returns a snapshot of these objects, built from slices before services, in reverse order of names.

@@ -121,15 +121,24 @@ proptest! {
     #[test]
     fn packet_is_handled_as_by_kube_proxy(changes in changes(), node_context in any_node_context()) {
         let cluster = IncrementalCluster::after(changes, &node_context);
+        let proxied = cluster.objects.proxied();
         for destination in destinations() {
             for source in sources(Family::of(destination.address)) {
                 let packet = Packet::sent(source, destination);
                 let relayed = cluster.portals.get(destination).map(|portal| portal.backends.to_vec());
                 let traces = traces(cluster.ruleset(), &packet);
                 let result = result_of(&traces, relayed.unwrap_or_default().into_iter().collect());
-                prop_assert_eq!(result, expected_result(&cluster.objects, &node_context, &packet), "{:?}", packet);
+                prop_assert_eq!(result, expected_result(&proxied, &node_context, &packet), "{:?}", packet);
             }
         }
+    }
+
+    #[test]
+    fn objects_that_only_have_names_change_no_portal(changes in changes(), node_context in any_node_context()) {
+        let cluster = IncrementalCluster::after(changes, &node_context);
+        let proxied = portals(&cluster.objects.proxied().snapshot(), &node_context);
+        prop_assert_eq!(winning_portals(&cluster.portals), winning_portals(&proxied));
+        prop_assert_eq!(cluster.portals.service_ranges(), proxied.service_ranges());
     }
 
     #[test]

@@ -5,8 +5,10 @@
 //! before they write it again. The state machine is pure: reading files and the clock do not belong here.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use proxy_core::dns::Namespace;
 use proxy_core::endpoint::{EndpointSlice, SliceKey};
 use proxy_core::node::Node;
 use proxy_core::service::ServiceKey;
@@ -30,6 +32,7 @@ enum Removal {
     /// Endpoints of a slice that was derived from other objects.
     Endpoints(SliceKey),
     ServiceRanges,
+    Namespace(Arc<str>),
 }
 
 /// The state that was sent to the receiver.
@@ -100,7 +103,7 @@ impl ManifestState {
         now: Instant,
     ) -> DebouncedRemovals {
         let mut removals: BTreeSet<Removal> = BTreeSet::new();
-        let missing = self.objects.services.keys().filter(|key| !new.services.contains_key(key));
+        let missing = self.objects.services.keys().filter(|key| !new.services.contains_key(*key));
         removals.extend(missing.cloned().map(Removal::Service));
         let mut lost_a_slice: BTreeSet<&ServiceKey> = BTreeSet::new();
         for (key, slice) in self.objects.slices.iter().filter(|(key, _)| !new.slices.contains_key(key)) {
@@ -117,6 +120,8 @@ impl ManifestState {
         if self.objects.service_ranges.iter().any(|range| !new.service_ranges.contains(range)) {
             removals.insert(Removal::ServiceRanges);
         }
+        let missing = self.objects.namespaces.keys().filter(|name| !new.namespaces.contains_key(*name));
+        removals.extend(missing.cloned().map(Removal::Namespace));
         let since = |removal: &Removal| self.pending_removals.get(removal).copied().unwrap_or(now);
         let is_due = |removal: &Removal| is_valid && since(removal) + DEBOUNCE <= now;
         let (confirmed, held_back) = removals.into_iter().partition(is_due);
@@ -128,8 +133,11 @@ impl ManifestState {
     }
 
     fn changes(&mut self, new: Objects, removals: &DebouncedRemovals) -> Vec<Change> {
-        let Objects { services, slices, nodes: _, namespaces: _, service_ranges } = new;
-        let mut changes = Vec::new();
+        let sent_namespaces: BTreeSet<Namespace> = self.objects.dns_namespaces().collect();
+        let changed_namespaces =
+            new.dns_namespaces().filter(|namespace| !sent_namespaces.contains(namespace));
+        let mut changes: Vec<Change> = changed_namespaces.map(Change::Namespace).collect();
+        let Objects { services, slices, nodes: _, namespaces, service_ranges } = new;
         let sent = &mut self.objects;
         if service_ranges != sent.service_ranges && !removals.held_back.contains(&Removal::ServiceRanges) {
             sent.service_ranges.clone_from(&service_ranges);
@@ -145,9 +153,14 @@ impl ManifestState {
                     sent.slices.remove(key);
                     changes.push(Change::SliceDeleted(key.clone()));
                 }
+                Removal::Namespace(name) => {
+                    sent.namespaces.remove(name);
+                    changes.push(Change::NamespaceDeleted(name.clone()));
+                }
                 Removal::Endpoints(_) | Removal::ServiceRanges => {}
             }
         }
+        sent.namespaces.extend(namespaces);
         for (key, service) in services {
             if sent.services.get(&key) != Some(&service) {
                 sent.services.insert(key, service.clone());

@@ -61,6 +61,7 @@ impl TestWatch {
                 match &change {
                     Change::ServiceDeleted(key) => self.removed.push(key.to_string()),
                     Change::SliceDeleted(key) => self.removed.push(key.to_string()),
+                    Change::NamespaceDeleted(name) => self.removed.push(name.to_string()),
                     _ => {}
                 }
                 self.snapshot.apply(change);

@@ -6,6 +6,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use ipnet::IpNet;
+use proxy_core::annotation::DNS;
+use proxy_core::dns::{Namespace, parse_dns};
 use proxy_core::endpoint::{EndpointSlice, SliceKey};
 use proxy_core::node::Node;
 use proxy_core::service::{Service, ServiceKey};
@@ -36,10 +38,19 @@ impl Objects {
     /// Converts these objects to a snapshot.
     #[must_use]
     pub fn into_snapshot(self) -> Snapshot {
+        let namespaces = self.dns_namespaces().map(Change::Namespace).collect::<Vec<_>>();
         let Self { services, slices, nodes: _, namespaces: _, service_ranges } = self;
         let ranges = (!service_ranges.is_empty()).then_some(Change::ServiceRanges(service_ranges));
         let services = services.into_values().map(Change::Service);
         let slices = slices.into_values().map(Change::Slice);
-        ranges.into_iter().chain(services).chain(slices).collect()
+        ranges.into_iter().chain(namespaces).chain(services).chain(slices).collect()
+    }
+
+    /// Returns the namespaces with their DNS annotation. An invalid annotation is ignored.
+    pub(crate) fn dns_namespaces(&self) -> impl Iterator<Item = Namespace> {
+        self.namespaces.iter().map(|(name, annotations)| Namespace {
+            name: name.clone(),
+            is_dns_off: annotations.get(DNS.key).is_some_and(|text| parse_dns(text) == Ok(false)),
+        })
     }
 }

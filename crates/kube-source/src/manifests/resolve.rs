@@ -10,6 +10,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use proxy_core::endpoint::{Endpoint, EndpointSlice, SliceKey};
+use proxy_core::node::Node;
 use proxy_core::service::{Protocol, ServiceKey};
 
 use crate::manifests::allocate::{Pool, PreviousAddresses};
@@ -64,7 +65,10 @@ pub(crate) fn resolve(reader: ObjectReader, options: &ReadOptions, previous: &Pr
         }
     }
     add_pods(&mut slices, &services, &has_endpoints, &pods, &mut report);
-    let derived = slices.keys().filter(|key| !given.contains(key)).cloned().collect();
+    let derived: BTreeSet<SliceKey> = slices.keys().filter(|key| !given.contains(key)).cloned().collect();
+    for (_, slice) in slices.iter_mut().filter(|(key, _)| derived.contains(key)) {
+        set_zones(slice, &nodes);
+    }
     let objects = Objects {
         services: services.into_iter().map(|(key, located)| (key, located.value.service)).collect(),
         slices,
@@ -88,7 +92,7 @@ fn add_pods(
     let mut lookups_left = POD_LOOKUPS_MAX;
     for (key, located) in services {
         let draft = &located.value;
-        if draft.selector.is_empty() || draft.addresses.headless || has_endpoints.contains(key) {
+        if draft.selector.is_empty() || draft.service.external_name.is_some() || has_endpoints.contains(key) {
             continue;
         }
         let candidates = index.candidates(draft);
@@ -116,6 +120,14 @@ fn add_pods(
             warn_about_unknown_port_names(located, &subsets, report);
         }
         add_subsets(slices, key, "pods", subsets);
+    }
+}
+
+/// Sets the zones of endpoints, which are those of their nodes.
+fn set_zones(slice: &mut EndpointSlice, nodes: &BTreeMap<Arc<str>, Located<Node>>) {
+    for endpoint in &mut slice.endpoints {
+        let node = endpoint.node.as_ref().and_then(|name| nodes.get(name));
+        endpoint.zone = node.map(|located| located.value.zone.clone()).filter(|zone| !zone.is_empty());
     }
 }
 
@@ -244,6 +256,6 @@ fn add_subsets(slices: &mut Slices, service: &ServiceKey, origin: &str, subsets:
             }
         };
         let key = vacant.key().clone();
-        vacant.insert(EndpointSlice { key, service: service.clone(), ports, endpoints });
+        vacant.insert(EndpointSlice { key, service: service.clone(), has_portals: true, ports, endpoints });
     }
 }

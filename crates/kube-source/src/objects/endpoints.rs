@@ -4,6 +4,7 @@
 //! it is kept as a draft. The choice between the two is made in `resolve`.
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use proxy_core::address::Family;
@@ -13,7 +14,7 @@ use proxy_core::service::{Protocol, Service, ServiceKey};
 use crate::objects::field::Field;
 use crate::objects::metadata::{NameRule, Names, metadata};
 use crate::objects::ports::protocol;
-use crate::objects::slice::endpoint_address;
+use crate::objects::slice::{endpoint_address, hostname};
 use crate::objects::validate;
 
 /// Endpoints that have the same ports. They become one slice per IP family.
@@ -110,5 +111,12 @@ fn endpoint(field: &Field<'_, '_>, ready: bool, names: &mut Names) -> Option<End
     let node: Option<Arc<str>> = field.at("nodeName").text().map(|name| names.get(name));
     let address = endpoint_address(&field.at("ip"))?;
     let conditions = Conditions { ready, serving: ready, terminating: false };
-    Some(Endpoint { address, conditions, node, zone_hints: Vec::new(), node_hints: Vec::new() })
+    let hostname = hostname(field, names);
+    Some(Endpoint { node, hostname, ..without_topology(address, conditions) })
+}
+
+/// Returns an endpoint without node, zone, host name and hints.
+pub(crate) fn without_topology(address: IpAddr, conditions: Conditions) -> Endpoint {
+    let (zone_hints, node_hints) = (Vec::new(), Vec::new());
+    Endpoint { address, conditions, node: None, zone: None, hostname: None, zone_hints, node_hints }
 }

@@ -12,7 +12,7 @@ use proxy_core::service::{Protocol, ServiceKey};
 use serde_json::{Value, json};
 
 use crate::objects::draft::ServiceDraft;
-use crate::objects::endpoints::{EndpointsDraft, Subset};
+use crate::objects::endpoints::{EndpointsDraft, Subset, without_topology};
 use crate::objects::field::Field;
 use crate::objects::finding::Findings;
 use crate::objects::metadata::{NameRule, Names, namespace_or_default, object_name};
@@ -98,8 +98,7 @@ pub(crate) fn legacy_endpoints(object: &Field<'_, '_>, names: &mut Names) -> Opt
     for field in object.list("endpoints") {
         if let Some((address, port)) = address_and_port(&field) {
             let conditions = Conditions::default();
-            let (zone_hints, node_hints) = (Vec::new(), Vec::new());
-            let endpoint = Endpoint { address, conditions, node: None, zone_hints, node_hints };
+            let endpoint = without_topology(address, conditions);
             by_port.entry(port).or_default().push(endpoint);
         }
     }

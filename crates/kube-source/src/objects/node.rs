@@ -10,6 +10,7 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use proxy_core::address::{Family, parse_ip_sloppy, parse_net_sloppy};
 use proxy_core::annotation;
+use proxy_core::dns::parse_dns;
 use proxy_core::node::{Node, ServiceProxy};
 
 use crate::objects::field::Field;
@@ -85,7 +86,15 @@ pub(crate) fn namespace(object: &Field<'_, '_>) -> Option<(Arc<str>, BTreeMap<St
     let meta = object.map("metadata");
     let name_field = meta.at("name");
     let name = object_name(&name_field, NameRule::Label);
-    let annotations = meta.map("annotations").texts();
+    let map = meta.map("annotations");
+    let annotations = map.texts();
+    if let Some((key, Err(error))) = annotations
+        .iter()
+        .find(|(key, _)| *key == annotation::DNS.key)
+        .map(|(key, text)| (key, parse_dns(text)))
+    {
+        map.at(key).warn(format_args!("{error}; ignored"));
+    }
     let annotations = annotations.into_iter().filter(|(key, _)| key.starts_with(annotation::PREFIX));
     let annotations = annotations.map(|(key, value)| (key.to_owned(), value.to_owned())).collect();
     Some((name?.into(), annotations))

@@ -12,8 +12,8 @@ use proxy_core::address::{Family, parse_ip_sloppy};
 use proxy_core::endpoint::{Conditions, Endpoint, EndpointPort};
 use proxy_core::service::Protocol;
 
-use crate::objects::draft::{ServiceDraft, TargetPort};
-use crate::objects::endpoints::Subset;
+use crate::objects::draft::{FamilyPolicy, ServiceDraft, TargetPort};
+use crate::objects::endpoints::{Subset, without_topology};
 use crate::objects::field::Field;
 use crate::objects::metadata::{NameRule, Names, metadata};
 use crate::objects::ports::protocol;
@@ -41,8 +41,11 @@ type NamedPorts = HashMap<Box<str>, BTreeMap<Protocol, u16>>;
 pub(crate) struct Pod {
     pub(crate) key: PodKey,
     labels: BTreeMap<Box<str>, Box<str>>,
+    /// At most one of each family; the first is of the cluster's primary family.
     addresses: Vec<IpAddr>,
     node: Option<Arc<str>>,
+    hostname: Option<Arc<str>>,
+    subdomain: Option<Box<str>>,
     is_ready: bool,
     is_terminating: bool,
     /// The phase is Succeeded or Failed: the pod does not run again.
@@ -75,15 +78,33 @@ impl Pod {
             || draft.selector.iter().all(|(label, value)| self.labels.get(label) == Some(value))
     }
 
-    fn endpoint(&self, family: Family, publish_not_ready: bool) -> Option<Endpoint> {
+    /// Returns the endpoint of a service on this pod. It has a host name if the service is the pod's subdomain
+    /// (`ShouldSetHostname` of the controller).
+    fn endpoint(&self, family: Family, draft: &ServiceDraft) -> Option<Endpoint> {
         let address = *self.addresses.iter().find(|address| Family::of(**address) == family)?;
         let conditions = Conditions {
-            ready: publish_not_ready || (self.is_ready && !self.is_terminating),
+            ready: draft.publish_not_ready || (self.is_ready && !self.is_terminating),
             serving: self.is_ready,
             terminating: self.is_terminating,
         };
-        let (zone_hints, node_hints) = (Vec::new(), Vec::new());
-        Some(Endpoint { address, conditions, node: self.node.clone(), zone_hints, node_hints })
+        let is_subdomain = self.subdomain.as_deref() == Some(&*draft.service.key.name);
+        let hostname = self.hostname.clone().filter(|_| is_subdomain);
+        Some(Endpoint { node: self.node.clone(), hostname, ..without_topology(address, conditions) })
+    }
+
+    /// Returns the families in which the pod is an endpoint of a service. A headless service without `ipFamilies` has
+    /// the cluster's primary family.
+    fn families(&self, draft: &ServiceDraft) -> Vec<Family> {
+        let addresses = &draft.addresses;
+        if !addresses.headless {
+            draft.service.cluster_ips.iter().map(Family::of).collect()
+        } else if matches!(addresses.policy, Some(FamilyPolicy::PreferDual | FamilyPolicy::RequireDual)) {
+            Family::BOTH.into()
+        } else if addresses.families.is_empty() {
+            self.addresses.first().copied().map(Family::of).into_iter().collect()
+        } else {
+            addresses.families.clone()
+        }
     }
 
     /// Returns the number of each target port of a service on this pod; `None` for a name that no container port has.
@@ -112,12 +133,16 @@ pub(crate) fn pod(object: &Field<'_, '_>, names: &mut Names) -> Option<Pod> {
     });
     let node = spec.at("nodeName").text().map(|name| names.get(name));
     let (addresses, ports) = (addresses(&status), container_ports(&spec));
+    let hostname = validate::dns_label(&spec.at("hostname")).map(|name| names.get(name));
+    let subdomain = validate::dns_label(&spec.at("subdomain")).map(Into::into);
     let meta = meta?;
     Some(Pod {
         key: PodKey { namespace: meta.namespace, name: meta.name },
         labels,
         addresses,
         node,
+        hostname,
+        subdomain,
         is_ready,
         is_terminating: !meta_field.at("deletionTimestamp").is_absent(),
         is_finished,
@@ -199,18 +224,18 @@ impl<'a> PodIndex<'a> {
 }
 
 /// Derives the endpoints of a service from its pods: one subset per family and set of port numbers, because a port name
-/// can refer to different numbers on different pods.
+/// can refer to different numbers on different pods. Pods without any of the ports are endpoints of headless services
+/// only: their names need no port.
 pub(crate) fn pod_subsets(draft: &ServiceDraft, pods: &[&Pod]) -> Vec<Subset> {
     // Pods that lack different ports belong to different subsets.
     let mut subsets: BTreeMap<(Family, Vec<Option<u16>>), Subset> = BTreeMap::new();
     for pod in pods.iter().filter(|pod| pod.is_usable()) {
         let numbers = pod.target_port_numbers(draft);
-        if numbers.iter().all(Option::is_none) {
+        if numbers.iter().all(Option::is_none) && !draft.addresses.headless {
             continue;
         }
-        for address in draft.service.cluster_ips.iter() {
-            let family = Family::of(address);
-            let Some(endpoint) = pod.endpoint(family, draft.publish_not_ready) else { continue };
+        for family in pod.families(draft) {
+            let Some(endpoint) = pod.endpoint(family, draft) else { continue };
             let subset = subsets.entry((family, numbers.clone()));
             let new = || Subset { ports: endpoint_ports(draft, &numbers), endpoints: Vec::new() };
             subset.or_insert_with(new).endpoints.push(endpoint);

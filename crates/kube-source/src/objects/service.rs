@@ -5,6 +5,7 @@
 //! `manifests::resolve`.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use ipnet::IpNet;
 use proxy_core::address::{Family, forbidden, forbidden_external, parse_ip_sloppy};
@@ -22,7 +23,9 @@ use crate::objects::service_annotations::{ServiceOptions, service_options};
 use crate::objects::validate;
 
 /// The label of services that another proxy handles.
-const PROXY_NAME_LABEL: &str = "service.kubernetes.io/service-proxy-name";
+pub(crate) const PROXY_NAME_LABEL: &str = "service.kubernetes.io/service-proxy-name";
+/// The label of services and slices that kube-proxy ignores.
+pub(crate) const HEADLESS_LABEL: &str = "service.kubernetes.io/headless";
 /// The maximum number of portals of a service: ports times addresses. No real service has as many.
 const PORTALS_MAX: usize = 4_096;
 /// The kubelet's port, which a load balancer must not expose.
@@ -36,15 +39,18 @@ const POLICIES: [(&str, TrafficPolicy); 2] =
 pub(crate) fn service(object: &Field<'_, '_>, names: &mut Names) -> Option<ServiceDraft> {
     let meta_field = object.map("metadata");
     let meta = metadata(&meta_field, NameRule::Label, names);
-    let has_other_proxy =
-        meta_field.map("labels").texts().iter().any(|(label, _)| *label == PROXY_NAME_LABEL);
-    let ServiceOptions { mode, scheduler, dial, hold_ms } = service_options(&meta_field);
+    let labels = meta_field.map("labels").texts();
+    let has_label = |name: &str| labels.iter().any(|(label, _)| *label == name);
+    let has_other_proxy = has_label(PROXY_NAME_LABEL);
+    let is_unproxied = !has_other_proxy && has_label(HEADLESS_LABEL);
+    let ServiceOptions { mode, scheduler, dial, hold_ms, dns_endpoints } = service_options(&meta_field);
     let export = export(&meta_field, names);
     let spec = object.map("spec");
     let kind = validate::one_of(&spec.at("type"), &ServiceType::NAMES).unwrap_or(ServiceType::ClusterIp);
     let addresses = addresses(&spec, kind);
     let drafts = ports(&spec, kind, addresses.headless, names);
     check_type(&spec, kind, &drafts);
+    let external_name = external_name(&spec, kind);
     let external_ips = external_ips(&spec);
     let (internal_policy, external_policy) = policies(&spec, kind, !external_ips.is_empty());
     let health_check_node_port = health_check_node_port(&spec, kind, external_policy);
@@ -73,12 +79,15 @@ pub(crate) fn service(object: &Field<'_, '_>, names: &mut Names) -> Option<Servi
         source_ranges,
         health_check_node_port,
         affinity_s,
-        has_portals: kind != ServiceType::ExternalName && !has_other_proxy,
+        has_portals: kind != ServiceType::ExternalName && !has_other_proxy && !is_unproxied,
+        is_unproxied,
+        external_name,
         mode,
         scheduler,
         dial,
         hold_ms,
         export,
+        dns_endpoints,
     };
     Some(ServiceDraft { service, addresses, selector, target_ports, publish_not_ready })
 }
@@ -132,6 +141,14 @@ fn check_type(spec: &Field<'_, '_>, kind: ServiceType, ports: &[PortDraft]) {
     if kind == ServiceType::LoadBalancer && ports.iter().any(|draft| draft.port.port == KUBELET_PORT) {
         spec.at("ports").error("port 10250 is the kubelet's and must not be exposed by a load balancer");
     }
+}
+
+/// Returns the external name in lower case. `check_type` rejects an invalid one; an API server can still have stored it.
+fn external_name(spec: &Field<'_, '_>, kind: ServiceType) -> Option<Arc<str>> {
+    let field = (kind == ServiceType::ExternalName).then(|| spec.at("externalName"))?;
+    let text = field.text()?.to_ascii_lowercase();
+    let name = text.strip_suffix('.').unwrap_or(&text);
+    validate::is_dns_subdomain(name).then(|| name.into())
 }
 
 fn external_ips(spec: &Field<'_, '_>) -> Vec<IpAddr> {

@@ -1,10 +1,11 @@
-//! `ServiceOptions`: mode, scheduler, dial and hold of a service, from its annotations.
+//! `ServiceOptions`: mode, scheduler, dial, hold and DNS endpoints of a service, from its annotations.
 //!
 //! `proxy_core::annotation` defines the annotations. An invalid value is ignored with a warning: API servers do not
 //! validate annotations, and a service must not lose its portals because of one. The meaning of the options does not
 //! belong here.
 
-use proxy_core::annotation::{Annotation, DIAL, HOLD, MODE, SCHEDULER};
+use proxy_core::annotation::{Annotation, DIAL, DNS_ENDPOINTS, HOLD, MODE, SCHEDULER};
+use proxy_core::dns::DnsEndpoints;
 use proxy_core::service::{Dial, HOLD_MS_MAX, Mode, Scheduler};
 
 use crate::objects::field::Field;
@@ -16,6 +17,7 @@ pub(crate) struct ServiceOptions {
     pub(crate) scheduler: Option<Scheduler>,
     pub(crate) dial: Dial,
     pub(crate) hold_ms: Option<u32>,
+    pub(crate) dns_endpoints: DnsEndpoints,
 }
 
 /// Parses the annotations of a service.
@@ -31,7 +33,8 @@ pub(crate) fn service_options(meta: &Field<'_, '_>) -> ServiceOptions {
         field.warn(format_args!("\"kernel\" is not supported with scheduler {}; ignored", scheduler.name()));
     }
     let dial = choice(&annotations, &DIAL, &Dial::NAMES).unwrap_or_default();
-    ServiceOptions { mode, scheduler, dial, hold_ms: hold_ms(&annotations) }
+    let dns_endpoints = choice(&annotations, &DNS_ENDPOINTS, &DnsEndpoints::NAMES).unwrap_or_default();
+    ServiceOptions { mode, scheduler, dial, hold_ms: hold_ms(&annotations), dns_endpoints }
 }
 
 /// Returns the value that an annotation selects. Warns and returns `None` if the value is unknown.

@@ -17,10 +17,15 @@ use crate::objects::field::Field;
 use crate::objects::finding::Findings;
 use crate::objects::metadata::{NameRule, Names, metadata};
 use crate::objects::ports::PROTOCOLS;
+use crate::objects::service::{HEADLESS_LABEL, PROXY_NAME_LABEL};
 use crate::objects::validate;
 
 const SERVICE_NAME_LABEL: &str = "kubernetes.io/service-name";
-const HEADLESS_LABEL: &str = "service.kubernetes.io/headless";
+/// The labels of slices that kube-proxy does not watch. The controller of slices sets the first one for headless
+/// services, and copies the second one from the service.
+const UNWATCHED_LABELS: [&str; 2] = [HEADLESS_LABEL, PROXY_NAME_LABEL];
+/// The key of the zone in the map `topology` of discovery.k8s.io/v1beta1.
+const ZONE_LABEL: &str = "topology.kubernetes.io/zone";
 /// The key of the node name in the map `topology` of discovery.k8s.io/v1beta1.
 const HOSTNAME_LABEL: &str = "kubernetes.io/hostname";
 
@@ -79,9 +84,7 @@ pub(crate) fn slice(object: &Field<'_, '_>, defaults: Defaults, names: &mut Name
     let meta_field = object.map("metadata");
     let meta = metadata(&meta_field, NameRule::Subdomain, names);
     let labels = meta_field.map("labels").texts();
-    if labels.iter().any(|(label, _)| *label == HEADLESS_LABEL) {
-        return ParsedSlice::Unused("EndpointSlice of a headless service");
-    }
+    let has_portals = !labels.iter().any(|(label, _)| UNWATCHED_LABELS.contains(label));
     let service_name = labels.iter().find(|(label, _)| *label == SERVICE_NAME_LABEL).map(|(_, name)| *name);
     let Some(service_name) = service_name.filter(|name| !name.is_empty()) else {
         return ParsedSlice::Unused("EndpointSlice without service");
@@ -105,7 +108,7 @@ pub(crate) fn slice(object: &Field<'_, '_>, defaults: Defaults, names: &mut Name
     let endpoints = object.maps("endpoints").filter_map(|field| endpoint(&field, family, names)).collect();
     let service = ServiceKey { namespace: Arc::clone(&meta.namespace), name: names.get(service_name) };
     let key = SliceKey { namespace: meta.namespace, name: meta.name };
-    ParsedSlice::Slice(EndpointSlice { key, service, ports, endpoints })
+    ParsedSlice::Slice(EndpointSlice { key, service, has_portals, ports, endpoints })
 }
 
 fn check_size(object: &Field<'_, '_>, list: &str, max: usize) {
@@ -164,8 +167,10 @@ fn endpoint(field: &Field<'_, '_>, family: Family, names: &mut Names) -> Option<
         terminating: conditions.at("terminating").boolean().unwrap_or(false),
     };
     let topology = field.map("topology").texts();
-    let hostname = topology.iter().find(|(label, _)| *label == HOSTNAME_LABEL).map(|(_, name)| *name);
-    let node = field.at("nodeName").text().or(hostname).map(|name| names.get(name));
+    let in_topology = |label: &str| topology.iter().find(|(key, _)| *key == label).map(|(_, name)| *name);
+    let node = field.at("nodeName").text().or(in_topology(HOSTNAME_LABEL)).map(|name| names.get(name));
+    let zone = field.at("zone").text().or(in_topology(ZONE_LABEL)).map(|name| names.get(name));
+    let hostname = hostname(field, names);
     let hints = field.map("hints");
     let mut hint_names = |key: &str| -> Vec<Arc<str>> {
         hints.maps(key).filter_map(|hint| hint.at("name").text().map(|name| names.get(name))).collect()
@@ -179,7 +184,18 @@ fn endpoint(field: &Field<'_, '_>, family: Family, names: &mut Names) -> Option<
             .warn(format_args!("{address} does not match the address type {family} of the slice; skipped"));
         return None;
     }
-    Some(Endpoint { address, conditions, node, zone_hints, node_hints })
+    Some(Endpoint { address, conditions, node, zone, hostname, zone_hints, node_hints })
+}
+
+/// Parses the host name of an endpoint. Warns and returns `None` if it is not a DNS label.
+pub(crate) fn hostname(endpoint: &Field<'_, '_>, names: &mut Names) -> Option<Arc<str>> {
+    let field = endpoint.at("hostname");
+    let text = field.text()?;
+    if !validate::is_dns_label(text) {
+        field.warn(format_args!("{} is not {}; ignored", field.shown(), validate::DNS_LABEL));
+        return None;
+    }
+    Some(names.get(text))
 }
 
 /// Parses the address of an endpoint. Returns `None` after a warning if it is invalid or not allowed as an endpoint.

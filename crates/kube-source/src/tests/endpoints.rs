@@ -48,7 +48,7 @@ fn missing_conditions_default_to_ready_serving_and_not_terminating() {
 }
 
 #[test]
-fn slices_without_use_for_portals_are_counted_as_ignored() {
+fn slices_without_use_are_counted_as_ignored() {
     let with = |labels: &str, kind: &str, name: &str| {
         format!(
             "---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {{name: {name}, labels: {{{labels}}}}}\naddressType: {kind}\n"
@@ -56,19 +56,11 @@ fn slices_without_use_for_portals_are_counted_as_ignored() {
     };
     let text = with("a: b", "IPv4", "a")
         + &with("kubernetes.io/service-name: ''", "IPv4", "b")
-        + &with("kubernetes.io/service-name: db, service.kubernetes.io/headless: ''", "IPv4", "c")
         + &with("kubernetes.io/service-name: db", "FQDN", "d");
     let (objects, report) = read_text(&text);
     assert!(objects.slices.is_empty() && report.problems.is_empty());
     let ignored: Vec<(&str, usize)> = report.ignored.iter().map(|(kind, n)| (kind.as_str(), *n)).collect();
-    assert_eq!(
-        ignored,
-        [
-            ("EndpointSlice of a headless service", 1),
-            ("EndpointSlice of type FQDN", 1),
-            ("EndpointSlice without service", 2)
-        ]
-    );
+    assert_eq!(ignored, [("EndpointSlice of type FQDN", 1), ("EndpointSlice without service", 2)]);
 }
 
 #[test]

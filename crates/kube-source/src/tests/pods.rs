@@ -139,7 +139,7 @@ fn selected_pod_without_an_address_is_reported() {
 }
 
 #[test]
-fn pods_are_ignored_if_the_service_has_endpoints_or_slices_or_is_headless() {
+fn pods_are_ignored_if_the_service_has_endpoints_or_slices() {
     let pod = pod("a", "", "", &format!("podIP: 10.0.0.1, {READY}"));
     let endpoints = "---\napiVersion: v1\nkind: Endpoints\nmetadata: {name: db}\nsubsets: []\n";
     let slice = "---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {name: s, labels: \
@@ -147,8 +147,69 @@ fn pods_are_ignored_if_the_service_has_endpoints_or_slices_or_is_headless() {
     for other in [endpoints, slice] {
         assert_eq!(all_backends(&read_valid(&(SERVICE.to_owned() + &pod + other))), Vec::<String>::new());
     }
-    let headless = SERVICE.replace("spec: {", "spec: {clusterIP: None, ");
-    assert_eq!(all_backends(&read_valid(&(headless + &pod))), Vec::<String>::new());
+}
+
+#[test]
+fn pods_of_a_headless_service_are_endpoints_in_the_families_of_the_service() {
+    let pod = pod("a", "", "", &format!("podIPs: [{{ip: 'fd00::1'}}, {{ip: 10.0.0.1}}], {READY}"));
+    let cases: [(&str, &[&str]); 5] = [
+        ("", &["sql fd00::1:5432"]),
+        ("ipFamilies: [IPv4], ", &["sql 10.0.0.1:5432"]),
+        ("ipFamilies: [IPv6], ", &["sql fd00::1:5432"]),
+        ("ipFamilyPolicy: PreferDualStack, ", &["sql 10.0.0.1:5432", "sql fd00::1:5432"]),
+        ("ipFamilies: [IPv6, IPv4], ", &["sql 10.0.0.1:5432", "sql fd00::1:5432"]),
+    ];
+    for (families, expected) in cases {
+        let service = SERVICE.replace("spec: {", &format!("spec: {{clusterIP: None, {families}"));
+        assert_eq!(all_backends(&read_valid(&(service + &pod))), expected, "{families}");
+    }
+}
+
+#[test]
+fn pod_without_the_ports_of_a_headless_service_is_an_endpoint() {
+    let spec = |ports: &str| format!("spec: {{clusterIP: None, selector: {{app: db}}{ports}}}\n");
+    let head = "---\napiVersion: v1\nkind: Service\nmetadata: {name: db}\n";
+    let pod = pod("a", "", "", &format!("podIP: 10.0.0.1, {READY}"));
+    for ports in ["", ", ports: [{port: 80, targetPort: web}]"] {
+        let (objects, _) = read_text(&format!("{head}{}{pod}", spec(ports)));
+        let slices: Vec<_> = objects.slices.values().collect();
+        assert_eq!((slices.len(), slices[0].ports.len(), slices[0].endpoints.len()), (1, 0, 1), "{ports}");
+    }
+}
+
+#[test]
+fn pod_of_an_external_name_is_not_an_endpoint() {
+    let service = SERVICE.replace("spec: {", "spec: {type: ExternalName, externalName: db.example.com, ");
+    let pod = pod("a", "", "", &format!("podIP: 10.0.0.1, {READY}"));
+    assert_eq!(all_backends(&read_valid(&(service + &pod))), Vec::<String>::new());
+}
+
+#[test]
+fn pod_has_a_host_name_only_if_its_subdomain_is_the_service() {
+    for (spec, expected) in [
+        (", hostname: db-0, subdomain: db", Some("db-0")),
+        (", hostname: db-0, subdomain: other", None),
+        (", hostname: db-0", None),
+        (", subdomain: db", None),
+    ] {
+        let text = SERVICE.to_owned() + &pod("a", "", spec, &format!("podIP: 10.0.0.1, {READY}"));
+        let objects = read_valid(&text);
+        let endpoint = &objects.slices.values().next().unwrap().endpoints[0];
+        assert_eq!(endpoint.hostname.as_deref(), expected, "{spec}");
+    }
+}
+
+#[test]
+fn pod_is_in_the_zone_of_its_node() {
+    let node =
+        "---\napiVersion: v1\nkind: Node\nmetadata: {name: n1, labels: {topology.kubernetes.io/zone: z1}}\n";
+    let text = SERVICE.to_owned() + &pod("a", "", "", &format!("podIP: 10.0.0.1, {READY}"));
+    let zone = |text: &str| {
+        let objects = read_valid(text);
+        objects.slices.values().next().unwrap().endpoints[0].zone.clone()
+    };
+    assert_eq!(zone(&text), None);
+    assert_eq!(zone(&(text + node)).as_deref(), Some("z1"));
 }
 
 #[test]

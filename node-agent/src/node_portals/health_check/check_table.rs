@@ -119,7 +119,7 @@ impl HealthChecks {
 /// Returns the number of ready endpoints on this node. kube-proxy ignores slices without ports, and Portico also
 /// endpoints with the address of a service.
 fn local_endpoints(snapshot: &Snapshot, node: &Node, service: &ServiceKey) -> usize {
-    let slices = snapshot.slices_of(service).filter(|slice| !slice.ports.is_empty());
+    let slices = snapshot.portal_slices_of(service).filter(|slice| !slice.ports.is_empty());
     let endpoints = slices.flat_map(|slice| &slice.endpoints);
     let local = endpoints.filter(|endpoint| {
         endpoint.conditions.ready && is_local(endpoint, node) && snapshot.owner_of(endpoint.address).is_none()

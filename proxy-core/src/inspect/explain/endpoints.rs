@@ -41,7 +41,7 @@ impl Explainer<'_> {
     /// Returns the reasons why content of the slices is not an endpoint of the port.
     fn unusable(&self, service: &Service, portal: &Portal, family: Family) -> Vec<String> {
         let mut steps = Vec::new();
-        for slice in self.snapshot.slices_of(&service.key) {
+        for slice in self.snapshot.portal_slices_of(&service.key) {
             let joins = slice
                 .ports
                 .iter()

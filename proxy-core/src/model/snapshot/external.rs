@@ -34,7 +34,7 @@ impl Snapshot {
             slice.ports.iter().any(|port| (port.protocol, port.port) == (key.protocol, key.port))
                 && slice.endpoints.iter().any(|endpoint| endpoint.address == key.address)
         };
-        self.slices_of(&ServiceKey::new("default", "kubernetes")).any(listens)
+        self.portal_slices_of(&ServiceKey::new("default", "kubernetes")).any(listens)
     }
 
     /// Replaces the external addresses of a service.

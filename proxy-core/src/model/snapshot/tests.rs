@@ -155,6 +155,44 @@ fn address_of_another_proxys_service_is_not_an_endpoint() {
 }
 
 #[test]
+fn unproxied_service_has_names_and_no_effect_on_addresses() {
+    let ranges = vec!["10.96.0.0/16".parse().unwrap()];
+    let mut service = svc("named").ip("10.96.0.2").tcp("", 80);
+    (service.has_portals, service.is_unproxied) = (false, true);
+    let mut snapshot = snapshot([
+        Change::ServiceRanges(ranges.clone()),
+        slice("s").tcp("", 80).at("10.96.0.2").into(),
+        service.clone().into(),
+    ]);
+    assert!(snapshot.service_named("default", "named").is_some());
+    let effects = |snapshot: &Snapshot| {
+        (
+            endpoints(snapshot, "", Protocol::Tcp),
+            snapshot.owner_of(ip("10.96.0.2")).is_some(),
+            snapshot.service_ranges().len(),
+        )
+    };
+    let without = (vec!["10.96.0.2:80".to_owned()], false, 1);
+    assert_eq!(effects(&snapshot), without);
+    (service.has_portals, service.is_unproxied) = (true, false);
+    assert_eq!(snapshot.apply(service.clone().into()), changed(&["named", "s"]));
+    assert_eq!(effects(&snapshot), (Vec::new(), true, 1));
+    (service.has_portals, service.is_unproxied) = (false, true);
+    assert_eq!(snapshot.apply(service.clone().into()), changed(&["named", "s"]));
+    assert_eq!(effects(&snapshot), without);
+    assert_eq!(snapshot.apply(Change::ServiceDeleted(service.key)), changed(&["named"]));
+    assert_eq!(effects(&snapshot), without);
+}
+
+#[test]
+fn slice_without_portals_has_endpoints_for_names_only() {
+    let named = EndpointSlice { has_portals: false, ..slice("s").named("x").tcp("", 80).at("10.1.0.2") };
+    let snapshot = snapshot([slice("s").tcp("", 80).at("10.1.0.1").into(), named.into()]);
+    assert_eq!(endpoints(&snapshot, "", Protocol::Tcp), ["10.1.0.1:80"]);
+    assert_eq!((snapshot.slices_of(&key("s")).count(), snapshot.portal_slices_of(&key("s")).count()), (2, 1));
+}
+
+#[test]
 fn external_address_is_not_a_service_address() {
     let balanced = svc("lb").ip("10.96.0.2").external("192.0.2.1").balanced("192.0.2.2").tcp("", 80);
     let slice = slice("s").tcp("", 80).at("192.0.2.1").at("192.0.2.2");

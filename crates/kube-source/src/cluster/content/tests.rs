@@ -120,9 +120,8 @@ fn service_with_too_many_portals_is_rejected() {
 }
 
 #[test]
-fn slice_of_a_headless_service_is_unused() {
-    let labels = json!({"kubernetes.io/service-name": "w", "service.kubernetes.io/headless": ""});
-    let slice = json!({"metadata": {"name": "s", "namespace": "d", "labels": labels}, "addressType": "IPv4"});
+fn slice_without_a_service_is_unused() {
+    let slice = json!({"metadata": {"name": "s", "namespace": "d"}, "addressType": "IPv4"});
     assert_eq!(decode(Kind::Slice, &slice), Content::Unused);
 }
 

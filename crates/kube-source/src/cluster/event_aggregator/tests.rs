@@ -52,6 +52,8 @@ fn events(aggregator: &mut EventAggregator) -> Vec<String> {
         Change::Slice(slice) => format!("slice {}", slice.key),
         Change::SliceDeleted(key) => format!("no slice {key}"),
         Change::ServiceRanges(ranges) => format!("ranges {}", ranges.len()),
+        Change::Namespace(namespace) => format!("namespace {}", namespace.name),
+        Change::NamespaceDeleted(name) => format!("no namespace {name}"),
     };
     let event = |event: Event| match event {
         Event::Changes(changes) => changes.into_iter().map(change).collect(),
