@@ -29,6 +29,7 @@ pub(crate) fn attachment(args: &CniArgs, conf: &Conf<'_>) -> Result<Attachment, 
         pod: args.pod(),
         addresses,
         annotations: conf.annotations()?,
+        dns: None,
         notes,
     })
 }

@@ -46,6 +46,7 @@ fn write_records(dir: &TempDir, keys: impl IntoIterator<Item = AttachmentKey>) {
             pod: None,
             addresses: Vec::new(),
             annotations: [].into(),
+            dns: None,
             notes: Vec::new(),
         };
         let netns_id = serde_json::from_value(json!({"dev": 4, "inode": 5, "cookie": 6}));

@@ -164,6 +164,7 @@ fn cached_attachment(cache: &Value) -> Option<Attachment> {
         key,
         netns,
         addresses,
+        dns: None,
         notes: Vec::new(),
     })
 }

@@ -13,6 +13,7 @@ pub(crate) fn attachment(name: &str) -> Attachment {
         pod: Some(PodName { namespace: "default".to_owned(), name: name.to_owned(), uid: String::new() }),
         addresses: vec!["10.1.0.9".parse().expect("an address")],
         annotations: BTreeMap::new(),
+        dns: None,
         notes: Vec::new(),
     }
 }

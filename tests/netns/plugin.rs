@@ -121,6 +121,7 @@ fn attach_request_contains_all_fields_of_the_attachment() {
         pod: Some(PodName { namespace: "shop".into(), name: "web-0".into(), uid: "u1".into() }),
         addresses: vec!["10.244.1.5".parse().unwrap()],
         annotations: [("portals".into(), "a,b".into())].into(),
+        dns: None,
         notes: vec!["unknown configuration key \"sokcet\"".into()],
     };
     call("ADD", &pod, &input).run().assert_success(&result(&dir));

@@ -9,10 +9,13 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 use netns_nft::NetnsId;
-use proxy_core::annotation::{GUEST_INTERFACES, PORTALS};
+use proxy_core::annotation::{DNS, GUEST_INTERFACES, PORTALS};
+use proxy_core::dns::parse_dns;
 use proxy_core::guest::GuestInterfaces;
 use proxy_core::portals_request::PortalsRequest;
 use serde::{Deserialize, Serialize};
+
+use crate::pod_dns::PodDns;
 
 /// The identity of an attachment, as the CNI specification defines it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -67,6 +70,9 @@ pub struct Attachment {
     /// The pod's annotations with the prefix `portico.dev/`, without the prefix.
     #[serde(default)]
     pub annotations: BTreeMap<String, String>,
+    /// The pod's DNS configuration, if the runtime passes it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dns: Option<PodDns>,
     /// Warnings about the plugin's configuration, such as unknown keys.
     #[serde(default)]
     pub notes: Vec<String>,
@@ -81,6 +87,14 @@ impl Attachment {
         let namespace = self.pod.as_ref().map(|pod| pod.namespace.as_str());
         let text = self.annotations.get(PORTALS.name());
         text.map_or(Ok(PortalsRequest::default()), |text| PortalsRequest::parse(text, namespace))
+    }
+
+    /// Whether in-pod DNS is on for the pod; none if the pod has no annotation, so that the one of its namespace counts.
+    ///
+    /// # Errors
+    /// If the annotation is invalid.
+    pub fn dns_annotation(&self) -> Result<Option<bool>, String> {
+        self.annotations.get(DNS.name()).map(|text| parse_dns(text)).transpose()
     }
 
     /// Whether Portico does not serve the pod, and leaves it to other service proxies.

@@ -9,6 +9,8 @@ use crate::record::STATE_DIR_DEFAULT;
 pub const PLUGIN_TYPE: &str = "portico-cni";
 /// The capability by which runtimes pass a pod's annotations.
 pub const POD_ANNOTATIONS: &str = "io.kubernetes.cri.pod-annotations";
+/// The capability by which runtimes pass a pod's DNS configuration.
+pub const DNS_CAPABILITY: &str = "dns";
 /// The prefix of keys that the CNI specification reserves.
 const CNI_PREFIX: &str = "cni.dev/";
 /// Keys of the CNI specification and of libcni.

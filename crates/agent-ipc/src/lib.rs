@@ -13,12 +13,13 @@ mod connection;
 mod list;
 mod message;
 mod packet;
+mod pod_dns;
 mod record;
 
 pub use attachment::{Attachment, AttachmentKey, PodName, ProgrammedBy, Record};
 pub use cni_entry::{
-    ConfigKey, ON_AGENT_DOWN, OnAgentDown, PLUGIN_KEYS, PLUGIN_TYPE, POD_ANNOTATIONS, SOCKET, STATE_DIR,
-    is_cni_name, is_known_key,
+    ConfigKey, DNS_CAPABILITY, ON_AGENT_DOWN, OnAgentDown, PLUGIN_KEYS, PLUGIN_TYPE, POD_ANNOTATIONS, SOCKET,
+    STATE_DIR, is_cni_name, is_known_key,
 };
 pub use connection::{
     Connection, HandoverError, Listener, OutgoingAgent, ReceiveError, RequestError, SOCKET_DEFAULT,
@@ -26,4 +27,5 @@ pub use connection::{
 };
 pub use message::{Message, Reply, Request, VERSION, is_supported_version};
 pub use packet::{MESSAGE_BYTES_MAX, MessageError};
+pub use pod_dns::{PodDns, RuntimeDns};
 pub use record::{CorruptRecord, Records, STATE_DIR_DEFAULT, VIEW_DEFAULT, ruleset_path};

@@ -36,6 +36,7 @@ fn attachment() -> Attachment {
         pod: None,
         addresses: ["10.1.0.5", "fd00::5"].map(|address| address.parse().expect("an address")).into(),
         annotations: [("services".to_owned(), "a,b".to_owned())].into(),
+        dns: None,
         notes: vec!["a note".to_owned()],
     }
 }

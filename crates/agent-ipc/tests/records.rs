@@ -28,6 +28,7 @@ fn record(key: AttachmentKey) -> Record {
         pod: None,
         addresses: Vec::new(),
         annotations: [].into(),
+        dns: None,
         notes: Vec::new(),
     };
     let netns_id = serde_json::from_str(r#"{"dev":4,"inode":4026532000,"cookie":18446744073709551615}"#);

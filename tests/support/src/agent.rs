@@ -199,6 +199,7 @@ pub fn attachment(name: &str, pod: &Pod) -> Attachment {
         pod: None,
         addresses: Vec::new(),
         annotations: Default::default(),
+        dns: None,
         notes: Vec::new(),
     }
 }
