@@ -8,11 +8,17 @@
 
 mod name;
 mod query;
+mod record;
 mod record_type;
 mod response;
+mod text;
 
 pub use name::{LABEL_BYTES_MAX, NAME_BYTES_MAX, Name};
-pub use query::{Edns, HEADER_LEN, Malformed, Query, Rcode, TCP_BYTES_MAX, Transport, UDP_BYTES_MAX};
+pub(crate) use query::TC;
+pub use query::{
+    Edns, HEADER_LEN, Malformed, Query, Rcode, TCP_BYTES_MAX, Transport, UDP_BYTES_MAX, encode_query,
+};
+pub(crate) use record::{Record, Records};
 pub use record_type::RecordType;
-pub use response::{Owner, RecordData, Response, Section};
+pub(crate) use response::{Owner, RecordData, Response, Section, response_code};
 pub use response::{write_error, write_rejection};

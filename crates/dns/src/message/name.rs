@@ -73,11 +73,6 @@ impl Name {
         Some(())
     }
 
-    /// Appends the labels of another name. None: the name would be too long.
-    pub(crate) fn push_name(&mut self, other: &Self) -> Option<()> {
-        other.labels().try_for_each(|label| self.push_label(label))
-    }
-
     /// Returns the wire format, with the root label.
     #[must_use]
     pub fn as_bytes(&self) -> &[u8] {

@@ -171,6 +171,17 @@ impl<'a> Query<'a> {
     }
 }
 
+/// Returns a query for records of class IN, with recursion desired and without an OPT record.
+#[must_use]
+pub fn encode_query(id: u16, name: &Name, record_type: RecordType) -> Vec<u8> {
+    let [id_high, id_low] = id.to_be_bytes();
+    let mut message = vec![id_high, id_low, RD, 0, 0, 1, 0, 0, 0, 0, 0, 0];
+    message.extend_from_slice(name.as_bytes());
+    message.extend_from_slice(&record_type.0.to_be_bytes());
+    message.extend_from_slice(&class::IN.to_be_bytes());
+    message
+}
+
 /// Finds the OPT record. The outer `None`: a record is malformed, or there are two OPT records.
 fn find_opt(message: &[u8], start: usize, counts: [usize; 3]) -> Option<Option<Edns>> {
     let mut at = start;

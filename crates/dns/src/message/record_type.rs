@@ -35,6 +35,8 @@ impl RecordType {
     pub const AAAA: Self = Self(28);
     /// The port and host of a service.
     pub const SRV: Self = Self(33);
+    /// An alias of a whole subtree.
+    pub const DNAME: Self = Self(39);
     /// EDNS.
     pub const OPT: Self = Self(41);
     /// An incremental transfer of a zone.
@@ -44,7 +46,7 @@ impl RecordType {
     /// Any type.
     pub const ANY: Self = Self(255);
 
-    const NAMES: [(Self, &'static str); 14] = [
+    const NAMES: [(Self, &'static str); 19] = [
         (Self::A, "A"),
         (Self::NS, "NS"),
         (Self::CNAME, "CNAME"),
@@ -55,7 +57,12 @@ impl RecordType {
         (Self::TXT, "TXT"),
         (Self::AAAA, "AAAA"),
         (Self::SRV, "SRV"),
+        (Self::DNAME, "DNAME"),
         (Self::OPT, "OPT"),
+        (Self(35), "NAPTR"),
+        (Self(64), "SVCB"),
+        (Self(65), "HTTPS"),
+        (Self(257), "CAA"),
         (Self::IXFR, "IXFR"),
         (Self::AXFR, "AXFR"),
         (Self::ANY, "ANY"),
@@ -92,8 +99,8 @@ mod tests {
     #[test]
     fn types_are_parsed_by_name_and_by_number() {
         assert_eq!(RecordType::parse("aaaa"), Some(RecordType::AAAA));
-        assert_eq!(RecordType::parse("type65"), Some(RecordType(65)));
-        assert_eq!(RecordType(65).to_string(), "TYPE65");
+        assert_eq!(RecordType::parse("type66"), Some(RecordType(66)));
+        assert_eq!(RecordType(66).to_string(), "TYPE66");
         for (record_type, name) in RecordType::NAMES {
             assert_eq!(RecordType::parse(&record_type.to_string()), Some(record_type), "{name}");
         }

@@ -17,7 +17,7 @@ const POINTER_END: usize = 0x4000;
 
 /// A section of a response.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Section {
+pub(crate) enum Section {
     /// The records that the question asks for.
     Answer,
     /// The SOA record of a negative response.
@@ -28,7 +28,7 @@ pub enum Section {
 
 /// The owner name of a record.
 #[derive(Debug, Clone, Copy)]
-pub enum Owner<'a> {
+pub(crate) enum Owner<'a> {
     /// The name that is already in the message at this position.
     At(usize),
     /// A label below the name at a position.
@@ -42,8 +42,15 @@ pub enum Owner<'a> {
     Name(&'a Name),
 }
 
+impl Owner<'_> {
+    /// Whether a compression pointer can refer to this position.
+    pub(crate) fn is_position(position: usize) -> bool {
+        position < POINTER_END
+    }
+}
+
 /// A response that is being written.
-pub struct Response<'a> {
+pub(crate) struct Response<'a> {
     out: &'a mut Vec<u8>,
     bytes_max: usize,
     counts: [u16; 3],
@@ -59,7 +66,7 @@ struct OptRecord {
 
 impl<'a> Response<'a> {
     /// Starts a response of at most `bytes_max` bytes: clears `out`, and writes the header and the question.
-    pub fn new(query: &Query<'_>, rcode: Rcode, bytes_max: usize, out: &'a mut Vec<u8>) -> Self {
+    pub(crate) fn new(query: &Query<'_>, rcode: Rcode, bytes_max: usize, out: &'a mut Vec<u8>) -> Self {
         let opt = query
             .edns
             .map(|edns| OptRecord { extended_rcode: rcode as u8 >> 4, is_dnssec_ok: edns.is_dnssec_ok });
@@ -72,7 +79,7 @@ impl<'a> Response<'a> {
     }
 
     /// Sets the bit AA: the response is from the zone.
-    pub fn authoritative(mut self) -> Self {
+    pub(crate) fn authoritative(mut self) -> Self {
         self.set_flag(AA);
         self
     }
@@ -81,23 +88,28 @@ impl<'a> Response<'a> {
         self.out[2] |= flag;
     }
 
+    /// States that records are missing, which the client must ask for over TCP.
+    pub(crate) fn set_truncated(&mut self) {
+        self.is_truncated = true;
+    }
+
     /// Replaces the response code by one without extended bits.
-    pub fn set_rcode(&mut self, rcode: Rcode) {
+    pub(crate) fn set_rcode(&mut self, rcode: Rcode) {
         self.out[3] = self.out[3] & 0xf0 | rcode as u8 & 0x0f;
     }
 
     /// Returns the position of the next record.
-    pub fn position(&self) -> usize {
+    pub(crate) fn position(&self) -> usize {
         self.out.len()
     }
 
     /// Whether a record was omitted that the client must ask for over TCP.
-    pub fn is_truncated(&self) -> bool {
+    pub(crate) fn is_truncated(&self) -> bool {
         self.is_truncated
     }
 
     /// Appends a record whose data `write_data` appends. Returns false if the record does not fit.
-    pub fn push(
+    pub(crate) fn push(
         &mut self,
         section: Section,
         owner: Owner<'_>,
@@ -129,7 +141,7 @@ impl<'a> Response<'a> {
     }
 
     /// Appends a record whose data are these bytes.
-    pub fn push_bytes(
+    pub(crate) fn push_bytes(
         &mut self,
         section: Section,
         owner: Owner<'_>,
@@ -153,7 +165,7 @@ impl<'a> Response<'a> {
     }
 
     /// Completes the response: writes the counts, the bit TC and the OPT record.
-    pub fn finish(mut self) {
+    pub(crate) fn finish(mut self) {
         if self.is_truncated {
             self.set_flag(TC);
         }
@@ -182,35 +194,35 @@ impl<'a> Response<'a> {
 }
 
 /// The data of a record that is being written.
-pub struct RecordData<'a> {
+pub(crate) struct RecordData<'a> {
     out: &'a mut Vec<u8>,
 }
 
 impl RecordData<'_> {
     /// Appends bytes.
-    pub fn bytes(&mut self, bytes: &[u8]) {
+    pub(crate) fn bytes(&mut self, bytes: &[u8]) {
         self.out.extend_from_slice(bytes);
     }
 
     /// Appends a number of 16 bits.
-    pub fn u16(&mut self, number: u16) {
+    pub(crate) fn u16(&mut self, number: u16) {
         self.bytes(&number.to_be_bytes());
     }
 
     /// Appends a number of 32 bits.
-    pub fn u32(&mut self, number: u32) {
+    pub(crate) fn u32(&mut self, number: u32) {
         self.bytes(&number.to_be_bytes());
     }
 
     /// Appends a label of at most 63 bytes.
-    pub fn label(&mut self, label: &[u8]) {
+    pub(crate) fn label(&mut self, label: &[u8]) {
         self.out.push(u8::try_from(label.len()).unwrap_or(0) & 0x3f);
         self.bytes(label);
     }
 
     /// Appends a compression pointer to a position below `POINTER_END`.
-    pub fn pointer(&mut self, position: usize) {
-        debug_assert!(position < POINTER_END, "a pointer cannot express {position}");
+    pub(crate) fn pointer(&mut self, position: usize) {
+        debug_assert!(Owner::is_position(position), "a pointer cannot express {position}");
         self.u16(0xc000 | u16::try_from(position & (POINTER_END - 1)).unwrap_or(0));
     }
 }
@@ -229,4 +241,9 @@ pub fn write_rejection(message: &[u8], rcode: Rcode, out: &mut Vec<u8>) {
         out.extend_from_slice(&[id_high, id_low, QR | flags & (OPCODE | RD), RA | checking & CD | rcode]);
         out.extend_from_slice(&[0; HEADER_LEN - 4]);
     }
+}
+
+/// Returns the response code in the header of a message. None: the message is not a response.
+pub(crate) fn response_code(message: &[u8]) -> Option<u8> {
+    message.get(..HEADER_LEN).filter(|header| header[2] & QR != 0).map(|header| header[3] & 0x0f)
 }
