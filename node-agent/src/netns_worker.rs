@@ -7,11 +7,13 @@ use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
-use netns_nft::{Counters, Error, Limits, Netns, NetnsId, Socket, TableState, add_service_routes};
+use netns_nft::{
+    Counters, Error, GenerationRuns, Limits, Netns, NetnsId, Socket, TableState, add_service_routes,
+};
 use proxy_core::guest::GuestInterfaces;
 use proxy_core::kernel_model::Table;
 use proxy_core::ruleset::Ruleset;
@@ -31,6 +33,8 @@ pub(crate) struct NetnsWorker {
     socket: Mutex<Socket>,
     /// Its path, if it is visible to the agent. Otherwise, the agent cannot check whether it still exists.
     path: Option<PathBuf>,
+    /// The transactions of the agent's DNS server, which change no portals. An audit ignores them.
+    pub(crate) generation_runs: Arc<GenerationRuns>,
 }
 
 impl NetnsWorker {
@@ -44,7 +48,7 @@ impl NetnsWorker {
         let (netns, socket) = Netns::with_socket(fd)?;
         let socket = Mutex::new(socket);
         let path = is_at_path(path, netns.id()).then(|| path.to_owned());
-        Ok(Self { netns, socket, path })
+        Ok(Self { netns, socket, path, generation_runs: Arc::default() })
     }
 
     /// The identity of the netns.
@@ -88,8 +92,8 @@ impl NetnsWorker {
             }
             Operation::Verify(ruleset, generation) => {
                 let current = socket.generation()?;
-                if *generation == Some(current) {
-                    return Ok(Outcome::Matches(*generation));
+                if generation.is_some_and(|known| self.generation_runs.cover(known, current)) {
+                    return Ok(Outcome::Matches(Some(current)));
                 }
                 self.verify(ruleset, guests, current)
             }

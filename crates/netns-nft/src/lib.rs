@@ -24,7 +24,7 @@ pub use nft::chain_list::ChainSummary;
 pub use nft::counters::Counters;
 pub use nft::dns_table::{DNS_ARMED_TIME, DNS_BYPASS_PRIORITY, DnsRedirect, DnsTable, DnsTableSettings};
 pub use nft::encode::{encode, encode_fresh};
-pub use nft::generation_span::GenerationSpan;
+pub use nft::generation_span::{GenerationRuns, GenerationSpan};
 pub use nft::kube_proxy::KubeProxyRules;
 pub use nft::monitor::{Changes, Monitor, TableChange};
 pub use nft::node::encode::{encode_node, encode_node_fresh};

@@ -11,7 +11,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::thread;
 use std::time::Duration;
 
-use netns_nft::DnsRedirect;
+use netns_nft::{DNS_ARMED_TIME, DnsRedirect, DnsTable, DnsTableSettings};
 use nix::sys::socket::{
     AddressFamily, SockFlag, SockType, SockaddrStorage, connect, setsockopt, socket, sockopt,
 };
@@ -28,6 +28,8 @@ use crate::ruleset_loader::ruleset_of;
 pub const DNS: [&str; 2] = ["10.96.0.10:53", "[2001:db8:96::10]:53"];
 /// The addresses of the pod.
 pub const POD_ADDRESSES: [&str; 2] = ["10.240.0.2", "2001:db8:240::2"];
+/// The name of the agent's responders.
+pub const AGENT: &str = "agent";
 /// The name of the portal's backend.
 pub const PORTAL: &str = "portal";
 const BACKENDS: [&str; 2] = ["10.1.0.1:5353", "[2001:db8:1::1]:5353"];
@@ -170,6 +172,36 @@ pub fn respond_as_agent(name: impl fmt::Display, dns: &str) -> DnsRedirect {
     let any_port = SocketAddr::new(loopback, 0);
     let (udp_port, tcp_port) = respond(name, any_port, any_port);
     DnsRedirect { address: dns.ip(), udp_port, tcp_port }
+}
+
+/// Starts the agent's responders for both DNS addresses in the pod.
+pub fn agent_redirects(pod: &Pod) -> Vec<DnsRedirect> {
+    pod.within(|| DNS.map(|dns| respond_as_agent(AGENT, dns)).into())
+}
+
+/// Creates a table that is not armed, and whose elements have this timeout.
+pub fn create_with(pod: &Pod, redirects: &[DnsRedirect], armed_time: Duration) -> DnsTable {
+    let socket = pod.netns.socket().expect("a socket");
+    let settings = DnsTableSettings { armed_time, ..DnsTableSettings::default() };
+    DnsTable::create(socket, redirects, settings).expect("the DNS table").0
+}
+
+/// Creates a table with the agent's responders for both DNS addresses, and arms it.
+pub fn arm(pod: &Pod) -> DnsTable {
+    let table = create_with(pod, &agent_redirects(pod), DNS_ARMED_TIME);
+    table.arm().expect("arm");
+    table
+}
+
+/// Asserts that queries to both DNS addresses reach this responder on all ways.
+#[track_caller]
+pub fn assert_reaches(pod: &Pod, name: &str) {
+    for dns in DNS {
+        for way in QueryWay::ALL {
+            let found = pod.within(|| way.ask(dns)).unwrap_or_else(|why| panic!("{way:?} to {dns}: {why}"));
+            assert_eq!(found, name, "{way:?} to {dns}");
+        }
+    }
 }
 
 /// Runs `body` with a pod whose DNS portals lead to a backend on the node. This thread's network namespace is the node.
