@@ -6,6 +6,8 @@ use std::sync::Arc;
 
 use proxy_core::portal::ServiceFilter;
 
+use crate::search::SearchList;
+
 /// A pod whose queries the agent answers.
 #[derive(Debug, Clone, Default)]
 pub struct Client {
@@ -15,4 +17,6 @@ pub struct Client {
     pub namespace: Arc<str>,
     /// The services that are visible to the pod: others have no names.
     pub view: ServiceFilter,
+    /// The search list of the pod. None: its walk is not collapsed.
+    pub search: Option<SearchList>,
 }

@@ -14,11 +14,11 @@ mod response;
 mod text;
 
 pub use name::{LABEL_BYTES_MAX, NAME_BYTES_MAX, Name};
-pub(crate) use query::TC;
+pub(crate) use query::{AA, CD, OPCODE, QR, RA, RD, TC, read_u16};
 pub use query::{
     Edns, HEADER_LEN, Malformed, Query, Rcode, TCP_BYTES_MAX, Transport, UDP_BYTES_MAX, encode_query,
 };
 pub(crate) use record::{Record, Records};
 pub use record_type::RecordType;
-pub(crate) use response::{Owner, RecordData, Response, Section, response_code};
+pub(crate) use response::{Owner, RecordData, Response, Section, UDP_BYTES_ACCEPTED, response_code};
 pub use response::{write_error, write_rejection};

@@ -22,6 +22,11 @@ pub struct External {
 }
 
 impl External {
+    /// Returns the alias of one name.
+    pub(crate) fn to(target: Name) -> Self {
+        Self { chain: vec![target] }
+    }
+
     /// Returns the name for which an upstream must be asked.
     #[must_use]
     pub fn target(&self) -> &Name {

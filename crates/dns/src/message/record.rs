@@ -15,10 +15,15 @@ pub(crate) struct Record<'a> {
     pub(crate) owner: Name,
     pub(crate) record_type: RecordType,
     pub(crate) ttl_s: u32,
+    /// The position of the TTL.
+    pub(crate) ttl_at: usize,
+    /// The position of the record.
+    pub(crate) start: usize,
+    /// The position after the record.
+    pub(crate) end: usize,
     class: u16,
     message: &'a [u8],
     data_start: usize,
-    data_end: usize,
 }
 
 impl Record<'_> {
@@ -34,7 +39,7 @@ impl Record<'_> {
             RecordType::MX => (2, 1, 0),
             RecordType::SRV => (6, 1, 0),
             RecordType::SOA => (0, 2, 20),
-            _ => return self.message.get(self.data_start..self.data_end).map(<[u8]>::to_vec),
+            _ => return self.message.get(self.data_start..self.end).map(<[u8]>::to_vec),
         };
         let mut at = self.data_start + head_len;
         let mut data = self.message.get(self.data_start..at)?.to_vec();
@@ -44,7 +49,7 @@ impl Record<'_> {
             at = end;
         }
         data.extend_from_slice(self.message.get(at..at + tail_len)?);
-        (at + tail_len == self.data_end).then_some(data)
+        (at + tail_len == self.end).then_some(data)
     }
 }
 
@@ -71,26 +76,34 @@ impl<'a> Records<'a> {
         })
     }
 
+    /// Returns the position after the last record that was read.
+    pub(crate) fn position(&self) -> usize {
+        self.at
+    }
+
     fn read(&mut self) -> Option<Record<'a>> {
-        let (owner, fixed_at) = read_name(self.message, self.at)?;
+        let start = self.at;
+        let (owner, fixed_at) = read_name(self.message, start)?;
         let field = |at: usize| read_u16(self.message, fixed_at + at);
         let ttl_s = u32::from(field(4)?) << 16 | u32::from(field(6)?);
         let data_start = fixed_at + 10;
-        let data_end = data_start + usize::from(field(8)?);
-        if data_end > self.message.len() {
+        let end = data_start + usize::from(field(8)?);
+        if end > self.message.len() {
             return None;
         }
-        self.at = data_end;
+        self.at = end;
         Some(Record {
             section: self.section,
             owner,
             record_type: RecordType(field(0)?),
             // RFC 2181, 8: a TTL with the highest bit set is 0.
             ttl_s: if ttl_s > u32::MAX / 2 { 0 } else { ttl_s },
+            ttl_at: fixed_at + 4,
+            start,
+            end,
             class: field(2)?,
             message: self.message,
             data_start,
-            data_end,
         })
     }
 }
