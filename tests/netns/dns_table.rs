@@ -5,7 +5,7 @@ use std::fs;
 use std::io::ErrorKind;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 
-use netns_nft::{DNS_ARMED_TIME, DNS_BYPASS_PRIORITY, DnsRedirect};
+use netns_nft::{DNS_ARMED_TIME, DNS_BYPASS_PRIORITY, DnsRedirect, add_service_routes, ranges_of_others};
 use test_support::backend_server::{DROP_TIMEOUT, REPLY_TIMEOUT};
 use test_support::dns_pod::{
     AGENT, DNS, DnsClient, POD_ADDRESSES, PORTAL, QueryWay, agent_redirects, arm, assert_reaches,
@@ -193,34 +193,6 @@ fn sockets_with_the_bypass_priority_reach_the_portal() {
 }
 
 #[test]
-fn bypass_priority_is_reset_before_the_packet_leaves_the_pod() {
-    // The first packet of a TCP connection; later ones keep the priority, which queueing disciplines treat as 0.
-    const COUNTERS: &str = "table inet counters {
-      counter other-priority { }
-      counter no-priority { }
-      chain leaving { type filter hook postrouting priority 200;
-        udp dport 53 meta priority 5044:0 counter name other-priority
-        tcp dport 53 tcp flags syn meta priority 5044:0 counter name other-priority
-        meta l4proto { tcp, udp } th dport 53 meta priority 0 counter name no-priority
-      }
-    }";
-    in_dns_pod(|pod| {
-        let _table = arm(pod);
-        respond("other", address("10.240.0.1:53"), address("10.240.0.1:53"));
-        pod.within(|| {
-            load(COUNTERS);
-            for way in QueryWay::ALL {
-                let name = way.ask_with("10.240.0.1:53", DNS_BYPASS_PRIORITY, REPLY_TIMEOUT);
-                assert_eq!(name.expect("a response"), "other");
-            }
-            let packets = |name| run("nft", &["list", "counter", "inet", "counters", name], "");
-            assert!(packets("other-priority").contains("packets 0 "), "{}", packets("other-priority"));
-            assert!(packets("no-priority").contains("packets 3 "), "{}", packets("no-priority"));
-        });
-    });
-}
-
-#[test]
 fn pod_without_ipv6_is_served_in_ipv4() {
     in_dns_pod(|pod| {
         for interface in ["all", "default", "lo", "eth0"] {
@@ -231,6 +203,28 @@ fn pod_without_ipv6_is_served_in_ipv4() {
         table.arm().expect("arm");
         for way in QueryWay::ALL {
             assert_eq!(pod.within(|| way.ask(DNS[0])).expect("a response"), AGENT, "{way:?}");
+        }
+    });
+}
+
+#[test]
+fn pod_without_a_default_route_reaches_a_dns_address_outside_the_service_ranges() {
+    const LOCAL: [&str; 2] = ["169.254.20.10:53", "[fd00::10]:53"];
+    in_dns_pod(|pod| {
+        pod.ip(&["route", "del", "default"]);
+        pod.ip(&["-6", "route", "del", "default"]);
+        let redirects: Vec<DnsRedirect> = pod.within(|| LOCAL.map(|dns| respond_as_agent(AGENT, dns)).into());
+        let table = create_with(pod, &redirects, DNS_ARMED_TIME);
+        table.arm().expect("arm");
+        assert!(pod.within(|| QueryWay::UnconnectedUdp.ask(LOCAL[0])).is_err(), "without a route");
+        let own = POD_ADDRESSES.map(|address| address.parse().expect("an address"));
+        let routes = ranges_of_others(&LOCAL.map(|dns| address(dns).ip()), &[]);
+        let added = add_service_routes(&pod.netns, "eth0", &own, &routes).expect("add routes");
+        assert_eq!(added, routes);
+        for dns in LOCAL {
+            for way in QueryWay::ALL {
+                assert_eq!(pod.within(|| way.ask(dns)).expect("a response"), AGENT, "{way:?} to {dns}");
+            }
         }
     });
 }

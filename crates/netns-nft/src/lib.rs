@@ -32,4 +32,4 @@ pub use nft::node::names::NODE_TABLE;
 pub use nft::node::read::NodeTableState;
 pub use nft::read::{Limits, TableState, read_recorded, recorded_replies};
 pub use nft::snapshot_file::{RulesetSnapshot, SnapshotError};
-pub use route::{add_node_routes, add_service_routes, has_route};
+pub use route::{add_node_routes, add_service_routes, has_route, ranges_of_others};

@@ -53,6 +53,14 @@ pub fn add_service_routes(
     netns.within(|| add_routes(interface, addresses, ranges))?
 }
 
+/// Returns the addresses that are in none of the ranges, each as a range of its own: further destinations for
+/// `add_service_routes`, such as the address of a DNS cache.
+#[must_use]
+pub fn ranges_of_others(addresses: &[IpAddr], ranges: &[IpNet]) -> Vec<IpNet> {
+    let others = addresses.iter().filter(|address| !ranges.iter().any(|range| range.contains(*address)));
+    others.copied().map(IpNet::from).collect()
+}
+
 /// Adds a route to each service range that has none in the network namespace of this thread, via the interface that has
 /// one of these addresses. The first address of each family that an interface has is the source. Returns the ranges for
 /// which a route was added.
@@ -195,4 +203,20 @@ fn header(to: IpNet) -> RouteHeader {
 
 fn message(kind: u16, flags: u16, header: &RouteHeader, fill: impl FnOnce(&mut MessageBuffer)) -> Vec<u8> {
     MessageBuffer::message(kind, NLM_F_REQUEST | NLM_F_ACK | flags, header, fill)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_addresses_outside_the_ranges_get_ranges_of_their_own() {
+        let addresses = ["10.96.0.10", "169.254.20.10", "2001:db8:96::10", "fd00::10"]
+            .map(|address| address.parse().expect("an address"));
+        let ranges = ["10.96.0.0/16", "2001:db8:96::/112"].map(|range| range.parse().expect("a range"));
+        let others: Vec<String> =
+            ranges_of_others(&addresses, &ranges).iter().map(ToString::to_string).collect();
+        assert_eq!(others, ["169.254.20.10/32", "fd00::10/128"]);
+        assert_eq!(ranges_of_others(&addresses, &[]).len(), addresses.len());
+    }
 }

@@ -2,7 +2,7 @@
 //!
 //! The table belongs to a netlink socket of the agent (5.12), so the kernel removes it when the agent dies, and the
 //! ordinary portal of the cluster DNS applies again, without any process. Against an agent that hangs, queries are
-//! redirected only while the table is armed: by elements with a timeout, which the threads that respond renew. A new
+//! redirected only while the table is armed: by an element with a timeout, which the threads that respond renew. A new
 //! table is not armed. The replies of the agent and open TCP connections do not depend on that.
 //!
 //! The way of a query is described in `rules`. UDP has no conntrack entries.
@@ -30,8 +30,8 @@ mod rules;
 /// How long queries are redirected after the table was armed.
 pub const DNS_ARMED_TIME: Duration = Duration::from_secs(10);
 
-/// The priority (`SO_PRIORITY`) of a socket whose queries are not redirected. The table resets it to 0. Queueing
-/// disciplines treat it as 0 as well: its lowest bits are 0, and its upper half is no usual handle.
+/// The priority (`SO_PRIORITY`) of a socket whose queries are not redirected. Queueing disciplines treat it as 0,
+/// so that the table need not reset it: its lowest four bits are 0, and its upper half is the handle of none.
 pub const DNS_BYPASS_PRIORITY: u32 = 0x5044_0000;
 
 /// A DNS address, and the agent's ports at the loopback address of its family that respond for it.
@@ -181,5 +181,12 @@ mod tests {
         assert!(rejected(libc::EPERM).is_transient(), "its owner can exit");
         assert!(!rejected(libc::EOPNOTSUPP).is_transient());
         assert!(matches!(rejected(libc::ENOENT), Error::Rejected { .. }));
+    }
+    #[test]
+    fn bypass_priority_selects_the_queue_of_sockets_without_a_priority() {
+        /// The kernel's `TC_PRIO_MAX`.
+        const QUEUE_MASK: u32 = 15;
+        assert_eq!(DNS_BYPASS_PRIORITY & QUEUE_MASK, 0);
+        assert!(i32::try_from(DNS_BYPASS_PRIORITY).is_ok(), "the type of the socket option");
     }
 }

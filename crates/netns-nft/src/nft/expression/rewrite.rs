@@ -20,16 +20,25 @@ impl RuleBuilder<'_> {
         self
     }
 
+    /// Continues with packets only of other transport protocols (`meta l4proto !=`).
+    pub(crate) fn match_other_protocol(&mut self, number: u8) -> &mut Self {
+        self.load_meta(NFT_META_L4PROTO, KEY_REGISTER);
+        self.compare(NFT_CMP_NEQ, &[number]);
+        self
+    }
+
+    /// Continues with packets only to other ports (`th dport !=`).
+    pub(crate) fn match_other_port(&mut self, port: u16) -> &mut Self {
+        self.load(Family::V4, &[HeaderField::DestinationPort]);
+        self.compare(NFT_CMP_NEQ, &port.to_be_bytes());
+        self
+    }
+
     /// Continues with packets only of this priority (`meta priority`).
     pub(crate) fn match_priority(&mut self, priority: u32) -> &mut Self {
         self.load_from_priority(KEY_REGISTER);
         self.compare(NFT_CMP_EQ, &priority.to_ne_bytes());
         self
-    }
-
-    /// Resets the priority to the one of a socket without a priority (`meta priority set 0`).
-    pub(crate) fn reset_priority(&mut self) -> &mut Self {
-        self.load_immediate(KEY_REGISTER, &[0; 4]).store_in_priority(KEY_REGISTER)
     }
 
     /// Exempts the packet from connection tracking.
