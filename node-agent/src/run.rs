@@ -232,7 +232,7 @@ async fn cluster_source(kubeconfig: Option<&Path>, node: Option<String>) -> anyh
         .await
         .context("failed to create API client; without an API server, pass --manifests")?;
     let (sender, source) = channel(SOURCE_EVENTS_MAX);
-    tokio::spawn(watch_cluster(client, WatchScope::Proxy { node }, sender));
+    tokio::spawn(watch_cluster(client, WatchScope::Proxy { node, has_names: false }, sender));
     Ok(source)
 }
 

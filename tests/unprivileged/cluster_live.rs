@@ -8,6 +8,7 @@ mod behaviour;
 mod content;
 mod large;
 mod metadata;
+mod names;
 mod observed_cluster;
 mod outage;
 mod random_changes;

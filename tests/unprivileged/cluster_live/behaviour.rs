@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use kube_source::WatchScope;
 use proxy_core::service::ClusterIps;
 
+use super::names::unwatched_objects_and_namespaces_are_reported_if_names_are_needed;
 use super::observed_cluster::{ObservedCluster, limits};
 use super::random_changes::without_faults;
 use test_support::apiserver::ApiServer;
@@ -56,7 +57,7 @@ fn services_of_several_pages_are_reported_before_synced(api: &ApiServer) {
 fn watches_that_the_server_ends_resume_without_an_outage(api: &ApiServer) {
     let mut cluster = ObservedCluster::new(
         api.kubeconfig(),
-        WatchScope::Proxy { node: None },
+        WatchScope::Proxy { node: None, has_names: false },
         kube_source::WatchOptions { watch_timeout_s: 1, ..limits() },
     );
     cluster.until(|cluster| cluster.is_synced);
@@ -143,8 +144,11 @@ fn new_ranges_are_reported(api: &ApiServer) {
 }
 
 fn missing_rule_of_an_unauthorized_client_is_named(api: &ApiServer) {
-    let mut cluster =
-        ObservedCluster::new(api.kubeconfig_without_rights(), WatchScope::Proxy { node: None }, limits());
+    let mut cluster = ObservedCluster::new(
+        api.kubeconfig_without_rights(),
+        WatchScope::Proxy { node: None, has_names: false },
+        limits(),
+    );
     let of = |cluster: &ObservedCluster, resource: &str| {
         let text = cluster.outages.iter().find(|text| text.contains(&format!("resources: [\"{resource}\"]")));
         text.cloned()
@@ -190,6 +194,7 @@ mod tests {
         service_that_changes_its_proxy_is_not_lost
         only_the_own_node_is_watched
         new_ranges_are_reported
+        unwatched_objects_and_namespaces_are_reported_if_names_are_needed
         missing_rule_of_an_unauthorized_client_is_named
         many_changes_leave_the_state_of_the_server
         watch_ends_when_its_receiver_is_dropped

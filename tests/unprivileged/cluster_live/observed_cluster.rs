@@ -49,12 +49,17 @@ pub(crate) struct ObservedCluster {
 impl ObservedCluster {
     /// A proxy of the node `n`.
     pub(crate) fn proxy(api: &ApiServer) -> Self {
-        Self::new(api.kubeconfig(), WatchScope::Proxy { node: Some("n".to_owned()) }, limits())
+        Self::new(
+            api.kubeconfig(),
+            WatchScope::Proxy { node: Some("n".to_owned()), has_names: false },
+            limits(),
+        )
     }
 
     /// A proxy without a node, after its initial sync.
     pub(crate) fn synced(api: &ApiServer) -> Self {
-        let mut cluster = Self::new(api.kubeconfig(), WatchScope::Proxy { node: None }, limits());
+        let mut cluster =
+            Self::new(api.kubeconfig(), WatchScope::Proxy { node: None, has_names: false }, limits());
         cluster.until(|cluster| cluster.is_synced);
         cluster
     }

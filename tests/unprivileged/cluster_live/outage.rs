@@ -12,7 +12,8 @@ use test_support::objects::{service, service_cidr, slice};
 fn start_watch(limits: WatchOptions) -> (ApiServer, ObservedCluster) {
     let api = ApiServer::double();
     api.put(service("a", 1, 80));
-    let mut cluster = ObservedCluster::new(api.kubeconfig(), WatchScope::Proxy { node: None }, limits);
+    let mut cluster =
+        ObservedCluster::new(api.kubeconfig(), WatchScope::Proxy { node: None, has_names: false }, limits);
     cluster.until(|cluster| cluster.is_synced);
     assert_followed(&api, &mut cluster, 9999);
     (api, cluster)
@@ -144,7 +145,8 @@ fn forbidden_resource_delays_synced_until_it_is_readable() {
     let api = ApiServer::double();
     api.put(service("a", 1, 80));
     api.fault(Fault::Deny("endpointslices"));
-    let mut cluster = ObservedCluster::new(api.kubeconfig(), WatchScope::Proxy { node: None }, limits());
+    let mut cluster =
+        ObservedCluster::new(api.kubeconfig(), WatchScope::Proxy { node: None, has_names: false }, limits());
     cluster.until(|cluster| !cluster.outages.is_empty() && cluster.port("a").is_some());
     assert!(cluster.outages[0].contains("endpointslices"), "{:?}", cluster.outages);
     assert_followed(&api, &mut cluster, 1);

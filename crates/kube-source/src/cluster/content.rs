@@ -4,18 +4,19 @@
 //! only if it cannot be used.
 
 use ipnet::IpNet;
+use proxy_core::dns::Namespace;
 use proxy_core::endpoint::EndpointSlice;
 use proxy_core::node::Node;
 use proxy_core::service::Service;
 use serde_json::Value;
 
-use crate::cluster::decoder::Decoder;
+use crate::cluster::decoder::{ACCEPT_METADATA, ACCEPT_OBJECT, Decoder};
 use crate::cluster::object::{Object, ObjectKey};
 use crate::cluster::resource::Kind;
 use crate::objects::field::Field;
 use crate::objects::finding::Findings;
 use crate::objects::metadata::Names;
-use crate::objects::node::{node, service_cidr};
+use crate::objects::node::{dns_namespace, namespace, node, service_cidr};
 use crate::objects::service::service;
 use crate::objects::slice::{Defaults, ParsedSlice, slice};
 
@@ -29,7 +30,8 @@ pub(super) enum Content {
     Slice(EndpointSlice),
     Ranges(Vec<IpNet>),
     Node(Node),
-    /// A valid object that no portal uses.
+    Namespace(Namespace),
+    /// A valid object without use.
     Unused,
     /// An object that cannot be used, with the reason.
     Rejected(String),
@@ -40,6 +42,10 @@ impl Decoder for Kind {
 
     fn kind(&self) -> &str {
         self.name()
+    }
+
+    fn accept(&self) -> (&'static str, &'static str) {
+        if *self == Self::Namespace { ACCEPT_METADATA } else { ACCEPT_OBJECT }
     }
 
     fn decode(&self, text: &[u8], names: &mut Names) -> serde_json::Result<Object<Content>> {
@@ -70,6 +76,8 @@ impl Object<Content> {
             },
             Kind::ServiceCidr => service_cidr(&root).map(|(_, ranges)| Content::Ranges(ranges)),
             Kind::Node => node(&root, names).map(Content::Node),
+            Kind::Namespace => namespace(&root, names)
+                .map(|(name, annotations)| Content::Namespace(dns_namespace(name, &annotations))),
         };
         let content = match (content, findings.malformed()) {
             (Some(content), None) => content,

@@ -4,6 +4,14 @@ use crate::cluster::object::{Object, ObjectKey};
 use crate::cluster::object_head::ObjectHead;
 use crate::objects::metadata::Names;
 
+/// The values of the header `Accept` for complete objects.
+pub(super) const ACCEPT_OBJECT: (&str, &str) = ("application/json", "application/json");
+/// The values of the header `Accept` for the metadata of objects.
+pub(super) const ACCEPT_METADATA: (&str, &str) = (
+    "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1,application/json",
+    "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1,application/json",
+);
+
 /// Converts the JSON text of an object to the content that a consumer needs.
 pub(super) trait Decoder: Send + 'static {
     /// The content of an object.
@@ -14,7 +22,7 @@ pub(super) trait Decoder: Send + 'static {
 
     /// The values of the header `Accept` of a list and of a watch.
     fn accept(&self) -> (&'static str, &'static str) {
-        ("application/json", "application/json")
+        ACCEPT_OBJECT
     }
 
     /// Decodes an object.

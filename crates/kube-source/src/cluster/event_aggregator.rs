@@ -140,6 +140,7 @@ impl EventAggregator {
             Content::Slice(slice) => Some(content_hash(slice)),
             Content::Ranges(ranges) => Some(content_hash(ranges)),
             Content::Node(node) => Some(content_hash(node)),
+            Content::Namespace(namespace) => Some(content_hash(namespace)),
             Content::Unused | Content::Rejected(_) => None,
         };
         if self.index(kind).upsert(selection, &key, version, hash, is_listed) == Delta::Changed {
@@ -177,6 +178,7 @@ impl EventAggregator {
                     self.events.push(Event::Node(node));
                 }
             }
+            Content::Namespace(namespace) => self.push_change(Change::Namespace(namespace)),
             Content::Unused => self.push_removal(kind, key),
             Content::Rejected(_) => {}
         }
@@ -200,6 +202,7 @@ impl EventAggregator {
                 self.update_ranges();
             }
             Kind::Node => {}
+            Kind::Namespace => self.push_change(Change::NamespaceDeleted(name)),
         }
     }
 

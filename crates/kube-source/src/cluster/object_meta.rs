@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use serde::Deserialize;
 
-use crate::cluster::decoder::Decoder;
+use crate::cluster::decoder::{ACCEPT_METADATA, Decoder};
 use crate::cluster::object::{Object, ObjectKey};
 use crate::cluster::object_head::ObjectHead;
 use crate::objects::metadata::Names;
@@ -94,10 +94,7 @@ impl Decoder for MetaDecoder {
     }
 
     fn accept(&self) -> (&'static str, &'static str) {
-        (
-            "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1,application/json",
-            "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1,application/json",
-        )
+        ACCEPT_METADATA
     }
 
     fn decode(&self, text: &[u8], names: &mut Names) -> serde_json::Result<Object<MetaContent>> {

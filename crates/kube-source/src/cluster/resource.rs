@@ -15,6 +15,9 @@ pub enum WatchScope {
     Proxy {
         /// The name of the node. `None` watches no node.
         node: Option<String>,
+        /// Whether to watch the objects that DNS needs, too: services and EndpointSlices without selectors, and
+        /// namespaces.
+        has_names: bool,
     },
     /// Only services, of all namespaces and without selectors.
     Services,
@@ -32,10 +35,12 @@ pub(super) enum Kind {
     Slice,
     ServiceCidr,
     Node,
+    Namespace,
 }
 
 impl Kind {
-    pub(super) const ALL: [Self; 4] = [Self::Service, Self::Slice, Self::ServiceCidr, Self::Node];
+    pub(super) const ALL: [Self; 5] =
+        [Self::Service, Self::Slice, Self::ServiceCidr, Self::Node, Self::Namespace];
 
     pub(super) fn is_namespaced(self) -> bool {
         matches!(self, Self::Service | Self::Slice)
@@ -48,6 +53,7 @@ impl Kind {
             Self::Slice => "EndpointSlice",
             Self::ServiceCidr => "ServiceCIDR",
             Self::Node => "Node",
+            Self::Namespace => "Namespace",
         }
     }
 
@@ -58,13 +64,14 @@ impl Kind {
             Self::Slice => "endpointslices",
             Self::ServiceCidr => "servicecidrs",
             Self::Node => "nodes",
+            Self::Namespace => "namespaces",
         }
     }
 
     /// Returns the API group.
     pub(super) fn group(self) -> &'static str {
         match self {
-            Self::Service | Self::Node => "",
+            Self::Service | Self::Node | Self::Namespace => "",
             Self::Slice => "discovery.k8s.io",
             Self::ServiceCidr => "networking.k8s.io",
         }
@@ -79,6 +86,7 @@ impl Kind {
                 &["/apis/networking.k8s.io/v1/servicecidrs", "/apis/networking.k8s.io/v1beta1/servicecidrs"]
             }
             Self::Node => &["/api/v1/nodes"],
+            Self::Namespace => &["/api/v1/namespaces"],
         }
     }
 }
@@ -141,13 +149,20 @@ impl Resource {
 
 impl WatchScope {
     pub(super) fn resources(&self) -> Vec<(Kind, Resource)> {
-        let Self::Proxy { node } = self else { return vec![Resource::of_kind(Kind::Service, None)] };
-        let mut all = vec![
-            Resource::of_kind(Kind::Service, Some(NO_HEADLESS_NO_OTHER_PROXY)),
-            Resource::of_kind(Kind::Service, Some(OTHER_PROXY)),
-            Resource::of_kind(Kind::Slice, Some(NO_HEADLESS_NO_OTHER_PROXY)),
-            Resource::of_kind(Kind::ServiceCidr, None),
-        ];
+        let Self::Proxy { node, has_names } = self else {
+            return vec![Resource::of_kind(Kind::Service, None)];
+        };
+        let mut all = if *has_names {
+            let kinds = [Kind::Service, Kind::Slice, Kind::Namespace];
+            kinds.map(|kind| Resource::of_kind(kind, None)).into()
+        } else {
+            vec![
+                Resource::of_kind(Kind::Service, Some(NO_HEADLESS_NO_OTHER_PROXY)),
+                Resource::of_kind(Kind::Service, Some(OTHER_PROXY)),
+                Resource::of_kind(Kind::Slice, Some(NO_HEADLESS_NO_OTHER_PROXY)),
+            ]
+        };
+        all.push(Resource::of_kind(Kind::ServiceCidr, None));
         all.extend(node.as_ref().map(|name| {
             let (kind, nodes) = Resource::of_kind(Kind::Node, None);
             let field_selector = Some(format!("metadata.name={name}").into());
@@ -161,11 +176,26 @@ impl WatchScope {
 mod tests {
     use super::*;
 
+    fn queries(has_names: bool) -> Vec<(&'static str, String)> {
+        let resources = WatchScope::Proxy { node: Some("n&1".to_owned()), has_names }.resources();
+        resources.iter().map(|(kind, resource)| (kind.name(), resource.selectors())).collect()
+    }
+
+    #[test]
+    fn proxy_with_names_watches_all_services_slices_and_namespaces() {
+        let expected = [
+            ("Service", ""),
+            ("EndpointSlice", ""),
+            ("Namespace", ""),
+            ("ServiceCIDR", ""),
+            ("Node", "&fieldSelector=metadata.name%3Dn%261"),
+        ];
+        assert_eq!(queries(true), expected.map(|(kind, query)| (kind, query.to_owned())));
+    }
+
     #[test]
     fn proxy_uses_kube_proxy_selectors_and_watches_services_of_other_proxies() {
-        let resources = WatchScope::Proxy { node: Some("n&1".to_owned()) }.resources();
-        let queries: Vec<_> =
-            resources.iter().map(|(kind, resource)| (kind.name(), resource.selectors())).collect();
+        let queries = queries(false);
         let kube_proxy = "&labelSelector=%21service.kubernetes.io%2Fheadless%2C\
                    %21service.kubernetes.io%2Fservice-proxy-name";
         let expected = [

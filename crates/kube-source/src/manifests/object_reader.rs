@@ -160,7 +160,7 @@ impl ObjectReader {
             ("v1", "Pod") => pod(&root, names).map(Accepted::Pod),
             ("v1", "Node") => node(&root, names).map(Accepted::Node),
             ("v1", "Namespace") => {
-                namespace(&root).map(|(name, annotations)| Accepted::Namespace(name, annotations))
+                namespace(&root, names).map(|(name, annotations)| Accepted::Namespace(name, annotations))
             }
             ("networking.k8s.io/v1" | "networking.k8s.io/v1beta1", "ServiceCIDR") => {
                 service_cidr(&root).map(|(name, ranges)| Accepted::ServiceCidr(name, ranges))

@@ -6,12 +6,13 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use ipnet::IpNet;
-use proxy_core::annotation::DNS;
-use proxy_core::dns::{Namespace, parse_dns};
+use proxy_core::dns::Namespace;
 use proxy_core::endpoint::{EndpointSlice, SliceKey};
 use proxy_core::node::Node;
 use proxy_core::service::{Service, ServiceKey};
 use proxy_core::snapshot::{Change, Snapshot};
+
+use crate::objects::node::dns_namespace;
 
 /// The valid objects of the input.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -48,9 +49,6 @@ impl Objects {
 
     /// Returns the namespaces with their DNS annotation. An invalid annotation is ignored.
     pub(crate) fn dns_namespaces(&self) -> impl Iterator<Item = Namespace> {
-        self.namespaces.iter().map(|(name, annotations)| Namespace {
-            name: name.clone(),
-            is_dns_off: annotations.get(DNS.key).is_some_and(|text| parse_dns(text) == Ok(false)),
-        })
+        self.namespaces.iter().map(|(name, annotations)| dns_namespace(name.clone(), annotations))
     }
 }

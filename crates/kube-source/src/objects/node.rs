@@ -10,7 +10,7 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use proxy_core::address::{Family, parse_ip_sloppy, parse_net_sloppy};
 use proxy_core::annotation;
-use proxy_core::dns::parse_dns;
+use proxy_core::dns::{Namespace, parse_dns};
 use proxy_core::node::{Node, ServiceProxy};
 
 use crate::objects::field::Field;
@@ -82,7 +82,10 @@ fn pod_cidrs(spec: &Field<'_, '_>) -> Vec<IpNet> {
 }
 
 /// Parses the name of a namespace and its `portico.dev/` annotations.
-pub(crate) fn namespace(object: &Field<'_, '_>) -> Option<(Arc<str>, BTreeMap<String, String>)> {
+pub(crate) fn namespace(
+    object: &Field<'_, '_>,
+    names: &mut Names,
+) -> Option<(Arc<str>, BTreeMap<String, String>)> {
     let meta = object.map("metadata");
     let name_field = meta.at("name");
     let name = object_name(&name_field, NameRule::Label);
@@ -97,7 +100,13 @@ pub(crate) fn namespace(object: &Field<'_, '_>) -> Option<(Arc<str>, BTreeMap<St
     }
     let annotations = annotations.into_iter().filter(|(key, _)| key.starts_with(annotation::PREFIX));
     let annotations = annotations.map(|(key, value)| (key.to_owned(), value.to_owned())).collect();
-    Some((name?.into(), annotations))
+    Some((names.get(name?), annotations))
+}
+
+/// Returns a namespace with its DNS annotation. An invalid annotation is ignored.
+pub(crate) fn dns_namespace(name: Arc<str>, annotations: &BTreeMap<String, String>) -> Namespace {
+    let is_dns_off = annotations.get(annotation::DNS.key).is_some_and(|text| parse_dns(text) == Ok(false));
+    Namespace { name, is_dns_off }
 }
 
 /// Returns the internal addresses, and the external ones of a family without internal addresses (like kube-proxy's

@@ -160,7 +160,7 @@ fn unproxied_service_has_names_and_no_effect_on_addresses() {
     let mut service = svc("named").ip("10.96.0.2").tcp("", 80);
     (service.has_portals, service.is_unproxied) = (false, true);
     let mut snapshot = snapshot([
-        Change::ServiceRanges(ranges.clone()),
+        Change::ServiceRanges(ranges),
         slice("s").tcp("", 80).at("10.96.0.2").into(),
         service.clone().into(),
     ]);

@@ -49,7 +49,7 @@ impl WatchedNode {
         let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
         let client = runtime.block_on(client(Some(api.kubeconfig()))).expect("a client");
         let (sender, events) = channel(16);
-        let scope = WatchScope::Proxy { node: Some(NODE_NAME.to_owned()) };
+        let scope = WatchScope::Proxy { node: Some(NODE_NAME.to_owned()), has_names: false };
         runtime.spawn(watch_cluster(client, scope, sender));
         let context =
             NodeContext { place: Place::Node, external: ExternalPolicy::all(), ..NodeContext::default() };

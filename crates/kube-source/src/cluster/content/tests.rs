@@ -179,3 +179,19 @@ fn node_and_service_cidr_are_decoded() {
         json!({"metadata": {"name": "kubernetes"}, "spec": {"cidrs": ["10.96.0.0/12", "fd00::/108"]}});
     assert!(matches!(decode(Kind::ServiceCidr, &range), Content::Ranges(ranges) if ranges.len() == 2));
 }
+
+#[test]
+fn namespace_has_its_name_and_dns_annotation_only() {
+    let namespace = |annotations: Value| {
+        let metadata = json!({"name": "shop", "annotations": annotations, "labels": {"a": "b"}});
+        decode(Kind::Namespace, &json!({"metadata": metadata}))
+    };
+    let expected = |is_dns_off| Content::Namespace(Namespace { name: "shop".into(), is_dns_off });
+    assert_eq!(namespace(json!({"portico.dev/dns": "off", "note": "x"})), expected(true));
+    for annotations in
+        [json!(null), json!({}), json!({"portico.dev/dns": "on"}), json!({"portico.dev/dns": "0ff"})]
+    {
+        assert_eq!(namespace(annotations.clone()), expected(false), "{annotations}");
+    }
+    assert!(matches!(decode(Kind::Namespace, &json!({"metadata": {"name": "A"}})), Content::Rejected(_)));
+}

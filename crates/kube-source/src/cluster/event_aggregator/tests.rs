@@ -18,7 +18,7 @@ const CIDRS: usize = 3;
 const NODE: usize = 4;
 
 fn proxy() -> EventAggregator {
-    EventAggregator::new(&WatchScope::Proxy { node: Some("n".to_owned()) }.resources())
+    EventAggregator::new(&WatchScope::Proxy { node: Some("n".to_owned()), has_names: false }.resources())
 }
 
 fn object(kind: Kind, value: &Value) -> Object<Content> {
@@ -94,6 +94,28 @@ fn initial_sync_is_complete_once_each_resource_was_listed() {
 }
 
 #[test]
+fn initial_sync_with_names_waits_for_namespaces() {
+    let scope = WatchScope::Proxy { node: None, has_names: true };
+    let mut aggregator = EventAggregator::new(&scope.resources());
+    let [services, slices, namespaces, cidrs] = [0, 1, 2, 3];
+    let namespace = |name: &str, dns: &str| {
+        let metadata = json!({"name": name, "resourceVersion": "1", "annotations": {"portico.dev/dns": dns}});
+        object(Kind::Namespace, &json!({"metadata": metadata}))
+    };
+    assert_eq!(list(&mut aggregator, services, [service("a", 1, 80)]), ["d/a 80"]);
+    assert_eq!(list(&mut aggregator, slices, []), [""; 0]);
+    assert_eq!(list(&mut aggregator, cidrs, []), [""; 0]);
+    assert!(!aggregator.awaits_service_cidrs());
+    let both = [namespace("x", "on"), namespace("y", "off")];
+    assert_eq!(list(&mut aggregator, namespaces, both), ["namespace x", "namespace y", "synced"]);
+    assert_eq!(list(&mut aggregator, namespaces, [namespace("x", "other")]), ["no namespace y"]);
+    aggregator.apply(namespaces, WatchMessage::Applied(namespace("x", "off")));
+    assert_eq!(events(&mut aggregator), ["namespace x"]);
+    aggregator.apply(namespaces, deleted(&namespace("x", "off")));
+    assert_eq!(events(&mut aggregator), ["no namespace x"]);
+}
+
+#[test]
 fn unavailable_service_cidrs_do_not_delay_the_initial_sync() {
     let messages = [
         WatchMessage::Unsupported,
@@ -105,7 +127,8 @@ fn unavailable_service_cidrs_do_not_delay_the_initial_sync() {
         }),
     ];
     for message in messages {
-        let mut aggregator = EventAggregator::new(&WatchScope::Proxy { node: None }.resources());
+        let mut aggregator =
+            EventAggregator::new(&WatchScope::Proxy { node: None, has_names: false }.resources());
         for resource in [KUBE_PROXY, OTHER_PROXY, SLICES] {
             assert!(!aggregator.awaits_service_cidrs());
             list(&mut aggregator, resource, []);
@@ -114,7 +137,8 @@ fn unavailable_service_cidrs_do_not_delay_the_initial_sync() {
         aggregator.apply(CIDRS, message);
         assert!(events(&mut aggregator).contains(&"synced".to_owned()));
     }
-    let mut aggregator = EventAggregator::new(&WatchScope::Proxy { node: None }.resources());
+    let mut aggregator =
+        EventAggregator::new(&WatchScope::Proxy { node: None, has_names: false }.resources());
     for resource in [KUBE_PROXY, OTHER_PROXY, SLICES] {
         list(&mut aggregator, resource, []);
     }
