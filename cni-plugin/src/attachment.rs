@@ -23,13 +23,15 @@ pub(crate) fn attachment_key(args: &CniArgs, conf: &Conf<'_>) -> Result<Attachme
 pub(crate) fn attachment(args: &CniArgs, conf: &Conf<'_>) -> Result<Attachment, CniError> {
     let (addresses, mut notes) = conf.prev_result()?.addresses(&args.interface)?;
     notes.extend(conf.unknown_keys());
+    let (dns, dns_notes) = conf.dns()?;
+    notes.extend(dns_notes);
     Ok(Attachment {
         key: attachment_key(args, conf)?,
         netns: args.netns.clone(),
         pod: args.pod(),
         addresses,
         annotations: conf.annotations()?,
-        dns: None,
+        dns,
         notes,
     })
 }

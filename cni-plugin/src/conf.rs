@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use agent_ipc::{
-    AttachmentKey, ConfigKey, ON_AGENT_DOWN, OnAgentDown, POD_ANNOTATIONS, SOCKET, STATE_DIR, is_cni_name,
-    is_known_key,
+    AttachmentKey, ConfigKey, DNS_CAPABILITY, ON_AGENT_DOWN, OnAgentDown, POD_ANNOTATIONS, PodDns,
+    RuntimeDns, SOCKET, STATE_DIR, is_cni_name, is_known_key,
 };
 use proxy_core::annotation::PREFIX;
 use serde::Deserialize;
@@ -79,12 +79,31 @@ impl<'a> Conf<'a> {
         PrevResult::parse(raw)
     }
 
+    /// The argument of a capability, if the runtime passes it.
+    fn capability<T: Deserialize<'a>>(&self, name: &str) -> Result<Option<T>, CniError> {
+        let config: Object<'a> = self.value("runtimeConfig")?.unwrap_or_default();
+        value(&config, name)
+            .map_err(|error| CniError { message: format!("runtimeConfig.{}", error.message), ..error })
+    }
+
+    /// The pod's DNS configuration, if the runtime passes it, and notes about its ignored parts. An invalid one is
+    /// ignored: the pod can start without it.
+    pub(crate) fn dns(&self) -> Result<(Option<PodDns>, Vec<String>), CniError> {
+        let Some(raw) = self.capability::<&'a RawValue>(DNS_CAPABILITY)? else {
+            return Ok((None, Vec::new()));
+        };
+        Ok(match serde_json::from_str::<RuntimeDns>(raw.get()) {
+            Ok(dns) => {
+                let (dns, notes) = dns.into_pod_dns();
+                (Some(dns), notes)
+            }
+            Err(error) => (None, vec![format!("ignored runtimeConfig.{DNS_CAPABILITY}: {error}")]),
+        })
+    }
+
     /// The pod's annotations with Portico's prefix, without the prefix.
     pub(crate) fn annotations(&self) -> Result<BTreeMap<String, String>, CniError> {
-        let config: Object<'a> = self.value("runtimeConfig")?.unwrap_or_default();
-        let all: Object<'a> = value(&config, POD_ANNOTATIONS)
-            .map_err(|error| CniError { message: format!("runtimeConfig.{}", error.message), ..error })?
-            .unwrap_or_default();
+        let all: Object<'a> = self.capability(POD_ANNOTATIONS)?.unwrap_or_default();
         let annotations = all.iter().filter_map(|(key, raw)| Some((key, key.strip_prefix(PREFIX)?, raw)));
         let read = |(key, short, raw): (&String, &str, &&RawValue)| {
             let text = serde_json::from_str::<String>(raw.get());

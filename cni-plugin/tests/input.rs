@@ -213,6 +213,15 @@ fn only_annotations_with_porticos_prefix_are_validated() {
 }
 
 #[test]
+fn invalid_dns_configuration_does_not_prevent_the_start() {
+    let dns = |value: Value| add(&with(valid_conf(), "runtimeConfig", json!({"dns": value})));
+    for value in [json!(null), json!(5), json!("x"), json!({"servers": 5}), json!({"servers": [5]})] {
+        assert_only_netns_is_wrong(&dns(value));
+    }
+    assert_only_netns_is_wrong(&dns(json!({"servers": vec!["x"; 100], "searches": ["y".repeat(1 << 20)]})));
+}
+
+#[test]
 fn invalid_netns_is_rejected_before_the_agent_is_contacted() {
     let dir = TempDir::new("no-netns");
     let agent = FakeAgent::start(&dir.join("agent.sock"), |_, _| Reply::Done);

@@ -10,11 +10,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use agent_ipc::{
-    Attachment, AttachmentKey, PLUGIN_TYPE, POD_ANNOTATIONS, PodName, ProgrammedBy, Record, Records, SOCKET,
+    Attachment, AttachmentKey, DNS_CAPABILITY, PLUGIN_TYPE, POD_ANNOTATIONS, PodDns, PodName, ProgrammedBy,
+    Record, Records, RuntimeDns, SOCKET,
 };
 use cni_install::{DropIn, configurations};
 use ipnet::IpNet;
 use proxy_core::annotation::PREFIX;
+use serde::Deserialize;
 use serde_json::Value;
 use support::with_causes;
 
@@ -158,15 +160,8 @@ fn cached_attachment(cache: &Value) -> Option<Attachment> {
     let own = index.and_then(|index| sandbox(&interfaces[index]));
     let netns = own.or_else(|| text(cache, "netns"))?.into();
     let addresses = addresses(result, index);
-    Some(Attachment {
-        pod: pod(cache),
-        annotations: annotations(cache),
-        key,
-        netns,
-        addresses,
-        dns: None,
-        notes: Vec::new(),
-    })
+    let (dns, notes) = dns(cache);
+    Some(Attachment { pod: pod(cache), annotations: annotations(cache), dns, key, netns, addresses, notes })
 }
 
 /// Returns the addresses of an interface, including addresses without an interface.
@@ -191,6 +186,13 @@ fn pod(cache: &Value) -> Option<PodName> {
         name: arg("K8S_POD_NAME")?,
         uid: arg("K8S_POD_UID").unwrap_or_default(),
     })
+}
+
+/// Returns the DNS configuration of the pod, and notes about its ignored parts.
+fn dns(cache: &Value) -> (Option<PodDns>, Vec<String>) {
+    let argument = cache.get("capabilityArgs").and_then(|args| args.get(DNS_CAPABILITY));
+    let parsed = argument.and_then(|argument| RuntimeDns::deserialize(argument).ok());
+    parsed.map(RuntimeDns::into_pod_dns).map_or_else(Default::default, |(dns, notes)| (Some(dns), notes))
 }
 
 fn annotations(cache: &Value) -> BTreeMap<String, String> {
@@ -232,6 +234,27 @@ mod tests {
         assert_eq!(attachment.addresses, ["10.1.0.9".parse::<IpAddr>().expect("an address")]);
         assert_eq!(attachment.pod.expect("a pod").to_string(), "ns/web");
         assert_eq!(attachment.annotations, BTreeMap::from([("portals".to_owned(), "redis".to_owned())]));
+    }
+
+    #[test]
+    fn cni_cache_contains_the_dns_configuration_of_the_pod() {
+        let dns_of = |argument: Value| {
+            let mut cache = cache();
+            cache["capabilityArgs"][DNS_CAPABILITY] = argument;
+            let attachment = cached_attachment(&cache).expect("an attachment");
+            (attachment.dns, attachment.notes.len())
+        };
+        assert_eq!(cached_attachment(&cache()).expect("an attachment").dns, None);
+        let expected = PodDns {
+            servers: vec!["10.96.0.10".parse().expect("an address")],
+            searches: vec!["ns.svc.cluster.local".to_owned()],
+            options: vec!["ndots:5".to_owned()],
+        };
+        let written = json!({"Servers": ["10.96.0.10", "x"], "Searches": ["ns.svc.cluster.local"], "Options": ["ndots:5"]});
+        assert_eq!(dns_of(written), (Some(expected), 1));
+        for invalid in [json!(null), json!(7), json!({"servers": 7}), json!({"servers": [7]})] {
+            assert_eq!(dns_of(invalid.clone()), (None, 0), "{invalid}");
+        }
     }
 
     #[test]

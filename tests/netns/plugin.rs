@@ -10,7 +10,8 @@ use std::thread;
 use std::time::Duration;
 
 use agent_ipc::{
-    Attachment, AttachmentKey, Listener, PodName, ProgrammedBy, Record, Records, Reply, Request, ruleset_path,
+    Attachment, AttachmentKey, Listener, PodDns, PodName, ProgrammedBy, Record, Records, Reply, Request,
+    ruleset_path,
 };
 use netns_nft::{RulesetSnapshot, encode_fresh};
 use proxy_core::sample::{backend, slice, svc};
@@ -114,15 +115,24 @@ fn attach_request_contains_all_fields_of_the_attachment() {
     let pod = Pod::new();
     let annotations = json!({"portico.dev/portals": "a,b", "other.io/x": "y"});
     let input = with(conf(dir.path()), "sokcet", json!("/typing/error"));
-    let input = with(input, "runtimeConfig", json!({"io.kubernetes.cri.pod-annotations": annotations}));
+    let dns = json!({"Servers": ["10.96.0.10", "bad"], "Searches": ["shop.svc.cluster.local"], "Options": ["ndots:5"]});
+    let input =
+        with(input, "runtimeConfig", json!({"io.kubernetes.cri.pod-annotations": annotations, "dns": dns}));
     let expected = Attachment {
         key: key(),
         netns: pod.path().into(),
         pod: Some(PodName { namespace: "shop".into(), name: "web-0".into(), uid: "u1".into() }),
         addresses: vec!["10.244.1.5".parse().unwrap()],
         annotations: [("portals".into(), "a,b".into())].into(),
-        dns: None,
-        notes: vec!["unknown configuration key \"sokcet\"".into()],
+        dns: Some(PodDns {
+            servers: vec!["10.96.0.10".parse().unwrap()],
+            searches: vec!["shop.svc.cluster.local".into()],
+            options: vec!["ndots:5".into()],
+        }),
+        notes: vec![
+            "unknown configuration key \"sokcet\"".into(),
+            "dns: ignored server \"bad\": not an IP address".into(),
+        ],
     };
     call("ADD", &pod, &input).run().assert_success(&result(&dir));
     call("CHECK", &pod, &input).run().assert_success("");

@@ -4,7 +4,7 @@
 use std::fs;
 use std::path::Path;
 
-use agent_ipc::{ON_AGENT_DOWN, OnAgentDown, PLUGIN_TYPE, POD_ANNOTATIONS, is_known_key};
+use agent_ipc::{DNS_CAPABILITY, ON_AGENT_DOWN, OnAgentDown, PLUGIN_TYPE, POD_ANNOTATIONS, is_known_key};
 use serde_json::{Map, Value};
 
 use cni_install::{ConfFile, DropIn, plugin_banner, plugin_path, supported_versions};
@@ -107,13 +107,19 @@ fn entry(entry: &Map<String, Value>) -> Finding {
     if !unknown.is_empty() {
         return Warn(format!("unknown keys: {}", unknown.join(", ")), "correct or remove them".to_owned());
     }
-    let has_annotations =
-        entry.get("capabilities").and_then(|all| all.get(POD_ANNOTATIONS)) == Some(&Value::Bool(true));
-    if !has_annotations {
+    let capabilities = entry.get("capabilities");
+    let is_requested = |name: &str| capabilities.and_then(|all| all.get(name)) == Some(&Value::Bool(true));
+    if !is_requested(POD_ANNOTATIONS) {
         return Warn(
             "pod annotations are not requested: every pod sees all services".to_owned(),
             format!("add \"capabilities\": {{\"{POD_ANNOTATIONS}\": true}}"),
         );
+    }
+    if !is_requested(DNS_CAPABILITY) {
+        // In-pod DNS then uses the cluster's DNS addresses, and the kubelet's search list.
+        return Pass(format!(
+            "valid; the DNS configuration of pods is not requested: \"capabilities\" lacks \"{DNS_CAPABILITY}\": true"
+        ));
     }
     Pass("valid".to_owned())
 }
@@ -160,9 +166,26 @@ mod tests {
 
     #[test]
     fn chain_with_the_plugin_last_and_annotations_requested_passes() {
-        let plugins = r#"[{"type":"bridge"},{"type":"portico-cni","capabilities":{"io.kubernetes.cri.pod-annotations":true}}]"#;
+        let plugins = r#"[{"type":"bridge"},{"type":"portico-cni","capabilities":{"io.kubernetes.cri.pod-annotations":true,"dns":true}}]"#;
         let Findings { conflist, order, entry } = check_plugins(plugins);
         assert!(matches!([conflist, order, entry], [Pass(_), Pass(_), Pass(_)]));
+    }
+
+    #[test]
+    fn entry_without_the_capability_dns_passes_with_a_note() {
+        let entry = |dns: &str| {
+            let capabilities = format!(r#"{{"io.kubernetes.cri.pod-annotations":true{dns}}}"#);
+            let plugins =
+                format!(r#"[{{"type":"bridge"}},{{"type":"portico-cni","capabilities":{capabilities}}}]"#);
+            match check_plugins(&plugins).entry {
+                Pass(text) => text,
+                other => panic!("{other:?}"),
+            }
+        };
+        assert_eq!(entry(",\"dns\":true"), "valid");
+        for dns in ["", ",\"dns\":false", ",\"dns\":\"true\""] {
+            assert!(entry(dns).contains("\"dns\": true"), "{dns}");
+        }
     }
 
     #[test]

@@ -7,7 +7,9 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::Path;
 
-use agent_ipc::{ON_AGENT_DOWN, OnAgentDown, PLUGIN_TYPE, POD_ANNOTATIONS, SOCKET, STATE_DIR, is_cni_name};
+use agent_ipc::{
+    DNS_CAPABILITY, ON_AGENT_DOWN, OnAgentDown, PLUGIN_TYPE, POD_ANNOTATIONS, SOCKET, STATE_DIR, is_cni_name,
+};
 use anyhow::{Context, bail, ensure};
 use serde_json::Value;
 use serde_json::value::RawValue;
@@ -26,8 +28,8 @@ impl Entry {
         state_dir: Option<&Path>,
         on_agent_down: Option<OnAgentDown>,
     ) -> anyhow::Result<Self> {
-        let mut text =
-            format!("{{\"type\": \"{PLUGIN_TYPE}\", \"capabilities\": {{\"{POD_ANNOTATIONS}\": true}}");
+        let capabilities = format!("{{\"{POD_ANNOTATIONS}\": true, \"{DNS_CAPABILITY}\": true}}");
+        let mut text = format!("{{\"type\": \"{PLUGIN_TYPE}\", \"capabilities\": {capabilities}");
         for (key, path) in [(SOCKET.name, socket), (STATE_DIR.name, state_dir)] {
             if let Some(path) = path {
                 let path = path.to_str().with_context(|| format!("{key}: path is not valid UTF-8"))?;

@@ -47,7 +47,7 @@ fn adding_the_entry_keeps_everything_else_byte_for_byte() {
                 {
                   "type": "portmap"
                 },
-                {"type": "portico-cni", "capabilities": {"io.kubernetes.cri.pod-annotations": true}}
+                {"type": "portico-cni", "capabilities": {"io.kubernetes.cri.pod-annotations": true, "dns": true}}
               ],
               "unknown": {"b": 1, "a": 1e3},
               "name": "pods", "cniVersion": "1.0.0"
@@ -57,13 +57,13 @@ fn adding_the_entry_keeps_everything_else_byte_for_byte() {
     assert_edit(
         DENSE,
         &expect![[
-            r#"{"cniVersion":"0.4.0","name":"k8s-pod-network","plugins":[{"type":"calico"},{"type":"bandwidth"},{"type": "portico-cni", "capabilities": {"io.kubernetes.cri.pod-annotations": true}}]}"#
+            r#"{"cniVersion":"0.4.0","name":"k8s-pod-network","plugins":[{"type":"calico"},{"type":"bandwidth"},{"type": "portico-cni", "capabilities": {"io.kubernetes.cri.pod-annotations": true, "dns": true}}]}"#
         ]],
     );
     assert_edit(
         ONE,
         &expect![[
-            r#"{"name": "n", "cniVersion": "1.0.0", "plugins": [{"type": "bridge"}, {"type": "portico-cni", "capabilities": {"io.kubernetes.cri.pod-annotations": true}}]}"#
+            r#"{"name": "n", "cniVersion": "1.0.0", "plugins": [{"type": "bridge"}, {"type": "portico-cni", "capabilities": {"io.kubernetes.cri.pod-annotations": true, "dns": true}}]}"#
         ]],
     );
 }
@@ -78,11 +78,13 @@ fn removing_the_entry_restores_the_original_text() {
     }
 }
 
-/// A conflist of these plugins; `+` is the entry, `-` the entry with other settings.
+/// A conflist of these plugins; `+` is the entry, `-` the entry with other settings, `~` an older entry.
 fn chain(plugins: &str) -> String {
     let plugin = |plugin: char| match plugin {
         '+' => entry().text,
         '-' => r#"{"type":"portico-cni","socket":"/x"}"#.to_owned(),
+        // The entry of releases before in-pod DNS.
+        '~' => entry().text.replace(", \"dns\": true", ""),
         other => format!(r#"{{"type":"{other}"}}"#),
     };
     let plugins: Vec<String> = plugins.chars().map(plugin).collect();
@@ -95,6 +97,7 @@ fn exactly_one_entry_remains_and_follows_another_plugin() {
         ("a", "a+"),
         ("ab", "ab+"),
         ("a-", "a+"),
+        ("a~", "a+"),
         ("a-b", "a+b"),
         ("-a", "a+"),
         ("+a", "a+"),
@@ -120,7 +123,7 @@ fn all_entries_are_removed() {
 
 #[test]
 fn an_equivalent_entry_with_other_formatting_is_up_to_date() {
-    let formatted = r#"{"capabilities":{"io.kubernetes.cri.pod-annotations":true} , "type" : "portico-cni"}"#;
+    let formatted = r#"{"capabilities":{"dns": true, "io.kubernetes.cri.pod-annotations":true} , "type" : "portico-cni"}"#;
     assert_eq!(with(&chain("a+").replace(&entry().text, formatted)), None);
 }
 
@@ -128,7 +131,7 @@ fn an_equivalent_entry_with_other_formatting_is_up_to_date() {
 fn entry_contains_settings_under_the_keys_of_the_plugin() {
     let entry = Entry::new(Some(Path::new("/run/\"x\"")), Some(Path::new("/s")), Some(OnAgentDown::Fail));
     let expected = expect![[
-        r#"{"type": "portico-cni", "capabilities": {"io.kubernetes.cri.pod-annotations": true}, "socket": "/run/\"x\"", "stateDir": "/s", "onAgentDown": "fail"}"#
+        r#"{"type": "portico-cni", "capabilities": {"io.kubernetes.cri.pod-annotations": true, "dns": true}, "socket": "/run/\"x\"", "stateDir": "/s", "onAgentDown": "fail"}"#
     ]];
     expected.assert_eq(&entry.expect("an entry").text);
 }
