@@ -5,13 +5,14 @@ use serde_json::{Value, json};
 use crate::schema::schema_errors;
 use test_support::helm::{NAMESPACE, documents, objects, one, rendered, run_helm, text};
 
-const ALL_ON: [&str; 20] = [
+const ALL_ON: [&str; 21] = [
     "agent.install.capabilities={DAC_OVERRIDE}",
     "serviceMonitor.enabled=true",
     "serviceMonitor.labels.release=prometheus",
     "agent.metrics.host=0.0.0.0",
     "agent.hostPID=true",
     "agent.counters=true",
+    "agent.dns.enabled=true",
     "agent.nodePortals.enabled=true",
     "agent.nodePortals.conntrack.enabled=true",
     "agent.serviceCidrs={10.96.0.0/12,fd00::/112}",
@@ -155,6 +156,8 @@ fn invalid_values_are_rejected_by_the_schema() {
         "agent.install.cniBinDir=opt/cni/bin",
         "agent.image.digest=sha256:abc",
         "agent.drainSeconds=0",
+        "agent.dns.enabled=yes",
+        "agent.dns.port=53",
         "agent.nodePortals.enabled=yes",
         "agent.nodePortals.mode=node",
         "agent.nodePortals.nodeportAddresses={}",

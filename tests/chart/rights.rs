@@ -50,6 +50,16 @@ fn role_of_the_agent_grants_exactly_what_it_calls() {
 }
 
 #[test]
+fn role_of_the_agent_grants_namespaces_only_with_dns() {
+    let grants = |values: &[&str]| Grant::all(&objects(values), "portico-agent");
+    let (without, with) = (grants(&[]), grants(&["agent.dns.enabled=true"]));
+    assert!(without.is_subset(&with) && without.iter().all(|grant| grant.resource != "namespaces"));
+    let added: Vec<_> =
+        with.difference(&without).map(|grant| (grant.verb.as_str(), grant.resource.as_str())).collect();
+    assert_eq!(added, [("list", "namespaces"), ("watch", "namespaces")]);
+}
+
+#[test]
 #[cfg_attr(not(feature = "api-server"), ignore = "needs KUBEBUILDER_ASSETS and the feature api-server")]
 fn real_api_server_accepts_the_manifests_and_the_agent_needs_only_its_role() {
     let api = ApiServer::real();

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
-use agent_ipc::{ConfigKey, PLUGIN_KEYS, PLUGIN_TYPE, POD_ANNOTATIONS};
+use agent_ipc::{ConfigKey, DNS_CAPABILITY, PLUGIN_KEYS, PLUGIN_TYPE, POD_ANNOTATIONS};
 use expect_test::expect_file;
 use proxy_core::annotation::{ALL, Annotation, AppliesTo};
 use xtask::reference::{code, page, table, values};
@@ -46,9 +46,10 @@ fn annotations_page_equals_their_table() {
         ),
         ("On a pod, for its portals", AppliesTo::Pod, "It applies for the lifetime of the pod."),
         (
-            "On a pod, or on its namespace, for its variables",
+            "On a pod, or on its namespace",
             AppliesTo::PodOrNamespace,
-            "They are read when the pod is created. The namespace has the defaults of its pods.",
+            "The namespace has the defaults of its pods. All except `portico.dev/dns` are for the pod's variables, and are \
+             read when the pod is created.",
         ),
         (
             "On a node",
@@ -69,7 +70,8 @@ fn plugin_page_equals_its_keys() {
     let about = format!(
         "Keys of the entry of type `{PLUGIN_TYPE}` in a CNI configuration, in addition to those of every plugin; see [its \
          position in the chain](../node.md#the-plugin-in-the-chain). The runtime passes the annotations of a pod by the \
-         capability `{POD_ANNOTATIONS}`. The plugin has no flags; the CNI specification defines its input. `portico \
+         capability `{POD_ANNOTATIONS}`, and its DNS servers, search domains and options by the capability \
+         `{DNS_CAPABILITY}`. The plugin has no flags; the CNI specification defines its input. `portico \
          install` writes the entry."
     );
     let row = |key: &ConfigKey| vec![code(key.name), code(key.default), key.description.to_owned()];
