@@ -32,8 +32,7 @@ const TRY_TIME: Duration = Duration::from_secs(2);
 const TRIES_MAX: usize = 8;
 /// The maximum number of servers that a lookup uses.
 const SERVERS_MAX: usize = 8;
-/// The number of states of servers above which those without queries for `HEALTH_TIME` are removed.
-const HEALTHS_MAX: usize = 1_024;
+/// The states of servers without queries for this time are removed.
 const HEALTH_TIME: Duration = Duration::from_secs(600);
 
 /// A lookup in progress.
@@ -151,6 +150,11 @@ impl Forwarder {
         }
     }
 
+    /// Removes the states of servers that are not used any more.
+    pub(crate) fn sweep(&mut self, now: Instant) {
+        self.servers.retain(|_, health| now.saturating_duration_since(health.used_at) < HEALTH_TIME);
+    }
+
     /// Performs the steps that are due.
     pub(crate) fn tick(&mut self, now: Instant) {
         while let Some(&(at, id)) = self.timers.first()
@@ -233,9 +237,6 @@ impl Forwarder {
             transport: lookup.transport(),
             message: lookup.request().to_upstream(message_id),
         });
-        if self.servers.len() > HEALTHS_MAX {
-            self.servers.retain(|_, health| now.saturating_duration_since(health.used_at) < HEALTH_TIME);
-        }
     }
 
     /// Ends a try that failed, and continues with the next server if there is one.

@@ -16,7 +16,7 @@ mod options;
 mod pending;
 
 use std::collections::HashMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -26,7 +26,7 @@ use crate::client::Client;
 use crate::counters::{ClientCounters, Outcome};
 use crate::forwarder::ExchangeCounters;
 use crate::limits::LimitNotice;
-use crate::message::{Malformed, Name, Query, Rcode, Transport, write_error, write_rejection};
+use crate::message::{Malformed, Query, Rcode, Transport, write_error, write_rejection};
 use crate::query_log::{AnswerSource, QueryLogEntry};
 use crate::request::Request;
 use crate::resolver::accounts::{Accounts, Response};
@@ -286,20 +286,19 @@ impl Resolver {
             return Some(AnswerSource::Resolver);
         }
         self.accounts.begin(client);
-        self.wait(now, pending, needs);
+        let id = self.next_pending;
+        self.next_pending += 1;
+        self.wait(now, id, pending, needs);
         self.settle(now);
         None
     }
 
     /// Stores a query that waits, and starts its lookups.
-    fn wait(&mut self, now: Instant, pending: Pending, needs: Vec<(usize, Request)>) {
-        let id = self.next_pending;
-        self.next_pending += 1;
+    fn wait(&mut self, now: Instant, id: u64, pending: Pending, needs: Vec<(usize, Request)>) {
         for (slot, request) in &needs {
-            let must_be_complete = !matches!(pending.goal, Goal::Relay);
-            let transport = if must_be_complete { Transport::Udp } else { pending.transport };
-            let ask = Ask { transport, must_be_complete, ..self.ask(&pending, request) };
-            self.lookups.start(now, ask, Waiter { pending: id, slot: *slot });
+            let ask = self.ask(&pending, request);
+            let upstreams = || self.options.upstreams.servers(self.zone.as_ref(), pending.server, request);
+            self.lookups.start(now, &ask, upstreams, Waiter { pending: id, slot: *slot });
         }
         self.pending.insert(id, pending);
     }
@@ -307,40 +306,13 @@ impl Resolver {
     /// Returns the question to upstreams for a query.
     fn ask<'a>(&self, pending: &Pending, request: &'a Request) -> Ask<'a> {
         let client = pending.client.id;
-        let (source, upstreams) = match &self.options.upstreams {
-            Upstreams::Cluster => (Source::Client(client), self.cluster_upstreams(pending.server)),
-            Upstreams::Node { upstreams, stubs } => {
-                (Source::Node, self.node_upstreams(request, upstreams, stubs))
-            }
+        let source = match &self.options.upstreams {
+            Upstreams::Cluster => Source::Client(client),
+            Upstreams::Node { .. } => Source::Node,
         };
-        Ask {
-            client,
-            source,
-            server: pending.server,
-            request,
-            transport: pending.transport,
-            must_be_complete: false,
-            upstreams,
-        }
-    }
-
-    fn cluster_upstreams(&self, server: IpAddr) -> Vec<SocketAddr> {
-        self.zone.as_ref().map(|zone| zone.upstreams_of(server)).unwrap_or_default()
-    }
-
-    /// Returns the servers for a name, without the addresses whose queries come back to the agent.
-    fn node_upstreams(
-        &self,
-        request: &Request,
-        upstreams: &[SocketAddr],
-        stubs: &[(Name, Vec<SocketAddr>)],
-    ) -> Vec<SocketAddr> {
-        let name = Name::read(request.name()).map_or(Name::ROOT, |(name, _)| name);
-        let stub = stubs.iter().filter(|(domain, _)| name.is_within(domain));
-        let stub = stub.max_by_key(|(domain, _)| domain.as_bytes().len());
-        let servers = stub.map_or(upstreams, |(_, servers)| servers);
-        let captured = self.zone.as_ref().map(Zone::dns_addresses).unwrap_or_default();
-        servers.iter().filter(|server| !captured.contains(&server.ip())).copied().collect()
+        let must_be_complete = !matches!(pending.goal, Goal::Relay);
+        let transport = if must_be_complete { Transport::Udp } else { pending.transport };
+        Ask { client, source, server: pending.server, request, transport, must_be_complete }
     }
 
     /// Continues the queries whose lookups have ended.

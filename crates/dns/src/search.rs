@@ -3,8 +3,8 @@
 //! A client with `ndots:5` asks `github.com.NS.svc.ZONE` first, and the name itself only after each search domain has
 //! failed. The walk finds the name for it and answers the first query with a CNAME, as CoreDNS' autopath does, but only
 //! if each name before it is known not to exist: names of the cluster from the zone, others from the upstream, all asked
-//! at the same time. If one of them exists without the type, or fails, the client gets the plain NXDOMAIN and walks by
-//! itself.
+//! at the same time. If one of them exists without addresses, or fails, the client gets the plain NXDOMAIN and walks by
+//! itself. The first name with an address of either family ends the walk, for both families.
 
 use crate::message::{Name, RecordType};
 use crate::relay::AnswerKind;
@@ -33,7 +33,9 @@ pub(crate) enum Candidate {
     Absent,
     /// The name exists, with this response: the walk ends here.
     Found(Vec<u8>),
-    /// The name exists without the type, or the upstream failed.
+    /// The name exists without the type, with this response; whether it has addresses of the other family was asked.
+    NoData(Vec<u8>),
+    /// The name exists without addresses, or the upstream failed.
     Unclear,
 }
 
@@ -98,26 +100,30 @@ impl SearchWalk {
         &self.names
     }
 
-    /// Records what is known about a name. The last name ends the walk also if it exists without the type.
-    pub(crate) fn set(&mut self, number: usize, kind: Option<AnswerKind>, message: impl FnOnce() -> Vec<u8>) {
-        let is_last = number + 1 == self.names.len();
-        match kind {
-            Some(AnswerKind::Positive) => self.set_found(number, message()),
-            Some(AnswerKind::NoData) if is_last => self.set_found(number, message()),
-            Some(AnswerKind::NxDomain) => self.set_candidate(number, Candidate::Absent),
-            _ => self.set_candidate(number, Candidate::Unclear),
-        }
+    /// Returns the slot for the other family of a name.
+    pub(crate) fn other_family(&self, number: usize) -> usize {
+        number + self.names.len()
     }
 
-    /// Records that a name exists, perhaps without the type.
-    pub(crate) fn set_found(&mut self, number: usize, message: Vec<u8>) {
-        self.set_candidate(number, Candidate::Found(message));
+    /// Records what is known about a name, or about its other family. The last name ends the walk also if it exists
+    /// without the type.
+    pub(crate) fn set(&mut self, slot: usize, kind: Option<AnswerKind>, message: impl FnOnce() -> Vec<u8>) {
+        let (number, is_last) = (slot % self.names.len(), slot + 1 == self.names.len());
+        let Some(candidate) = self.candidates.get_mut(number) else { return };
+        *candidate = match (kind, std::mem::replace(candidate, Candidate::Unclear)) {
+            (Some(AnswerKind::Positive), Candidate::NoData(message)) => Candidate::Found(message),
+            (_, Candidate::NoData(_)) => Candidate::Unclear,
+            (Some(AnswerKind::Positive), _) => Candidate::Found(message()),
+            (Some(AnswerKind::NoData), _) if is_last => Candidate::Found(message()),
+            (Some(AnswerKind::NoData), _) => Candidate::NoData(message()),
+            (Some(AnswerKind::NxDomain), _) => Candidate::Absent,
+            (Some(AnswerKind::Failure) | None, _) => Candidate::Unclear,
+        };
     }
 
-    fn set_candidate(&mut self, number: usize, known: Candidate) {
-        if let Some(candidate) = self.candidates.get_mut(number) {
-            *candidate = known;
-        }
+    /// Whether a name exists without the type, so that the other family decides whether the walk ends there.
+    pub(crate) fn needs_other_family(&self, number: usize) -> bool {
+        matches!(self.candidates.get(number), Some(Candidate::NoData(_)))
     }
 
     /// Whether the walk ends at a name at the latest.
@@ -129,7 +135,7 @@ impl SearchWalk {
         for (name, candidate) in self.names.iter().zip(&self.candidates) {
             match candidate {
                 Candidate::Absent => {}
-                Candidate::Waiting => return Verdict::Wait,
+                Candidate::Waiting | Candidate::NoData(_) => return Verdict::Wait,
                 Candidate::Unclear => return Verdict::NotFound,
                 Candidate::Found(message) => return Verdict::Found(name, message),
             }

@@ -53,7 +53,8 @@ impl Resolver {
 
     fn cached(&mut self, now: Instant, pending: &Pending, request: &Request) -> Option<Reply> {
         let ask = self.ask(pending, request);
-        self.lookups.cached(now, &ask)
+        let upstreams = || self.options.upstreams.servers(self.zone.as_ref(), pending.server, request);
+        self.lookups.cached(now, &ask, upstreams)
     }
 
     /// Writes the response to a query that needs one lookup.
@@ -85,23 +86,7 @@ impl Resolver {
         };
         let mut needs = Vec::new();
         for number in 0..walk.names().len() {
-            let request = pending.request.for_name(&walk.names()[number]);
-            let (answered, message) = self.ask_zone(&pending.client, &request);
-            match answered {
-                Answered::Records => walk.set(number, Some(AnswerKind::Positive), || message),
-                Answered::NxDomain => walk.set(number, Some(AnswerKind::NxDomain), || message),
-                Answered::NoData if self.has_other_family(&pending.client, &request) => {
-                    walk.set_found(number, message);
-                }
-                Answered::NoData => walk.set(number, Some(AnswerKind::NoData), || message),
-                Answered::Upstream => match self.cached(now, pending, &request) {
-                    Some(reply) => walk.set(number, reply.kind(), || reply.to_message(&request)),
-                    None => needs.push((number, request)),
-                },
-                Answered::Refused | Answered::NotSynced | Answered::External(_) => {
-                    walk.set(number, None, || message);
-                }
-            }
+            needs.extend(self.plan_name(now, pending, &mut walk, number));
             if walk.has_end(number) {
                 break;
             }
@@ -110,10 +95,81 @@ impl Resolver {
         if needs.is_empty() { self.judge(pending, out) } else { Plan::Need(needs) }
     }
 
-    /// Whether a name of the zone has addresses of the other family.
-    fn has_other_family(&self, client: &Client, request: &Request) -> bool {
+    /// Answers one name of a walk. Returns what must be looked up.
+    fn plan_name(
+        &mut self,
+        now: Instant,
+        pending: &Pending,
+        walk: &mut SearchWalk,
+        number: usize,
+    ) -> Option<(usize, Request)> {
+        let request = pending.request.for_name(walk.names().get(number)?);
+        let need = self.plan_slot(now, pending, walk, number, request.clone());
+        if !walk.needs_other_family(number) {
+            return need;
+        }
+        self.plan_other_family(now, pending, walk, number, &request)
+    }
+
+    /// Answers whether a name has addresses of the other family.
+    fn plan_other_family(
+        &mut self,
+        now: Instant,
+        pending: &Pending,
+        walk: &mut SearchWalk,
+        number: usize,
+        request: &Request,
+    ) -> Option<(usize, Request)> {
         let other = if request.record_type() == RecordType::A { RecordType::AAAA } else { RecordType::A };
-        self.ask_zone(client, &request.with_type(other)).0 == Answered::Records
+        self.plan_slot(now, pending, walk, walk.other_family(number), request.with_type(other))
+    }
+
+    fn plan_slot(
+        &mut self,
+        now: Instant,
+        pending: &Pending,
+        walk: &mut SearchWalk,
+        slot: usize,
+        request: Request,
+    ) -> Option<(usize, Request)> {
+        let (answered, message) = self.ask_zone(&pending.client, &request);
+        let kind = match answered {
+            Answered::Records => Some(AnswerKind::Positive),
+            Answered::NxDomain => Some(AnswerKind::NxDomain),
+            Answered::NoData => Some(AnswerKind::NoData),
+            Answered::Refused | Answered::NotSynced | Answered::External(_) => None,
+            Answered::Upstream => {
+                let Some(reply) = self.cached(now, pending, &request) else { return Some((slot, request)) };
+                walk.set(slot, reply.kind(), || reply.to_message(&request));
+                return None;
+            }
+        };
+        walk.set(slot, kind, || message);
+        None
+    }
+
+    /// Continues a walk with the response for one of its slots.
+    fn continue_search(
+        &mut self,
+        now: Instant,
+        pending: &mut Pending,
+        slot: usize,
+        reply: &Reply,
+        out: &mut Vec<u8>,
+    ) -> Plan {
+        let Goal::Search(mut walk, denial) = std::mem::replace(&mut pending.goal, Goal::Relay) else {
+            return Plan::Wait;
+        };
+        let (names, mut need) = (walk.names().len(), None);
+        if let Some(name) = walk.names().get(slot % names) {
+            let request = pending.request.for_name(name);
+            walk.set(slot, reply.kind(), || reply.to_message(&request));
+            if walk.needs_other_family(slot) {
+                need = self.plan_other_family(now, pending, &mut walk, slot, &request);
+            }
+        }
+        pending.goal = Goal::Search(walk, denial);
+        need.map_or_else(|| self.judge(pending, out), |need| Plan::Need(vec![need]))
     }
 
     /// Asks the zone for a complete answer.
@@ -148,19 +204,14 @@ impl Resolver {
         // A walk can end before all its lookups.
         let Some(mut pending) = self.pending.remove(&waiter.pending) else { return };
         let mut out = Vec::new();
-        let plan = match &mut pending.goal {
-            Goal::Search(walk, _) => {
-                if let Some(name) = walk.names().get(waiter.slot) {
-                    let request = pending.request.for_name(name);
-                    walk.set(waiter.slot, reply.kind(), || reply.to_message(&request));
-                }
-                self.judge(&pending, &mut out)
-            }
+        let plan = match pending.goal {
+            Goal::Search(..) => self.continue_search(now, &mut pending, waiter.slot, reply, &mut out),
             Goal::Relay | Goal::External(_) => self.complete(&pending, reply, &mut out),
         };
-        let Plan::Done(source) = plan else {
-            self.pending.insert(waiter.pending, pending);
-            return;
+        let source = match plan {
+            Plan::Done(source) => source,
+            Plan::Wait => return self.wait(now, waiter.pending, pending, Vec::new()),
+            Plan::Need(needs) => return self.wait(now, waiter.pending, pending, needs),
         };
         let client = pending.client.id;
         self.accounts.end(client);

@@ -36,7 +36,6 @@ pub(super) struct Ask<'a> {
     pub(super) transport: Transport,
     /// The response must not be truncated.
     pub(super) must_be_complete: bool,
-    pub(super) upstreams: Vec<SocketAddr>,
 }
 
 /// The answer to a question.
@@ -120,8 +119,13 @@ impl Lookups {
         }
     }
 
-    /// Returns the answer from the cache.
-    pub(super) fn cached(&mut self, now: Instant, ask: &Ask<'_>) -> Option<Reply> {
+    /// Returns the answer from the cache. `upstreams` matters only if the answer has expired.
+    pub(super) fn cached(
+        &mut self,
+        now: Instant,
+        ask: &Ask<'_>,
+        upstreams: impl FnOnce() -> Vec<SocketAddr>,
+    ) -> Option<Reply> {
         let key = cache_key(ask)?;
         if let Some(found) = self.cache.get(now, &key) {
             let freshness = Freshness::Cached(found.age);
@@ -129,13 +133,19 @@ impl Lookups {
         }
         let are_out = self.cache.has_stale(now, &key)
             && (self.cache.has_failed(now, &key)
-                || self.forwarder.are_all_out(now, ask.source, &ask.upstreams));
+                || self.forwarder.are_all_out(now, ask.source, &upstreams()));
         if are_out { self.stale(now, &key) } else { None }
     }
 
     /// Starts a lookup, or joins one.
-    pub(super) fn start(&mut self, now: Instant, ask: Ask<'_>, waiter: Waiter) {
-        let cache_key = cache_key(&ask);
+    pub(super) fn start(
+        &mut self,
+        now: Instant,
+        ask: &Ask<'_>,
+        upstreams: impl FnOnce() -> Vec<SocketAddr>,
+        waiter: Waiter,
+    ) {
+        let cache_key = cache_key(ask);
         let join_key = cache_key.as_ref().filter(|_| ask.request.options() == OptionsKind::None).map(|key| {
             let mut key = key.clone();
             key.push(u8::from(ask.transport == Transport::Tcp) | u8::from(ask.must_be_complete) << 1);
@@ -153,7 +163,7 @@ impl Lookups {
             LookupRequest {
                 request: ask.request.clone(),
                 source: ask.source,
-                upstreams: ask.upstreams,
+                upstreams: upstreams(),
                 transport: ask.transport,
                 must_be_complete: ask.must_be_complete,
                 has_fallback,
@@ -223,11 +233,12 @@ impl Lookups {
         self.forwarder.remove_source(source);
     }
 
-    /// Removes expired responses from time to time.
+    /// Removes expired responses and unused states of servers from time to time.
     pub(super) fn sweep(&mut self, now: Instant) {
         if self.sweep_at.is_none_or(|at| now >= at) {
             self.sweep_at = Some(now + SWEEP_INTERVAL);
             self.cache.sweep(now);
+            self.forwarder.sweep(now);
         }
     }
 }

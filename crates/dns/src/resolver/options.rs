@@ -1,9 +1,11 @@
 //! `ResolverOptions`: where queries that the zone does not answer go, and the limits.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use crate::limits::Rate;
 use crate::message::Name;
+use crate::request::Request;
+use crate::zone::Zone;
 
 /// The memory for responses of upstreams in each thread.
 const CACHE_BYTES_MAX: usize = 4 << 20;
@@ -26,6 +28,21 @@ pub enum Upstreams {
         /// Servers for the names within a domain; the longest domain applies.
         stubs: Vec<(Name, Vec<SocketAddr>)>,
     },
+}
+
+impl Upstreams {
+    /// Returns the servers for a query of a client that asked the DNS address `server`. Node upstreams whose queries
+    /// would come back to the agent are omitted.
+    pub(super) fn servers(&self, zone: Option<&Zone>, server: IpAddr, request: &Request) -> Vec<SocketAddr> {
+        let Some(zone) = zone else { return Vec::new() };
+        let Self::Node { upstreams, stubs } = self else { return zone.upstreams_of(server) };
+        let name = Name::read(request.name()).map_or(Name::ROOT, |(name, _)| name);
+        let stub = stubs.iter().filter(|(domain, _)| name.is_within(domain));
+        let stub = stub.max_by_key(|(domain, _)| domain.as_bytes().len());
+        let servers = stub.map_or(upstreams, |(_, servers)| servers);
+        let captured = zone.dns_addresses();
+        servers.iter().filter(|server| !captured.contains(&server.ip())).copied().collect()
+    }
 }
 
 /// The options of a resolver.

@@ -39,8 +39,11 @@ fn internet(asked: &Asked) -> Vec<u8> {
         ("github.com." | "dual.example." | "target.example." | "printer.corp.example.", A) => {
             reply(message, 0, &[(A, 60, &[192, 0, 2, 1])], None)
         }
+        ("only6.corp.example.", A) => reply(message, 0, &[], Some(60)),
         ("dual.corp.example.", A) => reply(message, 0, &[(A, 60, &[192, 0, 2, 1])], None),
-        ("dual.example." | "dual.corp.example.", AAAA) => reply(message, 0, &[(AAAA, 60, &[1; 16])], None),
+        ("dual.example." | "dual.corp.example." | "only6.corp.example.", AAAA) => {
+            reply(message, 0, &[(AAAA, 60, &[1; 16])], None)
+        }
         ("github.com." | "dual.example." | "target.example." | "printer.corp.example.", _) => {
             reply(message, 0, &[], Some(60))
         }

@@ -167,3 +167,25 @@ fn truncated_lookup_of_a_walk_is_repeated_over_tcp() {
     assert_eq!(world.resolver.exchange_counters().tcp_retries, 1);
     world.assert_idle();
 }
+
+#[test]
+fn name_with_one_family_in_the_host_domain_is_found_for_both_families() {
+    for text in ["printer", "only6"] {
+        let mut world = simulation();
+        let ([v4, v6], queries) = getaddrinfo(&mut world, text);
+        let alias = format!("CNAME {text}.corp.example.");
+        let mut counts = [&v4, &v6].map(|answer| {
+            assert_eq!((answer.rcode(), &answer.records().0[0]), (0, &alias));
+            answer.records().0.len()
+        });
+        counts.sort_unstable();
+        assert_eq!((queries, counts), (2, [1, 2]));
+        // The question for the other family joins the lookup of the other query.
+        assert_eq!((world.asked.len(), world.elapsed()), (4, ROUND_TRIP));
+        world.assert_idle();
+    }
+    let mut world = simulation();
+    let answer = world.resolve(&pod(1), "printer.default.svc.cluster.local", AAAA);
+    assert_eq!((answer.rcode(), answer.after), (0, ROUND_TRIP * 2));
+    world.assert_idle();
+}
