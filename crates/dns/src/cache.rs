@@ -23,6 +23,10 @@ const STALE_RECHECK: Duration = Duration::from_secs(5);
 const ENTRY_OVERHEAD: usize = 200;
 /// An entry is at most this fraction of the cache.
 const ENTRY_SHARE: usize = 8;
+/// A response that was used more often than this is looked up again
+const POPULAR_USES: u32 = 3;
+/// in the last tenth of its lifetime.
+const LATE_SHARE: u32 = 10;
 /// The interval at which expired entries are removed.
 pub(crate) const SWEEP_INTERVAL: Duration = Duration::from_secs(60);
 
@@ -37,12 +41,14 @@ struct Entry {
     /// Until this time the expired response is served without another attempt.
     recheck_at: Option<Instant>,
     was_used: bool,
+    /// The number of uses since the entry was stored or looked up again.
+    uses: u32,
 }
 
 impl Entry {
     fn found(&self, now: Instant) -> Found<'_> {
         let age = now.saturating_duration_since(self.stored_at);
-        Found { message: &self.message, kind: self.kind, age }
+        Found { message: &self.message, kind: self.kind, age, is_due: false }
     }
 }
 
@@ -60,6 +66,8 @@ pub(crate) struct Found<'a> {
     pub(crate) message: &'a [u8],
     pub(crate) kind: AnswerKind,
     pub(crate) age: Duration,
+    /// The response is popular and expires soon. True once for each entry.
+    pub(crate) is_due: bool,
 }
 
 /// The responses of one thread.
@@ -82,7 +90,14 @@ impl Cache {
     pub(crate) fn get(&mut self, now: Instant, key: &[u8]) -> Option<Found<'_>> {
         let entry = self.entries.get_mut(key).filter(|entry| now < entry.expires_at)?;
         entry.was_used = true;
-        Some(entry.found(now))
+        entry.uses = entry.uses.saturating_add(1);
+        let lifetime = entry.expires_at.saturating_duration_since(entry.stored_at);
+        let is_late = entry.expires_at.saturating_duration_since(now) <= lifetime / LATE_SHARE;
+        let is_due = is_late && entry.uses > POPULAR_USES && entry.kind == AnswerKind::Positive;
+        if is_due {
+            entry.uses = 0;
+        }
+        Some(Found { is_due, ..entry.found(now) })
     }
 
     /// Whether upstreams failed for a key recently.
@@ -93,6 +108,13 @@ impl Cache {
     /// Whether there is an expired response that can be served if all upstreams fail.
     pub(crate) fn has_stale(&self, now: Instant, key: &[u8]) -> bool {
         self.entries.get(key).is_some_and(|entry| is_usable(entry, now))
+    }
+
+    /// Whether there is a response, expired or not, that can be served if all upstreams fail.
+    fn has_usable(&self, now: Instant, key: &[u8]) -> bool {
+        let is_usable =
+            |entry: &Entry| entry.kind != AnswerKind::Failure && now < entry.expires_at + STALE_LIFETIME;
+        self.entries.get(key).is_some_and(is_usable)
     }
 
     /// Returns the expired response for a key after all upstreams failed.
@@ -121,7 +143,7 @@ impl Cache {
             AnswerKind::Failure => Duration::from_secs(1),
         });
         // A failure does not replace a response that can still be served.
-        let is_worse = kind == AnswerKind::Failure && self.has_stale(now, key);
+        let is_worse = kind == AnswerKind::Failure && self.has_usable(now, key);
         let size = key.len() + message.len() + ENTRY_OVERHEAD;
         if lifetime.is_zero() || is_worse || size > self.bytes_max / ENTRY_SHARE {
             return;
@@ -134,6 +156,7 @@ impl Cache {
             expires_at: now + lifetime,
             recheck_at: None,
             was_used: false,
+            uses: 0,
         };
         if let Some(old) = self.entries.get_mut(key) {
             // The new entry takes the place of the old one in the queue.

@@ -318,14 +318,14 @@ impl Resolver {
     /// Continues the queries whose lookups have ended.
     fn settle(&mut self, now: Instant) {
         loop {
-            let landed = self.lookups.take_landed(now);
-            if landed.is_empty() {
+            let completed = self.lookups.take_completed(now);
+            if completed.is_empty() {
                 return;
             }
-            for landed in landed {
-                self.accounts.counters_mut(landed.owner).count_lookup(landed.latency);
-                for waiter in landed.waiters {
-                    self.resume(now, waiter, &landed.reply);
+            for completed in completed {
+                self.accounts.count_lookup(completed.owner, completed.latency);
+                for waiter in completed.waiters {
+                    self.resume(now, waiter, &completed.reply);
                 }
             }
         }

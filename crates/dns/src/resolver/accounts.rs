@@ -41,7 +41,7 @@ pub(super) struct Accounts {
     accounts: HashMap<u64, Account>,
     in_flight: usize,
     /// The counters of clients that were removed.
-    departed: ClientCounters,
+    of_removed: ClientCounters,
     notices: Vec<LimitNotice>,
     pub(super) log: QueryLog,
 }
@@ -53,6 +53,12 @@ impl Accounts {
 
     pub(super) fn counters_mut(&mut self, client: u64) -> &mut ClientCounters {
         &mut self.account(client).counters
+    }
+
+    /// Counts a lookup, which can end after its client was removed.
+    pub(super) fn count_lookup(&mut self, client: u64, time: Duration) {
+        let account = self.accounts.get_mut(&client);
+        account.map_or(&mut self.of_removed, |account| &mut account.counters).count_lookup(time);
     }
 
     /// Counts and logs a response.
@@ -104,7 +110,7 @@ impl Accounts {
     /// Removes a client whose queries have ended.
     pub(super) fn remove(&mut self, client: u64) {
         if let Some(account) = self.accounts.remove(&client) {
-            self.departed.add(&account.counters);
+            self.of_removed.add(&account.counters);
         }
         self.log.set(client, false);
     }
@@ -114,7 +120,7 @@ impl Accounts {
     }
 
     pub(super) fn total(&self) -> ClientCounters {
-        let mut total = self.departed;
+        let mut total = self.of_removed;
         self.accounts.values().for_each(|account| total.add(&account.counters));
         total
     }

@@ -4,6 +4,7 @@
 //! response to them belongs to it; a query with an option that changes the answer also bypasses the cache.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
@@ -16,6 +17,11 @@ use crate::request::{OptionsKind, Request};
 
 /// The TTL of an expired response (RFC 8767, 4).
 const STALE_TTL: u32 = 30;
+
+/// The number of lookups for one question that cannot be joined. Many of them are a loop: an upstream that asks the agent.
+const IDENTICAL_MAX: usize = 64;
+/// The number of lookups above which no popular answer is looked up before it expires.
+const PREFETCH_LOOKUPS_MAX: usize = 256;
 
 /// A query that waits for a lookup.
 #[derive(Clone, Copy, Debug)]
@@ -51,18 +57,28 @@ pub(super) enum Reply {
 
 /// The lookup of a question, and the queries that wait for it.
 #[derive(Debug)]
-struct Flight {
+struct ActiveLookup {
     source: Source,
     /// The client that caused the lookup.
     owner: u64,
-    cache_key: Option<Vec<u8>>,
-    join_key: Option<Vec<u8>>,
+    keys: Keys,
     waiters: Vec<Waiter>,
+}
+
+/// The keys of a question.
+#[derive(Debug)]
+struct Keys {
+    /// The key in the cache. None: the response must not be shared.
+    cache: Option<Vec<u8>>,
+    /// The identity of the question among the lookups.
+    question: Vec<u8>,
+    /// Whether identical questions wait for one lookup.
+    can_join: bool,
 }
 
 /// A lookup that has ended.
 #[derive(Debug)]
-pub(super) struct Landed {
+pub(super) struct CompletedLookup {
     /// The client that caused the lookup.
     pub(super) owner: u64,
     pub(super) waiters: Vec<Waiter>,
@@ -75,8 +91,9 @@ pub(super) struct Landed {
 pub(super) struct Lookups {
     pub(super) forwarder: Forwarder,
     pub(super) cache: Cache,
-    flights: HashMap<LookupId, Flight>,
-    joinable: HashMap<Vec<u8>, LookupId>,
+    active: HashMap<LookupId, ActiveLookup>,
+    /// The lookups for each question; several only if they cannot be joined.
+    questions: HashMap<Vec<u8>, Vec<LookupId>>,
     sweep_at: Option<Instant>,
 }
 
@@ -113,28 +130,32 @@ impl Lookups {
         Self {
             forwarder: Forwarder::new(rng),
             cache: Cache::new(cache_bytes_max),
-            flights: HashMap::new(),
-            joinable: HashMap::new(),
+            active: HashMap::new(),
+            questions: HashMap::new(),
             sweep_at: None,
         }
     }
 
-    /// Returns the answer from the cache. `upstreams` matters only if the answer has expired.
+    /// Returns the answer from the cache. A popular answer that expires soon is looked up again meanwhile.
     pub(super) fn cached(
         &mut self,
         now: Instant,
         ask: &Ask<'_>,
         upstreams: impl FnOnce() -> Vec<SocketAddr>,
     ) -> Option<Reply> {
-        let key = cache_key(ask)?;
-        if let Some(found) = self.cache.get(now, &key) {
-            let freshness = Freshness::Cached(found.age);
-            return Some(Reply::Stored { message: found.message.to_vec(), kind: found.kind, freshness });
+        let keys = Keys::of(ask);
+        let key = keys.cache.as_ref()?;
+        if let Some(found) = self.cache.get(now, key) {
+            let (kind, freshness) = (found.kind, Freshness::Cached(found.age));
+            let (message, is_due) = (found.message.to_vec(), found.is_due);
+            if is_due && self.active.len() < PREFETCH_LOOKUPS_MAX {
+                self.begin(now, ask, keys, upstreams, None);
+            }
+            return Some(Reply::Stored { message, kind, freshness });
         }
-        let are_out = self.cache.has_stale(now, &key)
-            && (self.cache.has_failed(now, &key)
-                || self.forwarder.are_all_out(now, ask.source, &upstreams()));
-        if are_out { self.stale(now, &key) } else { None }
+        let are_out = self.cache.has_stale(now, key)
+            && (self.cache.has_failed(now, key) || self.forwarder.are_all_out(now, ask.source, &upstreams()));
+        if are_out { self.stale(now, key) } else { None }
     }
 
     /// Starts a lookup, or joins one.
@@ -145,65 +166,74 @@ impl Lookups {
         upstreams: impl FnOnce() -> Vec<SocketAddr>,
         waiter: Waiter,
     ) {
-        let cache_key = cache_key(ask);
-        let join_key = cache_key.as_ref().filter(|_| ask.request.options() == OptionsKind::None).map(|key| {
-            let mut key = key.clone();
-            key.push(u8::from(ask.transport == Transport::Tcp) | u8::from(ask.must_be_complete) << 1);
-            key
-        });
-        if let Some(flight) =
-            join_key.as_ref().and_then(|key| self.joinable.get(key)).and_then(|id| self.flights.get_mut(id))
-        {
-            flight.waiters.push(waiter);
+        self.begin(now, ask, Keys::of(ask), upstreams, Some(waiter));
+    }
+
+    fn begin(
+        &mut self,
+        now: Instant,
+        ask: &Ask<'_>,
+        keys: Keys,
+        upstreams: impl FnOnce() -> Vec<SocketAddr>,
+        waiter: Option<Waiter>,
+    ) {
+        let identical = self.questions.get(&keys.question).map_or(&[][..], Vec::as_slice);
+        let joined = identical.first().filter(|_| keys.can_join);
+        if let Some(lookup) = joined.and_then(|id| self.active.get_mut(id)) {
+            lookup.waiters.extend(waiter);
             return;
         }
-        let has_fallback = cache_key.as_ref().is_some_and(|key| self.cache.has_stale(now, key));
+        // Without servers the lookup fails at once.
+        let upstreams = if identical.len() < IDENTICAL_MAX { upstreams() } else { Vec::new() };
         let id = self.forwarder.start(
             now,
             LookupRequest {
                 request: ask.request.clone(),
                 source: ask.source,
-                upstreams: upstreams(),
+                upstreams,
                 transport: ask.transport,
                 must_be_complete: ask.must_be_complete,
-                has_fallback,
+                has_fallback: keys.cache.as_ref().is_some_and(|key| self.cache.has_stale(now, key)),
                 deadline: now + LOOKUP_TIME,
             },
         );
-        if let Some(key) = &join_key {
-            self.joinable.insert(key.clone(), id);
-        }
-        let waiters = vec![waiter];
-        let flight = Flight { source: ask.source, owner: ask.client, cache_key, join_key, waiters };
-        self.flights.insert(id, flight);
+        self.questions.entry(keys.question.clone()).or_default().push(id);
+        let waiters = waiter.into_iter().collect();
+        let lookup = ActiveLookup { source: ask.source, owner: ask.client, keys, waiters };
+        self.active.insert(id, lookup);
     }
 
     /// Returns the lookups that have ended, and stores their responses.
-    pub(super) fn take_landed(&mut self, now: Instant) -> Vec<Landed> {
+    pub(super) fn take_completed(&mut self, now: Instant) -> Vec<CompletedLookup> {
         let finished = self.forwarder.take_finished();
-        finished.into_iter().filter_map(|finished| self.land(now, finished)).collect()
+        finished.into_iter().filter_map(|finished| self.complete(now, finished)).collect()
     }
 
-    fn land(&mut self, now: Instant, finished: Finished) -> Option<Landed> {
-        let flight = self.remove(finished.lookup)?;
-        let stale = |lookups: &mut Self| flight.cache_key.as_ref().and_then(|key| lookups.stale(now, key));
+    fn complete(&mut self, now: Instant, finished: Finished) -> Option<CompletedLookup> {
+        let lookup = self.remove(finished.lookup)?;
+        let stale = |lookups: &mut Self| lookup.keys.cache.as_ref().and_then(|key| lookups.stale(now, key));
         let reply = match finished.response {
             None => stale(self).unwrap_or(Reply::Failed),
             Some((relay, server)) => {
                 let replacement = if relay.is_server_failure() { stale(self) } else { None };
                 replacement.unwrap_or_else(|| {
-                    self.store(now, &flight, &relay);
+                    self.store(now, &lookup, &relay);
                     Reply::Fresh(relay, server)
                 })
             }
         };
-        Some(Landed { owner: flight.owner, waiters: flight.waiters, reply, latency: finished.latency })
+        Some(CompletedLookup {
+            owner: lookup.owner,
+            waiters: lookup.waiters,
+            reply,
+            latency: finished.latency,
+        })
     }
 
-    fn store(&mut self, now: Instant, flight: &Flight, relay: &Relay) {
-        let (Some(key), Some(ttl)) = (&flight.cache_key, relay.lifetime) else { return };
+    fn store(&mut self, now: Instant, lookup: &ActiveLookup, relay: &Relay) {
+        let (Some(key), Some(ttl)) = (&lookup.keys.cache, relay.lifetime) else { return };
         if let Some(message) = relay.without_opt() {
-            self.cache.insert(now, flight.owner, key, relay.kind, &message, ttl);
+            self.cache.insert(now, lookup.owner, key, relay.kind, &message, ttl);
         }
     }
 
@@ -213,19 +243,22 @@ impl Lookups {
         Some(Reply::Stored { message: found.message.to_vec(), kind: found.kind, freshness })
     }
 
-    fn remove(&mut self, id: LookupId) -> Option<Flight> {
-        let flight = self.flights.remove(&id)?;
-        if let Some(key) = &flight.join_key {
-            self.joinable.remove(key);
+    fn remove(&mut self, id: LookupId) -> Option<ActiveLookup> {
+        let lookup = self.active.remove(&id)?;
+        if let Entry::Occupied(mut lookups) = self.questions.entry(lookup.keys.question.clone()) {
+            lookups.get_mut().retain(|lookup| *lookup != id);
+            if lookups.get().is_empty() {
+                lookups.remove();
+            }
         }
-        Some(flight)
+        Some(lookup)
     }
 
     /// Ends the lookups from a client's network namespace, and removes what is stored for it.
     pub(super) fn remove_client(&mut self, client: u64) {
         let source = Source::Client(client);
         let ids: Vec<LookupId> =
-            self.flights.iter().filter(|(_, flight)| flight.source == source).map(|(id, _)| *id).collect();
+            self.active.iter().filter(|(_, lookup)| lookup.source == source).map(|(id, _)| *id).collect();
         for id in ids {
             self.remove(id);
             self.forwarder.cancel(id);
@@ -243,10 +276,8 @@ impl Lookups {
     }
 }
 
-/// Returns the key of a question in the cache. None: the response must not be shared.
-fn cache_key(ask: &Ask<'_>) -> Option<Vec<u8>> {
-    let is_shared = ask.request.options() != OptionsKind::Significant && ask.request.is_recursion_desired();
-    is_shared.then(|| {
+impl Keys {
+    fn of(ask: &Ask<'_>) -> Self {
         let mut key = Vec::with_capacity(32 + ask.request.question.len());
         if let Source::Client(client) = ask.source {
             key.extend_from_slice(&client.to_be_bytes());
@@ -256,6 +287,12 @@ fn cache_key(ask: &Ask<'_>) -> Option<Vec<u8>> {
             }
         }
         ask.request.append_identity(&mut key);
-        key
-    })
+        let options = ask.request.options();
+        let is_shared = options != OptionsKind::Significant && ask.request.is_recursion_desired();
+        let cache = is_shared.then(|| key.clone());
+        let can_join = is_shared && options == OptionsKind::None;
+        let variant = u8::from(ask.transport == Transport::Tcp) | u8::from(ask.must_be_complete) << 1;
+        key.push(variant | u8::from(can_join) << 2);
+        Self { cache, question: key, can_join }
+    }
 }

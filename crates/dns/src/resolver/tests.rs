@@ -292,6 +292,17 @@ fn removed_client_leaves_nothing_but_its_share_of_the_totals() {
 }
 
 #[test]
+fn shared_lookup_outlives_the_client_that_caused_it() {
+    let (mut world, first, second) = (node_simulation(), pod(1), pod(2));
+    world.ask(&first, Transport::Udp, &query("github.com", A, None));
+    let origin = world.ask(&second, Transport::Udp, &query("github.com", A, None));
+    world.resolver.remove_client(1);
+    assert_eq!(world.wait(origin).records().0, ["A 192.0.2.1"]);
+    assert_eq!((world.asked.len(), world.resolver.totals().upstream_lookups), (1, 1));
+    assert_eq!(world.resolver.top_clients(10).len(), 1);
+}
+
+#[test]
 fn counters_and_log_state_what_answered_each_query() {
     let (mut world, client) = (simulation(), pod(1));
     world.resolver.set_query_log(1, true);

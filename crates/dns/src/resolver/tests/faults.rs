@@ -204,3 +204,49 @@ fn servfail_is_cached_for_a_second() {
     world.advance(SECOND);
     assert_eq!(ask(&mut world), ROUND_TRIP * 2);
 }
+
+#[test]
+fn popular_name_is_looked_up_before_it_expires_so_that_no_client_waits() {
+    let (mut world, client) = (simulation(), pod(1));
+    world.resolve(&client, "github.com", A);
+    for _ in 0..600 {
+        world.advance(SECOND);
+        assert_eq!(world.resolve(&client, "github.com", A).after, Duration::ZERO);
+    }
+    assert_eq!(world.asked.len(), 11);
+    // The upstream fails: the valid response remains, and is served after its expiry too.
+    world.set_script(Box::new(|asked| vec![(ROUND_TRIP, Some(reply(&asked.message, 2, &[], None)))]));
+    for _ in 0..120 {
+        world.advance(SECOND);
+        assert_eq!(world.resolve(&client, "github.com", A).rcode(), 0);
+    }
+    world.assert_idle();
+}
+
+#[test]
+fn loop_through_an_upstream_ends() {
+    // The upstream forwards each query to the agent, as another client of it.
+    let queue = std::rc::Rc::new(std::cell::RefCell::new(Vec::new()));
+    let forwarded = std::rc::Rc::clone(&queue);
+    let upstreams = Upstreams::Node { upstreams: vec![address("192.0.2.53:53")], stubs: Vec::new() };
+    let options = ResolverOptions { upstreams, ..ResolverOptions::default() };
+    let script: Script = Box::new(move |asked| {
+        forwarded.borrow_mut().push(asked.message.clone());
+        Vec::new()
+    });
+    let mut world = Simulation::new(options, script);
+    for message in [query("github.com", A, None), query_with_option("github.com", 10)] {
+        let before = world.asked.len();
+        world.ask(&pod(1), Transport::Udp, &message);
+        for _ in 0..10_000 {
+            world.advance(Duration::from_micros(500));
+            let messages: Vec<Vec<u8>> = queue.borrow_mut().drain(..).collect();
+            for message in messages {
+                world.ask(&pod(2), Transport::Udp, &message);
+            }
+        }
+        let sent = world.asked.len() - before;
+        assert!(sent <= 64 * 8, "{sent} queries to the upstream");
+        world.assert_idle();
+    }
+}
