@@ -9,6 +9,7 @@ use std::sync::Arc;
 use arbitrary::{Arbitrary, Unstructured};
 use ipnet::IpNet;
 use proxy_core::address::{Family, forbidden};
+use proxy_core::dns::DnsEndpoints;
 use proxy_core::endpoint::{Conditions, Endpoint, EndpointPort, EndpointSlice, SliceKey};
 use proxy_core::node::Node;
 use proxy_core::portal::{ExternalPolicy, NodeContext, ServiceFilter};
