@@ -6,9 +6,11 @@
 //! since it was last considered is kept once more (second chance).
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::counters::Outcome;
 use crate::relay::AnswerKind;
 
 /// The longest time for which a positive response is stored.
@@ -34,6 +36,7 @@ pub(crate) const SWEEP_INTERVAL: Duration = Duration::from_secs(60);
 #[derive(Debug)]
 struct Entry {
     owner: u64,
+    upstream: SocketAddr,
     message: Box<[u8]>,
     kind: AnswerKind,
     stored_at: Instant,
@@ -58,6 +61,29 @@ struct Share {
     bytes: usize,
     /// The keys in the order of their insertion.
     queue: VecDeque<Arc<[u8]>>,
+}
+
+/// A response to store.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Storable<'a> {
+    pub(crate) upstream: SocketAddr,
+    pub(crate) kind: AnswerKind,
+    /// The message without an OPT record.
+    pub(crate) message: &'a [u8],
+    pub(crate) ttl_s: u32,
+}
+
+/// A stored response, for an explanation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CachedAnswer {
+    /// The upstream that sent it.
+    pub upstream: SocketAddr,
+    /// The time since it arrived.
+    pub age: Duration,
+    /// The time until it expires. Zero: it is served only if all upstreams fail.
+    pub remaining: Duration,
+    /// What it states.
+    pub outcome: Outcome,
 }
 
 /// A response that was found.
@@ -100,6 +126,17 @@ impl Cache {
         Some(Found { is_due, ..entry.found(now) })
     }
 
+    /// Describes the response for a key.
+    pub(crate) fn describe(&self, now: Instant, key: &[u8]) -> Option<CachedAnswer> {
+        let entry = self.entries.get(key)?;
+        Some(CachedAnswer {
+            upstream: entry.upstream,
+            age: now.saturating_duration_since(entry.stored_at),
+            remaining: entry.expires_at.saturating_duration_since(now),
+            outcome: Outcome::of(&entry.message),
+        })
+    }
+
     /// Whether upstreams failed for a key recently.
     pub(crate) fn has_failed(&self, now: Instant, key: &[u8]) -> bool {
         self.entries.get(key).and_then(|entry| entry.recheck_at).is_some_and(|recheck_at| now < recheck_at)
@@ -127,17 +164,10 @@ impl Cache {
         Some(entry.found(now))
     }
 
-    /// Stores a response for `ttl` seconds, which the limit for its kind may reduce.
-    pub(crate) fn insert(
-        &mut self,
-        now: Instant,
-        owner: u64,
-        key: &[u8],
-        kind: AnswerKind,
-        message: &[u8],
-        ttl: u32,
-    ) {
-        let lifetime = Duration::from_secs(u64::from(ttl)).min(match kind {
+    /// Stores a response under a key, for its lifetime, which the limit for its kind may reduce.
+    pub(crate) fn insert(&mut self, now: Instant, owner: u64, key: &[u8], response: Storable<'_>) {
+        let Storable { upstream, kind, message, ttl_s } = response;
+        let lifetime = Duration::from_secs(u64::from(ttl_s)).min(match kind {
             AnswerKind::Positive => POSITIVE_LIFETIME_MAX,
             AnswerKind::NoData | AnswerKind::NxDomain => NEGATIVE_LIFETIME_MAX,
             AnswerKind::Failure => Duration::from_secs(1),
@@ -150,6 +180,7 @@ impl Cache {
         }
         let entry = Entry {
             owner,
+            upstream,
             message: message.into(),
             kind,
             stored_at: now,
@@ -256,8 +287,12 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
 
-    fn insert(cache: &mut Cache, now: Instant, owner: u64, name: &str, ttl: u32) {
-        cache.insert(now, owner, name.as_bytes(), AnswerKind::Positive, &[0; 100], ttl);
+    fn storable(kind: AnswerKind, ttl_s: u32) -> Storable<'static> {
+        Storable { upstream: "192.0.2.53:53".parse().unwrap(), kind, message: &[0; 100], ttl_s }
+    }
+
+    fn insert(cache: &mut Cache, now: Instant, owner: u64, name: &str, ttl_s: u32) {
+        cache.insert(now, owner, name.as_bytes(), storable(AnswerKind::Positive, ttl_s));
     }
 
     #[test]
@@ -282,7 +317,7 @@ mod tests {
         ];
         for (kind, seconds) in kinds {
             let key = format!("{kind:?}").into_bytes();
-            cache.insert(now, 1, &key, kind, &[0; 100], u32::MAX);
+            cache.insert(now, 1, &key, storable(kind, u32::MAX));
             assert!(cache.get(now + SECOND * seconds - SECOND / 2, &key).is_some(), "{kind:?}");
             assert!(cache.get(now + SECOND * seconds, &key).is_none(), "{kind:?}");
         }
@@ -292,7 +327,7 @@ mod tests {
     fn failure_does_not_replace_a_stale_response() {
         let (mut cache, now) = (Cache::new(1 << 20), Instant::now());
         insert(&mut cache, now, 1, "a", 10);
-        cache.insert(now + SECOND * 11, 1, b"a", AnswerKind::Failure, &[1; 12], 1);
+        cache.insert(now + SECOND * 11, 1, b"a", storable(AnswerKind::Failure, 1));
         assert!(cache.get(now + SECOND * 11, b"a").is_none());
         assert!(cache.stale(now + SECOND * 11, b"a").is_some());
         assert!(cache.has_failed(now + SECOND * 15, b"a"));

@@ -29,6 +29,7 @@ mod zone;
 
 pub use action::{Action, ExchangeId, Origin, Source};
 pub use answer::{Answered, Existence, External};
+pub use cache::CachedAnswer;
 pub use client::Client;
 pub use counters::{ClientCounters, Outcome};
 pub use explain::Explanation;

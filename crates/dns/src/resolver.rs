@@ -22,11 +22,14 @@ use std::time::Instant;
 
 use crate::action::{Action, ExchangeId, Origin, Source};
 use crate::answer::Answered;
+use crate::cache::CachedAnswer;
 use crate::client::Client;
 use crate::counters::{ClientCounters, Outcome};
 use crate::forwarder::ExchangeCounters;
 use crate::limits::LimitNotice;
-use crate::message::{Malformed, Query, Rcode, Transport, write_error, write_rejection};
+use crate::message::{
+    Malformed, Name, Query, Rcode, RecordType, Transport, encode_query, write_error, write_rejection,
+};
 use crate::query_log::{AnswerSource, QueryLogEntry};
 use crate::request::Request;
 use crate::resolver::accounts::{Accounts, Response};
@@ -36,6 +39,10 @@ use crate::resolver::pending::{Goal, Pending};
 use crate::zone::Zone;
 
 pub use options::{ResolverOptions, Upstreams};
+
+/// The largest query that can wait for an upstream: the longest name, and options with padding. A client can have many
+/// of them, and TCP permits 64 KB for each.
+const FORWARDED_BYTES_MAX: usize = 1_232;
 
 /// What happens to a query.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -133,9 +140,15 @@ impl Resolver {
                 return Handling::Respond;
             }
         };
-        let goal = match self.answer_from_zone(client, &query, transport, out) {
+        let answered = self.answer_from_zone(client, &query, transport, out);
+        let goal = match answered {
             Ok(source) => {
                 self.record(now, client.id, &query, source, out);
+                return Handling::Respond;
+            }
+            Err(_) if message.len() > FORWARDED_BYTES_MAX => {
+                write_error(&query, Rcode::Refused, out);
+                self.record(now, client.id, &query, AnswerSource::Resolver, out);
                 return Handling::Respond;
             }
             Err(goal) => goal,
@@ -230,6 +243,23 @@ impl Resolver {
         }
     }
 
+    /// Describes the stored response to a plain query of a client that asks the DNS address `server`.
+    #[must_use]
+    pub fn cached_answer(
+        &self,
+        now: Instant,
+        client: u64,
+        server: IpAddr,
+        name: &Name,
+        record_type: RecordType,
+    ) -> Option<CachedAnswer> {
+        let message = encode_query(0, name, record_type);
+        let request = Request::new(&Query::parse(&message).ok()?, Transport::Udp);
+        let (source, transport) = (self.source(client), Transport::Udp);
+        let ask = Ask { client, source, server, request: &request, transport, must_be_complete: false };
+        self.lookups.describe(now, &ask)
+    }
+
     /// Returns the notices about exceeded limits since the last call: one per client and minute.
     pub fn take_log(&mut self) -> Vec<LimitNotice> {
         self.accounts.take_notices()
@@ -306,13 +336,18 @@ impl Resolver {
     /// Returns the question to upstreams for a query.
     fn ask<'a>(&self, pending: &Pending, request: &'a Request) -> Ask<'a> {
         let client = pending.client.id;
-        let source = match &self.options.upstreams {
-            Upstreams::Cluster => Source::Client(client),
-            Upstreams::Node { .. } => Source::Node,
-        };
+        let source = self.source(client);
         let must_be_complete = !matches!(pending.goal, Goal::Relay);
         let transport = if must_be_complete { Transport::Udp } else { pending.transport };
         Ask { client, source, server: pending.server, request, transport, must_be_complete }
+    }
+
+    /// Returns the network namespace from which a client's lookups start.
+    fn source(&self, client: u64) -> Source {
+        match &self.options.upstreams {
+            Upstreams::Cluster => Source::Client(client),
+            Upstreams::Node { .. } => Source::Node,
+        }
     }
 
     /// Continues the queries whose lookups have ended.

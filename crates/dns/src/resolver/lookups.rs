@@ -9,7 +9,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use crate::action::Source;
-use crate::cache::{Cache, SWEEP_INTERVAL};
+use crate::cache::{Cache, CachedAnswer, SWEEP_INTERVAL, Storable};
 use crate::forwarder::{Finished, Forwarder, LOOKUP_TIME, LookupId, LookupRequest};
 use crate::message::{Rcode, Transport};
 use crate::relay::{AnswerKind, Freshness, Relay, relay_stored};
@@ -158,6 +158,11 @@ impl Lookups {
         if are_out { self.stale(now, key) } else { None }
     }
 
+    /// Describes the answer in the cache.
+    pub(super) fn describe(&self, now: Instant, ask: &Ask<'_>) -> Option<CachedAnswer> {
+        self.cache.describe(now, Keys::of(ask).cache.as_deref()?)
+    }
+
     /// Starts a lookup, or joins one.
     pub(super) fn start(
         &mut self,
@@ -217,7 +222,7 @@ impl Lookups {
             Some((relay, server)) => {
                 let replacement = if relay.is_server_failure() { stale(self) } else { None };
                 replacement.unwrap_or_else(|| {
-                    self.store(now, &lookup, &relay);
+                    self.store(now, &lookup, &relay, server);
                     Reply::Fresh(relay, server)
                 })
             }
@@ -230,10 +235,11 @@ impl Lookups {
         })
     }
 
-    fn store(&mut self, now: Instant, lookup: &ActiveLookup, relay: &Relay) {
-        let (Some(key), Some(ttl)) = (&lookup.keys.cache, relay.lifetime) else { return };
+    fn store(&mut self, now: Instant, lookup: &ActiveLookup, relay: &Relay, upstream: SocketAddr) {
+        let (Some(key), Some(ttl_s)) = (&lookup.keys.cache, relay.lifetime) else { return };
         if let Some(message) = relay.without_opt() {
-            self.cache.insert(now, lookup.owner, key, relay.kind, &message, ttl);
+            let response = Storable { upstream, kind: relay.kind, message: &message, ttl_s };
+            self.cache.insert(now, lookup.owner, key, response);
         }
     }
 

@@ -279,6 +279,43 @@ fn queries_in_flight_are_limited_for_each_client_and_for_all() {
 }
 
 #[test]
+fn stored_response_is_described_with_its_upstream_and_age() {
+    let (mut world, client) = (simulation(), pod(1));
+    world.resolve(&client, "github.com", A);
+    world.advance(SECOND * 20);
+    let describe = |world: &Simulation, client, name: &str| {
+        let name = Name::parse(name).unwrap();
+        world.resolver.cached_answer(
+            world.now,
+            client,
+            crate::simulation::SERVER,
+            &name,
+            crate::RecordType::A,
+        )
+    };
+    let cached = describe(&world, 1, "github.com").unwrap();
+    assert_eq!((cached.age, cached.remaining, cached.outcome), (SECOND * 20, SECOND * 40, Outcome::NoError));
+    assert_eq!(cached.upstream, world.asked[0].upstream);
+    assert_eq!((describe(&world, 2, "github.com"), describe(&world, 1, "dual.example")), (None, None));
+}
+
+#[test]
+fn large_query_is_refused_unless_the_zone_answers_it() {
+    let (mut world, client) = (simulation(), pod(1));
+    for (name, rcode) in [("github.com", 5), ("web.default.svc.cluster.local", 0)] {
+        let mut message = query(name, A, Some(1_232));
+        let len = message.len();
+        message[len - 2..].copy_from_slice(&[0x10, 0]);
+        // Padding.
+        message.extend_from_slice(&[0, 12, 0x0f, 0xfc]);
+        message.resize(len + 0x1000, 0);
+        let origin = world.ask(&client, Transport::Tcp, &message);
+        assert_eq!(world.wait(origin).rcode(), rcode, "{name}");
+    }
+    assert!(world.asked.is_empty());
+}
+
+#[test]
 fn removed_client_leaves_nothing_but_its_share_of_the_totals() {
     let (mut world, client) = (simulation(), pod(1));
     world.resolve(&client, "github.com", A);
