@@ -303,3 +303,19 @@ pub(crate) fn reply(query: &[u8], rcode: u8, answers: &[(u16, u32, &[u8])], soa:
     }
     message
 }
+
+/// Changes, inserts or removes a few bytes.
+pub(crate) fn mutate(rng: &mut fastrand::Rng, message: &[u8]) -> Vec<u8> {
+    let mut message = message.to_vec();
+    for _ in 0..rng.usize(1..4) {
+        let at = rng.usize(0..=message.len());
+        match rng.u32(0..5) {
+            0 => message.truncate(at),
+            1 => message.insert(at, rng.u8(..)),
+            2 => message.get_mut(at).into_iter().for_each(|byte| *byte = 0xc0),
+            3 => message.get_mut(at).into_iter().for_each(|byte| *byte ^= 1 << rng.u32(0..8)),
+            _ => message.get_mut(at).into_iter().for_each(|byte| *byte = rng.u8(..)),
+        }
+    }
+    message
+}

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::message::{Query, Transport};
-use crate::simulation::{parse, query, reply};
+use crate::simulation::{mutate, parse, query, reply};
 
 const A: u16 = 1;
 
@@ -133,4 +133,30 @@ fn each_prefix_of_a_response_is_malformed() {
         assert!(Relay::new(&request(&asked), response[..len].to_vec()).is_none(), "{len} bytes");
     }
     assert!(Relay::new(&request(&asked), [response, vec![0]].concat()).is_none());
+}
+
+#[test]
+fn changed_messages_are_accepted_only_with_the_id_and_question_and_relayed_within_the_size() {
+    let (asked, mut rng, mut accepted) = (query("a.example", A, Some(600)), fastrand::Rng::with_seed(5), 0);
+    let records: Vec<(u16, u32, &[u8])> =
+        vec![(5, 60, b"\x01b\xc0\x0e"), (A, 60, &[192, 0, 2, 1]), (A, 60, &[192, 0, 2, 2])];
+    let (right, request) = (reply(&asked, 0, &records, Some(30)), request(&asked));
+    let mut out = Vec::new();
+    for _ in 0..100_000 {
+        let message = mutate(&mut rng, &right);
+        if !is_response_to(&request, 0x1234, &message) {
+            continue;
+        }
+        assert!(message.starts_with(b"\x12\x34") && message[2] & 0xf8 == 0x80);
+        assert!(message[12..].to_ascii_lowercase().starts_with(&asked[12..asked.len() - 11]));
+        let Some(relay) = Relay::new(&request, message) else { continue };
+        accepted += 1;
+        relay.relay(&request, &mut out);
+        assert!(out.len() <= 600 && out.starts_with(b"\x12\x34"));
+        if let Some(stored) = relay.without_opt() {
+            relay_stored(&request, &stored, Freshness::Stale(30), &mut out);
+            assert!(out.len() <= 600 && out[12..].starts_with(&asked[12..asked.len() - 11]));
+        }
+    }
+    assert!((10_000..90_000).contains(&accepted), "{accepted} accepted");
 }

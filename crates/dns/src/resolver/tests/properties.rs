@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use super::*;
-use crate::simulation::{parse, pod};
+use crate::simulation::{mutate, parse, pod};
 use crate::{Origin, SearchList};
 
 /// What a random upstream does with a query.
@@ -27,22 +27,6 @@ fn behave(rng: &mut fastrand::Rng, asked: &Asked) -> Vec<Arrival> {
         7 => vec![(delay(rng), Some(Vec::new())), (delay(rng), Some(vec![0; rng.usize(0..600)]))],
         _ => vec![(delay(rng), Some(right))],
     }
-}
-
-/// Changes, inserts or removes a few bytes.
-fn mutate(rng: &mut fastrand::Rng, message: &[u8]) -> Vec<u8> {
-    let mut message = message.to_vec();
-    for _ in 0..rng.usize(1..4) {
-        let at = rng.usize(0..=message.len());
-        match rng.u32(0..5) {
-            0 => message.truncate(at),
-            1 => message.insert(at, rng.u8(..)),
-            2 => message.get_mut(at).into_iter().for_each(|byte| *byte = 0xc0),
-            3 => message.get_mut(at).into_iter().for_each(|byte| *byte ^= 1 << rng.u32(0..8)),
-            _ => message.get_mut(at).into_iter().for_each(|byte| *byte = rng.u8(..)),
-        }
-    }
-    message
 }
 
 /// The names that clients ask: of the cluster, starts of a walk, and external ones.
