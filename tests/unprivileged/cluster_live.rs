@@ -9,6 +9,6 @@ mod content;
 mod large;
 mod metadata;
 mod names;
-mod observed_cluster;
+pub(crate) mod observed_cluster;
 mod outage;
 mod random_changes;

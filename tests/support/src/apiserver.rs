@@ -109,8 +109,13 @@ impl ApiServer {
 
     /// Starts a real API server. A test that needs one is ignored without the feature `api-server` of its package.
     pub fn real() -> Self {
+        Self::real_with_ranges("10.0.0.0/16")
+    }
+
+    /// Starts a real API server with these service ranges, separated by a comma.
+    pub fn real_with_ranges(service_ranges: &str) -> Self {
         let assets = assets().expect("KUBEBUILDER_ASSETS: the directory of etcd, kube-apiserver and kubectl");
-        Self::Real(RealServer::start(Path::new(&assets)))
+        Self::Real(RealServer::start(Path::new(&assets), service_ranges))
     }
 
     /// The kubeconfig of an administrator.

@@ -14,6 +14,7 @@ pub mod caller;
 pub mod child_guard;
 pub mod cni_node;
 pub mod command;
+pub mod coredns;
 pub mod differential;
 pub mod dns_pod;
 pub mod eventually;

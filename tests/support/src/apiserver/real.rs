@@ -58,11 +58,11 @@ pub struct RealServer {
 }
 
 impl RealServer {
-    pub fn start(assets: &Path) -> Self {
+    pub fn start(assets: &Path, service_ranges: &str) -> Self {
         let (dir, certificates) = (TempDir::new("apiserver"), Certificates::new());
         let [etcd_port, peer_port, port] = free_ports();
         let etcd = etcd(assets, &dir, etcd_port, peer_port);
-        let server = server(assets, &dir, &certificates, etcd_port, port);
+        let server = server(assets, &dir, &certificates, service_ranges, [etcd_port, port]);
         let ca_certificate = dir.write("ca_certificate.pem", &certificates.ca_certificate);
         let url = format!("https://127.0.0.1:{port}");
         let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
@@ -193,8 +193,8 @@ fn server(
     assets: &Path,
     dir: &TempDir,
     certificates: &Certificates,
-    etcd_port: u16,
-    port: u16,
+    service_ranges: &str,
+    [etcd_port, port]: [u16; 2],
 ) -> SupervisedProgram {
     let accounts = ACCOUNTS.map(|name| {
         let user = format!("system:serviceaccount:{NAMESPACE}:{name}");
@@ -215,7 +215,7 @@ fn server(
     let public_key = dir.write("server.pub", &certificates.public_key);
     command.arg("--service-account-key-file").arg(&public_key);
     command.arg("--service-account-signing-key-file").arg(&key);
-    command.args(["--service-cluster-ip-range=10.0.0.0/16", "--authorization-mode=RBAC"]);
+    command.arg(format!("--service-cluster-ip-range={service_ranges}")).arg("--authorization-mode=RBAC");
     // Benchmarks have more services than the standard range of node ports.
     command.arg("--service-node-port-range=1024-65535");
     command.arg("--token-auth-file").arg(&tokens);
