@@ -4,6 +4,7 @@
 use std::fs;
 use std::io::ErrorKind;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
+use std::thread;
 
 use netns_nft::{DNS_ARMED_TIME, DNS_BYPASS_PRIORITY, DnsRedirect, add_service_routes, ranges_of_others};
 use test_support::backend_server::{DROP_TIMEOUT, REPLY_TIMEOUT};
@@ -46,6 +47,27 @@ fn queries_reach_the_agent_only_while_the_table_is_armed() {
         assert_reaches(pod, AGENT);
         table.remove().expect("remove");
         assert_reaches(pod, PORTAL);
+    });
+}
+
+#[test]
+fn no_query_is_lost_while_the_table_is_armed_and_disarmed() {
+    in_dns_pod(|pod| {
+        let table = create_with(pod, &agent_redirects(pod), DNS_ARMED_TIME);
+        thread::scope(|scope| {
+            let changes = scope.spawn(|| {
+                for _ in 0..3_000 {
+                    table.arm().expect("arm");
+                    table.disarm().expect("disarm");
+                }
+            });
+            while !changes.is_finished() {
+                for dns in DNS {
+                    let name = pod.within(|| QueryWay::UnconnectedUdp.ask(dns)).expect("a response");
+                    assert!([AGENT, PORTAL].contains(&&*name), "{name}");
+                }
+            }
+        });
     });
 }
 

@@ -3,6 +3,8 @@
 //! With this list, `portico check` finds firewalls that drop forwarded packets, and the agent finds rules of other
 //! proxies. It includes the chains of iptables if its rules are in nf_tables (iptables-nft).
 
+use std::ops::ControlFlow;
+
 use crate::error::Error;
 use crate::netlink::attributes::{Attributes, MessageBuffer, nfgenmsg};
 use crate::netlink::socket::Socket;
@@ -50,14 +52,32 @@ impl Socket {
     /// # Errors
     /// If the kernel does not report them.
     pub fn chains(&self) -> Result<Vec<ChainSummary>, Error> {
-        let kind = NFNL_SUBSYS_NFTABLES << 8 | NFT_MSG_GETCHAIN;
-        let header = nfgenmsg(NFPROTO_UNSPEC, 0);
-        let request = MessageBuffer::message(kind, NLM_F_REQUEST | NLM_F_DUMP, &header, |_| {});
         let mut chains = Vec::new();
-        let result = self.request(&request, |message| chains.push(summary(message.body)));
+        let result = self.request(&list_request(), |message| chains.push(summary(message.body)));
         result.map_err(|source| failed_to_read("the chains", source))?;
         Ok(chains)
     }
+
+    /// Whether one of the first `limit` chains matches: a pod can create any number of chains. The socket can only be
+    /// closed afterwards.
+    ///
+    /// # Errors
+    /// If the kernel does not report the chains.
+    pub fn any_chain(self, limit: usize, matches: impl Fn(&ChainSummary) -> bool) -> Result<bool, Error> {
+        let (mut count, mut is_found) = (0, false);
+        let result = self.request_while(&list_request(), &mut |message| {
+            count += 1;
+            is_found = matches(&summary(message.body));
+            if is_found || count >= limit { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        });
+        result.map_err(|source| failed_to_read("the chains", source))?;
+        Ok(is_found)
+    }
+}
+
+fn list_request() -> Vec<u8> {
+    let kind = NFNL_SUBSYS_NFTABLES << 8 | NFT_MSG_GETCHAIN;
+    MessageBuffer::message(kind, NLM_F_REQUEST | NLM_F_DUMP, &nfgenmsg(NFPROTO_UNSPEC, 0), |_| {})
 }
 
 fn summary(body: &[u8]) -> ChainSummary {

@@ -41,6 +41,7 @@ const REWRITE_PRIORITY: i32 = NF_IP_PRI_RAW - 10;
 const GC_INTERVAL: Duration = Duration::from_secs(60);
 const DNS_PORT: u16 = 53;
 const PORT_BYTES: u32 = 2;
+const TCP: u8 = protocol_number(Protocol::Tcp);
 const UDP: u8 = protocol_number(Protocol::Udp);
 
 /// Adds the table, which is not armed.
@@ -84,8 +85,10 @@ fn add_rewriting_rules(table: &mut TableWriter<'_>, redirects: &[DnsRedirect]) {
     }
 }
 
-/// Adds the rules that redirect TCP. UDP arrives here only if it bypasses the agent, or while the table is not armed.
+/// Adds the rules that redirect TCP. A UDP query that arrives here belongs to the portal, also if the table was armed
+/// since it passed the other chain.
 fn add_connection_rules(table: &mut TableWriter<'_>, redirects: &[DnsRedirect]) {
+    table.add_rule(FIRST_PACKETS, |rule| accept(rule.match_other_protocol(TCP)));
     table.add_rule(FIRST_PACKETS, |rule| accept(rule.match_priority(DNS_BYPASS_PRIORITY)));
     table.add_rule(FIRST_PACKETS, accept_unless_armed);
     for redirect in redirects {
