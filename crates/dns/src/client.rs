@@ -9,7 +9,7 @@ use proxy_core::portal::ServiceFilter;
 use crate::search::SearchList;
 
 /// A pod whose queries the agent answers.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Client {
     /// The identity of the pod in the agent.
     pub id: u64,

@@ -93,8 +93,18 @@ impl Zone {
         let Some(port) = service.ports.iter().find(|port| is_dns(port.protocol, port.port)) else {
             return Vec::new();
         };
-        let found = snapshot.endpoints_of(&service.key, &port.name, port.protocol, Family::of(server));
-        found.iter().filter(|found| found.endpoint.conditions.ready).map(|found| found.backend).collect()
+        let endpoints_of = |family| {
+            let found = snapshot.endpoints_of(&service.key, &port.name, port.protocol, family);
+            let ready = found.iter().filter(|found| found.endpoint.conditions.ready);
+            ready.map(|found| found.backend).collect::<Vec<_>>()
+        };
+        // The servers respond the same in both families.
+        let of_family = endpoints_of(Family::of(server));
+        if of_family.is_empty() {
+            Family::BOTH.into_iter().flat_map(endpoints_of).collect()
+        } else {
+            of_family
+        }
     }
 
     /// Returns the addresses of the cluster's DNS: those of the settings, otherwise those of its service.

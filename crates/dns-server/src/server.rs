@@ -1,0 +1,269 @@
+//! `DnsServer`: the interface of the crate, and the owner of the worker threads.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::IpAddr;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::mpsc::sync_channel;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use dns::{Client, QueryLogEntry, ResolverOptions, Zone};
+use netns_nft::{DNS_ARMED_TIME, GenerationRuns, Netns, NetnsId};
+
+use crate::arming::Arming;
+use crate::command::{Command, CommandSender, WorkerReport};
+use crate::handover::{ADDRESSES_MAX, SharedPod};
+use crate::pod_sockets::{OpenError, PodSockets};
+use crate::probe::Probe;
+use crate::report::DnsReport;
+use crate::served_pod::ServedPod;
+use crate::worker;
+
+/// The time in which a worker must reply.
+const REPLY_TIMEOUT: Duration = Duration::from_secs(1);
+/// The interval at which the end of pending queries is checked.
+const DRAIN_INTERVAL: Duration = Duration::from_millis(20);
+
+/// The settings of the server.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// The number of worker threads. Each pod is served by one of them.
+    pub workers: usize,
+    /// The priority of Portico's NAT chain in pods: TCP is redirected before it.
+    pub nat_priority: i32,
+    /// The settings of the resolver of each thread.
+    pub resolver: ResolverOptions,
+    /// Whether another process serves pods until `take_ownership`.
+    pub has_predecessor: bool,
+}
+
+/// A pod to serve.
+#[derive(Debug, Clone)]
+pub struct DnsPod {
+    /// The pod as a client of the resolver.
+    pub client: Arc<Client>,
+    /// The DNS addresses whose queries are redirected to the server.
+    pub servers: Vec<IpAddr>,
+    /// The changes of the nf_tables generation by the server.
+    pub generations: Arc<GenerationRuns>,
+}
+
+/// Where a pod is served.
+#[derive(Debug)]
+struct Placement {
+    worker: usize,
+    servers: Vec<IpAddr>,
+}
+
+/// The server.
+#[derive(Debug)]
+pub struct DnsServer {
+    nat_priority: i32,
+    workers: Vec<CommandSender>,
+    placements: Mutex<HashMap<NetnsId, Placement>>,
+    /// Sockets of a predecessor that no pod has taken yet.
+    inherited: Mutex<HashMap<NetnsId, SharedPod>>,
+}
+
+impl DnsServer {
+    /// Starts the worker threads.
+    ///
+    /// # Errors
+    /// If a thread or its event queue cannot be created.
+    pub fn start(options: &Options) -> io::Result<Self> {
+        let is_owner = !options.has_predecessor;
+        let start = |number| {
+            worker::start(number, options.resolver.clone(), is_owner).map(|(commands, _thread)| commands)
+        };
+        Ok(Self {
+            nat_priority: options.nat_priority,
+            workers: (0..options.workers.max(1)).map(start).collect::<io::Result<_>>()?,
+            placements: Mutex::default(),
+            inherited: Mutex::default(),
+        })
+    }
+
+    /// Replaces the names of the cluster. Pods are served from the first call on.
+    pub fn set_zone(&self, zone: &Zone) {
+        for worker in &self.workers {
+            worker.send(Command::SetZone(zone.clone()));
+        }
+    }
+
+    /// Serves a pod, or replaces what is known about it.
+    ///
+    /// # Errors
+    /// If the sockets or the table cannot be created.
+    pub fn open_pod(&self, netns: &Netns, mut pod: DnsPod) -> Result<(), OpenError> {
+        let id = netns.id();
+        pod.servers.truncate(ADDRESSES_MAX);
+        {
+            let mut placements = lock(&self.placements);
+            if let Some(placement) = placements.get(&id) {
+                if placement.servers == pod.servers {
+                    self.send(placement.worker, Command::SetClient(id, pod.client))?;
+                    return Ok(());
+                }
+                self.send(placement.worker, Command::Close(id))?;
+                placements.remove(&id);
+            }
+        }
+        let inherited = lock(&self.inherited).remove(&id).filter(|shared| shared.servers == pod.servers);
+        let inherited = inherited.and_then(SharedPod::into_sockets);
+        let is_adopted = inherited.is_some();
+        let sockets = match inherited {
+            Some(sockets) => sockets,
+            None => PodSockets::open(netns, &pod.servers, self.nat_priority)?,
+        };
+        let servers = pod.servers.clone();
+        let served = served_pod(netns, pod, sockets, is_adopted).map_err(OpenError::Sockets)?;
+        let worker = self.place(id, servers);
+        self.send(worker, Command::Open(Box::new(served)))
+    }
+
+    /// Stops serving a pod. The portal of the cluster's DNS serves it from then on.
+    pub fn close_pod(&self, netns: NetnsId) {
+        lock(&self.inherited).remove(&netns);
+        if let Some(placement) = lock(&self.placements).remove(&netns) {
+            let _ = self.send(placement.worker, Command::Close(netns));
+        }
+    }
+
+    /// Places a pod on the worker with the fewest pods.
+    fn place(&self, netns: NetnsId, servers: Vec<IpAddr>) -> usize {
+        let mut placements = lock(&self.placements);
+        let pods_of = |worker: usize| placements.values().filter(|placed| placed.worker == worker).count();
+        let worker = (0..self.workers.len()).min_by_key(|worker| pods_of(*worker)).unwrap_or_default();
+        placements.insert(netns, Placement { worker, servers });
+        worker
+    }
+
+    fn send(&self, worker: usize, command: Command) -> Result<(), OpenError> {
+        let is_sent = self.workers.get(worker).is_some_and(|worker| worker.send(command));
+        if is_sent { Ok(()) } else { Err(OpenError::Stopped) }
+    }
+
+    /// Returns the state. A thread that does not reply in time is omitted.
+    pub fn report(&self) -> DnsReport {
+        let mut report = DnsReport::default();
+        for WorkerReport { pods, totals, connections, exchanges, .. } in self.worker_reports() {
+            report.pods.extend(pods);
+            report.totals.add(&totals);
+            report.connections += connections;
+            report.exchanges += exchanges;
+        }
+        report.pods.sort_by_key(|pod| pod.netns_inode);
+        report
+    }
+
+    fn worker_reports(&self) -> Vec<WorkerReport> {
+        let request = |worker: &CommandSender| {
+            let (reply, report) = sync_channel(1);
+            worker.send(Command::Report(reply));
+            report
+        };
+        let reports: Vec<_> = self.workers.iter().map(request).collect();
+        reports.into_iter().filter_map(|report| report.recv_timeout(REPLY_TIMEOUT).ok()).collect()
+    }
+
+    /// Starts or stops recording the queries of a pod.
+    pub fn record_queries(&self, netns: NetnsId, is_on: bool) {
+        if let Some(placement) = lock(&self.placements).get(&netns) {
+            let _ = self.send(placement.worker, Command::RecordQueries(netns, is_on));
+        }
+    }
+
+    /// Returns the queries of a pod that were recorded since the last call.
+    pub fn take_queries(&self, netns: NetnsId) -> Vec<QueryLogEntry> {
+        let Some(worker) = lock(&self.placements).get(&netns).map(|placement| placement.worker) else {
+            return Vec::new();
+        };
+        let (reply, entries) = sync_channel(1);
+        let _ = self.send(worker, Command::TakeQueries(netns, reply));
+        entries.recv_timeout(REPLY_TIMEOUT).unwrap_or_default()
+    }
+
+    /// Sends duplicates of all sockets to another process, over a socket pair of type SOCK_SEQPACKET.
+    ///
+    /// # Errors
+    /// If the other process does not receive them.
+    pub fn share(&self, socket: BorrowedFd<'_>) -> io::Result<()> {
+        for worker in &self.workers {
+            let (reply, pods) = sync_channel(1);
+            worker.send(Command::Share(reply));
+            for pod in pods.recv_timeout(REPLY_TIMEOUT).unwrap_or_default() {
+                pod.send(socket)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Receives the sockets of another process, until that closes its end. Pods that are opened later take them.
+    ///
+    /// # Errors
+    /// If a message is malformed. The pods that were received before are kept.
+    pub fn inherit(&self, socket: BorrowedFd<'_>) -> io::Result<()> {
+        while let Some(pod) = SharedPod::receive(socket)? {
+            lock(&self.inherited).insert(pod.netns, pod);
+        }
+        Ok(())
+    }
+
+    /// Renews the redirects from now on, since the predecessor has stopped. Sockets that no pod has taken are closed.
+    pub fn take_ownership(&self) {
+        lock(&self.inherited).clear();
+        for worker in &self.workers {
+            worker.send(Command::TakeOwnership);
+        }
+    }
+
+    /// Receives no more queries, and waits until those that are pending are answered, at most for the grace period. If
+    /// this process is the last one, the portal of the cluster's DNS serves pods from the start of this; otherwise a
+    /// successor with the same sockets does.
+    pub fn drain(&self, is_last: bool, grace_period: Duration) {
+        let end = Instant::now() + grace_period;
+        for worker in &self.workers {
+            worker.send(if is_last { Command::Disarm } else { Command::StopAccepting });
+        }
+        loop {
+            thread::sleep(DRAIN_INTERVAL);
+            if Instant::now() >= end || self.worker_reports().iter().all(|report| report.pending == 0) {
+                break;
+            }
+        }
+        // A table exists as long as any process has its socket open.
+        for (netns, placement) in lock(&self.placements).drain() {
+            let _ = self.send(placement.worker, Command::Close(netns));
+        }
+        let _ = self.worker_reports();
+    }
+}
+
+fn served_pod(netns: &Netns, pod: DnsPod, sockets: PodSockets, is_adopted: bool) -> io::Result<ServedPod> {
+    let DnsPod { client, servers: _, generations } = pod;
+    let PodSockets { addresses, probe, table, creation } = sockets;
+    if let Some(span) = creation {
+        generations.record(span);
+    }
+    let file: OwnedFd = netns.as_fd().try_clone_to_owned()?;
+    Ok(ServedPod {
+        id: netns.id(),
+        netns: file,
+        client,
+        arming: Arming::new(addresses.len(), DNS_ARMED_TIME),
+        addresses,
+        probe: Probe::new(probe, fastrand::u128(..))?,
+        table,
+        is_adopted,
+        error: None,
+        generations,
+        sources: Vec::new(),
+        connections: 0,
+    })
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
