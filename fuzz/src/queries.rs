@@ -2,8 +2,6 @@
 //!
 //! The last byte of the input selects the transport and whether the zone forwards unknown names.
 
-use std::sync::LazyLock;
-
 use dns::{Answered, Client, Malformed, Name, Query, Transport, Zone, ZoneConfig, write_rejection};
 use proxy_core::sample::{slice, svc};
 use proxy_core::service::{Service, ServiceKey};
@@ -11,8 +9,6 @@ use proxy_core::snapshot::Snapshot;
 
 /// No response to these questions is larger: an SRV record and an address for each of three endpoints.
 const RESPONSE_BYTES_MAX: usize = 1_200;
-
-static ZONES: LazyLock<[Zone; 2]> = LazyLock::new(|| [false, true].map(zone));
 
 fn zone(has_fallthrough: bool) -> Zone {
     let endpoints = slice("db").tcp("sql", 5432).at("10.1.0.1").hostname("db-0").at("10.1.0.2").at("fd00::");
@@ -54,7 +50,7 @@ pub fn check(bytes: &[u8]) {
 }
 
 fn answer(query: &Query<'_>, transport: Transport, has_fallthrough: bool, out: &mut Vec<u8>) {
-    let zone = &ZONES[usize::from(has_fallthrough)];
+    let zone = zone(has_fallthrough);
     let answered = zone.answer(&Client::default(), query, transport, u32::from(query.id()), out);
     match answered {
         Answered::Upstream => return,

@@ -13,6 +13,7 @@ use crate::allowed::AllowedArgs;
 use crate::mode_arg::ModeArg;
 use crate::node_portals::NodePortalsArgs;
 use crate::on_demand::{ON_DEMAND_ABOVE, ProgrammingMode};
+use crate::pod_dns::DnsArgs;
 
 /// `portico agent`.
 #[derive(Debug, Args)]
@@ -68,6 +69,8 @@ pub struct AgentArgs {
     pub(crate) allowed: AllowedArgs,
     #[command(flatten)]
     pub(crate) node_portals: NodePortalsArgs,
+    #[command(flatten)]
+    pub(crate) dns: DnsArgs,
     /// Comma-separated namespaces in which the annotation portico.dev/dial has an effect: backends of their services
     /// may be dialled from the node. "*" is every namespace. Repeatable.
     #[arg(long, value_name = "NAMESPACES", value_delimiter = ',')]

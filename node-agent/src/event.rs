@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use agent_ipc::{Attachment, AttachmentKey, Record, Reply};
+use dns::Zone;
 use ipnet::IpNet;
 use netns_nft::NetnsId;
 use proxy_core::guest::GuestInterfaces;
@@ -17,6 +18,7 @@ use proxy_core::ruleset::Ruleset;
 use proxy_core::service::ServiceKey;
 
 use crate::node_portals::NodeEvent;
+use crate::pod_dns::DnsTarget;
 use crate::thread_pools::WorkKind;
 use crate::view::EncodedBatch;
 
@@ -53,6 +55,10 @@ pub(crate) enum Event {
     PortalUsed(NetnsId, PortalKey),
     /// A clean-up of UDP conntrack entries ended. True if it is complete, or if a retry cannot help.
     CleanupDone(NetnsId, bool),
+    /// The DNS server cannot serve a netns, for this reason.
+    DnsFailed(NetnsId, String),
+    /// Whether a service mesh redirects DNS in a netns.
+    Mesh(NetnsId, bool),
     /// Time has passed.
     Tick,
 }
@@ -82,6 +88,12 @@ pub(crate) enum Effect {
     RemoveRelayView(ServiceFilter),
     /// Pass changes on to node portals.
     UpdateNode(NodeEvent),
+    /// Replace the names of the cluster.
+    SetZone(Box<Zone>),
+    /// Answer the DNS queries of a netns. A failure returns as `Event::DnsFailed`.
+    ServeDns(NetnsId, DnsTarget),
+    /// Leave the DNS queries of a netns to the cluster's DNS servers.
+    StopDns(NetnsId),
     /// Write a log message.
     Log(LogEvent),
 }
@@ -184,6 +196,8 @@ pub(crate) enum LogEvent {
     PortalsRefused { service: ServiceKey, reasons: Vec<(RefusalReason, usize)> },
     /// Pods with full tables were switched to on-demand portals, because tables exceed their memory budget.
     MovedOnDemand { pods: usize, used_bytes: usize, max_bytes: usize },
+    /// The DNS server cannot serve a netns, which uses the cluster's DNS servers.
+    DnsFailed { netns: NetnsId, error: String },
     /// The relay cannot listen in a netns. Relayed portals refuse connections there, all others work.
     RelayUnavailable { netns: NetnsId, message: String },
     /// The annotation that makes the relay dial backends of this service from the node is ignored.

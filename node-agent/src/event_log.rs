@@ -40,6 +40,13 @@ pub(crate) fn log(event: &LogEvent) {
         LogEvent::MovedOnDemand { pods, used_bytes, max_bytes } => {
             warn!(pods, used_bytes, max_bytes, "tables exceed the memory budget; pods get portals on demand");
         }
+        LogEvent::DnsFailed { netns, error } => {
+            tracing::warn!(
+                netns = netns.inode,
+                error,
+                "failed to serve DNS in pod; it uses the cluster's DNS servers"
+            );
+        }
         LogEvent::RelayUnavailable { netns, message } => {
             error!(
                 netns = netns.inode,

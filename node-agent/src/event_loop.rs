@@ -24,10 +24,13 @@ use crate::event_log;
 use crate::message::{HandoverRequest, Message, NetnsPortals};
 use crate::netns_worker::NetnsWorker;
 use crate::node_portals::NodePortals;
+use crate::pod_dns::DnsControl;
 use crate::reconciler::Reconciler;
 use crate::recovery::{FoundAttachment, Recovery};
 use crate::report::Report;
 use crate::thread_pools::{ThreadPools, WorkKind};
+
+mod dns;
 
 /// Why the event loop ended.
 #[derive(Debug)]
@@ -53,6 +56,7 @@ pub(crate) struct EventLoop {
     /// The previous agent, which relays until this one is ready.
     predecessor: Option<OutgoingAgent>,
     node_portals: Option<NodePortals>,
+    dns: Option<DnsControl>,
     /// Each running job holds a clone of the sender, so the receiver ends when no job is left.
     job_guard: Sender<()>,
     jobs_done: Receiver<()>,
@@ -81,6 +85,7 @@ impl EventLoop {
             sender,
             predecessor,
             node_portals: None,
+            dns: None,
             job_guard,
             jobs_done,
         }
@@ -155,6 +160,7 @@ impl EventLoop {
         }
         if self.predecessor.is_some() && self.reconciler.is_settled() {
             self.predecessor = None;
+            self.take_dns_ownership();
             tracing::info!("takeover complete");
         }
     }
@@ -220,6 +226,7 @@ impl EventLoop {
                 Request::GcList { .. }
                 | Request::Status { .. }
                 | Request::Handover
+                | Request::ShareDns
                 | Request::Attach(_)
                 | Request::Check(_),
                 _,
@@ -255,6 +262,7 @@ impl EventLoop {
             }
             Effect::CloseNetns(netns) => {
                 self.relay.close_netns(netns);
+                self.stop_dns(netns);
                 self.workers.remove(&netns);
             }
             Effect::Sweep => self.sweep(),
@@ -266,6 +274,9 @@ impl EventLoop {
                     node_portals.send(event);
                 }
             }
+            Effect::SetZone(zone) => self.set_zone(&zone),
+            Effect::ServeDns(netns, target) => self.serve_dns(netns, target),
+            Effect::StopDns(netns) => self.stop_dns(netns),
             Effect::Log(event) => event_log::log(&event),
         }
     }
@@ -334,9 +345,15 @@ impl EventLoop {
         let sender = self.sender.clone();
         let workers: Vec<Arc<NetnsWorker>> = self.workers.values().cloned().collect();
         let find_attachments = self.attachment_finder();
+        let has_dns = self.dns.is_some();
         self.pools.run(WorkKind::File, move || {
             for worker in workers.iter().filter(|worker| worker.is_gone()) {
                 let _ = sender.send(Message::Event(Event::NetnsGone(worker.id())));
+            }
+            for worker in workers.iter().filter(|_| has_dns) {
+                if let Ok(is_present) = worker.has_mesh() {
+                    let _ = sender.send(Message::Event(Event::Mesh(worker.id(), is_present)));
+                }
             }
             find_attachments();
         });

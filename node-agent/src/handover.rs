@@ -9,6 +9,7 @@
 //! agent.
 
 use std::convert::Infallible;
+use std::os::fd::AsFd;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
@@ -19,13 +20,18 @@ use std::time::Duration;
 use agent_ipc::{OutgoingAgent, Reply, SocketOwnership, request_handover};
 use anyhow::{Context, bail};
 use daemon::Shutdown;
+use dns_server::DnsServer;
 use relay::Relay;
+use support::with_causes;
 use tokio::sync::oneshot;
 
 use crate::message::HandoverRequest;
+use crate::pod_dns::DRAIN_TIMEOUT;
 
 /// The time in which the previous agent must finish its running jobs.
 const HANDOVER_TIMEOUT: Duration = Duration::from_secs(30);
+/// The time in which the previous agent must send its DNS sockets.
+const DNS_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Requests a handover from the running agent, if there is one.
 pub(crate) fn request(socket: &Path) -> anyhow::Result<Option<OutgoingAgent>> {
@@ -37,11 +43,47 @@ pub(crate) fn request(socket: &Path) -> anyhow::Result<Option<OutgoingAgent>> {
     Ok(predecessor)
 }
 
+/// Receives the DNS sockets of the previous agent, if it serves pods.
+pub(crate) fn inherit_dns(predecessor: &OutgoingAgent, server: &DnsServer) {
+    let inherited = predecessor
+        .request_dns(DNS_TIMEOUT)
+        .map(|socket| socket.map_or(Ok(()), |socket| server.inherit(socket.as_fd())));
+    match inherited {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::warn!(%error, "failed to receive DNS sockets of the previous agent"),
+        Err(error) => {
+            tracing::warn!(
+                error = with_causes(&error),
+                "failed to request DNS sockets of the previous agent"
+            );
+        }
+    }
+}
+
+/// The parts of an agent that serve clients until the end.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct OutgoingServers<'a> {
+    pub(crate) relay: &'a Arc<Relay>,
+    pub(crate) dns: Option<&'a Arc<DnsServer>>,
+}
+
+impl OutgoingServers<'_> {
+    /// Serves what was accepted, and ends. With `is_last`, no other agent serves the pods.
+    pub(crate) async fn shut_down(self, is_last: bool, drain: Duration) {
+        let dns = self.dns.cloned();
+        let drain_dns = tokio::task::spawn_blocking(move || {
+            dns.inspect(|dns| dns.drain(is_last, DRAIN_TIMEOUT.min(drain)));
+        });
+        self.relay.shut_down(drain).await;
+        let _ = drain_dns.await;
+    }
+}
+
 /// Hands over to another agent, and stands by until a shutdown is requested.
 pub(crate) async fn hand_over(
     HandoverRequest { reply, is_served }: HandoverRequest,
     ownership: SocketOwnership,
-    relay: &Arc<Relay>,
+    servers: OutgoingServers<'_>,
     drain: Duration,
     shutdown: &Shutdown,
 ) -> anyhow::Result<()> {
@@ -53,7 +95,7 @@ pub(crate) async fn hand_over(
         _ = is_served => {}
         () = shutdown.requested() => {}
     }
-    relay.shut_down(drain).await;
+    servers.shut_down(false, drain).await;
     tracing::info!("handover complete; standing by until the new agent exits");
     tokio::select! {
         () = shutdown.requested() => Ok(()),

@@ -7,11 +7,10 @@ use std::time::Duration;
 use daemon::{ConnectionLimits, Page, PageConnections, Pages, StatusCode, serve_pages};
 use support::Backoff;
 use tokio::net::TcpListener;
-use tokio::sync::mpsc::UnboundedSender;
 use tokio::task::AbortHandle;
 
-use crate::message::{Message, report};
 use crate::metrics::metrics;
+use crate::reporter::Reporter;
 
 /// The limits of connections. The address can be reachable only through one node, so a peer can have all of them.
 const LIMITS: ConnectionLimits = ConnectionLimits { total: 64, of_a_peer: 64 };
@@ -20,10 +19,10 @@ const BIND_RETRY_FIRST: Duration = Duration::from_secs(1);
 const BIND_RETRY_MAX: Duration = Duration::from_secs(60);
 
 /// Serves at this address until aborted. If the address is in use, binding is retried: pods do not depend on metrics.
-pub(crate) fn serve(address: SocketAddr, sender: UnboundedSender<Message>) -> AbortHandle {
+pub(crate) fn serve(address: SocketAddr, reporter: Reporter) -> AbortHandle {
     let serving = async move {
         let listener = listen(address).await;
-        serve_pages(listener, PageConnections::new(LIMITS), Arc::new(AgentPages { sender })).await;
+        serve_pages(listener, PageConnections::new(LIMITS), Arc::new(AgentPages { reporter })).await;
     };
     tokio::spawn(serving).abort_handle()
 }
@@ -48,7 +47,7 @@ async fn listen(address: SocketAddr) -> TcpListener {
 
 /// The pages of the agent. Each one needs a report, so that an event loop that hangs is not healthy.
 struct AgentPages {
-    sender: UnboundedSender<Message>,
+    reporter: Reporter,
 }
 
 impl Pages for AgentPages {
@@ -56,7 +55,7 @@ impl Pages for AgentPages {
         if !["/metrics", "/healthz", "/readyz"].contains(&path) {
             return None;
         }
-        let Ok(report) = report(&self.sender).await else {
+        let Ok(report) = self.reporter.report().await else {
             return Some(Page::line(StatusCode::SERVICE_UNAVAILABLE, "the agent is stopping"));
         };
         Some(match path {

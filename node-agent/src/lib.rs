@@ -27,10 +27,12 @@ mod netns_state;
 mod netns_worker;
 pub mod node_portals;
 mod on_demand;
+mod pod_dns;
 mod reconciler;
 mod record_retries;
 mod recovery;
 mod report;
+mod reporter;
 mod rpc_server;
 mod run;
 #[cfg(test)]
@@ -49,8 +51,8 @@ pub use node_portals::{
     NodeSettingsReport, RuleRemovalReport, VerificationReport,
 };
 pub use report::{
-    AttachmentReport, AuditReport, Counts, MemoryReport, ProgrammedPortals, Report, UnservedPod,
-    UnservedReport, ViewReport,
+    AttachmentReport, AuditReport, Counts, DnsStatus, DnsUnservedPod, MemoryReport, ProgrammedPortals,
+    Report, UnservedPod, UnservedReport, ViewReport,
 };
 pub use run::{probe_api_server, run};
 pub use traffic::{BackendHits, NetnsTraffic, PortalHits, ServedBy, TrafficReport};

@@ -4,9 +4,7 @@ use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
 
 use agent_ipc::{Reply, Request};
-use anyhow::Context;
 use proxy_core::portal::Portals;
-use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::oneshot;
 
 use crate::cni_watch::ScanGuard;
@@ -48,11 +46,4 @@ pub(crate) struct HandoverRequest {
     pub(crate) reply: SyncSender<Reply>,
     /// Completes when the other agent is ready.
     pub(crate) is_served: oneshot::Receiver<()>,
-}
-
-/// Requests the agent's report from its event loop.
-pub(crate) async fn report(sender: &UnboundedSender<Message>) -> anyhow::Result<Report> {
-    let (receiver, report) = oneshot::channel();
-    sender.send(Message::Report(receiver)).context("the agent is stopping")?;
-    report.await.context("the agent is stopping")
 }

@@ -162,6 +162,7 @@ mod tests {
             unserved: UnservedReport { attachments: 5, pods: Vec::new() },
             records_unwritten: 0,
             counts,
+            dns: None,
             node_portals: Some(crate::node_portals::NodeReport::default()),
             relay: Default::default(),
             audit: Default::default(),

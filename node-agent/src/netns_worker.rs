@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use dns_server::{DnsPod, DnsServer, OpenError};
 use ipnet::IpNet;
 use netns_nft::{
     Counters, Error, GenerationRuns, Limits, Netns, NetnsId, Socket, TableState, add_service_routes,
@@ -21,6 +22,7 @@ use relay::Relay;
 use support::with_causes;
 
 use crate::event::{Egress, Job, Operation, Outcome, UdpBackends};
+use crate::pod_dns::{CHAINS_MAX, DnsTarget, is_mesh_chain};
 use crate::view::EncodedBatch;
 
 /// The time limit for reading a table.
@@ -68,6 +70,21 @@ impl NetnsWorker {
         let result =
             job.relay.as_ref().map_or(Ok(()), |view| relay.open_netns(&self.netns, view, has_guests));
         result.map_err(|error| with_causes(&error))
+    }
+
+    /// Whether a service mesh redirects connections in the netns.
+    pub(crate) fn has_mesh(&self) -> Result<bool, Error> {
+        self.netns.socket()?.any_chain(CHAINS_MAX, is_mesh_chain)
+    }
+
+    /// Makes the DNS server answer the queries of the netns.
+    pub(crate) fn serve_dns(
+        &self,
+        server: &DnsServer,
+        DnsTarget { client, servers }: DnsTarget,
+    ) -> Result<(), OpenError> {
+        let generations = Arc::clone(&self.generation_runs);
+        server.open_pod(&self.netns, DnsPod { client, servers, generations })
     }
 
     /// Runs a job.

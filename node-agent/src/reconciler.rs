@@ -25,6 +25,7 @@ use crate::event::{Effect, Event, LogEvent, Operation, RequestId};
 use crate::netns_state::NetnsState;
 use crate::node_portals::NodeEvent;
 use crate::on_demand::ProgrammingMode;
+use crate::pod_dns::{DnsSettings, DnsState};
 use crate::record_retries::RecordRetries;
 use crate::report::Counts;
 use crate::view::ViewState;
@@ -35,6 +36,7 @@ use unserved::UnservedAttachments;
 
 mod attachments;
 mod catalog;
+mod dns;
 mod fleet;
 mod memory;
 mod on_demand;
@@ -67,6 +69,8 @@ pub(crate) struct Options {
     pub(crate) budget: Budget,
     /// Whether the node itself has portals.
     pub(crate) has_node_portals: bool,
+    /// The settings of DNS in pods, if it is enabled.
+    pub(crate) dns: Option<DnsSettings>,
     /// Service ranges in addition to those of the service source.
     pub(crate) service_ranges: Vec<IpNet>,
     /// The minimum time between two publications of changes.
@@ -103,6 +107,8 @@ pub(crate) struct Reconciler {
     objects_rejected: usize,
     /// Records that could not be written.
     records: RecordRetries,
+    /// DNS in pods, if it is enabled.
+    dns: Option<DnsState>,
     /// Whether it was logged that on-demand mode is unavailable.
     has_logged_on_demand: bool,
     /// Services whose refused portals were logged.
@@ -116,6 +122,7 @@ impl Reconciler {
     pub(crate) fn new(options: Options, now: Instant) -> Self {
         Self {
             catalog: Catalog::new(&options),
+            dns: options.dns.clone().map(DnsState::new),
             timers: Timers::new(now + options.audit_interval),
             options,
             fleet: Fleet::default(),
@@ -163,6 +170,8 @@ impl Reconciler {
             Event::RecordWritten(record, is_written) => self.records.finish(*record, is_written, now),
             Event::PortalUsed(netns, key) => self.on_portal_used(netns, key, now),
             Event::CleanupDone(netns, is_complete) => self.on_cleanup_done(netns, is_complete),
+            Event::DnsFailed(netns, error) => self.on_dns_failed(netns, error, now),
+            Event::Mesh(netns, is_present) => self.on_mesh(netns, is_present),
             Event::Tick => {}
         }
         self.tick(now);
@@ -209,7 +218,9 @@ impl Reconciler {
     pub(crate) fn deadline(&self) -> Option<Instant> {
         let publish = self.catalog.publish_at();
         let namespaces = self.fleet.iter().filter_map(|(_, namespace)| namespace.deadline());
-        namespaces.chain(publish).chain(self.records.deadline()).chain([self.timers.deadline()]).min()
+        let dns = self.dns.as_ref().and_then(DnsState::deadline);
+        let others = [publish, dns, self.records.deadline(), Some(self.timers.deadline())];
+        namespaces.chain(others.into_iter().flatten()).min()
     }
 
     /// Whether the first attempt to program every network namespace ended, successfully or not.
@@ -257,6 +268,7 @@ impl Reconciler {
             }
         }
         self.enforce_budget();
+        self.publish_names(None, true);
         let (services, portals) =
             (self.catalog.snapshot().service_count(), self.views[&ServiceFilter::All].portal_count());
         self.log(LogEvent::Synced { services, portals });
@@ -283,6 +295,7 @@ impl Reconciler {
         }
         self.start_jobs(now);
         self.start_cleanups(now);
+        self.retry_dns(now);
         self.expire_attaches(now);
     }
 
@@ -297,9 +310,10 @@ impl Reconciler {
     /// Starts the next job of every idle network namespace.
     fn start_jobs(&mut self, now: Instant) {
         self.fast_forward();
+        let routes = self.route_destinations();
         for (netns, namespace) in self.fleet.iter_mut() {
             let Some(view) = self.views.get_mut(&namespace.filter) else { continue };
-            let Some(job) = namespace.next(view, self.catalog.ranges(), now) else { continue };
+            let Some(job) = namespace.next(view, &routes, now) else { continue };
             if let Operation::Apply(batch) = &job.operation
                 && let Some(rollout) = self.rollouts.get_mut(&namespace.filter)
             {

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 
 use agent_ipc::{AttachmentKey, PodName, ProgrammedBy};
 use daemon::Histogram;
+use dns_server::DnsReport;
 use relay::RelayReport;
 use serde::{Deserialize, Serialize};
 
@@ -108,6 +109,9 @@ pub struct Report {
     /// The state of node portals, if they are enabled.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub node_portals: Option<NodeReport>,
+    /// The state of DNS in pods, if it is enabled.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dns: Option<DnsStatus>,
     /// The audits of network namespaces.
     #[serde(default)]
     pub audit: AuditReport,
@@ -139,6 +143,27 @@ impl Report {
             })
         })
     }
+}
+
+/// The state of DNS in pods.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct DnsStatus {
+    /// The state of the server, and of the pods that it answers.
+    #[serde(flatten)]
+    pub server: DnsReport,
+    /// The pods whose queries go to the cluster's DNS servers.
+    pub unserved: Vec<DnsUnservedPod>,
+}
+
+/// A pod whose queries go to the cluster's DNS servers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct DnsUnservedPod {
+    /// The inode of the network namespace.
+    pub netns_inode: u64,
+    /// Why the agent does not answer.
+    pub reason: String,
 }
 
 /// The maximum number of pods in `UnservedReport`.

@@ -12,6 +12,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use agent_ipc::{Connection, Listener, Reply, Request};
+use dns_server::DnsServer;
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use proxy_core::portal::Portals;
 use support::with_causes;
@@ -21,6 +22,7 @@ use tokio::sync::oneshot;
 use crate::message::{HandoverRequest, Message, NetnsPortals};
 use crate::netns_worker::NetnsWorker;
 use crate::report::Report;
+use crate::reporter::Reporter;
 use crate::traffic::{NetnsTraffic, TrafficReport, portal_hits};
 
 /// The time in which a client must send its request.
@@ -37,7 +39,11 @@ const EXTRA_ELEMENTS_MAX: usize = 1_024;
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 
 /// Serves until the process ends.
-pub(crate) fn serve(listener: Listener, sender: UnboundedSender<Message>) -> std::io::Result<()> {
+pub(crate) fn serve(
+    listener: Listener,
+    dns: Option<Arc<DnsServer>>,
+    sender: UnboundedSender<Message>,
+) -> std::io::Result<()> {
     let clients = Arc::new(AtomicUsize::new(0));
     let accept = move || loop {
         let connection = match listener.accept() {
@@ -48,7 +54,7 @@ pub(crate) fn serve(listener: Listener, sender: UnboundedSender<Message>) -> std
                 continue;
             }
         };
-        let (sender, client_count) = (sender.clone(), Arc::clone(&clients));
+        let (sender, dns, client_count) = (sender.clone(), dns.clone(), Arc::clone(&clients));
         if clients.fetch_add(1, Ordering::Relaxed) >= CLIENTS_MAX {
             clients.fetch_sub(1, Ordering::Relaxed);
             let message = format!("more than {CLIENTS_MAX} concurrent requests");
@@ -56,7 +62,7 @@ pub(crate) fn serve(listener: Listener, sender: UnboundedSender<Message>) -> std
             continue;
         }
         let serve = move || {
-            handle(&connection, &sender);
+            handle(&connection, dns.as_ref(), &sender);
             client_count.fetch_sub(1, Ordering::Relaxed);
         };
         if let Err(error) = thread::Builder::new().name("rpc".to_owned()).spawn(serve) {
@@ -67,7 +73,7 @@ pub(crate) fn serve(listener: Listener, sender: UnboundedSender<Message>) -> std
     thread::Builder::new().name("rpc-accept".to_owned()).spawn(accept).map(drop)
 }
 
-fn handle(connection: &Connection, sender: &UnboundedSender<Message>) {
+fn handle(connection: &Connection, dns: Option<&Arc<DnsServer>>, sender: &UnboundedSender<Message>) {
     let (request, netns) = match connection.receive(REQUEST_TIMEOUT) {
         Ok((message, netns)) => (message.body, netns),
         Err(error) => {
@@ -76,9 +82,9 @@ fn handle(connection: &Connection, sender: &UnboundedSender<Message>) {
         }
     };
     let (reply, file) = match request {
-        Request::Status { hits: false, .. } => status(sender, None),
-        Request::Status { hits: true, pod } => status(sender, Some(pod)),
-        Request::Handover => return hand_over(connection, sender),
+        Request::Status { hits: false, .. } => status(sender, dns, None),
+        Request::Status { hits: true, pod } => status(sender, dns, Some(pod)),
+        Request::Handover => return hand_over(connection, dns, sender),
         request => (forward(request, netns, sender), None),
     };
     if let Err(error) = connection.reply(&reply, file.as_ref().map(AsFd::as_fd)) {
@@ -87,13 +93,17 @@ fn handle(connection: &Connection, sender: &UnboundedSender<Message>) {
 }
 
 /// Replies as soon as this agent changes nothing any more. The other agent closes the connection when it is ready.
-fn hand_over(connection: &Connection, sender: &UnboundedSender<Message>) {
+fn hand_over(connection: &Connection, dns: Option<&Arc<DnsServer>>, sender: &UnboundedSender<Message>) {
     let (reply, receiver) = sync_channel(1);
     let (served, is_served) = oneshot::channel();
     let sent = sender.send(Message::Handover(HandoverRequest { reply, is_served }));
     let reply = sent.ok().and_then(|()| receiver.recv_timeout(REPLY_TIMEOUT).ok());
     if connection.reply(&reply.unwrap_or_else(stopping), None).is_ok() {
-        connection.wait_for_close();
+        connection.wait_for_close(|socket| {
+            if let Some(Err(error)) = dns.map(|dns| dns.share(socket.as_fd())) {
+                tracing::warn!(%error, "failed to share DNS sockets with the new agent");
+            }
+        });
     }
     // The receiver is dropped if a shutdown was requested meanwhile.
     let _ = served.send(());
@@ -125,11 +135,13 @@ fn forward(request: Request, netns: Option<OwnedFd>, sender: &UnboundedSender<Me
 
 /// Returns the report as a file, because its size depends on the number of attachments. With `traffic_of`, it includes
 /// the traffic of one pod or of all pods.
-fn status(sender: &UnboundedSender<Message>, traffic_of: Option<Option<String>>) -> (Reply, Option<OwnedFd>) {
+fn status(
+    sender: &UnboundedSender<Message>,
+    dns: Option<&Arc<DnsServer>>,
+    traffic_of: Option<Option<String>>,
+) -> (Reply, Option<OwnedFd>) {
     let write_report = || {
-        let (receiver, report) = oneshot::channel();
-        sender.send(Message::Report(receiver))?;
-        let mut report = report.blocking_recv()?;
+        let mut report = Reporter::new(sender.clone(), dns.cloned()).report_blocking()?;
         if let Some(pod) = traffic_of {
             let (receiver, namespaces) = oneshot::channel();
             sender.send(Message::ListNetns(receiver))?;

@@ -9,6 +9,7 @@ use anyhow::Context;
 use daemon::{Shutdown, start_log};
 use ipnet::IpNet;
 use kube_source::{Event, ReadOptions, WatchScope, watch_cluster, watch_files};
+use netns_nft::Socket;
 use proxy_core::address::Family;
 use proxy_core::node::Node;
 use proxy_core::portal::NodeContext;
@@ -20,11 +21,14 @@ use tokio::sync::mpsc::{Receiver, channel, unbounded_channel};
 use crate::args::AgentArgs;
 use crate::budget::Budget;
 use crate::event_loop::{EventLoop, ExitReason};
+use crate::handover::OutgoingServers;
 use crate::memory_limit::memory_limit;
 use crate::node_portals::{NodePortals, NodePortalsOptions};
+use crate::pod_dns::DnsControl;
 use crate::reconciler::{Options, Reconciler};
 use crate::recovery::Recovery;
-use crate::{allocator, cni_watch, handover, http, rpc_server, thread_pools};
+use crate::reporter::Reporter;
+use crate::{allocator, cni_watch, handover, http, pod_dns, rpc_server, thread_pools};
 
 /// The capacity of the channel from the service source.
 const SOURCE_EVENTS_MAX: usize = 64;
@@ -47,6 +51,8 @@ const USES_MAX: usize = 4_096;
 /// The time that running jobs have at the end. Transactions are atomic, so a job can be aborted.
 const RUNTIME_SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(5);
 
+const VERSION: &str = env!("CARGO_PKG_VERSION");
+
 /// Runs the agent until SIGTERM or SIGINT.
 pub fn run(args: AgentArgs) -> anyhow::Result<()> {
     allocator::limit();
@@ -66,6 +72,7 @@ fn runtime() -> anyhow::Result<Runtime> {
 async fn serve(args: AgentArgs) -> anyhow::Result<()> {
     let options = options(&args);
     let node_options = node_portals_options(&args, &options)?;
+    let relay_options = relay_options(&args);
     let AgentArgs {
         socket,
         state_dir,
@@ -74,59 +81,59 @@ async fn serve(args: AgentArgs) -> anyhow::Result<()> {
         manifests,
         kubeconfig,
         portal_nets,
-        relay_threads,
-        relay_port,
         take_over,
         drain,
         cni_cache,
         cni_conf,
+        dns,
+        nat_priority,
         ..
     } = args;
     let shutdown = Shutdown::listen()?;
     std::fs::create_dir_all(&state_dir)
         .with_context(|| format!("failed to create state directory {}", state_dir.display()))?;
     let predecessor = if take_over { handover::request(&socket)? } else { None };
+    let dns_server = pod_dns::start_server(&dns, nat_priority, predecessor.as_ref())?;
     let listener =
         Listener::bind(&socket).with_context(|| format!("failed to listen on {}", socket.display()))?;
     let ownership = listener.ownership();
     let (sender, messages) = unbounded_channel();
     let (relay_uses, uses) = channel(USES_MAX);
-    let relay = Arc::new(relay::Relay::start(relay_options(relay_threads, relay_port), &relay_uses)?);
+    let relay = Arc::new(relay::Relay::start(relay_options, &relay_uses)?);
     let records = Records::new(&state_dir);
     let (conf, cache) = (cni_conf.clone(), cni_cache.clone());
     let recovery = Recovery { records, state_dir, cni_cache, cni_conf, socket: socket.clone() };
     let reconciler = Reconciler::new(options, Instant::now());
     let mut event_loop =
         EventLoop::new(reconciler, recovery, Arc::clone(&relay), predecessor, sender.clone());
+    if let Some(server) = &dns_server {
+        event_loop.set_dns(DnsControl::start(Arc::clone(server), &sender)?);
+    }
     event_loop.recover().await?;
     start_node_portals(node_options, &mut event_loop, &relay)?;
     let (source, _file_watch) = if manifests.is_empty() {
-        (cluster_source(kubeconfig.as_deref(), node).await?, None)
+        (cluster_source(kubeconfig.as_deref(), node, dns.dns).await?, None)
     } else {
         let (source, file_watch) = file_source(manifests, portal_nets, node)?;
         (source, Some(file_watch))
     };
-    let metrics_server = metrics.0.map(|address| http::serve(address, sender.clone()));
+    let metrics_server =
+        metrics.0.map(|address| http::serve(address, Reporter::new(sender.clone(), dns_server.clone())));
     if let Err(error) = cni_watch::watch(conf, cache, sender.clone()) {
         tracing::warn!(%error, "failed to watch CNI directories; existing pods are found at the next audit");
     }
-    rpc_server::serve(listener, sender).context("failed to start socket thread")?;
-    let version = env!("CARGO_PKG_VERSION");
-    tracing::info!(socket = %socket.display(), version, memory_limit = memory_limit(), "agent started");
+    rpc_server::serve(listener, dns_server.clone(), sender).context("failed to start socket thread")?;
+    tracing::info!(socket = %socket.display(), version = VERSION, memory_limit = memory_limit(), "agent started");
     let reason = event_loop.run(source, messages, uses, shutdown.requested()).await;
     event_loop.wait_for_jobs().await;
-    if let Some(server) = metrics_server {
-        server.abort();
-    }
-    match reason {
-        ExitReason::Handover(request) => {
-            handover::hand_over(request, ownership, &relay, drain, &shutdown).await?;
-        }
-        ExitReason::Stopped => {
-            // Requests fail at once instead of after a timeout.
-            let _ = std::fs::remove_file(&socket);
-            relay.shut_down(drain).await;
-        }
+    metrics_server.inspect(tokio::task::AbortHandle::abort);
+    let servers = OutgoingServers { relay: &relay, dns: dns_server.as_ref() };
+    if let ExitReason::Handover(request) = reason {
+        handover::hand_over(request, ownership, servers, drain, &shutdown).await?;
+    } else {
+        // Requests fail at once instead of after a timeout.
+        let _ = std::fs::remove_file(&socket);
+        servers.shut_down(true, drain).await;
     }
     tracing::info!("agent stopped; rules left in place");
     Ok(())
@@ -148,6 +155,7 @@ fn options(args: &AgentArgs) -> Options {
             processors: std::thread::available_parallelism().map_or(1, usize::from),
         },
         has_node_portals: args.node_portals.node_portals.is_some(),
+        dns: args.dns.settings(),
         service_ranges: args.service_ranges.clone(),
         apply_interval: args.apply_interval,
         audit_interval: args.audit_interval,
@@ -162,7 +170,7 @@ fn start_node_portals(
 ) -> anyhow::Result<()> {
     if let Some(options) = options {
         event_loop.set_node_portals(NodePortals::start(options, relay)?);
-    } else if netns_nft::Socket::open().and_then(|socket| socket.has_node_table()).unwrap_or(false) {
+    } else if Socket::open().and_then(|socket| socket.has_node_table()).unwrap_or(false) {
         tracing::warn!(
             "the node has a table of node portals, which no agent updates; enable --node-portals, or remove it with \
              `portico uninstall --node-portals`"
@@ -192,11 +200,13 @@ fn node_portals_options(args: &AgentArgs, options: &Options) -> anyhow::Result<O
 }
 
 /// The options of the relay. The number of connections is limited by descriptors and by memory.
-fn relay_options(threads: usize, port: u16) -> relay::Options {
+fn relay_options(args: &AgentArgs) -> relay::Options {
+    let AgentArgs { relay_threads: threads, relay_port: port, .. } = *args;
     let processors = std::thread::available_parallelism().map_or(1, usize::from);
     let workers = if threads == 0 { processors.min(RELAY_THREADS_MAX) } else { threads };
     let descriptors = raise_descriptor_limit();
-    let reserved = RESERVED_DESCRIPTORS.min(descriptors / 2);
+    let reserved = RESERVED_DESCRIPTORS + if args.dns.dns { pod_dns::DESCRIPTORS } else { 0 };
+    let reserved = reserved.min(descriptors / 2);
     let by_descriptors = (descriptors - reserved) / CONNECTION_DESCRIPTORS;
     let memory = memory_limit().unwrap_or(MEMORY_DEFAULT);
     let to_usize = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
@@ -227,12 +237,16 @@ fn file_source(
 }
 
 /// Watches the API server.
-async fn cluster_source(kubeconfig: Option<&Path>, node: Option<String>) -> anyhow::Result<Receiver<Event>> {
+async fn cluster_source(
+    kubeconfig: Option<&Path>,
+    node: Option<String>,
+    has_names: bool,
+) -> anyhow::Result<Receiver<Event>> {
     let client = kube_source::client(kubeconfig)
         .await
         .context("failed to create API client; without an API server, pass --manifests")?;
     let (sender, source) = channel(SOURCE_EVENTS_MAX);
-    tokio::spawn(watch_cluster(client, WatchScope::Proxy { node, has_names: false }, sender));
+    tokio::spawn(watch_cluster(client, WatchScope::Proxy { node, has_names }, sender));
     Ok(source)
 }
 

@@ -16,6 +16,7 @@ mod connections;
 mod conntrack;
 mod demand;
 mod differential;
+mod dns_agent;
 mod dns_table;
 mod dns_table_owner;
 mod forward;

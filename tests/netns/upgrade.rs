@@ -23,7 +23,7 @@ const TABLE: &[u8] = include_bytes!("table-of-layout-8.bin");
 const ATTACHMENT: &str = r#""key":{"network":"net","containerId":"c1","interface":"eth0"},"netns":"NETNS","pod":{"namespace":"shop","name":"web-0","uid":"u-1"},"addresses":["10.1.0.5","fd00::5"],"annotations":{"portals":"all"},"notes":["a note"]"#;
 const RECORD: &str =
     r#"{"attachment":{ATTACHMENT},"netnsId":{"dev":DEV,"inode":INODE,"cookie":COOKIE},"programmer":"agent"}"#;
-const DONE: &str = r#"{"version":1,"answer":"done"}"#;
+const DONE: &str = r#"{"version":2,"answer":"done"}"#;
 
 fn with_node(body: impl FnOnce(&AgentDir) + Send) {
     in_new_netns(|| {

@@ -90,7 +90,7 @@ pub fn send_request(
     netns: Option<BorrowedFd<'_>>,
     timeout: Duration,
 ) -> Result<(Reply, Option<OwnedFd>), RequestError> {
-    exchange(path, request, netns, timeout).map(|(reply, descriptor, _)| (reply, descriptor))
+    exchange(path, request, netns, timeout).map(|(reply, descriptor, _)| (reply.body, descriptor))
 }
 
 /// Makes the agent remove all attachments of a network except these, in a file if they exceed the size of a message.
@@ -116,43 +116,13 @@ pub fn request_gc(
     send_request(path, &request, Some(list.as_fd()), timeout).map(|(reply, _)| reply)
 }
 
-/// An agent that handed over. It continues to relay until this is dropped.
-#[derive(Debug)]
-pub struct OutgoingAgent {
-    _connection: OwnedFd,
-}
-
-/// Requests that the running agent hands over. Returns none if no agent is running.
-///
-/// # Errors
-/// If the agent refuses, or does not reply in time.
-pub fn request_handover(path: &Path, timeout: Duration) -> Result<Option<OutgoingAgent>, HandoverError> {
-    match exchange(path, &Request::Handover, None, timeout) {
-        Ok((Reply::Done, _, connection)) => Ok(Some(OutgoingAgent { _connection: connection })),
-        Ok((Reply::Refused { message, .. }, ..)) => Err(HandoverError::Refused(message)),
-        Ok((Reply::File, ..)) => Err(HandoverError::Refused("unexpected reply".to_owned())),
-        Err(RequestError::Absent { .. }) => Ok(None),
-        Err(error) => Err(HandoverError::Request(error)),
-    }
-}
-
-/// Why an agent did not hand over.
-#[derive(Debug, Error)]
-pub enum HandoverError {
-    /// The agent refused, or does not support it.
-    #[error("running agent refused to hand over: {0}; stop it first")]
-    Refused(String),
-    /// The request failed.
-    #[error("failed to request handover from the running agent")]
-    Request(#[source] RequestError),
-}
-
-fn exchange(
+/// Sends a request and receives the reply. Returns the connection, too.
+pub(crate) fn exchange(
     path: &Path,
     request: &Request,
     netns: Option<BorrowedFd<'_>>,
     timeout: Duration,
-) -> Result<(Reply, Option<OwnedFd>, OwnedFd), RequestError> {
+) -> Result<(Message<Reply>, Option<OwnedFd>, OwnedFd), RequestError> {
     let deadline = Instant::now() + timeout;
     let failed = |source| RequestError::Failed { socket: path.to_owned(), source };
     let socket = seqpacket().map_err(|error| failed(error.into()))?;
@@ -170,7 +140,7 @@ fn exchange(
         receive::<Reply>(socket.as_fd())
     };
     let (reply, descriptor) = exchange().map_err(failed)?;
-    Ok((reply.body, descriptor, socket))
+    Ok((reply, descriptor, socket))
 }
 
 /// The agent's socket, on which it accepts connections.
@@ -314,11 +284,18 @@ impl Connection {
         send(self.0.as_fd(), reply, descriptor)
     }
 
-    /// Waits until the peer closes the connection.
-    pub fn wait_for_close(&self) {
-        let waits = set_socket_timeout(&self.0, Timeout::Recv, None).is_ok();
-        // The protocol has no second request; any error counts as the end.
-        while waits && receive::<Request>(self.0.as_fd()).is_ok() {}
+    /// Waits until the peer closes the connection, and passes the socket of each request for DNS sockets to
+    /// `share_dns`.
+    pub fn wait_for_close(&self, share_dns: impl Fn(OwnedFd)) {
+        if set_socket_timeout(&self.0, Timeout::Recv, None).is_err() {
+            return;
+        }
+        // The protocol has no other second request; any error counts as the end.
+        while let Ok((message, descriptor)) = receive::<Request>(self.0.as_fd()) {
+            if let (Request::ShareDns, Some(socket)) = (message.body, descriptor) {
+                share_dns(socket);
+            }
+        }
     }
 
     fn receive_request(

@@ -10,6 +10,7 @@
 mod attachment;
 mod cni_entry;
 mod connection;
+mod handover;
 mod list;
 mod message;
 mod packet;
@@ -22,9 +23,10 @@ pub use cni_entry::{
     STATE_DIR, is_cni_name, is_known_key,
 };
 pub use connection::{
-    Connection, HandoverError, Listener, OutgoingAgent, ReceiveError, RequestError, SOCKET_DEFAULT,
-    SocketOwnership, request_gc, request_handover, send_request,
+    Connection, Listener, ReceiveError, RequestError, SOCKET_DEFAULT, SocketOwnership, request_gc,
+    send_request,
 };
+pub use handover::{HandoverError, OutgoingAgent, request_handover};
 pub use message::{Message, Reply, Request, VERSION, is_supported_version};
 pub use packet::{MESSAGE_BYTES_MAX, MessageError};
 pub use pod_dns::{PodDns, RuntimeDns};

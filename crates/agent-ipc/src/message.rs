@@ -7,7 +7,10 @@ use serde::{Deserialize, Serialize};
 use crate::attachment::{Attachment, AttachmentKey};
 
 /// The version of the protocol.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
+
+/// The first version whose agents share their DNS sockets at a handover.
+pub(crate) const DNS_VERSION: u32 = 2;
 
 /// Whether messages of a peer with this version are accepted.
 #[must_use]
@@ -66,6 +69,9 @@ pub enum Request {
     /// the new one closes the connection.
     #[serde(rename = "retire")]
     Handover,
+    /// Only after `Handover`, on the same connection: sends the DNS sockets of all pods over the socket that is sent
+    /// along. An agent of protocol version 1 does not know this request.
+    ShareDns,
 }
 
 impl Request {
@@ -85,7 +91,8 @@ impl Request {
             | Self::GcList { .. }
             | Self::Ready
             | Self::Status { .. }
-            | Self::Handover => false,
+            | Self::Handover
+            | Self::ShareDns => false,
         }
     }
 }

@@ -92,12 +92,13 @@ impl Reconciler {
         }
         self.grow_capacity(now);
         self.enforce_budget();
+        self.select_dns(netns);
     }
 
     /// Closes a netns that was opened for a rejected attachment, unless it has other attachments.
     fn close_if_unused(&mut self, netns: NetnsId) {
         if !self.fleet.contains(netns) && !self.unserved.contains(netns) {
-            self.effects.push(Effect::CloseNetns(netns));
+            self.close_netns(netns);
         }
     }
 
@@ -175,7 +176,7 @@ impl Reconciler {
             if let Some(rollout) = self.rollouts.get_mut(&removed.filter) {
                 rollout.pending.remove(&removed.netns);
             }
-            self.effects.push(Effect::CloseNetns(removed.netns));
+            self.close_netns(removed.netns);
         }
         removed.requests.into_iter().for_each(|id| self.reply(id, reply.clone()));
         true
@@ -216,6 +217,7 @@ fn valid_request(attachment: &Attachment) -> Result<PortalsRequest, String> {
     let request = attachment.portals()?;
     if request != PortalsRequest::Off {
         attachment.guests()?;
+        attachment.dns_annotation()?;
     }
     Ok(request)
 }

@@ -23,6 +23,7 @@ pub(super) struct Catalog {
     apply_interval: Duration,
     changed: ChangedServices,
     has_range_changes: bool,
+    has_namespace_changes: bool,
     /// Whether all views must be computed again, because the node or the limits changed.
     is_rebuild_due: bool,
     /// The time of the first change that is not published.
@@ -44,6 +45,8 @@ pub(super) struct Publication {
     pub(super) is_rebuild: bool,
     /// Whether the service ranges changed.
     pub(super) has_new_ranges: bool,
+    /// Whether namespaces changed.
+    pub(super) has_new_namespaces: bool,
     /// The time of the first change.
     pub(super) since: Instant,
 }
@@ -64,6 +67,7 @@ impl Catalog {
             apply_interval: options.apply_interval,
             changed: ChangedServices::new(),
             has_range_changes: false,
+            has_namespace_changes: false,
             is_rebuild_due: false,
             changed_since: None,
         }
@@ -99,6 +103,8 @@ impl Catalog {
             let (change, ignored) = self.dial_from_node.filter(change);
             dial_ignored.extend(ignored);
             self.has_range_changes |= matches!(change, Change::ServiceRanges(_));
+            self.has_namespace_changes |=
+                matches!(change, Change::Namespace(_) | Change::NamespaceDeleted(_));
             self.changed.append(&mut self.snapshot.apply(change));
         }
         self.mark_changed(now);
@@ -119,7 +125,8 @@ impl Catalog {
     }
 
     fn mark_changed(&mut self, now: Instant) {
-        if self.has_range_changes || self.is_rebuild_due || !self.changed.is_empty() {
+        let has_changes = self.has_range_changes || self.has_namespace_changes || self.is_rebuild_due;
+        if has_changes || !self.changed.is_empty() {
             self.changed_since.get_or_insert(now);
         }
     }
@@ -147,6 +154,7 @@ impl Catalog {
             changed: std::mem::take(&mut self.changed),
             is_rebuild: std::mem::take(&mut self.is_rebuild_due),
             has_new_ranges,
+            has_new_namespaces: std::mem::take(&mut self.has_namespace_changes),
             since: self.changed_since.take().unwrap_or(now),
         }
     }

@@ -59,6 +59,7 @@ impl TestAgent {
             limits: PortalLimits::STANDARD,
             budget: Budget::UNLIMITED,
             has_node_portals: false,
+            dns: None,
             service_ranges: Vec::new(),
             apply_interval: INTERVAL,
             audit_interval: AUDIT,

@@ -74,6 +74,8 @@ impl Reconciler {
             self.publish_to_view(filter, &publication, now);
         }
         self.enforce_budget();
+        let all = publication.is_rebuild;
+        self.publish_names(Some(&publication.changed).filter(|_| !all), publication.has_new_namespaces);
         self.log_refusals(Some(&publication.changed));
     }
 

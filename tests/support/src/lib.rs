@@ -16,6 +16,7 @@ pub mod cni_node;
 pub mod command;
 pub mod coredns;
 pub mod differential;
+pub mod dns;
 pub mod dns_pod;
 pub mod eventually;
 pub mod helm;

@@ -1,0 +1,21 @@
+//! DNS in pods: which pods the agent's DNS server answers, and with which settings.
+//!
+//! ```text
+//! attachments, snapshot ─► DnsState (pure, in the reconciler) ─► Effect::ServeDns, StopDns, SetZone ─► dns_server
+//! ```
+//! A pod is served if its nameservers include an address of the cluster's DNS. Everything else of the pod's DNS stays
+//! as it is.
+
+mod args;
+mod control;
+mod mesh;
+mod selection;
+mod start;
+mod state;
+
+pub(crate) use args::{DESCRIPTORS, DRAIN_TIMEOUT, DnsArgs};
+pub(crate) use control::DnsControl;
+pub(crate) use mesh::{CHAINS_MAX, is_cilium_chain, is_mesh_chain};
+pub(crate) use selection::{DnsSettings, DnsTarget, UnservedReason};
+pub(crate) use start::start_server;
+pub(crate) use state::DnsState;
