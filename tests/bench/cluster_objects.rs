@@ -39,11 +39,16 @@ pub(crate) fn node_port(index: usize) -> u16 {
     FIRST_NODE_PORT + u16::try_from(index).expect("the range has fewer ports")
 }
 
-/// A service of type `NodePort`, in the service range of the test servers. `slice` has its endpoints.
+/// The cluster IP of a service with a node port, in the service range of the test servers.
+pub(crate) fn node_port_cluster_ip(index: usize) -> String {
+    format!("10.0.{}.{}", index / 250 + 1, index % 250 + 1)
+}
+
+/// A service of type `NodePort`. `slice` has its endpoints.
 pub(crate) fn node_port_service(index: usize) -> Value {
     let mut service = service(index);
     service["spec"]["type"] = json!("NodePort");
-    service["spec"]["clusterIP"] = json!(format!("10.0.{}.{}", index / 250 + 1, index % 250 + 1));
+    service["spec"]["clusterIP"] = json!(node_port_cluster_ip(index));
     service["spec"]["ports"][0]["nodePort"] = json!(node_port(index));
     service
 }

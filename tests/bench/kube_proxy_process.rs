@@ -62,7 +62,8 @@ pub(crate) fn kube_proxy(services: usize, changes: usize) -> Option<KubeProxyFig
     })
 }
 
-fn create_objects(api: &ApiServer, services: usize) {
+/// Creates a node, namespaces, and services with node ports and three endpoints each.
+pub(crate) fn create_objects(api: &ApiServer, services: usize) {
     api.put(node());
     for number in 0..NAMESPACES {
         api.put(json!({"kind": "Namespace", "metadata": {"name": format!("n{number}")}}));

@@ -5,6 +5,7 @@
 mod agent_speed;
 mod cluster_objects;
 mod demand_speed;
+mod dns_speed;
 mod first_packet;
 mod haproxy;
 mod http_status;
@@ -21,9 +22,10 @@ mod routed_pod;
 mod scaling;
 
 /// The benchmarks by name.
-const BENCHMARKS: [(&str, fn()); 9] = [
+const BENCHMARKS: [(&str, fn()); 10] = [
     ("agent_speed", agent_speed::bench),
     ("demand_speed", demand_speed::bench),
+    ("dns_speed", dns_speed::bench),
     ("first_packet", first_packet::bench),
     ("node_path", node_path::bench),
     ("node_speed", node_speed::bench),

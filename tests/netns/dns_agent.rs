@@ -8,11 +8,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use agent_ipc::{Attachment, PodDns, PodName, Reply, Request};
+use agent_ipc::{Attachment, Reply, Request};
 use hickory_proto::rr::RecordType;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use test_support::agent::{Agent, AgentDir, attachment};
+use test_support::agent::{Agent, AgentDir};
+use test_support::agent_dns::{armed, dns_attachment, wait_until_armed};
 use test_support::dns::{Answer, UPSTREAM_ANSWER, UpstreamLog, ask, ask_tcp, query, serve_upstream, try_ask};
 use test_support::manifest::service;
 use test_support::namespace::{in_new_netns, run};
@@ -74,34 +75,8 @@ fn pod_with_upstream() -> (Pod, UpstreamLog) {
     (pod, log)
 }
 
-/// An attachment whose DNS configuration is that of dnsPolicy ClusterFirst, with these nameservers.
-fn dns_attachment(name: &str, pod: &Pod, servers: &[&str]) -> Attachment {
-    Attachment {
-        pod: Some(PodName { namespace: "default".to_owned(), name: name.to_owned(), uid: String::new() }),
-        dns: Some(PodDns {
-            servers: servers.iter().map(|server| server.parse().expect("an address")).collect(),
-            searches: ["default.svc.cluster.local", "svc.cluster.local", "cluster.local"]
-                .map(str::to_owned)
-                .to_vec(),
-            options: Vec::new(),
-        }),
-        ..attachment(name, pod)
-    }
-}
-
 fn attach(agent: &Agent, attachment: Attachment, pod: &Pod) {
     assert_eq!(agent.request(&Request::Attach(attachment), Some(pod)), Reply::Done, "{}", agent.log());
-}
-
-/// The number of pods whose queries reach the agent.
-fn armed(agent: &Agent) -> usize {
-    let status = agent.status();
-    let pods = status["dns"]["pods"].as_array().cloned().unwrap_or_default();
-    pods.iter().filter(|pod| pod["armed"] == true && pod["error"].is_null()).count()
-}
-
-fn wait_until_armed(agent: &Agent, pods: usize) {
-    agent.wait_until("the agent answers the pods", |agent| armed(agent) == pods);
 }
 
 /// Attaches a pod with both nameservers, and waits until the agent answers it.

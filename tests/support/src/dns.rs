@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hickory_proto::op::{Message, MessageType, OpCode, Query};
 use hickory_proto::rr::{Name, RData, Record, RecordType};
@@ -120,16 +120,29 @@ impl UpstreamLog {
 /// Starts an upstream at port 53 of an address, which it adds, in this network namespace, over UDP and TCP. It answers
 /// type A of names in example.com with `UPSTREAM_ANSWER`; other types have no records, and other names do not exist.
 pub fn serve_upstream(address: &str) -> UpstreamLog {
+    serve_upstream_after(address, Duration::ZERO)
+}
+
+/// As `serve_upstream`, with a delay of each response over UDP.
+pub fn serve_upstream_after(address: &str, delay: Duration) -> UpstreamLog {
     add_address(address);
     let at = SocketAddr::new(address.parse().expect("an address"), PORT);
     let log = UpstreamLog::default();
     let socket = UdpSocket::bind(at).expect("listen on UDP");
     let listener = TcpListener::bind(at).expect("listen on TCP");
-    let of_udp = log.clone();
+    let (of_udp, responder) = (log.clone(), socket.try_clone().expect("a second descriptor"));
+    let (responses, due) = std::sync::mpsc::channel::<(Instant, Vec<u8>, SocketAddr)>();
     std::thread::spawn(move || {
         let mut buffer = vec![0; 65_536];
         while let Ok((length, peer)) = socket.recv_from(&mut buffer) {
-            let _ = socket.send_to(&respond(&buffer[..length], peer, &of_udp), peer);
+            let at = Instant::now() + delay;
+            let _ = responses.send((at, respond(&buffer[..length], peer, &of_udp), peer));
+        }
+    });
+    std::thread::spawn(move || {
+        for (at, response, peer) in due {
+            std::thread::sleep(at.saturating_duration_since(Instant::now()));
+            let _ = responder.send_to(&response, peer);
         }
     });
     let of_tcp = log.clone();

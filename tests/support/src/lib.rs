@@ -7,6 +7,7 @@
 #![allow(missing_docs, clippy::new_without_default)]
 
 pub mod agent;
+pub mod agent_dns;
 pub mod apiserver;
 pub mod backend_pod;
 pub mod backend_server;
