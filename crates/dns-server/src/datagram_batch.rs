@@ -42,7 +42,13 @@ pub(crate) struct DatagramBatch<S> {
     received: MultiHeaders<S>,
     sent: MultiHeaders<S>,
     buffers: Box<[[u8; RECEIVE_BYTES]]>,
+    /// The lengths and clients of the received datagrams.
+    datagrams: Vec<(usize, Option<S>)>,
     responses: Vec<Vec<u8>>,
+    /// The clients of the responses.
+    addresses: Vec<Option<S>>,
+    /// The number of datagrams to receive at a time. Each header costs time, also if no datagram is left for it.
+    limit: usize,
 }
 
 impl<S: PeerAddress> DatagramBatch<S> {
@@ -51,7 +57,10 @@ impl<S: PeerAddress> DatagramBatch<S> {
             received: MultiHeaders::preallocate(BATCH, None),
             sent: MultiHeaders::preallocate(BATCH, None),
             buffers: vec![[0; RECEIVE_BYTES]; BATCH].into(),
+            datagrams: Vec::with_capacity(BATCH),
             responses: (0..BATCH).map(|_| Vec::new()).collect(),
+            addresses: Vec::with_capacity(BATCH),
+            limit: 1,
         }
     }
 
@@ -63,34 +72,41 @@ impl<S: PeerAddress> DatagramBatch<S> {
         socket: BorrowedFd<'_>,
         mut handle: impl FnMut(&[u8], S, &mut Vec<u8>) -> bool,
     ) -> nix::Result<bool> {
-        let (fd, flags) = (socket.as_raw_fd(), MsgFlags::MSG_DONTWAIT);
-        let mut datagrams = [(0, None); BATCH];
-        let count = {
-            let mut slices: Vec<[IoSliceMut<'_>; 1]> =
-                self.buffers.iter_mut().map(|buffer| [IoSliceMut::new(buffer)]).collect();
-            let received = recvmmsg(fd, &mut self.received, slices.iter_mut(), flags, None)?;
-            let mut count = 0;
-            for (message, datagram) in received.zip(&mut datagrams) {
-                *datagram = (message.bytes, message.address);
-                count += 1;
-            }
-            count
-        };
-        let (mut addresses, mut used) = (Vec::with_capacity(count), 0);
-        for (buffer, (length, address)) in self.buffers.iter().zip(&datagrams).take(count) {
+        let is_full = self.receive(socket)?;
+        self.addresses.clear();
+        for (buffer, (length, address)) in self.buffers.iter().zip(&self.datagrams) {
+            let used = self.addresses.len();
             let (Some(address), Some(response)) = (address, self.responses.get_mut(used)) else { continue };
             if handle(buffer.get(..*length).unwrap_or_default(), *address, response) {
-                addresses.push(Some(*address));
-                used += 1;
+                self.addresses.push(Some(*address));
             }
         }
-        self.send(socket, &addresses);
+        self.send(socket);
+        let used = self.addresses.len();
         self.responses.iter_mut().take(used).for_each(|response| response.shrink_to(RESPONSE_BYTES));
-        Ok(count == BATCH)
+        Ok(is_full)
     }
 
-    fn send(&mut self, socket: BorrowedFd<'_>, addresses: &[Option<S>]) {
+    /// Receives datagrams up to the limit, and adapts the limit to the load.
+    fn receive(&mut self, socket: BorrowedFd<'_>) -> nix::Result<bool> {
+        self.datagrams.clear();
+        let mut buffers = self.buffers.iter_mut().take(self.limit);
+        let mut slices: [[IoSliceMut<'_>; 1]; BATCH] = std::array::from_fn(|_| {
+            [IoSliceMut::new(buffers.next().map_or(&mut [], |buffer| &mut buffer[..]))]
+        });
+        let slices = slices.iter_mut().take(self.limit);
+        let received =
+            recvmmsg(socket.as_raw_fd(), &mut self.received, slices, MsgFlags::MSG_DONTWAIT, None)?;
+        self.datagrams.extend(received.map(|message| (message.bytes, message.address)));
+        let count = self.datagrams.len();
+        let is_full = count == self.limit;
+        self.limit = if is_full { BATCH.min(2 * count) } else { count.max(1) };
+        Ok(is_full)
+    }
+
+    fn send(&mut self, socket: BorrowedFd<'_>) {
         let (fd, flags) = (socket.as_raw_fd(), MsgFlags::MSG_DONTWAIT);
+        let addresses = self.addresses.as_slice();
         if let ([Some(address)], Some(response)) = (addresses, self.responses.first()) {
             // The client may have closed its socket.
             let _ = sendto(fd, response, address, flags);

@@ -153,13 +153,15 @@ impl Worker {
                 }
             }
             let now = Instant::now();
+            // Without events, all handles may have been dropped.
+            let mut has_commands = events.is_empty();
             for event in events.drain(..) {
                 match event.data.u64() {
-                    WAKE => {}
+                    WAKE => has_commands = true,
                     number => self.handle_source(Key::from_number(number), now),
                 }
             }
-            if !self.receive_commands(now) {
+            if has_commands && !self.receive_commands(now) {
                 return;
             }
             self.run_timers(now);
