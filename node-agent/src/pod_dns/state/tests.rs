@@ -1,3 +1,5 @@
+//! Tests of the selection of pods, and of retries.
+
 use agent_ipc::PodDns;
 use proxy_core::dns::Namespace;
 use proxy_core::sample::svc;
