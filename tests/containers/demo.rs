@@ -148,7 +148,7 @@ fn assert_leaves_nothing(body: impl FnOnce()) {
 
 /// The output under a heading.
 fn output_under_heading(text: &str, number: u32) -> &str {
-    let from = text.split_once(&format!("\n## {number} of 9 ")).unwrap_or_else(|| panic!("{text}")).1;
+    let from = text.split_once(&format!("\n## {number} of 10 ")).unwrap_or_else(|| panic!("{text}")).1;
     from.split("\n## ").next().unwrap_or(from)
 }
 
@@ -191,12 +191,18 @@ fn assert_story(text: &str) {
     assert!(new.contains("\nno response\n"), "{text}");
     assert_eq!(names(new), ["web-1"], "{text}");
 
-    let [few, .., many] = &growth_table(output_under_heading(text, 7))[..] else { panic!("{text}") };
+    let name = output_under_heading(text, 7);
+    let (missing, found) = name.split_once("mv bye.yaml").unwrap_or_else(|| panic!("{text}"));
+    assert!(missing.contains("NXDOMAIN") && found.contains("Address: 10.0.0.83"), "{text}");
+
+    let [few, .., many] = &growth_table(output_under_heading(text, 8))[..] else { panic!("{text}") };
     assert_eq!((many[0] - few[0], many[2] - few[2]), (5000, 4 * 5000), "a portal, three backends: {text}");
     assert!(many[1] <= few[1] + 1, "{text}");
 
-    assert_eq!(names(output_under_heading(text, 8)).len(), 2, "without an agent: {text}");
-    let end = output_under_heading(text, 9);
+    let without_agent = output_under_heading(text, 9);
+    assert_eq!(names(without_agent).len(), 2, "{text}");
+    assert!(without_agent.contains("Address: 10.0.0.80"), "{text}");
+    let end = output_under_heading(text, 10);
     assert!(end.contains("\nno attachments\n") && end.contains("| wc -l\n0\n"), "{text}");
     assert!(end.contains("\nThis machine has the mounts, network interfaces, control"), "{text}");
 }
@@ -219,7 +225,7 @@ fn story_is_true_for_root_and_a_user_at_once_and_leaves_nothing() {
 #[test]
 fn interrupted_demo_ends_at_once_and_leaves_nothing() {
     let cases =
-        [(AS_ROOT, "## 1 of 9"), (AS_ROOT, "$ ctr run"), (AS_ROOT, "$ kill -KILL"), (AS_USER, "## 4 of 9")];
+        [(AS_ROOT, "## 1 of 10"), (AS_ROOT, "$ ctr run"), (AS_ROOT, "$ kill -KILL"), (AS_USER, "## 4 of 10")];
     for (who, step) in cases {
         assert_leaves_nothing(|| {
             let mut demo = Demo::start(&[], who, "");
@@ -240,7 +246,7 @@ fn killed_demo_leaves_nothing() {
     for who in [AS_ROOT, AS_USER] {
         assert_leaves_nothing(|| {
             let mut demo = Demo::start(&[], who, "");
-            demo.read_until("## 5 of 9");
+            demo.read_until("## 5 of 10");
             kill(demo.pid(), Signal::SIGKILL).expect("a running demo");
             let start = Instant::now();
             assert_eq!(demo.finish().0.signal(), Some(9));
