@@ -4,7 +4,8 @@
 //! start ──► try server 1 ──(hedge delay: p95, at most 300 ms)──► also try server 2 ──► first good response wins
 //!              │ error, SERVFAIL, REFUSED, or 2 s without a response: the next server
 //!              │ TC, and the response must be complete: the same server over TCP
-//!              └ all servers failed: again after a back-off; 4.5 s after the query: failed
+//!              └ all servers failed: again after a back-off; 4.5 s after the query: failed;
+//!                already after two rounds if all tries ended with an error of the socket (connection refused)
 //! ```
 //! Each try is an exchange with its own socket (a random port) and a random id. Only a message with that id and the
 //! question is accepted; all others are counted and ignored, and an exchange that gets many of them is replaced. A
@@ -245,7 +246,7 @@ impl Forwarder {
         if let (Some(kind), Some(health)) = (kind, self.servers.get_mut(&(source, server))) {
             health.fail(now, kind);
         }
-        let step = self.lookups.get_mut(&id).map(|lookup| lookup.after_failure(now, server));
+        let step = self.lookups.get_mut(&id).map(|lookup| lookup.after_failure(now, server, kind));
         match step {
             Some(Step::Try) => self.send(now, id),
             Some(Step::GiveUp) => self.finish(now, id, None),

@@ -20,6 +20,9 @@ const PARALLEL_MAX: usize = 2;
 /// The delay before the second round over the servers if all failed; it doubles with each try, up to the maximum.
 const RETRY_DELAY: Duration = Duration::from_millis(100);
 const RETRY_DELAY_MAX: Duration = Duration::from_secs(1);
+/// The number of rounds over the servers after which a lookup has failed if sockets report an error for all of them, as
+/// when the service of the servers has no endpoints.
+const ERROR_ROUNDS_MAX: usize = 2;
 
 /// A query to one server.
 #[derive(Debug)]
@@ -58,6 +61,8 @@ pub(super) struct Lookup {
     pinned: Option<SocketAddr>,
     pub(super) tries: Vec<Attempt>,
     tries_made: usize,
+    /// The number of tries that failed because of an error of the socket.
+    errors: usize,
     next_try_at: Option<Instant>,
     /// The first error response of a server.
     pub(super) refusal: Option<(Relay, SocketAddr)>,
@@ -74,6 +79,7 @@ impl Lookup {
             pinned: None,
             tries: Vec::new(),
             tries_made: 0,
+            errors: 0,
             next_try_at: None,
             refusal: None,
             started_at: now,
@@ -160,7 +166,13 @@ impl Lookup {
     }
 
     /// Returns the step after a server failed.
-    pub(super) fn after_failure(&mut self, now: Instant, server: SocketAddr) -> Step {
+    pub(super) fn after_failure(
+        &mut self,
+        now: Instant,
+        server: SocketAddr,
+        kind: Option<FailureKind>,
+    ) -> Step {
+        self.errors += usize::from(matches!(kind, Some(FailureKind::Error)));
         if !self.failed.contains(&server) {
             self.failed.push(server);
         }
@@ -168,7 +180,8 @@ impl Lookup {
             return Step::Try;
         }
         let have_all_failed = self.failed.len() == self.servers.len();
-        if have_all_failed && (self.refusal.is_some() || self.what.has_fallback) {
+        let are_gone = self.errors >= ERROR_ROUNDS_MAX * self.servers.len();
+        if have_all_failed && (self.refusal.is_some() || self.what.has_fallback || are_gone) {
             return Step::GiveUp;
         }
         if self.has_tries() {
