@@ -116,6 +116,20 @@ fn names_of_services_are_answered_over_both_protocols_and_families() {
 }
 
 #[test]
+fn pod_of_one_family_is_served_in_a_cluster_whose_dns_has_both() {
+    with_node(|dir| {
+        let agent = start(dir, &[]);
+        let (pod, upstream) = pod_with_upstream();
+        pod.within(|| run("ip", &["-6", "route", "del", "default"], ""));
+        let ipv4 = Attachment { dns: None, ..dns_attachment("a", &pod, &[]) };
+        attach(&agent, ipv4, &pod);
+        wait_until_armed(&agent, 1);
+        pod.within(|| assert_eq!(ask(DNS, WEB, A).content(), Answer::of(&["10.96.0.1"])));
+        assert_eq!(upstream.count(), 0);
+    });
+}
+
+#[test]
 fn name_resolves_when_its_service_exists_and_not_after_its_deletion() {
     with_node(|dir| {
         let agent = start(dir, &[]);

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! start ─ Arm, Probe ─► Checking ─ all confirmed ─► Armed ─ after 3 s ─ Probe ─► Checking ─ all confirmed: Arm ─► Armed
-//!                          │ first check fails: Disarm                               │ fails: Probe again
+//!                          │ first check without a response: Disarm                               │ fails: Probe again
 //!                          ▼                                                         ▼ element expired
 //!                        Failed ─ after 5 s ─ Arm, Probe ─► Checking               Failed
 //! ```
@@ -55,6 +55,8 @@ pub(crate) struct Arming {
     state: State,
     /// The DNS addresses whose probe is not confirmed yet, by index.
     awaited: u64,
+    /// The DNS addresses that need no confirmation in this check.
+    excused: u64,
     all: u64,
     /// When the kernel removes the element.
     expires_at: Option<Instant>,
@@ -65,7 +67,7 @@ impl Arming {
     /// The state of a pod with this number of DNS addresses, at most 64.
     pub(crate) fn new(addresses: usize, lifetime: Duration) -> Self {
         let all = if addresses >= 64 { u64::MAX } else { (1 << addresses) - 1 };
-        Self { state: State::Idle, awaited: 0, all, expires_at: None, lifetime }
+        Self { state: State::Idle, awaited: 0, excused: 0, all, expires_at: None, lifetime }
     }
 
     /// Whether the kernel redirects queries to this server.
@@ -116,7 +118,7 @@ impl Arming {
     /// Records that the response to the probe of an address arrived.
     pub(crate) fn confirm(&mut self, address: usize, now: Instant) -> Vec<ArmingStep> {
         let State::Checking { is_first, .. } = self.state else { return Vec::new() };
-        self.awaited &= !1_u64.checked_shl(u32::try_from(address).unwrap_or(u32::MAX)).unwrap_or(0);
+        self.awaited &= !Self::bit(address);
         if self.awaited > 0 {
             return Vec::new();
         }
@@ -126,6 +128,12 @@ impl Arming {
         }
         self.expires_at = Some(now + self.lifetime);
         vec![ArmingStep::Arm]
+    }
+
+    /// Records that the pod has no route to an address, so that no client can send a query to it.
+    pub(crate) fn excuse(&mut self, address: usize) {
+        self.awaited &= !Self::bit(address);
+        self.excused |= Self::bit(address);
     }
 
     /// Records that the kernel refused to add or renew the element.
@@ -144,8 +152,8 @@ impl Arming {
             State::Idle => Vec::new(),
             // The element expired while this thread did not run, or after a failure.
             State::Armed { .. } | State::Failed { .. } if !is_armed => self.start(now),
-            State::Armed { .. } | State::Failed { .. } | State::Checking { is_first: false, .. }
-                if is_armed =>
+            State::Armed { .. } | State::Failed { .. } | State::Checking { .. }
+                if is_armed && !self.is_first_check_without_response() =>
             {
                 self.check(false, now);
                 vec![ArmingStep::Probe]
@@ -157,8 +165,20 @@ impl Arming {
         }
     }
 
+    /// Whether nothing proves yet that queries reach this server. A response through one address proves it; the others
+    /// can need more time, for example while the kernel verifies that the pod's IPv6 address is unique.
+    fn is_first_check_without_response(&self) -> bool {
+        matches!(self.state, State::Checking { is_first: true, .. })
+            && self.awaited | self.excused == self.all
+    }
+
+    fn bit(address: usize) -> u64 {
+        1_u64.checked_shl(u32::try_from(address).unwrap_or(u32::MAX)).unwrap_or(0)
+    }
+
     fn check(&mut self, is_first: bool, now: Instant) {
         self.awaited = self.all;
+        self.excused = 0;
         self.state = State::Checking { is_first, until: now + PROBE_TIMEOUT };
     }
 }
@@ -190,6 +210,51 @@ mod tests {
             assert_eq!(arming.confirm(0, now), [ArmingStep::Arm]);
             assert!(arming.is_armed(now + 9 * SECOND) && !arming.is_armed(now + 10 * SECOND));
         }
+    }
+
+    #[test]
+    fn address_that_is_confirmed_later_does_not_disarm_the_other() {
+        let start = Instant::now();
+        let mut arming = Arming::new(2, LIFETIME);
+        arming.start(start);
+        assert_eq!(arming.confirm(0, start), []);
+        assert_eq!(arming.due(start + SECOND), [ArmingStep::Probe]);
+        assert!(arming.is_armed(start + SECOND));
+        assert_eq!(arming.confirm(0, start + SECOND), []);
+        assert_eq!(arming.confirm(1, start + 2 * SECOND), [ArmingStep::Arm]);
+        assert!(arming.is_armed(start + 11 * SECOND) && arming.is_confirmed());
+    }
+
+    #[test]
+    fn address_that_is_never_confirmed_disarms_the_pod_when_the_element_expires() {
+        let start = Instant::now();
+        let mut arming = Arming::new(2, LIFETIME);
+        arming.start(start);
+        for second in 1..10 {
+            assert_eq!(arming.confirm(0, start), []);
+            assert_eq!(arming.due(start + second * SECOND), [ArmingStep::Probe]);
+        }
+        assert_eq!(arming.due(start + LIFETIME), [ArmingStep::Disarm]);
+        assert!(arming.has_failed());
+    }
+
+    #[test]
+    fn address_without_a_route_needs_no_response() {
+        let now = Instant::now();
+        let mut arming = Arming::new(2, LIFETIME);
+        arming.start(now);
+        arming.excuse(1);
+        assert_eq!(arming.confirm(0, now), []);
+        assert!(arming.is_confirmed());
+    }
+
+    #[test]
+    fn address_without_a_route_is_no_proof_for_the_other() {
+        let start = Instant::now();
+        let mut arming = Arming::new(2, LIFETIME);
+        arming.start(start);
+        arming.excuse(1);
+        assert_eq!(arming.due(start + SECOND), [ArmingStep::Disarm]);
     }
 
     #[test]

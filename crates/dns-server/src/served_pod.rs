@@ -1,5 +1,7 @@
 //! `ServedPod`: one pod that a worker thread serves.
 
+use std::io::{self, ErrorKind};
+use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Instant;
@@ -93,11 +95,23 @@ impl ServedPod {
         }
     }
 
-    /// A probe that cannot be sent is not confirmed.
+    /// Sends a probe to each address. An address without a route needs no response, because clients have no route either;
+    /// but at least one address must have one. Another probe that cannot be sent is not confirmed.
     fn send_probes(&mut self) {
+        let mut sent = 0;
+        let mut excused = Vec::new();
         for (index, address) in self.addresses.iter().enumerate() {
-            if let Err(error) = self.probe.send(index, address.server) {
-                self.error = Some(format!("failed to send probe to {}: {error}", address.server));
+            match self.probe.send(index, address.server) {
+                Ok(()) => sent += 1,
+                Err(error) if is_unreachable(&error) => excused.push((index, error)),
+                Err(error) => self.error = Some(unsent(address.server, &error)),
+            }
+        }
+        for (index, error) in excused {
+            if sent > 0 {
+                self.arming.excuse(index);
+            } else if let Some(address) = self.addresses.get(index) {
+                self.error = Some(unsent(address.server, &error));
             }
         }
     }
@@ -108,4 +122,16 @@ impl ServedPod {
         }
         self.error = Some(error);
     }
+}
+
+fn unsent(server: IpAddr, error: &io::Error) -> String {
+    format!("failed to send probe to {server}: {error}")
+}
+
+/// Whether the pod has no route to an address, or no source address for it.
+fn is_unreachable(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        ErrorKind::NetworkUnreachable | ErrorKind::HostUnreachable | ErrorKind::AddrNotAvailable
+    )
 }
