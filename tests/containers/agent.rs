@@ -46,7 +46,8 @@ impl Agent {
         if status["synced"] == true { Ok(()) } else { Err(status.to_string()) }
     }
 
-    fn status(&self) -> Result<Value, String> {
+    /// The status, as `portico status -o json` prints it.
+    pub(crate) fn status(&self) -> Result<Value, String> {
         let mut command = Command::new(built("portico"));
         command.args(["status", "-o", "json", "--socket"]).arg(self.dir.join("agent.sock"));
         // Exit code 1 means that an attachment is not up to date. The report has the details.

@@ -8,6 +8,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::thread;
 use std::time::Duration;
 
+use test_support::dns::{UpstreamLog, serve_upstream};
 use test_support::namespace::run;
 use test_support::pod::Pod;
 
@@ -36,8 +37,7 @@ pub(crate) const UDP_PORT: u16 = 5353;
 
 /// The network next to the node, with its backends.
 pub(crate) struct BackendNetwork {
-    /// Keeps the network namespace open.
-    _netns: Pod,
+    netns: Pod,
 }
 
 impl BackendNetwork {
@@ -50,7 +50,12 @@ impl BackendNetwork {
             lan.ip(&["address", "add", &format!("{}/64", backend.address6), "dev", "lan0", "nodad"]);
             lan.within(|| [backend.address, backend.address6].map(|address| backend.serve(address)));
         }
-        Self { _netns: lan }
+        Self { netns: lan }
+    }
+
+    /// Starts a DNS server at an address.
+    pub(crate) fn serve_dns(&self, address: &str) -> UpstreamLog {
+        self.netns.within(|| serve_upstream(address))
     }
 
     /// Adds the node's end to the bridge of the pods.

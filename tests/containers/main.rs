@@ -6,6 +6,7 @@ mod agent;
 mod backend;
 mod containerd;
 mod demo;
+mod dns;
 mod images;
 mod manifest;
 mod network;

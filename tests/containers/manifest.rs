@@ -48,7 +48,8 @@ pub(crate) fn set_zones() {
     write("nodes", vec![node("a"), node("b")]);
 }
 
-fn write(name: &str, items: Vec<Value>) {
+/// Writes the manifest `name` with these objects, and replaces an earlier one.
+pub(crate) fn write(name: &str, items: Vec<Value>) {
     let text = json!({"apiVersion": "v1", "kind": "List", "items": items}).to_string();
     let path = format!("{HOME}/manifests/{name}.json");
     fs::write(format!("{HOME}/{name}.new"), text).expect("write a manifest");
