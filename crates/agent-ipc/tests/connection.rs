@@ -192,7 +192,7 @@ fn status_request_without_hits_is_the_default_one() {
 #[test]
 fn unsupported_version_is_rejected_with_both_versions() {
     let text = br#"{"version":9,"verb":"dance"}"#;
-    assert_refused("version", text, 0, "unsupported protocol version 9 (supported: 0 to 2)");
+    assert_refused("version", text, 0, "unsupported protocol version 9 (supported: 1 to 3)");
 }
 
 #[test]

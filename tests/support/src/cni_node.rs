@@ -22,7 +22,7 @@ pub const BARE: &str =
     r#"{"cniVersion": "1.0.0", "name": "pods", "plugins": [{"type": "bridge"}, {"type": "portmap"}]}"#;
 /// Portico's entry.
 pub const ENTRY: &str =
-    r#"{"type": "portico-cni", "capabilities": {"io.kubernetes.cri.pod-annotations": true}}"#;
+    r#"{"type": "portico-cni", "capabilities": {"io.kubernetes.cri.pod-annotations": true, "dns": true}}"#;
 /// Replies to VERSION as the plugin does. The tests with containers use the real plugin.
 const PLUGIN: &str = r#"#!/bin/sh
 [ "$CNI_COMMAND" = VERSION ] || { echo "portico-cni 0.0.0: a test's" >&2; exit 0; }
