@@ -46,7 +46,7 @@ pub(crate) enum Command {
     Agent(Box<AgentArgs>),
     /// Show the state of the running agent and any problems.
     Status(StatusArgs),
-    /// Show live relay traffic per pod and portal.
+    /// Show live relay traffic per pod and portal, or the DNS queries of pods.
     Top(TopArgs),
     /// Check this node's prerequisites.
     Check(CheckArgs),

@@ -7,6 +7,8 @@
 mod args;
 mod check;
 mod conntrack;
+mod dns_status;
+mod dns_top;
 mod env;
 mod explain;
 mod install;

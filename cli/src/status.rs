@@ -13,10 +13,11 @@ use anstyle::Style;
 use anyhow::{Context, bail};
 use clap::{Args, ValueEnum};
 
+use crate::dns_status::write_dns;
 use crate::node_status::write_node_portals;
 use crate::table::{Cell, HEALTHY, Table, UNHEALTHY};
 use crate::watch::{self, WatchArgs};
-use node_agent::{AttachmentReport, NodeReport, Report, UnservedPod, UnservedReport};
+use node_agent::{AttachmentReport, DnsStatus, NodeReport, Report, UnservedPod, UnservedReport};
 use proxy_core::annotation::PORTALS;
 
 const AGENT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -64,13 +65,14 @@ pub(crate) fn run(args: &StatusArgs, out: &mut impl Write) -> anyhow::Result<boo
     Ok(is_healthy(&report))
 }
 
-/// Whether the agent is synced without an outage, and all attachments are up to date.
+/// Whether the agent is synced without an outage, all attachments are up to date, and DNS has no errors.
 pub(crate) fn is_healthy(report: &Report) -> bool {
     let is_up_to_date = |attachment: &AttachmentReport| attachment.error.is_none() && attachment.lag_ms == 0;
     let is_node_up_to_date = report.node_portals.as_ref().is_none_or(NodeReport::is_up_to_date);
     report.synced
         && report.outage.is_none()
         && is_node_up_to_date
+        && report.dns.as_ref().is_none_or(DnsStatus::is_up_to_date)
         && report.attachments.iter().all(is_up_to_date)
 }
 
@@ -123,6 +125,9 @@ pub(crate) fn write_summary(report: &Report, out: &mut impl Write) -> anyhow::Re
     write_unserved(&report.unserved, out)?;
     if let Some(node_portals) = &report.node_portals {
         write_node_portals(node_portals, out)?;
+    }
+    if let Some(dns) = &report.dns {
+        write_dns(dns, &report.pods(), out)?;
     }
     if audit.interval_ms > 0 {
         let last = audit.last_ms.map(|ms| format!("last one {} s ago", ms / 1_000));

@@ -1,4 +1,5 @@
-//! `portico top`: live relay traffic per pod and portal, with rates between two status reports of the agent.
+//! `portico top`: live relay traffic per pod and portal, or DNS queries per pod, with rates between two status reports
+//! of the agent.
 //!
 //! The agent is the only source of the data.
 
@@ -12,6 +13,7 @@ use anstyle::Style;
 use clap::Args;
 use relay::{BackendReport, PortalReport, TrafficTotals};
 
+use crate::dns_top::DnsSample;
 use crate::live_view::{LiveView, rate, seconds};
 use crate::status::fetch;
 use crate::table::{Cell, HEALTHY, Table, UNHEALTHY};
@@ -29,18 +31,35 @@ pub(crate) struct TopArgs {
     /// Number of refreshes (0: until interrupted).
     #[arg(short = 'n', long, value_name = "NUMBER", default_value_t = 0)]
     pub(crate) count: u64,
+    /// Show the DNS queries of pods instead: queries per second, failures, and the latency of upstreams.
+    #[arg(long)]
+    pub(crate) dns: bool,
 }
 
 /// Runs `portico top`.
 pub(crate) fn run(args: &TopArgs, out: &mut impl Write) -> anyhow::Result<bool> {
+    if args.dns {
+        run_samples(args, out, DnsSample::fetch, DnsSample::write)
+    } else {
+        run_samples(args, out, RelaySample::fetch, RelaySample::write)
+    }
+}
+
+/// Draws samples, each with the rates since the previous one.
+fn run_samples<T>(
+    args: &TopArgs,
+    out: &mut impl Write,
+    fetch: fn(&TopArgs) -> anyhow::Result<T>,
+    write: fn(&T, &T, &mut Vec<u8>) -> anyhow::Result<()>,
+) -> anyhow::Result<bool> {
     let view = LiveView::new(args.interval, args.count)?;
-    let mut previous = RelaySample::fetch(args)?;
+    let mut previous = fetch(args)?;
     if !view.wait() {
         return Ok(true);
     }
     view.run(out, |frame| {
-        let current = RelaySample::fetch(args)?;
-        current.write(&previous, frame)?;
+        let current = fetch(args)?;
+        write(&current, &previous, frame)?;
         previous = current;
         Ok(true)
     })

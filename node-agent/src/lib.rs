@@ -45,14 +45,15 @@ mod view_name;
 
 pub use allowed::AllowedArgs;
 pub use args::AgentArgs;
+pub use dns_server::{DnsPodReport, DnsReport};
 pub use mode_arg::ModeArg;
 pub use node_portals::{
     ConflictReport, ConnectionReport, HealthCheckPort, KubeProxyReport, MigrationReport, NodeReport,
     NodeSettingsReport, RuleRemovalReport, VerificationReport,
 };
 pub use report::{
-    AttachmentReport, AuditReport, Counts, DnsStatus, DnsUnservedPod, MemoryReport, ProgrammedPortals,
-    Report, UnservedPod, UnservedReport, ViewReport,
+    AttachmentReport, AuditReport, Counts, DnsFailedPod, DnsStatus, DnsUnservedPod, DnsUnservedReason,
+    MemoryReport, ProgrammedPortals, Report, UnservedPod, UnservedReport, ViewReport,
 };
 pub use run::{probe_api_server, run};
 pub use traffic::{BackendHits, NetnsTraffic, PortalHits, ServedBy, TrafficReport};

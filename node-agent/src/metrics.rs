@@ -5,6 +5,7 @@ use proxy_core::portals_request::PORTALS_ALL;
 use relay::{RefusalCounts, RelayReport, TrafficTotals};
 
 use crate::node_portals::add_node_metrics;
+use crate::pod_dns::add_dns_metrics;
 use crate::report::{APPLY_BOUNDS_S, AttachmentReport, MemoryReport, ProgrammedPortals, Report};
 
 /// Returns the metrics page.
@@ -22,6 +23,9 @@ pub(crate) fn metrics(report: &Report) -> String {
     relay(&mut page, &report.relay);
     if let Some(node) = &report.node_portals {
         add_node_metrics(&mut page, node);
+    }
+    if let Some(dns) = &report.dns {
+        add_dns_metrics(&mut page, dns);
     }
     let help = "time from a service change to the kernel's acknowledgement";
     page.histogram("apply_duration_seconds", help, &APPLY_BOUNDS_S, &report.counts.apply_duration_seconds);
@@ -141,7 +145,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
-    use crate::report::{Counts, UnservedReport, ViewReport};
+    use crate::report::{Counts, DnsStatus, UnservedReport, ViewReport};
 
     fn report() -> Report {
         let mut counts = Counts { applied: 3, ..Counts::default() };
@@ -162,9 +166,9 @@ mod tests {
             unserved: UnservedReport { attachments: 5, pods: Vec::new() },
             records_unwritten: 0,
             counts,
-            dns: None,
             node_portals: Some(crate::node_portals::NodeReport::default()),
             relay: Default::default(),
+            dns: Some(DnsStatus::default()),
             audit: Default::default(),
             counters: false,
             traffic: None,
@@ -204,6 +208,9 @@ mod tests {
             "portico_attachments_unserved 5",
             "portico_portals_refused{reason=\"service-portals\"} 3",
             "portico_memory_limit_bytes +Inf",
+            "portico_dns_queries_total{outcome=\"nxdomain\"} 0",
+            "portico_dns_pods_unserved{reason=\"mesh\"} 0",
+            "portico_dns_upstream_lookup_seconds_total 0",
             "portico_apply_duration_seconds_bucket{le=\"0.001\"} 0",
             "portico_apply_duration_seconds_bucket{le=\"0.005\"} 1",
             "portico_apply_duration_seconds_count 1",

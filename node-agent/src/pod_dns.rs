@@ -9,6 +9,7 @@
 mod args;
 mod control;
 mod mesh;
+mod metrics;
 mod selection;
 mod start;
 mod state;
@@ -16,6 +17,7 @@ mod state;
 pub(crate) use args::{DESCRIPTORS, DRAIN_TIMEOUT, DnsArgs};
 pub(crate) use control::DnsControl;
 pub(crate) use mesh::{CHAINS_MAX, is_cilium_chain, is_mesh_chain};
-pub(crate) use selection::{DnsSettings, DnsTarget, UnservedReason};
+pub(crate) use metrics::add_dns_metrics;
+pub(crate) use selection::{DnsSettings, DnsTarget};
 pub(crate) use start::start_server;
 pub(crate) use state::DnsState;

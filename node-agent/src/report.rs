@@ -152,18 +152,72 @@ pub struct DnsStatus {
     /// The state of the server, and of the pods that it answers.
     #[serde(flatten)]
     pub server: DnsReport,
-    /// The pods whose queries go to the cluster's DNS servers.
+    /// The pods that are left to the cluster's DNS servers.
     pub unserved: Vec<DnsUnservedPod>,
+    /// The pods that the server could not serve. It tries again; until then the cluster's DNS servers answer.
+    pub failed: Vec<DnsFailedPod>,
 }
 
-/// A pod whose queries go to the cluster's DNS servers.
+impl DnsStatus {
+    /// Whether the server answers each pod that it is to answer.
+    pub fn is_up_to_date(&self) -> bool {
+        self.failed.is_empty() && self.server.pods.iter().all(|pod| pod.error.is_none())
+    }
+}
+
+/// A pod that is left to the cluster's DNS servers.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct DnsUnservedPod {
     /// The inode of the network namespace.
     pub netns_inode: u64,
     /// Why the agent does not answer.
-    pub reason: String,
+    pub reason: DnsUnservedReason,
+}
+
+/// Why a pod is left to the cluster's DNS servers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum DnsUnservedReason {
+    /// The annotation `portico.dev/dns` of the pod or its namespace.
+    Annotation,
+    /// No nameserver of the pod is an address of the cluster's DNS.
+    Nameservers,
+    /// A service mesh redirects DNS in the pod.
+    Mesh,
+}
+
+impl DnsUnservedReason {
+    /// All reasons.
+    pub const ALL: [Self; 3] = [Self::Annotation, Self::Nameservers, Self::Mesh];
+
+    /// The name in JSON and in metrics.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Annotation => "annotation",
+            Self::Nameservers => "nameservers",
+            Self::Mesh => "mesh",
+        }
+    }
+
+    /// The description in output.
+    pub const fn description(self) -> &'static str {
+        match self {
+            Self::Annotation => "portico.dev/dns is off",
+            Self::Nameservers => "no nameserver of the pod is an address of the cluster's DNS",
+            Self::Mesh => "a service mesh redirects DNS in the pod",
+        }
+    }
+}
+
+/// A pod that the DNS server could not serve.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct DnsFailedPod {
+    /// The inode of the network namespace.
+    pub netns_inode: u64,
+    /// The error.
+    pub error: String,
 }
 
 /// The maximum number of pods in `UnservedReport`.

@@ -196,8 +196,7 @@ fn pod_without_a_cluster_dns_address_is_listed_with_the_reason() {
         let (pod, _upstream) = pod_with_upstream();
         attach(&agent, dns_attachment("a", &pod, &["10.1.0.99"]), &pod);
         agent.wait_until("the pod is listed", |agent| {
-            agent.status()["dns"]["unserved"][0]["reason"]
-                == "no nameserver of the pod is an address of the cluster's DNS"
+            agent.status()["dns"]["unserved"][0]["reason"] == "nameservers"
         });
         assert_eq!(armed(&agent), 0);
     });
@@ -212,7 +211,7 @@ fn annotation_of_a_pod_leaves_its_queries_to_the_cluster_dns() {
         attach(&agent, Attachment { annotations, ..dns_attachment("a", &pod, &[DNS]) }, &pod);
         pod.within(|| drop(ask(DNS, WEB, A)));
         assert_eq!(upstream.count(), 1, "the portal of the cluster's DNS serves the pod");
-        assert_eq!(agent.status()["dns"]["unserved"][0]["reason"], "portico.dev/dns is off");
+        assert_eq!(agent.status()["dns"]["unserved"][0]["reason"], "annotation");
     });
 }
 

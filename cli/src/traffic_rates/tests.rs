@@ -47,6 +47,7 @@ fn report(namespaces: Vec<NetnsTraffic>) -> Report {
         refused: BTreeMap::new(),
         memory: Default::default(),
         node_portals: None,
+        dns: None,
         relay: Default::default(),
         audit: Default::default(),
         counters: true,

@@ -1,6 +1,7 @@
 //! `MetricsPage`: metrics in version 0.0.4 of the text format of Prometheus, and `Histogram`.
 
 use std::fmt::{Display, Write};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -41,6 +42,13 @@ impl MetricsPage {
         let name = self.name(name);
         self.help(&name, "counter", help);
         self.sample(&name, "", value);
+    }
+
+    /// Appends a counter of time, in seconds.
+    pub fn counter_seconds(&mut self, name: &str, help: &str, time: Duration) {
+        let name = self.name(name);
+        self.help(&name, "counter", help);
+        self.sample(&name, "", time.as_secs_f64());
     }
 
     /// Appends gauges that differ in a label, whose values are names of the program.

@@ -4,7 +4,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::mpsc::{Sender, SyncSender};
 
-use dns::{Client, ClientCounters, QueryLogEntry, Zone};
+use dns::{Client, ClientCounters, ExchangeCounters, QueryLogEntry, ResolverUsage, Zone};
 use netns_nft::NetnsId;
 
 use crate::handover::SharedPod;
@@ -44,7 +44,8 @@ pub(crate) struct WorkerReport {
     pub(crate) pods: Vec<DnsPodReport>,
     pub(crate) totals: ClientCounters,
     pub(crate) connections: usize,
-    pub(crate) exchanges: usize,
+    pub(crate) exchange_counters: ExchangeCounters,
+    pub(crate) usage: ResolverUsage,
     /// The number of queries without a response.
     pub(crate) pending: usize,
 }

@@ -2,11 +2,12 @@
 
 use std::net::IpAddr;
 
-use dns::ClientCounters;
+use dns::{ClientCounters, ExchangeCounters};
 use serde::{Deserialize, Serialize};
 
 /// The state of the server.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct DnsReport {
     /// The pods whose queries the server answers.
     pub pods: Vec<DnsPodReport>,
@@ -14,12 +15,21 @@ pub struct DnsReport {
     pub totals: ClientCounters,
     /// The number of open TCP connections of clients.
     pub connections: usize,
-    /// The number of exchanges with upstreams.
+    /// The number of exchanges with upstreams in progress.
     pub exchanges: usize,
+    /// The number of queries that wait for upstreams.
+    pub pending: usize,
+    /// The number of responses in the cache.
+    pub cache_entries: usize,
+    /// The memory of these responses.
+    pub cache_bytes: usize,
+    /// The counters of messages that were exchanged with upstreams.
+    pub exchange_counters: ExchangeCounters,
 }
 
 /// The state of one pod.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct DnsPodReport {
     /// The inode of the network namespace.
     pub netns_inode: u64,

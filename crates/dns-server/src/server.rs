@@ -148,11 +148,17 @@ impl DnsServer {
     /// Returns the state. A thread that does not reply in time is omitted.
     pub fn report(&self) -> DnsReport {
         let mut report = DnsReport::default();
-        for WorkerReport { pods, totals, connections, exchanges, .. } in self.worker_reports() {
+        for WorkerReport { pods, totals, connections, exchange_counters, usage, pending: _ } in
+            self.worker_reports()
+        {
             report.pods.extend(pods);
             report.totals.add(&totals);
             report.connections += connections;
-            report.exchanges += exchanges;
+            report.exchange_counters.add(&exchange_counters);
+            report.exchanges += usage.exchanges;
+            report.pending += usage.pending;
+            report.cache_entries += usage.cache_entries;
+            report.cache_bytes += usage.cache_bytes;
         }
         report.pods.sort_by_key(|pod| pod.netns_inode);
         report

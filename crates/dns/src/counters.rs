@@ -40,6 +40,7 @@ impl Outcome {
 
 /// The counters of one client, or of all.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct ClientCounters {
     /// Queries that were answered.
     pub queries: u64,

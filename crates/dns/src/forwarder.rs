@@ -18,6 +18,8 @@ use std::collections::{BTreeSet, HashMap};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use serde::{Deserialize, Serialize};
+
 use crate::action::{Action, ExchangeId, Source};
 use crate::forwarder::lookup::{Lookup, Step};
 use crate::forwarder::server_health::{FailureKind, ServerHealth};
@@ -64,7 +66,8 @@ pub(crate) struct Finished {
 }
 
 /// Counts of messages from upstreams that were ignored, and of tries.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct ExchangeCounters {
     /// Queries that were sent to upstreams.
     pub sent: u64,
@@ -82,6 +85,20 @@ pub struct ExchangeCounters {
     pub errors: u64,
     /// Queries over TCP, because the UDP response was truncated.
     pub tcp_retries: u64,
+}
+
+impl ExchangeCounters {
+    /// Adds the counters of another resolver.
+    pub fn add(&mut self, other: &Self) {
+        self.sent += other.sent;
+        self.mismatched += other.mismatched;
+        self.malformed += other.malformed;
+        self.late += other.late;
+        self.hedged += other.hedged;
+        self.timeouts += other.timeouts;
+        self.errors += other.errors;
+        self.tcp_retries += other.tcp_retries;
+    }
 }
 
 /// All lookups of one thread.

@@ -9,6 +9,8 @@ use netns_nft::NetnsId;
 use proxy_core::portal::ServiceFilter;
 use proxy_core::snapshot::Snapshot;
 
+use crate::report::DnsUnservedReason;
+
 /// The settings of DNS in pods.
 #[derive(Debug, Clone)]
 pub(crate) struct DnsSettings {
@@ -25,28 +27,6 @@ pub(crate) struct DnsTarget {
     pub(crate) servers: Vec<IpAddr>,
 }
 
-/// Why the DNS server does not answer a pod.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum UnservedReason {
-    /// The annotation `portico.dev/dns` of the pod or its namespace.
-    Annotation,
-    /// No nameserver of the pod is an address of the cluster's DNS.
-    Nameservers,
-    /// A service mesh redirects DNS in the pod.
-    Mesh,
-}
-
-impl UnservedReason {
-    /// The description in the status.
-    pub(crate) const fn description(self) -> &'static str {
-        match self {
-            Self::Annotation => "portico.dev/dns is off",
-            Self::Nameservers => "no nameserver of the pod is an address of the cluster's DNS",
-            Self::Mesh => "a service mesh redirects DNS in the pod",
-        }
-    }
-}
-
 impl DnsSettings {
     /// Selects how the server answers a pod with these attachments, which share a network namespace.
     pub(crate) fn select<'a>(
@@ -56,7 +36,7 @@ impl DnsSettings {
         view: &ServiceFilter,
         cluster_addresses: &[IpAddr],
         snapshot: &Snapshot,
-    ) -> Result<DnsTarget, UnservedReason> {
+    ) -> Result<DnsTarget, DnsUnservedReason> {
         let namespace = attachments.clone().find_map(|attachment| attachment.pod.as_ref());
         let namespace: Arc<str> = namespace.map_or("", |pod| pod.namespace.as_str()).into();
         // An invalid value prevents the start of a pod, so a running pod has none.
@@ -64,7 +44,7 @@ impl DnsSettings {
             attachments.clone().find_map(|attachment| attachment.dns_annotation().ok().flatten());
         let of_namespace = || !snapshot.namespace(&namespace).is_some_and(|namespace| namespace.is_dns_off);
         if !own_choice.unwrap_or_else(of_namespace) {
-            return Err(UnservedReason::Annotation);
+            return Err(DnsUnservedReason::Annotation);
         }
         let mut attachments = attachments;
         let configured = attachments.find_map(|attachment| attachment.dns.as_ref());
@@ -73,7 +53,7 @@ impl DnsSettings {
         let servers: Vec<IpAddr> =
             cluster_addresses.iter().copied().filter(|address| dns.servers.contains(address)).collect();
         if servers.is_empty() {
-            return Err(UnservedReason::Nameservers);
+            return Err(DnsUnservedReason::Nameservers);
         }
         let search = SearchList::new(&dns.searches, &dns.options);
         let client = Client { id: netns.cookie, namespace, view: view.clone(), search };

@@ -12,7 +12,8 @@ use proxy_core::portal::ServiceFilter;
 use proxy_core::snapshot::{ChangedServices, Snapshot};
 
 use crate::event::Effect;
-use crate::pod_dns::{DnsSettings, DnsTarget, UnservedReason};
+use crate::pod_dns::{DnsSettings, DnsTarget};
+use crate::report::{DnsFailedPod, DnsStatus, DnsUnservedPod, DnsUnservedReason};
 
 /// The delay before a pod that could not be served is tried again.
 const RETRY_DELAY: Duration = Duration::from_secs(5);
@@ -26,7 +27,7 @@ enum Requested {
         at: Instant,
         error: String,
     },
-    Unserved(UnservedReason),
+    Unserved(DnsUnservedReason),
 }
 
 /// The state of DNS in pods.
@@ -83,7 +84,7 @@ impl DnsState {
         snapshot: &Snapshot,
     ) -> Option<Effect> {
         let selected = if self.meshes.contains(&netns) {
-            Err(UnservedReason::Mesh)
+            Err(DnsUnservedReason::Mesh)
         } else {
             self.settings.select(netns, attachments, view, &self.addresses, snapshot)
         };
@@ -138,13 +139,22 @@ impl DnsState {
         self.pods.values().filter_map(at).min()
     }
 
-    /// The pods that are not served, with the reason.
-    pub(crate) fn unserved(&self) -> impl Iterator<Item = (NetnsId, String)> {
-        self.pods.iter().filter_map(|(netns, requested)| match requested {
-            Requested::Serve(_) => None,
-            Requested::Retry { error, .. } => Some((*netns, error.clone())),
-            Requested::Unserved(reason) => Some((*netns, reason.description().to_owned())),
-        })
+    /// The pods that the server does not answer. The state of the others is in the report of the server.
+    pub(crate) fn status(&self) -> DnsStatus {
+        let mut status = DnsStatus::default();
+        for (netns, requested) in &self.pods {
+            let netns_inode = netns.inode;
+            match requested {
+                Requested::Serve(_) => {}
+                Requested::Retry { error, .. } => {
+                    status.failed.push(DnsFailedPod { netns_inode, error: error.clone() });
+                }
+                Requested::Unserved(reason) => {
+                    status.unserved.push(DnsUnservedPod { netns_inode, reason: *reason });
+                }
+            }
+        }
+        status
     }
 
     /// The addresses of the cluster's DNS, to which pods need a route.

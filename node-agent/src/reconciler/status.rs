@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use agent_ipc::AttachmentKey;
-use dns_server::DnsReport;
 use netns_nft::NetnsId;
 use proxy_core::portal::{Portals, RefusalReason, ServiceFilter, TableKind};
 use relay::RelayReport;
@@ -13,8 +12,7 @@ use super::Reconciler;
 use crate::netns_state::{AttachedPod, NetnsState};
 use crate::pod_dns::DnsState;
 use crate::report::{
-    AttachmentReport, AuditReport, Counts, DnsStatus, DnsUnservedPod, MemoryReport, ProgrammedPortals,
-    Report, ViewReport,
+    AttachmentReport, AuditReport, Counts, MemoryReport, ProgrammedPortals, Report, ViewReport,
 };
 use crate::view_name::view_name;
 
@@ -56,7 +54,7 @@ impl Reconciler {
             counts: Counts { dial_ignored: self.catalog.dial_ignored() as u64, ..self.counts.clone() },
             relay: RelayReport::default(),
             node_portals: None,
-            dns: self.dns.as_ref().map(dns_status),
+            dns: self.dns.as_ref().map(DnsState::status),
             audit: AuditReport {
                 interval_ms: milliseconds(self.options.audit_interval),
                 last_ms: self.timers.audited_at().map(|at| milliseconds(now.duration_since(at))),
@@ -112,11 +110,6 @@ impl Reconciler {
             .map(|reason| (reason.name().to_owned(), refused.count(reason)))
             .collect()
     }
-}
-
-fn dns_status(dns: &DnsState) -> DnsStatus {
-    let unserved = dns.unserved().map(|(netns, reason)| DnsUnservedPod { netns_inode: netns.inode, reason });
-    DnsStatus { server: DnsReport::default(), unserved: unserved.collect() }
 }
 
 fn milliseconds(time: Duration) -> u64 {

@@ -174,7 +174,8 @@ impl Worker {
             pods: pods.collect(),
             totals: self.resolver.totals(),
             connections: self.pods.values().map(|pod| pod.connections).sum(),
-            exchanges: self.exchanges.len(),
+            exchange_counters: self.resolver.exchange_counters(),
+            usage: self.resolver.usage(),
             pending: self.pending.len(),
         }
     }

@@ -36,8 +36,8 @@ fn select(state: &mut DnsState, snapshot: &Snapshot, attachment: &Attachment) ->
     state.select(NETNS, [attachment].into_iter(), &ServiceFilter::All, snapshot)
 }
 
-fn reasons(state: &DnsState) -> Vec<String> {
-    state.unserved().map(|(_, reason)| reason).collect()
+fn reasons(state: &DnsState) -> Vec<DnsUnservedReason> {
+    state.status().unserved.iter().map(|pod| pod.reason).collect()
 }
 
 #[test]
@@ -63,7 +63,7 @@ fn pod_whose_nameservers_are_unknown_is_served_at_the_cluster_dns() {
 fn pod_with_other_nameservers_is_not_served() {
     let (mut state, snapshot) = synced();
     assert!(select(&mut state, &snapshot, &attachment(&["192.0.2.1"], None)).is_none());
-    assert_eq!(reasons(&state), [UnservedReason::Nameservers.description()]);
+    assert_eq!(reasons(&state), [DnsUnservedReason::Nameservers]);
 }
 
 #[test]
@@ -84,7 +84,7 @@ fn pod_with_a_service_mesh_is_no_longer_served() {
     assert!(matches!(select(&mut state, &snapshot, &pod), Some(Effect::ServeDns(..))));
     assert!(state.set_mesh(NETNS, true) && !state.set_mesh(NETNS, true));
     assert!(matches!(select(&mut state, &snapshot, &pod), Some(Effect::StopDns(NETNS))));
-    assert_eq!(reasons(&state), [UnservedReason::Mesh.description()]);
+    assert_eq!(reasons(&state), [DnsUnservedReason::Mesh]);
     assert!(state.set_mesh(NETNS, false));
     assert!(matches!(select(&mut state, &snapshot, &pod), Some(Effect::ServeDns(..))));
 }
@@ -96,7 +96,8 @@ fn failure_is_reported_once_and_retried() {
     select(&mut state, &snapshot, &pod);
     assert!(state.fail(NETNS, "no sockets".to_owned(), now));
     assert_eq!((state.retries(now), state.deadline()), (Vec::new(), Some(now + RETRY_DELAY)));
-    assert_eq!(reasons(&state), ["no sockets"]);
+    let failed = DnsFailedPod { netns_inode: NETNS.inode, error: "no sockets".to_owned() };
+    assert_eq!((state.status().failed, state.status().unserved), (vec![failed], Vec::new()));
     assert_eq!(state.retries(now + RETRY_DELAY), [NETNS]);
     assert!(matches!(select(&mut state, &snapshot, &pod), Some(Effect::ServeDns(..))));
 }
