@@ -16,6 +16,7 @@ use proxy_core::service::Protocol;
 
 use crate::check::CheckArgs;
 use crate::conntrack::ConntrackArgs;
+use crate::dns::DnsArgs;
 use crate::install::InstallArgs;
 use crate::migrate::MigrateArgs;
 use crate::status::StatusArgs;
@@ -42,6 +43,8 @@ pub(crate) enum Command {
     Rules(RulesArgs),
     /// Explain how a connection would be handled.
     Explain(ExplainArgs),
+    /// Explain the answer to a DNS query of a pod, or follow the queries of a pod.
+    Dns(DnsArgs),
     /// Run the node agent, which programs and maintains portals for every pod on this node.
     Agent(Box<AgentArgs>),
     /// Show the state of the running agent and any problems.

@@ -7,6 +7,7 @@
 mod args;
 mod check;
 mod conntrack;
+mod dns;
 mod dns_status;
 mod dns_top;
 mod env;
@@ -63,6 +64,7 @@ fn run(command: Command, out: &mut impl Write) -> anyhow::Result<bool> {
         Command::Portals(args) => portals::run(&args, out),
         Command::Rules(args) => rules::run(&args, out),
         Command::Explain(args) => explain::run(&args, out),
+        Command::Dns(args) => dns::run(&args, out),
         Command::Agent(args) => node_agent::run(*args).map(|()| true),
         Command::Status(args) => status::run(&args, out),
         Command::Top(args) => top::run(&args, out),

@@ -65,18 +65,8 @@ fn print_line(style: Style, severity: &str, message: &dyn Display) {
 
 /// Builds the node context of a pod from the arguments and the Node objects.
 pub(crate) fn node_context(args: &NodeContextArgs, objects: &Objects) -> NodeContext {
-    let NodeContextArgs { node, zone, mode, allowed } = args;
-    let name = node.as_deref().unwrap_or_default();
-    let known = objects.nodes.get(name);
-    if known.is_none() && !name.is_empty() && !objects.nodes.is_empty() {
-        let names: Vec<&str> = objects.nodes.keys().map(|name| &**name).take(10).collect();
-        let unknown = if zone.is_some() { "addresses are" } else { "zone and addresses are" };
-        print_warning(&format!("node {name} not found (found: {}): its {unknown} unknown", names.join(", ")));
-    }
-    let mut node = known.cloned().unwrap_or_else(|| Node { name: name.into(), ..Node::default() });
-    if let Some(zone) = zone {
-        node.zone = zone.as_str().into();
-    }
+    let NodeContextArgs { node: name, zone, mode, allowed } = args;
+    let node = node(name.as_deref(), zone.as_deref(), objects);
     let (external, limits) = (allowed.external_policy(), allowed.portal_limits());
     NodeContext {
         node,
@@ -86,4 +76,20 @@ pub(crate) fn node_context(args: &NodeContextArgs, objects: &Objects) -> NodeCon
         external,
         limits,
     }
+}
+
+/// Returns the node with this name, from the Node objects if they contain it.
+pub(crate) fn node(name: Option<&str>, zone: Option<&str>, objects: &Objects) -> Node {
+    let name = name.unwrap_or_default();
+    let known = objects.nodes.get(name);
+    if known.is_none() && !name.is_empty() && !objects.nodes.is_empty() {
+        let names: Vec<&str> = objects.nodes.keys().map(|name| &**name).take(10).collect();
+        let unknown = if zone.is_some() { "addresses are" } else { "zone and addresses are" };
+        print_warning(&format!("node {name} not found (found: {}): its {unknown} unknown", names.join(", ")));
+    }
+    let mut node = known.cloned().unwrap_or_else(|| Node { name: name.into(), ..Node::default() });
+    if let Some(zone) = zone {
+        node.zone = zone.into();
+    }
+    node
 }

@@ -78,18 +78,19 @@ pub(crate) fn is_healthy(report: &Report) -> bool {
 
 /// Requests the agent's report. Returns it as text and parsed.
 pub(crate) fn fetch(socket: &Path, request: &Request) -> anyhow::Result<(String, Report)> {
-    let text = fetch_text(socket, request)?;
+    let text = fetch_text(socket, request, AGENT_TIMEOUT)?;
     let report = serde_json::from_str(&text)
         .context("failed to parse the agent's report; does the agent have a different version?")?;
     Ok((text, report))
 }
 
-fn fetch_text(socket: &Path, request: &Request) -> anyhow::Result<String> {
-    let (reply, file) = send_request(socket, request, None, AGENT_TIMEOUT)?;
+/// Sends a request whose reply is in a file, and returns the text of the file.
+pub(crate) fn fetch_text(socket: &Path, request: &Request, timeout: Duration) -> anyhow::Result<String> {
+    let (reply, file) = send_request(socket, request, None, timeout)?;
     match (reply, file) {
         (Reply::File, Some(file)) => {
             let mut text = String::new();
-            File::from(file).read_to_string(&mut text).context("failed to read the agent's report")?;
+            File::from(file).read_to_string(&mut text).context("failed to read the agent's reply")?;
             Ok(text)
         }
         (Reply::Refused { message, .. }, _) => bail!("the agent refused the request: {message}"),

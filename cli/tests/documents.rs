@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use test_support::command::portico;
 
-/// The commands that need only manifests.
+/// The commands that need only manifests. Others need only manifests if they have `-f`.
 const OFFLINE: [&str; 4] = ["env", "portals", "rules", "explain"];
 
 /// A command and the output that the documentation shows.
@@ -39,7 +39,8 @@ fn offline_args(command: &str) -> Option<Vec<String>> {
     let mut words = command.split_whitespace().map(str::to_owned);
     let is_portico = words.next().as_deref() == Some("portico") && !command.contains(['|', '<', '#', '$']);
     let args: Vec<String> = words.collect();
-    (is_portico && OFFLINE.contains(&args.first()?.as_str())).then_some(args)
+    let is_offline = OFFLINE.contains(&args.first()?.as_str()) || args.iter().any(|arg| arg == "-f");
+    (is_portico && is_offline).then_some(args)
 }
 
 /// Whether the output matches the documentation, in which `...` matches any number of lines.

@@ -147,7 +147,7 @@ impl Run {
         self.pending.insert(origin, client);
         match self.resolver.query(self.now, client_ref, SERVER, transport, Origin(origin), message, &mut out)
         {
-            Handling::Respond => {
+            Handling::Respond(_) => {
                 assert_eq!(out[..2], message[..2], "the response has the id of the query");
                 if let Ok(query) = Query::parse(message) {
                     let question = &query.header_and_question()[12..];
@@ -177,7 +177,7 @@ impl Run {
                     assert!(self.open.remove(&exchange).is_some(), "an exchange is closed once");
                     self.closed.insert(exchange);
                 }
-                Action::Respond { origin, message } => {
+                Action::Respond { origin, message, .. } => {
                     assert!(message.len() >= 12, "a response has a header");
                     assert!(self.pending.remove(&origin.0).is_some(), "a query has one response");
                 }

@@ -227,6 +227,8 @@ impl EventLoop {
                 | Request::Status { .. }
                 | Request::Handover
                 | Request::ShareDns
+                | Request::Dns { .. }
+                | Request::DnsLog { .. }
                 | Request::Attach(_)
                 | Request::Check(_),
                 _,

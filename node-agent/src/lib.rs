@@ -51,6 +51,7 @@ pub use node_portals::{
     ConflictReport, ConnectionReport, HealthCheckPort, KubeProxyReport, MigrationReport, NodeReport,
     NodeSettingsReport, RuleRemovalReport, VerificationReport,
 };
+pub use pod_dns::{DnsAnswerReport, DnsLogReport, DnsQueryReport, DnsResponseReport};
 pub use report::{
     AttachmentReport, AuditReport, Counts, DnsFailedPod, DnsStatus, DnsUnservedPod, DnsUnservedReason,
     MemoryReport, ProgrammedPortals, Report, UnservedPod, UnservedReport, ViewReport,

@@ -12,15 +12,18 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use agent_ipc::{Connection, Listener, Reply, Request};
+use anyhow::Context;
 use dns_server::DnsServer;
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use proxy_core::portal::Portals;
+use serde::Serialize;
 use support::with_causes;
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::oneshot;
 
 use crate::message::{HandoverRequest, Message, NetnsPortals};
 use crate::netns_worker::NetnsWorker;
+use crate::pod_dns::{explain_answer, read_log};
 use crate::report::Report;
 use crate::reporter::Reporter;
 use crate::traffic::{NetnsTraffic, TrafficReport, portal_hits};
@@ -84,6 +87,10 @@ fn handle(connection: &Connection, dns: Option<&Arc<DnsServer>>, sender: &Unboun
     let (reply, file) = match request {
         Request::Status { hits: false, .. } => status(sender, dns, None),
         Request::Status { hits: true, pod } => status(sender, dns, Some(pod)),
+        Request::Dns { pod, name, kind } => inspect_dns(sender, dns, |server, report| {
+            explain_answer(server, report, pod.as_deref(), &name, &kind)
+        }),
+        Request::DnsLog { pod } => inspect_dns(sender, dns, |server, report| read_log(server, report, &pod)),
         Request::Handover => return hand_over(connection, dns, sender),
         request => (forward(request, netns, sender), None),
     };
@@ -147,13 +154,36 @@ fn status(
             sender.send(Message::ListNetns(receiver))?;
             report.traffic = Some(read_traffic(&namespaces.blocking_recv()?, &report, pod.as_deref()));
         }
-        let mut file = std::fs::File::from(memfd_create("portico-status", MFdFlags::MFD_CLOEXEC)?);
-        serde_json::to_writer(&mut file, &report)?;
-        file.flush()?;
-        file.rewind()?;
-        Ok::<_, anyhow::Error>(OwnedFd::from(file))
+        json_file(&report)
     };
-    match write_report() {
+    file_reply(write_report())
+}
+
+/// Returns the result of an inspection of DNS in pods as a file.
+fn inspect_dns<T: Serialize>(
+    sender: &UnboundedSender<Message>,
+    dns: Option<&Arc<DnsServer>>,
+    inspect: impl FnOnce(&DnsServer, &Report) -> anyhow::Result<T>,
+) -> (Reply, Option<OwnedFd>) {
+    let inspect = || {
+        let server = dns.context("the agent does not answer DNS queries: it has no --dns")?;
+        let report = Reporter::new(sender.clone(), None).report_blocking()?;
+        json_file(&inspect(server, &report)?)
+    };
+    file_reply(inspect())
+}
+
+/// Returns a file with a value as JSON.
+fn json_file(value: &impl Serialize) -> anyhow::Result<OwnedFd> {
+    let mut file = std::fs::File::from(memfd_create("portico-reply", MFdFlags::MFD_CLOEXEC)?);
+    serde_json::to_writer(&mut file, value)?;
+    file.flush()?;
+    file.rewind()?;
+    Ok(OwnedFd::from(file))
+}
+
+fn file_reply(file: anyhow::Result<OwnedFd>) -> (Reply, Option<OwnedFd>) {
+    match file {
         Ok(file) => (Reply::File, Some(file)),
         Err(error) => (Reply::Refused { message: format!("{error:#}"), transient: true }, None),
     }

@@ -21,16 +21,16 @@ use test_support::namespace::{in_new_netns, run};
 use test_support::pod::Pod;
 
 /// The addresses of the cluster's DNS.
-const DNS: &str = "10.96.0.10";
+pub(crate) const DNS: &str = "10.96.0.10";
 const DNS6: &str = "fd00:96::a";
 /// An endpoint of the cluster's DNS.
 const ENDPOINT: &str = "10.1.0.53";
 const RANGES: [&str; 4] = ["--service-cidr", "10.96.0.0/16", "--service-cidr", "fd00:96::/112"];
-const A: RecordType = RecordType::A;
+pub(crate) const A: RecordType = RecordType::A;
 /// A name outside of the cluster.
-const EXTERNAL: &str = "www.example.com.";
+pub(crate) const EXTERNAL: &str = "www.example.com.";
 /// The name of service `web`.
-const WEB: &str = "web.default.svc.cluster.local.";
+pub(crate) const WEB: &str = "web.default.svc.cluster.local.";
 /// The timeout of a query while no server can be expected to answer.
 const LOST_TIMEOUT: Duration = Duration::from_millis(20);
 
@@ -49,7 +49,7 @@ fn dns_manifest() -> String {
     )
 }
 
-fn with_node(body: impl FnOnce(&AgentDir) + Send) {
+pub(crate) fn with_node(body: impl FnOnce(&AgentDir) + Send) {
     in_new_netns(|| {
         run("ip", &["link", "set", "lo", "up"], "");
         let dir = AgentDir::new();
@@ -59,12 +59,12 @@ fn with_node(body: impl FnOnce(&AgentDir) + Send) {
     });
 }
 
-fn start(dir: &AgentDir, args: &[&str]) -> Agent {
+pub(crate) fn start(dir: &AgentDir, args: &[&str]) -> Agent {
     Agent::start(dir, &[&["--dns"], &RANGES[..], args].concat())
 }
 
 /// A pod with an endpoint of the cluster's DNS, and routes for both families.
-fn pod_with_upstream() -> (Pod, UpstreamLog) {
+pub(crate) fn pod_with_upstream() -> (Pod, UpstreamLog) {
     let pod = Pod::new();
     let log = pod.within(|| {
         let log = serve_upstream(ENDPOINT);
@@ -76,12 +76,12 @@ fn pod_with_upstream() -> (Pod, UpstreamLog) {
     (pod, log)
 }
 
-fn attach(agent: &Agent, attachment: Attachment, pod: &Pod) {
+pub(crate) fn attach(agent: &Agent, attachment: Attachment, pod: &Pod) {
     assert_eq!(agent.request(&Request::Attach(attachment), Some(pod)), Reply::Done, "{}", agent.log());
 }
 
 /// Attaches a pod with both nameservers, and waits until the agent answers it.
-fn served_pod(agent: &Agent, name: &str) -> (Pod, UpstreamLog) {
+pub(crate) fn served_pod(agent: &Agent, name: &str) -> (Pod, UpstreamLog) {
     let (pod, log) = pod_with_upstream();
     let before = armed(agent);
     attach(agent, dns_attachment(name, &pod, &[DNS, DNS6]), &pod);

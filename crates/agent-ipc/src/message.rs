@@ -65,6 +65,24 @@ pub enum Request {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         pod: Option<String>,
     },
+    /// Explains the answer to a DNS query; the reply is in a file whose descriptor is sent along. An agent of protocol
+    /// version 1 does not know this request.
+    Dns {
+        /// The pod that asks, as in `Status`: its resolver answers, too. Without it, only the names of the cluster are
+        /// explained.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        pod: Option<String>,
+        /// The name.
+        name: String,
+        /// The type of the records.
+        kind: String,
+    },
+    /// Requests the DNS queries of a pod since the last such request, and records them from then on, until there is no
+    /// request for 5 s. The reply is in a file.
+    DnsLog {
+        /// The pod, as in `Status`.
+        pod: String,
+    },
     /// Hands over to a new agent: stops all changes, and releases the socket. The old agent continues to relay until
     /// the new one closes the connection.
     #[serde(rename = "retire")]
@@ -91,6 +109,8 @@ impl Request {
             | Self::GcList { .. }
             | Self::Ready
             | Self::Status { .. }
+            | Self::Dns { .. }
+            | Self::DnsLog { .. }
             | Self::Handover
             | Self::ShareDns => false,
         }
@@ -110,6 +130,6 @@ pub enum Reply {
         /// Whether the same request can succeed later.
         transient: bool,
     },
-    /// The reply to `Status` is in the file whose descriptor is sent along.
+    /// The reply to `Status`, `Dns` or `DnsLog` is in the file whose descriptor is sent along.
     File,
 }

@@ -4,9 +4,10 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::mpsc::{Sender, SyncSender};
 
-use dns::{Client, ClientCounters, ExchangeCounters, QueryLogEntry, ResolverUsage, Zone};
+use dns::{Client, ClientCounters, ExchangeCounters, Name, QueryLogBatch, RecordType, ResolverUsage, Zone};
 use netns_nft::NetnsId;
 
+use crate::asked::Asked;
 use crate::handover::SharedPod;
 use crate::report::DnsPodReport;
 use crate::served_pod::ServedPod;
@@ -32,10 +33,10 @@ pub(crate) enum Command {
     StopAccepting,
     /// Send the state.
     Report(SyncSender<WorkerReport>),
-    /// Record the queries of a pod, or stop it.
-    RecordQueries(NetnsId, bool),
-    /// Send the recorded queries of a pod.
-    TakeQueries(NetnsId, SyncSender<Vec<QueryLogEntry>>),
+    /// Answer a query as if a pod had sent it.
+    Ask(NetnsId, Name, RecordType, SyncSender<Asked>),
+    /// Send the queries of a pod since the last command, and record them from now on.
+    TakeQueries(NetnsId, SyncSender<QueryLogBatch>),
 }
 
 /// The state of one worker.

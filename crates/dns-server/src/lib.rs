@@ -9,6 +9,7 @@
 //! process ends. Which answer a query gets is decided in the crate `dns`, without I/O.
 
 mod arming;
+mod asked;
 mod command;
 mod datagram_batch;
 mod handover;
@@ -22,6 +23,7 @@ mod tcp_connection;
 mod upstream_socket;
 mod worker;
 
+pub use asked::Asked;
 pub use pod_sockets::OpenError;
 pub use report::{DnsPodReport, DnsReport};
 pub use server::{DnsPod, DnsServer, Options};

@@ -9,10 +9,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use dns::{Client, QueryLogEntry, ResolverOptions, Zone};
+use dns::{Client, Explanation, Name, QueryLogBatch, RecordType, ResolverOptions, Zone};
 use netns_nft::{DNS_ARMED_TIME, GenerationRuns, Netns, NetnsId};
 
 use crate::arming::Arming;
+use crate::asked::Asked;
 use crate::command::{Command, CommandSender, WorkerReport};
 use crate::handover::{ADDRESSES_MAX, SharedPod};
 use crate::pod_sockets::{OpenError, PodSockets};
@@ -23,6 +24,8 @@ use crate::worker;
 
 /// The time in which a worker must reply.
 const REPLY_TIMEOUT: Duration = Duration::from_secs(1);
+/// The time in which a query has an answer: a lookup at upstreams takes at most 4.5 s.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(6);
 /// The interval at which the end of pending queries is checked.
 const DRAIN_INTERVAL: Duration = Duration::from_millis(20);
 
@@ -55,6 +58,7 @@ pub struct DnsPod {
 struct Placement {
     worker: usize,
     servers: Vec<IpAddr>,
+    client: Arc<Client>,
 }
 
 /// The server.
@@ -63,6 +67,8 @@ pub struct DnsServer {
     nat_priority: i32,
     workers: Vec<CommandSender>,
     placements: Mutex<HashMap<NetnsId, Placement>>,
+    /// The names of the cluster, after the initial sync.
+    zone: Mutex<Option<Zone>>,
     /// Sockets of a predecessor that no pod has taken yet.
     inherited: Mutex<HashMap<NetnsId, SharedPod>>,
 }
@@ -81,12 +87,14 @@ impl DnsServer {
             nat_priority: options.nat_priority,
             workers: (0..options.workers.max(1)).map(start).collect::<io::Result<_>>()?,
             placements: Mutex::default(),
+            zone: Mutex::default(),
             inherited: Mutex::default(),
         })
     }
 
     /// Replaces the names of the cluster. Pods are served from the first call on.
     pub fn set_zone(&self, zone: &Zone) {
+        *lock(&self.zone) = Some(zone.clone());
         for worker in &self.workers {
             worker.send(Command::SetZone(zone.clone()));
         }
@@ -101,8 +109,9 @@ impl DnsServer {
         pod.servers.truncate(ADDRESSES_MAX);
         {
             let mut placements = lock(&self.placements);
-            if let Some(placement) = placements.get(&id) {
+            if let Some(placement) = placements.get_mut(&id) {
                 if placement.servers == pod.servers {
+                    placement.client = Arc::clone(&pod.client);
                     self.send(placement.worker, Command::SetClient(id, pod.client))?;
                     return Ok(());
                 }
@@ -117,9 +126,9 @@ impl DnsServer {
             Some(sockets) => sockets,
             None => PodSockets::open(netns, &pod.servers, self.nat_priority)?,
         };
-        let servers = pod.servers.clone();
+        let (servers, client) = (pod.servers.clone(), Arc::clone(&pod.client));
         let served = served_pod(netns, pod, sockets, is_adopted).map_err(OpenError::Sockets)?;
-        let worker = self.place(id, servers);
+        let worker = self.place(id, servers, client);
         self.send(worker, Command::Open(Box::new(served)))
     }
 
@@ -132,11 +141,11 @@ impl DnsServer {
     }
 
     /// Places a pod on the worker with the fewest pods.
-    fn place(&self, netns: NetnsId, servers: Vec<IpAddr>) -> usize {
+    fn place(&self, netns: NetnsId, servers: Vec<IpAddr>, client: Arc<Client>) -> usize {
         let mut placements = lock(&self.placements);
         let pods_of = |worker: usize| placements.values().filter(|placed| placed.worker == worker).count();
         let worker = (0..self.workers.len()).min_by_key(|worker| pods_of(*worker)).unwrap_or_default();
-        placements.insert(netns, Placement { worker, servers });
+        placements.insert(netns, Placement { worker, servers, client });
         worker
     }
 
@@ -174,21 +183,43 @@ impl DnsServer {
         reports.into_iter().filter_map(|report| report.recv_timeout(REPLY_TIMEOUT).ok()).collect()
     }
 
-    /// Starts or stops recording the queries of a pod.
-    pub fn record_queries(&self, netns: NetnsId, is_on: bool) {
-        if let Some(placement) = lock(&self.placements).get(&netns) {
-            let _ = self.send(placement.worker, Command::RecordQueries(netns, is_on));
-        }
+    /// Returns the identity of a network namespace that the server serves, by its inode.
+    #[must_use]
+    pub fn netns_of(&self, inode: u64) -> Option<NetnsId> {
+        lock(&self.placements).keys().copied().find(|netns| netns.inode == inode)
     }
 
-    /// Returns the queries of a pod that were recorded since the last call.
-    pub fn take_queries(&self, netns: NetnsId) -> Vec<QueryLogEntry> {
-        let Some(worker) = lock(&self.placements).get(&netns).map(|placement| placement.worker) else {
-            return Vec::new();
-        };
-        let (reply, entries) = sync_channel(1);
-        let _ = self.send(worker, Command::TakeQueries(netns, reply));
-        entries.recv_timeout(REPLY_TIMEOUT).unwrap_or_default()
+    /// Explains the answer of the zone to a question of a pod; without a pod, of one that sees all services. None: the
+    /// initial sync is not complete.
+    #[must_use]
+    pub fn explain(&self, netns: Option<NetnsId>, name: &Name, kind: RecordType) -> Option<Explanation> {
+        let client_of =
+            |netns| lock(&self.placements).get(&netns).map(|placement| Arc::clone(&placement.client));
+        let client = netns.and_then(client_of).unwrap_or_default();
+        let zone = lock(&self.zone).clone()?;
+        Some(zone.explain(&client, name, kind))
+    }
+
+    /// Answers a query as if a pod had sent it. It counts as a query of the pod. None: the pod is not served, or the
+    /// thread does not answer.
+    #[must_use]
+    pub fn ask(&self, netns: NetnsId, name: &Name, kind: RecordType) -> Option<Asked> {
+        let (reply, asked) = sync_channel(1);
+        self.send(self.worker_of(netns)?, Command::Ask(netns, name.clone(), kind, reply)).ok()?;
+        asked.recv_timeout(ANSWER_TIMEOUT).ok()
+    }
+
+    /// Returns the queries of a pod since the last call, and records them from now on; recording ends if this is not
+    /// called for 5 s. None: the pod is not served, or the thread does not reply.
+    #[must_use]
+    pub fn take_queries(&self, netns: NetnsId) -> Option<QueryLogBatch> {
+        let (reply, batch) = sync_channel(1);
+        self.send(self.worker_of(netns)?, Command::TakeQueries(netns, reply)).ok()?;
+        batch.recv_timeout(REPLY_TIMEOUT).ok()
+    }
+
+    fn worker_of(&self, netns: NetnsId) -> Option<usize> {
+        lock(&self.placements).get(&netns).map(|placement| placement.worker)
     }
 
     /// Sends duplicates of all sockets to another process, over a socket pair of type SOCK_SEQPACKET.

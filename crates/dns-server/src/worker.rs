@@ -25,6 +25,7 @@ use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::event::{EventfdFlags, Timespec, eventfd};
 use rustix::io::Errno;
 
+use crate::asked::AskedQuery;
 use crate::command::{Command, CommandSender};
 use crate::datagram_batch::DatagramBatch;
 use crate::served_pod::ServedPod;
@@ -32,6 +33,7 @@ use crate::slab::{Key, Slab};
 use crate::tcp_connection::TcpConnection;
 use crate::upstream_socket::{DATAGRAM_BYTES, UpstreamSocket};
 
+mod asks;
 mod commands;
 mod queries;
 mod upstreams;
@@ -59,8 +61,14 @@ enum Source {
 /// A query that waits for an upstream.
 #[derive(Debug)]
 enum PendingReply {
-    Datagram { netns: NetnsId, address: usize, peer: SocketAddr },
+    Datagram {
+        netns: NetnsId,
+        address: usize,
+        peer: SocketAddr,
+    },
     Connection(Key),
+    /// A query of the agent itself.
+    Command(Box<AskedQuery>),
 }
 
 /// The state of the thread.
@@ -80,6 +88,8 @@ struct Worker {
     sources: Slab<Source>,
     pending: Slab<PendingReply>,
     exchanges: HashMap<ExchangeId, Key>,
+    /// When the query log of a client was read last.
+    logged: HashMap<u64, Instant>,
     /// When the arming of a pod is due.
     timers: BTreeSet<(Instant, NetnsId)>,
     /// When idle connections are closed next.
@@ -132,6 +142,7 @@ impl Worker {
             sources: Slab::default(),
             pending: Slab::default(),
             exchanges: HashMap::new(),
+            logged: HashMap::new(),
             timers: BTreeSet::new(),
             idle_at: Instant::now() + WAIT_MAX,
             v4: DatagramBatch::new(),
@@ -241,6 +252,7 @@ impl Worker {
         if self.idle_at <= now {
             self.idle_at = now + WAIT_MAX;
             self.close_idle_connections(now);
+            self.end_unread_logs(now);
         }
     }
 

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 
 use crate::message::Transport;
+use crate::query_log::AnswerSource;
 
 /// An opaque value with which the server finds the socket and peer of a pending query.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -49,5 +50,7 @@ pub enum Action {
         origin: Origin,
         /// The message.
         message: Vec<u8>,
+        /// What answered.
+        source: AnswerSource,
     },
 }

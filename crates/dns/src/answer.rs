@@ -41,6 +41,22 @@ pub enum Answered {
     External(Box<External>),
 }
 
+impl Answered {
+    /// Returns the name in JSON.
+    #[must_use]
+    pub const fn keyword(&self) -> &'static str {
+        match self {
+            Self::Records => "noerror",
+            Self::NoData => "nodata",
+            Self::NxDomain => "nxdomain",
+            Self::Refused => "refused",
+            Self::NotSynced => "servfail",
+            Self::Upstream => "upstream",
+            Self::External(_) => "alias",
+        }
+    }
+}
+
 /// Whether the zone has a name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Existence {

@@ -24,8 +24,22 @@ pub enum Outcome {
 }
 
 impl Outcome {
+    /// Returns the name in JSON.
+    #[must_use]
+    pub const fn keyword(self) -> &'static str {
+        match self {
+            Self::NoError => "noerror",
+            Self::NoData => "nodata",
+            Self::NxDomain => "nxdomain",
+            Self::ServFail => "servfail",
+            Self::Refused => "refused",
+            Self::Other => "other",
+        }
+    }
+
     /// Returns the outcome that a response states.
-    pub(crate) fn of(response: &[u8]) -> Self {
+    #[must_use]
+    pub fn of(response: &[u8]) -> Self {
         let Some(header) = response.get(..HEADER_LEN) else { return Self::Other };
         match header[3] & 0x0f {
             0 if read_u16(header, 6).is_some_and(|answers| answers > 0) => Self::NoError,

@@ -9,7 +9,7 @@ use proxy_core::dns::DnsEndpoints;
 
 use crate::answer::{Absence, Answered, EmptyNode, Finding, Node};
 use crate::client::Client;
-use crate::message::{Name, Query, RecordType, Records, Transport, encode_query};
+use crate::message::{Name, Query, RecordType, Records, TC, Transport, encode_query};
 use crate::zone::{ServiceEntry, ServiceKind, Zone};
 
 /// Why a question has its answer.
@@ -47,6 +47,19 @@ impl fmt::Display for Explanation {
     }
 }
 
+/// Returns the records of a message, other than OPT, as in zone files. Those after a malformed record are omitted.
+#[must_use]
+pub fn record_texts(message: &[u8]) -> Vec<String> {
+    let records = Records::new(message).into_iter().flatten().flatten();
+    records.filter(|record| record.record_type != RecordType::OPT).map(|record| record.to_string()).collect()
+}
+
+/// Whether a message lacks records, because it would be too long.
+#[must_use]
+pub fn is_truncated(message: &[u8]) -> bool {
+    message.get(2).is_some_and(|flags| flags & TC != 0)
+}
+
 impl Zone {
     /// Explains the answer to a question of a client.
     #[must_use]
@@ -59,7 +72,7 @@ impl Zone {
         };
         let records = match answered {
             Answered::Upstream | Answered::External(_) => Vec::new(),
-            _ => Records::new(&response).into_iter().flatten().flatten().map(|r| r.to_string()).collect(),
+            _ => record_texts(&response),
         };
         let finding = self.find(client, name);
         let (object, rule) = match &answered {

@@ -32,14 +32,14 @@ pub use answer::{Answered, Existence, External};
 pub use cache::CachedAnswer;
 pub use client::Client;
 pub use counters::{ClientCounters, Outcome};
-pub use explain::Explanation;
+pub use explain::{Explanation, is_truncated, record_texts};
 pub use forwarder::ExchangeCounters;
 pub use limits::{Limit, LimitNotice, Rate};
 pub use message::{
     Edns, HEADER_LEN, LABEL_BYTES_MAX, Malformed, NAME_BYTES_MAX, Name, Query, Rcode, RecordType,
     TCP_BYTES_MAX, Transport, UDP_BYTES_MAX, encode_query, write_error, write_rejection,
 };
-pub use query_log::{AnswerSource, QueryLogEntry};
+pub use query_log::{AnswerSource, QueryLogBatch, QueryLogEntry};
 pub use resolver::{Handling, Resolver, ResolverOptions, ResolverUsage, Upstreams};
 pub use search::SearchList;
 pub use zone::{TTL_DEFAULT_S, Zone, ZoneConfig};

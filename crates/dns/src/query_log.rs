@@ -29,6 +29,30 @@ pub enum AnswerSource {
     Resolver,
 }
 
+impl AnswerSource {
+    /// Returns the name in JSON.
+    #[must_use]
+    pub const fn keyword(self) -> &'static str {
+        match self {
+            Self::Zone => "zone",
+            Self::Cache => "cache",
+            Self::Stale => "stale",
+            Self::Upstream(_) => "upstream",
+            Self::Search => "search",
+            Self::Resolver => "resolver",
+        }
+    }
+
+    /// Returns the upstream that answered.
+    #[must_use]
+    pub const fn upstream(self) -> Option<SocketAddr> {
+        match self {
+            Self::Upstream(address) => Some(address),
+            Self::Zone | Self::Cache | Self::Stale | Self::Search | Self::Resolver => None,
+        }
+    }
+}
+
 /// A query that was answered.
 #[derive(Clone, Debug)]
 pub struct QueryLogEntry {
@@ -48,10 +72,19 @@ pub struct QueryLogEntry {
     pub duration: Duration,
 }
 
+/// The queries of a client since the last read.
+#[derive(Clone, Debug, Default)]
+pub struct QueryLogBatch {
+    /// The latest queries.
+    pub entries: VecDeque<QueryLogEntry>,
+    /// The number of earlier queries, which were lost.
+    pub lost: u64,
+}
+
 /// The logs of one thread, by client.
 #[derive(Debug, Default)]
 pub(crate) struct QueryLog {
-    clients: HashMap<u64, VecDeque<QueryLogEntry>>,
+    clients: HashMap<u64, QueryLogBatch>,
 }
 
 impl QueryLog {
@@ -68,16 +101,17 @@ impl QueryLog {
     }
 
     pub(crate) fn push(&mut self, entry: QueryLogEntry) {
-        let Some(entries) = self.clients.get_mut(&entry.client) else { return };
-        if entries.len() == ENTRIES_MAX {
-            entries.pop_front();
+        let Some(batch) = self.clients.get_mut(&entry.client) else { return };
+        if batch.entries.len() == ENTRIES_MAX {
+            batch.entries.pop_front();
+            batch.lost += 1;
         }
-        entries.push_back(entry);
+        batch.entries.push_back(entry);
     }
 
     /// Returns the entries of a client since the last call.
-    pub(crate) fn take(&mut self, client: u64) -> Vec<QueryLogEntry> {
-        self.clients.get_mut(&client).map(std::mem::take).unwrap_or_default().into()
+    pub(crate) fn take(&mut self, client: u64) -> QueryLogBatch {
+        self.clients.get_mut(&client).map(std::mem::take).unwrap_or_default()
     }
 }
 
@@ -102,9 +136,10 @@ mod tests {
             };
             log.push(entry);
         }
-        let entries = log.take(1);
+        let QueryLogBatch { entries, lost } = log.take(1);
         assert_eq!((entries.len(), entries[0].at), (ENTRIES_MAX, start + Duration::from_secs(488)));
-        assert!(log.take(1).is_empty() && log.take(0).is_empty());
+        assert_eq!(lost, 488);
+        assert!([0, 1].map(|client| log.take(client)).iter().all(|batch| batch.entries.is_empty()));
         log.set(1, false);
         assert!(!log.is_logged(1));
     }

@@ -30,7 +30,7 @@ use crate::limits::LimitNotice;
 use crate::message::{
     Malformed, Name, Query, Rcode, RecordType, Transport, encode_query, write_error, write_rejection,
 };
-use crate::query_log::{AnswerSource, QueryLogEntry};
+use crate::query_log::{AnswerSource, QueryLogBatch};
 use crate::request::Request;
 use crate::resolver::accounts::{Accounts, Response};
 use crate::resolver::goal::Plan;
@@ -47,8 +47,8 @@ const FORWARDED_BYTES_MAX: usize = 1_232;
 /// What happens to a query.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Handling {
-    /// The response is in the output buffer.
-    Respond,
+    /// The response, from this source, is in the output buffer.
+    Respond(AnswerSource),
     /// There is no response: the message is not a query.
     Drop,
     /// The response follows as `Action::Respond` with the query's origin.
@@ -137,19 +137,19 @@ impl Resolver {
             Err(Malformed::Rejected(rcode)) => {
                 write_rejection(message, rcode, out);
                 self.accounts.counters_mut(client.id).count(Outcome::of(out));
-                return Handling::Respond;
+                return Handling::Respond(AnswerSource::Resolver);
             }
         };
         let answered = self.answer_from_zone(client, &query, transport, out);
         let goal = match answered {
             Ok(source) => {
                 self.record(now, client.id, &query, source, out);
-                return Handling::Respond;
+                return Handling::Respond(source);
             }
             Err(_) if message.len() > FORWARDED_BYTES_MAX => {
                 write_error(&query, Rcode::Refused, out);
                 self.record(now, client.id, &query, AnswerSource::Resolver, out);
-                return Handling::Respond;
+                return Handling::Respond(AnswerSource::Resolver);
             }
             Err(goal) => goal,
         };
@@ -168,7 +168,7 @@ impl Resolver {
         match self.pursue(now, pending, out) {
             Some(source) => {
                 self.record(now, client.id, &query, source, out);
-                Handling::Respond
+                Handling::Respond(source)
             }
             None => Handling::Pending,
         }
@@ -271,7 +271,7 @@ impl Resolver {
     }
 
     /// Returns the recorded queries of a client since the last call; if there were too many, the latest.
-    pub fn take_query_log(&mut self, client: u64) -> Vec<QueryLogEntry> {
+    pub fn take_query_log(&mut self, client: u64) -> QueryLogBatch {
         self.accounts.log.take(client)
     }
 

@@ -112,7 +112,7 @@ impl Simulation {
         let mut out = b"leftover".to_vec();
         self.sent_at.insert(origin, self.now);
         match self.resolver.query(self.now, client, SERVER, transport, origin, message, &mut out) {
-            Handling::Respond => self.respond(origin, out),
+            Handling::Respond(_) => self.respond(origin, out),
             Handling::Pending => {}
             Handling::Drop => drop(self.sent_at.remove(&origin)),
         }
@@ -174,7 +174,7 @@ impl Simulation {
 
     fn perform(&mut self, action: Action) {
         match action {
-            Action::Respond { origin, message } => self.respond(origin, message),
+            Action::Respond { origin, message, .. } => self.respond(origin, message),
             Action::Close { exchange } => {
                 assert!(self.open.remove(&exchange).is_some(), "{exchange:?} is closed twice");
             }

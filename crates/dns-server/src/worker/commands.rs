@@ -8,7 +8,7 @@ use dns::{Client, Zone};
 use netns_nft::NetnsId;
 use rustix::event::epoll::{self, EventData, EventFlags};
 
-use super::{Source, Worker};
+use super::{PendingReply, Source, Worker};
 use crate::command::{Command, WorkerReport};
 use crate::handover::SharedPod;
 use crate::report::DnsPodReport;
@@ -30,15 +30,8 @@ impl Worker {
             Command::Disarm => self.disarm(now),
             Command::StopAccepting => self.stop_accepting(),
             Command::Report(reply) => drop(reply.send(self.report(now))),
-            Command::RecordQueries(netns, is_on) => {
-                if let Some(pod) = self.pods.get(&netns) {
-                    self.resolver.set_query_log(pod.client.id, is_on);
-                }
-            }
-            Command::TakeQueries(netns, reply) => {
-                let client = self.pods.get(&netns).map(|pod| pod.client.id);
-                let _ = reply.send(client.map(|id| self.resolver.take_query_log(id)).unwrap_or_default());
-            }
+            Command::Ask(netns, name, kind, reply) => self.ask(netns, &name, kind, reply),
+            Command::TakeQueries(netns, reply) => drop(reply.send(self.take_queries(netns, now))),
         }
     }
 
@@ -128,6 +121,17 @@ impl Worker {
         let Some(pod) = self.pods.remove(&netns) else { return };
         self.clients.remove(&pod.client.id);
         self.resolver.remove_client(pod.client.id);
+        let is_waiting = |reply: &PendingReply| match reply {
+            PendingReply::Datagram { netns: of, .. } => *of == netns,
+            PendingReply::Connection(key) => {
+                matches!(self.sources.get(*key), Some(Source::Connection(c)) if c.netns == netns)
+            }
+            PendingReply::Command(query) => query.netns == netns,
+        };
+        // The resolver does not respond to queries of a client that was removed.
+        let waiting: Vec<Key> =
+            self.pending.iter().filter(|(_, reply)| is_waiting(reply)).map(|(key, _)| key).collect();
+        waiting.into_iter().for_each(|key| drop(self.pending.remove(key)));
         let is_of_pod = |source: &Source| matches!(source, Source::Connection(c) if c.netns == netns);
         let connections: Vec<Key> =
             self.sources.iter().filter(|(_, source)| is_of_pod(source)).map(|(key, _)| key).collect();

@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, AsRawFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use dns::{Client, Handling, Origin, Resolver, Transport};
+use dns::{AnswerSource, Client, Handling, Origin, Resolver, Transport};
 use netns_nft::NetnsId;
 use nix::sys::socket::{MsgFlags, SockaddrStorage, sendto};
 use rustix::event::epoll::{self, EventData, EventFlags};
@@ -60,7 +60,7 @@ impl DatagramContext<'_> {
         if handling != Handling::Pending {
             self.pending.remove(key);
         }
-        handling == Handling::Respond
+        matches!(handling, Handling::Respond(_))
     }
 }
 
@@ -171,7 +171,7 @@ impl Worker {
     }
 
     /// Sends the response of a query that waited for an upstream. The client may be gone.
-    pub(super) fn respond(&mut self, origin: Origin, message: &[u8], now: Instant) {
+    pub(super) fn respond(&mut self, origin: Origin, message: &[u8], source: AnswerSource, now: Instant) {
         match self.pending.remove(Key::from_number(origin.0)) {
             Some(PendingReply::Datagram { netns, address, peer }) => {
                 let Some(sockets) = self.pods.get(&netns).and_then(|pod| pod.addresses.get(address)) else {
@@ -187,6 +187,7 @@ impl Worker {
                     self.answer_connection(key, now);
                 }
             }
+            Some(PendingReply::Command(query)) => query.respond(message, source),
             None => {}
         }
     }
@@ -204,7 +205,7 @@ fn answer_message(
     let reply = pending.insert(PendingReply::Connection(key));
     let origin = Origin(reply.number());
     match resolver.query(now, client, connection.server, Transport::Tcp, origin, query, response) {
-        Handling::Respond => {
+        Handling::Respond(_) => {
             pending.remove(reply);
             connection.respond(response, now);
         }

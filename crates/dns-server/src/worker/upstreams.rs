@@ -27,7 +27,9 @@ impl Worker {
             }
             for action in actions {
                 match action {
-                    Action::Respond { origin, message } => self.respond(origin, &message, now),
+                    Action::Respond { origin, message, source } => {
+                        self.respond(origin, &message, source, now);
+                    }
                     Action::Close { exchange } => self.close_exchange(exchange),
                     Action::Send { exchange, .. } => {
                         if self.send(action)?.is_err() {

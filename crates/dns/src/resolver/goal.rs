@@ -223,7 +223,7 @@ impl Resolver {
             duration: now.saturating_duration_since(pending.received_at),
         };
         self.accounts.record(now, response, &out);
-        self.responses.push(Action::Respond { origin: pending.origin, message: out });
+        self.responses.push(Action::Respond { origin: pending.origin, message: out, source });
     }
 }
 

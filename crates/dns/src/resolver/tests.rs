@@ -346,7 +346,7 @@ fn counters_and_log_state_what_answered_each_query() {
     let names = ["web.default.svc.cluster.local", "github.com", "github.com", "missing.example"];
     names.iter().for_each(|name| drop(world.resolve(&client, name, A)));
     world.resolve(&pod(2), "github.com", A);
-    let log = world.resolver.take_query_log(1);
+    let log = world.resolver.take_query_log(1).entries;
     assert_eq!(
         log.iter().map(|entry| entry.name.to_string()).collect::<Vec<_>>(),
         names.map(|name| format!("{name}."))
