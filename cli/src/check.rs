@@ -4,7 +4,9 @@
 //! which disappears with the check. A check never changes the node.
 
 mod cni;
+mod corefile;
 mod differences;
+mod dns;
 mod kernel;
 mod node;
 
@@ -12,6 +14,7 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use ::dns::Name;
 use agent_ipc::{Reply, Request, send_request};
 use anstyle::{AnsiColor, Style};
 use clap::Args;
@@ -38,6 +41,13 @@ pub(crate) struct CheckArgs {
     /// firewalls, kube-proxy, the anchor table, and differences from the settings of kube-proxy.
     #[arg(long)]
     pub(crate) node_portals: bool,
+    /// Also check the prerequisites of an agent with --dns: the kernel, Cilium, and plugins of the cluster's CoreDNS that
+    /// Portico bypasses.
+    #[arg(long)]
+    pub(crate) dns: bool,
+    /// Domain of the cluster, with --dns.
+    #[arg(long, value_name = "DOMAIN", default_value = "cluster.local", requires = "dns", value_parser = domain)]
+    pub(crate) cluster_domain: Name,
     /// Path to a kubeconfig (default: in-cluster service account).
     #[arg(long, value_name = "FILE", env = "KUBECONFIG")]
     pub(crate) kubeconfig: Option<PathBuf>,
@@ -79,9 +89,18 @@ pub(crate) fn run(args: &CheckArgs, out: &mut impl Write) -> anyhow::Result<bool
             report(name, finding)?;
         }
     }
+    if args.dns {
+        for (name, finding) in dns::findings(args) {
+            report(name, finding)?;
+        }
+    }
     report("agent", agent(args))?;
     report("API server", api_server(args))?;
     Ok(passed)
+}
+
+fn domain(text: &str) -> Result<Name, &'static str> {
+    Name::parse(text).ok_or("must be a domain name")
 }
 
 fn write(out: &mut impl Write, name: &str, finding: &Finding) -> std::io::Result<()> {

@@ -51,7 +51,7 @@ pub use node_portals::{
     ConflictReport, ConnectionReport, HealthCheckPort, KubeProxyReport, MigrationReport, NodeReport,
     NodeSettingsReport, RuleRemovalReport, VerificationReport,
 };
-pub use pod_dns::{DnsAnswerReport, DnsLogReport, DnsQueryReport, DnsResponseReport};
+pub use pod_dns::{DnsAnswerReport, DnsLogReport, DnsQueryReport, DnsResponseReport, has_cilium};
 pub use report::{
     AttachmentReport, AuditReport, Counts, DnsFailedPod, DnsStatus, DnsUnservedPod, DnsUnservedReason,
     MemoryReport, ProgrammedPortals, Report, UnservedPod, UnservedReport, ViewReport,

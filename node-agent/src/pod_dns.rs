@@ -20,7 +20,8 @@ pub use answer_report::{DnsAnswerReport, DnsLogReport, DnsQueryReport, DnsRespon
 pub(crate) use args::{DESCRIPTORS, DRAIN_TIMEOUT, DnsArgs};
 pub(crate) use control::DnsControl;
 pub(crate) use inspect::{explain_answer, read_log};
-pub(crate) use mesh::{CHAINS_MAX, is_cilium_chain, is_mesh_chain};
+pub use mesh::has_cilium;
+pub(crate) use mesh::{CHAINS_MAX, is_mesh_chain};
 pub(crate) use metrics::add_dns_metrics;
 pub(crate) use selection::{DnsSettings, DnsTarget};
 pub(crate) use start::start_server;

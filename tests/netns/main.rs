@@ -17,6 +17,7 @@ mod conntrack;
 mod demand;
 mod differential;
 mod dns_agent;
+mod dns_check;
 mod dns_command;
 mod dns_table;
 mod dns_table_owner;

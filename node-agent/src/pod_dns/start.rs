@@ -5,10 +5,9 @@ use std::sync::Arc;
 use agent_ipc::OutgoingAgent;
 use anyhow::{Context, bail};
 use dns_server::DnsServer;
-use netns_nft::Socket;
 
 use crate::handover;
-use crate::pod_dns::{CHAINS_MAX, DnsArgs, is_cilium_chain};
+use crate::pod_dns::{DnsArgs, has_cilium};
 
 /// Starts the server if it is enabled, with the sockets of the previous agent.
 pub(crate) fn start_server(
@@ -19,7 +18,6 @@ pub(crate) fn start_server(
     if !args.dns {
         return Ok(None);
     }
-    let has_cilium = || Socket::open()?.any_chain(CHAINS_MAX, is_cilium_chain);
     if !args.dns_with_cilium && has_cilium().context("failed to look for Cilium on the node")? {
         bail!(
             "--dns: Cilium runs on this node, and its DNS proxy would no longer see queries; if no policy has toFQDNs, \
