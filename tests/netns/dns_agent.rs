@@ -311,8 +311,9 @@ fn portal_of_the_cluster_dns_serves_a_hundred_pods_after_the_agent_is_killed() {
             let longest = loads.into_iter().map(|load| load.join().expect("a load").1).max();
             longest.expect("at least one load").max(killed.elapsed())
         });
-        // Less than the time after which a client repeats a query. The benchmark dns_speed measures it.
-        assert!(longest <= Duration::from_secs(5), "{longest:?}");
+        // 1 to 2 s on a machine without other load. A busy one needs longer to end the process; the element of a table
+        // that the kernel did not remove by then has expired.
+        assert!(longest <= DNS_ARMED_TIME + Duration::from_secs(1), "{longest:?}");
         assert!(pods.iter().all(|(_, upstream)| upstream.count() > 0), "the cluster's DNS served each pod");
     });
 }
