@@ -8,6 +8,7 @@ use bench_report::{Sheet, Spread, Verdict};
 use hickory_proto::rr::RecordType;
 use serde_json::json;
 use test_support::agent::AgentDir;
+use test_support::agent_dns::wait_until_armed;
 use test_support::apiserver::ApiServer;
 use test_support::dns::query;
 use test_support::pod::Pod;
@@ -31,6 +32,7 @@ pub(crate) fn measure(sheet: &Sheet, services: usize, pods: usize, changes: usiz
         add_routes(pod);
         attach(&agent, &format!("p{number}"), pod, Dns::On);
     }
+    wait_until_armed(&agent, pods.len());
     let clients: Vec<UdpSocket> =
         pods.iter().map(|pod| pod.within(|| connect(&format!("{DNS}:53")))).collect();
     let took = Spread::of((0..changes).map(|number| change_time(&api, &clients, number)).collect());

@@ -1,8 +1,11 @@
 //! The memory of DNS: in the agent for the names of a large cluster, and in the kernel for the sockets of a pod.
 
+use std::cell::Cell;
+
 use bench_report::{Sheet, Spread, Verdict};
 use serde_json::{Value, json};
 use test_support::agent::AgentDir;
+use test_support::agent_dns::wait_until_armed;
 use test_support::apiserver::ApiServer;
 use test_support::pod::Pod;
 
@@ -35,6 +38,7 @@ pub(crate) fn measure_agent(sheet: &Sheet, services: usize, rounds: usize) {
             let pod = Pod::new();
             add_routes(&pod);
             attach(&agent, "a", &pod, Dns::On);
+            wait_until_armed(&agent, 1);
         }
         memory_mb(agent.pid(), "VmRSS:").median
     };
@@ -55,14 +59,17 @@ pub(crate) fn measure_kernel(sheet: &Sheet, pods: u16, rounds: usize) {
     api.put(kube_dns());
     let dir = AgentDir::new();
     let agent = start_agent(&dir, &api, &["--dns"]);
-    let (mut memory, mut number) = (KernelMemory::default(), 0);
+    let (mut memory, attached, mut served) = (KernelMemory::default(), Cell::new(0), 0);
     let took = Spread::in_turns(rounds, &[Dns::Off, Dns::On], |dns| {
-        number += 1;
-        let count = std::cell::Cell::new(0);
+        let end = attached.get() + pods;
+        served += if *dns == Dns::On { usize::from(pods) } else { 0 };
         memory.growth_kb(pods, |pod| {
-            count.set(count.get() + 1);
+            attached.set(attached.get() + 1);
             add_routes(pod);
-            attach(&agent, &format!("p{number}-{}", count.get()), pod, *dns);
+            attach(&agent, &format!("p{}", attached.get()), pod, *dns);
+            if attached.get() == end {
+                wait_until_armed(&agent, served);
+            }
         })
     });
     let table =

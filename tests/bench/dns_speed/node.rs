@@ -10,7 +10,7 @@ use agent_ipc::{Attachment, Reply, Request};
 use netns_nft::{DnsRedirect, DnsTable, DnsTableSettings};
 use serde_json::{Value, json};
 use test_support::agent::{Agent, AgentDir};
-use test_support::agent_dns::{armed, dns_attachment, wait_until_armed};
+use test_support::agent_dns::{dns_attachment, wait_until_armed};
 use test_support::apiserver::ApiServer;
 use test_support::pod::Pod;
 
@@ -43,17 +43,13 @@ pub(crate) fn start_agent(dir: &AgentDir, api: &ApiServer, args: &[&str]) -> Age
     agent
 }
 
-/// Attaches a pod, and waits until the agent answers its queries if it should.
+/// Attaches a pod. If the agent should answer its queries, it does so a little later.
 pub(crate) fn attach(agent: &Agent, name: &str, pod: &Pod, dns: Dns) {
-    let before = armed(agent);
     let mut attachment: Attachment = dns_attachment(name, pod, &[DNS, DNS6]);
     if dns == Dns::Off {
         attachment.annotations = BTreeMap::from([("dns".to_owned(), "off".to_owned())]);
     }
     assert_eq!(agent.request(&Request::Attach(attachment), Some(pod)), Reply::Done, "{}", agent.log());
-    if dns == Dns::On {
-        wait_until_armed(agent, before + 1);
-    }
 }
 
 /// Gives a pod without a link an address and a default route of both families.
@@ -125,6 +121,7 @@ impl Servers {
         attach(&agent, "served", &pod, Dns::On);
         attach(&agent, "of-peers", &peers_pod, Dns::Off);
         attach(&agent, "echo", &echo_pod, Dns::Off);
+        wait_until_armed(&agent, 1);
         Self {
             queries: service_queries(services),
             services,
