@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! start ─ Arm, Probe ─► Checking ─ all confirmed ─► Armed ─ after 3 s ─ Probe ─► Checking ─ all confirmed: Arm ─► Armed
-//!                          │ first check without a response: Disarm                               │ fails: Probe again
+//!                          │ no response to the first check: Disarm                  │ fails: Probe again
 //!                          ▼                                                         ▼ element expired
 //!                        Failed ─ after 5 s ─ Arm, Probe ─► Checking               Failed
 //! ```

@@ -5,12 +5,13 @@ use std::io;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::mpsc::sync_channel;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use dns::{Client, Explanation, Name, QueryLogBatch, RecordType, ResolverOptions, Zone};
 use netns_nft::{DNS_ARMED_TIME, GenerationRuns, Netns, NetnsId};
+use support::lock;
 
 use crate::arming::Arming;
 use crate::asked::Asked;
@@ -80,9 +81,7 @@ impl DnsServer {
     /// If a thread or its event queue cannot be created.
     pub fn start(options: &Options) -> io::Result<Self> {
         let is_owner = !options.has_predecessor;
-        let start = |number| {
-            worker::start(number, options.resolver.clone(), is_owner).map(|(commands, _thread)| commands)
-        };
+        let start = |number| worker::start(number, options.resolver.clone(), is_owner);
         Ok(Self {
             nat_priority: options.nat_priority,
             workers: (0..options.workers.max(1)).map(start).collect::<io::Result<_>>()?,
@@ -299,8 +298,4 @@ fn served_pod(netns: &Netns, pod: DnsPod, sockets: PodSockets, is_adopted: bool)
         sources: Vec::new(),
         connections: 0,
     })
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

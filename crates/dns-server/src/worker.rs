@@ -13,8 +13,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
-use std::thread::JoinHandle;
+use std::sync::mpsc::{Receiver, TryRecvError, channel};
 use std::time::{Duration, Instant};
 
 use dns::{ExchangeId, Resolver, ResolverOptions};
@@ -102,13 +101,9 @@ struct Worker {
     received: Vec<u8>,
 }
 
-/// Starts a worker thread.
-pub(crate) fn start(
-    number: usize,
-    options: ResolverOptions,
-    is_owner: bool,
-) -> io::Result<(CommandSender, JoinHandle<()>)> {
-    let (sender, commands): (Sender<Command>, _) = channel();
+/// Starts a worker thread, which ends with the last sender of commands.
+pub(crate) fn start(number: usize, options: ResolverOptions, is_owner: bool) -> io::Result<CommandSender> {
+    let (sender, commands) = channel();
     let wake = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
     let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
     epoll::add(&epoll, &wake, EventData::new_u64(WAKE), EventFlags::IN)?;
@@ -117,8 +112,8 @@ pub(crate) fn start(
         Ok(mut worker) => worker.run(),
         Err(error) => tracing::error!(%error, "failed to start DNS thread"),
     };
-    let thread = std::thread::Builder::new().name(format!("dns-{number}")).spawn(run)?;
-    Ok((command_sender, thread))
+    std::thread::Builder::new().name(format!("dns-{number}")).spawn(run)?;
+    Ok(command_sender)
 }
 
 impl Worker {

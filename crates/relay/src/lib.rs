@@ -17,7 +17,6 @@ mod emergency_fd;
 mod limits;
 mod listener_sockets;
 mod load_balancer;
-mod lock;
 mod netns_socket_factory;
 mod permit;
 mod pipe;

@@ -16,9 +16,8 @@ use netns_nft::enter_netns;
 use proxy_core::address::Family;
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
+use support::lock;
 use tokio::sync::oneshot;
-
-use crate::lock::lock;
 
 /// The idle time after which TCP probes the peer.
 pub(crate) const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);

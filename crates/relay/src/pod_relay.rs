@@ -12,10 +12,10 @@ use std::time::{Duration, Instant};
 
 use netns_nft::NetnsId;
 use proxy_core::portal::{Portal, PortalKey, Portals};
+use support::lock;
 use tokio::sync::watch;
 
 use crate::load_balancer::{LoadBalancer, Selection};
-use crate::lock::lock;
 use crate::report::TrafficTotals;
 use crate::served_netns::ServedNetns;
 use crate::udp_socket::FlowKey;

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use netns_nft::{Netns, NetnsId, Socket};
 use proxy_core::portal::{PortalKey, Portals, ServiceFilter};
+use support::lock;
 use thiserror::Error;
 use tokio::sync::mpsc::Sender;
 use tokio::sync::watch;
@@ -20,7 +21,6 @@ use tokio::sync::watch;
 use crate::limits::Limits;
 use crate::listener_sockets::{ListenerSockets, open_listeners};
 use crate::load_balancer::{BackendState, LoadBalancer};
-use crate::lock::lock;
 use crate::netns_socket_factory::NetnsSocketFactory;
 use crate::pipe::{PIPE_BYTES, PIPES_MAX};
 use crate::pod_relay::PodRelay;

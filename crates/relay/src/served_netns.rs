@@ -13,8 +13,8 @@ use netns_nft::Socket;
 use proxy_core::address::Family;
 use proxy_core::portal::{PortalKey, ServiceFilter, node_port_address};
 use proxy_core::service::Protocol;
+use support::lock;
 
-use crate::lock::lock;
 use crate::netns_socket_factory::{SocketKind, open_socket};
 use crate::socket_pool::SocketPool;
 

@@ -10,8 +10,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use proxy_core::address::Family;
+use support::lock;
 
-use crate::lock::lock;
 use crate::netns_socket_factory::{NetnsSocketFactory, SocketKind};
 
 /// The maximum number of sockets that are opened at a time.

@@ -10,9 +10,8 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use netns_nft::NetnsId;
+use support::lock;
 use tokio::sync::Notify;
-
-use crate::lock::lock;
 
 /// The time within which a slow receiver reads something. A connection that stalls for less is evicted only beyond
 /// twice the limit.

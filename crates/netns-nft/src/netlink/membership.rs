@@ -8,10 +8,11 @@
 
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, Weak};
 
 use nix::sys::socket::{MsgFlags, NetlinkAddr, sendto, setsockopt};
 use nix::{libc, setsockopt_impl, sockopt_impl};
+use support::lock;
 
 use crate::netlink::attributes::{MessageBuffer, nfgenmsg};
 use crate::netlink::uapi::*;
@@ -62,10 +63,6 @@ struct Registry {
     /// The number of large transactions that are being applied.
     large: usize,
     members: Vec<Weak<Membership>>,
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Membership {

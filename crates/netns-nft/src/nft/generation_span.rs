@@ -7,9 +7,10 @@
 //! so that the span of an accepted one needs no further request.
 
 use std::io;
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 
 use nix::libc;
+use support::lock;
 
 use crate::error::Error;
 use crate::netlink::batch::BatchWriter;
@@ -54,7 +55,7 @@ impl GenerationRuns {
         if span.before == span.after {
             return;
         }
-        let mut runs = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut runs = lock(&self.0);
         let mut joined = span;
         runs.retain(|run| {
             let (is_previous, is_next) = (run.after == joined.before, run.before == joined.after);
@@ -75,7 +76,7 @@ impl GenerationRuns {
     /// same.
     #[must_use]
     pub fn cover(&self, before: u32, after: u32) -> bool {
-        let runs = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let runs = lock(&self.0);
         before == after
             || runs.iter().any(|run| match (run.steps_to(before), run.steps_to(after)) {
                 (Some(before), Some(after)) => before < after,

@@ -6,10 +6,10 @@
 
 use netns_nft::NetnsId;
 use proxy_core::portal::Portals;
+use support::lock;
 
 use super::{Error, Relay};
 use crate::listener_sockets::open_loopback_listeners;
-use crate::lock::lock;
 use crate::pod_relay::PodRelay;
 use crate::served_netns::ServedNetns;
 
